@@ -1,0 +1,84 @@
+# `make` alone lists the targets. Every cargo call of this file has the same profile, packages, features and environment:
+# any difference compiles RocksDB again. (Dependencies' features differ with the packages selected, hence --workspace everywhere,
+# and with dev-dependencies, hence --all-targets.)
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# rustup puts cargo here and tells only login shells.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
+# Outside the checkout, so that RocksDB outlives it.
+ifeq ($(strip $(CARGO_TARGET_DIR)),)
+CARGO_TARGET_DIR := $(or $(HOME),/var/tmp)/.cache/jangada/target
+endif
+export CARGO_TARGET_DIR
+
+# The build scripts watch CC and CXX: always the same, whatever the caller's shell has. With ccache a rebuild of RocksDB takes a minute.
+ifneq ($(shell command -v ccache),)
+export CC := ccache gcc
+export CXX := ccache g++
+CXX_IS_CACHED := 1
+else
+unexport CC CXX
+endif
+# These would replace the flags of .cargo/config.toml or change those of the C++ compiler.
+unexport RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS CARGO_BUILD_TARGET CFLAGS CXXFLAGS CPPFLAGS LDFLAGS
+
+BUILD := --release --workspace --locked
+JANGADA := $(CARGO_TARGET_DIR)/release/jangada
+
+# Of the demo cluster: `make up DIR=... PORT=...`.
+UP_FLAGS := $(if $(DIR),--dir $(DIR)) $(if $(PORT),--port $(PORT))
+
+.PHONY: help
+help: ## List the targets
+	@sed -n 's/[$$][$$]/$$/g; s/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+.PHONY: up
+up: build ## Install what is missing, build, start three nodes on loopback (DIR=jangada-data, PORT=9400)
+	@$(JANGADA) up --nodes 3 --detach $(UP_FLAGS)
+
+.PHONY: down
+down: ## Stop the nodes that `make up` started (DIR=)
+	@test -x $(JANGADA) || { echo 'nothing was built, so nothing runs' >&2; exit 1; }
+	@$(JANGADA) down $(if $(DIR),--dir $(DIR))
+
+.PHONY: build
+build: prepare ## Build everything: the program, and the tests
+	cargo build $(BUILD) --all-targets
+
+.PHONY: test
+test: build ## Install what is missing, build, run all tests (FILTER=topic: of the tests from outside, that topic)
+ifdef FILTER
+	cargo test $(BUILD) --test suite -- $(FILTER)
+else
+	cargo test $(BUILD) --no-fail-fast
+endif
+
+.PHONY: verify
+verify: ## Read-only checks: format, lints, the contract's compatibility, tidiness
+	@.ci/prepare lint
+	cargo fmt --all --check
+	cargo clippy $(BUILD) --all-targets -- -D warnings
+	cargo test $(BUILD) --test suite -- contract:: layers:: tidy::
+
+.PHONY: fix
+fix: ## Mend the format
+	cargo fmt --all
+
+.PHONY: env
+env: ## Print what to export before calling cargo by hand: eval "$$(make env)"
+	@printf 'export CARGO_TARGET_DIR=%q\n' '$(CARGO_TARGET_DIR)'
+ifdef CXX_IS_CACHED
+	@printf 'export CC=%q CXX=%q\n' '$(CC)' '$(CXX)'
+else
+	@printf 'unset CC CXX\n'
+endif
+	@printf 'unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS CARGO_BUILD_TARGET CFLAGS CXXFLAGS\n'
+
+.PHONY: prepare
+prepare: ## Check the machine, and install with apt-get what the build needs
+	@.ci/prepare

@@ -1,0 +1,410 @@
+//! One broker: puts the parts together, starts them in order, stops them in order.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use jangada_controller::DirectoryId;
+use jangada_proto::internal::internal_service_server::InternalServiceServer;
+use jangada_proto::v1::admin_service_server::AdminServiceServer;
+use jangada_proto::v1::log_service_server::LogServiceServer;
+use jangada_proto::v1::metadata_service_server::MetadataServiceServer;
+use jangada_replication::{Group, Identity, Registry, Timing, transport};
+use jangada_storage::{RocksStore, Store, StoreError, StoreOptions};
+use jangada_types::limits::RESPONSE_BYTES_MAX;
+use jangada_types::{BrokerId, GroupId};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tonic::Status;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use crate::clock::{SystemClock, WallClock};
+use crate::cluster::bootstrap::{Bootstrap, BootstrapError, Local};
+use crate::cluster::directory::{DataDirectory, DirectoryError};
+use crate::cluster::metadata::{Metadata, MetadataMachine};
+use crate::cluster::reconcile::Reconciler;
+use crate::http;
+use crate::metrics::Metrics;
+use crate::node::Node;
+use crate::partition::Shared;
+use crate::partitions::Partitions;
+use crate::services::admin::Admin;
+use crate::services::internal::Internal;
+use crate::services::log::Log;
+use crate::services::metadata::MetadataOf;
+use crate::settings::BrokerSettings;
+
+/// HTTP/2 flow control towards clients.
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+const HTTP2_FRAME_BYTES: u32 = 1 << 20;
+/// A client that is cut off is noticed after these two.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Leaderships handed over at once when the broker stops.
+const TRANSFERS_AT_ONCE: usize = 64;
+/// How long one leadership's hand-over may take.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A broker that could not start. Nothing of it runs any more.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener's address cannot be used.
+    #[error("the {listener} listener cannot use {address}: {source}; is another process using the port?")]
+    Listen {
+        /// Which.
+        listener: &'static str,
+        /// Its address.
+        address: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The data directory.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The way into the cluster.
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    /// The store.
+    #[error("store: {0}")]
+    Store(#[from] StoreError),
+    /// The end of the write-ahead log is gone.
+    #[error(
+        "the store in {directory} lost the end of its write-ahead log ({detail}): what this broker acknowledged may be missing, so it must not vote. \
+         Stop it, run `jangada cluster replace-broker {broker}` on another one, empty its data directory and start it again"
+    )]
+    LostTail {
+        /// The store's directory.
+        directory: String,
+        /// This broker.
+        broker: BrokerId,
+        /// What was found.
+        detail: String,
+    },
+    /// A group could not be opened.
+    #[error("replication: {0}")]
+    Replication(#[from] jangada_replication::OpenError),
+    /// A listener ended.
+    #[error("serving {listener}: {cause}")]
+    Serve {
+        /// Which.
+        listener: &'static str,
+        /// Why.
+        cause: String,
+    },
+}
+
+/// Why a broker that ran has ended, other than by being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A write or sync failed. What was not acknowledged is unknown; starting again finds out.
+    #[error("the store has failed and takes no more writes: {0}; check the disk, then start the broker again")]
+    Fenced(String),
+    /// Starting up failed.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+/// A broker whose listeners are bound. [`Broker::run_until`] does the rest.
+pub struct Broker {
+    settings: BrokerSettings,
+    bootstrap: Arc<Bootstrap>,
+    public: TcpListener,
+    servers: Vec<JoinHandle<()>>,
+    node: watch::Sender<Option<Arc<Node>>>,
+    stop: watch::Sender<bool>,
+    addresses: Addresses,
+}
+
+/// Where a broker really listens: with port 0 the system chose.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// For clients.
+    pub public: SocketAddr,
+    /// For brokers.
+    pub internal: SocketAddr,
+    /// For probes and metrics.
+    pub http: SocketAddr,
+}
+
+async fn listen(listener: &'static str, address: &str) -> Result<(TcpListener, SocketAddr), StartError> {
+    let error = |source| StartError::Listen { listener, address: address.to_owned(), source };
+    let bound = TcpListener::bind(address).await.map_err(error)?;
+    let local = bound.local_addr().map_err(error)?;
+    Ok((bound, local))
+}
+
+impl Broker {
+    /// Binds the listeners, opens the data directory, and answers other brokers' probes from now on.
+    pub async fn start(settings: BrokerSettings) -> Result<Self, StartError> {
+        let (public, public_address) = listen("public", &settings.listeners.public).await?;
+        let (internal, internal_address) = listen("internal", &settings.listeners.internal).await?;
+        let (http, http_address) = listen("http", &settings.listeners.http).await?;
+        let broker = BrokerId(settings.broker_id);
+        let directory_id = DirectoryId::new(*uuid::Uuid::new_v4().as_bytes());
+        let directory = DataDirectory::open(&settings.data_dir, broker, directory_id)?;
+        let mut seeds = settings.seeds.clone();
+        seeds.sort();
+        let local = Local {
+            broker,
+            address: settings.listeners.public_address().to_owned(),
+            internal_address: settings.listeners.internal_address().to_owned(),
+            rack: settings.rack.clone(),
+            seeds,
+        };
+        let bootstrap = Arc::new(Bootstrap::new(local, directory));
+        let stop = watch::Sender::new(false);
+        let (node, node_watch) = watch::channel(None);
+        let servers = vec![
+            serve_internal(bootstrap.clone(), internal),
+            serve_http(http, node_watch),
+        ];
+        let addresses = Addresses { public: public_address, internal: internal_address, http: http_address };
+        Ok(Self { settings, bootstrap, public, servers, node, stop, addresses })
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Becomes part of the cluster and serves, until `shutdown` is ready; then hands over and stops.
+    pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+        tokio::pin!(shutdown);
+        let bound = tokio::select! {
+            bound = self.bootstrap.find_cluster() => bound.map_err(StartError::from)?,
+            () = &mut shutdown => return Ok(()),
+        };
+        let (fenced, mut fence) = watch::channel(None);
+        let store = self.open_store(fenced).await?;
+        let identity =
+            Identity { cluster_id: bound.cluster_id, broker: self.bootstrap.local.broker, incarnation: bound.incarnation };
+        let raft = &self.settings.raft;
+        let timing = Timing {
+            heartbeat_ms: raft.heartbeat_ms,
+            election_timeout_min_ms: raft.election_timeout_min_ms,
+            election_timeout_max_ms: raft.election_timeout_max_ms,
+        };
+        let registry = Registry::start(identity, store.clone(), timing).map_err(StartError::from)?;
+        let (machine, image) = MetadataMachine::new();
+        let group = registry.open(GroupId::METADATA, Box::new(machine)).await.map_err(StartError::from)?;
+        let metadata = Metadata::new(registry.clone(), group, image);
+        self.bootstrap.metadata.send_replace(Some(metadata.clone()));
+        let cluster = async {
+            self.bootstrap.complete(&metadata).await?;
+            self.bootstrap.register(&metadata).await
+        };
+        let mut early_fence = fence.clone();
+        let result = tokio::select! {
+            joined = cluster => match joined {
+                Ok(()) => self.serve(metadata, store.clone(), &mut fence, shutdown).await,
+                Err(error) => Err(StartError::from(error).into()),
+            },
+            () = &mut shutdown => Ok(()),
+            cause = fence_of(&mut early_fence) => Err(RunError::Fenced(cause)),
+        };
+        self.stop.send_replace(true);
+        registry.shutdown().await;
+        for server in &self.servers {
+            server.abort();
+        }
+        self.bootstrap.metadata.send_replace(None);
+        self.node.send_replace(None);
+        drop(registry);
+        // The last reference syncs and joins the store's threads.
+        let _ = tokio::task::spawn_blocking(move || drop(store)).await;
+        result
+    }
+
+    async fn open_store(&self, fenced: watch::Sender<Option<String>>) -> Result<Arc<dyn Store>, StartError> {
+        let options = self.settings.storage.store_options(self.bootstrap.store_path());
+        let directory = options.directory.display().to_string();
+        let on_fence = Box::new(move |cause: &str| {
+            fenced.send_replace(Some(cause.to_owned()));
+        });
+        let opened = tokio::task::spawn_blocking(move || RocksStore::open(options, on_fence)).await;
+        let (store, recovery) = opened.map_err(|error| StoreError::Database(error.to_string()))??;
+        if let Some(lost) = recovery.lost_tail {
+            return Err(StartError::LostTail { directory, broker: self.bootstrap.local.broker, detail: format!("{lost:?}") });
+        }
+        Ok(Arc::new(store))
+    }
+
+    async fn serve(
+        &self,
+        metadata: Metadata,
+        store: Arc<dyn Store>,
+        fence: &mut watch::Receiver<Option<String>>,
+        mut shutdown: std::pin::Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<(), RunError> {
+        let settings = &self.settings;
+        let usize_of = |bytes: u64| usize::try_from(bytes).expect("usize has 64 bits");
+        let metrics = Metrics::new();
+        let clock: Arc<dyn WallClock> = Arc::new(SystemClock);
+        let shared = Arc::new(Shared {
+            store: store.clone(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            inflight: Arc::new(Semaphore::new(usize_of(settings.limits.produce_inflight_bytes))),
+            inflight_per_partition: usize_of(settings.limits.produce_inflight_bytes_per_partition),
+            read_pool: Arc::new(Semaphore::new(settings.storage.read_threads as usize)),
+            producer_expiration_ms: i64::try_from(settings.produce.producer_expiration_ms).unwrap_or(i64::MAX),
+        });
+        let partitions = Arc::new(Partitions::default());
+        let node = Arc::new(Node::new(
+            settings.clone(),
+            metadata.clone(),
+            partitions.clone(),
+            metrics,
+            clock,
+            store,
+            self.stop.subscribe(),
+        ));
+        let reconciler = tokio::spawn(Reconciler::new(metadata, partitions.clone(), shared).run());
+        let retention = tokio::spawn(enforce_retention(partitions, Duration::from_millis(settings.retention.check_interval_ms)));
+        self.node.send_replace(Some(node.clone()));
+        let mut public = tokio::spawn(serve_public(node.clone(), self.public_listener()?, self.stop.subscribe()));
+        tracing::info!(broker = %node.broker(), address = %self.addresses.public, "serving");
+        let result = tokio::select! {
+            () = &mut shutdown => Ok(()),
+            cause = fence_of(fence) => Err(RunError::Fenced(cause)),
+            ended = &mut public => Err(RunError::Start(StartError::Serve { listener: "public", cause: format!("{ended:?}") })),
+        };
+        if result.is_ok() {
+            let limit = Duration::from_millis(settings.shutdown.transfer_ms);
+            if tokio::time::timeout(limit, hand_over(&node)).await.is_err() {
+                tracing::warn!(?limit, "not all leaderships could be handed over in time");
+            }
+            self.stop.send_replace(true);
+            let limit = Duration::from_millis(settings.shutdown.drain_ms);
+            if tokio::time::timeout(limit, &mut public).await.is_err() {
+                tracing::warn!(?limit, "not all requests could be answered in time");
+            }
+        }
+        reconciler.abort();
+        retention.abort();
+        public.abort();
+        result
+    }
+
+    /// The listener again: tonic takes it by value.
+    fn public_listener(&self) -> Result<TcpListener, StartError> {
+        let error = |source| StartError::Listen { listener: "public", address: self.addresses.public.to_string(), source };
+        let socket = std::os::fd::AsFd::as_fd(&self.public).try_clone_to_owned().map_err(error)?;
+        TcpListener::from_std(socket.into()).map_err(error)
+    }
+}
+
+async fn fence_of(fence: &mut watch::Receiver<Option<String>>) -> String {
+    match fence.wait_for(Option::is_some).await {
+        Ok(cause) => cause.clone().unwrap_or_default(),
+        // The store is gone without having failed.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Retention, looked at now and then on whatever this broker leads.
+async fn enforce_retention(partitions: Arc<Partitions>, every: Duration) {
+    let mut tick = tokio::time::interval(every);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        for partition in partitions.all() {
+            if let Err(error) = partition.enforce_retention().await {
+                tracing::debug!(%error, "retention");
+            }
+        }
+    }
+}
+
+/// Hands every leadership to the live voter that is furthest.
+async fn hand_over(node: &Node) {
+    let led = node.registry().groups().into_iter().filter(|group| group.status().leading);
+    let transfers = led.map(|group| async move {
+        let Some(to) = successor(node, &group) else { return };
+        if let Err(error) = group.transfer_leader(to, TRANSFER_TIMEOUT).await {
+            tracing::debug!(group = %group.id(), %to, %error, "a leadership was not handed over");
+        }
+    });
+    futures::stream::iter(transfers).buffer_unordered(TRANSFERS_AT_ONCE).collect::<Vec<()>>().await;
+}
+
+fn successor(node: &Node, group: &Group) -> Option<jangada_types::ReplicaId> {
+    let members = group.members();
+    let progress = group.progress()?;
+    let candidates = progress.into_iter().filter(|p| p.replica != group.replica() && members.voters.contains(&p.replica));
+    candidates.filter(|p| node.registry().is_alive(p.replica.broker)).max_by_key(|p| p.matched_next).map(|p| p.replica)
+}
+
+async fn until_stopping(mut stopping: watch::Receiver<bool>) {
+    // The sender is gone: the broker has stopped.
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
+async fn serve_public(node: Arc<Node>, listener: TcpListener, stopping: watch::Receiver<bool>) -> Result<(), String> {
+    let request_max = usize::try_from(node.settings.limits.request_bytes_max).expect("usize has 64 bits");
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<LogServiceServer<Log>>().await;
+    health.set_serving::<AdminServiceServer<Admin>>().await;
+    health.set_serving::<MetadataServiceServer<MetadataOf>>().await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(jangada_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let log = LogServiceServer::new(Log { node: node.clone() })
+        .max_decoding_message_size(request_max)
+        .max_encoding_message_size(RESPONSE_BYTES_MAX);
+    let admin = AdminServiceServer::new(Admin { node: node.clone() }).max_encoding_message_size(RESPONSE_BYTES_MAX);
+    let metadata = MetadataServiceServer::new(MetadataOf { node: node.clone() }).max_encoding_message_size(RESPONSE_BYTES_MAX);
+    Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(HTTP2_FRAME_BYTES)
+        .max_concurrent_streams(node.settings.limits.calls_per_connection_max)
+        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .add_service(log)
+        .add_service(admin)
+        .add_service(metadata)
+        .add_service(health_service)
+        .add_service(reflection().build_v1().map_err(|error| error.to_string())?)
+        .add_service(reflection().build_v1alpha().map_err(|error| error.to_string())?)
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), until_stopping(stopping))
+        .await
+        .map_err(|error| error.to_string())
+}
+
+fn serve_internal(bootstrap: Arc<Bootstrap>, listener: TcpListener) -> JoinHandle<()> {
+    let broker = bootstrap.local.broker;
+    let public = bootstrap.local.address.clone();
+    let service = InternalServiceServer::new(Internal { bootstrap })
+        .max_decoding_message_size(transport::MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(transport::MESSAGE_BYTES_MAX);
+    let refuse = move || {
+        let message = format!("this is the internal listener of broker {broker}, for other brokers only; clients connect to {public}");
+        async move { Status::failed_precondition(message).into_http::<axum::body::Body>() }
+    };
+    let routes = Routes::from(Routes::new(service).into_axum_router().fallback(refuse));
+    tokio::spawn(async move {
+        let serving = transport::tune_server(Server::builder())
+            .add_routes(routes)
+            .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "the internal listener has ended");
+        }
+    })
+}
+
+fn serve_http(listener: TcpListener, node: http::NodeWatch) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, http::router(node)).await {
+            tracing::error!(%error, "the HTTP listener has ended");
+        }
+    })
+}

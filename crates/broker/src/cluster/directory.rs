@@ -1,0 +1,192 @@
+//! The identity of a data directory: which broker of which cluster it belongs to. One small TOML file, `broker.toml`, replaced atomically.
+//!
+//! A directory that lost its data has lost this file too, so an empty directory never passes for the old one.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use jangada_controller::DirectoryId;
+use jangada_types::{BrokerId, Incarnation};
+use serde::{Deserialize, Serialize};
+
+/// Version of the data directory's format; a later one is refused.
+const FORMAT: u32 = 1;
+const FILE: &str = "broker.toml";
+
+/// The file as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Contents {
+    format: u32,
+    broker_id: u32,
+    /// 32 hexadecimal digits.
+    directory_id: String,
+    /// Absent until the broker belongs to a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster_id: Option<String>,
+    /// 0 until the cluster gave one.
+    incarnation: u32,
+}
+
+/// A data directory that this process may use.
+#[derive(Clone, Debug)]
+pub struct DataDirectory {
+    path: PathBuf,
+    contents: Contents,
+}
+
+/// A data directory that this broker must not use.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// A file could not be read or written.
+    #[error("data directory {}: {action}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It belongs to somebody else.
+    #[error("data directory {} belongs to broker {found}, but the settings say broker {expected}: correct broker_id or data_dir", path.display())]
+    OtherBroker {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        found: u32,
+        /// Who wants it.
+        expected: u32,
+    },
+    /// Written by a later version.
+    #[error("data directory {} has format {found}; this build reads format {FORMAT}: upgrade jangada", path.display())]
+    Format {
+        /// The directory.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// The file is not what was written.
+    #[error("{}: {detail}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
+    /// There is data without an identity: something removed `broker.toml`.
+    #[error("data directory {} has data but no {FILE}: restore the file, or empty the directory and replace the broker", path.display())]
+    DataWithoutIdentity {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+impl DataDirectory {
+    /// Opens the directory, or makes a new one with `new_id`.
+    pub fn open(path: &Path, broker: BrokerId, new_id: DirectoryId) -> Result<Self, DirectoryError> {
+        let io_error = |action| move |source| DirectoryError::Io { action, path: path.to_owned(), source };
+        fs::create_dir_all(path).map_err(io_error("cannot be made"))?;
+        let file = path.join(FILE);
+        match fs::read_to_string(&file) {
+            Ok(text) => {
+                let contents: Contents =
+                    toml::from_str(&text).map_err(|error| DirectoryError::Damaged { path: file.clone(), detail: error.to_string() })?;
+                if contents.format != FORMAT {
+                    return Err(DirectoryError::Format { path: path.to_owned(), found: contents.format });
+                }
+                if contents.broker_id != broker.get() {
+                    return Err(DirectoryError::OtherBroker { path: path.to_owned(), found: contents.broker_id, expected: broker.get() });
+                }
+                Ok(Self { path: path.to_owned(), contents })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if path.join("store").exists() {
+                    return Err(DirectoryError::DataWithoutIdentity { path: path.to_owned() });
+                }
+                let contents =
+                    Contents { format: FORMAT, broker_id: broker.get(), directory_id: new_id.to_string(), cluster_id: None, incarnation: 0 };
+                let directory = Self { path: path.to_owned(), contents };
+                directory.save()?;
+                Ok(directory)
+            }
+            Err(error) => Err(io_error("cannot be read")(error)),
+        }
+    }
+
+    /// Where the store is.
+    pub fn store_path(&self) -> PathBuf {
+        self.path.join("store")
+    }
+
+    /// The directory's id.
+    pub fn id(&self) -> DirectoryId {
+        let hex = &self.contents.directory_id;
+        let bytes: Option<Vec<u8>> = (0..hex.len()).step_by(2).map(|i| hex.get(i..i + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok())).collect();
+        bytes.and_then(|bytes| DirectoryId::from_slice(&bytes)).unwrap_or_default()
+    }
+
+    /// The cluster that it belongs to.
+    pub fn cluster_id(&self) -> Option<&str> {
+        self.contents.cluster_id.as_deref()
+    }
+
+    /// The incarnation that the cluster gave; 0: none yet.
+    pub fn incarnation(&self) -> Incarnation {
+        Incarnation(self.contents.incarnation)
+    }
+
+    /// Binds the directory to a cluster, durably. `incarnation` 0 keeps the one that is there.
+    pub fn bind(&mut self, cluster_id: &str, incarnation: Incarnation) -> Result<(), DirectoryError> {
+        self.contents.cluster_id = Some(cluster_id.to_owned());
+        if incarnation.get() != 0 {
+            self.contents.incarnation = incarnation.get();
+        }
+        self.save()
+    }
+
+    /// Writes a new file beside the old one, syncs it, and puts it in its place.
+    fn save(&self) -> Result<(), DirectoryError> {
+        let io_error = |action| move |source| DirectoryError::Io { action, path: self.path.clone(), source };
+        let text = toml::to_string(&self.contents).expect("plain values");
+        let new = self.path.join(format!("{FILE}.new"));
+        let mut file = File::create(&new).map_err(io_error("cannot be written"))?;
+        file.write_all(text.as_bytes()).map_err(io_error("cannot be written"))?;
+        file.sync_all().map_err(io_error("cannot be synced"))?;
+        fs::rename(&new, self.path.join(FILE)).map_err(io_error("cannot be renamed"))?;
+        File::open(&self.path).and_then(|directory| directory.sync_all()).map_err(io_error("cannot be synced"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_remembers_who_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = DirectoryId::new([7; 16]);
+        let mut first = DataDirectory::open(dir.path(), BrokerId(2), id).unwrap();
+        assert_eq!((first.cluster_id(), first.incarnation(), first.id()), (None, Incarnation(0), id));
+        first.bind("c", Incarnation(3)).unwrap();
+        let again = DataDirectory::open(dir.path(), BrokerId(2), DirectoryId::new([8; 16])).unwrap();
+        assert_eq!((again.cluster_id(), again.incarnation(), again.id()), (Some("c"), Incarnation(3), id));
+        let other = DataDirectory::open(dir.path(), BrokerId(1), id).unwrap_err();
+        assert!(matches!(other, DirectoryError::OtherBroker { found: 2, expected: 1, .. }), "{other}");
+    }
+
+    #[test]
+    fn data_without_identity_and_damage_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("store")).unwrap();
+        let error = DataDirectory::open(dir.path(), BrokerId(1), DirectoryId::new([1; 16])).unwrap_err();
+        assert!(matches!(error, DirectoryError::DataWithoutIdentity { .. }), "{error}");
+        fs::write(dir.path().join(FILE), "format = 2\nbroker_id = 1\ndirectory_id = \"00\"\nincarnation = 0\n").unwrap();
+        let error = DataDirectory::open(dir.path(), BrokerId(1), DirectoryId::new([1; 16])).unwrap_err();
+        assert!(matches!(error, DirectoryError::Format { found: 2, .. }), "{error}");
+        fs::write(dir.path().join(FILE), "nonsense").unwrap();
+        let error = DataDirectory::open(dir.path(), BrokerId(1), DirectoryId::new([1; 16])).unwrap_err();
+        assert!(matches!(error, DirectoryError::Damaged { .. }), "{error}");
+    }
+}

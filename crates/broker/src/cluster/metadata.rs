@@ -1,0 +1,168 @@
+//! The metadata group on this broker: the state machine that folds commands into the image, and the handle that proposes them.
+//!
+//! Every broker holds a replica (a voter or a learner), so each has the whole image in memory. A command that is proposed elsewhere than at the
+//! leader is passed on to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jangada_controller::{Command, Image, Reply};
+use jangada_proto::internal::ProposeMetadataRequest;
+use jangada_proto::internal::internal_service_client::InternalServiceClient;
+use jangada_replication::{self as replication, Effects, Group, ProposeError, Registry, RestoreError, Retention, StateMachine, transport};
+use jangada_storage::LogPosition;
+use jangada_types::{GroupId, Reason};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::error::RequestError;
+
+/// How long a command may take, elections included.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// Between two tries while no leader is known.
+const RETRY: Duration = Duration::from_millis(50);
+/// One try at one leader.
+const TRY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Folds the metadata group's commands into the image.
+pub(crate) struct MetadataMachine {
+    image: Image,
+    published: watch::Sender<Arc<Image>>,
+}
+
+impl MetadataMachine {
+    /// The machine, and the image that it publishes.
+    pub fn new() -> (Self, watch::Receiver<Arc<Image>>) {
+        let (published, watched) = watch::channel(Arc::new(Image::new()));
+        (Self { image: Image::new(), published }, watched)
+    }
+}
+
+impl StateMachine for MetadataMachine {
+    fn apply(&mut self, at: LogPosition, command: &replication::Command, _effects: &mut Effects) -> Bytes {
+        match Command::decode(command.body()) {
+            // The log begins at index 0, versions at 1.
+            Ok(command) => self.image.apply(at.index + 1, &command).encode(),
+            Err(error) => panic!("metadata command at index {}: {error}: upgrade this broker", at.index),
+        }
+    }
+
+    fn publish(&mut self) {
+        if self.published.borrow().version() != self.image.version() {
+            self.published.send_replace(Arc::new(self.image.clone()));
+        }
+    }
+
+    fn snapshot(&self) -> Bytes {
+        self.image.snapshot()
+    }
+
+    fn restore(&mut self, snapshot: &Bytes) -> Result<(), RestoreError> {
+        self.image = Image::restore(snapshot).map_err(|error| RestoreError(error.to_string()))?;
+        Ok(())
+    }
+
+    fn retention(&self) -> Retention {
+        Retention::Compacted
+    }
+}
+
+/// The metadata as the rest of the broker uses it. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Metadata {
+    pub registry: Arc<Registry>,
+    pub group: Group,
+    image: watch::Receiver<Arc<Image>>,
+}
+
+impl Metadata {
+    pub fn new(registry: Arc<Registry>, group: Group, image: watch::Receiver<Arc<Image>>) -> Self {
+        Self { registry, group, image }
+    }
+
+    /// The image as of now.
+    pub fn image(&self) -> Arc<Image> {
+        self.image.borrow().clone()
+    }
+
+    /// The image as it changes.
+    pub fn watch(&self) -> watch::Receiver<Arc<Image>> {
+        self.image.clone()
+    }
+
+    /// Waits until this broker's image has at least this version.
+    pub async fn wait_for_version(&self, version: u64, timeout: Duration) -> Result<Arc<Image>, RequestError> {
+        let mut image = self.image.clone();
+        match tokio::time::timeout(timeout, image.wait_for(|image| image.version() >= version)).await {
+            Ok(Ok(image)) => Ok(image.clone()),
+            _ => Err(RequestError::new(
+                Reason::NotReady,
+                format!("this broker's metadata has version {}, not {version} yet", self.image.borrow().version()),
+            )
+            .retry_after(RETRY)),
+        }
+    }
+
+    /// Proposes a command, wherever the leader is, and waits until it is applied there and here.
+    ///
+    /// Commands may be sent again after an unknown outcome, so each of them is made so that this does no harm; where it shows (a topic that exists
+    /// already), the error says that the outcome is unknown.
+    pub async fn propose(&self, command: &Command) -> Result<(Reply, u64), RequestError> {
+        let encoded = command.encode();
+        let deadline = Instant::now() + TIMEOUT;
+        let mut unknown = false;
+        loop {
+            let error = match self.propose_once(encoded.clone(), false).await {
+                Ok((reply, version)) => {
+                    let reply = Reply::decode(&reply).map_err(|error| RequestError::new(Reason::Internal, error.to_string()))?;
+                    let reply = reply.into_result().map_err(|rejection| {
+                        let error = RequestError::from(rejection);
+                        if unknown { error.unknown() } else { error }
+                    })?;
+                    self.wait_for_version(version, TIMEOUT).await?;
+                    return Ok((reply, version));
+                }
+                Err(error) => error,
+            };
+            unknown |= !error.definite;
+            if Instant::now() >= deadline {
+                return Err(if unknown { error.unknown() } else { error });
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// One try: here, or passed on to the leader unless it was passed on already.
+    pub async fn propose_once(&self, command: Bytes, forwarded: bool) -> Result<(Bytes, u64), RequestError> {
+        if self.group.status().leading || forwarded {
+            let proposed = self.group.propose(replication::Command::new(&[1], command), TRY_TIMEOUT).await;
+            return proposed.map(|applied| (applied.reply, applied.position.index + 1)).map_err(propose_error);
+        }
+        let leader = self.registry.leaders().get(GroupId::METADATA).and_then(|leader| leader.broker);
+        let no_leader = || RequestError::new(Reason::LeaderNotAvailable, "no leader of the metadata is known; an election may be under way").retry_after(RETRY);
+        let leader = leader.ok_or_else(no_leader)?;
+        let address = self.registry.peer_address(leader).ok_or_else(no_leader)?;
+        let unreachable = |cause: String| RequestError::new(Reason::LeaderNotAvailable, format!("broker {leader}, which leads the metadata: {cause}")).retry_after(RETRY);
+        let endpoint = transport::endpoint(&address).map_err(|error| unreachable(error.to_string()))?;
+        let channel = endpoint.connect().await.map_err(|error| unreachable(error.to_string()))?;
+        let request = ProposeMetadataRequest { hello: Some(self.registry.identity().hello(leader)), command, forwarded: true };
+        let mut client = InternalServiceClient::new(channel);
+        let response = tokio::time::timeout(TRY_TIMEOUT, client.propose_metadata(request)).await;
+        match response {
+            Err(_) => Err(unreachable(format!("no answer within {TRY_TIMEOUT:?}")).unknown()),
+            Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => Err(unreachable(status.message().to_owned())),
+            Ok(Err(status)) => Err(unreachable(status.message().to_owned()).unknown()),
+            Ok(Ok(response)) => {
+                let response = response.into_inner();
+                Ok((response.reply, response.version))
+            }
+        }
+    }
+}
+
+fn propose_error(error: ProposeError) -> RequestError {
+    let definite = error.is_definite();
+    let error = RequestError::new(Reason::LeaderNotAvailable, format!("metadata: {error}")).retry_after(RETRY);
+    if definite { error } else { error.unknown() }
+}

@@ -1,0 +1,255 @@
+//! Makes true what the metadata says: one task that compares, and acts where something differs.
+//!
+//! - this broker's replicas: opens those that it is to have, deletes those that a tombstone names, and nothing else;
+//! - groups that it leads: brings their members in line with the assignment (a new learner, then a voter, then the old one leaves);
+//! - the metadata group, if it leads it: promotes and demotes its voters.
+//!
+//! It runs when the image or a leader changes, and again after a pause as long as something is not as it should be.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use jangada_controller::{Command, Image, Topic, metadata_voters};
+use jangada_replication::{Group, Registry};
+use jangada_types::{GroupId, PartitionIndex, ReplicaId};
+use tokio::time::Instant;
+
+use super::bootstrap;
+use super::metadata::Metadata;
+use crate::partition::{Partition, PartitionMachine, PartitionName, Shared, View, checkpoint_bytes};
+use crate::partitions::Partitions;
+
+/// As long as something is left to do.
+const RETRY: Duration = Duration::from_millis(500);
+/// When there is nothing to do; members that went out of sync are looked at again.
+const IDLE: Duration = Duration::from_secs(5);
+/// Groups that are opened, or whose members are changed, at once.
+const PARALLEL: usize = 16;
+/// A new group whose preferred leader does not form it is formed by another replica after this time.
+const FORM_AFTER: Duration = Duration::from_secs(2);
+/// A learner is promoted when it is at most so many entries behind.
+const CAUGHT_UP_ENTRIES: u64 = 64;
+
+/// See the module text.
+pub(crate) struct Reconciler {
+    pub metadata: Metadata,
+    pub partitions: Arc<Partitions>,
+    pub shared: Arc<Shared>,
+    /// When a group was first seen without a log.
+    unformed: BTreeMap<GroupId, Instant>,
+}
+
+impl Reconciler {
+    pub fn new(metadata: Metadata, partitions: Arc<Partitions>, shared: Arc<Shared>) -> Self {
+        Self { metadata, partitions, shared, unformed: BTreeMap::new() }
+    }
+
+    /// Runs until the metadata is gone.
+    pub async fn run(mut self) {
+        let mut image = self.metadata.watch();
+        let mut leaders = self.metadata.registry.leaders().watch();
+        loop {
+            leaders.borrow_and_update();
+            let current = image.borrow_and_update().clone();
+            let settled = self.round(&current).await;
+            let pause = tokio::time::sleep(if settled { IDLE } else { RETRY });
+            tokio::select! {
+                changed = image.changed() => if changed.is_err() { return },
+                changed = leaders.changed() => {
+                    if changed.is_err() { return }
+                    // Elections come in bursts.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                () = pause => {}
+            }
+        }
+    }
+
+    fn registry(&self) -> &Arc<Registry> {
+        &self.metadata.registry
+    }
+
+    /// Compares once and acts. True: everything is as it should be.
+    async fn round(&mut self, image: &Arc<Image>) -> bool {
+        if image.cluster_id().is_none() {
+            return false;
+        }
+        self.registry().set_peers(&bootstrap::addresses(&self.metadata));
+        let opened = self.open_replicas(image).await;
+        let formed = self.form_groups(image).await;
+        let deleted = self.delete_replicas(image).await;
+        let members = self.change_members(image).await;
+        let voters = self.change_metadata_voters(image).await;
+        opened && formed && deleted && members && voters
+    }
+
+    async fn open_replicas(&self, image: &Arc<Image>) -> bool {
+        let local = self.registry().local_replica();
+        let wanted: Vec<_> = image.partitions_of(local).map(|wanted| (wanted.topic.clone(), wanted.index, wanted.partition.group)).collect();
+        let opening = wanted.into_iter().map(|(topic, index, group)| self.open_replica(topic, index, group));
+        futures::stream::iter(opening).buffer_unordered(PARALLEL).fold(true, |all, one| async move { all && one }).await
+    }
+
+    /// Opens one replica, or gives an open one the topic's settings as they are now.
+    async fn open_replica(&self, topic: Arc<Topic>, index: PartitionIndex, group_id: GroupId) -> bool {
+        let config = match topic.settings() {
+            Ok(config) => Arc::new(config),
+            Err(error) => {
+                tracing::error!(topic = %topic.name, %error, "the settings of a topic cannot be used");
+                return false;
+            }
+        };
+        if let Some(partition) = self.partitions.get(group_id) {
+            partition.set_config(config);
+            return true;
+        }
+        let view = Arc::new(View::new(checkpoint_bytes(&config)));
+        let machine = PartitionMachine::new(group_id, view.clone());
+        match self.registry().open(group_id, Box::new(machine)).await {
+            Ok(group) => {
+                let name = PartitionName { topic: topic.name.clone(), index };
+                let partition = Partition::new(name, group, view, config, self.shared.clone());
+                self.partitions.insert(Arc::new(partition));
+                true
+            }
+            Err(error) => {
+                tracing::error!(topic = %topic.name, partition = %index, %error, "a replica could not be opened");
+                false
+            }
+        }
+    }
+
+    /// Forms new groups: the preferred leader at once, another replica when that takes too long.
+    async fn form_groups(&mut self, image: &Arc<Image>) -> bool {
+        let local = self.registry().local_replica();
+        let mut settled = true;
+        let mut still_unformed = BTreeMap::new();
+        for wanted in image.partitions_of(local) {
+            let id = wanted.partition.group;
+            let Some(group) = self.registry().group(id) else { continue };
+            if group.status().term > 0 || group.is_initialized().await {
+                continue;
+            }
+            settled = false;
+            let since = *self.unformed.get(&id).unwrap_or(&Instant::now());
+            still_unformed.insert(id, since);
+            // A replica that was added later waits for the leader to reach it.
+            let is_first = wanted.partition.replicas.iter().all(|replica| replica.incarnation.get() == 1);
+            let my_turn = wanted.partition.replicas.first() == Some(&local) || since.elapsed() > FORM_AFTER;
+            if is_first && my_turn {
+                let voters: BTreeSet<ReplicaId> = wanted.partition.replicas.iter().copied().collect();
+                if let Err(error) = group.initialize(&voters).await {
+                    tracing::warn!(topic = %wanted.topic.name, partition = %wanted.index, %error, "a group could not be formed");
+                }
+            }
+        }
+        self.unformed = still_unformed;
+        settled
+    }
+
+    /// Deletes what a tombstone or an assignment that left this replica out names. Data that no record names stays.
+    async fn delete_replicas(&self, image: &Arc<Image>) -> bool {
+        let local = self.registry().local_replica();
+        let dead: Vec<GroupId> = image.tombstones_of(local).collect();
+        let left: Vec<GroupId> = image.leaving_of(local).map(|left| left.partition.group).filter(|group| self.has_left(*group)).collect();
+        let mut deleted = Vec::new();
+        for group in dead.into_iter().chain(left) {
+            self.partitions.remove(group);
+            match self.registry().delete(group).await {
+                Ok(()) => deleted.push(group),
+                Err(error) => tracing::error!(%group, %error, "a replica could not be deleted"),
+            }
+        }
+        if deleted.is_empty() {
+            return true;
+        }
+        tracing::info!(groups = deleted.len(), "deleted replicas");
+        match self.metadata.propose(&Command::ReplicaDeleted { replica: local, groups: deleted }).await {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::warn!(%error, "the deletion of replicas could not be recorded yet");
+                false
+            }
+        }
+    }
+
+    /// Whether the group goes on without this replica.
+    fn has_left(&self, group: GroupId) -> bool {
+        let local = self.registry().local_replica();
+        self.registry().group(group).is_none_or(|group| {
+            let members = group.members();
+            !members.voters.contains(&local) && !members.learners.contains(&local)
+        })
+    }
+
+    /// For each partition that this broker leads.
+    async fn change_members(&self, image: &Arc<Image>) -> bool {
+        let changes = self.partitions.all().into_iter().filter(|partition| partition.group.status().ready).map(|partition| async move {
+            let Some(wanted) = image.partition_of_group(partition.group.id()) else { return true };
+            let voters: BTreeSet<ReplicaId> = wanted.partition.replicas.iter().copied().collect();
+            self.bring_in_line(&partition.group, &voters, &BTreeSet::new(), &partition.name.to_string()).await
+        });
+        futures::stream::iter(changes).buffer_unordered(PARALLEL).fold(true, |all, one| async move { all && one }).await
+    }
+
+    async fn change_metadata_voters(&self, image: &Arc<Image>) -> bool {
+        let group = &self.metadata.group;
+        if !group.status().ready {
+            return true;
+        }
+        let members = group.members();
+        let voters = metadata_voters(&image.quorum_candidates(), &members.voters);
+        let learners: BTreeSet<ReplicaId> = image.brokers().map(|broker| broker.replica()).filter(|replica| !voters.contains(replica)).collect();
+        self.bring_in_line(group, &voters, &learners, "the metadata").await
+    }
+
+    /// One step towards these members. True: they are reached.
+    async fn bring_in_line(&self, group: &Group, voters: &BTreeSet<ReplicaId>, learners: &BTreeSet<ReplicaId>, name: &str) -> bool {
+        let members = group.members();
+        if members.changing {
+            // Left half way by a leader that died: finish it.
+            return report(name, group.set_voters(voters.clone()).await);
+        }
+        if members.voters == *voters && members.learners == *learners {
+            return true;
+        }
+        let missing: Vec<ReplicaId> = voters
+            .union(learners)
+            .filter(|replica| !members.voters.contains(replica) && !members.learners.contains(replica))
+            .copied()
+            .collect();
+        if let Some(replica) = missing.first() {
+            tracing::info!(group = name, %replica, "adding a replica");
+            report(name, group.add_learner(*replica).await);
+            return false;
+        }
+        if members.voters != *voters {
+            let new: HashSet<ReplicaId> = voters.difference(&members.voters).copied().collect();
+            let committed = group.committed_next();
+            let behind = |progress: &jangada_replication::ReplicaProgress| progress.matched_next + CAUGHT_UP_ENTRIES < committed;
+            let progress = group.progress().unwrap_or_default();
+            let caught_up = new.iter().all(|replica| progress.iter().any(|p| p.replica == *replica && !behind(p)));
+            if !caught_up {
+                return false;
+            }
+            tracing::info!(group = name, ?voters, "changing the voters");
+            report(name, group.set_voters(voters.clone()).await);
+            return false;
+        }
+        let superfluous: BTreeSet<ReplicaId> = members.learners.difference(learners).copied().collect();
+        if !superfluous.is_empty() {
+            tracing::info!(group = name, ?superfluous, "letting replicas go");
+            report(name, group.remove_learners(superfluous).await);
+        }
+        false
+    }
+}
+
+fn report(name: &str, result: Result<(), jangada_replication::ProposeError>) -> bool {
+    if let Err(error) = &result {
+        tracing::info!(group = name, %error, "a change of members did not go through; trying again");
+    }
+    result.is_ok()
+}

@@ -1,0 +1,64 @@
+//! The HTTP listener: `/livez`, `/readyz`, `/metrics`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use jangada_storage::StoreCondition;
+use tokio::sync::watch;
+
+use crate::node::Node;
+
+/// Set once this broker is part of a cluster.
+pub(crate) type NodeWatch = watch::Receiver<Option<Arc<Node>>>;
+
+pub(crate) fn router(node: NodeWatch) -> Router {
+    Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(readyz)).route("/metrics", get(metrics)).with_state(node)
+}
+
+async fn readyz(State(node): State<NodeWatch>) -> (StatusCode, String) {
+    let node = node.borrow().clone();
+    match node.map(|node| not_ready(&node)) {
+        Some(None) => (StatusCode::OK, "ready\n".to_owned()),
+        Some(Some(why)) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "not ready: this broker does not belong to a cluster yet\n".to_owned()),
+    }
+}
+
+/// Ready: the metadata is caught up, this broker has all replicas that it is to have, and each knows its leader.
+pub(crate) fn not_ready(node: &Node) -> Option<String> {
+    if *node.stopping().borrow() {
+        return Some("the broker is shutting down".into());
+    }
+    if let StoreCondition::Fenced(cause) = node.store().condition() {
+        return Some(format!("the store has failed: {cause}"));
+    }
+    let image = node.metadata.image();
+    if image.broker(node.broker()).is_none() {
+        return Some("the metadata is not caught up".into());
+    }
+    let local = node.registry().local_replica();
+    let mut missing = 0;
+    let mut leaderless = 0;
+    for wanted in image.partitions_of(local) {
+        match node.partitions.get(wanted.partition.group) {
+            None => missing += 1,
+            Some(partition) if partition.group.status().leader.is_none() => leaderless += 1,
+            Some(_) => {}
+        }
+    }
+    if node.metadata.group.status().leader.is_none() {
+        return Some("the metadata group has no leader".into());
+    }
+    (missing + leaderless > 0).then(|| format!("{missing} replicas are not open yet, {leaderless} know no leader"))
+}
+
+async fn metrics(State(node): State<NodeWatch>) -> (StatusCode, String) {
+    let node = node.borrow().clone();
+    match node {
+        Some(node) => (StatusCode::OK, node.metrics.render(&node)),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "this broker does not belong to a cluster yet\n".to_owned()),
+    }
+}

@@ -1,0 +1,27 @@
+//! One broker of a Jangada cluster: composition of partitions, metadata and services on top of replication and storage.
+//!
+//! ```text
+//!  services (gRPC) --> node --> partition --> replication::Group --> ... --> apply --> partition::machine --> view --> fetch
+//!                       |
+//!                       +--> cluster::metadata (group 0) --> image --> cluster::reconcile --> opens, deletes, re-members groups
+//! ```
+//!
+//! - [`Broker`]: start and stop. - [`settings`]: what can be configured.
+//! - `cluster`: data directory, bootstrap, metadata, reconciling. - `partition`: append, read, retention of one partition.
+//! - `services`: the gRPC surface. - `http`: probes and metrics.
+
+mod broker;
+mod clock;
+mod cluster;
+mod error;
+mod http;
+mod metrics;
+mod node;
+mod partition;
+mod partitions;
+mod services;
+pub mod settings;
+
+pub use broker::{Addresses, Broker, RunError, StartError};
+pub use cluster::bootstrap::BootstrapError;
+pub use cluster::directory::DirectoryError;

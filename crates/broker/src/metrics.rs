@@ -1,0 +1,104 @@
+//! The broker's counters, for `/metrics` in Prometheus' text format.
+
+use std::sync::Arc;
+
+use jangada_types::Reason;
+use parking_lot::Mutex;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::node::Node;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+/// Everything that is counted. Counters are added to where things happen; gauges are set when somebody asks.
+pub(crate) struct Metrics {
+    registry: Mutex<Registry>,
+    produced_bytes: Counter,
+    produced_records: Counter,
+    produced_batches: Counter,
+    fetched_bytes: Counter,
+    errors: Family<ReasonLabel, Counter>,
+    replicas: Family<StateLabel, Gauge>,
+    store: Family<StateLabel, Gauge>,
+}
+
+impl Metrics {
+    pub fn new() -> Arc<Self> {
+        let mut registry = Registry::with_prefix("jangada");
+        let metrics = Self {
+            produced_bytes: Counter::default(),
+            produced_records: Counter::default(),
+            produced_batches: Counter::default(),
+            fetched_bytes: Counter::default(),
+            errors: Family::default(),
+            replicas: Family::default(),
+            store: Family::default(),
+            registry: Mutex::default(),
+        };
+        registry.register_with_unit("produced", "Bytes of acknowledged batches", Unit::Bytes, metrics.produced_bytes.clone());
+        registry.register("produced_records", "Acknowledged records", metrics.produced_records.clone());
+        registry.register("produced_batches", "Acknowledged batches", metrics.produced_batches.clone());
+        registry.register_with_unit("fetched", "Bytes of batches read by consumers", Unit::Bytes, metrics.fetched_bytes.clone());
+        registry.register("request_errors", "Requests refused or failed, by reason", metrics.errors.clone());
+        registry.register("replicas", "Partition replicas on this broker, by state", metrics.replicas.clone());
+        registry.register("store", "The store's counters: commits, syncs, queued and cached bytes", metrics.store.clone());
+        *metrics.registry.lock() = registry;
+        Arc::new(metrics)
+    }
+
+    pub fn produced(&self, bytes: usize, records: i64) {
+        self.produced_bytes.inc_by(bytes as u64);
+        self.produced_records.inc_by(u64::try_from(records).unwrap_or(0));
+        self.produced_batches.inc();
+    }
+
+    pub fn fetched(&self, bytes: usize) {
+        self.fetched_bytes.inc_by(bytes as u64);
+    }
+
+    pub fn failed(&self, reason: Reason) {
+        self.errors.get_or_create(&ReasonLabel { reason: reason.as_str() }).inc();
+    }
+
+    /// The text for one scrape.
+    pub fn render(&self, node: &Node) -> String {
+        let groups = node.registry().groups();
+        let leading = groups.iter().filter(|group| group.status().ready).count();
+        let leaderless = groups.iter().filter(|group| group.status().leader.is_none()).count();
+        let gauge = |family: &Family<StateLabel, Gauge>, state, value: u64| {
+            family.get_or_create(&StateLabel { state }).set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        gauge(&self.replicas, "hosted", groups.len() as u64);
+        gauge(&self.replicas, "leading", leading as u64);
+        gauge(&self.replicas, "leaderless", leaderless as u64);
+        let store = node.store().statistics();
+        for (name, value) in [
+            ("commits", store.commits),
+            ("syncs", store.syncs),
+            ("entries", store.entries),
+            ("bytes_written", store.bytes_written),
+            ("bytes_read", store.bytes_read),
+            ("queue_bytes", store.queue_bytes),
+            ("tail_bytes", store.tail_bytes),
+            ("sync_microseconds", store.sync_latency.sum_us),
+        ] {
+            gauge(&self.store, name, value);
+        }
+        let mut text = String::new();
+        encode(&mut text, &self.registry.lock()).expect("writing to a string cannot fail");
+        text
+    }
+}

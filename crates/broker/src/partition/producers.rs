@@ -1,0 +1,257 @@
+//! The idempotent producers of one partition: who wrote last, under which epoch, and the last five batches of each.
+//!
+//! Judged in log order, by every replica alike, from nothing but the batch and the time that its leader wrote into the command (KIP-98, KIP-360).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::{Buf, BufMut, BytesMut};
+use jangada_replication::RestoreError;
+use jangada_types::limits::PRODUCER_BATCHES_IN_FLIGHT_MAX;
+use jangada_types::{BatchHeader, Offset, ProducerEpoch, ProducerId, Sequence};
+
+/// A batch that was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Appended {
+    base_sequence: Sequence,
+    last_sequence: Sequence,
+    base_offset: Offset,
+    last_offset: Offset,
+}
+
+/// What is remembered of one producer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Producer {
+    epoch: ProducerEpoch,
+    /// The leader's time of its last append, milliseconds.
+    last_append_ms: i64,
+    /// At most [`PRODUCER_BATCHES_IN_FLIGHT_MAX`], oldest first.
+    batches: VecDeque<Appended>,
+}
+
+/// What is to be done with a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is the next one.
+    Append,
+    /// It was appended, at these offsets.
+    Duplicate { base_offset: Offset, last_offset: Offset },
+    /// It was appended, but longer ago than is remembered.
+    TooOld,
+    /// A batch before it is missing.
+    OutOfOrder { expected: Sequence },
+    /// A newer epoch has written.
+    Fenced { current: ProducerEpoch },
+    /// Nothing is remembered of the producer, and this is not its first batch.
+    Unknown,
+}
+
+/// See the module text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Producers {
+    by_id: BTreeMap<ProducerId, Producer>,
+}
+
+impl Producers {
+    /// Judges an idempotent batch. `now_ms` is the leader's time of the append, `expiration_ms` what the leader's settings say; both come with the command.
+    pub fn judge(&self, header: &BatchHeader, now_ms: i64, expiration_ms: i64) -> Verdict {
+        let known = self.by_id.get(&header.producer_id).filter(|p| now_ms.saturating_sub(p.last_append_ms) <= expiration_ms);
+        let first = Sequence(0);
+        let Some(producer) = known else {
+            return if header.base_sequence == first { Verdict::Append } else { Verdict::Unknown };
+        };
+        if header.producer_epoch < producer.epoch {
+            return Verdict::Fenced { current: producer.epoch };
+        }
+        if header.producer_epoch > producer.epoch {
+            return if header.base_sequence == first { Verdict::Append } else { Verdict::OutOfOrder { expected: first } };
+        }
+        let same = |b: &&Appended| b.base_sequence == header.base_sequence && b.last_sequence == header.last_sequence();
+        if let Some(batch) = producer.batches.iter().find(same) {
+            return Verdict::Duplicate { base_offset: batch.base_offset, last_offset: batch.last_offset };
+        }
+        let last = producer.batches.back().expect("a producer is remembered for a batch").last_sequence;
+        let expected = last.advance(1);
+        if header.base_sequence == expected {
+            return Verdict::Append;
+        }
+        if is_before(header.base_sequence, expected) { Verdict::TooOld } else { Verdict::OutOfOrder { expected } }
+    }
+
+    /// Remembers a batch that was appended.
+    pub fn appended(&mut self, header: &BatchHeader, base_offset: Offset, last_offset: Offset, now_ms: i64) {
+        let epoch = header.producer_epoch;
+        let fresh = || Producer { epoch, last_append_ms: now_ms, batches: VecDeque::with_capacity(PRODUCER_BATCHES_IN_FLIGHT_MAX) };
+        let producer = self.by_id.entry(header.producer_id).or_insert_with(fresh);
+        // Sequence 0 that does not follow by wrapping begins anew: a producer that was forgotten.
+        let follows = producer.batches.back().is_none_or(|last| last.last_sequence.advance(1) == header.base_sequence);
+        if producer.epoch != epoch || !follows {
+            *producer = fresh();
+        }
+        producer.last_append_ms = producer.last_append_ms.max(now_ms);
+        if producer.batches.len() == PRODUCER_BATCHES_IN_FLIGHT_MAX {
+            producer.batches.pop_front();
+        }
+        producer.batches.push_back(Appended { base_sequence: header.base_sequence, last_sequence: header.last_sequence(), base_offset, last_offset });
+    }
+
+    /// Forgets who has been silent for too long.
+    pub fn expire(&mut self, now_ms: i64, expiration_ms: i64) {
+        self.by_id.retain(|_, p| now_ms.saturating_sub(p.last_append_ms) <= expiration_ms);
+    }
+
+    /// `count u32`, then per producer `id i64 | epoch i16 | last append i64 | batches u8 | per batch: first, last sequence i32, first, last offset i64`.
+    pub fn encode(&self, out: &mut BytesMut) {
+        out.put_u32(u32::try_from(self.by_id.len()).expect("producers of a partition fit in 32 bits"));
+        for (id, producer) in &self.by_id {
+            out.put_i64(id.get());
+            out.put_i16(producer.epoch.get());
+            out.put_i64(producer.last_append_ms);
+            out.put_u8(u8::try_from(producer.batches.len()).expect("at most five"));
+            for batch in &producer.batches {
+                out.put_i32(batch.base_sequence.get());
+                out.put_i32(batch.last_sequence.get());
+                out.put_i64(batch.base_offset.get());
+                out.put_i64(batch.last_offset.get());
+            }
+        }
+    }
+
+    /// The reverse of [`Producers::encode`].
+    pub fn decode(input: &mut &[u8]) -> Result<Self, RestoreError> {
+        let damaged = |_| RestoreError("the producer table is damaged".into());
+        let mut by_id = BTreeMap::new();
+        for _ in 0..input.try_get_u32().map_err(damaged)? {
+            let id = ProducerId(input.try_get_i64().map_err(damaged)?);
+            let epoch = ProducerEpoch(input.try_get_i16().map_err(damaged)?);
+            let last_append_ms = input.try_get_i64().map_err(damaged)?;
+            let mut batches = VecDeque::new();
+            for _ in 0..input.try_get_u8().map_err(damaged)? {
+                batches.push_back(Appended {
+                    base_sequence: Sequence(input.try_get_i32().map_err(damaged)?),
+                    last_sequence: Sequence(input.try_get_i32().map_err(damaged)?),
+                    base_offset: Offset(input.try_get_i64().map_err(damaged)?),
+                    last_offset: Offset(input.try_get_i64().map_err(damaged)?),
+                });
+            }
+            if batches.is_empty() {
+                return Err(RestoreError("the producer table is damaged".into()));
+            }
+            by_id.insert(id, Producer { epoch, last_append_ms, batches });
+        }
+        Ok(Self { by_id })
+    }
+}
+
+/// Whether `a` comes before `b` among sequences that wrap from `i32::MAX` to 0: the shorter way round says.
+fn is_before(a: Sequence, b: Sequence) -> bool {
+    const MODULUS: i64 = 1 << 31;
+    let distance = (i64::from(b.get()) - i64::from(a.get())).rem_euclid(MODULUS);
+    distance != 0 && distance < MODULUS / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jangada_types::{BatchBuilder, Codec};
+
+    const EXPIRATION_MS: i64 = 1_000;
+
+    fn header(id: i64, epoch: i16, sequence: i32, records: usize) -> BatchHeader {
+        let mut builder = BatchBuilder::new(Codec::None);
+        for _ in 0..records {
+            builder.append(0, None, Some(b"v"), &[]).unwrap();
+        }
+        builder.producer(ProducerId(id), ProducerEpoch(epoch), Sequence(sequence));
+        BatchHeader::parse(&builder.build().unwrap()).unwrap()
+    }
+
+    struct Log {
+        producers: Producers,
+        next: i64,
+    }
+
+    impl Log {
+        fn new() -> Self {
+            Self { producers: Producers::default(), next: 0 }
+        }
+
+        fn append(&mut self, header: &BatchHeader, now_ms: i64) -> Verdict {
+            let verdict = self.producers.judge(header, now_ms, EXPIRATION_MS);
+            if verdict == Verdict::Append {
+                let last = self.next + i64::from(header.last_offset_delta);
+                self.producers.appended(header, Offset(self.next), Offset(last), now_ms);
+                self.next = last + 1;
+            }
+            verdict
+        }
+    }
+
+    #[test]
+    fn a_retry_is_told_the_offsets_of_the_first_time() {
+        let mut log = Log::new();
+        for i in 0..5 {
+            assert_eq!(log.append(&header(7, 0, i * 2, 2), 0), Verdict::Append);
+        }
+        for i in 0..5i64 {
+            let verdict = log.append(&header(7, 0, i as i32 * 2, 2), 0);
+            assert_eq!(verdict, Verdict::Duplicate { base_offset: Offset(i * 2), last_offset: Offset(i * 2 + 1) });
+        }
+        assert_eq!(log.append(&header(7, 0, 10, 1), 0), Verdict::Append);
+        assert_eq!(log.append(&header(7, 0, 0, 2), 0), Verdict::TooOld);
+    }
+
+    #[test]
+    fn a_gap_is_refused_and_takes_nothing() {
+        let mut log = Log::new();
+        assert_eq!(log.append(&header(7, 0, 0, 3), 0), Verdict::Append);
+        assert_eq!(log.append(&header(7, 0, 4, 1), 0), Verdict::OutOfOrder { expected: Sequence(3) });
+        assert_eq!(log.append(&header(7, 0, 3, 1), 0), Verdict::Append);
+    }
+
+    #[test]
+    fn a_new_epoch_begins_at_zero_and_fences_the_old_one() {
+        let mut log = Log::new();
+        assert_eq!(log.append(&header(7, 0, 0, 3), 0), Verdict::Append);
+        assert_eq!(log.append(&header(7, 1, 3, 1), 0), Verdict::OutOfOrder { expected: Sequence(0) });
+        assert_eq!(log.append(&header(7, 1, 0, 1), 0), Verdict::Append);
+        assert_eq!(log.append(&header(7, 0, 3, 1), 0), Verdict::Fenced { current: ProducerEpoch(1) });
+        assert!(matches!(log.append(&header(7, 1, 0, 1), 0), Verdict::Duplicate { .. }));
+    }
+
+    #[test]
+    fn who_was_silent_for_too_long_is_unknown() {
+        let mut log = Log::new();
+        assert_eq!(log.append(&header(7, 0, 0, 1), 0), Verdict::Append);
+        assert_eq!(log.append(&header(7, 0, 1, 1), EXPIRATION_MS), Verdict::Append);
+        assert_eq!(log.append(&header(7, 0, 2, 1), 2 * EXPIRATION_MS + 1), Verdict::Unknown);
+        log.producers.expire(2 * EXPIRATION_MS + 1, EXPIRATION_MS);
+        assert_eq!(log.producers, Producers::default());
+        assert_eq!(log.append(&header(9, 0, 4, 1), 0), Verdict::Unknown);
+    }
+
+    #[test]
+    fn sequences_wrap() {
+        let mut log = Log::new();
+        let start = i32::MAX - 1;
+        log.producers.appended(&header(7, 0, start - 1, 1), Offset(0), Offset(0), 0);
+        log.next = 1;
+        assert_eq!(log.append(&header(7, 0, start, 3), 0), Verdict::Append);
+        assert_eq!(log.append(&header(7, 0, 1, 1), 0), Verdict::Append);
+        assert_eq!(log.append(&header(7, 0, i32::MAX - 100, 1), 0), Verdict::TooOld);
+    }
+
+    #[test]
+    fn the_table_comes_back() {
+        let mut log = Log::new();
+        for id in 1..4 {
+            log.append(&header(id, 0, 0, 2), id);
+            log.append(&header(id, 0, 2, 1), id);
+        }
+        let mut out = BytesMut::new();
+        log.producers.encode(&mut out);
+        let mut input = &out[..];
+        assert_eq!(Producers::decode(&mut input).unwrap(), log.producers);
+        assert!(input.is_empty());
+        assert!(Producers::decode(&mut &out[..out.len() - 1]).is_err());
+    }
+}

@@ -1,0 +1,69 @@
+//! `InternalService`: what other brokers call. Answers probes and adoption from the start, the rest once this broker is part of a cluster.
+
+use std::sync::Arc;
+
+use jangada_proto::internal::internal_service_server::InternalService;
+use jangada_proto::internal::{
+    AdoptRequest, AdoptResponse, Frame, InstallSnapshotResponse, JoinRequest, JoinResponse, ProbeRequest, ProbeResponse, ProposeMetadataRequest,
+    ProposeMetadataResponse, SnapshotChunk,
+};
+use jangada_replication::transport::inbound::FrameStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::cluster::bootstrap::{self, Bootstrap};
+use crate::cluster::metadata::Metadata;
+
+/// See `internal.proto`.
+pub(crate) struct Internal {
+    pub bootstrap: Arc<Bootstrap>,
+}
+
+impl Internal {
+    fn metadata(&self) -> Result<Metadata, Status> {
+        let metadata = self.bootstrap.metadata.borrow().clone();
+        metadata.ok_or_else(|| Status::unavailable(format!("broker {} does not belong to a cluster yet", self.bootstrap.local.broker)))
+    }
+}
+
+#[tonic::async_trait]
+impl InternalService for Internal {
+    type ControlStream = FrameStream;
+
+    async fn control(&self, request: Request<Streaming<Frame>>) -> Result<Response<FrameStream>, Status> {
+        self.metadata()?.registry.serve_control(request).await
+    }
+
+    type BulkStream = FrameStream;
+
+    async fn bulk(&self, request: Request<Streaming<Frame>>) -> Result<Response<FrameStream>, Status> {
+        self.metadata()?.registry.serve_bulk(request).await
+    }
+
+    async fn install_snapshot(&self, request: Request<Streaming<SnapshotChunk>>) -> Result<Response<InstallSnapshotResponse>, Status> {
+        self.metadata()?.registry.serve_snapshot(request).await
+    }
+
+    async fn probe(&self, request: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
+        self.bootstrap.answer_probe(request.get_ref()).map(Response::new)
+    }
+
+    async fn adopt(&self, request: Request<AdoptRequest>) -> Result<Response<AdoptResponse>, Status> {
+        let cluster_id = self.bootstrap.adopt(request.get_ref())?;
+        Ok(Response::new(AdoptResponse { cluster_id }))
+    }
+
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        bootstrap::admit(&self.metadata()?, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn propose_metadata(&self, request: Request<ProposeMetadataRequest>) -> Result<Response<ProposeMetadataResponse>, Status> {
+        let metadata = self.metadata()?;
+        let request = request.into_inner();
+        metadata.registry.identity().check(request.hello)?;
+        let (reply, version) = metadata.propose_once(request.command, request.forwarded).await.map_err(|error| {
+            // Definite errors are told apart by their code alone.
+            if error.definite { Status::failed_precondition(error.message) } else { Status::unavailable(error.message) }
+        })?;
+        Ok(Response::new(ProposeMetadataResponse { reply, version }))
+    }
+}

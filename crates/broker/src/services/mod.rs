@@ -1,0 +1,9 @@
+//! The gRPC services, thin: they decode, call the broker, and encode. Errors are mapped in [`status`].
+
+pub(crate) mod admin;
+pub(crate) mod fetch;
+pub(crate) mod internal;
+pub(crate) mod log;
+pub(crate) mod metadata;
+pub(crate) mod produce;
+pub(crate) mod status;

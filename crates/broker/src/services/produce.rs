@@ -1,0 +1,276 @@
+//! Producing: unary, and as a stream with many batches in flight.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::Stream;
+use jangada_proto::v1::produce_request::Payload;
+use jangada_proto::v1::produce_stream_response::Result as StreamResult;
+use jangada_proto::v1::{Acks, Compression, PlainRecords, ProduceRequest, ProduceResponse, ProduceStreamRequest, ProduceStreamResponse, TopicPartition};
+use jangada_types::limits::PRODUCE_TIMEOUT_MS_MAX;
+use jangada_types::{BatchBuilder, BatchHeader, Codec, GroupId, ProducerId, Reason};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::status;
+use crate::error::RequestError;
+use crate::node::Node;
+use crate::partition::{Admitted, Appended, Partition};
+use crate::partitions::{Target, find};
+
+/// The answers of a produce stream.
+pub(crate) type Answers = Pin<Box<dyn Stream<Item = Result<ProduceStreamResponse, Status>> + Send>>;
+
+/// Answers that wait to be sent on one stream. Beyond it the stream's requests are read more slowly.
+const ANSWERS_MAX: usize = 1024;
+/// How long a producer id that this broker's metadata does not have yet is waited for.
+const METADATA_PATIENCE: Duration = Duration::from_secs(1);
+/// Batches of one partition on one stream that wait for their quorum.
+const PENDING_MAX: usize = 1024;
+
+pub(crate) async fn unary(node: &Arc<Node>, request: ProduceRequest) -> Result<ProduceResponse, RequestError> {
+    let target = find(&node.metadata.image(), request.partition.as_ref())?;
+    let timeout = timeout(node, request.timeout_ms)?;
+    let batch = match request.payload {
+        Some(Payload::Batch(batch)) => batch,
+        Some(Payload::Records(records)) => encode(records, node)?,
+        None => return Err(RequestError::new(Reason::InvalidRequest, "the request has no payload: set `batch` or `records`")),
+    };
+    let acks = acks(request.acks)?;
+    let partition = node.leader(&target).await?;
+    check_producer(node, &batch, acks).await?;
+    let admitted = partition.admit(batch).await?;
+    match acks {
+        Acks::None => Ok(acknowledge_later(partition, admitted, timeout)),
+        _ => partition.acknowledged(admitted, timeout).await.map(response),
+    }
+}
+
+/// Answered on admission; the batch goes on in the background, where it counts against the limits until it is applied.
+fn acknowledge_later(partition: Arc<Partition>, admitted: Admitted, timeout: Duration) -> ProduceResponse {
+    let log_start_offset = partition.view.log_start().get();
+    tokio::spawn(async move {
+        if let Err(error) = partition.acknowledged(admitted, timeout).await {
+            tracing::debug!(%error, "a batch without acknowledgement failed");
+        }
+    });
+    ProduceResponse { base_offset: -1, last_offset: -1, append_time_ms: -1, log_start_offset, duplicate: false }
+}
+
+fn response(appended: Appended) -> ProduceResponse {
+    ProduceResponse {
+        base_offset: appended.base_offset.get(),
+        last_offset: appended.last_offset.get(),
+        append_time_ms: appended.append_time_ms,
+        log_start_offset: appended.log_start.get(),
+        duplicate: appended.duplicate,
+    }
+}
+
+fn timeout(node: &Node, timeout_ms: u32) -> Result<Duration, RequestError> {
+    if timeout_ms > PRODUCE_TIMEOUT_MS_MAX {
+        let message = format!("timeout_ms is {timeout_ms}: at most {PRODUCE_TIMEOUT_MS_MAX}");
+        return Err(RequestError::new(Reason::InvalidRequest, message).with("limit", PRODUCE_TIMEOUT_MS_MAX));
+    }
+    let ms = if timeout_ms == 0 { node.settings.produce.timeout_ms } else { timeout_ms };
+    Ok(Duration::from_millis(u64::from(ms)))
+}
+
+fn acks(value: i32) -> Result<Acks, RequestError> {
+    Acks::try_from(value).map_err(|_| RequestError::new(Reason::InvalidRequest, format!("acks {value} is not known: use ACKS_QUORUM or ACKS_NONE")))
+}
+
+/// What a batch's producer must be, as far as the log order does not matter.
+async fn check_producer(node: &Node, batch: &[u8], acks: Acks) -> Result<(), RequestError> {
+    let Ok(header) = BatchHeader::parse(batch) else { return Ok(()) };
+    if !header.producer_id.is_some() {
+        return Ok(());
+    }
+    if acks == Acks::None {
+        let message = "an idempotent batch needs its acknowledgement: use ACKS_QUORUM, or send it without a producer id";
+        return Err(RequestError::new(Reason::AcksNoneIdempotent, message));
+    }
+    check_allocated(node, header.producer_id).await
+}
+
+/// An id that nobody was given would one day collide with the one who is.
+async fn check_allocated(node: &Node, id: ProducerId) -> Result<(), RequestError> {
+    if node.metadata.image().is_allocated(id) {
+        return Ok(());
+    }
+    // This broker's metadata may be behind the one that gave the id, by a moment.
+    let mut image = node.metadata.watch();
+    if let Ok(Ok(_)) = tokio::time::timeout(METADATA_PATIENCE, image.wait_for(|image| image.is_allocated(id))).await {
+        return Ok(());
+    }
+    Err(RequestError::new(Reason::UnknownProducer, format!("producer id {id} was never given out: call InitProducer")))
+}
+
+/// Records in the plain form as one batch.
+fn encode(records: PlainRecords, node: &Node) -> Result<Bytes, RequestError> {
+    if records.records.is_empty() {
+        return Err(RequestError::new(Reason::InvalidRequest, "the request has no records: send at least one"));
+    }
+    let codec = match Compression::try_from(records.compression) {
+        Ok(Compression::Unspecified | Compression::None) => Codec::None,
+        Ok(Compression::Gzip) => Codec::Gzip,
+        Ok(Compression::Snappy) => Codec::Snappy,
+        Ok(Compression::Lz4) => Codec::Lz4,
+        Ok(Compression::Zstd) => Codec::Zstd,
+        Err(_) => return Err(RequestError::new(Reason::UnsupportedCodec, format!("compression {} is not known", records.compression))),
+    };
+    let now_ms = node.clock.now_ms();
+    let mut builder = BatchBuilder::new(codec);
+    for record in &records.records {
+        let headers = record.headers.iter().map(|header| (header.key.as_str(), header.value.as_deref()));
+        builder.append(record.timestamp_ms.unwrap_or(now_ms), record.key.as_deref(), record.value.as_deref(), headers)?;
+    }
+    Ok(builder.build())
+}
+
+/// A produce stream: one task reads and admits, in order; one task for each partition waits for the quorum and answers, in order.
+pub(crate) fn stream(node: Arc<Node>, requests: Streaming<ProduceStreamRequest>) -> Result<Answers, RequestError> {
+    node.refuse_when_stopping()?;
+    let slot = node.streams.clone().try_acquire_owned().map_err(|_| too_many_streams(&node))?;
+    let (answers, outgoing) = mpsc::channel(ANSWERS_MAX);
+    let reader = Reader { node, answers, lanes: HashMap::new(), targets: HashMap::new(), _slot: slot };
+    tokio::spawn(reader.run(requests));
+    Ok(Box::pin(ReceiverStream::new(outgoing)))
+}
+
+pub(crate) fn too_many_streams(node: &Node) -> RequestError {
+    let limit = node.settings.limits.streams_max;
+    RequestError::new(Reason::TooManyStreams, format!("broker {} has {limit} streams open, its limit", node.broker())).with("limit", limit).retry_after(Duration::from_secs(1))
+}
+
+type Answer = Result<ProduceStreamResponse, Status>;
+
+/// One request on its way through a partition's lane.
+struct Pending {
+    correlation_id: u64,
+    timeout: Duration,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    /// Waits for its quorum.
+    Admitted(Arc<Partition>, Admitted),
+    /// Decided already; it only keeps its place.
+    Decided(Result<ProduceResponse, RequestError>),
+}
+
+/// A partition as requests name it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Name {
+    topic_id: Bytes,
+    topic: String,
+    partition: u32,
+}
+
+impl From<TopicPartition> for Name {
+    fn from(named: TopicPartition) -> Self {
+        Self { topic_id: named.topic_id, topic: named.topic, partition: named.partition }
+    }
+}
+
+struct Reader {
+    node: Arc<Node>,
+    answers: mpsc::Sender<Answer>,
+    lanes: HashMap<Option<Name>, mpsc::Sender<Pending>>,
+    /// Resolved once per metadata version.
+    targets: HashMap<Name, (u64, Target)>,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Reader {
+    async fn run(mut self, mut requests: Streaming<ProduceStreamRequest>) {
+        let mut stopping = self.node.stopping();
+        loop {
+            let request = tokio::select! {
+                request = requests.message() => request,
+                // What is in flight is still answered: the lanes go on.
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            };
+            let Ok(Some(request)) = request else { return };
+            if !self.take(request).await {
+                return;
+            }
+        }
+    }
+
+    /// False: nobody reads the answers any more.
+    async fn take(&mut self, request: ProduceStreamRequest) -> bool {
+        let name = request.partition.map(Name::from);
+        let acknowledged_in = timeout(&self.node, request.timeout_ms);
+        let outcome = match (&acknowledged_in, acks(request.acks)) {
+            (Err(error), _) => Outcome::Decided(Err(error.clone())),
+            (_, Err(error)) => Outcome::Decided(Err(error)),
+            (Ok(timeout), Ok(acks)) => match self.admit(name.as_ref(), request.batch, acks).await {
+                Err(error) => Outcome::Decided(Err(error)),
+                Ok((partition, admitted)) if acks == Acks::None => Outcome::Decided(Ok(acknowledge_later(partition, admitted, *timeout))),
+                Ok((partition, admitted)) => Outcome::Admitted(partition, admitted),
+            },
+        };
+        let pending = Pending { correlation_id: request.correlation_id, timeout: acknowledged_in.unwrap_or_default(), outcome };
+        let lane = self.lanes.entry(name).or_insert_with(|| {
+            let (lane, waiting) = mpsc::channel(PENDING_MAX);
+            tokio::spawn(run_lane(self.node.clone(), waiting, self.answers.clone()));
+            lane
+        });
+        lane.send(pending).await.is_ok()
+    }
+
+    async fn admit(&mut self, name: Option<&Name>, batch: Bytes, acks: Acks) -> Result<(Arc<Partition>, Admitted), RequestError> {
+        let target = self.resolve(name)?;
+        let partition = match self.ready(target.group) {
+            Some(partition) => partition,
+            None => self.node.leader(&target).await?,
+        };
+        check_producer(&self.node, &batch, acks).await?;
+        let admitted = partition.admit(batch).await?;
+        Ok((partition, admitted))
+    }
+
+    fn ready(&self, group: GroupId) -> Option<Arc<Partition>> {
+        self.node.partitions.get(group).filter(|partition| partition.group.status().ready)
+    }
+
+    fn resolve(&mut self, name: Option<&Name>) -> Result<Target, RequestError> {
+        let image = self.node.metadata.image();
+        if let Some((version, target)) = name.and_then(|name| self.targets.get(name))
+            && *version == image.version()
+        {
+            return Ok(target.clone());
+        }
+        let wanted = name.map(|name| TopicPartition { topic_id: name.topic_id.clone(), topic: name.topic.clone(), partition: name.partition });
+        let target = find(&image, wanted.as_ref())?;
+        if let Some(name) = name {
+            self.targets.insert(name.clone(), (image.version(), target.clone()));
+        }
+        Ok(target)
+    }
+}
+
+/// Answers the requests of one partition in their order.
+async fn run_lane(node: Arc<Node>, mut waiting: mpsc::Receiver<Pending>, answers: mpsc::Sender<Answer>) {
+    while let Some(Pending { correlation_id, timeout, outcome }) = waiting.recv().await {
+        let result = match outcome {
+            Outcome::Decided(result) => result,
+            Outcome::Admitted(partition, admitted) => partition.acknowledged(admitted, timeout).await.map(response),
+        };
+        let result = match result {
+            Ok(response) => StreamResult::Ok(response),
+            Err(error) => {
+                node.metrics.failed(error.reason);
+                StreamResult::Error(status::in_stream(&error))
+            }
+        };
+        if answers.send(Ok(ProduceStreamResponse { correlation_id, result: Some(result) })).await.is_err() {
+            return;
+        }
+    }
+}

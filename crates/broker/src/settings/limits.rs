@@ -1,0 +1,48 @@
+//! What clients may ask for at once.
+
+use jangada_types::limits::{FETCH_BYTES_MAX, REQUEST_BYTES_MAX};
+
+use super::Problem;
+
+settings! {
+    /// What clients may ask for at once. Each queue of the broker is bounded here, in bytes; beyond a bound the answer
+    /// is RESOURCE_EXHAUSTED with a delay after which to try again.
+    LimitSettings {
+        keys {
+            /// The largest request, bytes.
+            request_bytes_max: u64 = REQUEST_BYTES_MAX as u64, range(1_048_576, 67_108_864);
+            /// Batches of one partition that are received and not answered, bytes. Beyond it: PARTITION_BUSY.
+            produce_inflight_bytes_per_partition: u64 = 16_777_216, range(1_048_576, 1_073_741_824);
+            /// The same over all partitions of the broker, bytes. Beyond it: BROKER_BUSY.
+            produce_inflight_bytes: u64 = 268_435_456, range(16_777_216, 17_179_869_184);
+            /// Bytes that one fetch returns at most, unless its first batch alone is larger.
+            fetch_bytes_max: u64 = FETCH_BYTES_MAX as u64, range(65_536, FETCH_BYTES_MAX as u64);
+            /// Bytes that all fetches together have read and not sent. Beyond it, fetches wait.
+            fetch_inflight_bytes: u64 = 134_217_728, range(16_777_216, 17_179_869_184);
+            /// Produce and fetch streams of all connections together. Beyond it: TOO_MANY_STREAMS.
+            streams_max: u32 = 10_000, range(1, 1_000_000);
+            /// Calls that one connection may have open at once.
+            calls_per_connection_max: u32 = 2_000, range(1, 100_000);
+        }
+        sections {}
+    }
+}
+
+impl LimitSettings {
+    pub(super) fn check(&self, problems: &mut Vec<Problem>) {
+        if self.produce_inflight_bytes < self.produce_inflight_bytes_per_partition {
+            let message = format!(
+                "is {}, must be at least limits.produce_inflight_bytes_per_partition ({})",
+                self.produce_inflight_bytes, self.produce_inflight_bytes_per_partition
+            );
+            problems.push(Problem::new("limits.produce_inflight_bytes", message));
+        }
+        if self.fetch_inflight_bytes < self.fetch_bytes_max {
+            let message = format!(
+                "is {}, must be at least limits.fetch_bytes_max ({})",
+                self.fetch_inflight_bytes, self.fetch_bytes_max
+            );
+            problems.push(Problem::new("limits.fetch_inflight_bytes", message));
+        }
+    }
+}

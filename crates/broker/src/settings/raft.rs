@@ -1,0 +1,40 @@
+//! Timing of replication.
+
+use super::Problem;
+
+settings! {
+    /// Timing of replication. All brokers of a cluster must have the same timing: a follower waits for the
+    /// longest election time-out after the last heartbeat before it stands for election.
+    RaftSettings {
+        keys {
+            /// Interval of the leaders' heartbeats, milliseconds. Shorter costs idle CPU for each partition.
+            heartbeat_ms: u64 = 200, range(20, 10_000);
+            /// The shortest time without a heartbeat after which a follower may stand for election, milliseconds. At
+            /// least twice `heartbeat_ms`.
+            election_timeout_min_ms: u64 = 500, range(50, 60_000);
+            /// The longest such time, milliseconds; also the leader's lease. Above `election_timeout_min_ms`, so that
+            /// followers rarely stand at once.
+            election_timeout_max_ms: u64 = 700, range(60, 120_000);
+        }
+        sections {}
+    }
+}
+
+impl RaftSettings {
+    pub(super) fn check(&self, problems: &mut Vec<Problem>) {
+        if self.election_timeout_min_ms < self.heartbeat_ms.saturating_mul(2) {
+            let message = format!(
+                "is {}, must be at least twice raft.heartbeat_ms ({}), or one late heartbeat starts an election",
+                self.election_timeout_min_ms, self.heartbeat_ms
+            );
+            problems.push(Problem::new("raft.election_timeout_min_ms", message));
+        }
+        if self.election_timeout_max_ms <= self.election_timeout_min_ms {
+            let message = format!(
+                "is {}, must be above raft.election_timeout_min_ms ({}), or followers stand for election at the same moment",
+                self.election_timeout_max_ms, self.election_timeout_min_ms
+            );
+            problems.push(Problem::new("raft.election_timeout_max_ms", message));
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! What a setting is, and the macro that declares a section of them.
+//!
+//! A section is a struct whose fields carry a documentation, a default and a bound. From it the macro makes the struct
+//! with serde (unknown fields refused, missing ones at their default), `Default`, and [`Section`], which lists the keys
+//! and checks the bounds.
+
+use super::error::Problem;
+
+/// What kind of value a key takes in a TOML file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A whole number, not negative.
+    Integer,
+    /// A string.
+    Text,
+    /// An array of strings. In the environment and in flags: separated by commas.
+    List,
+}
+
+impl Kind {
+    /// The name used in errors and in the reference.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Integer => "integer",
+            Kind::Text => "string",
+            Kind::List => "list of strings",
+        }
+    }
+}
+
+/// Which values a key may have.
+#[derive(Clone, Debug)]
+pub enum Bound {
+    /// From the first to the second, both included.
+    Range(u64, u64),
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+    /// Said in words; checked by the section's own `check`.
+    Said(&'static str),
+}
+
+/// One setting, as it is declared.
+#[derive(Clone, Debug)]
+pub struct Key {
+    /// The full key, `section.key`.
+    pub name: String,
+    /// What kind of value it takes.
+    pub kind: Kind,
+    /// The default as TOML text; empty strings and lists that must be set show as `""` and `[]`.
+    pub default: String,
+    /// Which values are allowed.
+    pub bound: Bound,
+    /// What it does, with its unit.
+    pub documentation: String,
+}
+
+impl Bound {
+    pub(super) const fn range(low: u64, high: u64) -> Bound {
+        assert!(low <= high, "a bound's low end is above its high end");
+        Bound::Range(low, high)
+    }
+
+    pub(super) const fn one_of(words: &'static [&'static str]) -> Bound {
+        Bound::OneOf(words)
+    }
+
+    pub(super) const fn said(text: &'static str) -> Bound {
+        Bound::Said(text)
+    }
+
+    /// The bound in words.
+    pub fn text(&self) -> String {
+        match self {
+            Bound::Range(low, high) => format!("{low} to {high}"),
+            Bound::OneOf(words) => words.join(" or "),
+            Bound::Said(text) => (*text).to_owned(),
+        }
+    }
+
+    pub(super) fn check(&self, key: &str, value: &dyn Setting, problems: &mut Vec<Problem>) {
+        let Bound::Range(low, high) = self else { return };
+        let number = value.number().expect("a range bounds an integer");
+        if !(*low..=*high).contains(&number) {
+            problems.push(Problem::new(key, format!("is {number}, must be {low} to {high}")));
+        }
+    }
+}
+
+/// A type that a setting can have.
+pub trait Setting {
+    /// What it looks like in TOML.
+    fn kind(&self) -> Kind;
+
+    /// As TOML text.
+    fn show(&self) -> String;
+
+    /// As a number, for bounds.
+    fn number(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl Setting for u64 {
+    fn kind(&self) -> Kind {
+        Kind::Integer
+    }
+    fn show(&self) -> String {
+        self.to_string()
+    }
+    fn number(&self) -> Option<u64> {
+        Some(*self)
+    }
+}
+
+impl Setting for u32 {
+    fn kind(&self) -> Kind {
+        Kind::Integer
+    }
+    fn show(&self) -> String {
+        self.to_string()
+    }
+    fn number(&self) -> Option<u64> {
+        Some(u64::from(*self))
+    }
+}
+
+impl Setting for String {
+    fn kind(&self) -> Kind {
+        Kind::Text
+    }
+    fn show(&self) -> String {
+        toml::Value::String(self.clone()).to_string()
+    }
+}
+
+impl Setting for std::path::PathBuf {
+    fn kind(&self) -> Kind {
+        Kind::Text
+    }
+    fn show(&self) -> String {
+        toml::Value::String(self.display().to_string()).to_string()
+    }
+}
+
+impl Setting for Vec<String> {
+    fn kind(&self) -> Kind {
+        Kind::List
+    }
+    fn show(&self) -> String {
+        toml::Value::from(self.clone()).to_string()
+    }
+}
+
+/// A section: its keys, its values, its checks.
+pub trait Section: Default {
+    /// What the section is about.
+    fn documentation() -> String;
+
+    /// The declarations, `prefix` (ending in a dot, or empty) before each name; own keys first, then each inner
+    /// section's.
+    fn keys(prefix: &str) -> Vec<Key>;
+
+    /// The values, as TOML text, in the order of `keys`.
+    fn values(&self) -> Vec<String>;
+
+    /// Adds what is out of bounds.
+    fn check_bounds(&self, prefix: &str, problems: &mut Vec<Problem>);
+}
+
+/// Joins doc comment lines to one text.
+pub(super) fn join_documentation(lines: &[&str]) -> String {
+    lines
+        .iter()
+        .map(|line| line.trim())
+        .collect::<Vec<_>>()
+        .join(" ")
+        .trim()
+        .to_owned()
+}
+
+/// Declares a section.
+macro_rules! settings {
+    (
+        $(#[doc = $section_doc:literal])+
+        $name:ident {
+            keys {
+                $( $(#[doc = $doc:literal])+ $field:ident: $ty:ty = $default:expr, $bound:ident($($arg:expr),*); )*
+            }
+            sections {
+                $( $(#[doc = $inner_doc:literal])+ $inner:ident: $inner_ty:ty; )*
+            }
+        }
+    ) => {
+        $(#[doc = $section_doc])+
+        #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $name {
+            $( $(#[doc = $doc])+ pub $field: $ty, )*
+            $( $(#[doc = $inner_doc])+ pub $inner: $inner_ty, )*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self {
+                    $( $field: $default, )*
+                    $( $inner: <$inner_ty>::default(), )*
+                }
+            }
+        }
+
+        impl $crate::settings::Section for $name {
+            fn documentation() -> String {
+                $crate::settings::schema::join_documentation(&[$($section_doc),+])
+            }
+
+            #[allow(unused_variables)]
+            fn keys(prefix: &str) -> Vec<$crate::settings::Key> {
+                use $crate::settings::Setting as _;
+                let defaults = Self::default();
+                #[allow(unused_mut)]
+                let mut keys = vec![
+                    $( $crate::settings::Key {
+                        name: format!("{prefix}{}", stringify!($field)),
+                        kind: defaults.$field.kind(),
+                        default: defaults.$field.show(),
+                        bound: $crate::settings::Bound::$bound($($arg),*),
+                        documentation: $crate::settings::schema::join_documentation(&[$($doc),+]),
+                    }, )*
+                ];
+                $( keys.extend(<$inner_ty as $crate::settings::Section>::keys(concat!(stringify!($inner), "."))); )*
+                keys
+            }
+
+            fn values(&self) -> Vec<String> {
+                use $crate::settings::Setting as _;
+                #[allow(unused_mut)]
+                let mut values = vec![$( self.$field.show(), )*];
+                $( values.extend(self.$inner.values()); )*
+                values
+            }
+
+            fn check_bounds(&self, prefix: &str, problems: &mut Vec<$crate::settings::Problem>) {
+                $( $crate::settings::Bound::$bound($($arg),*)
+                    .check(&format!("{prefix}{}", stringify!($field)), &self.$field, problems); )*
+                $( self.$inner.check_bounds(concat!(stringify!($inner), "."), problems); )*
+            }
+        }
+    };
+}

@@ -1,0 +1,191 @@
+//! One layer's keys, checked against the declared ones before the layers are merged, so that an error can name the
+//! place.
+
+use std::collections::BTreeMap;
+
+use toml::de::{DeTable, DeValue};
+
+use super::{Bound, Key, Kind, Problem};
+
+/// The declared keys, and the sections they are in.
+pub(super) struct Declared {
+    keys: BTreeMap<String, Key>,
+}
+
+impl Declared {
+    pub(super) fn new(keys: Vec<Key>) -> Declared {
+        Declared {
+            keys: keys.into_iter().map(|key| (key.name.clone(), key)).collect(),
+        }
+    }
+
+    pub(super) fn lists(&self) -> impl Iterator<Item = &str> {
+        self.keys
+            .values()
+            .filter(|key| key.kind == Kind::List)
+            .map(|key| key.name.as_str())
+    }
+
+    fn has_section(&self, name: &str) -> bool {
+        self.keys
+            .keys()
+            .any(|key| key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+    }
+
+    fn unknown(&self, key: &str, place: &str) -> Problem {
+        let message = match self.nearest(key) {
+            Some(nearest) => format!("does not exist; did you mean `{nearest}`?"),
+            None => "does not exist; `jangada server reference` lists all settings".to_owned(),
+        };
+        Problem::new(key, message).at(place)
+    }
+
+    /// The declared key or section that was probably meant: the same last part in another section, or a few letters
+    /// away.
+    fn nearest(&self, key: &str) -> Option<&str> {
+        let last = |name: &str| name.rsplit('.').next().map(str::to_owned);
+        if let Some(elsewhere) = self.keys.keys().find(|name| last(name) == last(key)) {
+            return Some(elsewhere);
+        }
+        let sections = self
+            .keys
+            .keys()
+            .filter_map(|name| name.split_once('.'))
+            .map(|(section, _)| section);
+        let names = self.keys.keys().map(String::as_str).chain(sections);
+        let (distance, nearest) = names.map(|name| (edit_distance(key, name), name)).min()?;
+        (distance <= key.len().div_ceil(3)).then_some(nearest)
+    }
+
+    /// The value that a variable or a flag gives to a key.
+    pub(super) fn parse(&self, key: &str, text: &str, place: &str) -> Result<config::Value, Problem> {
+        let declared = self.keys.get(key).ok_or_else(|| self.unknown(key, place))?;
+        let origin = place.to_owned();
+        Ok(match declared.kind {
+            Kind::Integer => {
+                let number = text.trim().parse::<u64>();
+                let wrong = || {
+                    Problem::new(
+                        key,
+                        format!("is {text:?}, must be a whole number, {}", declared.bound.text()),
+                    )
+                    .at(place)
+                };
+                config::Value::new(Some(&origin), number.map_err(|_| wrong())?)
+            }
+            Kind::Text => {
+                if let Some(message) = not_a_word(declared, text) {
+                    return Err(Problem::new(key, message).at(place));
+                }
+                config::Value::new(Some(&origin), text)
+            }
+            Kind::List => {
+                let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+                config::Value::new(Some(&origin), parts.map(str::to_owned).collect::<Vec<_>>())
+            }
+        })
+    }
+
+    /// Checks a TOML document; tells where each key stands.
+    pub(super) fn check_file(
+        &self,
+        text: &str,
+        file: &str,
+        places: &mut BTreeMap<String, String>,
+    ) -> Result<Vec<Problem>, toml::de::Error> {
+        let document = DeTable::parse(text)?;
+        let mut problems = Vec::new();
+        let walk = Walk {
+            declared: self,
+            text,
+            file,
+        };
+        walk.table("", document.get_ref(), places, &mut problems);
+        Ok(problems)
+    }
+}
+
+/// A pass over one document.
+struct Walk<'a> {
+    declared: &'a Declared,
+    text: &'a str,
+    file: &'a str,
+}
+
+impl Walk<'_> {
+    fn table(
+        &self,
+        prefix: &str,
+        table: &DeTable<'_>,
+        places: &mut BTreeMap<String, String>,
+        problems: &mut Vec<Problem>,
+    ) {
+        for (name, value) in table.iter() {
+            let key = format!("{prefix}{}", name.get_ref());
+            let place = format!("{}:{}", self.file, line_of(self.text, name.span().start));
+            match (value.get_ref(), self.declared.keys.get(&key)) {
+                (DeValue::Table(inner), None) if self.declared.has_section(&key) => {
+                    self.table(&format!("{key}."), inner, places, problems);
+                }
+                (_, None) if self.declared.has_section(&key) => {
+                    problems.push(Problem::new(&key, "is a section, not a key".to_owned()).at(&place));
+                }
+                (_, None) => problems.push(self.declared.unknown(&key, &place)),
+                (value, Some(declared)) => {
+                    if let Some(message) = mismatch(declared, value) {
+                        problems.push(Problem::new(&key, message).at(&place));
+                    }
+                    places.insert(key, place);
+                }
+            }
+        }
+    }
+}
+
+fn mismatch(declared: &Key, value: &DeValue<'_>) -> Option<String> {
+    let fits = match (declared.kind, value) {
+        (Kind::Integer, DeValue::Integer(number)) => {
+            let digits = number.as_str().replace('_', "");
+            if u64::from_str_radix(digits.trim_start_matches('+'), number.radix()).is_err() {
+                return Some(format!("is {}, must be {}", number.as_str(), declared.bound.text()));
+            }
+            true
+        }
+        (Kind::Text, DeValue::String(word)) => return not_a_word(declared, word),
+        (Kind::List, DeValue::Array(items)) => items.iter().all(|item| item.get_ref().is_str()),
+        _ => false,
+    };
+    (!fits).then(|| format!("has a value of the wrong type, must be a TOML {}", declared.kind.name()))
+}
+
+/// Why a text is not one of the words that the key takes.
+fn not_a_word(declared: &Key, text: &str) -> Option<String> {
+    match &declared.bound {
+        Bound::OneOf(words) if !words.contains(&text) => {
+            Some(format!("is {text:?}, must be {}", declared.bound.text()))
+        }
+        _ => None,
+    }
+}
+
+fn line_of(text: &str, position: usize) -> usize {
+    1 + text.as_bytes()[..position.min(text.len())]
+        .iter()
+        .filter(|byte| **byte == b'\n')
+        .count()
+}
+
+/// Levenshtein's distance, over bytes: keys are ASCII.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, left) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, right) in b.bytes().enumerate() {
+            let substituted = diagonal + usize::from(left != right);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

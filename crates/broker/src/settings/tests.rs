@@ -1,0 +1,256 @@
+//! What settings accept and refuse, and how they say it.
+
+use std::path::{Path, PathBuf};
+
+use super::*;
+
+/// A file that passes, as short as it can be.
+const MINIMAL: &str = "broker_id = 1\ndata_dir = \"data\"\nseeds = [\"127.0.0.1:9440\"]\n";
+
+struct Scenario {
+    directory: tempfile::TempDir,
+    layers: Layers,
+}
+
+impl Scenario {
+    fn new(text: &str) -> Scenario {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("jangada.toml");
+        std::fs::write(&path, text).expect("the settings file");
+        Scenario {
+            directory,
+            layers: Layers {
+                file: Some(path),
+                ..Layers::default()
+            },
+        }
+    }
+
+    fn variable(mut self, name: &str, value: &str) -> Scenario {
+        self.layers.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn flag(mut self, flag: &str) -> Scenario {
+        self.layers.flags.push(flag.to_owned());
+        self
+    }
+
+    fn accepted(&self) -> Loaded {
+        self.layers.load().expect("the settings are accepted")
+    }
+
+    /// The refusal, the directory cut out.
+    fn refused(&self) -> String {
+        let error = self.layers.load().expect_err("the settings are refused").to_string();
+        error.replace(&format!("{}/", self.directory.path().display()), "")
+    }
+}
+
+#[test]
+fn the_defaults_hold_with_the_required_keys() {
+    let scenario = Scenario::new(MINIMAL);
+    let settings = scenario.accepted().settings;
+    assert_eq!(settings.broker_id, 1);
+    assert_eq!(settings.data_dir, scenario.directory.path().join("data"));
+    assert_eq!(settings.raft, RaftSettings::default());
+    assert_eq!(settings.listeners.public_address(), "127.0.0.1:9400");
+}
+
+#[test]
+fn later_layers_win() {
+    let scenario = Scenario::new(&format!(
+        "{MINIMAL}[raft]\nheartbeat_ms = 100\nelection_timeout_min_ms = 510\nelection_timeout_max_ms = 900\n"
+    ))
+    .variable("JANGADA__RAFT__HEARTBEAT_MS", "110")
+    .variable("JANGADA__RAFT__ELECTION_TIMEOUT_MIN_MS", "520")
+    .variable("JANGADA_BROKERS", "not a setting")
+    .flag("raft.heartbeat_ms=120");
+    let loaded = scenario.accepted();
+    let raft = &loaded.settings.raft;
+    assert_eq!(
+        (
+            raft.heartbeat_ms,
+            raft.election_timeout_min_ms,
+            raft.election_timeout_max_ms
+        ),
+        (120, 520, 900)
+    );
+    let source = |key: &str| {
+        loaded
+            .rows()
+            .into_iter()
+            .find(|row| row.key == key)
+            .expect("the key has a row")
+            .source
+    };
+    assert_eq!(source("raft.heartbeat_ms"), "flag --set raft.heartbeat_ms=120");
+    assert_eq!(
+        source("raft.election_timeout_min_ms"),
+        "environment JANGADA__RAFT__ELECTION_TIMEOUT_MIN_MS"
+    );
+    assert!(source("raft.election_timeout_max_ms").ends_with("jangada.toml:7"));
+    assert_eq!(source("storage.wal_bytes"), "default");
+}
+
+#[test]
+fn every_kind_of_value_comes_through_variables_and_flags() {
+    let scenario = Scenario::new("")
+        .variable("JANGADA__BROKER_ID", "7")
+        .variable("JANGADA__SEEDS", "a:1,b:2")
+        .variable("JANGADA__RACK", "1")
+        .flag("data_dir=/srv/jangada")
+        .flag("log.format=json");
+    let settings = scenario.accepted().settings;
+    assert_eq!(settings.seeds, ["a:1", "b:2"]);
+    assert_eq!(settings.rack, "1");
+    assert_eq!(settings.data_dir, Path::new("/srv/jangada"));
+    assert_eq!(settings.log.format, LogFormat::Json);
+    let flags = Scenario::new(MINIMAL).flag("seeds=c:3, d:4").accepted().settings;
+    assert_eq!(flags.seeds, ["c:3", "d:4"]);
+}
+
+#[test]
+fn an_unknown_key_names_its_line_and_the_nearest_one() {
+    let text = format!("{MINIMAL}[raft]\nheartbeat_mss = 100\n[wombat]\nx = 1\n");
+    let refusal = Scenario::new(&text).refused();
+    assert!(
+        refusal.contains("`raft.heartbeat_mss` does not exist; did you mean `raft.heartbeat_ms`? (jangada.toml:5)"),
+        "{refusal}"
+    );
+    assert!(refusal.contains("`wombat` does not exist"), "{refusal}");
+    assert!(refusal.contains("jangada.toml:6"), "{refusal}");
+    let misplaced = Scenario::new(&format!("heartbeat_ms = 5\n{MINIMAL}")).refused();
+    assert!(
+        misplaced.contains("did you mean `raft.heartbeat_ms`? (jangada.toml:1)"),
+        "{misplaced}"
+    );
+    let variable = Scenario::new(MINIMAL)
+        .variable("JANGADA__RAFT__HEARTBEAT", "1")
+        .refused();
+    assert!(
+        variable.contains("did you mean `raft.heartbeat_ms`? (environment JANGADA__RAFT__HEARTBEAT)"),
+        "{variable}"
+    );
+    let flag = Scenario::new(MINIMAL).flag("loggs.format=json").refused();
+    assert!(flag.contains("did you mean `log.format`?"), "{flag}");
+}
+
+#[test]
+fn wrong_types_and_syntax_name_their_line() {
+    let text = "broker_id = \"one\"\ndata_dir = 3\nseeds = [1]\nraft = 5\n[limits]\nstreams_max = -1\n";
+    let refusal = Scenario::new(text).refused();
+    for expected in [
+        "`broker_id` has a value of the wrong type, must be a TOML integer (jangada.toml:1)",
+        "`data_dir` has a value of the wrong type, must be a TOML string (jangada.toml:2)",
+        "`seeds` has a value of the wrong type, must be a TOML list of strings (jangada.toml:3)",
+        "`raft` is a section, not a key (jangada.toml:4)",
+        "`limits.streams_max` is -1, must be 1 to 1000000 (jangada.toml:6)",
+    ] {
+        assert!(refusal.contains(expected), "{expected} is missing from\n{refusal}");
+    }
+    let syntax = Scenario::new("broker_id = 1\nbroker_id = 2\n").refused();
+    assert!(
+        syntax.contains("not valid TOML") && syntax.contains("line 2"),
+        "{syntax}"
+    );
+    let flag = Scenario::new(MINIMAL).flag("broker_id=x").flag("rack").refused();
+    assert!(flag.contains("`broker_id` is \"x\", must be a whole number"), "{flag}");
+    assert!(flag.contains("`rack` has no value: write section.key=value"), "{flag}");
+}
+
+#[test]
+fn bounds_and_relations_are_checked_with_their_place() {
+    let text =
+        format!("{MINIMAL}[raft]\nheartbeat_ms = 300\nelection_timeout_max_ms = 400\n[storage]\nread_threads = 0\n");
+    let refusal = Scenario::new(&text).refused();
+    for expected in [
+        "`raft.election_timeout_min_ms` is 500, must be at least twice raft.heartbeat_ms (300)",
+        "`raft.election_timeout_max_ms` is 400, must be above raft.election_timeout_min_ms (500)",
+        "(jangada.toml:6)",
+        "`storage.read_threads` is 0, must be 1 to 64 (jangada.toml:8)",
+    ] {
+        assert!(refusal.contains(expected), "{expected} is missing from\n{refusal}");
+    }
+}
+
+#[test]
+fn required_keys_are_asked_for() {
+    let refusal = Scenario::new("").refused();
+    for key in ["broker_id", "data_dir", "seeds"] {
+        assert!(refusal.contains(&format!("`{key}` is required")), "{refusal}");
+    }
+    assert!(!refusal.contains("must be 1 to"), "{refusal}");
+}
+
+#[test]
+fn addresses_are_checked() {
+    let base = "broker_id = 1\ndata_dir = \"data\"\n";
+    let refusal = Scenario::new(&format!(
+        "{base}seeds = [\"a\", \"b:0\", \"c:1\", \"c:1\", \"::1:5\"]\n[listeners]\n\
+         public = \"localhost:1\"\ninternal = \"0.0.0.0:9480\"\nhttp = \"0.0.0.0:9480\"\n"
+    ))
+    .refused();
+    for expected in [
+        "\"a\", which is not an address host:port: the port is missing",
+        "port 0",
+        "lists c:1 twice",
+        "needs brackets",
+        "`listeners.public` is \"localhost:1\"",
+        "`listeners.internal_advertised` is required",
+        "`listeners.http` is 0.0.0.0:9480, which listeners.internal uses already",
+    ] {
+        assert!(refusal.contains(expected), "{expected} is missing from\n{refusal}");
+    }
+    let named = Scenario::new(&format!(
+        "{base}seeds = [\"[::1]:5\", \"node-1.example:9440\"]\n[listeners]\n\
+         public = \"0.0.0.0:9400\"\npublic_advertised = \"node-1.example:9400\"\n"
+    ));
+    assert_eq!(
+        named.accepted().settings.listeners.public_address(),
+        "node-1.example:9400"
+    );
+}
+
+#[test]
+fn a_log_filter_must_parse() {
+    let refusal = Scenario::new(&format!("{MINIMAL}[log]\nfilter = \"info,x=loud\"\n")).refused();
+    assert!(refusal.contains("`log.filter`"), "{refusal}");
+    let format = Scenario::new(&format!("{MINIMAL}[log]\nformat = \"xml\"\n")).refused();
+    assert!(
+        format.contains("log.format") && format.contains("text or json"),
+        "{format}"
+    );
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let layers = Layers {
+        file: Some(PathBuf::from("/nonexistent/jangada.toml")),
+        ..Layers::default()
+    };
+    let error = layers.load().expect_err("there is no such file").to_string();
+    assert!(error.contains("/nonexistent/jangada.toml"), "{error}");
+}
+
+#[test]
+fn every_default_is_within_its_bound() {
+    let settings = BrokerSettings {
+        broker_id: 1,
+        data_dir: PathBuf::from("data"),
+        seeds: vec!["127.0.0.1:9440".to_owned()],
+        ..BrokerSettings::default()
+    };
+    assert_eq!(settings.problems(), []);
+}
+
+#[test]
+fn the_reference_in_docs_is_what_is_declared() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/settings.md");
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    let declared = markdown_reference();
+    assert!(
+        written == declared,
+        "docs/settings.md is not what the settings declare; write it anew with `jangada server reference > docs/settings.md`"
+    );
+}

@@ -1,0 +1,333 @@
+//! Managing topics and the cluster: one method for each call of the AdminService. Any broker takes them.
+//!
+//! Calls are repeated, at another broker, until `retry_timeout`. Where an attempt ended without an answer, the next one may meet
+//! the work of the one before; each method says what it makes of that.
+
+mod types;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+
+use jangada_proto::v1;
+use jangada_proto::v1::admin_service_client::AdminServiceClient;
+use jangada_types::{BrokerId, Incarnation, Reason};
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+pub use types::{
+    BrokerState, ClusterDescription, ConfigEntry, CreatedTopic, Leader, MetadataRole, NewTopic, PartitionState,
+    TopicDescription, TopicSummary,
+};
+
+use crate::channels::RESPONSE_BYTES_MAX;
+use crate::cluster::{CallFailed, Cluster, Repeat};
+use crate::error::ClientError;
+
+/// Manages topics and the cluster. Clones are cheap.
+///
+/// ```no_run
+/// # async fn example(client: jangada_client::Client) -> Result<(), jangada_client::ClientError> {
+/// use jangada_client::NewTopic;
+///
+/// let admin = client.admin();
+/// let mut topic = NewTopic::new("orders", 12, 3);
+/// topic.config.insert("retention.ms".to_owned(), "86400000".to_owned());
+/// admin.create_topic(topic).await?;
+/// for topic in admin.list_topics().await? {
+///     println!("{} has {} partitions", topic.name, topic.partitions);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Admin {
+    cluster: Arc<Cluster>,
+}
+
+impl Admin {
+    pub(crate) fn new(cluster: Arc<Cluster>) -> Self {
+        Self { cluster }
+    }
+
+    /// Creates a topic and returns when every partition has a leader that all live brokers know.
+    ///
+    /// When an attempt ended without an answer and the next one finds the topic there, with just the partitions, replicas and
+    /// settings that were asked for, it is taken for the work of the first and reported as created.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with `TOPIC_EXISTS` unless [`NewTopic::if_not_exists`], and for a bad name, count or setting.
+    pub async fn create_topic(&self, topic: NewTopic) -> Result<CreatedTopic, ClientError> {
+        let context = format!("create topic {}", topic.name);
+        let request = v1::CreateTopicRequest {
+            name: topic.name.clone(),
+            partitions: topic.partitions,
+            replicas: topic.replicas,
+            config: topic.config.clone().into_iter().collect(),
+            if_not_exists: topic.if_not_exists,
+        };
+        let created = self.call(Repeat::Always, move |mut service| {
+            let request = request.clone();
+            async move { service.create_topic(request).await }
+        });
+        let created = match created.await {
+            Ok(answer) => CreatedTopic {
+                topic_id: types::topic_id(&answer.topic_id, &context)?,
+                created: answer.created,
+                version: answer.version,
+            },
+            Err(failed) if failed.in_doubt && failed.failure.reason == Some(Reason::TopicExists) => {
+                self.created_before(&topic, failed, &context).await?
+            }
+            Err(failed) => return Err(failed.into_error(&context)),
+        };
+        self.cluster.metadata.require_version(created.version);
+        Ok(created)
+    }
+
+    /// The topic exists, and an attempt of ours may have made it.
+    async fn created_before(
+        &self,
+        wanted: &NewTopic,
+        failed: CallFailed,
+        context: &str,
+    ) -> Result<CreatedTopic, ClientError> {
+        let found = self.describe_topic(&wanted.name).await?;
+        let set: BTreeMap<_, _> = found
+            .config
+            .iter()
+            .filter(|entry| entry.is_set)
+            .map(|entry| (&entry.key, &entry.value))
+            .collect();
+        let ours = found.partitions.len() == wanted.partitions as usize
+            && found.replicas == wanted.replicas
+            && set == wanted.config.iter().collect();
+        if !ours {
+            return Err(failed.failure.into_error(context));
+        }
+        let version = self.describe_cluster().await?.version;
+        Ok(CreatedTopic {
+            topic_id: found.topic_id,
+            created: true,
+            version,
+        })
+    }
+
+    /// All topics, by name.
+    ///
+    /// # Errors
+    /// [`ClientError::Unavailable`] when no broker answers.
+    pub async fn list_topics(&self) -> Result<Vec<TopicSummary>, ClientError> {
+        let context = "list topics";
+        let answer = self.call(Repeat::Always, |mut service| async move {
+            service.list_topics(v1::ListTopicsRequest {}).await
+        });
+        let answer = answer.await.map_err(|failed| failed.into_error(context))?;
+        answer
+            .topics
+            .into_iter()
+            .map(|topic| TopicSummary::from_wire(topic, context))
+            .collect()
+    }
+
+    /// One topic with its effective settings and its partitions' state.
+    ///
+    /// # Errors
+    /// [`ClientError::UnknownTopic`].
+    pub async fn describe_topic(&self, name: &str) -> Result<TopicDescription, ClientError> {
+        let context = format!("describe topic {name}");
+        let answer = self.call(Repeat::Always, |mut service| {
+            let request = v1::DescribeTopicRequest { name: name.to_owned() };
+            async move { service.describe_topic(request).await }
+        });
+        let answer = answer.await.map_err(|failed| topic_error(failed, name, &context))?;
+        TopicDescription::from_wire(answer, &context)
+    }
+
+    /// Changes a topic's settings, all or none. Returns the metadata version that has them.
+    ///
+    /// # Errors
+    /// [`ClientError::UnknownTopic`]; [`ClientError::Refused`] for a bad setting.
+    pub async fn alter_topic(
+        &self,
+        name: &str,
+        set: BTreeMap<String, String>,
+        unset: Vec<String>,
+    ) -> Result<u64, ClientError> {
+        let context = format!("alter topic {name}");
+        let request = v1::AlterTopicRequest {
+            name: name.to_owned(),
+            set: set.into_iter().collect(),
+            unset,
+        };
+        let answer = self.call(Repeat::Always, |mut service| {
+            let request = request.clone();
+            async move { service.alter_topic(request).await }
+        });
+        let answer = answer.await.map_err(|failed| topic_error(failed, name, &context))?;
+        self.cluster.metadata.require_version(answer.version);
+        Ok(answer.version)
+    }
+
+    /// Deletes a topic with its data. Returns the metadata version without it.
+    ///
+    /// When an attempt ended without an answer and the next one does not find the topic, it is taken for deleted.
+    ///
+    /// # Errors
+    /// [`ClientError::UnknownTopic`].
+    pub async fn delete_topic(&self, name: &str) -> Result<u64, ClientError> {
+        let context = format!("delete topic {name}");
+        let answer = self.call(Repeat::Always, |mut service| {
+            let request = v1::DeleteTopicRequest { name: name.to_owned() };
+            async move { service.delete_topic(request).await }
+        });
+        let version = match answer.await {
+            Ok(answer) => answer.version,
+            Err(failed) if failed.in_doubt && failed.failure.reason == Some(Reason::UnknownTopic) => {
+                self.describe_cluster().await?.version
+            }
+            Err(failed) => return Err(topic_error(failed, name, &context)),
+        };
+        self.cluster.metadata.require_version(version);
+        Ok(version)
+    }
+
+    /// Drops a partition's records below an offset, by default all of them. Returns the new log start offset.
+    ///
+    /// # Errors
+    /// [`ClientError::UnknownTopic`], [`ClientError::UnknownPartition`]; [`ClientError::Refused`] with `OFFSET_OUT_OF_RANGE`
+    /// above the high watermark.
+    pub async fn trim(&self, topic: &str, partition: u32, before_offset: Option<i64>) -> Result<i64, ClientError> {
+        if let Some(offset) = before_offset.filter(|offset| *offset < 0) {
+            return Err(ClientError::Config(format!(
+                "trim before offset {offset}: offsets begin at 0"
+            )));
+        }
+        let context = format!("trim {topic}[{partition}]");
+        let partition = self.target(topic, partition).await?;
+        // All records means all that are there now: a repeated attempt must not take more.
+        let before_offset = match before_offset {
+            Some(offset) => offset,
+            None => {
+                let found = self.cluster.partition(&topic.into(), partition.partition).await?;
+                let latest = self
+                    .cluster
+                    .list_offsets(&found, partition.partition, crate::OffsetAt::Latest)
+                    .await?;
+                latest.offset.unwrap_or(0)
+            }
+        };
+        let answer = self.call(Repeat::Always, |mut service| {
+            let request = v1::TrimPartitionRequest {
+                partition: Some(partition.clone()),
+                before_offset,
+            };
+            async move { service.trim_partition(request).await }
+        });
+        let answer = answer.await.map_err(|failed| topic_error(failed, topic, &context))?;
+        Ok(answer.log_start_offset)
+    }
+
+    /// Brokers, their state, and the metadata group.
+    ///
+    /// # Errors
+    /// [`ClientError::Unavailable`] when no broker answers.
+    pub async fn describe_cluster(&self) -> Result<ClusterDescription, ClientError> {
+        let answer = self.call(Repeat::Always, |mut service| async move {
+            service.describe_cluster(v1::DescribeClusterRequest {}).await
+        });
+        let answer = answer
+            .await
+            .map_err(|failed| failed.into_error("describe the cluster"))?;
+        Ok(answer.into())
+    }
+
+    /// The partitions of a topic, or of all topics, with their leaders' view of each replica.
+    ///
+    /// # Errors
+    /// [`ClientError::UnknownTopic`].
+    pub async fn describe_partitions(&self, topic: Option<&str>) -> Result<Vec<PartitionState>, ClientError> {
+        let name = topic.unwrap_or_default();
+        let context = if name.is_empty() {
+            "describe partitions".to_owned()
+        } else {
+            format!("describe partitions of {name}")
+        };
+        let answer = self.call(Repeat::Always, |mut service| {
+            let request = v1::DescribePartitionsRequest { topic: name.to_owned() };
+            async move { service.describe_partitions(request).await }
+        });
+        let answer = answer.await.map_err(|failed| topic_error(failed, name, &context))?;
+        answer
+            .partitions
+            .into_iter()
+            .map(|partition| PartitionState::from_wire(partition, &context))
+            .collect()
+    }
+
+    /// Hands a partition's leadership to another replica and returns when that one leads.
+    ///
+    /// # Errors
+    /// [`ClientError::UnknownTopic`], [`ClientError::UnknownPartition`]; [`ClientError::Refused`] when the broker has no replica.
+    pub async fn transfer_leader(&self, topic: &str, partition: u32, to: BrokerId) -> Result<Leader, ClientError> {
+        let context = format!("transfer the leader of {topic}[{partition}] to broker {to}");
+        let partition = self.target(topic, partition).await?;
+        let answer = self.call(Repeat::Always, |mut service| {
+            let request = v1::TransferLeaderRequest {
+                partition: Some(partition.clone()),
+                to_broker_id: to.get(),
+            };
+            async move { service.transfer_leader(request).await }
+        });
+        let answer = answer.await.map_err(|failed| topic_error(failed, topic, &context))?;
+        Ok(Leader {
+            id: BrokerId(answer.leader_id),
+            epoch: answer.leader_epoch,
+        })
+    }
+
+    /// Lets a broker that lost its disk come back empty under its id. Returns the incarnation under which it may.
+    ///
+    /// Each call begins another incarnation, so it is repeated only when an attempt certainly had no effect.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] for an unknown broker; [`ClientError::OutcomeUnknown`] when an answer is missing.
+    pub async fn replace_broker(&self, broker: BrokerId) -> Result<Incarnation, ClientError> {
+        let context = format!("replace broker {broker}");
+        let answer = self.call(Repeat::IfDefinite, |mut service| async move {
+            service
+                .replace_broker(v1::ReplaceBrokerRequest {
+                    broker_id: broker.get(),
+                })
+                .await
+        });
+        let answer = answer.await.map_err(|failed| failed.into_error(&context))?;
+        Ok(Incarnation(answer.incarnation))
+    }
+
+    /// A partition by its topic's id, so that a call never meets another topic of the same name.
+    async fn target(&self, topic: &str, partition: u32) -> Result<v1::TopicPartition, ClientError> {
+        let topic = self.cluster.partition(&topic.into(), partition).await?;
+        Ok(v1::TopicPartition {
+            topic_id: topic.id_bytes(),
+            topic: String::new(),
+            partition,
+        })
+    }
+
+    async fn call<T, F>(&self, repeat: Repeat, call: impl Fn(AdminServiceClient<Channel>) -> F) -> Result<T, CallFailed>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let service = |channel| AdminServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX);
+        self.cluster.call_any(repeat, |channel| call(service(channel))).await
+    }
+}
+
+/// A refusal because the topic is unknown is definite whatever happened before: nothing is there to be changed.
+fn topic_error(failed: CallFailed, topic: &str, context: &str) -> ClientError {
+    match failed.failure.reason {
+        Some(Reason::UnknownTopic) => ClientError::UnknownTopic { topic: topic.into() },
+        _ => failed.into_error(context),
+    }
+}

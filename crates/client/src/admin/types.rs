@@ -1,0 +1,309 @@
+//! What the admin calls take and give. Field names are those of `admin.proto`; what is 0 or -1 there for "not known" is `None`.
+
+use std::collections::BTreeMap;
+
+use jangada_proto::v1;
+use jangada_types::{BrokerId, Incarnation, TopicId};
+
+use crate::error::ClientError;
+use crate::wire_error::Failure;
+
+/// A topic to create.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewTopic {
+    /// `[A-Za-z0-9._-]{1,249}`, not `.` or `..`, not beginning with `__`.
+    pub name: String,
+    /// 1 to 10,000.
+    pub partitions: u32,
+    /// 1 to the number of brokers.
+    pub replicas: u32,
+    /// Settings by key.
+    pub config: BTreeMap<String, String>,
+    /// A topic of that name, whatever its settings, is fine. Default: false.
+    pub if_not_exists: bool,
+}
+
+impl NewTopic {
+    /// A topic with default settings.
+    pub fn new(name: impl Into<String>, partitions: u32, replicas: u32) -> Self {
+        Self {
+            name: name.into(),
+            partitions,
+            replicas,
+            config: BTreeMap::new(),
+            if_not_exists: false,
+        }
+    }
+}
+
+/// A topic that was created or was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CreatedTopic {
+    /// Its id.
+    pub topic_id: TopicId,
+    /// False: it was there before.
+    pub created: bool,
+    /// The metadata version that has it.
+    pub version: u64,
+}
+
+/// A topic in the list of all topics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicSummary {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub topic_id: TopicId,
+    /// How many partitions it has.
+    pub partitions: u32,
+    /// How many replicas each has.
+    pub replicas: u32,
+}
+
+/// A topic with everything about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicDescription {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub topic_id: TopicId,
+    /// How many replicas each partition has.
+    pub replicas: u32,
+    /// Every setting, by key.
+    pub config: Vec<ConfigEntry>,
+    /// By index.
+    pub partitions: Vec<PartitionState>,
+}
+
+/// A setting of a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigEntry {
+    /// Its key.
+    pub key: String,
+    /// The value in effect.
+    pub value: String,
+    /// Set on the topic; false: the default.
+    pub is_set: bool,
+    /// The value when it is not set.
+    pub default_value: String,
+    /// What it does, with unit and bounds.
+    pub documentation: String,
+}
+
+/// The state of a partition, as its leader sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionState {
+    /// The topic's name.
+    pub topic: String,
+    /// The topic's id.
+    pub topic_id: TopicId,
+    /// Its index.
+    pub partition: u32,
+    /// `None`: no leader is known.
+    pub leader_id: Option<BrokerId>,
+    /// Grows with each election.
+    pub leader_epoch: u32,
+    /// Brokers that hold a replica, the preferred leader first.
+    pub replicas: Vec<BrokerId>,
+    /// Replicas that reached the leader's commit within two heartbeats.
+    pub in_sync: Vec<BrokerId>,
+    /// `None`: there is no leader to ask.
+    pub high_watermark: Option<i64>,
+    /// `None`: there is no leader to ask.
+    pub log_start_offset: Option<i64>,
+    /// Bytes of batches between log start and high watermark on the leader.
+    pub size_bytes: u64,
+}
+
+/// The cluster as the answering broker sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterDescription {
+    /// A UUID.
+    pub cluster_id: String,
+    /// Metadata version that the answering broker has applied.
+    pub version: u64,
+    /// The metadata group's leader.
+    pub controller_id: Option<BrokerId>,
+    /// By id.
+    pub brokers: Vec<BrokerState>,
+    /// How many topics there are.
+    pub topics: u32,
+    /// How many partitions there are.
+    pub partitions: u32,
+    /// Partitions without a known leader.
+    pub leaderless_partitions: u32,
+    /// Partitions with a replica that is not in sync.
+    pub under_replicated_partitions: u32,
+}
+
+/// A broker's part in the metadata group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetadataRole {
+    /// It votes.
+    Voter,
+    /// It follows without a vote.
+    Learner,
+    /// None, as yet.
+    None,
+}
+
+impl MetadataRole {
+    /// As in `admin.proto`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Voter => "voter",
+            Self::Learner => "learner",
+            Self::None => "none",
+        }
+    }
+}
+
+impl std::fmt::Display for MetadataRole {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The state of a broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerState {
+    /// From 1 on.
+    pub broker_id: BrokerId,
+    /// Where clients reach it.
+    pub address: String,
+    /// Where brokers reach it.
+    pub internal_address: String,
+    /// Failure domain; may be empty.
+    pub rack: String,
+    /// Heard of within the last two seconds.
+    pub alive: bool,
+    /// Its part in the metadata group.
+    pub metadata_role: MetadataRole,
+    /// Partitions that it leads.
+    pub leaders: u32,
+    /// Replicas that it holds.
+    pub replicas: u32,
+    /// How often it came back with an empty disk, from 1 on.
+    pub incarnation: Incarnation,
+}
+
+/// A partition's leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leader {
+    /// The broker.
+    pub id: BrokerId,
+    /// Its epoch.
+    pub epoch: u32,
+}
+
+/// The 16 bytes of an answer.
+pub(super) fn topic_id(bytes: &[u8], context: &str) -> Result<TopicId, ClientError> {
+    TopicId::from_slice(bytes).ok_or_else(|| {
+        let message = format!("the answer has a topic id of {} bytes instead of 16", bytes.len());
+        ClientError::Refused(Failure::local(tonic::Code::DataLoss, message, true).rejection(context))
+    })
+}
+
+fn brokers(ids: Vec<u32>) -> Vec<BrokerId> {
+    ids.into_iter().map(BrokerId).collect()
+}
+
+fn known_broker(id: u32) -> Option<BrokerId> {
+    (id != 0).then_some(BrokerId(id))
+}
+
+fn known_offset(offset: i64) -> Option<i64> {
+    (offset >= 0).then_some(offset)
+}
+
+impl TopicSummary {
+    pub(super) fn from_wire(topic: v1::TopicSummary, context: &str) -> Result<Self, ClientError> {
+        Ok(Self {
+            topic_id: topic_id(&topic.topic_id, context)?,
+            name: topic.name,
+            partitions: topic.partitions,
+            replicas: topic.replicas,
+        })
+    }
+}
+
+impl TopicDescription {
+    pub(super) fn from_wire(topic: v1::DescribeTopicResponse, context: &str) -> Result<Self, ClientError> {
+        let partitions = topic
+            .partitions
+            .into_iter()
+            .map(|partition| PartitionState::from_wire(partition, context));
+        Ok(Self {
+            topic_id: topic_id(&topic.topic_id, context)?,
+            name: topic.name,
+            replicas: topic.replicas,
+            config: topic.config.into_iter().map(ConfigEntry::from).collect(),
+            partitions: partitions.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl From<v1::ConfigEntry> for ConfigEntry {
+    fn from(entry: v1::ConfigEntry) -> Self {
+        Self {
+            key: entry.key,
+            value: entry.value,
+            is_set: entry.is_set,
+            default_value: entry.default_value,
+            documentation: entry.documentation,
+        }
+    }
+}
+
+impl PartitionState {
+    pub(super) fn from_wire(partition: v1::PartitionState, context: &str) -> Result<Self, ClientError> {
+        Ok(Self {
+            topic_id: topic_id(&partition.topic_id, context)?,
+            topic: partition.topic,
+            partition: partition.partition,
+            leader_id: known_broker(partition.leader_id),
+            leader_epoch: partition.leader_epoch,
+            replicas: brokers(partition.replicas),
+            in_sync: brokers(partition.in_sync),
+            high_watermark: known_offset(partition.high_watermark),
+            log_start_offset: known_offset(partition.log_start_offset),
+            size_bytes: partition.size_bytes,
+        })
+    }
+}
+
+impl From<v1::DescribeClusterResponse> for ClusterDescription {
+    fn from(cluster: v1::DescribeClusterResponse) -> Self {
+        Self {
+            cluster_id: cluster.cluster_id,
+            version: cluster.version,
+            controller_id: known_broker(cluster.controller_id),
+            brokers: cluster.brokers.into_iter().map(BrokerState::from).collect(),
+            topics: cluster.topics,
+            partitions: cluster.partitions,
+            leaderless_partitions: cluster.leaderless_partitions,
+            under_replicated_partitions: cluster.under_replicated_partitions,
+        }
+    }
+}
+
+impl From<v1::BrokerState> for BrokerState {
+    fn from(broker: v1::BrokerState) -> Self {
+        let metadata_role = match broker.metadata_role.as_str() {
+            "voter" => MetadataRole::Voter,
+            "learner" => MetadataRole::Learner,
+            _ => MetadataRole::None,
+        };
+        Self {
+            broker_id: BrokerId(broker.broker_id),
+            address: broker.address,
+            internal_address: broker.internal_address,
+            rack: broker.rack,
+            alive: broker.alive,
+            metadata_role,
+            leaders: broker.leaders,
+            replicas: broker.replicas,
+            incarnation: Incarnation(broker.incarnation),
+        }
+    }
+}

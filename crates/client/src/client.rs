@@ -1,0 +1,127 @@
+//! The entry point: a handle on one cluster, from which producers, consumers and the admin come.
+
+use std::sync::Arc;
+
+use jangada_proto::v1;
+
+use crate::admin::Admin;
+use crate::cluster::Cluster;
+use crate::config::ClientConfig;
+use crate::consumer::{Consumer, ConsumerConfig};
+use crate::error::ClientError;
+use crate::metadata::TopicMetadata;
+use crate::producer::{Producer, ProducerConfig};
+
+/// A handle on a cluster. Clones share connections and metadata.
+#[derive(Clone)]
+pub struct Client {
+    cluster: Arc<Cluster>,
+}
+
+/// Which offset of a partition is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OffsetAt {
+    /// The first that there is.
+    Earliest,
+    /// The one after the last committed record, confirmed with a quorum.
+    Latest,
+    /// The first record at or after this time, milliseconds since the Unix epoch.
+    Timestamp(i64),
+}
+
+/// An offset that was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListedOffset {
+    /// `None`: no record has such a timestamp.
+    pub offset: Option<i64>,
+    /// The record's timestamp, when one was asked for.
+    pub timestamp_ms: Option<i64>,
+    /// The epoch of the leader that answered.
+    pub leader_epoch: u32,
+}
+
+impl Client {
+    /// Checks the settings and asks the brokers for metadata until one answers.
+    ///
+    /// # Errors
+    /// [`ClientError::Config`]; [`ClientError::Unavailable`] when no broker answers within `retry_timeout`.
+    pub async fn connect(config: ClientConfig) -> Result<Self, ClientError> {
+        config.check()?;
+        let cluster = Arc::new(Cluster::new(config));
+        cluster.bootstrap().await?;
+        Ok(Self { cluster })
+    }
+
+    /// A producer with a task of its own. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`ClientError::Config`] for settings that contradict each other.
+    pub fn producer(&self, config: ProducerConfig) -> Result<Producer, ClientError> {
+        Producer::start(self.cluster.clone(), config)
+    }
+
+    /// A consumer without partitions as yet.
+    ///
+    /// # Errors
+    /// [`ClientError::Config`] for settings out of bounds.
+    pub fn consumer(&self, config: ConsumerConfig) -> Result<Consumer, ClientError> {
+        Consumer::new(self.cluster.clone(), config)
+    }
+
+    /// For managing topics and the cluster.
+    pub fn admin(&self) -> Admin {
+        Admin::new(self.cluster.clone())
+    }
+
+    /// The cluster's id, a UUID.
+    pub fn cluster_id(&self) -> String {
+        self.cluster.metadata.image().cluster_id.clone()
+    }
+
+    /// A topic's partitions and leaders, as far as this client knows.
+    ///
+    /// # Errors
+    /// [`ClientError::UnknownTopic`]; [`ClientError::Unavailable`] when no broker answers.
+    pub async fn topic(&self, name: &str) -> Result<Arc<TopicMetadata>, ClientError> {
+        self.cluster.topic(&name.into()).await
+    }
+
+    /// Finds an offset by position or by time.
+    ///
+    /// # Errors
+    /// [`ClientError::UnknownTopic`], [`ClientError::UnknownPartition`], or when no leader answers within `retry_timeout`.
+    pub async fn list_offsets(&self, topic: &str, partition: u32, at: OffsetAt) -> Result<ListedOffset, ClientError> {
+        let topic = self.cluster.partition(&topic.into(), partition).await?;
+        self.cluster.list_offsets(&topic, partition, at).await
+    }
+}
+
+impl Cluster {
+    pub(crate) async fn list_offsets(
+        &self,
+        topic: &TopicMetadata,
+        partition: u32,
+        at: OffsetAt,
+    ) -> Result<ListedOffset, ClientError> {
+        use v1::list_offsets_request::Position;
+        let position = match at {
+            OffsetAt::Earliest => Position::Earliest(true),
+            OffsetAt::Latest => Position::Latest(true),
+            OffsetAt::Timestamp(ms) => Position::TimestampMs(ms),
+        };
+        let answer = self.call_leader("list offsets of", topic, partition, |mut service, target| {
+            let request = v1::ListOffsetsRequest {
+                partition: Some(target),
+                position: Some(position),
+            };
+            async move { service.list_offsets(request).await }
+        });
+        let answer = answer.await?;
+        let some = |value: i64| (value >= 0).then_some(value);
+        Ok(ListedOffset {
+            offset: some(answer.offset),
+            timestamp_ms: some(answer.timestamp_ms),
+            leader_epoch: answer.leader_epoch,
+        })
+    }
+}

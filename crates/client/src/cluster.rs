@@ -1,0 +1,256 @@
+//! What producer, consumer and admin share: the connections, the metadata, and calls with retry.
+//!
+//! A call to a partition's leader follows the leader as it moves. A call to any broker goes to the next one when one cannot be
+//! reached or is not able. Both give up after `retry_timeout`.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jangada_proto::v1;
+use jangada_proto::v1::log_service_client::LogServiceClient;
+use jangada_types::Reason;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::transport::Channel;
+use tonic::{Code, Response, Status};
+
+use crate::backoff::Backoff;
+use crate::channels::{Channels, RESPONSE_BYTES_MAX};
+use crate::config::ClientConfig;
+use crate::error::ClientError;
+use crate::metadata::{LeaderLookup, MetadataCache, TopicMetadata};
+use crate::wire_error::{Disposition, Failure};
+
+pub(crate) struct Cluster {
+    pub config: ClientConfig,
+    pub channels: Arc<Channels>,
+    pub metadata: MetadataCache,
+}
+
+/// Which failures of a call are tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// Doing it twice is as good as once.
+    Always,
+    /// Only when the attempt certainly had no effect.
+    IfDefinite,
+}
+
+/// A call that was not answered with success, and whether an attempt before may have had its effect.
+pub(crate) struct CallFailed {
+    pub failure: Failure,
+    pub in_doubt: bool,
+}
+
+impl Cluster {
+    pub fn new(config: ClientConfig) -> Self {
+        let channels = Arc::new(Channels::new(&config));
+        let metadata = MetadataCache::new(&config, channels.clone());
+        Self {
+            config,
+            channels,
+            metadata,
+        }
+    }
+
+    /// The log service of a broker.
+    pub fn log_service(&self, address: &str) -> Result<LogServiceClient<Channel>, Failure> {
+        let channel = self.channels.get(address)?;
+        Ok(LogServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX))
+    }
+
+    /// Asks for metadata until a broker answers.
+    pub async fn bootstrap(&self) -> Result<(), ClientError> {
+        let deadline = self.deadline();
+        let mut backoff = Backoff::new();
+        loop {
+            let Err(failure) = self.metadata.refresh(0).await else {
+                return Ok(());
+            };
+            let delay = backoff.next(failure.retry_delay);
+            if Instant::now() + delay >= deadline {
+                let context = format!("connect to {}", self.config.brokers.join(", "));
+                return Err(ClientError::Unavailable(failure.rejection(&context)));
+            }
+            sleep(delay).await;
+        }
+    }
+
+    /// A topic by name, from the cache if it is there.
+    pub async fn topic(&self, name: &Arc<str>) -> Result<Arc<TopicMetadata>, ClientError> {
+        self.metadata.want(name);
+        let deadline = self.deadline();
+        let mut backoff = Backoff::new();
+        loop {
+            let image = self.metadata.image();
+            if let Some(topic) = image.topic(name) {
+                return Ok(topic.clone());
+            }
+            if let Err(failure) = self.metadata.refresh(image.refreshes).await {
+                let delay = backoff.next(failure.retry_delay);
+                if Instant::now() + delay >= deadline {
+                    return Err(ClientError::Unavailable(
+                        failure.rejection(&format!("look up topic {name}")),
+                    ));
+                }
+                sleep(delay).await;
+                continue;
+            }
+            let image = self.metadata.image();
+            // A refresh that began before the name was wanted says nothing about it.
+            if image.was_asked_for(name) && image.topic(name).is_none() {
+                self.metadata.forget(name);
+                return Err(ClientError::UnknownTopic { topic: name.clone() });
+            }
+        }
+    }
+
+    /// A topic and a check that it has the partition.
+    pub async fn partition(&self, name: &Arc<str>, partition: u32) -> Result<Arc<TopicMetadata>, ClientError> {
+        let topic = self.topic(name).await?;
+        let partitions = topic.partitions.len() as u32;
+        if partition >= partitions {
+            return Err(ClientError::UnknownPartition {
+                topic: name.clone(),
+                partition,
+                partitions,
+            });
+        }
+        Ok(topic)
+    }
+
+    /// A call to a partition's leader that may be repeated at will.
+    pub async fn call_leader<T, F>(
+        &self,
+        what: &str,
+        topic: &TopicMetadata,
+        partition: u32,
+        call: impl Fn(LogServiceClient<Channel>, v1::TopicPartition) -> F,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let context = format!("{what} {}[{partition}]", topic.name);
+        let target = v1::TopicPartition {
+            topic_id: topic.id_bytes(),
+            topic: String::new(),
+            partition,
+        };
+        let deadline = self.deadline();
+        let mut backoff = Backoff::new();
+        loop {
+            let image = self.metadata.image();
+            let attempt = match image.leader(topic.id, partition) {
+                LeaderLookup::Missing => {
+                    return Err(ClientError::UnknownTopic {
+                        topic: topic.name.clone(),
+                    });
+                }
+                LeaderLookup::Unknown { .. } => Err(Failure::local(
+                    Code::Unavailable,
+                    "the partition has no known leader",
+                    true,
+                )),
+                LeaderLookup::Known { address, .. } => match self.log_service(&address) {
+                    Ok(service) => self.attempt(call(service, target.clone())).await,
+                    Err(failure) => Err(failure),
+                },
+            };
+            let failure = match attempt {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            let gone = failure.reason == Some(Reason::UnknownTopic);
+            if failure.disposition() == Disposition::Refuse && !gone {
+                return Err(failure.into_error(&context));
+            }
+            let told = failure
+                .leader_hint()
+                .is_some_and(|hint| self.metadata.apply_hint(topic.id, partition, &hint));
+            let delay = if told && backoff.is_reset() {
+                Duration::ZERO
+            } else {
+                backoff.next(failure.retry_delay)
+            };
+            if Instant::now() + delay >= deadline {
+                return Err(failure.into_error(&context));
+            }
+            if !told {
+                // When no broker answers, the next attempt will tell.
+                let _ = self.metadata.refresh(image.refreshes).await;
+            }
+            sleep(delay).await;
+        }
+    }
+
+    /// A call that any broker takes.
+    pub async fn call_any<T, F>(&self, repeat: Repeat, call: impl Fn(Channel) -> F) -> Result<T, CallFailed>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let deadline = self.deadline();
+        let mut backoff = Backoff::new();
+        let mut in_doubt = false;
+        let mut candidates = Vec::new().into_iter();
+        loop {
+            let address = match candidates.next() {
+                Some(address) => address,
+                None => {
+                    candidates = self.metadata.candidates().into_iter();
+                    candidates.next().expect("a client has at least one broker to ask")
+                }
+            };
+            let attempt = match self.channels.get(&address) {
+                Ok(channel) => self.attempt(call(channel)).await,
+                Err(failure) => Err(failure),
+            };
+            let failure = match attempt {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            let again = match failure.disposition() {
+                Disposition::Retry => true,
+                Disposition::Unknown => {
+                    in_doubt = true;
+                    repeat == Repeat::Always
+                }
+                Disposition::Refuse => false,
+            };
+            // The others are asked without delay; a whole round without success is followed by one.
+            let delay = if candidates.len() == 0 {
+                backoff.next(failure.retry_delay)
+            } else {
+                Duration::ZERO
+            };
+            if !again || Instant::now() + delay >= deadline {
+                return Err(CallFailed { failure, in_doubt });
+            }
+            tracing::debug!(%address, error = failure.message, "asking another broker");
+            sleep(delay).await;
+        }
+    }
+
+    async fn attempt<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Failure> {
+        match timeout(self.config.request_timeout, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(status.into()),
+            Err(_) => Err(Failure::timeout(self.config.request_timeout)),
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.config.retry_timeout
+    }
+}
+
+impl CallFailed {
+    /// As a caller sees it.
+    pub fn into_error(self, context: &str) -> ClientError {
+        // A refusal says nothing about the attempts before it.
+        if self.in_doubt {
+            ClientError::OutcomeUnknown(self.failure.rejection(context))
+        } else {
+            self.failure.into_error(context)
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Settings of a [`Client`](crate::Client).
+
+use std::time::Duration;
+
+use crate::error::ClientError;
+
+/// How a client finds the cluster, and how long it tries.
+///
+/// ```
+/// use std::time::Duration;
+/// use jangada_client::ClientConfig;
+///
+/// let mut config = ClientConfig::new(["10.0.0.1:9400", "10.0.0.2:9400", "10.0.0.3:9400"]);
+/// config.retry_timeout = Duration::from_secs(60);
+/// ```
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// Brokers to begin with, as `host:port`. One that answers is enough; it names the others. They are asked again when
+    /// none of the brokers known answers.
+    pub brokers: Vec<String>,
+    /// Goes to the brokers as the user agent. Default: `jangada-client`.
+    pub client_id: String,
+    /// How long a TCP connection may take to come about. Default: 1.5 s.
+    pub connect_timeout: Duration,
+    /// How long one attempt of a call may take. Default: 10 s.
+    pub request_timeout: Duration,
+    /// How long a call is tried in all. Default: 30 s. Producing has a limit of its own,
+    /// [`ProducerConfig::delivery_timeout`](crate::ProducerConfig::delivery_timeout).
+    pub retry_timeout: Duration,
+}
+
+impl ClientConfig {
+    /// Defaults, for a cluster that has these brokers (`host:port`).
+    pub fn new<I, S>(brokers: I) -> Self
+    where
+        I: IntoIterator<Item = S>,
+        S: Into<String>,
+    {
+        Self {
+            brokers: brokers.into_iter().map(Into::into).collect(),
+            client_id: "jangada-client".to_owned(),
+            connect_timeout: Duration::from_millis(1500),
+            request_timeout: Duration::from_secs(10),
+            retry_timeout: Duration::from_secs(30),
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ClientError> {
+        if self.brokers.is_empty() {
+            return Err(ClientError::Config(
+                "brokers: name at least one as host:port".to_owned(),
+            ));
+        }
+        for address in &self.brokers {
+            let port = address
+                .rsplit_once(':')
+                .filter(|(host, _)| !host.is_empty())
+                .map(|(_, port)| port);
+            if port.and_then(|p| p.parse::<u16>().ok()).is_none_or(|p| p == 0) {
+                return Err(ClientError::Config(format!("brokers: {address:?} is not host:port")));
+            }
+        }
+        for (name, value) in [
+            ("connect_timeout", self.connect_timeout),
+            ("request_timeout", self.request_timeout),
+            ("retry_timeout", self.retry_timeout),
+        ] {
+            if value.is_zero() {
+                return Err(ClientError::Config(format!("{name}: must be above zero")));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_need_host_and_port() {
+        for bad in [
+            "",
+            "localhost",
+            ":9400",
+            "localhost:",
+            "localhost:0",
+            "localhost:70000",
+            "localhost:http",
+        ] {
+            let error = ClientConfig::new([bad]).check().expect_err(bad);
+            assert!(matches!(error, ClientError::Config(_)), "{bad}");
+        }
+        for good in ["localhost:9400", "10.0.0.1:1", "[::1]:9400"] {
+            ClientConfig::new([good]).check().expect(good);
+        }
+    }
+
+    #[test]
+    fn a_client_needs_a_broker_and_time() {
+        ClientConfig::new(Vec::<String>::new()).check().expect_err("no brokers");
+        let mut config = ClientConfig::new(["localhost:9400"]);
+        config.retry_timeout = Duration::ZERO;
+        config.check().expect_err("no time");
+    }
+}

@@ -1,0 +1,111 @@
+//! Settings of a consumer, and where it starts.
+
+use jangada_types::limits::{FETCH_BYTES_DEFAULT, FETCH_BYTES_MAX};
+
+use crate::error::ClientError;
+
+/// Where reading a partition begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartAt {
+    /// The first record that there is.
+    Earliest,
+    /// After the last record that is committed now.
+    Latest,
+    /// This offset.
+    Offset(i64),
+    /// The first record at or after this time, milliseconds since the Unix epoch; after the last one when there is none.
+    Timestamp(i64),
+}
+
+/// What happens when the offset to read is not there, because retention took it or it is beyond the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OffsetReset {
+    /// [`ClientError::OffsetOutOfRange`]; the partition then waits for a seek.
+    Error,
+    /// Reading goes on at the first record that there is.
+    Earliest,
+    /// Reading goes on after the last record.
+    Latest,
+}
+
+/// How a consumer reads.
+#[derive(Clone, Debug)]
+pub struct ConsumerConfig {
+    /// Bytes of batches that are fetched ahead, over all partitions, each of which gets an equal share but at least 64 KiB; one
+    /// batch per partition may come on top. Default: 32 MiB.
+    pub prefetch_bytes: usize,
+    /// Bytes of one response, 1 KiB to 16 MiB; a larger batch still comes. Default: 1 MiB.
+    pub max_partition_bytes: usize,
+    /// Default: [`OffsetReset::Error`].
+    pub offset_reset: OffsetReset,
+}
+
+impl Default for ConsumerConfig {
+    fn default() -> Self {
+        Self {
+            prefetch_bytes: 32 * 1024 * 1024,
+            max_partition_bytes: FETCH_BYTES_DEFAULT,
+            offset_reset: OffsetReset::Error,
+        }
+    }
+}
+
+/// The least that a partition may fetch ahead: a batch of a producer's default size.
+const SHARE_BYTES_MIN: usize = 64 * 1024;
+
+const PARTITION_BYTES_MIN: usize = 1024;
+
+impl ConsumerConfig {
+    pub(crate) fn check(&self) -> Result<(), ClientError> {
+        if !(PARTITION_BYTES_MIN..=FETCH_BYTES_MAX).contains(&self.max_partition_bytes) {
+            let text = format!(
+                "max_partition_bytes {}: {PARTITION_BYTES_MIN} to {FETCH_BYTES_MAX}",
+                self.max_partition_bytes
+            );
+            return Err(ClientError::Config(text));
+        }
+        if self.prefetch_bytes < SHARE_BYTES_MIN {
+            let text = format!("prefetch_bytes {}: at least {SHARE_BYTES_MIN}", self.prefetch_bytes);
+            return Err(ClientError::Config(text));
+        }
+        Ok(())
+    }
+
+    /// What each of so many partitions may fetch ahead, bytes.
+    pub(crate) fn share_bytes(&self, partitions: usize) -> usize {
+        (self.prefetch_bytes / partitions.max(1)).max(SHARE_BYTES_MIN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_share_what_is_fetched_ahead() {
+        let config = ConsumerConfig {
+            prefetch_bytes: 1024 * 1024,
+            ..ConsumerConfig::default()
+        };
+        assert_eq!(config.share_bytes(1), 1024 * 1024);
+        assert_eq!(config.share_bytes(4), 256 * 1024);
+        assert_eq!(config.share_bytes(1000), SHARE_BYTES_MIN);
+    }
+
+    #[test]
+    fn bounds_are_checked() {
+        ConsumerConfig::default().check().expect("the defaults");
+        ConsumerConfig {
+            prefetch_bytes: 1,
+            ..ConsumerConfig::default()
+        }
+        .check()
+        .expect_err("too little");
+        ConsumerConfig {
+            max_partition_bytes: 17 << 20,
+            ..ConsumerConfig::default()
+        }
+        .check()
+        .expect_err("too much");
+    }
+}

@@ -1,0 +1,266 @@
+//! One partition's fetch stream, kept alive: a task that reads from the leader, wherever it is, from the next offset on.
+//!
+//! Credit: the broker may send `window` bytes more than the consumer has taken. Of each response the bytes are held until the
+//! consumer takes them; then they are granted anew, a quarter of the window at a time, so that grants are few.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use jangada_proto::v1;
+use jangada_proto::v1::fetch_stream_request::Message;
+use jangada_types::Reason;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Streaming};
+
+use super::config::OffsetReset;
+use super::inbox::{Fetched, Inbox, Source, Window};
+use crate::backoff::Backoff;
+use crate::client::OffsetAt;
+use crate::cluster::Cluster;
+use crate::error::ClientError;
+use crate::metadata::{LeaderLookup, TopicMetadata};
+use crate::wire_error::{Disposition, Failure};
+
+/// Grants under way to the stream. They are few and small; one that finds no room waits for the next occasion.
+const GRANTS_QUEUED: usize = 8;
+
+pub(crate) struct Fetcher {
+    pub cluster: Arc<Cluster>,
+    pub topic: Arc<TopicMetadata>,
+    pub partition: u32,
+    pub source: Source,
+    pub inbox: Arc<Inbox>,
+    pub window: Arc<Window>,
+    pub max_bytes: u32,
+    pub offset_reset: OffsetReset,
+    /// The next offset to fetch.
+    pub next_offset: i64,
+}
+
+/// Why a stream is left.
+enum Left {
+    Failed(Failure),
+    /// Another broker leads by now.
+    LeaderMoved,
+}
+
+impl Fetcher {
+    /// Runs until the partition is gone, an error needs the consumer's decision, or the task is aborted.
+    pub async fn run(mut self) {
+        let mut backoff = Backoff::new();
+        let mut failing_since = None;
+        loop {
+            let seen = self.cluster.metadata.image().refreshes;
+            let before = self.next_offset;
+            let failure = match self.read().await {
+                Ok(()) => return,
+                Err(Left::LeaderMoved) => continue,
+                Err(Left::Failed(failure)) => failure,
+            };
+            if self.next_offset != before {
+                backoff.reset();
+                failing_since = None;
+            }
+            tracing::debug!(
+                topic = %self.topic.name, partition = self.partition, offset = self.next_offset, reason = ?failure.reason,
+                error = failure.message, "a fetch stream ended"
+            );
+            if failure.reason == Some(Reason::OffsetOutOfRange) {
+                match self.out_of_range(&failure).await {
+                    Ok(()) => continue,
+                    Err(error) => return self.deliver(Fetched::Failed(error)),
+                }
+            }
+            let gone = matches!(failure.reason, Some(Reason::UnknownTopic | Reason::UnknownPartition));
+            if failure.disposition() == Disposition::Refuse && !gone {
+                return self.deliver(Fetched::Failed(failure.into_error(&self.context())));
+            }
+            let told = failure
+                .leader_hint()
+                .is_some_and(|hint| self.cluster.metadata.apply_hint(self.topic.id, self.partition, &hint));
+            if told && backoff.is_reset() {
+                // At once, but only once: two brokers that name each other are asked at intervals.
+                let _ = backoff.next(None);
+                continue;
+            }
+            let since = *failing_since.get_or_insert_with(Instant::now);
+            if since.elapsed() >= self.cluster.config.retry_timeout {
+                // The consumer hears of it; trying goes on.
+                let error = ClientError::Unavailable(failure.rejection(&self.context()));
+                self.deliver(Fetched::Failed(error));
+                failing_since = None;
+            }
+            let pause = backoff.next(failure.retry_delay);
+            let (_, ()) = tokio::join!(self.cluster.metadata.refresh(seen), sleep(pause));
+            if self.cluster.metadata.image().leader(self.topic.id, self.partition) == LeaderLookup::Missing {
+                return self.deliver(Fetched::Failed(ClientError::UnknownTopic {
+                    topic: self.topic.name.clone(),
+                }));
+            }
+        }
+    }
+
+    fn context(&self) -> String {
+        format!("fetch from {}[{}]", self.topic.name, self.partition)
+    }
+
+    fn deliver(&self, fetched: Fetched) {
+        self.inbox.put(self.source, fetched);
+    }
+
+    /// One stream, from opening to its end.
+    async fn read(&mut self) -> Result<(), Left> {
+        // Grants begin anew with the stream: what is held now is not under way.
+        let mut credit = loop {
+            match self.window.size_bytes() - self.window.held_bytes() {
+                credit if credit > 0 => break credit,
+                _ => self.window.released().await,
+            }
+        };
+        // Before the leader is looked up, so that no change after that is missed.
+        let mut images = self.cluster.metadata.subscribe();
+        let (mut stream, grants, epoch) = self.open(credit).await.map_err(Left::Failed)?;
+        let grant_bytes = self.window.size_bytes() / 4;
+        loop {
+            tokio::select! {
+                response = stream.message() => {
+                    let response = response.map_err(|status| Left::Failed(status.into()))?;
+                    let ended = || Left::Failed(Failure::local(Code::Unavailable, "the broker ended the stream", true));
+                    let fetch = response.and_then(|response| response.fetch).ok_or_else(ended)?;
+                    // Below zero when the response went over it by a batch, as the broker counts, too.
+                    credit -= fetch.batches.len() as i64;
+                    self.take(fetch).map_err(Left::Failed)?;
+                }
+                () = self.window.released() => {}
+                Ok(()) = images.changed() => {
+                    let leader = images.borrow_and_update().leader(self.topic.id, self.partition);
+                    if matches!(leader, LeaderLookup::Known { epoch: newer, .. } if newer > epoch) {
+                        return Err(Left::LeaderMoved);
+                    }
+                }
+            }
+            // What is neither held nor granted may be granted; saved up, so that grants are few.
+            let free = self.window.size_bytes() - self.window.held_bytes() - credit;
+            let grant = || v1::FetchStreamRequest {
+                message: Some(Message::CreditBytes(free as u64)),
+            };
+            if free >= grant_bytes && grants.try_send(grant()).is_ok() {
+                credit += free;
+            }
+        }
+    }
+
+    async fn open(
+        &self,
+        credit: i64,
+    ) -> Result<
+        (
+            Streaming<v1::FetchStreamResponse>,
+            mpsc::Sender<v1::FetchStreamRequest>,
+            u32,
+        ),
+        Failure,
+    > {
+        let (address, epoch) = match self.cluster.metadata.image().leader(self.topic.id, self.partition) {
+            LeaderLookup::Known { address, epoch, .. } => (address, epoch),
+            LeaderLookup::Unknown { .. } | LeaderLookup::Missing => {
+                return Err(Failure::local(
+                    Code::Unavailable,
+                    "the partition has no known leader",
+                    true,
+                ));
+            }
+        };
+        let (grants, receiver) = mpsc::channel(GRANTS_QUEUED);
+        let start = v1::FetchStreamStart {
+            partition: Some(v1::TopicPartition {
+                topic_id: self.topic.id_bytes(),
+                topic: String::new(),
+                partition: self.partition,
+            }),
+            offset: self.next_offset,
+            max_bytes: self.max_bytes,
+            form: v1::RecordForm::Raw.into(),
+            leader_epoch: None,
+            credit_bytes: credit as u64,
+        };
+        let first = v1::FetchStreamRequest {
+            message: Some(Message::Start(start)),
+        };
+        grants.try_send(first).expect("the channel is empty");
+        let mut service = self.cluster.log_service(&address)?;
+        let within = self.cluster.config.connect_timeout + Duration::from_secs(1);
+        let opening = service.fetch_stream(ReceiverStream::new(receiver));
+        match timeout(within, opening).await {
+            Ok(opened) => Ok((opened?.into_inner(), grants, epoch)),
+            Err(_) => Err(Failure::timeout(within)),
+        }
+    }
+
+    /// Takes a response: it must go on where the last one ended.
+    fn take(&mut self, fetch: v1::FetchResponse) -> Result<(), Failure> {
+        self.window
+            .high_watermark
+            .fetch_max(fetch.high_watermark, Ordering::Relaxed);
+        if fetch.next_offset < self.next_offset {
+            let message = format!(
+                "the broker went back from offset {} to {}",
+                self.next_offset, fetch.next_offset
+            );
+            return Err(Failure::local(Code::DataLoss, message, true));
+        }
+        if fetch.batches.is_empty() {
+            return Ok(());
+        }
+        let first_offset = self.next_offset;
+        self.next_offset = fetch.next_offset;
+        self.window.hold(fetch.batches.len() as i64);
+        self.deliver(Fetched::Batches {
+            batches: fetch.batches,
+            first_offset,
+            next_offset: fetch.next_offset,
+            high_watermark: fetch.high_watermark,
+        });
+        Ok(())
+    }
+
+    /// The offset is not there: as the settings say.
+    async fn out_of_range(&mut self, failure: &Failure) -> Result<(), ClientError> {
+        let bound = |keys: [&str; 2]| keys.into_iter().find_map(|key| failure.number(key));
+        let low = match bound(["log_start_offset", "expected"]) {
+            Some(offset) => offset,
+            None => self.list(OffsetAt::Earliest).await?,
+        };
+        let high = match bound(["high_watermark", "limit"]) {
+            Some(offset) => offset,
+            None => self.list(OffsetAt::Latest).await?,
+        };
+        let to = match self.offset_reset {
+            OffsetReset::Earliest => low,
+            OffsetReset::Latest => high,
+            OffsetReset::Error => {
+                return Err(ClientError::OffsetOutOfRange {
+                    topic: self.topic.name.clone(),
+                    partition: self.partition,
+                    offset: self.next_offset,
+                    log_start_offset: low,
+                    high_watermark: high,
+                });
+            }
+        };
+        tracing::warn!(
+            topic = %self.topic.name, partition = self.partition, from = self.next_offset, to, "the offset is out of range; moved"
+        );
+        self.next_offset = to;
+        self.deliver(Fetched::Moved { to });
+        Ok(())
+    }
+
+    async fn list(&self, at: OffsetAt) -> Result<i64, ClientError> {
+        let found = self.cluster.list_offsets(&self.topic, self.partition, at).await?;
+        Ok(found.offset.unwrap_or(0))
+    }
+}

@@ -1,0 +1,117 @@
+//! What a consumer hands out.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jangada_types::batch::{BatchIter, Records};
+use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
+use jangada_types::{BatchError, Header};
+
+/// A record that was read.
+///
+/// Key, value and header values are slices of the response that they came in: one that is kept keeps all of it in memory. Copy
+/// what is to stay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsumedRecord {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: u32,
+    /// Its position in the partition.
+    pub offset: i64,
+    /// Milliseconds since the Unix epoch.
+    pub timestamp_ms: i64,
+    /// An empty key is a key.
+    pub key: Option<Bytes>,
+    /// Without one it is a tombstone.
+    pub value: Option<Bytes>,
+    /// In the producer's order.
+    pub headers: Vec<Header>,
+}
+
+/// Record batches of one partition, undecoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawBatches {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: u32,
+    /// Whole Kafka record batches (magic 2), one after the other. The first may begin below `first_offset`.
+    pub batches: Bytes,
+    /// The first offset that was asked for.
+    pub first_offset: i64,
+    /// The offset after the last record.
+    pub next_offset: i64,
+    /// The offset after the last committed record of the partition, as of then.
+    pub high_watermark: i64,
+}
+
+impl RawBatches {
+    /// How many offsets there are from `first_offset` on.
+    pub fn records(&self) -> u64 {
+        self.next_offset.saturating_sub(self.first_offset).max(0) as u64
+    }
+
+    /// The records from `first_offset` on, appended to `records`. On an error those before it are there.
+    pub(crate) fn decode_into(&self, records: &mut impl Extend<ConsumedRecord>) -> Result<(), BatchError> {
+        for batch in BatchIter::new(self.batches.clone()) {
+            let (header, bytes) = batch?;
+            if header.base_offset.saturating_add(i64::from(header.last_offset_delta)) < self.first_offset {
+                continue;
+            }
+            for record in Records::new(&bytes, DECOMPRESSED_BYTES_MAX)? {
+                let record = record?;
+                if record.offset.get() < self.first_offset {
+                    continue;
+                }
+                records.extend([ConsumedRecord {
+                    topic: self.topic.clone(),
+                    partition: self.partition,
+                    offset: record.offset.get(),
+                    timestamp_ms: record.timestamp_ms,
+                    key: record.key,
+                    value: record.value,
+                    headers: record.headers,
+                }]);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::BytesMut;
+    use jangada_types::batch::set_position;
+    use jangada_types::{BatchBuilder, Codec, LeaderEpoch, Offset};
+
+    fn batch(base: i64, values: &[&str]) -> Bytes {
+        let mut builder = BatchBuilder::new(Codec::Lz4);
+        for value in values {
+            builder.append(5, None, Some(value.as_bytes()), []).expect("small");
+        }
+        let mut bytes = BytesMut::from(&builder.build()[..]);
+        set_position(&mut bytes, Offset(base), LeaderEpoch(1));
+        bytes.freeze()
+    }
+
+    #[test]
+    fn records_below_the_offset_asked_for_are_left_out() {
+        let batches = [batch(10, &["a", "b"]), batch(12, &["c", "d", "e"]), batch(15, &["f"])].concat();
+        let raw = RawBatches {
+            topic: "t".into(),
+            partition: 2,
+            batches: batches.into(),
+            first_offset: 13,
+            next_offset: 16,
+            high_watermark: 20,
+        };
+        let mut records = Vec::new();
+        raw.decode_into(&mut records).expect("good batches");
+        let offsets: Vec<i64> = records.iter().map(|record| record.offset).collect();
+        assert_eq!(offsets, [13, 14, 15]);
+        assert_eq!(raw.records(), 3);
+        assert_eq!(records[0].value.as_deref(), Some(&b"d"[..]));
+    }
+}

@@ -1,0 +1,202 @@
+//! What goes wrong, by what the caller can do about it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jangada_types::Reason;
+use thiserror::Error;
+use tonic::Code;
+
+/// An error of the client. Cheap to clone: all records of a failed batch share one.
+///
+/// [`is_definite`](Self::is_definite) tells whether the request certainly had no effect, [`is_retryable`](Self::is_retryable)
+/// whether the same call may succeed later.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// A setting or an argument that cannot be used: mend it.
+    #[error("{0}")]
+    Config(String),
+
+    /// The producer was closed before the record was taken.
+    #[error("the producer is closed")]
+    Closed,
+
+    /// The record is larger than its topic or the producer's buffer allows. Nothing was sent.
+    #[error("a record of {size} bytes is too large for topic {topic:?}: at most {limit} bytes; raise {knob}")]
+    RecordTooLarge {
+        /// Where it should go.
+        topic: Arc<str>,
+        /// What it would take, bytes.
+        size: usize,
+        /// What is allowed, bytes.
+        limit: usize,
+        /// The setting that holds the limit.
+        knob: &'static str,
+    },
+
+    /// There is no such topic, or it was deleted.
+    #[error("topic {topic:?} does not exist; create it first")]
+    UnknownTopic {
+        /// Its name.
+        topic: Arc<str>,
+    },
+
+    /// The topic has no such partition.
+    #[error("topic {topic:?} has no partition {partition}; it has {partitions}, from 0 on")]
+    UnknownPartition {
+        /// Its name.
+        topic: Arc<str>,
+        /// What was asked for.
+        partition: u32,
+        /// How many it has.
+        partitions: u32,
+    },
+
+    /// The offset to read from is not there: retention took it, or it is beyond the end.
+    #[error(
+        "offset {offset} of {topic}[{partition}] is out of range: it has {log_start_offset} up to {high_watermark}"
+    )]
+    OffsetOutOfRange {
+        /// The topic's name.
+        topic: Arc<str>,
+        /// The partition.
+        partition: u32,
+        /// What was asked for.
+        offset: i64,
+        /// The first offset that there is.
+        log_start_offset: i64,
+        /// The offset after the last committed record.
+        high_watermark: i64,
+    },
+
+    /// Refused, without effect; the same request will be refused again.
+    #[error("{0}")]
+    Refused(Arc<Rejection>),
+
+    /// Not done, without effect, for as long as it was tried; it may work later.
+    #[error("{0}")]
+    Unavailable(Arc<Rejection>),
+
+    /// Whether it was done is not known. Doing it again may do it twice.
+    #[error("the outcome is unknown: {0}")]
+    OutcomeUnknown(Arc<Rejection>),
+
+    /// The records are in the partition, once, but so long ago that the broker no longer tells their offsets.
+    #[error("appended before, at offsets that are no longer known: {0}")]
+    DuplicateSequence(Arc<Rejection>),
+
+    /// The partition no longer knows the producer: its entry expired. Whether an earlier attempt was appended cannot be told
+    /// when [`is_definite`](Self::is_definite) is false.
+    #[error("{rejection}")]
+    UnknownProducer {
+        /// Whether the records are certainly not in the partition.
+        definite: bool,
+        /// What the broker said.
+        rejection: Arc<Rejection>,
+    },
+
+    /// Another producer goes on under this one's id: this one must not write any more.
+    #[error("{rejection}")]
+    ProducerFenced {
+        /// Whether the records are certainly not in the partition.
+        definite: bool,
+        /// What the broker said.
+        rejection: Arc<Rejection>,
+    },
+
+    /// The broker misses records of this producer that it had acknowledged: it lost some.
+    #[error("the partition lost acknowledged records: {0}")]
+    OutOfOrderSequence(Arc<Rejection>),
+
+    /// A broker sent what cannot be read.
+    #[error("unreadable data from {topic}[{partition}] at offset {offset}: {message}")]
+    Corrupt {
+        /// The topic's name.
+        topic: Arc<str>,
+        /// The partition.
+        partition: u32,
+        /// Where reading stopped.
+        offset: i64,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+/// What a broker said, or what happened on the way to it.
+#[derive(Clone, Debug)]
+pub struct Rejection {
+    /// What was tried, on which object: `produce to orders[3]`.
+    pub context: String,
+    /// The canonical gRPC code.
+    pub code: Code,
+    /// The broker's reason; `None` when no broker answered, or one newer than this client.
+    pub reason: Option<Reason>,
+    /// In the broker's words.
+    pub message: String,
+    /// After which the broker wants to be asked again.
+    pub retry_delay: Option<Duration>,
+    /// The values that a check compared, among others.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl std::fmt::Display for Rejection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.context, self.message)?;
+        match self.reason {
+            Some(reason) => write!(f, " ({reason})"),
+            None => write!(f, " ({:?})", self.code),
+        }
+    }
+}
+
+impl ClientError {
+    /// What a broker said, if it comes from one.
+    pub fn rejection(&self) -> Option<&Rejection> {
+        match self {
+            Self::Refused(r)
+            | Self::Unavailable(r)
+            | Self::OutcomeUnknown(r)
+            | Self::DuplicateSequence(r)
+            | Self::OutOfOrderSequence(r) => Some(r),
+            Self::UnknownProducer { rejection, .. } | Self::ProducerFenced { rejection, .. } => Some(rejection),
+            _ => None,
+        }
+    }
+
+    /// The broker's reason.
+    pub fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::RecordTooLarge { .. } => Some(Reason::RecordTooLarge),
+            Self::UnknownTopic { .. } => Some(Reason::UnknownTopic),
+            Self::UnknownPartition { .. } => Some(Reason::UnknownPartition),
+            Self::OffsetOutOfRange { .. } => Some(Reason::OffsetOutOfRange),
+            other => other.rejection().and_then(|r| r.reason),
+        }
+    }
+
+    /// The gRPC code, if it comes from a broker or the way to it.
+    pub fn code(&self) -> Option<Code> {
+        self.rejection().map(|r| r.code)
+    }
+
+    /// True: the request had no effect. False: it may have had.
+    pub fn is_definite(&self) -> bool {
+        match self {
+            Self::OutcomeUnknown(_) | Self::DuplicateSequence(_) => false,
+            Self::UnknownProducer { definite, .. } | Self::ProducerFenced { definite, .. } => *definite,
+            _ => true,
+        }
+    }
+
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::OutcomeUnknown(_))
+    }
+
+    /// After which the broker wants to be asked again.
+    pub fn retry_delay(&self) -> Option<Duration> {
+        self.rejection().and_then(|r| r.retry_delay)
+    }
+}

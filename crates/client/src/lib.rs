@@ -1,0 +1,65 @@
+//! Jangada's client: [`Producer`], [`Consumer`], [`Admin`].
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), jangada_client::ClientError> {
+//! use jangada_client::{Client, ClientConfig, ConsumerConfig, NewTopic, ProducerConfig, ProducerRecord, StartAt};
+//!
+//! let client = Client::connect(ClientConfig::new(["127.0.0.1:9400", "127.0.0.1:9401"])).await?;
+//! client.admin().create_topic(NewTopic::new("orders", 3, 3)).await?;
+//!
+//! let producer = client.producer(ProducerConfig::default())?;
+//! let delivery = producer.send(ProducerRecord::new("orders").with_key("customer 7").with_value("a lamp")).await?;
+//! println!("stored at offset {:?}", delivery.await?.offset);
+//! producer.close().await;
+//!
+//! let mut consumer = client.consumer(ConsumerConfig::default())?;
+//! consumer.assign_topic("orders", StartAt::Earliest).await?;
+//! let record = consumer.next().await?;
+//! println!("{:?} = {:?}", record.key, record.value);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Map
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`client`](Client), `config` | the entry point and its settings |
+//! | `cluster` | calls to any broker or to a partition's leader, with retry; `backoff` has the delays |
+//! | `channels` | one HTTP/2 connection per broker address |
+//! | `metadata` | the image of brokers, topics and leaders, and the cache that keeps it fresh |
+//! | `error`, `wire_error` | what callers see, and the one place where gRPC's errors become that |
+//! | `producer` | `accumulator` gathers records into batches, `lane` numbers and orders a partition's batches (pure), `driver` sends them |
+//! | `consumer` | a `fetcher` per partition fills the `inbox`, from which the consumer hands out |
+//! | `admin` | one method for each call of the AdminService |
+//!
+//! # What holds
+//!
+//! - The client survives the death of any broker: every broker that it knows is asked in turn, and the configured ones again.
+//! - With the default settings each record that is acknowledged is in its partition once, in the order of the `send` calls.
+//! - An error says whether the outcome is definite: [`ClientError::is_definite`].
+//! - Memory is bounded: a producer by `buffer_bytes`, a consumer by `prefetch_bytes`.
+
+mod admin;
+mod backoff;
+mod channels;
+mod client;
+mod cluster;
+mod config;
+mod consumer;
+mod error;
+mod metadata;
+mod producer;
+mod wire_error;
+
+pub use admin::{
+    Admin, BrokerState, ClusterDescription, ConfigEntry, CreatedTopic, Leader, MetadataRole, NewTopic, PartitionState,
+    TopicDescription, TopicSummary,
+};
+pub use client::{Client, ListedOffset, OffsetAt};
+pub use config::ClientConfig;
+pub use consumer::{ConsumedRecord, Consumer, ConsumerConfig, EndOffsets, OffsetReset, RawBatches, StartAt};
+pub use error::{ClientError, Rejection};
+pub use jangada_types::{BrokerId, Codec, Header, Incarnation, Reason, TopicId};
+pub use metadata::{PartitionMetadata, TopicMetadata};
+pub use producer::{Acks, Delivery, Producer, ProducerConfig, ProducerRecord, RecordMetadata};

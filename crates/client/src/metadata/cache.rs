@@ -1,0 +1,198 @@
+//! Keeps the image fresh. Only topics that someone uses are asked for. One refresh runs at a time; who comes while it runs takes
+//! its result. A broker that does not answer soon does not hold the others up: the next one is asked meanwhile.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use jangada_proto::v1;
+use jangada_types::TopicId;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tonic::Code;
+
+use super::image::Image;
+use crate::channels::{Channels, RESPONSE_BYTES_MAX};
+use crate::config::ClientConfig;
+use crate::wire_error::{Failure, LeaderHint};
+
+/// How long a broker may take before the next one is asked as well. They answer from memory.
+const HEDGE_AFTER: Duration = Duration::from_millis(250);
+
+/// How long a broker may take at all. It waits up to 5 s for a metadata version that it does not have yet.
+const ANSWER_WITHIN: Duration = Duration::from_secs(6);
+
+pub(crate) struct MetadataCache {
+    seeds: Vec<Arc<str>>,
+    channels: Arc<Channels>,
+    image: watch::Sender<Arc<Image>>,
+    /// Topics that someone used.
+    wanted: Mutex<HashSet<Arc<str>>>,
+    /// What a broker must have to answer: set by changes that this client made, so that it sees them itself.
+    min_version: AtomicU64,
+    refreshing: tokio::sync::Mutex<()>,
+    /// Moves on with each refresh, so that a broker that is cut off from the others is not asked again and again.
+    next_broker: AtomicUsize,
+}
+
+impl MetadataCache {
+    pub fn new(config: &ClientConfig, channels: Arc<Channels>) -> Self {
+        Self {
+            seeds: config
+                .brokers
+                .iter()
+                .map(|address| Arc::from(address.as_str()))
+                .collect(),
+            channels,
+            image: watch::Sender::new(Arc::default()),
+            wanted: Mutex::default(),
+            min_version: AtomicU64::new(0),
+            refreshing: tokio::sync::Mutex::default(),
+            next_broker: AtomicUsize::new(0),
+        }
+    }
+
+    pub fn image(&self) -> Arc<Image> {
+        self.image.borrow().clone()
+    }
+
+    /// Changes with every refresh and hint.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Image>> {
+        self.image.subscribe()
+    }
+
+    /// From now on refreshes ask for this topic, too.
+    pub fn want(&self, topic: &Arc<str>) {
+        self.wanted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(topic.clone());
+    }
+
+    /// A topic that does not exist any more is not asked for for ever.
+    pub fn forget(&self, topic: &str) {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).remove(topic);
+    }
+
+    /// The cluster changed to this version: older answers will not do.
+    pub fn require_version(&self, version: u64) {
+        self.min_version.fetch_max(version, Ordering::Relaxed);
+    }
+
+    /// A broker named another leader. Returns whether that was news.
+    pub fn apply_hint(&self, topic: TopicId, partition: u32, hint: &LeaderHint) -> bool {
+        self.image
+            .send_if_modified(|image| match image.with_leader(topic, partition, hint) {
+                Some(changed) => {
+                    *image = Arc::new(changed);
+                    true
+                }
+                None => false,
+            })
+    }
+
+    /// Brokers to ask, the next one in turn first: those alive, the others, the seeds that are none of them.
+    pub fn candidates(&self) -> Vec<Arc<str>> {
+        let image = self.image();
+        let mut alive: Vec<_> = image
+            .brokers
+            .values()
+            .filter(|b| b.alive)
+            .map(|b| b.address.clone())
+            .collect();
+        if alive.is_empty() {
+            alive = self.seeds.clone();
+        }
+        let turn = self.next_broker.fetch_add(1, Ordering::Relaxed) % alive.len();
+        alive.rotate_left(turn);
+        let others = image
+            .brokers
+            .values()
+            .filter(|b| !b.alive)
+            .map(|b| &b.address)
+            .chain(&self.seeds);
+        for address in others {
+            if !alive.contains(address) {
+                alive.push(address.clone());
+            }
+        }
+        alive
+    }
+
+    /// Asks the brokers, unless that has been done since the caller saw `seen`.
+    pub async fn refresh(&self, seen: u64) -> Result<(), Failure> {
+        let _alone = self.refreshing.lock().await;
+        if self.image.borrow().refreshes > seen {
+            return Ok(());
+        }
+        let asked = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let request = v1::GetMetadataRequest {
+            topics: asked.iter().map(|name| name.to_string()).collect(),
+            // Without any names all topics would come; the nil id is nobody's.
+            topic_ids: if asked.is_empty() {
+                vec![Bytes::from_static(&[0; 16])]
+            } else {
+                Vec::new()
+            },
+            min_version: self.min_version.load(Ordering::Relaxed),
+        };
+        let answer = self.ask(&request).await?;
+        self.image.send_modify(|image| {
+            if !image.cluster_id.is_empty() && image.cluster_id != answer.cluster_id {
+                tracing::warn!(
+                    before = image.cluster_id,
+                    now = answer.cluster_id,
+                    "the cluster's id changed"
+                );
+            }
+            *image = Arc::new(image.merged(answer, &asked));
+        });
+        Ok(())
+    }
+
+    /// The first answer of any broker; the last failure when all failed.
+    async fn ask(&self, request: &v1::GetMetadataRequest) -> Result<v1::GetMetadataResponse, Failure> {
+        let mut candidates = self.candidates().into_iter();
+        let mut asked = FuturesUnordered::new();
+        let mut last = Failure::local(Code::Unavailable, "no broker is known", true);
+        loop {
+            if let Some(address) = candidates.next() {
+                asked.push(self.ask_one(address, request));
+            } else if asked.is_empty() {
+                return Err(last);
+            }
+            let hedge = if candidates.len() == 0 {
+                ANSWER_WITHIN
+            } else {
+                HEDGE_AFTER
+            };
+            match timeout(hedge, asked.next()).await {
+                Ok(Some(Ok(answer))) => return Ok(answer),
+                Ok(Some(Err(failure))) => last = failure,
+                Ok(None) | Err(_) => {}
+            }
+        }
+    }
+
+    async fn ask_one(
+        &self,
+        address: Arc<str>,
+        request: &v1::GetMetadataRequest,
+    ) -> Result<v1::GetMetadataResponse, Failure> {
+        let channel = self.channels.get(&address)?;
+        let mut service = v1::metadata_service_client::MetadataServiceClient::new(channel)
+            .max_decoding_message_size(RESPONSE_BYTES_MAX);
+        let answer = match timeout(ANSWER_WITHIN, service.get_metadata(request.clone())).await {
+            Ok(answer) => answer.map_err(Failure::from),
+            Err(_) => Err(Failure::timeout(ANSWER_WITHIN)),
+        };
+        answer.map(tonic::Response::into_inner).map_err(|mut failure| {
+            failure.message = format!("{address}: {}", failure.message);
+            tracing::debug!(%address, error = failure.message, "no metadata from this broker");
+            failure
+        })
+    }
+}

@@ -1,0 +1,342 @@
+//! Gathering a partition's records into batches.
+//!
+//! Senders append under a short lock; the driver takes batches out. An open batch is taken when it is due: its linger is over,
+//! or someone flushes. Until then, and while the partition's lane has no room, it grows up to its limit.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use jangada_types::batch::set_producer;
+use jangada_types::limits::RECORDS_PER_BATCH_MAX;
+use jangada_types::{BatchBuilder, BatchError, Codec};
+use tokio::time::Instant;
+
+use super::delivery::{BatchReport, Delivery, Reporter};
+use super::identity::Stamp;
+use super::record::ProducerRecord;
+use crate::error::ClientError;
+
+/// Records that travel and settle together.
+pub(crate) struct Batch {
+    /// Until it is built.
+    builder: Option<BatchBuilder>,
+    /// From then on: one whole record batch.
+    bytes: Bytes,
+    /// What its header says.
+    stamp: Stamp,
+    pub reporter: Reporter,
+    /// When its first record came: its time for delivery runs from here.
+    pub opened: Instant,
+    /// Bytes that it holds of the producer's buffer.
+    pub charged: usize,
+    pub records: i32,
+}
+
+impl Batch {
+    /// The batch under this number. Built the first time, patched when the number is another one, and otherwise shared.
+    pub fn bytes_as(&mut self, stamp: Stamp) -> Bytes {
+        if let Some(mut builder) = self.builder.take() {
+            builder.producer(stamp.id, stamp.epoch, stamp.sequence);
+            self.bytes = builder.build();
+        } else if self.stamp != stamp {
+            let bytes = std::mem::take(&mut self.bytes);
+            let mut bytes = bytes
+                .try_into_mut()
+                .unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+            set_producer(&mut bytes, stamp.id, stamp.epoch, stamp.sequence);
+            self.bytes = bytes.freeze();
+        }
+        self.stamp = stamp;
+        self.bytes.clone()
+    }
+
+    /// No more records will come. What costs time, compression, is done here, in the sender's task.
+    fn seal(&mut self, codec: Codec) {
+        if codec != Codec::None
+            && let Some(builder) = self.builder.take()
+        {
+            self.bytes = builder.build();
+        }
+    }
+}
+
+pub(crate) struct Accumulator {
+    codec: Codec,
+    /// When a batch is full, bytes before compression.
+    batch_bytes: usize,
+    open: Option<Batch>,
+    full: VecDeque<Batch>,
+    /// What the last batch took: room for the next one.
+    size_hint: usize,
+    /// Nothing is taken any more.
+    closed: Option<ClientError>,
+}
+
+/// Where a record may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Into a new batch if need be.
+    Anywhere,
+    /// Only into the open batch, if it has room: otherwise another partition gets its turn.
+    OpenBatch,
+}
+
+/// What an append did.
+pub(crate) struct Appended {
+    /// `None`: no room where it was allowed to go. The record was not taken.
+    pub delivery: Option<Delivery>,
+    /// A batch was opened: its linger runs from then.
+    pub opened: Option<Instant>,
+    /// A batch became full: it may leave.
+    pub filled: bool,
+}
+
+impl Accumulator {
+    pub fn new(codec: Codec, batch_bytes: usize) -> Self {
+        Self {
+            codec,
+            batch_bytes,
+            open: None,
+            full: VecDeque::new(),
+            size_hint: 0,
+            closed: None,
+        }
+    }
+
+    /// Takes a record of at most `size` bytes for a partition.
+    pub fn append(
+        &mut self,
+        (topic, partition): (&Arc<str>, u32),
+        record: &ProducerRecord,
+        (size, timestamp_ms): (usize, i64),
+        place: Place,
+    ) -> Result<Appended, ClientError> {
+        if let Some(error) = &self.closed {
+            return Err(error.clone());
+        }
+        let has_room = |batch: &Batch| {
+            let builder = batch.builder.as_ref().expect("an open batch is not built");
+            builder.estimated_size() + size <= self.batch_bytes && batch.records < RECORDS_PER_BATCH_MAX
+        };
+        let filled = self.open.as_ref().is_some_and(|batch| !has_room(batch));
+        if filled {
+            self.close_open();
+        }
+        let opens = self.open.is_none();
+        if opens && place == Place::OpenBatch {
+            return Ok(Appended {
+                delivery: None,
+                opened: None,
+                filled,
+            });
+        }
+        let batch = self.open.get_or_insert_with(|| Batch {
+            builder: Some(BatchBuilder::with_capacity(self.codec, self.size_hint.max(size))),
+            bytes: Bytes::new(),
+            stamp: Stamp::NONE,
+            reporter: BatchReport::open(topic.clone(), partition),
+            opened: Instant::now(),
+            charged: 0,
+            records: 0,
+        });
+        let builder = batch.builder.as_mut().expect("an open batch is not built");
+        let headers = record
+            .headers
+            .iter()
+            .map(|header| (header.key.as_str(), header.value.as_deref()));
+        let appended = builder.append(timestamp_ms, record.key.as_deref(), record.value.as_deref(), headers);
+        if let Err(error) = appended {
+            if batch.records == 0 {
+                self.open = None;
+            }
+            return Err(refused(topic, partition, &error));
+        }
+        batch.charged += size;
+        batch.records += 1;
+        let delivery = Delivery::new(batch.reporter.report().clone(), batch.records - 1, timestamp_ms);
+        Ok(Appended {
+            delivery: Some(delivery),
+            opened: opens.then_some(batch.opened),
+            filled,
+        })
+    }
+
+    fn close_open(&mut self) {
+        if let Some(mut batch) = self.open.take() {
+            if let Some(builder) = &batch.builder {
+                self.size_hint = builder.estimated_size();
+            }
+            batch.seal(self.codec);
+            self.full.push_back(batch);
+        }
+    }
+
+    /// Whether [`take`](Self::take) would give one.
+    pub fn has_due(&self, linger: Duration, now: Instant) -> bool {
+        !self.full.is_empty() || self.open.as_ref().is_some_and(|batch| batch.opened + linger <= now)
+    }
+
+    /// The oldest batch that is full or has lingered.
+    pub fn take(&mut self, linger: Duration, now: Instant) -> Option<Batch> {
+        if self.full.is_empty() && self.has_due(linger, now) {
+            let batch = self.open.take();
+            if let Some(builder) = batch.as_ref().and_then(|batch| batch.builder.as_ref()) {
+                self.size_hint = builder.estimated_size();
+            }
+            return batch;
+        }
+        self.full.pop_front()
+    }
+
+    /// Someone flushes: the open batch does not linger any more.
+    pub fn hurry(&mut self) {
+        self.close_open();
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.open.is_none() && self.full.is_empty()
+    }
+
+    /// All batches, oldest first.
+    pub fn batches(&self) -> impl Iterator<Item = &Batch> {
+        self.full.iter().chain(&self.open)
+    }
+
+    /// Takes out, oldest first, what is not wanted any more.
+    pub fn expire(&mut self, is_over: impl Fn(&Batch) -> bool) -> Vec<Batch> {
+        let mut over = Vec::new();
+        while self.full.front().is_some_and(&is_over) {
+            over.extend(self.full.pop_front());
+        }
+        if self.full.is_empty() && self.open.as_ref().is_some_and(&is_over) {
+            over.extend(self.open.take());
+        }
+        over
+    }
+
+    /// Takes everything out, and nothing in any more.
+    pub fn close(&mut self, error: ClientError) -> Vec<Batch> {
+        self.closed = Some(error);
+        self.expire(|_| true)
+    }
+}
+
+fn refused(topic: &Arc<str>, partition: u32, error: &BatchError) -> ClientError {
+    let mut failure = crate::wire_error::Failure::local(tonic::Code::InvalidArgument, error.to_string(), true);
+    failure.reason = Some(error.reason());
+    failure.into_error(&format!("produce to {topic}[{partition}]"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jangada_types::batch::{BatchHeader, decode_records};
+    use jangada_types::{ProducerEpoch, ProducerId, Sequence};
+
+    const LINGER: Duration = Duration::from_millis(5);
+
+    fn append(accumulator: &mut Accumulator, value: &[u8], place: Place) -> Appended {
+        let record = ProducerRecord::new("t").with_value(value.to_vec());
+        let size = BatchBuilder::record_size_max(None, Some(value), []);
+        accumulator
+            .append((&"t".into(), 0), &record, (size, 7), place)
+            .expect("taken")
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_due_when_it_lingered_or_is_full() {
+        let mut accumulator = Accumulator::new(Codec::None, 300);
+        let first = append(&mut accumulator, &[1; 100], Place::Anywhere);
+        assert!(first.opened.is_some() && !first.filled);
+        let now = Instant::now();
+        assert!(!accumulator.has_due(LINGER, now));
+        assert!(accumulator.take(LINGER, now).is_none());
+        assert!(accumulator.has_due(LINGER, now + LINGER));
+        let second = append(&mut accumulator, &[2; 100], Place::Anywhere);
+        assert!(second.opened.is_some() && second.filled, "136 bytes more do not fit");
+        assert_eq!(accumulator.take(LINGER, now).expect("full").records, 1);
+        assert!(accumulator.take(LINGER, now).is_none());
+        assert!(accumulator.take(LINGER, Instant::now() + LINGER).is_some());
+        assert!(accumulator.is_empty());
+    }
+
+    #[tokio::test]
+    async fn linger_zero_is_due_at_once() {
+        let mut accumulator = Accumulator::new(Codec::None, 300);
+        append(&mut accumulator, b"x", Place::Anywhere);
+        assert!(accumulator.take(Duration::ZERO, Instant::now()).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_record_without_a_place_is_not_taken() {
+        let mut accumulator = Accumulator::new(Codec::None, 300);
+        assert!(append(&mut accumulator, &[1; 100], Place::OpenBatch).delivery.is_none());
+        assert!(accumulator.is_empty());
+        append(&mut accumulator, &[1; 100], Place::Anywhere);
+        let refused = append(&mut accumulator, &[2; 100], Place::OpenBatch);
+        assert!(refused.delivery.is_none() && refused.filled);
+        assert_eq!(
+            accumulator
+                .take(LINGER, Instant::now())
+                .expect("closed for want of room")
+                .records,
+            1
+        );
+    }
+
+    #[tokio::test]
+    async fn a_large_record_gets_a_batch_of_its_own() {
+        let mut accumulator = Accumulator::new(Codec::None, 300);
+        append(&mut accumulator, b"small", Place::Anywhere);
+        append(&mut accumulator, &[0; 5000], Place::Anywhere);
+        append(&mut accumulator, b"small", Place::Anywhere);
+        let now = Instant::now();
+        assert_eq!(accumulator.take(LINGER, now).expect("full").records, 1);
+        assert_eq!(accumulator.take(LINGER, now).expect("full").records, 1);
+        assert!(accumulator.take(LINGER, now).is_none(), "the last one lingers");
+    }
+
+    #[tokio::test]
+    async fn a_new_number_changes_only_the_number() {
+        for codec in [Codec::None, Codec::Lz4] {
+            let mut accumulator = Accumulator::new(codec, 300);
+            append(&mut accumulator, b"hello", Place::Anywhere);
+            accumulator.hurry();
+            let mut batch = accumulator.take(LINGER, Instant::now()).expect("hurried");
+            let stamp = |epoch, sequence| Stamp {
+                id: ProducerId(9),
+                epoch: ProducerEpoch(epoch),
+                sequence: Sequence(sequence),
+            };
+            let first = batch.bytes_as(stamp(0, 40));
+            assert_eq!(
+                first.as_ptr(),
+                batch.bytes_as(stamp(0, 40)).as_ptr(),
+                "sent again uncopied"
+            );
+            let second = batch.bytes_as(stamp(1, 0));
+            for (bytes, epoch, sequence) in [(first, 0, 40), (second, 1, 0)] {
+                let header = BatchHeader::parse(&bytes).expect("a header");
+                assert_eq!(
+                    (header.producer_epoch, header.base_sequence),
+                    (ProducerEpoch(epoch), Sequence(sequence))
+                );
+                let records = decode_records(&bytes, 1000).expect("the checksum is right");
+                assert_eq!(records[0].value.as_deref(), Some(&b"hello"[..]));
+                assert_eq!(records[0].timestamp_ms, 7);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_closed_accumulator_takes_nothing() {
+        let mut accumulator = Accumulator::new(Codec::None, 300);
+        append(&mut accumulator, b"x", Place::Anywhere);
+        assert_eq!(accumulator.close(ClientError::Closed).len(), 1);
+        let record = ProducerRecord::new("t");
+        let refused = accumulator.append((&"t".into(), 0), &record, (40, 0), Place::Anywhere);
+        assert!(matches!(refused, Err(ClientError::Closed)));
+    }
+}

@@ -1,0 +1,235 @@
+//! Telling the senders what became of their records. All records of a batch share one [`BatchReport`]; a [`Delivery`] is a
+//! place in it, so that a record costs no allocation of its own.
+//!
+//! The report is made exactly once: by whoever holds the [`Reporter`], or when that is dropped.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use tonic::Code;
+
+use super::record::RecordMetadata;
+use crate::error::ClientError;
+use crate::wire_error::Failure;
+
+/// Where a batch was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Receipt {
+    /// `None` with acks none.
+    pub base_offset: Option<i64>,
+    /// The leader's time of the append, if that counts.
+    pub append_time_ms: Option<i64>,
+    pub duplicate: bool,
+}
+
+/// The fate of a batch.
+pub(crate) struct BatchReport {
+    topic: Arc<str>,
+    partition: u32,
+    state: Mutex<State>,
+}
+
+enum State {
+    /// Those who wait. A delivery that is polled again replaces its waker.
+    Open(Vec<Option<Waker>>),
+    Made(Result<Receipt, ClientError>),
+}
+
+impl BatchReport {
+    /// The report and the right to make it.
+    pub fn open(topic: Arc<str>, partition: u32) -> Reporter {
+        let report = Arc::new(Self {
+            topic,
+            partition,
+            state: Mutex::new(State::Open(Vec::new())),
+        });
+        Reporter { report: Some(report) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn make(&self, outcome: Result<Receipt, ClientError>) {
+        let before = std::mem::replace(&mut *self.lock(), State::Made(outcome));
+        let State::Open(waiting) = before else {
+            unreachable!("a report is made once")
+        };
+        waiting.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    /// Waits without wanting to know.
+    pub fn done(self: Arc<Self>) -> impl Future<Output = ()> {
+        let mut place = None;
+        std::future::poll_fn(move |context| self.poll(&mut place, context).map(drop))
+    }
+
+    fn poll(&self, place: &mut Option<usize>, context: &Context<'_>) -> Poll<Result<Receipt, ClientError>> {
+        match &mut *self.lock() {
+            State::Made(outcome) => Poll::Ready(outcome.clone()),
+            State::Open(waiting) => {
+                let place = *place.get_or_insert_with(|| {
+                    waiting.push(None);
+                    waiting.len() - 1
+                });
+                if !waiting[place]
+                    .as_ref()
+                    .is_some_and(|waker| waker.will_wake(context.waker()))
+                {
+                    waiting[place] = Some(context.waker().clone());
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// The right, and the duty, to make a report.
+pub(crate) struct Reporter {
+    report: Option<Arc<BatchReport>>,
+}
+
+impl Reporter {
+    /// For those who wait.
+    pub fn report(&self) -> &Arc<BatchReport> {
+        self.report.as_ref().expect("taken only when the report is made")
+    }
+
+    pub fn make(mut self, outcome: Result<Receipt, ClientError>) {
+        if let Some(report) = self.report.take() {
+            report.make(outcome);
+        }
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        if let Some(report) = self.report.take() {
+            let failure = Failure::local(Code::Cancelled, "the producer's task was stopped", false);
+            let context = format!("produce to {}[{}]", report.topic, report.partition);
+            report.make(Err(failure.into_error(&context)));
+        }
+    }
+}
+
+/// The fate of one record, as a future.
+///
+/// # Errors
+/// [`ClientError::is_definite`] says whether the record is certainly not stored. [`ClientError::OutcomeUnknown`]: it may be.
+#[must_use = "the record is sent, but whether it arrived only the delivery tells"]
+pub struct Delivery {
+    report: Arc<BatchReport>,
+    /// Of the record in its batch.
+    index: i32,
+    timestamp_ms: i64,
+    place: Option<usize>,
+}
+
+impl Delivery {
+    pub(crate) fn new(report: Arc<BatchReport>, index: i32, timestamp_ms: i64) -> Self {
+        Self {
+            report,
+            index,
+            timestamp_ms,
+            place: None,
+        }
+    }
+
+    /// The partition that the record went to.
+    pub fn partition(&self) -> u32 {
+        self.report.partition
+    }
+
+    /// The outcome, if it is known already.
+    pub fn try_result(&self) -> Option<Result<RecordMetadata, ClientError>> {
+        match &*self.report.lock() {
+            State::Open(_) => None,
+            State::Made(outcome) => Some(self.of_record(outcome.clone())),
+        }
+    }
+
+    fn of_record(&self, outcome: Result<Receipt, ClientError>) -> Result<RecordMetadata, ClientError> {
+        let receipt = outcome?;
+        Ok(RecordMetadata {
+            topic: self.report.topic.clone(),
+            partition: self.report.partition,
+            offset: receipt.base_offset.map(|base| base + i64::from(self.index)),
+            timestamp_ms: receipt.append_time_ms.unwrap_or(self.timestamp_ms),
+            duplicate: receipt.duplicate,
+        })
+    }
+}
+
+impl Future for Delivery {
+    type Output = Result<RecordMetadata, ClientError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        this.report
+            .poll(&mut this.place, context)
+            .map(|outcome| this.of_record(outcome))
+    }
+}
+
+impl std::fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Delivery")
+            .field("topic", &self.report.topic)
+            .field("partition", &self.report.partition)
+            .field("index", &self.index)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn receipt(base: i64) -> Receipt {
+        Receipt {
+            base_offset: Some(base),
+            append_time_ms: None,
+            duplicate: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn every_record_of_a_batch_gets_its_own_offset() {
+        let reporter = BatchReport::open("t".into(), 3);
+        let first = Delivery::new(reporter.report().clone(), 0, 70);
+        let second = Delivery::new(reporter.report().clone(), 1, 71);
+        assert!(first.try_result().is_none());
+        let waiting = tokio::spawn(async move { (first.await, second.await) });
+        tokio::task::yield_now().await;
+        reporter.make(Ok(receipt(100)));
+        let (first, second) = waiting.await.expect("no panic");
+        let (first, second) = (first.expect("delivered"), second.expect("delivered"));
+        assert_eq!((first.offset, first.timestamp_ms), (Some(100), 70));
+        assert_eq!(
+            (second.offset, second.timestamp_ms, second.partition),
+            (Some(101), 71, 3)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_dropped_reporter_answers() {
+        let reporter = BatchReport::open("t".into(), 0);
+        let delivery = Delivery::new(reporter.report().clone(), 0, 0);
+        drop(reporter);
+        let error = delivery.await.expect_err("nobody reported");
+        assert!(!error.is_definite());
+    }
+
+    #[tokio::test]
+    async fn the_time_of_the_append_counts_when_there_is_one() {
+        let reporter = BatchReport::open("t".into(), 0);
+        let delivery = Delivery::new(reporter.report().clone(), 0, 70);
+        reporter.make(Ok(Receipt {
+            append_time_ms: Some(99),
+            ..receipt(0)
+        }));
+        assert_eq!(delivery.await.expect("delivered").timestamp_ms, 99);
+    }
+}

@@ -1,0 +1,139 @@
+//! What answers mean for a lane, and what a batch's senders are told.
+
+use std::sync::atomic::Ordering;
+
+use jangada_proto::v1;
+use jangada_types::{BrokerId, Reason};
+use tokio::time::Instant;
+
+use super::super::accumulator::Batch;
+use super::super::delivery::Receipt;
+use super::super::lane::{Answer, End, Ticket};
+use super::super::partitions::PartitionQueue;
+use super::Driver;
+use crate::error::ClientError;
+use crate::wire_error::{Disposition, Failure};
+
+impl Driver {
+    pub(super) fn on_answer(&mut self, broker: BrokerId, answer: v1::ProduceStreamResponse) {
+        use v1::produce_stream_response::Result as Wire;
+        let link = self.links.get_mut(&broker).expect("the answer came on it");
+        let Some(sent) = link.outstanding.remove(&answer.correlation_id) else {
+            tracing::warn!(%broker, correlation_id = answer.correlation_id, "an answer to nothing that was asked");
+            return;
+        };
+        let Some(state) = self.lanes.get_mut(&sent.lane) else {
+            return;
+        };
+        state.progress = Instant::now();
+        match answer.result {
+            Some(Wire::Ok(response)) => self.on_success(sent.lane, sent.ticket, &response),
+            Some(Wire::Error(error)) => self.on_failure(sent.lane, sent.ticket, broker, error.into()),
+            None => {
+                let failure = Failure::local(tonic::Code::Internal, "an answer without a result", false);
+                self.on_failure(sent.lane, sent.ticket, broker, failure);
+            }
+        }
+        self.pump(sent.lane);
+    }
+
+    fn on_success(&mut self, id: u64, ticket: Ticket, response: &v1::ProduceResponse) {
+        let Some(state) = self.lanes.get_mut(&id) else { return };
+        let Some((batch, _)) = state.lane.answer(ticket, Answer::Appended) else {
+            return;
+        };
+        state.backoff.reset();
+        state.last_failure = None;
+        state.queue.struggling.store(false, Ordering::Relaxed);
+        let some = |value: i64| (value >= 0).then_some(value);
+        let receipt = Receipt {
+            base_offset: some(response.base_offset),
+            append_time_ms: some(response.append_time_ms),
+            duplicate: response.duplicate,
+        };
+        self.report(batch, Ok(receipt));
+    }
+
+    fn on_failure(&mut self, id: u64, ticket: Ticket, broker: BrokerId, failure: Failure) {
+        let Some(state) = self.lanes.get_mut(&id) else { return };
+        let queue = state.queue.clone();
+        tracing::debug!(
+            topic = %queue.topic.name, partition = queue.partition, %broker, reason = ?failure.reason, definite = failure.definite,
+            error = failure.message, "a batch was not appended"
+        );
+        let answer = match failure.reason {
+            Some(Reason::OutOfOrderSequence) => Answer::OutOfOrder,
+            Some(Reason::DuplicateSequence) => Answer::AppendedBefore,
+            Some(Reason::UnknownProducer) => Answer::UnknownProducer,
+            Some(Reason::ProducerFenced) if state.lane.is_behind(self.identity) => Answer::FencedByUs,
+            Some(Reason::ProducerFenced) => return self.on_fenced(id, ticket, &failure),
+            // Unless the metadata says so, too, the broker only lags behind.
+            Some(Reason::UnknownTopic | Reason::UnknownPartition) => Answer::Retry,
+            _ => match failure.disposition() {
+                Disposition::Retry => Answer::Retry,
+                Disposition::Unknown => Answer::Unknown,
+                Disposition::Refuse => Answer::Refused,
+            },
+        };
+        if let Some((batch, end)) = state.lane.answer(ticket, answer) {
+            let error = settled_error(&queue, &failure, answer, end);
+            self.report_failed(batch, error);
+            return;
+        }
+        if !matches!(answer, Answer::Retry | Answer::Unknown) {
+            return;
+        }
+        let hint = failure.leader_hint();
+        let told = hint.is_some_and(|hint| {
+            hint.broker != broker
+                && self
+                    .shared
+                    .cluster
+                    .metadata
+                    .apply_hint(queue.topic.id, queue.partition, &hint)
+        });
+        let Some(state) = self.lanes.get_mut(&id) else { return };
+        if told && state.backoff.is_reset() {
+            // The leader moved and we know where to: no reason to wait.
+            state.last_failure = Some(failure);
+        } else {
+            self.block(id, failure);
+        }
+    }
+
+    fn report_failed(&mut self, batch: Batch, error: ClientError) {
+        tracing::warn!(%error, records = batch.records, "a batch is given up");
+        self.report(batch, Err(error));
+    }
+
+    /// Someone else goes on under our id.
+    fn on_fenced(&mut self, id: u64, ticket: Ticket, failure: &Failure) {
+        let Some(state) = self.lanes.get_mut(&id) else { return };
+        // An answer to an attempt that was given up long ago does not count.
+        if !state.lane.is_current(ticket) {
+            return;
+        }
+        let fenced = |definite, queue: &PartitionQueue| ClientError::ProducerFenced {
+            definite,
+            rejection: failure.rejection(&queue.context()),
+        };
+        let queue = state.queue.clone();
+        state.lane.answer(ticket, Answer::Retry);
+        self.fail(&fenced(true, &queue), |queue| Some(fenced(false, queue)));
+    }
+}
+
+/// What the senders of a batch that leaves its lane are told.
+fn settled_error(queue: &PartitionQueue, failure: &Failure, answer: Answer, end: End) -> ClientError {
+    let rejection = failure.rejection(&queue.context());
+    match (answer, end) {
+        (Answer::AppendedBefore, _) => ClientError::DuplicateSequence(rejection),
+        (Answer::UnknownProducer, end) => ClientError::UnknownProducer {
+            definite: end == End::Absent,
+            rejection,
+        },
+        (_, End::InDoubt) => ClientError::OutcomeUnknown(rejection),
+        (Answer::OutOfOrder, _) => ClientError::OutOfOrderSequence(rejection),
+        _ => ClientError::Refused(rejection),
+    }
+}

@@ -1,0 +1,530 @@
+//! The one task of a producer: it owns the lanes and the streams, and everything that happens to them happens here, in order.
+//!
+//! It wakes for a batch that opened or became full, for answers, for timers, and for news of the metadata; then it *pumps* the
+//! lanes concerned: each does what its next step is until it has to wait. A batch costs about two wake-ups, one to leave and one
+//! for its answer, shared with whatever else is ready then.
+//!
+//! | what it waits for | who notices |
+//! |---|---|
+//! | linger, pause before another attempt, time for delivery | `timers` |
+//! | a leader is cut off without a reset | a link whose oldest attempt waits longer than [`STALL`]: other brokers are asked |
+//! | a stream breaks | its last event: all its attempts are in doubt and are made again |
+//! | a topic is deleted | the metadata no longer has its id |
+
+mod answers;
+mod identify;
+mod links;
+mod timers;
+
+use std::collections::HashMap;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, SelectAll, StreamExt as _};
+use jangada_proto::v1;
+use jangada_types::{BrokerId, ProducerEpoch, ProducerId};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::accumulator::Batch;
+use super::config::Acks;
+use super::delivery::{BatchReport, Receipt};
+use super::identity::Identity;
+use super::lane::{End, Lane, Step};
+use super::partitions::PartitionQueue;
+use super::shared::Shared;
+use super::stream::{Link, LinkEvents, LinkId, Opened, Outstanding};
+use crate::backoff::Backoff;
+use crate::error::ClientError;
+use crate::metadata::{Image, LeaderLookup};
+use crate::wire_error::Failure;
+use timers::{Timer, Timers};
+
+/// A leader that answers nothing for this long may be cut off. Other brokers are asked whether there is another one.
+const STALL: Duration = Duration::from_secs(1);
+
+/// How often they are asked then.
+const STALL_AGAIN: Duration = Duration::from_millis(300);
+
+/// Beyond the time that the leader waits for the quorum: after this its stream is given up.
+const SILENCE_GRACE: Duration = Duration::from_secs(5);
+
+/// Metadata is not asked for more often, however many lanes want it.
+const REFRESH_PAUSE: Duration = Duration::from_millis(50);
+
+pub(crate) struct Driver {
+    shared: Arc<Shared>,
+    lanes: HashMap<u64, LaneState>,
+    links: HashMap<BrokerId, Link>,
+    answers: SelectAll<LinkEvents>,
+    jobs: FuturesUnordered<BoxFuture<'static, Done>>,
+    timers: Timers,
+    image: watch::Receiver<Arc<Image>>,
+    refresh: Refresh,
+    identity: Option<Identity>,
+    /// Lanes that wait for an identity; a job is under way for them.
+    awaiting_identity: Vec<u64>,
+    next_correlation: u64,
+    next_generation: u64,
+    /// Everything is to be settled, then the driver ends.
+    closing: bool,
+}
+
+struct LaneState {
+    queue: Arc<PartitionQueue>,
+    lane: Lane<Batch>,
+    backoff: Backoff,
+    /// No attempt before this.
+    blocked_until: Option<Instant>,
+    /// The newest leader epoch when it was blocked: a newer one ends that.
+    blocked_epoch: u32,
+    /// In the waiting list of this link.
+    parked: Option<LinkId>,
+    /// Where its attempts were sent; all that are under way are on one link.
+    link: Option<LinkId>,
+    /// Of the leader that they were sent to.
+    sent_epoch: u32,
+    /// When it last sent with nothing under way, or got an answer.
+    progress: Instant,
+    /// A timer runs for the oldest batch's delivery.
+    deadline_armed: bool,
+    /// What a batch is told whose time is over.
+    last_failure: Option<Failure>,
+}
+
+#[derive(PartialEq, Eq)]
+enum Refresh {
+    Idle { since: Instant },
+    Scheduled,
+    Running,
+}
+
+/// A job has ended.
+enum Done {
+    Connected(LinkId, Result<Opened, Failure>),
+    Refreshed,
+    Identified(Result<(ProducerId, ProducerEpoch), Failure>),
+}
+
+impl Driver {
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let image = shared.cluster.metadata.subscribe();
+        Self {
+            lanes: HashMap::new(),
+            links: HashMap::new(),
+            answers: SelectAll::new(),
+            jobs: FuturesUnordered::new(),
+            timers: Timers::new(shared.config.linger),
+            image,
+            refresh: Refresh::Idle { since: Instant::now() },
+            identity: None,
+            awaiting_identity: Vec::new(),
+            next_correlation: 0,
+            next_generation: 0,
+            closing: false,
+            shared,
+        }
+    }
+
+    pub async fn run(mut self) {
+        let shared = self.shared.clone();
+        // One timer for all, moved only when the earliest changes.
+        let alarm = sleep_until(Instant::now());
+        tokio::pin!(alarm);
+        loop {
+            self.fire_timers();
+            self.take_signals();
+            if self.closing && self.is_settled() {
+                break;
+            }
+            let wake_at = self.timers.next();
+            if let Some(at) = wake_at
+                && alarm.deadline() != at
+            {
+                alarm.as_mut().reset(at);
+            }
+            tokio::select! {
+                () = shared.woken() => {}
+                Some((id, event)) = self.answers.next(), if !self.answers.is_empty() => {
+                    self.on_link_event(id, event);
+                    // What else is there needs no further turn.
+                    while let Some(Some((id, event))) = self.answers.next().now_or_never() {
+                        self.on_link_event(id, event);
+                    }
+                }
+                Some(done) = self.jobs.next(), if !self.jobs.is_empty() => self.on_done(done),
+                Ok(()) = self.image.changed() => self.on_image(),
+                () = async { if wake_at.is_some() { alarm.as_mut().await } else { pending().await } } => {}
+            }
+        }
+    }
+
+    fn on_done(&mut self, done: Done) {
+        match done {
+            Done::Connected(id, opened) => self.on_connected(id, opened),
+            Done::Refreshed => self.refresh = Refresh::Idle { since: Instant::now() },
+            Done::Identified(identified) => self.on_identified(identified),
+        }
+    }
+
+    /// What the senders did.
+    fn take_signals(&mut self) {
+        let (opened, filled, flushes, ended) = {
+            let mut signals = self.shared.signals();
+            let opened = std::mem::take(&mut signals.opened);
+            signals.will_look =
+                self.timers.is_lingering() || (!opened.is_empty() && !self.shared.config.linger.is_zero());
+            (
+                opened,
+                std::mem::take(&mut signals.filled),
+                std::mem::take(&mut signals.flushes),
+                signals.ended.is_some(),
+            )
+        };
+        let now = Instant::now();
+        for (at, queue) in opened {
+            let id = queue.lane;
+            self.admit_queue(queue, now);
+            if self.shared.config.linger.is_zero() {
+                self.pump(id);
+            } else {
+                self.timers.linger(at, id);
+            }
+        }
+        for queue in filled {
+            let id = queue.lane;
+            self.admit_queue(queue, now);
+            self.pump(id);
+        }
+        for flush in flushes {
+            self.flush(flush);
+        }
+        if ended && !self.closing {
+            self.closing = true;
+            self.hurry_all();
+        }
+    }
+
+    /// The queue has a batch: there is a lane for it, and a timer for its delivery.
+    fn admit_queue(&mut self, queue: Arc<PartitionQueue>, now: Instant) {
+        let id = queue.lane;
+        let state = self.lanes.entry(id).or_insert_with(|| LaneState {
+            queue,
+            lane: Lane::new(self.shared.config.idempotent, self.shared.config.in_flight_max()),
+            backoff: Backoff::new(),
+            blocked_until: None,
+            blocked_epoch: 0,
+            parked: None,
+            link: None,
+            sent_epoch: 0,
+            progress: now,
+            deadline_armed: false,
+            last_failure: None,
+        });
+        if !state.deadline_armed {
+            state.deadline_armed = true;
+            self.timers
+                .set(now + self.shared.config.delivery_timeout, Timer::Deadline(id));
+        }
+    }
+
+    fn flush(&mut self, answer: oneshot::Sender<Vec<Arc<BatchReport>>>) {
+        self.hurry_all();
+        let mut reports = Vec::new();
+        for state in self.lanes.values() {
+            reports.extend(state.lane.batches().map(|batch| batch.reporter.report().clone()));
+            reports.extend(
+                state
+                    .queue
+                    .lock()
+                    .batches()
+                    .map(|batch| batch.reporter.report().clone()),
+            );
+        }
+        // Who flushed may have gone.
+        let _ = answer.send(reports);
+    }
+
+    /// Nothing lingers any more.
+    fn hurry_all(&mut self) {
+        let lanes: Vec<u64> = self.lanes.keys().copied().collect();
+        for id in lanes {
+            self.lanes[&id].queue.lock().hurry();
+            self.pump(id);
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        self.lanes
+            .values()
+            .all(|state| state.lane.is_empty() && state.queue.lock().is_empty())
+    }
+
+    /// Lets a lane do what it can.
+    fn pump(&mut self, id: u64) {
+        let now = Instant::now();
+        let linger = self.shared.config.linger;
+        loop {
+            let Some(state) = self.lanes.get_mut(&id) else { return };
+            if state.parked.is_some() || state.blocked_until.is_some_and(|until| until > now) {
+                return;
+            }
+            state.blocked_until = None;
+            let step = state.lane.step(self.identity);
+            match step {
+                Step::Wait => return,
+                Step::Admit if !state.queue.lock().has_due(linger, now) => return,
+                Step::Identify | Step::Renumber(_)
+                    if state.lane.is_empty() && !state.queue.lock().has_due(linger, now) =>
+                {
+                    return;
+                }
+                Step::Identify => return self.await_identity(id, None),
+                Step::Renumber(stale) => match self.identity.filter(|newest| newest.generation > stale.generation) {
+                    Some(newest) => state.lane.renumber(newest),
+                    None => return self.await_identity(id, Some(stale)),
+                },
+                Step::Resend | Step::Readmit | Step::Admit => {
+                    let Some((broker, epoch)) = self.route(id) else { return };
+                    self.dispatch(id, broker, epoch, step, now);
+                }
+            }
+        }
+    }
+
+    /// The broker to which the lane may send now. `None`: it will be pumped again when that is possible.
+    fn route(&mut self, id: u64) -> Option<(BrokerId, u32)> {
+        let state = self.lanes.get_mut(&id)?;
+        let queue = &state.queue;
+        let leader = self.image.borrow().leader(queue.topic.id, queue.partition);
+        let (broker, address, epoch) = match leader {
+            LeaderLookup::Known { broker, address, epoch } => (broker, address, epoch),
+            LeaderLookup::Unknown { .. } => {
+                let failure = Failure::local(tonic::Code::Unavailable, "the partition has no known leader", true);
+                self.block(id, failure);
+                return None;
+            }
+            LeaderLookup::Missing => {
+                let topic = queue.topic.name.clone();
+                self.retire(id, ClientError::UnknownTopic { topic });
+                return None;
+            }
+        };
+        if self.links.get(&broker).is_some_and(|link| link.address != address) {
+            // It came back elsewhere; the stream leads nowhere.
+            self.lose_link(
+                broker,
+                &Failure::local(tonic::Code::Unavailable, "the broker's address changed", false),
+            );
+        }
+        if !self.links.contains_key(&broker) {
+            self.connect(broker, address);
+        }
+        let state = self.lanes.get_mut(&id)?;
+        let link = self.links.get_mut(&broker)?;
+        if state.blocked_until.is_some() {
+            return None;
+        }
+        if state.lane.is_in_flight() && state.link != Some(link.id) {
+            // The old leader's answers come first: order is kept within a stream only.
+            return None;
+        }
+        if !link.has_room() {
+            state.parked = Some(link.id);
+            link.waiting.push_back(id);
+            return None;
+        }
+        Some((broker, epoch))
+    }
+
+    fn dispatch(&mut self, id: u64, broker: BrokerId, epoch: u32, step: Step, now: Instant) {
+        let state = self.lanes.get_mut(&id).expect("routed");
+        let link = self.links.get_mut(&broker).expect("routed");
+        let idle = !state.lane.is_in_flight();
+        let ticket = match step {
+            Step::Resend => state.lane.resend(),
+            Step::Readmit => state.lane.readmit(self.identity),
+            _ => {
+                let batch = state
+                    .queue
+                    .lock()
+                    .take(self.shared.config.linger, now)
+                    .expect("the lane saw one that is due");
+                let records = batch.records;
+                state.lane.admit(batch, records, self.identity)
+            }
+        };
+        let (batch, stamp) = state.lane.sent(ticket);
+        let bytes: Bytes = batch.bytes_as(stamp);
+        state.link = Some(link.id);
+        state.sent_epoch = epoch;
+        if idle {
+            state.progress = now;
+        }
+        self.next_correlation += 1;
+        let partition = v1::TopicPartition {
+            topic_id: state.queue.topic_id.clone(),
+            topic: String::new(),
+            partition: state.queue.partition,
+        };
+        let request = v1::ProduceStreamRequest {
+            correlation_id: self.next_correlation,
+            partition: Some(partition),
+            acks: match self.shared.config.acks {
+                Acks::Quorum => v1::Acks::Quorum,
+                Acks::None => v1::Acks::None,
+            }
+            .into(),
+            timeout_ms: self.shared.config.request_timeout.as_millis() as u32,
+            batch: bytes,
+        };
+        link.send(request, Outstanding { lane: id, ticket }, now);
+        if !link.watched {
+            link.watched = true;
+            self.timers.set(now + STALL, Timer::Silence(link.id));
+        }
+    }
+
+    /// No further attempt for a while.
+    fn block(&mut self, id: u64, failure: Failure) {
+        let now = Instant::now();
+        let Some(state) = self.lanes.get_mut(&id) else { return };
+        let asked = failure.retry_delay;
+        // The failures of one round, of batches sent together, count once.
+        let delay = match state.blocked_until.filter(|until| *until > now) {
+            Some(_) => asked.unwrap_or_default(),
+            None => state.backoff.next(asked),
+        };
+        let until = (now + delay).max(state.blocked_until.unwrap_or(now));
+        if state.blocked_until != Some(until) {
+            state.blocked_until = Some(until);
+            self.timers.set(until, Timer::Retry(id));
+        }
+        let leader = self.image.borrow().leader(state.queue.topic.id, state.queue.partition);
+        if let LeaderLookup::Known { epoch, .. } | LeaderLookup::Unknown { epoch } = leader {
+            state.blocked_epoch = epoch;
+        }
+        state.queue.struggling.store(true, std::sync::atomic::Ordering::Relaxed);
+        state.last_failure = Some(failure);
+        self.want_refresh();
+    }
+
+    fn want_refresh(&mut self) {
+        let Refresh::Idle { since } = self.refresh else { return };
+        let at = since + REFRESH_PAUSE;
+        if at > Instant::now() {
+            self.refresh = Refresh::Scheduled;
+            self.timers.set(at, Timer::Refresh);
+        } else {
+            self.start_refresh();
+        }
+    }
+
+    fn start_refresh(&mut self) {
+        self.refresh = Refresh::Running;
+        let cluster = self.shared.cluster.clone();
+        let seen = self.image.borrow().refreshes;
+        self.jobs.push(
+            async move {
+                if let Err(failure) = cluster.metadata.refresh(seen).await {
+                    tracing::debug!(error = failure.message, "no broker gives metadata");
+                }
+                Done::Refreshed
+            }
+            .boxed(),
+        );
+    }
+
+    /// Leaders may have moved.
+    fn on_image(&mut self) {
+        let image = self.image.borrow_and_update().clone();
+        let now = Instant::now();
+        let mut moved = Vec::new();
+        for (id, state) in &mut self.lanes {
+            let queue = &state.queue;
+            let (leader, epoch) = match image.leader(queue.topic.id, queue.partition) {
+                LeaderLookup::Known { broker, epoch, .. } => (Some(broker), epoch),
+                LeaderLookup::Unknown { .. } => continue,
+                LeaderLookup::Missing => (None, u32::MAX),
+            };
+            if state.lane.is_in_flight() {
+                let elsewhere = state.link.is_some_and(|link| Some(link.broker) != leader) && epoch > state.sent_epoch;
+                // A leader that hands over in good order still answers; one that is cut off does not.
+                if elsewhere && now >= state.progress + STALL {
+                    state.lane.lose_in_flight();
+                    moved.push(*id);
+                }
+            } else if state.blocked_until.is_some() && epoch > state.blocked_epoch {
+                state.blocked_until = None;
+                moved.push(*id);
+            } else if state.parked.is_some_and(|link| Some(link.broker) != leader) {
+                state.parked = None;
+                moved.push(*id);
+            }
+        }
+        for id in moved {
+            self.pump(id);
+        }
+    }
+
+    /// The producer can do no more. `in_doubt` makes the error for batches whose outcome is unknown.
+    fn fail(&mut self, error: &ClientError, in_doubt: impl Fn(&PartitionQueue) -> Option<ClientError>) {
+        tracing::error!(%error, "the producer ends");
+        self.shared.end(error.clone());
+        self.closing = true;
+        let lanes: Vec<u64> = self.lanes.keys().copied().collect();
+        for id in lanes {
+            let doubt = in_doubt(&self.lanes[&id].queue);
+            self.drop_lane(id, error, doubt);
+        }
+    }
+
+    /// The partition is gone.
+    fn retire(&mut self, id: u64, error: ClientError) {
+        tracing::info!(%error, "the partition is gone");
+        self.drop_lane(id, &error, None);
+    }
+
+    /// Ends a lane: what is certainly absent gets `error`, what is in doubt `in_doubt` or an unknown outcome for the same cause.
+    fn drop_lane(&mut self, id: u64, error: &ClientError, in_doubt: Option<ClientError>) {
+        let Some(mut state) = self.lanes.remove(&id) else {
+            return;
+        };
+        let in_doubt = in_doubt.unwrap_or_else(|| {
+            let mut failure = Failure::local(tonic::Code::Aborted, error.to_string(), false);
+            failure.reason = error.reason();
+            failure.into_error(&state.queue.context())
+        });
+        for (batch, end) in state.lane.clear() {
+            let error = if end == End::InDoubt { &in_doubt } else { error };
+            self.report(batch, Err(error.clone()));
+        }
+        let queued = state.queue.lock().close(error.clone());
+        for batch in queued {
+            self.report(batch, Err(error.clone()));
+        }
+    }
+
+    /// A batch is settled.
+    fn report(&self, batch: Batch, outcome: Result<Receipt, ClientError>) {
+        self.shared.release(batch.charged);
+        batch.reporter.make(outcome);
+    }
+}
+
+impl Drop for Driver {
+    /// Also when the runtime ends before everything is settled: what is left answers for itself when it is dropped.
+    fn drop(&mut self) {
+        let error = self.shared.signals().ended.clone().unwrap_or(ClientError::Closed);
+        for (_, batches) in self.shared.stop() {
+            for batch in batches {
+                // Never sent.
+                self.report(batch, Err(error.clone()));
+            }
+        }
+    }
+}

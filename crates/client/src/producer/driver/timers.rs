@@ -1,0 +1,160 @@
+//! The driver's timers. A timer that is no longer wanted fires all the same; whoever handles it looks first.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::lane::End;
+use super::super::stream::LinkId;
+use super::{Driver, Refresh, SILENCE_GRACE, STALL, STALL_AGAIN};
+use crate::error::ClientError;
+use crate::wire_error::{Disposition, Failure};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// The lane may make another attempt.
+    Retry(u64),
+    /// The time of the lane's oldest batch may be over.
+    Deadline(u64),
+    /// The link may have been silent for too long.
+    Silence(LinkId),
+    /// Metadata may be asked for again.
+    Refresh,
+}
+
+pub(super) struct Timers {
+    linger: Duration,
+    /// Batches linger equally long, so these are in order, but for what senders on different threads may swap.
+    lingering: VecDeque<(Instant, u64)>,
+    others: BinaryHeap<Reverse<(Instant, Timer)>>,
+}
+
+impl Timers {
+    pub fn new(linger: Duration) -> Self {
+        Self {
+            linger,
+            lingering: VecDeque::new(),
+            others: BinaryHeap::new(),
+        }
+    }
+
+    pub fn set(&mut self, at: Instant, timer: Timer) {
+        self.others.push(Reverse((at, timer)));
+    }
+
+    /// A batch of the lane was opened at this time.
+    pub fn linger(&mut self, opened: Instant, lane: u64) {
+        self.lingering.push_back((opened + self.linger, lane));
+    }
+
+    pub fn is_lingering(&self) -> bool {
+        !self.lingering.is_empty()
+    }
+
+    /// When the earliest fires.
+    pub fn next(&self) -> Option<Instant> {
+        let other = self.others.peek().map(|Reverse((at, _))| *at);
+        let lingering = self.lingering.front().map(|(at, _)| *at);
+        other.into_iter().chain(lingering).min()
+    }
+
+    fn lingered(&mut self, now: Instant) -> Option<u64> {
+        self.lingering.pop_front_if(|(at, _)| *at <= now).map(|(_, lane)| lane)
+    }
+
+    fn fired(&mut self, now: Instant) -> Option<Timer> {
+        if self.others.peek().is_some_and(|Reverse((at, _))| *at <= now) {
+            self.others.pop().map(|Reverse((_, timer))| timer)
+        } else {
+            None
+        }
+    }
+}
+
+impl Driver {
+    pub(super) fn fire_timers(&mut self) {
+        let now = Instant::now();
+        while let Some(lane) = self.timers.lingered(now) {
+            self.pump(lane);
+        }
+        while let Some(timer) = self.timers.fired(now) {
+            match timer {
+                Timer::Retry(lane) => self.pump(lane),
+                Timer::Deadline(lane) => self.on_deadline(lane, now),
+                Timer::Silence(link) => self.on_silence(link, now),
+                Timer::Refresh => {
+                    if self.refresh == Refresh::Scheduled {
+                        self.start_refresh();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives up what has been tried for long enough.
+    fn on_deadline(&mut self, id: u64, now: Instant) {
+        let allowed = self.shared.config.delivery_timeout;
+        let Some(state) = self.lanes.get_mut(&id) else { return };
+        let is_over = |opened: Instant| opened + allowed <= now;
+        let mut over = state.lane.expire(|batch| is_over(batch.opened));
+        if state.lane.is_empty() {
+            // What was never sent is younger than what was.
+            let queued = state.queue.lock().expire(|batch| is_over(batch.opened));
+            over.extend(queued.into_iter().map(|batch| (batch, End::Absent)));
+        }
+        let oldest = state.lane.batches().map(|batch| batch.opened).next();
+        let oldest = oldest.or_else(|| state.queue.lock().batches().map(|batch| batch.opened).next());
+        state.deadline_armed = oldest.is_some();
+        if let Some(opened) = oldest {
+            self.timers.set(
+                (opened + allowed).max(now + Duration::from_millis(1)),
+                Timer::Deadline(id),
+            );
+        }
+        if over.is_empty() {
+            return;
+        }
+        let cause = state.last_failure.clone();
+        let cause =
+            cause.unwrap_or_else(|| Failure::local(tonic::Code::DeadlineExceeded, "no answer from the leader", false));
+        let context = format!("{} (given up after {} s)", state.queue.context(), allowed.as_secs_f32());
+        state.queue.struggling.store(true, Ordering::Relaxed);
+        for (batch, end) in over {
+            let rejection = cause.rejection(&context);
+            let error = match end {
+                End::InDoubt => ClientError::OutcomeUnknown(rejection),
+                _ if cause.disposition() == Disposition::Refuse => ClientError::Refused(rejection),
+                _ => ClientError::Unavailable(rejection),
+            };
+            self.report(batch, Err(error));
+        }
+        self.pump(id);
+    }
+
+    /// Looks after attempts without an answer.
+    fn on_silence(&mut self, id: LinkId, now: Instant) {
+        let Some(link) = self.links.get_mut(&id.broker).filter(|link| link.id == id) else {
+            return;
+        };
+        let Some(oldest) = link.oldest() else {
+            link.watched = false;
+            return;
+        };
+        let patience = self.shared.config.request_timeout + SILENCE_GRACE;
+        if oldest + patience <= now {
+            let failure = Failure::timeout(patience);
+            self.lose_link(id.broker, &failure);
+        } else if oldest + STALL <= now {
+            tracing::debug!(broker = %id.broker, "the leader does not answer; asking others");
+            self.want_refresh();
+            // Its lanes may have been known to have moved before they stalled.
+            self.on_image();
+            self.timers.set(now + STALL_AGAIN, Timer::Silence(id));
+        } else {
+            self.timers.set(oldest + STALL, Timer::Silence(id));
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The producer.
+//!
+//! ```text
+//! send() ── partitioner ── PartitionQueue (accumulator) ─┐ a batch opened or filled up
+//!    │                                                   ▼
+//!    └─ Delivery ◄──── BatchReport ◄──── driver task: Lane per partition, ProduceStream per leader broker
+//! ```
+//!
+//! `send` copies a record into its partition's open batch and returns. One driver task per producer does the rest: it takes
+//! batches that are full or have lingered, numbers them (`lane`, pure), sends them to the partition's leader, and reports what
+//! became of them. A full buffer makes `send` wait.
+
+mod accumulator;
+mod config;
+mod delivery;
+mod driver;
+mod identity;
+mod lane;
+mod partitions;
+mod record;
+mod shared;
+mod stream;
+
+use std::sync::Arc;
+
+pub use config::{Acks, ProducerConfig};
+pub use delivery::Delivery;
+pub use record::{ProducerRecord, RecordMetadata};
+
+use crate::cluster::Cluster;
+use crate::error::ClientError;
+use driver::Driver;
+use shared::Shared;
+
+/// Sends records to partitions. Clones share the buffer and the task.
+///
+/// When the last clone is dropped without [`close`](Self::close), what was sent is still delivered, as long as the runtime
+/// lives.
+///
+/// # Order and duplicates
+/// Records that are sent to one partition by `send` calls one after the other are stored in that order. With
+/// [`idempotent`](ProducerConfig::idempotent), the default, each is stored once, however often it had to be sent. Without it, a
+/// batch whose answer got lost is sent again, too, and may be stored twice; and only one batch of a partition is in flight at a
+/// time, for else a refused one would be overtaken.
+///
+/// When a batch is given up, as refused or because its time is over, the batches after it are not given up with it: the
+/// producer takes its next epoch, which fences whatever of the old one may still be under way, and numbers them anew. Only
+/// those whose own outcome is unknown then are reported as [`ClientError::OutcomeUnknown`].
+///
+/// ```no_run
+/// # async fn example(client: jangada_client::Client) -> Result<(), jangada_client::ClientError> {
+/// use jangada_client::{ProducerConfig, ProducerRecord};
+///
+/// let producer = client.producer(ProducerConfig::default())?;
+/// let mut deliveries = Vec::new();
+/// for n in 0..1000 {
+///     let record = ProducerRecord::new("numbers").with_value(n.to_string());
+///     deliveries.push(producer.send(record).await?);
+/// }
+/// for delivery in deliveries {
+///     delivery.await?;
+/// }
+/// producer.close().await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Producer {
+    handle: Arc<Handle>,
+}
+
+/// What all clones share. The driver has only `shared`, so it notices when the last clone goes.
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.begin_close();
+    }
+}
+
+impl Producer {
+    pub(crate) fn start(cluster: Arc<Cluster>, config: ProducerConfig) -> Result<Self, ClientError> {
+        config.check()?;
+        let shared = Arc::new(Shared::new(cluster, config));
+        tokio::spawn(Driver::new(shared.clone()).run());
+        Ok(Self {
+            handle: Arc::new(Handle { shared }),
+        })
+    }
+
+    /// Puts a record into its partition's batch. Waits while the buffer is full, and for metadata the first time that a topic
+    /// is used. What becomes of the record the [`Delivery`] tells; it need not be awaited.
+    ///
+    /// The record is taken when this returns: a call that is dropped before has no effect.
+    ///
+    /// # Errors
+    /// [`ClientError::UnknownTopic`], [`ClientError::UnknownPartition`], [`ClientError::RecordTooLarge`],
+    /// [`ClientError::Closed`], [`ClientError::ProducerFenced`], or [`ClientError::Unavailable`] when the topic cannot be looked
+    /// up. The record was not taken then.
+    pub async fn send(&self, record: ProducerRecord) -> Result<Delivery, ClientError> {
+        self.handle.shared.send(record).await
+    }
+
+    /// Sends what is gathered without lingering and waits until the fate of everything sent before is known: delivered or given
+    /// up. The deliveries tell which.
+    pub async fn flush(&self) {
+        self.handle.shared.flush().await;
+    }
+
+    /// Flushes and ends the producer. Later calls of other clones get [`ClientError::Closed`].
+    pub async fn close(self) {
+        self.handle.shared.flush().await;
+        self.handle.shared.begin_close();
+    }
+}

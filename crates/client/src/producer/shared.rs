@@ -1,0 +1,234 @@
+//! What senders and the driver share: the buffer's permits, the topics' queues, and the signals that wake the driver.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jangada_types::BatchBuilder;
+use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::time::Instant;
+
+use super::accumulator::Appended;
+use super::config::ProducerConfig;
+use super::delivery::{BatchReport, Delivery};
+use super::partitions::{PartitionQueue, TopicQueues};
+use super::record::ProducerRecord;
+use crate::cluster::Cluster;
+use crate::error::ClientError;
+
+pub(crate) struct Shared {
+    pub cluster: Arc<Cluster>,
+    pub config: ProducerConfig,
+    /// Bytes of the buffer that are free. A record takes its size when it is sent; its batch gives all back when it is settled.
+    buffer: Semaphore,
+    topics: RwLock<HashMap<Arc<str>, Arc<TopicQueues>>>,
+    next_lane: AtomicU64,
+    signals: Mutex<Signals>,
+    wake: Notify,
+}
+
+/// What happened since the driver looked.
+#[derive(Default)]
+pub(crate) struct Signals {
+    /// Queues in which a batch was opened, and when.
+    pub opened: Vec<(Instant, Arc<PartitionQueue>)>,
+    /// Queues in which a batch became full.
+    pub filled: Vec<Arc<PartitionQueue>>,
+    /// Those who flush want to know what to wait for.
+    pub flushes: Vec<oneshot::Sender<Vec<Arc<BatchReport>>>>,
+    /// The driver will look within the linger anyway: an opened batch need not wake it.
+    pub will_look: bool,
+    /// No more records are taken, for this reason.
+    pub ended: Option<ClientError>,
+    /// The driver is gone.
+    pub stopped: bool,
+}
+
+impl Shared {
+    pub fn new(cluster: Arc<Cluster>, config: ProducerConfig) -> Self {
+        Self {
+            cluster,
+            buffer: Semaphore::new(config.buffer_bytes),
+            config,
+            topics: RwLock::default(),
+            next_lane: AtomicU64::new(0),
+            signals: Mutex::default(),
+            wake: Notify::new(),
+        }
+    }
+
+    pub async fn send(&self, record: ProducerRecord) -> Result<Delivery, ClientError> {
+        let headers = record
+            .headers
+            .iter()
+            .map(|header| (header.key.as_str(), header.value.as_deref()));
+        let size = BatchBuilder::record_size_max(record.key.as_deref(), record.value.as_deref(), headers);
+        let mut topic = self.topic(&record.topic).await?;
+        self.check_size(&topic, size)?;
+        self.reserve(size).await?;
+        loop {
+            let time = record.timestamp_ms.unwrap_or_else(now_ms);
+            let appended = topic.append(&record, (size, time), |queue, appended| self.signal(queue, appended));
+            let error = match appended {
+                Ok(Appended {
+                    delivery: Some(delivery),
+                    ..
+                }) => return Ok(delivery),
+                Ok(_) => unreachable!("a record that may go anywhere is taken"),
+                Err(error) => error,
+            };
+            // From here on the record holds nothing of the buffer, so that a dropped call does not either.
+            self.release(size);
+            if !matches!(error, ClientError::UnknownTopic { .. }) {
+                return Err(error);
+            }
+            // It was deleted; there may be a new one under its name.
+            self.forget(&topic);
+            topic = self.topic(&record.topic).await?;
+            self.check_size(&topic, size)?;
+            self.reserve(size).await?;
+        }
+    }
+
+    async fn topic(&self, name: &Arc<str>) -> Result<Arc<TopicQueues>, ClientError> {
+        if let Some(topic) = self.topics.read().unwrap_or_else(PoisonError::into_inner).get(name) {
+            return Ok(topic.clone());
+        }
+        if let Some(error) = self.signals().ended.clone() {
+            return Err(error);
+        }
+        let metadata = self.cluster.topic(name).await?;
+        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        // The driver ends all queues that there are, under this lock, after `ended` was set.
+        if let Some(error) = self.signals().ended.clone() {
+            return Err(error);
+        }
+        let fresh = || Arc::new(TopicQueues::new(metadata, &self.config, &self.next_lane));
+        Ok(topics.entry(name.clone()).or_insert_with(fresh).clone())
+    }
+
+    fn forget(&self, gone: &Arc<TopicQueues>) {
+        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        if topics
+            .get(&gone.topic.name)
+            .is_some_and(|known| Arc::ptr_eq(known, gone))
+        {
+            topics.remove(&gone.topic.name);
+        }
+    }
+
+    fn check_size(&self, topic: &TopicQueues, size: usize) -> Result<(), ClientError> {
+        let (limit, knob) = if topic.record_bytes_max <= self.config.buffer_bytes {
+            (topic.record_bytes_max, "the topic's max.message.bytes")
+        } else {
+            (self.config.buffer_bytes, "the producer's buffer_bytes")
+        };
+        if size > limit {
+            return Err(ClientError::RecordTooLarge {
+                topic: topic.topic.name.clone(),
+                size,
+                limit,
+                knob,
+            });
+        }
+        Ok(())
+    }
+
+    /// Waits for room in the buffer, in the order of the calls.
+    async fn reserve(&self, bytes: usize) -> Result<(), ClientError> {
+        let permits = u32::try_from(bytes).expect("a record is at most as large as a batch");
+        match self.buffer.acquire_many(permits).await {
+            Ok(permit) => permit.forget(),
+            Err(_) => return Err(self.signals().ended.clone().unwrap_or(ClientError::Closed)),
+        }
+        Ok(())
+    }
+
+    /// Gives room in the buffer back.
+    pub fn release(&self, bytes: usize) {
+        self.buffer.add_permits(bytes);
+    }
+
+    fn signal(&self, queue: &Arc<PartitionQueue>, appended: &Appended) {
+        if appended.opened.is_none() && !appended.filled {
+            return;
+        }
+        let mut signals = self.signals();
+        let mut wake = appended.filled;
+        if appended.filled {
+            signals.filled.push(queue.clone());
+        }
+        if let Some(at) = appended.opened {
+            signals.opened.push((at, queue.clone()));
+            wake |= !std::mem::replace(&mut signals.will_look, true);
+        }
+        drop(signals);
+        if wake {
+            self.wake.notify_one();
+        }
+    }
+
+    pub fn signals(&self) -> MutexGuard<'_, Signals> {
+        self.signals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when a signal came.
+    pub async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    pub async fn flush(&self) {
+        let (answer, reports) = oneshot::channel();
+        {
+            let mut signals = self.signals();
+            if signals.stopped {
+                return;
+            }
+            signals.flushes.push(answer);
+        }
+        self.wake.notify_one();
+        // A driver that ends meanwhile has settled everything.
+        for report in reports.await.unwrap_or_default() {
+            report.done().await;
+        }
+    }
+
+    /// Takes no more records. What was taken is delivered, then the driver ends.
+    pub fn begin_close(&self) {
+        self.end(ClientError::Closed);
+    }
+
+    /// Takes no more records, for this reason; a reason given before stays.
+    pub fn end(&self, error: ClientError) {
+        self.signals().ended.get_or_insert(error);
+        self.buffer.close();
+        self.wake.notify_one();
+    }
+
+    /// The driver's last act. Returns what is still in the queues.
+    pub fn stop(&self) -> Vec<(Arc<PartitionQueue>, Vec<super::accumulator::Batch>)> {
+        self.end(ClientError::Closed);
+        let ended = {
+            let mut signals = self.signals();
+            signals.stopped = true;
+            signals.flushes.clear();
+            signals.ended.clone().unwrap_or(ClientError::Closed)
+        };
+        let topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        let queues = topics.values().flat_map(|topic| &topic.queues);
+        queues
+            .map(|queue| (queue.clone(), queue.lock().close(ended.clone())))
+            .collect()
+    }
+}
+
+/// The wall clock, milliseconds since the Unix epoch: a record's time when its sender gives none.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place where the client reads the wall clock"
+)]
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,330 @@
+//! The one place where gRPC's errors become ours: a unary call's or a stream's `Status` with its `google.rpc` details, and
+//! the `Error` message inside a produce stream, both become a [`Failure`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jangada_proto::v1;
+use jangada_types::{BrokerId, Reason};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::error::{ClientError, Rejection};
+
+/// The domain of our `ErrorInfo`; details of another are not ours to read.
+const DOMAIN: &str = "jangada";
+
+/// A failed attempt.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub code: Code,
+    pub reason: Option<Reason>,
+    pub message: String,
+    /// The attempt had no effect.
+    pub definite: bool,
+    pub retry_delay: Option<Duration>,
+    pub metadata: HashMap<String, String>,
+}
+
+/// Where a broker says that the leader is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LeaderHint {
+    pub broker: BrokerId,
+    pub address: Option<String>,
+    pub epoch: Option<u32>,
+}
+
+/// What an attempt's failure means for the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Disposition {
+    /// No effect, and another attempt, perhaps elsewhere, may succeed.
+    Retry,
+    /// It may have had its effect.
+    Unknown,
+    /// No effect, and never will have.
+    Refuse,
+}
+
+impl Failure {
+    /// Nothing was sent, or an answer did not come, for a cause on our side.
+    pub fn local(code: Code, message: impl Into<String>, definite: bool) -> Self {
+        Self {
+            code,
+            reason: None,
+            message: message.into(),
+            definite,
+            retry_delay: None,
+            metadata: HashMap::new(),
+        }
+    }
+
+    /// No answer within the time for one attempt.
+    pub fn timeout(after: Duration) -> Self {
+        Self::local(
+            Code::DeadlineExceeded,
+            format!("no answer within {} ms", after.as_millis()),
+            false,
+        )
+    }
+
+    pub fn disposition(&self) -> Disposition {
+        use Reason::*;
+        let again = match self.reason {
+            Some(
+                NotLeader | StaleLeaderEpoch | UnknownLeaderEpoch | PartitionBusy | BrokerBusy | DiskFull
+                | TooManyStreams | LeaderNotAvailable | NotReady | ShuttingDown | StoreFenced | QuorumTimeout
+                | Internal,
+            ) => true,
+            Some(_) => false,
+            // A newer broker's reason, or none: the code and the hint to try again decide.
+            None => self.retry_delay.is_some() || !code_refuses(self.code),
+        };
+        match (self.definite, again) {
+            (true, true) => Disposition::Retry,
+            (true, false) => Disposition::Refuse,
+            (false, _) => Disposition::Unknown,
+        }
+    }
+
+    pub fn leader_hint(&self) -> Option<LeaderHint> {
+        let broker = self
+            .metadata
+            .get("leader_id")?
+            .parse()
+            .ok()
+            .filter(|id| *id != 0)
+            .map(BrokerId)?;
+        Some(LeaderHint {
+            broker,
+            address: self.metadata.get("leader_address").filter(|a| !a.is_empty()).cloned(),
+            epoch: self.metadata.get("leader_epoch").and_then(|e| e.parse().ok()),
+        })
+    }
+
+    /// A number that a check compared.
+    pub fn number(&self, key: &str) -> Option<i64> {
+        self.metadata.get(key).and_then(|v| v.parse().ok())
+    }
+
+    pub fn rejection(&self, context: &str) -> Arc<Rejection> {
+        Arc::new(Rejection {
+            context: context.to_owned(),
+            code: self.code,
+            reason: self.reason,
+            message: self.message.clone(),
+            retry_delay: self.retry_delay,
+            metadata: self.metadata.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        })
+    }
+
+    /// As a caller sees it when no further attempt is made.
+    pub fn into_error(self, context: &str) -> ClientError {
+        let rejection = self.rejection(context);
+        match self.disposition() {
+            Disposition::Retry => ClientError::Unavailable(rejection),
+            Disposition::Unknown => ClientError::OutcomeUnknown(rejection),
+            Disposition::Refuse => ClientError::Refused(rejection),
+        }
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        let details = status.get_error_details();
+        let info = details.error_info().filter(|info| info.domain == DOMAIN);
+        let metadata = info.map(|info| info.metadata.clone()).unwrap_or_default();
+        let definite = definite(&metadata).unwrap_or_else(|| {
+            code_refuses(status.code()) || status.code() == Code::ResourceExhausted || never_connected(&status)
+        });
+        let mut message = status.message().to_owned();
+        if info.is_none() {
+            // Without a broker's words the cause is further down.
+            let mut source = std::error::Error::source(&status);
+            while let Some(cause) = source {
+                let text = cause.to_string();
+                if !message.contains(&text) {
+                    message = format!("{message}: {text}");
+                }
+                source = cause.source();
+            }
+        }
+        Self {
+            code: status.code(),
+            reason: info.and_then(|info| Reason::parse(&info.reason)),
+            message,
+            definite,
+            retry_delay: details.retry_info().and_then(|retry| retry.retry_delay),
+            metadata,
+        }
+    }
+}
+
+impl From<v1::Error> for Failure {
+    fn from(error: v1::Error) -> Self {
+        let code = Code::from_i32(error.code);
+        Self {
+            code,
+            reason: Reason::parse(&error.reason),
+            message: error.message,
+            definite: definite(&error.metadata).unwrap_or_else(|| code_refuses(code)),
+            retry_delay: error.retry_delay_ms.map(|ms| Duration::from_millis(ms.into())),
+            metadata: error.metadata,
+        }
+    }
+}
+
+fn definite(metadata: &HashMap<String, String>) -> Option<bool> {
+    metadata.get("definite").map(|text| text == "true")
+}
+
+/// Codes that say, without details, that the request was looked at and turned down.
+fn code_refuses(code: Code) -> bool {
+    matches!(
+        code,
+        Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::Unimplemented
+            | Code::Unauthenticated
+    )
+}
+
+/// The request never left, for there was no connection.
+fn never_connected(status: &Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(cause) = source {
+        if cause.is::<tonic::ConnectError>() {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic_types::ErrorDetails;
+
+    fn status(code: Code, reason: &str, metadata: &[(&str, &str)], retry: Option<Duration>) -> Status {
+        let metadata: HashMap<String, String> = metadata.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
+        if let Some(delay) = retry {
+            details.set_retry_info(Some(delay));
+        }
+        Status::with_error_details(code, "words", details)
+    }
+
+    #[test]
+    fn details_of_a_status_are_read() {
+        let metadata = [
+            ("definite", "true"),
+            ("leader_id", "3"),
+            ("leader_address", "h:9402"),
+            ("leader_epoch", "7"),
+            ("offset", "12"),
+        ];
+        let delay = Duration::from_millis(40);
+        let failure = Failure::from(status(Code::FailedPrecondition, "NOT_LEADER", &metadata, Some(delay)));
+        assert_eq!(failure.reason, Some(Reason::NotLeader));
+        assert_eq!(failure.disposition(), Disposition::Retry);
+        assert_eq!(failure.retry_delay, Some(delay));
+        assert_eq!(failure.number("offset"), Some(12));
+        let hint = failure.leader_hint().expect("a hint");
+        assert_eq!(
+            hint,
+            LeaderHint {
+                broker: BrokerId(3),
+                address: Some("h:9402".to_owned()),
+                epoch: Some(7)
+            }
+        );
+        assert!(matches!(failure.into_error("x"), ClientError::Unavailable(_)));
+    }
+
+    #[test]
+    fn an_unknown_leader_is_no_hint() {
+        let failure = Failure::from(status(
+            Code::FailedPrecondition,
+            "NOT_LEADER",
+            &[("leader_id", "0")],
+            None,
+        ));
+        assert_eq!(failure.leader_hint(), None);
+    }
+
+    #[test]
+    fn what_may_have_happened_is_never_called_definite() {
+        for failure in [
+            Failure::from(status(
+                Code::DeadlineExceeded,
+                "QUORUM_TIMEOUT",
+                &[("definite", "false")],
+                None,
+            )),
+            Failure::from(Status::unavailable("connection reset")),
+            Failure::from(Status::unknown("h2 broke")),
+            Failure::from(Status::internal("h2 broke")),
+            Failure::from(Status::cancelled("gone")),
+            Failure::timeout(Duration::from_secs(1)),
+        ] {
+            assert_eq!(failure.disposition(), Disposition::Unknown, "{failure:?}");
+            assert!(!failure.into_error("x").is_definite());
+        }
+    }
+
+    #[test]
+    fn errors_inside_a_stream_mean_what_a_status_means() {
+        let error = v1::Error {
+            code: Code::ResourceExhausted as i32,
+            message: "full".to_owned(),
+            reason: "PARTITION_BUSY".to_owned(),
+            metadata: HashMap::from([("definite".to_owned(), "true".to_owned())]),
+            retry_delay_ms: Some(25),
+        };
+        let failure = Failure::from(error);
+        assert_eq!(failure.disposition(), Disposition::Retry);
+        assert_eq!(failure.retry_delay, Some(Duration::from_millis(25)));
+    }
+
+    #[test]
+    fn a_reason_of_a_newer_broker_is_judged_by_its_code() {
+        let refused = Failure::from(status(
+            Code::InvalidArgument,
+            "SOMETHING_NEW",
+            &[("definite", "true")],
+            None,
+        ));
+        assert_eq!(refused.disposition(), Disposition::Refuse);
+        let later = Failure::from(status(
+            Code::Unavailable,
+            "SOMETHING_NEW",
+            &[("definite", "true")],
+            None,
+        ));
+        assert_eq!(later.disposition(), Disposition::Retry);
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_is_definite() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("its address");
+        drop(listener);
+        let channel = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
+            .expect("a uri")
+            .connect_lazy();
+        let mut client = v1::metadata_service_client::MetadataServiceClient::new(channel);
+        let failure = Failure::from(
+            client
+                .get_metadata(v1::GetMetadataRequest::default())
+                .await
+                .expect_err("nobody listens"),
+        );
+        assert!(failure.definite, "{failure:?}");
+        assert_eq!(failure.disposition(), Disposition::Retry);
+    }
+}

@@ -1,0 +1,283 @@
+//! Consuming.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use jangada_client::{Client, ClientError, Consumer, ConsumerConfig, OffsetReset, ProducerConfig, StartAt};
+use jangada_types::batch::BatchIter;
+use tokio::time::timeout;
+
+use crate::fake::Cluster;
+use crate::produce::{numbers, send, small_batches};
+
+/// A topic "t" with so many records per partition.
+async fn filled(cluster: &Cluster, partitions: u32, records: u32) -> Client {
+    cluster.create_topic("t", partitions);
+    let client = cluster.client().await;
+    fill(&client, partitions, 0..records).await;
+    client
+}
+
+async fn fill(client: &Client, partitions: u32, values: std::ops::Range<u32>) {
+    let producer = client.producer(small_batches()).expect("good settings");
+    for partition in 0..partitions {
+        for delivered in join_all(send(&producer, partition, values.clone()).await).await {
+            delivered.expect("delivered");
+        }
+    }
+}
+
+async fn read(consumer: &mut Consumer, records: usize) -> Vec<(u32, i64, String)> {
+    let mut read = Vec::new();
+    while read.len() < records {
+        let record = timeout(Duration::from_secs(20), consumer.next())
+            .await
+            .expect("soon")
+            .expect("a record");
+        let value = String::from_utf8(record.value.expect("a value").to_vec()).expect("text");
+        read.push((record.partition, record.offset, value));
+    }
+    read
+}
+
+fn expected(partition: u32, values: std::ops::Range<u32>) -> Vec<(u32, i64, String)> {
+    values
+        .map(|value| (partition, i64::from(value), value.to_string()))
+        .collect()
+}
+
+#[tokio::test]
+async fn all_partitions_are_read_in_order() {
+    let cluster = Cluster::start(3);
+    let client = filled(&cluster, 3, 500).await;
+    let mut consumer = client.consumer(ConsumerConfig::default()).expect("good settings");
+    consumer.assign_topic("t", StartAt::Earliest).await.expect("assigned");
+    let ends = consumer.end_offsets().await.expect("listed");
+    let mut all = Vec::new();
+    while !consumer.reached(&ends) {
+        all.extend(read(&mut consumer, 1).await);
+    }
+    assert_eq!(all.len(), 1500);
+    for partition in 0..3 {
+        let of_partition: Vec<_> = all.iter().filter(|record| record.0 == partition).cloned().collect();
+        assert_eq!(of_partition, expected(partition, 0..500));
+        assert_eq!(consumer.position("t", partition), Some(500));
+        assert_eq!(consumer.high_watermark("t", partition), Some(500));
+    }
+}
+
+#[tokio::test]
+async fn reading_begins_at_the_offset_within_a_batch() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 300).await;
+    let mut consumer = client.consumer(ConsumerConfig::default()).expect("good settings");
+    consumer
+        .assign(vec![("t", 0, StartAt::Offset(123))])
+        .await
+        .expect("assigned");
+    assert_eq!(consumer.position("t", 0), Some(123));
+    assert_eq!(read(&mut consumer, 177).await, expected(0, 123..300));
+    consumer.seek("t", 0, StartAt::Offset(7)).await.expect("sought");
+    assert_eq!(read(&mut consumer, 10).await, expected(0, 7..17));
+    consumer.seek("t", 0, StartAt::Latest).await.expect("sought");
+    assert!(
+        timeout(Duration::from_millis(200), consumer.next()).await.is_err(),
+        "nothing comes after the end"
+    );
+    fill(&client, 1, 300..310).await;
+    assert_eq!(read(&mut consumer, 10).await, expected(0, 300..310));
+}
+
+#[tokio::test]
+async fn changes_of_leader_are_not_seen_in_the_records() {
+    let mut cluster = Cluster::start(3);
+    let client = filled(&cluster, 1, 2000).await;
+    let config = ConsumerConfig {
+        max_partition_bytes: 2048,
+        prefetch_bytes: 64 * 1024,
+        ..ConsumerConfig::default()
+    };
+    let mut consumer = client.consumer(config).expect("good settings");
+    consumer.assign_topic("t", StartAt::Earliest).await.expect("assigned");
+    let mut all = read(&mut consumer, 100).await;
+    cluster.move_leader("t", 0, 3);
+    all.extend(read(&mut consumer, 900).await);
+    cluster.kill(3);
+    all.extend(read(&mut consumer, 1000).await);
+    fill(&client, 1, 2000..2100).await;
+    all.extend(read(&mut consumer, 100).await);
+    assert_eq!(all, expected(0, 0..2100));
+}
+
+#[tokio::test]
+async fn an_offset_out_of_range_is_named_with_its_bounds() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 2, 300).await;
+    cluster.state().partition("t", 0).log_start = 50;
+    let mut consumer = client.consumer(ConsumerConfig::default()).expect("good settings");
+    consumer
+        .assign(vec![("t", 0, StartAt::Offset(10)), ("t", 1, StartAt::Offset(299))])
+        .await
+        .expect("assigned");
+    let (mut failed, mut other) = (None, None);
+    while failed.is_none() || other.is_none() {
+        match consumer.next().await {
+            Ok(record) => other = Some(record.offset),
+            Err(error) => failed = Some(error),
+        }
+    }
+    let error = failed.expect("one of them");
+    let ClientError::OffsetOutOfRange {
+        offset: 10,
+        log_start_offset: 50,
+        high_watermark: 300,
+        ..
+    } = error
+    else {
+        panic!("{error}")
+    };
+    assert_eq!(other, Some(299), "the other partition goes on");
+    consumer.seek("t", 0, StartAt::Earliest).await.expect("sought");
+    assert_eq!(read(&mut consumer, 3).await, expected(0, 50..53));
+}
+
+#[tokio::test]
+async fn an_offset_out_of_range_moves_as_the_settings_say() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 300).await;
+    cluster.state().partition("t", 0).log_start = 50;
+    let config = ConsumerConfig {
+        offset_reset: OffsetReset::Earliest,
+        ..ConsumerConfig::default()
+    };
+    let mut consumer = client.consumer(config).expect("good settings");
+    consumer
+        .assign(vec![("t", 0, StartAt::Offset(10))])
+        .await
+        .expect("assigned");
+    assert_eq!(read(&mut consumer, 3).await, expected(0, 50..53));
+}
+
+#[tokio::test]
+async fn what_is_fetched_ahead_is_bounded() {
+    let cluster = Cluster::start(1);
+    cluster.create_topic("t", 1);
+    let client = cluster.client().await;
+    let producer = client
+        .producer(ProducerConfig {
+            batch_bytes: 1024,
+            ..ProducerConfig::default()
+        })
+        .expect("good settings");
+    for delivered in join_all(send(&producer, 0, 0..20_000).await).await {
+        delivered.expect("delivered");
+    }
+    let config = ConsumerConfig {
+        prefetch_bytes: 64 * 1024,
+        max_partition_bytes: 4096,
+        ..ConsumerConfig::default()
+    };
+    let mut consumer = client.consumer(config).expect("good settings");
+    consumer.assign_topic("t", StartAt::Earliest).await.expect("assigned");
+    let mut all = read(&mut consumer, 1).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let ahead = cluster.state().fetched_bytes;
+    assert!(
+        ahead <= 64 * 1024 + 2 * 4096,
+        "{ahead} bytes were fetched while one record was read"
+    );
+    all.extend(read(&mut consumer, 19_999).await);
+    assert_eq!(all, expected(0, 0..20_000));
+}
+
+#[tokio::test]
+async fn batches_come_whole_and_raw() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 300).await;
+    let mut consumer = client.consumer(ConsumerConfig::default()).expect("good settings");
+    consumer
+        .assign(vec![("t", 0, StartAt::Offset(5))])
+        .await
+        .expect("assigned");
+    let mut records = 0;
+    while consumer.position("t", 0) != Some(300) {
+        let raw = consumer.next_raw().await.expect("batches");
+        records += raw.records();
+        assert!(BatchIter::new(raw.batches).all(|batch| batch.is_ok()));
+    }
+    assert_eq!(records, 295);
+    consumer.seek("t", 0, StartAt::Offset(5)).await.expect("sought");
+    let mut values = Vec::new();
+    while values.len() < 295 {
+        let batch = consumer.next_batch().await.expect("records");
+        assert_eq!(
+            consumer.position("t", 0),
+            Some(batch.last().expect("never empty").offset + 1)
+        );
+        values.extend(
+            batch
+                .into_iter()
+                .map(|record| String::from_utf8(record.value.expect("a value").to_vec()).expect("text")),
+        );
+    }
+    assert_eq!(values, numbers(5..300));
+}
+
+#[tokio::test]
+async fn a_damaged_batch_stops_its_partition() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 300).await;
+    let damaged_at = {
+        let mut state = cluster.state();
+        let batches = &mut state.partition("t", 0).batches;
+        let mut bytes = batches[1].to_vec();
+        *bytes.last_mut().expect("not empty") ^= 1;
+        batches[1] = bytes.into();
+        jangada_types::BatchHeader::parse(&batches[1])
+            .expect("a header")
+            .base_offset
+    };
+    let mut consumer = client.consumer(ConsumerConfig::default()).expect("good settings");
+    consumer.assign_topic("t", StartAt::Earliest).await.expect("assigned");
+    read(&mut consumer, damaged_at as usize).await;
+    let error = consumer.next().await.expect_err("damaged");
+    assert!(
+        matches!(error, ClientError::Corrupt { offset, .. } if offset == damaged_at),
+        "{error}"
+    );
+    assert_eq!(consumer.position("t", 0), Some(damaged_at));
+    assert!(
+        timeout(Duration::from_millis(200), consumer.next()).await.is_err(),
+        "nothing behind it"
+    );
+}
+
+#[tokio::test]
+async fn bad_assignments_are_refused() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 1).await;
+    let mut consumer = client.consumer(ConsumerConfig::default()).expect("good settings");
+    let twice = vec![("t", 0, StartAt::Earliest), ("t", 0, StartAt::Latest)];
+    assert!(matches!(consumer.assign(twice).await, Err(ClientError::Config(_))));
+    let missing = vec![("t", 1, StartAt::Earliest)];
+    assert!(matches!(
+        consumer.assign(missing).await,
+        Err(ClientError::UnknownPartition { .. })
+    ));
+    assert!(matches!(
+        consumer.seek("t", 0, StartAt::Earliest).await,
+        Err(ClientError::Config(_))
+    ));
+}
+
+#[tokio::test]
+async fn a_deleted_topic_ends_its_reading() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 10).await;
+    let mut consumer = client.consumer(ConsumerConfig::default()).expect("good settings");
+    consumer.assign_topic("t", StartAt::Earliest).await.expect("assigned");
+    read(&mut consumer, 10).await;
+    cluster.delete_topic("t");
+    let error = consumer.next().await.expect_err("it is gone");
+    assert!(matches!(error, ClientError::UnknownTopic { .. }), "{error}");
+}

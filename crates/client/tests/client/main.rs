@@ -1,0 +1,10 @@
+//! The client against a scripted cluster, over real sockets on loopback.
+
+#![allow(clippy::disallowed_methods, reason = "these tests run against the real clock")]
+
+mod admin;
+mod consume;
+mod fake;
+mod metadata;
+mod produce;
+mod produce_faults;

@@ -1,0 +1,73 @@
+//! Finding the cluster and its topics.
+
+use std::time::{Duration, Instant};
+
+use jangada_client::{Client, ClientConfig, ClientError, ProducerConfig};
+
+use crate::fake::Cluster;
+
+#[tokio::test]
+async fn one_seed_that_answers_is_enough() {
+    let mut cluster = Cluster::start(3);
+    cluster.create_topic("t", 1);
+    cluster.kill(1);
+    let mut config = ClientConfig::new([cluster.address(1), cluster.address(3)]);
+    config.retry_timeout = Duration::from_secs(5);
+    let client = Client::connect(config).await.expect("broker 3 answers");
+    assert_eq!(client.topic("t").await.expect("there").partitions.len(), 1);
+}
+
+#[tokio::test]
+async fn a_frozen_seed_holds_nobody_up() {
+    let cluster = Cluster::start(2);
+    cluster.freeze(1);
+    let began = Instant::now();
+    cluster.client().await;
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "the other one is asked meanwhile"
+    );
+}
+
+#[tokio::test]
+async fn without_any_broker_connecting_fails_in_time() {
+    let mut config = ClientConfig::new(["127.0.0.1:1"]);
+    config.retry_timeout = Duration::from_millis(300);
+    let error = Client::connect(config).await.err().expect("nobody is there");
+    assert!(matches!(error, ClientError::Unavailable(_)), "{error}");
+    assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
+}
+
+#[tokio::test]
+async fn brokers_that_are_no_seeds_are_found_and_used() {
+    let mut cluster = Cluster::start(3);
+    cluster.create_topic("t", 3);
+    let client = Client::connect(ClientConfig::new([cluster.address(1)]))
+        .await
+        .expect("the seed answers");
+    client.topic("t").await.expect("there");
+    cluster.kill(1);
+    cluster.create_topic("u", 1);
+    client.topic("u").await.expect("the others are asked");
+}
+
+#[tokio::test]
+async fn a_topic_that_is_not_there_is_an_error() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    let error = client.topic("nope").await.expect_err("never created");
+    assert!(matches!(error, ClientError::UnknownTopic { .. }), "{error}");
+    cluster.create_topic("nope", 2);
+    assert_eq!(client.topic("nope").await.expect("created since").partitions.len(), 2);
+}
+
+#[tokio::test]
+async fn bad_settings_are_refused() {
+    let cluster = Cluster::start(1);
+    let client = cluster.client().await;
+    let config = ProducerConfig {
+        acks: jangada_client::Acks::None,
+        ..ProducerConfig::default()
+    };
+    assert!(matches!(client.producer(config), Err(ClientError::Config(_))));
+}

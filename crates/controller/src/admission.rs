@@ -1,0 +1,136 @@
+//! Checks before a command is proposed, against the image that the leader of group 0 has now: they spare the log what
+//! would be rejected anyway, and know more, such as which brokers are heard of. Apply decides. Where nothing is left to
+//! choose, the answer is the command to propose.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jangada_types::{BrokerId, ProducerEpoch, ProducerId, Reason, TopicId};
+
+use crate::command::Command;
+use crate::image::{Image, Topic};
+use crate::placement::{BrokerView, PlacementError, place};
+use crate::reply::Rejection;
+use crate::rules;
+
+/// A topic that a client wants.
+#[derive(Clone, Copy, Debug)]
+pub struct NewTopic<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// How many partitions.
+    pub partitions: u32,
+    /// How many replicas each partition gets.
+    pub replicas: u32,
+    /// The settings that differ from the defaults.
+    pub config: &'a BTreeMap<String, String>,
+    /// Take the topic that exists instead of an error.
+    pub if_not_exists: bool,
+}
+
+/// What to do about a wanted topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CreateTopic {
+    /// Nothing: it exists, and that was allowed.
+    Exists(Arc<Topic>),
+    /// Choose a topic id and a placement, and propose it.
+    Create,
+}
+
+/// Judges a wanted topic.
+pub fn validate_create_topic(image: &Image, wanted: &NewTopic<'_>) -> Result<CreateTopic, Rejection> {
+    rules::topic_name(wanted.name)?;
+    if let Some(topic) = image.topic_named(wanted.name).filter(|_| wanted.if_not_exists) {
+        return Ok(CreateTopic::Exists(Arc::clone(topic)));
+    }
+    rules::topic_name_is_free(image, wanted.name)?;
+    rules::partition_count(wanted.name, usize::try_from(wanted.partitions).unwrap_or(usize::MAX))?;
+    let brokers = image.brokers().len();
+    if wanted.replicas == 0 || usize::try_from(wanted.replicas).unwrap_or(usize::MAX) > brokers {
+        return Err(Rejection::new(
+            Reason::InvalidReplicas,
+            format!(
+                "topic {:?} was asked for with {} replicas: ask for 1 to {brokers}, the number of brokers",
+                wanted.name, wanted.replicas
+            ),
+        )
+        .with("limit", brokers)
+        .with("actual", wanted.replicas));
+    }
+    rules::config(wanted.name, wanted.config)?;
+    Ok(CreateTopic::Create)
+}
+
+/// Places a topic that was judged to be created. `topic_id` and `seed` are random; `brokers` are those that can take replicas now.
+pub fn place_topic(
+    wanted: &NewTopic<'_>,
+    brokers: &[BrokerView],
+    topic_id: TopicId,
+    seed: u64,
+) -> Result<Command, Rejection> {
+    let assignments = place(brokers, wanted.partitions, wanted.replicas, seed).map_err(|error| {
+        let reason = match error {
+            PlacementError::TooFewBrokers { .. } | PlacementError::NoReplicas => Reason::InvalidReplicas,
+            PlacementError::DuplicateBroker(_) => Reason::Internal,
+        };
+        Rejection::new(reason, format!("topic {:?} can't be placed: {error}", wanted.name))
+    })?;
+    Ok(Command::CreateTopic {
+        topic_id,
+        name: wanted.name.to_owned(),
+        config: wanted.config.clone(),
+        assignments,
+    })
+}
+
+/// Judges an alteration of a topic's settings.
+pub fn validate_alter_topic(
+    image: &Image,
+    name: &str,
+    set: &BTreeMap<String, String>,
+    unset: &[String],
+) -> Result<Command, Rejection> {
+    let topic = rules::topic_by_name(image, name)?;
+    if set.is_empty() && unset.is_empty() {
+        return Err(Rejection::new(
+            Reason::InvalidRequest,
+            format!("topic {name:?}: nothing to change; name at least one setting"),
+        ));
+    }
+    rules::merged_config(topic, set, unset)?;
+    Ok(Command::AlterTopic {
+        topic_id: topic.id,
+        set: set.clone(),
+        unset: unset.to_vec(),
+    })
+}
+
+/// Judges the deletion of a topic.
+pub fn validate_delete_topic(image: &Image, name: &str) -> Result<Command, Rejection> {
+    let topic = rules::topic_by_name(image, name)?;
+    Ok(Command::DeleteTopic { topic_id: topic.id })
+}
+
+/// Judges the replacement of a broker. `is_alive`: it is heard of. Giving up the replicas of a broker that runs would only lose data.
+pub fn validate_replace_broker(image: &Image, broker: BrokerId, is_alive: bool) -> Result<Command, Rejection> {
+    rules::broker(image, broker)?;
+    if is_alive {
+        return Err(Rejection::new(
+            Reason::InvalidRequest,
+            format!(
+                "broker {broker} is running: replacing it would give up its data; stop it first if its disk is lost"
+            ),
+        ));
+    }
+    Ok(Command::ReplaceBroker { broker })
+}
+
+/// Judges a producer that wants to go on under its id.
+pub fn validate_bump_producer_epoch(
+    image: &Image,
+    producer_id: ProducerId,
+    epoch: ProducerEpoch,
+) -> Result<Command, Rejection> {
+    rules::producer(image, producer_id, epoch)?;
+    Ok(Command::BumpProducerEpoch { producer_id, epoch })
+}

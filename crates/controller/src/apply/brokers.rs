@@ -1,0 +1,251 @@
+//! Forming the cluster; brokers that join, come back, and are replaced.
+//!
+//! ```text
+//!                 registers, empty             ReplaceBroker              registers, empty
+//!   unknown ----------------------> 1, current -------------> 1, given up -----------------> 2, current
+//!                                    |  registers with 1: new addresses     registers with 1: rejected
+//!                                    |  registers, empty: rejected
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jangada_types::{BrokerId, Incarnation, Reason, ReplicaId};
+
+use crate::command::{BrokerRegistration, SeedBroker};
+use crate::image::{Broker, Image, Tombstone};
+use crate::reply::{Rejection, Reply};
+use crate::rules::{self, BrokerFields};
+
+const FIRST: Incarnation = Incarnation(1);
+
+impl Image {
+    pub(super) fn form_cluster(&mut self, cluster_id: &str, seeds: &[SeedBroker]) -> Result<Reply, Rejection> {
+        let formed = Reply::ClusterFormed {
+            cluster_id: cluster_id.to_owned(),
+        };
+        match self.cluster_id() {
+            Some(existing) if existing == cluster_id => return Ok(formed),
+            Some(existing) => {
+                return Err(refused(format!("the cluster was formed already, as {existing}"))
+                    .with("expected", existing)
+                    .with("actual", cluster_id));
+            }
+            None => {}
+        }
+        rules::cluster_id(cluster_id)?;
+        let Some(feature_level) = seeds.iter().map(|seed| seed.feature_level).min() else {
+            return Err(refused("a cluster needs at least one seed"));
+        };
+        let mut brokers = BTreeMap::new();
+        for seed in seeds {
+            rules::broker_fields(&seed.fields())?;
+            let broker = Broker {
+                id: seed.broker,
+                incarnation: FIRST,
+                directory: seed.directory,
+                address: seed.address.clone(),
+                internal_address: seed.internal_address.clone(),
+                rack: seed.rack.clone(),
+                feature_level: seed.feature_level,
+                expected_incarnation: None,
+            };
+            if brokers.insert(seed.broker, broker).is_some() {
+                return Err(refused(format!(
+                    "broker {} is twice among the seeds: give each broker an id of its own",
+                    seed.broker
+                )));
+            }
+        }
+        self.cluster_id = Arc::from(cluster_id);
+        self.feature_level = feature_level;
+        self.brokers = Arc::new(brokers);
+        Ok(formed)
+    }
+
+    pub(super) fn register_broker(&mut self, registration: &BrokerRegistration) -> Result<Reply, Rejection> {
+        rules::broker_fields(&registration.fields())?;
+        let id = registration.broker;
+        if registration.feature_level < self.feature_level {
+            return Err(refused(format!(
+                "broker {id} has feature level {}, the cluster is at {}: upgrade the broker",
+                registration.feature_level, self.feature_level
+            ))
+            .with("expected", self.feature_level)
+            .with("actual", registration.feature_level));
+        }
+        let incarnation = self.judge_incarnation(registration)?;
+        let previous = self.replica_of(id);
+        let broker = Broker {
+            id,
+            incarnation,
+            directory: registration.directory,
+            address: registration.address.clone(),
+            internal_address: registration.internal_address.clone(),
+            rack: registration.rack.clone(),
+            feature_level: registration.feature_level,
+            expected_incarnation: None,
+        };
+        let current = broker.replica();
+        Arc::make_mut(&mut self.brokers).insert(id, broker);
+        if let Some(previous) = previous.filter(|previous| *previous != current) {
+            self.hand_over(previous, current);
+        }
+        Ok(Reply::BrokerRegistered {
+            broker: id,
+            incarnation,
+        })
+    }
+
+    /// The incarnation that the broker has from now on.
+    fn judge_incarnation(&self, registration: &BrokerRegistration) -> Result<Incarnation, Rejection> {
+        let id = registration.broker;
+        let claimed = registration.incarnation;
+        let is_empty = claimed.get() == 0;
+        let Some(known) = self.broker(id) else {
+            if is_empty {
+                return Ok(FIRST);
+            }
+            return Err(Rejection::new(
+                Reason::UnknownBroker,
+                format!(
+                    "broker {id} has data of incarnation {claimed}, and this cluster knows no broker {id}: its data directory is of \
+                     another cluster; give it the right directory, or an empty one"
+                ),
+            ));
+        };
+        let refuse = |what: String| {
+            Err(refused(what)
+                .with("expected", known.expected_incarnation.unwrap_or(known.incarnation))
+                .with("actual", claimed))
+        };
+        match known.expected_incarnation {
+            Some(expected) if is_empty => Ok(expected),
+            Some(expected) => refuse(format!(
+                "broker {id} was replaced: its replicas of incarnation {claimed} are given up; start it with an empty data \
+                 directory to come back as incarnation {expected}"
+            )),
+            // The answer to its first registration was lost: nothing was written under the incarnation yet.
+            None if is_empty && registration.directory == known.directory => Ok(known.incarnation),
+            None if is_empty => refuse(format!(
+                "broker {id} is known with incarnation {}, and its data directory is empty: restore the directory, or, if its data is \
+                 lost, give up its replicas with `jangada cluster replace-broker {id}` and start it again",
+                known.incarnation
+            )),
+            None if claimed == known.incarnation && registration.directory == known.directory => Ok(claimed),
+            None if claimed == known.incarnation => refuse(format!(
+                "broker {id} has data directory {}, and incarnation {claimed} is in {}: another process runs under its id, or it \
+                 was given a wrong directory",
+                registration.directory, known.directory
+            )),
+            None if claimed < known.incarnation => refuse(format!(
+                "broker {id} has data of incarnation {claimed}, which was given up when it was replaced; it is {} now: start it \
+                 with the directory of that one",
+                known.incarnation
+            )),
+            None => refuse(format!(
+                "broker {id} has data of incarnation {claimed}, and this cluster knows it as {}: its data directory is of another \
+                 cluster; give it the right one",
+                known.incarnation
+            )),
+        }
+    }
+
+    /// A broker came back empty: its partitions shall have the new incarnation in place of the old one, and what the old
+    /// one owed is gone with its disk.
+    fn hand_over(&mut self, previous: ReplicaId, current: ReplicaId) {
+        let names = |list: &[ReplicaId]| list.contains(&previous);
+        let affected: Vec<_> = self
+            .topics()
+            .filter(|topic| topic.partitions.iter().any(|p| names(&p.replicas) || names(&p.leaving)))
+            .map(|topic| topic.id)
+            .collect();
+        for id in affected {
+            let topic = Arc::make_mut(&mut self.topics)
+                .get_mut(&id)
+                .expect("the id was read from the map");
+            for partition in &mut Arc::make_mut(topic).partitions {
+                for replica in &mut partition.replicas {
+                    if *replica == previous {
+                        *replica = current;
+                    }
+                }
+                partition.leaving.retain(|replica| *replica != previous);
+            }
+        }
+        if self.tombstones_of(previous).next().is_some() {
+            Arc::make_mut(&mut self.tombstones).retain(|_, tombstone| {
+                if tombstone.replicas.contains(&previous) {
+                    *tombstone = tombstone.without(previous);
+                }
+                !tombstone.replicas.is_empty()
+            });
+        }
+    }
+
+    pub(super) fn replace_broker(&mut self, id: BrokerId) -> Result<Reply, Rejection> {
+        let known = rules::broker(self, id)?;
+        let incarnation = match known.expected_incarnation {
+            Some(expected) => expected,
+            None => {
+                let next = known.incarnation.get().checked_add(1).map(Incarnation).ok_or_else(|| {
+                    refused(format!(
+                        "broker {id} has used up its incarnations: give the machine another broker id"
+                    ))
+                })?;
+                let brokers = Arc::make_mut(&mut self.brokers);
+                let broker = brokers.get_mut(&id).expect("the broker was found above");
+                broker.expected_incarnation = Some(next);
+                next
+            }
+        };
+        Ok(Reply::BrokerReplaced {
+            broker: id,
+            incarnation,
+        })
+    }
+}
+
+fn refused(message: impl Into<String>) -> Rejection {
+    Rejection::new(Reason::InvalidRequest, message)
+}
+
+impl Tombstone {
+    /// The same without one of the replicas.
+    pub(super) fn without(&self, replica: ReplicaId) -> Self {
+        Self {
+            replicas: self
+                .replicas
+                .iter()
+                .copied()
+                .filter(|owing| *owing != replica)
+                .collect(),
+        }
+    }
+}
+
+impl SeedBroker {
+    fn fields(&self) -> BrokerFields<'_> {
+        BrokerFields {
+            broker: self.broker,
+            directory_is_zero: self.directory.is_zero(),
+            address: &self.address,
+            internal_address: &self.internal_address,
+            rack: &self.rack,
+            feature_level: self.feature_level,
+        }
+    }
+}
+
+impl BrokerRegistration {
+    fn fields(&self) -> BrokerFields<'_> {
+        BrokerFields {
+            broker: self.broker,
+            directory_is_zero: self.directory.is_zero(),
+            address: &self.address,
+            internal_address: &self.internal_address,
+            rack: &self.rack,
+            feature_level: self.feature_level,
+        }
+    }
+}

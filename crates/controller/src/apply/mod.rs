@@ -1,0 +1,61 @@
+//! The fold: one command, one image, one reply. Total and deterministic: the same commands at the same indexes give the same image on
+//! every replica, and no command that can be decoded makes it panic. What the proposer checked is judged again, since other commands
+//! may have come in between.
+//!
+//! Each command is judged first and changes the image after, so a rejected one changes nothing but the version.
+//!
+//! How a command is folded never changes within a feature level. That includes the rules of names and settings in `jangada-types`.
+
+mod brokers;
+mod producers;
+mod replicas;
+mod topics;
+
+use jangada_types::Reason;
+
+use crate::command::Command;
+use crate::image::Image;
+use crate::reply::{Rejection, Reply};
+
+impl Image {
+    /// Applies the command at `index` of group 0's log. `index` is above that of every command before; it becomes the version.
+    pub fn apply(&mut self, index: u64, command: &Command) -> Reply {
+        self.try_apply(index, command).unwrap_or_else(Reply::Rejected)
+    }
+
+    fn try_apply(&mut self, index: u64, command: &Command) -> Result<Reply, Rejection> {
+        if index <= self.version {
+            return Err(Rejection::new(
+                Reason::Internal,
+                format!(
+                    "log index {index} came to a metadata image that is at {} already",
+                    self.version
+                ),
+            ));
+        }
+        self.version = index;
+        if self.cluster_id().is_none() && !matches!(command, Command::FormCluster { .. }) {
+            return Err(Rejection::new(
+                Reason::NotReady,
+                "the cluster is not formed yet: wait until one of its seeds has reached all others",
+            ));
+        }
+        match command {
+            Command::FormCluster { cluster_id, brokers } => self.form_cluster(cluster_id, brokers),
+            Command::RegisterBroker(registration) => self.register_broker(registration),
+            Command::ReplaceBroker { broker } => self.replace_broker(*broker),
+            Command::CreateTopic {
+                topic_id,
+                name,
+                config,
+                assignments,
+            } => self.create_topic(*topic_id, name, config, assignments),
+            Command::AlterTopic { topic_id, set, unset } => self.alter_topic(*topic_id, set, unset),
+            Command::DeleteTopic { topic_id } => self.delete_topic(*topic_id),
+            Command::ReplicaDeleted { replica, groups } => Ok(self.replica_deleted(*replica, groups)),
+            Command::SetReplicas { group, replicas } => self.set_replicas(*group, replicas),
+            Command::AllocateProducerIds { count } => self.allocate_producer_ids(*count),
+            Command::BumpProducerEpoch { producer_id, epoch } => self.bump_producer_epoch(*producer_id, *epoch),
+        }
+    }
+}

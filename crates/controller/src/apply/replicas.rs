@@ -1,0 +1,82 @@
+//! The replicas of single partitions: who should have one, and who has deleted its data.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jangada_types::{GroupId, PartitionIndex, Reason, ReplicaId, TopicId};
+
+use crate::image::{Image, Partition};
+use crate::reply::{Rejection, Reply};
+use crate::rules;
+
+impl Image {
+    pub(super) fn set_replicas(&mut self, group: GroupId, replicas: &[ReplicaId]) -> Result<Reply, Rejection> {
+        let found = rules::live_group(self, group)?;
+        let place = format!("partition {} of topic {:?}", found.index, found.topic.name);
+        rules::replica_list(self, &place, replicas)?;
+        // One that may be deleting its data right now must not count on that data.
+        if let Some(replica) = replicas.iter().find(|replica| found.leaving.contains(replica)) {
+            return Err(Rejection::new(
+                Reason::InvalidReplicas,
+                format!(
+                    "{place} was given replica {replica}, which is still deleting its former data of it: try again later"
+                ),
+            ));
+        }
+        let (topic, index) = (found.topic.id, found.index);
+        let partition = self.partition_mut(topic, index);
+        let leaving: BTreeSet<ReplicaId> = partition
+            .leaving
+            .iter()
+            .chain(partition.replicas.iter().filter(|replica| !replicas.contains(replica)))
+            .copied()
+            .collect();
+        partition.leaving = leaving.into_iter().collect();
+        partition.replicas = replicas.to_vec();
+        Ok(Reply::ReplicasSet { version: self.version })
+    }
+
+    pub(super) fn replica_deleted(&mut self, replica: ReplicaId, groups: &[GroupId]) -> Reply {
+        let mut settled = 0u32;
+        for group in groups {
+            if self.settle_tombstone(replica, *group) || self.settle_leaving(replica, *group) {
+                settled = settled.saturating_add(1);
+            }
+        }
+        Reply::ReplicaDeleted { settled }
+    }
+
+    fn settle_tombstone(&mut self, replica: ReplicaId, group: GroupId) -> bool {
+        let Some(tombstone) = self.tombstones.get(&group).filter(|t| t.replicas.contains(&replica)) else {
+            return false;
+        };
+        let rest = tombstone.without(replica);
+        let tombstones = Arc::make_mut(&mut self.tombstones);
+        if rest.replicas.is_empty() {
+            tombstones.remove(&group);
+        } else {
+            tombstones.insert(group, rest);
+        }
+        true
+    }
+
+    fn settle_leaving(&mut self, replica: ReplicaId, group: GroupId) -> bool {
+        let Some(found) = self.partition_of_group(group).filter(|p| p.leaving.contains(&replica)) else {
+            return false;
+        };
+        let (topic, index) = (found.topic.id, found.index);
+        self.partition_mut(topic, index)
+            .leaving
+            .retain(|leaving| *leaving != replica);
+        true
+    }
+
+    /// Only for what was just looked up.
+    fn partition_mut(&mut self, topic: TopicId, index: PartitionIndex) -> &mut Partition {
+        let topic = Arc::make_mut(&mut self.topics)
+            .get_mut(&topic)
+            .expect("the topic was just found");
+        let index = usize::try_from(index.get()).expect("a u32 fits");
+        &mut Arc::make_mut(topic).partitions[index]
+    }
+}

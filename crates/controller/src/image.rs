@@ -1,0 +1,293 @@
+//! The cluster's metadata at one position of group 0's log, and its lookups.
+//!
+//! An image is changed by [`Image::apply`](crate::Image::apply) and [`Image::restore`](crate::Image::restore) only, on the task that
+//! applies group 0's log. That task publishes a clone after each command; everybody else reads the clones.
+//!
+//! Invariants:
+//! - A topic name, a topic id and a group id each belong to one topic. Group ids begin at 1, grow, and are never used again.
+//! - The groups of a topic's partitions are consecutive: partition `i` has group `first + i`.
+//! - Every replica list is non-empty, names each broker once, and only current incarnations.
+//! - A group is live (some partition has it) or has a tombstone or neither, never both.
+//! - A broker whose `expected_incarnation` is set has been given up under its current one.
+//!
+//! A clone costs a few reference counts. A command copies at most the maps that it touches, whose rows are shared.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use jangada_types::{BrokerId, ConfigError, GroupId, Incarnation, PartitionIndex, ReplicaId, TopicConfig, TopicId};
+
+use crate::command::DirectoryId;
+
+/// The first producer id that is given out; lower ones never belong to a producer.
+pub const FIRST_PRODUCER_ID: i64 = 1000;
+
+/// The cluster's metadata at one position of group 0's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Empty until the cluster is formed.
+    pub(crate) cluster_id: Arc<str>,
+    /// Log index of the last command applied.
+    pub(crate) version: u64,
+    /// No broker below this level may join. 0 until the cluster is formed.
+    pub(crate) feature_level: u32,
+    /// The group id that the next partition gets.
+    pub(crate) next_group_id: u64,
+    /// The producer id that the next allocation begins with.
+    pub(crate) next_producer_id: i64,
+    pub(crate) brokers: Arc<BTreeMap<BrokerId, Broker>>,
+    pub(crate) topics: Arc<BTreeMap<TopicId, Arc<Topic>>>,
+    pub(crate) tombstones: Arc<BTreeMap<GroupId, Tombstone>>,
+    /// Derived: topics by name.
+    pub(crate) topics_by_name: Arc<BTreeMap<Arc<str>, TopicId>>,
+    /// Derived: topics by the group of their first partition.
+    pub(crate) topics_by_group: Arc<BTreeMap<GroupId, TopicId>>,
+}
+
+/// A registered broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broker {
+    /// From 1 on.
+    pub id: BrokerId,
+    /// From 1 on; counts how often the broker came back with an empty disk.
+    pub incarnation: Incarnation,
+    /// The data directory that holds this incarnation.
+    pub directory: DirectoryId,
+    /// Where clients reach it: host:port.
+    pub address: String,
+    /// Where brokers reach it: host:port.
+    pub internal_address: String,
+    /// Failure domain; empty when unknown.
+    pub rack: String,
+    /// The highest feature level that its build understands.
+    pub feature_level: u32,
+    /// Set between `ReplaceBroker` and the broker's return: the incarnation that it will get.
+    pub expected_incarnation: Option<Incarnation>,
+}
+
+impl Broker {
+    /// The id under which the broker's replicas take part in Raft groups.
+    pub fn replica(&self) -> ReplicaId {
+        ReplicaId {
+            broker: self.id,
+            incarnation: self.incarnation,
+        }
+    }
+
+    /// True between `ReplaceBroker` and the broker's return under its new incarnation: its replicas are given up.
+    pub fn is_awaiting_replacement(&self) -> bool {
+        self.expected_incarnation.is_some()
+    }
+}
+
+/// A topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topic {
+    /// Never given to another topic.
+    pub id: TopicId,
+    /// Unique among the topics that exist.
+    pub name: Arc<str>,
+    /// By partition index; at least one.
+    pub partitions: Vec<Partition>,
+    /// The settings that are set; the rest have their defaults.
+    pub config: BTreeMap<String, String>,
+}
+
+impl Topic {
+    /// The partition with this index.
+    pub fn partition(&self, index: PartitionIndex) -> Option<&Partition> {
+        self.partitions.get(usize::try_from(index.get()).ok()?)
+    }
+
+    /// The partitions with their indexes.
+    pub fn indexed(&self) -> impl Iterator<Item = (PartitionIndex, &Partition)> {
+        (0u32..).map(PartitionIndex::from).zip(&self.partitions)
+    }
+
+    /// The settings in effect. An error means that this build does not know a setting that another one accepted.
+    pub fn settings(&self) -> Result<TopicConfig, ConfigError> {
+        TopicConfig::from_map(&self.config)
+    }
+
+    /// The group of the first partition.
+    pub(crate) fn first_group(&self) -> GroupId {
+        self.partitions
+            .first()
+            .expect("a topic has at least one partition")
+            .group
+    }
+}
+
+/// A partition of a topic: the Raft group that is its log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partition {
+    /// The Raft group; never given to another partition.
+    pub group: GroupId,
+    /// The voters that the group should have, the preferred leader first. The group's leader brings the membership in line.
+    pub replicas: Vec<ReplicaId>,
+    /// Replicas that were taken off `replicas` and may still hold data, ascending. One may delete it only after the group has
+    /// committed a membership without it, and reports that with `ReplicaDeleted`; until then it can't come back into `replicas`.
+    pub leaving: Vec<ReplicaId>,
+}
+
+/// A group whose topic was deleted while replicas still hold its data. Only what is named here may be deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tombstone {
+    /// The replicas that have not reported their deletion yet, ascending; at least one.
+    pub replicas: Arc<[ReplicaId]>,
+}
+
+/// A partition together with where it was found.
+#[derive(Clone, Copy, Debug)]
+pub struct PartitionRef<'a> {
+    /// Its topic.
+    pub topic: &'a Arc<Topic>,
+    /// Its index in the topic.
+    pub index: PartitionIndex,
+    /// The partition itself; also reached by dereferencing.
+    pub partition: &'a Partition,
+}
+
+impl Deref for PartitionRef<'_> {
+    type Target = Partition;
+
+    fn deref(&self) -> &Partition {
+        self.partition
+    }
+}
+
+impl Default for Image {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Image {
+    /// The image of an empty log: no cluster yet.
+    pub fn new() -> Self {
+        Self {
+            cluster_id: Arc::from(""),
+            version: 0,
+            feature_level: 0,
+            next_group_id: 1,
+            next_producer_id: FIRST_PRODUCER_ID,
+            brokers: Arc::default(),
+            topics: Arc::default(),
+            tombstones: Arc::default(),
+            topics_by_name: Arc::default(),
+            topics_by_group: Arc::default(),
+        }
+    }
+
+    /// The cluster's id; none until the cluster is formed.
+    pub fn cluster_id(&self) -> Option<&str> {
+        (!self.cluster_id.is_empty()).then_some(&*self.cluster_id)
+    }
+
+    /// Log index of the last command applied; 0 for none.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The level below which no broker may join; 0 until the cluster is formed.
+    pub fn feature_level(&self) -> u32 {
+        self.feature_level
+    }
+
+    /// All brokers, by id.
+    pub fn brokers(&self) -> impl ExactSizeIterator<Item = &Broker> {
+        self.brokers.values()
+    }
+
+    /// The broker with this id.
+    pub fn broker(&self, id: BrokerId) -> Option<&Broker> {
+        self.brokers.get(&id)
+    }
+
+    /// The id under which the broker's replicas take part in Raft groups now.
+    pub fn replica_of(&self, id: BrokerId) -> Option<ReplicaId> {
+        self.broker(id).map(Broker::replica)
+    }
+
+    /// True when this is the current incarnation of a registered broker.
+    pub fn is_current(&self, replica: ReplicaId) -> bool {
+        self.replica_of(replica.broker) == Some(replica)
+    }
+
+    /// All topics, by id.
+    pub fn topics(&self) -> impl ExactSizeIterator<Item = &Arc<Topic>> {
+        self.topics.values()
+    }
+
+    /// All topics, by name.
+    pub fn topics_by_name(&self) -> impl Iterator<Item = &Arc<Topic>> {
+        self.topics_by_name.values().filter_map(|id| self.topics.get(id))
+    }
+
+    /// The topic with this id.
+    pub fn topic(&self, id: TopicId) -> Option<&Arc<Topic>> {
+        self.topics.get(&id)
+    }
+
+    /// The topic with this name.
+    pub fn topic_named(&self, name: &str) -> Option<&Arc<Topic>> {
+        self.topics.get(self.topics_by_name.get(name)?)
+    }
+
+    /// A partition by topic id and index.
+    pub fn partition(&self, topic: TopicId, index: PartitionIndex) -> Option<PartitionRef<'_>> {
+        let topic = self.topics.get(&topic)?;
+        let partition = topic.partition(index)?;
+        Some(PartitionRef {
+            topic,
+            index,
+            partition,
+        })
+    }
+
+    /// The partition whose log this live group is.
+    pub fn partition_of_group(&self, group: GroupId) -> Option<PartitionRef<'_>> {
+        let (first, id) = self.topics_by_group.range(..=group).next_back()?;
+        let index = u32::try_from(group.get() - first.get()).ok()?;
+        self.partition(*id, PartitionIndex::from(index))
+    }
+
+    /// All partitions, by topic id and index.
+    pub fn partitions(&self) -> impl Iterator<Item = PartitionRef<'_>> {
+        self.topics().flat_map(|topic| {
+            topic.indexed().map(move |(index, partition)| PartitionRef {
+                topic,
+                index,
+                partition,
+            })
+        })
+    }
+
+    /// The number of partitions of all topics.
+    pub fn partition_count(&self) -> usize {
+        self.topics().map(|topic| topic.partitions.len()).sum()
+    }
+
+    /// The partitions of which this replica should hold a copy.
+    pub fn partitions_of(&self, replica: ReplicaId) -> impl Iterator<Item = PartitionRef<'_>> {
+        self.partitions().filter(move |p| p.replicas.contains(&replica))
+    }
+
+    /// The live partitions that this replica has been taken off and whose data it may still hold.
+    pub fn leaving_of(&self, replica: ReplicaId) -> impl Iterator<Item = PartitionRef<'_>> {
+        self.partitions().filter(move |p| p.leaving.contains(&replica))
+    }
+
+    /// The deleted groups with replicas that still hold data, by group.
+    pub fn tombstones(&self) -> impl ExactSizeIterator<Item = (GroupId, &Tombstone)> {
+        self.tombstones.iter().map(|(group, tombstone)| (*group, tombstone))
+    }
+
+    /// The deleted groups whose data this replica has to delete and report with `ReplicaDeleted`, ascending.
+    pub fn tombstones_of(&self, replica: ReplicaId) -> impl Iterator<Item = GroupId> {
+        self.tombstones()
+            .filter(move |(_, tombstone)| tombstone.replicas.contains(&replica))
+            .map(|(group, _)| group)
+    }
+}

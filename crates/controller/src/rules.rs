@@ -1,0 +1,231 @@
+//! The rules that both admission (advisory, before a command is proposed) and apply (which decides) judge by. One text for
+//! each error: what, where, and what to do.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jangada_types::limits::PARTITIONS_PER_TOPIC_MAX;
+use jangada_types::{
+    BrokerId, ConfigError, GroupId, ProducerEpoch, ProducerId, Reason, ReplicaId, TopicConfig, TopicId,
+    validate_topic_name,
+};
+
+use crate::image::{Broker, FIRST_PRODUCER_ID, Image, PartitionRef, Topic};
+use crate::reply::Rejection;
+
+/// Bytes of a broker's address. A host name has at most 253, and a port 5.
+pub(crate) const ADDRESS_BYTES_MAX: usize = 260;
+
+/// Bytes of a rack's name. A generous bound, since the name is in every metadata answer.
+pub(crate) const RACK_BYTES_MAX: usize = 255;
+
+/// Bytes of the cluster's id. A UUID has 36.
+pub(crate) const CLUSTER_ID_BYTES_MAX: usize = 64;
+
+pub(crate) fn topic_name(name: &str) -> Result<(), Rejection> {
+    validate_topic_name(name).map_err(|error| Rejection::new(error.reason(), format!("topic name {name:?}: {error}")))
+}
+
+pub(crate) fn topic_name_is_free(image: &Image, name: &str) -> Result<(), Rejection> {
+    match image.topic_named(name) {
+        None => Ok(()),
+        Some(topic) => Err(Rejection::new(
+            Reason::TopicExists,
+            format!(
+                "topic {name:?} exists already: choose another name, or ask to create it only if it does not exist"
+            ),
+        )
+        .with("topic_id", topic.id)),
+    }
+}
+
+pub(crate) fn topic_by_id(image: &Image, id: TopicId) -> Result<&Topic, Rejection> {
+    image.topic(id).map(|topic| &**topic).ok_or_else(|| {
+        Rejection::new(
+            Reason::UnknownTopic,
+            format!("there is no topic with id {id}: it was deleted; list the topics to see what exists"),
+        )
+    })
+}
+
+pub(crate) fn topic_by_name<'a>(image: &'a Image, name: &str) -> Result<&'a Topic, Rejection> {
+    image.topic_named(name).map(|topic| &**topic).ok_or_else(|| {
+        Rejection::new(
+            Reason::UnknownTopic,
+            format!("there is no topic {name:?}: list the topics to see what exists"),
+        )
+    })
+}
+
+pub(crate) fn config(topic: &str, config: &BTreeMap<String, String>) -> Result<(), Rejection> {
+    match TopicConfig::from_map(config) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Rejection::new(
+            Reason::InvalidConfig,
+            format!("settings of topic {topic:?}: {error}"),
+        )),
+    }
+}
+
+/// The settings of a topic after an alteration.
+pub(crate) fn merged_config(
+    topic: &Topic,
+    set: &BTreeMap<String, String>,
+    unset: &[String],
+) -> Result<BTreeMap<String, String>, Rejection> {
+    let invalid = |what: String| {
+        Rejection::new(
+            Reason::InvalidConfig,
+            format!("settings of topic {:?}: {what}", topic.name),
+        )
+    };
+    if let Some(key) = unset.iter().find(|key| set.contains_key(*key)) {
+        return Err(invalid(format!("{key:?} is to be both set and unset: choose one")));
+    }
+    if let Some(key) = unset.iter().find(|key| TopicConfig::key(key).is_none()) {
+        return Err(invalid(ConfigError::UnknownKey { key: key.clone() }.to_string()));
+    }
+    let mut merged = topic.config.clone();
+    merged.retain(|key, _| !unset.contains(key));
+    merged.extend(set.iter().map(|(key, value)| (key.clone(), value.clone())));
+    config(&topic.name, &merged)?;
+    Ok(merged)
+}
+
+pub(crate) fn partition_count(topic: &str, partitions: usize) -> Result<(), Rejection> {
+    if (1..=PARTITIONS_PER_TOPIC_MAX as usize).contains(&partitions) {
+        return Ok(());
+    }
+    Err(Rejection::new(
+        Reason::InvalidPartitions,
+        format!("topic {topic:?} was asked for with {partitions} partitions: ask for 1 to {PARTITIONS_PER_TOPIC_MAX}"),
+    )
+    .with("limit", PARTITIONS_PER_TOPIC_MAX)
+    .with("actual", partitions))
+}
+
+/// Non-empty, each broker once, and only current incarnations. `place` says whose list it is.
+pub(crate) fn replica_list(image: &Image, place: &str, replicas: &[ReplicaId]) -> Result<(), Rejection> {
+    if replicas.is_empty() {
+        return Err(Rejection::new(
+            Reason::InvalidReplicas,
+            format!("{place} was given no replicas: give it at least one"),
+        ));
+    }
+    let mut brokers = BTreeSet::new();
+    for replica in replicas {
+        let registered = broker(image, replica.broker)?;
+        if registered.incarnation != replica.incarnation {
+            return Err(Rejection::new(
+                Reason::InvalidReplicas,
+                format!(
+                    "{place} was given replica {replica}, but that broker is {} now: place it anew",
+                    registered.replica()
+                ),
+            )
+            .with("expected", registered.replica())
+            .with("actual", replica));
+        }
+        if !brokers.insert(replica.broker) {
+            return Err(Rejection::new(
+                Reason::InvalidReplicas,
+                format!(
+                    "{place} was given broker {} twice: replicas must be on distinct brokers",
+                    replica.broker
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn broker(image: &Image, id: BrokerId) -> Result<&Broker, Rejection> {
+    image.broker(id).ok_or_else(|| {
+        Rejection::new(
+            Reason::UnknownBroker,
+            format!("there is no broker {id}: `jangada cluster info` lists the brokers"),
+        )
+    })
+}
+
+pub(crate) fn live_group(image: &Image, group: GroupId) -> Result<PartitionRef<'_>, Rejection> {
+    image.partition_of_group(group).ok_or_else(|| {
+        Rejection::new(
+            Reason::UnknownPartition,
+            format!("no partition has group {group}: its topic was deleted"),
+        )
+    })
+}
+
+/// What a broker says of itself, whether as a seed or when it registers.
+pub(crate) struct BrokerFields<'a> {
+    pub(crate) broker: BrokerId,
+    pub(crate) directory_is_zero: bool,
+    pub(crate) address: &'a str,
+    pub(crate) internal_address: &'a str,
+    pub(crate) rack: &'a str,
+    pub(crate) feature_level: u32,
+}
+
+pub(crate) fn broker_fields(fields: &BrokerFields<'_>) -> Result<(), Rejection> {
+    let id = fields.broker;
+    let refuse = |what: String| Err(Rejection::new(Reason::InvalidRequest, what));
+    if id.get() == 0 {
+        return refuse("a broker has id 0: ids begin at 1".to_owned());
+    }
+    if fields.directory_is_zero {
+        return refuse(format!("broker {id} gave no id of its data directory"));
+    }
+    for (what, address) in [
+        ("address", fields.address),
+        ("internal address", fields.internal_address),
+    ] {
+        if address.is_empty() || address.len() > ADDRESS_BYTES_MAX || !address.chars().all(|c| c.is_ascii_graphic()) {
+            return refuse(format!(
+                "broker {id} has {what} {address:?}: give host:port, at most {ADDRESS_BYTES_MAX} bytes of ASCII"
+            ));
+        }
+    }
+    if fields.rack.len() > RACK_BYTES_MAX || fields.rack.chars().any(char::is_control) {
+        return refuse(format!(
+            "broker {id} has rack {:?}: give at most {RACK_BYTES_MAX} bytes without control characters",
+            fields.rack
+        ));
+    }
+    if fields.feature_level == 0 {
+        return refuse(format!("broker {id} has feature level 0: levels begin at 1"));
+    }
+    Ok(())
+}
+
+pub(crate) fn cluster_id(id: &str) -> Result<(), Rejection> {
+    if id.is_empty() || id.len() > CLUSTER_ID_BYTES_MAX || !id.chars().all(|c| c.is_ascii_graphic()) {
+        return Err(Rejection::new(
+            Reason::InvalidRequest,
+            format!("cluster id {id:?}: give 1 to {CLUSTER_ID_BYTES_MAX} visible characters of ASCII, such as a UUID"),
+        ));
+    }
+    Ok(())
+}
+
+pub(crate) fn producer(image: &Image, id: ProducerId, epoch: ProducerEpoch) -> Result<(), Rejection> {
+    if !image.is_allocated(id) {
+        return Err(Rejection::new(
+            Reason::UnknownProducer,
+            format!("producer id {id} was never given out: ask for a new one"),
+        ));
+    }
+    if epoch.get() < 0 {
+        return Err(Rejection::new(
+            Reason::InvalidRequest,
+            format!("producer {id} has epoch {epoch}: epochs are 0 to {}", i16::MAX),
+        ));
+    }
+    Ok(())
+}
+
+impl Image {
+    /// True when this id is in a block that was allocated.
+    pub fn is_allocated(&self, id: ProducerId) -> bool {
+        (FIRST_PRODUCER_ID..self.next_producer_id).contains(&id.get())
+    }
+}

@@ -1,0 +1,145 @@
+//! The image as bytes, and back. What comes back is checked against every invariant of the image before it replaces anything: a
+//! snapshot is the one way by which damage could get in without passing apply.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jangada_types::ReplicaId;
+
+use crate::error::RestoreError;
+use crate::image::{FIRST_PRODUCER_ID, Image, Topic};
+use crate::wire;
+
+impl Image {
+    /// The whole image. The same image gives the same bytes on every replica.
+    pub fn snapshot(&self) -> Bytes {
+        wire::image::encode(self)
+    }
+
+    /// The image that [`Image::snapshot`] was taken of.
+    pub fn restore(bytes: &[u8]) -> Result<Self, RestoreError> {
+        let parts = wire::image::decode(bytes)?;
+        let version = parts.version;
+        let lengths = (parts.brokers.len(), parts.topics.len(), parts.tombstones.len());
+        let mut image = Self {
+            cluster_id: parts.cluster_id.into(),
+            version,
+            feature_level: parts.feature_level,
+            next_group_id: parts.next_group_id,
+            next_producer_id: parts.next_producer_id,
+            brokers: Arc::new(parts.brokers.into_iter().map(|broker| (broker.id, broker)).collect()),
+            topics: Arc::new(
+                parts
+                    .topics
+                    .into_iter()
+                    .map(|topic| (topic.id, Arc::new(topic)))
+                    .collect(),
+            ),
+            tombstones: Arc::new(parts.tombstones.into_iter().collect()),
+            ..Self::new()
+        };
+        let inconsistent = |detail| RestoreError::Inconsistent { version, detail };
+        if lengths != (image.brokers.len(), image.topics.len(), image.tombstones.len()) {
+            return Err(inconsistent(
+                "a broker, a topic or a tombstone is there twice".to_owned(),
+            ));
+        }
+        if let Some(topic) = image.topics().find(|topic| topic.partitions.is_empty()) {
+            return Err(inconsistent(format!("topic {:?} has no partitions", topic.name)));
+        }
+        let names = image
+            .topics()
+            .map(|topic| (Arc::clone(&topic.name), topic.id))
+            .collect();
+        let groups = image.topics().map(|topic| (topic.first_group(), topic.id)).collect();
+        image.topics_by_name = Arc::new(names);
+        image.topics_by_group = Arc::new(groups);
+        image.check().map_err(inconsistent)?;
+        Ok(image)
+    }
+
+    /// Says which invariant is broken, and where.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let ensure = |holds: bool, what: &dyn Fn() -> String| if holds { Ok(()) } else { Err(what()) };
+        ensure(self.next_group_id >= 1, &|| {
+            "the next group id is 0, which is the metadata group".to_owned()
+        })?;
+        ensure(self.next_producer_id >= FIRST_PRODUCER_ID, &|| {
+            format!(
+                "the next producer id is {}, below {FIRST_PRODUCER_ID}",
+                self.next_producer_id
+            )
+        })?;
+        ensure(
+            self.cluster_id().is_some() == (self.feature_level > 0)
+                && self.cluster_id().is_some() != self.brokers.is_empty(),
+            &|| "a cluster id, a feature level and brokers must come together".to_owned(),
+        )?;
+        for broker in self.brokers() {
+            let next = broker.incarnation.get().checked_add(1);
+            let expected = broker.expected_incarnation.map(|expected| expected.get());
+            ensure(
+                broker.id.get() > 0 && broker.incarnation.get() > 0 && (expected.is_none() || expected == next),
+                &|| {
+                    format!(
+                        "broker {} expects {expected:?} after {}",
+                        broker.replica(),
+                        broker.incarnation
+                    )
+                },
+            )?;
+        }
+        ensure(
+            self.topics_by_name.len() == self.topics.len() && self.topics_by_group.len() == self.topics.len(),
+            &|| "two topics share a name or a group".to_owned(),
+        )?;
+        self.topics().try_for_each(|topic| self.check_topic(topic))?;
+        for (group, tombstone) in self.tombstones() {
+            let ascending = tombstone.replicas.is_sorted_by(|a, b| a < b);
+            ensure(
+                !tombstone.replicas.is_empty() && ascending && tombstone.replicas.iter().all(|r| self.is_current(*r)),
+                &|| format!("the tombstone of group {group} has replicas {:?}", tombstone.replicas),
+            )?;
+            ensure(
+                (1..self.next_group_id).contains(&group.get()) && self.partition_of_group(group).is_none(),
+                &|| format!("group {group} has a tombstone and is live, or was never given out"),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn check_topic(&self, topic: &Arc<Topic>) -> Result<(), String> {
+        for (index, partition) in topic.indexed() {
+            let place = || format!("partition {index} of topic {:?}", topic.name);
+            let expected = topic.first_group().get().checked_add(u64::from(index.get()));
+            if expected != Some(partition.group.get()) || !(1..self.next_group_id).contains(&partition.group.get()) {
+                return Err(format!("{} has group {}, out of order", place(), partition.group));
+            }
+            // Also finds groups that lie in another topic's range.
+            let found = self.partition_of_group(partition.group);
+            if found.is_none_or(|found| !Arc::ptr_eq(found.topic, topic) || found.index != index) {
+                return Err(format!(
+                    "{} has group {}, which another partition has too",
+                    place(),
+                    partition.group
+                ));
+            }
+            let all: Vec<ReplicaId> = partition.replicas.iter().chain(&partition.leaving).copied().collect();
+            let distinct: BTreeSet<_> = all.iter().map(|replica| replica.broker).collect();
+            if partition.replicas.is_empty()
+                || distinct.len() != all.len()
+                || !partition.leaving.is_sorted()
+                || !all.iter().all(|replica| self.is_current(*replica))
+            {
+                return Err(format!(
+                    "{} has replicas {:?} and leaving {:?}",
+                    place(),
+                    partition.replicas,
+                    partition.leaving
+                ));
+            }
+        }
+        Ok(())
+    }
+}

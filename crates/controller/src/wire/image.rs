@@ -1,0 +1,202 @@
+//! The encoded form of the image. The derived indexes are not in it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jangada_types::{BrokerId, GroupId, Incarnation};
+
+use super::{WireReplica, directory_id, frame, from_wire, message, to_wire, topic_id, unversioned};
+use crate::error::CodecError;
+use crate::image::{Broker, Image, Partition, Tombstone, Topic};
+
+const WHAT: &str = "image snapshot";
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireImage {
+    #[prost(string, tag = "1")]
+    cluster_id: String,
+    #[prost(uint64, tag = "2")]
+    version: u64,
+    #[prost(uint32, tag = "3")]
+    feature_level: u32,
+    #[prost(uint64, tag = "4")]
+    next_group_id: u64,
+    #[prost(int64, tag = "5")]
+    next_producer_id: i64,
+    #[prost(message, repeated, tag = "6")]
+    brokers: Vec<WireBroker>,
+    #[prost(message, repeated, tag = "7")]
+    topics: Vec<WireTopic>,
+    #[prost(message, repeated, tag = "8")]
+    tombstones: Vec<WireTombstone>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireBroker {
+    #[prost(uint32, tag = "1")]
+    id: u32,
+    #[prost(uint32, tag = "2")]
+    incarnation: u32,
+    #[prost(bytes = "vec", tag = "3")]
+    directory: Vec<u8>,
+    #[prost(string, tag = "4")]
+    address: String,
+    #[prost(string, tag = "5")]
+    internal_address: String,
+    #[prost(string, tag = "6")]
+    rack: String,
+    #[prost(uint32, tag = "7")]
+    feature_level: u32,
+    /// 0: none.
+    #[prost(uint32, tag = "8")]
+    expected_incarnation: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireTopic {
+    #[prost(bytes = "vec", tag = "1")]
+    id: Vec<u8>,
+    #[prost(string, tag = "2")]
+    name: String,
+    #[prost(btree_map = "string, string", tag = "3")]
+    config: BTreeMap<String, String>,
+    #[prost(message, repeated, tag = "4")]
+    partitions: Vec<WirePartition>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WirePartition {
+    #[prost(uint64, tag = "1")]
+    group: u64,
+    #[prost(message, repeated, tag = "2")]
+    replicas: Vec<WireReplica>,
+    #[prost(message, repeated, tag = "3")]
+    leaving: Vec<WireReplica>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireTombstone {
+    #[prost(uint64, tag = "1")]
+    group: u64,
+    #[prost(message, repeated, tag = "2")]
+    replicas: Vec<WireReplica>,
+}
+
+impl From<&Broker> for WireBroker {
+    fn from(broker: &Broker) -> Self {
+        Self {
+            id: broker.id.get(),
+            incarnation: broker.incarnation.get(),
+            directory: broker.directory.as_bytes().to_vec(),
+            address: broker.address.clone(),
+            internal_address: broker.internal_address.clone(),
+            rack: broker.rack.clone(),
+            feature_level: broker.feature_level,
+            expected_incarnation: broker.expected_incarnation.map_or(0, Incarnation::get),
+        }
+    }
+}
+
+impl From<&Topic> for WireTopic {
+    fn from(topic: &Topic) -> Self {
+        let partition = |partition: &Partition| WirePartition {
+            group: partition.group.get(),
+            replicas: to_wire(&partition.replicas),
+            leaving: to_wire(&partition.leaving),
+        };
+        Self {
+            id: topic.id.as_bytes().to_vec(),
+            name: topic.name.to_string(),
+            config: topic.config.clone(),
+            partitions: topic.partitions.iter().map(partition).collect(),
+        }
+    }
+}
+
+impl WireBroker {
+    fn into_broker(self) -> Result<Broker, CodecError> {
+        Ok(Broker {
+            id: BrokerId(self.id),
+            incarnation: Incarnation(self.incarnation),
+            directory: directory_id(WHAT, &self.directory)?,
+            address: self.address,
+            internal_address: self.internal_address,
+            rack: self.rack,
+            feature_level: self.feature_level,
+            expected_incarnation: (self.expected_incarnation != 0).then_some(Incarnation(self.expected_incarnation)),
+        })
+    }
+}
+
+impl WireTopic {
+    fn into_topic(self) -> Result<Topic, CodecError> {
+        let partition = |wire: WirePartition| Partition {
+            group: GroupId(wire.group),
+            replicas: from_wire(wire.replicas),
+            leaving: from_wire(wire.leaving),
+        };
+        Ok(Topic {
+            id: topic_id(WHAT, &self.id)?,
+            name: self.name.into(),
+            partitions: self.partitions.into_iter().map(partition).collect(),
+            config: self.config,
+        })
+    }
+}
+
+/// What a snapshot holds, before it has become an image.
+pub(crate) struct Parts {
+    pub(crate) cluster_id: String,
+    pub(crate) version: u64,
+    pub(crate) feature_level: u32,
+    pub(crate) next_group_id: u64,
+    pub(crate) next_producer_id: i64,
+    pub(crate) brokers: Vec<Broker>,
+    pub(crate) topics: Vec<Topic>,
+    pub(crate) tombstones: Vec<(GroupId, Tombstone)>,
+}
+
+pub(crate) fn encode(image: &Image) -> Bytes {
+    let tombstone = |(group, tombstone): (GroupId, &Tombstone)| WireTombstone {
+        group: group.get(),
+        replicas: to_wire(&tombstone.replicas),
+    };
+    let wire = WireImage {
+        cluster_id: image.cluster_id.to_string(),
+        version: image.version,
+        feature_level: image.feature_level,
+        next_group_id: image.next_group_id,
+        next_producer_id: image.next_producer_id,
+        brokers: image.brokers().map(WireBroker::from).collect(),
+        topics: image.topics().map(|topic| WireTopic::from(&**topic)).collect(),
+        tombstones: image.tombstones().map(tombstone).collect(),
+    };
+    frame(None, &wire)
+}
+
+pub(crate) fn decode(bytes: &[u8]) -> Result<Parts, CodecError> {
+    let wire: WireImage = message(WHAT, unversioned(WHAT, bytes, 1)?)?;
+    let tombstone = |wire: WireTombstone| {
+        let replicas: Arc<[_]> = from_wire(wire.replicas).into();
+        (GroupId(wire.group), Tombstone { replicas })
+    };
+    Ok(Parts {
+        cluster_id: wire.cluster_id,
+        version: wire.version,
+        feature_level: wire.feature_level,
+        next_group_id: wire.next_group_id,
+        next_producer_id: wire.next_producer_id,
+        brokers: wire
+            .brokers
+            .into_iter()
+            .map(WireBroker::into_broker)
+            .collect::<Result<_, _>>()?,
+        topics: wire
+            .topics
+            .into_iter()
+            .map(WireTopic::into_topic)
+            .collect::<Result<_, _>>()?,
+        tombstones: wire.tombstones.into_iter().map(tombstone).collect(),
+    })
+}

@@ -1,0 +1,150 @@
+//! Checks before a command is proposed.
+
+use std::collections::BTreeMap;
+
+use jangada_controller::admission::{
+    CreateTopic, NewTopic, place_topic, validate_alter_topic, validate_bump_producer_epoch, validate_create_topic,
+    validate_delete_topic, validate_replace_broker,
+};
+use jangada_controller::{Command, Image};
+use jangada_types::{BrokerId, ProducerEpoch, ProducerId, Reason};
+
+use crate::fixture::{Log, delete, firsts, replace, settings, topic_id};
+
+const NO_SETTINGS: &BTreeMap<String, String> = &BTreeMap::new();
+
+fn wanted(name: &str) -> NewTopic<'_> {
+    NewTopic {
+        name,
+        partitions: 6,
+        replicas: 3,
+        config: NO_SETTINGS,
+        if_not_exists: false,
+    }
+}
+
+fn refusal(image: &Image, wanted: NewTopic<'_>) -> Reason {
+    validate_create_topic(image, &wanted).unwrap_err().reason
+}
+
+#[test]
+fn what_is_admitted_and_placed_is_applied() {
+    let mut log = Log::formed(3);
+    assert_eq!(
+        validate_create_topic(&log.image, &wanted("orders")),
+        Ok(CreateTopic::Create)
+    );
+    let command = place_topic(&wanted("orders"), &log.image.broker_views(), topic_id(1), 5).unwrap();
+    log.accept(&command);
+    assert_eq!(log.image.topic_named("orders").unwrap().partitions.len(), 6);
+    let set = settings(&[("retention.ms", "5")]);
+    let alter = validate_alter_topic(&log.image, "orders", &set, &[]).unwrap();
+    log.accept(&alter);
+    assert_eq!(log.image.topic_named("orders").unwrap().config, set);
+    assert_eq!(validate_delete_topic(&log.image, "orders"), Ok(delete(1)));
+}
+
+#[test]
+fn each_bad_request_has_its_reason() {
+    let mut log = Log::formed(3);
+    log.create(1, "orders", &firsts(&[1]));
+    let bad_config = settings(&[("retention.ms", "soon")]);
+    let good = wanted("others");
+    assert_eq!(refusal(&log.image, wanted("a/b")), Reason::InvalidTopicName);
+    assert_eq!(refusal(&log.image, wanted("orders")), Reason::TopicExists);
+    assert_eq!(
+        refusal(&log.image, NewTopic { partitions: 0, ..good }),
+        Reason::InvalidPartitions
+    );
+    assert_eq!(
+        refusal(
+            &log.image,
+            NewTopic {
+                partitions: 10_001,
+                ..good
+            }
+        ),
+        Reason::InvalidPartitions
+    );
+    assert_eq!(
+        refusal(&log.image, NewTopic { replicas: 0, ..good }),
+        Reason::InvalidReplicas
+    );
+    assert_eq!(
+        refusal(&log.image, NewTopic { replicas: 4, ..good }),
+        Reason::InvalidReplicas
+    );
+    assert_eq!(
+        refusal(
+            &log.image,
+            NewTopic {
+                config: &bad_config,
+                ..good
+            }
+        ),
+        Reason::InvalidConfig
+    );
+
+    let alter = |name, set, unset: &[&str]| {
+        let unset: Vec<String> = unset.iter().map(|key| (*key).to_owned()).collect();
+        validate_alter_topic(&log.image, name, set, &unset).unwrap_err().reason
+    };
+    assert_eq!(alter("nothing", NO_SETTINGS, &["retention.ms"]), Reason::UnknownTopic);
+    assert_eq!(alter("orders", NO_SETTINGS, &[]), Reason::InvalidRequest);
+    assert_eq!(alter("orders", &bad_config, &[]), Reason::InvalidConfig);
+    assert_eq!(alter("orders", NO_SETTINGS, &["no.such.key"]), Reason::InvalidConfig);
+    assert_eq!(
+        validate_delete_topic(&log.image, "nothing").unwrap_err().reason,
+        Reason::UnknownTopic
+    );
+}
+
+#[test]
+fn a_topic_that_exists_is_fine_when_asked_for_so() {
+    let mut log = Log::formed(1);
+    log.create(1, "orders", &firsts(&[1]));
+    let again = NewTopic {
+        if_not_exists: true,
+        ..wanted("orders")
+    };
+    let topic = log.image.topic_named("orders").unwrap().clone();
+    assert_eq!(
+        validate_create_topic(&log.image, &again),
+        Ok(CreateTopic::Exists(topic))
+    );
+}
+
+#[test]
+fn too_few_live_brokers_are_named() {
+    let log = Log::formed(3);
+    let live = &log.image.broker_views()[..2];
+    let rejection = place_topic(&wanted("orders"), live, topic_id(1), 5).unwrap_err();
+    assert_eq!(rejection.reason, Reason::InvalidReplicas);
+    assert!(
+        rejection.message.contains("\"orders\"") && rejection.message.contains("3 brokers"),
+        "{rejection}"
+    );
+}
+
+#[test]
+fn a_broker_that_runs_is_not_replaced() {
+    let log = Log::formed(3);
+    let judge = |broker, is_alive| validate_replace_broker(&log.image, BrokerId(broker), is_alive);
+    assert_eq!(judge(2, false), Ok(replace(2)));
+    assert_eq!(judge(2, true).unwrap_err().reason, Reason::InvalidRequest);
+    assert_eq!(judge(9, false).unwrap_err().reason, Reason::UnknownBroker);
+}
+
+#[test]
+fn a_producer_that_was_never_given_out_is_not_bumped() {
+    let mut log = Log::formed(1);
+    log.accept(&Command::AllocateProducerIds { count: 1 });
+    let judge = |id, epoch| validate_bump_producer_epoch(&log.image, ProducerId(id), ProducerEpoch(epoch));
+    let command = Command::BumpProducerEpoch {
+        producer_id: ProducerId(1000),
+        epoch: ProducerEpoch(4),
+    };
+    assert_eq!(judge(1000, 4), Ok(command));
+    assert_eq!(judge(1001, 4).unwrap_err().reason, Reason::UnknownProducer);
+    assert_eq!(judge(1000, -1).unwrap_err().reason, Reason::InvalidRequest);
+}

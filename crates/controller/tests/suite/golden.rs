@@ -1,0 +1,353 @@
+//! The bytes of every command, every reply and the image. They are in logs and snapshots on disks: whatever else changes, a
+//! later build must read these and give the same values.
+
+use std::fmt::Write;
+
+use jangada_controller::{BrokerRegistration, CodecError, Command, Image, Rejection, Reply, RestoreError, SeedBroker};
+use jangada_types::{BrokerId, GroupId, Incarnation, ProducerEpoch, ProducerId, Reason};
+
+use crate::fixture::{
+    Log, create, delete, deleted, directory, firsts, replace, replica, seed, set_replicas, settings, topic_id,
+};
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    assert!(text.len().is_multiple_of(2));
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+        .collect()
+}
+
+fn topic() -> jangada_types::TopicId {
+    topic_id(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff)
+}
+
+fn commands() -> Vec<(Command, &'static str)> {
+    let registration = BrokerRegistration {
+        broker: BrokerId(3),
+        incarnation: Incarnation(2),
+        directory: directory(0xd3),
+        address: "a:1".to_owned(),
+        internal_address: "b:2".to_owned(),
+        rack: "r".to_owned(),
+        feature_level: 1,
+    };
+    let seeds = vec![
+        SeedBroker {
+            rack: "r".to_owned(),
+            ..seed(1)
+        },
+        seed(7),
+    ];
+    vec![
+        (
+            Command::FormCluster {
+                cluster_id: "c1".to_owned(),
+                brokers: seeds,
+            },
+            "01010a026331123308011a1001010101010101010101010101010101220b686f73742d313a393430302a0b686f73742d\
+             313a393434303201723801123008071a1007070707070707070707070707070707220b686f73742d373a393430302a0b\
+             686f73742d373a393434303801",
+        ),
+        (
+            Command::RegisterBroker(registration),
+            "0102080310021a10d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d32203613a312a03623a323201723801",
+        ),
+        (replace(3), "01030803"),
+        (
+            Command::CreateTopic {
+                topic_id: topic(),
+                name: "orders".to_owned(),
+                config: settings(&[("retention.ms", "5"), ("segment.bytes", "65536")]),
+                assignments: vec![vec![replica(1, 1), replica(300, 2)], firsts(&[2])],
+            },
+            "01040a1000112233445566778899aabbccddeeff12066f72646572731a110a0c726574656e74696f6e2e6d731201351a\
+             160a0d7365676d656e742e627974657312053635353336220d0a04080110010a0508ac02100222060a0408021001",
+        ),
+        (
+            Command::AlterTopic {
+                topic_id: topic(),
+                set: settings(&[("retention.ms", "5")]),
+                unset: vec!["segment.bytes".to_owned(), "retention.bytes".to_owned()],
+            },
+            "01050a1000112233445566778899aabbccddeeff12110a0c726574656e74696f6e2e6d731201351a0d7365676d656e74\
+             2e62797465731a0f726574656e74696f6e2e6279746573",
+        ),
+        (
+            Command::DeleteTopic { topic_id: topic() },
+            "01060a1000112233445566778899aabbccddeeff",
+        ),
+        (deleted(replica(2, 1), &[1, 300]), "01070a0408021001120301ac02"),
+        (
+            set_replicas(GroupId(7), firsts(&[3, 1])),
+            "01080807120408031001120408011001",
+        ),
+        (Command::AllocateProducerIds { count: 1000 }, "010908e807"),
+        (
+            Command::BumpProducerEpoch {
+                producer_id: ProducerId(1000),
+                epoch: ProducerEpoch(-2),
+            },
+            "010a08e80710feffffffffffffffff01",
+        ),
+    ]
+}
+
+fn replies() -> Vec<(Reply, &'static str)> {
+    let rejection = Rejection::new(Reason::TopicExists, "why")
+        .with("actual", 2)
+        .with("expected", 1);
+    vec![
+        (
+            Reply::Rejected(rejection),
+            "01010a0c544f5049435f45584953545312037768791a0b0a0661637475616c1201321a0d0a0865787065637465641201\
+             31",
+        ),
+        (
+            Reply::ClusterFormed {
+                cluster_id: "c1".to_owned(),
+            },
+            "01020a026331",
+        ),
+        (
+            Reply::BrokerRegistered {
+                broker: BrokerId(3),
+                incarnation: Incarnation(2),
+            },
+            "010308031002",
+        ),
+        (
+            Reply::BrokerReplaced {
+                broker: BrokerId(3),
+                incarnation: Incarnation(2),
+            },
+            "010408031002",
+        ),
+        (
+            Reply::TopicCreated {
+                topic_id: topic(),
+                first_group: GroupId(7),
+                version: 300,
+            },
+            "01050a1000112233445566778899aabbccddeeff100718ac02",
+        ),
+        (Reply::TopicAltered { version: 300 }, "010608ac02"),
+        (Reply::TopicDeleted { version: 300 }, "010708ac02"),
+        (Reply::ReplicaDeleted { settled: 2 }, "01080802"),
+        (Reply::ReplicasSet { version: 300 }, "010908ac02"),
+        (
+            Reply::ProducerIds {
+                first: ProducerId(1000),
+                count: 1000,
+            },
+            "010a08e80710e807",
+        ),
+        (
+            Reply::ProducerEpoch {
+                producer_id: ProducerId(1000),
+                epoch: ProducerEpoch(1),
+            },
+            "010b08e8071001",
+        ),
+    ]
+}
+
+/// An image with something in every field.
+fn image() -> Image {
+    let mut log = Log::formed(3);
+    log.accept(&create(1, "kept", vec![firsts(&[1, 2]), firsts(&[3])]));
+    log.accept(&create(2, "gone", vec![firsts(&[1, 3])]));
+    log.accept(&Command::AlterTopic {
+        topic_id: topic_id(1),
+        set: settings(&[("retention.ms", "5")]),
+        unset: vec![],
+    });
+    log.accept(&set_replicas(GroupId(1), firsts(&[1, 3])));
+    log.accept(&delete(2));
+    log.accept(&Command::AllocateProducerIds { count: 10 });
+    log.accept(&replace(3));
+    let rack = BrokerRegistration {
+        rack: "r".to_owned(),
+        ..crate::fixture::registration(4, 0, 4)
+    };
+    log.accept(&Command::RegisterBroker(rack));
+    log.image
+}
+
+const IMAGE: &str = "010a07636c757374657210091801200428f2073232080110011a1001010101010101010101010101010101220b686f73\
+             742d313a393430302a0b686f73742d313a3934343038013232080210011a100202020202020202020202020202020222\
+             0b686f73742d323a393430302a0b686f73742d323a3934343038013234080310011a1003030303030303030303030303\
+             030303220b686f73742d333a393430302a0b686f73742d333a39343430380140023235080410011a1004040404040404\
+             040404040404040404220b686f73742d343a393430302a0b686f73742d343a3934343032017238013a4b0a1000000000\
+             00000000000000000000000112046b6570741a110a0c726574656e74696f6e2e6d731201352214080112040801100112\
+             04080310011a040802100122080802120408031001420e0803120408011001120408031001";
+
+#[test]
+fn commands_keep_their_bytes() {
+    for (command, golden) in commands() {
+        assert_eq!(hex(&command.encode()), golden, "{command:?}");
+        assert_eq!(Command::decode(&unhex(golden)), Ok(command));
+    }
+}
+
+#[test]
+fn replies_keep_their_bytes() {
+    for (reply, golden) in replies() {
+        assert_eq!(hex(&reply.encode()), golden, "{reply:?}");
+        assert_eq!(Reply::decode(&unhex(golden)), Ok(reply));
+    }
+}
+
+#[test]
+fn the_image_keeps_its_bytes() {
+    assert_eq!(hex(&image().snapshot()), IMAGE);
+    assert_eq!(Image::restore(&unhex(IMAGE)), Ok(image()));
+}
+
+#[test]
+fn a_later_version_is_named() {
+    let error = Command::decode(&[2, 6]).unwrap_err();
+    let known = 1;
+    let (what, version) = ("command", 2);
+    assert_eq!(error, CodecError::UnknownVersion { what, version, known });
+    assert!(error.to_string().contains("version 2"), "{error}");
+    let error = Image::restore(&[9]).unwrap_err();
+    assert!(error.to_string().contains("version 9"), "{error}");
+    assert!(matches!(
+        Reply::decode(&[0, 1]),
+        Err(CodecError::UnknownVersion { version: 0, .. })
+    ));
+}
+
+#[test]
+fn an_unknown_kind_is_named() {
+    let error = Command::decode(&[1, 200, 1, 2]).unwrap_err();
+    assert_eq!(
+        error,
+        CodecError::UnknownKind {
+            what: "command",
+            kind: 200
+        }
+    );
+    assert!(error.to_string().contains("kind 200"), "{error}");
+    assert_eq!(
+        Reply::decode(&[1, 0]),
+        Err(CodecError::UnknownKind { what: "reply", kind: 0 })
+    );
+}
+
+#[test]
+fn an_unknown_field_is_not_skipped() {
+    let mut bytes = delete(1).encode().to_vec();
+    bytes.extend([0x78, 1]);
+    assert_eq!(
+        Command::decode(&bytes),
+        Err(CodecError::UnknownFields {
+            what: "command DeleteTopic"
+        })
+    );
+    let mut bytes = image().snapshot().to_vec();
+    bytes.extend([0x78, 1]);
+    let error = CodecError::UnknownFields { what: "image snapshot" };
+    assert_eq!(Image::restore(&bytes), Err(RestoreError::Codec(error)));
+}
+
+#[test]
+fn what_is_cut_off_is_refused() {
+    for (command, _) in commands() {
+        let bytes = command.encode();
+        for length in 0..bytes.len() {
+            // Where a field ends, what is left is a command with other fields.
+            assert_ne!(Command::decode(&bytes[..length]), Ok(command.clone()));
+        }
+    }
+    assert!(matches!(Command::decode(&[]), Err(CodecError::Truncated { .. })));
+    assert!(matches!(Command::decode(&[1]), Err(CodecError::Truncated { .. })));
+    assert!(matches!(
+        Image::restore(&[]),
+        Err(RestoreError::Codec(CodecError::Truncated { .. }))
+    ));
+}
+
+#[test]
+fn an_id_of_another_length_is_refused() {
+    // DeleteTopic and RegisterBroker with ids of two bytes.
+    for bytes in [&[1, 6, 0x0a, 2, 1, 2][..], &[1, 2, 0x1a, 2, 1, 2]] {
+        let error = Command::decode(bytes).unwrap_err();
+        assert!(
+            matches!(&error, CodecError::Malformed { detail, .. } if detail.contains("of 2 bytes")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn an_epoch_beyond_16_bits_is_refused() {
+    // 32768 at field 2.
+    let error = Command::decode(&[1, 10, 0x10, 0x80, 0x80, 0x02]).unwrap_err();
+    assert!(
+        matches!(&error, CodecError::Malformed { detail, .. } if detail.contains("32768")),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_snapshot_that_contradicts_itself_is_refused() {
+    let good = hex(&image().snapshot());
+    let damage = |from: &str, to: &str| {
+        assert_eq!(good.matches(from).count(), 1, "{from} in {good}");
+        match Image::restore(&unhex(&good.replace(from, to))) {
+            Err(RestoreError::Inconsistent { version, detail }) => {
+                assert_eq!(version, 9);
+                detail
+            }
+            other => panic!("not found: {other:?}"),
+        }
+    };
+    for (from, to, expected) in [
+        (
+            "18012004",
+            "18012003",
+            "group 3 has a tombstone and is live, or was never given out",
+        ),
+        ("28f207", "28e707", "the next producer id is 999"),
+        ("420e0803", "420e0801", "group 1 has a tombstone and is live"),
+        (
+            "420e0803120408011001",
+            "420e0803120408011002",
+            "the tombstone of group 3",
+        ),
+        (
+            "22080802",
+            "22080801",
+            "partition 1 of topic \"kept\" has group 1, out of order",
+        ),
+        (
+            "1a0408021001",
+            "1a0408011001",
+            "partition 0 of topic \"kept\" has replicas",
+        ),
+        ("38014002", "38014003", "broker 3.1 expects Some(3)"),
+        ("32320802", "32320801", "there twice"),
+    ] {
+        let detail = damage(from, to);
+        assert!(detail.contains(expected), "{detail}");
+    }
+}
+
+#[test]
+fn a_snapshot_in_which_two_topics_share_a_name_is_refused() {
+    let mut log = Log::formed(1);
+    log.create(1, "kept", &firsts(&[1]));
+    log.create(2, "kepu", &firsts(&[1]));
+    let bytes = hex(&log.image.snapshot()).replace("6b657075", "6b657074");
+    let error = Image::restore(&unhex(&bytes)).unwrap_err();
+    assert!(error.to_string().contains("share a name"), "{error}");
+}

@@ -1,0 +1,12 @@
+//! The controller through its public interface: scenarios, properties, and bytes that later builds must read.
+
+mod admission;
+mod brokers;
+mod fixture;
+mod golden;
+mod metadata_quorum;
+mod placement;
+mod producers;
+mod properties;
+mod replicas;
+mod topics;

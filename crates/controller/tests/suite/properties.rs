@@ -1,0 +1,313 @@
+//! What holds after any sequence of commands.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jangada_controller::{BrokerRegistration, Command, DirectoryId, Image, Reply, SeedBroker};
+use jangada_types::{BrokerId, GroupId, Incarnation, PartitionIndex, ProducerEpoch, ProducerId, ReplicaId, TopicId};
+use proptest::prelude::*;
+
+use crate::fixture::{directory, same_but_version, seed};
+
+/// Small spaces, so that commands meet: brokers 0 to 5, of which 1 to 3 are seeds.
+fn broker() -> impl Strategy<Value = BrokerId> {
+    (0u32..6).prop_map(BrokerId)
+}
+
+/// Mostly one that was current at some time.
+fn replica() -> impl Strategy<Value = ReplicaId> {
+    (1u32..5, prop_oneof![6 => Just(1u32), 3 => Just(2), 1 => 0u32..9])
+        .prop_map(|(broker, incarnation)| ReplicaId::new(BrokerId(broker), Incarnation(incarnation)))
+}
+
+fn replicas() -> impl Strategy<Value = Vec<ReplicaId>> {
+    prop::collection::vec(replica(), 0..4)
+}
+
+fn topic() -> impl Strategy<Value = TopicId> {
+    (0u128..8).prop_map(TopicId::from_u128)
+}
+
+fn group() -> impl Strategy<Value = GroupId> {
+    prop_oneof![20 => 0u64..20, 1 => Just(u64::MAX)].prop_map(GroupId)
+}
+
+fn name() -> impl Strategy<Value = String> {
+    prop_oneof![8 => "[a-e]", 1 => Just("__a".to_owned()), 1 => ".{0,3}"]
+}
+
+fn address() -> impl Strategy<Value = String> {
+    prop_oneof![9 => "[a-c]:[1-9]", 1 => ".{0,3}"]
+}
+
+fn config() -> impl Strategy<Value = BTreeMap<String, String>> {
+    let key = prop_oneof![6 => Just("retention.ms"), 6 => Just("segment.bytes"), 1 => Just("unknown")];
+    let value = prop_oneof![8 => Just("100000"), 1 => Just("x")];
+    prop::collection::btree_map(key.prop_map(str::to_owned), value.prop_map(str::to_owned), 0..3)
+}
+
+fn registration() -> impl Strategy<Value = BrokerRegistration> {
+    (broker(), 0u32..4, 0u8..6, address(), "[ab]?", 0u32..3).prop_map(
+        |(broker, incarnation, number, address, rack, level)| BrokerRegistration {
+            broker,
+            incarnation: Incarnation(incarnation),
+            directory: directory(number),
+            internal_address: address.clone(),
+            address,
+            rack,
+            feature_level: level,
+        },
+    )
+}
+
+fn seeds() -> impl Strategy<Value = Vec<SeedBroker>> {
+    prop_oneof![4 => Just((1..=3).map(seed).collect()), 1 => prop::collection::vec((0u32..4).prop_map(seed), 0..4)]
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        1 => ("[a-b]?", seeds()).prop_map(|(cluster_id, brokers)| Command::FormCluster { cluster_id, brokers }),
+        6 => registration().prop_map(Command::RegisterBroker),
+        3 => broker().prop_map(|broker| Command::ReplaceBroker { broker }),
+        9 => (topic(), name(), config(), prop::collection::vec(replicas(), 0..4)).prop_map(
+            |(topic_id, name, config, assignments)| Command::CreateTopic { topic_id, name, config, assignments }
+        ),
+        2 => (topic(), config(), prop::collection::vec(config(), 0..2)).prop_map(|(topic_id, set, unset)| {
+            let unset = unset.into_iter().flatten().map(|(key, _)| key).collect();
+            Command::AlterTopic { topic_id, set, unset }
+        }),
+        4 => topic().prop_map(|topic_id| Command::DeleteTopic { topic_id }),
+        6 => (replica(), prop::collection::vec(group(), 0..6)).prop_map(|(replica, groups)| {
+            Command::ReplicaDeleted { replica, groups }
+        }),
+        6 => (group(), replicas()).prop_map(|(group, replicas)| Command::SetReplicas { group, replicas }),
+        1 => prop_oneof![Just(0u32), Just(u32::MAX), 1u32..100].prop_map(|count| Command::AllocateProducerIds { count }),
+        1 => (990i64..1100, prop_oneof![Just(i16::MAX), any::<i16>()]).prop_map(|(id, epoch)| {
+            Command::BumpProducerEpoch { producer_id: ProducerId(id), epoch: ProducerEpoch(epoch) }
+        }),
+    ]
+}
+
+/// Begins with a formed cluster most of the time, and with a few good topics.
+fn history() -> impl Strategy<Value = Vec<Command>> {
+    let cluster_id = "cluster".to_owned();
+    let brokers = (1..=4).map(seed).collect();
+    let form = Command::FormCluster { cluster_id, brokers };
+    let distinct = prop::sample::subsequence(vec![1u32, 2, 3, 4], 1..=3).prop_shuffle();
+    let list = distinct.prop_map(|ids| {
+        ids.into_iter()
+            .map(|id| ReplicaId::new(BrokerId(id), Incarnation(1)))
+            .collect()
+    });
+    let topics = prop::collection::vec(prop::collection::vec(list, 1..4), 0..4).prop_map(|topics| {
+        let create = |(number, assignments): (u128, Vec<Vec<ReplicaId>>)| Command::CreateTopic {
+            topic_id: TopicId::from_u128(number),
+            name: format!("t{number}"),
+            config: BTreeMap::new(),
+            assignments,
+        };
+        (1..).zip(topics).map(create).collect::<Vec<_>>()
+    });
+    (
+        prop::bool::weighted(0.95),
+        topics,
+        prop::collection::vec(command(), 0..60),
+    )
+        .prop_map(move |(formed, topics, rest)| {
+            let first = formed.then(|| form.clone());
+            first.into_iter().chain(topics).chain(rest).collect()
+        })
+}
+
+/// The invariants, from what the public interface shows.
+fn assert_invariants(image: &Image) {
+    let mut names = BTreeSet::new();
+    let mut groups = BTreeSet::new();
+    for topic in image.topics() {
+        assert!(names.insert(&topic.name), "two topics have the name {}", topic.name);
+        assert_eq!(image.topic_named(&topic.name).map(|found| found.id), Some(topic.id));
+        assert!(!topic.partitions.is_empty());
+        topic.settings().expect("settings were judged");
+    }
+    assert_eq!(image.topics_by_name().count(), names.len());
+    for partition in image.partitions() {
+        assert!(
+            groups.insert(partition.group),
+            "group {} is there twice",
+            partition.group
+        );
+        assert!(partition.group != GroupId::METADATA && partition.group != GroupId::NODE);
+        let found = image
+            .partition_of_group(partition.group)
+            .expect("a live group is found");
+        assert_eq!((found.topic.id, found.index), (partition.topic.id, partition.index));
+        assert!(!partition.replicas.is_empty());
+        let all: Vec<_> = partition.replicas.iter().chain(&partition.leaving).collect();
+        let brokers: BTreeSet<_> = all.iter().map(|replica| replica.broker).collect();
+        assert_eq!(brokers.len(), all.len(), "a broker is there twice: {all:?}");
+        assert!(
+            all.iter().all(|replica| image.is_current(**replica)),
+            "a stale replica: {all:?}"
+        );
+    }
+    for (group, tombstone) in image.tombstones() {
+        assert!(!groups.contains(&group), "group {group} is live and has a tombstone");
+        assert!(image.partition_of_group(group).is_none());
+        assert!(!tombstone.replicas.is_empty());
+    }
+}
+
+/// Who holds data, as far as the image knows.
+fn holders(image: &Image) -> BTreeSet<(GroupId, ReplicaId)> {
+    let live = image.partitions().flat_map(|p| {
+        p.partition
+            .replicas
+            .iter()
+            .chain(&p.partition.leaving)
+            .map(move |replica| (p.group, *replica))
+    });
+    let dead = image
+        .tombstones()
+        .flat_map(|(group, tombstone)| tombstone.replicas.iter().map(move |r| (group, *r)));
+    live.chain(dead).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn invariants_hold_and_rejections_change_nothing(history in history()) {
+        let mut image = Image::new();
+        let mut places: BTreeMap<GroupId, (TopicId, PartitionIndex)> = BTreeMap::new();
+        for (index, command) in (1..).zip(&history) {
+            let before = image.clone();
+            let reply = image.apply(index, command);
+            prop_assert_eq!(image.version(), index);
+            assert_invariants(&image);
+            if matches!(reply, Reply::Rejected(_)) {
+                prop_assert!(same_but_version(&before, &image));
+            }
+            for partition in image.partitions() {
+                let place = (partition.topic.id, partition.index);
+                prop_assert_eq!(*places.entry(partition.group).or_insert(place), place, "a group was used again");
+            }
+            prop_assert_eq!(Reply::decode(&reply.encode()), Ok(reply));
+        }
+    }
+
+    /// Data is forgotten only when its holder reported its deletion, or came back with an empty disk.
+    #[test]
+    fn no_data_is_forgotten(history in history()) {
+        let mut image = Image::new();
+        for (index, command) in (1..).zip(&history) {
+            let before = holders(&image);
+            let reply = image.apply(index, command);
+            let after = holders(&image);
+            for (group, replica) in before.difference(&after) {
+                let explained = match (command, &reply) {
+                    (Command::ReplicaDeleted { replica: by, groups }, _) => by == replica && groups.contains(group),
+                    (_, Reply::BrokerRegistered { broker, incarnation }) => {
+                        *broker == replica.broker && *incarnation > replica.incarnation
+                    }
+                    _ => false,
+                };
+                prop_assert!(explained, "{command:?} made group {group} on {replica} forgotten");
+            }
+        }
+    }
+
+    #[test]
+    fn a_snapshot_anywhere_changes_nothing(history in history(), at in any::<prop::sample::Index>()) {
+        let at = at.index(history.len() + 1);
+        let mut image = Image::new();
+        let mut restored = Image::new();
+        for (index, command) in (1..).zip(&history) {
+            if index as usize == at {
+                restored = Image::restore(&image.snapshot()).expect("a snapshot can be restored");
+                prop_assert_eq!(&restored, &image);
+            }
+            let reply = image.apply(index, command);
+            if index as usize >= at {
+                prop_assert_eq!(restored.apply(index, command), reply);
+            } else {
+                restored = image.clone();
+            }
+        }
+        prop_assert_eq!(&restored, &image);
+        prop_assert_eq!(restored.snapshot(), image.snapshot());
+    }
+
+    /// Replayed from the encoded log, as a replica does after a restart.
+    #[test]
+    fn a_replay_gives_the_same_image(history in history()) {
+        let log: Vec<_> = history.iter().map(Command::encode).collect();
+        let (mut first, mut second) = (Image::new(), Image::new());
+        for (index, bytes) in (1..).zip(&log) {
+            let command = Command::decode(bytes).expect("what was encoded can be decoded");
+            prop_assert_eq!(&command, &history[index as usize - 1]);
+            prop_assert_eq!(first.apply(index, &command), second.apply(index, &command));
+        }
+        prop_assert_eq!(&first, &second);
+        prop_assert_eq!(first.snapshot(), second.snapshot());
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..60), version: bool) {
+        let mut bytes = bytes;
+        if version && let Some(first) = bytes.first_mut() {
+            *first = 1;
+        }
+        if let Ok(command) = Command::decode(&bytes) {
+            Image::new().apply(1, &command);
+            prop_assert_eq!(command.encode().to_vec(), bytes.clone());
+        }
+        let _ = Reply::decode(&bytes);
+        let _ = Image::restore(&bytes);
+    }
+
+    /// Flipped bytes of real encodings get further than random ones.
+    #[test]
+    fn damaged_commands_are_read_or_refused(
+        history in history(), flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut image = Image::new();
+        for (index, command) in (1..).zip(&history) {
+            let mut bytes = command.encode().to_vec();
+            for (at, value) in &flips {
+                let at = at.index(bytes.len());
+                bytes[at] = *value;
+            }
+            if let Ok(command) = Command::decode(&bytes) {
+                image.apply(index, &command);
+                assert_invariants(&image);
+            }
+        }
+        let mut snapshot = image.snapshot().to_vec();
+        for (at, value) in &flips {
+            let at = at.index(snapshot.len());
+            snapshot[at] = *value;
+        }
+        if let Ok(image) = Image::restore(&snapshot) {
+            assert_invariants_but_settings(&image);
+        }
+    }
+}
+
+/// A damaged snapshot may hold a setting that apply would have refused: settings are judged when they are used.
+fn assert_invariants_but_settings(image: &Image) {
+    let groups: BTreeSet<_> = image.partitions().map(|partition| partition.group).collect();
+    assert_eq!(groups.len(), image.partition_count());
+    assert!(image.tombstones().all(|(group, _)| !groups.contains(&group)));
+    let current = |replica: &ReplicaId| image.is_current(*replica);
+    assert!(
+        image
+            .partitions()
+            .all(|p| !p.replicas.is_empty() && p.replicas.iter().all(current))
+    );
+}
+
+#[test]
+fn a_directory_id_reads_as_hexadecimal() {
+    let id = DirectoryId::from_slice(&[0xab; 16]).expect("16 bytes");
+    assert_eq!(id.to_string(), "ab".repeat(16));
+    assert_eq!(DirectoryId::from_slice(&[0; 15]), None);
+}

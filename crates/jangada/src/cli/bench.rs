@@ -1,0 +1,220 @@
+//! `bench`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::CompressionArg;
+use crate::output::OutputArgs;
+
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Write records to a topic: throughput, or with --in-flight 1 the latency of one after the other
+    Produce(ProduceBench),
+
+    /// Read a topic from its start
+    Consume(ConsumeBench),
+
+    /// Write at a steady rate and read along: the time from the scheduled send to the consumer
+    E2e(E2eBench),
+
+    /// Write batches to the store alone, without network or replication
+    Store(StoreBench),
+
+    /// Write and sync a plain file, the baseline of all else
+    Disk(DiskBench),
+}
+
+/// Whose CPU time to count beside the command's own.
+#[derive(Args, Clone, Debug, Default)]
+pub struct CpuArgs {
+    /// Count the CPU time of these processes too, such as the brokers
+    #[arg(long, value_name = "PID,...", value_delimiter = ',')]
+    pub pids: Vec<u32>,
+
+    /// Count the CPU time of the brokers that `up` started in this directory
+    #[arg(long = "cluster-dir", value_name = "DIR", conflicts_with = "pids")]
+    pub cluster_dir: Option<PathBuf>,
+}
+
+/// What records are filled with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PayloadKind {
+    /// Bytes that do not compress
+    Random,
+    /// Words that compress to about a third
+    Text,
+}
+
+#[derive(Args, Debug)]
+pub struct ProduceBench {
+    /// The topic; it must exist
+    #[arg(long)]
+    pub topic: String,
+
+    /// Records a second, on a schedule that does not wait for answers; 0: as fast as possible
+    #[arg(long, default_value_t = 0.0, value_name = "PER_SECOND")]
+    pub rate: f64,
+
+    /// Size of a record's value
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub record_bytes: u32,
+
+    /// How much to write. Default: 1 GiB; with --in-flight 1: 10,000 records
+    #[arg(long, conflicts_with = "samples")]
+    pub total_bytes: Option<u64>,
+
+    /// How many records to write, instead of --total-bytes
+    #[arg(long)]
+    pub samples: Option<u64>,
+
+    /// Batches in flight for each partition, 1 to 5; with 1, and unless --batch-bytes is given, each record is sent
+    /// when the one before it is acknowledged
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=5))]
+    pub in_flight: u16,
+
+    /// Size of a batch
+    #[arg(long)]
+    pub batch_bytes: Option<u32>,
+
+    /// How long a batch waits for more records
+    #[arg(long, default_value_t = 5)]
+    pub linger_ms: u64,
+
+    /// Memory for records that wait for their answer
+    #[arg(long, default_value_t = 64 << 20)]
+    pub buffer_bytes: u32,
+
+    /// How batches are compressed
+    #[arg(long, value_enum, default_value_t = CompressionArg::None)]
+    pub compression: CompressionArg,
+
+    /// What records are filled with
+    #[arg(long, value_enum, default_value_t = PayloadKind::Random)]
+    pub payload: PayloadKind,
+
+    /// Not counted: this much is written first
+    #[arg(long, default_value_t = 0)]
+    pub warmup_bytes: u64,
+
+    #[command(flatten)]
+    pub cpu: CpuArgs,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct ConsumeBench {
+    /// The topic
+    #[arg(long)]
+    pub topic: String,
+
+    /// Decode every record, as a consumer does, instead of only taking the batches
+    #[arg(long)]
+    pub decode: bool,
+
+    /// Memory for what is read ahead
+    #[arg(long, default_value_t = 32 << 20)]
+    pub prefetch_bytes: u32,
+
+    #[command(flatten)]
+    pub cpu: CpuArgs,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct E2eBench {
+    /// The topic; it must exist, and nobody else may write to it meanwhile
+    #[arg(long)]
+    pub topic: String,
+
+    /// Records a second
+    #[arg(long, default_value_t = 1000.0, value_name = "PER_SECOND")]
+    pub rate: f64,
+
+    /// How long
+    #[arg(long, default_value_t = 10)]
+    pub seconds: u64,
+
+    /// Size of a record's value
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..=1_000_000))]
+    pub record_bytes: u32,
+
+    /// How long a batch waits for more records
+    #[arg(long, default_value_t = 0)]
+    pub linger_ms: u64,
+
+    #[command(flatten)]
+    pub cpu: CpuArgs,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct StoreBench {
+    /// An empty or new directory; what is written stays there
+    #[arg(long)]
+    pub dir: PathBuf,
+
+    /// How much to write
+    #[arg(long, default_value_t = 4 << 30)]
+    pub total_bytes: u64,
+
+    /// Size of a log entry
+    #[arg(long, default_value_t = 64 << 10, value_parser = clap::value_parser!(u32).range(1..=8_388_608))]
+    pub batch_bytes: u32,
+
+    /// Groups (partitions) that the entries go to in turn
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub groups: u64,
+
+    /// Entries that are written and not yet durable
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub in_flight: u32,
+
+    /// Then read everything back, in order, and measure that
+    #[arg(long)]
+    pub scan: bool,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct DiskBench {
+    /// Where the file goes; it is deleted at the end
+    #[arg(long)]
+    pub dir: PathBuf,
+
+    /// How much to write
+    #[arg(long, default_value_t = 1 << 30, conflicts_with = "samples")]
+    pub total_bytes: u64,
+
+    /// How many writes to make, instead of --total-bytes
+    #[arg(long)]
+    pub samples: Option<u64>,
+
+    /// Size of a write; each is synced
+    #[arg(long, default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..=67_108_864))]
+    pub batch_bytes: u32,
+
+    /// Where writes go
+    #[arg(long, value_enum, default_value_t = DiskMode::Append)]
+    pub mode: DiskMode,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Where writes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DiskMode {
+    /// To the end of the file, so that a sync also writes the file system's allocation
+    Append,
+    /// Over blocks that were written and synced before
+    Overwrite,
+}

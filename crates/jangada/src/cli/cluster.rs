@@ -1,0 +1,74 @@
+//! `cluster` and `partition`.
+
+use clap::{Args, Subcommand};
+
+use crate::output::OutputArgs;
+
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Tell whether every broker is alive and every partition has a leader and all its replicas; ends with 3 if not
+    Health(HealthArgs),
+
+    /// Show the brokers
+    Info {
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+
+    /// Let a broker that lost its disk come back empty under its id
+    ReplaceBroker(ReplaceArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct HealthArgs {
+    /// Wait this long for it to become healthy
+    #[arg(long, value_name = "SECONDS")]
+    pub wait: Option<u64>,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct ReplaceArgs {
+    /// The broker
+    pub broker: u32,
+
+    /// Yes, give up the replicas that it had
+    #[arg(long)]
+    pub yes: bool,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PartitionCommand {
+    /// List a topic's partitions with leader, replicas and offsets
+    Ls {
+        /// The topic; without it: all topics
+        topic: Option<String>,
+
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+
+    /// Hand a partition's leadership to another of its replicas
+    TransferLeader(TransferArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct TransferArgs {
+    /// The topic
+    pub topic: String,
+
+    /// The partition
+    pub partition: u32,
+
+    /// The broker that is to lead
+    #[arg(long, value_name = "BROKER")]
+    pub to: u32,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+}

@@ -1,0 +1,216 @@
+//! What can be typed. clap makes the help from the comments here; what the commands do stands in `commands`.
+
+mod bench;
+mod cluster;
+mod data;
+mod process;
+mod topic;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+pub use bench::{
+    BenchCommand, ConsumeBench, CpuArgs, DiskBench, DiskMode, E2eBench, PayloadKind, ProduceBench, StoreBench,
+};
+pub use cluster::{ClusterCommand, HealthArgs, PartitionCommand, ReplaceArgs, TransferArgs};
+pub use data::{CompressionArg, ConsumeArgs, ConsumeOutput, FromArg, ProduceArgs, ProduceFormat};
+pub use process::{DownArgs, ServerArgs, ServerCommand, UpArgs};
+pub use topic::{AlterArgs, BeforeArg, CreateArgs, TopicCommand, TrimArgs};
+
+/// Jangada: a partitioned log cluster, each partition replicated by its own Raft group.
+///
+/// Exit codes: 0 fine, 1 error, 2 wrong usage, 3 cluster unhealthy.
+#[derive(Debug, Parser)]
+#[command(name = "jangada", version, about, long_about, max_term_width = 110)]
+pub struct Cli {
+    #[command(flatten)]
+    pub brokers: BrokersArgs,
+
+    /// Which log lines to show on stderr, such as `info` or `jangada_client=debug` (not for `server`, which has
+    /// settings)
+    #[arg(
+        long,
+        global = true,
+        env = "JANGADA_LOG",
+        default_value = "error",
+        value_name = "FILTER",
+        hide_env_values = true
+    )]
+    pub log: String,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where the cluster is.
+#[derive(Args, Clone, Debug)]
+pub struct BrokersArgs {
+    /// Brokers to begin with, host:port, separated by commas; one that answers is enough
+    #[arg(
+        long,
+        global = true,
+        env = "JANGADA_BROKERS",
+        default_value = "127.0.0.1:9400",
+        value_delimiter = ',',
+        value_name = "HOST:PORT,...",
+        hide_env_values = true
+    )]
+    pub brokers: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a cluster on this machine, one process for each node
+    ///
+    /// Node i listens on PORT+i-1 (gRPC), PORT+40+i-1 (other nodes) and PORT+80+i-1 (HTTP: /metrics, /livez, /readyz).
+    /// Its settings, data, log and process id are in DIR/node-i. On a directory with a stopped or killed cluster, that
+    /// cluster starts again with its data.
+    Up(UpArgs),
+
+    /// Stop the cluster that `up` started
+    Down(DownArgs),
+
+    /// Run one broker, or check its settings
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+    Server(ServerArgs),
+
+    /// Create, show, change and delete topics
+    #[command(subcommand)]
+    Topic(TopicCommand),
+
+    /// Write lines of stdin or a file to a topic, one record a line
+    ///
+    /// A record is exactly the bytes between newlines: a carriage return and bytes that are not UTF-8 are data, an
+    /// empty line is an empty record, a last line without a newline is a record. Records leave as lines arrive. The
+    /// command ends with 0 only if every record was acknowledged.
+    Produce(ProduceArgs),
+
+    /// Print the records of a topic
+    Consume(ConsumeArgs),
+
+    /// Show the cluster and its health, replace a broker
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+
+    /// Show partitions, move leaders
+    #[command(subcommand)]
+    Partition(PartitionCommand),
+
+    /// Measure the cluster, the store, or the disk
+    #[command(subcommand)]
+    Bench(BenchCommand),
+
+    /// Print a completion script for a shell
+    Completion {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+/// Reads `key=value`.
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write key=value")?;
+    if key.is_empty() {
+        return Err("the key is empty".to_owned());
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Reads the one character that `%` and friends name, for separators: `\t`, `\n`, `\\` and any other text as it is.
+fn separator(text: &str) -> Result<String, String> {
+    let plain = text.replace("\\t", "\t").replace("\\n", "\n");
+    if plain.is_empty() {
+        return Err("the separator is empty".to_owned());
+    }
+    if plain.contains('\n') {
+        return Err("a newline separates records already".to_owned());
+    }
+    Ok(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn brokers_are_taken_before_and_after_the_subcommand() {
+        for line in [
+            "jangada --brokers a:1,b:2 topic ls",
+            "jangada topic --brokers a:1,b:2 ls",
+            "jangada topic ls --brokers a:1,b:2",
+        ] {
+            assert_eq!(parse(line).expect(line).brokers.brokers, ["a:1", "b:2"], "{line}");
+        }
+    }
+
+    #[test]
+    fn wrong_usage_ends_with_2() {
+        for line in [
+            "jangada",
+            "jangada topic create",
+            "jangada topic create x --partitions 1",
+            "jangada topic trim x",
+            "jangada topic create x --partitions 1 --replicas 1 -c retention",
+            "jangada produce x --format jsonl --key-separator :",
+            "jangada consume x -f %v -o jsonl",
+            "jangada consume x --from yesterday",
+            "jangada server",
+            "jangada up --nodes 0",
+            "jangada completion tcsh-like",
+        ] {
+            let error = parse(line).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_documented_lines_parse() {
+        for line in [
+            "jangada up --nodes 5 --dir d --port 9500 --detach",
+            "jangada down --dir d",
+            "jangada server --config f",
+            "jangada server --config f --set raft.heartbeat_ms=100 --set rack=a",
+            "jangada server check-config f -o json",
+            "jangada topic create t --partitions 3 --replicas 3 -c retention.ms=1 -c x=y --if-not-exists",
+            "jangada topic ls -o json",
+            "jangada topic alter t -c retention.ms=1",
+            "jangada topic alter t --unset retention.ms",
+            "jangada topic trim t --before 5",
+            "jangada topic trim t --partition 1 --before latest",
+            "jangada topic rm t --yes",
+            "jangada produce t --file f --key-separator : --acks none --compression zstd",
+            "jangada consume t --from 2024-05-01T00:00:00Z --max 3 --exit-at-end -o jsonl",
+            "jangada consume t --partition 0 --from 12 -f %o\\t%v\\n",
+            "jangada cluster health --wait 30",
+            "jangada cluster info -o json",
+            "jangada cluster replace-broker 2 --yes",
+            "jangada partition ls t",
+            "jangada partition transfer-leader t 0 --to 2",
+            "jangada bench disk --dir d --total-bytes 1073741824 --batch-bytes 65536 --mode overwrite",
+            "jangada completion bash",
+        ] {
+            if let Err(error) = parse(line) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_separator_may_be_written_as_an_escape() {
+        assert_eq!(separator("\\t"), Ok("\t".to_owned()));
+        assert_eq!(separator("::"), Ok("::".to_owned()));
+        assert!(separator("").is_err());
+        assert!(separator("\\n").is_err());
+    }
+}

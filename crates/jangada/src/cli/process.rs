@@ -1,0 +1,74 @@
+//! `up`, `down`, `server`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use crate::output::OutputArgs;
+
+#[derive(Args, Debug)]
+pub struct UpArgs {
+    /// How many nodes, 1 to 40; odd numbers make sense. Default: 3, or as many as DIR has
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=40))]
+    pub nodes: Option<u16>,
+
+    /// The directory of the cluster
+    #[arg(long, value_name = "DIR", default_value = "jangada-data")]
+    pub dir: PathBuf,
+
+    /// The first node's gRPC port. Default: 9400, or the one that DIR has
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1024..=65_415))]
+    pub port: Option<u16>,
+
+    /// Return when the cluster is healthy, and leave it running
+    #[arg(long)]
+    pub detach: bool,
+
+    /// Give up when the cluster is not healthy after this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub wait: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct DownArgs {
+    /// The directory of the cluster
+    #[arg(long, value_name = "DIR", default_value = "jangada-data")]
+    pub dir: PathBuf,
+
+    /// Kill a node that has not stopped after this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub wait: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct ServerArgs {
+    #[command(subcommand)]
+    pub command: Option<ServerCommand>,
+
+    /// The settings file (TOML)
+    #[arg(long, value_name = "FILE", required = true)]
+    pub config: Option<PathBuf>,
+
+    /// Set one key, over file and environment
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ServerCommand {
+    /// Check a settings file and show every setting with its source
+    CheckConfig {
+        /// The settings file (TOML)
+        file: PathBuf,
+
+        /// Set one key, over file and environment
+        #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+        set: Vec<String>,
+
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+
+    /// Print the reference of all settings (Markdown)
+    Reference,
+}

@@ -1,0 +1,130 @@
+//! `topic`.
+
+use std::str::FromStr;
+
+use clap::{Args, Subcommand};
+
+use super::pair;
+use crate::output::OutputArgs;
+
+#[derive(Debug, Subcommand)]
+pub enum TopicCommand {
+    /// Create a topic; when this returns, it can be written
+    Create(CreateArgs),
+
+    /// List all topics
+    Ls {
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+
+    /// Show a topic's settings and partitions
+    Describe {
+        /// The topic
+        name: String,
+
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+
+    /// Change a topic's settings, all or none
+    Alter(AlterArgs),
+
+    /// Drop the records below an offset
+    Trim(TrimArgs),
+
+    /// Delete a topic with its data
+    Rm {
+        /// The topic
+        name: String,
+
+        /// Yes, delete its data
+        #[arg(long)]
+        yes: bool,
+
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct CreateArgs {
+    /// 1 to 249 characters of A-Z a-z 0-9 . _ -
+    pub name: String,
+
+    /// How many partitions, from 1
+    #[arg(long, short = 'p', value_name = "P")]
+    pub partitions: u32,
+
+    /// How many replicas of each partition, from 1; odd numbers make sense
+    #[arg(long, short = 'r', value_name = "R")]
+    pub replicas: u32,
+
+    /// A setting, such as retention.ms=3600000; may be given again
+    #[arg(short = 'c', long = "config", value_name = "KEY=VALUE", value_parser = pair)]
+    pub config: Vec<(String, String)>,
+
+    /// Do nothing if there is a topic of that name
+    #[arg(long)]
+    pub if_not_exists: bool,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct AlterArgs {
+    /// The topic
+    pub name: String,
+
+    /// A setting to set, such as retention.ms=3600000; may be given again
+    #[arg(short = 'c', long = "config", value_name = "KEY=VALUE", value_parser = pair, required_unless_present = "unset")]
+    pub config: Vec<(String, String)>,
+
+    /// A setting to put back to its default; may be given again
+    #[arg(long, value_name = "KEY")]
+    pub unset: Vec<String>,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct TrimArgs {
+    /// The topic
+    pub name: String,
+
+    /// One partition instead of all
+    #[arg(long, value_name = "P")]
+    pub partition: Option<u32>,
+
+    /// The first offset to keep, at most the end of the partition; `latest`: drop everything there is
+    #[arg(long, value_name = "OFFSET|latest")]
+    pub before: BeforeArg,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Up to where to trim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BeforeArg {
+    /// The high watermark.
+    Latest,
+    /// This offset.
+    Offset(i64),
+}
+
+impl FromStr for BeforeArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "latest" => Ok(BeforeArg::Latest),
+            _ => match text.parse() {
+                Ok(offset) if offset >= 0 => Ok(BeforeArg::Offset(offset)),
+                _ => Err("write an offset from 0 on, or latest".to_owned()),
+            },
+        }
+    }
+}

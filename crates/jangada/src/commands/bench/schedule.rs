@@ -1,0 +1,61 @@
+//! When requests are due.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// tokio's timer is this coarse; what is nearer is slept by the thread.
+const COARSE: Duration = Duration::from_millis(2);
+
+/// A steady rate, or as fast as possible.
+pub struct Schedule {
+    start: Instant,
+    /// Nothing: as fast as possible.
+    interval: Option<Duration>,
+}
+
+impl Schedule {
+    /// `rate` requests a second from now on; 0: as fast as possible.
+    pub fn start(rate: f64) -> Schedule {
+        Schedule {
+            start: Instant::now(),
+            interval: (rate > 0.0).then(|| Duration::from_secs_f64(1.0 / rate)),
+        }
+    }
+
+    /// When request `i` is due.
+    pub fn due(&self, i: u64) -> Instant {
+        match self.interval {
+            Some(interval) => {
+                self.start
+                    + Duration::from_nanos(u64::try_from(interval.as_nanos() * u128::from(i)).unwrap_or(u64::MAX))
+            }
+            None => Instant::now(),
+        }
+    }
+
+    /// Waits until request `i` is due; gives that time, which may have passed. Only for the main thread: it may block
+    /// it for a moment.
+    pub async fn wait(&self, i: u64) -> Instant {
+        let due = self.due(i);
+        if self.interval.is_none() {
+            return due;
+        }
+        let left = due.saturating_duration_since(Instant::now());
+        if left > COARSE {
+            tokio::time::sleep(left - COARSE).await;
+        }
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn due_times_do_not_depend_on_what_happens() {
+        let schedule = Schedule::start(1000.0);
+        assert_eq!(schedule.due(1500) - schedule.due(0), Duration::from_millis(1500));
+    }
+}

@@ -1,0 +1,143 @@
+//! `jangada cluster ...`.
+
+use std::time::{Duration, Instant};
+
+use jangada_client::{BrokerId, ClusterDescription};
+use serde_json::{Value, json};
+
+use super::views::Cluster;
+use crate::cli::{BrokersArgs, ClusterCommand, HealthArgs, ReplaceArgs};
+use crate::connect::{connect, connect_within};
+use crate::errors::{CliError, Result};
+use crate::exit::Exit;
+use crate::output::{Show, plain_table};
+use crate::progress;
+
+/// Between two looks while waiting for health. Health is made of what every leader sees of its followers: there is no
+/// one thing to watch.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long one look may take.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub async fn run(brokers: &BrokersArgs, command: ClusterCommand) -> Result<()> {
+    match command {
+        ClusterCommand::Health(args) => health(brokers, &args).await,
+        ClusterCommand::Info { output } => {
+            output.show(&Cluster(connect(brokers).await?.admin().describe_cluster().await?))
+        }
+        ClusterCommand::ReplaceBroker(args) => replace(brokers, &args).await,
+    }
+}
+
+async fn replace(brokers: &BrokersArgs, args: &ReplaceArgs) -> Result<()> {
+    if !args.yes {
+        let message = format!(
+            "broker {} would lose its replicas for good: say so with --yes",
+            args.broker
+        );
+        return Err(CliError::usage(message).hint("only for a broker whose disk is lost; nothing was changed"));
+    }
+    let incarnation = connect(brokers)
+        .await?
+        .admin()
+        .replace_broker(BrokerId::from(args.broker))
+        .await?;
+    let sentence = format!(
+        "broker {} may come back with an empty data directory, as incarnation {incarnation}",
+        args.broker
+    );
+    args.output.done(&sentence, json!({ "incarnation": incarnation.get() }))
+}
+
+/// What is wrong with a cluster; nothing if it is healthy.
+pub fn problems(cluster: &ClusterDescription) -> Vec<String> {
+    let mut problems = Vec::new();
+    if cluster.controller_id.is_none() {
+        problems.push("the metadata group has no leader".to_owned());
+    }
+    for broker in cluster.brokers.iter().filter(|broker| !broker.alive) {
+        problems.push(format!(
+            "broker {} at {} does not answer",
+            broker.broker_id, broker.address
+        ));
+    }
+    if cluster.leaderless_partitions > 0 {
+        problems.push(format!(
+            "{} of {} partitions have no leader",
+            cluster.leaderless_partitions, cluster.partitions
+        ));
+    }
+    if cluster.under_replicated_partitions > 0 {
+        let message = format!(
+            "{} of {} partitions have a replica that is not in sync",
+            cluster.under_replicated_partitions, cluster.partitions
+        );
+        problems.push(message);
+    }
+    problems
+}
+
+/// The verdict and what it is made of.
+struct Health {
+    cluster: ClusterDescription,
+    problems: Vec<String>,
+}
+
+impl Show for Health {
+    fn table(&self) -> String {
+        if self.problems.is_empty() {
+            return plain_table(["health"], [["healthy".to_owned()]]);
+        }
+        plain_table(
+            ["health", "problem"],
+            self.problems
+                .iter()
+                .map(|problem| ["unhealthy".to_owned(), problem.clone()]),
+        )
+    }
+
+    fn json(&self) -> Value {
+        let mut json = Cluster(self.cluster.clone()).json();
+        json["healthy"] = json!(self.problems.is_empty());
+        json["problems"] = json!(self.problems);
+        json
+    }
+}
+
+async fn health(brokers: &BrokersArgs, args: &HealthArgs) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(args.wait.unwrap_or(0));
+    let spinner = progress::waiting("waiting for the cluster");
+    let last = loop {
+        let looked = look(brokers).await;
+        let healthy = looked.as_ref().is_ok_and(|health| health.problems.is_empty());
+        if healthy || Instant::now() >= deadline {
+            break looked;
+        }
+        if let Ok(health) = &looked {
+            spinner.set_message(health.problems.join("; "));
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    };
+    spinner.finish_and_clear();
+    // Not to be reached is as unhealthy as can be.
+    let health = last.map_err(|error| error.with_exit(Exit::Unhealthy))?;
+    args.output.show(&health)?;
+    if health.problems.is_empty() {
+        return Ok(());
+    }
+    let hint = "`jangada cluster info` and `jangada partition ls` show where; a broker's log tells why";
+    Err(CliError::unhealthy(format!("the cluster is unhealthy: {}", health.problems.join("; "))).hint(hint))
+}
+
+async fn look(brokers: &BrokersArgs) -> Result<Health> {
+    let cluster = connect_within(brokers, LOOK_TIMEOUT)
+        .await?
+        .admin()
+        .describe_cluster()
+        .await?;
+    Ok(Health {
+        problems: problems(&cluster),
+        cluster,
+    })
+}

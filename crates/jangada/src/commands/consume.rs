@@ -1,0 +1,105 @@
+//! `jangada consume`: records to stdout.
+//!
+//! Everything that came together is written together, and flushed before waiting for more, so that a reader of the pipe
+//! never waits for what is there. Ctrl-C ends it as it ends any other filter.
+
+use std::io::{self, BufWriter, Write};
+
+use jangada_client::{ConsumedRecord, ConsumerConfig, EndOffsets, StartAt};
+
+use crate::cli::{BrokersArgs, ConsumeArgs, ConsumeOutput, FromArg};
+use crate::connect::connect;
+use crate::errors::{CliError, Result};
+use crate::text::format::Format;
+use crate::text::jsonl;
+
+/// Room for output, bytes.
+const WRITE_BYTES: usize = 256 * 1024;
+
+/// How records are printed.
+enum Printer {
+    Formatted(Format),
+    Jsonl,
+}
+
+impl Printer {
+    fn new(args: &ConsumeArgs) -> Result<Printer> {
+        match args.output {
+            Some(ConsumeOutput::Jsonl) => Ok(Printer::Jsonl),
+            None => Format::parse(&args.format)
+                .map(Printer::Formatted)
+                .map_err(|error| CliError::usage(format!("--format {:?}: {error}", args.format))),
+        }
+    }
+
+    fn print(&self, out: &mut impl Write, record: &ConsumedRecord) -> io::Result<()> {
+        match self {
+            Printer::Formatted(format) => format.write(out, record),
+            Printer::Jsonl => jsonl::write(out, record),
+        }
+    }
+}
+
+pub async fn run(brokers: &BrokersArgs, args: &ConsumeArgs) -> Result<()> {
+    let printer = Printer::new(args)?;
+    let client = connect(brokers).await?;
+    let partitions = partitions(args, client.topic(&args.topic).await?.partitions.len())?;
+    let start = StartAt::from(args.from);
+    let mut consumer = client.consumer(ConsumerConfig::default())?;
+    consumer
+        .assign(
+            partitions
+                .iter()
+                .map(|partition| (args.topic.as_str(), *partition, start))
+                .collect(),
+        )
+        .await?;
+    let ends = if args.exit_at_end {
+        Some(consumer.end_offsets().await?)
+    } else {
+        None
+    };
+
+    let mut out = BufWriter::with_capacity(WRITE_BYTES, io::stdout().lock());
+    let mut left = args.max.unwrap_or(u64::MAX);
+    while left > 0 && !ends.as_ref().is_some_and(|ends| consumer.reached(ends)) {
+        for record in consumer.next_batch().await? {
+            if left == 0 {
+                break;
+            }
+            // One partition may run ahead while another is not at its end yet.
+            if ends
+                .as_ref()
+                .is_none_or(|ends| record.offset < end_of(ends, record.partition))
+            {
+                printer.print(&mut out, &record)?;
+                left -= 1;
+            }
+        }
+        out.flush()?;
+    }
+    Ok(())
+}
+
+/// Where a partition of the one topic ends.
+fn end_of(ends: &EndOffsets, partition: u32) -> i64 {
+    let end = ends.iter().find(|(_, other, _)| *other == partition);
+    end.map_or(i64::MAX, |(_, _, offset)| offset)
+}
+
+/// The partitions to read.
+fn partitions(args: &ConsumeArgs, count: usize) -> Result<Vec<u32>> {
+    match (args.partition, args.from) {
+        // One that does not exist is refused by the client, with the number of partitions.
+        (Some(partition), _) => Ok(vec![partition]),
+        (None, FromArg::Offset(offset)) if count > 1 => {
+            let message = format!(
+                "topic {:?} has {count} partitions, which do not share offset {offset}",
+                args.topic
+            );
+            Err(CliError::usage(message)
+                .hint("name one with --partition, or begin with --from earliest, latest or a time"))
+        }
+        (None, _) => Ok((0..).take(count).collect()),
+    }
+}

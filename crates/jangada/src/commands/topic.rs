@@ -1,0 +1,133 @@
+//! `jangada topic ...`.
+
+use std::collections::BTreeMap;
+
+use jangada_client::{Admin, NewTopic};
+use serde_json::json;
+
+use super::views::{Topic, Topics};
+use crate::cli::{AlterArgs, BeforeArg, BrokersArgs, CreateArgs, TopicCommand, TrimArgs};
+use crate::connect::connect;
+use crate::errors::{CliError, Result};
+use crate::output::{OutputArgs, Show, plain_table};
+
+pub async fn run(brokers: &BrokersArgs, command: TopicCommand) -> Result<()> {
+    if let TopicCommand::Rm { name, yes: false, .. } = &command {
+        let hint = "nothing was deleted";
+        return Err(CliError::usage(format!(
+            "topic {name:?} and its data would be deleted for good: say so with --yes"
+        ))
+        .hint(hint));
+    }
+    let admin = connect(brokers).await?.admin();
+    match command {
+        TopicCommand::Create(args) => create(&admin, args).await,
+        TopicCommand::Ls { output } => output.show(&Topics(admin.list_topics().await?)),
+        TopicCommand::Describe { name, output } => output.show(&Topic(admin.describe_topic(&name).await?)),
+        TopicCommand::Alter(args) => alter(&admin, args).await,
+        TopicCommand::Trim(args) => trim(&admin, args).await,
+        TopicCommand::Rm { name, output, .. } => remove(&admin, &name, output).await,
+    }
+}
+
+async fn create(admin: &Admin, args: CreateArgs) -> Result<()> {
+    let mut topic = NewTopic::new(args.name.as_str(), args.partitions, args.replicas);
+    topic.config = by_key(args.config)?;
+    topic.if_not_exists = args.if_not_exists;
+    let created = admin.create_topic(topic).await?;
+    let sentence = match created.created {
+        true => format!(
+            "created topic {} with {} partitions of {} replicas",
+            args.name, args.partitions, args.replicas
+        ),
+        false => format!("topic {} exists already and was not changed", args.name),
+    };
+    let json =
+        json!({ "topic_id": created.topic_id.to_string(), "created": created.created, "version": created.version });
+    args.output.done(&sentence, json)
+}
+
+async fn alter(admin: &Admin, args: AlterArgs) -> Result<()> {
+    let set = by_key(args.config)?;
+    if let Some(key) = args.unset.iter().find(|key| set.contains_key(*key)) {
+        return Err(CliError::usage(format!("setting {key} is both set and unset")));
+    }
+    let version = admin.alter_topic(&args.name, set, args.unset).await?;
+    args.output
+        .done(&format!("changed topic {}", args.name), json!({ "version": version }))
+}
+
+async fn remove(admin: &Admin, name: &str, output: OutputArgs) -> Result<()> {
+    let version = admin.delete_topic(name).await?;
+    output.done(&format!("deleted topic {name}"), json!({ "version": version }))
+}
+
+/// Trims the partition that was named, or all: then every one of them is looked at first, so that an offset that one of
+/// them does not have yet trims none.
+async fn trim(admin: &Admin, args: TrimArgs) -> Result<()> {
+    let before = match args.before {
+        BeforeArg::Latest => None,
+        BeforeArg::Offset(offset) => Some(offset),
+    };
+    let partitions = match args.partition {
+        Some(partition) => vec![partition],
+        None => {
+            let partitions = admin.describe_partitions(Some(&args.name)).await?;
+            for state in &partitions {
+                if let (Some(before), Some(end)) = (before, state.high_watermark)
+                    && before > end
+                {
+                    let message = format!(
+                        "offset {before} is beyond the end of {}[{}], which is {end}; nothing was trimmed",
+                        args.name, state.partition
+                    );
+                    return Err(
+                        CliError::new(message).hint("trim each with --partition, or everything with --before latest")
+                    );
+                }
+            }
+            partitions.into_iter().map(|state| state.partition).collect()
+        }
+    };
+    let mut trimmed = Trimmed {
+        topic: args.name,
+        starts: Vec::new(),
+    };
+    for partition in partitions {
+        let start = admin.trim(&trimmed.topic, partition, before).await?;
+        trimmed.starts.push((partition, start));
+    }
+    args.output.show(&trimmed)
+}
+
+/// What `trim` did.
+struct Trimmed {
+    topic: String,
+    /// Partition and log start offset.
+    starts: Vec<(u32, i64)>,
+}
+
+impl Show for Trimmed {
+    fn table(&self) -> String {
+        let rows = self
+            .starts
+            .iter()
+            .map(|(partition, start)| [self.topic.clone(), partition.to_string(), start.to_string()]);
+        plain_table(["topic", "partition", "log_start_offset"], rows)
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let row = |(partition, start): &(u32, i64)| json!({ "topic": self.topic, "partition": partition, "log_start_offset": start });
+        self.starts.iter().map(row).collect()
+    }
+}
+
+fn by_key(pairs: Vec<(String, String)>) -> Result<BTreeMap<String, String>> {
+    let mut config = BTreeMap::new();
+    for (key, value) in pairs {
+        if config.insert(key.clone(), value).is_some() {
+            return Err(CliError::usage(format!("setting {key} is given twice")));
+        }
+    }
+    Ok(config)
+}

@@ -1,0 +1,89 @@
+//! Waits until a started cluster takes work.
+
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::super::cluster::problems;
+use super::Node;
+use super::processes::Processes;
+use crate::cli::BrokersArgs;
+use crate::connect::connect_within;
+use crate::errors::{CliError, Result};
+use crate::progress;
+
+/// Between two looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long one look at one node may take.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Waits until every node is ready and the cluster is healthy. Fails when a node ends, or when it takes longer than
+/// `wait`.
+pub async fn wait_until_healthy(processes: &mut Processes, nodes: &[Node], wait: Duration) -> Result<()> {
+    let spinner = progress::waiting("starting the cluster");
+    let deadline = Instant::now() + wait;
+    let result = loop {
+        if let Err(error) = processes.check() {
+            break Err(error);
+        }
+        let Some(missing) = what_is_missing(nodes).await else {
+            break Ok(());
+        };
+        if Instant::now() >= deadline {
+            let message = format!(
+                "the cluster is not healthy after {} s: {missing}; what this command started is stopped again",
+                wait.as_secs()
+            );
+            break Err(CliError::unhealthy(message)
+                .hint("the logs tell why: DIR/node-*/log; --wait SECONDS gives it more time"));
+        }
+        spinner.set_message(missing);
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    };
+    spinner.finish_and_clear();
+    result
+}
+
+/// What the cluster waits for; nothing if it is healthy.
+async fn what_is_missing(nodes: &[Node]) -> Option<String> {
+    for node in nodes {
+        let answered = timeout(LOOK_TIMEOUT, is_ready(&node.settings.listeners.http)).await;
+        if !answered.is_ok_and(|answer| answer.is_ok_and(|ready| ready)) {
+            return Some(format!("node {} is not ready", node.directory.id));
+        }
+    }
+    let brokers = nodes
+        .iter()
+        .map(|node| node.settings.listeners.public_address().to_owned())
+        .collect();
+    let client = match connect_within(&BrokersArgs { brokers }, LOOK_TIMEOUT).await {
+        Ok(client) => client,
+        Err(error) => return Some(error.to_string()),
+    };
+    let cluster = match client.admin().describe_cluster().await {
+        Ok(cluster) => cluster,
+        Err(error) => return Some(error.to_string()),
+    };
+    if cluster.brokers.len() < nodes.len() {
+        return Some(format!(
+            "{} of {} nodes have joined",
+            cluster.brokers.len(),
+            nodes.len()
+        ));
+    }
+    let problems = problems(&cluster);
+    (!problems.is_empty()).then(|| problems.join("; "))
+}
+
+/// Asks a node's /readyz.
+async fn is_ready(address: &str) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.take(4096).read_to_end(&mut answer).await?;
+    Ok(answer.starts_with(b"HTTP/1.1 200 "))
+}

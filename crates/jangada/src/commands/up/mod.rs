@@ -1,0 +1,291 @@
+//! `jangada up`: a cluster on this machine, one process for each node.
+//!
+//! Ports are checked before anything is started, and whatever goes wrong while starting stops again what this command
+//! started: it leaves a healthy cluster or nothing new.
+
+mod health;
+mod layout;
+mod processes;
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use jangada_broker::settings::{BrokerSettings, Layers};
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::layout::Ports;
+use self::processes::Processes;
+use super::node::{ClusterDir, ClusterPlan, NodeDir};
+use crate::cli::UpArgs;
+use crate::errors::{CliError, Result};
+use crate::output::{note, print_text};
+
+/// Nodes of a new cluster, unless said otherwise.
+const NODES_DEFAULT: u16 = 3;
+
+/// The first port of a new cluster, unless said otherwise.
+const PORT_DEFAULT: u16 = 9400;
+
+/// How long a node may take to stop before it is killed.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Between two looks whether the nodes still run.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A node with its settings as the file, the environment and the defaults make them.
+pub struct Node {
+    pub directory: NodeDir,
+    pub settings: BrokerSettings,
+}
+
+impl Node {
+    /// What it listens on, by key.
+    fn addresses(&self) -> [(&'static str, String); 3] {
+        let listeners = &self.settings.listeners;
+        [
+            ("public", listeners.public.clone()),
+            ("internal", listeners.internal.clone()),
+            ("http", listeners.http.clone()),
+        ]
+    }
+}
+
+pub async fn run(args: &UpArgs) -> Result<()> {
+    let mut stop = Stop::new()?;
+    let directory = ClusterDir::create(&args.dir)?;
+    let lock = directory.lock()?;
+    let kept = directory.plan()?;
+    let plan = plan(args, kept)?;
+    if kept.is_none() {
+        // Before anything is written: the same directory can then be tried with another port.
+        (1..=plan.nodes).try_for_each(|id| check_ports(id, &Ports::of(plan, id).addresses()))?;
+    }
+    let nodes = prepare(&directory, plan)?;
+
+    let mut processes = Processes::find(&nodes);
+    let missing: Vec<&Node> = nodes.iter().filter(|node| !processes.has(node.directory.id)).collect();
+    missing
+        .iter()
+        .try_for_each(|node| check_ports(node.directory.id, &node.addresses()))?;
+    if missing.is_empty() {
+        note(&format!("all {} nodes run already", nodes.len()));
+    }
+    let started = tokio::select! {
+        started = start(&mut processes, &missing, &nodes, Duration::from_secs(args.wait)) => started,
+        () = stop.asked() => Err(CliError::new("interrupted")),
+    };
+    if let Err(error) = started {
+        processes.stop_started(STOP_TIMEOUT).await?;
+        return Err(error);
+    }
+    drop(lock);
+    print_text(&guide(args, &nodes))?;
+    if args.detach {
+        return Ok(());
+    }
+    note("Ctrl-C stops the cluster.");
+    stay(processes, stop, &directory).await
+}
+
+/// What to run: what the directory was made with, or for a new one what the flags say.
+fn plan(args: &UpArgs, kept: Option<ClusterPlan>) -> Result<ClusterPlan> {
+    let Some(kept) = kept else {
+        return Ok(ClusterPlan {
+            nodes: args.nodes.unwrap_or(NODES_DEFAULT),
+            port: args.port.unwrap_or(PORT_DEFAULT),
+        });
+    };
+    let differs = |what: &str, kept: u16, asked: u16| {
+        let message = format!("the cluster in {} has {what} {kept}, not {asked}", args.dir.display());
+        CliError::usage(message).hint("leave the flag out, or take another --dir for another cluster")
+    };
+    match (args.nodes, args.port) {
+        (Some(nodes), _) if nodes != kept.nodes => Err(differs("a number of nodes of", kept.nodes, nodes)),
+        (_, Some(port)) if port != kept.port => Err(differs("the first port", kept.port, port)),
+        _ => Ok(kept),
+    }
+}
+
+/// Makes the directories and files that are missing, and reads the settings.
+fn prepare(directory: &ClusterDir, plan: ClusterPlan) -> Result<Vec<Node>> {
+    directory.keep_plan(plan)?;
+    let mut nodes = Vec::new();
+    for node in directory.nodes(plan) {
+        node.prepare(&layout::settings(plan, node.id))?;
+        let loaded = Layers::of_process(Some(&node.config_path()), &[]).load();
+        let loaded = loaded.map_err(|error| CliError::from(error).doing(format!("settings of node {}", node.id)))?;
+        nodes.push(Node {
+            directory: node,
+            settings: loaded.settings,
+        });
+    }
+    Ok(nodes)
+}
+
+/// Fails if a node that is to start cannot have one of its addresses.
+fn check_ports(id: u16, addresses: &[(&str, String); 3]) -> Result<()> {
+    for (key, address) in addresses {
+        if let Err(error) = TcpListener::bind(address) {
+            let message =
+                format!("node {id} cannot listen on {address} (listeners.{key}): {error}; no node was started");
+            let hint = "stop what uses the port (`ss -ltnp` tells), `jangada down --dir DIR` if it is another cluster, \
+                        or choose --port with a new --dir";
+            return Err(CliError::new(message).hint(hint));
+        }
+    }
+    Ok(())
+}
+
+async fn start(processes: &mut Processes, missing: &[&Node], all: &[Node], wait: Duration) -> Result<()> {
+    for node in missing {
+        processes.spawn(&node.directory)?;
+    }
+    health::wait_until_healthy(processes, all, wait).await
+}
+
+/// How to produce and consume.
+fn guide(args: &UpArgs, nodes: &[Node]) -> String {
+    let addresses: Vec<&str> = nodes
+        .iter()
+        .map(|node| node.settings.listeners.public_address())
+        .collect();
+    let default = format!("127.0.0.1:{PORT_DEFAULT}");
+    let brokers = if addresses[0] == default {
+        String::new()
+    } else {
+        format!(" --brokers {}", addresses[0])
+    };
+    let replicas = nodes.len().min(3);
+    let mut down = String::from("jangada down");
+    if args.dir.as_os_str() != "jangada-data" {
+        down.push_str(&format!(" --dir {}", args.dir.display()));
+    }
+    format!(
+        "The cluster is up: {} nodes at {}.\n\n  \
+         jangada topic create hello --partitions 3 --replicas {replicas}{brokers}\n  \
+         echo 'hello, world' | jangada produce hello{brokers}\n  \
+         jangada consume hello --exit-at-end{brokers}\n  \
+         {down}\n\n\
+         Settings, data and logs: {}/node-*\n",
+        nodes.len(),
+        addresses.join(", "),
+        args.dir.display(),
+    )
+}
+
+/// Stays until asked to stop, and stops the cluster then; or until all nodes have ended.
+async fn stay(mut processes: Processes, mut stop: Stop, directory: &ClusterDir) -> Result<()> {
+    loop {
+        tokio::select! {
+            () = stop.asked() => {
+                note("stopping the cluster");
+                let _lock = directory.lock();
+                return processes.stop_all(STOP_TIMEOUT).await;
+            }
+            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+        }
+        let ended = processes.ended();
+        for node in &ended {
+            let advice = format!(
+                "its log is {}; `jangada up` on the same directory starts it again",
+                node.directory.log_path().display()
+            );
+            match node.stopped {
+                true => note(&format!("node {} was stopped", node.directory.id)),
+                false => note(&format!(
+                    "warning: node {} has ended{}; {advice}",
+                    node.directory.id, node.status
+                )),
+            }
+        }
+        if processes.is_empty() {
+            return match ended.iter().all(|node| node.stopped) {
+                true => Ok(()),
+                false => Err(CliError::new("all nodes have ended").hint("their logs tell why: DIR/node-*/log")),
+            };
+        }
+    }
+}
+
+/// The signals that end `up`.
+struct Stop {
+    signals: [tokio::signal::unix::Signal; 3],
+}
+
+impl Stop {
+    fn new() -> Result<Stop> {
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        Ok(Stop {
+            signals: [signal(kinds[0])?, signal(kinds[1])?, signal(kinds[2])?],
+        })
+    }
+
+    async fn asked(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.signals;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn args(nodes: Option<u16>, port: Option<u16>) -> UpArgs {
+        UpArgs {
+            nodes,
+            port,
+            dir: PathBuf::from("d"),
+            detach: true,
+            wait: 1,
+        }
+    }
+
+    #[test]
+    fn a_new_cluster_takes_flags_or_defaults() {
+        assert_eq!(
+            plan(&args(None, None), None).expect("a plan"),
+            ClusterPlan { nodes: 3, port: 9400 }
+        );
+        assert_eq!(
+            plan(&args(Some(5), Some(9500)), None).expect("a plan"),
+            ClusterPlan { nodes: 5, port: 9500 }
+        );
+    }
+
+    #[test]
+    fn an_old_cluster_keeps_what_it_has() {
+        let kept = ClusterPlan { nodes: 5, port: 9500 };
+        assert_eq!(plan(&args(None, None), Some(kept)).expect("a plan"), kept);
+        assert_eq!(plan(&args(Some(5), Some(9500)), Some(kept)).expect("a plan"), kept);
+        let nodes = plan(&args(Some(3), None), Some(kept))
+            .expect_err("another number")
+            .to_string();
+        assert!(nodes.contains("a number of nodes of 5, not 3"), "{nodes}");
+        let port = plan(&args(None, Some(9400)), Some(kept))
+            .expect_err("another port")
+            .to_string();
+        assert!(port.contains("the first port 9500, not 9400"), "{port}");
+    }
+
+    #[test]
+    fn a_port_in_use_is_named_with_its_node() {
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = taken.local_addr().expect("an address").to_string();
+        let free = || "127.0.0.1:0".to_owned();
+        let addresses = [("public", free()), ("internal", address.clone()), ("http", free())];
+        let error = check_ports(1, &addresses).expect_err("the port is taken").to_string();
+        assert!(
+            error.contains("node 1")
+                && error.contains("listeners.internal")
+                && error.contains(&address)
+                && error.contains("no node was started"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,239 @@
+//! How the cluster's things look as tables and as JSON. Field names are those of `/proto`; an id or an offset that is
+//! not known is 0 or -1 in JSON, as on the wire, and `-` in a table.
+
+use jangada_client::{BrokerState, ClusterDescription, MetadataRole, PartitionState, TopicDescription, TopicSummary};
+use serde_json::{Value, json};
+
+use crate::output::{Show, join, or_dash, plain_table};
+
+/// `topic ls`.
+pub struct Topics(pub Vec<TopicSummary>);
+
+impl Show for Topics {
+    fn table(&self) -> String {
+        let rows = self.0.iter().map(|topic| {
+            [
+                topic.name.to_string(),
+                topic.partitions.to_string(),
+                topic.replicas.to_string(),
+                topic.topic_id.to_string(),
+            ]
+        });
+        plain_table(["name", "partitions", "replicas", "topic_id"], rows)
+    }
+
+    fn json(&self) -> Value {
+        let topic = |topic: &TopicSummary| {
+            json!({
+                "name": topic.name.to_string(),
+                "topic_id": topic.topic_id.to_string(),
+                "partitions": topic.partitions,
+                "replicas": topic.replicas,
+            })
+        };
+        self.0.iter().map(topic).collect()
+    }
+}
+
+/// `topic describe`.
+pub struct Topic(pub TopicDescription);
+
+impl Show for Topic {
+    fn table(&self) -> String {
+        let topic = &self.0;
+        let head = plain_table(
+            ["name", "partitions", "replicas", "topic_id"],
+            [[
+                topic.name.to_string(),
+                topic.partitions.len().to_string(),
+                topic.replicas.to_string(),
+                topic.topic_id.to_string(),
+            ]],
+        );
+        let settings = topic.config.iter().map(|entry| {
+            let set = if entry.is_set { "set" } else { "default" };
+            [
+                entry.key.clone(),
+                entry.value.clone(),
+                set.to_owned(),
+                entry.default_value.clone(),
+                entry.documentation.clone(),
+            ]
+        });
+        let settings = plain_table(["setting", "value", "source", "default", "meaning"], settings);
+        format!("{head}\n{settings}\n{}", partitions_table(&topic.partitions))
+    }
+
+    fn json(&self) -> Value {
+        let topic = &self.0;
+        let config = topic.config.iter().map(|entry| {
+            json!({
+                "key": entry.key,
+                "value": entry.value,
+                "is_set": entry.is_set,
+                "default_value": entry.default_value,
+                "documentation": entry.documentation,
+            })
+        });
+        json!({
+            "name": topic.name.to_string(),
+            "topic_id": topic.topic_id.to_string(),
+            "replicas": topic.replicas,
+            "config": config.collect::<Value>(),
+            "partitions": partitions_json(&topic.partitions),
+        })
+    }
+}
+
+/// `partition ls`.
+pub struct Partitions(pub Vec<PartitionState>);
+
+impl Show for Partitions {
+    fn table(&self) -> String {
+        partitions_table(&self.0)
+    }
+
+    fn json(&self) -> Value {
+        partitions_json(&self.0)
+    }
+}
+
+fn partitions_table(partitions: &[PartitionState]) -> String {
+    let rows = partitions.iter().map(|partition| {
+        [
+            partition.topic.to_string(),
+            partition.partition.to_string(),
+            or_dash(partition.leader_id),
+            partition.leader_epoch.to_string(),
+            join(&partition.replicas),
+            join(&partition.in_sync),
+            or_dash(partition.log_start_offset),
+            or_dash(partition.high_watermark),
+            partition.size_bytes.to_string(),
+        ]
+    });
+    let header = [
+        "topic",
+        "partition",
+        "leader_id",
+        "leader_epoch",
+        "replicas",
+        "in_sync",
+        "log_start_offset",
+        "high_watermark",
+        "size_bytes",
+    ];
+    plain_table(header, rows)
+}
+
+fn partitions_json(partitions: &[PartitionState]) -> Value {
+    let partition = |partition: &PartitionState| {
+        json!({
+            "topic": partition.topic.to_string(),
+            "topic_id": partition.topic_id.to_string(),
+            "partition": partition.partition,
+            "leader_id": partition.leader_id.map_or(0, |id| id.get()),
+            "leader_epoch": partition.leader_epoch,
+            "replicas": partition.replicas.iter().map(|id| id.get()).collect::<Vec<_>>(),
+            "in_sync": partition.in_sync.iter().map(|id| id.get()).collect::<Vec<_>>(),
+            "high_watermark": partition.high_watermark.unwrap_or(-1),
+            "log_start_offset": partition.log_start_offset.unwrap_or(-1),
+            "size_bytes": partition.size_bytes,
+        })
+    };
+    partitions.iter().map(partition).collect()
+}
+
+/// `cluster info`.
+pub struct Cluster(pub ClusterDescription);
+
+impl Show for Cluster {
+    fn table(&self) -> String {
+        let cluster = &self.0;
+        let counts = [[
+            cluster.cluster_id.to_string(),
+            or_dash(cluster.controller_id),
+            cluster.topics.to_string(),
+            cluster.partitions.to_string(),
+            cluster.leaderless_partitions.to_string(),
+            cluster.under_replicated_partitions.to_string(),
+        ]];
+        let header = [
+            "cluster_id",
+            "controller_id",
+            "topics",
+            "partitions",
+            "leaderless_partitions",
+            "under_replicated_partitions",
+        ];
+        format!("{}\n{}", plain_table(header, counts), brokers_table(&cluster.brokers))
+    }
+
+    fn json(&self) -> Value {
+        let cluster = &self.0;
+        json!({
+            "cluster_id": cluster.cluster_id.to_string(),
+            "version": cluster.version,
+            "controller_id": cluster.controller_id.map_or(0, |id| id.get()),
+            "brokers": cluster.brokers.iter().map(broker_json).collect::<Value>(),
+            "topics": cluster.topics,
+            "partitions": cluster.partitions,
+            "leaderless_partitions": cluster.leaderless_partitions,
+            "under_replicated_partitions": cluster.under_replicated_partitions,
+        })
+    }
+}
+
+fn brokers_table(brokers: &[BrokerState]) -> String {
+    let rows = brokers.iter().map(|broker| {
+        [
+            broker.broker_id.to_string(),
+            broker.address.to_string(),
+            broker.internal_address.to_string(),
+            if broker.rack.is_empty() {
+                "-".to_owned()
+            } else {
+                broker.rack.to_string()
+            },
+            broker.alive.to_string(),
+            role(broker).to_owned(),
+            broker.leaders.to_string(),
+            broker.replicas.to_string(),
+            broker.incarnation.to_string(),
+        ]
+    });
+    let header = [
+        "broker_id",
+        "address",
+        "internal_address",
+        "rack",
+        "alive",
+        "metadata_role",
+        "leaders",
+        "replicas",
+        "incarnation",
+    ];
+    plain_table(header, rows)
+}
+
+fn broker_json(broker: &BrokerState) -> Value {
+    json!({
+        "broker_id": broker.broker_id.get(),
+        "address": broker.address.to_string(),
+        "internal_address": broker.internal_address.to_string(),
+        "rack": broker.rack.to_string(),
+        "alive": broker.alive,
+        "metadata_role": role(broker),
+        "leaders": broker.leaders,
+        "replicas": broker.replicas,
+        "incarnation": broker.incarnation.get(),
+    })
+}
+
+fn role(broker: &BrokerState) -> &'static str {
+    match broker.metadata_role {
+        MetadataRole::Voter => "voter",
+        MetadataRole::Learner => "learner",
+        MetadataRole::None => "none",
+    }
+}

@@ -1,0 +1,190 @@
+//! What a failed command says: the cause with its object, and what to do next.
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use jangada_broker::settings::SettingsError;
+use jangada_client::{ClientError, Reason};
+
+use crate::exit::Exit;
+
+/// A command's failure.
+#[derive(Debug)]
+pub struct CliError {
+    exit: Exit,
+    message: String,
+    hint: Option<String>,
+    /// Nobody reads stdout any more: there is nothing to say.
+    silent: bool,
+}
+
+/// What commands return.
+pub type Result<T> = std::result::Result<T, CliError>;
+
+impl CliError {
+    /// A failure, exit code 1.
+    pub fn new(message: impl Into<String>) -> CliError {
+        CliError {
+            exit: Exit::Error,
+            message: message.into(),
+            hint: None,
+            silent: false,
+        }
+    }
+
+    /// Asked in a way that makes no sense, exit code 2.
+    pub fn usage(message: impl Into<String>) -> CliError {
+        CliError {
+            exit: Exit::Usage,
+            ..CliError::new(message)
+        }
+    }
+
+    /// The cluster is not as it should be, exit code 3.
+    pub fn unhealthy(message: impl Into<String>) -> CliError {
+        CliError {
+            exit: Exit::Unhealthy,
+            ..CliError::new(message)
+        }
+    }
+
+    /// Says what to do next.
+    pub fn hint(self, hint: impl Into<String>) -> CliError {
+        CliError {
+            hint: Some(hint.into()),
+            ..self
+        }
+    }
+
+    /// Puts before the cause what was being done, and to what.
+    pub fn doing(self, what: impl fmt::Display) -> CliError {
+        CliError {
+            message: format!("{what}: {}", self.message),
+            ..self
+        }
+    }
+
+    /// The same with another exit code.
+    pub fn with_exit(self, exit: Exit) -> CliError {
+        CliError { exit, ..self }
+    }
+
+    /// Writes it to stderr; gives the exit code.
+    #[allow(clippy::print_stderr)]
+    pub fn report(&self) -> ExitCode {
+        if self.silent {
+            return Exit::Fine.into();
+        }
+        eprintln!("error: {}", self.message);
+        if let Some(hint) = &self.hint {
+            eprintln!("  {hint}");
+        }
+        self.exit.into()
+    }
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<io::Error> for CliError {
+    /// A closed stdout (`jangada consume orders | head`) ends the command quietly: the reader has what it wanted.
+    fn from(error: io::Error) -> CliError {
+        CliError {
+            silent: error.kind() == io::ErrorKind::BrokenPipe,
+            ..CliError::new(error.to_string())
+        }
+    }
+}
+
+impl From<SettingsError> for CliError {
+    fn from(error: SettingsError) -> CliError {
+        let cause = CliError::new(error.to_string());
+        match error {
+            SettingsError::Invalid(_) => cause.hint("`jangada server reference` lists all settings with defaults and bounds"),
+            _ => cause,
+        }
+    }
+}
+
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> CliError {
+        // A client's settings come from flags.
+        let usage = matches!(error, ClientError::Config(_));
+        CliError {
+            exit: if usage { Exit::Usage } else { Exit::Error },
+            hint: next_step(&error).map(str::to_owned),
+            ..CliError::new(error.to_string())
+        }
+    }
+}
+
+/// What to do about an error of the client.
+fn next_step(error: &ClientError) -> Option<&'static str> {
+    if let Some(hint) = error.reason().and_then(next_step_for_reason) {
+        return Some(hint);
+    }
+    match error {
+        ClientError::Unavailable(rejection) if rejection.reason.is_none() => Some(
+            "is the cluster running at the addresses of --brokers (or JANGADA_BROKERS)? \
+             `jangada cluster health` tells; `jangada up` starts one",
+        ),
+        ClientError::Unavailable(_) => Some("try again; `jangada cluster health` tells what is wrong with the cluster"),
+        ClientError::OutcomeUnknown(_) => Some("it may have happened or not: look before doing it again"),
+        ClientError::DuplicateSequence(_) => Some("nothing is to be done: the records are there"),
+        ClientError::Corrupt { .. } => Some("`--from` with a later offset reads on after it; please report this"),
+        _ => None,
+    }
+}
+
+fn next_step_for_reason(reason: Reason) -> Option<&'static str> {
+    Some(match reason {
+        Reason::UnknownTopic => {
+            "`jangada topic ls` shows the topics; `jangada topic create NAME --partitions P --replicas R` makes one"
+        }
+        Reason::UnknownPartition => "`jangada partition ls TOPIC` shows the partitions",
+        Reason::UnknownBroker => "`jangada cluster info` shows the brokers",
+        Reason::TopicExists => "choose another name, or add --if-not-exists",
+        Reason::InvalidTopicName => {
+            "a name has 1 to 249 characters of A-Z a-z 0-9 . _ - and does not begin with two underscores"
+        }
+        Reason::InvalidConfig => "`jangada topic describe NAME` shows all settings of a topic with their bounds",
+        Reason::InvalidReplicas => "`jangada cluster info` shows how many brokers there are",
+        Reason::OffsetOutOfRange => {
+            "`jangada partition ls TOPIC` shows what each partition has; --from earliest begins with the oldest"
+        }
+        Reason::RecordTooLarge | Reason::BatchTooLarge => {
+            "raise the topic's limit: jangada topic alter NAME -c max.message.bytes=..."
+        }
+        Reason::AcksNoneIdempotent => "use --acks quorum",
+        Reason::DiskFull => "free space on the broker's disk, or trim: jangada topic trim NAME --before OFFSET",
+        Reason::PartitionBusy | Reason::BrokerBusy | Reason::TooManyStreams => {
+            "the broker has more work than it takes: try again, or send less at once"
+        }
+        Reason::QuorumTimeout => "too few replicas answer: `jangada cluster health` tells which",
+        Reason::StoreFenced => "the broker's disk failed; see its log",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_stdout_is_no_failure() {
+        let error = CliError::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert!(error.silent);
+        assert!(!CliError::from(io::Error::from(io::ErrorKind::StorageFull)).silent);
+    }
+
+    #[test]
+    fn an_unknown_topic_comes_with_the_next_step() {
+        let error = CliError::from(ClientError::UnknownTopic { topic: "orders".into() });
+        assert!(error.message.contains("orders"), "{}", error.message);
+        assert!(error.hint.is_some_and(|hint| hint.contains("topic ls")));
+    }
+}

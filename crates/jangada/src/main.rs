@@ -1,0 +1,62 @@
+//! The one binary of Jangada.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | `cli` | what can be typed: clap's definitions, nothing else |
+//! | `commands` | one module for each command |
+//! | `text` | records as lines, JSON lines and formatted text; pure |
+//! | `output` | tables and JSON on stdout |
+//! | `errors`, `exit` | what a failed command says, and the exit code |
+//! | `connect` | from `--brokers` to a client |
+//! | `logging`, `progress` | what goes to stderr |
+//! | `cpu` | the instructions that the build needs |
+//!
+//! Data goes to stdout, everything else to stderr.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the binary stands outside the simulation: its clock and its randomness are the real ones"
+)]
+
+mod cli;
+mod commands;
+mod connect;
+mod cpu;
+mod errors;
+mod exit;
+mod logging;
+mod output;
+mod progress;
+mod text;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::Cli;
+use crate::exit::Exit;
+
+/// One allocator for Rust and for RocksDB's C++ (the feature `unprefixed_malloc_on_supported_platforms` makes `malloc`
+/// jemalloc's too): memory that one frees the other can use, and large buffers come without touching new pages each
+/// time, which costs a third of the CPU of a write otherwise.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    if let Err(error) = cpu::check() {
+        return error.report();
+    }
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return errors::CliError::new(format!("cannot start the runtime: {error}")).report(),
+    };
+    let result = runtime.block_on(commands::run(cli));
+    // A thread that waits for a line on stdin cannot be stopped, so nothing is waited for here: each command has
+    // finished its own work.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => Exit::Fine.into(),
+        Err(error) => error.report(),
+    }
+}

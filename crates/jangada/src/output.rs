@@ -1,0 +1,114 @@
+//! What goes to stdout: tables for people, JSON for programs.
+//!
+//! JSON keys are the field names of `/proto`; a listing is an array.
+
+use std::io::{self, Write as _};
+
+use clap::{Args, ValueEnum};
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use serde::Serialize;
+
+use crate::errors::Result;
+
+/// `-o table|json`, for every command that shows something.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct OutputArgs {
+    /// How to show it
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// How a listing looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+/// Something that has both looks.
+pub trait Show {
+    /// As a table.
+    fn table(&self) -> String;
+    /// As JSON.
+    fn json(&self) -> serde_json::Value;
+}
+
+impl OutputArgs {
+    /// Writes it to stdout in the look that was asked for.
+    pub fn show(self, what: &impl Show) -> Result<()> {
+        let text = match self.output {
+            Output::Table => what.table(),
+            Output::Json => pretty(&what.json()),
+        };
+        print_text(&text)
+    }
+
+    /// For commands whose only result is that it was done: JSON to stdout, or a sentence to stderr.
+    #[allow(clippy::print_stderr)]
+    pub fn done(self, sentence: &str, json: serde_json::Value) -> Result<()> {
+        match self.output {
+            Output::Table => {
+                eprintln!("{sentence}");
+                Ok(())
+            }
+            Output::Json => print_text(&pretty(&json)),
+        }
+    }
+}
+
+/// Writes lines to stdout.
+pub fn print_text(text: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    if !text.is_empty() && !text.ends_with('\n') {
+        stdout.write_all(b"\n")?;
+    }
+    Ok(stdout.flush()?)
+}
+
+/// A note for the person at the terminal; never data.
+#[allow(clippy::print_stderr)]
+pub fn note(text: &str) {
+    eprintln!("{text}");
+}
+
+/// A plain table: no lines, two spaces between columns, so that it also cuts well with other tools.
+pub fn plain_table<H, R, C>(header: H, rows: R) -> String
+where
+    H: IntoIterator<Item = &'static str>,
+    R: IntoIterator<Item = C>,
+    C: IntoIterator<Item = String>,
+{
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_header(header.into_iter().map(str::to_uppercase).collect::<Vec<_>>());
+    for row in rows {
+        table.add_row(row.into_iter().collect::<Vec<_>>());
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// JSON as text, one array element or field a line.
+pub fn pretty(value: &impl Serialize) -> String {
+    serde_json::to_string_pretty(value).expect("a JSON value can be written as text")
+}
+
+/// `-` for what is not known.
+pub fn or_dash<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// Numbers with commas between.
+pub fn join<T: ToString>(values: impl IntoIterator<Item = T>) -> String {
+    values
+        .into_iter()
+        .map(|value| value.to_string())
+        .collect::<Vec<_>>()
+        .join(",")
+}

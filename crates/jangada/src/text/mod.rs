@@ -1,0 +1,5 @@
+//! Records as text: lines in, lines, JSON or formatted text out. Pure: bytes in, bytes out.
+
+pub mod format;
+pub mod jsonl;
+pub mod lines;

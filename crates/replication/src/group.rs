@@ -1,0 +1,320 @@
+//! A handle to one group's local replica: propose, read linearizably, watch the leader, change the members.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jangada_storage::LogPosition;
+use jangada_types::{GroupId, ReplicaId};
+use openraft::error::{ClientWriteError, Fatal, InitializeError, RaftError};
+use openraft::impls::ProgressResponder;
+use openraft::raft::ClientWriteResult;
+use openraft::{ChangeMembers, Instant as _, ReadPolicy};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::host::{Host, HostSignals};
+use crate::log_store::LogStore;
+use crate::raft_types::{Command, TypeConfig};
+
+pub(crate) type Raft = openraft::Raft<TypeConfig, Host>;
+
+/// Why a command was not applied, and whether it may yet be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Not appended: this replica does not lead. Send it to the leader.
+    #[error("this replica does not lead the group")]
+    NotLeader(Option<ReplicaId>),
+    /// Appended, but leadership was lost before it was committed: it may be applied or not.
+    #[error("leadership was lost before the command was committed; its outcome is unknown")]
+    Discarded,
+    /// No quorum within the time given: it may be applied or not.
+    #[error("no quorum within the time given; the command's outcome is unknown")]
+    Timeout,
+    /// The replica has stopped: it may be applied or not.
+    #[error("the replica has stopped: {0}")]
+    Stopped(String),
+}
+
+impl ProposeError {
+    /// The command had no effect and never will.
+    pub fn is_definite(&self) -> bool {
+        matches!(self, Self::NotLeader(_))
+    }
+}
+
+/// A command that was applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Where it stands in the group's log.
+    pub position: LogPosition,
+    /// What the state machine replied.
+    pub reply: Bytes,
+}
+
+/// A command that was handed to Raft and is not answered yet.
+pub struct Proposal {
+    completed: openraft::alias::OneshotReceiverOf<TypeConfig, ClientWriteResult<TypeConfig>>,
+}
+
+impl Proposal {
+    /// Waits until it is applied here. Raft alone would wait for ever on a leader that lost its quorum, so there is a time-out.
+    pub async fn applied(self, timeout: Duration) -> Result<Applied, ProposeError> {
+        match tokio::time::timeout(timeout, self.completed).await {
+            Err(_) => Err(ProposeError::Timeout),
+            Ok(Err(_)) => Err(ProposeError::Stopped("it was dropped".into())),
+            Ok(Ok(Ok(response))) => Ok(Applied {
+                position: LogPosition { term: response.log_id.leader_id.term, index: response.log_id.index },
+                reply: response.data,
+            }),
+            Ok(Ok(Err(ClientWriteError::ForwardToLeader(forward)))) => Err(ProposeError::NotLeader(forward.leader_id)),
+            Ok(Ok(Err(ClientWriteError::LogEntryDiscarded(_)))) => Err(ProposeError::Discarded),
+            Ok(Ok(Err(error))) => Err(ProposeError::Stopped(error.to_string())),
+        }
+    }
+}
+
+/// What a replica knows of its group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GroupStatus {
+    /// The current term.
+    pub term: u64,
+    /// The leader of the term, if there is one.
+    pub leader: Option<ReplicaId>,
+    /// This replica leads, and has applied an entry of its own term: it knows everything that was committed before.
+    pub ready: bool,
+    /// This replica leads.
+    pub leading: bool,
+    /// The replica has stopped for good.
+    pub stopped: bool,
+}
+
+/// The members of a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupMembers {
+    /// Replicas that vote; in a change, those of the old and the new set.
+    pub voters: BTreeSet<ReplicaId>,
+    /// Replicas that only follow.
+    pub learners: BTreeSet<ReplicaId>,
+    /// A change is under way.
+    pub changing: bool,
+}
+
+/// How far a replica is, as the leader sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaProgress {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// The last index that it has durably, plus one.
+    pub matched_next: u64,
+    /// Since it last answered; `None`: never in this term.
+    pub silent_for: Option<Duration>,
+}
+
+/// Why a linearizable read was refused. Nothing was read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// This replica does not lead, or could not confirm with a quorum that it still does.
+    #[error("this replica could not confirm that it leads the group")]
+    NotLeader(Option<ReplicaId>),
+    /// No quorum answered within the time given.
+    #[error("no quorum confirmed the read within the time given")]
+    Timeout,
+}
+
+type ReadRound = watch::Receiver<Option<Result<(), ReadError>>>;
+
+/// A cheap handle; clones share the replica.
+#[derive(Clone)]
+pub struct Group {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    replica: ReplicaId,
+    raft: Raft,
+    log: LogStore,
+    signals: Arc<HostSignals>,
+    status: watch::Receiver<GroupStatus>,
+    /// The round of quorum confirmation that has not begun yet, for all who ask meanwhile.
+    next_read: Mutex<Option<ReadRound>>,
+    reading: tokio::sync::Mutex<()>,
+}
+
+impl Group {
+    pub(crate) fn new(replica: ReplicaId, raft: Raft, log: LogStore, signals: Arc<HostSignals>, status: watch::Receiver<GroupStatus>) -> Self {
+        let inner = Inner { replica, raft, log, signals, status, next_read: Mutex::default(), reading: tokio::sync::Mutex::default() };
+        Self { inner: Arc::new(inner) }
+    }
+
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.inner.raft
+    }
+
+    /// The group's id.
+    pub fn id(&self) -> GroupId {
+        self.inner.log.group()
+    }
+
+    /// This replica.
+    pub fn replica(&self) -> ReplicaId {
+        self.inner.replica
+    }
+
+    /// The status as it is now.
+    pub fn status(&self) -> GroupStatus {
+        *self.inner.status.borrow()
+    }
+
+    /// The status as it changes.
+    pub fn watch(&self) -> watch::Receiver<GroupStatus> {
+        self.inner.status.clone()
+    }
+
+    /// Index of the last applied entry plus one.
+    pub fn applied_next(&self) -> u64 {
+        self.inner.signals.applied_next.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    /// Hands a command to Raft. Commands of one caller are appended in the order of its calls.
+    pub async fn submit(&self, command: Command) -> Result<Proposal, ProposeError> {
+        let (responder, completed) = ProgressResponder::complete_only();
+        match self.inner.raft.client_write_ff(command, Some(responder)).await {
+            Ok(()) => Ok(Proposal { completed }),
+            Err(fatal) => Err(stopped(fatal)),
+        }
+    }
+
+    /// [`Group::submit`], then [`Proposal::applied`].
+    pub async fn propose(&self, command: Command, timeout: Duration) -> Result<Applied, ProposeError> {
+        self.submit(command).await?.applied(timeout).await
+    }
+
+    /// Returns when this replica has applied everything that was committed, anywhere, before the call (ReadIndex, Raft thesis section 6.4). All callers that
+    /// wait at the same time share one round of confirmation.
+    pub async fn confirm_read(&self, timeout: Duration) -> Result<(), ReadError> {
+        let mut round = {
+            let mut next = self.inner.next_read.lock();
+            match &*next {
+                Some(round) => round.clone(),
+                None => {
+                    let (done, round) = watch::channel(None);
+                    *next = Some(round.clone());
+                    let group = self.clone();
+                    tokio::spawn(async move {
+                        let _one_at_a_time = group.inner.reading.lock().await;
+                        // Whoever asks from here on belongs to the next round.
+                        group.inner.next_read.lock().take();
+                        let result = group.confirm_once(timeout).await;
+                        done.send_replace(Some(result));
+                    });
+                    round
+                }
+            }
+        };
+        match tokio::time::timeout(timeout, round.wait_for(Option::is_some)).await {
+            Ok(Ok(result)) => result.clone().unwrap_or(Err(ReadError::Timeout)),
+            Ok(Err(_)) | Err(_) => Err(ReadError::Timeout),
+        }
+    }
+
+    async fn confirm_once(&self, timeout: Duration) -> Result<(), ReadError> {
+        match tokio::time::timeout(timeout, self.inner.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {
+            Err(_) => Err(ReadError::Timeout),
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(ReadError::NotLeader(self.status().leader)),
+        }
+    }
+
+    /// Forms the group with these voters. Any of them may call it, also several at once: the same set gives the same first entry. A group that has a log
+    /// already stays as it is.
+    pub async fn initialize(&self, voters: &BTreeSet<ReplicaId>) -> Result<(), ProposeError> {
+        let members: BTreeMap<ReplicaId, ()> = voters.iter().map(|id| (*id, ())).collect();
+        match self.inner.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(RaftError::APIError(error)) => Err(ProposeError::Stopped(error.to_string())),
+            Err(RaftError::Fatal(fatal)) => Err(stopped(fatal)),
+        }
+    }
+
+    /// The group has a log: it was formed, here or elsewhere.
+    pub async fn is_initialized(&self) -> bool {
+        self.inner.raft.is_initialized().await.unwrap_or(false)
+    }
+
+    /// The members, as this replica knows them.
+    pub fn members(&self) -> GroupMembers {
+        let metrics = openraft::async_runtime::watch::WatchReceiver::borrow_watched(&self.inner.raft.metrics()).clone();
+        let membership = metrics.membership_config.membership();
+        let voters: BTreeSet<ReplicaId> = membership.voter_ids().collect();
+        let learners = membership.learner_ids().collect();
+        GroupMembers { voters, learners, changing: membership.get_joint_config().len() > 1 }
+    }
+
+    /// Adds a replica that follows without a vote. Returns when that is committed, not when it has caught up.
+    pub async fn add_learner(&self, replica: ReplicaId) -> Result<(), ProposeError> {
+        self.inner.raft.add_learner(replica, (), false).await.map(drop).map_err(write_error)
+    }
+
+    /// Makes these the voters; learners that are not among them stay learners, voters that are not leave the group. Returns when both steps of the joint
+    /// change are committed.
+    pub async fn set_voters(&self, voters: BTreeSet<ReplicaId>) -> Result<(), ProposeError> {
+        self.inner.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), false).await.map(drop).map_err(write_error)
+    }
+
+    /// Lets learners go.
+    pub async fn remove_learners(&self, learners: BTreeSet<ReplicaId>) -> Result<(), ProposeError> {
+        self.inner.raft.change_membership(ChangeMembers::RemoveNodes(learners), false).await.map(drop).map_err(write_error)
+    }
+
+    /// Hands leadership to another voter; returns when this replica knows of a new leader. Nothing is lost when it fails: this one goes on.
+    pub async fn transfer_leader(&self, to: ReplicaId, timeout: Duration) -> Result<GroupStatus, ProposeError> {
+        let mut status = self.watch();
+        self.inner.raft.trigger().transfer_leader(to).await.map_err(stopped)?;
+        let changed = status.wait_for(|status| status.leader == Some(to) || status.stopped);
+        match tokio::time::timeout(timeout, changed).await {
+            Ok(Ok(status)) => Ok(*status),
+            Ok(Err(_)) => Err(ProposeError::Stopped("it was closed".into())),
+            Err(_) => Err(ProposeError::Timeout),
+        }
+    }
+
+    /// Index that is known to be committed, plus one.
+    pub fn committed_next(&self) -> u64 {
+        let metrics = self.inner.raft.metrics();
+        let metrics = openraft::async_runtime::watch::WatchReceiver::borrow_watched(&metrics);
+        metrics.cluster_committed.map_or(0, |id| id.index + 1)
+    }
+
+    /// How far each replica is; only the leader knows.
+    pub fn progress(&self) -> Option<Vec<ReplicaProgress>> {
+        let metrics = self.inner.raft.metrics();
+        let metrics = openraft::async_runtime::watch::WatchReceiver::borrow_watched(&metrics);
+        let replication = metrics.replication.as_ref()?;
+        let heartbeat = metrics.heartbeat.as_ref();
+        let of = |(replica, matched): (&ReplicaId, &Option<crate::raft_types::LogId>)| ReplicaProgress {
+            replica: *replica,
+            matched_next: matched.map_or(0, |id| id.index + 1),
+            silent_for: if *replica == self.inner.replica {
+                Some(Duration::ZERO)
+            } else {
+                heartbeat.and_then(|h| h.get(replica)).and_then(|at| at.as_ref()).map(|at| at.elapsed())
+            },
+        };
+        Some(replication.iter().map(of).collect())
+    }
+}
+
+fn stopped(fatal: Fatal<TypeConfig>) -> ProposeError {
+    ProposeError::Stopped(fatal.to_string())
+}
+
+fn write_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ProposeError {
+    match error {
+        RaftError::Fatal(fatal) => stopped(fatal),
+        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => ProposeError::NotLeader(forward.leader_id),
+        RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => ProposeError::Discarded,
+        RaftError::APIError(error) => ProposeError::Stopped(error.to_string()),
+    }
+}

@@ -1,0 +1,406 @@
+//! Runs a [`StateMachine`] for openraft: applies, saves the state now and then, keeps checkpoints along the log, builds and installs snapshots.
+//!
+//! ```text
+//!  SNAPSHOT row        CHECKPOINT rows             APPLIED row        applied    committed     last
+//!      |                |      |      |                 |                |           |          |
+//! -----x================+======+======+=================+================+===========+==========+
+//!   purged                                              re-applied after a restart
+//! ```
+//!
+//! Saving the state costs no sync: the row goes into the WAL after the entries and index rows that it covers, so whatever prefix of the WAL a crash
+//! leaves, a saved state never covers entries that are not there. A checkpoint is the exact state, with the membership, at one log index; only there
+//! may the log's head be cut off, because a new replica starts from it and receives every entry after it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use jangada_storage::{LogPosition, Op, StateKind};
+use jangada_types::Offset;
+use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, Snapshot as RaftSnapshot};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use crate::codec::{self, StateRecord};
+use crate::log_store::{LogStore, blocking};
+use crate::raft_types::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::state_machine::{Effects, Retention, StateMachine};
+
+/// The state is saved after this many bytes of applied log: what a restart has to read and apply again at most, per group.
+const SAVE_EVERY_BYTES: u64 = 1 << 20;
+/// And after this many entries, so that small commands are not many.
+const SAVE_EVERY_ENTRIES: u64 = 1024;
+/// A compacted group asks for a snapshot after this many bytes of applied log.
+const SNAPSHOT_EVERY_BYTES: u64 = 4 << 20;
+/// And after this many entries.
+const SNAPSHOT_EVERY_ENTRIES: u64 = 4096;
+/// Replies are sent, and state is published, at least this often within one long run of entries.
+const FLUSH_EVERY_ENTRIES: usize = 64;
+
+/// What the host tells the group's other tasks.
+pub(crate) struct HostSignals {
+    /// Term of the last applied entry: a leader is ready when it is its own.
+    pub applied_term: watch::Sender<u64>,
+    /// Index of the last applied entry plus one.
+    pub applied_next: AtomicU64,
+    /// A snapshot would let the log shrink.
+    pub snapshot_due: Notify,
+}
+
+/// Where a checkpoint lies.
+#[derive(Clone, Copy, Debug)]
+struct Checkpoint {
+    index: u64,
+    /// The state's position then: every record below it lies in entries up to `index`.
+    position: Offset,
+}
+
+/// The purge points that are left, and the one that the snapshot stands at. Shared with the builder, which runs apart from apply.
+#[derive(Default)]
+struct PurgePoints {
+    checkpoints: VecDeque<Checkpoint>,
+    snapshot_index: Option<u64>,
+}
+
+impl PurgePoints {
+    /// The last checkpoint at or below `start`, if it is news.
+    fn reachable(&self, start: Offset) -> Option<Checkpoint> {
+        self.checkpoints.iter().rev().find(|point| point.position <= start).copied()
+    }
+}
+
+/// See the module text.
+pub(crate) struct Host {
+    log: LogStore,
+    machine: Box<dyn StateMachine>,
+    last_applied: Option<LogId>,
+    membership: StoredMembership,
+    points: Arc<Mutex<PurgePoints>>,
+    unsaved: Progress,
+    since_checkpoint: Progress,
+    signals: Arc<HostSignals>,
+}
+
+/// Applied log since some event.
+#[derive(Clone, Copy, Default)]
+struct Progress {
+    bytes: u64,
+    entries: u64,
+}
+
+impl Progress {
+    fn add(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.entries += 1;
+    }
+}
+
+impl Host {
+    /// Loads the last saved state. Blocks.
+    pub fn open(log: LogStore, mut machine: Box<dyn StateMachine>) -> io::Result<Self> {
+        let (store, group) = (log.store().clone(), log.group());
+        let read = |kind| -> io::Result<Option<StateRecord>> {
+            let bytes: Option<Bytes> = store.get_state(group, kind, None).map_err(io::Error::other)?;
+            Ok(bytes.map(|bytes| codec::decode_state(&bytes)).transpose()?)
+        };
+        let snapshot = read(StateKind::SNAPSHOT)?;
+        let applied = read(StateKind::APPLIED)?;
+        let mut points = PurgePoints {
+            checkpoints: VecDeque::new(),
+            snapshot_index: snapshot.as_ref().and_then(|record| record.meta.last_log_id).map(|id| id.index),
+        };
+        let newest = match (snapshot, applied) {
+            (Some(s), Some(a)) if s.meta.last_log_id > a.meta.last_log_id => Some(s),
+            (s, a) => a.or(s),
+        };
+        let (mut last_applied, mut membership) = (None, StoredMembership::default());
+        if let Some(record) = newest {
+            machine.restore(&record.state).map_err(io::Error::other)?;
+            last_applied = record.meta.last_log_id;
+            membership = record.meta.last_membership;
+        }
+        for (index, bytes) in store.scan_state(group, StateKind::CHECKPOINT).map_err(io::Error::other)? {
+            let position = Offset::from(i64::from_be_bytes(
+                bytes.get(..8).and_then(|head| head.try_into().ok()).ok_or(codec::CodecError::Damaged("checkpoint"))?,
+            ));
+            points.checkpoints.push_back(Checkpoint { index, position });
+        }
+        let bounds = store.bounds(group);
+        let last = bounds.last.map(|last| last.index);
+        if last_applied.map(|id: LogId| id.index) > last {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("group {group}: the log ends at {last:?}, before the saved state at {last_applied:?}: its tail was lost"),
+            ));
+        }
+        machine.publish();
+        let signals = HostSignals {
+            applied_term: watch::Sender::new(0),
+            applied_next: AtomicU64::new(last_applied.map_or(0, |id| id.index + 1)),
+            snapshot_due: Notify::new(),
+        };
+        Ok(Self {
+            log,
+            machine,
+            last_applied,
+            membership,
+            points: Arc::new(Mutex::new(points)),
+            unsaved: Progress::default(),
+            since_checkpoint: Progress::default(),
+            signals: Arc::new(signals),
+        })
+    }
+
+    pub fn signals(&self) -> Arc<HostSignals> {
+        self.signals.clone()
+    }
+
+    fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta { last_log_id: self.last_applied, last_membership: self.membership.clone() }
+    }
+
+    fn apply_entry(&mut self, entry: Entry, effects: &mut Effects) -> Bytes {
+        let id = entry.log_id;
+        let (bytes, reply) = match entry.payload {
+            EntryPayload::Blank => (0, Bytes::new()),
+            EntryPayload::Normal(command) => {
+                let at = LogPosition { term: id.leader_id.term, index: id.index };
+                (command.size() as u64, self.machine.apply(at, &command, effects))
+            }
+            EntryPayload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(id), membership);
+                (0, Bytes::new())
+            }
+        };
+        debug_assert!(self.last_applied < Some(id), "entries are applied in order");
+        self.last_applied = Some(id);
+        self.unsaved.add(bytes);
+        self.since_checkpoint.add(bytes);
+        reply
+    }
+
+    /// Everything that follows from the entries applied since the last flush: rows first, then publication, then the replies.
+    fn flush(&mut self, effects: &mut Effects, replies: &mut Vec<(ApplyResponder<TypeConfig>, Bytes)>) {
+        let mut ops = Vec::new();
+        if !effects.index.is_empty() {
+            ops.push(Op::PutIndex(std::mem::take(&mut effects.index)));
+        }
+        let due = self.checkpoint_if_due(&mut ops);
+        if self.unsaved.bytes >= SAVE_EVERY_BYTES || self.unsaved.entries >= SAVE_EVERY_ENTRIES {
+            ops.push(self.save_op());
+        }
+        if !ops.is_empty() {
+            self.log.write_lazy(ops);
+        }
+        self.machine.publish();
+        if let Some(id) = self.last_applied {
+            self.signals.applied_next.store(id.index + 1, Ordering::Release);
+            self.signals.applied_term.send_if_modified(|term| std::mem::replace(term, id.leader_id.term) != id.leader_id.term);
+        }
+        for (responder, reply) in replies.drain(..) {
+            responder.send(reply);
+        }
+        if due {
+            self.signals.snapshot_due.notify_one();
+        }
+    }
+
+    fn save_op(&mut self) -> Op {
+        self.unsaved = Progress::default();
+        let value = codec::encode_state(&self.meta(), &self.machine.snapshot());
+        Op::PutState { kind: StateKind::APPLIED, suffix: None, value }
+    }
+
+    /// Adds a checkpoint when one is due, and says whether the log could shrink now.
+    fn checkpoint_if_due(&mut self, ops: &mut Vec<Op>) -> bool {
+        let Some(id) = self.last_applied else { return false };
+        let (position, start, checkpoint_bytes) = match self.machine.retention() {
+            Retention::Compacted => {
+                let progress = self.since_checkpoint;
+                let due = progress.bytes >= SNAPSHOT_EVERY_BYTES || progress.entries >= SNAPSHOT_EVERY_ENTRIES;
+                if due {
+                    self.since_checkpoint = Progress::default();
+                }
+                return due;
+            }
+            Retention::LogIsData { position, start, checkpoint_bytes } => (position, start, checkpoint_bytes),
+        };
+        let mut points = self.points.lock();
+        let emptied = start == position && self.since_checkpoint.bytes > 0;
+        if self.since_checkpoint.bytes >= checkpoint_bytes || emptied {
+            self.since_checkpoint = Progress::default();
+            let mut value = position.get().to_be_bytes().to_vec();
+            value.extend_from_slice(&codec::encode_state(&self.meta(), &self.machine.snapshot()));
+            ops.push(Op::PutState { kind: StateKind::CHECKPOINT, suffix: Some(id.index), value: value.into() });
+            points.checkpoints.push_back(Checkpoint { index: id.index, position });
+        }
+        points.reachable(start).is_some()
+    }
+
+    async fn read_snapshot(&self) -> io::Result<Option<Snapshot>> {
+        let (store, group) = (self.log.store().clone(), self.log.group());
+        let bytes: Option<Bytes> = blocking(move || store.get_state(group, StateKind::SNAPSHOT, None)).await?;
+        let Some(bytes) = bytes else { return Ok(None) };
+        let StateRecord { meta, state } = codec::decode_state(&bytes)?;
+        Ok(Some(RaftSnapshot { meta, snapshot: state }))
+    }
+}
+
+impl Drop for Host {
+    /// A clean stop saves the state, so that the next start applies nothing again.
+    fn drop(&mut self) {
+        if self.unsaved.entries > 0 {
+            let op = self.save_op();
+            self.log.write_lazy(vec![op]);
+        }
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Host {
+    type SnapshotData = Bytes;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        Ok((self.last_applied, self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
+    {
+        let mut effects = Effects::default();
+        let mut replies = Vec::new();
+        let mut unflushed = 0;
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            let reply = self.apply_entry(entry, &mut effects);
+            if let Some(responder) = responder {
+                replies.push((responder, reply));
+            }
+            unflushed += 1;
+            if unflushed >= FLUSH_EVERY_ENTRIES {
+                self.flush(&mut effects, &mut replies);
+                unflushed = 0;
+            }
+        }
+        self.flush(&mut effects, &mut replies);
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
+        let source = match self.machine.retention() {
+            Retention::Compacted => Some(Source::State { meta: self.meta(), state: self.machine.snapshot() }),
+            Retention::LogIsData { start, .. } => {
+                let points = self.points.lock();
+                match points.reachable(start) {
+                    Some(checkpoint) => Some(Source::Checkpoint(checkpoint)),
+                    None if !force => None,
+                    None if points.snapshot_index.is_some() => Some(Source::Current),
+                    None => Some(Source::State { meta: self.meta(), state: self.machine.snapshot() }),
+                }
+            }
+        };
+        Some(SnapshotBuilder { log: self.log.clone(), points: self.points.clone(), source: source? })
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        self.try_create_snapshot_builder(true).await.expect("a forced builder is always given")
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> io::Result<()> {
+        self.machine.restore(&snapshot).map_err(io::Error::other)?;
+        let value = codec::encode_state(meta, &snapshot);
+        let mut ops = vec![
+            Op::PutState { kind: StateKind::SNAPSHOT, suffix: None, value: value.clone() },
+            Op::PutState { kind: StateKind::APPLIED, suffix: None, value },
+        ];
+        if matches!(self.machine.retention(), Retention::LogIsData { .. }) {
+            // Rows of the log that the snapshot stands in for.
+            ops.push(Op::DeleteIndexBelow(Offset::from(i64::MAX)));
+        }
+        {
+            let mut points = self.points.lock();
+            for point in points.checkpoints.drain(..) {
+                ops.push(Op::DeleteState { kind: StateKind::CHECKPOINT, suffix: Some(point.index) });
+            }
+            points.snapshot_index = meta.last_log_id.map(|id| id.index);
+        }
+        self.log.write_synced(ops).await?;
+        self.last_applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.unsaved = Progress::default();
+        self.since_checkpoint = Progress::default();
+        self.machine.publish();
+        self.signals.applied_next.store(self.last_applied.map_or(0, |id| id.index + 1), Ordering::Release);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        self.read_snapshot().await
+    }
+}
+
+/// What a snapshot is made from.
+enum Source {
+    /// The state as it is.
+    State { meta: SnapshotMeta, state: Bytes },
+    /// The state as it was at a checkpoint.
+    Checkpoint(Checkpoint),
+    /// The snapshot that is there.
+    Current,
+}
+
+/// Makes a snapshot durable, apart from the task that applies.
+pub(crate) struct SnapshotBuilder {
+    log: LogStore,
+    points: Arc<Mutex<PurgePoints>>,
+    source: Source,
+}
+
+impl SnapshotBuilder {
+    async fn read(&self, kind: StateKind, suffix: Option<u64>) -> io::Result<Bytes> {
+        let (store, group) = (self.log.store().clone(), self.log.group());
+        let row: Option<Bytes> = blocking(move || store.get_state(group, kind, suffix)).await?;
+        row.ok_or_else(|| io::Error::other(format!("group {group}: a snapshot row is missing")))
+    }
+
+    /// The snapshot's row, with what becomes superfluous by it.
+    fn replace(&self, value: Bytes, index: Option<u64>, below: Option<Offset>) -> Vec<Op> {
+        let mut ops = vec![Op::PutState { kind: StateKind::SNAPSHOT, suffix: None, value }];
+        let mut points = self.points.lock();
+        while let Some(point) = points.checkpoints.front().copied().filter(|point| Some(point.index) <= index) {
+            ops.push(Op::DeleteState { kind: StateKind::CHECKPOINT, suffix: Some(point.index) });
+            points.checkpoints.pop_front();
+        }
+        if let Some(below) = below {
+            ops.push(Op::DeleteIndexBelow(below));
+        }
+        points.snapshot_index = index;
+        ops
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = Bytes;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        let (value, below) = match &self.source {
+            Source::State { meta, state } => (codec::encode_state(meta, state), None),
+            Source::Checkpoint(point) => {
+                let row = self.read(StateKind::CHECKPOINT, Some(point.index)).await?;
+                (row.slice(8..), Some(point.position))
+            }
+            Source::Current => (self.read(StateKind::SNAPSHOT, None).await?, None),
+        };
+        let StateRecord { meta, state } = codec::decode_state(&value)?;
+        if !matches!(self.source, Source::Current) {
+            let ops = self.replace(value, meta.last_log_id.map(|id| id.index), below);
+            self.log.write_synced(ops).await?;
+        }
+        Ok(RaftSnapshot { meta, snapshot: state })
+    }
+}

@@ -1,0 +1,25 @@
+//! Raft groups over one store and one transport per node pair: Jangada's adapter to openraft, and the only crate that names it.
+//!
+//! - [`Registry`]: the groups of one broker, and what they share. - [`Group`]: a handle to one of them.
+//! - [`StateMachine`]: what a group's log is folded into; implemented above this crate. - [`Command`]: what is proposed.
+//! - [`Leaders`]: who leads which group of the cluster. - [`transport`]: the connections between two brokers.
+//! - `log_store`, `host`: openraft's storage and state machine on [`jangada_storage::Store`]. - `codec`, `wire`: encodings on disk and between brokers.
+
+mod codec;
+mod group;
+mod host;
+mod leaders;
+mod log_store;
+mod raft_types;
+mod registry;
+mod state_machine;
+pub mod transport;
+mod wire;
+
+pub use codec::CodecError;
+pub use group::{Applied, Group, GroupMembers, GroupStatus, Proposal, ProposeError, ReadError, ReplicaProgress};
+pub use leaders::{Leader, Leaders};
+pub use raft_types::Command;
+pub use registry::{OpenError, Registry, Timing};
+pub use state_machine::{Effects, RestoreError, Retention, StateMachine};
+pub use transport::handshake::{FEATURE_LEVEL, Identity, PROTOCOL_MAX, PROTOCOL_MIN, check_protocol};

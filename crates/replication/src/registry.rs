@@ -1,0 +1,320 @@
+//! The groups of one broker, and all that they share: the store, the transport, the table of leaders.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use jangada_proto::internal::message::Body;
+use jangada_proto::internal::{Frame, GroupLeader, InstallSnapshotResponse, LeaderAnnouncement, Message, SnapshotChunk};
+use jangada_storage::{Durability, Op, Store, StoreError};
+use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Config, SnapshotPolicy};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::group::{Group, GroupStatus, Raft};
+use crate::host::{Host, HostSignals};
+use crate::leaders::Leaders;
+use crate::log_store::LogStore;
+use crate::state_machine::StateMachine;
+use crate::transport::client::NetworkFactory;
+use crate::transport::handshake::Identity;
+use crate::transport::inbound::{self, FrameStream};
+use crate::transport::Transport;
+
+/// A broker counts as alive when it was heard of within this time.
+const ALIVE_WITHIN: Duration = Duration::from_secs(2);
+/// How often brokers let each other know that they are there, when they have nothing else to say.
+const SIGN_OF_LIFE_EVERY: Duration = Duration::from_millis(500);
+
+/// Raft's clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Between two heartbeats of a leader, milliseconds.
+    pub heartbeat_ms: u64,
+    /// A follower stands for election after the leader's lease (the maximum below) and a random time between these two, milliseconds.
+    pub election_timeout_min_ms: u64,
+    /// See `election_timeout_min_ms`.
+    pub election_timeout_max_ms: u64,
+}
+
+/// A group could not be opened; nothing of it runs.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The timing makes no sense.
+    #[error("raft timing: {0}")]
+    Timing(String),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What is stored of the group cannot be used.
+    #[error("group {0}: {1}")]
+    Group(GroupId, String),
+}
+
+/// A group's replica as the transport needs it.
+#[derive(Clone)]
+pub(crate) struct Hosted {
+    pub raft: Raft,
+}
+
+/// See the module text. One per broker.
+pub struct Registry {
+    identity: Arc<Identity>,
+    store: Arc<dyn Store>,
+    config: Arc<Config>,
+    transport: OnceLock<Arc<Transport>>,
+    groups: RwLock<HashMap<GroupId, Group>>,
+    leaders: Leaders,
+    heard: Mutex<HashMap<BrokerId, Instant>>,
+}
+
+impl Registry {
+    /// A registry without groups. Spawns the tasks of the transport, so it needs a runtime.
+    pub fn start(identity: Identity, store: Arc<dyn Store>, timing: Timing) -> Result<Arc<Self>, OpenError> {
+        let config = raft_config(&identity, timing)?;
+        let identity = Arc::new(identity);
+        let registry = Arc::new(Self {
+            identity: identity.clone(),
+            store,
+            config: Arc::new(config),
+            transport: OnceLock::new(),
+            groups: RwLock::default(),
+            leaders: Leaders::default(),
+            heard: Mutex::default(),
+        });
+        let weak = Arc::downgrade(&registry);
+        let greeting = move || weak.upgrade().map(|registry| registry.all_led()).unwrap_or_default();
+        let transport = Arc::new(Transport::new(identity, Box::new(greeting)));
+        registry.transport.get_or_init(|| transport);
+        tokio::spawn(signs_of_life(Arc::downgrade(&registry)));
+        Ok(registry)
+    }
+
+    /// Who this broker is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Who leads which group.
+    pub fn leaders(&self) -> &Leaders {
+        &self.leaders
+    }
+
+    fn transport(&self) -> &Arc<Transport> {
+        self.transport.get().expect("set when the registry starts")
+    }
+
+    /// The brokers of the cluster with the addresses of their internal listeners.
+    pub fn set_peers(&self, addresses: &HashMap<BrokerId, String>) {
+        self.transport().set_peers(addresses);
+    }
+
+    /// The address of a broker's internal listener, if it is known.
+    pub fn peer_address(&self, broker: BrokerId) -> Option<String> {
+        self.transport().peer(broker).map(|peer| peer.address())
+    }
+
+    /// Whether this broker was heard of lately. This broker itself is alive.
+    pub fn is_alive(&self, broker: BrokerId) -> bool {
+        broker == self.identity.broker || self.heard.lock().get(&broker).is_some_and(|at| at.elapsed() < ALIVE_WITHIN)
+    }
+
+    pub(crate) fn heard_from(&self, broker: BrokerId) {
+        self.heard.lock().insert(broker, Instant::now());
+    }
+
+    /// The replica that this broker has, or would have, of any group.
+    pub fn local_replica(&self) -> ReplicaId {
+        ReplicaId { broker: self.identity.broker, incarnation: self.identity.incarnation }
+    }
+
+    /// A group that is open here.
+    pub fn group(&self, id: GroupId) -> Option<Group> {
+        self.groups.read().get(&id).cloned()
+    }
+
+    /// All groups that are open here.
+    pub fn groups(&self) -> Vec<Group> {
+        self.groups.read().values().cloned().collect()
+    }
+
+    pub(crate) fn hosted(&self, id: GroupId, incarnation: Incarnation) -> Result<Hosted, String> {
+        if incarnation != self.identity.incarnation {
+            return Err(format!("broker {} has incarnation {}, not {incarnation}", self.identity.broker, self.identity.incarnation));
+        }
+        match self.groups.read().get(&id) {
+            Some(group) => Ok(Hosted { raft: group.raft().clone() }),
+            None => Err(format!("group {id} is not open on broker {}", self.identity.broker)),
+        }
+    }
+
+    /// Starts this broker's replica of a group: loads its state, applies what is committed, takes part. Opening an open group gives it again.
+    pub async fn open(self: &Arc<Self>, id: GroupId, machine: Box<dyn StateMachine>) -> Result<Group, OpenError> {
+        if let Some(group) = self.group(id) {
+            return Ok(group);
+        }
+        let store = self.store.clone();
+        let opened = tokio::task::spawn_blocking(move || {
+            let log = LogStore::open(id, store)?;
+            let host = Host::open(log.clone(), machine).map_err(|error| OpenError::Group(id, error.to_string()))?;
+            Ok::<_, OpenError>((log, host))
+        });
+        let (log, host) = opened.await.map_err(|error| OpenError::Group(id, error.to_string()))??;
+        let signals = host.signals();
+        let network = NetworkFactory { transport: self.transport().clone(), group: id };
+        let raft = Raft::new(self.local_replica(), self.config.clone(), network, log.clone(), host)
+            .await
+            .map_err(|fatal| OpenError::Group(id, fatal.to_string()))?;
+        let (status, watched) = watch::channel(GroupStatus::default());
+        let group = Group::new(self.local_replica(), raft.clone(), log, signals.clone(), watched);
+        self.groups.write().insert(id, group.clone());
+        tokio::spawn(observe(self.clone(), id, raft, signals, status));
+        Ok(group)
+    }
+
+    /// Stops this broker's replica; its data stays.
+    pub async fn close(&self, id: GroupId) {
+        let group = self.groups.write().remove(&id);
+        if let Some(group) = group {
+            // The error is that of a task that ended already.
+            let _ = group.raft().shutdown().await;
+            self.store.close_group(id);
+        }
+    }
+
+    /// Stops this broker's replica and removes its data. Returns when that is durable.
+    pub async fn delete(&self, id: GroupId) -> Result<(), StoreError> {
+        self.close(id).await;
+        self.leaders.forget(id);
+        let store = self.store.clone();
+        let (done, durable) = tokio::sync::oneshot::channel();
+        let queued = tokio::task::spawn_blocking(move || {
+            store.open_group(id)?;
+            let completion = Box::new(move |result| drop(done.send(result)));
+            store.write(id, vec![Op::DeleteGroup], Durability::Synced, Some(completion));
+            Ok::<_, StoreError>(())
+        });
+        queued.await.map_err(|error| StoreError::Corrupt(error.to_string()))??;
+        let result = durable.await.unwrap_or_else(|_| Err(StoreError::ShuttingDown));
+        self.store.close_group(id);
+        result
+    }
+
+    /// Stops all replicas, in parallel.
+    pub async fn shutdown(&self) {
+        let groups: Vec<Group> = self.groups.write().drain().map(|(_, group)| group).collect();
+        futures::future::join_all(groups.iter().map(|group| group.raft().shutdown())).await;
+        self.transport().set_peers(&HashMap::new());
+    }
+
+    /// Serves a peer's control connection.
+    pub async fn serve_control(self: Arc<Self>, request: Request<Streaming<Frame>>) -> Result<Response<FrameStream>, Status> {
+        inbound::control(self, request).await
+    }
+
+    /// Serves a peer's bulk connection.
+    pub async fn serve_bulk(self: Arc<Self>, request: Request<Streaming<Frame>>) -> Result<Response<FrameStream>, Status> {
+        inbound::bulk(self, request).await
+    }
+
+    /// Takes a snapshot from a peer.
+    pub async fn serve_snapshot(
+        self: Arc<Self>,
+        request: Request<Streaming<SnapshotChunk>>,
+    ) -> Result<Response<InstallSnapshotResponse>, Status> {
+        inbound::install_snapshot(self, request).await
+    }
+
+    /// Everything that this broker leads, as an announcement.
+    fn all_led(&self) -> Message {
+        let groups = self.groups.read();
+        let led = groups.values().filter_map(|group| {
+            let status = group.status();
+            status.ready.then(|| GroupLeader { group_id: group.id().get(), term: status.term, leading: true })
+        });
+        announcement(led.collect(), true)
+    }
+
+    async fn announce(&self, leaders: Vec<GroupLeader>) {
+        for peer in self.transport().all() {
+            peer.control.send(announcement(leaders.clone(), false)).await;
+        }
+    }
+}
+
+fn announcement(leaders: Vec<GroupLeader>, complete: bool) -> Message {
+    Message { body: Some(Body::Leaders(LeaderAnnouncement { leaders, complete })), ..Message::default() }
+}
+
+fn raft_config(identity: &Identity, timing: Timing) -> Result<Config, OpenError> {
+    let config = Config {
+        cluster_name: identity.cluster_id.clone(),
+        heartbeat_interval: timing.heartbeat_ms,
+        election_timeout_min: timing.election_timeout_min_ms,
+        election_timeout_max: timing.election_timeout_max_ms,
+        // Reads are capped in bytes; this only bounds messages of tiny entries.
+        max_payload_entries: 1024,
+        // Snapshots are asked for by the host; a follower gets one only when the log that it needs is gone.
+        snapshot_policy: SnapshotPolicy::Never,
+        replication_lag_threshold: u64::MAX / 2,
+        max_in_snapshot_log_to_keep: 0,
+        purge_batch_size: 1,
+        install_snapshot_timeout: 30_000,
+        enable_pre_vote: Some(true),
+        // A leader that only some can reach must not block elections (openraft issue 2080). At least lease plus election time-out.
+        quorum_loss_probe_interval: Some(timing.election_timeout_max_ms * 2 + timing.heartbeat_ms),
+        backoff: "50ms 100ms 200ms ...500ms".to_owned(),
+        ..Config::default()
+    };
+    config.validate().map_err(|error| OpenError::Timing(error.to_string()))
+}
+
+/// A group's watcher: keeps its status and the table of leaders true, and lets the log shrink when it may.
+async fn observe(registry: Arc<Registry>, id: GroupId, raft: Raft, signals: Arc<HostSignals>, status: watch::Sender<GroupStatus>) {
+    let mut server = raft.server_metrics();
+    let mut applied_term = signals.applied_term.subscribe();
+    loop {
+        let seen = {
+            let metrics = server.borrow_watched();
+            let term = metrics.vote.leader_id.term;
+            let leading = metrics.state.is_leader();
+            GroupStatus { term, leader: metrics.current_leader, leading, ready: leading && *applied_term.borrow_and_update() == term, stopped: false }
+        };
+        let before = status.send_replace(seen);
+        registry.leaders.observed(id, seen.term, known_leader(&registry, seen));
+        if before.ready != seen.ready || (seen.ready && before.term != seen.term) {
+            let term = if seen.ready { seen.term } else { before.term };
+            registry.announce(vec![GroupLeader { group_id: id.get(), term, leading: seen.ready }]).await;
+        }
+        tokio::select! {
+            changed = server.changed() => if changed.is_err() { break },
+            changed = applied_term.changed() => if changed.is_err() { break },
+            () = signals.snapshot_due.notified() => if raft.trigger().snapshot().await.is_err() { break },
+        }
+    }
+    if registry.groups.read().contains_key(&id) {
+        tracing::error!(group = %id, "a replica has stopped by itself; see the error before this one");
+    }
+    status.send_modify(|status| *status = GroupStatus { stopped: true, leader: None, leading: false, ready: false, ..*status });
+}
+
+/// Whom to name as leader: this broker only once it is ready, so that nobody is sent here to be turned away.
+fn known_leader(registry: &Registry, status: GroupStatus) -> Option<BrokerId> {
+    let leader = status.leader?;
+    (leader.broker != registry.identity.broker || status.ready).then_some(leader.broker)
+}
+
+/// Tells all peers now and then that this broker is there.
+async fn signs_of_life(registry: std::sync::Weak<Registry>) {
+    let mut tick = tokio::time::interval(SIGN_OF_LIFE_EVERY);
+    loop {
+        tick.tick().await;
+        let Some(registry) = registry.upgrade() else { return };
+        registry.announce(Vec::new()).await;
+    }
+}
+

@@ -1,0 +1,71 @@
+//! Who may talk to whom on the internal listener: same cluster, the broker that was meant, a protocol version in common.
+
+use jangada_proto::internal::Hello;
+use jangada_types::{BrokerId, Incarnation};
+use tonic::{Code, Status};
+
+/// Protocol versions of the internal listener that this build speaks.
+pub const PROTOCOL_MIN: u32 = 1;
+/// See [`PROTOCOL_MIN`].
+pub const PROTOCOL_MAX: u32 = 1;
+/// The highest feature level of this build: what the cluster may use once every broker has it.
+pub const FEATURE_LEVEL: u32 = 1;
+
+/// Who this broker is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The cluster's id, a UUID.
+    pub cluster_id: String,
+    /// This broker.
+    pub broker: BrokerId,
+    /// Its incarnation: one more each time it came back with an empty disk.
+    pub incarnation: Incarnation,
+}
+
+impl Identity {
+    /// The first thing to say to `to`.
+    pub fn hello(&self, to: BrokerId) -> Hello {
+        Hello {
+            cluster_id: self.cluster_id.clone(),
+            broker_id: self.broker.get(),
+            incarnation: self.incarnation.get(),
+            to_broker_id: to.get(),
+            protocol_min: PROTOCOL_MIN,
+            protocol_max: PROTOCOL_MAX,
+            feature_level: FEATURE_LEVEL,
+        }
+    }
+
+    /// Checks what a peer said first, and gives its id.
+    pub fn check(&self, hello: Option<Hello>) -> Result<BrokerId, Status> {
+        let Some(hello) = hello else {
+            return Err(Status::failed_precondition(
+                "NO_HANDSHAKE: this is a broker's internal listener; clients connect to the public one",
+            ));
+        };
+        if hello.cluster_id != self.cluster_id {
+            return Err(refuse("WRONG_CLUSTER", format!("broker {} belongs to cluster {}, not to {}", self.broker, self.cluster_id, hello.cluster_id)));
+        }
+        if hello.to_broker_id != self.broker.get() {
+            return Err(refuse(
+                "WRONG_BROKER",
+                format!("this is broker {}, not {}: check the internal addresses of both", self.broker, hello.to_broker_id),
+            ));
+        }
+        check_protocol(hello.protocol_min, hello.protocol_max)?;
+        Ok(BrokerId::from(hello.broker_id))
+    }
+}
+
+/// Refuses a peer that speaks no version in common.
+pub fn check_protocol(min: u32, max: u32) -> Result<(), Status> {
+    if max < PROTOCOL_MIN || min > PROTOCOL_MAX {
+        let message = format!("this broker speaks internal protocol {PROTOCOL_MIN} to {PROTOCOL_MAX}, the caller {min} to {max}: upgrade the older one");
+        return Err(refuse("UNSUPPORTED_PROTOCOL", message));
+    }
+    Ok(())
+}
+
+fn refuse(reason: &str, message: String) -> Status {
+    Status::new(Code::FailedPrecondition, format!("{reason}: {message}"))
+}

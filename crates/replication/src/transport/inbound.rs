@@ -1,0 +1,267 @@
+//! The accepting side of a peer's connections: hands messages to the groups, answers on the same connection.
+//!
+//! The reader never waits for a group: a group's requests wait in a queue of their own, as long as the sender's window allows. Answers within one
+//! append stream keep the order of its requests.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures::stream::FuturesUnordered;
+use futures::{Stream, StreamExt};
+use jangada_proto::internal::message::Body;
+use jangada_proto::internal::{
+    Frame, InstallSnapshotResponse, Message, Refused, SnapshotChunk, TransferLeaderResult,
+};
+use jangada_types::{BrokerId, GroupId, Incarnation};
+use openraft::Snapshot as RaftSnapshot;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendError};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::link::send_frames;
+use crate::codec;
+use crate::raft_types::{SnapshotMeta, StoredMembership, TypeConfig};
+use crate::registry::{Hosted, Registry};
+use crate::wire;
+
+/// A stream of frames to a peer.
+pub type FrameStream = Pin<Box<dyn Stream<Item = Result<Frame, Status>> + Send>>;
+
+/// More than a sender's window of messages per group: a full queue is the peer's fault.
+const GROUP_QUEUE_MESSAGES: usize = 64;
+/// Answers that wait to be sent on one connection.
+const ANSWER_QUEUE_MESSAGES: usize = 16 * 1024;
+/// A snapshot larger than this is refused: no state machine comes near.
+const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
+
+/// Takes the first frame and checks its handshake.
+async fn greet(registry: &Registry, frames: &mut Streaming<Frame>) -> Result<(BrokerId, Frame), Status> {
+    let first = frames.message().await?.unwrap_or_default();
+    let peer = registry.identity().check(first.hello.clone())?;
+    Ok((peer, first))
+}
+
+/// Frames out of a queue of answers.
+fn answer_stream() -> (mpsc::Sender<Message>, FrameStream) {
+    let (answers, mut waiting) = mpsc::channel(ANSWER_QUEUE_MESSAGES);
+    let (frames, outgoing) = mpsc::channel(2);
+    tokio::spawn(async move { send_frames(&mut waiting, frames).await });
+    (answers, Box::pin(ReceiverStream::new(outgoing).map(Ok)))
+}
+
+fn answer(to: &Message, body: Body) -> Message {
+    Message { group_id: to.group_id, to_incarnation: 0, call_id: to.call_id, body: Some(body) }
+}
+
+fn refused(reason: impl Into<String>) -> Body {
+    Body::Refused(Refused { reason: reason.into() })
+}
+
+fn hosted(registry: &Registry, group_id: u64, to_incarnation: u32) -> Result<Hosted, Body> {
+    registry.hosted(GroupId::from(group_id), Incarnation::from(to_incarnation)).map_err(refused)
+}
+
+/// Serves a control connection: each message is a request of its own, answered when it is done, in any order.
+pub(crate) async fn control(registry: Arc<Registry>, request: Request<Streaming<Frame>>) -> Result<Response<FrameStream>, Status> {
+    let mut frames = request.into_inner();
+    let (peer, first) = greet(&registry, &mut frames).await?;
+    let (answers, outgoing) = answer_stream();
+    tokio::spawn(async move {
+        registry.heard_from(peer);
+        let mut running = FuturesUnordered::new();
+        let start = |message: Message| serve_call(registry.clone(), peer, message);
+        running.extend(first.messages.into_iter().map(start));
+        loop {
+            tokio::select! {
+                frame = frames.message() => match frame {
+                    Ok(Some(frame)) => {
+                        registry.heard_from(peer);
+                        running.extend(frame.messages.into_iter().map(start));
+                    }
+                    Ok(None) | Err(_) => break,
+                },
+                Some(done) = running.next(), if !running.is_empty() => {
+                    let Some(message) = done else { continue };
+                    if answers.send(message).await.is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+    });
+    Ok(Response::new(outgoing))
+}
+
+/// One control message. `None`: it wants no answer.
+async fn serve_call(registry: Arc<Registry>, peer: BrokerId, mut message: Message) -> Option<Message> {
+    let body = message.body.take()?;
+    if let Body::Leaders(leaders) = body {
+        registry.leaders().announced(peer, leaders);
+        return None;
+    }
+    let hosted = match hosted(&registry, message.group_id, message.to_incarnation) {
+        Ok(hosted) => hosted,
+        Err(refused) => return Some(answer(&message, refused)),
+    };
+    let result = match body {
+        Body::Append(request) => append_once(&hosted, request).await,
+        Body::Vote(request) => match wire::vote_request_from(request) {
+            Ok(request) => hosted.raft.vote(request).await.map(|r| Body::VoteResult(wire::vote_result_to(&r))).map_err(|e| e.to_string()),
+            Err(error) => Err(error.to_string()),
+        },
+        Body::PreVote(request) => match wire::vote_request_from(request) {
+            Ok(request) => hosted.raft.pre_vote(request).await.map(|r| Body::VoteResult(wire::vote_result_to(&r))).map_err(|e| e.to_string()),
+            Err(error) => Err(error.to_string()),
+        },
+        Body::TransferLeader(request) => match wire::transfer_from(request) {
+            Ok(request) => match hosted.raft.handle_transfer_leader(request).await {
+                Ok(Ok(())) => Ok(Body::TransferLeaderResult(TransferLeaderResult::default())),
+                Ok(Err(error)) => Ok(Body::TransferLeaderResult(TransferLeaderResult { error: error.to_string() })),
+                Err(error) => Err(error.to_string()),
+            },
+            Err(error) => Err(error.to_string()),
+        },
+        _ => Err("not a request".to_owned()),
+    };
+    Some(answer(&message, result.unwrap_or_else(refused)))
+}
+
+/// A heartbeat.
+async fn append_once(hosted: &Hosted, request: jangada_proto::internal::AppendEntries) -> Result<Body, String> {
+    let request = wire::append_from(request).map_err(|error| error.to_string())?;
+    let matched = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+    let result = match hosted.raft.append_entries(request.clone()).await.map_err(|error| error.to_string())? {
+        AppendEntriesResponse::Success => Ok(matched),
+        AppendEntriesResponse::PartialSuccess(id) => Ok(id),
+        AppendEntriesResponse::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote)),
+        AppendEntriesResponse::Conflict => {
+            Err(StreamAppendError::Conflict(request.prev_log_id.ok_or("a conflict without a log id")?))
+        }
+    };
+    Ok(Body::AppendResult(wire::append_result_to(result)))
+}
+
+/// Serves a bulk connection: append streams, told apart by their call id.
+pub(crate) async fn bulk(registry: Arc<Registry>, request: Request<Streaming<Frame>>) -> Result<Response<FrameStream>, Status> {
+    let mut frames = request.into_inner();
+    let (peer, first) = greet(&registry, &mut frames).await?;
+    let (answers, outgoing) = answer_stream();
+    tokio::spawn(async move {
+        let mut inbound = Inbound { registry, answers, streams: HashMap::new() };
+        let mut next = Some(first);
+        while let Some(frame) = next {
+            inbound.registry.heard_from(peer);
+            for message in frame.messages {
+                inbound.take(message).await;
+            }
+            next = frames.message().await.ok().flatten();
+        }
+    });
+    Ok(Response::new(outgoing))
+}
+
+/// One bulk connection's append streams.
+struct Inbound {
+    registry: Arc<Registry>,
+    answers: mpsc::Sender<Message>,
+    streams: HashMap<u64, mpsc::Sender<AppendEntriesRequest<TypeConfig>>>,
+}
+
+impl Inbound {
+    async fn take(&mut self, mut message: Message) {
+        let refusal = match message.body.take() {
+            Some(Body::StreamEnd(_)) => {
+                self.streams.remove(&message.call_id);
+                return;
+            }
+            Some(Body::Append(request)) => match wire::append_from(request) {
+                Ok(request) => match self.append(&message, request) {
+                    Ok(()) => return,
+                    Err(refusal) => refusal,
+                },
+                Err(error) => refused(error.to_string()),
+            },
+            _ => refused("only append streams go over the bulk connection"),
+        };
+        self.streams.remove(&message.call_id);
+        // The connection's end is noticed by the reader.
+        let _ = self.answers.send(answer(&message, refusal)).await;
+    }
+
+    fn append(&mut self, message: &Message, request: AppendEntriesRequest<TypeConfig>) -> Result<(), Body> {
+        let stream = match self.streams.get(&message.call_id) {
+            Some(stream) => stream,
+            None => {
+                let hosted = hosted(&self.registry, message.group_id, message.to_incarnation)?;
+                let (requests, queue) = mpsc::channel(GROUP_QUEUE_MESSAGES);
+                tokio::spawn(run_append_stream(hosted, queue, self.answers.clone(), message.group_id, message.call_id));
+                self.streams.entry(message.call_id).or_insert(requests)
+            }
+        };
+        stream.try_send(request).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => refused("more appends under way than the window allows"),
+            mpsc::error::TrySendError::Closed(_) => refused("the group has stopped"),
+        })
+    }
+}
+
+async fn run_append_stream(
+    hosted: Hosted,
+    queue: mpsc::Receiver<AppendEntriesRequest<TypeConfig>>,
+    answers: mpsc::Sender<Message>,
+    group_id: u64,
+    call_id: u64,
+) {
+    let results = hosted.raft.stream_append(ReceiverStream::new(queue));
+    futures::pin_mut!(results);
+    while let Some(result) = results.next().await {
+        let body = match result {
+            Ok(result) => Body::AppendResult(wire::append_result_to(result)),
+            Err(fatal) => refused(fatal.to_string()),
+        };
+        let message = Message { group_id, to_incarnation: 0, call_id, body: Some(body) };
+        if answers.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Takes a snapshot for one group.
+pub(crate) async fn install_snapshot(
+    registry: Arc<Registry>,
+    request: Request<Streaming<SnapshotChunk>>,
+) -> Result<Response<InstallSnapshotResponse>, Status> {
+    let mut chunks = request.into_inner();
+    let first = chunks.message().await?.unwrap_or_default();
+    registry.identity().check(first.hello)?;
+    let header = first.header.ok_or_else(|| Status::invalid_argument("a snapshot begins with its header"))?;
+    if header.size_bytes > SNAPSHOT_BYTES_MAX {
+        return Err(Status::invalid_argument(format!("a snapshot of {} bytes: more than {SNAPSHOT_BYTES_MAX}", header.size_bytes)));
+    }
+    let hosted = registry
+        .hosted(GroupId::from(header.group_id), Incarnation::from(header.to_incarnation))
+        .map_err(Status::unavailable)?;
+    let mut data = BytesMut::from(&first.data[..]);
+    while let Some(chunk) = chunks.message().await? {
+        if (data.len() + chunk.data.len()) as u64 > header.size_bytes {
+            return Err(Status::invalid_argument("a snapshot longer than its header says"));
+        }
+        data.extend_from_slice(&chunk.data);
+    }
+    if data.len() as u64 != header.size_bytes {
+        return Err(Status::invalid_argument("a snapshot shorter than its header says"));
+    }
+    let damaged = |error: codec::CodecError| Status::invalid_argument(error.to_string());
+    let membership = codec::decode_membership(&header.membership).map_err(damaged)?;
+    let meta = SnapshotMeta {
+        last_log_id: header.last_log_id.map(wire::log_id_from),
+        last_membership: StoredMembership::new(header.membership_log_id.map(wire::log_id_from), membership),
+    };
+    let vote = wire::vote_from(header.vote).map_err(damaged)?;
+    let snapshot = RaftSnapshot { meta, snapshot: Bytes::from(data) };
+    let response = hosted.raft.install_full_snapshot(vote, snapshot).await.map_err(|fatal| Status::unavailable(fatal.to_string()))?;
+    Ok(Response::new(InstallSnapshotResponse { vote: Some(wire::vote_to(&response.vote)) }))
+}

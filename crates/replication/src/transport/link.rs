@@ -1,0 +1,368 @@
+//! The opening side of one connection to a peer: a queue of messages, one task that connects, sends and receives, and the calls that wait.
+//!
+//! A call that was queued is answered exactly once: by the peer, or with [`LinkError`] when the connection ends or cannot be made.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use jangada_proto::internal::message::Body;
+use jangada_proto::internal::{Frame, Hello, Message, StreamEnd};
+use jangada_types::{BrokerId, GroupId, Incarnation};
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::{FRAME_BYTES_MAX, client, endpoint};
+use crate::wire;
+
+/// Messages that wait to be sent. Bulk data is bounded by windows long before; control messages are small.
+const QUEUE_MESSAGES_MAX: usize = 16 * 1024;
+/// Entry bytes under way to one peer, over all groups.
+const LINK_WINDOW_KIB: usize = 32 * 1024;
+/// Messages that leave in one frame at most.
+const FRAME_MESSAGES_MAX: usize = 1024;
+/// Between two tries to connect.
+const RECONNECT_MIN: Duration = Duration::from_millis(50);
+const RECONNECT_MAX: Duration = Duration::from_millis(500);
+
+/// Which of the two connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    Control,
+    Bulk,
+}
+
+/// The peer cannot be reached, or the connection ended before it answered: the outcome is unknown.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("no connection to broker {broker}: {cause}")]
+pub(crate) struct LinkError {
+    pub broker: BrokerId,
+    pub cause: String,
+}
+
+type Answer = Result<Body, LinkError>;
+
+enum Waiting {
+    Once(oneshot::Sender<Answer>),
+    Stream { answers: mpsc::Sender<Answer>, in_flight: VecDeque<OwnedSemaphorePermit> },
+}
+
+/// One connection to a peer. Dropping it ends the task.
+pub(crate) struct Link {
+    broker: BrokerId,
+    queue: mpsc::Sender<Message>,
+    calls: Arc<Calls>,
+    window: Arc<Semaphore>,
+}
+
+#[derive(Default)]
+struct Calls {
+    next: AtomicU64,
+    waiting: Mutex<HashMap<u64, Waiting>>,
+}
+
+impl Link {
+    pub fn spawn(
+        lane: Lane,
+        broker: BrokerId,
+        hello: Hello,
+        address: watch::Receiver<String>,
+        greeting: Box<dyn Fn() -> Option<Message> + Send + Sync>,
+    ) -> Self {
+        let (queue, messages) = mpsc::channel(QUEUE_MESSAGES_MAX);
+        let calls = Arc::new(Calls::default());
+        let driver = Driver { lane, broker, hello, address, greeting, messages, calls: calls.clone() };
+        tokio::spawn(driver.run());
+        Self { broker, queue, calls, window: Arc::new(Semaphore::new(LINK_WINDOW_KIB)) }
+    }
+
+    fn gone(&self) -> LinkError {
+        LinkError { broker: self.broker, cause: "it left the cluster".into() }
+    }
+
+    /// Sends a message that nobody answers. Dropped when the link is down.
+    pub async fn send(&self, message: Message) {
+        // The receiver is gone only when this broker stops.
+        let _ = self.queue.send(message).await;
+    }
+
+    /// Sends one request and waits for its answer. The caller sets the time-out.
+    pub async fn call(&self, group: GroupId, to: Incarnation, body: Body) -> Answer {
+        let call_id = self.calls.next.fetch_add(1, Ordering::Relaxed);
+        let (answer, answered) = oneshot::channel();
+        self.calls.waiting.lock().insert(call_id, Waiting::Once(answer));
+        // A caller that gives up takes its entry along.
+        let _forget = Forget { calls: &self.calls, call_id };
+        let message = Message { group_id: group.get(), to_incarnation: to.get(), call_id, body: Some(body) };
+        self.queue.send(message).await.map_err(|_| self.gone())?;
+        answered.await.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    /// Opens a stream of append requests; see [`AppendStream`].
+    pub fn open_stream(self: &Link, group: GroupId, to: Incarnation, in_flight_max: usize) -> AppendStream {
+        let call_id = self.calls.next.fetch_add(1, Ordering::Relaxed);
+        // One more, for the error that ends it.
+        let (answers, receiver) = mpsc::channel(in_flight_max + 1);
+        self.calls.waiting.lock().insert(call_id, Waiting::Stream { answers, in_flight: VecDeque::new() });
+        AppendStream {
+            broker: self.broker,
+            group,
+            to,
+            call_id,
+            queue: self.queue.clone(),
+            calls: self.calls.clone(),
+            window: self.window.clone(),
+            answers: receiver,
+        }
+    }
+}
+
+struct Forget<'a> {
+    calls: &'a Calls,
+    call_id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.calls.waiting.lock().remove(&self.call_id);
+    }
+}
+
+/// A stream of append requests to one replica; answers come in the order of the requests.
+pub(crate) struct AppendStream {
+    broker: BrokerId,
+    group: GroupId,
+    to: Incarnation,
+    call_id: u64,
+    queue: mpsc::Sender<Message>,
+    calls: Arc<Calls>,
+    window: Arc<Semaphore>,
+    answers: mpsc::Receiver<Answer>,
+}
+
+impl AppendStream {
+    /// Sends the next request, once the link's window has room for it. The room comes back with the answer, whoever reads it.
+    pub async fn send(&self, request: jangada_proto::internal::AppendEntries) -> Result<(), LinkError> {
+        let gone = |cause: &str| LinkError { broker: self.broker, cause: cause.into() };
+        let kib = (wire::append_size(&request) / 1024 + 1).min(LINK_WINDOW_KIB);
+        let kib = u32::try_from(kib).expect("the window fits in 32 bits");
+        let permit = self.window.clone().acquire_many_owned(kib).await.map_err(|_| gone("the link is closed"))?;
+        match self.calls.waiting.lock().get_mut(&self.call_id) {
+            Some(Waiting::Stream { in_flight, .. }) => in_flight.push_back(permit),
+            _ => return Err(gone("the connection ended")),
+        }
+        let message = Message {
+            group_id: self.group.get(),
+            to_incarnation: self.to.get(),
+            call_id: self.call_id,
+            body: Some(Body::Append(request)),
+        };
+        self.queue.send(message).await.map_err(|_| gone("it left the cluster"))
+    }
+
+    /// The next answer; `None` when the connection ended.
+    pub async fn answer(&mut self) -> Option<Answer> {
+        self.answers.recv().await
+    }
+}
+
+impl Drop for AppendStream {
+    fn drop(&mut self) {
+        if self.calls.waiting.lock().remove(&self.call_id).is_some() {
+            let message = Message {
+                group_id: self.group.get(),
+                to_incarnation: self.to.get(),
+                call_id: self.call_id,
+                body: Some(Body::StreamEnd(StreamEnd {})),
+            };
+            // When the queue is full the peer's side ends with the connection or with the group.
+            let _ = self.queue.try_send(message);
+        }
+    }
+}
+
+impl Calls {
+    /// Hands an answer to whoever waits for it.
+    fn answer(&self, call_id: u64, body: Body) {
+        let mut waiting = self.waiting.lock();
+        match waiting.get_mut(&call_id) {
+            Some(Waiting::Stream { answers, in_flight }) => {
+                let refused = matches!(body, Body::Refused(_));
+                in_flight.pop_front();
+                // Full only if the peer answers more than was asked.
+                if answers.try_send(Ok(body)).is_err() || refused {
+                    waiting.remove(&call_id);
+                }
+            }
+            Some(Waiting::Once(_)) => {
+                if let Some(Waiting::Once(answer)) = waiting.remove(&call_id) {
+                    let _ = answer.send(Ok(body));
+                }
+            }
+            // The caller gave up.
+            None => {}
+        }
+    }
+
+    fn fail_all(&self, error: &LinkError) {
+        for (_, waiting) in self.waiting.lock().drain() {
+            match waiting {
+                Waiting::Once(answer) => drop(answer.send(Err(error.clone()))),
+                Waiting::Stream { answers, .. } => drop(answers.try_send(Err(error.clone()))),
+            }
+        }
+    }
+}
+
+/// The link's task.
+struct Driver {
+    lane: Lane,
+    broker: BrokerId,
+    hello: Hello,
+    address: watch::Receiver<String>,
+    greeting: Box<dyn Fn() -> Option<Message> + Send + Sync>,
+    messages: mpsc::Receiver<Message>,
+    calls: Arc<Calls>,
+}
+
+impl Driver {
+    async fn run(mut self) {
+        let mut pause = RECONNECT_MIN;
+        loop {
+            let ended = match self.connect().await {
+                Ok((frames, answers)) => {
+                    pause = RECONNECT_MIN;
+                    tracing::debug!(broker = %self.broker, lane = ?self.lane, "connected");
+                    self.exchange(frames, answers).await
+                }
+                Err(cause) => Some(cause),
+            };
+            let Some(cause) = ended else {
+                // The link was dropped.
+                self.fail("the broker stops");
+                return;
+            };
+            tracing::debug!(broker = %self.broker, lane = ?self.lane, %cause, "not connected");
+            self.fail(&cause);
+            if !self.refuse_for(pause, &cause).await {
+                return;
+            }
+            pause = (pause * 2).min(RECONNECT_MAX);
+        }
+    }
+
+    fn fail(&self, cause: &str) {
+        self.calls.fail_all(&LinkError { broker: self.broker, cause: cause.into() });
+    }
+
+    /// Refuses at once what is asked while the peer cannot be reached. False: the link was dropped.
+    async fn refuse_for(&mut self, pause: Duration, cause: &str) -> bool {
+        let wait = tokio::time::sleep(pause);
+        tokio::pin!(wait);
+        loop {
+            tokio::select! {
+                () = &mut wait => return true,
+                changed = self.address.changed() => if changed.is_ok() { return true },
+                message = self.messages.recv() => match message {
+                    Some(_) => self.fail(cause),
+                    None => return false,
+                },
+            }
+        }
+    }
+
+    async fn connect(&mut self) -> Result<(mpsc::Sender<Frame>, tonic::Streaming<Frame>), String> {
+        let address = self.address.borrow_and_update().clone();
+        let endpoint = endpoint(&address).map_err(|error| format!("address {address}: {error}"))?;
+        let channel = endpoint.connect().await.map_err(|error| format!("{address}: {}", chain(&error)))?;
+        let (frames, outgoing) = mpsc::channel(2);
+        let messages = (self.greeting)().into_iter().collect();
+        let first = Frame { hello: Some(self.hello.clone()), messages };
+        frames.try_send(first).map_err(|_| "the first frame has room".to_owned())?;
+        let mut client = client(channel);
+        let request = ReceiverStream::new(outgoing);
+        let response = match self.lane {
+            Lane::Control => client.control(request).await,
+            Lane::Bulk => client.bulk(request).await,
+        };
+        let answers = response.map_err(|status| refused(&address, &status))?.into_inner();
+        Ok((frames, answers))
+    }
+
+    /// Sends and receives until either ends. `None`: the link was dropped.
+    async fn exchange(&mut self, frames: mpsc::Sender<Frame>, mut answers: tonic::Streaming<Frame>) -> Option<String> {
+        let calls = self.calls.clone();
+        let receive = async {
+            loop {
+                match answers.message().await {
+                    Ok(Some(frame)) => {
+                        for message in frame.messages {
+                            if let Some(body) = message.body {
+                                calls.answer(message.call_id, body);
+                            }
+                        }
+                    }
+                    Ok(None) => return "the peer closed the connection".to_owned(),
+                    Err(status) => return status.message().to_owned(),
+                }
+            }
+        };
+        let send = send_frames(&mut self.messages, frames);
+        tokio::select! {
+            cause = receive => Some(cause),
+            cause = send => cause,
+        }
+    }
+}
+
+/// Packs what waits into frames. `None`: the queue's senders are gone.
+pub(super) async fn send_frames(messages: &mut mpsc::Receiver<Message>, frames: mpsc::Sender<Frame>) -> Option<String> {
+    let mut waiting = Vec::with_capacity(64);
+    loop {
+        if messages.recv_many(&mut waiting, FRAME_MESSAGES_MAX).await == 0 {
+            return None;
+        }
+        let mut rest = waiting.drain(..).peekable();
+        while rest.peek().is_some() {
+            let mut frame = Frame::default();
+            let mut bytes = 0;
+            while let Some(message) = rest.peek() {
+                let size = message_size(message);
+                if bytes > 0 && bytes + size > FRAME_BYTES_MAX {
+                    break;
+                }
+                bytes += size;
+                frame.messages.extend(rest.next());
+            }
+            if frames.send(frame).await.is_err() {
+                return Some("the connection ended".to_owned());
+            }
+        }
+    }
+}
+
+fn message_size(message: &Message) -> usize {
+    match &message.body {
+        Some(Body::Append(append)) => wire::append_size(append),
+        _ => 64,
+    }
+}
+
+fn refused(address: &str, status: &Status) -> String {
+    format!("{address} refused: {}", status.message())
+}
+
+/// An error with its causes: tonic's own text is only "transport error".
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

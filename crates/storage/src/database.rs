@@ -1,0 +1,385 @@
+//! The RocksDB of a node: how it is set up, opened and read. No other module names a RocksDB option or a column family.
+//!
+//! Reads here see what is in RocksDB only; what is still queued is merged in by `group` and `read`.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use bytes::Bytes;
+use jangada_types::{GroupId, Offset};
+use rocksdb::{
+    BlockBasedOptions, BoundColumnFamily, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
+    DBRecoveryMode, Options, ReadOptions, WriteBatch, WriteOptions,
+};
+
+use crate::codec;
+use crate::error::StoreError;
+use crate::keys;
+use crate::mark::CommitPoint;
+use crate::options::StoreOptions;
+use crate::statistics::Counters;
+use crate::store::{IndexEntry, LogEntry, LogPosition, StateKind};
+
+/// Name of the column family of log entries.
+pub(crate) const LOG: &str = "log";
+/// Name of the column family of the offset indexes.
+pub(crate) const INDEX: &str = "index";
+/// Name of the column family of groups' and the node's state.
+pub(crate) const STATE: &str = "state";
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// The open database.
+pub(crate) struct Database {
+    db: DB,
+    counters: Arc<Counters>,
+}
+
+impl Database {
+    pub(crate) fn open(path: &Path, options: &StoreOptions, counters: Arc<Counters>) -> Result<Self, StoreError> {
+        let cache = Cache::new_lru_cache(options.block_cache_bytes);
+        let families = [
+            ColumnFamilyDescriptor::new(LOG, log_options(options, &cache)?),
+            ColumnFamilyDescriptor::new(INDEX, small_options(&cache)),
+            ColumnFamilyDescriptor::new(STATE, small_options(&cache)),
+        ];
+        let db = DB::open_cf_descriptors(&database_options(options)?, path, families).map_err(|error| {
+            if error.as_ref().contains("/LOCK") {
+                StoreError::InUse(path.to_owned())
+            } else {
+                StoreError::from(error)
+            }
+        })?;
+        Ok(Self { db, counters })
+    }
+
+    pub(crate) fn family(&self, name: &str) -> Arc<BoundColumnFamily<'_>> {
+        self.db
+            .cf_handle(name)
+            .expect("all column families are opened at the start")
+    }
+
+    /// Writes a batch to the WAL's buffer and the memtables. Not durable yet.
+    pub(crate) fn write(&self, batch: WriteBatch) -> Result<(), StoreError> {
+        Ok(self.db.write_opt(batch, &WriteOptions::default())?)
+    }
+
+    /// Makes everything written so far durable.
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
+        Ok(self.db.flush_wal(true)?)
+    }
+
+    /// Where the chain of commits ends.
+    pub(crate) fn commit_point(&self) -> Result<CommitPoint, StoreError> {
+        let key = keys::state(GroupId::NODE, StateKind::COMMIT, 0);
+        match self.db.get_pinned_cf(&self.family(STATE), key)? {
+            Some(value) => codec::decode_commit(&value),
+            None => Ok(CommitPoint::default()),
+        }
+    }
+
+    /// Entries from `range.start` on until the range's end, the first gap or `max_bytes` (but at least one).
+    pub(crate) fn read_log(
+        &self,
+        group: GroupId,
+        range: Range<u64>,
+        max_bytes: usize,
+    ) -> Result<Vec<LogEntry>, StoreError> {
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        let mut rows = self.rows(LOG, &keys::log(group, range.start), &keys::log(group, range.end));
+        rows.seek_to_first();
+        while let Some((key, value)) = rows.item() {
+            let index = range.start + entries.len() as u64;
+            if keys::number_of(key) != Some(index) || (bytes + value.len() > max_bytes && bytes > 0) {
+                break;
+            }
+            bytes += value.len();
+            entries.push(codec::decode_log(index, value)?);
+            rows.next();
+        }
+        rows.status()?;
+        self.counters.entries_read.fetch_add(entries.len() as u64, Relaxed);
+        self.counters.bytes_read.fetch_add(bytes as u64, Relaxed);
+        Ok(entries)
+    }
+
+    /// Term of one entry.
+    pub(crate) fn term_at(&self, group: GroupId, index: u64) -> Result<Option<u64>, StoreError> {
+        match self.db.get_pinned_cf(&self.family(LOG), keys::log(group, index))? {
+            Some(value) => codec::decode_log_term(&value).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// First and last entry of a group's log.
+    pub(crate) fn log_ends(&self, group: GroupId) -> Result<Option<(u64, LogPosition)>, StoreError> {
+        let mut rows = self.rows(LOG, &keys::group_start(group), &keys::group_end(group));
+        rows.seek_to_first();
+        let Some((key, _)) = rows.item() else {
+            rows.status()?;
+            return Ok(None);
+        };
+        let first = keys::number_of(key).ok_or_else(|| foreign_key(LOG, key))?;
+        rows.seek_to_last();
+        let Some((key, value)) = rows.item() else {
+            rows.status()?;
+            return Err(StoreError::Corrupt(format!(
+                "group {group} has a first entry but no last one"
+            )));
+        };
+        let index = keys::number_of(key).ok_or_else(|| foreign_key(LOG, key))?;
+        Ok(Some((
+            first,
+            LogPosition {
+                term: codec::decode_log_term(value)?,
+                index,
+            },
+        )))
+    }
+
+    /// Last purged log id of a group.
+    pub(crate) fn purged(&self, group: GroupId) -> Result<Option<LogPosition>, StoreError> {
+        self.state(group, StateKind::PURGED, 0)?
+            .map(|value| codec::decode_purged(&value))
+            .transpose()
+    }
+
+    /// One row of state.
+    pub(crate) fn state(&self, group: GroupId, kind: StateKind, suffix: u64) -> Result<Option<Bytes>, StoreError> {
+        let value = self
+            .db
+            .get_pinned_cf(&self.family(STATE), keys::state(group, kind, suffix))?;
+        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    /// All rows of state of one kind, ascending by suffix.
+    pub(crate) fn scan_state(&self, group: GroupId, kind: StateKind) -> Result<Vec<(u64, Bytes)>, StoreError> {
+        // The largest suffix is none that anybody uses, so the range may end before it.
+        let mut rows = self.rows(STATE, &keys::state(group, kind, 0), &keys::state(group, kind, u64::MAX));
+        let mut found = Vec::new();
+        rows.seek_to_first();
+        while let Some((key, value)) = rows.item() {
+            let suffix = keys::suffix_of(key).ok_or_else(|| foreign_key(STATE, key))?;
+            found.push((suffix, Bytes::copy_from_slice(value)));
+            rows.next();
+        }
+        rows.status()?;
+        Ok(found)
+    }
+
+    /// Rows of the index from `offset` on, ascending, at most `limit`.
+    pub(crate) fn index_from(
+        &self,
+        group: GroupId,
+        offset: Offset,
+        limit: usize,
+    ) -> Result<Vec<IndexEntry>, StoreError> {
+        let mut found = Vec::new();
+        let mut rows = self.rows(INDEX, &keys::index(group, offset), &keys::group_end(group));
+        rows.seek_to_first();
+        while let Some((key, value)) = rows.item() {
+            if found.len() == limit {
+                break;
+            }
+            found.push(index_row(key, value)?);
+            rows.next();
+        }
+        rows.status()?;
+        Ok(found)
+    }
+
+    /// Last row of the index.
+    pub(crate) fn index_last(&self, group: GroupId) -> Result<Option<IndexEntry>, StoreError> {
+        let mut rows = self.rows(INDEX, &keys::group_start(group), &keys::group_end(group));
+        rows.seek_to_last();
+        let last = rows.item().map(|(key, value)| index_row(key, value)).transpose()?;
+        rows.status()?;
+        Ok(last)
+    }
+
+    /// First row of the index from `from` on with `max_timestamp_ms >= timestamp_ms`.
+    ///
+    /// The running maximum never falls, so halving the offsets finds the first row where it reaches the timestamp. Only
+    /// if that is the very first row the maximum may come from a row before `from`; then rows are looked at one by one.
+    pub(crate) fn index_by_timestamp(
+        &self,
+        group: GroupId,
+        from: Offset,
+        timestamp_ms: i64,
+    ) -> Result<Option<IndexEntry>, StoreError> {
+        let mut rows = self.rows(INDEX, &keys::index(group, from), &keys::group_end(group));
+        rows.seek_to_last();
+        let Some((key, value)) = rows.item() else {
+            return Ok(rows.status().map(|()| None)?);
+        };
+        let last = index_row(key, value)?;
+        if last.running_max_timestamp_ms < timestamp_ms {
+            return Ok(None);
+        }
+        // The first row that reaches it ends at an offset in low..=high.
+        let mut low = from.get().max(0);
+        let mut high = last.last_offset.get();
+        while low < high {
+            let middle = low + (high - low) / 2;
+            rows.seek(keys::index(group, Offset::from(middle)));
+            let (key, value) = match rows.item() {
+                Some(item) => item,
+                None => return Ok(rows.status().map(|()| None)?),
+            };
+            let row = index_row(key, value)?;
+            if row.running_max_timestamp_ms >= timestamp_ms {
+                high = middle;
+            } else {
+                low = row.last_offset.get() + 1;
+            }
+        }
+        rows.seek(keys::index(group, Offset::from(low)));
+        while let Some((key, value)) = rows.item() {
+            let row = index_row(key, value)?;
+            if row.max_timestamp_ms >= timestamp_ms {
+                return Ok(Some(row));
+            }
+            rows.next();
+        }
+        rows.status()?;
+        Ok(None)
+    }
+
+    /// All groups with any row, ascending.
+    pub(crate) fn groups(&self) -> Result<Vec<GroupId>, StoreError> {
+        let mut found = std::collections::BTreeSet::new();
+        for family in [LOG, INDEX, STATE] {
+            let mut rows = self.rows(
+                family,
+                &keys::group_start(GroupId::from(0)),
+                &keys::group_start(GroupId::NODE),
+            );
+            rows.seek_to_first();
+            while let Some(key) = rows.key() {
+                let group = keys::group_of(key).ok_or_else(|| foreign_key(family, key))?;
+                found.insert(group);
+                rows.seek(keys::group_end(group));
+            }
+            rows.status()?;
+        }
+        Ok(found.into_iter().collect())
+    }
+
+    /// The rows of a family in `start..end`. The caller positions the iterator.
+    fn rows(&self, family: &str, start: &[u8], end: &[u8]) -> DBRawIterator<'_> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(start);
+        options.set_iterate_upper_bound(end);
+        self.db.raw_iterator_cf_opt(&self.family(family), options)
+    }
+
+    /// The RocksDB itself, for cleaning.
+    pub(crate) fn raw(&self) -> &DB {
+        &self.db
+    }
+}
+
+fn index_row(key: &[u8], value: &[u8]) -> Result<IndexEntry, StoreError> {
+    let last_offset = keys::number_of(key).ok_or_else(|| foreign_key(INDEX, key))?;
+    codec::decode_index(last_offset, value)
+}
+
+fn foreign_key(family: &str, key: &[u8]) -> StoreError {
+    StoreError::Corrupt(format!(
+        "{family} has a key of {} bytes that is none of ours",
+        key.len()
+    ))
+}
+
+fn database_options(options: &StoreOptions) -> Result<Options, StoreError> {
+    // What the crate does not wrap. This makes new options, so it comes first. A write that outruns the flushes is
+    // slowed down to this rate, not to the default of 16 MB/s, before it has to stop. (`track_and_verify_wals` was
+    // tried: it refuses to open after a lost WAL, where the mark says what is missing and lets the peers decide.)
+    let mut db = Options::default().get_options_from_string("delayed_write_rate=268435456")?;
+    db.create_if_missing(true);
+    db.create_missing_column_families(true);
+
+    // The writer flushes and syncs the WAL itself, once per commit.
+    db.set_manual_wal_flush(true);
+    // The only mode that recycles WALs. It opens after a lost tail: that is what the mark is for.
+    db.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    db.set_recycle_log_file_num(options.wal_recycled_files);
+    db.set_max_total_wal_size(options.wal_bytes);
+    db.set_db_write_buffer_size(options.memtables_bytes);
+
+    // There is one writer: no queueing, no spinning.
+    db.set_allow_concurrent_memtable_write(false);
+    db.set_enable_write_thread_adaptive_yield(false);
+
+    // A flush writes back as it goes, so that its last sync does not stand in the WAL's way.
+    db.set_bytes_per_sync(MIB as u64);
+    db.set_max_background_jobs(4);
+    db.set_max_open_files(options.open_files_max);
+    // Logs are read in order: let the kernel read ahead.
+    db.set_advise_random_on_open(false);
+
+    // RocksDB's own LOG file: small, without statistics.
+    db.set_max_log_file_size(8 * MIB);
+    db.set_keep_log_file_num(3);
+    db.set_stats_dump_period_sec(0);
+    db.set_stats_persist_period_sec(0);
+    Ok(db)
+}
+
+fn table_options(cache: &Cache) -> BlockBasedOptions {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_block_size(16 * KIB);
+    // Indexes and filters count against the cache, so that they cannot outgrow it.
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table.set_format_version(6);
+    table
+}
+
+/// The log: values are large, come in order, are compressed already, and leave from the front.
+fn log_options(options: &StoreOptions, cache: &Cache) -> Result<Options, StoreError> {
+    let mut log = Options::default();
+    log.set_block_based_table_factory(&table_options(cache));
+    log.set_compression_type(DBCompressionType::None);
+    log.set_write_buffer_size(options.memtable_bytes);
+    log.set_max_write_buffer_number(4);
+
+    log.set_enable_blob_files(true);
+    log.set_min_blob_size(options.blob_bytes_min);
+    log.set_blob_file_size(options.blob_file_bytes);
+    log.set_blob_compression_type(DBCompressionType::None);
+    // Off in ordinary compactions, which would move live blobs of the oldest files again and again: `reclaim` switches
+    // it on when there is something to gain. Files without any live blob go without it.
+    log.set_enable_blob_gc(false);
+
+    // With blobs a file of L0 has only keys, some hundred KiB: many of them do no harm, and writes must not wait for
+    // compaction.
+    log.set_level_zero_file_num_compaction_trigger(8);
+    log.set_level_zero_slowdown_writes_trigger(200);
+    log.set_level_zero_stop_writes_trigger(400);
+    log.set_soft_pending_compaction_bytes_limit(0);
+    log.set_hard_pending_compaction_bytes_limit(0);
+    // Small files at the top, so that cleaning one group's range touches little else; larger ones below, where values
+    // without blobs end up.
+    log.set_target_file_size_base(2 * MIB as u64);
+    log.set_target_file_size_multiplier(4);
+    log.set_max_bytes_for_level_base(128 * MIB as u64);
+    Ok(log)
+}
+
+/// Index and state: many small rows.
+fn small_options(cache: &Cache) -> Options {
+    let mut small = Options::default();
+    small.set_block_based_table_factory(&table_options(cache));
+    small.set_compression_type(DBCompressionType::Lz4);
+    small.set_write_buffer_size(16 * MIB);
+    small.set_max_write_buffer_number(4);
+    small.set_level_zero_slowdown_writes_trigger(200);
+    small.set_level_zero_stop_writes_trigger(400);
+    small
+}

@@ -1,0 +1,226 @@
+//! What the store does when its disk fails or is slow: the device under the writer is exchanged.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, mpsc};
+
+use jangada_types::GroupId;
+use parking_lot::{Condvar, Mutex};
+use rocksdb::WriteBatch;
+use tempfile::TempDir;
+
+use crate::conformance::{entries, entry, write_synced};
+use crate::database::Database;
+use crate::error::StoreError;
+use crate::options::StoreOptions;
+use crate::rocks::RocksStore;
+use crate::store::{Durability, Op, Store, StoreCondition};
+use crate::writer::Device;
+
+const GROUP: GroupId = GroupId(1);
+
+/// A device whose syncs or writes fail, or wait, when told.
+#[derive(Default)]
+struct Switches {
+    fail_write: AtomicBool,
+    fail_sync: AtomicBool,
+    held: Mutex<bool>,
+    released: Condvar,
+}
+
+impl Switches {
+    fn hold(&self, held: bool) {
+        *self.held.lock() = held;
+        self.released.notify_all();
+    }
+}
+
+struct Faulty {
+    database: Arc<Database>,
+    switches: Arc<Switches>,
+}
+
+impl Device for Faulty {
+    fn write(&mut self, batch: WriteBatch) -> Result<(), StoreError> {
+        let mut held = self.switches.held.lock();
+        while *held {
+            self.switches.released.wait(&mut held);
+        }
+        if self.switches.fail_write.load(Relaxed) {
+            return Err(StoreError::Database("no write".into()));
+        }
+        self.database.write(batch)
+    }
+
+    fn sync(&mut self) -> Result<(), StoreError> {
+        if self.switches.fail_sync.load(Relaxed) {
+            return Err(StoreError::Database("no sync".into()));
+        }
+        self.database.sync()
+    }
+}
+
+struct Rig {
+    store: RocksStore,
+    switches: Arc<Switches>,
+    fenced: Arc<AtomicU32>,
+    directory: TempDir,
+}
+
+fn rig() -> Rig {
+    let directory = tempfile::tempdir().unwrap();
+    let switches = Arc::new(Switches::default());
+    let fenced = Arc::new(AtomicU32::new(0));
+    let counted = fenced.clone();
+    let on_fence = Box::new(move |_: &str| {
+        counted.fetch_add(1, Relaxed);
+    });
+    let faulty = switches.clone();
+    let (store, _) = RocksStore::open_on(StoreOptions::new(directory.path()), on_fence, |database| {
+        Box::new(Faulty {
+            database,
+            switches: faulty,
+        })
+    })
+    .unwrap();
+    store.open_group(GROUP).unwrap();
+    Rig {
+        store,
+        switches,
+        fenced,
+        directory,
+    }
+}
+
+fn append(store: &RocksStore, index: u64) -> Result<(), StoreError> {
+    write_synced(store, GROUP, vec![Op::Append(vec![entry(index, 1)])])
+}
+
+fn assert_fenced(rig: &Rig, reason: &str) {
+    assert!(matches!(append(&rig.store, 1), Err(StoreError::Fenced(_))));
+    // The disk is well again, but what it did is not known.
+    rig.switches.fail_sync.store(false, Relaxed);
+    rig.switches.fail_write.store(false, Relaxed);
+    for index in 2..5 {
+        assert!(matches!(append(&rig.store, index), Err(StoreError::Fenced(_))));
+    }
+    assert_eq!(rig.fenced.load(Relaxed), 1);
+    let StoreCondition::Fenced(found) = rig.store.condition() else {
+        panic!("not fenced")
+    };
+    assert!(found.contains(reason), "{found}");
+    assert!(matches!(rig.store.open_group(GroupId(9)), Err(StoreError::Fenced(_))));
+    assert_eq!(rig.store.read_log(GROUP, 0..1, 1).unwrap(), entries(0..1, 1));
+}
+
+#[test]
+fn a_failed_sync_ends_all_acknowledgements() {
+    let rig = rig();
+    append(&rig.store, 0).unwrap();
+    rig.switches.fail_sync.store(true, Relaxed);
+    assert_fenced(&rig, "no sync");
+}
+
+#[test]
+fn a_failed_write_ends_all_acknowledgements() {
+    let rig = rig();
+    append(&rig.store, 0).unwrap();
+    rig.switches.fail_write.store(true, Relaxed);
+    assert_fenced(&rig, "no write");
+}
+
+#[test]
+fn what_was_acknowledged_before_the_fence_is_there_afterwards() {
+    let rig = rig();
+    append(&rig.store, 0).unwrap();
+    rig.switches.fail_write.store(true, Relaxed);
+    assert!(append(&rig.store, 1).is_err());
+    drop(rig.store);
+    let options = StoreOptions::new(rig.directory.path());
+    let (store, recovery) = RocksStore::open(options, Box::new(|_| ())).unwrap();
+    assert_eq!(recovery.lost_tail, None);
+    assert_eq!(store.open_group(GROUP).unwrap().next_index(), Some(1));
+}
+
+#[test]
+fn everything_queued_behind_a_slow_disk_shares_one_commit() {
+    let rig = rig();
+    append(&rig.store, 0).unwrap();
+    let before = rig.store.statistics();
+    rig.switches.hold(true);
+    let (sender, receiver) = mpsc::sync_channel(100);
+    for index in 1..100 {
+        let sender = sender.clone();
+        let done = Box::new(move |result: Result<(), StoreError>| sender.send(result).unwrap());
+        rig.store.write(
+            GROUP,
+            vec![Op::Append(vec![entry(index, 1)])],
+            Durability::Synced,
+            Some(done),
+        );
+    }
+    // Not written, but visible and counted.
+    assert_eq!(rig.store.bounds(GROUP).next_index(), Some(100));
+    assert_eq!(
+        rig.store.read_log_cached(GROUP, 0..100, usize::MAX),
+        Some(entries(0..100, 1))
+    );
+    assert!(rig.store.statistics().queue_bytes > 99 * 100);
+    assert!(receiver.try_recv().is_err());
+    rig.switches.hold(false);
+    for _ in 1..100 {
+        receiver.recv().unwrap().unwrap();
+    }
+    let after = rig.store.statistics();
+    assert!(after.commits - before.commits <= 2, "the first one, then all others");
+    assert!(after.syncs - before.syncs <= 2);
+}
+
+#[test]
+fn entries_that_are_not_written_are_never_evicted() {
+    let rig = rig();
+    rig.switches.hold(true);
+    let body = bytes::Bytes::from(vec![1; 1 << 20]);
+    let count = 140;
+    for index in 0..count {
+        let mut entry = entry(index, 1);
+        entry.body = body.clone();
+        rig.store
+            .write(GROUP, vec![Op::Append(vec![entry])], Durability::Synced, None);
+    }
+    // More than the budget of 128 MiB, all in memory.
+    let found = rig.store.read_log_cached(GROUP, 0..count, usize::MAX).unwrap();
+    assert_eq!(found.len() as u64, count);
+    rig.switches.hold(false);
+    write_synced(&rig.store, GROUP, Vec::new()).unwrap();
+    let statistics = rig.store.statistics();
+    assert!(statistics.tail_bytes <= 128 << 20, "{} bytes", statistics.tail_bytes);
+    assert!(
+        rig.store.read_log_cached(GROUP, 0..1, 1).is_none(),
+        "the oldest went first"
+    );
+    assert!(rig.store.read_log_cached(GROUP, count - 1..count, 1).is_some());
+    assert_eq!(
+        rig.store.read_log(GROUP, 0..count, usize::MAX).unwrap().len() as u64,
+        count
+    );
+}
+
+#[test]
+fn a_panic_of_a_completion_fences_the_store() {
+    let rig = rig();
+    rig.store.write(
+        GROUP,
+        Vec::new(),
+        Durability::Synced,
+        Some(Box::new(|_| panic!("on purpose"))),
+    );
+    let result = append(&rig.store, 0);
+    assert!(
+        matches!(result, Err(StoreError::ShuttingDown | StoreError::Fenced(_))),
+        "{result:?}"
+    );
+    while rig.fenced.load(Relaxed) == 0 {
+        std::thread::yield_now();
+    }
+    assert!(matches!(rig.store.condition(), StoreCondition::Fenced(_)));
+}

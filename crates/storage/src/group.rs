@@ -1,0 +1,251 @@
+//! One open group in memory: the bounds of its log, its tail, and what is queued for it.
+//!
+//! Everything here is behind the group's lock. A write holds that lock from before it takes its place in the commit
+//! queue until its effects are visible, so the order of the queue is the order of the effects. Lock order: group, then
+//! queue.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jangada_types::{GroupId, Offset};
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::codec;
+use crate::database::Database;
+use crate::error::StoreError;
+use crate::overlay::{PendingState, RecentIndex};
+use crate::store::{IndexEntry, LogBounds, LogEntry, LogPosition, Op, StateKind};
+use crate::tail::{Tail, TailBudget};
+
+/// What an operation writes to RocksDB, with every range resolved.
+pub(crate) enum Change {
+    Append(Vec<LogEntry>),
+    /// Entries from the first index up to, but not including, the second.
+    DeleteLog(u64, u64),
+    PutState(StateKind, u64, Bytes),
+    DeleteState(StateKind, u64),
+    PutIndex(Vec<IndexEntry>),
+    DeleteIndexBelow(Offset),
+    DeleteGroup,
+}
+
+/// Memory of an operation beside its payload, bytes.
+const CHANGE_OVERHEAD: usize = 64;
+
+impl Change {
+    /// Memory that the queue is charged with.
+    pub(crate) fn bytes(&self) -> usize {
+        let payload = match self {
+            Self::Append(entries) => entries.iter().map(crate::tail::entry_bytes).sum(),
+            Self::PutState(_, _, value) => value.len(),
+            Self::PutIndex(rows) => rows.len() * size_of::<IndexEntry>(),
+            _ => 0,
+        };
+        payload + CHANGE_OVERHEAD
+    }
+}
+
+/// An open group.
+pub(crate) struct Group {
+    pub(crate) id: GroupId,
+    state: Mutex<GroupState>,
+}
+
+/// What the lock of a group protects.
+pub(crate) struct GroupState {
+    id: GroupId,
+    pub(crate) bounds: LogBounds,
+    /// Index of the first entry that is there; none when there is no entry.
+    pub(crate) first: Option<u64>,
+    /// Counts everything that removes entries. A read that found it changed after looking into RocksDB looks again.
+    pub(crate) removals: u64,
+    pub(crate) tail: Tail,
+    pub(crate) pending: PendingState,
+    pub(crate) index: RecentIndex,
+}
+
+impl Group {
+    /// Loads a group of which nothing is queued.
+    pub(crate) fn load(id: GroupId, database: &Database, budget: Arc<TailBudget>) -> Result<Self, StoreError> {
+        let purged = database.purged(id)?;
+        let ends = database.log_ends(id)?;
+        if let (Some(purged), Some((first, _))) = (purged, ends)
+            && first != purged.index + 1
+        {
+            return Err(StoreError::Corrupt(format!(
+                "log of group {id} starts at {first} but is purged up to {}",
+                purged.index
+            )));
+        }
+        let state = GroupState {
+            id,
+            bounds: LogBounds {
+                purged,
+                last: ends.map(|(_, last)| last).or(purged),
+            },
+            first: ends.map(|(first, _)| first),
+            removals: 0,
+            tail: Tail::new(budget),
+            pending: PendingState::default(),
+            index: RecentIndex::new(database.index_last(id)?),
+        };
+        Ok(Self {
+            id,
+            state: Mutex::new(state),
+        })
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, GroupState> {
+        self.state.lock()
+    }
+}
+
+impl GroupState {
+    /// Term of an entry, or of the purged one, if it is known without asking RocksDB.
+    pub(crate) fn term_in_memory(&self, index: u64) -> Option<u64> {
+        let ends = [self.bounds.purged, self.bounds.last];
+        ends.into_iter()
+            .flatten()
+            .find(|position| position.index == index)
+            .map(|position| position.term)
+            .or_else(|| self.tail.get(index).map(|entry| entry.term))
+    }
+
+    /// Everything up to this position is in RocksDB.
+    pub(crate) fn written(&mut self, position: u64) {
+        self.pending.written(position);
+        self.index.written(position);
+    }
+
+    /// Carries out an operation in memory and says what is to be written.
+    ///
+    /// `kept` has index and term of the entries that truncations keep as the last, as they may be on disk only.
+    pub(crate) fn apply(&mut self, op: Op, position: u64, kept: &[(u64, u64)], changes: &mut Vec<Change>) {
+        match op {
+            Op::Append(entries) => self.append(entries, position, changes),
+            Op::TruncateAfter(keep) => self.truncate(keep, kept, changes),
+            Op::Purge { upto, upto_term } => {
+                self.purge(
+                    LogPosition {
+                        term: upto_term,
+                        index: upto,
+                    },
+                    position,
+                    changes,
+                );
+            }
+            Op::PutState { kind, suffix, value } => {
+                assert!(
+                    kind != StateKind::PURGED && kind != StateKind::COMMIT,
+                    "rows of the store's own"
+                );
+                self.put_state(kind, suffix.unwrap_or(0), value, position, changes);
+            }
+            Op::DeleteState { kind, suffix } => {
+                let suffix = suffix.unwrap_or(0);
+                self.pending.put(kind, suffix, None, position);
+                changes.push(Change::DeleteState(kind, suffix));
+            }
+            Op::PutIndex(rows) => {
+                for row in &rows {
+                    assert!(row.last_offset.get() >= 0, "a row ends at a real offset");
+                    self.index.put(*row, position);
+                }
+                changes.push(Change::PutIndex(rows));
+            }
+            Op::DeleteIndexBelow(offset) => {
+                self.index.delete_below(offset, position);
+                changes.push(Change::DeleteIndexBelow(offset));
+            }
+            Op::DeleteGroup => self.delete(position, changes),
+        }
+    }
+
+    fn append(&mut self, entries: Vec<LogEntry>, position: u64, changes: &mut Vec<Change>) {
+        for entry in &entries {
+            assert!(
+                self.bounds.next_index().is_none_or(|next| next == entry.index),
+                "group {}: entry {} appended after {:?}",
+                self.id,
+                entry.index,
+                self.bounds.last,
+            );
+            self.first.get_or_insert(entry.index);
+            self.bounds.last = Some(LogPosition {
+                term: entry.term,
+                index: entry.index,
+            });
+            self.tail.push(entry.clone(), position);
+        }
+        changes.push(Change::Append(entries));
+    }
+
+    fn truncate(&mut self, keep: Option<u64>, kept: &[(u64, u64)], changes: &mut Vec<Change>) {
+        let (Some(first), Some(last)) = (self.first, self.bounds.last) else {
+            return;
+        };
+        if keep.is_some_and(|keep| keep >= last.index) {
+            return;
+        }
+        match keep {
+            Some(keep) if keep >= first => {
+                let on_disk = || kept.iter().find(|(index, _)| *index == keep).map(|(_, term)| *term);
+                let term = self.term_in_memory(keep).or_else(on_disk);
+                let term = term.expect("an entry inside the log has a term");
+                self.bounds.last = Some(LogPosition { term, index: keep });
+                changes.push(Change::DeleteLog(keep + 1, last.index + 1));
+            }
+            _ => {
+                assert!(
+                    keep.is_none_or(|keep| keep + 1 >= self.bounds.first_index()),
+                    "group {}: truncated to {keep:?}, below what is purged",
+                    self.id,
+                );
+                self.bounds.last = self.bounds.purged;
+                self.first = None;
+                changes.push(Change::DeleteLog(first, last.index + 1));
+            }
+        }
+        self.tail.truncate_after(self.first.and(keep));
+        self.removals += 1;
+    }
+
+    fn purge(&mut self, upto: LogPosition, position: u64, changes: &mut Vec<Change>) {
+        if self.bounds.purged.is_some_and(|purged| purged.index >= upto.index) {
+            return;
+        }
+        if let Some(first) = self.first.filter(|first| *first <= upto.index) {
+            changes.push(Change::DeleteLog(first, upto.index + 1));
+        }
+        if self.bounds.last.is_none_or(|last| last.index <= upto.index) {
+            self.bounds.last = Some(upto);
+            self.first = None;
+        } else {
+            self.first = Some(upto.index + 1);
+        }
+        self.bounds.purged = Some(upto);
+        self.tail.drop_through(upto.index);
+        self.removals += 1;
+        let value = Bytes::copy_from_slice(&codec::encode_purged(upto));
+        self.put_state(StateKind::PURGED, 0, value, position, changes);
+    }
+
+    fn put_state(&mut self, kind: StateKind, suffix: u64, value: Bytes, position: u64, changes: &mut Vec<Change>) {
+        self.pending.put(kind, suffix, Some(value.clone()), position);
+        changes.push(Change::PutState(kind, suffix, value));
+    }
+
+    fn delete(&mut self, position: u64, changes: &mut Vec<Change>) {
+        assert!(
+            self.id != GroupId::NODE,
+            "the node's own rows are not deleted as a whole"
+        );
+        self.bounds = LogBounds::default();
+        self.first = None;
+        self.tail.truncate_after(None);
+        self.pending.delete_all(position);
+        self.index.delete_all();
+        self.removals += 1;
+        changes.push(Change::DeleteGroup);
+    }
+}

@@ -1,0 +1,128 @@
+//! Keys of the three column families: fixed size and big-endian, so that RocksDB's byte order is the order of the
+//! numbers.
+//!
+//! ```text
+//! log    group u64 | raft index u64
+//! index  group u64 | last offset u64
+//! state  group u64 | kind u8 | suffix u64
+//! ```
+//!
+//! Every key begins with its group, so everything of a group lies in one range of each column family.
+
+use jangada_types::{GroupId, Offset};
+
+use crate::store::StateKind;
+
+const GROUP_LEN: usize = 8;
+/// Length of a key in `log` and in `index`.
+pub(crate) const ROW_KEY_LEN: usize = GROUP_LEN + 8;
+/// Length of a key in `state`.
+pub(crate) const STATE_KEY_LEN: usize = GROUP_LEN + 1 + 8;
+
+const _: () = assert!(ROW_KEY_LEN == 16 && STATE_KEY_LEN == 17, "the format on disk");
+
+pub(crate) type RowKey = [u8; ROW_KEY_LEN];
+pub(crate) type StateKey = [u8; STATE_KEY_LEN];
+
+fn row(group: GroupId, number: u64) -> RowKey {
+    let mut key = [0; ROW_KEY_LEN];
+    key[..GROUP_LEN].copy_from_slice(&group.get().to_be_bytes());
+    key[GROUP_LEN..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// Key of a log entry.
+pub(crate) fn log(group: GroupId, index: u64) -> RowKey {
+    row(group, index)
+}
+
+/// Key of an index row. Negative offsets, which only searches have, come before all rows.
+pub(crate) fn index(group: GroupId, last_offset: Offset) -> RowKey {
+    row(group, u64::try_from(last_offset.get()).unwrap_or(0))
+}
+
+/// Key of a row of state.
+pub(crate) fn state(group: GroupId, kind: StateKind, suffix: u64) -> StateKey {
+    let mut key = [0; STATE_KEY_LEN];
+    key[..GROUP_LEN].copy_from_slice(&group.get().to_be_bytes());
+    key[GROUP_LEN] = kind.0;
+    key[GROUP_LEN + 1..].copy_from_slice(&suffix.to_be_bytes());
+    key
+}
+
+/// First possible key of a group, in any column family.
+pub(crate) fn group_start(group: GroupId) -> [u8; GROUP_LEN] {
+    group.get().to_be_bytes()
+}
+
+/// First possible key after a group, in any column family. After [`GroupId::NODE`] comes no group, but this is longer
+/// than any key.
+pub(crate) fn group_end(group: GroupId) -> Vec<u8> {
+    match group.get().checked_add(1) {
+        Some(next) => next.to_be_bytes().to_vec(),
+        None => vec![0xff; STATE_KEY_LEN + 1],
+    }
+}
+
+/// Group of a key of any column family; `None` if the key is none of ours.
+pub(crate) fn group_of(key: &[u8]) -> Option<GroupId> {
+    let bytes = key.get(..GROUP_LEN)?.try_into().ok()?;
+    Some(GroupId::from(u64::from_be_bytes(bytes)))
+}
+
+/// Raft index or last offset of a key of `log` or `index`.
+pub(crate) fn number_of(key: &[u8]) -> Option<u64> {
+    let key: &RowKey = key.try_into().ok()?;
+    Some(u64::from_be_bytes(key[GROUP_LEN..].try_into().ok()?))
+}
+
+/// Suffix of a key of `state`.
+pub(crate) fn suffix_of(key: &[u8]) -> Option<u64> {
+    let key: &StateKey = key.try_into().ok()?;
+    Some(u64::from_be_bytes(key[GROUP_LEN + 1..].try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn format_is_pinned() {
+        let group = GroupId::from(0x0102_0304_0506_0708);
+        assert_eq!(
+            log(group, 0x0a0b),
+            [1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0, 0, 0x0a, 0x0b]
+        );
+        assert_eq!(
+            index(group, Offset::from(258)),
+            [1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0, 0, 1, 2]
+        );
+        assert_eq!(
+            state(group, StateKind::CHECKPOINT, 1),
+            [1, 2, 3, 4, 5, 6, 7, 8, 6, 0, 0, 0, 0, 0, 0, 0, 1]
+        );
+    }
+
+    #[test]
+    fn numbers_come_back() {
+        let group = GroupId::from(7);
+        let key = log(group, u64::MAX);
+        assert_eq!(group_of(&key), Some(group));
+        assert_eq!(number_of(&key), Some(u64::MAX));
+        assert_eq!(suffix_of(&state(group, StateKind::VOTE, 9)), Some(9));
+        assert_eq!(number_of(b"short"), None);
+        assert_eq!(group_of(b"short"), None);
+    }
+
+    #[test]
+    fn all_keys_of_a_group_lie_between_its_ends() {
+        for group in [GroupId::from(0), GroupId::from(255), GroupId::NODE] {
+            let all_ones = state(group, StateKind(255), u64::MAX);
+            for key in [&log(group, 0)[..], &log(group, u64::MAX), &all_ones] {
+                assert!(key >= &group_start(group)[..] && key < &group_end(group)[..]);
+            }
+        }
+        let group = GroupId::from(41);
+        assert!(index(group, Offset::from(-5)) == index(group, Offset::from(0)));
+    }
+}

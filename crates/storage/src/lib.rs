@@ -1,0 +1,61 @@
+//! One RocksDB per node: the Raft logs of all groups, the offset indexes of partitions, and the state of groups.
+//!
+//! A write goes through one queue and one writer thread, which makes everything that is queued durable with one sync.
+//! Reads of recent entries come from memory; other reads block and belong on a read pool.
+//!
+//! ```text
+//!  any thread                        writer thread                     marking thread
+//!  write() -> group lock:            take all that is queued
+//!             bounds, tail, overlay  -> one WriteBatch -> sync WAL --> mark this commit
+//!             -> commit queue        -> answer in order                (while the next one is written)
+//! ```
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`store`] | the contract: `Store`, operations, bounds, completions |
+//! | [`conformance`] | scenarios that every `Store` must pass |
+//! | [`options`] | all settings |
+//! | [`statistics`] | counters |
+//! | `rocks` | [`RocksStore`]: puts the parts together |
+//! | `read` | reads that merge memory and RocksDB |
+//! | `group`, `tail`, `overlay` | what an open group has in memory |
+//! | `queue`, `writer` | the commit path |
+//! | `mark` | notices a lost tail of the WAL |
+//! | `fence`, `reserve`, `reclaim` | failed disk, full disk, space of purged entries |
+//! | `database`, `keys`, `codec` | RocksDB and the format on disk |
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "RocksStore is the seam to the real disk, with real delays; a simulated cluster has another Store"
+)]
+
+mod codec;
+pub mod conformance;
+mod database;
+mod error;
+#[cfg(test)]
+mod failure_tests;
+mod fence;
+mod group;
+mod keys;
+mod mark;
+pub mod options;
+mod overlay;
+mod queue;
+mod read;
+mod reclaim;
+mod reserve;
+mod rocks;
+pub mod statistics;
+pub mod store;
+mod tail;
+mod writer;
+
+pub use error::StoreError;
+pub use mark::{CommitPoint, LostTail, LostTailCause};
+pub use options::StoreOptions;
+pub use rocks::{Recovery, RocksStore};
+pub use statistics::{LatencyHistogram, StoreStatistics};
+pub use store::{
+    Completion, Durability, IndexEntry, LogBounds, LogEntry, LogPosition, Op, StateKind, Store, StoreCondition,
+};

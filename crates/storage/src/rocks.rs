@@ -1,0 +1,346 @@
+//! [`RocksStore`]: puts the parts of the crate together, starts and stops its threads.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use jangada_types::{GroupId, Offset};
+use parking_lot::{Mutex, RwLock};
+
+use crate::database::Database;
+use crate::error::StoreError;
+use crate::fence::{Fence, OnFence};
+use crate::group::{Change, Group};
+use crate::mark::{CommitPoint, Found, LostTail, MarkFile, Marker};
+use crate::options::{RESERVE_INTERVAL, StoreOptions};
+use crate::queue::{Answer, CommitQueue, Item};
+use crate::read;
+use crate::reclaim::Reclaim;
+use crate::reserve::Reserve;
+use crate::statistics::{Counters, StoreStatistics};
+use crate::store::{Completion, Durability, IndexEntry, LogBounds, LogEntry, Op, StateKind, Store, StoreCondition};
+use crate::tail::{Evictor, TailBudget};
+use crate::writer::{Device, Writer};
+
+/// Memory of a queued item beside its operations, bytes.
+const ITEM_OVERHEAD: usize = 128;
+
+/// What opening the store found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    /// Acknowledged writes are missing, or it cannot be known that none are. The node must neither vote nor acknowledge
+    /// until its peers have confirmed what it has. Every later opening says so again until
+    /// [`RocksStore::confirm_tail`].
+    pub lost_tail: Option<LostTail>,
+}
+
+/// The store on RocksDB. Dropping it writes and syncs everything that is queued.
+pub struct RocksStore {
+    database: Arc<Database>,
+    mark_path: PathBuf,
+    groups: RwLock<HashMap<GroupId, Arc<Group>>>,
+    /// Held while a group is loaded, so that nobody opens, writes and closes it meanwhile.
+    opening: Mutex<()>,
+    queue: Arc<CommitQueue>,
+    marker: Arc<Marker>,
+    fence: Arc<Fence>,
+    reserve: Arc<Reserve>,
+    reclaim: Arc<Reclaim>,
+    counters: Arc<Counters>,
+    tails: Arc<TailBudget>,
+    threads: Mutex<Option<Threads>>,
+}
+
+struct Threads {
+    writer: JoinHandle<()>,
+    marker: JoinHandle<()>,
+    reserve: JoinHandle<()>,
+    reclaim: JoinHandle<()>,
+}
+
+impl RocksStore {
+    /// Opens or creates the store of a directory. Blocks while WALs are replayed.
+    ///
+    /// `on_fence` is called once, from a thread of the store, when a write or sync has failed: the process should end.
+    pub fn open(options: StoreOptions, on_fence: OnFence) -> Result<(Self, Recovery), StoreError> {
+        Self::open_on(options, on_fence, |database| Box::new(database))
+    }
+
+    /// As `open`, with the device under the writer exchanged.
+    pub(crate) fn open_on(
+        options: StoreOptions,
+        on_fence: OnFence,
+        device: impl FnOnce(Arc<Database>) -> Box<dyn Device>,
+    ) -> Result<(Self, Recovery), StoreError> {
+        options.validate()?;
+        let directory = options.directory.clone();
+        std::fs::create_dir_all(&directory).map_err(|error| StoreError::io("create", &directory, error))?;
+
+        let counters = Arc::new(Counters::default());
+        let mark_path = directory.join("commit-mark");
+        let found = Found::read(&mark_path)?;
+        let database = Arc::new(Database::open(&directory.join("rocksdb"), &options, counters.clone())?);
+        let recovered = database.commit_point()?;
+        let lost_tail = found.judge(recovered);
+        if let Some(lost) = &lost_tail {
+            tracing::error!(?lost, "acknowledged writes are missing");
+        }
+        // Numbers are never given twice, so that a later mark cannot be taken for an earlier one.
+        let point = CommitPoint {
+            sequence: recovered.sequence.max(found.sequence()),
+            ..recovered
+        };
+        let mark_file = MarkFile::start(&mark_path, point, lost_tail)?;
+
+        let tails = Arc::new(TailBudget::new(options.tail_bytes));
+        let store = Self {
+            mark_path,
+            groups: RwLock::new(HashMap::new()),
+            opening: Mutex::new(()),
+            queue: Arc::new(CommitQueue::new()),
+            marker: Arc::new(Marker::default()),
+            fence: Arc::new(Fence::new(on_fence)),
+            reserve: Arc::new(Reserve::new(options.disk_reserve_bytes)),
+            reclaim: Arc::new(Reclaim::default()),
+            counters,
+            tails,
+            threads: Mutex::new(None),
+            database: database.clone(),
+        };
+        store.reserve.look(&directory);
+        let writer = Writer {
+            queue: store.queue.clone(),
+            device: device(database.clone()),
+            database,
+            marker: store.marker.clone(),
+            fence: store.fence.clone(),
+            counters: store.counters.clone(),
+            reclaim: store.reclaim.clone(),
+            evictor: Evictor::new(store.tails.clone()),
+            point,
+            synced: point,
+            scratch: Vec::new(),
+        };
+        let threads = store.start(writer, mark_file, &directory, &options)?;
+        *store.threads.lock() = Some(threads);
+        Ok((store, Recovery { lost_tail }))
+    }
+
+    fn start(
+        &self,
+        writer: Writer,
+        mut mark_file: MarkFile,
+        directory: &Path,
+        options: &StoreOptions,
+    ) -> Result<Threads, StoreError> {
+        let spawn = |name: &'static str, run: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(run)
+                .map_err(|error| StoreError::io("start a thread for", directory, error))
+        };
+        let marker = self.marker.clone();
+        let (reserve, watched) = (self.reserve.clone(), directory.to_owned());
+        let (reclaim, database) = (self.reclaim.clone(), self.database.clone());
+        let interval = options.reclaim_interval;
+        Ok(Threads {
+            writer: spawn("store-writer", Box::new(move || writer.run()))?,
+            marker: spawn(
+                "store-marker",
+                Box::new(move || marker.run(|point| mark_file.write(point))),
+            )?,
+            reserve: spawn(
+                "store-reserve",
+                Box::new(move || reserve.run(&watched, RESERVE_INTERVAL)),
+            )?,
+            reclaim: spawn("store-reclaim", Box::new(move || reclaim.run(&database, interval)))?,
+        })
+    }
+
+    /// Says that the peers have confirmed what this node has: the lost tail is forgotten. Blocks.
+    pub fn confirm_tail(&self) -> Result<(), StoreError> {
+        // One commit brings the database up to the number that the mark has seen, or the next opening would doubt it again.
+        self.open_group(GroupId::NODE)?;
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        let done = Box::new(move |result| {
+            let _ = sender.send(result);
+        });
+        self.write(GroupId::NODE, Vec::new(), Durability::Synced, Some(done));
+        receiver.recv().map_err(|_| StoreError::ShuttingDown)??;
+        MarkFile::clear_doubt(&self.mark_path)
+    }
+
+    /// Takes no more writes, writes and syncs what is queued, answers it, and ends the threads. Reads still work.
+    /// Blocks.
+    pub fn shutdown(&self) {
+        let Some(threads) = self.threads.lock().take() else {
+            return;
+        };
+        self.queue.close();
+        self.reserve.stop();
+        self.reclaim.stop();
+        let join = |thread: JoinHandle<()>| {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the store panicked");
+            }
+        };
+        join(threads.writer);
+        self.marker.stop();
+        join(threads.marker);
+        join(threads.reserve);
+        // Ends a long compaction of the cleaning thread.
+        self.database.raw().cancel_all_background_work(true);
+        join(threads.reclaim);
+    }
+
+    fn group(&self, group: GroupId) -> Result<Arc<Group>, StoreError> {
+        self.groups
+            .read()
+            .get(&group)
+            .cloned()
+            .ok_or(StoreError::GroupNotOpen(group))
+    }
+
+    /// Index and term of each entry that a truncation keeps as the last. Only here a write may have to read, as entries
+    /// that are truncated are nearly always in memory, and the one before them too.
+    fn kept_by_truncations(&self, group: &Group, ops: &[Op]) -> Vec<(u64, u64)> {
+        let mut kept = Vec::new();
+        for op in ops {
+            let Op::TruncateAfter(Some(keep)) = op else { continue };
+            match read::term_at(group, &self.database, *keep) {
+                Ok(term) => kept.extend(term.map(|term| (*keep, term))),
+                Err(error) => {
+                    self.fence
+                        .trip(&format!("cannot read the log of group {}: {error}", group.id));
+                    kept.push((*keep, 0));
+                }
+            }
+        }
+        kept
+    }
+
+    fn wait_written(&self) -> Result<(), StoreError> {
+        if self.queue.wait_written() {
+            return Ok(());
+        }
+        let reason = self.fence.reason().cloned();
+        Err(reason.map_or(StoreError::ShuttingDown, StoreError::Fenced))
+    }
+}
+
+impl Drop for RocksStore {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+impl Store for RocksStore {
+    fn open_group(&self, group: GroupId) -> Result<LogBounds, StoreError> {
+        let _opening = self.opening.lock();
+        if let Ok(open) = self.group(group) {
+            return Ok(open.lock().bounds);
+        }
+        // Writes from before the group was closed may still be queued.
+        self.wait_written()?;
+        let loaded = Arc::new(Group::load(group, &self.database, self.tails.clone())?);
+        let bounds = loaded.lock().bounds;
+        self.groups.write().insert(group, loaded);
+        Ok(bounds)
+    }
+
+    fn close_group(&self, group: GroupId) {
+        self.groups.write().remove(&group);
+    }
+
+    fn write(&self, group: GroupId, ops: Vec<Op>, durability: Durability, done: Option<Completion>) {
+        let answer = Answer::new(done);
+        let group = match self.group(group) {
+            Ok(group) => group,
+            Err(error) => return answer.send(Err(error)),
+        };
+        let kept = self.kept_by_truncations(&group, &ops);
+        let mut state = group.lock();
+        let Some(place) = self.queue.next_place() else {
+            drop(state);
+            return answer.send(Err(StoreError::ShuttingDown));
+        };
+        let position = place.position();
+        let mut changes = Vec::with_capacity(ops.len() + 1);
+        for op in ops {
+            state.apply(op, position, &kept, &mut changes);
+        }
+        let bytes = changes.iter().map(Change::bytes).sum::<usize>() + ITEM_OVERHEAD;
+        place.push(Item {
+            group: group.clone(),
+            position,
+            changes,
+            bytes,
+            durability,
+            answer,
+        });
+    }
+
+    fn bounds(&self, group: GroupId) -> LogBounds {
+        let group = self.group(group).expect("bounds are asked of open groups");
+        let state = group.lock();
+        state.bounds
+    }
+
+    fn read_log(&self, group: GroupId, range: Range<u64>, max_bytes: usize) -> Result<Vec<LogEntry>, StoreError> {
+        read::log(&*self.group(group)?, &self.database, range, max_bytes)
+    }
+
+    fn read_log_cached(&self, group: GroupId, range: Range<u64>, max_bytes: usize) -> Option<Vec<LogEntry>> {
+        read::log_cached(&*self.group(group).ok()?, range, max_bytes)
+    }
+
+    fn term_at(&self, group: GroupId, index: u64) -> Result<Option<u64>, StoreError> {
+        read::term_at(&*self.group(group)?, &self.database, index)
+    }
+
+    fn get_state(&self, group: GroupId, kind: StateKind, suffix: Option<u64>) -> Result<Option<Bytes>, StoreError> {
+        read::state(&*self.group(group)?, &self.database, kind, suffix.unwrap_or(0))
+    }
+
+    fn scan_state(&self, group: GroupId, kind: StateKind) -> Result<Vec<(u64, Bytes)>, StoreError> {
+        read::scan_state(&*self.group(group)?, &self.database, kind)
+    }
+
+    fn index_at_or_after(&self, group: GroupId, offset: Offset, limit: usize) -> Result<Vec<IndexEntry>, StoreError> {
+        read::index_at_or_after(&*self.group(group)?, &self.database, offset, limit)
+    }
+
+    fn index_by_timestamp(
+        &self,
+        group: GroupId,
+        from: Offset,
+        timestamp_ms: i64,
+    ) -> Result<Option<IndexEntry>, StoreError> {
+        read::index_by_timestamp(&*self.group(group)?, &self.database, from, timestamp_ms)
+    }
+
+    fn groups(&self) -> Result<Vec<GroupId>, StoreError> {
+        self.wait_written()?;
+        self.database.groups()
+    }
+
+    fn condition(&self) -> StoreCondition {
+        match self.fence.reason() {
+            Some(reason) => StoreCondition::Fenced(reason.to_string()),
+            None => self.reserve.condition().unwrap_or(StoreCondition::Healthy),
+        }
+    }
+
+    fn statistics(&self) -> StoreStatistics {
+        StoreStatistics {
+            queue_bytes: self.queue.bytes() as u64,
+            tail_bytes: self.tails.used() as u64,
+            open_groups: self.groups.read().len() as u64,
+            disk_free_bytes: self.reserve.free(),
+            ..self.counters.read()
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The contract between replication and the disk: groups, the operations on them, and what their completions mean.
+//!
+//! Every method is called from any thread. `write` never blocks; all methods that are said to block go to a read pool
+//! or another thread that may wait for the disk, never to a tokio worker.
+//!
+//! Invariants that every implementation holds (the `conformance` module checks them):
+//! - operations of one group take effect in call order, and are visible to `bounds`, `read_log` and `term_at` when
+//!   `write` returns;
+//! - completions are called in the order of their `write` calls, each exactly once, also at shutdown;
+//! - a `Synced` completion with `Ok` says that this write and all writes before it, of every group, are durable;
+//! - after one failed write or sync nothing is acknowledged any more.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use jangada_types::{GroupId, LeaderEpoch, Offset};
+
+use crate::error::StoreError;
+use crate::statistics::StoreStatistics;
+
+/// One entry of a group's Raft log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Raft log index.
+    pub index: u64,
+    /// Raft term in which the entry was proposed.
+    pub term: u64,
+    /// Small header of the command, opaque to the store.
+    pub head: Bytes,
+    /// Payload, opaque to the store. It is shared, never copied in memory.
+    pub body: Bytes,
+}
+
+impl LogEntry {
+    /// Bytes of head and body, which is what limits and budgets count.
+    pub fn payload_len(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
+}
+
+/// One row of a partition's offset index: where the batch that ends at `last_offset` lies in the Raft log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexEntry {
+    /// Offset of the batch's last record, the key of the row.
+    pub last_offset: Offset,
+    /// Offset of the batch's first record.
+    pub base_offset: Offset,
+    /// Raft index of the entry that holds the batch.
+    pub raft_index: u64,
+    /// Leader epoch (the Raft term) in which it was proposed.
+    pub epoch: LeaderEpoch,
+    /// Largest timestamp in the batch, in milliseconds since 1970.
+    pub max_timestamp_ms: i64,
+    /// Largest timestamp in this and all earlier batches: it never falls, so it can be searched by halving.
+    pub running_max_timestamp_ms: i64,
+    /// Size of the batch in bytes.
+    pub size_bytes: u32,
+}
+
+/// What a row of the `state` column family is about. The store looks only at `PURGED` (its own) and passes on the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StateKind(pub u8);
+
+impl StateKind {
+    /// Raft vote.
+    pub const VOTE: Self = Self(1);
+    /// Last log id known to be committed.
+    pub const COMMITTED: Self = Self(2);
+    /// Last purged log id. The store writes it itself in [`Op::Purge`].
+    pub const PURGED: Self = Self(3);
+    /// Last applied log id and the state machine's state.
+    pub const APPLIED: Self = Self(4);
+    /// The current snapshot.
+    pub const SNAPSHOT: Self = Self(5);
+    /// A checkpoint of the state machine; the suffix is its Raft index.
+    pub const CHECKPOINT: Self = Self(6);
+    /// What the node knows about the group: topic, partition, configuration.
+    pub const GROUP: Self = Self(7);
+    /// What the node knows about itself.
+    pub const NODE: Self = Self(8);
+    /// The commit sequence and hash of the last commit (see `mark`). The store's own, under [`GroupId::NODE`].
+    pub const COMMIT: Self = Self(255);
+}
+
+/// One change of a group.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// Appends entries: consecutive, the first right after the group's last index. Anything else is a bug and panics.
+    Append(Vec<LogEntry>),
+    /// Removes all entries after this index. `None` removes all that are left (those after the purged one).
+    TruncateAfter(Option<u64>),
+    /// Removes all entries up to and with `upto`. The log id is kept, as the start of the log.
+    ///
+    /// `upto` may lie beyond the last entry (a snapshot was installed): the log is then empty and goes on after `upto`.
+    /// An `upto` at or below what is purged already changes nothing.
+    Purge {
+        /// Last index to remove.
+        upto: u64,
+        /// Its term.
+        upto_term: u64,
+    },
+    /// Writes one row of state.
+    PutState {
+        /// What the row is about.
+        kind: StateKind,
+        /// Tells rows of one kind apart; none is 0.
+        suffix: Option<u64>,
+        /// The value, opaque to the store.
+        value: Bytes,
+    },
+    /// Removes one row of state.
+    DeleteState {
+        /// What the row is about.
+        kind: StateKind,
+        /// Tells rows of one kind apart; none is 0.
+        suffix: Option<u64>,
+    },
+    /// Adds rows to the offset index. The caller orders them: `last_offset` rises.
+    PutIndex(Vec<IndexEntry>),
+    /// Removes the rows with `last_offset` below this offset.
+    DeleteIndexBelow(Offset),
+    /// Removes everything of the group: log, index and state. The group stays open, and is as new.
+    DeleteGroup,
+}
+
+/// What a completion of a write waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Wait until this and everything before it is on disk.
+    Synced,
+    /// Ride along with the next commit. `done` means readable from RocksDB, not durable.
+    Lazy,
+}
+
+/// Called exactly once, on the writer thread. It must be short and never block.
+pub type Completion = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+/// A Raft log id as the store sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct LogPosition {
+    /// Raft term.
+    pub term: u64,
+    /// Raft log index.
+    pub index: u64,
+}
+
+/// First and last of a group's log.
+///
+/// ```text
+///   purged           last
+///     |                |
+/// ----x================x
+///      entries present
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct LogBounds {
+    /// Last purged entry; none if nothing was ever purged.
+    pub purged: Option<LogPosition>,
+    /// Last entry; equal to `purged` when no entry is left.
+    pub last: Option<LogPosition>,
+}
+
+impl LogBounds {
+    /// Index of the first entry that is, or would be, in the log.
+    pub fn first_index(&self) -> u64 {
+        self.purged.map_or(0, |purged| purged.index + 1)
+    }
+
+    /// Index that the next appended entry may have; `None` says any (an empty log that was never purged).
+    pub fn next_index(&self) -> Option<u64> {
+        self.last.map(|last| last.index + 1)
+    }
+}
+
+/// Whether the store takes writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreCondition {
+    /// Writes are taken.
+    Healthy,
+    /// Free space is below the reserve: the broker refuses to produce. The store itself still writes, so that votes and
+    /// deletions go on.
+    DiskLow {
+        /// Free bytes when last looked.
+        free: u64,
+        /// Bytes that are to stay free.
+        reserve: u64,
+    },
+    /// A write or sync failed. Nothing is acknowledged until the process starts again.
+    Fenced(String),
+}
+
+/// Where the groups of one node are kept. See the module text for the invariants.
+pub trait Store: Send + Sync + 'static {
+    /// Loads the bounds of the group and registers it in memory. Blocks. Opening an open group only returns its bounds.
+    fn open_group(&self, group: GroupId) -> Result<LogBounds, StoreError>;
+
+    /// Forgets the group in memory; what is queued is still written. Reads and writes need it open.
+    fn close_group(&self, group: GroupId);
+
+    /// Queues operations as one atomic write. Never blocks. Effects on bounds and reads are visible when it returns.
+    ///
+    /// Panics when the group is not open or an append leaves a gap: these are bugs of the caller.
+    fn write(&self, group: GroupId, ops: Vec<Op>, durability: Durability, done: Option<Completion>);
+
+    /// First and last of the log. Panics when the group is not open.
+    fn bounds(&self, group: GroupId) -> LogBounds;
+
+    /// Entries of the range, from its first on, ending at `max_bytes` (at least one entry if the first is there), the
+    /// range's end or the log's end. Blocks when entries must be read from disk; entries in memory are shared without a
+    /// copy.
+    ///
+    /// Reading below the log's start returns nothing.
+    fn read_log(&self, group: GroupId, range: Range<u64>, max_bytes: usize) -> Result<Vec<LogEntry>, StoreError>;
+
+    /// As `read_log`, but from memory only and without blocking: `None` when the first entry of the range is not in
+    /// memory. What it returns may end earlier than the range.
+    fn read_log_cached(&self, group: GroupId, range: Range<u64>, max_bytes: usize) -> Option<Vec<LogEntry>>;
+
+    /// Term of the entry at this index (also of the purged log id), or `None` if it is not in the log. May block.
+    fn term_at(&self, group: GroupId, index: u64) -> Result<Option<u64>, StoreError>;
+
+    /// One row of state, as of all writes that have returned. Blocks.
+    fn get_state(&self, group: GroupId, kind: StateKind, suffix: Option<u64>) -> Result<Option<Bytes>, StoreError>;
+
+    /// All rows of state of one kind, ascending by suffix, as of all writes that have returned. Blocks.
+    fn scan_state(&self, group: GroupId, kind: StateKind) -> Result<Vec<(u64, Bytes)>, StoreError>;
+
+    /// Rows of the index with `last_offset >= offset`, ascending, at most `limit`, as of all writes that have returned.
+    /// Blocks.
+    fn index_at_or_after(&self, group: GroupId, offset: Offset, limit: usize) -> Result<Vec<IndexEntry>, StoreError>;
+
+    /// First row from `from` on with `max_timestamp_ms >= timestamp_ms`, as of all writes that have returned. Blocks.
+    fn index_by_timestamp(
+        &self,
+        group: GroupId,
+        from: Offset,
+        timestamp_ms: i64,
+    ) -> Result<Option<IndexEntry>, StoreError>;
+
+    /// All groups that have anything on disk, ascending, without [`GroupId::NODE`]. Blocks.
+    fn groups(&self) -> Result<Vec<GroupId>, StoreError>;
+
+    /// Whether writes are taken. Cheap.
+    fn condition(&self) -> StoreCondition;
+
+    /// Counters since the start. Cheap.
+    fn statistics(&self) -> StoreStatistics;
+}

@@ -1,0 +1,223 @@
+//! The writer thread: takes what all groups queued, writes it as one batch, syncs once, answers everybody in order.
+//!
+//! The next sync starts when the last one has ended; there is no timer, so the number of syncs follows the disk. A
+//! commit of lazy writes only is written but not synced: the next sync makes it durable with the rest.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use jangada_types::{GroupId, Offset};
+use rocksdb::WriteBatch;
+
+use crate::codec;
+use crate::database::{Database, INDEX, LOG, STATE};
+use crate::error::StoreError;
+use crate::fence::Fence;
+use crate::group::Change;
+use crate::keys;
+use crate::mark::{ChainHasher, CommitPoint, Marker};
+use crate::options::COMMIT_BYTES_MAX;
+use crate::queue::{CommitQueue, Item};
+use crate::reclaim::Reclaim;
+use crate::statistics::Counters;
+use crate::store::{Durability, StateKind};
+use crate::tail::Evictor;
+
+/// Where the writer writes: the seam at which tests let the disk fail.
+pub(crate) trait Device: Send {
+    /// Writes a batch; not durable yet.
+    fn write(&mut self, batch: WriteBatch) -> Result<(), StoreError>;
+    /// Makes all batches durable.
+    fn sync(&mut self) -> Result<(), StoreError>;
+}
+
+impl Device for Arc<Database> {
+    fn write(&mut self, batch: WriteBatch) -> Result<(), StoreError> {
+        Database::write(self, batch)
+    }
+
+    fn sync(&mut self) -> Result<(), StoreError> {
+        Database::sync(self)
+    }
+}
+
+/// Everything that belongs to the writer thread.
+pub(crate) struct Writer {
+    pub(crate) queue: Arc<CommitQueue>,
+    pub(crate) database: Arc<Database>,
+    pub(crate) device: Box<dyn Device>,
+    pub(crate) marker: Arc<Marker>,
+    pub(crate) fence: Arc<Fence>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) reclaim: Arc<Reclaim>,
+    pub(crate) evictor: Evictor,
+    /// The last commit that was written.
+    pub(crate) point: CommitPoint,
+    /// The last commit that was synced.
+    pub(crate) synced: CommitPoint,
+    pub(crate) scratch: Vec<u8>,
+}
+
+/// Fences the store should the writer thread panic, so that nobody waits for it for ever.
+struct PanicGuard {
+    queue: Arc<CommitQueue>,
+    fence: Arc<Fence>,
+}
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.queue.close();
+            self.fence.trip("the writer thread panicked");
+            self.queue.fail();
+            while let Some(items) = self.queue.take(usize::MAX) {
+                drop(items);
+            }
+        }
+    }
+}
+
+impl Writer {
+    /// The writer thread. Returns when the queue is closed and everything in it is durable and answered.
+    pub(crate) fn run(mut self) {
+        let _guard = PanicGuard {
+            queue: self.queue.clone(),
+            fence: self.fence.clone(),
+        };
+        while let Some(items) = self.queue.take(COMMIT_BYTES_MAX) {
+            self.commit(items);
+        }
+        if self.fence.reason().is_none() {
+            let last = self.sync().and_then(|()| self.marker.wait_idle());
+            if let Err(error) = last {
+                self.fence.trip(&error.to_string());
+            }
+        }
+        self.queue.fail();
+    }
+
+    fn commit(&mut self, items: Vec<Item>) {
+        let bytes = items.iter().map(|item| item.bytes).sum();
+        let result = match self.fence.reason() {
+            Some(reason) => Err(reason.clone()),
+            None => self
+                .persist(&items)
+                .map_err(|error| self.fence.trip(&error.to_string())),
+        };
+        if result.is_err() {
+            self.queue.fail();
+        }
+        for item in items {
+            item.answer.send(result.clone().map_err(StoreError::Fenced));
+        }
+        self.queue.release(bytes);
+    }
+
+    fn persist(&mut self, items: &[Item]) -> Result<(), StoreError> {
+        let batch = self.encode(items);
+        Counters::add(&self.counters.bytes_written, batch.size_in_bytes());
+        let started = Instant::now();
+        self.device.write(batch)?;
+        self.counters.write_latency.record(started.elapsed());
+        Counters::add(&self.counters.commits, 1);
+        Counters::add(&self.counters.writes, items.len());
+        self.after_write(items);
+        if items.iter().any(|item| item.durability == Durability::Synced) {
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Syncs what is written, if anything is not, and lets the mark follow. Returns when the mark *before* this sync is
+    /// durable.
+    fn sync(&mut self) -> Result<(), StoreError> {
+        if self.synced == self.point {
+            return Ok(());
+        }
+        let started = Instant::now();
+        self.device.sync()?;
+        let synced = Instant::now();
+        self.marker.wait_idle()?;
+        self.marker.submit(self.point);
+        self.synced = self.point;
+        self.counters.sync_latency.record(synced - started);
+        self.counters.mark_latency.record(synced.elapsed());
+        Counters::add(&self.counters.syncs, 1);
+        Ok(())
+    }
+
+    /// The items are in RocksDB: what was pinned or overlaid for them may go.
+    fn after_write(&mut self, items: &[Item]) {
+        for item in items {
+            item.group.lock().written(item.position);
+            for change in &item.changes {
+                match change {
+                    Change::Append(entries) => {
+                        Counters::add(&self.counters.entries, entries.len());
+                        self.evictor.wrote(item.group.clone(), item.position);
+                    }
+                    Change::DeleteLog(from, to) => self.reclaim.note_range(item.group.id, *from..*to),
+                    Change::DeleteGroup => self.reclaim.note_group(item.group.id),
+                    _ => {}
+                }
+            }
+        }
+        let last = items.last().expect("a commit has items");
+        self.queue.set_written(last.position);
+        self.evictor.run();
+    }
+
+    fn encode(&mut self, items: &[Item]) -> WriteBatch {
+        let (log, index, state) = (
+            self.database.family(LOG),
+            self.database.family(INDEX),
+            self.database.family(STATE),
+        );
+        let expected = items.iter().map(|item| item.bytes).sum::<usize>();
+        let mut batch = WriteBatch::with_capacity_bytes(expected + 256);
+        let mut chain = ChainHasher::after(self.point);
+        for item in items {
+            let group = item.group.id;
+            for change in &item.changes {
+                match change {
+                    Change::Append(entries) => {
+                        for entry in entries {
+                            chain.update([group.get(), entry.index, entry.term]);
+                            codec::encode_log(&mut self.scratch, entry);
+                            batch.put_cf(&log, keys::log(group, entry.index), &self.scratch);
+                        }
+                    }
+                    Change::DeleteLog(from, to) => {
+                        batch.delete_range_cf(&log, keys::log(group, *from), keys::log(group, *to));
+                    }
+                    Change::PutState(kind, suffix, value) => {
+                        batch.put_cf(&state, keys::state(group, *kind, *suffix), value);
+                    }
+                    Change::DeleteState(kind, suffix) => {
+                        batch.delete_cf(&state, keys::state(group, *kind, *suffix));
+                    }
+                    Change::PutIndex(rows) => {
+                        for row in rows {
+                            batch.put_cf(&index, keys::index(group, row.last_offset), codec::encode_index(row));
+                        }
+                    }
+                    Change::DeleteIndexBelow(offset) => {
+                        let start = keys::index(group, Offset::from(0));
+                        batch.delete_range_cf(&index, start, keys::index(group, *offset));
+                    }
+                    Change::DeleteGroup => {
+                        for family in [&log, &index, &state] {
+                            let (start, end) = (keys::group_start(group).to_vec(), keys::group_end(group));
+                            batch.delete_range_cf(family, start, end);
+                        }
+                    }
+                }
+            }
+            chain.update([group.get(), item.changes.len() as u64, item.bytes as u64]);
+        }
+        self.point = chain.finish();
+        let key = keys::state(GroupId::NODE, StateKind::COMMIT, 0);
+        batch.put_cf(&state, key, codec::encode_commit(self.point));
+        batch
+    }
+}

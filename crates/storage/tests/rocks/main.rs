@@ -1,0 +1,11 @@
+//! Tests of `RocksStore` on real directories, by topic.
+
+#![allow(clippy::disallowed_methods, reason = "tests wait for real disks with real deadlines")]
+
+mod concurrency;
+mod conformance;
+mod crash;
+mod directory;
+mod lost_tail;
+mod model;
+mod space;

@@ -1,0 +1,53 @@
+//! Kafka's record batch, format v2 (magic 2): the form of records in storage, in replication and in the fast path of clients.
+//!
+//! ```text
+//!  0  base offset            i64   set by the broker ┐
+//!  8  batch length           i32   bytes after it    │ outside the checksum
+//! 12  partition leader epoch i32   set by the broker │
+//! 16  magic                  i8    2                 │
+//! 17  CRC-32C                u32   of all that follows
+//! 21  attributes             i16   codec 0-2, timestamp type 3, transactional 4, control 5
+//! 23  last offset delta      i32   record count - 1
+//! 27  base timestamp         i64   of the first record
+//! 35  max timestamp          i64   of all records, or the time of the append
+//! 43  producer id            i64
+//! 51  producer epoch         i16
+//! 53  base sequence          i32
+//! 57  record count           i32
+//! 61  records, compressed together
+//! ```
+//!
+//! All numbers are big endian. Who calls what:
+//!
+//! - a broker that takes a batch: [`validate`], [`validate_records`] when the topic asks for it, [`set_append_time`];
+//! - a broker that serves one: [`set_position`] on its own copy;
+//! - a client: [`BatchBuilder`] to send, [`BatchIter`] and [`decode_records`] or [`Records`] to read.
+//!
+//! Sources: the message format in Kafka's documentation and KIP-98.
+
+mod builder;
+mod error;
+mod header;
+mod iter;
+mod patch;
+mod record;
+mod validate;
+mod varint;
+
+#[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
+mod property_tests;
+
+pub use builder::BatchBuilder;
+pub use error::{BatchError, Malformed, RecordFlaw};
+pub use header::{Attributes, BatchHeader, TimestampType};
+pub use iter::BatchIter;
+pub use patch::{set_append_time, set_position, set_producer};
+pub use record::{Header, RECORD_BYTES_MIN, Record, Records, decode_records, validate_records};
+pub use validate::{BatchLimits, validate, verify};
+
+/// CRC-32C of what a batch's checksum covers, given the whole batch.
+fn checksum(batch: &[u8]) -> u32 {
+    crc_fast::crc32_iscsi(&batch[header::CRC_COVERS_FROM..])
+}

@@ -1,0 +1,319 @@
+//! Newtypes for ids, offsets, epochs and sequences, so that two swapped integers do not compile.
+//!
+//! The inner value is public: an id has no invariant beyond its type. `NONE` values are those of Kafka's record batch.
+
+use std::fmt;
+use std::ops::{Add, Sub};
+
+macro_rules! number {
+    ($(#[$meta:meta])* $name:ident($inner:ty)) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub $inner);
+
+        impl $name {
+            /// The plain number.
+            pub const fn get(self) -> $inner {
+                self.0
+            }
+        }
+
+        impl From<$inner> for $name {
+            fn from(value: $inner) -> Self {
+                Self(value)
+            }
+        }
+
+        impl From<$name> for $inner {
+            fn from(value: $name) -> Self {
+                value.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+number! {
+    /// A broker, from 1 on; 0 means none in the public API.
+    #[derive(Default)]
+    BrokerId(u32)
+}
+
+number! {
+    /// How often a broker came back with an empty disk, from 1 on. A replica that lost its log must not vote under its old
+    /// identity, so the incarnation is part of it.
+    #[derive(Default)]
+    Incarnation(u32)
+}
+
+number! {
+    /// A replication group: the metadata group, a topic partition, or a coordinator partition. Never used again once given.
+    #[derive(Default)]
+    GroupId(u64)
+}
+
+impl GroupId {
+    /// The group of the cluster's metadata.
+    pub const METADATA: Self = Self(0);
+    /// No group: what belongs to the node itself in the store.
+    pub const NODE: Self = Self(u64::MAX);
+}
+
+number! {
+    /// A partition within its topic, 0 to partitions - 1.
+    #[derive(Default)]
+    PartitionIndex(u32)
+}
+
+number! {
+    /// An idempotent producer.
+    ProducerId(i64)
+}
+
+impl ProducerId {
+    /// The batch has no idempotent producer.
+    pub const NONE: Self = Self(-1);
+
+    /// Whether this names a producer.
+    pub const fn is_some(self) -> bool {
+        self.0 >= 0
+    }
+}
+
+impl Default for ProducerId {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
+number! {
+    /// Fences the earlier users of a producer id.
+    ProducerEpoch(i16)
+}
+
+impl ProducerEpoch {
+    /// The batch has no idempotent producer.
+    pub const NONE: Self = Self(-1);
+}
+
+impl Default for ProducerEpoch {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
+number! {
+    /// A record's number within its producer id, epoch and partition, from 0 on. After `i32::MAX` comes 0.
+    Sequence(i32)
+}
+
+impl Sequence {
+    /// The batch has no idempotent producer.
+    pub const NONE: Self = Self(-1);
+
+    /// The sequence `n` records later.
+    ///
+    /// # Panics
+    /// On [`Sequence::NONE`] and on a negative `n`.
+    #[must_use]
+    pub const fn advance(self, n: i32) -> Self {
+        assert!(self.0 >= 0 && n >= 0, "only a real sequence moves, and only forward");
+        // Both are below 2^31: the sum fits a u32, and clearing its top bit takes it modulo 2^31.
+        Self(((self.0 as u32 + n as u32) & i32::MAX as u32) as i32)
+    }
+}
+
+impl Default for Sequence {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
+number! {
+    /// A record's position in its partition, from 0 on.
+    #[derive(Default)]
+    Offset(i64)
+}
+
+impl Offset {
+    /// The first offset of every partition.
+    pub const ZERO: Self = Self(0);
+}
+
+impl Add<i64> for Offset {
+    type Output = Self;
+
+    fn add(self, records: i64) -> Self {
+        Self(self.0 + records)
+    }
+}
+
+impl Sub for Offset {
+    /// The number of records in between.
+    type Output = i64;
+
+    fn sub(self, earlier: Self) -> i64 {
+        self.0 - earlier.0
+    }
+}
+
+number! {
+    /// A leader's term of office: the Raft term, which a record batch holds as an `i32`.
+    #[derive(Default)]
+    LeaderEpoch(u32)
+}
+
+impl LeaderEpoch {
+    /// From a Raft term. Terms beyond `i32::MAX`, which would take two thousand million elections, become `i32::MAX`.
+    pub const fn from_term(term: u64) -> Self {
+        if term > i32::MAX as u64 {
+            Self(i32::MAX as u32)
+        } else {
+            Self(term as u32)
+        }
+    }
+
+    /// As a record batch holds it.
+    pub const fn as_i32(self) -> i32 {
+        if self.0 > i32::MAX as u32 {
+            i32::MAX
+        } else {
+            self.0 as i32
+        }
+    }
+}
+
+/// A broker in one of its lives: what votes and holds replicas. Displays as `3.1`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReplicaId {
+    /// The broker.
+    pub broker: BrokerId,
+    /// Its life.
+    pub incarnation: Incarnation,
+}
+
+impl ReplicaId {
+    /// From its parts.
+    pub const fn new(broker: BrokerId, incarnation: Incarnation) -> Self {
+        Self { broker, incarnation }
+    }
+}
+
+impl fmt::Display for ReplicaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.broker, self.incarnation)
+    }
+}
+
+/// A topic, apart from its name: one that was deleted and created again is another topic. Displays as a UUID.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicId(pub [u8; 16]);
+
+impl TopicId {
+    /// The 16 bytes that the public API carries; `None` at any other length.
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// From a number, most significant byte first.
+    pub const fn from_u128(value: u128) -> Self {
+        Self(value.to_be_bytes())
+    }
+
+    /// As a number, most significant byte first.
+    pub const fn as_u128(self) -> u128 {
+        u128::from_be_bytes(self.0)
+    }
+
+    /// The 16 bytes that the public API carries.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl From<[u8; 16]> for TopicId {
+    fn from(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for TopicId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, byte) in self.0.iter().enumerate() {
+            if matches!(i, 4 | 6 | 8 | 10) {
+                f.write_str("-")?;
+            }
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for TopicId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TopicId({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequence_wraps_to_zero_as_kafka_does() {
+        assert_eq!(Sequence(0).advance(0), Sequence(0));
+        assert_eq!(Sequence(5).advance(3), Sequence(8));
+        assert_eq!(Sequence(i32::MAX).advance(1), Sequence(0));
+        assert_eq!(Sequence(i32::MAX - 1).advance(5), Sequence(3));
+        assert_eq!(Sequence(i32::MAX).advance(i32::MAX), Sequence(i32::MAX - 1));
+    }
+
+    #[test]
+    #[should_panic(expected = "only a real sequence")]
+    fn the_absent_sequence_does_not_advance() {
+        let _ = Sequence::NONE.advance(1);
+    }
+
+    #[test]
+    fn absent_producer_is_the_default() {
+        assert_eq!(ProducerId::default(), ProducerId::NONE);
+        assert_eq!(ProducerEpoch::default(), ProducerEpoch::NONE);
+        assert_eq!(Sequence::default(), Sequence::NONE);
+        assert!(!ProducerId::NONE.is_some());
+        assert!(ProducerId(0).is_some());
+    }
+
+    #[test]
+    fn topic_id_reads_as_a_uuid() {
+        let id = TopicId::from_u128(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210);
+        assert_eq!(id.to_string(), "01234567-89ab-cdef-fedc-ba9876543210");
+        assert_eq!(format!("{id:?}"), "TopicId(01234567-89ab-cdef-fedc-ba9876543210)");
+        assert_eq!(TopicId::from_slice(id.as_bytes()), Some(id));
+        assert_eq!(TopicId::from_u128(id.as_u128()), id);
+        assert_eq!(TopicId::from_slice(&[0; 15]), None);
+        assert_eq!(TopicId::from_slice(&[0; 17]), None);
+    }
+
+    #[test]
+    fn leader_epoch_fits_the_batch_header() {
+        assert_eq!(LeaderEpoch::from_term(7).as_i32(), 7);
+        assert_eq!(LeaderEpoch::from_term(u64::MAX).as_i32(), i32::MAX);
+        assert_eq!(LeaderEpoch(u32::MAX).as_i32(), i32::MAX);
+    }
+
+    #[test]
+    fn replica_id_names_broker_and_life() {
+        assert_eq!(ReplicaId::new(BrokerId(3), Incarnation(1)).to_string(), "3.1");
+    }
+
+    #[test]
+    fn offsets_count_records() {
+        assert_eq!(Offset(10) + 5, Offset(15));
+        assert_eq!(Offset(15) - Offset(10), 5);
+    }
+}

@@ -1,0 +1,37 @@
+//! The vocabulary of Jangada: ids, names, limits, topic settings, error reasons, and the record batch.
+//!
+//! Everything here is pure: no I/O, no clock, no async. Every other crate depends on this one, and it depends on none of
+//! them.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`ids`] | a newtype for each id, offset, epoch and sequence |
+//! | [`names`] | which topic names are allowed |
+//! | [`limits`] | every limit that a client can run into |
+//! | [`reason`] | the reasons of the public API's errors |
+//! | [`topic_config`] | the settings of a topic |
+//! | [`compression`] | the codecs of a record batch, with bounded decompression |
+//! | [`batch`] | Kafka's record batch v2: check, read, build, patch |
+//! | [`partitioner`] | which partition a key belongs to |
+
+pub mod batch;
+pub mod compression;
+pub mod ids;
+pub mod limits;
+pub mod names;
+pub mod partitioner;
+pub mod reason;
+pub mod topic_config;
+
+pub use batch::{
+    Attributes, BatchBuilder, BatchError, BatchHeader, BatchIter, BatchLimits, Header, Record, Records, TimestampType,
+};
+pub use compression::{Codec, CompressionError};
+pub use ids::{
+    BrokerId, GroupId, Incarnation, LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId, ReplicaId,
+    Sequence, TopicId,
+};
+pub use names::{NameError, is_internal_topic, validate_topic_name};
+pub use partitioner::{murmur2, partition_for_key};
+pub use reason::Reason;
+pub use topic_config::{ConfigError, TopicConfig};

@@ -1,0 +1,105 @@
+//! Every limit that a client can run into, with unit, bound and why.
+//!
+//! Limits of one crate's inner workings stand in that crate. Relations between these are asserted below, at compile time.
+
+use crate::batch::{BatchHeader, RECORD_BYTES_MIN};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// Characters, all ASCII, of a topic name. Kafka's limit, which comes from file names of 255 bytes with a suffix.
+pub const TOPIC_NAME_BYTES_MAX: usize = 249;
+
+/// Partitions of one topic. Each is a replication group with tasks and memory of its own on every replica.
+pub const PARTITIONS_PER_TOPIC_MAX: u32 = 10_000;
+
+/// Bytes of a record batch as it is sent and stored, header included, unless the topic says otherwise. Kafka's default.
+pub const BATCH_BYTES_DEFAULT: usize = MIB;
+
+/// The most that a topic may allow for a batch, bytes. A batch is one log entry, which is replicated, held in memory and
+/// fetched as a whole.
+pub const BATCH_BYTES_MAX: usize = 8 * MIB;
+
+/// The least that a topic may allow for a batch, bytes. Below this a header and a few small records no longer fit.
+pub const BATCH_BYTES_MIN: usize = KIB;
+
+/// Bytes of a batch's records after decompression. What does not fit is never unpacked: a few bytes can claim gigabytes.
+pub const DECOMPRESSED_BYTES_MAX: usize = 64 * MIB;
+
+/// Records of one batch. Bounds what a decoded batch takes in memory, and how fast a producer can use up offsets: a
+/// compressed batch's count cannot be checked without unpacking it.
+pub const RECORDS_PER_BATCH_MAX: i32 = 1 << 20;
+
+/// Batches of an idempotent producer that may be in flight per partition, and whose offsets the broker remembers to
+/// recognise a duplicate. Kafka's number.
+pub const PRODUCER_BATCHES_IN_FLIGHT_MAX: usize = 5;
+
+/// How long a produce request waits for the quorum when it does not say, milliseconds.
+pub const PRODUCE_TIMEOUT_MS_DEFAULT: u32 = 10_000;
+
+/// The longest that a produce request may wait for the quorum, milliseconds.
+pub const PRODUCE_TIMEOUT_MS_MAX: u32 = 60_000;
+
+/// Bytes that a fetch returns when it does not say. One whole batch is always returned.
+pub const FETCH_BYTES_DEFAULT: usize = MIB;
+
+/// The most bytes that a fetch may ask for.
+pub const FETCH_BYTES_MAX: usize = 16 * MIB;
+
+/// The longest that a fetch may wait for bytes, milliseconds.
+pub const FETCH_WAIT_MS_MAX: u32 = 60_000;
+
+/// Credit of a fetch stream that does not say, bytes.
+pub const FETCH_CREDIT_BYTES_DEFAULT: u64 = 8 * MIB as u64;
+
+/// Room for a message's other fields beside its payload, bytes.
+pub const MESSAGE_OVERHEAD_BYTES: usize = 64 * KIB;
+
+/// Bytes of a request on the wire. Records in the plain form come unpacked, so this is above the largest batch.
+pub const REQUEST_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX + MESSAGE_OVERHEAD_BYTES;
+
+/// Bytes of a response on the wire: what was asked for, and one batch that goes over it.
+pub const RESPONSE_BYTES_MAX: usize = FETCH_BYTES_MAX + BATCH_BYTES_MAX + MESSAGE_OVERHEAD_BYTES;
+
+/// How long records are kept unless the topic says otherwise, milliseconds: 7 days, Kafka's default.
+pub const RETENTION_MS_DEFAULT: u64 = 7 * 24 * 60 * 60 * 1000;
+
+/// Bytes of log between two points to which it can be purged, unless the topic says otherwise. Each point costs a checkpoint
+/// of the state, so they must stay a small part of the log.
+pub const SEGMENT_BYTES_DEFAULT: u64 = 16 * MIB as u64;
+
+/// The least distance between two purge points, bytes.
+pub const SEGMENT_BYTES_MIN: u64 = 64 * KIB as u64;
+
+/// The greatest distance between two purge points, bytes. Retention frees space in such steps.
+pub const SEGMENT_BYTES_MAX: u64 = 1024 * MIB as u64;
+
+const _: () = {
+    assert!(
+        BatchHeader::LEN + RECORD_BYTES_MIN <= BATCH_BYTES_MIN,
+        "the smallest limit lets a batch through"
+    );
+    assert!(BATCH_BYTES_MIN <= BATCH_BYTES_DEFAULT && BATCH_BYTES_DEFAULT <= BATCH_BYTES_MAX);
+    assert!(
+        BATCH_BYTES_MAX <= DECOMPRESSED_BYTES_MAX,
+        "what fits unpacked also fits packed"
+    );
+    // A codec may make incompressible bytes a little larger; a batch's length is an i32.
+    assert!(2 * DECOMPRESSED_BYTES_MAX <= i32::MAX as usize);
+    assert!(
+        RECORDS_PER_BATCH_MAX as usize * RECORD_BYTES_MIN <= DECOMPRESSED_BYTES_MAX,
+        "the count is not out of reach"
+    );
+    assert!(FETCH_BYTES_DEFAULT <= FETCH_BYTES_MAX);
+    assert!(
+        BATCH_BYTES_MAX <= FETCH_BYTES_MAX,
+        "a fetch can ask for the largest batch"
+    );
+    assert!(
+        BATCH_BYTES_MAX + MESSAGE_OVERHEAD_BYTES <= REQUEST_BYTES_MAX,
+        "the largest batch can be sent"
+    );
+    assert!(FETCH_BYTES_MAX + MESSAGE_OVERHEAD_BYTES <= RESPONSE_BYTES_MAX);
+    assert!(PRODUCE_TIMEOUT_MS_DEFAULT <= PRODUCE_TIMEOUT_MS_MAX);
+    assert!(SEGMENT_BYTES_MIN <= SEGMENT_BYTES_DEFAULT && SEGMENT_BYTES_DEFAULT <= SEGMENT_BYTES_MAX);
+};

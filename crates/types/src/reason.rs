@@ -1,0 +1,144 @@
+//! The reasons of the public API's errors, as they stand in `ErrorInfo.reason`. `log.proto` says what each means and under
+//! which gRPC code it travels.
+
+use std::fmt;
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $text:literal,)*) => {
+        /// Why a request was refused or failed.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum Reason {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Reason {
+            /// All of them, in the order of `log.proto`.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// As it stands in `ErrorInfo.reason`.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)*
+                }
+            }
+
+            /// From the text in `ErrorInfo.reason`; `None` for one that a newer broker may have sent.
+            pub fn parse(text: &str) -> Option<Self> {
+                match text {
+                    $($text => Some(Self::$variant),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// A field of the request is missing or out of its bounds.
+    InvalidRequest = "INVALID_REQUEST",
+    /// The batch breaks a rule of its format, or uses what is not supported.
+    InvalidBatch = "INVALID_BATCH",
+    /// The batch's checksum does not match: it was damaged on its way.
+    CorruptBatch = "CORRUPT_BATCH",
+    /// The batch is compressed with an unknown codec.
+    UnsupportedCodec = "UNSUPPORTED_CODEC",
+    /// The batch is larger than the topic allows.
+    BatchTooLarge = "BATCH_TOO_LARGE",
+    /// A single record is larger than the topic allows.
+    RecordTooLarge = "RECORD_TOO_LARGE",
+    /// The topic name is not allowed.
+    InvalidTopicName = "INVALID_TOPIC_NAME",
+    /// An unknown setting, or a bad value of one.
+    InvalidConfig = "INVALID_CONFIG",
+    /// A number of partitions that is not allowed.
+    InvalidPartitions = "INVALID_PARTITIONS",
+    /// A number of replicas that cannot be placed.
+    InvalidReplicas = "INVALID_REPLICAS",
+    /// A timestamp that is not allowed.
+    InvalidTimestamp = "INVALID_TIMESTAMP",
+    /// No such topic, or no longer.
+    UnknownTopic = "UNKNOWN_TOPIC",
+    /// The topic has no such partition.
+    UnknownPartition = "UNKNOWN_PARTITION",
+    /// No such broker.
+    UnknownBroker = "UNKNOWN_BROKER",
+    /// There is a topic of that name.
+    TopicExists = "TOPIC_EXISTS",
+    /// This broker does not lead the partition.
+    NotLeader = "NOT_LEADER",
+    /// The client knows an older leader epoch.
+    StaleLeaderEpoch = "STALE_LEADER_EPOCH",
+    /// The client knows a newer leader epoch than this broker.
+    UnknownLeaderEpoch = "UNKNOWN_LEADER_EPOCH",
+    /// The batch does not follow its producer's last one.
+    OutOfOrderSequence = "OUT_OF_ORDER_SEQUENCE",
+    /// The batch was appended before, too long ago to tell its offsets.
+    DuplicateSequence = "DUPLICATE_SEQUENCE",
+    /// A newer epoch of the producer has written.
+    ProducerFenced = "PRODUCER_FENCED",
+    /// The partition no longer knows the producer.
+    UnknownProducer = "UNKNOWN_PRODUCER",
+    /// An idempotent batch cannot go without an answer.
+    AcksNoneIdempotent = "ACKS_NONE_IDEMPOTENT",
+    /// The offset is below the log start or above the high watermark.
+    OffsetOutOfRange = "OFFSET_OUT_OF_RANGE",
+    /// The partition's queue is full.
+    PartitionBusy = "PARTITION_BUSY",
+    /// The broker's memory for requests is used up.
+    BrokerBusy = "BROKER_BUSY",
+    /// The disk is down to its reserve.
+    DiskFull = "DISK_FULL",
+    /// The client has too many streams.
+    TooManyStreams = "TOO_MANY_STREAMS",
+    /// The partition has no leader at the moment.
+    LeaderNotAvailable = "LEADER_NOT_AVAILABLE",
+    /// The broker or the leader is still starting.
+    NotReady = "NOT_READY",
+    /// The broker is stopping.
+    ShuttingDown = "SHUTTING_DOWN",
+    /// The broker's store failed and takes no more writes.
+    StoreFenced = "STORE_FENCED",
+    /// The quorum did not confirm in time; the outcome is unknown.
+    QuorumTimeout = "QUORUM_TIMEOUT",
+    /// A fault of the broker.
+    Internal = "INTERNAL",
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_lead_back_to_their_reason() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::parse(reason.as_str()), Some(*reason));
+        }
+        assert_eq!(Reason::parse(""), None);
+        assert_eq!(Reason::parse("not_leader"), None);
+    }
+
+    /// Reads the table in the head of `log.proto`: after each line's gRPC code come the reasons.
+    #[test]
+    fn reasons_are_those_of_the_contract() {
+        let proto = include_str!("../../../proto/jangada/v1/log.proto");
+        let table = proto
+            .lines()
+            .skip_while(|l| *l != "// Reasons, by code:")
+            .skip(1)
+            .take_while(|l| l.starts_with("//"));
+        let documented: Vec<&str> = table
+            .flat_map(|line| line.get(2 + 3 + 19 + 2..).unwrap_or("").split(','))
+            .map(|entry| entry.split('(').next().unwrap_or("").trim())
+            .filter(|entry| !entry.is_empty())
+            .collect();
+        let ours: Vec<&str> = Reason::ALL.iter().map(|r| r.as_str()).collect();
+        assert_eq!(documented, ours);
+    }
+}

@@ -1,0 +1,359 @@
+//! The settings of a topic, by Kafka's names.
+//!
+//! The controller keeps what was set, as text; [`TopicConfig::from_map`] judges it on creation and change, and gives the
+//! brokers the effective values.
+
+use std::collections::BTreeMap;
+
+use crate::batch::{BatchLimits, TimestampType};
+use crate::limits::{
+    BATCH_BYTES_DEFAULT, BATCH_BYTES_MAX, BATCH_BYTES_MIN, RETENTION_MS_DEFAULT, SEGMENT_BYTES_DEFAULT,
+    SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
+};
+use crate::reason::Reason;
+
+/// The effective settings of a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicConfig {
+    /// `retention.ms`: how long records are kept; `None` is for ever.
+    pub retention_ms: Option<u64>,
+    /// `retention.bytes`: how much of each partition is kept; `None` is everything.
+    pub retention_bytes: Option<u64>,
+    /// `max.message.bytes`: bytes of a batch as it is sent, header included.
+    pub max_batch_bytes: usize,
+    /// `message.timestamp.type`: whose clock counts.
+    pub timestamp_type: TimestampType,
+    /// `segment.bytes`: bytes of log between two points to which it can be purged.
+    pub segment_bytes: u64,
+    /// `validation.full`: the leader unpacks and decodes every batch before it accepts it.
+    pub full_validation: bool,
+    /// `cleanup.policy`: what happens to old records.
+    pub cleanup_policy: CleanupPolicy,
+}
+
+/// What happens to old records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CleanupPolicy {
+    /// They are deleted by age and size.
+    #[default]
+    Delete,
+}
+
+/// Names of the settings.
+pub mod key {
+    /// See [`TopicConfig::retention_ms`](super::TopicConfig::retention_ms).
+    pub const RETENTION_MS: &str = "retention.ms";
+    /// See [`TopicConfig::retention_bytes`](super::TopicConfig::retention_bytes).
+    pub const RETENTION_BYTES: &str = "retention.bytes";
+    /// See [`TopicConfig::max_batch_bytes`](super::TopicConfig::max_batch_bytes).
+    pub const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
+    /// See [`TopicConfig::timestamp_type`](super::TopicConfig::timestamp_type).
+    pub const TIMESTAMP_TYPE: &str = "message.timestamp.type";
+    /// See [`TopicConfig::segment_bytes`](super::TopicConfig::segment_bytes).
+    pub const SEGMENT_BYTES: &str = "segment.bytes";
+    /// See [`TopicConfig::full_validation`](super::TopicConfig::full_validation).
+    pub const FULL_VALIDATION: &str = "validation.full";
+    /// See [`TopicConfig::cleanup_policy`](super::TopicConfig::cleanup_policy).
+    pub const CLEANUP_POLICY: &str = "cleanup.policy";
+}
+
+/// A setting as users see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConfigKey {
+    /// Its name.
+    pub name: &'static str,
+    /// Its value unless set.
+    pub default: &'static str,
+    /// What it may be set to.
+    pub allowed: &'static str,
+    /// What it does, with its unit.
+    pub documentation: &'static str,
+}
+
+/// Every setting, by name.
+pub const KEYS: &[ConfigKey] = &[
+    ConfigKey {
+        name: key::CLEANUP_POLICY,
+        default: "delete",
+        allowed: "delete",
+        documentation: "What happens to old records: they are deleted as retention.ms and retention.bytes say. \
+                        Compaction by key is not supported.",
+    },
+    ConfigKey {
+        name: key::MAX_MESSAGE_BYTES,
+        default: "1048576",
+        allowed: "1024 to 8388608",
+        documentation: "The largest record batch, in bytes as it is sent, header included.",
+    },
+    ConfigKey {
+        name: key::TIMESTAMP_TYPE,
+        default: "CreateTime",
+        allowed: "CreateTime or LogAppendTime",
+        documentation: "Whether a record keeps its producer's timestamp, or gets the leader's time of the append.",
+    },
+    ConfigKey {
+        name: key::RETENTION_BYTES,
+        default: "-1",
+        allowed: "-1, or 0 and more",
+        documentation: "How many bytes of each partition are kept; the oldest records are deleted first, in steps of \
+                        segment.bytes. -1: no limit.",
+    },
+    ConfigKey {
+        name: key::RETENTION_MS,
+        default: "604800000",
+        allowed: "-1, or 0 and more",
+        documentation: "How long records are kept, in milliseconds; they are deleted in steps of segment.bytes. -1: for ever.",
+    },
+    ConfigKey {
+        name: key::SEGMENT_BYTES,
+        default: "16777216",
+        allowed: "65536 to 1073741824",
+        documentation: "Bytes of log between two points up to which old records can be deleted.",
+    },
+    ConfigKey {
+        name: key::FULL_VALIDATION,
+        default: "false",
+        allowed: "true or false",
+        documentation: "Whether the leader unpacks each batch and decodes every record before it accepts it, instead of \
+                        checking header and checksum.",
+    },
+];
+
+/// Why settings are refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// There is no such setting.
+    #[error("unknown setting {key:?}; there are {}", names())]
+    UnknownKey {
+        /// The name given.
+        key: String,
+    },
+    /// The value is not allowed.
+    #[error("{key}={value}: the value must be {allowed}")]
+    BadValue {
+        /// The setting.
+        key: &'static str,
+        /// The value given.
+        value: String,
+        /// What it may be set to.
+        allowed: &'static str,
+    },
+    /// Kafka has it, Jangada does not.
+    #[error("cleanup.policy={value}: compaction is not supported, only \"delete\" is")]
+    CompactionUnsupported {
+        /// The value given.
+        value: String,
+    },
+}
+
+impl ConfigError {
+    /// The reason for the public API.
+    pub const fn reason(&self) -> Reason {
+        Reason::InvalidConfig
+    }
+}
+
+fn names() -> String {
+    KEYS.iter().map(|key| key.name).collect::<Vec<_>>().join(", ")
+}
+
+impl Default for TopicConfig {
+    fn default() -> Self {
+        Self {
+            retention_ms: Some(RETENTION_MS_DEFAULT),
+            retention_bytes: None,
+            max_batch_bytes: BATCH_BYTES_DEFAULT,
+            timestamp_type: TimestampType::CreateTime,
+            segment_bytes: SEGMENT_BYTES_DEFAULT,
+            full_validation: false,
+            cleanup_policy: CleanupPolicy::Delete,
+        }
+    }
+}
+
+impl TopicConfig {
+    /// The effective settings where `set` is what was set.
+    ///
+    /// # Errors
+    /// The first setting, by name, that is unknown or has a bad value.
+    pub fn from_map(set: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        for (name, value) in set {
+            let key = Self::key(name).ok_or_else(|| ConfigError::UnknownKey { key: name.clone() })?;
+            config.set(key, value)?;
+        }
+        Ok(config)
+    }
+
+    /// The setting of this name.
+    pub fn key(name: &str) -> Option<&'static ConfigKey> {
+        KEYS.iter().find(|key| key.name == name)
+    }
+
+    /// What a batch may be.
+    pub fn batch_limits(&self) -> BatchLimits {
+        BatchLimits {
+            max_batch_bytes: self.max_batch_bytes,
+        }
+    }
+
+    fn set(&mut self, key: &'static ConfigKey, value: &str) -> Result<(), ConfigError> {
+        let bad = || ConfigError::BadValue {
+            key: key.name,
+            value: value.to_owned(),
+            allowed: key.allowed,
+        };
+        let within = |min: u64, max: u64| parse_within(value, min, max).ok_or_else(bad);
+        match key.name {
+            key::RETENTION_MS => self.retention_ms = parse_unlimited(value).ok_or_else(bad)?,
+            key::RETENTION_BYTES => self.retention_bytes = parse_unlimited(value).ok_or_else(bad)?,
+            key::MAX_MESSAGE_BYTES => {
+                self.max_batch_bytes = within(BATCH_BYTES_MIN as u64, BATCH_BYTES_MAX as u64)? as usize;
+            }
+            key::TIMESTAMP_TYPE => self.timestamp_type = TimestampType::parse(value).ok_or_else(bad)?,
+            key::SEGMENT_BYTES => self.segment_bytes = within(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)?,
+            key::FULL_VALIDATION => self.full_validation = value.parse().map_err(|_| bad())?,
+            key::CLEANUP_POLICY => match value {
+                "delete" => self.cleanup_policy = CleanupPolicy::Delete,
+                _ if value.split(',').any(|policy| policy.trim() == "compact") => {
+                    return Err(ConfigError::CompactionUnsupported {
+                        value: value.to_owned(),
+                    });
+                }
+                _ => return Err(bad()),
+            },
+            name => unreachable!("{name} is in the table of settings but not read"),
+        }
+        Ok(())
+    }
+}
+
+fn parse_within(value: &str, min: u64, max: u64) -> Option<u64> {
+    value.parse().ok().filter(|number| (min..=max).contains(number))
+}
+
+/// -1 is no limit.
+fn parse_unlimited(value: &str) -> Option<Option<u64>> {
+    match value.parse::<i64>().ok()? {
+        -1 => Some(None),
+        number => u64::try_from(number).ok().map(Some),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(settings: &[(&str, &str)]) -> Result<TopicConfig, ConfigError> {
+        TopicConfig::from_map(
+            &settings
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn nothing_set_is_the_default() {
+        assert_eq!(config(&[]), Ok(TopicConfig::default()));
+    }
+
+    #[test]
+    fn the_documented_defaults_are_the_defaults() {
+        let documented: Vec<_> = KEYS.iter().map(|key| (key.name, key.default)).collect();
+        assert_eq!(config(&documented), Ok(TopicConfig::default()));
+    }
+
+    #[test]
+    fn the_table_is_sorted_by_name() {
+        assert!(KEYS.is_sorted_by(|a, b| a.name < b.name));
+    }
+
+    #[test]
+    fn the_documented_bounds_are_the_bounds() {
+        for name in [key::MAX_MESSAGE_BYTES, key::SEGMENT_BYTES] {
+            let (min, max) = TopicConfig::key(name).unwrap().allowed.split_once(" to ").unwrap();
+            let (below, above) = (min.parse::<u64>().unwrap() - 1, max.parse::<u64>().unwrap() + 1);
+            for allowed in [min, max] {
+                assert!(config(&[(name, allowed)]).is_ok(), "{name}={allowed}");
+            }
+            for refused in [below.to_string(), above.to_string()] {
+                assert!(config(&[(name, &refused)]).is_err(), "{name}={refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn everything_can_be_set() {
+        let set = config(&[
+            ("retention.ms", "-1"),
+            ("retention.bytes", "1000000"),
+            ("max.message.bytes", "2097152"),
+            ("message.timestamp.type", "LogAppendTime"),
+            ("segment.bytes", "1048576"),
+            ("validation.full", "true"),
+            ("cleanup.policy", "delete"),
+        ]);
+        let expected = TopicConfig {
+            retention_ms: None,
+            retention_bytes: Some(1_000_000),
+            max_batch_bytes: 2 << 20,
+            timestamp_type: TimestampType::LogAppendTime,
+            segment_bytes: 1 << 20,
+            full_validation: true,
+            cleanup_policy: CleanupPolicy::Delete,
+        };
+        assert_eq!(set, Ok(expected));
+    }
+
+    #[test]
+    fn bad_values_are_refused_and_say_what_is_allowed() {
+        let bad = [
+            ("retention.ms", "-2"),
+            ("retention.ms", "1d"),
+            ("retention.bytes", ""),
+            ("retention.bytes", "9223372036854775808"),
+            ("max.message.bytes", "-1"),
+            ("max.message.bytes", " 2048"),
+            ("message.timestamp.type", "createtime"),
+            ("segment.bytes", "1.5"),
+            ("validation.full", "yes"),
+            ("cleanup.policy", ""),
+            ("cleanup.policy", "archive"),
+        ];
+        for (name, value) in bad {
+            let error = config(&[(name, value)]).unwrap_err();
+            let allowed = TopicConfig::key(name).unwrap().allowed;
+            assert_eq!(
+                error,
+                ConfigError::BadValue {
+                    key: TopicConfig::key(name).unwrap().name,
+                    value: value.into(),
+                    allowed
+                }
+            );
+            assert!(error.to_string().contains(allowed));
+            assert_eq!(error.reason(), Reason::InvalidConfig);
+        }
+    }
+
+    #[test]
+    fn compaction_is_refused_by_name() {
+        for value in ["compact", "compact,delete", "delete, compact"] {
+            let error = config(&[("cleanup.policy", value)]).unwrap_err();
+            assert_eq!(error, ConfigError::CompactionUnsupported { value: value.into() });
+        }
+    }
+
+    #[test]
+    fn an_unknown_setting_is_refused_with_those_there_are() {
+        let error = config(&[("retention", "1")]).unwrap_err();
+        assert_eq!(
+            error,
+            ConfigError::UnknownKey {
+                key: "retention".into()
+            }
+        );
+        assert!(error.to_string().contains("retention.ms"));
+    }
+}

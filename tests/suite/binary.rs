@@ -1,0 +1,23 @@
+//! Where the `jangada` program under test is.
+//!
+//! Cargo hands the path of a binary only to the tests of its own package, and builds it only for those. So it is looked for beside
+//! this test's own executable: `target/release/jangada` for `target/release/deps/suite-*`. `make test` builds the whole workspace before it
+//! runs any test; after `cargo test -p jangada-tests` alone the program may be missing or old.
+
+use std::path::PathBuf;
+
+/// The program under test. Panics with what to do when it was not built.
+pub fn jangada() -> PathBuf {
+    let suite = std::env::current_exe().expect("a running test has an executable");
+    let profile = suite
+        .parent()
+        .and_then(|deps| deps.parent())
+        .expect("cargo puts tests into <profile>/deps");
+    let program = profile.join("jangada");
+    assert!(
+        program.is_file(),
+        "{} does not exist: run `make build` first (or `make test`, which does)",
+        program.display()
+    );
+    program
+}

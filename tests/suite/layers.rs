@@ -1,0 +1,148 @@
+//! The crates depend only downward, and the manifests keep the workspace's rules.
+
+use std::collections::BTreeMap;
+
+use toml::{Table, Value};
+
+use crate::tree;
+
+/// Which crates of the workspace each may depend on. `types` and `proto` are the ground.
+const ALLOWED: [(&str, &[&str]); 8] = [
+    ("types", &[]),
+    ("proto", &[]),
+    ("storage", &["types"]),
+    ("controller", &["types"]),
+    ("replication", &["storage", "types", "proto"]),
+    ("broker", &["controller", "replication", "storage", "types", "proto"]),
+    ("client", &["types", "proto"]),
+    ("jangada", &["broker", "client", "storage", "types", "proto"]),
+];
+
+/// Packages that only one crate may name: what they do is behind that crate's own types.
+const BEHIND: [(&str, &str); 2] = [("openraft", "replication"), ("rocksdb", "storage")];
+
+const SECTIONS: [&str; 3] = ["dependencies", "dev-dependencies", "build-dependencies"];
+
+/// The manifests of the crates by folder name.
+fn manifests() -> BTreeMap<String, Table> {
+    tree::files()
+        .iter()
+        .filter_map(|file| {
+            let name = file.path.strip_prefix("crates/")?.strip_suffix("/Cargo.toml")?;
+            let manifest = file
+                .text
+                .parse()
+                .unwrap_or_else(|error| panic!("{}: {error}", file.path));
+            Some((name.to_owned(), manifest))
+        })
+        .collect()
+}
+
+fn root_manifest() -> Table {
+    let path = tree::root().join("Cargo.toml");
+    std::fs::read_to_string(path)
+        .expect("the root manifest is readable")
+        .parse()
+        .expect("the root manifest parses")
+}
+
+/// The dependencies of a manifest, of all sections: section, name, value.
+fn dependencies(manifest: &Table) -> impl Iterator<Item = (&'static str, &String, &Value)> {
+    SECTIONS.into_iter().flat_map(|section| {
+        let table = manifest.get(section).and_then(Value::as_table);
+        table
+            .into_iter()
+            .flatten()
+            .map(move |(name, value)| (section, name, value))
+    })
+}
+
+#[test]
+fn crates_depend_only_downward() {
+    let allowed = BTreeMap::from(ALLOWED);
+    for (name, manifest) in manifests() {
+        let below = allowed
+            .get(name.as_str())
+            .unwrap_or_else(|| panic!("crates/{name} has no place among the layers"));
+        for (_, dependency, _) in dependencies(&manifest).filter(|(section, _, _)| *section != "dev-dependencies") {
+            if let Some(other) = dependency.strip_prefix("jangada-") {
+                assert!(below.contains(&other), "crates/{name} may not depend on crates/{other}");
+            }
+        }
+    }
+}
+
+#[test]
+fn openraft_and_rocksdb_are_each_behind_one_crate() {
+    for (name, manifest) in manifests() {
+        for (_, dependency, _) in dependencies(&manifest) {
+            if let Some((_, owner)) = BEHIND.iter().find(|(package, _)| package == dependency) {
+                assert_eq!(&name, owner, "only crates/{owner} may name {dependency}");
+            }
+        }
+    }
+}
+
+#[test]
+fn only_the_contract_is_generated() {
+    let scripts: Vec<String> = tree::files()
+        .into_iter()
+        .map(|file| file.path)
+        .filter(|path| path.ends_with("build.rs"))
+        .collect();
+    assert_eq!(scripts, ["crates/proto/build.rs"]);
+}
+
+/// Versions stand in one place, so that every crate has the same.
+#[test]
+fn dependencies_come_from_the_workspace() {
+    for (name, manifest) in manifests() {
+        for (section, dependency, value) in dependencies(&manifest) {
+            let inherited = value
+                .as_table()
+                .and_then(|table| table.get("workspace"))
+                .and_then(Value::as_bool);
+            assert_eq!(
+                inherited,
+                Some(true),
+                "crates/{name}: [{section}] {dependency} is not of the workspace"
+            );
+        }
+        let lints = manifest
+            .get("lints")
+            .and_then(|lints| lints.get("workspace"))
+            .and_then(Value::as_bool);
+        assert_eq!(lints, Some(true), "crates/{name}: [lints] workspace = true is missing");
+    }
+}
+
+#[test]
+fn each_dependency_is_used_and_justified() {
+    let text = std::fs::read_to_string(tree::root().join("docs/dependencies.md")).expect("docs/dependencies.md");
+    let root = root_manifest();
+    let listed = root["workspace"]["dependencies"]
+        .as_table()
+        .expect("the workspace lists its dependencies");
+    let mut manifests = manifests();
+    let tests = std::fs::read_to_string(tree::root().join("tests/Cargo.toml")).expect("tests/Cargo.toml");
+    manifests.insert("tests".to_owned(), tests.parse().expect("tests/Cargo.toml parses"));
+    for name in listed.keys().filter(|name| !name.starts_with("jangada-")) {
+        let used = manifests
+            .values()
+            .any(|manifest| dependencies(manifest).any(|(_, other, _)| other == name));
+        assert!(used, "no crate uses the workspace's dependency {name}");
+        assert!(
+            text.contains(&format!("| `{name}` |")),
+            "docs/dependencies.md does not justify {name}"
+        );
+    }
+    let rows = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    for row in rows {
+        assert!(
+            listed.contains_key(row),
+            "docs/dependencies.md justifies {row}, which the workspace does not have"
+        );
+    }
+}

@@ -1,0 +1,21 @@
+//! Jangada's tests from outside, in one binary with a module for each topic.
+//!
+//! Those that need the program run the `jangada` that was built beside this binary (see [`binary`]): `make test` builds it first.
+//! One topic alone: `make test FILTER=contract`.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test's output is shown when it fails"
+)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests of real processes live by the real clock"
+)]
+
+mod binary;
+mod contract;
+mod deploy;
+mod layers;
+mod tidy;
+mod tree;
