@@ -14,8 +14,10 @@
 )]
 
 mod binary;
+mod cluster;
 mod contract;
 mod deploy;
+mod harness;
 mod layers;
 mod tidy;
 mod tree;

@@ -12,7 +12,7 @@ use jangada_proto::v1::admin_service_server::AdminServiceServer;
 use jangada_proto::v1::log_service_server::LogServiceServer;
 use jangada_proto::v1::metadata_service_server::MetadataServiceServer;
 use jangada_replication::{Group, Identity, Registry, Timing, transport};
-use jangada_storage::{RocksStore, Store, StoreError, StoreOptions};
+use jangada_storage::{RocksStore, Store, StoreError};
 use jangada_types::limits::RESPONSE_BYTES_MAX;
 use jangada_types::{BrokerId, GroupId};
 use tokio::net::TcpListener;

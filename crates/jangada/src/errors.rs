@@ -104,7 +104,9 @@ impl From<SettingsError> for CliError {
     fn from(error: SettingsError) -> CliError {
         let cause = CliError::new(error.to_string());
         match error {
-            SettingsError::Invalid(_) => cause.hint("`jangada server reference` lists all settings with defaults and bounds"),
+            SettingsError::Invalid(_) => {
+                cause.hint("`jangada server reference` lists all settings with defaults and bounds")
+            }
             _ => cause,
         }
     }

@@ -328,6 +328,29 @@ impl Bootstrap {
 
     /// Tells the cluster that this broker is back, with its addresses as they are now. Refused for a broker that was replaced meanwhile.
     pub async fn register(&self, metadata: &Metadata) -> Result<(), BootstrapError> {
+        tokio::select! {
+            registered = self.propose_registration(metadata) => registered,
+            error = self.keep_finding_peers(metadata) => Err(error),
+        }
+    }
+
+    /// Keeps the transport's addresses as good as can be while the metadata's leader is not reached: those of the image as it was saved, and over them what
+    /// the seeds say of themselves now. Ends only with an error.
+    async fn keep_finding_peers(&self, metadata: &Metadata) -> BootstrapError {
+        metadata.registry.set_peers(&addresses(metadata));
+        loop {
+            let seeds = match self.probe_seeds().await {
+                Ok(seeds) => seeds,
+                Err(error) => return error,
+            };
+            let mut found = addresses(metadata);
+            found.extend(seeds.into_iter().map(|seed| (BrokerId(seed.answer.broker_id), seed.answer.internal_address)));
+            metadata.registry.set_peers(&found);
+            tokio::time::sleep(ROUND).await;
+        }
+    }
+
+    async fn propose_registration(&self, metadata: &Metadata) -> Result<(), BootstrapError> {
         let member = self.member();
         loop {
             match metadata.propose(&registration(&member)).await {

@@ -96,6 +96,10 @@ fn plain(record: jangada_types::Record) -> v1::Record {
     }
 }
 
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
 /// Opens a fetch stream: its first message says what to read.
 pub(crate) async fn stream(node: Arc<Node>, mut requests: Streaming<FetchStreamRequest>) -> Result<Pushed, Status> {
     let slot = node.streams.clone().try_acquire_owned().map_err(|_| too_many_streams(&node))?;
@@ -116,7 +120,8 @@ struct Pusher {
     offset: Offset,
     max_bytes: usize,
     form: RecordForm,
-    credit: u64,
+    /// Bytes; below zero after a response that went over it, as the consumer counts too.
+    credit: i64,
 }
 
 impl Pusher {
@@ -130,7 +135,7 @@ impl Pusher {
             offset: Offset(start.offset),
             max_bytes: max_bytes(node, start.max_bytes)?,
             form: form(start.form)?,
-            credit: if start.credit_bytes == 0 { FETCH_CREDIT_BYTES_DEFAULT } else { start.credit_bytes },
+            credit: signed(if start.credit_bytes == 0 { FETCH_CREDIT_BYTES_DEFAULT } else { start.credit_bytes }),
         })
     }
 
@@ -168,7 +173,7 @@ impl Pusher {
     fn take(&mut self, request: FetchStreamRequest) -> Result<(), RequestError> {
         match request.message {
             Some(Message::CreditBytes(bytes)) => {
-                self.credit = self.credit.saturating_add(bytes);
+                self.credit = self.credit.saturating_add(signed(bytes));
                 Ok(())
             }
             _ => Err(RequestError::new(Reason::InvalidRequest, "after `start` a fetch stream takes only `credit_bytes`")),
@@ -185,7 +190,7 @@ impl Pusher {
         if fetched.batches.is_empty() {
             return Ok(true);
         }
-        self.credit = self.credit.saturating_sub(fetched.batches.len() as u64);
+        self.credit = self.credit.saturating_sub(signed(fetched.batches.len() as u64));
         let next_offset = fetched.next_offset;
         let fetch = response(fetched, self.offset, self.form)?;
         self.offset = next_offset;

@@ -35,8 +35,9 @@ settings! {
         keys {
             /// How log lines look.
             format: LogFormat = LogFormat::Text, one_of(&["text", "json"]);
-            /// Which lines: a level, or directives such as `info,jangada_replication=debug`.
-            filter: String = "info,openraft=warn".to_owned(), said("directives of tracing's EnvFilter");
+            /// Which lines: a level, or directives such as `info,jangada_replication=debug`. openraft warns of each call that a
+            /// dead broker does not answer.
+            filter: String = "info,openraft=error".to_owned(), said("directives of tracing's EnvFilter");
         }
         sections {}
     }

@@ -1,7 +1,9 @@
 //! The processes of a cluster: those that `up` started, and those that ran before.
 
-use std::fs::{self, File};
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -11,6 +13,9 @@ use crate::errors::{CliError, Result};
 
 /// Lines of a node's log that an error shows.
 const LOG_LINES: usize = 5;
+
+/// How much of the log is read for them.
+const LOG_BYTES: u64 = 16 * 1024;
 
 /// The running nodes.
 pub struct Processes {
@@ -62,9 +67,8 @@ impl Processes {
     /// Starts a node: in a process group of its own, so that Ctrl-C reaches only `up`, which then stops the nodes in
     /// order.
     pub fn spawn(&mut self, node: &NodeDir) -> Result<()> {
-        let failed = |what: &str, error: std::io::Error| {
-            CliError::new(format!("cannot start node {}: {what}: {error}", node.id))
-        };
+        let failed =
+            |what: &str, error: io::Error| CliError::new(format!("cannot start node {}: {what}: {error}", node.id));
         let program = std::env::current_exe().map_err(|error| failed("finding this program", error))?;
         let log = File::options().create(true).append(true).open(node.log_path());
         let log = log.map_err(|error| failed("opening its log", error))?;
@@ -153,12 +157,21 @@ impl Running {
 
 /// The last lines of a node's log, indented.
 fn log_end(node: &NodeDir) -> String {
-    let log = fs::read(node.log_path()).unwrap_or_default();
-    let text = String::from_utf8_lossy(&log);
+    let end = read_end(&node.log_path()).unwrap_or_default();
+    let text = String::from_utf8_lossy(&end);
     let lines: Vec<&str> = text.lines().collect();
     let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
     last.iter()
         .map(|line| format!("    {line}"))
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+fn read_end(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_BYTES)))?;
+    let mut end = Vec::new();
+    file.take(LOG_BYTES).read_to_end(&mut end)?;
+    Ok(end)
 }

@@ -1,0 +1,159 @@
+//! Whole files through the command line, and out again.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Cluster, awkward_lines, lines_of};
+
+/// Keys with their hashes, as Kafka's own tests have them (`UtilsTest.testMurmur2`) for all but the last two; those come from another
+/// program (Python), which agrees on the others.
+const MURMUR2: [(&str, i32); 9] = [
+    ("21", -973_932_308),
+    ("foobar", -790_332_482),
+    ("a-little-bit-long-string", -985_981_536),
+    ("a-little-bit-longer-string", -1_486_304_829),
+    ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
+    ("abc", 479_470_107),
+    ("", 275_646_681),
+    ("customer 7", -551_276_946),
+    ("\u{4e2d}\u{6587}", 1_074_123_597),
+];
+
+const PARTITIONS: u32 = 5;
+
+/// Where Kafka's default partitioner sends a key of this hash.
+fn partition_of(hash: i32) -> u32 {
+    (hash as u32 & 0x7fff_ffff) % PARTITIONS
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_come_out_as_they_went_in() {
+    let cluster = Cluster::start(3).await;
+    whole_files_byte_for_byte(&cluster).await;
+    each_codec(&cluster).await;
+    keys_on_their_partitions(&cluster).await;
+    a_line_without_the_separator_is_named(&cluster).await;
+    json_lines(&cluster).await;
+    parts_of_a_partition(&cluster).await;
+    exit_codes(&cluster).await;
+}
+
+async fn whole_files_byte_for_byte(cluster: &Cluster) {
+    cluster.cli(&["topic", "create", "whole", "--partitions", "1", "--replicas", "3"]).await.expect(0);
+    let file = awkward_lines(2_500);
+    let path = cluster.folder().join("input");
+    std::fs::write(&path, &file).expect("the temporary folder is writable");
+    let path = path.to_str().expect("the path is text");
+    cluster.cli(&["produce", "whole", "--file", path]).await.expect(0).names(&["2500 records"]);
+    let consumed = cluster.cli(&["consume", "whole", "--exit-at-end"]).await.expect(0);
+    assert!(consumed.stdout == file, "{} of {} bytes came out", consumed.stdout.len(), file.len());
+    // From stdin, and with a last line that has no newline: it is a record.
+    cluster.cli_with(&["produce", "whole"], b"\n\nlast".to_vec()).await.expect(0).names(&["3 records"]);
+    let tail = cluster.cli(&["consume", "whole", "--from", "2500", "--exit-at-end"]).await.expect(0);
+    assert_eq!(tail.text(), "\n\nlast\n");
+    // Nothing in, nothing out.
+    cluster.cli_with(&["produce", "whole"], Vec::new()).await.expect(0).names(&["0 records"]);
+}
+
+async fn each_codec(cluster: &Cluster) {
+    let file = awkward_lines(400);
+    for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+        let topic = format!("codec-{codec}");
+        cluster.create_topic(&topic, 1, 3).await;
+        cluster.cli_with(&["produce", &topic, "--compression", codec], file.clone()).await.expect(0);
+        let consumed = cluster.cli(&["consume", &topic, "--exit-at-end"]).await.expect(0);
+        assert!(consumed.stdout == file, "{codec}: it came out otherwise");
+    }
+}
+
+async fn keys_on_their_partitions(cluster: &Cluster) {
+    cluster.create_topic("keyed", PARTITIONS, 3).await;
+    let mut input = String::new();
+    for number in 0..200 {
+        for (key, _) in MURMUR2 {
+            input.push_str(&format!("{key}=>{number}=>\r\n"));
+        }
+    }
+    let produce = ["produce", "keyed", "--key-separator", "=>"];
+    cluster.cli_with(&produce, input.into_bytes()).await.expect(0);
+    let consumed = cluster.cli(&["consume", "keyed", "--exit-at-end", "-f", "%p|%k|%v\\n"]).await.expect(0);
+    let mut by_key: BTreeMap<String, Vec<(u32, String)>> = BTreeMap::new();
+    for line in lines_of(&consumed.stdout) {
+        let line = std::str::from_utf8(line).expect("what went in is text");
+        let mut parts = line.splitn(3, '|');
+        let mut part = || parts.next().expect("the format has three parts").to_owned();
+        let partition = part().parse().expect("a number");
+        by_key.entry(part()).or_default().push((partition, part()));
+    }
+    assert_eq!(by_key.len(), MURMUR2.len());
+    for (key, hash) in MURMUR2 {
+        let expected: Vec<(u32, String)> = (0..200).map(|number| (partition_of(hash), format!("{number}=>\r"))).collect();
+        assert_eq!(by_key[key], expected, "the records of key {key:?}");
+    }
+}
+
+async fn a_line_without_the_separator_is_named(cluster: &Cluster) {
+    cluster.create_topic("separated", 1, 3).await;
+    let produce = ["produce", "separated", "--key-separator", ":"];
+    let run = cluster.cli_with(&produce, b"a:1\nb:2\nc\nd:4\n".to_vec()).await;
+    run.expect(1).names(&["line 3", "\":\"", "2 records were acknowledged"]);
+    let consumed = cluster.cli(&["consume", "separated", "--exit-at-end", "-f", "%k=%v;"]).await.expect(0);
+    assert_eq!(consumed.text(), "a=1;b=2;");
+}
+
+async fn json_lines(cluster: &Cluster) {
+    cluster.create_topic("json", 1, 3).await;
+    let records = [
+        json!({"key": "k", "value": "v\n", "timestamp_ms": 1000, "headers": [{"key": "h", "value": "1"}, {"key": "h", "value_base64": "/w=="}]}),
+        json!({"key_base64": "/wA=", "value": null, "timestamp_ms": 1001}),
+        json!({"key": null, "value_base64": "wyg=", "timestamp_ms": 1002}),
+        json!({"key": "", "value": "", "timestamp_ms": 1003}),
+    ];
+    let input: String = records.iter().map(|record| format!("{record}\n")).collect();
+    let produce = ["produce", "json", "--format", "jsonl"];
+    cluster.cli_with(&produce, input.clone().into_bytes()).await.expect(0);
+    let consumed = cluster.cli(&["consume", "json", "--exit-at-end", "-o", "jsonl"]).await.expect(0);
+    for (offset, (line, sent)) in lines_of(&consumed.stdout).into_iter().zip(&records).enumerate() {
+        let read: Value = serde_json::from_slice(line).expect("each line is JSON");
+        assert_eq!((&read["topic"], &read["partition"], &read["offset"]), (&json!("json"), &json!(0), &json!(offset)));
+        for key in ["key", "key_base64", "value", "value_base64", "timestamp_ms"] {
+            assert_eq!(read.get(key).unwrap_or(&Value::Null), sent.get(key).unwrap_or(&Value::Null), "{key} of {read}");
+        }
+        assert_eq!(&read["headers"], sent.get("headers").unwrap_or(&json!([])));
+    }
+    // What came out goes in again.
+    cluster.cli_with(&produce, consumed.stdout.clone()).await.expect(0);
+    let run = cluster.cli_with(&produce, b"{\"value\":\"a\"}\n{\"walue\":\"a\"}\n".to_vec()).await;
+    run.expect(1).names(&["line 2", "walue"]);
+}
+
+async fn parts_of_a_partition(cluster: &Cluster) {
+    cluster.create_topic("parts", 1, 3).await;
+    let lines: String = (0..10).map(|n| format!("{{\"value\":\"{n}\",\"timestamp_ms\":{}}}\n", n * 1000)).collect();
+    cluster.cli_with(&["produce", "parts", "--format", "jsonl"], lines.into_bytes()).await.expect(0);
+    let cases: [(&[&str], &str); 5] = [
+        (&["--from", "7"], "7 8 9 "),
+        (&["--from", "earliest", "--max", "2"], "0 1 "),
+        (&["--from", "1970-01-01T00:00:08Z"], "8 9 "),
+        (&["--from", "1970-01-01T00:00:07.001Z"], "8 9 "),
+        (&["--from", "latest"], ""),
+    ];
+    for (args, expected) in cases {
+        let args = [&["consume", "parts", "--exit-at-end", "-f", "%v "], args].concat();
+        assert_eq!(cluster.cli(&args).await.expect(0).text(), expected, "{args:?}");
+    }
+}
+
+async fn exit_codes(cluster: &Cluster) {
+    cluster.cli(&["cluster", "health"]).await.expect(0);
+    cluster.cli_with(&["produce", "nowhere"], b"a\n".to_vec()).await.expect(1).names(&["nowhere", "topic create"]);
+    cluster.cli(&["consume", "nowhere", "--exit-at-end"]).await.expect(1).names(&["nowhere"]);
+    cluster.cli(&["consume", "parts", "--no-such-flag"]).await.expect(2).names(&["--no-such-flag"]);
+    cluster.cli(&["consume", "parts", "--from", "yesterday"]).await.expect(2).names(&["yesterday"]);
+    let nobody = ["--brokers", "127.0.0.1:1", "cluster", "health"];
+    cluster.cli(&nobody).await.expect(3).names(&["127.0.0.1:1"]);
+    let listed = cluster.cli(&["topic", "ls", "-o", "json"]).await.expect(0).json();
+    let names: Vec<&str> = listed.as_array().expect("a listing is an array").iter().filter_map(|t| t["name"].as_str()).collect();
+    assert!(names.contains(&"parts"), "{names:?}");
+}

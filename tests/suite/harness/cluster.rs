@@ -1,0 +1,283 @@
+//! A cluster of real processes on loopback.
+
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jangada_client::{Admin, BrokerId, Client, ClientConfig, NewTopic, PartitionState};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::cli::{self, Run};
+use super::node::{Addresses, Node};
+use super::{WAIT, eventually};
+
+/// Clusters live one at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// How often a start is tried again with other ports, when somebody else took one in the moment between.
+const START_ATTEMPTS: usize = 3;
+
+/// What is not the default of a cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// More sections for each node's settings, TOML.
+    pub sections: String,
+    /// Leave the nodes down.
+    pub stopped: bool,
+}
+
+/// Nodes with ids from 1 on. Dropping it kills them; after a panic it shows their logs first.
+pub struct Cluster {
+    nodes: Vec<Node>,
+    folder: TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Cluster {
+    /// A cluster whose nodes are all ready.
+    pub async fn start(nodes: u32) -> Cluster {
+        Cluster::start_with(nodes, Options::default()).await
+    }
+
+    /// The same with other settings.
+    pub async fn start_with(nodes: u32, options: Options) -> Cluster {
+        // A test that failed while it had its turn left nothing behind.
+        let mut turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..START_ATTEMPTS {
+            let mut cluster = Cluster::written(nodes, &options.sections, turn);
+            if options.stopped {
+                return cluster;
+            }
+            cluster.start_all();
+            if cluster.formed().await {
+                cluster.healthy().await;
+                return cluster;
+            }
+            turn = cluster.give_up();
+        }
+        panic!("a port was taken each of {START_ATTEMPTS} times");
+    }
+
+    fn written(nodes: u32, sections: &str, turn: MutexGuard<'static, ()>) -> Cluster {
+        let folder = tempfile::Builder::new()
+            .prefix("jangada-test-")
+            .tempdir()
+            .expect("a temporary folder");
+        let addresses: Vec<Addresses> = (0..nodes).map(|_| Addresses::free()).collect();
+        let seeds: Vec<String> = addresses.iter().map(|a| a.internal.clone()).collect();
+        let nodes = (1..)
+            .zip(addresses)
+            .map(|(id, addresses)| Node::new(id, folder.path(), addresses, &seeds, sections))
+            .collect();
+        Cluster {
+            nodes,
+            folder,
+            _turn: turn,
+        }
+    }
+
+    /// Waits until all are ready. False: one found its port taken.
+    async fn formed(&mut self) -> bool {
+        for index in 0..self.nodes.len() {
+            let ready = eventually("all nodes are ready", WAIT, || {
+                let crashed = self.nodes.iter_mut().find_map(|node| Some((node.crashed()?, node.log_tail())));
+                let node = &self.nodes[index];
+                async move {
+                    match crashed {
+                        Some((_, log)) if log.contains("in use") => Some(false),
+                        Some((status, log)) => panic!("a node ended with {status}:\n{log}"),
+                        None => node.ready().await.ok().map(|()| true),
+                    }
+                }
+            })
+            .await;
+            if !ready {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Ends what runs, and lets go of the turn for another attempt.
+    fn give_up(self) -> MutexGuard<'static, ()> {
+        drop(self);
+        TURN.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The ids of all nodes.
+    pub fn ids(&self) -> Vec<u32> {
+        self.nodes.iter().map(|node| node.id).collect()
+    }
+
+    /// The node of this id.
+    pub fn node(&self, id: u32) -> &Node {
+        self.nodes.iter().find(|node| node.id == id).expect("a node of this cluster")
+    }
+
+    fn node_mut(&mut self, id: u32) -> &mut Node {
+        self.nodes
+            .iter_mut()
+            .find(|node| node.id == id)
+            .expect("a node of this cluster")
+    }
+
+    /// A folder that is removed with the cluster.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+
+    /// The public addresses of all nodes.
+    pub fn brokers(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.addresses.public.clone()).collect()
+    }
+
+    /// Starts every node that is down.
+    pub fn start_all(&mut self) {
+        for node in self.nodes.iter_mut().filter(|node| !node.is_running()) {
+            node.start();
+        }
+    }
+
+    /// Starts a node that is down; does not wait.
+    pub fn restart(&mut self, id: u32) {
+        self.node_mut(id).start();
+    }
+
+    /// SIGKILL; returns when the process is gone.
+    pub fn kill(&mut self, id: u32) {
+        self.node_mut(id).kill();
+    }
+
+    /// SIGKILL for all that run.
+    pub fn kill_all(&mut self) {
+        for node in self.nodes.iter_mut().filter(|node| node.is_running()) {
+            node.kill();
+        }
+    }
+
+    /// SIGTERM; returns when the process has ended.
+    pub async fn stop(&mut self, id: u32) -> ExitStatus {
+        let node = self.node_mut(id);
+        node.signal(Signal::TERM);
+        node.ended(WAIT).await
+    }
+
+    /// Waits for a node to end by itself.
+    pub async fn ended(&mut self, id: u32) -> ExitStatus {
+        self.node_mut(id).ended(WAIT).await
+    }
+
+    /// SIGSTOP: it is silent, and its connections stay open.
+    pub fn pause(&self, id: u32) {
+        self.node(id).signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self, id: u32) {
+        self.node(id).signal(Signal::CONT);
+    }
+
+    /// Waits until a node is ready.
+    pub async fn ready(&self, id: u32) {
+        let node = self.node(id);
+        eventually(&format!("node {id} is ready"), WAIT, || async {
+            node.ready().await.ok()
+        })
+        .await;
+    }
+
+    /// Waits until every node is alive, every partition has a leader, and every replica is in sync.
+    pub async fn healthy(&self) {
+        for id in self.ids() {
+            self.ready(id).await;
+        }
+        let client = self.client().await;
+        let count = self.nodes.len();
+        eventually("the cluster is healthy", WAIT, || async {
+            let cluster = client.admin().describe_cluster().await.ok()?;
+            let all = cluster.brokers.len() == count && cluster.brokers.iter().all(|broker| broker.alive);
+            let well = cluster.leaderless_partitions == 0 && cluster.under_replicated_partitions == 0;
+            (all && well).then_some(())
+        })
+        .await;
+    }
+
+    /// A client that knows all nodes.
+    pub async fn client(&self) -> Client {
+        Client::connect(self.client_config()).await.expect("a broker answers")
+    }
+
+    /// Its settings.
+    pub fn client_config(&self) -> ClientConfig {
+        ClientConfig::new(self.brokers())
+    }
+
+    /// The admin of a new client.
+    pub async fn admin(&self) -> Admin {
+        self.client().await.admin()
+    }
+
+    /// Creates a topic with default settings.
+    pub async fn create_topic(&self, name: &str, partitions: u32, replicas: u32) {
+        self.create(NewTopic::new(name, partitions, replicas)).await;
+    }
+
+    /// Creates a topic.
+    pub async fn create(&self, topic: NewTopic) {
+        let name = topic.name.clone();
+        let created = self.admin().await.create_topic(topic).await;
+        created.unwrap_or_else(|error| panic!("create {name}: {error}"));
+    }
+
+    /// One partition, as its leader sees it. Waits for a leader that answers.
+    pub async fn partition(&self, topic: &str, partition: u32) -> PartitionState {
+        let admin = self.admin().await;
+        eventually(&format!("{topic}[{partition}] has a leader"), WAIT, || async {
+            let states = admin.describe_partitions(Some(topic)).await.ok()?;
+            let state = states.into_iter().find(|state| state.partition == partition)?;
+            (state.leader_id.is_some() && state.high_watermark.is_some()).then_some(state)
+        })
+        .await
+    }
+
+    /// The node that leads a partition. Waits for one that answers.
+    pub async fn leader(&self, topic: &str, partition: u32) -> u32 {
+        let state = self.partition(topic, partition).await;
+        state.leader_id.map(BrokerId::get).expect("it has a leader")
+    }
+
+    /// Waits until a partition has this many offsets.
+    pub async fn grown(&self, topic: &str, partition: u32, high_watermark: i64) {
+        let admin = self.admin().await;
+        let what = format!("{topic}[{partition}] has {high_watermark} records");
+        eventually(&what, WAIT, || async {
+            let states = admin.describe_partitions(Some(topic)).await.ok()?;
+            let state = states.into_iter().find(|state| state.partition == partition)?;
+            (state.high_watermark? >= high_watermark).then_some(())
+        })
+        .await;
+    }
+
+    /// One run of the command line against this cluster.
+    pub async fn cli(&self, args: &[&str]) -> Run {
+        self.cli_with(args, Vec::new()).await
+    }
+
+    /// The same with an input.
+    pub async fn cli_with(&self, args: &[&str], input: Vec<u8>) -> Run {
+        cli::run(&self.brokers(), args, input).await
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for node in &self.nodes {
+                eprintln!("--- the end of node {}'s log:\n{}", node.id, node.log_tail());
+            }
+        }
+        self.kill_all();
+    }
+}
+

@@ -1,0 +1,201 @@
+//! One node: its settings, its process, its log.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::{eventually, ports};
+use crate::binary;
+
+/// Lines of a log that are shown when a test fails.
+const LOG_LINES_SHOWN: usize = 40;
+
+/// One look at `/readyz`.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A node's addresses.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    pub public: String,
+    pub internal: String,
+    pub http: String,
+}
+
+impl Addresses {
+    /// On loopback, with ports that are free now.
+    pub fn free() -> Addresses {
+        let address = || format!("127.0.0.1:{}", ports::free());
+        Addresses {
+            public: address(),
+            internal: address(),
+            http: address(),
+        }
+    }
+}
+
+/// A node of a cluster, running or not.
+pub struct Node {
+    pub id: u32,
+    pub addresses: Addresses,
+    folder: PathBuf,
+    child: Option<Child>,
+}
+
+impl Node {
+    /// Writes the node's settings into a folder of its own. Memory is small: several nodes share the machine.
+    pub fn new(id: u32, parent: &Path, addresses: Addresses, seeds: &[String], sections: &str) -> Node {
+        let folder = parent.join(format!("node-{id}"));
+        fs::create_dir_all(&folder).expect("the temporary folder is writable");
+        let settings = format!(
+            r#"broker_id = {id}
+data_dir = "data"
+seeds = {seeds:?}
+
+[listeners]
+public = "{public}"
+internal = "{internal}"
+http = "{http}"
+
+[storage]
+memtable_bytes = 8388608
+memtables_bytes = 33554432
+wal_bytes = 67108864
+tail_bytes = 16777216
+block_cache_bytes = 8388608
+blob_file_bytes = 4194304
+reclaim_interval_ms = 500
+disk_reserve_bytes = 0
+
+[retention]
+check_interval_ms = 250
+
+{sections}
+"#,
+            public = addresses.public,
+            internal = addresses.internal,
+            http = addresses.http,
+        );
+        let node = Node {
+            id,
+            addresses,
+            folder,
+            child: None,
+        };
+        fs::write(node.settings_file(), settings).expect("the temporary folder is writable");
+        node
+    }
+
+    pub fn settings_file(&self) -> PathBuf {
+        self.folder.join("jangada.toml")
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+
+    /// All that the node has logged.
+    pub fn log(&self) -> String {
+        let bytes = fs::read(self.log_file()).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The end of its log, for a failed test.
+    pub fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+    }
+
+    pub fn start(&mut self) {
+        assert!(self.child.is_none(), "node {} runs already", self.id);
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_file())
+            .expect("the temporary folder is writable");
+        let child = Command::new(binary::jangada())
+            .args(["server", "--config"])
+            .arg(self.settings_file())
+            // Settings of the caller's environment would win over the file's.
+            .env_clear()
+            .env("RUST_BACKTRACE", "1")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a file can be opened twice"))
+            .stderr(log)
+            .spawn()
+            .expect("the program starts");
+        self.child = Some(child);
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the node runs").id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("a process has an id"), signal).expect("our own child can be signalled");
+    }
+
+    /// SIGKILL. Returns when the process is gone.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("the node runs");
+        child.kill().expect("our own child can be killed");
+        child.wait().expect("our own child can be waited for");
+    }
+
+    /// Waits for the process to end by itself.
+    pub async fn ended(&mut self, within: Duration) -> ExitStatus {
+        let id = self.id;
+        let child = self.child.as_mut().expect("the node runs");
+        let what = format!("node {id} ends");
+        // The look borrows the child only for the moment of the call.
+        let status = eventually(&what, within, || {
+            let status = child.try_wait().expect("our own child can be waited for");
+            async move { status }
+        })
+        .await;
+        self.child = None;
+        status
+    }
+
+    /// Whether the process ended by itself, which it should not.
+    pub fn crashed(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().expect("our own child can be waited for")?;
+        self.child = None;
+        Some(status)
+    }
+
+    /// Asks `/readyz`; `Err` has what it answered, or why it did not.
+    pub async fn ready(&self) -> Result<(), String> {
+        match tokio::time::timeout(LOOK_TIMEOUT, get(&self.addresses.http, "/readyz")).await {
+            Ok(Ok(answer)) if answer.starts_with("HTTP/1.1 200 ") => Ok(()),
+            Ok(Ok(answer)) => Err(answer),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no answer".to_owned()),
+        }
+    }
+}
+
+
+/// One HTTP request, the whole answer as text.
+async fn get(address: &str, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}

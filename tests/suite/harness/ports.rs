@@ -1,0 +1,25 @@
+//! Free TCP ports for nodes.
+//!
+//! They lie below the range from which the system takes the ports of outgoing connections (32768 on, on Linux). A port of that range could
+//! be taken while its node is down; worse, a connection to it could come to be with itself.
+
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+const FIRST: u32 = 11_000;
+const COUNT: u32 = 20_000;
+
+/// A port that nobody listens on at this moment, and that this process has not been given yet.
+pub fn free() -> u16 {
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    // Test processes that run at once begin at different places.
+    let start = std::process::id().wrapping_mul(97);
+    for _ in 0..COUNT {
+        let at = start.wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        let port = u16::try_from(FIRST + at).expect("the range ends below 65536");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port from {FIRST} on");
+}

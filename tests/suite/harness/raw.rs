@@ -1,0 +1,87 @@
+//! Calls below the client: one broker, one request, what it answers.
+
+use bytes::Bytes;
+use jangada_proto::v1::log_service_client::LogServiceClient;
+use jangada_proto::v1::produce_request::Payload;
+use jangada_proto::v1::{Acks, ProduceRequest, ProduceResponse, TopicPartition};
+use jangada_types::{BatchBuilder, Codec, ProducerEpoch, ProducerId, Sequence};
+use tonic::Status;
+use tonic::transport::Channel;
+use tonic_types::StatusExt as _;
+
+/// More than any request that a broker takes.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A connection to one broker's log service.
+pub async fn log(address: &str) -> LogServiceClient<Channel> {
+    let client = LogServiceClient::connect(format!("http://{address}")).await;
+    client
+        .unwrap_or_else(|error| panic!("{address}: {error}"))
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// A partition by its topic's name.
+pub fn partition(topic: &str, partition: u32) -> TopicPartition {
+    TopicPartition {
+        topic_id: Bytes::new(),
+        topic: topic.to_owned(),
+        partition,
+    }
+}
+
+/// A producer's place for a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Producer {
+    pub id: i64,
+    pub epoch: i16,
+    pub sequence: i32,
+}
+
+/// One batch of these values.
+pub fn batch(producer: Option<Producer>, values: &[&[u8]]) -> Bytes {
+    let mut builder = BatchBuilder::new(Codec::None);
+    for value in values {
+        builder.append(1_000, None, Some(value), []).expect("it fits into a batch");
+    }
+    if let Some(Producer { id, epoch, sequence }) = producer {
+        builder.producer(ProducerId(id), ProducerEpoch(epoch), Sequence(sequence));
+    }
+    builder.build().expect("it is a batch")
+}
+
+/// One produce call.
+pub async fn produce(
+    log: &mut LogServiceClient<Channel>,
+    partition: TopicPartition,
+    batch: Bytes,
+) -> Result<ProduceResponse, Status> {
+    let request = ProduceRequest {
+        partition: Some(partition),
+        acks: Acks::Quorum.into(),
+        timeout_ms: 0,
+        payload: Some(Payload::Batch(batch)),
+    };
+    log.produce(request).await.map(tonic::Response::into_inner)
+}
+
+/// `ErrorInfo.reason` of an error; empty without one.
+pub fn reason(status: &Status) -> String {
+    status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
+}
+
+/// A value of `ErrorInfo.metadata`.
+pub fn detail(status: &Status, key: &str) -> Option<String> {
+    status.get_details_error_info()?.metadata.get(key).cloned()
+}
+
+/// Asserts an error's reason, and that its message names each of these.
+#[track_caller]
+pub fn assert_refused<T: std::fmt::Debug>(answer: Result<T, Status>, expected: &str, named: &[&str]) -> Status {
+    let status = answer.expect_err(expected);
+    assert_eq!(reason(&status), expected, "{status:?}");
+    for name in named {
+        assert!(status.message().contains(name), "{expected} does not name {name:?}: {}", status.message());
+    }
+    status
+}
