@@ -23,7 +23,6 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
-use crate::clock::{SystemClock, WallClock};
 use crate::cluster::bootstrap::{Bootstrap, BootstrapError, Local};
 use crate::cluster::directory::{DataDirectory, DirectoryError};
 use crate::cluster::metadata::{Metadata, MetadataMachine};
@@ -33,6 +32,7 @@ use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::partition::Shared;
 use crate::partitions::Partitions;
+use crate::seams::Seams;
 use crate::services::admin::Admin;
 use crate::services::internal::Internal;
 use crate::services::log::Log;
@@ -48,6 +48,8 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Leaderships handed over at once when the broker stops.
 const TRANSFERS_AT_ONCE: usize = 64;
+/// Partitions whose retention is looked at at once: one without a quorum must not hold up the others.
+const RETENTION_AT_ONCE: usize = 16;
 /// How long one leadership's hand-over may take.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -113,6 +115,7 @@ pub enum RunError {
 /// A broker whose listeners are bound. [`Broker::run_until`] does the rest.
 pub struct Broker {
     settings: BrokerSettings,
+    seams: Seams,
     bootstrap: Arc<Bootstrap>,
     public: TcpListener,
     servers: Vec<JoinHandle<()>>,
@@ -133,7 +136,11 @@ pub struct Addresses {
 }
 
 async fn listen(listener: &'static str, address: &str) -> Result<(TcpListener, SocketAddr), StartError> {
-    let error = |source| StartError::Listen { listener, address: address.to_owned(), source };
+    let error = |source| StartError::Listen {
+        listener,
+        address: address.to_owned(),
+        source,
+    };
     let bound = TcpListener::bind(address).await.map_err(error)?;
     let local = bound.local_addr().map_err(error)?;
     Ok((bound, local))
@@ -145,8 +152,9 @@ impl Broker {
         let (public, public_address) = listen("public", &settings.listeners.public).await?;
         let (internal, internal_address) = listen("internal", &settings.listeners.internal).await?;
         let (http, http_address) = listen("http", &settings.listeners.http).await?;
+        let seams = Seams::of_system();
         let broker = BrokerId(settings.broker_id);
-        let directory_id = DirectoryId::new(*uuid::Uuid::new_v4().as_bytes());
+        let directory_id = DirectoryId::new(*seams.ids.new_id().as_bytes());
         let directory = DataDirectory::open(&settings.data_dir, broker, directory_id)?;
         let mut seeds = settings.seeds.clone();
         seeds.sort();
@@ -157,15 +165,28 @@ impl Broker {
             rack: settings.rack.clone(),
             seeds,
         };
-        let bootstrap = Arc::new(Bootstrap::new(local, directory));
+        let bootstrap = Arc::new(Bootstrap::new(local, directory, seams.ids.clone()));
         let stop = watch::Sender::new(false);
         let (node, node_watch) = watch::channel(None);
         let servers = vec![
             serve_internal(bootstrap.clone(), internal),
             serve_http(http, node_watch),
         ];
-        let addresses = Addresses { public: public_address, internal: internal_address, http: http_address };
-        Ok(Self { settings, bootstrap, public, servers, node, stop, addresses })
+        let addresses = Addresses {
+            public: public_address,
+            internal: internal_address,
+            http: http_address,
+        };
+        Ok(Self {
+            settings,
+            seams,
+            bootstrap,
+            public,
+            servers,
+            node,
+            stop,
+            addresses,
+        })
     }
 
     /// Where it listens.
@@ -181,9 +202,13 @@ impl Broker {
             () = &mut shutdown => return Ok(()),
         };
         let (fenced, mut fence) = watch::channel(None);
-        let store = self.open_store(fenced).await?;
-        let identity =
-            Identity { cluster_id: bound.cluster_id, broker: self.bootstrap.local.broker, incarnation: bound.incarnation };
+        let rocks = self.open_store(fenced).await?;
+        let store: Arc<dyn Store> = rocks.clone();
+        let identity = Identity {
+            cluster_id: bound.cluster_id,
+            broker: self.bootstrap.local.broker,
+            incarnation: bound.incarnation,
+        };
         let raft = &self.settings.raft;
         let timing = Timing {
             heartbeat_ms: raft.heartbeat_ms,
@@ -192,7 +217,10 @@ impl Broker {
         };
         let registry = Registry::start(identity, store.clone(), timing).map_err(StartError::from)?;
         let (machine, image) = MetadataMachine::new();
-        let group = registry.open(GroupId::METADATA, Box::new(machine)).await.map_err(StartError::from)?;
+        let group = registry
+            .open(GroupId::METADATA, Box::new(machine))
+            .await
+            .map_err(StartError::from)?;
         let metadata = Metadata::new(registry.clone(), group, image);
         self.bootstrap.metadata.send_replace(Some(metadata.clone()));
         let cluster = async {
@@ -215,13 +243,16 @@ impl Broker {
         }
         self.bootstrap.metadata.send_replace(None);
         self.node.send_replace(None);
-        drop(registry);
-        // The last reference syncs and joins the store's threads.
-        let _ = tokio::task::spawn_blocking(move || drop(store)).await;
+        // Writes what is queued, syncs, joins the threads. Tasks of connections that are still open keep only a store
+        // that takes nothing more.
+        if let Err(error) = tokio::task::spawn_blocking(move || rocks.shutdown()).await {
+            tracing::error!(%error, "the store did not shut down");
+        }
         result
     }
 
-    async fn open_store(&self, fenced: watch::Sender<Option<String>>) -> Result<Arc<dyn Store>, StartError> {
+    async fn open_store(&self, fenced: watch::Sender<Option<String>>) -> Result<Arc<RocksStore>, StartError> {
+        self.bootstrap.expect_store()?;
         let options = self.settings.storage.store_options(self.bootstrap.store_path());
         let directory = options.directory.display().to_string();
         let on_fence = Box::new(move |cause: &str| {
@@ -230,8 +261,13 @@ impl Broker {
         let opened = tokio::task::spawn_blocking(move || RocksStore::open(options, on_fence)).await;
         let (store, recovery) = opened.map_err(|error| StoreError::Database(error.to_string()))??;
         if let Some(lost) = recovery.lost_tail {
-            return Err(StartError::LostTail { directory, broker: self.bootstrap.local.broker, detail: format!("{lost:?}") });
+            return Err(StartError::LostTail {
+                directory,
+                broker: self.bootstrap.local.broker,
+                detail: format!("{lost:?}"),
+            });
         }
+        self.bootstrap.store_opened()?;
         Ok(Arc::new(store))
     }
 
@@ -245,10 +281,9 @@ impl Broker {
         let settings = &self.settings;
         let usize_of = |bytes: u64| usize::try_from(bytes).expect("usize has 64 bits");
         let metrics = Metrics::new();
-        let clock: Arc<dyn WallClock> = Arc::new(SystemClock);
         let shared = Arc::new(Shared {
             store: store.clone(),
-            clock: clock.clone(),
+            clock: self.seams.clock.clone(),
             metrics: metrics.clone(),
             inflight: Arc::new(Semaphore::new(usize_of(settings.limits.produce_inflight_bytes))),
             inflight_per_partition: usize_of(settings.limits.produce_inflight_bytes_per_partition),
@@ -261,14 +296,21 @@ impl Broker {
             metadata.clone(),
             partitions.clone(),
             metrics,
-            clock,
+            self.seams.clone(),
             store,
             self.stop.subscribe(),
         ));
         let reconciler = tokio::spawn(Reconciler::new(metadata, partitions.clone(), shared).run());
-        let retention = tokio::spawn(enforce_retention(partitions, Duration::from_millis(settings.retention.check_interval_ms)));
+        let retention = tokio::spawn(enforce_retention(
+            partitions,
+            Duration::from_millis(settings.retention.check_interval_ms),
+        ));
         self.node.send_replace(Some(node.clone()));
-        let mut public = tokio::spawn(serve_public(node.clone(), self.public_listener()?, self.stop.subscribe()));
+        let mut public = tokio::spawn(serve_public(
+            node.clone(),
+            self.public_listener()?,
+            self.stop.subscribe(),
+        ));
         tracing::info!(broker = %node.broker(), address = %self.addresses.public, "serving");
         let result = tokio::select! {
             () = &mut shutdown => Ok(()),
@@ -294,8 +336,14 @@ impl Broker {
 
     /// The listener again: tonic takes it by value.
     fn public_listener(&self) -> Result<TcpListener, StartError> {
-        let error = |source| StartError::Listen { listener: "public", address: self.addresses.public.to_string(), source };
-        let socket = std::os::fd::AsFd::as_fd(&self.public).try_clone_to_owned().map_err(error)?;
+        let error = |source| StartError::Listen {
+            listener: "public",
+            address: self.addresses.public.to_string(),
+            source,
+        };
+        let socket = std::os::fd::AsFd::as_fd(&self.public)
+            .try_clone_to_owned()
+            .map_err(error)?;
         TcpListener::from_std(socket.into()).map_err(error)
     }
 }
@@ -314,31 +362,47 @@ async fn enforce_retention(partitions: Arc<Partitions>, every: Duration) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        for partition in partitions.all() {
+        let enforce = partitions.all().into_iter().map(|partition| async move {
             if let Err(error) = partition.enforce_retention().await {
                 tracing::debug!(%error, "retention");
             }
-        }
+        });
+        futures::stream::iter(enforce)
+            .buffer_unordered(RETENTION_AT_ONCE)
+            .collect::<Vec<()>>()
+            .await;
     }
 }
 
 /// Hands every leadership to the live voter that is furthest.
 async fn hand_over(node: &Node) {
-    let led = node.registry().groups().into_iter().filter(|group| group.status().leading);
+    let led = node
+        .registry()
+        .groups()
+        .into_iter()
+        .filter(|group| group.status().leading);
     let transfers = led.map(|group| async move {
         let Some(to) = successor(node, &group) else { return };
         if let Err(error) = group.transfer_leader(to, TRANSFER_TIMEOUT).await {
             tracing::debug!(group = %group.id(), %to, %error, "a leadership was not handed over");
         }
     });
-    futures::stream::iter(transfers).buffer_unordered(TRANSFERS_AT_ONCE).collect::<Vec<()>>().await;
+    futures::stream::iter(transfers)
+        .buffer_unordered(TRANSFERS_AT_ONCE)
+        .collect::<Vec<()>>()
+        .await;
 }
 
 fn successor(node: &Node, group: &Group) -> Option<jangada_types::ReplicaId> {
     let members = group.members();
     let progress = group.progress()?;
-    let candidates = progress.into_iter().filter(|p| p.replica != group.replica() && members.voters.contains(&p.replica));
-    candidates.filter(|p| node.registry().is_alive(p.replica.broker)).max_by_key(|p| p.matched_next).map(|p| p.replica)
+    let candidates = progress
+        .into_iter()
+        .filter(|p| p.replica != group.replica() && members.voters.contains(&p.replica));
+    candidates
+        .filter(|p| node.registry().is_alive(p.replica.broker))
+        .max_by_key(|p| p.matched_next)
+        .map(|p| p.replica)
 }
 
 async fn until_stopping(mut stopping: watch::Receiver<bool>) {
@@ -361,7 +425,8 @@ async fn serve_public(node: Arc<Node>, listener: TcpListener, stopping: watch::R
         .max_decoding_message_size(request_max)
         .max_encoding_message_size(RESPONSE_BYTES_MAX);
     let admin = AdminServiceServer::new(Admin { node: node.clone() }).max_encoding_message_size(RESPONSE_BYTES_MAX);
-    let metadata = MetadataServiceServer::new(MetadataOf { node: node.clone() }).max_encoding_message_size(RESPONSE_BYTES_MAX);
+    let metadata =
+        MetadataServiceServer::new(MetadataOf { node: node.clone() }).max_encoding_message_size(RESPONSE_BYTES_MAX);
     Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -375,7 +440,10 @@ async fn serve_public(node: Arc<Node>, listener: TcpListener, stopping: watch::R
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(|error| error.to_string())?)
         .add_service(reflection().build_v1alpha().map_err(|error| error.to_string())?)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), until_stopping(stopping))
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            until_stopping(stopping),
+        )
         .await
         .map_err(|error| error.to_string())
 }
@@ -387,7 +455,9 @@ fn serve_internal(bootstrap: Arc<Bootstrap>, listener: TcpListener) -> JoinHandl
         .max_decoding_message_size(transport::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(transport::MESSAGE_BYTES_MAX);
     let refuse = move || {
-        let message = format!("this is the internal listener of broker {broker}, for other brokers only; clients connect to {public}");
+        let message = format!(
+            "this is the internal listener of broker {broker}, for other brokers only; clients connect to {public}"
+        );
         async move { Status::failed_precondition(message).into_http::<axum::body::Body>() }
     };
     let routes = Routes::from(Routes::new(service).into_axum_router().fallback(refuse));

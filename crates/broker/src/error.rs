@@ -25,7 +25,13 @@ pub struct RequestError {
 impl RequestError {
     /// A definite error.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), definite: true, metadata: BTreeMap::new(), retry_delay: None }
+        Self {
+            reason,
+            message: message.into(),
+            definite: true,
+            metadata: BTreeMap::new(),
+            retry_delay: None,
+        }
     }
 
     /// The outcome is unknown.

@@ -15,7 +15,11 @@ use crate::node::Node;
 pub(crate) type NodeWatch = watch::Receiver<Option<Arc<Node>>>;
 
 pub(crate) fn router(node: NodeWatch) -> Router {
-    Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(readyz)).route("/metrics", get(metrics)).with_state(node)
+    Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(node)
 }
 
 async fn readyz(State(node): State<NodeWatch>) -> (StatusCode, String) {
@@ -23,7 +27,10 @@ async fn readyz(State(node): State<NodeWatch>) -> (StatusCode, String) {
     match node.map(|node| not_ready(&node)) {
         Some(None) => (StatusCode::OK, "ready\n".to_owned()),
         Some(Some(why)) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
-        None => (StatusCode::SERVICE_UNAVAILABLE, "not ready: this broker does not belong to a cluster yet\n".to_owned()),
+        None => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not ready: this broker does not belong to a cluster yet\n".to_owned(),
+        ),
     }
 }
 
@@ -59,6 +66,9 @@ async fn metrics(State(node): State<NodeWatch>) -> (StatusCode, String) {
     let node = node.borrow().clone();
     match node {
         Some(node) => (StatusCode::OK, node.metrics.render(&node)),
-        None => (StatusCode::SERVICE_UNAVAILABLE, "this broker does not belong to a cluster yet\n".to_owned()),
+        None => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "this broker does not belong to a cluster yet\n".to_owned(),
+        ),
     }
 }

@@ -1,4 +1,5 @@
-//! One broker of a Jangada cluster: composition of partitions, metadata and services on top of replication and storage.
+//! One broker of a Jangada cluster: composition of partitions, metadata and services on top of replication and
+//! storage.
 //!
 //! ```text
 //!  services (gRPC) --> node --> partition --> replication::Group --> ... --> apply --> partition::machine --> view --> fetch
@@ -7,11 +8,11 @@
 //! ```
 //!
 //! - [`Broker`]: start and stop. - [`settings`]: what can be configured.
-//! - `cluster`: data directory, bootstrap, metadata, reconciling. - `partition`: append, read, retention of one partition.
+//! - `cluster`: data directory, bootstrap, metadata, reconciling. - `partition`: append, read, retention of one
+//!   partition.
 //! - `services`: the gRPC surface. - `http`: probes and metrics.
 
 mod broker;
-mod clock;
 mod cluster;
 mod error;
 mod http;
@@ -19,6 +20,7 @@ mod metrics;
 mod node;
 mod partition;
 mod partitions;
+mod seams;
 mod services;
 pub mod settings;
 

@@ -48,13 +48,43 @@ impl Metrics {
             store: Family::default(),
             registry: Mutex::default(),
         };
-        registry.register_with_unit("produced", "Bytes of acknowledged batches", Unit::Bytes, metrics.produced_bytes.clone());
-        registry.register("produced_records", "Acknowledged records", metrics.produced_records.clone());
-        registry.register("produced_batches", "Acknowledged batches", metrics.produced_batches.clone());
-        registry.register_with_unit("fetched", "Bytes of batches read by consumers", Unit::Bytes, metrics.fetched_bytes.clone());
-        registry.register("request_errors", "Requests refused or failed, by reason", metrics.errors.clone());
-        registry.register("replicas", "Partition replicas on this broker, by state", metrics.replicas.clone());
-        registry.register("store", "The store's counters: commits, syncs, queued and cached bytes", metrics.store.clone());
+        registry.register_with_unit(
+            "produced",
+            "Bytes of acknowledged batches",
+            Unit::Bytes,
+            metrics.produced_bytes.clone(),
+        );
+        registry.register(
+            "produced_records",
+            "Acknowledged records",
+            metrics.produced_records.clone(),
+        );
+        registry.register(
+            "produced_batches",
+            "Acknowledged batches",
+            metrics.produced_batches.clone(),
+        );
+        registry.register_with_unit(
+            "fetched",
+            "Bytes of batches read by consumers",
+            Unit::Bytes,
+            metrics.fetched_bytes.clone(),
+        );
+        registry.register(
+            "request_errors",
+            "Requests refused or failed, by reason",
+            metrics.errors.clone(),
+        );
+        registry.register(
+            "replicas",
+            "Partition replicas on this broker, by state",
+            metrics.replicas.clone(),
+        );
+        registry.register(
+            "store",
+            "The store's counters: commits, syncs, queued and cached bytes",
+            metrics.store.clone(),
+        );
         *metrics.registry.lock() = registry;
         Arc::new(metrics)
     }
@@ -70,7 +100,11 @@ impl Metrics {
     }
 
     pub fn failed(&self, reason: Reason) {
-        self.errors.get_or_create(&ReasonLabel { reason: reason.as_str() }).inc();
+        self.errors
+            .get_or_create(&ReasonLabel {
+                reason: reason.as_str(),
+            })
+            .inc();
     }
 
     /// The text for one scrape.
@@ -79,7 +113,9 @@ impl Metrics {
         let leading = groups.iter().filter(|group| group.status().ready).count();
         let leaderless = groups.iter().filter(|group| group.status().leader.is_none()).count();
         let gauge = |family: &Family<StateLabel, Gauge>, state, value: u64| {
-            family.get_or_create(&StateLabel { state }).set(i64::try_from(value).unwrap_or(i64::MAX));
+            family
+                .get_or_create(&StateLabel { state })
+                .set(i64::try_from(value).unwrap_or(i64::MAX));
         };
         gauge(&self.replicas, "hosted", groups.len() as u64);
         gauge(&self.replicas, "leading", leading as u64);

@@ -10,17 +10,18 @@ use jangada_storage::Store;
 use jangada_types::{BrokerId, GroupId, ProducerEpoch, ProducerId, Reason};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::clock::WallClock;
 use crate::cluster::metadata::Metadata;
 use crate::error::RequestError;
 use crate::metrics::Metrics;
 use crate::partition::Partition;
 use crate::partitions::{Partitions, Target};
+use crate::seams::Seams;
 use crate::settings::BrokerSettings;
 
 /// Producer ids that a broker takes from the metadata group at once.
 const PRODUCER_ID_BLOCK: u32 = 1000;
-/// How long a request waits for a leader that is being elected or for a replica that is being opened, before it is sent away.
+/// How long a request waits for a leader that is being elected or for a replica that is being opened, before it is
+/// sent away.
 const LEADER_PATIENCE: Duration = Duration::from_millis(1500);
 /// After this time a client should look for the leader again.
 const LEADER_RETRY: Duration = Duration::from_millis(50);
@@ -31,7 +32,7 @@ pub(crate) struct Node {
     pub metadata: Metadata,
     pub partitions: Arc<Partitions>,
     pub metrics: Arc<Metrics>,
-    pub clock: Arc<dyn WallClock>,
+    pub seams: Seams,
     store: Arc<dyn Store>,
     /// True: this broker stops; streams end, new requests are refused.
     stopping: watch::Receiver<bool>,
@@ -49,13 +50,26 @@ impl Node {
         metadata: Metadata,
         partitions: Arc<Partitions>,
         metrics: Arc<Metrics>,
-        clock: Arc<dyn WallClock>,
+        seams: Seams,
         store: Arc<dyn Store>,
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let streams = Arc::new(Semaphore::new(settings.limits.streams_max as usize));
-        let fetch_bytes = Arc::new(Semaphore::new(usize::try_from(settings.limits.fetch_inflight_bytes).expect("usize has 64 bits")));
-        Self { settings, metadata, partitions, metrics, clock, store, stopping, streams, fetch_bytes, producer_ids: Mutex::new(0..0) }
+        let fetch_bytes = Arc::new(Semaphore::new(
+            usize::try_from(settings.limits.fetch_inflight_bytes).expect("usize has 64 bits"),
+        ));
+        Self {
+            settings,
+            metadata,
+            partitions,
+            metrics,
+            seams,
+            store,
+            stopping,
+            streams,
+            fetch_bytes,
+            producer_ids: Mutex::new(0..0),
+        }
     }
 
     pub fn registry(&self) -> &Arc<Registry> {
@@ -83,7 +97,8 @@ impl Node {
         Ok(())
     }
 
-    /// The partition's replica here, leading and ready. Waits a moment for an election or an opening that is under way here.
+    /// The partition's replica here, leading and ready. Waits a moment for an election or an opening that is under
+    /// way here.
     pub async fn leader(&self, target: &Target) -> Result<Arc<Partition>, RequestError> {
         self.refuse_when_stopping()?;
         let mut leaders = self.registry().leaders().watch();
@@ -91,11 +106,17 @@ impl Node {
         tokio::pin!(deadline);
         loop {
             leaders.borrow_and_update();
-            if let Some(partition) = self.partitions.get(target.group).filter(|partition| partition.group.status().ready) {
+            if let Some(partition) = self
+                .partitions
+                .get(target.group)
+                .filter(|partition| partition.group.status().ready)
+            {
                 return Ok(partition);
             }
             // Elsewhere: sent there at once. Unknown: worth a moment.
-            let elsewhere = self.leader_of(target.group).filter(|(broker, _)| *broker != self.broker());
+            let elsewhere = self
+                .leader_of(target.group)
+                .filter(|(broker, _)| *broker != self.broker());
             if let Some((broker, term)) = elsewhere {
                 return Err(self.not_leader(target, Some((broker, term))));
             }
@@ -104,6 +125,20 @@ impl Node {
                 () = &mut deadline => return Err(self.not_leader(target, None)),
             }
         }
+    }
+
+    /// As [`Node::leader`], without waiting.
+    pub fn leader_now(&self, target: &Target) -> Result<Arc<Partition>, RequestError> {
+        self.refuse_when_stopping()?;
+        let here = self
+            .partitions
+            .get(target.group)
+            .filter(|partition| partition.group.status().ready);
+        let elsewhere = || {
+            self.leader_of(target.group)
+                .filter(|(broker, _)| *broker != self.broker())
+        };
+        here.ok_or_else(|| self.not_leader(target, elsewhere()))
     }
 
     /// Who leads a group, and in which term.
@@ -115,12 +150,19 @@ impl Node {
     fn not_leader(&self, target: &Target, leader: Option<(BrokerId, u64)>) -> RequestError {
         let name = format!("partition {}-{}", target.topic.name, target.index);
         match leader {
-            None => RequestError::new(Reason::LeaderNotAvailable, format!("{name}: no leader is known; an election may be under way")).retry_after(LEADER_RETRY),
+            None => RequestError::new(
+                Reason::LeaderNotAvailable,
+                format!("{name}: no leader is known; an election may be under way"),
+            )
+            .retry_after(LEADER_RETRY),
             Some((broker, term)) => {
-                let error = RequestError::new(Reason::NotLeader, format!("{name}: broker {broker} leads it, not broker {}", self.broker()))
-                    .with("leader_id", broker)
-                    .with("leader_epoch", term)
-                    .retry_after(LEADER_RETRY);
+                let error = RequestError::new(
+                    Reason::NotLeader,
+                    format!("{name}: broker {broker} leads it, not broker {}", self.broker()),
+                )
+                .with("leader_id", broker)
+                .with("leader_epoch", term)
+                .retry_after(LEADER_RETRY);
                 match self.metadata.image().broker(broker) {
                     Some(broker) => error.with("leader_address", &broker.address),
                     None => error,
@@ -132,17 +174,31 @@ impl Node {
     /// Waits until the bytes of one response may be read into memory; they count until the permit is dropped.
     pub async fn room_to_fetch(&self, max_bytes: usize) -> OwnedSemaphorePermit {
         let permits = u32::try_from(max_bytes).expect("a fetch is at most 16 MiB");
-        self.fetch_bytes.clone().acquire_many_owned(permits).await.expect("the budget is never closed")
+        self.fetch_bytes
+            .clone()
+            .acquire_many_owned(permits)
+            .await
+            .expect("the budget is never closed")
     }
 
     /// An id that no producer had, with epoch 0.
     pub async fn new_producer(&self) -> Result<(ProducerId, ProducerEpoch), RequestError> {
         let mut ids = self.producer_ids.lock().await;
         if ids.is_empty() {
-            let (reply, _) = self.metadata.propose(&Command::AllocateProducerIds { count: PRODUCER_ID_BLOCK }).await?;
+            let (reply, _) = self
+                .metadata
+                .propose(&Command::AllocateProducerIds {
+                    count: PRODUCER_ID_BLOCK,
+                })
+                .await?;
             match reply {
                 Reply::ProducerIds { first, count } => *ids = first.get()..first.get() + i64::from(count),
-                other => return Err(RequestError::new(Reason::Internal, format!("not the reply to an allocation of ids: {other:?}"))),
+                other => {
+                    return Err(RequestError::new(
+                        Reason::Internal,
+                        format!("not the reply to an allocation of ids: {other:?}"),
+                    ));
+                }
             }
         }
         let id = ids.next().expect("the block has ids");
@@ -150,11 +206,19 @@ impl Node {
     }
 
     /// The next epoch of a producer that goes on.
-    pub async fn next_epoch(&self, producer_id: ProducerId, epoch: ProducerEpoch) -> Result<(ProducerId, ProducerEpoch), RequestError> {
-        let command = jangada_controller::admission::validate_bump_producer_epoch(&self.metadata.image(), producer_id, epoch)?;
+    pub async fn next_epoch(
+        &self,
+        producer_id: ProducerId,
+        epoch: ProducerEpoch,
+    ) -> Result<(ProducerId, ProducerEpoch), RequestError> {
+        let command =
+            jangada_controller::admission::validate_bump_producer_epoch(&self.metadata.image(), producer_id, epoch)?;
         match self.metadata.propose(&command).await?.0 {
             Reply::ProducerEpoch { producer_id, epoch } => Ok((producer_id, epoch)),
-            other => Err(RequestError::new(Reason::Internal, format!("not the reply to a new epoch: {other:?}"))),
+            other => Err(RequestError::new(
+                Reason::Internal,
+                format!("not the reply to a new epoch: {other:?}"),
+            )),
         }
     }
 }

@@ -45,14 +45,30 @@ pub(crate) struct Target {
 
 /// Finds the partition that a request names, by topic id or, for tools, by name.
 pub(crate) fn find(image: &Image, wanted: Option<&TopicPartition>) -> Result<Target, RequestError> {
-    let wanted = wanted.ok_or_else(|| RequestError::new(Reason::InvalidRequest, "the request names no partition: set `partition`"))?;
-    let topic = if wanted.topic_id.is_empty() { named(image, &wanted.topic)? } else { with_id(image, &wanted.topic_id)? };
+    let wanted = wanted.ok_or_else(|| {
+        RequestError::new(
+            Reason::InvalidRequest,
+            "the request names no partition: set `partition`",
+        )
+    })?;
+    let topic = if wanted.topic_id.is_empty() {
+        named(image, &wanted.topic)?
+    } else {
+        with_id(image, &wanted.topic_id)?
+    };
     let index = PartitionIndex(wanted.partition);
     match topic.partition(index) {
-        Some(partition) => Ok(Target { topic: topic.clone(), index, group: partition.group }),
+        Some(partition) => Ok(Target {
+            topic: topic.clone(),
+            index,
+            group: partition.group,
+        }),
         None => {
             let count = topic.partitions.len();
-            let message = format!("topic {:?} has no partition {index}: it has {count}, counted from 0", topic.name);
+            let message = format!(
+                "topic {:?} has no partition {index}: it has {count}, counted from 0",
+                topic.name
+            );
             Err(RequestError::new(Reason::UnknownPartition, message).with("limit", count))
         }
     }
@@ -60,12 +76,23 @@ pub(crate) fn find(image: &Image, wanted: Option<&TopicPartition>) -> Result<Tar
 
 /// A topic by name.
 pub(crate) fn named<'a>(image: &'a Image, name: &str) -> Result<&'a Arc<Topic>, RequestError> {
-    image.topic_named(name).ok_or_else(|| RequestError::new(Reason::UnknownTopic, format!("there is no topic {name:?}")))
+    image
+        .topic_named(name)
+        .ok_or_else(|| RequestError::new(Reason::UnknownTopic, format!("there is no topic {name:?}")))
 }
 
 fn with_id<'a>(image: &'a Image, id: &[u8]) -> Result<&'a Arc<Topic>, RequestError> {
     let bytes = id.len();
-    let id = TopicId::from_slice(id)
-        .ok_or_else(|| RequestError::new(Reason::InvalidRequest, format!("a topic id has 16 bytes, this one has {bytes}")))?;
-    image.topic(id).ok_or_else(|| RequestError::new(Reason::UnknownTopic, format!("there is no topic with id {id}: it was deleted, or this broker does not know it yet")))
+    let id = TopicId::from_slice(id).ok_or_else(|| {
+        RequestError::new(
+            Reason::InvalidRequest,
+            format!("a topic id has 16 bytes, this one has {bytes}"),
+        )
+    })?;
+    image.topic(id).ok_or_else(|| {
+        RequestError::new(
+            Reason::UnknownTopic,
+            format!("there is no topic with id {id}: it was deleted, or this broker does not know it yet"),
+        )
+    })
 }

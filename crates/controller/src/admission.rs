@@ -1,6 +1,6 @@
 //! Checks before a command is proposed, against the image that the leader of group 0 has now: they spare the log what
-//! would be rejected anyway, and know more, such as which brokers are heard of. Apply decides. Where nothing is left to
-//! choose, the answer is the command to propose.
+//! would be rejected anyway, and know more, such as which brokers are heard of. Apply decides. Where nothing is left
+//! to choose, the answer is the command to propose.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -61,7 +61,8 @@ pub fn validate_create_topic(image: &Image, wanted: &NewTopic<'_>) -> Result<Cre
     Ok(CreateTopic::Create)
 }
 
-/// Places a topic that was judged to be created. `topic_id` and `seed` are random; `brokers` are those that can take replicas now.
+/// Places a topic that was judged to be created. `topic_id` and `seed` are random; `brokers` are those that can take
+/// replicas now.
 pub fn place_topic(
     wanted: &NewTopic<'_>,
     brokers: &[BrokerView],
@@ -111,7 +112,8 @@ pub fn validate_delete_topic(image: &Image, name: &str) -> Result<Command, Rejec
     Ok(Command::DeleteTopic { topic_id: topic.id })
 }
 
-/// Judges the replacement of a broker. `is_alive`: it is heard of. Giving up the replicas of a broker that runs would only lose data.
+/// Judges the replacement of a broker. `is_alive`: it is heard of. Giving up the replicas of a broker that runs would
+/// only lose data.
 pub fn validate_replace_broker(image: &Image, broker: BrokerId, is_alive: bool) -> Result<Command, Rejection> {
     rules::broker(image, broker)?;
     if is_alive {

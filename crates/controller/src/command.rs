@@ -1,5 +1,5 @@
-//! What is replicated through group 0. A command carries results: what the leader chose (ids, assignments), never something that
-//! each replica would have to choose again.
+//! What is replicated through group 0. A command carries results: what the leader chose (ids, assignments), never
+//! something that each replica would have to choose again.
 //!
 //! Encoding: version byte, kind byte, prost fields.
 
@@ -15,7 +15,8 @@ use crate::wire;
 /// A change of the cluster's metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// The first command of a cluster. Its brokers get incarnation 1. Again with the same id: accepted, without an effect.
+    /// The first command of a cluster. Its brokers get incarnation 1. Again with the same id: accepted, without an
+    /// effect.
     FormCluster {
         /// A UUID in text form.
         cluster_id: String,
@@ -24,8 +25,8 @@ pub enum Command {
     },
     /// A broker joins, comes back, or has new addresses. See [`BrokerRegistration`].
     RegisterBroker(BrokerRegistration),
-    /// Gives up a broker's replicas: it may come back with an empty directory, under the next incarnation, and no longer under its
-    /// old one. Again before it came back: accepted, without an effect.
+    /// Gives up a broker's replicas: it may come back with an empty directory, under the next incarnation, and no
+    /// longer under its old one. Again before it came back: accepted, without an effect.
     ReplaceBroker {
         /// Who.
         broker: BrokerId,
@@ -76,10 +77,11 @@ pub enum Command {
     },
     /// The next epoch of an idempotent producer that goes on under its id.
     ///
-    /// The image keeps no row per producer: the answer is the caller's epoch + 1, or a fresh id with epoch 0 after epoch 32767. What
-    /// that guarantees: the pair is higher than the one the caller had, so every partition that sees it fences the caller's old
-    /// epoch. What it doesn't: two callers that both hold the same pair get the same answer. A producer id thus belongs to one
-    /// process at a time. In return a bump can be repeated after an unknown outcome.
+    /// The image keeps no row per producer: the answer is the caller's epoch + 1, or a fresh id with epoch 0 after
+    /// epoch 32767. What that guarantees: the pair is higher than the one the caller had, so every partition that
+    /// sees it fences the caller's old epoch. What it doesn't: two callers that both hold the same pair get the
+    /// same answer. A producer id thus belongs to one process at a time. In return a bump can be repeated after
+    /// an unknown outcome.
     BumpProducerEpoch {
         /// An id that was given out.
         producer_id: ProducerId,
@@ -107,9 +109,9 @@ pub struct SeedBroker {
 
 /// A broker that starts says who it is and what it has.
 ///
-/// A broker writes its [`DirectoryId`] durably before it registers, and the incarnation that it is given before it opens a replica.
-/// A directory that lost its data has lost its id too, so an empty directory can't pass for the old one, while a registration whose
-/// answer was lost can be sent again.
+/// A broker writes its [`DirectoryId`] durably before it registers, and the incarnation that it is given before it
+/// opens a replica. A directory that lost its data has lost its id too, so an empty directory can't pass for the old
+/// one, while a registration whose answer was lost can be sent again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokerRegistration {
     /// From 1 on.
@@ -172,8 +174,9 @@ impl Command {
         wire::command::encode(self)
     }
 
-    /// Reads what [`Command::encode`] wrote. An error means that a newer build wrote it, or that it is damaged: a replica that can't
-    /// read a committed command must stop, for skipping it would part its image from the others'.
+    /// Reads what [`Command::encode`] wrote. An error means that a newer build wrote it, or that it is damaged: a
+    /// replica that can't read a committed command must stop, for skipping it would part its image from the
+    /// others'.
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
         wire::command::decode(bytes)
     }

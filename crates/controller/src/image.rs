@@ -1,10 +1,12 @@
 //! The cluster's metadata at one position of group 0's log, and its lookups.
 //!
-//! An image is changed by [`Image::apply`](crate::Image::apply) and [`Image::restore`](crate::Image::restore) only, on the task that
-//! applies group 0's log. That task publishes a clone after each command; everybody else reads the clones.
+//! An image is changed by [`Image::apply`](crate::Image::apply) and [`Image::restore`](crate::Image::restore) only,
+//! on the task that applies group 0's log. That task publishes a clone after each command; everybody else reads the
+//! clones.
 //!
 //! Invariants:
-//! - A topic name, a topic id and a group id each belong to one topic. Group ids begin at 1, grow, and are never used again.
+//! - A topic name, a topic id and a group id each belong to one topic. Group ids begin at 1, grow, and are never used
+//!   again.
 //! - The groups of a topic's partitions are consecutive: partition `i` has group `first + i`.
 //! - Every replica list is non-empty, names each broker once, and only current incarnations.
 //! - A group is live (some partition has it) or has a tombstone or neither, never both.
@@ -124,11 +126,16 @@ impl Topic {
 pub struct Partition {
     /// The Raft group; never given to another partition.
     pub group: GroupId,
-    /// The voters that the group should have, the preferred leader first. The group's leader brings the membership in line.
+    /// The voters that the group should have, the preferred leader first. The group's leader brings the membership in
+    /// line.
     pub replicas: Vec<ReplicaId>,
-    /// Replicas that were taken off `replicas` and may still hold data, ascending. One may delete it only after the group has
-    /// committed a membership without it, and reports that with `ReplicaDeleted`; until then it can't come back into `replicas`.
+    /// Replicas that were taken off `replicas` and may still hold data, ascending. One may delete it only after the
+    /// group has committed a membership without it, and reports that with `ReplicaDeleted`; until then it can't
+    /// come back into `replicas`.
     pub leaving: Vec<ReplicaId>,
+    /// The replicas are not those that the group was created with any more: a replica without data then waits to be
+    /// added by the leader, and must not form the group.
+    pub is_reassigned: bool,
 }
 
 /// A group whose topic was deleted while replicas still hold its data. Only what is named here may be deleted.

@@ -1,6 +1,7 @@
 //! The cluster's metadata as a pure state machine: no clock, no I/O, no randomness, no threads.
 //!
-//! Group 0 replicates [`Command`]s; every broker folds the same log into the same [`Image`] and so knows the whole cluster locally.
+//! Group 0 replicates [`Command`]s; every broker folds the same log into the same [`Image`] and so knows the whole
+//! cluster locally.
 //!
 //! ```text
 //!   request -> admission (advisory) -> placement -> Command -> group 0's log -> Image::apply (judges again) -> Reply
@@ -36,6 +37,6 @@ pub use metadata_quorum::{QuorumCandidate, metadata_voters};
 pub use placement::{BrokerView, PlacementError, place};
 pub use reply::{Rejection, Reply};
 
-/// The highest feature level that this build understands. A build that folds a command in another way than its predecessor, or
-/// knows a new one, has a higher level.
+/// The highest feature level that this build understands. A build that folds a command in another way than its
+/// predecessor, or knows a new one, has a higher level.
 pub const FEATURE_LEVEL: u32 = 1;

@@ -1,4 +1,5 @@
-//! Which brokers vote in group 0. The leader of group 0 compares the answer with the membership and promotes or demotes.
+//! Which brokers vote in group 0. The leader of group 0 compares the answer with the membership and promotes or
+//! demotes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,13 +14,13 @@ pub struct QuorumCandidate {
     pub replica: ReplicaId,
     /// Failure domain; empty when unknown, which counts as one of its own.
     pub rack: String,
-    /// `ReplaceBroker` was applied and the broker is not back yet. It doesn't become a voter, and remains one only as long as there is
-    /// nobody to take its place.
+    /// `ReplaceBroker` was applied and the broker is not back yet. It doesn't become a voter, and remains one only as
+    /// long as there is nobody to take its place.
     pub is_given_up: bool,
 }
 
-/// How many of this many brokers vote: an odd number, since an even one tolerates no more failures than the odd one below it. Five
-/// (two failures) from 5 brokers on, three up to 4, one below 3.
+/// How many of this many brokers vote: an odd number, since an even one tolerates no more failures than the odd one
+/// below it. Five (two failures) from 5 brokers on, three up to 4, one below 3.
 pub const fn metadata_voter_count(brokers: usize) -> usize {
     match brokers {
         0 => 0,
@@ -31,13 +32,14 @@ pub const fn metadata_voter_count(brokers: usize) -> usize {
 
 /// The voters that group 0 should have.
 ///
-/// Spread over racks first, since losing a rack should cost as few voters as possible; then the current voters, so that the
-/// answer doesn't change without a reason; then the lowest ids. With its own answer as `current` it gives the same answer
-/// again. `candidates` are all registered brokers, also those that are down: a voter that is only down for a while stays one.
-/// A current voter that is no candidate is dropped.
+/// Spread over racks first, since losing a rack should cost as few voters as possible; then the current voters, so
+/// that the answer doesn't change without a reason; then the lowest ids. With its own answer as `current` it gives
+/// the same answer again. `candidates` are all registered brokers, also those that are down: a voter that is only
+/// down for a while stays one. A current voter that is no candidate is dropped.
 pub fn metadata_voters(candidates: &[QuorumCandidate], current: &BTreeSet<ReplicaId>) -> BTreeSet<ReplicaId> {
     let all: BTreeMap<ReplicaId, &QuorumCandidate> = candidates.iter().map(|one| (one.replica, one)).collect();
-    // The size follows the cluster, so that giving up one of three brokers doesn't make one of the other two the only voter.
+    // The size follows the cluster, so that giving up one of three brokers doesn't make one of the other two the only
+    // voter.
     let count = metadata_voter_count(all.len());
     let mut open: BTreeMap<_, _> = all
         .into_iter()

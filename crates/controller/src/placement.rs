@@ -1,13 +1,14 @@
-//! Which brokers get the replicas of a new topic's partitions. Pure: the same input, with the same seed, gives the same
-//! answer. The leader of group 0 calls it and proposes the result.
+//! Which brokers get the replicas of a new topic's partitions. Pure: the same input, with the same seed, gives the
+//! same answer. The leader of group 0 calls it and proposes the result.
 //!
-//! Two steps. First each partition's set of brokers, one broker at a time: a rack that the partition has least of, then a
-//! broker with the fewest replicas of this topic, then the one with the fewest replicas at all. So a topic is spread evenly
-//! even if some brokers are emptier than others, and what does not divide evenly goes to the emptier ones. (Filling up the
-//! emptiest broker first would put all of a new topic's load on the newest broker.)
+//! Two steps. First each partition's set of brokers, one broker at a time: a rack that the partition has least of,
+//! then a broker with the fewest replicas of this topic, then the one with the fewest replicas at all. So a topic is
+//! spread evenly even if some brokers are emptier than others, and what does not divide evenly goes to the emptier
+//! ones. (Filling up the emptiest broker first would put all of a new topic's load on the newest broker.)
 //!
-//! Then the preferred leaders: a greedy choice, improved along chains of hand-overs until none makes the counts more even.
-//! For such costs that is the optimum (Harvey et al., "Semi-matchings for bipartite graphs and load balancing", 2006).
+//! Then the preferred leaders: a greedy choice, improved along chains of hand-overs until none makes the counts more
+//! even. For such costs that is the optimum (Harvey et al., "Semi-matchings for bipartite graphs and load balancing",
+//! 2006).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -195,8 +196,8 @@ struct Step {
     to: usize,
 }
 
-/// A chain of hand-overs that takes one leader from a broker with more and gives one to a broker with fewer, so that the counts get
-/// more even.
+/// A chain of hand-overs that takes one leader from a broker with more and gives one to a broker with fewer, so that
+/// the counts get more even.
 fn improving_path(sets: &[Vec<usize>], load: &[Load], led: &[BTreeSet<usize>]) -> Option<Vec<Step>> {
     let mut sources: Vec<usize> = (0..load.len()).collect();
     sources.sort_by_key(|&broker| (Reverse(load[broker]), broker));
@@ -221,8 +222,8 @@ fn improving_path(sets: &[Vec<usize>], load: &[Load], led: &[BTreeSet<usize>]) -
         })
 }
 
-/// For each broker the hand-over through which a leadership of `source` gets there, by the shortest chain. None for `source` itself
-/// and for what can't be reached.
+/// For each broker the hand-over through which a leadership of `source` gets there, by the shortest chain. None for
+/// `source` itself and for what can't be reached.
 fn reachable(sets: &[Vec<usize>], led: &[BTreeSet<usize>], source: usize) -> Vec<Option<Step>> {
     let mut reached_by: Vec<Option<Step>> = vec![None; led.len()];
     let mut queue = VecDeque::from([source]);
@@ -239,8 +240,8 @@ fn reachable(sets: &[Vec<usize>], led: &[BTreeSet<usize>], source: usize) -> Vec
     reached_by
 }
 
-/// Breaks ties differently from partition to partition, so that the same brokers don't share all partitions. The finalizer of
-/// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
+/// Breaks ties differently from partition to partition, so that the same brokers don't share all partitions. The
+/// finalizer of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
 fn mix(seed: u64, partition: u32, broker: usize) -> u64 {
     let mut z = seed
         .wrapping_add(u64::from(partition).wrapping_mul(0x9e37_79b9_7f4a_7c15))
@@ -251,8 +252,8 @@ fn mix(seed: u64, partition: u32, broker: usize) -> u64 {
 }
 
 impl Image {
-    /// The registered brokers with their load; those that were given up by `ReplaceBroker` are left out until they are back. The
-    /// caller takes out those that it doesn't hear of.
+    /// The registered brokers with their load; those that were given up by `ReplaceBroker` are left out until they
+    /// are back. The caller takes out those that it doesn't hear of.
     pub fn broker_views(&self) -> Vec<BrokerView> {
         let mut load: BTreeMap<ReplicaId, (u32, u32)> = BTreeMap::new();
         for partition in self.partitions() {

@@ -1,4 +1,5 @@
-//! What applying a command answers to its proposer. Every command is answered once, by [`Image::apply`](crate::Image::apply).
+//! What applying a command answers to its proposer. Every command is answered once, by
+//! [`Image::apply`](crate::Image::apply).
 //!
 //! Encoding: as for commands.
 
@@ -24,7 +25,8 @@ pub enum Reply {
     BrokerRegistered {
         /// Who.
         broker: BrokerId,
-        /// The incarnation that the broker has from now on; it writes it to its data directory before it opens a replica.
+        /// The incarnation that the broker has from now on; it writes it to its data directory before it opens a
+        /// replica.
         incarnation: Incarnation,
     },
     /// Of `ReplaceBroker`.

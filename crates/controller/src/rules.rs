@@ -1,5 +1,5 @@
-//! The rules that both admission (advisory, before a command is proposed) and apply (which decides) judge by. One text for
-//! each error: what, where, and what to do.
+//! The rules that both admission (advisory, before a command is proposed) and apply (which decides) judge by. One
+//! text for each error: what, where, and what to do.
 
 use std::collections::{BTreeMap, BTreeSet};
 

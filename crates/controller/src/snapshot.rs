@@ -1,5 +1,5 @@
-//! The image as bytes, and back. What comes back is checked against every invariant of the image before it replaces anything: a
-//! snapshot is the one way by which damage could get in without passing apply.
+//! The image as bytes, and back. What comes back is checked against every invariant of the image before it replaces
+//! anything: a snapshot is the one way by which damage could get in without passing apply.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
-//! Encodings on disk of Raft's own records: entries, votes, log ids, memberships, snapshots. Ours, not openraft's, so that a new version of it
-//! changes nothing on disk. Every record begins with a version byte; integers are big-endian.
+//! Encodings on disk of Raft's own records: entries, votes, log ids, memberships, snapshots. Ours, not openraft's, so
+//! that a new version of it changes nothing on disk. Every record begins with a version byte; integers are
+//! big-endian.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,15 +52,26 @@ pub(crate) fn encode_entry(entry: Entry) -> LogEntry {
         EntryPayload::Normal(command) => command.into_encoded(),
         EntryPayload::Membership(membership) => (Bytes::from_static(&MEMBERSHIP_HEAD), encode_membership(&membership)),
     };
-    LogEntry { index, term: leader_id.term, head, body }
+    LogEntry {
+        index,
+        term: leader_id.term,
+        head,
+        body,
+    }
 }
 
 /// The reverse of [`encode_entry`].
 pub(crate) fn decode_entry(entry: LogEntry) -> Result<Entry, CodecError> {
     let id = log_id(entry.term, entry.index);
-    let [version, kind, ..] = entry.head[..] else { return Err(CodecError::Damaged("log entry head")) };
+    let [version, kind, ..] = entry.head[..] else {
+        return Err(CodecError::Damaged("log entry head"));
+    };
     if version != ENTRY_VERSION {
-        return Err(CodecError::Version { record: "log entry", version, expected: ENTRY_VERSION });
+        return Err(CodecError::Version {
+            record: "log entry",
+            version,
+            expected: ENTRY_VERSION,
+        });
     }
     let payload = match kind {
         k if k == EntryKind::Blank as u8 => EntryPayload::Blank,
@@ -82,22 +94,35 @@ fn get_replica(input: &mut &[u8]) -> ReplicaId {
 }
 
 fn need(input: &[u8], len: usize, record: &'static str) -> Result<(), CodecError> {
-    if input.len() < len { Err(CodecError::Damaged(record)) } else { Ok(()) }
+    if input.len() < len {
+        Err(CodecError::Damaged(record))
+    } else {
+        Ok(())
+    }
 }
 
 fn open<'a>(bytes: &'a [u8], record: &'static str) -> Result<&'a [u8], CodecError> {
     let (&version, rest) = bytes.split_first().ok_or(CodecError::Damaged(record))?;
     if version != RECORD_VERSION {
-        return Err(CodecError::Version { record, version, expected: RECORD_VERSION });
+        return Err(CodecError::Version {
+            record,
+            version,
+            expected: RECORD_VERSION,
+        });
     }
     Ok(rest)
 }
 
 fn done(input: &[u8], record: &'static str) -> Result<(), CodecError> {
-    if input.is_empty() { Ok(()) } else { Err(CodecError::Damaged(record)) }
+    if input.is_empty() {
+        Ok(())
+    } else {
+        Err(CodecError::Damaged(record))
+    }
 }
 
-/// `version | configs u8 | per config: count u16, replicas | nodes u16, replicas`; a replica is broker u32, incarnation u32.
+/// `version | configs u8 | per config: count u16, replicas | nodes u16, replicas`; a replica is broker u32,
+/// incarnation u32.
 pub(crate) fn encode_membership(membership: &Membership) -> Bytes {
     let configs = membership.get_joint_config();
     let nodes: Vec<ReplicaId> = membership.nodes().map(|(id, _)| *id).collect();
@@ -123,7 +148,10 @@ pub(crate) fn decode_membership(bytes: &[u8]) -> Result<Membership, CodecError> 
     for _ in 0..configs {
         joint.push(get_replicas(&mut input, RECORD)?.into_iter().collect());
     }
-    let nodes: BTreeMap<ReplicaId, ()> = get_replicas(&mut input, RECORD)?.into_iter().map(|id| (id, ())).collect();
+    let nodes: BTreeMap<ReplicaId, ()> = get_replicas(&mut input, RECORD)?
+        .into_iter()
+        .map(|id| (id, ()))
+        .collect();
     done(input, RECORD)?;
     if joint.is_empty() && nodes.is_empty() {
         return Ok(Membership::default());
@@ -157,7 +185,10 @@ pub(crate) fn decode_vote(bytes: &[u8]) -> Result<Vote, CodecError> {
     let voted_for = get_replica(&mut input);
     let committed = input.get_u8() != 0;
     done(input, RECORD)?;
-    Ok(Vote { leader_id: LeaderId { term, voted_for }, committed })
+    Ok(Vote {
+        leader_id: LeaderId { term, voted_for },
+        committed,
+    })
 }
 
 fn put_log_id(out: &mut BytesMut, id: Option<LogId>) {
@@ -223,7 +254,13 @@ pub(crate) fn decode_state(bytes: &Bytes) -> Result<StateRecord, CodecError> {
     let membership = decode_membership(&input[..len])?;
     let state = bytes.slice_ref(&input[len..]);
     let last_membership = StoredMembership::new(membership_log_id, membership);
-    Ok(StateRecord { meta: SnapshotMeta { last_log_id, last_membership }, state })
+    Ok(StateRecord {
+        meta: SnapshotMeta {
+            last_log_id,
+            last_membership,
+        },
+        state,
+    })
 }
 
 #[cfg(test)]
@@ -231,7 +268,10 @@ mod tests {
     use super::*;
 
     fn replica(broker: u32, incarnation: u32) -> ReplicaId {
-        ReplicaId { broker: BrokerId::from(broker), incarnation: Incarnation::from(incarnation) }
+        ReplicaId {
+            broker: BrokerId::from(broker),
+            incarnation: Incarnation::from(incarnation),
+        }
     }
 
     fn membership() -> Membership {
@@ -243,13 +283,19 @@ mod tests {
     #[test]
     fn entries_come_back_and_commands_are_shared() {
         let body = Bytes::from(vec![7; 100]);
-        let entry = Entry { log_id: log_id(3, 9), payload: EntryPayload::Normal(Command::new(&[1, 2], body.clone())) };
+        let entry = Entry {
+            log_id: log_id(3, 9),
+            payload: EntryPayload::Normal(Command::new(&[1, 2], body.clone())),
+        };
         let stored = encode_entry(entry.clone());
         assert_eq!(&stored.head[..], &[1, 1, 1, 2]);
         assert_eq!(stored.body.as_ptr(), body.as_ptr());
         assert_eq!(decode_entry(stored).unwrap(), entry);
         for payload in [EntryPayload::Blank, EntryPayload::Membership(membership())] {
-            let entry = Entry { log_id: log_id(1, 0), payload };
+            let entry = Entry {
+                log_id: log_id(1, 0),
+                payload,
+            };
             assert_eq!(decode_entry(encode_entry(entry.clone())).unwrap(), entry);
         }
     }
@@ -258,31 +304,74 @@ mod tests {
     fn golden_bytes() {
         assert_eq!(
             encode_membership(&membership())[..],
-            [1, 1, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 1, 0, 3, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0, 4]
+            [
+                1, 1, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 1, 0, 3, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 2,
+                0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0, 4
+            ]
         );
-        let vote = Vote { leader_id: LeaderId { term: 5, voted_for: replica(2, 1) }, committed: true };
-        assert_eq!(encode_vote(&vote)[..], [1, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 2, 0, 0, 0, 1, 1]);
-        assert_eq!(encode_log_id(Some(log_id(2, 3)))[..], [1, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3]);
+        let vote = Vote {
+            leader_id: LeaderId {
+                term: 5,
+                voted_for: replica(2, 1),
+            },
+            committed: true,
+        };
+        assert_eq!(
+            encode_vote(&vote)[..],
+            [1, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 2, 0, 0, 0, 1, 1]
+        );
+        assert_eq!(
+            encode_log_id(Some(log_id(2, 3)))[..],
+            [1, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3]
+        );
     }
 
     #[test]
     fn records_come_back() {
-        let vote = Vote { leader_id: LeaderId { term: 5, voted_for: replica(2, 1) }, committed: true };
+        let vote = Vote {
+            leader_id: LeaderId {
+                term: 5,
+                voted_for: replica(2, 1),
+            },
+            committed: true,
+        };
         assert_eq!(decode_vote(&encode_vote(&vote)).unwrap(), vote);
         for id in [None, Some(log_id(0, 0)), Some(log_id(7, 8))] {
             assert_eq!(decode_log_id(&encode_log_id(id)).unwrap(), id);
         }
-        let meta = SnapshotMeta { last_log_id: Some(log_id(4, 5)), last_membership: StoredMembership::new(Some(log_id(1, 0)), membership()) };
+        let meta = SnapshotMeta {
+            last_log_id: Some(log_id(4, 5)),
+            last_membership: StoredMembership::new(Some(log_id(1, 0)), membership()),
+        };
         let record = decode_state(&encode_state(&meta, b"state")).unwrap();
-        assert_eq!(record, StateRecord { meta, state: Bytes::from_static(b"state") });
+        assert_eq!(
+            record,
+            StateRecord {
+                meta,
+                state: Bytes::from_static(b"state")
+            }
+        );
     }
 
     #[test]
     fn other_versions_and_damage_are_told_apart() {
-        let mut vote = encode_vote(&Vote { leader_id: LeaderId { term: 5, voted_for: replica(2, 1) }, committed: false }).to_vec();
+        let mut vote = encode_vote(&Vote {
+            leader_id: LeaderId {
+                term: 5,
+                voted_for: replica(2, 1),
+            },
+            committed: false,
+        })
+        .to_vec();
         vote[0] = 9;
-        assert!(matches!(decode_vote(&vote), Err(CodecError::Version { version: 9, .. })));
+        assert!(matches!(
+            decode_vote(&vote),
+            Err(CodecError::Version { version: 9, .. })
+        ));
         assert!(matches!(decode_vote(&[1, 2]), Err(CodecError::Damaged(_))));
-        assert!(matches!(decode_membership(&[1, 1, 255, 255]), Err(CodecError::Damaged(_))));
+        assert!(matches!(
+            decode_membership(&[1, 1, 255, 255]),
+            Err(CodecError::Damaged(_))
+        ));
     }
 }

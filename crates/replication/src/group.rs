@@ -1,6 +1,7 @@
 //! A handle to one group's local replica: propose, read linearizably, watch the leader, change the members.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,13 +60,17 @@ pub struct Proposal {
 }
 
 impl Proposal {
-    /// Waits until it is applied here. Raft alone would wait for ever on a leader that lost its quorum, so there is a time-out.
+    /// Waits until it is applied here. Raft alone would wait for ever on a leader that lost its quorum, so there is a
+    /// time-out.
     pub async fn applied(self, timeout: Duration) -> Result<Applied, ProposeError> {
         match tokio::time::timeout(timeout, self.completed).await {
             Err(_) => Err(ProposeError::Timeout),
             Ok(Err(_)) => Err(ProposeError::Stopped("it was dropped".into())),
             Ok(Ok(Ok(response))) => Ok(Applied {
-                position: LogPosition { term: response.log_id.leader_id.term, index: response.log_id.index },
+                position: LogPosition {
+                    term: response.log_id.leader_id.term,
+                    index: response.log_id.index,
+                },
                 reply: response.data,
             }),
             Ok(Ok(Err(ClientWriteError::ForwardToLeader(forward)))) => Err(ProposeError::NotLeader(forward.leader_id)),
@@ -123,6 +128,11 @@ pub enum ReadError {
     Timeout,
 }
 
+/// A voter that lacks the leader's last entry is asked again after this time.
+const TRANSFER_AGAIN: Duration = Duration::from_millis(75);
+/// A change of members that finds no quorum is given up after this time; whether it happens is unknown.
+const MEMBERS_TIMEOUT: Duration = Duration::from_secs(10);
+
 type ReadRound = watch::Receiver<Option<Result<(), ReadError>>>;
 
 /// A cheap handle; clones share the replica.
@@ -143,8 +153,22 @@ struct Inner {
 }
 
 impl Group {
-    pub(crate) fn new(replica: ReplicaId, raft: Raft, log: LogStore, signals: Arc<HostSignals>, status: watch::Receiver<GroupStatus>) -> Self {
-        let inner = Inner { replica, raft, log, signals, status, next_read: Mutex::default(), reading: tokio::sync::Mutex::default() };
+    pub(crate) fn new(
+        replica: ReplicaId,
+        raft: Raft,
+        log: LogStore,
+        signals: Arc<HostSignals>,
+        status: watch::Receiver<GroupStatus>,
+    ) -> Self {
+        let inner = Inner {
+            replica,
+            raft,
+            log,
+            signals,
+            status,
+            next_read: Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -174,7 +198,10 @@ impl Group {
 
     /// Index of the last applied entry plus one.
     pub fn applied_next(&self) -> u64 {
-        self.inner.signals.applied_next.load(std::sync::atomic::Ordering::Acquire)
+        self.inner
+            .signals
+            .applied_next
+            .load(std::sync::atomic::Ordering::Acquire)
     }
 
     /// Hands a command to Raft. Commands of one caller are appended in the order of its calls.
@@ -191,8 +218,8 @@ impl Group {
         self.submit(command).await?.applied(timeout).await
     }
 
-    /// Returns when this replica has applied everything that was committed, anywhere, before the call (ReadIndex, Raft thesis section 6.4). All callers that
-    /// wait at the same time share one round of confirmation.
+    /// Returns when this replica has applied everything that was committed, anywhere, before the call (ReadIndex,
+    /// Raft thesis section 6.4). All callers that wait at the same time share one round of confirmation.
     pub async fn confirm_read(&self, timeout: Duration) -> Result<(), ReadError> {
         let mut round = {
             let mut next = self.inner.next_read.lock();
@@ -227,8 +254,8 @@ impl Group {
         }
     }
 
-    /// Forms the group with these voters. Any of them may call it, also several at once: the same set gives the same first entry. A group that has a log
-    /// already stays as it is.
+    /// Forms the group with these voters. Any of them may call it, also several at once: the same set gives the same
+    /// first entry. A group that has a log already stays as it is.
     pub async fn initialize(&self, voters: &BTreeSet<ReplicaId>) -> Result<(), ProposeError> {
         let members: BTreeMap<ReplicaId, ()> = voters.iter().map(|id| (*id, ())).collect();
         match self.inner.raft.initialize(members).await {
@@ -249,35 +276,72 @@ impl Group {
         let membership = metrics.membership_config.membership();
         let voters: BTreeSet<ReplicaId> = membership.voter_ids().collect();
         let learners = membership.learner_ids().collect();
-        GroupMembers { voters, learners, changing: membership.get_joint_config().len() > 1 }
+        GroupMembers {
+            voters,
+            learners,
+            changing: membership.get_joint_config().len() > 1,
+        }
     }
 
     /// Adds a replica that follows without a vote. Returns when that is committed, not when it has caught up.
     pub async fn add_learner(&self, replica: ReplicaId) -> Result<(), ProposeError> {
-        self.inner.raft.add_learner(replica, (), false).await.map(drop).map_err(write_error)
+        self.member_change(self.inner.raft.add_learner(replica, (), false))
+            .await
     }
 
-    /// Makes these the voters; learners that are not among them stay learners, voters that are not leave the group. Returns when both steps of the joint
-    /// change are committed.
+    /// Makes these the voters; learners that are not among them stay learners, voters that are not leave the group.
+    /// Returns when both steps of the joint change are committed.
     pub async fn set_voters(&self, voters: BTreeSet<ReplicaId>) -> Result<(), ProposeError> {
-        self.inner.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), false).await.map(drop).map_err(write_error)
+        self.member_change(
+            self.inner
+                .raft
+                .change_membership(ChangeMembers::ReplaceAllVoters(voters), false),
+        )
+        .await
     }
 
     /// Lets learners go.
     pub async fn remove_learners(&self, learners: BTreeSet<ReplicaId>) -> Result<(), ProposeError> {
-        self.inner.raft.change_membership(ChangeMembers::RemoveNodes(learners), false).await.map(drop).map_err(write_error)
+        self.member_change(
+            self.inner
+                .raft
+                .change_membership(ChangeMembers::RemoveNodes(learners), false),
+        )
+        .await
     }
 
-    /// Hands leadership to another voter; returns when this replica knows of a new leader. Nothing is lost when it fails: this one goes on.
-    pub async fn transfer_leader(&self, to: ReplicaId, timeout: Duration) -> Result<GroupStatus, ProposeError> {
-        let mut status = self.watch();
-        self.inner.raft.trigger().transfer_leader(to).await.map_err(stopped)?;
-        let changed = status.wait_for(|status| status.leader == Some(to) || status.stopped);
-        match tokio::time::timeout(timeout, changed).await {
-            Ok(Ok(status)) => Ok(*status),
-            Ok(Err(_)) => Err(ProposeError::Stopped("it was closed".into())),
+    async fn member_change<T>(
+        &self,
+        change: impl Future<Output = Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>>,
+    ) -> Result<(), ProposeError> {
+        match tokio::time::timeout(MEMBERS_TIMEOUT, change).await {
+            Ok(changed) => changed.map(drop).map_err(write_error),
             Err(_) => Err(ProposeError::Timeout),
         }
+    }
+
+    /// Hands leadership to another voter; returns when this replica knows of a new leader, which may be yet another
+    /// one.
+    ///
+    /// From the first try on this replica takes no commands. The voter declines as long as it lacks the last entry,
+    /// so it is asked again; when it never takes over, the group elects a leader after the usual time.
+    pub async fn transfer_leader(&self, to: ReplicaId, timeout: Duration) -> Result<GroupStatus, ProposeError> {
+        let mut status = self.watch();
+        let gone =
+            |status: &GroupStatus| status.stopped || status.leader.is_some_and(|leader| leader != self.replica());
+        let asking = async {
+            loop {
+                self.inner.raft.trigger().transfer_leader(to).await.map_err(stopped)?;
+                if let Ok(changed) = tokio::time::timeout(TRANSFER_AGAIN, status.wait_for(gone)).await {
+                    return changed
+                        .map(|status| *status)
+                        .map_err(|_| ProposeError::Stopped("it was closed".into()));
+                }
+            }
+        };
+        tokio::time::timeout(timeout, asking)
+            .await
+            .unwrap_or(Err(ProposeError::Timeout))
     }
 
     /// Index that is known to be committed, plus one.
@@ -299,7 +363,10 @@ impl Group {
             silent_for: if *replica == self.inner.replica {
                 Some(Duration::ZERO)
             } else {
-                heartbeat.and_then(|h| h.get(replica)).and_then(|at| at.as_ref()).map(|at| at.elapsed())
+                heartbeat
+                    .and_then(|h| h.get(replica))
+                    .and_then(|at| at.as_ref())
+                    .map(|at| at.elapsed())
             },
         };
         Some(replication.iter().map(of).collect())

@@ -1,4 +1,5 @@
-//! Runs a [`StateMachine`] for openraft: applies, saves the state now and then, keeps checkpoints along the log, builds and installs snapshots.
+//! Runs a [`StateMachine`] for openraft: applies, saves the state now and then, keeps checkpoints along the log,
+//! builds and installs snapshots.
 //!
 //! ```text
 //!  SNAPSHOT row        CHECKPOINT rows             APPLIED row        applied    committed     last
@@ -7,9 +8,10 @@
 //!   purged                                              re-applied after a restart
 //! ```
 //!
-//! Saving the state costs no sync: the row goes into the WAL after the entries and index rows that it covers, so whatever prefix of the WAL a crash
-//! leaves, a saved state never covers entries that are not there. A checkpoint is the exact state, with the membership, at one log index; only there
-//! may the log's head be cut off, because a new replica starts from it and receives every entry after it.
+//! Saving the state costs no sync: the row goes into the WAL after the entries and index rows that it covers, so
+//! whatever prefix of the WAL a crash leaves, a saved state never covers entries that are not there. A checkpoint is
+//! the exact state, with the membership, at one log index; only there may the log's head be cut off, because a new
+//! replica starts from it and receives every entry after it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -26,14 +28,17 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::codec::{self, StateRecord};
-use crate::log_store::{LogStore, blocking};
+use crate::log_store::{Durable, LogStore, blocking};
 use crate::raft_types::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::state_machine::{Effects, Retention, StateMachine};
 
-/// The state is saved after this many bytes of applied log: what a restart has to read and apply again at most, per group.
+/// The state is saved after this many bytes of applied log: what a restart has to read and apply again at most, per
+/// group.
 const SAVE_EVERY_BYTES: u64 = 1 << 20;
 /// And after this many entries, so that small commands are not many.
 const SAVE_EVERY_ENTRIES: u64 = 1024;
+/// And not before this many times the size of the state itself.
+const SAVE_EVERY_STATES: u64 = 8;
 /// A compacted group asks for a snapshot after this many bytes of applied log.
 const SNAPSHOT_EVERY_BYTES: u64 = 4 << 20;
 /// And after this many entries.
@@ -59,7 +64,8 @@ struct Checkpoint {
     position: Offset,
 }
 
-/// The purge points that are left, and the one that the snapshot stands at. Shared with the builder, which runs apart from apply.
+/// The purge points that are left, and the one that the snapshot stands at. Shared with the builder, which runs apart
+/// from apply.
 #[derive(Default)]
 struct PurgePoints {
     checkpoints: VecDeque<Checkpoint>,
@@ -69,7 +75,11 @@ struct PurgePoints {
 impl PurgePoints {
     /// The last checkpoint at or below `start`, if it is news.
     fn reachable(&self, start: Offset) -> Option<Checkpoint> {
-        self.checkpoints.iter().rev().find(|point| point.position <= start).copied()
+        self.checkpoints
+            .iter()
+            .rev()
+            .find(|point| point.position <= start)
+            .copied()
     }
 }
 
@@ -80,8 +90,12 @@ pub(crate) struct Host {
     last_applied: Option<LogId>,
     membership: StoredMembership,
     points: Arc<Mutex<PurgePoints>>,
+    /// Rows of entries that were applied and not flushed.
+    effects: Effects,
     unsaved: Progress,
     since_checkpoint: Progress,
+    /// Size of the state when it was saved last.
+    saved_bytes: u64,
     signals: Arc<HostSignals>,
 }
 
@@ -111,7 +125,10 @@ impl Host {
         let applied = read(StateKind::APPLIED)?;
         let mut points = PurgePoints {
             checkpoints: VecDeque::new(),
-            snapshot_index: snapshot.as_ref().and_then(|record| record.meta.last_log_id).map(|id| id.index),
+            snapshot_index: snapshot
+                .as_ref()
+                .and_then(|record| record.meta.last_log_id)
+                .map(|id| id.index),
         };
         let newest = match (snapshot, applied) {
             (Some(s), Some(a)) if s.meta.last_log_id > a.meta.last_log_id => Some(s),
@@ -123,18 +140,34 @@ impl Host {
             last_applied = record.meta.last_log_id;
             membership = record.meta.last_membership;
         }
-        for (index, bytes) in store.scan_state(group, StateKind::CHECKPOINT).map_err(io::Error::other)? {
+        for (index, bytes) in store
+            .scan_state(group, StateKind::CHECKPOINT)
+            .map_err(io::Error::other)?
+        {
             let position = Offset::from(i64::from_be_bytes(
-                bytes.get(..8).and_then(|head| head.try_into().ok()).ok_or(codec::CodecError::Damaged("checkpoint"))?,
+                bytes
+                    .get(..8)
+                    .and_then(|head| head.try_into().ok())
+                    .ok_or(codec::CodecError::Damaged("checkpoint"))?,
             ));
-            points.checkpoints.push_back(Checkpoint { index, position });
+            // Those beyond the saved state come back when their entries are applied again.
+            if last_applied.is_some_and(|id| index <= id.index) {
+                points.checkpoints.push_back(Checkpoint { index, position });
+            } else {
+                log.write_lazy(vec![Op::DeleteState {
+                    kind: StateKind::CHECKPOINT,
+                    suffix: Some(index),
+                }]);
+            }
         }
         let bounds = store.bounds(group);
         let last = bounds.last.map(|last| last.index);
         if last_applied.map(|id: LogId| id.index) > last {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("group {group}: the log ends at {last:?}, before the saved state at {last_applied:?}: its tail was lost"),
+                format!(
+                    "group {group}: the log ends at {last:?}, before the saved state at {last_applied:?}: its tail was lost"
+                ),
             ));
         }
         machine.publish();
@@ -149,8 +182,10 @@ impl Host {
             last_applied,
             membership,
             points: Arc::new(Mutex::new(points)),
+            effects: Effects::default(),
             unsaved: Progress::default(),
             since_checkpoint: Progress::default(),
+            saved_bytes: 0,
             signals: Arc::new(signals),
         })
     }
@@ -160,37 +195,48 @@ impl Host {
     }
 
     fn meta(&self) -> SnapshotMeta {
-        SnapshotMeta { last_log_id: self.last_applied, last_membership: self.membership.clone() }
+        SnapshotMeta {
+            last_log_id: self.last_applied,
+            last_membership: self.membership.clone(),
+        }
     }
 
-    fn apply_entry(&mut self, entry: Entry, effects: &mut Effects) -> Bytes {
+    fn apply_entry(&mut self, entry: Entry) -> Bytes {
         let id = entry.log_id;
         let (bytes, reply) = match entry.payload {
             EntryPayload::Blank => (0, Bytes::new()),
             EntryPayload::Normal(command) => {
-                let at = LogPosition { term: id.leader_id.term, index: id.index };
-                (command.size() as u64, self.machine.apply(at, &command, effects))
+                let at = LogPosition {
+                    term: id.leader_id.term,
+                    index: id.index,
+                };
+                (
+                    command.size() as u64,
+                    self.machine.apply(at, &command, &mut self.effects),
+                )
             }
             EntryPayload::Membership(membership) => {
                 self.membership = StoredMembership::new(Some(id), membership);
                 (0, Bytes::new())
             }
         };
-        debug_assert!(self.last_applied < Some(id), "entries are applied in order");
+        assert!(
+            self.last_applied.map_or(0, |last| last.index + 1) <= id.index,
+            "group {}: entries are applied in order",
+            self.log.group()
+        );
         self.last_applied = Some(id);
         self.unsaved.add(bytes);
         self.since_checkpoint.add(bytes);
         reply
     }
 
-    /// Everything that follows from the entries applied since the last flush: rows first, then publication, then the replies.
-    fn flush(&mut self, effects: &mut Effects, replies: &mut Vec<(ApplyResponder<TypeConfig>, Bytes)>) {
-        let mut ops = Vec::new();
-        if !effects.index.is_empty() {
-            ops.push(Op::PutIndex(std::mem::take(&mut effects.index)));
-        }
+    /// Everything that follows from the entries applied since the last flush: rows first, then publication, then the
+    /// replies.
+    fn flush(&mut self, replies: &mut Vec<(ApplyResponder<TypeConfig>, Bytes)>) {
+        let mut ops = self.index_ops();
         let due = self.checkpoint_if_due(&mut ops);
-        if self.unsaved.bytes >= SAVE_EVERY_BYTES || self.unsaved.entries >= SAVE_EVERY_ENTRIES {
+        if self.save_is_due() {
             ops.push(self.save_op());
         }
         if !ops.is_empty() {
@@ -199,7 +245,9 @@ impl Host {
         self.machine.publish();
         if let Some(id) = self.last_applied {
             self.signals.applied_next.store(id.index + 1, Ordering::Release);
-            self.signals.applied_term.send_if_modified(|term| std::mem::replace(term, id.leader_id.term) != id.leader_id.term);
+            self.signals
+                .applied_term
+                .send_if_modified(|term| std::mem::replace(term, id.leader_id.term) != id.leader_id.term);
         }
         for (responder, reply) in replies.drain(..) {
             responder.send(reply);
@@ -209,10 +257,31 @@ impl Host {
         }
     }
 
+    fn index_ops(&mut self) -> Vec<Op> {
+        let rows = std::mem::take(&mut self.effects.index);
+        if rows.is_empty() {
+            Vec::new()
+        } else {
+            vec![Op::PutIndex(rows)]
+        }
+    }
+
+    /// A large state is saved less often, so that saving it stays a small part of what is written.
+    fn save_is_due(&self) -> bool {
+        let large = self.saved_bytes * SAVE_EVERY_STATES;
+        self.unsaved.bytes >= SAVE_EVERY_BYTES.max(large)
+            || self.unsaved.entries >= SAVE_EVERY_ENTRIES && self.unsaved.bytes >= large
+    }
+
     fn save_op(&mut self) -> Op {
         self.unsaved = Progress::default();
         let value = codec::encode_state(&self.meta(), &self.machine.snapshot());
-        Op::PutState { kind: StateKind::APPLIED, suffix: None, value }
+        self.saved_bytes = value.len() as u64;
+        Op::PutState {
+            kind: StateKind::APPLIED,
+            suffix: None,
+            value,
+        }
     }
 
     /// Adds a checkpoint when one is due, and says whether the log could shrink now.
@@ -227,7 +296,11 @@ impl Host {
                 }
                 return due;
             }
-            Retention::LogIsData { position, start, checkpoint_bytes } => (position, start, checkpoint_bytes),
+            Retention::LogIsData {
+                position,
+                start,
+                checkpoint_bytes,
+            } => (position, start, checkpoint_bytes),
         };
         let mut points = self.points.lock();
         let emptied = start == position && self.since_checkpoint.bytes > 0;
@@ -235,8 +308,15 @@ impl Host {
             self.since_checkpoint = Progress::default();
             let mut value = position.get().to_be_bytes().to_vec();
             value.extend_from_slice(&codec::encode_state(&self.meta(), &self.machine.snapshot()));
-            ops.push(Op::PutState { kind: StateKind::CHECKPOINT, suffix: Some(id.index), value: value.into() });
-            points.checkpoints.push_back(Checkpoint { index: id.index, position });
+            ops.push(Op::PutState {
+                kind: StateKind::CHECKPOINT,
+                suffix: Some(id.index),
+                value: value.into(),
+            });
+            points.checkpoints.push_back(Checkpoint {
+                index: id.index,
+                position,
+            });
         }
         points.reachable(start).is_some()
     }
@@ -253,9 +333,11 @@ impl Host {
 impl Drop for Host {
     /// A clean stop saves the state, so that the next start applies nothing again.
     fn drop(&mut self) {
-        if self.unsaved.entries > 0 {
-            let op = self.save_op();
-            self.log.write_lazy(vec![op]);
+        // After a panic the state may be half way into an entry.
+        if self.unsaved.entries > 0 && !std::thread::panicking() {
+            let mut ops = self.index_ops();
+            ops.push(self.save_op());
+            self.log.write_lazy(ops);
         }
     }
 }
@@ -272,70 +354,102 @@ impl RaftStateMachine<TypeConfig> for Host {
     where
         S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
     {
-        let mut effects = Effects::default();
         let mut replies = Vec::new();
         let mut unflushed = 0;
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
-            let reply = self.apply_entry(entry, &mut effects);
+            let reply = self.apply_entry(entry);
             if let Some(responder) = responder {
                 replies.push((responder, reply));
             }
             unflushed += 1;
             if unflushed >= FLUSH_EVERY_ENTRIES {
-                self.flush(&mut effects, &mut replies);
+                self.flush(&mut replies);
                 unflushed = 0;
             }
         }
-        self.flush(&mut effects, &mut replies);
+        self.flush(&mut replies);
         Ok(())
     }
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
         let source = match self.machine.retention() {
-            Retention::Compacted => Some(Source::State { meta: self.meta(), state: self.machine.snapshot() }),
+            Retention::Compacted => Some(Source::State {
+                meta: self.meta(),
+                state: self.machine.snapshot(),
+            }),
             Retention::LogIsData { start, .. } => {
                 let points = self.points.lock();
                 match points.reachable(start) {
                     Some(checkpoint) => Some(Source::Checkpoint(checkpoint)),
                     None if !force => None,
                     None if points.snapshot_index.is_some() => Some(Source::Current),
-                    None => Some(Source::State { meta: self.meta(), state: self.machine.snapshot() }),
+                    None => Some(Source::State {
+                        meta: self.meta(),
+                        state: self.machine.snapshot(),
+                    }),
                 }
             }
         };
-        Some(SnapshotBuilder { log: self.log.clone(), points: self.points.clone(), source: source? })
+        Some(SnapshotBuilder {
+            log: self.log.clone(),
+            points: self.points.clone(),
+            source: source?,
+        })
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        self.try_create_snapshot_builder(true).await.expect("a forced builder is always given")
+        self.try_create_snapshot_builder(true)
+            .await
+            .expect("a forced builder is always given")
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> io::Result<()> {
         self.machine.restore(&snapshot).map_err(io::Error::other)?;
         let value = codec::encode_state(meta, &snapshot);
         let mut ops = vec![
-            Op::PutState { kind: StateKind::SNAPSHOT, suffix: None, value: value.clone() },
-            Op::PutState { kind: StateKind::APPLIED, suffix: None, value },
+            Op::PutState {
+                kind: StateKind::SNAPSHOT,
+                suffix: None,
+                value: value.clone(),
+            },
+            Op::PutState {
+                kind: StateKind::APPLIED,
+                suffix: None,
+                value,
+            },
         ];
         if matches!(self.machine.retention(), Retention::LogIsData { .. }) {
             // Rows of the log that the snapshot stands in for.
             ops.push(Op::DeleteIndexBelow(Offset::from(i64::MAX)));
         }
-        {
+        let durable = {
             let mut points = self.points.lock();
             for point in points.checkpoints.drain(..) {
-                ops.push(Op::DeleteState { kind: StateKind::CHECKPOINT, suffix: Some(point.index) });
+                ops.push(Op::DeleteState {
+                    kind: StateKind::CHECKPOINT,
+                    suffix: Some(point.index),
+                });
             }
             points.snapshot_index = meta.last_log_id.map(|id| id.index);
-        }
-        self.log.write_synced(ops).await?;
+            if let Some(id) = meta.last_log_id {
+                // In the same write, so that no crash leaves a state beyond the end of the log.
+                ops.push(Op::Purge {
+                    upto: id.index,
+                    upto_term: id.leader_id.term,
+                });
+            }
+            self.log.start_synced(ops)
+        };
+        durable.wait().await?;
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.unsaved = Progress::default();
         self.since_checkpoint = Progress::default();
         self.machine.publish();
-        self.signals.applied_next.store(self.last_applied.map_or(0, |id| id.index + 1), Ordering::Release);
+        self.signals
+            .applied_next
+            .store(self.last_applied.map_or(0, |id| id.index + 1), Ordering::Release);
         Ok(())
     }
 
@@ -362,25 +476,47 @@ pub(crate) struct SnapshotBuilder {
 }
 
 impl SnapshotBuilder {
-    async fn read(&self, kind: StateKind, suffix: Option<u64>) -> io::Result<Bytes> {
+    async fn read(&self, kind: StateKind, suffix: Option<u64>) -> io::Result<Option<Bytes>> {
         let (store, group) = (self.log.store().clone(), self.log.group());
-        let row: Option<Bytes> = blocking(move || store.get_state(group, kind, suffix)).await?;
-        row.ok_or_else(|| io::Error::other(format!("group {group}: a snapshot row is missing")))
+        blocking(move || store.get_state(group, kind, suffix)).await
     }
 
-    /// The snapshot's row, with what becomes superfluous by it.
-    fn replace(&self, value: Bytes, index: Option<u64>, below: Option<Offset>) -> Vec<Op> {
-        let mut ops = vec![Op::PutState { kind: StateKind::SNAPSHOT, suffix: None, value }];
+    async fn current(&self) -> io::Result<Snapshot> {
+        let row = self.read(StateKind::SNAPSHOT, None).await?;
+        let row =
+            row.ok_or_else(|| io::Error::other(format!("group {}: the snapshot is missing", self.log.group())))?;
+        let StateRecord { meta, state } = codec::decode_state(&row)?;
+        Ok(RaftSnapshot { meta, snapshot: state })
+    }
+
+    /// Puts the snapshot in the place of the one before, with what becomes superfluous by it. Queued under the lock
+    /// that an installation takes too, so that an older snapshot never comes after a newer one. `None`: a newer
+    /// one is there.
+    fn replace(&self, value: Bytes, index: Option<u64>, below: Option<Offset>) -> Option<Durable> {
         let mut points = self.points.lock();
-        while let Some(point) = points.checkpoints.front().copied().filter(|point| Some(point.index) <= index) {
-            ops.push(Op::DeleteState { kind: StateKind::CHECKPOINT, suffix: Some(point.index) });
-            points.checkpoints.pop_front();
+        if points.snapshot_index.is_some() && points.snapshot_index >= index {
+            return None;
         }
+        let mut ops = vec![Op::PutState {
+            kind: StateKind::SNAPSHOT,
+            suffix: None,
+            value,
+        }];
+        points.checkpoints.retain(|point| {
+            let stays = Some(point.index) > index;
+            if !stays {
+                ops.push(Op::DeleteState {
+                    kind: StateKind::CHECKPOINT,
+                    suffix: Some(point.index),
+                });
+            }
+            stays
+        });
         if let Some(below) = below {
             ops.push(Op::DeleteIndexBelow(below));
         }
         points.snapshot_index = index;
-        ops
+        Some(self.log.start_synced(ops))
     }
 }
 
@@ -390,16 +526,17 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         let (value, below) = match &self.source {
             Source::State { meta, state } => (codec::encode_state(meta, state), None),
-            Source::Checkpoint(point) => {
-                let row = self.read(StateKind::CHECKPOINT, Some(point.index)).await?;
-                (row.slice(8..), Some(point.position))
-            }
-            Source::Current => (self.read(StateKind::SNAPSHOT, None).await?, None),
+            Source::Checkpoint(point) => match self.read(StateKind::CHECKPOINT, Some(point.index)).await? {
+                Some(row) => (row.slice(8..), Some(point.position)),
+                // A snapshot was installed meanwhile, which took the checkpoints away.
+                None => return self.current().await,
+            },
+            Source::Current => return self.current().await,
         };
         let StateRecord { meta, state } = codec::decode_state(&value)?;
-        if !matches!(self.source, Source::Current) {
-            let ops = self.replace(value, meta.last_log_id.map(|id| id.index), below);
-            self.log.write_synced(ops).await?;
+        match self.replace(value, meta.last_log_id.map(|id| id.index), below) {
+            Some(durable) => durable.wait().await?,
+            None => return self.current().await,
         }
         Ok(RaftSnapshot { meta, snapshot: state })
     }

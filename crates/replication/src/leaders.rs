@@ -1,7 +1,9 @@
-//! Who leads which group, as far as this broker knows: from its own replicas, and from what the other brokers announce.
+//! Who leads which group, as far as this broker knows: from its own replicas, and from what the other brokers
+//! announce.
 //!
-//! A leader announces itself to every broker when it is elected and ready, and takes it back when it is not any more; on each new connection it
-//! announces everything it leads. Nothing is asked for, so nothing is polled. A higher term always wins.
+//! A leader announces itself to every broker when it is elected and ready, and takes it back when it is not any more;
+//! on each new connection it announces everything it leads. Nothing is asked for, so nothing is polled. A higher term
+//! always wins.
 
 use std::collections::{HashMap, HashSet};
 
@@ -27,7 +29,10 @@ pub struct Leaders {
 
 impl Default for Leaders {
     fn default() -> Self {
-        Self { known: RwLock::default(), version: watch::Sender::new(0) }
+        Self {
+            known: RwLock::default(),
+            version: watch::Sender::new(0),
+        }
     }
 }
 
@@ -64,7 +69,12 @@ impl Leaders {
         let mut known = self.known.write();
         let mut changed = false;
         let mut leads = HashSet::new();
-        for GroupLeader { group_id, term, leading } in announcement.leaders {
+        for GroupLeader {
+            group_id,
+            term,
+            leading,
+        } in announcement.leaders
+        {
             let group = GroupId::from(group_id);
             if leading {
                 leads.insert(group);
@@ -116,7 +126,14 @@ mod tests {
     }
 
     fn announcement(leaders: &[(u64, u64, bool)], complete: bool) -> LeaderAnnouncement {
-        let leaders = leaders.iter().map(|&(group_id, term, leading)| GroupLeader { group_id, term, leading }).collect();
+        let leaders = leaders
+            .iter()
+            .map(|&(group_id, term, leading)| GroupLeader {
+                group_id,
+                term,
+                leading,
+            })
+            .collect();
         LeaderAnnouncement { leaders, complete }
     }
 
@@ -128,7 +145,13 @@ mod tests {
         leaders.announced(broker(2), announcement(&[(7, 4, true)], false));
         leaders.announced(broker(1), announcement(&[(7, 3, true)], false));
         leaders.announced(broker(1), announcement(&[(7, 3, false)], false));
-        assert_eq!(leaders.get(group), Some(Leader { term: 4, broker: Some(broker(2)) }));
+        assert_eq!(
+            leaders.get(group),
+            Some(Leader {
+                term: 4,
+                broker: Some(broker(2))
+            })
+        );
         leaders.announced(broker(2), announcement(&[(7, 4, false)], false));
         assert_eq!(leaders.get(group), Some(Leader { term: 4, broker: None }));
     }

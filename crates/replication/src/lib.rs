@@ -1,9 +1,12 @@
-//! Raft groups over one store and one transport per node pair: Jangada's adapter to openraft, and the only crate that names it.
+//! Raft groups over one store and one transport per node pair: Jangada's adapter to openraft, and the only crate that
+//! names it.
 //!
 //! - [`Registry`]: the groups of one broker, and what they share. - [`Group`]: a handle to one of them.
-//! - [`StateMachine`]: what a group's log is folded into; implemented above this crate. - [`Command`]: what is proposed.
+//! - [`StateMachine`]: what a group's log is folded into; implemented above this crate. - [`Command`]: what is
+//!   proposed.
 //! - [`Leaders`]: who leads which group of the cluster. - [`transport`]: the connections between two brokers.
-//! - `log_store`, `host`: openraft's storage and state machine on [`jangada_storage::Store`]. - `codec`, `wire`: encodings on disk and between brokers.
+//! - `log_store`, `host`: openraft's storage and state machine on [`jangada_storage::Store`]. - `codec`, `wire`:
+//!   encodings on disk and between brokers.
 
 mod codec;
 mod group;
@@ -13,6 +16,8 @@ mod log_store;
 mod raft_types;
 mod registry;
 mod state_machine;
+#[cfg(test)]
+mod suite_tests;
 pub mod transport;
 mod wire;
 

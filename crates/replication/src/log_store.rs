@@ -1,7 +1,8 @@
 //! openraft's log storage on the store: one group's view of it.
 //!
-//! `append` returns as soon as the entries are readable from memory; the writer thread calls openraft's callback when they are durable. A vote is
-//! durable before it is answered. The last committed log id is not worth a sync of its own: it rides along with the next append.
+//! `append` returns as soon as the entries are readable from memory; the writer thread calls openraft's callback when
+//! they are durable. A vote is durable before it is answered. The last committed log id is not worth a sync of its
+//! own: it rides along with the next append.
 
 use std::fmt::Debug;
 use std::io;
@@ -19,14 +20,29 @@ use tokio::sync::oneshot;
 use crate::codec;
 use crate::raft_types::{Entry, LogId, TypeConfig, Vote, log_id};
 
-/// Bytes of entries that one read returns, and so one append message and one chunk of apply. openraft itself only counts entries.
+/// Bytes of entries that one read returns, and so one append message and one chunk of apply. openraft itself only
+/// counts entries.
 pub(crate) const READ_BYTES_MAX: usize = 1 << 20;
 
 /// Runs a blocking store call off the runtime's workers.
-pub(crate) async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T, StoreError> + Send + 'static) -> io::Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> io::Result<T> {
     match tokio::task::spawn_blocking(call).await {
         Ok(result) => result.map_err(io::Error::other),
         Err(error) => Err(io::Error::other(error)),
+    }
+}
+
+/// A write on its way to the disk.
+pub(crate) struct Durable(oneshot::Receiver<Result<(), StoreError>>);
+
+impl Durable {
+    pub async fn wait(self) -> io::Result<()> {
+        match self.0.await {
+            Ok(result) => result.map_err(io::Error::other),
+            Err(_) => Err(io::Error::other("the store stopped")),
+        }
     }
 }
 
@@ -51,25 +67,31 @@ impl LogStore {
     pub fn open(group: GroupId, store: Arc<dyn Store>) -> Result<Self, StoreError> {
         store.open_group(group)?;
         let vote = match store.get_state(group, StateKind::VOTE, None)? {
-            Some(bytes) => Some(codec::decode_vote(&bytes).map_err(|error| StoreError::Corrupt(format!("group {group}: {error}")))?),
+            Some(bytes) => Some(
+                codec::decode_vote(&bytes).map_err(|error| StoreError::Corrupt(format!("group {group}: {error}")))?,
+            ),
             None => None,
         };
-        let shared = Shared { vote: Mutex::new(vote), ..Shared::default() };
-        Ok(Self { group, store, shared: Arc::new(shared) })
+        let shared = Shared {
+            vote: Mutex::new(vote),
+            ..Shared::default()
+        };
+        Ok(Self {
+            group,
+            store,
+            shared: Arc::new(shared),
+        })
     }
 
-    /// Writes and waits until it is durable.
-    pub async fn write_synced(&self, ops: Vec<Op>) -> io::Result<()> {
+    /// Queues a write; [`Durable::wait`] waits for it.
+    pub fn start_synced(&self, ops: Vec<Op>) -> Durable {
         let (done, durable) = oneshot::channel();
         let completion = Box::new(move |result| {
             // The waiter may be gone: a group that shuts down.
             let _ = done.send(result);
         });
         self.store.write(self.group, ops, Durability::Synced, Some(completion));
-        match durable.await {
-            Ok(result) => result.map_err(io::Error::other),
-            Err(_) => Err(io::Error::other("the store stopped")),
-        }
+        Durable(durable)
     }
 
     /// Writes with the next commit.
@@ -117,7 +139,10 @@ impl LogStore {
 }
 
 fn decode_all(entries: Vec<LogEntry>) -> io::Result<Vec<Entry>> {
-    entries.into_iter().map(|entry| codec::decode_entry(entry).map_err(io::Error::from)).collect()
+    entries
+        .into_iter()
+        .map(|entry| codec::decode_entry(entry).map_err(io::Error::from))
+        .collect()
 }
 
 fn to_log_id(position: LogPosition) -> LogId {
@@ -125,13 +150,19 @@ fn to_log_id(position: LogPosition) -> LogId {
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {
-    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + Send>(&mut self, range: RB) -> io::Result<Vec<Entry>> {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + Send>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<Entry>> {
         let (mut start, end) = self.end_of(&range);
         let mut entries = Vec::new();
         while start < end {
             let chunk = self.read(start, end, READ_BYTES_MAX).await?;
             let Some(last) = chunk.last() else {
-                return Err(io::Error::other(format!("group {}: log entry {start} is missing", self.group)));
+                return Err(io::Error::other(format!(
+                    "group {}: log entry {start} is missing",
+                    self.group
+                )));
             };
             start = last.log_id.index + 1;
             entries.extend(chunk);
@@ -151,7 +182,10 @@ impl RaftLogReader<TypeConfig> for LogStore {
             }
             let chunk = reader.read(start, end, READ_BYTES_MAX).await?;
             let Some(last) = chunk.last() else {
-                return Err(io::Error::other(format!("group {}: log entry {start} is missing", reader.group)));
+                return Err(io::Error::other(format!(
+                    "group {}: log entry {start} is missing",
+                    reader.group
+                )));
             };
             let next = last.log_id.index + 1;
             Ok(Some((chunk, (reader, next))))
@@ -170,7 +204,10 @@ impl RaftLogReader<TypeConfig> for LogStore {
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
         let entries = self.read(start, end, READ_BYTES_MAX).await?;
         if entries.is_empty() && start < end {
-            return Err(io::Error::other(format!("group {}: log entries {start} to {end} are missing", self.group)));
+            return Err(io::Error::other(format!(
+                "group {}: log entries {start} to {end} are missing",
+                self.group
+            )));
         }
         Ok(entries)
     }
@@ -181,7 +218,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
         let bounds = self.store.bounds(self.group);
-        Ok(LogState { last_purged_log_id: bounds.purged.map(to_log_id), last_log_id: bounds.last.map(to_log_id) })
+        Ok(LogState {
+            last_purged_log_id: bounds.purged.map(to_log_id),
+            last_log_id: bounds.last.map(to_log_id),
+        })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -190,7 +230,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let value = codec::encode_vote(vote);
-        self.write_synced(vec![Op::PutState { kind: StateKind::VOTE, suffix: None, value }]).await?;
+        let ops = vec![Op::PutState {
+            kind: StateKind::VOTE,
+            suffix: None,
+            value,
+        }];
+        self.start_synced(ops).wait().await?;
         *self.shared.vote.lock() = Some(*vote);
         Ok(())
     }
@@ -219,9 +264,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         }
         if let Some(committed) = self.shared.committed_unsaved.lock().take() {
             let value = codec::encode_log_id(Some(committed));
-            ops.push(Op::PutState { kind: StateKind::COMMITTED, suffix: None, value });
+            ops.push(Op::PutState {
+                kind: StateKind::COMMITTED,
+                suffix: None,
+                value,
+            });
         }
-        let completion = Box::new(move |result: Result<(), StoreError>| callback.io_completed(result.map_err(io::Error::other)));
+        let completion =
+            Box::new(move |result: Result<(), StoreError>| callback.io_completed(result.map_err(io::Error::other)));
         self.store.write(self.group, ops, Durability::Synced, Some(completion));
         Ok(())
     }
@@ -233,7 +283,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
-        self.write_lazy(vec![Op::Purge { upto: log_id.index, upto_term: log_id.leader_id.term }]);
+        self.write_lazy(vec![Op::Purge {
+            upto: log_id.index,
+            upto_term: log_id.leader_id.term,
+        }]);
         Ok(())
     }
 }

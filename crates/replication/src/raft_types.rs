@@ -1,6 +1,7 @@
 //! openraft's types as Jangada uses them. Nothing outside this crate names openraft.
 //!
-//! Standard Raft: at most one leader in a term (`leader_id_std`), so that a term is a leader epoch and a log id is (term, index).
+//! Standard Raft: at most one leader in a term (`leader_id_std`), so that a term is a leader epoch and a log id is
+//! (term, index).
 
 use std::fmt;
 
@@ -25,7 +26,8 @@ pub(crate) enum EntryKind {
 /// Bytes before a command's own head: version and kind.
 const PREFIX_LEN: usize = 2;
 
-/// A command for a group's state machine: a small head of fixed meaning, and a body that is shared and never copied in memory.
+/// A command for a group's state machine: a small head of fixed meaning, and a body that is shared and never copied
+/// in memory.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Command {
     /// Version, kind, then the state machine's own head: as it goes to disk and to the wire.
@@ -40,12 +42,18 @@ impl Command {
         encoded.put_u8(ENTRY_VERSION);
         encoded.put_u8(EntryKind::Command as u8);
         encoded.put_slice(head);
-        Self { encoded_head: encoded.freeze(), body }
+        Self {
+            encoded_head: encoded.freeze(),
+            body,
+        }
     }
 
     /// From an entry's head, whose prefix the caller has checked.
     pub(crate) fn from_encoded(encoded_head: Bytes, body: Bytes) -> Self {
-        debug_assert!(encoded_head.len() >= PREFIX_LEN, "an entry's head begins with version and kind");
+        debug_assert!(
+            encoded_head.len() >= PREFIX_LEN,
+            "an entry's head begins with version and kind"
+        );
         Self { encoded_head, body }
     }
 
@@ -104,5 +112,8 @@ pub(crate) type Snapshot = openraft::Snapshot<CommittedLeaderId, ReplicaId, (), 
 
 /// The log id (term, index).
 pub(crate) fn log_id(term: u64, index: u64) -> LogId {
-    LogId { leader_id: CommittedLeaderId::new(term), index }
+    LogId {
+        leader_id: CommittedLeaderId::new(term),
+        index,
+    }
 }

@@ -5,7 +5,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jangada_proto::internal::message::Body;
-use jangada_proto::internal::{Frame, GroupLeader, InstallSnapshotResponse, LeaderAnnouncement, Message, SnapshotChunk};
+use jangada_proto::internal::{
+    Frame, GroupLeader, InstallSnapshotResponse, LeaderAnnouncement, Message, SnapshotChunk,
+};
 use jangada_storage::{Durability, Op, Store, StoreError};
 use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId};
 use openraft::async_runtime::watch::WatchReceiver;
@@ -20,10 +22,10 @@ use crate::host::{Host, HostSignals};
 use crate::leaders::Leaders;
 use crate::log_store::LogStore;
 use crate::state_machine::StateMachine;
+use crate::transport::Transport;
 use crate::transport::client::NetworkFactory;
 use crate::transport::handshake::Identity;
 use crate::transport::inbound::{self, FrameStream};
-use crate::transport::Transport;
 
 /// A broker counts as alive when it was heard of within this time.
 const ALIVE_WITHIN: Duration = Duration::from_secs(2);
@@ -35,7 +37,8 @@ const SIGN_OF_LIFE_EVERY: Duration = Duration::from_millis(500);
 pub struct Timing {
     /// Between two heartbeats of a leader, milliseconds.
     pub heartbeat_ms: u64,
-    /// A follower stands for election after the leader's lease (the maximum below) and a random time between these two, milliseconds.
+    /// A follower stands for election after the leader's lease (the maximum below) and a random time between these
+    /// two, milliseconds.
     pub election_timeout_min_ms: u64,
     /// See `election_timeout_min_ms`.
     pub election_timeout_max_ms: u64,
@@ -120,7 +123,12 @@ impl Registry {
 
     /// Whether this broker was heard of lately. This broker itself is alive.
     pub fn is_alive(&self, broker: BrokerId) -> bool {
-        broker == self.identity.broker || self.heard.lock().get(&broker).is_some_and(|at| at.elapsed() < ALIVE_WITHIN)
+        broker == self.identity.broker
+            || self
+                .heard
+                .lock()
+                .get(&broker)
+                .is_some_and(|at| at.elapsed() < ALIVE_WITHIN)
     }
 
     pub(crate) fn heard_from(&self, broker: BrokerId) {
@@ -129,7 +137,10 @@ impl Registry {
 
     /// The replica that this broker has, or would have, of any group.
     pub fn local_replica(&self) -> ReplicaId {
-        ReplicaId { broker: self.identity.broker, incarnation: self.identity.incarnation }
+        ReplicaId {
+            broker: self.identity.broker,
+            incarnation: self.identity.incarnation,
+        }
     }
 
     /// A group that is open here.
@@ -144,15 +155,21 @@ impl Registry {
 
     pub(crate) fn hosted(&self, id: GroupId, incarnation: Incarnation) -> Result<Hosted, String> {
         if incarnation != self.identity.incarnation {
-            return Err(format!("broker {} has incarnation {}, not {incarnation}", self.identity.broker, self.identity.incarnation));
+            return Err(format!(
+                "broker {} has incarnation {}, not {incarnation}",
+                self.identity.broker, self.identity.incarnation
+            ));
         }
         match self.groups.read().get(&id) {
-            Some(group) => Ok(Hosted { raft: group.raft().clone() }),
+            Some(group) => Ok(Hosted {
+                raft: group.raft().clone(),
+            }),
             None => Err(format!("group {id} is not open on broker {}", self.identity.broker)),
         }
     }
 
-    /// Starts this broker's replica of a group: loads its state, applies what is committed, takes part. Opening an open group gives it again.
+    /// Starts this broker's replica of a group: loads its state, applies what is committed, takes part. Opening an
+    /// open group gives it again.
     pub async fn open(self: &Arc<Self>, id: GroupId, machine: Box<dyn StateMachine>) -> Result<Group, OpenError> {
         if let Some(group) = self.group(id) {
             return Ok(group);
@@ -163,9 +180,14 @@ impl Registry {
             let host = Host::open(log.clone(), machine).map_err(|error| OpenError::Group(id, error.to_string()))?;
             Ok::<_, OpenError>((log, host))
         });
-        let (log, host) = opened.await.map_err(|error| OpenError::Group(id, error.to_string()))??;
+        let (log, host) = opened
+            .await
+            .map_err(|error| OpenError::Group(id, error.to_string()))??;
         let signals = host.signals();
-        let network = NetworkFactory { transport: self.transport().clone(), group: id };
+        let network = NetworkFactory {
+            transport: self.transport().clone(),
+            group: id,
+        };
         let raft = Raft::new(self.local_replica(), self.config.clone(), network, log.clone(), host)
             .await
             .map_err(|fatal| OpenError::Group(id, fatal.to_string()))?;
@@ -199,7 +221,7 @@ impl Registry {
             Ok::<_, StoreError>(())
         });
         queued.await.map_err(|error| StoreError::Corrupt(error.to_string()))??;
-        let result = durable.await.unwrap_or_else(|_| Err(StoreError::ShuttingDown));
+        let result = durable.await.unwrap_or(Err(StoreError::ShuttingDown));
         self.store.close_group(id);
         result
     }
@@ -212,12 +234,18 @@ impl Registry {
     }
 
     /// Serves a peer's control connection.
-    pub async fn serve_control(self: Arc<Self>, request: Request<Streaming<Frame>>) -> Result<Response<FrameStream>, Status> {
+    pub async fn serve_control(
+        self: Arc<Self>,
+        request: Request<Streaming<Frame>>,
+    ) -> Result<Response<FrameStream>, Status> {
         inbound::control(self, request).await
     }
 
     /// Serves a peer's bulk connection.
-    pub async fn serve_bulk(self: Arc<Self>, request: Request<Streaming<Frame>>) -> Result<Response<FrameStream>, Status> {
+    pub async fn serve_bulk(
+        self: Arc<Self>,
+        request: Request<Streaming<Frame>>,
+    ) -> Result<Response<FrameStream>, Status> {
         inbound::bulk(self, request).await
     }
 
@@ -234,7 +262,11 @@ impl Registry {
         let groups = self.groups.read();
         let led = groups.values().filter_map(|group| {
             let status = group.status();
-            status.ready.then(|| GroupLeader { group_id: group.id().get(), term: status.term, leading: true })
+            status.ready.then(|| GroupLeader {
+                group_id: group.id().get(),
+                term: status.term,
+                leading: true,
+            })
         });
         announcement(led.collect(), true)
     }
@@ -247,7 +279,10 @@ impl Registry {
 }
 
 fn announcement(leaders: Vec<GroupLeader>, complete: bool) -> Message {
-    Message { body: Some(Body::Leaders(LeaderAnnouncement { leaders, complete })), ..Message::default() }
+    Message {
+        body: Some(Body::Leaders(LeaderAnnouncement { leaders, complete })),
+        ..Message::default()
+    }
 }
 
 fn raft_config(identity: &Identity, timing: Timing) -> Result<Config, OpenError> {
@@ -265,7 +300,11 @@ fn raft_config(identity: &Identity, timing: Timing) -> Result<Config, OpenError>
         purge_batch_size: 1,
         install_snapshot_timeout: 30_000,
         enable_pre_vote: Some(true),
-        // A leader that only some can reach must not block elections (openraft issue 2080). At least lease plus election time-out.
+        // A restarted leader must be elected anew: going on in its old term it could write other entries under log ids
+        // that followers have already acknowledged, because they may have synced what it lost.
+        enable_leader_restore: Some(false),
+        // A leader that only some can reach must not block elections (openraft issue 2080). At least lease plus
+        // election time-out.
         quorum_loss_probe_interval: Some(timing.election_timeout_max_ms * 2 + timing.heartbeat_ms),
         backoff: "50ms 100ms 200ms ...500ms".to_owned(),
         ..Config::default()
@@ -274,7 +313,13 @@ fn raft_config(identity: &Identity, timing: Timing) -> Result<Config, OpenError>
 }
 
 /// A group's watcher: keeps its status and the table of leaders true, and lets the log shrink when it may.
-async fn observe(registry: Arc<Registry>, id: GroupId, raft: Raft, signals: Arc<HostSignals>, status: watch::Sender<GroupStatus>) {
+async fn observe(
+    registry: Arc<Registry>,
+    id: GroupId,
+    raft: Raft,
+    signals: Arc<HostSignals>,
+    status: watch::Sender<GroupStatus>,
+) {
     let mut server = raft.server_metrics();
     let mut applied_term = signals.applied_term.subscribe();
     loop {
@@ -282,13 +327,25 @@ async fn observe(registry: Arc<Registry>, id: GroupId, raft: Raft, signals: Arc<
             let metrics = server.borrow_watched();
             let term = metrics.vote.leader_id.term;
             let leading = metrics.state.is_leader();
-            GroupStatus { term, leader: metrics.current_leader, leading, ready: leading && *applied_term.borrow_and_update() == term, stopped: false }
+            GroupStatus {
+                term,
+                leader: metrics.current_leader,
+                leading,
+                ready: leading && *applied_term.borrow_and_update() == term,
+                stopped: false,
+            }
         };
         let before = status.send_replace(seen);
         registry.leaders.observed(id, seen.term, known_leader(&registry, seen));
         if before.ready != seen.ready || (seen.ready && before.term != seen.term) {
             let term = if seen.ready { seen.term } else { before.term };
-            registry.announce(vec![GroupLeader { group_id: id.get(), term, leading: seen.ready }]).await;
+            registry
+                .announce(vec![GroupLeader {
+                    group_id: id.get(),
+                    term,
+                    leading: seen.ready,
+                }])
+                .await;
         }
         tokio::select! {
             changed = server.changed() => if changed.is_err() { break },
@@ -299,7 +356,15 @@ async fn observe(registry: Arc<Registry>, id: GroupId, raft: Raft, signals: Arc<
     if registry.groups.read().contains_key(&id) {
         tracing::error!(group = %id, "a replica has stopped by itself; see the error before this one");
     }
-    status.send_modify(|status| *status = GroupStatus { stopped: true, leader: None, leading: false, ready: false, ..*status });
+    status.send_modify(|status| {
+        *status = GroupStatus {
+            stopped: true,
+            leader: None,
+            leading: false,
+            ready: false,
+            ..*status
+        }
+    });
 }
 
 /// Whom to name as leader: this broker only once it is ready, so that nobody is sent here to be turned away.
@@ -317,4 +382,3 @@ async fn signs_of_life(registry: std::sync::Weak<Registry>) {
         registry.announce(Vec::new()).await;
     }
 }
-

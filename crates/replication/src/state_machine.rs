@@ -14,7 +14,8 @@ pub struct RestoreError(pub String);
 /// How a group's log is kept small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retention {
-    /// The snapshot is the current state; the log before it goes. For groups whose state is what matters: metadata, coordinators.
+    /// The snapshot is the current state; the log before it goes. For groups whose state is what matters: metadata,
+    /// coordinators.
     Compacted,
     /// The log is the data: it goes only below `start`, at the checkpoints along it.
     LogIsData {
@@ -34,12 +35,13 @@ pub struct Effects {
     pub index: Vec<IndexEntry>,
 }
 
-/// A deterministic fold of a group's committed commands. Every replica applies the same commands in the same order, so `apply` may use nothing but
-/// the state and the command: no clock, no randomness, no I/O.
+/// A deterministic fold of a group's committed commands. Every replica applies the same commands in the same order,
+/// so `apply` may use nothing but the state and the command: no clock, no randomness, no I/O.
 ///
 /// It runs on one task; readers see what `publish` put where they look.
 pub trait StateMachine: Send + Sync + 'static {
-    /// Applies one command and gives the reply for its proposer. After a restart, commands may be applied again to the state that was saved before them.
+    /// Applies one command and gives the reply for its proposer. After a restart, commands may be applied again to
+    /// the state that was saved before them.
     fn apply(&mut self, at: LogPosition, command: &Command, effects: &mut Effects) -> Bytes;
 
     /// Called after a run of `apply` and before any of their replies is sent.

@@ -1,4 +1,5 @@
-//! Conversions between openraft's messages and the internal listener's. Ours on the wire, so that versions of openraft may differ between brokers.
+//! Conversions between openraft's messages and the internal listener's. Ours on the wire, so that versions of
+//! openraft may differ between brokers.
 
 use jangada_proto::internal as proto;
 use jangada_storage::LogEntry;
@@ -16,7 +17,10 @@ fn missing(what: &'static str) -> CodecError {
 }
 
 pub(crate) fn replica(broker: u32, incarnation: u32) -> ReplicaId {
-    ReplicaId { broker: BrokerId::from(broker), incarnation: Incarnation::from(incarnation) }
+    ReplicaId {
+        broker: BrokerId::from(broker),
+        incarnation: Incarnation::from(incarnation),
+    }
 }
 
 pub(crate) fn vote_to(vote: &Vote) -> proto::Vote {
@@ -30,12 +34,21 @@ pub(crate) fn vote_to(vote: &Vote) -> proto::Vote {
 
 pub(crate) fn vote_from(vote: Option<proto::Vote>) -> Result<Vote, CodecError> {
     let vote = vote.ok_or(missing("vote"))?;
-    let leader_id = LeaderId { term: vote.term, voted_for: replica(vote.broker_id, vote.incarnation) };
-    Ok(Vote { leader_id, committed: vote.committed })
+    let leader_id = LeaderId {
+        term: vote.term,
+        voted_for: replica(vote.broker_id, vote.incarnation),
+    };
+    Ok(Vote {
+        leader_id,
+        committed: vote.committed,
+    })
 }
 
 pub(crate) fn log_id_to(id: LogId) -> proto::LogId {
-    proto::LogId { term: id.leader_id.term, index: id.index }
+    proto::LogId {
+        term: id.leader_id.term,
+        index: id.index,
+    }
 }
 
 pub(crate) fn log_id_from(id: proto::LogId) -> LogId {
@@ -44,8 +57,18 @@ pub(crate) fn log_id_from(id: proto::LogId) -> LogId {
 
 pub(crate) fn append_to(request: AppendEntriesRequest<TypeConfig>) -> proto::AppendEntries {
     let entries = request.entries.into_iter().map(|entry| {
-        let LogEntry { index, term, head, body } = codec::encode_entry(entry);
-        proto::Entry { term, index, head, body }
+        let LogEntry {
+            index,
+            term,
+            head,
+            body,
+        } = codec::encode_entry(entry);
+        proto::Entry {
+            term,
+            index,
+            head,
+            body,
+        }
     });
     proto::AppendEntries {
         vote: Some(vote_to(&request.vote)),
@@ -57,7 +80,12 @@ pub(crate) fn append_to(request: AppendEntriesRequest<TypeConfig>) -> proto::App
 
 pub(crate) fn append_from(request: proto::AppendEntries) -> Result<AppendEntriesRequest<TypeConfig>, CodecError> {
     let entries = request.entries.into_iter().map(|entry| {
-        codec::decode_entry(LogEntry { index: entry.index, term: entry.term, head: entry.head, body: entry.body })
+        codec::decode_entry(LogEntry {
+            index: entry.index,
+            term: entry.term,
+            head: entry.head,
+            body: entry.body,
+        })
     });
     Ok(AppendEntriesRequest {
         vote: vote_from(request.vote)?,
@@ -69,7 +97,12 @@ pub(crate) fn append_from(request: proto::AppendEntries) -> Result<AppendEntries
 
 /// Bytes that count against the windows of an append message.
 pub(crate) fn append_size(request: &proto::AppendEntries) -> usize {
-    request.entries.iter().map(|entry| entry.head.len() + entry.body.len() + 16).sum::<usize>() + 64
+    request
+        .entries
+        .iter()
+        .map(|entry| entry.head.len() + entry.body.len() + 16)
+        .sum::<usize>()
+        + 64
 }
 
 pub(crate) fn append_result_to(result: AppendResult) -> proto::AppendResult {

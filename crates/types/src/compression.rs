@@ -1,7 +1,7 @@
 //! The codecs of a record batch, in Kafka's framing, with decompression bounded by the caller.
 //!
-//! Input is what a client sent: it may be damaged or made to harm. No decoder returns more than `max` bytes, and none sets
-//! aside memory beyond `max` plus a constant because of a length that the input merely claims.
+//! Input is what a client sent: it may be damaged or made to harm. No decoder returns more than `max` bytes, and none
+//! sets aside memory beyond `max` plus a constant because of a length that the input merely claims.
 //!
 //! | codec | framing |
 //! |---|---|
@@ -28,7 +28,8 @@ const XERIAL_HEADER: [u8; 16] = *b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01";
 const XERIAL_MAGIC_LEN: usize = 8;
 /// Bytes before compression of one xerial block.
 const XERIAL_BLOCK: usize = 32 * 1024;
-/// Snappy's best element gives 64 bytes for 3. What claims to grow by more is damaged, and nothing is set aside for it.
+/// Snappy's best element gives 64 bytes for 3. What claims to grow by more is damaged, and nothing is set aside for
+/// it.
 const SNAPPY_RATIO_MAX: usize = 22;
 
 thread_local! {
@@ -254,8 +255,8 @@ fn decompress_snappy(input: &[u8], max: usize) -> Result<Vec<u8>, CompressionErr
     Ok(out)
 }
 
-/// A slice that must not be read past its end. `lz4_flex` takes the end of its input for the end of the frame, also where
-/// the frame should go on.
+/// A slice that must not be read past its end. `lz4_flex` takes the end of its input for the end of the frame, also
+/// where the frame should go on.
 struct NotPastEnd<'a>(&'a [u8]);
 
 impl Read for NotPastEnd<'_> {
@@ -276,8 +277,8 @@ fn decompress_lz4(input: &[u8], max: usize) -> Result<Vec<u8>, CompressionError>
     Ok(out)
 }
 
-/// In one go into a buffer that is made larger until everything fits. The streaming decoder would set aside the window that
-/// the frame claims, up to 128 MiB, and copy everything once more.
+/// In one go into a buffer that is made larger until everything fits. The streaming decoder would set aside the
+/// window that the frame claims, up to 128 MiB, and copy everything once more.
 fn decompress_zstd(input: &[u8], max: usize) -> Result<Vec<u8>, CompressionError> {
     const OUTPUT_TOO_SMALL: usize =
         (zstd_safe::zstd_sys::ZSTD_ErrorCode::ZSTD_error_dstSize_tooSmall as usize).wrapping_neg();

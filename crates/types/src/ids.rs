@@ -1,6 +1,7 @@
 //! Newtypes for ids, offsets, epochs and sequences, so that two swapped integers do not compile.
 //!
-//! The inner value is public: an id has no invariant beyond its type. `NONE` values are those of Kafka's record batch.
+//! The inner value is public: an id has no invariant beyond its type. `NONE` values are those of Kafka's record
+//! batch.
 
 use std::fmt;
 use std::ops::{Add, Sub};
@@ -201,6 +202,14 @@ impl ReplicaId {
     /// From its parts.
     pub const fn new(broker: BrokerId, incarnation: Incarnation) -> Self {
         Self { broker, incarnation }
+    }
+}
+
+/// Packed into one number: the broker in the high half, the incarnation in the low one.
+impl From<u64> for ReplicaId {
+    fn from(packed: u64) -> Self {
+        let half = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).expect("masked to 32 bits");
+        Self::new(BrokerId(half(packed >> 32)), Incarnation(half(packed)))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The vocabulary of Jangada: ids, names, limits, topic settings, error reasons, and the record batch.
 //!
-//! Everything here is pure: no I/O, no clock, no async. Every other crate depends on this one, and it depends on none of
-//! them.
+//! Everything here is pure: no I/O, no clock, no async. Every other crate depends on this one, and it depends on none
+//! of them.
 //!
 //! | module | what is in it |
 //! |---|---|

@@ -1,6 +1,7 @@
 //! Every limit that a client can run into, with unit, bound and why.
 //!
-//! Limits of one crate's inner workings stand in that crate. Relations between these are asserted below, at compile time.
+//! Limits of one crate's inner workings stand in that crate. Relations between these are asserted below, at compile
+//! time.
 
 use crate::batch::{BatchHeader, RECORD_BYTES_MIN};
 
@@ -13,17 +14,19 @@ pub const TOPIC_NAME_BYTES_MAX: usize = 249;
 /// Partitions of one topic. Each is a replication group with tasks and memory of its own on every replica.
 pub const PARTITIONS_PER_TOPIC_MAX: u32 = 10_000;
 
-/// Bytes of a record batch as it is sent and stored, header included, unless the topic says otherwise. Kafka's default.
+/// Bytes of a record batch as it is sent and stored, header included, unless the topic says otherwise. Kafka's
+/// default.
 pub const BATCH_BYTES_DEFAULT: usize = MIB;
 
-/// The most that a topic may allow for a batch, bytes. A batch is one log entry, which is replicated, held in memory and
-/// fetched as a whole.
+/// The most that a topic may allow for a batch, bytes. A batch is one log entry, which is replicated, held in memory
+/// and fetched as a whole.
 pub const BATCH_BYTES_MAX: usize = 8 * MIB;
 
 /// The least that a topic may allow for a batch, bytes. Below this a header and a few small records no longer fit.
 pub const BATCH_BYTES_MIN: usize = KIB;
 
-/// Bytes of a batch's records after decompression. What does not fit is never unpacked: a few bytes can claim gigabytes.
+/// Bytes of a batch's records after decompression. What does not fit is never unpacked: a few bytes can claim
+/// gigabytes.
 pub const DECOMPRESSED_BYTES_MAX: usize = 64 * MIB;
 
 /// Records of one batch. Bounds what a decoded batch takes in memory, and how fast a producer can use up offsets: a
@@ -64,8 +67,8 @@ pub const RESPONSE_BYTES_MAX: usize = FETCH_BYTES_MAX + BATCH_BYTES_MAX + MESSAG
 /// How long records are kept unless the topic says otherwise, milliseconds: 7 days, Kafka's default.
 pub const RETENTION_MS_DEFAULT: u64 = 7 * 24 * 60 * 60 * 1000;
 
-/// Bytes of log between two points to which it can be purged, unless the topic says otherwise. Each point costs a checkpoint
-/// of the state, so they must stay a small part of the log.
+/// Bytes of log between two points to which it can be purged, unless the topic says otherwise. Each point costs a
+/// checkpoint of the state, so they must stay a small part of the log.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 16 * MIB as u64;
 
 /// The least distance between two purge points, bytes.

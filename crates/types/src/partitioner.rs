@@ -1,5 +1,5 @@
-//! Which partition a key belongs to. The same hash as Kafka's default partitioner, so that producers in all languages put a
-//! key into the same partition.
+//! Which partition a key belongs to. The same hash as Kafka's default partitioner, so that producers in all languages
+//! put a key into the same partition.
 //!
 //! The hash is Austin Appleby's MurmurHash2 (32 bit) with the seed that Kafka chose.
 

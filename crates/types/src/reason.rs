@@ -1,5 +1,5 @@
-//! The reasons of the public API's errors, as they stand in `ErrorInfo.reason`. `log.proto` says what each means and under
-//! which gRPC code it travels.
+//! The reasons of the public API's errors, as they stand in `ErrorInfo.reason`. `log.proto` says what each means and
+//! under which gRPC code it travels.
 
 use std::fmt;
 

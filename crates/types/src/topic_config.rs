@@ -1,7 +1,7 @@
 //! The settings of a topic, by Kafka's names.
 //!
-//! The controller keeps what was set, as text; [`TopicConfig::from_map`] judges it on creation and change, and gives the
-//! brokers the effective values.
+//! The controller keeps what was set, as text; [`TopicConfig::from_map`] judges it on creation and change, and gives
+//! the brokers the effective values.
 
 use std::collections::BTreeMap;
 

@@ -8,11 +8,13 @@
 //!    otherwise --------------------------------------------------> wait to be adopted, ask again
 //! ```
 //!
-//! Two clusters can never come to be: only the seed with the lowest broker id forms one, only after it reached all seeds and none belonged to a cluster; it
-//! binds its own directory before it asks the first other one, and each binds its directory before it answers. A seed that is killed at any step finds its
-//! directory bound or new when it comes back, and goes on from there.
+//! Two clusters can never come to be: only the seed with the lowest broker id forms one, only after it reached all
+//! seeds and none belonged to a cluster; it binds its own directory before it asks the first other one, and each
+//! binds its directory before it answers. A seed that is killed at any step finds its directory bound or new when it
+//! comes back, and goes on from there.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_controller::metadata_quorum::metadata_voter_count;
@@ -28,6 +30,7 @@ use tonic::transport::Channel;
 
 use super::directory::{DataDirectory, DirectoryError};
 use super::metadata::Metadata;
+use crate::seams::IdSource;
 
 /// Between two rounds of asking the seeds.
 const ROUND: Duration = Duration::from_millis(200);
@@ -48,7 +51,9 @@ pub enum BootstrapError {
     #[error("the cluster refused this broker: {0}")]
     Refused(String),
     /// A seed is part of another cluster.
-    #[error("seed {seed} belongs to cluster {theirs}, this broker's data directory to {ours}: correct the seeds or data_dir")]
+    #[error(
+        "seed {seed} belongs to cluster {theirs}, this broker's data directory to {ours}: correct the seeds or data_dir"
+    )]
     OtherCluster {
         /// The seed's address.
         seed: String,
@@ -91,6 +96,7 @@ pub(crate) struct Local {
 /// The data directory's part in the handshakes, shared with the internal service.
 pub(crate) struct Bootstrap {
     pub local: Local,
+    ids: Arc<dyn IdSource>,
     directory: Mutex<DataDirectory>,
     /// Changes when the directory is bound.
     bound: watch::Sender<Option<Bound>>,
@@ -112,9 +118,25 @@ struct Seed {
 }
 
 impl Bootstrap {
-    pub fn new(local: Local, directory: DataDirectory) -> Self {
+    pub fn new(local: Local, directory: DataDirectory, ids: Arc<dyn IdSource>) -> Self {
         let bound = bound_to(&directory);
-        Self { local, directory: Mutex::new(directory), bound: watch::Sender::new(bound), metadata: watch::Sender::new(None) }
+        Self {
+            local,
+            ids,
+            directory: Mutex::new(directory),
+            bound: watch::Sender::new(bound),
+            metadata: watch::Sender::new(None),
+        }
+    }
+
+    /// The store that was there before must be there again.
+    pub fn expect_store(&self) -> Result<(), DirectoryError> {
+        self.directory.lock().expect_store()
+    }
+
+    /// From now on the store must be there.
+    pub fn store_opened(&self) -> Result<(), DirectoryError> {
+        self.directory.lock().store_opened()
     }
 
     /// Where the store is.
@@ -151,10 +173,19 @@ impl Bootstrap {
     pub fn answer_probe(&self, request: &ProbeRequest) -> Result<ProbeResponse, Status> {
         check_protocol(request.protocol_min, request.protocol_max)?;
         let me = self.member();
-        let ready = self.metadata.borrow().as_ref().is_some_and(|metadata| metadata.image().cluster_id().is_some());
+        let ready = self
+            .metadata
+            .borrow()
+            .as_ref()
+            .is_some_and(|metadata| metadata.image().cluster_id().is_some());
         Ok(ProbeResponse {
             broker_id: me.broker_id,
-            cluster_id: self.bound.borrow().as_ref().map(|bound| bound.cluster_id.clone()).unwrap_or_default(),
+            cluster_id: self
+                .bound
+                .borrow()
+                .as_ref()
+                .map(|bound| bound.cluster_id.clone())
+                .unwrap_or_default(),
             seeds: self.local.seeds.clone(),
             internal_address: me.internal_address,
             address: me.address,
@@ -168,23 +199,30 @@ impl Bootstrap {
         })
     }
 
-    /// Adopts the cluster that the seed with the lowest id forms; answers with the cluster that this broker belongs to afterwards.
+    /// Adopts the cluster that the seed with the lowest id forms; answers with the cluster that this broker belongs
+    /// to afterwards.
     pub fn adopt(&self, request: &AdoptRequest) -> Result<String, Status> {
         if request.broker_id >= self.local.broker.get() {
-            return Err(Status::failed_precondition(format!("broker {} does not have the lowest id: broker {} has a lower one", request.broker_id, self.local.broker)));
+            return Err(Status::failed_precondition(format!(
+                "broker {} does not have the lowest id: broker {} has a lower one",
+                request.broker_id, self.local.broker
+            )));
         }
         let bound = self.bound.borrow().clone();
         match bound {
             Some(bound) => Ok(bound.cluster_id),
             None => {
-                let bound = self.bind(&request.cluster_id, FIRST_INCARNATION).map_err(|error| Status::internal(error.to_string()))?;
+                let bound = self
+                    .bind(&request.cluster_id, FIRST_INCARNATION)
+                    .map_err(|error| Status::internal(error.to_string()))?;
                 tracing::info!(cluster = %bound.cluster_id, by = request.broker_id, "adopted a new cluster");
                 Ok(bound.cluster_id)
             }
         }
     }
 
-    /// Finds the cluster to belong to, or makes it. Returns when the directory is bound. Waits as long as it takes: a seed may start hours later.
+    /// Finds the cluster to belong to, or makes it. Returns when the directory is bound. Waits as long as it takes: a
+    /// seed may start hours later.
     pub async fn find_cluster(&self) -> Result<Bound, BootstrapError> {
         let mut bound = self.bound.subscribe();
         let mut told = false;
@@ -199,14 +237,18 @@ impl Bootstrap {
                     None => tracing::debug!(seed = %seed.address, "joining did not work out; trying again"),
                 }
             } else if self.may_form(&seeds) {
-                let cluster_id = uuid::Uuid::new_v4().to_string();
+                let cluster_id = self.ids.new_id().to_string();
                 tracing::info!(cluster = %cluster_id, "forming a new cluster");
                 return Ok(self.bind(&cluster_id, FIRST_INCARNATION)?);
             }
             if !told {
                 told = true;
                 let missing = self.local.seeds.len().saturating_sub(seeds.len());
-                tracing::info!(reached = seeds.len(), missing, "waiting for the seeds to form a cluster");
+                tracing::info!(
+                    reached = seeds.len(),
+                    missing,
+                    "waiting for the seeds to form a cluster"
+                );
             }
             // Adopted meanwhile, or time for another round.
             let _ = tokio::time::timeout(ROUND, bound.changed()).await;
@@ -223,11 +265,18 @@ impl Bootstrap {
 
     /// Asks all seeds at once, this broker among them.
     async fn probe_seeds(&self) -> Result<Vec<Seed>, BootstrapError> {
-        let probes = self.local.seeds.iter().map(|address| async move { (address, self.probe(address).await) });
+        let probes = self
+            .local
+            .seeds
+            .iter()
+            .map(|address| async move { (address, self.probe(address).await) });
         let mut seeds = Vec::new();
         for (address, answer) in futures::future::join_all(probes).await {
             match answer {
-                Ok(answer) => seeds.push(Seed { address: address.clone(), answer }),
+                Ok(answer) => seeds.push(Seed {
+                    address: address.clone(),
+                    answer,
+                }),
                 Err(status) => tracing::debug!(seed = %address, %status, "not reached"),
             }
         }
@@ -235,13 +284,25 @@ impl Bootstrap {
         for Seed { address, answer } in &seeds {
             let theirs = &answer.cluster_id;
             if let Some(ours) = ours.as_ref().filter(|ours| !theirs.is_empty() && *ours != theirs) {
-                return Err(BootstrapError::OtherCluster { seed: address.clone(), theirs: theirs.clone(), ours: ours.clone() });
+                return Err(BootstrapError::OtherCluster {
+                    seed: address.clone(),
+                    theirs: theirs.clone(),
+                    ours: ours.clone(),
+                });
             }
             if theirs.is_empty() && ours.is_none() && answer.seeds != self.local.seeds {
-                return Err(BootstrapError::OtherSeeds { seed: address.clone(), theirs: answer.seeds.clone(), ours: self.local.seeds.clone() });
+                return Err(BootstrapError::OtherSeeds {
+                    seed: address.clone(),
+                    theirs: answer.seeds.clone(),
+                    ours: self.local.seeds.clone(),
+                });
             }
-            if answer.broker_id == self.local.broker.get() && *answer.directory_id != self.directory_id().as_bytes()[..] {
-                return Err(BootstrapError::SameId { seed: address.clone(), broker: self.local.broker });
+            if answer.broker_id == self.local.broker.get() && *answer.directory_id != self.directory_id().as_bytes()[..]
+            {
+                return Err(BootstrapError::SameId {
+                    seed: address.clone(),
+                    broker: self.local.broker,
+                });
             }
         }
         Ok(seeds)
@@ -255,19 +316,30 @@ impl Bootstrap {
             protocol_max: PROTOCOL_MAX,
         };
         let probe = async { Ok(connect(address).await?.probe(request).await?.into_inner()) };
-        tokio::time::timeout(PROBE_TIMEOUT, probe).await.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")))
+        tokio::time::timeout(PROBE_TIMEOUT, probe)
+            .await
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")))
     }
 
     /// Asks a broker of a cluster for membership. `None`: not now.
     async fn join(&self, address: &str) -> Result<Option<Bound>, BootstrapError> {
-        let request = JoinRequest { cluster_id: String::new(), member: Some(self.member()), protocol_min: PROTOCOL_MIN, protocol_max: PROTOCOL_MAX };
+        let request = JoinRequest {
+            cluster_id: String::new(),
+            member: Some(self.member()),
+            protocol_min: PROTOCOL_MIN,
+            protocol_max: PROTOCOL_MAX,
+        };
         let join = async { Ok::<_, Status>(connect(address).await?.join(request).await?.into_inner()) };
         match tokio::time::timeout(JOIN_TIMEOUT, join).await {
             Ok(Ok(response)) => {
                 tracing::info!(cluster = %response.cluster_id, incarnation = response.incarnation, "joined");
-                Ok(Some(self.bind(&response.cluster_id, Incarnation(response.incarnation))?))
+                Ok(Some(
+                    self.bind(&response.cluster_id, Incarnation(response.incarnation))?,
+                ))
             }
-            Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => Err(BootstrapError::Refused(status.message().to_owned())),
+            Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {
+                Err(BootstrapError::Refused(status.message().to_owned()))
+            }
             Ok(Err(status)) => {
                 tracing::warn!(seed = %address, %status, "could not join");
                 Ok(None)
@@ -276,15 +348,22 @@ impl Bootstrap {
         }
     }
 
-    /// Makes the cluster's first entries, if it is this broker's to do: lets the others adopt it, forms the metadata group, proposes the first command. Also finds
-    /// the other brokers while the image does not name them yet. Returns when the image does.
+    /// Makes the cluster's first entries, if it is this broker's to do: lets the others adopt it, forms the metadata
+    /// group, proposes the first command. Also finds the other brokers while the image does not name them yet.
+    /// Returns when the image does.
     pub async fn complete(&self, metadata: &Metadata) -> Result<(), BootstrapError> {
         let mut image = metadata.watch();
-        let bound = self.bound.borrow().clone().expect("the directory is bound before the metadata group is opened");
+        let bound = self
+            .bound
+            .borrow()
+            .clone()
+            .expect("the directory is bound before the metadata group is opened");
         while image.borrow_and_update().cluster_id().is_none() {
             let seeds = self.probe_seeds().await?;
-            let addresses: HashMap<BrokerId, String> =
-                seeds.iter().map(|seed| (BrokerId(seed.answer.broker_id), seed.answer.internal_address.clone())).collect();
+            let addresses: HashMap<BrokerId, String> = seeds
+                .iter()
+                .map(|seed| (BrokerId(seed.answer.broker_id), seed.answer.internal_address.clone()))
+                .collect();
             metadata.registry.set_peers(&addresses);
             let first = seeds.iter().map(|seed| seed.answer.broker_id).min() == Some(self.local.broker.get());
             if first && seeds.len() == self.local.seeds.len() && bound.incarnation == FIRST_INCARNATION {
@@ -297,10 +376,20 @@ impl Bootstrap {
 
     /// Every step may be done again after a crash.
     async fn form(&self, metadata: &Metadata, bound: &Bound, seeds: &[Seed]) {
-        let brokers: BTreeMap<BrokerId, SeedBroker> = seeds.iter().map(|seed| (BrokerId(seed.answer.broker_id), seed_broker(&seed.answer))).collect();
-        for seed in seeds.iter().filter(|seed| seed.answer.broker_id != self.local.broker.get()) {
+        let brokers: BTreeMap<BrokerId, SeedBroker> = seeds
+            .iter()
+            .map(|seed| (BrokerId(seed.answer.broker_id), seed_broker(&seed.answer)))
+            .collect();
+        for seed in seeds
+            .iter()
+            .filter(|seed| seed.answer.broker_id != self.local.broker.get())
+        {
             let members = seeds.iter().map(|seed| member_of(&seed.answer)).collect();
-            let request = AdoptRequest { cluster_id: bound.cluster_id.clone(), broker_id: self.local.broker.get(), members };
+            let request = AdoptRequest {
+                cluster_id: bound.cluster_id.clone(),
+                broker_id: self.local.broker.get(),
+                members,
+            };
             let adopt = async { Ok::<_, Status>(connect(&seed.address).await?.adopt(request).await?.into_inner()) };
             match tokio::time::timeout(PROBE_TIMEOUT, adopt).await {
                 Ok(Ok(response)) if response.cluster_id == bound.cluster_id => {}
@@ -313,20 +402,27 @@ impl Bootstrap {
         let voters: BTreeSet<ReplicaId> = brokers
             .keys()
             .take(metadata_voter_count(brokers.len()))
-            .map(|&broker| ReplicaId { broker, incarnation: FIRST_INCARNATION })
+            .map(|&broker| ReplicaId {
+                broker,
+                incarnation: FIRST_INCARNATION,
+            })
             .collect();
         if let Err(error) = metadata.group.initialize(&voters).await {
             tracing::warn!(%error, "the metadata group could not be formed yet");
             return;
         }
-        let command = Command::FormCluster { cluster_id: bound.cluster_id.clone(), brokers: brokers.into_values().collect() };
+        let command = Command::FormCluster {
+            cluster_id: bound.cluster_id.clone(),
+            brokers: brokers.into_values().collect(),
+        };
         match metadata.propose(&command).await {
             Ok(_) => tracing::info!(cluster = %bound.cluster_id, "the cluster is formed"),
             Err(error) => tracing::warn!(%error, "the cluster is not formed yet"),
         }
     }
 
-    /// Tells the cluster that this broker is back, with its addresses as they are now. Refused for a broker that was replaced meanwhile.
+    /// Tells the cluster that this broker is back, with its addresses as they are now. Refused for a broker that was
+    /// replaced meanwhile.
     pub async fn register(&self, metadata: &Metadata) -> Result<(), BootstrapError> {
         tokio::select! {
             registered = self.propose_registration(metadata) => registered,
@@ -334,8 +430,8 @@ impl Bootstrap {
         }
     }
 
-    /// Keeps the transport's addresses as good as can be while the metadata's leader is not reached: those of the image as it was saved, and over them what
-    /// the seeds say of themselves now. Ends only with an error.
+    /// Keeps the transport's addresses as good as can be while the metadata's leader is not reached: those of the
+    /// image as it was saved, and over them what the seeds say of themselves now. Ends only with an error.
     async fn keep_finding_peers(&self, metadata: &Metadata) -> BootstrapError {
         metadata.registry.set_peers(&addresses(metadata));
         loop {
@@ -344,7 +440,11 @@ impl Bootstrap {
                 Err(error) => return error,
             };
             let mut found = addresses(metadata);
-            found.extend(seeds.into_iter().map(|seed| (BrokerId(seed.answer.broker_id), seed.answer.internal_address)));
+            found.extend(
+                seeds
+                    .into_iter()
+                    .map(|seed| (BrokerId(seed.answer.broker_id), seed.answer.internal_address)),
+            );
             metadata.registry.set_peers(&found);
             tokio::time::sleep(ROUND).await;
         }
@@ -355,7 +455,9 @@ impl Bootstrap {
         loop {
             match metadata.propose(&registration(&member)).await {
                 Ok(_) => return Ok(()),
-                Err(error) if error.definite && error.retry_delay.is_none() => return Err(BootstrapError::Refused(error.message)),
+                Err(error) if error.definite && error.retry_delay.is_none() => {
+                    return Err(BootstrapError::Refused(error.message));
+                }
                 Err(error) => tracing::info!(%error, "waiting for the cluster's metadata"),
             }
         }
@@ -363,13 +465,21 @@ impl Bootstrap {
 }
 
 /// Lets a broker in, or says why not. Called at any broker of the cluster.
-pub(crate) async fn admit(metadata: &Metadata, request: JoinRequest) -> Result<jangada_proto::internal::JoinResponse, Status> {
+pub(crate) async fn admit(
+    metadata: &Metadata,
+    request: JoinRequest,
+) -> Result<jangada_proto::internal::JoinResponse, Status> {
     check_protocol(request.protocol_min, request.protocol_max)?;
     let cluster_id = metadata.registry.identity().cluster_id.clone();
     if !request.cluster_id.is_empty() && request.cluster_id != cluster_id {
-        return Err(Status::failed_precondition(format!("WRONG_CLUSTER: this is cluster {cluster_id}, the caller belongs to {}", request.cluster_id)));
+        return Err(Status::failed_precondition(format!(
+            "WRONG_CLUSTER: this is cluster {cluster_id}, the caller belongs to {}",
+            request.cluster_id
+        )));
     }
-    let member = request.member.ok_or_else(|| Status::invalid_argument("the member is missing"))?;
+    let member = request
+        .member
+        .ok_or_else(|| Status::invalid_argument("the member is missing"))?;
     match metadata.propose(&registration(&member)).await {
         Ok((Reply::BrokerRegistered { incarnation, .. }, _)) => {
             let image = metadata.image();
@@ -382,7 +492,11 @@ pub(crate) async fn admit(metadata: &Metadata, request: JoinRequest) -> Result<j
                 directory_id: broker.directory.as_bytes().to_vec().into(),
                 feature_level: broker.feature_level,
             });
-            Ok(jangada_proto::internal::JoinResponse { cluster_id, incarnation: incarnation.get(), members: members.collect() })
+            Ok(jangada_proto::internal::JoinResponse {
+                cluster_id,
+                incarnation: incarnation.get(),
+                members: members.collect(),
+            })
         }
         Ok((other, _)) => Err(Status::internal(format!("not the reply to a registration: {other:?}"))),
         Err(error) if error.definite && error.retry_delay.is_none() => Err(Status::failed_precondition(error.message)),
@@ -403,7 +517,10 @@ fn registration(member: &Member) -> Command {
 }
 
 fn bound_to(directory: &DataDirectory) -> Option<Bound> {
-    directory.cluster_id().map(|id| Bound { cluster_id: id.to_owned(), incarnation: directory.incarnation() })
+    directory.cluster_id().map(|id| Bound {
+        cluster_id: id.to_owned(),
+        incarnation: directory.incarnation(),
+    })
 }
 
 fn seed_broker(answer: &ProbeResponse) -> SeedBroker {
@@ -431,11 +548,18 @@ fn member_of(answer: &ProbeResponse) -> Member {
 
 async fn connect(address: &str) -> Result<InternalServiceClient<Channel>, Status> {
     let endpoint = transport::endpoint(address).map_err(|error| Status::invalid_argument(error.to_string()))?;
-    let channel = endpoint.connect().await.map_err(|error| Status::unavailable(error.to_string()))?;
+    let channel = endpoint
+        .connect()
+        .await
+        .map_err(|error| Status::unavailable(error.to_string()))?;
     Ok(InternalServiceClient::new(channel))
 }
 
 /// Ids of the brokers as a shared set of addresses for the transport.
 pub(crate) fn addresses(metadata: &Metadata) -> HashMap<BrokerId, String> {
-    metadata.image().brokers().map(|broker| (broker.id, broker.internal_address.clone())).collect()
+    metadata
+        .image()
+        .brokers()
+        .map(|broker| (broker.id, broker.internal_address.clone()))
+        .collect()
 }

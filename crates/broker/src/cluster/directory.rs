@@ -1,4 +1,5 @@
-//! The identity of a data directory: which broker of which cluster it belongs to. One small TOML file, `broker.toml`, replaced atomically.
+//! The identity of a data directory: which broker of which cluster it belongs to. One small TOML file, `broker.toml`,
+//! replaced atomically.
 //!
 //! A directory that lost its data has lost this file too, so an empty directory never passes for the old one.
 
@@ -27,6 +28,9 @@ struct Contents {
     cluster_id: Option<String>,
     /// 0 until the cluster gave one.
     incarnation: u32,
+    /// The store has been opened: it must be there from then on.
+    #[serde(default)]
+    store: bool,
 }
 
 /// A data directory that this process may use.
@@ -75,6 +79,17 @@ pub enum DirectoryError {
         /// What is wrong.
         detail: String,
     },
+    /// The store that was there is gone.
+    #[error(
+        "data directory {} has lost its store: this broker must not go on with an empty one under its old identity. Restore it, or run `jangada cluster \
+         replace-broker {broker}` on another broker, empty the directory and start again", path.display()
+    )]
+    StoreLost {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        broker: u32,
+    },
     /// There is data without an identity: something removed `broker.toml`.
     #[error("data directory {} has data but no {FILE}: restore the file, or empty the directory and replace the broker", path.display())]
     DataWithoutIdentity {
@@ -86,28 +101,55 @@ pub enum DirectoryError {
 impl DataDirectory {
     /// Opens the directory, or makes a new one with `new_id`.
     pub fn open(path: &Path, broker: BrokerId, new_id: DirectoryId) -> Result<Self, DirectoryError> {
-        let io_error = |action| move |source| DirectoryError::Io { action, path: path.to_owned(), source };
+        let io_error = |action| {
+            move |source| DirectoryError::Io {
+                action,
+                path: path.to_owned(),
+                source,
+            }
+        };
         fs::create_dir_all(path).map_err(io_error("cannot be made"))?;
         let file = path.join(FILE);
         match fs::read_to_string(&file) {
             Ok(text) => {
-                let contents: Contents =
-                    toml::from_str(&text).map_err(|error| DirectoryError::Damaged { path: file.clone(), detail: error.to_string() })?;
+                let contents: Contents = toml::from_str(&text).map_err(|error| DirectoryError::Damaged {
+                    path: file.clone(),
+                    detail: error.to_string(),
+                })?;
                 if contents.format != FORMAT {
-                    return Err(DirectoryError::Format { path: path.to_owned(), found: contents.format });
+                    return Err(DirectoryError::Format {
+                        path: path.to_owned(),
+                        found: contents.format,
+                    });
                 }
                 if contents.broker_id != broker.get() {
-                    return Err(DirectoryError::OtherBroker { path: path.to_owned(), found: contents.broker_id, expected: broker.get() });
+                    return Err(DirectoryError::OtherBroker {
+                        path: path.to_owned(),
+                        found: contents.broker_id,
+                        expected: broker.get(),
+                    });
                 }
-                Ok(Self { path: path.to_owned(), contents })
+                Ok(Self {
+                    path: path.to_owned(),
+                    contents,
+                })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if path.join("store").exists() {
                     return Err(DirectoryError::DataWithoutIdentity { path: path.to_owned() });
                 }
-                let contents =
-                    Contents { format: FORMAT, broker_id: broker.get(), directory_id: new_id.to_string(), cluster_id: None, incarnation: 0 };
-                let directory = Self { path: path.to_owned(), contents };
+                let contents = Contents {
+                    format: FORMAT,
+                    broker_id: broker.get(),
+                    directory_id: new_id.to_string(),
+                    cluster_id: None,
+                    incarnation: 0,
+                    store: false,
+                };
+                let directory = Self {
+                    path: path.to_owned(),
+                    contents,
+                };
                 directory.save()?;
                 Ok(directory)
             }
@@ -123,8 +165,13 @@ impl DataDirectory {
     /// The directory's id.
     pub fn id(&self) -> DirectoryId {
         let hex = &self.contents.directory_id;
-        let bytes: Option<Vec<u8>> = (0..hex.len()).step_by(2).map(|i| hex.get(i..i + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok())).collect();
-        bytes.and_then(|bytes| DirectoryId::from_slice(&bytes)).unwrap_or_default()
+        let bytes: Option<Vec<u8>> = (0..hex.len())
+            .step_by(2)
+            .map(|i| hex.get(i..i + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()))
+            .collect();
+        bytes
+            .and_then(|bytes| DirectoryId::from_slice(&bytes))
+            .unwrap_or_default()
     }
 
     /// The cluster that it belongs to.
@@ -135,6 +182,28 @@ impl DataDirectory {
     /// The incarnation that the cluster gave; 0: none yet.
     pub fn incarnation(&self) -> Incarnation {
         Incarnation(self.contents.incarnation)
+    }
+
+    /// To be called before the store is opened. An error when it was there and is gone: with its log it lost its
+    /// votes.
+    pub fn expect_store(&self) -> Result<(), DirectoryError> {
+        let there = self.store_path().join("rocksdb").join("CURRENT").exists();
+        if self.contents.store && !there {
+            return Err(DirectoryError::StoreLost {
+                path: self.path.clone(),
+                broker: self.contents.broker_id,
+            });
+        }
+        Ok(())
+    }
+
+    /// Remembers, durably, that the store is there.
+    pub fn store_opened(&mut self) -> Result<(), DirectoryError> {
+        if self.contents.store {
+            return Ok(());
+        }
+        self.contents.store = true;
+        self.save()
     }
 
     /// Binds the directory to a cluster, durably. `incarnation` 0 keeps the one that is there.
@@ -148,14 +217,22 @@ impl DataDirectory {
 
     /// Writes a new file beside the old one, syncs it, and puts it in its place.
     fn save(&self) -> Result<(), DirectoryError> {
-        let io_error = |action| move |source| DirectoryError::Io { action, path: self.path.clone(), source };
+        let io_error = |action| {
+            move |source| DirectoryError::Io {
+                action,
+                path: self.path.clone(),
+                source,
+            }
+        };
         let text = toml::to_string(&self.contents).expect("plain values");
         let new = self.path.join(format!("{FILE}.new"));
         let mut file = File::create(&new).map_err(io_error("cannot be written"))?;
         file.write_all(text.as_bytes()).map_err(io_error("cannot be written"))?;
         file.sync_all().map_err(io_error("cannot be synced"))?;
         fs::rename(&new, self.path.join(FILE)).map_err(io_error("cannot be renamed"))?;
-        File::open(&self.path).and_then(|directory| directory.sync_all()).map_err(io_error("cannot be synced"))
+        File::open(&self.path)
+            .and_then(|directory| directory.sync_all())
+            .map_err(io_error("cannot be synced"))
     }
 }
 
@@ -168,12 +245,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let id = DirectoryId::new([7; 16]);
         let mut first = DataDirectory::open(dir.path(), BrokerId(2), id).unwrap();
-        assert_eq!((first.cluster_id(), first.incarnation(), first.id()), (None, Incarnation(0), id));
+        assert_eq!(
+            (first.cluster_id(), first.incarnation(), first.id()),
+            (None, Incarnation(0), id)
+        );
         first.bind("c", Incarnation(3)).unwrap();
         let again = DataDirectory::open(dir.path(), BrokerId(2), DirectoryId::new([8; 16])).unwrap();
-        assert_eq!((again.cluster_id(), again.incarnation(), again.id()), (Some("c"), Incarnation(3), id));
+        assert_eq!(
+            (again.cluster_id(), again.incarnation(), again.id()),
+            (Some("c"), Incarnation(3), id)
+        );
         let other = DataDirectory::open(dir.path(), BrokerId(1), id).unwrap_err();
-        assert!(matches!(other, DirectoryError::OtherBroker { found: 2, expected: 1, .. }), "{other}");
+        assert!(
+            matches!(
+                other,
+                DirectoryError::OtherBroker {
+                    found: 2,
+                    expected: 1,
+                    ..
+                }
+            ),
+            "{other}"
+        );
     }
 
     #[test]
@@ -182,7 +275,11 @@ mod tests {
         fs::create_dir(dir.path().join("store")).unwrap();
         let error = DataDirectory::open(dir.path(), BrokerId(1), DirectoryId::new([1; 16])).unwrap_err();
         assert!(matches!(error, DirectoryError::DataWithoutIdentity { .. }), "{error}");
-        fs::write(dir.path().join(FILE), "format = 2\nbroker_id = 1\ndirectory_id = \"00\"\nincarnation = 0\n").unwrap();
+        fs::write(
+            dir.path().join(FILE),
+            "format = 2\nbroker_id = 1\ndirectory_id = \"00\"\nincarnation = 0\n",
+        )
+        .unwrap();
         let error = DataDirectory::open(dir.path(), BrokerId(1), DirectoryId::new([1; 16])).unwrap_err();
         assert!(matches!(error, DirectoryError::Format { found: 2, .. }), "{error}");
         fs::write(dir.path().join(FILE), "nonsense").unwrap();

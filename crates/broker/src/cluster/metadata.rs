@@ -1,7 +1,8 @@
-//! The metadata group on this broker: the state machine that folds commands into the image, and the handle that proposes them.
+//! The metadata group on this broker: the state machine that folds commands into the image, and the handle that
+//! proposes them.
 //!
-//! Every broker holds a replica (a voter or a learner), so each has the whole image in memory. A command that is proposed elsewhere than at the
-//! leader is passed on to it.
+//! Every broker holds a replica (a voter or a learner), so each has the whole image in memory. A command that is
+//! proposed elsewhere than at the leader is passed on to it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,9 @@ use bytes::Bytes;
 use jangada_controller::{Command, Image, Reply};
 use jangada_proto::internal::ProposeMetadataRequest;
 use jangada_proto::internal::internal_service_client::InternalServiceClient;
-use jangada_replication::{self as replication, Effects, Group, ProposeError, Registry, RestoreError, Retention, StateMachine, transport};
+use jangada_replication::{
+    self as replication, Effects, Group, ProposeError, Registry, RestoreError, Retention, StateMachine, transport,
+};
 use jangada_storage::LogPosition;
 use jangada_types::{GroupId, Reason};
 use tokio::sync::watch;
@@ -35,7 +38,13 @@ impl MetadataMachine {
     /// The machine, and the image that it publishes.
     pub fn new() -> (Self, watch::Receiver<Arc<Image>>) {
         let (published, watched) = watch::channel(Arc::new(Image::new()));
-        (Self { image: Image::new(), published }, watched)
+        (
+            Self {
+                image: Image::new(),
+                published,
+            },
+            watched,
+        )
     }
 }
 
@@ -98,7 +107,10 @@ impl Metadata {
             Ok(Ok(image)) => Ok(image.clone()),
             _ => Err(RequestError::new(
                 Reason::NotReady,
-                format!("this broker's metadata has version {}, not {version} yet", self.image.borrow().version()),
+                format!(
+                    "this broker's metadata has version {}, not {version} yet",
+                    self.image.borrow().version()
+                ),
             )
             .retry_after(RETRY)),
         }
@@ -106,8 +118,8 @@ impl Metadata {
 
     /// Proposes a command, wherever the leader is, and waits until it is applied there and here.
     ///
-    /// Commands may be sent again after an unknown outcome, so each of them is made so that this does no harm; where it shows (a topic that exists
-    /// already), the error says that the outcome is unknown.
+    /// Commands may be sent again after an unknown outcome, so each of them is made so that this does no harm; where
+    /// it shows (a topic that exists already), the error says that the outcome is unknown.
     pub async fn propose(&self, command: &Command) -> Result<(Reply, u64), RequestError> {
         let encoded = command.encode();
         let deadline = Instant::now() + TIMEOUT;
@@ -115,7 +127,8 @@ impl Metadata {
         loop {
             let error = match self.propose_once(encoded.clone(), false).await {
                 Ok((reply, version)) => {
-                    let reply = Reply::decode(&reply).map_err(|error| RequestError::new(Reason::Internal, error.to_string()))?;
+                    let reply = Reply::decode(&reply)
+                        .map_err(|error| RequestError::new(Reason::Internal, error.to_string()))?;
                     let reply = reply.into_result().map_err(|rejection| {
                         let error = RequestError::from(rejection);
                         if unknown { error.unknown() } else { error }
@@ -136,22 +149,52 @@ impl Metadata {
     /// One try: here, or passed on to the leader unless it was passed on already.
     pub async fn propose_once(&self, command: Bytes, forwarded: bool) -> Result<(Bytes, u64), RequestError> {
         if self.group.status().leading || forwarded {
-            let proposed = self.group.propose(replication::Command::new(&[1], command), TRY_TIMEOUT).await;
-            return proposed.map(|applied| (applied.reply, applied.position.index + 1)).map_err(propose_error);
+            let proposed = self
+                .group
+                .propose(replication::Command::new(&[1], command), TRY_TIMEOUT)
+                .await;
+            return proposed
+                .map(|applied| (applied.reply, applied.position.index + 1))
+                .map_err(propose_error);
         }
-        let leader = self.registry.leaders().get(GroupId::METADATA).and_then(|leader| leader.broker);
-        let no_leader = || RequestError::new(Reason::LeaderNotAvailable, "no leader of the metadata is known; an election may be under way").retry_after(RETRY);
+        let leader = self
+            .registry
+            .leaders()
+            .get(GroupId::METADATA)
+            .and_then(|leader| leader.broker);
+        let no_leader = || {
+            RequestError::new(
+                Reason::LeaderNotAvailable,
+                "no leader of the metadata is known; an election may be under way",
+            )
+            .retry_after(RETRY)
+        };
         let leader = leader.ok_or_else(no_leader)?;
         let address = self.registry.peer_address(leader).ok_or_else(no_leader)?;
-        let unreachable = |cause: String| RequestError::new(Reason::LeaderNotAvailable, format!("broker {leader}, which leads the metadata: {cause}")).retry_after(RETRY);
+        let unreachable = |cause: String| {
+            RequestError::new(
+                Reason::LeaderNotAvailable,
+                format!("broker {leader}, which leads the metadata: {cause}"),
+            )
+            .retry_after(RETRY)
+        };
         let endpoint = transport::endpoint(&address).map_err(|error| unreachable(error.to_string()))?;
-        let channel = endpoint.connect().await.map_err(|error| unreachable(error.to_string()))?;
-        let request = ProposeMetadataRequest { hello: Some(self.registry.identity().hello(leader)), command, forwarded: true };
+        let channel = endpoint
+            .connect()
+            .await
+            .map_err(|error| unreachable(error.to_string()))?;
+        let request = ProposeMetadataRequest {
+            hello: Some(self.registry.identity().hello(leader)),
+            command,
+            forwarded: true,
+        };
         let mut client = InternalServiceClient::new(channel);
         let response = tokio::time::timeout(TRY_TIMEOUT, client.propose_metadata(request)).await;
         match response {
             Err(_) => Err(unreachable(format!("no answer within {TRY_TIMEOUT:?}")).unknown()),
-            Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => Err(unreachable(status.message().to_owned())),
+            Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {
+                Err(unreachable(status.message().to_owned()))
+            }
             Ok(Err(status)) => Err(unreachable(status.message().to_owned()).unknown()),
             Ok(Ok(response)) => {
                 let response = response.into_inner();

@@ -1,7 +1,8 @@
 //! Makes true what the metadata says: one task that compares, and acts where something differs.
 //!
 //! - this broker's replicas: opens those that it is to have, deletes those that a tombstone names, and nothing else;
-//! - groups that it leads: brings their members in line with the assignment (a new learner, then a voter, then the old one leaves);
+//! - groups that it leads: brings their members in line with the assignment (a new learner, then a voter, then the
+//!   old one leaves);
 //! - the metadata group, if it leads it: promotes and demotes its voters.
 //!
 //! It runs when the image or a leader changes, and again after a pause as long as something is not as it should be.
@@ -43,7 +44,12 @@ pub(crate) struct Reconciler {
 
 impl Reconciler {
     pub fn new(metadata: Metadata, partitions: Arc<Partitions>, shared: Arc<Shared>) -> Self {
-        Self { metadata, partitions, shared, unformed: BTreeMap::new() }
+        Self {
+            metadata,
+            partitions,
+            shared,
+            unformed: BTreeMap::new(),
+        }
     }
 
     /// Runs until the metadata is gone.
@@ -87,9 +93,17 @@ impl Reconciler {
 
     async fn open_replicas(&self, image: &Arc<Image>) -> bool {
         let local = self.registry().local_replica();
-        let wanted: Vec<_> = image.partitions_of(local).map(|wanted| (wanted.topic.clone(), wanted.index, wanted.partition.group)).collect();
-        let opening = wanted.into_iter().map(|(topic, index, group)| self.open_replica(topic, index, group));
-        futures::stream::iter(opening).buffer_unordered(PARALLEL).fold(true, |all, one| async move { all && one }).await
+        let wanted: Vec<_> = image
+            .partitions_of(local)
+            .map(|wanted| (wanted.topic.clone(), wanted.index, wanted.partition.group))
+            .collect();
+        let opening = wanted
+            .into_iter()
+            .map(|(topic, index, group)| self.open_replica(topic, index, group));
+        futures::stream::iter(opening)
+            .buffer_unordered(PARALLEL)
+            .fold(true, |all, one| async move { all && one })
+            .await
     }
 
     /// Opens one replica, or gives an open one the topic's settings as they are now.
@@ -109,7 +123,10 @@ impl Reconciler {
         let machine = PartitionMachine::new(group_id, view.clone());
         match self.registry().open(group_id, Box::new(machine)).await {
             Ok(group) => {
-                let name = PartitionName { topic: topic.name.clone(), index };
+                let name = PartitionName {
+                    topic: topic.name.clone(),
+                    index,
+                };
                 let partition = Partition::new(name, group, view, config, self.shared.clone());
                 self.partitions.insert(Arc::new(partition));
                 true
@@ -128,15 +145,17 @@ impl Reconciler {
         let mut still_unformed = BTreeMap::new();
         for wanted in image.partitions_of(local) {
             let id = wanted.partition.group;
-            let Some(group) = self.registry().group(id) else { continue };
+            let Some(group) = self.registry().group(id) else {
+                continue;
+            };
             if group.status().term > 0 || group.is_initialized().await {
                 continue;
             }
             settled = false;
             let since = *self.unformed.get(&id).unwrap_or(&Instant::now());
             still_unformed.insert(id, since);
-            // A replica that was added later waits for the leader to reach it.
-            let is_first = wanted.partition.replicas.iter().all(|replica| replica.incarnation.get() == 1);
+            // A replica that was put in later waits for the leader to reach it.
+            let is_first = !wanted.partition.is_reassigned;
             let my_turn = wanted.partition.replicas.first() == Some(&local) || since.elapsed() > FORM_AFTER;
             if is_first && my_turn {
                 let voters: BTreeSet<ReplicaId> = wanted.partition.replicas.iter().copied().collect();
@@ -153,7 +172,11 @@ impl Reconciler {
     async fn delete_replicas(&self, image: &Arc<Image>) -> bool {
         let local = self.registry().local_replica();
         let dead: Vec<GroupId> = image.tombstones_of(local).collect();
-        let left: Vec<GroupId> = image.leaving_of(local).map(|left| left.partition.group).filter(|group| self.has_left(*group)).collect();
+        let left: Vec<GroupId> = image
+            .leaving_of(local)
+            .map(|left| left.partition.group)
+            .filter(|group| self.has_left(*group))
+            .collect();
         let mut deleted = Vec::new();
         for group in dead.into_iter().chain(left) {
             self.partitions.remove(group);
@@ -166,7 +189,14 @@ impl Reconciler {
             return true;
         }
         tracing::info!(groups = deleted.len(), "deleted replicas");
-        match self.metadata.propose(&Command::ReplicaDeleted { replica: local, groups: deleted }).await {
+        match self
+            .metadata
+            .propose(&Command::ReplicaDeleted {
+                replica: local,
+                groups: deleted,
+            })
+            .await
+        {
             Ok(_) => true,
             Err(error) => {
                 tracing::warn!(%error, "the deletion of replicas could not be recorded yet");
@@ -186,12 +216,23 @@ impl Reconciler {
 
     /// For each partition that this broker leads.
     async fn change_members(&self, image: &Arc<Image>) -> bool {
-        let changes = self.partitions.all().into_iter().filter(|partition| partition.group.status().ready).map(|partition| async move {
-            let Some(wanted) = image.partition_of_group(partition.group.id()) else { return true };
-            let voters: BTreeSet<ReplicaId> = wanted.partition.replicas.iter().copied().collect();
-            self.bring_in_line(&partition.group, &voters, &BTreeSet::new(), &partition.name.to_string()).await
-        });
-        futures::stream::iter(changes).buffer_unordered(PARALLEL).fold(true, |all, one| async move { all && one }).await
+        let changes = self
+            .partitions
+            .all()
+            .into_iter()
+            .filter(|partition| partition.group.status().ready)
+            .map(|partition| async move {
+                let Some(wanted) = image.partition_of_group(partition.group.id()) else {
+                    return true;
+                };
+                let voters: BTreeSet<ReplicaId> = wanted.partition.replicas.iter().copied().collect();
+                self.bring_in_line(&partition.group, &voters, &BTreeSet::new(), &partition.name.to_string())
+                    .await
+            });
+        futures::stream::iter(changes)
+            .buffer_unordered(PARALLEL)
+            .fold(true, |all, one| async move { all && one })
+            .await
     }
 
     async fn change_metadata_voters(&self, image: &Arc<Image>) -> bool {
@@ -201,12 +242,22 @@ impl Reconciler {
         }
         let members = group.members();
         let voters = metadata_voters(&image.quorum_candidates(), &members.voters);
-        let learners: BTreeSet<ReplicaId> = image.brokers().map(|broker| broker.replica()).filter(|replica| !voters.contains(replica)).collect();
+        let learners: BTreeSet<ReplicaId> = image
+            .brokers()
+            .map(|broker| broker.replica())
+            .filter(|replica| !voters.contains(replica))
+            .collect();
         self.bring_in_line(group, &voters, &learners, "the metadata").await
     }
 
     /// One step towards these members. True: they are reached.
-    async fn bring_in_line(&self, group: &Group, voters: &BTreeSet<ReplicaId>, learners: &BTreeSet<ReplicaId>, name: &str) -> bool {
+    async fn bring_in_line(
+        &self,
+        group: &Group,
+        voters: &BTreeSet<ReplicaId>,
+        learners: &BTreeSet<ReplicaId>,
+        name: &str,
+    ) -> bool {
         let members = group.members();
         if members.changing {
             // Left half way by a leader that died: finish it.
@@ -228,9 +279,12 @@ impl Reconciler {
         if members.voters != *voters {
             let new: HashSet<ReplicaId> = voters.difference(&members.voters).copied().collect();
             let committed = group.committed_next();
-            let behind = |progress: &jangada_replication::ReplicaProgress| progress.matched_next + CAUGHT_UP_ENTRIES < committed;
+            let behind =
+                |progress: &jangada_replication::ReplicaProgress| progress.matched_next + CAUGHT_UP_ENTRIES < committed;
             let progress = group.progress().unwrap_or_default();
-            let caught_up = new.iter().all(|replica| progress.iter().any(|p| p.replica == *replica && !behind(p)));
+            let caught_up = new
+                .iter()
+                .all(|replica| progress.iter().any(|p| p.replica == *replica && !behind(p)));
             if !caught_up {
                 return false;
             }

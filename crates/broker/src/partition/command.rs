@@ -1,7 +1,7 @@
 //! What goes through a partition's Raft group: commands, and the replies to their proposers.
 //!
-//! A command's head begins with version and kind; the body of an append is the record batch itself, never copied. Later kinds (leases, schedules,
-//! routing) are further commands of the same group. Integers are big-endian.
+//! A command's head begins with version and kind; the body of an append is the record batch itself, never copied.
+//! Later kinds (leases, schedules, routing) are further commands of the same group. Integers are big-endian.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use jangada_replication::Command;
@@ -48,7 +48,11 @@ impl PartitionCommand {
                 out.put_i64(expiration_ms);
                 Command::new(&head, body)
             }
-            Self::AdvanceLogStart { from, to, dropped_bytes } => {
+            Self::AdvanceLogStart {
+                from,
+                to,
+                dropped_bytes,
+            } => {
                 let mut head = [0; ADVANCE_LEN];
                 let mut out = &mut head[..];
                 out.put_u8(VERSION);
@@ -61,14 +65,18 @@ impl PartitionCommand {
         }
     }
 
-    /// The reverse. `None`: written by a later version, or damaged; a replica that skipped it would part from the others.
+    /// The reverse. `None`: written by a later version, or damaged; a replica that skipped it would part from the
+    /// others.
     pub fn decode(command: &Command) -> Option<Self> {
         let mut head = command.head();
         if head.try_get_u8().ok()? != VERSION {
             return None;
         }
         match head.try_get_u8().ok()? {
-            KIND_APPEND => Some(Self::Append { now_ms: head.try_get_i64().ok()?, expiration_ms: head.try_get_i64().ok()? }),
+            KIND_APPEND => Some(Self::Append {
+                now_ms: head.try_get_i64().ok()?,
+                expiration_ms: head.try_get_i64().ok()?,
+            }),
             KIND_ADVANCE_LOG_START => Some(Self::AdvanceLogStart {
                 from: Offset(head.try_get_i64().ok()?),
                 to: Offset(head.try_get_i64().ok()?),
@@ -83,7 +91,11 @@ impl PartitionCommand {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PartitionReply {
     /// The batch has these offsets; `duplicate`: it had them before.
-    Appended { base_offset: Offset, last_offset: Offset, duplicate: bool },
+    Appended {
+        base_offset: Offset,
+        last_offset: Offset,
+        duplicate: bool,
+    },
     /// The batch was appended, longer ago than offsets are remembered.
     TooOld,
     /// A batch of the producer is missing before this one.
@@ -102,7 +114,11 @@ impl PartitionReply {
     pub fn encode(self) -> Bytes {
         let mut out = BytesMut::with_capacity(18);
         match self {
-            Self::Appended { base_offset, last_offset, duplicate } => {
+            Self::Appended {
+                base_offset,
+                last_offset,
+                duplicate,
+            } => {
                 out.put_u8(1);
                 out.put_u8(u8::from(duplicate));
                 out.put_i64(base_offset.get());
@@ -136,11 +152,19 @@ impl PartitionReply {
             1 => {
                 let duplicate = bytes.try_get_u8().ok()? != 0;
                 let (base_offset, last_offset) = (Offset(bytes.try_get_i64().ok()?), Offset(bytes.try_get_i64().ok()?));
-                Self::Appended { base_offset, last_offset, duplicate }
+                Self::Appended {
+                    base_offset,
+                    last_offset,
+                    duplicate,
+                }
             }
             2 => Self::TooOld,
-            3 => Self::OutOfOrder { expected: Sequence(bytes.try_get_i32().ok()?) },
-            4 => Self::Fenced { current: ProducerEpoch(bytes.try_get_i16().ok()?) },
+            3 => Self::OutOfOrder {
+                expected: Sequence(bytes.try_get_i32().ok()?),
+            },
+            4 => Self::Fenced {
+                current: ProducerEpoch(bytes.try_get_i16().ok()?),
+            },
             5 => Self::UnknownProducer,
             6 => Self::LogStart(Offset(bytes.try_get_i64().ok()?)),
             7 => Self::LogStartMoved(Offset(bytes.try_get_i64().ok()?)),
@@ -156,18 +180,34 @@ mod tests {
     #[test]
     fn commands_and_replies_come_back() {
         let commands = [
-            PartitionCommand::Append { now_ms: 5, expiration_ms: 6 },
-            PartitionCommand::AdvanceLogStart { from: Offset(1), to: Offset(9), dropped_bytes: 77 },
+            PartitionCommand::Append {
+                now_ms: 5,
+                expiration_ms: 6,
+            },
+            PartitionCommand::AdvanceLogStart {
+                from: Offset(1),
+                to: Offset(9),
+                dropped_bytes: 77,
+            },
         ];
         for command in commands {
-            assert_eq!(PartitionCommand::decode(&command.encode(Bytes::from_static(b"x"))), Some(command));
+            assert_eq!(
+                PartitionCommand::decode(&command.encode(Bytes::from_static(b"x"))),
+                Some(command)
+            );
         }
         assert_eq!(PartitionCommand::decode(&Command::new(&[2, 1], Bytes::new())), None);
         let replies = [
-            PartitionReply::Appended { base_offset: Offset(1), last_offset: Offset(2), duplicate: true },
+            PartitionReply::Appended {
+                base_offset: Offset(1),
+                last_offset: Offset(2),
+                duplicate: true,
+            },
             PartitionReply::TooOld,
             PartitionReply::OutOfOrder { expected: Sequence(3) },
-            PartitionReply::Fenced { current: ProducerEpoch(4) },
+            PartitionReply::Fenced {
+                current: ProducerEpoch(4),
+            },
             PartitionReply::UnknownProducer,
             PartitionReply::LogStart(Offset(5)),
             PartitionReply::LogStartMoved(Offset(6)),
@@ -179,7 +219,11 @@ mod tests {
 
     #[test]
     fn golden_heads() {
-        let append = PartitionCommand::Append { now_ms: 1, expiration_ms: 2 }.encode(Bytes::new());
+        let append = PartitionCommand::Append {
+            now_ms: 1,
+            expiration_ms: 2,
+        }
+        .encode(Bytes::new());
         assert_eq!(append.head(), [1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2]);
     }
 }

@@ -1,7 +1,8 @@
 //! Reading a partition: raw batches from an offset on, never past the high watermark.
 //!
-//! The end of the log is read from memory. Older batches are found through the offset index and read on the blocking pool, a bounded number at once.
-//! Either way the batches are copied once, one after the other, into the response, where base offset and epoch are patched into their headers.
+//! The end of the log is read from memory. Older batches are found through the offset index and read on the blocking
+//! pool, a bounded number at once. Either way the batches are copied once, one after the other, into the response,
+//! where base offset and epoch are patched into their headers.
 
 use std::time::Duration;
 
@@ -34,59 +35,59 @@ impl Partition {
         let epoch = self.leader_epoch()?;
         let high_watermark = self.view.high_watermark();
         self.check_range(offset, high_watermark)?;
-        let empty = Fetched { batches: Bytes::new(), next_offset: offset, high_watermark, log_start: self.view.log_start(), epoch };
+        let empty = Fetched {
+            batches: Bytes::new(),
+            next_offset: offset,
+            high_watermark,
+            log_start: self.view.log_start(),
+            epoch,
+        };
         if offset == high_watermark {
             return Ok(empty);
         }
-        let (batches, next_offset) = match self.read_recent(offset, max_bytes) {
+        let (batches, next_offset) = match self.read_recent(offset, high_watermark, max_bytes) {
             Some(found) => found,
-            None => self.read_stored(offset, max_bytes).await?,
+            None => self.read_stored(offset, high_watermark, max_bytes).await?,
         };
         if batches.is_empty() {
             // The log start moved past the offset meanwhile.
             self.check_range(offset, high_watermark)?;
-            let message = format!("partition {}: no batch has offset {offset}, though the index says so", self.name);
+            let message = format!(
+                "partition {}: no batch has offset {offset}, though the index says so",
+                self.name
+            );
             return Err(RequestError::new(Reason::Internal, message));
         }
         self.shared.metrics.fetched(batches.len());
-        Ok(Fetched { batches, next_offset, ..empty })
+        Ok(Fetched {
+            batches,
+            next_offset,
+            ..empty
+        })
     }
 
-    /// Reads when at least `min_bytes` are there, or after `max_wait` whatever is there.
-    pub async fn read_waiting(&self, offset: Offset, min_bytes: usize, max_bytes: usize, max_wait: Duration) -> Result<Fetched, RequestError> {
+    /// Waits until at least `min_bytes` of batches can be read from `offset` on, leadership changes, or the time is
+    /// over. Reads nothing.
+    pub async fn await_bytes(&self, offset: Offset, min_bytes: usize, max_wait: Duration) -> Result<(), RequestError> {
         let deadline = tokio::time::sleep(max_wait);
         tokio::pin!(deadline);
         let mut high_watermark = self.view.watch_high_watermark();
         let mut status = self.group.watch();
-        loop {
-            high_watermark.borrow_and_update();
-            let found = self.read(offset, max_bytes).await?;
-            if found.batches.len() >= min_bytes.clamp(1, max_bytes) || deadline.is_elapsed() {
-                return Ok(found);
-            }
-            tokio::select! {
-                changed = high_watermark.changed() => if changed.is_err() { return Ok(found) },
-                // Losing the lead ends the wait with an error that names the new leader.
-                changed = status.changed() => if changed.is_err() { return Ok(found) },
-                () = &mut deadline => return Ok(found),
-            }
-        }
-    }
-
-    /// Waits until the high watermark is past the offset, leadership changes, or the time is over.
-    pub async fn await_past(&self, offset: Offset, max_wait: Duration) -> Result<(), RequestError> {
-        let mut high_watermark = self.view.watch_high_watermark();
-        let mut status = self.group.watch();
         status.borrow_and_update();
         self.leader_epoch()?;
-        self.check_range(offset, self.view.high_watermark())?;
-        tokio::select! {
-            // An error is a partition that was closed; the read that follows says so.
-            _ = high_watermark.wait_for(|high_watermark| *high_watermark > offset) => {}
-            _ = status.changed() => {}
-            () = tokio::time::sleep(max_wait) => {}
+        loop {
+            let known = *high_watermark.borrow_and_update();
+            self.check_range(offset, known)?;
+            if self.view.has_bytes(offset, known, min_bytes.max(1)) {
+                return Ok(());
+            }
+            tokio::select! {
+                changed = high_watermark.changed() => if changed.is_err() { return Ok(()) },
+                // Losing the lead ends the wait; the read that follows says who leads now.
+                _ = status.changed() => return Ok(()),
+                () = &mut deadline => return Ok(()),
+            }
         }
-        Ok(())
     }
 
     fn check_range(&self, offset: Offset, high_watermark: Offset) -> Result<(), RequestError> {
@@ -104,25 +105,51 @@ impl Partition {
             .with("high_watermark", high_watermark))
     }
 
-    fn read_recent(&self, offset: Offset, max_bytes: usize) -> Option<(Bytes, Offset)> {
-        let rows = self.view.recent_rows(offset, max_bytes)?;
+    fn read_recent(&self, offset: Offset, high_watermark: Offset, max_bytes: usize) -> Option<(Bytes, Offset)> {
+        let mut rows = self.view.recent_rows(offset, max_bytes)?;
+        keep_below(&mut rows, high_watermark);
         let range = rows.first()?.raft_index..rows.last()?.raft_index + 1;
         let entries = self.shared.store.read_log_cached(self.group.id(), range, max_bytes)?;
         Some(assemble(&rows, &entries)).filter(|(batches, _)| !batches.is_empty())
     }
 
-    async fn read_stored(&self, offset: Offset, max_bytes: usize) -> Result<(Bytes, Offset), RequestError> {
-        let permit = self.shared.read_pool.clone().acquire_owned().await.expect("the pool is never closed");
+    async fn read_stored(
+        &self,
+        offset: Offset,
+        high_watermark: Offset,
+        max_bytes: usize,
+    ) -> Result<(Bytes, Offset), RequestError> {
+        let permit = self
+            .shared
+            .read_pool
+            .clone()
+            .acquire_owned()
+            .await
+            .expect("the pool is never closed");
         let (store, group) = (self.shared.store.clone(), self.group.id());
         let read = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            let rows = rows_within(store.index_at_or_after(group, offset, ROWS_MAX)?, max_bytes);
-            let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok((Bytes::new(), offset)) };
-            let entries = store.read_log(group, first.raft_index..last.raft_index + 1, max_bytes.max(first.size_bytes as usize))?;
+            let mut rows = rows_within(store.index_at_or_after(group, offset, ROWS_MAX)?, max_bytes);
+            keep_below(&mut rows, high_watermark);
+            let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
+                return Ok((Bytes::new(), offset));
+            };
+            let entries = store.read_log(
+                group,
+                first.raft_index..last.raft_index + 1,
+                max_bytes.max(first.size_bytes as usize),
+            )?;
             Ok::<_, StoreError>(assemble(&rows, &entries))
         });
-        let failed = |cause: String| RequestError::new(Reason::Internal, format!("partition {}: reading failed: {cause}", self.name));
-        read.await.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))
+        let failed = |cause: String| {
+            RequestError::new(
+                Reason::Internal,
+                format!("partition {}: reading failed: {cause}", self.name),
+            )
+        };
+        read.await
+            .map_err(|error| failed(error.to_string()))?
+            .map_err(|error| failed(error.to_string()))
     }
 
     /// The first record whose timestamp is at or after `timestamp_ms`: its offset and timestamp.
@@ -130,20 +157,42 @@ impl Partition {
         self.leader_epoch()?;
         let mut from = self.view.log_start();
         loop {
-            let permit = self.shared.read_pool.clone().acquire_owned().await.expect("the pool is never closed");
+            let high_watermark = self.view.high_watermark();
+            let permit = self
+                .shared
+                .read_pool
+                .clone()
+                .acquire_owned()
+                .await
+                .expect("the pool is never closed");
             let (store, group) = (self.shared.store.clone(), self.group.id());
             let search = tokio::task::spawn_blocking(move || {
                 let _permit = permit;
                 store.index_by_timestamp(group, from, timestamp_ms)
             });
-            let failed = |cause: String| RequestError::new(Reason::Internal, format!("partition {}: the search by time failed: {cause}", self.name));
-            let row = search.await.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))?;
-            let Some(row) = row else { return Ok(None) };
-            let (batches, _) = self.read_stored(row.base_offset.max(from), row.size_bytes as usize).await?;
+            let failed = |cause: String| {
+                RequestError::new(
+                    Reason::Internal,
+                    format!("partition {}: the search by time failed: {cause}", self.name),
+                )
+            };
+            let row = search
+                .await
+                .map_err(|error| failed(error.to_string()))?
+                .map_err(|error| failed(error.to_string()))?;
+            let Some(row) = row.filter(|row| row.last_offset < high_watermark) else {
+                return Ok(None);
+            };
+            let (batches, _) = self
+                .read_stored(row.base_offset.max(from), high_watermark, row.size_bytes as usize)
+                .await?;
             for batch in BatchIter::new(batches) {
                 let (_, batch) = batch.map_err(|error| failed(error.to_string()))?;
-                let records = decode_records(&batch, DECOMPRESSED_BYTES_MAX).map_err(|error| failed(error.to_string()))?;
-                let found = records.iter().find(|r| r.timestamp_ms >= timestamp_ms && r.offset >= self.view.log_start());
+                let records =
+                    decode_records(&batch, DECOMPRESSED_BYTES_MAX).map_err(|error| failed(error.to_string()))?;
+                let found = records
+                    .iter()
+                    .find(|r| r.timestamp_ms >= timestamp_ms && r.offset >= self.view.log_start());
                 if let Some(record) = found {
                     return Ok(Some((record.offset, record.timestamp_ms)));
                 }
@@ -152,6 +201,11 @@ impl Partition {
             from = Offset(row.last_offset.get() + 1);
         }
     }
+}
+
+/// Leaves out what was applied after the high watermark was looked at: rows are there a moment before it moves.
+fn keep_below(rows: &mut Vec<IndexEntry>, high_watermark: Offset) {
+    rows.truncate(rows.partition_point(|row| row.last_offset < high_watermark));
 }
 
 /// Rows whose batches together have at most `max_bytes`, at least one.
@@ -166,15 +220,17 @@ fn rows_within(mut rows: Vec<IndexEntry>, max_bytes: usize) -> Vec<IndexEntry> {
     rows
 }
 
-/// Puts the batches of the rows behind one another, each with its offset and epoch. Entries without a row (blank, membership, refused) are passed over.
-/// Ends at the first row whose entry is not there.
+/// Puts the batches of the rows behind one another, each with its offset and epoch. Entries without a row (blank,
+/// membership, refused) are passed over. Ends at the first row whose entry is not there.
 fn assemble(rows: &[IndexEntry], entries: &[LogEntry]) -> (Bytes, Offset) {
     let size: usize = rows.iter().map(|row| row.size_bytes as usize).sum();
     let mut out = BytesMut::with_capacity(size);
     let mut next_offset = rows.first().map_or(Offset(0), |row| row.base_offset);
     let mut entries = entries.iter();
     for row in rows {
-        let Some(entry) = entries.find(|entry| entry.index == row.raft_index) else { break };
+        let Some(entry) = entries.find(|entry| entry.index == row.raft_index) else {
+            break;
+        };
         let start = out.len();
         out.extend_from_slice(&entry.body);
         batch::set_position(&mut out[start..], row.base_offset, row.epoch);

@@ -7,7 +7,8 @@
 //!       records that consumers can read
 //! ```
 //!
-//! The state is a few numbers and the producer table; the records stay in the log. What readers need is published to the [`View`].
+//! The state is a few numbers and the producer table; the records stay in the log. What readers need is published to
+//! the [`View`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -71,7 +72,27 @@ impl View {
         self.checkpoint_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// Rows from the one that holds `offset` on, until their batches have `max_bytes`; `None` when the first is not in memory any more.
+    /// Whether the batches from `offset` to the high watermark have at least `min_bytes`.
+    pub fn has_bytes(&self, offset: Offset, high_watermark: Offset, min_bytes: usize) -> bool {
+        if offset >= high_watermark {
+            return false;
+        }
+        let recent = self.recent.read();
+        if recent.front().is_none_or(|first| offset < first.base_offset) {
+            // So far behind that there is no need to count.
+            return true;
+        }
+        let start = recent.partition_point(|row| row.last_offset < offset);
+        let rows = recent.range(start..).take_while(|row| row.last_offset < high_watermark);
+        let mut bytes = 0;
+        rows.map(|row| row.size_bytes as usize).any(|size| {
+            bytes += size;
+            bytes >= min_bytes
+        })
+    }
+
+    /// Rows from the one that holds `offset` on, until their batches have `max_bytes`; `None` when the first is not
+    /// in memory any more.
     pub fn recent_rows(&self, offset: Offset, max_bytes: usize) -> Option<Vec<IndexEntry>> {
         let recent = self.recent.read();
         if recent.front().is_none_or(|first| offset < first.base_offset) {
@@ -117,7 +138,14 @@ impl PartitionMachine {
         }
     }
 
-    fn append(&mut self, at: LogPosition, batch: &Bytes, now_ms: i64, expiration_ms: i64, effects: &mut Effects) -> PartitionReply {
+    fn append(
+        &mut self,
+        at: LogPosition,
+        batch: &Bytes,
+        now_ms: i64,
+        expiration_ms: i64,
+        effects: &mut Effects,
+    ) -> PartitionReply {
         let header = BatchHeader::parse(batch).expect("the leader checked the batch before it proposed it");
         self.appends += 1;
         if self.appends.is_multiple_of(EXPIRE_EVERY_APPENDS) {
@@ -126,7 +154,16 @@ impl PartitionMachine {
         if header.producer_id.is_some() {
             match self.producers.judge(&header, now_ms, expiration_ms) {
                 Verdict::Append => {}
-                Verdict::Duplicate { base_offset, last_offset } => return PartitionReply::Appended { base_offset, last_offset, duplicate: true },
+                Verdict::Duplicate {
+                    base_offset,
+                    last_offset,
+                } => {
+                    return PartitionReply::Appended {
+                        base_offset,
+                        last_offset,
+                        duplicate: true,
+                    };
+                }
                 Verdict::TooOld => return PartitionReply::TooOld,
                 Verdict::OutOfOrder { expected } => return PartitionReply::OutOfOrder { expected },
                 Verdict::Fenced { current } => return PartitionReply::Fenced { current },
@@ -135,7 +172,11 @@ impl PartitionMachine {
         }
         let base_offset = self.next_offset;
         let last_offset = Offset(base_offset.get() + i64::from(header.last_offset_delta));
-        assert!(last_offset >= base_offset, "group {}: a batch has at least one record", self.group);
+        assert!(
+            last_offset >= base_offset,
+            "group {}: a batch has at least one record",
+            self.group
+        );
         self.next_offset = Offset(last_offset.get() + 1);
         self.running_max_timestamp_ms = self.running_max_timestamp_ms.max(header.max_timestamp);
         self.retained_bytes += batch.len() as u64;
@@ -153,7 +194,11 @@ impl PartitionMachine {
         };
         effects.index.push(row);
         self.unpublished.push(row);
-        PartitionReply::Appended { base_offset, last_offset, duplicate: false }
+        PartitionReply::Appended {
+            base_offset,
+            last_offset,
+            duplicate: false,
+        }
     }
 
     fn advance_log_start(&mut self, from: Offset, to: Offset, dropped_bytes: u64) -> PartitionReply {
@@ -168,7 +213,12 @@ impl PartitionMachine {
 
 /// A Raft term as a leader epoch.
 pub(crate) fn epoch_of(term: u64) -> LeaderEpoch {
-    LeaderEpoch(u32::try_from(term).ok().filter(|term| i32::try_from(*term).is_ok()).expect("fewer than 2^31 elections"))
+    LeaderEpoch(
+        u32::try_from(term)
+            .ok()
+            .filter(|term| i32::try_from(*term).is_ok())
+            .expect("fewer than 2^31 elections"),
+    )
 }
 
 impl StateMachine for PartitionMachine {
@@ -176,11 +226,20 @@ impl StateMachine for PartitionMachine {
         let decoded = PartitionCommand::decode(command);
         let Some(decoded) = decoded else {
             // Going on would let this replica part from the others; the group stops here instead.
-            panic!("group {}: the command at index {} was written by a later version, or is damaged: upgrade this broker", self.group, at.index);
+            panic!(
+                "group {}: the command at index {} was written by a later version, or is damaged: upgrade this broker",
+                self.group, at.index
+            );
         };
         let reply = match decoded {
-            PartitionCommand::Append { now_ms, expiration_ms } => self.append(at, command.body(), now_ms, expiration_ms, effects),
-            PartitionCommand::AdvanceLogStart { from, to, dropped_bytes } => self.advance_log_start(from, to, dropped_bytes),
+            PartitionCommand::Append { now_ms, expiration_ms } => {
+                self.append(at, command.body(), now_ms, expiration_ms, effects)
+            }
+            PartitionCommand::AdvanceLogStart {
+                from,
+                to,
+                dropped_bytes,
+            } => self.advance_log_start(from, to, dropped_bytes),
         };
         reply.encode()
     }
@@ -195,7 +254,9 @@ impl StateMachine for PartitionMachine {
         self.view.log_start.store(self.log_start.get(), Ordering::Release);
         self.view.retained_bytes.store(self.retained_bytes, Ordering::Relaxed);
         let next = self.next_offset;
-        self.view.high_watermark.send_if_modified(|known| std::mem::replace(known, next) != next);
+        self.view
+            .high_watermark
+            .send_if_modified(|known| std::mem::replace(known, next) != next);
     }
 
     fn snapshot(&self) -> Bytes {
@@ -215,7 +276,9 @@ impl StateMachine for PartitionMachine {
         let mut input = &snapshot[..];
         let version = input.try_get_u8().map_err(damaged)?;
         if version != STATE_VERSION {
-            return Err(RestoreError(format!("a partition's state has version {version}; this build reads version {STATE_VERSION}")));
+            return Err(RestoreError(format!(
+                "a partition's state has version {version}; this build reads version {STATE_VERSION}"
+            )));
         }
         let next_offset = Offset(input.try_get_i64().map_err(damaged)?);
         let log_start = Offset(input.try_get_i64().map_err(damaged)?);
@@ -229,13 +292,18 @@ impl StateMachine for PartitionMachine {
         // The rows in memory belong to the state that goes.
         self.unpublished.clear();
         self.view.recent.write().clear();
-        (self.next_offset, self.log_start, self.running_max_timestamp_ms) = (next_offset, log_start, running_max_timestamp_ms);
+        (self.next_offset, self.log_start, self.running_max_timestamp_ms) =
+            (next_offset, log_start, running_max_timestamp_ms);
         (self.retained_bytes, self.appends, self.producers) = (retained_bytes, appends, producers);
         Ok(())
     }
 
     fn retention(&self) -> Retention {
         let checkpoint_bytes = self.view.checkpoint_bytes.load(Ordering::Relaxed);
-        Retention::LogIsData { position: self.next_offset, start: self.log_start, checkpoint_bytes }
+        Retention::LogIsData {
+            position: self.next_offset,
+            start: self.log_start,
+            checkpoint_bytes,
+        }
     }
 }

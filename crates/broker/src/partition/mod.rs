@@ -1,9 +1,11 @@
 //! One partition's replica on this broker: what the services call to append, read and trim.
 //!
-//! - [`machine`]: the state machine, and the view that readers see. - [`command`]: what is replicated. - [`producers`]: the idempotent producers.
+//! - [`machine`]: the state machine, and the view that readers see. - [`command`]: what is replicated. -
+//!   [`producers`]: the idempotent producers.
 //! - [`fetch`]: reading. - [`retention`]: dropping what is old.
 //!
-//! Only the leader answers, and only once it is ready: it has applied an entry of its own term, so it knows everything that was acknowledged before.
+//! Only the leader answers, and only once it is ready: it has applied an entry of its own term, so it knows
+//! everything that was acknowledged before.
 
 pub(crate) mod command;
 mod fetch;
@@ -22,12 +24,12 @@ use jangada_types::{LeaderEpoch, Offset, PartitionIndex, Reason, TopicConfig};
 use parking_lot::RwLock;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use self::command::{PartitionCommand, PartitionReply};
 pub(crate) use self::fetch::Fetched;
 pub(crate) use self::machine::{PartitionMachine, View, epoch_of};
-use self::command::{PartitionCommand, PartitionReply};
-use crate::clock::WallClock;
 use crate::error::RequestError;
 use crate::metrics::Metrics;
+use crate::seams::WallClock;
 
 /// After this time a producer that was turned away for lack of room should try again.
 const BUSY_RETRY: Duration = Duration::from_millis(25);
@@ -83,7 +85,8 @@ pub(crate) struct Appended {
     pub duplicate: bool,
 }
 
-/// A batch that was taken: on its way to the quorum. Its bytes count against the limits until it is answered or dropped.
+/// A batch that was taken: on its way to the quorum. Its bytes count against the limits until it is answered or
+/// dropped.
 pub(crate) struct Admitted {
     proposal: Proposal,
     append_time_ms: i64,
@@ -92,9 +95,22 @@ pub(crate) struct Admitted {
 }
 
 impl Partition {
-    pub fn new(name: PartitionName, group: Group, view: Arc<View>, config: Arc<TopicConfig>, shared: Arc<Shared>) -> Self {
+    pub fn new(
+        name: PartitionName,
+        group: Group,
+        view: Arc<View>,
+        config: Arc<TopicConfig>,
+        shared: Arc<Shared>,
+    ) -> Self {
         let inflight = Arc::new(Semaphore::new(shared.inflight_per_partition));
-        Self { name, group, view, config: RwLock::new(config), inflight, shared }
+        Self {
+            name,
+            group,
+            view,
+            config: RwLock::new(config),
+            inflight,
+            shared,
+        }
     }
 
     pub fn set_config(&self, config: Arc<TopicConfig>) {
@@ -113,7 +129,10 @@ impl Partition {
             return Ok(epoch_of(status.term));
         }
         if status.leading {
-            let message = format!("partition {}: this broker was just elected and is not ready yet", self.name);
+            let message = format!(
+                "partition {}: this broker was just elected and is not ready yet",
+                self.name
+            );
             return Err(RequestError::new(Reason::LeaderNotAvailable, message).retry_after(LEADER_RETRY));
         }
         Err(self.not_leader())
@@ -125,22 +144,43 @@ impl Partition {
         let Some(known) = known else { return Ok(epoch) };
         let (reason, what) = match known.cmp(&epoch.get()) {
             std::cmp::Ordering::Equal => return Ok(epoch),
-            std::cmp::Ordering::Less => (Reason::StaleLeaderEpoch, "a newer leader was elected: refresh the metadata"),
-            std::cmp::Ordering::Greater => (Reason::UnknownLeaderEpoch, "this broker has not heard of that election yet: try again"),
+            std::cmp::Ordering::Less => (
+                Reason::StaleLeaderEpoch,
+                "a newer leader was elected: refresh the metadata",
+            ),
+            std::cmp::Ordering::Greater => (
+                Reason::UnknownLeaderEpoch,
+                "this broker has not heard of that election yet: try again",
+            ),
         };
-        let message = format!("partition {}: leader epoch {known} was sent, this is epoch {epoch}; {what}", self.name);
-        Err(RequestError::new(reason, message).with("expected", epoch).with("actual", known).retry_after(LEADER_RETRY))
+        let message = format!(
+            "partition {}: leader epoch {known} was sent, this is epoch {epoch}; {what}",
+            self.name
+        );
+        Err(RequestError::new(reason, message)
+            .with("expected", epoch)
+            .with("actual", known)
+            .retry_after(LEADER_RETRY))
     }
 
     fn not_leader(&self) -> RequestError {
         let status = self.group.status();
         match status.leader.filter(|leader| *leader != self.group.replica()) {
-            Some(leader) => RequestError::new(Reason::NotLeader, format!("partition {}: broker {} leads it", self.name, leader.broker))
-                .with("leader_id", leader.broker)
-                .with("leader_epoch", status.term)
-                .retry_after(LEADER_RETRY),
-            None => RequestError::new(Reason::LeaderNotAvailable, format!("partition {}: no leader is known; an election may be under way", self.name))
-                .retry_after(LEADER_RETRY),
+            Some(leader) => RequestError::new(
+                Reason::NotLeader,
+                format!("partition {}: broker {} leads it", self.name, leader.broker),
+            )
+            .with("leader_id", leader.broker)
+            .with("leader_epoch", status.term)
+            .retry_after(LEADER_RETRY),
+            None => RequestError::new(
+                Reason::LeaderNotAvailable,
+                format!(
+                    "partition {}: no leader is known; an election may be under way",
+                    self.name
+                ),
+            )
+            .retry_after(LEADER_RETRY),
         }
     }
 
@@ -151,29 +191,65 @@ impl Partition {
         let config = self.config();
         batch::validate(&batch, &config.batch_limits()).map_err(|error| self.refuse(error.into()))?;
         if config.full_validation {
-            batch::validate_records(&batch, jangada_types::limits::DECOMPRESSED_BYTES_MAX).map_err(|error| self.refuse(error.into()))?;
+            batch::validate_records(&batch, jangada_types::limits::DECOMPRESSED_BYTES_MAX)
+                .map_err(|error| self.refuse(error.into()))?;
         }
-        let permits = [self.reserve(&self.inflight, batch.len(), Reason::PartitionBusy)?, self.reserve(&self.shared.inflight, batch.len(), Reason::BrokerBusy)?];
+        let permits = [
+            self.reserve(&self.inflight, batch.len(), Reason::PartitionBusy)?,
+            self.reserve(&self.shared.inflight, batch.len(), Reason::BrokerBusy)?,
+        ];
         let bytes = batch.len();
         let now_ms = self.shared.clock.now_ms();
         let (batch, append_time_ms) = match config.timestamp_type {
             TimestampType::CreateTime => (batch, -1),
             TimestampType::LogAppendTime => (with_append_time(batch, now_ms), now_ms),
         };
-        let command = PartitionCommand::Append { now_ms, expiration_ms: self.shared.producer_expiration_ms };
-        let proposal = self.group.submit(command.encode(batch)).await.map_err(|error| self.propose_error(error))?;
-        Ok(Admitted { proposal, append_time_ms, bytes, _permits: permits })
+        let command = PartitionCommand::Append {
+            now_ms,
+            expiration_ms: self.shared.producer_expiration_ms,
+        };
+        let proposal = self
+            .group
+            .submit(command.encode(batch))
+            .await
+            .map_err(|error| self.propose_error(error))?;
+        Ok(Admitted {
+            proposal,
+            append_time_ms,
+            bytes,
+            _permits: permits,
+        })
     }
 
     /// Waits until an admitted batch is acknowledged by the quorum and applied.
     pub async fn acknowledged(&self, admitted: Admitted, timeout: Duration) -> Result<Appended, RequestError> {
-        let Admitted { proposal, append_time_ms, bytes, _permits } = admitted;
-        let applied = proposal.applied(timeout).await.map_err(|error| self.propose_error(error))?;
+        let Admitted {
+            proposal,
+            append_time_ms,
+            bytes,
+            _permits,
+        } = admitted;
+        let applied = proposal
+            .applied(timeout)
+            .await
+            .map_err(|error| self.propose_error(error))?;
         let reply = PartitionReply::decode(&applied.reply).expect("the reply was encoded by this process");
         match reply {
-            PartitionReply::Appended { base_offset, last_offset, duplicate } => {
-                self.shared.metrics.produced(bytes, last_offset.get() - base_offset.get() + 1);
-                Ok(Appended { base_offset, last_offset, append_time_ms, log_start: self.view.log_start(), duplicate })
+            PartitionReply::Appended {
+                base_offset,
+                last_offset,
+                duplicate,
+            } => {
+                self.shared
+                    .metrics
+                    .produced(bytes, last_offset.get() - base_offset.get() + 1);
+                Ok(Appended {
+                    base_offset,
+                    last_offset,
+                    append_time_ms,
+                    log_start: self.view.log_start(),
+                    duplicate,
+                })
             }
             other => Err(self.refused(other)),
         }
@@ -184,12 +260,16 @@ impl Partition {
         match reply {
             PartitionReply::OutOfOrder { expected } => RequestError::new(
                 Reason::OutOfOrderSequence,
-                format!("partition {name}: the producer's next sequence is {expected}; a batch before this one is missing"),
+                format!(
+                    "partition {name}: the producer's next sequence is {expected}; a batch before this one is missing"
+                ),
             )
             .with("expected", expected),
             PartitionReply::Fenced { current } => RequestError::new(
                 Reason::ProducerFenced,
-                format!("partition {name}: epoch {current} of this producer has written; this is an older one and must stop"),
+                format!(
+                    "partition {name}: epoch {current} of this producer has written; this is an older one and must stop"
+                ),
             )
             .with("expected", current),
             PartitionReply::TooOld => RequestError::new(
@@ -198,7 +278,9 @@ impl Partition {
             ),
             PartitionReply::UnknownProducer => RequestError::new(
                 Reason::UnknownProducer,
-                format!("partition {name}: nothing is remembered of this producer, which expires when it is silent; begin again with a new epoch and sequence 0"),
+                format!(
+                    "partition {name}: nothing is remembered of this producer, which expires when it is silent; begin again with a new epoch and sequence 0"
+                ),
             ),
             PartitionReply::Appended { .. } | PartitionReply::LogStart(_) | PartitionReply::LogStartMoved(_) => {
                 unreachable!("not the reply to a refused batch")
@@ -219,13 +301,25 @@ impl Partition {
                     "partition {}: its leader's disk has {free} bytes free, below the reserve of {reserve}; reading goes on, free space or trim topics",
                     self.name
                 );
-                Err(RequestError::new(Reason::DiskFull, message).with("actual", free).with("limit", reserve).retry_after(DISK_RETRY))
+                Err(RequestError::new(Reason::DiskFull, message)
+                    .with("actual", free)
+                    .with("limit", reserve)
+                    .retry_after(DISK_RETRY))
             }
-            StoreCondition::Fenced(cause) => Err(RequestError::new(Reason::StoreFenced, format!("the broker's store has failed: {cause}")).retry_after(LEADER_RETRY)),
+            StoreCondition::Fenced(cause) => Err(RequestError::new(
+                Reason::StoreFenced,
+                format!("the broker's store has failed: {cause}"),
+            )
+            .retry_after(LEADER_RETRY)),
         }
     }
 
-    fn reserve(&self, budget: &Arc<Semaphore>, bytes: usize, reason: Reason) -> Result<OwnedSemaphorePermit, RequestError> {
+    fn reserve(
+        &self,
+        budget: &Arc<Semaphore>,
+        bytes: usize,
+        reason: Reason,
+    ) -> Result<OwnedSemaphorePermit, RequestError> {
         let permits = u32::try_from(bytes).expect("a batch is at most 8 MiB");
         budget.clone().try_acquire_many_owned(permits).map_err(|_| {
             let message = match reason {
@@ -239,35 +333,51 @@ impl Partition {
     fn propose_error(&self, error: ProposeError) -> RequestError {
         match error {
             ProposeError::NotLeader(_) => self.not_leader(),
-            ProposeError::Timeout => RequestError::new(Reason::QuorumTimeout, format!("partition {}: no quorum answered within the time given; the outcome is unknown", self.name)).unknown(),
-            ProposeError::Discarded | ProposeError::Stopped(_) => RequestError::new(
-                Reason::LeaderNotAvailable,
-                format!("partition {}: {error}", self.name),
+            ProposeError::Timeout => RequestError::new(
+                Reason::QuorumTimeout,
+                format!(
+                    "partition {}: no quorum answered within the time given; the outcome is unknown",
+                    self.name
+                ),
             )
-            .unknown()
-            .retry_after(LEADER_RETRY),
+            .unknown(),
+            ProposeError::Discarded | ProposeError::Stopped(_) => {
+                RequestError::new(Reason::LeaderNotAvailable, format!("partition {}: {error}", self.name))
+                    .unknown()
+                    .retry_after(LEADER_RETRY)
+            }
         }
     }
 
     fn read_error(&self, error: ReadError) -> RequestError {
         match error {
             ReadError::NotLeader(_) => self.not_leader(),
-            ReadError::Timeout => RequestError::new(Reason::QuorumTimeout, format!("partition {}: no quorum confirmed the read", self.name)).retry_after(LEADER_RETRY),
+            ReadError::Timeout => RequestError::new(
+                Reason::QuorumTimeout,
+                format!("partition {}: no quorum confirmed the read", self.name),
+            )
+            .retry_after(LEADER_RETRY),
         }
     }
 
     /// The high watermark, at or after that of any acknowledgement before the call.
     pub async fn latest_offset(&self) -> Result<Offset, RequestError> {
         self.leader_epoch()?;
-        self.group.confirm_read(READ_TIMEOUT).await.map_err(|error| self.read_error(error))?;
+        self.group
+            .confirm_read(READ_TIMEOUT)
+            .await
+            .map_err(|error| self.read_error(error))?;
         Ok(self.view.high_watermark())
     }
 }
 
-/// Bytes between two checkpoints: the segment size, or less when the topic keeps little, so that retention by size has steps to take.
+/// Bytes between two checkpoints: the segment size, or less when the topic keeps little, so that retention by size
+/// has steps to take.
 pub(crate) fn checkpoint_bytes(config: &TopicConfig) -> u64 {
     let steps = config.retention_bytes.map_or(u64::MAX, |bytes| bytes / 4);
-    config.segment_bytes.min(steps.max(jangada_types::limits::SEGMENT_BYTES_MIN))
+    config
+        .segment_bytes
+        .min(steps.max(jangada_types::limits::SEGMENT_BYTES_MIN))
 }
 
 /// The batch with the leader's time. Under the checksum, so it costs a copy.

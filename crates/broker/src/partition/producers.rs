@@ -1,6 +1,7 @@
 //! The idempotent producers of one partition: who wrote last, under which epoch, and the last five batches of each.
 //!
-//! Judged in log order, by every replica alike, from nothing but the batch and the time that its leader wrote into the command (KIP-98, KIP-360).
+//! Judged in log order, by every replica alike, from nothing but the batch and the time that its leader wrote into
+//! the command (KIP-98, KIP-360).
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -52,38 +53,70 @@ pub(crate) struct Producers {
 }
 
 impl Producers {
-    /// Judges an idempotent batch. `now_ms` is the leader's time of the append, `expiration_ms` what the leader's settings say; both come with the command.
+    /// Judges an idempotent batch. `now_ms` is the leader's time of the append, `expiration_ms` what the leader's
+    /// settings say; both come with the command.
     pub fn judge(&self, header: &BatchHeader, now_ms: i64, expiration_ms: i64) -> Verdict {
-        let known = self.by_id.get(&header.producer_id).filter(|p| now_ms.saturating_sub(p.last_append_ms) <= expiration_ms);
+        let known = self
+            .by_id
+            .get(&header.producer_id)
+            .filter(|p| now_ms.saturating_sub(p.last_append_ms) <= expiration_ms);
         let first = Sequence(0);
         let Some(producer) = known else {
-            return if header.base_sequence == first { Verdict::Append } else { Verdict::Unknown };
+            return if header.base_sequence == first {
+                Verdict::Append
+            } else {
+                Verdict::Unknown
+            };
         };
         if header.producer_epoch < producer.epoch {
-            return Verdict::Fenced { current: producer.epoch };
+            return Verdict::Fenced {
+                current: producer.epoch,
+            };
         }
         if header.producer_epoch > producer.epoch {
-            return if header.base_sequence == first { Verdict::Append } else { Verdict::OutOfOrder { expected: first } };
+            return if header.base_sequence == first {
+                Verdict::Append
+            } else {
+                Verdict::OutOfOrder { expected: first }
+            };
         }
         let same = |b: &&Appended| b.base_sequence == header.base_sequence && b.last_sequence == header.last_sequence();
         if let Some(batch) = producer.batches.iter().find(same) {
-            return Verdict::Duplicate { base_offset: batch.base_offset, last_offset: batch.last_offset };
+            return Verdict::Duplicate {
+                base_offset: batch.base_offset,
+                last_offset: batch.last_offset,
+            };
         }
-        let last = producer.batches.back().expect("a producer is remembered for a batch").last_sequence;
+        let last = producer
+            .batches
+            .back()
+            .expect("a producer is remembered for a batch")
+            .last_sequence;
         let expected = last.advance(1);
         if header.base_sequence == expected {
             return Verdict::Append;
         }
-        if is_before(header.base_sequence, expected) { Verdict::TooOld } else { Verdict::OutOfOrder { expected } }
+        if is_before(header.base_sequence, expected) {
+            Verdict::TooOld
+        } else {
+            Verdict::OutOfOrder { expected }
+        }
     }
 
     /// Remembers a batch that was appended.
     pub fn appended(&mut self, header: &BatchHeader, base_offset: Offset, last_offset: Offset, now_ms: i64) {
         let epoch = header.producer_epoch;
-        let fresh = || Producer { epoch, last_append_ms: now_ms, batches: VecDeque::with_capacity(PRODUCER_BATCHES_IN_FLIGHT_MAX) };
+        let fresh = || Producer {
+            epoch,
+            last_append_ms: now_ms,
+            batches: VecDeque::with_capacity(PRODUCER_BATCHES_IN_FLIGHT_MAX),
+        };
         let producer = self.by_id.entry(header.producer_id).or_insert_with(fresh);
         // Sequence 0 that does not follow by wrapping begins anew: a producer that was forgotten.
-        let follows = producer.batches.back().is_none_or(|last| last.last_sequence.advance(1) == header.base_sequence);
+        let follows = producer
+            .batches
+            .back()
+            .is_none_or(|last| last.last_sequence.advance(1) == header.base_sequence);
         if producer.epoch != epoch || !follows {
             *producer = fresh();
         }
@@ -91,15 +124,22 @@ impl Producers {
         if producer.batches.len() == PRODUCER_BATCHES_IN_FLIGHT_MAX {
             producer.batches.pop_front();
         }
-        producer.batches.push_back(Appended { base_sequence: header.base_sequence, last_sequence: header.last_sequence(), base_offset, last_offset });
+        producer.batches.push_back(Appended {
+            base_sequence: header.base_sequence,
+            last_sequence: header.last_sequence(),
+            base_offset,
+            last_offset,
+        });
     }
 
     /// Forgets who has been silent for too long.
     pub fn expire(&mut self, now_ms: i64, expiration_ms: i64) {
-        self.by_id.retain(|_, p| now_ms.saturating_sub(p.last_append_ms) <= expiration_ms);
+        self.by_id
+            .retain(|_, p| now_ms.saturating_sub(p.last_append_ms) <= expiration_ms);
     }
 
-    /// `count u32`, then per producer `id i64 | epoch i16 | last append i64 | batches u8 | per batch: first, last sequence i32, first, last offset i64`.
+    /// `count u32`, then per producer `id i64 | epoch i16 | last append i64 | batches u8 | per batch: first, last
+    /// sequence i32, first, last offset i64`.
     pub fn encode(&self, out: &mut BytesMut) {
         out.put_u32(u32::try_from(self.by_id.len()).expect("producers of a partition fit in 32 bits"));
         for (id, producer) in &self.by_id {
@@ -136,7 +176,14 @@ impl Producers {
             if batches.is_empty() {
                 return Err(RestoreError("the producer table is damaged".into()));
             }
-            by_id.insert(id, Producer { epoch, last_append_ms, batches });
+            by_id.insert(
+                id,
+                Producer {
+                    epoch,
+                    last_append_ms,
+                    batches,
+                },
+            );
         }
         Ok(Self { by_id })
     }
@@ -159,10 +206,10 @@ mod tests {
     fn header(id: i64, epoch: i16, sequence: i32, records: usize) -> BatchHeader {
         let mut builder = BatchBuilder::new(Codec::None);
         for _ in 0..records {
-            builder.append(0, None, Some(b"v"), &[]).unwrap();
+            builder.append(0, None, Some(b"v"), []).unwrap();
         }
         builder.producer(ProducerId(id), ProducerEpoch(epoch), Sequence(sequence));
-        BatchHeader::parse(&builder.build().unwrap()).unwrap()
+        BatchHeader::parse(&builder.build()).unwrap()
     }
 
     struct Log {
@@ -172,7 +219,10 @@ mod tests {
 
     impl Log {
         fn new() -> Self {
-            Self { producers: Producers::default(), next: 0 }
+            Self {
+                producers: Producers::default(),
+                next: 0,
+            }
         }
 
         fn append(&mut self, header: &BatchHeader, now_ms: i64) -> Verdict {
@@ -194,7 +244,13 @@ mod tests {
         }
         for i in 0..5i64 {
             let verdict = log.append(&header(7, 0, i as i32 * 2, 2), 0);
-            assert_eq!(verdict, Verdict::Duplicate { base_offset: Offset(i * 2), last_offset: Offset(i * 2 + 1) });
+            assert_eq!(
+                verdict,
+                Verdict::Duplicate {
+                    base_offset: Offset(i * 2),
+                    last_offset: Offset(i * 2 + 1)
+                }
+            );
         }
         assert_eq!(log.append(&header(7, 0, 10, 1), 0), Verdict::Append);
         assert_eq!(log.append(&header(7, 0, 0, 2), 0), Verdict::TooOld);
@@ -204,7 +260,10 @@ mod tests {
     fn a_gap_is_refused_and_takes_nothing() {
         let mut log = Log::new();
         assert_eq!(log.append(&header(7, 0, 0, 3), 0), Verdict::Append);
-        assert_eq!(log.append(&header(7, 0, 4, 1), 0), Verdict::OutOfOrder { expected: Sequence(3) });
+        assert_eq!(
+            log.append(&header(7, 0, 4, 1), 0),
+            Verdict::OutOfOrder { expected: Sequence(3) }
+        );
         assert_eq!(log.append(&header(7, 0, 3, 1), 0), Verdict::Append);
     }
 
@@ -212,9 +271,17 @@ mod tests {
     fn a_new_epoch_begins_at_zero_and_fences_the_old_one() {
         let mut log = Log::new();
         assert_eq!(log.append(&header(7, 0, 0, 3), 0), Verdict::Append);
-        assert_eq!(log.append(&header(7, 1, 3, 1), 0), Verdict::OutOfOrder { expected: Sequence(0) });
+        assert_eq!(
+            log.append(&header(7, 1, 3, 1), 0),
+            Verdict::OutOfOrder { expected: Sequence(0) }
+        );
         assert_eq!(log.append(&header(7, 1, 0, 1), 0), Verdict::Append);
-        assert_eq!(log.append(&header(7, 0, 3, 1), 0), Verdict::Fenced { current: ProducerEpoch(1) });
+        assert_eq!(
+            log.append(&header(7, 0, 3, 1), 0),
+            Verdict::Fenced {
+                current: ProducerEpoch(1)
+            }
+        );
         assert!(matches!(log.append(&header(7, 1, 0, 1), 0), Verdict::Duplicate { .. }));
     }
 
@@ -233,7 +300,8 @@ mod tests {
     fn sequences_wrap() {
         let mut log = Log::new();
         let start = i32::MAX - 1;
-        log.producers.appended(&header(7, 0, start - 1, 1), Offset(0), Offset(0), 0);
+        log.producers
+            .appended(&header(7, 0, start - 1, 1), Offset(0), Offset(0), 0);
         log.next = 1;
         assert_eq!(log.append(&header(7, 0, start, 3), 0), Verdict::Append);
         assert_eq!(log.append(&header(7, 0, 1, 1), 0), Verdict::Append);

@@ -1,4 +1,5 @@
-//! Dropping old records: the leader decides where the log shall start and proposes it; every replica then purges as far as its checkpoints allow.
+//! Dropping old records: the leader decides where the log shall start and proposes it; every replica then purges as
+//! far as its checkpoints allow.
 
 use std::time::Duration;
 
@@ -22,8 +23,12 @@ const TRIES: usize = 5;
 enum Until {
     /// Exactly here.
     Offset(Offset),
-    /// Before the first record at or after this time (milliseconds since the Unix epoch), and so that at most this many bytes stay.
-    Retention { oldest_ms: Option<i64>, keep_bytes: Option<u64> },
+    /// Before the first record at or after this time (milliseconds since the Unix epoch), and so that at most this
+    /// many bytes stay.
+    Retention {
+        oldest_ms: Option<i64>,
+        keep_bytes: Option<u64>,
+    },
 }
 
 impl Partition {
@@ -33,8 +38,13 @@ impl Partition {
         let high_watermark = self.latest_offset().await?;
         let to = before.unwrap_or(high_watermark);
         if to < Offset(0) || to > high_watermark {
-            let message = format!("partition {}: offset {to} is beyond the high watermark {high_watermark}; nothing was dropped", self.name);
-            return Err(RequestError::new(Reason::OffsetOutOfRange, message).with("offset", to).with("high_watermark", high_watermark));
+            let message = format!(
+                "partition {}: offset {to} is beyond the high watermark {high_watermark}; nothing was dropped",
+                self.name
+            );
+            return Err(RequestError::new(Reason::OffsetOutOfRange, message)
+                .with("offset", to)
+                .with("high_watermark", high_watermark));
         }
         self.advance(Until::Offset(to)).await
     }
@@ -45,7 +55,12 @@ impl Partition {
         if self.leader_epoch().is_err() || self.view.log_start() == self.view.high_watermark() {
             return Ok(());
         }
-        let oldest_ms = config.retention_ms.map(|ms| self.shared.clock.now_ms().saturating_sub(i64::try_from(ms).unwrap_or(i64::MAX)));
+        let oldest_ms = config.retention_ms.map(|ms| {
+            self.shared
+                .clock
+                .now_ms()
+                .saturating_sub(i64::try_from(ms).unwrap_or(i64::MAX))
+        });
         let keep_bytes = config.retention_bytes.filter(|keep| self.view.retained_bytes() > *keep);
         if oldest_ms.is_none() && keep_bytes.is_none() {
             return Ok(());
@@ -60,8 +75,16 @@ impl Partition {
             if to <= from {
                 return Ok(from);
             }
-            let command = PartitionCommand::AdvanceLogStart { from, to, dropped_bytes };
-            let applied = self.group.propose(command.encode(Bytes::new()), TIMEOUT).await.map_err(|error| self.propose_error(error))?;
+            let command = PartitionCommand::AdvanceLogStart {
+                from,
+                to,
+                dropped_bytes,
+            };
+            let applied = self
+                .group
+                .propose(command.encode(Bytes::new()), TIMEOUT)
+                .await
+                .map_err(|error| self.propose_error(error))?;
             match PartitionReply::decode(&applied.reply) {
                 Some(PartitionReply::LogStart(offset)) => {
                     tracing::info!(partition = %self.name, from = %from, to = %offset, dropped_bytes, "log start advanced");
@@ -75,7 +98,8 @@ impl Partition {
         Err(RequestError::new(Reason::PartitionBusy, message).retry_after(super::BUSY_RETRY))
     }
 
-    /// Where the log would start, and how many bytes of batches lie before that. Reads the index only as far as records are dropped.
+    /// Where the log would start, and how many bytes of batches lie before that. Reads the index only as far as
+    /// records are dropped.
     async fn look(&self, from: Offset, until: Until) -> Result<(Offset, u64), RequestError> {
         let (store, group) = (self.shared.store.clone(), self.group.id());
         let (high_watermark, retained) = (self.view.high_watermark(), self.view.retained_bytes());
@@ -96,8 +120,15 @@ impl Partition {
                 }
             }
         });
-        let failed = |cause: String| RequestError::new(Reason::Internal, format!("partition {}: retention failed: {cause}", self.name));
-        look.await.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))
+        let failed = |cause: String| {
+            RequestError::new(
+                Reason::Internal,
+                format!("partition {}: retention failed: {cause}", self.name),
+            )
+        };
+        look.await
+            .map_err(|error| failed(error.to_string()))?
+            .map_err(|error| failed(error.to_string()))
     }
 }
 
@@ -108,7 +139,8 @@ fn drops(row: &IndexEntry, until: Until, retained: u64, dropped: u64) -> bool {
         Until::Retention { oldest_ms, keep_bytes } => {
             let too_old = oldest_ms.is_some_and(|oldest| row.max_timestamp_ms < oldest);
             // Like Kafka's segments: a batch goes only if what stays still has the bytes to keep.
-            let too_much = keep_bytes.is_some_and(|keep| retained.saturating_sub(dropped + u64::from(row.size_bytes)) >= keep);
+            let too_much =
+                keep_bytes.is_some_and(|keep| retained.saturating_sub(dropped + u64::from(row.size_bytes)) >= keep);
             too_old || too_much
         }
     }

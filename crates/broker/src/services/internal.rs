@@ -1,11 +1,12 @@
-//! `InternalService`: what other brokers call. Answers probes and adoption from the start, the rest once this broker is part of a cluster.
+//! `InternalService`: what other brokers call. Answers probes and adoption from the start, the rest once this broker
+//! is part of a cluster.
 
 use std::sync::Arc;
 
 use jangada_proto::internal::internal_service_server::InternalService;
 use jangada_proto::internal::{
-    AdoptRequest, AdoptResponse, Frame, InstallSnapshotResponse, JoinRequest, JoinResponse, ProbeRequest, ProbeResponse, ProposeMetadataRequest,
-    ProposeMetadataResponse, SnapshotChunk,
+    AdoptRequest, AdoptResponse, Frame, InstallSnapshotResponse, JoinRequest, JoinResponse, ProbeRequest,
+    ProbeResponse, ProposeMetadataRequest, ProposeMetadataResponse, SnapshotChunk,
 };
 use jangada_replication::transport::inbound::FrameStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -21,7 +22,12 @@ pub(crate) struct Internal {
 impl Internal {
     fn metadata(&self) -> Result<Metadata, Status> {
         let metadata = self.bootstrap.metadata.borrow().clone();
-        metadata.ok_or_else(|| Status::unavailable(format!("broker {} does not belong to a cluster yet", self.bootstrap.local.broker)))
+        metadata.ok_or_else(|| {
+            Status::unavailable(format!(
+                "broker {} does not belong to a cluster yet",
+                self.bootstrap.local.broker
+            ))
+        })
     }
 }
 
@@ -39,7 +45,10 @@ impl InternalService for Internal {
         self.metadata()?.registry.serve_bulk(request).await
     }
 
-    async fn install_snapshot(&self, request: Request<Streaming<SnapshotChunk>>) -> Result<Response<InstallSnapshotResponse>, Status> {
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<SnapshotChunk>>,
+    ) -> Result<Response<InstallSnapshotResponse>, Status> {
         self.metadata()?.registry.serve_snapshot(request).await
     }
 
@@ -53,17 +62,29 @@ impl InternalService for Internal {
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
-        bootstrap::admit(&self.metadata()?, request.into_inner()).await.map(Response::new)
+        bootstrap::admit(&self.metadata()?, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
-    async fn propose_metadata(&self, request: Request<ProposeMetadataRequest>) -> Result<Response<ProposeMetadataResponse>, Status> {
+    async fn propose_metadata(
+        &self,
+        request: Request<ProposeMetadataRequest>,
+    ) -> Result<Response<ProposeMetadataResponse>, Status> {
         let metadata = self.metadata()?;
         let request = request.into_inner();
         metadata.registry.identity().check(request.hello)?;
-        let (reply, version) = metadata.propose_once(request.command, request.forwarded).await.map_err(|error| {
-            // Definite errors are told apart by their code alone.
-            if error.definite { Status::failed_precondition(error.message) } else { Status::unavailable(error.message) }
-        })?;
+        let (reply, version) = metadata
+            .propose_once(request.command, request.forwarded)
+            .await
+            .map_err(|error| {
+                // Definite errors are told apart by their code alone.
+                if error.definite {
+                    Status::failed_precondition(error.message)
+                } else {
+                    Status::unavailable(error.message)
+                }
+            })?;
         Ok(Response::new(ProposeMetadataResponse { reply, version }))
     }
 }

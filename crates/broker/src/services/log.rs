@@ -5,8 +5,8 @@ use std::sync::Arc;
 use jangada_proto::v1::list_offsets_request::Position;
 use jangada_proto::v1::log_service_server::LogService;
 use jangada_proto::v1::{
-    FetchRequest, FetchResponse, FetchStreamRequest, InitProducerRequest, InitProducerResponse, ListOffsetsRequest, ListOffsetsResponse,
-    ProduceRequest, ProduceResponse, ProduceStreamRequest,
+    FetchRequest, FetchResponse, FetchStreamRequest, InitProducerRequest, InitProducerResponse, ListOffsetsRequest,
+    ListOffsetsResponse, ProduceRequest, ProduceResponse, ProduceStreamRequest,
 };
 use jangada_types::{ProducerEpoch, ProducerId, Reason};
 use tonic::{Request, Response, Status, Streaming};
@@ -32,31 +32,59 @@ impl Log {
 #[tonic::async_trait]
 impl LogService for Log {
     async fn produce(&self, request: Request<ProduceRequest>) -> Result<Response<ProduceResponse>, Status> {
-        produce::unary(&self.node, request.into_inner()).await.map(Response::new).map_err(|error| self.fail(error))
+        produce::unary(&self.node, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(|error| self.fail(error))
     }
 
     type ProduceStreamStream = produce::Answers;
 
-    async fn produce_stream(&self, request: Request<Streaming<ProduceStreamRequest>>) -> Result<Response<Self::ProduceStreamStream>, Status> {
-        produce::stream(self.node.clone(), request.into_inner()).map(Response::new).map_err(|error| self.fail(error))
+    async fn produce_stream(
+        &self,
+        request: Request<Streaming<ProduceStreamRequest>>,
+    ) -> Result<Response<Self::ProduceStreamStream>, Status> {
+        produce::stream(self.node.clone(), request.into_inner())
+            .map(Response::new)
+            .map_err(|error| self.fail(error))
     }
 
     async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<FetchResponse>, Status> {
-        fetch::unary(&self.node, request.into_inner()).await.map(Response::new).map_err(|error| self.fail(error))
+        fetch::unary(&self.node, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(|error| self.fail(error))
     }
 
     type FetchStreamStream = fetch::Pushed;
 
-    async fn fetch_stream(&self, request: Request<Streaming<FetchStreamRequest>>) -> Result<Response<Self::FetchStreamStream>, Status> {
-        fetch::stream(self.node.clone(), request.into_inner()).await.map(Response::new)
+    async fn fetch_stream(
+        &self,
+        request: Request<Streaming<FetchStreamRequest>>,
+    ) -> Result<Response<Self::FetchStreamStream>, Status> {
+        fetch::stream(self.node.clone(), request.into_inner())
+            .await
+            .map(Response::new)
     }
 
-    async fn list_offsets(&self, request: Request<ListOffsetsRequest>) -> Result<Response<ListOffsetsResponse>, Status> {
-        list_offsets(&self.node, request.into_inner()).await.map(Response::new).map_err(|error| self.fail(error))
+    async fn list_offsets(
+        &self,
+        request: Request<ListOffsetsRequest>,
+    ) -> Result<Response<ListOffsetsResponse>, Status> {
+        list_offsets(&self.node, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(|error| self.fail(error))
     }
 
-    async fn init_producer(&self, request: Request<InitProducerRequest>) -> Result<Response<InitProducerResponse>, Status> {
-        init_producer(&self.node, request.into_inner()).await.map(Response::new).map_err(|error| self.fail(error))
+    async fn init_producer(
+        &self,
+        request: Request<InitProducerRequest>,
+    ) -> Result<Response<InitProducerResponse>, Status> {
+        init_producer(&self.node, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(|error| self.fail(error))
     }
 }
 
@@ -64,18 +92,38 @@ async fn list_offsets(node: &Node, request: ListOffsetsRequest) -> Result<ListOf
     let target = find(&node.metadata.image(), request.partition.as_ref())?;
     let partition = node.leader(&target).await?;
     let leader_epoch = partition.leader_epoch()?.get();
-    let none = ListOffsetsResponse { offset: -1, timestamp_ms: -1, leader_epoch };
+    let none = ListOffsetsResponse {
+        offset: -1,
+        timestamp_ms: -1,
+        leader_epoch,
+    };
     match request.position {
-        Some(Position::Earliest(_)) => Ok(ListOffsetsResponse { offset: partition.view.log_start().get(), ..none }),
-        Some(Position::Latest(_)) => Ok(ListOffsetsResponse { offset: partition.latest_offset().await?.get(), ..none }),
+        Some(Position::Earliest(_)) => Ok(ListOffsetsResponse {
+            offset: partition.view.log_start().get(),
+            ..none
+        }),
+        Some(Position::Latest(_)) => Ok(ListOffsetsResponse {
+            offset: partition.latest_offset().await?.get(),
+            ..none
+        }),
         Some(Position::TimestampMs(timestamp_ms)) => {
             if timestamp_ms < 0 {
-                return Err(RequestError::new(Reason::InvalidTimestamp, format!("timestamp {timestamp_ms} lies before 1970")));
+                return Err(RequestError::new(
+                    Reason::InvalidTimestamp,
+                    format!("timestamp {timestamp_ms} lies before 1970"),
+                ));
             }
             let found = partition.offset_by_timestamp(timestamp_ms).await?;
-            Ok(found.map_or(none, |(offset, timestamp_ms)| ListOffsetsResponse { offset: offset.get(), timestamp_ms, leader_epoch }))
+            Ok(found.map_or(none, |(offset, timestamp_ms)| ListOffsetsResponse {
+                offset: offset.get(),
+                timestamp_ms,
+                leader_epoch,
+            }))
         }
-        None => Err(RequestError::new(Reason::InvalidRequest, "the request names no position: set earliest, latest or timestamp_ms")),
+        None => Err(RequestError::new(
+            Reason::InvalidRequest,
+            "the request names no position: set earliest, latest or timestamp_ms",
+        )),
     }
 }
 
@@ -84,11 +132,27 @@ async fn init_producer(node: &Node, request: InitProducerRequest) -> Result<Init
     let (producer_id, epoch) = match (request.producer_id, request.producer_epoch) {
         (None, None) => node.new_producer().await?,
         (Some(id), Some(epoch)) => {
-            let invalid = || RequestError::new(Reason::InvalidRequest, format!("producer epoch {epoch} is not from 0 to 32767"));
-            let epoch = i16::try_from(epoch).ok().filter(|epoch| *epoch >= 0).ok_or_else(invalid)?;
+            let invalid = || {
+                RequestError::new(
+                    Reason::InvalidRequest,
+                    format!("producer epoch {epoch} is not from 0 to 32767"),
+                )
+            };
+            let epoch = i16::try_from(epoch)
+                .ok()
+                .filter(|epoch| *epoch >= 0)
+                .ok_or_else(invalid)?;
             node.next_epoch(ProducerId(id), ProducerEpoch(epoch)).await?
         }
-        _ => return Err(RequestError::new(Reason::InvalidRequest, "producer_id and producer_epoch go together")),
+        _ => {
+            return Err(RequestError::new(
+                Reason::InvalidRequest,
+                "producer_id and producer_epoch go together",
+            ));
+        }
     };
-    Ok(InitProducerResponse { producer_id: producer_id.get(), producer_epoch: i32::from(epoch.get()) })
+    Ok(InitProducerResponse {
+        producer_id: producer_id.get(),
+        producer_epoch: i32::from(epoch.get()),
+    })
 }

@@ -23,9 +23,16 @@ pub(crate) struct MetadataOf {
 
 #[tonic::async_trait]
 impl MetadataService for MetadataOf {
-    async fn get_metadata(&self, request: Request<GetMetadataRequest>) -> Result<Response<GetMetadataResponse>, Status> {
+    async fn get_metadata(
+        &self,
+        request: Request<GetMetadataRequest>,
+    ) -> Result<Response<GetMetadataResponse>, Status> {
         let request = request.into_inner();
-        let image = self.node.metadata.wait_for_version(request.min_version, VERSION_PATIENCE).await?;
+        let image = self
+            .node
+            .metadata
+            .wait_for_version(request.min_version, VERSION_PATIENCE)
+            .await?;
         let topics = wanted(&image, &request)?;
         let registry = self.node.registry();
         let brokers = image.brokers().map(|broker| v1::Broker {
@@ -39,7 +46,10 @@ impl MetadataService for MetadataOf {
             version: image.version(),
             brokers: brokers.collect(),
             topics: topics.iter().map(|topic| describe(&self.node, topic)).collect(),
-            controller_id: self.node.leader_of(GroupId::METADATA).map_or(0, |(broker, _)| broker.get()),
+            controller_id: self
+                .node
+                .leader_of(GroupId::METADATA)
+                .map_or(0, |(broker, _)| broker.get()),
         }))
     }
 }
@@ -49,9 +59,19 @@ fn wanted(image: &Image, request: &GetMetadataRequest) -> Result<Vec<Arc<Topic>>
     if request.topics.is_empty() && request.topic_ids.is_empty() {
         return Ok(image.topics_by_name().cloned().collect());
     }
-    let mut topics: Vec<Arc<Topic>> = request.topics.iter().filter_map(|name| image.topic_named(name)).cloned().collect();
+    let mut topics: Vec<Arc<Topic>> = request
+        .topics
+        .iter()
+        .filter_map(|name| image.topic_named(name))
+        .cloned()
+        .collect();
     for id in &request.topic_ids {
-        let id = TopicId::from_slice(id).ok_or_else(|| RequestError::new(Reason::InvalidRequest, format!("a topic id has 16 bytes, this one has {}", id.len())))?;
+        let id = TopicId::from_slice(id).ok_or_else(|| {
+            RequestError::new(
+                Reason::InvalidRequest,
+                format!("a topic id has 16 bytes, this one has {}", id.len()),
+            )
+        })?;
         topics.extend(image.topic(id).cloned());
     }
     topics.sort_by(|a, b| a.name.cmp(&b.name));

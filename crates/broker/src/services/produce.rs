@@ -9,10 +9,14 @@ use bytes::Bytes;
 use futures::Stream;
 use jangada_proto::v1::produce_request::Payload;
 use jangada_proto::v1::produce_stream_response::Result as StreamResult;
-use jangada_proto::v1::{Acks, Compression, PlainRecords, ProduceRequest, ProduceResponse, ProduceStreamRequest, ProduceStreamResponse, TopicPartition};
+use jangada_proto::v1::{
+    Acks, Compression, PlainRecords, ProduceRequest, ProduceResponse, ProduceStreamRequest, ProduceStreamResponse,
+    TopicPartition,
+};
 use jangada_types::limits::PRODUCE_TIMEOUT_MS_MAX;
-use jangada_types::{BatchBuilder, BatchHeader, Codec, GroupId, ProducerId, Reason};
+use jangada_types::{BatchBuilder, BatchHeader, Codec, ProducerId, Reason};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
@@ -38,7 +42,12 @@ pub(crate) async fn unary(node: &Arc<Node>, request: ProduceRequest) -> Result<P
     let batch = match request.payload {
         Some(Payload::Batch(batch)) => batch,
         Some(Payload::Records(records)) => encode(records, node)?,
-        None => return Err(RequestError::new(Reason::InvalidRequest, "the request has no payload: set `batch` or `records`")),
+        None => {
+            return Err(RequestError::new(
+                Reason::InvalidRequest,
+                "the request has no payload: set `batch` or `records`",
+            ));
+        }
     };
     let acks = acks(request.acks)?;
     let partition = node.leader(&target).await?;
@@ -50,7 +59,8 @@ pub(crate) async fn unary(node: &Arc<Node>, request: ProduceRequest) -> Result<P
     }
 }
 
-/// Answered on admission; the batch goes on in the background, where it counts against the limits until it is applied.
+/// Answered on admission; the batch goes on in the background, where it counts against the limits until it is
+/// applied.
 fn acknowledge_later(partition: Arc<Partition>, admitted: Admitted, timeout: Duration) -> ProduceResponse {
     let log_start_offset = partition.view.log_start().get();
     tokio::spawn(async move {
@@ -58,7 +68,13 @@ fn acknowledge_later(partition: Arc<Partition>, admitted: Admitted, timeout: Dur
             tracing::debug!(%error, "a batch without acknowledgement failed");
         }
     });
-    ProduceResponse { base_offset: -1, last_offset: -1, append_time_ms: -1, log_start_offset, duplicate: false }
+    ProduceResponse {
+        base_offset: -1,
+        last_offset: -1,
+        append_time_ms: -1,
+        log_start_offset,
+        duplicate: false,
+    }
 }
 
 fn response(appended: Appended) -> ProduceResponse {
@@ -76,22 +92,34 @@ fn timeout(node: &Node, timeout_ms: u32) -> Result<Duration, RequestError> {
         let message = format!("timeout_ms is {timeout_ms}: at most {PRODUCE_TIMEOUT_MS_MAX}");
         return Err(RequestError::new(Reason::InvalidRequest, message).with("limit", PRODUCE_TIMEOUT_MS_MAX));
     }
-    let ms = if timeout_ms == 0 { node.settings.produce.timeout_ms } else { timeout_ms };
+    let ms = if timeout_ms == 0 {
+        node.settings.produce.timeout_ms
+    } else {
+        timeout_ms
+    };
     Ok(Duration::from_millis(u64::from(ms)))
 }
 
 fn acks(value: i32) -> Result<Acks, RequestError> {
-    Acks::try_from(value).map_err(|_| RequestError::new(Reason::InvalidRequest, format!("acks {value} is not known: use ACKS_QUORUM or ACKS_NONE")))
+    Acks::try_from(value).map_err(|_| {
+        RequestError::new(
+            Reason::InvalidRequest,
+            format!("acks {value} is not known: use ACKS_QUORUM or ACKS_NONE"),
+        )
+    })
 }
 
 /// What a batch's producer must be, as far as the log order does not matter.
 async fn check_producer(node: &Node, batch: &[u8], acks: Acks) -> Result<(), RequestError> {
-    let Ok(header) = BatchHeader::parse(batch) else { return Ok(()) };
+    let Ok(header) = BatchHeader::parse(batch) else {
+        return Ok(());
+    };
     if !header.producer_id.is_some() {
         return Ok(());
     }
     if acks == Acks::None {
-        let message = "an idempotent batch needs its acknowledgement: use ACKS_QUORUM, or send it without a producer id";
+        let message =
+            "an idempotent batch needs its acknowledgement: use ACKS_QUORUM, or send it without a producer id";
         return Err(RequestError::new(Reason::AcksNoneIdempotent, message));
     }
     check_allocated(node, header.producer_id).await
@@ -107,13 +135,19 @@ async fn check_allocated(node: &Node, id: ProducerId) -> Result<(), RequestError
     if let Ok(Ok(_)) = tokio::time::timeout(METADATA_PATIENCE, image.wait_for(|image| image.is_allocated(id))).await {
         return Ok(());
     }
-    Err(RequestError::new(Reason::UnknownProducer, format!("producer id {id} was never given out: call InitProducer")))
+    Err(RequestError::new(
+        Reason::UnknownProducer,
+        format!("producer id {id} was never given out: call InitProducer"),
+    ))
 }
 
 /// Records in the plain form as one batch.
 fn encode(records: PlainRecords, node: &Node) -> Result<Bytes, RequestError> {
     if records.records.is_empty() {
-        return Err(RequestError::new(Reason::InvalidRequest, "the request has no records: send at least one"));
+        return Err(RequestError::new(
+            Reason::InvalidRequest,
+            "the request has no records: send at least one",
+        ));
     }
     let codec = match Compression::try_from(records.compression) {
         Ok(Compression::Unspecified | Compression::None) => Codec::None,
@@ -121,30 +155,59 @@ fn encode(records: PlainRecords, node: &Node) -> Result<Bytes, RequestError> {
         Ok(Compression::Snappy) => Codec::Snappy,
         Ok(Compression::Lz4) => Codec::Lz4,
         Ok(Compression::Zstd) => Codec::Zstd,
-        Err(_) => return Err(RequestError::new(Reason::UnsupportedCodec, format!("compression {} is not known", records.compression))),
+        Err(_) => {
+            return Err(RequestError::new(
+                Reason::UnsupportedCodec,
+                format!("compression {} is not known", records.compression),
+            ));
+        }
     };
-    let now_ms = node.clock.now_ms();
+    let now_ms = node.seams.clock.now_ms();
     let mut builder = BatchBuilder::new(codec);
     for record in &records.records {
-        let headers = record.headers.iter().map(|header| (header.key.as_str(), header.value.as_deref()));
-        builder.append(record.timestamp_ms.unwrap_or(now_ms), record.key.as_deref(), record.value.as_deref(), headers)?;
+        let headers = record
+            .headers
+            .iter()
+            .map(|header| (header.key.as_str(), header.value.as_deref()));
+        builder.append(
+            record.timestamp_ms.unwrap_or(now_ms),
+            record.key.as_deref(),
+            record.value.as_deref(),
+            headers,
+        )?;
     }
     Ok(builder.build())
 }
 
-/// A produce stream: one task reads and admits, in order; one task for each partition waits for the quorum and answers, in order.
+/// A produce stream: one task reads and admits, in order; one task for each partition waits for the quorum and
+/// answers, in order.
 pub(crate) fn stream(node: Arc<Node>, requests: Streaming<ProduceStreamRequest>) -> Result<Answers, RequestError> {
     node.refuse_when_stopping()?;
-    let slot = node.streams.clone().try_acquire_owned().map_err(|_| too_many_streams(&node))?;
+    let slot = node
+        .streams
+        .clone()
+        .try_acquire_owned()
+        .map_err(|_| too_many_streams(&node))?;
     let (answers, outgoing) = mpsc::channel(ANSWERS_MAX);
-    let reader = Reader { node, answers, lanes: HashMap::new(), targets: HashMap::new(), _slot: slot };
+    let reader = Reader {
+        node,
+        answers,
+        lanes: HashMap::new(),
+        targets: HashMap::new(),
+        _slot: slot,
+    };
     tokio::spawn(reader.run(requests));
     Ok(Box::pin(ReceiverStream::new(outgoing)))
 }
 
 pub(crate) fn too_many_streams(node: &Node) -> RequestError {
     let limit = node.settings.limits.streams_max;
-    RequestError::new(Reason::TooManyStreams, format!("broker {} has {limit} streams open, its limit", node.broker())).with("limit", limit).retry_after(Duration::from_secs(1))
+    RequestError::new(
+        Reason::TooManyStreams,
+        format!("broker {} has {limit} streams open, its limit", node.broker()),
+    )
+    .with("limit", limit)
+    .retry_after(Duration::from_secs(1))
 }
 
 type Answer = Result<ProduceStreamResponse, Status>;
@@ -152,13 +215,12 @@ type Answer = Result<ProduceStreamResponse, Status>;
 /// One request on its way through a partition's lane.
 struct Pending {
     correlation_id: u64,
-    timeout: Duration,
     outcome: Outcome,
 }
 
 enum Outcome {
     /// Waits for its quorum.
-    Admitted(Arc<Partition>, Admitted),
+    Admitted(Arc<Partition>, Admitted, Instant),
     /// Decided already; it only keeps its place.
     Decided(Result<ProduceResponse, RequestError>),
 }
@@ -173,7 +235,11 @@ struct Name {
 
 impl From<TopicPartition> for Name {
     fn from(named: TopicPartition) -> Self {
-        Self { topic_id: named.topic_id, topic: named.topic, partition: named.partition }
+        Self {
+            topic_id: named.topic_id,
+            topic: named.topic,
+            partition: named.partition,
+        }
     }
 }
 
@@ -211,11 +277,18 @@ impl Reader {
             (_, Err(error)) => Outcome::Decided(Err(error)),
             (Ok(timeout), Ok(acks)) => match self.admit(name.as_ref(), request.batch, acks).await {
                 Err(error) => Outcome::Decided(Err(error)),
-                Ok((partition, admitted)) if acks == Acks::None => Outcome::Decided(Ok(acknowledge_later(partition, admitted, *timeout))),
-                Ok((partition, admitted)) => Outcome::Admitted(partition, admitted),
+                Ok((partition, admitted)) if acks == Acks::None => {
+                    Outcome::Decided(Ok(acknowledge_later(partition, admitted, *timeout)))
+                }
+                Ok((partition, admitted)) => Outcome::Admitted(partition, admitted, Instant::now() + *timeout),
             },
         };
-        let pending = Pending { correlation_id: request.correlation_id, timeout: acknowledged_in.unwrap_or_default(), outcome };
+        // What names no partition that there is shares one lane, or a careless client would have a task for each name.
+        let name = name.filter(|name| self.targets.contains_key(name));
+        let pending = Pending {
+            correlation_id: request.correlation_id,
+            outcome,
+        };
         let lane = self.lanes.entry(name).or_insert_with(|| {
             let (lane, waiting) = mpsc::channel(PENDING_MAX);
             tokio::spawn(run_lane(self.node.clone(), waiting, self.answers.clone()));
@@ -224,19 +297,18 @@ impl Reader {
         lane.send(pending).await.is_ok()
     }
 
-    async fn admit(&mut self, name: Option<&Name>, batch: Bytes, acks: Acks) -> Result<(Arc<Partition>, Admitted), RequestError> {
+    async fn admit(
+        &mut self,
+        name: Option<&Name>,
+        batch: Bytes,
+        acks: Acks,
+    ) -> Result<(Arc<Partition>, Admitted), RequestError> {
         let target = self.resolve(name)?;
-        let partition = match self.ready(target.group) {
-            Some(partition) => partition,
-            None => self.node.leader(&target).await?,
-        };
+        // Not waited for: that would hold up the stream's other partitions.
+        let partition = self.node.leader_now(&target)?;
         check_producer(&self.node, &batch, acks).await?;
         let admitted = partition.admit(batch).await?;
         Ok((partition, admitted))
-    }
-
-    fn ready(&self, group: GroupId) -> Option<Arc<Partition>> {
-        self.node.partitions.get(group).filter(|partition| partition.group.status().ready)
     }
 
     fn resolve(&mut self, name: Option<&Name>) -> Result<Target, RequestError> {
@@ -246,7 +318,11 @@ impl Reader {
         {
             return Ok(target.clone());
         }
-        let wanted = name.map(|name| TopicPartition { topic_id: name.topic_id.clone(), topic: name.topic.clone(), partition: name.partition });
+        let wanted = name.map(|name| TopicPartition {
+            topic_id: name.topic_id.clone(),
+            topic: name.topic.clone(),
+            partition: name.partition,
+        });
         let target = find(&image, wanted.as_ref())?;
         if let Some(name) = name {
             self.targets.insert(name.clone(), (image.version(), target.clone()));
@@ -257,10 +333,17 @@ impl Reader {
 
 /// Answers the requests of one partition in their order.
 async fn run_lane(node: Arc<Node>, mut waiting: mpsc::Receiver<Pending>, answers: mpsc::Sender<Answer>) {
-    while let Some(Pending { correlation_id, timeout, outcome }) = waiting.recv().await {
+    while let Some(Pending {
+        correlation_id,
+        outcome,
+    }) = waiting.recv().await
+    {
         let result = match outcome {
             Outcome::Decided(result) => result,
-            Outcome::Admitted(partition, admitted) => partition.acknowledged(admitted, timeout).await.map(response),
+            Outcome::Admitted(partition, admitted, deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                partition.acknowledged(admitted, left).await.map(response)
+            }
         };
         let result = match result {
             Ok(response) => StreamResult::Ok(response),
@@ -269,7 +352,14 @@ async fn run_lane(node: Arc<Node>, mut waiting: mpsc::Receiver<Pending>, answers
                 StreamResult::Error(status::in_stream(&error))
             }
         };
-        if answers.send(Ok(ProduceStreamResponse { correlation_id, result: Some(result) })).await.is_err() {
+        if answers
+            .send(Ok(ProduceStreamResponse {
+                correlation_id,
+                result: Some(result),
+            }))
+            .await
+            .is_err()
+        {
             return;
         }
     }

@@ -35,7 +35,9 @@ fn code(error: &RequestError) -> Code {
         | Reason::UnknownProducer
         | Reason::AcksNoneIdempotent => Code::FailedPrecondition,
         Reason::OffsetOutOfRange => Code::OutOfRange,
-        Reason::PartitionBusy | Reason::BrokerBusy | Reason::DiskFull | Reason::TooManyStreams => Code::ResourceExhausted,
+        Reason::PartitionBusy | Reason::BrokerBusy | Reason::DiskFull | Reason::TooManyStreams => {
+            Code::ResourceExhausted
+        }
         Reason::LeaderNotAvailable | Reason::NotReady | Reason::ShuttingDown | Reason::StoreFenced => Code::Unavailable,
         Reason::QuorumTimeout => Code::DeadlineExceeded,
         _ => Code::Internal,
@@ -43,7 +45,11 @@ fn code(error: &RequestError) -> Code {
 }
 
 fn metadata(error: &RequestError) -> HashMap<String, String> {
-    let mut metadata: HashMap<String, String> = error.metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+    let mut metadata: HashMap<String, String> = error
+        .metadata
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), value.clone()))
+        .collect();
     metadata.insert("definite".to_owned(), error.definite.to_string());
     metadata
 }
@@ -64,7 +70,9 @@ pub(crate) fn in_stream(error: &RequestError) -> v1::Error {
         message: error.message.clone(),
         reason: error.reason.as_str().to_owned(),
         metadata: metadata(error),
-        retry_delay_ms: error.retry_delay.map(|delay| u32::try_from(delay.as_millis()).unwrap_or(u32::MAX)),
+        retry_delay_ms: error
+            .retry_delay
+            .map(|delay| u32::try_from(delay.as_millis()).unwrap_or(u32::MAX)),
     }
 }
 

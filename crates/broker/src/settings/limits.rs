@@ -12,7 +12,7 @@ settings! {
             /// The largest request, bytes.
             request_bytes_max: u64 = REQUEST_BYTES_MAX as u64, range(1_048_576, 67_108_864);
             /// Batches of one partition that are received and not answered, bytes. Beyond it: PARTITION_BUSY.
-            produce_inflight_bytes_per_partition: u64 = 16_777_216, range(1_048_576, 1_073_741_824);
+            produce_inflight_bytes_per_partition: u64 = 16_777_216, range(8_388_608, 1_073_741_824);
             /// The same over all partitions of the broker, bytes. Beyond it: BROKER_BUSY.
             produce_inflight_bytes: u64 = 268_435_456, range(16_777_216, 17_179_869_184);
             /// Bytes that one fetch returns at most, unless its first batch alone is larger.

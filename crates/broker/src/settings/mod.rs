@@ -1,15 +1,15 @@
 //! A broker's settings: what exists, where values come from, and what is refused.
 //!
-//! Each section is one file, and each key is declared once, with its documentation, default and bound, by the macro in
-//! [`schema`]. The struct, its defaults, the check of bounds, the table of `server check-config` and `docs/settings.md`
-//! all come from that one declaration.
+//! Each section is one file, and each key is declared once, with its documentation, default and bound, by the macro
+//! in [`schema`]. The struct, its defaults, the check of bounds, the table of `server check-config` and
+//! `docs/settings.md` all come from that one declaration.
 //!
-//! Values are layered, later ones win: defaults, a TOML file, the environment (`JANGADA__SECTION__KEY`), flags (`--set
-//! section.key=value`). [`Layers::load`] puts them together and refuses unknown keys, wrong types, values out of bounds
-//! and values that contradict each other, all at once, each with the place it came from.
+//! Values are layered, later ones win: defaults, a TOML file, the environment (`JANGADA__SECTION__KEY`), flags
+//! (`--set section.key=value`). [`Layers::load`] puts them together and refuses unknown keys, wrong types, values out
+//! of bounds and values that contradict each other, all at once, each with the place it came from.
 //!
-//! Called by the binary's `server`, `server check-config` and `up`, once, before anything else is started. Nothing here
-//! changes afterwards.
+//! Called by the binary's `server`, `server check-config` and `up`, once, before anything else is started. Nothing
+//! here changes afterwards.
 
 #[macro_use]
 mod schema;

@@ -1,8 +1,8 @@
 //! What a setting is, and the macro that declares a section of them.
 //!
-//! A section is a struct whose fields carry a documentation, a default and a bound. From it the macro makes the struct
-//! with serde (unknown fields refused, missing ones at their default), `Default`, and [`Section`], which lists the keys
-//! and checks the bounds.
+//! A section is a struct whose fields carry a documentation, a default and a bound. From it the macro makes the
+//! struct with serde (unknown fields refused, missing ones at their default), `Default`, and [`Section`], which lists
+//! the keys and checks the bounds.
 
 use super::error::Problem;
 

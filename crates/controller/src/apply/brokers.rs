@@ -151,8 +151,8 @@ impl Image {
         }
     }
 
-    /// A broker came back empty: its partitions shall have the new incarnation in place of the old one, and what the old
-    /// one owed is gone with its disk.
+    /// A broker came back empty: its partitions shall have the new incarnation in place of the old one, and what the
+    /// old one owed is gone with its disk.
     fn hand_over(&mut self, previous: ReplicaId, current: ReplicaId) {
         let names = |list: &[ReplicaId]| list.contains(&previous);
         let affected: Vec<_> = self
@@ -168,6 +168,7 @@ impl Image {
                 for replica in &mut partition.replicas {
                     if *replica == previous {
                         *replica = current;
+                        partition.is_reassigned = true;
                     }
                 }
                 partition.leaving.retain(|replica| *replica != previous);

@@ -1,10 +1,11 @@
-//! The fold: one command, one image, one reply. Total and deterministic: the same commands at the same indexes give the same image on
-//! every replica, and no command that can be decoded makes it panic. What the proposer checked is judged again, since other commands
-//! may have come in between.
+//! The fold: one command, one image, one reply. Total and deterministic: the same commands at the same indexes give
+//! the same image on every replica, and no command that can be decoded makes it panic. What the proposer checked is
+//! judged again, since other commands may have come in between.
 //!
 //! Each command is judged first and changes the image after, so a rejected one changes nothing but the version.
 //!
-//! How a command is folded never changes within a feature level. That includes the rules of names and settings in `jangada-types`.
+//! How a command is folded never changes within a feature level. That includes the rules of names and settings in
+//! `jangada-types`.
 
 mod brokers;
 mod producers;
@@ -18,7 +19,8 @@ use crate::image::Image;
 use crate::reply::{Rejection, Reply};
 
 impl Image {
-    /// Applies the command at `index` of group 0's log. `index` is above that of every command before; it becomes the version.
+    /// Applies the command at `index` of group 0's log. `index` is above that of every command before; it becomes the
+    /// version.
     pub fn apply(&mut self, index: u64, command: &Command) -> Reply {
         self.try_apply(index, command).unwrap_or_else(Reply::Rejected)
     }

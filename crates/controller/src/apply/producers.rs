@@ -1,5 +1,5 @@
-//! Producer ids and epochs. No row is kept per producer; [`Command::BumpProducerEpoch`](crate::Command::BumpProducerEpoch) says what
-//! that guarantees.
+//! Producer ids and epochs. No row is kept per producer;
+//! [`Command::BumpProducerEpoch`](crate::Command::BumpProducerEpoch) says what that guarantees.
 
 use jangada_types::{ProducerEpoch, ProducerId, Reason};
 

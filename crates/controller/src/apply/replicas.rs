@@ -33,6 +33,7 @@ impl Image {
             .collect();
         partition.leaving = leaving.into_iter().collect();
         partition.replicas = replicas.to_vec();
+        partition.is_reassigned = true;
         Ok(Reply::ReplicasSet { version: self.version })
     }
 

@@ -18,7 +18,8 @@ impl Image {
         assignments: &[Vec<ReplicaId>],
     ) -> Result<Reply, Rejection> {
         rules::topic_name(name)?;
-        // Before the id: a proposal that was applied twice finds its own id in the rejection, and so knows that it succeeded.
+        // Before the id: a proposal that was applied twice finds its own id in the rejection, and so knows that it
+        // succeeded.
         rules::topic_name_is_free(self, name)?;
         if id == TopicId::default() || self.topic(id).is_some() {
             return Err(Rejection::new(
@@ -33,7 +34,8 @@ impl Image {
         }
         let first_group = GroupId(self.next_group_id);
         let groups = u64::try_from(assignments.len()).expect("the number of partitions was checked");
-        // The last id is `GroupId::NODE`, which is no group; it stays out of reach as `next_group_id` may at most become it.
+        // The last id is `GroupId::NODE`, which is no group; it stays out of reach as `next_group_id` may at most
+        // become it.
         self.next_group_id = self.next_group_id.checked_add(groups).ok_or_else(|| {
             Rejection::new(
                 Reason::Internal,
@@ -44,6 +46,7 @@ impl Image {
             group: GroupId(group),
             replicas: replicas.clone(),
             leaving: Vec::new(),
+            is_reassigned: false,
         };
         let name: Arc<str> = Arc::from(name);
         let topic = Topic {

@@ -73,6 +73,8 @@ struct WirePartition {
     replicas: Vec<WireReplica>,
     #[prost(message, repeated, tag = "3")]
     leaving: Vec<WireReplica>,
+    #[prost(bool, tag = "4")]
+    is_reassigned: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -104,6 +106,7 @@ impl From<&Topic> for WireTopic {
             group: partition.group.get(),
             replicas: to_wire(&partition.replicas),
             leaving: to_wire(&partition.leaving),
+            is_reassigned: partition.is_reassigned,
         };
         Self {
             id: topic.id.as_bytes().to_vec(),
@@ -135,6 +138,7 @@ impl WireTopic {
             group: GroupId(wire.group),
             replicas: from_wire(wire.replicas),
             leaving: from_wire(wire.leaving),
+            is_reassigned: wire.is_reassigned,
         };
         Ok(Topic {
             id: topic_id(WHAT, &self.id)?,

@@ -1,8 +1,10 @@
-//! The encoded forms. Everything begins with a version byte; commands and replies then have a kind byte; the rest is a prost message.
+//! The encoded forms. Everything begins with a version byte; commands and replies then have a kind byte; the rest is
+//! a prost message.
 //!
-//! Rules for changes: a field number is never used again, and a kind byte neither. A command that a level-1 broker would fold differently
-//! gets a new kind, and is proposed only once every broker has the feature level that knows it. What this build doesn't know, it
-//! refuses to read; it never skips it, for then its image would part from the others'.
+//! Rules for changes: a field number is never used again, and a kind byte neither. A command that a level-1 broker
+//! would fold differently gets a new kind, and is proposed only once every broker has the feature level that knows
+//! it. What this build doesn't know, it refuses to read; it never skips it, for then its image would part from the
+//! others'.
 
 pub(crate) mod command;
 pub(crate) mod image;
@@ -91,8 +93,8 @@ fn unframe<'a>(what: &'static str, bytes: &'a [u8]) -> Result<(u8, &'a [u8]), Co
     Ok((*kind, body))
 }
 
-/// A body of which this build knows every field. `encode` writes one form of each message only, so what doesn't come out as it
-/// went in has fields that were skipped.
+/// A body of which this build knows every field. `encode` writes one form of each message only, so what doesn't come
+/// out as it went in has fields that were skipped.
 fn message<M: prost::Message + Default>(what: &'static str, body: &[u8]) -> Result<M, CodecError> {
     let message = M::decode(body).map_err(|error| malformed(what, error.to_string()))?;
     if message.encode_to_vec() != body {

@@ -1,5 +1,5 @@
-//! The bytes of every command, every reply and the image. They are in logs and snapshots on disks: whatever else changes, a
-//! later build must read these and give the same values.
+//! The bytes of every command, every reply and the image. They are in logs and snapshots on disks: whatever else
+//! changes, a later build must read these and give the same values.
 
 use std::fmt::Write;
 

@@ -28,6 +28,8 @@ use crate::wire;
 const IN_FLIGHT_MESSAGES_MAX: usize = 48;
 /// Entry bytes of one group under way to one replica.
 const IN_FLIGHT_BYTES_MAX: usize = 4 << 20;
+/// Between two tries to reach a broker whose address is not known.
+const UNKNOWN_PEER_PAUSE: Duration = Duration::from_millis(100);
 /// A snapshot's transfer may take this long; it is small.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -41,11 +43,21 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     type Network = Network;
 
     async fn new_client(&mut self, target: ReplicaId, _node: &()) -> Network {
-        Network { transport: self.transport.clone(), group: self.group, target, lane: Lane::Bulk }
+        Network {
+            transport: self.transport.clone(),
+            group: self.group,
+            target,
+            lane: Lane::Bulk,
+        }
     }
 
     async fn new_heartbeat_client(&mut self, target: ReplicaId, _node: &()) -> Network {
-        Network { transport: self.transport.clone(), group: self.group, target, lane: Lane::Control }
+        Network {
+            transport: self.transport.clone(),
+            group: self.group,
+            target,
+            lane: Lane::Control,
+        }
     }
 }
 
@@ -73,7 +85,9 @@ fn protocol(cause: impl ToString) -> RPCError<TypeConfig> {
 
 impl Network {
     fn peer(&self) -> Result<Arc<Peer>, RPCError<TypeConfig>> {
-        self.transport.peer(self.target.broker).ok_or_else(|| unreachable(format!("broker {} is not known", self.target.broker)))
+        self.transport
+            .peer(self.target.broker)
+            .ok_or_else(|| unreachable(format!("broker {} is not known", self.target.broker)))
     }
 
     /// One request over the control connection.
@@ -81,14 +95,21 @@ impl Network {
         let peer = self.peer()?;
         let call = peer.control.call(self.group, self.target.incarnation, body);
         match tokio::time::timeout(timeout, call).await {
-            Err(_) => Err(unreachable(format!("broker {} did not answer within {timeout:?}", self.target.broker))),
+            Err(_) => Err(unreachable(format!(
+                "broker {} did not answer within {timeout:?}",
+                self.target.broker
+            ))),
             Ok(Err(error)) => Err(error.into()),
             Ok(Ok(Body::Refused(refused))) => Err(unreachable(refused.reason)),
             Ok(Ok(body)) => Ok(body),
         }
     }
 
-    async fn call_append(&self, request: AppendEntriesRequest<TypeConfig>, timeout: Duration) -> Result<wire::AppendResult, RPCError<TypeConfig>> {
+    async fn call_append(
+        &self,
+        request: AppendEntriesRequest<TypeConfig>,
+        timeout: Duration,
+    ) -> Result<wire::AppendResult, RPCError<TypeConfig>> {
         match self.call(Body::Append(wire::append_to(request)), timeout).await? {
             Body::AppendResult(result) => wire::append_result_from(result).map_err(protocol),
             _ => Err(protocol("not the answer to an append")),
@@ -139,7 +160,10 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<S> {
         self.in_flight.clear();
     }
 
-    fn answered(&mut self, answer: Option<Result<Body, LinkError>>) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
+    fn answered(
+        &mut self,
+        answer: Option<Result<Body, LinkError>>,
+    ) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
         let bytes = self.in_flight.pop_front().expect("an answer belongs to a request");
         self.in_flight_bytes -= bytes;
         let result = match answer {
@@ -177,7 +201,10 @@ impl RaftNetworkV2<TypeConfig> for Network {
         &'s mut self,
         input: S,
         option: RPCOption,
-    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>, RPCError<TypeConfig>>>
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>, RPCError<TypeConfig>>,
+    >
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
@@ -189,10 +216,24 @@ impl RaftNetworkV2<TypeConfig> for Network {
                     Box::pin(input.then(move |request| network.call_append(request, timeout)))
                 }
                 Lane::Bulk => {
-                    let peer = self.peer()?;
-                    let stream = peer.bulk.open_stream(self.group, self.target.incarnation, IN_FLIGHT_MESSAGES_MAX);
-                    let pipeline =
-                        Pipeline { input, input_ended: false, stream, in_flight: VecDeque::new(), in_flight_bytes: 0 };
+                    let peer = match self.peer() {
+                        Ok(peer) => peer,
+                        Err(error) => {
+                            // openraft paces its tries only once it was asked for a request.
+                            tokio::time::sleep(UNKNOWN_PEER_PAUSE).await;
+                            return Err(error);
+                        }
+                    };
+                    let stream = peer
+                        .bulk
+                        .open_stream(self.group, self.target.incarnation, IN_FLIGHT_MESSAGES_MAX);
+                    let pipeline = Pipeline {
+                        input,
+                        input_ended: false,
+                        stream,
+                        in_flight: VecDeque::new(),
+                        in_flight_bytes: 0,
+                    };
                     Box::pin(stream::unfold(pipeline, |mut pipeline| async move {
                         let answer = pipeline.next().await?;
                         Some((answer, pipeline))
@@ -203,15 +244,29 @@ impl RaftNetworkV2<TypeConfig> for Network {
         })
     }
 
-    async fn vote(&mut self, request: VoteRequest<TypeConfig>, option: RPCOption) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        match self.call(Body::Vote(wire::vote_request_to(&request)), option.hard_ttl()).await? {
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        match self
+            .call(Body::Vote(wire::vote_request_to(&request)), option.hard_ttl())
+            .await?
+        {
             Body::VoteResult(result) => wire::vote_result_from(result).map_err(protocol),
             _ => Err(protocol("not the answer to a vote request")),
         }
     }
 
-    async fn pre_vote(&mut self, request: VoteRequest<TypeConfig>, option: RPCOption) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        match self.call(Body::PreVote(wire::vote_request_to(&request)), option.hard_ttl()).await? {
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        match self
+            .call(Body::PreVote(wire::vote_request_to(&request)), option.hard_ttl())
+            .await?
+        {
             Body::VoteResult(result) => wire::vote_result_from(result).map_err(protocol),
             _ => Err(protocol("not the answer to a pre-vote request")),
         }
@@ -227,8 +282,18 @@ impl RaftNetworkV2<TypeConfig> for Network {
         let send = async {
             let peer = self.peer()?;
             let address = peer.address();
-            let channel = endpoint(&address).map_err(unreachable)?.connect().await.map_err(unreachable)?;
-            let chunks = snapshot_chunks(self.transport.hello(self.target.broker), self.group, self.target, &vote, snapshot);
+            let channel = endpoint(&address)
+                .map_err(unreachable)?
+                .connect()
+                .await
+                .map_err(unreachable)?;
+            let chunks = snapshot_chunks(
+                self.transport.hello(self.target.broker),
+                self.group,
+                self.target,
+                &vote,
+                snapshot,
+            );
             let response = client(channel).install_snapshot(stream::iter(chunks)).await;
             let response = response.map_err(|status| unreachable(status.message()))?.into_inner();
             wire::vote_from(response.vote).map_err(protocol)
@@ -247,7 +312,10 @@ impl RaftNetworkV2<TypeConfig> for Network {
         request: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
-        match self.call(Body::TransferLeader(wire::transfer_to(&request)), option.hard_ttl()).await? {
+        match self
+            .call(Body::TransferLeader(wire::transfer_to(&request)), option.hard_ttl())
+            .await?
+        {
             Body::TransferLeaderResult(result) if result.error.is_empty() => Ok(Ok(())),
             Body::TransferLeaderResult(result) => Err(unreachable(result.error)),
             _ => Err(protocol("not the answer to a leader transfer")),
@@ -273,11 +341,18 @@ fn snapshot_chunks(
         size_bytes: snapshot.snapshot.len() as u64,
     };
     let mut rest = snapshot.snapshot;
-    let mut chunks = vec![SnapshotChunk { hello: Some(hello), header: Some(header), data: Bytes::new() }];
+    let mut chunks = vec![SnapshotChunk {
+        hello: Some(hello),
+        header: Some(header),
+        data: Bytes::new(),
+    }];
     while !rest.is_empty() {
         let data = rest.split_to(rest.len().min(SNAPSHOT_CHUNK_BYTES));
-        chunks.push(SnapshotChunk { hello: None, header: None, data });
+        chunks.push(SnapshotChunk {
+            hello: None,
+            header: None,
+            data,
+        });
     }
     chunks
 }
-

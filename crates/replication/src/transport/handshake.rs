@@ -1,4 +1,5 @@
-//! Who may talk to whom on the internal listener: same cluster, the broker that was meant, a protocol version in common.
+//! Who may talk to whom on the internal listener: same cluster, the broker that was meant, a protocol version in
+//! common.
 
 use jangada_proto::internal::Hello;
 use jangada_types::{BrokerId, Incarnation};
@@ -44,12 +45,21 @@ impl Identity {
             ));
         };
         if hello.cluster_id != self.cluster_id {
-            return Err(refuse("WRONG_CLUSTER", format!("broker {} belongs to cluster {}, not to {}", self.broker, self.cluster_id, hello.cluster_id)));
+            return Err(refuse(
+                "WRONG_CLUSTER",
+                format!(
+                    "broker {} belongs to cluster {}, not to {}",
+                    self.broker, self.cluster_id, hello.cluster_id
+                ),
+            ));
         }
         if hello.to_broker_id != self.broker.get() {
             return Err(refuse(
                 "WRONG_BROKER",
-                format!("this is broker {}, not {}: check the internal addresses of both", self.broker, hello.to_broker_id),
+                format!(
+                    "this is broker {}, not {}: check the internal addresses of both",
+                    self.broker, hello.to_broker_id
+                ),
             ));
         }
         check_protocol(hello.protocol_min, hello.protocol_max)?;
@@ -60,7 +70,9 @@ impl Identity {
 /// Refuses a peer that speaks no version in common.
 pub fn check_protocol(min: u32, max: u32) -> Result<(), Status> {
     if max < PROTOCOL_MIN || min > PROTOCOL_MAX {
-        let message = format!("this broker speaks internal protocol {PROTOCOL_MIN} to {PROTOCOL_MAX}, the caller {min} to {max}: upgrade the older one");
+        let message = format!(
+            "this broker speaks internal protocol {PROTOCOL_MIN} to {PROTOCOL_MAX}, the caller {min} to {max}: upgrade the older one"
+        );
         return Err(refuse("UNSUPPORTED_PROTOCOL", message));
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! The accepting side of a peer's connections: hands messages to the groups, answers on the same connection.
 //!
-//! The reader never waits for a group: a group's requests wait in a queue of their own, as long as the sender's window allows. Answers within one
-//! append stream keep the order of its requests.
+//! The reader never waits for a group: a group's requests wait in a queue of their own, as long as the sender's
+//! window allows. Answers within one append stream keep the order of its requests.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -11,9 +11,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt};
 use jangada_proto::internal::message::Body;
-use jangada_proto::internal::{
-    Frame, InstallSnapshotResponse, Message, Refused, SnapshotChunk, TransferLeaderResult,
-};
+use jangada_proto::internal::{Frame, InstallSnapshotResponse, Message, Refused, SnapshotChunk, TransferLeaderResult};
 use jangada_types::{BrokerId, GroupId, Incarnation};
 use openraft::Snapshot as RaftSnapshot;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendError};
@@ -48,12 +46,17 @@ async fn greet(registry: &Registry, frames: &mut Streaming<Frame>) -> Result<(Br
 fn answer_stream() -> (mpsc::Sender<Message>, FrameStream) {
     let (answers, mut waiting) = mpsc::channel(ANSWER_QUEUE_MESSAGES);
     let (frames, outgoing) = mpsc::channel(2);
-    tokio::spawn(async move { send_frames(&mut waiting, frames).await });
+    tokio::spawn(async move { send_frames(&mut waiting, frames, |_| true).await });
     (answers, Box::pin(ReceiverStream::new(outgoing).map(Ok)))
 }
 
 fn answer(to: &Message, body: Body) -> Message {
-    Message { group_id: to.group_id, to_incarnation: 0, call_id: to.call_id, body: Some(body) }
+    Message {
+        group_id: to.group_id,
+        to_incarnation: 0,
+        call_id: to.call_id,
+        body: Some(body),
+    }
 }
 
 fn refused(reason: impl Into<String>) -> Body {
@@ -61,11 +64,16 @@ fn refused(reason: impl Into<String>) -> Body {
 }
 
 fn hosted(registry: &Registry, group_id: u64, to_incarnation: u32) -> Result<Hosted, Body> {
-    registry.hosted(GroupId::from(group_id), Incarnation::from(to_incarnation)).map_err(refused)
+    registry
+        .hosted(GroupId::from(group_id), Incarnation::from(to_incarnation))
+        .map_err(refused)
 }
 
 /// Serves a control connection: each message is a request of its own, answered when it is done, in any order.
-pub(crate) async fn control(registry: Arc<Registry>, request: Request<Streaming<Frame>>) -> Result<Response<FrameStream>, Status> {
+pub(crate) async fn control(
+    registry: Arc<Registry>,
+    request: Request<Streaming<Frame>>,
+) -> Result<Response<FrameStream>, Status> {
     let mut frames = request.into_inner();
     let (peer, first) = greet(&registry, &mut frames).await?;
     let (answers, outgoing) = answer_stream();
@@ -109,17 +117,29 @@ async fn serve_call(registry: Arc<Registry>, peer: BrokerId, mut message: Messag
     let result = match body {
         Body::Append(request) => append_once(&hosted, request).await,
         Body::Vote(request) => match wire::vote_request_from(request) {
-            Ok(request) => hosted.raft.vote(request).await.map(|r| Body::VoteResult(wire::vote_result_to(&r))).map_err(|e| e.to_string()),
+            Ok(request) => hosted
+                .raft
+                .vote(request)
+                .await
+                .map(|r| Body::VoteResult(wire::vote_result_to(&r)))
+                .map_err(|e| e.to_string()),
             Err(error) => Err(error.to_string()),
         },
         Body::PreVote(request) => match wire::vote_request_from(request) {
-            Ok(request) => hosted.raft.pre_vote(request).await.map(|r| Body::VoteResult(wire::vote_result_to(&r))).map_err(|e| e.to_string()),
+            Ok(request) => hosted
+                .raft
+                .pre_vote(request)
+                .await
+                .map(|r| Body::VoteResult(wire::vote_result_to(&r)))
+                .map_err(|e| e.to_string()),
             Err(error) => Err(error.to_string()),
         },
         Body::TransferLeader(request) => match wire::transfer_from(request) {
             Ok(request) => match hosted.raft.handle_transfer_leader(request).await {
                 Ok(Ok(())) => Ok(Body::TransferLeaderResult(TransferLeaderResult::default())),
-                Ok(Err(error)) => Ok(Body::TransferLeaderResult(TransferLeaderResult { error: error.to_string() })),
+                Ok(Err(error)) => Ok(Body::TransferLeaderResult(TransferLeaderResult {
+                    error: error.to_string(),
+                })),
                 Err(error) => Err(error.to_string()),
             },
             Err(error) => Err(error.to_string()),
@@ -133,24 +153,36 @@ async fn serve_call(registry: Arc<Registry>, peer: BrokerId, mut message: Messag
 async fn append_once(hosted: &Hosted, request: jangada_proto::internal::AppendEntries) -> Result<Body, String> {
     let request = wire::append_from(request).map_err(|error| error.to_string())?;
     let matched = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
-    let result = match hosted.raft.append_entries(request.clone()).await.map_err(|error| error.to_string())? {
+    let result = match hosted
+        .raft
+        .append_entries(request.clone())
+        .await
+        .map_err(|error| error.to_string())?
+    {
         AppendEntriesResponse::Success => Ok(matched),
         AppendEntriesResponse::PartialSuccess(id) => Ok(id),
         AppendEntriesResponse::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote)),
-        AppendEntriesResponse::Conflict => {
-            Err(StreamAppendError::Conflict(request.prev_log_id.ok_or("a conflict without a log id")?))
-        }
+        AppendEntriesResponse::Conflict => Err(StreamAppendError::Conflict(
+            request.prev_log_id.ok_or("a conflict without a log id")?,
+        )),
     };
     Ok(Body::AppendResult(wire::append_result_to(result)))
 }
 
 /// Serves a bulk connection: append streams, told apart by their call id.
-pub(crate) async fn bulk(registry: Arc<Registry>, request: Request<Streaming<Frame>>) -> Result<Response<FrameStream>, Status> {
+pub(crate) async fn bulk(
+    registry: Arc<Registry>,
+    request: Request<Streaming<Frame>>,
+) -> Result<Response<FrameStream>, Status> {
     let mut frames = request.into_inner();
     let (peer, first) = greet(&registry, &mut frames).await?;
     let (answers, outgoing) = answer_stream();
     tokio::spawn(async move {
-        let mut inbound = Inbound { registry, answers, streams: HashMap::new() };
+        let mut inbound = Inbound {
+            registry,
+            answers,
+            streams: HashMap::new(),
+        };
         let mut next = Some(first);
         while let Some(frame) = next {
             inbound.registry.heard_from(peer);
@@ -197,7 +229,13 @@ impl Inbound {
             None => {
                 let hosted = hosted(&self.registry, message.group_id, message.to_incarnation)?;
                 let (requests, queue) = mpsc::channel(GROUP_QUEUE_MESSAGES);
-                tokio::spawn(run_append_stream(hosted, queue, self.answers.clone(), message.group_id, message.call_id));
+                tokio::spawn(run_append_stream(
+                    hosted,
+                    queue,
+                    self.answers.clone(),
+                    message.group_id,
+                    message.call_id,
+                ));
                 self.streams.entry(message.call_id).or_insert(requests)
             }
         };
@@ -222,7 +260,12 @@ async fn run_append_stream(
             Ok(result) => Body::AppendResult(wire::append_result_to(result)),
             Err(fatal) => refused(fatal.to_string()),
         };
-        let message = Message { group_id, to_incarnation: 0, call_id, body: Some(body) };
+        let message = Message {
+            group_id,
+            to_incarnation: 0,
+            call_id,
+            body: Some(body),
+        };
         if answers.send(message).await.is_err() {
             return;
         }
@@ -237,9 +280,14 @@ pub(crate) async fn install_snapshot(
     let mut chunks = request.into_inner();
     let first = chunks.message().await?.unwrap_or_default();
     registry.identity().check(first.hello)?;
-    let header = first.header.ok_or_else(|| Status::invalid_argument("a snapshot begins with its header"))?;
+    let header = first
+        .header
+        .ok_or_else(|| Status::invalid_argument("a snapshot begins with its header"))?;
     if header.size_bytes > SNAPSHOT_BYTES_MAX {
-        return Err(Status::invalid_argument(format!("a snapshot of {} bytes: more than {SNAPSHOT_BYTES_MAX}", header.size_bytes)));
+        return Err(Status::invalid_argument(format!(
+            "a snapshot of {} bytes: more than {SNAPSHOT_BYTES_MAX}",
+            header.size_bytes
+        )));
     }
     let hosted = registry
         .hosted(GroupId::from(header.group_id), Incarnation::from(header.to_incarnation))
@@ -261,7 +309,16 @@ pub(crate) async fn install_snapshot(
         last_membership: StoredMembership::new(header.membership_log_id.map(wire::log_id_from), membership),
     };
     let vote = wire::vote_from(header.vote).map_err(damaged)?;
-    let snapshot = RaftSnapshot { meta, snapshot: Bytes::from(data) };
-    let response = hosted.raft.install_full_snapshot(vote, snapshot).await.map_err(|fatal| Status::unavailable(fatal.to_string()))?;
-    Ok(Response::new(InstallSnapshotResponse { vote: Some(wire::vote_to(&response.vote)) }))
+    let snapshot = RaftSnapshot {
+        meta,
+        snapshot: Bytes::from(data),
+    };
+    let response = hosted
+        .raft
+        .install_full_snapshot(vote, snapshot)
+        .await
+        .map_err(|fatal| Status::unavailable(fatal.to_string()))?;
+    Ok(Response::new(InstallSnapshotResponse {
+        vote: Some(wire::vote_to(&response.vote)),
+    }))
 }

@@ -1,6 +1,8 @@
-//! The opening side of one connection to a peer: a queue of messages, one task that connects, sends and receives, and the calls that wait.
+//! The opening side of one connection to a peer: a queue of messages, one task that connects, sends and receives, and
+//! the calls that wait.
 //!
-//! A call that was queued is answered exactly once: by the peer, or with [`LinkError`] when the connection ends or cannot be made.
+//! A call that was queued is answered exactly once: by the peer, or with [`LinkError`] when the connection ends or
+//! cannot be made.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -47,7 +49,10 @@ type Answer = Result<Body, LinkError>;
 
 enum Waiting {
     Once(oneshot::Sender<Answer>),
-    Stream { answers: mpsc::Sender<Answer>, in_flight: VecDeque<OwnedSemaphorePermit> },
+    Stream {
+        answers: mpsc::Sender<Answer>,
+        in_flight: VecDeque<OwnedSemaphorePermit>,
+    },
 }
 
 /// One connection to a peer. Dropping it ends the task.
@@ -74,13 +79,29 @@ impl Link {
     ) -> Self {
         let (queue, messages) = mpsc::channel(QUEUE_MESSAGES_MAX);
         let calls = Arc::new(Calls::default());
-        let driver = Driver { lane, broker, hello, address, greeting, messages, calls: calls.clone() };
+        let driver = Driver {
+            lane,
+            broker,
+            hello,
+            address,
+            greeting,
+            messages,
+            calls: calls.clone(),
+        };
         tokio::spawn(driver.run());
-        Self { broker, queue, calls, window: Arc::new(Semaphore::new(LINK_WINDOW_KIB)) }
+        Self {
+            broker,
+            queue,
+            calls,
+            window: Arc::new(Semaphore::new(LINK_WINDOW_KIB)),
+        }
     }
 
     fn gone(&self) -> LinkError {
-        LinkError { broker: self.broker, cause: "it left the cluster".into() }
+        LinkError {
+            broker: self.broker,
+            cause: "it left the cluster".into(),
+        }
     }
 
     /// Sends a message that nobody answers. Dropped when the link is down.
@@ -95,8 +116,16 @@ impl Link {
         let (answer, answered) = oneshot::channel();
         self.calls.waiting.lock().insert(call_id, Waiting::Once(answer));
         // A caller that gives up takes its entry along.
-        let _forget = Forget { calls: &self.calls, call_id };
-        let message = Message { group_id: group.get(), to_incarnation: to.get(), call_id, body: Some(body) };
+        let _forget = Forget {
+            calls: &self.calls,
+            call_id,
+        };
+        let message = Message {
+            group_id: group.get(),
+            to_incarnation: to.get(),
+            call_id,
+            body: Some(body),
+        };
         self.queue.send(message).await.map_err(|_| self.gone())?;
         answered.await.unwrap_or_else(|_| Err(self.gone()))
     }
@@ -106,7 +135,13 @@ impl Link {
         let call_id = self.calls.next.fetch_add(1, Ordering::Relaxed);
         // One more, for the error that ends it.
         let (answers, receiver) = mpsc::channel(in_flight_max + 1);
-        self.calls.waiting.lock().insert(call_id, Waiting::Stream { answers, in_flight: VecDeque::new() });
+        self.calls.waiting.lock().insert(
+            call_id,
+            Waiting::Stream {
+                answers,
+                in_flight: VecDeque::new(),
+            },
+        );
         AppendStream {
             broker: self.broker,
             group,
@@ -144,12 +179,21 @@ pub(crate) struct AppendStream {
 }
 
 impl AppendStream {
-    /// Sends the next request, once the link's window has room for it. The room comes back with the answer, whoever reads it.
+    /// Sends the next request, once the link's window has room for it. The room comes back with the answer, whoever
+    /// reads it.
     pub async fn send(&self, request: jangada_proto::internal::AppendEntries) -> Result<(), LinkError> {
-        let gone = |cause: &str| LinkError { broker: self.broker, cause: cause.into() };
+        let gone = |cause: &str| LinkError {
+            broker: self.broker,
+            cause: cause.into(),
+        };
         let kib = (wire::append_size(&request) / 1024 + 1).min(LINK_WINDOW_KIB);
         let kib = u32::try_from(kib).expect("the window fits in 32 bits");
-        let permit = self.window.clone().acquire_many_owned(kib).await.map_err(|_| gone("the link is closed"))?;
+        let permit = self
+            .window
+            .clone()
+            .acquire_many_owned(kib)
+            .await
+            .map_err(|_| gone("the link is closed"))?;
         match self.calls.waiting.lock().get_mut(&self.call_id) {
             Some(Waiting::Stream { in_flight, .. }) => in_flight.push_back(permit),
             _ => return Err(gone("the connection ended")),
@@ -207,6 +251,12 @@ impl Calls {
         }
     }
 
+    /// Whether somebody still waits for the answer of a request. One that outlived its connection must not be sent on
+    /// the next one: the peer would open an append stream for it that nobody ends.
+    fn is_alive(&self, message: &Message) -> bool {
+        !matches!(message.body, Some(Body::Append(_))) || self.waiting.lock().contains_key(&message.call_id)
+    }
+
     fn fail_all(&self, error: &LinkError) {
         for (_, waiting) in self.waiting.lock().drain() {
             match waiting {
@@ -255,7 +305,10 @@ impl Driver {
     }
 
     fn fail(&self, cause: &str) {
-        self.calls.fail_all(&LinkError { broker: self.broker, cause: cause.into() });
+        self.calls.fail_all(&LinkError {
+            broker: self.broker,
+            cause: cause.into(),
+        });
     }
 
     /// Refuses at once what is asked while the peer cannot be reached. False: the link was dropped.
@@ -265,7 +318,7 @@ impl Driver {
         loop {
             tokio::select! {
                 () = &mut wait => return true,
-                changed = self.address.changed() => if changed.is_ok() { return true },
+                changed = self.address.changed() => return changed.is_ok(),
                 message = self.messages.recv() => match message {
                     Some(_) => self.fail(cause),
                     None => return false,
@@ -277,11 +330,19 @@ impl Driver {
     async fn connect(&mut self) -> Result<(mpsc::Sender<Frame>, tonic::Streaming<Frame>), String> {
         let address = self.address.borrow_and_update().clone();
         let endpoint = endpoint(&address).map_err(|error| format!("address {address}: {error}"))?;
-        let channel = endpoint.connect().await.map_err(|error| format!("{address}: {}", chain(&error)))?;
+        let channel = endpoint
+            .connect()
+            .await
+            .map_err(|error| format!("{address}: {}", chain(&error)))?;
         let (frames, outgoing) = mpsc::channel(2);
         let messages = (self.greeting)().into_iter().collect();
-        let first = Frame { hello: Some(self.hello.clone()), messages };
-        frames.try_send(first).map_err(|_| "the first frame has room".to_owned())?;
+        let first = Frame {
+            hello: Some(self.hello.clone()),
+            messages,
+        };
+        frames
+            .try_send(first)
+            .map_err(|_| "the first frame has room".to_owned())?;
         let mut client = client(channel);
         let request = ReceiverStream::new(outgoing);
         let response = match self.lane {
@@ -295,6 +356,7 @@ impl Driver {
     /// Sends and receives until either ends. `None`: the link was dropped.
     async fn exchange(&mut self, frames: mpsc::Sender<Frame>, mut answers: tonic::Streaming<Frame>) -> Option<String> {
         let calls = self.calls.clone();
+        let calls_alive = self.calls.clone();
         let receive = async {
             loop {
                 match answers.message().await {
@@ -310,7 +372,8 @@ impl Driver {
                 }
             }
         };
-        let send = send_frames(&mut self.messages, frames);
+        let alive = |message: &Message| calls_alive.is_alive(message);
+        let send = send_frames(&mut self.messages, frames, alive);
         tokio::select! {
             cause = receive => Some(cause),
             cause = send => cause,
@@ -318,14 +381,18 @@ impl Driver {
     }
 }
 
-/// Packs what waits into frames. `None`: the queue's senders are gone.
-pub(super) async fn send_frames(messages: &mut mpsc::Receiver<Message>, frames: mpsc::Sender<Frame>) -> Option<String> {
+/// Packs what waits, as far as it is still wanted, into frames. `None`: the queue's senders are gone.
+pub(super) async fn send_frames(
+    messages: &mut mpsc::Receiver<Message>,
+    frames: mpsc::Sender<Frame>,
+    wanted: impl Fn(&Message) -> bool,
+) -> Option<String> {
     let mut waiting = Vec::with_capacity(64);
     loop {
         if messages.recv_many(&mut waiting, FRAME_MESSAGES_MAX).await == 0 {
             return None;
         }
-        let mut rest = waiting.drain(..).peekable();
+        let mut rest = waiting.drain(..).filter(&wanted).peekable();
         while rest.peek().is_some() {
             let mut frame = Frame::default();
             let mut bytes = 0;

@@ -1,8 +1,8 @@
 //! One transport per node pair, shared by all groups.
 //!
-//! Two connections: *control* carries votes, heartbeats and leader announcements, *bulk* carries entries, so that TCP never makes a vote wait behind
-//! data. Messages that wait for a connection leave in one frame: the heartbeats of a thousand groups are a few frames. Each side opens its own
-//! pair; answers come back on the stream that asked.
+//! Two connections: *control* carries votes, heartbeats and leader announcements, *bulk* carries entries, so that TCP
+//! never makes a vote wait behind data. Messages that wait for a connection leave in one frame: the heartbeats of a
+//! thousand groups are a few frames. Each side opens its own pair; answers come back on the stream that asked.
 //!
 //! - [`link`]: the opening side of one connection. - [`client`]: openraft's network on top of it.
 //! - [`inbound`]: the accepting side. - [`handshake`]: who may talk to whom.
@@ -26,11 +26,13 @@ use tonic::transport::{Channel, Endpoint};
 use self::handshake::Identity;
 use self::link::{Lane, Link};
 
-/// A frame's messages are at most this many bytes, unless one message alone is more. Bounds what a vote waits for behind others on its connection.
+/// A frame's messages are at most this many bytes, unless one message alone is more. Bounds what a vote waits for
+/// behind others on its connection.
 pub(crate) const FRAME_BYTES_MAX: usize = 1 << 20;
 /// A snapshot travels in chunks of this size.
 pub(crate) const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
-/// What a peer may send in one gRPC message: a frame of one largest append (entries of one read, and one batch of the largest size more).
+/// What a peer may send in one gRPC message: a frame of one largest append (entries of one read, and one batch of the
+/// largest size more).
 pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
 /// HTTP/2 flow control: large enough that the window per group is what limits.
 const STREAM_WINDOW_BYTES: u32 = 16 << 20;
@@ -54,7 +56,9 @@ pub fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
 }
 
 pub(crate) fn client(channel: Channel) -> InternalServiceClient<Channel> {
-    InternalServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)
+    InternalServiceClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 /// Sets a server up for connections as [`endpoint`] makes them.
@@ -86,10 +90,15 @@ pub struct Transport {
 
 impl Transport {
     pub(crate) fn new(identity: Arc<Identity>, greeting: Box<dyn Fn() -> Message + Send + Sync>) -> Self {
-        Self { identity, peers: RwLock::default(), greeting }
+        Self {
+            identity,
+            peers: RwLock::default(),
+            greeting,
+        }
     }
 
-    /// The brokers there are, with the addresses of their internal listeners. This broker itself is left out. Links of brokers that are gone end.
+    /// The brokers there are, with the addresses of their internal listeners. This broker itself is left out. Links
+    /// of brokers that are gone end.
     pub(crate) fn set_peers(self: &Arc<Self>, addresses: &HashMap<BrokerId, String>) {
         let mut peers = self.peers.write();
         peers.retain(|broker, _| addresses.contains_key(broker));
@@ -112,7 +121,14 @@ impl Transport {
                     let greet = move || greeting.upgrade().map(|transport| (transport.greeting)());
                     let control = Link::spawn(Lane::Control, broker, hello.clone(), receiver.clone(), Box::new(greet));
                     let bulk = Link::spawn(Lane::Bulk, broker, hello, receiver, Box::new(|| None));
-                    peers.insert(broker, Arc::new(Peer { control, bulk, address: sender }));
+                    peers.insert(
+                        broker,
+                        Arc::new(Peer {
+                            control,
+                            bulk,
+                            address: sender,
+                        }),
+                    );
                 }
             }
         }

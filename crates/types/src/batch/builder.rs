@@ -10,8 +10,8 @@ use crate::compression::{self, Codec};
 use crate::ids::{ProducerEpoch, ProducerId, Sequence};
 use crate::limits::{DECOMPRESSED_BYTES_MAX, RECORDS_PER_BATCH_MAX};
 
-/// The most that a record's own fields take beside key, value and headers: length, attributes, timestamp, offset, two lengths
-/// and a count.
+/// The most that a record's own fields take beside key, value and headers: length, attributes, timestamp, offset, two
+/// lengths and a count.
 const RECORD_OVERHEAD_MAX: usize = 5 + 1 + 10 + 5 + 5 + 5 + 5;
 /// The most that a header's lengths take.
 const HEADER_OVERHEAD_MAX: usize = 5 + 5;
@@ -70,8 +70,8 @@ impl BatchBuilder {
     /// Adds a record. Headers are pairs of key and value; without any, pass `[]`.
     ///
     /// # Errors
-    /// [`BatchError::TooLarge`] or [`BatchError::Invalid`] when the batch would have more bytes before compression, or more
-    /// records, than any batch may have. The batch is then as before.
+    /// [`BatchError::TooLarge`] or [`BatchError::Invalid`] when the batch would have more bytes before compression,
+    /// or more records, than any batch may have. The batch is then as before.
     pub fn append<'a, H>(
         &mut self,
         timestamp_ms: i64,

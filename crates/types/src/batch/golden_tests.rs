@@ -15,7 +15,8 @@ const KAFKA_BROKER: &str = "\
     02c85cbd230000000000010000015dff7cdd6c0000015dff7cde14ffffffffffffffffffffffffffff000000020c000000010000\
     0e00d00202010000";
 
-/// The records of `records()` encoded by kafka-python 3.0.12, with producer 4242, epoch 7, base sequence `i32::MAX - 1`.
+/// The records of `records()` encoded by kafka-python 3.0.12, with producer 4242, epoch 7, base sequence `i32::MAX -
+/// 1`.
 const KAFKA_PYTHON: [(Codec, &str); 5] = [
     (
         Codec::None,

@@ -82,8 +82,8 @@ impl BatchHeader {
     /// Bytes of a header.
     pub const LEN: usize = 61;
 
-    /// Reads the header at the start of `bytes`. Judges only the structure: enough bytes, magic 2, and a length that has room
-    /// for the header. The batch may go on beyond `bytes`.
+    /// Reads the header at the start of `bytes`. Judges only the structure: enough bytes, magic 2, and a length that
+    /// has room for the header. The batch may go on beyond `bytes`.
     ///
     /// # Errors
     /// [`BatchError::Invalid`].

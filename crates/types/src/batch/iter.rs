@@ -6,8 +6,8 @@ use super::error::{BatchError, Malformed};
 use super::header::BatchHeader;
 
 /// Splits concatenated batches without copying. Judges only the framing: the checksum and the rest are for
-/// [`verify`](super::verify) or [`decode_records`](super::decode_records). A batch that is cut off is an error, and the last
-/// item.
+/// [`verify`](super::verify) or [`decode_records`](super::decode_records). A batch that is cut off is an error, and
+/// the last item.
 #[derive(Clone, Debug)]
 pub struct BatchIter {
     rest: Bytes,

@@ -1,4 +1,5 @@
-//! Kafka's record batch, format v2 (magic 2): the form of records in storage, in replication and in the fast path of clients.
+//! Kafka's record batch, format v2 (magic 2): the form of records in storage, in replication and in the fast path of
+//! clients.
 //!
 //! ```text
 //!  0  base offset            i64   set by the broker ┐

@@ -1,5 +1,5 @@
-//! Changing fields of a batch in place. The buffer holds exactly one batch that has been validated; anything else is a bug of
-//! the caller and panics.
+//! Changing fields of a batch in place. The buffer holds exactly one batch that has been validated; anything else is
+//! a bug of the caller and panics.
 
 use super::header::{Attributes, BatchHeader, TimestampType, at, put};
 use crate::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence};
@@ -19,7 +19,8 @@ pub fn set_append_time(batch: &mut [u8], timestamp_ms: i64) {
     set_checksum(batch, &header);
 }
 
-/// Makes the batch another producer's, or the same producer's with another epoch or sequence, and computes the checksum anew.
+/// Makes the batch another producer's, or the same producer's with another epoch or sequence, and computes the
+/// checksum anew.
 pub fn set_producer(batch: &mut [u8], id: ProducerId, epoch: ProducerEpoch, base_sequence: Sequence) {
     let header = BatchHeader::parse(batch).expect("only validated batches are patched");
     put(batch, at::PRODUCER_ID, id.get().to_be_bytes());

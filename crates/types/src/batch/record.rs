@@ -5,7 +5,8 @@
 //! key length varint, key | value length varint, value | header count varint, (key length, key, value length, value)*
 //! ```
 //!
-//! A length of -1 is null. Every length and count is checked against the bytes that are left before anything is set aside for it.
+//! A length of -1 is null. Every length and count is checked against the bytes that are left before anything is set
+//! aside for it.
 
 use bytes::Bytes;
 
@@ -25,7 +26,8 @@ const HEADER_BYTES_MIN: usize = 2;
 pub struct Record {
     /// Its position in the partition.
     pub offset: Offset,
-    /// Milliseconds since the Unix epoch; -1 when the producer gave none. The time of the append on a topic with that.
+    /// Milliseconds since the Unix epoch; -1 when the producer gave none. The time of the append on a topic with
+    /// that.
     pub timestamp_ms: i64,
     /// The key, if it has one; an empty key is one.
     pub key: Option<Bytes>,
@@ -44,11 +46,11 @@ pub struct Header {
     pub value: Option<Bytes>,
 }
 
-/// Decodes all records of one batch. The records of an uncompressed batch are slices of it and keep its memory alive; those of
-/// a compressed one share the unpacked bytes.
+/// Decodes all records of one batch. The records of an uncompressed batch are slices of it and keep its memory alive;
+/// those of a compressed one share the unpacked bytes.
 ///
-/// Small records take up to 15 times their bytes in memory when all are held at once, headers up to 30 times. [`Records`]
-/// gives them one at a time.
+/// Small records take up to 15 times their bytes in memory when all are held at once, headers up to 30 times.
+/// [`Records`] gives them one at a time.
 ///
 /// # Errors
 /// As [`Records::new`], and for the first record that is malformed.
@@ -62,8 +64,8 @@ pub fn decode_records(batch: &Bytes, max_decompressed: usize) -> Result<Vec<Reco
     Ok(decoded)
 }
 
-/// Decodes every record of a batch that [`validate`](super::validate()) has accepted, without keeping any, and checks that the
-/// greatest timestamp in the header is theirs. The checksum is not checked again.
+/// Decodes every record of a batch that [`validate`](super::validate()) has accepted, without keeping any, and checks
+/// that the greatest timestamp in the header is theirs. The checksum is not checked again.
 ///
 /// # Errors
 /// As [`decode_records`].
@@ -118,7 +120,8 @@ impl Records {
     /// Checks framing, checksum and count of the batch and unpacks it.
     ///
     /// # Errors
-    /// As [`verify`](super::verify), and [`BatchError::TooLarge`] when there are more than `max_decompressed` bytes of records.
+    /// As [`verify`](super::verify), and [`BatchError::TooLarge`] when there are more than `max_decompressed` bytes
+    /// of records.
     pub fn new(batch: &Bytes, max_decompressed: usize) -> Result<Self, BatchError> {
         let header = validate::verify(batch)?;
         let packed = batch.slice(BatchHeader::LEN..);

@@ -1,7 +1,7 @@
 //! What a broker checks of a batch without decompressing it.
 //!
-//! Called on the leader's request path for every batch, up to 8 MiB: one pass over the bytes, for the checksum, and no
-//! allocation.
+//! Called on the leader's request path for every batch, up to 8 MiB: one pass over the bytes, for the checksum, and
+//! no allocation.
 
 use super::error::{BatchError, Malformed};
 use super::header::{BatchHeader, TimestampType};
@@ -25,9 +25,9 @@ impl Default for BatchLimits {
     }
 }
 
-/// Checks a batch that a producer sent: what [`verify`] does, size, codec, count, producer, and nothing in it that is not the
-/// producer's to set or not supported. The base offset and the leader epoch are ignored. The records are not looked at; see
-/// [`validate_records`](super::validate_records).
+/// Checks a batch that a producer sent: what [`verify`] does, size, codec, count, producer, and nothing in it that is
+/// not the producer's to set or not supported. The base offset and the leader epoch are ignored. The records are not
+/// looked at; see [`validate_records`](super::validate_records).
 ///
 /// # Errors
 /// The first rule that it breaks; the size is judged before all else.
@@ -54,8 +54,8 @@ pub fn validate(bytes: &[u8], limits: &BatchLimits) -> Result<BatchHeader, Batch
     Ok(header)
 }
 
-/// Checks that `bytes` are exactly one batch of magic 2 and that the checksum is right: what a reader checks of a batch that
-/// a broker has accepted.
+/// Checks that `bytes` are exactly one batch of magic 2 and that the checksum is right: what a reader checks of a
+/// batch that a broker has accepted.
 ///
 /// # Errors
 /// [`BatchError::Invalid`] or [`BatchError::Corrupt`].
@@ -102,8 +102,8 @@ fn check_attributes(header: &BatchHeader) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// Holds the header's count against its other fields and, when the records are not or no longer compressed, against their
-/// bytes: after that it can be trusted for what is set aside.
+/// Holds the header's count against its other fields and, when the records are not or no longer compressed, against
+/// their bytes: after that it can be trusted for what is set aside.
 pub(super) fn check_count(header: &BatchHeader, unpacked_bytes: Option<usize>) -> Result<(), Malformed> {
     let BatchHeader {
         record_count: count,

@@ -1,5 +1,5 @@
-//! The variable-length numbers of a record: zigzag, then seven bits a byte, lowest first. A 32-bit and a 64-bit number of the
-//! same value have the same bytes.
+//! The variable-length numbers of a record: zigzag, then seven bits a byte, lowest first. A 32-bit and a 64-bit
+//! number of the same value have the same bytes.
 
 use super::error::RecordFlaw;
 

@@ -1,0 +1,64 @@
+//! openraft's own suite for log stores and state machines, on the real store.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jangada_storage::{LogPosition, RocksStore, Store, StoreOptions};
+use jangada_types::GroupId;
+use openraft::StorageError;
+use openraft::testing::log::{StoreBuilder, Suite};
+
+use crate::host::Host;
+use crate::log_store::LogStore;
+use crate::raft_types::{Command, TypeConfig};
+use crate::state_machine::{Effects, RestoreError, Retention, StateMachine};
+
+/// Counts commands: the least that has a state.
+#[derive(Default)]
+struct Counter(u64);
+
+impl StateMachine for Counter {
+    fn apply(&mut self, _at: LogPosition, _command: &Command, _effects: &mut Effects) -> Bytes {
+        self.0 += 1;
+        Bytes::new()
+    }
+
+    fn publish(&mut self) {}
+
+    fn snapshot(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.0.to_be_bytes())
+    }
+
+    fn restore(&mut self, snapshot: &Bytes) -> Result<(), RestoreError> {
+        let bytes = snapshot[..]
+            .try_into()
+            .map_err(|_| RestoreError("not a counter".into()))?;
+        self.0 = u64::from_be_bytes(bytes);
+        Ok(())
+    }
+
+    fn retention(&self) -> Retention {
+        Retention::Compacted
+    }
+}
+
+struct Builder;
+
+impl StoreBuilder<TypeConfig, LogStore, Host, (Arc<dyn Store>, tempfile::TempDir)> for Builder {
+    async fn build(&self) -> Result<((Arc<dyn Store>, tempfile::TempDir), LogStore, Host), StorageError<TypeConfig>> {
+        let directory = tempfile::tempdir().unwrap();
+        let mut options = StoreOptions::new(directory.path());
+        options.disk_reserve_bytes = 0;
+        let (store, recovery) = RocksStore::open(options, Box::new(|cause| panic!("fenced: {cause}"))).unwrap();
+        assert!(recovery.lost_tail.is_none());
+        let store: Arc<dyn Store> = Arc::new(store);
+        let log = LogStore::open(GroupId(7), store.clone()).unwrap();
+        let host = Host::open(log.clone(), Box::new(Counter::default())).unwrap();
+        Ok(((store, directory), log, host))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn openrafts_store_suite_passes() {
+    Suite::test_all(Builder).await.unwrap();
+}
