@@ -1,7 +1,8 @@
 //! Jangada's tests from outside, in one binary with a module for each topic.
 //!
 //! Those that need the program run the `jangada` that was built beside this binary (see [`binary`]): `make test` builds it first.
-//! One topic alone: `make test FILTER=contract`.
+//! One topic alone: `make test FILTER=contract`. Two variables change a run: `JANGADA_BIN` names another program, `JANGADA_LONG=1` lets the
+//! leader kills of `cluster` go on for five minutes.
 
 #![allow(
     clippy::print_stdout,

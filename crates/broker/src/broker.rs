@@ -77,7 +77,8 @@ pub enum StartError {
     Store(#[from] StoreError),
     /// The end of the write-ahead log is gone.
     #[error(
-        "the store in {directory} lost the end of its write-ahead log ({detail}): what this broker acknowledged may be missing, so it must not vote. \
+        "the store in {directory} lost the end of its write-ahead log ({detail}): what this broker acknowledged may be \
+         missing, so it must not vote. \
          Stop it, run `jangada cluster replace-broker {broker}` on another one, empty its data directory and start it again"
     )]
     LostTail {

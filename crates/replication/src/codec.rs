@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use jangada_storage::LogEntry;
-use jangada_types::{BrokerId, Incarnation, ReplicaId};
+use jangada_types::{BrokerId, Incarnation, Offset, ReplicaId};
 use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
 
@@ -40,6 +40,9 @@ impl From<CodecError> for std::io::Error {
         std::io::Error::new(std::io::ErrorKind::InvalidData, error)
     }
 }
+
+/// Version and position of a checkpoint.
+const CHECKPOINT_HEAD_LEN: usize = 9;
 
 const BLANK_HEAD: [u8; 2] = [ENTRY_VERSION, EntryKind::Blank as u8];
 const MEMBERSHIP_HEAD: [u8; 2] = [ENTRY_VERSION, EntryKind::Membership as u8];
@@ -263,6 +266,25 @@ pub(crate) fn decode_state(bytes: &Bytes) -> Result<StateRecord, CodecError> {
     })
 }
 
+/// `version | position i64 | state record`: a state that the log may be cut off at, with the offset that it stands
+/// at.
+pub(crate) fn encode_checkpoint(position: Offset, meta: &SnapshotMeta, state: &[u8]) -> Bytes {
+    let record = encode_state(meta, state);
+    let mut out = BytesMut::with_capacity(CHECKPOINT_HEAD_LEN + record.len());
+    out.put_u8(RECORD_VERSION);
+    out.put_i64(position.get());
+    out.put_slice(&record);
+    out.freeze()
+}
+
+/// The reverse of [`encode_checkpoint`]: the position, and the state record still encoded.
+pub(crate) fn decode_checkpoint(bytes: &Bytes) -> Result<(Offset, Bytes), CodecError> {
+    const RECORD: &str = "checkpoint";
+    let mut input = open(bytes, RECORD)?;
+    need(input, CHECKPOINT_HEAD_LEN - 1, RECORD)?;
+    Ok((Offset(input.get_i64()), bytes.slice(CHECKPOINT_HEAD_LEN..)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -343,6 +365,8 @@ mod tests {
             last_log_id: Some(log_id(4, 5)),
             last_membership: StoredMembership::new(Some(log_id(1, 0)), membership()),
         };
+        let (position, row) = decode_checkpoint(&encode_checkpoint(Offset(9), &meta, b"state")).unwrap();
+        assert_eq!((position, decode_state(&row).unwrap().meta), (Offset(9), meta.clone()));
         let record = decode_state(&encode_state(&meta, b"state")).unwrap();
         assert_eq!(
             record,

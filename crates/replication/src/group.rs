@@ -172,6 +172,10 @@ impl Group {
         Self { inner: Arc::new(inner) }
     }
 
+    pub(crate) fn retire(&self) {
+        self.inner.log.retire();
+    }
+
     pub(crate) fn raft(&self) -> &Raft {
         &self.inner.raft
     }

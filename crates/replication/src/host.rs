@@ -144,12 +144,7 @@ impl Host {
             .scan_state(group, StateKind::CHECKPOINT)
             .map_err(io::Error::other)?
         {
-            let position = Offset::from(i64::from_be_bytes(
-                bytes
-                    .get(..8)
-                    .and_then(|head| head.try_into().ok())
-                    .ok_or(codec::CodecError::Damaged("checkpoint"))?,
-            ));
+            let (position, _) = codec::decode_checkpoint(&bytes)?;
             // Those beyond the saved state come back when their entries are applied again.
             if last_applied.is_some_and(|id| index <= id.index) {
                 points.checkpoints.push_back(Checkpoint { index, position });
@@ -221,7 +216,7 @@ impl Host {
             }
         };
         assert!(
-            self.last_applied.map_or(0, |last| last.index + 1) <= id.index,
+            self.last_applied.is_none_or(|last| last.index + 1 == id.index),
             "group {}: entries are applied in order",
             self.log.group()
         );
@@ -306,12 +301,11 @@ impl Host {
         let emptied = start == position && self.since_checkpoint.bytes > 0;
         if self.since_checkpoint.bytes >= checkpoint_bytes || emptied {
             self.since_checkpoint = Progress::default();
-            let mut value = position.get().to_be_bytes().to_vec();
-            value.extend_from_slice(&codec::encode_state(&self.meta(), &self.machine.snapshot()));
+            let value = codec::encode_checkpoint(position, &self.meta(), &self.machine.snapshot());
             ops.push(Op::PutState {
                 kind: StateKind::CHECKPOINT,
                 suffix: Some(id.index),
-                value: value.into(),
+                value,
             });
             points.checkpoints.push_back(Checkpoint {
                 index: id.index,
@@ -334,7 +328,7 @@ impl Drop for Host {
     /// A clean stop saves the state, so that the next start applies nothing again.
     fn drop(&mut self) {
         // After a panic the state may be half way into an entry.
-        if self.unsaved.entries > 0 && !std::thread::panicking() {
+        if self.unsaved.entries > 0 && !std::thread::panicking() && !self.log.is_retired() {
             let mut ops = self.index_ops();
             ops.push(self.save_op());
             self.log.write_lazy(ops);
@@ -527,7 +521,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         let (value, below) = match &self.source {
             Source::State { meta, state } => (codec::encode_state(meta, state), None),
             Source::Checkpoint(point) => match self.read(StateKind::CHECKPOINT, Some(point.index)).await? {
-                Some(row) => (row.slice(8..), Some(point.position)),
+                Some(row) => (codec::decode_checkpoint(&row)?.1, Some(point.position)),
                 // A snapshot was installed meanwhile, which took the checkpoints away.
                 None => return self.current().await,
             },

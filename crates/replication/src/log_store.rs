@@ -8,6 +8,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
@@ -58,6 +59,8 @@ pub(crate) struct LogStore {
 #[derive(Default)]
 struct Shared {
     vote: Mutex<Option<Vote>>,
+    /// The group is being deleted: nothing is written any more, or it would be left behind.
+    retired: AtomicBool,
     /// Set by `save_committed`, taken by the next append.
     committed_unsaved: Mutex<Option<LogId>>,
 }
@@ -83,6 +86,15 @@ impl LogStore {
         })
     }
 
+    /// From now on nothing is saved: the group is being deleted.
+    pub fn retire(&self) {
+        self.shared.retired.store(true, Ordering::Release);
+    }
+
+    pub fn is_retired(&self) -> bool {
+        self.shared.retired.load(Ordering::Acquire)
+    }
+
     /// Queues a write; [`Durable::wait`] waits for it.
     pub fn start_synced(&self, ops: Vec<Op>) -> Durable {
         let (done, durable) = oneshot::channel();
@@ -96,7 +108,9 @@ impl LogStore {
 
     /// Writes with the next commit.
     pub fn write_lazy(&self, ops: Vec<Op>) {
-        self.store.write(self.group, ops, Durability::Lazy, None);
+        if !self.is_retired() {
+            self.store.write(self.group, ops, Durability::Lazy, None);
+        }
     }
 
     pub fn store(&self) -> &Arc<dyn Store> {

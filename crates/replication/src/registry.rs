@@ -210,6 +210,9 @@ impl Registry {
 
     /// Stops this broker's replica and removes its data. Returns when that is durable.
     pub async fn delete(&self, id: GroupId) -> Result<(), StoreError> {
+        if let Some(group) = self.group(id) {
+            group.retire();
+        }
         self.close(id).await;
         self.leaders.forget(id);
         let store = self.store.clone();

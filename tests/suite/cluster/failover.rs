@@ -43,13 +43,21 @@ async fn a_whole_file_survives_its_leaders_death_while_it_streams() {
         .map(|id| cluster.node(id).addresses.public.clone())
         .collect();
     let consumed = cli::run(&survivors, &consume, Vec::new()).await.expect(0);
-    assert!(consumed.stdout == file, "{} of {} bytes came out", consumed.stdout.len(), file.len());
+    assert!(
+        consumed.stdout == file,
+        "{} of {} bytes came out",
+        consumed.stdout.len(),
+        file.len()
+    );
 
     cluster.kill_all();
     cluster.start_all();
     cluster.healthy().await;
     let consumed = cluster.cli(&consume).await.expect(0);
-    assert!(consumed.stdout == file, "after the death of all three nodes it is another file");
+    assert!(
+        consumed.stdout == file,
+        "after the death of all three nodes it is another file"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -57,7 +65,10 @@ async fn one_live_seed_is_enough() {
     let mut cluster = Cluster::start(3).await;
     cluster.create_topic(TOPIC, 3, 3).await;
     cluster.kill(1);
-    let run = cluster.cli_with(&["produce", TOPIC], b"a\nb\n".to_vec()).await.expect(0);
+    let run = cluster
+        .cli_with(&["produce", TOPIC], b"a\nb\n".to_vec())
+        .await
+        .expect(0);
     assert!(run.stdout.is_empty(), "data only: {}", run.text());
     let consumed = cluster.cli(&["consume", TOPIC, "--exit-at-end"]).await.expect(0);
     assert_eq!(consumed.text().lines().count(), 2);

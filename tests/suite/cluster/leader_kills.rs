@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jangada_client::{Client, ConsumerConfig, Producer, ProducerConfig, ProducerRecord, StartAt};
+use jangada_proto::v1::GetMetadataRequest;
+use jangada_proto::v1::metadata_service_client::MetadataServiceClient;
 use rand::RngExt as _;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -57,8 +59,13 @@ fn write(
                 _ = ticks.tick() => {}
                 _ = stop.changed() => return,
             }
-            let value = Value { writer: partition, number };
-            let record = ProducerRecord::new(topic.clone()).with_partition(partition).with_value(value.text());
+            let value = Value {
+                writer: partition,
+                number,
+            };
+            let record = ProducerRecord::new(topic.clone())
+                .with_partition(partition)
+                .with_value(value.text());
             let at = Instant::now();
             let delivery = producer.send(record).await.expect("the producer takes it");
             sent.send((value, at, delivery)).await.expect("somebody waits for it");
@@ -88,8 +95,13 @@ fn write(
 /// Reads everything as it comes, until it is told to stop.
 fn read(client: Client, mut stop: watch::Receiver<bool>) -> JoinHandle<Vec<(u32, i64, Value)>> {
     tokio::spawn(async move {
-        let mut consumer = client.consumer(ConsumerConfig::default()).expect("the defaults are valid");
-        consumer.assign_topic(TOPIC, StartAt::Earliest).await.expect("the topic exists");
+        let mut consumer = client
+            .consumer(ConsumerConfig::default())
+            .expect("the defaults are valid");
+        consumer
+            .assign_topic(TOPIC, StartAt::Earliest)
+            .await
+            .expect("the topic exists");
         let mut seen = Vec::new();
         loop {
             let records = tokio::select! {
@@ -107,8 +119,13 @@ fn read(client: Client, mut stop: watch::Receiver<bool>) -> JoinHandle<Vec<(u32,
 /// Everything that is there, for a client that has not seen anything yet.
 async fn read_all(cluster: &Cluster) -> Vec<(u32, i64, Value)> {
     let client = cluster.client().await;
-    let mut consumer = client.consumer(ConsumerConfig::default()).expect("the defaults are valid");
-    consumer.assign_topic(TOPIC, StartAt::Earliest).await.expect("the topic exists");
+    let mut consumer = client
+        .consumer(ConsumerConfig::default())
+        .expect("the defaults are valid");
+    consumer
+        .assign_topic(TOPIC, StartAt::Earliest)
+        .await
+        .expect("the topic exists");
     let ends = consumer.end_offsets().await.expect("the leaders answer");
     let mut found = Vec::new();
     while !consumer.reached(&ends) {
@@ -147,8 +164,15 @@ async fn every_acknowledged_record_is_there_exactly_once_in_order() {
     while Instant::now() < deadline {
         let partition = kills.len() as u32 % PARTITIONS;
         let victim = cluster.leader(TOPIC, partition).await;
-        let states = cluster.admin().await.describe_partitions(Some(TOPIC)).await.expect("a broker answers");
-        let led = states.iter().filter(|state| state.leader_id.is_some_and(|id| id.get() == victim));
+        let states = cluster
+            .admin()
+            .await
+            .describe_partitions(Some(TOPIC))
+            .await
+            .expect("a broker answers");
+        let led = states
+            .iter()
+            .filter(|state| state.leader_id.is_some_and(|id| id.get() == victim));
         let led: Vec<u32> = led.map(|state| state.partition).collect();
         let pause = Duration::from_millis(rand::rng().random_range(0..200));
         tokio::time::sleep(pause).await;
@@ -158,7 +182,9 @@ async fn every_acknowledged_record_is_there_exactly_once_in_order() {
             let mut acknowledged = acknowledged[partition as usize].clone();
             let again = acknowledged.wait_for(|at| at.is_some_and(|at| at > killed));
             let again = tokio::time::timeout(WAIT, again).await;
-            again.unwrap_or_else(|_| panic!("partition {partition} takes no writes after {WAIT:?}")).expect("the writer lives");
+            again
+                .unwrap_or_else(|_| panic!("partition {partition} takes no writes after {WAIT:?}"))
+                .expect("the writer lives");
         }
         kills.push((killed, led));
         cluster.restart(victim);
@@ -169,13 +195,20 @@ async fn every_acknowledged_record_is_there_exactly_once_in_order() {
     let mut histories: HashMap<u32, History> = HashMap::new();
     let mut failovers = Vec::new();
     for (partition, writer) in (0..).zip(writers) {
-        let written = tokio::time::timeout(WAIT, writer).await.expect("all is answered").expect("the writer did not fail");
+        let written = tokio::time::timeout(WAIT, writer)
+            .await
+            .expect("all is answered")
+            .expect("the writer did not fail");
         let history = histories.entry(partition).or_default();
         for (value, outcome) in written.outcomes {
             history.sent(value, outcome);
         }
         for (killed, _) in kills.iter().filter(|(_, led)| led.contains(&partition)) {
-            let (_, answered) = written.times.iter().find(|(sent, _)| sent > killed).expect("it was waited for");
+            let (_, answered) = written
+                .times
+                .iter()
+                .find(|(sent, _)| sent > killed)
+                .expect("it was waited for");
             failovers.push(answered.duration_since(*killed));
         }
     }
@@ -204,7 +237,12 @@ fn report(kills: &[(Instant, Vec<u32>)], failovers: &mut [Duration], histories: 
     for (partition, history) in histories {
         let faults = history.check();
         let shown = &faults[..faults.len().min(20)];
-        assert!(faults.is_empty(), "partition {partition}, {} faults:\n{}", faults.len(), shown.join("\n"));
+        assert!(
+            faults.is_empty(),
+            "partition {partition}, {} faults:\n{}",
+            faults.len(),
+            shown.join("\n")
+        );
     }
     assert!(acknowledged > 0, "nothing was written: the test told nothing");
     assert!(at(100) < FAILOVER_MAX, "a partition took no writes for {:?}", at(100));
@@ -218,27 +256,47 @@ fn report(kills: &[(Instant, Vec<u32>)], failovers: &mut [Duration], histories: 
 async fn a_silent_leader_is_replaced() {
     let cluster = Cluster::start(3).await;
     cluster.create_topic(TOPIC, 1, 3).await;
-    let victim = cluster.leader(TOPIC, 0).await;
     let client = cluster.client().await;
+    let producer = client
+        .producer(ProducerConfig::default())
+        .expect("the defaults are valid");
+    let record = |value: &'static str| ProducerRecord::new(TOPIC).with_value(value);
+    let before = producer.send(record("before")).await.expect("it is taken");
+    before.await.expect("it is written");
+
+    let victim = cluster.leader(TOPIC, 0).await;
+    let survivor = cluster
+        .ids()
+        .into_iter()
+        .find(|id| *id != victim)
+        .expect("there are three");
+    let address = cluster.node(survivor).addresses.public.clone();
+    let metadata = MetadataServiceClient::connect(format!("http://{address}"))
+        .await
+        .expect("it is alive");
     cluster.pause(victim);
     let paused = Instant::now();
+    // One that is in doubt with the silent leader, and goes to the next one.
+    let delivery = producer.send(record("after")).await.expect("it is taken");
     let led = eventually("another leads", WAIT, || async {
-        let states = client.admin().describe_partitions(Some(TOPIC)).await.ok()?;
-        let leader = states.first()?.leader_id?;
-        (leader.get() != victim).then_some(Instant::now())
+        let metadata = metadata
+            .clone()
+            .get_metadata(GetMetadataRequest::default())
+            .await
+            .ok()?
+            .into_inner();
+        let leader = metadata.topics.first()?.partitions.first()?.leader_id;
+        (leader != 0 && leader != victim).then(|| paused.elapsed())
     })
     .await;
-    let producer = client.producer(ProducerConfig::default()).expect("the defaults are valid");
-    let delivery = producer.send(ProducerRecord::new(TOPIC).with_value("a")).await.expect("it is taken");
     delivery.await.expect("it is written");
-    println!(
-        "a silent leader: another leads after {:?}, a record is acknowledged after {:?}",
-        led.duration_since(paused),
-        paused.elapsed()
-    );
+    let acknowledged = paused.elapsed();
+    println!("a silent leader: another leads after {led:?}, the record is acknowledged after {acknowledged:?}");
+    assert!(led < FAILOVER_MAX && acknowledged < FAILOVER_MAX);
+
+    // When it wakes up it still believes to lead, and must find out before it answers anything.
     cluster.resume(victim);
     cluster.healthy().await;
-    let (_, high_watermark) = (cluster.leader(TOPIC, 0).await, cluster.partition(TOPIC, 0).await.high_watermark);
-    assert_eq!(high_watermark, Some(1), "the record is not there once");
-    assert!(paused.elapsed() < WAIT);
+    let consumed = cluster.cli(&["consume", TOPIC, "--exit-at-end"]).await.expect(0);
+    assert_eq!(consumed.text(), "before\nafter\n");
 }

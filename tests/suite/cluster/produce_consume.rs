@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use jangada_proto::v1::GetMetadataRequest;
+use jangada_proto::v1::metadata_service_client::MetadataServiceClient;
 use serde_json::{Value, json};
 
-use crate::harness::{Cluster, awkward_lines, lines_of};
+use crate::harness::{Cluster, awkward_lines, lines_of, raw};
 
 /// Keys with their hashes, as Kafka's own tests have them (`UtilsTest.testMurmur2`) for all but the last two; those come from another
 /// program (Python), which agrees on the others.
@@ -30,6 +32,7 @@ fn partition_of(hash: i32) -> u32 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_come_out_as_they_went_in() {
     let cluster = Cluster::start(3).await;
+    a_new_topic_takes_writes_through_any_broker(&cluster).await;
     whole_files_byte_for_byte(&cluster).await;
     each_codec(&cluster).await;
     keys_on_their_partitions(&cluster).await;
@@ -39,21 +42,71 @@ async fn files_come_out_as_they_went_in() {
     exit_codes(&cluster).await;
 }
 
+/// Without a retry: the first request to each partition's leader, as any broker names it right after the creation, succeeds.
+async fn a_new_topic_takes_writes_through_any_broker(cluster: &Cluster) {
+    for (round, asked) in cluster.brokers().into_iter().enumerate() {
+        let topic = format!("new-{round}");
+        cluster.create_topic(&topic, 6, 3).await;
+        let mut metadata = MetadataServiceClient::connect(format!("http://{asked}"))
+            .await
+            .expect("it is alive");
+        let request = GetMetadataRequest {
+            topics: vec![topic.clone()],
+            ..GetMetadataRequest::default()
+        };
+        let known = metadata
+            .get_metadata(request)
+            .await
+            .expect("any broker answers")
+            .into_inner();
+        for partition in &known.topics[0].partitions {
+            let leader = cluster.node(partition.leader_id).addresses.public.clone();
+            let mut log = raw::log(&leader).await;
+            let batch = raw::batch(None, &[b"first"]);
+            let written = raw::produce(&mut log, raw::partition(&topic, partition.partition), batch).await;
+            assert_eq!(written.expect("it takes writes the first time").base_offset, 0);
+        }
+    }
+}
+
 async fn whole_files_byte_for_byte(cluster: &Cluster) {
-    cluster.cli(&["topic", "create", "whole", "--partitions", "1", "--replicas", "3"]).await.expect(0);
+    cluster
+        .cli(&["topic", "create", "whole", "--partitions", "1", "--replicas", "3"])
+        .await
+        .expect(0);
     let file = awkward_lines(2_500);
     let path = cluster.folder().join("input");
     std::fs::write(&path, &file).expect("the temporary folder is writable");
     let path = path.to_str().expect("the path is text");
-    cluster.cli(&["produce", "whole", "--file", path]).await.expect(0).names(&["2500 records"]);
+    cluster
+        .cli(&["produce", "whole", "--file", path])
+        .await
+        .expect(0)
+        .names(&["2500 records"]);
     let consumed = cluster.cli(&["consume", "whole", "--exit-at-end"]).await.expect(0);
-    assert!(consumed.stdout == file, "{} of {} bytes came out", consumed.stdout.len(), file.len());
+    assert!(
+        consumed.stdout == file,
+        "{} of {} bytes came out",
+        consumed.stdout.len(),
+        file.len()
+    );
     // From stdin, and with a last line that has no newline: it is a record.
-    cluster.cli_with(&["produce", "whole"], b"\n\nlast".to_vec()).await.expect(0).names(&["3 records"]);
-    let tail = cluster.cli(&["consume", "whole", "--from", "2500", "--exit-at-end"]).await.expect(0);
+    cluster
+        .cli_with(&["produce", "whole"], b"\n\nlast".to_vec())
+        .await
+        .expect(0)
+        .names(&["3 records"]);
+    let tail = cluster
+        .cli(&["consume", "whole", "--from", "2500", "--exit-at-end"])
+        .await
+        .expect(0);
     assert_eq!(tail.text(), "\n\nlast\n");
     // Nothing in, nothing out.
-    cluster.cli_with(&["produce", "whole"], Vec::new()).await.expect(0).names(&["0 records"]);
+    cluster
+        .cli_with(&["produce", "whole"], Vec::new())
+        .await
+        .expect(0)
+        .names(&["0 records"]);
 }
 
 async fn each_codec(cluster: &Cluster) {
@@ -61,7 +114,10 @@ async fn each_codec(cluster: &Cluster) {
     for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
         let topic = format!("codec-{codec}");
         cluster.create_topic(&topic, 1, 3).await;
-        cluster.cli_with(&["produce", &topic, "--compression", codec], file.clone()).await.expect(0);
+        cluster
+            .cli_with(&["produce", &topic, "--compression", codec], file.clone())
+            .await
+            .expect(0);
         let consumed = cluster.cli(&["consume", &topic, "--exit-at-end"]).await.expect(0);
         assert!(consumed.stdout == file, "{codec}: it came out otherwise");
     }
@@ -77,7 +133,10 @@ async fn keys_on_their_partitions(cluster: &Cluster) {
     }
     let produce = ["produce", "keyed", "--key-separator", "=>"];
     cluster.cli_with(&produce, input.into_bytes()).await.expect(0);
-    let consumed = cluster.cli(&["consume", "keyed", "--exit-at-end", "-f", "%p|%k|%v\\n"]).await.expect(0);
+    let consumed = cluster
+        .cli(&["consume", "keyed", "--exit-at-end", "-f", "%p|%k|%v\\n"])
+        .await
+        .expect(0);
     let mut by_key: BTreeMap<String, Vec<(u32, String)>> = BTreeMap::new();
     for line in lines_of(&consumed.stdout) {
         let line = std::str::from_utf8(line).expect("what went in is text");
@@ -88,7 +147,9 @@ async fn keys_on_their_partitions(cluster: &Cluster) {
     }
     assert_eq!(by_key.len(), MURMUR2.len());
     for (key, hash) in MURMUR2 {
-        let expected: Vec<(u32, String)> = (0..200).map(|number| (partition_of(hash), format!("{number}=>\r"))).collect();
+        let expected: Vec<(u32, String)> = (0..200)
+            .map(|number| (partition_of(hash), format!("{number}=>\r")))
+            .collect();
         assert_eq!(by_key[key], expected, "the records of key {key:?}");
     }
 }
@@ -98,14 +159,34 @@ async fn a_line_without_the_separator_is_named(cluster: &Cluster) {
     let produce = ["produce", "separated", "--key-separator", ":"];
     let run = cluster.cli_with(&produce, b"a:1\nb:2\nc\nd:4\n".to_vec()).await;
     run.expect(1).names(&["line 3", "\":\"", "2 records were acknowledged"]);
-    let consumed = cluster.cli(&["consume", "separated", "--exit-at-end", "-f", "%k=%v;"]).await.expect(0);
+    let consumed = cluster
+        .cli(&["consume", "separated", "--exit-at-end", "-f", "%k=%v;"])
+        .await
+        .expect(0);
     assert_eq!(consumed.text(), "a=1;b=2;");
 }
 
+/// A topic whose retention keeps records of 1970.
+async fn create_for_old_records(cluster: &Cluster, name: &str) {
+    let create = [
+        "topic",
+        "create",
+        name,
+        "--partitions",
+        "1",
+        "--replicas",
+        "3",
+        "-c",
+        "retention.ms=-1",
+    ];
+    cluster.cli(&create).await.expect(0);
+}
+
 async fn json_lines(cluster: &Cluster) {
-    cluster.create_topic("json", 1, 3).await;
+    create_for_old_records(cluster, "json").await;
+    let headers = json!([{"key": "h", "value": "1"}, {"key": "h", "value_base64": "/w=="}]);
     let records = [
-        json!({"key": "k", "value": "v\n", "timestamp_ms": 1000, "headers": [{"key": "h", "value": "1"}, {"key": "h", "value_base64": "/w=="}]}),
+        json!({"key": "k", "value": "v\n", "timestamp_ms": 1000, "headers": headers}),
         json!({"key_base64": "/wA=", "value": null, "timestamp_ms": 1001}),
         json!({"key": null, "value_base64": "wyg=", "timestamp_ms": 1002}),
         json!({"key": "", "value": "", "timestamp_ms": 1003}),
@@ -113,25 +194,42 @@ async fn json_lines(cluster: &Cluster) {
     let input: String = records.iter().map(|record| format!("{record}\n")).collect();
     let produce = ["produce", "json", "--format", "jsonl"];
     cluster.cli_with(&produce, input.clone().into_bytes()).await.expect(0);
-    let consumed = cluster.cli(&["consume", "json", "--exit-at-end", "-o", "jsonl"]).await.expect(0);
+    let consumed = cluster
+        .cli(&["consume", "json", "--exit-at-end", "-o", "jsonl"])
+        .await
+        .expect(0);
     for (offset, (line, sent)) in lines_of(&consumed.stdout).into_iter().zip(&records).enumerate() {
         let read: Value = serde_json::from_slice(line).expect("each line is JSON");
-        assert_eq!((&read["topic"], &read["partition"], &read["offset"]), (&json!("json"), &json!(0), &json!(offset)));
+        assert_eq!(
+            (&read["topic"], &read["partition"], &read["offset"]),
+            (&json!("json"), &json!(0), &json!(offset))
+        );
         for key in ["key", "key_base64", "value", "value_base64", "timestamp_ms"] {
-            assert_eq!(read.get(key).unwrap_or(&Value::Null), sent.get(key).unwrap_or(&Value::Null), "{key} of {read}");
+            assert_eq!(
+                read.get(key).unwrap_or(&Value::Null),
+                sent.get(key).unwrap_or(&Value::Null),
+                "{key} of {read}"
+            );
         }
         assert_eq!(&read["headers"], sent.get("headers").unwrap_or(&json!([])));
     }
     // What came out goes in again.
     cluster.cli_with(&produce, consumed.stdout.clone()).await.expect(0);
-    let run = cluster.cli_with(&produce, b"{\"value\":\"a\"}\n{\"walue\":\"a\"}\n".to_vec()).await;
+    let run = cluster
+        .cli_with(&produce, b"{\"value\":\"a\"}\n{\"walue\":\"a\"}\n".to_vec())
+        .await;
     run.expect(1).names(&["line 2", "walue"]);
 }
 
 async fn parts_of_a_partition(cluster: &Cluster) {
-    cluster.create_topic("parts", 1, 3).await;
-    let lines: String = (0..10).map(|n| format!("{{\"value\":\"{n}\",\"timestamp_ms\":{}}}\n", n * 1000)).collect();
-    cluster.cli_with(&["produce", "parts", "--format", "jsonl"], lines.into_bytes()).await.expect(0);
+    create_for_old_records(cluster, "parts").await;
+    let lines: String = (0..10)
+        .map(|n| format!("{{\"value\":\"{n}\",\"timestamp_ms\":{}}}\n", n * 1000))
+        .collect();
+    cluster
+        .cli_with(&["produce", "parts", "--format", "jsonl"], lines.into_bytes())
+        .await
+        .expect(0);
     let cases: [(&[&str], &str); 5] = [
         (&["--from", "7"], "7 8 9 "),
         (&["--from", "earliest", "--max", "2"], "0 1 "),
@@ -147,13 +245,34 @@ async fn parts_of_a_partition(cluster: &Cluster) {
 
 async fn exit_codes(cluster: &Cluster) {
     cluster.cli(&["cluster", "health"]).await.expect(0);
-    cluster.cli_with(&["produce", "nowhere"], b"a\n".to_vec()).await.expect(1).names(&["nowhere", "topic create"]);
-    cluster.cli(&["consume", "nowhere", "--exit-at-end"]).await.expect(1).names(&["nowhere"]);
-    cluster.cli(&["consume", "parts", "--no-such-flag"]).await.expect(2).names(&["--no-such-flag"]);
-    cluster.cli(&["consume", "parts", "--from", "yesterday"]).await.expect(2).names(&["yesterday"]);
+    cluster
+        .cli_with(&["produce", "nowhere"], b"a\n".to_vec())
+        .await
+        .expect(1)
+        .names(&["nowhere", "topic create"]);
+    cluster
+        .cli(&["consume", "nowhere", "--exit-at-end"])
+        .await
+        .expect(1)
+        .names(&["nowhere"]);
+    cluster
+        .cli(&["consume", "parts", "--no-such-flag"])
+        .await
+        .expect(2)
+        .names(&["--no-such-flag"]);
+    cluster
+        .cli(&["consume", "parts", "--from", "yesterday"])
+        .await
+        .expect(2)
+        .names(&["yesterday"]);
     let nobody = ["--brokers", "127.0.0.1:1", "cluster", "health"];
     cluster.cli(&nobody).await.expect(3).names(&["127.0.0.1:1"]);
     let listed = cluster.cli(&["topic", "ls", "-o", "json"]).await.expect(0).json();
-    let names: Vec<&str> = listed.as_array().expect("a listing is an array").iter().filter_map(|t| t["name"].as_str()).collect();
+    let names: Vec<&str> = listed
+        .as_array()
+        .expect("a listing is an array")
+        .iter()
+        .filter_map(|t| t["name"].as_str())
+        .collect();
     assert!(names.contains(&"parts"), "{names:?}");
 }

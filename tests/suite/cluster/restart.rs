@@ -49,10 +49,20 @@ async fn one_node_is_a_cluster() {
 async fn five_nodes_survive_the_death_of_two() {
     let mut cluster = Cluster::start(5).await;
     cluster.create_topic("orders", 5, 5).await;
-    let brokers = cluster.admin().await.describe_cluster().await.expect("a broker answers").brokers;
+    let brokers = cluster
+        .admin()
+        .await
+        .describe_cluster()
+        .await
+        .expect("a broker answers")
+        .brokers;
     let voters = brokers.iter().filter(|broker| broker.metadata_role.as_str() == "voter");
     assert_eq!(voters.count(), 5);
-    assert_eq!(brokers.iter().map(|broker| broker.leaders).collect::<Vec<_>>(), [1; 5], "leaders are not spread");
+    assert_eq!(
+        brokers.iter().map(|broker| broker.leaders).collect::<Vec<_>>(),
+        [1; 5],
+        "leaders are not spread"
+    );
     cluster.kill(1);
     cluster.kill(4);
     let lines: String = (0..50).map(|number| format!("key {number}\t{number}\n")).collect();

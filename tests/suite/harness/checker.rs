@@ -96,7 +96,10 @@ impl History {
             if index > 0 && offset != self.found[index - 1].0 + 1 {
                 faults.push(format!("gap: {offset} comes after {}", self.found[index - 1].0));
             }
-            if let Some(last) = last_of.insert(value.writer, value.number).filter(|last| *last > value.number) {
+            if let Some(last) = last_of
+                .insert(value.writer, value.number)
+                .filter(|last| *last > value.number)
+            {
                 faults.push(format!("inversion: {value:?} at {offset} comes after number {last}"));
             }
             if matches!(self.sent.get(&value), None | Some(Outcome::Refused)) {
@@ -121,6 +124,7 @@ impl History {
     }
 }
 
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -152,18 +156,33 @@ mod tests {
 
     #[test]
     fn what_is_as_it_must_be_has_no_fault() {
-        assert_eq!(check(sent(), &[(10, 0), (11, 1), (12, 2), (13, 3)]), Vec::<String>::new());
+        assert_eq!(
+            check(sent(), &[(10, 0), (11, 1), (12, 2), (13, 3)]),
+            Vec::<String>::new()
+        );
     }
 
     #[test]
     fn each_fault_is_told() {
-        assert_told(&check(sent(), &[(10, 0), (11, 1), (12, 2)]), "lost: Value { writer: 1, number: 3 }");
-        assert_told(&check(sent(), &[(11, 1), (12, 2), (13, 3)]), "lost: Value { writer: 1, number: 0 }, seen");
-        assert_told(&check(sent(), &[(10, 0), (11, 1), (12, 2), (13, 3), (14, 1)]), "duplicate");
+        assert_told(
+            &check(sent(), &[(10, 0), (11, 1), (12, 2)]),
+            "lost: Value { writer: 1, number: 3 }",
+        );
+        assert_told(
+            &check(sent(), &[(11, 1), (12, 2), (13, 3)]),
+            "lost: Value { writer: 1, number: 0 }, seen",
+        );
+        assert_told(
+            &check(sent(), &[(10, 0), (11, 1), (12, 2), (13, 3), (14, 1)]),
+            "duplicate",
+        );
         assert_told(&check(sent(), &[(10, 0), (11, 2), (12, 1), (13, 3)]), "inversion");
         assert_told(&check(sent(), &[(10, 0), (12, 1), (13, 2), (14, 3)]), "misplaced");
         assert_told(&check(sent(), &[(10, 0), (12, 1), (13, 2), (14, 3)]), "gap");
-        assert_told(&check(sent(), &[(10, 0), (11, 1), (12, 2), (13, 3), (14, 9)]), "invented");
+        assert_told(
+            &check(sent(), &[(10, 0), (11, 1), (12, 2), (13, 3), (14, 9)]),
+            "invented",
+        );
     }
 
     #[test]

@@ -31,7 +31,11 @@ impl Run {
     #[track_caller]
     pub fn names(self, words: &[&str]) -> Run {
         for word in words {
-            assert!(self.stderr.contains(word), "stderr does not name {word:?}:\n{}", self.stderr);
+            assert!(
+                self.stderr.contains(word),
+                "stderr does not name {word:?}:\n{}",
+                self.stderr
+            );
         }
         self
     }

@@ -2,18 +2,25 @@
 
 use std::path::PathBuf;
 use std::process::ExitStatus;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use jangada_client::{Admin, BrokerId, Client, ClientConfig, NewTopic, PartitionState};
 use rustix::process::Signal;
 use tempfile::TempDir;
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::cli::{self, Run};
-use super::node::{Addresses, Node};
+use super::node::{self, Addresses, Node};
+use super::wait::LOOK_INTERVAL;
 use super::{WAIT, eventually};
 
 /// Clusters live one at a time.
-static TURN: Mutex<()> = Mutex::new(());
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// Waits for the turn to start one, for a test that does so by itself.
+pub async fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().await
+}
 
 /// How often a start is tried again with other ports, when somebody else took one in the moment between.
 const START_ATTEMPTS: usize = 3;
@@ -42,8 +49,7 @@ impl Cluster {
 
     /// The same with other settings.
     pub async fn start_with(nodes: u32, options: Options) -> Cluster {
-        // A test that failed while it had its turn left nothing behind.
-        let mut turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turn = turn().await;
         for _ in 0..START_ATTEMPTS {
             let mut cluster = Cluster::written(nodes, &options.sections, turn);
             if options.stopped {
@@ -54,7 +60,7 @@ impl Cluster {
                 cluster.healthy().await;
                 return cluster;
             }
-            turn = cluster.give_up();
+            turn = cluster.give_up().await;
         }
         panic!("a port was taken each of {START_ATTEMPTS} times");
     }
@@ -81,13 +87,16 @@ impl Cluster {
     async fn formed(&mut self) -> bool {
         for index in 0..self.nodes.len() {
             let ready = eventually("all nodes are ready", WAIT, || {
-                let crashed = self.nodes.iter_mut().find_map(|node| Some((node.crashed()?, node.log_tail())));
-                let node = &self.nodes[index];
+                let crashed = self
+                    .nodes
+                    .iter_mut()
+                    .find_map(|node| Some((node.crashed()?, node.log_tail())));
+                let http = self.nodes[index].addresses.http.clone();
                 async move {
                     match crashed {
                         Some((_, log)) if log.contains("in use") => Some(false),
                         Some((status, log)) => panic!("a node ended with {status}:\n{log}"),
-                        None => node.ready().await.ok().map(|()| true),
+                        None => node::ready(&http).await.ok().map(|()| true),
                     }
                 }
             })
@@ -100,9 +109,9 @@ impl Cluster {
     }
 
     /// Ends what runs, and lets go of the turn for another attempt.
-    fn give_up(self) -> MutexGuard<'static, ()> {
+    async fn give_up(self) -> MutexGuard<'static, ()> {
         drop(self);
-        TURN.lock().unwrap_or_else(PoisonError::into_inner)
+        turn().await
     }
 
     /// The ids of all nodes.
@@ -112,7 +121,10 @@ impl Cluster {
 
     /// The node of this id.
     pub fn node(&self, id: u32) -> &Node {
-        self.nodes.iter().find(|node| node.id == id).expect("a node of this cluster")
+        self.nodes
+            .iter()
+            .find(|node| node.id == id)
+            .expect("a node of this cluster")
     }
 
     fn node_mut(&mut self, id: u32) -> &mut Node {
@@ -182,7 +194,7 @@ impl Cluster {
     pub async fn ready(&self, id: u32) {
         let node = self.node(id);
         eventually(&format!("node {id} is ready"), WAIT, || async {
-            node.ready().await.ok()
+            node::ready(&node.addresses.http).await.ok()
         })
         .await;
     }
@@ -194,13 +206,20 @@ impl Cluster {
         }
         let client = self.client().await;
         let count = self.nodes.len();
-        eventually("the cluster is healthy", WAIT, || async {
-            let cluster = client.admin().describe_cluster().await.ok()?;
-            let all = cluster.brokers.len() == count && cluster.brokers.iter().all(|broker| broker.alive);
-            let well = cluster.leaderless_partitions == 0 && cluster.under_replicated_partitions == 0;
-            (all && well).then_some(())
-        })
-        .await;
+        let mut last = None;
+        let deadline = Instant::now() + WAIT;
+        while Instant::now() < deadline {
+            if let Ok(cluster) = client.admin().describe_cluster().await {
+                let all = cluster.brokers.len() == count && cluster.brokers.iter().all(|broker| broker.alive);
+                if all && cluster.leaderless_partitions == 0 && cluster.under_replicated_partitions == 0 {
+                    return;
+                }
+                last = Some(cluster);
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        let partitions = client.admin().describe_partitions(None).await;
+        panic!("not healthy after {WAIT:?}: {last:#?}\n{partitions:#?}");
     }
 
     /// A client that knows all nodes.
@@ -280,4 +299,3 @@ impl Drop for Cluster {
         self.kill_all();
     }
 }
-

@@ -12,11 +12,11 @@ pub mod cli;
 mod cluster;
 mod input;
 mod node;
-mod ports;
+pub mod ports;
 pub mod raw;
 mod wait;
 
 pub use checker::{History, Outcome, Value};
-pub use cluster::{Cluster, Options};
+pub use cluster::{Cluster, Options, turn};
 pub use input::{awkward_lines, lines_of};
 pub use wait::{WAIT, eventually};

@@ -173,22 +173,25 @@ check_interval_ms = 250
 
     /// Whether the process ended by itself, which it should not.
     pub fn crashed(&mut self) -> Option<ExitStatus> {
-        let status = self.child.as_mut()?.try_wait().expect("our own child can be waited for")?;
+        let status = self
+            .child
+            .as_mut()?
+            .try_wait()
+            .expect("our own child can be waited for")?;
         self.child = None;
         Some(status)
     }
-
-    /// Asks `/readyz`; `Err` has what it answered, or why it did not.
-    pub async fn ready(&self) -> Result<(), String> {
-        match tokio::time::timeout(LOOK_TIMEOUT, get(&self.addresses.http, "/readyz")).await {
-            Ok(Ok(answer)) if answer.starts_with("HTTP/1.1 200 ") => Ok(()),
-            Ok(Ok(answer)) => Err(answer),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("no answer".to_owned()),
-        }
-    }
 }
 
+/// Asks `/readyz` at this address; `Err` has what it answered, or why it did not.
+pub async fn ready(http: &str) -> Result<(), String> {
+    match tokio::time::timeout(LOOK_TIMEOUT, get(http, "/readyz")).await {
+        Ok(Ok(answer)) if answer.starts_with("HTTP/1.1 200 ") => Ok(()),
+        Ok(Ok(answer)) => Err(answer),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("no answer".to_owned()),
+    }
+}
 
 /// One HTTP request, the whole answer as text.
 async fn get(address: &str, path: &str) -> std::io::Result<String> {

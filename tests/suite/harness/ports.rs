@@ -17,9 +17,26 @@ pub fn free() -> u16 {
     for _ in 0..COUNT {
         let at = start.wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed)) % COUNT;
         let port = u16::try_from(FIRST + at).expect("the range ends below 65536");
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if is_free(port) {
             return port;
         }
     }
     panic!("no free port from {FIRST} on");
+}
+
+/// A port for `jangada up --port`: those of all kinds of this many nodes are free.
+pub fn free_for_up(nodes: u16) -> u16 {
+    let all_free = |port: u16| {
+        [0, 40, 80]
+            .iter()
+            .all(|kind| (0..nodes).all(|node| is_free(port + kind + node)))
+    };
+    (0..COUNT)
+        .map(|_| free())
+        .find(|port| all_free(*port))
+        .expect("there are enough free ports")
+}
+
+fn is_free(port: u16) -> bool {
+    TcpListener::bind(("127.0.0.1", port)).is_ok()
 }

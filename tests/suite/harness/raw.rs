@@ -1,5 +1,7 @@
 //! Calls below the client: one broker, one request, what it answers.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use bytes::Bytes;
 use jangada_proto::v1::log_service_client::LogServiceClient;
 use jangada_proto::v1::produce_request::Payload;
@@ -41,13 +43,18 @@ pub struct Producer {
 /// One batch of these values.
 pub fn batch(producer: Option<Producer>, values: &[&[u8]]) -> Bytes {
     let mut builder = BatchBuilder::new(Codec::None);
+    // Old records would be dropped as the topic's retention says.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
+    let now_ms = i64::try_from(now.as_millis()).expect("it is before the year 292 million");
     for value in values {
-        builder.append(1_000, None, Some(value), []).expect("it fits into a batch");
+        builder
+            .append(now_ms, None, Some(value), [])
+            .expect("it fits into a batch");
     }
     if let Some(Producer { id, epoch, sequence }) = producer {
         builder.producer(ProducerId(id), ProducerEpoch(epoch), Sequence(sequence));
     }
-    builder.build().expect("it is a batch")
+    builder.build()
 }
 
 /// One produce call.
@@ -67,7 +74,10 @@ pub async fn produce(
 
 /// `ErrorInfo.reason` of an error; empty without one.
 pub fn reason(status: &Status) -> String {
-    status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
+    status
+        .get_details_error_info()
+        .map(|info| info.reason)
+        .unwrap_or_default()
 }
 
 /// A value of `ErrorInfo.metadata`.
@@ -81,7 +91,11 @@ pub fn assert_refused<T: std::fmt::Debug>(answer: Result<T, Status>, expected: &
     let status = answer.expect_err(expected);
     assert_eq!(reason(&status), expected, "{status:?}");
     for name in named {
-        assert!(status.message().contains(name), "{expected} does not name {name:?}: {}", status.message());
+        assert!(
+            status.message().contains(name),
+            "{expected} does not name {name:?}: {}",
+            status.message()
+        );
     }
     status
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 pub const WAIT: Duration = Duration::from_secs(60);
 
 /// Between two looks.
-const LOOK_INTERVAL: Duration = Duration::from_millis(25);
+pub const LOOK_INTERVAL: Duration = Duration::from_millis(25);
 
 /// Looks until there is something to see; gives it. Panics with `what` after `within`.
 pub async fn eventually<T, F>(what: &str, within: Duration, mut look: impl FnMut() -> F) -> T

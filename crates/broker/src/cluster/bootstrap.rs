@@ -352,6 +352,8 @@ impl Bootstrap {
     /// group, proposes the first command. Also finds the other brokers while the image does not name them yet.
     /// Returns when the image does.
     pub async fn complete(&self, metadata: &Metadata) -> Result<(), BootstrapError> {
+        // Seeds of another cluster, or other brokers with this id, are noticed before anything is served.
+        self.probe_seeds().await?;
         let mut image = metadata.watch();
         let bound = self
             .bound

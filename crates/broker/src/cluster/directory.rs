@@ -54,7 +54,10 @@ pub enum DirectoryError {
         source: io::Error,
     },
     /// It belongs to somebody else.
-    #[error("data directory {} belongs to broker {found}, but the settings say broker {expected}: correct broker_id or data_dir", path.display())]
+    #[error(
+        "data directory {} belongs to broker {found}, but the settings say broker {expected}: correct broker_id or data_dir",
+        path.display()
+    )]
     OtherBroker {
         /// The directory.
         path: PathBuf,
@@ -81,7 +84,8 @@ pub enum DirectoryError {
     },
     /// The store that was there is gone.
     #[error(
-        "data directory {} has lost its store: this broker must not go on with an empty one under its old identity. Restore it, or run `jangada cluster \
+        "data directory {} has lost its store: this broker must not go on with an empty one under its old identity. \
+         Restore it, or run `jangada cluster \
          replace-broker {broker}` on another broker, empty the directory and start again", path.display()
     )]
     StoreLost {

@@ -279,7 +279,8 @@ impl Partition {
             PartitionReply::UnknownProducer => RequestError::new(
                 Reason::UnknownProducer,
                 format!(
-                    "partition {name}: nothing is remembered of this producer, which expires when it is silent; begin again with a new epoch and sequence 0"
+                    "partition {name}: nothing is remembered of this producer, which expires when it is silent; begin again \
+                     with a new epoch and sequence 0"
                 ),
             ),
             PartitionReply::Appended { .. } | PartitionReply::LogStart(_) | PartitionReply::LogStartMoved(_) => {
@@ -298,7 +299,8 @@ impl Partition {
             StoreCondition::Healthy => Ok(()),
             StoreCondition::DiskLow { free, reserve } => {
                 let message = format!(
-                    "partition {}: its leader's disk has {free} bytes free, below the reserve of {reserve}; reading goes on, free space or trim topics",
+                    "partition {}: its leader's disk has {free} bytes free, below the reserve of {reserve}; reading goes on, \
+                     free space or trim topics",
                     self.name
                 );
                 Err(RequestError::new(Reason::DiskFull, message)

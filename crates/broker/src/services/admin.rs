@@ -276,7 +276,10 @@ async fn await_leaders(node: &Arc<Node>, name: &str, version: u64) -> Result<(),
         None => Ok(()),
         Some((broker, _)) => Err(RequestError::new(
             Reason::LeaderNotAvailable,
-            format!("topic {name:?} exists, but broker {broker} does not know all its leaders after {CREATED_WITHIN:?}; see `jangada cluster health`"),
+            format!(
+                "topic {name:?} exists, but broker {broker} does not know all its leaders after {CREATED_WITHIN:?}; \
+                 see `jangada cluster health`"
+            ),
         )
         .unknown()),
     }

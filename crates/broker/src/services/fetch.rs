@@ -224,8 +224,10 @@ impl Pusher {
             return Ok(false);
         };
         self.partition.await_bytes(self.offset, 1, STREAM_WAIT).await?;
-        let bytes = self.node.room_to_fetch(self.max_bytes).await;
+        let mut room_taken = self.node.room_to_fetch(self.max_bytes).await;
         let fetched = self.partition.read(self.offset, self.max_bytes).await?;
+        // What was not needed goes back at once: many streams may wait with a small response each.
+        drop(room_taken.split(self.max_bytes.saturating_sub(fetched.batches.len())));
         if fetched.batches.is_empty() {
             return Ok(true);
         }
@@ -233,7 +235,7 @@ impl Pusher {
         let next_offset = fetched.next_offset;
         let fetch = response(fetched, self.offset, self.form)?;
         self.offset = next_offset;
-        room.send((Ok(FetchStreamResponse { fetch: Some(fetch) }), Some(bytes)));
+        room.send((Ok(FetchStreamResponse { fetch: Some(fetch) }), Some(room_taken)));
         Ok(true)
     }
 }

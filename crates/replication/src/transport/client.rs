@@ -302,7 +302,10 @@ impl RaftNetworkV2<TypeConfig> for Network {
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = tokio::time::timeout(SNAPSHOT_TIMEOUT, send) => match sent {
                 Ok(vote) => Ok(SnapshotResponse::new(vote?)),
-                Err(_) => Err(unreachable(format!("broker {} did not take the snapshot within {SNAPSHOT_TIMEOUT:?}", self.target.broker)).into()),
+                Err(_) => {
+                    let broker = self.target.broker;
+                    Err(unreachable(format!("broker {broker} did not take the snapshot within {SNAPSHOT_TIMEOUT:?}")).into())
+                }
             },
         }
     }

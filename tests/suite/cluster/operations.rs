@@ -1,0 +1,140 @@
+//! What operators do: hand leaderships over, stop a node, replace one that lost its disk.
+
+use crate::harness::{Cluster, WAIT, eventually};
+
+const TOPIC: &str = "orders";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaderships_are_handed_over() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.create_topic(TOPIC, 3, 3).await;
+    for to in cluster.ids() {
+        let run = cluster
+            .cli(&["partition", "transfer-leader", TOPIC, "1", "--to", &to.to_string()])
+            .await
+            .expect(0);
+        assert!(run.stderr.is_empty() || !run.stderr.contains("error"), "{}", run.stderr);
+        assert_eq!(cluster.leader(TOPIC, 1).await, to);
+        cluster
+            .cli_with(&["produce", TOPIC, "--partition", "1"], b"a\n".to_vec())
+            .await
+            .expect(0);
+    }
+    let run = cluster
+        .cli(&["partition", "transfer-leader", TOPIC, "1", "--to", "9"])
+        .await;
+    run.expect(1).names(&["9", "cluster info"]);
+
+    // SIGTERM: no partition waits for an election, and the node ends with 0.
+    let leader = cluster.leader(TOPIC, 1).await;
+    let epoch = cluster.partition(TOPIC, 1).await.leader_epoch;
+    let status = cluster.stop(leader).await;
+    assert_eq!(status.code(), Some(0), "{}", cluster.node(leader).log_tail());
+    for partition in 0..3 {
+        let state = cluster.partition(TOPIC, partition).await;
+        assert_ne!(
+            state.leader_id.map(jangada_client::BrokerId::get),
+            Some(leader),
+            "the stopped node leads"
+        );
+    }
+    assert!(cluster.partition(TOPIC, 1).await.leader_epoch > epoch);
+    assert!(
+        cluster.node(leader).log().to_lowercase().contains("leader"),
+        "{}",
+        cluster.node(leader).log_tail()
+    );
+    cluster
+        .cli_with(&["produce", TOPIC, "--partition", "1"], b"a\n".to_vec())
+        .await
+        .expect(0);
+    cluster
+        .cli(&["cluster", "health"])
+        .await
+        .expect(3)
+        .names(&[&format!("broker {leader}")]);
+    cluster.restart(leader);
+    cluster.healthy().await;
+    let consumed = cluster.cli(&["consume", TOPIC, "--exit-at-end"]).await.expect(0);
+    assert_eq!(consumed.text(), "a\n".repeat(4));
+    cluster.cli(&["cluster", "health", "--wait", "30"]).await.expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_lost_its_disk_is_replaced() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.create_topic(TOPIC, 3, 3).await;
+    let lines: String = (0..3000)
+        .map(|number| format!("key {}\t{number}\n", number % 100))
+        .collect();
+    let produce = ["produce", TOPIC, "--key-separator", "\\t"];
+    cluster.cli_with(&produce, lines.clone().into_bytes()).await.expect(0);
+    cluster.stop(3).await;
+    std::fs::remove_dir_all(cluster.node(3).data()).expect("the directory is ours");
+
+    cluster.restart(3);
+    let status = cluster.ended(3).await;
+    assert_eq!(status.code(), Some(1));
+    assert!(
+        cluster.node(3).log().contains("replace-broker 3"),
+        "{}",
+        cluster.node(3).log_tail()
+    );
+    cluster
+        .cli(&["cluster", "replace-broker", "3"])
+        .await
+        .expect(2)
+        .names(&["--yes"]);
+    // Refused as long as it may be running; that it is not is known after two seconds.
+    let replace = ["cluster", "replace-broker", "3", "--yes"];
+    eventually("the broker's death is known", WAIT, || async {
+        let run = cluster.cli(&replace).await;
+        assert!(
+            run.code == Some(0) || run.stderr.contains("is running"),
+            "{}",
+            run.stderr
+        );
+        (run.code == Some(0)).then_some(())
+    })
+    .await;
+    cluster.restart(3);
+    cluster.healthy().await;
+    let info = cluster.cli(&["cluster", "info", "-o", "json"]).await.expect(0).json();
+    let incarnation = info["brokers"][2]["incarnation"].clone();
+    assert_eq!(incarnation, 2, "{info}");
+
+    // It has everything: alone with one other it is the majority, and it serves as the leader.
+    for partition in ["0", "1", "2"] {
+        cluster
+            .cli(&["partition", "transfer-leader", TOPIC, partition, "--to", "3"])
+            .await
+            .expect(0);
+    }
+    cluster.kill(1);
+    let admin = cluster.admin().await;
+    eventually("node 3 leads all partitions", WAIT, || async {
+        let states = admin.describe_partitions(Some(TOPIC)).await.ok()?;
+        let all = states
+            .iter()
+            .all(|state| state.leader_id.is_some_and(|id| id.get() == 3));
+        all.then_some(())
+    })
+    .await;
+    let consumed = cluster
+        .cli(&["consume", TOPIC, "--exit-at-end", "-f", "%k\\t%v\\n"])
+        .await
+        .expect(0);
+    let sorted = |text: &str| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort_unstable();
+        lines
+    };
+    assert!(
+        sorted(&consumed.text()) == sorted(&lines),
+        "{} of 3000 lines came back",
+        consumed.text().lines().count()
+    );
+    cluster.cli_with(&produce, b"k\tv\n".to_vec()).await.expect(0);
+    cluster.restart(1);
+    cluster.healthy().await;
+}

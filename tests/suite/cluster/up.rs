@@ -1,0 +1,87 @@
+//! `jangada up` and `down`: three processes in the background, with their data, again and again.
+
+use std::path::PathBuf;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::cli::{self, Run};
+use crate::harness::{ports, turn};
+
+/// A cluster that `up` starts. Dropping it kills what runs of it.
+struct Demo {
+    folder: tempfile::TempDir,
+    port: u16,
+}
+
+impl Demo {
+    async fn run(&self, args: &[&str], input: &[u8]) -> Run {
+        cli::run(&[format!("127.0.0.1:{}", self.port)], args, input.to_vec()).await
+    }
+
+    async fn up(&self) -> Run {
+        let (dir, port) = (self.dir(), self.port.to_string());
+        let args = ["up", "--nodes", "3", "--dir", &dir, "--port", &port, "--detach"];
+        self.run(&args, b"").await.expect(0)
+    }
+
+    fn dir(&self) -> String {
+        self.folder.path().to_str().expect("the path is text").to_owned()
+    }
+
+    /// The processes that are said to run.
+    fn pids(&self) -> Vec<Pid> {
+        let file = |node: u32| PathBuf::from(self.dir()).join(format!("node-{node}/pid"));
+        let read = |node| {
+            std::fs::read_to_string(file(node))
+                .ok()?
+                .trim()
+                .parse()
+                .ok()
+                .and_then(Pid::from_raw)
+        };
+        (1..=3).filter_map(read).collect()
+    }
+
+    fn kill(&self) -> usize {
+        let killed = self.pids().into_iter().map(|pid| kill_process(pid, Signal::KILL));
+        killed.filter(Result::is_ok).count()
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn up_starts_a_cluster_again_with_its_data() {
+    let _turn = turn().await;
+    let demo = Demo {
+        folder: tempfile::tempdir().expect("a temporary folder"),
+        port: ports::free_for_up(3),
+    };
+    let dir = demo.dir();
+    let told = demo.up().await;
+    let told = format!("{}{}", told.text(), told.stderr);
+    assert!(
+        told.contains("produce") && told.contains("consume"),
+        "it does not say what to do next: {told}"
+    );
+    let create = ["topic", "create", "orders", "--partitions", "3", "--replicas", "3"];
+    demo.run(&create, b"").await.expect(0);
+    demo.run(&["produce", "orders"], b"a\n").await.expect(0);
+
+    // After a kill, after a stop, and when it runs already.
+    assert_eq!(demo.kill(), 3);
+    demo.up().await;
+    let consume = ["consume", "orders", "--exit-at-end"];
+    assert_eq!(demo.run(&consume, b"").await.expect(0).text(), "a\n");
+    demo.run(&["down", "--dir", &dir], b"").await.expect(0);
+    demo.run(&["cluster", "health"], b"").await.expect(3);
+    demo.up().await;
+    assert_eq!(demo.run(&consume, b"").await.expect(0).text(), "a\n");
+    demo.run(&["cluster", "health", "--wait", "30"], b"").await.expect(0);
+    demo.run(&["down", "--dir", &dir], b"").await.expect(0);
+    assert_eq!(demo.pids(), [], "it leaves process ids of dead nodes");
+}
