@@ -342,6 +342,11 @@ async fn observe(
         registry.leaders.observed(id, seen.term, known_leader(&registry, seen));
         if before.ready != seen.ready || (seen.ready && before.term != seen.term) {
             let term = if seen.ready { seen.term } else { before.term };
+            if seen.ready {
+                tracing::info!(group = %id, term, "leading");
+            } else {
+                tracing::info!(group = %id, term, "not leading any more");
+            }
             registry
                 .announce(vec![GroupLeader {
                     group_id: id.get(),

@@ -129,6 +129,11 @@ impl Tail {
         }
     }
 
+    /// Whether anything that was queued at or before `position` is still in memory.
+    fn holds_through(&self, position: u64) -> bool {
+        self.entries.front().is_some_and(|held| held.position <= position)
+    }
+
     fn released(&self, held: Option<Held>) {
         let held = held.expect("checked by the caller");
         self.budget.used.fetch_sub(entry_bytes(&held.entry), Relaxed);
@@ -145,13 +150,19 @@ impl Drop for Tail {
 pub(crate) struct Evictor {
     budget: Arc<TailBudget>,
     written: VecDeque<(Arc<Group>, u64)>,
+    /// At this length it is looked through for what purges have taken from memory already.
+    sweep_at: usize,
 }
+
+/// Fewer notes than this are never worth looking through.
+const SWEEP_MIN: usize = 4096;
 
 impl Evictor {
     pub(crate) fn new(budget: Arc<TailBudget>) -> Self {
         Self {
             budget,
             written: VecDeque::new(),
+            sweep_at: SWEEP_MIN,
         }
     }
 
@@ -164,9 +175,14 @@ impl Evictor {
     pub(crate) fn run(&mut self) {
         while self.budget.exceeded() {
             let Some((group, position)) = self.written.pop_front() else {
-                return;
+                break;
             };
             group.lock().tail.evict_through(position);
+        }
+        if self.written.len() >= self.sweep_at {
+            self.written
+                .retain(|(group, position)| group.lock().tail.holds_through(*position));
+            self.sweep_at = (self.written.len() * 2).max(SWEEP_MIN);
         }
     }
 }

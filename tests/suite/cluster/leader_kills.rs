@@ -209,7 +209,14 @@ async fn every_acknowledged_record_is_there_exactly_once_in_order() {
                 .iter()
                 .find(|(sent, _)| sent > killed)
                 .expect("it was waited for");
-            failovers.push(answered.duration_since(*killed));
+            let took = answered.duration_since(*killed);
+            if took > FAILOVER_P99 {
+                println!(
+                    "slow: partition {partition}, killed {:?} after the first kill: {took:?}",
+                    killed.duration_since(kills[0].0)
+                );
+            }
+            failovers.push(took);
         }
     }
     for (partition, offset, value) in reader.await.expect("the reader did not fail") {

@@ -4,6 +4,7 @@ mod bad_input;
 mod bootstrap;
 mod failover;
 mod fsync;
+mod golden_data;
 mod idempotence;
 mod leader_kills;
 mod operations;

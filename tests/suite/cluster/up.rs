@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::cli::{self, Run};
-use crate::harness::{ports, turn};
+use crate::harness::{WAIT, eventually, ports, turn};
 
 /// A cluster that `up` starts. Dropping it kills what runs of it.
 struct Demo {
@@ -73,7 +73,17 @@ async fn up_starts_a_cluster_again_with_its_data() {
     demo.run(&["produce", "orders"], b"a\n").await.expect(0);
 
     // After a kill, after a stop, and when it runs already.
+    let pids = demo.pids();
     assert_eq!(demo.kill(), 3);
+    // A dead process has no command line, whether or not its parent has noticed.
+    let is_gone = |pid: &Pid| {
+        let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()));
+        line.map_or(true, |line| line.is_empty())
+    };
+    eventually("the killed nodes are gone", WAIT, || async {
+        pids.iter().all(is_gone).then_some(())
+    })
+    .await;
     demo.up().await;
     let consume = ["consume", "orders", "--exit-at-end"];
     assert_eq!(demo.run(&consume, b"").await.expect(0).text(), "a\n");

@@ -11,10 +11,10 @@ settings! {
             heartbeat_ms: u64 = 200, range(20, 10_000);
             /// The shortest time without a heartbeat after which a follower may stand for election, milliseconds. At
             /// least twice `heartbeat_ms`.
-            election_timeout_min_ms: u64 = 500, range(50, 60_000);
+            election_timeout_min_ms: u64 = 400, range(50, 60_000);
             /// The longest such time, milliseconds; also the leader's lease. Above `election_timeout_min_ms`, so that
-            /// followers rarely stand at once.
-            election_timeout_max_ms: u64 = 700, range(60, 120_000);
+            /// followers rarely stand at once: two of three that do elect nobody, and wait again.
+            election_timeout_max_ms: u64 = 900, range(60, 120_000);
         }
         sections {}
     }
