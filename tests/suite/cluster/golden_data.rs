@@ -1,8 +1,8 @@
 //! A data directory that an earlier build wrote must be read by every later one: `tests/golden/data/v1.tar.gz`.
 //!
-//! It is that of a single broker that was killed, so that part of it is only in the write-ahead log: topic `golden` with two partitions, the lines
-//! of [`LINES`] on partition 0 (zstd), [`TRIMMED`] of them dropped, one line on partition 1. `record` makes it anew, when the format changes on
-//! purpose: `JANGADA_BLESS=1 make test FILTER=golden_data`.
+//! It is that of a single broker that was killed, so that part of it is only in the write-ahead log: topic `golden` with two
+//! partitions, the lines of [`LINES`] on partition 0 (zstd), [`TRIMMED`] of them dropped, one line on partition 1. [`record`]
+//! makes it anew, when the format changes on purpose: `JANGADA_BLESS=1 make test FILTER=golden_data`.
 
 use std::path::PathBuf;
 use std::process::Command;
