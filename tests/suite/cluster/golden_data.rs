@@ -29,8 +29,8 @@ fn tar(arguments: &[&str]) {
 
 async fn stopped() -> Cluster {
     let options = Options {
-        sections: SECTIONS.to_owned(),
         stopped: true,
+        ..Options::default()
     };
     Cluster::start_with(1, options).await
 }

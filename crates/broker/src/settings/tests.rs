@@ -162,11 +162,11 @@ fn wrong_types_and_syntax_name_their_line() {
 #[test]
 fn bounds_and_relations_are_checked_with_their_place() {
     let text =
-        format!("{MINIMAL}[raft]\nheartbeat_ms = 300\nelection_timeout_max_ms = 400\n[storage]\nread_threads = 0\n");
+        format!("{MINIMAL}[raft]\nheartbeat_ms = 300\nelection_timeout_max_ms = 350\n[storage]\nread_threads = 0\n");
     let refusal = Scenario::new(&text).refused();
     for expected in [
-        "`raft.election_timeout_min_ms` is 500, must be at least twice raft.heartbeat_ms (300)",
-        "`raft.election_timeout_max_ms` is 400, must be above raft.election_timeout_min_ms (500)",
+        "`raft.election_timeout_min_ms` is 400, must be at least twice raft.heartbeat_ms (300)",
+        "`raft.election_timeout_max_ms` is 350, must be above raft.election_timeout_min_ms (400)",
         "(jangada.toml:6)",
         "`storage.read_threads` is 0, must be 1 to 64 (jangada.toml:8)",
     ] {
