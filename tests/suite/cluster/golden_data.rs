@@ -11,8 +11,6 @@ use crate::harness::{Cluster, Options};
 
 const LINES: usize = 500;
 const TRIMMED: usize = 7;
-const SECTIONS: &str =
-    "[storage]\nmemtable_bytes = 1048576\nmemtables_bytes = 4194304\nwal_bytes = 4194304\nwal_recycled_files = 0\n";
 
 fn archive() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/data/v1.tar.gz")
