@@ -7,7 +7,9 @@ mod health;
 mod layout;
 mod processes;
 
+use std::io;
 use std::net::TcpListener;
+use std::thread;
 use std::time::Duration;
 
 use jangada_broker::settings::{BrokerSettings, Layers};
@@ -122,10 +124,29 @@ fn prepare(directory: &ClusterDir, plan: ClusterPlan) -> Result<Vec<Node>> {
     Ok(nodes)
 }
 
+/// A node that was killed a moment ago gives its ports back only when the last of its threads has ended.
+const PORT_TRIES: u32 = 40;
+/// Between two tries.
+const PORT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Binds the address and lets it go again.
+fn try_port(address: &str) -> io::Result<()> {
+    let mut tries = 1;
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < PORT_TRIES => {
+                tries += 1;
+                thread::sleep(PORT_PAUSE);
+            }
+            other => return other.map(drop),
+        }
+    }
+}
+
 /// Fails if a node that is to start cannot have one of its addresses.
 fn check_ports(id: u16, addresses: &[(&str, String); 3]) -> Result<()> {
     for (key, address) in addresses {
-        if let Err(error) = TcpListener::bind(address) {
+        if let Err(error) = try_port(address) {
             let message =
                 format!("node {id} cannot listen on {address} (listeners.{key}): {error}; no node was started");
             let hint = "stop what uses the port (`ss -ltnp` tells), `jangada down --dir DIR` if it is another cluster, \
