@@ -35,6 +35,7 @@ async fn seeds_that_die_while_forming_never_make_two_clusters() {
         moments.sort_unstable();
         let mut passed = Duration::ZERO;
         for (at, id) in moments {
+            // A random moment is what is tested.
             tokio::time::sleep(at - passed).await;
             passed = at;
             cluster.kill(id);

@@ -175,6 +175,7 @@ async fn every_acknowledged_record_is_there_exactly_once_in_order() {
             .filter(|state| state.leader_id.is_some_and(|id| id.get() == victim));
         let led: Vec<u32> = led.map(|state| state.partition).collect();
         let pause = Duration::from_millis(rand::rng().random_range(0..200));
+        // A random moment is what is tested.
         tokio::time::sleep(pause).await;
         cluster.kill(victim);
         let killed = Instant::now();

@@ -180,6 +180,7 @@ async fn what_is_fetched_ahead_is_bounded() {
     let mut consumer = client.consumer(config).expect("good settings");
     consumer.assign_topic("t", StartAt::Earliest).await.expect("assigned");
     let mut all = read(&mut consumer, 1).await;
+    // That nothing more is fetched has no moment at which it is true: this is the time that it would need to be false.
     tokio::time::sleep(Duration::from_millis(300)).await;
     let ahead = cluster.state().fetched_bytes;
     assert!(

@@ -233,6 +233,7 @@ async fn a_full_buffer_makes_send_wait() {
         let producer = producer.clone();
         async move { send(&producer, 0, 0..1000).await }
     });
+    // That it does not end has no moment at which it is true: this is the time that it would need to end.
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(!sending.is_finished(), "a thousand records do not fit");
     cluster.thaw();
