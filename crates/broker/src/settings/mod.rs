@@ -41,4 +41,4 @@ pub use reference::markdown_reference;
 pub use retention::RetentionSettings;
 pub use schema::{Bound, Key, Kind, Section, Setting};
 pub use shutdown::ShutdownSettings;
-pub use storage::StorageSettings;
+pub use storage::{DirectIo, StorageSettings};

@@ -4,8 +4,33 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jangada_storage::StoreOptions;
+use serde::{Deserialize, Serialize};
 
-use super::Problem;
+use super::{Kind, Problem, Setting};
+
+/// When files are written past the page cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DirectIo {
+    /// Where the file system can do that.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+}
+
+impl Setting for DirectIo {
+    fn kind(&self) -> Kind {
+        Kind::Text
+    }
+
+    fn show(&self) -> String {
+        match self {
+            DirectIo::Auto => "\"auto\"".to_owned(),
+            DirectIo::Off => "\"off\"".to_owned(),
+        }
+    }
+}
 
 settings! {
     /// Memory and disk of the store. One store serves all partitions of a broker; its memory is bounded by the sum of
@@ -23,10 +48,10 @@ settings! {
             block_cache_bytes: u64 = 67_108_864, range(1_048_576, 68_719_476_736);
             /// Total size of the write-ahead log, bytes; bounds what a restart after a crash replays. At least
             /// `memtable_bytes`.
-            wal_bytes: u64 = 536_870_912, range(1_048_576, 17_179_869_184);
+            wal_bytes: u64 = 268_435_456, range(1_048_576, 17_179_869_184);
             /// Old files of the write-ahead log that are kept to be written over, which makes a sync faster than in a
             /// fresh file.
-            wal_recycled_files: u32 = 4, range(0, 64);
+            wal_recycled_files: u32 = 5, range(0, 64);
             /// Log entries from this size on go to blob files, so that compaction does not move them, bytes.
             blob_bytes_min: u64 = 2_048, range(0, 1_048_576);
             /// Size of a blob file, bytes. Small ones mostly hold one partition and go as a whole when it is purged.
@@ -35,6 +60,10 @@ settings! {
             open_files_max: u32 = 2_000, range(64, 1_000_000);
             /// The least time between two rounds that give back the space of purged records, milliseconds.
             reclaim_interval_ms: u64 = 5_000, range(100, 3_600_000);
+            /// Whether flushes and compactions write past the page cache: where the file system can do that (`auto`), or
+            /// never (`off`). With `off` the newest records that do not fit into `tail_bytes` are read from the page
+            /// cache, and writing costs about twice the CPU.
+            direct_io: DirectIo = DirectIo::Auto, one_of(&["auto", "off"]);
             /// Free space to keep on the disk, bytes. Below it, producing is refused with DISK_FULL while reading goes
             /// on.
             disk_reserve_bytes: u64 = 1_073_741_824, range(0, 1_099_511_627_776);
@@ -60,6 +89,7 @@ impl StorageSettings {
             blob_file_bytes: self.blob_file_bytes,
             block_cache_bytes: size(self.block_cache_bytes),
             open_files_max: i32::try_from(self.open_files_max).expect("the bound is below 2^31"),
+            direct_io: self.direct_io == DirectIo::Auto,
             reclaim_interval: Duration::from_millis(self.reclaim_interval_ms),
             ..StoreOptions::new(directory)
         }
