@@ -37,6 +37,15 @@ pub const RECORDS_PER_BATCH_MAX: i32 = 1 << 20;
 /// recognise a duplicate. Kafka's number.
 pub const PRODUCER_BATCHES_IN_FLIGHT_MAX: usize = 5;
 
+/// Idempotent producers that a partition remembers. When one more writes, the one whose last append lies furthest back
+/// in the log is forgotten. More than the streams that a broker has open by default, so that only producers that are
+/// gone are forgotten; few enough that the table, about 140 bytes each, stays far smaller than the log between two
+/// checkpoints.
+///
+/// This number is part of what an append means: each replica forgets by it when it applies the log, and all must
+/// forget alike. Another number needs another kind of command.
+pub const PRODUCERS_PER_PARTITION_MAX: usize = 10_000;
+
 /// How long a produce request waits for the quorum when it does not say, milliseconds.
 pub const PRODUCE_TIMEOUT_MS_DEFAULT: u32 = 10_000;
 

@@ -20,6 +20,7 @@ use bytes::{Bytes, BytesMut};
 use jangada_replication::{Group, Proposal, ProposeError, ReadError};
 use jangada_storage::{Store, StoreCondition};
 use jangada_types::batch::{self, TimestampType};
+use jangada_types::limits::PRODUCERS_PER_PARTITION_MAX;
 use jangada_types::{LeaderEpoch, Offset, PartitionIndex, Reason, TopicConfig};
 use parking_lot::RwLock;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -279,8 +280,8 @@ impl Partition {
             PartitionReply::UnknownProducer => RequestError::new(
                 Reason::UnknownProducer,
                 format!(
-                    "partition {name}: nothing is remembered of this producer, which expires when it is silent; begin again \
-                     with a new epoch and sequence 0"
+                    "partition {name}: nothing is remembered of this producer: it was silent for too long, or \
+                     {PRODUCERS_PER_PARTITION_MAX} others have written since; begin again with a new epoch and sequence 0"
                 ),
             ),
             PartitionReply::Appended { .. } | PartitionReply::LogStart(_) | PartitionReply::LogStartMoved(_) => {

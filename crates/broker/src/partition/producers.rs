@@ -2,12 +2,15 @@
 //!
 //! Judged in log order, by every replica alike, from nothing but the batch and the time that its leader wrote into
 //! the command (KIP-98, KIP-360).
+//!
+//! At most [`PRODUCERS_PER_PARTITION_MAX`] are remembered: when one more writes, the one whose last append lies furthest
+//! back in the log is forgotten. By offset and not by time, so that no clock decides and no two are equal.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Buf, BufMut, BytesMut};
 use jangada_replication::RestoreError;
-use jangada_types::limits::PRODUCER_BATCHES_IN_FLIGHT_MAX;
+use jangada_types::limits::{PRODUCER_BATCHES_IN_FLIGHT_MAX, PRODUCERS_PER_PARTITION_MAX};
 use jangada_types::{BatchHeader, Offset, ProducerEpoch, ProducerId, Sequence};
 
 /// A batch that was appended.
@@ -50,6 +53,14 @@ pub(crate) enum Verdict {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Producers {
     by_id: BTreeMap<ProducerId, Producer>,
+    /// The same producers by the last offset of their last batch: who has been silent longest comes first.
+    by_last_offset: BTreeMap<Offset, ProducerId>,
+}
+
+impl Producer {
+    fn last(&self) -> &Appended {
+        self.batches.back().expect("a producer is remembered for a batch")
+    }
 }
 
 impl Producers {
@@ -87,12 +98,7 @@ impl Producers {
                 last_offset: batch.last_offset,
             };
         }
-        let last = producer
-            .batches
-            .back()
-            .expect("a producer is remembered for a batch")
-            .last_sequence;
-        let expected = last.advance(1);
+        let expected = producer.last().last_sequence.advance(1);
         if header.base_sequence == expected {
             return Verdict::Append;
         }
@@ -111,6 +117,12 @@ impl Producers {
             last_append_ms: now_ms,
             batches: VecDeque::with_capacity(PRODUCER_BATCHES_IN_FLIGHT_MAX),
         };
+        if let Some(known) = self.by_id.get(&header.producer_id) {
+            self.by_last_offset.remove(&known.last().last_offset);
+        } else if self.by_id.len() >= PRODUCERS_PER_PARTITION_MAX {
+            self.forget_most_silent();
+        }
+        self.by_last_offset.insert(last_offset, header.producer_id);
         let producer = self.by_id.entry(header.producer_id).or_insert_with(fresh);
         // Sequence 0 that does not follow by wrapping begins anew: a producer that was forgotten.
         let follows = producer
@@ -132,10 +144,24 @@ impl Producers {
         });
     }
 
+    /// A table that an earlier build wrote may hold more.
+    fn forget_most_silent(&mut self) {
+        while self.by_id.len() >= PRODUCERS_PER_PARTITION_MAX {
+            let (_, id) = self.by_last_offset.pop_first().expect("each producer is in both maps");
+            self.by_id.remove(&id);
+        }
+    }
+
     /// Forgets who has been silent for too long.
     pub fn expire(&mut self, now_ms: i64, expiration_ms: i64) {
-        self.by_id
-            .retain(|_, p| now_ms.saturating_sub(p.last_append_ms) <= expiration_ms);
+        let by_last_offset = &mut self.by_last_offset;
+        self.by_id.retain(|_, producer| {
+            let stays = now_ms.saturating_sub(producer.last_append_ms) <= expiration_ms;
+            if !stays {
+                by_last_offset.remove(&producer.last().last_offset);
+            }
+            stays
+        });
     }
 
     /// `count u32`, then per producer `id i64 | epoch i16 | last append i64 | batches u8 | per batch: first, last
@@ -159,12 +185,12 @@ impl Producers {
     /// The reverse of [`Producers::encode`].
     pub fn decode(input: &mut &[u8]) -> Result<Self, RestoreError> {
         let damaged = |_| RestoreError("the producer table is damaged".into());
-        let mut by_id = BTreeMap::new();
+        let mut producers = Self::default();
         for _ in 0..input.try_get_u32().map_err(damaged)? {
             let id = ProducerId(input.try_get_i64().map_err(damaged)?);
             let epoch = ProducerEpoch(input.try_get_i16().map_err(damaged)?);
             let last_append_ms = input.try_get_i64().map_err(damaged)?;
-            let mut batches = VecDeque::new();
+            let mut batches: VecDeque<Appended> = VecDeque::new();
             for _ in 0..input.try_get_u8().map_err(damaged)? {
                 batches.push_back(Appended {
                     base_sequence: Sequence(input.try_get_i32().map_err(damaged)?),
@@ -173,19 +199,23 @@ impl Producers {
                     last_offset: Offset(input.try_get_i64().map_err(damaged)?),
                 });
             }
-            if batches.is_empty() {
+            let Some(last) = batches.back() else {
                 return Err(RestoreError("the producer table is damaged".into()));
-            }
-            by_id.insert(
-                id,
-                Producer {
-                    epoch,
-                    last_append_ms,
-                    batches,
-                },
-            );
+            };
+            producers.by_last_offset.insert(last.last_offset, id);
+            let producer = Producer {
+                epoch,
+                last_append_ms,
+                batches,
+            };
+            producers.by_id.insert(id, producer);
         }
-        Ok(Self { by_id })
+        if producers.by_id.len() != producers.by_last_offset.len() {
+            return Err(RestoreError(
+                "two producers of a table have the same last offset".into(),
+            ));
+        }
+        Ok(producers)
     }
 }
 
@@ -321,5 +351,90 @@ mod tests {
         assert_eq!(Producers::decode(&mut input).unwrap(), log.producers);
         assert!(input.is_empty());
         assert!(Producers::decode(&mut &out[..out.len() - 1]).is_err());
+    }
+
+    const MOST: i64 = PRODUCERS_PER_PARTITION_MAX as i64;
+
+    #[test]
+    fn one_producer_too_many_makes_the_most_silent_one_unknown() {
+        let mut log = Log::new();
+        for id in 0..MOST {
+            assert_eq!(log.append(&header(id, 0, 0, 1), 0), Verdict::Append);
+        }
+        // Not the lowest id and not the oldest time: who wrote last counts.
+        assert_eq!(log.append(&header(0, 0, 1, 1), -5), Verdict::Append);
+        assert_eq!(log.append(&header(MOST, 0, 0, 1), 0), Verdict::Append);
+        assert_eq!(log.producers.by_id.len(), PRODUCERS_PER_PARTITION_MAX);
+        assert_eq!(log.append(&header(1, 0, 1, 1), 0), Verdict::Unknown);
+        assert_eq!(log.append(&header(0, 0, 2, 1), 0), Verdict::Append);
+        assert_eq!(log.append(&header(2, 0, 1, 1), 0), Verdict::Append);
+        // It begins again at 0, which puts out the next one.
+        assert_eq!(log.append(&header(1, 1, 0, 1), 0), Verdict::Append);
+        assert_eq!(log.append(&header(3, 0, 1, 1), 0), Verdict::Unknown);
+        // A refused batch puts nobody out.
+        assert_eq!(log.append(&header(4, 0, 1, 1), 0), Verdict::Append);
+    }
+
+    #[test]
+    fn the_number_of_producers_is_part_of_the_format() {
+        assert_eq!(
+            PRODUCERS_PER_PARTITION_MAX, 10_000,
+            "replicas would forget differently: a change needs another kind of command"
+        );
+    }
+
+    #[test]
+    fn a_larger_table_of_an_earlier_build_shrinks_with_the_next_producer() {
+        let mut log = Log::new();
+        for id in 0..MOST {
+            log.append(&header(id, 0, 0, 1), 0);
+        }
+        let mut out = BytesMut::new();
+        log.producers.encode(&mut out);
+        // Three more, as they stood there.
+        for id in MOST..MOST + 3 {
+            out.put_i64(id);
+            out.put_i16(0);
+            out.put_i64(0);
+            out.put_u8(1);
+            out.put_i32(0);
+            out.put_i32(0);
+            out.put_i64(id);
+            out.put_i64(id);
+        }
+        out[..4].copy_from_slice(&u32::try_from(MOST + 3).unwrap().to_be_bytes());
+        log.producers = Producers::decode(&mut &out[..]).unwrap();
+        log.next = MOST + 3;
+        assert_eq!(log.append(&header(MOST + 3, 0, 0, 1), 0), Verdict::Append);
+        assert_eq!(log.producers.by_id.len(), PRODUCERS_PER_PARTITION_MAX);
+        assert_eq!(log.append(&header(3, 0, 1, 1), 0), Verdict::Unknown);
+        assert_eq!(log.append(&header(4, 0, 1, 1), 0), Verdict::Append);
+    }
+
+    #[test]
+    fn a_table_that_was_saved_and_loaded_forgets_like_one_that_was_not() {
+        // Any run of appends, with a replica that restarts after each stretch of them.
+        let mut seed = 1u64;
+        let mut random = |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) % below
+        };
+        let (mut log, mut restarted) = (Log::new(), Log::new());
+        let mut next = BTreeMap::<i64, i32>::new();
+        for step in 0..60_000_u32 {
+            let id = i64::try_from(random(12_000)).unwrap();
+            let sequence = *next.get(&id).unwrap_or(&0);
+            let now_ms = i64::from(step / 100);
+            let verdict = log.append(&header(id, 0, sequence, 1), now_ms);
+            assert_eq!(restarted.append(&header(id, 0, sequence, 1), now_ms), verdict);
+            next.insert(id, if verdict == Verdict::Append { sequence + 1 } else { 0 });
+            if step.is_multiple_of(7_000) {
+                let mut out = BytesMut::new();
+                restarted.producers.encode(&mut out);
+                restarted.producers = Producers::decode(&mut &out[..]).unwrap();
+            }
+        }
+        assert_eq!(log.producers, restarted.producers);
+        assert_eq!(log.producers.by_id.len(), log.producers.by_last_offset.len());
     }
 }
