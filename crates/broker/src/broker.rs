@@ -34,6 +34,7 @@ use crate::partition::Shared;
 use crate::partitions::Partitions;
 use crate::seams::Seams;
 use crate::services::admin::Admin;
+use crate::pool::Pool;
 use crate::services::internal::Internal;
 use crate::services::log::Log;
 use crate::services::metadata::MetadataOf;
@@ -281,14 +282,14 @@ impl Broker {
     ) -> Result<(), RunError> {
         let settings = &self.settings;
         let usize_of = |bytes: u64| usize::try_from(bytes).expect("usize has 64 bits");
-        let metrics = Metrics::new();
         let shared = Arc::new(Shared {
-            store: store.clone(),
+            store,
             clock: self.seams.clock.clone(),
-            metrics: metrics.clone(),
+            metrics: Metrics::new(),
             inflight: Arc::new(Semaphore::new(usize_of(settings.limits.produce_inflight_bytes))),
             inflight_per_partition: usize_of(settings.limits.produce_inflight_bytes_per_partition),
-            read_pool: Arc::new(Semaphore::new(settings.storage.read_threads as usize)),
+            read_pool: Pool::new(settings.storage.read_threads as usize),
+            compute: Pool::of_processors(),
             producer_expiration_ms: i64::try_from(settings.produce.producer_expiration_ms).unwrap_or(i64::MAX),
         });
         let partitions = Arc::new(Partitions::default());
@@ -296,9 +297,8 @@ impl Broker {
             settings.clone(),
             metadata.clone(),
             partitions.clone(),
-            metrics,
             self.seams.clone(),
-            store,
+            shared.clone(),
             self.stop.subscribe(),
         ));
         let reconciler = tokio::spawn(Reconciler::new(metadata, partitions.clone(), shared).run());

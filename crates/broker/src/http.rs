@@ -36,7 +36,7 @@ async fn readyz(State(node): State<NodeWatch>) -> (StatusCode, String) {
 
 /// Ready: the metadata is caught up, this broker has all replicas that it is to have, and each knows its leader.
 pub(crate) fn not_ready(node: &Node) -> Option<String> {
-    if *node.stopping().borrow() {
+    if node.refuse_when_stopping().is_err() {
         return Some("the broker is shutting down".into());
     }
     if let StoreCondition::Fenced(cause) = node.store().condition() {

@@ -20,6 +20,7 @@ mod metrics;
 mod node;
 mod partition;
 mod partitions;
+mod pool;
 mod seams;
 mod services;
 pub mod settings;

@@ -7,14 +7,16 @@ use jangada_controller::Command;
 use jangada_controller::Reply;
 use jangada_replication::Registry;
 use jangada_storage::Store;
+use jangada_types::limits::PLAIN_BYTES_MAX;
 use jangada_types::{BrokerId, GroupId, ProducerEpoch, ProducerId, Reason};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::cluster::metadata::Metadata;
 use crate::error::RequestError;
 use crate::metrics::Metrics;
-use crate::partition::Partition;
+use crate::partition::{Partition, Shared};
 use crate::partitions::{Partitions, Target};
+use crate::pool::Pool;
 use crate::seams::Seams;
 use crate::settings::BrokerSettings;
 
@@ -33,7 +35,7 @@ pub(crate) struct Node {
     pub partitions: Arc<Partitions>,
     pub metrics: Arc<Metrics>,
     pub seams: Seams,
-    store: Arc<dyn Store>,
+    shared: Arc<Shared>,
     /// True: this broker stops; streams end, new requests are refused.
     stopping: watch::Receiver<bool>,
     /// Produce and fetch streams that may be open at once.
@@ -49,9 +51,8 @@ impl Node {
         settings: BrokerSettings,
         metadata: Metadata,
         partitions: Arc<Partitions>,
-        metrics: Arc<Metrics>,
         seams: Seams,
-        store: Arc<dyn Store>,
+        shared: Arc<Shared>,
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let streams = Arc::new(Semaphore::new(settings.limits.streams_max as usize));
@@ -62,9 +63,9 @@ impl Node {
             settings,
             metadata,
             partitions,
-            metrics,
+            metrics: shared.metrics.clone(),
             seams,
-            store,
+            shared,
             stopping,
             streams,
             fetch_bytes,
@@ -77,24 +78,36 @@ impl Node {
     }
 
     pub fn store(&self) -> &Arc<dyn Store> {
-        &self.store
+        &self.shared.store
+    }
+
+    /// Packing, unpacking and checking of batches.
+    pub fn compute(&self) -> &Pool {
+        &self.shared.compute
     }
 
     pub fn broker(&self) -> BrokerId {
         self.registry().identity().broker
     }
 
-    /// Ends when the broker begins to stop.
-    pub fn stopping(&self) -> watch::Receiver<bool> {
-        self.stopping.clone()
+    /// Returns when the broker begins to stop; with what a request that still waits is told then.
+    pub async fn stopping(&self) -> RequestError {
+        let mut stopping = self.stopping.clone();
+        // An error: the sender is gone, so the broker has stopped.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+        self.shutting_down()
     }
 
     pub fn refuse_when_stopping(&self) -> Result<(), RequestError> {
         if *self.stopping.borrow() {
-            let message = format!("broker {} is shutting down: go to another one", self.broker());
-            return Err(RequestError::new(Reason::ShuttingDown, message).retry_after(LEADER_RETRY));
+            return Err(self.shutting_down());
         }
         Ok(())
+    }
+
+    fn shutting_down(&self) -> RequestError {
+        let message = format!("broker {} is shutting down: go to another one", self.broker());
+        RequestError::new(Reason::ShuttingDown, message).retry_after(LEADER_RETRY)
     }
 
     /// The partition's replica here, leading and ready. Waits a moment for an election or an opening that is under
@@ -171,14 +184,21 @@ impl Node {
         }
     }
 
-    /// Waits until the bytes of one response may be read into memory; they count until the permit is dropped.
-    pub async fn room_to_fetch(&self, max_bytes: usize) -> OwnedSemaphorePermit {
-        let permits = u32::try_from(max_bytes).expect("a fetch is at most 16 MiB");
-        self.fetch_bytes
-            .clone()
-            .acquire_many_owned(permits)
-            .await
-            .expect("the budget is never closed")
+    /// Waits until so many bytes may be read into memory, or until the broker begins to stop. They count until the
+    /// permit is dropped.
+    pub async fn room_to_fetch(&self, bytes: usize) -> Result<OwnedSemaphorePermit, RequestError> {
+        let permits = u32::try_from(bytes).expect("a response is at most 24 MiB");
+        tokio::select! {
+            biased;
+            room = self.fetch_bytes.clone().acquire_many_owned(permits) => Ok(room.expect("the budget is never closed")),
+            refused = self.stopping() => Err(refused),
+        }
+    }
+
+    /// Bytes of records in the plain form that one response may carry.
+    pub fn plain_bytes_max(&self) -> usize {
+        let budget = usize::try_from(self.settings.limits.fetch_inflight_bytes).expect("usize has 64 bits");
+        PLAIN_BYTES_MAX.min(budget)
     }
 
     /// An id that no producer had, with epoch 0.

@@ -64,6 +64,15 @@ pub const FETCH_WAIT_MS_MAX: u32 = 60_000;
 /// Credit of a fetch stream that does not say, bytes.
 pub const FETCH_CREDIT_BYTES_DEFAULT: u64 = 8 * MIB as u64;
 
+/// What a record in the plain form counts for beside its key, value and headers, bytes: what it takes in memory.
+pub const PLAIN_RECORD_BYTES: usize = 128;
+
+/// What a header of such a record counts for beside its key and value, bytes.
+pub const PLAIN_HEADER_BYTES: usize = 64;
+
+/// Bytes of records in the plain form that one response carries. A batch that unpacks to more comes in several.
+pub const PLAIN_BYTES_MAX: usize = FETCH_BYTES_MAX + BATCH_BYTES_MAX;
+
 /// Room for a message's other fields beside its payload, bytes.
 pub const MESSAGE_OVERHEAD_BYTES: usize = 64 * KIB;
 
@@ -112,6 +121,7 @@ const _: () = {
         "the largest batch can be sent"
     );
     assert!(FETCH_BYTES_MAX + MESSAGE_OVERHEAD_BYTES <= RESPONSE_BYTES_MAX);
+    assert!(PLAIN_BYTES_MAX + MESSAGE_OVERHEAD_BYTES <= RESPONSE_BYTES_MAX);
     assert!(PRODUCE_TIMEOUT_MS_DEFAULT <= PRODUCE_TIMEOUT_MS_MAX);
     assert!(SEGMENT_BYTES_MIN <= SEGMENT_BYTES_DEFAULT && SEGMENT_BYTES_DEFAULT <= SEGMENT_BYTES_MAX);
 };

@@ -4,13 +4,14 @@
 //! pool, a bounded number at once. Either way the batches are copied once, one after the other, into the response,
 //! where base offset and epoch are patched into their headers.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use jangada_storage::{IndexEntry, LogEntry, StoreError};
-use jangada_types::batch::{self, BatchIter, decode_records};
+use jangada_types::batch::{self, BatchIter, Records};
 use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
-use jangada_types::{LeaderEpoch, Offset, Reason};
+use jangada_types::{BatchError, LeaderEpoch, Offset, Reason};
 
 use super::Partition;
 use crate::error::RequestError;
@@ -119,16 +120,8 @@ impl Partition {
         high_watermark: Offset,
         max_bytes: usize,
     ) -> Result<(Bytes, Offset), RequestError> {
-        let permit = self
-            .shared
-            .read_pool
-            .clone()
-            .acquire_owned()
-            .await
-            .expect("the pool is never closed");
         let (store, group) = (self.shared.store.clone(), self.group.id());
-        let read = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
+        let read = move || {
             let mut rows = rows_within(store.index_at_or_after(group, offset, ROWS_MAX)?, max_bytes);
             keep_below(&mut rows, high_watermark);
             let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
@@ -140,16 +133,14 @@ impl Partition {
                 max_bytes.max(first.size_bytes as usize),
             )?;
             Ok::<_, StoreError>(assemble(&rows, &entries))
-        });
-        let failed = |cause: String| {
-            RequestError::new(
-                Reason::Internal,
-                format!("partition {}: reading failed: {cause}", self.name),
-            )
         };
-        read.await
-            .map_err(|error| failed(error.to_string()))?
-            .map_err(|error| failed(error.to_string()))
+        let read = self.shared.read_pool.run(read).await?;
+        read.map_err(|error| self.reading_failed(&error))
+    }
+
+    fn reading_failed(&self, cause: &dyn Display) -> RequestError {
+        let message = format!("partition {}: reading failed: {cause}", self.name);
+        RequestError::new(Reason::Internal, message)
     }
 
     /// The first record whose timestamp is at or after `timestamp_ms`: its offset and timestamp.
@@ -158,49 +149,39 @@ impl Partition {
         let mut from = self.view.log_start();
         loop {
             let high_watermark = self.view.high_watermark();
-            let permit = self
-                .shared
-                .read_pool
-                .clone()
-                .acquire_owned()
-                .await
-                .expect("the pool is never closed");
             let (store, group) = (self.shared.store.clone(), self.group.id());
-            let search = tokio::task::spawn_blocking(move || {
-                let _permit = permit;
-                store.index_by_timestamp(group, from, timestamp_ms)
-            });
-            let failed = |cause: String| {
-                RequestError::new(
-                    Reason::Internal,
-                    format!("partition {}: the search by time failed: {cause}", self.name),
-                )
-            };
-            let row = search
-                .await
-                .map_err(|error| failed(error.to_string()))?
-                .map_err(|error| failed(error.to_string()))?;
+            let search = move || store.index_by_timestamp(group, from, timestamp_ms);
+            let row = self.shared.read_pool.run(search).await?;
+            let row = row.map_err(|error| self.reading_failed(&error))?;
             let Some(row) = row.filter(|row| row.last_offset < high_watermark) else {
                 return Ok(None);
             };
             let (batches, _) = self
                 .read_stored(row.base_offset.max(from), high_watermark, row.size_bytes as usize)
                 .await?;
-            for batch in BatchIter::new(batches) {
-                let (_, batch) = batch.map_err(|error| failed(error.to_string()))?;
-                let records =
-                    decode_records(&batch, DECOMPRESSED_BYTES_MAX).map_err(|error| failed(error.to_string()))?;
-                let found = records
-                    .iter()
-                    .find(|r| r.timestamp_ms >= timestamp_ms && r.offset >= self.view.log_start());
-                if let Some(record) = found {
-                    return Ok(Some((record.offset, record.timestamp_ms)));
-                }
+            let log_start = self.view.log_start();
+            let find = move || first_at(batches, timestamp_ms, log_start);
+            let found = self.shared.compute.run(find).await?;
+            if let Some(found) = found.map_err(|error| self.reading_failed(&error))? {
+                return Ok(Some(found));
             }
             // The records of that batch with such a time lie below the log start.
             from = Offset(row.last_offset.get() + 1);
         }
     }
+}
+
+/// The first record of these batches at or after a time and at or above the log start.
+fn first_at(batches: Bytes, timestamp_ms: i64, log_start: Offset) -> Result<Option<(Offset, i64)>, BatchError> {
+    for batch in BatchIter::new(batches) {
+        for record in Records::new(&batch?.1, DECOMPRESSED_BYTES_MAX)? {
+            let record = record?;
+            if record.timestamp_ms >= timestamp_ms && record.offset >= log_start {
+                return Ok(Some((record.offset, record.timestamp_ms)));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Leaves out what was applied after the high watermark was looked at: rows are there a moment before it moves.

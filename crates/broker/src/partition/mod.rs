@@ -20,16 +20,16 @@ use bytes::{Bytes, BytesMut};
 use jangada_replication::{Group, Proposal, ProposeError, ReadError};
 use jangada_storage::{Store, StoreCondition};
 use jangada_types::batch::{self, TimestampType};
-use jangada_types::limits::PRODUCERS_PER_PARTITION_MAX;
-use jangada_types::{LeaderEpoch, Offset, PartitionIndex, Reason, TopicConfig};
+use jangada_types::limits::{DECOMPRESSED_BYTES_MAX, PRODUCERS_PER_PARTITION_MAX};
+use jangada_types::{BatchHeader, Codec, LeaderEpoch, Offset, PartitionIndex, Reason, TopicConfig};
 use parking_lot::RwLock;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::command::{PartitionCommand, PartitionReply};
-pub(crate) use self::fetch::Fetched;
 pub(crate) use self::machine::{PartitionMachine, View, epoch_of};
 use crate::error::RequestError;
 use crate::metrics::Metrics;
+use crate::pool::{Pool, SMALL_BYTES};
 use crate::seams::WallClock;
 
 /// After this time a producer that was turned away for lack of room should try again.
@@ -63,7 +63,9 @@ pub(crate) struct Shared {
     pub inflight: Arc<Semaphore>,
     pub inflight_per_partition: usize,
     /// Reads that may wait for the disk at once.
-    pub read_pool: Arc<Semaphore>,
+    pub read_pool: Pool,
+    /// Packing, unpacking and checking of batches.
+    pub compute: Pool,
     pub producer_expiration_ms: i64,
 }
 
@@ -190,10 +192,9 @@ impl Partition {
         self.leader_epoch()?;
         self.check_disk()?;
         let config = self.config();
-        batch::validate(&batch, &config.batch_limits()).map_err(|error| self.refuse(error.into()))?;
+        let header = batch::validate(&batch, &config.batch_limits()).map_err(|error| self.refuse(error.into()))?;
         if config.full_validation {
-            batch::validate_records(&batch, jangada_types::limits::DECOMPRESSED_BYTES_MAX)
-                .map_err(|error| self.refuse(error.into()))?;
+            self.validate_records(&header, &batch).await?;
         }
         let permits = [
             self.reserve(&self.inflight, batch.len(), Reason::PartitionBusy)?,
@@ -257,6 +258,17 @@ impl Partition {
     }
 
     fn refused(&self, reply: PartitionReply) -> RequestError {
+    async fn validate_records(&self, header: &BatchHeader, batch: &Bytes) -> Result<(), RequestError> {
+        let valid = if batch.len() <= SMALL_BYTES && matches!(header.attributes.codec(), Ok(Codec::None)) {
+            batch::validate_records(batch, DECOMPRESSED_BYTES_MAX)
+        } else {
+            let batch = batch.clone();
+            let validate = move || batch::validate_records(&batch, DECOMPRESSED_BYTES_MAX);
+            self.shared.compute.run(validate).await?
+        };
+        valid.map_err(|error| self.refuse(error.into()))
+    }
+
         let name = &self.name;
         match reply {
             PartitionReply::OutOfOrder { expected } => RequestError::new(
@@ -290,7 +302,8 @@ impl Partition {
         }
     }
 
-    fn refuse(&self, mut error: RequestError) -> RequestError {
+    /// Says in an error which partition it is about.
+    pub fn refuse(&self, mut error: RequestError) -> RequestError {
         error.message = format!("partition {}: {}", self.name, error.message);
         error
     }

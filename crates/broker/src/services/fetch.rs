@@ -8,22 +8,21 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use jangada_proto::v1::fetch_stream_request::Message;
 use jangada_proto::v1::{
-    self, FetchRequest, FetchResponse, FetchStreamRequest, FetchStreamResponse, FetchStreamStart, RecordForm,
+    FetchRequest, FetchResponse, FetchStreamRequest, FetchStreamResponse, FetchStreamStart, RecordForm,
 };
-use jangada_types::batch::{BatchIter, decode_records};
-use jangada_types::limits::{
-    DECOMPRESSED_BYTES_MAX, FETCH_BYTES_DEFAULT, FETCH_CREDIT_BYTES_DEFAULT, FETCH_WAIT_MS_MAX,
-};
+use jangada_types::limits::{FETCH_BYTES_DEFAULT, FETCH_CREDIT_BYTES_DEFAULT, FETCH_WAIT_MS_MAX};
 use jangada_types::{Offset, Reason};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
+use super::plain::{self, Unpacked};
 use super::produce::too_many_streams;
 use crate::error::RequestError;
 use crate::node::Node;
-use crate::partition::{Fetched, Partition};
+use crate::partition::Partition;
 use crate::partitions::find;
+use crate::pool::SMALL_BYTES;
 
 /// What a fetch stream pushes.
 pub(crate) type Pushed = Pin<Box<dyn Stream<Item = Result<FetchStreamResponse, Status>> + Send>>;
@@ -46,14 +45,78 @@ pub(crate) async fn unary(node: &Arc<Node>, request: FetchRequest) -> Result<Fet
         .expect("usize has 64 bits")
         .min(max_bytes);
     let offset = Offset(request.offset);
-    let mut stopping = node.stopping();
     tokio::select! {
         waited = partition.await_bytes(offset, min_bytes, max_wait) => waited?,
-        _ = stopping.wait_for(|stopping| *stopping) => node.refuse_when_stopping()?,
+        refused = node.stopping() => return Err(refused),
     }
-    let _room = node.room_to_fetch(max_bytes).await;
+    let ask = Ask {
+        offset,
+        max_bytes,
+        form,
+    };
+    Ok(read(node, &partition, ask).await?.response)
+}
+
+/// What is to be read.
+#[derive(Clone, Copy)]
+struct Ask {
+    offset: Offset,
+    max_bytes: usize,
+    form: RecordForm,
+}
+
+/// What was read.
+struct Read {
+    response: FetchResponse,
+    /// What it counts for, bytes.
+    bytes: usize,
+    /// Its part of the budget for bytes that were read and not sent.
+    room: OwnedSemaphorePermit,
+}
+
+/// Reads what there is, once there is room for it.
+async fn read(node: &Node, partition: &Partition, ask: Ask) -> Result<Read, RequestError> {
+    let Ask {
+        offset,
+        max_bytes,
+        form,
+    } = ask;
+    let is_plain = form == RecordForm::Plain;
+    let most = node.plain_bytes_max();
+    let wanted = if is_plain { most.max(max_bytes) } else { max_bytes };
+    let mut room = node.room_to_fetch(wanted).await?;
     let fetched = partition.read(offset, max_bytes).await?;
-    response(fetched, offset, form)
+    let mut response = FetchResponse {
+        batches: Bytes::new(),
+        records: Vec::new(),
+        high_watermark: fetched.high_watermark.get(),
+        log_start_offset: fetched.log_start.get(),
+        next_offset: fetched.next_offset.get(),
+        leader_epoch: fetched.epoch.get(),
+    };
+    let bytes = if is_plain && !fetched.batches.is_empty() {
+        let room = plain::Room { asked: max_bytes, most };
+        let unpacked = unpack(node, fetched.batches, offset, room)
+            .await
+            .map_err(|error| partition.refuse(error))?;
+        response.records = unpacked.records;
+        response.next_offset = unpacked.next_offset.get();
+        unpacked.bytes
+    } else {
+        response.batches = fetched.batches;
+        response.batches.len()
+    };
+    // What was not needed goes back at once: many streams may wait with a small response each.
+    drop(room.split(wanted.saturating_sub(bytes)));
+    Ok(Read { response, bytes, room })
+}
+
+/// Unpacks, not on a worker of the runtime when it is much.
+async fn unpack(node: &Node, batches: Bytes, from: Offset, room: plain::Room) -> Result<Unpacked, RequestError> {
+    if batches.len() <= SMALL_BYTES && plain::is_light(&batches) {
+        return plain::unpack(batches, from, room);
+    }
+    node.compute().run(move || plain::unpack(batches, from, room)).await?
 }
 
 fn form(value: i32) -> Result<RecordForm, RequestError> {
@@ -74,43 +137,6 @@ fn max_bytes(node: &Node, asked: u32) -> Result<usize, RequestError> {
     } else {
         asked as usize
     })
-}
-
-fn response(fetched: Fetched, from: Offset, form: RecordForm) -> Result<FetchResponse, RequestError> {
-    let mut response = FetchResponse {
-        batches: Bytes::new(),
-        records: Vec::new(),
-        high_watermark: fetched.high_watermark.get(),
-        log_start_offset: fetched.log_start.get(),
-        next_offset: fetched.next_offset.get(),
-        leader_epoch: fetched.epoch.get(),
-    };
-    if form != RecordForm::Plain {
-        response.batches = fetched.batches;
-        return Ok(response);
-    }
-    for batch in BatchIter::new(fetched.batches) {
-        let (_, batch) = batch?;
-        let records = decode_records(&batch, DECOMPRESSED_BYTES_MAX)?;
-        response
-            .records
-            .extend(records.into_iter().filter(|record| record.offset >= from).map(plain));
-    }
-    Ok(response)
-}
-
-fn plain(record: jangada_types::Record) -> v1::Record {
-    let headers = record.headers.into_iter().map(|header| v1::RecordHeader {
-        key: header.key.to_string(),
-        value: header.value,
-    });
-    v1::Record {
-        key: record.key,
-        value: record.value,
-        headers: headers.collect(),
-        timestamp_ms: Some(record.timestamp_ms),
-        offset: record.offset.get(),
-    }
 }
 
 fn signed(bytes: u64) -> i64 {
@@ -147,9 +173,8 @@ type Push = (Result<FetchStreamResponse, Status>, Option<OwnedSemaphorePermit>);
 struct Pusher {
     node: Arc<Node>,
     partition: Arc<Partition>,
-    offset: Offset,
-    max_bytes: usize,
-    form: RecordForm,
+    /// What is to be read next.
+    ask: Ask,
     /// Bytes; below zero after a response that went over it, as the consumer counts too.
     credit: i64,
 }
@@ -162,9 +187,11 @@ impl Pusher {
         Ok(Self {
             node: node.clone(),
             partition,
-            offset: Offset(start.offset),
-            max_bytes: max_bytes(node, start.max_bytes)?,
-            form: form(start.form)?,
+            ask: Ask {
+                offset: Offset(start.offset),
+                max_bytes: max_bytes(node, start.max_bytes)?,
+                form: form(start.form)?,
+            },
             credit: signed(if start.credit_bytes == 0 {
                 FETCH_CREDIT_BYTES_DEFAULT
             } else {
@@ -180,28 +207,42 @@ impl Pusher {
         _slot: OwnedSemaphorePermit,
     ) {
         let node = self.node.clone();
-        let mut stopping = node.stopping();
-        loop {
-            let pushed = tokio::select! {
+        let stopping = node.stopping();
+        tokio::pin!(stopping);
+        // A read that has begun goes on while credit comes in.
+        let mut reading: Option<Reading> = None;
+        let error = loop {
+            if reading.is_none() && self.credit > 0 {
+                let read = read_next(node.clone(), self.partition.clone(), self.ask, responses.clone());
+                reading = Some(Box::pin(read));
+            }
+            let outcome = tokio::select! {
                 biased;
                 request = requests.message() => match request {
-                    Ok(Some(request)) => self.take(request).map(|()| true),
+                    Ok(Some(request)) => self.take(request),
                     Ok(None) | Err(_) => return,
                 },
-                _ = stopping.wait_for(|stopping| *stopping) => node.refuse_when_stopping().map(|()| true),
-                pushed = self.push(&responses), if self.credit > 0 => pushed,
-            };
-            match pushed {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => {
-                    node.metrics.failed(error.reason);
-                    // The consumer may be gone.
-                    let _ = responses.send((Err(error.into()), None)).await;
-                    return;
+                refused = &mut stopping => Err(refused),
+                read = async { reading.as_mut().expect("it is asked before").await }, if reading.is_some() => {
+                    reading = None;
+                    match read {
+                        Ok(None) => return,
+                        Ok(Some((place, read))) => {
+                            self.push(place, read);
+                            Ok(())
+                        }
+                        Err(error) => Err(error),
+                    }
                 }
+            };
+            if let Err(error) = outcome {
+                break error;
             }
-        }
+        };
+        node.metrics.failed(error.reason);
+        // The consumer may be gone. The place that a read has taken is free again.
+        drop(reading);
+        let _ = responses.send((Err(error.into()), None)).await;
     }
 
     fn take(&mut self, request: FetchStreamRequest) -> Result<(), RequestError> {
@@ -217,25 +258,36 @@ impl Pusher {
         }
     }
 
-    /// Sends what comes next. False: nobody reads. Being dropped while it waits loses nothing.
-    async fn push(&mut self, responses: &mpsc::Sender<Push>) -> Result<bool, RequestError> {
-        // Reads only when there is room to send, so that a consumer that stalls holds one response, not many.
-        let Ok(room) = responses.reserve().await else {
-            return Ok(false);
+    fn push(&mut self, place: mpsc::OwnedPermit<Push>, read: Read) {
+        self.credit = self.credit.saturating_sub(signed(read.bytes as u64));
+        self.ask.offset = Offset(read.response.next_offset);
+        let response = FetchStreamResponse {
+            fetch: Some(read.response),
         };
-        self.partition.await_bytes(self.offset, 1, STREAM_WAIT).await?;
-        let mut room_taken = self.node.room_to_fetch(self.max_bytes).await;
-        let fetched = self.partition.read(self.offset, self.max_bytes).await?;
-        // What was not needed goes back at once: many streams may wait with a small response each.
-        drop(room_taken.split(self.max_bytes.saturating_sub(fetched.batches.len())));
-        if fetched.batches.is_empty() {
-            return Ok(true);
+        place.send((Ok(response), Some(read.room)));
+    }
+}
+
+/// A place to send, and what goes there; nothing when nobody reads any more.
+type Next = Option<(mpsc::OwnedPermit<Push>, Read)>;
+type Reading = Pin<Box<dyn Future<Output = Result<Next, RequestError>> + Send>>;
+
+/// What comes next, as soon as there is anything.
+async fn read_next(
+    node: Arc<Node>,
+    partition: Arc<Partition>,
+    ask: Ask,
+    responses: mpsc::Sender<Push>,
+) -> Result<Next, RequestError> {
+    // Reads only when there is room to send, so that a consumer that stalls holds one response, not many.
+    let Ok(place) = responses.reserve_owned().await else {
+        return Ok(None);
+    };
+    loop {
+        partition.await_bytes(ask.offset, 1, STREAM_WAIT).await?;
+        let read = read(&node, &partition, ask).await?;
+        if read.bytes > 0 {
+            return Ok(Some((place, read)));
         }
-        self.credit = self.credit.saturating_sub(signed(fetched.batches.len() as u64));
-        let next_offset = fetched.next_offset;
-        let fetch = response(fetched, self.offset, self.form)?;
-        self.offset = next_offset;
-        room.send((Ok(FetchStreamResponse { fetch: Some(fetch) }), Some(room_taken)));
-        Ok(true)
     }
 }

@@ -5,5 +5,6 @@ pub(crate) mod fetch;
 pub(crate) mod internal;
 pub(crate) mod log;
 pub(crate) mod metadata;
+mod plain;
 pub(crate) mod produce;
 pub(crate) mod status;

@@ -15,6 +15,7 @@ use jangada_proto::v1::{
 };
 use jangada_types::limits::PRODUCE_TIMEOUT_MS_MAX;
 use jangada_types::{BatchBuilder, BatchHeader, Codec, ProducerId, Reason};
+use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,6 +26,7 @@ use crate::error::RequestError;
 use crate::node::Node;
 use crate::partition::{Admitted, Appended, Partition};
 use crate::partitions::{Target, find};
+use crate::pool::SMALL_BYTES;
 
 /// The answers of a produce stream.
 pub(crate) type Answers = Pin<Box<dyn Stream<Item = Result<ProduceStreamResponse, Status>> + Send>>;
@@ -41,7 +43,7 @@ pub(crate) async fn unary(node: &Arc<Node>, request: ProduceRequest) -> Result<P
     let timeout = timeout(node, request.timeout_ms)?;
     let batch = match request.payload {
         Some(Payload::Batch(batch)) => batch,
-        Some(Payload::Records(records)) => encode(records, node)?,
+        Some(Payload::Records(records)) => encode_apart(records, node).await?,
         None => {
             return Err(RequestError::new(
                 Reason::InvalidRequest,
@@ -141,8 +143,17 @@ async fn check_allocated(node: &Node, id: ProducerId) -> Result<(), RequestError
     ))
 }
 
+/// [`encode`], not on a worker of the runtime when it is much.
+async fn encode_apart(records: PlainRecords, node: &Node) -> Result<Bytes, RequestError> {
+    let now_ms = node.seams.clock.now_ms();
+    if records.encoded_len() <= SMALL_BYTES {
+        return encode(&records, now_ms);
+    }
+    node.compute().run(move || encode(&records, now_ms)).await?
+}
+
 /// Records in the plain form as one batch.
-fn encode(records: PlainRecords, node: &Node) -> Result<Bytes, RequestError> {
+fn encode(records: &PlainRecords, now_ms: i64) -> Result<Bytes, RequestError> {
     if records.records.is_empty() {
         return Err(RequestError::new(
             Reason::InvalidRequest,
@@ -162,7 +173,6 @@ fn encode(records: PlainRecords, node: &Node) -> Result<Bytes, RequestError> {
             ));
         }
     };
-    let now_ms = node.seams.clock.now_ms();
     let mut builder = BatchBuilder::new(codec);
     for record in &records.records {
         let headers = record
@@ -254,12 +264,14 @@ struct Reader {
 
 impl Reader {
     async fn run(mut self, mut requests: Streaming<ProduceStreamRequest>) {
-        let mut stopping = self.node.stopping();
+        let node = self.node.clone();
+        let stopping = node.stopping();
+        tokio::pin!(stopping);
         loop {
             let request = tokio::select! {
                 request = requests.message() => request,
                 // What is in flight is still answered: the lanes go on.
-                _ = stopping.wait_for(|stopping| *stopping) => return,
+                _ = &mut stopping => return,
             };
             let Ok(Some(request)) = request else { return };
             if !self.take(request).await {

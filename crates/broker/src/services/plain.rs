@@ -1,0 +1,235 @@
+//! Records in the plain form: batches unpacked by the broker, for clients that do not know the batch format. Pure.
+
+use bytes::Bytes;
+use jangada_proto::v1;
+use jangada_types::batch::{BatchIter, Records};
+use jangada_types::limits::{DECOMPRESSED_BYTES_MAX, PLAIN_HEADER_BYTES, PLAIN_RECORD_BYTES};
+use jangada_types::{BatchHeader, Codec, Offset, Reason, Record};
+
+use crate::error::RequestError;
+
+const _: () = {
+    assert!(size_of::<v1::Record>() <= PLAIN_RECORD_BYTES);
+    assert!(size_of::<v1::RecordHeader>() <= PLAIN_HEADER_BYTES);
+};
+
+/// How much one response may unpack, bytes as [`record_bytes`] counts them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// A further batch is left out when it would go over this.
+    pub asked: usize,
+    /// The first batch is cut when it goes over this, and goes on in the next response.
+    pub most: usize,
+}
+
+/// The records of one response.
+#[derive(Debug, Default)]
+pub(crate) struct Unpacked {
+    pub records: Vec<v1::Record>,
+    /// Where to go on.
+    pub next_offset: Offset,
+    /// What the records take.
+    pub bytes: usize,
+}
+
+/// Unpacks batches, from the record at `from` on. Needs up to `DECOMPRESSED_BYTES_MAX` beside the result.
+pub(crate) fn unpack(batches: Bytes, from: Offset, room: Room) -> Result<Unpacked, RequestError> {
+    let mut unpacked = Unpacked {
+        next_offset: from,
+        ..Unpacked::default()
+    };
+    for batch in BatchIter::new(batches) {
+        let (header, batch) = batch?;
+        if !unpacked.add(&header, &batch, from, room)? {
+            break;
+        }
+    }
+    Ok(unpacked)
+}
+
+/// Whether unpacking these is little work: nothing is compressed.
+pub(crate) fn is_light(batches: &Bytes) -> bool {
+    let plain = |batch: Result<(BatchHeader, Bytes), _>| {
+        batch.is_ok_and(|(header, _)| matches!(header.attributes.codec(), Ok(Codec::None)))
+    };
+    BatchIter::new(batches.clone()).all(plain)
+}
+
+/// What a record counts for.
+fn record_bytes(record: &v1::Record) -> usize {
+    let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+    let headers = record.headers.iter();
+    PLAIN_RECORD_BYTES
+        + length(&record.key)
+        + length(&record.value)
+        + headers
+            .map(|header| PLAIN_HEADER_BYTES + header.key.len() + length(&header.value))
+            .sum::<usize>()
+}
+
+impl Unpacked {
+    /// False: there is no room for more.
+    fn add(&mut self, header: &BatchHeader, batch: &Bytes, from: Offset, room: Room) -> Result<bool, RequestError> {
+        let is_first = self.records.is_empty();
+        // Unpacked it takes more than packed, so there is no need to look.
+        if !is_first && self.bytes + batch.len() > room.asked {
+            return Ok(false);
+        }
+        let limit = if is_first { room.most } else { room.asked.min(room.most) };
+        let (count, bytes, next_offset) = (self.records.len(), self.bytes, self.next_offset);
+        let mut is_whole = true;
+        let mut has_room = true;
+        for record in Records::new(batch, DECOMPRESSED_BYTES_MAX)? {
+            let record = record?;
+            let offset = record.offset;
+            if offset < from {
+                is_whole = false;
+                continue;
+            }
+            let record = plain(record);
+            let record_bytes = record_bytes(&record);
+            if self.bytes + record_bytes > limit {
+                if !is_first {
+                    self.records.truncate(count);
+                    (self.bytes, self.next_offset) = (bytes, next_offset);
+                    return Ok(false);
+                }
+                if self.records.is_empty() {
+                    return Err(too_large(offset, record_bytes, limit));
+                }
+                (is_whole, has_room) = (false, false);
+                break;
+            }
+            self.bytes += record_bytes;
+            self.next_offset = Offset(offset.get() + 1);
+            self.records.push(record);
+        }
+        if !is_whole && header.attributes.codec()? != Codec::None {
+            // Slices of the unpacked batch would keep all of it.
+            self.records[count..].iter_mut().for_each(own);
+        }
+        Ok(has_room)
+    }
+}
+
+fn too_large(offset: Offset, bytes: usize, limit: usize) -> RequestError {
+    let message = format!(
+        "the record at offset {offset} takes {bytes} bytes in the plain form, and a response carries {limit}: fetch it \
+         in the raw form"
+    );
+    RequestError::new(Reason::RecordTooLarge, message)
+        .with("offset", offset)
+        .with("actual", bytes)
+        .with("limit", limit)
+}
+
+fn plain(record: Record) -> v1::Record {
+    let headers = record.headers.into_iter().map(|header| v1::RecordHeader {
+        key: header.key.to_string(),
+        value: header.value,
+    });
+    v1::Record {
+        key: record.key,
+        value: record.value,
+        headers: headers.collect(),
+        timestamp_ms: Some(record.timestamp_ms),
+        offset: record.offset.get(),
+    }
+}
+
+fn own(record: &mut v1::Record) {
+    let values = record.headers.iter_mut().map(|header| &mut header.value);
+    for bytes in [&mut record.key, &mut record.value].into_iter().chain(values) {
+        *bytes = bytes.as_deref().map(Bytes::copy_from_slice);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jangada_types::BatchBuilder;
+    use jangada_types::LeaderEpoch;
+    use jangada_types::batch::set_position;
+
+    const VALUE_BYTES: usize = 1000;
+    const RECORD: usize = PLAIN_RECORD_BYTES + VALUE_BYTES;
+
+    /// Batches of so many records each, from offset 0 on.
+    fn batches(codec: Codec, counts: &[usize]) -> Bytes {
+        let mut all = Vec::new();
+        let mut next = 0;
+        for &count in counts {
+            let mut builder = BatchBuilder::new(codec);
+            for _ in 0..count {
+                builder.append(1, None, Some(&[7; VALUE_BYTES]), []).unwrap();
+            }
+            let mut batch = builder.build().to_vec();
+            set_position(&mut batch, Offset(next), LeaderEpoch(1));
+            next += i64::try_from(count).unwrap();
+            all.extend(batch);
+        }
+        all.into()
+    }
+
+    fn offsets(unpacked: &Unpacked) -> Vec<i64> {
+        unpacked.records.iter().map(|record| record.offset).collect()
+    }
+
+    fn room(asked: usize, most: usize) -> Room {
+        Room { asked, most }
+    }
+
+    #[test]
+    fn batches_are_added_while_they_fit() {
+        for codec in [Codec::None, Codec::Zstd] {
+            let log = batches(codec, &[3, 2, 4]);
+            let all = unpack(log.clone(), Offset(1), room(8 * RECORD, 100 * RECORD)).unwrap();
+            assert_eq!(offsets(&all), (1..9).collect::<Vec<_>>());
+            assert_eq!((all.next_offset, all.bytes), (Offset(9), 8 * RECORD));
+            let two = unpack(log.clone(), Offset(1), room(8 * RECORD - 1, 100 * RECORD)).unwrap();
+            assert_eq!(offsets(&two), [1, 2, 3, 4]);
+            assert_eq!((two.next_offset, two.bytes), (Offset(5), 4 * RECORD));
+        }
+    }
+
+    #[test]
+    fn the_first_batch_comes_whole_although_less_was_asked_for() {
+        let first = unpack(batches(Codec::Gzip, &[3, 2]), Offset(0), room(1, 100 * RECORD)).unwrap();
+        assert_eq!(offsets(&first), [0, 1, 2]);
+        assert_eq!(first.next_offset, Offset(3));
+    }
+
+    #[test]
+    fn a_batch_that_no_response_can_carry_comes_in_pieces() {
+        let log = batches(Codec::Lz4, &[10]);
+        let mut from = Offset(0);
+        let mut seen = Vec::new();
+        while from < Offset(10) {
+            let piece = unpack(log.clone(), from, room(RECORD, 4 * RECORD)).unwrap();
+            assert!(piece.bytes <= 4 * RECORD);
+            seen.push(offsets(&piece));
+            from = piece.next_offset;
+        }
+        assert_eq!(seen, [vec![0, 1, 2, 3], vec![4, 5, 6, 7], vec![8, 9]]);
+    }
+
+    #[test]
+    fn a_record_that_no_response_can_carry_is_named() {
+        let error = unpack(batches(Codec::None, &[2]), Offset(1), room(RECORD, RECORD - 1)).unwrap_err();
+        assert_eq!(error.reason, Reason::RecordTooLarge);
+        assert!(error.message.contains("offset 1"), "{error}");
+    }
+
+    #[test]
+    fn a_bomb_stays_within_the_room() {
+        let mut builder = BatchBuilder::new(Codec::Zstd);
+        for _ in 0..30_000 {
+            builder.append(1, None, Some(&[0; VALUE_BYTES]), []).unwrap();
+        }
+        let batch = builder.build();
+        assert!(batch.len() < VALUE_BYTES * 300, "{} bytes", batch.len());
+        let most = 1000 * RECORD;
+        let piece = unpack(batch, Offset(0), room(1, most)).unwrap();
+        assert_eq!((piece.records.len(), piece.bytes), (1000, most));
+    }
+}
