@@ -134,7 +134,11 @@ mod tests {
                 leading,
             })
             .collect();
-        LeaderAnnouncement { leaders, complete }
+        LeaderAnnouncement {
+            leaders,
+            complete,
+            ..LeaderAnnouncement::default()
+        }
     }
 
     #[test]

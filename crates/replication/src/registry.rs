@@ -1,6 +1,6 @@
 //! The groups of one broker, and all that they share: the store, the transport, the table of leaders.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use jangada_proto::internal::message::Body;
 use jangada_proto::internal::{
     Frame, GroupLeader, InstallSnapshotResponse, LeaderAnnouncement, Message, SnapshotChunk,
 };
-use jangada_storage::{Durability, Op, Store, StoreError};
+use jangada_storage::{Durability, Op, Store, StoreCondition, StoreError};
 use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Config, SnapshotPolicy};
@@ -73,6 +73,8 @@ pub struct Registry {
     groups: RwLock<HashMap<GroupId, Group>>,
     leaders: Leaders,
     heard: Mutex<HashMap<BrokerId, Instant>>,
+    /// Other brokers that said that their disks are down to the reserve, and have not taken it back.
+    low_disks: RwLock<HashSet<BrokerId>>,
 }
 
 impl Registry {
@@ -88,6 +90,7 @@ impl Registry {
             groups: RwLock::default(),
             leaders: Leaders::default(),
             heard: Mutex::default(),
+            low_disks: RwLock::default(),
         });
         let weak = Arc::downgrade(&registry);
         let greeting = move || weak.upgrade().map(|registry| registry.all_led()).unwrap_or_default();
@@ -133,6 +136,26 @@ impl Registry {
 
     pub(crate) fn heard_from(&self, broker: BrokerId) {
         self.heard.lock().insert(broker, Instant::now());
+    }
+
+    /// Other brokers whose disks are down to their reserve, as they said last. Those that are gone are among them.
+    pub fn low_disks(&self) -> Vec<BrokerId> {
+        // Nearly always empty, and asked for each batch.
+        self.low_disks.read().iter().copied().collect()
+    }
+
+    pub(crate) fn disk_of(&self, broker: BrokerId, is_low: bool) {
+        if self.low_disks.read().contains(&broker) == is_low {
+            return;
+        }
+        let mut low = self.low_disks.write();
+        if is_low {
+            tracing::warn!(%broker, "another broker's disk is down to its reserve");
+            low.insert(broker);
+        } else {
+            tracing::info!(%broker, "another broker's disk has space again");
+            low.remove(&broker);
+        }
     }
 
     /// The replica that this broker has, or would have, of any group.
@@ -271,20 +294,25 @@ impl Registry {
                 leading: true,
             })
         });
-        announcement(led.collect(), true)
+        self.announcement(led.collect(), true)
     }
 
     async fn announce(&self, leaders: Vec<GroupLeader>) {
         for peer in self.transport().all() {
-            peer.control.send(announcement(leaders.clone(), false)).await;
+            peer.control.send(self.announcement(leaders.clone(), false)).await;
         }
     }
-}
 
-fn announcement(leaders: Vec<GroupLeader>, complete: bool) -> Message {
-    Message {
-        body: Some(Body::Leaders(LeaderAnnouncement { leaders, complete })),
-        ..Message::default()
+    fn announcement(&self, leaders: Vec<GroupLeader>, complete: bool) -> Message {
+        let disk_low = matches!(self.store.condition(), StoreCondition::DiskLow { .. });
+        Message {
+            body: Some(Body::Leaders(LeaderAnnouncement {
+                leaders,
+                complete,
+                disk_low,
+            })),
+            ..Message::default()
+        }
     }
 }
 

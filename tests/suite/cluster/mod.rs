@@ -3,6 +3,7 @@
 mod bad_input;
 mod bootstrap;
 mod failover;
+mod disk_full;
 mod fsync;
 mod golden_data;
 mod idempotence;

@@ -17,11 +17,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use jangada_replication::{Group, Proposal, ProposeError, ReadError};
+use jangada_replication::{Group, Proposal, ProposeError, ReadError, Registry};
 use jangada_storage::{Store, StoreCondition};
 use jangada_types::batch::{self, TimestampType};
 use jangada_types::limits::{DECOMPRESSED_BYTES_MAX, PRODUCERS_PER_PARTITION_MAX};
-use jangada_types::{BatchHeader, Codec, LeaderEpoch, Offset, PartitionIndex, Reason, TopicConfig};
+use jangada_types::{BatchHeader, Codec, LeaderEpoch, Offset, PartitionIndex, Reason, ReplicaId, TopicConfig};
 use parking_lot::RwLock;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -57,6 +57,7 @@ impl std::fmt::Display for PartitionName {
 /// What all partitions of a broker share.
 pub(crate) struct Shared {
     pub store: Arc<dyn Store>,
+    pub registry: Arc<Registry>,
     pub clock: Arc<dyn WallClock>,
     pub metrics: Arc<Metrics>,
     /// Bytes of batches that were taken and not answered, over all partitions.
@@ -257,7 +258,6 @@ impl Partition {
         }
     }
 
-    fn refused(&self, reply: PartitionReply) -> RequestError {
     async fn validate_records(&self, header: &BatchHeader, batch: &Bytes) -> Result<(), RequestError> {
         let valid = if batch.len() <= SMALL_BYTES && matches!(header.attributes.codec(), Ok(Codec::None)) {
             batch::validate_records(batch, DECOMPRESSED_BYTES_MAX)
@@ -269,6 +269,7 @@ impl Partition {
         valid.map_err(|error| self.refuse(error.into()))
     }
 
+    fn refused(&self, reply: PartitionReply) -> RequestError {
         let name = &self.name;
         match reply {
             PartitionReply::OutOfOrder { expected } => RequestError::new(
@@ -310,7 +311,7 @@ impl Partition {
 
     fn check_disk(&self) -> Result<(), RequestError> {
         match self.shared.store.condition() {
-            StoreCondition::Healthy => Ok(()),
+            StoreCondition::Healthy => self.check_followers_disks(),
             StoreCondition::DiskLow { free, reserve } => {
                 let message = format!(
                     "partition {}: its leader's disk has {free} bytes free, below the reserve of {reserve}; reading goes on, \
@@ -328,6 +329,35 @@ impl Partition {
             )
             .retry_after(LEADER_RETRY)),
         }
+    }
+
+    /// Refuses when a quorum would need a replica whose disk is down to its reserve. As long as it does not, the others
+    /// go on: they cannot keep from it what they commit.
+    fn check_followers_disks(&self) -> Result<(), RequestError> {
+        let low = self.shared.registry.low_disks();
+        if low.is_empty() {
+            return Ok(());
+        }
+        let voters = self.group.members().voters;
+        let alive = voters
+            .iter()
+            .filter(|voter| self.shared.registry.is_alive(voter.broker));
+        let (full, sound): (Vec<&ReplicaId>, Vec<&ReplicaId>) = alive.partition(|voter| low.contains(&voter.broker));
+        if full.is_empty() || sound.len() > voters.len() / 2 {
+            return Ok(());
+        }
+        let full: Vec<String> = full.iter().map(|voter| voter.broker.to_string()).collect();
+        let full = full.join(", ");
+        let message = format!(
+            "partition {}: {} of its {} replicas can take more, and the disk of broker {full} is below its reserve; reading \
+             goes on, free space there or trim topics",
+            self.name,
+            sound.len(),
+            voters.len()
+        );
+        Err(RequestError::new(Reason::DiskFull, message)
+            .with("broker", full)
+            .retry_after(DISK_RETRY))
     }
 
     fn reserve(

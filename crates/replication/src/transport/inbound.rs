@@ -107,6 +107,7 @@ pub(crate) async fn control(
 async fn serve_call(registry: Arc<Registry>, peer: BrokerId, mut message: Message) -> Option<Message> {
     let body = message.body.take()?;
     if let Body::Leaders(leaders) = body {
+        registry.disk_of(peer, leaders.disk_low);
         registry.leaders().announced(peer, leaders);
         return None;
     }
