@@ -1,5 +1,6 @@
 //! One broker: puts the parts together, starts them in order, stops them in order.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
+use crate::cluster::balance::Balancer;
 use crate::cluster::bootstrap::{Bootstrap, BootstrapError, Local};
 use crate::cluster::directory::{DataDirectory, DirectoryError};
 use crate::cluster::metadata::{Metadata, MetadataMachine};
@@ -304,6 +306,7 @@ impl Broker {
         ));
         let reconciler = tokio::spawn(Reconciler::new(metadata, partitions.clone(), shared).run());
         let retention = tokio::spawn(enforce_retention(
+        let balancer = self.balance(&metadata, &partitions);
             partitions,
             Duration::from_millis(settings.retention.check_interval_ms),
         ));
@@ -321,6 +324,8 @@ impl Broker {
         };
         if result.is_ok() {
             let limit = Duration::from_millis(settings.shutdown.transfer_ms);
+        // Leaderships go to whoever is furthest from now on.
+        balancer.abort();
             if tokio::time::timeout(limit, hand_over(&node)).await.is_err() {
                 tracing::warn!(?limit, "not all leaderships could be handed over in time");
             }
@@ -338,6 +343,23 @@ impl Broker {
 
     /// The listener again: tonic takes it by value.
     fn public_listener(&self) -> Result<TcpListener, StartError> {
+    /// Gives leaderships back to the preferred leaders, unless the settings say never.
+    fn balance(&self, metadata: &Metadata, partitions: &Arc<Partitions>) -> JoinHandle<()> {
+        let after = Duration::from_millis(self.settings.cluster.preferred_leader_after_ms);
+        let balancer = Balancer {
+            metadata: metadata.clone(),
+            partitions: partitions.clone(),
+            after,
+            heartbeat: Duration::from_millis(self.settings.raft.heartbeat_ms),
+            fit_since: BTreeMap::new(),
+        };
+        tokio::spawn(async move {
+            if !after.is_zero() {
+                balancer.run().await;
+            }
+        })
+    }
+
         let error = |source| StartError::Listen {
             listener: "public",
             address: self.addresses.public.to_string(),

@@ -1,6 +1,6 @@
 //! A disk that is down to its reserve, here or at the followers.
 
-use crate::harness::{Cluster, WAIT, eventually, raw};
+use crate::harness::{Cluster, Options, WAIT, eventually, raw};
 
 const TOPIC: &str = "orders";
 
@@ -33,7 +33,12 @@ async fn lead_by_node_1(cluster: &Cluster) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_refuses_what_a_quorum_could_store_only_on_a_full_disk() {
-    let mut cluster = Cluster::start(3).await;
+    // Leaderships stay where the test puts them.
+    let options = Options {
+        sections: "[cluster]\npreferred_leader_after_ms = 0".to_owned(),
+        ..Options::default()
+    };
+    let mut cluster = Cluster::start_with(3, options).await;
     cluster.create_topic(TOPIC, 1, 3).await;
 
     // One full disk of three: the other two are a quorum.

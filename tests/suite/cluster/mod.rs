@@ -1,6 +1,7 @@
 //! The product from outside: clusters of real processes, clients, faults.
 
 mod bad_input;
+mod balance;
 mod bootstrap;
 mod failover;
 mod disk_full;

@@ -4,7 +4,9 @@
 //! - [`directory`]: what the data directory is. - [`bootstrap`]: forming or joining a cluster. - [`metadata`]: the
 //!   metadata group and its image.
 //! - [`reconcile`]: opens, deletes and re-members groups until they are as the image says.
+//! - [`balance`]: gives leaderships back to the preferred leaders.
 
+pub(crate) mod balance;
 pub(crate) mod bootstrap;
 pub(crate) mod directory;
 pub(crate) mod metadata;

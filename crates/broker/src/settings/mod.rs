@@ -13,6 +13,7 @@
 
 #[macro_use]
 mod schema;
+mod cluster;
 mod error;
 mod limits;
 mod listeners;
@@ -29,6 +30,7 @@ mod storage;
 #[cfg(test)]
 mod tests;
 
+pub use cluster::ClusterSettings;
 pub use error::{Problem, SettingsError};
 pub use limits::LimitSettings;
 pub use listeners::ListenerSettings;

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    LimitSettings, ListenerSettings, LogSettings, Problem, ProduceSettings, RaftSettings, RetentionSettings, Section,
-    ShutdownSettings, StorageSettings, listeners,
+    ClusterSettings, LimitSettings, ListenerSettings, LogSettings, Problem, ProduceSettings, RaftSettings,
+    RetentionSettings, Section, ShutdownSettings, StorageSettings, listeners,
 };
 
 /// Seeds that one broker may list.
@@ -31,6 +31,8 @@ settings! {
             listeners: ListenerSettings;
             /// Timing of replication.
             raft: RaftSettings;
+            /// What the brokers see to together.
+            cluster: ClusterSettings;
             /// Memory and disk of the store.
             storage: StorageSettings;
             /// What clients may ask for at once.

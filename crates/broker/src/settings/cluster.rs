@@ -1,0 +1,14 @@
+//! What the brokers see to together.
+
+settings! {
+    /// What the brokers see to together.
+    ClusterSettings {
+        keys {
+            /// A leadership goes to the partition's preferred leader, the first of its replicas, when that one has
+            /// been alive and in sync for so long under another leader, milliseconds. 0: never, each leadership stays
+            /// where an election or an operator put it.
+            preferred_leader_after_ms: u64 = 30_000, range(0, 3_600_000);
+        }
+        sections {}
+    }
+}
