@@ -34,13 +34,14 @@ use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::partition::Shared;
 use crate::partitions::Partitions;
+use crate::pool::Pool;
 use crate::seams::Seams;
 use crate::services::admin::Admin;
-use crate::pool::Pool;
 use crate::services::internal::Internal;
 use crate::services::log::Log;
 use crate::services::metadata::MetadataOf;
 use crate::settings::BrokerSettings;
+use crate::tail::Missing;
 
 /// HTTP/2 flow control towards clients.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
@@ -82,7 +83,8 @@ pub enum StartError {
     #[error(
         "the store in {directory} lost the end of its write-ahead log ({detail}): what this broker acknowledged may be \
          missing, so it must not vote. \
-         Stop it, run `jangada cluster replace-broker {broker}` on another one, empty its data directory and start it again"
+         Stop it, run `jangada cluster replace-broker {broker}` on another one, empty its data directory and start it again. \
+         Only if no majority of sound replicas is left: `jangada server confirm-tail` accepts the loss (see docs/operations.md)"
     )]
     LostTail {
         /// The store's directory.
@@ -268,7 +270,7 @@ impl Broker {
             return Err(StartError::LostTail {
                 directory,
                 broker: self.bootstrap.local.broker,
-                detail: format!("{lost:?}"),
+                detail: Missing(lost).to_string(),
             });
         }
         self.bootstrap.store_opened()?;
@@ -286,11 +288,11 @@ impl Broker {
         let usize_of = |bytes: u64| usize::try_from(bytes).expect("usize has 64 bits");
         let shared = Arc::new(Shared {
             store,
+            registry: metadata.registry.clone(),
             clock: self.seams.clock.clone(),
             metrics: Metrics::new(),
             inflight: Arc::new(Semaphore::new(usize_of(settings.limits.produce_inflight_bytes))),
             inflight_per_partition: usize_of(settings.limits.produce_inflight_bytes_per_partition),
-            registry: metadata.registry.clone(),
             read_pool: Pool::new(settings.storage.read_threads as usize),
             compute: Pool::of_processors(),
             producer_expiration_ms: i64::try_from(settings.produce.producer_expiration_ms).unwrap_or(i64::MAX),
@@ -304,9 +306,9 @@ impl Broker {
             shared.clone(),
             self.stop.subscribe(),
         ));
+        let balancer = self.balance(&metadata, &partitions);
         let reconciler = tokio::spawn(Reconciler::new(metadata, partitions.clone(), shared).run());
         let retention = tokio::spawn(enforce_retention(
-        let balancer = self.balance(&metadata, &partitions);
             partitions,
             Duration::from_millis(settings.retention.check_interval_ms),
         ));
@@ -322,10 +324,10 @@ impl Broker {
             cause = fence_of(fence) => Err(RunError::Fenced(cause)),
             ended = &mut public => Err(RunError::Start(StartError::Serve { listener: "public", cause: format!("{ended:?}") })),
         };
-        if result.is_ok() {
-            let limit = Duration::from_millis(settings.shutdown.transfer_ms);
         // Leaderships go to whoever is furthest from now on.
         balancer.abort();
+        if result.is_ok() {
+            let limit = Duration::from_millis(settings.shutdown.transfer_ms);
             if tokio::time::timeout(limit, hand_over(&node)).await.is_err() {
                 tracing::warn!(?limit, "not all leaderships could be handed over in time");
             }
@@ -341,8 +343,6 @@ impl Broker {
         result
     }
 
-    /// The listener again: tonic takes it by value.
-    fn public_listener(&self) -> Result<TcpListener, StartError> {
     /// Gives leaderships back to the preferred leaders, unless the settings say never.
     fn balance(&self, metadata: &Metadata, partitions: &Arc<Partitions>) -> JoinHandle<()> {
         let after = Duration::from_millis(self.settings.cluster.preferred_leader_after_ms);
@@ -360,6 +360,8 @@ impl Broker {
         })
     }
 
+    /// The listener again: tonic takes it by value.
+    fn public_listener(&self) -> Result<TcpListener, StartError> {
         let error = |source| StartError::Listen {
             listener: "public",
             address: self.addresses.public.to_string(),

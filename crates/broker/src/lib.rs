@@ -24,7 +24,9 @@ mod pool;
 mod seams;
 mod services;
 pub mod settings;
+mod tail;
 
 pub use broker::{Addresses, Broker, RunError, StartError};
 pub use cluster::bootstrap::BootstrapError;
 pub use cluster::directory::DirectoryError;
+pub use tail::DoubtfulTail;

@@ -3,12 +3,13 @@
 mod bad_input;
 mod balance;
 mod bootstrap;
-mod failover;
 mod disk_full;
+mod failover;
 mod fsync;
 mod golden_data;
 mod idempotence;
 mod leader_kills;
+mod lost_tail;
 mod operations;
 mod produce_consume;
 mod restart;

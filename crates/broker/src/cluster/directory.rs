@@ -94,6 +94,12 @@ pub enum DirectoryError {
         /// Whose it is.
         broker: u32,
     },
+    /// No broker has used it.
+    #[error("data directory {} has no {FILE}: no broker has used it", path.display())]
+    Nobodys {
+        /// The directory.
+        path: PathBuf,
+    },
     /// There is data without an identity: something removed `broker.toml`.
     #[error("data directory {} has data but no {FILE}: restore the file, or empty the directory and replace the broker", path.display())]
     DataWithoutIdentity {
@@ -113,52 +119,68 @@ impl DataDirectory {
             }
         };
         fs::create_dir_all(path).map_err(io_error("cannot be made"))?;
-        let file = path.join(FILE);
-        match fs::read_to_string(&file) {
-            Ok(text) => {
-                let contents: Contents = toml::from_str(&text).map_err(|error| DirectoryError::Damaged {
-                    path: file.clone(),
-                    detail: error.to_string(),
-                })?;
-                if contents.format != FORMAT {
-                    return Err(DirectoryError::Format {
-                        path: path.to_owned(),
-                        found: contents.format,
-                    });
-                }
-                if contents.broker_id != broker.get() {
-                    return Err(DirectoryError::OtherBroker {
-                        path: path.to_owned(),
-                        found: contents.broker_id,
-                        expected: broker.get(),
-                    });
-                }
-                Ok(Self {
-                    path: path.to_owned(),
-                    contents,
-                })
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if path.join("store").exists() {
-                    return Err(DirectoryError::DataWithoutIdentity { path: path.to_owned() });
-                }
-                let contents = Contents {
-                    format: FORMAT,
-                    broker_id: broker.get(),
-                    directory_id: new_id.to_string(),
-                    cluster_id: None,
-                    incarnation: 0,
-                    store: false,
-                };
-                let directory = Self {
-                    path: path.to_owned(),
-                    contents,
-                };
-                directory.save()?;
-                Ok(directory)
-            }
-            Err(error) => Err(io_error("cannot be read")(error)),
+        if let Some(directory) = Self::load(path, broker)? {
+            return Ok(directory);
         }
+        if path.join("store").exists() {
+            return Err(DirectoryError::DataWithoutIdentity { path: path.to_owned() });
+        }
+        let contents = Contents {
+            format: FORMAT,
+            broker_id: broker.get(),
+            directory_id: new_id.to_string(),
+            cluster_id: None,
+            incarnation: 0,
+            store: false,
+        };
+        let directory = Self {
+            path: path.to_owned(),
+            contents,
+        };
+        directory.save()?;
+        Ok(directory)
+    }
+
+    /// Opens the directory of a broker that has been there before. Makes nothing.
+    pub fn open_existing(path: &Path, broker: BrokerId) -> Result<Self, DirectoryError> {
+        Self::load(path, broker)?.ok_or_else(|| DirectoryError::Nobodys { path: path.to_owned() })
+    }
+
+    /// `None`: nobody has used it.
+    fn load(path: &Path, broker: BrokerId) -> Result<Option<Self>, DirectoryError> {
+        let file = path.join(FILE);
+        let text = match fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => {
+                return Err(DirectoryError::Io {
+                    action: "cannot be read",
+                    path: path.to_owned(),
+                    source,
+                });
+            }
+        };
+        let contents: Contents = toml::from_str(&text).map_err(|error| DirectoryError::Damaged {
+            path: file.clone(),
+            detail: error.to_string(),
+        })?;
+        if contents.format != FORMAT {
+            return Err(DirectoryError::Format {
+                path: path.to_owned(),
+                found: contents.format,
+            });
+        }
+        if contents.broker_id != broker.get() {
+            return Err(DirectoryError::OtherBroker {
+                path: path.to_owned(),
+                found: contents.broker_id,
+                expected: broker.get(),
+            });
+        }
+        Ok(Some(Self {
+            path: path.to_owned(),
+            contents,
+        }))
     }
 
     /// Where the store is.

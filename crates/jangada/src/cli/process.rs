@@ -69,6 +69,28 @@ pub enum ServerCommand {
         output: OutputArgs,
     },
 
+    /// Accept that a stopped broker's store lost its end: only when no majority of sound replicas is left
+    ///
+    /// A broker that finds the end of its write-ahead log missing refuses to start. As long as the other brokers have a
+    /// majority of each partition's replicas, replace it (`jangada cluster replace-broker`): it loses nothing. This is
+    /// for the rest: acknowledged records may be lost for good.
+    ConfirmTail {
+        /// The settings file (TOML) of the broker
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+
+        /// Set one key, over file and environment
+        #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+        set: Vec<String>,
+
+        /// Yes, go on with what is left. Without it only what is missing is shown
+        #[arg(long)]
+        yes: bool,
+
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+
     /// Print the reference of all settings (Markdown)
     Reference,
 }

@@ -4,15 +4,15 @@ use std::future::Future;
 use std::path::Path;
 use std::process;
 
-use jangada_broker::Broker;
-use jangada_broker::settings::{Layers, Loaded, Row, markdown_reference};
+use jangada_broker::settings::{BrokerSettings, Layers, Loaded, Row, markdown_reference};
+use jangada_broker::{Broker, DoubtfulTail};
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::{ServerArgs, ServerCommand};
 use crate::errors::{CliError, Result};
 use crate::logging;
-use crate::output::{Show, plain_table, print_text};
+use crate::output::{OutputArgs, Show, plain_table, print_text};
 
 pub async fn run(args: &ServerArgs) -> Result<()> {
     match &args.command {
@@ -20,6 +20,12 @@ pub async fn run(args: &ServerArgs) -> Result<()> {
             let loaded = load(file, set)?;
             output.show(&Effective(loaded.rows()))
         }
+        Some(ServerCommand::ConfirmTail {
+            config,
+            set,
+            yes,
+            output,
+        }) => confirm_tail(&load(config, set)?.settings, *yes, *output),
         Some(ServerCommand::Reference) => print_text(&markdown_reference()),
         None => {
             let file = args
@@ -34,6 +40,37 @@ pub async fn run(args: &ServerArgs) -> Result<()> {
 fn load(file: &Path, set: &[String]) -> Result<Loaded> {
     let loaded = Layers::of_process(Some(file), set).load();
     loaded.map_err(|error| CliError::from(error).doing(format!("settings of {}", file.display())))
+}
+
+/// The operator's decision to go on with a store that lost its end. Blocks; there is nothing else to do.
+fn confirm_tail(settings: &BrokerSettings, yes: bool, output: OutputArgs) -> Result<()> {
+    let broker = settings.broker_id;
+    let doubt = DoubtfulTail::open(settings).map_err(|error| {
+        CliError::new(format!("the store of broker {broker} cannot be looked at: {error}"))
+            .hint("the broker must be stopped, and the file of settings must be its own")
+    })?;
+    let Some(doubt) = doubt else {
+        let sentence = format!("broker {broker}: nothing is missing, there is nothing to confirm");
+        return output.done(&sentence, json!({ "in_doubt": false }));
+    };
+    let what = doubt.to_string();
+    if !yes {
+        let message = format!("broker {broker}: {what}; acknowledged records would be given up: say so with --yes");
+        let hint = format!(
+            "while the other brokers have a majority of the replicas use `jangada cluster replace-broker {broker}` \
+             instead; nothing was changed"
+        );
+        return Err(CliError::usage(message).hint(hint));
+    }
+    let json = json!({
+        "in_doubt": true,
+        "marked_commit": doubt.marked_commit(),
+        "last_commit": doubt.last_commit(),
+    });
+    doubt
+        .accept()
+        .map_err(|error| CliError::new(format!("the store of broker {broker}: {error}")))?;
+    output.done(&format!("broker {broker}: {what}, which is accepted; start it"), json)
 }
 
 /// Runs the broker until SIGTERM or SIGINT, and stops it in order. It also ends, with an error, when its store is

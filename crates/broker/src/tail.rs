@@ -1,0 +1,92 @@
+//! The operator's decision about a store that lost the end of its write-ahead log: to go on with what is left.
+//!
+//! Called by the binary while the broker is stopped. A broker never decides this by itself.
+
+use std::fmt;
+
+use jangada_storage::{LostTail, LostTailCause, RocksStore, StoreError};
+use jangada_types::BrokerId;
+
+use crate::broker::StartError;
+use crate::cluster::directory::DataDirectory;
+use crate::settings::BrokerSettings;
+
+/// A stopped broker's store that is in doubt. It is open, so that no broker can start meanwhile.
+pub struct DoubtfulTail {
+    store: RocksStore,
+    lost: LostTail,
+}
+
+impl DoubtfulTail {
+    /// Opens the store of a broker that is stopped. `None`: nothing is missing. Blocks.
+    pub fn open(settings: &BrokerSettings) -> Result<Option<Self>, StartError> {
+        let directory = DataDirectory::open_existing(&settings.data_dir, BrokerId(settings.broker_id))?;
+        directory.expect_store()?;
+        let options = settings.storage.store_options(directory.store_path());
+        // A failed write is told to whoever waits for it; there is no process to end.
+        let (store, recovery) = RocksStore::open(options, Box::new(|_| ()))?;
+        Ok(recovery.lost_tail.map(|lost| Self { store, lost }))
+    }
+
+    /// Accepts what is missing: from its next start on the broker takes part with what it has. Blocks.
+    pub fn accept(self) -> Result<(), StoreError> {
+        self.store.confirm_tail()?;
+        self.store.shutdown();
+        Ok(())
+    }
+
+    /// The last commit that is known to have been durable; 0: unknown.
+    pub fn marked_commit(&self) -> u64 {
+        self.lost.marked.sequence
+    }
+
+    /// The last commit that is there.
+    pub fn last_commit(&self) -> u64 {
+        self.lost.recovered.sequence
+    }
+}
+
+impl fmt::Display for DoubtfulTail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Missing(self.lost).fmt(f)
+    }
+}
+
+/// What is missing, in words.
+pub(crate) struct Missing(pub LostTail);
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (marked, last) = (self.0.marked.sequence, self.0.recovered.sequence);
+        match self.0.cause {
+            LostTailCause::Behind => write!(f, "commits {} to {marked} are missing", last + 1),
+            LostTailCause::Diverged => write!(f, "commit {marked} is not the one that was acknowledged"),
+            LostTailCause::MarkMissing => write!(
+                f,
+                "the file commit-mark is gone, so whether anything after commit {last} is missing is unknown"
+            ),
+            LostTailCause::MarkDamaged => write!(
+                f,
+                "the file commit-mark cannot be read, so whether anything after commit {last} is missing is unknown"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jangada_storage::CommitPoint;
+
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named_by_its_commits() {
+        let point = |sequence| CommitPoint { sequence, chain: 0 };
+        let lost = LostTail {
+            cause: LostTailCause::Behind,
+            marked: point(40),
+            recovered: point(30),
+        };
+        assert_eq!(Missing(lost).to_string(), "commits 31 to 40 are missing");
+    }
+}
