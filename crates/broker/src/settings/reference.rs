@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    BrokerSettings, Key, LimitSettings, ListenerSettings, LogSettings, ProduceSettings, RaftSettings,
+    BrokerSettings, ClusterSettings, Key, LimitSettings, ListenerSettings, LogSettings, ProduceSettings, RaftSettings,
     RetentionSettings, Section, ShutdownSettings, StorageSettings,
 };
 
@@ -28,6 +28,7 @@ pub fn markdown_reference() -> String {
     section(&mut text, "Top level", &BrokerSettings::documentation(), own);
     inner::<ListenerSettings>(&mut text, "listeners");
     inner::<RaftSettings>(&mut text, "raft");
+    inner::<ClusterSettings>(&mut text, "cluster");
     inner::<StorageSettings>(&mut text, "storage");
     inner::<LimitSettings>(&mut text, "limits");
     inner::<ProduceSettings>(&mut text, "produce");
