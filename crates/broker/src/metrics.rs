@@ -9,7 +9,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric, Registry, Unit};
 
 use crate::node::Node;
 
@@ -38,53 +38,21 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub fn new() -> Arc<Self> {
         let mut registry = Registry::with_prefix("jangada");
+        let all = &mut registry;
         let metrics = Self {
-            produced_bytes: Counter::default(),
-            produced_records: Counter::default(),
-            produced_batches: Counter::default(),
-            fetched_bytes: Counter::default(),
-            errors: Family::default(),
-            replicas: Family::default(),
-            store: Family::default(),
+            produced_bytes: in_bytes(all, "produced", "Bytes of acknowledged batches"),
+            produced_records: registered(all, "produced_records", "Acknowledged records"),
+            produced_batches: registered(all, "produced_batches", "Acknowledged batches"),
+            fetched_bytes: in_bytes(all, "fetched", "Bytes of batches read by consumers"),
+            errors: registered(all, "request_errors", "Requests refused or failed, by reason"),
+            replicas: registered(all, "replicas", "Partition replicas on this broker, by state"),
+            store: registered(
+                all,
+                "store",
+                "The store's counters: commits, syncs, queued and cached bytes, free space",
+            ),
             registry: Mutex::default(),
         };
-        registry.register_with_unit(
-            "produced",
-            "Bytes of acknowledged batches",
-            Unit::Bytes,
-            metrics.produced_bytes.clone(),
-        );
-        registry.register(
-            "produced_records",
-            "Acknowledged records",
-            metrics.produced_records.clone(),
-        );
-        registry.register(
-            "produced_batches",
-            "Acknowledged batches",
-            metrics.produced_batches.clone(),
-        );
-        registry.register_with_unit(
-            "fetched",
-            "Bytes of batches read by consumers",
-            Unit::Bytes,
-            metrics.fetched_bytes.clone(),
-        );
-        registry.register(
-            "request_errors",
-            "Requests refused or failed, by reason",
-            metrics.errors.clone(),
-        );
-        registry.register(
-            "replicas",
-            "Partition replicas on this broker, by state",
-            metrics.replicas.clone(),
-        );
-        registry.register(
-            "store",
-            "The store's counters: commits, syncs, queued and cached bytes",
-            metrics.store.clone(),
-        );
         *metrics.registry.lock() = registry;
         Arc::new(metrics)
     }
@@ -130,6 +98,7 @@ impl Metrics {
             ("queue_bytes", store.queue_bytes),
             ("tail_bytes", store.tail_bytes),
             ("sync_microseconds", store.sync_latency.sum_us),
+            ("disk_free_bytes", store.disk_free_bytes),
         ] {
             gauge(&self.store, name, value);
         }
@@ -137,4 +106,18 @@ impl Metrics {
         encode(&mut text, &self.registry.lock()).expect("writing to a string cannot fail");
         text
     }
+}
+
+/// A metric that scrapes show.
+fn registered<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+/// The same, counting bytes, which its name will say.
+fn in_bytes<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register_with_unit(name, help, Unit::Bytes, metric.clone());
+    metric
 }
