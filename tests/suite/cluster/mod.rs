@@ -1,5 +1,7 @@
 //! The product from outside: clusters of real processes, clients, faults.
 
+mod acks_none;
+mod back_pressure;
 mod bad_input;
 mod balance;
 mod bootstrap;
@@ -12,6 +14,7 @@ mod leader_kills;
 mod lost_tail;
 mod operations;
 mod produce_consume;
+mod producer_expiry;
 mod restart;
 mod retention;
 mod up;

@@ -3,16 +3,26 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use jangada_proto::v1::list_offsets_request::Position;
 use jangada_proto::v1::log_service_client::LogServiceClient;
 use jangada_proto::v1::produce_request::Payload;
-use jangada_proto::v1::{Acks, ProduceRequest, ProduceResponse, TopicPartition};
+use jangada_proto::v1::{
+    Acks, FetchRequest, FetchResponse, InitProducerRequest, ListOffsetsRequest, ProduceRequest, ProduceResponse,
+    RecordForm, TopicPartition,
+};
 use jangada_types::{BatchBuilder, Codec, ProducerEpoch, ProducerId, Sequence};
 use tonic::Status;
 use tonic::transport::Channel;
 use tonic_types::StatusExt as _;
 
+/// A broker's log service.
+pub type Log = LogServiceClient<Channel>;
+
 /// More than any request that a broker takes.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// What one fetch gives at most.
+const FETCH_BYTES: u32 = 16 * 1024 * 1024;
 
 /// A connection to one broker's log service.
 pub async fn log(address: &str) -> LogServiceClient<Channel> {
@@ -63,13 +73,61 @@ pub async fn produce(
     partition: TopicPartition,
     batch: Bytes,
 ) -> Result<ProduceResponse, Status> {
+    produce_with(log, partition, Acks::Quorum.into(), 0, batch).await
+}
+
+/// The same with other acknowledgements and another time-out; 0 is the broker's.
+pub async fn produce_with(
+    log: &mut LogServiceClient<Channel>,
+    partition: TopicPartition,
+    acks: i32,
+    timeout_ms: u32,
+    batch: Bytes,
+) -> Result<ProduceResponse, Status> {
     let request = ProduceRequest {
         partition: Some(partition),
-        acks: Acks::Quorum.into(),
-        timeout_ms: 0,
+        acks,
+        timeout_ms,
         payload: Some(Payload::Batch(batch)),
     };
     log.produce(request).await.map(tonic::Response::into_inner)
+}
+
+/// A producer that has written nothing.
+pub async fn new_producer(log: &mut LogServiceClient<Channel>) -> Producer {
+    let given = log.init_producer(InitProducerRequest::default()).await;
+    let given = given.expect("an id is given").into_inner();
+    Producer {
+        id: given.producer_id,
+        epoch: i16::try_from(given.producer_epoch).expect("an epoch has 16 bits"),
+        sequence: 0,
+    }
+}
+
+/// The records of a partition from an offset on, as one fetch gives them.
+pub async fn fetch(
+    log: &mut LogServiceClient<Channel>,
+    partition: TopicPartition,
+    offset: i64,
+    form: RecordForm,
+) -> Result<FetchResponse, Status> {
+    let request = FetchRequest {
+        partition: Some(partition),
+        offset,
+        max_bytes: FETCH_BYTES,
+        form: form.into(),
+        ..FetchRequest::default()
+    };
+    log.fetch(request).await.map(tonic::Response::into_inner)
+}
+
+/// The offset after the last record that is committed.
+pub async fn end(log: &mut LogServiceClient<Channel>, partition: TopicPartition) -> Result<i64, Status> {
+    let request = ListOffsetsRequest {
+        partition: Some(partition),
+        position: Some(Position::Latest(true)),
+    };
+    log.list_offsets(request).await.map(|answer| answer.into_inner().offset)
 }
 
 /// `ErrorInfo.reason` of an error; empty without one.

@@ -1,0 +1,136 @@
+//! `acks = none`: an answer without an offset, and the record arrives all the same.
+
+use jangada_client::{Acks as ClientAcks, ClientError, ProducerConfig, ProducerRecord};
+use jangada_proto::v1::produce_stream_response::Result as StreamResult;
+use jangada_proto::v1::{Acks, ProduceStreamRequest, RecordForm};
+use tokio_stream::{StreamExt as _, iter};
+use tonic::Code;
+
+use crate::harness::{Cluster, WAIT, raw};
+
+const TOPIC: &str = "orders";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_answered_without_an_offset_and_arrives() {
+    let cluster = Cluster::start(3).await;
+    cluster.create_topic(TOPIC, 1, 3).await;
+    let partition = raw::partition(TOPIC, 0);
+    let leader = cluster.leader(TOPIC, 0).await;
+    let mut log = raw::log(&cluster.node(leader).addresses.public).await;
+    let batch = raw::batch(None, &[b"one call", b"of two"]);
+    let answer = raw::produce_with(&mut log, partition.clone(), Acks::None.into(), 0, batch)
+        .await
+        .expect("it is admitted");
+    assert_eq!((answer.base_offset, answer.last_offset), (-1, -1));
+    assert_eq!((answer.append_time_ms, answer.duplicate), (-1, false));
+    cluster.grown(TOPIC, 0, 2).await;
+
+    on_a_stream_beside_one_that_waits_for_the_quorum(&mut log).await;
+    cluster.grown(TOPIC, 0, 4).await;
+    refused_for_idempotent_batches(&mut log).await;
+    through_the_client(&cluster).await;
+    cluster.grown(TOPIC, 0, 5).await;
+    cluster
+        .cli_with(&["produce", TOPIC, "--acks", "none"], b"a line\n".to_vec())
+        .await
+        .expect(0);
+    cluster.grown(TOPIC, 0, 6).await;
+
+    let fetched = raw::fetch(&mut log, partition, 0, RecordForm::Plain)
+        .await
+        .expect("its leader serves");
+    let values: Vec<&[u8]> = fetched.records.iter().filter_map(|r| r.value.as_deref()).collect();
+    let expected: [&[u8]; 6] = [
+        b"one call",
+        b"of two",
+        b"streamed",
+        b"waited for",
+        b"of a client",
+        b"a line",
+    ];
+    assert_eq!(values, expected);
+}
+
+async fn on_a_stream_beside_one_that_waits_for_the_quorum(log: &mut raw::Log) {
+    let requests = [(Acks::None, &b"streamed"[..]), (Acks::Quorum, b"waited for")];
+    let requests = (1..)
+        .zip(requests)
+        .map(|(correlation_id, (acks, value))| ProduceStreamRequest {
+            correlation_id,
+            partition: Some(raw::partition(TOPIC, 0)),
+            acks: acks.into(),
+            timeout_ms: 0,
+            batch: raw::batch(None, &[value]),
+        });
+    let requests: Vec<_> = requests.collect();
+    let answers = log
+        .produce_stream(iter(requests))
+        .await
+        .expect("the stream opens")
+        .into_inner();
+    let answers: Vec<_> = answers
+        .timeout(WAIT)
+        .map(|answer| answer.expect("it is answered").expect("the stream goes on"))
+        .map(|answer| match answer.result {
+            Some(StreamResult::Ok(ok)) => (answer.correlation_id, ok.base_offset),
+            other => panic!("refused: {other:?}"),
+        })
+        .collect()
+        .await;
+    assert_eq!(answers, [(1, -1), (2, 3)]);
+}
+
+async fn refused_for_idempotent_batches(log: &mut raw::Log) {
+    let producer = raw::new_producer(log).await;
+    let batch = raw::batch(Some(producer), &[b"neither"]);
+    let refused = raw::produce_with(log, raw::partition(TOPIC, 0), Acks::None.into(), 0, batch.clone()).await;
+    let status = raw::assert_refused(refused, "ACKS_NONE_IDEMPOTENT", &["ACKS_QUORUM", "producer id"]);
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    let request = ProduceStreamRequest {
+        correlation_id: 9,
+        partition: Some(raw::partition(TOPIC, 0)),
+        acks: Acks::None.into(),
+        timeout_ms: 0,
+        batch,
+    };
+    let mut answers = log
+        .produce_stream(iter([request]))
+        .await
+        .expect("the stream opens")
+        .into_inner();
+    let answer = answers
+        .message()
+        .await
+        .expect("the stream goes on")
+        .expect("it is answered");
+    let Some(StreamResult::Error(error)) = answer.result else {
+        panic!("not refused: {answer:?}");
+    };
+    assert_eq!(error.reason, "ACKS_NONE_IDEMPOTENT");
+    let unknown = raw::produce_with(log, raw::partition(TOPIC, 0), 7, 0, raw::batch(None, &[b"neither"])).await;
+    raw::assert_refused(unknown, "INVALID_REQUEST", &["acks 7"]);
+}
+
+async fn through_the_client(cluster: &Cluster) {
+    let client = cluster.client().await;
+    let contradiction = ProducerConfig {
+        acks: ClientAcks::None,
+        ..ProducerConfig::default()
+    };
+    let refused = client.producer(contradiction.clone()).map(drop);
+    let Err(ClientError::Config(message)) = refused else {
+        panic!("an idempotent producer without acknowledgements: {refused:?}");
+    };
+    assert!(message.contains("idempotent"), "{message}");
+    let producer = client.producer(ProducerConfig {
+        idempotent: false,
+        ..contradiction
+    });
+    let record = ProducerRecord::new(TOPIC).with_value("of a client");
+    let sent = producer
+        .expect("the settings are valid")
+        .send(record)
+        .await
+        .expect("it is taken");
+    assert_eq!(sent.await.expect("it is admitted").offset, None);
+}
