@@ -22,6 +22,9 @@ const MURMUR2: [(&str, i32); 9] = [
     ("\u{4e2d}\u{6587}", 1_074_123_597),
 ];
 
+/// Keys that no line of text can have, as base64, with their hashes by kafka-python's partitioner.
+const MURMUR2_OF_BYTES: [(&str, i32); 3] = [("/wA=", 1_945_074_367), ("wyg=", -1_070_552_300), ("//4K", -77_548_059)];
+
 const PARTITIONS: u32 = 5;
 
 /// Where Kafka's default partitioner sends a key of this hash.
@@ -38,6 +41,7 @@ async fn files_come_out_as_they_went_in() {
     keys_on_their_partitions(&cluster).await;
     a_line_without_the_separator_is_named(&cluster).await;
     json_lines(&cluster).await;
+    keys_of_json_lines_on_their_partitions(&cluster).await;
     parts_of_a_partition(&cluster).await;
     exit_codes(&cluster).await;
 }
@@ -219,6 +223,41 @@ async fn json_lines(cluster: &Cluster) {
         .cli_with(&produce, b"{\"value\":\"a\"}\n{\"walue\":\"a\"}\n".to_vec())
         .await;
     run.expect(1).names(&["line 2", "walue"]);
+}
+
+async fn keys_of_json_lines_on_their_partitions(cluster: &Cluster) {
+    cluster.create_topic("keyed-json", PARTITIONS, 3).await;
+    let text = MURMUR2.map(|(key, hash)| ("key", key, hash));
+    let bytes = MURMUR2_OF_BYTES.map(|(key, hash)| ("key_base64", key, hash));
+    let keys: Vec<(&str, &str, i32)> = text.into_iter().chain(bytes).collect();
+    let mut input = String::new();
+    for number in 0..50 {
+        for (field, key, _) in &keys {
+            input.push_str(&format!("{}\n", json!({*field: key, "value": number.to_string()})));
+        }
+    }
+    let produce = ["produce", "keyed-json", "--format", "jsonl"];
+    cluster.cli_with(&produce, input.into_bytes()).await.expect(0);
+    let consume = ["consume", "keyed-json", "--exit-at-end", "-o", "jsonl"];
+    let consumed = cluster.cli(&consume).await.expect(0).text();
+    let records: Vec<Value> = consumed
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("each line is JSON"))
+        .collect();
+    assert_eq!(records.len(), 50 * keys.len());
+    for (field, key, hash) in keys {
+        let found: Vec<(Option<u64>, Option<&str>)> = records
+            .iter()
+            .filter(|record| record[field] == key)
+            .map(|record| (record["partition"].as_u64(), record["value"].as_str()))
+            .collect();
+        let numbers: Vec<String> = (0..50).map(|number| number.to_string()).collect();
+        let expected: Vec<(Option<u64>, Option<&str>)> = numbers
+            .iter()
+            .map(|number| (Some(partition_of(hash).into()), Some(number.as_str())))
+            .collect();
+        assert_eq!(found, expected, "the records of {field} {key:?}");
+    }
 }
 
 async fn parts_of_a_partition(cluster: &Cluster) {
