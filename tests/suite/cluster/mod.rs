@@ -7,6 +7,7 @@ mod balance;
 mod bootstrap;
 mod disk_full;
 mod failover;
+mod follower_disk;
 mod foreign_batches;
 mod fsync;
 mod golden_data;
