@@ -11,6 +11,7 @@ mod follower_disk;
 mod foreign_batches;
 mod fsync;
 mod golden_data;
+mod handshake;
 mod idempotence;
 mod leader_kills;
 mod lost_tail;

@@ -50,6 +50,14 @@ pub enum BootstrapError {
     /// The cluster refused it.
     #[error("the cluster refused this broker: {0}")]
     Refused(String),
+    /// A seed refused to say who it is, as it does to a broker without a protocol version in common.
+    #[error("seed {seed} refused this broker: {message}")]
+    RefusedBySeed {
+        /// The seed's address.
+        seed: String,
+        /// What it said.
+        message: String,
+    },
     /// A seed is part of another cluster.
     #[error(
         "seed {seed} belongs to cluster {theirs}, this broker's data directory to {ours}: correct the seeds or data_dir"
@@ -277,6 +285,13 @@ impl Bootstrap {
                     address: address.clone(),
                     answer,
                 }),
+                // A new broker would wait for this seed for ever. One of a cluster may do without it.
+                Err(status) if status.code() == tonic::Code::FailedPrecondition && self.bound.borrow().is_none() => {
+                    return Err(BootstrapError::RefusedBySeed {
+                        seed: address.clone(),
+                        message: status.message().to_owned(),
+                    });
+                }
                 Err(status) => tracing::debug!(seed = %address, %status, "not reached"),
             }
         }
