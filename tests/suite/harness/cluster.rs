@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use super::cli::{self, Run};
 use super::node::{self, Addresses, Node};
 use super::wait::LOOK_INTERVAL;
-use super::{WAIT, eventually};
+use super::{Proxy, WAIT, eventually};
 
 /// Clusters live one at a time.
 static TURN: Mutex<()> = Mutex::const_new(());
@@ -32,11 +32,15 @@ pub struct Options {
     pub sections: String,
     /// Leave the nodes down.
     pub stopped: bool,
+    /// Clients are sent to a proxy before each node.
+    pub proxied: bool,
 }
 
 /// Nodes with ids from 1 on. Dropping it kills them; after a panic it shows their logs first.
 pub struct Cluster {
     nodes: Vec<Node>,
+    /// By node, if it has been asked for.
+    proxies: Vec<Proxy>,
     folder: TempDir,
     _turn: MutexGuard<'static, ()>,
 }
@@ -51,7 +55,7 @@ impl Cluster {
     pub async fn start_with(nodes: u32, options: Options) -> Cluster {
         let mut turn = turn().await;
         for _ in 0..START_ATTEMPTS {
-            let mut cluster = Cluster::written(nodes, &options.sections, turn);
+            let mut cluster = Cluster::written(nodes, &options, turn);
             if options.stopped {
                 return cluster;
             }
@@ -65,19 +69,26 @@ impl Cluster {
         panic!("a port was taken each of {START_ATTEMPTS} times");
     }
 
-    fn written(nodes: u32, sections: &str, turn: MutexGuard<'static, ()>) -> Cluster {
+    fn written(nodes: u32, options: &Options, turn: MutexGuard<'static, ()>) -> Cluster {
         let folder = tempfile::Builder::new()
             .prefix("jangada-test-")
             .tempdir()
             .expect("a temporary folder");
-        let addresses: Vec<Addresses> = (0..nodes).map(|_| Addresses::free()).collect();
+        let mut addresses: Vec<Addresses> = (0..nodes).map(|_| Addresses::free()).collect();
         let seeds: Vec<String> = addresses.iter().map(|a| a.internal.clone()).collect();
+        let mut proxies = Vec::new();
+        for addresses in addresses.iter_mut().filter(|_| options.proxied) {
+            let proxy = Proxy::before(addresses.public.clone());
+            addresses.advertised = proxy.address();
+            proxies.push(proxy);
+        }
         let nodes = (1..)
             .zip(addresses)
-            .map(|(id, addresses)| Node::new(id, folder.path(), addresses, &seeds, sections))
+            .map(|(id, addresses)| Node::new(id, folder.path(), addresses, &seeds, &options.sections))
             .collect();
         Cluster {
             nodes,
+            proxies,
             folder,
             _turn: turn,
         }
@@ -132,6 +143,12 @@ impl Cluster {
             .iter_mut()
             .find(|node| node.id == id)
             .expect("a node of this cluster")
+    }
+
+    /// The proxy before a node.
+    pub fn proxy(&self, id: u32) -> &Proxy {
+        let index = self.nodes.iter().position(|node| node.id == id);
+        &self.proxies[index.expect("a node of this cluster")]
     }
 
     /// A folder that is removed with the cluster.

@@ -4,7 +4,7 @@
 //!   dropped. Only one cluster lives at a time: tests run in threads, and the machine has few cores.
 //! - [`cli`]: one run of the command line, with its exit code and output.
 //! - [`raw`]: calls below the client: batches made by hand, and an error's reason.
-//! - [`SmallDisk`]: a file system that can be filled up.
+//! - [`Proxy`]: stands before a node and loses its answers. [`SmallDisk`]: a file system that can be filled up.
 //! - [`History`]: what writers were told and readers saw, and the [`History::check`] of it.
 //! - [`eventually`]: the only way to wait here: for a condition, with a bound.
 
@@ -14,6 +14,7 @@ mod cluster;
 mod input;
 mod node;
 pub mod ports;
+mod proxy;
 pub mod raw;
 mod small_disk;
 mod wait;
@@ -21,5 +22,6 @@ mod wait;
 pub use checker::{History, Outcome, Value};
 pub use cluster::{Cluster, Options, turn};
 pub use input::{awkward_lines, lines_of};
+pub use proxy::Proxy;
 pub use small_disk::SmallDisk;
 pub use wait::{WAIT, eventually};

@@ -22,6 +22,8 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub struct Addresses {
     pub public: String,
+    /// Where clients are sent; empty: to `public`.
+    pub advertised: String,
     pub internal: String,
     pub http: String,
 }
@@ -32,6 +34,7 @@ impl Addresses {
         let address = || format!("127.0.0.1:{}", ports::free());
         Addresses {
             public: address(),
+            advertised: String::new(),
             internal: address(),
             http: address(),
         }
@@ -58,6 +61,7 @@ seeds = {seeds:?}
 
 [listeners]
 public = "{public}"
+public_advertised = "{advertised}"
 internal = "{internal}"
 http = "{http}"
 
@@ -77,6 +81,7 @@ check_interval_ms = 250
 {sections}
 "#,
             public = addresses.public,
+            advertised = addresses.advertised,
             internal = addresses.internal,
             http = addresses.http,
         );
