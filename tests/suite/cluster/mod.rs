@@ -5,6 +5,7 @@ mod back_pressure;
 mod bad_input;
 mod balance;
 mod bootstrap;
+mod bootstrap_steps;
 mod cut_replies;
 mod disk_full;
 mod failover;

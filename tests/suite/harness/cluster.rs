@@ -32,6 +32,8 @@ pub struct Options {
     pub sections: String,
     /// Leave the nodes down.
     pub stopped: bool,
+    /// Only the nodes up to this id are seeds; 0: all are.
+    pub seeds: usize,
     /// Clients are sent to a proxy before each node.
     pub proxied: bool,
 }
@@ -75,7 +77,10 @@ impl Cluster {
             .tempdir()
             .expect("a temporary folder");
         let mut addresses: Vec<Addresses> = (0..nodes).map(|_| Addresses::free()).collect();
-        let seeds: Vec<String> = addresses.iter().map(|a| a.internal.clone()).collect();
+        let mut seeds: Vec<String> = addresses.iter().map(|a| a.internal.clone()).collect();
+        if options.seeds > 0 {
+            seeds.truncate(options.seeds);
+        }
         let mut proxies = Vec::new();
         for addresses in addresses.iter_mut().filter(|_| options.proxied) {
             let proxy = Proxy::before(addresses.public.clone());
@@ -171,6 +176,11 @@ impl Cluster {
     /// Starts a node that is down; does not wait.
     pub fn restart(&mut self, id: u32) {
         self.node_mut(id).start();
+    }
+
+    /// The same with these variables in its environment.
+    pub fn restart_with(&mut self, id: u32, environment: &[(&str, &str)]) {
+        self.node_mut(id).start_with(environment);
     }
 
     /// SIGKILL; returns when the process is gone.

@@ -103,6 +103,12 @@ check_interval_ms = 250
         self.folder.join("data")
     }
 
+    /// What its data directory says of itself.
+    pub fn identity(&self) -> toml::Table {
+        let text = fs::read_to_string(self.data().join("broker.toml")).expect("the node has been started");
+        text.parse().expect("the file is TOML")
+    }
+
     fn log_file(&self) -> PathBuf {
         self.folder.join("log")
     }
@@ -121,6 +127,11 @@ check_interval_ms = 250
     }
 
     pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// With these variables in its environment.
+    pub fn start_with(&mut self, environment: &[(&str, &str)]) {
         assert!(self.child.is_none(), "node {} runs already", self.id);
         let log = File::options()
             .create(true)
@@ -133,6 +144,7 @@ check_interval_ms = 250
             // Settings of the caller's environment would win over the file's.
             .env_clear()
             .env("RUST_BACKTRACE", "1")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file can be opened twice"))
             .stderr(log)

@@ -11,7 +11,7 @@
 //! Two clusters can never come to be: only the seed with the lowest broker id forms one, only after it reached all
 //! seeds and none belonged to a cluster; it binds its own directory before it asks the first other one, and each
 //! binds its directory before it answers. A seed that is killed at any step finds its directory bound or new when it
-//! comes back, and goes on from there.
+//! comes back, and goes on from there: tests let it die at each `failpoint`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -29,6 +29,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::directory::{DataDirectory, DirectoryError};
+use super::failpoint;
 use super::metadata::Metadata;
 use crate::seams::IdSource;
 
@@ -144,7 +145,10 @@ impl Bootstrap {
 
     /// From now on the store must be there.
     pub fn store_opened(&self) -> Result<(), DirectoryError> {
-        self.directory.lock().store_opened()
+        failpoint::reached("bootstrap.store-made");
+        self.directory.lock().store_opened()?;
+        failpoint::reached("bootstrap.store-remembered");
+        Ok(())
     }
 
     /// Where the store is.
@@ -223,6 +227,7 @@ impl Bootstrap {
                 let bound = self
                     .bind(&request.cluster_id, FIRST_INCARNATION)
                     .map_err(|error| Status::internal(error.to_string()))?;
+                failpoint::reached("bootstrap.adopted");
                 tracing::info!(cluster = %bound.cluster_id, by = request.broker_id, "adopted a new cluster");
                 Ok(bound.cluster_id)
             }
@@ -238,7 +243,11 @@ impl Bootstrap {
             if let Some(bound) = bound.borrow_and_update().clone() {
                 return Ok(bound);
             }
+            failpoint::reached("bootstrap.directory-made");
             let seeds = self.probe_seeds().await?;
+            if seeds.len() == self.local.seeds.len() {
+                failpoint::reached("bootstrap.probed");
+            }
             if let Some(seed) = seeds.iter().find(|seed| seed.answer.ready) {
                 match self.join(&seed.address).await? {
                     Some(bound) => return Ok(bound),
@@ -247,7 +256,9 @@ impl Bootstrap {
             } else if self.may_form(&seeds) {
                 let cluster_id = self.ids.new_id().to_string();
                 tracing::info!(cluster = %cluster_id, "forming a new cluster");
-                return Ok(self.bind(&cluster_id, FIRST_INCARNATION)?);
+                let bound = self.bind(&cluster_id, FIRST_INCARNATION)?;
+                failpoint::reached("bootstrap.bound");
+                return Ok(bound);
             }
             if !told {
                 told = true;
@@ -348,9 +359,10 @@ impl Bootstrap {
         match tokio::time::timeout(JOIN_TIMEOUT, join).await {
             Ok(Ok(response)) => {
                 tracing::info!(cluster = %response.cluster_id, incarnation = response.incarnation, "joined");
-                Ok(Some(
-                    self.bind(&response.cluster_id, Incarnation(response.incarnation))?,
-                ))
+                failpoint::reached("bootstrap.joined");
+                let bound = self.bind(&response.cluster_id, Incarnation(response.incarnation))?;
+                failpoint::reached("bootstrap.join-bound");
+                Ok(Some(bound))
             }
             Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {
                 Err(BootstrapError::Refused(status.message().to_owned()))
@@ -388,6 +400,7 @@ impl Bootstrap {
             }
             let _ = tokio::time::timeout(ROUND, image.changed()).await;
         }
+        failpoint::reached("bootstrap.completed");
         Ok(())
     }
 
@@ -409,13 +422,16 @@ impl Bootstrap {
             };
             let adopt = async { Ok::<_, Status>(connect(&seed.address).await?.adopt(request).await?.into_inner()) };
             match tokio::time::timeout(PROBE_TIMEOUT, adopt).await {
-                Ok(Ok(response)) if response.cluster_id == bound.cluster_id => {}
+                Ok(Ok(response)) if response.cluster_id == bound.cluster_id => {
+                    failpoint::reached("bootstrap.one-adopted");
+                }
                 other => {
                     tracing::warn!(seed = %seed.address, ?other, "has not adopted the new cluster yet");
                     return;
                 }
             }
         }
+        failpoint::reached("bootstrap.all-adopted");
         let voters: BTreeSet<ReplicaId> = brokers
             .keys()
             .take(metadata_voter_count(brokers.len()))
@@ -428,12 +444,16 @@ impl Bootstrap {
             tracing::warn!(%error, "the metadata group could not be formed yet");
             return;
         }
+        failpoint::reached("bootstrap.initialized");
         let command = Command::FormCluster {
             cluster_id: bound.cluster_id.clone(),
             brokers: brokers.into_values().collect(),
         };
         match metadata.propose(&command).await {
-            Ok(_) => tracing::info!(cluster = %bound.cluster_id, "the cluster is formed"),
+            Ok(_) => {
+                failpoint::reached("bootstrap.formed");
+                tracing::info!(cluster = %bound.cluster_id, "the cluster is formed");
+            }
             Err(error) => tracing::warn!(%error, "the cluster is not formed yet"),
         }
     }
@@ -471,7 +491,10 @@ impl Bootstrap {
         let member = self.member();
         loop {
             match metadata.propose(&registration(&member)).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    failpoint::reached("bootstrap.registered");
+                    return Ok(());
+                }
                 Err(error) if error.definite && error.retry_delay.is_none() => {
                     return Err(BootstrapError::Refused(error.message));
                 }
@@ -499,6 +522,7 @@ pub(crate) async fn admit(
         .ok_or_else(|| Status::invalid_argument("the member is missing"))?;
     match metadata.propose(&registration(&member)).await {
         Ok((Reply::BrokerRegistered { incarnation, .. }, _)) => {
+            failpoint::reached("bootstrap.admitted");
             let image = metadata.image();
             let members = image.brokers().map(|broker| Member {
                 broker_id: broker.id.get(),

@@ -9,5 +9,6 @@
 pub(crate) mod balance;
 pub(crate) mod bootstrap;
 pub(crate) mod directory;
+mod failpoint;
 pub(crate) mod metadata;
 pub(crate) mod reconcile;
