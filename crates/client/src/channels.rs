@@ -22,11 +22,12 @@ const CONNECTION_WINDOW_BYTES: u32 = 32 * MIB;
 /// A batch should fit one frame: each costs a header and a trip through the scheduler.
 const FRAME_BYTES_MAX: u32 = MIB;
 
-/// A broker that was cut off without a reset is noticed after this and [`KEEPALIVE_TIMEOUT`].
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// A broker that was cut off without a reset is noticed after this and [`KEEPALIVE_TIMEOUT`], while something is under way to it. That ends
+/// what nothing else watches: a consumer's stream, and calls to a partition's leader.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long a ping may stay unanswered.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The largest message taken from a broker: the largest fetch and one batch over it, with room to spare.
 pub(crate) const RESPONSE_BYTES_MAX: usize = 32 * MIB as usize;

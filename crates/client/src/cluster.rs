@@ -1,12 +1,13 @@
 //! What producer, consumer and admin share: the connections, the metadata, and calls with retry.
 //!
 //! A call to a partition's leader follows the leader as it moves. A call to any broker goes to the next one when one cannot be
-//! reached or is not able. Both give up after `retry_timeout`.
+//! reached or is not able; one that changes nothing does so already while a broker is silent. Both give up after `retry_timeout`.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use jangada_proto::v1;
 use jangada_proto::v1::log_service_client::LogServiceClient;
 use jangada_types::Reason;
@@ -21,6 +22,9 @@ use crate::error::ClientError;
 use crate::metadata::{LeaderLookup, MetadataCache, TopicMetadata};
 use crate::wire_error::{Disposition, Failure};
 
+/// How long a broker may be silent before the next one is asked as well, where a call may be made at two at once.
+const HEDGE_AFTER: Duration = Duration::from_millis(500);
+
 pub(crate) struct Cluster {
     pub config: ClientConfig,
     pub channels: Arc<Channels>,
@@ -30,6 +34,8 @@ pub(crate) struct Cluster {
 /// Which failures of a call are tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeat {
+    /// It changes nothing that anyone sees: while a broker is silent the next one may be asked as well.
+    Hedged,
     /// Doing it twice is as good as once.
     Always,
     /// Only when the attempt certainly had no effect.
@@ -192,6 +198,14 @@ impl Cluster {
         let mut backoff = Backoff::new();
         let mut in_doubt = false;
         let mut candidates = Vec::new().into_iter();
+        let ask = async |address: Arc<str>| {
+            let attempt = match self.channels.get(&address) {
+                Ok(channel) => self.attempt(call(channel)).await,
+                Err(failure) => Err(failure),
+            };
+            (address, attempt)
+        };
+        let mut asked = FuturesUnordered::new();
         loop {
             let address = match candidates.next() {
                 Some(address) => address,
@@ -200,10 +214,18 @@ impl Cluster {
                     candidates.next().expect("a client has at least one broker to ask")
                 }
             };
-            let attempt = match self.channels.get(&address) {
-                Ok(channel) => self.attempt(call(channel)).await,
-                Err(failure) => Err(failure),
+            asked.push(ask(address));
+            let may_hedge = repeat == Repeat::Hedged && candidates.len() > 0;
+            let answered = if may_hedge {
+                timeout(HEDGE_AFTER, asked.next()).await
+            } else {
+                Ok(asked.next().await)
             };
+            let Ok(answered) = answered else {
+                // It may be cut off, and silent until its time is over.
+                continue;
+            };
+            let (address, attempt) = answered.expect("one was asked");
             let failure = match attempt {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
@@ -212,7 +234,7 @@ impl Cluster {
                 Disposition::Retry => true,
                 Disposition::Unknown => {
                     in_doubt = true;
-                    repeat == Repeat::Always
+                    repeat != Repeat::IfDefinite
                 }
                 Disposition::Refuse => false,
             };

@@ -119,7 +119,7 @@ impl Admin {
     /// [`ClientError::Unavailable`] when no broker answers.
     pub async fn list_topics(&self) -> Result<Vec<TopicSummary>, ClientError> {
         let context = "list topics";
-        let answer = self.call(Repeat::Always, |mut service| async move {
+        let answer = self.call(Repeat::Hedged, |mut service| async move {
             service.list_topics(v1::ListTopicsRequest {}).await
         });
         let answer = answer.await.map_err(|failed| failed.into_error(context))?;
@@ -136,7 +136,7 @@ impl Admin {
     /// [`ClientError::UnknownTopic`].
     pub async fn describe_topic(&self, name: &str) -> Result<TopicDescription, ClientError> {
         let context = format!("describe topic {name}");
-        let answer = self.call(Repeat::Always, |mut service| {
+        let answer = self.call(Repeat::Hedged, |mut service| {
             let request = v1::DescribeTopicRequest { name: name.to_owned() };
             async move { service.describe_topic(request).await }
         });
@@ -233,7 +233,7 @@ impl Admin {
     /// # Errors
     /// [`ClientError::Unavailable`] when no broker answers.
     pub async fn describe_cluster(&self) -> Result<ClusterDescription, ClientError> {
-        let answer = self.call(Repeat::Always, |mut service| async move {
+        let answer = self.call(Repeat::Hedged, |mut service| async move {
             service.describe_cluster(v1::DescribeClusterRequest {}).await
         });
         let answer = answer
@@ -253,7 +253,7 @@ impl Admin {
         } else {
             format!("describe partitions of {name}")
         };
-        let answer = self.call(Repeat::Always, |mut service| {
+        let answer = self.call(Repeat::Hedged, |mut service| {
             let request = v1::DescribePartitionsRequest { topic: name.to_owned() };
             async move { service.describe_partitions(request).await }
         });
