@@ -28,9 +28,17 @@ impl Value {
         format!("{}:{}", self.writer, self.number)
     }
 
-    /// The reverse.
+    /// The same, filled up to this many bytes.
+    pub fn padded(self, bytes: usize) -> String {
+        let text = self.text() + " ";
+        let filling = ".".repeat(bytes.saturating_sub(text.len()));
+        text + &filling
+    }
+
+    /// The reverse of both.
     pub fn parse(bytes: &[u8]) -> Option<Value> {
-        let (writer, number) = std::str::from_utf8(bytes).ok()?.split_once(':')?;
+        let text = std::str::from_utf8(bytes).ok()?;
+        let (writer, number) = text.split(' ').next()?.split_once(':')?;
         Some(Value {
             writer: writer.parse().ok()?,
             number: number.parse().ok()?,

@@ -1,5 +1,6 @@
 //! A cluster of real processes on loopback.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Instant;
@@ -12,7 +13,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use super::cli::{self, Run};
 use super::node::{self, Addresses, Node};
 use super::wait::LOOK_INTERVAL;
-use super::{Proxy, WAIT, eventually};
+use super::{Disk, Network, Proxy, WAIT, eventually};
 
 /// Clusters live one at a time.
 static TURN: Mutex<()> = Mutex::const_new(());
@@ -25,17 +26,35 @@ pub async fn turn() -> MutexGuard<'static, ()> {
 /// How often a start is tried again with other ports, when somebody else took one in the moment between.
 const START_ATTEMPTS: usize = 3;
 
+/// Memory is small: several nodes share the machine.
+const SMALL_STORAGE: &str = "[storage]
+memtable_bytes = 8388608
+memtables_bytes = 33554432
+wal_bytes = 67108864
+tail_bytes = 16777216
+block_cache_bytes = 8388608
+blob_file_bytes = 4194304
+reclaim_interval_ms = 500
+disk_reserve_bytes = 0
+";
+
 /// What is not the default of a cluster.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// More sections for each node's settings, TOML.
     pub sections: String,
+    /// `sections` has a `[storage]` of its own, in place of the one with little memory.
+    pub plain_storage: bool,
     /// Leave the nodes down.
     pub stopped: bool,
     /// Only the nodes up to this id are seeds; 0: all are.
     pub seeds: usize,
     /// Clients are sent to a proxy before each node.
     pub proxied: bool,
+    /// Each data directory is a file system of its own, of this many bytes, that can lose power; see [`Disk`].
+    pub disk_bytes: Option<u64>,
+    /// There is a network that nodes can be cut off from; see [`Network`].
+    pub network: bool,
 }
 
 /// Nodes with ids from 1 on. Dropping it kills them; after a panic it shows their logs first.
@@ -43,6 +62,9 @@ pub struct Cluster {
     nodes: Vec<Node>,
     /// By node, if it has been asked for.
     proxies: Vec<Proxy>,
+    network: Option<Network>,
+    /// Dropped before the folder that has their files and mount points.
+    disks: BTreeMap<u32, Disk>,
     folder: TempDir,
     _turn: MutexGuard<'static, ()>,
 }
@@ -57,7 +79,7 @@ impl Cluster {
     pub async fn start_with(nodes: u32, options: Options) -> Cluster {
         let mut turn = turn().await;
         for _ in 0..START_ATTEMPTS {
-            let mut cluster = Cluster::written(nodes, &options, turn);
+            let mut cluster = Cluster::written(nodes, &options, turn).await;
             if options.stopped {
                 return cluster;
             }
@@ -71,12 +93,23 @@ impl Cluster {
         panic!("a port was taken each of {START_ATTEMPTS} times");
     }
 
-    fn written(nodes: u32, options: &Options, turn: MutexGuard<'static, ()>) -> Cluster {
+    async fn written(nodes: u32, options: &Options, turn: MutexGuard<'static, ()>) -> Cluster {
         let folder = tempfile::Builder::new()
             .prefix("jangada-test-")
             .tempdir()
             .expect("a temporary folder");
-        let mut addresses: Vec<Addresses> = (0..nodes).map(|_| Addresses::free()).collect();
+        let mut network = options.network.then(Network::new);
+        let mut addresses = Vec::new();
+        for id in 1..=nodes {
+            addresses.push(match &mut network {
+                Some(network) => Addresses::behind(network, id).await,
+                None => Addresses::free(),
+            });
+        }
+        let sections = match options.plain_storage {
+            true => options.sections.clone(),
+            false => format!("{SMALL_STORAGE}\n{}", options.sections),
+        };
         let mut seeds: Vec<String> = addresses.iter().map(|a| a.internal.clone()).collect();
         if options.seeds > 0 {
             seeds.truncate(options.seeds);
@@ -87,13 +120,21 @@ impl Cluster {
             addresses.advertised = proxy.address();
             proxies.push(proxy);
         }
-        let nodes = (1..)
+        let nodes: Vec<Node> = (1..)
             .zip(addresses)
-            .map(|(id, addresses)| Node::new(id, folder.path(), addresses, &seeds, &options.sections))
+            .map(|(id, addresses)| Node::new(id, folder.path(), addresses, &seeds, &sections))
             .collect();
+        let disk = |node: &Node, bytes| {
+            let image = folder.path().join(format!("disk-{}", node.id));
+            (node.id, Disk::new(image, node.data(), bytes))
+        };
+        let disks = options.disk_bytes.into_iter();
+        let disks = disks.flat_map(|bytes| nodes.iter().map(move |node| disk(node, bytes)));
         Cluster {
+            disks: disks.collect(),
             nodes,
             proxies,
+            network,
             folder,
             _turn: turn,
         }
@@ -193,6 +234,33 @@ impl Cluster {
         for node in self.nodes.iter_mut().filter(|node| node.is_running()) {
             node.kill();
         }
+    }
+
+    /// The disk of a node, in a cluster that was started with some.
+    pub fn disk(&mut self, id: u32) -> &mut Disk {
+        self.disks.get_mut(&id).expect("it was started with disks")
+    }
+
+    /// These nodes lose power at once, and are left down.
+    pub fn lose_power(&mut self, ids: &[u32]) {
+        for &id in ids {
+            self.kill(id);
+        }
+        // Only now: nobody may sync while a disk stops.
+        for &id in ids {
+            self.disk(id).lose_power();
+        }
+    }
+
+    /// A running node is cut off from all others and from all clients, without a reset. In a cluster that was started with a network.
+    pub fn cut_off(&self, id: u32) {
+        let network = self.network.as_ref().expect("it was started with a network");
+        network.cut(id, self.node(id).pid());
+    }
+
+    /// Nobody is cut off any more.
+    pub fn heal(&self) {
+        self.network.as_ref().expect("it was started with a network").heal();
     }
 
     /// SIGTERM; returns when the process has ended.

@@ -3,15 +3,20 @@
 //! - [`Cluster`]: starts `jangada server` processes on loopback, kills, stops, pauses and restarts them, and ends them all when it is
 //!   dropped. Only one cluster lives at a time: tests run in threads, and the machine has few cores.
 //! - [`cli`]: one run of the command line, with its exit code and output.
+//! - [`Disk`]: a file system that can lose power. [`Network`]: proxies that can cut a node off without a reset.
 //! - [`raw`]: calls below the client: batches made by hand, and an error's reason.
 //! - [`Proxy`]: stands before a node and loses its answers. [`SmallDisk`]: a file system that can be filled up.
 //! - [`History`]: what writers were told and readers saw, and the [`History::check`] of it.
+//! - [`Load`]: writers and a reader that go on while faults happen, and keep such a history.
 //! - [`eventually`]: the only way to wait here: for a condition, with a bound.
 
 mod checker;
 pub mod cli;
 mod cluster;
+mod disk;
 mod input;
+mod load;
+mod network;
 mod node;
 pub mod ports;
 mod proxy;
@@ -21,7 +26,10 @@ mod wait;
 
 pub use checker::{History, Outcome, Value};
 pub use cluster::{Cluster, Options, turn};
+pub use disk::{Disk, can_mount};
 pub use input::{awkward_lines, lines_of};
 pub use proxy::Proxy;
 pub use small_disk::SmallDisk;
+pub use load::Load;
+pub use network::Network;
 pub use wait::{WAIT, eventually};

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::{eventually, ports};
+use super::{Network, eventually, ports};
 use crate::binary;
 
 /// Lines of a log that are shown when a test fails.
@@ -21,23 +21,39 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 /// A node's addresses.
 #[derive(Clone, Debug)]
 pub struct Addresses {
+    /// What others connect to.
     pub public: String,
-    /// Where clients are sent; empty: to `public`.
+    /// Where clients are sent: to `public`, or to a proxy before it.
     pub advertised: String,
     pub internal: String,
     pub http: String,
+    /// Where it listens, which is the same unless there are proxies before it.
+    pub public_bind: String,
+    pub internal_bind: String,
 }
 
 impl Addresses {
     /// On loopback, with ports that are free now.
     pub fn free() -> Addresses {
         let address = || format!("127.0.0.1:{}", ports::free());
+        let (public, internal) = (address(), address());
         Addresses {
-            public: address(),
-            advertised: String::new(),
-            internal: address(),
+            public_bind: public.clone(),
+            internal_bind: internal.clone(),
+            advertised: public.clone(),
+            public,
+            internal,
             http: address(),
         }
+    }
+
+    /// The same with proxies before the node.
+    pub async fn behind(network: &mut Network, id: u32) -> Addresses {
+        let mut addresses = Addresses::free();
+        addresses.public = network.proxy(id, addresses.public_bind.clone()).await;
+        addresses.advertised = addresses.public.clone();
+        addresses.internal = network.proxy(id, addresses.internal_bind.clone()).await;
+        addresses
     }
 }
 
@@ -50,7 +66,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Writes the node's settings into a folder of its own. Memory is small: several nodes share the machine.
+    /// Writes the node's settings into a folder of its own.
     pub fn new(id: u32, parent: &Path, addresses: Addresses, seeds: &[String], sections: &str) -> Node {
         let folder = parent.join(format!("node-{id}"));
         fs::create_dir_all(&folder).expect("the temporary folder is writable");
@@ -60,29 +76,21 @@ data_dir = "data"
 seeds = {seeds:?}
 
 [listeners]
-public = "{public}"
+public = "{public_bind}"
 public_advertised = "{advertised}"
-internal = "{internal}"
+internal = "{internal_bind}"
+internal_advertised = "{internal}"
 http = "{http}"
-
-[storage]
-memtable_bytes = 8388608
-memtables_bytes = 33554432
-wal_bytes = 67108864
-tail_bytes = 16777216
-block_cache_bytes = 8388608
-blob_file_bytes = 4194304
-reclaim_interval_ms = 500
-disk_reserve_bytes = 0
 
 [retention]
 check_interval_ms = 250
 
 {sections}
 "#,
-            public = addresses.public,
             advertised = addresses.advertised,
+            public_bind = addresses.public_bind,
             internal = addresses.internal,
+            internal_bind = addresses.internal_bind,
             http = addresses.http,
         );
         let node = Node {

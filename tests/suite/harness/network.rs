@@ -1,0 +1,234 @@
+//! The network between nodes and clients, as far as a test can take hold of it: everything that comes to a node comes through a proxy of
+//! its own. A node that is cut off is silent in both directions. Its connections stay open, new ones are taken, no byte passes, nothing is
+//! reset; what was sent meanwhile arrives when it is healed, as TCP would have it.
+//!
+//! Connections between nodes come from one address, so who opened one is looked up in `/proc`: no root is needed.
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// What one read takes.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// Who is cut off.
+#[derive(Clone, Debug, Default)]
+struct Cut {
+    /// Ids of nodes.
+    nodes: HashSet<u32>,
+    /// Their processes.
+    pids: HashSet<u32>,
+}
+
+/// All proxies of a cluster. Dropping it ends them.
+pub struct Network {
+    cut: watch::Sender<Cut>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Network {
+    pub fn new() -> Network {
+        Network {
+            cut: watch::Sender::default(),
+            tasks: Vec::new(),
+        }
+    }
+
+    /// A proxy before this address of a node; gives the proxy's.
+    pub async fn proxy(&mut self, node: u32, target: String) -> String {
+        let port = super::ports::free();
+        let listener = TcpListener::bind(("127.0.0.1", port)).await;
+        let listener = listener.expect("the port was free a moment ago");
+        let address = listener.local_addr().expect("it is bound").to_string();
+        self.tasks
+            .push(tokio::spawn(accept(listener, node, target, self.cut.subscribe())));
+        address
+    }
+
+    /// Nothing goes to this node any more, and nothing comes from it.
+    pub fn cut(&self, node: u32, pid: u32) {
+        self.cut.send_modify(|cut| {
+            cut.nodes.insert(node);
+            cut.pids.insert(pid);
+        });
+    }
+
+    /// Everybody reaches everybody.
+    pub fn heal(&self) {
+        self.cut.send_replace(Cut::default());
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, node: u32, target: String, cut: watch::Receiver<Cut>) {
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let (stream, peer) = listener.accept().await.expect("a listener goes on");
+        // Those that ended are let go.
+        while connections.try_join_next().is_some() {}
+        let (target, cut) = (target.clone(), cut.clone());
+        connections.spawn(async move {
+            // A node that is down refuses, and so does its proxy, by closing.
+            let _ = forward(stream, peer, node, &target, cut).await;
+        });
+    }
+}
+
+async fn forward(
+    stream: TcpStream,
+    peer: SocketAddr,
+    node: u32,
+    target: &str,
+    mut cut: watch::Receiver<Cut>,
+) -> std::io::Result<()> {
+    let (held, holding) = watch::channel(false);
+    let here = stream.local_addr()?;
+    let look = move |cut: &Cut| {
+        let is_held = cut.nodes.contains(&node) || cut.pids.iter().any(|pid| owns(*pid, peer, here));
+        held.send_replace(is_held);
+    };
+    look(&cut.borrow_and_update());
+    let follow = async {
+        while cut.changed().await.is_ok() {
+            look(&cut.borrow_and_update());
+        }
+    };
+    let pass = async {
+        let mut holding = holding;
+        holding.wait_for(|held| !held).await.map_err(std::io::Error::other)?;
+        let onward = TcpStream::connect(target).await?;
+        onward.set_nodelay(true)?;
+        stream.set_nodelay(true)?;
+        let (from_here, to_here) = stream.into_split();
+        let (from_there, to_there) = onward.into_split();
+        // When one direction ends, so does the connection.
+        tokio::select! {
+            ended = copy(from_here, to_there, holding.clone()) => ended,
+            ended = copy(from_there, to_here, holding) => ended,
+        }
+    };
+    tokio::select! {
+        () = follow => Ok(()),
+        passed = pass => passed,
+    }
+}
+
+/// Copies until the end, but nothing, not even the end, while it is held.
+async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut held: watch::Receiver<bool>) -> std::io::Result<()> {
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        let read = from.read(&mut piece).await;
+        held.wait_for(|held| !held).await.map_err(std::io::Error::other)?;
+        match read? {
+            0 => return to.shutdown().await,
+            count => to.write_all(&piece[..count]).await?,
+        }
+    }
+}
+
+/// Whether this process has the end of a connection that is `from` this address, `to` another.
+fn owns(pid: u32, from: SocketAddr, to: SocketAddr) -> bool {
+    let Some(inode) = inode_of(from, to) else { return false };
+    let socket = format!("socket:[{inode}]");
+    let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return false;
+    };
+    files
+        .flatten()
+        .any(|file| fs::read_link(file.path()).is_ok_and(|link| link.as_os_str() == socket.as_str()))
+}
+
+/// The socket's number, as the kernel lists it.
+fn inode_of(from: SocketAddr, to: SocketAddr) -> Option<String> {
+    let (from, to) = (listed(from)?, listed(to)?);
+    let table = fs::read_to_string("/proc/net/tcp").ok()?;
+    table.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        (fields.get(1..3)? == [&from, &to]).then(|| fields.get(9).map(|inode| (*inode).to_owned()))?
+    })
+}
+
+/// As in that list: the address as a number in the machine's own byte order.
+fn listed(address: SocketAddr) -> Option<String> {
+    let SocketAddr::V4(address) = address else { return None };
+    let number = u32::from_ne_bytes(address.ip().octets());
+    Some(format!("{number:08X}:{:04X}", address.port()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::harness::{WAIT, eventually};
+
+    /// An echo behind a proxy of node 1.
+    async fn echo() -> (Network, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let target = listener.local_addr().expect("it is bound").to_string();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut from, mut to) = stream.split();
+                    let _ = tokio::io::copy(&mut from, &mut to).await;
+                });
+            }
+        });
+        let mut network = Network::new();
+        let address = network.proxy(1, target).await;
+        (network, address)
+    }
+
+    async fn answers(stream: &mut TcpStream, byte: u8) -> bool {
+        stream.write_all(&[byte]).await.expect("it stays open");
+        comes(stream, byte).await
+    }
+
+    /// Within a time that is far more than loopback needs.
+    async fn comes(stream: &mut TcpStream, byte: u8) -> bool {
+        let read = tokio::time::timeout(Duration::from_millis(300), stream.read_u8()).await;
+        read.is_ok_and(|read| read.expect("it stays open") == byte)
+    }
+
+    #[tokio::test]
+    async fn a_cut_node_is_silent_and_keeps_its_connections() {
+        let (network, address) = echo().await;
+        let mut before = TcpStream::connect(&address).await.expect("it is taken");
+        assert!(answers(&mut before, 1).await);
+        network.cut(1, u32::MAX);
+        assert!(!answers(&mut before, 2).await);
+        let mut during = TcpStream::connect(&address).await.expect("it is taken");
+        assert!(!answers(&mut during, 3).await);
+        network.heal();
+        assert!(comes(&mut before, 2).await);
+        assert!(comes(&mut during, 3).await);
+    }
+
+    #[tokio::test]
+    async fn what_a_cut_process_opens_is_silent_too() {
+        let (network, address) = echo().await;
+        let mut stream = TcpStream::connect(&address).await.expect("it is taken");
+        network.cut(2, std::process::id());
+        let silent = eventually("this process is silent", WAIT, || async {
+            let mut stream = TcpStream::connect(&address).await.ok()?;
+            (!answers(&mut stream, 1).await).then_some(())
+        });
+        silent.await;
+        assert!(!answers(&mut stream, 2).await);
+        network.heal();
+        assert!(comes(&mut stream, 2).await);
+    }
+}
