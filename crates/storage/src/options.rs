@@ -51,7 +51,7 @@ pub struct StoreOptions {
     /// not written yet do not count as evictable and may exceed it.
     pub tail_bytes: usize,
 
-    /// Bytes of one memtable of the log. Default 64 MiB, from 1 MiB to 512 MiB. A WAL has about the same size.
+    /// Bytes of one memtable of the log. Default 64 MiB, from 1 MiB to 2 GiB. A WAL has about the same size.
     pub memtable_bytes: usize,
 
     /// Bytes of all memtables of all column families together, those being flushed included. Default 256 MiB, at least
@@ -114,8 +114,8 @@ impl StoreOptions {
         let bounds = [
             (self.tail_bytes >= MIB, "tail_bytes must be at least 1 MiB"),
             (
-                (MIB..=512 * MIB).contains(&self.memtable_bytes),
-                "memtable_bytes must be from 1 MiB to 512 MiB",
+                (MIB..=2048 * MIB).contains(&self.memtable_bytes),
+                "memtable_bytes must be from 1 MiB to 2 GiB",
             ),
             (
                 self.memtables_bytes >= 2 * self.memtable_bytes,

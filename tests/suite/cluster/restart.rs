@@ -1,6 +1,11 @@
 //! Clusters of one, three and five nodes, and what they hold after all of their nodes died.
 
-use crate::harness::Cluster;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use jangada_client::{ProducerConfig, ProducerRecord};
+
+use crate::harness::{Cluster, Options};
 
 /// Produces these lines; expects success.
 async fn produce(cluster: &Cluster, topic: &str, lines: &str) {
@@ -74,4 +79,79 @@ async fn five_nodes_survive_the_death_of_two() {
     cluster.start_all();
     cluster.healthy().await;
     assert_eq!(consume(&cluster, "orders").await.lines().count(), 50);
+}
+
+/// What the write-ahead log of a node holds in this test.
+const UNFLUSHED_BYTES: u64 = 1 << 30;
+
+/// After a crash with this much a cluster serves again within this.
+const READY_MAX: Duration = Duration::from_secs(10);
+
+/// The files with this ending in a folder: number and bytes.
+fn files(folder: &Path, ending: &str) -> (usize, u64) {
+    let files = std::fs::read_dir(folder).expect("the node made it").flatten();
+    let files = files.filter(|file| file.path().extension().is_some_and(|found| found == ending));
+    let sizes: Vec<u64> = files
+        .map(|file| file.metadata().map_or(0, |metadata| metadata.len()))
+        .collect();
+    (sizes.len(), sizes.iter().sum())
+}
+
+/// With `JANGADA_LONG=1` only: it writes some GiB.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gib_of_unflushed_records_is_replayed_in_time() {
+    if std::env::var_os("JANGADA_LONG").is_none() {
+        println!("not run: JANGADA_LONG is not set");
+        return;
+    }
+    let sections = "[storage]\nmemtable_bytes = 2147483648\nmemtables_bytes = 8589934592\nwal_bytes = 8589934592\n\
+                    tail_bytes = 16777216\ndisk_reserve_bytes = 0\n";
+    let options = Options {
+        sections: sections.to_owned(),
+        plain_storage: true,
+        ..Options::default()
+    };
+    let mut cluster = Cluster::start_with(3, options).await;
+    cluster.create_topic("orders", 6, 3).await;
+    let client = cluster.client().await;
+    let producer = client.producer(ProducerConfig::default());
+    let producer = producer.expect("the defaults are valid");
+    let value = vec![7; 8 * 1024];
+    let count = UNFLUSHED_BYTES / value.len() as u64;
+    let mut deliveries = Vec::new();
+    for number in 0..count {
+        let record = ProducerRecord::new("orders")
+            .with_partition((number % 6) as u32)
+            .with_value(value.clone());
+        deliveries.push(producer.send(record).await.expect("it is taken"));
+    }
+    for delivery in deliveries {
+        delivery.await.expect("it is written");
+    }
+    cluster.healthy().await;
+    cluster.kill_all();
+    for id in cluster.ids() {
+        let rocksdb = cluster.node(id).data().join("store/rocksdb");
+        let (blobs, _) = files(&rocksdb, "blob");
+        let (logs, bytes) = files(&rocksdb, "log");
+        println!("node {id}: {logs} files of the write-ahead log with {bytes} bytes, {blobs} blob files");
+        assert!(bytes >= UNFLUSHED_BYTES, "{bytes} bytes to replay");
+        assert_eq!(blobs, 0, "records were flushed");
+    }
+    let start = Instant::now();
+    cluster.start_all();
+    let mut ready = Vec::new();
+    for id in cluster.ids() {
+        cluster.ready(id).await;
+        ready.push(start.elapsed());
+    }
+    cluster.cli(&["cluster", "health", "--wait", "60"]).await.expect(0);
+    let healthy = start.elapsed();
+    println!("nodes ready after {ready:?}, the cluster is healthy after {healthy:?}");
+    for partition in 0..6 {
+        let state = cluster.partition("orders", partition).await;
+        let expected = count / 6 + u64::from(u64::from(partition) < count % 6);
+        assert_eq!(state.high_watermark, i64::try_from(expected).ok());
+    }
+    assert!(healthy < READY_MAX, "{healthy:?}");
 }

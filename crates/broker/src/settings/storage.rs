@@ -41,7 +41,7 @@ settings! {
             /// the end, bytes. Entries that are not written yet are kept beyond it.
             tail_bytes: u64 = 134_217_728, range(1_048_576, 68_719_476_736);
             /// Size of one memory table, bytes. A file of the write-ahead log has about the same size.
-            memtable_bytes: u64 = 67_108_864, range(1_048_576, 536_870_912);
+            memtable_bytes: u64 = 67_108_864, range(1_048_576, 2_147_483_648);
             /// All memory tables together, those being flushed included, bytes. At least twice `memtable_bytes`.
             memtables_bytes: u64 = 268_435_456, range(2_097_152, 17_179_869_184);
             /// Cache of blocks read from disk, indexes and filters included, bytes.
