@@ -314,7 +314,10 @@ fn database_options(options: &StoreOptions) -> Result<Options, StoreError> {
     // What the crate does not wrap. This makes new options, so it comes first. A write that outruns the flushes is
     // slowed down to this rate, not to the default of 16 MB/s, before it has to stop. (`track_and_verify_wals` was
     // tried: it refuses to open after a lost WAL, where the mark says what is missing and lets the peers decide.)
-    let mut db = Options::default().get_options_from_string("delayed_write_rate=268435456")?;
+    // After a crash the replayed WALs stay until their memtables are flushed in the ordinary way: a broker need not write
+    // a second copy of them before it serves.
+    let mut db =
+        Options::default().get_options_from_string("delayed_write_rate=268435456;avoid_flush_during_recovery=true")?;
     db.create_if_missing(true);
     db.create_missing_column_families(true);
 
