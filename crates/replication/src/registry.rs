@@ -338,8 +338,8 @@ fn raft_config(identity: &Identity, timing: Timing) -> Result<Config, OpenError>
         // election time-out.
         quorum_loss_probe_interval: Some(timing.election_timeout_max_ms * 2 + timing.heartbeat_ms),
         // A follower that has less than it acknowledged is filled up again instead of being left behind until the next
-        // election. It can only be one whose operator accepted that (the store notices a lost tail and refuses to
-        // start), and what was counted as committed is not taken back.
+        // election. That is one whose operator accepted a lost tail (the store notices it and refuses to start), or one
+        // whose disk lied about its last commit. What was counted as committed is not taken back.
         allow_log_reversion: Some(true),
         backoff: "50ms 100ms 200ms ...500ms".to_owned(),
         ..Config::default()

@@ -41,6 +41,7 @@ pub(crate) struct Database {
 
 impl Database {
     pub(crate) fn open(path: &Path, options: &StoreOptions, counters: Arc<Counters>) -> Result<Self, StoreError> {
+        make_wals_durable(path)?;
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
         let families = [
             ColumnFamilyDescriptor::new(LOG, log_options(options, &cache)?),
@@ -296,6 +297,33 @@ fn foreign_key(family: &str, key: &[u8]) -> StoreError {
         "{family} has a key of {} bytes that is none of ours",
         key.len()
     ))
+}
+
+/// Syncs the WALs of a process that died, and lets the page cache forget them.
+///
+/// A commit that was written but not synced when the process was killed is in the page cache, so it would be replayed,
+/// answered for and built upon, while RocksDB never syncs a file that it only replays: a power failure soon after would
+/// take it from the middle of the log. What cannot be synced now was never on the disk; it must not come from the cache.
+fn make_wals_durable(directory: &Path) -> Result<(), StoreError> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(StoreError::io("list", directory, error)),
+    };
+    for entry in entries {
+        let path = entry.map_err(|error| StoreError::io("list", directory, error))?.path();
+        if path.extension().is_none_or(|extension| extension != "log") {
+            continue;
+        }
+        let file = std::fs::File::open(&path).map_err(|error| StoreError::io("open", &path, error))?;
+        file.sync_all().map_err(|error| StoreError::io("sync", &path, error))?;
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
+            .map_err(|error| StoreError::io("read anew", &path, error))?;
+    }
+    let opened = std::fs::File::open(directory).map_err(|error| StoreError::io("open", directory, error))?;
+    opened
+        .sync_all()
+        .map_err(|error| StoreError::io("sync", directory, error))
 }
 
 /// Whether the file system of a directory opens files past the page cache. Creates the directory.

@@ -1,70 +1,32 @@
 //! A record is acknowledged only after two nodes have it on disk, as the system calls tell.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::process::{Pid, Signal, kill_process};
-
-use crate::harness::{Cluster, WAIT, eventually, raw};
+use crate::harness::strace::{self, Attached};
+use crate::harness::{Cluster, raw};
 
 const TOPIC: &str = "orders";
 
-/// What `strace` says first when it is attached.
-const ATTACHED: &str = "attached";
-
-/// One trace of a node.
+/// A trace of a node's syncs.
 struct Trace {
-    strace: Child,
+    strace: Attached,
     file: PathBuf,
 }
 
 impl Trace {
-    /// Attaches to a process and all its threads.
     async fn of(pid: u32, file: PathBuf) -> Trace {
-        let said = file.with_extension("stderr");
-        let strace = Command::new("strace")
-            .args([
-                "-f",
-                "-ttt",
-                "-T",
-                "-e",
-                "trace=fdatasync,fsync,sync_file_range,msync",
-                "-p",
-                &pid.to_string(),
-                "-o",
-            ])
-            .arg(&file)
-            .stdin(Stdio::null())
-            .stderr(fs::File::create(&said).expect("the temporary folder is writable"))
-            .spawn()
-            .expect("strace starts");
-        let trace = Trace { strace, file };
-        eventually("strace is attached", WAIT, || async {
-            fs::read_to_string(&said).ok().filter(|text| text.contains(ATTACHED))
-        })
-        .await;
-        trace
+        let calls = ["-ttt", "-T", "-e", "trace=fdatasync,fsync,sync_file_range,msync", "-o"];
+        let strace = Attached::to(pid, calls.map(OsStr::new).into_iter().chain([file.as_os_str()])).await;
+        Trace { strace, file }
     }
 
     /// Detaches; gives when each sync ended, seconds since 1970.
-    fn syncs(mut self) -> Vec<f64> {
-        let pid = i32::try_from(self.strace.id())
-            .ok()
-            .and_then(Pid::from_raw)
-            .expect("a process has an id");
-        kill_process(pid, Signal::INT).expect("our own child can be signalled");
-        self.strace.wait().expect("our own child can be waited for");
+    fn syncs(self) -> Vec<f64> {
+        self.strace.detach();
         ends_of_syncs(&fs::read_to_string(&self.file).unwrap_or_default())
-    }
-}
-
-impl Drop for Trace {
-    fn drop(&mut self) {
-        // Has no effect on one that has ended.
-        let _ = self.strace.kill();
-        let _ = self.strace.wait();
     }
 }
 
@@ -102,19 +64,6 @@ fn now() -> f64 {
     now.as_secs_f64()
 }
 
-fn can_trace(folder: &Path) -> Result<(), String> {
-    let probe = Command::new("strace")
-        .args(["-o"])
-        .arg(folder.join("probe"))
-        .arg("true")
-        .output();
-    match probe {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
 #[test]
 fn a_trace_is_read() {
     let trace = "7    1.500000 fdatasync(9) = 0 <0.250000>\n\
@@ -128,7 +77,7 @@ fn a_trace_is_read() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_have_synced_before_the_acknowledgement() {
     let mut cluster = Cluster::start(3).await;
-    if let Err(why) = can_trace(&cluster.folder()) {
+    if let Err(why) = strace::works_in(&cluster.folder()) {
         println!("skipped: strace does not work here: {why}");
         return;
     }

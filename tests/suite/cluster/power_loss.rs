@@ -4,9 +4,10 @@
 //! it is not to be had these tests say that they were not run.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::harness::{Cluster, Load, Options, can_mount};
+use crate::harness::{Cluster, Load, Options, can_mount, cli, strace};
 
 const TOPIC: &str = "orders";
 const PARTITIONS: u32 = 3;
@@ -123,6 +124,61 @@ async fn nothing_acknowledged_is_lost_when_all_nodes_lose_power() {
         "{} times all nodes lost power: {acknowledged} acknowledged records are there",
         rounds()
     );
+}
+
+/// What a killed process had written but not synced is replayed from the page cache and built upon. It must be on the disk
+/// before that, or the power failure takes it from the middle of the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_restart_replays_outlives_a_power_failure() {
+    if let Err(why) = can_mount() {
+        println!("not run: {why}");
+        return;
+    }
+    let options = Options {
+        disk_bytes: Some(DISK_BYTES),
+        ..Options::default()
+    };
+    let mut cluster = Cluster::start_with(1, options).await;
+    if let Err(why) = strace::works_in(&cluster.folder()) {
+        println!("not run: strace does not work here: {why}");
+        return;
+    }
+    cluster.create_topic(TOPIC, 1, 1).await;
+    let produce = async |cluster: &Cluster, lines: &[u8]| {
+        let run = cluster.cli_with(&["produce", TOPIC], lines.to_vec()).await;
+        run.expect(0);
+    };
+    produce(&cluster, b"before\n").await;
+
+    // It dies in the sync of a commit of many pages.
+    let deadly = strace::kill_at_sync(cluster.node(1).pid(), &newest_wal(&cluster)).await;
+    let large = [vec![b'x'; 400 * 1024], b"\n".to_vec()].concat();
+    let brokers = cluster.brokers();
+    let producer = tokio::spawn(async move { cli::run(&brokers, &["produce", TOPIC], large).await });
+    cluster.ended(1).await;
+    drop(deadly);
+    cluster.restart(1);
+    cluster.healthy().await;
+    // The client sends it again if it was lost; it was not, and is not there twice.
+    producer.await.expect("the producer ran").expect(0);
+    produce(&cluster, b"after-1\nafter-2\n").await;
+    cluster.lose_power(&[1]);
+    cluster.restart(1);
+    cluster.healthy().await;
+    produce(&cluster, b"last\n").await;
+    let consumed = cluster.cli(&["consume", TOPIC, "--exit-at-end"]).await.expect(0);
+    let lines: Vec<usize> = consumed.text().lines().map(str::len).collect();
+    assert_eq!(lines, [6, 400 * 1024, 7, 7, 4]);
+    assert_no_tail_was_lost(&cluster);
+}
+
+/// The file of the write-ahead log that node 1 writes to.
+fn newest_wal(cluster: &Cluster) -> PathBuf {
+    let files = fs::read_dir(cluster.node(1).data().join("store/rocksdb")).expect("the store is there");
+    let wals = files.map(|file| file.expect("it can be listed").path());
+    let wals = wals.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
+    // The numbers in their names have one length.
+    wals.max().expect("the store has a write-ahead log")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,6 +8,7 @@
 //! - [`Proxy`]: stands before a node and loses its answers. [`SmallDisk`]: a file system that can be filled up.
 //! - [`History`]: what writers were told and readers saw, and the [`History::check`] of it.
 //! - [`Load`]: writers and a reader that go on while faults happen, and keep such a history.
+//! - [`strace`]: sees a node's system calls, or lets it die at one.
 //! - [`eventually`]: the only way to wait here: for a condition, with a bound.
 
 mod checker;
@@ -22,6 +23,7 @@ pub mod ports;
 mod proxy;
 pub mod raw;
 mod small_disk;
+pub mod strace;
 mod wait;
 
 pub use checker::{History, Outcome, Value};

@@ -26,8 +26,9 @@ const AT_ONCE: usize = 4;
 /// How long one may take. After that the group elects whom it likes.
 const HAND_OVER_WITHIN: Duration = Duration::from_secs(2);
 /// A replica is in sync when it lacks at most so many entries of what is committed: with records streaming in the last
-/// few are always on their way, and it gets them before it takes over.
-const ENTRIES_BEHIND_MAX: u64 = 256;
+/// few are always on their way, and the partition takes nothing until it has got them. Of the largest batches they are
+/// 64 MiB.
+const ENTRIES_BEHIND_MAX: u64 = 8;
 /// ... and has answered within so many heartbeats.
 const HEARTBEATS_SILENT_MAX: u32 = 3;
 
@@ -45,7 +46,7 @@ pub(crate) struct Balancer {
 impl Balancer {
     /// Runs until it is dropped.
     pub async fn run(mut self) {
-        let mut tick = tokio::time::interval(LOOK_EVERY.min(self.after / 4));
+        let mut tick = tokio::time::interval((self.after / 4).clamp(LOOK_EVERY / 10, LOOK_EVERY));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
@@ -88,14 +89,12 @@ impl Balancer {
 
     /// The preferred leader of a group that this broker leads, if it is another replica and could take over now.
     fn fit_preferred(&self, image: &Image, group: &Group) -> Option<ReplicaId> {
-        let status = group.status();
-        if !status.ready {
+        let preferred = *image.partition_of_group(group.id())?.partition.replicas.first()?;
+        if preferred == group.replica() || !group.status().ready {
             return None;
         }
-        let preferred = *image.partition_of_group(group.id())?.partition.replicas.first()?;
         let members = group.members();
-        let is_settled = !members.changing && members.voters.contains(&preferred);
-        if preferred == group.replica() || !is_settled {
+        if members.changing || !members.voters.contains(&preferred) {
             return None;
         }
         let registry = self.registry();
