@@ -179,7 +179,7 @@ fn fenced_instance(image: &Image, request: &HeartbeatRequest) -> Option<Rejectio
     Some(Rejection::new(
         Reason::FencedInstanceId,
         format!(
-            "instance id {instance:?} of group {:?} now belongs to member {holder:?}: stop, and give each process an instance id of its own",
+            "instance id {instance:?} of group {:?} belongs to member {holder:?} now: give each process an instance id of its own",
             request.group
         ),
     ))

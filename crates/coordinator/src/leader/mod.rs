@@ -125,9 +125,8 @@ impl Leader {
                 self.target_applied(name, now);
                 self.notice_topics(image, name);
             }
-            Command::PutMember { .. } | Command::ForgetTopics { .. } if matches!(reply, Reply::Applied { .. }) => {
-                self.notice_topics(image, name);
-            }
+            // A change of members is a change of the target anyway, which is computed from the newest topics.
+            Command::ForgetTopics { .. } if matches!(reply, Reply::Applied { .. }) => self.notice_topics(image, name),
             _ => {}
         }
         self.look_at(image, name, now);
