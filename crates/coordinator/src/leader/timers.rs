@@ -40,6 +40,9 @@ pub(super) struct GroupTimers {
     queued: Option<u64>,
 }
 
+/// Members with the version at which they were seen.
+type Versioned = Vec<(Arc<str>, u64)>;
+
 #[derive(Debug)]
 struct MemberTimer {
     last_heard: u64,
@@ -250,7 +253,7 @@ impl GroupTimers {
     }
 
     /// Members whose time is up, by cause. They are named again only after a while.
-    fn overdue(&mut self, group: &Group, now: Now) -> Vec<(RemovalCause, Vec<(Arc<str>, u64)>)> {
+    fn overdue(&mut self, group: &Group, now: Now) -> Vec<(RemovalCause, Versioned)> {
         let again = now.monotonic_ms + PROPOSE_AGAIN_MS;
         let (mut silent, mut slow) = (Vec::new(), Vec::new());
         for (id, timer) in &mut self.members {
