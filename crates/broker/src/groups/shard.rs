@@ -106,7 +106,8 @@ impl Shard {
             let State { image, led, .. } = &mut *state;
             let Some(led) = led else { return };
             let commands = led.leader.tick(image, now);
-            self.shared.alarm.set(led.leader.next_deadline());
+            // Not `set`: that would wake the task that is awake, again and again.
+            self.shared.alarm.note(led.leader.next_deadline());
             commands
         };
         if commands.is_empty() {

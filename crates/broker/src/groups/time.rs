@@ -45,7 +45,14 @@ impl Alarm {
         }
     }
 
-    /// A shard wants to be looked at by then.
+    /// When a shard that is looked at now wants to be looked at again.
+    pub fn note(&self, deadline: Option<u64>) {
+        if let Some(deadline) = deadline {
+            self.at_ms.fetch_min(deadline, Ordering::AcqRel);
+        }
+    }
+
+    /// A shard wants to be looked at by then, which wakes the task if it would sleep longer.
     pub fn set(&self, deadline: Option<u64>) {
         let Some(deadline) = deadline else { return };
         if deadline < self.at_ms.fetch_min(deadline, Ordering::AcqRel) {
