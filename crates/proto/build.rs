@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "jangada/v1/common.proto",
     "jangada/v1/log.proto",
     "jangada/v1/metadata.proto",
     "jangada/v1/admin.proto",
+    "jangada/v1/group.proto",
     "jangada/internal/v1/internal.proto",
 ];
 

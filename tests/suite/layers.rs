@@ -7,13 +7,17 @@ use toml::{Table, Value};
 use crate::tree;
 
 /// Which crates of the workspace each may depend on. `types` and `proto` are the ground.
-const ALLOWED: [(&str, &[&str]); 8] = [
+const ALLOWED: [(&str, &[&str]); 9] = [
     ("types", &[]),
     ("proto", &[]),
     ("storage", &["types"]),
     ("controller", &["types"]),
+    ("coordinator", &["types"]),
     ("replication", &["storage", "types", "proto"]),
-    ("broker", &["controller", "replication", "storage", "types", "proto"]),
+    (
+        "broker",
+        &["controller", "coordinator", "replication", "storage", "types", "proto"],
+    ),
     ("client", &["types", "proto"]),
     ("jangada", &["broker", "client", "storage", "types", "proto"]),
 ];

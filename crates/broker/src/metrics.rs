@@ -33,6 +33,17 @@ pub(crate) struct Metrics {
     errors: Family<ReasonLabel, Counter>,
     replicas: Family<StateLabel, Gauge>,
     store: Family<StateLabel, Gauge>,
+    /// Of the consumer groups whose shards this broker leads.
+    pub groups: GroupMetrics,
+}
+
+/// What the coordinator counts.
+#[derive(Clone, Default)]
+pub(crate) struct GroupMetrics {
+    pub heartbeats: Counter,
+    pub commits: Counter,
+    pub rebalances: Counter,
+    here: Family<StateLabel, Gauge>,
 }
 
 impl Metrics {
@@ -51,6 +62,16 @@ impl Metrics {
                 "store",
                 "The store's counters: commits, syncs, queued and cached bytes, free space",
             ),
+            groups: GroupMetrics {
+                heartbeats: registered(all, "group_heartbeats", "Heartbeats of members that were answered"),
+                commits: registered(all, "group_commits", "Commits of offsets that are durable"),
+                rebalances: registered(all, "group_rebalances", "New assignments of groups"),
+                here: registered(
+                    all,
+                    "groups",
+                    "Consumer groups of the shards that this broker leads, and their members",
+                ),
+            },
             registry: Mutex::default(),
         };
         *metrics.registry.lock() = registry;
@@ -88,6 +109,9 @@ impl Metrics {
         gauge(&self.replicas, "hosted", groups.len() as u64);
         gauge(&self.replicas, "leading", leading as u64);
         gauge(&self.replicas, "leaderless", leaderless as u64);
+        let (groups, members) = node.shards.count();
+        gauge(&self.groups.here, "groups", groups);
+        gauge(&self.groups.here, "members", members);
         let store = node.store().statistics();
         for (name, value) in [
             ("commits", store.commits),

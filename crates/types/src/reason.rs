@@ -57,12 +57,24 @@ reasons! {
     InvalidReplicas = "INVALID_REPLICAS",
     /// A timestamp that is not allowed.
     InvalidTimestamp = "INVALID_TIMESTAMP",
+    /// The group name is not allowed.
+    InvalidGroupName = "INVALID_GROUP_NAME",
+    /// The pattern of a subscription does not compile, or is too large.
+    InvalidPattern = "INVALID_PATTERN",
+    /// The member of a group subscribes to nothing.
+    EmptySubscription = "EMPTY_SUBSCRIPTION",
+    /// The text kept with a committed offset is too large.
+    OffsetMetadataTooLarge = "OFFSET_METADATA_TOO_LARGE",
     /// No such topic, or no longer.
     UnknownTopic = "UNKNOWN_TOPIC",
     /// The topic has no such partition.
     UnknownPartition = "UNKNOWN_PARTITION",
     /// No such broker.
     UnknownBroker = "UNKNOWN_BROKER",
+    /// No such consumer group.
+    UnknownGroup = "UNKNOWN_GROUP",
+    /// The group has no such member, or no longer: it must join again.
+    UnknownMember = "UNKNOWN_MEMBER",
     /// There is a topic of that name.
     TopicExists = "TOPIC_EXISTS",
     /// This broker does not lead the partition.
@@ -81,6 +93,18 @@ reasons! {
     UnknownProducer = "UNKNOWN_PRODUCER",
     /// An idempotent batch cannot go without an answer.
     AcksNoneIdempotent = "ACKS_NONE_IDEMPOTENT",
+    /// The member's epoch is not one that it was given last: it must give up its partitions and join again.
+    FencedMemberEpoch = "FENCED_MEMBER_EPOCH",
+    /// The commit has another epoch than its member: a heartbeat gives the right one.
+    StaleMemberEpoch = "STALE_MEMBER_EPOCH",
+    /// Another process took the static member's place.
+    FencedInstanceId = "FENCED_INSTANCE_ID",
+    /// A live member has the instance id.
+    UnreleasedInstanceId = "UNRELEASED_INSTANCE_ID",
+    /// The member committed for a partition that it does not own.
+    PartitionNotOwned = "PARTITION_NOT_OWNED",
+    /// The group has members.
+    GroupNotEmpty = "GROUP_NOT_EMPTY",
     /// The offset is below the log start or above the high watermark.
     OffsetOutOfRange = "OFFSET_OUT_OF_RANGE",
     /// The partition's queue is full.
@@ -91,6 +115,10 @@ reasons! {
     DiskFull = "DISK_FULL",
     /// The client has too many streams.
     TooManyStreams = "TOO_MANY_STREAMS",
+    /// The group has as many members as it may.
+    GroupFull = "GROUP_FULL",
+    /// The coordinator has as many groups as it may.
+    TooManyGroups = "TOO_MANY_GROUPS",
     /// The partition has no leader at the moment.
     LeaderNotAvailable = "LEADER_NOT_AVAILABLE",
     /// The broker or the leader is still starting.
@@ -99,6 +127,8 @@ reasons! {
     ShuttingDown = "SHUTTING_DOWN",
     /// The broker's store failed and takes no more writes.
     StoreFenced = "STORE_FENCED",
+    /// The group changed while the request was under way.
+    GroupChanged = "GROUP_CHANGED",
     /// The quorum did not confirm in time; the outcome is unknown.
     QuorumTimeout = "QUORUM_TIMEOUT",
     /// A fault of the broker.

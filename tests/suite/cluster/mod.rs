@@ -14,6 +14,8 @@ mod follower_disk;
 mod foreign_batches;
 mod fsync;
 mod golden_data;
+mod groups;
+mod groups_load;
 mod handshake;
 mod idempotence;
 mod leader_kills;

@@ -4,6 +4,7 @@
 //!   dropped. Only one cluster lives at a time: tests run in threads, and the machine has few cores.
 //! - [`cli`]: one run of the command line, with its exit code and output.
 //! - [`Disk`]: a file system that can lose power. [`Network`]: proxies that can cut a node off without a reset.
+//! - [`groups`]: consumer groups below the client: calls that follow the coordinator, and small members.
 //! - [`raw`]: calls below the client: batches made by hand, and an error's reason.
 //! - [`Proxy`]: stands before a node and loses its answers. [`SmallDisk`]: a file system that can be filled up.
 //! - [`History`]: what writers were told and readers saw, and the [`History::check`] of it.
@@ -15,6 +16,7 @@ mod checker;
 pub mod cli;
 mod cluster;
 mod disk;
+pub mod groups;
 mod input;
 mod load;
 mod network;

@@ -23,8 +23,16 @@ fn code(error: &RequestError) -> Code {
         | Reason::InvalidConfig
         | Reason::InvalidPartitions
         | Reason::InvalidReplicas
-        | Reason::InvalidTimestamp => Code::InvalidArgument,
-        Reason::UnknownTopic | Reason::UnknownPartition | Reason::UnknownBroker => Code::NotFound,
+        | Reason::InvalidTimestamp
+        | Reason::InvalidGroupName
+        | Reason::InvalidPattern
+        | Reason::EmptySubscription
+        | Reason::OffsetMetadataTooLarge => Code::InvalidArgument,
+        Reason::UnknownTopic
+        | Reason::UnknownPartition
+        | Reason::UnknownBroker
+        | Reason::UnknownGroup
+        | Reason::UnknownMember => Code::NotFound,
         Reason::TopicExists => Code::AlreadyExists,
         Reason::NotLeader
         | Reason::StaleLeaderEpoch
@@ -33,12 +41,25 @@ fn code(error: &RequestError) -> Code {
         | Reason::DuplicateSequence
         | Reason::ProducerFenced
         | Reason::UnknownProducer
-        | Reason::AcksNoneIdempotent => Code::FailedPrecondition,
+        | Reason::AcksNoneIdempotent
+        | Reason::FencedMemberEpoch
+        | Reason::StaleMemberEpoch
+        | Reason::FencedInstanceId
+        | Reason::UnreleasedInstanceId
+        | Reason::PartitionNotOwned
+        | Reason::GroupNotEmpty => Code::FailedPrecondition,
         Reason::OffsetOutOfRange => Code::OutOfRange,
-        Reason::PartitionBusy | Reason::BrokerBusy | Reason::DiskFull | Reason::TooManyStreams => {
-            Code::ResourceExhausted
-        }
-        Reason::LeaderNotAvailable | Reason::NotReady | Reason::ShuttingDown | Reason::StoreFenced => Code::Unavailable,
+        Reason::PartitionBusy
+        | Reason::BrokerBusy
+        | Reason::DiskFull
+        | Reason::TooManyStreams
+        | Reason::GroupFull
+        | Reason::TooManyGroups => Code::ResourceExhausted,
+        Reason::LeaderNotAvailable
+        | Reason::NotReady
+        | Reason::ShuttingDown
+        | Reason::StoreFenced
+        | Reason::GroupChanged => Code::Unavailable,
         Reason::QuorumTimeout => Code::DeadlineExceeded,
         _ => Code::Internal,
     }

@@ -15,6 +15,7 @@
 mod schema;
 mod cluster;
 mod error;
+mod groups;
 mod limits;
 mod listeners;
 mod load;
@@ -32,6 +33,7 @@ mod tests;
 
 pub use cluster::ClusterSettings;
 pub use error::{Problem, SettingsError};
+pub use groups::GroupSettings;
 pub use limits::LimitSettings;
 pub use listeners::ListenerSettings;
 pub use load::{ENVIRONMENT_PREFIX, Layers, Loaded, Row};

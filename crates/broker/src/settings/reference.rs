@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    BrokerSettings, ClusterSettings, Key, LimitSettings, ListenerSettings, LogSettings, ProduceSettings, RaftSettings,
-    RetentionSettings, Section, ShutdownSettings, StorageSettings,
+    BrokerSettings, ClusterSettings, GroupSettings, Key, LimitSettings, ListenerSettings, LogSettings, ProduceSettings,
+    RaftSettings, RetentionSettings, Section, ShutdownSettings, StorageSettings,
 };
 
 const INTRODUCTION: &str = "\
@@ -32,6 +32,7 @@ pub fn markdown_reference() -> String {
     inner::<StorageSettings>(&mut text, "storage");
     inner::<LimitSettings>(&mut text, "limits");
     inner::<ProduceSettings>(&mut text, "produce");
+    inner::<GroupSettings>(&mut text, "groups");
     inner::<RetentionSettings>(&mut text, "retention");
     inner::<ShutdownSettings>(&mut text, "shutdown");
     inner::<LogSettings>(&mut text, "log");

@@ -1,0 +1,105 @@
+//! The fold: one command, one state, one reply. Total and deterministic: the same commands at the same indexes give
+//! the same state on every replica, and no command that can be decoded makes it panic. What the leader decided is
+//! judged again, since other commands may have come in between.
+//!
+//! Each command is judged first and changes the state after, so a rejected one changes nothing but the version.
+
+mod members;
+mod offsets;
+mod targets;
+
+use std::sync::Arc;
+
+use jangada_types::Reason;
+
+use crate::command::Command;
+use crate::image::{Group, Image};
+use crate::reply::{Rejection, Reply};
+use crate::rules;
+
+impl Image {
+    /// Applies the command at `index` of the shard's log. `index` is above that of every command before; it becomes
+    /// the version.
+    pub fn apply(&mut self, index: u64, command: &Command) -> Reply {
+        match self.try_apply(index, command) {
+            Ok(count) => Reply::Applied {
+                version: index,
+                count: u32::try_from(count).unwrap_or(u32::MAX),
+            },
+            Err(rejection) => Reply::Rejected(rejection),
+        }
+    }
+
+    fn try_apply(&mut self, index: u64, command: &Command) -> Result<usize, Rejection> {
+        if index <= self.version {
+            return Err(Rejection::new(
+                Reason::Internal,
+                format!(
+                    "log index {index} came to a coordinator that is at {} already",
+                    self.version
+                ),
+            ));
+        }
+        self.version = index;
+        match command {
+            Command::PutMember {
+                group,
+                member,
+                replaces,
+                version,
+                spec,
+            } => self.put_member(group, member, replaces.as_ref(), *version, spec),
+            Command::SetTarget {
+                group,
+                epoch,
+                computed_at,
+                topics,
+                topics_version,
+                targets,
+            } => self.set_target(group, *epoch, *computed_at, topics, *topics_version, targets),
+            Command::Progress {
+                group,
+                member,
+                version,
+                assignment_epoch,
+                epoch,
+                assigned,
+                revoking,
+            } => {
+                let step = targets::Step {
+                    version: *version,
+                    assignment_epoch: *assignment_epoch,
+                    epoch: *epoch,
+                    assigned,
+                    revoking,
+                };
+                self.progress(group, member, &step)
+            }
+            Command::SetAway { group, member, version } => self.set_away(group, member, *version),
+            Command::RemoveMembers {
+                group, members, at_ms, ..
+            } => self.remove_members(group, members, *at_ms),
+            Command::CommitOffsets {
+                group,
+                member,
+                offsets,
+                at_ms,
+                topics_version,
+            } => self.commit_offsets(group, member.as_ref(), offsets, *at_ms, *topics_version),
+            Command::DeleteOffsets { group, partitions } => self.delete_offsets(group, partitions),
+            Command::ForgetTopics {
+                group,
+                topics,
+                topics_version,
+            } => self.forget_topics(group, topics, *topics_version),
+            Command::DeleteGroup { group } => self.delete_group(group),
+            Command::ExpireGroup { group, empty_since_ms } => self.expire_group(group, *empty_since_ms),
+        }
+    }
+
+    /// The group to change, after it was judged.
+    fn group_mut(&mut self, name: &str) -> Result<&mut Group, Rejection> {
+        let group = self.groups.get_mut(name).ok_or_else(|| rules::changed(name))?;
+        Ok(Arc::make_mut(group))
+    }
+}

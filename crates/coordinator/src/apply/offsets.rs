@@ -1,0 +1,86 @@
+//! Committed offsets, and groups that go.
+
+use std::sync::Arc;
+
+use jangada_types::TopicId;
+
+use crate::command::OffsetCommit;
+use crate::image::{Committed, Epoch, Group, Image};
+use crate::partitions::PartitionSet;
+use crate::reply::Rejection;
+use crate::rules;
+
+impl Image {
+    pub(super) fn commit_offsets(
+        &mut self,
+        name: &Arc<str>,
+        member: Option<&(Arc<str>, Epoch)>,
+        commits: &[OffsetCommit],
+        at_ms: u64,
+        topics_version: u64,
+    ) -> Result<usize, Rejection> {
+        rules::group_name(name)?;
+        rules::offsets(commits)?;
+        let who = member.map(|(id, epoch)| (&**id, i64::from(epoch.get())));
+        rules::may_commit(self, name, who, commits)?;
+        self.topics_version = self.topics_version.max(topics_version);
+        let group = self
+            .groups
+            .entry(Arc::clone(name))
+            .or_insert_with(|| Arc::new(Group::new()));
+        let group = Arc::make_mut(group);
+        if member.is_none() {
+            group.empty_since_ms = Some(at_ms);
+        }
+        for commit in commits {
+            let committed = Committed {
+                offset: commit.offset,
+                leader_epoch: commit.leader_epoch,
+                metadata: commit.metadata.clone(),
+                committed_at_ms: at_ms,
+            };
+            group.offsets.insert(commit.partition, committed);
+        }
+        Ok(commits.len())
+    }
+
+    pub(super) fn delete_offsets(&mut self, name: &str, partitions: &PartitionSet) -> Result<usize, Rejection> {
+        rules::no_members(name, rules::group(self, name)?)?;
+        let offsets = &mut self.group_mut(name)?.offsets;
+        let before = offsets.len();
+        for partition in partitions.iter() {
+            offsets.remove(&partition);
+        }
+        Ok(before - offsets.len())
+    }
+
+    pub(super) fn forget_topics(
+        &mut self,
+        name: &str,
+        topics: &[TopicId],
+        topics_version: u64,
+    ) -> Result<usize, Rejection> {
+        rules::group(self, name)?;
+        self.topics_version = self.topics_version.max(topics_version);
+        let offsets = &mut self.group_mut(name)?.offsets;
+        let before = offsets.len();
+        offsets.retain(|partition, _| !topics.contains(&partition.topic));
+        Ok(before - offsets.len())
+    }
+
+    pub(super) fn delete_group(&mut self, name: &str) -> Result<usize, Rejection> {
+        rules::no_members(name, rules::group(self, name)?)?;
+        self.groups.remove(name);
+        Ok(1)
+    }
+
+    pub(super) fn expire_group(&mut self, name: &str, empty_since_ms: u64) -> Result<usize, Rejection> {
+        let group = rules::group(self, name)?;
+        rules::no_members(name, group)?;
+        if group.empty_since_ms != Some(empty_since_ms) {
+            return Err(rules::changed(name));
+        }
+        self.groups.remove(name);
+        Ok(1)
+    }
+}

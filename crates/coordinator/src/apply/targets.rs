@@ -1,0 +1,162 @@
+//! Targets, and the members' steps towards them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jangada_types::Reason;
+
+use crate::image::{Epoch, Group, Holding, Image, Member, SubscribedTopic};
+use crate::limits::PARTITIONS_PER_GROUP_MAX;
+use crate::partitions::PartitionSet;
+use crate::reply::Rejection;
+use crate::rules;
+
+/// A member's step, as the command has it.
+pub(super) struct Step<'a> {
+    pub(super) version: u64,
+    pub(super) assignment_epoch: Epoch,
+    pub(super) epoch: Epoch,
+    pub(super) assigned: &'a PartitionSet,
+    pub(super) revoking: &'a PartitionSet,
+}
+
+impl Image {
+    pub(super) fn set_target(
+        &mut self,
+        name: &str,
+        epoch: Epoch,
+        computed_at: u64,
+        topics: &Arc<[SubscribedTopic]>,
+        topics_version: u64,
+        targets: &[(Arc<str>, PartitionSet)],
+    ) -> Result<usize, Rejection> {
+        let group = rules::group(self, name)?;
+        if epoch != group.next_assignment_epoch() || epoch <= group.assignment_epoch || group.members.is_empty() {
+            return Err(rules::changed(name));
+        }
+        judge_targets(name, topics, targets)?;
+        self.topics_version = self.topics_version.max(topics_version);
+        let group = self.group_mut(name)?;
+        group.epoch = epoch;
+        group.assignment_epoch = epoch;
+        group.topics = Arc::clone(topics);
+        for member in group.members.values_mut() {
+            member.target = PartitionSet::new();
+        }
+        let mut count = 0;
+        for (id, target) in targets {
+            if let Some(member) = group.members.get_mut(id) {
+                member.target = target.clone();
+                count += 1;
+            }
+        }
+        if group.changed_at > computed_at {
+            group.change(group.changed_at);
+        }
+        Ok(count)
+    }
+
+    pub(super) fn progress(&mut self, name: &str, id: &str, step: &Step<'_>) -> Result<usize, Rejection> {
+        let (group, member) = rules::member(self, name, id)?;
+        if member.version != step.version || group.assignment_epoch != step.assignment_epoch || member.is_away {
+            return Err(rules::changed(name));
+        }
+        judge_step(group, id, member, step).ok_or_else(|| rules::changed(name))?;
+        let index = self.version;
+        let member = self
+            .group_mut(name)?
+            .members
+            .get_mut(id)
+            .ok_or_else(|| rules::changed(name))?;
+        member.take(index, step);
+        Ok(1)
+    }
+}
+
+fn judge_targets(
+    name: &str,
+    topics: &[SubscribedTopic],
+    targets: &[(Arc<str>, PartitionSet)],
+) -> Result<(), Rejection> {
+    let refuse = |what: &str| {
+        Err(Rejection::new(
+            Reason::InvalidRequest,
+            format!("target of group {name:?}: {what}"),
+        ))
+    };
+    if targets.iter().map(|(_, target)| target.len()).sum::<usize>() > PARTITIONS_PER_GROUP_MAX {
+        return refuse("it has too many partitions");
+    }
+    if !topics.is_sorted_by(|a, b| a.name < b.name) {
+        return refuse("its topics are not ascending");
+    }
+    let mut members = BTreeSet::new();
+    let mut partitions = BTreeSet::new();
+    for (id, target) in targets {
+        if !members.insert(id) {
+            return refuse("it names a member twice");
+        }
+        if !target.iter().all(|partition| partitions.insert(partition)) {
+            return refuse("it gives a partition to two members");
+        }
+    }
+    Ok(())
+}
+
+/// Keeps the invariants whatever the leader computed: nobody takes what another holds or what is not its target, and
+/// who gives up does not take up.
+fn judge_step(group: &Group, id: &str, member: &Member, step: &Step<'_>) -> Option<()> {
+    let gained = |partition: &_| !member.holds(*partition);
+    let is_held_by_other = |partition| {
+        let mut others = group.members.iter().filter(|(other, _)| ***other != *id);
+        others.any(|(_, other)| other.holds(partition))
+    };
+    let is_gain_fine = step
+        .assigned
+        .iter()
+        .filter(gained)
+        .all(|partition| step.revoking.is_empty() && !is_held_by_other(partition));
+    let is_epoch_fine = if step.revoking.is_empty() {
+        step.epoch == step.assignment_epoch
+    } else {
+        step.epoch == member.epoch
+    };
+    let is_fine = is_epoch_fine
+        && is_gain_fine
+        && step.assigned.is_subset(&member.target)
+        && step.revoking.is_disjoint(step.assigned)
+        && !step.revoking.iter().any(|partition| gained(&partition));
+    is_fine.then_some(())
+}
+
+impl Group {
+    /// The epoch that the next target gets.
+    pub(crate) fn next_assignment_epoch(&self) -> Epoch {
+        self.epoch.max(self.assignment_epoch.next())
+    }
+}
+
+impl Member {
+    fn take(&mut self, index: u64, step: &Step<'_>) {
+        let since = |partition, held: &[Holding]| {
+            let found = held.binary_search_by_key(&partition, |holding| holding.partition);
+            found.map_or(step.epoch, |at| held[at].since)
+        };
+        let holdings: Box<[Holding]> = step
+            .assigned
+            .union(step.revoking)
+            .iter()
+            .map(|partition| Holding {
+                partition,
+                since: since(partition, &self.holdings),
+                is_revoking: step.revoking.contains(partition),
+            })
+            .collect();
+        self.holdings = holdings;
+        if self.epoch != step.epoch {
+            self.previous_epoch = self.epoch;
+            self.epoch = step.epoch;
+        }
+        self.version = index;
+    }
+}

@@ -1,0 +1,367 @@
+//! The replicated state of a coordinator shard: its groups with their members, targets and committed offsets.
+//!
+//! It is changed by [`Image::apply`](crate::Image::apply) and [`Image::restore`](crate::Image::restore) only.
+//!
+//! Invariants:
+//! - A partition is held by at most one member of a group. A member holds what it was told to own and has not
+//!   acknowledged giving up.
+//! - The targets of a group's members are disjoint. A member holds more than its target only while it gives that up.
+//! - `member epoch <= assignment epoch <= group epoch`; none ever goes back while the group exists.
+//! - A member that gives up partitions is not given any, and keeps its epoch until it has acknowledged.
+//! - An instance id belongs to one member. A group without members has no topics and no change that waits.
+//!
+//! A clone costs a few reference counts and the list of groups; a command then copies the group that it touches.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use jangada_types::{LeaderEpoch, Offset, PartitionIndex, TopicId};
+
+use crate::assignor::Assignor;
+use crate::partitions::{PartitionSet, TopicPartition};
+
+/// Counts the assignments of a group, from 1 on; a member's is the one that it has taken up. What comes with an older
+/// one is fenced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(pub u32);
+
+impl Epoch {
+    /// That of a group in which nothing was assigned yet.
+    pub const FIRST: Self = Self(1);
+
+    /// The plain number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// The one after this.
+    pub(crate) const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// The state of a shard at one position of its log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    /// Log index of the last command applied.
+    pub(crate) version: u64,
+    /// The newest version of the cluster's metadata by which anything here was decided.
+    pub(crate) topics_version: u64,
+    pub(crate) groups: BTreeMap<Arc<str>, Arc<Group>>,
+}
+
+/// A consumer group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Grows when members, subscriptions or topics ask for another assignment.
+    pub epoch: Epoch,
+    /// The group epoch for which the members' targets were computed.
+    pub assignment_epoch: Epoch,
+    /// Log index of the last change of members or subscriptions.
+    pub changed_at: u64,
+    /// By member id.
+    pub members: BTreeMap<Arc<str>, Member>,
+    /// The topics over which the targets were computed, by name.
+    pub topics: Arc<[SubscribedTopic]>,
+    /// Where consumers go on.
+    pub offsets: BTreeMap<TopicPartition, Committed>,
+    /// Since when the group has no members, or the last commit from outside it if that is later, milliseconds since
+    /// the Unix epoch on the leader's clock. None while there are members.
+    pub empty_since_ms: Option<u64>,
+}
+
+/// A member of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// What the member says of itself.
+    pub spec: MemberSpec,
+    /// Log index of the last change of this member, its target apart. The member names it when it says what it owns.
+    pub version: u64,
+    /// The assignment epoch that the member has taken up.
+    pub epoch: Epoch,
+    /// The one before.
+    pub previous_epoch: Epoch,
+    /// A static member that left and is expected back.
+    pub is_away: bool,
+    /// What the member holds, ascending by partition.
+    pub holdings: Box<[Holding]>,
+    /// What it should own at the group's assignment epoch.
+    pub target: PartitionSet,
+}
+
+/// What a member says of itself when it joins or changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberSpec {
+    /// Set for a static member, which comes back under a new member id and goes on with what it had.
+    pub instance_id: Option<Arc<str>>,
+    /// The client's name for itself.
+    pub client_id: Arc<str>,
+    /// Where it connected from.
+    pub client_host: Arc<str>,
+    /// Failure domain; empty when unknown.
+    pub rack: Arc<str>,
+    /// What it wants to read.
+    pub subscription: Arc<Subscription>,
+    /// How long it may be silent.
+    pub session_timeout_ms: u32,
+    /// How long it may take to give up partitions.
+    pub rebalance_timeout_ms: u32,
+    /// None: no preference.
+    pub assignor: Option<Assignor>,
+}
+
+/// Which topics a member wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subscription {
+    /// Topic names, ascending. They need not exist.
+    pub topics: Box<[Arc<str>]>,
+    /// Also those whose whole name this matches.
+    pub pattern: Option<Arc<str>>,
+}
+
+impl Subscription {
+    /// By names and perhaps a pattern.
+    pub fn new<'a>(topics: impl IntoIterator<Item = &'a str>, pattern: Option<&str>) -> Self {
+        let mut topics: Vec<Arc<str>> = topics.into_iter().map(Arc::from).collect();
+        topics.sort_unstable();
+        topics.dedup();
+        Self {
+            topics: topics.into(),
+            pattern: pattern.map(Arc::from),
+        }
+    }
+}
+
+/// A partition that a member holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// Which.
+    pub partition: TopicPartition,
+    /// The member's epoch when it got the partition: it has not paused since.
+    pub since: Epoch,
+    /// The member was told to give it up and has not acknowledged that yet.
+    pub is_revoking: bool,
+}
+
+/// A topic that members of a group subscribe to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscribedTopic {
+    /// Never given to another topic.
+    pub id: TopicId,
+    /// As members subscribe to it.
+    pub name: Arc<str>,
+    /// How many partitions it had.
+    pub partitions: u32,
+}
+
+/// A committed offset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The next record to read.
+    pub offset: Offset,
+    /// The leader epoch of the last record that was read, when known.
+    pub leader_epoch: Option<LeaderEpoch>,
+    /// The consumer's own text.
+    pub metadata: Box<str>,
+    /// Milliseconds since the Unix epoch on the leader's clock.
+    pub committed_at_ms: u64,
+}
+
+/// The state of a group, as KIP-848 names it. A group that does not exist is dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupState {
+    /// No members.
+    Empty,
+    /// A new target is yet to be computed.
+    Assigning,
+    /// Members are on their way to the target.
+    Reconciling,
+    /// Each member owns its target.
+    Stable,
+    /// There is no such group.
+    Dead,
+}
+
+impl GroupState {
+    /// As it is shown.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Empty => "Empty",
+            Self::Assigning => "Assigning",
+            Self::Reconciling => "Reconciling",
+            Self::Stable => "Stable",
+            Self::Dead => "Dead",
+        }
+    }
+}
+
+/// How far a member is on its way to its target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberState {
+    /// Owns its target at the assignment epoch.
+    Stable,
+    /// Has not heard of the newest target.
+    Behind,
+    /// Has yet to give up partitions.
+    Revoking,
+    /// Waits for partitions that others have yet to give up.
+    Waiting,
+    /// A static member that left and is expected back.
+    Away,
+}
+
+impl MemberState {
+    /// As it is shown.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stable => "Stable",
+            Self::Behind => "Behind",
+            Self::Revoking => "Revoking",
+            Self::Waiting => "Waiting",
+            Self::Away => "Away",
+        }
+    }
+}
+
+impl Member {
+    /// What the member may go on with: all that it holds and need not give up.
+    pub fn assigned(&self) -> PartitionSet {
+        let kept = self.holdings.iter().filter(|holding| !holding.is_revoking);
+        kept.map(|holding| holding.partition).collect()
+    }
+
+    /// What it was told to give up.
+    pub fn revoking(&self) -> PartitionSet {
+        let revoking = self.holdings.iter().filter(|holding| holding.is_revoking);
+        revoking.map(|holding| holding.partition).collect()
+    }
+
+    /// All that it holds.
+    pub fn held(&self) -> PartitionSet {
+        self.holdings.iter().map(|holding| holding.partition).collect()
+    }
+
+    /// Whether it holds the partition, also while it gives it up: it may commit.
+    pub fn holds(&self, partition: TopicPartition) -> bool {
+        self.holdings
+            .binary_search_by_key(&partition, |holding| holding.partition)
+            .is_ok()
+    }
+
+    pub(crate) fn is_revoking(&self) -> bool {
+        self.holdings.iter().any(|holding| holding.is_revoking)
+    }
+
+    fn owns_its_target(&self) -> bool {
+        let owned = self.holdings.iter().map(|holding| holding.partition);
+        !self.is_revoking() && owned.eq(self.target.iter())
+    }
+}
+
+impl Group {
+    pub(crate) fn new() -> Self {
+        Self {
+            epoch: Epoch::FIRST,
+            assignment_epoch: Epoch::FIRST,
+            changed_at: 0,
+            members: BTreeMap::new(),
+            topics: Arc::default(),
+            offsets: BTreeMap::new(),
+            empty_since_ms: None,
+        }
+    }
+
+    /// Whether a change of the group waits for a new target.
+    pub fn is_assigning(&self) -> bool {
+        self.epoch > self.assignment_epoch
+    }
+
+    /// The group's state.
+    pub fn state(&self) -> GroupState {
+        if self.members.is_empty() {
+            GroupState::Empty
+        } else if self.is_assigning() {
+            GroupState::Assigning
+        } else if self.members.values().all(|member| self.is_settled(member)) {
+            GroupState::Stable
+        } else {
+            GroupState::Reconciling
+        }
+    }
+
+    /// How far one of its members is.
+    pub fn member_state(&self, member: &Member) -> MemberState {
+        if member.is_away {
+            MemberState::Away
+        } else if member.is_revoking() {
+            MemberState::Revoking
+        } else if member.epoch < self.assignment_epoch {
+            MemberState::Behind
+        } else if member.owns_its_target() {
+            MemberState::Stable
+        } else {
+            MemberState::Waiting
+        }
+    }
+
+    pub(crate) fn is_settled(&self, member: &Member) -> bool {
+        member.epoch == self.assignment_epoch && member.owns_its_target()
+    }
+
+    /// The member that holds the partition.
+    pub fn owner(&self, partition: TopicPartition) -> Option<&Arc<str>> {
+        let mut members = self.members.iter();
+        members.find(|(_, member)| member.holds(partition)).map(|(id, _)| id)
+    }
+
+    /// The member with this instance id.
+    pub fn instance(&self, instance_id: &str) -> Option<(&Arc<str>, &Member)> {
+        let mut members = self.members.iter();
+        members.find(|(_, member)| member.spec.instance_id.as_deref() == Some(instance_id))
+    }
+
+    /// The offset committed for a partition.
+    pub fn committed(&self, topic: TopicId, partition: PartitionIndex) -> Option<&Committed> {
+        self.offsets.get(&TopicPartition { topic, partition })
+    }
+}
+
+impl Image {
+    /// The state of an empty log.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Log index of the last command applied; 0 for none.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The newest version of the cluster's metadata by which anything here was decided. A leader whose broker knows
+    /// less than that can't tell which topics are gone.
+    pub fn topics_version(&self) -> u64 {
+        self.topics_version
+    }
+
+    /// All groups, by name.
+    pub fn groups(&self) -> impl ExactSizeIterator<Item = (&Arc<str>, &Group)> {
+        self.groups.iter().map(|(name, group)| (name, &**group))
+    }
+
+    /// The group with this name.
+    pub fn group(&self, name: &str) -> Option<&Group> {
+        self.groups.get(name).map(|group| &**group)
+    }
+
+    /// The state of the group with this name.
+    pub fn state(&self, name: &str) -> GroupState {
+        self.group(name).map_or(GroupState::Dead, Group::state)
+    }
+}

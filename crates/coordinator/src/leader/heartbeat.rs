@@ -1,0 +1,267 @@
+//! Heartbeats: joining, staying, going step by step towards the target, leaving.
+
+use std::sync::Arc;
+
+use jangada_types::Reason;
+
+use super::request::{Answer, HeartbeatRequest, HeartbeatResponse, JOIN_EPOCH, LEAVE_EPOCH, Request, Step};
+use super::{Decision, Leader, Now, STATIC_LEAVE_EPOCH};
+use crate::command::{Command, RemovalCause};
+use crate::image::{Group, Image, Member, MemberSpec};
+use crate::limits::{REBALANCE_TIMEOUT_MS_DEFAULT, SESSION_TIMEOUT_MS_DEFAULT};
+use crate::partitions::PartitionSet;
+use crate::pattern::Pattern;
+use crate::reply::Rejection;
+use crate::rules;
+
+impl Leader {
+    /// A heartbeat of any kind.
+    pub fn heartbeat(&mut self, image: &Image, request: HeartbeatRequest, now: Now) -> Step {
+        let request = Box::new(request);
+        let request = if request.epoch < JOIN_EPOCH {
+            Request::Leave(request)
+        } else {
+            Request::Heartbeat(request)
+        };
+        self.decide(image, request, 1, now)
+    }
+
+    pub(super) fn decide_heartbeat(
+        &mut self,
+        image: &Image,
+        request: &HeartbeatRequest,
+        now: Now,
+    ) -> Result<Decision, Rejection> {
+        rules::group_name(&request.group)?;
+        rules::member_id(&request.member)?;
+        if request.epoch == JOIN_EPOCH {
+            return self.decide_join(image, request, now);
+        }
+        let (group, member) = member_at_epoch(image, request)?;
+        self.heard_of(&request.group, &request.member, member, now);
+        let spec = changed_spec(&member.spec, request)?;
+        if spec != member.spec {
+            return Ok(Decision::Propose(put(request, None, member.version, spec)));
+        }
+        if let Some(command) = step_of(group, member, request) {
+            return Ok(Decision::Propose(command));
+        }
+        Ok(self.stay(group, member, request, now))
+    }
+
+    fn decide_join(&mut self, image: &Image, request: &HeartbeatRequest, now: Now) -> Result<Decision, Rejection> {
+        if request.owned.as_ref().is_some_and(|owned| !owned.is_empty()) {
+            return Err(Rejection::new(
+                Reason::InvalidRequest,
+                format!(
+                    "member {:?} joins and owns partitions already: give them up first",
+                    request.member
+                ),
+            ));
+        }
+        let Some(group) = image.group(&request.group) else {
+            let spec = first_spec(request)?;
+            rules::room_for_group(image)?;
+            return Ok(Decision::Propose(put(request, None, 0, spec)));
+        };
+        if let Some(member) = group.members.get(&request.member) {
+            // Again, since the answer was lost or the client began anew.
+            self.heard_of(&request.group, &request.member, member, now);
+            let spec = changed_spec(&member.spec, request)?;
+            if spec != member.spec || member.is_away {
+                return Ok(Decision::Propose(put(request, None, member.version, spec)));
+            }
+            return Ok(self.stay(group, member, request, now));
+        }
+        if let Some(instance) = request.instance_id.as_deref()
+            && let Some((holder, member)) = group.instance(instance)
+        {
+            // Two processes with one instance id is a mistake, and the one that works goes on. One that is overdue was
+            // killed, most likely.
+            if !member.is_away && !self.is_overdue(&request.group, holder, now) {
+                return Err(rules::unreleased(&request.group, instance, holder));
+            }
+            let spec = changed_spec(&member.spec, request)?;
+            let spec = MemberSpec {
+                client_id: Arc::clone(&request.client_id),
+                client_host: Arc::clone(&request.client_host),
+                ..spec
+            };
+            return Ok(Decision::Propose(put(request, Some(holder), member.version, spec)));
+        }
+        let spec = first_spec(request)?;
+        rules::room_for_member(&request.group, group)?;
+        Ok(Decision::Propose(put(request, None, 0, spec)))
+    }
+
+    /// Nothing is to be replicated.
+    fn stay(&mut self, group: &Group, member: &Member, request: &HeartbeatRequest, now: Now) -> Decision {
+        let has_newest = request.epoch != JOIN_EPOCH && request.assignment_version == member.version;
+        let interval = self.interval(&request.group, group, member, now);
+        self.told(&request.group, &request.member, interval);
+        Decision::Answer(Answer::Heartbeat(HeartbeatResponse {
+            epoch: member.epoch,
+            heartbeat_interval_ms: interval,
+            assignment_version: member.version,
+            assignment: (!has_newest).then(|| member.assigned()),
+        }))
+    }
+
+    pub(super) fn decide_leave(
+        &mut self,
+        image: &Image,
+        request: &HeartbeatRequest,
+        now: Now,
+    ) -> Result<Command, Rejection> {
+        rules::group_name(&request.group)?;
+        rules::member_id(&request.member)?;
+        let (_, member) = rules::member(image, &request.group, &request.member)
+            .map_err(|rejection| fenced_instance(image, request).unwrap_or(rejection))?;
+        let group = Arc::clone(&request.group);
+        let id = Arc::clone(&request.member);
+        match request.epoch {
+            LEAVE_EPOCH => Ok(Command::RemoveMembers {
+                group,
+                members: vec![(id, member.version)],
+                cause: RemovalCause::Left,
+                at_ms: now.wall_ms,
+            }),
+            STATIC_LEAVE_EPOCH if member.spec.instance_id.is_some() => Ok(Command::SetAway {
+                group,
+                member: id,
+                version: member.version,
+            }),
+            epoch => Err(Rejection::new(
+                Reason::InvalidRequest,
+                format!(
+                    "member {id:?} of group {group:?} came with epoch {epoch}: give 0 to join, {LEAVE_EPOCH} to leave, or, with an \
+                     instance id, {STATIC_LEAVE_EPOCH} to come back"
+                ),
+            )),
+        }
+    }
+}
+
+fn put(request: &HeartbeatRequest, replaces: Option<&Arc<str>>, version: u64, spec: MemberSpec) -> Command {
+    Command::PutMember {
+        group: Arc::clone(&request.group),
+        member: Arc::clone(&request.member),
+        replaces: replaces.cloned(),
+        version,
+        spec,
+    }
+}
+
+/// The member, if its epoch is the current one, or the one before and the answer with the current one was lost.
+fn member_at_epoch<'a>(image: &'a Image, request: &HeartbeatRequest) -> Result<(&'a Group, &'a Member), Rejection> {
+    let (group, member) = rules::member(image, &request.group, &request.member)
+        .map_err(|rejection| fenced_instance(image, request).unwrap_or(rejection))?;
+    let known = [member.epoch, member.previous_epoch].map(|epoch| i64::from(epoch.get()));
+    let owns_too_much = request
+        .owned
+        .as_ref()
+        .is_some_and(|owned| !owned.iter().all(|p| member.holds(p)));
+    if !known.contains(&request.epoch) || owns_too_much || member.is_away {
+        return Err(rules::fenced(
+            &request.group,
+            &request.member,
+            request.epoch,
+            member.epoch,
+        ));
+    }
+    Ok((group, member))
+}
+
+/// Another process came under the instance id of this one.
+fn fenced_instance(image: &Image, request: &HeartbeatRequest) -> Option<Rejection> {
+    let instance = request.instance_id.as_deref()?;
+    let (holder, _) = image.group(&request.group)?.instance(instance)?;
+    Some(Rejection::new(
+        Reason::FencedInstanceId,
+        format!(
+            "instance id {instance:?} of group {:?} belongs to member {holder:?} now: give each process an instance id of its own",
+            request.group
+        ),
+    ))
+}
+
+fn first_spec(request: &HeartbeatRequest) -> Result<MemberSpec, Rejection> {
+    let blank = MemberSpec {
+        instance_id: request.instance_id.clone(),
+        client_id: Arc::clone(&request.client_id),
+        client_host: Arc::clone(&request.client_host),
+        rack: Arc::default(),
+        subscription: Arc::default(),
+        session_timeout_ms: SESSION_TIMEOUT_MS_DEFAULT,
+        rebalance_timeout_ms: REBALANCE_TIMEOUT_MS_DEFAULT,
+        assignor: None,
+    };
+    changed_spec(&blank, request)
+}
+
+/// The spec with what the request says, judged if that is anything new.
+fn changed_spec(known: &MemberSpec, request: &HeartbeatRequest) -> Result<MemberSpec, Rejection> {
+    let or = |new: u32, old: u32| if new == 0 { old } else { new };
+    let mut spec = MemberSpec {
+        session_timeout_ms: or(request.session_timeout_ms, known.session_timeout_ms),
+        rebalance_timeout_ms: or(request.rebalance_timeout_ms, known.rebalance_timeout_ms),
+        rack: request.rack.as_ref().unwrap_or(&known.rack).clone(),
+        assignor: request.assignor.or(known.assignor),
+        ..known.clone()
+    };
+    if let Some(subscription) = &request.subscription
+        && *subscription != *known.subscription
+    {
+        spec.subscription = Arc::new(subscription.clone());
+    }
+    if spec != *known || known.subscription.topics.is_empty() && known.subscription.pattern.is_none() {
+        rules::spec(&spec)?;
+        if let Some(pattern) = &spec.subscription.pattern
+            && spec.subscription.pattern != known.subscription.pattern
+        {
+            Pattern::compile(pattern)?;
+        }
+    }
+    Ok(spec)
+}
+
+/// The member's next step towards its target, if there is one to take now.
+fn step_of(group: &Group, member: &Member, request: &HeartbeatRequest) -> Option<Command> {
+    if group.is_settled(member) {
+        return None;
+    }
+    // What the member owns, if it knows its newest assignment. A heartbeat that is older, or was held up on its way,
+    // acknowledges nothing.
+    let owned = request.owned.as_ref();
+    let owned = owned
+        .filter(|_| request.epoch == i64::from(member.epoch.get()) && request.assignment_version == member.version);
+    let has_given_up = |partitions: &PartitionSet| owned.is_some_and(|owned| owned.is_disjoint(partitions));
+    let revoking = member.revoking();
+    if !revoking.is_empty() && !has_given_up(&revoking) {
+        return None;
+    }
+    let assigned = member.assigned();
+    let excess = assigned.difference(&member.target);
+    let kept = assigned.intersection(&member.target);
+    let progress = |epoch, assigned, revoking| Command::Progress {
+        group: Arc::clone(&request.group),
+        member: Arc::clone(&request.member),
+        version: member.version,
+        assignment_epoch: group.assignment_epoch,
+        epoch,
+        assigned,
+        revoking,
+    };
+    if !excess.is_empty() && !has_given_up(&excess) {
+        return Some(progress(member.epoch, kept, excess));
+    }
+    let others: PartitionSet = group
+        .members
+        .iter()
+        .filter(|(id, _)| **id != request.member)
+        .flat_map(|(_, other)| other.holdings.iter().map(|holding| holding.partition))
+        .collect();
+    let next = kept.union(&member.target.difference(&others));
+    let is_nothing_new = member.epoch == group.assignment_epoch && revoking.is_empty() && next == assigned;
+    (!is_nothing_new).then(|| progress(group.assignment_epoch, next, PartitionSet::new()))
+}

@@ -1,0 +1,188 @@
+//! The leader's side of a shard: it answers members at once where nothing changes, and decides what to propose where
+//! something does.
+//!
+//! It has what is not replicated: since when a member is silent, how long one may still take to give up partitions, and
+//! which changes wait for the next target. A new leader begins with full sessions, so that a failover throws nobody
+//! out.
+//!
+//! All time comes in as [`Now`]. Nothing here changes the [`Image`]: a [`Step::Propose`] goes through the log, and what
+//! became of it comes back by [`Leader::applied`] and [`Leader::resume`].
+
+mod heartbeat;
+mod offsets;
+mod request;
+mod targets;
+mod timers;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
+
+use jangada_types::Reason;
+
+pub use request::{
+    Answer, CommitRequest, HeartbeatRequest, HeartbeatResponse, JOIN_EPOCH, LEAVE_EPOCH, Pending, STATIC_LEAVE_EPOCH,
+    Step,
+};
+
+use crate::command::Command;
+use crate::image::Image;
+use crate::limits::OFFSETS_RETENTION_MS_DEFAULT;
+use crate::pattern::Patterns;
+use crate::reply::{Rejection, Reply};
+use crate::topics::TopicTable;
+use request::{Request, is_retryable};
+use timers::GroupTimers;
+
+/// How often one request is decided anew because its group changed meanwhile. Each time another command of the same
+/// group was applied first, so this bounds the unfairness, not the work.
+const ATTEMPTS_MAX: u32 = 16;
+
+/// The time, read by the caller once per call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Never goes back while this process runs, milliseconds.
+    pub monotonic_ms: u64,
+    /// Milliseconds since the Unix epoch: for what outlives a process.
+    pub wall_ms: u64,
+}
+
+/// Settings of a shard's leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How often a member of a group at rest sends a heartbeat, milliseconds; at most a third of its session.
+    pub heartbeat_interval_ms: u32,
+    /// How often while the member or its group is on the way to a target, or another member is overdue, milliseconds.
+    pub busy_heartbeat_interval_ms: u32,
+    /// How long changes of a group are gathered into one target, milliseconds. Doubles with each target that soon
+    /// follows another.
+    pub batch_window_ms: u32,
+    /// The longest that changes are gathered, milliseconds.
+    pub batch_window_ms_max: u32,
+    /// How long offsets of a group without members are kept, milliseconds.
+    pub offsets_retention_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            heartbeat_interval_ms: 3_000,
+            busy_heartbeat_interval_ms: 300,
+            batch_window_ms: 100,
+            batch_window_ms_max: 2_000,
+            offsets_retention_ms: OFFSETS_RETENTION_MS_DEFAULT,
+        }
+    }
+}
+
+/// The volatile side of a shard, on the replica that leads it. Made when that replica has applied an entry of its own
+/// term, dropped when it no longer leads.
+#[derive(Debug)]
+pub struct Leader {
+    config: Config,
+    topics: Arc<TopicTable>,
+    patterns: Patterns,
+    groups: BTreeMap<Arc<str>, GroupTimers>,
+    /// When to look at a group next, the earliest first. Entries that were overtaken are skipped.
+    queue: BinaryHeap<Reverse<(u64, Arc<str>)>>,
+}
+
+impl Leader {
+    /// A leader over the state as it is now. Every member gets a full session.
+    pub fn new(config: Config, image: &Image, topics: Arc<TopicTable>, now: Now) -> Self {
+        let mut leader = Self {
+            config,
+            topics,
+            patterns: Patterns::default(),
+            groups: BTreeMap::new(),
+            queue: BinaryHeap::new(),
+        };
+        leader.look_at_all(image, now);
+        leader
+    }
+
+    /// The topics of the cluster changed.
+    pub fn topics_changed(&mut self, image: &Image, topics: Arc<TopicTable>, now: Now) {
+        self.topics = topics;
+        self.look_at_all(image, now);
+    }
+
+    fn look_at_all(&mut self, image: &Image, now: Now) {
+        let names: Vec<Arc<str>> = image.groups.keys().cloned().collect();
+        for name in names {
+            self.notice_topics(image, &name);
+            self.look_at(image, &name, now);
+        }
+    }
+
+    /// A command of the shard was applied, with whatever reply; `image` has it already.
+    pub fn applied(&mut self, image: &Image, command: &Command, reply: &Reply, now: Now) {
+        let name = command.group();
+        match command {
+            // Nothing that is timed, unless it made the group or put off its expiry, and expiry looks for itself.
+            Command::CommitOffsets { .. } if self.groups.contains_key(name) => return,
+            Command::SetTarget { .. } => {
+                self.target_applied(name, now);
+                self.notice_topics(image, name);
+            }
+            // A change of members is a change of the target anyway, which is computed from the newest topics.
+            Command::ForgetTopics { .. } if matches!(reply, Reply::Applied { .. }) => self.notice_topics(image, name),
+            _ => {}
+        }
+        self.look_at(image, name, now);
+    }
+
+    /// Goes on with a request whose command was applied. A command whose outcome is not known (the replica stopped
+    /// leading, or no quorum answered) has no reply: the host fails the request, and the client sends it again.
+    pub fn resume(&mut self, image: &Image, pending: Pending, reply: Reply, now: Now) -> Step {
+        let Pending { request, attempts } = pending;
+        let count = match reply.into_result() {
+            Ok(count) => count,
+            Err(rejection) if is_retryable(&rejection) && attempts < ATTEMPTS_MAX => {
+                return self.decide(image, request, attempts + 1, now);
+            }
+            Err(rejection) => return Step::Done(Err(rejection)),
+        };
+        match request {
+            // What was applied is a part of what the answer says.
+            Request::Heartbeat(_) if attempts >= ATTEMPTS_MAX => Step::Done(Err(busy())),
+            Request::Heartbeat(_) => self.decide(image, request, attempts + 1, now),
+            Request::Leave(_) => Step::Done(Ok(Answer::Left)),
+            Request::Commit(_) => Step::Done(Ok(Answer::Committed)),
+            Request::DeleteGroup(_) | Request::DeleteOffsets(..) => Step::Done(Ok(Answer::Deleted { count })),
+        }
+    }
+
+    fn decide(&mut self, image: &Image, request: Request, attempts: u32, now: Now) -> Step {
+        let decided = match &request {
+            Request::Heartbeat(heartbeat) => self.decide_heartbeat(image, heartbeat, now),
+            Request::Leave(leave) => self.decide_leave(image, leave, now).map(Decision::Propose),
+            Request::Commit(commit) => self.decide_commit(image, commit, now).map(Decision::Propose),
+            Request::DeleteGroup(group) => self.decide_delete_group(image, group).map(Decision::Propose),
+            Request::DeleteOffsets(group, partitions) => self
+                .decide_delete_offsets(image, group, partitions)
+                .map(Decision::Propose),
+        };
+        match decided {
+            Ok(Decision::Propose(command)) => Step::Propose {
+                command,
+                pending: Pending { request, attempts },
+            },
+            Ok(Decision::Answer(answer)) => Step::Done(Ok(answer)),
+            Err(rejection) => Step::Done(Err(rejection)),
+        }
+    }
+}
+
+/// What one look at a request and the state came to.
+enum Decision {
+    Propose(Command),
+    Answer(Answer),
+}
+
+fn busy() -> Rejection {
+    Rejection::new(
+        Reason::GroupChanged,
+        "the group changes faster than the request can be decided: send it again after a moment",
+    )
+}

@@ -1,0 +1,132 @@
+//! New targets: which topics a group's subscriptions mean now, and who gets which of their partitions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jangada_types::TopicId;
+
+use super::Leader;
+use crate::assignor::{Assignor, Subscriber};
+use crate::command::Command;
+use crate::image::{Group, Image, SubscribedTopic, Subscription};
+use crate::limits::PARTITIONS_PER_GROUP_MAX;
+
+/// What a group's subscriptions mean.
+struct Resolved {
+    /// By name.
+    topics: Arc<[SubscribedTopic]>,
+    /// Of each member, in the order of the group.
+    wanted: Vec<Arc<BTreeSet<TopicId>>>,
+}
+
+impl Leader {
+    /// Whether this broker knows at least the metadata by which the shard's state was decided. Otherwise it can't
+    /// tell what is gone.
+    pub(super) fn knows_topics(&self, image: &Image) -> bool {
+        self.topics.version() >= image.topics_version()
+    }
+
+    fn resolve(&mut self, group: &Group) -> Resolved {
+        let mut all: BTreeMap<Arc<str>, SubscribedTopic> = BTreeMap::new();
+        let mut partitions = 0;
+        let mut known: Vec<(&Subscription, Arc<BTreeSet<TopicId>>)> = Vec::new();
+        let mut wanted = Vec::with_capacity(group.members.len());
+        for member in group.members.values() {
+            let subscription = &*member.spec.subscription;
+            // Mostly all have the same.
+            if let Some((_, same)) = known.iter().find(|(other, _)| *other == subscription) {
+                wanted.push(Arc::clone(same));
+                continue;
+            }
+            let mut ids = BTreeSet::new();
+            for topic in self.topics.resolve(subscription, &mut self.patterns).into_values() {
+                if !all.contains_key(&topic.name) {
+                    // What is beyond the bound is left out, the same whenever it is computed.
+                    if partitions + topic.partitions as usize > PARTITIONS_PER_GROUP_MAX {
+                        continue;
+                    }
+                    partitions += topic.partitions as usize;
+                    all.insert(Arc::clone(&topic.name), topic.clone());
+                }
+                ids.insert(topic.id);
+            }
+            let ids = Arc::new(ids);
+            known.push((subscription, Arc::clone(&ids)));
+            wanted.push(ids);
+        }
+        let topics = all.into_values().collect();
+        Resolved { topics, wanted }
+    }
+
+    /// Finds out whether the group's topics are still those of its target, and whether it has offsets of topics that
+    /// are gone.
+    pub(super) fn notice_topics(&mut self, image: &Image, name: &Arc<str>) {
+        let Some(group) = image.group(name) else {
+            return;
+        };
+        if !self.knows_topics(image) {
+            return;
+        }
+        let topics_differ = !group.members.is_empty() && self.resolve(group).topics != group.topics;
+        let has_gone = self.gone_topics(group).next().is_some();
+        let timers = self.groups.entry(Arc::clone(name)).or_default();
+        timers.topics_differ = topics_differ;
+        timers.has_gone_topics = has_gone;
+    }
+
+    fn gone_topics<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = TopicId> + 'a {
+        let mut last = None;
+        let ids = group.offsets.keys().map(|partition| partition.topic);
+        let distinct = ids.filter(move |id| last.replace(*id) != Some(*id));
+        distinct.filter(|id| self.topics.topic(*id).is_none())
+    }
+
+    /// Deletes what the group has of topics that are gone.
+    pub(super) fn forget(&self, image: &Image, name: &Arc<str>) -> Option<Command> {
+        let topics: Vec<TopicId> = self.gone_topics(image.group(name)?).collect();
+        (!topics.is_empty() && self.knows_topics(image)).then(|| Command::ForgetTopics {
+            group: Arc::clone(name),
+            topics,
+            topics_version: self.topics.version(),
+        })
+    }
+
+    /// The next target of a group.
+    pub(super) fn compute_target(&mut self, image: &Image, name: &Arc<str>) -> Option<Command> {
+        let group = image.group(name).filter(|group| !group.members.is_empty())?;
+        if !self.knows_topics(image) {
+            return None;
+        }
+        let Resolved { topics, wanted } = self.resolve(group);
+        let partitions = topics.iter().map(|topic| (topic.id, topic.partitions)).collect();
+        let members: Vec<Subscriber> = group
+            .members
+            .iter()
+            .zip(wanted)
+            .map(|((id, member), topics)| Subscriber {
+                id: Arc::clone(id),
+                topics,
+                current: member.target.clone(),
+            })
+            .collect();
+        let targets = preferred_assignor(group).assign(&members, &partitions);
+        Some(Command::SetTarget {
+            group: Arc::clone(name),
+            epoch: group.next_assignment_epoch(),
+            computed_at: group.changed_at,
+            topics,
+            topics_version: self.topics.version(),
+            targets: targets.into_iter().filter(|(_, target)| !target.is_empty()).collect(),
+        })
+    }
+}
+
+/// The one that most members with a preference prefer, and among equals the first.
+fn preferred_assignor(group: &Group) -> Assignor {
+    let votes = |assignor: Assignor| {
+        let preferences = group.members.values().filter_map(|member| member.spec.assignor);
+        preferences.filter(|preference| *preference == assignor).count()
+    };
+    let all = Assignor::ALL.iter().copied().rev();
+    all.max_by_key(|assignor| votes(*assignor)).unwrap_or_default()
+}

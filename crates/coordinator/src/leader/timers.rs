@@ -1,0 +1,287 @@
+//! What is timed: sessions, giving up partitions, gathering changes, groups that expire.
+//!
+//! One entry of the queue per group says when to look at it. A heartbeat only puts a deadline off, and the look finds
+//! that out: so a heartbeat costs no work in the queue.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Leader, Now};
+use crate::command::{Command, RemovalCause};
+use crate::image::{Group, Image, Member};
+use crate::limits::EMPTY_GROUP_MS;
+
+/// Commands of one [`Leader::tick`] at most; what is left is due again at once.
+const COMMANDS_PER_TICK_MAX: usize = 256;
+
+/// When to propose again what was proposed and is not applied yet, milliseconds.
+const PROPOSE_AGAIN_MS: u64 = 2_000;
+
+/// The time beyond one and a half intervals after which a heartbeat is overdue, milliseconds.
+const OVERDUE_SLACK_MS: u64 = 250;
+
+/// Of one group.
+#[derive(Debug, Default)]
+pub(super) struct GroupTimers {
+    members: BTreeMap<Arc<str>, MemberTimer>,
+    /// When the next target is to be computed.
+    target_due: Option<u64>,
+    /// For how long changes were gathered last, and when the target came of it.
+    window_ms: u64,
+    last_target: Option<u64>,
+    /// The topics are no longer those of the target.
+    pub(super) topics_differ: bool,
+    /// There are offsets of topics that are gone.
+    pub(super) has_gone_topics: bool,
+    /// No deletion is proposed again before this.
+    quiet_until: u64,
+    /// The earliest entry of the queue for this group; none if there is none.
+    queued: Option<u64>,
+}
+
+/// Members with the version at which they were seen.
+type Versioned = Vec<(Arc<str>, u64)>;
+
+#[derive(Debug)]
+struct MemberTimer {
+    last_heard: u64,
+    /// The interval that it was told.
+    interval_ms: u64,
+    session_ends: u64,
+    /// The version under which the member is to give up partitions, and until when it has to.
+    revoking: Option<(u64, u64)>,
+}
+
+impl Leader {
+    /// When [`Leader::tick`] has something to do next, on the monotonic clock. May be too early, never too late.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.queue.peek().map(|Reverse((deadline, _))| *deadline)
+    }
+
+    /// What is to be proposed now. Nobody waits for these commands; one that gets lost comes again.
+    pub fn tick(&mut self, image: &Image, now: Now) -> Vec<Command> {
+        let mut commands = Vec::new();
+        while commands.len() < COMMANDS_PER_TICK_MAX && self.next_deadline().is_some_and(|due| due <= now.monotonic_ms)
+        {
+            let Some(Reverse((deadline, name))) = self.queue.pop() else {
+                break;
+            };
+            let Some(timers) = self
+                .groups
+                .get_mut(&name)
+                .filter(|timers| timers.queued == Some(deadline))
+            else {
+                continue;
+            };
+            timers.queued = None;
+            self.look_at(image, &name, now);
+            self.collect(image, &name, now, &mut commands);
+            self.enqueue(image, &name, now);
+        }
+        commands
+    }
+
+    /// Brings the timers of a group in line with its state.
+    pub(super) fn look_at(&mut self, image: &Image, name: &Arc<str>, now: Now) {
+        let Some(group) = image.group(name) else {
+            self.groups.remove(name);
+            return;
+        };
+        let config = &self.config;
+        let timers = self.groups.entry(Arc::clone(name)).or_default();
+        timers.members.retain(|id, _| group.members.contains_key(id));
+        for (id, member) in &group.members {
+            let session = u64::from(member.spec.session_timeout_ms);
+            let timer = timers.members.entry(Arc::clone(id)).or_insert_with(|| MemberTimer {
+                last_heard: now.monotonic_ms,
+                interval_ms: config.heartbeat_interval_ms.into(),
+                session_ends: now.monotonic_ms + session,
+                revoking: None,
+            });
+            let version = member.is_revoking().then_some(member.version);
+            if version != timer.revoking.map(|(version, _)| version) {
+                let ends = now.monotonic_ms + u64::from(member.spec.rebalance_timeout_ms);
+                timer.revoking = version.map(|version| (version, ends));
+            }
+        }
+        let wants_target = !group.members.is_empty() && (group.is_assigning() || timers.topics_differ);
+        match timers.target_due {
+            None if wants_target => timers.gather(config, now),
+            Some(_) if !wants_target => timers.target_due = None,
+            _ => {}
+        }
+        self.enqueue(image, name, now);
+    }
+
+    /// What is due for one group.
+    fn collect(&mut self, image: &Image, name: &Arc<str>, now: Now, commands: &mut Vec<Command>) {
+        let (Some(group), Some(timers)) = (image.group(name), self.groups.get_mut(name)) else {
+            return;
+        };
+        for (cause, members) in timers.overdue(group, now) {
+            commands.push(Command::RemoveMembers {
+                group: Arc::clone(name),
+                members,
+                cause,
+                at_ms: now.wall_ms,
+            });
+        }
+        let is_target_due = timers.target_due.is_some_and(|due| due <= now.monotonic_ms);
+        let is_quiet = timers.quiet_until > now.monotonic_ms;
+        let has_gone_topics = timers.has_gone_topics;
+        if is_target_due {
+            timers.target_due = Some(now.monotonic_ms + PROPOSE_AGAIN_MS);
+        }
+        let expires_at = self.expires_at(group);
+        let is_expired = expires_at.is_some_and(|at| at <= now.wall_ms);
+        if !is_quiet && (has_gone_topics || is_expired) {
+            self.groups.entry(Arc::clone(name)).or_default().quiet_until = now.monotonic_ms + PROPOSE_AGAIN_MS;
+            match group.empty_since_ms {
+                Some(empty_since_ms) if is_expired => commands.push(Command::ExpireGroup {
+                    group: Arc::clone(name),
+                    empty_since_ms,
+                }),
+                _ => commands.extend(self.forget(image, name)),
+            }
+        }
+        if is_target_due {
+            commands.extend(self.compute_target(image, name));
+        }
+    }
+
+    /// When a group without members is deleted, on the wall clock.
+    fn expires_at(&self, group: &Group) -> Option<u64> {
+        let retention = self.config.offsets_retention_ms;
+        let kept = if group.offsets.is_empty() {
+            retention.min(EMPTY_GROUP_MS)
+        } else {
+            retention
+        };
+        group.empty_since_ms.map(|since| since.saturating_add(kept))
+    }
+
+    fn enqueue(&mut self, image: &Image, name: &Arc<str>, now: Now) {
+        let Some(group) = image.group(name) else {
+            return;
+        };
+        // From the wall clock to the monotonic one, and not so far that a step of the wall clock goes unnoticed.
+        let expiry = self
+            .expires_at(group)
+            .map(|at| now.monotonic_ms + at.saturating_sub(now.wall_ms).min(EMPTY_GROUP_MS));
+        let Some(timers) = self.groups.get_mut(name) else {
+            return;
+        };
+        let sessions = timers.members.values().map(|timer| timer.session_ends);
+        let revoking = timers
+            .members
+            .values()
+            .filter_map(|timer| timer.revoking.map(|(_, ends)| ends));
+        let gone = timers.has_gone_topics.then_some(now.monotonic_ms);
+        let deletion = expiry.into_iter().chain(gone).map(|at| at.max(timers.quiet_until));
+        let next = sessions.chain(revoking).chain(timers.target_due).chain(deletion).min();
+        if let Some(next) = next
+            && timers.queued.is_none_or(|queued| next < queued)
+        {
+            timers.queued = Some(next);
+            self.queue.push(Reverse((next, Arc::clone(name))));
+        }
+    }
+
+    /// A target was applied or refused.
+    pub(super) fn target_applied(&mut self, name: &Arc<str>, now: Now) {
+        if let Some(timers) = self.groups.get_mut(name) {
+            timers.target_due = None;
+            timers.last_target = Some(now.monotonic_ms);
+        }
+    }
+
+    /// A member sent a heartbeat.
+    pub(super) fn heard_of(&mut self, name: &str, id: &str, member: &Member, now: Now) {
+        let timer = self.groups.get_mut(name).and_then(|timers| timers.members.get_mut(id));
+        if let Some(timer) = timer {
+            timer.last_heard = now.monotonic_ms;
+            timer.session_ends = now.monotonic_ms + u64::from(member.spec.session_timeout_ms);
+        }
+    }
+
+    /// A member was told when to send the next.
+    pub(super) fn told(&mut self, name: &str, id: &str, interval_ms: u32) {
+        let timer = self.groups.get_mut(name).and_then(|timers| timers.members.get_mut(id));
+        if let Some(timer) = timer {
+            timer.interval_ms = interval_ms.into();
+        }
+    }
+
+    /// Whether a member should have sent a heartbeat by now. It may be dead, and its session end soon.
+    pub(super) fn is_overdue(&self, name: &str, id: &str, now: Now) -> bool {
+        let timer = self.groups.get(name).and_then(|timers| timers.members.get(id));
+        timer.is_some_and(|timer| timer.is_overdue(now))
+    }
+
+    /// When the member is to send its next heartbeat.
+    ///
+    /// The others hear of a dead member's partitions soon after its session ends, for they are asked more often while
+    /// it is overdue.
+    pub(super) fn interval(&self, name: &str, group: &Group, member: &Member, now: Now) -> u32 {
+        let timers = self.groups.get(name);
+        let is_busy = !group.is_settled(member)
+            || group.is_assigning()
+            || timers.is_some_and(|timers| {
+                timers.target_due.is_some() || timers.members.values().any(|timer| timer.is_overdue(now))
+            });
+        let interval = if is_busy {
+            self.config.busy_heartbeat_interval_ms
+        } else {
+            self.config.heartbeat_interval_ms
+        };
+        interval.min(member.spec.session_timeout_ms / 3).max(1)
+    }
+}
+
+impl GroupTimers {
+    /// A change waits for the next target from now on.
+    fn gather(&mut self, config: &super::Config, now: Now) {
+        let (least, most) = (u64::from(config.batch_window_ms), u64::from(config.batch_window_ms_max));
+        let is_soon_after = self.last_target.is_some_and(|last| now.monotonic_ms < last + 2 * most);
+        self.window_ms = if is_soon_after {
+            (2 * self.window_ms).clamp(least, most.max(least))
+        } else {
+            least
+        };
+        self.target_due = Some(now.monotonic_ms + self.window_ms);
+    }
+
+    /// Members whose time is up, by cause. They are named again only after a while.
+    fn overdue(&mut self, group: &Group, now: Now) -> Vec<(RemovalCause, Versioned)> {
+        let again = now.monotonic_ms + PROPOSE_AGAIN_MS;
+        let (mut silent, mut slow) = (Vec::new(), Vec::new());
+        for (id, timer) in &mut self.members {
+            let Some(member) = group.members.get(id) else {
+                continue;
+            };
+            let entry = (Arc::clone(id), member.version);
+            if timer.session_ends <= now.monotonic_ms {
+                timer.session_ends = again;
+                silent.push(entry);
+            } else if let Some((_, ends)) = &mut timer.revoking
+                && *ends <= now.monotonic_ms
+            {
+                *ends = again;
+                slow.push(entry);
+            }
+        }
+        let all = [
+            (RemovalCause::SessionExpired, silent),
+            (RemovalCause::RebalanceTimedOut, slow),
+        ];
+        all.into_iter().filter(|(_, members)| !members.is_empty()).collect()
+    }
+}
+
+impl MemberTimer {
+    fn is_overdue(&self, now: Now) -> bool {
+        let silent = now.monotonic_ms.saturating_sub(self.last_heard);
+        silent > self.interval_ms + self.interval_ms / 2 + OVERDUE_SLACK_MS
+    }
+}

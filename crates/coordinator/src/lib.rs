@@ -1,0 +1,49 @@
+//! Consumer groups as a pure state machine: no clock, no I/O, no randomness, no threads.
+//!
+//! A coordinator shard is a Raft group that holds many consumer groups. Its replicas fold [`Command`]s into the same
+//! [`Image`]; its leader also has a [`Leader`], which answers members and decides what is proposed.
+//!
+//! ```text
+//!   heartbeat, commit, tick -> Leader (sessions, assignors, patterns) -> Command -> the shard's log
+//!                                 ^                                                      |
+//!                                 +--- resume <- Reply <- Image::apply (judges again) <--+
+//! ```
+//!
+//! The protocol is KIP-848's: the leader computes a target for the whole group, members go towards it one heartbeat at
+//! a time, and a partition goes to its new owner only when the old one has acknowledged giving it up. Heartbeats are
+//! not replicated, only what they change.
+//!
+//! Map of the crate:
+//! - [`image`]: the replicated state and its lookups. [`partitions`]: sets of partitions.
+//! - [`command`], [`reply`]: what goes in and comes out, with their encodings. `wire` has the encoded forms.
+//! - `apply`: the fold, one file per subject. `rules`: the checks that leader and apply share.
+//! - [`snapshot`]: the state as bytes.
+//! - [`leader`]: sessions, deadlines, batching of changes, and the answers to members.
+//! - [`assignor`]: who gets which partitions. [`pattern`], [`topics`]: which topics a subscription means.
+//! - [`limits`]: every bound.
+
+mod apply;
+pub mod assignor;
+pub mod command;
+mod error;
+pub mod image;
+pub mod leader;
+pub mod limits;
+pub mod partitions;
+pub mod pattern;
+pub mod reply;
+mod rules;
+pub mod snapshot;
+pub mod topics;
+mod wire;
+
+pub use assignor::Assignor;
+pub use command::{Command, OffsetCommit, RemovalCause};
+pub use error::{CodecError, RestoreError};
+pub use image::{
+    Committed, Epoch, Group, GroupState, Holding, Image, Member, MemberSpec, MemberState, SubscribedTopic, Subscription,
+};
+pub use leader::{Answer, CommitRequest, Config, HeartbeatRequest, HeartbeatResponse, Leader, Now, Pending, Step};
+pub use partitions::{PartitionSet, TopicPartition};
+pub use reply::{Rejection, Reply};
+pub use topics::TopicTable;

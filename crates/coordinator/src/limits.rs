@@ -1,0 +1,84 @@
+//! Every limit of a coordinator shard, with unit, bound and why. What is beyond one is refused, by the leader at once
+//! and by apply again.
+
+/// Consumer groups of one shard. Each costs memory on every replica and a row in each snapshot.
+pub const GROUPS_MAX: usize = 20_000;
+
+/// Members of one group. An assignment is computed over all of them, and each can own a partition at best.
+pub const MEMBERS_PER_GROUP_MAX: usize = 1_000;
+
+/// Partitions that the members of one group can share. Bounds the target, which is one command.
+pub const PARTITIONS_PER_GROUP_MAX: usize = 100_000;
+
+/// Bytes of a member id. A UUID has 36.
+pub const MEMBER_ID_BYTES_MAX: usize = 64;
+
+/// Bytes of an instance id. The bound of a group's name, which it often resembles.
+pub const INSTANCE_ID_BYTES_MAX: usize = 249;
+
+/// Bytes of a client id, of a client's host and of a rack, each. They are kept for people who look at the group.
+pub const CLIENT_TEXT_BYTES_MAX: usize = 255;
+
+/// Topic names of one subscription.
+pub const TOPICS_PER_SUBSCRIPTION_MAX: usize = 1_000;
+
+/// Bytes of a subscription's pattern.
+pub const PATTERN_BYTES_MAX: usize = 1_000;
+
+/// Bytes of a compiled pattern. A few characters can ask for megabytes by counted repetition.
+pub const PATTERN_COMPILED_BYTES_MAX: usize = 256 * 1024;
+
+/// Nested groups and repetitions of a pattern: the compiler works by recursion.
+pub const PATTERN_NESTING_MAX: u32 = 32;
+
+/// Bytes of the text that a consumer may keep with an offset. Kafka's default.
+pub const OFFSET_METADATA_BYTES_MAX: usize = 4_096;
+
+/// Bytes of all texts of one commit, which is one log entry.
+pub const COMMIT_METADATA_BYTES_MAX: usize = 1024 * 1024;
+
+/// Partitions of one commit, which is one log entry.
+pub const OFFSETS_PER_COMMIT_MAX: usize = 10_000;
+
+/// Partitions for which one group keeps an offset.
+pub const OFFSETS_PER_GROUP_MAX: usize = 100_000;
+
+/// The shortest session, milliseconds. A shorter one ends with any pause of a process or a network.
+pub const SESSION_TIMEOUT_MS_MIN: u32 = 1_000;
+
+/// The longest session, milliseconds. That long nobody reads the partitions of a member that died.
+pub const SESSION_TIMEOUT_MS_MAX: u32 = 30 * 60 * 1_000;
+
+/// The session of a member that does not say, milliseconds. Kafka's default.
+pub const SESSION_TIMEOUT_MS_DEFAULT: u32 = 45_000;
+
+/// The shortest time to give up partitions, milliseconds.
+pub const REBALANCE_TIMEOUT_MS_MIN: u32 = 1_000;
+
+/// The longest time to give up partitions, milliseconds. That long the new owner waits.
+pub const REBALANCE_TIMEOUT_MS_MAX: u32 = 60 * 60 * 1_000;
+
+/// The time to give up partitions of a member that does not say, milliseconds. Kafka's default of `max.poll.interval.ms`.
+pub const REBALANCE_TIMEOUT_MS_DEFAULT: u32 = 300_000;
+
+/// How long a group without members and without offsets is kept, milliseconds: an hour, so that a look at it still
+/// finds it. With offsets it is kept for `offsets.retention`.
+pub const EMPTY_GROUP_MS: u64 = 60 * 60 * 1_000;
+
+/// How long offsets of a group without members are kept unless the settings say otherwise, milliseconds: 7 days, Kafka's
+/// default.
+pub const OFFSETS_RETENTION_MS_DEFAULT: u64 = 7 * 24 * 60 * 60 * 1_000;
+
+const _: () = {
+    assert!(
+        SESSION_TIMEOUT_MS_MIN <= SESSION_TIMEOUT_MS_DEFAULT && SESSION_TIMEOUT_MS_DEFAULT <= SESSION_TIMEOUT_MS_MAX
+    );
+    assert!(REBALANCE_TIMEOUT_MS_MIN <= REBALANCE_TIMEOUT_MS_DEFAULT);
+    assert!(REBALANCE_TIMEOUT_MS_DEFAULT <= REBALANCE_TIMEOUT_MS_MAX);
+    assert!(
+        OFFSETS_PER_COMMIT_MAX <= OFFSETS_PER_GROUP_MAX,
+        "a commit of any size fits an empty group"
+    );
+    assert!(OFFSET_METADATA_BYTES_MAX <= COMMIT_METADATA_BYTES_MAX);
+    assert!(EMPTY_GROUP_MS <= OFFSETS_RETENTION_MS_DEFAULT);
+};

@@ -1,0 +1,114 @@
+//! Sets of partitions: what a member should own, owns, or gives up.
+
+use std::fmt;
+
+use jangada_types::{PartitionIndex, TopicId};
+
+/// A partition of a topic, by the topic's id: a topic that was created again under its name has other partitions.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicPartition {
+    /// The topic.
+    pub topic: TopicId,
+    /// The partition in it.
+    pub partition: PartitionIndex,
+}
+
+impl TopicPartition {
+    /// From its parts.
+    pub const fn new(topic: TopicId, partition: u32) -> Self {
+        Self {
+            topic,
+            partition: PartitionIndex(partition),
+        }
+    }
+}
+
+impl fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.topic, self.partition)
+    }
+}
+
+impl fmt::Debug for TopicPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A set of partitions, ascending by topic and partition. It takes no more memory than its elements: there are
+/// several per member.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PartitionSet(Box<[TopicPartition]>);
+
+impl PartitionSet {
+    /// The empty set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True for none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether the partition is in the set.
+    pub fn contains(&self, partition: TopicPartition) -> bool {
+        self.0.binary_search(&partition).is_ok()
+    }
+
+    /// The partitions, ascending.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = TopicPartition> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// The partitions of each topic, ascending.
+    pub fn by_topic(&self) -> impl Iterator<Item = (TopicId, &[TopicPartition])> {
+        self.0
+            .chunk_by(|a, b| a.topic == b.topic)
+            .map(|run| (run[0].topic, run))
+    }
+
+    /// What is in either.
+    pub fn union(&self, other: &Self) -> Self {
+        self.iter().chain(other.iter()).collect()
+    }
+
+    /// What is in this one and not in the other.
+    pub fn difference(&self, other: &Self) -> Self {
+        self.iter().filter(|partition| !other.contains(*partition)).collect()
+    }
+
+    /// What is in both.
+    pub fn intersection(&self, other: &Self) -> Self {
+        self.iter().filter(|partition| other.contains(*partition)).collect()
+    }
+
+    /// True when the other has all of these.
+    pub fn is_subset(&self, other: &Self) -> bool {
+        self.iter().all(|partition| other.contains(partition))
+    }
+
+    /// True when the other has none of these.
+    pub fn is_disjoint(&self, other: &Self) -> bool {
+        !self.iter().any(|partition| other.contains(partition))
+    }
+
+    /// From partitions that must be ascending and distinct already; none if they are not.
+    pub(crate) fn from_sorted(partitions: Vec<TopicPartition>) -> Option<Self> {
+        partitions.is_sorted_by(|a, b| a < b).then(|| Self(partitions.into()))
+    }
+}
+
+impl FromIterator<TopicPartition> for PartitionSet {
+    fn from_iter<I: IntoIterator<Item = TopicPartition>>(partitions: I) -> Self {
+        let mut partitions: Vec<_> = partitions.into_iter().collect();
+        partitions.sort_unstable();
+        partitions.dedup();
+        Self(partitions.into())
+    }
+}

@@ -1,0 +1,71 @@
+//! The topics that exist, as the leader's broker knows them, and which of them a subscription means.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jangada_types::{TopicId, is_internal_topic};
+
+use crate::image::{SubscribedTopic, Subscription};
+use crate::pattern::Patterns;
+
+/// The topics of the cluster at one version of its metadata. The host makes one whenever topics change.
+#[derive(Clone, Debug, Default)]
+pub struct TopicTable {
+    version: u64,
+    by_name: BTreeMap<Arc<str>, SubscribedTopic>,
+    by_id: BTreeMap<TopicId, Arc<str>>,
+}
+
+impl TopicTable {
+    /// `version` is that of the metadata from which the topics were read; they come as id, name and number of
+    /// partitions.
+    pub fn new(version: u64, topics: impl IntoIterator<Item = (TopicId, Arc<str>, u32)>) -> Self {
+        let by_name: BTreeMap<_, _> = topics
+            .into_iter()
+            .map(|(id, name, partitions)| (Arc::clone(&name), SubscribedTopic { id, name, partitions }))
+            .collect();
+        let by_id = by_name
+            .values()
+            .map(|topic| (topic.id, Arc::clone(&topic.name)))
+            .collect();
+        Self {
+            version,
+            by_name,
+            by_id,
+        }
+    }
+
+    /// The metadata's version.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The topic with this id.
+    pub fn topic(&self, id: TopicId) -> Option<&SubscribedTopic> {
+        self.by_name.get(self.by_id.get(&id)?)
+    }
+
+    /// The topic with this name.
+    pub fn named(&self, name: &str) -> Option<&SubscribedTopic> {
+        self.by_name.get(name)
+    }
+
+    /// The topics that the subscription means and that exist, by name. A pattern never means an internal topic.
+    pub(crate) fn resolve<'a>(
+        &'a self,
+        subscription: &Subscription,
+        patterns: &mut Patterns,
+    ) -> BTreeMap<&'a str, &'a SubscribedTopic> {
+        let named = subscription.topics.iter().filter_map(|name| self.named(name));
+        let mut found: BTreeMap<_, _> = named.map(|topic| (&*topic.name, topic)).collect();
+        if let Some(pattern) = &subscription.pattern {
+            // The pattern compiled when its member joined. One that a newer build accepted matches nothing here.
+            if let Some(pattern) = patterns.compiled(pattern) {
+                let matching = self.by_name.values().filter(|topic| !is_internal_topic(&topic.name));
+                let matching = matching.filter(|topic| pattern.is_match(&topic.name));
+                found.extend(matching.map(|topic| (&*topic.name, topic)));
+            }
+        }
+        found
+    }
+}

@@ -1,0 +1,267 @@
+//! The encoded form of a shard's state.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jangada_types::{LeaderEpoch, Offset, TopicId};
+
+use super::{
+    WirePartitions, WireSpec, WireTopic, frame, leader_epoch_to_wire, malformed, message, partitions_from_wire,
+    partitions_to_wire, topic_id, topics_from_wire, topics_to_wire, unversioned,
+};
+use crate::error::CodecError;
+use crate::image::{Committed, Epoch, Group, Holding, Image, Member};
+use crate::partitions::TopicPartition;
+
+const WHAT: &str = "coordinator snapshot";
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireImage {
+    #[prost(uint64, tag = "1")]
+    version: u64,
+    #[prost(uint64, tag = "2")]
+    topics_version: u64,
+    #[prost(message, repeated, tag = "3")]
+    groups: Vec<WireGroup>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireGroup {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(uint32, tag = "2")]
+    epoch: u32,
+    #[prost(uint32, tag = "3")]
+    assignment_epoch: u32,
+    #[prost(uint64, tag = "4")]
+    changed_at: u64,
+    #[prost(message, repeated, tag = "5")]
+    members: Vec<WireMember>,
+    #[prost(message, repeated, tag = "6")]
+    topics: Vec<WireTopic>,
+    #[prost(message, repeated, tag = "7")]
+    offsets: Vec<WireOffsets>,
+    #[prost(uint64, optional, tag = "8")]
+    empty_since_ms: Option<u64>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireMember {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(message, required, tag = "2")]
+    spec: WireSpec,
+    #[prost(uint64, tag = "3")]
+    version: u64,
+    #[prost(uint32, tag = "4")]
+    epoch: u32,
+    #[prost(uint32, tag = "5")]
+    previous_epoch: u32,
+    #[prost(bool, tag = "6")]
+    is_away: bool,
+    #[prost(message, repeated, tag = "7")]
+    holdings: Vec<WireHoldings>,
+    #[prost(message, repeated, tag = "8")]
+    target: Vec<WirePartitions>,
+}
+
+/// What a member holds of one topic; the lists are parallel.
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireHoldings {
+    #[prost(bytes = "vec", tag = "1")]
+    topic: Vec<u8>,
+    #[prost(uint32, repeated, tag = "2")]
+    partitions: Vec<u32>,
+    #[prost(uint32, repeated, tag = "3")]
+    since: Vec<u32>,
+    #[prost(bool, repeated, tag = "4")]
+    is_revoking: Vec<bool>,
+}
+
+/// The offsets of one topic.
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireOffsets {
+    #[prost(bytes = "vec", tag = "1")]
+    topic: Vec<u8>,
+    #[prost(message, repeated, tag = "2")]
+    partitions: Vec<WireCommitted>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireCommitted {
+    #[prost(uint32, tag = "1")]
+    partition: u32,
+    #[prost(int64, tag = "2")]
+    offset: i64,
+    #[prost(uint32, optional, tag = "3")]
+    leader_epoch: Option<u32>,
+    #[prost(string, tag = "4")]
+    metadata: String,
+    #[prost(uint64, tag = "5")]
+    committed_at_ms: u64,
+}
+
+/// What a snapshot says, before it is checked.
+pub(crate) struct Parts {
+    pub(crate) version: u64,
+    pub(crate) topics_version: u64,
+    pub(crate) groups: Vec<(Arc<str>, Group)>,
+}
+
+fn holdings_to_wire(holdings: &[Holding]) -> Vec<WireHoldings> {
+    holdings
+        .chunk_by(|a, b| a.partition.topic == b.partition.topic)
+        .map(|run| WireHoldings {
+            topic: run[0].partition.topic.as_bytes().to_vec(),
+            partitions: run.iter().map(|holding| holding.partition.partition.get()).collect(),
+            since: run.iter().map(|holding| holding.since.get()).collect(),
+            is_revoking: run.iter().map(|holding| holding.is_revoking).collect(),
+        })
+        .collect()
+}
+
+fn holdings_from_wire(wire: Vec<WireHoldings>) -> Result<Box<[Holding]>, CodecError> {
+    let mut all = Vec::new();
+    for run in wire {
+        let topic = topic_id(WHAT, &run.topic)?;
+        if run.partitions.len() != run.since.len() || run.partitions.len() != run.is_revoking.len() {
+            return Err(malformed(WHAT, "holdings of unequal length"));
+        }
+        let fields = run.partitions.into_iter().zip(run.since).zip(run.is_revoking);
+        all.extend(fields.map(|((partition, since), is_revoking)| Holding {
+            partition: TopicPartition::new(topic, partition),
+            since: Epoch(since),
+            is_revoking,
+        }));
+    }
+    Ok(all.into())
+}
+
+fn offsets_to_wire(offsets: &BTreeMap<TopicPartition, Committed>) -> Vec<WireOffsets> {
+    let mut topics: Vec<(TopicId, WireOffsets)> = Vec::new();
+    for (partition, committed) in offsets {
+        if topics.last().is_none_or(|(topic, _)| *topic != partition.topic) {
+            let topic = partition.topic.as_bytes().to_vec();
+            let partitions = Vec::new();
+            topics.push((partition.topic, WireOffsets { topic, partitions }));
+        }
+        let (_, last) = topics.last_mut().expect("one was pushed");
+        last.partitions.push(WireCommitted {
+            partition: partition.partition.get(),
+            offset: committed.offset.get(),
+            leader_epoch: leader_epoch_to_wire(committed.leader_epoch),
+            metadata: committed.metadata.to_string(),
+            committed_at_ms: committed.committed_at_ms,
+        });
+    }
+    topics.into_iter().map(|(_, wire)| wire).collect()
+}
+
+fn offsets_from_wire(wire: Vec<WireOffsets>) -> Result<BTreeMap<TopicPartition, Committed>, CodecError> {
+    let mut all = BTreeMap::new();
+    for WireOffsets { topic, partitions } in wire {
+        let topic = topic_id(WHAT, &topic)?;
+        for committed in partitions {
+            let partition = TopicPartition::new(topic, committed.partition);
+            let committed = Committed {
+                offset: Offset(committed.offset),
+                leader_epoch: committed.leader_epoch.map(LeaderEpoch),
+                metadata: committed.metadata.into(),
+                committed_at_ms: committed.committed_at_ms,
+            };
+            if all.insert(partition, committed).is_some() {
+                return Err(malformed(WHAT, format!("two offsets of partition {partition}")));
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn member_to_wire(id: &str, member: &Member) -> WireMember {
+    WireMember {
+        id: id.to_owned(),
+        spec: (&member.spec).into(),
+        version: member.version,
+        epoch: member.epoch.get(),
+        previous_epoch: member.previous_epoch.get(),
+        is_away: member.is_away,
+        holdings: holdings_to_wire(&member.holdings),
+        target: partitions_to_wire(&member.target),
+    }
+}
+
+fn member_from_wire(wire: WireMember) -> Result<(Arc<str>, Member), CodecError> {
+    let member = Member {
+        spec: wire.spec.into_spec(WHAT)?,
+        version: wire.version,
+        epoch: Epoch(wire.epoch),
+        previous_epoch: Epoch(wire.previous_epoch),
+        is_away: wire.is_away,
+        holdings: holdings_from_wire(wire.holdings)?,
+        target: partitions_from_wire(WHAT, wire.target)?,
+    };
+    Ok((wire.id.into(), member))
+}
+
+fn group_from_wire(wire: WireGroup) -> Result<(Arc<str>, Group), CodecError> {
+    let mut members: BTreeMap<Arc<str>, Member> = BTreeMap::new();
+    for member in wire.members {
+        let (id, mut member) = member_from_wire(member)?;
+        if let Some(other) = members.values().next()
+            && other.spec.subscription == member.spec.subscription
+        {
+            member.spec.subscription = Arc::clone(&other.spec.subscription);
+        }
+        if members.insert(id, member).is_some() {
+            return Err(malformed(
+                WHAT,
+                format!("a member of group {:?} is there twice", wire.name),
+            ));
+        }
+    }
+    let group = Group {
+        epoch: Epoch(wire.epoch),
+        assignment_epoch: Epoch(wire.assignment_epoch),
+        changed_at: wire.changed_at,
+        members,
+        topics: topics_from_wire(WHAT, wire.topics)?,
+        offsets: offsets_from_wire(wire.offsets)?,
+        empty_since_ms: wire.empty_since_ms,
+    };
+    Ok((wire.name.into(), group))
+}
+
+pub(crate) fn encode(image: &Image) -> Bytes {
+    let group = |(name, group): (&Arc<str>, &Group)| WireGroup {
+        name: name.to_string(),
+        epoch: group.epoch.get(),
+        assignment_epoch: group.assignment_epoch.get(),
+        changed_at: group.changed_at,
+        members: group
+            .members
+            .iter()
+            .map(|(id, member)| member_to_wire(id, member))
+            .collect(),
+        topics: topics_to_wire(&group.topics),
+        offsets: offsets_to_wire(&group.offsets),
+        empty_since_ms: group.empty_since_ms,
+    };
+    frame(
+        None,
+        &WireImage {
+            version: image.version,
+            topics_version: image.topics_version,
+            groups: image.groups().map(group).collect(),
+        },
+    )
+}
+
+pub(crate) fn decode(bytes: &[u8]) -> Result<Parts, CodecError> {
+    let wire: WireImage = message(WHAT, unversioned(WHAT, bytes, 1)?)?;
+    Ok(Parts {
+        version: wire.version,
+        topics_version: wire.topics_version,
+        groups: wire.groups.into_iter().map(group_from_wire).collect::<Result<_, _>>()?,
+    })
+}

@@ -1,0 +1,294 @@
+//! A shard with one replica, a clock, and clients that do as the protocol says.
+
+use std::sync::Arc;
+
+use jangada_coordinator::{
+    Answer, Command, CommitRequest, Config, Group, HeartbeatRequest, HeartbeatResponse, Image, Leader, Now,
+    OffsetCommit, PartitionSet, Rejection, Reply, Step, Subscription, TopicPartition, TopicTable,
+};
+use jangada_types::{Offset, TopicId};
+
+pub const GROUP: &str = "g";
+
+/// What a topic's name is at a time: its id and number of partitions.
+pub type Topics = Vec<(u128, &'static str, u32)>;
+
+pub struct World {
+    pub image: Image,
+    pub leader: Leader,
+    pub log: Vec<Command>,
+    pub config: Config,
+    pub topics: Arc<TopicTable>,
+    pub now_ms: u64,
+}
+
+impl World {
+    pub fn new(topics: Topics) -> Self {
+        let image = Image::new();
+        let config = Config::default();
+        let topics = table(1, topics);
+        let leader = Leader::new(config.clone(), &image, Arc::clone(&topics), now(0));
+        Self {
+            image,
+            leader,
+            log: Vec::new(),
+            config,
+            topics,
+            now_ms: 0,
+        }
+    }
+
+    pub fn now(&self) -> Now {
+        now(self.now_ms)
+    }
+
+    /// As a replica does, from the encoded log. Sees that the state stays sound and a rejection changes nothing.
+    pub fn apply(&mut self, command: &Command) -> Reply {
+        let command = Command::decode(&command.encode()).expect("what was encoded can be decoded");
+        let before = self.image.clone();
+        self.log.push(command.clone());
+        let reply = self.image.apply(self.log.len() as u64, &command);
+        self.image.check().expect("the state is sound");
+        if matches!(reply, Reply::Rejected(_)) {
+            assert!(
+                before.groups().eq(self.image.groups()),
+                "a rejected command changes nothing: {command:?}"
+            );
+        }
+        assert_eq!(Reply::decode(&reply.encode()), Ok(reply.clone()));
+        let at = self.now();
+        self.leader.applied(&self.image, &command, &reply, at);
+        reply
+    }
+
+    /// Until the request is answered.
+    pub fn finish(&mut self, mut step: Step) -> Result<Answer, Rejection> {
+        loop {
+            match step {
+                Step::Done(answer) => return answer,
+                Step::Propose { command, pending } => {
+                    let reply = self.apply(&command);
+                    let at = self.now();
+                    step = self.leader.resume(&self.image, pending, reply, at);
+                }
+            }
+        }
+    }
+
+    pub fn heartbeat(&mut self, request: HeartbeatRequest) -> Result<Answer, Rejection> {
+        let at = self.now();
+        let step = self.leader.heartbeat(&self.image, request, at);
+        self.finish(step)
+    }
+
+    pub fn commit(
+        &mut self,
+        member: Option<(&str, i64)>,
+        at: TopicPartition,
+        offset: i64,
+    ) -> Result<Answer, Rejection> {
+        let now = self.now();
+        let request = CommitRequest {
+            group: GROUP.into(),
+            member: member.map(|(id, epoch)| (id.into(), epoch)),
+            offsets: vec![commit(at, offset)],
+        };
+        let step = self.leader.commit(&self.image, request, now);
+        self.finish(step)
+    }
+
+    pub fn tick(&mut self) {
+        let at = self.now();
+        for command in self.leader.tick(&self.image, at) {
+            self.apply(&command);
+        }
+    }
+
+    /// Lets time pass up to `until`; ticks when the leader asks for it, and `clients` beat when they were told to.
+    pub fn run(&mut self, until: u64, clients: &mut [Client]) {
+        loop {
+            let beat = clients
+                .iter()
+                .filter(|client| client.is_alive)
+                .map(|client| client.next_ms)
+                .min();
+            let next = beat.into_iter().chain(self.leader.next_deadline()).min();
+            let Some(next) = next.filter(|next| *next <= until) else {
+                self.now_ms = until;
+                return;
+            };
+            self.now_ms = self.now_ms.max(next);
+            self.tick();
+            let now_ms = self.now_ms;
+            for client in clients
+                .iter_mut()
+                .filter(|client| client.is_alive && client.next_ms <= now_ms)
+            {
+                client.beat(self);
+            }
+        }
+    }
+
+    /// Another replica leads from now on.
+    pub fn fail_over(&mut self) {
+        let at = self.now();
+        self.leader = Leader::new(self.config.clone(), &self.image, Arc::clone(&self.topics), at);
+    }
+
+    pub fn set_topics(&mut self, topics: Topics) {
+        self.topics = table(self.topics.version() + 1, topics);
+        let at = self.now();
+        self.leader.topics_changed(&self.image, Arc::clone(&self.topics), at);
+    }
+
+    pub fn group(&self) -> &Group {
+        self.image.group(GROUP).expect("the group exists")
+    }
+
+    pub fn epoch(&self) -> u32 {
+        self.group().epoch.get()
+    }
+}
+
+pub fn now(ms: u64) -> Now {
+    Now {
+        monotonic_ms: ms,
+        wall_ms: 1_700_000_000_000 + ms,
+    }
+}
+
+pub fn table(version: u64, topics: Topics) -> Arc<TopicTable> {
+    let topics = topics
+        .into_iter()
+        .map(|(id, name, count)| (TopicId::from_u128(id), Arc::from(name), count));
+    Arc::new(TopicTable::new(version, topics))
+}
+
+pub fn partition(topic: u128, partition: u32) -> TopicPartition {
+    TopicPartition::new(TopicId::from_u128(topic), partition)
+}
+
+pub fn commit(partition: TopicPartition, offset: i64) -> OffsetCommit {
+    OffsetCommit {
+        partition,
+        offset: Offset(offset),
+        leader_epoch: None,
+        metadata: "".into(),
+    }
+}
+
+/// A member's process.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub id: Arc<str>,
+    pub instance_id: Option<Arc<str>>,
+    pub subscription: Subscription,
+    pub session_ms: u32,
+    pub epoch: i64,
+    pub version: u64,
+    /// What it hands records out of.
+    pub owned: PartitionSet,
+    pub next_ms: u64,
+    pub is_alive: bool,
+    pub last_error: Option<Rejection>,
+}
+
+impl Client {
+    pub fn new(id: &str, topics: &[&str]) -> Self {
+        Self {
+            id: id.into(),
+            instance_id: None,
+            subscription: Subscription::new(topics.iter().copied(), None),
+            session_ms: 10_000,
+            epoch: 0,
+            version: 0,
+            owned: PartitionSet::new(),
+            next_ms: 0,
+            is_alive: true,
+            last_error: None,
+        }
+    }
+
+    pub fn with_instance(id: &str, instance_id: &str, topics: &[&str]) -> Self {
+        Self {
+            instance_id: Some(instance_id.into()),
+            ..Self::new(id, topics)
+        }
+    }
+
+    pub fn request(&self) -> HeartbeatRequest {
+        HeartbeatRequest {
+            group: GROUP.into(),
+            member: Arc::clone(&self.id),
+            epoch: self.epoch,
+            assignment_version: self.version,
+            owned: Some(self.owned.clone()),
+            instance_id: self.instance_id.clone(),
+            client_id: "client".into(),
+            client_host: "host".into(),
+            session_timeout_ms: self.session_ms,
+            rebalance_timeout_ms: 5_000,
+            subscription: (self.epoch == 0).then(|| self.subscription.clone()),
+            ..HeartbeatRequest::default()
+        }
+    }
+
+    pub fn beat(&mut self, world: &mut World) {
+        let answer = world.heartbeat(self.request());
+        self.take(answer, world.now_ms);
+    }
+
+    /// Does at once as the answer says.
+    pub fn take(&mut self, answer: Result<Answer, Rejection>, now_ms: u64) {
+        match answer {
+            Ok(Answer::Heartbeat(response)) => {
+                self.next_ms = now_ms + u64::from(response.heartbeat_interval_ms);
+                self.obey(response);
+            }
+            Ok(_) => self.forget(),
+            Err(rejection) => {
+                self.last_error = Some(rejection);
+                self.next_ms = now_ms + 100;
+                self.forget();
+            }
+        }
+    }
+
+    fn obey(&mut self, response: HeartbeatResponse) {
+        self.epoch = response.epoch.get().into();
+        self.version = response.assignment_version;
+        if let Some(assignment) = response.assignment {
+            self.owned = assignment;
+        }
+    }
+
+    pub fn forget(&mut self) {
+        self.epoch = 0;
+        self.version = 0;
+        self.owned = PartitionSet::new();
+    }
+
+    pub fn leave(&mut self, world: &mut World, epoch: i64) {
+        let request = HeartbeatRequest {
+            epoch,
+            ..self.request()
+        };
+        let answer = world.heartbeat(request);
+        assert_eq!(answer, Ok(Answer::Left));
+        self.forget();
+        self.is_alive = false;
+    }
+}
+
+/// `count` members that begin at once, settled.
+pub fn settled(count: usize, topics: Topics) -> (World, Vec<Client>) {
+    let names: Vec<&str> = topics.iter().map(|(_, name, _)| *name).collect();
+    let mut clients: Vec<_> = (0..count).map(|at| Client::new(&format!("m{at}"), &names)).collect();
+    let mut world = World::new(topics);
+    world.run(15_000, &mut clients);
+    (world, clients)
+}
+
+pub fn counts(clients: &[Client]) -> Vec<usize> {
+    clients.iter().map(|client| client.owned.len()).collect()
+}

@@ -1,0 +1,11 @@
+//! The coordinator through its public interface: scenarios, properties, and bytes that later builds must read.
+
+mod assignors;
+mod bad_input;
+mod fixture;
+mod golden;
+mod membership;
+mod offsets;
+mod patterns;
+mod properties;
+mod topics;

@@ -1,0 +1,295 @@
+//! Joining, staying, going: scenarios on a clock.
+
+use jangada_coordinator::{GroupState, HeartbeatRequest, MemberState};
+use jangada_types::Reason;
+
+use crate::fixture::{Client, GROUP, World, counts, partition, settled};
+
+#[test]
+fn three_members_get_four_of_twelve_each() {
+    let (world, clients) = settled(3, vec![(1, "t", 12)]);
+    assert_eq!(counts(&clients), [4, 4, 4]);
+    assert_eq!(world.image.state(GROUP), GroupState::Stable);
+    assert!(world.epoch() <= 3, "epoch {}", world.epoch());
+}
+
+#[test]
+fn members_at_rest_write_nothing_to_the_log() {
+    let (mut world, mut clients) = settled(3, vec![(1, "t", 12)]);
+    let before = world.log.len();
+    world.run(100_000, &mut clients);
+    assert_eq!(world.log.len(), before);
+    assert_eq!(counts(&clients), [4, 4, 4]);
+}
+
+#[test]
+fn the_others_take_over_from_a_dead_member_soon_after_its_session() {
+    let (mut world, mut clients) = settled(3, vec![(1, "t", 12)]);
+    let kept: Vec<_> = clients[1..].iter().map(|client| client.owned.clone()).collect();
+    clients[0].is_alive = false;
+    // Its last heartbeat was before now, so its session ends within these ten seconds.
+    let until = world.now_ms + 10_000 + 3_000;
+    world.run(until, &mut clients);
+    assert_eq!(counts(&clients[1..]), [6, 6]);
+    for (client, kept) in clients[1..].iter().zip(kept) {
+        assert!(kept.is_subset(&client.owned), "what they had did not move");
+    }
+    // And what they had did not pause.
+    for member in world.group().members.values() {
+        let new = member
+            .holdings
+            .iter()
+            .filter(|holding| holding.since == member.epoch)
+            .count();
+        assert_eq!(new, 2);
+    }
+}
+
+#[test]
+fn fifty_members_that_begin_at_once_settle_in_few_epochs() {
+    for spread_ms in [0, 20, 60, 100] {
+        let mut world = World::new(vec![(1, "t", 120)]);
+        let mut clients: Vec<_> = (0..50u64)
+            .map(|at| Client {
+                next_ms: at * spread_ms,
+                ..Client::new(&format!("m{at:02}"), &["t"])
+            })
+            .collect();
+        world.run(10_000, &mut clients);
+        let counts = counts(&clients);
+        assert!(counts.iter().all(|count| (2..=3).contains(count)), "{counts:?}");
+        assert_eq!(world.image.state(GROUP), GroupState::Stable);
+        assert!(
+            world.epoch() <= 10,
+            "epoch {} at {spread_ms} ms between members",
+            world.epoch()
+        );
+        println!(
+            "50 members, one each {spread_ms} ms: epoch {}, {} commands",
+            world.epoch(),
+            world.log.len()
+        );
+    }
+}
+
+#[test]
+fn a_partition_moves_only_when_its_owner_has_given_it_up() {
+    let (mut world, mut clients) = settled(1, vec![(1, "t", 2)]);
+    let mut second = Client::new("second", &["t"]);
+    second.beat(&mut world);
+    world.now_ms += 200;
+    world.tick();
+    second.beat(&mut world);
+    assert!(second.owned.is_empty());
+    // The owner is told to give one up and goes on reading both for a while.
+    let mut slow = clients.remove(0);
+    let before = slow.owned.clone();
+    slow.beat(&mut world);
+    assert_eq!(slow.owned.len(), 1);
+    let asked = std::mem::replace(&mut slow.owned, before);
+    second.beat(&mut world);
+    assert!(second.owned.is_empty());
+    assert_eq!(
+        world.group().member_state(&world.group().members["m0"]),
+        MemberState::Revoking
+    );
+    assert_eq!(
+        world.group().member_state(&world.group().members["second"]),
+        MemberState::Waiting
+    );
+    // It may commit what it still reads.
+    let given_up = slow.owned.difference(&asked).iter().next().expect("one is to go");
+    world
+        .commit(Some((&slow.id, slow.epoch)), given_up, 7)
+        .expect("it still owns it");
+    // A heartbeat without a word of what it owns acknowledges nothing.
+    let silent = HeartbeatRequest {
+        owned: None,
+        ..slow.request()
+    };
+    world.heartbeat(silent).expect("it is alive");
+    second.beat(&mut world);
+    assert!(second.owned.is_empty());
+    slow.owned = asked;
+    slow.beat(&mut world);
+    second.beat(&mut world);
+    assert_eq!(second.owned.iter().collect::<Vec<_>>(), [given_up]);
+    assert_eq!(world.image.state(GROUP), GroupState::Stable);
+}
+
+#[test]
+fn who_does_not_give_up_in_time_is_removed() {
+    let (mut world, mut clients) = settled(1, vec![(1, "t", 2)]);
+    let mut second = Client::new("second", &["t"]);
+    second.next_ms = world.now_ms;
+    let mut all = vec![second];
+    let mut slow = clients.remove(0);
+    // It beats on and never says what it owns.
+    for _ in 0..20 {
+        let request = HeartbeatRequest {
+            owned: None,
+            ..slow.request()
+        };
+        if let Ok(jangada_coordinator::Answer::Heartbeat(response)) = world.heartbeat(request) {
+            slow.epoch = response.epoch.get().into();
+            slow.version = response.assignment_version;
+        }
+        let until = world.now_ms + 500;
+        world.run(until, &mut all);
+    }
+    assert!(!world.group().members.contains_key("m0"));
+    assert_eq!(counts(&all), [2]);
+    slow.beat(&mut world);
+    assert_eq!(slow.last_error.map(|error| error.reason), Some(Reason::UnknownMember));
+}
+
+#[test]
+fn a_zombie_cannot_commit() {
+    let (mut world, mut clients) = settled(2, vec![(1, "t", 2)]);
+    let zombie = clients.remove(0);
+    let owned = zombie.owned.iter().next().expect("it owns one");
+    world
+        .commit(Some((&zombie.id, zombie.epoch)), owned, 5)
+        .expect("it lives");
+    let until = world.now_ms + 15_000;
+    world.run(until, &mut clients);
+    let error = world.commit(Some((&zombie.id, zombie.epoch)), owned, 6).unwrap_err();
+    assert_eq!(error.reason, Reason::UnknownMember);
+    assert_eq!(world.group().offsets[&owned].offset.get(), 5);
+    let error = world.heartbeat(zombie.request()).unwrap_err();
+    assert_eq!(error.reason, Reason::UnknownMember);
+}
+
+#[test]
+fn a_failover_throws_nobody_out_and_moves_nothing() {
+    let (mut world, mut clients) = settled(3, vec![(1, "t", 12)]);
+    let owned: Vec<_> = clients.iter().map(|client| client.owned.clone()).collect();
+    let (epoch, commands) = (world.epoch(), world.log.len());
+    // For nearly a session nobody could be heard.
+    world.now_ms += 9_900;
+    world.fail_over();
+    let until = world.now_ms + 30_000;
+    world.run(until, &mut clients);
+    assert_eq!(
+        owned,
+        clients.iter().map(|client| client.owned.clone()).collect::<Vec<_>>()
+    );
+    assert_eq!((world.epoch(), world.log.len()), (epoch, commands));
+}
+
+#[test]
+fn an_answer_that_was_lost_is_given_again() {
+    let mut world = World::new(vec![(1, "t", 2)]);
+    let mut client = Client::new("m", &["t"]);
+    world.heartbeat(client.request()).expect("joined");
+    // It never heard of that.
+    client.beat(&mut world);
+    let epoch = client.epoch;
+    world.now_ms += 200;
+    world.tick();
+    world.heartbeat(client.request()).expect("this gives it the partitions");
+    client.beat(&mut world);
+    assert_eq!(client.owned.len(), 2);
+    assert!(client.epoch > epoch);
+    assert_eq!(world.group().members.len(), 1);
+}
+
+#[test]
+fn a_static_member_comes_back_without_a_rebalance() {
+    let mut world = World::new(vec![(1, "t", 4)]);
+    let mut clients = vec![
+        Client::with_instance("a1", "a", &["t"]),
+        Client::with_instance("b1", "b", &["t"]),
+    ];
+    world.run(10_000, &mut clients);
+    assert_eq!(counts(&clients), [2, 2]);
+    let (epoch, owned) = (world.epoch(), clients[0].owned.clone());
+
+    // A restart that says so.
+    clients[0].leave(&mut world, -2);
+    let mut again = Client::with_instance("a2", "a", &["t"]);
+    again.beat(&mut world);
+    assert_eq!((again.owned.clone(), world.epoch()), (owned.clone(), epoch));
+
+    // One that does not: as long as it might live, nobody takes its place.
+    let mut third = Client::with_instance("a3", "a", &["t"]);
+    third.beat(&mut world);
+    assert_eq!(
+        third.last_error.as_ref().map(|error| error.reason),
+        Some(Reason::UnreleasedInstanceId)
+    );
+    let until = world.now_ms + 5_000;
+    world.run(until, &mut clients[1..]);
+    third.beat(&mut world);
+    assert_eq!((third.owned.clone(), world.epoch()), (owned.clone(), epoch));
+    let error = world.heartbeat(again.request()).unwrap_err();
+    assert_eq!(error.reason, Reason::FencedInstanceId);
+    let first = owned.iter().next().expect("it owned some");
+    let error = world.commit(Some((&again.id, again.epoch)), first, 1).unwrap_err();
+    assert_eq!(error.reason, Reason::UnknownMember);
+    world
+        .commit(Some((&third.id, third.epoch)), first, 1)
+        .expect("the new one may");
+}
+
+#[test]
+fn a_static_member_that_stays_away_loses_its_place() {
+    let mut world = World::new(vec![(1, "t", 4)]);
+    let mut clients = vec![
+        Client::with_instance("a1", "a", &["t"]),
+        Client::with_instance("b1", "b", &["t"]),
+    ];
+    world.run(10_000, &mut clients);
+    clients[0].leave(&mut world, -2);
+    let until = world.now_ms + 20_000;
+    world.run(until, &mut clients);
+    assert_eq!(counts(&clients), [0, 4]);
+}
+
+#[test]
+fn a_member_that_leaves_gives_its_partitions_at_once() {
+    let (mut world, mut clients) = settled(2, vec![(1, "t", 4)]);
+    clients[0].leave(&mut world, -1);
+    let until = world.now_ms + 4_000;
+    world.run(until, &mut clients);
+    assert_eq!(counts(&clients), [0, 4]);
+    clients[1].leave(&mut world, -1);
+    assert_eq!(world.image.state(GROUP), GroupState::Empty);
+}
+
+#[test]
+fn a_held_up_heartbeat_acknowledges_nothing() {
+    let (mut world, mut clients) = settled(1, vec![(1, "t", 2)]);
+    // As it was before it owned anything, with the epoch that it still has.
+    let old = HeartbeatRequest {
+        owned: Some(jangada_coordinator::PartitionSet::new()),
+        assignment_version: clients[0].version - 1,
+        ..clients[0].request()
+    };
+    let mut second = Client::new("second", &["t"]);
+    second.beat(&mut world);
+    world.now_ms += 200;
+    world.tick();
+    clients[0].beat(&mut world);
+    world.heartbeat(old).expect("it is of a live member");
+    second.beat(&mut world);
+    assert!(second.owned.is_empty());
+    let held = &world.group().members["m0"];
+    assert!(held.holds(partition(1, 0)) && held.holds(partition(1, 1)));
+}
+
+#[test]
+fn a_group_is_found_by_its_views() {
+    let (world, clients) = settled(2, vec![(1, "t", 4)]);
+    let group = world.group();
+    assert_eq!(group.topics.len(), 1);
+    assert_eq!(world.image.state("other"), GroupState::Dead);
+    for client in &clients {
+        let member = &group.members[&client.id];
+        assert_eq!(group.member_state(member).as_str(), "Stable");
+        assert_eq!(member.assigned(), client.owned);
+        for partition in client.owned.iter() {
+            assert_eq!(group.owner(partition), Some(&client.id));
+        }
+    }
+}

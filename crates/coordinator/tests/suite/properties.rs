@@ -1,0 +1,468 @@
+//! Any order of joins, heartbeats, leaves, time-outs, commits, topic changes, lost answers, held-up requests and
+//! failovers keeps the invariants, and ends in balance once things calm down.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use jangada_coordinator::{
+    Answer, Command, CommitRequest, GroupState, HeartbeatRequest, Image, PartitionSet, Pending, Rejection, Reply, Step,
+};
+use proptest::prelude::*;
+
+use crate::fixture::{Client, GROUP, Topics, World, commit, partition};
+
+const CLIENTS: usize = 5;
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// A heartbeat whose answer comes when what it proposed is applied.
+    Beat(usize),
+    /// One whose answer is lost.
+    BeatUnheard(usize),
+    /// A client does what the last answer asked for, and says so by its next heartbeats.
+    GiveUp(usize),
+    /// An earlier heartbeat of the client arrives again.
+    Again(usize, prop::sample::Index),
+    Leave(usize),
+    StaticLeave(usize),
+    /// Ends without a word and begins under another member id.
+    Restart(usize),
+    Commit(usize, u32, i64),
+    CommitFromOutside(u32, i64),
+    Advance(u64),
+    Tick,
+    ApplyOne,
+    ApplyAll,
+    FailOver {
+        keeps_proposals: bool,
+    },
+    SetTopics(usize),
+    Restore,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let client = || 0..CLIENTS;
+    prop_oneof![
+        20 => client().prop_map(Op::Beat),
+        4 => client().prop_map(Op::BeatUnheard),
+        12 => client().prop_map(Op::GiveUp),
+        4 => (client(), any::<prop::sample::Index>()).prop_map(|(at, which)| Op::Again(at, which)),
+        1 => client().prop_map(Op::Leave),
+        1 => client().prop_map(Op::StaticLeave),
+        2 => client().prop_map(Op::Restart),
+        5 => (client(), 0u32..4, 0i64..100).prop_map(|(at, partition, offset)| Op::Commit(at, partition, offset)),
+        1 => (0u32..4, 0i64..100).prop_map(|(partition, offset)| Op::CommitFromOutside(partition, offset)),
+        8 => prop_oneof![10u64..400, 400u64..4_000].prop_map(Op::Advance),
+        8 => Just(Op::Tick),
+        8 => Just(Op::ApplyOne),
+        12 => Just(Op::ApplyAll),
+        2 => any::<bool>().prop_map(|keeps_proposals| Op::FailOver { keeps_proposals }),
+        1 => (0usize..4).prop_map(Op::SetTopics),
+        1 => Just(Op::Restore),
+    ]
+}
+
+fn topics(which: usize) -> Topics {
+    match which {
+        0 => vec![(1, "t", 4)],
+        1 => vec![(1, "t", 7), (2, "u", 3)],
+        2 => vec![(3, "t", 4), (2, "u", 3)],
+        _ => vec![(2, "u", 5)],
+    }
+}
+
+/// A client, and what it was asked to give up and still hands records out of.
+struct Process {
+    client: Client,
+    excess: PartitionSet,
+    sent: Vec<HeartbeatRequest>,
+    lives: usize,
+}
+
+impl Process {
+    fn new(at: usize) -> Self {
+        Self {
+            client: Self::life(at, 0),
+            excess: PartitionSet::new(),
+            sent: Vec::new(),
+            lives: 0,
+        }
+    }
+
+    fn life(at: usize, lives: usize) -> Client {
+        let id = format!("m{at}-{lives}");
+        if at == 0 {
+            Client::with_instance(&id, "static", &["t", "u"])
+        } else {
+            Client::new(&id, &["t", "u"])
+        }
+    }
+
+    fn request(&mut self) -> HeartbeatRequest {
+        let request = HeartbeatRequest {
+            // While it has not given up all that it was asked to, it says nothing of it.
+            owned: self.excess.is_empty().then(|| self.client.owned.clone()),
+            ..self.client.request()
+        };
+        self.sent.push(request.clone());
+        request
+    }
+
+    fn take(&mut self, answer: Result<Answer, Rejection>, now_ms: u64) {
+        let before = self.reads();
+        self.client.take(answer, now_ms);
+        self.excess = if self.client.epoch == 0 {
+            PartitionSet::new()
+        } else {
+            before.difference(&self.client.owned)
+        };
+    }
+
+    /// What it hands records out of.
+    fn reads(&self) -> PartitionSet {
+        self.client.owned.union(&self.excess)
+    }
+}
+
+struct Chaos {
+    world: World,
+    processes: Vec<Process>,
+    /// Proposed and not applied, in order, and whose request waits for it.
+    proposals: VecDeque<(Command, Option<Waiting>)>,
+}
+
+/// Which process hears of the answer, the member that asked, and the request.
+type Waiting = (Option<usize>, Arc<str>, Pending);
+
+impl Chaos {
+    fn new() -> Self {
+        Self {
+            world: World::new(topics(0)),
+            processes: (0..CLIENTS).map(Process::new).collect(),
+            proposals: VecDeque::new(),
+        }
+    }
+
+    fn go_on(&mut self, step: Step, hears: Option<usize>, id: Arc<str>) {
+        match step {
+            Step::Propose { command, pending } => self.proposals.push_back((command, Some((hears, id, pending)))),
+            Step::Done(answer) => {
+                let now_ms = self.world.now_ms;
+                // An answer to an earlier life reaches nobody.
+                if let Some(process) = hears.and_then(|at| self.processes.get_mut(at))
+                    && process.client.id == id
+                    && !matches!(answer, Ok(Answer::Committed | Answer::Deleted { .. }))
+                {
+                    process.take(answer, now_ms);
+                }
+            }
+        }
+    }
+
+    /// A client waits for an answer before it sends the next heartbeat; one that gave up waiting never takes it.
+    fn is_waiting(&self, at: usize) -> bool {
+        self.proposals
+            .iter()
+            .any(|(_, by)| by.as_ref().is_some_and(|(hears, ..)| *hears == Some(at)))
+    }
+
+    fn send(&mut self, request: HeartbeatRequest, hears: Option<usize>) {
+        let id = Arc::clone(&request.member);
+        let now = self.world.now();
+        let step = self.world.leader.heartbeat(&self.world.image, request, now);
+        self.go_on(step, hears, id);
+    }
+
+    fn apply_one(&mut self) {
+        let Some((command, by)) = self.proposals.pop_front() else {
+            return;
+        };
+        let before = self.world.image.clone();
+        let reply = self.world.apply(&command);
+        assert_epochs_grow(&before, &self.world.image);
+        assert_offsets_change_by_commits(&before, &self.world.image, &command, &reply);
+        if let Some((hears, id, pending)) = by {
+            let now = self.world.now();
+            let step = self.world.leader.resume(&self.world.image, pending, reply, now);
+            // Only a heartbeat's answer is taken; what a commit says does not matter here.
+            self.go_on(step, hears, id);
+        }
+    }
+
+    fn apply_all(&mut self) {
+        while !self.proposals.is_empty() {
+            self.apply_one();
+        }
+    }
+
+    fn commit(&mut self, by: Option<usize>, at: u32, offset: i64) {
+        let partitions: Vec<_> = match by {
+            Some(by) => self.processes[by].reads().iter().collect(),
+            None => vec![partition(1, at)],
+        };
+        let Some(partition) = partitions.get(at as usize % partitions.len().max(1)) else {
+            return;
+        };
+        let request = CommitRequest {
+            group: GROUP.into(),
+            member: by.map(|by| (self.processes[by].client.id.clone(), self.processes[by].client.epoch)),
+            offsets: vec![commit(*partition, offset)],
+        };
+        let now = self.world.now();
+        if let Step::Propose { command, .. } = self.world.leader.commit(&self.world.image, request, now) {
+            self.proposals.push_back((command, None));
+        }
+    }
+
+    fn run(&mut self, op: &Op) {
+        match op {
+            Op::Beat(at) if !self.is_waiting(*at) => {
+                let request = self.processes[*at].request();
+                self.send(request, Some(*at));
+            }
+            Op::BeatUnheard(at) if !self.is_waiting(*at) => {
+                let request = self.processes[*at].request();
+                self.send(request, None);
+            }
+            Op::GiveUp(at) => self.processes[*at].excess = PartitionSet::new(),
+            Op::Again(at, which) => {
+                if !self.processes[*at].sent.is_empty() {
+                    let request = which.get(&self.processes[*at].sent).clone();
+                    self.send(request, None);
+                }
+            }
+            Op::Leave(at) | Op::StaticLeave(at) if !self.is_waiting(*at) => {
+                let epoch = if matches!(op, Op::StaticLeave(_)) && *at == 0 {
+                    -2
+                } else {
+                    -1
+                };
+                let process = &mut self.processes[*at];
+                let request = HeartbeatRequest {
+                    epoch,
+                    ..process.client.request()
+                };
+                process.client.forget();
+                process.excess = PartitionSet::new();
+                self.send(request, None);
+                self.restart(*at);
+            }
+            Op::Restart(at) => self.restart(*at),
+            Op::Commit(by, at, offset) => self.commit(Some(*by), *at, *offset),
+            Op::CommitFromOutside(at, offset) => self.commit(None, *at, *offset),
+            Op::Advance(ms) => self.world.now_ms += ms,
+            Op::Tick => {
+                let now = self.world.now();
+                let commands = self.world.leader.tick(&self.world.image, now);
+                self.proposals
+                    .extend(commands.into_iter().map(|command| (command, None)));
+            }
+            Op::ApplyOne => self.apply_one(),
+            Op::ApplyAll => self.apply_all(),
+            Op::FailOver { keeps_proposals } => {
+                // What was proposed may have been committed or not; nobody is answered.
+                self.proposals.iter_mut().for_each(|(_, by)| *by = None);
+                if *keeps_proposals {
+                    self.apply_all();
+                }
+                self.proposals.clear();
+                self.world.fail_over();
+            }
+            Op::SetTopics(which) => self.world.set_topics(topics(*which)),
+            Op::Restore => {
+                let snapshot = self.world.image.snapshot();
+                let restored = Image::restore(&snapshot).expect("a snapshot can be restored");
+                assert_eq!(restored, self.world.image);
+                assert_eq!(restored.snapshot(), snapshot);
+                self.world.image = restored;
+            }
+            _ => {}
+        }
+        self.assert_owners();
+    }
+
+    fn restart(&mut self, at: usize) {
+        let lives = self.processes[at].lives + 1;
+        self.processes[at] = Process {
+            client: Process::life(at, lives),
+            lives,
+            ..Process::new(at)
+        };
+    }
+
+    /// No two members read one partition. Who was removed and has not heard of it is fenced instead.
+    fn assert_owners(&self) {
+        let Some(group) = self.world.image.group(GROUP) else {
+            return;
+        };
+        let mut readers = BTreeMap::new();
+        for process in &self.processes {
+            let Some(member) = group.members.get(&process.client.id) else {
+                continue;
+            };
+            for partition in process.reads().iter() {
+                assert!(
+                    member.holds(partition),
+                    "{} reads {partition} and does not hold it",
+                    process.client.id
+                );
+                let other = readers.insert(partition, &process.client.id);
+                assert_eq!(other, None, "{} and another read {partition}", process.client.id);
+            }
+        }
+    }
+
+    /// From now on everybody is heard.
+    fn calm_down(&mut self) {
+        self.apply_all();
+        let until = self.world.now_ms + 60_000;
+        while self.world.now_ms < until {
+            self.world.tick();
+            for process in &mut self.processes {
+                process.excess = PartitionSet::new();
+                process.client.beat(&mut self.world);
+            }
+            self.world.now_ms += 250;
+            self.assert_owners();
+        }
+    }
+
+    fn assert_settled(&self) {
+        let group = self.world.image.group(GROUP).expect("it has members");
+        assert_eq!(group.state(), GroupState::Stable, "{group:?}");
+        let live: BTreeSet<_> = self.processes.iter().map(|process| process.client.id.clone()).collect();
+        assert_eq!(group.members.keys().cloned().collect::<BTreeSet<_>>(), live);
+        let counts: Vec<_> = self
+            .processes
+            .iter()
+            .map(|process| process.client.owned.len())
+            .collect();
+        let (least, most) = (counts.iter().min().copied(), counts.iter().max().copied());
+        assert!(most <= least.map(|least| least + 1), "{counts:?}");
+        let total: u32 = group.topics.iter().map(|topic| topic.partitions).sum();
+        assert_eq!(counts.iter().sum::<usize>(), total as usize);
+    }
+}
+
+fn assert_epochs_grow(before: &Image, after: &Image) {
+    for (name, group) in before.groups() {
+        let Some(later) = after.group(name) else {
+            continue;
+        };
+        assert!(later.epoch >= group.epoch && later.assignment_epoch >= group.assignment_epoch);
+        for (id, member) in &group.members {
+            let later = later.members.get(id);
+            assert!(later.is_none_or(|later| later.epoch >= member.epoch && later.version >= member.version));
+        }
+    }
+}
+
+fn assert_offsets_change_by_commits(before: &Image, after: &Image, command: &Command, reply: &Reply) {
+    let offsets = |image: &Image| {
+        let groups = image.groups().flat_map(|(name, group)| {
+            let offsets = group.offsets.iter();
+            offsets.map(move |(partition, committed)| ((name.clone(), *partition), committed.offset))
+        });
+        groups.collect::<BTreeMap<_, _>>()
+    };
+    let (old, new) = (offsets(before), offsets(after));
+    let removes = matches!(
+        command,
+        Command::ForgetTopics { .. }
+            | Command::DeleteOffsets { .. }
+            | Command::DeleteGroup { .. }
+            | Command::ExpireGroup { .. }
+    );
+    let mut expected = old.clone();
+    match (command, reply) {
+        (
+            Command::CommitOffsets {
+                group, offsets, member, ..
+            },
+            Reply::Applied { .. },
+        ) => {
+            if let Some((id, epoch)) = member {
+                let member = &before.group(group).expect("it exists").members[id];
+                assert_eq!(member.epoch, *epoch);
+                assert!(offsets.iter().all(|commit| member.holds(commit.partition)));
+            }
+            expected.extend(
+                offsets
+                    .iter()
+                    .map(|commit| ((group.clone(), commit.partition), commit.offset)),
+            );
+        }
+        _ if removes => expected.retain(|key, _| new.contains_key(key)),
+        _ => {}
+    }
+    assert_eq!(new, expected, "{command:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_history_keeps_the_invariants_and_ends_in_balance(ops in prop::collection::vec(op(), 0..150)) {
+        let mut chaos = Chaos::new();
+        for op in &ops {
+            chaos.run(op);
+        }
+        chaos.calm_down();
+        chaos.assert_settled();
+
+        // A replay of the log gives the same state.
+        let mut replayed = Image::new();
+        for (index, command) in (1..).zip(&chaos.world.log) {
+            let command = Command::decode(&command.encode()).expect("what was encoded can be decoded");
+            replayed.apply(index, &command);
+        }
+        prop_assert_eq!(&replayed, &chaos.world.image);
+        prop_assert_eq!(replayed.snapshot(), chaos.world.image.snapshot());
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..60), version: bool) {
+        let mut bytes = bytes;
+        if version && let Some(first) = bytes.first_mut() {
+            *first = 1;
+        }
+        if let Ok(command) = Command::decode(&bytes) {
+            Image::new().apply(1, &command);
+            prop_assert_eq!(command.encode().to_vec(), bytes.clone());
+        }
+        let _ = Reply::decode(&bytes);
+        let _ = Image::restore(&bytes);
+    }
+
+    /// Flipped bytes of real encodings get further than random ones.
+    #[test]
+    fn damaged_commands_are_read_or_refused(
+        ops in prop::collection::vec(op(), 0..60),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..3),
+    ) {
+        let mut chaos = Chaos::new();
+        for op in &ops {
+            chaos.run(op);
+        }
+        let mut image = Image::new();
+        for (index, command) in (1..).zip(&chaos.world.log) {
+            let mut bytes = command.encode().to_vec();
+            for (at, value) in &flips {
+                let at = at.index(bytes.len());
+                bytes[at] = *value;
+            }
+            let damaged = Command::decode(&bytes).ok();
+            image.apply(2 * index, damaged.as_ref().unwrap_or(command));
+            image.apply(2 * index + 1, command);
+            image.check().expect("the state is sound");
+        }
+        let mut snapshot = image.snapshot().to_vec();
+        for (at, value) in &flips {
+            let at = at.index(snapshot.len());
+            snapshot[at] = *value;
+        }
+        if let Ok(image) = Image::restore(&snapshot) {
+            image.check().expect("what was restored is sound");
+        }
+    }
+}

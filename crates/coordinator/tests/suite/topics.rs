@@ -1,0 +1,81 @@
+//! Topics that come, grow, go and come again.
+
+use jangada_coordinator::Subscription;
+
+use crate::fixture::{Client, World, counts, partition, settled};
+
+#[test]
+fn partitions_that_are_added_are_shared_out() {
+    let (mut world, mut clients) = settled(2, vec![(1, "t", 2)]);
+    world.set_topics(vec![(1, "t", 6)]);
+    let until = world.now_ms + 10_000;
+    world.run(until, &mut clients);
+    assert_eq!(counts(&clients), [3, 3]);
+}
+
+#[test]
+fn a_topic_that_was_created_again_is_another() {
+    let (mut world, mut clients) = settled(1, vec![(1, "t", 1)]);
+    world.set_topics(vec![(2, "t", 1)]);
+    let until = world.now_ms + 10_000;
+    world.run(until, &mut clients);
+    assert_eq!(clients[0].owned.iter().collect::<Vec<_>>(), [partition(2, 0)]);
+}
+
+#[test]
+fn a_topic_may_come_after_its_subscriber() {
+    let mut world = World::new(vec![]);
+    let mut clients = vec![Client::new("m", &["t"])];
+    world.run(5_000, &mut clients);
+    assert_eq!(counts(&clients), [0]);
+    world.set_topics(vec![(1, "t", 3)]);
+    let until = world.now_ms + 5_000;
+    world.run(until, &mut clients);
+    assert_eq!(counts(&clients), [3]);
+}
+
+#[test]
+fn a_pattern_follows_the_topics() {
+    let mut world = World::new(vec![(1, "orders-a", 1), (2, "other", 1), (3, "my-orders-a", 1)]);
+    let mut clients = vec![Client {
+        subscription: Subscription::new([], Some("orders-.*")),
+        ..Client::new("m", &[])
+    }];
+    world.run(5_000, &mut clients);
+    assert_eq!(clients[0].owned.iter().collect::<Vec<_>>(), [partition(1, 0)]);
+    world.set_topics(vec![(1, "orders-a", 1), (2, "other", 1), (4, "orders-b", 1)]);
+    let until = world.now_ms + 5_000;
+    world.run(until, &mut clients);
+    assert_eq!(
+        clients[0].owned.iter().collect::<Vec<_>>(),
+        [partition(1, 0), partition(4, 0)]
+    );
+}
+
+#[test]
+fn what_changed_while_nobody_led_is_noticed() {
+    let (mut world, mut clients) = settled(1, vec![(1, "t", 1)]);
+    world.topics = crate::fixture::table(9, vec![(1, "t", 2)]);
+    world.fail_over();
+    let until = world.now_ms + 5_000;
+    world.run(until, &mut clients);
+    assert_eq!(counts(&clients), [2]);
+}
+
+#[test]
+fn a_changed_subscription_moves_only_what_it_must() {
+    let mut world = World::new(vec![(1, "t", 4), (2, "u", 2)]);
+    let mut clients = vec![Client::new("a", &["t"]), Client::new("b", &["t"])];
+    world.run(10_000, &mut clients);
+    let owned = clients[0].owned.clone();
+    let request = jangada_coordinator::HeartbeatRequest {
+        subscription: Some(Subscription::new(["t", "u"], None)),
+        ..clients[1].request()
+    };
+    let answer = world.heartbeat(request);
+    let at = world.now_ms;
+    clients[1].take(answer, at);
+    world.run(at + 10_000, &mut clients);
+    assert!(owned.is_subset(&clients[0].owned));
+    assert_eq!(counts(&clients), [3, 3]);
+}
