@@ -95,11 +95,14 @@ pub struct GroupConsumer {
     /// The last hand-over: finished when the next one is asked for.
     handed: Option<(Finished, i64)>,
     /// The commit before a hand-over.
-    guard: Option<BoxFuture<'static, (Life, i64, Result<(), ClientError>)>>,
+    guard: Option<BoxFuture<'static, Guarded>>,
     /// Up to where that is done.
     guarded: Option<(Life, i64)>,
     _commits: Option<EndedOnDrop>,
 }
+
+/// A commit before a hand-over: of which partition, up to where, and what became of it.
+type Guarded = (Life, i64, Result<(), ClientError>);
 
 struct EndedOnDrop(JoinHandle<()>);
 
@@ -119,7 +122,7 @@ impl GroupConsumer {
         let reader = Reader::new(cluster.clone(), config.reading())?;
         let config = Arc::new(config);
         let coordinator = Arc::new(Coordinator::new(cluster.clone(), config.group.as_str().into()));
-        let member_id: Arc<str> = uuid::Uuid::new_v4().to_string().into();
+        let member_id: Arc<str> = new_member_id();
         let membership = Membership::start(&cluster, coordinator.clone(), config.clone(), member_id.clone());
         let committer = Arc::new(Committer::new(
             coordinator.clone(),
@@ -230,7 +233,7 @@ impl GroupConsumer {
         if self.config.commit != CommitMode::Manual {
             owned.finished.set(offset);
         }
-        self.stop(&[found.clone()]);
+        self.stop(std::slice::from_ref(&found));
         let state = State::At {
             topic: metadata,
             offset,
@@ -248,7 +251,7 @@ impl GroupConsumer {
     /// [`ClientError::Config`] for a partition that the member does not own.
     pub fn pause(&mut self, topic: &str, partition: u32) -> Result<(), ClientError> {
         let found = self.owned_partition(topic, partition)?;
-        self.stop(&[found.clone()]);
+        self.stop(std::slice::from_ref(&found));
         self.owned.get_mut(&found).expect("just found").is_paused = true;
         Ok(())
     }
@@ -312,10 +315,11 @@ impl GroupConsumer {
         self.look();
         let all: BTreeSet<_> = self.owned.partitions().cloned().collect();
         let mut ended = Ok(());
-        if !all.is_empty() && self.view.fatal.is_none() {
-            if let Done::GaveUp { committed } = self.give_up(all, commit).await {
-                ended = committed;
-            }
+        if !all.is_empty()
+            && self.view.fatal.is_none()
+            && let Done::GaveUp { committed } = self.give_up(all, commit).await
+        {
+            ended = committed;
         }
         if let Some(listener) = &self.listener
             && !self.lost.is_empty()
@@ -417,6 +421,14 @@ impl GroupConsumer {
         }
         false
     }
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "no two processes may ever have the same, whatever they are seeded with"
+)]
+fn new_member_id() -> Arc<str> {
+    uuid::Uuid::new_v4().to_string().into()
 }
 
 /// The output of a future that may be there; waits for ever without one. It stays where it is when this is dropped.

@@ -320,7 +320,7 @@ impl GroupConsumer {
         }
     }
 
-    fn take_failed(&mut self, life: Life, error: ClientError) -> Result<(), ClientError> {
+    pub(super) fn take_failed(&mut self, life: Life, error: ClientError) -> Result<(), ClientError> {
         if matches!(error, ClientError::UnknownTopic { .. }) {
             // The coordinator takes it from the member soon.
             tracing::warn!(group = self.config.group, %error, "a partition is gone");
