@@ -14,7 +14,10 @@ const ALLOWED: [(&str, &[&str]); 9] = [
     ("controller", &["types"]),
     ("coordinator", &["types"]),
     ("replication", &["storage", "types", "proto"]),
-    ("broker", &["controller", "replication", "storage", "types", "proto"]),
+    (
+        "broker",
+        &["controller", "coordinator", "replication", "storage", "types", "proto"],
+    ),
     ("client", &["types", "proto"]),
     ("jangada", &["broker", "client", "storage", "types", "proto"]),
 ];

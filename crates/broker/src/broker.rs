@@ -9,6 +9,7 @@ use futures::StreamExt;
 use jangada_controller::DirectoryId;
 use jangada_proto::internal::internal_service_server::InternalServiceServer;
 use jangada_proto::v1::admin_service_server::AdminServiceServer;
+use jangada_proto::v1::group_service_server::GroupServiceServer;
 use jangada_proto::v1::log_service_server::LogServiceServer;
 use jangada_proto::v1::metadata_service_server::MetadataServiceServer;
 use jangada_replication::{Group, Identity, Registry, Timing, transport};
@@ -27,6 +28,7 @@ use crate::cluster::bootstrap::{Bootstrap, BootstrapError, Local};
 use crate::cluster::directory::{DataDirectory, DirectoryError};
 use crate::cluster::metadata::{Metadata, MetadataMachine};
 use crate::cluster::reconcile::Reconciler;
+use crate::groups;
 use crate::http;
 use crate::metrics::Metrics;
 use crate::node::Node;
@@ -34,6 +36,7 @@ use crate::partition::Shared;
 use crate::partitions::Partitions;
 use crate::seams::Seams;
 use crate::services::admin::Admin;
+use crate::services::groups::Groups;
 use crate::services::internal::Internal;
 use crate::services::log::Log;
 use crate::services::metadata::MetadataOf;
@@ -301,7 +304,9 @@ impl Broker {
             store,
             self.stop.subscribe(),
         ));
-        let reconciler = tokio::spawn(Reconciler::new(metadata, partitions.clone(), shared).run());
+        let shards = node.shards.clone();
+        let ticker = tokio::spawn(groups::tick(shards.clone(), metadata.clone()));
+        let reconciler = tokio::spawn(Reconciler::new(metadata, partitions.clone(), shards, shared).run());
         let retention = tokio::spawn(enforce_retention(
             partitions,
             Duration::from_millis(settings.retention.check_interval_ms),
@@ -330,6 +335,7 @@ impl Broker {
             }
         }
         reconciler.abort();
+        ticker.abort();
         retention.abort();
         public.abort();
         result
@@ -415,6 +421,7 @@ async fn serve_public(node: Arc<Node>, listener: TcpListener, stopping: watch::R
     let request_max = usize::try_from(node.settings.limits.request_bytes_max).expect("usize has 64 bits");
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<LogServiceServer<Log>>().await;
+    health.set_serving::<GroupServiceServer<Groups>>().await;
     health.set_serving::<AdminServiceServer<Admin>>().await;
     health.set_serving::<MetadataServiceServer<MetadataOf>>().await;
     let reflection = || {
@@ -426,6 +433,9 @@ async fn serve_public(node: Arc<Node>, listener: TcpListener, stopping: watch::R
         .max_decoding_message_size(request_max)
         .max_encoding_message_size(RESPONSE_BYTES_MAX);
     let admin = AdminServiceServer::new(Admin { node: node.clone() }).max_encoding_message_size(RESPONSE_BYTES_MAX);
+    let groups = GroupServiceServer::new(Groups { node: node.clone() })
+        .max_decoding_message_size(request_max)
+        .max_encoding_message_size(RESPONSE_BYTES_MAX);
     let metadata =
         MetadataServiceServer::new(MetadataOf { node: node.clone() }).max_encoding_message_size(RESPONSE_BYTES_MAX);
     Server::builder()
@@ -436,6 +446,7 @@ async fn serve_public(node: Arc<Node>, listener: TcpListener, stopping: watch::R
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
         .add_service(log)
+        .add_service(groups)
         .add_service(admin)
         .add_service(metadata)
         .add_service(health_service)

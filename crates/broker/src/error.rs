@@ -68,6 +68,22 @@ impl From<Rejection> for RequestError {
     }
 }
 
+impl From<jangada_coordinator::reply::Rejection> for RequestError {
+    fn from(rejection: jangada_coordinator::reply::Rejection) -> Self {
+        let mut error = Self::new(rejection.reason, rejection.message);
+        for key in ["expected", "actual", "limit", "partition"] {
+            if let Some(value) = rejection.metadata.get(key) {
+                error.metadata.insert(key, value.clone());
+            }
+        }
+        match rejection.reason {
+            Reason::GroupChanged | Reason::NotReady => error.retry_after(Duration::from_millis(50)),
+            Reason::UnreleasedInstanceId => error.retry_after(Duration::from_secs(1)),
+            _ => error,
+        }
+    }
+}
+
 impl From<BatchError> for RequestError {
     fn from(error: BatchError) -> Self {
         Self::new(error.reason(), error.to_string())

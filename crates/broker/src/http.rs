@@ -50,9 +50,9 @@ pub(crate) fn not_ready(node: &Node) -> Option<String> {
     let mut missing = 0;
     let mut leaderless = 0;
     for wanted in image.partitions_of(local) {
-        match node.partitions.get(wanted.partition.group) {
+        match node.hosted(wanted.partition.group) {
             None => missing += 1,
-            Some(partition) if partition.group.status().leader.is_none() => leaderless += 1,
+            Some(group) if group.status().leader.is_none() => leaderless += 1,
             Some(_) => {}
         }
     }

@@ -10,11 +10,13 @@
 //! - [`Broker`]: start and stop. - [`settings`]: what can be configured.
 //! - `cluster`: data directory, bootstrap, metadata, reconciling. - `partition`: append, read, retention of one
 //!   partition.
+//! - `groups`: the coordinator's shards, which hold the consumer groups.
 //! - `services`: the gRPC surface. - `http`: probes and metrics.
 
 mod broker;
 mod cluster;
 mod error;
+mod groups;
 mod http;
 mod metrics;
 mod node;

@@ -33,6 +33,17 @@ pub(crate) struct Metrics {
     errors: Family<ReasonLabel, Counter>,
     replicas: Family<StateLabel, Gauge>,
     store: Family<StateLabel, Gauge>,
+    /// Of the consumer groups whose shards this broker leads.
+    pub groups: GroupMetrics,
+}
+
+/// What the coordinator counts.
+#[derive(Clone, Default)]
+pub(crate) struct GroupMetrics {
+    pub heartbeats: Counter,
+    pub commits: Counter,
+    pub rebalances: Counter,
+    here: Family<StateLabel, Gauge>,
 }
 
 impl Metrics {
@@ -46,6 +57,7 @@ impl Metrics {
             errors: Family::default(),
             replicas: Family::default(),
             store: Family::default(),
+            groups: GroupMetrics::default(),
             registry: Mutex::default(),
         };
         registry.register_with_unit(
@@ -85,6 +97,27 @@ impl Metrics {
             "The store's counters: commits, syncs, queued and cached bytes",
             metrics.store.clone(),
         );
+        let groups = &metrics.groups;
+        registry.register(
+            "group_heartbeats",
+            "Heartbeats of members that were answered",
+            groups.heartbeats.clone(),
+        );
+        registry.register(
+            "group_commits",
+            "Commits of offsets that are durable",
+            groups.commits.clone(),
+        );
+        registry.register(
+            "group_rebalances",
+            "New assignments of groups",
+            groups.rebalances.clone(),
+        );
+        registry.register(
+            "groups",
+            "Consumer groups of the shards that this broker leads, and their members",
+            groups.here.clone(),
+        );
         *metrics.registry.lock() = registry;
         Arc::new(metrics)
     }
@@ -120,6 +153,9 @@ impl Metrics {
         gauge(&self.replicas, "hosted", groups.len() as u64);
         gauge(&self.replicas, "leading", leading as u64);
         gauge(&self.replicas, "leaderless", leaderless as u64);
+        let (groups, members) = node.shards.count();
+        gauge(&self.groups.here, "groups", groups);
+        gauge(&self.groups.here, "members", members);
         let store = node.store().statistics();
         for (name, value) in [
             ("commits", store.commits),

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_controller::Command;
-use jangada_controller::Reply;
-use jangada_replication::Registry;
+use jangada_controller::{Command, Reply, Topic, place};
+use jangada_replication::{Group, Registry};
 use jangada_storage::Store;
-use jangada_types::{BrokerId, GroupId, ProducerEpoch, ProducerId, Reason};
+use jangada_types::{BrokerId, GroupId, PartitionIndex, ProducerEpoch, ProducerId, Reason, TopicId};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::cluster::metadata::Metadata;
 use crate::error::RequestError;
+use crate::groups::{Shard, Shards};
 use crate::metrics::Metrics;
 use crate::partition::Partition;
 use crate::partitions::{Partitions, Target};
@@ -23,6 +23,8 @@ const PRODUCER_ID_BLOCK: u32 = 1000;
 /// How long a request waits for a leader that is being elected or for a replica that is being opened, before it is
 /// sent away.
 const LEADER_PATIENCE: Duration = Duration::from_millis(1500);
+/// Replicas of the coordinator's shards, if there are so many brokers.
+const COORDINATOR_REPLICAS: usize = 3;
 /// After this time a client should look for the leader again.
 const LEADER_RETRY: Duration = Duration::from_millis(50);
 
@@ -31,6 +33,7 @@ pub(crate) struct Node {
     pub settings: BrokerSettings,
     pub metadata: Metadata,
     pub partitions: Arc<Partitions>,
+    pub shards: Arc<Shards>,
     pub metrics: Arc<Metrics>,
     pub seams: Seams,
     store: Arc<dyn Store>,
@@ -42,6 +45,8 @@ pub(crate) struct Node {
     fetch_bytes: Arc<Semaphore>,
     /// Ids that nobody got yet.
     producer_ids: Mutex<std::ops::Range<i64>>,
+    /// Held while the coordinator's shards are created, so that the first members of a cluster ask for them once.
+    creating: Mutex<()>,
 }
 
 impl Node {
@@ -58,10 +63,12 @@ impl Node {
         let fetch_bytes = Arc::new(Semaphore::new(
             usize::try_from(settings.limits.fetch_inflight_bytes).expect("usize has 64 bits"),
         ));
+        let shards = Shards::new(&settings, seams.clock.clone(), metrics.groups.clone());
         Self {
             settings,
             metadata,
             partitions,
+            shards: Arc::new(shards),
             metrics,
             seams,
             store,
@@ -69,6 +76,7 @@ impl Node {
             streams,
             fetch_bytes,
             producer_ids: Mutex::new(0..0),
+            creating: Mutex::new(()),
         }
     }
 
@@ -100,18 +108,85 @@ impl Node {
     /// The partition's replica here, leading and ready. Waits a moment for an election or an opening that is under
     /// way here.
     pub async fn leader(&self, target: &Target) -> Result<Arc<Partition>, RequestError> {
+        let here = || self.partitions.get(target.group);
+        let ready = || here().filter(|partition| partition.group.status().ready);
+        self.when_ready(target, ready).await
+    }
+
+    /// As [`Node::leader`], for a shard of the coordinator.
+    pub async fn shard(&self, topic: &Arc<Topic>, index: PartitionIndex) -> Result<Arc<Shard>, RequestError> {
+        let group = topic
+            .partition(index)
+            .expect("the index was chosen among the topic's")
+            .group;
+        let target = Target {
+            topic: topic.clone(),
+            index,
+            group,
+        };
+        let here = || self.shards.get(group);
+        let ready = || here().filter(|shard| shard.group.status().ready);
+        let found = self.when_ready(&target, ready).await;
+        found.map_err(|error| match here() {
+            Some(shard) if error.reason == Reason::LeaderNotAvailable && shard.group.status().leading => {
+                shard.not_leading()
+            }
+            _ => error,
+        })
+    }
+
+    /// A replica here of any kind, leading and ready.
+    pub async fn leading_group(&self, target: &Target) -> Result<Group, RequestError> {
+        let here = || self.hosted(target.group);
+        self.when_ready(target, || here().filter(|group| group.status().ready))
+            .await
+    }
+
+    /// The replica of a group that is open here, of whatever kind.
+    pub fn hosted(&self, group: GroupId) -> Option<Group> {
+        let partition = self.partitions.get(group).map(|partition| partition.group.clone());
+        partition.or_else(|| self.shards.get(group).map(|shard| shard.group.clone()))
+    }
+
+    /// The topic of the coordinator's shards, which is created for the first who asks.
+    pub async fn coordinator(&self) -> Result<Arc<Topic>, RequestError> {
+        if let Some(topic) = self.metadata.image().coordinator() {
+            return Ok(topic.clone());
+        }
+        let _one_at_a_time = self.creating.lock().await;
+        let image = self.metadata.image();
+        if let Some(topic) = image.coordinator() {
+            return Ok(topic.clone());
+        }
+        let mut brokers = image.broker_views();
+        let replicas = brokers.len().min(COORDINATOR_REPLICAS);
+        let is_alive = |view: &jangada_controller::BrokerView| self.registry().is_alive(view.replica.broker);
+        // Brokers that are down take replicas only when there are too few others.
+        if brokers.iter().filter(|view| is_alive(view)).count() >= replicas {
+            brokers.retain(is_alive);
+        }
+        let topic_id = TopicId::from_u128(self.seams.ids.new_id().as_u128());
+        let seed = u64::from_be_bytes(topic_id.as_bytes()[..8].try_into().expect("eight bytes"));
+        let replicas = u32::try_from(replicas).expect("at most three");
+        let assignments = place(&brokers, self.settings.groups.shards, replicas, seed).map_err(|error| {
+            RequestError::new(Reason::NotReady, format!("the coordinator can't be placed: {error}"))
+                .retry_after(LEADER_RETRY)
+        })?;
+        let command = Command::CreateCoordinator { topic_id, assignments };
+        self.metadata.propose(&command).await?;
+        let created = self.metadata.image().coordinator().cloned();
+        created.ok_or_else(|| RequestError::new(Reason::Internal, "the coordinator was created and is not there"))
+    }
+
+    async fn when_ready<T>(&self, target: &Target, ready: impl Fn() -> Option<T>) -> Result<T, RequestError> {
         self.refuse_when_stopping()?;
         let mut leaders = self.registry().leaders().watch();
         let deadline = tokio::time::sleep(LEADER_PATIENCE);
         tokio::pin!(deadline);
         loop {
             leaders.borrow_and_update();
-            if let Some(partition) = self
-                .partitions
-                .get(target.group)
-                .filter(|partition| partition.group.status().ready)
-            {
-                return Ok(partition);
+            if let Some(found) = ready() {
+                return Ok(found);
             }
             // Elsewhere: sent there at once. Unknown: worth a moment.
             let elsewhere = self

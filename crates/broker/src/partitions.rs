@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use jangada_controller::{Image, Topic};
+use jangada_controller::{Image, Topic, TopicKind};
 use jangada_proto::v1::TopicPartition;
 use jangada_types::{GroupId, PartitionIndex, Reason, TopicId};
 use parking_lot::RwLock;
@@ -43,8 +43,23 @@ pub(crate) struct Target {
     pub group: GroupId,
 }
 
-/// Finds the partition that a request names, by topic id or, for tools, by name.
+/// Finds the partition of records that a request names, by topic id or, for tools, by name.
 pub(crate) fn find(image: &Image, wanted: Option<&TopicPartition>) -> Result<Target, RequestError> {
+    let target = find_any(image, wanted)?;
+    if target.topic.kind == TopicKind::Log {
+        return Ok(target);
+    }
+    Err(RequestError::new(
+        Reason::InvalidTopicName,
+        format!(
+            "topic {:?} is internal: it holds the cluster's consumer groups, not records; use the group service",
+            target.topic.name
+        ),
+    ))
+}
+
+/// The same, also of internal topics.
+pub(crate) fn find_any(image: &Image, wanted: Option<&TopicPartition>) -> Result<Target, RequestError> {
     let wanted = wanted.ok_or_else(|| {
         RequestError::new(
             Reason::InvalidRequest,

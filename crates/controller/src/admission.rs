@@ -98,6 +98,7 @@ pub fn validate_alter_topic(
             format!("topic {name:?}: nothing to change; name at least one setting"),
         ));
     }
+    rules::is_users(topic)?;
     rules::merged_config(topic, set, unset)?;
     Ok(Command::AlterTopic {
         topic_id: topic.id,
@@ -109,6 +110,7 @@ pub fn validate_alter_topic(
 /// Judges the deletion of a topic.
 pub fn validate_delete_topic(image: &Image, name: &str) -> Result<Command, Rejection> {
     let topic = rules::topic_by_name(image, name)?;
+    rules::is_users(topic)?;
     Ok(Command::DeleteTopic { topic_id: topic.id })
 }
 

@@ -42,6 +42,14 @@ pub enum Command {
         /// The replicas of each partition, by index, the preferred leader first.
         assignments: Vec<Vec<ReplicaId>>,
     },
+    /// Creates the topic of the coordinator's shards. When it exists already: accepted, without an effect. From then
+    /// on no broker may join that does not know it.
+    CreateCoordinator {
+        /// Chosen at random by the proposer.
+        topic_id: TopicId,
+        /// The replicas of each shard, by index, the preferred leader first.
+        assignments: Vec<Vec<ReplicaId>>,
+    },
     /// Changes settings of a topic, all or none.
     AlterTopic {
         /// Which.

@@ -22,6 +22,12 @@ use jangada_types::{BrokerId, ConfigError, GroupId, Incarnation, PartitionIndex,
 
 use crate::command::DirectoryId;
 
+/// The name of the topic whose partitions are the coordinator's shards. No user's topic may begin with `__`.
+pub const COORDINATOR_TOPIC: &str = "__groups";
+
+/// The feature level that knows [`TopicKind::Coordinator`].
+pub const COORDINATOR_FEATURE_LEVEL: u32 = 2;
+
 /// The first producer id that is given out; lower ones never belong to a producer.
 pub const FIRST_PRODUCER_ID: i64 = 1000;
 
@@ -83,11 +89,23 @@ impl Broker {
     }
 }
 
+/// What the partitions of a topic are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TopicKind {
+    /// Logs of records.
+    #[default]
+    Log,
+    /// Shards of the consumer groups' coordinator. There is one such topic at most, and users can't touch it.
+    Coordinator,
+}
+
 /// A topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topic {
     /// Never given to another topic.
     pub id: TopicId,
+    /// What its partitions are.
+    pub kind: TopicKind,
     /// Unique among the topics that exist.
     pub name: Arc<str>,
     /// By partition index; at least one.
@@ -240,6 +258,12 @@ impl Image {
     /// The topic with this name.
     pub fn topic_named(&self, name: &str) -> Option<&Arc<Topic>> {
         self.topics.get(self.topics_by_name.get(name)?)
+    }
+
+    /// The topic whose partitions are the coordinator's shards; none until somebody asked for a group.
+    pub fn coordinator(&self) -> Option<&Arc<Topic>> {
+        self.topic_named(COORDINATOR_TOPIC)
+            .filter(|topic| topic.kind == TopicKind::Coordinator)
     }
 
     /// A partition by topic id and index.

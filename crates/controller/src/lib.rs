@@ -32,11 +32,13 @@ mod wire;
 
 pub use command::{BrokerRegistration, Command, DirectoryId, SeedBroker};
 pub use error::{CodecError, RestoreError};
-pub use image::{Broker, Image, Partition, PartitionRef, Tombstone, Topic};
+pub use image::{
+    Broker, COORDINATOR_FEATURE_LEVEL, COORDINATOR_TOPIC, Image, Partition, PartitionRef, Tombstone, Topic, TopicKind,
+};
 pub use metadata_quorum::{QuorumCandidate, metadata_voters};
 pub use placement::{BrokerView, PlacementError, place};
 pub use reply::{Rejection, Reply};
 
 /// The highest feature level that this build understands. A build that folds a command in another way than its
 /// predecessor, or knows a new one, has a higher level.
-pub const FEATURE_LEVEL: u32 = 1;
+pub const FEATURE_LEVEL: u32 = 2;

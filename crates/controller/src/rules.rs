@@ -9,7 +9,7 @@ use jangada_types::{
     validate_topic_name,
 };
 
-use crate::image::{Broker, FIRST_PRODUCER_ID, Image, PartitionRef, Topic};
+use crate::image::{Broker, FIRST_PRODUCER_ID, Image, PartitionRef, Topic, TopicKind};
 use crate::reply::Rejection;
 
 /// Bytes of a broker's address. A host name has at most 253, and a port 5.
@@ -54,6 +54,20 @@ pub(crate) fn topic_by_name<'a>(image: &'a Image, name: &str) -> Result<&'a Topi
             format!("there is no topic {name:?}: list the topics to see what exists"),
         )
     })
+}
+
+/// What users may change or delete.
+pub(crate) fn is_users(topic: &Topic) -> Result<(), Rejection> {
+    if topic.kind == TopicKind::Log {
+        return Ok(());
+    }
+    Err(Rejection::new(
+        Reason::InvalidTopicName,
+        format!(
+            "topic {:?} is internal: it holds the cluster's consumer groups and can't be changed or deleted; delete groups instead",
+            topic.name
+        ),
+    ))
 }
 
 pub(crate) fn config(topic: &str, config: &BTreeMap<String, String>) -> Result<(), Rejection> {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use jangada_types::ReplicaId;
 
 use crate::error::RestoreError;
-use crate::image::{FIRST_PRODUCER_ID, Image, Topic};
+use crate::image::{COORDINATOR_TOPIC, FIRST_PRODUCER_ID, Image, Topic, TopicKind};
 use crate::wire;
 
 impl Image {
@@ -110,6 +110,9 @@ impl Image {
     }
 
     fn check_topic(&self, topic: &Arc<Topic>) -> Result<(), String> {
+        if (topic.kind == TopicKind::Coordinator) != (&*topic.name == COORDINATOR_TOPIC) {
+            return Err(format!("topic {:?} has kind {:?}", topic.name, topic.kind));
+        }
         for (index, partition) in topic.indexed() {
             let place = || format!("partition {index} of topic {:?}", topic.name);
             let expected = topic.first_group().get().checked_add(u64::from(index.get()));

@@ -41,7 +41,7 @@ const SAVE_EVERY_ENTRIES: u64 = 1024;
 const SAVE_EVERY_STATES: u64 = 8;
 /// A compacted group asks for a snapshot after this many bytes of applied log.
 const SNAPSHOT_EVERY_BYTES: u64 = 4 << 20;
-/// And after this many entries.
+/// And after this many entries; in both cases not before the state's own size was applied.
 const SNAPSHOT_EVERY_ENTRIES: u64 = 4096;
 /// Replies are sent, and state is published, at least this often within one long run of entries.
 const FLUSH_EVERY_ENTRIES: usize = 64;
@@ -135,7 +135,9 @@ impl Host {
             (s, a) => a.or(s),
         };
         let (mut last_applied, mut membership) = (None, StoredMembership::default());
+        let mut saved_bytes = 0;
         if let Some(record) = newest {
+            saved_bytes = record.state.len() as u64;
             machine.restore(&record.state).map_err(io::Error::other)?;
             last_applied = record.meta.last_log_id;
             membership = record.meta.last_membership;
@@ -180,7 +182,7 @@ impl Host {
             effects: Effects::default(),
             unsaved: Progress::default(),
             since_checkpoint: Progress::default(),
-            saved_bytes: 0,
+            saved_bytes,
             signals: Arc::new(signals),
         })
     }
@@ -285,7 +287,10 @@ impl Host {
         let (position, start, checkpoint_bytes) = match self.machine.retention() {
             Retention::Compacted => {
                 let progress = self.since_checkpoint;
-                let due = progress.bytes >= SNAPSHOT_EVERY_BYTES || progress.entries >= SNAPSHOT_EVERY_ENTRIES;
+                // A large state is written less often, so that snapshots are at most about as much as the log.
+                let large = self.saved_bytes;
+                let due = progress.bytes >= SNAPSHOT_EVERY_BYTES.max(large)
+                    || progress.entries >= SNAPSHOT_EVERY_ENTRIES && progress.bytes >= large;
                 if due {
                     self.since_checkpoint = Progress::default();
                 }

@@ -5,6 +5,8 @@ mod bootstrap;
 mod failover;
 mod fsync;
 mod golden_data;
+mod groups;
+mod groups_load;
 mod idempotence;
 mod leader_kills;
 mod operations;

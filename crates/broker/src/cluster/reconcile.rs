@@ -12,13 +12,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use jangada_controller::{Command, Image, Topic, metadata_voters};
+use jangada_controller::{Command, Image, Topic, TopicKind, metadata_voters};
 use jangada_replication::{Group, Registry};
 use jangada_types::{GroupId, PartitionIndex, ReplicaId};
 use tokio::time::Instant;
 
 use super::bootstrap;
 use super::metadata::Metadata;
+use crate::groups::{Shard, Shards};
 use crate::partition::{Partition, PartitionMachine, PartitionName, Shared, View, checkpoint_bytes};
 use crate::partitions::Partitions;
 
@@ -37,16 +38,18 @@ const CAUGHT_UP_ENTRIES: u64 = 64;
 pub(crate) struct Reconciler {
     pub metadata: Metadata,
     pub partitions: Arc<Partitions>,
+    pub shards: Arc<Shards>,
     pub shared: Arc<Shared>,
     /// When a group was first seen without a log.
     unformed: BTreeMap<GroupId, Instant>,
 }
 
 impl Reconciler {
-    pub fn new(metadata: Metadata, partitions: Arc<Partitions>, shared: Arc<Shared>) -> Self {
+    pub fn new(metadata: Metadata, partitions: Arc<Partitions>, shards: Arc<Shards>, shared: Arc<Shared>) -> Self {
         Self {
             metadata,
             partitions,
+            shards,
             shared,
             unformed: BTreeMap::new(),
         }
@@ -97,9 +100,12 @@ impl Reconciler {
             .partitions_of(local)
             .map(|wanted| (wanted.topic.clone(), wanted.index, wanted.partition.group))
             .collect();
-        let opening = wanted
-            .into_iter()
-            .map(|(topic, index, group)| self.open_replica(topic, index, group));
+        let opening = wanted.into_iter().map(|(topic, index, group)| async move {
+            match topic.kind {
+                TopicKind::Log => self.open_replica(topic, index, group).await,
+                TopicKind::Coordinator => self.open_shard(topic, index, group).await,
+            }
+        });
         futures::stream::iter(opening)
             .buffer_unordered(PARALLEL)
             .fold(true, |all, one| async move { all && one })
@@ -133,6 +139,28 @@ impl Reconciler {
             }
             Err(error) => {
                 tracing::error!(topic = %topic.name, partition = %index, %error, "a replica could not be opened");
+                false
+            }
+        }
+    }
+
+    async fn open_shard(&self, topic: Arc<Topic>, index: PartitionIndex, group_id: GroupId) -> bool {
+        if self.shards.get(group_id).is_some() {
+            return true;
+        }
+        let (machine, state) = self.shards.machine(group_id);
+        match self.registry().open(group_id, Box::new(machine)).await {
+            Ok(group) => {
+                let name = PartitionName {
+                    topic: topic.name.clone(),
+                    index,
+                };
+                self.shards
+                    .insert(Shard::new(name, group, state, self.shards.shared.clone()));
+                true
+            }
+            Err(error) => {
+                tracing::error!(shard = %index, %error, "a shard of the coordinator could not be opened");
                 false
             }
         }
@@ -180,6 +208,7 @@ impl Reconciler {
         let mut deleted = Vec::new();
         for group in dead.into_iter().chain(left) {
             self.partitions.remove(group);
+            self.shards.remove(group);
             match self.registry().delete(group).await {
                 Ok(()) => deleted.push(group),
                 Err(error) => tracing::error!(%group, %error, "a replica could not be deleted"),
@@ -216,18 +245,18 @@ impl Reconciler {
 
     /// For each partition that this broker leads.
     async fn change_members(&self, image: &Arc<Image>) -> bool {
-        let changes = self
-            .partitions
-            .all()
-            .into_iter()
-            .filter(|partition| partition.group.status().ready)
-            .map(|partition| async move {
-                let Some(wanted) = image.partition_of_group(partition.group.id()) else {
+        let partitions = self.partitions.all().into_iter();
+        let shards = self.shards.all().into_iter();
+        let changes = partitions
+            .map(|partition| (partition.group.clone(), partition.name.to_string()))
+            .chain(shards.map(|shard| (shard.group.clone(), shard.name.to_string())))
+            .filter(|(group, _)| group.status().ready)
+            .map(|(group, name)| async move {
+                let Some(wanted) = image.partition_of_group(group.id()) else {
                     return true;
                 };
                 let voters: BTreeSet<ReplicaId> = wanted.partition.replicas.iter().copied().collect();
-                self.bring_in_line(&partition.group, &voters, &BTreeSet::new(), &partition.name.to_string())
-                    .await
+                self.bring_in_line(&group, &voters, &BTreeSet::new(), &name).await
             });
         futures::stream::iter(changes)
             .buffer_unordered(PARALLEL)

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use jangada_controller::admission::{self, CreateTopic, NewTopic};
-use jangada_controller::{Image, Reply, Topic};
+use jangada_controller::{Image, Reply, Topic, TopicKind};
 use jangada_proto::v1::admin_service_client::AdminServiceClient;
 use jangada_proto::v1::admin_service_server::AdminService;
 use jangada_proto::v1::metadata_service_client::MetadataServiceClient;
 use jangada_proto::v1::{self, *};
+use jangada_replication::Group;
 use jangada_types::{BrokerId, GroupId, Offset, PartitionIndex, Reason, ReplicaId, TopicId};
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
@@ -19,11 +20,10 @@ use tonic::{Request, Response, Status};
 
 use crate::error::RequestError;
 use crate::node::Node;
-use crate::partition::Partition;
-use crate::partitions::{self, Target, find};
+use crate::partitions::{self, Target, find, find_any};
 
 /// Marks a call that another broker passed on, so that it is not passed on for ever.
-const FORWARDED: &str = "jangada-forwarded";
+pub(super) const FORWARDED: &str = "jangada-forwarded";
 /// How long creating a topic waits until all brokers know all leaders.
 const CREATED_WITHIN: Duration = Duration::from_secs(30);
 /// Between two looks at a broker that does not know all leaders yet.
@@ -50,7 +50,8 @@ impl AdminService for Admin {
 
     async fn list_topics(&self, _request: Request<ListTopicsRequest>) -> Answer<ListTopicsResponse> {
         let image = self.node.metadata.image();
-        let topics = image.topics_by_name().map(|topic| TopicSummary {
+        let topics = image.topics_by_name().filter(|topic| topic.kind == TopicKind::Log);
+        let topics = topics.map(|topic| TopicSummary {
             name: topic.name.to_string(),
             topic_id: topic_id(topic),
             partitions: count(topic.partitions.len()),
@@ -134,7 +135,7 @@ impl AdminService for Admin {
     }
 
     async fn transfer_leader(&self, request: Request<TransferLeaderRequest>) -> Answer<TransferLeaderResponse> {
-        let target = find(&self.node.metadata.image(), request.get_ref().partition.as_ref())?;
+        let target = find_any(&self.node.metadata.image(), request.get_ref().partition.as_ref())?;
         if let Some(mut leader) = elsewhere(&self.node, &target, &request)? {
             return leader.transfer_leader(forward(request.into_inner())).await;
         }
@@ -174,7 +175,7 @@ fn replicas(topic: &Topic) -> u32 {
         .map_or(0, |partition| count(partition.replicas.len()))
 }
 
-fn forward<T>(message: T) -> Request<T> {
+pub(super) fn forward<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request
         .metadata_mut()
@@ -183,7 +184,7 @@ fn forward<T>(message: T) -> Request<T> {
     request
 }
 
-fn channel(address: &str) -> Result<Channel, RequestError> {
+pub(super) fn channel(address: &str) -> Result<Channel, RequestError> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| RequestError::new(Reason::Internal, format!("address {address}: {error}")))?;
     Ok(endpoint.connect_timeout(Duration::from_secs(2)).connect_lazy())
@@ -353,11 +354,7 @@ async fn partition_states(
     for topic in topics {
         for (index, partition) in topic.indexed() {
             let state = bare_state(node, topic, index, partition.group);
-            match node
-                .partitions
-                .get(partition.group)
-                .filter(|partition| partition.group.status().ready)
-            {
+            match node.hosted(partition.group).filter(|group| group.status().ready) {
                 Some(led) => local.push((state, led)),
                 None => {
                     led_elsewhere.extend(
@@ -438,12 +435,12 @@ fn bare_state(node: &Node, topic: &Topic, index: PartitionIndex, group: GroupId)
 }
 
 /// What the leader knows. In sync is who reaches what is committed now within two heartbeats.
-async fn leaders_view(node: &Arc<Node>, mut state: PartitionState, partition: Arc<Partition>) -> PartitionState {
+async fn leaders_view(node: &Arc<Node>, mut state: PartitionState, group: Group) -> PartitionState {
     let heartbeat = Duration::from_millis(node.settings.raft.heartbeat_ms);
-    let committed = partition.group.committed_next();
+    let committed = group.committed_next();
     let deadline = Instant::now() + 2 * heartbeat;
     loop {
-        let in_sync = in_sync(&partition, committed, 2 * heartbeat + heartbeat / 2);
+        let in_sync = in_sync(&group, committed, 2 * heartbeat + heartbeat / 2);
         let all = state.replicas.iter().all(|broker| in_sync.contains(broker));
         if all || Instant::now() >= deadline {
             state.in_sync = state
@@ -456,14 +453,17 @@ async fn leaders_view(node: &Arc<Node>, mut state: PartitionState, partition: Ar
         }
         tokio::time::sleep(heartbeat / 4).await;
     }
-    state.high_watermark = partition.view.high_watermark().get();
-    state.log_start_offset = partition.view.log_start().get();
-    state.size_bytes = partition.view.retained_bytes();
+    // A shard of the coordinator has no offsets; 0 says that its leader answered.
+    let partition = node.partitions.get(group.id());
+    let view = partition.as_ref().map(|partition| &partition.view);
+    state.high_watermark = view.map_or(0, |view| view.high_watermark().get());
+    state.log_start_offset = view.map_or(0, |view| view.log_start().get());
+    state.size_bytes = view.map_or(0, |view| view.retained_bytes());
     state
 }
 
-fn in_sync(partition: &Partition, committed: u64, heard_within: Duration) -> Vec<u32> {
-    let progress = partition.group.progress().unwrap_or_default();
+fn in_sync(group: &Group, committed: u64, heard_within: Duration) -> Vec<u32> {
+    let progress = group.progress().unwrap_or_default();
     let in_sync = progress
         .iter()
         .filter(|p| p.matched_next >= committed && p.silent_for.is_some_and(|silent| silent <= heard_within));
@@ -502,7 +502,7 @@ async fn describe_cluster(node: &Arc<Node>) -> DescribeClusterResponse {
         version: image.version(),
         controller_id: node.leader_of(GroupId::METADATA).map_or(0, |(broker, _)| broker.get()),
         brokers: brokers.collect(),
-        topics: count(topics.len()),
+        topics: count(topics.iter().filter(|topic| topic.kind == TopicKind::Log).count()),
         partitions: count(partitions.len()),
         leaderless_partitions: count(partitions.iter().filter(|state| state.leader_id == 0).count()),
         under_replicated_partitions: count(
@@ -540,11 +540,11 @@ async fn transfer_leader(
         );
         return Err(RequestError::new(Reason::InvalidRequest, message));
     };
-    let partition = node.leader(target).await?;
-    if *replica == partition.group.replica() {
+    let group = node.leading_group(target).await?;
+    if *replica == group.replica() {
         return Ok(v1::TransferLeaderResponse {
             leader_id: to.get(),
-            leader_epoch: partition.leader_epoch()?.get(),
+            leader_epoch: u32::try_from(group.status().term).unwrap_or(u32::MAX),
         });
     }
     if !node.registry().is_alive(to) {
@@ -554,8 +554,7 @@ async fn transfer_leader(
         );
         return Err(RequestError::new(Reason::LeaderNotAvailable, message));
     }
-    let status = partition
-        .group
+    let status = group
         .transfer_leader(*replica, TRANSFER_WITHIN)
         .await
         .map_err(|error| {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_controller::{Image, Topic};
+use jangada_controller::{Image, Topic, TopicKind};
 use jangada_proto::v1;
 use jangada_proto::v1::metadata_service_server::MetadataService;
 use jangada_proto::v1::{GetMetadataRequest, GetMetadataResponse};
@@ -54,10 +54,11 @@ impl MetadataService for MetadataOf {
     }
 }
 
-/// By name; those that do not exist are left out.
+/// By name; those that do not exist are left out, and internal ones.
 fn wanted(image: &Image, request: &GetMetadataRequest) -> Result<Vec<Arc<Topic>>, RequestError> {
     if request.topics.is_empty() && request.topic_ids.is_empty() {
-        return Ok(image.topics_by_name().cloned().collect());
+        let topics = image.topics_by_name().filter(|topic| topic.kind == TopicKind::Log);
+        return Ok(topics.cloned().collect());
     }
     let mut topics: Vec<Arc<Topic>> = request
         .topics
@@ -74,6 +75,7 @@ fn wanted(image: &Image, request: &GetMetadataRequest) -> Result<Vec<Arc<Topic>>
         })?;
         topics.extend(image.topic(id).cloned());
     }
+    topics.retain(|topic| topic.kind == TopicKind::Log);
     topics.sort_by(|a, b| a.name.cmp(&b.name));
     topics.dedup_by(|a, b| a.id == b.id);
     Ok(topics)

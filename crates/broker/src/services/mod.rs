@@ -2,6 +2,8 @@
 
 pub(crate) mod admin;
 pub(crate) mod fetch;
+pub(crate) mod group_wire;
+pub(crate) mod groups;
 pub(crate) mod internal;
 pub(crate) mod log;
 pub(crate) mod metadata;

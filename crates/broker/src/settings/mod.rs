@@ -14,6 +14,7 @@
 #[macro_use]
 mod schema;
 mod error;
+mod groups;
 mod limits;
 mod listeners;
 mod load;
@@ -30,6 +31,7 @@ mod storage;
 mod tests;
 
 pub use error::{Problem, SettingsError};
+pub use groups::GroupSettings;
 pub use limits::LimitSettings;
 pub use listeners::ListenerSettings;
 pub use load::{ENVIRONMENT_PREFIX, Layers, Loaded, Row};

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    LimitSettings, ListenerSettings, LogSettings, Problem, ProduceSettings, RaftSettings, RetentionSettings, Section,
-    ShutdownSettings, StorageSettings, listeners,
+    GroupSettings, LimitSettings, ListenerSettings, LogSettings, Problem, ProduceSettings, RaftSettings,
+    RetentionSettings, Section, ShutdownSettings, StorageSettings, listeners,
 };
 
 /// Seeds that one broker may list.
@@ -37,6 +37,8 @@ settings! {
             limits: LimitSettings;
             /// Defaults of producing.
             produce: ProduceSettings;
+            /// Consumer groups.
+            groups: GroupSettings;
             /// When old records go.
             retention: RetentionSettings;
             /// How it stops.
@@ -57,6 +59,7 @@ impl BrokerSettings {
         self.raft.check(&mut problems);
         self.storage.check(&mut problems);
         self.limits.check(&mut problems);
+        self.groups.check(&mut problems);
         self.log.check(&mut problems);
         problems
     }

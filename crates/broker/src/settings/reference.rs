@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    BrokerSettings, Key, LimitSettings, ListenerSettings, LogSettings, ProduceSettings, RaftSettings,
+    BrokerSettings, GroupSettings, Key, LimitSettings, ListenerSettings, LogSettings, ProduceSettings, RaftSettings,
     RetentionSettings, Section, ShutdownSettings, StorageSettings,
 };
 
@@ -31,6 +31,7 @@ pub fn markdown_reference() -> String {
     inner::<StorageSettings>(&mut text, "storage");
     inner::<LimitSettings>(&mut text, "limits");
     inner::<ProduceSettings>(&mut text, "produce");
+    inner::<GroupSettings>(&mut text, "groups");
     inner::<RetentionSettings>(&mut text, "retention");
     inner::<ShutdownSettings>(&mut text, "shutdown");
     inner::<LogSettings>(&mut text, "log");

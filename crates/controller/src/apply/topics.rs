@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jangada_types::{GroupId, Reason, ReplicaId, TopicId};
 
-use crate::image::{Image, Partition, Tombstone, Topic};
+use crate::image::{COORDINATOR_FEATURE_LEVEL, COORDINATOR_TOPIC, Image, Partition, Tombstone, Topic, TopicKind};
 use crate::reply::{Rejection, Reply};
 use crate::rules;
 
@@ -21,13 +21,63 @@ impl Image {
         // Before the id: a proposal that was applied twice finds its own id in the rejection, and so knows that it
         // succeeded.
         rules::topic_name_is_free(self, name)?;
+        rules::config(name, config)?;
+        self.add_topic(id, TopicKind::Log, name, config, assignments)
+    }
+
+    /// Several brokers may propose it at once: the first one wins, and all learn what came of it.
+    pub(super) fn create_coordinator(
+        &mut self,
+        id: TopicId,
+        assignments: &[Vec<ReplicaId>],
+    ) -> Result<Reply, Rejection> {
+        if let Some(topic) = self.coordinator() {
+            return Ok(Reply::TopicCreated {
+                topic_id: topic.id,
+                first_group: topic.first_group(),
+                version: self.version,
+            });
+        }
+        if let Some(old) = self
+            .brokers()
+            .find(|broker| broker.feature_level < COORDINATOR_FEATURE_LEVEL)
+        {
+            return Err(Rejection::new(
+                Reason::NotReady,
+                format!(
+                    "broker {} has feature level {}, consumer groups need {COORDINATOR_FEATURE_LEVEL}: upgrade it, then try again",
+                    old.id, old.feature_level
+                ),
+            )
+            .with("expected", COORDINATOR_FEATURE_LEVEL)
+            .with("actual", old.feature_level));
+        }
+        let created = self.add_topic(
+            id,
+            TopicKind::Coordinator,
+            COORDINATOR_TOPIC,
+            &BTreeMap::new(),
+            assignments,
+        )?;
+        self.feature_level = self.feature_level.max(COORDINATOR_FEATURE_LEVEL);
+        Ok(created)
+    }
+
+    /// A topic whose name and settings were judged.
+    fn add_topic(
+        &mut self,
+        id: TopicId,
+        kind: TopicKind,
+        name: &str,
+        config: &BTreeMap<String, String>,
+        assignments: &[Vec<ReplicaId>],
+    ) -> Result<Reply, Rejection> {
         if id == TopicId::default() || self.topic(id).is_some() {
             return Err(Rejection::new(
                 Reason::InvalidRequest,
                 format!("topic {name:?} was proposed with id {id}, which is taken: propose it with another random id"),
             ));
         }
-        rules::config(name, config)?;
         rules::partition_count(name, assignments.len())?;
         for (index, replicas) in assignments.iter().enumerate() {
             rules::replica_list(self, &format!("partition {index} of topic {name:?}"), replicas)?;
@@ -51,6 +101,7 @@ impl Image {
         let name: Arc<str> = Arc::from(name);
         let topic = Topic {
             id,
+            kind,
             name: Arc::clone(&name),
             partitions: (first_group.get()..).zip(assignments).map(partition).collect(),
             config: config.clone(),
@@ -71,7 +122,9 @@ impl Image {
         set: &BTreeMap<String, String>,
         unset: &[String],
     ) -> Result<Reply, Rejection> {
-        let config = rules::merged_config(rules::topic_by_id(self, id)?, set, unset)?;
+        let topic = rules::topic_by_id(self, id)?;
+        rules::is_users(topic)?;
+        let config = rules::merged_config(topic, set, unset)?;
         let topic = Arc::make_mut(&mut self.topics)
             .get_mut(&id)
             .expect("the topic was found above");
@@ -80,7 +133,7 @@ impl Image {
     }
 
     pub(super) fn delete_topic(&mut self, id: TopicId) -> Result<Reply, Rejection> {
-        rules::topic_by_id(self, id)?;
+        rules::is_users(rules::topic_by_id(self, id)?)?;
         let topic = Arc::make_mut(&mut self.topics)
             .remove(&id)
             .expect("the topic was found above");

@@ -19,6 +19,7 @@ const REPLICA_DELETED: u8 = 7;
 const SET_REPLICAS: u8 = 8;
 const ALLOCATE_PRODUCER_IDS: u8 = 9;
 const BUMP_PRODUCER_EPOCH: u8 = 10;
+const CREATE_COORDINATOR: u8 = 11;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct FormCluster {
@@ -51,6 +52,14 @@ struct WireRegistration {
 struct ReplaceBroker {
     #[prost(uint32, tag = "1")]
     broker: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct CreateCoordinator {
+    #[prost(bytes = "vec", tag = "1")]
+    topic_id: Vec<u8>,
+    #[prost(message, repeated, tag = "2")]
+    assignments: Vec<WireReplicas>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -194,6 +203,18 @@ pub(crate) fn encode(command: &Command) -> Bytes {
                     .collect(),
             },
         ),
+        Command::CreateCoordinator { topic_id, assignments } => frame(
+            Some(CREATE_COORDINATOR),
+            &CreateCoordinator {
+                topic_id: topic_id.as_bytes().to_vec(),
+                assignments: assignments
+                    .iter()
+                    .map(|replicas| WireReplicas {
+                        replicas: to_wire(replicas),
+                    })
+                    .collect(),
+            },
+        ),
         Command::AlterTopic { topic_id, set, unset } => frame(
             Some(ALTER_TOPIC),
             &AlterTopic {
@@ -265,6 +286,17 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Command, CodecError> {
                 topic_id: topic_id("command CreateTopic", &wire.topic_id)?,
                 name: wire.name,
                 config: wire.config,
+                assignments: wire
+                    .assignments
+                    .into_iter()
+                    .map(|list| from_wire(list.replicas))
+                    .collect(),
+            })
+        }
+        CREATE_COORDINATOR => {
+            let wire: CreateCoordinator = message("command CreateCoordinator", body)?;
+            Ok(Command::CreateCoordinator {
+                topic_id: topic_id("command CreateCoordinator", &wire.topic_id)?,
                 assignments: wire
                     .assignments
                     .into_iter()

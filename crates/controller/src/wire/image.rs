@@ -6,9 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jangada_types::{BrokerId, GroupId, Incarnation};
 
-use super::{WireReplica, directory_id, frame, from_wire, message, to_wire, topic_id, unversioned};
+use super::{WireReplica, directory_id, frame, from_wire, malformed, message, to_wire, topic_id, unversioned};
 use crate::error::CodecError;
-use crate::image::{Broker, Image, Partition, Tombstone, Topic};
+use crate::image::{Broker, Image, Partition, Tombstone, Topic, TopicKind};
 
 const WHAT: &str = "image snapshot";
 
@@ -63,7 +63,13 @@ struct WireTopic {
     config: BTreeMap<String, String>,
     #[prost(message, repeated, tag = "4")]
     partitions: Vec<WirePartition>,
+    /// 0: log; so it is in images that were written before there were others.
+    #[prost(uint32, tag = "5")]
+    kind: u32,
 }
+
+const KIND_LOG: u32 = 0;
+const KIND_COORDINATOR: u32 = 1;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct WirePartition {
@@ -113,6 +119,10 @@ impl From<&Topic> for WireTopic {
             name: topic.name.to_string(),
             config: topic.config.clone(),
             partitions: topic.partitions.iter().map(partition).collect(),
+            kind: match topic.kind {
+                TopicKind::Log => KIND_LOG,
+                TopicKind::Coordinator => KIND_COORDINATOR,
+            },
         }
     }
 }
@@ -140,8 +150,14 @@ impl WireTopic {
             leaving: from_wire(wire.leaving),
             is_reassigned: wire.is_reassigned,
         };
+        let kind = match self.kind {
+            KIND_LOG => TopicKind::Log,
+            KIND_COORDINATOR => TopicKind::Coordinator,
+            other => return Err(malformed(WHAT, format!("unknown kind {other} of a topic"))),
+        };
         Ok(Topic {
             id: topic_id(WHAT, &self.id)?,
+            kind,
             name: self.name.into(),
             partitions: self.partitions.into_iter().map(partition).collect(),
             config: self.config,

@@ -72,6 +72,13 @@ fn commands() -> Vec<(Command, &'static str)> {
              160a0d7365676d656e742e627974657312053635353336220d0a04080110010a0508ac02100222060a0408021001",
         ),
         (
+            Command::CreateCoordinator {
+                topic_id: topic(),
+                assignments: vec![vec![replica(1, 1), replica(300, 2)], firsts(&[2])],
+            },
+            "010b0a1000112233445566778899aabbccddeeff120d0a04080110010a0508ac02100212060a0408021001",
+        ),
+        (
             Command::AlterTopic {
                 topic_id: topic(),
                 set: settings(&[("retention.ms", "5")]),

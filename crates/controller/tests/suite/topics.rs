@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jangada_controller::{Command, Image, Reply};
+use jangada_controller::{COORDINATOR_TOPIC, Command, Image, Reply, TopicKind};
 use jangada_types::limits::PARTITIONS_PER_TOPIC_MAX;
 use jangada_types::{GroupId, PartitionIndex, Reason};
 
-use crate::fixture::{Log, create, delete, firsts, register, replica, settings, topic_id};
+use crate::fixture::{Log, create, delete, firsts, register, registration, replica, settings, topic_id};
 
 fn alter(id: u128, set: &[(&str, &str)], unset: &[&str]) -> Command {
     Command::AlterTopic {
@@ -209,4 +209,69 @@ fn the_largest_topic_survives_the_snapshot() {
     assert_eq!(Command::decode(&command.encode()).unwrap(), command);
     log.accept(&command);
     assert_eq!(Image::restore(&log.image.snapshot()).unwrap(), log.image);
+}
+
+fn coordinator(id: u128) -> Command {
+    Command::CreateCoordinator {
+        topic_id: topic_id(id),
+        assignments: vec![firsts(&[1, 2]), firsts(&[2, 1])],
+    }
+}
+
+/// Two brokers that know the coordinator's topic.
+fn upgraded() -> Log {
+    let mut log = Log::formed(2);
+    for id in [1, 2] {
+        let mut registration = registration(id, 1, id.try_into().unwrap());
+        registration.feature_level = 2;
+        log.accept(&Command::RegisterBroker(registration));
+    }
+    log
+}
+
+#[test]
+fn the_first_coordinator_wins_and_everybody_learns_of_it() {
+    let mut log = upgraded();
+    let Reply::TopicCreated { first_group, .. } = log.accept(&coordinator(7)) else {
+        panic!("a topic was created");
+    };
+    let Reply::TopicCreated {
+        topic_id: id,
+        first_group: again,
+        ..
+    } = log.accept(&coordinator(8))
+    else {
+        panic!("the topic is named");
+    };
+    assert_eq!((id, again), (topic_id(7), first_group));
+    let topic = log.image.coordinator().unwrap();
+    assert_eq!((topic.kind, &*topic.name), (TopicKind::Coordinator, COORDINATOR_TOPIC));
+    assert_eq!(topic.partitions.len(), 2);
+    assert_eq!(Image::restore(&log.image.snapshot()).as_ref(), Ok(&log.image));
+}
+
+#[test]
+fn the_coordinator_is_not_for_users() {
+    let mut log = upgraded();
+    log.accept(&coordinator(7));
+    for command in [delete(7), alter(7, &[("retention.ms", "5")], &[])] {
+        let rejection = log.reject(&command);
+        assert_eq!(rejection.reason, Reason::InvalidTopicName);
+        assert!(rejection.message.contains("internal"), "{rejection}");
+    }
+}
+
+#[test]
+fn the_coordinator_waits_for_brokers_that_do_not_know_it_and_keeps_them_out() {
+    let mut log = Log::formed(2);
+    let rejection = log.reject(&coordinator(7));
+    assert_eq!(rejection.reason, Reason::NotReady);
+    assert!(
+        rejection.message.contains("broker 1") && rejection.message.contains("upgrade"),
+        "{rejection}"
+    );
+    let mut log = upgraded();
+    log.accept(&coordinator(7));
+    assert_eq!(log.image.feature_level(), 2);
+    assert!(log.reject(&register(3, 0, 3)).message.contains("upgrade"));
 }

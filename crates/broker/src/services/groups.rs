@@ -1,0 +1,380 @@
+//! `GroupService`. The leader of a group's shard takes the calls about it; any broker says who that is, and lists the
+//! groups of all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jangada_controller::{Image, Topic};
+use jangada_coordinator::{Answer, CommitRequest, PartitionSet};
+use jangada_proto::v1::group_service_client::GroupServiceClient;
+use jangada_proto::v1::group_service_server::GroupService;
+use jangada_proto::v1::*;
+use jangada_types::{BrokerId, PartitionIndex, Reason, partition_for_key, validate_topic_name};
+use tonic::{Request, Response, Status};
+
+use super::admin::{FORWARDED, channel, forward};
+use super::group_wire as wire;
+use crate::error::RequestError;
+use crate::groups::Shard;
+use crate::node::Node;
+
+/// How long a request waits for the version of the metadata that it asks for.
+const VERSION_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a commit waits for a topic that this broker does not know (yet).
+const TOPIC_PATIENCE: Duration = Duration::from_millis(500);
+/// How long finding a coordinator waits for its leader: shards may just have been created.
+const FOUND_WITHIN: Duration = Duration::from_secs(10);
+/// How long listing waits for another broker.
+const LISTED_WITHIN: Duration = Duration::from_secs(4);
+/// After this time a client should ask again.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// See `group.proto`.
+pub(crate) struct Groups {
+    pub node: Arc<Node>,
+}
+
+type Result<T, E = RequestError> = std::result::Result<T, E>;
+
+impl Groups {
+    /// An answer, or an error on its way out: counted, and with the address of the leader that it names.
+    fn answer<T>(&self, result: Result<T>) -> Result<Response<T>, Status> {
+        result.map(Response::new).map_err(|mut error| {
+            self.node.metrics.failed(error.reason);
+            if let Some(leader) = error.metadata.get("leader_id").and_then(|id| id.parse().ok())
+                && let Some(broker) = self.node.metadata.image().broker(BrokerId(leader))
+            {
+                error = error.with("leader_address", &broker.address);
+            }
+            error.into()
+        })
+    }
+
+    /// The shard of a group, which this broker leads.
+    async fn shard(&self, group: &str) -> Result<Arc<Shard>> {
+        self.node.refuse_when_stopping()?;
+        let (topic, index) = self.shard_of(group).await?;
+        self.node.shard(&topic, index).await
+    }
+
+    async fn shard_of(&self, group: &str) -> Result<(Arc<Topic>, PartitionIndex)> {
+        check_name(group)?;
+        let topic = self.node.coordinator().await?;
+        let shards = u32::try_from(topic.partitions.len()).expect("a topic has few partitions");
+        Ok((topic, partition_for_key(group.as_bytes(), shards)))
+    }
+
+    async fn find(&self, group: &str) -> Result<FindCoordinatorResponse> {
+        self.node.refuse_when_stopping()?;
+        let (topic, index) = self.shard_of(group).await?;
+        let id = topic.partition(index).expect("the index was chosen among them").group;
+        let registry = self.node.registry();
+        let mut leaders = registry.leaders().watch();
+        let find = async {
+            loop {
+                leaders.borrow_and_update();
+                let leader = self.node.leader_of(id).map(|(broker, _)| broker);
+                let image = self.node.metadata.image();
+                if let Some(leader) = leader.filter(|leader| registry.is_alive(*leader))
+                    && let Some(broker) = image.broker(leader)
+                {
+                    return FindCoordinatorResponse {
+                        broker_id: leader.get(),
+                        address: broker.address.clone(),
+                        shard: index.get(),
+                    };
+                }
+                // A broker that comes back is no change of leaders.
+                let _ = tokio::time::timeout(RETRY, leaders.changed()).await;
+            }
+        };
+        tokio::time::timeout(FOUND_WITHIN, find).await.map_err(|_| {
+            let message = format!("group {group:?}: shard {index} has no leader; see `jangada cluster health`");
+            RequestError::new(Reason::LeaderNotAvailable, message).retry_after(RETRY)
+        })
+    }
+
+    async fn beat(&self, request: HeartbeatRequest, client_host: Arc<str>) -> Result<HeartbeatResponse> {
+        let shard = self.shard(&request.group).await?;
+        if request.min_metadata_version > 0 {
+            let wanted = request.min_metadata_version;
+            self.node.metadata.wait_for_version(wanted, VERSION_PATIENCE).await?;
+        }
+        let request = wire::heartbeat_of(request, client_host)?;
+        self.node.shards.shared.learn(&self.node.metadata.image());
+        let answer = shard
+            .decide(|leader, image, now| leader.heartbeat(image, request, now))
+            .await?;
+        self.node.metrics.groups.heartbeats.inc();
+        match answer {
+            Answer::Heartbeat(answer) => Ok(HeartbeatResponse {
+                member_epoch: answer.epoch.get().into(),
+                heartbeat_interval_ms: answer.heartbeat_interval_ms,
+                assignment_version: answer.assignment_version,
+                assignment: answer
+                    .assignment
+                    .map(|set| wire::set_to(&self.node.metadata.image(), &set)),
+            }),
+            Answer::Left => Ok(HeartbeatResponse::default()),
+            other => Err(not_the_answer(&other)),
+        }
+    }
+
+    async fn commit(&self, request: CommitOffsetsRequest) -> Result<CommitOffsetsResponse> {
+        let shard = self.shard(&request.group).await?;
+        let image = self.image_with_topics(&request.offsets).await;
+        let offsets = request
+            .offsets
+            .into_iter()
+            .map(|offset| wire::commit_of(&image, offset));
+        let offsets = offsets.collect::<Result<_>>()?;
+        let member = (!request.member_id.is_empty()).then(|| (request.member_id.into(), request.member_epoch));
+        let commit = CommitRequest {
+            group: request.group.into(),
+            member,
+            offsets,
+        };
+        self.node.shards.shared.learn(&image);
+        match shard
+            .decide(|leader, image, now| leader.commit(image, commit, now))
+            .await?
+        {
+            Answer::Committed => Ok(CommitOffsetsResponse {}),
+            other => Err(not_the_answer(&other)),
+        }
+    }
+
+    /// The metadata, after a moment of waiting for topics that it does not have: one that was created a moment ago.
+    async fn image_with_topics(&self, offsets: &[PartitionOffset]) -> Arc<Image> {
+        let ids = offsets.iter().filter_map(|offset| offset.partition.as_ref());
+        let ids: Vec<_> = ids
+            .filter_map(|partition| jangada_types::TopicId::from_slice(&partition.topic_id))
+            .collect();
+        let knows_all = |image: &Arc<Image>| ids.iter().all(|id| image.topic(*id).is_some());
+        let image = self.node.metadata.image();
+        if knows_all(&image) {
+            return image;
+        }
+        let mut watch = self.node.metadata.watch();
+        let _ = tokio::time::timeout(TOPIC_PATIENCE, watch.wait_for(knows_all)).await;
+        self.node.metadata.image()
+    }
+
+    async fn fetch(&self, request: FetchOffsetsRequest) -> Result<FetchOffsetsResponse> {
+        let shard = self.shard(&request.group).await?;
+        let image = self.node.metadata.image();
+        let wanted = request
+            .partitions
+            .iter()
+            .map(|partition| wire::partition(&image, Some(partition)));
+        let wanted = wanted.collect::<Result<Vec<_>>>()?;
+        let offsets = shard
+            .read(|state| wire::offsets_to(&image, state.group(&request.group), &wanted))
+            .await?;
+        Ok(FetchOffsetsResponse { offsets })
+    }
+
+    async fn describe(&self, name: &str) -> Result<DescribeGroupResponse> {
+        let shard = self.shard(name).await?;
+        let image = self.node.metadata.image();
+        let coordinator_id = self.node.broker().get();
+        let described = shard.read(|state| {
+            state.group(name).map(|group| DescribeGroupResponse {
+                group: name.to_owned(),
+                state: group.state().as_str().to_owned(),
+                coordinator_id,
+                epoch: group.epoch.get(),
+                assignment_epoch: group.assignment_epoch.get(),
+                members: group
+                    .members
+                    .iter()
+                    .map(|(id, member)| wire::member_to(&image, group, id, member))
+                    .collect(),
+            })
+        });
+        described.await?.ok_or_else(|| {
+            RequestError::new(
+                Reason::UnknownGroup,
+                format!("there is no group {name:?}: list the groups to see what exists"),
+            )
+        })
+    }
+
+    async fn delete(&self, name: &str) -> Result<DeleteGroupResponse> {
+        let shard = self.shard(name).await?;
+        match shard
+            .decide(|leader, image, now| leader.delete_group(image, name.into(), now))
+            .await?
+        {
+            Answer::Deleted { count } => Ok(DeleteGroupResponse { deleted: count }),
+            other => Err(not_the_answer(&other)),
+        }
+    }
+
+    async fn delete_some(&self, request: DeleteOffsetsRequest) -> Result<DeleteOffsetsResponse> {
+        let shard = self.shard(&request.group).await?;
+        if request.partitions.is_empty() {
+            return Err(RequestError::new(
+                Reason::InvalidRequest,
+                "the request names no partition: name at least one",
+            ));
+        }
+        let image = self.node.metadata.image();
+        let partitions = request
+            .partitions
+            .iter()
+            .map(|partition| wire::partition(&image, Some(partition)));
+        let partitions = partitions.collect::<Result<PartitionSet>>()?;
+        let name = request.group.into();
+        match shard
+            .decide(|leader, image, now| leader.delete_offsets(image, name, partitions, now))
+            .await?
+        {
+            Answer::Deleted { count } => Ok(DeleteOffsetsResponse { deleted: count }),
+            other => Err(not_the_answer(&other)),
+        }
+    }
+
+    /// Groups of the shards that this broker leads; the other shards are named as missing.
+    async fn list_here(&self, topic: &Topic) -> ListGroupsResponse {
+        let coordinator_id = self.node.broker().get();
+        let lists = topic.indexed().map(|(index, partition)| async move {
+            let Some(shard) = self.node.shards.get(partition.group) else {
+                return (index, None);
+            };
+            let list = shard.read(|state| {
+                let groups = state.groups().map(|(name, group)| GroupSummary {
+                    group: name.to_string(),
+                    state: group.state().as_str().to_owned(),
+                    members: u32::try_from(group.members.len()).unwrap_or(u32::MAX),
+                    coordinator_id,
+                    epoch: group.epoch.get(),
+                });
+                groups.collect::<Vec<_>>()
+            });
+            (index, list.await.ok())
+        });
+        let mut response = ListGroupsResponse::default();
+        for (index, list) in futures::future::join_all(lists).await {
+            match list {
+                Some(groups) => response.groups.extend(groups),
+                None => response.missing_shards.push(index.get()),
+            }
+        }
+        response
+    }
+
+    async fn list_at(&self, address: String) -> Option<ListGroupsResponse> {
+        let channel = channel(&address).ok()?;
+        let mut client =
+            GroupServiceClient::new(channel).max_decoding_message_size(jangada_types::limits::RESPONSE_BYTES_MAX);
+        let asked = client.list_groups(forward(ListGroupsRequest {}));
+        let answer = tokio::time::timeout(LISTED_WITHIN, asked).await;
+        Some(answer.ok()?.ok()?.into_inner())
+    }
+
+    async fn list(&self) -> Result<ListGroupsResponse> {
+        let topic = self.node.coordinator().await?;
+        let image = self.node.metadata.image();
+        let leaders: BTreeSet<BrokerId> = topic
+            .partitions
+            .iter()
+            .filter_map(|partition| self.node.leader_of(partition.group))
+            .map(|(broker, _)| broker)
+            .filter(|broker| *broker != self.node.broker())
+            .collect();
+        let others = leaders.into_iter().filter_map(|leader| image.broker(leader));
+        let others = others.map(|broker| self.list_at(broker.address.clone()));
+        let (here, others) = tokio::join!(self.list_here(&topic), futures::future::join_all(others));
+        let mut missing: BTreeSet<u32> = (0..).take(topic.partitions.len()).collect();
+        // A group that two brokers name is of a shard that changed hands meanwhile.
+        let mut groups = BTreeMap::new();
+        for list in others.into_iter().flatten().chain([here]) {
+            let unknown: BTreeSet<u32> = list.missing_shards.into_iter().collect();
+            missing.retain(|shard| unknown.contains(shard));
+            groups.extend(list.groups.into_iter().map(|group| (group.group.clone(), group)));
+        }
+        Ok(ListGroupsResponse {
+            groups: groups.into_values().collect(),
+            missing_shards: missing.into_iter().collect(),
+        })
+    }
+}
+
+fn check_name(group: &str) -> Result<()> {
+    validate_topic_name(group).map_err(|error| {
+        RequestError::new(
+            Reason::InvalidGroupName,
+            format!("group name {group:?}: the rules are those of topic names, and {error}"),
+        )
+    })
+}
+
+fn not_the_answer(answer: &Answer) -> RequestError {
+    RequestError::new(Reason::Internal, format!("the coordinator answered {answer:?}"))
+}
+
+#[tonic::async_trait]
+impl GroupService for Groups {
+    async fn find_coordinator(
+        &self,
+        request: Request<FindCoordinatorRequest>,
+    ) -> Result<Response<FindCoordinatorResponse>, Status> {
+        self.answer(self.find(&request.get_ref().group).await)
+    }
+
+    async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
+        let host = request.remote_addr().map(|address| address.ip().to_string());
+        let host = Arc::from(host.unwrap_or_default());
+        self.answer(self.beat(request.into_inner(), host).await)
+    }
+
+    async fn commit_offsets(
+        &self,
+        request: Request<CommitOffsetsRequest>,
+    ) -> Result<Response<CommitOffsetsResponse>, Status> {
+        self.answer(self.commit(request.into_inner()).await)
+    }
+
+    async fn fetch_offsets(
+        &self,
+        request: Request<FetchOffsetsRequest>,
+    ) -> Result<Response<FetchOffsetsResponse>, Status> {
+        self.answer(self.fetch(request.into_inner()).await)
+    }
+
+    async fn list_groups(&self, request: Request<ListGroupsRequest>) -> Result<Response<ListGroupsResponse>, Status> {
+        if !request.metadata().contains_key(FORWARDED) {
+            return self.answer(self.list().await);
+        }
+        match self.node.metadata.image().coordinator() {
+            Some(topic) => Ok(Response::new(self.list_here(topic).await)),
+            None => self.answer(Err(RequestError::new(
+                Reason::NotReady,
+                "this broker does not know the coordinator yet",
+            ))),
+        }
+    }
+
+    async fn describe_group(
+        &self,
+        request: Request<DescribeGroupRequest>,
+    ) -> Result<Response<DescribeGroupResponse>, Status> {
+        self.answer(self.describe(&request.get_ref().group).await)
+    }
+
+    async fn delete_group(
+        &self,
+        request: Request<DeleteGroupRequest>,
+    ) -> Result<Response<DeleteGroupResponse>, Status> {
+        self.answer(self.delete(&request.get_ref().group).await)
+    }
+
+    async fn delete_offsets(
+        &self,
+        request: Request<DeleteOffsetsRequest>,
+    ) -> Result<Response<DeleteOffsetsResponse>, Status> {
+        self.answer(self.delete_some(request.into_inner()).await)
+    }
+}
