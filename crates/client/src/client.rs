@@ -9,6 +9,7 @@ use crate::cluster::Cluster;
 use crate::config::ClientConfig;
 use crate::consumer::{Consumer, ConsumerConfig};
 use crate::error::ClientError;
+use crate::group::{GroupConfig, GroupConsumer, RebalanceListener};
 use crate::metadata::TopicMetadata;
 use crate::producer::{Producer, ProducerConfig};
 
@@ -66,6 +67,26 @@ impl Client {
     /// [`ClientError::Config`] for settings out of bounds.
     pub fn consumer(&self, config: ConsumerConfig) -> Result<Consumer, ClientError> {
         Consumer::new(self.cluster.clone(), config)
+    }
+
+    /// A member of a consumer group. It joins in the background. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`ClientError::Config`] for settings out of bounds.
+    pub fn group_consumer(&self, config: GroupConfig) -> Result<GroupConsumer, ClientError> {
+        GroupConsumer::start(self.cluster.clone(), config, None)
+    }
+
+    /// The same with a listener that hears of each change of its partitions.
+    ///
+    /// # Errors
+    /// As [`group_consumer`](Self::group_consumer).
+    pub fn group_consumer_with(
+        &self,
+        config: GroupConfig,
+        listener: Arc<dyn RebalanceListener>,
+    ) -> Result<GroupConsumer, ClientError> {
+        GroupConsumer::start(self.cluster.clone(), config, Some(listener))
     }
 
     /// For managing topics and the cluster.

@@ -253,15 +253,24 @@ impl Cluster {
     }
 
     async fn attempt<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Failure> {
-        match timeout(self.config.request_timeout, call).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(status.into()),
-            Err(_) => Err(Failure::timeout(self.config.request_timeout)),
-        }
+        attempt(self.config.request_timeout, call).await
     }
 
-    fn deadline(&self) -> Instant {
+    /// When a call that begins now is given up.
+    pub fn deadline(&self) -> Instant {
         Instant::now() + self.config.retry_timeout
+    }
+}
+
+/// One attempt of a call.
+pub(crate) async fn attempt<T>(
+    within: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Failure> {
+    match timeout(within, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(status.into()),
+        Err(_) => Err(Failure::timeout(within)),
     }
 }
 

@@ -19,8 +19,8 @@ pub enum ClientError {
     #[error("{0}")]
     Config(String),
 
-    /// The producer was closed before the record was taken.
-    #[error("the producer is closed")]
+    /// The producer was closed before the record was taken, or the consumer has left its group.
+    #[error("it is closed")]
     Closed,
 
     /// The record is larger than its topic or the producer's buffer allows. Nothing was sent.
@@ -110,6 +110,27 @@ pub enum ClientError {
     #[error("the partition lost acknowledged records: {0}")]
     OutOfOrderSequence(Arc<Rejection>),
 
+    /// The group went on without this member, or gave the partition to another one. What was to be committed is not, and the
+    /// records since the last commit may be handed out again elsewhere: undo their effects, or expect them twice.
+    #[error("{0}; records since the last commit may be handed out again elsewhere")]
+    MembershipLost(Arc<Rejection>),
+
+    /// The group has no committed offset for the partition, and [`OffsetReset::Error`](crate::OffsetReset::Error) is set. The
+    /// partition waits for a seek.
+    #[error("group {group:?} has no committed offset for {topic}[{partition}]")]
+    NoCommittedOffset {
+        /// The group.
+        group: Arc<str>,
+        /// The topic's name.
+        topic: Arc<str>,
+        /// The partition.
+        partition: u32,
+    },
+
+    /// A rebalance listener could not say where partitions begin. It is asked again by the next call.
+    #[error("the rebalance listener failed: {0}")]
+    Listener(Arc<dyn std::error::Error + Send + Sync>),
+
     /// A broker sent what cannot be read.
     #[error("unreadable data from {topic}[{partition}] at offset {offset}: {message}")]
     Corrupt {
@@ -159,7 +180,8 @@ impl ClientError {
             | Self::Unavailable(r)
             | Self::OutcomeUnknown(r)
             | Self::DuplicateSequence(r)
-            | Self::OutOfOrderSequence(r) => Some(r),
+            | Self::OutOfOrderSequence(r)
+            | Self::MembershipLost(r) => Some(r),
             Self::UnknownProducer { rejection, .. } | Self::ProducerFenced { rejection, .. } => Some(rejection),
             _ => None,
         }
@@ -192,7 +214,7 @@ impl ClientError {
 
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::OutcomeUnknown(_))
+        matches!(self, Self::Unavailable(_) | Self::OutcomeUnknown(_) | Self::Listener(_))
     }
 
     /// After which the broker wants to be asked again.

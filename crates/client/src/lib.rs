@@ -1,4 +1,4 @@
-//! Jangada's client: [`Producer`], [`Consumer`], [`Admin`].
+//! Jangada's client: [`Producer`], [`Consumer`], [`GroupConsumer`], [`Admin`].
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), jangada_client::ClientError> {
@@ -30,8 +30,9 @@
 //! | `metadata` | the image of brokers, topics and leaders, and the cache that keeps it fresh |
 //! | `error`, `wire_error` | what callers see, and the one place where gRPC's errors become that |
 //! | `producer` | `accumulator` gathers records into batches, `lane` numbers and orders a partition's batches (pure), `driver` sends them |
-//! | `consumer` | a `fetcher` per partition fills the `inbox`, from which the consumer hands out |
-//! | `admin` | one method for each call of the AdminService |
+//! | `consumer` | a `fetcher` per partition fills the `inbox`, from which the `reader` hands out |
+//! | `group` | a member of a consumer group: `membership` heartbeats, `committer` commits, `coordinator` finds whom to talk to |
+//! | `admin` | one method for each call of the AdminService, and the calls on groups from outside |
 //!
 //! # What holds
 //!
@@ -48,18 +49,24 @@ mod cluster;
 mod config;
 mod consumer;
 mod error;
+mod group;
 mod metadata;
 mod producer;
 mod wire_error;
 
 pub use admin::{
-    Admin, BrokerState, ClusterDescription, ConfigEntry, CreatedTopic, Leader, MetadataRole, NewTopic, PartitionState,
-    TopicDescription, TopicSummary,
+    Admin, BrokerState, ClusterDescription, CommittedOffset, ConfigEntry, CreatedTopic, GroupDescription, GroupListing,
+    GroupMember, GroupSummary, Leader, MetadataRole, NewTopic, OwnedPartition, PartitionState, TopicDescription,
+    TopicSummary,
 };
 pub use client::{Client, ListedOffset, OffsetAt};
 pub use config::ClientConfig;
 pub use consumer::{ConsumedRecord, Consumer, ConsumerConfig, EndOffsets, OffsetReset, RawBatches, StartAt};
 pub use error::{ClientError, Rejection};
+pub use group::{
+    Assignor, CommitMode, GroupConfig, GroupConsumer, GroupHandle, ListenerError, OffsetCommit, PartitionPosition,
+    RebalanceListener, StartPositions, TopicPartition,
+};
 pub use jangada_types::{BrokerId, Codec, Header, Incarnation, Reason, TopicId};
 pub use metadata::{PartitionMetadata, TopicMetadata};
 pub use producer::{Acks, Delivery, Producer, ProducerConfig, ProducerRecord, RecordMetadata};

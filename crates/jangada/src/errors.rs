@@ -155,6 +155,12 @@ fn next_step_for_reason(reason: Reason) -> Option<&'static str> {
         }
         Reason::InvalidConfig => "`jangada topic describe NAME` shows all settings of a topic with their bounds",
         Reason::InvalidReplicas => "`jangada cluster info` shows how many brokers there are",
+        Reason::UnknownGroup => "`jangada group ls` shows the groups",
+        Reason::InvalidGroupName => "a name has 1 to 249 characters of A-Z a-z 0-9 . _ -",
+        Reason::GroupNotEmpty => "stop its consumers first; `jangada group describe GROUP` shows them",
+        Reason::FencedInstanceId | Reason::UnreleasedInstanceId => {
+            "another process has the instance id; give each an --instance-id of its own"
+        }
         Reason::OffsetOutOfRange => {
             "`jangada partition ls TOPIC` shows what each partition has; --from earliest begins with the oldest"
         }

@@ -1,8 +1,10 @@
-//! Managing topics and the cluster: one method for each call of the AdminService. Any broker takes them.
+//! Managing topics, the cluster and groups: one method for each call of the AdminService, which any broker takes, and those of the
+//! GroupService that are not for members.
 //!
 //! Calls are repeated, at another broker, until `retry_timeout`. Where an attempt ended without an answer, the next one may meet
 //! the work of the one before; each method says what it makes of that.
 
+mod groups;
 mod types;
 
 use std::collections::BTreeMap;
@@ -15,6 +17,7 @@ use jangada_types::{BrokerId, Incarnation, Reason};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
+pub use groups::{CommittedOffset, GroupDescription, GroupListing, GroupMember, GroupSummary, OwnedPartition};
 pub use types::{
     BrokerState, ClusterDescription, ConfigEntry, CreatedTopic, Leader, MetadataRole, NewTopic, PartitionState,
     TopicDescription, TopicSummary,

@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
 use super::config::OffsetReset;
-use super::inbox::{Fetched, Inbox, Source, Window};
+use super::inbox::{Fetched, Inbox, Life, Window};
 use crate::backoff::Backoff;
 use crate::client::OffsetAt;
 use crate::cluster::Cluster;
@@ -31,7 +31,7 @@ pub(crate) struct Fetcher {
     pub cluster: Arc<Cluster>,
     pub topic: Arc<TopicMetadata>,
     pub partition: u32,
-    pub source: Source,
+    pub life: Life,
     pub inbox: Arc<Inbox>,
     pub window: Arc<Window>,
     pub max_bytes: u32,
@@ -108,7 +108,7 @@ impl Fetcher {
     }
 
     fn deliver(&self, fetched: Fetched) {
-        self.inbox.put(self.source, fetched);
+        self.inbox.put(self.life, fetched);
     }
 
     /// One stream, from opening to its end.
@@ -123,7 +123,6 @@ impl Fetcher {
         // Before the leader is looked up, so that no change after that is missed.
         let mut images = self.cluster.metadata.subscribe();
         let (mut stream, grants, epoch) = self.open(credit).await.map_err(Left::Failed)?;
-        let grant_bytes = self.window.size_bytes() / 4;
         loop {
             tokio::select! {
                 response = stream.message() => {
@@ -143,11 +142,12 @@ impl Fetcher {
                 }
             }
             // What is neither held nor granted may be granted; saved up, so that grants are few.
-            let free = self.window.size_bytes() - self.window.held_bytes() - credit;
+            let size = self.window.size_bytes();
+            let free = size - self.window.held_bytes() - credit;
             let grant = || v1::FetchStreamRequest {
                 message: Some(Message::CreditBytes(free as u64)),
             };
-            if free >= grant_bytes && grants.try_send(grant()).is_ok() {
+            if free >= size / 4 && grants.try_send(grant()).is_ok() {
                 credit += free;
             }
         }

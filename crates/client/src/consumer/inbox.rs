@@ -27,31 +27,28 @@ pub(crate) enum Fetched {
     Failed(ClientError),
 }
 
-/// From which life of which partition it comes: after a seek, what is left of the life before is dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Source {
-    pub slot: usize,
-    pub generation: u64,
-}
+/// A partition's reading from one offset on: a seek ends it and begins another. What is left of an ended one is dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Life(pub u64);
 
 #[derive(Default)]
 pub(crate) struct Inbox {
-    fetched: Mutex<VecDeque<(Source, Fetched)>>,
+    fetched: Mutex<VecDeque<(Life, Fetched)>>,
     arrived: Notify,
 }
 
 impl Inbox {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<(Source, Fetched)>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(Life, Fetched)>> {
         self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn put(&self, source: Source, fetched: Fetched) {
-        self.lock().push_back((source, fetched));
+    pub fn put(&self, life: Life, fetched: Fetched) {
+        self.lock().push_back((life, fetched));
         self.arrived.notify_one();
     }
 
     /// The oldest; waits for one. Nothing is lost when the call is dropped.
-    pub async fn take(&self) -> (Source, Fetched) {
+    pub async fn take(&self) -> (Life, Fetched) {
         loop {
             if let Some(fetched) = self.lock().pop_front() {
                 return fetched;
@@ -61,27 +58,26 @@ impl Inbox {
     }
 
     /// Drops what does not pass.
-    pub fn retain(&self, keep: impl Fn(Source) -> bool) {
-        self.lock().retain(|(source, _)| keep(*source));
+    pub fn retain(&self, keep: impl Fn(Life) -> bool) {
+        self.lock().retain(|(life, _)| keep(*life));
     }
 }
 
 /// What a fetcher and the consumer both see of a partition.
 pub(crate) struct Window {
     /// How much may be under way or in the inbox, bytes.
-    size_bytes: i64,
+    size_bytes: AtomicI64,
     /// How much is in the inbox.
     held_bytes: AtomicI64,
     pub high_watermark: AtomicI64,
-    /// Credit came back.
+    /// Credit came back, or there is more of it.
     released: Notify,
 }
 
 impl Window {
     pub fn new(size_bytes: usize) -> Self {
-        let size_bytes = i64::try_from(size_bytes).unwrap_or(i64::MAX);
         Self {
-            size_bytes,
+            size_bytes: AtomicI64::new(as_i64(size_bytes)),
             held_bytes: AtomicI64::new(0),
             high_watermark: AtomicI64::new(-1),
             released: Notify::new(),
@@ -89,7 +85,15 @@ impl Window {
     }
 
     pub fn size_bytes(&self) -> i64 {
-        self.size_bytes
+        self.size_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Other partitions came or went. One that shrinks grants nothing until enough is taken out.
+    pub fn resize(&self, size_bytes: usize) {
+        let before = self.size_bytes.swap(as_i64(size_bytes), Ordering::Relaxed);
+        if before != as_i64(size_bytes) {
+            self.released.notify_one();
+        }
     }
 
     /// The fetcher puts so many bytes into the inbox.
@@ -108,8 +112,12 @@ impl Window {
         self.held_bytes.load(Ordering::Relaxed)
     }
 
-    /// Returns when the consumer took something out since the last call.
+    /// Returns when the consumer took something out since the last call, or the size changed.
     pub async fn released(&self) {
         self.released.notified().await;
     }
+}
+
+fn as_i64(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }

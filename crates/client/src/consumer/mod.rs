@@ -1,32 +1,30 @@
 //! The consumer.
 //!
 //! ```text
-//! fetcher (a task per partition, FetchStream) ──► Inbox ──► next(), next_batch(), next_raw()
-//!        ▲                                                   │
-//!        └──────────────── credit ◄──────────────────────────┘
+//! fetcher (a task per partition, FetchStream) ──► Inbox ──► Reader ──► next(), next_batch(), next_raw()
+//!        ▲                                                    │
+//!        └───────────────── credit ◄──────────────────────────┘
 //! ```
 
 mod config;
 mod fetcher;
 mod inbox;
+mod reader;
 mod record;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use futures::future::try_join_all;
-use tokio::task::JoinHandle;
 
 pub use config::{ConsumerConfig, OffsetReset, StartAt};
+pub(crate) use inbox::Life;
+pub(crate) use reader::Reader;
 pub use record::{ConsumedRecord, RawBatches};
 
 use crate::client::OffsetAt;
 use crate::cluster::Cluster;
 use crate::error::ClientError;
 use crate::metadata::TopicMetadata;
-use fetcher::Fetcher;
-use inbox::{Fetched, Inbox, Source, Window};
 
 /// Reads partitions that it is assigned by hand.
 ///
@@ -52,32 +50,7 @@ use inbox::{Fetched, Inbox, Source, Window};
 /// ```
 pub struct Consumer {
     cluster: Arc<Cluster>,
-    config: ConsumerConfig,
-    inbox: Arc<Inbox>,
-    slots: Vec<Slot>,
-    next_generation: u64,
-    /// Decoded and not handed out yet; all of one slot.
-    decoded: VecDeque<ConsumedRecord>,
-    decoded_slot: usize,
-    /// What comes after `decoded`: its end, or the error behind it.
-    decoded_end: Option<Result<i64, ClientError>>,
-}
-
-/// An assigned partition.
-struct Slot {
-    topic: Arc<TopicMetadata>,
-    partition: u32,
-    /// The next offset that is handed out.
-    position: i64,
-    generation: u64,
-    window: Arc<Window>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    reader: Reader,
 }
 
 /// The ends of a consumer's partitions at some moment.
@@ -97,16 +70,9 @@ impl EndOffsets {
 
 impl Consumer {
     pub(crate) fn new(cluster: Arc<Cluster>, config: ConsumerConfig) -> Result<Self, ClientError> {
-        config.check()?;
         Ok(Self {
+            reader: Reader::new(cluster.clone(), config)?,
             cluster,
-            config,
-            inbox: Arc::default(),
-            slots: Vec::new(),
-            next_generation: 0,
-            decoded: VecDeque::new(),
-            decoded_slot: 0,
-            decoded_end: None,
         })
     }
 
@@ -133,14 +99,8 @@ impl Consumer {
             Ok((topic, partition, offset))
         }))
         .await?;
-        self.slots.clear();
-        self.inbox.retain(|_| false);
-        self.forget_decoded();
-        let share = self.config.share_bytes(starts.len());
-        for (index, (topic, partition, offset)) in starts.into_iter().enumerate() {
-            let slot = self.start(index, topic, partition, offset, share);
-            self.slots.push(slot);
-        }
+        self.reader.clear();
+        self.reader.add(starts);
         Ok(())
     }
 
@@ -165,19 +125,14 @@ impl Consumer {
     /// [`ClientError::Config`] for a partition that is not assigned or a negative offset; or when its leader does not answer
     /// within `retry_timeout`.
     pub async fn seek(&mut self, topic: &str, partition: u32, at: StartAt) -> Result<(), ClientError> {
-        let index = self
+        let life = self
+            .reader
             .find(topic, partition)
             .ok_or_else(|| ClientError::Config(format!("{topic}[{partition}] is not assigned")))?;
-        let topic = self.slots[index].topic.clone();
+        let topic = self.reader.topic(life).clone();
         let offset = start_offset(&self.cluster, &topic, partition, at).await?;
-        let share = self.config.share_bytes(self.slots.len());
-        self.slots[index] = self.start(index, topic, partition, offset, share);
-        let generation = self.slots[index].generation;
-        self.inbox
-            .retain(|source| source.slot != index || source.generation == generation);
-        if self.decoded_slot == index {
-            self.forget_decoded();
-        }
+        self.reader.remove(&[life]);
+        self.reader.add([(topic, partition, offset)]);
         Ok(())
     }
 
@@ -186,15 +141,9 @@ impl Consumer {
     /// # Errors
     /// What a partition runs into; see [`Consumer`].
     pub async fn next(&mut self) -> Result<ConsumedRecord, ClientError> {
-        loop {
-            if let Some(record) = self.decoded.pop_front() {
-                self.slots[self.decoded_slot].position = record.offset + 1;
-                return Ok(record);
-            }
-            self.finish_decoded()?;
-            let (index, raw) = self.take().await?;
-            self.decode(index, &raw);
-        }
+        self.reader.fill().await.map_err(|(_, error)| error)?;
+        let (_, record) = self.reader.pop().expect("filled");
+        Ok(record)
     }
 
     /// The next records of some partition, at least one; waits for them. A call that is dropped loses nothing.
@@ -202,20 +151,9 @@ impl Consumer {
     /// # Errors
     /// What a partition runs into; see [`Consumer`].
     pub async fn next_batch(&mut self) -> Result<Vec<ConsumedRecord>, ClientError> {
-        loop {
-            if !self.decoded.is_empty() {
-                let records: Vec<_> = std::mem::take(&mut self.decoded).into();
-                let last = records.last().expect("not empty");
-                self.slots[self.decoded_slot].position = last.offset + 1;
-                if let Some(Ok(_)) = self.decoded_end {
-                    self.finish_decoded()?;
-                }
-                return Ok(records);
-            }
-            self.finish_decoded()?;
-            let (index, raw) = self.take().await?;
-            self.decode(index, &raw);
-        }
+        self.reader.fill().await.map_err(|(_, error)| error)?;
+        let (_, records) = self.reader.pop_all(usize::MAX).expect("filled");
+        Ok(records)
     }
 
     /// The next batches of some partition, undecoded and unchecked; waits for them. A call that is dropped loses nothing.
@@ -226,23 +164,19 @@ impl Consumer {
     /// # Errors
     /// What a partition runs into; see [`Consumer`].
     pub async fn next_raw(&mut self) -> Result<RawBatches, ClientError> {
-        self.decoded.clear();
-        self.finish_decoded()?;
-        let (index, raw) = self.take().await?;
-        self.slots[index].position = raw.next_offset;
-        Ok(raw)
+        self.reader.next_raw().await.map_err(|(_, error)| error)
     }
 
     /// The next offset of a partition that will be handed out. `None`: it is not assigned.
     pub fn position(&self, topic: &str, partition: u32) -> Option<i64> {
-        self.find(topic, partition).map(|index| self.slots[index].position)
+        self.reader
+            .find(topic, partition)
+            .map(|life| self.reader.position(life))
     }
 
     /// The offset after a partition's last committed record, as far as was heard. `None`: not assigned, or nothing heard yet.
     pub fn high_watermark(&self, topic: &str, partition: u32) -> Option<i64> {
-        let index = self.find(topic, partition)?;
-        let heard = self.slots[index].window.high_watermark.load(Ordering::Relaxed);
-        (heard >= 0).then_some(heard)
+        self.reader.high_watermark(self.reader.find(topic, partition)?)
     }
 
     /// Where the assigned partitions end now, confirmed with their quorums.
@@ -250,12 +184,9 @@ impl Consumer {
     /// # Errors
     /// When a leader does not answer within `retry_timeout`.
     pub async fn end_offsets(&self) -> Result<EndOffsets, ClientError> {
-        let ends = self.slots.iter().map(|slot| async move {
-            let found = self
-                .cluster
-                .list_offsets(&slot.topic, slot.partition, OffsetAt::Latest)
-                .await?;
-            Ok::<_, ClientError>((slot.topic.name.clone(), slot.partition, found.offset.unwrap_or(0)))
+        let ends = self.reader.partitions().map(|(topic, partition)| async move {
+            let found = self.cluster.list_offsets(topic, partition, OffsetAt::Latest).await?;
+            Ok::<_, ClientError>((topic.name.clone(), partition, found.offset.unwrap_or(0)))
         });
         Ok(EndOffsets {
             ends: try_join_all(ends).await?,
@@ -267,109 +198,10 @@ impl Consumer {
         ends.iter()
             .all(|(topic, partition, end)| self.position(topic, partition).is_none_or(|position| position >= end))
     }
-
-    fn find(&self, topic: &str, partition: u32) -> Option<usize> {
-        self.slots
-            .iter()
-            .position(|slot| slot.partition == partition && *slot.topic.name == *topic)
-    }
-
-    fn start(&mut self, index: usize, topic: Arc<TopicMetadata>, partition: u32, offset: i64, share: usize) -> Slot {
-        let generation = self.next_generation;
-        self.next_generation += 1;
-        let window = Arc::new(Window::new(share));
-        let fetcher = Fetcher {
-            cluster: self.cluster.clone(),
-            topic: topic.clone(),
-            partition,
-            source: Source {
-                slot: index,
-                generation,
-            },
-            inbox: self.inbox.clone(),
-            window: window.clone(),
-            max_bytes: self.config.max_partition_bytes.min(share) as u32,
-            offset_reset: self.config.offset_reset,
-            next_offset: offset,
-        };
-        Slot {
-            topic,
-            partition,
-            position: offset,
-            generation,
-            window,
-            task: tokio::spawn(fetcher.run()),
-        }
-    }
-
-    /// What was fetched next, and from which slot.
-    async fn take(&mut self) -> Result<(usize, RawBatches), ClientError> {
-        loop {
-            let (source, fetched) = self.inbox.take().await;
-            let current = self
-                .slots
-                .get_mut(source.slot)
-                .filter(|slot| slot.generation == source.generation);
-            // A task that is aborted may still have delivered.
-            let Some(slot) = current else { continue };
-            match fetched {
-                Fetched::Failed(error) => return Err(error),
-                Fetched::Moved { to } => slot.position = to,
-                Fetched::Batches {
-                    batches,
-                    first_offset,
-                    next_offset,
-                    high_watermark,
-                } => {
-                    slot.window.release(batches.len() as i64);
-                    let raw = RawBatches {
-                        topic: slot.topic.name.clone(),
-                        partition: slot.partition,
-                        batches,
-                        first_offset,
-                        next_offset,
-                        high_watermark,
-                    };
-                    return Ok((source.slot, raw));
-                }
-            }
-        }
-    }
-
-    fn decode(&mut self, index: usize, raw: &RawBatches) {
-        self.decoded_slot = index;
-        let decoded = raw.decode_into(&mut self.decoded);
-        self.decoded_end = Some(decoded.map(|()| raw.next_offset).map_err(|error| ClientError::Corrupt {
-            topic: raw.topic.clone(),
-            partition: raw.partition,
-            offset: self.decoded.back().map_or(raw.first_offset, |record| record.offset + 1),
-            message: error.to_string(),
-        }));
-    }
-
-    /// All that was decoded is handed out: what came after it?
-    fn finish_decoded(&mut self) -> Result<(), ClientError> {
-        match self.decoded_end.take() {
-            Some(Ok(next_offset)) => self.slots[self.decoded_slot].position = next_offset,
-            Some(Err(error)) => {
-                // Nothing behind the damage is handed out until a seek.
-                let slot = &mut self.slots[self.decoded_slot];
-                slot.task.abort();
-                slot.generation = u64::MAX;
-                return Err(error);
-            }
-            None => {}
-        }
-        Ok(())
-    }
-
-    fn forget_decoded(&mut self) {
-        self.decoded.clear();
-        self.decoded_end = None;
-    }
 }
 
-async fn start_offset(
+/// Where reading begins, as an offset.
+pub(crate) async fn start_offset(
     cluster: &Cluster,
     topic: &TopicMetadata,
     partition: u32,

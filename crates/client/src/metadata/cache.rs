@@ -2,6 +2,7 @@
 //! its result. A broker that does not answer soon does not hold the others up: the next one is asked meanwhile.
 
 use std::collections::HashSet;
+use std::future::Future;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,7 +13,8 @@ use jangada_proto::v1;
 use jangada_types::TopicId;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tonic::Code;
+use tonic::transport::Channel;
+use tonic::{Code, Response, Status};
 
 use super::image::Image;
 use crate::channels::{Channels, RESPONSE_BYTES_MAX};
@@ -153,46 +155,47 @@ impl MetadataCache {
         Ok(())
     }
 
-    /// The first answer of any broker; the last failure when all failed.
     async fn ask(&self, request: &v1::GetMetadataRequest) -> Result<v1::GetMetadataResponse, Failure> {
+        self.first_answer(ANSWER_WITHIN, |channel| {
+            let mut service = v1::metadata_service_client::MetadataServiceClient::new(channel)
+                .max_decoding_message_size(RESPONSE_BYTES_MAX);
+            let request = request.clone();
+            async move { service.get_metadata(request).await }
+        })
+        .await
+    }
+
+    /// The first answer of any broker to a question that each of them answers at once; the last failure when all failed.
+    pub async fn first_answer<T, F>(&self, within: Duration, call: impl Fn(Channel) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let ask_one = async |address: Arc<str>| {
+            let answer = match timeout(within, call(self.channels.get(&address)?)).await {
+                Ok(answer) => answer.map_err(Failure::from),
+                Err(_) => Err(Failure::timeout(within)),
+            };
+            answer.map(Response::into_inner).map_err(|mut failure| {
+                failure.message = format!("{address}: {}", failure.message);
+                tracing::debug!(%address, error = failure.message, "this broker does not answer");
+                failure
+            })
+        };
         let mut candidates = self.candidates().into_iter();
         let mut asked = FuturesUnordered::new();
         let mut last = Failure::local(Code::Unavailable, "no broker is known", true);
         loop {
             if let Some(address) = candidates.next() {
-                asked.push(self.ask_one(address, request));
+                asked.push(ask_one(address));
             } else if asked.is_empty() {
                 return Err(last);
             }
-            let hedge = if candidates.len() == 0 {
-                ANSWER_WITHIN
-            } else {
-                HEDGE_AFTER
-            };
+            let hedge = if candidates.len() == 0 { within } else { HEDGE_AFTER };
             match timeout(hedge, asked.next()).await {
                 Ok(Some(Ok(answer))) => return Ok(answer),
                 Ok(Some(Err(failure))) => last = failure,
                 Ok(None) | Err(_) => {}
             }
         }
-    }
-
-    async fn ask_one(
-        &self,
-        address: Arc<str>,
-        request: &v1::GetMetadataRequest,
-    ) -> Result<v1::GetMetadataResponse, Failure> {
-        let channel = self.channels.get(&address)?;
-        let mut service = v1::metadata_service_client::MetadataServiceClient::new(channel)
-            .max_decoding_message_size(RESPONSE_BYTES_MAX);
-        let answer = match timeout(ANSWER_WITHIN, service.get_metadata(request.clone())).await {
-            Ok(answer) => answer.map_err(Failure::from),
-            Err(_) => Err(Failure::timeout(ANSWER_WITHIN)),
-        };
-        answer.map(tonic::Response::into_inner).map_err(|mut failure| {
-            failure.message = format!("{address}: {}", failure.message);
-            tracing::debug!(%address, error = failure.message, "no metadata from this broker");
-            failure
-        })
     }
 }

@@ -11,14 +11,14 @@ use crate::fake::Cluster;
 use crate::produce::{numbers, send, small_batches};
 
 /// A topic "t" with so many records per partition.
-async fn filled(cluster: &Cluster, partitions: u32, records: u32) -> Client {
+pub async fn filled(cluster: &Cluster, partitions: u32, records: u32) -> Client {
     cluster.create_topic("t", partitions);
     let client = cluster.client().await;
     fill(&client, partitions, 0..records).await;
     client
 }
 
-async fn fill(client: &Client, partitions: u32, values: std::ops::Range<u32>) {
+pub async fn fill(client: &Client, partitions: u32, values: std::ops::Range<u32>) {
     let producer = client.producer(small_batches()).expect("good settings");
     for partition in 0..partitions {
         for delivered in join_all(send(&producer, partition, values.clone()).await).await {

@@ -5,6 +5,8 @@
 mod admin;
 mod consume;
 mod fake;
+mod group;
+mod group_faults;
 mod metadata;
 mod produce;
 mod produce_faults;

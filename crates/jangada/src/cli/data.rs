@@ -94,19 +94,23 @@ pub struct ConsumeArgs {
     pub topic: String,
 
     /// Where to begin: earliest, latest, an offset, or a time such as 2024-05-01T12:00:00Z (the first record at or
-    /// after it)
+    /// after it). With --group, where partitions without a committed offset begin: earliest or latest
     #[arg(long, value_name = "earliest|latest|OFFSET|RFC3339", default_value = "earliest")]
     pub from: FromArg,
 
     /// One partition instead of all
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", conflicts_with = "group")]
     pub partition: Option<u32>,
+
+    #[command(flatten)]
+    pub group: GroupArgs,
 
     /// Stop after this many records
     #[arg(long, value_name = "N")]
     pub max: Option<u64>,
 
-    /// Stop at the end that the partitions have when this begins, instead of waiting for more
+    /// Stop at the end that the partitions have when this begins (with --group: when it gets them), instead of waiting
+    /// for more
     #[arg(long)]
     pub exit_at_end: bool,
 
@@ -124,6 +128,42 @@ pub struct ConsumeArgs {
     /// Print one JSON object a line
     #[arg(short = 'o', long = "output", value_enum, conflicts_with = "format")]
     pub output: Option<ConsumeOutput>,
+}
+
+/// `consume` as a member of a group.
+#[derive(Args, Debug)]
+pub struct GroupArgs {
+    /// Read as a member of this consumer group
+    #[arg(long, value_name = "G")]
+    pub group: Option<String>,
+
+    /// A name that this process has again when it is started again: it then goes on with its partitions
+    #[arg(long, value_name = "I", requires = "group")]
+    pub instance_id: Option<String>,
+
+    /// When offsets are committed
+    #[arg(long, value_enum, default_value_t = CommitArg::After, requires = "group")]
+    pub commit: CommitArg,
+
+    /// How long this may be silent before its partitions go to others, milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 45_000, requires = "group")]
+    pub session_timeout_ms: u32,
+
+    /// Write a line of JSON to this file for each change of partitions: event, at_ms, group, member_id, member_epoch,
+    /// partitions, owned
+    #[arg(long, value_name = "FILE", requires = "group")]
+    pub ownership_log: Option<PathBuf>,
+}
+
+/// When offsets are committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CommitArg {
+    /// Before records are printed: none is printed twice, some may never be
+    Before,
+    /// After records are printed and flushed: each is printed, some perhaps twice
+    After,
+    /// Never
+    None,
 }
 
 /// Another way to print records.

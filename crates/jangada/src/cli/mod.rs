@@ -3,6 +3,7 @@
 mod bench;
 mod cluster;
 mod data;
+mod group;
 mod process;
 mod topic;
 
@@ -13,7 +14,8 @@ pub use bench::{
     BenchCommand, ConsumeBench, CpuArgs, DiskBench, DiskMode, E2eBench, PayloadKind, ProduceBench, StoreBench,
 };
 pub use cluster::{ClusterCommand, HealthArgs, PartitionCommand, ReplaceArgs, TransferArgs};
-pub use data::{CompressionArg, ConsumeArgs, ConsumeOutput, FromArg, ProduceArgs, ProduceFormat};
+pub use data::{CommitArg, CompressionArg, ConsumeArgs, ConsumeOutput, FromArg, GroupArgs, ProduceArgs, ProduceFormat};
+pub use group::{GroupCommand, LagArgs, SeekArgs, ToArg};
 pub use process::{DownArgs, ServerArgs, ServerCommand, UpArgs};
 pub use topic::{AlterArgs, BeforeArg, CreateArgs, TopicCommand, TrimArgs};
 
@@ -86,7 +88,14 @@ pub enum Command {
     Produce(ProduceArgs),
 
     /// Print the records of a topic
+    ///
+    /// With --group as a member of a consumer group: it shares the partitions with the other members, begins at the
+    /// committed offsets, and commits. SIGINT and SIGTERM end it after committing what was written.
     Consume(ConsumeArgs),
+
+    /// Show consumer groups and their lag, move or delete their offsets
+    #[command(subcommand)]
+    Group(GroupCommand),
 
     /// Show the cluster and its health, replace a broker
     #[command(subcommand)]
@@ -165,6 +174,10 @@ mod tests {
             "jangada produce x --format jsonl --key-separator :",
             "jangada consume x -f %v -o jsonl",
             "jangada consume x --from yesterday",
+            "jangada consume x --commit after",
+            "jangada consume x --group g --partition 1",
+            "jangada group seek g --to earliest",
+            "jangada group seek g --topic t --to soon",
             "jangada server",
             "jangada up --nodes 0",
             "jangada completion tcsh-like",
@@ -192,6 +205,14 @@ mod tests {
             "jangada produce t --file f --key-separator : --acks none --compression zstd",
             "jangada consume t --from 2024-05-01T00:00:00Z --max 3 --exit-at-end -o jsonl",
             "jangada consume t --partition 0 --from 12 -f %o\\t%v\\n",
+            "jangada consume t --group g --instance-id i --commit before --exit-at-end --max 3 -f %v",
+            "jangada group ls -o json",
+            "jangada group describe g",
+            "jangada group lag g --watch",
+            "jangada group rm g --yes",
+            "jangada group seek g --topic t --partition 1 --to -5 --execute",
+            "jangada group seek g --topic t --to +5",
+            "jangada group seek g --topic t --to 2024-05-01T00:00:00Z -o json",
             "jangada cluster health --wait 30",
             "jangada cluster info -o json",
             "jangada cluster replace-broker 2 --yes",

@@ -7,6 +7,7 @@ use std::io::{self, BufWriter, Write};
 
 use jangada_client::{ConsumedRecord, ConsumerConfig, EndOffsets, StartAt};
 
+use super::consume_group;
 use crate::cli::{BrokersArgs, ConsumeArgs, ConsumeOutput, FromArg};
 use crate::connect::connect;
 use crate::errors::{CliError, Result};
@@ -14,16 +15,16 @@ use crate::text::format::Format;
 use crate::text::jsonl;
 
 /// Room for output, bytes.
-const WRITE_BYTES: usize = 256 * 1024;
+pub const WRITE_BYTES: usize = 256 * 1024;
 
 /// How records are printed.
-enum Printer {
+pub enum Printer {
     Formatted(Format),
     Jsonl,
 }
 
 impl Printer {
-    fn new(args: &ConsumeArgs) -> Result<Printer> {
+    pub fn new(args: &ConsumeArgs) -> Result<Printer> {
         match args.output {
             Some(ConsumeOutput::Jsonl) => Ok(Printer::Jsonl),
             None => Format::parse(&args.format)
@@ -32,7 +33,7 @@ impl Printer {
         }
     }
 
-    fn print(&self, out: &mut impl Write, record: &ConsumedRecord) -> io::Result<()> {
+    pub fn print(&self, out: &mut impl Write, record: &ConsumedRecord) -> io::Result<()> {
         match self {
             Printer::Formatted(format) => format.write(out, record),
             Printer::Jsonl => jsonl::write(out, record),
@@ -41,6 +42,9 @@ impl Printer {
 }
 
 pub async fn run(brokers: &BrokersArgs, args: &ConsumeArgs) -> Result<()> {
+    if let Some(group) = &args.group.group {
+        return consume_group::run(brokers, args, group).await;
+    }
     let printer = Printer::new(args)?;
     let client = connect(brokers).await?;
     let partitions = partitions(args, client.topic(&args.topic).await?.partitions.len())?;

@@ -4,7 +4,12 @@ mod bench;
 mod cluster;
 mod completion;
 mod consume;
+mod consume_group;
 mod down;
+mod group;
+mod group_lag;
+mod group_seek;
+mod group_views;
 mod node;
 mod partition;
 mod produce;
@@ -29,6 +34,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Topic(command) => topic::run(&cli.brokers, command).await,
         Command::Produce(args) => produce::run(&cli.brokers, &args).await,
         Command::Consume(args) => consume::run(&cli.brokers, &args).await,
+        Command::Group(command) => group::run(&cli.brokers, command).await,
         Command::Cluster(command) => cluster::run(&cli.brokers, command).await,
         Command::Partition(command) => partition::run(&cli.brokers, command).await,
         Command::Bench(command) => bench::run(&cli.brokers, command).await,

@@ -3,6 +3,7 @@
 //! Each broker has a runtime of its own, so that killing it cuts its connections as the death of a process does.
 
 mod admin;
+mod group;
 mod log;
 mod partition;
 
@@ -21,6 +22,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+pub use group::{GroupFault, Groups};
 pub use partition::Partition;
 
 /// What happens to the next batch that a partition is sent.
@@ -131,6 +133,7 @@ pub struct State {
     pub frozen: Vec<u32>,
     /// Bytes of batches that fetch streams have sent.
     pub fetched_bytes: usize,
+    groups: Groups,
 }
 
 impl State {
@@ -236,6 +239,7 @@ impl Cluster {
             tonic::transport::Server::builder()
                 .add_service(v1::metadata_service_server::MetadataServiceServer::new(broker.clone()))
                 .add_service(v1::log_service_server::LogServiceServer::new(broker.clone()))
+                .add_service(v1::group_service_server::GroupServiceServer::new(broker.clone()))
                 .add_service(v1::admin_service_server::AdminServiceServer::new(broker))
                 .serve_with_incoming(listener)
                 .await
@@ -311,6 +315,9 @@ impl Cluster {
             .keys()
             .find(|id| !state.dead.contains(id))
             .expect("someone lives");
+        if state.groups().broker == broker {
+            state.groups().move_to(heir);
+        }
         for partition in state.topics.values_mut().flat_map(|topic| &mut topic.partitions) {
             if partition.leader == broker {
                 partition.leader = heir;

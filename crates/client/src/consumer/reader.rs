@@ -1,0 +1,287 @@
+//! Reads a set of partitions that may change at any time: what every kind of consumer stands on.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::task::JoinHandle;
+
+use super::config::ConsumerConfig;
+use super::fetcher::Fetcher;
+use super::inbox::{Fetched, Inbox, Life, Window};
+use super::record::{ConsumedRecord, RawBatches};
+use crate::cluster::Cluster;
+use crate::error::ClientError;
+use crate::metadata::TopicMetadata;
+
+/// An error, and which partition ran into it.
+type Failed = (Life, ClientError);
+
+pub(crate) struct Reader {
+    cluster: Arc<Cluster>,
+    config: ConsumerConfig,
+    inbox: Arc<Inbox>,
+    slots: BTreeMap<Life, Slot>,
+    next_life: u64,
+    /// Decoded and not handed out yet; all of one partition.
+    decoded: VecDeque<ConsumedRecord>,
+    decoded_of: Life,
+    /// What comes after `decoded`: its end, or the error behind it.
+    decoded_end: Option<Result<i64, ClientError>>,
+}
+
+/// A partition that is read.
+struct Slot {
+    topic: Arc<TopicMetadata>,
+    partition: u32,
+    /// The next offset that is handed out.
+    position: i64,
+    /// Nothing more is taken: it is damaged there.
+    is_stopped: bool,
+    window: Arc<Window>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Reader {
+    pub fn new(cluster: Arc<Cluster>, config: ConsumerConfig) -> Result<Self, ClientError> {
+        config.check()?;
+        Ok(Self {
+            cluster,
+            config,
+            inbox: Arc::default(),
+            slots: BTreeMap::new(),
+            next_life: 0,
+            decoded: VecDeque::new(),
+            decoded_of: Life::default(),
+            decoded_end: None,
+        })
+    }
+
+    /// Begins to read partitions, each at its offset. The others go on. Must be called within a tokio runtime.
+    pub fn add(&mut self, starts: impl IntoIterator<Item = (Arc<TopicMetadata>, u32, i64)>) -> Vec<Life> {
+        let starts: Vec<_> = starts.into_iter().collect();
+        let share = self.config.share_bytes(self.slots.len() + starts.len());
+        self.resize(share);
+        let start = |(topic, partition, offset)| self.start(topic, partition, offset, share);
+        starts.into_iter().map(start).collect()
+    }
+
+    fn start(&mut self, topic: Arc<TopicMetadata>, partition: u32, offset: i64, share: usize) -> Life {
+        let life = Life(self.next_life);
+        self.next_life += 1;
+        let window = Arc::new(Window::new(share));
+        let fetcher = Fetcher {
+            cluster: self.cluster.clone(),
+            topic: topic.clone(),
+            partition,
+            life,
+            inbox: self.inbox.clone(),
+            window: window.clone(),
+            max_bytes: self.config.max_partition_bytes.min(share) as u32,
+            offset_reset: self.config.offset_reset,
+            next_offset: offset,
+        };
+        let slot = Slot {
+            topic,
+            partition,
+            position: offset,
+            is_stopped: false,
+            window,
+            task: tokio::spawn(fetcher.run()),
+        };
+        self.slots.insert(life, slot);
+        life
+    }
+
+    /// Ends the reading of partitions at once: nothing of them is handed out any more. The others go on.
+    pub fn remove(&mut self, lives: &[Life]) {
+        for life in lives {
+            self.slots.remove(life);
+        }
+        if lives.contains(&self.decoded_of) {
+            self.forget_decoded();
+        }
+        self.inbox.retain(|life| !lives.contains(&life));
+        if !self.slots.is_empty() {
+            self.resize(self.config.share_bytes(self.slots.len()));
+        }
+    }
+
+    /// Ends all reading.
+    pub fn clear(&mut self) {
+        self.slots.clear();
+        self.inbox.retain(|_| false);
+        self.forget_decoded();
+    }
+
+    fn resize(&self, share: usize) {
+        for slot in self.slots.values() {
+            slot.window.resize(share);
+        }
+    }
+
+    pub fn find(&self, topic: &str, partition: u32) -> Option<Life> {
+        let found = self
+            .slots
+            .iter()
+            .find(|(_, slot)| slot.partition == partition && *slot.topic.name == *topic);
+        found.map(|(life, _)| *life)
+    }
+
+    /// # Panics
+    /// For a partition that is not read.
+    pub fn topic(&self, life: Life) -> &Arc<TopicMetadata> {
+        &self.slots[&life].topic
+    }
+
+    pub fn partitions(&self) -> impl Iterator<Item = (&Arc<TopicMetadata>, u32)> {
+        self.slots.values().map(|slot| (&slot.topic, slot.partition))
+    }
+
+    /// The next offset that is handed out.
+    ///
+    /// # Panics
+    /// For a partition that is not read.
+    pub fn position(&self, life: Life) -> i64 {
+        self.slots[&life].position
+    }
+
+    /// The offset after the last committed record, as far as was heard.
+    pub fn high_watermark(&self, life: Life) -> Option<i64> {
+        let heard = self.slots.get(&life)?.window.high_watermark.load(Ordering::Relaxed);
+        (heard >= 0).then_some(heard)
+    }
+
+    /// Waits until there are records to hand out. A call that is dropped loses nothing.
+    pub async fn fill(&mut self) -> Result<(), Failed> {
+        while self.decoded.is_empty() {
+            self.finish_decoded()?;
+            let (life, raw) = self.take().await?;
+            self.decode(life, &raw);
+        }
+        Ok(())
+    }
+
+    /// The partition of the records that are to be handed out next, and where they end: those of up to `max` records.
+    pub fn filled(&self, max: usize) -> Option<(Life, i64)> {
+        let last = match self.decoded.len() <= max {
+            true => self.decoded.back(),
+            false => self.decoded.get(max.saturating_sub(1)),
+        };
+        last.map(|record| (self.decoded_of, record.offset + 1))
+    }
+
+    /// The next record, if there is one without waiting.
+    pub fn pop(&mut self) -> Option<(Life, ConsumedRecord)> {
+        let record = self.decoded.pop_front()?;
+        self.handed_out(record.offset + 1);
+        Some((self.decoded_of, record))
+    }
+
+    /// The next records, all of one partition, if there are some without waiting.
+    pub fn pop_all(&mut self, max: usize) -> Option<(Life, Vec<ConsumedRecord>)> {
+        let records: Vec<_> = if self.decoded.len() <= max {
+            std::mem::take(&mut self.decoded).into()
+        } else {
+            self.decoded.drain(..max).collect()
+        };
+        self.handed_out(records.last()?.offset + 1);
+        Some((self.decoded_of, records))
+    }
+
+    /// Batches of some partition, undecoded. What is left of decoded ones is skipped.
+    pub async fn next_raw(&mut self) -> Result<RawBatches, Failed> {
+        self.decoded.clear();
+        self.finish_decoded()?;
+        let (life, raw) = self.take().await?;
+        self.slot(life).position = raw.next_offset;
+        Ok(raw)
+    }
+
+    fn slot(&mut self, life: Life) -> &mut Slot {
+        self.slots
+            .get_mut(&life)
+            .expect("what is decoded belongs to a partition that is read")
+    }
+
+    fn handed_out(&mut self, up_to: i64) {
+        self.slot(self.decoded_of).position = up_to;
+        // The last record may be followed by offsets without one.
+        if self.decoded.is_empty()
+            && let Some(Ok(end)) = self.decoded_end
+        {
+            self.decoded_end = None;
+            self.slot(self.decoded_of).position = end;
+        }
+    }
+
+    /// What was fetched next, and of which partition.
+    async fn take(&mut self) -> Result<(Life, RawBatches), Failed> {
+        loop {
+            let (life, fetched) = self.inbox.take().await;
+            let current = self.slots.get_mut(&life).filter(|slot| !slot.is_stopped);
+            // A task that is aborted may still have delivered.
+            let Some(slot) = current else { continue };
+            match fetched {
+                Fetched::Failed(error) => return Err((life, error)),
+                Fetched::Moved { to } => slot.position = to,
+                Fetched::Batches {
+                    batches,
+                    first_offset,
+                    next_offset,
+                    high_watermark,
+                } => {
+                    slot.window.release(batches.len() as i64);
+                    let raw = RawBatches {
+                        topic: slot.topic.name.clone(),
+                        partition: slot.partition,
+                        batches,
+                        first_offset,
+                        next_offset,
+                        high_watermark,
+                    };
+                    return Ok((life, raw));
+                }
+            }
+        }
+    }
+
+    fn decode(&mut self, life: Life, raw: &RawBatches) {
+        self.decoded_of = life;
+        let decoded = raw.decode_into(&mut self.decoded);
+        self.decoded_end = Some(decoded.map(|()| raw.next_offset).map_err(|error| ClientError::Corrupt {
+            topic: raw.topic.clone(),
+            partition: raw.partition,
+            offset: self.decoded.back().map_or(raw.first_offset, |record| record.offset + 1),
+            message: error.to_string(),
+        }));
+    }
+
+    /// All that was decoded is handed out: what came after it?
+    fn finish_decoded(&mut self) -> Result<(), Failed> {
+        let life = self.decoded_of;
+        match self.decoded_end.take() {
+            Some(Ok(next_offset)) => self.slot(life).position = next_offset,
+            Some(Err(error)) => {
+                // Nothing behind the damage is handed out until a seek.
+                let slot = self.slot(life);
+                slot.task.abort();
+                slot.is_stopped = true;
+                return Err((life, error));
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn forget_decoded(&mut self) {
+        self.decoded.clear();
+        self.decoded_end = None;
+    }
+}

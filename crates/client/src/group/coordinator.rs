@@ -1,0 +1,167 @@
+//! Calls to the broker that coordinates a group, wherever it is.
+//!
+//! Any broker says which one that is. The answer is kept until a call shows that it is no longer true.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jangada_proto::v1;
+use jangada_proto::v1::group_service_client::GroupServiceClient;
+use jangada_types::Reason;
+use tokio::time::{Instant, sleep};
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+use crate::backoff::Backoff;
+use crate::channels::RESPONSE_BYTES_MAX;
+use crate::cluster::{CallFailed, Cluster, attempt};
+use crate::wire_error::{Disposition, Failure};
+
+/// How long a broker may take to say who coordinates a group.
+const FIND_WITHIN: Duration = Duration::from_secs(6);
+
+pub(crate) struct Coordinator {
+    cluster: Arc<Cluster>,
+    group: Arc<str>,
+    address: Mutex<Option<Arc<str>>>,
+}
+
+/// A failed attempt.
+pub(crate) struct Missed {
+    pub failure: Failure,
+    /// The broker named another one: it may be asked at once.
+    pub redirected: bool,
+}
+
+impl Coordinator {
+    pub fn new(cluster: Arc<Cluster>, group: Arc<str>) -> Self {
+        Self {
+            cluster,
+            group,
+            address: Mutex::default(),
+        }
+    }
+
+    pub fn group(&self) -> &Arc<str> {
+        &self.group
+    }
+
+    /// When a call that begins now is given up.
+    pub fn deadline(&self) -> Instant {
+        self.cluster.deadline()
+    }
+
+    /// One attempt, at the broker that is taken for the coordinator.
+    pub async fn attempt<T, F>(
+        &self,
+        within: Duration,
+        call: impl FnOnce(GroupServiceClient<Channel>) -> F,
+    ) -> Result<T, Missed>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let not_found = |failure| Missed {
+            failure,
+            redirected: false,
+        };
+        let known = self.address.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let address = match known {
+            Some(address) => address,
+            None => self.find(within).await.map_err(not_found)?,
+        };
+        let answer = match self.cluster.channels.get(&address) {
+            Ok(channel) => attempt(within, call(group_service(channel))).await,
+            Err(failure) => Err(failure),
+        };
+        answer.map_err(|failure| Missed {
+            redirected: self.learn(&address, &failure),
+            failure,
+        })
+    }
+
+    /// A call that may be repeated at will, until it succeeds, is refused, or the time is up.
+    pub async fn call<T, F>(
+        &self,
+        deadline: Instant,
+        call: impl Fn(GroupServiceClient<Channel>) -> F,
+    ) -> Result<T, CallFailed>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut backoff = Backoff::new();
+        let mut in_doubt = false;
+        loop {
+            let within = self
+                .cluster
+                .config
+                .request_timeout
+                .min(deadline.saturating_duration_since(Instant::now()));
+            let Missed { failure, redirected } = match self.attempt(within, &call).await {
+                Ok(answer) => return Ok(answer),
+                Err(missed) => missed,
+            };
+            let disposition = failure.disposition();
+            in_doubt |= disposition == Disposition::Unknown;
+            let delay = pause(&mut backoff, &failure, redirected);
+            if disposition == Disposition::Refuse || Instant::now() + delay >= deadline {
+                return Err(CallFailed { failure, in_doubt });
+            }
+            sleep(delay).await;
+        }
+    }
+
+    async fn find(&self, within: Duration) -> Result<Arc<str>, Failure> {
+        let found = self
+            .cluster
+            .metadata
+            .first_answer(within.min(FIND_WITHIN), |channel| {
+                let request = v1::FindCoordinatorRequest {
+                    group: self.group.to_string(),
+                };
+                let mut service = group_service(channel);
+                async move { service.find_coordinator(request).await }
+            })
+            .await?;
+        tracing::debug!(group = %self.group, broker = found.broker_id, address = found.address, "found the coordinator");
+        let address: Arc<str> = found.address.into();
+        *self.address.lock().unwrap_or_else(PoisonError::into_inner) = Some(address.clone());
+        Ok(address)
+    }
+
+    /// What a failure says about where the coordinator is. Whether it named another broker.
+    fn learn(&self, asked: &Arc<str>, failure: &Failure) -> bool {
+        let told = match failure.reason {
+            Some(Reason::NotLeader) => failure.leader_hint().and_then(|hint| {
+                let known = || {
+                    let image = self.cluster.metadata.image();
+                    image.brokers.get(&hint.broker).map(|broker| broker.address.clone())
+                };
+                hint.address.map(Arc::from).or_else(known)
+            }),
+            // It will be able, or it refuses, but it is the right one.
+            Some(Reason::NotReady | Reason::GroupChanged | Reason::BrokerBusy) => return false,
+            _ if failure.disposition() == Disposition::Refuse => return false,
+            _ => None,
+        };
+        let told = told.filter(|address| address != asked);
+        let redirected = told.is_some();
+        let mut address = self.address.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another call may have found out more meanwhile.
+        if address.as_ref() == Some(asked) {
+            *address = told;
+        }
+        redirected
+    }
+}
+
+/// How long to wait after a failed attempt: not at all for the first broker that another one names.
+pub(crate) fn pause(backoff: &mut Backoff, failure: &Failure, redirected: bool) -> Duration {
+    let first = backoff.is_reset();
+    let delay = backoff.next(failure.retry_delay);
+    if redirected && first { Duration::ZERO } else { delay }
+}
+
+pub(crate) fn group_service(channel: Channel) -> GroupServiceClient<Channel> {
+    GroupServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX)
+}

@@ -1,0 +1,335 @@
+//! A task that keeps the membership: it joins, heartbeats, hears what the member may own, and leaves.
+//!
+//! It does so whatever the consumer's caller does, so that a slow handler costs no membership. What it heard stands in the
+//! [`View`]; what the consumer has done about it comes back by [`Ack`]. One heartbeat is under way at a time, and the answer of
+//! one that was given up is never taken.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use jangada_proto::v1;
+use jangada_types::{Reason, TopicId};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::config::GroupConfig;
+use super::coordinator::{Coordinator, Missed, pause};
+use super::listener::TopicPartition;
+use crate::backoff::Backoff;
+use crate::cluster::Cluster;
+use crate::error::ClientError;
+use crate::wire_error::{Disposition, Failure};
+
+/// Before another attempt to take a static member's place: its old process may have died a moment ago.
+const UNRELEASED_RETRY: Duration = Duration::from_secs(1);
+
+/// How long leaving is tried. Without it the partitions are free when the session ends.
+const LEAVE_WITHIN: Duration = Duration::from_secs(3);
+
+const JOIN: i64 = 0;
+const LEAVE: i64 = -1;
+const LEAVE_STATIC: i64 = -2;
+
+/// What the member knows of itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct View {
+    /// Counts losses: whatever was owned under a lower number is lost.
+    pub losses: u64,
+    /// 0: not a member now.
+    pub epoch: i64,
+    pub assignment_version: u64,
+    /// All that the member may own.
+    pub assignment: Arc<BTreeSet<TopicPartition>>,
+    /// Until then nobody else has its partitions, by the last answer; from when its heartbeat was sent.
+    pub session_until: Option<Instant>,
+    /// It ended for good.
+    pub fatal: Option<ClientError>,
+}
+
+impl View {
+    /// Whether the member is known to own what it owns.
+    pub fn is_within_session(&self) -> bool {
+        self.session_until.is_some_and(|until| Instant::now() < until)
+    }
+}
+
+/// The consumer has done what an assignment asks for: this is all that it owns.
+pub(crate) struct Ack {
+    pub losses: u64,
+    pub assignment_version: u64,
+    pub owned: Arc<BTreeSet<TopicPartition>>,
+}
+
+/// The consumer's end. Dropping it ends the task without leaving the group.
+pub(crate) struct Membership {
+    pub view: watch::Receiver<View>,
+    ack: Arc<Mutex<Option<Ack>>>,
+    now: Arc<Notify>,
+    leave: oneshot::Sender<oneshot::Sender<()>>,
+}
+
+impl Membership {
+    /// Must be called within a tokio runtime.
+    pub fn start(
+        cluster: &Cluster,
+        coordinator: Arc<Coordinator>,
+        config: Arc<GroupConfig>,
+        member_id: Arc<str>,
+    ) -> Self {
+        let (leave, leaving) = oneshot::channel();
+        let view = watch::Sender::new(View::default());
+        let membership = Self {
+            view: view.subscribe(),
+            ack: Arc::default(),
+            now: Arc::default(),
+            leave,
+        };
+        let client_id = config.client_id.as_ref().unwrap_or(&cluster.config.client_id);
+        let task = Heartbeats {
+            client_id: client_id.clone(),
+            metadata_version: cluster.metadata.image().version,
+            // Two attempts fit a session, and the coordinator that hangs is noticed before.
+            within: cluster.config.request_timeout.min(config.session_timeout / 3),
+            coordinator,
+            config,
+            member_id,
+            view,
+            ack: membership.ack.clone(),
+            now: membership.now.clone(),
+            backoff: Backoff::new(),
+        };
+        tokio::spawn(task.run(leaving));
+        membership
+    }
+
+    /// Asks for a heartbeat at once.
+    pub fn now(&self) -> &Arc<Notify> {
+        &self.now
+    }
+
+    pub fn acknowledge(&self, ack: Ack, at_once: bool) {
+        *self.ack.lock().unwrap_or_else(PoisonError::into_inner) = Some(ack);
+        if at_once {
+            self.now.notify_one();
+        }
+    }
+
+    /// Leaves the group, if it can be told in time, and ends.
+    pub async fn leave(self) {
+        let (left, done) = oneshot::channel();
+        if self.leave.send(left).is_ok() {
+            let _ = done.await;
+        }
+    }
+}
+
+struct Heartbeats {
+    coordinator: Arc<Coordinator>,
+    config: Arc<GroupConfig>,
+    client_id: String,
+    metadata_version: u64,
+    member_id: Arc<str>,
+    within: Duration,
+    view: watch::Sender<View>,
+    ack: Arc<Mutex<Option<Ack>>>,
+    now: Arc<Notify>,
+    backoff: Backoff,
+}
+
+impl Heartbeats {
+    async fn run(mut self, mut leaving: oneshot::Receiver<oneshot::Sender<()>>) {
+        let mut next_at = Instant::now();
+        loop {
+            tokio::select! {
+                left = &mut leaving => return self.leave(left).await,
+                () = sleep_until(next_at) => {}
+                // While it fails, the pauses between attempts hold.
+                () = self.now.notified(), if self.backoff.is_reset() => {}
+            }
+            let request = self.request();
+            let sent = Instant::now();
+            let answer =
+                self.coordinator.attempt(
+                    self.within,
+                    |mut service| async move { service.heartbeat(request).await },
+                );
+            let answer = tokio::select! {
+                left = &mut leaving => return self.leave(left).await,
+                answer = answer => answer,
+            };
+            next_at = match answer {
+                Ok(answer) => {
+                    self.backoff.reset();
+                    self.answered(answer, sent)
+                }
+                Err(missed) => match self.missed(missed) {
+                    Some(pause) => Instant::now() + pause,
+                    None => return,
+                },
+            };
+        }
+    }
+
+    fn request(&self) -> v1::HeartbeatRequest {
+        let view = self.view.borrow();
+        let mut request = self.blank(view.epoch);
+        request.assignment_version = view.assignment_version;
+        if view.epoch == JOIN {
+            request.rack = self.config.rack.clone();
+            request.session_timeout_ms = self.config.session_timeout.as_millis() as u32;
+            request.rebalance_timeout_ms = self.config.rebalance_timeout.as_millis() as u32;
+            request.subscription = Some(v1::Subscription {
+                topics: self.config.topics.clone(),
+                pattern: self.config.pattern.clone().unwrap_or_default(),
+            });
+            request.assignor = self.config.assignor.wire();
+            request.min_metadata_version = self.metadata_version;
+        } else if let Some(ack) = &*self.ack.lock().unwrap_or_else(PoisonError::into_inner)
+            && ack.losses == view.losses
+            && ack.assignment_version == view.assignment_version
+        {
+            request.owned = Some(to_wire(&ack.owned));
+        }
+        request
+    }
+
+    fn blank(&self, epoch: i64) -> v1::HeartbeatRequest {
+        v1::HeartbeatRequest {
+            group: self.coordinator.group().to_string(),
+            member_id: self.member_id.to_string(),
+            member_epoch: epoch,
+            instance_id: self.config.instance_id.clone().unwrap_or_default(),
+            client_id: self.client_id.clone(),
+            ..v1::HeartbeatRequest::default()
+        }
+    }
+
+    /// Takes an answer. When the next heartbeat is due.
+    fn answered(&mut self, answer: v1::HeartbeatResponse, sent: Instant) -> Instant {
+        let assignment = answer.assignment.as_ref().map(from_wire);
+        self.view.send_modify(|view| {
+            view.epoch = answer.member_epoch;
+            view.assignment_version = answer.assignment_version;
+            view.session_until = Some(sent + self.config.session_timeout);
+            if let Some(assignment) = assignment {
+                view.assignment = Arc::new(assignment);
+            }
+        });
+        Instant::now() + Duration::from_millis(answer.heartbeat_interval_ms.max(1).into())
+    }
+
+    /// How long to wait before the next attempt; `None`: there is none.
+    fn missed(&mut self, Missed { failure, redirected }: Missed) -> Option<Duration> {
+        tracing::debug!(
+            group = %self.coordinator.group(), member = %self.member_id, reason = ?failure.reason, error = failure.message,
+            "a heartbeat failed"
+        );
+        match failure.reason {
+            Some(Reason::UnknownMember | Reason::FencedMemberEpoch) => {
+                let was_member = self.view.borrow().epoch != JOIN;
+                if was_member {
+                    self.lost(&failure);
+                    return Some(Duration::ZERO);
+                }
+                Some(pause(&mut self.backoff, &failure, false))
+            }
+            Some(Reason::UnreleasedInstanceId) => Some(UNRELEASED_RETRY.max(pause(&mut self.backoff, &failure, false))),
+            _ if failure.disposition() == Disposition::Refuse => {
+                self.lost(&failure);
+                let context = format!("heartbeat to group {}", self.coordinator.group());
+                self.view
+                    .send_modify(|view| view.fatal = Some(failure.into_error(&context)));
+                None
+            }
+            _ => Some(pause(&mut self.backoff, &failure, redirected)),
+        }
+    }
+
+    fn lost(&self, failure: &Failure) {
+        tracing::warn!(
+            group = %self.coordinator.group(), member = %self.member_id, reason = ?failure.reason, error = failure.message,
+            "the membership is lost"
+        );
+        self.view.send_modify(|view| {
+            *view = View {
+                losses: view.losses + 1,
+                ..View::default()
+            };
+        });
+    }
+
+    async fn leave(self, left: Result<oneshot::Sender<()>, oneshot::error::RecvError>) {
+        let Ok(left) = left else { return };
+        let epoch = match self.config.instance_id {
+            Some(_) => LEAVE_STATIC,
+            None => LEAVE,
+        };
+        if self.view.borrow().fatal.is_none() {
+            let deadline = Instant::now() + LEAVE_WITHIN;
+            let leaving = self.coordinator.call(deadline, |mut service| {
+                let request = self.blank(epoch);
+                async move { service.heartbeat(request).await }
+            });
+            if let Err(failed) = leaving.await {
+                tracing::debug!(
+                    group = %self.coordinator.group(), member = %self.member_id, error = failed.failure.message,
+                    "the group was not told that the member left"
+                );
+            }
+        }
+        let _ = left.send(());
+    }
+}
+
+fn from_wire(set: &v1::PartitionSet) -> BTreeSet<TopicPartition> {
+    let topics = set.topics.iter().filter_map(|topic| {
+        let topic_id = TopicId::from_slice(&topic.topic_id)?;
+        let name: Arc<str> = topic.topic.as_str().into();
+        Some(topic.partitions.iter().map(move |partition| TopicPartition {
+            topic: name.clone(),
+            topic_id,
+            partition: *partition,
+        }))
+    });
+    topics.flatten().collect()
+}
+
+fn to_wire(set: &BTreeSet<TopicPartition>) -> v1::PartitionSet {
+    let mut topics: Vec<v1::TopicPartitions> = Vec::new();
+    for partition in set {
+        let topic_id = Bytes::copy_from_slice(partition.topic_id.as_bytes());
+        match topics.last_mut() {
+            Some(last) if last.topic_id == topic_id => last.partitions.push(partition.partition),
+            _ => topics.push(v1::TopicPartitions {
+                topic_id,
+                topic: String::new(),
+                partitions: vec![partition.partition],
+            }),
+        }
+    }
+    v1::PartitionSet { topics }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_of_partitions_go_over_the_wire() {
+        let partition = |topic: u8, partition| TopicPartition {
+            topic: format!("t{topic}").into(),
+            topic_id: TopicId([topic; 16]),
+            partition,
+        };
+        let set: BTreeSet<_> = [partition(2, 7), partition(1, 0), partition(2, 1)].into();
+        let mut wire = to_wire(&set);
+        assert_eq!(wire.topics.len(), 2);
+        assert_eq!(wire.topics[1].partitions, [1, 7]);
+        for topic in &mut wire.topics {
+            topic.topic = format!("t{}", topic.topic_id[0]);
+        }
+        assert_eq!(from_wire(&wire), set);
+    }
+}

@@ -1,0 +1,440 @@
+//! A member of a consumer group.
+//!
+//! ```text
+//!            view: what it may own                  Reader ──► next(), next_batch()
+//! membership ─────────────────────► GroupConsumer ──►  ▲            │
+//! (a task)  ◄─────────────────────        │            │            ▼
+//!            ack: what it owns            └ committed offsets    Finished ──► committer (a task) ──► CommitOffsets
+//! ```
+//!
+//! Partitions are given up before others are taken up: reading stops, the listener is called, what is finished is committed, and
+//! then the coordinator is told. All of that happens inside the consumer's calls, so never while its caller handles a record.
+
+mod committer;
+mod config;
+mod coordinator;
+mod listener;
+mod membership;
+mod owned;
+mod rebalance;
+mod starts;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, Stream};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+pub use config::{Assignor, CommitMode, GroupConfig};
+pub(crate) use coordinator::{Coordinator, group_service};
+pub use listener::{
+    GroupHandle, ListenerError, OffsetCommit, PartitionPosition, RebalanceListener, StartPositions, TopicPartition,
+};
+pub(crate) use starts::fetch as fetch_offsets;
+
+use crate::cluster::Cluster;
+use crate::consumer::{ConsumedRecord, Life, Reader, StartAt, start_offset};
+use crate::error::ClientError;
+use committer::{Committer, Finished};
+use membership::{Membership, View};
+use owned::{OwnedPartitions, State};
+use rebalance::Done;
+use starts::{Found, Starts};
+
+/// A member of a consumer group: reads the partitions that the group's coordinator gives it.
+///
+/// It joins in the background when it is made, and heartbeats whatever its caller does: a slow handler costs no membership, it only
+/// holds up what is fetched ahead. When partitions move, those that stay are read on. When membership is lost, nothing more is handed
+/// out of what was owned, and the consumer joins again by itself; the loss is seen by the [listener](RebalanceListener), and by commits
+/// that fail with [`ClientError::MembershipLost`].
+///
+/// Changes of partitions take effect inside the calls of this type. So a handler that works on one record or batch for longer than
+/// [`GroupConfig::rebalance_timeout`] loses its membership if partitions are to move meanwhile.
+///
+/// ```no_run
+/// # async fn handle(_: &jangada_client::ConsumedRecord) {}
+/// # async fn example(client: jangada_client::Client) -> Result<(), jangada_client::ClientError> {
+/// use jangada_client::{GroupConfig, RebalanceListener};
+///
+/// let mut consumer = client.group_consumer(GroupConfig::new("billing", ["orders"]))?;
+/// for _ in 0..1000 {
+///     // At least once: by asking for the next record, the one before is finished.
+///     let record = consumer.next().await?;
+///     handle(&record).await;
+/// }
+/// // Commits, and leaves the group.
+/// consumer.close().await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct GroupConsumer {
+    cluster: Arc<Cluster>,
+    config: Arc<GroupConfig>,
+    membership: Membership,
+    committer: Arc<Committer>,
+    listener: Option<Arc<dyn RebalanceListener>>,
+    starts: Starts,
+    reader: Reader,
+    owned: OwnedPartitions,
+    /// As the membership had it when it was last looked at.
+    view: View,
+    /// Something happened since the last look at what is to be done.
+    is_stirred: bool,
+    /// The assignment that was acknowledged.
+    acknowledged: Option<(u64, u64)>,
+    /// Lost, and the listener does not know yet.
+    lost: Vec<PartitionPosition>,
+    /// The listener is at work. One call at a time.
+    work: Option<BoxFuture<'static, Done>>,
+    lookups: FuturesUnordered<BoxFuture<'static, Found>>,
+    /// When partitions whose start could not be found out are tried again.
+    retry_at: Option<Instant>,
+    /// The last hand-over: finished when the next one is asked for.
+    handed: Option<(Finished, i64)>,
+    /// The commit before a hand-over.
+    guard: Option<BoxFuture<'static, Guarded>>,
+    /// Up to where that is done.
+    guarded: Option<(Life, i64)>,
+    _commits: Option<EndedOnDrop>,
+}
+
+/// A commit before a hand-over: of which partition, up to where, and what became of it.
+type Guarded = (Life, i64, Result<(), ClientError>);
+
+struct EndedOnDrop(JoinHandle<()>);
+
+impl Drop for EndedOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl GroupConsumer {
+    pub(crate) fn start(
+        cluster: Arc<Cluster>,
+        config: GroupConfig,
+        listener: Option<Arc<dyn RebalanceListener>>,
+    ) -> Result<Self, ClientError> {
+        config.check()?;
+        let reader = Reader::new(cluster.clone(), config.reading())?;
+        let config = Arc::new(config);
+        let coordinator = Arc::new(Coordinator::new(cluster.clone(), config.group.as_str().into()));
+        let member_id: Arc<str> = new_member_id();
+        let membership = Membership::start(&cluster, coordinator.clone(), config.clone(), member_id.clone());
+        let committer = Arc::new(Committer::new(
+            coordinator.clone(),
+            member_id,
+            membership.view.clone(),
+            membership.now().clone(),
+        ));
+        let commits = match config.commit {
+            CommitMode::After { interval } => Some(EndedOnDrop(tokio::spawn(committer.clone().run(interval)))),
+            CommitMode::Before | CommitMode::Manual => None,
+        };
+        Ok(Self {
+            starts: Starts {
+                cluster: cluster.clone(),
+                coordinator,
+                offset_reset: config.offset_reset,
+            },
+            cluster,
+            config,
+            membership,
+            committer,
+            listener,
+            reader,
+            owned: OwnedPartitions::default(),
+            view: View::default(),
+            is_stirred: true,
+            acknowledged: None,
+            lost: Vec::new(),
+            work: None,
+            lookups: FuturesUnordered::new(),
+            retry_at: None,
+            handed: None,
+            guard: None,
+            guarded: None,
+            _commits: commits,
+        })
+    }
+
+    /// The next record; waits for one. The one before counts as finished. A call that is dropped loses nothing.
+    ///
+    /// # Errors
+    /// What a partition runs into: the others go on, and so does this one if the error is
+    /// [retryable](ClientError::is_retryable); else it waits for a [`seek`](Self::seek). [`ClientError::Refused`] when the group does
+    /// not take the member, or took another one in its place: then every call returns it.
+    pub async fn next(&mut self) -> Result<ConsumedRecord, ClientError> {
+        self.ready(usize::MAX).await?;
+        let (life, record) = self.reader.pop().expect("ready");
+        self.hand_over(life);
+        Ok(record)
+    }
+
+    /// The next records of some partition, at least one and at most `max`; waits for them. Those before count as finished. A call
+    /// that is dropped loses nothing.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub async fn next_batch(&mut self, max: usize) -> Result<Vec<ConsumedRecord>, ClientError> {
+        let max = max.max(1);
+        self.ready(max).await?;
+        let (life, records) = self.reader.pop_all(max).expect("ready");
+        self.hand_over(life);
+        Ok(records)
+    }
+
+    /// The records as a stream without end: [`next`](Self::next) again and again.
+    pub fn records(&mut self) -> impl Stream<Item = Result<ConsumedRecord, ClientError>> + '_ {
+        futures::stream::unfold(self, |consumer| async {
+            let next = consumer.next().await;
+            Some((next, consumer))
+        })
+    }
+
+    /// Commits all that was handed out: the caller has finished with it.
+    ///
+    /// # Errors
+    /// [`ClientError::MembershipLost`]; [`ClientError::Unavailable`] and [`ClientError::OutcomeUnknown`] after trying for as long as
+    /// `retry_timeout`.
+    pub async fn commit(&mut self) -> Result<(), ClientError> {
+        self.finish();
+        self.committer.commit_finished(None).await
+    }
+
+    /// Commits these offsets, all or none, of partitions that the member owns.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    pub async fn commit_offsets(&mut self, offsets: &[OffsetCommit]) -> Result<(), ClientError> {
+        self.committer.commit_offsets(offsets).await
+    }
+
+    /// Goes on elsewhere in one of the member's partitions. The next commit has the new position, unless commits are manual.
+    ///
+    /// # Errors
+    /// [`ClientError::Config`] for a partition that the member does not own; or when its leader does not answer within
+    /// `retry_timeout`.
+    pub async fn seek(&mut self, topic: &str, partition: u32, at: StartAt) -> Result<(), ClientError> {
+        let found = self.owned_partition(topic, partition)?;
+        let metadata = self.cluster.topic(&found.topic).await?;
+        let offset = start_offset(&self.cluster, &metadata, partition, at).await?;
+        let owned = self.owned.get(&found).expect("just found");
+        if self
+            .handed
+            .as_ref()
+            .is_some_and(|(finished, _)| finished.is(&owned.finished))
+        {
+            self.handed = None;
+        }
+        if self.config.commit != CommitMode::Manual {
+            owned.finished.set(offset);
+        }
+        self.stop(std::slice::from_ref(&found));
+        let state = State::At {
+            topic: metadata,
+            offset,
+            life: None,
+        };
+        self.owned.set(&found, state);
+        self.read(&[found]);
+        Ok(())
+    }
+
+    /// Hands out nothing more of a partition until [`resume`](Self::resume), or until another member has it. What was fetched ahead is
+    /// dropped and fetched again then.
+    ///
+    /// # Errors
+    /// [`ClientError::Config`] for a partition that the member does not own.
+    pub fn pause(&mut self, topic: &str, partition: u32) -> Result<(), ClientError> {
+        let found = self.owned_partition(topic, partition)?;
+        self.stop(std::slice::from_ref(&found));
+        self.owned.get_mut(&found).expect("just found").is_paused = true;
+        Ok(())
+    }
+
+    /// Goes on after [`pause`](Self::pause).
+    ///
+    /// # Errors
+    /// [`ClientError::Config`] for a partition that the member does not own.
+    pub fn resume(&mut self, topic: &str, partition: u32) -> Result<(), ClientError> {
+        let found = self.owned_partition(topic, partition)?;
+        self.owned.get_mut(&found).expect("just found").is_paused = false;
+        self.read(&[found]);
+        Ok(())
+    }
+
+    /// The next offset of a partition that will be handed out. `None`: it is not owned, or not known yet where it begins.
+    pub fn position(&self, topic: &str, partition: u32) -> Option<i64> {
+        let found = self.owned_partition(topic, partition).ok()?;
+        match self.owned.get(&found)?.state {
+            State::At { life: Some(life), .. } => Some(self.reader.position(life)),
+            State::At { offset, .. } => Some(offset),
+            _ => None,
+        }
+    }
+
+    /// The partitions that the member owns.
+    pub fn assignment(&self) -> Vec<TopicPartition> {
+        self.owned.partitions().cloned().collect()
+    }
+
+    /// The member's id, another one for each consumer.
+    pub fn member_id(&self) -> &str {
+        self.committer.member_id()
+    }
+
+    /// The member's epoch; 0 while it is not a member.
+    pub fn member_epoch(&self) -> i64 {
+        self.committer.epoch()
+    }
+
+    /// Ends reading, commits all that was handed out (unless commits are manual), and leaves the group, or, with an instance id,
+    /// leaves it for a while. Call it when the caller has finished with what it was handed; [`abandon`](Self::abandon) otherwise.
+    ///
+    /// # Errors
+    /// Those of [`commit`](Self::commit); the group is left all the same.
+    pub async fn close(mut self) -> Result<(), ClientError> {
+        self.finish();
+        self.end(true).await
+    }
+
+    /// Leaves the group and commits nothing more: records since the last commit will be handed out again elsewhere.
+    pub async fn abandon(self) {
+        let _ = self.end(false).await;
+    }
+
+    async fn end(mut self, commit: bool) -> Result<(), ClientError> {
+        self.guard = None;
+        if let Some(work) = self.work.take() {
+            work.await;
+        }
+        self.look();
+        let all: BTreeSet<_> = self.owned.partitions().cloned().collect();
+        let mut ended = Ok(());
+        if !all.is_empty()
+            && self.view.fatal.is_none()
+            && let Done::GaveUp { committed } = self.give_up(all, commit).await
+        {
+            ended = committed;
+        }
+        if let Some(listener) = &self.listener
+            && !self.lost.is_empty()
+        {
+            listener.on_lost(&self.handle(), &self.lost).await;
+        }
+        self.membership.leave().await;
+        ended
+    }
+
+    fn owned_partition(&self, topic: &str, partition: u32) -> Result<TopicPartition, ClientError> {
+        let mut partitions = self.owned.partitions();
+        partitions
+            .find(|owned| owned.partition == partition && *owned.topic == *topic)
+            .cloned()
+            .ok_or_else(|| ClientError::Config(format!("{topic}[{partition}] is not assigned to this member")))
+    }
+
+    /// The last hand-over is finished.
+    fn finish(&mut self) {
+        if let Some((finished, offset)) = self.handed.take() {
+            finished.set(offset);
+        }
+    }
+
+    fn hand_over(&mut self, life: Life) {
+        if let Some(finished) = self.owned.finished(life) {
+            self.handed = Some((finished.clone(), self.reader.position(life)));
+        }
+    }
+
+    /// Waits until there are records that may be handed out.
+    async fn ready(&mut self, max: usize) -> Result<(), ClientError> {
+        self.finish();
+        loop {
+            self.advance()?;
+            let filled = self.reader.filled(max);
+            let may_hand_out = self.view.is_within_session();
+            if may_hand_out
+                && let Some((life, end)) = filled
+                && self.is_guarded(life, end)
+            {
+                return Ok(());
+            }
+            let retry_at = self.retry_at.unwrap_or_else(Instant::now);
+            tokio::select! {
+                biased;
+                changed = self.membership.view.changed() => {
+                    if changed.is_err() {
+                        return Err(self.view.fatal.clone().unwrap_or(ClientError::Closed));
+                    }
+                }
+                done = some(&mut self.work) => {
+                    self.work = None;
+                    self.take_done(done)?;
+                }
+                Some(found) = self.lookups.next() => self.take_found(found)?,
+                (life, end, committed) = some(&mut self.guard) => {
+                    self.guard = None;
+                    match committed {
+                        Ok(()) => self.guarded = Some((life, end)),
+                        // Nothing was handed out. The next heartbeat's answer says what is still owned.
+                        Err(ClientError::MembershipLost(_)) => {
+                            let _ = self.membership.view.changed().await;
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+                () = sleep_until(retry_at), if self.retry_at.is_some() => {
+                    self.retry_at = None;
+                    self.is_stirred = true;
+                }
+                result = self.reader.fill(), if filled.is_none() => {
+                    if let Err((life, error)) = result {
+                        self.take_failed(life, error)?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether what is handed out next is committed before, if it has to be; begins with that.
+    fn is_guarded(&mut self, life: Life, end: i64) -> bool {
+        if self.config.commit != CommitMode::Before || self.guarded.is_some_and(|(l, e)| l == life && e >= end) {
+            return true;
+        }
+        if self.guard.is_none()
+            && let Some((partition, owned)) = self.owned.by_life(life)
+        {
+            if owned.finished.get().is_none() {
+                // What is committed now and never handed out can be taken back when the partition is given up.
+                owned.finished.set(self.reader.position(life));
+            }
+            let commit = OffsetCommit::new(partition.clone(), end);
+            let committer = self.committer.clone();
+            self.guard = Some(Box::pin(async move {
+                (life, end, committer.commit_offsets(&[commit]).await)
+            }));
+        }
+        false
+    }
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "no two processes may ever have the same, whatever they are seeded with"
+)]
+fn new_member_id() -> Arc<str> {
+    uuid::Uuid::new_v4().to_string().into()
+}
+
+/// The output of a future that may be there; waits for ever without one. It stays where it is when this is dropped.
+async fn some<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}

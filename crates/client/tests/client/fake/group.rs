@@ -1,0 +1,407 @@
+//! The group service: one shard, the real coordinator, on one of the brokers. What a command changes is applied at once.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use jangada_coordinator::command::OffsetCommit;
+use jangada_coordinator::{
+    Answer, Assignor, CommitRequest, Config, HeartbeatRequest, Image, Leader, Now, PartitionSet, Rejection, Step,
+    Subscription, TopicPartition, TopicTable,
+};
+use jangada_proto::v1;
+use jangada_types::{LeaderEpoch, Offset, Reason, TopicId};
+use tonic::{Request, Response, Status};
+
+use super::{Broker, Error, State};
+
+/// What happens to the next call of its kind.
+#[derive(Clone, Debug)]
+pub enum GroupFault {
+    /// It is refused without effect.
+    Refuse(Error),
+    /// It takes effect, and the answer is lost.
+    Lose,
+}
+
+/// The coordinator.
+pub struct Groups {
+    /// The broker that coordinates.
+    pub broker: u32,
+    image: Image,
+    leader: Leader,
+    topics_version: u64,
+    index: u64,
+    began: Instant,
+    pub heartbeat_faults: VecDeque<GroupFault>,
+    pub commit_faults: VecDeque<GroupFault>,
+    pub fetch_faults: VecDeque<GroupFault>,
+    /// All heartbeats that took effect.
+    pub heartbeats: Vec<v1::HeartbeatRequest>,
+    /// All commits that took effect.
+    pub commits: Vec<v1::CommitOffsetsRequest>,
+    /// Heartbeats and commits, in the order in which they came.
+    pub order: Vec<&'static str>,
+    pub finds: u32,
+}
+
+fn config() -> Config {
+    Config {
+        heartbeat_interval_ms: 200,
+        busy_heartbeat_interval_ms: 30,
+        batch_window_ms: 10,
+        batch_window_ms_max: 50,
+        ..Config::default()
+    }
+}
+
+impl Default for Groups {
+    fn default() -> Self {
+        let image = Image::new();
+        let began = Instant::now();
+        Self {
+            broker: 1,
+            leader: Leader::new(config(), &image, Arc::default(), now(began)),
+            image,
+            topics_version: 0,
+            index: 0,
+            began,
+            heartbeat_faults: VecDeque::new(),
+            commit_faults: VecDeque::new(),
+            fetch_faults: VecDeque::new(),
+            heartbeats: Vec::new(),
+            commits: Vec::new(),
+            order: Vec::new(),
+            finds: 0,
+        }
+    }
+}
+
+fn now(began: Instant) -> Now {
+    Now {
+        monotonic_ms: began.elapsed().as_millis() as u64,
+        wall_ms: 1_700_000_000_000 + began.elapsed().as_millis() as u64,
+    }
+}
+
+impl Groups {
+    /// Another broker leads the shard: it has the image, and begins with full sessions.
+    pub fn move_to(&mut self, broker: u32) {
+        self.broker = broker;
+        let topics = Arc::default();
+        self.leader = Leader::new(config(), &self.image, topics, now(self.began));
+        self.topics_version = 0;
+    }
+
+    fn apply(&mut self, command: &jangada_coordinator::Command) -> jangada_coordinator::Reply {
+        self.index += 1;
+        let reply = self.image.apply(self.index, command);
+        let now = now(self.began);
+        self.leader.applied(&self.image, command, &reply, now);
+        reply
+    }
+
+    fn tick(&mut self) {
+        for command in self.leader.tick(&self.image, now(self.began)) {
+            self.apply(&command);
+        }
+    }
+
+    fn carry_out(&mut self, mut step: Step) -> Result<Answer, Rejection> {
+        loop {
+            match step {
+                Step::Done(result) => return result,
+                Step::Propose { command, pending } => {
+                    let reply = self.apply(&command);
+                    step = self.leader.resume(&self.image, pending, reply, now(self.began));
+                }
+            }
+        }
+    }
+
+    fn set(&self, set: &PartitionSet) -> Vec<(TopicId, Vec<u32>)> {
+        set.by_topic()
+            .map(|(topic, partitions)| (topic, partitions.iter().map(|p| p.partition.get()).collect()))
+            .collect()
+    }
+
+    /// The members of a group, each with what it holds.
+    pub fn members(&self, group: &str) -> Vec<(String, Vec<u32>)> {
+        let Some(group) = self.image.group(group) else {
+            return Vec::new();
+        };
+        let held = |member: &jangada_coordinator::Member| member.held().iter().map(|p| p.partition.get()).collect();
+        group.members.iter().map(|(id, m)| (id.to_string(), held(m))).collect()
+    }
+
+    /// All members have what they should.
+    pub fn is_stable(&self, group: &str) -> bool {
+        self.image.state(group) == jangada_coordinator::GroupState::Stable
+    }
+
+    pub fn committed(&self, group: &str, topic: TopicId, partition: u32) -> Option<i64> {
+        let committed = self
+            .image
+            .group(group)?
+            .committed(topic, jangada_types::PartitionIndex(partition))?;
+        Some(committed.offset.get())
+    }
+
+    /// As if the member's session had ended.
+    pub fn throw_out(&mut self, group: &str, member: &str) {
+        let version = self.image.group(group).expect("it exists").members[member].version;
+        self.apply(&jangada_coordinator::Command::RemoveMembers {
+            group: group.into(),
+            members: vec![(member.into(), version)],
+            cause: jangada_coordinator::RemovalCause::SessionExpired,
+            at_ms: 1,
+        });
+    }
+}
+
+impl State {
+    /// The coordinator with the topics as they are and the timers that are due.
+    pub fn groups(&mut self) -> &mut Groups {
+        if self.groups.topics_version != self.version {
+            self.groups.topics_version = self.version;
+            let topics = self
+                .topics
+                .iter()
+                .map(|(name, topic)| (topic.id, Arc::from(name.as_str()), topic.partitions.len() as u32));
+            let table = Arc::new(TopicTable::new(self.version, topics));
+            let now = now(self.groups.began);
+            let Groups { leader, image, .. } = &mut self.groups;
+            leader.topics_changed(image, table, now);
+        }
+        self.groups.tick();
+        &mut self.groups
+    }
+
+    fn topic_name(&self, id: TopicId) -> String {
+        let found = self.topics.iter().find(|(_, topic)| topic.id == id);
+        found.map(|(name, _)| name.clone()).unwrap_or_default()
+    }
+}
+
+fn refused(rejection: &Rejection) -> Status {
+    Error::definite(rejection.reason).status()
+}
+
+fn owned(set: v1::PartitionSet) -> PartitionSet {
+    set.topics
+        .iter()
+        .flat_map(|topic| {
+            let id = TopicId::from_slice(&topic.topic_id).expect("16 bytes");
+            topic.partitions.iter().map(move |p| TopicPartition::new(id, *p))
+        })
+        .collect()
+}
+
+fn partition(partition: Option<v1::TopicPartition>) -> TopicPartition {
+    let partition = partition.expect("a partition");
+    TopicPartition::new(
+        TopicId::from_slice(&partition.topic_id).expect("16 bytes"),
+        partition.partition,
+    )
+}
+
+impl Broker {
+    /// Does the work at the coordinator, unless this is another broker or the script says otherwise.
+    fn coordinate<T>(
+        &self,
+        kind: impl FnOnce(&mut Groups) -> Option<&mut VecDeque<GroupFault>>,
+        work: impl FnOnce(&mut State) -> Result<T, Rejection>,
+    ) -> Result<Response<T>, Status> {
+        let mut state = self.shared.lock();
+        let coordinator = state.groups().broker;
+        if coordinator != self.id {
+            let address = state.addresses[&coordinator].to_string();
+            let error = Error::definite(Reason::NotLeader).with("leader_id", coordinator);
+            return Err(error.with("leader_address", address).status());
+        }
+        let fault = kind(state.groups()).and_then(VecDeque::pop_front);
+        if let Some(GroupFault::Refuse(error)) = fault {
+            return Err(error.status());
+        }
+        let done = work(&mut state).map_err(|rejection| refused(&rejection))?;
+        match fault {
+            Some(GroupFault::Lose) => Err(Status::unavailable("the connection broke")),
+            _ => Ok(Response::new(done)),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl v1::group_service_server::GroupService for Broker {
+    async fn find_coordinator(
+        &self,
+        _: Request<v1::FindCoordinatorRequest>,
+    ) -> Result<Response<v1::FindCoordinatorResponse>, Status> {
+        self.thaw().await;
+        let mut state = self.shared.lock();
+        let broker_id = state.groups().broker;
+        state.groups().finds += 1;
+        Ok(Response::new(v1::FindCoordinatorResponse {
+            broker_id,
+            address: state.addresses[&broker_id].to_string(),
+            shard: 0,
+        }))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<v1::HeartbeatRequest>,
+    ) -> Result<Response<v1::HeartbeatResponse>, Status> {
+        self.thaw().await;
+        let wire = request.into_inner();
+        let subscription = wire.subscription.clone().map(|subscription| {
+            let pattern = Some(&*subscription.pattern).filter(|pattern| !pattern.is_empty());
+            Subscription::new(subscription.topics.iter().map(String::as_str), pattern)
+        });
+        let some = |text: &str| Some(Arc::from(text)).filter(|_: &Arc<str>| !text.is_empty());
+        let request = HeartbeatRequest {
+            group: wire.group.as_str().into(),
+            member: wire.member_id.as_str().into(),
+            epoch: wire.member_epoch,
+            assignment_version: wire.assignment_version,
+            owned: wire.owned.clone().map(owned),
+            instance_id: some(&wire.instance_id),
+            client_id: wire.client_id.as_str().into(),
+            client_host: Arc::default(),
+            rack: some(&wire.rack),
+            session_timeout_ms: wire.session_timeout_ms,
+            rebalance_timeout_ms: wire.rebalance_timeout_ms,
+            subscription,
+            assignor: match v1::Assignor::try_from(wire.assignor) {
+                Ok(v1::Assignor::Uniform) => Some(Assignor::Uniform),
+                Ok(v1::Assignor::Range) => Some(Assignor::Range),
+                _ => None,
+            },
+        };
+        self.coordinate(
+            |groups| Some(&mut groups.heartbeat_faults),
+            |state| {
+                let groups = state.groups();
+                let now = now(groups.began);
+                let step = groups.leader.heartbeat(&groups.image, request, now);
+                let answer = groups.carry_out(step)?;
+                groups.order.push(if wire.owned.is_some() {
+                    "acknowledge"
+                } else {
+                    "heartbeat"
+                });
+                groups.heartbeats.push(wire);
+                let Answer::Heartbeat(answer) = answer else {
+                    return Ok(v1::HeartbeatResponse::default());
+                };
+                let assignment = answer.assignment.as_ref().map(|set| groups.set(set));
+                let topics = assignment.map(|set| {
+                    let topic = |(id, partitions): (TopicId, Vec<u32>)| v1::TopicPartitions {
+                        topic_id: id.as_bytes().to_vec().into(),
+                        topic: state.topic_name(id),
+                        partitions,
+                    };
+                    set.into_iter().map(topic).collect()
+                });
+                Ok(v1::HeartbeatResponse {
+                    member_epoch: answer.epoch.get().into(),
+                    heartbeat_interval_ms: answer.heartbeat_interval_ms,
+                    assignment_version: answer.assignment_version,
+                    assignment: topics.map(|topics| v1::PartitionSet { topics }),
+                })
+            },
+        )
+    }
+
+    async fn commit_offsets(
+        &self,
+        request: Request<v1::CommitOffsetsRequest>,
+    ) -> Result<Response<v1::CommitOffsetsResponse>, Status> {
+        self.thaw().await;
+        let wire = request.into_inner();
+        let offset = |offset: v1::PartitionOffset| OffsetCommit {
+            partition: partition(offset.partition),
+            offset: Offset(offset.offset),
+            leader_epoch: offset.leader_epoch.map(LeaderEpoch),
+            metadata: offset.metadata.into(),
+        };
+        let request = CommitRequest {
+            group: wire.group.as_str().into(),
+            member: Some((wire.member_id.as_str().into(), wire.member_epoch)).filter(|_| !wire.member_id.is_empty()),
+            offsets: wire.offsets.clone().into_iter().map(offset).collect(),
+        };
+        self.coordinate(
+            |groups| Some(&mut groups.commit_faults),
+            |state| {
+                let groups = state.groups();
+                let now = now(groups.began);
+                let step = groups.leader.commit(&groups.image, request, now);
+                groups.carry_out(step)?;
+                groups.order.push("commit");
+                groups.commits.push(wire);
+                Ok(v1::CommitOffsetsResponse {})
+            },
+        )
+    }
+
+    async fn fetch_offsets(
+        &self,
+        request: Request<v1::FetchOffsetsRequest>,
+    ) -> Result<Response<v1::FetchOffsetsResponse>, Status> {
+        self.thaw().await;
+        let wire = request.into_inner();
+        self.coordinate(
+            |groups| Some(&mut groups.fetch_faults),
+            |state| {
+                let groups = state.groups();
+                let offsets = wire.partitions.into_iter().map(|wanted| {
+                    let found = partition(Some(wanted.clone()));
+                    let offset = groups.committed(&wire.group, found.topic, found.partition.get());
+                    v1::PartitionOffset {
+                        partition: Some(wanted),
+                        offset: offset.unwrap_or(-1),
+                        ..v1::PartitionOffset::default()
+                    }
+                });
+                Ok(v1::FetchOffsetsResponse {
+                    offsets: offsets.collect(),
+                })
+            },
+        )
+    }
+
+    async fn list_groups(&self, _: Request<v1::ListGroupsRequest>) -> Result<Response<v1::ListGroupsResponse>, Status> {
+        Err(Status::unimplemented("not used"))
+    }
+
+    async fn describe_group(
+        &self,
+        _: Request<v1::DescribeGroupRequest>,
+    ) -> Result<Response<v1::DescribeGroupResponse>, Status> {
+        Err(Status::unimplemented("not used"))
+    }
+
+    async fn delete_group(
+        &self,
+        request: Request<v1::DeleteGroupRequest>,
+    ) -> Result<Response<v1::DeleteGroupResponse>, Status> {
+        let group = request.into_inner().group;
+        self.coordinate(
+            |_| None,
+            |state| {
+                let groups = state.groups();
+                let now = now(groups.began);
+                let step = groups.leader.delete_group(&groups.image, group.as_str().into(), now);
+                groups.carry_out(step)?;
+                Ok(v1::DeleteGroupResponse { deleted: 1 })
+            },
+        )
+    }
+
+    async fn delete_offsets(
+        &self,
+        _: Request<v1::DeleteOffsetsRequest>,
+    ) -> Result<Response<v1::DeleteOffsetsResponse>, Status> {
+        Err(Status::unimplemented("not used"))
+    }
+}

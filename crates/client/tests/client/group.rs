@@ -1,0 +1,393 @@
+//! Members of a group: partitions move, offsets are committed, nothing is read twice or left out without a failure.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use jangada_client::{
+    Client, ClientError, CommitMode, ConsumedRecord, GroupConfig, GroupConsumer, GroupHandle, ListenerError,
+    OffsetReset, PartitionPosition, RebalanceListener, StartAt, StartPositions, TopicPartition,
+};
+use tokio::time::timeout;
+
+use crate::consume::{fill, filled};
+use crate::fake::Cluster;
+
+/// Longer than anything here takes.
+pub const SOON: Duration = Duration::from_secs(20);
+
+pub fn config() -> GroupConfig {
+    GroupConfig {
+        commit: CommitMode::After {
+            interval: Duration::from_millis(20),
+        },
+        ..GroupConfig::new("g", ["t"])
+    }
+}
+
+pub fn member(client: &Client, config: GroupConfig) -> GroupConsumer {
+    client.group_consumer(config).expect("good settings")
+}
+
+/// Waits until something is so.
+pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, waiting).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+/// What was handed out.
+pub fn offsets(records: &[ConsumedRecord]) -> BTreeSet<(u32, i64)> {
+    records.iter().map(|record| (record.partition, record.offset)).collect()
+}
+
+pub async fn take(consumer: &mut GroupConsumer, records: usize) -> Vec<ConsumedRecord> {
+    let mut taken = Vec::new();
+    while taken.len() < records {
+        taken.push(soon(consumer.next()).await.expect("a record"));
+    }
+    taken
+}
+
+pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+    timeout(SOON, future).await.expect("soon")
+}
+
+/// Lets a consumer do what it has to while no record comes.
+pub async fn idle(consumer: &mut GroupConsumer, milliseconds: u64) {
+    if let Ok(next) = timeout(Duration::from_millis(milliseconds), consumer.next()).await {
+        panic!("{next:?} came");
+    }
+}
+
+pub fn committed(cluster: &Cluster, partition: u32) -> Option<i64> {
+    let mut state = cluster.state();
+    let topic = state.topics["t"].id;
+    state.groups().committed("g", topic, partition)
+}
+
+/// Writes down what it hears.
+#[derive(Default)]
+pub struct Heard(pub Mutex<Vec<(&'static str, Vec<u32>)>>);
+
+impl Heard {
+    pub fn all(&self) -> Vec<(&'static str, Vec<u32>)> {
+        self.0.lock().expect("no panic").clone()
+    }
+
+    fn hears(&self, what: &'static str, partitions: Vec<u32>) {
+        self.0.lock().expect("no panic").push((what, partitions));
+    }
+}
+
+fn numbers(partitions: &[PartitionPosition]) -> Vec<u32> {
+    partitions.iter().map(|given_up| given_up.partition.partition).collect()
+}
+
+impl RebalanceListener for Heard {
+    fn on_assigned<'a>(
+        &'a self,
+        _: &'a GroupHandle,
+        partitions: &'a [TopicPartition],
+    ) -> BoxFuture<'a, Result<StartPositions, ListenerError>> {
+        Box::pin(async move {
+            self.hears("assigned", partitions.iter().map(|p| p.partition).collect());
+            Ok(Vec::new())
+        })
+    }
+
+    fn on_revoked<'a>(&'a self, _: &'a GroupHandle, partitions: &'a [PartitionPosition]) -> BoxFuture<'a, ()> {
+        Box::pin(async move { self.hears("revoked", numbers(partitions)) })
+    }
+
+    fn on_lost<'a>(&'a self, _: &'a GroupHandle, partitions: &'a [PartitionPosition]) -> BoxFuture<'a, ()> {
+        Box::pin(async move { self.hears("lost", numbers(partitions)) })
+    }
+}
+
+#[tokio::test]
+async fn one_member_reads_all_and_the_next_goes_on_after_it() {
+    let cluster = Cluster::start(3);
+    let client = filled(&cluster, 4, 100).await;
+    let mut first = member(&client, config());
+    let read = take(&mut first, 400).await;
+    assert_eq!(offsets(&read).len(), 400);
+    assert_eq!(first.assignment().len(), 4);
+    soon(first.close()).await.expect("closed");
+    assert!(cluster.state().groups().members("g").is_empty(), "it left");
+    fill(&client, 4, 100..110).await;
+    let mut second = member(&client, config());
+    let read = take(&mut second, 40).await;
+    assert!(read.iter().all(|record| record.offset >= 100));
+    idle(&mut second, 200).await;
+}
+
+#[tokio::test]
+async fn two_members_share_and_partitions_that_stay_are_not_paused() {
+    let cluster = Cluster::start(2);
+    let client = filled(&cluster, 4, 50).await;
+    let heard = Arc::new(Heard::default());
+    let mut first = client
+        .group_consumer_with(config(), heard.clone())
+        .expect("good settings");
+    let before = take(&mut first, 200).await;
+    assert_eq!(offsets(&before).len(), 200);
+    let mut second = member(&client, config());
+    let both = async {
+        // Neither gets a record; both do what they have to.
+        let idle_first = async { first.next().await.map(drop) };
+        let idle_second = async { second.next().await.map(drop) };
+        tokio::select! {
+            result = idle_first => panic!("{result:?}"),
+            result = idle_second => panic!("{result:?}"),
+            () = until("they share", || {
+                let mut state = cluster.state();
+                let members = state.groups().members("g");
+                members.len() == 2 && members.iter().all(|(_, held)| held.len() == 2) && state.groups().is_stable("g")
+            }) => {}
+        }
+    };
+    both.await;
+    let events = heard.all();
+    assert_eq!(events[0], ("assigned", vec![0, 1, 2, 3]));
+    assert_eq!(
+        (events[1].0, events[1].1.len(), events.len()),
+        ("revoked", 2, 2),
+        "{events:?}"
+    );
+    // What was finished was committed before the partitions went away: nothing comes again.
+    fill(&client, 4, 50..60).await;
+    let (of_first, of_second) = tokio::join!(take(&mut first, 20), take(&mut second, 20));
+    assert!(of_first.iter().chain(&of_second).all(|record| record.offset >= 50));
+    let moved: BTreeSet<_> = of_second.iter().map(|record| record.partition).collect();
+    assert_eq!(moved, events[1].1.iter().copied().collect());
+}
+
+#[tokio::test]
+async fn giving_up_comes_before_the_acknowledgement() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 2, 10).await;
+    let slow = GroupConfig {
+        commit: CommitMode::After {
+            interval: Duration::from_secs(600),
+        },
+        ..config()
+    };
+    let mut first = member(&client, slow.clone());
+    take(&mut first, 20).await;
+    let mut second = member(&client, slow);
+    cluster.state().groups().order.clear();
+    let joined = async {
+        tokio::select! {
+            next = second.next() => panic!("{next:?}: all is finished and committed"),
+            next = first.next() => panic!("{next:?}"),
+            () = until("they share", || {
+                let members = cluster.state().groups().members("g");
+                members.len() == 2 && members.iter().all(|(_, held)| held.len() == 1)
+            }) => {}
+        }
+    };
+    joined.await;
+    let order = cluster.state().groups().order.clone();
+    let commit = order.iter().position(|what| *what == "commit").expect("committed");
+    assert!(order[..commit].len() < order.len(), "{order:?}");
+    let commits = cluster.state().groups().commits.clone();
+    assert_eq!(commits.len(), 1, "only what was given up: {commits:?}");
+    assert_eq!(commits[0].offsets.len(), 1);
+    assert_eq!(commits[0].offsets[0].offset, 10);
+    // The epoch of the commit is one under which the member still owned the partition: the coordinator took it.
+}
+
+#[tokio::test]
+async fn only_finished_records_are_committed_by_the_interval() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 10).await;
+    let mut consumer = member(&client, config());
+    take(&mut consumer, 4).await;
+    // Three are finished; the handler works on the fourth.
+    until("committed", || committed(&cluster, 0) == Some(3)).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(committed(&cluster, 0), Some(3));
+    consumer.commit().await.expect("committed");
+    assert_eq!(committed(&cluster, 0), Some(4));
+    take(&mut consumer, 2).await;
+    soon(consumer.abandon()).await;
+    assert!(committed(&cluster, 0) <= Some(5), "the last one is not finished");
+}
+
+#[tokio::test]
+async fn at_most_once_commits_before_it_hands_out() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 10).await;
+    let before = GroupConfig {
+        commit: CommitMode::Before,
+        ..config()
+    };
+    let mut consumer = member(&client, before.clone());
+    let batch = soon(consumer.next_batch(4)).await.expect("records");
+    assert_eq!(batch.len(), 4);
+    assert_eq!(committed(&cluster, 0), Some(4), "committed when it is handed out");
+    let record = soon(consumer.next()).await.expect("a record");
+    assert_eq!(record.offset, 4);
+    assert_eq!(committed(&cluster, 0), Some(10), "for all that is decoded");
+    soon(consumer.close()).await.expect("closed");
+    assert_eq!(committed(&cluster, 0), Some(5), "what was not handed out is taken back");
+    let mut next = member(&client, before);
+    assert_eq!(take(&mut next, 1).await[0].offset, 5);
+    drop(next);
+}
+
+#[tokio::test]
+async fn manual_commits_are_the_only_ones() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 10).await;
+    let manual = GroupConfig {
+        commit: CommitMode::Manual,
+        ..config()
+    };
+    let mut consumer = member(&client, manual.clone());
+    take(&mut consumer, 5).await;
+    consumer.commit().await.expect("committed");
+    take(&mut consumer, 5).await;
+    soon(consumer.close()).await.expect("closed");
+    assert_eq!(committed(&cluster, 0), Some(5));
+    assert_eq!(cluster.state().groups().commits.len(), 1);
+}
+
+#[tokio::test]
+async fn a_slow_handler_stays_a_member() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 10).await;
+    let mut consumer = member(
+        &client,
+        GroupConfig {
+            session_timeout: Duration::from_secs(1),
+            ..config()
+        },
+    );
+    take(&mut consumer, 1).await;
+    // The handler works for more than two sessions.
+    let deadline = tokio::time::Instant::now() + Duration::from_millis(2500);
+    while tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(cluster.state().groups().members("g").len(), 1, "it was thrown out");
+    }
+    assert_eq!(take(&mut consumer, 1).await[0].offset, 1);
+}
+
+#[tokio::test]
+async fn partitions_pause_and_resume_where_they_were() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 2, 100).await;
+    let mut consumer = member(&client, config());
+    let mut read = take(&mut consumer, 1).await;
+    let paused = read[0].partition;
+    consumer.pause("t", paused).expect("owned");
+    let other = take(&mut consumer, 100).await;
+    assert!(other.iter().all(|record| record.partition != paused));
+    assert_eq!(consumer.position("t", paused), Some(1));
+    idle(&mut consumer, 100).await;
+    consumer.resume("t", paused).expect("owned");
+    read.extend(take(&mut consumer, 99).await);
+    let expected: BTreeSet<_> = (0..100).map(|offset| (paused, offset)).collect();
+    assert_eq!(offsets(&read), expected);
+    assert!(consumer.pause("t", 7).is_err());
+}
+
+#[tokio::test]
+async fn a_seek_is_what_is_committed_next() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 100).await;
+    let mut consumer = member(&client, config());
+    take(&mut consumer, 100).await;
+    consumer.seek("t", 0, StartAt::Offset(30)).await.expect("it is there");
+    until("committed", || committed(&cluster, 0) == Some(30)).await;
+    assert_eq!(take(&mut consumer, 1).await[0].offset, 30);
+}
+
+#[tokio::test]
+async fn partitions_without_an_offset_begin_as_the_settings_say() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 10).await;
+    let with = |offset_reset| GroupConfig {
+        offset_reset,
+        ..config()
+    };
+    let mut consumer = member(&client, with(OffsetReset::Error));
+    let error = soon(consumer.next()).await.expect_err("there is none");
+    assert!(matches!(error, ClientError::NoCommittedOffset { .. }), "{error}");
+    consumer.seek("t", 0, StartAt::Offset(8)).await.expect("owned");
+    assert_eq!(take(&mut consumer, 1).await[0].offset, 8);
+    soon(consumer.abandon()).await;
+    cluster.state().partition("t", 0).log_start = 9;
+    // The committed offset is there, and retention took its record.
+    let mut consumer = member(&client, with(OffsetReset::Earliest));
+    assert_eq!(take(&mut consumer, 1).await[0].offset, 9);
+    soon(consumer.abandon()).await;
+    cluster.state().groups().commits.clear();
+    let latest = GroupConfig {
+        group: "latest".to_owned(),
+        ..with(OffsetReset::Latest)
+    };
+    let mut consumer = member(&client, latest);
+    idle(&mut consumer, 200).await;
+    until("committed", || !cluster.state().groups().commits.is_empty()).await;
+    fill(&client, 1, 10..11).await;
+    assert_eq!(take(&mut consumer, 1).await[0].offset, 10);
+}
+
+/// Positions that a listener keeps by itself.
+struct Kept(i64);
+
+impl RebalanceListener for Kept {
+    fn on_assigned<'a>(
+        &'a self,
+        _: &'a GroupHandle,
+        partitions: &'a [TopicPartition],
+    ) -> BoxFuture<'a, Result<StartPositions, ListenerError>> {
+        let starts = partitions
+            .iter()
+            .map(|p| (p.clone(), StartAt::Offset(self.0)))
+            .collect();
+        Box::pin(async move { Ok(starts) })
+    }
+}
+
+#[tokio::test]
+async fn a_listener_says_where_partitions_begin() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 2, 100).await;
+    let manual = GroupConfig {
+        commit: CommitMode::Manual,
+        offset_reset: OffsetReset::Error,
+        ..config()
+    };
+    let mut consumer = client
+        .group_consumer_with(manual, Arc::new(Kept(90)))
+        .expect("good settings");
+    let read = take(&mut consumer, 20).await;
+    assert!(read.iter().all(|record| record.offset >= 90));
+}
+
+#[tokio::test]
+async fn a_static_member_that_comes_back_moves_nothing() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 2, 10).await;
+    let named = GroupConfig {
+        instance_id: Some("one".to_owned()),
+        ..config()
+    };
+    let mut consumer = member(&client, named.clone());
+    take(&mut consumer, 20).await;
+    soon(consumer.close()).await.expect("closed");
+    assert_eq!(cluster.state().groups().members("g").len(), 1, "its place is kept");
+    let mut again = member(&client, named);
+    idle(&mut again, 200).await;
+    let members = cluster.state().groups().members("g");
+    assert_eq!(members, [(again.member_id().to_owned(), vec![0, 1])]);
+}

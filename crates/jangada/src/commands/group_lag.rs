@@ -1,0 +1,203 @@
+//! `jangada group lag`: how far a group is behind.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use jangada_client::{Client, ClientError, CommittedOffset, GroupMember, OffsetAt, Reason, TopicPartition};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::cli::LagArgs;
+use crate::errors::Result;
+use crate::output::{Output, Show, or_dash, plain_table, print_text};
+
+/// Between two looks with `--watch`.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+
+pub async fn run(client: &Client, args: &LagArgs) -> Result<()> {
+    if !args.watch {
+        return args.output.show(&Lag::of(client, &args.group).await?);
+    }
+    // Until interrupted, as any other filter is.
+    loop {
+        let lag = Lag::of(client, &args.group).await?;
+        let text = match args.output.output {
+            Output::Json => lag.json().to_string(),
+            Output::Table if std::io::stdout().is_terminal() => format!("\x1b[H\x1b[2J{}", lag.table()),
+            Output::Table => format!("{}\n", lag.table()),
+        };
+        print_text(&text)?;
+        sleep(WATCH_INTERVAL).await;
+    }
+}
+
+/// By topic and partition: those with a committed offset or an owner, and the others of their topics.
+struct Lag(Vec<PartitionLag>);
+
+struct PartitionLag {
+    partition: TopicPartition,
+    committed: Option<CommittedOffset>,
+    log_start_offset: i64,
+    high_watermark: i64,
+    /// Who owns it now.
+    owner: Option<GroupMember>,
+}
+
+impl PartitionLag {
+    fn offset(&self) -> Option<i64> {
+        self.committed.as_ref().and_then(|committed| committed.offset)
+    }
+
+    /// Records that are still to be read: those that are no longer there do not count.
+    fn lag(&self) -> Option<i64> {
+        let offset = self.offset()?.max(self.log_start_offset);
+        Some((self.high_watermark - offset).max(0))
+    }
+}
+
+impl Lag {
+    async fn of(client: &Client, group: &str) -> Result<Lag> {
+        let admin = client.admin();
+        // Offsets before ends: what is committed meanwhile must not look like being ahead.
+        let described = admin.describe_group(group).await?;
+        let committed = admin.fetch_offsets(group, None).await?;
+        let mut topics: BTreeSet<_> = committed.iter().map(|offset| offset.partition.topic.clone()).collect();
+        let mut owners = BTreeMap::new();
+        for member in described.members {
+            topics.extend(member.target.iter().map(|partition| partition.topic.clone()));
+            for owned in &member.owned {
+                topics.insert(owned.partition.topic.clone());
+                owners.insert(owned.partition.clone(), member.clone());
+            }
+        }
+        let mut committed: BTreeMap<_, _> = committed.into_iter().map(|o| (o.partition.clone(), o)).collect();
+        let mut rows = Vec::new();
+        for topic in topics {
+            let partitions = match admin.topic_partitions(&topic).await {
+                Ok(partitions) => partitions,
+                // Deleted: the coordinator drops its offsets soon.
+                Err(ClientError::UnknownTopic { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let bounds = try_join_all(partitions.iter().map(|partition| bounds(client, partition)));
+            let bounds = match bounds.await {
+                Err(error) if error.reason() == Some(Reason::UnknownTopic) => continue,
+                bounds => bounds?,
+            };
+            for (partition, (log_start_offset, high_watermark)) in partitions.into_iter().zip(bounds) {
+                rows.push(PartitionLag {
+                    committed: committed.remove(&partition),
+                    owner: owners.remove(&partition),
+                    log_start_offset,
+                    high_watermark,
+                    partition,
+                });
+            }
+        }
+        Ok(Lag(rows))
+    }
+}
+
+/// A partition's first offset, and its end, confirmed with a quorum.
+pub async fn bounds(client: &Client, partition: &TopicPartition) -> std::result::Result<(i64, i64), ClientError> {
+    let list = async |at| {
+        let listed = client.list_offsets(&partition.topic, partition.partition, at).await?;
+        Ok::<_, ClientError>(listed.offset.unwrap_or(0))
+    };
+    tokio::try_join!(list(OffsetAt::Earliest), list(OffsetAt::Latest))
+}
+
+impl Show for Lag {
+    fn table(&self) -> String {
+        let rows = self.0.iter().map(|row| {
+            [
+                row.partition.topic.to_string(),
+                row.partition.partition.to_string(),
+                or_dash(row.offset()),
+                row.log_start_offset.to_string(),
+                row.high_watermark.to_string(),
+                or_dash(row.lag()),
+                or_dash(row.owner.as_ref().map(|owner| &owner.member_id)),
+                or_dash(row.owner.as_ref().map(|owner| &owner.client_id)),
+            ]
+        });
+        let header = [
+            "topic",
+            "partition",
+            "offset",
+            "log_start_offset",
+            "high_watermark",
+            "lag",
+            "member_id",
+            "client_id",
+        ];
+        let total: i64 = self.0.iter().filter_map(PartitionLag::lag).sum();
+        let uncommitted = self.0.iter().filter(|row| row.offset().is_none()).count();
+        let mut text = plain_table(header, rows);
+        text += &format!("\ntotal lag {total} over {} partitions", self.0.len() - uncommitted);
+        if uncommitted > 0 {
+            text += &format!("; {uncommitted} without a committed offset");
+        }
+        text + "\n"
+    }
+
+    fn json(&self) -> Value {
+        let row = |row: &PartitionLag| {
+            json!({
+                "topic": *row.partition.topic,
+                "topic_id": row.partition.topic_id.to_string(),
+                "partition": row.partition.partition,
+                "offset": row.offset().unwrap_or(-1),
+                "metadata": row.committed.as_ref().map(|committed| committed.metadata.as_str()).unwrap_or_default(),
+                "committed_at_ms": row.committed.as_ref().map_or(-1, |committed| committed.committed_at_ms),
+                "log_start_offset": row.log_start_offset,
+                "high_watermark": row.high_watermark,
+                "lag": row.lag().unwrap_or(-1),
+                "member_id": row.owner.as_ref().map(|owner| owner.member_id.as_str()).unwrap_or_default(),
+                "client_id": row.owner.as_ref().map(|owner| owner.client_id.as_str()).unwrap_or_default(),
+            })
+        };
+        self.0.iter().map(row).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jangada_client::TopicId;
+
+    #[test]
+    fn lag_counts_only_what_is_still_there() {
+        let row = |offset: Option<i64>| {
+            let partition = TopicPartition {
+                topic: "t".into(),
+                topic_id: TopicId([1; 16]),
+                partition: 0,
+            };
+            PartitionLag {
+                committed: Some(CommittedOffset {
+                    partition: partition.clone(),
+                    offset,
+                    leader_epoch: None,
+                    metadata: String::new(),
+                    committed_at_ms: 0,
+                }),
+                partition,
+                log_start_offset: 10,
+                high_watermark: 30,
+                owner: None,
+            }
+        };
+        assert_eq!(row(Some(12)).lag(), Some(18));
+        assert_eq!(row(Some(3)).lag(), Some(20), "what retention took does not count");
+        assert_eq!(row(Some(40)).lag(), Some(0));
+        assert_eq!(row(None).lag(), None);
+        assert!(
+            Lag(vec![row(Some(3)), row(None)])
+                .table()
+                .ends_with("total lag 20 over 1 partitions; 1 without a committed offset\n")
+        );
+    }
+}
