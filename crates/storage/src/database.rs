@@ -27,6 +27,8 @@ use crate::store::{IndexEntry, LogEntry, LogPosition, StateKind};
 pub(crate) const LOG: &str = "log";
 /// Name of the column family of the offset indexes.
 pub(crate) const INDEX: &str = "index";
+/// Name of the column family of the last offsets of keys.
+pub(crate) const KEYS: &str = "keys";
 /// Name of the column family of groups' and the node's state.
 pub(crate) const STATE: &str = "state";
 
@@ -45,6 +47,7 @@ impl Database {
         let families = [
             ColumnFamilyDescriptor::new(LOG, log_options(options, &cache)?),
             ColumnFamilyDescriptor::new(INDEX, small_options(&cache)),
+            ColumnFamilyDescriptor::new(KEYS, key_options(&cache)),
             ColumnFamilyDescriptor::new(STATE, small_options(&cache)),
         ];
         let mut database_options = database_options(options)?;
@@ -252,10 +255,18 @@ impl Database {
         Ok(None)
     }
 
+    /// The last offset of a key.
+    pub(crate) fn key(&self, group: GroupId, key: &[u8]) -> Result<Option<Offset>, StoreError> {
+        match self.db.get_pinned_cf(&self.family(KEYS), keys::key(group, key))? {
+            Some(value) => codec::decode_key_offset(&value).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// All groups with any row, ascending.
     pub(crate) fn groups(&self) -> Result<Vec<GroupId>, StoreError> {
         let mut found = std::collections::BTreeSet::new();
-        for family in [LOG, INDEX, STATE] {
+        for family in [LOG, INDEX, KEYS, STATE] {
             let mut rows = self.rows(
                 family,
                 &keys::group_start(GroupId::from(0)),
@@ -400,4 +411,13 @@ fn small_options(cache: &Cache) -> Options {
     small.set_level_zero_slowdown_writes_trigger(200);
     small.set_level_zero_stop_writes_trigger(400);
     small
+}
+
+/// Last offsets of keys: as the other small rows, and looked up one by one, often in vain.
+fn key_options(cache: &Cache) -> Options {
+    let mut keys = small_options(cache);
+    let mut table = table_options(cache);
+    table.set_bloom_filter(10.0, false);
+    keys.set_block_based_table_factory(&table);
+    keys
 }

@@ -10,7 +10,7 @@ use jangada_types::{GroupId, Offset};
 use rocksdb::WriteBatch;
 
 use crate::codec;
-use crate::database::{Database, INDEX, LOG, STATE};
+use crate::database::{Database, INDEX, KEYS, LOG, STATE};
 use crate::error::StoreError;
 use crate::fence::Fence;
 use crate::group::Change;
@@ -168,9 +168,10 @@ impl Writer {
     }
 
     fn encode(&mut self, items: &[Item]) -> WriteBatch {
-        let (log, index, state) = (
+        let (log, index, last_offsets, state) = (
             self.database.family(LOG),
             self.database.family(INDEX),
+            self.database.family(KEYS),
             self.database.family(STATE),
         );
         let expected = items.iter().map(|item| item.bytes).sum::<usize>();
@@ -205,8 +206,13 @@ impl Writer {
                         let start = keys::index(group, Offset::from(0));
                         batch.delete_range_cf(&index, start, keys::index(group, *offset));
                     }
+                    Change::PutKeys(rows) => {
+                        for (key, offset) in rows {
+                            batch.put_cf(&last_offsets, keys::key(group, key), codec::encode_key_offset(*offset));
+                        }
+                    }
                     Change::DeleteGroup => {
-                        for family in [&log, &index, &state] {
+                        for family in [&log, &index, &last_offsets, &state] {
                             let (start, end) = (keys::group_start(group).to_vec(), keys::group_end(group));
                             batch.delete_range_cf(family, start, end);
                         }
