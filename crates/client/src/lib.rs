@@ -62,4 +62,4 @@ pub use consumer::{ConsumedRecord, Consumer, ConsumerConfig, EndOffsets, OffsetR
 pub use error::{ClientError, Rejection};
 pub use jangada_types::{BrokerId, Codec, Header, Incarnation, Reason, TopicId};
 pub use metadata::{PartitionMetadata, TopicMetadata};
-pub use producer::{Acks, Delivery, Producer, ProducerConfig, ProducerRecord, RecordMetadata};
+pub use producer::{Acks, Condition, Delivery, Producer, ProducerConfig, ProducerRecord, RecordMetadata};

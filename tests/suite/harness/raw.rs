@@ -68,6 +68,7 @@ pub async fn produce(
         acks: Acks::Quorum.into(),
         timeout_ms: 0,
         payload: Some(Payload::Batch(batch)),
+        ..ProduceRequest::default()
     };
     log.produce(request).await.map(tonic::Response::into_inner)
 }
