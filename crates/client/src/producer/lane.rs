@@ -376,7 +376,7 @@ impl<B> Lane<B> {
                 None
             }
             // Nothing was numbered behind it, and no attempt is left that could still use its number.
-            Answer::ConditionFailed if !in_doubt && self.window.len() == 1 && self.holes.is_empty() => {
+            Answer::ConditionFailed if !in_doubt && ordinal + 1 == self.next_ordinal && self.holes.is_empty() => {
                 if let Some((_, next)) = &mut self.numbering {
                     *next = self.window[place].stamp.sequence;
                 }
