@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jangada_replication::{Applied, Proposal, ProposeError};
+use jangada_replication::{Applied, Command, Group, Proposal, ProposeError};
 use jangada_types::batch::Records;
 use jangada_types::limits::{DECOMPRESSED_BYTES_MAX, INDEXED_KEY_BYTES_MAX};
 use jangada_types::{Offset, Reason};
@@ -76,19 +76,29 @@ pub(super) enum Pending {
 }
 
 impl Pending {
-    pub fn watched(proposal: Proposal, turn: Turn) -> Self {
+    /// Proposes a command that has its turn; returns when it has its place in the log's order. By a task of its own, so
+    /// that a caller who goes away in the middle frees no key of a batch that is on its way.
+    pub async fn propose(group: Group, command: Command, turn: Turn) -> Result<Self, ProposeError> {
+        let (submitted, in_order) = oneshot::channel();
         let (answer, answered) = oneshot::channel();
-        let under_way = match turn {
-            Turn::UnderWay(under_way) => under_way,
-            Turn::Claim(claim) => claim.proposed(),
-        };
         tokio::spawn(async move {
+            let proposal = group.submit(command).await;
+            let under_way = match turn {
+                Turn::UnderWay(under_way) => under_way,
+                Turn::Claim(claim) => claim.proposed(),
+            };
+            // Who sent it may have gone, here and below.
+            let proposal = match proposal {
+                Ok(proposal) => proposal,
+                Err(error) => return drop(submitted.send(Err(error))),
+            };
+            let _ = submitted.send(Ok(()));
             let applied = proposal.applied(UNTIL_ANSWERED).await;
             drop(under_way);
-            // Who sent it may have gone.
             let _ = answer.send(applied);
         });
-        Self::Watched(answered)
+        in_order.await.unwrap_or_else(|_| Err(dropped()))?;
+        Ok(Self::Watched(answered))
     }
 
     pub async fn applied(self, timeout: Duration) -> Result<Applied, ProposeError> {
@@ -96,11 +106,15 @@ impl Pending {
             Self::Proposal(proposal) => proposal.applied(timeout).await,
             Self::Watched(answered) => match tokio::time::timeout(timeout, answered).await {
                 Err(_) => Err(ProposeError::Timeout),
-                Ok(Err(_)) => Err(ProposeError::Stopped("it was dropped".into())),
+                Ok(Err(_)) => Err(dropped()),
                 Ok(Ok(applied)) => applied,
             },
         }
     }
+}
+
+fn dropped() -> ProposeError {
+    ProposeError::Stopped("it was dropped".into())
 }
 
 impl Partition {

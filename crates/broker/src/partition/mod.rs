@@ -262,15 +262,12 @@ impl Partition {
             expiration_ms: self.shared.producer_expiration_ms,
             conditions,
         };
-        let proposal = self
-            .group
-            .submit(command.encode(batch))
-            .await
-            .map_err(|error| self.propose_error(error))?;
+        let command = command.encode(batch);
         let pending = match turn {
-            Some(turn) => Pending::watched(proposal, turn),
-            None => Pending::Proposal(proposal),
+            Some(turn) => Pending::propose(self.group.clone(), command, turn).await,
+            None => self.group.submit(command).await.map(Pending::Proposal),
         };
+        let pending = pending.map_err(|error| self.propose_error(error))?;
         Ok(Admitted {
             pending,
             append_time_ms,
