@@ -157,7 +157,14 @@ impl Writer {
                         self.evictor.wrote(item.group.clone(), item.position);
                     }
                     Change::DeleteLog(from, to) => self.reclaim.note_range(item.group.id, *from..*to),
-                    Change::DeleteGroup => self.reclaim.note_group(item.group.id),
+                    // All of the index goes when a snapshot takes the log's place; its offset is none then.
+                    Change::DeleteIndexBelow(floor) if *floor < Offset::from(i64::MAX) => {
+                        self.database.key_floors().raise(item.group.id, *floor);
+                    }
+                    Change::DeleteGroup => {
+                        self.database.key_floors().forget(item.group.id);
+                        self.reclaim.note_group(item.group.id);
+                    }
                     _ => {}
                 }
             }
