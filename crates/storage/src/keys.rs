@@ -1,5 +1,5 @@
-//! Keys of the four column families: big-endian and, but for those of `keys`, of fixed size, so that RocksDB's byte order is the order of the
-//! numbers.
+//! Keys of the four column families: big-endian and, but for those of `keys`, of fixed size, so that RocksDB's byte
+//! order is the order of the numbers.
 //!
 //! ```text
 //! log    group u64 | raft index u64
