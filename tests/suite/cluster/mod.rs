@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bootstrap;
+mod conditional;
 mod failover;
 mod fsync;
 mod golden_data;
