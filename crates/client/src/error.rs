@@ -106,6 +106,18 @@ pub enum ClientError {
         rejection: Arc<Rejection>,
     },
 
+    /// The record's [`Condition`](crate::Condition) did not hold. When [`is_definite`](Self::is_definite) is false an earlier
+    /// attempt got lost: it was not in the partition when the condition was judged, but may still come.
+    #[error("{rejection}")]
+    ConditionFailed {
+        /// Whether the record is certainly not in the partition.
+        definite: bool,
+        /// The end offset, or the last offset of the key, as it was found; -1: no record has the key.
+        actual: i64,
+        /// What the broker said.
+        rejection: Arc<Rejection>,
+    },
+
     /// The broker misses records of this producer that it had acknowledged: it lost some.
     #[error("the partition lost acknowledged records: {0}")]
     OutOfOrderSequence(Arc<Rejection>),
@@ -182,7 +194,9 @@ impl ClientError {
             | Self::DuplicateSequence(r)
             | Self::OutOfOrderSequence(r)
             | Self::MembershipLost(r) => Some(r),
-            Self::UnknownProducer { rejection, .. } | Self::ProducerFenced { rejection, .. } => Some(rejection),
+            Self::UnknownProducer { rejection, .. }
+            | Self::ProducerFenced { rejection, .. }
+            | Self::ConditionFailed { rejection, .. } => Some(rejection),
             _ => None,
         }
     }
@@ -207,7 +221,9 @@ impl ClientError {
     pub fn is_definite(&self) -> bool {
         match self {
             Self::OutcomeUnknown(_) | Self::DuplicateSequence(_) => false,
-            Self::UnknownProducer { definite, .. } | Self::ProducerFenced { definite, .. } => *definite,
+            Self::UnknownProducer { definite, .. }
+            | Self::ProducerFenced { definite, .. }
+            | Self::ConditionFailed { definite, .. } => *definite,
             _ => true,
         }
     }

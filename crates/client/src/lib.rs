@@ -69,4 +69,4 @@ pub use group::{
 };
 pub use jangada_types::{BrokerId, Codec, Header, Incarnation, Reason, TopicId};
 pub use metadata::{PartitionMetadata, TopicMetadata};
-pub use producer::{Acks, Delivery, Producer, ProducerConfig, ProducerRecord, RecordMetadata};
+pub use producer::{Acks, Condition, Delivery, Producer, ProducerConfig, ProducerRecord, RecordMetadata};

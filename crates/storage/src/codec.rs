@@ -3,6 +3,7 @@
 //! ```text
 //! log     1 | term u64 | head length u32 | head | body
 //! index   1 | base offset u64 | raft index u64 | epoch u32 | max timestamp i64 | running max i64 | size u32
+//! keys    1 | last offset i64
 //! purged  1 | term u64 | index u64
 //! commit  1 | sequence u64 | chain u64
 //! ```
@@ -22,6 +23,7 @@ const VERSION: u8 = 1;
 const LOG_HEADER_LEN: usize = 1 + 8 + 4;
 const INDEX_LEN: usize = 1 + 8 + 8 + 4 + 8 + 8 + 4;
 const PAIR_LEN: usize = 1 + 8 + 8;
+const KEY_LEN: usize = 1 + 8;
 
 const _: () = assert!(
     LOG_HEADER_LEN == 13 && INDEX_LEN == 41 && PAIR_LEN == 17,
@@ -93,6 +95,24 @@ pub(crate) fn decode_index(last_offset: u64, value: &[u8]) -> Result<IndexEntry,
     };
     reader.finish()?;
     Ok(entry)
+}
+
+/// Writes the last offset of a key.
+pub(crate) fn encode_key_offset(offset: Offset) -> [u8; KEY_LEN] {
+    let mut value = [0; KEY_LEN];
+    let mut writer = Writer::new(&mut value);
+    writer.put(&[VERSION]);
+    writer.put(&offset.get().to_le_bytes());
+    writer.finish();
+    value
+}
+
+/// Reads the last offset of a key.
+pub(crate) fn decode_key_offset(value: &[u8]) -> Result<Offset, StoreError> {
+    let mut reader = Reader::new("last offset of a key", value)?;
+    let offset = reader.i64()?;
+    reader.finish()?;
+    Ok(Offset::from(offset))
 }
 
 /// Writes the row that says where the log starts.

@@ -31,7 +31,7 @@ const C: GroupId = GroupId(3);
 
 /// Runs all scenarios, each on a disk of its own.
 pub fn check_all<D: Disk>(new_disk: impl Fn() -> D) {
-    let scenarios: [fn(&D); 13] = [
+    let scenarios: [fn(&D); 14] = [
         appended_entries_are_read_back,
         reads_respect_range_and_byte_cap,
         truncation_makes_room_for_another_history,
@@ -41,6 +41,7 @@ pub fn check_all<D: Disk>(new_disk: impl Fn() -> D) {
         state_rows_are_kept_apart,
         index_rows_are_found_by_offset,
         index_rows_are_found_by_timestamp,
+        keys_have_the_offset_that_was_set_last,
         a_deleted_group_is_as_new_and_its_neighbours_stay,
         all_groups_with_data_are_listed,
         completions_come_once_and_in_order,
@@ -408,6 +409,45 @@ pub fn index_rows_are_found_by_timestamp<D: Disk>(disk: &D) {
                 assert_eq!(found.as_ref(), expected, "from {from}, timestamp {timestamp}");
             }
         }
+    });
+}
+
+/// Keys of groups are kept apart, the last one set counts, and a key is its bytes.
+pub fn keys_have_the_offset_that_was_set_last<D: Disk>(disk: &D) {
+    let store = disk.open();
+    for group in [A, B] {
+        store.open_group(group).expect("opens");
+    }
+    let row = |key: &'static [u8], offset| (Bytes::from_static(key), Offset(offset));
+    write(
+        &store,
+        A,
+        vec![Op::PutKeys(vec![row(b"", 1), row(b"a", 2), row(b"ab", 3)])],
+    );
+    queue(&store, B, vec![Op::PutKeys(vec![row(b"a", 7), row(b"\xff\xff", 8)])]);
+    queue(&store, A, vec![Op::PutKeys(vec![row(b"a", 9)])]);
+    now_and_after_reopening(disk, store, &[A, B], |store| {
+        let found = |group, key: &[u8]| store.get_key(group, key).expect("readable").map(Offset::get);
+        assert_eq!(
+            [found(A, b""), found(A, b"a"), found(A, b"ab"), found(A, b"abc")],
+            [Some(1), Some(9), Some(3), None]
+        );
+        assert_eq!(
+            [found(B, b""), found(B, b"a"), found(B, b"\xff\xff")],
+            [None, Some(7), Some(8)]
+        );
+    });
+    let store = disk.open();
+    store.open_group(A).expect("opens");
+    store.open_group(B).expect("opens");
+    queue(&store, A, vec![Op::DeleteGroup]);
+    queue(&store, A, vec![Op::PutKeys(vec![row(b"ab", 0)])]);
+    now_and_after_reopening(disk, store, &[A, B], |store| {
+        let found = |group, key: &[u8]| store.get_key(group, key).expect("readable").map(Offset::get);
+        assert_eq!(
+            [found(A, b"a"), found(A, b"ab"), found(B, b"a")],
+            [None, Some(0), Some(7)]
+        );
     });
 }
 

@@ -17,6 +17,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::codec;
 use crate::error::StoreError;
+use crate::key_floors::KeyFloors;
 use crate::keys;
 use crate::mark::CommitPoint;
 use crate::options::StoreOptions;
@@ -27,6 +28,8 @@ use crate::store::{IndexEntry, LogEntry, LogPosition, StateKind};
 pub(crate) const LOG: &str = "log";
 /// Name of the column family of the offset indexes.
 pub(crate) const INDEX: &str = "index";
+/// Name of the column family of the last offsets of keys.
+pub(crate) const KEYS: &str = "keys";
 /// Name of the column family of groups' and the node's state.
 pub(crate) const STATE: &str = "state";
 
@@ -37,15 +40,18 @@ const MIB: usize = 1024 * KIB;
 pub(crate) struct Database {
     db: DB,
     counters: Arc<Counters>,
+    key_floors: KeyFloors,
 }
 
 impl Database {
     pub(crate) fn open(path: &Path, options: &StoreOptions, counters: Arc<Counters>) -> Result<Self, StoreError> {
         make_wals_durable(path)?;
+        let key_floors = KeyFloors::default();
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
         let families = [
             ColumnFamilyDescriptor::new(LOG, log_options(options, &cache)?),
             ColumnFamilyDescriptor::new(INDEX, small_options(&cache)),
+            ColumnFamilyDescriptor::new(KEYS, key_options(&cache, key_floors.clone())),
             ColumnFamilyDescriptor::new(STATE, small_options(&cache)),
         ];
         let mut database_options = database_options(options)?;
@@ -57,7 +63,11 @@ impl Database {
                 StoreError::from(error)
             }
         })?;
-        Ok(Self { db, counters })
+        Ok(Self {
+            db,
+            counters,
+            key_floors,
+        })
     }
 
     pub(crate) fn family(&self, name: &str) -> Arc<BoundColumnFamily<'_>> {
@@ -253,10 +263,18 @@ impl Database {
         Ok(None)
     }
 
+    /// The last offset of a key.
+    pub(crate) fn key(&self, group: GroupId, key: &[u8]) -> Result<Option<Offset>, StoreError> {
+        match self.db.get_pinned_cf(&self.family(KEYS), keys::key(group, key))? {
+            Some(value) => codec::decode_key_offset(&value).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// All groups with any row, ascending.
     pub(crate) fn groups(&self) -> Result<Vec<GroupId>, StoreError> {
         let mut found = std::collections::BTreeSet::new();
-        for family in [LOG, INDEX, STATE] {
+        for family in [LOG, INDEX, KEYS, STATE] {
             let mut rows = self.rows(
                 family,
                 &keys::group_start(GroupId::from(0)),
@@ -279,6 +297,11 @@ impl Database {
         options.set_iterate_lower_bound(start);
         options.set_iterate_upper_bound(end);
         self.db.raw_iterator_cf_opt(&self.family(family), options)
+    }
+
+    /// Below which the rows of keys may go.
+    pub(crate) fn key_floors(&self) -> &KeyFloors {
+        &self.key_floors
     }
 
     /// The RocksDB itself, for cleaning.
@@ -431,4 +454,46 @@ fn small_options(cache: &Cache) -> Options {
     small.set_level_zero_slowdown_writes_trigger(200);
     small.set_level_zero_stop_writes_trigger(400);
     small
+}
+
+/// Last offsets of keys: as the other small rows, and looked up one by one, often in vain.
+fn key_options(cache: &Cache, floors: KeyFloors) -> Options {
+    let mut keys = small_options(cache);
+    let mut table = table_options(cache);
+    table.set_bloom_filter(10.0, false);
+    keys.set_block_based_table_factory(&table);
+    keys.set_compaction_filter("key floors", move |_, key, value| floors.judge(key, value));
+    keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compaction_drops_the_keys_of_what_was_purged() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let options = StoreOptions::new(directory.path());
+        let database = Database::open(directory.path(), &options, Arc::default()).expect("opens");
+        let (purged, whole) = (GroupId(1), GroupId(2));
+        let mut batch = WriteBatch::default();
+        for group in [purged, whole] {
+            for (key, offset) in [(b"old", 9), (b"new", 10)] {
+                let value = codec::encode_key_offset(Offset(offset));
+                batch.put_cf(&database.family(KEYS), keys::key(group, &key[..]), value);
+            }
+        }
+        database.write(batch).expect("writes");
+        database.key_floors().raise(purged, Offset(10));
+        let family = database.family(KEYS);
+        database.raw().flush_cf(&family).expect("flushes");
+        let mut compact = rocksdb::CompactOptions::default();
+        compact.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
+        database
+            .raw()
+            .compact_range_cf_opt(&family, None::<&[u8]>, None::<&[u8]>, &compact);
+        let found = |group, key: &[u8]| database.key(group, key).expect("readable").map(Offset::get);
+        assert_eq!([found(purged, b"old"), found(purged, b"new")], [None, Some(10)]);
+        assert_eq!([found(whole, b"old"), found(whole, b"new")], [Some(9), Some(10)]);
+    }
 }

@@ -13,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::codec;
 use crate::database::Database;
 use crate::error::StoreError;
-use crate::overlay::{PendingState, RecentIndex};
+use crate::overlay::{PendingKeys, PendingState, RecentIndex};
 use crate::store::{IndexEntry, LogBounds, LogEntry, LogPosition, Op, StateKind};
 use crate::tail::{Tail, TailBudget};
 
@@ -26,6 +26,7 @@ pub(crate) enum Change {
     DeleteState(StateKind, u64),
     PutIndex(Vec<IndexEntry>),
     DeleteIndexBelow(Offset),
+    PutKeys(Vec<(Bytes, Offset)>),
     DeleteGroup,
 }
 
@@ -39,6 +40,10 @@ impl Change {
             Self::Append(entries) => entries.iter().map(crate::tail::entry_bytes).sum(),
             Self::PutState(_, _, value) => value.len(),
             Self::PutIndex(rows) => rows.len() * size_of::<IndexEntry>(),
+            Self::PutKeys(rows) => rows
+                .iter()
+                .map(|(key, _)| key.len() + size_of::<(Bytes, Offset)>())
+                .sum(),
             _ => 0,
         };
         payload + CHANGE_OVERHEAD
@@ -62,6 +67,7 @@ pub(crate) struct GroupState {
     pub(crate) tail: Tail,
     pub(crate) pending: PendingState,
     pub(crate) index: RecentIndex,
+    pub(crate) keys: PendingKeys,
 }
 
 impl Group {
@@ -88,6 +94,7 @@ impl Group {
             tail: Tail::new(budget),
             pending: PendingState::default(),
             index: RecentIndex::new(database.index_last(id)?),
+            keys: PendingKeys::default(),
         };
         Ok(Self {
             id,
@@ -115,6 +122,7 @@ impl GroupState {
     pub(crate) fn written(&mut self, position: u64) {
         self.pending.written(position);
         self.index.written(position);
+        self.keys.written(position);
     }
 
     /// Carries out an operation in memory and says what is to be written.
@@ -156,6 +164,10 @@ impl GroupState {
             Op::DeleteIndexBelow(offset) => {
                 self.index.delete_below(offset, position);
                 changes.push(Change::DeleteIndexBelow(offset));
+            }
+            Op::PutKeys(rows) => {
+                self.keys.put(&rows, position);
+                changes.push(Change::PutKeys(rows));
             }
             Op::DeleteGroup => self.delete(position, changes),
         }
@@ -245,6 +257,7 @@ impl GroupState {
         self.tail.truncate_after(None);
         self.pending.delete_all(position);
         self.index.delete_all();
+        self.keys.delete_all(position);
         self.removals += 1;
         changes.push(Change::DeleteGroup);
     }

@@ -1,9 +1,10 @@
-//! Keys of the three column families: fixed size and big-endian, so that RocksDB's byte order is the order of the
-//! numbers.
+//! Keys of the four column families: big-endian and, but for those of `keys`, of fixed size, so that RocksDB's byte
+//! order is the order of the numbers.
 //!
 //! ```text
 //! log    group u64 | raft index u64
 //! index  group u64 | last offset u64
+//! keys   group u64 | a record's key
 //! state  group u64 | kind u8 | suffix u64
 //! ```
 //!
@@ -41,6 +42,11 @@ pub(crate) fn index(group: GroupId, last_offset: Offset) -> RowKey {
     row(group, u64::try_from(last_offset.get()).unwrap_or(0))
 }
 
+/// Key of a row with the last offset of a record's key.
+pub(crate) fn key(group: GroupId, key: &[u8]) -> Vec<u8> {
+    [&group.get().to_be_bytes()[..], key].concat()
+}
+
 /// Key of a row of state.
 pub(crate) fn state(group: GroupId, kind: StateKind, suffix: u64) -> StateKey {
     let mut key = [0; STATE_KEY_LEN];
@@ -55,8 +61,8 @@ pub(crate) fn group_start(group: GroupId) -> [u8; GROUP_LEN] {
     group.get().to_be_bytes()
 }
 
-/// First possible key after a group, in any column family. After [`GroupId::NODE`] comes no group, but this is longer
-/// than any key.
+/// First possible key after a group, in any column family. After [`GroupId::NODE`] comes no group, and it has no
+/// records with keys; this is longer than any other key.
 pub(crate) fn group_end(group: GroupId) -> Vec<u8> {
     match group.get().checked_add(1) {
         Some(next) => next.to_be_bytes().to_vec(),
@@ -97,6 +103,7 @@ mod tests {
             index(group, Offset::from(258)),
             [1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0, 0, 1, 2]
         );
+        assert_eq!(key(group, b"k"), [1, 2, 3, 4, 5, 6, 7, 8, b'k']);
         assert_eq!(
             state(group, StateKind::CHECKPOINT, 1),
             [1, 2, 3, 4, 5, 6, 7, 8, 6, 0, 0, 0, 0, 0, 0, 0, 1]

@@ -37,6 +37,7 @@ mod error;
 mod failure_tests;
 mod fence;
 mod group;
+mod key_floors;
 mod keys;
 mod mark;
 pub mod options;

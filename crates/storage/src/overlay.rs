@@ -3,7 +3,7 @@
 //!
 //! The index overlay also keeps some rows after they are written, so that reading at the end of a log needs no disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
 use jangada_types::Offset;
@@ -48,6 +48,54 @@ impl PendingState {
     /// Everything up to this position is in RocksDB.
     pub(crate) fn written(&mut self, position: u64) {
         self.rows.retain(|_, (_, at)| *at > position);
+        self.hidden_until = self.hidden_until.filter(|at| *at > position);
+    }
+}
+
+/// Keys whose last offset was set and is not written yet.
+#[derive(Default)]
+pub(crate) struct PendingKeys {
+    /// With the position in the commit queue.
+    rows: HashMap<Bytes, (Offset, u64)>,
+    /// What each write set, oldest first.
+    writes: VecDeque<(u64, Vec<Bytes>)>,
+    /// As in [`PendingState`].
+    hidden_until: Option<u64>,
+}
+
+impl PendingKeys {
+    pub(crate) fn put(&mut self, rows: &[(Bytes, Offset)], position: u64) {
+        for (key, offset) in rows {
+            self.rows.insert(key.clone(), (*offset, position));
+        }
+        let keys = rows.iter().map(|(key, _)| key.clone()).collect();
+        self.writes.push_back((position, keys));
+    }
+
+    pub(crate) fn delete_all(&mut self, position: u64) {
+        self.rows.clear();
+        self.writes.clear();
+        self.hidden_until = Some(position);
+    }
+
+    /// `Some` if RocksDB need not be asked.
+    pub(crate) fn get(&self, key: &[u8]) -> Option<Option<Offset>> {
+        match self.rows.get(key) {
+            Some((offset, _)) => Some(Some(*offset)),
+            None => self.hidden_until.map(|_| None),
+        }
+    }
+
+    /// Everything up to this position is in RocksDB.
+    pub(crate) fn written(&mut self, position: u64) {
+        while let Some((_, keys)) = self.writes.pop_front_if(|(at, _)| *at <= position) {
+            for key in keys {
+                // A later write may have set it again.
+                if self.rows.get(&key).is_some_and(|(_, at)| *at <= position) {
+                    self.rows.remove(&key);
+                }
+            }
+        }
         self.hidden_until = self.hidden_until.filter(|at| *at > position);
     }
 }
@@ -161,6 +209,23 @@ mod tests {
         assert_eq!(state.scan(StateKind::GROUP).0.len(), 1);
         state.written(3);
         assert_eq!(state.scan(StateKind::GROUP), (vec![], true));
+    }
+
+    #[test]
+    fn pending_keys_go_when_their_last_write_is_in_rocksdb() {
+        let mut keys = PendingKeys::default();
+        let key = |text: &'static str| Bytes::from_static(text.as_bytes());
+        keys.put(&[(key("a"), Offset(1)), (key("b"), Offset(2))], 1);
+        keys.put(&[(key("a"), Offset(3))], 2);
+        assert_eq!(keys.get(b"a"), Some(Some(Offset(3))));
+        keys.written(1);
+        assert_eq!((keys.get(b"a"), keys.get(b"b")), (Some(Some(Offset(3))), None));
+        keys.delete_all(3);
+        keys.put(&[(key("b"), Offset(9))], 4);
+        assert_eq!((keys.get(b"a"), keys.get(b"b")), (Some(None), Some(Some(Offset(9)))));
+        keys.written(4);
+        assert_eq!((keys.get(b"a"), keys.get(b"b")), (None, None));
+        assert!(keys.rows.is_empty() && keys.writes.is_empty());
     }
 
     #[test]

@@ -133,6 +133,15 @@ pub(crate) fn state(
     }
 }
 
+/// The last offset of a key.
+pub(crate) fn key(group: &Group, database: &Database, key: &[u8]) -> Result<Option<Offset>, StoreError> {
+    let pending = group.lock().keys.get(key);
+    match pending {
+        Some(offset) => Ok(offset),
+        None => database.key(group.id, key),
+    }
+}
+
 /// All rows of state of one kind.
 pub(crate) fn scan_state(group: &Group, database: &Database, kind: StateKind) -> Result<Vec<(u64, Bytes)>, StoreError> {
     let (pending, disk_visible) = group.lock().pending.scan(kind);

@@ -17,7 +17,7 @@ use jangada_types::GroupId;
 use parking_lot::{Condvar, Mutex};
 use rocksdb::{BottommostLevelCompaction, CompactOptions};
 
-use crate::database::{Database, INDEX, LOG, STATE};
+use crate::database::{Database, INDEX, KEYS, LOG, STATE};
 use crate::keys;
 use crate::options::{BLOB_GARBAGE_MIN, BLOB_GARBAGE_PERCENT, RECLAIM_DELAY_MAX, RECLAIM_ENTRIES_MIN};
 
@@ -117,7 +117,7 @@ impl Reclaim {
         let started = Instant::now();
         let before = LogFiles::of(database);
         for group in &work.groups {
-            for family in [LOG, INDEX, STATE] {
+            for family in [LOG, INDEX, KEYS, STATE] {
                 self.compact(
                     database,
                     family,

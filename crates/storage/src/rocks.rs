@@ -322,6 +322,10 @@ impl Store for RocksStore {
         read::index_by_timestamp(&*self.group(group)?, &self.database, from, timestamp_ms)
     }
 
+    fn get_key(&self, group: GroupId, key: &[u8]) -> Result<Option<Offset>, StoreError> {
+        read::key(&*self.group(group)?, &self.database, key)
+    }
+
     fn groups(&self) -> Result<Vec<GroupId>, StoreError> {
         self.wait_written()?;
         self.database.groups()

@@ -78,6 +78,8 @@ impl StateKind {
     pub const GROUP: Self = Self(7);
     /// What the node knows about itself.
     pub const NODE: Self = Self(8);
+    /// How far the index of keys reaches.
+    pub const KEYS: Self = Self(9);
     /// The commit sequence and hash of the last commit (see `mark`). The store's own, under [`GroupId::NODE`].
     pub const COMMIT: Self = Self(255);
 }
@@ -119,7 +121,9 @@ pub enum Op {
     PutIndex(Vec<IndexEntry>),
     /// Removes the rows with `last_offset` below this offset.
     DeleteIndexBelow(Offset),
-    /// Removes everything of the group: log, index and state. The group stays open, and is as new.
+    /// Sets the last offset of these keys.
+    PutKeys(Vec<(Bytes, Offset)>),
+    /// Removes everything of the group: log, index, keys and state. The group stays open, and is as new.
     DeleteGroup,
 }
 
@@ -236,6 +240,9 @@ pub trait Store: Send + Sync + 'static {
         from: Offset,
         timestamp_ms: i64,
     ) -> Result<Option<IndexEntry>, StoreError>;
+
+    /// The offset that was set last for a key, as of all writes that have returned. Blocks.
+    fn get_key(&self, group: GroupId, key: &[u8]) -> Result<Option<Offset>, StoreError>;
 
     /// All groups that have anything on disk, ascending, without [`GroupId::NODE`]. Blocks.
     fn groups(&self) -> Result<Vec<GroupId>, StoreError>;

@@ -10,7 +10,7 @@ use jangada_types::{GroupId, Offset};
 use rocksdb::WriteBatch;
 
 use crate::codec;
-use crate::database::{Database, INDEX, LOG, STATE};
+use crate::database::{Database, INDEX, KEYS, LOG, STATE};
 use crate::error::StoreError;
 use crate::fence::Fence;
 use crate::group::Change;
@@ -157,7 +157,14 @@ impl Writer {
                         self.evictor.wrote(item.group.clone(), item.position);
                     }
                     Change::DeleteLog(from, to) => self.reclaim.note_range(item.group.id, *from..*to),
-                    Change::DeleteGroup => self.reclaim.note_group(item.group.id),
+                    // All of the index goes when a snapshot takes the log's place; its offset is none then.
+                    Change::DeleteIndexBelow(floor) if *floor < Offset::from(i64::MAX) => {
+                        self.database.key_floors().raise(item.group.id, *floor);
+                    }
+                    Change::DeleteGroup => {
+                        self.database.key_floors().forget(item.group.id);
+                        self.reclaim.note_group(item.group.id);
+                    }
                     _ => {}
                 }
             }
@@ -168,9 +175,10 @@ impl Writer {
     }
 
     fn encode(&mut self, items: &[Item]) -> WriteBatch {
-        let (log, index, state) = (
+        let (log, index, last_offsets, state) = (
             self.database.family(LOG),
             self.database.family(INDEX),
+            self.database.family(KEYS),
             self.database.family(STATE),
         );
         let expected = items.iter().map(|item| item.bytes).sum::<usize>();
@@ -205,8 +213,13 @@ impl Writer {
                         let start = keys::index(group, Offset::from(0));
                         batch.delete_range_cf(&index, start, keys::index(group, *offset));
                     }
+                    Change::PutKeys(rows) => {
+                        for (key, offset) in rows {
+                            batch.put_cf(&last_offsets, keys::key(group, key), codec::encode_key_offset(*offset));
+                        }
+                    }
                     Change::DeleteGroup => {
-                        for family in [&log, &index, &state] {
+                        for family in [&log, &index, &last_offsets, &state] {
                             let (start, end) = (keys::group_start(group).to_vec(), keys::group_end(group));
                             batch.delete_range_cf(family, start, end);
                         }

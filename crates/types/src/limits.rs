@@ -33,6 +33,9 @@ pub const DECOMPRESSED_BYTES_MAX: usize = 64 * MIB;
 /// compressed batch's count cannot be checked without unpacking it.
 pub const RECORDS_PER_BATCH_MAX: i32 = 1 << 20;
 
+/// Bytes of a record's key on a topic with `key.index.enable`: each key is a row of its own in the index.
+pub const INDEXED_KEY_BYTES_MAX: usize = KIB;
+
 /// Batches of an idempotent producer that may be in flight per partition, and whose offsets the broker remembers to
 /// recognise a duplicate. Kafka's number.
 pub const PRODUCER_BATCHES_IN_FLIGHT_MAX: usize = 5;

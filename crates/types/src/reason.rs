@@ -105,6 +105,10 @@ reasons! {
     PartitionNotOwned = "PARTITION_NOT_OWNED",
     /// The group has members.
     GroupNotEmpty = "GROUP_NOT_EMPTY",
+    /// The end offset, or the last offset of the key, is not the one that the batch expects.
+    ConditionFailed = "CONDITION_FAILED",
+    /// The batch expects an offset of its key, and the topic keeps no index of keys.
+    NoKeyIndex = "NO_KEY_INDEX",
     /// The offset is below the log start or above the high watermark.
     OffsetOutOfRange = "OFFSET_OUT_OF_RANGE",
     /// The partition's queue is full.

@@ -29,6 +29,8 @@ pub struct TopicConfig {
     pub full_validation: bool,
     /// `cleanup.policy`: what happens to old records.
     pub cleanup_policy: CleanupPolicy,
+    /// `key.index.enable`: the last offset of each key is kept, for conditional appends.
+    pub key_index: bool,
 }
 
 /// What happens to old records.
@@ -55,6 +57,8 @@ pub mod key {
     pub const FULL_VALIDATION: &str = "validation.full";
     /// See [`TopicConfig::cleanup_policy`](super::TopicConfig::cleanup_policy).
     pub const CLEANUP_POLICY: &str = "cleanup.policy";
+    /// See [`TopicConfig::key_index`](super::TopicConfig::key_index).
+    pub const KEY_INDEX: &str = "key.index.enable";
 }
 
 /// A setting as users see it.
@@ -78,6 +82,14 @@ pub const KEYS: &[ConfigKey] = &[
         allowed: "delete",
         documentation: "What happens to old records: they are deleted as retention.ms and retention.bytes say. \
                         Compaction by key is not supported.",
+    },
+    ConfigKey {
+        name: key::KEY_INDEX,
+        default: "false",
+        allowed: "true or false",
+        documentation: "Whether each replica keeps the last offset of every key, which conditional appends by key need. \
+                        The leader then decodes every batch, and keys may have 1024 bytes. The index is built from the log \
+                        when this is set on a topic that has records.",
     },
     ConfigKey {
         name: key::MAX_MESSAGE_BYTES,
@@ -167,6 +179,7 @@ impl Default for TopicConfig {
             segment_bytes: SEGMENT_BYTES_DEFAULT,
             full_validation: false,
             cleanup_policy: CleanupPolicy::Delete,
+            key_index: false,
         }
     }
 }
@@ -213,6 +226,7 @@ impl TopicConfig {
             key::TIMESTAMP_TYPE => self.timestamp_type = TimestampType::parse(value).ok_or_else(bad)?,
             key::SEGMENT_BYTES => self.segment_bytes = within(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)?,
             key::FULL_VALIDATION => self.full_validation = value.parse().map_err(|_| bad())?,
+            key::KEY_INDEX => self.key_index = value.parse().map_err(|_| bad())?,
             key::CLEANUP_POLICY => match value {
                 "delete" => self.cleanup_policy = CleanupPolicy::Delete,
                 _ if value.split(',').any(|policy| policy.trim() == "compact") => {
@@ -293,6 +307,7 @@ mod tests {
             ("segment.bytes", "1048576"),
             ("validation.full", "true"),
             ("cleanup.policy", "delete"),
+            ("key.index.enable", "true"),
         ]);
         let expected = TopicConfig {
             retention_ms: None,
@@ -302,6 +317,7 @@ mod tests {
             segment_bytes: 1 << 20,
             full_validation: true,
             cleanup_policy: CleanupPolicy::Delete,
+            key_index: true,
         };
         assert_eq!(set, Ok(expected));
     }
@@ -318,6 +334,7 @@ mod tests {
             ("message.timestamp.type", "createtime"),
             ("segment.bytes", "1.5"),
             ("validation.full", "yes"),
+            ("key.index.enable", "1"),
             ("cleanup.policy", ""),
             ("cleanup.policy", "archive"),
         ];

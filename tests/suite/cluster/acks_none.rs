@@ -61,6 +61,8 @@ async fn on_a_stream_beside_one_that_waits_for_the_quorum(log: &mut raw::Log) {
             acks: acks.into(),
             timeout_ms: 0,
             batch: raw::batch(None, &[value]),
+            expected_end_offset: None,
+            expected_key_offset: None,
         });
     let requests: Vec<_> = requests.collect();
     let answers = log
@@ -92,6 +94,8 @@ async fn refused_for_idempotent_batches(log: &mut raw::Log) {
         acks: Acks::None.into(),
         timeout_ms: 0,
         batch,
+        expected_end_offset: None,
+        expected_key_offset: None,
     };
     let mut answers = log
         .produce_stream(iter([request]))

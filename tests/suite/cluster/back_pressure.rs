@@ -133,6 +133,8 @@ async fn a_stream_is_told_too(log: &mut raw::Log) {
         acks: Acks::Quorum.into(),
         timeout_ms: PATIENCE_MS,
         batch: raw::batch(None, &[&value(0)]),
+        expected_end_offset: None,
+        expected_key_offset: None,
     });
     let answers = log
         .produce_stream(iter(requests))

@@ -151,6 +151,7 @@ async fn a_reply_cut_after_the_commit(cluster: &Cluster) {
                 acks: Acks::Quorum.into(),
                 timeout_ms: 0,
                 batch: batch.clone(),
+                ..ProduceStreamRequest::default()
             };
             let answers = log.produce_stream(iter([request])).await.expect("the stream opens");
             cluster.grown(TOPIC, 0, before + 1).await;

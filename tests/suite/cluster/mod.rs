@@ -6,6 +6,7 @@ mod bad_input;
 mod balance;
 mod bootstrap;
 mod bootstrap_steps;
+mod conditional;
 mod cut_off;
 mod cut_replies;
 mod disk_full;

@@ -89,6 +89,7 @@ pub async fn produce_with(
         acks,
         timeout_ms,
         payload: Some(Payload::Batch(batch)),
+        ..ProduceRequest::default()
     };
     log.produce(request).await.map(tonic::Response::into_inner)
 }

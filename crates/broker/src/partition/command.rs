@@ -7,9 +7,13 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use jangada_replication::Command;
 use jangada_types::{Offset, ProducerEpoch, Sequence};
 
+use super::condition::Conditions;
+
 const VERSION: u8 = 1;
 const KIND_APPEND: u8 = 1;
 const KIND_ADVANCE_LOG_START: u8 = 2;
+/// An append with conditions behind its head. One without keeps the kind that all versions read.
+const KIND_CONDITIONAL_APPEND: u8 = 3;
 /// Version, kind, and two integers of 64 bits.
 const HEAD_LEN: usize = 18;
 const ADVANCE_LEN: usize = 26;
@@ -23,6 +27,8 @@ pub(crate) enum PartitionCommand {
         now_ms: i64,
         /// How long the leader remembers silent producers, milliseconds.
         expiration_ms: i64,
+        /// What must hold for it.
+        conditions: Conditions,
     },
     /// Drop the records below an offset.
     AdvanceLogStart {
@@ -39,7 +45,22 @@ impl PartitionCommand {
     /// As it goes into the log; `body` is the batch of an append.
     pub fn encode(self, body: Bytes) -> Command {
         match self {
-            Self::Append { now_ms, expiration_ms } => {
+            Self::Append {
+                now_ms,
+                expiration_ms,
+                conditions,
+            } if !conditions.is_none() => {
+                let mut head = BytesMut::with_capacity(2 * HEAD_LEN + 16);
+                head.put_u8(VERSION);
+                head.put_u8(KIND_CONDITIONAL_APPEND);
+                head.put_i64(now_ms);
+                head.put_i64(expiration_ms);
+                conditions.encode(&mut head);
+                Command::new(&head, body)
+            }
+            Self::Append {
+                now_ms, expiration_ms, ..
+            } => {
                 let mut head = [0; HEAD_LEN];
                 let mut out = &mut head[..];
                 out.put_u8(VERSION);
@@ -76,6 +97,12 @@ impl PartitionCommand {
             KIND_APPEND => Some(Self::Append {
                 now_ms: head.try_get_i64().ok()?,
                 expiration_ms: head.try_get_i64().ok()?,
+                conditions: Conditions::default(),
+            }),
+            KIND_CONDITIONAL_APPEND => Some(Self::Append {
+                now_ms: head.try_get_i64().ok()?,
+                expiration_ms: head.try_get_i64().ok()?,
+                conditions: Conditions::decode(&mut head)?,
             }),
             KIND_ADVANCE_LOG_START => Some(Self::AdvanceLogStart {
                 from: Offset(head.try_get_i64().ok()?),
@@ -104,6 +131,12 @@ pub(crate) enum PartitionReply {
     Fenced { current: ProducerEpoch },
     /// The partition does not know the producer.
     UnknownProducer,
+    /// The batch would not begin at the offset that it expects.
+    EndOffsetDiffers { expected: Offset, actual: Offset },
+    /// The last offset of the batch's key is not the one that it expects.
+    KeyOffsetDiffers { expected: Offset, actual: Offset },
+    /// The entry came into the log in another term than the one in which its key was looked up; nothing changed.
+    LeaderChanged,
     /// The log starts here now.
     LogStart(Offset),
     /// The log start has moved since the leader looked; nothing changed.
@@ -142,6 +175,17 @@ impl PartitionReply {
                 out.put_u8(7);
                 out.put_i64(offset.get());
             }
+            Self::EndOffsetDiffers { expected, actual } => {
+                out.put_u8(8);
+                out.put_i64(expected.get());
+                out.put_i64(actual.get());
+            }
+            Self::KeyOffsetDiffers { expected, actual } => {
+                out.put_u8(9);
+                out.put_i64(expected.get());
+                out.put_i64(actual.get());
+            }
+            Self::LeaderChanged => out.put_u8(10),
         }
         out.freeze()
     }
@@ -168,6 +212,15 @@ impl PartitionReply {
             5 => Self::UnknownProducer,
             6 => Self::LogStart(Offset(bytes.try_get_i64().ok()?)),
             7 => Self::LogStartMoved(Offset(bytes.try_get_i64().ok()?)),
+            8 => Self::EndOffsetDiffers {
+                expected: Offset(bytes.try_get_i64().ok()?),
+                actual: Offset(bytes.try_get_i64().ok()?),
+            },
+            9 => Self::KeyOffsetDiffers {
+                expected: Offset(bytes.try_get_i64().ok()?),
+                actual: Offset(bytes.try_get_i64().ok()?),
+            },
+            10 => Self::LeaderChanged,
             _ => return None,
         })
     }
@@ -175,15 +228,35 @@ impl PartitionReply {
 
 #[cfg(test)]
 mod tests {
+    use super::super::condition::KeyFinding;
     use super::*;
+
+    fn append(conditions: Conditions) -> PartitionCommand {
+        PartitionCommand::Append {
+            now_ms: 1,
+            expiration_ms: 2,
+            conditions,
+        }
+    }
+
+    fn conditions(end_offset: Option<i64>, key: Option<(i64, i64, u64)>) -> Conditions {
+        Conditions {
+            end_offset: end_offset.map(Offset),
+            key: key.map(|(expected, found, term)| KeyFinding {
+                expected: Offset(expected),
+                found: Offset(found),
+                term,
+            }),
+        }
+    }
 
     #[test]
     fn commands_and_replies_come_back() {
         let commands = [
-            PartitionCommand::Append {
-                now_ms: 5,
-                expiration_ms: 6,
-            },
+            append(Conditions::default()),
+            append(conditions(Some(7), None)),
+            append(conditions(None, Some((-1, 5, 9)))),
+            append(conditions(Some(0), Some((3, -1, u64::MAX)))),
             PartitionCommand::AdvanceLogStart {
                 from: Offset(1),
                 to: Offset(9),
@@ -209,6 +282,15 @@ mod tests {
                 current: ProducerEpoch(4),
             },
             PartitionReply::UnknownProducer,
+            PartitionReply::EndOffsetDiffers {
+                expected: Offset(1),
+                actual: Offset(2),
+            },
+            PartitionReply::KeyOffsetDiffers {
+                expected: Offset(3),
+                actual: Offset(-1),
+            },
+            PartitionReply::LeaderChanged,
             PartitionReply::LogStart(Offset(5)),
             PartitionReply::LogStartMoved(Offset(6)),
         ];
@@ -219,11 +301,24 @@ mod tests {
 
     #[test]
     fn golden_heads() {
-        let append = PartitionCommand::Append {
-            now_ms: 1,
-            expiration_ms: 2,
-        }
-        .encode(Bytes::new());
-        assert_eq!(append.head(), [1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2]);
+        let head = |command: PartitionCommand| command.encode(Bytes::new()).head().to_vec();
+        let plain = [1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2];
+        assert_eq!(head(append(Conditions::default())), plain);
+        let times = [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2];
+        let both = [
+            &[1, 3][..],
+            &times,
+            &[3],
+            &[0, 0, 0, 0, 0, 0, 0, 7],
+            &[0xff; 8],
+            &[0, 0, 0, 0, 0, 0, 0, 4],
+        ]
+        .concat();
+        let both = [&both[..], &[0, 0, 0, 0, 0, 0, 0, 9]].concat();
+        assert_eq!(head(append(conditions(Some(7), Some((-1, 4, 9))))), both);
+        let end = [&[1, 3][..], &times, &[1], &[0, 0, 0, 0, 0, 0, 0, 7]].concat();
+        assert_eq!(head(append(conditions(Some(7), None))), end);
+        let unknown = [&[1, 3][..], &times, &[4]].concat();
+        assert_eq!(PartitionCommand::decode(&Command::new(&unknown, Bytes::new())), None);
     }
 }

@@ -185,12 +185,12 @@ fn first_at(batches: Bytes, timestamp_ms: i64, log_start: Offset) -> Result<Opti
 }
 
 /// Leaves out what was applied after the high watermark was looked at: rows are there a moment before it moves.
-fn keep_below(rows: &mut Vec<IndexEntry>, high_watermark: Offset) {
+pub(super) fn keep_below(rows: &mut Vec<IndexEntry>, high_watermark: Offset) {
     rows.truncate(rows.partition_point(|row| row.last_offset < high_watermark));
 }
 
 /// Rows whose batches together have at most `max_bytes`, at least one.
-fn rows_within(mut rows: Vec<IndexEntry>, max_bytes: usize) -> Vec<IndexEntry> {
+pub(super) fn rows_within(mut rows: Vec<IndexEntry>, max_bytes: usize) -> Vec<IndexEntry> {
     let mut bytes = 0;
     let fitting = rows.iter().take_while(|row| {
         bytes += row.size_bytes as usize;
@@ -203,7 +203,7 @@ fn rows_within(mut rows: Vec<IndexEntry>, max_bytes: usize) -> Vec<IndexEntry> {
 
 /// Puts the batches of the rows behind one another, each with its offset and epoch. Entries without a row (blank,
 /// membership, refused) are passed over. Ends at the first row whose entry is not there.
-fn assemble(rows: &[IndexEntry], entries: &[LogEntry]) -> (Bytes, Offset) {
+pub(super) fn assemble(rows: &[IndexEntry], entries: &[LogEntry]) -> (Bytes, Offset) {
     let size: usize = rows.iter().map(|row| row.size_bytes as usize).sum();
     let mut out = BytesMut::with_capacity(size);
     let mut next_offset = rows.first().map_or(Offset(0), |row| row.base_offset);

@@ -22,6 +22,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use super::command::{PartitionCommand, PartitionReply};
+use super::condition::Conditions;
 use super::producers::{Producers, Verdict};
 
 const STATE_VERSION: u8 = 1;
@@ -142,8 +143,8 @@ impl PartitionMachine {
         &mut self,
         at: LogPosition,
         batch: &Bytes,
-        now_ms: i64,
-        expiration_ms: i64,
+        (now_ms, expiration_ms): (i64, i64),
+        conditions: Conditions,
         effects: &mut Effects,
     ) -> PartitionReply {
         let header = BatchHeader::parse(batch).expect("the leader checked the batch before it proposed it");
@@ -169,6 +170,11 @@ impl PartitionMachine {
                 Verdict::Fenced { current } => return PartitionReply::Fenced { current },
                 Verdict::Unknown => return PartitionReply::UnknownProducer,
             }
+        }
+        // After the sequence: a retry of what was appended gets its offsets. A refused batch changes nothing, so its
+        // producer goes on with the sequence that it had.
+        if let Some(refused) = conditions.judge(at.term, self.next_offset, self.log_start) {
+            return refused;
         }
         let base_offset = self.next_offset;
         let last_offset = Offset(base_offset.get() + i64::from(header.last_offset_delta));
@@ -232,9 +238,11 @@ impl StateMachine for PartitionMachine {
             );
         };
         let reply = match decoded {
-            PartitionCommand::Append { now_ms, expiration_ms } => {
-                self.append(at, command.body(), now_ms, expiration_ms, effects)
-            }
+            PartitionCommand::Append {
+                now_ms,
+                expiration_ms,
+                conditions,
+            } => self.append(at, command.body(), (now_ms, expiration_ms), conditions, effects),
             PartitionCommand::AdvanceLogStart {
                 from,
                 to,
@@ -307,3 +315,7 @@ impl StateMachine for PartitionMachine {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

@@ -3,12 +3,17 @@
 //! - [`machine`]: the state machine, and the view that readers see. - [`command`]: what is replicated. -
 //!   [`producers`]: the idempotent producers.
 //! - [`fetch`]: reading. - [`retention`]: dropping what is old.
+//! - [`condition`]: what a batch may expect. - [`keyed`], [`key_index`], [`key_locks`]: the last offsets of keys.
 //!
 //! Only the leader answers, and only once it is ready: it has applied an entry of its own term, so it knows
 //! everything that was acknowledged before.
 
 pub(crate) mod command;
+mod condition;
 mod fetch;
+mod key_index;
+mod key_locks;
+mod keyed;
 mod machine;
 mod producers;
 mod retention;
@@ -17,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use jangada_replication::{Group, Proposal, ProposeError, ReadError, Registry};
+use jangada_replication::{Group, ProposeError, ReadError, Registry};
 use jangada_storage::{Store, StoreCondition};
 use jangada_types::batch::{self, TimestampType};
 use jangada_types::limits::{DECOMPRESSED_BYTES_MAX, PRODUCERS_PER_PARTITION_MAX};
@@ -26,6 +31,10 @@ use parking_lot::RwLock;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::command::{PartitionCommand, PartitionReply};
+pub(crate) use self::condition::Expectation;
+use self::condition::{Conditions, NO_OFFSET};
+use self::key_index::KeyIndex;
+use self::keyed::Pending;
 pub(crate) use self::machine::{PartitionMachine, View, epoch_of};
 use crate::error::RequestError;
 use crate::metrics::Metrics;
@@ -76,6 +85,10 @@ pub(crate) struct Partition {
     pub group: Group,
     pub view: Arc<View>,
     config: RwLock<Arc<TopicConfig>>,
+    /// While the topic has `key.index.enable`.
+    key_index: RwLock<Option<Arc<KeyIndex>>>,
+    /// Held for reading from the look at `key_index` until the batch is proposed.
+    admitting: tokio::sync::RwLock<()>,
     inflight: Arc<Semaphore>,
     shared: Arc<Shared>,
 }
@@ -92,7 +105,7 @@ pub(crate) struct Appended {
 /// A batch that was taken: on its way to the quorum. Its bytes count against the limits until it is answered or
 /// dropped.
 pub(crate) struct Admitted {
-    proposal: Proposal,
+    pending: Pending,
     append_time_ms: i64,
     bytes: usize,
     _permits: [OwnedSemaphorePermit; 2],
@@ -107,19 +120,42 @@ impl Partition {
         shared: Arc<Shared>,
     ) -> Self {
         let inflight = Arc::new(Semaphore::new(shared.inflight_per_partition));
-        Self {
+        let partition = Self {
             name,
             group,
             view,
             config: RwLock::new(config),
+            key_index: RwLock::default(),
+            admitting: tokio::sync::RwLock::default(),
             inflight,
             shared,
-        }
+        };
+        partition.keep_key_index();
+        partition
     }
 
     pub fn set_config(&self, config: Arc<TopicConfig>) {
         self.view.set_checkpoint_bytes(checkpoint_bytes(&config));
         *self.config.write() = config;
+        self.keep_key_index();
+    }
+
+    /// Starts or ends the index of keys, as the topic's settings say.
+    fn keep_key_index(&self) {
+        let wanted = self.config().key_index;
+        let mut index = self.key_index.write();
+        if wanted && index.is_none() {
+            let shared = &self.shared;
+            let (store, reads) = (shared.store.clone(), shared.read_pool.clone());
+            *index = Some(Arc::new(KeyIndex::start(
+                self.group.id(),
+                store,
+                self.view.clone(),
+                reads,
+            )));
+        } else if !wanted {
+            *index = None;
+        }
     }
 
     pub fn config(&self) -> Arc<TopicConfig> {
@@ -189,13 +225,19 @@ impl Partition {
     }
 
     /// Checks a batch and hands it to the quorum. Batches of one caller keep the order of its calls.
-    pub async fn admit(&self, batch: Bytes) -> Result<Admitted, RequestError> {
+    ///
+    /// On a topic with an index of keys this waits for other batches with the same keys, if one of them is conditional.
+    pub async fn admit(&self, batch: Bytes, expected: Expectation) -> Result<Admitted, RequestError> {
         self.leader_epoch()?;
         self.check_disk()?;
+        self.check_expectation(expected)?;
         let config = self.config();
         let header = batch::validate(&batch, &config.batch_limits()).map_err(|error| self.refuse(error.into()))?;
         if config.full_validation {
             self.validate_records(&header, &batch).await?;
+        }
+        if !header.producer_id.is_some() {
+            self.refuse_early(expected)?;
         }
         let permits = [
             self.reserve(&self.inflight, batch.len(), Reason::PartitionBusy)?,
@@ -207,32 +249,88 @@ impl Partition {
             TimestampType::CreateTime => (batch, -1),
             TimestampType::LogAppendTime => (with_append_time(batch, now_ms), now_ms),
         };
+        let (_admitting, index) = self.begin_admitting(expected).await?;
+        let mut conditions = Conditions {
+            end_offset: expected.end_offset,
+            key: None,
+        };
+        let mut turn = None;
+        if let Some(index) = index {
+            let (taken, key) = self.take_turn(&index, &batch, expected).await?;
+            turn = Some(taken);
+            conditions.key = key;
+        }
         let command = PartitionCommand::Append {
             now_ms,
             expiration_ms: self.shared.producer_expiration_ms,
+            conditions,
         };
-        let proposal = self
-            .group
-            .submit(command.encode(batch))
-            .await
-            .map_err(|error| self.propose_error(error))?;
+        let command = command.encode(batch);
+        let pending = match turn {
+            Some(turn) => Pending::propose(self.group.clone(), command, turn).await,
+            None => self.group.submit(command).await.map(Pending::Proposal),
+        };
+        let pending = pending.map_err(|error| self.propose_error(error))?;
         Ok(Admitted {
-            proposal,
+            pending,
             append_time_ms,
             bytes,
             _permits: permits,
         })
     }
 
+    /// The index of keys, if there is one, as it stays until the guard goes.
+    async fn begin_admitting(
+        &self,
+        expected: Expectation,
+    ) -> Result<(tokio::sync::RwLockReadGuard<'_, ()>, Option<Arc<KeyIndex>>), RequestError> {
+        loop {
+            let guard = self.admitting.read().await;
+            let index = self.key_index.read().clone();
+            match &index {
+                None if expected.key_offset.is_some() => return Err(self.no_key_index()),
+                Some(index) if expected.key_offset.is_some() && !index.is_settled() => {
+                    drop(guard);
+                    self.settle_keys(index).await?;
+                }
+                _ => return Ok((guard, index)),
+            }
+        }
+    }
+
+    fn check_expectation(&self, expected: Expectation) -> Result<(), RequestError> {
+        let bad = |field, offset: Offset, least| {
+            let message = format!("partition {}: {field} is {offset}: {least} or more", self.name);
+            Err(RequestError::new(Reason::InvalidRequest, message).with("actual", offset))
+        };
+        match (expected.end_offset, expected.key_offset) {
+            (Some(offset), _) if offset < Offset(0) => bad("expected_end_offset", offset, 0),
+            (_, Some(offset)) if offset < NO_OFFSET => bad("expected_key_offset", offset, -1),
+            _ => Ok(()),
+        }
+    }
+
+    /// The end offset never goes back, so what is below it now is refused for certain. Not for idempotent batches: they
+    /// may be retries of what was appended.
+    fn refuse_early(&self, expected: Expectation) -> Result<(), RequestError> {
+        let actual = self.view.high_watermark();
+        match expected.end_offset {
+            Some(expected) if expected < actual => {
+                Err(self.refused(PartitionReply::EndOffsetDiffers { expected, actual }))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Waits until an admitted batch is acknowledged by the quorum and applied.
     pub async fn acknowledged(&self, admitted: Admitted, timeout: Duration) -> Result<Appended, RequestError> {
         let Admitted {
-            proposal,
+            pending,
             append_time_ms,
             bytes,
             _permits,
         } = admitted;
-        let applied = proposal
+        let applied = pending
             .applied(timeout)
             .await
             .map_err(|error| self.propose_error(error))?;
@@ -297,6 +395,26 @@ impl Partition {
                      {PRODUCERS_PER_PARTITION_MAX} others have written since; begin again with a new epoch and sequence 0"
                 ),
             ),
+            PartitionReply::EndOffsetDiffers { expected, actual } => RequestError::new(
+                Reason::ConditionFailed,
+                format!("partition {name}: the batch expects to begin at offset {expected}; the log ends at {actual}"),
+            )
+            .with("expected", expected)
+            .with("actual", actual),
+            PartitionReply::KeyOffsetDiffers { expected, actual } => RequestError::new(
+                Reason::ConditionFailed,
+                format!(
+                    "partition {name}: the batch expects its key's last record at offset {expected}; it is at {actual} \
+                     (-1: there is none)"
+                ),
+            )
+            .with("expected", expected)
+            .with("actual", actual),
+            PartitionReply::LeaderChanged => RequestError::new(
+                Reason::LeaderNotAvailable,
+                format!("partition {name}: its leader changed while the key was looked up; nothing was appended"),
+            )
+            .retry_after(LEADER_RETRY),
             PartitionReply::Appended { .. } | PartitionReply::LogStart(_) | PartitionReply::LogStartMoved(_) => {
                 unreachable!("not the reply to a refused batch")
             }

@@ -14,7 +14,7 @@ use jangada_proto::v1::{
     TopicPartition,
 };
 use jangada_types::limits::PRODUCE_TIMEOUT_MS_MAX;
-use jangada_types::{BatchBuilder, BatchHeader, Codec, ProducerId, Reason};
+use jangada_types::{BatchBuilder, BatchHeader, Codec, Offset, ProducerId, Reason};
 use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
@@ -24,7 +24,7 @@ use tonic::{Status, Streaming};
 use super::status;
 use crate::error::RequestError;
 use crate::node::Node;
-use crate::partition::{Admitted, Appended, Partition};
+use crate::partition::{Admitted, Appended, Expectation, Partition};
 use crate::partitions::{Target, find};
 use crate::pool::SMALL_BYTES;
 
@@ -52,9 +52,10 @@ pub(crate) async fn unary(node: &Arc<Node>, request: ProduceRequest) -> Result<P
         }
     };
     let acks = acks(request.acks)?;
+    let expected = expectation(request.expected_end_offset, request.expected_key_offset, acks)?;
     let partition = node.leader(&target).await?;
     check_producer(node, &batch, acks).await?;
-    let admitted = partition.admit(batch).await?;
+    let admitted = partition.admit(batch, expected).await?;
     match acks {
         Acks::None => Ok(acknowledge_later(partition, admitted, timeout)),
         _ => partition.acknowledged(admitted, timeout).await.map(response),
@@ -109,6 +110,19 @@ fn acks(value: i32) -> Result<Acks, RequestError> {
             format!("acks {value} is not known: use ACKS_QUORUM or ACKS_NONE"),
         )
     })
+}
+
+/// What the batch expects; nobody would learn of its refusal without an answer.
+fn expectation(end: Option<i64>, key: Option<i64>, acks: Acks) -> Result<Expectation, RequestError> {
+    let expected = Expectation {
+        end_offset: end.map(Offset),
+        key_offset: key.map(Offset),
+    };
+    if acks == Acks::None && !expected.is_none() {
+        let message = "a conditional batch needs its answer: use ACKS_QUORUM, or send it without a condition";
+        return Err(RequestError::new(Reason::InvalidRequest, message));
+    }
+    Ok(expected)
 }
 
 /// What a batch's producer must be, as far as the log order does not matter.
@@ -282,12 +296,14 @@ impl Reader {
 
     /// False: nobody reads the answers any more.
     async fn take(&mut self, request: ProduceStreamRequest) -> bool {
-        let name = request.partition.map(Name::from);
+        let mut request = request;
+        let correlation_id = request.correlation_id;
+        let name = request.partition.take().map(Name::from);
         let acknowledged_in = timeout(&self.node, request.timeout_ms);
         let outcome = match (&acknowledged_in, acks(request.acks)) {
             (Err(error), _) => Outcome::Decided(Err(error.clone())),
             (_, Err(error)) => Outcome::Decided(Err(error)),
-            (Ok(timeout), Ok(acks)) => match self.admit(name.as_ref(), request.batch, acks).await {
+            (Ok(timeout), Ok(acks)) => match self.admit(name.as_ref(), request, acks).await {
                 Err(error) => Outcome::Decided(Err(error)),
                 Ok((partition, admitted)) if acks == Acks::None => {
                     Outcome::Decided(Ok(acknowledge_later(partition, admitted, *timeout)))
@@ -298,7 +314,7 @@ impl Reader {
         // What names no partition that there is shares one lane, or a careless client would have a task for each name.
         let name = name.filter(|name| self.targets.contains_key(name));
         let pending = Pending {
-            correlation_id: request.correlation_id,
+            correlation_id,
             outcome,
         };
         let lane = self.lanes.entry(name).or_insert_with(|| {
@@ -312,14 +328,16 @@ impl Reader {
     async fn admit(
         &mut self,
         name: Option<&Name>,
-        batch: Bytes,
+        request: ProduceStreamRequest,
         acks: Acks,
     ) -> Result<(Arc<Partition>, Admitted), RequestError> {
+        let expected = expectation(request.expected_end_offset, request.expected_key_offset, acks)?;
+        let batch = request.batch;
         let target = self.resolve(name)?;
         // Not waited for: that would hold up the stream's other partitions.
         let partition = self.node.leader_now(&target)?;
         check_producer(&self.node, &batch, acks).await?;
-        let admitted = partition.admit(batch).await?;
+        let admitted = partition.admit(batch, expected).await?;
         Ok((partition, admitted))
     }
 

@@ -47,7 +47,9 @@ fn code(error: &RequestError) -> Code {
         | Reason::FencedInstanceId
         | Reason::UnreleasedInstanceId
         | Reason::PartitionNotOwned
-        | Reason::GroupNotEmpty => Code::FailedPrecondition,
+        | Reason::GroupNotEmpty
+        | Reason::ConditionFailed
+        | Reason::NoKeyIndex => Code::FailedPrecondition,
         Reason::OffsetOutOfRange => Code::OutOfRange,
         Reason::PartitionBusy
         | Reason::BrokerBusy

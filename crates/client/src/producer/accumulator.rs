@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::delivery::{BatchReport, Delivery, Reporter};
 use super::identity::Stamp;
-use super::record::ProducerRecord;
+use super::record::{Condition, ProducerRecord};
 use crate::error::ClientError;
 
 /// Records that travel and settle together.
@@ -32,6 +32,8 @@ pub(crate) struct Batch {
     /// Bytes that it holds of the producer's buffer.
     pub charged: usize,
     pub records: i32,
+    /// What must hold for it.
+    pub condition: Option<Condition>,
 }
 
 impl Batch {
@@ -111,7 +113,7 @@ impl Accumulator {
         (topic, partition): (&Arc<str>, u32),
         record: &ProducerRecord,
         (size, timestamp_ms): (usize, i64),
-        place: Place,
+        (place, condition): (Place, Option<Condition>),
     ) -> Result<Appended, ClientError> {
         if let Some(error) = &self.closed {
             return Err(error.clone());
@@ -120,7 +122,9 @@ impl Accumulator {
             let builder = batch.builder.as_ref().expect("an open batch is not built");
             builder.estimated_size() + size <= self.batch_bytes && batch.records < RECORDS_PER_BATCH_MAX
         };
-        let filled = self.open.as_ref().is_some_and(|batch| !has_room(batch));
+        // A conditional record shares its batch with no other.
+        let alone = condition.is_some();
+        let filled = self.open.as_ref().is_some_and(|batch| alone || !has_room(batch));
         if filled {
             self.close_open();
         }
@@ -140,6 +144,7 @@ impl Accumulator {
             opened: Instant::now(),
             charged: 0,
             records: 0,
+            condition,
         });
         let builder = batch.builder.as_mut().expect("an open batch is not built");
         let headers = record
@@ -156,10 +161,14 @@ impl Accumulator {
         batch.charged += size;
         batch.records += 1;
         let delivery = Delivery::new(batch.reporter.report().clone(), batch.records - 1, timestamp_ms);
+        let opened = opens.then_some(batch.opened);
+        if alone {
+            self.close_open();
+        }
         Ok(Appended {
             delivery: Some(delivery),
-            opened: opens.then_some(batch.opened),
-            filled,
+            opened,
+            filled: filled || alone,
         })
     }
 
@@ -176,6 +185,12 @@ impl Accumulator {
     /// Whether [`take`](Self::take) would give one.
     pub fn has_due(&self, linger: Duration, now: Instant) -> bool {
         !self.full.is_empty() || self.open.as_ref().is_some_and(|batch| batch.opened + linger <= now)
+    }
+
+    /// Whether [`take`](Self::take) would give a conditional one.
+    pub fn is_conditional(&self, linger: Duration, now: Instant) -> bool {
+        let due = self.full.front().or(self.open.as_ref());
+        self.has_due(linger, now) && due.is_some_and(|batch| batch.condition.is_some())
     }
 
     /// The oldest batch that is full or has lingered.
@@ -241,7 +256,7 @@ mod tests {
         let record = ProducerRecord::new("t").with_value(value.to_vec());
         let size = BatchBuilder::record_size_max(None, Some(value), []);
         accumulator
-            .append((&"t".into(), 0), &record, (size, 7), place)
+            .append((&"t".into(), 0), &record, (size, 7), (place, None))
             .expect("taken")
     }
 
@@ -336,7 +351,7 @@ mod tests {
         append(&mut accumulator, b"x", Place::Anywhere);
         assert_eq!(accumulator.close(ClientError::Closed).len(), 1);
         let record = ProducerRecord::new("t");
-        let refused = accumulator.append((&"t".into(), 0), &record, (40, 0), Place::Anywhere);
+        let refused = accumulator.append((&"t".into(), 0), &record, (40, 0), (Place::Anywhere, None));
         assert!(matches!(refused, Err(ClientError::Closed)));
     }
 }

@@ -108,6 +108,8 @@ pub(crate) enum Answer {
     FencedByUs,
     /// No effect, and there never will be one.
     Refused,
+    /// As [`Answer::Refused`], and the sequence was not used: the next batch may have it.
+    ConditionFailed,
 }
 
 /// What becomes of a batch that leaves the lane.
@@ -171,6 +173,17 @@ impl<B> Lane<B> {
             .iter()
             .map(|e| &e.batch)
             .chain(self.requeued.iter().map(|u| &u.batch))
+    }
+
+    /// The batches that have a number, oldest first.
+    pub fn numbered(&self) -> impl Iterator<Item = &B> {
+        self.window.iter().map(|entry| &entry.batch)
+    }
+
+    /// Whether the batch to be numbered anew next is of this kind, and whether none has a number now.
+    pub fn next_requeued(&self, kind: impl Fn(&B) -> bool) -> (bool, bool) {
+        let next = self.requeued.front().is_some_and(|unnumbered| kind(&unnumbered.batch));
+        (next, self.window.is_empty())
     }
 
     /// What to do next, given the newest identity that the producer has.
@@ -362,7 +375,14 @@ impl<B> Lane<B> {
                 self.open_hole(ordinal, true);
                 None
             }
-            Answer::Refused => self.give_up(place),
+            // Nothing was numbered behind it, and no attempt is left that could still use its number.
+            Answer::ConditionFailed if !in_doubt && ordinal + 1 == self.next_ordinal && self.holes.is_empty() => {
+                if let Some((_, next)) = &mut self.numbering {
+                    *next = self.window[place].stamp.sequence;
+                }
+                self.settle(place, End::Absent)
+            }
+            Answer::Refused | Answer::ConditionFailed => self.give_up(place),
         }
     }
 

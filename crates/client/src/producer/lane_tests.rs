@@ -96,6 +96,8 @@ enum Event {
     TimeoutLater,
     /// It refuses it for good.
     Refuse,
+    /// The batch's condition does not hold.
+    FailCondition,
     /// The lane gets the next answer.
     Answer,
     /// The stream breaks; requests on it arrive much later, or never.
@@ -110,7 +112,10 @@ enum Event {
 
 impl Event {
     fn gives_nothing_up(&self) -> bool {
-        !matches!(self, Self::Expire(_) | Self::Refuse | Self::Bump { fence: true })
+        !matches!(
+            self,
+            Self::Expire(_) | Self::Refuse | Self::FailCondition | Self::Bump { fence: true }
+        )
     }
 }
 
@@ -125,6 +130,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::TimeoutLost),
         1 => Just(Event::TimeoutLater),
         1 => Just(Event::Refuse),
+        1 => Just(Event::FailCondition),
         1 => any::<bool>().prop_map(|late| Event::Break { late }),
         2 => Just(Event::Late),
         1 => (1..3u32).prop_map(Event::Expire),
@@ -252,6 +258,7 @@ impl World {
                 Answer::Unknown
             }),
             Event::Refuse => self.take(|_, _| Answer::Refused),
+            Event::FailCondition => self.take(|_, _| Answer::ConditionFailed),
             Event::Answer => {
                 if let Some((ticket, answer)) = self.answers.pop_front()
                     && let Some((batch, end)) = self.lane.answer(ticket, answer)
@@ -555,4 +562,32 @@ fn without_sequences_one_batch_is_in_flight_and_nothing_is_numbered() {
     let ticket = lane.resend();
     assert_eq!(lane.answer(ticket, Answer::Refused), Some((0, End::InDoubt)));
     assert_eq!(lane.step(None), Step::Admit, "no hole");
+}
+
+#[test]
+fn a_condition_that_failed_leaves_its_sequence_to_the_next_batch() {
+    let mut world = World::new(5);
+    let sent = flight(&mut world, 1);
+    assert!(world.lane.answer(sent[0].ticket, Answer::Appended).is_some());
+    let refused = flight(&mut world, 1);
+    let answer = world.lane.answer(refused[0].ticket, Answer::ConditionFailed);
+    assert_eq!(answer.map(|(_, end)| end), Some(End::Absent));
+    let next = flight(&mut world, 1);
+    assert_eq!(next[0].stamp, refused[0].stamp, "under the same epoch");
+}
+
+#[test]
+fn a_condition_that_failed_after_a_lost_attempt_leaves_doubt() {
+    let mut world = World::new(5);
+    let sent = flight(&mut world, 1);
+    assert_eq!(world.lane.answer(sent[0].ticket, Answer::Unknown), None);
+    assert_eq!(world.lane.step(world.newest), Step::Resend);
+    let ticket = world.lane.resend();
+    let answer = world.lane.answer(ticket, Answer::ConditionFailed);
+    assert_eq!(answer.map(|(_, end)| end), Some(End::InDoubt));
+    assert_eq!(
+        world.lane.step(world.newest),
+        Step::Renumber(identity(0)),
+        "the lost attempt is fenced by the next epoch"
+    );
 }

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 pub use config::{Acks, ProducerConfig};
 pub use delivery::Delivery;
-pub use record::{ProducerRecord, RecordMetadata};
+pub use record::{Condition, ProducerRecord, RecordMetadata};
 
 use crate::cluster::Cluster;
 use crate::error::ClientError;
@@ -100,7 +100,21 @@ impl Producer {
     /// [`ClientError::Closed`], [`ClientError::ProducerFenced`], or [`ClientError::Unavailable`] when the topic cannot be looked
     /// up. The record was not taken then.
     pub async fn send(&self, record: ProducerRecord) -> Result<Delivery, ClientError> {
-        self.handle.shared.send(record).await
+        self.handle.shared.send(record, None).await
+    }
+
+    /// Sends a record that is appended only if the condition holds when its turn in the partition's log has come; otherwise its
+    /// delivery gives [`ClientError::ConditionFailed`] with the offset as it is. A retry of a record that was appended finds
+    /// itself, not the condition.
+    ///
+    /// The record is a batch of its own, sent at once when everything before it in its partition is settled; records after it
+    /// wait until it is. So a partition takes one of a producer per round trip.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), and [`ClientError::Config`] for a condition without the key or partition that it is about, or
+    /// with [`Acks::None`].
+    pub async fn send_if(&self, record: ProducerRecord, condition: Condition) -> Result<Delivery, ClientError> {
+        self.handle.shared.send(record, Some(condition)).await
     }
 
     /// Sends what is gathered without lingering and waits until the fate of everything sent before is known: delivered or given

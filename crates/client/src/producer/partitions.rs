@@ -10,7 +10,7 @@ use jangada_types::{BatchHeader, partition_for_key};
 
 use super::accumulator::{Accumulator, Appended, Place};
 use super::config::ProducerConfig;
-use super::record::ProducerRecord;
+use super::record::{Condition, ProducerRecord};
 use crate::error::ClientError;
 use crate::metadata::TopicMetadata;
 
@@ -39,7 +39,7 @@ impl PartitionQueue {
         &self,
         record: &ProducerRecord,
         size_and_time: (usize, i64),
-        place: Place,
+        place: (Place, Option<Condition>),
     ) -> Result<Appended, ClientError> {
         self.lock()
             .append((&self.topic.name, self.partition), record, size_and_time, place)
@@ -92,7 +92,7 @@ impl TopicQueues {
     /// Puts a record into its partition's queue; `report` is told of each queue that something happened to.
     pub fn append(
         &self,
-        record: &ProducerRecord,
+        (record, condition): (&ProducerRecord, Option<Condition>),
         size_and_time: (usize, i64),
         mut report: impl FnMut(&Arc<PartitionQueue>, &Appended),
     ) -> Result<Appended, ClientError> {
@@ -109,7 +109,7 @@ impl TopicQueues {
                 let Some(queue) = self.queues.get(turn as usize) else {
                     return Err(self.no_partition(turn));
                 };
-                let appended = queue.append(record, size_and_time, Place::OpenBatch)?;
+                let appended = queue.append(record, size_and_time, (Place::OpenBatch, None))?;
                 report(queue, &appended);
                 if appended.delivery.is_some() {
                     return Ok(appended);
@@ -122,7 +122,7 @@ impl TopicQueues {
         let Some(queue) = self.queues.get(turn as usize) else {
             return Err(self.no_partition(turn));
         };
-        let appended = queue.append(record, size_and_time, Place::Anywhere)?;
+        let appended = queue.append(record, size_and_time, (Place::Anywhere, condition))?;
         report(queue, &appended);
         Ok(appended)
     }
@@ -175,7 +175,7 @@ mod tests {
     }
 
     fn send(queues: &TopicQueues, record: ProducerRecord) -> u32 {
-        let appended = queues.append(&record, (200, 0), |_, _| {}).expect("taken");
+        let appended = queues.append((&record, None), (200, 0), |_, _| {}).expect("taken");
         appended.delivery.expect("in some batch").partition()
     }
 
@@ -210,7 +210,10 @@ mod tests {
     #[tokio::test]
     async fn a_partition_that_is_not_there_is_an_error() {
         let record = ProducerRecord::new("t").with_partition(5);
-        let error = queues(5).append(&record, (200, 0), |_, _| {}).err().expect("refused");
+        let error = queues(5)
+            .append((&record, None), (200, 0), |_, _| {})
+            .err()
+            .expect("refused");
         assert!(
             matches!(
                 error,

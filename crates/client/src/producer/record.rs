@@ -80,6 +80,16 @@ impl ProducerRecord {
     }
 }
 
+/// What must hold for a record to be appended. Judged by the partition's leader, in the order of its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// The record gets this offset: the partition ends here.
+    EndOffset(i64),
+    /// The last record with the same key that the partition still has is at this offset; `None`: it has none. Needs a key,
+    /// and a topic with `key.index.enable=true`.
+    KeyOffset(Option<i64>),
+}
+
 /// Where a delivered record is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordMetadata {

@@ -10,10 +10,10 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use super::accumulator::Appended;
-use super::config::ProducerConfig;
+use super::config::{Acks, ProducerConfig};
 use super::delivery::{BatchReport, Delivery};
 use super::partitions::{PartitionQueue, TopicQueues};
-use super::record::ProducerRecord;
+use super::record::{Condition, ProducerRecord};
 use crate::cluster::Cluster;
 use crate::error::ClientError;
 
@@ -58,7 +58,10 @@ impl Shared {
         }
     }
 
-    pub async fn send(&self, record: ProducerRecord) -> Result<Delivery, ClientError> {
+    pub async fn send(&self, record: ProducerRecord, condition: Option<Condition>) -> Result<Delivery, ClientError> {
+        if condition.is_some() {
+            self.check_condition(&record, condition)?;
+        }
         let headers = record
             .headers
             .iter()
@@ -69,7 +72,9 @@ impl Shared {
         self.reserve(size).await?;
         loop {
             let time = record.timestamp_ms.unwrap_or_else(now_ms);
-            let appended = topic.append(&record, (size, time), |queue, appended| self.signal(queue, appended));
+            let appended = topic.append((&record, condition), (size, time), |queue, appended| {
+                self.signal(queue, appended);
+            });
             let error = match appended {
                 Ok(Appended {
                     delivery: Some(delivery),
@@ -88,6 +93,22 @@ impl Shared {
             topic = self.topic(&record.topic).await?;
             self.check_size(&topic, size)?;
             self.reserve(size).await?;
+        }
+    }
+
+    fn check_condition(&self, record: &ProducerRecord, condition: Option<Condition>) -> Result<(), ClientError> {
+        let refused = |message: &str| Err(ClientError::Config(message.to_owned()));
+        match condition {
+            Some(Condition::KeyOffset(_)) if record.key.is_none() => {
+                refused("Condition::KeyOffset needs a record with a key")
+            }
+            Some(Condition::EndOffset(_)) if record.partition.is_none() && record.key.is_none() => {
+                refused("Condition::EndOffset needs a record with a partition or a key: whose end is meant?")
+            }
+            Some(_) if self.config.acks == Acks::None => {
+                refused("a conditional record needs its answer: use Acks::Quorum")
+            }
+            _ => Ok(()),
         }
     }
 

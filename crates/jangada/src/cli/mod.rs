@@ -14,7 +14,7 @@ pub use bench::{
     BenchCommand, ConsumeBench, CpuArgs, DiskBench, DiskMode, E2eBench, PayloadKind, ProduceBench, StoreBench,
 };
 pub use cluster::{ClusterCommand, HealthArgs, PartitionCommand, ReplaceArgs, TransferArgs};
-pub use data::{CommitArg, CompressionArg, ConsumeArgs, ConsumeOutput, FromArg, GroupArgs, ProduceArgs, ProduceFormat};
+pub use data::{CommitArg, CompressionArg, ConsumeArgs, ConsumeOutput, FromArg, ProduceArgs, ProduceFormat};
 pub use group::{GroupCommand, LagArgs, SeekArgs, ToArg};
 pub use process::{DownArgs, ServerArgs, ServerCommand, UpArgs};
 pub use topic::{AlterArgs, BeforeArg, CreateArgs, TopicCommand, TrimArgs};

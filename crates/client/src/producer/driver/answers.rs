@@ -64,6 +64,7 @@ impl Driver {
         let answer = match failure.reason {
             Some(Reason::OutOfOrderSequence) => Answer::OutOfOrder,
             Some(Reason::DuplicateSequence) => Answer::AppendedBefore,
+            Some(Reason::ConditionFailed) => Answer::ConditionFailed,
             Some(Reason::UnknownProducer) => Answer::UnknownProducer,
             Some(Reason::ProducerFenced) if state.lane.is_behind(self.identity) => Answer::FencedByUs,
             Some(Reason::ProducerFenced) => return self.on_fenced(id, ticket, &failure),
@@ -130,6 +131,11 @@ fn settled_error(queue: &PartitionQueue, failure: &Failure, answer: Answer, end:
         (Answer::AppendedBefore, _) => ClientError::DuplicateSequence(rejection),
         (Answer::UnknownProducer, end) => ClientError::UnknownProducer {
             definite: end == End::Absent,
+            rejection,
+        },
+        (Answer::ConditionFailed, end) => ClientError::ConditionFailed {
+            definite: end == End::Absent,
+            actual: failure.number("actual").unwrap_or(-1),
             rejection,
         },
         (_, End::InDoubt) => ClientError::OutcomeUnknown(rejection),

@@ -36,6 +36,7 @@ use super::delivery::{BatchReport, Receipt};
 use super::identity::Identity;
 use super::lane::{End, Lane, Step};
 use super::partitions::PartitionQueue;
+use super::record::Condition;
 use super::shared::Shared;
 use super::stream::{Link, LinkEvents, LinkId, Opened, Outstanding};
 use crate::backoff::Backoff;
@@ -94,6 +95,18 @@ struct LaneState {
     deadline_armed: bool,
     /// What a batch is told whose time is over.
     last_failure: Option<Failure>,
+}
+
+impl LaneState {
+    /// Whether the next batch may leave as far as conditions go: a conditional one is the only one under way.
+    fn has_turn(&self, new: bool, linger: Duration, now: Instant) -> bool {
+        let (conditional, alone) = match new {
+            true => (self.queue.lock().is_conditional(linger, now), self.lane.is_empty()),
+            false => self.lane.next_requeued(|batch| batch.condition.is_some()),
+        };
+        let before = self.lane.numbered().any(|batch| batch.condition.is_some());
+        !before && (!conditional || alone)
+    }
 }
 
 #[derive(PartialEq, Eq)]
@@ -278,6 +291,8 @@ impl Driver {
             match step {
                 Step::Wait => return,
                 Step::Admit if !state.queue.lock().has_due(linger, now) => return,
+                // A conditional batch travels alone, so that its sequence is free again when it is refused.
+                Step::Admit | Step::Readmit if !state.has_turn(step == Step::Admit, linger, now) => return,
                 Step::Identify | Step::Renumber(_)
                     if state.lane.is_empty() && !state.queue.lock().has_due(linger, now) =>
                 {
@@ -359,6 +374,11 @@ impl Driver {
             }
         };
         let (batch, stamp) = state.lane.sent(ticket);
+        let (expected_end_offset, expected_key_offset) = match batch.condition {
+            Some(Condition::EndOffset(offset)) => (Some(offset), None),
+            Some(Condition::KeyOffset(offset)) => (None, Some(offset.unwrap_or(-1))),
+            None => (None, None),
+        };
         let bytes: Bytes = batch.bytes_as(stamp);
         state.link = Some(link.id);
         state.sent_epoch = epoch;
@@ -381,6 +401,8 @@ impl Driver {
             .into(),
             timeout_ms: self.shared.config.request_timeout.as_millis() as u32,
             batch: bytes,
+            expected_end_offset,
+            expected_key_offset,
         };
         link.send(request, Outstanding { lane: id, ticket }, now);
         if !link.watched {

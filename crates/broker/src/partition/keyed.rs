@@ -1,0 +1,259 @@
+//! Admission on a topic with an index of keys: which keys a batch has, and what the last offset of a key is.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jangada_replication::{Applied, Command, Group, Proposal, ProposeError};
+use jangada_types::batch::Records;
+use jangada_types::limits::{DECOMPRESSED_BYTES_MAX, INDEXED_KEY_BYTES_MAX};
+use jangada_types::{Offset, Reason};
+use tokio::sync::oneshot;
+
+use super::command::PartitionCommand;
+use super::condition::{Expectation, KeyFinding, NO_OFFSET};
+use super::key_index::KeyIndex;
+use super::key_locks::{Claim, KeyHash, KeyLocks, UnderWay};
+use super::{BUSY_RETRY, LEADER_RETRY, Partition};
+use crate::error::RequestError;
+
+/// How long a batch waits for others with its key, and for the index. Its stream waits with it.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Proposals are waited for until Raft answers, for ever if need be: that their sender gave up says nothing.
+const UNTIL_ANSWERED: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// The keys of a batch.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct BatchKeys {
+    /// Each once.
+    hashes: Vec<KeyHash>,
+    /// If all records have this one.
+    only: Option<Bytes>,
+}
+
+impl BatchKeys {
+    /// Decodes a batch that is valid as far as its header goes.
+    pub fn of(batch: &Bytes, locks: &KeyLocks) -> Result<Self, RequestError> {
+        let mut hashes = BTreeSet::new();
+        let mut only: Option<Option<Bytes>> = None;
+        let mut mixed = false;
+        for (place, record) in Records::new(batch, DECOMPRESSED_BYTES_MAX)?.enumerate() {
+            let key = record?.key;
+            if let Some(key) = &key {
+                if key.len() > INDEXED_KEY_BYTES_MAX {
+                    let message = format!(
+                        "record {place} of the batch has a key of {} bytes: on a topic with key.index.enable at most \
+                         {INDEXED_KEY_BYTES_MAX}",
+                        key.len()
+                    );
+                    return Err(RequestError::new(Reason::InvalidBatch, message).with("limit", INDEXED_KEY_BYTES_MAX));
+                }
+                hashes.insert(locks.hash(key));
+            }
+            mixed |= only.as_ref().is_some_and(|first| *first != key);
+            only.get_or_insert(key);
+        }
+        Ok(Self {
+            hashes: hashes.into_iter().collect(),
+            only: only.flatten().filter(|_| !mixed),
+        })
+    }
+}
+
+/// A place among the batches with the same keys.
+pub(super) enum Turn {
+    UnderWay(UnderWay),
+    Claim(Claim),
+}
+
+/// A batch's command on its way through the quorum.
+pub(super) enum Pending {
+    Proposal(Proposal),
+    /// Watched by a task of its own, which knows when its keys are free again.
+    Watched(oneshot::Receiver<Result<Applied, ProposeError>>),
+}
+
+impl Pending {
+    /// Proposes a command that has its turn; returns when it has its place in the log's order. By a task of its own, so
+    /// that a caller who goes away in the middle frees no key of a batch that is on its way.
+    pub async fn propose(group: Group, command: Command, turn: Turn) -> Result<Self, ProposeError> {
+        let (submitted, in_order) = oneshot::channel();
+        let (answer, answered) = oneshot::channel();
+        tokio::spawn(async move {
+            let proposal = group.submit(command).await;
+            let under_way = match turn {
+                Turn::UnderWay(under_way) => under_way,
+                Turn::Claim(claim) => claim.proposed(),
+            };
+            // Who sent it may have gone, here and below.
+            let proposal = match proposal {
+                Ok(proposal) => proposal,
+                Err(error) => return drop(submitted.send(Err(error))),
+            };
+            let _ = submitted.send(Ok(()));
+            let applied = proposal.applied(UNTIL_ANSWERED).await;
+            drop(under_way);
+            let _ = answer.send(applied);
+        });
+        in_order.await.unwrap_or_else(|_| Err(dropped()))?;
+        Ok(Self::Watched(answered))
+    }
+
+    pub async fn applied(self, timeout: Duration) -> Result<Applied, ProposeError> {
+        match self {
+            Self::Proposal(proposal) => proposal.applied(timeout).await,
+            Self::Watched(answered) => match tokio::time::timeout(timeout, answered).await {
+                Err(_) => Err(ProposeError::Timeout),
+                Ok(Err(_)) => Err(dropped()),
+                Ok(Ok(applied)) => applied,
+            },
+        }
+    }
+}
+
+fn dropped() -> ProposeError {
+    ProposeError::Stopped("it was dropped".into())
+}
+
+impl Partition {
+    /// Waits for the batch's turn; for a conditional one also finds its key's last offset.
+    pub(super) async fn take_turn(
+        &self,
+        index: &KeyIndex,
+        batch: &Bytes,
+        expected: Expectation,
+    ) -> Result<(Turn, Option<KeyFinding>), RequestError> {
+        let keys = BatchKeys::of(batch, &index.locks).map_err(|error| self.refuse(error))?;
+        let busy = |_| {
+            let message = format!(
+                "partition {}: other batches with the same key wait for their quorum",
+                self.name
+            );
+            RequestError::new(Reason::PartitionBusy, message).retry_after(BUSY_RETRY)
+        };
+        let Some(expected) = expected.key_offset else {
+            let turn = tokio::time::timeout(PATIENCE, index.locks.write(keys.hashes))
+                .await
+                .map_err(busy)?;
+            return Ok((Turn::UnderWay(turn), None));
+        };
+        let Some(key) = keys.only else {
+            let message = format!(
+                "partition {}: expected_key_offset needs a batch whose records all have one and the same key",
+                self.name
+            );
+            return Err(RequestError::new(Reason::InvalidRequest, message));
+        };
+        let claim = tokio::time::timeout(PATIENCE, index.locks.claim(index.locks.hash(&key)))
+            .await
+            .map_err(busy)?;
+        let finding = self.find_key(index, key, expected).await?;
+        Ok((Turn::Claim(claim), Some(finding)))
+    }
+
+    /// The last offset of a key that is claimed.
+    async fn find_key(&self, index: &KeyIndex, key: Bytes, expected: Offset) -> Result<KeyFinding, RequestError> {
+        // In this order: a ready leader has applied what was written in earlier terms, and what was written in this one
+        // was proposed here and is through.
+        let status = self.group.status();
+        if !status.ready {
+            self.leader_epoch()?;
+            return Err(self.not_leader());
+        }
+        let end = self.view.high_watermark();
+        match tokio::time::timeout(PATIENCE, index.reaches(end)).await {
+            Ok(true) => {}
+            Ok(false) | Err(_) => return Err(self.index_not_ready()),
+        }
+        let (store, group) = (self.shared.store.clone(), self.group.id());
+        let read = self.shared.read_pool.run(move || store.get_key(group, &key)).await?;
+        let found = read.map_err(|error| self.read_failed(&error.to_string()))?;
+        let found = found.filter(|offset| *offset >= self.view.log_start());
+        Ok(KeyFinding {
+            expected,
+            found: found.unwrap_or(NO_OFFSET),
+            term: status.term,
+        })
+    }
+
+    /// Lets everything through that was admitted before the index was switched on, when keys were not looked at.
+    pub(super) async fn settle_keys(&self, index: &Arc<KeyIndex>) -> Result<(), RequestError> {
+        self.leader_epoch()?;
+        drop(self.admitting.write().await);
+        // It changes nothing, and is applied after everything that was proposed before.
+        let from = self.view.log_start();
+        let command = PartitionCommand::AdvanceLogStart {
+            from,
+            to: from,
+            dropped_bytes: 0,
+        };
+        match self.group.propose(command.encode(Bytes::new()), PATIENCE).await {
+            Ok(_) => index.settled.store(true, Ordering::Release),
+            Err(ProposeError::NotLeader(_)) => return Err(self.not_leader()),
+            Err(_) => return Err(self.index_not_ready()),
+        }
+        Ok(())
+    }
+
+    pub(super) fn no_key_index(&self) -> RequestError {
+        let message = format!(
+            "partition {}: the topic keeps no index of keys; set key.index.enable=true to expect offsets of keys",
+            self.name
+        );
+        RequestError::new(Reason::NoKeyIndex, message)
+    }
+
+    fn index_not_ready(&self) -> RequestError {
+        let message = format!("partition {}: the index of keys is being built", self.name);
+        RequestError::new(Reason::NotReady, message).retry_after(LEADER_RETRY)
+    }
+
+    fn read_failed(&self, cause: &str) -> RequestError {
+        let message = format!("partition {}: reading the index of keys failed: {cause}", self.name);
+        RequestError::new(Reason::Internal, message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jangada_types::{BatchBuilder, Codec};
+
+    use super::*;
+
+    fn keys(of: &[Option<&[u8]>], codec: Codec) -> Result<BatchKeys, RequestError> {
+        let mut builder = BatchBuilder::new(codec);
+        for key in of {
+            builder.append(0, *key, None, []).expect("small");
+        }
+        BatchKeys::of(&builder.build(), &KeyLocks::default())
+    }
+
+    #[test]
+    fn a_batch_has_one_key_only_if_all_records_have_it() {
+        for codec in [Codec::None, Codec::Zstd] {
+            let only = |of: &[Option<&[u8]>]| keys(of, codec).expect("decodes").only;
+            assert_eq!(only(&[Some(b"a"), Some(b"a")]).as_deref(), Some(&b"a"[..]));
+            assert_eq!(only(&[Some(b"")]).as_deref(), Some(&b""[..]));
+            assert_eq!(only(&[Some(b"a"), Some(b"b")]), None);
+            assert_eq!(only(&[Some(b"a"), None]), None);
+            assert_eq!(only(&[None, Some(b"a")]), None);
+            assert_eq!(only(&[None, None]), None);
+        }
+    }
+
+    #[test]
+    fn each_key_counts_once_and_is_bounded() {
+        let many = keys(&[Some(b"a"), Some(b"b"), Some(b"a"), None], Codec::Lz4).expect("decodes");
+        assert_eq!(many.hashes.len(), 2);
+        let long = vec![b'k'; INDEXED_KEY_BYTES_MAX + 1];
+        assert!(keys(&[Some(&long[1..])], Codec::None).is_ok());
+        let error = keys(&[Some(b"a"), Some(&long)], Codec::None).expect_err("too long");
+        assert_eq!(error.reason, Reason::InvalidBatch);
+        assert!(
+            error.message.contains("record 1") && error.message.contains("1025"),
+            "{error}"
+        );
+    }
+}
