@@ -25,4 +25,5 @@ mod producer_expiry;
 mod restart;
 mod retention;
 mod space;
+mod stalled_streams;
 mod up;
