@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_controller::{Command, Reply, Topic, place};
+use jangada_proto::v1::RecordForm;
 use jangada_replication::{Group, Registry};
 use jangada_storage::Store;
 use jangada_types::limits::PLAIN_BYTES_MAX;
@@ -29,6 +30,10 @@ const LEADER_PATIENCE: Duration = Duration::from_millis(1500);
 const COORDINATOR_REPLICAS: usize = 3;
 /// After this time a client should look for the leader again.
 const LEADER_RETRY: Duration = Duration::from_millis(50);
+/// How long a fetch waits for room. Longer, and whoever asks for much would hold up those behind it that ask for little.
+const ROOM_PATIENCE: Duration = Duration::from_secs(5);
+/// After this time a client whose fetch found no room should try again.
+const ROOM_RETRY: Duration = Duration::from_millis(500);
 
 /// See the module text.
 pub(crate) struct Node {
@@ -43,8 +48,11 @@ pub(crate) struct Node {
     stopping: watch::Receiver<bool>,
     /// Produce and fetch streams that may be open at once.
     pub streams: Arc<Semaphore>,
-    /// Bytes that fetches have read and not sent.
+    /// Bytes that fetches in the raw form have read and not sent.
     fetch_bytes: Arc<Semaphore>,
+    /// The same in the plain form. Apart: such a fetch asks for much, whatever it needs in the end, and raw ones would
+    /// wait behind it.
+    plain_fetch_bytes: Arc<Semaphore>,
     /// Ids that nobody got yet.
     producer_ids: Mutex<std::ops::Range<i64>>,
     /// Held while the coordinator's shards are created, so that the first members of a cluster ask for them once.
@@ -61,9 +69,8 @@ impl Node {
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let streams = Arc::new(Semaphore::new(settings.limits.streams_max as usize));
-        let fetch_bytes = Arc::new(Semaphore::new(
-            usize::try_from(settings.limits.fetch_inflight_bytes).expect("usize has 64 bits"),
-        ));
+        let inflight = usize::try_from(settings.limits.fetch_inflight_bytes).expect("usize has 64 bits");
+        let [fetch_bytes, plain_fetch_bytes] = [(); 2].map(|()| Arc::new(Semaphore::new(inflight)));
         let shards = Shards::new(&settings, seams.clock.clone(), shared.metrics.groups.clone());
         Self {
             settings,
@@ -76,6 +83,7 @@ impl Node {
             stopping,
             streams,
             fetch_bytes,
+            plain_fetch_bytes,
             producer_ids: Mutex::new(0..0),
             creating: Mutex::new(()),
         }
@@ -259,14 +267,25 @@ impl Node {
         }
     }
 
-    /// Waits until so many bytes may be read into memory, or until the broker begins to stop. They count until the
-    /// permit is dropped.
-    pub async fn room_to_fetch(&self, bytes: usize) -> Result<OwnedSemaphorePermit, RequestError> {
+    /// Waits a moment until so many bytes may be read into memory: BROKER_BUSY when there is no room by then. They count
+    /// until the permit is dropped.
+    pub async fn room_to_fetch(&self, bytes: usize, form: RecordForm) -> Result<OwnedSemaphorePermit, RequestError> {
         let permits = u32::try_from(bytes).expect("a response is at most 24 MiB");
+        let budget = match form {
+            RecordForm::Plain => &self.plain_fetch_bytes,
+            _ => &self.fetch_bytes,
+        };
         tokio::select! {
             biased;
-            room = self.fetch_bytes.clone().acquire_many_owned(permits) => Ok(room.expect("the budget is never closed")),
+            room = budget.clone().acquire_many_owned(permits) => Ok(room.expect("the budget is never closed")),
             refused = self.stopping() => Err(refused),
+            () = tokio::time::sleep(ROOM_PATIENCE) => {
+                let message = format!(
+                    "broker {} has no room to read {bytes} bytes: what others have fetched waits to be taken",
+                    self.broker()
+                );
+                Err(RequestError::new(Reason::BrokerBusy, message).retry_after(ROOM_RETRY))
+            }
         }
     }
 

@@ -206,7 +206,19 @@ impl Cluster {
             (address, attempt)
         };
         let mut asked = FuturesUnordered::new();
+        let mut refusal = None;
         loop {
+            if let Some(failure) = refusal {
+                // Whoever refused may know less than one that has not answered yet.
+                return match asked.next().await {
+                    Some((_, Ok(answer))) => Ok(answer),
+                    Some((_, Err(_))) => {
+                        refusal = Some(failure);
+                        continue;
+                    }
+                    None => Err(CallFailed { failure, in_doubt }),
+                };
+            }
             let address = match candidates.next() {
                 Some(address) => address,
                 None => {
@@ -236,7 +248,10 @@ impl Cluster {
                     in_doubt = true;
                     repeat != Repeat::IfDefinite
                 }
-                Disposition::Refuse => false,
+                Disposition::Refuse => {
+                    refusal = Some(failure);
+                    continue;
+                }
             };
             // The others are asked without delay; a whole round without success is followed by one.
             let delay = if candidates.len() == 0 {
@@ -283,5 +298,39 @@ impl CallFailed {
         } else {
             self.failure.into_error(context)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// What the caller gets when the first broker answers so after a while and the second refuses at once.
+    async fn hedged(first: Result<u32, Status>) -> Result<u32, CallFailed> {
+        let cluster = Cluster::new(ClientConfig::new(["127.0.0.1:1", "127.0.0.1:2"]));
+        let asked = AtomicUsize::new(0);
+        let call = |_| {
+            let number = asked.fetch_add(1, Ordering::Relaxed);
+            let first = first.clone();
+            async move {
+                if number > 0 {
+                    return Err(Status::failed_precondition("no such producer"));
+                }
+                sleep(HEDGE_AFTER * 2).await;
+                first.map(Response::new)
+            }
+        };
+        cluster.call_any(Repeat::Hedged, call).await
+    }
+
+    #[tokio::test]
+    async fn a_refusal_counts_when_no_other_broker_says_otherwise() {
+        let answer = hedged(Ok(7)).await;
+        assert!(answer.is_ok_and(|answer| answer == 7), "the first one knew more");
+        let failed = hedged(Err(Status::unavailable("it goes"))).await.err();
+        let failed = failed.expect("nobody did it");
+        assert_eq!(failed.failure.message, "no such producer");
     }
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jangada_client::{ProducerConfig, ProducerRecord};
+use jangada_proto::v1::produce_request::Payload;
 use jangada_proto::v1::produce_stream_response::Result as StreamResult;
-use jangada_proto::v1::{Acks, ProduceStreamRequest, RecordForm};
+use jangada_proto::v1::{Acks, PlainRecords, ProduceRequest, ProduceStreamRequest, Record, RecordForm};
 use tokio::task::JoinSet;
 use tokio_stream::{StreamExt as _, iter};
 use tonic::Code;
@@ -86,6 +87,7 @@ async fn a_partition_without_quorum_refuses_beyond_its_limit_and_answers_what_it
         assert!(delay.is_some_and(|delay| !delay.is_zero()), "{status:?}");
     }
     a_stream_is_told_too(&mut log).await;
+    nothing_is_packed_that_has_no_room(&mut log).await;
     // Another partition of the same broker has its quorum.
     let written = raw::produce(&mut log, free, raw::batch(None, &[b"on"])).await;
     assert_eq!(written.expect("it has a quorum").base_offset, 0);
@@ -123,6 +125,26 @@ async fn next<T: 'static>(calls: &mut JoinSet<T>) -> T {
         .expect("each call is answered")
         .expect("as many answers as calls")
         .expect("the call does not panic")
+}
+
+/// Records that no batch can be made of: that is found out only when there is room for them.
+async fn nothing_is_packed_that_has_no_room(log: &mut raw::Log) {
+    let record = Record {
+        value: Some(value(0).into()),
+        ..Record::default()
+    };
+    let records = PlainRecords {
+        records: vec![record],
+        compression: 99,
+    };
+    let request = ProduceRequest {
+        partition: Some(raw::partition(STUCK, 0)),
+        acks: Acks::Quorum.into(),
+        payload: Some(Payload::Records(records)),
+        ..ProduceRequest::default()
+    };
+    let refused = log.produce(request).await;
+    raw::assert_refused(refused, "PARTITION_BUSY", &[STUCK]);
 }
 
 /// On a stream each refused batch has its own answer, and the stream goes on.

@@ -28,4 +28,5 @@ mod producer_expiry;
 mod restart;
 mod retention;
 mod space;
+mod stalled_streams;
 mod up;

@@ -27,6 +27,8 @@ use crate::partitions::Partitions;
 const RETRY: Duration = Duration::from_millis(500);
 /// When there is nothing to do; members that went out of sync are looked at again.
 const IDLE: Duration = Duration::from_secs(5);
+/// Between two attempts to open a replica that cannot be opened, at most. It will hardly heal by itself.
+const REOPEN_AFTER_MAX: Duration = Duration::from_secs(30);
 /// Groups that are opened, or whose members are changed, at once.
 const PARALLEL: usize = 16;
 /// A new group whose preferred leader does not form it is formed by another replica after this time.
@@ -42,6 +44,28 @@ pub(crate) struct Reconciler {
     pub shared: Arc<Shared>,
     /// When a group was first seen without a log.
     unformed: BTreeMap<GroupId, Instant>,
+    /// Replicas that could not be opened.
+    unopened: BTreeMap<GroupId, Unopened>,
+}
+
+/// A replica that could not be opened.
+#[derive(Debug)]
+struct Unopened {
+    /// It is logged once.
+    cause: String,
+    /// Until the next attempt.
+    pause: Duration,
+    again_at: Instant,
+}
+
+impl Unopened {
+    /// After one more attempt failed; and whether the cause is another one than before.
+    fn again(before: Option<Self>, cause: String, now: Instant) -> (Self, bool) {
+        let is_new = before.as_ref().is_none_or(|before| before.cause != cause);
+        let pause = before.map_or(RETRY, |before| (before.pause * 2).min(REOPEN_AFTER_MAX));
+        let again_at = now + pause;
+        (Self { cause, pause, again_at }, is_new)
+    }
 }
 
 impl Reconciler {
@@ -52,6 +76,7 @@ impl Reconciler {
             shards,
             shared,
             unformed: BTreeMap::new(),
+            unopened: BTreeMap::new(),
         }
     }
 
@@ -94,76 +119,87 @@ impl Reconciler {
         opened && formed && deleted && members && voters
     }
 
-    async fn open_replicas(&self, image: &Arc<Image>) -> bool {
+    async fn open_replicas(&mut self, image: &Arc<Image>) -> bool {
         let local = self.registry().local_replica();
         let wanted: Vec<_> = image
             .partitions_of(local)
             .map(|wanted| (wanted.topic.clone(), wanted.index, wanted.partition.group))
             .collect();
-        let opening = wanted.into_iter().map(|(topic, index, group)| async move {
-            match topic.kind {
-                TopicKind::Log => self.open_replica(topic, index, group).await,
-                TopicKind::Coordinator => self.open_shard(topic, index, group).await,
+        let mut before = std::mem::take(&mut self.unopened);
+        let mut opening = Vec::new();
+        for (topic, index, group) in wanted {
+            match before.remove(&group) {
+                Some(unopened) if Instant::now() < unopened.again_at => {
+                    self.unopened.insert(group, unopened);
+                }
+                before => opening.push((topic, index, group, before)),
             }
+        }
+        let opening = opening.into_iter().map(async |(topic, index, group, before)| {
+            let opened = match topic.kind {
+                TopicKind::Log => self.open_replica(&topic, index, group).await,
+                TopicKind::Coordinator => self.open_shard(&topic, index, group).await,
+            };
+            (topic.name.clone(), index, group, before, opened)
         });
-        futures::stream::iter(opening)
+        let opened: Vec<_> = futures::stream::iter(opening)
             .buffer_unordered(PARALLEL)
-            .fold(true, |all, one| async move { all && one })
-            .await
+            .collect()
+            .await;
+        for (topic, partition, group, before, opened) in opened {
+            match opened {
+                Ok(()) if before.is_some() => tracing::info!(%topic, %partition, "a replica could be opened at last"),
+                Ok(()) => {}
+                Err(cause) => {
+                    let (unopened, is_new) = Unopened::again(before, cause, Instant::now());
+                    if is_new {
+                        tracing::error!(%topic, %partition, error = unopened.cause, "a replica could not be opened");
+                    }
+                    self.unopened.insert(group, unopened);
+                }
+            }
+        }
+        // What is tried rarely is tried when the broker looks in any case.
+        self.unopened.values().all(|unopened| unopened.pause > IDLE)
     }
 
-    /// Opens one replica, or gives an open one the topic's settings as they are now.
-    async fn open_replica(&self, topic: Arc<Topic>, index: PartitionIndex, group_id: GroupId) -> bool {
-        let config = match topic.settings() {
-            Ok(config) => Arc::new(config),
-            Err(error) => {
-                tracing::error!(topic = %topic.name, %error, "the settings of a topic cannot be used");
-                return false;
-            }
-        };
+    /// Opens one replica, or gives an open one the topic's settings as they are now. An error is for the log.
+    async fn open_replica(&self, topic: &Topic, index: PartitionIndex, group_id: GroupId) -> Result<(), String> {
+        let config = topic
+            .settings()
+            .map_err(|error| format!("the settings of the topic cannot be used: {error}"))?;
+        let config = Arc::new(config);
         if let Some(partition) = self.partitions.get(group_id) {
             partition.set_config(config);
-            return true;
+            return Ok(());
         }
         let view = Arc::new(View::new(checkpoint_bytes(&config)));
         let machine = PartitionMachine::new(group_id, view.clone());
-        match self.registry().open(group_id, Box::new(machine)).await {
-            Ok(group) => {
-                let name = PartitionName {
-                    topic: topic.name.clone(),
-                    index,
-                };
-                let partition = Partition::new(name, group, view, config, self.shared.clone());
-                self.partitions.insert(Arc::new(partition));
-                true
-            }
-            Err(error) => {
-                tracing::error!(topic = %topic.name, partition = %index, %error, "a replica could not be opened");
-                false
-            }
-        }
+        let opened = self.registry().open(group_id, Box::new(machine)).await;
+        let group = opened.map_err(|error| error.to_string())?;
+        let name = PartitionName {
+            topic: topic.name.clone(),
+            index,
+        };
+        let partition = Partition::new(name, group, view, config, self.shared.clone());
+        self.partitions.insert(Arc::new(partition));
+        Ok(())
     }
 
-    async fn open_shard(&self, topic: Arc<Topic>, index: PartitionIndex, group_id: GroupId) -> bool {
+    async fn open_shard(&self, topic: &Topic, index: PartitionIndex, group_id: GroupId) -> Result<(), String> {
         if self.shards.get(group_id).is_some() {
-            return true;
+            return Ok(());
         }
         let (machine, state) = self.shards.machine(group_id);
-        match self.registry().open(group_id, Box::new(machine)).await {
-            Ok(group) => {
-                let name = PartitionName {
-                    topic: topic.name.clone(),
-                    index,
-                };
-                self.shards
-                    .insert(Shard::new(name, group, state, self.shards.shared.clone()));
-                true
-            }
-            Err(error) => {
-                tracing::error!(shard = %index, %error, "a shard of the coordinator could not be opened");
-                false
-            }
-        }
+        let opened = self.registry().open(group_id, Box::new(machine)).await;
+        let group = opened.map_err(|error| error.to_string())?;
+        let name = PartitionName {
+            topic: topic.name.clone(),
+            index,
+        };
+        self.shards
+            .insert(Shard::new(name, group, state, self.shards.shared.clone()));
+        Ok(())
     }
 
     /// Forms new groups: the preferred leader at once, another replica when that takes too long.
@@ -335,4 +371,28 @@ fn report(name: &str, result: Result<(), jangada_replication::ProposeError>) -> 
         tracing::info!(group = name, %error, "a change of members did not go through; trying again");
     }
     result.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_that_cannot_be_opened_is_tried_less_and_less_and_told_once_for_each_cause() {
+        let mut before = None;
+        let mut told = 0;
+        let start = Instant::now();
+        let mut now = start;
+        let mut attempts = 0;
+        while now - start < Duration::from_secs(3600) {
+            attempts += 1;
+            let cause = if attempts < 50 { "damaged" } else { "gone" };
+            let (unopened, is_new) = Unopened::again(before, cause.to_owned(), now);
+            told += usize::from(is_new);
+            now = unopened.again_at;
+            before = Some(unopened);
+        }
+        assert_eq!(told, 2);
+        assert!((115..130).contains(&attempts), "{attempts} attempts in an hour");
+    }
 }

@@ -108,8 +108,11 @@ pub(crate) struct Admitted {
     pending: Pending,
     append_time_ms: i64,
     bytes: usize,
-    _permits: [OwnedSemaphorePermit; 2],
+    _room: Room,
 }
+
+/// Part of the budgets for bytes that were taken and not answered: the partition's and the broker's.
+pub(crate) struct Room([OwnedSemaphorePermit; 2]);
 
 impl Partition {
     pub fn new(
@@ -224,26 +227,33 @@ impl Partition {
         }
     }
 
-    /// Checks a batch and hands it to the quorum. Batches of one caller keep the order of its calls.
+    /// Checks a batch and hands it to the quorum. Batches of one caller keep the order of its calls. The room is what the
+    /// caller took for it, if it did.
     ///
     /// On a topic with an index of keys this waits for other batches with the same keys, if one of them is conditional.
-    pub async fn admit(&self, batch: Bytes, expected: Expectation) -> Result<Admitted, RequestError> {
+    pub async fn admit(
+        &self,
+        batch: Bytes,
+        expected: Expectation,
+        room: Option<Room>,
+    ) -> Result<Admitted, RequestError> {
         self.leader_epoch()?;
         self.check_disk()?;
         self.check_expectation(expected)?;
         let config = self.config();
         let header = batch::validate(&batch, &config.batch_limits()).map_err(|error| self.refuse(error.into()))?;
+        let bytes = batch.len();
+        // Before anything that is waited for: what waits counts.
+        let room = match room {
+            Some(room) => self.fit(room, bytes)?,
+            None => self.room(bytes)?,
+        };
         if config.full_validation {
             self.validate_records(&header, &batch).await?;
         }
         if !header.producer_id.is_some() {
             self.refuse_early(expected)?;
         }
-        let permits = [
-            self.reserve(&self.inflight, batch.len(), Reason::PartitionBusy)?,
-            self.reserve(&self.shared.inflight, batch.len(), Reason::BrokerBusy)?,
-        ];
-        let bytes = batch.len();
         let now_ms = self.shared.clock.now_ms();
         let (batch, append_time_ms) = match config.timestamp_type {
             TimestampType::CreateTime => (batch, -1),
@@ -275,7 +285,7 @@ impl Partition {
             pending,
             append_time_ms,
             bytes,
-            _permits: permits,
+            _room: room,
         })
     }
 
@@ -328,7 +338,7 @@ impl Partition {
             pending,
             append_time_ms,
             bytes,
-            _permits,
+            _room,
         } = admitted;
         let applied = pending
             .applied(timeout)
@@ -478,13 +488,38 @@ impl Partition {
             .retry_after(DISK_RETRY))
     }
 
+    /// Takes room for so many bytes, or refuses at once. Those of a request in the plain form may be more than a budget
+    /// has; such a request has the budget for itself.
+    pub fn room(&self, bytes: usize) -> Result<Room, RequestError> {
+        let for_partition = bytes.min(self.shared.inflight_per_partition);
+        Ok(Room([
+            self.reserve(&self.inflight, for_partition, Reason::PartitionBusy)?,
+            self.reserve(&self.shared.inflight, for_partition, Reason::BrokerBusy)?,
+        ]))
+    }
+
+    /// The room as it is for so many bytes: the rest is given back, or what is missing taken.
+    fn fit(&self, Room(mut permits): Room, bytes: usize) -> Result<Room, RequestError> {
+        let has = permits[0].num_permits();
+        if bytes > has {
+            let Room(more) = self.room(bytes - has)?;
+            permits
+                .iter_mut()
+                .zip(more)
+                .for_each(|(permit, more)| permit.merge(more));
+        } else {
+            permits.iter_mut().for_each(|permit| drop(permit.split(has - bytes)));
+        }
+        Ok(Room(permits))
+    }
+
     fn reserve(
         &self,
         budget: &Arc<Semaphore>,
         bytes: usize,
         reason: Reason,
     ) -> Result<OwnedSemaphorePermit, RequestError> {
-        let permits = u32::try_from(bytes).expect("a batch is at most 8 MiB");
+        let permits = u32::try_from(bytes).expect("a budget's part is at most 1 GiB");
         budget.clone().try_acquire_many_owned(permits).map_err(|_| {
             let message = match reason {
                 Reason::PartitionBusy => format!("partition {}: too many bytes wait for its quorum", self.name),

@@ -12,7 +12,9 @@ use jangada_proto::v1::{
 };
 use jangada_types::limits::{FETCH_BYTES_DEFAULT, FETCH_CREDIT_BYTES_DEFAULT, FETCH_WAIT_MS_MAX};
 use jangada_types::{Offset, Reason};
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
@@ -29,6 +31,11 @@ pub(crate) type Pushed = Pin<Box<dyn Stream<Item = Result<FetchStreamResponse, S
 
 /// How long a stream waits for records before it looks again whether it still may.
 const STREAM_WAIT: Duration = Duration::from_secs(30);
+/// How long a response may wait to be taken before its stream ends. It holds room that all share, and keep-alive ends only
+/// connections that do not answer. A consumer that is merely slow goes on with a new stream: it has had the response before.
+const TAKEN_WITHIN: Duration = Duration::from_secs(30);
+/// After this time a consumer whose stream ended for that should open another.
+const STALLED_RETRY: Duration = Duration::from_secs(1);
 
 pub(crate) async fn unary(node: &Arc<Node>, request: FetchRequest) -> Result<FetchResponse, RequestError> {
     let target = find(&node.metadata.image(), request.partition.as_ref())?;
@@ -84,7 +91,7 @@ async fn read(node: &Node, partition: &Partition, ask: Ask) -> Result<Read, Requ
     let is_plain = form == RecordForm::Plain;
     let most = node.plain_bytes_max();
     let wanted = if is_plain { most.max(max_bytes) } else { max_bytes };
-    let mut room = node.room_to_fetch(wanted).await?;
+    let mut room = node.room_to_fetch(wanted, form).await?;
     let fetched = partition.read(offset, max_bytes).await?;
     let mut response = FetchResponse {
         batches: Bytes::new(),
@@ -159,15 +166,49 @@ pub(crate) async fn stream(node: Arc<Node>, mut requests: Streaming<FetchStreamR
     let pusher = Pusher::open(&node, start).await?;
     // One response is being sent, one waits.
     let (responses, outgoing) = mpsc::channel(1);
-    tokio::spawn(pusher.run(requests, responses, slot));
-    // The bytes are given back when the response is taken to be sent.
-    Ok(Box::pin(
-        ReceiverStream::new(outgoing).map(|(response, _bytes)| response),
-    ))
+    tokio::spawn(pusher.run(requests, responses));
+    Ok(Box::pin(ReceiverStream::new(outgoing).map(move |parcel: Parcel| {
+        // What is being sent takes memory until the transport lets go of the stream, though its task may have ended.
+        let _slot = &slot;
+        parcel.open()
+    })))
 }
 
-/// A response on its way, with its part of the budget for bytes that were read and not sent.
-type Push = (Result<FetchStreamResponse, Status>, Option<OwnedSemaphorePermit>);
+/// A response on its way to the transport, with its part of the budget for bytes that were read and not sent. Its stream's
+/// task keeps a clone, to take it back when the transport does not want it.
+#[derive(Clone)]
+struct Parcel(Arc<Mutex<Option<Content>>>);
+
+type Content = (Result<FetchStreamResponse, Status>, Option<OwnedSemaphorePermit>);
+
+impl Parcel {
+    fn new(response: FetchStreamResponse, room: OwnedSemaphorePermit) -> Self {
+        Self(Arc::new(Mutex::new(Some((Ok(response), Some(room))))))
+    }
+
+    fn end(status: Status) -> Self {
+        Self(Arc::new(Mutex::new(Some((Err(status), None)))))
+    }
+
+    /// For the transport. The bytes are given back.
+    fn open(self) -> Result<FetchStreamResponse, Status> {
+        self.0.lock().take().expect("a parcel is opened once").0
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
+    /// Puts the end of the stream in its place, and gives the bytes back. False: it was taken before.
+    fn withdraw(&self, status: Status) -> bool {
+        let mut content = self.0.lock();
+        let is_waiting = content.is_some();
+        if is_waiting {
+            *content = Some((Err(status), None));
+        }
+        is_waiting
+    }
+}
 
 /// One fetch stream.
 struct Pusher {
@@ -177,6 +218,8 @@ struct Pusher {
     ask: Ask,
     /// Bytes; below zero after a response that went over it, as the consumer counts too.
     credit: i64,
+    /// The last response, and until when it is to be taken.
+    pushed: Option<(Parcel, Instant)>,
 }
 
 impl Pusher {
@@ -197,36 +240,46 @@ impl Pusher {
             } else {
                 start.credit_bytes
             }),
+            pushed: None,
         })
     }
 
-    async fn run(
-        mut self,
+    async fn run(mut self, requests: Streaming<FetchStreamRequest>, responses: mpsc::Sender<Parcel>) {
+        let error = self.push_all(requests, &responses).await;
+        if let Some(error) = &error {
+            self.node.metrics.failed(error.reason);
+        }
+        self.finish(error, responses).await;
+    }
+
+    /// Pushes until the stream is to end; with an error, or because the consumer wants no more.
+    async fn push_all(
+        &mut self,
         mut requests: Streaming<FetchStreamRequest>,
-        responses: mpsc::Sender<Push>,
-        _slot: OwnedSemaphorePermit,
-    ) {
+        responses: &mpsc::Sender<Parcel>,
+    ) -> Option<RequestError> {
         let node = self.node.clone();
         let stopping = node.stopping();
         tokio::pin!(stopping);
         // A read that has begun goes on while credit comes in.
         let mut reading: Option<Reading> = None;
-        let error = loop {
+        loop {
             if reading.is_none() && self.credit > 0 {
                 let read = read_next(node.clone(), self.partition.clone(), self.ask, responses.clone());
                 reading = Some(Box::pin(read));
             }
+            let take_by = self.pushed.as_ref().map(|(_, take_by)| *take_by);
             let outcome = tokio::select! {
                 biased;
                 request = requests.message() => match request {
                     Ok(Some(request)) => self.take(request),
-                    Ok(None) | Err(_) => return,
+                    Ok(None) | Err(_) => return None,
                 },
                 refused = &mut stopping => Err(refused),
                 read = async { reading.as_mut().expect("it is asked before").await }, if reading.is_some() => {
                     reading = None;
                     match read {
-                        Ok(None) => return,
+                        Ok(None) => return None,
                         Ok(Some((place, read))) => {
                             self.push(place, read);
                             Ok(())
@@ -234,15 +287,48 @@ impl Pusher {
                         Err(error) => Err(error),
                     }
                 }
+                () = async { tokio::time::sleep_until(take_by.expect("it is asked before")).await }, if take_by.is_some() => {
+                    match self.pushed.take_if(|(parcel, _)| !parcel.is_waiting()) {
+                        Some(_) => Ok(()),
+                        None => Err(self.stalled()),
+                    }
+                }
             };
             if let Err(error) = outcome {
-                break error;
+                // The place that a read has taken is free again.
+                return Some(error);
             }
+        }
+    }
+
+    /// Says why the stream ends, behind the last response, or in its place when nobody takes that.
+    async fn finish(self, error: Option<RequestError>, responses: mpsc::Sender<Parcel>) {
+        let stalled = self.stalled();
+        let Some((parcel, take_by)) = self.pushed else {
+            if let Some(error) = error {
+                let _ = responses.try_send(Parcel::end(error.into()));
+            }
+            return;
         };
-        node.metrics.failed(error.reason);
-        // The consumer may be gone. The place that a read has taken is free again.
-        drop(reading);
-        let _ = responses.send((Err(error.into()), None)).await;
+        match (tokio::time::timeout_at(take_by, responses.reserve()).await, error) {
+            (Ok(Ok(place)), Some(error)) => place.send(Parcel::end(error.into())),
+            // All is said; or the consumer is gone.
+            (Ok(_), _) => {}
+            (Err(_), error) => {
+                let status = Status::from(error.unwrap_or(stalled));
+                if !parcel.withdraw(status.clone()) {
+                    let _ = responses.try_send(Parcel::end(status));
+                }
+            }
+        }
+    }
+
+    fn stalled(&self) -> RequestError {
+        let message = format!(
+            "partition {}: the stream ends, for {TAKEN_WITHIN:?} its response was not taken; open another one",
+            self.partition.name
+        );
+        RequestError::new(Reason::BrokerBusy, message).retry_after(STALLED_RETRY)
     }
 
     fn take(&mut self, request: FetchStreamRequest) -> Result<(), RequestError> {
@@ -258,18 +344,20 @@ impl Pusher {
         }
     }
 
-    fn push(&mut self, place: mpsc::OwnedPermit<Push>, read: Read) {
+    fn push(&mut self, place: mpsc::OwnedPermit<Parcel>, read: Read) {
         self.credit = self.credit.saturating_sub(signed(read.bytes as u64));
         self.ask.offset = Offset(read.response.next_offset);
         let response = FetchStreamResponse {
             fetch: Some(read.response),
         };
-        place.send((Ok(response), Some(read.room)));
+        let parcel = Parcel::new(response, read.room);
+        self.pushed = Some((parcel.clone(), Instant::now() + TAKEN_WITHIN));
+        place.send(parcel);
     }
 }
 
 /// A place to send, and what goes there; nothing when nobody reads any more.
-type Next = Option<(mpsc::OwnedPermit<Push>, Read)>;
+type Next = Option<(mpsc::OwnedPermit<Parcel>, Read)>;
 type Reading = Pin<Box<dyn Future<Output = Result<Next, RequestError>> + Send>>;
 
 /// What comes next, as soon as there is anything.
@@ -277,7 +365,7 @@ async fn read_next(
     node: Arc<Node>,
     partition: Arc<Partition>,
     ask: Ask,
-    responses: mpsc::Sender<Push>,
+    responses: mpsc::Sender<Parcel>,
 ) -> Result<Next, RequestError> {
     // Reads only when there is room to send, so that a consumer that stalls holds one response, not many.
     let Ok(place) = responses.reserve_owned().await else {
@@ -285,9 +373,12 @@ async fn read_next(
     };
     loop {
         partition.await_bytes(ask.offset, 1, STREAM_WAIT).await?;
-        let read = read(&node, &partition, ask).await?;
-        if read.bytes > 0 {
-            return Ok(Some((place, read)));
+        match read(&node, &partition, ask).await {
+            Ok(read) if read.bytes > 0 => return Ok(Some((place, read))),
+            Ok(_) => {}
+            // Behind the others again: nobody waits for an answer.
+            Err(error) if error.reason == Reason::BrokerBusy => {}
+            Err(error) => return Err(error),
         }
     }
 }

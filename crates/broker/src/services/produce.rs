@@ -41,21 +41,25 @@ const PENDING_MAX: usize = 1024;
 pub(crate) async fn unary(node: &Arc<Node>, request: ProduceRequest) -> Result<ProduceResponse, RequestError> {
     let target = find(&node.metadata.image(), request.partition.as_ref())?;
     let timeout = timeout(node, request.timeout_ms)?;
-    let batch = match request.payload {
-        Some(Payload::Batch(batch)) => batch,
-        Some(Payload::Records(records)) => encode_apart(records, node).await?,
-        None => {
-            return Err(RequestError::new(
-                Reason::InvalidRequest,
-                "the request has no payload: set `batch` or `records`",
-            ));
+    let acks = acks(request.acks)?;
+    let Some(payload) = request.payload else {
+        return Err(RequestError::new(
+            Reason::InvalidRequest,
+            "the request has no payload: set `batch` or `records`",
+        ));
+    };
+    let partition = node.leader(&target).await?;
+    let (batch, room) = match payload {
+        Payload::Batch(batch) => (batch, None),
+        Payload::Records(records) => {
+            // What waits to be packed counts already.
+            let room = partition.room(records.encoded_len())?;
+            (encode_apart(records, node).await?, Some(room))
         }
     };
-    let acks = acks(request.acks)?;
     let expected = expectation(request.expected_end_offset, request.expected_key_offset, acks)?;
-    let partition = node.leader(&target).await?;
     check_producer(node, &batch, acks).await?;
-    let admitted = partition.admit(batch, expected).await?;
+    let admitted = partition.admit(batch, expected, room).await?;
     match acks {
         Acks::None => Ok(acknowledge_later(partition, admitted, timeout)),
         _ => partition.acknowledged(admitted, timeout).await.map(response),
@@ -337,7 +341,7 @@ impl Reader {
         // Not waited for: that would hold up the stream's other partitions.
         let partition = self.node.leader_now(&target)?;
         check_producer(&self.node, &batch, acks).await?;
-        let admitted = partition.admit(batch, expected).await?;
+        let admitted = partition.admit(batch, expected, None).await?;
         Ok((partition, admitted))
     }
 

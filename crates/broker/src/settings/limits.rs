@@ -17,7 +17,8 @@ settings! {
             produce_inflight_bytes: u64 = 268_435_456, range(16_777_216, 17_179_869_184);
             /// Bytes that one fetch returns at most, unless its first batch alone is larger.
             fetch_bytes_max: u64 = FETCH_BYTES_MAX as u64, range(65_536, FETCH_BYTES_MAX as u64);
-            /// Bytes that all fetches together have read and not sent. Beyond it, fetches wait.
+            /// Bytes that all fetches in the raw form together have read and not sent, and as many in the plain form. Beyond
+            /// it fetches wait, and then BROKER_BUSY.
             fetch_inflight_bytes: u64 = 134_217_728, range(16_777_216, 17_179_869_184);
             /// Produce and fetch streams of all connections together. Beyond it: TOO_MANY_STREAMS.
             streams_max: u32 = 10_000, range(1, 1_000_000);

@@ -225,11 +225,9 @@ impl Chaos {
                 self.send(request, None);
             }
             Op::GiveUp(at) => self.processes[*at].excess = PartitionSet::new(),
-            Op::Again(at, which) => {
-                if !self.processes[*at].sent.is_empty() {
-                    let request = which.get(&self.processes[*at].sent).clone();
-                    self.send(request, None);
-                }
+            Op::Again(at, which) if !self.processes[*at].sent.is_empty() => {
+                let request = which.get(&self.processes[*at].sent).clone();
+                self.send(request, None);
             }
             Op::Leave(at) | Op::StaticLeave(at) if !self.is_waiting(*at) => {
                 let epoch = if matches!(op, Op::StaticLeave(_)) && *at == 0 {

@@ -58,7 +58,8 @@ fn confirm_tail(settings: &BrokerSettings, yes: bool, output: OutputArgs) -> Res
         let message = format!("broker {broker}: {what}; acknowledged records would be given up: say so with --yes");
         let hint = format!(
             "while the other brokers have a majority of the replicas use `jangada cluster replace-broker {broker}` \
-             instead; nothing was changed"
+             instead; \
+             nothing was decided (the store was opened as by a start, and its log replayed)"
         );
         return Err(CliError::usage(message).hint(hint));
     }

@@ -1,0 +1,119 @@
+//! Consumers that open streams and do not read take what room there is for fetches: others are told, and get it back.
+
+use std::time::Duration;
+
+use jangada_proto::v1::fetch_stream_request::Message;
+use jangada_proto::v1::log_service_client::LogServiceClient;
+use jangada_proto::v1::{
+    FetchRequest, FetchResponse, FetchStreamRequest, FetchStreamResponse, FetchStreamStart, RecordForm,
+};
+use tokio_stream::StreamExt as _;
+use tonic::transport::Endpoint;
+use tonic::{Code, Status, Streaming};
+use tonic_types::StatusExt as _;
+
+use crate::harness::{Cluster, Options, WAIT, eventually, raw};
+
+const TOPIC: &str = "orders";
+
+/// The least that the setting takes: as many responses as there are streams do not fit.
+const SECTIONS: &str = "[limits]\nfetch_inflight_bytes = 16777216";
+const STREAMS: usize = 20;
+const RESPONSE_BYTES: u32 = 1 << 20;
+const VALUE_BYTES: usize = 1_000_000;
+/// Of each stream one response is in the transport and one waits. More than that there is to read.
+const RECORDS: i64 = 4;
+
+/// Much less than a response, and the least that HTTP/2 begins with.
+const WINDOW_BYTES: u32 = 65_535;
+
+/// A stream that nobody reads.
+async fn stalled(address: &str) -> Streaming<FetchStreamResponse> {
+    let channel = Endpoint::from_shared(format!("http://{address}"))
+        .expect("it is an address")
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .connect()
+        .await
+        .expect("the node listens");
+    let start = FetchStreamStart {
+        partition: Some(raw::partition(TOPIC, 0)),
+        max_bytes: RESPONSE_BYTES,
+        form: RecordForm::Raw.into(),
+        ..FetchStreamStart::default()
+    };
+    let start = FetchStreamRequest {
+        message: Some(Message::Start(start)),
+    };
+    let requests = tokio_stream::iter([start]).chain(tokio_stream::pending());
+    let mut log = LogServiceClient::new(channel).max_decoding_message_size(2 * RESPONSE_BYTES as usize);
+    log.fetch_stream(requests).await.expect("it is opened").into_inner()
+}
+
+async fn fetch(log: &mut raw::Log, form: RecordForm) -> Result<FetchResponse, Status> {
+    let request = FetchRequest {
+        partition: Some(raw::partition(TOPIC, 0)),
+        max_bytes: RESPONSE_BYTES,
+        form: form.into(),
+        ..FetchRequest::default()
+    };
+    log.fetch(request).await.map(tonic::Response::into_inner)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_nobody_reads_do_not_stop_other_fetches() {
+    let options = Options {
+        sections: SECTIONS.to_owned(),
+        ..Options::default()
+    };
+    let cluster = Cluster::start_with(1, options).await;
+    cluster.create_topic(TOPIC, 1, 1).await;
+    let address = cluster.node(1).addresses.public.clone();
+    let mut log = raw::log(&address).await;
+    for _ in 0..RECORDS {
+        let batch = raw::batch(None, &[&vec![b'x'; VALUE_BYTES]]);
+        raw::produce(&mut log, raw::partition(TOPIC, 0), batch)
+            .await
+            .expect("it is written");
+    }
+
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS {
+        streams.push(stalled(&address).await);
+    }
+    let refused = eventually("there is no room", WAIT, || async {
+        fetch(&mut log.clone(), RecordForm::Raw).await.err()
+    })
+    .await;
+    let status = raw::assert_refused(Err::<(), _>(refused), "BROKER_BUSY", &["room"]);
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    let delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    assert!(delay.is_some_and(|delay| delay > Duration::ZERO), "{status:?}");
+    // The plain form has room of its own.
+    let plain = fetch(&mut log, RecordForm::Plain).await.expect("there is room");
+    assert_eq!(plain.records.len(), 1);
+
+    let fetched = eventually("there is room again", WAIT, || async {
+        fetch(&mut log.clone(), RecordForm::Raw).await.ok()
+    })
+    .await;
+    assert_eq!(fetched.next_offset, 1);
+
+    // A consumer that goes on late has lost nothing: what it was sent, then why the stream ended.
+    let mut stream = streams.swap_remove(0);
+    let late = tokio::time::timeout(WAIT, async {
+        let mut next_offset = 0;
+        loop {
+            match stream.message().await {
+                Ok(response) => {
+                    let fetched = response.and_then(|response| response.fetch);
+                    next_offset = fetched.expect("it does not end without a word").next_offset;
+                }
+                Err(status) => return (next_offset, status),
+            }
+        }
+    });
+    let (next_offset, status) = late.await.expect("the stream ends");
+    raw::assert_refused(Err::<(), _>(status), "BROKER_BUSY", &[TOPIC, "not taken"]);
+    assert!(next_offset < RECORDS, "nothing was taken back");
+}
