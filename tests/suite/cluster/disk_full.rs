@@ -32,6 +32,8 @@ async fn a_full_disk_refuses_produce_and_comes_back_by_itself() {
         3,
         Options {
             stopped: true,
+            // Leaderships stay where the test puts them.
+            sections: "[cluster]\npreferred_leader_after_ms = 0".to_owned(),
             ..Options::default()
         },
     )

@@ -11,6 +11,7 @@
 //! | misplaced | a value is not at the offset that its writer was told, or that a reader saw it at |
 //! | invented | a value is there that nobody sent, or that was certainly refused |
 //! | gap | an offset between the first and the last has no record |
+//! | disorder | the reader that went along saw an offset that does not follow the one before |
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -61,7 +62,7 @@ pub enum Outcome {
 #[derive(Clone, Debug, Default)]
 pub struct History {
     sent: HashMap<Value, Outcome>,
-    /// What readers saw while it went on.
+    /// What one reader saw while it went on, in its order.
     seen: Vec<(i64, Value)>,
     /// What a fresh reader found from the first offset to the end, after everything.
     found: Vec<(i64, Value)>,
@@ -74,7 +75,7 @@ impl History {
         assert_eq!(before, None, "{value:?} was sent twice: the test is wrong");
     }
 
-    /// A reader saw a value.
+    /// The reader that goes along saw a value.
     pub fn seen(&mut self, offset: i64, value: Value) {
         self.seen.push((offset, value));
     }
@@ -82,6 +83,11 @@ impl History {
     /// The final read met a value.
     pub fn found(&mut self, offset: i64, value: Value) {
         self.found.push((offset, value));
+    }
+
+    /// Values that were sent.
+    pub fn attempted(&self) -> usize {
+        self.sent.len()
     }
 
     /// Values that were acknowledged.
@@ -112,6 +118,12 @@ impl History {
             }
             if matches!(self.sent.get(&value), None | Some(Outcome::Refused)) {
                 faults.push(format!("invented: {value:?} at {offset}: {:?}", self.sent.get(&value)));
+            }
+        }
+        for pair in self.seen.windows(2) {
+            let [(before, _), (offset, value)] = [pair[0], pair[1]];
+            if offset != before + 1 {
+                faults.push(format!("disorder: {value:?} was seen at {offset} after {before}"));
             }
         }
         let acknowledged = self.sent.iter().filter_map(|(value, outcome)| match outcome {
@@ -191,6 +203,26 @@ mod tests {
             &check(sent(), &[(10, 0), (11, 1), (12, 2), (13, 3), (14, 9)]),
             "invented",
         );
+    }
+
+    #[test]
+    fn a_reader_sees_each_offset_once_in_order() {
+        let four = [(10, 0), (11, 1), (12, 2), (13, 3)];
+        for (seen, is_right) in [
+            (&[1, 2, 3][..], true),
+            (&[0], false),
+            (&[2], false),
+            (&[1, 1], false),
+            (&[1, 2, 1], false),
+        ] {
+            let mut history = sent();
+            for number in seen {
+                history.seen(10 + *number as i64, value(*number));
+            }
+            let faults = check(history, &four);
+            assert_eq!(faults.is_empty(), is_right, "{seen:?}: {faults:?}");
+            assert!(faults.iter().all(|fault| fault.starts_with("disorder")), "{faults:?}");
+        }
     }
 
     #[test]
