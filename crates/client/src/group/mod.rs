@@ -368,8 +368,9 @@ impl GroupConsumer {
             tokio::select! {
                 biased;
                 changed = self.membership.view.changed() => {
-                    if changed.is_err() {
-                        return Err(self.view.fatal.clone().unwrap_or(ClientError::Closed));
+                    self.take_view();
+                    if changed.is_err() && self.view.fatal.is_none() {
+                        return Err(ClientError::Closed);
                     }
                 }
                 done = some(&mut self.work) => {
@@ -384,6 +385,7 @@ impl GroupConsumer {
                         // Nothing was handed out. The next heartbeat's answer says what is still owned.
                         Err(ClientError::MembershipLost(_)) => {
                             let _ = self.membership.view.changed().await;
+                            self.take_view();
                         }
                         Err(error) => return Err(error),
                     }

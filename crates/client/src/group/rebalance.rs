@@ -36,9 +36,12 @@ pub(super) enum Done {
 impl GroupConsumer {
     /// Takes what the membership has heard.
     pub(super) fn look(&mut self) {
-        if !self.membership.view.has_changed().unwrap_or(true) {
-            return;
+        if self.membership.view.has_changed().unwrap_or(true) {
+            self.take_view();
         }
+    }
+
+    pub(super) fn take_view(&mut self) {
         let view = self.membership.view.borrow_and_update().clone();
         self.is_stirred = true;
         if view.losses != self.view.losses {
