@@ -16,6 +16,9 @@ use super::shards::Shared;
 pub(crate) struct State {
     pub image: Image,
     pub led: Option<Led>,
+    /// When a quorum was known to answer last, on the monotonic clock, and the commit index then.
+    pub quorum_at_ms: u64,
+    pub committed_next: u64,
     /// It leads by its term, and no quorum answers it.
     pub is_cut_off: bool,
 }
@@ -23,8 +26,6 @@ pub(crate) struct State {
 /// The leader's side, for one term.
 pub(crate) struct Led {
     pub term: u64,
-    /// When it was made, on the monotonic clock.
-    pub since_ms: u64,
     pub leader: Leader,
     /// The topics that it was given last.
     pub topics: Arc<TopicTable>,

@@ -88,20 +88,24 @@ impl Shard {
     /// What is due now. Nobody waits for it; what gets lost comes again.
     pub(super) fn tick(&self) {
         let status = self.group.status();
-        let is_cut_off = status.ready && !self.hears_a_quorum();
+        let heard = status.ready && self.hears_a_quorum();
+        let committed_next = self.group.committed_next();
         let commands = {
             let mut state = self.state.lock();
             let now = self.shared.clock.now();
-            let bound = u64::try_from(self.shared.quorum_within.as_millis()).unwrap_or(u64::MAX);
-            // A new leader has heard of nobody yet.
-            let is_old = |led: &Led| now.monotonic_ms.saturating_sub(led.since_ms) > bound;
-            if is_cut_off && state.led.as_ref().is_some_and(is_old) {
-                tracing::info!(shard = %self.name, "no quorum answers: members are not answered until one does");
-                state.led = None;
-                state.is_cut_off = true;
-            } else if !is_cut_off {
-                state.is_cut_off = false;
+            // What is committed was answered by a quorum, too, and heartbeats may be late behind it. A new leader has
+            // heard of nobody yet.
+            let is_new = state.led.as_ref().is_none_or(|led| led.term != status.term) && !state.is_cut_off;
+            if heard || !status.ready || is_new || committed_next > state.committed_next {
+                state.quorum_at_ms = now.monotonic_ms;
+                state.committed_next = committed_next;
             }
+            let bound = u64::try_from(self.shared.quorum_within.as_millis()).unwrap_or(u64::MAX);
+            let is_cut_off = now.monotonic_ms.saturating_sub(state.quorum_at_ms) > bound;
+            if is_cut_off && !state.is_cut_off {
+                tracing::info!(shard = %self.name, "no quorum answers: members are not answered until one does");
+            }
+            state.is_cut_off = is_cut_off;
             self.bring_in_line(&mut state, status, now);
             let State { image, led, .. } = &mut *state;
             let Some(led) = led else { return };
@@ -163,7 +167,6 @@ impl Shard {
             _ => {
                 *led = Some(Led {
                     term: status.term,
-                    since_ms: now.monotonic_ms,
                     leader: Leader::new(self.shared.config.clone(), image, topics.clone(), now),
                     topics,
                 });

@@ -81,7 +81,9 @@ impl Shards {
             alarm: Alarm::new(),
             config,
             metrics,
-            quorum_within: Duration::from_millis(settings.raft.election_timeout_max_ms + settings.raft.heartbeat_ms),
+            quorum_within: Duration::from_millis(
+                2 * settings.raft.election_timeout_max_ms + settings.raft.heartbeat_ms,
+            ),
             topics: RwLock::default(),
         };
         Self {
