@@ -141,7 +141,11 @@ async fn two_writers_of_one_key_never_overwrite_each_other_while_leaders_die() {
             .await
             .expect("it stops")
             .expect("it found no fault");
-        assert!(!written.won.is_empty(), "a writer never won");
+        // Nobody promises turns: who won knows the next offset a round trip before who lost, and may win for long.
+        assert!(
+            !written.won.is_empty() || written.lost > 0,
+            "a writer was never answered"
+        );
         for (offset, value) in written.won {
             assert_eq!(
                 expected.insert(offset, value),
