@@ -211,6 +211,7 @@ async fn only_finished_records_are_committed_by_the_interval() {
     take(&mut consumer, 4).await;
     // Three are finished; the handler works on the fourth.
     until("committed", || committed(&cluster, 0) == Some(3)).await;
+    // That the fourth is not committed has no moment at which it is true: this is the time that several intervals take.
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(committed(&cluster, 0), Some(3));
     consumer.commit().await.expect("committed");
@@ -271,7 +272,7 @@ async fn a_slow_handler_stays_a_member() {
         },
     );
     take(&mut consumer, 1).await;
-    // The handler works for more than two sessions.
+    // The handler works for more than two sessions: time itself is what is tested.
     let deadline = tokio::time::Instant::now() + Duration::from_millis(2500);
     while tokio::time::Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -54,6 +54,7 @@ async fn without_answers_for_a_session_nothing_is_handed_out() {
     );
     take(&mut consumer, 10).await;
     cluster.freeze(2);
+    // A session without an answer is what is tested, and it is over only after its time.
     tokio::time::sleep(Duration::from_millis(1300)).await;
     idle(&mut consumer, 300).await;
     cluster.thaw();

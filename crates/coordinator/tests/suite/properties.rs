@@ -399,6 +399,8 @@ fn assert_offsets_change_by_commits(before: &Image, after: &Image, command: &Com
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
+    // It runs with `cargo test --release --workspace --locked --test suite -- --ignored any_history`, and fails in about one run of
+    // five. Not understood yet: the coordinator may be at fault, or the client of this test.
     #[test]
     #[ignore = "open defect: after two quick restarts of a static member a stable group may have a partition that no client was told of"]
     fn any_history_keeps_the_invariants_and_ends_in_balance(ops in prop::collection::vec(op(), 0..150)) {
