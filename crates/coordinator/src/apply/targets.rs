@@ -36,6 +36,7 @@ impl Image {
         }
         judge_targets(name, topics, targets)?;
         self.topics_version = self.topics_version.max(topics_version);
+        let index = self.version;
         let group = self.group_mut(name)?;
         group.epoch = epoch;
         group.assignment_epoch = epoch;
@@ -52,6 +53,9 @@ impl Image {
         }
         if group.changed_at > computed_at {
             group.change(group.changed_at);
+        } else if count < targets.len() {
+            // A static member was replaced meanwhile, which moves nothing else: what was meant for it is nobody's.
+            group.change(index);
         }
         Ok(count)
     }

@@ -1,6 +1,6 @@
 //! Joining, staying, going: scenarios on a clock.
 
-use jangada_coordinator::{GroupState, HeartbeatRequest, MemberState};
+use jangada_coordinator::{Command, GroupState, HeartbeatRequest, MemberState};
 use jangada_types::Reason;
 
 use crate::fixture::{Client, GROUP, World, counts, partition, settled};
@@ -244,6 +244,28 @@ fn a_static_member_that_stays_away_loses_its_place() {
     let until = world.now_ms + 20_000;
     world.run(until, &mut clients);
     assert_eq!(counts(&clients), [0, 4]);
+}
+
+#[test]
+fn a_static_member_that_came_back_while_the_target_was_computed_gets_its_share() {
+    let mut world = World::new(vec![(1, "t", 4)]);
+    let mut clients = vec![Client::with_instance("m0", "static", &["t"]), Client::new("m1", &["t"])];
+    clients.iter_mut().for_each(|client| client.beat(&mut world));
+
+    world.now_ms = world.leader.next_deadline().expect("changes are gathered");
+    let now = world.now();
+    let computed = world.leader.tick(&world.image, now);
+    assert!(matches!(&computed[..], [Command::SetTarget { .. }]), "{computed:?}");
+
+    // It comes back under another member id before the target, which names the old one, is applied.
+    clients[0].leave(&mut world, -2);
+    clients[0] = Client::with_instance("m0-again", "static", &["t"]);
+    clients[0].beat(&mut world);
+    computed.iter().for_each(|command| drop(world.apply(command)));
+
+    world.run(15_000, &mut clients);
+    assert_eq!(counts(&clients), [2, 2]);
+    assert_eq!(world.image.state(GROUP), GroupState::Stable);
 }
 
 #[test]
