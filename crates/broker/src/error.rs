@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use jangada_controller::Rejection;
-use jangada_types::{BatchError, Reason};
+use jangada_types::{BatchError, Reason, Rejection};
 
 /// Why a request failed: what, where, what to do, and whether it may have had an effect.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,28 +58,12 @@ impl RequestError {
 impl From<Rejection> for RequestError {
     fn from(rejection: Rejection) -> Self {
         let mut error = Self::new(rejection.reason, rejection.message);
-        for key in ["expected", "actual", "limit", "offset", "topic", "broker", "key"] {
-            if let Some(value) = rejection.metadata.get(key) {
-                error.metadata.insert(key, value.clone());
-            }
-        }
-        error
-    }
-}
-
-impl From<jangada_coordinator::reply::Rejection> for RequestError {
-    fn from(rejection: jangada_coordinator::reply::Rejection) -> Self {
-        let mut error = Self::new(rejection.reason, rejection.message);
         for key in ["expected", "actual", "limit", "partition"] {
             if let Some(value) = rejection.metadata.get(key) {
                 error.metadata.insert(key, value.clone());
             }
         }
-        match rejection.reason {
-            Reason::GroupChanged | Reason::NotReady => error.retry_after(Duration::from_millis(50)),
-            Reason::UnreleasedInstanceId => error.retry_after(Duration::from_secs(1)),
-            _ => error,
-        }
+        error
     }
 }
 

@@ -5,12 +5,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jangada_types::{BrokerId, ProducerEpoch, ProducerId, Reason, TopicId};
+use jangada_types::{BrokerId, ProducerEpoch, ProducerId, Reason, Rejection, TopicId};
 
 use crate::command::Command;
 use crate::image::{Image, Topic};
 use crate::placement::{BrokerView, PlacementError, place};
-use crate::reply::Rejection;
 use crate::rules;
 
 /// A topic that a client wants.

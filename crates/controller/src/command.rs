@@ -7,9 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::Bytes;
-use jangada_types::{BrokerId, GroupId, Incarnation, ProducerEpoch, ProducerId, ReplicaId, TopicId};
+use jangada_types::{BrokerId, CodecError, GroupId, Incarnation, ProducerEpoch, ProducerId, ReplicaId, TopicId};
 
-use crate::error::CodecError;
 use crate::wire;
 
 /// A change of the cluster's metadata.

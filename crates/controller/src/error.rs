@@ -1,51 +1,6 @@
-//! Errors of reading what was encoded. A caller can't mend either: it stops with the message.
+//! The error of reading a snapshot. A caller can't mend it: it stops with the message.
 
-/// An encoded command or reply can't be read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CodecError {
-    /// Shorter than its fixed head.
-    #[error("{what} is cut off: {length} bytes, at least {required} are needed")]
-    Truncated {
-        /// "command", "reply" or "image snapshot".
-        what: &'static str,
-        /// Bytes there.
-        length: usize,
-        /// Bytes needed.
-        required: usize,
-    },
-    /// The version byte is not one that this build reads.
-    #[error("{what} has encoding version {version}, this build reads version {known}: upgrade this broker")]
-    UnknownVersion {
-        /// "command", "reply" or "image snapshot".
-        what: &'static str,
-        /// Found.
-        version: u8,
-        /// Known.
-        known: u8,
-    },
-    /// The kind byte is not one that this build knows.
-    #[error("{what} is of kind {kind}, which this build doesn't know: upgrade this broker")]
-    UnknownKind {
-        /// "command" or "reply".
-        what: &'static str,
-        /// Found.
-        kind: u8,
-    },
-    /// The fields are damaged.
-    #[error("{what} is damaged: {detail}")]
-    Malformed {
-        /// "command", "reply" or "image snapshot", with the kind.
-        what: &'static str,
-        /// Which field, and how.
-        detail: String,
-    },
-    /// There are fields that this build doesn't know. Ignoring them could part its image from the others'.
-    #[error("{what} has fields that this build doesn't know: upgrade this broker")]
-    UnknownFields {
-        /// "command", "reply" or "image snapshot", with the kind.
-        what: &'static str,
-    },
-}
+use jangada_types::CodecError;
 
 /// A snapshot can't become an image. The image that was there is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -31,13 +31,14 @@ pub mod snapshot;
 mod wire;
 
 pub use command::{BrokerRegistration, Command, DirectoryId, SeedBroker};
-pub use error::{CodecError, RestoreError};
+pub use error::RestoreError;
 pub use image::{
     Broker, COORDINATOR_FEATURE_LEVEL, COORDINATOR_TOPIC, Image, Partition, PartitionRef, Tombstone, Topic, TopicKind,
 };
+pub use jangada_types::{CodecError, Rejection};
 pub use metadata_quorum::{QuorumCandidate, metadata_voters};
 pub use placement::{BrokerView, PlacementError, place};
-pub use reply::{Rejection, Reply};
+pub use reply::Reply;
 
 /// The highest feature level that this build understands. A build that folds a command in another way than its
 /// predecessor, or knows a new one, has a higher level.

@@ -3,12 +3,9 @@
 //!
 //! Encoding: as for commands.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
-use jangada_types::{BrokerId, GroupId, Incarnation, ProducerEpoch, ProducerId, Reason, TopicId};
+use jangada_types::{BrokerId, CodecError, GroupId, Incarnation, ProducerEpoch, ProducerId, Rejection, TopicId};
 
-use crate::error::CodecError;
 use crate::wire;
 
 /// The outcome of a command. Definite: anything but `Rejected` has happened, and `Rejected` changed nothing.
@@ -79,35 +76,6 @@ pub enum Reply {
         /// The epoch to go on with.
         epoch: ProducerEpoch,
     },
-}
-
-/// Why a request or a command was refused: definite, it had no effect.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct Rejection {
-    /// For programs.
-    pub reason: Reason,
-    /// For people: what, where, and what to do.
-    pub message: String,
-    /// The values that a check compared, as `ErrorInfo.metadata`.
-    pub metadata: BTreeMap<String, String>,
-}
-
-impl Rejection {
-    /// Without metadata.
-    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self {
-            reason,
-            message: message.into(),
-            metadata: BTreeMap::new(),
-        }
-    }
-
-    /// Adds one value.
-    pub fn with(mut self, key: &str, value: impl ToString) -> Self {
-        self.metadata.insert(key.to_owned(), value.to_string());
-        self
-    }
 }
 
 impl Reply {

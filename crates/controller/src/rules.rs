@@ -5,12 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jangada_types::limits::PARTITIONS_PER_TOPIC_MAX;
 use jangada_types::{
-    BrokerId, ConfigError, GroupId, ProducerEpoch, ProducerId, Reason, ReplicaId, TopicConfig, TopicId,
+    BrokerId, ConfigError, GroupId, ProducerEpoch, ProducerId, Reason, Rejection, ReplicaId, TopicConfig, TopicId,
     validate_topic_name,
 };
 
 use crate::image::{Broker, FIRST_PRODUCER_ID, Image, PartitionRef, Topic, TopicKind};
-use crate::reply::Rejection;
 
 /// Bytes of a broker's address. A host name has at most 253, and a port 5.
 pub(crate) const ADDRESS_BYTES_MAX: usize = 260;

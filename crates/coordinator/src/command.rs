@@ -9,9 +9,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jangada_types::{LeaderEpoch, Offset, TopicId};
+use jangada_types::{CodecError, LeaderEpoch, Offset, TopicId};
 
-use crate::error::CodecError;
 use crate::image::{Epoch, MemberSpec, SubscribedTopic};
 use crate::partitions::{PartitionSet, TopicPartition};
 use crate::wire;

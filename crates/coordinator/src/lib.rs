@@ -39,11 +39,12 @@ mod wire;
 
 pub use assignor::Assignor;
 pub use command::{Command, OffsetCommit, RemovalCause};
-pub use error::{CodecError, RestoreError};
+pub use error::RestoreError;
 pub use image::{
     Committed, Epoch, Group, GroupState, Holding, Image, Member, MemberSpec, MemberState, SubscribedTopic, Subscription,
 };
+pub use jangada_types::{CodecError, Rejection};
 pub use leader::{Answer, CommitRequest, Config, HeartbeatRequest, HeartbeatResponse, Leader, Now, Pending, Step};
 pub use partitions::{PartitionSet, TopicPartition};
-pub use reply::{Rejection, Reply};
+pub use reply::Reply;
 pub use topics::TopicTable;

@@ -5,11 +5,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jangada_types::Reason;
+use jangada_types::{Reason, Rejection};
 use regex::bytes::{Regex, RegexBuilder};
 
 use crate::limits::{PATTERN_BYTES_MAX, PATTERN_COMPILED_BYTES_MAX, PATTERN_NESTING_MAX};
-use crate::reply::Rejection;
 
 /// Compiled patterns that are kept. Groups of one application mostly share one.
 const CACHED_MAX: usize = 64;

@@ -1,7 +1,7 @@
 //! The rules that both the leader (advisory, before a command is proposed) and apply (which decides) judge by. One
 //! text for each error: what, where, and what to do.
 
-use jangada_types::{Reason, validate_topic_name};
+use jangada_types::{Reason, Rejection, validate_topic_name};
 
 use crate::command::OffsetCommit;
 use crate::image::{Epoch, Group, Image, Member, MemberSpec};
@@ -11,7 +11,6 @@ use crate::limits::{
     REBALANCE_TIMEOUT_MS_MAX, REBALANCE_TIMEOUT_MS_MIN, SESSION_TIMEOUT_MS_MAX, SESSION_TIMEOUT_MS_MIN,
     TOPICS_PER_SUBSCRIPTION_MAX,
 };
-use crate::reply::Rejection;
 
 fn invalid(what: String) -> Rejection {
     Rejection::new(Reason::InvalidRequest, what)

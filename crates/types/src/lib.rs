@@ -9,6 +9,8 @@
 //! | [`names`] | which topic names are allowed |
 //! | [`limits`] | every limit that a client can run into |
 //! | [`reason`] | the reasons of the public API's errors |
+//! | [`rejection`] | a refusal with its reason |
+//! | [`frame`] | the encoded form of replicated commands, replies and snapshots |
 //! | [`topic_config`] | the settings of a topic |
 //! | [`compression`] | the codecs of a record batch, with bounded decompression |
 //! | [`batch`] | Kafka's record batch v2: check, read, build, patch |
@@ -16,17 +18,20 @@
 
 pub mod batch;
 pub mod compression;
+pub mod frame;
 pub mod ids;
 pub mod limits;
 pub mod names;
 pub mod partitioner;
 pub mod reason;
+pub mod rejection;
 pub mod topic_config;
 
 pub use batch::{
     Attributes, BatchBuilder, BatchError, BatchHeader, BatchIter, BatchLimits, Header, Record, Records, TimestampType,
 };
 pub use compression::{Codec, CompressionError};
+pub use frame::CodecError;
 pub use ids::{
     BrokerId, GroupId, Incarnation, LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId, ReplicaId,
     Sequence, TopicId,
@@ -34,4 +39,5 @@ pub use ids::{
 pub use names::{NameError, is_internal_topic, validate_topic_name};
 pub use partitioner::{murmur2, partition_for_key};
 pub use reason::Reason;
+pub use rejection::Rejection;
 pub use topic_config::{ConfigError, TopicConfig};

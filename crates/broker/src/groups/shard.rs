@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jangada_coordinator::{Answer, Command, Image, Leader, Now, Reply, Step};
 use jangada_replication::{self as replication, Group, GroupStatus, ProposeError, ReadError};
-use jangada_types::Reason;
+use jangada_types::{Reason, Rejection};
 use parking_lot::Mutex;
 
 use super::machine::{Led, State};
@@ -20,8 +20,10 @@ use crate::partition::PartitionName;
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a linearizable read waits for its quorum.
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
-/// After this time a client should look for the leader again.
+/// After this time a client should look for the leader again, or ask a group that has just changed.
 const LEADER_RETRY: Duration = Duration::from_millis(50);
+/// After this time the member that has an instance id may have left.
+const INSTANCE_RETRY: Duration = Duration::from_secs(1);
 /// The head of each command: its version.
 const HEAD: [u8; 1] = [1];
 
@@ -48,7 +50,7 @@ impl Shard {
         let mut step = self.lead(first)?;
         loop {
             let (command, pending) = match step {
-                Step::Done(result) => return result.map_err(RequestError::from),
+                Step::Done(result) => return result.map_err(refused),
                 Step::Propose { command, pending } => (command, pending),
             };
             let proposed = self.group.propose(encoded(&command), PROPOSE_TIMEOUT).await;
@@ -230,6 +232,16 @@ impl Shard {
                     .retry_after(LEADER_RETRY)
             }
         }
+    }
+}
+
+/// With the time after which a refusal that passes by itself may be gone.
+fn refused(rejection: Rejection) -> RequestError {
+    let error = RequestError::from(rejection);
+    match error.reason {
+        Reason::GroupChanged | Reason::NotReady => error.retry_after(LEADER_RETRY),
+        Reason::UnreleasedInstanceId => error.retry_after(INSTANCE_RETRY),
+        _ => error,
     }
 }
 

@@ -10,11 +10,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jangada_types::{BrokerId, Incarnation, Reason, ReplicaId};
+use jangada_types::{BrokerId, Incarnation, Reason, Rejection, ReplicaId};
 
 use crate::command::{BrokerRegistration, SeedBroker};
 use crate::image::{Broker, Image, Tombstone};
-use crate::reply::{Rejection, Reply};
+use crate::reply::Reply;
 use crate::rules::{self, BrokerFields};
 
 const FIRST: Incarnation = Incarnation(1);

@@ -12,11 +12,11 @@ mod producers;
 mod replicas;
 mod topics;
 
-use jangada_types::Reason;
+use jangada_types::{Reason, Rejection};
 
 use crate::command::Command;
 use crate::image::Image;
-use crate::reply::{Rejection, Reply};
+use crate::reply::Reply;
 
 impl Image {
     /// Applies the command at `index` of group 0's log. `index` is above that of every command before; it becomes the

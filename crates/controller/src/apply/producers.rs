@@ -1,10 +1,10 @@
 //! Producer ids and epochs. No row is kept per producer;
 //! [`Command::BumpProducerEpoch`](crate::Command::BumpProducerEpoch) says what that guarantees.
 
-use jangada_types::{ProducerEpoch, ProducerId, Reason};
+use jangada_types::{ProducerEpoch, ProducerId, Reason, Rejection};
 
 use crate::image::Image;
-use crate::reply::{Rejection, Reply};
+use crate::reply::Reply;
 use crate::rules;
 
 impl Image {

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use jangada_types::{GroupId, PartitionIndex, Reason, ReplicaId, TopicId};
+use jangada_types::{GroupId, PartitionIndex, Reason, Rejection, ReplicaId, TopicId};
 
 use crate::image::{Image, Partition};
-use crate::reply::{Rejection, Reply};
+use crate::reply::Reply;
 use crate::rules;
 
 impl Image {

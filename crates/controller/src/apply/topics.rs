@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use jangada_types::{GroupId, Reason, ReplicaId, TopicId};
+use jangada_types::{GroupId, Reason, Rejection, ReplicaId, TopicId};
 
 use crate::image::{COORDINATOR_FEATURE_LEVEL, COORDINATOR_TOPIC, Image, Partition, Tombstone, Topic, TopicKind};
-use crate::reply::{Rejection, Reply};
+use crate::reply::Reply;
 use crate::rules;
 
 impl Image {

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use jangada_types::frame::{CodecError, frame, message, topic_id, unframe};
 use jangada_types::{BrokerId, GroupId, Incarnation, ProducerId};
 
-use super::{WireReplica, WireReplicas, directory_id, epoch, frame, from_wire, message, to_wire, topic_id, unframe};
+use super::{WireReplica, WireReplicas, directory_id, epoch, from_wire, to_wire};
 use crate::command::{BrokerRegistration, Command, SeedBroker};
-use crate::error::CodecError;
 
 const FORM_CLUSTER: u8 = 1;
 const REGISTER_BROKER: u8 = 2;

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use jangada_types::frame::{CodecError, frame, malformed, message, topic_id, unframe_plain};
 use jangada_types::{BrokerId, GroupId, Incarnation};
 
-use super::{WireReplica, directory_id, frame, from_wire, malformed, message, to_wire, topic_id, unversioned};
-use crate::error::CodecError;
+use super::{WireReplica, directory_id, from_wire, to_wire};
 use crate::image::{Broker, Image, Partition, Tombstone, Topic, TopicKind};
 
 const WHAT: &str = "image snapshot";
@@ -196,7 +196,7 @@ pub(crate) fn encode(image: &Image) -> Bytes {
 }
 
 pub(crate) fn decode(bytes: &[u8]) -> Result<Parts, CodecError> {
-    let wire: WireImage = message(WHAT, unversioned(WHAT, bytes, 1)?)?;
+    let wire: WireImage = message(WHAT, unframe_plain(WHAT, bytes)?)?;
     let tombstone = |wire: WireTombstone| {
         let replicas: Arc<[_]> = from_wire(wire.replicas).into();
         (GroupId(wire.group), Tombstone { replicas })

@@ -1,13 +1,11 @@
 //! The encoded form of replies.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
-use jangada_types::{BrokerId, GroupId, Incarnation, ProducerId, Reason};
+use jangada_types::frame::{CodecError, frame, message, topic_id, unframe};
+use jangada_types::{BrokerId, GroupId, Incarnation, ProducerId, Rejection};
 
-use super::{epoch, frame, malformed, message, topic_id, unframe};
-use crate::error::CodecError;
-use crate::reply::{Rejection, Reply};
+use super::epoch;
+use crate::reply::Reply;
 
 const REJECTED: u8 = 1;
 const CLUSTER_FORMED: u8 = 2;
@@ -20,16 +18,6 @@ const REPLICA_DELETED: u8 = 8;
 const REPLICAS_SET: u8 = 9;
 const PRODUCER_IDS: u8 = 10;
 const PRODUCER_EPOCH: u8 = 11;
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Rejected {
-    #[prost(string, tag = "1")]
-    reason: String,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(btree_map = "string, string", tag = "3")]
-    metadata: BTreeMap<String, String>,
-}
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct ClusterFormed {
@@ -95,14 +83,7 @@ pub(crate) fn encode(reply: &Reply) -> Bytes {
         frame(Some(kind), &message)
     };
     match reply {
-        Reply::Rejected(rejection) => frame(
-            Some(REJECTED),
-            &Rejected {
-                reason: rejection.reason.as_str().to_owned(),
-                message: rejection.message.clone(),
-                metadata: rejection.metadata.clone(),
-            },
-        ),
+        Reply::Rejected(rejection) => rejection.encode(REJECTED),
         Reply::ClusterFormed { cluster_id } => frame(
             Some(CLUSTER_FORMED),
             &ClusterFormed {
@@ -147,16 +128,7 @@ pub(crate) fn encode(reply: &Reply) -> Bytes {
 pub(crate) fn decode(bytes: &[u8]) -> Result<Reply, CodecError> {
     let (kind, body) = unframe("reply", bytes)?;
     match kind {
-        REJECTED => {
-            let wire: Rejected = message("reply Rejected", body)?;
-            let reason = Reason::parse(&wire.reason)
-                .ok_or_else(|| malformed("reply Rejected", format!("unknown reason {:?}", wire.reason)))?;
-            Ok(Reply::Rejected(Rejection {
-                reason,
-                message: wire.message,
-                metadata: wire.metadata,
-            }))
-        }
+        REJECTED => Rejection::decode("reply Rejected", body).map(Reply::Rejected),
         CLUSTER_FORMED => {
             let wire: ClusterFormed = message("reply ClusterFormed", body)?;
             Ok(Reply::ClusterFormed {

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use jangada_types::Reason;
+use jangada_types::{Reason, Rejection};
 
 use crate::image::{Group, Image, Member, MemberSpec};
 use crate::partitions::PartitionSet;
-use crate::reply::Rejection;
 use crate::rules;
 
 impl Image {

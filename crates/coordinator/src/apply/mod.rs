@@ -10,11 +10,11 @@ mod targets;
 
 use std::sync::Arc;
 
-use jangada_types::Reason;
+use jangada_types::{Reason, Rejection};
 
 use crate::command::Command;
 use crate::image::{Group, Image};
-use crate::reply::{Rejection, Reply};
+use crate::reply::Reply;
 use crate::rules;
 
 impl Image {

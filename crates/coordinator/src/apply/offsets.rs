@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use jangada_types::TopicId;
+use jangada_types::{Rejection, TopicId};
 
 use crate::command::OffsetCommit;
 use crate::image::{Committed, Epoch, Group, Image};
 use crate::partitions::PartitionSet;
-use crate::reply::Rejection;
 use crate::rules;
 
 impl Image {

@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use jangada_types::Reason;
+use jangada_types::{Reason, Rejection};
 
 use crate::image::{Epoch, Group, Holding, Image, Member, SubscribedTopic};
 use crate::limits::PARTITIONS_PER_GROUP_MAX;
 use crate::partitions::PartitionSet;
-use crate::reply::Rejection;
 use crate::rules;
 
 /// A member's step, as the command has it.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jangada_types::Reason;
+use jangada_types::{Reason, Rejection};
 
 use super::request::{Answer, HeartbeatRequest, HeartbeatResponse, JOIN_EPOCH, LEAVE_EPOCH, Request, Step};
 use super::{Decision, Leader, Now, STATIC_LEAVE_EPOCH};
@@ -11,7 +11,6 @@ use crate::image::{Group, Image, Member, MemberSpec};
 use crate::limits::{REBALANCE_TIMEOUT_MS_DEFAULT, SESSION_TIMEOUT_MS_DEFAULT};
 use crate::partitions::PartitionSet;
 use crate::pattern::Pattern;
-use crate::reply::Rejection;
 use crate::rules;
 
 impl Leader {

@@ -18,7 +18,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
-use jangada_types::Reason;
+use jangada_types::{Reason, Rejection};
 
 pub use request::{
     Answer, CommitRequest, HeartbeatRequest, HeartbeatResponse, JOIN_EPOCH, LEAVE_EPOCH, Pending, STATIC_LEAVE_EPOCH,
@@ -29,7 +29,7 @@ use crate::command::Command;
 use crate::image::Image;
 use crate::limits::OFFSETS_RETENTION_MS_DEFAULT;
 use crate::pattern::Patterns;
-use crate::reply::{Rejection, Reply};
+use crate::reply::Reply;
 use crate::topics::TopicTable;
 use request::{Request, is_retryable};
 use timers::GroupTimers;

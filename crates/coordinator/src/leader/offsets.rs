@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use jangada_types::Reason;
+use jangada_types::{Reason, Rejection};
 
 use super::request::{CommitRequest, Request, Step};
 use super::{Leader, Now};
 use crate::command::Command;
 use crate::image::{Epoch, Image};
 use crate::partitions::{PartitionSet, TopicPartition};
-use crate::reply::Rejection;
 use crate::rules;
 
 impl Leader {

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use jangada_types::Reason;
+use jangada_types::{Reason, Rejection};
 
 use crate::assignor::Assignor;
 use crate::command::{Command, OffsetCommit};
 use crate::image::{Epoch, Subscription};
 use crate::partitions::PartitionSet;
-use crate::reply::Rejection;
 
 /// The epoch of a heartbeat that joins.
 pub const JOIN_EPOCH: i64 = 0;

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use jangada_types::frame::{CodecError, frame, malformed, message, topic_id, unframe};
 use jangada_types::{LeaderEpoch, Offset};
 
 use super::{
-    WirePartitions, WireSpec, WireTopic, frame, leader_epoch_to_wire, malformed, message, partitions_from_wire,
-    partitions_to_wire, topic_id, topics_from_wire, topics_to_wire, unframe,
+    WirePartitions, WireSpec, WireTopic, leader_epoch_to_wire, partitions_from_wire, partitions_to_wire,
+    topics_from_wire, topics_to_wire,
 };
 use crate::command::{Command, OffsetCommit, RemovalCause};
-use crate::error::CodecError;
 use crate::image::Epoch;
 use crate::partitions::TopicPartition;
 

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use jangada_types::frame::{CodecError, frame, malformed, message, topic_id, unframe_plain};
 use jangada_types::{LeaderEpoch, Offset, TopicId};
 
 use super::{
-    WirePartitions, WireSpec, WireTopic, frame, leader_epoch_to_wire, malformed, message, partitions_from_wire,
-    partitions_to_wire, topic_id, topics_from_wire, topics_to_wire, unversioned,
+    WirePartitions, WireSpec, WireTopic, leader_epoch_to_wire, partitions_from_wire, partitions_to_wire,
+    topics_from_wire, topics_to_wire,
 };
-use crate::error::CodecError;
 use crate::image::{Committed, Epoch, Group, Holding, Image, Member};
 use crate::partitions::TopicPartition;
 
@@ -258,7 +258,7 @@ pub(crate) fn encode(image: &Image) -> Bytes {
 }
 
 pub(crate) fn decode(bytes: &[u8]) -> Result<Parts, CodecError> {
-    let wire: WireImage = message(WHAT, unversioned(WHAT, bytes, 1)?)?;
+    let wire: WireImage = message(WHAT, unframe_plain(WHAT, bytes)?)?;
     Ok(Parts {
         version: wire.version,
         topics_version: wire.topics_version,

@@ -1,27 +1,13 @@
 //! The encoded form of replies.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
-use jangada_types::Reason;
+use jangada_types::Rejection;
+use jangada_types::frame::{CodecError, frame, message, unframe};
 
-use super::{frame, malformed, message, unframe};
-use crate::error::CodecError;
-use crate::reply::{Rejection, Reply};
+use crate::reply::Reply;
 
 const REJECTED: u8 = 1;
 const APPLIED: u8 = 2;
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Rejected {
-    /// As in `ErrorInfo.reason`.
-    #[prost(string, tag = "1")]
-    reason: String,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(btree_map = "string, string", tag = "3")]
-    metadata: BTreeMap<String, String>,
-}
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Applied {
@@ -33,14 +19,7 @@ struct Applied {
 
 pub(crate) fn encode(reply: &Reply) -> Bytes {
     match reply {
-        Reply::Rejected(rejection) => frame(
-            Some(REJECTED),
-            &Rejected {
-                reason: rejection.reason.as_str().to_owned(),
-                message: rejection.message.clone(),
-                metadata: rejection.metadata.clone(),
-            },
-        ),
+        Reply::Rejected(rejection) => rejection.encode(REJECTED),
         Reply::Applied { version, count } => frame(
             Some(APPLIED),
             &Applied {
@@ -54,16 +33,7 @@ pub(crate) fn encode(reply: &Reply) -> Bytes {
 pub(crate) fn decode(bytes: &[u8]) -> Result<Reply, CodecError> {
     let (kind, body) = unframe("reply", bytes)?;
     match kind {
-        REJECTED => {
-            let wire: Rejected = message("reply Rejected", body)?;
-            let reason = Reason::parse(&wire.reason)
-                .ok_or_else(|| malformed("reply Rejected", format!("unknown reason {:?}", wire.reason)))?;
-            Ok(Reply::Rejected(Rejection {
-                reason,
-                message: wire.message,
-                metadata: wire.metadata,
-            }))
-        }
+        REJECTED => Rejection::decode("reply Rejected", body).map(Reply::Rejected),
         APPLIED => {
             let Applied { version, count } = message("reply Applied", body)?;
             Ok(Reply::Applied { version, count })
