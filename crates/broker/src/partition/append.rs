@@ -1,0 +1,196 @@
+//! Appending: a batch is checked and handed to the quorum ([`Partition::admit`]), and answered when it is applied
+//! ([`Partition::acknowledged`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use jangada_types::batch::{self, TimestampType};
+use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
+use jangada_types::{BatchHeader, Codec, Offset, Reason};
+
+use super::Partition;
+use super::command::{PartitionCommand, PartitionReply};
+use super::condition::{Conditions, Expectation, NO_OFFSET};
+use super::key_index::KeyIndex;
+use super::keyed::Pending;
+use super::room::Room;
+use crate::error::RequestError;
+use crate::pool::SMALL_BYTES;
+
+/// How an append is acknowledged.
+pub(crate) struct Appended {
+    pub base_offset: Offset,
+    pub last_offset: Offset,
+    pub append_time_ms: i64,
+    pub log_start: Offset,
+    pub duplicate: bool,
+}
+
+/// A batch that was taken: on its way to the quorum. Its bytes count against the limits until it is answered or
+/// dropped.
+pub(crate) struct Admitted {
+    pending: Pending,
+    append_time_ms: i64,
+    bytes: usize,
+    _room: Room,
+}
+
+impl Partition {
+    /// Checks a batch and hands it to the quorum. Batches of one caller keep the order of its calls. The room is what the
+    /// caller took for it, if it did.
+    ///
+    /// On a topic with an index of keys this waits for other batches with the same keys, if one of them is conditional.
+    pub async fn admit(
+        &self,
+        batch: Bytes,
+        expected: Expectation,
+        room: Option<Room>,
+    ) -> Result<Admitted, RequestError> {
+        self.leader_epoch()?;
+        self.check_disk()?;
+        self.check_expectation(expected)?;
+        let config = self.config();
+        let header = batch::validate(&batch, &config.batch_limits()).map_err(|error| self.refuse(error.into()))?;
+        let bytes = batch.len();
+        // Before anything that is waited for: what waits counts.
+        let room = match room {
+            Some(room) => self.fit(room, bytes)?,
+            None => self.room(bytes)?,
+        };
+        if config.full_validation {
+            self.validate_records(&header, &batch).await?;
+        }
+        if !header.producer_id.is_some() {
+            self.refuse_early(expected)?;
+        }
+        let now_ms = self.shared.clock.now_ms();
+        let (batch, append_time_ms) = match config.timestamp_type {
+            TimestampType::CreateTime => (batch, -1),
+            TimestampType::LogAppendTime => (with_append_time(batch, now_ms), now_ms),
+        };
+        let (_admitting, index) = self.begin_admitting(expected).await?;
+        let mut conditions = Conditions {
+            end_offset: expected.end_offset,
+            key: None,
+        };
+        let mut turn = None;
+        if let Some(index) = index {
+            let (taken, key) = self.take_turn(&index, &batch, expected).await?;
+            turn = Some(taken);
+            conditions.key = key;
+        }
+        let command = PartitionCommand::Append {
+            now_ms,
+            expiration_ms: self.shared.producer_expiration_ms,
+            conditions,
+        };
+        let command = command.encode(batch);
+        let pending = match turn {
+            Some(turn) => Pending::propose(self.group.clone(), command, turn).await,
+            None => self.group.submit(command).await.map(Pending::Proposal),
+        };
+        let pending = pending.map_err(|error| self.propose_error(error))?;
+        Ok(Admitted {
+            pending,
+            append_time_ms,
+            bytes,
+            _room: room,
+        })
+    }
+
+    /// The index of keys, if there is one, as it stays until the guard goes.
+    async fn begin_admitting(
+        &self,
+        expected: Expectation,
+    ) -> Result<(tokio::sync::RwLockReadGuard<'_, ()>, Option<Arc<KeyIndex>>), RequestError> {
+        loop {
+            let guard = self.admitting.read().await;
+            let index = self.key_index.read().clone();
+            match &index {
+                None if expected.key_offset.is_some() => return Err(self.no_key_index()),
+                Some(index) if expected.key_offset.is_some() && !index.is_settled() => {
+                    drop(guard);
+                    self.settle_keys(index).await?;
+                }
+                _ => return Ok((guard, index)),
+            }
+        }
+    }
+
+    fn check_expectation(&self, expected: Expectation) -> Result<(), RequestError> {
+        let bad = |field, offset: Offset, least| {
+            let message = format!("partition {}: {field} is {offset}: {least} or more", self.name);
+            Err(RequestError::new(Reason::InvalidRequest, message).with("actual", offset))
+        };
+        match (expected.end_offset, expected.key_offset) {
+            (Some(offset), _) if offset < Offset(0) => bad("expected_end_offset", offset, 0),
+            (_, Some(offset)) if offset < NO_OFFSET => bad("expected_key_offset", offset, -1),
+            _ => Ok(()),
+        }
+    }
+
+    /// The end offset never goes back, so what is below it now is refused for certain. Not for idempotent batches: they
+    /// may be retries of what was appended.
+    fn refuse_early(&self, expected: Expectation) -> Result<(), RequestError> {
+        let actual = self.view.high_watermark();
+        match expected.end_offset {
+            Some(expected) if expected < actual => {
+                Err(self.refused(PartitionReply::EndOffsetDiffers { expected, actual }))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn validate_records(&self, header: &BatchHeader, batch: &Bytes) -> Result<(), RequestError> {
+        let valid = if batch.len() <= SMALL_BYTES && matches!(header.attributes.codec(), Ok(Codec::None)) {
+            batch::validate_records(batch, DECOMPRESSED_BYTES_MAX)
+        } else {
+            let batch = batch.clone();
+            let validate = move || batch::validate_records(&batch, DECOMPRESSED_BYTES_MAX);
+            self.shared.compute.run(validate).await?
+        };
+        valid.map_err(|error| self.refuse(error.into()))
+    }
+
+    /// Waits until an admitted batch is acknowledged by the quorum and applied.
+    pub async fn acknowledged(&self, admitted: Admitted, timeout: Duration) -> Result<Appended, RequestError> {
+        let Admitted {
+            pending,
+            append_time_ms,
+            bytes,
+            _room,
+        } = admitted;
+        let applied = pending
+            .applied(timeout)
+            .await
+            .map_err(|error| self.propose_error(error))?;
+        let reply = PartitionReply::decode(&applied.reply).expect("the reply was encoded by this process");
+        match reply {
+            PartitionReply::Appended {
+                base_offset,
+                last_offset,
+                duplicate,
+            } => {
+                self.shared
+                    .metrics
+                    .produced(bytes, last_offset.get() - base_offset.get() + 1);
+                Ok(Appended {
+                    base_offset,
+                    last_offset,
+                    append_time_ms,
+                    log_start: self.view.log_start(),
+                    duplicate,
+                })
+            }
+            other => Err(self.refused(other)),
+        }
+    }
+}
+
+/// The batch with the leader's time. Under the checksum, so it costs a copy.
+fn with_append_time(batch: Bytes, now_ms: i64) -> Bytes {
+    let mut copy = BytesMut::from(&batch[..]);
+    batch::set_append_time(&mut copy, now_ms);
+    copy.freeze()
+}
