@@ -13,7 +13,7 @@ use jangada_proto::v1::*;
 use jangada_types::{BrokerId, PartitionIndex, Reason, partition_for_key, validate_topic_name};
 use tonic::{Request, Response, Status};
 
-use super::admin::{FORWARDED, channel, forward};
+use super::forward::{FORWARDED, channel, forward};
 use super::group_wire as wire;
 use crate::error::RequestError;
 use crate::groups::Shard;

@@ -2,6 +2,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod fetch;
+mod forward;
 pub(crate) mod group_wire;
 pub(crate) mod groups;
 pub(crate) mod internal;

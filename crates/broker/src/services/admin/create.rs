@@ -1,0 +1,143 @@
+//! Creating a topic, and waiting until every broker knows who leads its partitions.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jangada_controller::Topic;
+use jangada_controller::admission::{self, CreateTopic, NewTopic};
+use jangada_proto::v1::metadata_service_client::MetadataServiceClient;
+use jangada_proto::v1::{CreateTopicRequest, CreateTopicResponse, GetMetadataRequest};
+use jangada_types::limits::RESPONSE_BYTES_MAX;
+use jangada_types::{BrokerId, Reason, TopicId};
+use tokio::time::Instant;
+use tonic::Request;
+
+use super::topic_id;
+use crate::error::RequestError;
+use crate::node::Node;
+use crate::services::forward::{CALL_TIMEOUT, channel};
+
+/// How long creating a topic waits until all brokers know all leaders.
+const CREATED_WITHIN: Duration = Duration::from_secs(30);
+/// Between two looks at a broker that does not know all leaders yet.
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
+
+pub(super) async fn create_topic(
+    node: &Arc<Node>,
+    request: CreateTopicRequest,
+) -> Result<CreateTopicResponse, RequestError> {
+    let image = node.metadata.image();
+    let config: BTreeMap<String, String> = request.config.into_iter().collect();
+    let wanted = NewTopic {
+        name: &request.name,
+        partitions: request.partitions,
+        replicas: request.replicas,
+        config: &config,
+        if_not_exists: request.if_not_exists,
+    };
+    let existing = |topic: &Topic| CreateTopicResponse {
+        topic_id: topic_id(topic),
+        created: false,
+        version: image.version(),
+    };
+    if let CreateTopic::Exists(topic) = admission::validate_create_topic(&image, &wanted)? {
+        await_leaders(node, &request.name, image.version()).await?;
+        return Ok(existing(&topic));
+    }
+    // Brokers that are down take replicas only when there are too few others.
+    let mut brokers = image.broker_views();
+    let alive = brokers
+        .iter()
+        .filter(|broker| node.registry().is_alive(broker.replica.broker))
+        .count();
+    if alive >= request.replicas as usize {
+        brokers.retain(|broker| node.registry().is_alive(broker.replica.broker));
+    }
+    let id = TopicId::from_u128(node.seams.ids.new_id().as_u128());
+    let seed = u64::from_be_bytes(id.as_bytes()[..8].try_into().expect("eight bytes"));
+    let command = admission::place_topic(&wanted, &brokers, id, seed)?;
+    let version = match node.metadata.propose(&command).await {
+        Ok((_, version)) => version,
+        // Sent twice, and the first one was it.
+        Err(error) if error.reason == Reason::TopicExists => {
+            let image = node.metadata.image();
+            match image.topic_named(&request.name) {
+                Some(topic) if topic.id == id => image.version(),
+                Some(topic) if request.if_not_exists => return Ok(existing(topic)),
+                _ => return Err(error),
+            }
+        }
+        Err(error) => return Err(error),
+    };
+    await_leaders(node, &request.name, version).await?;
+    Ok(CreateTopicResponse {
+        topic_id: id.as_bytes().to_vec().into(),
+        created: true,
+        version,
+    })
+}
+
+/// Returns when every live broker knows a leader for every partition of the topic.
+async fn await_leaders(node: &Arc<Node>, name: &str, version: u64) -> Result<(), RequestError> {
+    let image = node.metadata.image();
+    let live: Vec<_> = image
+        .brokers()
+        .filter(|broker| node.registry().is_alive(broker.id))
+        .collect();
+    let waits = live
+        .into_iter()
+        .map(|broker| broker_knows_leaders(node, broker.id, broker.address.clone(), name, version));
+    let known = futures::future::join_all(waits).await;
+    match known.into_iter().find(|known| !known.1) {
+        None => Ok(()),
+        Some((broker, _)) => Err(RequestError::new(
+            Reason::LeaderNotAvailable,
+            format!(
+                "topic {name:?} exists, but broker {broker} does not know all its leaders after {CREATED_WITHIN:?}; \
+                 see `jangada cluster health`"
+            ),
+        )
+        .unknown()),
+    }
+}
+
+async fn broker_knows_leaders(
+    node: &Arc<Node>,
+    broker: BrokerId,
+    address: String,
+    name: &str,
+    version: u64,
+) -> (BrokerId, bool) {
+    let deadline = Instant::now() + CREATED_WITHIN;
+    let Ok(channel) = channel(&address) else {
+        return (broker, false);
+    };
+    let mut client = MetadataServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX);
+    loop {
+        let request = GetMetadataRequest {
+            topics: vec![name.to_owned()],
+            topic_ids: Vec::new(),
+            min_version: version,
+        };
+        let mut request = Request::new(request);
+        request.set_timeout(CALL_TIMEOUT);
+        let all_led = match client.get_metadata(request).await {
+            Ok(response) => {
+                let response = response.into_inner();
+                // Deleted meanwhile: there is nothing left to wait for.
+                response
+                    .topics
+                    .first()
+                    .is_none_or(|topic| topic.partitions.iter().all(|partition| partition.leader_id != 0))
+            }
+            // It died meanwhile: who is dead need not know.
+            Err(_) if !node.registry().is_alive(broker) => true,
+            Err(_) => false,
+        };
+        if all_led || Instant::now() >= deadline {
+            return (broker, all_led);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}

@@ -1,0 +1,70 @@
+//! The cluster as a whole, and a topic's settings, as tools show them.
+
+use std::sync::Arc;
+
+use jangada_controller::{Topic, TopicKind};
+use jangada_proto::v1::{BrokerState, ConfigEntry, DescribeClusterResponse};
+use jangada_types::GroupId;
+use jangada_types::topic_config::{ConfigKey, KEYS};
+
+use super::count;
+use super::states::partition_states;
+use crate::node::Node;
+
+pub(super) async fn describe_cluster(node: &Arc<Node>) -> DescribeClusterResponse {
+    let image = node.metadata.image();
+    let topics: Vec<Arc<Topic>> = image.topics_by_name().cloned().collect();
+    let partitions = partition_states(node, &image, &topics, false).await;
+    let members = node.metadata.group.members();
+    let brokers = image.brokers().map(|broker| {
+        let replica = broker.replica();
+        let role = if members.voters.contains(&replica) {
+            "voter"
+        } else if members.learners.contains(&replica) {
+            "learner"
+        } else {
+            "none"
+        };
+        let id = broker.id.get();
+        BrokerState {
+            broker_id: id,
+            address: broker.address.clone(),
+            internal_address: broker.internal_address.clone(),
+            rack: broker.rack.clone(),
+            alive: node.registry().is_alive(broker.id),
+            metadata_role: role.to_owned(),
+            leaders: count(partitions.iter().filter(|state| state.leader_id == id).count()),
+            replicas: count(partitions.iter().filter(|state| state.replicas.contains(&id)).count()),
+            incarnation: broker.incarnation.get(),
+        }
+    });
+    DescribeClusterResponse {
+        cluster_id: node.registry().identity().cluster_id.clone(),
+        version: image.version(),
+        controller_id: node.leader_of(GroupId::METADATA).map_or(0, |(broker, _)| broker.get()),
+        brokers: brokers.collect(),
+        topics: count(topics.iter().filter(|topic| topic.kind == TopicKind::Log).count()),
+        partitions: count(partitions.len()),
+        leaderless_partitions: count(partitions.iter().filter(|state| state.leader_id == 0).count()),
+        under_replicated_partitions: count(
+            partitions
+                .iter()
+                .filter(|state| state.in_sync.len() < state.replicas.len())
+                .count(),
+        ),
+    }
+}
+
+pub(super) fn config_entries(topic: &Topic) -> Vec<ConfigEntry> {
+    let entry = |key: &ConfigKey| {
+        let set = topic.config.get(key.name);
+        ConfigEntry {
+            key: key.name.to_owned(),
+            value: set.cloned().unwrap_or_else(|| key.default.to_owned()),
+            is_set: set.is_some(),
+            default_value: key.default.to_owned(),
+            documentation: format!("{} Allowed: {}.", key.documentation, key.allowed),
+        }
+    };
+    KEYS.iter().map(entry).collect()
+}

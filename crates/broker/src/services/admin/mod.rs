@@ -1,0 +1,190 @@
+//! `AdminService`. Any broker takes a call: metadata commands go to the metadata's leader by themselves; a call about
+//! one partition is passed on to the broker that leads it.
+//!
+//! - [`create`]: creating topics. - [`transfer`]: moving leaderships.
+//! - [`states`]: what partitions are like. - [`describe`]: the cluster, and a topic's settings.
+
+mod create;
+mod describe;
+mod states;
+mod transfer;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jangada_controller::{Reply, Topic, TopicKind, admission};
+use jangada_proto::v1::admin_service_client::AdminServiceClient;
+use jangada_proto::v1::admin_service_server::AdminService;
+use jangada_proto::v1::*;
+use jangada_types::{BrokerId, Offset, Reason};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use self::create::create_topic;
+use self::describe::{config_entries, describe_cluster};
+use self::states::partition_states;
+use self::transfer::transfer_leader;
+use super::forward::{FORWARDED, channel, forward};
+use crate::error::RequestError;
+use crate::node::Node;
+use crate::partitions::{self, Target, find, find_any};
+
+/// See `admin.proto`.
+pub(crate) struct Admin {
+    pub node: Arc<Node>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl AdminService for Admin {
+    async fn create_topic(&self, request: Request<CreateTopicRequest>) -> Answer<CreateTopicResponse> {
+        Ok(Response::new(create_topic(&self.node, request.into_inner()).await?))
+    }
+
+    async fn list_topics(&self, _request: Request<ListTopicsRequest>) -> Answer<ListTopicsResponse> {
+        let image = self.node.metadata.image();
+        let topics = image.topics_by_name().filter(|topic| topic.kind == TopicKind::Log);
+        let topics = topics.map(|topic| TopicSummary {
+            name: topic.name.to_string(),
+            topic_id: topic_id(topic),
+            partitions: count(topic.partitions.len()),
+            replicas: replicas(topic),
+        });
+        Ok(Response::new(ListTopicsResponse {
+            topics: topics.collect(),
+        }))
+    }
+
+    async fn describe_topic(&self, request: Request<DescribeTopicRequest>) -> Answer<DescribeTopicResponse> {
+        let image = self.node.metadata.image();
+        let topic = partitions::named(&image, &request.into_inner().name)?;
+        let partitions = partition_states(&self.node, &image, std::slice::from_ref(topic), false).await;
+        Ok(Response::new(DescribeTopicResponse {
+            name: topic.name.to_string(),
+            topic_id: topic_id(topic),
+            replicas: replicas(topic),
+            config: config_entries(topic),
+            partitions,
+        }))
+    }
+
+    async fn alter_topic(&self, request: Request<AlterTopicRequest>) -> Answer<AlterTopicResponse> {
+        let request = request.into_inner();
+        let set: BTreeMap<String, String> = request.set.into_iter().collect();
+        let command = admission::validate_alter_topic(&self.node.metadata.image(), &request.name, &set, &request.unset)
+            .map_err(RequestError::from)?;
+        let (_, version) = self.node.metadata.propose(&command).await?;
+        Ok(Response::new(AlterTopicResponse { version }))
+    }
+
+    async fn delete_topic(&self, request: Request<DeleteTopicRequest>) -> Answer<DeleteTopicResponse> {
+        let command = admission::validate_delete_topic(&self.node.metadata.image(), &request.into_inner().name)
+            .map_err(RequestError::from)?;
+        let (_, version) = self.node.metadata.propose(&command).await?;
+        Ok(Response::new(DeleteTopicResponse { version }))
+    }
+
+    async fn trim_partition(&self, request: Request<TrimPartitionRequest>) -> Answer<TrimPartitionResponse> {
+        let target = find(&self.node.metadata.image(), request.get_ref().partition.as_ref())?;
+        if let Some(mut leader) = elsewhere(&self.node, &target, &request)? {
+            return leader.trim_partition(forward(request.into_inner())).await;
+        }
+        let partition = self.node.leader(&target).await?;
+        let before = match request.get_ref().before_offset {
+            -1 => None,
+            offset if offset < 0 => {
+                return Err(RequestError::new(
+                    Reason::OffsetOutOfRange,
+                    format!("offset {offset} is negative; -1 is the high watermark"),
+                )
+                .into());
+            }
+            offset => Some(Offset(offset)),
+        };
+        let log_start = partition.trim(before).await?;
+        Ok(Response::new(TrimPartitionResponse {
+            log_start_offset: log_start.get(),
+        }))
+    }
+
+    async fn describe_cluster(&self, _request: Request<DescribeClusterRequest>) -> Answer<DescribeClusterResponse> {
+        Ok(Response::new(describe_cluster(&self.node).await))
+    }
+
+    async fn describe_partitions(
+        &self,
+        request: Request<DescribePartitionsRequest>,
+    ) -> Answer<DescribePartitionsResponse> {
+        let forwarded = request.metadata().contains_key(FORWARDED);
+        let image = self.node.metadata.image();
+        let name = request.into_inner().topic;
+        let topics: Vec<Arc<Topic>> = if name.is_empty() {
+            image.topics_by_name().cloned().collect()
+        } else {
+            vec![partitions::named(&image, &name)?.clone()]
+        };
+        let partitions = partition_states(&self.node, &image, &topics, forwarded).await;
+        Ok(Response::new(DescribePartitionsResponse { partitions }))
+    }
+
+    async fn transfer_leader(&self, request: Request<TransferLeaderRequest>) -> Answer<TransferLeaderResponse> {
+        let target = find_any(&self.node.metadata.image(), request.get_ref().partition.as_ref())?;
+        if let Some(mut leader) = elsewhere(&self.node, &target, &request)? {
+            return leader.transfer_leader(forward(request.into_inner())).await;
+        }
+        Ok(Response::new(
+            transfer_leader(&self.node, &target, BrokerId(request.get_ref().to_broker_id)).await?,
+        ))
+    }
+
+    async fn replace_broker(&self, request: Request<ReplaceBrokerRequest>) -> Answer<ReplaceBrokerResponse> {
+        let broker = BrokerId(request.into_inner().broker_id);
+        let alive = self.node.registry().is_alive(broker);
+        let command = admission::validate_replace_broker(&self.node.metadata.image(), broker, alive)
+            .map_err(RequestError::from)?;
+        match self.node.metadata.propose(&command).await?.0 {
+            Reply::BrokerReplaced { incarnation, .. } => Ok(Response::new(ReplaceBrokerResponse {
+                incarnation: incarnation.get(),
+            })),
+            other => {
+                Err(RequestError::new(Reason::Internal, format!("not the reply to a replacement: {other:?}")).into())
+            }
+        }
+    }
+}
+
+fn topic_id(topic: &Topic) -> bytes::Bytes {
+    topic.id.as_bytes().to_vec().into()
+}
+
+fn count(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+fn replicas(topic: &Topic) -> u32 {
+    topic
+        .partitions
+        .first()
+        .map_or(0, |partition| count(partition.replicas.len()))
+}
+
+/// The broker that leads the partition, unless it is this one or the call was passed on already.
+fn elsewhere<T>(
+    node: &Node,
+    target: &Target,
+    request: &Request<T>,
+) -> Result<Option<AdminServiceClient<Channel>>, RequestError> {
+    let leader = node
+        .leader_of(target.group)
+        .map(|(broker, _)| broker)
+        .filter(|broker| *broker != node.broker());
+    let Some(leader) = leader.filter(|_| !request.metadata().contains_key(FORWARDED)) else {
+        return Ok(None);
+    };
+    let image = node.metadata.image();
+    let Some(broker) = image.broker(leader) else {
+        return Ok(None);
+    };
+    Ok(Some(AdminServiceClient::new(channel(&broker.address)?)))
+}

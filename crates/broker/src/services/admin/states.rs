@@ -1,0 +1,149 @@
+//! The state of partitions: what every broker knows, and what only the leader does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use jangada_controller::{Image, Topic};
+use jangada_proto::v1::admin_service_client::AdminServiceClient;
+use jangada_proto::v1::{DescribePartitionsRequest, PartitionState};
+use jangada_replication::Group;
+use jangada_types::limits::RESPONSE_BYTES_MAX;
+use jangada_types::{BrokerId, GroupId, PartitionIndex};
+use tokio::time::Instant;
+
+use super::topic_id;
+use crate::node::Node;
+use crate::services::forward::{channel, forward};
+
+/// Calls to other brokers at once.
+const PARALLEL: usize = 16;
+
+/// The state of all partitions of the topics: those led here from memory, the others from their leaders.
+pub(super) async fn partition_states(
+    node: &Arc<Node>,
+    image: &Arc<Image>,
+    topics: &[Arc<Topic>],
+    only_local: bool,
+) -> Vec<PartitionState> {
+    let mut states: BTreeMap<(String, u32), PartitionState> = BTreeMap::new();
+    let mut led_elsewhere: BTreeSet<BrokerId> = BTreeSet::new();
+    let mut local = Vec::new();
+    for topic in topics {
+        for (index, partition) in topic.indexed() {
+            let state = bare_state(node, topic, index, partition.group);
+            match node.hosted(partition.group).filter(|group| group.status().ready) {
+                Some(led) => local.push((state, led)),
+                None => {
+                    led_elsewhere.extend(
+                        node.leader_of(partition.group)
+                            .map(|(broker, _)| broker)
+                            .filter(|broker| *broker != node.broker()),
+                    );
+                    states.insert((state.topic.clone(), state.partition), state);
+                }
+            }
+        }
+    }
+    let here = futures::stream::iter(local)
+        .map(|(state, led)| leaders_view(node, state, led))
+        .buffer_unordered(1024);
+    let here: Vec<PartitionState> = here.collect().await;
+    states.extend(
+        here.into_iter()
+            .map(|state| ((state.topic.clone(), state.partition), state)),
+    );
+    if !only_local {
+        let name = if topics.len() == 1 {
+            topics[0].name.to_string()
+        } else {
+            String::new()
+        };
+        let asked = futures::stream::iter(led_elsewhere)
+            .map(|broker| ask_leader(image, broker, name.clone()))
+            .buffer_unordered(PARALLEL);
+        let answers: Vec<Vec<PartitionState>> = asked.collect().await;
+        for state in answers.into_iter().flatten().filter(|state| state.high_watermark >= 0) {
+            states
+                .entry((state.topic.clone(), state.partition))
+                .and_modify(|known| *known = state);
+        }
+    }
+    states.into_values().collect()
+}
+
+async fn ask_leader(image: &Arc<Image>, broker: BrokerId, topic: String) -> Vec<PartitionState> {
+    let Some(broker) = image.broker(broker) else {
+        return Vec::new();
+    };
+    let Ok(channel) = channel(&broker.address) else {
+        return Vec::new();
+    };
+    let mut client = AdminServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX);
+    match client
+        .describe_partitions(forward(DescribePartitionsRequest { topic }))
+        .await
+    {
+        Ok(response) => response.into_inner().partitions,
+        // Shown without what only the leader knows.
+        Err(_) => Vec::new(),
+    }
+}
+
+/// What every broker knows.
+fn bare_state(node: &Node, topic: &Topic, index: PartitionIndex, group: GroupId) -> PartitionState {
+    let leader = node.leader_of(group);
+    let replicas = topic
+        .partition(index)
+        .map(|partition| partition.replicas.iter().map(|replica| replica.broker.get()).collect())
+        .unwrap_or_default();
+    PartitionState {
+        topic: topic.name.to_string(),
+        topic_id: topic_id(topic),
+        partition: index.get(),
+        leader_id: leader.map_or(0, |(broker, _)| broker.get()),
+        leader_epoch: leader.map_or(0, |(_, term)| u32::try_from(term).unwrap_or(u32::MAX)),
+        replicas,
+        in_sync: Vec::new(),
+        high_watermark: -1,
+        log_start_offset: -1,
+        size_bytes: 0,
+    }
+}
+
+/// What the leader knows. In sync is who reaches what is committed now within two heartbeats.
+async fn leaders_view(node: &Arc<Node>, mut state: PartitionState, group: Group) -> PartitionState {
+    let heartbeat = Duration::from_millis(node.settings.raft.heartbeat_ms);
+    let committed = group.committed_next();
+    let deadline = Instant::now() + 2 * heartbeat;
+    loop {
+        let in_sync = in_sync(&group, committed, 2 * heartbeat + heartbeat / 2);
+        let all = state.replicas.iter().all(|broker| in_sync.contains(broker));
+        if all || Instant::now() >= deadline {
+            state.in_sync = state
+                .replicas
+                .iter()
+                .copied()
+                .filter(|broker| in_sync.contains(broker))
+                .collect();
+            break;
+        }
+        tokio::time::sleep(heartbeat / 4).await;
+    }
+    // A shard of the coordinator has no offsets; 0 says that its leader answered.
+    let partition = node.partitions.get(group.id());
+    let view = partition.as_ref().map(|partition| &partition.view);
+    state.high_watermark = view.map_or(0, |view| view.high_watermark().get());
+    state.log_start_offset = view.map_or(0, |view| view.log_start().get());
+    state.size_bytes = view.map_or(0, |view| view.retained_bytes());
+    state
+}
+
+fn in_sync(group: &Group, committed: u64, heard_within: Duration) -> Vec<u32> {
+    let progress = group.progress().unwrap_or_default();
+    let in_sync = progress
+        .iter()
+        .filter(|p| p.matched_next >= committed && p.silent_for.is_some_and(|silent| silent <= heard_within));
+    in_sync.map(|p| p.replica.broker.get()).collect()
+}
