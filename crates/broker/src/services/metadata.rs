@@ -7,7 +7,7 @@ use jangada_controller::{Image, Topic, TopicKind};
 use jangada_proto::v1;
 use jangada_proto::v1::metadata_service_server::MetadataService;
 use jangada_proto::v1::{GetMetadataRequest, GetMetadataResponse};
-use jangada_types::{GroupId, Reason, TopicId};
+use jangada_types::{GroupId, LeaderEpoch, Reason, TopicId};
 use tonic::{Request, Response, Status};
 
 use crate::error::RequestError;
@@ -87,7 +87,7 @@ fn describe(node: &Node, topic: &Topic) -> v1::Topic {
         v1::Partition {
             partition: index.get(),
             leader_id: leader.map_or(0, |(broker, _)| broker.get()),
-            leader_epoch: leader.map_or(0, |(_, term)| u32::try_from(term).unwrap_or(u32::MAX)),
+            leader_epoch: leader.map_or(0, |(_, term)| LeaderEpoch::from_term(term).get()),
             replicas: partition.replicas.iter().map(|replica| replica.broker.get()).collect(),
         }
     });

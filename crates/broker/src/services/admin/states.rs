@@ -10,7 +10,7 @@ use jangada_proto::v1::admin_service_client::AdminServiceClient;
 use jangada_proto::v1::{DescribePartitionsRequest, PartitionState};
 use jangada_replication::Group;
 use jangada_types::limits::RESPONSE_BYTES_MAX;
-use jangada_types::{BrokerId, GroupId, PartitionIndex};
+use jangada_types::{BrokerId, GroupId, LeaderEpoch, PartitionIndex};
 use tokio::time::Instant;
 
 use super::topic_id;
@@ -103,7 +103,7 @@ fn bare_state(node: &Node, topic: &Topic, index: PartitionIndex, group: GroupId)
         topic_id: topic_id(topic),
         partition: index.get(),
         leader_id: leader.map_or(0, |(broker, _)| broker.get()),
-        leader_epoch: leader.map_or(0, |(_, term)| u32::try_from(term).unwrap_or(u32::MAX)),
+        leader_epoch: leader.map_or(0, |(_, term)| LeaderEpoch::from_term(term).get()),
         replicas,
         in_sync: Vec::new(),
         high_watermark: -1,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_proto::v1::TransferLeaderResponse;
-use jangada_types::{BrokerId, Reason, ReplicaId};
+use jangada_types::{BrokerId, LeaderEpoch, Reason, ReplicaId};
 
 use crate::error::RequestError;
 use crate::node::Node;
@@ -43,7 +43,7 @@ pub(super) async fn transfer_leader(
     if *replica == group.replica() {
         return Ok(TransferLeaderResponse {
             leader_id: to.get(),
-            leader_epoch: u32::try_from(group.status().term).unwrap_or(u32::MAX),
+            leader_epoch: LeaderEpoch::from_term(group.status().term).get(),
         });
     }
     if !node.registry().is_alive(to) {
@@ -72,6 +72,6 @@ pub(super) async fn transfer_leader(
     }
     Ok(TransferLeaderResponse {
         leader_id: to.get(),
-        leader_epoch: u32::try_from(status.term).unwrap_or(u32::MAX),
+        leader_epoch: LeaderEpoch::from_term(status.term).get(),
     })
 }
