@@ -3,10 +3,9 @@
 use jangada_client::{Acks as ClientAcks, ClientError, ProducerConfig, ProducerRecord};
 use jangada_proto::v1::produce_stream_response::Result as StreamResult;
 use jangada_proto::v1::{Acks, ProduceStreamRequest, RecordForm};
-use tokio_stream::{StreamExt as _, iter};
 use tonic::Code;
 
-use crate::harness::{Cluster, WAIT, raw};
+use crate::harness::{Cluster, raw};
 
 const TOPIC: &str = "orders";
 
@@ -64,21 +63,14 @@ async fn on_a_stream_beside_one_that_waits_for_the_quorum(log: &mut raw::Log) {
             expected_end_offset: None,
             expected_key_offset: None,
         });
-    let requests: Vec<_> = requests.collect();
-    let answers = log
-        .produce_stream(iter(requests))
-        .await
-        .expect("the stream opens")
-        .into_inner();
+    let answers = raw::produce_stream(log, requests.collect()).await;
     let answers: Vec<_> = answers
-        .timeout(WAIT)
-        .map(|answer| answer.expect("it is answered").expect("the stream goes on"))
+        .into_iter()
         .map(|answer| match answer.result {
             Some(StreamResult::Ok(ok)) => (answer.correlation_id, ok.base_offset),
             other => panic!("refused: {other:?}"),
         })
-        .collect()
-        .await;
+        .collect();
     assert_eq!(answers, [(1, -1), (2, 3)]);
 }
 
@@ -97,17 +89,11 @@ async fn refused_for_idempotent_batches(log: &mut raw::Log) {
         expected_end_offset: None,
         expected_key_offset: None,
     };
-    let mut answers = log
-        .produce_stream(iter([request]))
-        .await
-        .expect("the stream opens")
-        .into_inner();
-    let answer = answers
-        .message()
-        .await
-        .expect("the stream goes on")
-        .expect("it is answered");
-    let Some(StreamResult::Error(error)) = answer.result else {
+    let answers = raw::produce_stream(log, vec![request]).await;
+    let [answer] = &answers[..] else {
+        panic!("not one answer: {answers:?}");
+    };
+    let Some(StreamResult::Error(error)) = &answer.result else {
         panic!("not refused: {answer:?}");
     };
     assert_eq!(error.reason, "ACKS_NONE_IDEMPOTENT");

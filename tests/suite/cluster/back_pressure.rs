@@ -8,7 +8,6 @@ use jangada_proto::v1::produce_request::Payload;
 use jangada_proto::v1::produce_stream_response::Result as StreamResult;
 use jangada_proto::v1::{Acks, PlainRecords, ProduceRequest, ProduceStreamRequest, Record, RecordForm};
 use tokio::task::JoinSet;
-use tokio_stream::{StreamExt as _, iter};
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
@@ -158,16 +157,7 @@ async fn a_stream_is_told_too(log: &mut raw::Log) {
         expected_end_offset: None,
         expected_key_offset: None,
     });
-    let answers = log
-        .produce_stream(iter(requests))
-        .await
-        .expect("the stream opens")
-        .into_inner();
-    let answers: Vec<_> = answers
-        .timeout(WAIT)
-        .map(|answer| answer.expect("it is answered at once").expect("the stream goes on"))
-        .collect()
-        .await;
+    let answers = raw::produce_stream(log, requests.collect()).await;
     let ids: Vec<u64> = answers.iter().map(|answer| answer.correlation_id).collect();
     assert_eq!(ids, [1, 2, 3]);
     for answer in answers {

@@ -242,16 +242,7 @@ async fn producers(cluster: &Cluster) {
     // On the other partition: what is written here counts as nothing there.
     let leader = cluster.leader(TOPIC, 1).await;
     let mut log = raw::log(&cluster.node(leader).addresses.public).await;
-    let given = log
-        .init_producer(InitProducerRequest::default())
-        .await
-        .expect("an id is given")
-        .into_inner();
-    let producer = Producer {
-        id: given.producer_id,
-        epoch: 0,
-        sequence: 0,
-    };
+    let producer = raw::new_producer(&mut log).await;
     raw::produce(&mut log, raw::partition(TOPIC, 1), raw::batch(Some(producer), &[b"a"]))
         .await
         .expect("it is written");

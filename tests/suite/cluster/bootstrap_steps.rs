@@ -60,6 +60,16 @@ fn start_with_failpoint(cluster: &mut Cluster, id: u32, step: &str) {
     cluster.restart_with(id, &[("JANGADA_FAILPOINT", step)]);
 }
 
+/// Three seeds that begin anew; one has died at the step.
+async fn seed_dies(victim: u32, step: &str) -> Cluster {
+    println!("{step}, node {victim}");
+    let mut cluster = stopped(3, 3).await;
+    start_with_failpoint(&mut cluster, victim, step);
+    cluster.start_all();
+    dies(&mut cluster, victim, step).await;
+    cluster
+}
+
 /// All nodes are of one cluster: their directories say so, and so do they; it takes records.
 async fn is_one(cluster: &Cluster) {
     cluster.healthy().await;
@@ -93,11 +103,7 @@ async fn is_one(cluster: &Cluster) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_seed_that_dies_at_any_step_comes_back_into_the_one_cluster() {
     for (step, victim) in STEPS {
-        println!("{step}, node {victim}");
-        let mut cluster = stopped(3, 3).await;
-        start_with_failpoint(&mut cluster, victim, step);
-        cluster.start_all();
-        dies(&mut cluster, victim, step).await;
+        let mut cluster = seed_dies(victim, step).await;
         cluster.restart(victim);
         is_one(&cluster).await;
     }
@@ -106,11 +112,7 @@ async fn a_seed_that_dies_at_any_step_comes_back_into_the_one_cluster() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_other_seeds_are_killed_at_that_moment_too() {
     for (step, victim) in STEPS {
-        println!("{step}, node {victim}");
-        let mut cluster = stopped(3, 3).await;
-        start_with_failpoint(&mut cluster, victim, step);
-        cluster.start_all();
-        dies(&mut cluster, victim, step).await;
+        let mut cluster = seed_dies(victim, step).await;
         cluster.kill_all();
         // The others are up first: they must not do without it what only all three may do.
         for id in cluster.ids().into_iter().filter(|id| *id != victim) {

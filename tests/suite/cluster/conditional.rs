@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use jangada_client::{
-    Client, ClientError, Condition, ConsumerConfig, NewTopic, Producer, ProducerConfig, ProducerRecord, StartAt,
-};
+use jangada_client::{Client, ClientError, Condition, NewTopic, Producer, ProducerConfig, ProducerRecord};
 use jangada_proto::v1::log_service_client::LogServiceClient;
 use jangada_proto::v1::produce_request::Payload;
 use jangada_proto::v1::{Acks, ProduceRequest, ProduceResponse};
@@ -17,7 +15,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::harness::raw;
-use crate::harness::{Cluster, WAIT, eventually};
+use crate::harness::{Cluster, WAIT, consumer_from_start, eventually};
 
 const TOPIC: &str = "accounts";
 const KEY: &str = "account 7";
@@ -81,13 +79,7 @@ async fn compete(producer: Producer, name: &'static str, stop: Arc<AtomicBool>) 
 }
 
 async fn read_all(client: &Client, topic: &str, end: i64) -> Vec<(i64, Option<Bytes>, Option<Bytes>)> {
-    let mut consumer = client
-        .consumer(ConsumerConfig::default())
-        .expect("the defaults are valid");
-    consumer
-        .assign_topic(topic, StartAt::Earliest)
-        .await
-        .expect("it exists");
+    let mut consumer = consumer_from_start(client, topic).await;
     let mut records: Vec<(i64, Option<Bytes>, Option<Bytes>)> = Vec::new();
     while records.last().is_none_or(|(offset, ..)| *offset + 1 < end) {
         let batch = tokio::time::timeout(WAIT, consumer.next_batch())
@@ -119,19 +111,11 @@ async fn two_writers_of_one_key_never_overwrite_each_other_while_leaders_die() {
             (cluster.leader(TOPIC, 0).await != victim).then_some(())
         })
         .await;
-        end = cluster
-            .partition(TOPIC, 0)
-            .await
-            .high_watermark
-            .expect("its leader answers");
+        end = cluster.high_watermark(TOPIC, 0).await;
         cluster.grown(TOPIC, 0, end + 20).await;
         cluster.restart(victim);
         cluster.healthy().await;
-        end = cluster
-            .partition(TOPIC, 0)
-            .await
-            .high_watermark
-            .expect("its leader answers");
+        end = cluster.high_watermark(TOPIC, 0).await;
     }
     stop.store(true, Ordering::Relaxed);
     let mut expected = BTreeMap::new();
@@ -157,11 +141,7 @@ async fn two_writers_of_one_key_never_overwrite_each_other_while_leaders_die() {
         unknown.extend(written.unknown);
     }
     assert!(lost > 0, "they never met");
-    let end = cluster
-        .partition(TOPIC, 0)
-        .await
-        .high_watermark
-        .expect("its leader answers");
+    let end = cluster.high_watermark(TOPIC, 0).await;
     let mut found = BTreeMap::new();
     for (offset, key, value) in read_all(&client, TOPIC, end).await {
         assert_eq!(key.as_deref(), Some(KEY.as_bytes()));
@@ -361,11 +341,7 @@ async fn every_write_to_a_key_counts(log: &mut LogServiceClient<Channel>) {
 
 async fn trimmed_records_do_not_count(cluster: &Cluster, log: &mut LogServiceClient<Channel>) {
     let one = keyed(&[Some(b"k")], Some(b"v"));
-    let end = cluster
-        .partition(TOPIC, 0)
-        .await
-        .high_watermark
-        .expect("its leader answers");
+    let end = cluster.high_watermark(TOPIC, 0).await;
     cluster
         .cli(&["topic", "trim", TOPIC, "--partition", "0", "--before", "latest"])
         .await

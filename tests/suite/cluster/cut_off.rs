@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use jangada_client::{ConsumerConfig, ProducerConfig, ProducerRecord, StartAt};
+use jangada_client::{ProducerConfig, ProducerRecord};
 use jangada_proto::v1::ProduceRequest;
 use jangada_proto::v1::produce_request::Payload;
 
-use crate::harness::{Cluster, Options, WAIT, eventually, raw};
+use crate::harness::{Cluster, Options, WAIT, consumer_from_start, eventually, raw};
 
 const TOPIC: &str = "orders";
 
@@ -38,11 +38,7 @@ async fn clients_of_a_cut_off_leader_go_on_with_the_next_one() {
         .expect("the defaults are valid");
     let before = producer.send(record("before")).await.expect("it is taken");
     before.await.expect("it is written");
-    let mut consumer = client
-        .consumer(ConsumerConfig::default())
-        .expect("the defaults are valid");
-    let assigned = consumer.assign_topic(TOPIC, StartAt::Earliest).await;
-    assigned.expect("the topic exists");
+    let mut consumer = consumer_from_start(&client, TOPIC).await;
     let first = consumer.next().await.expect("it is read");
     assert_eq!(first.value.as_deref(), Some(&b"before"[..]));
 

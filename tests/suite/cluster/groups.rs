@@ -205,6 +205,31 @@ fn commit_on(mut calls: Coordinator, member: &Member, topic: &Bytes, partitions:
     }
 }
 
+/// Waits until each has committed twenty times more.
+async fn twenty_more(committers: &[Committer]) {
+    let commits = || committers.iter().map(|c| c.commits.load(Ordering::SeqCst));
+    let at_least: Vec<u64> = commits().map(|count| count + 20).collect();
+    eventually("commits go on", WAIT, || {
+        let done = commits().zip(&at_least).all(|(count, least)| count >= *least);
+        async move { done.then_some(()) }
+    })
+    .await;
+}
+
+/// The group has all six partitions where they were before; nothing moved, and no member joined again or saw an error.
+async fn undisturbed(cluster: &Cluster, members: &[&Member], before: &DescribeGroupResponse) {
+    let after = settled(cluster, GROUP, members, 6).await;
+    assert_eq!(
+        (after.epoch, since(&after)),
+        (before.epoch, since(before)),
+        "it was rebalanced"
+    );
+    for member in members {
+        let seen = member.seen();
+        assert!(seen.joins == 1 && seen.errors.is_empty(), "{seen:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_coordinators_death_loses_no_offset_and_moves_no_partition() {
     let mut cluster = Cluster::start(3).await;
@@ -219,18 +244,7 @@ async fn the_coordinators_death_loses_no_offset_and_moves_no_partition() {
         .collect();
     for _ in 0..2 {
         let (victim, _) = coordinator(&cluster, GROUP).find().await;
-        let at_least: Vec<u64> = committers
-            .iter()
-            .map(|c| c.commits.load(Ordering::SeqCst) + 20)
-            .collect();
-        eventually("commits are under way", WAIT, || {
-            let done = committers
-                .iter()
-                .zip(&at_least)
-                .all(|(c, least)| c.commits.load(Ordering::SeqCst) >= *least);
-            async move { done.then_some(()) }
-        })
-        .await;
+        twenty_more(&committers).await;
         cluster.kill(victim);
         // What was acknowledged before this moment must be there, whoever answers.
         let floor: Vec<u64> = (0..6)
@@ -244,18 +258,7 @@ async fn the_coordinators_death_loses_no_offset_and_moves_no_partition() {
             let read = u64::try_from(read[&partition]).expect("it was committed");
             assert!(read >= floor, "partition {partition} went back from {floor} to {read}");
         }
-        let at_least: Vec<u64> = committers
-            .iter()
-            .map(|c| c.commits.load(Ordering::SeqCst) + 20)
-            .collect();
-        eventually("commits go on", WAIT, || {
-            let done = committers
-                .iter()
-                .zip(&at_least)
-                .all(|(c, least)| c.commits.load(Ordering::SeqCst) >= *least);
-            async move { done.then_some(()) }
-        })
-        .await;
+        twenty_more(&committers).await;
         cluster.restart(victim);
         cluster.healthy().await;
     }
@@ -263,16 +266,7 @@ async fn the_coordinators_death_loses_no_offset_and_moves_no_partition() {
         committer.stop.store(true, Ordering::Relaxed);
         committer.task.await.expect("it commits to the end");
     }
-    let after = settled(&cluster, GROUP, &all, 6).await;
-    assert_eq!(
-        (after.epoch, since(&after)),
-        (before.epoch, since(&before)),
-        "it was rebalanced"
-    );
-    for member in &members {
-        let seen = member.seen();
-        assert!(seen.joins == 1 && seen.errors.is_empty(), "{seen:?}");
-    }
+    undisturbed(&cluster, &all, &before).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -304,16 +298,7 @@ async fn groups_survive_the_death_of_all_nodes() {
     cluster.start_all();
     cluster.healthy().await;
     assert_eq!(coordinator(&cluster, GROUP).offsets().await, committed);
-    let after = settled(&cluster, GROUP, &all, 6).await;
-    assert_eq!(
-        (after.epoch, since(&after)),
-        (before.epoch, since(&before)),
-        "it was rebalanced"
-    );
-    for member in &members {
-        let seen = member.seen();
-        assert!(seen.joins == 1 && seen.errors.is_empty(), "{seen:?}");
-    }
+    undisturbed(&cluster, &all, &before).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

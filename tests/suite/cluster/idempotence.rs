@@ -9,33 +9,11 @@ use crate::harness::{Cluster, WAIT};
 const TOPIC: &str = "orders";
 
 /// A connection to the leader, and a new producer.
-async fn begin(
-    cluster: &Cluster,
-) -> (
-    jangada_proto::v1::log_service_client::LogServiceClient<tonic::transport::Channel>,
-    Producer,
-) {
+async fn begin(cluster: &Cluster) -> (raw::Log, Producer) {
     let leader = cluster.leader(TOPIC, 0).await;
     let mut log = raw::log(&cluster.node(leader).addresses.public).await;
-    let given = log
-        .init_producer(InitProducerRequest::default())
-        .await
-        .expect("an id is given")
-        .into_inner();
-    let producer = Producer {
-        id: given.producer_id,
-        epoch: i16::try_from(given.producer_epoch).expect("an epoch has 16 bits"),
-        sequence: 0,
-    };
+    let producer = raw::new_producer(&mut log).await;
     (log, producer)
-}
-
-async fn end_of(cluster: &Cluster) -> i64 {
-    cluster
-        .partition(TOPIC, 0)
-        .await
-        .high_watermark
-        .expect("the leader answers")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -72,7 +50,7 @@ async fn a_retry_lands_once_and_is_told_its_offsets() {
         .await
         .expect("it is recognised");
     assert_eq!((after_restart.base_offset, after_restart.duplicate), (0, true));
-    assert_eq!(end_of(&cluster).await, 2);
+    assert_eq!(cluster.high_watermark(TOPIC, 0).await, 2);
 
     beyond_the_last_five(&cluster).await;
     a_new_epoch_fences_the_old_one(&cluster).await;
@@ -87,7 +65,7 @@ async fn beyond_the_last_five(cluster: &Cluster) {
             .await
             .expect("it is written");
     }
-    let end = end_of(cluster).await;
+    let end = cluster.high_watermark(TOPIC, 0).await;
     let forgotten = raw::produce(&mut log, raw::partition(TOPIC, 0), raw::batch(Some(producer), &[b"x"])).await;
     raw::assert_refused(forgotten, "DUPLICATE_SEQUENCE", &[TOPIC]);
     let kept = raw::batch(
@@ -101,7 +79,7 @@ async fn beyond_the_last_five(cluster: &Cluster) {
         .await
         .expect("it is recognised");
     assert!(kept.duplicate);
-    assert_eq!(end_of(cluster).await, end);
+    assert_eq!(cluster.high_watermark(TOPIC, 0).await, end);
 }
 
 async fn a_new_epoch_fences_the_old_one(cluster: &Cluster) {
@@ -129,11 +107,11 @@ async fn a_new_epoch_fences_the_old_one(cluster: &Cluster) {
     raw::produce(&mut log, raw::partition(TOPIC, 0), raw::batch(Some(new), &[b"new"]))
         .await
         .expect("it is written");
-    let end = end_of(cluster).await;
+    let end = cluster.high_watermark(TOPIC, 0).await;
     let late = raw::batch(Some(Producer { sequence: 1, ..old }), &[b"late"]);
     let refused = raw::produce(&mut log, raw::partition(TOPIC, 0), late).await;
     raw::assert_refused(refused, "PRODUCER_FENCED", &[TOPIC]);
-    assert_eq!(end_of(cluster).await, end);
+    assert_eq!(cluster.high_watermark(TOPIC, 0).await, end);
 }
 
 /// The answer never arrives, though the batch is committed: the case in which a producer has to send again.
@@ -143,7 +121,7 @@ async fn a_reply_cut_after_the_commit(cluster: &Cluster) {
         (raw::batch(Some(producer), &[b"once"]), 1),
         (raw::batch(None, &[b"twice"]), 2),
     ] {
-        let before = end_of(cluster).await;
+        let before = cluster.high_watermark(TOPIC, 0).await;
         for _ in 0..2 {
             let request = ProduceStreamRequest {
                 correlation_id: 1,

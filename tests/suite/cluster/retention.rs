@@ -11,14 +11,6 @@ fn lines(from: usize, to: usize) -> String {
     (from..to).map(|number| format!("{number:0>100}\n")).collect()
 }
 
-async fn log_start(cluster: &Cluster) -> i64 {
-    cluster
-        .partition(TOPIC, 0)
-        .await
-        .log_start_offset
-        .expect("the leader answers")
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_was_away_while_its_log_was_purged_comes_back_and_leads() {
     let mut cluster = Cluster::start(3).await;
@@ -51,7 +43,7 @@ async fn a_replica_that_was_away_while_its_log_was_purged_comes_back_and_leads()
         .await
         .expect(0);
     assert!(trim.text().contains("8500"), "{}", trim.text());
-    assert_eq!(log_start(&cluster).await, 8500);
+    assert_eq!(cluster.log_start(TOPIC, 0).await, 8500);
     below_the_log_start(&cluster).await;
 
     cluster.restart(away);
@@ -59,7 +51,7 @@ async fn a_replica_that_was_away_while_its_log_was_purged_comes_back_and_leads()
     let transfer = ["partition", "transfer-leader", TOPIC, "0", "--to", &away.to_string()];
     cluster.cli(&transfer).await.expect(0);
     assert_eq!(cluster.leader(TOPIC, 0).await, away);
-    assert_eq!(log_start(&cluster).await, 8500);
+    assert_eq!(cluster.log_start(TOPIC, 0).await, 8500);
     let consumed = cluster.cli(&["consume", TOPIC, "--exit-at-end"]).await.expect(0);
     assert_eq!(consumed.text(), lines(8500, 9000));
     cluster
@@ -117,7 +109,7 @@ async fn below_the_log_start(cluster: &Cluster) {
     run.expect(1).names(&[TOPIC, "9001", "9000"]);
     // Backwards is nothing to do.
     cluster.cli(&["topic", "trim", TOPIC, "--before", "10"]).await.expect(0);
-    assert_eq!(log_start(cluster).await, 8500);
+    assert_eq!(cluster.log_start(TOPIC, 0).await, 8500);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -183,7 +175,7 @@ async fn an_emptied_partition_survives_the_death_of_all_nodes() {
     cluster.kill_all();
     cluster.start_all();
     cluster.healthy().await;
-    assert_eq!(log_start(&cluster).await, 1);
+    assert_eq!(cluster.log_start(TOPIC, 0).await, 1);
     cluster.cli_with(&["produce", TOPIC], b"on\n".to_vec()).await.expect(0);
     let consumed = cluster
         .cli(&["consume", TOPIC, "--exit-at-end", "-f", "%o %v"])

@@ -355,6 +355,18 @@ impl Cluster {
         .await
     }
 
+    /// Where a partition's committed records end. Waits for a leader that answers.
+    pub async fn high_watermark(&self, topic: &str, partition: u32) -> i64 {
+        let state = self.partition(topic, partition).await;
+        state.high_watermark.expect("its leader answers")
+    }
+
+    /// Where a partition's records begin. Waits for a leader that answers.
+    pub async fn log_start(&self, topic: &str, partition: u32) -> i64 {
+        let state = self.partition(topic, partition).await;
+        state.log_start_offset.expect("its leader answers")
+    }
+
     /// The node that leads a partition. Waits for one that answers.
     pub async fn leader(&self, topic: &str, partition: u32) -> u32 {
         let state = self.partition(topic, partition).await;

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jangada_client::{Client, ConsumerConfig, Producer, ProducerConfig, ProducerRecord, StartAt};
+use jangada_client::{Client, Producer, ProducerConfig, ProducerRecord};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::{Cluster, History, Outcome, Value, WAIT};
+use super::{Cluster, History, Outcome, Value, WAIT, consumer_from_start};
 
 /// Between two records of a partition.
 const SEND_INTERVAL: Duration = Duration::from_millis(3);
@@ -208,13 +208,7 @@ fn write(
 /// Reads everything as it comes, until it is told to stop.
 fn read(client: Client, topic: Arc<str>, mut stop: watch::Receiver<bool>) -> JoinHandle<Vec<(u32, i64, Value)>> {
     tokio::spawn(async move {
-        let mut consumer = client
-            .consumer(ConsumerConfig::default())
-            .expect("the defaults are valid");
-        consumer
-            .assign_topic(&topic, StartAt::Earliest)
-            .await
-            .expect("the topic exists");
+        let mut consumer = consumer_from_start(&client, &topic).await;
         let mut seen = Vec::new();
         loop {
             let records = tokio::select! {
@@ -232,13 +226,7 @@ fn read(client: Client, topic: Arc<str>, mut stop: watch::Receiver<bool>) -> Joi
 /// Everything that is there.
 async fn read_all(cluster: &Cluster, topic: &str) -> Vec<(u32, i64, Value)> {
     let client = cluster.client().await;
-    let mut consumer = client
-        .consumer(ConsumerConfig::default())
-        .expect("the defaults are valid");
-    consumer
-        .assign_topic(topic, StartAt::Earliest)
-        .await
-        .expect("the topic exists");
+    let mut consumer = consumer_from_start(&client, topic).await;
     let ends = consumer.end_offsets().await.expect("the leaders answer");
     let mut found = Vec::new();
     while !consumer.reached(&ends) {

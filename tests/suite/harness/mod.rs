@@ -5,6 +5,7 @@
 //! - [`cli`]: one run of the command line, with its exit code and output.
 //! - [`Disk`]: a file system that can lose power. [`Network`]: proxies that can cut a node off without a reset.
 //! - [`groups`]: consumer groups below the client: calls that follow the coordinator, and small members.
+//! - [`consumer_from_start`]: reads a whole topic.
 //! - [`raw`]: calls below the client: batches made by hand, and an error's reason.
 //! - [`Proxy`]: stands before a node and loses its answers. [`SmallDisk`]: a file system that can be filled up.
 //! - [`History`]: what writers were told and readers saw, and the [`History::check`] of it.
@@ -24,6 +25,7 @@ mod node;
 pub mod ports;
 mod proxy;
 pub mod raw;
+mod reading;
 mod small_disk;
 pub mod strace;
 mod wait;
@@ -35,5 +37,6 @@ pub use input::{awkward_lines, lines_of};
 pub use load::Load;
 pub use network::Network;
 pub use proxy::Proxy;
+pub use reading::consumer_from_start;
 pub use small_disk::SmallDisk;
 pub use wait::{WAIT, eventually};

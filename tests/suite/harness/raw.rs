@@ -8,12 +8,15 @@ use jangada_proto::v1::log_service_client::LogServiceClient;
 use jangada_proto::v1::produce_request::Payload;
 use jangada_proto::v1::{
     Acks, FetchRequest, FetchResponse, InitProducerRequest, ListOffsetsRequest, ProduceRequest, ProduceResponse,
-    RecordForm, TopicPartition,
+    ProduceStreamRequest, ProduceStreamResponse, RecordForm, TopicPartition,
 };
 use jangada_types::{BatchBuilder, Codec, ProducerEpoch, ProducerId, Sequence};
+use tokio_stream::{StreamExt as _, iter};
 use tonic::Status;
 use tonic::transport::Channel;
 use tonic_types::StatusExt as _;
+
+use super::WAIT;
 
 /// A broker's log service.
 pub type Log = LogServiceClient<Channel>;
@@ -92,6 +95,20 @@ pub async fn produce_with(
         ..ProduceRequest::default()
     };
     log.produce(request).await.map(tonic::Response::into_inner)
+}
+
+/// The answers to these requests on a stream of their own, to its end.
+pub async fn produce_stream(
+    log: &mut LogServiceClient<Channel>,
+    requests: Vec<ProduceStreamRequest>,
+) -> Vec<ProduceStreamResponse> {
+    let answers = log.produce_stream(iter(requests)).await.expect("the stream opens");
+    answers
+        .into_inner()
+        .timeout(WAIT)
+        .map(|answer| answer.expect("it is answered").expect("the stream goes on"))
+        .collect()
+        .await
 }
 
 /// A producer that has written nothing.
