@@ -50,11 +50,7 @@ impl Image {
             return Err(rules::changed(name));
         }
         let index = self.version;
-        let member = self
-            .group_mut(name)?
-            .members
-            .get_mut(id)
-            .ok_or_else(|| rules::changed(name))?;
+        let member = self.member_mut(name, id)?;
         member.is_away = true;
         member.version = index;
         member.drop_revoking();

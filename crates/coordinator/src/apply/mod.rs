@@ -13,7 +13,7 @@ use std::sync::Arc;
 use jangada_types::{Reason, Rejection};
 
 use crate::command::Command;
-use crate::image::{Group, Image};
+use crate::image::{Group, Image, Member};
 use crate::reply::Reply;
 use crate::rules;
 
@@ -101,5 +101,11 @@ impl Image {
     fn group_mut(&mut self, name: &str) -> Result<&mut Group, Rejection> {
         let group = self.groups.get_mut(name).ok_or_else(|| rules::changed(name))?;
         Ok(Arc::make_mut(group))
+    }
+
+    /// The member to change, after it was judged.
+    fn member_mut(&mut self, group: &str, id: &str) -> Result<&mut Member, Rejection> {
+        let members = &mut self.group_mut(group)?.members;
+        members.get_mut(id).ok_or_else(|| rules::changed(group))
     }
 }

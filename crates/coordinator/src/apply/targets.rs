@@ -66,11 +66,7 @@ impl Image {
         }
         judge_step(group, id, member, step).ok_or_else(|| rules::changed(name))?;
         let index = self.version;
-        let member = self
-            .group_mut(name)?
-            .members
-            .get_mut(id)
-            .ok_or_else(|| rules::changed(name))?;
+        let member = self.member_mut(name, id)?;
         member.take(index, step);
         Ok(1)
     }
