@@ -3,6 +3,8 @@
 //! - [`v1`]: the public API (package `jangada.v1`).
 //! - [`internal`]: what brokers say to each other (package `jangada.internal.v1`).
 
+mod codec;
+
 #[allow(missing_docs, clippy::all)]
 mod generated {
     pub mod jangada {

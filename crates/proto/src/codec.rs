@@ -1,0 +1,60 @@
+//! The gRPC codec of the contract: protobuf by prost, with room made for a whole message before it is written.
+//!
+//! A message here is mostly record batches, up to some megabytes. Without room the buffer doubles while it fills, and
+//! each time moves what is in it already.
+
+use std::marker::PhantomData;
+
+use prost::Message;
+use tonic::Status;
+use tonic::codec::{Codec, EncodeBuf, Encoder};
+use tonic_prost::ProstDecoder;
+
+/// Encodes `T`, decodes `U`.
+#[derive(Debug)]
+pub struct RoomyCodec<T, U> {
+    of: PhantomData<(T, U)>,
+}
+
+impl<T, U> Default for RoomyCodec<T, U> {
+    fn default() -> Self {
+        Self { of: PhantomData }
+    }
+}
+
+impl<T, U> Codec for RoomyCodec<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = RoomyEncoder<T>;
+    type Decoder = ProstDecoder<U>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        RoomyEncoder { of: PhantomData }
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstDecoder::default()
+    }
+}
+
+/// See [`RoomyCodec`].
+#[derive(Debug)]
+pub struct RoomyEncoder<T> {
+    of: PhantomData<T>,
+}
+
+impl<T: Message> Encoder for RoomyEncoder<T> {
+    type Item = T;
+    type Error = Status;
+
+    fn encode(&mut self, message: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.reserve(message.encoded_len());
+        message
+            .encode(buffer)
+            .map_err(|error| Status::internal(error.to_string()))
+    }
+}
