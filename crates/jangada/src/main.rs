@@ -30,10 +30,11 @@ mod progress;
 mod text;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Command};
 use crate::exit::Exit;
 
 /// One allocator for Rust and for RocksDB's C++ (the feature `unprefixed_malloc_on_supported_platforms` makes `malloc`
@@ -58,12 +59,22 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return errors::CliError::new(format!("cannot start the runtime: {error}")).report(),
     };
+    let patience = end_within(&cli.command);
     let result = runtime.block_on(commands::run(cli));
-    // A thread that waits for a line on stdin cannot be stopped, so nothing is waited for here: each command has
-    // finished its own work.
-    runtime.shutdown_background();
+    runtime.shutdown_timeout(patience);
     match result {
         Ok(()) => Exit::Fine.into(),
         Err(error) => error.report(),
+    }
+}
+
+/// How long to wait for what is still running when a command has done its work.
+///
+/// A broker's last reads and tasks of its connections hold the store, and RocksDB must be closed before the process
+/// takes down what its threads use. Elsewhere a thread may wait for a line on stdin, and cannot be stopped.
+fn end_within(command: &Command) -> Duration {
+    match command {
+        Command::Server(_) => Duration::from_secs(10),
+        _ => Duration::ZERO,
     }
 }
