@@ -11,6 +11,7 @@
 //! - `cluster`: data directory, bootstrap, metadata, reconciling. - `partition`: append, read, retention of one
 //!   partition.
 //! - `groups`: the coordinator's shards, which hold the consumer groups.
+//! - `quorum`: whether anybody answers a leader.
 //! - `services`: the gRPC surface. - `http`: probes and metrics.
 
 mod broker;
@@ -23,6 +24,7 @@ mod node;
 mod partition;
 mod partitions;
 mod pool;
+mod quorum;
 mod seams;
 mod services;
 pub mod settings;

@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::partition::{Partition, Shared};
 use crate::partitions::{Partitions, Target};
 use crate::pool::Pool;
+use crate::quorum::Quorum;
 use crate::seams::Seams;
 use crate::settings::BrokerSettings;
 
@@ -237,10 +238,21 @@ impl Node {
         here.ok_or_else(|| self.not_leader(target, elsewhere()))
     }
 
-    /// Who leads a group, and in which term.
+    /// Who leads a group, and in which term. Not this broker when no quorum answers it.
     pub fn leader_of(&self, group: GroupId) -> Option<(BrokerId, u64)> {
         let leader = self.registry().leaders().get(group)?;
-        Some((leader.broker?, leader.term))
+        let broker = leader.broker?;
+        let is_lost = broker == self.broker() && self.has_lost_quorum(group);
+        (!is_lost).then_some((broker, leader.term))
+    }
+
+    /// Whether this broker leads a group as far as it knows, and no quorum answers it.
+    pub fn has_lost_quorum(&self, group: GroupId) -> bool {
+        let is_lost = |replica: &Group, quorum: &Quorum| quorum.is_lost() && replica.status().leading;
+        let partition = self.partitions.get(group);
+        let partition = partition.map(|partition| is_lost(&partition.group, &partition.quorum));
+        let shard = || self.shards.get(group).map(|shard| is_lost(&shard.group, &shard.quorum));
+        partition.or_else(shard).unwrap_or_default()
     }
 
     fn not_leader(&self, target: &Target, leader: Option<(BrokerId, u64)>) -> RequestError {

@@ -355,6 +355,28 @@ impl Group {
         metrics.cluster_committed.map_or(0, |id| id.index + 1)
     }
 
+    /// How long it is that a majority of the voters answered this leader; `MAX`: never in this term. `None`: this replica
+    /// does not lead.
+    pub fn quorum_silent_for(&self) -> Option<Duration> {
+        let metrics = self.inner.raft.metrics();
+        let metrics = openraft::async_runtime::watch::WatchReceiver::borrow_watched(&metrics);
+        let heartbeat = metrics.heartbeat.as_ref()?;
+        let silent_for = |replica: &ReplicaId| match *replica == self.inner.replica {
+            true => Duration::ZERO,
+            false => {
+                let heard = heartbeat.get(replica).and_then(|at| at.as_ref());
+                heard.map_or(Duration::MAX, |at| at.elapsed())
+            }
+        };
+        let configs = metrics.membership_config.membership().get_joint_config().iter();
+        let majorities = configs.map(|voters| {
+            let mut silent: Vec<Duration> = voters.iter().map(silent_for).collect();
+            silent.sort_unstable();
+            silent.get(silent.len() / 2).copied().unwrap_or_default()
+        });
+        majorities.max()
+    }
+
     /// How far each replica is; only the leader knows.
     pub fn progress(&self) -> Option<Vec<ReplicaProgress>> {
         let metrics = self.inner.raft.metrics();

@@ -13,6 +13,7 @@ use super::machine::{CoordinatorMachine, State};
 use super::shard::Shard;
 use super::time::{Alarm, Clock};
 use crate::metrics::GroupMetrics;
+use crate::quorum;
 use crate::seams::WallClock;
 use crate::settings::BrokerSettings;
 
@@ -81,9 +82,7 @@ impl Shards {
             alarm: Alarm::new(),
             config,
             metrics,
-            quorum_within: Duration::from_millis(
-                2 * settings.raft.election_timeout_max_ms + settings.raft.heartbeat_ms,
-            ),
+            quorum_within: quorum::within(settings),
             topics: RwLock::default(),
         };
         Self {

@@ -26,7 +26,7 @@ mod room;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_replication::{Group, Registry};
+use jangada_replication::{Group, ReadError, Registry};
 use jangada_storage::Store;
 use jangada_types::{LeaderEpoch, Offset, PartitionIndex, Reason, TopicConfig};
 use parking_lot::RwLock;
@@ -41,6 +41,7 @@ use self::room::BUSY_RETRY;
 use crate::error::RequestError;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
+use crate::quorum::Quorum;
 use crate::seams::WallClock;
 
 /// How long a linearizable read waits for its quorum.
@@ -73,6 +74,8 @@ pub(crate) struct Shared {
     /// Packing, unpacking and checking of batches.
     pub compute: Pool,
     pub producer_expiration_ms: i64,
+    /// A leader that no quorum answered for so long sends its readers away.
+    pub quorum_within: Duration,
 }
 
 /// See the module text.
@@ -80,6 +83,8 @@ pub(crate) struct Partition {
     pub name: PartitionName,
     pub group: Group,
     pub view: Arc<View>,
+    /// Whether a quorum answers this leader.
+    pub quorum: Quorum,
     config: RwLock<Arc<TopicConfig>>,
     /// While the topic has `key.index.enable`.
     key_index: RwLock<Option<Arc<KeyIndex>>>,
@@ -102,6 +107,7 @@ impl Partition {
             name,
             group,
             view,
+            quorum: Quorum::new(shared.quorum_within),
             config: RwLock::new(config),
             key_index: RwLock::default(),
             admitting: tokio::sync::RwLock::default(),
@@ -184,11 +190,17 @@ impl Partition {
     /// The high watermark, at or after that of any acknowledgement before the call.
     pub async fn latest_offset(&self) -> Result<Offset, RequestError> {
         self.leader_epoch()?;
-        self.group
-            .confirm_read(READ_TIMEOUT)
-            .await
-            .map_err(|error| self.read_error(error))?;
+        self.confirm_lead().await.map_err(|error| self.read_error(error))?;
         Ok(self.view.high_watermark())
+    }
+
+    /// Returns when a quorum has confirmed that this replica leads, and everything is applied that was committed anywhere
+    /// before the call.
+    async fn confirm_lead(&self) -> Result<(), ReadError> {
+        tokio::select! {
+            confirmed = self.group.confirm_read(READ_TIMEOUT) => confirmed,
+            () = self.quorum.lost() => Err(ReadError::NotLeader(None)),
+        }
     }
 }
 

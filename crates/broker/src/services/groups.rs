@@ -74,23 +74,31 @@ impl Groups {
         let find = async {
             loop {
                 leaders.borrow_and_update();
+                if self.node.has_lost_quorum(id) {
+                    // It cannot learn who does; others may know.
+                    return None;
+                }
                 let leader = self.node.leader_of(id).map(|(broker, _)| broker);
                 let image = self.node.metadata.image();
                 if let Some(leader) = leader.filter(|leader| registry.is_alive(*leader))
                     && let Some(broker) = image.broker(leader)
                 {
-                    return FindCoordinatorResponse {
+                    return Some(FindCoordinatorResponse {
                         broker_id: leader.get(),
                         address: broker.address.clone(),
                         shard: index.get(),
-                    };
+                    });
                 }
                 // A broker that comes back is no change of leaders.
                 let _ = tokio::time::timeout(RETRY, leaders.changed()).await;
             }
         };
-        tokio::time::timeout(FOUND_WITHIN, find).await.map_err(|_| {
-            let message = format!("group {group:?}: shard {index} has no leader; see `jangada cluster health`");
+        let found = tokio::time::timeout(FOUND_WITHIN, find).await;
+        found.ok().flatten().ok_or_else(|| {
+            let message = format!(
+                "group {group:?}: shard {index} has no leader that broker {} knows of; see `jangada cluster health`",
+                self.node.broker()
+            );
             RequestError::new(Reason::LeaderNotAvailable, message).retry_after(RETRY)
         })
     }
