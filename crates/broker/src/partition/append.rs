@@ -54,7 +54,7 @@ impl Partition {
         let header = batch::validate(&batch, &config.batch_limits()).map_err(|error| self.refuse(error.into()))?;
         let bytes = batch.len();
         // Before anything that is waited for: what waits counts.
-        let room = match room {
+        let mut room = match room {
             Some(room) => self.fit(room, bytes)?,
             None => self.room(bytes)?,
         };
@@ -76,8 +76,9 @@ impl Partition {
         };
         let mut turn = None;
         if let Some(index) = index {
-            let (taken, key) = self.take_turn(&index, &batch, expected).await?;
+            let (taken, key, with_keys) = self.take_turn(&index, &batch, expected, room).await?;
             turn = Some(taken);
+            room = with_keys;
             conditions.key = key;
         }
         let command = PartitionCommand::Append {
