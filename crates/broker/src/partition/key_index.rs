@@ -16,7 +16,7 @@ use jangada_storage::{Durability, Op, StateKind, Store, StoreError};
 use jangada_types::batch::{BatchIter, Records};
 use jangada_types::limits::{DECOMPRESSED_BYTES_MAX, INDEXED_KEY_BYTES_MAX};
 use jangada_types::{GroupId, Offset};
-use tokio::sync::watch;
+use tokio::sync::{RwLock, RwLockReadGuard, watch};
 use tokio::task::AbortHandle;
 
 use super::View;
@@ -53,6 +53,43 @@ impl Drop for KeyIndex {
     }
 }
 
+/// The index of keys of a partition, if its topic has one. Who admits a batch holds it as it is until the batch is
+/// proposed: a finding must not be judged by other rules than those that it was found under, and of one partition never
+/// two tasks write the index.
+pub(crate) struct KeptIndex(RwLock<Option<Arc<KeyIndex>>>);
+
+/// The index as it stays until this is dropped.
+pub(crate) type IndexGuard<'a> = RwLockReadGuard<'a, Option<Arc<KeyIndex>>>;
+
+impl KeptIndex {
+    pub fn new(index: Option<KeyIndex>) -> Self {
+        Self(RwLock::new(index.map(Arc::new)))
+    }
+
+    pub async fn held(&self) -> IndexGuard<'_> {
+        self.0.read().await
+    }
+
+    /// Returns when nobody holds it who held it before the call.
+    pub async fn pass(&self) {
+        drop(self.0.write().await);
+    }
+
+    /// Starts or ends the index, as it is wanted. Waits for those who hold it, and for the end of its task.
+    pub async fn keep(&self, wanted: bool, start: impl FnOnce() -> KeyIndex) {
+        if self.0.read().await.is_some() == wanted {
+            return;
+        }
+        let mut kept = self.0.write().await;
+        if let Some(index) = kept.take() {
+            index.end().await;
+        }
+        if wanted {
+            *kept = Some(Arc::new(start()));
+        }
+    }
+}
+
 impl KeyIndex {
     /// Begins to follow the log. Needs a runtime.
     pub fn start(group: GroupId, store: Arc<dyn Store>, view: Arc<View>, reads: Pool) -> Self {
@@ -69,6 +106,14 @@ impl KeyIndex {
             reached,
             task: tokio::spawn(follower.run(sender)).abort_handle(),
         }
+    }
+
+    /// Ends the task. Nothing is written by it after this has returned.
+    async fn end(&self) {
+        self.task.abort();
+        let mut reached = self.reached.clone();
+        // The task has the sender: when that is gone, so is the task.
+        while reached.changed().await.is_ok() {}
     }
 
     pub fn is_settled(&self) -> bool {
@@ -279,6 +324,50 @@ mod tests {
             next += i64::try_from(keys.len()).expect("few");
         }
         (out.freeze(), Offset(next))
+    }
+
+    /// An index whose task goes on until it is ended, and says when it has.
+    fn endless(ended: Arc<AtomicBool>) -> KeyIndex {
+        struct Says(Arc<AtomicBool>);
+        impl Drop for Says {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Release);
+            }
+        }
+        let (sender, reached) = watch::channel(Offset(0));
+        let holds = (Says(ended), sender);
+        let task = tokio::spawn(async move {
+            let _holds = holds;
+            std::future::pending::<()>().await;
+        });
+        KeyIndex {
+            locks: Arc::default(),
+            settled: AtomicBool::new(false),
+            reached,
+            task: task.abort_handle(),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_index_is_switched_when_no_batch_is_being_admitted_and_its_task_has_ended() {
+        use futures::FutureExt as _;
+
+        let ended = Arc::new(AtomicBool::new(false));
+        let kept = KeptIndex::new(Some(endless(ended.clone())));
+        let held = kept.held().await;
+        let mut switching = Box::pin(kept.keep(false, || unreachable!("none is wanted")));
+        assert!((&mut switching).now_or_never().is_none(), "a batch is being judged");
+        // Who comes now sees what will be there.
+        let mut next = Box::pin(kept.held());
+        assert!((&mut next).now_or_never().is_none());
+        assert!(held.is_some() && !ended.load(Ordering::Acquire));
+        drop(held);
+        switching.await;
+        assert!(ended.load(Ordering::Acquire), "the old task may still write");
+        assert!(next.await.is_none());
+        kept.keep(true, || endless(Arc::default())).await;
+        assert!(kept.held().await.is_some());
+        kept.keep(true, || unreachable!("it is there")).await;
     }
 
     #[test]

@@ -200,7 +200,7 @@ impl Partition {
     /// Lets everything through that was admitted before the index was switched on, when keys were not looked at.
     pub(super) async fn settle_keys(&self, index: &Arc<KeyIndex>) -> Result<(), RequestError> {
         self.leader_epoch()?;
-        drop(self.admitting.write().await);
+        self.key_index.pass().await;
         // It changes nothing, and is applied after everything that was proposed before.
         let from = self.view.log_start();
         let command = PartitionCommand::AdvanceLogStart {

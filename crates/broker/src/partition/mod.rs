@@ -34,7 +34,7 @@ use tokio::sync::Semaphore;
 
 pub(crate) use self::append::{Admitted, Appended};
 pub(crate) use self::condition::Expectation;
-use self::key_index::KeyIndex;
+use self::key_index::{KeptIndex, KeyIndex};
 pub(crate) use self::machine::{PartitionMachine, View, epoch_of};
 use self::refusals::LEADER_RETRY;
 use self::room::BUSY_RETRY;
@@ -87,9 +87,7 @@ pub(crate) struct Partition {
     pub quorum: Quorum,
     config: RwLock<Arc<TopicConfig>>,
     /// While the topic has `key.index.enable`.
-    key_index: RwLock<Option<Arc<KeyIndex>>>,
-    /// Held for reading from the look at `key_index` until the batch is proposed.
-    admitting: tokio::sync::RwLock<()>,
+    key_index: KeptIndex,
     inflight: Arc<Semaphore>,
     shared: Arc<Shared>,
 }
@@ -103,43 +101,27 @@ impl Partition {
         shared: Arc<Shared>,
     ) -> Self {
         let inflight = Arc::new(Semaphore::new(shared.inflight_per_partition));
-        let partition = Self {
+        let start = || start_index(&group, &view, &shared);
+        let key_index = KeptIndex::new(config.key_index.then(start));
+        Self {
             name,
             group,
             view,
             quorum: Quorum::new(shared.quorum_within),
             config: RwLock::new(config),
-            key_index: RwLock::default(),
-            admitting: tokio::sync::RwLock::default(),
+            key_index,
             inflight,
             shared,
-        };
-        partition.keep_key_index();
-        partition
+        }
     }
 
-    pub fn set_config(&self, config: Arc<TopicConfig>) {
+    /// Takes the topic's settings. When they switch the index of keys, this waits for batches that are being admitted.
+    pub async fn set_config(&self, config: Arc<TopicConfig>) {
+        let wanted = config.key_index;
         self.view.set_checkpoint_bytes(checkpoint_bytes(&config));
         *self.config.write() = config;
-        self.keep_key_index();
-    }
-
-    /// Starts or ends the index of keys, as the topic's settings say.
-    fn keep_key_index(&self) {
-        let wanted = self.config().key_index;
-        let mut index = self.key_index.write();
-        if wanted && index.is_none() {
-            let shared = &self.shared;
-            let (store, reads) = (shared.store.clone(), shared.read_pool.clone());
-            *index = Some(Arc::new(KeyIndex::start(
-                self.group.id(),
-                store,
-                self.view.clone(),
-                reads,
-            )));
-        } else if !wanted {
-            *index = None;
-        }
+        let start = || start_index(&self.group, &self.view, &self.shared);
+        self.key_index.keep(wanted, start).await;
     }
 
     pub fn config(&self) -> Arc<TopicConfig> {
@@ -202,6 +184,10 @@ impl Partition {
             () = self.quorum.lost() => Err(ReadError::NotLeader(None)),
         }
     }
+}
+
+fn start_index(group: &Group, view: &Arc<View>, shared: &Shared) -> KeyIndex {
+    KeyIndex::start(group.id(), shared.store.clone(), view.clone(), shared.read_pool.clone())
 }
 
 /// Bytes between two checkpoints: the segment size, or less when the topic keeps little, so that retention by size
