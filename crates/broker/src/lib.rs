@@ -12,10 +12,11 @@
 //!   partition.
 //! - `groups`: the coordinator's shards, which hold the consumer groups.
 //! - `quorum`: whether anybody answers a leader.
-//! - `services`: the gRPC surface. - `http`: probes and metrics.
+//! - `disk`: whether there is space for more. - `services`: the gRPC surface. - `http`: probes and metrics.
 
 mod broker;
 mod cluster;
+mod disk;
 mod error;
 mod groups;
 mod http;

@@ -1,5 +1,6 @@
 //! What the services of one broker share, once it is part of a cluster.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use jangada_types::{BrokerId, GroupId, PartitionIndex, ProducerEpoch, ProducerId
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::cluster::metadata::Metadata;
+use crate::disk;
 use crate::error::RequestError;
 use crate::groups::{Shard, Shards};
 use crate::metrics::Metrics;
@@ -96,6 +98,11 @@ impl Node {
 
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.shared.store
+    }
+
+    /// Refuses more for a group that is led here when there is no disk for it.
+    pub fn check_disk(&self, group: &Group, name: impl Display) -> Result<(), RequestError> {
+        disk::check(&**self.store(), self.registry(), group, name)
     }
 
     /// Packing, unpacking and checking of batches.

@@ -61,9 +61,9 @@ pub struct Proposal {
 
 impl Proposal {
     /// Waits until it is applied here. Raft alone would wait for ever on a leader that lost its quorum, so there is a
-    /// time-out.
-    pub async fn applied(self, timeout: Duration) -> Result<Applied, ProposeError> {
-        match tokio::time::timeout(timeout, self.completed).await {
+    /// time-out; after that, and only then, it can be waited for again.
+    pub async fn applied(&mut self, timeout: Duration) -> Result<Applied, ProposeError> {
+        match tokio::time::timeout(timeout, &mut self.completed).await {
             Err(_) => Err(ProposeError::Timeout),
             Ok(Err(_)) => Err(ProposeError::Stopped("it was dropped".into())),
             Ok(Ok(Ok(response))) => Ok(Applied {

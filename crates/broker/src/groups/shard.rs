@@ -11,6 +11,7 @@ use jangada_replication::{self as replication, Group, GroupStatus, ProposeError,
 use jangada_types::{Reason, Rejection};
 use parking_lot::Mutex;
 
+use super::budget::{Room, UnderWay};
 use super::machine::{Led, State};
 use super::shards::Shared;
 use crate::error::RequestError;
@@ -49,16 +50,26 @@ impl Shard {
         }
     }
 
-    /// Decides a request, and proposes what it takes, until there is an answer. Many may be under way at once.
-    pub async fn decide(&self, first: impl FnOnce(&mut Leader, &Image, Now) -> Step) -> Result<Answer, RequestError> {
+    /// Decides a request, and proposes what it takes, until there is an answer. Many may be under way at once, as far as
+    /// there is room.
+    pub async fn decide(
+        &self,
+        room: Option<Room>,
+        first: impl FnOnce(&mut Leader, &Image, Now) -> Step,
+    ) -> Result<Answer, RequestError> {
+        let room = room.map(Arc::new);
         let mut step = self.lead(first)?;
         loop {
             let (command, pending) = match step {
                 Step::Done(result) => return result.map_err(refused),
                 Step::Propose { command, pending } => (command, pending),
             };
-            let proposed = self.group.propose(encoded(&command), PROPOSE_TIMEOUT).await;
-            let applied = proposed.map_err(|error| self.propose_error(&error))?;
+            let proposed = UnderWay::propose(&self.group, encoded(&command), room.clone()).await;
+            let applied = match proposed {
+                Ok(under_way) => under_way.applied(PROPOSE_TIMEOUT).await,
+                Err(error) => Err(error),
+            };
+            let applied = applied.map_err(|error| self.propose_error(&error))?;
             let reply = Reply::decode(&applied.reply)
                 .map_err(|error| RequestError::new(Reason::Internal, error.to_string()))?;
             step = self

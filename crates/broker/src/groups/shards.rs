@@ -9,6 +9,7 @@ use jangada_coordinator::{Command, Config, TopicTable};
 use jangada_types::GroupId;
 use parking_lot::{Mutex, RwLock};
 
+use super::budget::Budget;
 use super::machine::{CoordinatorMachine, State};
 use super::shard::Shard;
 use super::time::{Alarm, Clock};
@@ -25,6 +26,8 @@ pub(crate) struct Shared {
     pub metrics: GroupMetrics,
     /// A leader that no quorum answered for so long does not answer members: the others may have elected another one.
     pub quorum_within: Duration,
+    pub commits: Budget,
+    pub heartbeats: Budget,
     topics: RwLock<Arc<TopicTable>>,
 }
 
@@ -83,6 +86,8 @@ impl Shards {
             config,
             metrics,
             quorum_within: quorum::within(settings),
+            commits: Budget::of_commits(),
+            heartbeats: Budget::of_heartbeats(),
             topics: RwLock::default(),
         };
         Self {

@@ -14,6 +14,7 @@ use super::condition::{Conditions, Expectation, NO_OFFSET};
 use super::key_index::IndexGuard;
 use super::keyed::Pending;
 use super::room::Room;
+use crate::disk;
 use crate::error::RequestError;
 use crate::pool::SMALL_BYTES;
 
@@ -98,6 +99,16 @@ impl Partition {
             bytes,
             _room: room,
         })
+    }
+
+    fn check_disk(&self) -> Result<(), RequestError> {
+        let shared = &self.shared;
+        disk::check(
+            &*shared.store,
+            &shared.registry,
+            &self.group,
+            format_args!("partition {}", self.name),
+        )
     }
 
     /// The index of keys, if there is one, as it stays until the guard goes.

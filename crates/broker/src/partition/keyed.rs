@@ -92,7 +92,7 @@ impl Pending {
                 Turn::Claim(claim) => claim.proposed(),
             };
             // Who sent it may have gone, here and below.
-            let proposal = match proposal {
+            let mut proposal = match proposal {
                 Ok(proposal) => proposal,
                 Err(error) => return drop(submitted.send(Err(error))),
             };
@@ -107,7 +107,7 @@ impl Pending {
 
     pub async fn applied(self, timeout: Duration) -> Result<Applied, ProposeError> {
         match self {
-            Self::Proposal(proposal) => proposal.applied(timeout).await,
+            Self::Proposal(mut proposal) => proposal.applied(timeout).await,
             Self::Watched(answered) => match tokio::time::timeout(timeout, answered).await {
                 Err(_) => Err(ProposeError::Timeout),
                 Ok(Err(_)) => Err(dropped()),

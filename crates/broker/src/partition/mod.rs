@@ -2,7 +2,7 @@
 //!
 //! - [`machine`]: the state machine, and the view that readers see. - [`command`]: what is replicated. -
 //!   [`producers`]: the idempotent producers.
-//! - [`append`]: taking batches. - [`room`], [`disk`]: whether there is room for them. - [`refusals`]: why not.
+//! - [`append`]: taking batches. - [`room`]: whether there is room for them. - [`refusals`]: why not.
 //! - [`fetch`]: reading. - [`retention`]: dropping what is old.
 //! - [`condition`]: what a batch may expect. - [`keyed`], [`key_index`], [`key_locks`]: the last offsets of keys.
 //!
@@ -12,7 +12,6 @@
 mod append;
 pub(crate) mod command;
 mod condition;
-mod disk;
 mod fetch;
 mod key_index;
 mod key_locks;

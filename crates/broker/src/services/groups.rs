@@ -11,6 +11,7 @@ use jangada_proto::v1::group_service_client::GroupServiceClient;
 use jangada_proto::v1::group_service_server::GroupService;
 use jangada_proto::v1::*;
 use jangada_types::{BrokerId, PartitionIndex, Reason, partition_for_key, validate_topic_name};
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use super::forward::{FORWARDED, channel, forward};
@@ -104,6 +105,12 @@ impl Groups {
     }
 
     async fn beat(&self, request: HeartbeatRequest, client_host: Arc<str>) -> Result<HeartbeatResponse> {
+        // Who leaves makes room for others.
+        let leaves = request.member_epoch < 0;
+        let bytes = request.encoded_len();
+        let room = (!leaves)
+            .then(|| self.node.shards.shared.heartbeats.take(bytes))
+            .transpose()?;
         let shard = self.shard(&request.group).await?;
         if request.min_metadata_version > 0 {
             let wanted = request.min_metadata_version;
@@ -112,7 +119,7 @@ impl Groups {
         let request = wire::heartbeat_of(request, client_host)?;
         self.node.shards.shared.learn(&self.node.metadata.image());
         let answer = shard
-            .decide(|leader, image, now| leader.heartbeat(image, request, now))
+            .decide(room, |leader, image, now| leader.heartbeat(image, request, now))
             .await?;
         self.node.metrics.groups.heartbeats.inc();
         match answer {
@@ -130,7 +137,10 @@ impl Groups {
     }
 
     async fn commit(&self, request: CommitOffsetsRequest) -> Result<CommitOffsetsResponse> {
+        let room = self.node.shards.shared.commits.take(request.encoded_len())?;
         let shard = self.shard(&request.group).await?;
+        self.node
+            .check_disk(&shard.group, format_args!("shard {}", shard.name))?;
         let image = self.image_with_topics(&request.offsets).await;
         let offsets = request
             .offsets
@@ -145,7 +155,7 @@ impl Groups {
         };
         self.node.shards.shared.learn(&image);
         match shard
-            .decide(|leader, image, now| leader.commit(image, commit, now))
+            .decide(Some(room), |leader, image, now| leader.commit(image, commit, now))
             .await?
         {
             Answer::Committed => Ok(CommitOffsetsResponse {}),
@@ -212,7 +222,7 @@ impl Groups {
     async fn delete(&self, name: &str) -> Result<DeleteGroupResponse> {
         let shard = self.shard(name).await?;
         match shard
-            .decide(|leader, image, now| leader.delete_group(image, name.into(), now))
+            .decide(None, |leader, image, now| leader.delete_group(image, name.into(), now))
             .await?
         {
             Answer::Deleted { count } => Ok(DeleteGroupResponse { deleted: count }),
@@ -221,6 +231,7 @@ impl Groups {
     }
 
     async fn delete_some(&self, request: DeleteOffsetsRequest) -> Result<DeleteOffsetsResponse> {
+        let room = self.node.shards.shared.commits.take(request.encoded_len())?;
         let shard = self.shard(&request.group).await?;
         if request.partitions.is_empty() {
             return Err(RequestError::new(
@@ -236,7 +247,9 @@ impl Groups {
         let partitions = partitions.collect::<Result<PartitionSet>>()?;
         let name = request.group.into();
         match shard
-            .decide(|leader, image, now| leader.delete_offsets(image, name, partitions, now))
+            .decide(Some(room), |leader, image, now| {
+                leader.delete_offsets(image, name, partitions, now)
+            })
             .await?
         {
             Answer::Deleted { count } => Ok(DeleteOffsetsResponse { deleted: count }),
