@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_controller::{Command, Reply, Topic, place};
+use jangada_controller::{Command, Reply, Topic, admission, place};
 use jangada_proto::v1::RecordForm;
 use jangada_replication::{Group, Registry};
 use jangada_storage::Store;
@@ -207,6 +207,15 @@ impl Node {
         created.ok_or_else(|| RequestError::new(Reason::Internal, "the coordinator was created and is not there"))
     }
 
+    /// Makes sure that every broker of the cluster knows what is to be used, now and from now on.
+    pub async fn need_level(&self, level: u32) -> Result<(), RequestError> {
+        if let Some(raise) = admission::validate_raise_feature_level(&self.metadata.image(), level)? {
+            self.metadata.propose(&raise).await?;
+            tracing::info!(level, "raised the cluster's feature level");
+        }
+        Ok(())
+    }
+
     async fn when_ready<T>(&self, target: &Target, ready: impl Fn() -> Option<T>) -> Result<T, RequestError> {
         self.refuse_when_stopping()?;
         let mut leaders = self.registry().leaders().watch();
@@ -344,8 +353,7 @@ impl Node {
         producer_id: ProducerId,
         epoch: ProducerEpoch,
     ) -> Result<(ProducerId, ProducerEpoch), RequestError> {
-        let command =
-            jangada_controller::admission::validate_bump_producer_epoch(&self.metadata.image(), producer_id, epoch)?;
+        let command = admission::validate_bump_producer_epoch(&self.metadata.image(), producer_id, epoch)?;
         match self.metadata.propose(&command).await?.0 {
             Reply::ProducerEpoch { producer_id, epoch } => Ok((producer_id, epoch)),
             other => Err(RequestError::new(

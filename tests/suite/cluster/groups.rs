@@ -437,6 +437,19 @@ async fn commits_beyond_the_budget_are_told_to_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_only_looks_at_groups_creates_nothing() {
+    let cluster = Cluster::start(1).await;
+    for _ in 0..2 {
+        let listed = at(&cluster.brokers()[0]).list_groups(ListGroupsRequest {}).await;
+        let listed = listed.expect("there are none").into_inner();
+        assert!(listed.groups.is_empty() && listed.missing_shards.is_empty());
+    }
+    let topics = cluster.admin().await.describe_partitions(Some("__groups")).await;
+    let error = topics.expect_err("there is no such topic").to_string();
+    assert!(error.contains("__groups"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_input_is_refused_with_its_reason() {
     let cluster = Cluster::start(3).await;
     cluster.create_topic(TOPIC, 4, 3).await;
