@@ -37,6 +37,7 @@ use crate::node::Node;
 use crate::partition::Shared;
 use crate::partitions::Partitions;
 use crate::pool::Pool;
+use crate::quorum;
 use crate::seams::Seams;
 use crate::services::admin::Admin;
 use crate::services::groups::Groups;
@@ -299,6 +300,7 @@ impl Broker {
             read_pool: Pool::new(settings.storage.read_threads as usize),
             compute: Pool::of_processors(),
             producer_expiration_ms: i64::try_from(settings.produce.producer_expiration_ms).unwrap_or(i64::MAX),
+            quorum_within: quorum::within(settings),
         });
         let partitions = Arc::new(Partitions::default());
         let node = Arc::new(Node::new(
@@ -313,6 +315,7 @@ impl Broker {
         let shards = node.shards.clone();
         let ticker = tokio::spawn(groups::tick(shards.clone(), metadata.clone()));
         let reconciler = tokio::spawn(Reconciler::new(metadata, partitions.clone(), shards, shared).run());
+        let quorums = tokio::spawn(quorum::watch_partitions(partitions.clone()));
         let retention = tokio::spawn(enforce_retention(
             partitions,
             Duration::from_millis(settings.retention.check_interval_ms),
@@ -344,6 +347,7 @@ impl Broker {
         }
         reconciler.abort();
         ticker.abort();
+        quorums.abort();
         retention.abort();
         public.abort();
         result

@@ -11,10 +11,12 @@
 //! - `cluster`: data directory, bootstrap, metadata, reconciling. - `partition`: append, read, retention of one
 //!   partition.
 //! - `groups`: the coordinator's shards, which hold the consumer groups.
-//! - `services`: the gRPC surface. - `http`: probes and metrics.
+//! - `quorum`: whether anybody answers a leader.
+//! - `disk`: whether there is space for more. - `services`: the gRPC surface. - `http`: probes and metrics.
 
 mod broker;
 mod cluster;
+mod disk;
 mod error;
 mod groups;
 mod http;
@@ -23,6 +25,7 @@ mod node;
 mod partition;
 mod partitions;
 mod pool;
+mod quorum;
 mod seams;
 mod services;
 pub mod settings;

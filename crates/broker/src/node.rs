@@ -1,9 +1,10 @@
 //! What the services of one broker share, once it is part of a cluster.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_controller::{Command, Reply, Topic, place};
+use jangada_controller::{Command, Reply, Topic, admission, place};
 use jangada_proto::v1::RecordForm;
 use jangada_replication::{Group, Registry};
 use jangada_storage::Store;
@@ -12,12 +13,14 @@ use jangada_types::{BrokerId, GroupId, PartitionIndex, ProducerEpoch, ProducerId
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::cluster::metadata::Metadata;
+use crate::disk;
 use crate::error::RequestError;
 use crate::groups::{Shard, Shards};
 use crate::metrics::Metrics;
 use crate::partition::{Partition, Shared};
 use crate::partitions::{Partitions, Target};
 use crate::pool::Pool;
+use crate::quorum::Quorum;
 use crate::seams::Seams;
 use crate::settings::BrokerSettings;
 
@@ -95,6 +98,11 @@ impl Node {
 
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.shared.store
+    }
+
+    /// Refuses more for a group that is led here when there is no disk for it.
+    pub fn check_disk(&self, group: &Group, name: impl Display) -> Result<(), RequestError> {
+        disk::check(&**self.store(), self.registry(), group, name)
     }
 
     /// Packing, unpacking and checking of batches.
@@ -199,6 +207,15 @@ impl Node {
         created.ok_or_else(|| RequestError::new(Reason::Internal, "the coordinator was created and is not there"))
     }
 
+    /// Makes sure that every broker of the cluster knows what is to be used, now and from now on.
+    pub async fn need_level(&self, level: u32) -> Result<(), RequestError> {
+        if let Some(raise) = admission::validate_raise_feature_level(&self.metadata.image(), level)? {
+            self.metadata.propose(&raise).await?;
+            tracing::info!(level, "raised the cluster's feature level");
+        }
+        Ok(())
+    }
+
     async fn when_ready<T>(&self, target: &Target, ready: impl Fn() -> Option<T>) -> Result<T, RequestError> {
         self.refuse_when_stopping()?;
         let mut leaders = self.registry().leaders().watch();
@@ -237,10 +254,21 @@ impl Node {
         here.ok_or_else(|| self.not_leader(target, elsewhere()))
     }
 
-    /// Who leads a group, and in which term.
+    /// Who leads a group, and in which term. Not this broker when no quorum answers it.
     pub fn leader_of(&self, group: GroupId) -> Option<(BrokerId, u64)> {
         let leader = self.registry().leaders().get(group)?;
-        Some((leader.broker?, leader.term))
+        let broker = leader.broker?;
+        let is_lost = broker == self.broker() && self.has_lost_quorum(group);
+        (!is_lost).then_some((broker, leader.term))
+    }
+
+    /// Whether this broker leads a group as far as it knows, and no quorum answers it.
+    pub fn has_lost_quorum(&self, group: GroupId) -> bool {
+        let is_lost = |replica: &Group, quorum: &Quorum| quorum.is_lost() && replica.status().leading;
+        let partition = self.partitions.get(group);
+        let partition = partition.map(|partition| is_lost(&partition.group, &partition.quorum));
+        let shard = || self.shards.get(group).map(|shard| is_lost(&shard.group, &shard.quorum));
+        partition.or_else(shard).unwrap_or_default()
     }
 
     fn not_leader(&self, target: &Target, leader: Option<(BrokerId, u64)>) -> RequestError {
@@ -325,8 +353,7 @@ impl Node {
         producer_id: ProducerId,
         epoch: ProducerEpoch,
     ) -> Result<(ProducerId, ProducerEpoch), RequestError> {
-        let command =
-            jangada_controller::admission::validate_bump_producer_epoch(&self.metadata.image(), producer_id, epoch)?;
+        let command = admission::validate_bump_producer_epoch(&self.metadata.image(), producer_id, epoch)?;
         match self.metadata.propose(&command).await?.0 {
             Reply::ProducerEpoch { producer_id, epoch } => Ok((producer_id, epoch)),
             other => Err(RequestError::new(

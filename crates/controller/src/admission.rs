@@ -137,3 +137,12 @@ pub fn validate_bump_producer_epoch(
     rules::producer(image, producer_id, epoch)?;
     Ok(Command::BumpProducerEpoch { producer_id, epoch })
 }
+
+/// Whether the cluster's feature level can be raised so far. `None`: it is there.
+pub fn validate_raise_feature_level(image: &Image, level: u32) -> Result<Option<Command>, Rejection> {
+    if image.feature_level() >= level {
+        return Ok(None);
+    }
+    rules::all_have_level(image, level)?;
+    Ok(Some(Command::RaiseFeatureLevel { level }))
+}

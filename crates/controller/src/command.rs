@@ -49,6 +49,12 @@ pub enum Command {
         /// The replicas of each shard, by index, the preferred leader first.
         assignments: Vec<Vec<ReplicaId>>,
     },
+    /// Raises the cluster's feature level, which must be that of each of its brokers at least: from then on no broker may
+    /// join that is below. At that level or above it already: accepted, without an effect.
+    RaiseFeatureLevel {
+        /// To this one.
+        level: u32,
+    },
     /// Changes settings of a topic, all or none.
     AlterTopic {
         /// Which.

@@ -27,6 +27,9 @@ pub const COORDINATOR_TOPIC: &str = "__groups";
 
 /// The feature level that knows [`TopicKind::Coordinator`].
 pub const COORDINATOR_FEATURE_LEVEL: u32 = 2;
+/// The feature level that knows conditional appends, the setting `key.index.enable`, and
+/// [`Command::RaiseFeatureLevel`](crate::Command::RaiseFeatureLevel).
+pub const CONDITIONS_FEATURE_LEVEL: u32 = 3;
 
 /// The first producer id that is given out; lower ones never belong to a producer.
 pub const FIRST_PRODUCER_ID: i64 = 1000;

@@ -42,6 +42,11 @@ pub enum Reply {
         /// The metadata version that has the topic.
         version: u64,
     },
+    /// Of `RaiseFeatureLevel`.
+    FeatureLevelRaised {
+        /// The cluster's level now.
+        level: u32,
+    },
     /// Of `AlterTopic`.
     TopicAltered {
         /// The metadata version that has the new settings.

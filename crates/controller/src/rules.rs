@@ -242,3 +242,19 @@ impl Image {
         (FIRST_PRODUCER_ID..self.next_producer_id).contains(&id.get())
     }
 }
+
+/// Whether every broker understands a feature level; one that is down counts, for it may come back.
+pub(crate) fn all_have_level(image: &Image, level: u32) -> Result<(), Rejection> {
+    match image.brokers().find(|broker| broker.feature_level < level) {
+        None => Ok(()),
+        Some(old) => Err(Rejection::new(
+            Reason::NotReady,
+            format!(
+                "broker {} has feature level {}, this needs {level}: upgrade it, then try again",
+                old.id, old.feature_level
+            ),
+        )
+        .with("expected", level)
+        .with("actual", old.feature_level)),
+    }
+}

@@ -61,9 +61,9 @@ pub struct Proposal {
 
 impl Proposal {
     /// Waits until it is applied here. Raft alone would wait for ever on a leader that lost its quorum, so there is a
-    /// time-out.
-    pub async fn applied(self, timeout: Duration) -> Result<Applied, ProposeError> {
-        match tokio::time::timeout(timeout, self.completed).await {
+    /// time-out; after that, and only then, it can be waited for again.
+    pub async fn applied(&mut self, timeout: Duration) -> Result<Applied, ProposeError> {
+        match tokio::time::timeout(timeout, &mut self.completed).await {
             Err(_) => Err(ProposeError::Timeout),
             Ok(Err(_)) => Err(ProposeError::Stopped("it was dropped".into())),
             Ok(Ok(Ok(response))) => Ok(Applied {
@@ -353,6 +353,28 @@ impl Group {
         let metrics = self.inner.raft.metrics();
         let metrics = openraft::async_runtime::watch::WatchReceiver::borrow_watched(&metrics);
         metrics.cluster_committed.map_or(0, |id| id.index + 1)
+    }
+
+    /// How long it is that a majority of the voters answered this leader; `MAX`: never in this term. `None`: this replica
+    /// does not lead.
+    pub fn quorum_silent_for(&self) -> Option<Duration> {
+        let metrics = self.inner.raft.metrics();
+        let metrics = openraft::async_runtime::watch::WatchReceiver::borrow_watched(&metrics);
+        let heartbeat = metrics.heartbeat.as_ref()?;
+        let silent_for = |replica: &ReplicaId| match *replica == self.inner.replica {
+            true => Duration::ZERO,
+            false => {
+                let heard = heartbeat.get(replica).and_then(|at| at.as_ref());
+                heard.map_or(Duration::MAX, |at| at.elapsed())
+            }
+        };
+        let configs = metrics.membership_config.membership().get_joint_config().iter();
+        let majorities = configs.map(|voters| {
+            let mut silent: Vec<Duration> = voters.iter().map(silent_for).collect();
+            silent.sort_unstable();
+            silent.get(silent.len() / 2).copied().unwrap_or_default()
+        });
+        majorities.max()
     }
 
     /// How far each replica is; only the leader knows.

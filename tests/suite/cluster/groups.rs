@@ -12,7 +12,7 @@ use jangada_proto::v1::{
 };
 
 use crate::harness::groups::{Coordinator, Member, at, offsets};
-use crate::harness::{Cluster, WAIT, eventually, raw};
+use crate::harness::{Cluster, Options, WAIT, eventually, raw};
 
 const TOPIC: &str = "orders";
 const GROUP: &str = "billing";
@@ -344,6 +344,109 @@ async fn a_silent_member_is_thrown_out_and_fenced() {
     };
     let refused = coordinator(&cluster, GROUP).commit(commit).await;
     raw::assert_refused(refused, "UNKNOWN_MEMBER", &["zombie", GROUP, "join again"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_low_disk_refuses_commits_and_lets_members_go() {
+    // More than any disk has: it is low from the beginning.
+    let options = Options {
+        sections: "[storage]\nmemtable_bytes = 8388608\ndisk_reserve_bytes = 1099511627776\n".to_owned(),
+        plain_storage: true,
+        ..Options::default()
+    };
+    let cluster = Cluster::start_with(1, options).await;
+    cluster.create_topic(TOPIC, 4, 1).await;
+    let topic = topic_id(&cluster, TOPIC).await;
+    let mut log = raw::log(&cluster.brokers()[0]).await;
+    eventually("the node has looked at its disk", WAIT, || {
+        let mut log = log.clone();
+        async move {
+            let produced = raw::produce(&mut log, raw::partition(TOPIC, 0), raw::batch(None, &[b"x"])).await;
+            (raw::reason(&produced.err()?) == "DISK_FULL").then_some(())
+        }
+    })
+    .await;
+    let member = Member::start(coordinator(&cluster, GROUP), "m", TOPIC, SESSION);
+    settled(&cluster, GROUP, &[&member], 4).await;
+    let commit = CommitOffsetsRequest {
+        group: GROUP.to_owned(),
+        member_id: "m".to_owned(),
+        member_epoch: member.seen().epoch,
+        offsets: offsets(&topic, [(0, 0)]),
+    };
+    let mut calls = coordinator(&cluster, GROUP);
+    let status = raw::assert_refused(calls.commit(commit).await, "DISK_FULL", &["__groups", "reserve"]);
+    assert_eq!(raw::detail(&status, "definite").as_deref(), Some("true"));
+    assert!(calls.offsets().await.is_empty());
+    member.leave().await;
+    let left = calls.describe().await.expect("the group is there");
+    assert!(left.members.is_empty());
+    let fetched = raw::fetch(
+        &mut log,
+        raw::partition(TOPIC, 0),
+        0,
+        jangada_proto::v1::RecordForm::Raw,
+    )
+    .await;
+    fetched.expect("reading goes on");
+}
+
+/// Commits whose quorum does not answer take memory until it does: there is a bound, and heartbeats have their own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commits_beyond_the_budget_are_told_to_wait() {
+    const PARTITIONS: u32 = 256;
+    let cluster = Cluster::start(3).await;
+    cluster.create_topic(TOPIC, PARTITIONS, 1).await;
+    let topic = topic_id(&cluster, TOPIC).await;
+    let mut calls = coordinator(&cluster, GROUP);
+    let commit = |rows: Vec<_>| CommitOffsetsRequest {
+        group: GROUP.to_owned(),
+        offsets: rows,
+        ..CommitOffsetsRequest::default()
+    };
+    let mut large = offsets(&topic, (0..PARTITIONS).map(|partition| (partition, 7)));
+    for row in &mut large {
+        row.metadata = "x".repeat(4_096);
+    }
+    calls
+        .commit(commit(large.clone()))
+        .await
+        .expect("there is room for one");
+    let (leader, client) = calls.find().await;
+    let others: Vec<u32> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+    others.iter().for_each(|id| cluster.pause(*id));
+    let sent: Vec<_> = (0..60)
+        .map(|_| {
+            let (mut client, request) = (client.clone(), commit(large.clone()));
+            tokio::spawn(async move { client.commit_offsets(request).await })
+        })
+        .collect();
+    let mut busy = 0;
+    for answer in sent {
+        let status = answer.await.expect("no panic").expect_err("there is no quorum");
+        if raw::reason(&status) == "BROKER_BUSY" {
+            assert_eq!(raw::detail(&status, "definite").as_deref(), Some("true"));
+            busy += 1;
+        }
+    }
+    println!("of 60 commits of 1 MiB {busy} were told to wait");
+    assert!(busy > 10, "{busy} of 60");
+    others.iter().for_each(|id| cluster.resume(*id));
+    cluster.healthy().await;
+    calls.commit(commit(large)).await.expect("there is room again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_only_looks_at_groups_creates_nothing() {
+    let cluster = Cluster::start(1).await;
+    for _ in 0..2 {
+        let listed = at(&cluster.brokers()[0]).list_groups(ListGroupsRequest {}).await;
+        let listed = listed.expect("there are none").into_inner();
+        assert!(listed.groups.is_empty() && listed.missing_shards.is_empty());
+    }
+    let topics = cluster.admin().await.describe_partitions(Some("__groups")).await;
+    let error = topics.expect_err("there is no such topic").to_string();
+    assert!(error.contains("__groups"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

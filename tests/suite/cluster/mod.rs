@@ -7,6 +7,7 @@ mod balance;
 mod bootstrap;
 mod bootstrap_steps;
 mod conditional;
+mod cut_from_nodes;
 mod cut_off;
 mod cut_replies;
 mod disk_full;

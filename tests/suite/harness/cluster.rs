@@ -258,6 +258,12 @@ impl Cluster {
         network.cut(id, self.node(id).pid());
     }
 
+    /// A running node is cut off from all others, but not from clients, without a reset.
+    pub fn cut_from_nodes(&self, id: u32) {
+        let network = self.network.as_ref().expect("it was started with a network");
+        network.cut_from_nodes(id, self.node(id).pid());
+    }
+
     /// Nobody is cut off any more.
     pub fn heal(&self) {
         self.network.as_ref().expect("it was started with a network").heal();

@@ -2,6 +2,8 @@
 //! its own. A node that is cut off is silent in both directions. Its connections stay open, new ones are taken, no byte passes, nothing is
 //! reset; what was sent meanwhile arrives when it is healed, as TCP would have it.
 //!
+//! A node can also be cut off from the other nodes only: clients reach it, and it no quorum.
+//!
 //! Connections between nodes come from one address, so who opened one is looked up in `/proc`: no root is needed.
 
 use std::collections::HashSet;
@@ -24,6 +26,8 @@ struct Cut {
     nodes: HashSet<u32>,
     /// Their processes.
     pids: HashSet<u32>,
+    /// Only from the other nodes.
+    is_internal: bool,
 }
 
 /// All proxies of a cluster. Dropping it ends them.
@@ -40,14 +44,19 @@ impl Network {
         }
     }
 
-    /// A proxy before this address of a node; gives the proxy's.
-    pub async fn proxy(&mut self, node: u32, target: String) -> String {
+    /// A proxy before this address of a node, which is for the other nodes or for clients; gives the proxy's.
+    pub async fn proxy(&mut self, node: u32, target: String, is_internal: bool) -> String {
         let port = super::ports::free();
         let listener = TcpListener::bind(("127.0.0.1", port)).await;
         let listener = listener.expect("the port was free a moment ago");
         let address = listener.local_addr().expect("it is bound").to_string();
+        let place = Place {
+            node,
+            target,
+            is_internal,
+        };
         self.tasks
-            .push(tokio::spawn(accept(listener, node, target, self.cut.subscribe())));
+            .push(tokio::spawn(accept(listener, place, self.cut.subscribe())));
         address
     }
 
@@ -57,6 +66,12 @@ impl Network {
             cut.nodes.insert(node);
             cut.pids.insert(pid);
         });
+    }
+
+    /// The same, but clients still reach it.
+    pub fn cut_from_nodes(&self, node: u32, pid: u32) {
+        self.cut.send_modify(|cut| cut.is_internal = true);
+        self.cut(node, pid);
     }
 
     /// Everybody reaches everybody.
@@ -73,16 +88,24 @@ impl Drop for Network {
     }
 }
 
-async fn accept(listener: TcpListener, node: u32, target: String, cut: watch::Receiver<Cut>) {
+/// What a proxy stands before.
+#[derive(Clone)]
+struct Place {
+    node: u32,
+    target: String,
+    is_internal: bool,
+}
+
+async fn accept(listener: TcpListener, place: Place, cut: watch::Receiver<Cut>) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let (stream, peer) = listener.accept().await.expect("a listener goes on");
         // Those that ended are let go.
         while connections.try_join_next().is_some() {}
-        let (target, cut) = (target.clone(), cut.clone());
+        let (place, cut) = (place.clone(), cut.clone());
         connections.spawn(async move {
             // A node that is down refuses, and so does its proxy, by closing.
-            let _ = forward(stream, peer, node, &target, cut).await;
+            let _ = forward(stream, peer, &place, cut).await;
         });
     }
 }
@@ -90,14 +113,15 @@ async fn accept(listener: TcpListener, node: u32, target: String, cut: watch::Re
 async fn forward(
     stream: TcpStream,
     peer: SocketAddr,
-    node: u32,
-    target: &str,
+    place: &Place,
     mut cut: watch::Receiver<Cut>,
 ) -> std::io::Result<()> {
     let (held, holding) = watch::channel(false);
     let here = stream.local_addr()?;
+    let Place { node, is_internal, .. } = *place;
     let look = move |cut: &Cut| {
-        let is_held = cut.nodes.contains(&node) || cut.pids.iter().any(|pid| owns(*pid, peer, here));
+        let passes = cut.is_internal && !is_internal;
+        let is_held = !passes && (cut.nodes.contains(&node) || cut.pids.iter().any(|pid| owns(*pid, peer, here)));
         held.send_replace(is_held);
     };
     look(&cut.borrow_and_update());
@@ -109,7 +133,7 @@ async fn forward(
     let pass = async {
         let mut holding = holding;
         holding.wait_for(|held| !held).await.map_err(std::io::Error::other)?;
-        let onward = TcpStream::connect(target).await?;
+        let onward = TcpStream::connect(&place.target).await?;
         onward.set_nodelay(true)?;
         stream.set_nodelay(true)?;
         let (from_here, to_here) = stream.into_split();
@@ -188,7 +212,7 @@ mod tests {
             }
         });
         let mut network = Network::new();
-        let address = network.proxy(1, target).await;
+        let address = network.proxy(1, target, false).await;
         (network, address)
     }
 

@@ -50,9 +50,9 @@ impl Addresses {
     /// The same with proxies before the node.
     pub async fn behind(network: &mut Network, id: u32) -> Addresses {
         let mut addresses = Addresses::free();
-        addresses.public = network.proxy(id, addresses.public_bind.clone()).await;
+        addresses.public = network.proxy(id, addresses.public_bind.clone(), false).await;
         addresses.advertised = addresses.public.clone();
-        addresses.internal = network.proxy(id, addresses.internal_bind.clone()).await;
+        addresses.internal = network.proxy(id, addresses.internal_bind.clone(), true).await;
         addresses
     }
 }

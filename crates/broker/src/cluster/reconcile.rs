@@ -170,7 +170,7 @@ impl Reconciler {
             .map_err(|error| format!("the settings of the topic cannot be used: {error}"))?;
         let config = Arc::new(config);
         if let Some(partition) = self.partitions.get(group_id) {
-            partition.set_config(config);
+            partition.set_config(config).await;
             return Ok(());
         }
         let view = Arc::new(View::new(checkpoint_bytes(&config)));

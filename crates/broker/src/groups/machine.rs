@@ -16,11 +16,6 @@ use super::shards::Shared;
 pub(crate) struct State {
     pub image: Image,
     pub led: Option<Led>,
-    /// When a quorum was known to answer last, on the monotonic clock, and the commit index then.
-    pub quorum_at_ms: u64,
-    pub committed_next: u64,
-    /// It leads by its term, and no quorum answers it.
-    pub is_cut_off: bool,
 }
 
 /// The leader's side, for one term.

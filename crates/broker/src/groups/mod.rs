@@ -9,10 +9,12 @@
 //!
 //! - [`machine`]: the state machine, and the state that it shares with the shard. - [`shard`]: decides requests, reads.
 //! - [`shards`]: all of them, and what they share. - [`tick`]: the timers. - [`time`]: both clocks.
+//! - [`budget`]: bytes that are taken at once.
 //!
 //! The rules are in `jangada-coordinator`, which is pure. One short lock per shard is held over each decision and each
 //! command that is applied, and never over a wait.
 
+mod budget;
 mod machine;
 mod shard;
 mod shards;

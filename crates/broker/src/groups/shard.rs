@@ -11,10 +11,12 @@ use jangada_replication::{self as replication, Group, GroupStatus, ProposeError,
 use jangada_types::{Reason, Rejection};
 use parking_lot::Mutex;
 
+use super::budget::{Room, UnderWay};
 use super::machine::{Led, State};
 use super::shards::Shared;
 use crate::error::RequestError;
 use crate::partition::PartitionName;
+use crate::quorum::Quorum;
 
 /// How long one command may wait for its quorum. Then its outcome is unknown.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,6 +33,8 @@ const HEAD: [u8; 1] = [1];
 pub(crate) struct Shard {
     pub name: PartitionName,
     pub group: Group,
+    /// Whether a quorum answers this leader.
+    pub quorum: Quorum,
     state: Arc<Mutex<State>>,
     shared: Arc<Shared>,
 }
@@ -40,21 +44,32 @@ impl Shard {
         Self {
             name,
             group,
+            quorum: Quorum::new(shared.quorum_within),
             state,
             shared,
         }
     }
 
-    /// Decides a request, and proposes what it takes, until there is an answer. Many may be under way at once.
-    pub async fn decide(&self, first: impl FnOnce(&mut Leader, &Image, Now) -> Step) -> Result<Answer, RequestError> {
+    /// Decides a request, and proposes what it takes, until there is an answer. Many may be under way at once, as far as
+    /// there is room.
+    pub async fn decide(
+        &self,
+        room: Option<Room>,
+        first: impl FnOnce(&mut Leader, &Image, Now) -> Step,
+    ) -> Result<Answer, RequestError> {
+        let room = room.map(Arc::new);
         let mut step = self.lead(first)?;
         loop {
             let (command, pending) = match step {
                 Step::Done(result) => return result.map_err(refused),
                 Step::Propose { command, pending } => (command, pending),
             };
-            let proposed = self.group.propose(encoded(&command), PROPOSE_TIMEOUT).await;
-            let applied = proposed.map_err(|error| self.propose_error(&error))?;
+            let proposed = UnderWay::propose(&self.group, encoded(&command), room.clone()).await;
+            let applied = match proposed {
+                Ok(under_way) => under_way.applied(PROPOSE_TIMEOUT).await,
+                Err(error) => Err(error),
+            };
+            let applied = applied.map_err(|error| self.propose_error(&error))?;
             let reply = Reply::decode(&applied.reply)
                 .map_err(|error| RequestError::new(Reason::Internal, error.to_string()))?;
             step = self
@@ -69,7 +84,11 @@ impl Shard {
         if !self.group.status().ready {
             return Err(self.not_leading());
         }
-        match self.group.confirm_read(READ_TIMEOUT).await {
+        let confirmed = tokio::select! {
+            confirmed = self.group.confirm_read(READ_TIMEOUT) => confirmed,
+            () = self.quorum.lost() => Err(ReadError::NotLeader(None)),
+        };
+        match confirmed {
             Ok(()) => Ok(read(&self.state.lock().image)),
             Err(ReadError::NotLeader(_)) => Err(self.not_leading()),
             Err(ReadError::Timeout) => Err(RequestError::new(
@@ -89,25 +108,13 @@ impl Shard {
 
     /// What is due now. Nobody waits for it; what gets lost comes again.
     pub(super) fn tick(&self) {
+        if self.quorum.look(&self.group) {
+            tracing::info!(shard = %self.name, "no quorum answers: members are sent away until one does");
+        }
         let status = self.group.status();
-        let heard = status.ready && self.hears_a_quorum();
-        let committed_next = self.group.committed_next();
         let commands = {
             let mut state = self.state.lock();
             let now = self.shared.clock.now();
-            // What is committed was answered by a quorum, too, and heartbeats may be late behind it. A new leader has
-            // heard of nobody yet.
-            let is_new = state.led.as_ref().is_none_or(|led| led.term != status.term) && !state.is_cut_off;
-            if heard || !status.ready || is_new || committed_next > state.committed_next {
-                state.quorum_at_ms = now.monotonic_ms;
-                state.committed_next = committed_next;
-            }
-            let bound = u64::try_from(self.shared.quorum_within.as_millis()).unwrap_or(u64::MAX);
-            let is_cut_off = now.monotonic_ms.saturating_sub(state.quorum_at_ms) > bound;
-            if is_cut_off && !state.is_cut_off {
-                tracing::info!(shard = %self.name, "no quorum answers: members are not answered until one does");
-            }
-            state.is_cut_off = is_cut_off;
             self.bring_in_line(&mut state, status, now);
             let State { image, led, .. } = &mut *state;
             let Some(led) = led else { return };
@@ -132,7 +139,7 @@ impl Shard {
 
     /// Whether this replica leads as far as it knows.
     pub(super) fn is_led(&self) -> bool {
-        self.group.status().ready
+        self.group.status().leading
     }
 
     fn lead<T>(&self, decide: impl FnOnce(&mut Leader, &Image, Now) -> T) -> Result<T, RequestError> {
@@ -153,7 +160,8 @@ impl Shard {
     /// Makes the leader's side when this replica has become ready, drops it when it no longer leads, and gives it the
     /// newest topics.
     fn bring_in_line(&self, state: &mut State, status: GroupStatus, now: Now) {
-        if !status.ready || state.is_cut_off {
+        // A leader that is cut off would let members go on whose partitions the next leader gives to others.
+        if !status.ready || self.quorum.is_lost() {
             state.led = None;
             return;
         }
@@ -176,26 +184,14 @@ impl Shard {
         }
     }
 
-    /// Whether a majority of the voters answered lately. A leader that is cut off would let members go on whose
-    /// partitions the next leader gives to others.
-    fn hears_a_quorum(&self) -> bool {
-        let voters = self.group.members().voters;
-        let progress = self.group.progress().unwrap_or_default();
-        let heard = progress.iter().filter(|replica| {
-            voters.contains(&replica.replica)
-                && (replica.replica == self.group.replica()
-                    || replica
-                        .silent_for
-                        .is_some_and(|silent| silent <= self.shared.quorum_within))
-        });
-        heard.count() > voters.len() / 2
-    }
-
     /// Why this replica does not answer now.
     pub fn not_leading(&self) -> RequestError {
         let status = self.group.status();
         let name = &self.name;
-        let error = if status.leading {
+        let error = if status.leading && (status.ready || self.quorum.is_lost()) {
+            let message = format!("shard {name}: no quorum answers this broker; another one may lead it by now");
+            RequestError::new(Reason::LeaderNotAvailable, message)
+        } else if status.leading {
             let message = format!("shard {name}: this broker leads it and is not ready yet: try again after a moment");
             RequestError::new(Reason::NotReady, message)
         } else {

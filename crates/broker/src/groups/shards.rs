@@ -9,10 +9,12 @@ use jangada_coordinator::{Command, Config, TopicTable};
 use jangada_types::GroupId;
 use parking_lot::{Mutex, RwLock};
 
+use super::budget::Budget;
 use super::machine::{CoordinatorMachine, State};
 use super::shard::Shard;
 use super::time::{Alarm, Clock};
 use crate::metrics::GroupMetrics;
+use crate::quorum;
 use crate::seams::WallClock;
 use crate::settings::BrokerSettings;
 
@@ -24,6 +26,8 @@ pub(crate) struct Shared {
     pub metrics: GroupMetrics,
     /// A leader that no quorum answered for so long does not answer members: the others may have elected another one.
     pub quorum_within: Duration,
+    pub commits: Budget,
+    pub heartbeats: Budget,
     topics: RwLock<Arc<TopicTable>>,
 }
 
@@ -81,9 +85,9 @@ impl Shards {
             alarm: Alarm::new(),
             config,
             metrics,
-            quorum_within: Duration::from_millis(
-                2 * settings.raft.election_timeout_max_ms + settings.raft.heartbeat_ms,
-            ),
+            quorum_within: quorum::within(settings),
+            commits: Budget::of_commits(),
+            heartbeats: Budget::of_heartbeats(),
             topics: RwLock::default(),
         };
         Self {

@@ -1,7 +1,6 @@
 //! Appending: a batch is checked and handed to the quorum ([`Partition::admit`]), and answered when it is applied
 //! ([`Partition::acknowledged`]).
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -12,9 +11,10 @@ use jangada_types::{BatchHeader, Codec, Offset, Reason};
 use super::Partition;
 use super::command::{PartitionCommand, PartitionReply};
 use super::condition::{Conditions, Expectation, NO_OFFSET};
-use super::key_index::KeyIndex;
+use super::key_index::IndexGuard;
 use super::keyed::Pending;
 use super::room::Room;
+use crate::disk;
 use crate::error::RequestError;
 use crate::pool::SMALL_BYTES;
 
@@ -54,7 +54,7 @@ impl Partition {
         let header = batch::validate(&batch, &config.batch_limits()).map_err(|error| self.refuse(error.into()))?;
         let bytes = batch.len();
         // Before anything that is waited for: what waits counts.
-        let room = match room {
+        let mut room = match room {
             Some(room) => self.fit(room, bytes)?,
             None => self.room(bytes)?,
         };
@@ -69,15 +69,16 @@ impl Partition {
             TimestampType::CreateTime => (batch, -1),
             TimestampType::LogAppendTime => (with_append_time(batch, now_ms), now_ms),
         };
-        let (_admitting, index) = self.begin_admitting(expected).await?;
+        let index = self.begin_admitting(expected).await?;
         let mut conditions = Conditions {
             end_offset: expected.end_offset,
             key: None,
         };
         let mut turn = None;
-        if let Some(index) = index {
-            let (taken, key) = self.take_turn(&index, &batch, expected).await?;
+        if let Some(index) = index.as_ref() {
+            let (taken, key, with_keys) = self.take_turn(index, &batch, expected, room).await?;
             turn = Some(taken);
+            room = with_keys;
             conditions.key = key;
         }
         let command = PartitionCommand::Append {
@@ -90,6 +91,7 @@ impl Partition {
             Some(turn) => Pending::propose(self.group.clone(), command, turn).await,
             None => self.group.submit(command).await.map(Pending::Proposal),
         };
+        drop(index);
         let pending = pending.map_err(|error| self.propose_error(error))?;
         Ok(Admitted {
             pending,
@@ -99,21 +101,28 @@ impl Partition {
         })
     }
 
+    fn check_disk(&self) -> Result<(), RequestError> {
+        let shared = &self.shared;
+        disk::check(
+            &*shared.store,
+            &shared.registry,
+            &self.group,
+            format_args!("partition {}", self.name),
+        )
+    }
+
     /// The index of keys, if there is one, as it stays until the guard goes.
-    async fn begin_admitting(
-        &self,
-        expected: Expectation,
-    ) -> Result<(tokio::sync::RwLockReadGuard<'_, ()>, Option<Arc<KeyIndex>>), RequestError> {
+    async fn begin_admitting(&self, expected: Expectation) -> Result<IndexGuard<'_>, RequestError> {
         loop {
-            let guard = self.admitting.read().await;
-            let index = self.key_index.read().clone();
-            match &index {
+            let guard = self.key_index.held().await;
+            match guard.as_ref() {
                 None if expected.key_offset.is_some() => return Err(self.no_key_index()),
                 Some(index) if expected.key_offset.is_some() && !index.is_settled() => {
+                    let index = index.clone();
                     drop(guard);
-                    self.settle_keys(index).await?;
+                    self.settle_keys(&index).await?;
                 }
-                _ => return Ok((guard, index)),
+                _ => return Ok(guard),
             }
         }
     }

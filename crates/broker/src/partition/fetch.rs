@@ -8,6 +8,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use jangada_replication::ReadError;
 use jangada_storage::{IndexEntry, LogEntry, StoreError};
 use jangada_types::batch::{self, BatchIter, Records};
 use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
@@ -34,8 +35,7 @@ impl Partition {
     /// Reads at once what there is, at most `max_bytes` but at least one batch.
     pub async fn read(&self, offset: Offset, max_bytes: usize) -> Result<Fetched, RequestError> {
         let epoch = self.leader_epoch()?;
-        let high_watermark = self.view.high_watermark();
-        self.check_range(offset, high_watermark)?;
+        let high_watermark = self.end_for(offset).await?;
         let empty = Fetched {
             batches: Bytes::new(),
             next_offset: offset,
@@ -52,7 +52,7 @@ impl Partition {
         };
         if batches.is_empty() {
             // The log start moved past the offset meanwhile.
-            self.check_range(offset, high_watermark)?;
+            self.end_for(offset).await?;
             let message = format!(
                 "partition {}: no batch has offset {offset}, though the index says so",
                 self.name
@@ -68,7 +68,7 @@ impl Partition {
     }
 
     /// Waits until at least `min_bytes` of batches can be read from `offset` on, leadership changes, or the time is
-    /// over. Reads nothing.
+    /// over. Reads nothing. On a leader that no quorum answers nobody waits: the records may be coming elsewhere.
     pub async fn await_bytes(&self, offset: Offset, min_bytes: usize, max_wait: Duration) -> Result<(), RequestError> {
         let deadline = tokio::time::sleep(max_wait);
         tokio::pin!(deadline);
@@ -77,8 +77,8 @@ impl Partition {
         status.borrow_and_update();
         self.leader_epoch()?;
         loop {
-            let known = *high_watermark.borrow_and_update();
-            self.check_range(offset, known)?;
+            high_watermark.borrow_and_update();
+            let known = self.end_for(offset).await?;
             if self.view.has_bytes(offset, known, min_bytes.max(1)) {
                 return Ok(());
             }
@@ -86,9 +86,27 @@ impl Partition {
                 changed = high_watermark.changed() => if changed.is_err() { return Ok(()) },
                 // Losing the lead ends the wait; the read that follows says who leads now.
                 _ = status.changed() => return Ok(()),
+                () = self.quorum.lost() => return Err(self.no_quorum()),
                 () = &mut deadline => return Ok(()),
             }
         }
+    }
+
+    /// The high watermark, if the offset may be read: it is not below the log start, and not above it. A leader that was
+    /// deposed and does not know has neither as they are, so it says that an offset is out of range only after a quorum has
+    /// confirmed that it leads.
+    async fn end_for(&self, offset: Offset) -> Result<Offset, RequestError> {
+        let high_watermark = self.view.high_watermark();
+        if offset >= self.view.log_start() && offset <= high_watermark {
+            return Ok(high_watermark);
+        }
+        self.confirm_lead().await.map_err(|error| match error {
+            ReadError::NotLeader(_) => self.not_leader(),
+            ReadError::Timeout => self.no_quorum(),
+        })?;
+        let high_watermark = self.view.high_watermark();
+        self.check_range(offset, high_watermark)?;
+        Ok(high_watermark)
     }
 
     fn check_range(&self, offset: Offset, high_watermark: Offset) -> Result<(), RequestError> {

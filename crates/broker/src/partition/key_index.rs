@@ -16,7 +16,7 @@ use jangada_storage::{Durability, Op, StateKind, Store, StoreError};
 use jangada_types::batch::{BatchIter, Records};
 use jangada_types::limits::{DECOMPRESSED_BYTES_MAX, INDEXED_KEY_BYTES_MAX};
 use jangada_types::{GroupId, Offset};
-use tokio::sync::watch;
+use tokio::sync::{RwLock, RwLockReadGuard, watch};
 use tokio::task::AbortHandle;
 
 use super::View;
@@ -29,6 +29,12 @@ const VERSION: u8 = 1;
 const RUN_BYTES: usize = 1 << 20;
 /// And rows of the offset index.
 const RUN_ROWS: usize = 1024;
+/// A run ends where it has so many keys, or so many bytes of keys: packed batches say little about either. That may be in
+/// the middle of a batch, which is then unpacked again for the next run.
+const RUN_KEYS: usize = 65_536;
+const RUN_KEY_BYTES: usize = 4 << 20;
+/// Rows of one write: all groups' commits wait behind it.
+const WRITE_KEYS: usize = 8_192;
 /// Before looking again when what is to be read is not there (a purge or a snapshot is under way) or reading failed.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -44,6 +50,43 @@ pub(crate) struct KeyIndex {
 impl Drop for KeyIndex {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// The index of keys of a partition, if its topic has one. Who admits a batch holds it as it is until the batch is
+/// proposed: a finding must not be judged by other rules than those that it was found under, and of one partition never
+/// two tasks write the index.
+pub(crate) struct KeptIndex(RwLock<Option<Arc<KeyIndex>>>);
+
+/// The index as it stays until this is dropped.
+pub(crate) type IndexGuard<'a> = RwLockReadGuard<'a, Option<Arc<KeyIndex>>>;
+
+impl KeptIndex {
+    pub fn new(index: Option<KeyIndex>) -> Self {
+        Self(RwLock::new(index.map(Arc::new)))
+    }
+
+    pub async fn held(&self) -> IndexGuard<'_> {
+        self.0.read().await
+    }
+
+    /// Returns when nobody holds it who held it before the call.
+    pub async fn pass(&self) {
+        drop(self.0.write().await);
+    }
+
+    /// Starts or ends the index, as it is wanted. Waits for those who hold it, and for the end of its task.
+    pub async fn keep(&self, wanted: bool, start: impl FnOnce() -> KeyIndex) {
+        if self.0.read().await.is_some() == wanted {
+            return;
+        }
+        let mut kept = self.0.write().await;
+        if let Some(index) = kept.take() {
+            index.end().await;
+        }
+        if wanted {
+            *kept = Some(Arc::new(start()));
+        }
     }
 }
 
@@ -63,6 +106,14 @@ impl KeyIndex {
             reached,
             task: tokio::spawn(follower.run(sender)).abort_handle(),
         }
+    }
+
+    /// Ends the task. Nothing is written by it after this has returned.
+    async fn end(&self) {
+        self.task.abort();
+        let mut reached = self.reached.clone();
+        // The task has the sender: when that is gone, so is the task.
+        while reached.changed().await.is_ok() {}
     }
 
     pub fn is_settled(&self) -> bool {
@@ -126,8 +177,14 @@ impl Follower {
         let mut marker = BytesMut::with_capacity(9);
         marker.put_u8(VERSION);
         marker.put_i64(run.next.get());
+        let mut rows: Vec<(Bytes, Offset)> = run.keys.into_iter().collect();
+        // Rows before their marker do no harm: they are true, and are written again if the marker does not come.
+        while rows.len() > WRITE_KEYS {
+            let ahead = vec![Op::PutKeys(rows.split_off(rows.len() - WRITE_KEYS))];
+            self.store.write(self.group, ahead, Durability::Lazy, None);
+        }
         let ops = vec![
-            Op::PutKeys(run.keys.into_iter().collect()),
+            Op::PutKeys(rows),
             Op::PutState {
                 kind: StateKind::KEYS,
                 suffix: None,
@@ -168,7 +225,14 @@ impl Follower {
 /// What a run of batches says.
 struct Run {
     keys: HashMap<Bytes, Offset>,
+    key_bytes: usize,
     next: Offset,
+}
+
+impl Run {
+    fn is_full(&self) -> bool {
+        self.keys.len() >= RUN_KEYS || self.key_bytes >= RUN_KEY_BYTES
+    }
 }
 
 fn read_marker(store: &dyn Store, group: GroupId) -> Result<Option<Offset>, StoreError> {
@@ -194,28 +258,149 @@ fn index_run(store: &dyn Store, group: GroupId, range: std::ops::Range<Offset>) 
     if next <= range.start || batches.is_empty() {
         return Ok(None);
     }
-    let mut keys = HashMap::new();
-    for batch in BatchIter::new(batches) {
-        let read = batch.and_then(|(_, batch)| collect(&batch, &mut keys));
-        if let Err(error) = read {
-            // From before the setting: the leader decodes what it takes since. No consumer can read it either.
-            tracing::warn!(%group, %error, "a batch cannot be decoded; its keys are not indexed");
-        }
-    }
-    Ok(Some(Run { keys, next }))
+    Ok(Some(read_run(group, batches, range.start, next)))
 }
 
-fn collect(batch: &Bytes, keys: &mut HashMap<Bytes, Offset>) -> Result<(), jangada_types::BatchError> {
-    for record in Records::new(batch, DECOMPRESSED_BYTES_MAX)? {
-        let record = record?;
-        let Some(key) = record.key.filter(|key| key.len() <= INDEXED_KEY_BYTES_MAX) else {
-            continue;
-        };
-        match keys.get_mut(&key) {
-            Some(offset) => *offset = record.offset,
-            // A copy: the slice would keep its whole batch in memory.
-            None => drop(keys.insert(Bytes::copy_from_slice(&key), record.offset)),
+/// The keys of batches that end before `next`, from an offset on, until the run is full.
+fn read_run(group: GroupId, batches: Bytes, from: Offset, next: Offset) -> Run {
+    let mut run = Run {
+        keys: HashMap::new(),
+        key_bytes: 0,
+        next,
+    };
+    for batch in BatchIter::new(batches) {
+        match batch.and_then(|(_, batch)| collect(&batch, from, &mut run)) {
+            Ok(None) => {}
+            Ok(Some(rest)) => {
+                run.next = rest;
+                break;
+            }
+            // From before the setting: the leader decodes what it takes since. No consumer can read it either.
+            Err(error) => tracing::warn!(%group, %error, "a batch cannot be decoded; its keys are not indexed"),
         }
     }
-    Ok(())
+    run
+}
+
+/// Adds a batch's keys, from an offset on. Where the run is full: the offset from which they are missing.
+fn collect(batch: &Bytes, from: Offset, run: &mut Run) -> Result<Option<Offset>, jangada_types::BatchError> {
+    for record in Records::new(batch, DECOMPRESSED_BYTES_MAX)? {
+        let record = record?;
+        let key = record.key.filter(|key| key.len() <= INDEXED_KEY_BYTES_MAX);
+        let Some(key) = key.filter(|_| record.offset >= from) else {
+            continue;
+        };
+        if let Some(offset) = run.keys.get_mut(&key) {
+            *offset = record.offset;
+        } else if run.is_full() {
+            return Ok(Some(record.offset));
+        } else {
+            run.key_bytes += key.len();
+            // A copy: the slice would keep its whole batch in memory.
+            run.keys.insert(Bytes::copy_from_slice(&key), record.offset);
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use jangada_types::{BatchBuilder, Codec};
+
+    use super::*;
+
+    /// Batches behind one another, each with these keys.
+    fn batches(of: &[Vec<Vec<u8>>]) -> (Bytes, Offset) {
+        let mut out = BytesMut::new();
+        let mut next = 0;
+        for keys in of {
+            let mut builder = BatchBuilder::new(Codec::Zstd);
+            for key in keys {
+                builder.append(0, Some(key), None, []).expect("it fits");
+            }
+            let start = out.len();
+            out.extend_from_slice(&builder.build());
+            jangada_types::batch::set_position(&mut out[start..], Offset(next), jangada_types::LeaderEpoch(1));
+            next += i64::try_from(keys.len()).expect("few");
+        }
+        (out.freeze(), Offset(next))
+    }
+
+    /// An index whose task goes on until it is ended, and says when it has.
+    fn endless(ended: Arc<AtomicBool>) -> KeyIndex {
+        struct Says(Arc<AtomicBool>);
+        impl Drop for Says {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Release);
+            }
+        }
+        let (sender, reached) = watch::channel(Offset(0));
+        let holds = (Says(ended), sender);
+        let task = tokio::spawn(async move {
+            let _holds = holds;
+            std::future::pending::<()>().await;
+        });
+        KeyIndex {
+            locks: Arc::default(),
+            settled: AtomicBool::new(false),
+            reached,
+            task: task.abort_handle(),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_index_is_switched_when_no_batch_is_being_admitted_and_its_task_has_ended() {
+        use futures::FutureExt as _;
+
+        let ended = Arc::new(AtomicBool::new(false));
+        let kept = KeptIndex::new(Some(endless(ended.clone())));
+        let held = kept.held().await;
+        let mut switching = Box::pin(kept.keep(false, || unreachable!("none is wanted")));
+        assert!((&mut switching).now_or_never().is_none(), "a batch is being judged");
+        // Who comes now sees what will be there.
+        let mut next = Box::pin(kept.held());
+        assert!((&mut next).now_or_never().is_none());
+        assert!(held.is_some() && !ended.load(Ordering::Acquire));
+        drop(held);
+        switching.await;
+        assert!(ended.load(Ordering::Acquire), "the old task may still write");
+        assert!(next.await.is_none());
+        kept.keep(true, || endless(Arc::default())).await;
+        assert!(kept.held().await.is_some());
+        kept.keep(true, || unreachable!("it is there")).await;
+    }
+
+    #[test]
+    fn a_run_ends_at_so_many_keys_and_the_next_one_goes_on_there() {
+        // Little when packed: counters.
+        let numbered =
+            |range: std::ops::Range<usize>| range.map(|n| format!("{n:08}").into_bytes()).collect::<Vec<_>>();
+        let long = |range: std::ops::Range<usize>| range.map(|n| format!("{n:01024}").into_bytes()).collect::<Vec<_>>();
+        let (packed, end) = batches(&[
+            numbered(0..10),
+            numbered(5..RUN_KEYS * 2 + 10),
+            long(0..5_000),
+            numbered(0..7),
+        ]);
+        assert!(packed.len() < 2 << 20, "{} bytes", packed.len());
+        let mut expected = HashMap::new();
+        for batch in BatchIter::new(packed.clone()) {
+            for record in Records::new(&batch.expect("whole").1, DECOMPRESSED_BYTES_MAX).expect("decodes") {
+                let record = record.expect("decodes");
+                expected.insert(record.key.expect("each has one"), record.offset);
+            }
+        }
+        let (mut found, mut next, mut runs) = (HashMap::new(), Offset(0), 0);
+        while next < end {
+            let run = read_run(GroupId(1), packed.clone(), next, end);
+            assert!(run.next > next, "it stands still at {next}");
+            assert!(run.keys.len() <= RUN_KEYS, "{} keys", run.keys.len());
+            assert!(run.key_bytes <= RUN_KEY_BYTES + INDEXED_KEY_BYTES_MAX);
+            next = run.next;
+            found.extend(run.keys);
+            runs += 1;
+        }
+        assert_eq!(found, expected);
+        assert!((4..=6).contains(&runs), "{runs} runs");
+    }
 }

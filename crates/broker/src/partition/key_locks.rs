@@ -7,38 +7,171 @@
 //!
 //! Keys are known by a hash: two keys of one hash only wait for each other without need.
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+/// Each key of a batch with so many is counted by itself. One with more is kept as a list: entering and leaving the
+/// locks then takes no longer for many keys than for few.
+const COUNTED_KEYS_MAX: usize = 1_024;
+/// A batch with more keys than this counts for every key.
+const LISTED_KEYS_MAX: usize = 16_384;
+
 /// A key, for the time that this process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct KeyHash(u64);
 
+/// The keys of a batch, as far as the locks need them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Keys {
+    /// In order, each once.
+    Listed(Arc<[KeyHash]>),
+    /// So many that they are not told apart.
+    Every,
+}
+
+impl Keys {
+    /// Memory that they take, about.
+    pub fn bytes(&self) -> usize {
+        match self {
+            // Counted in a map, with its room to grow.
+            Self::Listed(keys) if keys.len() <= COUNTED_KEYS_MAX => 4 * size_of_val(&**keys),
+            Self::Listed(keys) => size_of_val(&**keys),
+            Self::Every => 0,
+        }
+    }
+
+    fn has(&self, key: KeyHash) -> bool {
+        match self {
+            Self::Listed(keys) => keys.binary_search(&key).is_ok(),
+            Self::Every => true,
+        }
+    }
+}
+
+/// Collects the keys of a batch. Holds no more than twice what is told apart.
+#[derive(Default)]
+pub(crate) struct KeysBuilder {
+    hashes: Vec<KeyHash>,
+    is_every: bool,
+}
+
+impl KeysBuilder {
+    pub fn add(&mut self, key: KeyHash) {
+        // The records of one key often follow each other.
+        if self.is_every || self.hashes.last() == Some(&key) {
+            return;
+        }
+        self.hashes.push(key);
+        if self.hashes.len() > 2 * LISTED_KEYS_MAX {
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        self.hashes.sort_unstable();
+        self.hashes.dedup();
+        if self.hashes.len() > LISTED_KEYS_MAX {
+            (self.hashes, self.is_every) = (Vec::new(), true);
+        }
+    }
+
+    pub fn build(mut self) -> Keys {
+        self.settle();
+        match self.is_every {
+            true => Keys::Every,
+            false => Keys::Listed(self.hashes.into()),
+        }
+    }
+}
+
 /// See the module text.
 #[derive(Default)]
 pub(crate) struct KeyLocks {
-    keys: Mutex<HashMap<KeyHash, Use>>,
+    uses: Mutex<Uses>,
     changed: Notify,
     hasher: RandomState,
 }
 
+/// Who uses which keys.
 #[derive(Default)]
-struct Use {
-    /// Batches under way.
-    under_way: u32,
-    /// A conditional batch is being judged.
-    claimed: bool,
+struct Uses {
+    /// Keys for which a conditional batch is being judged.
+    claimed: HashSet<KeyHash>,
+    /// Batches under way, of those with few keys.
+    counted: HashMap<KeyHash, u32>,
+    /// Those with many, by a number of their own.
+    listed: HashMap<u64, Arc<[KeyHash]>>,
+    next_list: u64,
+    /// And those with so many that they count for every key.
+    every: u32,
+    /// Of the last kind, those that wait until nothing is claimed. Nothing more is claimed meanwhile, or they might wait for
+    /// ever.
+    every_waiting: u32,
 }
 
-impl Use {
-    fn is_over(&self) -> bool {
-        self.under_way == 0 && !self.claimed
+impl Uses {
+    fn is_claimed(&self, keys: &Keys) -> bool {
+        match keys {
+            // Conditional batches are few; a batch can have many keys.
+            Keys::Listed(listed) if listed.len() < self.claimed.len() => {
+                listed.iter().any(|key| self.claimed.contains(key))
+            }
+            keys => self.claimed.iter().any(|key| keys.has(*key)),
+        }
     }
+
+    fn is_under_way(&self, key: KeyHash) -> bool {
+        let is_listed = |keys: &Arc<[KeyHash]>| keys.binary_search(&key).is_ok();
+        self.every > 0 || self.counted.contains_key(&key) || self.listed.values().any(is_listed)
+    }
+
+    fn enter(&mut self, keys: &Keys) -> Entered {
+        match keys {
+            Keys::Listed(keys) if keys.len() <= COUNTED_KEYS_MAX => {
+                for key in &**keys {
+                    *self.counted.entry(*key).or_default() += 1;
+                }
+                Entered::Counted(keys.clone())
+            }
+            Keys::Listed(keys) => {
+                self.next_list += 1;
+                self.listed.insert(self.next_list, keys.clone());
+                Entered::Listed(self.next_list)
+            }
+            Keys::Every => {
+                self.every += 1;
+                Entered::Every
+            }
+        }
+    }
+
+    fn leave(&mut self, entered: &Entered) {
+        match entered {
+            Entered::Counted(keys) => {
+                for key in &**keys {
+                    let count = self.counted.get_mut(key).expect("it was counted");
+                    *count -= 1;
+                    if *count == 0 {
+                        self.counted.remove(key);
+                    }
+                }
+            }
+            Entered::Listed(number) => drop(self.listed.remove(number).expect("it was listed")),
+            Entered::Every => self.every -= 1,
+        }
+    }
+}
+
+/// How a batch is under way.
+enum Entered {
+    Counted(Arc<[KeyHash]>),
+    Listed(u64),
+    Every,
 }
 
 impl KeyLocks {
@@ -46,77 +179,74 @@ impl KeyLocks {
         KeyHash(self.hasher.hash_one(key))
     }
 
-    /// Waits until none of the keys is claimed, then counts a batch as under way. `keys` has each key once.
-    pub async fn write(self: &Arc<Self>, keys: Vec<KeyHash>) -> UnderWay {
-        self.when(|uses| {
-            if keys.iter().any(|key| uses.get(key).is_some_and(|used| used.claimed)) {
-                return false;
-            }
-            for key in &keys {
-                uses.entry(*key).or_default().under_way += 1;
-            }
-            true
-        })
-        .await;
+    /// Waits until none of the keys is claimed, then counts a batch as under way.
+    pub async fn write(self: &Arc<Self>, keys: Keys) -> UnderWay {
+        let _waiting = matches!(keys, Keys::Every).then(|| EveryWaiting::new(self.clone()));
+        let enter = |uses: &mut Uses| (!uses.is_claimed(&keys)).then(|| uses.enter(&keys));
+        let entered = self.when(enter).await;
         UnderWay {
             locks: self.clone(),
-            keys,
+            entered,
         }
     }
 
     /// Claims a key and waits until nothing with it is under way. Who claims waits for who claimed before.
     pub async fn claim(self: &Arc<Self>, key: KeyHash) -> Claim {
-        self.when(|uses| {
-            let used = uses.entry(key).or_default();
-            !std::mem::replace(&mut used.claimed, true)
-        })
-        .await;
+        self.when(|uses| (uses.every_waiting == 0 && uses.claimed.insert(key)).then_some(()))
+            .await;
         // From here on a dropped call gives the claim back.
         let claim = Claim {
             locks: self.clone(),
             key,
         };
-        self.when(|uses| uses.get(&key).is_none_or(|used| used.under_way == 0))
-            .await;
+        self.when(|uses| (!uses.is_under_way(key)).then_some(())).await;
         claim
     }
 
-    async fn when(&self, mut done: impl FnMut(&mut HashMap<KeyHash, Use>) -> bool) {
+    async fn when<T>(&self, mut done: impl FnMut(&mut Uses) -> Option<T>) -> T {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if done(&mut self.keys.lock()) {
-                return;
+            if let Some(done) = done(&mut self.uses.lock()) {
+                return done;
             }
             changed.await;
         }
     }
 
-    fn release(&self, keys: &[KeyHash], change: impl Fn(&mut Use)) {
-        {
-            let mut uses = self.keys.lock();
-            for key in keys {
-                let used = uses.get_mut(key).expect("held");
-                change(used);
-                if used.is_over() {
-                    uses.remove(key);
-                }
-            }
-        }
+    /// Changes something that others may wait for.
+    fn change(&self, change: impl FnOnce(&mut Uses)) {
+        change(&mut self.uses.lock());
         self.changed.notify_waiters();
+    }
+}
+
+/// A batch that counts for every key waits; dropped when it has its turn, or gave up.
+struct EveryWaiting(Arc<KeyLocks>);
+
+impl EveryWaiting {
+    fn new(locks: Arc<KeyLocks>) -> Self {
+        locks.uses.lock().every_waiting += 1;
+        Self(locks)
+    }
+}
+
+impl Drop for EveryWaiting {
+    fn drop(&mut self) {
+        self.0.change(|uses| uses.every_waiting -= 1);
     }
 }
 
 /// A batch under way; dropped when it is applied or never will be.
 pub(crate) struct UnderWay {
     locks: Arc<KeyLocks>,
-    keys: Vec<KeyHash>,
+    entered: Entered,
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.locks.release(&self.keys, |used| used.under_way -= 1);
+        self.locks.change(|uses| uses.leave(&self.entered));
     }
 }
 
@@ -129,19 +259,20 @@ pub(crate) struct Claim {
 impl Claim {
     /// The batch is being proposed: it is under way, and others with the key may follow.
     pub fn proposed(self) -> UnderWay {
-        let mut uses = self.locks.keys.lock();
-        uses.get_mut(&self.key).expect("claimed").under_way += 1;
-        drop(uses);
+        let keys = Keys::Listed(Arc::new([self.key]));
+        let entered = self.locks.uses.lock().enter(&keys);
         UnderWay {
             locks: self.locks.clone(),
-            keys: vec![self.key],
+            entered,
         }
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.locks.release(&[self.key], |used| used.claimed = false);
+        self.locks.change(|uses| {
+            uses.claimed.remove(&self.key);
+        });
     }
 }
 
@@ -151,35 +282,86 @@ mod tests {
 
     use super::*;
 
+    fn listed(keys: &[KeyHash]) -> Keys {
+        let mut builder = KeysBuilder::default();
+        keys.iter().for_each(|key| builder.add(*key));
+        builder.build()
+    }
+
+    fn are_free(locks: &KeyLocks) -> bool {
+        let uses = locks.uses.lock();
+        uses.claimed.is_empty()
+            && uses.counted.is_empty()
+            && uses.listed.is_empty()
+            && uses.every + uses.every_waiting == 0
+    }
+
+    /// Keys of a batch that has so many of them, and one more.
+    fn many(locks: &KeyLocks, count: usize, key: KeyHash) -> Keys {
+        let others = (0..count).map(|number| locks.hash(&number.to_be_bytes()));
+        listed(&others.chain([key]).collect::<Vec<_>>())
+    }
+
+    #[tokio::test]
+    async fn many_keys_are_told_apart_and_very_many_are_not() {
+        let locks = Arc::new(KeyLocks::default());
+        let [a, b] = [b"a", b"b"].map(|key| locks.hash(key));
+        let lists = many(&locks, COUNTED_KEYS_MAX, a);
+        let every = many(&locks, LISTED_KEYS_MAX, a);
+        assert!(matches!(&lists, Keys::Listed(keys) if keys.len() == COUNTED_KEYS_MAX + 1));
+        assert_eq!(every, Keys::Every);
+        assert!(lists.bytes() <= 16 * 1024 && every.bytes() == 0);
+
+        let first = locks.write(lists.clone()).now_or_never().expect("nothing is claimed");
+        assert!(locks.uses.lock().counted.is_empty());
+        drop(locks.claim(b).now_or_never().expect("it does not have the key"));
+        assert!(locks.claim(a).now_or_never().is_none());
+        drop(first);
+        let claim = locks.claim(a).now_or_never().expect("nothing is under way");
+        assert!(locks.write(lists).now_or_never().is_none());
+        assert!(locks.write(every.clone()).now_or_never().is_none());
+        // While one waits, nothing more is claimed.
+        let mut waiting = Box::pin(locks.write(every.clone()));
+        assert!((&mut waiting).now_or_never().is_none());
+        assert!(locks.claim(b).now_or_never().is_none());
+        drop(claim);
+        let second = waiting.now_or_never().expect("nothing is claimed any more");
+        let mut claim = Box::pin(locks.claim(b));
+        assert!((&mut claim).now_or_never().is_none(), "it counts for every key");
+        drop(second);
+        drop(claim.now_or_never().expect("it is through"));
+        assert!(are_free(&locks));
+    }
+
     #[tokio::test]
     async fn a_claim_waits_for_what_is_under_way_and_holds_up_what_comes() {
         let locks = Arc::new(KeyLocks::default());
         let [a, b] = [b"a", b"b"].map(|key| locks.hash(key));
-        let first = locks.write(vec![a, b]).await;
+        let first = locks.write(listed(&[a, b])).await;
         let mut claim = Box::pin(locks.claim(a));
         assert!((&mut claim).now_or_never().is_none());
-        assert!(locks.write(vec![a]).now_or_never().is_none());
-        drop(locks.write(vec![b]).now_or_never().expect("another key"));
+        assert!(locks.write(listed(&[a])).now_or_never().is_none());
+        drop(locks.write(listed(&[b])).now_or_never().expect("another key"));
         drop(first);
         let claim = claim.now_or_never().expect("nothing is under way");
-        assert!(locks.write(vec![a]).now_or_never().is_none());
+        assert!(locks.write(listed(&[a])).now_or_never().is_none());
         assert!(locks.claim(a).now_or_never().is_none());
         let under_way = claim.proposed();
-        let second = locks.write(vec![a]).now_or_never().expect("may follow");
+        let second = locks.write(listed(&[a])).now_or_never().expect("may follow");
         assert!(locks.claim(a).now_or_never().is_none());
         drop((under_way, second));
         drop(locks.claim(a).now_or_never().expect("all are through"));
-        assert!(locks.keys.lock().is_empty());
+        assert!(are_free(&locks));
     }
 
     #[tokio::test]
     async fn a_dropped_claim_is_given_back() {
         let locks = Arc::new(KeyLocks::default());
         let a = locks.hash(b"a");
-        let under_way = locks.write(vec![a]).await;
+        let under_way = locks.write(listed(&[a])).await;
         assert!(locks.claim(a).now_or_never().is_none());
-        drop(locks.write(vec![a]).now_or_never().expect("given back"));
+        drop(locks.write(listed(&[a])).now_or_never().expect("given back"));
         drop(under_way);
-        assert!(locks.keys.lock().is_empty());
+        assert!(are_free(&locks));
     }
 }

@@ -1,6 +1,5 @@
 //! Admission on a topic with an index of keys: which keys a batch has, and what the last offset of a key is.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,15 +8,17 @@ use bytes::Bytes;
 use jangada_replication::{Applied, Command, Group, Proposal, ProposeError};
 use jangada_types::batch::Records;
 use jangada_types::limits::{DECOMPRESSED_BYTES_MAX, INDEXED_KEY_BYTES_MAX};
-use jangada_types::{Offset, Reason};
+use jangada_types::{BatchHeader, Codec, Offset, Reason};
 use tokio::sync::oneshot;
 
 use super::command::PartitionCommand;
 use super::condition::{Expectation, KeyFinding, NO_OFFSET};
 use super::key_index::KeyIndex;
-use super::key_locks::{Claim, KeyHash, KeyLocks, UnderWay};
+use super::key_locks::{Claim, KeyLocks, Keys, KeysBuilder, UnderWay};
+use super::room::Room;
 use super::{BUSY_RETRY, LEADER_RETRY, Partition};
 use crate::error::RequestError;
+use crate::pool::SMALL_BYTES;
 
 /// How long a batch waits for others with its key, and for the index. Its stream waits with it.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -27,16 +28,15 @@ const UNTIL_ANSWERED: Duration = Duration::from_secs(u32::MAX as u64);
 /// The keys of a batch.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BatchKeys {
-    /// Each once.
-    hashes: Vec<KeyHash>,
+    all: Keys,
     /// If all records have this one.
     only: Option<Bytes>,
 }
 
 impl BatchKeys {
-    /// Decodes a batch that is valid as far as its header goes.
+    /// Decodes a batch that is valid as far as its header goes. Can take a second.
     pub fn of(batch: &Bytes, locks: &KeyLocks) -> Result<Self, RequestError> {
-        let mut hashes = BTreeSet::new();
+        let mut all = KeysBuilder::default();
         let mut only: Option<Option<Bytes>> = None;
         let mut mixed = false;
         for (place, record) in Records::new(batch, DECOMPRESSED_BYTES_MAX)?.enumerate() {
@@ -50,14 +50,18 @@ impl BatchKeys {
                     );
                     return Err(RequestError::new(Reason::InvalidBatch, message).with("limit", INDEXED_KEY_BYTES_MAX));
                 }
-                hashes.insert(locks.hash(key));
+                all.add(locks.hash(key));
             }
             mixed |= only.as_ref().is_some_and(|first| *first != key);
             only.get_or_insert(key);
         }
         Ok(Self {
-            hashes: hashes.into_iter().collect(),
-            only: only.flatten().filter(|_| !mixed),
+            all: all.build(),
+            // A copy: the slice would keep the whole batch as it was unpacked.
+            only: only
+                .flatten()
+                .filter(|_| !mixed)
+                .map(|key| Bytes::copy_from_slice(&key)),
         })
     }
 }
@@ -88,7 +92,7 @@ impl Pending {
                 Turn::Claim(claim) => claim.proposed(),
             };
             // Who sent it may have gone, here and below.
-            let proposal = match proposal {
+            let mut proposal = match proposal {
                 Ok(proposal) => proposal,
                 Err(error) => return drop(submitted.send(Err(error))),
             };
@@ -103,7 +107,7 @@ impl Pending {
 
     pub async fn applied(self, timeout: Duration) -> Result<Applied, ProposeError> {
         match self {
-            Self::Proposal(proposal) => proposal.applied(timeout).await,
+            Self::Proposal(mut proposal) => proposal.applied(timeout).await,
             Self::Watched(answered) => match tokio::time::timeout(timeout, answered).await {
                 Err(_) => Err(ProposeError::Timeout),
                 Ok(Err(_)) => Err(dropped()),
@@ -118,14 +122,29 @@ fn dropped() -> ProposeError {
 }
 
 impl Partition {
-    /// Waits for the batch's turn; for a conditional one also finds its key's last offset.
+    /// The keys of a batch. Not unpacked on a worker of the runtime: heartbeats of all groups run there.
+    async fn keys_of(&self, index: &KeyIndex, batch: &Bytes) -> Result<BatchKeys, RequestError> {
+        let is_packed = BatchHeader::parse(batch).map_or(true, |header| header.attributes.codec() != Ok(Codec::None));
+        let keys = if batch.len() <= SMALL_BYTES && !is_packed {
+            BatchKeys::of(batch, &index.locks)
+        } else {
+            let (batch, locks) = (batch.clone(), index.locks.clone());
+            self.shared.compute.run(move || BatchKeys::of(&batch, &locks)).await?
+        };
+        keys.map_err(|error| self.refuse(error))
+    }
+
+    /// Waits for the batch's turn; for a conditional one also finds its key's last offset. The room is the batch's, and
+    /// then also that of its keys.
     pub(super) async fn take_turn(
         &self,
         index: &KeyIndex,
         batch: &Bytes,
         expected: Expectation,
-    ) -> Result<(Turn, Option<KeyFinding>), RequestError> {
-        let keys = BatchKeys::of(batch, &index.locks).map_err(|error| self.refuse(error))?;
+        room: Room,
+    ) -> Result<(Turn, Option<KeyFinding>, Room), RequestError> {
+        let keys = self.keys_of(index, batch).await?;
+        let room = self.fit(room, batch.len() + keys.all.bytes())?;
         let busy = |_| {
             let message = format!(
                 "partition {}: other batches with the same key wait for their quorum",
@@ -134,10 +153,10 @@ impl Partition {
             RequestError::new(Reason::PartitionBusy, message).retry_after(BUSY_RETRY)
         };
         let Some(expected) = expected.key_offset else {
-            let turn = tokio::time::timeout(PATIENCE, index.locks.write(keys.hashes))
+            let turn = tokio::time::timeout(PATIENCE, index.locks.write(keys.all))
                 .await
                 .map_err(busy)?;
-            return Ok((Turn::UnderWay(turn), None));
+            return Ok((Turn::UnderWay(turn), None, room));
         };
         let Some(key) = keys.only else {
             let message = format!(
@@ -150,7 +169,7 @@ impl Partition {
             .await
             .map_err(busy)?;
         let finding = self.find_key(index, key, expected).await?;
-        Ok((Turn::Claim(claim), Some(finding)))
+        Ok((Turn::Claim(claim), Some(finding), room))
     }
 
     /// The last offset of a key that is claimed.
@@ -181,7 +200,7 @@ impl Partition {
     /// Lets everything through that was admitted before the index was switched on, when keys were not looked at.
     pub(super) async fn settle_keys(&self, index: &Arc<KeyIndex>) -> Result<(), RequestError> {
         self.leader_epoch()?;
-        drop(self.admitting.write().await);
+        self.key_index.pass().await;
         // It changes nothing, and is applied after everything that was proposed before.
         let from = self.view.log_start();
         let command = PartitionCommand::AdvanceLogStart {
@@ -246,7 +265,7 @@ mod tests {
     #[test]
     fn each_key_counts_once_and_is_bounded() {
         let many = keys(&[Some(b"a"), Some(b"b"), Some(b"a"), None], Codec::Lz4).expect("decodes");
-        assert_eq!(many.hashes.len(), 2);
+        assert!(matches!(many.all, Keys::Listed(keys) if keys.len() == 2));
         let long = vec![b'k'; INDEXED_KEY_BYTES_MAX + 1];
         assert!(keys(&[Some(&long[1..])], Codec::None).is_ok());
         let error = keys(&[Some(b"a"), Some(&long)], Codec::None).expect_err("too long");

@@ -2,7 +2,7 @@
 //!
 //! - [`machine`]: the state machine, and the view that readers see. - [`command`]: what is replicated. -
 //!   [`producers`]: the idempotent producers.
-//! - [`append`]: taking batches. - [`room`], [`disk`]: whether there is room for them. - [`refusals`]: why not.
+//! - [`append`]: taking batches. - [`room`]: whether there is room for them. - [`refusals`]: why not.
 //! - [`fetch`]: reading. - [`retention`]: dropping what is old.
 //! - [`condition`]: what a batch may expect. - [`keyed`], [`key_index`], [`key_locks`]: the last offsets of keys.
 //!
@@ -12,7 +12,6 @@
 mod append;
 pub(crate) mod command;
 mod condition;
-mod disk;
 mod fetch;
 mod key_index;
 mod key_locks;
@@ -26,7 +25,7 @@ mod room;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_replication::{Group, Registry};
+use jangada_replication::{Group, ReadError, Registry};
 use jangada_storage::Store;
 use jangada_types::{LeaderEpoch, Offset, PartitionIndex, Reason, TopicConfig};
 use parking_lot::RwLock;
@@ -34,13 +33,14 @@ use tokio::sync::Semaphore;
 
 pub(crate) use self::append::{Admitted, Appended};
 pub(crate) use self::condition::Expectation;
-use self::key_index::KeyIndex;
+use self::key_index::{KeptIndex, KeyIndex};
 pub(crate) use self::machine::{PartitionMachine, View, epoch_of};
 use self::refusals::LEADER_RETRY;
 use self::room::BUSY_RETRY;
 use crate::error::RequestError;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
+use crate::quorum::Quorum;
 use crate::seams::WallClock;
 
 /// How long a linearizable read waits for its quorum.
@@ -73,6 +73,8 @@ pub(crate) struct Shared {
     /// Packing, unpacking and checking of batches.
     pub compute: Pool,
     pub producer_expiration_ms: i64,
+    /// A leader that no quorum answered for so long sends its readers away.
+    pub quorum_within: Duration,
 }
 
 /// See the module text.
@@ -80,11 +82,11 @@ pub(crate) struct Partition {
     pub name: PartitionName,
     pub group: Group,
     pub view: Arc<View>,
+    /// Whether a quorum answers this leader.
+    pub quorum: Quorum,
     config: RwLock<Arc<TopicConfig>>,
     /// While the topic has `key.index.enable`.
-    key_index: RwLock<Option<Arc<KeyIndex>>>,
-    /// Held for reading from the look at `key_index` until the batch is proposed.
-    admitting: tokio::sync::RwLock<()>,
+    key_index: KeptIndex,
     inflight: Arc<Semaphore>,
     shared: Arc<Shared>,
 }
@@ -98,42 +100,27 @@ impl Partition {
         shared: Arc<Shared>,
     ) -> Self {
         let inflight = Arc::new(Semaphore::new(shared.inflight_per_partition));
-        let partition = Self {
+        let start = || start_index(&group, &view, &shared);
+        let key_index = KeptIndex::new(config.key_index.then(start));
+        Self {
             name,
             group,
             view,
+            quorum: Quorum::new(shared.quorum_within),
             config: RwLock::new(config),
-            key_index: RwLock::default(),
-            admitting: tokio::sync::RwLock::default(),
+            key_index,
             inflight,
             shared,
-        };
-        partition.keep_key_index();
-        partition
+        }
     }
 
-    pub fn set_config(&self, config: Arc<TopicConfig>) {
+    /// Takes the topic's settings. When they switch the index of keys, this waits for batches that are being admitted.
+    pub async fn set_config(&self, config: Arc<TopicConfig>) {
+        let wanted = config.key_index;
         self.view.set_checkpoint_bytes(checkpoint_bytes(&config));
         *self.config.write() = config;
-        self.keep_key_index();
-    }
-
-    /// Starts or ends the index of keys, as the topic's settings say.
-    fn keep_key_index(&self) {
-        let wanted = self.config().key_index;
-        let mut index = self.key_index.write();
-        if wanted && index.is_none() {
-            let shared = &self.shared;
-            let (store, reads) = (shared.store.clone(), shared.read_pool.clone());
-            *index = Some(Arc::new(KeyIndex::start(
-                self.group.id(),
-                store,
-                self.view.clone(),
-                reads,
-            )));
-        } else if !wanted {
-            *index = None;
-        }
+        let start = || start_index(&self.group, &self.view, &self.shared);
+        self.key_index.keep(wanted, start).await;
     }
 
     pub fn config(&self) -> Arc<TopicConfig> {
@@ -184,12 +171,22 @@ impl Partition {
     /// The high watermark, at or after that of any acknowledgement before the call.
     pub async fn latest_offset(&self) -> Result<Offset, RequestError> {
         self.leader_epoch()?;
-        self.group
-            .confirm_read(READ_TIMEOUT)
-            .await
-            .map_err(|error| self.read_error(error))?;
+        self.confirm_lead().await.map_err(|error| self.read_error(error))?;
         Ok(self.view.high_watermark())
     }
+
+    /// Returns when a quorum has confirmed that this replica leads, and everything is applied that was committed anywhere
+    /// before the call.
+    async fn confirm_lead(&self) -> Result<(), ReadError> {
+        tokio::select! {
+            confirmed = self.group.confirm_read(READ_TIMEOUT) => confirmed,
+            () = self.quorum.lost() => Err(ReadError::NotLeader(None)),
+        }
+    }
+}
+
+fn start_index(group: &Group, view: &Arc<View>, shared: &Shared) -> KeyIndex {
+    KeyIndex::start(group.id(), shared.store.clone(), view.clone(), shared.read_pool.clone())
 }
 
 /// Bytes between two checkpoints: the segment size, or less when the topic keeps little, so that retention by size

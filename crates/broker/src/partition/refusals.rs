@@ -23,7 +23,8 @@ impl Partition {
 
     pub(super) fn not_leader(&self) -> RequestError {
         let status = self.group.status();
-        match status.leader.filter(|leader| *leader != self.group.replica()) {
+        match status.leader {
+            Some(leader) if leader == self.group.replica() => self.no_quorum(),
             Some(leader) => RequestError::new(
                 Reason::NotLeader,
                 format!("partition {}: broker {} leads it", self.name, leader.broker),
@@ -40,6 +41,15 @@ impl Partition {
             )
             .retry_after(LEADER_RETRY),
         }
+    }
+
+    /// This broker believes that it leads, and nobody says so.
+    pub(super) fn no_quorum(&self) -> RequestError {
+        let message = format!(
+            "partition {}: no quorum answers this broker; another one may lead it by now",
+            self.name
+        );
+        RequestError::new(Reason::LeaderNotAvailable, message).retry_after(LEADER_RETRY)
     }
 
     pub(super) fn refused(&self, reply: PartitionReply) -> RequestError {

@@ -26,8 +26,10 @@ impl Partition {
         ]))
     }
 
-    /// The room as it is for so many bytes: the rest is given back, or what is missing taken.
+    /// The room as it is for so many bytes: the rest is given back, or what is missing taken. As above, one request never
+    /// needs more than there is.
     pub(super) fn fit(&self, Room(mut permits): Room, bytes: usize) -> Result<Room, RequestError> {
+        let bytes = bytes.min(self.shared.inflight_per_partition);
         let has = permits[0].num_permits();
         if bytes > has {
             let Room(more) = self.room(bytes - has)?;

@@ -11,6 +11,7 @@ use jangada_proto::v1::group_service_client::GroupServiceClient;
 use jangada_proto::v1::group_service_server::GroupService;
 use jangada_proto::v1::*;
 use jangada_types::{BrokerId, PartitionIndex, Reason, partition_for_key, validate_topic_name};
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use super::forward::{FORWARDED, channel, forward};
@@ -74,28 +75,42 @@ impl Groups {
         let find = async {
             loop {
                 leaders.borrow_and_update();
+                if self.node.has_lost_quorum(id) {
+                    // It cannot learn who does; others may know.
+                    return None;
+                }
                 let leader = self.node.leader_of(id).map(|(broker, _)| broker);
                 let image = self.node.metadata.image();
                 if let Some(leader) = leader.filter(|leader| registry.is_alive(*leader))
                     && let Some(broker) = image.broker(leader)
                 {
-                    return FindCoordinatorResponse {
+                    return Some(FindCoordinatorResponse {
                         broker_id: leader.get(),
                         address: broker.address.clone(),
                         shard: index.get(),
-                    };
+                    });
                 }
                 // A broker that comes back is no change of leaders.
                 let _ = tokio::time::timeout(RETRY, leaders.changed()).await;
             }
         };
-        tokio::time::timeout(FOUND_WITHIN, find).await.map_err(|_| {
-            let message = format!("group {group:?}: shard {index} has no leader; see `jangada cluster health`");
+        let found = tokio::time::timeout(FOUND_WITHIN, find).await;
+        found.ok().flatten().ok_or_else(|| {
+            let message = format!(
+                "group {group:?}: shard {index} has no leader that broker {} knows of; see `jangada cluster health`",
+                self.node.broker()
+            );
             RequestError::new(Reason::LeaderNotAvailable, message).retry_after(RETRY)
         })
     }
 
     async fn beat(&self, request: HeartbeatRequest, client_host: Arc<str>) -> Result<HeartbeatResponse> {
+        // Who leaves makes room for others.
+        let leaves = request.member_epoch < 0;
+        let bytes = request.encoded_len();
+        let room = (!leaves)
+            .then(|| self.node.shards.shared.heartbeats.take(bytes))
+            .transpose()?;
         let shard = self.shard(&request.group).await?;
         if request.min_metadata_version > 0 {
             let wanted = request.min_metadata_version;
@@ -104,7 +119,7 @@ impl Groups {
         let request = wire::heartbeat_of(request, client_host)?;
         self.node.shards.shared.learn(&self.node.metadata.image());
         let answer = shard
-            .decide(|leader, image, now| leader.heartbeat(image, request, now))
+            .decide(room, |leader, image, now| leader.heartbeat(image, request, now))
             .await?;
         self.node.metrics.groups.heartbeats.inc();
         match answer {
@@ -122,7 +137,10 @@ impl Groups {
     }
 
     async fn commit(&self, request: CommitOffsetsRequest) -> Result<CommitOffsetsResponse> {
+        let room = self.node.shards.shared.commits.take(request.encoded_len())?;
         let shard = self.shard(&request.group).await?;
+        self.node
+            .check_disk(&shard.group, format_args!("shard {}", shard.name))?;
         let image = self.image_with_topics(&request.offsets).await;
         let offsets = request
             .offsets
@@ -137,7 +155,7 @@ impl Groups {
         };
         self.node.shards.shared.learn(&image);
         match shard
-            .decide(|leader, image, now| leader.commit(image, commit, now))
+            .decide(Some(room), |leader, image, now| leader.commit(image, commit, now))
             .await?
         {
             Answer::Committed => Ok(CommitOffsetsResponse {}),
@@ -204,7 +222,7 @@ impl Groups {
     async fn delete(&self, name: &str) -> Result<DeleteGroupResponse> {
         let shard = self.shard(name).await?;
         match shard
-            .decide(|leader, image, now| leader.delete_group(image, name.into(), now))
+            .decide(None, |leader, image, now| leader.delete_group(image, name.into(), now))
             .await?
         {
             Answer::Deleted { count } => Ok(DeleteGroupResponse { deleted: count }),
@@ -213,6 +231,7 @@ impl Groups {
     }
 
     async fn delete_some(&self, request: DeleteOffsetsRequest) -> Result<DeleteOffsetsResponse> {
+        let room = self.node.shards.shared.commits.take(request.encoded_len())?;
         let shard = self.shard(&request.group).await?;
         if request.partitions.is_empty() {
             return Err(RequestError::new(
@@ -228,7 +247,9 @@ impl Groups {
         let partitions = partitions.collect::<Result<PartitionSet>>()?;
         let name = request.group.into();
         match shard
-            .decide(|leader, image, now| leader.delete_offsets(image, name, partitions, now))
+            .decide(Some(room), |leader, image, now| {
+                leader.delete_offsets(image, name, partitions, now)
+            })
             .await?
         {
             Answer::Deleted { count } => Ok(DeleteOffsetsResponse { deleted: count }),
@@ -275,8 +296,11 @@ impl Groups {
     }
 
     async fn list(&self) -> Result<ListGroupsResponse> {
-        let topic = self.node.coordinator().await?;
         let image = self.node.metadata.image();
+        // Who only looks creates nothing: that would keep older brokers out.
+        let Some(topic) = image.coordinator() else {
+            return Ok(ListGroupsResponse::default());
+        };
         let leaders: BTreeSet<BrokerId> = topic
             .partitions
             .iter()
@@ -286,7 +310,7 @@ impl Groups {
             .collect();
         let others = leaders.into_iter().filter_map(|leader| image.broker(leader));
         let others = others.map(|broker| self.list_at(broker.address.clone()));
-        let (here, others) = tokio::join!(self.list_here(&topic), futures::future::join_all(others));
+        let (here, others) = tokio::join!(self.list_here(topic), futures::future::join_all(others));
         let mut missing: BTreeSet<u32> = (0..).take(topic.partitions.len()).collect();
         // A group that two brokers name is of a shard that changed hands meanwhile.
         let mut groups = BTreeMap::new();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
+use jangada_controller::CONDITIONS_FEATURE_LEVEL;
 use jangada_proto::v1::produce_request::Payload;
 use jangada_proto::v1::produce_stream_response::Result as StreamResult;
 use jangada_proto::v1::{
@@ -57,7 +58,7 @@ pub(crate) async fn unary(node: &Arc<Node>, request: ProduceRequest) -> Result<P
             (encode_apart(records, node).await?, Some(room))
         }
     };
-    let expected = expectation(request.expected_end_offset, request.expected_key_offset, acks)?;
+    let expected = expectation(node, request.expected_end_offset, request.expected_key_offset, acks).await?;
     check_producer(node, &batch, acks).await?;
     let admitted = partition.admit(batch, expected, room).await?;
     match acks {
@@ -117,7 +118,7 @@ fn acks(value: i32) -> Result<Acks, RequestError> {
 }
 
 /// What the batch expects; nobody would learn of its refusal without an answer.
-fn expectation(end: Option<i64>, key: Option<i64>, acks: Acks) -> Result<Expectation, RequestError> {
+async fn expectation(node: &Node, end: Option<i64>, key: Option<i64>, acks: Acks) -> Result<Expectation, RequestError> {
     let expected = Expectation {
         end_offset: end.map(Offset),
         key_offset: key.map(Offset),
@@ -125,6 +126,10 @@ fn expectation(end: Option<i64>, key: Option<i64>, acks: Acks) -> Result<Expecta
     if acks == Acks::None && !expected.is_none() {
         let message = "a conditional batch needs its answer: use ACKS_QUORUM, or send it without a condition";
         return Err(RequestError::new(Reason::InvalidRequest, message));
+    }
+    if !expected.is_none() {
+        // A replica that cannot read it would stop.
+        node.need_level(CONDITIONS_FEATURE_LEVEL).await?;
     }
     Ok(expected)
 }
@@ -335,7 +340,8 @@ impl Reader {
         request: ProduceStreamRequest,
         acks: Acks,
     ) -> Result<(Arc<Partition>, Admitted), RequestError> {
-        let expected = expectation(request.expected_end_offset, request.expected_key_offset, acks)?;
+        let (end, key) = (request.expected_end_offset, request.expected_key_offset);
+        let expected = expectation(&self.node, end, key, acks).await?;
         let batch = request.batch;
         let target = self.resolve(name)?;
         // Not waited for: that would hold up the stream's other partitions.

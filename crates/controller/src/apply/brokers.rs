@@ -63,6 +63,14 @@ impl Image {
         Ok(formed)
     }
 
+    pub(super) fn raise_feature_level(&mut self, level: u32) -> Result<Reply, Rejection> {
+        rules::all_have_level(self, level)?;
+        self.feature_level = self.feature_level.max(level);
+        Ok(Reply::FeatureLevelRaised {
+            level: self.feature_level,
+        })
+    }
+
     pub(super) fn register_broker(&mut self, registration: &BrokerRegistration) -> Result<Reply, Rejection> {
         rules::broker_fields(&registration.fields())?;
         let id = registration.broker;

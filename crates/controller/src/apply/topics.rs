@@ -38,20 +38,7 @@ impl Image {
                 version: self.version,
             });
         }
-        if let Some(old) = self
-            .brokers()
-            .find(|broker| broker.feature_level < COORDINATOR_FEATURE_LEVEL)
-        {
-            return Err(Rejection::new(
-                Reason::NotReady,
-                format!(
-                    "broker {} has feature level {}, consumer groups need {COORDINATOR_FEATURE_LEVEL}: upgrade it, then try again",
-                    old.id, old.feature_level
-                ),
-            )
-            .with("expected", COORDINATOR_FEATURE_LEVEL)
-            .with("actual", old.feature_level));
-        }
+        rules::all_have_level(self, COORDINATOR_FEATURE_LEVEL)?;
         let created = self.add_topic(
             id,
             TopicKind::Coordinator,

@@ -20,6 +20,7 @@ const SET_REPLICAS: u8 = 8;
 const ALLOCATE_PRODUCER_IDS: u8 = 9;
 const BUMP_PRODUCER_EPOCH: u8 = 10;
 const CREATE_COORDINATOR: u8 = 11;
+const RAISE_FEATURE_LEVEL: u8 = 12;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct FormCluster {
@@ -60,6 +61,12 @@ struct CreateCoordinator {
     topic_id: Vec<u8>,
     #[prost(message, repeated, tag = "2")]
     assignments: Vec<WireReplicas>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct RaiseFeatureLevel {
+    #[prost(uint32, tag = "1")]
+    level: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -215,6 +222,7 @@ pub(crate) fn encode(command: &Command) -> Bytes {
                     .collect(),
             },
         ),
+        Command::RaiseFeatureLevel { level } => frame(Some(RAISE_FEATURE_LEVEL), &RaiseFeatureLevel { level: *level }),
         Command::AlterTopic { topic_id, set, unset } => frame(
             Some(ALTER_TOPIC),
             &AlterTopic {
@@ -303,6 +311,10 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Command, CodecError> {
                     .map(|list| from_wire(list.replicas))
                     .collect(),
             })
+        }
+        RAISE_FEATURE_LEVEL => {
+            let wire: RaiseFeatureLevel = message("command RaiseFeatureLevel", body)?;
+            Ok(Command::RaiseFeatureLevel { level: wire.level })
         }
         ALTER_TOPIC => {
             let wire: AlterTopic = message("command AlterTopic", body)?;

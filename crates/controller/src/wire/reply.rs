@@ -18,6 +18,7 @@ const REPLICA_DELETED: u8 = 8;
 const REPLICAS_SET: u8 = 9;
 const PRODUCER_IDS: u8 = 10;
 const PRODUCER_EPOCH: u8 = 11;
+const FEATURE_LEVEL_RAISED: u8 = 12;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct ClusterFormed {
@@ -49,6 +50,12 @@ struct TopicCreated {
 struct Changed {
     #[prost(uint64, tag = "1")]
     version: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct FeatureLevelRaised {
+    #[prost(uint32, tag = "1")]
+    level: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -104,6 +111,7 @@ pub(crate) fn encode(reply: &Reply) -> Bytes {
                 version: *version,
             },
         ),
+        Reply::FeatureLevelRaised { level } => frame(Some(FEATURE_LEVEL_RAISED), &FeatureLevelRaised { level: *level }),
         Reply::TopicAltered { version } => changed(TOPIC_ALTERED, version),
         Reply::TopicDeleted { version } => changed(TOPIC_DELETED, version),
         Reply::ReplicaDeleted { settled } => frame(Some(REPLICA_DELETED), &ReplicaDeleted { settled: *settled }),
@@ -156,6 +164,10 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Reply, CodecError> {
                 first_group: GroupId(wire.first_group),
                 version: wire.version,
             })
+        }
+        FEATURE_LEVEL_RAISED => {
+            let FeatureLevelRaised { level } = message("reply FeatureLevelRaised", body)?;
+            Ok(Reply::FeatureLevelRaised { level })
         }
         TOPIC_ALTERED => {
             let Changed { version } = message("reply TopicAltered", body)?;

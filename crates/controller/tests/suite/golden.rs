@@ -78,6 +78,7 @@ fn commands() -> Vec<(Command, &'static str)> {
             },
             "010b0a1000112233445566778899aabbccddeeff120d0a04080110010a0508ac02100212060a0408021001",
         ),
+        (Command::RaiseFeatureLevel { level: 300 }, "010c08ac02"),
         (
             Command::AlterTopic {
                 topic_id: topic(),
@@ -145,6 +146,7 @@ fn replies() -> Vec<(Reply, &'static str)> {
             },
             "01050a1000112233445566778899aabbccddeeff100718ac02",
         ),
+        (Reply::FeatureLevelRaised { level: 300 }, "010c08ac02"),
         (Reply::TopicAltered { version: 300 }, "010608ac02"),
         (Reply::TopicDeleted { version: 300 }, "010708ac02"),
         (Reply::ReplicaDeleted { settled: 2 }, "01080802"),

@@ -67,6 +67,7 @@ fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         1 => ("[a-b]?", seeds()).prop_map(|(cluster_id, brokers)| Command::FormCluster { cluster_id, brokers }),
         6 => registration().prop_map(Command::RegisterBroker),
+        1 => (0u32..3).prop_map(|level| Command::RaiseFeatureLevel { level }),
         3 => broker().prop_map(|broker| Command::ReplaceBroker { broker }),
         9 => (topic(), name(), config(), prop::collection::vec(replicas(), 0..4)).prop_map(
             |(topic_id, name, config, assignments)| Command::CreateTopic { topic_id, name, config, assignments }

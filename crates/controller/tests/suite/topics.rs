@@ -275,3 +275,27 @@ fn the_coordinator_waits_for_brokers_that_do_not_know_it_and_keeps_them_out() {
     assert_eq!(log.image.feature_level(), 2);
     assert!(log.reject(&register(3, 0, 3)).message.contains("upgrade"));
 }
+
+#[test]
+fn the_feature_level_is_raised_when_every_broker_has_it_and_never_lowered() {
+    let raise = |level| Command::RaiseFeatureLevel { level };
+    let mut log = Log::formed(2);
+    log.accept(&raise(1));
+    let mut registration = registration(1, 1, 1);
+    registration.feature_level = 2;
+    log.accept(&Command::RegisterBroker(registration));
+    let rejection = log.reject(&raise(2));
+    assert_eq!(rejection.reason, Reason::NotReady);
+    assert!(
+        rejection.message.contains("broker 2") && rejection.message.contains("upgrade"),
+        "{rejection}"
+    );
+    assert_eq!(log.image.feature_level(), 1);
+    let mut log = upgraded();
+    log.accept(&raise(2));
+    assert_eq!(log.image.feature_level(), 2);
+    assert_eq!(log.accept(&raise(1)), Reply::FeatureLevelRaised { level: 2 });
+    assert_eq!(log.image.feature_level(), 2);
+    assert!(log.reject(&register(3, 0, 3)).message.contains("upgrade"));
+    assert_eq!(Image::restore(&log.image.snapshot()).as_ref(), Ok(&log.image));
+}

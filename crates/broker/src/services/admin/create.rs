@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_controller::Topic;
 use jangada_controller::admission::{self, CreateTopic, NewTopic};
+use jangada_controller::{CONDITIONS_FEATURE_LEVEL, Topic};
 use jangada_proto::v1::metadata_service_client::MetadataServiceClient;
 use jangada_proto::v1::{CreateTopicRequest, CreateTopicResponse, GetMetadataRequest};
 use jangada_types::limits::RESPONSE_BYTES_MAX;
+use jangada_types::topic_config::key::KEY_INDEX;
 use jangada_types::{BrokerId, Reason, TopicId};
 use tokio::time::Instant;
 use tonic::Request;
@@ -23,6 +24,17 @@ const CREATED_WITHIN: Duration = Duration::from_secs(30);
 /// Between two looks at a broker that does not know all leaders yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
 
+/// A broker that does not know a setting would refuse it where the others take it.
+pub(super) async fn need_level_of(
+    node: &Node,
+    mut settings: impl Iterator<Item = &String>,
+) -> Result<(), RequestError> {
+    match settings.any(|name| name == KEY_INDEX) {
+        true => node.need_level(CONDITIONS_FEATURE_LEVEL).await,
+        false => Ok(()),
+    }
+}
+
 pub(super) async fn create_topic(
     node: &Arc<Node>,
     request: CreateTopicRequest,
@@ -36,6 +48,7 @@ pub(super) async fn create_topic(
         config: &config,
         if_not_exists: request.if_not_exists,
     };
+    need_level_of(node, config.keys()).await?;
     let existing = |topic: &Topic| CreateTopicResponse {
         topic_id: topic_id(topic),
         created: false,

@@ -20,7 +20,7 @@ use jangada_types::{BrokerId, Offset, Reason};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use self::create::create_topic;
+use self::create::{create_topic, need_level_of};
 use self::describe::{config_entries, describe_cluster};
 use self::states::partition_states;
 use self::transfer::transfer_leader;
@@ -72,6 +72,7 @@ impl AdminService for Admin {
     async fn alter_topic(&self, request: Request<AlterTopicRequest>) -> Answer<AlterTopicResponse> {
         let request = request.into_inner();
         let set: BTreeMap<String, String> = request.set.into_iter().collect();
+        need_level_of(&self.node, set.keys().chain(&request.unset)).await?;
         let command = admission::validate_alter_topic(&self.node.metadata.image(), &request.name, &set, &request.unset)
             .map_err(RequestError::from)?;
         let (_, version) = self.node.metadata.propose(&command).await?;

@@ -1,0 +1,172 @@
+//! Whether a quorum still answers a leader.
+//!
+//! A leader that is cut off never learns of the next one, and Raft lets it believe for as long as nobody tells it. It
+//! can do no harm to what is written, but who waits there waits for nothing. So each leader looks now and then, and
+//! says when nobody answered it for longer than the others need to elect another one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jangada_replication::{Group, GroupStatus};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::partitions::Partitions;
+use crate::settings::BrokerSettings;
+
+/// How often the partitions that are led here are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// A leader that no quorum answered for so long may have a successor.
+pub(crate) fn within(settings: &BrokerSettings) -> Duration {
+    Duration::from_millis(2 * settings.raft.election_timeout_max_ms + settings.raft.heartbeat_ms)
+}
+
+/// See the module text. One for each replica.
+pub(crate) struct Quorum {
+    within: Duration,
+    seen: Mutex<Seen>,
+    is_lost: watch::Sender<bool>,
+}
+
+/// What the last look saw.
+struct Seen {
+    term: u64,
+    committed_next: u64,
+    /// When a quorum was known to answer.
+    heard_at: Instant,
+}
+
+/// What a look sees.
+struct Look {
+    status: GroupStatus,
+    committed_next: u64,
+    silent_for: Duration,
+    now: Instant,
+}
+
+impl Quorum {
+    pub fn new(within: Duration) -> Self {
+        let seen = Seen {
+            term: 0,
+            committed_next: 0,
+            heard_at: Instant::now(),
+        };
+        Self {
+            within,
+            seen: Mutex::new(seen),
+            is_lost: watch::Sender::new(false),
+        }
+    }
+
+    /// This replica leads by its term, and no quorum answers it, as of the last look.
+    pub fn is_lost(&self) -> bool {
+        *self.is_lost.borrow()
+    }
+
+    /// Returns when that is so.
+    pub async fn lost(&self) {
+        let mut is_lost = self.is_lost.subscribe();
+        if is_lost.wait_for(|lost| *lost).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Looks. To be called often as long as this replica leads, and when it ceases to. True: it was lost just now.
+    pub fn look(&self, group: &Group) -> bool {
+        let status = group.status();
+        let look = Look {
+            status,
+            committed_next: group.committed_next(),
+            silent_for: match status.leading {
+                true => group.quorum_silent_for().unwrap_or_default(),
+                false => Duration::ZERO,
+            },
+            now: Instant::now(),
+        };
+        let is_lost = self.judge(&look);
+        let changed = self
+            .is_lost
+            .send_if_modified(|known| std::mem::replace(known, is_lost) != is_lost);
+        changed && is_lost
+    }
+
+    fn judge(&self, look: &Look) -> bool {
+        let mut seen = self.seen.lock();
+        // What is committed was answered by a quorum, too, and heartbeats may be late behind it. A new leader has heard
+        // of nobody yet.
+        let is_heard =
+            !look.status.leading || look.status.term != seen.term || look.committed_next > seen.committed_next;
+        let heartbeat_at = look.now.checked_sub(look.silent_for).unwrap_or(seen.heard_at);
+        *seen = Seen {
+            term: look.status.term,
+            committed_next: look.committed_next,
+            heard_at: if is_heard {
+                look.now
+            } else {
+                seen.heard_at.max(heartbeat_at)
+            },
+        };
+        look.now - seen.heard_at > self.within
+    }
+}
+
+/// Looks at all partitions, for ever.
+pub(crate) async fn watch_partitions(partitions: Arc<Partitions>) {
+    let mut tick = tokio::time::interval(LOOK_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        for partition in partitions.all() {
+            if partition.quorum.look(&partition.group) {
+                tracing::info!(partition = %partition.name, "no quorum answers: readers are sent away until one does");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WITHIN: Duration = Duration::from_secs(2);
+
+    fn look(now: Instant, silent_for: Duration) -> Look {
+        let status = GroupStatus {
+            term: 3,
+            ready: true,
+            leading: true,
+            ..GroupStatus::default()
+        };
+        Look {
+            status,
+            committed_next: 7,
+            silent_for,
+            now,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_leader_is_lost_when_nobody_answers_for_long_and_found_again_by_an_answer() {
+        let quorum = Quorum::new(WITHIN);
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        // It was elected just now, and has heard of nobody.
+        assert!(!quorum.judge(&look(at(0), Duration::MAX)));
+        assert!(!quorum.judge(&look(at(2_000), Duration::MAX)));
+        assert!(quorum.judge(&look(at(2_001), Duration::MAX)));
+        assert!(!quorum.judge(&look(at(2_500), Duration::from_millis(100))));
+        // Heartbeats are late, and something was committed.
+        let mut committed = look(at(4_400), Duration::from_secs(9));
+        committed.committed_next += 1;
+        assert!(!quorum.judge(&committed));
+        committed.now = at(6_300);
+        assert!(!quorum.judge(&committed));
+        committed.now = at(6_500);
+        assert!(quorum.judge(&committed));
+        // It does not lead any more.
+        committed.status.leading = false;
+        assert!(!quorum.judge(&committed));
+    }
+}
