@@ -42,7 +42,10 @@ impl Leader {
         if spec != member.spec {
             return Ok(Decision::Propose(put(request, None, member.version, spec)));
         }
-        if let Some(command) = step_of(group, member, request) {
+        // Who does not know its epoch yet hears of it first. Two steps of which it has not heard would leave it with an
+        // epoch that is neither the current one nor the one before.
+        let knows_its_epoch = request.epoch == i64::from(member.epoch.get());
+        if let Some(command) = knows_its_epoch.then(|| step_of(group, member, request)).flatten() {
             return Ok(Decision::Propose(command));
         }
         Ok(self.stay(group, member, request, now))
@@ -224,7 +227,7 @@ fn changed_spec(known: &MemberSpec, request: &HeartbeatRequest) -> Result<Member
     Ok(spec)
 }
 
-/// The member's next step towards its target, if there is one to take now.
+/// The next step towards its target of a member that knows its epoch, if there is one to take now.
 fn step_of(group: &Group, member: &Member, request: &HeartbeatRequest) -> Option<Command> {
     if group.is_settled(member) {
         return None;
@@ -232,8 +235,7 @@ fn step_of(group: &Group, member: &Member, request: &HeartbeatRequest) -> Option
     // What the member owns, if it knows its newest assignment. A heartbeat that is older, or was held up on its way,
     // acknowledges nothing.
     let owned = request.owned.as_ref();
-    let owned = owned
-        .filter(|_| request.epoch == i64::from(member.epoch.get()) && request.assignment_version == member.version);
+    let owned = owned.filter(|_| request.assignment_version == member.version);
     let has_given_up = |partitions: &PartitionSet| owned.is_some_and(|owned| owned.is_disjoint(partitions));
     let revoking = member.revoking();
     if !revoking.is_empty() && !has_given_up(&revoking) {

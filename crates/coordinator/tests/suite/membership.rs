@@ -280,6 +280,24 @@ fn a_member_that_leaves_gives_its_partitions_at_once() {
 }
 
 #[test]
+fn a_member_that_misses_answers_in_a_row_stays() {
+    let (mut world, mut clients) = settled(1, vec![(1, "t", 2)]);
+    let owned = clients[0].owned.clone();
+    for partitions in [3, 4, 5] {
+        world.set_topics(vec![(1, "t", partitions)]);
+        world.now_ms += 3_000;
+        world.tick();
+        world.heartbeat(clients[0].request()).expect("it is alive");
+    }
+    clients[0].beat(&mut world);
+    assert_eq!(clients[0].last_error, None);
+    assert!(owned.is_subset(&clients[0].owned));
+    let until = world.now_ms + 3_000;
+    world.run(until, &mut clients);
+    assert_eq!(counts(&clients), [5]);
+}
+
+#[test]
 fn a_held_up_heartbeat_acknowledges_nothing() {
     let (mut world, mut clients) = settled(1, vec![(1, "t", 2)]);
     // As it was before it owned anything, with the epoch that it still has.
