@@ -37,9 +37,9 @@ impl Leader {
             return self.decide_join(image, request, now);
         }
         let (group, member) = member_at_epoch(image, request)?;
-        self.heard_of(&request.group, &request.member, member, now);
         let spec = changed_spec(&member.spec, request)?;
-        if spec != member.spec {
+        let is_heard = self.heard_of(&request.group, &request.member, member, now);
+        if spec != member.spec || !is_heard {
             return Ok(Decision::Propose(put(request, None, member.version, spec)));
         }
         // Who does not know its epoch yet hears of it first. Two steps of which it has not heard would leave it with an
@@ -68,9 +68,9 @@ impl Leader {
         };
         if let Some(member) = group.members.get(&request.member) {
             // Again, since the answer was lost or the client began anew.
-            self.heard_of(&request.group, &request.member, member, now);
             let spec = changed_spec(&member.spec, request)?;
-            if spec != member.spec || member.is_away {
+            let is_heard = self.heard_of(&request.group, &request.member, member, now);
+            if spec != member.spec || member.is_away || !is_heard {
                 return Ok(Decision::Propose(put(request, None, member.version, spec)));
             }
             return Ok(self.stay(group, member, request, now));

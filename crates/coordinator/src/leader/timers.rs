@@ -49,6 +49,11 @@ struct MemberTimer {
     /// The interval that it was told.
     interval_ms: u64,
     session_ends: u64,
+    /// The version of the member whose end was proposed when its session was over. What it says from then on comes
+    /// behind that in the log.
+    ending: Option<u64>,
+    /// Nobody proposes its removal before this.
+    kept_until: u64,
     /// The version under which the member is to give up partitions, and until when it has to.
     revoking: Option<(u64, u64)>,
 }
@@ -97,8 +102,16 @@ impl Leader {
                 last_heard: now.monotonic_ms,
                 interval_ms: config.heartbeat_interval_ms.into(),
                 session_ends: now.monotonic_ms + session,
+                ending: None,
+                kept_until: 0,
                 revoking: None,
             });
+            if timer.ending.is_some_and(|version| version != member.version) {
+                // It was heard before its end was applied, which then had no effect.
+                timer.ending = None;
+                timer.last_heard = now.monotonic_ms;
+                timer.session_ends = now.monotonic_ms + session;
+            }
             let version = member.is_revoking().then_some(member.version);
             if version != timer.revoking.map(|(version, _)| version) {
                 let ends = now.monotonic_ms + u64::from(member.spec.rebalance_timeout_ms);
@@ -172,7 +185,7 @@ impl Leader {
         let Some(timers) = self.groups.get_mut(name) else {
             return;
         };
-        let sessions = timers.members.values().map(|timer| timer.session_ends);
+        let sessions = timers.members.values().map(MemberTimer::removable_at);
         let revoking = timers
             .members
             .values()
@@ -196,19 +209,29 @@ impl Leader {
         }
     }
 
-    /// A member sent a heartbeat.
-    pub(super) fn heard_of(&mut self, name: &str, id: &str, member: &Member, now: Now) {
-        let timer = self.groups.get_mut(name).and_then(|timers| timers.members.get_mut(id));
-        if let Some(timer) = timer {
-            timer.last_heard = now.monotonic_ms;
-            timer.session_ends = now.monotonic_ms + u64::from(member.spec.session_timeout_ms);
+    /// A member sent a heartbeat. False if its end is under way in the log: then its session goes on only by a command
+    /// that changes its version. If that comes first, the end has no effect; if it comes second, the member is gone. So
+    /// nobody is removed after it was answered.
+    #[must_use]
+    pub(super) fn heard_of(&mut self, name: &str, id: &str, member: &Member, now: Now) -> bool {
+        let Some(timer) = self.timer(name, id) else {
+            return true;
+        };
+        if timer.ending == Some(member.version) {
+            return false;
         }
+        timer.last_heard = now.monotonic_ms;
+        timer.session_ends = now.monotonic_ms + u64::from(member.spec.session_timeout_ms);
+        true
+    }
+
+    fn timer(&mut self, name: &str, id: &str) -> Option<&mut MemberTimer> {
+        self.groups.get_mut(name)?.members.get_mut(id)
     }
 
     /// A member was told when to send the next.
     pub(super) fn told(&mut self, name: &str, id: &str, interval_ms: u32) {
-        let timer = self.groups.get_mut(name).and_then(|timers| timers.members.get_mut(id));
-        if let Some(timer) = timer {
+        if let Some(timer) = self.timer(name, id) {
             timer.interval_ms = interval_ms.into();
         }
     }
@@ -261,8 +284,9 @@ impl GroupTimers {
                 continue;
             };
             let entry = (Arc::clone(id), member.version);
-            if timer.session_ends <= now.monotonic_ms {
-                timer.session_ends = again;
+            if timer.removable_at() <= now.monotonic_ms {
+                timer.ending = Some(member.version);
+                timer.kept_until = again;
                 silent.push(entry);
             } else if let Some((_, ends)) = &mut timer.revoking
                 && *ends <= now.monotonic_ms
@@ -280,6 +304,10 @@ impl GroupTimers {
 }
 
 impl MemberTimer {
+    fn removable_at(&self) -> u64 {
+        self.session_ends.max(self.kept_until)
+    }
+
     fn is_overdue(&self, now: Now) -> bool {
         let silent = now.monotonic_ms.saturating_sub(self.last_heard);
         silent > self.interval_ms + self.interval_ms / 2 + OVERDUE_SLACK_MS

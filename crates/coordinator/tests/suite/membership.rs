@@ -298,6 +298,32 @@ fn a_member_that_misses_answers_in_a_row_stays() {
 }
 
 #[test]
+fn nobody_is_removed_after_a_heartbeat_was_answered() {
+    for is_lost in [false, true] {
+        let (mut world, mut clients) = settled(1, vec![(1, "t", 2)]);
+        world.now_ms += 10_000;
+        let at = world.now();
+        let removal = world.leader.tick(&world.image, at);
+        assert!(matches!(&removal[..], [Command::RemoveMembers { .. }]), "{removal:?}");
+        let step = world.leader.heartbeat(&world.image, clients[0].request(), at);
+        if is_lost {
+            let answer = world.finish(step);
+            clients[0].take(answer, world.now_ms);
+            assert_eq!(clients[0].last_error, None);
+            // It comes after all.
+            removal.iter().for_each(|command| drop(world.apply(command)));
+            world.heartbeat(clients[0].request()).expect("it is a member");
+            let until = world.now_ms + 30_000;
+            world.run(until, &mut clients);
+            assert_eq!((counts(&clients), &clients[0].last_error), (vec![2], &None));
+        } else {
+            removal.iter().for_each(|command| drop(world.apply(command)));
+            assert_eq!(world.finish(step).unwrap_err().reason, Reason::UnknownMember);
+        }
+    }
+}
+
+#[test]
 fn a_held_up_heartbeat_acknowledges_nothing() {
     let (mut world, mut clients) = settled(1, vec![(1, "t", 2)]);
     // As it was before it owned anything, with the epoch that it still has.
