@@ -78,12 +78,11 @@ impl Leader {
         if let Some(instance) = request.instance_id.as_deref()
             && let Some((holder, member)) = group.instance(instance)
         {
-            // Two processes with one instance id is a mistake, and the one that works goes on. One that is overdue was
-            // killed, most likely.
-            if !member.is_away && !self.is_overdue(&request.group, holder, now) {
+            let spec = changed_spec(&member.spec, request)?;
+            // One that is silent may have been killed, or may still hand out records: it may until its session ends.
+            if !self.claim(&request.group, holder, member, now) {
                 return Err(rules::unreleased(&request.group, instance, holder));
             }
-            let spec = changed_spec(&member.spec, request)?;
             let spec = MemberSpec {
                 client_id: Arc::clone(&request.client_id),
                 client_host: Arc::clone(&request.client_host),

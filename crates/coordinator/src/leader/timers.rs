@@ -18,6 +18,10 @@ const COMMANDS_PER_TICK_MAX: usize = 256;
 /// When to propose again what was proposed and is not applied yet, milliseconds.
 const PROPOSE_AGAIN_MS: u64 = 2_000;
 
+/// For how long a static member's place is kept for the process that asked for it last, milliseconds. Clients ask each
+/// second.
+const CLAIM_MS: u64 = 3_000;
+
 /// The time beyond one and a half intervals after which a heartbeat is overdue, milliseconds.
 const OVERDUE_SLACK_MS: u64 = 250;
 
@@ -54,6 +58,8 @@ struct MemberTimer {
     ending: Option<u64>,
     /// Nobody proposes its removal before this.
     kept_until: u64,
+    /// When another process asked for its instance id last.
+    claimed_at: Option<u64>,
     /// The version under which the member is to give up partitions, and until when it has to.
     revoking: Option<(u64, u64)>,
 }
@@ -104,6 +110,7 @@ impl Leader {
                 session_ends: now.monotonic_ms + session,
                 ending: None,
                 kept_until: 0,
+                claimed_at: None,
                 revoking: None,
             });
             if timer.ending.is_some_and(|version| version != member.version) {
@@ -225,6 +232,23 @@ impl Leader {
         true
     }
 
+    /// Another process asks for the place of a static member. True if it may take it: the member left for a while, or
+    /// its session is over. Otherwise the place is kept for a moment when the session ends, so that the process that
+    /// waits for it goes on without a rebalance.
+    pub(super) fn claim(&mut self, name: &str, id: &str, member: &Member, now: Now) -> bool {
+        let Some(timer) = self.timer(name, id) else {
+            return member.is_away;
+        };
+        let is_over = timer.session_ends <= now.monotonic_ms;
+        if is_over {
+            timer.ending = Some(member.version);
+            timer.kept_until = now.monotonic_ms + PROPOSE_AGAIN_MS;
+        } else {
+            timer.claimed_at = Some(now.monotonic_ms);
+        }
+        is_over || member.is_away
+    }
+
     fn timer(&mut self, name: &str, id: &str) -> Option<&mut MemberTimer> {
         self.groups.get_mut(name)?.members.get_mut(id)
     }
@@ -234,12 +258,6 @@ impl Leader {
         if let Some(timer) = self.timer(name, id) {
             timer.interval_ms = interval_ms.into();
         }
-    }
-
-    /// Whether a member should have sent a heartbeat by now. It may be dead, and its session end soon.
-    pub(super) fn is_overdue(&self, name: &str, id: &str, now: Now) -> bool {
-        let timer = self.groups.get(name).and_then(|timers| timers.members.get(id));
-        timer.is_some_and(|timer| timer.is_overdue(now))
     }
 
     /// When the member is to send its next heartbeat.
@@ -305,9 +323,11 @@ impl GroupTimers {
 
 impl MemberTimer {
     fn removable_at(&self) -> u64 {
-        self.session_ends.max(self.kept_until)
+        let claimed_until = self.claimed_at.map_or(0, |claimed_at| claimed_at + CLAIM_MS);
+        self.session_ends.max(self.kept_until).max(claimed_until)
     }
 
+    /// Whether the member should have sent a heartbeat by now. It may be dead, and its session end soon.
     fn is_overdue(&self, now: Now) -> bool {
         let silent = now.monotonic_ms.saturating_sub(self.last_heard);
         silent > self.interval_ms + self.interval_ms / 2 + OVERDUE_SLACK_MS
