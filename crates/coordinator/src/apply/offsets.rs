@@ -29,7 +29,10 @@ impl Image {
             .or_insert_with(|| Arc::new(Group::new()));
         let group = Arc::make_mut(group);
         if member.is_none() {
-            group.empty_since_ms = Some(at_ms);
+            // Forward even when the clock of this leader is behind that of one before: an expiry that was decided from
+            // the earlier stamp must not take what is written now.
+            let next = group.empty_since_ms.map_or(0, |since| since.saturating_add(1));
+            group.empty_since_ms = Some(at_ms.max(next));
         }
         for commit in commits {
             let committed = Committed {

@@ -85,6 +85,9 @@ pub struct Leader {
     groups: BTreeMap<Arc<str>, GroupTimers>,
     /// When to look at a group next, the earliest first. Entries that were overtaken are skipped.
     queue: BinaryHeap<Reverse<(u64, Arc<str>)>>,
+    /// The clocks at the last tick, and since when the wall clock has not stepped, on the monotonic one.
+    last_tick: Now,
+    steady_since: u64,
 }
 
 impl Leader {
@@ -96,6 +99,8 @@ impl Leader {
             patterns: Patterns::default(),
             groups: BTreeMap::new(),
             queue: BinaryHeap::new(),
+            last_tick: now,
+            steady_since: now.monotonic_ms,
         };
         leader.look_at_all(image, now);
         leader
@@ -120,7 +125,12 @@ impl Leader {
         let name = command.group();
         match command {
             // Nothing that is timed, unless it made the group or put off its expiry, and expiry looks for itself.
-            Command::CommitOffsets { .. } if self.groups.contains_key(name) => return,
+            Command::CommitOffsets { member, .. } if self.groups.contains_key(name) => {
+                if member.is_none() && matches!(reply, Reply::Applied { .. }) {
+                    self.written_from_outside(name, now);
+                }
+                return;
+            }
             Command::SetTarget { .. } => {
                 self.target_applied(name, now);
                 self.notice_topics(image, name);

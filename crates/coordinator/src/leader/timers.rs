@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::{Leader, Now};
 use crate::command::{Command, RemovalCause};
 use crate::image::{Group, Image, Member};
-use crate::limits::EMPTY_GROUP_MS;
+use crate::limits::{CLOCK_STEP_MS, EMPTY_GROUP_MS, SEEN_EMPTY_MS};
 
 /// Commands of one [`Leader::tick`] at most; what is left is due again at once.
 const COMMANDS_PER_TICK_MAX: usize = 256;
@@ -40,6 +40,8 @@ pub(super) struct GroupTimers {
     pub(super) has_gone_topics: bool,
     /// No deletion is proposed again before this.
     quiet_until: u64,
+    /// Since when this leader has seen the group without members and without commits.
+    empty_since: Option<u64>,
     /// The earliest entry of the queue for this group; none if there is none.
     queued: Option<u64>,
 }
@@ -72,6 +74,7 @@ impl Leader {
 
     /// What is to be proposed now. Nobody waits for these commands; one that gets lost comes again.
     pub fn tick(&mut self, image: &Image, now: Now) -> Vec<Command> {
+        self.watch_the_clock(now);
         let mut commands = Vec::new();
         while commands.len() < COMMANDS_PER_TICK_MAX && self.next_deadline().is_some_and(|due| due <= now.monotonic_ms)
         {
@@ -93,6 +96,15 @@ impl Leader {
         commands
     }
 
+    fn watch_the_clock(&mut self, now: Now) {
+        let passed = now.monotonic_ms.saturating_sub(self.last_tick.monotonic_ms);
+        let expected = self.last_tick.wall_ms.saturating_add(passed);
+        if now.wall_ms.abs_diff(expected) > CLOCK_STEP_MS {
+            self.steady_since = now.monotonic_ms;
+        }
+        self.last_tick = now;
+    }
+
     /// Brings the timers of a group in line with its state.
     pub(super) fn look_at(&mut self, image: &Image, name: &Arc<str>, now: Now) {
         let Some(group) = image.group(name) else {
@@ -102,6 +114,8 @@ impl Leader {
         let config = &self.config;
         let timers = self.groups.entry(Arc::clone(name)).or_default();
         timers.members.retain(|id, _| group.members.contains_key(id));
+        let is_empty = group.members.is_empty();
+        timers.empty_since = is_empty.then(|| timers.empty_since.unwrap_or(now.monotonic_ms));
         for (id, member) in &group.members {
             let session = u64::from(member.spec.session_timeout_ms);
             let timer = timers.members.entry(Arc::clone(id)).or_insert_with(|| MemberTimer {
@@ -153,8 +167,8 @@ impl Leader {
         if is_target_due {
             timers.target_due = Some(now.monotonic_ms + PROPOSE_AGAIN_MS);
         }
-        let expires_at = self.expires_at(group);
-        let is_expired = expires_at.is_some_and(|at| at <= now.wall_ms);
+        let expires_at = self.expires_at(group, self.groups.get(name), now);
+        let is_expired = expires_at.is_some_and(|at| at <= now.monotonic_ms);
         if !is_quiet && (has_gone_topics || is_expired) {
             self.groups.entry(Arc::clone(name)).or_default().quiet_until = now.monotonic_ms + PROPOSE_AGAIN_MS;
             match group.empty_since_ms {
@@ -170,25 +184,41 @@ impl Leader {
         }
     }
 
-    /// When a group without members is deleted, on the wall clock.
-    fn expires_at(&self, group: &Group) -> Option<u64> {
+    /// When a group without members is deleted, on the monotonic clock, if the wall clock does not step.
+    ///
+    /// The stamp outlives leaders, and any of their clocks may be wrong. So the wall clock alone deletes nothing: this
+    /// leader has seen the group empty for a while, without a step of its clock. And where it has seen that for the
+    /// whole retention, the stamp does not matter.
+    fn expires_at(&self, group: &Group, timers: Option<&GroupTimers>, now: Now) -> Option<u64> {
+        let (stamp, seen) = (group.empty_since_ms?, timers?.empty_since?);
         let retention = self.config.offsets_retention_ms;
         let kept = if group.offsets.is_empty() {
             retention.min(EMPTY_GROUP_MS)
         } else {
             retention
         };
-        group.empty_since_ms.map(|since| since.saturating_add(kept))
+        let by_stamp = now
+            .monotonic_ms
+            .saturating_add(stamp.saturating_add(kept).saturating_sub(now.wall_ms));
+        let at_least = seen.max(self.steady_since) + kept.min(SEEN_EMPTY_MS);
+        Some(by_stamp.max(at_least).min(seen + kept))
+    }
+
+    /// Somebody committed for a group without members.
+    pub(super) fn written_from_outside(&mut self, name: &str, now: Now) {
+        if let Some(timers) = self.groups.get_mut(name) {
+            timers.empty_since = Some(now.monotonic_ms);
+        }
     }
 
     fn enqueue(&mut self, image: &Image, name: &Arc<str>, now: Now) {
         let Some(group) = image.group(name) else {
             return;
         };
-        // From the wall clock to the monotonic one, and not so far that a step of the wall clock goes unnoticed.
+        // Not so far that a step of the wall clock goes unnoticed.
         let expiry = self
-            .expires_at(group)
-            .map(|at| now.monotonic_ms + at.saturating_sub(now.wall_ms).min(EMPTY_GROUP_MS));
+            .expires_at(group, self.groups.get(name), now)
+            .map(|at| at.min(now.monotonic_ms + SEEN_EMPTY_MS));
         let Some(timers) = self.groups.get_mut(name) else {
             return;
         };

@@ -107,6 +107,53 @@ fn an_empty_group_expires_after_the_retention() {
     assert_eq!(world.image.state(GROUP), GroupState::Dead);
 }
 
+const HOUR_MS: u64 = 60 * 60 * 1_000;
+
+#[test]
+fn a_new_leader_whose_clock_is_ahead_expires_only_what_it_saw_empty() {
+    let mut world = World::new(vec![(1, "t", 1)]);
+    world.commit(None, partition(1, 0), 3).expect("the group is made");
+    world.wall_ahead_ms = 8 * 24 * HOUR_MS;
+    world.fail_over();
+    world.run(HOUR_MS - 1, &mut []);
+    assert_eq!(world.image.state(GROUP), GroupState::Empty);
+    world.run(HOUR_MS + 1, &mut []);
+    assert_eq!(world.image.state(GROUP), GroupState::Dead);
+}
+
+#[test]
+fn a_clock_that_steps_expires_nothing_for_an_hour() {
+    let mut world = World::new(vec![(1, "t", 1)]);
+    world.commit(None, partition(1, 0), 3).expect("the group is made");
+    world.run(2 * HOUR_MS, &mut []);
+    world.wall_ahead_ms = 8 * 24 * HOUR_MS;
+    world.tick();
+    world.run(3 * HOUR_MS - 1, &mut []);
+    assert_eq!(world.image.state(GROUP), GroupState::Empty);
+    // It was noticed, and set right.
+    world.wall_ahead_ms = 0;
+    world.run(30 * HOUR_MS, &mut []);
+    assert_eq!(world.image.state(GROUP), GroupState::Empty);
+}
+
+#[test]
+fn a_clock_that_was_ahead_keeps_no_group_for_ever() {
+    let mut world = World::new(vec![(1, "t", 1)]);
+    world.wall_ahead_ms = 100 * 365 * 24 * HOUR_MS;
+    world.commit(None, partition(1, 0), 3).expect("the group is made");
+    let stamp = world.group().empty_since_ms;
+    world.wall_ahead_ms = 0;
+    world.fail_over();
+    world.run(24 * HOUR_MS, &mut []);
+    world.commit(None, partition(1, 0), 4).expect("the group is empty");
+    assert!(world.group().empty_since_ms > stamp, "it never goes back");
+    let retention = world.config.offsets_retention_ms;
+    world.run(24 * HOUR_MS + retention - 1, &mut []);
+    assert_eq!(world.image.state(GROUP), GroupState::Empty);
+    world.run(24 * HOUR_MS + retention, &mut []);
+    assert_eq!(world.image.state(GROUP), GroupState::Dead);
+}
+
 #[test]
 fn an_empty_group_without_offsets_goes_sooner() {
     let (mut world, mut clients) = settled(1, vec![(1, "t", 1)]);
