@@ -12,7 +12,7 @@
 //!
 //! A clone costs a few reference counts and the list of groups; a command then copies the group that it touches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -75,6 +75,8 @@ pub struct Group {
     /// Since when the group has no members, or the last commit from outside it if that is later, milliseconds since
     /// the Unix epoch on the leader's clock. None while there are members.
     pub empty_since_ms: Option<u64>,
+    /// Derived: what the members hold, all together. Whether a partition is free is asked for each step of each member.
+    pub(crate) held: BTreeSet<TopicPartition>,
 }
 
 /// A member of a group.
@@ -275,6 +277,7 @@ impl Group {
             topics: Arc::default(),
             offsets: BTreeMap::new(),
             empty_since_ms: None,
+            held: BTreeSet::new(),
         }
     }
 
@@ -319,6 +322,11 @@ impl Group {
     pub fn owner(&self, partition: TopicPartition) -> Option<&Arc<str>> {
         let mut members = self.members.iter();
         members.find(|(_, member)| member.holds(partition)).map(|(id, _)| id)
+    }
+
+    /// Whether the member may take up the partition: no other one holds it.
+    pub(crate) fn is_free_for(&self, member: &Member, partition: TopicPartition) -> bool {
+        !self.held.contains(&partition) || member.holds(partition)
     }
 
     /// The member with this instance id.

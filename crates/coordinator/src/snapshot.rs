@@ -87,7 +87,9 @@ fn check_group(version: u64, group: &Group) -> Result<(), String> {
             format!("member {id:?} has the instance id of another")
         })?;
     }
-    Ok(())
+    ensure(held == group.held, &|| {
+        "what its members hold is not what is counted as held".to_owned()
+    })
 }
 
 fn check_member(version: u64, group: &Group, id: &str, member: &Member) -> Result<(), String> {

@@ -1,11 +1,12 @@
 //! Members that join, change, go away for a while, and leave.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jangada_types::{Reason, Rejection};
 
-use crate::image::{Group, Image, Member, MemberSpec};
-use crate::partitions::PartitionSet;
+use crate::image::{Group, Holding, Image, Member, MemberSpec};
+use crate::partitions::{PartitionSet, TopicPartition};
 use crate::rules;
 
 impl Image {
@@ -50,14 +51,11 @@ impl Image {
             return Err(rules::changed(name));
         }
         let index = self.version;
-        let member = self
-            .group_mut(name)?
-            .members
-            .get_mut(id)
-            .ok_or_else(|| rules::changed(name))?;
+        let group = self.group_mut(name)?;
+        let member = group.members.get_mut(id).ok_or_else(|| rules::changed(name))?;
         member.is_away = true;
         member.version = index;
-        member.drop_revoking();
+        member.drop_revoking(&mut group.held);
         Ok(1)
     }
 
@@ -82,7 +80,10 @@ impl Image {
         let group = self.group_mut(name)?;
         let before = group.members.len();
         for id in &leaving {
-            group.members.remove(id);
+            let member = group.members.remove(id);
+            for holding in member.iter().flat_map(|member| &member.holdings) {
+                group.held.remove(&holding.partition);
+            }
         }
         let removed = before - group.members.len();
         group.change(index);
@@ -160,7 +161,7 @@ impl Group {
         member.is_away = false;
         if replaces.is_some() {
             // The process that was to give them up is gone.
-            member.drop_revoking();
+            member.drop_revoking(&mut self.held);
         }
         self.members.insert(Arc::clone(id), member);
         self.empty_since_ms = None;
@@ -191,14 +192,15 @@ impl Group {
 }
 
 impl Member {
-    pub(super) fn drop_revoking(&mut self) {
+    /// What it was to give up is free.
+    pub(super) fn drop_revoking(&mut self, held: &mut BTreeSet<TopicPartition>) {
         if self.is_revoking() {
-            self.holdings = self
-                .holdings
-                .iter()
-                .copied()
-                .filter(|holding| !holding.is_revoking)
-                .collect();
+            let all = self.holdings.iter().copied();
+            let (dropped, kept): (Vec<Holding>, Vec<Holding>) = all.partition(|holding| holding.is_revoking);
+            for holding in dropped {
+                held.remove(&holding.partition);
+            }
+            self.holdings = kept.into();
         }
     }
 }

@@ -64,14 +64,17 @@ impl Image {
         if member.version != step.version || group.assignment_epoch != step.assignment_epoch || member.is_away {
             return Err(rules::changed(name));
         }
-        judge_step(group, id, member, step).ok_or_else(|| rules::changed(name))?;
+        judge_step(group, member, step).ok_or_else(|| rules::changed(name))?;
         let index = self.version;
-        let member = self
-            .group_mut(name)?
-            .members
-            .get_mut(id)
-            .ok_or_else(|| rules::changed(name))?;
+        let group = self.group_mut(name)?;
+        let member = group.members.get_mut(id).ok_or_else(|| rules::changed(name))?;
+        for holding in &member.holdings {
+            group.held.remove(&holding.partition);
+        }
         member.take(index, step);
+        group
+            .held
+            .extend(member.holdings.iter().map(|holding| holding.partition));
         Ok(1)
     }
 }
@@ -108,17 +111,13 @@ fn judge_targets(
 
 /// Keeps the invariants whatever the leader computed: nobody takes what another holds or what is not its target, and
 /// who gives up does not take up.
-fn judge_step(group: &Group, id: &str, member: &Member, step: &Step<'_>) -> Option<()> {
+fn judge_step(group: &Group, member: &Member, step: &Step<'_>) -> Option<()> {
     let gained = |partition: &_| !member.holds(*partition);
-    let is_held_by_other = |partition| {
-        let mut others = group.members.iter().filter(|(other, _)| ***other != *id);
-        others.any(|(_, other)| other.holds(partition))
-    };
     let is_gain_fine = step
         .assigned
         .iter()
         .filter(gained)
-        .all(|partition| step.revoking.is_empty() && !is_held_by_other(partition));
+        .all(|partition| step.revoking.is_empty() && group.is_free_for(member, partition));
     let is_epoch_fine = if step.revoking.is_empty() {
         step.epoch == step.assignment_epoch
     } else {

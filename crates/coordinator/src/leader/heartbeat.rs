@@ -255,13 +255,10 @@ fn step_of(group: &Group, member: &Member, request: &HeartbeatRequest) -> Option
     if !excess.is_empty() && !has_given_up(&excess) {
         return Some(progress(member.epoch, kept, excess));
     }
-    let others: PartitionSet = group
-        .members
-        .iter()
-        .filter(|(id, _)| **id != request.member)
-        .flat_map(|(_, other)| other.holdings.iter().map(|holding| holding.partition))
+    let target = member.target.iter();
+    let next: PartitionSet = target
+        .filter(|partition| group.is_free_for(member, *partition))
         .collect();
-    let next = kept.union(&member.target.difference(&others));
     let is_nothing_new = member.epoch == group.assignment_epoch && revoking.is_empty() && next == assigned;
     (!is_nothing_new).then(|| progress(group.assignment_epoch, next, PartitionSet::new()))
 }

@@ -131,6 +131,7 @@ impl Leader {
                 }
                 return;
             }
+            Command::Progress { member, .. } => return self.look_at_member(image, name, member, now),
             Command::SetTarget { .. } => {
                 self.target_applied(name, now);
                 self.notice_topics(image, name);

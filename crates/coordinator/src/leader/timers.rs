@@ -117,27 +117,7 @@ impl Leader {
         let is_empty = group.members.is_empty();
         timers.empty_since = is_empty.then(|| timers.empty_since.unwrap_or(now.monotonic_ms));
         for (id, member) in &group.members {
-            let session = u64::from(member.spec.session_timeout_ms);
-            let timer = timers.members.entry(Arc::clone(id)).or_insert_with(|| MemberTimer {
-                last_heard: now.monotonic_ms,
-                interval_ms: config.heartbeat_interval_ms.into(),
-                session_ends: now.monotonic_ms + session,
-                ending: None,
-                kept_until: 0,
-                claimed_at: None,
-                revoking: None,
-            });
-            if timer.ending.is_some_and(|version| version != member.version) {
-                // It was heard before its end was applied, which then had no effect.
-                timer.ending = None;
-                timer.last_heard = now.monotonic_ms;
-                timer.session_ends = now.monotonic_ms + session;
-            }
-            let version = member.is_revoking().then_some(member.version);
-            if version != timer.revoking.map(|(version, _)| version) {
-                let ends = now.monotonic_ms + u64::from(member.spec.rebalance_timeout_ms);
-                timer.revoking = version.map(|version| (version, ends));
-            }
+            timers.look_at(id, member, config, now);
         }
         let wants_target = !group.members.is_empty() && (group.is_assigning() || timers.topics_differ);
         match timers.target_due {
@@ -146,6 +126,20 @@ impl Leader {
             _ => {}
         }
         self.enqueue(image, name, now);
+    }
+
+    /// The same after a change of one member that changes neither the members nor the target: a whole group takes as
+    /// many steps as it has members.
+    pub(super) fn look_at_member(&mut self, image: &Image, name: &Arc<str>, id: &Arc<str>, now: Now) {
+        let member = image.group(name).and_then(|group| group.members.get(id));
+        let (Some(member), Some(timers)) = (member, self.groups.get_mut(name)) else {
+            return self.look_at(image, name, now);
+        };
+        let next = timers.look_at(id, member, &self.config, now);
+        if timers.queued.is_none_or(|queued| next < queued) {
+            timers.queued = Some(next);
+            self.queue.push(Reverse((next, Arc::clone(name))));
+        }
     }
 
     /// What is due for one group.
@@ -222,14 +216,10 @@ impl Leader {
         let Some(timers) = self.groups.get_mut(name) else {
             return;
         };
-        let sessions = timers.members.values().map(MemberTimer::removable_at);
-        let revoking = timers
-            .members
-            .values()
-            .filter_map(|timer| timer.revoking.map(|(_, ends)| ends));
+        let members = timers.members.values().map(MemberTimer::next);
         let gone = timers.has_gone_topics.then_some(now.monotonic_ms);
         let deletion = expiry.into_iter().chain(gone).map(|at| at.max(timers.quiet_until));
-        let next = sessions.chain(revoking).chain(timers.target_due).chain(deletion).min();
+        let next = members.chain(timers.target_due).chain(deletion).min();
         if let Some(next) = next
             && timers.queued.is_none_or(|queued| next < queued)
         {
@@ -311,6 +301,32 @@ impl Leader {
 }
 
 impl GroupTimers {
+    /// Brings the timer of a member in line with its state. When to look at it next.
+    fn look_at(&mut self, id: &Arc<str>, member: &Member, config: &super::Config, now: Now) -> u64 {
+        let session = u64::from(member.spec.session_timeout_ms);
+        let timer = self.members.entry(Arc::clone(id)).or_insert_with(|| MemberTimer {
+            last_heard: now.monotonic_ms,
+            interval_ms: config.heartbeat_interval_ms.into(),
+            session_ends: now.monotonic_ms + session,
+            ending: None,
+            kept_until: 0,
+            claimed_at: None,
+            revoking: None,
+        });
+        if timer.ending.is_some_and(|version| version != member.version) {
+            // It was heard before its end was applied, which then had no effect.
+            timer.ending = None;
+            timer.last_heard = now.monotonic_ms;
+            timer.session_ends = now.monotonic_ms + session;
+        }
+        let version = member.is_revoking().then_some(member.version);
+        if version != timer.revoking.map(|(version, _)| version) {
+            let ends = now.monotonic_ms + u64::from(member.spec.rebalance_timeout_ms);
+            timer.revoking = version.map(|version| (version, ends));
+        }
+        timer.next()
+    }
+
     /// A change waits for the next target from now on.
     fn gather(&mut self, config: &super::Config, now: Now) {
         let (least, most) = (u64::from(config.batch_window_ms), u64::from(config.batch_window_ms_max));
@@ -352,6 +368,12 @@ impl GroupTimers {
 }
 
 impl MemberTimer {
+    /// When to look at the member next.
+    fn next(&self) -> u64 {
+        let revoked = self.revoking.map(|(_, ends)| ends);
+        revoked.map_or(self.removable_at(), |ends| ends.min(self.removable_at()))
+    }
+
     fn removable_at(&self) -> u64 {
         let claimed_until = self.claimed_at.map_or(0, |claimed_at| claimed_at + CLAIM_MS);
         self.session_ends.max(self.kept_until).max(claimed_until)

@@ -220,6 +220,8 @@ fn group_from_wire(wire: WireGroup) -> Result<(Arc<str>, Group), CodecError> {
             ));
         }
     }
+    let held = members.values().flat_map(|member| &member.holdings);
+    let held = held.map(|holding| holding.partition).collect();
     let group = Group {
         epoch: Epoch(wire.epoch),
         assignment_epoch: Epoch(wire.assignment_epoch),
@@ -228,6 +230,7 @@ fn group_from_wire(wire: WireGroup) -> Result<(Arc<str>, Group), CodecError> {
         topics: topics_from_wire(WHAT, wire.topics)?,
         offsets: offsets_from_wire(wire.offsets)?,
         empty_since_ms: wire.empty_since_ms,
+        held,
     };
     Ok((wire.name.into(), group))
 }
