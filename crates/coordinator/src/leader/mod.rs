@@ -106,10 +106,14 @@ impl Leader {
         leader
     }
 
-    /// The topics of the cluster changed.
+    /// The metadata of the cluster changed, and perhaps its topics. Only then is it work, for all groups.
     pub fn topics_changed(&mut self, image: &Image, topics: Arc<TopicTable>, now: Now) {
+        // A table that was too old for the shard was not looked at.
+        let is_known = self.knows_topics(image) && self.topics.is_same(&topics);
         self.topics = topics;
-        self.look_at_all(image, now);
+        if !is_known {
+            self.look_at_all(image, now);
+        }
     }
 
     fn look_at_all(&mut self, image: &Image, now: Now) {
