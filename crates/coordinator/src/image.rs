@@ -20,6 +20,7 @@ use jangada_types::{LeaderEpoch, Offset, PartitionIndex, TopicId};
 
 use crate::assignor::Assignor;
 use crate::partitions::{PartitionSet, TopicPartition};
+use crate::size;
 
 /// Counts the assignments of a group, from 1 on; a member's is the one that it has taken up. What comes with an older
 /// one is fenced.
@@ -55,6 +56,8 @@ pub struct Image {
     /// The newest version of the cluster's metadata by which anything here was decided.
     pub(crate) topics_version: u64,
     pub(crate) groups: BTreeMap<Arc<str>, Arc<Group>>,
+    /// Derived: what all groups take.
+    pub(crate) bytes: u64,
 }
 
 /// A consumer group.
@@ -77,6 +80,8 @@ pub struct Group {
     pub empty_since_ms: Option<u64>,
     /// Derived: what the members hold, all together. Whether a partition is free is asked for each step of each member.
     pub(crate) held: BTreeSet<TopicPartition>,
+    /// Derived: what its parts take.
+    pub(crate) bytes: u64,
 }
 
 /// A member of a group.
@@ -278,6 +283,7 @@ impl Group {
             offsets: BTreeMap::new(),
             empty_since_ms: None,
             held: BTreeSet::new(),
+            bytes: 0,
         }
     }
 
@@ -356,6 +362,16 @@ impl Image {
     /// less than that can't tell which topics are gone.
     pub fn topics_version(&self) -> u64 {
         self.topics_version
+    }
+
+    /// What the state takes in a snapshot, at most.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// What one group takes of it; 0 if there is no such group.
+    pub(crate) fn bytes_of(&self, name: &str) -> u64 {
+        self.group(name).map_or(0, |group| size::GROUP_BYTES + group.bytes)
     }
 
     /// All groups, by name.

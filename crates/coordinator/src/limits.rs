@@ -4,6 +4,11 @@
 /// Consumer groups of one shard. Each costs memory on every replica and a row in each snapshot.
 pub const GROUPS_MAX: usize = 20_000;
 
+/// Bytes of one shard's state, counted as a snapshot takes them at most. What members have taken up of their targets is
+/// counted and not refused, and makes it twice and a half as much at most: a snapshot of more than 1 GiB reaches no
+/// replica.
+pub const SHARD_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
 /// Members of one group. An assignment is computed over all of them, and each can own a partition at best.
 pub const MEMBERS_PER_GROUP_MAX: usize = 1_000;
 

@@ -8,6 +8,7 @@ use jangada_types::{Reason, Rejection};
 use crate::image::{Group, Holding, Image, Member, MemberSpec};
 use crate::partitions::{PartitionSet, TopicPartition};
 use crate::rules;
+use crate::size;
 
 impl Image {
     pub(super) fn put_member(
@@ -28,8 +29,15 @@ impl Image {
                     return Err(rules::changed(name));
                 }
                 rules::room_for_group(self)?;
+                rules::room_for_bytes(self, 0, size::GROUP_BYTES + size::new_member(id, spec))?;
             }
-            Some(group) => judge_put(name, group, id, replaces, version, spec)?,
+            Some(group) => {
+                judge_put(name, group, id, replaces, version, spec)?;
+                let place = replaces.unwrap_or(id);
+                let known = group.members.get(place);
+                let before = known.map_or(0, |member| size::new_member(place, &member.spec));
+                rules::room_for_bytes(self, before, size::new_member(id, spec))?;
+            }
         }
         let group = self
             .groups
@@ -55,7 +63,9 @@ impl Image {
         let member = group.members.get_mut(id).ok_or_else(|| rules::changed(name))?;
         member.is_away = true;
         member.version = index;
+        group.bytes -= size::holdings(&member.holdings);
         member.drop_revoking(&mut group.held);
+        group.bytes += size::holdings(&member.holdings);
         Ok(1)
     }
 
@@ -80,8 +90,11 @@ impl Image {
         let group = self.group_mut(name)?;
         let before = group.members.len();
         for id in &leaving {
-            let member = group.members.remove(id);
-            for holding in member.iter().flat_map(|member| &member.holdings) {
+            let Some(member) = group.members.remove(id) else {
+                continue;
+            };
+            group.bytes -= size::member(id, &member);
+            for holding in &member.holdings {
                 group.held.remove(&holding.partition);
             }
         }
@@ -90,6 +103,7 @@ impl Image {
         if group.members.is_empty() {
             // Nothing is left to compute.
             group.assignment_epoch = group.epoch;
+            group.bytes -= size::topics(&group.topics);
             group.topics = Arc::default();
             group.empty_since_ms = Some(at_ms);
         }
@@ -143,7 +157,9 @@ impl Group {
 
     fn put(&mut self, index: u64, id: &Arc<str>, replaces: Option<&Arc<str>>, spec: &MemberSpec) {
         let spec = self.shared(spec);
-        let known = self.members.remove(replaces.unwrap_or(id));
+        let place = replaces.unwrap_or(id);
+        let known = self.members.remove(place);
+        self.bytes -= known.as_ref().map_or(0, |member| size::member(place, member));
         let is_change = known.as_ref().is_none_or(|member| {
             member.spec.subscription != spec.subscription || member.spec.assignor != spec.assignor
         });
@@ -163,6 +179,7 @@ impl Group {
             // The process that was to give them up is gone.
             member.drop_revoking(&mut self.held);
         }
+        self.bytes += size::member(id, &member);
         self.members.insert(Arc::clone(id), member);
         self.empty_since_ms = None;
         if is_change {

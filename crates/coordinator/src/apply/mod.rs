@@ -41,6 +41,13 @@ impl Image {
             ));
         }
         self.version = index;
+        let before = self.bytes_of(command.group());
+        let outcome = self.fold(command);
+        self.bytes = self.bytes - before + self.bytes_of(command.group());
+        outcome
+    }
+
+    fn fold(&mut self, command: &Command) -> Result<usize, Rejection> {
         match command {
             Command::PutMember {
                 group,

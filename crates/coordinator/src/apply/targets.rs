@@ -9,6 +9,7 @@ use crate::image::{Epoch, Group, Holding, Image, Member, SubscribedTopic};
 use crate::limits::PARTITIONS_PER_GROUP_MAX;
 use crate::partitions::PartitionSet;
 use crate::rules;
+use crate::size;
 
 /// A member's step, as the command has it.
 pub(super) struct Step<'a> {
@@ -34,19 +35,23 @@ impl Image {
             return Err(rules::changed(name));
         }
         judge_targets(name, topics, targets)?;
+        rules::room_for_targets(self, group, topics, targets)?;
         self.topics_version = self.topics_version.max(topics_version);
         let index = self.version;
         let group = self.group_mut(name)?;
         group.epoch = epoch;
         group.assignment_epoch = epoch;
+        group.bytes = group.bytes - size::topics(&group.topics) + size::topics(topics);
         group.topics = Arc::clone(topics);
         for member in group.members.values_mut() {
+            group.bytes -= size::target(&member.target);
             member.target = PartitionSet::new();
         }
         let mut count = 0;
         for (id, target) in targets {
             if let Some(member) = group.members.get_mut(id) {
                 member.target = target.clone();
+                group.bytes += size::target(target);
                 count += 1;
             }
         }
@@ -71,7 +76,9 @@ impl Image {
         for holding in &member.holdings {
             group.held.remove(&holding.partition);
         }
+        group.bytes -= size::holdings(&member.holdings);
         member.take(index, step);
+        group.bytes += size::holdings(&member.holdings);
         group
             .held
             .extend(member.holdings.iter().map(|holding| holding.partition));

@@ -12,6 +12,7 @@ use crate::limits::{REBALANCE_TIMEOUT_MS_DEFAULT, SESSION_TIMEOUT_MS_DEFAULT};
 use crate::partitions::PartitionSet;
 use crate::pattern::Pattern;
 use crate::rules;
+use crate::size;
 
 impl Leader {
     /// A heartbeat of any kind.
@@ -64,6 +65,7 @@ impl Leader {
         let Some(group) = image.group(&request.group) else {
             let spec = first_spec(request)?;
             rules::room_for_group(image)?;
+            rules::room_for_bytes(image, 0, size::GROUP_BYTES + size::new_member(&request.member, &spec))?;
             return Ok(Decision::Propose(put(request, None, 0, spec)));
         };
         if let Some(member) = group.members.get(&request.member) {
@@ -92,6 +94,7 @@ impl Leader {
         }
         let spec = first_spec(request)?;
         rules::room_for_member(&request.group, group)?;
+        rules::room_for_bytes(image, 0, size::new_member(&request.member, &spec))?;
         Ok(Decision::Propose(put(request, None, 0, spec)))
     }
 

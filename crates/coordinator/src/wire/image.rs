@@ -13,6 +13,7 @@ use super::{
 };
 use crate::image::{Committed, Epoch, Group, Holding, Image, Member};
 use crate::partitions::TopicPartition;
+use crate::size;
 
 const WHAT: &str = "coordinator snapshot";
 
@@ -222,7 +223,7 @@ fn group_from_wire(wire: WireGroup) -> Result<(Arc<str>, Group), CodecError> {
     }
     let held = members.values().flat_map(|member| &member.holdings);
     let held = held.map(|holding| holding.partition).collect();
-    let group = Group {
+    let mut group = Group {
         epoch: Epoch(wire.epoch),
         assignment_epoch: Epoch(wire.assignment_epoch),
         changed_at: wire.changed_at,
@@ -231,7 +232,9 @@ fn group_from_wire(wire: WireGroup) -> Result<(Arc<str>, Group), CodecError> {
         offsets: offsets_from_wire(wire.offsets)?,
         empty_since_ms: wire.empty_since_ms,
         held,
+        bytes: 0,
     };
+    group.bytes = size::parts(&group);
     Ok((wire.name.into(), group))
 }
 
