@@ -410,8 +410,17 @@ fn assert_offsets_change_by_commits(before: &Image, after: &Image, command: &Com
     assert_eq!(new, expected, "{command:?}");
 }
 
+/// More by `PROPTEST_CASES`.
+fn config() -> ProptestConfig {
+    let asked = ProptestConfig::default();
+    ProptestConfig {
+        cases: asked.cases.max(512),
+        ..asked
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn any_history_keeps_the_invariants_and_ends_in_balance(ops in prop::collection::vec(op(), 0..150)) {
