@@ -11,6 +11,7 @@
 mod heartbeat;
 mod offsets;
 mod request;
+mod sessions;
 mod targets;
 mod timers;
 
