@@ -12,7 +12,7 @@
 //!
 //! A clone costs a few reference counts and the list of groups; a command then copies the group that it touches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -20,6 +20,7 @@ use jangada_types::{LeaderEpoch, Offset, PartitionIndex, TopicId};
 
 use crate::assignor::Assignor;
 use crate::partitions::{PartitionSet, TopicPartition};
+use crate::size;
 
 /// Counts the assignments of a group, from 1 on; a member's is the one that it has taken up. What comes with an older
 /// one is fenced.
@@ -55,6 +56,8 @@ pub struct Image {
     /// The newest version of the cluster's metadata by which anything here was decided.
     pub(crate) topics_version: u64,
     pub(crate) groups: BTreeMap<Arc<str>, Arc<Group>>,
+    /// Derived: what all groups take.
+    pub(crate) bytes: u64,
 }
 
 /// A consumer group.
@@ -75,6 +78,10 @@ pub struct Group {
     /// Since when the group has no members, or the last commit from outside it if that is later, milliseconds since
     /// the Unix epoch on the leader's clock. None while there are members.
     pub empty_since_ms: Option<u64>,
+    /// Derived: what the members hold, all together. Whether a partition is free is asked for each step of each member.
+    pub(crate) held: BTreeSet<TopicPartition>,
+    /// Derived: what its parts take.
+    pub(crate) bytes: u64,
 }
 
 /// A member of a group.
@@ -275,6 +282,8 @@ impl Group {
             topics: Arc::default(),
             offsets: BTreeMap::new(),
             empty_since_ms: None,
+            held: BTreeSet::new(),
+            bytes: 0,
         }
     }
 
@@ -321,6 +330,11 @@ impl Group {
         members.find(|(_, member)| member.holds(partition)).map(|(id, _)| id)
     }
 
+    /// Whether the member may take up the partition: no other one holds it.
+    pub(crate) fn is_free_for(&self, member: &Member, partition: TopicPartition) -> bool {
+        !self.held.contains(&partition) || member.holds(partition)
+    }
+
     /// The member with this instance id.
     pub fn instance(&self, instance_id: &str) -> Option<(&Arc<str>, &Member)> {
         let mut members = self.members.iter();
@@ -348,6 +362,16 @@ impl Image {
     /// less than that can't tell which topics are gone.
     pub fn topics_version(&self) -> u64 {
         self.topics_version
+    }
+
+    /// What the state takes in a snapshot, at most.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// What one group takes of it; 0 if there is no such group.
+    pub(crate) fn bytes_of(&self, name: &str) -> u64 {
+        self.group(name).map_or(0, |group| size::GROUP_BYTES + group.bytes)
     }
 
     /// All groups, by name.

@@ -20,7 +20,7 @@
 //! - [`snapshot`]: the state as bytes.
 //! - [`leader`]: sessions, deadlines, batching of changes, and the answers to members.
 //! - [`assignor`]: who gets which partitions. [`pattern`], [`topics`]: which topics a subscription means.
-//! - [`limits`]: every bound.
+//! - [`limits`]: every bound. `size`: what the state takes.
 
 mod apply;
 pub mod assignor;
@@ -33,6 +33,7 @@ pub mod partitions;
 pub mod pattern;
 pub mod reply;
 mod rules;
+mod size;
 pub mod snapshot;
 pub mod topics;
 mod wire;

@@ -4,6 +4,11 @@
 /// Consumer groups of one shard. Each costs memory on every replica and a row in each snapshot.
 pub const GROUPS_MAX: usize = 20_000;
 
+/// Bytes of one shard's state, counted as a snapshot takes them at most. What members have taken up of their targets is
+/// counted and not refused, and makes it twice and a half as much at most: a snapshot of more than 1 GiB reaches no
+/// replica.
+pub const SHARD_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
 /// Members of one group. An assignment is computed over all of them, and each can own a partition at best.
 pub const MEMBERS_PER_GROUP_MAX: usize = 1_000;
 
@@ -64,6 +69,14 @@ pub const REBALANCE_TIMEOUT_MS_DEFAULT: u32 = 300_000;
 /// How long a group without members and without offsets is kept, milliseconds: an hour, so that a look at it still
 /// finds it. With offsets it is kept for `offsets.retention`.
 pub const EMPTY_GROUP_MS: u64 = 60 * 60 * 1_000;
+
+/// For how long a leader must have seen a group without members before it deletes it, milliseconds, and how often it looks
+/// at the wall clock for it. A broker whose clock is wrong has an hour in which somebody can notice.
+pub const SEEN_EMPTY_MS: u64 = 60 * 60 * 1_000;
+
+/// The wall clock stepped if it went this much further than the monotonic one, or less far, from one look to the next,
+/// milliseconds.
+pub const CLOCK_STEP_MS: u64 = 60 * 1_000;
 
 /// How long offsets of a group without members are kept unless the settings say otherwise, milliseconds: 7 days, Kafka's
 /// default.

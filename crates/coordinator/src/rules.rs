@@ -1,16 +1,20 @@
 //! The rules that both the leader (advisory, before a command is proposed) and apply (which decides) judge by. One
 //! text for each error: what, where, and what to do.
 
+use std::sync::Arc;
+
 use jangada_types::{Reason, Rejection, validate_topic_name};
 
 use crate::command::OffsetCommit;
-use crate::image::{Epoch, Group, Image, Member, MemberSpec};
+use crate::image::{Epoch, Group, Image, Member, MemberSpec, SubscribedTopic};
 use crate::limits::{
     CLIENT_TEXT_BYTES_MAX, COMMIT_METADATA_BYTES_MAX, GROUPS_MAX, INSTANCE_ID_BYTES_MAX, MEMBER_ID_BYTES_MAX,
     MEMBERS_PER_GROUP_MAX, OFFSET_METADATA_BYTES_MAX, OFFSETS_PER_COMMIT_MAX, OFFSETS_PER_GROUP_MAX, PATTERN_BYTES_MAX,
     REBALANCE_TIMEOUT_MS_MAX, REBALANCE_TIMEOUT_MS_MIN, SESSION_TIMEOUT_MS_MAX, SESSION_TIMEOUT_MS_MIN,
-    TOPICS_PER_SUBSCRIPTION_MAX,
+    SHARD_BYTES_MAX, TOPICS_PER_SUBSCRIPTION_MAX,
 };
+use crate::partitions::PartitionSet;
+use crate::size;
 
 fn invalid(what: String) -> Rejection {
     Rejection::new(Reason::InvalidRequest, what)
@@ -121,6 +125,35 @@ pub(crate) fn room_for_group(image: &Image) -> Result<(), Rejection> {
         .with("limit", GROUPS_MAX));
     }
     Ok(())
+}
+
+/// Whether the state may have `after` bytes instead of `before`. What does not make it larger always may.
+pub(crate) fn room_for_bytes(image: &Image, before: u64, after: u64) -> Result<(), Rejection> {
+    let bytes = image.bytes().saturating_sub(before).saturating_add(after);
+    if after > before && bytes > SHARD_BYTES_MAX {
+        return Err(Rejection::new(
+            Reason::TooManyGroups,
+            format!(
+                "this coordinator's groups would take {bytes} bytes: delete groups or offsets that are no longer used"
+            ),
+        )
+        .with("limit", SHARD_BYTES_MAX)
+        .with("actual", bytes));
+    }
+    Ok(())
+}
+
+/// Without it the group goes on with the target that it has.
+pub(crate) fn room_for_targets(
+    image: &Image,
+    group: &Group,
+    topics: &[SubscribedTopic],
+    targets: &[(Arc<str>, PartitionSet)],
+) -> Result<(), Rejection> {
+    let old = group.members.values().map(|member| size::target(&member.target));
+    let new = targets.iter().map(|(_, target)| size::target(target));
+    let before = size::topics(&group.topics) + old.sum::<u64>();
+    room_for_bytes(image, before, size::topics(topics) + new.sum::<u64>())
 }
 
 pub(crate) fn room_for_member(name: &str, group: &Group) -> Result<(), Rejection> {
@@ -259,9 +292,12 @@ pub(crate) fn may_commit(
         return match image.group(name) {
             Some(group) => {
                 no_members(name, group)?;
-                room_for_offsets(name, group, commits)
+                room_for_offsets(image, name, Some(group), commits)
             }
-            None => room_for_group(image),
+            None => {
+                room_for_group(image)?;
+                room_for_offsets(image, name, None, commits)
+            }
         };
     };
     let (group, member) = self::member(image, name, id)?;
@@ -286,15 +322,26 @@ pub(crate) fn may_commit(
         )
         .with("partition", commit.partition));
     }
-    room_for_offsets(name, group, commits)
+    room_for_offsets(image, name, Some(group), commits)
 }
 
-fn room_for_offsets(name: &str, group: &Group, commits: &[OffsetCommit]) -> Result<(), Rejection> {
-    let new = commits
-        .iter()
-        .filter(|commit| !group.offsets.contains_key(&commit.partition))
-        .count();
-    if group.offsets.len() + new > OFFSETS_PER_GROUP_MAX {
+fn room_for_offsets(
+    image: &Image,
+    name: &str,
+    group: Option<&Group>,
+    commits: &[OffsetCommit],
+) -> Result<(), Rejection> {
+    let (mut count, mut before) = group.map_or((0, 0), |group| (group.offsets.len(), 0));
+    let mut after = group.map_or(size::GROUP_BYTES, |_| 0);
+    for commit in commits {
+        match group.and_then(|group| group.offsets.get(&commit.partition)) {
+            Some(old) => before += size::offset(old),
+            None => count += 1,
+        }
+        after += size::offset_with(&commit.metadata);
+    }
+    room_for_bytes(image, before, after)?;
+    if count > OFFSETS_PER_GROUP_MAX {
         return Err(invalid(format!(
             "group {name:?} would have offsets for more than {OFFSETS_PER_GROUP_MAX} partitions: delete those that are not used"
         ))

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::error::RestoreError;
 use crate::image::{Group, Image, Member};
 use crate::rules;
+use crate::size;
 use crate::wire;
 
 impl Image {
@@ -30,11 +31,13 @@ impl Image {
                 return Err(inconsistent(twice));
             }
         }
-        let image = Self {
+        let mut image = Self {
             version,
             topics_version: parts.topics_version,
             groups,
+            bytes: 0,
         };
+        image.bytes = image.groups.keys().map(|name| image.bytes_of(name)).sum();
         image.check().map_err(inconsistent)?;
         Ok(image)
     }
@@ -47,6 +50,10 @@ impl Image {
         for (name, group) in self.groups() {
             rules::group_name(name).map_err(|rejection| rejection.message)?;
             check_group(self.version, group).map_err(|what| format!("group {name:?}: {what}"))?;
+        }
+        let bytes: u64 = self.groups.keys().map(|name| self.bytes_of(name)).sum();
+        if bytes != self.bytes {
+            return Err(format!("its groups take {bytes} bytes, and {} are counted", self.bytes));
         }
         Ok(())
     }
@@ -87,7 +94,9 @@ fn check_group(version: u64, group: &Group) -> Result<(), String> {
             format!("member {id:?} has the instance id of another")
         })?;
     }
-    Ok(())
+    ensure(held == group.held && size::parts(group) == group.bytes, &|| {
+        "what its members hold, or what it takes, is not what is counted".to_owned()
+    })
 }
 
 fn check_member(version: u64, group: &Group, id: &str, member: &Member) -> Result<(), String> {

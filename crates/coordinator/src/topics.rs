@@ -8,10 +8,15 @@ use jangada_types::{TopicId, is_internal_topic};
 use crate::image::{SubscribedTopic, Subscription};
 use crate::pattern::Patterns;
 
-/// The topics of the cluster at one version of its metadata. The host makes one whenever topics change.
+/// The topics of the cluster at one version of its metadata. A clone shares them.
 #[derive(Clone, Debug, Default)]
 pub struct TopicTable {
     version: u64,
+    topics: Arc<Topics>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Topics {
     by_name: BTreeMap<Arc<str>, SubscribedTopic>,
     by_id: BTreeMap<TopicId, Arc<str>>,
 }
@@ -30,9 +35,27 @@ impl TopicTable {
             .collect();
         Self {
             version,
-            by_name,
-            by_id,
+            topics: Arc::new(Topics { by_name, by_id }),
         }
+    }
+
+    /// The same topics at a later version, at which others than topics had changed.
+    pub fn at_version(&self, version: u64) -> Self {
+        Self {
+            version,
+            topics: Arc::clone(&self.topics),
+        }
+    }
+
+    /// Whether these are all topics that there are. They come by id.
+    pub fn is_all<'a>(&'a self, topics: impl IntoIterator<Item = (TopicId, &'a str, u32)>) -> bool {
+        let known = self.topics.by_id.values().filter_map(|name| self.named(name));
+        known.map(|topic| (topic.id, &*topic.name, topic.partitions)).eq(topics)
+    }
+
+    /// Whether the topics are the same, at whatever version.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.topics, &other.topics) || self.topics == other.topics
     }
 
     /// The metadata's version.
@@ -42,12 +65,12 @@ impl TopicTable {
 
     /// The topic with this id.
     pub fn topic(&self, id: TopicId) -> Option<&SubscribedTopic> {
-        self.by_name.get(self.by_id.get(&id)?)
+        self.topics.by_name.get(self.topics.by_id.get(&id)?)
     }
 
     /// The topic with this name.
     pub fn named(&self, name: &str) -> Option<&SubscribedTopic> {
-        self.by_name.get(name)
+        self.topics.by_name.get(name)
     }
 
     /// The topics that the subscription means and that exist, by name. A pattern never means an internal topic.
@@ -61,7 +84,11 @@ impl TopicTable {
         if let Some(pattern) = &subscription.pattern {
             // The pattern compiled when its member joined. One that a newer build accepted matches nothing here.
             if let Some(pattern) = patterns.compiled(pattern) {
-                let matching = self.by_name.values().filter(|topic| !is_internal_topic(&topic.name));
+                let matching = self
+                    .topics
+                    .by_name
+                    .values()
+                    .filter(|topic| !is_internal_topic(&topic.name));
                 let matching = matching.filter(|topic| pattern.is_match(&topic.name));
                 found.extend(matching.map(|topic| (&*topic.name, topic)));
             }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_controller::{Image, TopicKind};
+use jangada_controller::{Image, Topic, TopicKind};
 use jangada_coordinator::{Command, Config, TopicTable};
 use jangada_types::GroupId;
 use parking_lot::{Mutex, RwLock};
@@ -37,17 +37,21 @@ impl Shared {
         self.topics.read().clone()
     }
 
-    /// Takes the topics of a newer image.
+    /// Takes the topics of a newer image. Most versions change something else: then only the number is new, and the shards
+    /// have nothing to look at.
     pub fn learn(&self, image: &Image) {
-        if image.version() <= self.topics.read().version() {
+        let known = self.topics();
+        if image.version() <= known.version() {
             return;
         }
-        let logs = image.topics().filter(|topic| topic.kind == TopicKind::Log);
-        let rows = logs.map(|topic| {
-            let partitions = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
-            (topic.id, topic.name.clone(), partitions)
-        });
-        let table = TopicTable::new(image.version(), rows);
+        let logs = || image.topics().filter(|topic| topic.kind == TopicKind::Log);
+        let partitions = |topic: &Topic| u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
+        let table = if known.is_all(logs().map(|topic| (topic.id, &*topic.name, partitions(topic)))) {
+            known.at_version(image.version())
+        } else {
+            let rows = logs().map(|topic| (topic.id, topic.name.clone(), partitions(topic)));
+            TopicTable::new(image.version(), rows)
+        };
         let mut known = self.topics.write();
         if known.version() < table.version() {
             *known = Arc::new(table);

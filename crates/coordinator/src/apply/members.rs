@@ -1,12 +1,14 @@
 //! Members that join, change, go away for a while, and leave.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jangada_types::{Reason, Rejection};
 
-use crate::image::{Group, Image, Member, MemberSpec};
-use crate::partitions::PartitionSet;
+use crate::image::{Group, Holding, Image, Member, MemberSpec};
+use crate::partitions::{PartitionSet, TopicPartition};
 use crate::rules;
+use crate::size;
 
 impl Image {
     pub(super) fn put_member(
@@ -27,8 +29,15 @@ impl Image {
                     return Err(rules::changed(name));
                 }
                 rules::room_for_group(self)?;
+                rules::room_for_bytes(self, 0, size::GROUP_BYTES + size::new_member(id, spec))?;
             }
-            Some(group) => judge_put(name, group, id, replaces, version, spec)?,
+            Some(group) => {
+                judge_put(name, group, id, replaces, version, spec)?;
+                let place = replaces.unwrap_or(id);
+                let known = group.members.get(place);
+                let before = known.map_or(0, |member| size::new_member(place, &member.spec));
+                rules::room_for_bytes(self, before, size::new_member(id, spec))?;
+            }
         }
         let group = self
             .groups
@@ -50,10 +59,13 @@ impl Image {
             return Err(rules::changed(name));
         }
         let index = self.version;
-        let member = self.member_mut(name, id)?;
+        let group = self.group_mut(name)?;
+        let member = group.members.get_mut(id).ok_or_else(|| rules::changed(name))?;
         member.is_away = true;
         member.version = index;
-        member.drop_revoking();
+        group.bytes -= size::holdings(&member.holdings);
+        member.drop_revoking(&mut group.held);
+        group.bytes += size::holdings(&member.holdings);
         Ok(1)
     }
 
@@ -78,13 +90,20 @@ impl Image {
         let group = self.group_mut(name)?;
         let before = group.members.len();
         for id in &leaving {
-            group.members.remove(id);
+            let Some(member) = group.members.remove(id) else {
+                continue;
+            };
+            group.bytes -= size::member(id, &member);
+            for holding in &member.holdings {
+                group.held.remove(&holding.partition);
+            }
         }
         let removed = before - group.members.len();
         group.change(index);
         if group.members.is_empty() {
             // Nothing is left to compute.
             group.assignment_epoch = group.epoch;
+            group.bytes -= size::topics(&group.topics);
             group.topics = Arc::default();
             group.empty_since_ms = Some(at_ms);
         }
@@ -138,7 +157,9 @@ impl Group {
 
     fn put(&mut self, index: u64, id: &Arc<str>, replaces: Option<&Arc<str>>, spec: &MemberSpec) {
         let spec = self.shared(spec);
-        let known = self.members.remove(replaces.unwrap_or(id));
+        let place = replaces.unwrap_or(id);
+        let known = self.members.remove(place);
+        self.bytes -= known.as_ref().map_or(0, |member| size::member(place, member));
         let is_change = known.as_ref().is_none_or(|member| {
             member.spec.subscription != spec.subscription || member.spec.assignor != spec.assignor
         });
@@ -156,8 +177,9 @@ impl Group {
         member.is_away = false;
         if replaces.is_some() {
             // The process that was to give them up is gone.
-            member.drop_revoking();
+            member.drop_revoking(&mut self.held);
         }
+        self.bytes += size::member(id, &member);
         self.members.insert(Arc::clone(id), member);
         self.empty_since_ms = None;
         if is_change {
@@ -187,14 +209,15 @@ impl Group {
 }
 
 impl Member {
-    pub(super) fn drop_revoking(&mut self) {
+    /// What it was to give up is free.
+    pub(super) fn drop_revoking(&mut self, held: &mut BTreeSet<TopicPartition>) {
         if self.is_revoking() {
-            self.holdings = self
-                .holdings
-                .iter()
-                .copied()
-                .filter(|holding| !holding.is_revoking)
-                .collect();
+            let all = self.holdings.iter().copied();
+            let (dropped, kept): (Vec<Holding>, Vec<Holding>) = all.partition(|holding| holding.is_revoking);
+            for holding in dropped {
+                held.remove(&holding.partition);
+            }
+            self.holdings = kept.into();
         }
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use jangada_types::{Reason, Rejection};
 
 use crate::command::Command;
-use crate::image::{Group, Image, Member};
+use crate::image::{Group, Image};
 use crate::reply::Reply;
 use crate::rules;
 
@@ -41,6 +41,13 @@ impl Image {
             ));
         }
         self.version = index;
+        let before = self.bytes_of(command.group());
+        let outcome = self.fold(command);
+        self.bytes = self.bytes - before + self.bytes_of(command.group());
+        outcome
+    }
+
+    fn fold(&mut self, command: &Command) -> Result<usize, Rejection> {
         match command {
             Command::PutMember {
                 group,
@@ -101,11 +108,5 @@ impl Image {
     fn group_mut(&mut self, name: &str) -> Result<&mut Group, Rejection> {
         let group = self.groups.get_mut(name).ok_or_else(|| rules::changed(name))?;
         Ok(Arc::make_mut(group))
-    }
-
-    /// The member to change, after it was judged.
-    fn member_mut(&mut self, group: &str, id: &str) -> Result<&mut Member, Rejection> {
-        let members = &mut self.group_mut(group)?.members;
-        members.get_mut(id).ok_or_else(|| rules::changed(group))
     }
 }

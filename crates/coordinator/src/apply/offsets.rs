@@ -8,6 +8,7 @@ use crate::command::OffsetCommit;
 use crate::image::{Committed, Epoch, Group, Image};
 use crate::partitions::PartitionSet;
 use crate::rules;
+use crate::size;
 
 impl Image {
     pub(super) fn commit_offsets(
@@ -29,7 +30,10 @@ impl Image {
             .or_insert_with(|| Arc::new(Group::new()));
         let group = Arc::make_mut(group);
         if member.is_none() {
-            group.empty_since_ms = Some(at_ms);
+            // Forward even when the clock of this leader is behind that of one before: an expiry that was decided from
+            // the earlier stamp must not take what is written now.
+            let next = group.empty_since_ms.map_or(0, |since| since.saturating_add(1));
+            group.empty_since_ms = Some(at_ms.max(next));
         }
         for commit in commits {
             let committed = Committed {
@@ -38,19 +42,21 @@ impl Image {
                 metadata: commit.metadata.clone(),
                 committed_at_ms: at_ms,
             };
-            group.offsets.insert(commit.partition, committed);
+            group.bytes += size::offset(&committed);
+            let old = group.offsets.insert(commit.partition, committed);
+            group.bytes -= old.as_ref().map_or(0, size::offset);
         }
         Ok(commits.len())
     }
 
     pub(super) fn delete_offsets(&mut self, name: &str, partitions: &PartitionSet) -> Result<usize, Rejection> {
         rules::no_members(name, rules::group(self, name)?)?;
-        let offsets = &mut self.group_mut(name)?.offsets;
-        let before = offsets.len();
+        let group = self.group_mut(name)?;
+        let before = group.offsets.len();
         for partition in partitions.iter() {
-            offsets.remove(&partition);
+            group.bytes -= group.offsets.remove(&partition).as_ref().map_or(0, size::offset);
         }
-        Ok(before - offsets.len())
+        Ok(before - group.offsets.len())
     }
 
     pub(super) fn forget_topics(
@@ -61,10 +67,15 @@ impl Image {
     ) -> Result<usize, Rejection> {
         rules::group(self, name)?;
         self.topics_version = self.topics_version.max(topics_version);
-        let offsets = &mut self.group_mut(name)?.offsets;
-        let before = offsets.len();
-        offsets.retain(|partition, _| !topics.contains(&partition.topic));
-        Ok(before - offsets.len())
+        let group = self.group_mut(name)?;
+        let before = group.offsets.len();
+        let bytes = &mut group.bytes;
+        group.offsets.retain(|partition, committed| {
+            let is_kept = !topics.contains(&partition.topic);
+            *bytes -= if is_kept { 0 } else { size::offset(committed) };
+            is_kept
+        });
+        Ok(before - group.offsets.len())
     }
 
     pub(super) fn delete_group(&mut self, name: &str) -> Result<usize, Rejection> {

@@ -9,6 +9,7 @@ use crate::image::{Epoch, Group, Holding, Image, Member, SubscribedTopic};
 use crate::limits::PARTITIONS_PER_GROUP_MAX;
 use crate::partitions::PartitionSet;
 use crate::rules;
+use crate::size;
 
 /// A member's step, as the command has it.
 pub(super) struct Step<'a> {
@@ -34,19 +35,23 @@ impl Image {
             return Err(rules::changed(name));
         }
         judge_targets(name, topics, targets)?;
+        rules::room_for_targets(self, group, topics, targets)?;
         self.topics_version = self.topics_version.max(topics_version);
         let index = self.version;
         let group = self.group_mut(name)?;
         group.epoch = epoch;
         group.assignment_epoch = epoch;
+        group.bytes = group.bytes - size::topics(&group.topics) + size::topics(topics);
         group.topics = Arc::clone(topics);
         for member in group.members.values_mut() {
+            group.bytes -= size::target(&member.target);
             member.target = PartitionSet::new();
         }
         let mut count = 0;
         for (id, target) in targets {
             if let Some(member) = group.members.get_mut(id) {
                 member.target = target.clone();
+                group.bytes += size::target(target);
                 count += 1;
             }
         }
@@ -64,10 +69,19 @@ impl Image {
         if member.version != step.version || group.assignment_epoch != step.assignment_epoch || member.is_away {
             return Err(rules::changed(name));
         }
-        judge_step(group, id, member, step).ok_or_else(|| rules::changed(name))?;
+        judge_step(group, member, step).ok_or_else(|| rules::changed(name))?;
         let index = self.version;
-        let member = self.member_mut(name, id)?;
+        let group = self.group_mut(name)?;
+        let member = group.members.get_mut(id).ok_or_else(|| rules::changed(name))?;
+        for holding in &member.holdings {
+            group.held.remove(&holding.partition);
+        }
+        group.bytes -= size::holdings(&member.holdings);
         member.take(index, step);
+        group.bytes += size::holdings(&member.holdings);
+        group
+            .held
+            .extend(member.holdings.iter().map(|holding| holding.partition));
         Ok(1)
     }
 }
@@ -104,17 +118,13 @@ fn judge_targets(
 
 /// Keeps the invariants whatever the leader computed: nobody takes what another holds or what is not its target, and
 /// who gives up does not take up.
-fn judge_step(group: &Group, id: &str, member: &Member, step: &Step<'_>) -> Option<()> {
+fn judge_step(group: &Group, member: &Member, step: &Step<'_>) -> Option<()> {
     let gained = |partition: &_| !member.holds(*partition);
-    let is_held_by_other = |partition| {
-        let mut others = group.members.iter().filter(|(other, _)| ***other != *id);
-        others.any(|(_, other)| other.holds(partition))
-    };
     let is_gain_fine = step
         .assigned
         .iter()
         .filter(gained)
-        .all(|partition| step.revoking.is_empty() && !is_held_by_other(partition));
+        .all(|partition| step.revoking.is_empty() && group.is_free_for(member, partition));
     let is_epoch_fine = if step.revoking.is_empty() {
         step.epoch == step.assignment_epoch
     } else {

@@ -12,6 +12,7 @@ use crate::limits::{REBALANCE_TIMEOUT_MS_DEFAULT, SESSION_TIMEOUT_MS_DEFAULT};
 use crate::partitions::PartitionSet;
 use crate::pattern::Pattern;
 use crate::rules;
+use crate::size;
 
 impl Leader {
     /// A heartbeat of any kind.
@@ -37,12 +38,15 @@ impl Leader {
             return self.decide_join(image, request, now);
         }
         let (group, member) = member_at_epoch(image, request)?;
-        self.heard_of(&request.group, &request.member, member, now);
         let spec = changed_spec(&member.spec, request)?;
-        if spec != member.spec {
+        let is_heard = self.heard_of(&request.group, &request.member, member, now);
+        if spec != member.spec || !is_heard {
             return Ok(Decision::Propose(put(request, None, member.version, spec)));
         }
-        if let Some(command) = step_of(group, member, request) {
+        // Who does not know its epoch yet hears of it first. Two steps of which it has not heard would leave it with an
+        // epoch that is neither the current one nor the one before.
+        let knows_its_epoch = request.epoch == i64::from(member.epoch.get());
+        if let Some(command) = knows_its_epoch.then(|| step_of(group, member, request)).flatten() {
             return Ok(Decision::Propose(command));
         }
         Ok(self.stay(group, member, request, now))
@@ -61,13 +65,14 @@ impl Leader {
         let Some(group) = image.group(&request.group) else {
             let spec = first_spec(request)?;
             rules::room_for_group(image)?;
+            rules::room_for_bytes(image, 0, size::GROUP_BYTES + size::new_member(&request.member, &spec))?;
             return Ok(Decision::Propose(put(request, None, 0, spec)));
         };
         if let Some(member) = group.members.get(&request.member) {
             // Again, since the answer was lost or the client began anew.
-            self.heard_of(&request.group, &request.member, member, now);
             let spec = changed_spec(&member.spec, request)?;
-            if spec != member.spec || member.is_away {
+            let is_heard = self.heard_of(&request.group, &request.member, member, now);
+            if spec != member.spec || member.is_away || !is_heard {
                 return Ok(Decision::Propose(put(request, None, member.version, spec)));
             }
             return Ok(self.stay(group, member, request, now));
@@ -75,12 +80,11 @@ impl Leader {
         if let Some(instance) = request.instance_id.as_deref()
             && let Some((holder, member)) = group.instance(instance)
         {
-            // Two processes with one instance id is a mistake, and the one that works goes on. One that is overdue was
-            // killed, most likely.
-            if !member.is_away && !self.is_overdue(&request.group, holder, now) {
+            let spec = changed_spec(&member.spec, request)?;
+            // One that is silent may have been killed, or may still hand out records: it may until its session ends.
+            if !self.claim(&request.group, holder, member, now) {
                 return Err(rules::unreleased(&request.group, instance, holder));
             }
-            let spec = changed_spec(&member.spec, request)?;
             let spec = MemberSpec {
                 client_id: Arc::clone(&request.client_id),
                 client_host: Arc::clone(&request.client_host),
@@ -90,6 +94,7 @@ impl Leader {
         }
         let spec = first_spec(request)?;
         rules::room_for_member(&request.group, group)?;
+        rules::room_for_bytes(image, 0, size::new_member(&request.member, &spec))?;
         Ok(Decision::Propose(put(request, None, 0, spec)))
     }
 
@@ -224,7 +229,7 @@ fn changed_spec(known: &MemberSpec, request: &HeartbeatRequest) -> Result<Member
     Ok(spec)
 }
 
-/// The member's next step towards its target, if there is one to take now.
+/// The next step towards its target of a member that knows its epoch, if there is one to take now.
 fn step_of(group: &Group, member: &Member, request: &HeartbeatRequest) -> Option<Command> {
     if group.is_settled(member) {
         return None;
@@ -232,8 +237,7 @@ fn step_of(group: &Group, member: &Member, request: &HeartbeatRequest) -> Option
     // What the member owns, if it knows its newest assignment. A heartbeat that is older, or was held up on its way,
     // acknowledges nothing.
     let owned = request.owned.as_ref();
-    let owned = owned
-        .filter(|_| request.epoch == i64::from(member.epoch.get()) && request.assignment_version == member.version);
+    let owned = owned.filter(|_| request.assignment_version == member.version);
     let has_given_up = |partitions: &PartitionSet| owned.is_some_and(|owned| owned.is_disjoint(partitions));
     let revoking = member.revoking();
     if !revoking.is_empty() && !has_given_up(&revoking) {
@@ -254,13 +258,10 @@ fn step_of(group: &Group, member: &Member, request: &HeartbeatRequest) -> Option
     if !excess.is_empty() && !has_given_up(&excess) {
         return Some(progress(member.epoch, kept, excess));
     }
-    let others: PartitionSet = group
-        .members
-        .iter()
-        .filter(|(id, _)| **id != request.member)
-        .flat_map(|(_, other)| other.holdings.iter().map(|holding| holding.partition))
+    let target = member.target.iter();
+    let next: PartitionSet = target
+        .filter(|partition| group.is_free_for(member, *partition))
         .collect();
-    let next = kept.union(&member.target.difference(&others));
     let is_nothing_new = member.epoch == group.assignment_epoch && revoking.is_empty() && next == assigned;
     (!is_nothing_new).then(|| progress(group.assignment_epoch, next, PartitionSet::new()))
 }

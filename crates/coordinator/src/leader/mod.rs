@@ -11,6 +11,7 @@
 mod heartbeat;
 mod offsets;
 mod request;
+mod sessions;
 mod targets;
 mod timers;
 
@@ -85,6 +86,9 @@ pub struct Leader {
     groups: BTreeMap<Arc<str>, GroupTimers>,
     /// When to look at a group next, the earliest first. Entries that were overtaken are skipped.
     queue: BinaryHeap<Reverse<(u64, Arc<str>)>>,
+    /// The clocks at the last tick, and since when the wall clock has not stepped, on the monotonic one.
+    last_tick: Now,
+    steady_since: u64,
 }
 
 impl Leader {
@@ -96,15 +100,21 @@ impl Leader {
             patterns: Patterns::default(),
             groups: BTreeMap::new(),
             queue: BinaryHeap::new(),
+            last_tick: now,
+            steady_since: now.monotonic_ms,
         };
         leader.look_at_all(image, now);
         leader
     }
 
-    /// The topics of the cluster changed.
+    /// The metadata of the cluster changed, and perhaps its topics. Only then is it work, for all groups.
     pub fn topics_changed(&mut self, image: &Image, topics: Arc<TopicTable>, now: Now) {
+        // A table that was too old for the shard was not looked at.
+        let is_known = self.knows_topics(image) && self.topics.is_same(&topics);
         self.topics = topics;
-        self.look_at_all(image, now);
+        if !is_known {
+            self.look_at_all(image, now);
+        }
     }
 
     fn look_at_all(&mut self, image: &Image, now: Now) {
@@ -120,7 +130,13 @@ impl Leader {
         let name = command.group();
         match command {
             // Nothing that is timed, unless it made the group or put off its expiry, and expiry looks for itself.
-            Command::CommitOffsets { .. } if self.groups.contains_key(name) => return,
+            Command::CommitOffsets { member, .. } if self.groups.contains_key(name) => {
+                if member.is_none() && matches!(reply, Reply::Applied { .. }) {
+                    self.written_from_outside(name, now);
+                }
+                return;
+            }
+            Command::Progress { member, .. } => return self.look_at_member(image, name, member, now),
             Command::SetTarget { .. } => {
                 self.target_applied(name, now);
                 self.notice_topics(image, name);

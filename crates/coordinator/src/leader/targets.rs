@@ -10,6 +10,7 @@ use crate::assignor::{Assignor, Subscriber};
 use crate::command::Command;
 use crate::image::{Group, Image, SubscribedTopic, Subscription};
 use crate::limits::PARTITIONS_PER_GROUP_MAX;
+use crate::rules;
 
 /// What a group's subscriptions mean.
 struct Resolved {
@@ -110,13 +111,16 @@ impl Leader {
             })
             .collect();
         let targets = preferred_assignor(group).assign(&members, &partitions);
+        let targets: Vec<_> = targets.into_iter().filter(|(_, target)| !target.is_empty()).collect();
+        // Until there is room the group goes on as it is.
+        rules::room_for_targets(image, group, &topics, &targets).ok()?;
         Some(Command::SetTarget {
             group: Arc::clone(name),
             epoch: group.next_assignment_epoch(),
             computed_at: group.changed_at,
             topics,
             topics_version: self.topics.version(),
-            targets: targets.into_iter().filter(|(_, target)| !target.is_empty()).collect(),
+            targets,
         })
     }
 }

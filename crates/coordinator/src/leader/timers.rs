@@ -1,4 +1,4 @@
-//! What is timed: sessions, giving up partitions, gathering changes, groups that expire.
+//! What is timed in a group: its members, gathering changes, its expiry. What is timed of a member is in `sessions`.
 //!
 //! One entry of the queue per group says when to look at it. A heartbeat only puts a deadline off, and the look finds
 //! that out: so a heartbeat costs no work in the queue.
@@ -7,24 +7,22 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::sessions::MemberTimer;
 use super::{Leader, Now};
-use crate::command::{Command, RemovalCause};
+use crate::command::Command;
 use crate::image::{Group, Image, Member};
-use crate::limits::EMPTY_GROUP_MS;
+use crate::limits::{CLOCK_STEP_MS, EMPTY_GROUP_MS, SEEN_EMPTY_MS};
 
 /// Commands of one [`Leader::tick`] at most; what is left is due again at once.
 const COMMANDS_PER_TICK_MAX: usize = 256;
 
 /// When to propose again what was proposed and is not applied yet, milliseconds.
-const PROPOSE_AGAIN_MS: u64 = 2_000;
-
-/// The time beyond one and a half intervals after which a heartbeat is overdue, milliseconds.
-const OVERDUE_SLACK_MS: u64 = 250;
+pub(super) const PROPOSE_AGAIN_MS: u64 = 2_000;
 
 /// Of one group.
 #[derive(Debug, Default)]
 pub(super) struct GroupTimers {
-    members: BTreeMap<Arc<str>, MemberTimer>,
+    pub(super) members: BTreeMap<Arc<str>, MemberTimer>,
     /// When the next target is to be computed.
     target_due: Option<u64>,
     /// For how long changes were gathered last, and when the target came of it.
@@ -36,21 +34,10 @@ pub(super) struct GroupTimers {
     pub(super) has_gone_topics: bool,
     /// No deletion is proposed again before this.
     quiet_until: u64,
+    /// Since when this leader has seen the group without members and without commits.
+    empty_since: Option<u64>,
     /// The earliest entry of the queue for this group; none if there is none.
     queued: Option<u64>,
-}
-
-/// Members with the version at which they were seen.
-type Versioned = Vec<(Arc<str>, u64)>;
-
-#[derive(Debug)]
-struct MemberTimer {
-    last_heard: u64,
-    /// The interval that it was told.
-    interval_ms: u64,
-    session_ends: u64,
-    /// The version under which the member is to give up partitions, and until when it has to.
-    revoking: Option<(u64, u64)>,
 }
 
 impl Leader {
@@ -61,6 +48,7 @@ impl Leader {
 
     /// What is to be proposed now. Nobody waits for these commands; one that gets lost comes again.
     pub fn tick(&mut self, image: &Image, now: Now) -> Vec<Command> {
+        self.watch_the_clock(now);
         let mut commands = Vec::new();
         while commands.len() < COMMANDS_PER_TICK_MAX && self.next_deadline().is_some_and(|due| due <= now.monotonic_ms)
         {
@@ -82,6 +70,15 @@ impl Leader {
         commands
     }
 
+    fn watch_the_clock(&mut self, now: Now) {
+        let passed = now.monotonic_ms.saturating_sub(self.last_tick.monotonic_ms);
+        let expected = self.last_tick.wall_ms.saturating_add(passed);
+        if now.wall_ms.abs_diff(expected) > CLOCK_STEP_MS {
+            self.steady_since = now.monotonic_ms;
+        }
+        self.last_tick = now;
+    }
+
     /// Brings the timers of a group in line with its state.
     pub(super) fn look_at(&mut self, image: &Image, name: &Arc<str>, now: Now) {
         let Some(group) = image.group(name) else {
@@ -91,19 +88,10 @@ impl Leader {
         let config = &self.config;
         let timers = self.groups.entry(Arc::clone(name)).or_default();
         timers.members.retain(|id, _| group.members.contains_key(id));
+        let is_empty = group.members.is_empty();
+        timers.empty_since = is_empty.then(|| timers.empty_since.unwrap_or(now.monotonic_ms));
         for (id, member) in &group.members {
-            let session = u64::from(member.spec.session_timeout_ms);
-            let timer = timers.members.entry(Arc::clone(id)).or_insert_with(|| MemberTimer {
-                last_heard: now.monotonic_ms,
-                interval_ms: config.heartbeat_interval_ms.into(),
-                session_ends: now.monotonic_ms + session,
-                revoking: None,
-            });
-            let version = member.is_revoking().then_some(member.version);
-            if version != timer.revoking.map(|(version, _)| version) {
-                let ends = now.monotonic_ms + u64::from(member.spec.rebalance_timeout_ms);
-                timer.revoking = version.map(|version| (version, ends));
-            }
+            timers.look_at(id, member, config, now);
         }
         let wants_target = !group.members.is_empty() && (group.is_assigning() || timers.topics_differ);
         match timers.target_due {
@@ -112,6 +100,20 @@ impl Leader {
             _ => {}
         }
         self.enqueue(image, name, now);
+    }
+
+    /// The same after a change of one member that changes neither the members nor the target: a whole group takes as
+    /// many steps as it has members.
+    pub(super) fn look_at_member(&mut self, image: &Image, name: &Arc<str>, id: &Arc<str>, now: Now) {
+        let member = image.group(name).and_then(|group| group.members.get(id));
+        let (Some(member), Some(timers)) = (member, self.groups.get_mut(name)) else {
+            return self.look_at(image, name, now);
+        };
+        let next = timers.look_at(id, member, &self.config, now);
+        if timers.queued.is_none_or(|queued| next < queued) {
+            timers.queued = Some(next);
+            self.queue.push(Reverse((next, Arc::clone(name))));
+        }
     }
 
     /// What is due for one group.
@@ -133,8 +135,8 @@ impl Leader {
         if is_target_due {
             timers.target_due = Some(now.monotonic_ms + PROPOSE_AGAIN_MS);
         }
-        let expires_at = self.expires_at(group);
-        let is_expired = expires_at.is_some_and(|at| at <= now.wall_ms);
+        let expires_at = self.expires_at(group, self.groups.get(name), now);
+        let is_expired = expires_at.is_some_and(|at| at <= now.monotonic_ms);
         if !is_quiet && (has_gone_topics || is_expired) {
             self.groups.entry(Arc::clone(name)).or_default().quiet_until = now.monotonic_ms + PROPOSE_AGAIN_MS;
             match group.empty_since_ms {
@@ -150,36 +152,48 @@ impl Leader {
         }
     }
 
-    /// When a group without members is deleted, on the wall clock.
-    fn expires_at(&self, group: &Group) -> Option<u64> {
+    /// When a group without members is deleted, on the monotonic clock, if the wall clock does not step.
+    ///
+    /// The stamp outlives leaders, and any of their clocks may be wrong. So the wall clock alone deletes nothing: this
+    /// leader has seen the group empty for a while, without a step of its clock. And where it has seen that for the
+    /// whole retention, the stamp does not matter.
+    fn expires_at(&self, group: &Group, timers: Option<&GroupTimers>, now: Now) -> Option<u64> {
+        let (stamp, seen) = (group.empty_since_ms?, timers?.empty_since?);
         let retention = self.config.offsets_retention_ms;
         let kept = if group.offsets.is_empty() {
             retention.min(EMPTY_GROUP_MS)
         } else {
             retention
         };
-        group.empty_since_ms.map(|since| since.saturating_add(kept))
+        let by_stamp = now
+            .monotonic_ms
+            .saturating_add(stamp.saturating_add(kept).saturating_sub(now.wall_ms));
+        let at_least = seen.max(self.steady_since) + kept.min(SEEN_EMPTY_MS);
+        Some(by_stamp.max(at_least).min(seen + kept))
+    }
+
+    /// Somebody committed for a group without members.
+    pub(super) fn written_from_outside(&mut self, name: &str, now: Now) {
+        if let Some(timers) = self.groups.get_mut(name) {
+            timers.empty_since = Some(now.monotonic_ms);
+        }
     }
 
     fn enqueue(&mut self, image: &Image, name: &Arc<str>, now: Now) {
         let Some(group) = image.group(name) else {
             return;
         };
-        // From the wall clock to the monotonic one, and not so far that a step of the wall clock goes unnoticed.
+        // Not so far that a step of the wall clock goes unnoticed.
         let expiry = self
-            .expires_at(group)
-            .map(|at| now.monotonic_ms + at.saturating_sub(now.wall_ms).min(EMPTY_GROUP_MS));
+            .expires_at(group, self.groups.get(name), now)
+            .map(|at| at.min(now.monotonic_ms + SEEN_EMPTY_MS));
         let Some(timers) = self.groups.get_mut(name) else {
             return;
         };
-        let sessions = timers.members.values().map(|timer| timer.session_ends);
-        let revoking = timers
-            .members
-            .values()
-            .filter_map(|timer| timer.revoking.map(|(_, ends)| ends));
+        let members = timers.members.values().map(MemberTimer::next);
         let gone = timers.has_gone_topics.then_some(now.monotonic_ms);
         let deletion = expiry.into_iter().chain(gone).map(|at| at.max(timers.quiet_until));
-        let next = sessions.chain(revoking).chain(timers.target_due).chain(deletion).min();
+        let next = members.chain(timers.target_due).chain(deletion).min();
         if let Some(next) = next
             && timers.queued.is_none_or(|queued| next < queued)
         {
@@ -194,29 +208,6 @@ impl Leader {
             timers.target_due = None;
             timers.last_target = Some(now.monotonic_ms);
         }
-    }
-
-    /// A member sent a heartbeat.
-    pub(super) fn heard_of(&mut self, name: &str, id: &str, member: &Member, now: Now) {
-        let timer = self.groups.get_mut(name).and_then(|timers| timers.members.get_mut(id));
-        if let Some(timer) = timer {
-            timer.last_heard = now.monotonic_ms;
-            timer.session_ends = now.monotonic_ms + u64::from(member.spec.session_timeout_ms);
-        }
-    }
-
-    /// A member was told when to send the next.
-    pub(super) fn told(&mut self, name: &str, id: &str, interval_ms: u32) {
-        let timer = self.groups.get_mut(name).and_then(|timers| timers.members.get_mut(id));
-        if let Some(timer) = timer {
-            timer.interval_ms = interval_ms.into();
-        }
-    }
-
-    /// Whether a member should have sent a heartbeat by now. It may be dead, and its session end soon.
-    pub(super) fn is_overdue(&self, name: &str, id: &str, now: Now) -> bool {
-        let timer = self.groups.get(name).and_then(|timers| timers.members.get(id));
-        timer.is_some_and(|timer| timer.is_overdue(now))
     }
 
     /// When the member is to send its next heartbeat.
@@ -250,38 +241,5 @@ impl GroupTimers {
             least
         };
         self.target_due = Some(now.monotonic_ms + self.window_ms);
-    }
-
-    /// Members whose time is up, by cause. They are named again only after a while.
-    fn overdue(&mut self, group: &Group, now: Now) -> Vec<(RemovalCause, Versioned)> {
-        let again = now.monotonic_ms + PROPOSE_AGAIN_MS;
-        let (mut silent, mut slow) = (Vec::new(), Vec::new());
-        for (id, timer) in &mut self.members {
-            let Some(member) = group.members.get(id) else {
-                continue;
-            };
-            let entry = (Arc::clone(id), member.version);
-            if timer.session_ends <= now.monotonic_ms {
-                timer.session_ends = again;
-                silent.push(entry);
-            } else if let Some((_, ends)) = &mut timer.revoking
-                && *ends <= now.monotonic_ms
-            {
-                *ends = again;
-                slow.push(entry);
-            }
-        }
-        let all = [
-            (RemovalCause::SessionExpired, silent),
-            (RemovalCause::RebalanceTimedOut, slow),
-        ];
-        all.into_iter().filter(|(_, members)| !members.is_empty()).collect()
-    }
-}
-
-impl MemberTimer {
-    fn is_overdue(&self, now: Now) -> bool {
-        let silent = now.monotonic_ms.saturating_sub(self.last_heard);
-        silent > self.interval_ms + self.interval_ms / 2 + OVERDUE_SLACK_MS
     }
 }

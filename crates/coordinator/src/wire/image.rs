@@ -13,6 +13,7 @@ use super::{
 };
 use crate::image::{Committed, Epoch, Group, Holding, Image, Member};
 use crate::partitions::TopicPartition;
+use crate::size;
 
 const WHAT: &str = "coordinator snapshot";
 
@@ -220,7 +221,9 @@ fn group_from_wire(wire: WireGroup) -> Result<(Arc<str>, Group), CodecError> {
             ));
         }
     }
-    let group = Group {
+    let held = members.values().flat_map(|member| &member.holdings);
+    let held = held.map(|holding| holding.partition).collect();
+    let mut group = Group {
         epoch: Epoch(wire.epoch),
         assignment_epoch: Epoch(wire.assignment_epoch),
         changed_at: wire.changed_at,
@@ -228,7 +231,10 @@ fn group_from_wire(wire: WireGroup) -> Result<(Arc<str>, Group), CodecError> {
         topics: topics_from_wire(WHAT, wire.topics)?,
         offsets: offsets_from_wire(wire.offsets)?,
         empty_since_ms: wire.empty_since_ms,
+        held,
+        bytes: 0,
     };
+    group.bytes = size::parts(&group);
     Ok((wire.name.into(), group))
 }
 

@@ -20,6 +20,8 @@ pub struct World {
     pub config: Config,
     pub topics: Arc<TopicTable>,
     pub now_ms: u64,
+    /// How far the wall clock of the broker that leads is ahead.
+    pub wall_ahead_ms: u64,
 }
 
 impl World {
@@ -35,11 +37,16 @@ impl World {
             config,
             topics,
             now_ms: 0,
+            wall_ahead_ms: 0,
         }
     }
 
     pub fn now(&self) -> Now {
-        now(self.now_ms)
+        let now = now(self.now_ms);
+        Now {
+            wall_ms: now.wall_ms + self.wall_ahead_ms,
+            ..now
+        }
     }
 
     /// As a replica does, from the encoded log. Sees that the state stays sound and a rejection changes nothing.

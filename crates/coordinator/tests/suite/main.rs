@@ -8,4 +8,5 @@ mod membership;
 mod offsets;
 mod patterns;
 mod properties;
+mod scale;
 mod topics;

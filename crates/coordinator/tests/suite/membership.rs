@@ -196,13 +196,7 @@ fn an_answer_that_was_lost_is_given_again() {
 
 #[test]
 fn a_static_member_comes_back_without_a_rebalance() {
-    let mut world = World::new(vec![(1, "t", 4)]);
-    let mut clients = vec![
-        Client::with_instance("a1", "a", &["t"]),
-        Client::with_instance("b1", "b", &["t"]),
-    ];
-    world.run(10_000, &mut clients);
-    assert_eq!(counts(&clients), [2, 2]);
+    let (mut world, mut clients) = two_static_members();
     let (epoch, owned) = (world.epoch(), clients[0].owned.clone());
 
     // A restart that says so.
@@ -212,15 +206,17 @@ fn a_static_member_comes_back_without_a_rebalance() {
     assert_eq!((again.owned.clone(), world.epoch()), (owned.clone(), epoch));
 
     // One that does not: as long as it might live, nobody takes its place.
-    let mut third = Client::with_instance("a3", "a", &["t"]);
-    third.beat(&mut world);
-    assert_eq!(
-        third.last_error.as_ref().map(|error| error.reason),
-        Some(Reason::UnreleasedInstanceId)
-    );
-    let until = world.now_ms + 5_000;
-    world.run(until, &mut clients[1..]);
-    third.beat(&mut world);
+    let third = Client::with_instance("a3", "a", &["t"]);
+    clients[0] = Client {
+        next_ms: world.now_ms,
+        ..third
+    };
+    let until = world.now_ms + 9_900;
+    world.run(until, &mut clients);
+    let reason = clients[0].last_error.as_ref().map(|error| error.reason);
+    assert_eq!((clients[0].epoch, reason), (0, Some(Reason::UnreleasedInstanceId)));
+    world.run(until + 1_500, &mut clients);
+    let third = &clients[0];
     assert_eq!((third.owned.clone(), world.epoch()), (owned.clone(), epoch));
     let error = world.heartbeat(again.request()).unwrap_err();
     assert_eq!(error.reason, Reason::FencedInstanceId);
@@ -230,6 +226,86 @@ fn a_static_member_comes_back_without_a_rebalance() {
     world
         .commit(Some((&third.id, third.epoch)), first, 1)
         .expect("the new one may");
+}
+
+#[test]
+fn a_static_member_that_is_only_late_keeps_its_place() {
+    let (mut world, mut clients) = two_static_members();
+    let owned = clients[0].owned.clone();
+    let mut late = clients.remove(0);
+    clients.push(Client {
+        next_ms: world.now_ms,
+        ..Client::with_instance("a2", "a", &["t"])
+    });
+    // Its last heartbeat was at most 3 s ago, and its session is 10 s.
+    let until = world.now_ms + 6_900;
+    world.run(until, &mut clients);
+    late.beat(&mut world);
+    assert_eq!((late.last_error.as_ref(), &late.owned), (None, &owned));
+    let until = world.now_ms + 6_900;
+    world.run(until, &mut clients);
+    assert_eq!(counts(&clients), [2, 0]);
+    late.beat(&mut world);
+    assert_eq!((late.last_error, late.owned), (None, owned));
+}
+
+#[test]
+fn a_static_place_that_nobody_waits_for_any_more_goes_to_the_others() {
+    let (mut world, mut clients) = two_static_members();
+    clients[0] = Client {
+        next_ms: world.now_ms,
+        ..Client::with_instance("a2", "a", &["t"])
+    };
+    // The new process asks until shortly before the session ends, and is killed as well.
+    let until = world.now_ms + 6_900;
+    world.run(until, &mut clients);
+    clients[0].is_alive = false;
+    world.run(until + 3_100 + 3_000 + 3_500, &mut clients);
+    assert_eq!(counts(&clients), [0, 4]);
+}
+
+#[test]
+fn of_a_late_static_member_and_who_takes_its_place_one_goes_on() {
+    for late_first in [false, true] {
+        let (mut world, mut clients) = two_static_members();
+        let mut late = clients.remove(0);
+        let owned = late.owned.clone();
+        world.now_ms += 10_000;
+        let newcomer = Client::with_instance("a2", "a", &["t"]);
+        let at = world.now();
+        let takes = world.leader.heartbeat(&world.image, newcomer.request(), at);
+        let stays = world.leader.heartbeat(&world.image, late.request(), at);
+        assert!(matches!(takes, jangada_coordinator::Step::Propose { .. }), "{takes:?}");
+        let (takes, stays) = if late_first {
+            let stays = world.finish(stays);
+            (world.finish(takes), stays)
+        } else {
+            let takes = world.finish(takes);
+            (takes, world.finish(stays))
+        };
+        let holders: Vec<_> = world.group().members.keys().map(|id| id.to_string()).collect();
+        if late_first {
+            assert_eq!(takes.unwrap_err().reason, Reason::UnreleasedInstanceId);
+            late.take(stays, world.now_ms);
+            assert_eq!((late.last_error, late.owned), (None, owned));
+            assert_eq!(holders, ["a1", "b1"]);
+        } else {
+            assert!(takes.is_ok(), "{takes:?}");
+            assert_eq!(stays.unwrap_err().reason, Reason::FencedInstanceId);
+            assert_eq!(holders, ["a2", "b1"]);
+        }
+    }
+}
+
+fn two_static_members() -> (World, Vec<Client>) {
+    let mut world = World::new(vec![(1, "t", 4)]);
+    let mut clients = vec![
+        Client::with_instance("a1", "a", &["t"]),
+        Client::with_instance("b1", "b", &["t"]),
+    ];
+    world.run(10_000, &mut clients);
+    assert_eq!(counts(&clients), [2, 2]);
+    (world, clients)
 }
 
 #[test]
@@ -277,6 +353,50 @@ fn a_member_that_leaves_gives_its_partitions_at_once() {
     assert_eq!(counts(&clients), [0, 4]);
     clients[1].leave(&mut world, -1);
     assert_eq!(world.image.state(GROUP), GroupState::Empty);
+}
+
+#[test]
+fn a_member_that_misses_answers_in_a_row_stays() {
+    let (mut world, mut clients) = settled(1, vec![(1, "t", 2)]);
+    let owned = clients[0].owned.clone();
+    for partitions in [3, 4, 5] {
+        world.set_topics(vec![(1, "t", partitions)]);
+        world.now_ms += 3_000;
+        world.tick();
+        world.heartbeat(clients[0].request()).expect("it is alive");
+    }
+    clients[0].beat(&mut world);
+    assert_eq!(clients[0].last_error, None);
+    assert!(owned.is_subset(&clients[0].owned));
+    let until = world.now_ms + 3_000;
+    world.run(until, &mut clients);
+    assert_eq!(counts(&clients), [5]);
+}
+
+#[test]
+fn nobody_is_removed_after_a_heartbeat_was_answered() {
+    for is_lost in [false, true] {
+        let (mut world, mut clients) = settled(1, vec![(1, "t", 2)]);
+        world.now_ms += 10_000;
+        let at = world.now();
+        let removal = world.leader.tick(&world.image, at);
+        assert!(matches!(&removal[..], [Command::RemoveMembers { .. }]), "{removal:?}");
+        let step = world.leader.heartbeat(&world.image, clients[0].request(), at);
+        if is_lost {
+            let answer = world.finish(step);
+            clients[0].take(answer, world.now_ms);
+            assert_eq!(clients[0].last_error, None);
+            // It comes after all.
+            removal.iter().for_each(|command| drop(world.apply(command)));
+            world.heartbeat(clients[0].request()).expect("it is a member");
+            let until = world.now_ms + 30_000;
+            world.run(until, &mut clients);
+            assert_eq!((counts(&clients), &clients[0].last_error), (vec![2], &None));
+        } else {
+            removal.iter().for_each(|command| drop(world.apply(command)));
+            assert_eq!(world.finish(step).unwrap_err().reason, Reason::UnknownMember);
+        }
+    }
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! Topics that come, grow, go and come again.
 
-use jangada_coordinator::Subscription;
+use std::sync::Arc;
 
-use crate::fixture::{Client, World, counts, partition, settled};
+use jangada_coordinator::Subscription;
+use jangada_types::TopicId;
+
+use crate::fixture::{Client, World, counts, partition, settled, table};
 
 #[test]
 fn partitions_that_are_added_are_shared_out() {
@@ -55,11 +58,48 @@ fn a_pattern_follows_the_topics() {
 #[test]
 fn what_changed_while_nobody_led_is_noticed() {
     let (mut world, mut clients) = settled(1, vec![(1, "t", 1)]);
-    world.topics = crate::fixture::table(9, vec![(1, "t", 2)]);
+    world.topics = table(9, vec![(1, "t", 2)]);
     world.fail_over();
     let until = world.now_ms + 5_000;
     world.run(until, &mut clients);
     assert_eq!(counts(&clients), [2]);
+}
+
+#[test]
+fn a_table_is_compared_with_the_topics_that_there_are() {
+    let id = |id| TopicId::from_u128(id);
+    let known = table(3, vec![(2, "a", 1), (1, "b", 2)]);
+    assert!(known.is_all([(id(1), "b", 2), (id(2), "a", 1)]));
+    assert!(!known.is_all([(id(1), "b", 3), (id(2), "a", 1)]));
+    assert!(!known.is_all([(id(1), "b", 2)]));
+    assert!(!known.is_all([(id(1), "b", 2), (id(3), "a", 1)]));
+    assert!(!known.is_all([(id(1), "b", 2), (id(2), "a", 1), (id(3), "c", 1)]));
+    let later = known.at_version(9);
+    assert_eq!((later.version(), later.named("b")), (9, known.named("b")));
+}
+
+#[test]
+fn a_version_without_other_topics_lets_a_leader_that_lagged_go_on() {
+    let (mut world, mut clients) = settled(1, vec![(1, "t", 1)]);
+    // The shard has seen version 9; the next leader's broker has an older one, with the topics of then.
+    world.topics = Arc::new(table(1, vec![(1, "t", 2)]).at_version(9));
+    world.fail_over();
+    let until = world.now_ms + 5_000;
+    world.run(until, &mut clients);
+    assert_eq!(counts(&clients), [2]);
+    world.topics = table(5, vec![(1, "t", 1)]);
+    world.fail_over();
+    let until = world.now_ms + 5_000;
+    world.run(until, &mut clients);
+    assert_eq!(counts(&clients), [2], "it knows less than the shard");
+    for version in [8, 10] {
+        world.topics = Arc::new(world.topics.at_version(version));
+        let at = world.now();
+        world.leader.topics_changed(&world.image, Arc::clone(&world.topics), at);
+        let until = world.now_ms + 5_000;
+        world.run(until, &mut clients);
+        assert_eq!(counts(&clients), [if version < 9 { 2 } else { 1 }]);
+    }
 }
 
 #[test]

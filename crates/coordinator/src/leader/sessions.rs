@@ -1,0 +1,155 @@
+//! The members' timers: until when each may be silent, and until when it has to give up partitions.
+
+use std::sync::Arc;
+
+use super::timers::{GroupTimers, PROPOSE_AGAIN_MS};
+use super::{Config, Leader, Now};
+use crate::command::RemovalCause;
+use crate::image::{Group, Member};
+
+/// For how long a static member's place is kept for the process that asked for it last, milliseconds. Clients ask each
+/// second.
+const CLAIM_MS: u64 = 3_000;
+
+/// The time beyond one and a half intervals after which a heartbeat is overdue, milliseconds.
+const OVERDUE_SLACK_MS: u64 = 250;
+
+/// Members with the version at which they were seen.
+type Versioned = Vec<(Arc<str>, u64)>;
+
+#[derive(Debug)]
+pub(super) struct MemberTimer {
+    last_heard: u64,
+    /// The interval that it was told.
+    interval_ms: u64,
+    session_ends: u64,
+    /// The version of the member whose end was proposed when its session was over. What it says from then on comes
+    /// behind that in the log.
+    ending: Option<u64>,
+    /// Nobody proposes its removal before this.
+    kept_until: u64,
+    /// When another process asked for its instance id last.
+    claimed_at: Option<u64>,
+    /// The version under which the member is to give up partitions, and until when it has to.
+    revoking: Option<(u64, u64)>,
+}
+
+impl Leader {
+    /// A member sent a heartbeat. False if its end is under way in the log: then its session goes on only by a command
+    /// that changes its version. If that comes first, the end has no effect; if it comes second, the member is gone. So
+    /// nobody is removed after it was answered.
+    #[must_use]
+    pub(super) fn heard_of(&mut self, name: &str, id: &str, member: &Member, now: Now) -> bool {
+        let Some(timer) = self.timer(name, id) else {
+            return true;
+        };
+        if timer.ending == Some(member.version) {
+            return false;
+        }
+        timer.last_heard = now.monotonic_ms;
+        timer.session_ends = now.monotonic_ms + u64::from(member.spec.session_timeout_ms);
+        true
+    }
+
+    /// Another process asks for the place of a static member. True if it may take it: the member left for a while, or
+    /// its session is over. Otherwise the place is kept for a moment when the session ends, so that the process that
+    /// waits for it goes on without a rebalance.
+    pub(super) fn claim(&mut self, name: &str, id: &str, member: &Member, now: Now) -> bool {
+        let Some(timer) = self.timer(name, id) else {
+            return member.is_away;
+        };
+        let is_over = timer.session_ends <= now.monotonic_ms;
+        if is_over {
+            timer.ending = Some(member.version);
+            timer.kept_until = now.monotonic_ms + PROPOSE_AGAIN_MS;
+        } else {
+            timer.claimed_at = Some(now.monotonic_ms);
+        }
+        is_over || member.is_away
+    }
+
+    fn timer(&mut self, name: &str, id: &str) -> Option<&mut MemberTimer> {
+        self.groups.get_mut(name)?.members.get_mut(id)
+    }
+
+    /// A member was told when to send the next.
+    pub(super) fn told(&mut self, name: &str, id: &str, interval_ms: u32) {
+        if let Some(timer) = self.timer(name, id) {
+            timer.interval_ms = interval_ms.into();
+        }
+    }
+}
+
+impl GroupTimers {
+    /// Brings the timer of a member in line with its state. When to look at it next.
+    pub(super) fn look_at(&mut self, id: &Arc<str>, member: &Member, config: &Config, now: Now) -> u64 {
+        let session = u64::from(member.spec.session_timeout_ms);
+        let timer = self.members.entry(Arc::clone(id)).or_insert_with(|| MemberTimer {
+            last_heard: now.monotonic_ms,
+            interval_ms: config.heartbeat_interval_ms.into(),
+            session_ends: now.monotonic_ms + session,
+            ending: None,
+            kept_until: 0,
+            claimed_at: None,
+            revoking: None,
+        });
+        if timer.ending.is_some_and(|version| version != member.version) {
+            // It was heard before its end was applied, which then had no effect.
+            timer.ending = None;
+            timer.last_heard = now.monotonic_ms;
+            timer.session_ends = now.monotonic_ms + session;
+        }
+        let version = member.is_revoking().then_some(member.version);
+        if version != timer.revoking.map(|(version, _)| version) {
+            let ends = now.monotonic_ms + u64::from(member.spec.rebalance_timeout_ms);
+            timer.revoking = version.map(|version| (version, ends));
+        }
+        timer.next()
+    }
+
+    /// Members whose time is up, by cause. They are named again only after a while.
+    pub(super) fn overdue(&mut self, group: &Group, now: Now) -> Vec<(RemovalCause, Versioned)> {
+        let again = now.monotonic_ms + PROPOSE_AGAIN_MS;
+        let (mut silent, mut slow) = (Vec::new(), Vec::new());
+        for (id, timer) in &mut self.members {
+            let Some(member) = group.members.get(id) else {
+                continue;
+            };
+            let entry = (Arc::clone(id), member.version);
+            if timer.removable_at() <= now.monotonic_ms {
+                timer.ending = Some(member.version);
+                timer.kept_until = again;
+                silent.push(entry);
+            } else if let Some((_, ends)) = &mut timer.revoking
+                && *ends <= now.monotonic_ms
+            {
+                *ends = again;
+                slow.push(entry);
+            }
+        }
+        let all = [
+            (RemovalCause::SessionExpired, silent),
+            (RemovalCause::RebalanceTimedOut, slow),
+        ];
+        all.into_iter().filter(|(_, members)| !members.is_empty()).collect()
+    }
+}
+
+impl MemberTimer {
+    /// When to look at the member next.
+    pub(super) fn next(&self) -> u64 {
+        let revoked = self.revoking.map(|(_, ends)| ends);
+        revoked.map_or(self.removable_at(), |ends| ends.min(self.removable_at()))
+    }
+
+    fn removable_at(&self) -> u64 {
+        let claimed_until = self.claimed_at.map_or(0, |claimed_at| claimed_at + CLAIM_MS);
+        self.session_ends.max(self.kept_until).max(claimed_until)
+    }
+
+    /// Whether the member should have sent a heartbeat by now. It may be dead, and its session end soon.
+    pub(super) fn is_overdue(&self, now: Now) -> bool {
+        let silent = now.monotonic_ms.saturating_sub(self.last_heard);
+        silent > self.interval_ms + self.interval_ms / 2 + OVERDUE_SLACK_MS
+    }
+}

@@ -1,0 +1,112 @@
+//! What the largest group costs. Run alone, for it measures real time:
+//! `cargo test --release -p jangada-coordinator --test suite -- --ignored --nocapture scale`.
+
+use std::time::{Duration, Instant};
+
+use jangada_coordinator::{Answer, Image, Leader, Step};
+
+use crate::fixture::{Client, GROUP, World};
+
+const MEMBERS: usize = 1_000;
+const PARTITIONS: u32 = 100_000;
+
+/// Straight, without the fixture's checks of the whole state at each command.
+struct Shard {
+    image: Image,
+    leader: Leader,
+    index: u64,
+    applying: Duration,
+}
+
+impl Shard {
+    fn run(&mut self, world: &World, mut step: Step) -> Answer {
+        loop {
+            match step {
+                Step::Done(answer) => return answer.expect("it is accepted"),
+                Step::Propose { command, pending } => {
+                    let begun = Instant::now();
+                    self.index += 1;
+                    let reply = self.image.apply(self.index, &command);
+                    self.leader.applied(&self.image, &command, &reply, world.now());
+                    self.applying += begun.elapsed();
+                    step = self.leader.resume(&self.image, pending, reply, world.now());
+                }
+            }
+        }
+    }
+
+    fn tick(&mut self, world: &World) -> usize {
+        let commands = self.leader.tick(&self.image, world.now());
+        for command in &commands {
+            self.index += 1;
+            let reply = self.image.apply(self.index, command);
+            self.leader.applied(&self.image, command, &reply, world.now());
+        }
+        commands.len()
+    }
+}
+
+#[test]
+#[ignore = "measures the time of the whole process"]
+#[allow(clippy::disallowed_methods, reason = "it measures real time")]
+fn a_thousand_members_share_a_hundred_thousand_partitions() {
+    let mut world = World::new(vec![(1, "t", PARTITIONS)]);
+    let mut shard = Shard {
+        image: world.image.clone(),
+        leader: Leader::new(world.config.clone(), &world.image, world.topics.clone(), world.now()),
+        index: 0,
+        applying: Duration::ZERO,
+    };
+    let mut clients: Vec<_> = (0..MEMBERS)
+        .map(|at| Client::new(&format!("m{at:04}"), &["t"]))
+        .collect();
+    // Each round is one heartbeat of everybody. After some, half of them leave; then as many join, and wait for two rounds
+    // in which the others are not heard and give nothing up.
+    for round in 0..18 {
+        if round == 6 {
+            for client in clients.drain(..MEMBERS / 2) {
+                let leave = jangada_coordinator::HeartbeatRequest {
+                    epoch: -1,
+                    ..client.request()
+                };
+                let step = shard.leader.heartbeat(&shard.image, leave, world.now());
+                shard.run(&world, step);
+            }
+        }
+        if round == 9 {
+            clients.extend((0..MEMBERS / 2).map(|at| Client::new(&format!("n{at:04}"), &["t"])));
+        }
+        let beat = if (9..12).contains(&round) {
+            MEMBERS / 2..MEMBERS
+        } else {
+            0..clients.len()
+        };
+        let count = beat.len();
+        let (begun, commands) = (Instant::now(), shard.index);
+        shard.applying = Duration::ZERO;
+        for client in &mut clients[beat] {
+            let step = shard.leader.heartbeat(&shard.image, client.request(), world.now());
+            let answer = shard.run(&world, step);
+            client.take(Ok(answer), world.now_ms);
+        }
+        let heartbeats = begun.elapsed();
+        let applied = shard.index - commands;
+        world.now_ms += 2_000;
+        let begun = Instant::now();
+        let ticked = shard.tick(&world);
+        println!(
+            "round {round}: {:?} per heartbeat of {}, of it {:?} per applied command of {applied}; tick with {ticked} commands {:?}",
+            heartbeats / count as u32,
+            count,
+            shard.applying / (applied.max(1) as u32),
+            begun.elapsed()
+        );
+    }
+    assert!(
+        clients
+            .iter()
+            .all(|client| client.owned.len() == PARTITIONS as usize / clients.len())
+    );
+    shard.image.check().expect("the state is sound");
+    assert_eq!(shard.image.state(GROUP).as_str(), "Stable");
+}
