@@ -154,6 +154,40 @@ async fn a_commit_waits_for_the_epoch_that_is_on_its_way() {
 }
 
 #[tokio::test]
+async fn a_consumer_that_is_dropped_leaves() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 2, 10).await;
+    let mut consumer = member(&client, config());
+    take(&mut consumer, 20).await;
+    drop(consumer);
+    until("it left", || cluster.state().groups().members("g").is_empty()).await;
+    let named = GroupConfig {
+        instance_id: Some("one".to_owned()),
+        ..config()
+    };
+    let mut consumer = member(&client, named.clone());
+    // What was not finished.
+    take(&mut consumer, 1).await;
+    drop(consumer);
+    // A static one leaves for a while: another process has its place at once.
+    let mut again = member(&client, named);
+    let id = again.member_id().to_owned();
+    let came_back = until("it came back", || {
+        let members = cluster.state().groups().members("g");
+        members == [(id.clone(), vec![0, 1])]
+    });
+    let reading = async {
+        loop {
+            again.next().await.expect("records");
+        }
+    };
+    tokio::select! {
+        () = reading => {}
+        () = came_back => {}
+    }
+}
+
+#[tokio::test]
 async fn offsets_that_are_not_ready_are_not_out_of_range() {
     let cluster = Cluster::start(1);
     let client = filled(&cluster, 1, 10).await;
