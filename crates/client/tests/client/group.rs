@@ -342,6 +342,77 @@ async fn partitions_pause_and_resume_where_they_were() {
     assert!(consumer.pause("t", 7).is_err());
 }
 
+/// Asserts that each batch of "t" was fetched once.
+fn assert_fetched_once(cluster: &Cluster) {
+    let state = cluster.state();
+    let batches = state.topics["t"]
+        .partitions
+        .iter()
+        .flat_map(|partition| &partition.batches);
+    let log_bytes: usize = batches.map(|batch| batch.len()).sum();
+    assert_eq!(state.fetched_bytes, log_bytes, "something was fetched twice");
+}
+
+#[tokio::test]
+async fn what_was_fetched_of_a_paused_partition_is_kept() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 2, 300).await;
+    let mut consumer = member(&client, config());
+    // In the middle of responses, with one partition's records and the other's.
+    let mut read = take(&mut consumer, 1).await;
+    for _ in 0..30 {
+        let paused = read.last().expect("some").partition;
+        consumer.pause("t", paused).expect("owned");
+        let of_other = take(&mut consumer, 3).await;
+        assert!(of_other.iter().all(|record| record.partition != paused));
+        read.extend(of_other);
+        consumer.resume("t", paused).expect("owned");
+        read.extend(take(&mut consumer, 2).await);
+    }
+    for partition in 0..2 {
+        consumer.pause("t", partition).expect("owned");
+    }
+    idle(&mut consumer, 100).await;
+    for partition in 0..2 {
+        consumer.resume("t", partition).expect("owned");
+    }
+    let left = 600 - read.len();
+    read.extend(take(&mut consumer, left).await);
+    for partition in 0..2 {
+        let of: Vec<i64> = read
+            .iter()
+            .filter(|r| r.partition == partition)
+            .map(|r| r.offset)
+            .collect();
+        assert_eq!(of, (0..300).collect::<Vec<_>>(), "once and in order");
+    }
+    assert_fetched_once(&cluster);
+}
+
+#[tokio::test]
+async fn a_paused_partition_fetches_no_more_than_there_is_room_for() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 20_000).await;
+    let little = GroupConfig {
+        prefetch_bytes: 64 * 1024,
+        max_partition_bytes: 4096,
+        ..config()
+    };
+    let mut consumer = member(&client, little);
+    let mut read = take(&mut consumer, 1).await;
+    consumer.pause("t", 0).expect("owned");
+    idle(&mut consumer, 300).await;
+    let ahead = cluster.state().fetched_bytes;
+    assert!(
+        ahead <= 64 * 1024 + 2 * 4096,
+        "{ahead} bytes were fetched of a paused partition"
+    );
+    consumer.resume("t", 0).expect("owned");
+    read.extend(take(&mut consumer, 19_999).await);
+    assert!(read.iter().map(|record| record.offset).eq(0..20_000));
+    assert_fetched_once(&cluster);
+}
+
 #[tokio::test]
 async fn a_seek_is_what_is_committed_next() {
     let cluster = Cluster::start(1);
