@@ -4,6 +4,7 @@
 //!   dropped. Only one cluster lives at a time: tests run in threads, and the machine has few cores.
 //! - [`cli`]: one run of the command line, with its exit code and output.
 //! - [`Disk`]: a file system that can lose power. [`Network`]: proxies that can cut a node off without a reset.
+//! - [`GroupProcess`]: `jangada consume --group`, with what it printed and owned. [`Orders`]: keyed records that go on.
 //! - [`groups`]: consumer groups below the client: calls that follow the coordinator, and small members.
 //! - [`consumer_from_start`]: reads a whole topic.
 //! - [`raw`]: calls below the client: batches made by hand, and an error's reason.
@@ -17,11 +18,13 @@ mod checker;
 pub mod cli;
 mod cluster;
 mod disk;
+mod group_process;
 pub mod groups;
 mod input;
 mod load;
 mod network;
 mod node;
+mod orders;
 pub mod ports;
 mod proxy;
 pub mod raw;
@@ -33,9 +36,11 @@ mod wait;
 pub use checker::{History, Outcome, Value};
 pub use cluster::{Cluster, Options, turn};
 pub use disk::{Disk, can_mount};
+pub use group_process::{Change, GroupProcess, Printed};
 pub use input::{awkward_lines, lines_of};
 pub use load::Load;
 pub use network::Network;
+pub use orders::{Orders, Written, number_of};
 pub use proxy::Proxy;
 pub use reading::consumer_from_start;
 pub use small_disk::SmallDisk;

@@ -18,7 +18,7 @@ use futures::future::try_join_all;
 
 pub use config::{ConsumerConfig, OffsetReset, StartAt};
 pub(crate) use inbox::Life;
-pub(crate) use reader::Reader;
+pub(crate) use reader::{Filled, Reader};
 pub use record::{ConsumedRecord, RawBatches};
 
 use crate::client::OffsetAt;

@@ -23,11 +23,30 @@ pub(crate) struct Reader {
     inbox: Arc<Inbox>,
     slots: BTreeMap<Life, Slot>,
     next_life: u64,
-    /// Decoded and not handed out yet; all of one partition.
-    decoded: VecDeque<ConsumedRecord>,
+    /// What is handed out next, and of which partition.
+    decoded: Decoded,
     decoded_of: Life,
-    /// What comes after `decoded`: its end, or the error behind it.
-    decoded_end: Option<Result<i64, ClientError>>,
+    /// Partitions that may have kept something while they were paused, and go on.
+    resumed: VecDeque<Life>,
+}
+
+/// A response, decoded; what is not handed out yet.
+#[derive(Default)]
+struct Decoded {
+    records: VecDeque<ConsumedRecord>,
+    /// What comes after them: the end, or the error behind them.
+    end: Option<Result<i64, ClientError>>,
+}
+
+/// What is there to hand out next, without waiting.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Filled {
+    /// Of which partition.
+    pub life: Life,
+    /// The offset after the last record.
+    pub end: i64,
+    /// The last record's.
+    pub leader_epoch: Option<u32>,
 }
 
 /// A partition that is read.
@@ -38,8 +57,18 @@ struct Slot {
     position: i64,
     /// Nothing more is taken: it is damaged there.
     is_stopped: bool,
+    /// Nothing of it is handed out; what comes is kept.
+    is_paused: bool,
+    kept: Kept,
     window: Arc<Window>,
     task: JoinHandle<()>,
+}
+
+/// What came of a paused partition, in this order. It counts in the window until it is handed out, but for what was decoded.
+#[derive(Default)]
+struct Kept {
+    decoded: Option<Decoded>,
+    fetched: VecDeque<Fetched>,
 }
 
 impl Drop for Slot {
@@ -57,9 +86,9 @@ impl Reader {
             inbox: Arc::default(),
             slots: BTreeMap::new(),
             next_life: 0,
-            decoded: VecDeque::new(),
+            decoded: Decoded::default(),
             decoded_of: Life::default(),
-            decoded_end: None,
+            resumed: VecDeque::new(),
         })
     }
 
@@ -92,6 +121,8 @@ impl Reader {
             partition,
             position: offset,
             is_stopped: false,
+            is_paused: false,
+            kept: Kept::default(),
             window,
             task: tokio::spawn(fetcher.run()),
         };
@@ -105,7 +136,7 @@ impl Reader {
             self.slots.remove(life);
         }
         if lives.contains(&self.decoded_of) {
-            self.forget_decoded();
+            self.decoded = Decoded::default();
         }
         self.inbox.retain(|life| !lives.contains(&life));
         if !self.slots.is_empty() {
@@ -117,7 +148,32 @@ impl Reader {
     pub fn clear(&mut self) {
         self.slots.clear();
         self.inbox.retain(|_| false);
-        self.forget_decoded();
+        self.decoded = Decoded::default();
+        self.resumed.clear();
+    }
+
+    /// Hands out nothing more of a partition, and keeps what was fetched.
+    ///
+    /// # Panics
+    /// For a partition that is not read.
+    pub fn pause(&mut self, life: Life) {
+        let is_decoded = self.decoded_of == life;
+        let decoded = is_decoded.then(|| std::mem::take(&mut self.decoded));
+        let slot = self.slot(life);
+        slot.is_paused = true;
+        // What was kept before comes after what was taken out of it.
+        if let Some(decoded) = decoded.filter(|decoded| decoded.end.is_some() || !decoded.records.is_empty()) {
+            slot.kept.decoded = Some(decoded);
+        }
+    }
+
+    /// Goes on with a paused partition, where it was.
+    ///
+    /// # Panics
+    /// For a partition that is not read.
+    pub fn resume(&mut self, life: Life) {
+        self.slot(life).is_paused = false;
+        self.resumed.push_back(life);
     }
 
     fn resize(&self, share: usize) {
@@ -160,36 +216,46 @@ impl Reader {
 
     /// Waits until there are records to hand out. A call that is dropped loses nothing.
     pub async fn fill(&mut self) -> Result<(), Failed> {
-        while self.decoded.is_empty() {
+        while self.decoded.records.is_empty() {
             self.finish_decoded()?;
+            if let Some((life, decoded)) = self.kept_decoded() {
+                (self.decoded, self.decoded_of) = (decoded, life);
+                continue;
+            }
             let (life, raw) = self.take().await?;
             self.decode(life, &raw);
         }
         Ok(())
     }
 
-    /// The partition of the records that are to be handed out next, and where they end: those of up to `max` records.
-    pub fn filled(&self, max: usize) -> Option<(Life, i64)> {
-        let last = match self.decoded.len() <= max {
-            true => self.decoded.back(),
-            false => self.decoded.get(max.saturating_sub(1)),
+    /// What is to be handed out next, up to `max` records.
+    pub fn filled(&self, max: usize) -> Option<Filled> {
+        let records = &self.decoded.records;
+        let last = match records.len() <= max {
+            true => records.back(),
+            false => records.get(max.saturating_sub(1)),
         };
-        last.map(|record| (self.decoded_of, record.offset + 1))
+        last.map(|record| Filled {
+            life: self.decoded_of,
+            end: record.offset + 1,
+            leader_epoch: record.leader_epoch,
+        })
     }
 
     /// The next record, if there is one without waiting.
     pub fn pop(&mut self) -> Option<(Life, ConsumedRecord)> {
-        let record = self.decoded.pop_front()?;
+        let record = self.decoded.records.pop_front()?;
         self.handed_out(record.offset + 1);
         Some((self.decoded_of, record))
     }
 
     /// The next records, all of one partition, if there are some without waiting.
     pub fn pop_all(&mut self, max: usize) -> Option<(Life, Vec<ConsumedRecord>)> {
-        let records: Vec<_> = if self.decoded.len() <= max {
-            std::mem::take(&mut self.decoded).into()
+        let decoded = &mut self.decoded.records;
+        let records: Vec<_> = if decoded.len() <= max {
+            std::mem::take(decoded).into()
         } else {
-            self.decoded.drain(..max).collect()
+            decoded.drain(..max).collect()
         };
         self.handed_out(records.last()?.offset + 1);
         Some((self.decoded_of, records))
@@ -197,7 +263,7 @@ impl Reader {
 
     /// Batches of some partition, undecoded. What is left of decoded ones is skipped.
     pub async fn next_raw(&mut self) -> Result<RawBatches, Failed> {
-        self.decoded.clear();
+        self.decoded.records.clear();
         self.finish_decoded()?;
         let (life, raw) = self.take().await?;
         self.slot(life).position = raw.next_offset;
@@ -213,10 +279,10 @@ impl Reader {
     fn handed_out(&mut self, up_to: i64) {
         self.slot(self.decoded_of).position = up_to;
         // The last record may be followed by offsets without one.
-        if self.decoded.is_empty()
-            && let Some(Ok(end)) = self.decoded_end
+        if self.decoded.records.is_empty()
+            && let Some(Ok(end)) = self.decoded.end
         {
-            self.decoded_end = None;
+            self.decoded.end = None;
             self.slot(self.decoded_of).position = end;
         }
     }
@@ -224,11 +290,17 @@ impl Reader {
     /// What was fetched next, and of which partition.
     async fn take(&mut self) -> Result<(Life, RawBatches), Failed> {
         loop {
-            let (life, fetched) = self.inbox.take().await;
+            let (life, fetched) = match self.kept_fetched() {
+                Some(kept) => kept,
+                None => self.inbox.take().await,
+            };
             let current = self.slots.get_mut(&life).filter(|slot| !slot.is_stopped);
             // A task that is aborted may still have delivered.
             let Some(slot) = current else { continue };
             match fetched {
+                // It is tried again all the time; what was so then need not be so when the partition goes on.
+                Fetched::Failed(error) if slot.is_paused && error.is_retryable() => {}
+                fetched if slot.is_paused => slot.kept.fetched.push_back(fetched),
                 Fetched::Failed(error) => return Err((life, error)),
                 Fetched::Moved { to } => slot.position = to,
                 Fetched::Batches {
@@ -252,13 +324,38 @@ impl Reader {
         }
     }
 
+    /// What a partition that goes on kept of a response.
+    fn kept_decoded(&mut self) -> Option<(Life, Decoded)> {
+        for life in &self.resumed {
+            if let Some(slot) = self.slots.get_mut(life).filter(|slot| !slot.is_paused)
+                && let Some(decoded) = slot.kept.decoded.take()
+            {
+                return Some((*life, decoded));
+            }
+        }
+        None
+    }
+
+    /// The oldest that a partition that goes on kept.
+    fn kept_fetched(&mut self) -> Option<(Life, Fetched)> {
+        while let Some(life) = self.resumed.front().copied() {
+            let slot = self.slots.get_mut(&life).filter(|slot| !slot.is_paused);
+            match slot.and_then(|slot| slot.kept.fetched.pop_front()) {
+                Some(fetched) => return Some((life, fetched)),
+                None => self.resumed.pop_front(),
+            };
+        }
+        None
+    }
+
     fn decode(&mut self, life: Life, raw: &RawBatches) {
         self.decoded_of = life;
-        let decoded = raw.decode_into(&mut self.decoded);
-        self.decoded_end = Some(decoded.map(|()| raw.next_offset).map_err(|error| ClientError::Corrupt {
+        let records = &mut self.decoded.records;
+        let decoded = raw.decode_into(records);
+        self.decoded.end = Some(decoded.map(|()| raw.next_offset).map_err(|error| ClientError::Corrupt {
             topic: raw.topic.clone(),
             partition: raw.partition,
-            offset: self.decoded.back().map_or(raw.first_offset, |record| record.offset + 1),
+            offset: records.back().map_or(raw.first_offset, |record| record.offset + 1),
             message: error.to_string(),
         }));
     }
@@ -266,7 +363,7 @@ impl Reader {
     /// All that was decoded is handed out: what came after it?
     fn finish_decoded(&mut self) -> Result<(), Failed> {
         let life = self.decoded_of;
-        match self.decoded_end.take() {
+        match self.decoded.end.take() {
             Some(Ok(next_offset)) => self.slot(life).position = next_offset,
             Some(Err(error)) => {
                 // Nothing behind the damage is handed out until a seek.
@@ -278,10 +375,5 @@ impl Reader {
             None => {}
         }
         Ok(())
-    }
-
-    fn forget_decoded(&mut self) {
-        self.decoded.clear();
-        self.decoded_end = None;
     }
 }

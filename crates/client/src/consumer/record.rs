@@ -19,6 +19,8 @@ pub struct ConsumedRecord {
     pub partition: u32,
     /// Its position in the partition.
     pub offset: i64,
+    /// Of the leader that appended it. `None`: its batch does not say.
+    pub leader_epoch: Option<u32>,
     /// Milliseconds since the Unix epoch.
     pub timestamp_ms: i64,
     /// An empty key is a key.
@@ -68,6 +70,7 @@ impl RawBatches {
                     topic: self.topic.clone(),
                     partition: self.partition,
                     offset: record.offset.get(),
+                    leader_epoch: u32::try_from(header.partition_leader_epoch).ok(),
                     timestamp_ms: record.timestamp_ms,
                     key: record.key,
                     value: record.value,
@@ -113,5 +116,6 @@ mod tests {
         assert_eq!(offsets, [13, 14, 15]);
         assert_eq!(raw.records(), 3);
         assert_eq!(records[0].value.as_deref(), Some(&b"d"[..]));
+        assert!(records.iter().all(|record| record.leader_epoch == Some(1)));
     }
 }

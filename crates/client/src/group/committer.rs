@@ -1,11 +1,13 @@
 //! Commits of a member: one at a time, so that an older offset never overtakes a newer one.
 //!
 //! The ledger says how far each partition is finished. The consumer moves that forward as it hands out; a task commits it by the
-//! interval, whatever the consumer's caller does meanwhile.
+//! interval, whatever the consumer's caller does meanwhile. A commit whose caller no longer waits goes on, and the next one waits
+//! for it: given up, it might arrive after a newer one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use jangada_proto::v1;
@@ -22,24 +24,47 @@ use crate::wire_error::Failure;
 /// How many offsets a request may have.
 const OFFSETS_MAX: usize = 10_000;
 
-/// No record is finished yet.
-const NONE: i64 = -1;
+/// Where a partition is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    /// The next record's.
+    pub offset: i64,
+    /// Of the last record.
+    pub leader_epoch: Option<u32>,
+}
 
-/// How far a partition is finished: the offset after the last record. Shared with the consumer, which moves it.
-#[derive(Clone, Debug)]
-pub(crate) struct Finished(Arc<AtomicI64>);
+impl Position {
+    /// Before any record was read.
+    pub fn start(offset: i64) -> Self {
+        Self {
+            offset,
+            leader_epoch: None,
+        }
+    }
+
+    pub fn commit(self, partition: TopicPartition) -> OffsetCommit {
+        OffsetCommit {
+            leader_epoch: self.leader_epoch,
+            ..OffsetCommit::new(partition, self.offset)
+        }
+    }
+}
+
+/// How far a partition is finished, if a record is. Shared with the consumer, which moves it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Finished(Arc<Mutex<Option<Position>>>);
 
 impl Finished {
-    fn new() -> Self {
-        Self(Arc::new(AtomicI64::new(NONE)))
+    fn lock(&self) -> MutexGuard<'_, Option<Position>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn set(&self, offset: i64) {
-        self.0.store(offset, Ordering::Relaxed);
+    pub fn set(&self, position: Position) {
+        *self.lock() = Some(position);
     }
 
-    pub fn get(&self) -> Option<i64> {
-        Some(self.0.load(Ordering::Relaxed)).filter(|offset| *offset != NONE)
+    pub fn get(&self) -> Option<Position> {
+        *self.lock()
     }
 
     pub fn is(&self, other: &Self) -> bool {
@@ -47,9 +72,19 @@ impl Finished {
     }
 }
 
+/// What is to be committed.
+enum What {
+    /// What is finished and not committed when its turn has come, of all partitions or of these.
+    Finished(Option<BTreeSet<TopicPartition>>),
+    /// These, under this membership.
+    These(u64, Vec<OffsetCommit>),
+    /// Nothing of these any more.
+    Forgotten(BTreeSet<TopicPartition>),
+}
+
 struct Entry {
     finished: Finished,
-    /// By the last answer.
+    /// By the last answer; not known while a commit is under way, and after one without an answer.
     committed: Option<i64>,
 }
 
@@ -68,8 +103,8 @@ pub(crate) struct Committer {
     view: watch::Receiver<View>,
     /// Asks for a heartbeat at once.
     heartbeat: Arc<Notify>,
-    /// Who commits holds it.
-    lane: tokio::sync::Mutex<()>,
+    /// Who commits holds it; those who wait get it in their order.
+    lane: Arc<tokio::sync::Mutex<()>>,
     ledger: Mutex<Ledger>,
 }
 
@@ -85,7 +120,7 @@ impl Committer {
             member_id,
             view,
             heartbeat,
-            lane: tokio::sync::Mutex::default(),
+            lane: Arc::default(),
             ledger: Mutex::default(),
         }
     }
@@ -108,7 +143,7 @@ impl Committer {
 
     /// The member got a partition.
     pub fn add(&self, partition: TopicPartition) -> Finished {
-        let finished = Finished::new();
+        let finished = Finished::default();
         let entry = Entry {
             finished: finished.clone(),
             committed: None,
@@ -125,19 +160,36 @@ impl Committer {
         };
     }
 
-    /// The partitions are given up, after what may still be under way for them.
-    pub async fn forget(&self, partitions: &BTreeSet<TopicPartition>) {
-        let _alone = self.lane.lock().await;
-        self.ledger()
-            .entries
-            .retain(|partition, _| !partitions.contains(partition));
+    /// The partitions are given up, after what may still be under way for them: it would be refused with all that it came with.
+    pub async fn forget(self: &Arc<Self>, partitions: BTreeSet<TopicPartition>) {
+        // Nothing is sent that could fail.
+        let _ = self.commit(What::Forgotten(partitions)).await;
     }
 
     /// The partition is where the group has it.
     pub fn is_committed(&self, partition: &TopicPartition, offset: i64) {
+        self.note(partition, Some(offset));
+    }
+
+    /// The partition goes on elsewhere: what is committed says nothing about that.
+    pub fn moved(&self, partition: &TopicPartition) {
+        self.note(partition, None);
+    }
+
+    fn note(&self, partition: &TopicPartition, committed: Option<i64>) {
         if let Some(entry) = self.ledger().entries.get_mut(partition) {
-            entry.committed = Some(offset);
+            entry.committed = committed;
         }
+    }
+
+    /// Whether the group has this offset or a later one, and no commit is under way that could take it back.
+    pub fn has_committed(&self, partition: &TopicPartition, offset: i64) -> bool {
+        let Ok(_alone) = self.lane.try_lock() else {
+            return false;
+        };
+        let ledger = self.ledger();
+        let entry = ledger.entries.get(partition);
+        entry.is_some_and(|entry| entry.committed >= Some(offset))
     }
 
     /// Commits every interval what is finished, for ever.
@@ -151,11 +203,52 @@ impl Committer {
     }
 
     /// Commits what is finished and not committed yet, of all partitions or of these.
-    pub async fn commit_finished(&self, only: Option<&BTreeSet<TopicPartition>>) -> Result<(), ClientError> {
+    pub async fn commit_finished(self: &Arc<Self>, only: Option<BTreeSet<TopicPartition>>) -> Result<(), ClientError> {
+        self.commit(What::Finished(only)).await
+    }
+
+    /// Commits these.
+    pub async fn commit_offsets(self: &Arc<Self>, offsets: Vec<OffsetCommit>) -> Result<(), ClientError> {
+        if let Some(bad) = offsets.iter().find(|commit| commit.offset < 0) {
+            return Err(ClientError::Config(format!(
+                "offset {} of {}: offsets begin at 0",
+                bad.offset, bad.partition
+            )));
+        }
+        let losses = self.ledger().losses;
+        self.commit(What::These(losses, offsets)).await
+    }
+
+    /// Commits when its turn has come. Does so in a task: a caller that no longer waits, and is not polled, must not stand in the
+    /// others' way.
+    async fn commit(self: &Arc<Self>, what: What) -> Result<(), ClientError> {
         let deadline = self.coordinator.deadline();
-        let _alone = self.lane.lock().await;
-        let (losses, due) = self.due(only);
-        self.send(losses, &due, deadline).await
+        // The place in the queue is taken here, and not whenever the task comes to run.
+        let mut turn = Box::pin(self.lane.clone().lock_owned());
+        let first = futures::poll!(&mut turn);
+        let committer = self.clone();
+        let task = tokio::spawn(async move {
+            let _alone = match first {
+                Poll::Ready(alone) => alone,
+                Poll::Pending => turn.await,
+            };
+            let (losses, offsets) = match what {
+                What::Finished(only) => committer.due(only.as_ref()),
+                What::These(losses, offsets) => (losses, offsets),
+                What::Forgotten(partitions) => {
+                    let entries = &mut committer.ledger().entries;
+                    entries.retain(|partition, _| !partitions.contains(partition));
+                    return Ok(());
+                }
+            };
+            committer.send(losses, &offsets, deadline).await
+        });
+        match task.await {
+            Ok(committed) => committed,
+            Err(failed) if failed.is_panic() => resume_unwind(failed.into_panic()),
+            // The runtime ends.
+            Err(_) => Err(ClientError::Closed),
+        }
     }
 
     /// What is finished and not committed, and under which membership.
@@ -166,37 +259,32 @@ impl Committer {
             .iter()
             .filter(|(partition, _)| only.is_none_or(|only| only.contains(partition)));
         let due = wanted.filter_map(|(partition, entry)| {
-            let offset = entry.finished.get()?;
-            (entry.committed != Some(offset)).then(|| OffsetCommit::new(partition.clone(), offset))
+            let position = entry.finished.get()?;
+            (entry.committed != Some(position.offset)).then(|| position.commit(partition.clone()))
         });
         (ledger.losses, due.collect())
     }
 
-    /// Commits these.
-    pub async fn commit_offsets(&self, offsets: &[OffsetCommit]) -> Result<(), ClientError> {
-        if let Some(bad) = offsets.iter().find(|commit| commit.offset < 0) {
-            return Err(ClientError::Config(format!(
-                "offset {} of {}: offsets begin at 0",
-                bad.offset, bad.partition
-            )));
-        }
-        let deadline = self.coordinator.deadline();
-        let losses = self.ledger().losses;
-        let _alone = self.lane.lock().await;
-        self.send(losses, offsets, deadline).await
-    }
-
     async fn send(&self, losses: u64, offsets: &[OffsetCommit], deadline: Instant) -> Result<(), ClientError> {
         for offsets in offsets.chunks(OFFSETS_MAX) {
+            self.note_all(losses, offsets, |_| None);
             self.send_one(losses, offsets, deadline).await?;
-            let mut ledger = self.ledger();
-            for commit in offsets {
-                if let Some(entry) = ledger.entries.get_mut(&commit.partition) {
-                    entry.committed = Some(commit.offset);
-                }
-            }
+            self.note_all(losses, offsets, |commit| Some(commit.offset));
         }
         Ok(())
+    }
+
+    /// What is known of the offsets, unless the membership is another one by now.
+    fn note_all(&self, losses: u64, offsets: &[OffsetCommit], committed: impl Fn(&OffsetCommit) -> Option<i64>) {
+        let mut ledger = self.ledger();
+        if ledger.losses != losses {
+            return;
+        }
+        for commit in offsets {
+            if let Some(entry) = ledger.entries.get_mut(&commit.partition) {
+                entry.committed = committed(commit);
+            }
+        }
     }
 
     /// One request, until it succeeds, is refused, or the time is up.

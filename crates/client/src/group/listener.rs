@@ -197,6 +197,6 @@ impl GroupHandle {
     /// [`ClientError::MembershipLost`]; [`ClientError::Unavailable`] and [`ClientError::OutcomeUnknown`] after trying for as long as
     /// `retry_timeout`.
     pub async fn commit_offsets(&self, offsets: &[OffsetCommit]) -> Result<(), ClientError> {
-        self.committer.commit_offsets(offsets).await
+        self.committer.commit_offsets(offsets.to_vec()).await
     }
 }

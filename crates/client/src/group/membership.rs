@@ -62,7 +62,7 @@ pub(crate) struct Ack {
     pub owned: Arc<BTreeSet<TopicPartition>>,
 }
 
-/// The consumer's end. Dropping it ends the task without leaving the group.
+/// The consumer's end. When it is dropped the task leaves the group, too, if it still gets the time.
 pub(crate) struct Membership {
     pub view: watch::Receiver<View>,
     ack: Arc<Mutex<Option<Ack>>>,
@@ -260,8 +260,8 @@ impl Heartbeats {
         });
     }
 
+    /// Leaves, and says so if someone waits for it.
     async fn leave(self, left: Result<oneshot::Sender<()>, oneshot::error::RecvError>) {
-        let Ok(left) = left else { return };
         let epoch = match self.config.instance_id {
             Some(_) => LEAVE_STATIC,
             None => LEAVE,
@@ -279,7 +279,9 @@ impl Heartbeats {
                 );
             }
         }
-        let _ = left.send(());
+        if let Ok(left) = left {
+            let _ = left.send(());
+        }
     }
 }
 

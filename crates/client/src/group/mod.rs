@@ -36,9 +36,9 @@ pub use listener::{
 pub(crate) use starts::fetch as fetch_offsets;
 
 use crate::cluster::Cluster;
-use crate::consumer::{ConsumedRecord, Life, Reader, StartAt, start_offset};
+use crate::consumer::{ConsumedRecord, Filled, Life, Reader, StartAt, start_offset};
 use crate::error::ClientError;
-use committer::{Committer, Finished};
+use committer::{Committer, Finished, Position};
 use membership::{Membership, View};
 use owned::{OwnedPartitions, State};
 use rebalance::Done;
@@ -53,6 +53,9 @@ use starts::{Found, Starts};
 ///
 /// Changes of partitions take effect inside the calls of this type. So a handler that works on one record or batch for longer than
 /// [`GroupConfig::rebalance_timeout`] loses its membership if partitions are to move meanwhile.
+///
+/// One that is dropped, instead of [closed](Self::close), leaves the group in the background if the runtime goes on for long enough,
+/// and commits nothing more: it is [abandoned](Self::abandon) without waiting.
 ///
 /// ```no_run
 /// # async fn handle(_: &jangada_client::ConsumedRecord) {}
@@ -93,16 +96,14 @@ pub struct GroupConsumer {
     /// When partitions whose start could not be found out are tried again.
     retry_at: Option<Instant>,
     /// The last hand-over: finished when the next one is asked for.
-    handed: Option<(Finished, i64)>,
+    handed: Option<(Finished, Position)>,
     /// The commit before a hand-over.
     guard: Option<BoxFuture<'static, Guarded>>,
-    /// Up to where that is done.
-    guarded: Option<(Life, i64)>,
     _commits: Option<EndedOnDrop>,
 }
 
-/// A commit before a hand-over: of which partition, up to where, and what became of it.
-type Guarded = (Life, i64, Result<(), ClientError>);
+/// A commit before a hand-over: of which partition, and what became of it.
+type Guarded = (Life, TopicPartition, Result<(), ClientError>);
 
 struct EndedOnDrop(JoinHandle<()>);
 
@@ -156,7 +157,6 @@ impl GroupConsumer {
             retry_at: None,
             handed: None,
             guard: None,
-            guarded: None,
             _commits: commits,
         })
     }
@@ -170,7 +170,7 @@ impl GroupConsumer {
     pub async fn next(&mut self) -> Result<ConsumedRecord, ClientError> {
         self.ready(usize::MAX).await?;
         let (life, record) = self.reader.pop().expect("ready");
-        self.hand_over(life);
+        self.hand_over(life, record.leader_epoch);
         Ok(record)
     }
 
@@ -183,7 +183,7 @@ impl GroupConsumer {
         let max = max.max(1);
         self.ready(max).await?;
         let (life, records) = self.reader.pop_all(max).expect("ready");
-        self.hand_over(life);
+        self.hand_over(life, records.last().and_then(|record| record.leader_epoch));
         Ok(records)
     }
 
@@ -210,7 +210,7 @@ impl GroupConsumer {
     /// # Errors
     /// As [`commit`](Self::commit).
     pub async fn commit_offsets(&mut self, offsets: &[OffsetCommit]) -> Result<(), ClientError> {
-        self.committer.commit_offsets(offsets).await
+        self.committer.commit_offsets(offsets.to_vec()).await
     }
 
     /// Goes on elsewhere in one of the member's partitions. The next commit has the new position, unless commits are manual.
@@ -231,8 +231,9 @@ impl GroupConsumer {
             self.handed = None;
         }
         if self.config.commit != CommitMode::Manual {
-            owned.finished.set(offset);
+            owned.finished.set(Position::start(offset));
         }
+        self.committer.moved(&found);
         self.stop(std::slice::from_ref(&found));
         let state = State::At {
             topic: metadata,
@@ -244,15 +245,18 @@ impl GroupConsumer {
         Ok(())
     }
 
-    /// Hands out nothing more of a partition until [`resume`](Self::resume), or until another member has it. What was fetched ahead is
-    /// dropped and fetched again then.
+    /// Hands out nothing more of a partition until [`resume`](Self::resume), or until another member has it. What was fetched ahead
+    /// is kept, and no more is fetched than that takes room for.
     ///
     /// # Errors
     /// [`ClientError::Config`] for a partition that the member does not own.
     pub fn pause(&mut self, topic: &str, partition: u32) -> Result<(), ClientError> {
         let found = self.owned_partition(topic, partition)?;
-        self.stop(std::slice::from_ref(&found));
-        self.owned.get_mut(&found).expect("just found").is_paused = true;
+        let owned = self.owned.get_mut(&found).expect("just found");
+        owned.is_paused = true;
+        if let State::At { life: Some(life), .. } = owned.state {
+            self.reader.pause(life);
+        }
         Ok(())
     }
 
@@ -262,8 +266,12 @@ impl GroupConsumer {
     /// [`ClientError::Config`] for a partition that the member does not own.
     pub fn resume(&mut self, topic: &str, partition: u32) -> Result<(), ClientError> {
         let found = self.owned_partition(topic, partition)?;
-        self.owned.get_mut(&found).expect("just found").is_paused = false;
-        self.read(&[found]);
+        let owned = self.owned.get_mut(&found).expect("just found");
+        owned.is_paused = false;
+        match owned.state {
+            State::At { life: Some(life), .. } => self.reader.resume(life),
+            _ => self.read(&[found]),
+        }
         Ok(())
     }
 
@@ -340,14 +348,18 @@ impl GroupConsumer {
 
     /// The last hand-over is finished.
     fn finish(&mut self) {
-        if let Some((finished, offset)) = self.handed.take() {
-            finished.set(offset);
+        if let Some((finished, position)) = self.handed.take() {
+            finished.set(position);
         }
     }
 
-    fn hand_over(&mut self, life: Life) {
+    fn hand_over(&mut self, life: Life, leader_epoch: Option<u32>) {
         if let Some(finished) = self.owned.finished(life) {
-            self.handed = Some((finished.clone(), self.reader.position(life)));
+            let position = Position {
+                offset: self.reader.position(life),
+                leader_epoch,
+            };
+            self.handed = Some((finished.clone(), position));
         }
     }
 
@@ -359,8 +371,8 @@ impl GroupConsumer {
             let filled = self.reader.filled(max);
             let may_hand_out = self.view.is_within_session();
             if may_hand_out
-                && let Some((life, end)) = filled
-                && self.is_guarded(life, end)
+                && let Some(filled) = filled
+                && self.is_guarded(filled)
             {
                 return Ok(());
             }
@@ -378,10 +390,15 @@ impl GroupConsumer {
                     self.take_done(done)?;
                 }
                 Some(found) = self.lookups.next() => self.take_found(found)?,
-                (life, end, committed) = some(&mut self.guard) => {
+                (life, partition, committed) = some(&mut self.guard) => {
                     self.guard = None;
+                    if self.owned.by_life(life).is_none() {
+                        // Given up, or it goes on elsewhere: whether that was committed says nothing any more.
+                        self.committer.moved(&partition);
+                        continue;
+                    }
                     match committed {
-                        Ok(()) => self.guarded = Some((life, end)),
+                        Ok(()) => {}
                         // Nothing was handed out. The next heartbeat's answer says what is still owned.
                         Err(ClientError::MembershipLost(_)) => {
                             let _ = self.membership.view.changed().await;
@@ -404,23 +421,36 @@ impl GroupConsumer {
     }
 
     /// Whether what is handed out next is committed before, if it has to be; begins with that.
-    fn is_guarded(&mut self, life: Life, end: i64) -> bool {
-        if self.config.commit != CommitMode::Before || self.guarded.is_some_and(|(l, e)| l == life && e >= end) {
+    fn is_guarded(&mut self, filled: Filled) -> bool {
+        if self.config.commit != CommitMode::Before {
             return true;
         }
-        if self.guard.is_none()
-            && let Some((partition, owned)) = self.owned.by_life(life)
-        {
-            if owned.finished.get().is_none() {
-                // What is committed now and never handed out can be taken back when the partition is given up.
-                owned.finished.set(self.reader.position(life));
-            }
-            let commit = OffsetCommit::new(partition.clone(), end);
-            let committer = self.committer.clone();
-            self.guard = Some(Box::pin(async move {
-                (life, end, committer.commit_offsets(&[commit]).await)
-            }));
+        let Filled {
+            life,
+            end,
+            leader_epoch,
+        } = filled;
+        let Some((partition, owned)) = self.owned.by_life(life).filter(|_| self.guard.is_none()) else {
+            return false;
+        };
+        if self.committer.has_committed(partition, end) {
+            return true;
         }
+        if owned.finished.get().is_none() {
+            // What is committed now and never handed out can be taken back when the partition is given up.
+            owned.finished.set(Position::start(self.reader.position(life)));
+        }
+        let partition = partition.clone();
+        let position = Position {
+            offset: end,
+            leader_epoch,
+        };
+        let commit = position.commit(partition.clone());
+        let committer = self.committer.clone();
+        self.guard = Some(Box::pin(async move {
+            let committed = committer.commit_offsets(vec![commit]).await;
+            (life, partition, committed)
+        }));
         false
     }
 }

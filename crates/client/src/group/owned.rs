@@ -158,7 +158,7 @@ impl OwnedPartitions {
             let owned = self.by_partition.remove(partition)?;
             Some(PartitionPosition {
                 partition: partition.clone(),
-                position: owned.finished.get(),
+                position: owned.finished.get().map(|position| position.offset),
             })
         });
         removed.collect()
@@ -170,7 +170,7 @@ impl OwnedPartitions {
         let all = std::mem::take(&mut self.by_partition).into_iter();
         all.map(|(partition, owned)| PartitionPosition {
             partition,
-            position: owned.finished.get(),
+            position: owned.finished.get().map(|position| position.offset),
         })
         .collect()
     }

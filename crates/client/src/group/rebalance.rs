@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::GroupConsumer;
+use super::committer::Position;
 use super::config::CommitMode;
 use super::listener::{GroupHandle, ListenerError, StartPositions, TopicPartition};
 use super::membership::Ack;
@@ -185,10 +186,10 @@ impl GroupConsumer {
                 listener.on_revoked(&group, &given_up).await;
             }
             let committed = match commits {
-                true => committer.commit_finished(Some(&partitions)).await,
+                true => committer.commit_finished(Some(partitions.clone())).await,
                 false => Ok(()),
             };
-            committer.forget(&partitions).await;
+            committer.forget(partitions).await;
             Done::GaveUp { committed }
         })
     }
@@ -198,11 +199,6 @@ impl GroupConsumer {
         let reader = &self.reader;
         let lives = self.owned.stop(partitions, |life| reader.position(life));
         self.reader.remove(&lives);
-        if self.guarded.is_some_and(|(life, _)| lives.contains(&life)) {
-            self.guarded = None;
-        }
-        // Its outcome says nothing any more; it may still go through.
-        self.guard = None;
     }
 
     /// Begins to read partitions where they are, unless they are paused.
@@ -285,7 +281,7 @@ impl GroupConsumer {
                 // The member's position counts from here on, so that the next owner begins there and not at an end that has
                 // moved on meanwhile.
                 if self.config.commit != CommitMode::Manual {
-                    owned.finished.set(start.offset);
+                    owned.finished.set(Position::start(start.offset));
                 }
                 let state = State::At {
                     topic: start.topic,

@@ -10,10 +10,11 @@ use jangada_client::{
     Client, ClientError, CommitMode, ConsumedRecord, GroupConfig, GroupConsumer, GroupHandle, ListenerError,
     OffsetReset, PartitionPosition, RebalanceListener, StartAt, StartPositions, TopicPartition,
 };
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::consume::{fill, filled};
-use crate::fake::Cluster;
+use crate::fake::{Cluster, Event};
 
 /// Longer than anything here takes.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -168,39 +169,80 @@ async fn two_members_share_and_partitions_that_stay_are_not_paused() {
     assert_eq!(moved, events[1].1.iter().copied().collect());
 }
 
+/// Says when it is asked to give something up, and takes its time until it is told to go on.
+struct Slow {
+    asked: watch::Sender<Vec<u32>>,
+    may_go_on: watch::Receiver<bool>,
+}
+
+impl RebalanceListener for Slow {
+    fn on_revoked<'a>(&'a self, _: &'a GroupHandle, partitions: &'a [PartitionPosition]) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            self.asked.send_replace(numbers(partitions));
+            let mut may_go_on = self.may_go_on.clone();
+            may_go_on.wait_for(|may| *may).await.expect("the test goes on");
+        })
+    }
+}
+
 #[tokio::test]
 async fn giving_up_comes_before_the_acknowledgement() {
     let cluster = Cluster::start(1);
     let client = filled(&cluster, 2, 10).await;
-    let slow = GroupConfig {
+    let slow_commit = GroupConfig {
         commit: CommitMode::After {
             interval: Duration::from_secs(600),
         },
         ..config()
     };
-    let mut first = member(&client, slow.clone());
+    let (asked, asking) = watch::channel(Vec::new());
+    let (go_on, may_go_on) = watch::channel(false);
+    let listener = Arc::new(Slow { asked, may_go_on });
+    let mut first = client
+        .group_consumer_with(slow_commit.clone(), listener)
+        .expect("good settings");
     take(&mut first, 20).await;
-    let mut second = member(&client, slow);
-    cluster.state().groups().order.clear();
-    let joined = async {
-        tokio::select! {
-            next = second.next() => panic!("{next:?}: all is finished and committed"),
-            next = first.next() => panic!("{next:?}"),
-            () = until("they share", || {
-                let members = cluster.state().groups().members("g");
-                members.len() == 2 && members.iter().all(|(_, held)| held.len() == 1)
-            }) => {}
-        }
+    let mut second = member(&client, slow_commit);
+    let id = first.member_id().to_owned();
+    let heartbeats = || {
+        let mut state = cluster.state();
+        let events = &state.groups().events;
+        let of_first = events
+            .iter()
+            .filter(|e| matches!(e, Event::Heartbeat(member, _) if *member == id));
+        of_first.count()
     };
-    joined.await;
-    let order = cluster.state().groups().order.clone();
-    let commit = order.iter().position(|what| *what == "commit").expect("committed");
-    assert!(order[..commit].len() < order.len(), "{order:?}");
-    let commits = cluster.state().groups().commits.clone();
+    let giving_up = async {
+        until("it is asked to give one up", || !asking.borrow().is_empty()).await;
+        let seen = heartbeats();
+        until("it goes on to heartbeat", || heartbeats() >= seen + 5).await;
+        go_on.send_replace(true);
+        until("they share", || {
+            let members = cluster.state().groups().members("g");
+            members.len() == 2 && members.iter().all(|(_, held)| held.len() == 1)
+        })
+        .await;
+    };
+    tokio::select! {
+        next = second.next() => panic!("{next:?}: all is finished and committed"),
+        next = first.next() => panic!("{next:?}"),
+        () = giving_up => {}
+    }
+    let moved = asking.borrow().clone();
+    let kept: Vec<u32> = (0..2).filter(|partition| !moved.contains(partition)).collect();
+    let mut state = cluster.state();
+    let events = state.groups().events.clone();
+    let commit = events
+        .iter()
+        .position(|event| *event == Event::Commit(id.clone(), moved.clone()));
+    let acknowledged = events
+        .iter()
+        .position(|event| *event == Event::Heartbeat(id.clone(), Some(kept.clone())));
+    assert!(commit.is_some() && commit < acknowledged, "{events:?}");
+    let commits = &state.groups().commits;
     assert_eq!(commits.len(), 1, "only what was given up: {commits:?}");
-    assert_eq!(commits[0].offsets.len(), 1);
     assert_eq!(commits[0].offsets[0].offset, 10);
-    // The epoch of the commit is one under which the member still owned the partition: the coordinator took it.
+    assert_eq!(state.groups().refused, [], "it still owned the partition");
 }
 
 #[tokio::test]
@@ -298,6 +340,77 @@ async fn partitions_pause_and_resume_where_they_were() {
     let expected: BTreeSet<_> = (0..100).map(|offset| (paused, offset)).collect();
     assert_eq!(offsets(&read), expected);
     assert!(consumer.pause("t", 7).is_err());
+}
+
+/// Asserts that each batch of "t" was fetched once.
+fn assert_fetched_once(cluster: &Cluster) {
+    let state = cluster.state();
+    let batches = state.topics["t"]
+        .partitions
+        .iter()
+        .flat_map(|partition| &partition.batches);
+    let log_bytes: usize = batches.map(|batch| batch.len()).sum();
+    assert_eq!(state.fetched_bytes, log_bytes, "something was fetched twice");
+}
+
+#[tokio::test]
+async fn what_was_fetched_of_a_paused_partition_is_kept() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 2, 300).await;
+    let mut consumer = member(&client, config());
+    // In the middle of responses, with one partition's records and the other's.
+    let mut read = take(&mut consumer, 1).await;
+    for _ in 0..30 {
+        let paused = read.last().expect("some").partition;
+        consumer.pause("t", paused).expect("owned");
+        let of_other = take(&mut consumer, 3).await;
+        assert!(of_other.iter().all(|record| record.partition != paused));
+        read.extend(of_other);
+        consumer.resume("t", paused).expect("owned");
+        read.extend(take(&mut consumer, 2).await);
+    }
+    for partition in 0..2 {
+        consumer.pause("t", partition).expect("owned");
+    }
+    idle(&mut consumer, 100).await;
+    for partition in 0..2 {
+        consumer.resume("t", partition).expect("owned");
+    }
+    let left = 600 - read.len();
+    read.extend(take(&mut consumer, left).await);
+    for partition in 0..2 {
+        let of: Vec<i64> = read
+            .iter()
+            .filter(|r| r.partition == partition)
+            .map(|r| r.offset)
+            .collect();
+        assert_eq!(of, (0..300).collect::<Vec<_>>(), "once and in order");
+    }
+    assert_fetched_once(&cluster);
+}
+
+#[tokio::test]
+async fn a_paused_partition_fetches_no_more_than_there_is_room_for() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 20_000).await;
+    let little = GroupConfig {
+        prefetch_bytes: 64 * 1024,
+        max_partition_bytes: 4096,
+        ..config()
+    };
+    let mut consumer = member(&client, little);
+    let mut read = take(&mut consumer, 1).await;
+    consumer.pause("t", 0).expect("owned");
+    idle(&mut consumer, 300).await;
+    let ahead = cluster.state().fetched_bytes;
+    assert!(
+        ahead <= 64 * 1024 + 2 * 4096,
+        "{ahead} bytes were fetched of a paused partition"
+    );
+    consumer.resume("t", 0).expect("owned");
+    read.extend(take(&mut consumer, 19_999).await);
+    assert!(read.iter().map(|record| record.offset).eq(0..20_000));
+    assert_fetched_once(&cluster);
 }
 
 #[tokio::test]

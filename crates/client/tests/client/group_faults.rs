@@ -102,24 +102,89 @@ async fn heartbeats_with_lost_answers_are_sent_again() {
 }
 
 #[tokio::test]
+async fn commits_with_lost_answers_are_sent_again() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 10).await;
+    let manual = GroupConfig {
+        commit: CommitMode::Manual,
+        ..config()
+    };
+    let mut consumer = member(&client, manual);
+    take(&mut consumer, 5).await;
+    let answers = [GroupFault::Lose, GroupFault::Lose];
+    cluster.state().groups().commit_faults.extend(answers);
+    soon(consumer.commit()).await.expect("committed in the end");
+    assert_eq!(committed(&cluster, 0), Some(5));
+}
+
+#[tokio::test]
 async fn a_commit_waits_for_the_epoch_that_is_on_its_way() {
     let cluster = Cluster::start(1);
     let client = filled(&cluster, 1, 10).await;
-    let mut consumer = member(
-        &client,
-        GroupConfig {
-            commit: CommitMode::Manual,
-            ..config()
-        },
-    );
+    let manual = GroupConfig {
+        commit: CommitMode::Manual,
+        ..config()
+    };
+    let mut consumer = member(&client, manual);
     take(&mut consumer, 5).await;
-    // Another member comes: the epoch moves on with a heartbeat whose answer gets lost.
-    let mut other = member(&client, config());
-    idle(&mut other, 300).await;
-    let answers = [GroupFault::Lose, GroupFault::Lose];
-    cluster.state().groups().commit_faults.extend(answers);
-    consumer.commit().await.expect("committed in the end");
+    // Another member comes and moves the epoch on, and the answers that say so get lost.
+    let id = consumer.member_id().to_owned();
+    let old = cluster.state().groups().epoch("g", &id);
+    cluster.state().groups().deaf = Some(id.clone());
+    let _other = member(&client, config());
+    until("the epoch has moved on", || {
+        cluster.state().groups().epoch("g", &id) > old
+    })
+    .await;
+    assert_eq!(consumer.member_epoch(), i64::from(old));
+    let answers = async {
+        until("it was refused", || !cluster.state().groups().refused.is_empty()).await;
+        // Two heartbeats later it has not been tried again: it would be refused once more.
+        let seen = cluster.state().groups().heartbeats.len();
+        until("heartbeats go on", || {
+            cluster.state().groups().heartbeats.len() >= seen + 4
+        })
+        .await;
+        cluster.state().groups().deaf = None;
+    };
+    let (done, ()) = soon(async { tokio::join!(consumer.commit(), answers) }).await;
+    done.expect("committed at the new epoch");
     assert_eq!(committed(&cluster, 0), Some(5));
+    assert_eq!(cluster.state().groups().refused, [Reason::StaleMemberEpoch]);
+}
+
+#[tokio::test]
+async fn a_consumer_that_is_dropped_leaves() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 2, 10).await;
+    let mut consumer = member(&client, config());
+    take(&mut consumer, 20).await;
+    drop(consumer);
+    until("it left", || cluster.state().groups().members("g").is_empty()).await;
+    let named = GroupConfig {
+        instance_id: Some("one".to_owned()),
+        ..config()
+    };
+    let mut consumer = member(&client, named.clone());
+    // What was not finished.
+    take(&mut consumer, 1).await;
+    drop(consumer);
+    // A static one leaves for a while: another process has its place at once.
+    let mut again = member(&client, named);
+    let id = again.member_id().to_owned();
+    let came_back = until("it came back", || {
+        let members = cluster.state().groups().members("g");
+        members == [(id.clone(), vec![0, 1])]
+    });
+    let reading = async {
+        loop {
+            again.next().await.expect("records");
+        }
+    };
+    tokio::select! {
+        () = reading => {}
+        () = came_back => {}
+    }
 }
 
 #[tokio::test]

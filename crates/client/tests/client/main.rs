@@ -6,6 +6,7 @@ mod admin;
 mod consume;
 mod fake;
 mod group;
+mod group_commits;
 mod group_faults;
 mod metadata;
 mod produce;

@@ -140,6 +140,7 @@ mod tests {
             topic: "orders".into(),
             partition: 3,
             offset: 42,
+            leader_epoch: Some(3),
             timestamp_ms: 1700,
             key: Some(Bytes::from_static(b"k\xff")),
             value: None,

@@ -156,6 +156,7 @@ mod tests {
             topic: "orders".into(),
             partition: 1,
             offset: 7,
+            leader_epoch: Some(3),
             timestamp_ms: 9,
             key: key.map(Bytes::from_static),
             value: value.map(Bytes::from_static),

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jangada_coordinator::command::OffsetCommit;
 use jangada_coordinator::{
@@ -22,6 +22,19 @@ pub enum GroupFault {
     Refuse(Error),
     /// It takes effect, and the answer is lost.
     Lose,
+    /// It takes effect, and the answer comes later. Of commits only.
+    Slow(Duration),
+    /// It takes effect later, whether or not someone still waits. Of commits only.
+    Late(Duration),
+}
+
+/// What came to the coordinator and took effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// With what the member says that it owns, if it does.
+    Heartbeat(String, Option<Vec<u32>>),
+    /// With the partitions.
+    Commit(String, Vec<u32>),
 }
 
 /// The coordinator.
@@ -41,7 +54,11 @@ pub struct Groups {
     /// All commits that took effect.
     pub commits: Vec<v1::CommitOffsetsRequest>,
     /// Heartbeats and commits, in the order in which they came.
-    pub order: Vec<&'static str>,
+    pub events: Vec<Event>,
+    /// Why commits were refused.
+    pub refused: Vec<Reason>,
+    /// The answers to this member's heartbeats get lost.
+    pub deaf: Option<String>,
     pub finds: u32,
 }
 
@@ -71,7 +88,9 @@ impl Default for Groups {
             fetch_faults: VecDeque::new(),
             heartbeats: Vec::new(),
             commits: Vec::new(),
-            order: Vec::new(),
+            events: Vec::new(),
+            refused: Vec::new(),
+            deaf: None,
             finds: 0,
         }
     }
@@ -137,6 +156,23 @@ impl Groups {
     /// All members have what they should.
     pub fn is_stable(&self, group: &str) -> bool {
         self.image.state(group) == jangada_coordinator::GroupState::Stable
+    }
+
+    /// Takes the next commit's fault if it is one of time.
+    fn time_of_commit(&mut self) -> Option<GroupFault> {
+        self.commit_faults
+            .pop_front_if(|fault| matches!(fault, GroupFault::Slow(_) | GroupFault::Late(_)))
+    }
+
+    /// A member of the group is to give something up.
+    pub fn is_revoking(&self, group: &str) -> bool {
+        let group = self.image.group(group);
+        group.is_some_and(|group| group.members.values().any(|member| !member.revoking().is_empty()))
+    }
+
+    /// The epoch of a member.
+    pub fn epoch(&self, group: &str, member: &str) -> u32 {
+        self.image.group(group).expect("it exists").members[member].epoch.get()
     }
 
     pub fn committed(&self, group: &str, topic: TopicId, partition: u32) -> Option<i64> {
@@ -231,6 +267,39 @@ impl Broker {
     }
 }
 
+impl Broker {
+    fn commit(&self, wire: v1::CommitOffsetsRequest) -> Result<Response<v1::CommitOffsetsResponse>, Status> {
+        let offset = |offset: v1::PartitionOffset| OffsetCommit {
+            partition: partition(offset.partition),
+            offset: Offset(offset.offset),
+            leader_epoch: offset.leader_epoch.map(LeaderEpoch),
+            metadata: offset.metadata.into(),
+        };
+        let request = CommitRequest {
+            group: wire.group.as_str().into(),
+            member: Some((wire.member_id.as_str().into(), wire.member_epoch)).filter(|_| !wire.member_id.is_empty()),
+            offsets: wire.offsets.clone().into_iter().map(offset).collect(),
+        };
+        self.coordinate(
+            |groups| Some(&mut groups.commit_faults),
+            |state| {
+                let groups = state.groups();
+                let now = now(groups.began);
+                let step = groups.leader.commit(&groups.image, request, now);
+                if let Err(rejection) = groups.carry_out(step) {
+                    groups.refused.push(rejection.reason);
+                    return Err(rejection);
+                }
+                let partitions = wire.offsets.iter().map(|offset| partition(offset.partition.clone()));
+                let partitions = partitions.map(|partition| partition.partition.get()).collect();
+                groups.events.push(Event::Commit(wire.member_id.clone(), partitions));
+                groups.commits.push(wire);
+                Ok(v1::CommitOffsetsResponse {})
+            },
+        )
+    }
+}
+
 #[tonic::async_trait]
 impl v1::group_service_server::GroupService for Broker {
     async fn find_coordinator(
@@ -254,6 +323,7 @@ impl v1::group_service_server::GroupService for Broker {
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
         self.thaw().await;
         let wire = request.into_inner();
+        let member = wire.member_id.clone();
         let subscription = wire.subscription.clone().map(|subscription| {
             let pattern = Some(&*subscription.pattern).filter(|pattern| !pattern.is_empty());
             Subscription::new(subscription.topics.iter().map(String::as_str), pattern)
@@ -278,18 +348,19 @@ impl v1::group_service_server::GroupService for Broker {
                 _ => None,
             },
         };
-        self.coordinate(
+        let answer = self.coordinate(
             |groups| Some(&mut groups.heartbeat_faults),
             |state| {
                 let groups = state.groups();
                 let now = now(groups.began);
                 let step = groups.leader.heartbeat(&groups.image, request, now);
                 let answer = groups.carry_out(step)?;
-                groups.order.push(if wire.owned.is_some() {
-                    "acknowledge"
-                } else {
-                    "heartbeat"
+                let owned = wire.owned.as_ref().map(|set| {
+                    let partitions = set.topics.iter().flat_map(|topic| topic.partitions.clone());
+                    partitions.collect()
                 });
+                let event = Event::Heartbeat(wire.member_id.clone(), owned);
+                groups.events.push(event);
                 groups.heartbeats.push(wire);
                 let Answer::Heartbeat(answer) = answer else {
                     return Ok(v1::HeartbeatResponse::default());
@@ -310,7 +381,11 @@ impl v1::group_service_server::GroupService for Broker {
                     assignment: topics.map(|topics| v1::PartitionSet { topics }),
                 })
             },
-        )
+        );
+        if self.shared.lock().groups().deaf.as_ref() == Some(&member) {
+            return Err(Status::unavailable("the connection broke"));
+        }
+        answer
     }
 
     async fn commit_offsets(
@@ -319,29 +394,23 @@ impl v1::group_service_server::GroupService for Broker {
     ) -> Result<Response<v1::CommitOffsetsResponse>, Status> {
         self.thaw().await;
         let wire = request.into_inner();
-        let offset = |offset: v1::PartitionOffset| OffsetCommit {
-            partition: partition(offset.partition),
-            offset: Offset(offset.offset),
-            leader_epoch: offset.leader_epoch.map(LeaderEpoch),
-            metadata: offset.metadata.into(),
-        };
-        let request = CommitRequest {
-            group: wire.group.as_str().into(),
-            member: Some((wire.member_id.as_str().into(), wire.member_epoch)).filter(|_| !wire.member_id.is_empty()),
-            offsets: wire.offsets.clone().into_iter().map(offset).collect(),
-        };
-        self.coordinate(
-            |groups| Some(&mut groups.commit_faults),
-            |state| {
-                let groups = state.groups();
-                let now = now(groups.began);
-                let step = groups.leader.commit(&groups.image, request, now);
-                groups.carry_out(step)?;
-                groups.order.push("commit");
-                groups.commits.push(wire);
-                Ok(v1::CommitOffsetsResponse {})
-            },
-        )
+        let time = self.shared.lock().groups().time_of_commit();
+        match time {
+            Some(GroupFault::Slow(pause)) => {
+                let answer = self.commit(wire);
+                tokio::time::sleep(pause).await;
+                answer
+            }
+            Some(GroupFault::Late(pause)) => {
+                let broker = self.clone();
+                let late = tokio::spawn(async move {
+                    tokio::time::sleep(pause).await;
+                    broker.commit(wire)
+                });
+                late.await.expect("no panic")
+            }
+            _ => self.commit(wire),
+        }
     }
 
     async fn fetch_offsets(

@@ -22,7 +22,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-pub use group::{GroupFault, Groups};
+pub use group::{Event, GroupFault, Groups};
 pub use partition::Partition;
 
 /// What happens to the next batch that a partition is sent.
