@@ -1,5 +1,7 @@
-//! What the largest group costs. Run alone, for it measures real time:
-//! `cargo test --release -p jangada-coordinator --test suite -- --ignored --nocapture scale`.
+//! What the largest group costs. It prints times, which mean something only when it runs alone:
+//! `cargo test --release -p jangada-coordinator --test suite -- --nocapture scale`.
+
+#![allow(clippy::disallowed_methods, reason = "it measures real time")]
 
 use std::time::{Duration, Instant};
 
@@ -47,8 +49,6 @@ impl Shard {
 }
 
 #[test]
-#[ignore = "measures the time of the whole process"]
-#[allow(clippy::disallowed_methods, reason = "it measures real time")]
 fn a_thousand_members_share_a_hundred_thousand_partitions() {
     let mut world = World::new(vec![(1, "t", PARTITIONS)]);
     let mut shard = Shard {
