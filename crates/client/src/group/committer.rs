@@ -232,16 +232,18 @@ impl Committer {
                 Poll::Ready(alone) => alone,
                 Poll::Pending => turn.await,
             };
-            let (losses, offsets) = match what {
-                What::Finished(only) => committer.due(only.as_ref()),
-                What::These(losses, offsets) => (losses, offsets),
+            match what {
+                What::Finished(only) => {
+                    let (losses, offsets) = committer.due(only.as_ref());
+                    committer.send_finished(losses, &offsets, deadline).await
+                }
+                What::These(losses, offsets) => committer.send(losses, &offsets, deadline).await,
                 What::Forgotten(partitions) => {
                     let entries = &mut committer.ledger().entries;
                     entries.retain(|partition, _| !partitions.contains(partition));
-                    return Ok(());
+                    Ok(())
                 }
-            };
-            committer.send(losses, &offsets, deadline).await
+            }
         });
         match task.await {
             Ok(committed) => committed,
@@ -263,6 +265,26 @@ impl Committer {
             (entry.committed != Some(position.offset)).then(|| position.commit(partition.clone()))
         });
         (ledger.losses, due.collect())
+    }
+
+    /// What is finished, by topic. A request is taken as a whole or not at all, and a topic that was deleted and not given up yet must
+    /// not keep the others' offsets from being committed.
+    async fn send_finished(&self, losses: u64, offsets: &[OffsetCommit], deadline: Instant) -> Result<(), ClientError> {
+        let is_gone = |error: &ClientError| error.reason() == Some(Reason::UnknownTopic);
+        let whole = self.send(losses, offsets, deadline).await;
+        if !whole.as_ref().is_err_and(is_gone) {
+            return whole;
+        }
+        for offsets in offsets.chunk_by(|a, b| a.partition.topic_id == b.partition.topic_id) {
+            let sent = self.send(losses, offsets, deadline).await;
+            match sent {
+                Err(error) if is_gone(&error) => {
+                    tracing::debug!(group = self.group(), %error, "offsets of a deleted topic are left out");
+                }
+                sent => sent?,
+            }
+        }
+        Ok(())
     }
 
     async fn send(&self, losses: u64, offsets: &[OffsetCommit], deadline: Instant) -> Result<(), ClientError> {

@@ -22,9 +22,9 @@ mod starts;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, Stream};
+use futures::{FutureExt as _, StreamExt as _};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
@@ -363,9 +363,27 @@ impl GroupConsumer {
         }
     }
 
+    /// Goes on with partitions that move, as far as nothing has to be waited for. Each call does that once, so that a handler of many
+    /// records that are at hand is in nobody's way.
+    fn go_on(&mut self) -> Result<(), ClientError> {
+        if let Some(done) = some(&mut self.work).now_or_never() {
+            self.work = None;
+            self.take_done(done)?;
+        }
+        while let Some(Some(found)) = self.lookups.next().now_or_never() {
+            self.take_found(found)?;
+        }
+        if self.retry_at.is_some_and(|at| at <= Instant::now()) {
+            self.retry_at = None;
+            self.is_stirred = true;
+        }
+        Ok(())
+    }
+
     /// Waits until there are records that may be handed out.
     async fn ready(&mut self, max: usize) -> Result<(), ClientError> {
         self.finish();
+        self.go_on()?;
         loop {
             self.advance()?;
             let filled = self.reader.filled(max);

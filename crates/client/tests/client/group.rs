@@ -505,3 +505,23 @@ async fn a_static_member_that_comes_back_moves_nothing() {
     let members = cluster.state().groups().members("g");
     assert_eq!(members, [(again.member_id().to_owned(), vec![0, 1])]);
 }
+
+#[tokio::test]
+async fn partitions_move_while_records_at_hand_are_handled() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 2, 1_000).await;
+    let mut first = member(&client, config());
+    take(&mut first, 1).await;
+    let mut second = member(&client, config());
+    let came = tokio::spawn(async move { second.next().await.map(|record| record.partition) });
+    // One response has all of the partition that stays: none of these calls waits for more.
+    let mut handled = 0;
+    while !came.is_finished() && handled < 600 {
+        soon(first.next()).await.expect("a record");
+        handled += 1;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(came.is_finished(), "nothing moved over {handled} records");
+    let moved = came.await.expect("no panic").expect("a record");
+    assert!(first.assignment().iter().all(|kept| kept.partition != moved));
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use jangada_client::{CommitMode, GroupConfig, OffsetCommit};
+use jangada_client::{CommitMode, GroupConfig, OffsetCommit, ProducerConfig, ProducerRecord, Reason};
 use tokio::time::timeout;
 
 use crate::consume::{fill, filled};
@@ -209,4 +209,30 @@ async fn a_call_that_was_dropped_holds_no_commit_up() {
         .expect_err("there are no more records");
     assert_eq!(first.assignment().len(), 1, "it has begun to give it up");
     soon(first.commit()).await.expect("committed");
+}
+
+#[tokio::test]
+async fn a_deleted_topic_keeps_no_others_from_being_committed() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 10).await;
+    cluster.create_topic("u", 1);
+    let producer = client.producer(ProducerConfig::default()).expect("good settings");
+    for _ in 0..10 {
+        let mut record = ProducerRecord::new("u");
+        record.value = Some("v".into());
+        let delivery = producer.send(record).await.expect("taken");
+        delivery.await.expect("delivered");
+    }
+    let both = GroupConfig {
+        commit: CommitMode::After {
+            interval: Duration::from_secs(60),
+        },
+        ..GroupConfig::new("g", ["t", "u"])
+    };
+    let mut consumer = member(&client, both);
+    take(&mut consumer, 20).await;
+    cluster.delete_topic("u");
+    soon(consumer.commit()).await.expect("committed");
+    assert_eq!(committed(&cluster, 0), Some(10));
+    assert_eq!(cluster.state().groups().refused, [Reason::UnknownTopic; 2]);
 }

@@ -127,10 +127,10 @@ fn a_new_leader_whose_clock_is_ahead_expires_only_what_it_saw_empty() {
 fn a_clock_that_steps_expires_nothing_for_an_hour() {
     let mut world = World::new(vec![(1, "t", 1)]);
     world.commit(None, partition(1, 0), 3).expect("the group is made");
-    world.run(2 * HOUR_MS, &mut []);
+    world.run(2 * HOUR_MS - 2, &mut []);
     world.wall_ahead_ms = 8 * 24 * HOUR_MS;
     world.tick();
-    world.run(3 * HOUR_MS - 1, &mut []);
+    world.run(3 * HOUR_MS - 3, &mut []);
     assert_eq!(world.image.state(GROUP), GroupState::Empty);
     // It was noticed, and set right.
     world.wall_ahead_ms = 0;
