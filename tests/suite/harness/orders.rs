@@ -36,9 +36,8 @@ fn order(number: u64) -> (String, String) {
     let (sku, quantity) = (number * 31 % 977, 1 + number % 4);
     let price = 199 + number * 17 % 9_800;
     let total = quantity * price;
-    let value = format!(
-        r#"{{"order":{number},"customer":{customer},"lines":[{{"sku":"SKU-{sku:05}","quantity":{quantity},"cents":{price}}}],"total":{total}}}"#
-    );
+    let line = format!(r#"{{"sku":"SKU-{sku:05}","quantity":{quantity},"cents":{price}}}"#);
+    let value = format!(r#"{{"order":{number},"customer":{customer},"lines":[{line}],"total":{total}}}"#);
     (format!("customer-{customer:04}"), value)
 }
 
