@@ -103,7 +103,12 @@ impl Driver {
     }
 
     fn report_failed(&mut self, batch: Batch, error: ClientError) {
-        tracing::warn!(%error, records = batch.records, "a batch is given up");
+        if let ClientError::ConditionFailed { .. } = error {
+            // What writers that compete for a key see all the time.
+            tracing::debug!(%error, records = batch.records, "a conditional batch is refused");
+        } else {
+            tracing::warn!(%error, records = batch.records, "a batch is given up");
+        }
         self.report(batch, Err(error));
     }
 
