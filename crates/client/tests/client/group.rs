@@ -519,6 +519,7 @@ async fn partitions_move_while_records_at_hand_are_handled() {
     while !came.is_finished() && handled < 600 {
         soon(first.next()).await.expect("a record");
         handled += 1;
+        // The handler's work: its time is what partitions are to move in.
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     assert!(came.is_finished(), "nothing moved over {handled} records");

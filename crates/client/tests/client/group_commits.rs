@@ -125,6 +125,7 @@ async fn at_most_once_holds_while_partitions_move() {
         let batch = tokio::select! {
             batch = first.next_batch(3) => batch,
             batch = second.next_batch(3) => batch,
+            // The bound of the wait.
             () = tokio::time::sleep(Duration::from_secs(20)) => panic!("{} records came", seen.len()),
         };
         // The other's call is dropped with whatever it was doing.

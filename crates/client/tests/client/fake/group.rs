@@ -395,6 +395,7 @@ impl v1::group_service_server::GroupService for Broker {
         self.thaw().await;
         let wire = request.into_inner();
         let time = self.shared.lock().groups().time_of_commit();
+        // The pauses are the faults themselves: a coordinator that takes that long.
         match time {
             Some(GroupFault::Slow(pause)) => {
                 let answer = self.commit(wire);
