@@ -7,12 +7,15 @@
 //!                       +--> cluster::metadata (group 0) --> image --> cluster::reconcile --> opens, deletes, re-members groups
 //! ```
 //!
-//! - [`Broker`]: start and stop. - [`settings`]: what can be configured.
-//! - `cluster`: data directory, bootstrap, metadata, reconciling. - `partition`: append, read, retention of one
-//!   partition.
+//! - [`Broker`]: start and stop.
+//! - [`settings`]: what can be configured.
+//! - `cluster`: data directory, bootstrap, metadata, reconciling.
+//! - `partition`: append, read, retention of one partition.
 //! - `groups`: the coordinator's shards, which hold the consumer groups.
 //! - `quorum`: whether anybody answers a leader.
-//! - `disk`: whether there is space for more. - `services`: the gRPC surface. - `http`: probes and metrics.
+//! - `disk`: whether there is space for more.
+//! - `services`: the gRPC surface.
+//! - `http`: probes and metrics.
 
 mod broker;
 mod cluster;

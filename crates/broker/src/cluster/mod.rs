@@ -1,8 +1,9 @@
 //! This broker's part in the cluster: its data directory's identity, joining, the metadata, and making true what the
 //! metadata says.
 //!
-//! - [`directory`]: what the data directory is. - [`bootstrap`]: forming or joining a cluster. - [`metadata`]: the
-//!   metadata group and its image.
+//! - [`directory`]: what the data directory is.
+//! - [`bootstrap`]: forming or joining a cluster.
+//! - [`metadata`]: the metadata group and its image.
 //! - [`reconcile`]: opens, deletes and re-members groups until they are as the image says.
 //! - [`balance`]: gives leaderships back to the preferred leaders.
 

@@ -7,8 +7,11 @@
 //!   tick, one task for all shards: sessions that end, targets that are due, offsets that expire
 //! ```
 //!
-//! - [`machine`]: the state machine, and the state that it shares with the shard. - [`shard`]: decides requests, reads.
-//! - [`shards`]: all of them, and what they share. - [`tick`]: the timers. - [`time`]: both clocks.
+//! - [`machine`]: the state machine, and the state that it shares with the shard.
+//! - [`shard`]: decides requests, reads.
+//! - [`shards`]: all of them, and what they share.
+//! - [`tick`]: the timers.
+//! - [`time`]: both clocks.
 //! - [`budget`]: bytes that are taken at once.
 //!
 //! The rules are in `jangada-coordinator`, which is pure. One short lock per shard is held over each decision and each

@@ -1,10 +1,15 @@
 //! One partition's replica on this broker: what the services call to append, read and trim.
 //!
-//! - [`machine`]: the state machine, and the view that readers see. - [`command`]: what is replicated. -
-//!   [`producers`]: the idempotent producers.
-//! - [`append`]: taking batches. - [`room`]: whether there is room for them. - [`refusals`]: why not.
-//! - [`fetch`]: reading. - [`retention`]: dropping what is old.
-//! - [`condition`]: what a batch may expect. - [`keyed`], [`key_index`], [`key_locks`]: the last offsets of keys.
+//! - [`machine`]: the state machine, and the view that readers see.
+//! - [`command`]: what is replicated.
+//! - [`producers`]: the idempotent producers.
+//! - [`append`]: taking batches.
+//! - [`room`]: whether there is room for them.
+//! - [`refusals`]: why not.
+//! - [`fetch`]: reading.
+//! - [`retention`]: dropping what is old.
+//! - [`condition`]: what a batch may expect.
+//! - [`keyed`], [`key_index`], [`key_locks`]: the last offsets of keys.
 //!
 //! Only the leader answers, and only once it is ready: it has applied an entry of its own term, so it knows
 //! everything that was acknowledged before.

@@ -4,8 +4,10 @@
 //! never makes a vote wait behind data. Messages that wait for a connection leave in one frame: the heartbeats of a
 //! thousand groups are a few frames. Each side opens its own pair; answers come back on the stream that asked.
 //!
-//! - [`link`]: the opening side of one connection. - [`client`]: openraft's network on top of it.
-//! - [`inbound`]: the accepting side. - [`handshake`]: who may talk to whom.
+//! - [`link`]: the opening side of one connection.
+//! - [`client`]: openraft's network on top of it.
+//! - [`inbound`]: the accepting side.
+//! - [`handshake`]: who may talk to whom.
 
 pub(crate) mod client;
 pub mod handshake;

@@ -13,7 +13,10 @@
 //! binds its directory before it answers. A seed that is killed at any step finds its directory bound or new when it
 //! comes back, and goes on from there: tests let it die at each `failpoint`.
 //!
-//! - [`seeds`]: asking them. - [`find`]: joining, or deciding to form. - [`form`]: forming. - [`register`]: coming back.
+//! - [`seeds`]: asking them.
+//! - [`find`]: joining, or deciding to form.
+//! - [`form`]: forming.
+//! - [`register`]: coming back.
 //! - [`answers`]: what others are told.
 
 mod answers;

@@ -1,8 +1,10 @@
 //! `AdminService`. Any broker takes a call: metadata commands go to the metadata's leader by themselves; a call about
 //! one partition is passed on to the broker that leads it.
 //!
-//! - [`create`]: creating topics. - [`transfer`]: moving leaderships.
-//! - [`states`]: what partitions are like. - [`describe`]: the cluster, and a topic's settings.
+//! - [`create`]: creating topics.
+//! - [`transfer`]: moving leaderships.
+//! - [`states`]: what partitions are like.
+//! - [`describe`]: the cluster, and a topic's settings.
 
 mod create;
 mod describe;
