@@ -1,12 +1,15 @@
 //! Raft groups over one store and one transport per node pair: Jangada's adapter to openraft, and the only crate that
 //! names it.
 //!
-//! - [`Registry`]: the groups of one broker, and what they share. - [`Group`]: a handle to one of them.
-//! - [`StateMachine`]: what a group's log is folded into; implemented above this crate. - [`Command`]: what is
-//!   proposed.
-//! - [`Leaders`]: who leads which group of the cluster. - [`transport`]: the connections between two brokers.
-//! - `log_store`, `host`: openraft's storage and state machine on [`jangada_storage::Store`]. - `codec`, `wire`:
-//!   encodings on disk and between brokers.
+//! - [`Registry`]: the groups of one broker, and what they share.
+//! - [`Group`]: a handle to one of them.
+//! - [`StateMachine`]: what a group's log is folded into; implemented above this crate.
+//! - [`Command`]: what is proposed.
+//! - [`Leaders`]: who leads which group of the cluster.
+//! - [`transport`]: the connections between two brokers.
+//! - `log_store`, `host`: openraft's storage and state machine on [`jangada_storage::Store`].
+//! - `runtime`: openraft's timers.
+//! - `codec`, `wire`: encodings on disk and between brokers.
 
 mod codec;
 mod group;
@@ -15,6 +18,7 @@ mod leaders;
 mod log_store;
 mod raft_types;
 mod registry;
+mod runtime;
 mod state_machine;
 #[cfg(test)]
 mod suite_tests;

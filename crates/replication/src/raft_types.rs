@@ -97,7 +97,7 @@ openraft::declare_raft_types!(
         NodeId = ReplicaId,
         Node = (),
         LeaderId = openraft::impls::leader_id_std::LeaderId<Self::Term, Self::NodeId>,
-        AsyncRuntime = openraft::TokioRuntime,
+        AsyncRuntime = crate::runtime::Runtime,
 );
 
 pub(crate) type LeaderId = openraft::alias::LeaderIdOf<TypeConfig>;

@@ -8,7 +8,7 @@ settings! {
     RaftSettings {
         keys {
             /// Interval of the leaders' heartbeats, milliseconds. Shorter costs idle CPU for each partition.
-            heartbeat_ms: u64 = 200, range(20, 10_000);
+            heartbeat_ms: u64 = 200, range(100, 10_000);
             /// The shortest time without a heartbeat after which a follower may stand for election, milliseconds. At
             /// least twice `heartbeat_ms`.
             election_timeout_min_ms: u64 = 400, range(50, 60_000);
