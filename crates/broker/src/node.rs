@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_controller::{Command, Reply, Topic, admission, place};
+use jangada_controller::{BrokerView, Command, Image, Reply, Topic, admission, place};
 use jangada_proto::v1::RecordForm;
 use jangada_replication::{Group, Registry};
 use jangada_storage::Store;
@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 use crate::cluster::metadata::Metadata;
 use crate::disk;
 use crate::error::RequestError;
-use crate::groups::{Shard, Shards};
+use crate::groups::{COORDINATOR_REPLICAS, Shard, Shards};
 use crate::metrics::Metrics;
 use crate::partition::{Partition, Shared};
 use crate::partitions::{Partitions, Target};
@@ -29,8 +29,6 @@ const PRODUCER_ID_BLOCK: u32 = 1000;
 /// How long a request waits for a leader that is being elected or for a replica that is being opened, before it is
 /// sent away.
 const LEADER_PATIENCE: Duration = Duration::from_millis(1500);
-/// Replicas of the coordinator's shards, if there are so many brokers.
-const COORDINATOR_REPLICAS: usize = 3;
 /// After this time a client should look for the leader again.
 const LEADER_RETRY: Duration = Duration::from_millis(50);
 /// How long a fetch waits for room. Longer, and whoever asks for much would hold up those behind it that ask for little.
@@ -187,13 +185,8 @@ impl Node {
         if let Some(topic) = image.coordinator() {
             return Ok(topic.clone());
         }
-        let mut brokers = image.broker_views();
-        let replicas = brokers.len().min(COORDINATOR_REPLICAS);
-        let is_alive = |view: &jangada_controller::BrokerView| self.registry().is_alive(view.replica.broker);
-        // Brokers that are down take replicas only when there are too few others.
-        if brokers.iter().filter(|view| is_alive(view)).count() >= replicas {
-            brokers.retain(is_alive);
-        }
+        let replicas = image.broker_views().len().min(COORDINATOR_REPLICAS);
+        let brokers = self.can_take_replicas(&image, replicas);
         let topic_id = TopicId::from_u128(self.seams.ids.new_id().as_u128());
         let seed = u64::from_be_bytes(topic_id.as_bytes()[..8].try_into().expect("eight bytes"));
         let replicas = u32::try_from(replicas).expect("at most three");
@@ -205,6 +198,17 @@ impl Node {
         self.metadata.propose(&command).await?;
         let created = self.metadata.image().coordinator().cloned();
         created.ok_or_else(|| RequestError::new(Reason::Internal, "the coordinator was created and is not there"))
+    }
+
+    /// The brokers that a partition with so many replicas can be placed on. Those that are down only when there are too
+    /// few others.
+    pub fn can_take_replicas(&self, image: &Image, replicas: usize) -> Vec<BrokerView> {
+        let mut brokers = image.broker_views();
+        let is_alive = |view: &BrokerView| self.registry().is_alive(view.replica.broker);
+        if brokers.iter().filter(|view| is_alive(view)).count() >= replicas {
+            brokers.retain(is_alive);
+        }
+        brokers
     }
 
     /// Makes sure that every broker of the cluster knows what is to be used, now and from now on.

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jangada_types::{BrokerId, ProducerEpoch, ProducerId, Reason, Rejection, TopicId};
+use jangada_types::{BrokerId, ProducerEpoch, ProducerId, Reason, Rejection, ReplicaId, TopicId};
 
 use crate::command::Command;
 use crate::image::{Image, Topic};
@@ -68,18 +68,65 @@ pub fn place_topic(
     topic_id: TopicId,
     seed: u64,
 ) -> Result<Command, Rejection> {
-    let assignments = place(brokers, wanted.partitions, wanted.replicas, seed).map_err(|error| {
-        let reason = match error {
-            PlacementError::TooFewBrokers { .. } | PlacementError::NoReplicas => Reason::InvalidReplicas,
-            PlacementError::DuplicateBroker(_) => Reason::Internal,
-        };
-        Rejection::new(reason, format!("topic {:?} can't be placed: {error}", wanted.name))
-    })?;
+    let assignments = placed(wanted.name, brokers, wanted.partitions, wanted.replicas, seed)?;
     Ok(Command::CreateTopic {
         topic_id,
         name: wanted.name.to_owned(),
         config: wanted.config.clone(),
         assignments,
+    })
+}
+
+/// Judges the growth of a topic to `total` partitions. `None`: it has as many.
+pub fn validate_add_partitions<'a>(image: &'a Image, name: &str, total: u32) -> Result<Option<&'a Topic>, Rejection> {
+    let topic = rules::topic_by_name(image, name)?;
+    let wanted = usize::try_from(total).unwrap_or(usize::MAX);
+    let existing = topic.partitions.len();
+    if wanted == existing {
+        return Ok(None);
+    }
+    rules::partition_count(name, wanted)?;
+    rules::may_grow(topic)?;
+    if wanted < existing {
+        return Err(Rejection::new(
+            Reason::InvalidPartitions,
+            format!(
+                "topic {name:?} has {existing} partitions and was asked to have {wanted}: partitions can't be taken away; \
+                 create another topic"
+            ),
+        )
+        .with("limit", existing)
+        .with("actual", wanted));
+    }
+    Ok(Some(topic))
+}
+
+/// Places the partitions that a topic gets to have `total`, each with as many replicas as its first one. `brokers` are
+/// those that can take replicas now, `seed` is random.
+pub fn place_partitions(topic: &Topic, total: u32, brokers: &[BrokerView], seed: u64) -> Result<Command, Rejection> {
+    let existing = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
+    let replicas = u32::try_from(topic.partitions[0].replicas.len()).unwrap_or(u32::MAX);
+    let assignments = placed(&topic.name, brokers, total.saturating_sub(existing), replicas, seed)?;
+    Ok(Command::AddPartitions {
+        topic_id: topic.id,
+        existing,
+        assignments,
+    })
+}
+
+fn placed(
+    name: &str,
+    brokers: &[BrokerView],
+    partitions: u32,
+    replicas: u32,
+    seed: u64,
+) -> Result<Vec<Vec<ReplicaId>>, Rejection> {
+    place(brokers, partitions, replicas, seed).map_err(|error| {
+        let reason = match error {
+            PlacementError::TooFewBrokers { .. } | PlacementError::NoReplicas => Reason::InvalidReplicas,
+            PlacementError::DuplicateBroker(_) => Reason::Internal,
+        };
+        Rejection::new(reason, format!("topic {name:?} can't be placed: {error}"))
     })
 }
 

@@ -41,6 +41,15 @@ pub enum Command {
         /// The replicas of each partition, by index, the preferred leader first.
         assignments: Vec<Vec<ReplicaId>>,
     },
+    /// Gives a topic more partitions, with the next group ids. From then on no broker may join that does not know it.
+    AddPartitions {
+        /// Which.
+        topic_id: TopicId,
+        /// The partitions that it has at the moment of apply, or the command is rejected.
+        existing: u32,
+        /// The replicas of each new partition, by index, the preferred leader first; at least one.
+        assignments: Vec<Vec<ReplicaId>>,
+    },
     /// Creates the topic of the coordinator's shards. When it exists already: accepted, without an effect. From then
     /// on no broker may join that does not know it.
     CreateCoordinator {

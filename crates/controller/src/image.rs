@@ -7,7 +7,7 @@
 //! Invariants:
 //! - A topic name, a topic id and a group id each belong to one topic. Group ids begin at 1, grow, and are never used
 //!   again.
-//! - The groups of a topic's partitions are consecutive: partition `i` has group `first + i`.
+//! - The groups of partitions that came at once are consecutive, and those that came later are higher.
 //! - Every replica list is non-empty, names each broker once, and only current incarnations.
 //! - A group is live (some partition has it) or has a tombstone or neither, never both.
 //! - A broker whose `expected_incarnation` is set has been given up under its current one.
@@ -31,6 +31,9 @@ pub const COORDINATOR_FEATURE_LEVEL: u32 = 2;
 /// [`Command::RaiseFeatureLevel`](crate::Command::RaiseFeatureLevel).
 pub const CONDITIONS_FEATURE_LEVEL: u32 = 3;
 
+/// The feature level that knows [`Command::AddPartitions`](crate::Command::AddPartitions).
+pub const ADD_PARTITIONS_FEATURE_LEVEL: u32 = 4;
+
 /// The first producer id that is given out; lower ones never belong to a producer.
 pub const FIRST_PRODUCER_ID: i64 = 1000;
 
@@ -52,8 +55,16 @@ pub struct Image {
     pub(crate) tombstones: Arc<BTreeMap<GroupId, Tombstone>>,
     /// Derived: topics by name.
     pub(crate) topics_by_name: Arc<BTreeMap<Arc<str>, TopicId>>,
-    /// Derived: topics by the group of their first partition.
-    pub(crate) topics_by_group: Arc<BTreeMap<GroupId, TopicId>>,
+    /// Derived: where each run of consecutive groups begins.
+    pub(crate) runs: Arc<BTreeMap<GroupId, Run>>,
+}
+
+/// Partitions of a topic whose groups are consecutive, by its first group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) topic: TopicId,
+    /// The partition that has the first group.
+    pub(crate) first: PartitionIndex,
 }
 
 /// A registered broker.
@@ -140,6 +151,16 @@ impl Topic {
             .expect("a topic has at least one partition")
             .group
     }
+
+    /// The runs of consecutive groups, each as long as it can be, by first group.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (GroupId, Run)> {
+        let mut next = None;
+        self.indexed().filter_map(move |(first, partition)| {
+            let goes_on = next == Some(partition.group.get());
+            next = partition.group.get().checked_add(1);
+            (!goes_on).then_some((partition.group, Run { topic: self.id, first }))
+        })
+    }
 }
 
 /// A partition of a topic: the Raft group that is its log.
@@ -204,7 +225,7 @@ impl Image {
             topics: Arc::default(),
             tombstones: Arc::default(),
             topics_by_name: Arc::default(),
-            topics_by_group: Arc::default(),
+            runs: Arc::default(),
         }
     }
 
@@ -282,9 +303,12 @@ impl Image {
 
     /// The partition whose log this live group is.
     pub fn partition_of_group(&self, group: GroupId) -> Option<PartitionRef<'_>> {
-        let (first, id) = self.topics_by_group.range(..=group).next_back()?;
-        let index = u32::try_from(group.get() - first.get()).ok()?;
-        self.partition(*id, PartitionIndex::from(index))
+        let (first_group, run) = self.runs.range(..=group).next_back()?;
+        let offset = u32::try_from(group.get() - first_group.get()).ok()?;
+        let index = run.first.get().checked_add(offset)?;
+        // A deleted topic's group may lie between this run and the topic's next one.
+        self.partition(run.topic, PartitionIndex::from(index))
+            .filter(|found| found.group == group)
     }
 
     /// All partitions, by topic id and index.

@@ -33,14 +33,14 @@ mod wire;
 pub use command::{BrokerRegistration, Command, DirectoryId, SeedBroker};
 pub use error::RestoreError;
 pub use image::{
-    Broker, CONDITIONS_FEATURE_LEVEL, COORDINATOR_FEATURE_LEVEL, COORDINATOR_TOPIC, Image, Partition, PartitionRef,
-    Tombstone, Topic, TopicKind,
+    ADD_PARTITIONS_FEATURE_LEVEL, Broker, CONDITIONS_FEATURE_LEVEL, COORDINATOR_FEATURE_LEVEL, COORDINATOR_TOPIC,
+    Image, Partition, PartitionRef, Tombstone, Topic, TopicKind,
 };
 pub use jangada_types::{CodecError, Rejection};
 pub use metadata_quorum::{QuorumCandidate, metadata_voters};
-pub use placement::{BrokerView, PlacementError, place};
+pub use placement::{BrokerView, PlacementError, place, place_more};
 pub use reply::Reply;
 
 /// The highest feature level that this build understands. A build that folds a command in another way than its
 /// predecessor, or knows a new one, has a higher level.
-pub const FEATURE_LEVEL: u32 = 3;
+pub const FEATURE_LEVEL: u32 = 4;

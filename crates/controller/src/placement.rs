@@ -86,6 +86,27 @@ pub fn place(
     Ok(assignments.collect())
 }
 
+/// More replicas for a partition that has `replicas`, up to `wanted` or as far as there are `brokers`: those that it has,
+/// then for each one more a rack that it has least of, in it the broker with the fewest replicas. `seed` breaks ties.
+pub fn place_more(brokers: &[BrokerView], replicas: &[ReplicaId], wanted: usize, seed: u64) -> Vec<ReplicaId> {
+    let rack = rack_numbers(brokers);
+    let has = |replicas: &[ReplicaId], broker: usize| replicas.contains(&brokers[broker].replica);
+    let mut replicas = replicas.to_vec();
+    while replicas.len() < wanted {
+        let of_rack = |broker: usize| {
+            (0..brokers.len())
+                .filter(|&other| rack[other] == rack[broker] && has(&replicas, other))
+                .count()
+        };
+        let next = (0..brokers.len())
+            .filter(|&broker| !has(&replicas, broker))
+            .min_by_key(|&broker| (of_rack(broker), brokers[broker].replicas, mix(seed, 0, broker), broker));
+        let Some(next) = next else { break };
+        replicas.push(brokers[next].replica);
+    }
+    replicas
+}
+
 /// What a broker has: of this topic, and in all.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Load {

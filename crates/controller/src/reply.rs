@@ -47,9 +47,9 @@ pub enum Reply {
         /// The cluster's level now.
         level: u32,
     },
-    /// Of `AlterTopic`.
+    /// Of `AlterTopic` and `AddPartitions`.
     TopicAltered {
-        /// The metadata version that has the new settings.
+        /// The metadata version that has the change.
         version: u64,
     },
     /// Of `DeleteTopic`.

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jangada_types::limits::PARTITIONS_PER_TOPIC_MAX;
+use jangada_types::topic_config::key::KEY_INDEX;
 use jangada_types::{
     BrokerId, ConfigError, GroupId, ProducerEpoch, ProducerId, Reason, Rejection, ReplicaId, TopicConfig, TopicId,
     validate_topic_name,
@@ -67,6 +68,23 @@ pub(crate) fn is_users(topic: &Topic) -> Result<(), Rejection> {
             topic.name
         ),
     ))
+}
+
+/// What may get more partitions. A key may then belong to another partition than before, so where conditions on keys
+/// are judged, which only know their own partition, it must not happen.
+pub(crate) fn may_grow(topic: &Topic) -> Result<(), Rejection> {
+    is_users(topic)?;
+    if topic.settings().is_ok_and(|settings| settings.key_index) {
+        return Err(Rejection::new(
+            Reason::InvalidPartitions,
+            format!(
+                "topic {:?} has {KEY_INDEX}: with more partitions its keys would move, and what was expected of them would \
+                 not hold; create a topic with more partitions instead",
+                topic.name
+            ),
+        ));
+    }
+    Ok(())
 }
 
 pub(crate) fn config(topic: &str, config: &BTreeMap<String, String>) -> Result<(), Rejection> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jangada_types::ReplicaId;
+use jangada_types::{GroupId, PartitionIndex, ReplicaId};
 
 use crate::error::RestoreError;
 use crate::image::{COORDINATOR_TOPIC, FIRST_PRODUCER_ID, Image, Topic, TopicKind};
@@ -52,9 +52,9 @@ impl Image {
             .topics()
             .map(|topic| (Arc::clone(&topic.name), topic.id))
             .collect();
-        let groups = image.topics().map(|topic| (topic.first_group(), topic.id)).collect();
+        let runs = image.topics().flat_map(|topic| topic.runs()).collect();
         image.topics_by_name = Arc::new(names);
-        image.topics_by_group = Arc::new(groups);
+        image.runs = Arc::new(runs);
         image.check().map_err(inconsistent)?;
         Ok(image)
     }
@@ -90,10 +90,9 @@ impl Image {
                 },
             )?;
         }
-        ensure(
-            self.topics_by_name.len() == self.topics.len() && self.topics_by_group.len() == self.topics.len(),
-            &|| "two topics share a name or a group".to_owned(),
-        )?;
+        ensure(self.topics_by_name.len() == self.topics.len(), &|| {
+            "two topics share a name".to_owned()
+        })?;
         self.topics().try_for_each(|topic| self.check_topic(topic))?;
         for (group, tombstone) in self.tombstones() {
             let ascending = tombstone.replicas.is_sorted_by(|a, b| a < b);
@@ -113,18 +112,21 @@ impl Image {
         if (topic.kind == TopicKind::Coordinator) != (&*topic.name == COORDINATOR_TOPIC) {
             return Err(format!("topic {:?} has kind {:?}", topic.name, topic.kind));
         }
+        let place = |index: PartitionIndex| format!("partition {index} of topic {:?}", topic.name);
+        let mut before = GroupId::METADATA;
         for (index, partition) in topic.indexed() {
-            let place = || format!("partition {index} of topic {:?}", topic.name);
-            let expected = topic.first_group().get().checked_add(u64::from(index.get()));
-            if expected != Some(partition.group.get()) || !(1..self.next_group_id).contains(&partition.group.get()) {
-                return Err(format!("{} has group {}, out of order", place(), partition.group));
+            if partition.group <= before || partition.group.get() >= self.next_group_id {
+                return Err(format!("{} has group {}, out of order", place(index), partition.group));
             }
+            before = partition.group;
+        }
+        for (index, partition) in topic.indexed() {
             // Also finds groups that lie in another topic's range.
             let found = self.partition_of_group(partition.group);
             if found.is_none_or(|found| !Arc::ptr_eq(found.topic, topic) || found.index != index) {
                 return Err(format!(
                     "{} has group {}, which another partition has too",
-                    place(),
+                    place(index),
                     partition.group
                 ));
             }
@@ -137,7 +139,7 @@ impl Image {
             {
                 return Err(format!(
                     "{} has replicas {:?} and leaving {:?}",
-                    place(),
+                    place(index),
                     partition.replicas,
                     partition.leaving
                 ));

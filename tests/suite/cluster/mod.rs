@@ -20,6 +20,7 @@ mod group_consumers;
 mod group_processes;
 mod groups;
 mod groups_load;
+mod growth;
 mod handshake;
 mod idempotence;
 mod leader_kills;

@@ -1,6 +1,7 @@
 //! Makes true what the metadata says: one task that compares, and acts where something differs.
 //!
 //! - this broker's replicas: opens those that it is to have, deletes those that a tombstone names, and nothing else;
+//! - shards of the coordinator that it leads: asks for more replicas once there are brokers for them;
 //! - groups that it leads: brings their members in line with the assignment (a new learner, then a voter, then the
 //!   old one leaves);
 //! - the metadata group, if it leads it: promotes and demotes its voters.
@@ -12,14 +13,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use jangada_controller::{Command, Image, Topic, TopicKind, metadata_voters};
+use jangada_controller::{Command, Image, Topic, TopicKind, metadata_voters, place_more};
 use jangada_replication::{Group, Registry};
 use jangada_types::{GroupId, PartitionIndex, ReplicaId};
 use tokio::time::Instant;
 
 use super::bootstrap;
 use super::metadata::Metadata;
-use crate::groups::{Shard, Shards};
+use crate::groups::{COORDINATOR_REPLICAS, Shard, Shards};
 use crate::partition::{Partition, PartitionMachine, PartitionName, Shared, View, checkpoint_bytes};
 use crate::partitions::Partitions;
 
@@ -114,9 +115,10 @@ impl Reconciler {
         let opened = self.open_replicas(image).await;
         let formed = self.form_groups(image).await;
         let deleted = self.delete_replicas(image).await;
+        let grown = self.grow_shards(image).await;
         let members = self.change_members(image).await;
         let voters = self.change_metadata_voters(image).await;
-        opened && formed && deleted && members && voters
+        opened && formed && deleted && grown && members && voters
     }
 
     async fn open_replicas(&mut self, image: &Arc<Image>) -> bool {
@@ -277,6 +279,34 @@ impl Reconciler {
             let members = group.members();
             !members.voters.contains(&local) && !members.learners.contains(&local)
         })
+    }
+
+    /// A coordinator that began in a smaller cluster gets the replicas that it would get today: committed offsets must not
+    /// hang on one disk because the first group came early. From one replica straight to three, since with two the loss
+    /// of either would stop the shard.
+    async fn grow_shards(&self, image: &Arc<Image>) -> bool {
+        let mut brokers = image.broker_views();
+        brokers.retain(|view| self.registry().is_alive(view.replica.broker));
+        if brokers.len() < COORDINATOR_REPLICAS {
+            return true;
+        }
+        let mut settled = true;
+        for shard in self.shards.all() {
+            let Some(partition) = image.partition_of_group(shard.group.id()) else {
+                continue;
+            };
+            if partition.replicas.len() >= COORDINATOR_REPLICAS || !shard.group.status().ready {
+                continue;
+            }
+            settled = false;
+            let group = partition.group;
+            let replicas = place_more(&brokers, &partition.replicas, COORDINATOR_REPLICAS, group.get());
+            tracing::info!(shard = %shard.name, ?replicas, "there are brokers for more replicas");
+            if let Err(error) = self.metadata.propose(&Command::SetReplicas { group, replicas }).await {
+                tracing::info!(shard = %shard.name, %error, "more replicas could not be asked for; trying again");
+            }
+        }
+        settled
     }
 
     /// For each partition that this broker leads.

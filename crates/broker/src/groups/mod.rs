@@ -27,3 +27,6 @@ mod time;
 pub(crate) use shard::Shard;
 pub(crate) use shards::Shards;
 pub(crate) use ticker::tick;
+
+/// Replicas of the coordinator's shards, once there are so many brokers.
+pub(crate) const COORDINATOR_REPLICAS: usize = 3;

@@ -172,6 +172,28 @@ impl Admin {
         Ok(answer.version)
     }
 
+    /// Gives a topic more partitions, so that it has `total`, and returns when every partition has a leader that all live
+    /// brokers know. As many as it has: nothing is done. Returns the metadata version that has them.
+    ///
+    /// Records stay where they are: a key's later records may go to another partition than its earlier ones.
+    ///
+    /// # Errors
+    /// [`ClientError::UnknownTopic`]; [`ClientError::Refused`] with `INVALID_PARTITIONS` for fewer than it has, or when the
+    /// topic has `key.index.enable`.
+    pub async fn create_partitions(&self, name: &str, total: u32) -> Result<u64, ClientError> {
+        let context = format!("give topic {name} {total} partitions");
+        let answer = self.call(Repeat::Always, |mut service| {
+            let request = v1::CreatePartitionsRequest {
+                name: name.to_owned(),
+                total,
+            };
+            async move { service.create_partitions(request).await }
+        });
+        let answer = answer.await.map_err(|failed| topic_error(failed, name, &context))?;
+        self.cluster.metadata.require_version(answer.version);
+        Ok(answer.version)
+    }
+
     /// Deletes a topic with its data. Returns the metadata version without it.
     ///
     /// When an attempt ended without an answer and the next one does not find the topic, it is taken for deleted.

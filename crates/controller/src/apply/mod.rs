@@ -53,6 +53,11 @@ impl Image {
                 assignments,
             } => self.create_topic(*topic_id, name, config, assignments),
             Command::CreateCoordinator { topic_id, assignments } => self.create_coordinator(*topic_id, assignments),
+            Command::AddPartitions {
+                topic_id,
+                existing,
+                assignments,
+            } => self.add_partitions(*topic_id, *existing, assignments),
             Command::RaiseFeatureLevel { level } => self.raise_feature_level(*level),
             Command::AlterTopic { topic_id, set, unset } => self.alter_topic(*topic_id, set, unset),
             Command::DeleteTopic { topic_id } => self.delete_topic(*topic_id),

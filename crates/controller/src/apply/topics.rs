@@ -1,11 +1,14 @@
-//! Topics: creation, alteration, deletion.
+//! Topics: creation, growth, alteration, deletion.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jangada_types::{GroupId, Reason, Rejection, ReplicaId, TopicId};
 
-use crate::image::{COORDINATOR_FEATURE_LEVEL, COORDINATOR_TOPIC, Image, Partition, Tombstone, Topic, TopicKind};
+use crate::image::{
+    ADD_PARTITIONS_FEATURE_LEVEL, COORDINATOR_FEATURE_LEVEL, COORDINATOR_TOPIC, Image, Partition, Tombstone, Topic,
+    TopicKind,
+};
 use crate::reply::Reply;
 use crate::rules;
 
@@ -65,11 +68,39 @@ impl Image {
                 format!("topic {name:?} was proposed with id {id}, which is taken: propose it with another random id"),
             ));
         }
-        rules::partition_count(name, assignments.len())?;
-        for (index, replicas) in assignments.iter().enumerate() {
+        let partitions = self.new_partitions(name, 0, assignments)?;
+        let name: Arc<str> = Arc::from(name);
+        let topic = Topic {
+            id,
+            kind,
+            name: Arc::clone(&name),
+            partitions,
+            config: config.clone(),
+        };
+        let first_group = topic.first_group();
+        Arc::make_mut(&mut self.runs).extend(topic.runs());
+        Arc::make_mut(&mut self.topics).insert(id, Arc::new(topic));
+        Arc::make_mut(&mut self.topics_by_name).insert(name, id);
+        Ok(Reply::TopicCreated {
+            topic_id: id,
+            first_group,
+            version: self.version,
+        })
+    }
+
+    /// Judges partitions for a topic that has `existing` ones, and gives them their groups. When it is an error, nothing
+    /// has changed.
+    fn new_partitions(
+        &mut self,
+        name: &str,
+        existing: usize,
+        assignments: &[Vec<ReplicaId>],
+    ) -> Result<Vec<Partition>, Rejection> {
+        rules::partition_count(name, existing.saturating_add(assignments.len()))?;
+        for (index, replicas) in (existing..).zip(assignments) {
             rules::replica_list(self, &format!("partition {index} of topic {name:?}"), replicas)?;
         }
-        let first_group = GroupId(self.next_group_id);
+        let first_group = self.next_group_id;
         let groups = u64::try_from(assignments.len()).expect("the number of partitions was checked");
         // The last id is `GroupId::NODE`, which is no group; it stays out of reach as `next_group_id` may at most
         // become it.
@@ -85,22 +116,43 @@ impl Image {
             leaving: Vec::new(),
             is_reassigned: false,
         };
-        let name: Arc<str> = Arc::from(name);
-        let topic = Topic {
-            id,
-            kind,
-            name: Arc::clone(&name),
-            partitions: (first_group.get()..).zip(assignments).map(partition).collect(),
-            config: config.clone(),
-        };
-        Arc::make_mut(&mut self.topics).insert(id, Arc::new(topic));
-        Arc::make_mut(&mut self.topics_by_name).insert(name, id);
-        Arc::make_mut(&mut self.topics_by_group).insert(first_group, id);
-        Ok(Reply::TopicCreated {
-            topic_id: id,
-            first_group,
-            version: self.version,
-        })
+        Ok((first_group..).zip(assignments).map(partition).collect())
+    }
+
+    /// Partitions `existing` and up. A proposal that was applied twice is rejected the second time, as the topic then
+    /// has more than `existing`.
+    pub(super) fn add_partitions(
+        &mut self,
+        id: TopicId,
+        existing: u32,
+        assignments: &[Vec<ReplicaId>],
+    ) -> Result<Reply, Rejection> {
+        let topic = rules::topic_by_id(self, id)?;
+        rules::may_grow(topic)?;
+        let name = Arc::clone(&topic.name);
+        let actual = topic.partitions.len();
+        if usize::try_from(existing) != Ok(actual) || assignments.is_empty() {
+            return Err(Rejection::new(
+                Reason::InvalidPartitions,
+                format!(
+                    "{} partitions were to be added to {existing} of topic {name:?}, which has {actual}: look at it, then \
+                     try again",
+                    assignments.len()
+                ),
+            )
+            .with("expected", existing)
+            .with("actual", actual));
+        }
+        rules::all_have_level(self, ADD_PARTITIONS_FEATURE_LEVEL)?;
+        let added = self.new_partitions(&name, actual, assignments)?;
+        self.feature_level = self.feature_level.max(ADD_PARTITIONS_FEATURE_LEVEL);
+        let topic = Arc::make_mut(&mut self.topics)
+            .get_mut(&id)
+            .expect("the topic was found above");
+        Arc::make_mut(topic).partitions.extend(added);
+        // The last run may have become longer; all others are there.
+        Arc::make_mut(&mut self.runs).extend(topic.runs());
+        Ok(Reply::TopicAltered { version: self.version })
     }
 
     pub(super) fn alter_topic(
@@ -125,7 +177,7 @@ impl Image {
             .remove(&id)
             .expect("the topic was found above");
         Arc::make_mut(&mut self.topics_by_name).remove(&topic.name);
-        Arc::make_mut(&mut self.topics_by_group).remove(&topic.first_group());
+        Arc::make_mut(&mut self.runs).retain(|_, run| run.topic != id);
         Arc::make_mut(&mut self.tombstones).extend(topic.partitions.iter().map(|partition| {
             let owing: BTreeSet<ReplicaId> = partition.replicas.iter().chain(&partition.leaving).copied().collect();
             let tombstone = Tombstone {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use jangada_types::frame::{CodecError, frame, message, topic_id, unframe};
-use jangada_types::{BrokerId, GroupId, Incarnation, ProducerId};
+use jangada_types::{BrokerId, GroupId, Incarnation, ProducerId, ReplicaId};
 
 use super::{WireReplica, WireReplicas, directory_id, epoch, from_wire, to_wire};
 use crate::command::{BrokerRegistration, Command, SeedBroker};
@@ -21,6 +21,7 @@ const ALLOCATE_PRODUCER_IDS: u8 = 9;
 const BUMP_PRODUCER_EPOCH: u8 = 10;
 const CREATE_COORDINATOR: u8 = 11;
 const RAISE_FEATURE_LEVEL: u8 = 12;
+const ADD_PARTITIONS: u8 = 13;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct FormCluster {
@@ -60,6 +61,16 @@ struct CreateCoordinator {
     #[prost(bytes = "vec", tag = "1")]
     topic_id: Vec<u8>,
     #[prost(message, repeated, tag = "2")]
+    assignments: Vec<WireReplicas>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct AddPartitions {
+    #[prost(bytes = "vec", tag = "1")]
+    topic_id: Vec<u8>,
+    #[prost(uint32, tag = "2")]
+    existing: u32,
+    #[prost(message, repeated, tag = "3")]
     assignments: Vec<WireReplicas>,
 }
 
@@ -180,6 +191,17 @@ impl WireRegistration {
     }
 }
 
+fn lists_to_wire(assignments: &[Vec<ReplicaId>]) -> Vec<WireReplicas> {
+    let list = |replicas: &Vec<ReplicaId>| WireReplicas {
+        replicas: to_wire(replicas),
+    };
+    assignments.iter().map(list).collect()
+}
+
+fn lists_from_wire(assignments: Vec<WireReplicas>) -> Vec<Vec<ReplicaId>> {
+    assignments.into_iter().map(|list| from_wire(list.replicas)).collect()
+}
+
 pub(crate) fn encode(command: &Command) -> Bytes {
     match command {
         Command::FormCluster { cluster_id, brokers } => frame(
@@ -202,24 +224,26 @@ pub(crate) fn encode(command: &Command) -> Bytes {
                 topic_id: topic_id.as_bytes().to_vec(),
                 name: name.clone(),
                 config: config.clone(),
-                assignments: assignments
-                    .iter()
-                    .map(|replicas| WireReplicas {
-                        replicas: to_wire(replicas),
-                    })
-                    .collect(),
+                assignments: lists_to_wire(assignments),
             },
         ),
         Command::CreateCoordinator { topic_id, assignments } => frame(
             Some(CREATE_COORDINATOR),
             &CreateCoordinator {
                 topic_id: topic_id.as_bytes().to_vec(),
-                assignments: assignments
-                    .iter()
-                    .map(|replicas| WireReplicas {
-                        replicas: to_wire(replicas),
-                    })
-                    .collect(),
+                assignments: lists_to_wire(assignments),
+            },
+        ),
+        Command::AddPartitions {
+            topic_id,
+            existing,
+            assignments,
+        } => frame(
+            Some(ADD_PARTITIONS),
+            &AddPartitions {
+                topic_id: topic_id.as_bytes().to_vec(),
+                existing: *existing,
+                assignments: lists_to_wire(assignments),
             },
         ),
         Command::RaiseFeatureLevel { level } => frame(Some(RAISE_FEATURE_LEVEL), &RaiseFeatureLevel { level: *level }),
@@ -294,22 +318,22 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Command, CodecError> {
                 topic_id: topic_id("command CreateTopic", &wire.topic_id)?,
                 name: wire.name,
                 config: wire.config,
-                assignments: wire
-                    .assignments
-                    .into_iter()
-                    .map(|list| from_wire(list.replicas))
-                    .collect(),
+                assignments: lists_from_wire(wire.assignments),
             })
         }
         CREATE_COORDINATOR => {
             let wire: CreateCoordinator = message("command CreateCoordinator", body)?;
             Ok(Command::CreateCoordinator {
                 topic_id: topic_id("command CreateCoordinator", &wire.topic_id)?,
-                assignments: wire
-                    .assignments
-                    .into_iter()
-                    .map(|list| from_wire(list.replicas))
-                    .collect(),
+                assignments: lists_from_wire(wire.assignments),
+            })
+        }
+        ADD_PARTITIONS => {
+            let wire: AddPartitions = message("command AddPartitions", body)?;
+            Ok(Command::AddPartitions {
+                topic_id: topic_id("command AddPartitions", &wire.topic_id)?,
+                existing: wire.existing,
+                assignments: lists_from_wire(wire.assignments),
             })
         }
         RAISE_FEATURE_LEVEL => {

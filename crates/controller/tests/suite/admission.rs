@@ -1,15 +1,16 @@
 //! Checks before a command is proposed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jangada_controller::admission::{
-    CreateTopic, NewTopic, place_topic, validate_alter_topic, validate_bump_producer_epoch, validate_create_topic,
-    validate_delete_topic, validate_replace_broker,
+    CreateTopic, NewTopic, place_partitions, place_topic, validate_add_partitions, validate_alter_topic,
+    validate_bump_producer_epoch, validate_create_topic, validate_delete_topic, validate_replace_broker,
 };
-use jangada_controller::{Command, Image};
+use jangada_controller::{Command, FEATURE_LEVEL, Image};
+use jangada_types::limits::PARTITIONS_PER_TOPIC_MAX;
 use jangada_types::{BrokerId, ProducerEpoch, ProducerId, Reason};
 
-use crate::fixture::{Log, delete, firsts, replace, settings, topic_id};
+use crate::fixture::{Log, delete, firsts, registration, replace, settings, topic_id};
 
 const NO_SETTINGS: &BTreeMap<String, String> = &BTreeMap::new();
 
@@ -111,6 +112,49 @@ fn a_topic_that_exists_is_fine_when_asked_for_so() {
     assert_eq!(
         validate_create_topic(&log.image, &again),
         Ok(CreateTopic::Exists(topic))
+    );
+}
+
+#[test]
+fn growth_is_admitted_placed_and_applied() {
+    let mut log = Log::formed(3);
+    for id in 1..=3 {
+        let mut registration = registration(id, 1, id.try_into().unwrap());
+        registration.feature_level = FEATURE_LEVEL;
+        log.accept(&Command::RegisterBroker(registration));
+    }
+    log.accept(&place_topic(&wanted("orders"), &log.image.broker_views(), topic_id(1), 5).unwrap());
+    assert_eq!(
+        validate_add_partitions(&log.image, "orders", 6),
+        Ok(None),
+        "it has as many"
+    );
+    let topic = validate_add_partitions(&log.image, "orders", 9)
+        .unwrap()
+        .expect("three are missing");
+    let command = place_partitions(topic, 9, &log.image.broker_views(), 7).unwrap();
+    log.accept(&command);
+    let topic = log.image.topic_named("orders").unwrap();
+    assert_eq!(topic.partitions.len(), 9);
+    let added = &topic.partitions[6..];
+    let leaders: BTreeSet<_> = added.iter().map(|partition| partition.replicas[0]).collect();
+    assert_eq!(leaders.len(), 3, "they are spread like those of a new topic");
+    assert!(added.iter().all(|partition| partition.replicas.len() == 3));
+
+    let judge = |name, total| validate_add_partitions(&log.image, name, total).unwrap_err();
+    let fewer = judge("orders", 8);
+    assert_eq!(fewer.reason, Reason::InvalidPartitions);
+    assert!(fewer.message.contains("can't be taken away"), "{fewer}");
+    assert_eq!(judge("orders", 0).reason, Reason::InvalidPartitions);
+    assert_eq!(
+        judge("orders", PARTITIONS_PER_TOPIC_MAX + 1).reason,
+        Reason::InvalidPartitions
+    );
+    assert_eq!(judge("others", 1).reason, Reason::UnknownTopic);
+    let two = &log.image.broker_views()[..2];
+    assert_eq!(
+        place_partitions(topic, 12, two, 7).unwrap_err().reason,
+        Reason::InvalidReplicas
     );
 }
 

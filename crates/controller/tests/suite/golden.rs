@@ -78,6 +78,14 @@ fn commands() -> Vec<(Command, &'static str)> {
             },
             "010b0a1000112233445566778899aabbccddeeff120d0a04080110010a0508ac02100212060a0408021001",
         ),
+        (
+            Command::AddPartitions {
+                topic_id: topic(),
+                existing: 300,
+                assignments: vec![vec![replica(1, 1), replica(300, 2)], firsts(&[2])],
+            },
+            "010d0a1000112233445566778899aabbccddeeff10ac021a0d0a04080110010a0508ac0210021a060a0408021001",
+        ),
         (Command::RaiseFeatureLevel { level: 300 }, "010c08ac02"),
         (
             Command::AlterTopic {

@@ -46,7 +46,7 @@ fn config() -> impl Strategy<Value = BTreeMap<String, String>> {
 }
 
 fn registration() -> impl Strategy<Value = BrokerRegistration> {
-    (broker(), 0u32..4, 0u8..6, address(), "[ab]?", 0u32..3).prop_map(
+    (broker(), 0u32..4, 0u8..6, address(), "[ab]?", 0u32..6).prop_map(
         |(broker, incarnation, number, address, rack, level)| BrokerRegistration {
             broker,
             incarnation: Incarnation(incarnation),
@@ -67,10 +67,13 @@ fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         1 => ("[a-b]?", seeds()).prop_map(|(cluster_id, brokers)| Command::FormCluster { cluster_id, brokers }),
         6 => registration().prop_map(Command::RegisterBroker),
-        1 => (0u32..3).prop_map(|level| Command::RaiseFeatureLevel { level }),
+        1 => (0u32..6).prop_map(|level| Command::RaiseFeatureLevel { level }),
         3 => broker().prop_map(|broker| Command::ReplaceBroker { broker }),
         9 => (topic(), name(), config(), prop::collection::vec(replicas(), 0..4)).prop_map(
             |(topic_id, name, config, assignments)| Command::CreateTopic { topic_id, name, config, assignments }
+        ),
+        6 => (topic(), 0u32..5, prop::collection::vec(replicas(), 0..3)).prop_map(
+            |(topic_id, existing, assignments)| Command::AddPartitions { topic_id, existing, assignments }
         ),
         2 => (topic(), config(), prop::collection::vec(config(), 0..2)).prop_map(|(topic_id, set, unset)| {
             let unset = unset.into_iter().flatten().map(|(key, _)| key).collect();
@@ -91,7 +94,12 @@ fn command() -> impl Strategy<Value = Command> {
 /// Begins with a formed cluster most of the time, and with a few good topics.
 fn history() -> impl Strategy<Value = Vec<Command>> {
     let cluster_id = "cluster".to_owned();
-    let brokers = (1..=4).map(seed).collect();
+    let brokers = (1..=4)
+        .map(|id| SeedBroker {
+            feature_level: 4,
+            ..seed(id)
+        })
+        .collect();
     let form = Command::FormCluster { cluster_id, brokers };
     let distinct = prop::sample::subsequence(vec![1u32, 2, 3, 4], 1..=3).prop_shuffle();
     let list = distinct.prop_map(|ids| {

@@ -1,11 +1,11 @@
-//! Topics: creation, alteration, deletion.
+//! Topics: creation, growth, alteration, deletion.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jangada_controller::{COORDINATOR_TOPIC, Command, Image, Reply, TopicKind};
+use jangada_controller::{COORDINATOR_TOPIC, Command, FEATURE_LEVEL, Image, Reply, TopicKind};
 use jangada_types::limits::PARTITIONS_PER_TOPIC_MAX;
-use jangada_types::{GroupId, PartitionIndex, Reason};
+use jangada_types::{GroupId, PartitionIndex, Reason, ReplicaId};
 
 use crate::fixture::{Log, create, delete, firsts, register, registration, replica, settings, topic_id};
 
@@ -218,15 +218,106 @@ fn coordinator(id: u128) -> Command {
     }
 }
 
-/// Two brokers that know the coordinator's topic.
+/// Two brokers of this build.
 fn upgraded() -> Log {
     let mut log = Log::formed(2);
     for id in [1, 2] {
         let mut registration = registration(id, 1, id.try_into().unwrap());
-        registration.feature_level = 2;
+        registration.feature_level = FEATURE_LEVEL;
         log.accept(&Command::RegisterBroker(registration));
     }
     log
+}
+
+fn add(id: u128, existing: u32, assignments: Vec<Vec<ReplicaId>>) -> Command {
+    Command::AddPartitions {
+        topic_id: topic_id(id),
+        existing,
+        assignments,
+    }
+}
+
+/// The topic's groups, each found again by its id.
+fn groups(image: &Image, id: u128) -> Vec<u64> {
+    let topic = image.topic(topic_id(id)).expect("the topic is there");
+    let found = topic.indexed().map(|(index, partition)| {
+        let found = image.partition_of_group(partition.group).expect("the group is live");
+        assert_eq!((found.topic.id, found.index), (topic.id, index));
+        partition.group.get()
+    });
+    found.collect()
+}
+
+#[test]
+fn a_topic_grows_beside_others_and_its_groups_are_found() {
+    let mut log = upgraded();
+    log.accept(&create(1, "orders", vec![firsts(&[1]), firsts(&[2])]));
+    log.accept(&add(1, 2, vec![firsts(&[1, 2])]));
+    assert_eq!(groups(&log.image, 1), [1, 2, 3], "the groups may go on without a gap");
+    log.create(2, "between", &firsts(&[1]));
+    let reply = log.accept(&add(1, 3, vec![firsts(&[2]), firsts(&[1])]));
+    assert_eq!(reply, Reply::TopicAltered { version: log.index });
+    assert_eq!(groups(&log.image, 1), [1, 2, 3, 5, 6]);
+    assert_eq!(groups(&log.image, 2), [4]);
+    assert_eq!(Image::restore(&log.image.snapshot()).as_ref(), Ok(&log.image));
+
+    log.accept(&delete(2));
+    assert!(log.image.partition_of_group(GroupId(4)).is_none());
+    assert_eq!(groups(&log.image, 1), [1, 2, 3, 5, 6]);
+    assert_eq!(Image::restore(&log.image.snapshot()).as_ref(), Ok(&log.image));
+
+    log.accept(&delete(1));
+    let owing: Vec<u64> = log.owing().into_iter().map(|(group, _)| group).collect();
+    assert_eq!(owing, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(Image::restore(&log.image.snapshot()).as_ref(), Ok(&log.image));
+}
+
+#[test]
+fn growth_is_judged_again() {
+    let mut log = upgraded();
+    log.create(1, "orders", &firsts(&[1]));
+    let growth = add(1, 1, vec![firsts(&[1])]);
+    log.accept(&growth);
+    let again = log.reject(&growth);
+    assert_eq!(
+        again.reason,
+        Reason::InvalidPartitions,
+        "a proposal applied twice adds once"
+    );
+    assert_eq!((&*again.metadata["expected"], &*again.metadata["actual"]), ("1", "2"));
+    let mut judge = |command| log.reject(&command).reason;
+    assert_eq!(judge(add(1, 2, vec![])), Reason::InvalidPartitions);
+    let too_many = vec![firsts(&[1]); PARTITIONS_PER_TOPIC_MAX as usize - 1];
+    assert_eq!(judge(add(1, 2, too_many)), Reason::InvalidPartitions);
+    assert_eq!(judge(add(1, 2, vec![vec![]])), Reason::InvalidReplicas);
+    assert_eq!(judge(add(1, 2, vec![vec![replica(1, 2)]])), Reason::InvalidReplicas);
+    assert_eq!(judge(add(2, 1, vec![firsts(&[1])])), Reason::UnknownTopic);
+}
+
+#[test]
+fn neither_the_coordinator_nor_a_topic_with_a_key_index_grows() {
+    let mut log = upgraded();
+    log.accept(&coordinator(7));
+    assert_eq!(
+        log.reject(&add(7, 2, vec![firsts(&[1])])).reason,
+        Reason::InvalidTopicName
+    );
+    log.create(1, "orders", &firsts(&[1]));
+    log.accept(&alter(1, &[("key.index.enable", "true")], &[]));
+    let rejection = log.reject(&add(1, 1, vec![firsts(&[1])]));
+    assert_eq!(rejection.reason, Reason::InvalidPartitions);
+    assert!(rejection.message.contains("key.index.enable"), "{rejection}");
+}
+
+#[test]
+fn growth_waits_for_brokers_that_do_not_know_it_and_keeps_them_out() {
+    let mut log = Log::formed(2);
+    log.create(1, "orders", &firsts(&[1]));
+    assert_eq!(log.reject(&add(1, 1, vec![firsts(&[1])])).reason, Reason::NotReady);
+    let mut log = upgraded();
+    log.create(1, "orders", &firsts(&[1]));
+    log.accept(&add(1, 1, vec![firsts(&[1])]));
+    assert!(log.reject(&register(3, 0, 3)).message.contains("upgrade"));
 }
 
 #[test]

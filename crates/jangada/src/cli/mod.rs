@@ -199,6 +199,7 @@ mod tests {
             "jangada topic ls -o json",
             "jangada topic alter t -c retention.ms=1",
             "jangada topic alter t --unset retention.ms",
+            "jangada topic alter t --partitions 24",
             "jangada topic trim t --before 5",
             "jangada topic trim t --partition 1 --before latest",
             "jangada topic rm t --yes",

@@ -78,12 +78,17 @@ pub struct AlterArgs {
     pub name: String,
 
     /// A setting to set, such as retention.ms=3600000; may be given again
-    #[arg(short = 'c', long = "config", value_name = "KEY=VALUE", value_parser = pair, required_unless_present = "unset")]
+    #[arg(short = 'c', long = "config", value_name = "KEY=VALUE", value_parser = pair, required_unless_present_any = ["unset", "partitions"])]
     pub config: Vec<(String, String)>,
 
     /// A setting to put back to its default; may be given again
     #[arg(long, value_name = "KEY")]
     pub unset: Vec<String>,
+
+    /// More partitions, so that the topic has P. Records stay where they are: a key's later records may go to another
+    /// partition than its earlier ones
+    #[arg(long, value_name = "P", conflicts_with_all = ["config", "unset"])]
+    pub partitions: Option<u32>,
 
     #[command(flatten)]
     pub output: OutputArgs,

@@ -48,6 +48,11 @@ async fn create(admin: &Admin, args: CreateArgs) -> Result<()> {
 }
 
 async fn alter(admin: &Admin, args: AlterArgs) -> Result<()> {
+    if let Some(total) = args.partitions {
+        let version = admin.create_partitions(&args.name, total).await?;
+        let sentence = format!("topic {} has {total} partitions", args.name);
+        return args.output.done(&sentence, json!({ "version": version }));
+    }
     let set = by_key(args.config)?;
     if let Some(key) = args.unset.iter().find(|key| set.contains_key(*key)) {
         return Err(CliError::usage(format!("setting {key} is both set and unset")));

@@ -1,13 +1,15 @@
-//! Creating a topic, and waiting until every broker knows who leads its partitions.
+//! Creating a topic or more partitions of one, and waiting until every broker knows who leads them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_controller::admission::{self, CreateTopic, NewTopic};
-use jangada_controller::{CONDITIONS_FEATURE_LEVEL, Topic};
+use jangada_controller::{ADD_PARTITIONS_FEATURE_LEVEL, CONDITIONS_FEATURE_LEVEL, Topic};
 use jangada_proto::v1::metadata_service_client::MetadataServiceClient;
-use jangada_proto::v1::{CreateTopicRequest, CreateTopicResponse, GetMetadataRequest};
+use jangada_proto::v1::{
+    CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicRequest, CreateTopicResponse, GetMetadataRequest,
+};
 use jangada_types::limits::RESPONSE_BYTES_MAX;
 use jangada_types::topic_config::key::KEY_INDEX;
 use jangada_types::{BrokerId, Reason, TopicId};
@@ -58,18 +60,9 @@ pub(super) async fn create_topic(
         await_leaders(node, &request.name, image.version()).await?;
         return Ok(existing(&topic));
     }
-    // Brokers that are down take replicas only when there are too few others.
-    let mut brokers = image.broker_views();
-    let alive = brokers
-        .iter()
-        .filter(|broker| node.registry().is_alive(broker.replica.broker))
-        .count();
-    if alive >= request.replicas as usize {
-        brokers.retain(|broker| node.registry().is_alive(broker.replica.broker));
-    }
     let id = TopicId::from_u128(node.seams.ids.new_id().as_u128());
-    let seed = u64::from_be_bytes(id.as_bytes()[..8].try_into().expect("eight bytes"));
-    let command = admission::place_topic(&wanted, &brokers, id, seed)?;
+    let brokers = node.can_take_replicas(&image, request.replicas as usize);
+    let command = admission::place_topic(&wanted, &brokers, id, seed_of(id))?;
     let version = match node.metadata.propose(&command).await {
         Ok((_, version)) => version,
         // Sent twice, and the first one was it.
@@ -89,6 +82,44 @@ pub(super) async fn create_topic(
         created: true,
         version,
     })
+}
+
+pub(super) async fn create_partitions(
+    node: &Arc<Node>,
+    request: CreatePartitionsRequest,
+) -> Result<CreatePartitionsResponse, RequestError> {
+    let CreatePartitionsRequest { name, total } = request;
+    let image = node.metadata.image();
+    let Some(topic) = admission::validate_add_partitions(&image, &name, total)? else {
+        await_leaders(node, &name, image.version()).await?;
+        return Ok(CreatePartitionsResponse {
+            version: image.version(),
+        });
+    };
+    node.need_level(ADD_PARTITIONS_FEATURE_LEVEL).await?;
+    let brokers = node.can_take_replicas(&image, topic.partitions[0].replicas.len());
+    let seed = seed_of(TopicId::from_u128(node.seams.ids.new_id().as_u128()));
+    let command = admission::place_partitions(topic, total, &brokers, seed)?;
+    let version = match node.metadata.propose(&command).await {
+        Ok((_, version)) => version,
+        // Somebody was faster, perhaps this very call the first time that it was sent.
+        Err(error) if error.reason == Reason::InvalidPartitions => {
+            let image = node.metadata.image();
+            let has = image.topic(topic.id).map(|topic| topic.partitions.len());
+            if has != Some(total as usize) {
+                return Err(error);
+            }
+            image.version()
+        }
+        Err(error) => return Err(error),
+    };
+    await_leaders(node, &name, version).await?;
+    Ok(CreatePartitionsResponse { version })
+}
+
+/// A random number from a random id.
+fn seed_of(id: TopicId) -> u64 {
+    u64::from_be_bytes(id.as_bytes()[..8].try_into().expect("eight bytes"))
 }
 
 /// Returns when every live broker knows a leader for every partition of the topic.

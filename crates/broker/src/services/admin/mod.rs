@@ -1,7 +1,7 @@
 //! `AdminService`. Any broker takes a call: metadata commands go to the metadata's leader by themselves; a call about
 //! one partition is passed on to the broker that leads it.
 //!
-//! - [`create`]: creating topics.
+//! - [`create`]: creating topics, and more partitions of one.
 //! - [`transfer`]: moving leaderships.
 //! - [`states`]: what partitions are like.
 //! - [`describe`]: the cluster, and a topic's settings.
@@ -22,7 +22,7 @@ use jangada_types::{BrokerId, Offset, Reason};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use self::create::{create_topic, need_level_of};
+use self::create::{create_partitions, create_topic, need_level_of};
 use self::describe::{config_entries, describe_cluster};
 use self::states::partition_states;
 use self::transfer::transfer_leader;
@@ -79,6 +79,12 @@ impl AdminService for Admin {
             .map_err(RequestError::from)?;
         let (_, version) = self.node.metadata.propose(&command).await?;
         Ok(Response::new(AlterTopicResponse { version }))
+    }
+
+    async fn create_partitions(&self, request: Request<CreatePartitionsRequest>) -> Answer<CreatePartitionsResponse> {
+        Ok(Response::new(
+            create_partitions(&self.node, request.into_inner()).await?,
+        ))
     }
 
     async fn delete_topic(&self, request: Request<DeleteTopicRequest>) -> Answer<DeleteTopicResponse> {

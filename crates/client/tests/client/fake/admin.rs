@@ -102,6 +102,22 @@ impl v1::admin_service_server::AdminService for Broker {
         Err(Status::unimplemented("not used"))
     }
 
+    async fn create_partitions(
+        &self,
+        request: Request<v1::CreatePartitionsRequest>,
+    ) -> Result<Response<v1::CreatePartitionsResponse>, Status> {
+        let v1::CreatePartitionsRequest { name, total } = request.into_inner();
+        self.admin(|state| {
+            let topic = state
+                .topics
+                .get_mut(&name)
+                .ok_or(Error::definite(Reason::UnknownTopic))?;
+            topic.partitions.resize_with(total as usize, || Partition::new(1));
+            state.version += 1;
+            Ok(v1::CreatePartitionsResponse { version: state.version })
+        })
+    }
+
     async fn delete_topic(
         &self,
         request: Request<v1::DeleteTopicRequest>,
