@@ -133,10 +133,6 @@ impl Committer {
         &self.member_id
     }
 
-    pub fn epoch(&self) -> i64 {
-        self.view.borrow().epoch
-    }
-
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
