@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use jangada_proto::v1;
-use jangada_types::TopicId;
+use jangada_types::{Reason, TopicId};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::transport::Channel;
@@ -149,7 +149,7 @@ impl MetadataCache {
 
     async fn refresh_now(&self) -> Result<(), Failure> {
         let asked = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let request = v1::GetMetadataRequest {
+        let mut request = v1::GetMetadataRequest {
             topics: asked.iter().map(|name| name.to_string()).collect(),
             // Without any names all topics would come; the nil id is nobody's.
             topic_ids: if asked.is_empty() {
@@ -159,14 +159,26 @@ impl MetadataCache {
             },
             min_version: self.min_version.load(Ordering::Relaxed),
         };
-        let answer = self.ask(&request).await?;
+        let answer = match self.ask(&request).await {
+            // No broker has that version. Versions of a cluster that was made anew begin anew, and then it never comes.
+            Err(failure) if failure.reason == Some(Reason::NotReady) && request.min_version > 0 => {
+                request.min_version = 0;
+                let answer = self.ask(&request).await?;
+                if !self.image.borrow().is_of_another_cluster(&answer) {
+                    return Err(failure);
+                }
+                answer
+            }
+            answer => answer?,
+        };
         self.image.send_modify(|image| {
-            if !image.cluster_id.is_empty() && image.cluster_id != answer.cluster_id {
+            if image.is_of_another_cluster(&answer) {
                 tracing::warn!(
                     before = image.cluster_id,
                     now = answer.cluster_id,
-                    "the cluster's id changed"
+                    "the cluster was made anew"
                 );
+                self.min_version.store(0, Ordering::Relaxed);
             }
             *image = Arc::new(image.merged(answer, &asked));
         });

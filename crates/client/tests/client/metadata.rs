@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use jangada_client::{Client, ClientConfig, ClientError, OffsetAt, ProducerConfig};
+use jangada_client::{Client, ClientConfig, ClientError, NewTopic, OffsetAt, ProducerConfig};
 use tokio::time::timeout;
 
 use crate::fake::Cluster;
@@ -115,4 +115,34 @@ async fn a_broker_that_is_behind_is_asked_at_intervals_and_not_for_ever() {
     assert!(asked < 50, "{asked} questions");
     cluster.state().version = 9;
     client.topic("u").await.expect("it has caught up");
+}
+
+#[tokio::test]
+async fn a_cluster_that_was_made_anew_is_learned_from_the_beginning() {
+    let cluster = Cluster::start(2);
+    cluster.create_topic("t", 1);
+    let mut config = cluster.config();
+    config.retry_timeout = Duration::from_secs(2);
+    let client = Client::connect(config).await.expect("the brokers answer");
+    let admin = client.admin();
+    for n in 0..5 {
+        // What this client has changed it asks for.
+        admin
+            .create_topic(NewTopic::new(format!("t-{n}"), 1, 1))
+            .await
+            .expect("created");
+    }
+    let before = client.topic("t").await.expect("there");
+    {
+        let mut state = cluster.state();
+        state.topics.clear();
+        (state.cluster, state.version) = (1, 0);
+    }
+    cluster.create_topic("u", 1);
+    cluster.create_topic("t", 3);
+    let found = timeout(Duration::from_secs(10), client.topic("u")).await;
+    found.expect("in time").expect("the new cluster has it");
+    let after = client.topic("t").await.expect("there");
+    assert_ne!(before.id, after.id);
+    assert_eq!(after.partitions.len(), 3);
 }
