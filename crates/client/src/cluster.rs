@@ -212,13 +212,26 @@ impl Cluster {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
+        self.call_any_within(self.config.request_timeout, repeat, call).await
+    }
+
+    /// A call that any broker takes, and each attempt of which may take that long.
+    pub async fn call_any_within<T, F>(
+        &self,
+        within: Duration,
+        repeat: Repeat,
+        call: impl Fn(Channel) -> F,
+    ) -> Result<T, CallFailed>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let deadline = self.deadline();
         let mut backoff = Backoff::new();
         let mut in_doubt = false;
         let mut candidates = Vec::new().into_iter();
         let ask = async |address: Arc<str>| {
             let attempt = match self.channels.get(&address) {
-                Ok(channel) => self.attempt(call(channel)).await,
+                Ok(channel) => attempt(within, call(channel)).await,
                 Err(failure) => Err(failure),
             };
             (address, attempt)
@@ -283,10 +296,6 @@ impl Cluster {
             tracing::debug!(%address, error = failure.message, "asking another broker");
             sleep(delay).await;
         }
-    }
-
-    async fn attempt<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Failure> {
-        attempt(self.config.request_timeout, call).await
     }
 
     /// When a call that begins now is given up.
