@@ -341,11 +341,7 @@ impl Committer {
                     return Err(failed.into_error(&context()));
                 }
                 Some(
-                    Reason::UnknownMember
-                    | Reason::UnknownGroup
-                    | Reason::FencedMemberEpoch
-                    | Reason::FencedInstanceId
-                    | Reason::PartitionNotOwned,
+                    Reason::UnknownMember | Reason::UnknownGroup | Reason::FencedMemberEpoch | Reason::FencedInstanceId,
                 ) => {
                     // The heartbeat hears the same, and then the consumer.
                     self.heartbeat.notify_one();

@@ -197,8 +197,8 @@ impl GroupHandle {
     /// Commits offsets, all or none, of partitions that the member owns.
     ///
     /// # Errors
-    /// [`ClientError::MembershipLost`]; [`ClientError::Unavailable`] and [`ClientError::OutcomeUnknown`] after trying for as long as
-    /// `retry_timeout`.
+    /// [`ClientError::MembershipLost`]; [`ClientError::Refused`] with `PARTITION_NOT_OWNED` when one is of another partition;
+    /// [`ClientError::Unavailable`] and [`ClientError::OutcomeUnknown`] after trying for as long as `retry_timeout`.
     pub async fn commit_offsets(&self, offsets: &[OffsetCommit]) -> Result<(), ClientError> {
         self.committer.commit_offsets(offsets.to_vec()).await
     }

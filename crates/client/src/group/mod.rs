@@ -208,7 +208,7 @@ impl GroupConsumer {
     /// Commits these offsets, all or none, of partitions that the member owns.
     ///
     /// # Errors
-    /// As [`commit`](Self::commit).
+    /// As [`commit`](Self::commit); [`ClientError::Refused`] with `PARTITION_NOT_OWNED` when one is of another partition.
     pub async fn commit_offsets(&mut self, offsets: &[OffsetCommit]) -> Result<(), ClientError> {
         self.committer.commit_offsets(offsets.to_vec()).await
     }
