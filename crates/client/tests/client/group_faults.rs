@@ -321,3 +321,27 @@ async fn the_epoch_is_that_of_what_was_handed_out() {
     let heard = heard.0.lock().expect("no panic").clone();
     assert_eq!(heard, [("assigned", old), ("lost", old), ("assigned", new)]);
 }
+
+#[tokio::test]
+async fn a_consumer_that_ends_while_it_joins_leaves_no_member_behind() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 10).await;
+    for closes in [true, false] {
+        // A coordinator that takes that long, and carries out what nobody waits for any more.
+        let late = GroupFault::Late(Duration::from_millis(500));
+        cluster.state().groups().heartbeat_faults.push_back(late);
+        let consumer = member(&client, config());
+        let id = consumer.member_id().to_owned();
+        until("it joins", || cluster.state().groups().heartbeat_faults.is_empty()).await;
+        match closes {
+            true => soon(consumer.close()).await.expect("nothing to commit"),
+            false => drop(consumer),
+        }
+        let has_joined = |beat: &jangada_proto::v1::HeartbeatRequest| beat.member_id == id && beat.member_epoch == 0;
+        until("it has joined", || {
+            cluster.state().groups().heartbeats.iter().any(has_joined)
+        })
+        .await;
+        until("it left", || cluster.state().groups().members("g").is_empty()).await;
+    }
+}
