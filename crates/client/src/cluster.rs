@@ -1,7 +1,8 @@
 //! What producer, consumer and admin share: the connections, the metadata, and calls with retry.
 //!
 //! A call to a partition's leader follows the leader as it moves. A call to any broker goes to the next one when one cannot be
-//! reached or is not able; one that changes nothing does so already while a broker is silent. Both give up after `retry_timeout`.
+//! reached or is not able; one that changes nothing does so already while a broker is silent. Both make no further attempt after
+//! `retry_timeout`; the first ends then, whatever it waits for.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use jangada_proto::v1;
 use jangada_proto::v1::log_service_client::LogServiceClient;
 use jangada_types::Reason;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
@@ -70,7 +71,7 @@ impl Cluster {
         let deadline = self.deadline();
         let mut backoff = Backoff::new();
         loop {
-            let Err(failure) = self.metadata.refresh(0).await else {
+            let Err(failure) = self.refresh(0, deadline).await else {
                 return Ok(());
             };
             let delay = backoff.next(failure.retry_delay);
@@ -92,23 +93,37 @@ impl Cluster {
             if let Some(topic) = image.topic(name) {
                 return Ok(topic.clone());
             }
-            if let Err(failure) = self.metadata.refresh(image.refreshes).await {
-                let delay = backoff.next(failure.retry_delay);
-                if Instant::now() + delay >= deadline {
-                    return Err(ClientError::Unavailable(
-                        failure.rejection(&format!("look up topic {name}")),
-                    ));
-                }
-                sleep(delay).await;
-                continue;
-            }
+            let refreshed = self.refresh(image.refreshes, deadline).await;
             let image = self.metadata.image();
-            // A refresh that began before the name was wanted says nothing about it.
-            if image.was_asked_for(name) && image.topic(name).is_none() {
-                self.metadata.forget(name);
-                return Err(ClientError::UnknownTopic { topic: name.clone() });
+            let failure = match refreshed {
+                Ok(()) => match image.topic(name) {
+                    Some(topic) => return Ok(topic.clone()),
+                    None if image.was_asked_for(name) => {
+                        self.metadata.forget(name);
+                        return Err(ClientError::UnknownTopic { topic: name.clone() });
+                    }
+                    // By a broker that lags behind what this client has seen, or before the name was wanted.
+                    None => Failure::local(Code::Unavailable, "the brokers that answer know too little yet", true),
+                },
+                Err(failure) => failure,
+            };
+            let delay = backoff.next(failure.retry_delay);
+            if Instant::now() + delay >= deadline {
+                return Err(ClientError::Unavailable(
+                    failure.rejection(&format!("look up topic {name}")),
+                ));
             }
+            sleep(delay).await;
         }
+    }
+
+    /// Asks for metadata as [`MetadataCache::refresh`] does, until the deadline.
+    pub async fn refresh(&self, seen: u64, deadline: Instant) -> Result<(), Failure> {
+        let refreshed = timeout_at(deadline, self.metadata.refresh(seen)).await;
+        refreshed.unwrap_or_else(|_| {
+            let message = "no broker answers with metadata in time";
+            Err(Failure::local(Code::Unavailable, message, true))
+        })
     }
 
     /// A topic and a check that it has the partition.
@@ -146,7 +161,7 @@ impl Cluster {
         let mut backoff = Backoff::new();
         loop {
             let image = self.metadata.image();
-            let attempt = match image.leader(topic.id, partition) {
+            let answer = match image.leader(topic.id, partition) {
                 LeaderLookup::Missing => {
                     return Err(ClientError::UnknownTopic {
                         topic: topic.name.clone(),
@@ -158,11 +173,14 @@ impl Cluster {
                     true,
                 )),
                 LeaderLookup::Known { address, .. } => match self.log_service(&address) {
-                    Ok(service) => self.attempt(call(service, target.clone())).await,
+                    Ok(service) => {
+                        let left = deadline.saturating_duration_since(Instant::now());
+                        attempt(self.config.request_timeout.min(left), call(service, target.clone())).await
+                    }
                     Err(failure) => Err(failure),
                 },
             };
-            let failure = match attempt {
+            let failure = match answer {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
@@ -183,7 +201,7 @@ impl Cluster {
             }
             if !told {
                 // When no broker answers, the next attempt will tell.
-                let _ = self.metadata.refresh(image.refreshes).await;
+                let _ = self.refresh(image.refreshes, deadline).await;
             }
             sleep(delay).await;
         }
@@ -194,13 +212,26 @@ impl Cluster {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
+        self.call_any_within(self.config.request_timeout, repeat, call).await
+    }
+
+    /// A call that any broker takes, and each attempt of which may take that long.
+    pub async fn call_any_within<T, F>(
+        &self,
+        within: Duration,
+        repeat: Repeat,
+        call: impl Fn(Channel) -> F,
+    ) -> Result<T, CallFailed>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let deadline = self.deadline();
         let mut backoff = Backoff::new();
         let mut in_doubt = false;
         let mut candidates = Vec::new().into_iter();
         let ask = async |address: Arc<str>| {
             let attempt = match self.channels.get(&address) {
-                Ok(channel) => self.attempt(call(channel)).await,
+                Ok(channel) => attempt(within, call(channel)).await,
                 Err(failure) => Err(failure),
             };
             (address, attempt)
@@ -265,10 +296,6 @@ impl Cluster {
             tracing::debug!(%address, error = failure.message, "asking another broker");
             sleep(delay).await;
         }
-    }
-
-    async fn attempt<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Failure> {
-        attempt(self.config.request_timeout, call).await
     }
 
     /// When a call that begins now is given up.

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::error::ClientError;
 
+/// The most that any time may be: times are added to the clock's, which has an end.
+pub(crate) const TIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// How a client finds the cluster, and how long it tries.
 ///
 /// ```
@@ -20,7 +23,7 @@ pub struct ClientConfig {
     pub brokers: Vec<String>,
     /// Goes to the brokers as the user agent. Default: `jangada-client`.
     pub client_id: String,
-    /// How long a TCP connection may take to come about. Default: 1.5 s.
+    /// How long a TCP connection may take to come about. Default: 1.5 s. This and the others: up to 7 days.
     pub connect_timeout: Duration,
     /// How long one attempt of a call may take. Default: 10 s.
     pub request_timeout: Duration,
@@ -65,8 +68,10 @@ impl ClientConfig {
             ("request_timeout", self.request_timeout),
             ("retry_timeout", self.retry_timeout),
         ] {
-            if value.is_zero() {
-                return Err(ClientError::Config(format!("{name}: must be above zero")));
+            if value.is_zero() || value > TIME_MAX {
+                return Err(ClientError::Config(format!(
+                    "{name} {value:?}: above zero, up to {TIME_MAX:?}"
+                )));
             }
         }
         Ok(())
@@ -102,5 +107,14 @@ mod tests {
         let mut config = ClientConfig::new(["localhost:9400"]);
         config.retry_timeout = Duration::ZERO;
         config.check().expect_err("no time");
+        for set in [
+            |config: &mut ClientConfig| config.connect_timeout = Duration::MAX,
+            |config: &mut ClientConfig| config.request_timeout = Duration::MAX,
+            |config: &mut ClientConfig| config.retry_timeout = TIME_MAX + Duration::from_secs(1),
+        ] {
+            let mut config = ClientConfig::new(["localhost:9400"]);
+            set(&mut config);
+            config.check().expect_err("for ever");
+        }
     }
 }

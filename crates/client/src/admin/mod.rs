@@ -10,6 +10,7 @@ mod types;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jangada_proto::v1;
 use jangada_proto::v1::admin_service_client::AdminServiceClient;
@@ -26,6 +27,9 @@ pub use types::{
 use crate::channels::RESPONSE_BYTES_MAX;
 use crate::cluster::{CallFailed, Cluster, Repeat};
 use crate::error::ClientError;
+
+/// How long one attempt to create a topic may take. A broker waits up to 30 s until all know the new partitions' leaders.
+const CREATED_WITHIN: Duration = Duration::from_secs(35);
 
 /// Manages topics and the cluster. Clones are cheap.
 ///
@@ -56,45 +60,51 @@ impl Admin {
     /// Creates a topic and returns when every partition has a leader that all live brokers know.
     ///
     /// When an attempt ended without an answer and the next one finds the topic there, with just the partitions, replicas and
-    /// settings that were asked for, it is taken for the work of the first and reported as created.
+    /// settings that were asked for, it is taken for the work of the first and reported as created. Leaders are waited for all the
+    /// same: an attempt may take 35 s, whatever `request_timeout` is.
     ///
     /// # Errors
     /// [`ClientError::Refused`] with `TOPIC_EXISTS` unless [`NewTopic::if_not_exists`], and for a bad name, count or setting.
     pub async fn create_topic(&self, topic: NewTopic) -> Result<CreatedTopic, ClientError> {
         let context = format!("create topic {}", topic.name);
-        let request = v1::CreateTopicRequest {
+        let mut request = v1::CreateTopicRequest {
             name: topic.name.clone(),
             partitions: topic.partitions,
             replicas: topic.replicas,
             config: topic.config.clone().into_iter().collect(),
             if_not_exists: topic.if_not_exists,
         };
-        let created = self.call(Repeat::Always, move |mut service| {
-            let request = request.clone();
-            async move { service.create_topic(request).await }
-        });
-        let created = match created.await {
-            Ok(answer) => CreatedTopic {
-                topic_id: types::topic_id(&answer.topic_id, &context)?,
-                created: answer.created,
-                version: answer.version,
-            },
+        let mut is_ours = false;
+        let answer = match self.create(&request).await {
             Err(failed) if failed.in_doubt && failed.failure.reason == Some(Reason::TopicExists) => {
-                self.created_before(&topic, failed, &context).await?
+                self.check_ours(&topic, failed, &context).await?;
+                is_ours = true;
+                // The broker that finds the topic there waits for its leaders only for those who do not mind.
+                request.if_not_exists = true;
+                self.create(&request).await
             }
-            Err(failed) => return Err(failed.into_error(&context)),
+            answer => answer,
         };
-        self.cluster.metadata.require_version(created.version);
-        Ok(created)
+        let answer = answer.map_err(|failed| failed.into_error(&context))?;
+        self.cluster.metadata.require_version(answer.version);
+        Ok(CreatedTopic {
+            topic_id: types::topic_id(&answer.topic_id, &context)?,
+            created: answer.created || is_ours,
+            version: answer.version,
+        })
     }
 
-    /// The topic exists, and an attempt of ours may have made it.
-    async fn created_before(
-        &self,
-        wanted: &NewTopic,
-        failed: CallFailed,
-        context: &str,
-    ) -> Result<CreatedTopic, ClientError> {
+    async fn create(&self, request: &v1::CreateTopicRequest) -> Result<v1::CreateTopicResponse, CallFailed> {
+        let within = CREATED_WITHIN.max(self.cluster.config.request_timeout);
+        let create = |channel| {
+            let request = request.clone();
+            async move { AdminServiceClient::new(channel).create_topic(request).await }
+        };
+        self.cluster.call_any_within(within, Repeat::Always, create).await
+    }
+
+    /// The topic exists: an attempt of ours may have made it if it is just as it was asked for.
+    async fn check_ours(&self, wanted: &NewTopic, failed: CallFailed, context: &str) -> Result<(), ClientError> {
         let found = self.describe_topic(&wanted.name).await?;
         let set: BTreeMap<_, _> = found
             .config
@@ -105,15 +115,10 @@ impl Admin {
         let ours = found.partitions.len() == wanted.partitions as usize
             && found.replicas == wanted.replicas
             && set == wanted.config.iter().collect();
-        if !ours {
-            return Err(failed.failure.into_error(context));
+        match ours {
+            true => Ok(()),
+            false => Err(failed.failure.into_error(context)),
         }
-        let version = self.describe_cluster().await?.version;
-        Ok(CreatedTopic {
-            topic_id: found.topic_id,
-            created: true,
-            version,
-        })
     }
 
     /// All topics, by name.

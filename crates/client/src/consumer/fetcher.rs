@@ -71,6 +71,11 @@ impl Fetcher {
             if failure.reason == Some(Reason::OffsetOutOfRange) {
                 match self.out_of_range(&failure).await {
                     Ok(()) => continue,
+                    // It was tried for `retry_timeout`: the consumer hears of it; trying goes on.
+                    Err(error) if error.is_retryable() => {
+                        self.deliver(Fetched::Failed(error));
+                        continue;
+                    }
                     Err(error) => return self.deliver(Fetched::Failed(error)),
                 }
             }

@@ -133,10 +133,6 @@ impl Committer {
         &self.member_id
     }
 
-    pub fn epoch(&self) -> i64 {
-        self.view.borrow().epoch
-    }
-
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -345,11 +341,7 @@ impl Committer {
                     return Err(failed.into_error(&context()));
                 }
                 Some(
-                    Reason::UnknownMember
-                    | Reason::UnknownGroup
-                    | Reason::FencedMemberEpoch
-                    | Reason::FencedInstanceId
-                    | Reason::PartitionNotOwned,
+                    Reason::UnknownMember | Reason::UnknownGroup | Reason::FencedMemberEpoch | Reason::FencedInstanceId,
                 ) => {
                     // The heartbeat hears the same, and then the consumer.
                     self.heartbeat.notify_one();

@@ -97,7 +97,9 @@ pub type ListenerError = Box<dyn Error + Send + Sync>;
 /// # Effectively once
 ///
 /// Results that are stored together with the offset after the record, in one transaction of some database, happen once,
-/// whatever fails: the database knows best where to go on, and nothing is committed to the group.
+/// whatever fails: the database knows best where to go on, and nothing is committed to the group. The transaction must be refused
+/// unless the database is just at this record's offset: the offset tells whether the record had its effect, and the epoch, by
+/// itself, does not.
 ///
 /// ```no_run
 /// # use std::sync::Arc;
@@ -135,8 +137,8 @@ pub type ListenerError = Box<dyn Error + Send + Sync>;
 /// let mut consumer = client.group_consumer_with(config, Arc::new(FromDatabase(database.clone())))?;
 /// loop {
 ///     let record = consumer.next().await?;
-///     // One transaction: the result and `offset + 1`, refused when the row for the partition is further than `offset`
-///     // or was written under a higher epoch. So a member that lost the partition without knowing it changes nothing.
+///     // One transaction: the result, `offset + 1` and the epoch, refused when the row for the partition is further than
+///     // `offset` or was written under a higher epoch. So a member that lost the partition without knowing it changes nothing.
 ///     database.store(&record, record.offset + 1, consumer.member_epoch()).await?;
 /// }
 /// # }
@@ -173,6 +175,7 @@ pub trait RebalanceListener: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct GroupHandle {
     pub(super) committer: Arc<Committer>,
+    pub(super) epoch: i64,
 }
 
 impl GroupHandle {
@@ -186,16 +189,16 @@ impl GroupHandle {
         self.committer.member_id()
     }
 
-    /// The member's epoch; 0 while it is not a member.
+    /// The member's epoch under which this change of its partitions takes place: in `on_lost` the one under which they were owned.
     pub fn member_epoch(&self) -> i64 {
-        self.committer.epoch()
+        self.epoch
     }
 
     /// Commits offsets, all or none, of partitions that the member owns.
     ///
     /// # Errors
-    /// [`ClientError::MembershipLost`]; [`ClientError::Unavailable`] and [`ClientError::OutcomeUnknown`] after trying for as long as
-    /// `retry_timeout`.
+    /// [`ClientError::MembershipLost`]; [`ClientError::Refused`] with `PARTITION_NOT_OWNED` when one is of another partition;
+    /// [`ClientError::Unavailable`] and [`ClientError::OutcomeUnknown`] after trying for as long as `retry_timeout`.
     pub async fn commit_offsets(&self, offsets: &[OffsetCommit]) -> Result<(), ClientError> {
         self.committer.commit_offsets(offsets.to_vec()).await
     }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use jangada_proto::v1;
 use jangada_types::{Reason, TopicId};
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::config::GroupConfig;
 use super::coordinator::{Coordinator, Missed, pause};
@@ -25,7 +25,8 @@ use crate::wire_error::{Disposition, Failure};
 /// Before another attempt to take a static member's place: its old process may have died a moment ago.
 const UNRELEASED_RETRY: Duration = Duration::from_secs(1);
 
-/// How long leaving is tried. Without it the partitions are free when the session ends.
+/// How long leaving is tried, and before that the answer to a join that is under way is waited for. Without it the partitions are
+/// free when the session ends.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 
 const JOIN: i64 = 0;
@@ -150,21 +151,32 @@ impl Heartbeats {
             }
             let request = self.request();
             let sent = Instant::now();
-            let answer =
-                self.coordinator.attempt(
-                    self.within,
-                    |mut service| async move { service.heartbeat(request).await },
-                );
-            let answer = tokio::select! {
-                left = &mut leaving => return self.leave(left).await,
-                answer = answer => answer,
+            let joins = request.member_epoch == JOIN;
+            let answer = {
+                let answer =
+                    self.coordinator.attempt(
+                        self.within,
+                        |mut service| async move { service.heartbeat(request).await },
+                    );
+                tokio::pin!(answer);
+                tokio::select! {
+                    left = &mut leaving => {
+                        if joins {
+                            // One that came to the coordinator after the member left would make it a member for a session.
+                            let _ = timeout(LEAVE_WITHIN, answer).await;
+                        }
+                        Err(left)
+                    }
+                    answer = &mut answer => Ok(answer),
+                }
             };
             next_at = match answer {
-                Ok(answer) => {
+                Err(left) => return self.leave(left).await,
+                Ok(Ok(answer)) => {
                     self.backoff.reset();
                     self.answered(answer, sent)
                 }
-                Err(missed) => match self.missed(missed) {
+                Ok(Err(missed)) => match self.missed(missed) {
                     Some(pause) => Instant::now() + pause,
                     None => return,
                 },

@@ -88,8 +88,8 @@ pub struct GroupConsumer {
     is_stirred: bool,
     /// The assignment that was acknowledged.
     acknowledged: Option<(u64, u64)>,
-    /// Lost, and the listener does not know yet.
-    lost: Vec<PartitionPosition>,
+    /// Lost, and the listener does not know yet; with the membership under which they were owned.
+    lost: Option<(GroupHandle, Vec<PartitionPosition>)>,
     /// The listener is at work. One call at a time.
     work: Option<BoxFuture<'static, Done>>,
     lookups: FuturesUnordered<BoxFuture<'static, Found>>,
@@ -151,7 +151,7 @@ impl GroupConsumer {
             view: View::default(),
             is_stirred: true,
             acknowledged: None,
-            lost: Vec::new(),
+            lost: None,
             work: None,
             lookups: FuturesUnordered::new(),
             retry_at: None,
@@ -208,7 +208,7 @@ impl GroupConsumer {
     /// Commits these offsets, all or none, of partitions that the member owns.
     ///
     /// # Errors
-    /// As [`commit`](Self::commit).
+    /// As [`commit`](Self::commit); [`ClientError::Refused`] with `PARTITION_NOT_OWNED` when one is of another partition.
     pub async fn commit_offsets(&mut self, offsets: &[OffsetCommit]) -> Result<(), ClientError> {
         self.committer.commit_offsets(offsets.to_vec()).await
     }
@@ -295,9 +295,11 @@ impl GroupConsumer {
         self.committer.member_id()
     }
 
-    /// The member's epoch; 0 while it is not a member.
+    /// The member's epoch as of the last call that handed out records or waited for them, so the epoch under which the last record
+    /// was handed out; 0 before the member was taken. It does not move while the caller handles a record, whatever happens to the
+    /// membership meanwhile, so that a store that refuses older epochs refuses those of a member that was thrown out.
     pub fn member_epoch(&self) -> i64 {
-        self.committer.epoch()
+        self.view.epoch
     }
 
     /// Ends reading, commits all that was handed out (unless commits are manual), and leaves the group, or, with an instance id,
@@ -330,9 +332,9 @@ impl GroupConsumer {
             ended = committed;
         }
         if let Some(listener) = &self.listener
-            && !self.lost.is_empty()
+            && let Some((group, lost)) = &self.lost
         {
-            listener.on_lost(&self.handle(), &self.lost).await;
+            listener.on_lost(group, lost).await;
         }
         self.membership.leave().await;
         ended

@@ -51,7 +51,11 @@ impl GroupConsumer {
             self.guard = None;
             self.lookups.clear();
             self.acknowledged = None;
-            self.lost.extend(self.owned.take_all());
+            // Nothing is taken up before the listener was told of what is lost: no loss puts out another.
+            let lost = self.owned.take_all();
+            if !lost.is_empty() {
+                self.lost = Some((self.handle(), lost));
+            }
             self.committer.begin(view.losses);
         }
         self.view = view;
@@ -64,13 +68,11 @@ impl GroupConsumer {
             return Ok(());
         }
         self.is_stirred = false;
-        if !self.lost.is_empty() {
-            let lost = std::mem::take(&mut self.lost);
+        if let Some((group, lost)) = self.lost.take() {
             tracing::warn!(
                 group = self.config.group, member = self.member_id(), lost = %list(lost.iter().map(|l| &l.partition)), "partitions lost"
             );
             if let Some(listener) = self.listener.clone() {
-                let group = self.handle();
                 self.work = Some(Box::pin(async move {
                     listener.on_lost(&group, &lost).await;
                     Done::ToldLost
@@ -113,6 +115,7 @@ impl GroupConsumer {
     pub(super) fn handle(&self) -> GroupHandle {
         GroupHandle {
             committer: self.committer.clone(),
+            epoch: self.view.epoch,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Keeps the image fresh. Only topics that someone uses are asked for. One refresh runs at a time; who comes while it runs takes
-//! its result. A broker that does not answer soon does not hold the others up: the next one is asked meanwhile.
+//! its result if it succeeds, and else that of the next one, which all share who wait by then. A broker that does not answer soon
+//! does not hold the others up: the next one is asked meanwhile.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use jangada_proto::v1;
-use jangada_types::TopicId;
+use jangada_types::{Reason, TopicId};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::transport::Channel;
@@ -35,7 +36,10 @@ pub(crate) struct MetadataCache {
     wanted: Mutex<HashSet<Arc<str>>>,
     /// What a broker must have to answer: set by changes that this client made, so that it sees them itself.
     min_version: AtomicU64,
-    refreshing: tokio::sync::Mutex<()>,
+    /// How many attempts at a refresh were begun.
+    attempts: AtomicU64,
+    /// Who refreshes holds it. The last attempt that was ended: its number, and why it failed.
+    refreshing: tokio::sync::Mutex<(u64, Option<Failure>)>,
     /// Moves on with each refresh, so that a broker that is cut off from the others is not asked again and again.
     next_broker: AtomicUsize,
 }
@@ -52,6 +56,7 @@ impl MetadataCache {
             image: watch::Sender::new(Arc::default()),
             wanted: Mutex::default(),
             min_version: AtomicU64::new(0),
+            attempts: AtomicU64::new(0),
             refreshing: tokio::sync::Mutex::default(),
             next_broker: AtomicUsize::new(0),
         }
@@ -124,14 +129,27 @@ impl MetadataCache {
         alive
     }
 
-    /// Asks the brokers, unless that has been done since the caller saw `seen`.
+    /// Asks the brokers, unless that has been done since the caller saw `seen`, or was tried in vain since the call.
     pub async fn refresh(&self, seen: u64) -> Result<(), Failure> {
-        let _alone = self.refreshing.lock().await;
+        let before = self.attempts.load(Ordering::Relaxed);
+        let mut last = self.refreshing.lock().await;
         if self.image.borrow().refreshes > seen {
             return Ok(());
         }
+        if let (number, Some(failure)) = &*last
+            && *number > before
+        {
+            return Err(failure.clone());
+        }
+        let number = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
+        let refreshed = self.refresh_now().await;
+        *last = (number, refreshed.as_ref().err().cloned());
+        refreshed
+    }
+
+    async fn refresh_now(&self) -> Result<(), Failure> {
         let asked = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let request = v1::GetMetadataRequest {
+        let mut request = v1::GetMetadataRequest {
             topics: asked.iter().map(|name| name.to_string()).collect(),
             // Without any names all topics would come; the nil id is nobody's.
             topic_ids: if asked.is_empty() {
@@ -141,14 +159,26 @@ impl MetadataCache {
             },
             min_version: self.min_version.load(Ordering::Relaxed),
         };
-        let answer = self.ask(&request).await?;
+        let answer = match self.ask(&request).await {
+            // No broker has that version. Versions of a cluster that was made anew begin anew, and then it never comes.
+            Err(failure) if failure.reason == Some(Reason::NotReady) && request.min_version > 0 => {
+                request.min_version = 0;
+                let answer = self.ask(&request).await?;
+                if !self.image.borrow().is_of_another_cluster(&answer) {
+                    return Err(failure);
+                }
+                answer
+            }
+            answer => answer?,
+        };
         self.image.send_modify(|image| {
-            if !image.cluster_id.is_empty() && image.cluster_id != answer.cluster_id {
+            if image.is_of_another_cluster(&answer) {
                 tracing::warn!(
                     before = image.cluster_id,
                     now = answer.cluster_id,
-                    "the cluster's id changed"
+                    "the cluster was made anew"
                 );
+                self.min_version.store(0, Ordering::Relaxed);
             }
             *image = Arc::new(image.merged(answer, &asked));
         });
@@ -197,5 +227,28 @@ impl MetadataCache {
                 Ok(None) | Err(_) => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::join_all;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn those_who_wait_share_a_failure() {
+        let config = ClientConfig::new(["127.0.0.1:1"]);
+        let cache = MetadataCache::new(&config, Arc::new(Channels::new(&config)));
+        let asked = join_all((0..40).map(|_| cache.refresh(0))).await;
+        assert!(asked.iter().all(Result::is_err));
+        // Those who came while the first round ran took the result of the second, which began after they came.
+        assert_eq!(cache.next_broker.load(Ordering::Relaxed), 2);
+        cache.refresh(0).await.expect_err("nobody is there");
+        assert_eq!(
+            cache.next_broker.load(Ordering::Relaxed),
+            3,
+            "an old failure says nothing about now"
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! The image of brokers, topics and leaders. Pure: answers of brokers are merged in, and the result is a new image.
 //!
 //! Brokers learn of elections at different times, so a leader is replaced only by one of a higher epoch: asking a broker that
-//! lags behind never takes the client back.
+//! lags behind never takes the client back. All that holds within one cluster: an answer of another one, made anew at the same
+//! addresses, replaces everything.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -102,9 +103,21 @@ impl Image {
         }
     }
 
+    /// Whether the broker that answers belongs to another cluster than this image is of.
+    pub fn is_of_another_cluster(&self, answer: &v1::GetMetadataResponse) -> bool {
+        !self.cluster_id.is_empty() && self.cluster_id != answer.cluster_id
+    }
+
     /// With a broker's answer to a request for the topics named.
     #[must_use]
     pub fn merged(&self, answer: v1::GetMetadataResponse, asked: &HashSet<Arc<str>>) -> Self {
+        if self.is_of_another_cluster(&answer) {
+            let nothing = Self {
+                refreshes: self.refreshes,
+                ..Self::default()
+            };
+            return nothing.merged(answer, asked);
+        }
         // One that lags behind says nothing about topics created or deleted since, and nothing new about brokers.
         let lags = answer.version < self.version;
         let mut image = self.clone();

@@ -107,6 +107,11 @@ impl Accumulator {
         }
     }
 
+    /// From now on batches are full at so many bytes.
+    pub fn set_batch_bytes(&mut self, batch_bytes: usize) {
+        self.batch_bytes = batch_bytes;
+    }
+
     /// Takes a record of at most `size` bytes for a partition.
     pub fn append(
         &mut self,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use jangada_types::Codec;
 use jangada_types::limits::{BATCH_BYTES_MAX, BATCH_BYTES_MIN, PRODUCE_TIMEOUT_MS_MAX, PRODUCER_BATCHES_IN_FLIGHT_MAX};
 
+use crate::config::TIME_MAX;
 use crate::error::ClientError;
 
 /// When a record counts as delivered.
@@ -43,7 +44,7 @@ pub struct ProducerConfig {
     pub compression: Codec,
     /// Batches of one partition that may be in flight, 1 to 5. Without `idempotent` it is always 1. Default: 5.
     pub max_in_flight: usize,
-    /// When a record is given up, counted from its batch's first record on. Default: 120 s.
+    /// When a record is given up, counted from its batch's first record on. Above `linger`, up to 7 days, default 120 s.
     pub delivery_timeout: Duration,
     /// How long the leader waits for the quorum before it calls the outcome unknown, at most 60 s. A leader that is silent for
     /// this and 5 s more is left. Default: 10 s.
@@ -99,8 +100,11 @@ impl ProducerConfig {
                 "request_timeout {request_ms} ms: 1 to {PRODUCE_TIMEOUT_MS_MAX}"
             ));
         }
-        if self.delivery_timeout <= self.linger {
-            return bad("delivery_timeout: must be above linger".to_owned());
+        if self.delivery_timeout <= self.linger || self.delivery_timeout > TIME_MAX {
+            return bad(format!(
+                "delivery_timeout {:?}: above linger, up to {TIME_MAX:?}",
+                self.delivery_timeout
+            ));
         }
         Ok(())
     }
@@ -166,6 +170,10 @@ mod tests {
             },
             ProducerConfig {
                 delivery_timeout: Duration::from_millis(5),
+                ..good()
+            },
+            ProducerConfig {
+                delivery_timeout: Duration::MAX,
                 ..good()
             },
         ] {

@@ -1,7 +1,7 @@
 //! The partitions of a topic as senders see them: a queue each, and the choice among them.
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -56,14 +56,13 @@ pub(crate) struct TopicQueues {
     pub queues: Vec<Arc<PartitionQueue>>,
     /// The partition whose turn it is for records without a key.
     turn: AtomicU32,
-    /// The largest record that fits a batch of the topic, bytes.
-    pub record_bytes_max: usize,
+    /// The largest batch that the topic takes, bytes, as far as is known.
+    topic_bytes: AtomicUsize,
 }
 
 impl TopicQueues {
     pub fn new(topic: Arc<TopicMetadata>, config: &ProducerConfig, next_lane: &AtomicU64) -> Self {
-        let topic_bytes = topic.config.get(MAX_MESSAGE_BYTES).and_then(|text| text.parse().ok());
-        let topic_bytes: usize = topic_bytes.unwrap_or(BATCH_BYTES_DEFAULT);
+        let topic_bytes = batch_limit(&topic);
         let batch_bytes = config.batch_bytes.min(topic_bytes);
         let topic_id = topic.id_bytes();
         let queues: Vec<_> = (0..topic.partitions.len() as u32)
@@ -80,12 +79,28 @@ impl TopicQueues {
             .collect();
         // Producers that start together should not all begin with the same partition.
         let turn = RandomState::new().hash_one(topic.id) % queues.len().max(1) as u64;
-        let record_bytes_max = topic_bytes.saturating_sub(BatchHeader::LEN);
         Self {
             topic,
             queues,
             turn: AtomicU32::new(turn as u32),
-            record_bytes_max,
+            topic_bytes: AtomicUsize::new(topic_bytes),
+        }
+    }
+
+    /// The largest record that fits a batch of the topic, bytes.
+    pub fn record_bytes_max(&self) -> usize {
+        self.topic_bytes
+            .load(Ordering::Relaxed)
+            .saturating_sub(BatchHeader::LEN)
+    }
+
+    /// Takes over the limit of the topic's newest metadata. What is gathered already stays as it is.
+    pub fn take_limit(&self, newest: &TopicMetadata, config: &ProducerConfig) {
+        let topic_bytes = batch_limit(newest);
+        if self.topic_bytes.swap(topic_bytes, Ordering::Relaxed) != topic_bytes {
+            for queue in &self.queues {
+                queue.lock().set_batch_bytes(config.batch_bytes.min(topic_bytes));
+            }
         }
     }
 
@@ -144,6 +159,12 @@ impl TopicQueues {
             .find(|p| !self.queues[*p as usize].struggling.load(Ordering::Relaxed));
         able.or_else(|| in_turn.next()).unwrap_or(turn)
     }
+}
+
+/// The largest batch that a topic takes, bytes.
+fn batch_limit(topic: &TopicMetadata) -> usize {
+    let set = topic.config.get(MAX_MESSAGE_BYTES).and_then(|text| text.parse().ok());
+    set.unwrap_or(BATCH_BYTES_DEFAULT)
 }
 
 #[cfg(test)]

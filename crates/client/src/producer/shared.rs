@@ -16,6 +16,7 @@ use super::partitions::{PartitionQueue, TopicQueues};
 use super::record::{Condition, ProducerRecord};
 use crate::cluster::Cluster;
 use crate::error::ClientError;
+use crate::metadata::Image;
 
 pub(crate) struct Shared {
     pub cluster: Arc<Cluster>,
@@ -67,8 +68,7 @@ impl Shared {
             .iter()
             .map(|header| (header.key.as_str(), header.value.as_deref()));
         let size = BatchBuilder::record_size_max(record.key.as_deref(), record.value.as_deref(), headers);
-        let mut topic = self.topic(&record.topic).await?;
-        self.check_size(&topic, size)?;
+        let mut topic = self.topic_for(&record.topic, size).await?;
         self.reserve(size).await?;
         loop {
             let time = record.timestamp_ms.unwrap_or_else(now_ms);
@@ -90,8 +90,7 @@ impl Shared {
             }
             // It was deleted; there may be a new one under its name.
             self.forget(&topic);
-            topic = self.topic(&record.topic).await?;
-            self.check_size(&topic, size)?;
+            topic = self.topic_for(&record.topic, size).await?;
             self.reserve(size).await?;
         }
     }
@@ -109,6 +108,37 @@ impl Shared {
                 refused("a conditional record needs its answer: use Acks::Quorum")
             }
             _ => Ok(()),
+        }
+    }
+
+    /// The topic's queues, for a record of this size.
+    async fn topic_for(&self, name: &Arc<str>, size: usize) -> Result<Arc<TopicQueues>, ClientError> {
+        let topic = self.topic(name).await?;
+        if size <= topic.record_bytes_max() {
+            self.check_size(&topic, size)?;
+            return Ok(topic);
+        }
+        // The limit may have been raised. When nobody answers, the one that is known counts.
+        let seen = self.cluster.metadata.image().refreshes;
+        let _ = self.cluster.refresh(seen, self.cluster.deadline()).await;
+        self.take_changes(&self.cluster.metadata.image());
+        let topic = self.topic(name).await?;
+        self.check_size(&topic, size)?;
+        Ok(topic)
+    }
+
+    /// Takes over what topics have become: limits that were altered; one that was created anew is another one.
+    pub fn take_changes(&self, image: &Image) {
+        let mut replaced = Vec::new();
+        for known in self.topics.read().unwrap_or_else(PoisonError::into_inner).values() {
+            match image.topic(&known.topic.name) {
+                Some(newest) if newest.id == known.topic.id => known.take_limit(newest, &self.config),
+                Some(_) => replaced.push(known.clone()),
+                None => {}
+            }
+        }
+        for topic in &replaced {
+            self.forget(topic);
         }
     }
 
@@ -140,8 +170,9 @@ impl Shared {
     }
 
     fn check_size(&self, topic: &TopicQueues, size: usize) -> Result<(), ClientError> {
-        let (limit, knob) = if topic.record_bytes_max <= self.config.buffer_bytes {
-            (topic.record_bytes_max, "the topic's max.message.bytes")
+        let record_bytes_max = topic.record_bytes_max();
+        let (limit, knob) = if record_bytes_max <= self.config.buffer_bytes {
+            (record_bytes_max, "the topic's max.message.bytes")
         } else {
             (self.config.buffer_bytes, "the producer's buffer_bytes")
         };

@@ -1,9 +1,12 @@
 //! Managing, with answers that get lost.
 
-use jangada_client::{BrokerId, ClientError, NewTopic, Reason};
+use std::time::Duration;
+
+use jangada_client::{BrokerId, Client, ClientError, NewTopic, Reason};
 use tonic::Status;
 
 use crate::fake::{Cluster, Error};
+use crate::group::{soon, until};
 
 fn lost() -> Status {
     Status::unavailable("the connection broke")
@@ -121,4 +124,39 @@ async fn a_refusal_is_final() {
     let error = admin.create_topic(NewTopic::new("t", 0, 1)).await.expect_err("refused");
     assert!(matches!(error, ClientError::Refused(_)), "{error}");
     assert_eq!(cluster.state().admin_calls, 1);
+}
+
+#[tokio::test]
+async fn a_topic_whose_answer_got_lost_has_its_leaders_when_it_counts_as_created() {
+    let cluster = Cluster::start(2);
+    let admin = cluster.client().await.admin();
+    cluster.state().admin_faults.push_back((true, lost()));
+    cluster.elect_leaders(false);
+    let creating = tokio::spawn(async move { admin.create_topic(NewTopic::new("t", 3, 1)).await });
+    until("it waits for leaders", || {
+        cluster.state().awaiting_leaders > 0 || creating.is_finished()
+    })
+    .await;
+    assert!(!creating.is_finished(), "there are no leaders");
+    cluster.elect_leaders(true);
+    let created = soon(creating).await.expect("no panic").expect("created");
+    assert!(created.created);
+    assert_eq!(created.topic_id, cluster.state().topics["t"].id);
+}
+
+#[tokio::test]
+async fn who_creates_a_topic_is_given_the_time_that_its_leaders_take() {
+    let cluster = Cluster::start(2);
+    let mut config = cluster.config();
+    config.request_timeout = Duration::from_millis(100);
+    let admin = Client::connect(config).await.expect("the brokers answer").admin();
+    cluster.elect_leaders(false);
+    let creating = tokio::spawn(async move { admin.create_topic(NewTopic::new("t", 3, 1)).await });
+    until("it waits for leaders", || cluster.state().awaiting_leaders > 0).await;
+    // Elections that take longer than any other call may.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    cluster.elect_leaders(true);
+    let created = soon(creating).await.expect("no panic").expect("created");
+    assert!(created.created);
+    assert_eq!(cluster.state().admin_calls, 1, "nothing had to be found out");
 }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use jangada_client::{Client, ClientError, Consumer, ConsumerConfig, OffsetReset, ProducerConfig, StartAt};
+use jangada_client::{Client, ClientError, Consumer, ConsumerConfig, OffsetReset, ProducerConfig, Reason, StartAt};
 use jangada_types::batch::BatchIter;
 use tokio::time::timeout;
 
-use crate::fake::Cluster;
+use crate::fake::{Cluster, Error};
 use crate::produce::{numbers, send, small_batches};
 
 /// A topic "t" with so many records per partition.
@@ -281,4 +281,33 @@ async fn a_deleted_topic_ends_its_reading() {
     cluster.delete_topic("t");
     let error = consumer.next().await.expect_err("it is gone");
     assert!(matches!(error, ClientError::UnknownTopic { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_range_that_cannot_be_found_out_is_asked_for_again() {
+    let cluster = Cluster::start(1);
+    filled(&cluster, 1, 10).await;
+    let mut config = cluster.config();
+    config.retry_timeout = Duration::from_millis(300);
+    let client = Client::connect(config).await.expect("the broker answers");
+    {
+        let mut state = cluster.state();
+        state.partition("t", 0).tells_bounds = false;
+        let not_ready = Error::definite(Reason::NotReady);
+        state.list_faults.extend(vec![not_ready; 1000]);
+    }
+    let config = ConsumerConfig {
+        offset_reset: OffsetReset::Earliest,
+        ..ConsumerConfig::default()
+    };
+    let mut consumer = client.consumer(config).expect("good settings");
+    consumer
+        .assign(vec![("t", 0, StartAt::Offset(99))])
+        .await
+        .expect("assigned");
+    let next = timeout(Duration::from_secs(20), consumer.next()).await.expect("soon");
+    let error = next.expect_err("nobody says what there is");
+    assert!(error.is_retryable(), "{error}");
+    cluster.state().list_faults.clear();
+    assert_eq!(read(&mut consumer, 10).await, expected(0, 0..10));
 }

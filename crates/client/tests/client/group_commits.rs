@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use jangada_client::{CommitMode, GroupConfig, OffsetCommit, ProducerConfig, ProducerRecord, Reason};
+use jangada_client::{ClientError, CommitMode, GroupConfig, OffsetCommit, ProducerConfig, ProducerRecord, Reason};
 use tokio::time::timeout;
 
 use crate::consume::{fill, filled};
@@ -236,4 +236,43 @@ async fn a_deleted_topic_keeps_no_others_from_being_committed() {
     soon(consumer.commit()).await.expect("committed");
     assert_eq!(committed(&cluster, 0), Some(10));
     assert_eq!(cluster.state().groups().refused, [Reason::UnknownTopic; 2]);
+}
+
+#[tokio::test]
+async fn a_commit_for_a_partition_of_someone_else_says_so() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 2, 10).await;
+    let mut consumer = member(&client, manual());
+    take(&mut consumer, 5).await;
+    let mut second = member(&client, manual());
+    // Both do what they have to until each has its share.
+    let settled = until("each has one", || {
+        let mut state = cluster.state();
+        let members = state.groups().members("g");
+        members.len() == 2 && members.iter().all(|(_, held)| held.len() == 1)
+    });
+    let reading = async {
+        loop {
+            tokio::select! {
+                record = consumer.next() => record.map(drop).expect("a record"),
+                record = second.next() => record.map(drop).expect("a record"),
+            }
+        }
+    };
+    tokio::select! {
+        () = reading => {}
+        () = settled => {}
+    }
+    let own = consumer.assignment().remove(0);
+    let other = second.assignment().remove(0);
+    assert_ne!(own, other);
+    let both = [OffsetCommit::new(own.clone(), 3), OffsetCommit::new(other, 3)];
+    let error = soon(consumer.commit_offsets(&both)).await.expect_err("not its own");
+    assert!(matches!(error, ClientError::Refused(_)), "{error}");
+    assert_eq!(error.reason(), Some(Reason::PartitionNotOwned));
+    assert_eq!(committed(&cluster, own.partition), None, "all or none");
+    soon(consumer.commit_offsets(&[OffsetCommit::new(own.clone(), 3)]))
+        .await
+        .expect("it is still a member");
+    assert_eq!(committed(&cluster, own.partition), Some(3));
 }

@@ -1,9 +1,13 @@
 //! Members of a group when something goes wrong.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use jangada_client::{ClientError, CommitMode, GroupConfig, Reason};
+use futures::future::BoxFuture;
+use jangada_client::{
+    ClientError, CommitMode, GroupConfig, GroupHandle, ListenerError, PartitionPosition, Reason, RebalanceListener,
+    StartPositions, TopicPartition,
+};
 
 use crate::consume::{fill, filled};
 use crate::fake::{Cluster, Error, GroupFault};
@@ -257,4 +261,87 @@ async fn a_topic_that_is_deleted_goes_away_quietly() {
         "the new topic is read from its beginning"
     );
     drop(client);
+}
+
+/// Writes down the epochs of its handles.
+#[derive(Default)]
+struct Epochs(Mutex<Vec<(&'static str, i64)>>);
+
+impl Epochs {
+    fn hears(&self, what: &'static str, group: &GroupHandle) {
+        self.0.lock().expect("no panic").push((what, group.member_epoch()));
+    }
+}
+
+impl RebalanceListener for Epochs {
+    fn on_assigned<'a>(
+        &'a self,
+        group: &'a GroupHandle,
+        _: &'a [TopicPartition],
+    ) -> BoxFuture<'a, Result<StartPositions, ListenerError>> {
+        Box::pin(async move {
+            self.hears("assigned", group);
+            Ok(Vec::new())
+        })
+    }
+
+    fn on_lost<'a>(&'a self, group: &'a GroupHandle, _: &'a [PartitionPosition]) -> BoxFuture<'a, ()> {
+        Box::pin(async move { self.hears("lost", group) })
+    }
+}
+
+#[tokio::test]
+async fn the_epoch_is_that_of_what_was_handed_out() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 10).await;
+    let heard = Arc::new(Epochs::default());
+    let mut consumer = client
+        .group_consumer_with(config(), heard.clone())
+        .expect("good settings");
+    take(&mut consumer, 1).await;
+    let old = consumer.member_epoch();
+    assert!(old > 0);
+    let id = consumer.member_id().to_owned();
+    cluster.state().groups().throw_out("g", &id);
+    // While the caller handles the record the member joins again: its next heartbeat says that it knows.
+    until("it is a member again", || {
+        let mut state = cluster.state();
+        let beats = &state.groups().heartbeats;
+        beats.last().is_some_and(|beat| beat.member_epoch > old)
+    })
+    .await;
+    assert_eq!(
+        consumer.member_epoch(),
+        old,
+        "the record was handed out under the old epoch"
+    );
+    take(&mut consumer, 1).await;
+    let new = consumer.member_epoch();
+    assert!(new > old);
+    let heard = heard.0.lock().expect("no panic").clone();
+    assert_eq!(heard, [("assigned", old), ("lost", old), ("assigned", new)]);
+}
+
+#[tokio::test]
+async fn a_consumer_that_ends_while_it_joins_leaves_no_member_behind() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 10).await;
+    for closes in [true, false] {
+        // A coordinator that takes that long, and carries out what nobody waits for any more.
+        let late = GroupFault::Late(Duration::from_millis(500));
+        cluster.state().groups().heartbeat_faults.push_back(late);
+        let consumer = member(&client, config());
+        let id = consumer.member_id().to_owned();
+        until("it joins", || cluster.state().groups().heartbeat_faults.is_empty()).await;
+        match closes {
+            true => soon(consumer.close()).await.expect("nothing to commit"),
+            false => drop(consumer),
+        }
+        let has_joined = |beat: &jangada_proto::v1::HeartbeatRequest| beat.member_id == id && beat.member_epoch == 0;
+        until("it has joined", || {
+            cluster.state().groups().heartbeats.iter().any(has_joined)
+        })
+        .await;
+        until("it left", || cluster.state().groups().members("g").is_empty()).await;
+    }
 }

@@ -10,4 +10,5 @@ mod group_commits;
 mod group_faults;
 mod metadata;
 mod produce;
+mod produce_changes;
 mod produce_faults;

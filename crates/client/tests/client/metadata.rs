@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use jangada_client::{Client, ClientConfig, ClientError, ProducerConfig};
+use futures::future::join_all;
+use jangada_client::{Client, ClientConfig, ClientError, NewTopic, OffsetAt, ProducerConfig};
+use tokio::time::timeout;
 
 use crate::fake::Cluster;
 
@@ -70,4 +72,77 @@ async fn bad_settings_are_refused() {
         ..ProducerConfig::default()
     };
     assert!(matches!(client.producer(config), Err(ClientError::Config(_))));
+}
+
+#[tokio::test]
+async fn without_answers_each_call_ends_in_its_time() {
+    let cluster = Cluster::start(2);
+    cluster.create_topic("t", 2);
+    let mut config = cluster.config();
+    config.retry_timeout = Duration::from_secs(1);
+    let client = Client::connect(config).await.expect("the brokers answer");
+    client.topic("t").await.expect("there");
+    cluster.freeze(1);
+    cluster.freeze(2);
+    let began = Instant::now();
+    let unknown = join_all((0..20).map(async |n| client.topic(&format!("t-{n}")).await.map(drop)));
+    let offsets = join_all((0..2).map(async |n| client.list_offsets("t", n, OffsetAt::Latest).await.map(drop)));
+    let (unknown, offsets) = tokio::join!(unknown, offsets);
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    for ended in unknown.into_iter().chain(offsets) {
+        let error = ended.expect_err("nobody answers");
+        assert!(error.is_retryable(), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_is_behind_is_asked_at_intervals_and_not_for_ever() {
+    let cluster = Cluster::start(1);
+    cluster.create_topic("t", 1);
+    let mut config = cluster.config();
+    config.retry_timeout = Duration::from_secs(1);
+    let client = Client::connect(config).await.expect("the broker answers");
+    cluster.create_topic("u", 1);
+    let asked = {
+        let mut state = cluster.state();
+        state.version = 0;
+        state.metadata_calls
+    };
+    let found = timeout(Duration::from_secs(10), client.topic("u")).await;
+    let error = found.expect("in time").expect_err("nobody knows enough");
+    assert!(matches!(error, ClientError::Unavailable(_)), "{error}");
+    let asked = cluster.state().metadata_calls - asked;
+    assert!(asked < 50, "{asked} questions");
+    cluster.state().version = 9;
+    client.topic("u").await.expect("it has caught up");
+}
+
+#[tokio::test]
+async fn a_cluster_that_was_made_anew_is_learned_from_the_beginning() {
+    let cluster = Cluster::start(2);
+    cluster.create_topic("t", 1);
+    let mut config = cluster.config();
+    config.retry_timeout = Duration::from_secs(2);
+    let client = Client::connect(config).await.expect("the brokers answer");
+    let admin = client.admin();
+    for n in 0..5 {
+        // What this client has changed it asks for.
+        admin
+            .create_topic(NewTopic::new(format!("t-{n}"), 1, 1))
+            .await
+            .expect("created");
+    }
+    let before = client.topic("t").await.expect("there");
+    {
+        let mut state = cluster.state();
+        state.topics.clear();
+        (state.cluster, state.version) = (1, 0);
+    }
+    cluster.create_topic("u", 1);
+    cluster.create_topic("t", 3);
+    let found = timeout(Duration::from_secs(10), client.topic("u")).await;
+    found.expect("in time").expect("the new cluster has it");
+    let after = client.topic("t").await.expect("there");
+    assert_ne!(before.id, after.id);
+    assert_eq!(after.partitions.len(), 3);
 }

@@ -166,7 +166,7 @@ impl BatchBuilder {
         self
     }
 
-    /// Bytes of the batch before compression, header included.
+    /// Bytes of the batch before compression, header included: the most that it will have.
     pub fn estimated_size(&self) -> usize {
         self.buffer.len()
     }
@@ -181,18 +181,23 @@ impl BatchBuilder {
         self.count == 0
     }
 
-    /// The batch, with base offset 0 and leader epoch -1.
+    /// The batch, with base offset 0 and leader epoch -1. It is compressed only if that makes it smaller.
     ///
     /// # Panics
     /// Without records: there is no such batch.
     pub fn build(self) -> Bytes {
         assert!(self.count > 0, "a batch has at least one record");
-        let mut batch = match self.codec {
-            Codec::None => self.buffer,
+        let (codec, mut batch) = match self.codec {
+            Codec::None => (Codec::None, self.buffer),
             codec => {
                 let mut packed = vec![0; BatchHeader::LEN];
                 compression::compress_into(codec, &self.buffer[BatchHeader::LEN..], &mut packed);
-                packed
+                // What does not get smaller is left as it is, so that no batch is larger than it was estimated.
+                if packed.len() < self.buffer.len() {
+                    (codec, packed)
+                } else {
+                    (Codec::None, self.buffer)
+                }
             }
         };
         let header = BatchHeader {
@@ -202,7 +207,7 @@ impl BatchBuilder {
             partition_leader_epoch: -1,
             magic: MAGIC,
             crc: 0,
-            attributes: Attributes::of_codec(self.codec),
+            attributes: Attributes::of_codec(codec),
             last_offset_delta: self.count - 1,
             base_timestamp: self.base_timestamp,
             max_timestamp: self.max_timestamp,
@@ -267,6 +272,29 @@ mod tests {
         builder.append(0, None, Some(b"value"), []).unwrap();
         let place = builder.buffer.as_ptr();
         assert_eq!(builder.build().as_ptr(), place);
+    }
+
+    #[test]
+    fn what_does_not_compress_does_not_grow() {
+        let mut noise = 1_u64;
+        let mut byte = || {
+            noise ^= noise << 13;
+            noise ^= noise >> 7;
+            noise ^= noise << 17;
+            (noise >> 32) as u8
+        };
+        let value: Vec<u8> = (0..1 << 20).map(|_| byte()).collect();
+        for codec in Codec::ALL {
+            let mut builder = BatchBuilder::new(codec);
+            builder.append(7, None, Some(&value), []).unwrap();
+            let estimated = builder.estimated_size();
+            let batch = builder.build();
+            assert!(batch.len() <= estimated, "{codec:?}: {} bytes", batch.len());
+            assert_eq!(
+                decode_records(&batch, 2 << 20).unwrap()[0].value.as_deref(),
+                Some(&value[..])
+            );
+        }
     }
 
     #[test]

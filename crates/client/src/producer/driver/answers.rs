@@ -76,6 +76,11 @@ impl Driver {
                 Disposition::Refuse => Answer::Refused,
             },
         };
+        if failure.reason == Some(Reason::BatchTooLarge) {
+            // The topic's limit was lowered: the next ones are to be smaller.
+            self.want_refresh();
+        }
+        let Some(state) = self.lanes.get_mut(&id) else { return };
         if let Some((batch, end)) = state.lane.answer(ticket, answer) {
             let error = settled_error(&queue, &failure, answer, end);
             self.report_failed(batch, error);

@@ -10,6 +10,7 @@
 //! | a leader is cut off without a reset | a link whose oldest attempt waits longer than [`STALL`]: other brokers are asked |
 //! | a stream breaks | its last event: all its attempts are in doubt and are made again |
 //! | a topic is deleted | the metadata no longer has its id |
+//! | a topic's largest batch is altered | the metadata; a batch that is refused as too large has them asked for |
 
 mod answers;
 mod identify;
@@ -461,16 +462,22 @@ impl Driver {
         );
     }
 
-    /// Leaders may have moved.
+    /// Leaders may have moved, and topics changed.
     fn on_image(&mut self) {
         let image = self.image.borrow_and_update().clone();
+        self.shared.take_changes(&image);
         let now = Instant::now();
         let mut moved = Vec::new();
+        let mut gone = Vec::new();
         for (id, state) in &mut self.lanes {
             let queue = &state.queue;
             let (leader, epoch) = match image.leader(queue.topic.id, queue.partition) {
                 LeaderLookup::Known { broker, epoch, .. } => (Some(broker), epoch),
                 LeaderLookup::Unknown { .. } => continue,
+                LeaderLookup::Missing if !state.lane.is_in_flight() => {
+                    gone.push((*id, queue.topic.name.clone()));
+                    continue;
+                }
                 LeaderLookup::Missing => (None, u32::MAX),
             };
             if state.lane.is_in_flight() {
@@ -487,6 +494,9 @@ impl Driver {
                 state.parked = None;
                 moved.push(*id);
             }
+        }
+        for (id, topic) in gone {
+            self.retire(id, ClientError::UnknownTopic { topic });
         }
         for id in moved {
             self.pump(id);

@@ -22,6 +22,17 @@ impl Broker {
             None => work(&mut state).map(Response::new).map_err(|error| error.status()),
         }
     }
+
+    /// Returns when topics have leaders.
+    async fn leaders(&self) {
+        let mut changes = self.shared.changes.subscribe();
+        if self.shared.lock().leaderless {
+            self.shared.lock().awaiting_leaders += 1;
+        }
+        while self.shared.lock().leaderless {
+            changes.changed().await.expect("the cluster lives");
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -31,7 +42,7 @@ impl v1::admin_service_server::AdminService for Broker {
         request: Request<v1::CreateTopicRequest>,
     ) -> Result<Response<v1::CreateTopicResponse>, Status> {
         let request = request.into_inner();
-        self.admin(|state| {
+        let created = self.admin(|state| {
             let exists = state.topics.contains_key(&request.name);
             if exists && !request.if_not_exists {
                 return Err(Error::definite(Reason::TopicExists));
@@ -47,7 +58,9 @@ impl v1::admin_service_server::AdminService for Broker {
                 created: !exists,
                 version: state.version,
             })
-        })
+        })?;
+        self.leaders().await;
+        Ok(created)
     }
 
     async fn list_topics(&self, _: Request<v1::ListTopicsRequest>) -> Result<Response<v1::ListTopicsResponse>, Status> {

@@ -24,7 +24,7 @@ pub enum GroupFault {
     Lose,
     /// It takes effect, and the answer comes later. Of commits only.
     Slow(Duration),
-    /// It takes effect later, whether or not someone still waits. Of commits only.
+    /// It takes effect later, whether or not someone still waits.
     Late(Duration),
 }
 
@@ -298,31 +298,8 @@ impl Broker {
             },
         )
     }
-}
 
-#[tonic::async_trait]
-impl v1::group_service_server::GroupService for Broker {
-    async fn find_coordinator(
-        &self,
-        _: Request<v1::FindCoordinatorRequest>,
-    ) -> Result<Response<v1::FindCoordinatorResponse>, Status> {
-        self.thaw().await;
-        let mut state = self.shared.lock();
-        let broker_id = state.groups().broker;
-        state.groups().finds += 1;
-        Ok(Response::new(v1::FindCoordinatorResponse {
-            broker_id,
-            address: state.addresses[&broker_id].to_string(),
-            shard: 0,
-        }))
-    }
-
-    async fn heartbeat(
-        &self,
-        request: Request<v1::HeartbeatRequest>,
-    ) -> Result<Response<v1::HeartbeatResponse>, Status> {
-        self.thaw().await;
-        let wire = request.into_inner();
+    fn heartbeat_now(&self, wire: v1::HeartbeatRequest) -> Result<Response<v1::HeartbeatResponse>, Status> {
         let member = wire.member_id.clone();
         let subscription = wire.subscription.clone().map(|subscription| {
             let pattern = Some(&*subscription.pattern).filter(|pattern| !pattern.is_empty());
@@ -386,6 +363,43 @@ impl v1::group_service_server::GroupService for Broker {
             return Err(Status::unavailable("the connection broke"));
         }
         answer
+    }
+}
+
+#[tonic::async_trait]
+impl v1::group_service_server::GroupService for Broker {
+    async fn find_coordinator(
+        &self,
+        _: Request<v1::FindCoordinatorRequest>,
+    ) -> Result<Response<v1::FindCoordinatorResponse>, Status> {
+        self.thaw().await;
+        let mut state = self.shared.lock();
+        let broker_id = state.groups().broker;
+        state.groups().finds += 1;
+        Ok(Response::new(v1::FindCoordinatorResponse {
+            broker_id,
+            address: state.addresses[&broker_id].to_string(),
+            shard: 0,
+        }))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<v1::HeartbeatRequest>,
+    ) -> Result<Response<v1::HeartbeatResponse>, Status> {
+        self.thaw().await;
+        let wire = request.into_inner();
+        let late = |fault: &mut GroupFault| matches!(fault, GroupFault::Late(_));
+        let time = self.shared.lock().groups().heartbeat_faults.pop_front_if(late);
+        if let Some(GroupFault::Late(pause)) = time {
+            let broker = self.clone();
+            let late = tokio::spawn(async move {
+                tokio::time::sleep(pause).await;
+                broker.heartbeat_now(wire)
+            });
+            return late.await.expect("no panic");
+        }
+        self.heartbeat_now(wire)
     }
 
     async fn commit_offsets(

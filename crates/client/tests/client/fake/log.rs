@@ -81,6 +81,9 @@ impl Broker {
         let high_watermark = partition.high_watermark();
         if offset < partition.log_start || offset > high_watermark {
             let error = Error::definite(Reason::OffsetOutOfRange).with("offset", offset);
+            if !partition.tells_bounds {
+                return Err(error);
+            }
             return Err(error
                 .with("log_start_offset", partition.log_start)
                 .with("high_watermark", high_watermark));
@@ -215,6 +218,9 @@ impl v1::log_service_server::LogService for Broker {
         self.thaw().await;
         let request = request.into_inner();
         let mut state = self.shared.lock();
+        if let Some(error) = state.list_faults.pop_front() {
+            return Err(error.status());
+        }
         let target = request.partition.expect("a partition");
         let partition = state.led_by(self.id, &target).map_err(|error| error.status())?;
         let offset = match request.position.expect("a position") {

@@ -118,6 +118,8 @@ pub struct Topic {
 
 #[derive(Default)]
 pub struct State {
+    /// Another number is another cluster's id.
+    pub cluster: u32,
     pub version: u64,
     pub topics: BTreeMap<String, Topic>,
     pub addresses: BTreeMap<u32, SocketAddr>,
@@ -129,6 +131,14 @@ pub struct State {
     /// Scripted answers of admin calls: whether the work is done before.
     pub admin_faults: VecDeque<(bool, Status)>,
     pub admin_calls: u32,
+    /// Topics get no leaders: who creates one waits.
+    pub leaderless: bool,
+    /// How many wait for leaders.
+    pub awaiting_leaders: u32,
+    /// How often metadata was asked for.
+    pub metadata_calls: u32,
+    /// Scripted answers to who lists offsets.
+    pub list_faults: VecDeque<Error>,
     /// Brokers that no longer answer.
     pub frozen: Vec<u32>,
     /// Bytes of batches that fetch streams have sent.
@@ -281,6 +291,23 @@ impl Cluster {
         self.state.changed();
     }
 
+    /// Alters the topic's `max.message.bytes`.
+    pub fn limit_batches(&self, topic: &str, bytes: usize) {
+        let mut state = self.state();
+        state.version += 1;
+        let topic = state.topics.get_mut(topic).expect("created");
+        topic.config.insert("max.message.bytes".to_owned(), bytes.to_string());
+        for partition in &mut topic.partitions {
+            partition.batch_bytes_max = bytes;
+        }
+    }
+
+    /// Topics that are created get leaders again, or do not.
+    pub fn elect_leaders(&self, elect: bool) {
+        self.state().leaderless = !elect;
+        self.state.changed();
+    }
+
     pub fn script(&self, topic: &str, partition: u32, faults: impl IntoIterator<Item = Fault>) {
         self.state().partition(topic, partition).faults.extend(faults);
     }
@@ -366,9 +393,13 @@ impl v1::metadata_service_server::MetadataService for Broker {
         &self,
         request: Request<v1::GetMetadataRequest>,
     ) -> Result<Response<v1::GetMetadataResponse>, Status> {
+        self.shared.lock().metadata_calls += 1;
         self.thaw().await;
         let request = request.into_inner();
         let state = self.shared.lock();
+        if state.version < request.min_version {
+            return Err(Error::definite(Reason::NotReady).status());
+        }
         let brokers = state.addresses.iter().map(|(id, address)| v1::Broker {
             broker_id: *id,
             address: address.to_string(),
@@ -390,7 +421,7 @@ impl v1::metadata_service_server::MetadataService for Broker {
             config: topic.config.clone().into_iter().collect(),
         });
         Ok(Response::new(v1::GetMetadataResponse {
-            cluster_id: "11111111-2222-3333-4444-555555555555".to_owned(),
+            cluster_id: format!("11111111-2222-3333-4444-{:012}", state.cluster),
             version: state.version,
             brokers: brokers.collect(),
             topics: topics.collect(),

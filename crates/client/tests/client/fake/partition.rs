@@ -17,6 +17,10 @@ pub struct Partition {
     pub hints: bool,
     pub log_start: i64,
     pub batches: Vec<Bytes>,
+    /// The largest batch that is taken.
+    pub batch_bytes_max: usize,
+    /// Whether OFFSET_OUT_OF_RANGE says what the range is.
+    pub tells_bounds: bool,
     pub faults: VecDeque<Fault>,
     /// Headers of all batches that came, appended or not.
     pub attempts: Vec<BatchHeader>,
@@ -44,6 +48,8 @@ impl Partition {
             hints: true,
             log_start: 0,
             batches: Vec::new(),
+            batch_bytes_max: 1 << 20,
+            tells_bounds: true,
             faults: VecDeque::new(),
             attempts: Vec::new(),
             producers: HashMap::new(),
@@ -59,7 +65,7 @@ impl Partition {
     /// What a leader does with a batch.
     pub fn append(&mut self, batch: &Bytes) -> Result<Appended, Error> {
         let limits = BatchLimits {
-            max_batch_bytes: 1 << 20,
+            max_batch_bytes: self.batch_bytes_max,
         };
         let header = jangada_types::batch::validate(batch, &limits).map_err(|error| Error::definite(error.reason()))?;
         let base_offset = self.high_watermark();

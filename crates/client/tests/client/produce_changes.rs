@@ -1,0 +1,121 @@
+//! A producer that goes on while its topic changes.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use jangada_client::{ClientError, Codec, Producer, ProducerConfig, ProducerRecord, Reason};
+use jangada_types::batch::decode_records;
+
+use crate::fake::Cluster;
+use crate::group::soon;
+
+/// Batches gather until they are full or someone flushes.
+fn gathering() -> ProducerConfig {
+    ProducerConfig {
+        linger: Duration::from_secs(5),
+        ..ProducerConfig::default()
+    }
+}
+
+fn record(bytes: usize) -> ProducerRecord {
+    ProducerRecord::new("t").with_partition(0).with_value(vec![b'x'; bytes])
+}
+
+/// Sends records that gather in as few batches as may be; what became of each.
+async fn wave(producer: &Producer, records: usize) -> Vec<Result<(), ClientError>> {
+    let mut deliveries = Vec::new();
+    for _ in 0..records {
+        deliveries.push(producer.send(record(1000)).await.expect("taken"));
+    }
+    soon(producer.flush()).await;
+    let delivered = soon(join_all(deliveries)).await;
+    delivered.into_iter().map(|delivered| delivered.map(drop)).collect()
+}
+
+#[tokio::test]
+async fn a_limit_that_is_raised_lets_larger_records_in() {
+    let cluster = Cluster::start(1);
+    cluster.create_topic("t", 1);
+    cluster.limit_batches("t", 2000);
+    let producer = cluster.client().await.producer(gathering()).expect("good settings");
+    let error = producer.send(record(3000)).await.expect_err("too large");
+    assert!(matches!(error, ClientError::RecordTooLarge { .. }), "{error}");
+    cluster.limit_batches("t", 100_000);
+    let delivery = producer.send(record(3000)).await.expect("it fits now");
+    soon(producer.flush()).await;
+    soon(delivery).await.expect("delivered");
+    let delivered = wave(&producer, 60).await;
+    assert!(delivered.iter().all(Result::is_ok), "{delivered:?}");
+    let largest = cluster.state().partition("t", 0).batches.iter().map(|b| b.len()).max();
+    assert!(largest > Some(50_000), "batches grow as well: {largest:?}");
+}
+
+#[tokio::test]
+async fn a_limit_that_is_lowered_makes_batches_smaller() {
+    let cluster = Cluster::start(1);
+    cluster.create_topic("t", 1);
+    let producer = cluster.client().await.producer(gathering()).expect("good settings");
+    assert!(wave(&producer, 50).await.iter().all(Result::is_ok));
+    cluster.limit_batches("t", 10_000);
+    let refused = wave(&producer, 50).await;
+    for error in refused.iter().filter_map(|delivered| delivered.as_ref().err()) {
+        assert_eq!(error.reason(), Some(Reason::BatchTooLarge), "{error}");
+    }
+    // The refusal tells the producer, which then asks for the new limit: each record fits.
+    soon(async { while wave(&producer, 50).await.iter().any(Result::is_err) {} }).await;
+}
+
+#[tokio::test]
+async fn what_does_not_compress_is_sent_as_it_is() {
+    let cluster = Cluster::start(1);
+    cluster.create_topic("t", 1);
+    let client = cluster.client().await;
+    let mut noise = 1_u64;
+    let mut byte = || {
+        noise ^= noise << 13;
+        noise ^= noise >> 7;
+        noise ^= noise << 17;
+        (noise >> 32) as u8
+    };
+    for compression in Codec::ALL {
+        let config = ProducerConfig {
+            compression,
+            batch_bytes: 1 << 20,
+            ..gathering()
+        };
+        let producer = client.producer(config).expect("good settings");
+        let mut deliveries = Vec::new();
+        for _ in 0..15_000 {
+            let value: Vec<u8> = (0..90).map(|_| byte()).collect();
+            let record = ProducerRecord::new("t").with_partition(0).with_value(value);
+            deliveries.push(producer.send(record).await.expect("taken"));
+        }
+        soon(producer.flush()).await;
+        for delivered in soon(join_all(deliveries)).await {
+            delivered.unwrap_or_else(|error| panic!("{compression:?}: {error}"));
+        }
+    }
+    let state = &mut cluster.state();
+    let records = state.partition("t", 0).batches.iter();
+    let records = records.flat_map(|batch| decode_records(batch, 2 << 20).expect("whole"));
+    assert_eq!(records.count(), 15_000 * Codec::ALL.len());
+}
+
+#[tokio::test]
+async fn a_topic_that_was_created_anew_is_written_to_at_once() {
+    let cluster = Cluster::start(1);
+    cluster.create_topic("t", 1);
+    let client = cluster.client().await;
+    let producer = client.producer(gathering()).expect("good settings");
+    assert!(wave(&producer, 1).await.iter().all(Result::is_ok));
+    cluster.delete_topic("t");
+    cluster.create_topic("t", 1);
+    cluster.create_topic("u", 1);
+    // Asking for another topic brings news of this one.
+    client.topic("u").await.expect("there");
+    // The producer's task has been woken by that, and runs before this goes on.
+    tokio::task::yield_now().await;
+    let delivered = wave(&producer, 1).await;
+    assert!(delivered.iter().all(Result::is_ok), "{delivered:?}");
+    assert_eq!(cluster.values("t", 0).len(), 1);
+}
