@@ -30,6 +30,9 @@ pub struct ClientConfig {
     /// How long a call is tried in all. Default: 30 s. Producing has a limit of its own,
     /// [`ProducerConfig::delivery_timeout`](crate::ProducerConfig::delivery_timeout).
     pub retry_timeout: Duration,
+    /// After this time a producer asks for the metadata of its topics anew even if nothing failed: that is how it learns of
+    /// partitions that were added. Default: 60 s.
+    pub metadata_max_age: Duration,
 }
 
 impl ClientConfig {
@@ -45,6 +48,7 @@ impl ClientConfig {
             connect_timeout: Duration::from_millis(1500),
             request_timeout: Duration::from_secs(10),
             retry_timeout: Duration::from_secs(30),
+            metadata_max_age: Duration::from_secs(60),
         }
     }
 
@@ -67,6 +71,7 @@ impl ClientConfig {
             ("connect_timeout", self.connect_timeout),
             ("request_timeout", self.request_timeout),
             ("retry_timeout", self.retry_timeout),
+            ("metadata_max_age", self.metadata_max_age),
         ] {
             if value.is_zero() || value > TIME_MAX {
                 return Err(ClientError::Config(format!(

@@ -1,10 +1,10 @@
 //! What grows while it is in use: a topic's partitions, and the replicas of the groups' coordinator.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use jangada_client::{PartitionState, ProducerConfig, ProducerRecord};
+use jangada_client::{Client, ClientConfig, PartitionState, ProducerConfig, ProducerRecord};
 use jangada_proto::v1::{CommitOffsetsRequest, DescribeGroupResponse, OwnedPartition};
 
 use crate::harness::groups::{Coordinator, Member, offsets};
@@ -49,7 +49,11 @@ async fn a_topic_gets_more_partitions_while_it_is_in_use() {
     let member = |name| Member::start(Coordinator::new(cluster.brokers(), GROUP), name, TOPIC, SESSION);
     let members = [member("m0"), member("m1")];
     let before = owned(&cluster, 4).await;
-    let client = cluster.client().await;
+    let config = ClientConfig {
+        metadata_max_age: Duration::from_millis(200),
+        ..cluster.client_config()
+    };
+    let client = Client::connect(config).await.expect("a broker answers");
     let producer = client
         .producer(ProducerConfig::default())
         .expect("the settings are fine");
@@ -108,12 +112,23 @@ async fn a_topic_gets_more_partitions_while_it_is_in_use() {
             );
         }
     }
+    // A producer that was there before uses it.
+    let mut used = BTreeSet::new();
+    let deadline = Instant::now() + WAIT;
+    for key in 0.. {
+        if used.len() == 6 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "records went to {used:?} only");
+        used.insert(send(format!("key {key}")).await);
+    }
+
     cluster.kill_all();
     cluster.start_all();
     cluster.healthy().await;
     assert_eq!(topic_id(&cluster).await, topic);
     for partition in [4, 5] {
-        assert!(cluster.high_watermark(TOPIC, partition).await >= 3);
+        assert!(cluster.high_watermark(TOPIC, partition).await > 3);
     }
     assert_eq!(owned(&cluster, 6).await.members.len(), 2);
     for member in members {

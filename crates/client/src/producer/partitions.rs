@@ -63,26 +63,25 @@ pub(crate) struct TopicQueues {
 impl TopicQueues {
     pub fn new(topic: Arc<TopicMetadata>, config: &ProducerConfig, next_lane: &AtomicU64) -> Self {
         let topic_bytes = batch_limit(&topic);
-        let batch_bytes = config.batch_bytes.min(topic_bytes);
-        let topic_id = topic.id_bytes();
-        let queues: Vec<_> = (0..topic.partitions.len() as u32)
-            .map(|partition| {
-                Arc::new(PartitionQueue {
-                    lane: next_lane.fetch_add(1, Ordering::Relaxed),
-                    topic: topic.clone(),
-                    topic_id: topic_id.clone(),
-                    partition,
-                    accumulator: Mutex::new(Accumulator::new(config.compression, batch_bytes)),
-                    struggling: AtomicBool::new(false),
-                })
-            })
-            .collect();
+        let queues = queues(&topic, 0, (config, topic_bytes), next_lane);
         // Producers that start together should not all begin with the same partition.
         let turn = RandomState::new().hash_one(topic.id) % queues.len().max(1) as u64;
         Self {
             topic,
             queues,
             turn: AtomicU32::new(turn as u32),
+            topic_bytes: AtomicUsize::new(topic_bytes),
+        }
+    }
+
+    /// The queues of a topic that got more partitions: those that there are, and new ones.
+    pub fn grown(&self, newest: Arc<TopicMetadata>, config: &ProducerConfig, next_lane: &AtomicU64) -> Self {
+        let topic_bytes = batch_limit(&newest);
+        let added = queues(&newest, self.queues.len() as u32, (config, topic_bytes), next_lane);
+        Self {
+            topic: newest,
+            queues: self.queues.iter().cloned().chain(added).collect(),
+            turn: AtomicU32::new(self.turn.load(Ordering::Relaxed)),
             topic_bytes: AtomicUsize::new(topic_bytes),
         }
     }
@@ -159,6 +158,29 @@ impl TopicQueues {
             .find(|p| !self.queues[*p as usize].struggling.load(Ordering::Relaxed));
         able.or_else(|| in_turn.next()).unwrap_or(turn)
     }
+}
+
+/// Queues of a topic's partitions from `first` on.
+fn queues(
+    topic: &Arc<TopicMetadata>,
+    first: u32,
+    (config, topic_bytes): (&ProducerConfig, usize),
+    next_lane: &AtomicU64,
+) -> Vec<Arc<PartitionQueue>> {
+    let batch_bytes = config.batch_bytes.min(topic_bytes);
+    let topic_id = topic.id_bytes();
+    let queue = |partition| PartitionQueue {
+        lane: next_lane.fetch_add(1, Ordering::Relaxed),
+        topic: topic.clone(),
+        topic_id: topic_id.clone(),
+        partition,
+        accumulator: Mutex::new(Accumulator::new(config.compression, batch_bytes)),
+        struggling: AtomicBool::new(false),
+    };
+    (first..topic.partitions.len() as u32)
+        .map(queue)
+        .map(Arc::new)
+        .collect()
 }
 
 /// The largest batch that a topic takes, bytes.

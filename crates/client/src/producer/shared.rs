@@ -16,7 +16,7 @@ use super::partitions::{PartitionQueue, TopicQueues};
 use super::record::{Condition, ProducerRecord};
 use crate::cluster::Cluster;
 use crate::error::ClientError;
-use crate::metadata::Image;
+use crate::metadata::{Image, TopicMetadata};
 
 pub(crate) struct Shared {
     pub cluster: Arc<Cluster>,
@@ -127,18 +127,39 @@ impl Shared {
         Ok(topic)
     }
 
-    /// Takes over what topics have become: limits that were altered; one that was created anew is another one.
+    /// Takes over what topics have become: limits that were altered, partitions that were added; one that was created anew
+    /// is another one.
     pub fn take_changes(&self, image: &Image) {
         let mut replaced = Vec::new();
+        let mut grown = Vec::new();
         for known in self.topics.read().unwrap_or_else(PoisonError::into_inner).values() {
             match image.topic(&known.topic.name) {
-                Some(newest) if newest.id == known.topic.id => known.take_limit(newest, &self.config),
-                Some(_) => replaced.push(known.clone()),
+                Some(newest) if newest.id != known.topic.id => replaced.push(known.clone()),
+                Some(newest) => {
+                    known.take_limit(newest, &self.config);
+                    if newest.partitions.len() > known.queues.len() {
+                        grown.push((known.clone(), newest.clone()));
+                    }
+                }
                 None => {}
             }
         }
         for topic in &replaced {
             self.forget(topic);
+        }
+        for (known, newest) in grown {
+            self.grow(&known, newest);
+        }
+    }
+
+    fn grow(&self, known: &Arc<TopicQueues>, newest: Arc<TopicMetadata>) {
+        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(place) = topics.get_mut(&known.topic.name) else {
+            return;
+        };
+        // Somebody else may have been here.
+        if Arc::ptr_eq(place, known) {
+            *place = Arc::new(known.grown(newest, &self.config, &self.next_lane));
         }
     }
 

@@ -1,9 +1,10 @@
 //! A producer that goes on while its topic changes.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::future::join_all;
-use jangada_client::{ClientError, Codec, Producer, ProducerConfig, ProducerRecord, Reason};
+use jangada_client::{Client, ClientError, Codec, Producer, ProducerConfig, ProducerRecord, Reason};
 use jangada_types::batch::decode_records;
 
 use crate::fake::Cluster;
@@ -118,4 +119,32 @@ async fn a_topic_that_was_created_anew_is_written_to_at_once() {
     let delivered = wave(&producer, 1).await;
     assert!(delivered.iter().all(Result::is_ok), "{delivered:?}");
     assert_eq!(cluster.values("t", 0).len(), 1);
+}
+
+#[tokio::test]
+async fn partitions_that_are_added_are_used() {
+    let cluster = Cluster::start(1);
+    cluster.create_topic("t", 2);
+    let mut config = cluster.config();
+    config.metadata_max_age = Duration::from_millis(50);
+    let client = Client::connect(config).await.expect("it answers");
+    let producer = client.producer(ProducerConfig::default()).expect("good settings");
+    let send = async |key: usize| {
+        let record = ProducerRecord::new("t").with_key(format!("key {key}"));
+        let delivery = producer.send(record).await.expect("taken");
+        soon(delivery).await.expect("delivered").partition
+    };
+    assert!(send(0).await < 2);
+    let total = client.admin().create_partitions("t", 4).await;
+    total.expect("the fake does it");
+    let mut used = BTreeSet::new();
+    soon(async {
+        for key in 0.. {
+            used.insert(send(key).await);
+            if used.len() == 4 {
+                break;
+            }
+        }
+    })
+    .await;
 }

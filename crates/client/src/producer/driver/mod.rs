@@ -11,6 +11,7 @@
 //! | a stream breaks | its last event: all its attempts are in doubt and are made again |
 //! | a topic is deleted | the metadata no longer has its id |
 //! | a topic's largest batch is altered | the metadata; a batch that is refused as too large has them asked for |
+//! | a topic gets more partitions | the metadata, which are asked for anew after `metadata_max_age` |
 
 mod answers;
 mod identify;
@@ -146,6 +147,7 @@ impl Driver {
 
     pub async fn run(mut self) {
         let shared = self.shared.clone();
+        self.rest_until_stale();
         // One timer for all, moved only when the earliest changes.
         let alarm = sleep_until(Instant::now());
         tokio::pin!(alarm);
@@ -180,7 +182,7 @@ impl Driver {
     fn on_done(&mut self, done: Done) {
         match done {
             Done::Connected(id, opened) => self.on_connected(id, opened),
-            Done::Refreshed => self.refresh = Refresh::Idle { since: Instant::now() },
+            Done::Refreshed => self.rest_until_stale(),
             Done::Identified(identified) => self.on_identified(identified),
         }
     }
@@ -445,6 +447,14 @@ impl Driver {
         } else {
             self.start_refresh();
         }
+    }
+
+    /// No refresh is needed until something fails or the metadata are too old.
+    fn rest_until_stale(&mut self) {
+        let since = Instant::now();
+        self.refresh = Refresh::Idle { since };
+        let stale_at = since + self.shared.cluster.config.metadata_max_age;
+        self.timers.set(stale_at, Timer::Refresh);
     }
 
     fn start_refresh(&mut self) {

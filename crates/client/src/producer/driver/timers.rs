@@ -86,7 +86,12 @@ impl Driver {
                 Timer::Deadline(lane) => self.on_deadline(lane, now),
                 Timer::Silence(link) => self.on_silence(link, now),
                 Timer::Refresh => {
-                    if self.refresh == Refresh::Scheduled {
+                    let is_due = match self.refresh {
+                        Refresh::Idle { since } => now >= since + self.shared.cluster.config.metadata_max_age,
+                        Refresh::Scheduled => true,
+                        Refresh::Running => false,
+                    };
+                    if is_due {
                         self.start_refresh();
                     }
                 }
