@@ -5,7 +5,7 @@
 
 use std::io::{self, BufWriter, Write};
 
-use jangada_client::{ConsumedRecord, ConsumerConfig, EndOffsets, StartAt};
+use jangada_client::{Client, ClientError, ConsumedRecord, ConsumerConfig, EndOffsets, OffsetAt, StartAt};
 
 use super::consume_group;
 use crate::cli::{BrokersArgs, ConsumeArgs, ConsumeOutput, FromArg};
@@ -63,6 +63,11 @@ pub async fn run(brokers: &BrokersArgs, args: &ConsumeArgs) -> Result<()> {
     } else {
         None
     };
+    if let (Some(ends), StartAt::Offset(offset)) = (&ends, start) {
+        for partition in partitions {
+            check_start(&client, args, partition, offset, end_of(ends, partition)).await?;
+        }
+    }
 
     let mut out = BufWriter::with_capacity(WRITE_BYTES, io::stdout().lock());
     let mut left = args.max.unwrap_or(u64::MAX);
@@ -83,6 +88,22 @@ pub async fn run(brokers: &BrokersArgs, args: &ConsumeArgs) -> Result<()> {
         out.flush()?;
     }
     Ok(())
+}
+
+/// To begin behind the end is an error, not the end that was to be waited for.
+async fn check_start(client: &Client, args: &ConsumeArgs, partition: u32, offset: i64, end: i64) -> Result<()> {
+    if offset <= end {
+        return Ok(());
+    }
+    let topic = args.topic.as_str();
+    let first = client.list_offsets(topic, partition, OffsetAt::Earliest).await?;
+    Err(CliError::from(ClientError::OffsetOutOfRange {
+        topic: topic.into(),
+        partition,
+        offset,
+        log_start_offset: first.offset.unwrap_or(0),
+        high_watermark: end,
+    }))
 }
 
 /// Where a partition of the one topic ends.
