@@ -11,12 +11,12 @@ use crate::exit::Exit;
 use crate::output::note;
 
 /// A command's failure.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct CliError {
     exit: Exit,
     message: String,
     hint: Option<String>,
-    /// Nobody reads stdout any more: there is nothing to say.
+    /// There is nothing to say: nobody reads stdout any more, or it was said.
     silent: bool,
 }
 
@@ -69,6 +69,11 @@ impl CliError {
     /// The same with another exit code.
     pub fn with_exit(self, exit: Exit) -> CliError {
         CliError { exit, ..self }
+    }
+
+    /// The same when it was [reported](Self::report) already.
+    pub fn reported(self) -> CliError {
+        CliError { silent: true, ..self }
     }
 
     /// Whether it was asked in a way that makes no sense.

@@ -11,6 +11,7 @@ use super::consume_group;
 use crate::cli::{BrokersArgs, ConsumeArgs, ConsumeOutput, FromArg};
 use crate::connect::connect;
 use crate::errors::{CliError, Result};
+use crate::output::note;
 use crate::text::format::Format;
 use crate::text::jsonl;
 
@@ -72,7 +73,14 @@ pub async fn run(brokers: &BrokersArgs, args: &ConsumeArgs) -> Result<()> {
     let mut out = BufWriter::with_capacity(WRITE_BYTES, io::stdout().lock());
     let mut left = args.max.unwrap_or(u64::MAX);
     while left > 0 && !ends.as_ref().is_some_and(|ends| consumer.reached(ends)) {
-        for record in consumer.next_batch().await? {
+        let batch = match consumer.next_batch().await {
+            Err(error) if passes(args, &error) => {
+                note(&format!("warning: {error}; still trying"));
+                continue;
+            }
+            batch => batch?,
+        };
+        for record in batch {
             if left == 0 {
                 break;
             }
@@ -88,6 +96,11 @@ pub async fn run(brokers: &BrokersArgs, args: &ConsumeArgs) -> Result<()> {
         out.flush()?;
     }
     Ok(())
+}
+
+/// Whether an error is waited out: one that may pass, unless the caller waits for this to end.
+pub fn passes(args: &ConsumeArgs, error: &ClientError) -> bool {
+    error.is_retryable() && !args.exit_at_end && args.max.is_none()
 }
 
 /// To begin behind the end is an error, not the end that was to be waited for.
