@@ -16,6 +16,7 @@ mod follower_disk;
 mod foreign_batches;
 mod fsync;
 mod golden_data;
+mod group_bad_input;
 mod group_consumers;
 mod group_processes;
 mod groups;
