@@ -1,6 +1,7 @@
 //! The product from outside: clusters of real processes, clients, faults.
 
 mod acks_none;
+mod append_time;
 mod back_pressure;
 mod bad_input;
 mod balance;
