@@ -12,6 +12,7 @@ mod cut_from_nodes;
 mod cut_off;
 mod cut_replies;
 mod disk_full;
+mod effectively_once;
 mod failover;
 mod follower_disk;
 mod foreign_batches;
