@@ -25,6 +25,7 @@ mod group_modes;
 mod group_processes;
 mod groups;
 mod groups_load;
+mod grpc_tools;
 mod handshake;
 mod idempotence;
 mod leader_kills;
