@@ -91,8 +91,9 @@ async fn with_append_time_the_leaders_clock_counts_everywhere() {
         .cli(&["consume", TOPIC, "--exit-at-end", "-o", "jsonl"])
         .await
         .expect(0);
-    let last = plain.text().lines().last().map(str::to_owned).expect("records");
-    let last: serde_json::Value = serde_json::from_str(&last).expect("JSON");
+    let text = plain.text();
+    let last = text.lines().next_back().expect("records");
+    let last: serde_json::Value = serde_json::from_str(last).expect("JSON");
     assert_eq!(last["timestamp_ms"].as_i64(), expected.last().copied());
 
     // And so does the search by time.

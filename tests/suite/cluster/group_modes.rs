@@ -313,8 +313,7 @@ async fn who_follows_a_topic_waits_for_its_leader(cluster: &mut Cluster) {
         .cli_with(&["produce", "follow"], b"10\n".to_vec())
         .await
         .expect(0);
-    let [mut plain, group] = followers;
-    let mut group = group;
+    let [mut plain, mut group] = followers;
     for child in [&mut plain, &mut group] {
         assert_eq!(lines(child.stdout.as_mut().expect("a pipe"), 1).await, [10]);
     }
