@@ -30,6 +30,14 @@ unexport RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS CARGO_BUILD_TAR
 BUILD := --release --workspace --locked
 JANGADA := $(CARGO_TARGET_DIR)/release/jangada
 
+# Make takes variables from the environment, too, where PORT and DIR are usual and mean something else, and where a FILTER would make
+# `make test` run next to nothing and pass. These count only on make's own command line.
+given = $(if $(filter command line,$(origin $(1))),$($(1)))
+override DIR := $(call given,DIR)
+override PORT := $(call given,PORT)
+override FILTER := $(call given,FILTER)
+unexport DIR PORT FILTER
+
 # Of the demo cluster: `make up DIR=... PORT=...`.
 UP_FLAGS := $(if $(DIR),--dir $(DIR)) $(if $(PORT),--port $(PORT))
 
@@ -52,7 +60,7 @@ build: prepare ## Build everything: the program, and the tests
 
 .PHONY: test
 test: build ## Install what is missing, build, run all tests (FILTER=topic: of the tests from outside, that topic)
-ifdef FILTER
+ifneq ($(FILTER),)
 	cargo test $(BUILD) --test suite -- $(FILTER)
 else
 	cargo test $(BUILD) --no-fail-fast
@@ -77,7 +85,7 @@ ifdef CXX_IS_CACHED
 else
 	@printf 'unset CC CXX\n'
 endif
-	@printf 'unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS CARGO_BUILD_TARGET CFLAGS CXXFLAGS\n'
+	@printf 'unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS CARGO_BUILD_TARGET CFLAGS CXXFLAGS CPPFLAGS LDFLAGS\n'
 
 .PHONY: prepare
 prepare: ## Check the machine, and install with apt-get what the build needs

@@ -10,6 +10,10 @@ use crate::errors::Result;
 /// How long a command waits for a cluster before it says that there is none.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a broker takes at most to create a topic: it answers when every partition has a leader that all brokers know, or after
+/// 30 s. The rest is for the way.
+const CREATED_WITHIN: Duration = Duration::from_secs(35);
+
 /// Connects to any of the brokers, with the time-outs of a command that a person waits for.
 pub async fn connect(brokers: &BrokersArgs) -> Result<Client> {
     connect_within(brokers, RETRY_TIMEOUT).await
@@ -17,8 +21,28 @@ pub async fn connect(brokers: &BrokersArgs) -> Result<Client> {
 
 /// The same with another limit for all attempts of one call.
 pub async fn connect_within(brokers: &BrokersArgs, retry_timeout: Duration) -> Result<Client> {
+    let config = ClientConfig {
+        retry_timeout,
+        ..config(brokers)
+    };
+    Ok(Client::connect(config).await?)
+}
+
+/// The same for creating a topic, which may take longer than any other call: an attempt that is given up too early would be told by
+/// the next one that the topic exists.
+pub async fn connect_to_create(brokers: &BrokersArgs) -> Result<Client> {
+    // Whether there is a cluster is found out as soon as ever.
+    connect(brokers).await?;
+    let config = ClientConfig {
+        request_timeout: CREATED_WITHIN,
+        retry_timeout: CREATED_WITHIN + RETRY_TIMEOUT,
+        ..config(brokers)
+    };
+    Ok(Client::connect(config).await?)
+}
+
+fn config(brokers: &BrokersArgs) -> ClientConfig {
     let mut config = ClientConfig::new(brokers.brokers.iter().map(String::as_str));
     config.client_id = "jangada-cli".to_owned();
-    config.retry_timeout = retry_timeout;
-    Ok(Client::connect(config).await?)
+    config
 }

@@ -8,14 +8,15 @@ use jangada_broker::settings::SettingsError;
 use jangada_client::{ClientError, Reason};
 
 use crate::exit::Exit;
+use crate::output::note;
 
 /// A command's failure.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct CliError {
     exit: Exit,
     message: String,
     hint: Option<String>,
-    /// Nobody reads stdout any more: there is nothing to say.
+    /// There is nothing to say: nobody reads stdout any more, or it was said.
     silent: bool,
 }
 
@@ -70,15 +71,24 @@ impl CliError {
         CliError { exit, ..self }
     }
 
+    /// The same when it was [reported](Self::report) already.
+    pub fn reported(self) -> CliError {
+        CliError { silent: true, ..self }
+    }
+
+    /// Whether it was asked in a way that makes no sense.
+    pub fn is_usage(&self) -> bool {
+        self.exit == Exit::Usage
+    }
+
     /// Writes it to stderr; gives the exit code.
-    #[allow(clippy::print_stderr)]
     pub fn report(&self) -> ExitCode {
         if self.silent {
-            return Exit::Fine.into();
+            return self.exit.into();
         }
-        eprintln!("error: {}", self.message);
+        note(&format!("error: {}", self.message));
         if let Some(hint) = &self.hint {
-            eprintln!("  {hint}");
+            note(&format!("  {hint}"));
         }
         self.exit.into()
     }
@@ -93,8 +103,10 @@ impl fmt::Display for CliError {
 impl From<io::Error> for CliError {
     /// A closed stdout (`jangada consume orders | head`) ends the command quietly: the reader has what it wanted.
     fn from(error: io::Error) -> CliError {
+        let silent = error.kind() == io::ErrorKind::BrokenPipe;
         CliError {
-            silent: error.kind() == io::ErrorKind::BrokenPipe,
+            exit: if silent { Exit::Fine } else { Exit::Error },
+            silent,
             ..CliError::new(error.to_string())
         }
     }
@@ -185,7 +197,7 @@ mod tests {
     #[test]
     fn a_closed_stdout_is_no_failure() {
         let error = CliError::from(io::Error::from(io::ErrorKind::BrokenPipe));
-        assert!(error.silent);
+        assert!(error.silent && error.exit == Exit::Fine);
         assert!(!CliError::from(io::Error::from(io::ErrorKind::StorageFull)).silent);
     }
 

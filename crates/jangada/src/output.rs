@@ -47,11 +47,10 @@ impl OutputArgs {
     }
 
     /// For commands whose only result is that it was done: JSON to stdout, or a sentence to stderr.
-    #[allow(clippy::print_stderr)]
     pub fn done(self, sentence: &str, json: serde_json::Value) -> Result<()> {
         match self.output {
             Output::Table => {
-                eprintln!("{sentence}");
+                note(sentence);
                 Ok(())
             }
             Output::Json => print_text(&pretty(&json)),
@@ -69,10 +68,10 @@ pub fn print_text(text: &str) -> Result<()> {
     Ok(stdout.flush()?)
 }
 
-/// A note for the person at the terminal; never data.
-#[allow(clippy::print_stderr)]
+/// A note for the person at the terminal; never data. Nobody may be there (`2>&1 | head`): that is no failure, and `eprintln!` would
+/// panic.
 pub fn note(text: &str) {
-    eprintln!("{text}");
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// A plain table: no lines, two spaces between columns, so that it also cuts well with other tools.

@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 use crate::harness::groups::Coordinator;
 use crate::harness::{Change, Cluster, GroupProcess, Orders, Printed, WAIT, Written, eventually, number_of};
 
-const TOPIC: &str = "orders";
-const GROUP: &str = "billing";
+pub(super) const TOPIC: &str = "orders";
+pub(super) const GROUP: &str = "billing";
 
 /// Of the processes. Long enough that a busy machine throws nobody out.
 const SESSION: Duration = Duration::from_secs(3);
@@ -145,7 +145,7 @@ async fn end(cluster: &Cluster, processes: Vec<&mut GroupProcess>) {
 }
 
 /// `group lag`, by partition.
-async fn lag(cluster: &Cluster) -> Vec<Value> {
+pub(super) async fn lag(cluster: &Cluster) -> Vec<Value> {
     let lag = cluster
         .cli(&["group", "lag", GROUP, "-o", "json"])
         .await

@@ -1,6 +1,7 @@
 //! The product from outside: clusters of real processes, clients, faults.
 
 mod acks_none;
+mod append_time;
 mod back_pressure;
 mod bad_input;
 mod balance;
@@ -11,16 +12,21 @@ mod cut_from_nodes;
 mod cut_off;
 mod cut_replies;
 mod disk_full;
+mod effectively_once;
 mod failover;
 mod follower_disk;
 mod foreign_batches;
 mod fsync;
 mod golden_data;
+mod group_bad_input;
+mod group_commands;
 mod group_consumers;
+mod group_modes;
 mod group_processes;
 mod groups;
 mod groups_load;
 mod growth;
+mod grpc_tools;
 mod handshake;
 mod idempotence;
 mod leader_kills;

@@ -92,7 +92,8 @@ async fn below_the_log_start(cluster: &Cluster) {
         .assign(vec![(TOPIC, 0, StartAt::Offset(8499))])
         .await
         .expect("the partition exists");
-    let error = consumer.next().await.expect_err("it was trimmed");
+    let next = tokio::time::timeout(WAIT, consumer.next()).await;
+    let error = next.expect("it is told").expect_err("it was trimmed");
     let ClientError::OffsetOutOfRange {
         offset,
         log_start_offset,

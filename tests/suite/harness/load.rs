@@ -105,7 +105,10 @@ impl Load {
             }
             ran.times.insert(partition, written.times);
         }
-        for (partition, offset, value) in self.reader.await.expect("the reader did not fail") {
+        let seen = tokio::time::timeout(WAIT, self.reader)
+            .await
+            .expect("the reader stops when it is told to");
+        for (partition, offset, value) in seen.expect("the reader did not fail") {
             ran.histories.entry(partition).or_default().seen(offset, value);
         }
         for (partition, offset, value) in read_all(cluster, &self.topic).await {
@@ -230,7 +233,9 @@ async fn read_all(cluster: &Cluster, topic: &str) -> Vec<(u32, i64, Value)> {
     let ends = consumer.end_offsets().await.expect("the leaders answer");
     let mut found = Vec::new();
     while !consumer.reached(&ends) {
-        for record in consumer.next_batch().await.expect("the leaders answer") {
+        let batch = tokio::time::timeout(WAIT, consumer.next_batch()).await;
+        let batch = batch.unwrap_or_else(|_| panic!("{topic} cannot be read to its end after {WAIT:?}"));
+        for record in batch.expect("the leaders answer") {
             let value = record.value.as_deref().and_then(Value::parse).expect("a value of ours");
             found.push((record.partition, record.offset, value));
         }

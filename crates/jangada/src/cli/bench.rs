@@ -1,11 +1,33 @@
 //! `bench`.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::CompressionArg;
 use crate::output::OutputArgs;
+
+/// Records a second. Slower, a run has no second record; faster, no machine can send, and the time between two is less than a clock
+/// shows.
+const RATES: RangeInclusive<f64> = 0.001..=1e8;
+
+/// Reads how many records a second.
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    match RATES.contains(&rate) {
+        true => Ok(rate),
+        false => Err(format!("{rate} is not in {} to {}", RATES.start(), RATES.end())),
+    }
+}
+
+/// The same; 0: as fast as possible.
+fn rate_or_none(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(0.0) => Ok(0.0),
+        _ => rate(text),
+    }
+}
 
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
@@ -52,8 +74,8 @@ pub struct ProduceBench {
     #[arg(long)]
     pub topic: String,
 
-    /// Records a second, on a schedule that does not wait for answers; 0: as fast as possible
-    #[arg(long, default_value_t = 0.0, value_name = "PER_SECOND")]
+    /// Records a second, on a schedule that does not wait for answers, 0.001 to 100000000; 0: as fast as possible
+    #[arg(long, default_value_t = 0.0, value_name = "PER_SECOND", value_parser = rate_or_none, allow_negative_numbers = true)]
     pub rate: f64,
 
     /// Size of a record's value
@@ -131,12 +153,12 @@ pub struct E2eBench {
     #[arg(long)]
     pub topic: String,
 
-    /// Records a second
-    #[arg(long, default_value_t = 1000.0, value_name = "PER_SECOND")]
+    /// Records a second, 0.001 to 100000000
+    #[arg(long, default_value_t = 1000.0, value_name = "PER_SECOND", value_parser = rate, allow_negative_numbers = true)]
     pub rate: f64,
 
-    /// How long
-    #[arg(long, default_value_t = 10)]
+    /// How long, at most a day
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub seconds: u64,
 
     /// Size of a record's value

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 
+use super::wait_seconds;
 use crate::output::OutputArgs;
 
 #[derive(Debug, Subcommand)]
@@ -21,8 +22,8 @@ pub enum ClusterCommand {
 
 #[derive(Args, Debug)]
 pub struct HealthArgs {
-    /// Wait this long for it to become healthy
-    #[arg(long, value_name = "SECONDS")]
+    /// Wait this long for it to become healthy, at most a day
+    #[arg(long, value_name = "SECONDS", value_parser = wait_seconds())]
     pub wait: Option<u64>,
 
     #[command(flatten)]

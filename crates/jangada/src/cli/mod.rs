@@ -7,7 +7,8 @@ mod group;
 mod process;
 mod topic;
 
-use clap::{Args, Parser, Subcommand};
+use clap::builder::RangedU64ValueParser;
+use clap::{Args, Parser, Subcommand, value_parser};
 use clap_complete::Shell;
 
 pub use bench::{
@@ -137,6 +138,14 @@ fn separator(text: &str) -> Result<String, String> {
     Ok(plain)
 }
 
+/// The longest that a flag may ask to wait, seconds. No clock reaches the end of what a `u64` holds.
+const WAIT_SECONDS_MAX: u64 = 24 * 60 * 60;
+
+/// Reads how long to wait.
+fn wait_seconds() -> RangedU64ValueParser {
+    value_parser!(u64).range(..=WAIT_SECONDS_MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -180,6 +189,15 @@ mod tests {
             "jangada group seek g --topic t --to soon",
             "jangada server",
             "jangada up --nodes 0",
+            "jangada up --wait 18446744073709551615",
+            "jangada down --wait 86401",
+            "jangada cluster health --wait 18446744073709551615",
+            "jangada bench produce --topic t --rate -5",
+            "jangada bench produce --topic t --rate nan",
+            "jangada bench produce --topic t --rate 1e-20",
+            "jangada bench e2e --topic t --rate 1e13",
+            "jangada bench e2e --topic t --rate 0",
+            "jangada bench e2e --topic t --seconds 0",
             "jangada completion tcsh-like",
         ] {
             let error = parse(line).expect_err(line);
@@ -219,6 +237,9 @@ mod tests {
             "jangada cluster replace-broker 2 --yes",
             "jangada partition ls t",
             "jangada partition transfer-leader t 0 --to 2",
+            "jangada bench produce --topic t --rate 0",
+            "jangada bench produce --topic t --rate 1e8",
+            "jangada bench e2e --topic t --rate 0.001 --seconds 86400",
             "jangada bench disk --dir d --total-bytes 1073741824 --batch-bytes 65536 --mode overwrite",
             "jangada completion bash",
         ] {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::wait_seconds;
 use crate::output::OutputArgs;
 
 #[derive(Args, Debug)]
@@ -24,8 +25,8 @@ pub struct UpArgs {
     #[arg(long)]
     pub detach: bool,
 
-    /// Give up when the cluster is not healthy after this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    /// Give up when the cluster is not healthy after this many seconds, at most a day
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = wait_seconds())]
     pub wait: u64,
 }
 
@@ -35,8 +36,8 @@ pub struct DownArgs {
     #[arg(long, value_name = "DIR", default_value = "jangada-data")]
     pub dir: PathBuf,
 
-    /// Kill a node that has not stopped after this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    /// Kill a node that has not stopped after this many seconds, at most a day
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = wait_seconds())]
     pub wait: u64,
 }
 

@@ -111,7 +111,9 @@ async fn health(brokers: &BrokersArgs, args: &HealthArgs) -> Result<()> {
     let last = loop {
         let looked = look(brokers).await;
         let healthy = looked.as_ref().is_ok_and(|health| health.problems.is_empty());
-        if healthy || Instant::now() >= deadline {
+        // What was typed wrong does not mend itself.
+        let is_usage = looked.as_ref().is_err_and(CliError::is_usage);
+        if healthy || is_usage || Instant::now() >= deadline {
             break looked;
         }
         if let Ok(health) = &looked {
@@ -121,7 +123,10 @@ async fn health(brokers: &BrokersArgs, args: &HealthArgs) -> Result<()> {
     };
     spinner.finish_and_clear();
     // Not to be reached is as unhealthy as can be.
-    let health = last.map_err(|error| error.with_exit(Exit::Unhealthy))?;
+    let health = last.map_err(|error| match error.is_usage() {
+        true => error,
+        false => error.with_exit(Exit::Unhealthy),
+    })?;
     args.output.show(&health)?;
     if health.problems.is_empty() {
         return Ok(());

@@ -5,12 +5,13 @@
 
 use std::io::{self, BufWriter, Write};
 
-use jangada_client::{ConsumedRecord, ConsumerConfig, EndOffsets, StartAt};
+use jangada_client::{Client, ClientError, ConsumedRecord, ConsumerConfig, EndOffsets, OffsetAt, StartAt};
 
 use super::consume_group;
 use crate::cli::{BrokersArgs, ConsumeArgs, ConsumeOutput, FromArg};
 use crate::connect::connect;
 use crate::errors::{CliError, Result};
+use crate::output::note;
 use crate::text::format::Format;
 use crate::text::jsonl;
 
@@ -63,11 +64,23 @@ pub async fn run(brokers: &BrokersArgs, args: &ConsumeArgs) -> Result<()> {
     } else {
         None
     };
+    if let (Some(ends), StartAt::Offset(offset)) = (&ends, start) {
+        for partition in partitions {
+            check_start(&client, args, partition, offset, end_of(ends, partition)).await?;
+        }
+    }
 
     let mut out = BufWriter::with_capacity(WRITE_BYTES, io::stdout().lock());
     let mut left = args.max.unwrap_or(u64::MAX);
     while left > 0 && !ends.as_ref().is_some_and(|ends| consumer.reached(ends)) {
-        for record in consumer.next_batch().await? {
+        let batch = match consumer.next_batch().await {
+            Err(error) if passes(args, &error) => {
+                note(&format!("warning: {error}; still trying"));
+                continue;
+            }
+            batch => batch?,
+        };
+        for record in batch {
             if left == 0 {
                 break;
             }
@@ -83,6 +96,27 @@ pub async fn run(brokers: &BrokersArgs, args: &ConsumeArgs) -> Result<()> {
         out.flush()?;
     }
     Ok(())
+}
+
+/// Whether an error is waited out: one that may pass, unless the caller waits for this to end.
+pub fn passes(args: &ConsumeArgs, error: &ClientError) -> bool {
+    error.is_retryable() && !args.exit_at_end && args.max.is_none()
+}
+
+/// To begin behind the end is an error, not the end that was to be waited for.
+async fn check_start(client: &Client, args: &ConsumeArgs, partition: u32, offset: i64, end: i64) -> Result<()> {
+    if offset <= end {
+        return Ok(());
+    }
+    let topic = args.topic.as_str();
+    let first = client.list_offsets(topic, partition, OffsetAt::Earliest).await?;
+    Err(CliError::from(ClientError::OffsetOutOfRange {
+        topic: topic.into(),
+        partition,
+        offset,
+        log_start_offset: first.offset.unwrap_or(0),
+        high_watermark: end,
+    }))
 }
 
 /// Where a partition of the one topic ends.

@@ -1,27 +1,31 @@
 //! `jangada consume --group`: records to stdout, as a member of a consumer group.
 //!
 //! A batch is finished when it is written and flushed. SIGINT and SIGTERM end the command between batches: what was written is
-//! committed, and the group is left. When stdout fails, nothing of the batch is committed.
+//! committed, and the group is left. When stdout fails, nothing of the batch is committed; nor when nobody reads it, so that a batch
+//! is still being written a moment after the signal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, try_join_all};
 use jangada_client::{
-    Client, CommitMode, GroupConfig, GroupConsumer, GroupHandle, ListenerError, OffsetAt, OffsetReset,
+    Client, CommitMode, ConsumedRecord, GroupConfig, GroupConsumer, GroupHandle, ListenerError, OffsetAt, OffsetReset,
     PartitionPosition, RebalanceListener, StartPositions, TopicPartition,
 };
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::sleep;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
 
-use super::consume::{Printer, WRITE_BYTES};
+use super::consume::{Printer, WRITE_BYTES, passes};
 use crate::cli::{BrokersArgs, CommitArg, ConsumeArgs, FromArg};
 use crate::connect::connect;
 use crate::errors::{CliError, Result};
+use crate::output::note;
 
 /// How often finished records are committed.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
@@ -29,28 +33,80 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a member without partitions looks whether it will get some, with `--exit-at-end`.
 const IDLE_LOOK: Duration = Duration::from_millis(300);
 
+/// How long a batch may still be written after a signal.
+const LAST_WRITE: Duration = Duration::from_secs(1);
+
 pub async fn run(brokers: &BrokersArgs, args: &ConsumeArgs, group: &str) -> Result<()> {
-    let printer = Printer::new(args)?;
+    let printer = Arc::new(Printer::new(args)?);
     let config = config(args, group)?;
     // From here on a signal ends the command in order.
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let client = connect(brokers).await?;
-    client.topic(&args.topic).await?;
+    let mut stop = Stop::new()?;
+    let client = tokio::select! {
+        client = connect(brokers) => client?,
+        () = stop.asked() => return Ok(()),
+    };
+    tokio::select! {
+        topic = client.topic(&args.topic) => drop(topic?),
+        () = stop.asked() => return Ok(()),
+    }
     let owner = Arc::new(Owner::new(args, client.clone())?);
     let mut consumer = client.group_consumer_with(config, owner.clone())?;
-    let printed = tokio::select! {
-        printed = print(&client, &mut consumer, &owner, &printer, args) => printed,
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
-    };
-    match printed {
-        Ok(()) => Ok(consumer.close().await?),
+    match print(&client, &mut consumer, &owner, &printer, args, &mut stop).await {
+        Ok(Ended::InOrder) => Ok(consumer.close().await?),
+        Ok(Ended::Stuck) => {
+            consumer.abandon().await;
+            Err(stuck().await)
+        }
         Err(error) => {
             consumer.abandon().await;
             Err(error)
         }
     }
+}
+
+/// The signals that end the command.
+struct Stop {
+    signals: [Signal; 2],
+    is_asked: bool,
+}
+
+impl Stop {
+    fn new() -> Result<Stop> {
+        Ok(Stop {
+            signals: [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?],
+            is_asked: false,
+        })
+    }
+
+    /// Returns when one has come, or came before.
+    async fn asked(&mut self) {
+        if !self.is_asked {
+            let [interrupt, terminate] = &mut self.signals;
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            self.is_asked = true;
+        }
+    }
+}
+
+/// How printing came to its end.
+enum Ended {
+    /// All that was handed out is written.
+    InOrder,
+    /// The last batch is not, because nobody reads stdout.
+    Stuck,
+}
+
+/// What to say then. Stderr may be just as stuck, so it is said by a thread that need not come back.
+async fn stuck() -> CliError {
+    let error = CliError::new("stdout is not read; the batch that was being written was not committed")
+        .hint("the group's next member prints it again, unless it was committed before (--commit before)");
+    let reporting = error.clone();
+    let _: std::result::Result<_, _> =
+        timeout(LAST_WRITE, spawn_blocking(move || -> ExitCode { reporting.report() })).await;
+    error.reported()
 }
 
 fn config(args: &ConsumeArgs, group: &str) -> Result<GroupConfig> {
@@ -80,36 +136,70 @@ fn config(args: &ConsumeArgs, group: &str) -> Result<GroupConfig> {
     Ok(config)
 }
 
-/// Prints until the end, the last record wanted, or an error. What was printed is flushed whenever this waits.
+/// Prints until the end, the last record wanted, a signal, or an error. What was printed is flushed whenever this waits.
 async fn print(
     client: &Client,
     consumer: &mut GroupConsumer,
     owner: &Owner,
-    printer: &Printer,
+    printer: &Arc<Printer>,
     args: &ConsumeArgs,
-) -> Result<()> {
-    let mut out = BufWriter::with_capacity(WRITE_BYTES, io::stdout());
+    stop: &mut Stop,
+) -> Result<Ended> {
     let mut left = args.max.unwrap_or(u64::MAX);
     while left > 0 {
         let max = usize::try_from(left).unwrap_or(usize::MAX);
-        let batch = if args.exit_at_end {
-            tokio::select! {
-                batch = consumer.next_batch(max) => Some(batch?),
-                () = sleep(IDLE_LOOK) => None,
-            }
-        } else {
-            Some(consumer.next_batch(max).await?)
+        let batch = tokio::select! {
+            biased;
+            () = stop.asked() => break,
+            batch = next_batch(consumer, args, max) => batch?,
         };
-        for record in batch.into_iter().flatten() {
-            printer.print(&mut out, &record)?;
-            left -= 1;
+        left -= batch.len() as u64;
+        tokio::select! {
+            biased;
+            written = write(printer.clone(), batch) => written?,
+            () = async { stop.asked().await; sleep(LAST_WRITE).await } => return Ok(Ended::Stuck),
         }
-        out.flush()?;
-        if args.exit_at_end && is_at_end(client, consumer, owner).await? {
-            break;
+        if args.exit_at_end {
+            tokio::select! {
+                biased;
+                () = stop.asked() => break,
+                is_at_end = is_at_end(client, consumer, owner) => if is_at_end? { break },
+            }
         }
     }
-    Ok(())
+    Ok(Ended::InOrder)
+}
+
+/// The next records; with `--exit-at-end` perhaps none. Of an error that may pass it tells, and waits on.
+async fn next_batch(consumer: &mut GroupConsumer, args: &ConsumeArgs, max: usize) -> Result<Vec<ConsumedRecord>> {
+    if args.exit_at_end {
+        return tokio::select! {
+            batch = consumer.next_batch(max) => Ok(batch?),
+            () = sleep(IDLE_LOOK) => Ok(Vec::new()),
+        };
+    }
+    loop {
+        match consumer.next_batch(max).await {
+            Err(error) if passes(args, &error) => {
+                // Nobody may read stderr either.
+                let _ = spawn_blocking(move || note(&format!("warning: {error}; still trying"))).await;
+            }
+            batch => return Ok(batch?),
+        }
+    }
+}
+
+/// Writes records and flushes them. In a thread of its own: a pipe that nobody reads must not keep signals from being heard.
+async fn write(printer: Arc<Printer>, records: Vec<ConsumedRecord>) -> Result<()> {
+    let writing = spawn_blocking(move || {
+        let mut out = BufWriter::with_capacity(WRITE_BYTES, io::stdout().lock());
+        records.iter().try_for_each(|record| printer.print(&mut out, record))?;
+        out.flush()
+    });
+    let written = writing
+        .await
+        .map_err(|error| CliError::new(format!("the writing thread: {error}")))?;
+    Ok(written?)
 }
 
 /// Whether all of the member's partitions are where they ended when the member got them. One without partitions is there when its

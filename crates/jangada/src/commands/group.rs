@@ -7,7 +7,7 @@ use super::{group_lag, group_seek};
 use crate::cli::{BrokersArgs, GroupCommand};
 use crate::connect::connect;
 use crate::errors::{CliError, Result};
-use crate::output::note;
+use crate::output::join;
 
 pub async fn run(brokers: &BrokersArgs, command: GroupCommand) -> Result<()> {
     if let GroupCommand::Rm { group, yes: false, .. } = &command {
@@ -19,13 +19,13 @@ pub async fn run(brokers: &BrokersArgs, command: GroupCommand) -> Result<()> {
     match command {
         GroupCommand::Ls { output } => {
             let listing = admin.list_groups().await?;
-            if !listing.missing_shards.is_empty() {
-                let shards = crate::output::join(&listing.missing_shards);
-                note(&format!(
-                    "the groups of shards {shards} are missing: those did not answer"
-                ));
+            output.show(&Groups(listing.groups))?;
+            if listing.missing_shards.is_empty() {
+                return Ok(());
             }
-            output.show(&Groups(listing.groups))
+            let shards = join(&listing.missing_shards);
+            let message = format!("the listing is not whole: the coordinators of shards {shards} did not answer");
+            Err(CliError::unhealthy(message).hint("`jangada cluster health` tells what is wrong with the cluster"))
         }
         GroupCommand::Describe { group, output } => output.show(&Group(admin.describe_group(&group).await?)),
         GroupCommand::Lag(args) => group_lag::run(&client, &args).await,

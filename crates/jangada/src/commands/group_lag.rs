@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::cli::LagArgs;
 use crate::errors::Result;
-use crate::output::{Output, Show, or_dash, plain_table, print_text};
+use crate::output::{Output, Show, note, or_dash, plain_table, print_text};
 
 /// Between two looks with `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
@@ -22,7 +22,15 @@ pub async fn run(client: &Client, args: &LagArgs) -> Result<()> {
     }
     // Until interrupted, as any other filter is.
     loop {
-        let lag = Lag::of(client, &args.group).await?;
+        let lag = match Lag::of(client, &args.group).await {
+            // It may pass, and whoever watches waits for that.
+            Err(error) if error.is_retryable() => {
+                note(&format!("warning: {error}; still trying"));
+                sleep(WATCH_INTERVAL).await;
+                continue;
+            }
+            lag => lag?,
+        };
         let text = match args.output.output {
             Output::Json => lag.json().to_string(),
             Output::Table if std::io::stdout().is_terminal() => format!("\x1b[H\x1b[2J{}", lag.table()),
@@ -58,7 +66,7 @@ impl PartitionLag {
 }
 
 impl Lag {
-    async fn of(client: &Client, group: &str) -> Result<Lag> {
+    async fn of(client: &Client, group: &str) -> std::result::Result<Lag, ClientError> {
         let admin = client.admin();
         // Offsets before ends: what is committed meanwhile must not look like being ahead.
         let described = admin.describe_group(group).await?;
@@ -79,7 +87,7 @@ impl Lag {
                 Ok(partitions) => partitions,
                 // Deleted: the coordinator drops its offsets soon.
                 Err(ClientError::UnknownTopic { .. }) => continue,
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             };
             let bounds = try_join_all(partitions.iter().map(|partition| bounds(client, partition)));
             let bounds = match bounds.await {

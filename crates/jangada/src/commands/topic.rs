@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::views::{Topic, Topics};
 use crate::cli::{AlterArgs, BeforeArg, BrokersArgs, CreateArgs, TopicCommand, TrimArgs};
-use crate::connect::connect;
+use crate::connect::{connect, connect_to_create};
 use crate::errors::{CliError, Result};
 use crate::output::{OutputArgs, Show, plain_table};
 
@@ -19,7 +19,11 @@ pub async fn run(brokers: &BrokersArgs, command: TopicCommand) -> Result<()> {
         ))
         .hint(hint));
     }
-    let admin = connect(brokers).await?.admin();
+    let client = match &command {
+        TopicCommand::Create(_) => connect_to_create(brokers).await?,
+        _ => connect(brokers).await?,
+    };
+    let admin = client.admin();
     match command {
         TopicCommand::Create(args) => create(&admin, args).await,
         TopicCommand::Ls { output } => output.show(&Topics(admin.list_topics().await?)),

@@ -22,12 +22,20 @@ use crate::progress;
 /// How long after the last acknowledgement records may still come.
 const LAST_WAIT: Duration = Duration::from_secs(30);
 
+/// Records of one run; each takes a byte of memory.
+const RECORDS_MAX: u64 = 1 << 30;
+
 /// Bytes of the two numbers at the front of a value.
 const STAMP_BYTES: usize = 16;
 
 pub async fn run(brokers: &BrokersArgs, args: &E2eBench) -> Result<Report> {
-    if args.rate <= 0.0 || !args.rate.is_finite() {
-        return Err(CliError::usage(format!("--rate is {}, must be above 0", args.rate)));
+    let records = (args.rate * args.seconds as f64).ceil() as u64;
+    if records > RECORDS_MAX {
+        let message = format!(
+            "--rate {} for --seconds {} is {records} records",
+            args.rate, args.seconds
+        );
+        return Err(CliError::usage(message).hint(format!("each is kept track of: at most {RECORDS_MAX}")));
     }
     let client = connect(brokers).await?;
     let consumer = consumer_at_end(&client, &args.topic).await?;
@@ -37,7 +45,6 @@ pub async fn run(brokers: &BrokersArgs, args: &E2eBench) -> Result<Report> {
     };
     let producer = client.producer(config)?;
     let topic: Arc<str> = args.topic.as_str().into();
-    let records = (args.rate * args.seconds as f64).ceil() as u64;
     let run: u64 = rand::random();
     let mut payload = Payload::new(PayloadKind::Random, args.record_bytes as usize - STAMP_BYTES);
 

@@ -36,7 +36,8 @@ const QUEUE_RECORDS: usize = 1 << 16;
 /// Records that the task takes at once.
 const TAKEN_RECORDS: usize = 256;
 
-pub async fn run(brokers: &BrokersArgs, args: &ProduceBench) -> Result<Report> {
+/// Writes; gives the figures, and what went wrong if records failed.
+pub async fn run(brokers: &BrokersArgs, args: &ProduceBench) -> Result<(Report, Option<CliError>)> {
     let client = connect(brokers).await?;
     let one_by_one = args.in_flight == 1 && args.batch_bytes.is_none();
     let mut work = Work::new(&client, args, one_by_one).await?;
@@ -69,10 +70,14 @@ pub async fn run(brokers: &BrokersArgs, args: &ProduceBench) -> Result<Report> {
         cpu,
         outcome.latencies.figures(),
     );
-    Ok(Report {
+    let report = Report {
         failed: outcome.failed,
         ..report
-    })
+    };
+    let failure = outcome
+        .first_error
+        .map(|error| CliError::from(error).doing(format!("{} of {records} records failed, the first", outcome.failed)));
+    Ok((report, failure))
 }
 
 struct Work {

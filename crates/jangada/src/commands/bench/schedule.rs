@@ -14,7 +14,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// `rate` requests a second from now on; 0: as fast as possible.
+    /// `rate` requests a second from now on, at least 0.001; 0: as fast as possible.
     pub fn start(rate: f64) -> Schedule {
         Schedule {
             start: Instant::now(),

@@ -29,8 +29,10 @@ pub async fn wait_until_healthy(processes: &mut Processes, nodes: &[Node], wait:
         if let Err(error) = processes.check() {
             break Err(error);
         }
-        let Some(missing) = what_is_missing(nodes).await else {
-            break Ok(());
+        let missing = match what_is_missing(nodes).await {
+            Ok(Some(missing)) => missing,
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
         };
         if Instant::now() >= deadline {
             let message = format!(
@@ -47,12 +49,12 @@ pub async fn wait_until_healthy(processes: &mut Processes, nodes: &[Node], wait:
     result
 }
 
-/// What the cluster waits for; nothing if it is healthy.
-async fn what_is_missing(nodes: &[Node]) -> Option<String> {
+/// What the cluster waits for; nothing if it is healthy. Fails with what no waiting mends: an address that is none.
+async fn what_is_missing(nodes: &[Node]) -> Result<Option<String>> {
     for node in nodes {
         let answered = timeout(LOOK_TIMEOUT, is_ready(&node.settings.listeners.http)).await;
         if !answered.is_ok_and(|answer| answer.is_ok_and(|ready| ready)) {
-            return Some(format!("node {} is not ready", node.directory.id));
+            return Ok(Some(format!("node {} is not ready", node.directory.id)));
         }
     }
     let brokers = nodes
@@ -61,21 +63,22 @@ async fn what_is_missing(nodes: &[Node]) -> Option<String> {
         .collect();
     let client = match connect_within(&BrokersArgs { brokers }, LOOK_TIMEOUT).await {
         Ok(client) => client,
-        Err(error) => return Some(error.to_string()),
+        Err(error) if error.is_usage() => return Err(error),
+        Err(error) => return Ok(Some(error.to_string())),
     };
     let cluster = match client.admin().describe_cluster().await {
         Ok(cluster) => cluster,
-        Err(error) => return Some(error.to_string()),
+        Err(error) => return Ok(Some(error.to_string())),
     };
     if cluster.brokers.len() < nodes.len() {
-        return Some(format!(
+        return Ok(Some(format!(
             "{} of {} nodes have joined",
             cluster.brokers.len(),
             nodes.len()
-        ));
+        )));
     }
     let problems = problems(&cluster);
-    (!problems.is_empty()).then(|| problems.join("; "))
+    Ok((!problems.is_empty()).then(|| problems.join("; ")))
 }
 
 /// Asks a node's /readyz.

@@ -77,7 +77,10 @@ pub async fn run(args: &UpArgs) -> Result<()> {
         () = stop.asked() => Err(CliError::new("interrupted")),
     };
     if let Err(error) = started {
-        processes.stop_started(STOP_TIMEOUT).await?;
+        // Why it did not start is what counts; what goes wrong besides is told before it.
+        if let Err(stopping) = processes.stop_started(STOP_TIMEOUT).await {
+            note(&format!("warning: not all that was started is stopped: {stopping}"));
+        }
         return Err(error);
     }
     drop(lock);
