@@ -297,6 +297,7 @@ impl Broker {
             metrics: Metrics::new(),
             inflight: Arc::new(Semaphore::new(usize_of(settings.limits.produce_inflight_bytes))),
             inflight_per_partition: usize_of(settings.limits.produce_inflight_bytes_per_partition),
+            queue_bytes_max: usize_of(settings.limits.produce_inflight_bytes),
             read_pool: Pool::new(settings.storage.read_threads as usize),
             compute: Pool::of_processors(),
             producer_expiration_ms: i64::try_from(settings.produce.producer_expiration_ms).unwrap_or(i64::MAX),

@@ -13,7 +13,8 @@
 //! - `partition`: append, read, retention of one partition.
 //! - `groups`: the coordinator's shards, which hold the consumer groups.
 //! - `quorum`: whether anybody answers a leader.
-//! - `disk`: whether there is space for more.
+//! - `proposed`: what a command holds until Raft lets go of it.
+//! - `disk`: whether the disk takes more.
 //! - `services`: the gRPC surface.
 //! - `http`: probes and metrics.
 
@@ -28,6 +29,7 @@ mod node;
 mod partition;
 mod partitions;
 mod pool;
+mod proposed;
 mod quorum;
 mod seams;
 mod services;

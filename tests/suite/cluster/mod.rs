@@ -30,6 +30,7 @@ mod produce_consume;
 mod producer_expiry;
 mod restart;
 mod retention;
+mod slow_disk;
 mod space;
 mod stalled_streams;
 mod up;

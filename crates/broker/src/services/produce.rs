@@ -25,7 +25,7 @@ use tonic::{Status, Streaming};
 use super::status;
 use crate::error::RequestError;
 use crate::node::Node;
-use crate::partition::{Admitted, Appended, Expectation, Partition};
+use crate::partition::{Admitted, Appended, Expectation, Partition, Room};
 use crate::partitions::{Target, find};
 use crate::pool::SMALL_BYTES;
 
@@ -49,14 +49,14 @@ pub(crate) async fn unary(node: &Arc<Node>, request: ProduceRequest) -> Result<P
             "the request has no payload: set `batch` or `records`",
         ));
     };
-    let partition = node.leader(&target).await?;
-    let (batch, room) = match payload {
-        Payload::Batch(batch) => (batch, None),
-        Payload::Records(records) => {
-            // What waits to be packed counts already.
-            let room = partition.room(records.encoded_len())?;
-            (encode_apart(records, node).await?, Some(room))
-        }
+    let bytes = match &payload {
+        Payload::Batch(batch) => batch.len(),
+        Payload::Records(records) => records.encoded_len(),
+    };
+    let (partition, room) = leader_with_room(node, &target, bytes).await?;
+    let batch = match payload {
+        Payload::Batch(batch) => batch,
+        Payload::Records(records) => encode_apart(records, node).await?,
     };
     let expected = expectation(node, request.expected_end_offset, request.expected_key_offset, acks).await?;
     check_producer(node, &batch, acks).await?;
@@ -64,6 +64,24 @@ pub(crate) async fn unary(node: &Arc<Node>, request: ProduceRequest) -> Result<P
     match acks {
         Acks::None => Ok(acknowledge_later(partition, admitted, timeout)),
         _ => partition.acknowledged(admitted, timeout).await.map(response),
+    }
+}
+
+/// The partition's leader here, and room there for so many bytes, which count while the leader is waited for. Who is sent
+/// elsewhere needs none.
+async fn leader_with_room(node: &Node, target: &Target, bytes: usize) -> Result<(Arc<Partition>, Room), RequestError> {
+    match node.leader_now(target) {
+        Ok(partition) => {
+            let room = partition.room(bytes)?;
+            Ok((partition, room))
+        }
+        Err(error) if error.reason == Reason::LeaderNotAvailable => {
+            let room = node.room(bytes)?;
+            let partition = node.leader(target).await?;
+            let room = partition.fit(room, bytes)?;
+            Ok((partition, room))
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -340,14 +358,16 @@ impl Reader {
         request: ProduceStreamRequest,
         acks: Acks,
     ) -> Result<(Arc<Partition>, Admitted), RequestError> {
-        let (end, key) = (request.expected_end_offset, request.expected_key_offset);
-        let expected = expectation(&self.node, end, key, acks).await?;
-        let batch = request.batch;
         let target = self.resolve(name)?;
         // Not waited for: that would hold up the stream's other partitions.
         let partition = self.node.leader_now(&target)?;
+        let batch = request.batch;
+        // What waits below counts.
+        let room = partition.room(batch.len())?;
+        let (end, key) = (request.expected_end_offset, request.expected_key_offset);
+        let expected = expectation(&self.node, end, key, acks).await?;
         check_producer(&self.node, &batch, acks).await?;
-        let admitted = partition.admit(batch, expected, None).await?;
+        let admitted = partition.admit(batch, expected, room).await?;
         Ok((partition, admitted))
     }
 
