@@ -27,6 +27,7 @@ mod lost_tail;
 mod operations;
 mod power_loss;
 mod produce_consume;
+mod produce_streams;
 mod producer_expiry;
 mod restart;
 mod retention;

@@ -15,7 +15,7 @@ use jangada_proto::v1::{
     TopicPartition,
 };
 use jangada_types::limits::PRODUCE_TIMEOUT_MS_MAX;
-use jangada_types::{BatchBuilder, BatchHeader, Codec, Offset, ProducerId, Reason};
+use jangada_types::{BatchBuilder, BatchHeader, Codec, GroupId, Offset, ProducerId, Reason};
 use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
@@ -276,7 +276,7 @@ enum Outcome {
     Decided(Result<ProduceResponse, RequestError>),
 }
 
-/// A partition as requests name it.
+/// A partition as requests name it: by its topic's id or, if that is empty, by its name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Name {
     topic_id: Bytes,
@@ -287,8 +287,13 @@ struct Name {
 impl From<TopicPartition> for Name {
     fn from(named: TopicPartition) -> Self {
         Self {
+            // Beside an id the name means nothing: any number of them are one partition.
+            topic: if named.topic_id.is_empty() {
+                named.topic
+            } else {
+                String::new()
+            },
             topic_id: named.topic_id,
-            topic: named.topic,
             partition: named.partition,
         }
     }
@@ -297,7 +302,9 @@ impl From<TopicPartition> for Name {
 struct Reader {
     node: Arc<Node>,
     answers: mpsc::Sender<Answer>,
-    lanes: HashMap<Option<Name>, mpsc::Sender<Pending>>,
+    /// By partition, however requests name it. What names none that there is shares one, or a careless client would have a
+    /// task for each name.
+    lanes: HashMap<Option<GroupId>, mpsc::Sender<Pending>>,
     /// Resolved once per metadata version.
     targets: HashMap<Name, (u64, Target)>,
     _slot: OwnedSemaphorePermit,
@@ -326,25 +333,16 @@ impl Reader {
         let mut request = request;
         let correlation_id = request.correlation_id;
         let name = request.partition.take().map(Name::from);
-        let acknowledged_in = timeout(&self.node, request.timeout_ms);
-        let outcome = match (&acknowledged_in, acks(request.acks)) {
-            (Err(error), _) => Outcome::Decided(Err(error.clone())),
-            (_, Err(error)) => Outcome::Decided(Err(error)),
-            (Ok(timeout), Ok(acks)) => match self.admit(name.as_ref(), request, acks).await {
-                Err(error) => Outcome::Decided(Err(error)),
-                Ok((partition, admitted)) if acks == Acks::None => {
-                    Outcome::Decided(Ok(acknowledge_later(partition, admitted, *timeout)))
-                }
-                Ok((partition, admitted)) => Outcome::Admitted(partition, admitted, Instant::now() + *timeout),
-            },
-        };
-        // What names no partition that there is shares one lane, or a careless client would have a task for each name.
-        let name = name.filter(|name| self.targets.contains_key(name));
+        let target = self.resolve(name.as_ref());
+        // Also of a topic that is gone: its requests keep their order.
+        let known = name.and_then(|name| self.targets.get(&name));
+        let group = known.map(|(_, target)| target.group);
+        let outcome = self.decide(target, request).await;
         let pending = Pending {
             correlation_id,
-            outcome,
+            outcome: outcome.unwrap_or_else(|error| Outcome::Decided(Err(error))),
         };
-        let lane = self.lanes.entry(name).or_insert_with(|| {
+        let lane = self.lanes.entry(group).or_insert_with(|| {
             let (lane, waiting) = mpsc::channel(PENDING_MAX);
             tokio::spawn(run_lane(self.node.clone(), waiting, self.answers.clone()));
             lane
@@ -352,15 +350,15 @@ impl Reader {
         lane.send(pending).await.is_ok()
     }
 
-    async fn admit(
-        &mut self,
-        name: Option<&Name>,
+    async fn decide(
+        &self,
+        target: Result<Target, RequestError>,
         request: ProduceStreamRequest,
-        acks: Acks,
-    ) -> Result<(Arc<Partition>, Admitted), RequestError> {
-        let target = self.resolve(name)?;
+    ) -> Result<Outcome, RequestError> {
+        let timeout = timeout(&self.node, request.timeout_ms)?;
+        let acks = acks(request.acks)?;
         // Not waited for: that would hold up the stream's other partitions.
-        let partition = self.node.leader_now(&target)?;
+        let partition = self.node.leader_now(&target?)?;
         let batch = request.batch;
         // What waits below counts.
         let room = partition.room(batch.len())?;
@@ -368,7 +366,10 @@ impl Reader {
         let expected = expectation(&self.node, end, key, acks).await?;
         check_producer(&self.node, &batch, acks).await?;
         let admitted = partition.admit(batch, expected, room).await?;
-        Ok((partition, admitted))
+        Ok(match acks {
+            Acks::None => Outcome::Decided(Ok(acknowledge_later(partition, admitted, timeout))),
+            _ => Outcome::Admitted(partition, admitted, Instant::now() + timeout),
+        })
     }
 
     fn resolve(&mut self, name: Option<&Name>) -> Result<Target, RequestError> {
