@@ -31,6 +31,7 @@ use crate::cluster::directory::{DataDirectory, DirectoryError};
 use crate::cluster::metadata::{Metadata, MetadataMachine};
 use crate::cluster::reconcile::Reconciler;
 use crate::groups;
+use crate::health::Health;
 use crate::http;
 use crate::metrics::Metrics;
 use crate::node::Node;
@@ -297,6 +298,7 @@ impl Broker {
             metrics: Metrics::new(),
             inflight: Arc::new(Semaphore::new(usize_of(settings.limits.produce_inflight_bytes))),
             inflight_per_partition: usize_of(settings.limits.produce_inflight_bytes_per_partition),
+            queue_bytes_max: usize_of(settings.limits.produce_inflight_bytes),
             read_pool: Pool::new(settings.storage.read_threads as usize),
             compute: Pool::of_processors(),
             producer_expiration_ms: i64::try_from(settings.produce.producer_expiration_ms).unwrap_or(i64::MAX),
@@ -311,7 +313,7 @@ impl Broker {
             shared.clone(),
             self.stop.subscribe(),
         ));
-        let balancer = self.balance(&metadata, &partitions);
+        let balancer = self.balance(&node);
         let shards = node.shards.clone();
         let ticker = tokio::spawn(groups::tick(shards.clone(), metadata.clone()));
         let reconciler = tokio::spawn(Reconciler::new(metadata, partitions.clone(), shards, shared).run());
@@ -354,11 +356,12 @@ impl Broker {
     }
 
     /// Gives leaderships back to the preferred leaders, unless the settings say never.
-    fn balance(&self, metadata: &Metadata, partitions: &Arc<Partitions>) -> JoinHandle<()> {
+    fn balance(&self, node: &Node) -> JoinHandle<()> {
         let after = Duration::from_millis(self.settings.cluster.preferred_leader_after_ms);
         let balancer = Balancer {
-            metadata: metadata.clone(),
-            partitions: partitions.clone(),
+            metadata: node.metadata.clone(),
+            partitions: node.partitions.clone(),
+            shards: node.shards.clone(),
             after,
             heartbeat: Duration::from_millis(self.settings.raft.heartbeat_ms),
             fit_since: BTreeMap::new(),
@@ -448,11 +451,8 @@ async fn until_stopping(mut stopping: watch::Receiver<bool>) {
 
 async fn serve_public(node: Arc<Node>, listener: TcpListener, stopping: watch::Receiver<bool>) -> Result<(), String> {
     let request_max = usize::try_from(node.settings.limits.request_bytes_max).expect("usize has 64 bits");
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<LogServiceServer<Log>>().await;
-    health.set_serving::<GroupServiceServer<Groups>>().await;
-    health.set_serving::<AdminServiceServer<Admin>>().await;
-    health.set_serving::<MetadataServiceServer<MetadataOf>>().await;
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    let health = Health::not_serving(reporter).await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(jangada_proto::FILE_DESCRIPTOR_SET)
@@ -467,7 +467,8 @@ async fn serve_public(node: Arc<Node>, listener: TcpListener, stopping: watch::R
         .max_encoding_message_size(RESPONSE_BYTES_MAX);
     let metadata =
         MetadataServiceServer::new(MetadataOf { node: node.clone() }).max_encoding_message_size(RESPONSE_BYTES_MAX);
-    Server::builder()
+    let reporting = tokio::spawn(health.report(node.clone()));
+    let served = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(HTTP2_FRAME_BYTES)
@@ -485,8 +486,9 @@ async fn serve_public(node: Arc<Node>, listener: TcpListener, stopping: watch::R
             TcpIncoming::from(listener).with_nodelay(Some(true)),
             until_stopping(stopping),
         )
-        .await
-        .map_err(|error| error.to_string())
+        .await;
+    reporting.abort();
+    served.map_err(|error| error.to_string())
 }
 
 fn serve_internal(bootstrap: Arc<Bootstrap>, listener: TcpListener) -> JoinHandle<()> {

@@ -1,4 +1,4 @@
-//! Whether there is disk for more: here, and on as many followers as a quorum needs.
+//! Whether the disk takes more: here, with space and in time, and on as many followers as a quorum needs.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -11,18 +11,25 @@ use crate::error::RequestError;
 
 /// After this time a client should try a full disk again.
 const DISK_RETRY: Duration = Duration::from_secs(1);
+/// After this time it should try a disk again that falls behind.
+const QUEUE_RETRY: Duration = Duration::from_millis(100);
 /// After this time it should look for another leader than one whose store has failed.
 const FENCED_RETRY: Duration = Duration::from_millis(50);
 
-/// Refuses more for a group that is led here when the disk is down to its reserve. `name` says which group, in words.
+/// Refuses more for a group that is led here when the disk is down to its reserve, or when more than `queue_bytes_max`
+/// wait for it. `name` says which group, in words.
 pub(crate) fn check(
     store: &dyn Store,
+    queue_bytes_max: usize,
     registry: &Registry,
     group: &Group,
     name: impl Display,
 ) -> Result<(), RequestError> {
     match store.condition() {
-        StoreCondition::Healthy => check_followers(registry, group, name),
+        StoreCondition::Healthy => {
+            check_queue(store, queue_bytes_max)?;
+            check_followers(registry, group, name)
+        }
         StoreCondition::DiskLow { free, reserve } => {
             let message = format!(
                 "{name}: its leader's disk has {free} bytes free, below the reserve of {reserve}; reading goes on, free \
@@ -39,6 +46,23 @@ pub(crate) fn check(
         )
         .retry_after(FENCED_RETRY)),
     }
+}
+
+/// A quorum of followers commits what this disk does not have yet, and then nothing else holds back what comes in: it
+/// would pile up in memory.
+fn check_queue(store: &dyn Store, queue_bytes_max: usize) -> Result<(), RequestError> {
+    let bytes = store.queue_bytes();
+    if bytes <= queue_bytes_max {
+        return Ok(());
+    }
+    let message = format!(
+        "the broker's disk falls behind: {bytes} bytes wait to be written, more than {queue_bytes_max}; try again after a \
+         moment"
+    );
+    Err(RequestError::new(Reason::BrokerBusy, message)
+        .with("actual", bytes)
+        .with("limit", queue_bytes_max)
+        .retry_after(QUEUE_RETRY))
 }
 
 /// Refuses when a quorum would need a replica whose disk is down to its reserve. As long as it does not, the others go

@@ -13,21 +13,25 @@
 //! - `partition`: append, read, retention of one partition.
 //! - `groups`: the coordinator's shards, which hold the consumer groups.
 //! - `quorum`: whether anybody answers a leader.
-//! - `disk`: whether there is space for more.
+//! - `proposed`: what a command holds until Raft lets go of it.
+//! - `disk`: whether the disk takes more.
 //! - `services`: the gRPC surface.
 //! - `http`: probes and metrics.
+//! - `health`: the probe of gRPC.
 
 mod broker;
 mod cluster;
 mod disk;
 mod error;
 mod groups;
+mod health;
 mod http;
 mod metrics;
 mod node;
 mod partition;
 mod partitions;
 mod pool;
+mod proposed;
 mod quorum;
 mod seams;
 mod services;

@@ -13,11 +13,10 @@ use jangada_types::{BrokerId, GroupId, PartitionIndex, ProducerEpoch, ProducerId
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::cluster::metadata::Metadata;
-use crate::disk;
 use crate::error::RequestError;
 use crate::groups::{COORDINATOR_REPLICAS, Shard, Shards};
 use crate::metrics::Metrics;
-use crate::partition::{Partition, Shared};
+use crate::partition::{Partition, Room, Shared};
 use crate::partitions::{Partitions, Target};
 use crate::pool::Pool;
 use crate::quorum::Quorum;
@@ -98,9 +97,14 @@ impl Node {
         &self.shared.store
     }
 
-    /// Refuses more for a group that is led here when there is no disk for it.
+    /// As [`Shared::check_disk`].
     pub fn check_disk(&self, group: &Group, name: impl Display) -> Result<(), RequestError> {
-        disk::check(&**self.store(), self.registry(), group, name)
+        self.shared.check_disk(group, name)
+    }
+
+    /// As [`Shared::room`].
+    pub fn room(&self, bytes: usize) -> Result<Room, RequestError> {
+        self.shared.room(bytes)
     }
 
     /// Packing, unpacking and checking of batches.

@@ -384,6 +384,11 @@ impl Image {
         self.groups.get(name).map(|group| &**group)
     }
 
+    /// The group with this name as it is now, for who reads it without holding up the shard.
+    pub fn shared_group(&self, name: &str) -> Option<Arc<Group>> {
+        self.groups.get(name).cloned()
+    }
+
     /// The state of the group with this name.
     pub fn state(&self, name: &str) -> GroupState {
         self.group(name).map_or(GroupState::Dead, Group::state)

@@ -338,6 +338,10 @@ impl Store for RocksStore {
         }
     }
 
+    fn queue_bytes(&self) -> usize {
+        self.queue.bytes()
+    }
+
     fn statistics(&self) -> StoreStatistics {
         StoreStatistics {
             queue_bytes: self.queue.bytes() as u64,

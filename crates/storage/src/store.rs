@@ -250,6 +250,9 @@ pub trait Store: Send + Sync + 'static {
     /// Whether writes are taken. Cheap.
     fn condition(&self) -> StoreCondition;
 
+    /// Bytes that wait for the writer or are in its hands. Cheap.
+    fn queue_bytes(&self) -> usize;
+
     /// Counters since the start. Cheap.
     fn statistics(&self) -> StoreStatistics;
 }

@@ -118,6 +118,37 @@ async fn a_partition_without_quorum_refuses_beyond_its_limit_and_answers_what_it
     assert!(found == expected, "other records: {:?}", found.keys());
 }
 
+/// A batch takes memory until its quorum has it, also when nobody waits for its answer any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_that_nobody_waits_for_count_until_their_quorum_has_them() {
+    let options = Options {
+        sections: SECTIONS.to_owned(),
+        ..Options::default()
+    };
+    let cluster = Cluster::start_with(3, options).await;
+    cluster.create_topic(STUCK, 1, 3).await;
+    let leader = cluster.leader(STUCK, 0).await;
+    let mut log = raw::log(&cluster.node(leader).addresses.public).await;
+    let followers: Vec<u32> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+    followers.iter().for_each(|id| cluster.pause(*id));
+    for number in 0..SENT {
+        let batch = raw::batch(None, &[&value(number)]);
+        let answer = raw::produce_with(&mut log, raw::partition(STUCK, 0), Acks::Quorum.into(), 1, batch).await;
+        let expected = if number < FIT {
+            "QUORUM_TIMEOUT"
+        } else {
+            "PARTITION_BUSY"
+        };
+        let status = raw::assert_refused(answer, expected, &[STUCK]);
+        let definite = (number >= FIT).to_string();
+        assert_eq!(raw::detail(&status, "definite"), Some(definite), "{number}");
+    }
+    followers.iter().for_each(|id| cluster.resume(*id));
+    cluster.grown(STUCK, 0, FIT as i64).await;
+    let written = raw::produce(&mut log, raw::partition(STUCK, 0), raw::batch(None, &[&value(SENT)])).await;
+    assert_eq!(written.expect("there is room again").base_offset, FIT as i64);
+}
+
 async fn next<T: 'static>(calls: &mut JoinSet<T>) -> T {
     let joined = tokio::time::timeout(WAIT, calls.join_next()).await;
     joined

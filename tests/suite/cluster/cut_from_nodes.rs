@@ -85,10 +85,19 @@ async fn a_deposed_leader_calls_no_offset_out_of_range_and_holds_no_reader() {
 
     cluster.cut_from_nodes(old);
     let cut = Instant::now();
+    // After all records before, and before those that the next leader takes.
+    let since_ms = raw::now_ms() + 1;
+    let mut next = 0;
     for _ in 0..3 {
-        produce_at(&cluster, &others, b"after").await;
+        next = produce_at(&cluster, &others, b"after").await;
     }
     println!("the others had a leader after {:?}", cut.elapsed());
+    // It knows of none so late, and there are some.
+    let later = raw::at_time(&mut log, raw::partition(TOPIC, 0), since_ms).await;
+    raw::assert_refused(later, "LEADER_NOT_AVAILABLE", &[TOPIC]);
+    let mut beside = raw::log(&cluster.node(next).addresses.public).await;
+    let later = raw::at_time(&mut beside, raw::partition(TOPIC, 0), since_ms).await;
+    assert_eq!(later.expect("the next leader has them"), 3);
     // Above what the old leader has, below what the new one has.
     for _ in 0..10 {
         let answer = raw::fetch(&mut log, raw::partition(TOPIC, 0), 5, RecordForm::Raw).await;

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use jangada_proto::v1::{
-    CommitOffsetsRequest, DeleteGroupRequest, DeleteOffsetsRequest, FindCoordinatorRequest, HeartbeatRequest,
-    Subscription, TopicPartition,
+    CommitOffsetsRequest, DeleteGroupRequest, DeleteOffsetsRequest, FetchOffsetsRequest, FindCoordinatorRequest,
+    HeartbeatRequest, Subscription, TopicPartition,
 };
 
 use super::groups::{GROUP, SESSION, TOPIC, coordinator, settled, topic_id};
@@ -204,4 +204,53 @@ async fn elsewhere(cluster: &Cluster, calls: &mut Coordinator) {
     });
     let nothing = nothing.await.expect("the leader answers").into_inner();
     assert_eq!(nothing.offsets[0].offset, -1);
+}
+
+/// Each name costs a lookup and a row of the answer, so one call names no more than a commit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_call_names_a_bounded_number_of_partitions() {
+    const PARTITIONS_MAX: u32 = 10_000;
+    let cluster = Cluster::start(1).await;
+    cluster.create_topic(TOPIC, 1, 1).await;
+    let topic = topic_id(&cluster, TOPIC).await;
+    let mut calls = coordinator(&cluster, GROUP);
+    let commit = CommitOffsetsRequest {
+        group: GROUP.to_owned(),
+        offsets: offsets(&topic, [(0, 7)]),
+        ..CommitOffsetsRequest::default()
+    };
+    calls.commit(commit).await.expect("nobody is a member");
+    let (_, mut client) = calls.find().await;
+    let named = |count: u32| {
+        let row = |partition| TopicPartition {
+            topic_id: topic.clone(),
+            topic: String::new(),
+            partition,
+        };
+        (0..count).map(row).collect::<Vec<_>>()
+    };
+    let fetch = |count| FetchOffsetsRequest {
+        group: GROUP.to_owned(),
+        partitions: named(count),
+    };
+    let fetched = client
+        .fetch_offsets(fetch(PARTITIONS_MAX))
+        .await
+        .expect("as many as there may be");
+    let fetched = fetched.into_inner().offsets;
+    assert_eq!(
+        (fetched.len(), fetched[0].offset, fetched[1].offset),
+        (PARTITIONS_MAX as usize, 7, -1)
+    );
+    let status = raw::assert_refused(
+        client.fetch_offsets(fetch(PARTITIONS_MAX + 1)).await,
+        "INVALID_REQUEST",
+        &["10001"],
+    );
+    assert_eq!(raw::detail(&status, "limit").as_deref(), Some("10000"));
+    let delete = DeleteOffsetsRequest {
+        group: GROUP.to_owned(),
+        partitions: named(PARTITIONS_MAX + 1),
+    };
+    raw::assert_refused(client.delete_offsets(delete).await, "INVALID_REQUEST", &["10001"]);
 }

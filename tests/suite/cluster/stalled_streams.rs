@@ -126,3 +126,36 @@ async fn read_on(stream: &mut Streaming<FetchStreamResponse>) -> Option<Status> 
     }
     None
 }
+
+/// It keeps neither others out nor the broker from ending.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_never_says_what_it_wants_holds_nothing() {
+    let options = Options {
+        sections: "[limits]\nstreams_max = 1\n[shutdown]\ndrain_ms = 600000".to_owned(),
+        ..Options::default()
+    };
+    let mut cluster = Cluster::start_with(1, options).await;
+    cluster.create_topic(TOPIC, 1, 1).await;
+    let address = cluster.node(1).addresses.public.clone();
+    let mut log = raw::log(&address).await;
+    let mut opening = Box::pin(log.fetch_stream(tokio_stream::pending()));
+    let nothing = tokio::time::timeout(Duration::from_secs(1), &mut opening).await;
+    assert!(nothing.is_err(), "it is not answered before it has said anything");
+    let mut other = stalled(&address).await;
+    // One that has said it does count.
+    let mut third = raw::log(&address).await;
+    let start = Message::Start(FetchStreamStart {
+        partition: Some(raw::partition(TOPIC, 0)),
+        ..FetchStreamStart::default()
+    });
+    let start = tokio_stream::iter([FetchStreamRequest { message: Some(start) }]);
+    let refused = third.fetch_stream(start.chain(tokio_stream::pending())).await;
+    raw::assert_refused(refused.map(drop), "TOO_MANY_STREAMS", &["1"]);
+
+    let ended = cluster.stop(1);
+    let (ended, opened) = tokio::join!(ended, opening);
+    assert_eq!(ended.code(), Some(0));
+    raw::assert_refused(opened.map(drop), "SHUTTING_DOWN", &[]);
+    let told = other.next().await.expect("it is told why");
+    raw::assert_refused(told.map(drop), "SHUTTING_DOWN", &[]);
+}

@@ -53,12 +53,17 @@ pub struct Producer {
     pub sequence: i32,
 }
 
+/// The time, milliseconds since 1970.
+pub fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
+    i64::try_from(now.as_millis()).expect("it is before the year 292 million")
+}
+
 /// One batch of these values.
 pub fn batch(producer: Option<Producer>, values: &[&[u8]]) -> Bytes {
     let mut builder = BatchBuilder::new(Codec::None);
     // Old records would be dropped as the topic's retention says.
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
-    let now_ms = i64::try_from(now.as_millis()).expect("it is before the year 292 million");
+    let now_ms = now_ms();
     for value in values {
         builder
             .append(now_ms, None, Some(value), [])
@@ -144,6 +149,19 @@ pub async fn end(log: &mut LogServiceClient<Channel>, partition: TopicPartition)
     let request = ListOffsetsRequest {
         partition: Some(partition),
         position: Some(Position::Latest(true)),
+    };
+    log.list_offsets(request).await.map(|answer| answer.into_inner().offset)
+}
+
+/// The offset of the first record at or after a time; -1: there is none.
+pub async fn at_time(
+    log: &mut LogServiceClient<Channel>,
+    partition: TopicPartition,
+    timestamp_ms: i64,
+) -> Result<i64, Status> {
+    let request = ListOffsetsRequest {
+        partition: Some(partition),
+        position: Some(Position::TimestampMs(timestamp_ms)),
     };
     log.list_offsets(request).await.map(|answer| answer.into_inner().offset)
 }

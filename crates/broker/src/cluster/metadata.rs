@@ -128,12 +128,14 @@ impl Metadata {
             let error = match self.propose_once(encoded.clone(), false).await {
                 Ok((reply, version)) => {
                     let reply = Reply::decode(&reply)
-                        .map_err(|error| RequestError::new(Reason::Internal, error.to_string()))?;
+                        .map_err(|error| RequestError::new(Reason::Internal, error.to_string()).unknown())?;
                     let reply = reply.into_result().map_err(|rejection| {
                         let error = RequestError::from(rejection);
                         if unknown { error.unknown() } else { error }
                     })?;
-                    self.wait_for_version(version, TIMEOUT).await?;
+                    // It has taken effect, though this broker may not see it in time.
+                    let seen = self.wait_for_version(version, TIMEOUT).await;
+                    seen.map_err(RequestError::unknown)?;
                     return Ok((reply, version));
                 }
                 Err(error) => error,
@@ -208,4 +210,55 @@ fn propose_error(error: ProposeError) -> RequestError {
     let definite = error.is_definite();
     let error = RequestError::new(Reason::LeaderNotAvailable, format!("metadata: {error}")).retry_after(RETRY);
     if definite { error } else { error.unknown() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use jangada_replication::{Identity, Timing};
+    use jangada_storage::{RocksStore, StoreOptions};
+    use jangada_types::{BrokerId, Incarnation};
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_was_applied_and_is_not_seen_here_in_time_is_no_definite_failure() {
+        let directory = tempfile::tempdir().expect("a temporary folder");
+        let mut options = StoreOptions::new(directory.path());
+        options.disk_reserve_bytes = 0;
+        let (store, _) = RocksStore::open(options, Box::new(|cause| panic!("fenced: {cause}"))).expect("it is new");
+        let identity = Identity {
+            cluster_id: "one".to_owned(),
+            broker: BrokerId(1),
+            incarnation: Incarnation(1),
+        };
+        let timing = Timing {
+            heartbeat_ms: 50,
+            election_timeout_min_ms: 150,
+            election_timeout_max_ms: 300,
+        };
+        let registry = Registry::start(identity, Arc::new(store), timing).expect("the timing is sound");
+        let (machine, image) = MetadataMachine::new();
+        let group = registry
+            .open(GroupId::METADATA, Box::new(machine))
+            .await
+            .expect("it is new");
+        let alone = BTreeSet::from([registry.local_replica()]);
+        group.initialize(&alone).await.expect("it is new");
+        let mut status = group.watch();
+        let ready = status.wait_for(|status| status.ready);
+        let ready = tokio::time::timeout(TIMEOUT, ready).await.expect("it elects itself");
+        drop(ready.expect("the group is open"));
+        // An image that never moves, and of which that is known at once.
+        let (_, frozen) = watch::channel(Arc::new(Image::new()));
+        let metadata = Metadata::new(registry.clone(), group, frozen);
+
+        let command = Command::AllocateProducerIds { count: 7 };
+        let error = metadata.propose(&command).await.expect_err("it is not seen here");
+        assert_eq!((error.reason, error.definite), (Reason::NotReady, false), "{error}");
+        let version = image.borrow().version();
+        assert!(version > 0, "it has taken effect: version {version}");
+        registry.shutdown().await;
+    }
 }

@@ -1,10 +1,9 @@
 //! What the shards take at once, in bytes: commits and heartbeats count from when they come in until Raft lets go of
-//! their commands, also when nobody waits for the answer any more.
+//! their commands (see [`crate::proposed`]).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_replication::{self as replication, Applied, Group, Proposal, ProposeError};
 use jangada_types::Reason;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -20,8 +19,6 @@ const BYTES_PER_WIRE_BYTE: usize = 2;
 const REQUEST_BYTES: usize = 512;
 /// After this time a client that was turned away should try again.
 const BUSY_RETRY: Duration = Duration::from_millis(100);
-/// Raft answers when a command is applied, or never will be here.
-const UNTIL_ANSWERED: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// See the module text.
 pub(crate) struct Budget {
@@ -64,44 +61,6 @@ impl Budget {
             );
             RequestError::new(Reason::BrokerBusy, message).retry_after(BUSY_RETRY)
         })
-    }
-}
-
-/// A command that was proposed, with the room that it takes.
-pub(crate) struct UnderWay(Option<(Proposal, Option<Arc<Room>>)>);
-
-impl UnderWay {
-    pub async fn propose(
-        group: &Group,
-        command: replication::Command,
-        room: Option<Arc<Room>>,
-    ) -> Result<Self, ProposeError> {
-        let proposal = group.submit(command).await?;
-        Ok(Self(Some((proposal, room))))
-    }
-
-    /// Waits until it is applied.
-    pub async fn applied(mut self, timeout: Duration) -> Result<Applied, ProposeError> {
-        let (proposal, _) = self.0.as_mut().expect("it is taken out below, or when dropped");
-        let applied = proposal.applied(timeout).await;
-        if applied != Err(ProposeError::Timeout) {
-            self.0 = None;
-        }
-        applied
-    }
-}
-
-impl Drop for UnderWay {
-    /// Nobody waits for it any more, and it is in Raft's queue still.
-    fn drop(&mut self) {
-        if let Some((mut proposal, Some(room))) = self.0.take()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            runtime.spawn(async move {
-                let _ = proposal.applied(UNTIL_ANSWERED).await;
-                drop(room);
-            });
-        }
     }
 }
 

@@ -11,11 +11,12 @@ use jangada_replication::{self as replication, Group, GroupStatus, ProposeError,
 use jangada_types::{Reason, Rejection};
 use parking_lot::Mutex;
 
-use super::budget::{Room, UnderWay};
+use super::budget::Room;
 use super::machine::{Led, State};
 use super::shards::Shared;
 use crate::error::RequestError;
 use crate::partition::PartitionName;
+use crate::proposed::Proposed;
 use crate::quorum::Quorum;
 
 /// How long one command may wait for its quorum. Then its outcome is unknown.
@@ -64,9 +65,9 @@ impl Shard {
                 Step::Done(result) => return result.map_err(refused),
                 Step::Propose { command, pending } => (command, pending),
             };
-            let proposed = UnderWay::propose(&self.group, encoded(&command), room.clone()).await;
+            let proposed = Proposed::submit(&self.group, encoded(&command), room.clone()).await;
             let applied = match proposed {
-                Ok(under_way) => under_way.applied(PROPOSE_TIMEOUT).await,
+                Ok(proposed) => proposed.applied(PROPOSE_TIMEOUT).await,
                 Err(error) => Err(error),
             };
             let applied = applied.map_err(|error| self.propose_error(&error))?;

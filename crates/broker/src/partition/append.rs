@@ -14,9 +14,9 @@ use super::condition::{Conditions, Expectation, NO_OFFSET};
 use super::key_index::IndexGuard;
 use super::keyed::Pending;
 use super::room::Room;
-use crate::disk;
 use crate::error::RequestError;
 use crate::pool::SMALL_BYTES;
+use crate::proposed::Proposed;
 
 /// How an append is acknowledged.
 pub(crate) struct Appended {
@@ -27,37 +27,28 @@ pub(crate) struct Appended {
     pub duplicate: bool,
 }
 
-/// A batch that was taken: on its way to the quorum. Its bytes count against the limits until it is answered or
-/// dropped.
+/// A batch that was taken: on its way to the quorum. Its bytes count against the limits until Raft lets go of it, also
+/// when this is dropped.
 pub(crate) struct Admitted {
     pending: Pending,
     append_time_ms: i64,
     bytes: usize,
-    _room: Room,
 }
 
 impl Partition {
     /// Checks a batch and hands it to the quorum. Batches of one caller keep the order of its calls. The room is what the
-    /// caller took for it, if it did.
+    /// caller took for it, before anything that is waited for.
     ///
     /// On a topic with an index of keys this waits for other batches with the same keys, if one of them is conditional.
-    pub async fn admit(
-        &self,
-        batch: Bytes,
-        expected: Expectation,
-        room: Option<Room>,
-    ) -> Result<Admitted, RequestError> {
+    pub async fn admit(&self, batch: Bytes, expected: Expectation, room: Room) -> Result<Admitted, RequestError> {
         self.leader_epoch()?;
-        self.check_disk()?;
+        self.shared
+            .check_disk(&self.group, format_args!("partition {}", self.name))?;
         self.check_expectation(expected)?;
         let config = self.config();
         let header = batch::validate(&batch, &config.batch_limits()).map_err(|error| self.refuse(error.into()))?;
         let bytes = batch.len();
-        // Before anything that is waited for: what waits counts.
-        let mut room = match room {
-            Some(room) => self.fit(room, bytes)?,
-            None => self.room(bytes)?,
-        };
+        let mut room = self.fit(room, bytes)?;
         if config.full_validation {
             self.validate_records(&header, &batch).await?;
         }
@@ -88,8 +79,10 @@ impl Partition {
         };
         let command = command.encode(batch);
         let pending = match turn {
-            Some(turn) => Pending::propose(self.group.clone(), command, turn).await,
-            None => self.group.submit(command).await.map(Pending::Proposal),
+            Some(turn) => Pending::propose(self.group.clone(), command, turn, room).await,
+            None => Proposed::submit(&self.group, command, room)
+                .await
+                .map(Pending::Proposed),
         };
         drop(index);
         let pending = pending.map_err(|error| self.propose_error(error))?;
@@ -97,18 +90,7 @@ impl Partition {
             pending,
             append_time_ms,
             bytes,
-            _room: room,
         })
-    }
-
-    fn check_disk(&self) -> Result<(), RequestError> {
-        let shared = &self.shared;
-        disk::check(
-            &*shared.store,
-            &shared.registry,
-            &self.group,
-            format_args!("partition {}", self.name),
-        )
     }
 
     /// The index of keys, if there is one, as it stays until the guard goes.
@@ -168,7 +150,6 @@ impl Partition {
             pending,
             append_time_ms,
             bytes,
-            _room,
         } = admitted;
         let applied = pending
             .applied(timeout)

@@ -100,13 +100,18 @@ impl Partition {
         if offset >= self.view.log_start() && offset <= high_watermark {
             return Ok(high_watermark);
         }
-        self.confirm_lead().await.map_err(|error| match error {
-            ReadError::NotLeader(_) => self.not_leader(),
-            ReadError::Timeout => self.no_quorum(),
-        })?;
+        self.check_lead().await?;
         let high_watermark = self.view.high_watermark();
         self.check_range(offset, high_watermark)?;
         Ok(high_watermark)
+    }
+
+    /// As [`Partition::confirm_lead`]; nobody who waits for nothing is told to wait longer.
+    async fn check_lead(&self) -> Result<(), RequestError> {
+        self.confirm_lead().await.map_err(|error| match error {
+            ReadError::NotLeader(_) => self.not_leader(),
+            ReadError::Timeout => self.no_quorum(),
+        })
     }
 
     fn check_range(&self, offset: Offset, high_watermark: Offset) -> Result<(), RequestError> {
@@ -161,9 +166,20 @@ impl Partition {
         RequestError::new(Reason::Internal, message)
     }
 
-    /// The first record whose timestamp is at or after `timestamp_ms`: its offset and timestamp.
+    /// The first record whose timestamp is at or after `timestamp_ms`: its offset and timestamp. What is found is
+    /// committed; that there is none is said only after a quorum has confirmed that this replica leads, as a leader that
+    /// was deposed and does not know lacks the newest records.
     pub async fn offset_by_timestamp(&self, timestamp_ms: i64) -> Result<Option<(Offset, i64)>, RequestError> {
         self.leader_epoch()?;
+        let found = self.search_timestamp(timestamp_ms).await?;
+        if found.is_some() {
+            return Ok(found);
+        }
+        self.check_lead().await?;
+        self.search_timestamp(timestamp_ms).await
+    }
+
+    async fn search_timestamp(&self, timestamp_ms: i64) -> Result<Option<(Offset, i64)>, RequestError> {
         let mut from = self.view.log_start();
         loop {
             let high_watermark = self.view.high_watermark();

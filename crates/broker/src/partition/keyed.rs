@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jangada_replication::{Applied, Command, Group, Proposal, ProposeError};
+use jangada_replication::{Applied, Command, Group, ProposeError};
 use jangada_types::batch::Records;
 use jangada_types::limits::{DECOMPRESSED_BYTES_MAX, INDEXED_KEY_BYTES_MAX};
 use jangada_types::{BatchHeader, Codec, Offset, Reason};
@@ -19,11 +19,10 @@ use super::room::Room;
 use super::{BUSY_RETRY, LEADER_RETRY, Partition};
 use crate::error::RequestError;
 use crate::pool::SMALL_BYTES;
+use crate::proposed::{Proposed, UNTIL_ANSWERED};
 
 /// How long a batch waits for others with its key, and for the index. Its stream waits with it.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Proposals are waited for until Raft answers, for ever if need be: that their sender gave up says nothing.
-const UNTIL_ANSWERED: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// The keys of a batch.
 #[derive(Debug, PartialEq, Eq)]
@@ -72,9 +71,9 @@ pub(super) enum Turn {
     Claim(Claim),
 }
 
-/// A batch's command on its way through the quorum.
+/// A batch's command on its way through the quorum. Its room is taken until Raft lets go of it.
 pub(super) enum Pending {
-    Proposal(Proposal),
+    Proposed(Proposed<Room>),
     /// Watched by a task of its own, which knows when its keys are free again.
     Watched(oneshot::Receiver<Result<Applied, ProposeError>>),
 }
@@ -82,7 +81,7 @@ pub(super) enum Pending {
 impl Pending {
     /// Proposes a command that has its turn; returns when it has its place in the log's order. By a task of its own, so
     /// that a caller who goes away in the middle frees no key of a batch that is on its way.
-    pub async fn propose(group: Group, command: Command, turn: Turn) -> Result<Self, ProposeError> {
+    pub async fn propose(group: Group, command: Command, turn: Turn, room: Room) -> Result<Self, ProposeError> {
         let (submitted, in_order) = oneshot::channel();
         let (answer, answered) = oneshot::channel();
         tokio::spawn(async move {
@@ -97,8 +96,9 @@ impl Pending {
                 Err(error) => return drop(submitted.send(Err(error))),
             };
             let _ = submitted.send(Ok(()));
+            // For ever if need be: that its sender gave up says nothing.
             let applied = proposal.applied(UNTIL_ANSWERED).await;
-            drop(under_way);
+            drop((under_way, room));
             let _ = answer.send(applied);
         });
         in_order.await.unwrap_or_else(|_| Err(dropped()))?;
@@ -107,7 +107,7 @@ impl Pending {
 
     pub async fn applied(self, timeout: Duration) -> Result<Applied, ProposeError> {
         match self {
-            Self::Proposal(mut proposal) => proposal.applied(timeout).await,
+            Self::Proposed(proposed) => proposed.applied(timeout).await,
             Self::Watched(answered) => match tokio::time::timeout(timeout, answered).await {
                 Err(_) => Err(ProposeError::Timeout),
                 Ok(Err(_)) => Err(dropped()),

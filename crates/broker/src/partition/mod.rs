@@ -27,6 +27,7 @@ mod refusals;
 mod retention;
 mod room;
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ use self::key_index::{KeptIndex, KeyIndex};
 pub(crate) use self::machine::{PartitionMachine, View, epoch_of};
 use self::refusals::LEADER_RETRY;
 use self::room::BUSY_RETRY;
+pub(crate) use self::room::Room;
+use crate::disk;
 use crate::error::RequestError;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
@@ -58,7 +61,7 @@ pub(crate) struct PartitionName {
     pub index: PartitionIndex,
 }
 
-impl std::fmt::Display for PartitionName {
+impl Display for PartitionName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}-{}", self.topic, self.index)
     }
@@ -70,9 +73,11 @@ pub(crate) struct Shared {
     pub registry: Arc<Registry>,
     pub clock: Arc<dyn WallClock>,
     pub metrics: Arc<Metrics>,
-    /// Bytes of batches that were taken and not answered, over all partitions.
+    /// Bytes of batches that were received and that Raft has not let go of, over all partitions.
     pub inflight: Arc<Semaphore>,
     pub inflight_per_partition: usize,
+    /// Bytes that may wait for this broker's disk before more is refused.
+    pub queue_bytes_max: usize,
     /// Reads that may wait for the disk at once.
     pub read_pool: Pool,
     /// Packing, unpacking and checking of batches.
@@ -80,6 +85,13 @@ pub(crate) struct Shared {
     pub producer_expiration_ms: i64,
     /// A leader that no quorum answered for so long sends its readers away.
     pub quorum_within: Duration,
+}
+
+impl Shared {
+    /// Refuses more for a group that is led here when the disk does not take it. `name` says which group, in words.
+    pub fn check_disk(&self, group: &Group, name: impl Display) -> Result<(), RequestError> {
+        disk::check(&*self.store, self.queue_bytes_max, &self.registry, group, name)
+    }
 }
 
 /// See the module text.

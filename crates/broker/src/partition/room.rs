@@ -1,4 +1,5 @@
-//! Room for batches: bytes that were taken and not answered count against the partition's budget and the broker's.
+//! Room for batches: bytes that were received count against the broker's budget, and against the partition's from when it
+//! is known which, until Raft lets go of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,56 +7,80 @@ use std::time::Duration;
 use jangada_types::Reason;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::Partition;
+use super::{Partition, Shared};
 use crate::error::RequestError;
 
 /// After this time a producer that was turned away for lack of room should try again.
 pub(super) const BUSY_RETRY: Duration = Duration::from_millis(25);
 
-/// Part of the budgets for bytes that were taken and not answered: the partition's and the broker's.
-pub(crate) struct Room([OwnedSemaphorePermit; 2]);
+/// Part of the budgets: the broker's, and a partition's.
+pub(crate) struct Room {
+    of_broker: OwnedSemaphorePermit,
+    of_partition: Option<OwnedSemaphorePermit>,
+}
 
-impl Partition {
+impl Shared {
     /// Takes room for so many bytes, or refuses at once. Those of a request in the plain form may be more than a budget
     /// has; such a request has the budget for itself.
     pub fn room(&self, bytes: usize) -> Result<Room, RequestError> {
-        let for_partition = bytes.min(self.shared.inflight_per_partition);
-        Ok(Room([
-            self.reserve(&self.inflight, for_partition, Reason::PartitionBusy)?,
-            self.reserve(&self.shared.inflight, for_partition, Reason::BrokerBusy)?,
-        ]))
-    }
-
-    /// The room as it is for so many bytes: the rest is given back, or what is missing taken. As above, one request never
-    /// needs more than there is.
-    pub(super) fn fit(&self, Room(mut permits): Room, bytes: usize) -> Result<Room, RequestError> {
-        let bytes = bytes.min(self.shared.inflight_per_partition);
-        let has = permits[0].num_permits();
-        if bytes > has {
-            let Room(more) = self.room(bytes - has)?;
-            permits
-                .iter_mut()
-                .zip(more)
-                .for_each(|(permit, more)| permit.merge(more));
-        } else {
-            permits.iter_mut().for_each(|permit| drop(permit.split(has - bytes)));
-        }
-        Ok(Room(permits))
-    }
-
-    fn reserve(
-        &self,
-        budget: &Arc<Semaphore>,
-        bytes: usize,
-        reason: Reason,
-    ) -> Result<OwnedSemaphorePermit, RequestError> {
-        let permits = u32::try_from(bytes).expect("a budget's part is at most 1 GiB");
-        budget.clone().try_acquire_many_owned(permits).map_err(|_| {
-            let message = match reason {
-                Reason::PartitionBusy => format!("partition {}: too many bytes wait for its quorum", self.name),
-                _ => "the broker has too many bytes waiting for their quorums".to_owned(),
-            };
-            RequestError::new(reason, message).retry_after(BUSY_RETRY)
+        let bytes = bytes.min(self.inflight_per_partition);
+        Ok(Room {
+            of_broker: take(&self.inflight, bytes).ok_or_else(broker_busy)?,
+            of_partition: None,
         })
     }
+}
+
+impl Partition {
+    /// Takes room for so many bytes of this partition, or refuses at once.
+    pub fn room(&self, bytes: usize) -> Result<Room, RequestError> {
+        let room = self.shared.room(bytes).map_err(|error| self.or_no_quorum(error))?;
+        self.fit(room, bytes)
+    }
+
+    /// The room as it is for so many bytes of this partition: the rest is given back, or what is missing taken. As above,
+    /// one request never needs more than there is.
+    pub fn fit(&self, room: Room, bytes: usize) -> Result<Room, RequestError> {
+        let bytes = bytes.min(self.shared.inflight_per_partition);
+        let partition_busy = || {
+            let message = format!("partition {}: too many bytes wait for its quorum", self.name);
+            self.or_no_quorum(RequestError::new(Reason::PartitionBusy, message).retry_after(BUSY_RETRY))
+        };
+        let of_partition = match room.of_partition {
+            Some(permit) => resized(permit, &self.inflight, bytes),
+            None => take(&self.inflight, bytes),
+        };
+        let of_partition = of_partition.ok_or_else(partition_busy)?;
+        Ok(Room {
+            of_broker: resized(room.of_broker, &self.shared.inflight, bytes)
+                .ok_or_else(|| self.or_no_quorum(broker_busy()))?,
+            of_partition: Some(of_partition),
+        })
+    }
+
+    /// What waits for a quorum that does not answer may wait for long, and another broker may lead by now: who is told to
+    /// try again should look there.
+    fn or_no_quorum(&self, busy: RequestError) -> RequestError {
+        if self.quorum.is_lost() { self.no_quorum() } else { busy }
+    }
+}
+
+fn broker_busy() -> RequestError {
+    let message = "the broker has too many bytes waiting for their quorums";
+    RequestError::new(Reason::BrokerBusy, message).retry_after(BUSY_RETRY)
+}
+
+fn take(budget: &Arc<Semaphore>, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    let permits = u32::try_from(bytes).expect("a budget's part is at most 1 GiB");
+    budget.clone().try_acquire_many_owned(permits).ok()
+}
+
+fn resized(mut permit: OwnedSemaphorePermit, budget: &Arc<Semaphore>, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    let has = permit.num_permits();
+    if bytes > has {
+        permit.merge(take(budget, bytes - has)?);
+    } else if bytes < has {
+        drop(permit.split(has - bytes));
+    }
+    Some(permit)
 }

@@ -34,6 +34,8 @@ const STREAM_WAIT: Duration = Duration::from_secs(30);
 /// How long a response may wait to be taken before its stream ends. It holds room that all share, and keep-alive ends only
 /// connections that do not answer. A consumer that is merely slow goes on with a new stream: it has had the response before.
 const TAKEN_WITHIN: Duration = Duration::from_secs(30);
+/// How long a stream waits for its first message.
+const START_WITHIN: Duration = Duration::from_secs(10);
 /// After this time a consumer whose stream ended for that should open another.
 const STALLED_RETRY: Duration = Duration::from_secs(1);
 
@@ -151,18 +153,30 @@ fn signed(bytes: u64) -> i64 {
 }
 
 /// Opens a fetch stream: its first message says what to read.
-pub(crate) async fn stream(node: Arc<Node>, mut requests: Streaming<FetchStreamRequest>) -> Result<Pushed, Status> {
+pub(crate) async fn stream(
+    node: Arc<Node>,
+    mut requests: Streaming<FetchStreamRequest>,
+) -> Result<Pushed, RequestError> {
+    let no_start = |message: String| RequestError::new(Reason::InvalidRequest, message);
+    let first = tokio::select! {
+        first = requests.message() => first,
+        refused = node.stopping() => return Err(refused),
+        () = tokio::time::sleep(START_WITHIN) => {
+            return Err(no_start(format!("a fetch stream begins with `start`, and none came within {START_WITHIN:?}")));
+        }
+    };
+    let Ok(Some(FetchStreamRequest {
+        message: Some(Message::Start(start)),
+    })) = first
+    else {
+        return Err(no_start("a fetch stream begins with `start`".to_owned()));
+    };
+    // Only now: who says nothing keeps nobody out.
     let slot = node
         .streams
         .clone()
         .try_acquire_owned()
         .map_err(|_| too_many_streams(&node))?;
-    let Some(FetchStreamRequest {
-        message: Some(Message::Start(start)),
-    }) = requests.message().await?
-    else {
-        return Err(RequestError::new(Reason::InvalidRequest, "a fetch stream begins with `start`").into());
-    };
     let pusher = Pusher::open(&node, start).await?;
     // One response is being sent, one waits.
     let (responses, outgoing) = mpsc::channel(1);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_controller::{Image, Topic};
+use jangada_coordinator::limits::OFFSETS_PER_COMMIT_MAX;
 use jangada_coordinator::{Answer, CommitRequest, PartitionSet};
 use jangada_proto::v1::group_service_client::GroupServiceClient;
 use jangada_proto::v1::group_service_server::GroupService;
@@ -180,6 +181,7 @@ impl Groups {
     }
 
     async fn fetch(&self, request: FetchOffsetsRequest) -> Result<FetchOffsetsResponse> {
+        check_count(&request.partitions)?;
         let shard = self.shard(&request.group).await?;
         let image = self.node.metadata.image();
         let wanted = request
@@ -187,35 +189,34 @@ impl Groups {
             .iter()
             .map(|partition| wire::partition(&image, Some(partition)));
         let wanted = wanted.collect::<Result<Vec<_>>>()?;
-        let offsets = shard
-            .read(|state| wire::offsets_to(&image, state.group(&request.group), &wanted))
-            .await?;
-        Ok(FetchOffsetsResponse { offsets })
+        let group = shard.read(|state| state.shared_group(&request.group)).await?;
+        Ok(FetchOffsetsResponse {
+            offsets: wire::offsets_to(&image, group.as_deref(), &wanted),
+        })
     }
 
     async fn describe(&self, name: &str) -> Result<DescribeGroupResponse> {
         let shard = self.shard(name).await?;
         let image = self.node.metadata.image();
         let coordinator_id = self.node.broker().get();
-        let described = shard.read(|state| {
-            state.group(name).map(|group| DescribeGroupResponse {
-                group: name.to_owned(),
-                state: group.state().as_str().to_owned(),
-                coordinator_id,
-                epoch: group.epoch.get(),
-                assignment_epoch: group.assignment_epoch.get(),
-                members: group
-                    .members
-                    .iter()
-                    .map(|(id, member)| wire::member_to(&image, group, id, member))
-                    .collect(),
-            })
-        });
-        described.await?.ok_or_else(|| {
+        let group = shard.read(|state| state.shared_group(name)).await?;
+        let group = group.ok_or_else(|| {
             RequestError::new(
                 Reason::UnknownGroup,
                 format!("there is no group {name:?}: list the groups to see what exists"),
             )
+        })?;
+        Ok(DescribeGroupResponse {
+            group: name.to_owned(),
+            state: group.state().as_str().to_owned(),
+            coordinator_id,
+            epoch: group.epoch.get(),
+            assignment_epoch: group.assignment_epoch.get(),
+            members: group
+                .members
+                .iter()
+                .map(|(id, member)| wire::member_to(&image, &group, id, member))
+                .collect(),
         })
     }
 
@@ -231,6 +232,7 @@ impl Groups {
     }
 
     async fn delete_some(&self, request: DeleteOffsetsRequest) -> Result<DeleteOffsetsResponse> {
+        check_count(&request.partitions)?;
         let room = self.node.shards.shared.commits.take(request.encoded_len())?;
         let shard = self.shard(&request.group).await?;
         if request.partitions.is_empty() {
@@ -333,6 +335,20 @@ fn check_name(group: &str) -> Result<()> {
             format!("group name {group:?}: the rules are those of topic names, and {error}"),
         )
     })
+}
+
+/// As many as one commit has, at most: each is looked up, and answered with its topic's name or written.
+fn check_count(partitions: &[TopicPartition]) -> Result<()> {
+    let count = partitions.len();
+    if count <= OFFSETS_PER_COMMIT_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "the request names {count} partitions: at most {OFFSETS_PER_COMMIT_MAX}, ask for the others in another one"
+    );
+    Err(RequestError::new(Reason::InvalidRequest, message)
+        .with("actual", count)
+        .with("limit", OFFSETS_PER_COMMIT_MAX))
 }
 
 fn not_the_answer(answer: &Answer) -> RequestError {

@@ -65,6 +65,7 @@ impl LogService for Log {
         fetch::stream(self.node.clone(), request.into_inner())
             .await
             .map(Response::new)
+            .map_err(|error| self.fail(error))
     }
 
     async fn list_offsets(

@@ -15,7 +15,7 @@ use jangada_proto::v1::{
     TopicPartition,
 };
 use jangada_types::limits::PRODUCE_TIMEOUT_MS_MAX;
-use jangada_types::{BatchBuilder, BatchHeader, Codec, Offset, ProducerId, Reason};
+use jangada_types::{BatchBuilder, BatchHeader, Codec, GroupId, Offset, ProducerId, Reason};
 use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
@@ -25,7 +25,7 @@ use tonic::{Status, Streaming};
 use super::status;
 use crate::error::RequestError;
 use crate::node::Node;
-use crate::partition::{Admitted, Appended, Expectation, Partition};
+use crate::partition::{Admitted, Appended, Expectation, Partition, Room};
 use crate::partitions::{Target, find};
 use crate::pool::SMALL_BYTES;
 
@@ -49,14 +49,14 @@ pub(crate) async fn unary(node: &Arc<Node>, request: ProduceRequest) -> Result<P
             "the request has no payload: set `batch` or `records`",
         ));
     };
-    let partition = node.leader(&target).await?;
-    let (batch, room) = match payload {
-        Payload::Batch(batch) => (batch, None),
-        Payload::Records(records) => {
-            // What waits to be packed counts already.
-            let room = partition.room(records.encoded_len())?;
-            (encode_apart(records, node).await?, Some(room))
-        }
+    let bytes = match &payload {
+        Payload::Batch(batch) => batch.len(),
+        Payload::Records(records) => records.encoded_len(),
+    };
+    let (partition, room) = leader_with_room(node, &target, bytes).await?;
+    let batch = match payload {
+        Payload::Batch(batch) => batch,
+        Payload::Records(records) => encode_apart(records, node).await?,
     };
     let expected = expectation(node, request.expected_end_offset, request.expected_key_offset, acks).await?;
     check_producer(node, &batch, acks).await?;
@@ -64,6 +64,24 @@ pub(crate) async fn unary(node: &Arc<Node>, request: ProduceRequest) -> Result<P
     match acks {
         Acks::None => Ok(acknowledge_later(partition, admitted, timeout)),
         _ => partition.acknowledged(admitted, timeout).await.map(response),
+    }
+}
+
+/// The partition's leader here, and room there for so many bytes, which count while the leader is waited for. Who is sent
+/// elsewhere needs none.
+async fn leader_with_room(node: &Node, target: &Target, bytes: usize) -> Result<(Arc<Partition>, Room), RequestError> {
+    match node.leader_now(target) {
+        Ok(partition) => {
+            let room = partition.room(bytes)?;
+            Ok((partition, room))
+        }
+        Err(error) if error.reason == Reason::LeaderNotAvailable => {
+            let room = node.room(bytes)?;
+            let partition = node.leader(target).await?;
+            let room = partition.fit(room, bytes)?;
+            Ok((partition, room))
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -258,7 +276,7 @@ enum Outcome {
     Decided(Result<ProduceResponse, RequestError>),
 }
 
-/// A partition as requests name it.
+/// A partition as requests name it: by its topic's id or, if that is empty, by its name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Name {
     topic_id: Bytes,
@@ -269,8 +287,13 @@ struct Name {
 impl From<TopicPartition> for Name {
     fn from(named: TopicPartition) -> Self {
         Self {
+            // Beside an id the name means nothing: any number of them are one partition.
+            topic: if named.topic_id.is_empty() {
+                named.topic
+            } else {
+                String::new()
+            },
             topic_id: named.topic_id,
-            topic: named.topic,
             partition: named.partition,
         }
     }
@@ -279,7 +302,9 @@ impl From<TopicPartition> for Name {
 struct Reader {
     node: Arc<Node>,
     answers: mpsc::Sender<Answer>,
-    lanes: HashMap<Option<Name>, mpsc::Sender<Pending>>,
+    /// By partition, however requests name it. What names none that there is shares one, or a careless client would have a
+    /// task for each name.
+    lanes: HashMap<Option<GroupId>, mpsc::Sender<Pending>>,
     /// Resolved once per metadata version.
     targets: HashMap<Name, (u64, Target)>,
     _slot: OwnedSemaphorePermit,
@@ -308,25 +333,16 @@ impl Reader {
         let mut request = request;
         let correlation_id = request.correlation_id;
         let name = request.partition.take().map(Name::from);
-        let acknowledged_in = timeout(&self.node, request.timeout_ms);
-        let outcome = match (&acknowledged_in, acks(request.acks)) {
-            (Err(error), _) => Outcome::Decided(Err(error.clone())),
-            (_, Err(error)) => Outcome::Decided(Err(error)),
-            (Ok(timeout), Ok(acks)) => match self.admit(name.as_ref(), request, acks).await {
-                Err(error) => Outcome::Decided(Err(error)),
-                Ok((partition, admitted)) if acks == Acks::None => {
-                    Outcome::Decided(Ok(acknowledge_later(partition, admitted, *timeout)))
-                }
-                Ok((partition, admitted)) => Outcome::Admitted(partition, admitted, Instant::now() + *timeout),
-            },
-        };
-        // What names no partition that there is shares one lane, or a careless client would have a task for each name.
-        let name = name.filter(|name| self.targets.contains_key(name));
+        let target = self.resolve(name.as_ref());
+        // Also of a topic that is gone: its requests keep their order.
+        let known = name.and_then(|name| self.targets.get(&name));
+        let group = known.map(|(_, target)| target.group);
+        let outcome = self.decide(target, request).await;
         let pending = Pending {
             correlation_id,
-            outcome,
+            outcome: outcome.unwrap_or_else(|error| Outcome::Decided(Err(error))),
         };
-        let lane = self.lanes.entry(name).or_insert_with(|| {
+        let lane = self.lanes.entry(group).or_insert_with(|| {
             let (lane, waiting) = mpsc::channel(PENDING_MAX);
             tokio::spawn(run_lane(self.node.clone(), waiting, self.answers.clone()));
             lane
@@ -334,21 +350,26 @@ impl Reader {
         lane.send(pending).await.is_ok()
     }
 
-    async fn admit(
-        &mut self,
-        name: Option<&Name>,
+    async fn decide(
+        &self,
+        target: Result<Target, RequestError>,
         request: ProduceStreamRequest,
-        acks: Acks,
-    ) -> Result<(Arc<Partition>, Admitted), RequestError> {
+    ) -> Result<Outcome, RequestError> {
+        let timeout = timeout(&self.node, request.timeout_ms)?;
+        let acks = acks(request.acks)?;
+        // Not waited for: that would hold up the stream's other partitions.
+        let partition = self.node.leader_now(&target?)?;
+        let batch = request.batch;
+        // What waits below counts.
+        let room = partition.room(batch.len())?;
         let (end, key) = (request.expected_end_offset, request.expected_key_offset);
         let expected = expectation(&self.node, end, key, acks).await?;
-        let batch = request.batch;
-        let target = self.resolve(name)?;
-        // Not waited for: that would hold up the stream's other partitions.
-        let partition = self.node.leader_now(&target)?;
         check_producer(&self.node, &batch, acks).await?;
-        let admitted = partition.admit(batch, expected, None).await?;
-        Ok((partition, admitted))
+        let admitted = partition.admit(batch, expected, room).await?;
+        Ok(match acks {
+            Acks::None => Outcome::Decided(Ok(acknowledge_later(partition, admitted, timeout))),
+            _ => Outcome::Admitted(partition, admitted, Instant::now() + timeout),
+        })
     }
 
     fn resolve(&mut self, name: Option<&Name>) -> Result<Target, RequestError> {

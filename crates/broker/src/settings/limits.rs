@@ -11,9 +11,11 @@ settings! {
         keys {
             /// The largest request, bytes.
             request_bytes_max: u64 = REQUEST_BYTES_MAX as u64, range(1_048_576, 67_108_864);
-            /// Batches of one partition that are received and not answered, bytes. Beyond it: PARTITION_BUSY.
+            /// Batches of one partition that are received and on their way through its quorum, bytes. Beyond it:
+            /// PARTITION_BUSY.
             produce_inflight_bytes_per_partition: u64 = 16_777_216, range(8_388_608, 1_073_741_824);
-            /// The same over all partitions of the broker, bytes. Beyond it: BROKER_BUSY.
+            /// The same over all partitions of the broker, bytes; and as much may wait for the broker's disk when its
+            /// followers are faster. Beyond either: BROKER_BUSY.
             produce_inflight_bytes: u64 = 268_435_456, range(16_777_216, 17_179_869_184);
             /// Bytes that one fetch returns at most, unless its first batch alone is larger.
             fetch_bytes_max: u64 = FETCH_BYTES_MAX as u64, range(65_536, FETCH_BYTES_MAX as u64);

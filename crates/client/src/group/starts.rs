@@ -12,6 +12,9 @@ use crate::consumer::{OffsetReset, StartAt, start_offset};
 use crate::error::ClientError;
 use crate::metadata::TopicMetadata;
 
+/// Partitions that one call may name, as the contract says.
+const PARTITIONS_PER_FETCH_MAX: usize = 10_000;
+
 /// Asks for where partitions begin. Its futures stand alone: one whose partition was given up meanwhile is passed over.
 pub(crate) struct Starts {
     pub cluster: Arc<Cluster>,
@@ -105,6 +108,19 @@ async fn topic(cluster: &Cluster, partition: &TopicPartition) -> Result<Arc<Topi
 
 /// Committed offsets, linearizable. All there are when none are named.
 pub(crate) async fn fetch(
+    coordinator: &Coordinator,
+    mut partitions: Vec<v1::TopicPartition>,
+) -> Result<Vec<v1::PartitionOffset>, ClientError> {
+    let mut offsets = Vec::new();
+    while partitions.len() > PARTITIONS_PER_FETCH_MAX {
+        let rest = partitions.split_off(PARTITIONS_PER_FETCH_MAX);
+        offsets.extend(fetch_once(coordinator, std::mem::replace(&mut partitions, rest)).await?);
+    }
+    offsets.extend(fetch_once(coordinator, partitions).await?);
+    Ok(offsets)
+}
+
+async fn fetch_once(
     coordinator: &Coordinator,
     partitions: Vec<v1::TopicPartition>,
 ) -> Result<Vec<v1::PartitionOffset>, ClientError> {

@@ -1,0 +1,44 @@
+//! A command that was handed to Raft, with what it holds (room in a budget) until Raft lets go of it: also when nobody
+//! waits for the answer any more, as it takes memory until then.
+
+use std::time::Duration;
+
+use jangada_replication::{Applied, Command, Group, Proposal, ProposeError};
+
+/// Raft answers when a command is applied, or never will be here.
+pub(crate) const UNTIL_ANSWERED: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// See the module text.
+pub(crate) struct Proposed<T: Send + 'static>(Option<(Proposal, T)>);
+
+impl<T: Send + 'static> Proposed<T> {
+    /// Returns when the command has its place in the log's order.
+    pub async fn submit(group: &Group, command: Command, held: T) -> Result<Self, ProposeError> {
+        let proposal = group.submit(command).await?;
+        Ok(Self(Some((proposal, held))))
+    }
+
+    /// Waits until it is applied.
+    pub async fn applied(mut self, timeout: Duration) -> Result<Applied, ProposeError> {
+        let (proposal, _) = self.0.as_mut().expect("it is taken out below, or when dropped");
+        let applied = proposal.applied(timeout).await;
+        if applied != Err(ProposeError::Timeout) {
+            self.0 = None;
+        }
+        applied
+    }
+}
+
+impl<T: Send + 'static> Drop for Proposed<T> {
+    /// Nobody waits for it any more, and Raft has it still.
+    fn drop(&mut self) {
+        if let Some((mut proposal, held)) = self.0.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(async move {
+                let _ = proposal.applied(UNTIL_ANSWERED).await;
+                drop(held);
+            });
+        }
+    }
+}
