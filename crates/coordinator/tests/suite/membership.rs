@@ -46,6 +46,21 @@ fn the_others_take_over_from_a_dead_member_soon_after_its_session() {
 }
 
 #[test]
+fn a_session_that_became_shorter_ends_in_time() {
+    let (mut world, mut clients) = settled(1, vec![(1, "t", 4)]);
+    for session_ms in [600_000, 6_000] {
+        let until = world.now_ms + 20_000;
+        world.run(until, &mut clients);
+        clients[0].session_ms = session_ms;
+        clients[0].beat(&mut world);
+    }
+    clients[0].is_alive = false;
+    let until = world.now_ms + 6_000;
+    world.run(until, &mut clients);
+    assert_eq!(world.image.state(GROUP), GroupState::Empty);
+}
+
+#[test]
 fn fifty_members_that_begin_at_once_settle_in_few_epochs() {
     for spread_ms in [0, 20, 60, 100] {
         let mut world = World::new(vec![(1, "t", 120)]);
