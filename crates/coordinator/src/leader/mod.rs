@@ -53,7 +53,8 @@ pub struct Now {
 pub struct Config {
     /// How often a member of a group at rest sends a heartbeat, milliseconds; at most a third of its session.
     pub heartbeat_interval_ms: u32,
-    /// How often while the member or its group is on the way to a target, or another member is overdue, milliseconds.
+    /// How often while the member or its group is on the way to a target, or the session of a silent member is about to
+    /// end, milliseconds.
     pub busy_heartbeat_interval_ms: u32,
     /// How long changes of a group are gathered into one target, milliseconds. Doubles with each target that soon
     /// follows another.

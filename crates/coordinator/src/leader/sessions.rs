@@ -151,9 +151,14 @@ impl MemberTimer {
         self.session_ends().max(self.kept_until).max(claimed_until)
     }
 
-    /// Whether the member should have sent a heartbeat by now. It may be dead, and its session end soon.
-    pub(super) fn is_overdue(&self, now: Now) -> bool {
+    /// Whether the member should have sent a heartbeat by now: it may be dead, or it is away.
+    fn is_overdue(&self, now: Now) -> bool {
         let silent = now.monotonic_ms.saturating_sub(self.last_heard);
         silent > self.interval_ms + self.interval_ms / 2 + OVERDUE_SLACK_MS
+    }
+
+    /// Whether the member is silent and may be removed within the time.
+    pub(super) fn may_end_within(&self, within_ms: u64, now: Now) -> bool {
+        self.removable_at() <= now.monotonic_ms + within_ms && self.is_overdue(now)
     }
 }

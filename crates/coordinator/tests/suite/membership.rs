@@ -1,6 +1,6 @@
 //! Joining, staying, going: scenarios on a clock.
 
-use jangada_coordinator::{Command, GroupState, HeartbeatRequest, MemberState};
+use jangada_coordinator::{Answer, Command, GroupState, HeartbeatRequest, MemberState};
 use jangada_types::Reason;
 
 use crate::fixture::{Client, GROUP, World, counts, partition, settled};
@@ -42,6 +42,45 @@ fn the_others_take_over_from_a_dead_member_soon_after_its_session() {
             .filter(|holding| holding.since == member.epoch)
             .count();
         assert_eq!(new, 2);
+    }
+}
+
+/// What a member of the group is told at a time, after everybody else was heard until then.
+fn told_at(world: &mut World, clients: &mut [Client], at_ms: u64) -> u32 {
+    world.run(at_ms, clients);
+    match world.heartbeat(clients[1].request()) {
+        Ok(Answer::Heartbeat(response)) => response.heartbeat_interval_ms,
+        other => panic!("at {at_ms}: {other:?}"),
+    }
+}
+
+#[test]
+fn the_others_are_in_a_hurry_only_shortly_before_a_silent_member_ends() {
+    for is_away in [false, true] {
+        let mut world = World::new(vec![(1, "t", 20)]);
+        let mut clients: Vec<_> = (0..10)
+            .map(|at| Client {
+                session_ms: 45_000,
+                ..Client::with_instance(&format!("m{at}"), &format!("i{at}"), &["t"])
+            })
+            .collect();
+        world.run(15_000, &mut clients);
+        clients[0].beat(&mut world);
+        let last_heard = world.now_ms;
+        if is_away {
+            clients[0].leave(&mut world, -2);
+        }
+        clients[0].is_alive = false;
+        for silent_ms in (0..42_000).step_by(500) {
+            let told = told_at(&mut world, &mut clients, last_heard + silent_ms);
+            assert_eq!(told, 3_000, "{silent_ms} ms after the last heartbeat, away: {is_away}");
+        }
+        for silent_ms in (42_000..45_000).step_by(500) {
+            let told = told_at(&mut world, &mut clients, last_heard + silent_ms);
+            assert_eq!(told, 300, "{silent_ms} ms after the last heartbeat, away: {is_away}");
+        }
+        world.run(last_heard + 46_000, &mut clients);
+        assert_eq!(counts(&clients[1..]).iter().sum::<usize>(), 20, "away: {is_away}");
     }
 }
 
