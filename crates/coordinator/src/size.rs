@@ -1,5 +1,8 @@
 //! What the state takes in a snapshot, at most: the sum of what is counted here for its parts. Kept up to date by each
 //! command, so that the bound of a shard is judged without a look at the whole state.
+//!
+//! **Part of the replicated format**, as the bounds in `limits` that apply judges by: a replica that counts otherwise
+//! takes a command that the others refuse.
 
 use crate::image::{Committed, Group, Holding, Member, MemberSpec, SubscribedTopic};
 use crate::partitions::PartitionSet;

@@ -19,9 +19,6 @@ impl Image {
         version: u64,
         spec: &MemberSpec,
     ) -> Result<usize, Rejection> {
-        rules::group_name(name)?;
-        rules::member_id(id)?;
-        rules::spec(spec)?;
         let index = self.version;
         match self.group(name) {
             None => {

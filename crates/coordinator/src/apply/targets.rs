@@ -6,7 +6,6 @@ use std::sync::Arc;
 use jangada_types::{Reason, Rejection};
 
 use crate::image::{Epoch, Group, Holding, Image, Member, SubscribedTopic};
-use crate::limits::PARTITIONS_PER_GROUP_MAX;
 use crate::partitions::PartitionSet;
 use crate::rules;
 use crate::size;
@@ -97,9 +96,6 @@ fn judge_targets(
             format!("target of group {name:?}: {what}"),
         ))
     };
-    if targets.iter().map(|(_, target)| target.len()).sum::<usize>() > PARTITIONS_PER_GROUP_MAX {
-        return refuse("it has too many partitions");
-    }
     if !topics.is_sorted_by(|a, b| a.name < b.name) {
         return refuse("its topics are not ascending");
     }

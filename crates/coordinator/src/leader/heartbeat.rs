@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jangada_types::{Reason, Rejection};
 
 use super::request::{Answer, HeartbeatRequest, HeartbeatResponse, JOIN_EPOCH, LEAVE_EPOCH, Request, Step};
-use super::{Decision, Leader, Now, STATIC_LEAVE_EPOCH};
+use super::{Decision, Leader, Now, STATIC_LEAVE_EPOCH, request_rules};
 use crate::command::{Command, RemovalCause};
 use crate::image::{Group, Image, Member, MemberSpec};
 use crate::limits::{REBALANCE_TIMEOUT_MS_DEFAULT, SESSION_TIMEOUT_MS_DEFAULT};
@@ -32,8 +32,8 @@ impl Leader {
         request: &HeartbeatRequest,
         now: Now,
     ) -> Result<Decision, Rejection> {
-        rules::group_name(&request.group)?;
-        rules::member_id(&request.member)?;
+        request_rules::group_name(&request.group)?;
+        request_rules::member_id(&request.member)?;
         if request.epoch == JOIN_EPOCH {
             return self.decide_join(image, request, now);
         }
@@ -117,8 +117,8 @@ impl Leader {
         request: &HeartbeatRequest,
         now: Now,
     ) -> Result<Command, Rejection> {
-        rules::group_name(&request.group)?;
-        rules::member_id(&request.member)?;
+        request_rules::group_name(&request.group)?;
+        request_rules::member_id(&request.member)?;
         let (_, member) = rules::member(image, &request.group, &request.member)
             .map_err(|rejection| fenced_instance(image, request).unwrap_or(rejection))?;
         let group = Arc::clone(&request.group);
@@ -219,7 +219,7 @@ fn changed_spec(known: &MemberSpec, request: &HeartbeatRequest) -> Result<Member
         spec.subscription = Arc::new(subscription.clone());
     }
     if spec != *known || known.subscription.topics.is_empty() && known.subscription.pattern.is_none() {
-        rules::spec(&spec)?;
+        request_rules::spec(&spec)?;
         if let Some(pattern) = &spec.subscription.pattern
             && spec.subscription.pattern != known.subscription.pattern
         {

@@ -11,6 +11,7 @@
 mod heartbeat;
 mod offsets;
 mod request;
+mod request_rules;
 mod sessions;
 mod targets;
 mod timers;
