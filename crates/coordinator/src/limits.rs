@@ -18,10 +18,20 @@ pub const MEMBERS_PER_GROUP_MAX: usize = 1_000;
 /// Partitions for which one group keeps an offset.
 pub const OFFSETS_PER_GROUP_MAX: usize = 100_000;
 
-/// Bytes of one shard's state, counted as a snapshot takes them at most. What members have taken up of their targets is
-/// counted and not refused, and makes it twice and a half as much at most: a snapshot of more than 1 GiB reaches no
-/// replica.
-pub const SHARD_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Bytes of one shard's committed offsets, counted as a snapshot takes them at most. That, what members say and the
+/// targets have bounds apart: a group that commits much, or commits again and again what is refused, takes no room from
+/// the members of another one.
+pub const OFFSETS_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// Bytes of what the members of one shard's groups say of themselves, counted likewise.
+pub const MEMBERS_BYTES_MAX: u64 = 128 * 1024 * 1024;
+
+/// Bytes of one shard's targets and their topics, counted likewise: three million partitions. What members have taken up
+/// of them is not refused, and takes 1.4 times as much.
+pub const TARGETS_BYTES_MAX: u64 = 128 * 1024 * 1024;
+
+/// Bytes that a snapshot may have: a larger one reaches no replica.
+pub(crate) const SNAPSHOT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 // Limits of requests, and times.
 

@@ -9,7 +9,9 @@ use jangada_types::{Reason, Rejection};
 
 use crate::command::OffsetCommit;
 use crate::image::{Epoch, Group, Image, Member, SubscribedTopic};
-use crate::limits::{GROUPS_MAX, MEMBERS_PER_GROUP_MAX, OFFSETS_PER_GROUP_MAX, SHARD_BYTES_MAX};
+use crate::limits::{
+    GROUPS_MAX, MEMBERS_BYTES_MAX, MEMBERS_PER_GROUP_MAX, OFFSETS_BYTES_MAX, OFFSETS_PER_GROUP_MAX, TARGETS_BYTES_MAX,
+};
 use crate::partitions::PartitionSet;
 use crate::size;
 
@@ -24,23 +26,26 @@ pub(crate) fn room_for_group(image: &Image) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Whether the state may have `after` bytes instead of `before`. What does not make it larger always may.
-pub(crate) fn room_for_bytes(image: &Image, before: u64, after: u64) -> Result<(), Rejection> {
-    let bytes = image.bytes().saturating_sub(before).saturating_add(after);
-    if after > before && bytes > SHARD_BYTES_MAX {
+/// Whether `after` bytes may take the place of `before`, where there are `used`. What does not make them more always may.
+fn room(what: &str, used: u64, before: u64, after: u64, limit: u64) -> Result<(), Rejection> {
+    let bytes = used.saturating_sub(before).saturating_add(after);
+    if after > before && bytes > limit {
         return Err(Rejection::new(
             Reason::TooManyGroups,
-            format!(
-                "this coordinator's groups would take {bytes} bytes: delete groups or offsets that are no longer used"
-            ),
+            format!("{what} of this coordinator's groups would take {bytes} bytes, of {limit}: delete what is no longer used"),
         )
-        .with("limit", SHARD_BYTES_MAX)
+        .with("limit", limit)
         .with("actual", bytes));
     }
     Ok(())
 }
 
-/// Without it the group goes on with the target that it has.
+/// For what a member says of itself.
+pub(crate) fn room_for_member_bytes(image: &Image, before: u64, after: u64) -> Result<(), Rejection> {
+    room("the members", image.bytes.members, before, after, MEMBERS_BYTES_MAX)
+}
+
+/// Without it the group goes on with the target that it has, and nobody reads the partitions of members that are gone.
 pub(crate) fn room_for_targets(
     image: &Image,
     group: &Group,
@@ -50,7 +55,8 @@ pub(crate) fn room_for_targets(
     let old = group.members.values().map(|member| size::target(&member.target));
     let new = targets.iter().map(|(_, target)| size::target(target));
     let before = size::topics(&group.topics) + old.sum::<u64>();
-    room_for_bytes(image, before, size::topics(topics) + new.sum::<u64>())
+    let after = size::topics(topics) + new.sum::<u64>();
+    room("the targets", image.bytes.targets, before, after, TARGETS_BYTES_MAX)
 }
 
 pub(crate) fn room_for_member(name: &str, group: &Group) -> Result<(), Rejection> {
@@ -183,7 +189,7 @@ fn room_for_offsets(
     commits: &[OffsetCommit],
 ) -> Result<(), Rejection> {
     let (mut count, mut before) = group.map_or((0, 0), |group| (group.offsets.len(), 0));
-    let mut after = group.map_or(size::GROUP_BYTES, |_| 0);
+    let mut after = 0;
     for commit in commits {
         match group.and_then(|group| group.offsets.get(&commit.partition)) {
             Some(old) => before += size::offset(old),
@@ -191,7 +197,7 @@ fn room_for_offsets(
         }
         after += size::offset_with(&commit.metadata);
     }
-    room_for_bytes(image, before, after)?;
+    room("the offsets", image.bytes.offsets, before, after, OFFSETS_BYTES_MAX)?;
     if count > OFFSETS_PER_GROUP_MAX {
         return Err(Rejection::new(
             Reason::InvalidRequest,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::error::RestoreError;
 use crate::image::{Group, Image, Member};
-use crate::size;
+use crate::size::{self, Size};
 use crate::wire;
 
 impl Image {
@@ -34,9 +34,9 @@ impl Image {
             version,
             topics_version: parts.topics_version,
             groups,
-            bytes: 0,
+            bytes: Size::default(),
         };
-        image.bytes = image.groups.keys().map(|name| image.bytes_of(name)).sum();
+        image.bytes = image.counted_anew();
         image.check().map_err(inconsistent)?;
         Ok(image)
     }
@@ -49,11 +49,17 @@ impl Image {
         for (name, group) in self.groups() {
             check_group(self.version, group).map_err(|what| format!("group {name:?}: {what}"))?;
         }
-        let bytes: u64 = self.groups.keys().map(|name| self.bytes_of(name)).sum();
+        let bytes = self.counted_anew();
         if bytes != self.bytes {
-            return Err(format!("its groups take {bytes} bytes, and {} are counted", self.bytes));
+            return Err(format!("its groups take {bytes:?}, and {:?} is counted", self.bytes));
         }
         Ok(())
+    }
+
+    fn counted_anew(&self) -> Size {
+        self.groups
+            .values()
+            .fold(Size::default(), |sum, group| sum + group.bytes)
     }
 }
 
@@ -92,7 +98,7 @@ fn check_group(version: u64, group: &Group) -> Result<(), String> {
             format!("member {id:?} has the instance id of another")
         })?;
     }
-    ensure(held == group.held && size::parts(group) == group.bytes, &|| {
+    ensure(held == group.held && size::group(group) == group.bytes, &|| {
         "what its members hold, or what it takes, is not what is counted".to_owned()
     })
 }

@@ -65,7 +65,7 @@ impl Leader {
         let Some(group) = image.group(&request.group) else {
             let spec = first_spec(request)?;
             rules::room_for_group(image)?;
-            rules::room_for_bytes(image, 0, size::GROUP_BYTES + size::new_member(&request.member, &spec))?;
+            rules::room_for_member_bytes(image, 0, size::new_member(&request.member, &spec))?;
             return Ok(Decision::Propose(put(request, None, 0, spec)));
         };
         if let Some(member) = group.members.get(&request.member) {
@@ -94,7 +94,7 @@ impl Leader {
         }
         let spec = first_spec(request)?;
         rules::room_for_member(&request.group, group)?;
-        rules::room_for_bytes(image, 0, size::new_member(&request.member, &spec))?;
+        rules::room_for_member_bytes(image, 0, size::new_member(&request.member, &spec))?;
         Ok(Decision::Propose(put(request, None, 0, spec)))
     }
 

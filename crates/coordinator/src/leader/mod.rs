@@ -28,6 +28,7 @@ pub use request::{
 };
 
 use crate::command::Command;
+use crate::event::Event;
 use crate::image::Image;
 use crate::limits::OFFSETS_RETENTION_MS_DEFAULT;
 use crate::pattern::Patterns;
@@ -91,6 +92,8 @@ pub struct Leader {
     /// The clocks at the last tick, and since when the wall clock has not stepped, on the monotonic one.
     last_tick: Now,
     steady_since: u64,
+    /// What the host has yet to write down.
+    events: Vec<Event>,
 }
 
 impl Leader {
@@ -104,6 +107,7 @@ impl Leader {
             queue: BinaryHeap::new(),
             last_tick: now,
             steady_since: now.monotonic_ms,
+            events: Vec::new(),
         };
         leader.look_at_all(image, now);
         leader

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::sessions::MemberTimer;
 use super::{Leader, Now};
 use crate::command::Command;
+use crate::event::Event;
 use crate::image::{Group, Image, Member};
 use crate::limits::{CLOCK_STEP_MS, EMPTY_GROUP_MS, SEEN_EMPTY_MS};
 
@@ -32,6 +33,9 @@ pub(super) struct GroupTimers {
     pub(super) topics_differ: bool,
     /// There are offsets of topics that are gone.
     pub(super) has_gone_topics: bool,
+    /// It was said that there is no room for the target, and which topics are left out of it.
+    pub(super) is_short_of_room: bool,
+    pub(super) left_out: Arc<[Arc<str>]>,
     /// No deletion is proposed again before this.
     quiet_until: u64,
     /// Since when this leader has seen the group without members and without commits.
@@ -44,6 +48,11 @@ impl Leader {
     /// When [`Leader::tick`] has something to do next, on the monotonic clock. May be too early, never too late.
     pub fn next_deadline(&self) -> Option<u64> {
         self.queue.peek().map(|Reverse((deadline, _))| *deadline)
+    }
+
+    /// What came up in the ticks since the last call, for people.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
     }
 
     /// What is to be proposed now. Nobody waits for these commands; one that gets lost comes again.

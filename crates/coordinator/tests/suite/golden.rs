@@ -243,19 +243,39 @@ fn the_numbers_that_apply_judges_by_keep_their_values() {
     assert_eq!(limits::GROUPS_MAX, 20_000);
     assert_eq!(limits::MEMBERS_PER_GROUP_MAX, 1_000);
     assert_eq!(limits::OFFSETS_PER_GROUP_MAX, 100_000);
-    assert_eq!(limits::SHARD_BYTES_MAX, 256 << 20);
+    assert_eq!(limits::OFFSETS_BYTES_MAX, 256 << 20);
+    assert_eq!(limits::MEMBERS_BYTES_MAX, 128 << 20);
+    assert_eq!(limits::TARGETS_BYTES_MAX, 128 << 20);
     // What each part of the state counts for.
     let mut image = Image::new();
     let bytes = (1..).zip(commands()).map(|(index, command)| {
         image.apply(index, &command);
-        image.bytes()
+        let size = image.size();
+        [size.offsets, size.members, size.targets, size.others]
     });
     assert_eq!(bytes.collect::<Vec<_>>(), BYTES);
 }
 
-/// What the state counts for after each command.
-const BYTES: [u64; 18] = [
-    466, 652, 820, 965, 1113, 1073, 1073, 1074, 1074, 1542, 1466, 1394, 1074, 1542, 1074, 1219, 1074, 1542,
+/// What the state counts for after each command: offsets, members, targets, and what has no bound in bytes.
+const BYTES: [[u64; 4]; 18] = [
+    [0, 146, 0, 320],
+    [0, 146, 186, 320],
+    [0, 146, 186, 488],
+    [0, 291, 186, 488],
+    [148, 291, 186, 488],
+    [148, 291, 146, 488],
+    [148, 291, 146, 488],
+    [148, 292, 146, 488],
+    [148, 292, 146, 488],
+    [296, 292, 146, 808],
+    [220, 292, 146, 808],
+    [148, 292, 146, 808],
+    [148, 292, 146, 488],
+    [296, 292, 146, 808],
+    [148, 292, 146, 488],
+    [148, 437, 146, 488],
+    [148, 292, 146, 488],
+    [296, 292, 146, 808],
 ];
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod assignors;
 mod bad_input;
+mod bounds;
 mod fixture;
 mod golden;
 mod membership;

@@ -439,7 +439,7 @@ proptest! {
         }
         prop_assert_eq!(&replayed, &chaos.world.image);
         let snapshot = chaos.world.image.snapshot();
-        prop_assert!(snapshot.len() as u64 <= chaos.world.image.bytes() + 64, "more than it is counted as");
+        prop_assert!(snapshot.len() as u64 <= chaos.world.image.size().total() + 64, "more than it is counted as");
         prop_assert_eq!(replayed.snapshot(), snapshot);
     }
 
