@@ -27,7 +27,7 @@ pub use request::{
     Step,
 };
 
-use crate::command::Command;
+use crate::command::{Command, OffsetCommit};
 use crate::event::Event;
 use crate::image::Image;
 use crate::limits::OFFSETS_RETENTION_MS_DEFAULT;
@@ -135,12 +135,24 @@ impl Leader {
     pub fn applied(&mut self, image: &Image, command: &Command, reply: &Reply, now: Now) {
         let name = command.group();
         match command {
-            // Nothing that is timed, unless it made the group or put off its expiry, and expiry looks for itself.
-            Command::CommitOffsets { member, .. } if self.groups.contains_key(name) => {
+            Command::CommitOffsets {
+                member,
+                offsets,
+                topics_version,
+                ..
+            } => {
+                let is_new = !self.groups.contains_key(name);
                 if member.is_none() && matches!(reply, Reply::Applied { .. }) {
                     self.written_from_outside(name, now);
                 }
-                return;
+                // Since it was decided a topic may have been deleted, and what the group had of it forgotten.
+                let is_gone = |commit: &OffsetCommit| self.topics.topic(commit.partition.topic).is_none();
+                if *topics_version < self.topics.version() && offsets.iter().any(is_gone) {
+                    self.notice_topics(image, name);
+                } else if !is_new {
+                    // Nothing that is timed, unless it put off the group's expiry, and expiry looks for itself.
+                    return;
+                }
             }
             Command::Progress { member, .. } => return self.look_at_member(image, name, member, now),
             Command::SetTarget { .. } => {

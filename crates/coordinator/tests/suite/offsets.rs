@@ -77,6 +77,31 @@ fn what_is_gone_is_refused_and_forgotten() {
 }
 
 #[test]
+fn a_commit_that_is_applied_after_its_topic_is_gone_leaves_nothing() {
+    for is_first in [false, true] {
+        let mut world = World::new(vec![(1, "t", 1), (2, "u", 1)]);
+        if !is_first {
+            world.commit(None, partition(1, 0), 3).expect("it exists");
+        }
+        let request = CommitRequest {
+            group: GROUP.into(),
+            member: None,
+            offsets: vec![commit(partition(1, 0), 4), commit(partition(2, 0), 4)],
+        };
+        let at = world.now();
+        let step = world.leader.commit(&world.image, request, at);
+        world.set_topics(vec![(2, "u", 1)]);
+        world.tick();
+        assert!(world.image.group(GROUP).is_none_or(|group| group.offsets.is_empty()));
+        assert_eq!(world.finish(step), Ok(Answer::Committed));
+        let until = world.now_ms + 3_000;
+        world.run(until, &mut []);
+        let left: Vec<_> = world.group().offsets.keys().copied().collect();
+        assert_eq!(left, [partition(2, 0)], "it made the group: {is_first}");
+    }
+}
+
+#[test]
 fn a_leader_that_lags_deletes_nothing() {
     let mut world = World::new(vec![]);
     world.set_topics(vec![(1, "t", 1)]);
