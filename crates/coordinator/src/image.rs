@@ -326,12 +326,6 @@ impl Group {
         member.epoch == self.assignment_epoch && member.owns_its_target()
     }
 
-    /// The member that holds the partition.
-    pub fn owner(&self, partition: TopicPartition) -> Option<&Arc<str>> {
-        let mut members = self.members.iter();
-        members.find(|(_, member)| member.holds(partition)).map(|(id, _)| id)
-    }
-
     /// Whether the member may take up the partition: no other one holds it.
     pub(crate) fn is_free_for(&self, member: &Member, partition: TopicPartition) -> bool {
         !self.held.contains(&partition) || member.holds(partition)
