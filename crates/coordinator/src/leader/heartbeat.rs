@@ -238,9 +238,8 @@ fn step_of(group: &Group, member: &Member, request: &HeartbeatRequest) -> Option
     // acknowledges nothing.
     let owned = request.owned.as_ref();
     let owned = owned.filter(|_| request.assignment_version == member.version);
-    let has_given_up = |partitions: &PartitionSet| owned.is_some_and(|owned| owned.is_disjoint(partitions));
     let revoking = member.revoking();
-    if !revoking.is_empty() && !has_given_up(&revoking) {
+    if !revoking.is_empty() && !owned.is_some_and(|owned| owned.is_disjoint(&revoking)) {
         return None;
     }
     let assigned = member.assigned();
@@ -255,7 +254,8 @@ fn step_of(group: &Group, member: &Member, request: &HeartbeatRequest) -> Option
         assigned,
         revoking,
     };
-    if !excess.is_empty() && !has_given_up(&excess) {
+    // Also what it does not name: it was given that, and may begin with it until it hears that it must not.
+    if !excess.is_empty() {
         return Some(progress(member.epoch, kept, excess));
     }
     let target = member.target.iter();

@@ -172,6 +172,33 @@ fn a_partition_moves_only_when_its_owner_has_given_it_up() {
 }
 
 #[test]
+fn what_a_member_was_given_is_its_own_until_it_gives_it_up() {
+    let (mut world, mut clients) = settled(1, vec![(1, "t", 2)]);
+    let mut second = Client::new("second", &["t"]);
+    second.beat(&mut world);
+    world.now_ms += 200;
+    world.tick();
+    let first = &mut clients[0];
+    let kept = world.group().members[&first.id].target.clone();
+    let moves = first.owned.difference(&kept);
+    assert_eq!((kept.len(), moves.len()), (1, 1));
+    // It knows its assignment and has begun with a part of it. With the rest it may begin at any moment.
+    let request = HeartbeatRequest {
+        owned: Some(kept),
+        ..first.request()
+    };
+    let answer = world.heartbeat(request);
+    second.beat(&mut world);
+    assert!(second.owned.is_empty(), "{:?}", second.owned);
+    let member = &world.group().members[&first.id];
+    assert_eq!(world.group().member_state(member), MemberState::Revoking);
+    first.take(answer, world.now_ms);
+    first.beat(&mut world);
+    second.beat(&mut world);
+    assert_eq!(second.owned, moves);
+}
+
+#[test]
 fn who_does_not_give_up_in_time_is_removed() {
     let (mut world, mut clients) = settled(1, vec![(1, "t", 2)]);
     let mut second = Client::new("second", &["t"]);
