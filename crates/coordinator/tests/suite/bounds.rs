@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use jangada_coordinator::{
-    Command, Epoch, Event, GroupState, MemberSpec, OffsetCommit, Reply, SubscribedTopic, Subscription, limits,
+    Command, Epoch, Event, GroupState, HeartbeatRequest, MemberSpec, OffsetCommit, Reply, Step, SubscribedTopic,
+    Subscription, limits,
 };
 use jangada_types::{Reason, TopicId};
 
@@ -85,6 +86,89 @@ fn full_of_offsets_it_still_shares_out_the_partitions_of_the_dead() {
     world.run(until, &mut clients);
     assert_eq!(counts(&clients), [40, 40, 40]);
     assert_eq!(world.leader.take_events(), []);
+}
+
+#[test]
+fn full_of_members_it_takes_no_more_and_goes_on() {
+    let (mut world, mut clients) = settled(2, vec![(1, "t", 10)]);
+    let names: Vec<String> = (0..limits::TOPICS_PER_SUBSCRIPTION_MAX)
+        .map(|at| format!("{at:0>249}"))
+        .collect();
+    let spec = MemberSpec {
+        instance_id: None,
+        subscription: Arc::new(Subscription::new(names.iter().map(String::as_str), None)),
+        ..crate::golden::spec()
+    };
+    let put = |at: usize, group: &str| Command::PutMember {
+        group: group.into(),
+        member: format!("m{at}").into(),
+        replaces: None,
+        version: 0,
+        spec: spec.clone(),
+    };
+    let taken = (0..limits::MEMBERS_PER_GROUP_MAX)
+        .take_while(|at| matches!(apply(&mut world, &put(*at, "full")), Reply::Applied { .. }))
+        .count();
+    assert!(
+        (400..600).contains(&taken),
+        "{taken} members of a quarter of a megabyte"
+    );
+    assert!(world.image.size().members <= limits::MEMBERS_BYTES_MAX);
+    let refused = apply(&mut world, &put(0, "another")).into_result().unwrap_err();
+    assert_eq!(refused.reason, Reason::TooManyGroups);
+
+    // Who is there goes on, commits, and gets what others leave.
+    let owned = clients[1].owned.iter().next().expect("it owns some");
+    let committed = world.commit(Some((&clients[1].id, clients[1].epoch)), owned, 1);
+    assert!(committed.is_ok(), "{committed:?}");
+    clients[0].leave(&mut world, -1);
+    let until = world.now_ms + 5_000;
+    world.run(until, &mut clients);
+    assert_eq!(counts(&clients), [0, 10]);
+}
+
+#[test]
+fn full_of_groups_it_makes_no_more_and_goes_on() {
+    let mut world = World::new(vec![(1, "t", 10)]);
+    for at in 0..limits::GROUPS_MAX {
+        let reply = write(&mut world, &format!("g{at}"), 1, 0);
+        assert!(matches!(reply, Reply::Applied { .. }), "group {at}: {reply:?}");
+    }
+    let refused = write(&mut world, "more", 1, 0).into_result().unwrap_err();
+    assert_eq!(refused.reason, Reason::TooManyGroups);
+    let at = world.now();
+    let request = HeartbeatRequest {
+        group: "more".into(),
+        ..Client::new("m", &["t"]).request()
+    };
+    let refused = match world.leader.heartbeat(&world.image, request, at) {
+        Step::Done(answer) => answer.unwrap_err(),
+        proposed => panic!("{proposed:?}"),
+    };
+    assert_eq!(refused.reason, Reason::TooManyGroups);
+    let reply = write(&mut world, "g7", 2, 10);
+    assert!(matches!(reply, Reply::Applied { .. }), "{reply:?}");
+}
+
+#[test]
+fn a_group_full_of_offsets_takes_no_other_partitions_and_goes_on() {
+    let mut world = World::new(vec![(1, "t", 10)]);
+    let mut write = |partitions: std::ops::Range<u32>| {
+        let offsets = partitions.map(|at| commit(partition(1, at), 1));
+        let command = Command::CommitOffsets {
+            group: GROUP.into(),
+            member: None,
+            offsets: offsets.collect(),
+            at_ms: 1,
+            topics_version: 1,
+        };
+        apply(&mut world, &command).into_result().map_err(|error| error.reason)
+    };
+    let most = limits::OFFSETS_PER_GROUP_MAX as u32;
+    assert_eq!(write(0..most), Ok(most));
+    assert_eq!(write(most..most + 1), Err(Reason::InvalidRequest));
+    assert_eq!(write(most - 1..most + 1), Err(Reason::InvalidRequest), "all or none");
+    assert_eq!(write(0..10), Ok(10));
 }
 
 /// A group with one member whose target has `partitions`.
