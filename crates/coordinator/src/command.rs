@@ -139,6 +139,17 @@ pub enum RemovalCause {
     RebalanceTimedOut,
 }
 
+impl RemovalCause {
+    /// As it is shown.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Left => "left",
+            Self::SessionExpired => "session_expired",
+            Self::RebalanceTimedOut => "rebalance_timed_out",
+        }
+    }
+}
+
 /// The offset of one partition in a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OffsetCommit {

@@ -3,6 +3,7 @@
 mod assignors;
 mod bad_input;
 mod bounds;
+mod events;
 mod fixture;
 mod golden;
 mod membership;
