@@ -23,6 +23,11 @@ struct StateLabel {
     state: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CauseLabel {
+    cause: &'static str,
+}
+
 /// Everything that is counted. Counters are added to where things happen; gauges are set when somebody asks.
 pub(crate) struct Metrics {
     registry: Mutex<Registry>,
@@ -43,7 +48,15 @@ pub(crate) struct GroupMetrics {
     pub heartbeats: Counter,
     pub commits: Counter,
     pub rebalances: Counter,
+    removals: Family<CauseLabel, Counter>,
     here: Family<StateLabel, Gauge>,
+}
+
+impl GroupMetrics {
+    /// A member is gone.
+    pub fn removed(&self, cause: &'static str) {
+        self.removals.get_or_create(&CauseLabel { cause }).inc();
+    }
 }
 
 impl Metrics {
@@ -70,6 +83,7 @@ impl Metrics {
                 heartbeats: registered(all, "group_heartbeats", "Heartbeats of members that were answered"),
                 commits: registered(all, "group_commits", "Commits of offsets that are durable"),
                 rebalances: registered(all, "group_rebalances", "New assignments of groups"),
+                removals: registered(all, "group_removals", "Members that left or were thrown out, by cause"),
                 here: registered(
                     all,
                     "groups",

@@ -1,8 +1,10 @@
 //! What is replicated through a shard's log. A command carries results: what the leader decided (targets, matches of
-//! patterns, expiry, time stamps), never something that each replica would have to decide again.
+//! patterns, expiry, time stamps). Each replica decides only what depends on the order of the log, from the state and
+//! from numbers that are part of the format: whether what the command was decided from is still so, and whether there
+//! is room.
 //!
-//! Each names the version of what it was decided from. Apply judges that in log order: what has changed meanwhile makes
-//! it `GROUP_CHANGED`, without an effect, and the leader decides again.
+//! Each names the version of what it was decided from. What has changed meanwhile makes it `GROUP_CHANGED`, without an
+//! effect, and the leader decides again.
 //!
 //! Encoding: version byte, kind byte, prost fields.
 
@@ -135,6 +137,17 @@ pub enum RemovalCause {
     SessionExpired,
     /// It did not give up partitions in time.
     RebalanceTimedOut,
+}
+
+impl RemovalCause {
+    /// As it is shown.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Left => "left",
+            Self::SessionExpired => "session_expired",
+            Self::RebalanceTimedOut => "rebalance_timed_out",
+        }
+    }
 }
 
 /// The offset of one partition in a commit.

@@ -20,7 +20,7 @@ use jangada_types::{LeaderEpoch, Offset, PartitionIndex, TopicId};
 
 use crate::assignor::Assignor;
 use crate::partitions::{PartitionSet, TopicPartition};
-use crate::size;
+use crate::size::{self, Size};
 
 /// Counts the assignments of a group, from 1 on; a member's is the one that it has taken up. What comes with an older
 /// one is fenced.
@@ -57,7 +57,7 @@ pub struct Image {
     pub(crate) topics_version: u64,
     pub(crate) groups: BTreeMap<Arc<str>, Arc<Group>>,
     /// Derived: what all groups take.
-    pub(crate) bytes: u64,
+    pub(crate) bytes: Size,
 }
 
 /// A consumer group.
@@ -80,8 +80,8 @@ pub struct Group {
     pub empty_since_ms: Option<u64>,
     /// Derived: what the members hold, all together. Whether a partition is free is asked for each step of each member.
     pub(crate) held: BTreeSet<TopicPartition>,
-    /// Derived: what its parts take.
-    pub(crate) bytes: u64,
+    /// Derived: what it takes.
+    pub(crate) bytes: Size,
 }
 
 /// A member of a group.
@@ -274,7 +274,7 @@ impl Member {
 
 impl Group {
     pub(crate) fn new() -> Self {
-        Self {
+        let mut group = Self {
             epoch: Epoch::FIRST,
             assignment_epoch: Epoch::FIRST,
             changed_at: 0,
@@ -283,8 +283,10 @@ impl Group {
             offsets: BTreeMap::new(),
             empty_since_ms: None,
             held: BTreeSet::new(),
-            bytes: 0,
-        }
+            bytes: Size::default(),
+        };
+        group.bytes = size::group(&group);
+        group
     }
 
     /// Whether a change of the group waits for a new target.
@@ -324,12 +326,6 @@ impl Group {
         member.epoch == self.assignment_epoch && member.owns_its_target()
     }
 
-    /// The member that holds the partition.
-    pub fn owner(&self, partition: TopicPartition) -> Option<&Arc<str>> {
-        let mut members = self.members.iter();
-        members.find(|(_, member)| member.holds(partition)).map(|(id, _)| id)
-    }
-
     /// Whether the member may take up the partition: no other one holds it.
     pub(crate) fn is_free_for(&self, member: &Member, partition: TopicPartition) -> bool {
         !self.held.contains(&partition) || member.holds(partition)
@@ -365,13 +361,13 @@ impl Image {
     }
 
     /// What the state takes in a snapshot, at most.
-    pub fn bytes(&self) -> u64 {
+    pub fn size(&self) -> Size {
         self.bytes
     }
 
-    /// What one group takes of it; 0 if there is no such group.
-    pub(crate) fn bytes_of(&self, name: &str) -> u64 {
-        self.group(name).map_or(0, |group| size::GROUP_BYTES + group.bytes)
+    /// What one group takes of it; nothing if there is no such group.
+    pub(crate) fn bytes_of(&self, name: &str) -> Size {
+        self.group(name).map_or_else(Size::default, |group| group.bytes)
     }
 
     /// All groups, by name.

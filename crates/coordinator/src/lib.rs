@@ -18,6 +18,7 @@
 //! - [`command`], [`reply`]: what goes in and comes out, with their encodings. `wire` has the encoded forms.
 //! - `apply`: the fold, one file per subject. `rules`: the checks that leader and apply share.
 //! - [`snapshot`]: the state as bytes.
+//! - `event`: what people may ask about later.
 //! - [`leader`]: sessions, deadlines, batching of changes, and the answers to members.
 //! - [`assignor`]: who gets which partitions. [`pattern`], [`topics`]: which topics a subscription means.
 //! - [`limits`]: every bound. `size`: what the state takes.
@@ -26,6 +27,7 @@ mod apply;
 pub mod assignor;
 pub mod command;
 mod error;
+mod event;
 pub mod image;
 pub mod leader;
 pub mod limits;
@@ -41,6 +43,7 @@ mod wire;
 pub use assignor::Assignor;
 pub use command::{Command, OffsetCommit, RemovalCause};
 pub use error::RestoreError;
+pub use event::Event;
 pub use image::{
     Committed, Epoch, Group, GroupState, Holding, Image, Member, MemberSpec, MemberState, SubscribedTopic, Subscription,
 };
@@ -48,4 +51,5 @@ pub use jangada_types::{CodecError, Rejection};
 pub use leader::{Answer, CommitRequest, Config, HeartbeatRequest, HeartbeatResponse, Leader, Now, Pending, Step};
 pub use partitions::{PartitionSet, TopicPartition};
 pub use reply::Reply;
+pub use size::Size;
 pub use topics::TopicTable;

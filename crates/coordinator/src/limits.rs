@@ -1,16 +1,39 @@
-//! Every limit of a coordinator shard, with unit, bound and why. What is beyond one is refused, by the leader at once
-//! and by apply again.
+//! Every limit of a coordinator shard, with unit, bound and why.
+//!
+//! Those of the state are judged when a command is applied, in the order of the log (and before by the leader, which
+//! spares the log what would be refused). Those of requests are judged by the leader alone, and may differ from build
+//! to build.
+
+// Limits of the state.
+//
+// Part of the replicated format, as is how `size` counts: replicas that disagree about one take different commands. So
+// none of them changes, or the commands that are judged by it become new kinds; see the rules in `wire`.
 
 /// Consumer groups of one shard. Each costs memory on every replica and a row in each snapshot.
 pub const GROUPS_MAX: usize = 20_000;
 
-/// Bytes of one shard's state, counted as a snapshot takes them at most. What members have taken up of their targets is
-/// counted and not refused, and makes it twice and a half as much at most: a snapshot of more than 1 GiB reaches no
-/// replica.
-pub const SHARD_BYTES_MAX: u64 = 256 * 1024 * 1024;
-
 /// Members of one group. An assignment is computed over all of them, and each can own a partition at best.
 pub const MEMBERS_PER_GROUP_MAX: usize = 1_000;
+
+/// Partitions for which one group keeps an offset.
+pub const OFFSETS_PER_GROUP_MAX: usize = 100_000;
+
+/// Bytes of one shard's committed offsets, counted as a snapshot takes them at most. That, what members say and the
+/// targets have bounds apart: a group that commits much, or commits again and again what is refused, takes no room from
+/// the members of another one.
+pub const OFFSETS_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// Bytes of what the members of one shard's groups say of themselves, counted likewise.
+pub const MEMBERS_BYTES_MAX: u64 = 128 * 1024 * 1024;
+
+/// Bytes of one shard's targets and their topics, counted likewise: three million partitions. What members have taken up
+/// of them is not refused, and takes 1.4 times as much.
+pub const TARGETS_BYTES_MAX: u64 = 128 * 1024 * 1024;
+
+/// Bytes that a snapshot may have: a larger one reaches no replica.
+pub(crate) const SNAPSHOT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+// Limits of requests, and times.
 
 /// Partitions that the members of one group can share. Bounds the target, which is one command.
 pub const PARTITIONS_PER_GROUP_MAX: usize = 100_000;
@@ -44,9 +67,6 @@ pub const COMMIT_METADATA_BYTES_MAX: usize = 1024 * 1024;
 
 /// Partitions of one commit, which is one log entry.
 pub const OFFSETS_PER_COMMIT_MAX: usize = 10_000;
-
-/// Partitions for which one group keeps an offset.
-pub const OFFSETS_PER_GROUP_MAX: usize = 100_000;
 
 /// The shortest session, milliseconds. A shorter one ends with any pause of a process or a network.
 pub const SESSION_TIMEOUT_MS_MIN: u32 = 1_000;

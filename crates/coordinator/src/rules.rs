@@ -1,120 +1,19 @@
-//! The rules that both the leader (advisory, before a command is proposed) and apply (which decides) judge by. One
-//! text for each error: what, where, and what to do.
+//! The rules that both the leader (advisory, before a command is proposed) and apply (which decides) judge by: what
+//! depends on the state, and so on the order of the log. One text for each error: what, where, and what to do.
+//!
+//! What a request may be whatever the state is judged by the leader alone, in `leader::request_rules`.
 
 use std::sync::Arc;
 
-use jangada_types::{Reason, Rejection, validate_topic_name};
+use jangada_types::{Reason, Rejection};
 
 use crate::command::OffsetCommit;
-use crate::image::{Epoch, Group, Image, Member, MemberSpec, SubscribedTopic};
+use crate::image::{Epoch, Group, Image, Member, SubscribedTopic};
 use crate::limits::{
-    CLIENT_TEXT_BYTES_MAX, COMMIT_METADATA_BYTES_MAX, GROUPS_MAX, INSTANCE_ID_BYTES_MAX, MEMBER_ID_BYTES_MAX,
-    MEMBERS_PER_GROUP_MAX, OFFSET_METADATA_BYTES_MAX, OFFSETS_PER_COMMIT_MAX, OFFSETS_PER_GROUP_MAX, PATTERN_BYTES_MAX,
-    REBALANCE_TIMEOUT_MS_MAX, REBALANCE_TIMEOUT_MS_MIN, SESSION_TIMEOUT_MS_MAX, SESSION_TIMEOUT_MS_MIN,
-    SHARD_BYTES_MAX, TOPICS_PER_SUBSCRIPTION_MAX,
+    GROUPS_MAX, MEMBERS_BYTES_MAX, MEMBERS_PER_GROUP_MAX, OFFSETS_BYTES_MAX, OFFSETS_PER_GROUP_MAX, TARGETS_BYTES_MAX,
 };
 use crate::partitions::PartitionSet;
 use crate::size;
-
-fn invalid(what: String) -> Rejection {
-    Rejection::new(Reason::InvalidRequest, what)
-}
-
-/// As topic names.
-pub(crate) fn group_name(name: &str) -> Result<(), Rejection> {
-    validate_topic_name(name).map_err(|error| {
-        Rejection::new(
-            Reason::InvalidGroupName,
-            format!("group name {name:?}: the rules are those of topic names, and {error}"),
-        )
-    })
-}
-
-pub(crate) fn member_id(id: &str) -> Result<(), Rejection> {
-    if id.is_empty() || id.len() > MEMBER_ID_BYTES_MAX || !id.chars().all(|c| c.is_ascii_graphic()) {
-        return Err(invalid(format!(
-            "member id {id:?}: give 1 to {MEMBER_ID_BYTES_MAX} visible characters of ASCII, such as a UUID"
-        )));
-    }
-    Ok(())
-}
-
-pub(crate) fn spec(spec: &MemberSpec) -> Result<(), Rejection> {
-    if let Some(id) = spec.instance_id.as_deref()
-        && (id.is_empty() || id.len() > INSTANCE_ID_BYTES_MAX || !id.chars().all(|c| c.is_ascii_graphic()))
-    {
-        return Err(invalid(format!(
-            "instance id {id:?}: give 1 to {INSTANCE_ID_BYTES_MAX} visible characters of ASCII"
-        )));
-    }
-    for (what, text) in [
-        ("client id", &spec.client_id),
-        ("client host", &spec.client_host),
-        ("rack", &spec.rack),
-    ] {
-        if text.len() > CLIENT_TEXT_BYTES_MAX || text.chars().any(char::is_control) {
-            return Err(invalid(format!(
-                "{what} {text:?}: give at most {CLIENT_TEXT_BYTES_MAX} bytes without control characters"
-            )));
-        }
-    }
-    for (what, value, min, max) in [
-        (
-            "session time-out",
-            spec.session_timeout_ms,
-            SESSION_TIMEOUT_MS_MIN,
-            SESSION_TIMEOUT_MS_MAX,
-        ),
-        (
-            "rebalance time-out",
-            spec.rebalance_timeout_ms,
-            REBALANCE_TIMEOUT_MS_MIN,
-            REBALANCE_TIMEOUT_MS_MAX,
-        ),
-    ] {
-        if !(min..=max).contains(&value) {
-            let rejection = invalid(format!("a {what} of {value} ms: give {min} to {max} ms"));
-            return Err(rejection
-                .with("limit", if value < min { min } else { max })
-                .with("actual", value));
-        }
-    }
-    let subscription = &spec.subscription;
-    if subscription.topics.is_empty() && subscription.pattern.is_none() {
-        return Err(Rejection::new(
-            Reason::EmptySubscription,
-            "a member subscribes to nothing: give topic names, a pattern, or both",
-        ));
-    }
-    if subscription.topics.len() > TOPICS_PER_SUBSCRIPTION_MAX {
-        return Err(invalid(format!(
-            "a subscription has {} topic names: give at most {TOPICS_PER_SUBSCRIPTION_MAX}, or a pattern",
-            subscription.topics.len()
-        ))
-        .with("limit", TOPICS_PER_SUBSCRIPTION_MAX)
-        .with("actual", subscription.topics.len()));
-    }
-    if !subscription.topics.is_sorted_by(|a, b| a < b) {
-        return Err(invalid(
-            "the topic names of a subscription are not ascending".to_owned(),
-        ));
-    }
-    for name in &subscription.topics {
-        validate_topic_name(name)
-            .map_err(|error| Rejection::new(error.reason(), format!("subscription to {name:?}: {error}")))?;
-    }
-    if let Some(pattern) = &subscription.pattern
-        && (pattern.is_empty() || pattern.len() > PATTERN_BYTES_MAX)
-    {
-        return Err(Rejection::new(
-            Reason::InvalidPattern,
-            format!("a pattern has {} bytes: give 1 to {PATTERN_BYTES_MAX}", pattern.len()),
-        )
-        .with("limit", PATTERN_BYTES_MAX)
-        .with("actual", pattern.len()));
-    }
-    Ok(())
-}
 
 pub(crate) fn room_for_group(image: &Image) -> Result<(), Rejection> {
     if image.groups.len() >= GROUPS_MAX {
@@ -127,23 +26,26 @@ pub(crate) fn room_for_group(image: &Image) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Whether the state may have `after` bytes instead of `before`. What does not make it larger always may.
-pub(crate) fn room_for_bytes(image: &Image, before: u64, after: u64) -> Result<(), Rejection> {
-    let bytes = image.bytes().saturating_sub(before).saturating_add(after);
-    if after > before && bytes > SHARD_BYTES_MAX {
+/// Whether `after` bytes may take the place of `before`, where there are `used`. What does not make them more always may.
+fn room(what: &str, used: u64, before: u64, after: u64, limit: u64) -> Result<(), Rejection> {
+    let bytes = used.saturating_sub(before).saturating_add(after);
+    if after > before && bytes > limit {
         return Err(Rejection::new(
             Reason::TooManyGroups,
-            format!(
-                "this coordinator's groups would take {bytes} bytes: delete groups or offsets that are no longer used"
-            ),
+            format!("{what} of this coordinator's groups would take {bytes} bytes, of {limit}: delete what is no longer used"),
         )
-        .with("limit", SHARD_BYTES_MAX)
+        .with("limit", limit)
         .with("actual", bytes));
     }
     Ok(())
 }
 
-/// Without it the group goes on with the target that it has.
+/// For what a member says of itself.
+pub(crate) fn room_for_member_bytes(image: &Image, before: u64, after: u64) -> Result<(), Rejection> {
+    room("the members", image.bytes.members, before, after, MEMBERS_BYTES_MAX)
+}
+
+/// Without it the group goes on with the target that it has, and nobody reads the partitions of members that are gone.
 pub(crate) fn room_for_targets(
     image: &Image,
     group: &Group,
@@ -153,7 +55,8 @@ pub(crate) fn room_for_targets(
     let old = group.members.values().map(|member| size::target(&member.target));
     let new = targets.iter().map(|(_, target)| size::target(target));
     let before = size::topics(&group.topics) + old.sum::<u64>();
-    room_for_bytes(image, before, size::topics(topics) + new.sum::<u64>())
+    let after = size::topics(topics) + new.sum::<u64>();
+    room("the targets", image.bytes.targets, before, after, TARGETS_BYTES_MAX)
 }
 
 pub(crate) fn room_for_member(name: &str, group: &Group) -> Result<(), Rejection> {
@@ -235,52 +138,6 @@ pub(crate) fn no_members(name: &str, group: &Group) -> Result<(), Rejection> {
     .with("actual", group.members.len()))
 }
 
-/// What a commit is made of, whoever sends it.
-pub(crate) fn offsets(offsets: &[OffsetCommit]) -> Result<(), Rejection> {
-    if offsets.is_empty() || offsets.len() > OFFSETS_PER_COMMIT_MAX {
-        let actual = offsets.len();
-        return Err(invalid(format!(
-            "a commit of {actual} partitions: give 1 to {OFFSETS_PER_COMMIT_MAX}"
-        ))
-        .with("limit", OFFSETS_PER_COMMIT_MAX)
-        .with("actual", actual));
-    }
-    let too_large = |what: String, limit: usize, actual: usize| {
-        let rejection = Rejection::new(Reason::OffsetMetadataTooLarge, what);
-        rejection.with("limit", limit).with("actual", actual)
-    };
-    let mut sum = 0;
-    for commit in offsets {
-        if commit.offset.get() < 0 {
-            let what = format!(
-                "partition {} was committed at offset {}",
-                commit.partition, commit.offset
-            );
-            return Err(invalid(format!("{what}: offsets begin at 0")).with("actual", commit.offset));
-        }
-        let bytes = commit.metadata.len();
-        if bytes > OFFSET_METADATA_BYTES_MAX {
-            let what = format!(
-                "partition {} was committed with metadata of {bytes} bytes: give at most {OFFSET_METADATA_BYTES_MAX}",
-                commit.partition
-            );
-            return Err(too_large(what, OFFSET_METADATA_BYTES_MAX, bytes));
-        }
-        sum += bytes;
-    }
-    if sum > COMMIT_METADATA_BYTES_MAX {
-        let what =
-            format!("a commit has metadata of {sum} bytes: give at most {COMMIT_METADATA_BYTES_MAX}, or split it");
-        return Err(too_large(what, COMMIT_METADATA_BYTES_MAX, sum));
-    }
-    let mut partitions: Vec<_> = offsets.iter().map(|commit| commit.partition).collect();
-    partitions.sort_unstable();
-    if let Some(twice) = partitions.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(invalid(format!("partition {} is twice in a commit", twice[0])));
-    }
-    Ok(())
-}
-
 /// Who may commit what: a member at its epoch what it holds, and somebody from outside while there are no members.
 pub(crate) fn may_commit(
     image: &Image,
@@ -332,7 +189,7 @@ fn room_for_offsets(
     commits: &[OffsetCommit],
 ) -> Result<(), Rejection> {
     let (mut count, mut before) = group.map_or((0, 0), |group| (group.offsets.len(), 0));
-    let mut after = group.map_or(size::GROUP_BYTES, |_| 0);
+    let mut after = 0;
     for commit in commits {
         match group.and_then(|group| group.offsets.get(&commit.partition)) {
             Some(old) => before += size::offset(old),
@@ -340,11 +197,14 @@ fn room_for_offsets(
         }
         after += size::offset_with(&commit.metadata);
     }
-    room_for_bytes(image, before, after)?;
+    room("the offsets", image.bytes.offsets, before, after, OFFSETS_BYTES_MAX)?;
     if count > OFFSETS_PER_GROUP_MAX {
-        return Err(invalid(format!(
-            "group {name:?} would have offsets for more than {OFFSETS_PER_GROUP_MAX} partitions: delete those that are not used"
-        ))
+        return Err(Rejection::new(
+            Reason::InvalidRequest,
+            format!(
+                "group {name:?} would have offsets for more than {OFFSETS_PER_GROUP_MAX} partitions: delete those that are not used"
+            ),
+        )
         .with("limit", OFFSETS_PER_GROUP_MAX));
     }
     Ok(())

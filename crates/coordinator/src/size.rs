@@ -1,11 +1,75 @@
 //! What the state takes in a snapshot, at most: the sum of what is counted here for its parts. Kept up to date by each
 //! command, so that the bound of a shard is judged without a look at the whole state.
+//!
+//! **Part of the replicated format**, as the bounds in `limits` that apply judges by: a replica that counts otherwise
+//! takes a command that the others refuse.
+
+use std::ops::{Add, AddAssign, Sub, SubAssign};
 
 use crate::image::{Committed, Group, Holding, Member, MemberSpec, SubscribedTopic};
+use crate::limits::{GROUPS_MAX, MEMBERS_BYTES_MAX, OFFSETS_BYTES_MAX, SNAPSHOT_BYTES_MAX, TARGETS_BYTES_MAX};
 use crate::partitions::PartitionSet;
 
+/// What something takes, bytes, apart by the bounds for which it counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Committed offsets.
+    pub offsets: u64,
+    /// Members, with what they say of themselves.
+    pub members: u64,
+    /// Targets, and the topics over which they were computed.
+    pub targets: u64,
+    /// What has no bound in bytes: groups have one in number, and members hold what was in their targets.
+    pub others: u64,
+}
+
+impl Size {
+    /// All together.
+    pub const fn total(self) -> u64 {
+        self.offsets + self.members + self.targets + self.others
+    }
+}
+
+impl Add for Size {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            offsets: self.offsets + other.offsets,
+            members: self.members + other.members,
+            targets: self.targets + other.targets,
+            others: self.others + other.others,
+        }
+    }
+}
+
+impl Sub for Size {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            offsets: self.offsets - other.offsets,
+            members: self.members - other.members,
+            targets: self.targets - other.targets,
+            others: self.others - other.others,
+        }
+    }
+}
+
+impl AddAssign for Size {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+impl SubAssign for Size {
+    fn sub_assign(&mut self, other: Self) {
+        *self = *self - other;
+    }
+}
+
 /// A group with a name of any length, without its parts.
-pub(crate) const GROUP_BYTES: u64 = 320;
+const GROUP_BYTES: u64 = 320;
 /// A member without its texts and partitions.
 const MEMBER_BYTES: u64 = 128;
 /// A topic, a topic of a subscription, and a committed offset, each without its text.
@@ -15,6 +79,12 @@ const OFFSET_BYTES: u64 = 72;
 /// A partition that is alone of its topic, in a target and as a holding.
 const TARGET_BYTES: u64 = 40;
 const HOLDING_BYTES: u64 = 56;
+
+const _: () = {
+    let held = TARGETS_BYTES_MAX / TARGET_BYTES * HOLDING_BYTES;
+    let others = held + GROUPS_MAX as u64 * GROUP_BYTES;
+    assert!(OFFSETS_BYTES_MAX + MEMBERS_BYTES_MAX + TARGETS_BYTES_MAX + others <= SNAPSHOT_BYTES_MAX);
+};
 
 fn text(text: &str) -> u64 {
     text.len() as u64
@@ -54,13 +124,23 @@ pub(crate) fn new_member(id: &str, spec: &MemberSpec) -> u64 {
     MEMBER_BYTES + text(id) + self::spec(spec)
 }
 
-pub(crate) fn member(id: &str, member: &Member) -> u64 {
-    new_member(id, &member.spec) + target(&member.target) + holdings(&member.holdings)
+pub(crate) fn member(id: &str, member: &Member) -> Size {
+    Size {
+        members: new_member(id, &member.spec),
+        targets: target(&member.target),
+        others: holdings(&member.holdings),
+        ..Size::default()
+    }
 }
 
-/// All parts of a group, counted anew.
-pub(crate) fn parts(group: &Group) -> u64 {
-    let members: u64 = group.members.iter().map(|(id, member)| self::member(id, member)).sum();
-    let offsets: u64 = group.offsets.values().map(offset).sum();
-    topics(&group.topics) + members + offsets
+/// A group with all its parts, counted anew.
+pub(crate) fn group(group: &Group) -> Size {
+    let alone = Size {
+        offsets: group.offsets.values().map(offset).sum(),
+        targets: topics(&group.topics),
+        others: GROUP_BYTES,
+        ..Size::default()
+    };
+    let members = group.members.iter().map(|(id, member)| self::member(id, member));
+    members.fold(alone, Size::add)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jangada_coordinator::{Command, Image, Leader, Reply, TopicTable};
+use jangada_coordinator::{Command, Event, Image, Leader, Reply, TopicTable};
 use jangada_replication::{self as replication, Effects, RestoreError, Retention, StateMachine};
 use jangada_storage::LogPosition;
 use jangada_types::GroupId;
@@ -59,13 +59,19 @@ impl StateMachine for CoordinatorMachine {
         let now = self.shared.clock.now();
         let mut state = self.state.lock();
         let State { image, led, .. } = &mut *state;
+        let events = led.as_ref().map(|_| Event::of(image, &command));
         // The log begins at index 0, versions at 1.
         let reply = image.apply(at.index + 1, &command);
         if let Some(led) = led {
             led.leader.applied(image, &command, &reply, now);
             self.shared.alarm.set(led.leader.next_deadline());
-            if matches!(reply, Reply::Applied { .. }) {
-                self.shared.count(&command);
+        }
+        drop(state);
+        // Only where it is led, or each replica would tell it.
+        if let Some(events) = events.filter(|_| matches!(reply, Reply::Applied { .. })) {
+            events.iter().for_each(|event| self.shared.tell(event));
+            if matches!(command, Command::CommitOffsets { .. }) {
+                self.shared.metrics.commits.inc();
             }
         }
         reply.encode()

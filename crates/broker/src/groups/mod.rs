@@ -13,11 +13,13 @@
 //! - [`tick`]: the timers.
 //! - [`time`]: both clocks.
 //! - [`budget`]: bytes that are taken at once.
+//! - [`journal`]: what people may ask about later, in the log and the counters.
 //!
 //! The rules are in `jangada-coordinator`, which is pure. One short lock per shard is held over each decision and each
 //! command that is applied, and never over a wait.
 
 mod budget;
+mod journal;
 mod machine;
 mod shard;
 mod shards;

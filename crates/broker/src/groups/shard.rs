@@ -113,7 +113,7 @@ impl Shard {
             tracing::info!(shard = %self.name, "no quorum answers: members are sent away until one does");
         }
         let status = self.group.status();
-        let commands = {
+        let (commands, events) = {
             let mut state = self.state.lock();
             let now = self.shared.clock.now();
             self.bring_in_line(&mut state, status, now);
@@ -122,8 +122,9 @@ impl Shard {
             let commands = led.leader.tick(image, now);
             // Not `set`: that would wake the task that is awake, again and again.
             self.shared.alarm.note(led.leader.next_deadline());
-            commands
+            (commands, led.leader.take_events())
         };
+        events.iter().for_each(|event| self.shared.tell(event));
         if commands.is_empty() {
             return;
         }

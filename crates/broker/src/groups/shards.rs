@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_controller::{Image, Topic, TopicKind};
-use jangada_coordinator::{Command, Config, TopicTable};
+use jangada_coordinator::{Config, TopicTable};
 use jangada_types::GroupId;
 use parking_lot::{Mutex, RwLock};
 
@@ -56,15 +56,6 @@ impl Shared {
         if known.version() < table.version() {
             *known = Arc::new(table);
         }
-    }
-
-    /// Counts a command that took effect.
-    pub fn count(&self, command: &Command) {
-        match command {
-            Command::CommitOffsets { .. } => self.metrics.commits.inc(),
-            Command::SetTarget { .. } => self.metrics.rebalances.inc(),
-            _ => return,
-        };
     }
 }
 

@@ -11,8 +11,8 @@ settings! {
             shards: u32 = 16, range(1, 1_000);
             /// How often a member of a group at rest sends a heartbeat, milliseconds; at most a third of its session.
             heartbeat_interval_ms: u32 = 3_000, range(100, 60_000);
-            /// How often while the member or its group is on the way to a new assignment, or another member is overdue,
-            /// milliseconds. At most `heartbeat_interval_ms`.
+            /// How often while the member or its group is on the way to a new assignment, or the session of a silent
+            /// member is about to end, milliseconds. At most `heartbeat_interval_ms`.
             busy_heartbeat_interval_ms: u32 = 300, range(50, 60_000);
             /// How long changes of a group are gathered into one assignment, milliseconds. Doubles with each assignment
             /// that soon follows another.

@@ -8,7 +8,7 @@ use jangada_types::{Reason, Rejection};
 use crate::image::{Group, Holding, Image, Member, MemberSpec};
 use crate::partitions::{PartitionSet, TopicPartition};
 use crate::rules;
-use crate::size;
+use crate::size::{self, Size};
 
 impl Image {
     pub(super) fn put_member(
@@ -19,9 +19,6 @@ impl Image {
         version: u64,
         spec: &MemberSpec,
     ) -> Result<usize, Rejection> {
-        rules::group_name(name)?;
-        rules::member_id(id)?;
-        rules::spec(spec)?;
         let index = self.version;
         match self.group(name) {
             None => {
@@ -29,14 +26,14 @@ impl Image {
                     return Err(rules::changed(name));
                 }
                 rules::room_for_group(self)?;
-                rules::room_for_bytes(self, 0, size::GROUP_BYTES + size::new_member(id, spec))?;
+                rules::room_for_member_bytes(self, 0, size::new_member(id, spec))?;
             }
             Some(group) => {
                 judge_put(name, group, id, replaces, version, spec)?;
                 let place = replaces.unwrap_or(id);
                 let known = group.members.get(place);
                 let before = known.map_or(0, |member| size::new_member(place, &member.spec));
-                rules::room_for_bytes(self, before, size::new_member(id, spec))?;
+                rules::room_for_member_bytes(self, before, size::new_member(id, spec))?;
             }
         }
         let group = self
@@ -63,9 +60,9 @@ impl Image {
         let member = group.members.get_mut(id).ok_or_else(|| rules::changed(name))?;
         member.is_away = true;
         member.version = index;
-        group.bytes -= size::holdings(&member.holdings);
+        group.bytes.others -= size::holdings(&member.holdings);
         member.drop_revoking(&mut group.held);
-        group.bytes += size::holdings(&member.holdings);
+        group.bytes.others += size::holdings(&member.holdings);
         Ok(1)
     }
 
@@ -103,7 +100,7 @@ impl Image {
         if group.members.is_empty() {
             // Nothing is left to compute.
             group.assignment_epoch = group.epoch;
-            group.bytes -= size::topics(&group.topics);
+            group.bytes.targets -= size::topics(&group.topics);
             group.topics = Arc::default();
             group.empty_since_ms = Some(at_ms);
         }
@@ -159,7 +156,9 @@ impl Group {
         let spec = self.shared(spec);
         let place = replaces.unwrap_or(id);
         let known = self.members.remove(place);
-        self.bytes -= known.as_ref().map_or(0, |member| size::member(place, member));
+        self.bytes -= known
+            .as_ref()
+            .map_or_else(Size::default, |member| size::member(place, member));
         let is_change = known.as_ref().is_none_or(|member| {
             member.spec.subscription != spec.subscription || member.spec.assignor != spec.assignor
         });

@@ -1,6 +1,7 @@
 //! The fold: one command, one state, one reply. Total and deterministic: the same commands at the same indexes give
 //! the same state on every replica, and no command that can be decoded makes it panic. What the leader decided is
-//! judged again, since other commands may have come in between.
+//! judged again, since other commands may have come in between, and whether there is room is judged here, in the order
+//! of the log. What else a request may be is not: replicas of several versions must agree.
 //!
 //! Each command is judged first and changes the state after, so a rejected one changes nothing but the version.
 

@@ -19,8 +19,6 @@ impl Image {
         at_ms: u64,
         topics_version: u64,
     ) -> Result<usize, Rejection> {
-        rules::group_name(name)?;
-        rules::offsets(commits)?;
         let who = member.map(|(id, epoch)| (&**id, i64::from(epoch.get())));
         rules::may_commit(self, name, who, commits)?;
         self.topics_version = self.topics_version.max(topics_version);
@@ -42,9 +40,9 @@ impl Image {
                 metadata: commit.metadata.clone(),
                 committed_at_ms: at_ms,
             };
-            group.bytes += size::offset(&committed);
+            group.bytes.offsets += size::offset(&committed);
             let old = group.offsets.insert(commit.partition, committed);
-            group.bytes -= old.as_ref().map_or(0, size::offset);
+            group.bytes.offsets -= old.as_ref().map_or(0, size::offset);
         }
         Ok(commits.len())
     }
@@ -54,7 +52,7 @@ impl Image {
         let group = self.group_mut(name)?;
         let before = group.offsets.len();
         for partition in partitions.iter() {
-            group.bytes -= group.offsets.remove(&partition).as_ref().map_or(0, size::offset);
+            group.bytes.offsets -= group.offsets.remove(&partition).as_ref().map_or(0, size::offset);
         }
         Ok(before - group.offsets.len())
     }
@@ -69,7 +67,7 @@ impl Image {
         self.topics_version = self.topics_version.max(topics_version);
         let group = self.group_mut(name)?;
         let before = group.offsets.len();
-        let bytes = &mut group.bytes;
+        let bytes = &mut group.bytes.offsets;
         group.offsets.retain(|partition, committed| {
             let is_kept = !topics.contains(&partition.topic);
             *bytes -= if is_kept { 0 } else { size::offset(committed) };

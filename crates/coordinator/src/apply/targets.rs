@@ -6,7 +6,6 @@ use std::sync::Arc;
 use jangada_types::{Reason, Rejection};
 
 use crate::image::{Epoch, Group, Holding, Image, Member, SubscribedTopic};
-use crate::limits::PARTITIONS_PER_GROUP_MAX;
 use crate::partitions::PartitionSet;
 use crate::rules;
 use crate::size;
@@ -41,17 +40,18 @@ impl Image {
         let group = self.group_mut(name)?;
         group.epoch = epoch;
         group.assignment_epoch = epoch;
-        group.bytes = group.bytes - size::topics(&group.topics) + size::topics(topics);
+        group.bytes.targets -= size::topics(&group.topics);
+        group.bytes.targets += size::topics(topics);
         group.topics = Arc::clone(topics);
         for member in group.members.values_mut() {
-            group.bytes -= size::target(&member.target);
+            group.bytes.targets -= size::target(&member.target);
             member.target = PartitionSet::new();
         }
         let mut count = 0;
         for (id, target) in targets {
             if let Some(member) = group.members.get_mut(id) {
                 member.target = target.clone();
-                group.bytes += size::target(target);
+                group.bytes.targets += size::target(target);
                 count += 1;
             }
         }
@@ -76,9 +76,9 @@ impl Image {
         for holding in &member.holdings {
             group.held.remove(&holding.partition);
         }
-        group.bytes -= size::holdings(&member.holdings);
+        group.bytes.others -= size::holdings(&member.holdings);
         member.take(index, step);
-        group.bytes += size::holdings(&member.holdings);
+        group.bytes.others += size::holdings(&member.holdings);
         group
             .held
             .extend(member.holdings.iter().map(|holding| holding.partition));
@@ -97,9 +97,6 @@ fn judge_targets(
             format!("target of group {name:?}: {what}"),
         ))
     };
-    if targets.iter().map(|(_, target)| target.len()).sum::<usize>() > PARTITIONS_PER_GROUP_MAX {
-        return refuse("it has too many partitions");
-    }
     if !topics.is_sorted_by(|a, b| a.name < b.name) {
         return refuse("its topics are not ascending");
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jangada_types::{Reason, Rejection};
 
 use super::request::{Answer, HeartbeatRequest, HeartbeatResponse, JOIN_EPOCH, LEAVE_EPOCH, Request, Step};
-use super::{Decision, Leader, Now, STATIC_LEAVE_EPOCH};
+use super::{Decision, Leader, Now, STATIC_LEAVE_EPOCH, request_rules};
 use crate::command::{Command, RemovalCause};
 use crate::image::{Group, Image, Member, MemberSpec};
 use crate::limits::{REBALANCE_TIMEOUT_MS_DEFAULT, SESSION_TIMEOUT_MS_DEFAULT};
@@ -32,8 +32,8 @@ impl Leader {
         request: &HeartbeatRequest,
         now: Now,
     ) -> Result<Decision, Rejection> {
-        rules::group_name(&request.group)?;
-        rules::member_id(&request.member)?;
+        request_rules::group_name(&request.group)?;
+        request_rules::member_id(&request.member)?;
         if request.epoch == JOIN_EPOCH {
             return self.decide_join(image, request, now);
         }
@@ -65,7 +65,7 @@ impl Leader {
         let Some(group) = image.group(&request.group) else {
             let spec = first_spec(request)?;
             rules::room_for_group(image)?;
-            rules::room_for_bytes(image, 0, size::GROUP_BYTES + size::new_member(&request.member, &spec))?;
+            rules::room_for_member_bytes(image, 0, size::new_member(&request.member, &spec))?;
             return Ok(Decision::Propose(put(request, None, 0, spec)));
         };
         if let Some(member) = group.members.get(&request.member) {
@@ -94,7 +94,7 @@ impl Leader {
         }
         let spec = first_spec(request)?;
         rules::room_for_member(&request.group, group)?;
-        rules::room_for_bytes(image, 0, size::new_member(&request.member, &spec))?;
+        rules::room_for_member_bytes(image, 0, size::new_member(&request.member, &spec))?;
         Ok(Decision::Propose(put(request, None, 0, spec)))
     }
 
@@ -117,8 +117,8 @@ impl Leader {
         request: &HeartbeatRequest,
         now: Now,
     ) -> Result<Command, Rejection> {
-        rules::group_name(&request.group)?;
-        rules::member_id(&request.member)?;
+        request_rules::group_name(&request.group)?;
+        request_rules::member_id(&request.member)?;
         let (_, member) = rules::member(image, &request.group, &request.member)
             .map_err(|rejection| fenced_instance(image, request).unwrap_or(rejection))?;
         let group = Arc::clone(&request.group);
@@ -219,7 +219,7 @@ fn changed_spec(known: &MemberSpec, request: &HeartbeatRequest) -> Result<Member
         spec.subscription = Arc::new(subscription.clone());
     }
     if spec != *known || known.subscription.topics.is_empty() && known.subscription.pattern.is_none() {
-        rules::spec(&spec)?;
+        request_rules::spec(&spec)?;
         if let Some(pattern) = &spec.subscription.pattern
             && spec.subscription.pattern != known.subscription.pattern
         {
@@ -238,9 +238,8 @@ fn step_of(group: &Group, member: &Member, request: &HeartbeatRequest) -> Option
     // acknowledges nothing.
     let owned = request.owned.as_ref();
     let owned = owned.filter(|_| request.assignment_version == member.version);
-    let has_given_up = |partitions: &PartitionSet| owned.is_some_and(|owned| owned.is_disjoint(partitions));
     let revoking = member.revoking();
-    if !revoking.is_empty() && !has_given_up(&revoking) {
+    if !revoking.is_empty() && !owned.is_some_and(|owned| owned.is_disjoint(&revoking)) {
         return None;
     }
     let assigned = member.assigned();
@@ -255,7 +254,8 @@ fn step_of(group: &Group, member: &Member, request: &HeartbeatRequest) -> Option
         assigned,
         revoking,
     };
-    if !excess.is_empty() && !has_given_up(&excess) {
+    // Also what it does not name: it was given that, and may begin with it until it hears that it must not.
+    if !excess.is_empty() {
         return Some(progress(member.epoch, kept, excess));
     }
     let target = member.target.iter();

@@ -11,6 +11,7 @@
 mod heartbeat;
 mod offsets;
 mod request;
+mod request_rules;
 mod sessions;
 mod targets;
 mod timers;
@@ -26,7 +27,8 @@ pub use request::{
     Step,
 };
 
-use crate::command::Command;
+use crate::command::{Command, OffsetCommit};
+use crate::event::Event;
 use crate::image::Image;
 use crate::limits::OFFSETS_RETENTION_MS_DEFAULT;
 use crate::pattern::Patterns;
@@ -53,7 +55,8 @@ pub struct Now {
 pub struct Config {
     /// How often a member of a group at rest sends a heartbeat, milliseconds; at most a third of its session.
     pub heartbeat_interval_ms: u32,
-    /// How often while the member or its group is on the way to a target, or another member is overdue, milliseconds.
+    /// How often while the member or its group is on the way to a target, or the session of a silent member is about to
+    /// end, milliseconds.
     pub busy_heartbeat_interval_ms: u32,
     /// How long changes of a group are gathered into one target, milliseconds. Doubles with each target that soon
     /// follows another.
@@ -89,6 +92,8 @@ pub struct Leader {
     /// The clocks at the last tick, and since when the wall clock has not stepped, on the monotonic one.
     last_tick: Now,
     steady_since: u64,
+    /// What the host has yet to write down.
+    events: Vec<Event>,
 }
 
 impl Leader {
@@ -102,6 +107,7 @@ impl Leader {
             queue: BinaryHeap::new(),
             last_tick: now,
             steady_since: now.monotonic_ms,
+            events: Vec::new(),
         };
         leader.look_at_all(image, now);
         leader
@@ -129,12 +135,24 @@ impl Leader {
     pub fn applied(&mut self, image: &Image, command: &Command, reply: &Reply, now: Now) {
         let name = command.group();
         match command {
-            // Nothing that is timed, unless it made the group or put off its expiry, and expiry looks for itself.
-            Command::CommitOffsets { member, .. } if self.groups.contains_key(name) => {
+            Command::CommitOffsets {
+                member,
+                offsets,
+                topics_version,
+                ..
+            } => {
+                let is_new = !self.groups.contains_key(name);
                 if member.is_none() && matches!(reply, Reply::Applied { .. }) {
                     self.written_from_outside(name, now);
                 }
-                return;
+                // Since it was decided a topic may have been deleted, and what the group had of it forgotten.
+                let is_gone = |commit: &OffsetCommit| self.topics.topic(commit.partition.topic).is_none();
+                if *topics_version < self.topics.version() && offsets.iter().any(is_gone) {
+                    self.notice_topics(image, name);
+                } else if !is_new {
+                    // Nothing that is timed, unless it put off the group's expiry, and expiry looks for itself.
+                    return;
+                }
             }
             Command::Progress { member, .. } => return self.look_at_member(image, name, member, now),
             Command::SetTarget { .. } => {

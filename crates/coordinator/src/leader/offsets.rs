@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jangada_types::{Reason, Rejection};
 
 use super::request::{CommitRequest, Request, Step};
-use super::{Leader, Now};
+use super::{Leader, Now, request_rules};
 use crate::command::Command;
 use crate::image::{Epoch, Image};
 use crate::partitions::{PartitionSet, TopicPartition};
@@ -28,8 +28,8 @@ impl Leader {
     }
 
     pub(super) fn decide_commit(&self, image: &Image, request: &CommitRequest, now: Now) -> Result<Command, Rejection> {
-        rules::group_name(&request.group)?;
-        rules::offsets(&request.offsets)?;
+        request_rules::group_name(&request.group)?;
+        request_rules::offsets(&request.offsets)?;
         for commit in &request.offsets {
             self.judge_partition(image, commit.partition)?;
         }
@@ -81,7 +81,7 @@ impl Leader {
     }
 
     pub(super) fn decide_delete_group(&self, image: &Image, group: &Arc<str>) -> Result<Command, Rejection> {
-        rules::group_name(group)?;
+        request_rules::group_name(group)?;
         rules::no_members(group, rules::group(image, group)?)?;
         Ok(Command::DeleteGroup {
             group: Arc::clone(group),
@@ -94,7 +94,7 @@ impl Leader {
         group: &Arc<str>,
         partitions: &PartitionSet,
     ) -> Result<Command, Rejection> {
-        rules::group_name(group)?;
+        request_rules::group_name(group)?;
         rules::no_members(group, rules::group(image, group)?)?;
         Ok(Command::DeleteOffsets {
             group: Arc::clone(group),

@@ -30,7 +30,8 @@ pub struct HeartbeatRequest {
     /// The assignment version of the last answer; 0 when there was none.
     pub assignment_version: u64,
     /// All that the member owns, once it has done what the answer with this `assignment_version` asked for: it has
-    /// stopped with what is not in there. None: unchanged. Nothing is given up without it.
+    /// stopped with what is not in there. None: unchanged. Nothing is given up without it, and only what the member was
+    /// told to give up: what it was given is its own from when it was answered, also before it begins with it.
     pub owned: Option<PartitionSet>,
     /// Set for a static member.
     pub instance_id: Option<Arc<str>>,

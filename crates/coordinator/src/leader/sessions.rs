@@ -22,7 +22,8 @@ pub(super) struct MemberTimer {
     last_heard: u64,
     /// The interval that it was told.
     interval_ms: u64,
-    session_ends: u64,
+    /// How long it may be silent. Brought in line by each look, so that the queue knows of a session that became shorter.
+    session_ms: u64,
     /// The version of the member whose end was proposed when its session was over. What it says from then on comes
     /// behind that in the log.
     ending: Option<u64>,
@@ -47,7 +48,6 @@ impl Leader {
             return false;
         }
         timer.last_heard = now.monotonic_ms;
-        timer.session_ends = now.monotonic_ms + u64::from(member.spec.session_timeout_ms);
         true
     }
 
@@ -58,7 +58,7 @@ impl Leader {
         let Some(timer) = self.timer(name, id) else {
             return member.is_away;
         };
-        let is_over = timer.session_ends <= now.monotonic_ms;
+        let is_over = timer.session_ends() <= now.monotonic_ms;
         if is_over {
             timer.ending = Some(member.version);
             timer.kept_until = now.monotonic_ms + PROPOSE_AGAIN_MS;
@@ -87,17 +87,17 @@ impl GroupTimers {
         let timer = self.members.entry(Arc::clone(id)).or_insert_with(|| MemberTimer {
             last_heard: now.monotonic_ms,
             interval_ms: config.heartbeat_interval_ms.into(),
-            session_ends: now.monotonic_ms + session,
+            session_ms: session,
             ending: None,
             kept_until: 0,
             claimed_at: None,
             revoking: None,
         });
+        timer.session_ms = session;
         if timer.ending.is_some_and(|version| version != member.version) {
             // It was heard before its end was applied, which then had no effect.
             timer.ending = None;
             timer.last_heard = now.monotonic_ms;
-            timer.session_ends = now.monotonic_ms + session;
         }
         let version = member.is_revoking().then_some(member.version);
         if version != timer.revoking.map(|(version, _)| version) {
@@ -142,14 +142,23 @@ impl MemberTimer {
         revoked.map_or(self.removable_at(), |ends| ends.min(self.removable_at()))
     }
 
-    fn removable_at(&self) -> u64 {
-        let claimed_until = self.claimed_at.map_or(0, |claimed_at| claimed_at + CLAIM_MS);
-        self.session_ends.max(self.kept_until).max(claimed_until)
+    fn session_ends(&self) -> u64 {
+        self.last_heard + self.session_ms
     }
 
-    /// Whether the member should have sent a heartbeat by now. It may be dead, and its session end soon.
-    pub(super) fn is_overdue(&self, now: Now) -> bool {
+    fn removable_at(&self) -> u64 {
+        let claimed_until = self.claimed_at.map_or(0, |claimed_at| claimed_at + CLAIM_MS);
+        self.session_ends().max(self.kept_until).max(claimed_until)
+    }
+
+    /// Whether the member should have sent a heartbeat by now: it may be dead, or it is away.
+    fn is_overdue(&self, now: Now) -> bool {
         let silent = now.monotonic_ms.saturating_sub(self.last_heard);
         silent > self.interval_ms + self.interval_ms / 2 + OVERDUE_SLACK_MS
+    }
+
+    /// Whether the member is silent and may be removed within the time.
+    pub(super) fn may_end_within(&self, within_ms: u64, now: Now) -> bool {
+        self.removable_at() <= now.monotonic_ms + within_ms && self.is_overdue(now)
     }
 }

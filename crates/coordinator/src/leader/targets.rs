@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use jangada_types::TopicId;
+use jangada_types::{Rejection, TopicId};
 
 use super::Leader;
 use crate::assignor::{Assignor, Subscriber};
 use crate::command::Command;
+use crate::event::Event;
 use crate::image::{Group, Image, SubscribedTopic, Subscription};
 use crate::limits::PARTITIONS_PER_GROUP_MAX;
 use crate::rules;
@@ -18,6 +19,8 @@ struct Resolved {
     topics: Arc<[SubscribedTopic]>,
     /// Of each member, in the order of the group.
     wanted: Vec<Arc<BTreeSet<TopicId>>>,
+    /// The names of topics that are beyond the bound of a group.
+    left_out: BTreeSet<Arc<str>>,
 }
 
 impl Leader {
@@ -29,6 +32,7 @@ impl Leader {
 
     fn resolve(&mut self, group: &Group) -> Resolved {
         let mut all: BTreeMap<Arc<str>, SubscribedTopic> = BTreeMap::new();
+        let mut left_out = BTreeSet::new();
         let mut partitions = 0;
         let mut known: Vec<(&Subscription, Arc<BTreeSet<TopicId>>)> = Vec::new();
         let mut wanted = Vec::with_capacity(group.members.len());
@@ -44,6 +48,7 @@ impl Leader {
                 if !all.contains_key(&topic.name) {
                     // What is beyond the bound is left out, the same whenever it is computed.
                     if partitions + topic.partitions as usize > PARTITIONS_PER_GROUP_MAX {
+                        left_out.insert(Arc::clone(&topic.name));
                         continue;
                     }
                     partitions += topic.partitions as usize;
@@ -56,7 +61,11 @@ impl Leader {
             wanted.push(ids);
         }
         let topics = all.into_values().collect();
-        Resolved { topics, wanted }
+        Resolved {
+            topics,
+            wanted,
+            left_out,
+        }
     }
 
     /// Finds out whether the group's topics are still those of its target, and whether it has offsets of topics that
@@ -98,7 +107,11 @@ impl Leader {
         if !self.knows_topics(image) {
             return None;
         }
-        let Resolved { topics, wanted } = self.resolve(group);
+        let Resolved {
+            topics,
+            wanted,
+            left_out,
+        } = self.resolve(group);
         let partitions = topics.iter().map(|topic| (topic.id, topic.partitions)).collect();
         let members: Vec<Subscriber> = group
             .members
@@ -112,8 +125,9 @@ impl Leader {
             .collect();
         let targets = preferred_assignor(group).assign(&members, &partitions);
         let targets: Vec<_> = targets.into_iter().filter(|(_, target)| !target.is_empty()).collect();
-        // Until there is room the group goes on as it is.
-        rules::room_for_targets(image, group, &topics, &targets).ok()?;
+        let room = rules::room_for_targets(image, group, &topics, &targets);
+        self.say_what_is_missing(name, left_out, &room);
+        room.ok()?;
         Some(Command::SetTarget {
             group: Arc::clone(name),
             epoch: group.next_assignment_epoch(),
@@ -122,6 +136,31 @@ impl Leader {
             topics_version: self.topics.version(),
             targets,
         })
+    }
+}
+
+impl Leader {
+    /// Once for each change: an unlucky group computes its target again every few seconds.
+    fn say_what_is_missing(&mut self, name: &Arc<str>, left_out: BTreeSet<Arc<str>>, room: &Result<(), Rejection>) {
+        let timers = self.groups.entry(Arc::clone(name)).or_default();
+        if !timers.left_out.iter().eq(&left_out) {
+            timers.left_out = left_out.into_iter().collect();
+            if !timers.left_out.is_empty() {
+                self.events.push(Event::TopicsLeftOut {
+                    group: Arc::clone(name),
+                    topics: Arc::clone(&timers.left_out),
+                });
+            }
+        }
+        let was_short = std::mem::replace(&mut timers.is_short_of_room, room.is_err());
+        if let Err(rejection) = room
+            && !was_short
+        {
+            self.events.push(Event::NoRoomForTarget {
+                group: Arc::clone(name),
+                why: rejection.message.clone(),
+            });
+        }
     }
 }
 

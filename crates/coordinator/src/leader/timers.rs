@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::sessions::MemberTimer;
 use super::{Leader, Now};
 use crate::command::Command;
+use crate::event::Event;
 use crate::image::{Group, Image, Member};
 use crate::limits::{CLOCK_STEP_MS, EMPTY_GROUP_MS, SEEN_EMPTY_MS};
 
@@ -32,6 +33,9 @@ pub(super) struct GroupTimers {
     pub(super) topics_differ: bool,
     /// There are offsets of topics that are gone.
     pub(super) has_gone_topics: bool,
+    /// It was said that there is no room for the target, and which topics are left out of it.
+    pub(super) is_short_of_room: bool,
+    pub(super) left_out: Arc<[Arc<str>]>,
     /// No deletion is proposed again before this.
     quiet_until: u64,
     /// Since when this leader has seen the group without members and without commits.
@@ -44,6 +48,11 @@ impl Leader {
     /// When [`Leader::tick`] has something to do next, on the monotonic clock. May be too early, never too late.
     pub fn next_deadline(&self) -> Option<u64> {
         self.queue.peek().map(|Reverse((deadline, _))| *deadline)
+    }
+
+    /// What came up in the ticks since the last call, for people.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
     }
 
     /// What is to be proposed now. Nobody waits for these commands; one that gets lost comes again.
@@ -212,14 +221,15 @@ impl Leader {
 
     /// When the member is to send its next heartbeat.
     ///
-    /// The others hear of a dead member's partitions soon after its session ends, for they are asked more often while
-    /// it is overdue.
+    /// The others hear of a dead member's partitions soon after its session ends: who would come only after that is
+    /// asked to come more often from one interval before. Not sooner, or one member that died, or is away on purpose,
+    /// would make all of its group send many times as much for its whole session.
     pub(super) fn interval(&self, name: &str, group: &Group, member: &Member, now: Now) -> u32 {
         let timers = self.groups.get(name);
         let is_busy = !group.is_settled(member)
             || group.is_assigning()
             || timers.is_some_and(|timers| {
-                timers.target_due.is_some() || timers.members.values().any(|timer| timer.is_overdue(now))
+                timers.target_due.is_some() || timers.is_an_end_near(self.config.heartbeat_interval_ms, now)
             });
         let interval = if is_busy {
             self.config.busy_heartbeat_interval_ms
@@ -231,6 +241,15 @@ impl Leader {
 }
 
 impl GroupTimers {
+    /// Whether a silent member may be removed before those at rest send their next heartbeats.
+    fn is_an_end_near(&self, interval_ms: u32, now: Now) -> bool {
+        let within_ms = u64::from(interval_ms);
+        // No member ends before the group is looked at, so most heartbeats ask for no member.
+        let is_look_near = self.queued.is_some_and(|look| look <= now.monotonic_ms + within_ms);
+        let mut members = self.members.values();
+        is_look_near && members.any(|timer| timer.may_end_within(within_ms, now))
+    }
+
     /// A change waits for the next target from now on.
     fn gather(&mut self, config: &super::Config, now: Now) {
         let (least, most) = (u64::from(config.batch_window_ms), u64::from(config.batch_window_ms_max));

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::image::{Committed, Epoch, Group, Holding, Image, Member};
 use crate::partitions::TopicPartition;
-use crate::size;
+use crate::size::{self, Size};
 
 const WHAT: &str = "coordinator snapshot";
 
@@ -232,9 +232,9 @@ fn group_from_wire(wire: WireGroup) -> Result<(Arc<str>, Group), CodecError> {
         offsets: offsets_from_wire(wire.offsets)?,
         empty_since_ms: wire.empty_since_ms,
         held,
-        bytes: 0,
+        bytes: Size::default(),
     };
-    group.bytes = size::parts(&group);
+    group.bytes = size::group(&group);
     Ok((wire.name.into(), group))
 }
 

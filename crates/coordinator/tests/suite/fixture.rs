@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jangada_coordinator::{
-    Answer, Command, CommitRequest, Config, Group, HeartbeatRequest, HeartbeatResponse, Image, Leader, Now,
+    Answer, Command, CommitRequest, Config, Event, Group, HeartbeatRequest, HeartbeatResponse, Image, Leader, Now,
     OffsetCommit, PartitionSet, Rejection, Reply, Step, Subscription, TopicPartition, TopicTable,
 };
 use jangada_types::{Offset, TopicId};
@@ -17,6 +17,8 @@ pub struct World {
     pub image: Image,
     pub leader: Leader,
     pub log: Vec<Command>,
+    /// What people are told.
+    pub events: Vec<Event>,
     pub config: Config,
     pub topics: Arc<TopicTable>,
     pub now_ms: u64,
@@ -34,6 +36,7 @@ impl World {
             image,
             leader,
             log: Vec::new(),
+            events: Vec::new(),
             config,
             topics,
             now_ms: 0,
@@ -56,7 +59,9 @@ impl World {
         self.log.push(command.clone());
         let reply = self.image.apply(self.log.len() as u64, &command);
         self.image.check().expect("the state is sound");
-        if matches!(reply, Reply::Rejected(_)) {
+        if matches!(reply, Reply::Applied { .. }) {
+            self.events.extend(Event::of(&before, &command));
+        } else {
             assert!(
                 before.groups().eq(self.image.groups()),
                 "a rejected command changes nothing: {command:?}"

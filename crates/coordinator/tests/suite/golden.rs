@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jangada_coordinator::{
     Assignor, CodecError, Command, Epoch, Image, MemberSpec, OffsetCommit, PartitionSet, Rejection, RemovalCause,
-    Reply, RestoreError, SubscribedTopic, Subscription,
+    Reply, RestoreError, SubscribedTopic, Subscription, limits,
 };
 use jangada_types::{LeaderEpoch, Offset, Reason, TopicId};
 
@@ -235,6 +235,82 @@ fn replies_keep_their_bytes() {
 fn the_state_keeps_its_bytes() {
     assert_eq!(hex(&image().snapshot()), IMAGE);
     assert_eq!(Image::restore(&unhex(IMAGE)), Ok(image()));
+}
+
+#[test]
+fn the_numbers_that_apply_judges_by_keep_their_values() {
+    // Replicas that disagree about one of them take different commands: that is a change of the format.
+    assert_eq!(limits::GROUPS_MAX, 20_000);
+    assert_eq!(limits::MEMBERS_PER_GROUP_MAX, 1_000);
+    assert_eq!(limits::OFFSETS_PER_GROUP_MAX, 100_000);
+    assert_eq!(limits::OFFSETS_BYTES_MAX, 256 << 20);
+    assert_eq!(limits::MEMBERS_BYTES_MAX, 128 << 20);
+    assert_eq!(limits::TARGETS_BYTES_MAX, 128 << 20);
+    // What each part of the state counts for.
+    let mut image = Image::new();
+    let bytes = (1..).zip(commands()).map(|(index, command)| {
+        image.apply(index, &command);
+        let size = image.size();
+        [size.offsets, size.members, size.targets, size.others]
+    });
+    assert_eq!(bytes.collect::<Vec<_>>(), BYTES);
+}
+
+/// What the state counts for after each command: offsets, members, targets, and what has no bound in bytes.
+const BYTES: [[u64; 4]; 18] = [
+    [0, 146, 0, 320],
+    [0, 146, 186, 320],
+    [0, 146, 186, 488],
+    [0, 291, 186, 488],
+    [148, 291, 186, 488],
+    [148, 291, 146, 488],
+    [148, 291, 146, 488],
+    [148, 292, 146, 488],
+    [148, 292, 146, 488],
+    [296, 292, 146, 808],
+    [220, 292, 146, 808],
+    [148, 292, 146, 808],
+    [148, 292, 146, 488],
+    [296, 292, 146, 808],
+    [148, 292, 146, 488],
+    [148, 437, 146, 488],
+    [148, 292, 146, 488],
+    [296, 292, 146, 808],
+];
+
+#[test]
+fn limits_of_requests_may_differ_from_build_to_build() {
+    let text = "x".repeat(300);
+    let put = Command::PutMember {
+        group: text.as_str().into(),
+        member: text.as_str().into(),
+        replaces: None,
+        version: 0,
+        spec: MemberSpec {
+            session_timeout_ms: limits::SESSION_TIMEOUT_MS_MAX + 1,
+            client_id: text.as_str().into(),
+            ..spec()
+        },
+    };
+    let commit = Command::CommitOffsets {
+        group: "h".into(),
+        member: None,
+        offsets: (0..=limits::OFFSETS_PER_COMMIT_MAX as u32)
+            .map(|at| OffsetCommit {
+                partition: partition(1, at),
+                metadata: "x".repeat(limits::OFFSET_METADATA_BYTES_MAX + 1).into(),
+                ..offsets()[0].clone()
+            })
+            .collect(),
+        at_ms: 1_000,
+        topics_version: 9,
+    };
+    let mut image = Image::new();
+    for (index, command) in (1..).zip([put, commit]) {
+        let reply = image.apply(index, &command);
+        assert!(matches!(reply, Reply::Applied { .. }), "{reply:?}");
+    }
+    assert_eq!(Image::restore(&image.snapshot()), Ok(image));
 }
 
 #[test]

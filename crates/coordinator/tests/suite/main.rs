@@ -2,6 +2,8 @@
 
 mod assignors;
 mod bad_input;
+mod bounds;
+mod events;
 mod fixture;
 mod golden;
 mod membership;

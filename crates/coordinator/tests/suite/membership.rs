@@ -1,6 +1,6 @@
 //! Joining, staying, going: scenarios on a clock.
 
-use jangada_coordinator::{Command, GroupState, HeartbeatRequest, MemberState};
+use jangada_coordinator::{Answer, Command, GroupState, HeartbeatRequest, MemberState};
 use jangada_types::Reason;
 
 use crate::fixture::{Client, GROUP, World, counts, partition, settled};
@@ -43,6 +43,60 @@ fn the_others_take_over_from_a_dead_member_soon_after_its_session() {
             .count();
         assert_eq!(new, 2);
     }
+}
+
+/// What a member of the group is told at a time, after everybody else was heard until then.
+fn told_at(world: &mut World, clients: &mut [Client], at_ms: u64) -> u32 {
+    world.run(at_ms, clients);
+    match world.heartbeat(clients[1].request()) {
+        Ok(Answer::Heartbeat(response)) => response.heartbeat_interval_ms,
+        other => panic!("at {at_ms}: {other:?}"),
+    }
+}
+
+#[test]
+fn the_others_are_in_a_hurry_only_shortly_before_a_silent_member_ends() {
+    for is_away in [false, true] {
+        let mut world = World::new(vec![(1, "t", 20)]);
+        let mut clients: Vec<_> = (0..10)
+            .map(|at| Client {
+                session_ms: 45_000,
+                ..Client::with_instance(&format!("m{at}"), &format!("i{at}"), &["t"])
+            })
+            .collect();
+        world.run(15_000, &mut clients);
+        clients[0].beat(&mut world);
+        let last_heard = world.now_ms;
+        if is_away {
+            clients[0].leave(&mut world, -2);
+        }
+        clients[0].is_alive = false;
+        for silent_ms in (0..42_000).step_by(500) {
+            let told = told_at(&mut world, &mut clients, last_heard + silent_ms);
+            assert_eq!(told, 3_000, "{silent_ms} ms after the last heartbeat, away: {is_away}");
+        }
+        for silent_ms in (42_000..45_000).step_by(500) {
+            let told = told_at(&mut world, &mut clients, last_heard + silent_ms);
+            assert_eq!(told, 300, "{silent_ms} ms after the last heartbeat, away: {is_away}");
+        }
+        world.run(last_heard + 46_000, &mut clients);
+        assert_eq!(counts(&clients[1..]).iter().sum::<usize>(), 20, "away: {is_away}");
+    }
+}
+
+#[test]
+fn a_session_that_became_shorter_ends_in_time() {
+    let (mut world, mut clients) = settled(1, vec![(1, "t", 4)]);
+    for session_ms in [600_000, 6_000] {
+        let until = world.now_ms + 20_000;
+        world.run(until, &mut clients);
+        clients[0].session_ms = session_ms;
+        clients[0].beat(&mut world);
+    }
+    clients[0].is_alive = false;
+    let until = world.now_ms + 6_000;
+    world.run(until, &mut clients);
+    assert_eq!(world.image.state(GROUP), GroupState::Empty);
 }
 
 #[test]
@@ -115,6 +169,33 @@ fn a_partition_moves_only_when_its_owner_has_given_it_up() {
     second.beat(&mut world);
     assert_eq!(second.owned.iter().collect::<Vec<_>>(), [given_up]);
     assert_eq!(world.image.state(GROUP), GroupState::Stable);
+}
+
+#[test]
+fn what_a_member_was_given_is_its_own_until_it_gives_it_up() {
+    let (mut world, mut clients) = settled(1, vec![(1, "t", 2)]);
+    let mut second = Client::new("second", &["t"]);
+    second.beat(&mut world);
+    world.now_ms += 200;
+    world.tick();
+    let first = &mut clients[0];
+    let kept = world.group().members[&first.id].target.clone();
+    let moves = first.owned.difference(&kept);
+    assert_eq!((kept.len(), moves.len()), (1, 1));
+    // It knows its assignment and has begun with a part of it. With the rest it may begin at any moment.
+    let request = HeartbeatRequest {
+        owned: Some(kept),
+        ..first.request()
+    };
+    let answer = world.heartbeat(request);
+    second.beat(&mut world);
+    assert!(second.owned.is_empty(), "{:?}", second.owned);
+    let member = &world.group().members[&first.id];
+    assert_eq!(world.group().member_state(member), MemberState::Revoking);
+    first.take(answer, world.now_ms);
+    first.beat(&mut world);
+    second.beat(&mut world);
+    assert_eq!(second.owned, moves);
 }
 
 #[test]
@@ -430,8 +511,5 @@ fn a_group_is_found_by_its_views() {
         let member = &group.members[&client.id];
         assert_eq!(group.member_state(member).as_str(), "Stable");
         assert_eq!(member.assigned(), client.owned);
-        for partition in client.owned.iter() {
-            assert_eq!(group.owner(partition), Some(&client.id));
-        }
     }
 }

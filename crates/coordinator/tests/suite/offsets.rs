@@ -1,8 +1,6 @@
 //! Committed offsets: who may, what stays, what goes.
 
-use jangada_coordinator::{
-    Answer, Command, CommitRequest, GroupState, Image, OffsetCommit, PartitionSet, Reply, limits,
-};
+use jangada_coordinator::{Answer, CommitRequest, GroupState, PartitionSet, limits};
 use jangada_types::Reason;
 
 use crate::fixture::{Client, GROUP, World, commit, partition, settled};
@@ -76,6 +74,31 @@ fn what_is_gone_is_refused_and_forgotten() {
         world.group().offsets.keys().copied().collect::<Vec<_>>(),
         [partition(2, 0)]
     );
+}
+
+#[test]
+fn a_commit_that_is_applied_after_its_topic_is_gone_leaves_nothing() {
+    for is_first in [false, true] {
+        let mut world = World::new(vec![(1, "t", 1), (2, "u", 1)]);
+        if !is_first {
+            world.commit(None, partition(1, 0), 3).expect("it exists");
+        }
+        let request = CommitRequest {
+            group: GROUP.into(),
+            member: None,
+            offsets: vec![commit(partition(1, 0), 4), commit(partition(2, 0), 4)],
+        };
+        let at = world.now();
+        let step = world.leader.commit(&world.image, request, at);
+        world.set_topics(vec![(2, "u", 1)]);
+        world.tick();
+        assert!(world.image.group(GROUP).is_none_or(|group| group.offsets.is_empty()));
+        assert_eq!(world.finish(step), Ok(Answer::Committed));
+        let until = world.now_ms + 3_000;
+        world.run(until, &mut []);
+        let left: Vec<_> = world.group().offsets.keys().copied().collect();
+        assert_eq!(left, [partition(2, 0)], "it made the group: {is_first}");
+    }
 }
 
 #[test]
@@ -165,51 +188,6 @@ fn an_empty_group_without_offsets_goes_sooner() {
     assert_eq!(world.image.state(GROUP), GroupState::Empty);
     world.run(left + limits::EMPTY_GROUP_MS, &mut []);
     assert_eq!(world.image.state(GROUP), GroupState::Dead);
-}
-
-#[test]
-fn a_full_shard_takes_nothing_more_and_goes_on() {
-    let mut world = World::new(vec![(1, "t", 10_000)]);
-    let mut image = std::mem::take(&mut world.image);
-    let full = |partitions: std::ops::Range<u32>, size: usize| -> Vec<_> {
-        let text = "x".repeat(size);
-        let offsets = partitions.map(|at| OffsetCommit {
-            metadata: text.as_str().into(),
-            ..commit(partition(1, at), 1)
-        });
-        offsets.collect()
-    };
-    let mut index = 0;
-    let mut write = |image: &mut Image, group: usize, offsets: Vec<OffsetCommit>| {
-        index += 1;
-        let command = Command::CommitOffsets {
-            group: format!("g{group}").into(),
-            member: None,
-            offsets,
-            at_ms: 1,
-            topics_version: 1,
-        };
-        image.apply(index, &command)
-    };
-    let mut group = 0;
-    let refused = loop {
-        if let Reply::Rejected(rejection) = write(&mut image, group, full(0..250, 4_000)) {
-            break rejection;
-        }
-        group += 1;
-    };
-    assert_eq!(refused.reason, Reason::TooManyGroups);
-    assert!(group > 200, "{group} groups of a megabyte");
-    assert!(image.bytes() <= limits::SHARD_BYTES_MAX);
-
-    // What does not grow goes on.
-    let again = write(&mut image, 0, full(0..250, 4_000));
-    assert!(matches!(again, Reply::Applied { .. }), "{again:?}");
-    let smaller = write(&mut image, 0, full(0..250, 0));
-    assert!(matches!(smaller, Reply::Applied { .. }), "{smaller:?}");
-    let other = write(&mut image, group, full(0..200, 4_000));
-    assert!(matches!(other, Reply::Applied { .. }), "{other:?}");
-    image.check().expect("the state is sound");
 }
 
 #[test]

@@ -1,0 +1,57 @@
+//! What happens to groups, in the log and the counters of the broker that leads their shard, for people who ask later:
+//! why a member is gone, where offsets went, what could not be done.
+
+use jangada_coordinator::Event;
+
+use super::shards::Shared;
+
+impl Shared {
+    /// Writes it down.
+    pub fn tell(&self, event: &Event) {
+        match event {
+            Event::MemberRemoved { group, member, cause } => {
+                let cause = cause.as_str();
+                self.metrics.removed(cause);
+                tracing::info!(%group, %member, cause, "a member was removed from its group");
+            }
+            Event::MemberReplaced { group, member, by } => {
+                self.metrics.removed("replaced");
+                tracing::info!(%group, %member, %by, "another process took the place of a static member");
+            }
+            Event::TargetSet {
+                group,
+                epoch,
+                members,
+                partitions,
+            } => {
+                self.metrics.rebalances.inc();
+                tracing::info!(%group, %epoch, members, partitions, "a group has a new assignment");
+            }
+            Event::TopicsForgotten { group, topics, offsets } => {
+                tracing::info!(%group, ?topics, offsets, "a group's offsets of deleted topics are gone");
+            }
+            Event::OffsetsDeleted { group, offsets } => {
+                tracing::info!(%group, offsets, "a group's offsets were deleted by hand");
+            }
+            Event::GroupDeleted {
+                group,
+                offsets,
+                is_expired,
+            } => {
+                let cause = if *is_expired { "expired" } else { "by hand" };
+                tracing::info!(%group, offsets, cause, "a group and its offsets are gone");
+            }
+            Event::NoRoomForTarget { group, why } => {
+                tracing::warn!(%group, %why, "a group keeps its old assignment: there is no room for a new one");
+            }
+            Event::TopicsLeftOut { group, topics } => {
+                tracing::warn!(
+                    %group,
+                    count = topics.len(),
+                    first = %topics.first().map_or("", |name| name),
+                    "a group subscribes to more partitions than it can share: nobody reads these topics"
+                );
+            }
+        }
+    }
+}
