@@ -31,7 +31,7 @@ use crate::cluster::directory::{DataDirectory, DirectoryError};
 use crate::cluster::metadata::{Metadata, MetadataMachine};
 use crate::cluster::reconcile::Reconciler;
 use crate::groups;
-use crate::health::Health;
+use crate::health::{Health, SERVICES};
 use crate::http;
 use crate::metrics::Metrics;
 use crate::node::Node;
@@ -453,10 +453,15 @@ async fn serve_public(node: Arc<Node>, listener: TcpListener, stopping: watch::R
     let request_max = usize::try_from(node.settings.limits.request_bytes_max).expect("usize has 64 bits");
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let health = Health::not_serving(reporter).await;
+    // Only what is served here: the descriptors have the internal listener's service as well.
     let reflection = || {
-        tonic_reflection::server::Builder::configure()
+        let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(jangada_proto::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        let served = SERVICES
+            .into_iter()
+            .chain([tonic_health::pb::health_server::SERVICE_NAME]);
+        served.fold(builder, |builder, service| builder.with_service_name(service))
     };
     let log = LogServiceServer::new(Log { node: node.clone() })
         .max_decoding_message_size(request_max)

@@ -15,8 +15,10 @@ use crate::node::Node;
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The empty name is that of the broker as a whole.
-const SERVICES: [&str; 5] = ["", LOG, GROUPS, ADMIN, METADATA];
+/// What the public listener serves.
+pub(crate) const SERVICES: [&str; 4] = [LOG, GROUPS, ADMIN, METADATA];
+/// The name of the broker as a whole.
+const WHOLE: &str = "";
 
 /// What is reported.
 pub(crate) struct Health {
@@ -51,7 +53,7 @@ impl Health {
             }
         }
         self.set(ServingStatus::NotServing).await;
-        for service in SERVICES {
+        for service in SERVICES.into_iter().chain([WHOLE]) {
             self.reporter.clear_service_status(service).await;
         }
     }
@@ -62,7 +64,7 @@ impl Health {
             return;
         }
         self.status = status;
-        for service in SERVICES {
+        for service in SERVICES.into_iter().chain([WHOLE]) {
             self.reporter.set_service_status(service, status).await;
         }
     }

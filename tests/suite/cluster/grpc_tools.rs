@@ -67,6 +67,7 @@ async fn reflection(channel: Channel) {
     for service in SERVICES.into_iter().chain(["grpc.health.v1.Health"]) {
         assert!(listed.contains(service), "{service} is not listed: {listed:?}");
     }
+    assert!(listed.iter().all(|service| !service.contains("internal")), "{listed:?}");
     for (symbol, word) in [
         (SERVICES[2], "ProduceStream"),
         (SERVICES[1], "CommitOffsets"),
