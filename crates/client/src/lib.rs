@@ -39,7 +39,8 @@
 //! - The client survives the death of any broker: every broker that it knows is asked in turn, and the configured ones again.
 //! - With the default settings each record that is acknowledged is in its partition once, in the order of the `send` calls.
 //! - An error says whether the outcome is definite: [`ClientError::is_definite`].
-//! - Memory is bounded: a producer by `buffer_bytes`, a consumer by `prefetch_bytes`.
+//! - Memory is bounded: a producer by `buffer_bytes`, a consumer by `prefetch_bytes` and what is unpacked of one response, which is
+//!   1 MiB and one batch more.
 
 mod admin;
 mod backoff;

@@ -32,7 +32,8 @@ pub enum OffsetReset {
 #[derive(Clone, Debug)]
 pub struct ConsumerConfig {
     /// Bytes of batches that are fetched ahead, over all partitions, each of which gets an equal share but at least 64 KiB; one
-    /// batch per partition may come on top. Default: 32 MiB.
+    /// batch per partition may come on top, and what is handed out next is unpacked: 1 MiB and a batch, which may take 64 MiB then.
+    /// Default: 32 MiB.
     pub prefetch_bytes: usize,
     /// Bytes of one response, 1 KiB to 16 MiB; a larger batch still comes. Default: 1 MiB.
     pub max_partition_bytes: usize,

@@ -146,7 +146,8 @@ impl Consumer {
         Ok(record)
     }
 
-    /// The next records of some partition, at least one; waits for them. A call that is dropped loses nothing.
+    /// The next records of some partition, at least one, about 1 MiB or one batch of them; waits for them. A call that is dropped
+    /// loses nothing.
     ///
     /// # Errors
     /// What a partition runs into; see [`Consumer`].

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use super::config::ConsumerConfig;
 use super::fetcher::Fetcher;
 use super::inbox::{Fetched, Inbox, Life, Window};
-use super::record::{ConsumedRecord, RawBatches};
+use super::record::{ConsumedRecord, RawBatches, Undecoded};
 use crate::cluster::Cluster;
 use crate::error::ClientError;
 use crate::metadata::TopicMetadata;
@@ -30,12 +30,23 @@ pub(crate) struct Reader {
     resumed: VecDeque<Life>,
 }
 
-/// A response, decoded; what is not handed out yet.
+/// How much of a response is decoded at once: batches are, until they take so many bytes.
+const DECODED_BYTES: usize = 1024 * 1024;
+
+/// A response; what is not handed out yet.
 #[derive(Default)]
 struct Decoded {
     records: VecDeque<ConsumedRecord>,
-    /// What comes after them: the end, or the error behind them.
+    /// What comes after them: batches that are not decoded yet.
+    rest: Option<Undecoded>,
+    /// Or, without those, the end, or the error behind them.
     end: Option<Result<i64, ClientError>>,
+}
+
+impl Decoded {
+    fn is_over(&self) -> bool {
+        self.records.is_empty() && self.rest.is_none() && self.end.is_none()
+    }
 }
 
 /// What is there to hand out next, without waiting.
@@ -162,7 +173,7 @@ impl Reader {
         let slot = self.slot(life);
         slot.is_paused = true;
         // What was kept before comes after what was taken out of it.
-        if let Some(decoded) = decoded.filter(|decoded| decoded.end.is_some() || !decoded.records.is_empty()) {
+        if let Some(decoded) = decoded.filter(|decoded| !decoded.is_over()) {
             slot.kept.decoded = Some(decoded);
         }
     }
@@ -217,13 +228,18 @@ impl Reader {
     /// Waits until there are records to hand out. A call that is dropped loses nothing.
     pub async fn fill(&mut self) -> Result<(), Failed> {
         while self.decoded.records.is_empty() {
+            if self.decoded.rest.is_some() {
+                self.decode();
+                continue;
+            }
             self.finish_decoded()?;
             if let Some((life, decoded)) = self.kept_decoded() {
                 (self.decoded, self.decoded_of) = (decoded, life);
                 continue;
             }
             let (life, raw) = self.take().await?;
-            self.decode(life, &raw);
+            self.decoded.rest = Some(Undecoded::new(raw));
+            self.decoded_of = life;
         }
         Ok(())
     }
@@ -264,6 +280,9 @@ impl Reader {
     /// Batches of some partition, undecoded. What is left of decoded ones is skipped.
     pub async fn next_raw(&mut self) -> Result<RawBatches, Failed> {
         self.decoded.records.clear();
+        if let Some(skipped) = self.decoded.rest.take() {
+            self.decoded.end = Some(Ok(skipped.raw().next_offset));
+        }
         self.finish_decoded()?;
         let (life, raw) = self.take().await?;
         self.slot(life).position = raw.next_offset;
@@ -348,16 +367,32 @@ impl Reader {
         None
     }
 
-    fn decode(&mut self, life: Life, raw: &RawBatches) {
-        self.decoded_of = life;
-        let records = &mut self.decoded.records;
-        let decoded = raw.decode_into(records);
-        self.decoded.end = Some(decoded.map(|()| raw.next_offset).map_err(|error| ClientError::Corrupt {
-            topic: raw.topic.clone(),
-            partition: raw.partition,
-            offset: records.back().map_or(raw.first_offset, |record| record.offset + 1),
-            message: error.to_string(),
-        }));
+    /// Decodes what comes next of a response.
+    fn decode(&mut self) {
+        let position = self.position(self.decoded_of);
+        let Decoded { records, rest, end } = &mut self.decoded;
+        let Some(undecoded) = rest else { return };
+        let mut bytes = 0;
+        while bytes < DECODED_BYTES && !undecoded.is_empty() {
+            match undecoded.decode_next(records) {
+                Ok(size) => bytes += size,
+                Err(error) => {
+                    let raw = undecoded.raw();
+                    *end = Some(Err(ClientError::Corrupt {
+                        topic: raw.topic.clone(),
+                        partition: raw.partition,
+                        offset: records.back().map_or(position, |record| record.offset + 1),
+                        message: error.to_string(),
+                    }));
+                    *rest = None;
+                    return;
+                }
+            }
+        }
+        if undecoded.is_empty() {
+            *end = Some(Ok(undecoded.raw().next_offset));
+            *rest = None;
+        }
     }
 
     /// All that was decoded is handed out: what came after it?

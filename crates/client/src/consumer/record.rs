@@ -53,32 +53,58 @@ impl RawBatches {
     pub fn records(&self) -> u64 {
         self.next_offset.saturating_sub(self.first_offset).max(0) as u64
     }
+}
 
-    /// The records from `first_offset` on, appended to `records`. On an error those before it are there.
-    pub(crate) fn decode_into(&self, records: &mut impl Extend<ConsumedRecord>) -> Result<(), BatchError> {
-        for batch in BatchIter::new(self.batches.clone()) {
-            let (header, bytes) = batch?;
-            if header.base_offset.saturating_add(i64::from(header.last_offset_delta)) < self.first_offset {
+/// Batches that are decoded one after the other: unpacked they may take a thousand times as much.
+pub(crate) struct Undecoded {
+    raw: RawBatches,
+    rest: BatchIter,
+}
+
+impl Undecoded {
+    pub fn new(raw: RawBatches) -> Self {
+        let rest = BatchIter::new(raw.batches.clone());
+        Self { raw, rest }
+    }
+
+    /// Where they come from.
+    pub fn raw(&self) -> &RawBatches {
+        &self.raw
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// The next batch's records from `first_offset` on, appended to `records`; about how many bytes they take. On an error those
+    /// before it are there.
+    pub fn decode_next(&mut self, records: &mut impl Extend<ConsumedRecord>) -> Result<usize, BatchError> {
+        let Some(batch) = self.rest.next() else { return Ok(0) };
+        let (header, bytes) = batch?;
+        let first_offset = self.raw.first_offset;
+        if header.base_offset.saturating_add(i64::from(header.last_offset_delta)) < first_offset {
+            return Ok(0);
+        }
+        let mut size = 0;
+        for record in Records::new(&bytes, DECOMPRESSED_BYTES_MAX)? {
+            let record = record?;
+            let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+            size += size_of::<ConsumedRecord>() + length(&record.key) + length(&record.value);
+            if record.offset.get() < first_offset {
                 continue;
             }
-            for record in Records::new(&bytes, DECOMPRESSED_BYTES_MAX)? {
-                let record = record?;
-                if record.offset.get() < self.first_offset {
-                    continue;
-                }
-                records.extend([ConsumedRecord {
-                    topic: self.topic.clone(),
-                    partition: self.partition,
-                    offset: record.offset.get(),
-                    leader_epoch: u32::try_from(header.partition_leader_epoch).ok(),
-                    timestamp_ms: record.timestamp_ms,
-                    key: record.key,
-                    value: record.value,
-                    headers: record.headers,
-                }]);
-            }
+            records.extend([ConsumedRecord {
+                topic: self.raw.topic.clone(),
+                partition: self.raw.partition,
+                offset: record.offset.get(),
+                leader_epoch: u32::try_from(header.partition_leader_epoch).ok(),
+                timestamp_ms: record.timestamp_ms,
+                key: record.key,
+                value: record.value,
+                headers: record.headers,
+            }]);
         }
-        Ok(())
+        Ok(size)
     }
 }
 
@@ -111,7 +137,10 @@ mod tests {
             high_watermark: 20,
         };
         let mut records = Vec::new();
-        raw.decode_into(&mut records).expect("good batches");
+        let mut undecoded = Undecoded::new(raw.clone());
+        while !undecoded.is_empty() {
+            undecoded.decode_next(&mut records).expect("good batches");
+        }
         let offsets: Vec<i64> = records.iter().map(|record| record.offset).collect();
         assert_eq!(offsets, [13, 14, 15]);
         assert_eq!(raw.records(), 3);

@@ -11,8 +11,8 @@ use crate::error::ClientError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommitMode {
     /// At most once: before records are handed out. Those that were handed out and not finished when the consumer fails are
-    /// lost. [`next`](crate::GroupConsumer::next) commits for all that came in one response, so that one failure may lose as
-    /// many; [`next_batch`](crate::GroupConsumer::next_batch) for what it returns.
+    /// lost. [`next`](crate::GroupConsumer::next) commits for up to all that came in one response, so that one failure may lose
+    /// as many; [`next_batch`](crate::GroupConsumer::next_batch) for what it returns.
     Before,
     /// At least once: after records are finished, which is when the next ones are asked for, or by
     /// [`commit`](crate::GroupConsumer::commit). Those since the last commit come again when the consumer fails.

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use jangada_client::{Client, ClientError, Consumer, ConsumerConfig, OffsetReset, ProducerConfig, Reason, StartAt};
+use jangada_client::{
+    Client, ClientError, Codec, Consumer, ConsumerConfig, OffsetReset, ProducerConfig, ProducerRecord, Reason, StartAt,
+};
 use jangada_types::batch::BatchIter;
 use tokio::time::timeout;
 
@@ -310,4 +312,38 @@ async fn a_range_that_cannot_be_found_out_is_asked_for_again() {
     assert!(error.is_retryable(), "{error}");
     cluster.state().list_faults.clear();
     assert_eq!(read(&mut consumer, 10).await, expected(0, 0..10));
+}
+
+#[tokio::test]
+async fn well_packed_batches_are_unpacked_as_they_are_handed_out() {
+    let cluster = Cluster::start(1);
+    cluster.create_topic("t", 1);
+    cluster.limit_batches("t", 8 << 20);
+    let client = cluster.client().await;
+    let config = ProducerConfig {
+        batch_bytes: 8 << 20,
+        compression: Codec::Zstd,
+        linger: Duration::from_secs(5),
+        ..ProducerConfig::default()
+    };
+    let producer = client.producer(config).expect("good settings");
+    let zeros = vec![0; 1_000_000];
+    for _ in 0..80 {
+        let record = ProducerRecord::new("t").with_partition(0).with_value(zeros.clone());
+        drop(producer.send(record).await.expect("taken"));
+    }
+    producer.flush().await;
+    let batches = cluster.state().partition("t", 0).batches.clone();
+    let bytes = batches.iter().map(|batch| batch.len()).sum::<usize>();
+    assert!(batches.len() >= 10 && bytes < 100_000, "one response has them all");
+    let mut consumer = client.consumer(ConsumerConfig::default()).expect("good settings");
+    consumer.assign_topic("t", StartAt::Earliest).await.expect("assigned");
+    let mut read = 0;
+    while read < 80 {
+        let next = timeout(Duration::from_secs(20), consumer.next_batch()).await;
+        let records = next.expect("soon").expect("records");
+        assert!(records.len() <= 8, "{} records of 1 MB at once", records.len());
+        read += records.len();
+        assert_eq!(consumer.position("t", 0), Some(read as i64));
+    }
 }

@@ -19,6 +19,11 @@ impl BatchIter {
         Self { rest: batches }
     }
 
+    /// Whether there are no more.
+    pub fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     fn split_next(&mut self) -> Result<(BatchHeader, Bytes), BatchError> {
         let header = BatchHeader::parse(&self.rest)?;
         let size = header.total_size();
