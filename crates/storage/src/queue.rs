@@ -1,8 +1,9 @@
 //! The commit queue: what all groups want written, in one order, until the writer thread takes it.
 //!
 //! Writers of all threads put items in; only the writer thread takes them out. Memory is counted in bytes from `push`
-//! until the completion was called; who proposes holds back by that count (`StoreStatistics::queue_bytes`), as a write
-//! itself must never block.
+//! until the completion was called (`StoreStatistics::queue_bytes`, a metric). A write itself must never wait for room:
+//! what bounds the queue is what its callers let under way, the budgets of produce, the windows of append streams, and
+//! what is applied.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
