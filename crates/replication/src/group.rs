@@ -13,7 +13,7 @@ use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
 use openraft::{ChangeMembers, Instant as _, ReadPolicy};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::host::{Host, HostSignals};
 use crate::log_store::LogStore;
@@ -33,6 +33,9 @@ pub enum ProposeError {
     /// No quorum within the time given: it may be applied or not.
     #[error("no quorum within the time given; the command's outcome is unknown")]
     Timeout,
+    /// Not appended: the members cannot be changed in this way, or not now.
+    #[error("the change of members was refused: {0}")]
+    Refused(String),
     /// The replica has stopped: it may be applied or not.
     #[error("the replica has stopped: {0}")]
     Stopped(String),
@@ -41,7 +44,7 @@ pub enum ProposeError {
 impl ProposeError {
     /// The command had no effect and never will.
     pub fn is_definite(&self) -> bool {
-        matches!(self, Self::NotLeader(_))
+        matches!(self, Self::NotLeader(_) | Self::Refused(_))
     }
 }
 
@@ -75,7 +78,7 @@ impl Proposal {
             }),
             Ok(Ok(Err(ClientWriteError::ForwardToLeader(forward)))) => Err(ProposeError::NotLeader(forward.leader_id)),
             Ok(Ok(Err(ClientWriteError::LogEntryDiscarded(_)))) => Err(ProposeError::Discarded),
-            Ok(Ok(Err(error))) => Err(ProposeError::Stopped(error.to_string())),
+            Ok(Ok(Err(error))) => Err(ProposeError::Refused(error.to_string())),
         }
     }
 }
@@ -133,6 +136,11 @@ const TRANSFER_AGAIN: Duration = Duration::from_millis(75);
 /// A change of members that finds no quorum is given up after this time; whether it happens is unknown.
 const MEMBERS_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Heartbeats of a group that wait for their answer at once; more are refused. Each waits until what was accepted
+/// before it is synced, and its sender has given it up long before, but it put off this replica's election. So a disk
+/// that stalls for 6 s still makes no follower stand for election, and one that hangs fills no memory.
+pub(crate) const HEARTBEATS_MAX: usize = 32;
+
 type ReadRound = watch::Receiver<Option<Result<(), ReadError>>>;
 
 /// A cheap handle; clones share the replica.
@@ -150,6 +158,7 @@ struct Inner {
     /// The round of quorum confirmation that has not begun yet, for all who ask meanwhile.
     next_read: Mutex<Option<ReadRound>>,
     reading: tokio::sync::Mutex<()>,
+    heartbeats: Arc<Semaphore>,
 }
 
 impl Group {
@@ -168,16 +177,17 @@ impl Group {
             status,
             next_read: Mutex::default(),
             reading: tokio::sync::Mutex::default(),
+            heartbeats: Arc::new(Semaphore::new(HEARTBEATS_MAX)),
         };
         Self { inner: Arc::new(inner) }
     }
 
-    pub(crate) fn retire(&self) {
-        self.inner.log.retire();
-    }
-
     pub(crate) fn raft(&self) -> &Raft {
         &self.inner.raft
+    }
+
+    pub(crate) fn heartbeats(&self) -> &Arc<Semaphore> {
+        &self.inner.heartbeats
     }
 
     /// The group's id.
@@ -223,7 +233,8 @@ impl Group {
     }
 
     /// Returns when this replica has applied everything that was committed, anywhere, before the call (ReadIndex,
-    /// Raft thesis section 6.4). All callers that wait at the same time share one round of confirmation.
+    /// Raft thesis section 6.4). All callers that wait at the same time share one round of confirmation; the round's time-out
+    /// is that of its first caller.
     pub async fn confirm_read(&self, timeout: Duration) -> Result<(), ReadError> {
         let mut round = {
             let mut next = self.inner.next_read.lock();
@@ -264,7 +275,7 @@ impl Group {
         let members: BTreeMap<ReplicaId, ()> = voters.iter().map(|id| (*id, ())).collect();
         match self.inner.raft.initialize(members).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
-            Err(RaftError::APIError(error)) => Err(ProposeError::Stopped(error.to_string())),
+            Err(RaftError::APIError(error)) => Err(ProposeError::Refused(error.to_string())),
             Err(RaftError::Fatal(fatal)) => Err(stopped(fatal)),
         }
     }
@@ -408,6 +419,6 @@ fn write_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Pr
         RaftError::Fatal(fatal) => stopped(fatal),
         RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => ProposeError::NotLeader(forward.leader_id),
         RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => ProposeError::Discarded,
-        RaftError::APIError(error) => ProposeError::Stopped(error.to_string()),
+        RaftError::APIError(error) => ProposeError::Refused(error.to_string()),
     }
 }

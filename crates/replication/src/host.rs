@@ -43,6 +43,8 @@ const SAVE_EVERY_STATES: u64 = 8;
 const SNAPSHOT_EVERY_BYTES: u64 = 4 << 20;
 /// And after this many entries; in both cases not before the state's own size was applied.
 const SNAPSHOT_EVERY_ENTRIES: u64 = 4096;
+/// A checkpoint is made not before this many times the size of the state itself.
+const CHECKPOINT_EVERY_STATES: u64 = 4;
 /// Replies are sent, and state is published, at least this often within one long run of entries.
 const FLUSH_EVERY_ENTRIES: usize = 64;
 
@@ -73,7 +75,7 @@ struct PurgePoints {
 }
 
 impl PurgePoints {
-    /// The last checkpoint at or below `start`, if it is news.
+    /// The last checkpoint at or below `start`. It is news: what becomes the snapshot is a checkpoint no more.
     fn reachable(&self, start: Offset) -> Option<Checkpoint> {
         self.checkpoints
             .iter()
@@ -93,8 +95,9 @@ pub(crate) struct Host {
     /// Rows of entries that were applied and not flushed.
     effects: Effects,
     unsaved: Progress,
+    /// Since the newest point that the log can be cut at.
     since_checkpoint: Progress,
-    /// Size of the state when it was saved last.
+    /// Size of the state when it was encoded last.
     saved_bytes: u64,
     signals: Arc<HostSignals>,
 }
@@ -107,10 +110,42 @@ struct Progress {
 }
 
 impl Progress {
+    /// More than any distance: what is due by bytes is due now.
+    const UNKNOWN: Self = Self {
+        bytes: u64::MAX,
+        entries: u64::MAX,
+    };
+
     fn add(&mut self, bytes: u64) {
-        self.bytes += bytes;
-        self.entries += 1;
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.entries = self.entries.saturating_add(1);
     }
+}
+
+/// What earlier runs applied since the newest point that the log can be cut at. Were it forgotten, a group that no run
+/// of the process takes far enough would never shrink. How many bytes it was is not known, so a point is made soon.
+fn inherited(points: &PurgePoints, last_applied: Option<LogId>, retention: Retention) -> Progress {
+    let newest = points.checkpoints.back();
+    let cut = newest.map(|point| point.index).max(points.snapshot_index);
+    let entries = next_index(last_applied) - cut.map_or(0, |index| index + 1);
+    let is_far = match retention {
+        Retention::Compacted => entries >= SNAPSHOT_EVERY_ENTRIES,
+        // Where no records came, there is nothing to cut: a broker that is restarted often makes no rows for its idle
+        // partitions.
+        Retention::LogIsData { position, .. } => match newest {
+            Some(point) => point.position < position,
+            None => entries > 0 && position > Offset::from(0),
+        },
+    };
+    if is_far {
+        Progress::UNKNOWN
+    } else {
+        Progress { bytes: 0, entries }
+    }
+}
+
+fn next_index(id: Option<LogId>) -> u64 {
+    id.map_or(0, |id| id.index + 1)
 }
 
 impl Host {
@@ -168,9 +203,10 @@ impl Host {
             ));
         }
         machine.publish();
+        let since_checkpoint = inherited(&points, last_applied, machine.retention());
         let signals = HostSignals {
             applied_term: watch::Sender::new(0),
-            applied_next: AtomicU64::new(last_applied.map_or(0, |id| id.index + 1)),
+            applied_next: AtomicU64::new(next_index(last_applied)),
             snapshot_due: Notify::new(),
         };
         Ok(Self {
@@ -181,7 +217,7 @@ impl Host {
             points: Arc::new(Mutex::new(points)),
             effects: Effects::default(),
             unsaved: Progress::default(),
-            since_checkpoint: Progress::default(),
+            since_checkpoint,
             saved_bytes,
             signals: Arc::new(signals),
         })
@@ -200,6 +236,11 @@ impl Host {
 
     fn apply_entry(&mut self, entry: Entry) -> Bytes {
         let id = entry.log_id;
+        assert!(
+            self.last_applied < Some(id),
+            "group {}: entries are applied in order",
+            self.log.group()
+        );
         let (bytes, reply) = match entry.payload {
             EntryPayload::Blank => (0, Bytes::new()),
             EntryPayload::Normal(command) => {
@@ -217,11 +258,6 @@ impl Host {
                 (0, Bytes::new())
             }
         };
-        assert!(
-            self.last_applied < Some(id),
-            "group {}: entries are applied in order",
-            self.log.group()
-        );
         self.last_applied = Some(id);
         self.unsaved.add(bytes);
         self.since_checkpoint.add(bytes);
@@ -304,9 +340,12 @@ impl Host {
         };
         let mut points = self.points.lock();
         let emptied = start == position && self.since_checkpoint.bytes > 0;
-        if self.since_checkpoint.bytes >= checkpoint_bytes || emptied {
+        // A large state is written less often, so that checkpoints stay a small part of the log.
+        let distance = checkpoint_bytes.max(self.saved_bytes.saturating_mul(CHECKPOINT_EVERY_STATES));
+        if self.since_checkpoint.bytes >= distance || emptied {
             self.since_checkpoint = Progress::default();
             let value = codec::encode_checkpoint(position, &self.meta(), &self.machine.snapshot());
+            self.saved_bytes = value.len() as u64;
             ops.push(Op::PutState {
                 kind: StateKind::CHECKPOINT,
                 suffix: Some(id.index),
@@ -333,11 +372,12 @@ impl Drop for Host {
     /// A clean stop saves the state, so that the next start applies nothing again.
     fn drop(&mut self) {
         // After a panic the state may be half way into an entry.
-        if self.unsaved.entries > 0 && !std::thread::panicking() && !self.log.is_retired() {
+        if self.unsaved.entries > 0 && !std::thread::panicking() {
             let mut ops = self.index_ops();
             ops.push(self.save_op());
             self.log.write_lazy(ops);
         }
+        self.log.installs_no_more();
     }
 }
 
@@ -440,6 +480,7 @@ impl RaftStateMachine<TypeConfig> for Host {
             }
             self.log.start_synced(ops)
         };
+        self.log.installed();
         durable.wait().await?;
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
@@ -448,7 +489,7 @@ impl RaftStateMachine<TypeConfig> for Host {
         self.machine.publish();
         self.signals
             .applied_next
-            .store(self.last_applied.map_or(0, |id| id.index + 1), Ordering::Release);
+            .store(next_index(self.last_applied), Ordering::Release);
         Ok(())
     }
 

@@ -47,10 +47,10 @@ impl Leaders {
         self.version.subscribe()
     }
 
-    /// Forgets a group that was deleted.
-    pub fn forget(&self, group: GroupId) {
-        self.known.write().remove(&group);
-        self.changed();
+    /// Forgets the groups that are none any more, also those that this broker had no replica of.
+    pub fn retain(&self, mut exists: impl FnMut(GroupId) -> bool) {
+        // Nobody looks for the leader of a group that is gone, so nobody is told.
+        self.known.write().retain(|group, _| exists(*group));
     }
 
     fn changed(&self) {
@@ -60,6 +60,13 @@ impl Leaders {
     /// What the local replica sees.
     pub(crate) fn observed(&self, group: GroupId, term: u64, broker: Option<BrokerId>) {
         if learn(&mut self.known.write(), group, term, broker) {
+            self.changed();
+        }
+    }
+
+    /// A broker that led in this term leads no more.
+    pub(crate) fn left(&self, group: GroupId, term: u64, broker: BrokerId) {
+        if unlearn(&mut self.known.write(), group, term, broker) {
             self.changed();
         }
     }
@@ -158,6 +165,15 @@ mod tests {
         );
         leaders.announced(broker(2), announcement(&[(7, 4, false)], false));
         assert_eq!(leaders.get(group), Some(Leader { term: 4, broker: None }));
+    }
+
+    #[test]
+    fn groups_that_are_gone_are_forgotten() {
+        let leaders = Leaders::default();
+        leaders.announced(broker(1), announcement(&[(7, 3, true), (8, 3, true)], false));
+        leaders.retain(|group| group == GroupId::from(8));
+        assert_eq!(leaders.get(GroupId::from(7)), None);
+        assert_eq!(leaders.get(GroupId::from(8)).unwrap().broker, Some(broker(1)));
     }
 
     #[test]

@@ -14,10 +14,14 @@
 mod codec;
 mod group;
 mod host;
+#[cfg(test)]
+mod host_tests;
 mod leaders;
 mod log_store;
 mod raft_types;
 mod registry;
+#[cfg(test)]
+mod registry_tests;
 mod runtime;
 mod state_machine;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
@@ -16,7 +16,7 @@ use jangada_storage::{Durability, LogEntry, LogPosition, Op, StateKind, Store, S
 use jangada_types::GroupId;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::codec;
 use crate::raft_types::{Entry, LogId, TypeConfig, Vote, log_id};
@@ -24,6 +24,9 @@ use crate::raft_types::{Entry, LogId, TypeConfig, Vote, log_id};
 /// Bytes of entries that one read returns, and so one append message and one chunk of apply. openraft itself only
 /// counts entries.
 pub(crate) const READ_BYTES_MAX: usize = 1 << 20;
+
+/// An append that waits longer than this for a snapshot says so.
+const LONG_INSTALLATION: Duration = Duration::from_secs(30);
 
 /// Runs a blocking store call off the runtime's workers.
 pub(crate) async fn blocking<T: Send + 'static>(
@@ -59,10 +62,19 @@ pub(crate) struct LogStore {
 #[derive(Default)]
 struct Shared {
     vote: Mutex<Option<Vote>>,
-    /// The group is being deleted: nothing is written any more, or it would be left behind.
-    retired: AtomicBool,
+    /// Snapshots that are or will be installed; see [`LogStore::await_installation`].
+    installer: watch::Sender<Installer>,
     /// Set by `save_committed`, taken by the next append.
     committed_unsaved: Mutex<Option<LogId>>,
+}
+
+/// Who installs snapshots, as those see it who wait for one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Installer {
+    #[default]
+    Running,
+    /// The host is gone: no snapshot will be installed any more.
+    Gone,
 }
 
 impl LogStore {
@@ -86,13 +98,42 @@ impl LogStore {
         })
     }
 
-    /// From now on nothing is saved: the group is being deleted.
-    pub fn retire(&self) {
-        self.shared.retired.store(true, Ordering::Release);
+    /// The log goes on after a snapshot.
+    pub fn installed(&self) {
+        self.shared.installer.send_replace(Installer::Running);
     }
 
-    pub fn is_retired(&self) -> bool {
-        self.shared.retired.load(Ordering::Acquire)
+    /// The host is gone.
+    pub fn installs_no_more(&self) {
+        self.shared.installer.send_replace(Installer::Gone);
+    }
+
+    /// Waits until the log has what comes before `first`.
+    ///
+    /// openraft takes a snapshot as there from the moment that it accepts it, and appends what follows it, while the
+    /// state machine may still be busy with what it had before. The log then ends before the snapshot.
+    async fn await_installation(&self, first: u64) -> io::Result<()> {
+        // An empty log begins anywhere.
+        let next = || self.store.bounds(self.group).next_index().unwrap_or(first);
+        if first <= next() {
+            return Ok(());
+        }
+        let mut installer = self.shared.installer.subscribe();
+        while first > next() {
+            if *installer.borrow_and_update() == Installer::Gone {
+                let (group, next) = (self.group, next());
+                let text = format!("group {group}: entry {first} cannot follow, the log goes on at {next}");
+                return Err(io::Error::other(text));
+            }
+            // Changed since it was looked at last: a snapshot was installed between.
+            if tokio::time::timeout(LONG_INSTALLATION, installer.changed())
+                .await
+                .is_err()
+            {
+                tracing::warn!(group = %self.group, first, next = next(), "entries wait for a snapshot that is being installed");
+            }
+        }
+        Ok(())
     }
 
     /// Queues a write; [`Durable::wait`] waits for it.
@@ -108,9 +149,7 @@ impl LogStore {
 
     /// Writes with the next commit.
     pub fn write_lazy(&self, ops: Vec<Op>) {
-        if !self.is_retired() {
-            self.store.write(self.group, ops, Durability::Lazy, None);
-        }
+        self.store.write(self.group, ops, Durability::Lazy, None);
     }
 
     pub fn store(&self) -> &Arc<dyn Store> {
@@ -132,24 +171,38 @@ impl LogStore {
                 blocking(move || store.read_log(group, start..end, bytes_max)).await?
             }
         };
+        // Everything above counts on it: an entry that is left out would shift the offsets of those behind it.
+        if entries.first().is_none_or(|entry| entry.index != start) {
+            return Err(io::Error::other(format!(
+                "group {}: log entry {start} is missing",
+                self.group
+            )));
+        }
         decode_all(entries)
     }
 
-    fn end_of(&self, range: &impl RangeBounds<u64>) -> (u64, u64) {
-        let start = match range.start_bound() {
-            Bound::Included(index) => *index,
-            Bound::Excluded(index) => index + 1,
-            Bound::Unbounded => 0,
-        };
-        let end = match range.end_bound() {
-            Bound::Included(index) => index + 1,
-            Bound::Excluded(index) => *index,
-            Bound::Unbounded => u64::MAX,
-        };
+    /// The part of a range that the log has.
+    fn present(&self, range: &impl RangeBounds<u64>) -> (u64, u64) {
+        let (start, end) = ends_of(range);
         let bounds = self.store.bounds(self.group);
-        let next = bounds.last.map_or(0, |last| last.index + 1);
+        let next = bounds.next_index().unwrap_or(0);
         (start.max(bounds.first_index()), end.min(next))
     }
+}
+
+/// First index of a range, and the one after its last.
+fn ends_of(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let start = match range.start_bound() {
+        Bound::Included(index) => *index,
+        Bound::Excluded(index) => index + 1,
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(index) => index + 1,
+        Bound::Excluded(index) => *index,
+        Bound::Unbounded => u64::MAX,
+    };
+    (start, end)
 }
 
 fn decode_all(entries: Vec<LogEntry>) -> io::Result<Vec<Entry>> {
@@ -168,17 +221,11 @@ impl RaftLogReader<TypeConfig> for LogStore {
         &mut self,
         range: RB,
     ) -> io::Result<Vec<Entry>> {
-        let (mut start, end) = self.end_of(&range);
+        let (mut start, end) = self.present(&range);
         let mut entries = Vec::new();
         while start < end {
             let chunk = self.read(start, end, READ_BYTES_MAX).await?;
-            let Some(last) = chunk.last() else {
-                return Err(io::Error::other(format!(
-                    "group {}: log entry {start} is missing",
-                    self.group
-                )));
-            };
-            start = last.log_id.index + 1;
+            start += chunk.len() as u64;
             entries.extend(chunk);
         }
         Ok(entries)
@@ -188,20 +235,14 @@ impl RaftLogReader<TypeConfig> for LogStore {
         &mut self,
         range: RB,
     ) -> impl Stream<Item = Result<Entry, io::Error>> + Send {
-        let (start, end) = self.end_of(&range);
+        let (start, end) = self.present(&range);
         let reader = self.clone();
         let chunks = stream::try_unfold((reader, start), move |(reader, start)| async move {
             if start >= end {
                 return Ok(None);
             }
             let chunk = reader.read(start, end, READ_BYTES_MAX).await?;
-            let Some(last) = chunk.last() else {
-                return Err(io::Error::other(format!(
-                    "group {}: log entry {start} is missing",
-                    reader.group
-                )));
-            };
-            let next = last.log_id.index + 1;
+            let next = start + chunk.len() as u64;
             Ok(Some((chunk, (reader, next))))
         });
         // `TryStream::try_flatten` would need inner streams of results; the chunks are plain.
@@ -216,14 +257,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        let entries = self.read(start, end, READ_BYTES_MAX).await?;
-        if entries.is_empty() && start < end {
-            return Err(io::Error::other(format!(
-                "group {}: log entries {start} to {end} are missing",
-                self.group
-            )));
-        }
-        Ok(entries)
+        self.read(start, end, READ_BYTES_MAX).await
     }
 }
 
@@ -272,6 +306,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: Send,
     {
         let entries: Vec<LogEntry> = entries.into_iter().map(codec::encode_entry).collect();
+        if let Some(first) = entries.first() {
+            self.await_installation(first.index).await?;
+        }
         let mut ops = Vec::with_capacity(2);
         if !entries.is_empty() {
             ops.push(Op::Append(entries));

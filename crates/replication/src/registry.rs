@@ -8,12 +8,12 @@ use jangada_proto::internal::message::Body;
 use jangada_proto::internal::{
     Frame, GroupLeader, InstallSnapshotResponse, LeaderAnnouncement, Message, SnapshotChunk,
 };
-use jangada_storage::{Durability, Op, Store, StoreCondition, StoreError};
+use jangada_storage::{Store, StoreCondition, StoreError};
 use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Config, SnapshotPolicy};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -62,6 +62,8 @@ pub enum OpenError {
 #[derive(Clone)]
 pub(crate) struct Hosted {
     pub raft: Raft,
+    /// A permit for each heartbeat that may wait for its answer.
+    pub heartbeats: Arc<Semaphore>,
 }
 
 /// See the module text. One per broker.
@@ -186,6 +188,7 @@ impl Registry {
         match self.groups.read().get(&id) {
             Some(group) => Ok(Hosted {
                 raft: group.raft().clone(),
+                heartbeats: group.heartbeats().clone(),
             }),
             None => Err(format!("group {id} is not open on broker {}", self.identity.broker)),
         }
@@ -233,23 +236,14 @@ impl Registry {
 
     /// Stops this broker's replica and removes its data. Returns when that is durable.
     pub async fn delete(&self, id: GroupId) -> Result<(), StoreError> {
-        if let Some(group) = self.group(id) {
-            group.retire();
-        }
         self.close(id).await;
-        self.leaders.forget(id);
         let store = self.store.clone();
         let (done, durable) = tokio::sync::oneshot::channel();
         let queued = tokio::task::spawn_blocking(move || {
-            store.open_group(id)?;
-            let completion = Box::new(move |result| drop(done.send(result)));
-            store.write(id, vec![Op::DeleteGroup], Durability::Synced, Some(completion));
-            Ok::<_, StoreError>(())
+            store.delete_group(id, Box::new(move |result| drop(done.send(result))));
         });
-        queued.await.map_err(|error| StoreError::Corrupt(error.to_string()))??;
-        let result = durable.await.unwrap_or(Err(StoreError::ShuttingDown));
-        self.store.close_group(id);
-        result
+        queued.await.map_err(|error| StoreError::Corrupt(error.to_string()))?;
+        durable.await.unwrap_or(Err(StoreError::ShuttingDown))
     }
 
     /// Stops all replicas, in parallel.
@@ -301,6 +295,25 @@ impl Registry {
         for peer in self.transport().all() {
             peer.control.send(self.announcement(leaders.clone(), false)).await;
         }
+    }
+
+    /// Tells all brokers when this one leads a group now, or does not any more.
+    async fn announce_change(&self, id: GroupId, before: GroupStatus, seen: GroupStatus) {
+        if before.ready == seen.ready && (!seen.ready || before.term == seen.term) {
+            return;
+        }
+        let term = if seen.ready { seen.term } else { before.term };
+        if seen.ready {
+            tracing::info!(group = %id, term, "leading");
+        } else {
+            tracing::info!(group = %id, term, "not leading any more");
+        }
+        let change = GroupLeader {
+            group_id: id.get(),
+            term,
+            leading: seen.ready,
+        };
+        self.announce(vec![change]).await;
     }
 
     fn announcement(&self, leaders: Vec<GroupLeader>, complete: bool) -> Message {
@@ -372,21 +385,7 @@ async fn observe(
         };
         let before = status.send_replace(seen);
         registry.leaders.observed(id, seen.term, known_leader(&registry, seen));
-        if before.ready != seen.ready || (seen.ready && before.term != seen.term) {
-            let term = if seen.ready { seen.term } else { before.term };
-            if seen.ready {
-                tracing::info!(group = %id, term, "leading");
-            } else {
-                tracing::info!(group = %id, term, "not leading any more");
-            }
-            registry
-                .announce(vec![GroupLeader {
-                    group_id: id.get(),
-                    term,
-                    leading: seen.ready,
-                }])
-                .await;
-        }
+        registry.announce_change(id, before, seen).await;
         tokio::select! {
             changed = server.changed() => if changed.is_err() { break },
             changed = applied_term.changed() => if changed.is_err() { break },
@@ -396,15 +395,17 @@ async fn observe(
     if registry.groups.read().contains_key(&id) {
         tracing::error!(group = %id, "a replica has stopped by itself; see the error before this one");
     }
-    status.send_modify(|status| {
-        *status = GroupStatus {
-            stopped: true,
-            leader: None,
-            leading: false,
-            ready: false,
-            ..*status
-        }
-    });
+    let before = *status.borrow();
+    let stopped = GroupStatus {
+        stopped: true,
+        leader: None,
+        leading: false,
+        ready: false,
+        ..before
+    };
+    registry.leaders.left(id, before.term, registry.identity.broker);
+    status.send_replace(stopped);
+    registry.announce_change(id, before, stopped).await;
 }
 
 /// Whom to name as leader: this broker only once it is ready, so that nobody is sent here to be turned away.

@@ -36,7 +36,8 @@ pub struct Effects {
 }
 
 /// A deterministic fold of a group's committed commands. Every replica applies the same commands in the same order,
-/// so `apply` may use nothing but the state and the command: no clock, no randomness, no I/O.
+/// so nothing but the state and the command may go into the new state and the reply: no clock, no randomness, no I/O.
+/// What an implementation keeps beside the state for its own replica, sessions of a leader say, may use a clock.
 ///
 /// It runs on one task; readers see what `publish` put where they look.
 pub trait StateMachine: Send + Sync + 'static {

@@ -1,7 +1,7 @@
 //! What the store does when its disk fails or is slow: the device under the writer is exchanged.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Weak, mpsc};
 
 use jangada_types::GroupId;
 use parking_lot::{Condvar, Mutex};
@@ -9,11 +9,12 @@ use rocksdb::WriteBatch;
 use tempfile::TempDir;
 
 use crate::conformance::{entries, entry, write_synced};
-use crate::database::Database;
+use crate::database::{Database, LOG};
 use crate::error::StoreError;
+use crate::keys;
 use crate::options::StoreOptions;
 use crate::rocks::RocksStore;
-use crate::store::{Durability, Op, Store, StoreCondition};
+use crate::store::{Durability, LogBounds, Op, Store, StoreCondition};
 use crate::writer::Device;
 
 const GROUP: GroupId = GroupId(1);
@@ -61,6 +62,7 @@ impl Device for Faulty {
 
 struct Rig {
     store: RocksStore,
+    database: Weak<Database>,
     switches: Arc<Switches>,
     fenced: Arc<AtomicU32>,
     directory: TempDir,
@@ -75,7 +77,9 @@ fn rig() -> Rig {
         counted.fetch_add(1, Relaxed);
     });
     let faulty = switches.clone();
+    let mut opened = Weak::new();
     let (store, _) = RocksStore::open_on(StoreOptions::new(directory.path()), on_fence, |database| {
+        opened = Arc::downgrade(&database);
         Box::new(Faulty {
             database,
             switches: faulty,
@@ -85,6 +89,7 @@ fn rig() -> Rig {
     store.open_group(GROUP).unwrap();
     Rig {
         store,
+        database: opened,
         switches,
         fenced,
         directory,
@@ -223,4 +228,40 @@ fn a_panic_of_a_completion_fences_the_store() {
         std::thread::yield_now();
     }
     assert!(matches!(rig.store.condition(), StoreCondition::Fenced(_)));
+}
+
+#[test]
+fn a_damaged_group_can_be_deleted() {
+    let rig = rig();
+    append(&rig.store, 0).unwrap();
+    rig.store.close_group(GROUP);
+    let mut damage = WriteBatch::default();
+    let mut database = rig.database.upgrade().unwrap();
+    damage.put_cf(&database.family(LOG), keys::log(GROUP, 0), b"\x09 of a later version");
+    database.write(damage).unwrap();
+    drop(database);
+    assert!(matches!(rig.store.open_group(GROUP), Err(StoreError::Corrupt(_))));
+    delete(&rig.store).unwrap();
+    assert_eq!(rig.store.groups().unwrap(), []);
+    assert_eq!(rig.store.open_group(GROUP).unwrap(), LogBounds::default());
+}
+
+#[test]
+fn nothing_is_written_to_a_group_once_it_is_deleted() {
+    let rig = rig();
+    append(&rig.store, 0).unwrap();
+    rig.switches.hold(true);
+    let (sender, deleted) = mpsc::sync_channel(1);
+    let done = Box::new(move |result| sender.send(result).unwrap());
+    rig.store.delete_group(GROUP, done);
+    assert!(matches!(append(&rig.store, 0), Err(StoreError::GroupNotOpen(GROUP))));
+    rig.switches.hold(false);
+    deleted.recv().unwrap().unwrap();
+    assert_eq!(rig.store.groups().unwrap(), []);
+}
+
+fn delete(store: &RocksStore) -> Result<(), StoreError> {
+    let (sender, deleted) = mpsc::sync_channel(1);
+    store.delete_group(GROUP, Box::new(move |result| sender.send(result).unwrap()));
+    deleted.recv().unwrap()
 }

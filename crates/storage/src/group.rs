@@ -60,6 +60,8 @@ pub(crate) struct Group {
 pub(crate) struct GroupState {
     id: GroupId,
     pub(crate) bounds: LogBounds,
+    /// The group was deleted for good: nothing is written any more, or it would be left behind.
+    pub(crate) deleted: bool,
     /// Index of the first entry that is there; none when there is no entry.
     pub(crate) first: Option<u64>,
     /// Counts everything that removes entries. A read that found it changed after looking into RocksDB looks again.
@@ -83,23 +85,35 @@ impl Group {
                 purged.index
             )));
         }
+        let loaded = Self::blank(id, budget);
+        let mut state = loaded.state.lock();
+        state.bounds = LogBounds {
+            purged,
+            last: ends.map(|(_, last)| last).or(purged),
+        };
+        state.first = ends.map(|(first, _)| first);
+        state.index = RecentIndex::new(database.index_last(id)?);
+        drop(state);
+        Ok(loaded)
+    }
+
+    /// A group of which nothing is known.
+    pub(crate) fn blank(id: GroupId, budget: Arc<TailBudget>) -> Self {
         let state = GroupState {
             id,
-            bounds: LogBounds {
-                purged,
-                last: ends.map(|(_, last)| last).or(purged),
-            },
-            first: ends.map(|(first, _)| first),
+            bounds: LogBounds::default(),
+            deleted: false,
+            first: None,
             removals: 0,
             tail: Tail::new(budget),
             pending: PendingState::default(),
-            index: RecentIndex::new(database.index_last(id)?),
+            index: RecentIndex::new(None),
             keys: PendingKeys::default(),
         };
-        Ok(Self {
+        Self {
             id,
             state: Mutex::new(state),
-        })
+        }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, GroupState> {

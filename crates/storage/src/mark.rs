@@ -245,39 +245,34 @@ pub(crate) struct MarkFile {
 }
 
 impl MarkFile {
-    /// Opens or creates the file and writes where the chain goes on, and the doubt if there is one, before anything
-    /// else is written.
+    /// Makes the file anew, with where the chain goes on in both slots, and the doubt if there is one. It takes the
+    /// place of the old one as a whole, so that no crash leaves one that cannot be read: that is always damage.
     pub(crate) fn start(path: &Path, point: CommitPoint, doubt: Option<LostTail>) -> Result<Self, StoreError> {
-        let fail = |action| move |error| StoreError::io(action, path, error);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(fail("open"))?;
-        if file.metadata().map_err(fail("inspect"))?.len() != FILE_LEN as u64 {
-            // Zeros are written, not only allocated, so that later syncs have no metadata to write.
-            file.set_len(0).map_err(fail("empty"))?;
-            file.write_all_at(&[0; FILE_LEN], 0).map_err(fail("fill"))?;
+        // Zeros are written, not only allocated, so that later syncs have no metadata to write.
+        let mut blocks = [0; FILE_LEN];
+        let mut put = |offset: u64, block: [u8; BLOCK]| blocks[offset as usize..][..BLOCK].copy_from_slice(&block);
+        for slot in SLOT_OFFSETS {
+            put(slot, encode_block(KIND_MARK, point, CommitPoint::default()));
         }
-        let mut mark = Self {
-            path: path.to_owned(),
-            file,
-            next_slot: 0,
-        };
         if let Some(lost) = doubt {
             let kind = KIND_DOUBT << 4 | cause_code(lost.cause);
-            mark.put(DOUBT_OFFSET, &encode_block(kind, lost.marked, lost.recovered))?;
+            put(DOUBT_OFFSET, encode_block(kind, lost.marked, lost.recovered));
         }
-        mark.write(point)?;
-        mark.write(point)?;
-        mark.file.sync_all().map_err(fail("sync"))?;
+        let new = path.with_extension("new");
         let directory = path.parent().expect("the mark lies in the data directory");
-        File::open(directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(|error| StoreError::io("sync", directory, error))?;
-        Ok(mark)
+        let replace = || -> std::io::Result<File> {
+            let file = File::create(&new)?;
+            file.write_all_at(&blocks, 0)?;
+            file.sync_all()?;
+            std::fs::rename(&new, path)?;
+            File::open(directory)?.sync_all()?;
+            Ok(file)
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            file: replace().map_err(|error| StoreError::io("make", path, error))?,
+            next_slot: 0,
+        })
     }
 
     /// Writes the mark over the older slot and syncs it.
@@ -408,6 +403,26 @@ mod tests {
             .write_all_at(&[0xff; 8], SLOT_OFFSETS[newest_slot ^ 1] + 20)
             .unwrap();
         assert_eq!(Found::read(&path).unwrap(), Found::Damaged);
+    }
+
+    #[test]
+    fn a_start_never_leaves_a_file_that_cannot_be_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, old) = (directory.path().join("mark"), directory.path().join("old"));
+        // What a crash left of the file and of an earlier try to make it anew.
+        std::fs::write(&path, [0xff; BLOCK]).unwrap();
+        std::fs::write(path.with_extension("new"), [0xff; 2 * FILE_LEN]).unwrap();
+        std::fs::hard_link(&path, &old).unwrap();
+        let mut mark = MarkFile::start(&path, point(3), None).unwrap();
+        assert_eq!(Found::read(&path).unwrap(), Found::Mark(point(3)));
+        assert_eq!(
+            std::fs::read(&old).unwrap(),
+            [0xff; BLOCK],
+            "it was replaced, not written over"
+        );
+        assert!(!path.with_extension("new").exists());
+        mark.write(point(4)).unwrap();
+        assert_eq!(Found::read(&path).unwrap(), Found::Mark(point(4)));
     }
 
     #[test]

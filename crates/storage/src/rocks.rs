@@ -8,12 +8,12 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use jangada_types::{GroupId, Offset};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::database::Database;
 use crate::error::StoreError;
 use crate::fence::{Fence, OnFence};
-use crate::group::{Change, Group};
+use crate::group::{Change, Group, GroupState};
 use crate::mark::{CommitPoint, Found, LostTail, MarkFile, Marker};
 use crate::options::{RESERVE_INTERVAL, StoreOptions};
 use crate::queue::{Answer, CommitQueue, Item};
@@ -222,6 +222,35 @@ impl RocksStore {
         kept
     }
 
+    fn queue(
+        &self,
+        group: &Arc<Group>,
+        mut state: MutexGuard<'_, GroupState>,
+        ops: Vec<Op>,
+        kept: &[(u64, u64)],
+        durability: Durability,
+        answer: Answer,
+    ) {
+        let Some(place) = self.queue.next_place() else {
+            drop(state);
+            return answer.send(Err(StoreError::ShuttingDown));
+        };
+        let position = place.position();
+        let mut changes = Vec::with_capacity(ops.len() + 1);
+        for op in ops {
+            state.apply(op, position, kept, &mut changes);
+        }
+        let bytes = changes.iter().map(Change::bytes).sum::<usize>() + ITEM_OVERHEAD;
+        place.push(Item {
+            group: group.clone(),
+            position,
+            changes,
+            bytes,
+            durability,
+            answer,
+        });
+    }
+
     fn wait_written(&self) -> Result<(), StoreError> {
         if self.queue.wait_written() {
             return Ok(());
@@ -255,6 +284,17 @@ impl Store for RocksStore {
         self.groups.write().remove(&group);
     }
 
+    fn delete_group(&self, group: GroupId, done: Completion) {
+        // Nobody loads it meanwhile.
+        let _opening = self.opening.lock();
+        let open = self.groups.write().remove(&group);
+        let group = open.unwrap_or_else(|| Arc::new(Group::blank(group, self.tails.clone())));
+        let mut state = group.lock();
+        state.deleted = true;
+        let (ops, answer) = (vec![Op::DeleteGroup], Answer::new(Some(done)));
+        self.queue(&group, state, ops, &[], Durability::Synced, answer);
+    }
+
     fn write(&self, group: GroupId, ops: Vec<Op>, durability: Durability, done: Option<Completion>) {
         let answer = Answer::new(done);
         let group = match self.group(group) {
@@ -262,25 +302,12 @@ impl Store for RocksStore {
             Err(error) => return answer.send(Err(error)),
         };
         let kept = self.kept_by_truncations(&group, &ops);
-        let mut state = group.lock();
-        let Some(place) = self.queue.next_place() else {
+        let state = group.lock();
+        if state.deleted {
             drop(state);
-            return answer.send(Err(StoreError::ShuttingDown));
-        };
-        let position = place.position();
-        let mut changes = Vec::with_capacity(ops.len() + 1);
-        for op in ops {
-            state.apply(op, position, &kept, &mut changes);
+            return answer.send(Err(StoreError::GroupNotOpen(group.id)));
         }
-        let bytes = changes.iter().map(Change::bytes).sum::<usize>() + ITEM_OVERHEAD;
-        place.push(Item {
-            group: group.clone(),
-            position,
-            changes,
-            bytes,
-            durability,
-            answer,
-        });
+        self.queue(&group, state, ops, &kept, durability, answer);
     }
 
     fn bounds(&self, group: GroupId) -> LogBounds {

@@ -1,6 +1,6 @@
 //! The contract between replication and the disk: groups, the operations on them, and what their completions mean.
 //!
-//! Every method is called from any thread. `write` never blocks; all methods that are said to block go to a read pool
+//! Every method is called from any thread. `write` waits for no write and no sync; all methods that are said to block go to a read pool
 //! or another thread that may wait for the disk, never to a tokio worker.
 //!
 //! Invariants that every implementation holds (the `conformance` module checks them):
@@ -201,9 +201,16 @@ pub trait Store: Send + Sync + 'static {
     /// Forgets the group in memory; what is queued is still written. Reads and writes need it open.
     fn close_group(&self, group: GroupId);
 
-    /// Queues operations as one atomic write. Never blocks. Effects on bounds and reads are visible when it returns.
+    /// Removes everything that a group has, also one that is damaged, as it need not be open: nothing of it is loaded.
+    /// The group is closed by it, and writes that come later, from whoever had it open, are refused. Blocks while another
+    /// group is being opened.
+    fn delete_group(&self, group: GroupId, done: Completion);
+
+    /// Queues operations as one atomic write. Effects on bounds and reads are visible when it returns. Never waits for
+    /// a write or a sync; a truncation may read one entry from disk, which is nearly always in memory.
     ///
-    /// Panics when the group is not open or an append leaves a gap: these are bugs of the caller.
+    /// The completion of a write to a group that is not open gets an error. Panics when an append leaves a gap: that is
+    /// a bug of the caller.
     fn write(&self, group: GroupId, ops: Vec<Op>, durability: Durability, done: Option<Completion>);
 
     /// First and last of the log. Panics when the group is not open.
@@ -213,7 +220,7 @@ pub trait Store: Send + Sync + 'static {
     /// range's end or the log's end. Blocks when entries must be read from disk; entries in memory are shared without a
     /// copy.
     ///
-    /// Reading below the log's start returns nothing.
+    /// What lies below the log's start is left out: the first entry is then a later one than asked for.
     fn read_log(&self, group: GroupId, range: Range<u64>, max_bytes: usize) -> Result<Vec<LogEntry>, StoreError>;
 
     /// As `read_log`, but from memory only and without blocking: `None` when the first entry of the range is not in

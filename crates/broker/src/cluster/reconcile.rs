@@ -115,6 +115,7 @@ impl Reconciler {
         let opened = self.open_replicas(image).await;
         let formed = self.form_groups(image).await;
         let deleted = self.delete_replicas(image).await;
+        self.forget_leaders(image);
         let grown = self.grow_shards(image).await;
         let members = self.change_members(image).await;
         let voters = self.change_metadata_voters(image).await;
@@ -270,6 +271,15 @@ impl Reconciler {
                 false
             }
         }
+    }
+
+    /// Forgets who led groups that are gone. Those that this image does not know yet, of which the leader may have been
+    /// announced already, have higher ids than all that it knows.
+    fn forget_leaders(&self, image: &Image) {
+        let newest = image.partitions().map(|partition| partition.partition.group).max();
+        self.registry().leaders().retain(|group| {
+            group == GroupId::METADATA || Some(group) > newest || image.partition_of_group(group).is_some()
+        });
     }
 
     /// Whether the group goes on without this replica.

@@ -224,7 +224,7 @@ impl Shard {
                 ),
             )
             .unknown(),
-            ProposeError::Discarded | ProposeError::Stopped(_) => {
+            ProposeError::Discarded | ProposeError::Refused(_) | ProposeError::Stopped(_) => {
                 RequestError::new(Reason::LeaderNotAvailable, format!("shard {}: {error}", self.name))
                     .unknown()
                     .retry_after(LEADER_RETRY)

@@ -117,7 +117,7 @@ impl Partition {
                 ),
             )
             .unknown(),
-            ProposeError::Discarded | ProposeError::Stopped(_) => {
+            ProposeError::Discarded | ProposeError::Refused(_) | ProposeError::Stopped(_) => {
                 RequestError::new(Reason::LeaderNotAvailable, format!("partition {}: {error}", self.name))
                     .unknown()
                     .retry_after(LEADER_RETRY)

@@ -104,7 +104,7 @@ pub(crate) async fn control(
 }
 
 /// One control message. `None`: it wants no answer.
-async fn serve_call(registry: Arc<Registry>, peer: BrokerId, mut message: Message) -> Option<Message> {
+pub(crate) async fn serve_call(registry: Arc<Registry>, peer: BrokerId, mut message: Message) -> Option<Message> {
     let body = message.body.take()?;
     if let Body::Leaders(leaders) = body {
         registry.disk_of(peer, leaders.disk_low);
@@ -152,6 +152,10 @@ async fn serve_call(registry: Arc<Registry>, peer: BrokerId, mut message: Messag
 
 /// A heartbeat.
 async fn append_once(hosted: &Hosted, request: jangada_proto::internal::AppendEntries) -> Result<Body, String> {
+    let _permit = hosted
+        .heartbeats
+        .try_acquire()
+        .map_err(|_| "earlier heartbeats still wait for the disk")?;
     let request = wire::append_from(request).map_err(|error| error.to_string())?;
     let matched = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
     let result = match hosted

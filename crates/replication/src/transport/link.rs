@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jangada_proto::internal::message::Body;
-use jangada_proto::internal::{Frame, Hello, Message, StreamEnd};
+use jangada_proto::internal::{AppendEntries, Frame, Hello, Message, StreamEnd};
 use jangada_types::{BrokerId, GroupId, Incarnation};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -166,6 +166,22 @@ impl Drop for Forget<'_> {
     }
 }
 
+/// Entry bytes that may be under way on a link, over all groups.
+pub(crate) struct Window(Arc<Semaphore>);
+
+/// A part of a link's window.
+pub(crate) struct Room(OwnedSemaphorePermit);
+
+impl Window {
+    /// Room for a request of so many bytes. Who stops waiting has taken none.
+    pub async fn room(&self, bytes: usize) -> Room {
+        let kib = (bytes / 1024 + 1).min(LINK_WINDOW_KIB);
+        let kib = u32::try_from(kib).expect("the window fits in 32 bits");
+        let permit = self.0.clone().acquire_many_owned(kib).await;
+        Room(permit.expect("a window is never closed"))
+    }
+}
+
 /// A stream of append requests to one replica; answers come in the order of the requests.
 pub(crate) struct AppendStream {
     broker: BrokerId,
@@ -179,23 +195,23 @@ pub(crate) struct AppendStream {
 }
 
 impl AppendStream {
-    /// Sends the next request, once the link's window has room for it. The room comes back with the answer, whoever
-    /// reads it.
-    pub async fn send(&self, request: jangada_proto::internal::AppendEntries) -> Result<(), LinkError> {
-        let gone = |cause: &str| LinkError {
+    fn gone(&self, cause: &str) -> LinkError {
+        LinkError {
             broker: self.broker,
             cause: cause.into(),
-        };
-        let kib = (wire::append_size(&request) / 1024 + 1).min(LINK_WINDOW_KIB);
-        let kib = u32::try_from(kib).expect("the window fits in 32 bits");
-        let permit = self
-            .window
-            .clone()
-            .acquire_many_owned(kib)
-            .await
-            .map_err(|_| gone("the link is closed"))?;
+        }
+    }
+
+    /// The link's window: a request takes its room there before it is sent.
+    pub fn window(&self) -> Window {
+        Window(self.window.clone())
+    }
+
+    /// Sends the next request. Its room comes back with the answer, whoever reads it.
+    pub async fn send(&self, request: AppendEntries, room: Room) -> Result<(), LinkError> {
+        let gone = |cause| self.gone(cause);
         match self.calls.waiting.lock().get_mut(&self.call_id) {
-            Some(Waiting::Stream { in_flight, .. }) => in_flight.push_back(permit),
+            Some(Waiting::Stream { in_flight, .. }) => in_flight.push_back(room.0),
             _ => return Err(gone("the connection ended")),
         }
         let message = Message {
@@ -225,6 +241,31 @@ impl Drop for AppendStream {
             // When the queue is full the peer's side ends with the connection or with the group.
             let _ = self.queue.try_send(message);
         }
+    }
+}
+
+/// A link without a connection: what it sends comes out here, and the test answers.
+#[cfg(test)]
+pub(crate) struct Loose {
+    pub link: Link,
+    pub sent: mpsc::Receiver<Message>,
+}
+
+#[cfg(test)]
+impl Loose {
+    pub fn new() -> Self {
+        let (queue, sent) = mpsc::channel(QUEUE_MESSAGES_MAX);
+        let link = Link {
+            broker: BrokerId::from(3),
+            queue,
+            calls: Arc::default(),
+            window: Arc::new(Semaphore::new(LINK_WINDOW_KIB)),
+        };
+        Self { link, sent }
+    }
+
+    pub fn answer(&self, call_id: u64, body: Body) {
+        self.link.calls.answer(call_id, body);
     }
 }
 

@@ -1,0 +1,76 @@
+//! What a broker's groups do when a disk hangs, without peers.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use jangada_proto::internal::message::Body;
+use jangada_proto::internal::{AppendEntries, Message};
+use jangada_storage::Store;
+use jangada_types::{BrokerId, GroupId, Incarnation};
+
+use crate::host_tests::{Journal, PATIENCE, open_store};
+use crate::transport::inbound::serve_call;
+use crate::{Group, Identity, Registry, Timing};
+
+const GROUP: GroupId = GroupId(7);
+
+async fn open(store: Arc<dyn Store>) -> (Arc<Registry>, Group) {
+    let identity = Identity {
+        cluster_id: "tests".into(),
+        broker: BrokerId::from(1),
+        incarnation: Incarnation::from(1),
+    };
+    let timing = Timing {
+        heartbeat_ms: 100,
+        election_timeout_min_ms: 300,
+        election_timeout_max_ms: 600,
+    };
+    let registry = Registry::start(identity, store, timing).unwrap();
+    let group = registry.open(GROUP, Box::new(Journal::new(1 << 20, 16))).await.unwrap();
+    (registry, group)
+}
+
+/// A heartbeat of broker 2, which leads.
+fn heartbeat() -> Message {
+    let vote = jangada_proto::internal::Vote {
+        term: 1,
+        broker_id: 2,
+        incarnation: 1,
+        committed: true,
+    };
+    Message {
+        group_id: GROUP.get(),
+        to_incarnation: 1,
+        call_id: 1,
+        body: Some(Body::Append(AppendEntries {
+            vote: Some(vote),
+            ..AppendEntries::default()
+        })),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heartbeats_that_wait_for_a_disk_are_bounded() {
+    let (_directory, store) = open_store();
+    let (registry, group) = open(store).await;
+    let peer = BrokerId::from(2);
+    // What the first heartbeat waits for never comes: here, a permit of each that may wait.
+    let hung = group.heartbeats().clone().acquire_many_owned(30).await.unwrap();
+    let mut calls: FuturesUnordered<_> = (0..1_000)
+        .map(|_| serve_call(registry.clone(), peer, heartbeat()))
+        .collect();
+    let (mut taken, mut refused) = (0, 0);
+    while let Some(answer) = tokio::time::timeout(PATIENCE, calls.next()).await.unwrap() {
+        match answer.unwrap().body {
+            Some(Body::AppendResult(_)) => taken += 1,
+            Some(Body::Refused(_)) => refused += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(taken >= 1 && refused >= 900, "{taken} taken, {refused} refused");
+    drop(hung);
+    // The disk is well again.
+    let answer = serve_call(registry.clone(), peer, heartbeat()).await.unwrap();
+    assert!(matches!(answer.body, Some(Body::AppendResult(_))));
+}
