@@ -1,9 +1,9 @@
 //! Puts leaderships back to where the placement wants them: to each partition's preferred leader, the first of its
 //! replicas. Placement spreads those evenly, so after a restart the load is even again.
 //!
-//! One task on each broker looks at the partitions that this broker leads, the coordinator's shards among them. A preferred leader must have been alive, in
-//! sync and with space on its disk for a while, without a break; then leadership is handed over as an operator would,
-//! a few at a time.
+//! One task on each broker looks at the partitions that this broker leads, the coordinator's shards among them. A
+//! preferred leader must have been alive, in sync and with space on its disk for a while, without a break; then
+//! leadership is handed over as an operator would, a few at a time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
