@@ -31,6 +31,7 @@ use crate::cluster::directory::{DataDirectory, DirectoryError};
 use crate::cluster::metadata::{Metadata, MetadataMachine};
 use crate::cluster::reconcile::Reconciler;
 use crate::groups;
+use crate::health::Health;
 use crate::http;
 use crate::metrics::Metrics;
 use crate::node::Node;
@@ -449,11 +450,8 @@ async fn until_stopping(mut stopping: watch::Receiver<bool>) {
 
 async fn serve_public(node: Arc<Node>, listener: TcpListener, stopping: watch::Receiver<bool>) -> Result<(), String> {
     let request_max = usize::try_from(node.settings.limits.request_bytes_max).expect("usize has 64 bits");
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<LogServiceServer<Log>>().await;
-    health.set_serving::<GroupServiceServer<Groups>>().await;
-    health.set_serving::<AdminServiceServer<Admin>>().await;
-    health.set_serving::<MetadataServiceServer<MetadataOf>>().await;
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    let health = Health::not_serving(reporter).await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(jangada_proto::FILE_DESCRIPTOR_SET)
@@ -468,7 +466,8 @@ async fn serve_public(node: Arc<Node>, listener: TcpListener, stopping: watch::R
         .max_encoding_message_size(RESPONSE_BYTES_MAX);
     let metadata =
         MetadataServiceServer::new(MetadataOf { node: node.clone() }).max_encoding_message_size(RESPONSE_BYTES_MAX);
-    Server::builder()
+    let reporting = tokio::spawn(health.report(node.clone()));
+    let served = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(HTTP2_FRAME_BYTES)
@@ -486,8 +485,9 @@ async fn serve_public(node: Arc<Node>, listener: TcpListener, stopping: watch::R
             TcpIncoming::from(listener).with_nodelay(Some(true)),
             until_stopping(stopping),
         )
-        .await
-        .map_err(|error| error.to_string())
+        .await;
+    reporting.abort();
+    served.map_err(|error| error.to_string())
 }
 
 fn serve_internal(bootstrap: Arc<Bootstrap>, listener: TcpListener) -> JoinHandle<()> {

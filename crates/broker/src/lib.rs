@@ -17,12 +17,14 @@
 //! - `disk`: whether the disk takes more.
 //! - `services`: the gRPC surface.
 //! - `http`: probes and metrics.
+//! - `health`: the probe of gRPC.
 
 mod broker;
 mod cluster;
 mod disk;
 mod error;
 mod groups;
+mod health;
 mod http;
 mod metrics;
 mod node;

@@ -21,6 +21,7 @@ mod group_processes;
 mod groups;
 mod groups_load;
 mod handshake;
+mod health;
 mod idempotence;
 mod leader_kills;
 mod lost_tail;

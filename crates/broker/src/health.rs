@@ -1,0 +1,69 @@
+//! gRPC health (`grpc.health.v1`): each service, and the broker as a whole, serves while `/readyz` says ready.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jangada_proto::v1::admin_service_server::SERVICE_NAME as ADMIN;
+use jangada_proto::v1::group_service_server::SERVICE_NAME as GROUPS;
+use jangada_proto::v1::log_service_server::SERVICE_NAME as LOG;
+use jangada_proto::v1::metadata_service_server::SERVICE_NAME as METADATA;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::http;
+use crate::node::Node;
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The empty name is that of the broker as a whole.
+const SERVICES: [&str; 5] = ["", LOG, GROUPS, ADMIN, METADATA];
+
+/// What is reported.
+pub(crate) struct Health {
+    reporter: HealthReporter,
+    status: ServingStatus,
+}
+
+impl Health {
+    /// Nothing serves yet.
+    pub async fn not_serving(reporter: HealthReporter) -> Self {
+        let mut health = Self {
+            reporter,
+            status: ServingStatus::Unknown,
+        };
+        health.set(ServingStatus::NotServing).await;
+        health
+    }
+
+    /// Follows the broker until it stops. Then those who watch are told, and let go: they would hold up the end.
+    pub async fn report(mut self, node: Arc<Node>) {
+        let stopping = node.stopping();
+        tokio::pin!(stopping);
+        loop {
+            self.set(match http::not_ready(&node) {
+                None => ServingStatus::Serving,
+                Some(_) => ServingStatus::NotServing,
+            })
+            .await;
+            tokio::select! {
+                _ = &mut stopping => break,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+        self.set(ServingStatus::NotServing).await;
+        for service in SERVICES {
+            self.reporter.clear_service_status(service).await;
+        }
+    }
+
+    /// Only changes: whoever watches is told each time.
+    async fn set(&mut self, status: ServingStatus) {
+        if self.status == status {
+            return;
+        }
+        self.status = status;
+        for service in SERVICES {
+            self.reporter.set_service_status(service, status).await;
+        }
+    }
+}
