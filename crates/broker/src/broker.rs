@@ -313,7 +313,7 @@ impl Broker {
             shared.clone(),
             self.stop.subscribe(),
         ));
-        let balancer = self.balance(&metadata, &partitions);
+        let balancer = self.balance(&node);
         let shards = node.shards.clone();
         let ticker = tokio::spawn(groups::tick(shards.clone(), metadata.clone()));
         let reconciler = tokio::spawn(Reconciler::new(metadata, partitions.clone(), shards, shared).run());
@@ -356,11 +356,12 @@ impl Broker {
     }
 
     /// Gives leaderships back to the preferred leaders, unless the settings say never.
-    fn balance(&self, metadata: &Metadata, partitions: &Arc<Partitions>) -> JoinHandle<()> {
+    fn balance(&self, node: &Node) -> JoinHandle<()> {
         let after = Duration::from_millis(self.settings.cluster.preferred_leader_after_ms);
         let balancer = Balancer {
-            metadata: metadata.clone(),
-            partitions: partitions.clone(),
+            metadata: node.metadata.clone(),
+            partitions: node.partitions.clone(),
+            shards: node.shards.clone(),
             after,
             heartbeat: Duration::from_millis(self.settings.raft.heartbeat_ms),
             fit_since: BTreeMap::new(),

@@ -2,22 +2,25 @@
 
 use tokio::io::AsyncWriteExt as _;
 
+use crate::harness::groups::Coordinator;
 use crate::harness::{Cluster, Options, WAIT, cli, eventually};
 
 const TOPIC: &str = "orders";
+/// Of the coordinator's shards.
+const SHARDS: &str = "__groups";
 const PARTITIONS: u32 = 6;
 
 /// Leader and preferred leader of each partition.
-async fn leaders(cluster: &Cluster) -> Vec<(Option<u32>, u32)> {
-    let states = cluster.admin().await.describe_partitions(Some(TOPIC)).await;
+async fn leaders(cluster: &Cluster, topic: &str) -> Vec<(Option<u32>, u32)> {
+    let states = cluster.admin().await.describe_partitions(Some(topic)).await;
     let states = states.expect("a node answers");
     let of = |state: &jangada_client::PartitionState| (state.leader_id.map(|id| id.get()), state.replicas[0].get());
     states.iter().map(of).collect()
 }
 
-async fn all_are_preferred(cluster: &Cluster) {
+async fn all_are_preferred(cluster: &Cluster, topic: &str) {
     eventually("each partition is led by its first replica", WAIT, || async {
-        let leaders = leaders(cluster).await;
+        let leaders = leaders(cluster, topic).await;
         leaders
             .iter()
             .all(|(leader, preferred)| *leader == Some(*preferred))
@@ -34,17 +37,21 @@ async fn leaderships_come_back_to_a_node_that_was_killed() {
     };
     let mut cluster = Cluster::start_with(3, options).await;
     cluster.create_topic(TOPIC, PARTITIONS, 3).await;
-    all_are_preferred(&cluster).await;
+    Coordinator::new(cluster.brokers(), "billing").find().await;
+    for topic in [TOPIC, SHARDS] {
+        all_are_preferred(&cluster, topic).await;
+    }
     let per_node =
         |leaders: &[(Option<u32>, u32)], id| leaders.iter().filter(|(leader, _)| *leader == Some(id)).count();
-    let before = leaders(&cluster).await;
+    let before = leaders(&cluster, TOPIC).await;
     for id in cluster.ids() {
         assert_eq!(per_node(&before, id), 2, "placement is even: {before:?}");
     }
 
     cluster.kill(2);
     eventually("the others lead everything", WAIT, || async {
-        let leaders = leaders(&cluster).await;
+        let mut leaders = leaders(&cluster, TOPIC).await;
+        leaders.extend(self::leaders(&cluster, SHARDS).await);
         leaders
             .iter()
             .all(|(leader, _)| leader.is_some_and(|id| id != 2))
@@ -68,7 +75,9 @@ async fn leaderships_come_back_to_a_node_that_was_killed() {
             }
         }
     });
-    all_are_preferred(&cluster).await;
+    for topic in [TOPIC, SHARDS] {
+        all_are_preferred(&cluster, topic).await;
+    }
     STOP.store(true, std::sync::atomic::Ordering::Relaxed);
     let sent = feed.await.expect("all is fed");
     let produced = cli::end(producer, "produce").await.expect(0);
@@ -117,8 +126,8 @@ async fn a_leadership_that_an_operator_moved_goes_back_only_after_the_time() {
     };
     let cluster = Cluster::start_with(3, options).await;
     cluster.create_topic(TOPIC, 1, 3).await;
-    all_are_preferred(&cluster).await;
-    let preferred = leaders(&cluster).await[0].1;
+    all_are_preferred(&cluster, TOPIC).await;
+    let preferred = leaders(&cluster, TOPIC).await[0].1;
     let other = cluster
         .ids()
         .into_iter()
@@ -129,7 +138,7 @@ async fn a_leadership_that_an_operator_moved_goes_back_only_after_the_time() {
         .cli(&["partition", "transfer-leader", TOPIC, "0", "--to", &other.to_string()])
         .await
         .expect(0);
-    all_are_preferred(&cluster).await;
+    all_are_preferred(&cluster, TOPIC).await;
     assert!(
         moved.elapsed() >= std::time::Duration::from_secs(3),
         "{:?}",

@@ -1,7 +1,8 @@
 //! Puts leaderships back to where the placement wants them: to each partition's preferred leader, the first of its
 //! replicas. Placement spreads those evenly, so after a restart the load is even again.
 //!
-//! One task on each broker looks at the partitions that this broker leads. A preferred leader must have been alive, in
+//! One task on each broker looks at the partitions that this broker leads, the coordinator's shards among them. A preferred
+//! leader must have been alive, in
 //! sync and with space on its disk for a while, without a break; then leadership is handed over as an operator would,
 //! a few at a time.
 
@@ -16,7 +17,8 @@ use jangada_types::{GroupId, ReplicaId};
 use tokio::time::Instant;
 
 use super::metadata::Metadata;
-use crate::partition::Partition;
+use crate::groups::Shards;
+use crate::partition::PartitionName;
 use crate::partitions::Partitions;
 
 /// Between two looks, at most.
@@ -36,11 +38,18 @@ const HEARTBEATS_SILENT_MAX: u32 = 3;
 pub(crate) struct Balancer {
     pub metadata: Metadata,
     pub partitions: Arc<Partitions>,
+    pub shards: Arc<Shards>,
     /// How long a preferred leader must have been fit.
     pub after: Duration,
     pub heartbeat: Duration,
     /// Since when the preferred leaders of partitions that this broker leads have been fit.
     pub fit_since: BTreeMap<GroupId, Instant>,
+}
+
+/// A replica here, of a partition or of a shard.
+struct Hosted {
+    name: PartitionName,
+    group: Group,
 }
 
 impl Balancer {
@@ -51,7 +60,7 @@ impl Balancer {
         loop {
             tick.tick().await;
             let due = self.look();
-            let hand_overs = due.into_iter().map(|(partition, to)| self.hand_over(partition, to));
+            let hand_overs = due.into_iter().map(|(hosted, to)| self.hand_over(hosted, to));
             let handed_over: Vec<GroupId> = futures::stream::iter(hand_overs)
                 .buffer_unordered(AT_ONCE)
                 .collect()
@@ -67,20 +76,32 @@ impl Balancer {
         &self.metadata.registry
     }
 
-    /// The partitions whose leadership is due to move, and where to.
-    fn look(&mut self) -> Vec<(Arc<Partition>, ReplicaId)> {
+    fn hosted(&self) -> Vec<Hosted> {
+        let partitions = self.partitions.all().into_iter().map(|partition| Hosted {
+            name: partition.name.clone(),
+            group: partition.group.clone(),
+        });
+        let shards = self.shards.all().into_iter().map(|shard| Hosted {
+            name: shard.name.clone(),
+            group: shard.group.clone(),
+        });
+        partitions.chain(shards).collect()
+    }
+
+    /// The replicas whose leadership is due to move, and where to.
+    fn look(&mut self) -> Vec<(Hosted, ReplicaId)> {
         let image = self.metadata.image();
         let mut fit_since = BTreeMap::new();
         let mut due = Vec::new();
-        for partition in self.partitions.all() {
-            let Some(to) = self.fit_preferred(&image, &partition.group) else {
+        for hosted in self.hosted() {
+            let Some(to) = self.fit_preferred(&image, &hosted.group) else {
                 continue;
             };
-            let group = partition.group.id();
+            let group = hosted.group.id();
             let since = *self.fit_since.get(&group).unwrap_or(&Instant::now());
             fit_since.insert(group, since);
             if since.elapsed() >= self.after {
-                due.push((partition, to));
+                due.push((hosted, to));
             }
         }
         self.fit_since = fit_since;
@@ -111,17 +132,16 @@ impl Balancer {
         (is_near && answers).then_some(preferred)
     }
 
-    async fn hand_over(&self, partition: Arc<Partition>, to: ReplicaId) -> GroupId {
-        let group = &partition.group;
+    async fn hand_over(&self, Hosted { name, group }: Hosted, to: ReplicaId) -> GroupId {
         // Others went first, and much may have changed meanwhile.
-        if self.fit_preferred(&self.metadata.image(), group) == Some(to) {
+        if self.fit_preferred(&self.metadata.image(), &group) == Some(to) {
             match group.transfer_leader(to, HAND_OVER_WITHIN).await {
                 Ok(status) => {
                     let leader = status.leader.map(|leader| leader.broker.get());
-                    tracing::info!(partition = %partition.name, preferred = %to.broker, ?leader, "gave the leadership back");
+                    tracing::info!(partition = %name, preferred = %to.broker, ?leader, "gave the leadership back");
                 }
                 Err(error) => {
-                    tracing::info!(partition = %partition.name, preferred = %to.broker, %error, "the leadership was not given back");
+                    tracing::info!(partition = %name, preferred = %to.broker, %error, "the leadership was not given back");
                 }
             }
         }
