@@ -37,6 +37,7 @@ struct Contents {
 #[derive(Clone, Debug)]
 pub struct DataDirectory {
     path: PathBuf,
+    id: DirectoryId,
     contents: Contents,
 }
 
@@ -135,6 +136,7 @@ impl DataDirectory {
         };
         let directory = Self {
             path: path.to_owned(),
+            id: new_id,
             contents,
         };
         directory.save()?;
@@ -177,8 +179,14 @@ impl DataDirectory {
                 expected: broker.get(),
             });
         }
+        // Another id would pass for somebody else's directory.
+        let id = parse_id(&contents.directory_id).ok_or_else(|| DirectoryError::Damaged {
+            path: file,
+            detail: format!("directory_id is {:?}, not 32 hexadecimal digits", contents.directory_id),
+        })?;
         Ok(Some(Self {
             path: path.to_owned(),
+            id,
             contents,
         }))
     }
@@ -190,14 +198,7 @@ impl DataDirectory {
 
     /// The directory's id.
     pub fn id(&self) -> DirectoryId {
-        let hex = &self.contents.directory_id;
-        let bytes: Option<Vec<u8>> = (0..hex.len())
-            .step_by(2)
-            .map(|i| hex.get(i..i + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()))
-            .collect();
-        bytes
-            .and_then(|bytes| DirectoryId::from_slice(&bytes))
-            .unwrap_or_default()
+        self.id
     }
 
     /// The cluster that it belongs to.
@@ -262,6 +263,12 @@ impl DataDirectory {
     }
 }
 
+fn parse_id(hex: &str) -> Option<DirectoryId> {
+    let byte = |at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
+    let bytes: Option<Vec<u8>> = (0..hex.len()).step_by(2).map(byte).collect();
+    DirectoryId::from_slice(&bytes?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,5 +318,16 @@ mod tests {
         fs::write(dir.path().join(FILE), "nonsense").unwrap();
         let error = DataDirectory::open(dir.path(), BrokerId(1), DirectoryId::new([1; 16])).unwrap_err();
         assert!(matches!(error, DirectoryError::Damaged { .. }), "{error}");
+        for id in [
+            "00",
+            "",
+            "zz0102030405060708090a0b0c0d0e0f",
+            "\u{e4}0102030405060708090a0b0c0d0e0",
+        ] {
+            let text = format!("format = 1\nbroker_id = 1\ndirectory_id = \"{id}\"\nincarnation = 0\n");
+            fs::write(dir.path().join(FILE), text).unwrap();
+            let error = DataDirectory::open(dir.path(), BrokerId(1), DirectoryId::new([1; 16])).unwrap_err();
+            assert!(matches!(error, DirectoryError::Damaged { .. }), "{id:?}: {error}");
+        }
     }
 }
