@@ -55,7 +55,11 @@ impl Metrics {
             produced_records: registered(all, "produced_records", "Acknowledged records"),
             produced_batches: registered(all, "produced_batches", "Acknowledged batches"),
             fetched_bytes: in_bytes(all, "fetched", "Bytes of batches read by consumers"),
-            errors: registered(all, "request_errors", "Requests refused or failed, by reason"),
+            errors: registered(
+                all,
+                "request_errors",
+                "Calls of LogService and GroupService and answers inside streams that are errors, by reason",
+            ),
             replicas: registered(all, "replicas", "Partition replicas on this broker, by state"),
             store: registered(
                 all,
