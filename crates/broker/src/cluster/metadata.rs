@@ -216,6 +216,7 @@ fn propose_error(error: ProposeError) -> RequestError {
 mod tests {
     use std::collections::BTreeSet;
 
+    use jangada_controller::{DirectoryId, SeedBroker};
     use jangada_replication::{Identity, Timing};
     use jangada_storage::{RocksStore, StoreOptions};
     use jangada_types::{BrokerId, Incarnation};
@@ -254,7 +255,18 @@ mod tests {
         let (_, frozen) = watch::channel(Arc::new(Image::new()));
         let metadata = Metadata::new(registry.clone(), group, frozen);
 
-        let command = Command::AllocateProducerIds { count: 7 };
+        let seed = SeedBroker {
+            broker: BrokerId(1),
+            directory: DirectoryId::new([1; 16]),
+            address: "127.0.0.1:1".to_owned(),
+            internal_address: "127.0.0.1:2".to_owned(),
+            rack: String::new(),
+            feature_level: 1,
+        };
+        let command = Command::FormCluster {
+            cluster_id: "one".to_owned(),
+            brokers: vec![seed],
+        };
         let error = metadata.propose(&command).await.expect_err("it is not seen here");
         assert_eq!((error.reason, error.definite), (Reason::NotReady, false), "{error}");
         let version = image.borrow().version();

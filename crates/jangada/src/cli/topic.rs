@@ -78,7 +78,8 @@ pub struct AlterArgs {
     pub name: String,
 
     /// A setting to set, such as retention.ms=3600000; may be given again
-    #[arg(short = 'c', long = "config", value_name = "KEY=VALUE", value_parser = pair, required_unless_present_any = ["unset", "partitions"])]
+    #[arg(short = 'c', long = "config", value_name = "KEY=VALUE", value_parser = pair)]
+    #[arg(required_unless_present_any = ["unset", "partitions"])]
     pub config: Vec<(String, String)>,
 
     /// A setting to put back to its default; may be given again

@@ -112,7 +112,8 @@ fn bare_state(node: &Node, topic: &Topic, index: PartitionIndex, group: GroupId)
     }
 }
 
-/// What the leader knows. In sync is who reaches what is committed now within two heartbeats.
+/// What the leader knows. In sync is who has a vote and reaches what is committed now within two heartbeats: a replica
+/// that is only being filled keeps nothing from being lost.
 async fn leaders_view(node: &Arc<Node>, mut state: PartitionState, group: Group) -> PartitionState {
     let heartbeat = Duration::from_millis(node.settings.raft.heartbeat_ms);
     let committed = group.committed_next();
@@ -141,9 +142,14 @@ async fn leaders_view(node: &Arc<Node>, mut state: PartitionState, group: Group)
 }
 
 fn in_sync(group: &Group, committed: u64, heard_within: Duration) -> Vec<u32> {
+    let members = group.members();
+    if members.changing {
+        return Vec::new();
+    }
     let progress = group.progress().unwrap_or_default();
     let in_sync = progress
         .iter()
+        .filter(|p| members.voters.contains(&p.replica))
         .filter(|p| p.matched_next >= committed && p.silent_for.is_some_and(|silent| silent <= heard_within));
     in_sync.map(|p| p.replica.broker.get()).collect()
 }
