@@ -95,7 +95,9 @@ async fn a_topic_gets_more_partitions_while_it_is_in_use() {
     for broker in cluster.brokers() {
         for partition in ["4", "5"] {
             let args = ["produce", TOPIC, "--partition", partition];
-            cli::run(&[broker.clone()], &args, b"after\n".to_vec()).await.expect(0);
+            cli::run(std::slice::from_ref(&broker), &args, b"after\n".to_vec())
+                .await
+                .expect(0);
         }
     }
     // The group takes up what is new, and nothing else pauses.

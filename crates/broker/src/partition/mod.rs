@@ -6,7 +6,7 @@
 //! - [`append`]: taking batches.
 //! - [`room`]: whether there is room for them.
 //! - [`refusals`]: why not.
-//! - [`fetch`]: reading.
+//! - [`fetch`][]: reading.
 //! - [`retention`]: dropping what is old.
 //! - [`condition`]: what a batch may expect.
 //! - [`keyed`], [`key_index`], [`key_locks`]: the last offsets of keys.

@@ -15,7 +15,7 @@
 //!
 //! - [`seeds`]: asking them.
 //! - [`find`]: joining, or deciding to form.
-//! - [`form`]: forming.
+//! - [`form`][]: forming.
 //! - [`register`]: coming back.
 //! - [`answers`]: what others are told.
 
