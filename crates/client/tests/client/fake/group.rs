@@ -394,6 +394,7 @@ impl v1::group_service_server::GroupService for Broker {
         if let Some(GroupFault::Late(pause)) = time {
             let broker = self.clone();
             let late = tokio::spawn(async move {
+                // The pause is the fault itself: a coordinator that takes that long.
                 tokio::time::sleep(pause).await;
                 broker.heartbeat_now(wire)
             });
