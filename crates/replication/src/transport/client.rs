@@ -1,40 +1,34 @@
 //! openraft's network: one group's way to one other replica, on the links that all groups share.
 
-use std::collections::VecDeque;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, TryFutureExt, stream};
 use jangada_proto::internal::message::Body;
-use jangada_proto::internal::{AppendEntries, SnapshotChunk, SnapshotHeader};
+use jangada_proto::internal::{SnapshotChunk, SnapshotHeader};
 use jangada_types::{GroupId, ReplicaId};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use tokio::time::{Instant, Sleep};
 
-use super::link::{AppendStream, Lane, LinkError};
+use super::link::{Lane, LinkError};
+use super::pipeline::{self, Answer, Pipeline, Unanswered};
 use super::{Peer, SNAPSHOT_CHUNK_BYTES, Transport, client, endpoint};
 use crate::codec;
 use crate::raft_types::{Snapshot, TypeConfig, Vote};
 use crate::wire;
 
-/// Append messages of one group under way to one replica: within the 64 that openraft's follower buffers.
-const IN_FLIGHT_MESSAGES_MAX: usize = 48;
-/// Entry bytes of one group under way to one replica.
-const IN_FLIGHT_BYTES_MAX: usize = 4 << 20;
-/// A replica that has appends and answers none of them for so long counts as unreachable. Far more than a disk takes
-/// that is merely slow.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two tries to reach a broker whose address is not known.
-const UNKNOWN_PEER_PAUSE: Duration = Duration::from_millis(100);
+/// How long a stream of appends waits for a connection before openraft is told that there is none.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two tries to send something to a replica, when the first failed: at first, and at most.
+const REST_MIN: Duration = Duration::from_millis(50);
+const REST_MAX: Duration = Duration::from_millis(500);
 /// A snapshot's transfer may take this long; it is small.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -54,6 +48,7 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
             target,
             lane: Lane::Bulk,
             unanswered: None,
+            pace: Pace::default(),
         }
     }
 
@@ -64,6 +59,7 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
             target,
             lane: Lane::Control,
             unanswered: None,
+            pace: Pace::default(),
         }
     }
 }
@@ -75,9 +71,34 @@ pub(crate) struct Network {
     target: ReplicaId,
     lane: Lane,
     unanswered: Option<Unanswered>,
+    pace: Pace,
 }
 
-fn unreachable(cause: impl ToString) -> RPCError<TypeConfig> {
+/// Rests between tries that fail, before anything is read to be sent. openraft's own back-off comes when it has read
+/// already: every group that has something for a broker that is down would read a message's worth again for each try,
+/// and keep it for as long as it rests.
+#[derive(Default)]
+struct Pace {
+    rest: Duration,
+}
+
+impl Pace {
+    async fn rest(&self) {
+        if !self.rest.is_zero() {
+            tokio::time::sleep(self.rest).await;
+        }
+    }
+
+    fn failed(&mut self) {
+        self.rest = (self.rest * 2).clamp(REST_MIN, REST_MAX);
+    }
+
+    fn succeeded(&mut self) {
+        self.rest = Duration::ZERO;
+    }
+}
+
+pub(super) fn unreachable(cause: impl ToString) -> RPCError<TypeConfig> {
     RPCError::Unreachable(Unreachable::from_string(cause))
 }
 
@@ -87,7 +108,7 @@ impl From<LinkError> for RPCError<TypeConfig> {
     }
 }
 
-fn protocol(cause: impl ToString) -> RPCError<TypeConfig> {
+pub(super) fn protocol(cause: impl ToString) -> RPCError<TypeConfig> {
     RPCError::Network(NetworkError::from_string(cause))
 }
 
@@ -113,6 +134,55 @@ impl Network {
         }
     }
 
+    /// A session of appends over the bulk connection. Nothing is read for it before there is one.
+    async fn session<'s, S>(
+        &'s mut self,
+        input: S,
+    ) -> Result<impl Stream<Item = Answer> + Send + 's, RPCError<TypeConfig>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 's,
+    {
+        self.pace.rest().await;
+        let peer = self.peer().inspect_err(|_| self.pace.failed())?;
+        peer.bulk.connected(CONNECT_PATIENCE).await?;
+        let (group, to) = (self.group, self.target.incarnation);
+        let open = || peer.bulk.open_stream(group, to, pipeline::IN_FLIGHT_MESSAGES_MAX);
+        let pipeline = Pipeline::new(input, &mut self.unanswered, open, pipeline::PATIENCE);
+        let session = (pipeline, &mut self.pace);
+        Ok(stream::unfold(session, |(mut pipeline, pace)| async move {
+            let answer = pipeline.next().await?;
+            match answer {
+                Ok(_) => pace.succeeded(),
+                Err(_) => pace.failed(),
+            }
+            Some((answer, (pipeline, pace)))
+        }))
+    }
+
+    /// Sends a snapshot and returns the replica's vote.
+    async fn send_snapshot(&self, vote: &Vote, snapshot: Snapshot) -> Result<Vote, RPCError<TypeConfig>> {
+        self.pace.rest().await;
+        let send = async {
+            let address = self.peer()?.address();
+            let channel = endpoint(&address)
+                .map_err(unreachable)?
+                .connect()
+                .await
+                .map_err(unreachable)?;
+            let hello = self.transport.hello(self.target.broker);
+            let chunks = snapshot_chunks(hello, self.group, self.target, vote, snapshot);
+            let response = client(channel).install_snapshot(stream::iter(chunks)).await;
+            let response = response.map_err(|status| unreachable(status.message()))?.into_inner();
+            wire::vote_from(response.vote).map_err(protocol)
+        };
+        tokio::time::timeout(SNAPSHOT_TIMEOUT, send).await.unwrap_or_else(|_| {
+            let broker = self.target.broker;
+            Err(unreachable(format!(
+                "broker {broker} did not take the snapshot within {SNAPSHOT_TIMEOUT:?}"
+            )))
+        })
+    }
+
     async fn call_append(
         &self,
         request: AppendEntriesRequest<TypeConfig>,
@@ -125,163 +195,6 @@ impl Network {
     }
 }
 
-/// A stream of appends that the replica did not answer in time, kept until it does.
-struct Unanswered {
-    stream: AppendStream,
-    answers: usize,
-}
-
-/// A pipelined stream of appends: sends while the windows have room, yields answers in order.
-///
-/// A replica that answers nothing for [`PATIENCE`] counts as unreachable, although the connection is sound: its disk
-/// hangs. Until openraft is told so, it keeps the log for what is under way, and nothing is purged. The stream is kept,
-/// and nothing more is sent until the replica has answered what it has, so that nothing piles up there; one that is only
-/// slow then goes on where it is.
-struct Pipeline<'a, S> {
-    input: S,
-    input_ended: bool,
-    /// None: it has ended.
-    stream: Option<AppendStream>,
-    /// Where the stream is kept for the next pipeline.
-    kept: &'a mut Option<Unanswered>,
-    /// Answers to requests of an earlier pipeline, which nobody waits for any more.
-    late: usize,
-    /// A request that the link's window had no room for yet, and its size.
-    next: Option<(AppendEntries, usize)>,
-    /// Bytes of each request under way.
-    in_flight: VecDeque<usize>,
-    in_flight_bytes: usize,
-    patience: Duration,
-    /// The last answer, or the first request after all were answered.
-    heard: Instant,
-    alarm: Pin<Box<Sleep>>,
-}
-
-type Answer = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
-
-impl<'a, S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'a, S> {
-    fn new(
-        input: S,
-        kept: &'a mut Option<Unanswered>,
-        open: impl FnOnce() -> AppendStream,
-        patience: Duration,
-    ) -> Self {
-        let (stream, late) = match kept.take() {
-            Some(Unanswered { stream, answers }) => (stream, answers),
-            None => (open(), 0),
-        };
-        Self {
-            input,
-            input_ended: false,
-            stream: Some(stream),
-            kept,
-            late,
-            next: None,
-            in_flight: VecDeque::new(),
-            in_flight_bytes: 0,
-            patience,
-            heard: Instant::now(),
-            alarm: Box::pin(tokio::time::sleep(patience)),
-        }
-    }
-
-    /// The next answer; `None` at the end.
-    async fn next(&mut self) -> Option<Answer> {
-        loop {
-            let stream = self.stream.as_mut()?;
-            let unanswered = self.late + self.in_flight.len();
-            if self.input_ended && unanswered == 0 && self.next.is_none() {
-                return None;
-            }
-            let has_room = self.in_flight.len() < IN_FLIGHT_MESSAGES_MAX && self.in_flight_bytes < IN_FLIGHT_BYTES_MAX;
-            let takes = has_room && self.late == 0 && self.next.is_none() && !self.input_ended;
-            let bytes = self.next.as_ref().map_or(0, |(_, bytes)| *bytes);
-            let window = stream.window();
-            tokio::select! {
-                biased;
-                answer = stream.answer(), if unanswered > 0 => {
-                    self.heard = Instant::now();
-                    if self.late == 0 {
-                        return Some(self.answered(answer));
-                    }
-                    self.late -= 1;
-                    if let Err(error) = body_of(answer) {
-                        self.end();
-                        return Some(Err(error));
-                    }
-                }
-                room = window.room(bytes), if self.next.is_some() => {
-                    let (request, bytes) = self.next.take().expect("it was looked at");
-                    if let Err(error) = stream.send(request, room).await {
-                        self.end();
-                        return Some(Err(error.into()));
-                    }
-                    self.in_flight.push_back(bytes);
-                    self.in_flight_bytes += bytes;
-                }
-                request = self.input.next(), if takes => match request {
-                    None => self.input_ended = true,
-                    Some(request) => {
-                        if unanswered == 0 {
-                            self.heard = Instant::now();
-                        }
-                        let request = wire::append_to(request);
-                        let bytes = wire::append_size(&request);
-                        self.next = Some((request, bytes));
-                    }
-                },
-                () = &mut self.alarm, if unanswered > 0 || self.next.is_some() => {
-                    let end = self.heard + self.patience;
-                    if end <= Instant::now() {
-                        return Some(Err(self.give_up()));
-                    }
-                    self.alarm.as_mut().reset(end);
-                }
-            }
-        }
-    }
-
-    /// The replica is silent: keeps the stream for when it answers.
-    fn give_up(&mut self) -> RPCError<TypeConfig> {
-        let answers = self.late + self.in_flight.len();
-        let stream = self.stream.take().filter(|_| answers > 0);
-        *self.kept = stream.map(|stream| Unanswered { stream, answers });
-        self.end();
-        unreachable(format!(
-            "no answer within {:?}; {answers} appends are under way",
-            self.patience
-        ))
-    }
-
-    fn end(&mut self) {
-        self.stream = None;
-    }
-
-    fn answered(&mut self, answer: Option<Result<Body, LinkError>>) -> Answer {
-        let bytes = self.in_flight.pop_front().expect("an answer belongs to a request");
-        self.in_flight_bytes -= bytes;
-        let result = match body_of(answer) {
-            Err(error) => Err(error),
-            Ok(Body::AppendResult(result)) => wire::append_result_from(result).map_err(protocol),
-            Ok(_) => Err(protocol("not the answer to an append")),
-        };
-        // After a conflict or a higher vote nothing that is under way can succeed.
-        if !matches!(result, Ok(Ok(_))) {
-            self.end();
-        }
-        result
-    }
-}
-
-fn body_of(answer: Option<Result<Body, LinkError>>) -> Result<Body, RPCError<TypeConfig>> {
-    match answer {
-        None => Err(unreachable("the connection ended")),
-        Some(Err(error)) => Err(error.into()),
-        Some(Ok(Body::Refused(refused))) => Err(unreachable(refused.reason)),
-        Some(Ok(body)) => Ok(body),
-    }
-}
-
 impl RaftNetworkV2<TypeConfig> for Network {
     type SnapshotData = Bytes;
 
@@ -290,7 +203,6 @@ impl RaftNetworkV2<TypeConfig> for Network {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        use openraft::raft::StreamAppendError;
         Ok(match self.call_append(request, option.soft_ttl()).await? {
             Ok(_) => AppendEntriesResponse::Success,
             Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
@@ -316,23 +228,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
                     let timeout = option.hard_ttl();
                     Box::pin(input.then(move |request| network.call_append(request, timeout)))
                 }
-                Lane::Bulk => {
-                    let peer = match self.peer() {
-                        Ok(peer) => peer,
-                        Err(error) => {
-                            // openraft paces its tries only once it was asked for a request.
-                            tokio::time::sleep(UNKNOWN_PEER_PAUSE).await;
-                            return Err(error);
-                        }
-                    };
-                    let (group, to) = (self.group, self.target.incarnation);
-                    let open = || peer.bulk.open_stream(group, to, IN_FLIGHT_MESSAGES_MAX);
-                    let pipeline = Pipeline::new(input, &mut self.unanswered, open, PATIENCE);
-                    Box::pin(stream::unfold(pipeline, |mut pipeline| async move {
-                        let answer = pipeline.next().await?;
-                        Some((answer, pipeline))
-                    }))
-                }
+                Lane::Bulk => Box::pin(self.session(input).try_flatten_stream()),
             };
             Ok(answers)
         })
@@ -373,35 +269,20 @@ impl RaftNetworkV2<TypeConfig> for Network {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let send = async {
-            let peer = self.peer()?;
-            let address = peer.address();
-            let channel = endpoint(&address)
-                .map_err(unreachable)?
-                .connect()
-                .await
-                .map_err(unreachable)?;
-            let chunks = snapshot_chunks(
-                self.transport.hello(self.target.broker),
-                self.group,
-                self.target,
-                &vote,
-                snapshot,
-            );
-            let response = client(channel).install_snapshot(stream::iter(chunks)).await;
-            let response = response.map_err(|status| unreachable(status.message()))?.into_inner();
-            wire::vote_from(response.vote).map_err(protocol)
+        let sent = tokio::select! {
+            closed = cancel => return Err(StreamingError::Closed(closed)),
+            sent = self.send_snapshot(&vote, snapshot) => sent,
         };
-        tokio::select! {
-            closed = cancel => Err(StreamingError::Closed(closed)),
-            sent = tokio::time::timeout(SNAPSHOT_TIMEOUT, send) => match sent {
-                Ok(vote) => Ok(SnapshotResponse::new(vote?)),
-                Err(_) => {
-                    let broker = self.target.broker;
-                    Err(unreachable(format!("broker {broker} did not take the snapshot within {SNAPSHOT_TIMEOUT:?}")).into())
-                }
-            },
+        match &sent {
+            Ok(_) => self.pace.succeeded(),
+            Err(_) => self.pace.failed(),
         }
+        Ok(SnapshotResponse::new(sent?))
+    }
+
+    /// None from openraft: see [`Pace`].
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(Duration::ZERO)))
     }
 
     async fn transfer_leader(
@@ -456,126 +337,69 @@ fn snapshot_chunks(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
+    use std::collections::HashMap;
 
-    use jangada_proto::internal::{AppendResult, Message, Refused};
     use jangada_types::{BrokerId, Incarnation};
-    use tokio::sync::mpsc;
-    use tokio_stream::wrappers::ReceiverStream;
+    use tokio::time::Instant;
 
-    use super::super::link::Loose;
+    use super::super::handshake::Identity;
     use super::*;
-    use crate::raft_types::LeaderId;
 
-    /// What a pipeline of these tests has instead of ten seconds.
-    const SHORT: Duration = Duration::from_millis(50);
-    /// No test waits longer for what must happen.
-    const LONG: Duration = Duration::from_secs(30);
-
-    struct Peer {
-        loose: Loose,
-        /// Calls that were not answered.
-        waiting: VecDeque<u64>,
+    fn peer() -> BrokerId {
+        BrokerId::from(2)
     }
 
-    impl Peer {
-        fn new() -> Self {
-            Self {
-                loose: Loose::new(),
-                waiting: VecDeque::new(),
-            }
-        }
-
-        /// Appends that came since the last call.
-        fn take(&mut self) -> usize {
-            let mut taken = 0;
-            while let Ok(Message { call_id, body, .. }) = self.loose.sent.try_recv() {
-                if matches!(body, Some(Body::Append(_))) {
-                    self.waiting.push_back(call_id);
-                    taken += 1;
-                }
-            }
-            taken
-        }
-
-        fn answer(&mut self, body: Body) {
-            let call_id = self.waiting.pop_front().unwrap();
-            self.loose.answer(call_id, body);
-        }
-
-        /// A pipeline over this peer that gets `appends` to send, and what it yields first.
-        async fn session(&self, kept: &mut Option<Unanswered>, appends: usize) -> Answer {
-            let (requests, input) = mpsc::channel(appends.max(1));
-            for _ in 0..appends {
-                requests.try_send(append()).unwrap();
-            }
-            let open = || {
-                let (group, to) = (GroupId(7), Incarnation::from(1));
-                self.loose.link.open_stream(group, to, IN_FLIGHT_MESSAGES_MAX)
-            };
-            let mut pipeline = Pipeline::new(ReceiverStream::new(input), kept, open, SHORT);
-            let answer = tokio::time::timeout(LONG, pipeline.next()).await;
-            answer
-                .expect("a silent peer is given up")
-                .expect("its input has not ended")
-        }
-    }
-
-    fn append() -> AppendEntriesRequest<TypeConfig> {
-        let leader = ReplicaId {
+    /// A way to broker 2 of one that knows these brokers.
+    async fn way(addresses: &HashMap<BrokerId, String>) -> Network {
+        let identity = Identity {
+            cluster_id: "cluster".to_owned(),
             broker: BrokerId::from(1),
             incarnation: Incarnation::from(1),
         };
-        AppendEntriesRequest {
-            vote: Vote {
-                leader_id: LeaderId {
-                    term: 1,
-                    voted_for: leader,
-                },
-                committed: true,
-            },
-            prev_log_id: None,
-            leader_commit: None,
-            entries: Vec::new(),
-        }
+        let transport = Arc::new(Transport::new(Arc::new(identity), Box::new(Default::default)));
+        transport.set_peers(addresses);
+        let mut factory = NetworkFactory {
+            transport,
+            group: GroupId(7),
+        };
+        factory
+            .new_client(ReplicaId::new(peer(), Incarnation::from(1)), &())
+            .await
     }
 
-    fn matched() -> Body {
-        Body::AppendResult(AppendResult {
-            matched_none: true,
-            result: None,
-        })
+    /// The first answer of a session whose input must not be asked.
+    async fn first_answer(network: &mut Network) -> Answer {
+        let input = stream::poll_fn(|_| panic!("entries are read for a replica that cannot get them"));
+        let option = RPCOption::new(Duration::from_secs(1));
+        let mut answers = network.stream_append(input, option).await.unwrap();
+        answers.next().await.expect("a session does not end without an error")
     }
 
     #[tokio::test]
-    async fn a_replica_that_answers_no_append_counts_as_unreachable_and_gets_no_more() {
-        let (mut peer, mut kept) = (Peer::new(), None);
-        for round in 0..3 {
-            let answer = peer.session(&mut kept, 2).await;
+    async fn nothing_is_read_for_a_broker_that_is_down() {
+        // Nothing listens there: the port was the system's choice, and is free again.
+        let free = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let mut network = way(&HashMap::from([(peer(), free.to_string())])).await;
+        let started = Instant::now();
+        let answer = first_answer(&mut network).await;
+        assert!(
+            matches!(&answer, Err(RPCError::Unreachable(error)) if error.to_string().contains("refused")),
+            "{answer:?}"
+        );
+        assert!(started.elapsed() >= CONNECT_PATIENCE);
+    }
+
+    #[tokio::test]
+    async fn tries_that_fail_at_once_are_spread() {
+        let mut network = way(&HashMap::new()).await;
+        let started = Instant::now();
+        for _ in 0..4 {
+            let answer = first_answer(&mut network).await;
             assert!(matches!(answer, Err(RPCError::Unreachable(_))), "{answer:?}");
-            assert_eq!(peer.take(), if round == 0 { 2 } else { 0 });
         }
-        // It was only slow: it goes on as soon as it has answered what it has.
-        peer.answer(matched());
-        peer.answer(matched());
-        assert!(matches!(
-            peer.session(&mut kept, 1).await,
-            Err(RPCError::Unreachable(_))
-        ));
-        assert_eq!(peer.take(), 1);
-        peer.answer(matched());
-    }
-
-    #[tokio::test]
-    async fn a_stream_that_the_peer_ended_is_opened_anew() {
-        let (mut peer, mut kept) = (Peer::new(), None);
-        assert!(peer.session(&mut kept, 1).await.is_err());
-        assert_eq!(peer.take(), 1);
-        peer.answer(Body::Refused(Refused::default()));
-        assert!(peer.session(&mut kept, 1).await.is_err());
-        assert_eq!(peer.take(), 0);
-        assert!(kept.is_none());
-        assert!(peer.session(&mut kept, 1).await.is_err());
-        assert_eq!(peer.take(), 1);
+        assert!(started.elapsed() >= REST_MIN * (1 + 2 + 4));
     }
 }

@@ -61,6 +61,14 @@ pub(crate) struct Link {
     queue: mpsc::Sender<Message>,
     calls: Arc<Calls>,
     window: Arc<Semaphore>,
+    state: watch::Receiver<State>,
+}
+
+/// Of the connection.
+enum State {
+    Up,
+    /// With the cause.
+    Down(String),
 }
 
 #[derive(Default)]
@@ -79,6 +87,7 @@ impl Link {
     ) -> Self {
         let (queue, messages) = mpsc::channel(QUEUE_MESSAGES_MAX);
         let calls = Arc::new(Calls::default());
+        let (connected, state) = watch::channel(State::Down("not connected yet".to_owned()));
         let driver = Driver {
             lane,
             broker,
@@ -87,6 +96,7 @@ impl Link {
             greeting,
             messages,
             calls: calls.clone(),
+            connected,
         };
         tokio::spawn(driver.run());
         Self {
@@ -94,6 +104,23 @@ impl Link {
             queue,
             calls,
             window: Arc::new(Semaphore::new(LINK_WINDOW_KIB)),
+            state,
+        }
+    }
+
+    /// Waits until there is a connection, but not longer than `patience`.
+    pub async fn connected(&self, patience: Duration) -> Result<(), LinkError> {
+        let mut state = self.state.clone();
+        match tokio::time::timeout(patience, state.wait_for(|state| matches!(state, State::Up))).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(self.gone()),
+            Err(_) => match &*self.state.borrow() {
+                State::Up => Ok(()),
+                State::Down(cause) => Err(LinkError {
+                    broker: self.broker,
+                    cause: cause.clone(),
+                }),
+            },
         }
     }
 
@@ -260,6 +287,7 @@ impl Loose {
             queue,
             calls: Arc::default(),
             window: Arc::new(Semaphore::new(LINK_WINDOW_KIB)),
+            state: watch::channel(State::Up).1,
         };
         Self { link, sent }
     }
@@ -317,6 +345,7 @@ struct Driver {
     greeting: Box<dyn Fn() -> Option<Message> + Send + Sync>,
     messages: mpsc::Receiver<Message>,
     calls: Arc<Calls>,
+    connected: watch::Sender<State>,
 }
 
 impl Driver {
@@ -327,6 +356,7 @@ impl Driver {
                 Ok((frames, answers)) => {
                     pause = RECONNECT_MIN;
                     tracing::debug!(broker = %self.broker, lane = ?self.lane, "connected");
+                    self.connected.send_replace(State::Up);
                     self.exchange(frames, answers).await
                 }
                 Err(cause) => Some(cause),
@@ -337,6 +367,7 @@ impl Driver {
                 return;
             };
             tracing::debug!(broker = %self.broker, lane = ?self.lane, %cause, "not connected");
+            self.connected.send_replace(State::Down(cause.clone()));
             self.fail(&cause);
             if !self.refuse_for(pause, &cause).await {
                 return;

@@ -13,6 +13,7 @@ pub(crate) mod client;
 pub mod handshake;
 pub mod inbound;
 pub(crate) mod link;
+mod pipeline;
 
 use std::collections::HashMap;
 use std::sync::Arc;
