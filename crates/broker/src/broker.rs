@@ -51,7 +51,8 @@ use crate::tail::Missing;
 /// HTTP/2 flow control towards clients.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
-const HTTP2_FRAME_BYTES: u32 = 1 << 20;
+/// Small beside a message: the first frame of one may be moved, and what it takes is kept as long as the message.
+const HTTP2_FRAME_BYTES: u32 = 64 << 10;
 /// A client that is cut off is noticed after these two.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -19,8 +19,8 @@ const STREAM_WINDOW_BYTES: u32 = 8 * MIB;
 /// The same for all streams of a connection.
 const CONNECTION_WINDOW_BYTES: u32 = 32 * MIB;
 
-/// A batch should fit one frame: each costs a header and a trip through the scheduler.
-const FRAME_BYTES_MAX: u32 = MIB;
+/// Small beside a message: the first frame of one is moved once more, and keeps its room for as long as the message lives.
+const FRAME_BYTES_MAX: u32 = 64 * 1024;
 
 /// A broker that was cut off without a reset is noticed after this and [`KEEPALIVE_TIMEOUT`], while something is under way to it. That ends
 /// what nothing else watches: a consumer's stream, and calls to a partition's leader.

@@ -40,7 +40,9 @@ pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
 /// HTTP/2 flow control: large enough that the window per group is what limits.
 const STREAM_WINDOW_BYTES: u32 = 16 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
-const HTTP2_FRAME_BYTES: u32 = 1 << 20;
+/// Small beside a message: tonic makes room for a message of this length when it has the first frame of it, in addition to
+/// that frame, and moves it there. The room is kept as long as an entry of the message is.
+const HTTP2_FRAME_BYTES: u32 = 64 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1000);
 /// A peer that is cut off without a reset is noticed after interval plus time-out.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(1000);
