@@ -43,12 +43,12 @@ use crate::exit::Exit;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// How the allocator behaves, read by jemalloc when the process starts. Freed pages are kept for 30 seconds: a broker under load uses
-/// its buffers again long before, and an idle one gives them back.
+/// How the allocator behaves, read by jemalloc when the process starts. Freed pages are kept for 3 seconds: a broker under
+/// load uses its buffers again long before, and a burst does not count for long.
 #[allow(non_upper_case_globals)]
 #[allow(unsafe_code, reason = "jemalloc finds its settings by the name of the symbol")]
 #[unsafe(export_name = "malloc_conf")]
-pub static malloc_conf: &[u8; 65] = b"background_thread:true,dirty_decay_ms:30000,muzzy_decay_ms:30000\0";
+pub static malloc_conf: &[u8; 60] = b"background_thread:true,dirty_decay_ms:3000,muzzy_decay_ms:0\0";
 
 fn main() -> ExitCode {
     if let Err(error) = cpu::check() {
