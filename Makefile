@@ -24,8 +24,8 @@ CXX_IS_CACHED := 1
 else
 unexport CC CXX
 endif
-# These would replace the flags of .cargo/config.toml or change those of the C++ compiler.
-unexport RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS CARGO_BUILD_TARGET CFLAGS CXXFLAGS CPPFLAGS LDFLAGS
+# These would replace what .cargo/config.toml sets or change the flags of the C++ compiler.
+unexport RUSTC_WRAPPER CARGO_BUILD_RUSTC_WRAPPER RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS CARGO_BUILD_TARGET CFLAGS CXXFLAGS CPPFLAGS LDFLAGS
 
 BUILD := --release --workspace --locked
 JANGADA := $(CARGO_TARGET_DIR)/release/jangada
@@ -85,7 +85,7 @@ ifdef CXX_IS_CACHED
 else
 	@printf 'unset CC CXX\n'
 endif
-	@printf 'unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS CARGO_BUILD_TARGET CFLAGS CXXFLAGS CPPFLAGS LDFLAGS\n'
+	@printf 'unset RUSTC_WRAPPER CARGO_BUILD_RUSTC_WRAPPER RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS CARGO_BUILD_TARGET CFLAGS CXXFLAGS CPPFLAGS LDFLAGS\n'
 
 .PHONY: prepare
 prepare: ## Check the machine, and install with apt-get what the build needs

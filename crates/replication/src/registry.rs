@@ -354,6 +354,8 @@ fn raft_config(identity: &Identity, timing: Timing) -> Result<Config, OpenError>
         // election. That is one whose operator accepted a lost tail (the store notices it and refuses to start), or one
         // whose disk lied about its last commit. What was counted as committed is not taken back.
         allow_log_reversion: Some(true),
+        // Of statistics that are not compiled in; it allocates for them all the same.
+        log_stage_capacity: Some(1),
         backoff: "50ms 100ms 200ms ...500ms".to_owned(),
         ..Config::default()
     };

@@ -21,26 +21,15 @@ fn used(cluster: &Cluster) -> (f64, f64) {
     let ticks_per_second = 100.0;
     let mut sum = (0.0, 0.0);
     for id in cluster.ids() {
-        let pid = cluster.node(id).pid();
-        let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).expect("the node runs");
-        let status = read("status");
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .expect("Linux says so");
-        let kib: f64 = line
-            .split_whitespace()
-            .nth(1)
-            .expect("a number")
-            .parse()
-            .expect("a number");
-        let stat = read("stat");
+        let node = cluster.node(id);
+        let mib = node.memory("VmRSS") as f64 / 1024.0 / 1024.0;
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", node.pid())).expect("the node runs");
         let fields: Vec<&str> = stat.rsplit(')').next().expect("a name").split_whitespace().collect();
         let ticks: f64 = [11, 12]
             .iter()
             .map(|at| fields[*at].parse::<f64>().expect("a number"))
             .sum();
-        sum = (sum.0 + kib / 1024.0, sum.1 + ticks / ticks_per_second);
+        sum = (sum.0 + mib, sum.1 + ticks / ticks_per_second);
     }
     sum
 }

@@ -32,6 +32,7 @@ mod health;
 mod idempotence;
 mod leader_kills;
 mod lost_tail;
+mod memory;
 mod operations;
 mod power_loss;
 mod produce_consume;

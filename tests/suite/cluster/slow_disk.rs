@@ -27,16 +27,6 @@ const GROWTH_BYTES_MAX: usize = 3 * QUEUE_BYTES_MAX;
 /// Each sync takes so long, in microseconds: longer than all batches take to be sent.
 const SLOW: &str = "inject=fdatasync:delay_enter=20000000";
 
-/// Bytes of a process in memory.
-fn resident_bytes(pid: u32) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let kib = line
-        .and_then(|line| line.split_whitespace().nth(1))
-        .and_then(|kib| kib.parse::<usize>().ok());
-    kib.expect("it takes memory") * 1024
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_for_a_slow_disk_is_bounded() {
     let options = Options {
@@ -58,7 +48,7 @@ async fn what_waits_for_a_slow_disk_is_bounded() {
         .await
         .expect("it is written");
 
-    let before = resident_bytes(pid);
+    let before = cluster.node(leader).memory("VmRSS");
     let slow = ["-e", "trace=fdatasync", "-e", SLOW, "-o", "/dev/null"];
     let slow = Attached::to(pid, slow.map(OsStr::new)).await;
     let began = Instant::now();
@@ -87,7 +77,7 @@ async fn what_waits_for_a_slow_disk_is_bounded() {
     let delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
     assert!(delay.is_some_and(|delay| delay > Duration::ZERO), "{status:?}");
     assert!(written * VALUE_BYTES < 2 * QUEUE_BYTES_MAX, "{written} batches");
-    let growth = resident_bytes(pid).saturating_sub(before);
+    let growth = cluster.node(leader).memory("VmRSS").saturating_sub(before);
     println!("the leader grew by {} MiB", growth >> 20);
     assert!(growth < GROWTH_BYTES_MAX, "{growth} bytes");
     // Reading goes on.

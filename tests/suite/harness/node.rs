@@ -169,6 +169,18 @@ check_interval_ms = 250
         self.child.as_ref().expect("the node runs").id()
     }
 
+    /// What the kernel counts of the process's memory under this name in `/proc/PID/status` (`VmRSS`, `VmData`), bytes.
+    pub fn memory(&self, name: &str) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the process runs");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let kib = line
+            .and_then(|line| line.split_whitespace().next())
+            .and_then(|kib| kib.parse::<usize>().ok());
+        kib.expect("it takes memory") * 1024
+    }
+
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
         kill_process(pid.expect("a process has an id"), signal).expect("our own child can be signalled");
