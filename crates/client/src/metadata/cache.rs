@@ -101,13 +101,15 @@ impl MetadataCache {
             })
     }
 
-    /// Brokers to ask, the next one in turn first: those alive, the others, the seeds that are none of them.
+    /// Brokers to ask, the next one in turn first: those alive, the others, the seeds that are none of them. A broker that is
+    /// cut off calls itself alone alive: when that is less than a majority, all take turns, or it would be asked for ever.
     pub fn candidates(&self) -> Vec<Arc<str>> {
         let image = self.image();
+        let majority_is_alive = 2 * image.brokers.values().filter(|b| b.alive).count() > image.brokers.len();
         let mut alive: Vec<_> = image
             .brokers
             .values()
-            .filter(|b| b.alive)
+            .filter(|b| b.alive || !majority_is_alive)
             .map(|b| b.address.clone())
             .collect();
         if alive.is_empty() {
@@ -250,5 +252,35 @@ mod tests {
             3,
             "an old failure says nothing about now"
         );
+    }
+
+    /// Whom a cache asks first in its next three refreshes, when these brokers of three are alive.
+    fn first_asked(alive: &[u32]) -> Vec<String> {
+        let config = ClientConfig::new(["127.0.0.1:1"]);
+        let cache = MetadataCache::new(&config, Arc::new(Channels::new(&config)));
+        let broker = |broker_id| v1::Broker {
+            broker_id,
+            address: format!("127.0.0.1:{broker_id}"),
+            alive: alive.contains(&broker_id),
+            ..v1::Broker::default()
+        };
+        let answer = v1::GetMetadataResponse {
+            brokers: (1..=3).map(broker).collect(),
+            ..v1::GetMetadataResponse::default()
+        };
+        cache
+            .image
+            .send_modify(|image| *image = Arc::new(image.merged(answer, &HashSet::new())));
+        let mut first: Vec<String> = (0..3).map(|_| cache.candidates()[0].to_string()).collect();
+        first.sort_unstable();
+        first.dedup();
+        first
+    }
+
+    #[test]
+    fn all_take_turns_when_a_broker_calls_only_itself_alive() {
+        assert_eq!(first_asked(&[1, 3]), ["127.0.0.1:1", "127.0.0.1:3"]);
+        assert_eq!(first_asked(&[3]), ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
+        assert_eq!(first_asked(&[]), ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
     }
 }
