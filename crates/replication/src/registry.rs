@@ -356,7 +356,6 @@ fn raft_config(identity: &Identity, timing: Timing) -> Result<Config, OpenError>
         allow_log_reversion: Some(true),
         // Of statistics that are not compiled in; it allocates for them all the same.
         log_stage_capacity: Some(1),
-        backoff: "50ms 100ms 200ms ...500ms".to_owned(),
         ..Config::default()
     };
     config.validate().map_err(|error| OpenError::Timing(error.to_string()))

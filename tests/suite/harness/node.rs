@@ -171,14 +171,24 @@ check_interval_ms = 250
 
     /// What the kernel counts of the process's memory under this name in `/proc/PID/status` (`VmRSS`, `VmData`), bytes.
     pub fn memory(&self, name: &str) -> usize {
+        self.status(name) * 1024
+    }
+
+    /// Threads that the process has.
+    pub fn threads(&self) -> usize {
+        self.status("Threads")
+    }
+
+    /// A number of `/proc/PID/status`.
+    fn status(&self, name: &str) -> usize {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the process runs");
         let line = status
             .lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        let kib = line
+        let number = line
             .and_then(|line| line.split_whitespace().next())
-            .and_then(|kib| kib.parse::<usize>().ok());
-        kib.expect("it takes memory") * 1024
+            .and_then(|number| number.parse().ok());
+        number.expect("the kernel says so")
     }
 
     pub fn signal(&self, signal: Signal) {

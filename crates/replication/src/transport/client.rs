@@ -144,7 +144,8 @@ impl Network {
     {
         self.pace.rest().await;
         let peer = self.peer().inspect_err(|_| self.pace.failed())?;
-        peer.bulk.connected(CONNECT_PATIENCE).await?;
+        let connected = peer.bulk.connected(CONNECT_PATIENCE).await;
+        connected.inspect_err(|_| self.pace.failed())?;
         let (group, to) = (self.group, self.target.incarnation);
         let open = || peer.bulk.open_stream(group, to, pipeline::IN_FLIGHT_MESSAGES_MAX);
         let pipeline = Pipeline::new(input, &mut self.unanswered, open, pipeline::PATIENCE);
