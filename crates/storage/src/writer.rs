@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use jangada_types::{GroupId, Offset};
-use rocksdb::WriteBatch;
+use rocksdb::{BoundColumnFamily, WriteBatch};
 
 use crate::codec;
 use crate::database::{Database, INDEX, KEYS, LOG, STATE};
@@ -196,7 +196,7 @@ impl Writer {
                         }
                     }
                     Change::DeleteLog(from, to) => {
-                        batch.delete_range_cf(&log, keys::log(group, *from), keys::log(group, *to));
+                        delete_range(&mut batch, &log, &keys::log(group, *from), &keys::log(group, *to));
                     }
                     Change::PutState(kind, suffix, value) => {
                         batch.put_cf(&state, keys::state(group, *kind, *suffix), value);
@@ -211,7 +211,7 @@ impl Writer {
                     }
                     Change::DeleteIndexBelow(offset) => {
                         let start = keys::index(group, Offset::from(0));
-                        batch.delete_range_cf(&index, start, keys::index(group, *offset));
+                        delete_range(&mut batch, &index, &start, &keys::index(group, *offset));
                     }
                     Change::PutKeys(rows) => {
                         for (key, offset) in rows {
@@ -220,8 +220,7 @@ impl Writer {
                     }
                     Change::DeleteGroup => {
                         for family in [&log, &index, &last_offsets, &state] {
-                            let (start, end) = (keys::group_start(group).to_vec(), keys::group_end(group));
-                            batch.delete_range_cf(family, start, end);
+                            delete_range(&mut batch, family, &keys::group_start(group), &keys::group_end(group));
                         }
                     }
                 }
@@ -232,5 +231,14 @@ impl Writer {
         let key = keys::state(GroupId::NODE, StateKind::COMMIT, 0);
         batch.put_cf(&state, key, codec::encode_commit(self.point));
         batch
+    }
+}
+
+/// Deletes the rows of a family in `start..end`, of which there may be none. An empty range is not given to RocksDB, which
+/// counts it when it is written and not when it is replayed: after that sequence numbers go backwards, and the database
+/// cannot be opened any more.
+fn delete_range(batch: &mut WriteBatch, family: &Arc<BoundColumnFamily<'_>>, start: &[u8], end: &[u8]) {
+    if start < end {
+        batch.delete_range_cf(family, start, end);
     }
 }

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use bytes::Bytes;
-use jangada_storage::conformance::{Disk, entry};
+use jangada_storage::conformance::{Disk, entry, write_synced};
 use jangada_storage::{Durability, LogEntry, Op, RocksStore, Store};
-use jangada_types::GroupId;
+use jangada_types::{GroupId, Offset};
 
 use crate::directory::{Directory, eventually, open_small};
 
@@ -22,6 +22,28 @@ fn large_entry(index: u64) -> LogEntry {
     let mut entry = entry(index, 1);
     entry.body = Bytes::from(vec![index as u8; 20_000]);
     entry
+}
+
+/// RocksDB refuses to open a database whose last batch had an empty range in it, the second time.
+#[test]
+fn a_deletion_of_nothing_does_no_harm() {
+    let disk = Directory::new();
+    let nothing = [
+        Op::DeleteIndexBelow(Offset(0)),
+        Op::TruncateAfter(None),
+        Op::Purge {
+            upto: 0,
+            upto_term: 0,
+        },
+        Op::DeleteGroup,
+    ];
+    for op in nothing {
+        for ops in [vec![op], Vec::new(), Vec::new()] {
+            let store = disk.open();
+            store.open_group(GroupId(0)).unwrap();
+            write_synced(&store, GroupId(0), ops).unwrap();
+        }
+    }
 }
 
 /// Not a test of its own: what the killed process does. Without its variable it does nothing.
