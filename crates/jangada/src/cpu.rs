@@ -1,18 +1,25 @@
 //! Refuses a CPU without the instructions that the build uses, with words instead of SIGILL.
 //!
-//! The workspace is compiled for `broadwell`. `is_x86_feature_detected!` would answer from that build setting without
-//! looking, so the CPU is asked directly. The check comes before everything else in `main`; what the language runtime
-//! does earlier is compiled for any x86-64.
+//! The workspace is compiled for `broadwell`, C++ included, and static initialisers of C++ run before `main`. So the check
+//! runs before them, from `.preinit_array`: the first code of a program after the dynamic loader. It must not need what it
+//! checks. It therefore looks at one feature at a time and keeps nothing, so that there is nothing for the compiler to put
+//! into wide registers. To see that it works: `qemu-x86_64 -cpu Nehalem jangada --version`.
+//!
+//! `is_x86_feature_detected!` would answer from the build setting without looking, so the CPU is asked directly.
+
+#![allow(unsafe_code, reason = "what runs before `main` has the C library and nothing else")]
 
 use std::arch::x86_64::{__cpuid, __cpuid_count};
 
-use crate::errors::CliError;
+const CAUSE: &str = "error: this CPU lacks instructions that this build of jangada uses: ";
+const HINT: &str = "\n  run it on an x86-64 CPU of Intel's Broadwell generation or later (AMD: Zen or later); \
+                    a virtual machine must pass the host's CPU flags on\n";
 
-/// An instruction set, the CPUID leaf and register that tell of it, and the bit.
+/// An instruction set, the CPUID register that tells of it, and its bit there.
 struct Feature {
     name: &'static str,
     register: Register,
-    bit: u32,
+    mask: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -22,146 +29,90 @@ enum Register {
     ExtendedEcx,
 }
 
-const FEATURES: [Feature; 13] = [
-    Feature {
-        name: "pclmulqdq",
-        register: Register::Leaf1Ecx,
-        bit: 1,
-    },
-    Feature {
-        name: "fma",
-        register: Register::Leaf1Ecx,
-        bit: 12,
-    },
-    Feature {
-        name: "sse4.2",
-        register: Register::Leaf1Ecx,
-        bit: 20,
-    },
-    Feature {
-        name: "movbe",
-        register: Register::Leaf1Ecx,
-        bit: 22,
-    },
-    Feature {
-        name: "popcnt",
-        register: Register::Leaf1Ecx,
-        bit: 23,
-    },
-    Feature {
-        name: "osxsave",
-        register: Register::Leaf1Ecx,
-        bit: 27,
-    },
-    Feature {
-        name: "avx",
-        register: Register::Leaf1Ecx,
-        bit: 28,
-    },
-    Feature {
-        name: "f16c",
-        register: Register::Leaf1Ecx,
-        bit: 29,
-    },
-    Feature {
-        name: "bmi1",
-        register: Register::Leaf7Ebx,
-        bit: 3,
-    },
-    Feature {
-        name: "avx2",
-        register: Register::Leaf7Ebx,
-        bit: 5,
-    },
-    Feature {
-        name: "bmi2",
-        register: Register::Leaf7Ebx,
-        bit: 8,
-    },
-    Feature {
-        name: "adx",
-        register: Register::Leaf7Ebx,
-        bit: 19,
-    },
-    Feature {
-        name: "lzcnt",
-        register: Register::ExtendedEcx,
-        bit: 5,
-    },
+const fn feature(name: &'static str, register: Register, bit: u32) -> Feature {
+    let mask = 1 << bit;
+    Feature { name, register, mask }
+}
+
+static FEATURES: [Feature; 13] = [
+    feature("pclmulqdq", Register::Leaf1Ecx, 1),
+    feature("fma", Register::Leaf1Ecx, 12),
+    feature("sse4.2", Register::Leaf1Ecx, 20),
+    feature("movbe", Register::Leaf1Ecx, 22),
+    feature("popcnt", Register::Leaf1Ecx, 23),
+    feature("osxsave", Register::Leaf1Ecx, 27),
+    feature("avx", Register::Leaf1Ecx, 28),
+    feature("f16c", Register::Leaf1Ecx, 29),
+    feature("bmi1", Register::Leaf7Ebx, 3),
+    feature("avx2", Register::Leaf7Ebx, 5),
+    feature("bmi2", Register::Leaf7Ebx, 8),
+    feature("adx", Register::Leaf7Ebx, 19),
+    feature("lzcnt", Register::ExtendedEcx, 5),
 ];
 
-/// What CPUID says in the registers that matter.
-#[derive(Clone, Copy)]
-struct Registers {
-    leaf1_ecx: u32,
-    leaf7_ebx: u32,
-    extended_ecx: u32,
-}
-
-impl Registers {
-    fn read() -> Registers {
-        let has = |leaf: u32, base: u32| __cpuid(base).eax >= leaf;
-        Registers {
-            leaf1_ecx: __cpuid(1).ecx,
-            leaf7_ebx: if has(7, 0) { __cpuid_count(7, 0).ebx } else { 0 },
-            extended_ecx: if has(0x8000_0001, 0x8000_0000) {
-                __cpuid(0x8000_0001).ecx
-            } else {
-                0
-            },
+impl Register {
+    #[inline(never)]
+    fn read(self) -> u32 {
+        match self {
+            Register::Leaf1Ecx => __cpuid(1).ecx,
+            Register::Leaf7Ebx if __cpuid(0).eax >= 7 => __cpuid_count(7, 0).ebx,
+            Register::ExtendedEcx if __cpuid(0x8000_0000).eax >= 0x8000_0001 => __cpuid(0x8000_0001).ecx,
+            Register::Leaf7Ebx | Register::ExtendedEcx => 0,
         }
     }
+}
 
-    fn missing(self) -> Vec<&'static str> {
-        let absent = |feature: &&Feature| {
-            let register = match feature.register {
-                Register::Leaf1Ecx => self.leaf1_ecx,
-                Register::Leaf7Ebx => self.leaf7_ebx,
-                Register::ExtendedEcx => self.extended_ecx,
-            };
-            register & (1 << feature.bit) == 0
-        };
-        FEATURES.iter().filter(absent).map(|feature| feature.name).collect()
+/// Says what a CPU with these registers lacks. False: nothing.
+fn lacks(read: impl Fn(Register) -> u32, mut say: impl FnMut(&str)) -> bool {
+    let mut lacks = false;
+    for feature in &FEATURES {
+        if read(feature.register) & feature.mask == 0 {
+            say(if lacks { ", " } else { CAUSE });
+            say(feature.name);
+            lacks = true;
+        }
+    }
+    if lacks {
+        say(HINT);
+    }
+    lacks
+}
+
+unsafe extern "C" {
+    fn write(file: i32, bytes: *const u8, length: usize) -> isize;
+    fn _exit(status: i32) -> !;
+}
+
+fn say(text: &str) {
+    // SAFETY: it reads as many bytes as there are. A closed stderr is no reason to go on.
+    unsafe { write(2, text.as_ptr(), text.len()) };
+}
+
+extern "C" fn check() {
+    if lacks(Register::read, say) {
+        // SAFETY: it ends the process, and nothing has been started that it could leave half done.
+        unsafe { _exit(1) }
     }
 }
 
-/// Fails when this CPU lacks an instruction set of the build.
-pub fn check() -> Result<(), CliError> {
-    let missing = Registers::read().missing();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let message = format!(
-        "this CPU lacks instructions that this build of jangada uses: {}",
-        missing.join(", ")
-    );
-    let hint = "run it on an x86-64 CPU of Intel's Broadwell generation or later (AMD: Zen or later); \
-                a virtual machine must pass the host's CPU flags on";
-    Err(CliError::new(message).hint(hint))
-}
+#[used]
+#[unsafe(link_section = ".preinit_array")]
+static BEFORE_ALL_ELSE: extern "C" fn() = check;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn this_machine_passes() {
-        assert!(check().is_ok());
-    }
-
-    #[test]
     fn each_missing_instruction_set_is_named() {
-        let all = Registers {
-            leaf1_ecx: u32::MAX,
-            leaf7_ebx: u32::MAX,
-            extended_ecx: u32::MAX,
+        assert!(!lacks(|_| u32::MAX, |_| panic!("there is nothing to say")));
+        let mut said = String::new();
+        let old = |register| match register {
+            Register::Leaf1Ecx => !(1 << 1),
+            Register::Leaf7Ebx => 0,
+            Register::ExtendedEcx => u32::MAX,
         };
-        assert_eq!(all.missing(), Vec::<&str>::new());
-        let old = Registers {
-            leaf1_ecx: !(1 << 1),
-            leaf7_ebx: 0,
-            ..all
-        };
-        assert_eq!(old.missing(), ["pclmulqdq", "bmi1", "avx2", "bmi2", "adx"]);
+        assert!(lacks(old, |text| said.push_str(text)));
+        assert_eq!(said, format!("{CAUSE}pclmulqdq, bmi1, avx2, bmi2, adx{HINT}"));
     }
 }

@@ -9,7 +9,7 @@
 //! | `errors`, `exit` | what a failed command says, and the exit code |
 //! | `connect` | from `--brokers` to a client |
 //! | `logging`, `progress` | what goes to stderr |
-//! | `cpu` | the instructions that the build needs |
+//! | `cpu` | the instructions that the build needs; runs before `main` |
 //!
 //! Data goes to stdout, everything else to stderr.
 
@@ -51,9 +51,6 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 pub static malloc_conf: &[u8; 60] = b"background_thread:true,dirty_decay_ms:3000,muzzy_decay_ms:0\0";
 
 fn main() -> ExitCode {
-    if let Err(error) = cpu::check() {
-        return error.report();
-    }
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
