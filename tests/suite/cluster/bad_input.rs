@@ -184,8 +184,13 @@ async fn batches(cluster: &Cluster) {
         change(&mut bytes);
         Bytes::from(bytes)
     };
+    // The last offset delta goes with the count.
+    let uncounted = resealed(&good, &|b| (b[26], b[60]) = (0, 1));
+    // Each record has 8 bytes, of which the fourth is its offset delta.
+    assert_eq!((good.len(), good[72]), (61 + 2 * 8, 1 << 1));
+    let same_offset = resealed(&good, &|b| b[72] = 0);
     let large = vec![b'x'; 10_000];
-    let cases: [(&str, Bytes, &str); 9] = [
+    let cases: [(&str, Bytes, &str); 11] = [
         ("wrong CRC", with(&|b| b[17] ^= 1), "CORRUPT_BATCH"),
         (
             "damaged record",
@@ -197,6 +202,8 @@ async fn batches(cluster: &Cluster) {
         ("something behind", with(&|b| b.push(0)), "INVALID_BATCH"),
         ("empty", Bytes::new(), "INVALID_BATCH"),
         ("wrong count", resealed(&good, &|b| b[60] = 3), "INVALID_BATCH"),
+        ("a record more than it counts", uncounted, "INVALID_BATCH"),
+        ("two records with one offset", same_offset, "INVALID_BATCH"),
         ("unknown codec", resealed(&good, &|b| b[22] |= 7), "UNSUPPORTED_CODEC"),
         ("oversized", raw::batch(None, &[&large]), "BATCH_TOO_LARGE"),
     ];

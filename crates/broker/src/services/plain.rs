@@ -32,16 +32,30 @@ pub(crate) struct Unpacked {
     pub bytes: usize,
 }
 
-/// Unpacks batches, from the record at `from` on. Needs up to `DECOMPRESSED_BYTES_MAX` beside the result.
+/// Unpacks batches, from the record at `from` on, up to one that cannot be read. Needs up to `DECOMPRESSED_BYTES_MAX`
+/// beside the result.
+///
+/// # Errors
+/// The first batch cannot be read, or no response can carry its first record.
 pub(crate) fn unpack(batches: Bytes, from: Offset, room: Room) -> Result<Unpacked, RequestError> {
     let mut unpacked = Unpacked {
         next_offset: from,
         ..Unpacked::default()
     };
     for batch in BatchIter::new(batches) {
-        let (header, batch) = batch?;
-        if !unpacked.add(&header, &batch, from, room)? {
-            break;
+        let end = unpacked.end();
+        let added = batch
+            .map_err(RequestError::from)
+            .and_then(|(header, batch)| unpacked.add(&header, &batch, from, room));
+        match added {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(error) if end.records == 0 => return Err(error),
+            // What comes before it can be read all the same. The next response says what is wrong.
+            Err(_) => {
+                unpacked.cut(end);
+                break;
+            }
         }
     }
     Ok(unpacked)
@@ -67,7 +81,28 @@ fn record_bytes(record: &v1::Record) -> usize {
             .sum::<usize>()
 }
 
+/// Where the records of some batches end.
+struct End {
+    records: usize,
+    bytes: usize,
+    next_offset: Offset,
+}
+
 impl Unpacked {
+    fn end(&self) -> End {
+        End {
+            records: self.records.len(),
+            bytes: self.bytes,
+            next_offset: self.next_offset,
+        }
+    }
+
+    /// Takes out what was added since.
+    fn cut(&mut self, end: End) {
+        self.records.truncate(end.records);
+        (self.bytes, self.next_offset) = (end.bytes, end.next_offset);
+    }
+
     /// False: there is no room for more.
     fn add(&mut self, header: &BatchHeader, batch: &Bytes, from: Offset, room: Room) -> Result<bool, RequestError> {
         let is_first = self.records.is_empty();
@@ -76,7 +111,7 @@ impl Unpacked {
             return Ok(false);
         }
         let limit = if is_first { room.most } else { room.asked.min(room.most) };
-        let (count, bytes, next_offset) = (self.records.len(), self.bytes, self.next_offset);
+        let end = self.end();
         let mut is_whole = true;
         let mut has_room = true;
         for record in Records::new(batch, DECOMPRESSED_BYTES_MAX)? {
@@ -90,8 +125,7 @@ impl Unpacked {
             let record_bytes = record_bytes(&record);
             if self.bytes + record_bytes > limit {
                 if !is_first {
-                    self.records.truncate(count);
-                    (self.bytes, self.next_offset) = (bytes, next_offset);
+                    self.cut(end);
                     return Ok(false);
                 }
                 if self.records.is_empty() {
@@ -106,7 +140,7 @@ impl Unpacked {
         }
         if !is_whole && header.attributes.codec()? != Codec::None {
             // Slices of the unpacked batch would keep all of it.
-            self.records[count..].iter_mut().for_each(own);
+            self.records[end.records..].iter_mut().for_each(own);
         }
         Ok(has_room)
     }
@@ -147,9 +181,8 @@ fn own(record: &mut v1::Record) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use jangada_types::BatchBuilder;
-    use jangada_types::LeaderEpoch;
-    use jangada_types::batch::set_position;
+    use jangada_types::batch::{set_position, set_producer};
+    use jangada_types::{BatchBuilder, LeaderEpoch, ProducerEpoch, ProducerId, Sequence};
 
     const VALUE_BYTES: usize = 1000;
     const RECORD: usize = PLAIN_RECORD_BYTES + VALUE_BYTES;
@@ -211,6 +244,41 @@ mod tests {
             from = piece.next_offset;
         }
         assert_eq!(seen, [vec![0, 1, 2, 3], vec![4, 5, 6, 7], vec![8, 9]]);
+    }
+
+    #[test]
+    fn what_comes_before_a_batch_that_cannot_be_read_is_given() {
+        for codec in [Codec::None, Codec::Gzip] {
+            let mut log = batches(codec, &[3, 2, 4]).to_vec();
+            let second = BatchHeader::parse(&log).unwrap().total_size();
+            let third = second + BatchHeader::parse(&log[second..]).unwrap().total_size();
+            log[third - 1] ^= 1;
+            let (log, roomy) = (Bytes::from(log), room(100 * RECORD, 100 * RECORD));
+            let sound = unpack(log.clone(), Offset(1), roomy).unwrap();
+            assert_eq!(offsets(&sound), [1, 2]);
+            assert_eq!((sound.next_offset, sound.bytes), (Offset(3), 2 * RECORD));
+            let error = unpack(log.slice(second..), sound.next_offset, roomy).unwrap_err();
+            assert_eq!(error.reason, Reason::CorruptBatch);
+        }
+    }
+
+    #[test]
+    fn of_a_batch_whose_second_record_is_wrong_nothing_is_given() {
+        let mut log = batches(Codec::None, &[3, 2]).to_vec();
+        let second = BatchHeader::parse(&log).unwrap().total_size();
+        let batch = &mut log[second..];
+        // Length (two bytes), attributes and timestamp delta stand before it.
+        let delta = BatchHeader::LEN + (batch.len() - BatchHeader::LEN) / 2 + 4;
+        assert_eq!(batch[delta], 1 << 1);
+        batch[delta] = 0;
+        // Makes the checksum right again.
+        set_producer(batch, ProducerId::NONE, ProducerEpoch::NONE, Sequence::NONE);
+        let (log, roomy) = (Bytes::from(log), room(100 * RECORD, 100 * RECORD));
+        let sound = unpack(log.clone(), Offset(0), roomy).unwrap();
+        assert_eq!(offsets(&sound), [0, 1, 2]);
+        assert_eq!((sound.next_offset, sound.bytes), (Offset(3), 3 * RECORD));
+        let error = unpack(log.slice(second..), sound.next_offset, roomy).unwrap_err();
+        assert_eq!(error.reason, Reason::InvalidBatch);
     }
 
     #[test]

@@ -162,6 +162,42 @@ proptest! {
     }
 
     #[test]
+    fn a_wrong_count_is_noticed(records in batches_of_records(), count in 1..40_i32) {
+        prop_assume!(count as usize != records.len());
+        let mut batch = encode(Codec::None, &records).to_vec();
+        header::put(&mut batch, header::at::LAST_OFFSET_DELTA, (count - 1).to_be_bytes());
+        header::put(&mut batch, header::at::RECORD_COUNT, count.to_be_bytes());
+        reseal(&mut batch);
+        let error = validate(&batch, &LIMITS).unwrap_err();
+        prop_assert!(matches!(error, BatchError::Invalid(_)), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_offset_delta_is_noticed(
+        records in batches_of_records(),
+        index in any::<prop::sample::Index>(),
+        delta in 0..64_u8,
+    ) {
+        let index = index.index(records.len());
+        prop_assume!(usize::from(delta) != index);
+        let mut before = BatchBuilder::new(Codec::None);
+        for record in &records[..index] {
+            before.append_record(record).unwrap();
+        }
+        let mut batch = encode(Codec::None, &records).to_vec();
+        let mut rest = &batch[before.estimated_size()..];
+        varint::take_i32(&mut rest).unwrap();
+        rest = &rest[1..];
+        varint::take_i64(&mut rest).unwrap();
+        // Below 64 it is one byte.
+        let place = batch.len() - rest.len();
+        batch[place] = delta << 1;
+        reseal(&mut batch);
+        let wrong = Malformed::Record { index: index as i32, flaw: RecordFlaw::OffsetDelta };
+        prop_assert_eq!(validate(&batch, &LIMITS), Err(BatchError::Invalid(wrong)));
+    }
+
+    #[test]
     fn a_cut_is_noticed(codec in codecs(), records in batches_of_records(), cut in any::<prop::sample::Index>()) {
         let batch = encode(codec, &records);
         let cut = &batch[..cut.index(batch.len())];

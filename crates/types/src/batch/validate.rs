@@ -1,11 +1,11 @@
 //! What a broker checks of a batch without decompressing it.
 //!
-//! Called on the leader's request path for every batch, up to 8 MiB: one pass over the bytes, for the checksum, and
-//! no allocation.
+//! Called on the leader's request path for every batch, up to 8 MiB: one pass over the bytes, for the checksum, a look
+//! at the first bytes of each record that is not compressed, and no allocation.
 
 use super::error::{BatchError, Malformed};
 use super::header::{BatchHeader, TimestampType};
-use super::record::RECORD_BYTES_MIN;
+use super::record::{self, RECORD_BYTES_MIN};
 use crate::compression::Codec;
 use crate::ids::{ProducerEpoch, ProducerId, Sequence};
 use crate::limits::{BATCH_BYTES_DEFAULT, RECORDS_PER_BATCH_MAX};
@@ -26,8 +26,9 @@ impl Default for BatchLimits {
 }
 
 /// Checks a batch that a producer sent: what [`verify`] does, size, codec, count, producer, and nothing in it that is
-/// not the producer's to set or not supported. The base offset and the leader epoch are ignored. The records are not
-/// looked at; see [`validate_records`](super::validate_records).
+/// not the producer's to set or not supported. The base offset and the leader epoch are ignored. Records that are not
+/// compressed are counted, and each has its place as its offset delta; what is in them, and compressed ones, is for
+/// [`validate_records`](super::validate_records).
 ///
 /// # Errors
 /// The first rule that it breaks; the size is judged before all else.
@@ -41,8 +42,8 @@ pub fn validate(bytes: &[u8], limits: &BatchLimits) -> Result<BatchHeader, Batch
     let header = verify(bytes)?;
     let codec = header.attributes.codec()?;
     check_attributes(&header)?;
-    let unpacked_bytes = (codec == Codec::None).then_some(bytes.len() - BatchHeader::LEN);
-    check_count(&header, unpacked_bytes)?;
+    let unpacked = (codec == Codec::None).then(|| &bytes[BatchHeader::LEN..]);
+    check_count(&header, unpacked.map(<[u8]>::len))?;
     check_producer(&header)?;
     if header.max_timestamp < header.base_timestamp {
         return Err(Malformed::MaxTimestamp {
@@ -50,6 +51,9 @@ pub fn validate(bytes: &[u8], limits: &BatchLimits) -> Result<BatchHeader, Batch
             actual: header.base_timestamp,
         }
         .into());
+    }
+    if let Some(records) = unpacked {
+        record::check_places(records, header.record_count)?;
     }
     Ok(header)
 }
@@ -149,11 +153,16 @@ fn check_producer(header: &BatchHeader) -> Result<(), Malformed> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::error::RecordFlaw;
     use super::super::header::{LENGTH_COUNTS_FROM, at, put};
     use super::super::{BatchBuilder, checksum, set_append_time};
     use super::*;
     use crate::reason::Reason;
 
+    /// Bytes of each record of [`build`]: seven fields of a byte, and the value.
+    const RECORD: usize = 12;
+
+    /// Three records.
     fn build(codec: Codec) -> Vec<u8> {
         let mut builder = BatchBuilder::new(codec);
         builder.producer(ProducerId(1), ProducerEpoch(0), Sequence(0));
@@ -278,6 +287,46 @@ mod tests {
             limit,
         };
         assert_eq!(with_count(Codec::Zstd, limit + 1), Err(too_many.into()));
+    }
+
+    #[test]
+    fn records_that_are_not_compressed_are_counted() {
+        assert_eq!(build(Codec::None).len(), BatchHeader::LEN + 3 * RECORD);
+        let left = |records: usize| {
+            let bytes = records * RECORD;
+            Err(Malformed::TrailingRecords { bytes }.into())
+        };
+        assert_eq!(with_count(Codec::None, 1), left(2));
+        assert_eq!(with_count(Codec::None, 2), left(1));
+        let missing = Malformed::Record {
+            index: 3,
+            flaw: RecordFlaw::Truncated,
+        };
+        assert_eq!(with_count(Codec::None, 4), Err(missing.into()));
+        assert!(with_count(Codec::Zstd, 1).is_ok(), "only unpacking can tell");
+    }
+
+    #[test]
+    fn each_record_has_its_place_as_its_offset_delta() {
+        // Length, attributes and timestamp delta stand before it.
+        let delta_of = |index: usize| BatchHeader::LEN + index * RECORD + 3;
+        for (index, delta) in [(0, 1_i32), (1, 0), (1, 2), (2, -1)] {
+            let wrong = Malformed::Record {
+                index,
+                flaw: RecordFlaw::OffsetDelta,
+            };
+            let zigzag = ((delta << 1) ^ (delta >> 31)) as u8;
+            assert_eq!(
+                with(delta_of(index as usize), [zigzag]),
+                wrong.into(),
+                "{index}: {delta}"
+            );
+        }
+        let wrong = Malformed::Record {
+            index: 1,
+            flaw: RecordFlaw::NegativeLength,
+        };
+        assert_eq!(with(BatchHeader::LEN + RECORD, [1]), wrong.into());
     }
 
     #[test]
