@@ -55,11 +55,6 @@ impl Partition {
         if !header.producer_id.is_some() {
             self.refuse_early(expected)?;
         }
-        let now_ms = self.shared.clock.now_ms();
-        let (batch, append_time_ms) = match config.timestamp_type {
-            TimestampType::CreateTime => (batch, -1),
-            TimestampType::LogAppendTime => (with_append_time(batch, now_ms), now_ms),
-        };
         let index = self.begin_admitting(expected).await?;
         let mut conditions = Conditions {
             end_offset: expected.end_offset,
@@ -72,6 +67,19 @@ impl Partition {
             room = with_keys;
             conditions.key = key;
         }
+        // Only now, after all that waits: a batch that waited has the time of its place in the log.
+        let mut times = match config.timestamp_type {
+            TimestampType::CreateTime => None,
+            TimestampType::LogAppendTime => Some(self.append_times().await?),
+        };
+        let now_ms = self.shared.clock.now_ms();
+        let (batch, append_time_ms) = match &mut times {
+            None => (batch, -1),
+            Some(times) => {
+                let time_ms = times.next_ms(now_ms);
+                (with_append_time(batch, time_ms), time_ms)
+            }
+        };
         let command = PartitionCommand::Append {
             now_ms,
             expiration_ms: self.shared.producer_expiration_ms,
@@ -84,7 +92,7 @@ impl Partition {
                 .await
                 .map(Pending::Proposed),
         };
-        drop(index);
+        drop((times, index));
         let pending = pending.map_err(|error| self.propose_error(error))?;
         Ok(Admitted {
             pending,
@@ -179,8 +187,8 @@ impl Partition {
 }
 
 /// The batch with the leader's time. Under the checksum, so it costs a copy.
-fn with_append_time(batch: Bytes, now_ms: i64) -> Bytes {
+fn with_append_time(batch: Bytes, time_ms: i64) -> Bytes {
     let mut copy = BytesMut::from(&batch[..]);
-    batch::set_append_time(&mut copy, now_ms);
+    batch::set_append_time(&mut copy, time_ms);
     copy.freeze()
 }

@@ -10,9 +10,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use jangada_replication::ReadError;
 use jangada_storage::{IndexEntry, LogEntry, StoreError};
-use jangada_types::batch::{self, BatchIter, Records};
+use jangada_types::batch::{self, BatchIter, Records, TimestampType};
 use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
-use jangada_types::{BatchError, LeaderEpoch, Offset, Reason};
+use jangada_types::{BatchError, BatchHeader, LeaderEpoch, Offset, Reason};
 
 use super::Partition;
 use crate::error::RequestError;
@@ -46,10 +46,7 @@ impl Partition {
         if offset == high_watermark {
             return Ok(empty);
         }
-        let (batches, next_offset) = match self.read_recent(offset, high_watermark, max_bytes) {
-            Some(found) => found,
-            None => self.read_stored(offset, high_watermark, max_bytes).await?,
-        };
+        let (batches, next_offset) = self.read_batches(offset, high_watermark, max_bytes).await?;
         if batches.is_empty() {
             // The log start moved past the offset meanwhile.
             self.end_for(offset).await?;
@@ -127,6 +124,34 @@ impl Partition {
             .with("offset", offset)
             .with("log_start_offset", log_start)
             .with("high_watermark", high_watermark))
+    }
+
+    /// The time of the last batch, if a leader gave it and the log still has the batch.
+    pub(super) async fn last_append_time(&self) -> Result<Option<i64>, RequestError> {
+        let end = self.view.high_watermark();
+        if end == Offset(0) {
+            return Ok(None);
+        }
+        let (batch, _) = self.read_batches(Offset(end.get() - 1), end, 0).await?;
+        if batch.is_empty() {
+            return Ok(None);
+        }
+        let header = BatchHeader::parse(&batch).map_err(|error| self.reading_failed(&error))?;
+        let is_append_time = header.attributes.timestamp_type() == TimestampType::LogAppendTime;
+        Ok(is_append_time.then_some(header.max_timestamp))
+    }
+
+    /// Batches from the one with the offset on, at most `max_bytes` but at least one; none if the log does not have it.
+    async fn read_batches(
+        &self,
+        offset: Offset,
+        high_watermark: Offset,
+        max_bytes: usize,
+    ) -> Result<(Bytes, Offset), RequestError> {
+        match self.read_recent(offset, high_watermark, max_bytes) {
+            Some(found) => Ok(found),
+            None => self.read_stored(offset, high_watermark, max_bytes).await,
+        }
     }
 
     fn read_recent(&self, offset: Offset, high_watermark: Offset, max_bytes: usize) -> Option<(Bytes, Offset)> {

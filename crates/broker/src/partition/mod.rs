@@ -4,6 +4,7 @@
 //! - [`command`]: what is replicated.
 //! - [`producers`]: the idempotent producers.
 //! - [`append`]: taking batches.
+//! - [`append_time`]: the times that they get from the leader.
 //! - [`room`]: whether there is room for them.
 //! - [`refusals`]: why not.
 //! - [`fetch`][]: reading.
@@ -15,6 +16,7 @@
 //! everything that was acknowledged before.
 
 mod append;
+mod append_time;
 pub(crate) mod command;
 mod condition;
 mod fetch;
@@ -35,9 +37,10 @@ use jangada_replication::{Group, ReadError, Registry};
 use jangada_storage::Store;
 use jangada_types::{LeaderEpoch, Offset, PartitionIndex, Reason, TopicConfig};
 use parking_lot::RwLock;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 
 pub(crate) use self::append::{Admitted, Appended};
+use self::append_time::AppendTimes;
 pub(crate) use self::condition::Expectation;
 use self::key_index::{KeptIndex, KeyIndex};
 pub(crate) use self::machine::{PartitionMachine, View, epoch_of};
@@ -102,6 +105,7 @@ pub(crate) struct Partition {
     /// Whether a quorum answers this leader.
     pub quorum: Quorum,
     config: RwLock<Arc<TopicConfig>>,
+    append_times: Mutex<AppendTimes>,
     /// While the topic has `key.index.enable`.
     key_index: KeptIndex,
     inflight: Arc<Semaphore>,
@@ -125,6 +129,7 @@ impl Partition {
             view,
             quorum: Quorum::new(shared.quorum_within),
             config: RwLock::new(config),
+            append_times: Mutex::new(AppendTimes::new()),
             key_index,
             inflight,
             shared,
