@@ -318,7 +318,7 @@ impl Broker {
         let shards = node.shards.clone();
         let ticker = tokio::spawn(groups::tick(shards.clone(), metadata.clone()));
         let reconciler = tokio::spawn(Reconciler::new(metadata, partitions.clone(), shards, shared).run());
-        let quorums = tokio::spawn(quorum::watch_partitions(partitions.clone()));
+        let quorums = tokio::spawn(quorum::watch(node.clone()));
         let retention = tokio::spawn(enforce_retention(
             partitions,
             Duration::from_millis(settings.retention.check_interval_ms),

@@ -13,8 +13,8 @@ use tonic_health::server::HealthReporter;
 use crate::http;
 use crate::node::Node;
 
-/// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// After a change, before the next look: elections come in bursts.
+const REST: Duration = Duration::from_millis(20);
 /// What the public listener serves.
 pub(crate) const SERVICES: [&str; 4] = [LOG, GROUPS, ADMIN, METADATA];
 /// The name of the broker as a whole.
@@ -39,9 +39,13 @@ impl Health {
 
     /// Follows the broker until it stops. Then those who watch are told, and let go: they would hold up the end.
     pub async fn report(mut self, node: Arc<Node>) {
+        let mut image = node.metadata.watch();
+        let mut leaders = node.registry().leaders().watch();
         let stopping = node.stopping();
         tokio::pin!(stopping);
         loop {
+            image.borrow_and_update();
+            leaders.borrow_and_update();
             self.set(match http::not_ready(&node) {
                 None => ServingStatus::Serving,
                 Some(_) => ServingStatus::NotServing,
@@ -49,8 +53,10 @@ impl Health {
             .await;
             tokio::select! {
                 _ = &mut stopping => break,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                changed = image.changed() => if changed.is_err() { break },
+                changed = leaders.changed() => if changed.is_err() { break },
             }
+            tokio::time::sleep(REST).await;
         }
         self.set(ServingStatus::NotServing).await;
         for service in SERVICES.into_iter().chain([WHOLE]) {

@@ -34,7 +34,8 @@ async fn readyz(State(node): State<NodeWatch>) -> (StatusCode, String) {
     }
 }
 
-/// Ready: the metadata is caught up, this broker has all replicas that it is to have, and each knows its leader.
+/// Ready: the metadata is caught up, this broker has all replicas that it is to have, and each knows its leader, which
+/// lives.
 pub(crate) fn not_ready(node: &Node) -> Option<String> {
     if node.refuse_when_stopping().is_err() {
         return Some("the broker is shutting down".into());
@@ -52,11 +53,11 @@ pub(crate) fn not_ready(node: &Node) -> Option<String> {
     for wanted in image.partitions_of(local) {
         match node.hosted(wanted.partition.group) {
             None => missing += 1,
-            Some(group) if group.status().leader.is_none() => leaderless += 1,
+            Some(group) if !node.knows_leader(&group) => leaderless += 1,
             Some(_) => {}
         }
     }
-    if node.metadata.group.status().leader.is_none() {
+    if !node.knows_leader(&node.metadata.group) {
         return Some("the metadata group has no leader".into());
     }
     (missing + leaderless > 0).then(|| format!("{missing} replicas are not open yet, {leaderless} know no leader"))

@@ -118,7 +118,7 @@ impl Metrics {
     pub fn render(&self, node: &Node) -> String {
         let groups = node.registry().groups();
         let leading = groups.iter().filter(|group| group.status().ready).count();
-        let leaderless = groups.iter().filter(|group| group.status().leader.is_none()).count();
+        let leaderless = groups.iter().filter(|group| !node.knows_leader(group)).count();
         let gauge = |family: &Family<StateLabel, Gauge>, state, value: u64| {
             family
                 .get_or_create(&StateLabel { state })

@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::partition::{Partition, Room, Shared};
 use crate::partitions::{Partitions, Target};
 use crate::pool::Pool;
-use crate::quorum::Quorum;
+use crate::quorum::{self, Quorum};
 use crate::seams::Seams;
 use crate::settings::BrokerSettings;
 
@@ -39,6 +39,8 @@ const ROOM_RETRY: Duration = Duration::from_millis(500);
 pub(crate) struct Node {
     pub settings: BrokerSettings,
     pub metadata: Metadata,
+    /// Whether a quorum answers this broker as the leader of the metadata group.
+    pub metadata_quorum: Quorum,
     pub partitions: Arc<Partitions>,
     pub shards: Arc<Shards>,
     pub metrics: Arc<Metrics>,
@@ -73,6 +75,7 @@ impl Node {
         let [fetch_bytes, plain_fetch_bytes] = [(); 2].map(|()| Arc::new(Semaphore::new(inflight)));
         let shards = Shards::new(&settings, seams.clock.clone(), shared.metrics.groups.clone());
         Self {
+            metadata_quorum: Quorum::new(quorum::within(&settings)),
             settings,
             metadata,
             partitions,
@@ -236,7 +239,7 @@ impl Node {
             }
             // Elsewhere: sent there at once. Unknown: worth a moment.
             let elsewhere = self
-                .leader_of(target.group)
+                .live_leader_of(target.group)
                 .filter(|(broker, _)| *broker != self.broker());
             if let Some((broker, term)) = elsewhere {
                 return Err(self.not_leader(target, Some((broker, term))));
@@ -256,10 +259,25 @@ impl Node {
             .get(target.group)
             .filter(|partition| partition.group.status().ready);
         let elsewhere = || {
-            self.leader_of(target.group)
+            self.live_leader_of(target.group)
                 .filter(|(broker, _)| *broker != self.broker())
         };
         here.ok_or_else(|| self.not_leader(target, elsewhere()))
+    }
+
+    /// As [`Node::leader_of`], but not a broker that this one has not heard of lately.
+    pub fn live_leader_of(&self, group: GroupId) -> Option<(BrokerId, u64)> {
+        let leader = self.leader_of(group);
+        leader.filter(|(broker, _)| self.registry().is_alive(*broker))
+    }
+
+    /// Whether a replica here knows who leads it, and that one is there: another broker that is alive, or this one with a
+    /// quorum. Raft alone would name the last leader until there is another one.
+    pub fn knows_leader(&self, group: &Group) -> bool {
+        group.status().leader.is_some_and(|leader| match leader.broker == self.broker() {
+            true => !self.has_lost_quorum(group.id()),
+            false => self.registry().is_alive(leader.broker),
+        })
     }
 
     /// Who leads a group, and in which term. Not this broker when no quorum answers it.
@@ -276,7 +294,8 @@ impl Node {
         let partition = self.partitions.get(group);
         let partition = partition.map(|partition| is_lost(&partition.group, &partition.quorum));
         let shard = || self.shards.get(group).map(|shard| is_lost(&shard.group, &shard.quorum));
-        partition.or_else(shard).unwrap_or_default()
+        let metadata = || group == GroupId::METADATA && is_lost(&self.metadata.group, &self.metadata_quorum);
+        partition.or_else(shard).unwrap_or_else(metadata)
     }
 
     fn not_leader(&self, target: &Target, leader: Option<(BrokerId, u64)>) -> RequestError {

@@ -4,18 +4,20 @@
 //! can do no harm to what is written, but who waits there waits for nothing. So each leader looks now and then, and
 //! says when nobody answered it for longer than the others need to elect another one.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_replication::{Group, GroupStatus};
+use jangada_types::GroupId;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::partitions::Partitions;
+use crate::node::Node;
 use crate::settings::BrokerSettings;
 
-/// How often the partitions that are led here are looked at.
+/// How often what is led here is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// A leader that no quorum answered for so long may have a successor.
@@ -112,17 +114,28 @@ impl Quorum {
     }
 }
 
-/// Looks at all partitions, for ever.
-pub(crate) async fn watch_partitions(partitions: Arc<Partitions>) {
+/// Looks at the metadata group and at all partitions, for ever; shards of the coordinator look by themselves. Wakes who
+/// watches the leaders when this broker ceases to be one, or is one again.
+pub(crate) async fn watch(node: Arc<Node>) {
+    let mut lost_before = HashSet::new();
     let mut tick = tokio::time::interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        for partition in partitions.all() {
+        if node.metadata_quorum.look(&node.metadata.group) {
+            tracing::warn!("no quorum of the metadata group answers: nothing can be created or changed until one does");
+        }
+        for partition in node.partitions.all() {
             if partition.quorum.look(&partition.group) {
                 tracing::info!(partition = %partition.name, "no quorum answers: readers are sent away until one does");
             }
         }
+        let groups = node.registry().groups().into_iter().map(|group| group.id());
+        let lost: HashSet<GroupId> = groups.filter(|group| node.has_lost_quorum(*group)).collect();
+        if lost != lost_before {
+            node.registry().leaders().changed();
+        }
+        lost_before = lost;
     }
 }
 

@@ -42,7 +42,8 @@ impl Leaders {
         self.known.read().get(&group).copied()
     }
 
-    /// Changes whenever anything here does.
+    /// Changes whenever anything here does, or what a replica of this broker sees, which of them can be found, whether a
+    /// quorum answers them, or which brokers are alive.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
@@ -53,7 +54,8 @@ impl Leaders {
         self.known.write().retain(|group, _| exists(*group));
     }
 
-    fn changed(&self) {
+    /// Wakes those who watch, for a change that is not in this table: they look again at what they wait for.
+    pub fn changed(&self) {
         self.version.send_modify(|version| *version += 1);
     }
 

@@ -136,6 +136,13 @@ impl Registry {
                 .is_some_and(|at| at.elapsed() < ALIVE_WITHIN)
     }
 
+    /// Other brokers that are alive.
+    fn heard_lately(&self) -> HashSet<BrokerId> {
+        let heard = self.heard.lock();
+        let lately = heard.iter().filter(|(_, at)| at.elapsed() < ALIVE_WITHIN);
+        lately.map(|(broker, _)| *broker).collect()
+    }
+
     pub(crate) fn heard_from(&self, broker: BrokerId) {
         self.heard.lock().insert(broker, Instant::now());
     }
@@ -386,6 +393,10 @@ async fn observe(
         };
         let before = status.send_replace(seen);
         registry.leaders.observed(id, seen.term, known_leader(&registry, seen));
+        // The table may have had it before, from the leader itself.
+        if seen != before {
+            registry.leaders.changed();
+        }
         registry.announce_change(id, before, seen).await;
         tokio::select! {
             changed = server.changed() => if changed.is_err() { break },
@@ -404,8 +415,9 @@ async fn observe(
         ready: false,
         ..before
     };
-    registry.leaders.left(id, before.term, registry.identity.broker);
     status.send_replace(stopped);
+    registry.leaders.left(id, before.term, registry.identity.broker);
+    registry.leaders.changed();
     registry.announce_change(id, before, stopped).await;
 }
 
@@ -415,12 +427,18 @@ fn known_leader(registry: &Registry, status: GroupStatus) -> Option<BrokerId> {
     (leader.broker != registry.identity.broker || status.ready).then_some(leader.broker)
 }
 
-/// Tells all peers now and then that this broker is there.
+/// Tells all peers now and then that this broker is there, and who watches the leaders when a peer came or went.
 async fn signs_of_life(registry: std::sync::Weak<Registry>) {
+    let mut alive_before = HashSet::new();
     let mut tick = tokio::time::interval(SIGN_OF_LIFE_EVERY);
     loop {
         tick.tick().await;
         let Some(registry) = registry.upgrade() else { return };
         registry.announce(Vec::new()).await;
+        let alive = registry.heard_lately();
+        if alive != alive_before {
+            registry.leaders.changed();
+        }
+        alive_before = alive;
     }
 }

@@ -186,6 +186,8 @@ impl Reconciler {
         };
         let partition = Partition::new(name, group, view, config, self.shared.clone());
         self.partitions.insert(Arc::new(partition));
+        // Its leader may be known by now, and a request may wait for both.
+        self.registry().leaders().changed();
         Ok(())
     }
 
@@ -202,6 +204,7 @@ impl Reconciler {
         };
         self.shards
             .insert(Shard::new(name, group, state, self.shards.shared.clone()));
+        self.registry().leaders().changed();
         Ok(())
     }
 

@@ -61,11 +61,11 @@ pub(crate) struct Link {
     queue: mpsc::Sender<Message>,
     calls: Arc<Calls>,
     window: Arc<Semaphore>,
-    state: watch::Receiver<State>,
+    connection: watch::Receiver<Connection>,
 }
 
-/// Of the connection.
-enum State {
+/// Whether there is one.
+enum Connection {
     Up,
     /// With the cause.
     Down(String),
@@ -87,7 +87,7 @@ impl Link {
     ) -> Self {
         let (queue, messages) = mpsc::channel(QUEUE_MESSAGES_MAX);
         let calls = Arc::new(Calls::default());
-        let (connected, state) = watch::channel(State::Down("not connected yet".to_owned()));
+        let (reported, connection) = watch::channel(Connection::Down("not connected yet".to_owned()));
         let driver = Driver {
             lane,
             broker,
@@ -96,7 +96,7 @@ impl Link {
             greeting,
             messages,
             calls: calls.clone(),
-            connected,
+            connection: reported,
         };
         tokio::spawn(driver.run());
         Self {
@@ -104,19 +104,20 @@ impl Link {
             queue,
             calls,
             window: Arc::new(Semaphore::new(LINK_WINDOW_KIB)),
-            state,
+            connection,
         }
     }
 
     /// Waits until there is a connection, but not longer than `patience`.
     pub async fn connected(&self, patience: Duration) -> Result<(), LinkError> {
-        let mut state = self.state.clone();
-        match tokio::time::timeout(patience, state.wait_for(|state| matches!(state, State::Up))).await {
+        let mut connection = self.connection.clone();
+        let is_up = |connection: &Connection| matches!(connection, Connection::Up);
+        match tokio::time::timeout(patience, connection.wait_for(is_up)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(self.gone()),
-            Err(_) => match &*self.state.borrow() {
-                State::Up => Ok(()),
-                State::Down(cause) => Err(LinkError {
+            Err(_) => match &*self.connection.borrow() {
+                Connection::Up => Ok(()),
+                Connection::Down(cause) => Err(LinkError {
                     broker: self.broker,
                     cause: cause.clone(),
                 }),
@@ -287,7 +288,7 @@ impl Loose {
             queue,
             calls: Arc::default(),
             window: Arc::new(Semaphore::new(LINK_WINDOW_KIB)),
-            state: watch::channel(State::Up).1,
+            connection: watch::channel(Connection::Up).1,
         };
         Self { link, sent }
     }
@@ -345,7 +346,7 @@ struct Driver {
     greeting: Box<dyn Fn() -> Option<Message> + Send + Sync>,
     messages: mpsc::Receiver<Message>,
     calls: Arc<Calls>,
-    connected: watch::Sender<State>,
+    connection: watch::Sender<Connection>,
 }
 
 impl Driver {
@@ -356,7 +357,7 @@ impl Driver {
                 Ok((frames, answers)) => {
                     pause = RECONNECT_MIN;
                     tracing::debug!(broker = %self.broker, lane = ?self.lane, "connected");
-                    self.connected.send_replace(State::Up);
+                    self.connection.send_replace(Connection::Up);
                     self.exchange(frames, answers).await
                 }
                 Err(cause) => Some(cause),
@@ -367,7 +368,7 @@ impl Driver {
                 return;
             };
             tracing::debug!(broker = %self.broker, lane = ?self.lane, %cause, "not connected");
-            self.connected.send_replace(State::Down(cause.clone()));
+            self.connection.send_replace(Connection::Down(cause.clone()));
             self.fail(&cause);
             if !self.refuse_for(pause, &cause).await {
                 return;
