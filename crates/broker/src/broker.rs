@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::middleware::map_response;
+use axum::response::Response;
 use futures::StreamExt;
 use jangada_controller::DirectoryId;
 use jangada_proto::internal::internal_service_server::InternalServiceServer;
@@ -45,6 +47,7 @@ use crate::services::groups::Groups;
 use crate::services::internal::Internal;
 use crate::services::log::Log;
 use crate::services::metadata::MetadataOf;
+use crate::services::unread;
 use crate::settings::BrokerSettings;
 use crate::tail::Missing;
 
@@ -467,12 +470,25 @@ async fn serve_public(node: Arc<Node>, listener: TcpListener, stopping: watch::R
     let log = LogServiceServer::new(Log { node: node.clone() })
         .max_decoding_message_size(request_max)
         .max_encoding_message_size(RESPONSE_BYTES_MAX);
-    let admin = AdminServiceServer::new(Admin { node: node.clone() }).max_encoding_message_size(RESPONSE_BYTES_MAX);
+    let admin = AdminServiceServer::new(Admin { node: node.clone() })
+        .max_decoding_message_size(request_max)
+        .max_encoding_message_size(RESPONSE_BYTES_MAX);
     let groups = GroupServiceServer::new(Groups { node: node.clone() })
         .max_decoding_message_size(request_max)
         .max_encoding_message_size(RESPONSE_BYTES_MAX);
-    let metadata =
-        MetadataServiceServer::new(MetadataOf { node: node.clone() }).max_encoding_message_size(RESPONSE_BYTES_MAX);
+    let metadata = MetadataServiceServer::new(MetadataOf { node: node.clone() })
+        .max_decoding_message_size(request_max)
+        .max_encoding_message_size(RESPONSE_BYTES_MAX);
+    let services = Routes::new(log)
+        .add_service(groups)
+        .add_service(admin)
+        .add_service(metadata)
+        .into_axum_router();
+    // What tonic cannot read it answers by itself.
+    let of_answers = node.clone();
+    let services = services.layer(map_response(move |response: Response| {
+        std::future::ready(unread::answer(response, &of_answers))
+    }));
     let reporting = tokio::spawn(health.report(node.clone()));
     let served = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -481,10 +497,7 @@ async fn serve_public(node: Arc<Node>, listener: TcpListener, stopping: watch::R
         .max_concurrent_streams(node.settings.limits.calls_per_connection_max)
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .add_service(log)
-        .add_service(groups)
-        .add_service(admin)
-        .add_service(metadata)
+        .add_routes(Routes::from(services))
         .add_service(health_service)
         .add_service(reflection().build_v1().map_err(|error| error.to_string())?)
         .add_service(reflection().build_v1alpha().map_err(|error| error.to_string())?)

@@ -20,6 +20,7 @@ use tonic::{Status, Streaming};
 
 use super::plain::{self, Unpacked};
 use super::produce::too_many_streams;
+use super::unread::unread;
 use crate::error::RequestError;
 use crate::node::Node;
 use crate::partition::Partition;
@@ -165,11 +166,14 @@ pub(crate) async fn stream(
             return Err(no_start(format!("a fetch stream begins with `start`, and none came within {START_WITHIN:?}")));
         }
     };
-    let Ok(Some(FetchStreamRequest {
-        message: Some(Message::Start(start)),
-    })) = first
-    else {
-        return Err(no_start("a fetch stream begins with `start`".to_owned()));
+    let start = match first {
+        Ok(Some(FetchStreamRequest {
+            message: Some(Message::Start(start)),
+        })) => start,
+        first => {
+            let unread = first.err().and_then(|said| unread(&said, &node));
+            return Err(unread.unwrap_or_else(|| no_start("a fetch stream begins with `start`".to_owned())));
+        }
     };
     // Only now: who says nothing keeps nobody out.
     let slot = node
@@ -287,7 +291,8 @@ impl Pusher {
                 biased;
                 request = requests.message() => match request {
                     Ok(Some(request)) => self.take(request),
-                    Ok(None) | Err(_) => return None,
+                    Ok(None) => return None,
+                    Err(said) => return unread(&said, &node),
                 },
                 refused = &mut stopping => Err(refused),
                 read = async { reading.as_mut().expect("it is asked before").await }, if reading.is_some() => {

@@ -1,4 +1,5 @@
-//! The gRPC services, thin: they decode, call the broker, and encode. Errors are mapped in [`status`].
+//! The gRPC services, thin: they decode, call the broker, and encode. Errors are mapped in [`status`],
+//! and what tonic says of messages that it cannot read in [`unread`].
 
 pub(crate) mod admin;
 pub(crate) mod fetch;
@@ -11,3 +12,4 @@ pub(crate) mod metadata;
 mod plain;
 pub(crate) mod produce;
 pub(crate) mod status;
+pub(crate) mod unread;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use jangada_controller::CONDITIONS_FEATURE_LEVEL;
 use jangada_proto::v1::produce_request::Payload;
 use jangada_proto::v1::produce_stream_response::Result as StreamResult;
@@ -17,12 +17,13 @@ use jangada_proto::v1::{
 use jangada_types::limits::PRODUCE_TIMEOUT_MS_MAX;
 use jangada_types::{BatchBuilder, BatchHeader, Codec, GroupId, Offset, ProducerId, Reason};
 use prost::Message as _;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::status;
+use super::unread::unread;
 use crate::error::RequestError;
 use crate::node::Node;
 use crate::partition::{Admitted, Appended, Expectation, Partition, Room};
@@ -240,6 +241,7 @@ pub(crate) fn stream(node: Arc<Node>, requests: Streaming<ProduceStreamRequest>)
         .try_acquire_owned()
         .map_err(|_| too_many_streams(&node))?;
     let (answers, outgoing) = mpsc::channel(ANSWERS_MAX);
+    let (failure, failed) = oneshot::channel();
     let reader = Reader {
         node,
         answers,
@@ -247,8 +249,10 @@ pub(crate) fn stream(node: Arc<Node>, requests: Streaming<ProduceStreamRequest>)
         targets: HashMap::new(),
         _slot: slot,
     };
-    tokio::spawn(reader.run(requests));
-    Ok(Box::pin(ReceiverStream::new(outgoing)))
+    tokio::spawn(reader.run(requests, failure));
+    let failed = futures::stream::once(failed).filter_map(|failed| std::future::ready(failed.ok().map(Err)));
+    // Behind the last answer: only then are all its senders gone.
+    Ok(Box::pin(ReceiverStream::new(outgoing).chain(failed)))
 }
 
 pub(crate) fn too_many_streams(node: &Node) -> RequestError {
@@ -311,7 +315,8 @@ struct Reader {
 }
 
 impl Reader {
-    async fn run(mut self, mut requests: Streaming<ProduceStreamRequest>) {
+    /// Takes requests until there are no more, or one cannot be read: then `failure` gets why.
+    async fn run(mut self, mut requests: Streaming<ProduceStreamRequest>, failure: oneshot::Sender<Status>) {
         let node = self.node.clone();
         let stopping = node.stopping();
         tokio::pin!(stopping);
@@ -321,9 +326,20 @@ impl Reader {
                 // What is in flight is still answered: the lanes go on.
                 _ = &mut stopping => return,
             };
-            let Ok(Some(request)) = request else { return };
-            if !self.take(request).await {
-                return;
+            match request {
+                Ok(Some(request)) => {
+                    if !self.take(request).await {
+                        return;
+                    }
+                }
+                Ok(None) => return,
+                Err(said) => {
+                    if let Some(error) = unread(&said, &node) {
+                        node.metrics.failed(error.reason);
+                        let _ = failure.send(error.into());
+                    }
+                    return;
+                }
             }
         }
     }

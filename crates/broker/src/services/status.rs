@@ -10,6 +10,9 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::error::RequestError;
 
 const DOMAIN: &str = "jangada";
+/// Bytes of a message, and of a value in the metadata. They travel in headers, of which a client may take no more than
+/// 8 KiB, the message there twice: it would see a broken call instead of the error.
+const TEXT_BYTES_MAX: usize = 1024;
 
 fn code(error: &RequestError) -> Code {
     match error.reason {
@@ -71,10 +74,21 @@ fn metadata(error: &RequestError) -> HashMap<String, String> {
     let mut metadata: HashMap<String, String> = error
         .metadata
         .iter()
-        .map(|(key, value)| ((*key).to_owned(), value.clone()))
+        .map(|(key, value)| ((*key).to_owned(), shortened(value)))
         .collect();
     metadata.insert("definite".to_owned(), error.definite.to_string());
     metadata
+}
+
+/// Without its middle if it is long: that is something that was sent in, and what is wrong with it stands around it.
+fn shortened(text: &str) -> String {
+    if text.len() <= TEXT_BYTES_MAX {
+        return text.to_owned();
+    }
+    let half = TEXT_BYTES_MAX / 2;
+    let begin = &text[..text.floor_char_boundary(half)];
+    let end = &text[text.ceil_char_boundary(text.len() - half)..];
+    format!("{begin}\u{2026}{end}")
 }
 
 /// As the status of a call.
@@ -83,14 +97,14 @@ pub(crate) fn status(error: &RequestError) -> Status {
     if let Some(delay) = error.retry_delay {
         details.set_retry_info(Some(delay));
     }
-    Status::with_error_details(code(error), error.message.clone(), details)
+    Status::with_error_details(code(error), shortened(&error.message), details)
 }
 
 /// As an error inside a stream that goes on.
 pub(crate) fn in_stream(error: &RequestError) -> v1::Error {
     v1::Error {
         code: code(error) as i32,
-        message: error.message.clone(),
+        message: shortened(&error.message),
         reason: error.reason.as_str().to_owned(),
         metadata: metadata(error),
         retry_delay_ms: error
@@ -102,5 +116,44 @@ pub(crate) fn in_stream(error: &RequestError) -> v1::Error {
 impl From<RequestError> for Status {
     fn from(error: RequestError) -> Self {
         status(&error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What clients of gRPC take without being told to take more.
+    const HEADER_BYTES_MAX: usize = 8 * 1024;
+
+    #[test]
+    fn an_error_about_something_long_fits_into_headers() {
+        for letter in ["x", "\u{e4}", "\u{1f980}", "%"] {
+            let long = letter.repeat(20_000);
+            let message = format!("topic name {long:?}: at most 249 characters");
+            let error = RequestError::new(Reason::InvalidTopicName, message).with("actual", &long);
+            let status = status(&error);
+            assert!(status.message().starts_with("topic name"), "{}", status.message());
+            assert!(
+                status.message().ends_with("at most 249 characters"),
+                "{}",
+                status.message()
+            );
+            let info = status.get_details_error_info().expect("it has details");
+            assert!(info.metadata["actual"].starts_with(letter) && info.metadata["actual"].ends_with(letter));
+            let response = status.into_http::<()>();
+            let headers = response.headers().iter();
+            let bytes: usize = headers.map(|(name, value)| name.as_str().len() + value.len()).sum();
+            assert!(bytes <= HEADER_BYTES_MAX, "{letter}: {bytes} bytes");
+            let error = in_stream(&error);
+            assert!(error.message.len() <= TEXT_BYTES_MAX + '\u{2026}'.len_utf8());
+            assert!(error.metadata["actual"].len() <= TEXT_BYTES_MAX + '\u{2026}'.len_utf8());
+        }
+    }
+
+    #[test]
+    fn what_is_short_stays_as_it_is() {
+        let text = "x".repeat(TEXT_BYTES_MAX);
+        assert_eq!(shortened(&text), text);
     }
 }
