@@ -66,11 +66,7 @@ pub(crate) fn find_any(image: &Image, wanted: Option<&TopicPartition>) -> Result
             "the request names no partition: set `partition`",
         )
     })?;
-    let topic = if wanted.topic_id.is_empty() {
-        named(image, &wanted.topic)?
-    } else {
-        with_id(image, &wanted.topic_id)?
-    };
+    let topic = find_topic(image, &wanted.topic_id, &wanted.topic)?;
     let index = PartitionIndex(wanted.partition);
     match topic.partition(index) {
         Some(partition) => Ok(Target {
@@ -86,6 +82,14 @@ pub(crate) fn find_any(image: &Image, wanted: Option<&TopicPartition>) -> Result
             );
             Err(RequestError::new(Reason::UnknownPartition, message).with("limit", count))
         }
+    }
+}
+
+/// The topic that a request names: by id or, without one, by name.
+pub(crate) fn find_topic<'a>(image: &'a Image, id: &[u8], name: &str) -> Result<&'a Arc<Topic>, RequestError> {
+    match id.is_empty() {
+        true => named(image, name),
+        false => with_id(image, id),
     }
 }
 

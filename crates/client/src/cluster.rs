@@ -1,4 +1,4 @@
-//! What producer, consumer and admin share: the connections, the metadata, and calls with retry.
+//! What producer, consumer and admin share: the metadata, and calls with retry.
 //!
 //! A call to a partition's leader follows the leader as it moves. A call to any broker goes to the next one when one cannot be
 //! reached or is not able; one that changes nothing does so already while a broker is silent. Both make no further attempt after
@@ -8,19 +8,19 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::{FuturesUnordered, StreamExt as _};
 use jangada_proto::v1;
 use jangada_proto::v1::log_service_client::LogServiceClient;
 use jangada_types::Reason;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
+use crate::attempts::{Attempts, CallFailed};
 use crate::backoff::Backoff;
-use crate::channels::{Channels, RESPONSE_BYTES_MAX};
+use crate::channels::RESPONSE_BYTES_MAX;
 use crate::config::ClientConfig;
 use crate::error::ClientError;
-use crate::metadata::{LeaderLookup, MetadataCache, TopicMetadata};
+use crate::metadata::{LeaderLookup, MetadataCache, Then, TopicMetadata};
 use crate::wire_error::{Disposition, Failure};
 
 /// How long a broker may be silent before the next one is asked as well, where a call may be made at two at once.
@@ -28,7 +28,6 @@ const HEDGE_AFTER: Duration = Duration::from_millis(500);
 
 pub(crate) struct Cluster {
     pub config: ClientConfig,
-    pub channels: Arc<Channels>,
     pub metadata: MetadataCache,
 }
 
@@ -43,41 +42,27 @@ pub(crate) enum Repeat {
     IfDefinite,
 }
 
-/// A call that was not answered with success, and whether an attempt before may have had its effect.
-pub(crate) struct CallFailed {
-    pub failure: Failure,
-    pub in_doubt: bool,
-}
-
 impl Cluster {
     pub fn new(config: ClientConfig) -> Self {
-        let channels = Arc::new(Channels::new(&config));
-        let metadata = MetadataCache::new(&config, channels.clone());
-        Self {
-            config,
-            channels,
-            metadata,
-        }
-    }
-
-    /// The log service of a broker.
-    pub fn log_service(&self, address: &str) -> Result<LogServiceClient<Channel>, Failure> {
-        let channel = self.channels.get(address)?;
-        Ok(LogServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX))
+        let metadata = MetadataCache::new(&config);
+        Self { config, metadata }
     }
 
     /// Asks for metadata until a broker answers.
     pub async fn bootstrap(&self) -> Result<(), ClientError> {
         let deadline = self.deadline();
         let mut backoff = Backoff::new();
+        let mut attempts = Attempts::default();
         loop {
             let Err(failure) = self.refresh(0, deadline).await else {
                 return Ok(());
             };
+            attempts.failed(&failure);
             let delay = backoff.next(failure.retry_delay);
             if Instant::now() + delay >= deadline {
                 let context = format!("connect to {}", self.config.brokers.join(", "));
-                return Err(ClientError::Unavailable(failure.rejection(&context)));
+                let failed = attempts.give_up(failure);
+                return Err(ClientError::Unavailable(failed.failure.rejection(&context)));
             }
             sleep(delay).await;
         }
@@ -88,6 +73,7 @@ impl Cluster {
         self.metadata.want(name);
         let deadline = self.deadline();
         let mut backoff = Backoff::new();
+        let mut attempts = Attempts::default();
         loop {
             let image = self.metadata.image();
             if let Some(topic) = image.topic(name) {
@@ -103,15 +89,16 @@ impl Cluster {
                         return Err(ClientError::UnknownTopic { topic: name.clone() });
                     }
                     // By a broker that lags behind what this client has seen, or before the name was wanted.
-                    None => Failure::local(Code::Unavailable, "the brokers that answer know too little yet", true),
+                    None => Failure::said(Reason::NotReady, "the brokers that answer know too little yet"),
                 },
                 Err(failure) => failure,
             };
+            attempts.failed(&failure);
             let delay = backoff.next(failure.retry_delay);
             if Instant::now() + delay >= deadline {
-                return Err(ClientError::Unavailable(
-                    failure.rejection(&format!("look up topic {name}")),
-                ));
+                let context = format!("look up topic {name}");
+                let failed = attempts.give_up(failure);
+                return Err(ClientError::Unavailable(failed.failure.rejection(&context)));
             }
             sleep(delay).await;
         }
@@ -140,7 +127,7 @@ impl Cluster {
         Ok(topic)
     }
 
-    /// A call to a partition's leader that may be repeated at will.
+    /// A call to a partition's leader that changes nothing.
     pub async fn call_leader<T, F>(
         &self,
         what: &str,
@@ -159,6 +146,8 @@ impl Cluster {
         };
         let deadline = self.deadline();
         let mut backoff = Backoff::new();
+        let mut attempts = Attempts::default();
+        let mut others_answer = false;
         loop {
             let image = self.metadata.image();
             let answer = match image.leader(topic.id, partition) {
@@ -167,25 +156,22 @@ impl Cluster {
                         topic: topic.name.clone(),
                     });
                 }
-                LeaderLookup::Unknown { .. } => Err(Failure::local(
-                    Code::Unavailable,
-                    "the partition has no known leader",
-                    true,
-                )),
-                LeaderLookup::Known { address, .. } => match self.log_service(&address) {
-                    Ok(service) => {
-                        let left = deadline.saturating_duration_since(Instant::now());
-                        attempt(self.config.request_timeout.min(left), call(service, target.clone())).await
-                    }
-                    Err(failure) => Err(failure),
-                },
+                LeaderLookup::Unknown { .. } => Err(Failure::no_leader()),
+                LeaderLookup::Known { address, .. } => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    let within = self.config.request_timeout.min(left);
+                    let call = |channel| call(log_service(channel), target.clone());
+                    self.metadata.attempt(&address, within, call).await
+                }
             };
             let failure = match answer {
                 Ok(answer) => return Ok(answer),
+                Err(failure) if others_answer => failure.of_last_leader(),
                 Err(failure) => failure,
             };
+            // Unless the metadata says so, too, the broker only lags behind.
             let gone = failure.reason == Some(Reason::UnknownTopic);
-            if failure.disposition() == Disposition::Refuse && !gone {
+            if !gone && attempts.failed(&failure) == Disposition::Refuse {
                 return Err(failure.into_error(&context));
             }
             let told = failure
@@ -197,11 +183,10 @@ impl Cluster {
                 backoff.next(failure.retry_delay)
             };
             if Instant::now() + delay >= deadline {
-                return Err(failure.into_error(&context));
+                return Err(attempts.give_up(failure).without_effect().into_error(&context));
             }
             if !told {
-                // When no broker answers, the next attempt will tell.
-                let _ = self.refresh(image.refreshes, deadline).await;
+                others_answer = self.refresh(image.refreshes, deadline).await.is_ok();
             }
             sleep(delay).await;
         }
@@ -225,77 +210,34 @@ impl Cluster {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
+        let is_hedged = repeat == Repeat::Hedged;
+        let patience = if is_hedged { HEDGE_AFTER } else { Duration::MAX };
         let deadline = self.deadline();
         let mut backoff = Backoff::new();
-        let mut in_doubt = false;
-        let mut candidates = Vec::new().into_iter();
-        let ask = async |address: Arc<str>| {
-            let attempt = match self.channels.get(&address) {
-                Ok(channel) => attempt(within, call(channel)).await,
-                Err(failure) => Err(failure),
-            };
-            (address, attempt)
-        };
-        let mut asked = FuturesUnordered::new();
-        let mut refusal = None;
-        loop {
-            if let Some(failure) = refusal {
-                // Whoever refused may know less than one that has not answered yet.
-                return match asked.next().await {
-                    Some((_, Ok(answer))) => Ok(answer),
-                    Some((_, Err(_))) => {
-                        refusal = Some(failure);
-                        continue;
-                    }
-                    None => Err(CallFailed { failure, in_doubt }),
-                };
-            }
-            let address = match candidates.next() {
-                Some(address) => address,
-                None => {
-                    candidates = self.metadata.candidates().into_iter();
-                    candidates.next().expect("a client has at least one broker to ask")
-                }
-            };
-            asked.push(ask(address));
-            let may_hedge = repeat == Repeat::Hedged && candidates.len() > 0;
-            let answered = if may_hedge {
-                timeout(HEDGE_AFTER, asked.next()).await
-            } else {
-                Ok(asked.next().await)
-            };
-            let Ok(answered) = answered else {
-                // It may be cut off, and silent until its time is over.
-                continue;
-            };
-            let (address, attempt) = answered.expect("one was asked");
-            let failure = match attempt {
-                Ok(answer) => return Ok(answer),
-                Err(failure) => failure,
-            };
-            let again = match failure.disposition() {
+        let mut attempts = Attempts::default();
+        let judge = |failure: &Failure, is_last: bool| {
+            let again = match attempts.failed(failure) {
                 Disposition::Retry => true,
-                Disposition::Unknown => {
-                    in_doubt = true;
-                    repeat != Repeat::IfDefinite
-                }
-                Disposition::Refuse => {
-                    refusal = Some(failure);
-                    continue;
-                }
+                Disposition::Unknown => repeat != Repeat::IfDefinite,
+                // Whoever refused may know less than one that has not answered yet.
+                Disposition::Refuse => return Then::Wait,
             };
             // The others are asked without delay; a whole round without success is followed by one.
-            let delay = if candidates.len() == 0 {
+            let delay = if is_last {
                 backoff.next(failure.retry_delay)
             } else {
                 Duration::ZERO
             };
-            if !again || Instant::now() + delay >= deadline {
-                return Err(CallFailed { failure, in_doubt });
+            match again && Instant::now() + delay < deadline {
+                true => Then::Ask(delay),
+                false => Then::GiveUp,
             }
-            tracing::debug!(%address, error = failure.message, "asking another broker");
-            sleep(delay).await;
-        }
+        };
+        let answer = self.metadata.ask_in_turn(within, patience, call, judge).await;
+        answer.map_err(|last| {
+            let failed = attempts.give_up(last);
+            if is_hedged { failed.without_effect() } else { failed }
+        })
     }
 
     /// When a call that begins now is given up.
@@ -304,28 +246,9 @@ impl Cluster {
     }
 }
 
-/// One attempt of a call.
-pub(crate) async fn attempt<T>(
-    within: Duration,
-    call: impl Future<Output = Result<Response<T>, Status>>,
-) -> Result<T, Failure> {
-    match timeout(within, call).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(status.into()),
-        Err(_) => Err(Failure::timeout(within)),
-    }
-}
-
-impl CallFailed {
-    /// As a caller sees it.
-    pub fn into_error(self, context: &str) -> ClientError {
-        // A refusal says nothing about the attempts before it.
-        if self.in_doubt {
-            ClientError::OutcomeUnknown(self.failure.rejection(context))
-        } else {
-            self.failure.into_error(context)
-        }
-    }
+/// A broker's log service.
+pub(crate) fn log_service(channel: Channel) -> LogServiceClient<Channel> {
+    LogServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX)
 }
 
 #[cfg(test)]
@@ -358,6 +281,6 @@ mod tests {
         assert!(answer.is_ok_and(|answer| answer == 7), "the first one knew more");
         let failed = hedged(Err(Status::unavailable("it goes"))).await.err();
         let failed = failed.expect("nobody did it");
-        assert_eq!(failed.failure.message, "no such producer");
+        assert!(failed.failure.message.ends_with("no such producer"), "{failed:?}");
     }
 }

@@ -164,7 +164,8 @@ pub struct Rejection {
     pub context: String,
     /// The canonical gRPC code.
     pub code: Code,
-    /// The broker's reason; `None` when no broker answered, or one newer than this client.
+    /// The broker's reason, or what it comes to that the brokers which answer know no leader; `None` when no broker answered, or
+    /// one newer than this client.
     pub reason: Option<Reason>,
     /// In the broker's words.
     pub message: String,

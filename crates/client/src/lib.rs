@@ -25,9 +25,9 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`client`](Client), `config` | the entry point and its settings |
-//! | `cluster` | calls to any broker or to a partition's leader, with retry; `backoff` has the delays |
+//! | `cluster` | calls to any broker or to a partition's leader, with retry; `backoff` has the delays, `attempts` what failed |
 //! | `channels` | one HTTP/2 connection per broker address |
-//! | `metadata` | the image of brokers, topics and leaders, and the cache that keeps it fresh |
+//! | `metadata` | the image of brokers, topics and leaders, and the cache that keeps it fresh and calls the brokers that it knows |
 //! | `error`, `wire_error` | what callers see, and the one place where gRPC's errors become that |
 //! | `producer` | `accumulator` gathers records into batches, `lane` numbers and orders a partition's batches (pure), `driver` sends them |
 //! | `consumer` | a `fetcher` per partition fills the `inbox`, from which the `reader` hands out |
@@ -43,6 +43,7 @@
 //!   1 MiB and one batch more.
 
 mod admin;
+mod attempts;
 mod backoff;
 mod channels;
 mod client;

@@ -59,6 +59,34 @@ impl Failure {
         }
     }
 
+    /// Nothing was done, for a reason that the brokers that answer give, if not in these words.
+    pub fn said(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason: Some(reason),
+            ..Self::local(Code::Unavailable, message, true)
+        }
+    }
+
+    /// The brokers that answer know no leader of a partition.
+    pub fn no_leader() -> Self {
+        let message = "no leader of the partition is known; too few of its replicas may be alive";
+        Self::said(Reason::LeaderNotAvailable, message)
+    }
+
+    /// Of a call to a partition's leader, when other brokers answer and name no other one.
+    #[must_use]
+    pub fn of_last_leader(self) -> Self {
+        let is_silence = matches!(self.code, Code::Unavailable | Code::DeadlineExceeded);
+        if self.reason.is_some() || !is_silence {
+            return self;
+        }
+        Self {
+            reason: Some(Reason::LeaderNotAvailable),
+            message: format!("no leader is known but one that does not answer: {}", self.message),
+            ..self
+        }
+    }
+
     /// No answer within the time for one attempt.
     pub fn timeout(after: Duration) -> Self {
         Self::local(

@@ -142,6 +142,7 @@ fn next_step(error: &ClientError) -> Option<&'static str> {
         return Some(hint);
     }
     match error {
+        // No broker said anything.
         ClientError::Unavailable(rejection) if rejection.reason.is_none() => Some(
             "is the cluster running at the addresses of --brokers (or JANGADA_BROKERS)? \
              `jangada cluster health` tells; `jangada up` starts one",

@@ -1,8 +1,21 @@
-//! What operators do: hand leaderships over, stop a node, replace one that lost its disk.
+//! What operators do: hand leaderships over, stop a node, replace one that lost its disk; and what they are told when they ask for
+//! what cannot be done.
 
-use crate::harness::{Cluster, WAIT, eventually};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use jangada_client::{Admin, NewTopic, TopicId};
+use jangada_proto::v1::admin_service_client::AdminServiceClient;
+use jangada_proto::v1::{
+    AlterTopicRequest, CreatePartitionsRequest, DeleteTopicRequest, DescribePartitionsRequest, DescribeTopicRequest,
+};
+
+use crate::harness::{Cluster, WAIT, eventually, raw};
 
 const TOPIC: &str = "orders";
+
+/// What a broker refuses at once is told in this time, that of starting the command and of connecting included.
+const REFUSED_WITHIN: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leaderships_are_handed_over() {
@@ -137,4 +150,93 @@ async fn a_broker_that_lost_its_disk_is_replaced() {
     cluster.cli_with(&produce, b"k\tv\n".to_vec()).await.expect(0);
     cluster.restart(1);
     cluster.healthy().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_dead_brokers_it_is_told_what_is_missing() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.create_topic(TOPIC, 1, 3).await;
+    cluster.cli_with(&["produce", TOPIC], b"a\n".to_vec()).await.expect(0);
+    cluster.kill(3);
+    let transfer = ["partition", "transfer-leader", TOPIC, "0", "--to", "3"];
+    eventually("the leader knows of broker 3's death", WAIT, || async {
+        let run = cluster.cli(&transfer).await.expect(1);
+        run.stderr.contains("not alive").then_some(())
+    })
+    .await;
+    let began = Instant::now();
+    let run = cluster.cli(&transfer).await.expect(1);
+    let took = began.elapsed();
+    assert!(took < REFUSED_WITHIN, "{took:?}");
+    run.names(&["orders-0", "broker 3", "not alive"]);
+
+    cluster.kill(2);
+    let (consumed, trimmed, altered) = tokio::join!(
+        cluster.cli(&["consume", TOPIC, "--exit-at-end"]),
+        cluster.cli(&["topic", "trim", TOPIC, "--before", "latest"]),
+        cluster.cli(&["topic", "alter", TOPIC, "-c", "retention.ms=86400000"]),
+    );
+    for run in [consumed, trimmed] {
+        let run = run.expect(1).names(&["orders[0]", "cluster health"]);
+        let says = |what: &str| run.stderr.contains(what);
+        assert!(says("no leader") || says("no quorum"), "{}", run.stderr);
+        assert!(!says("is the cluster running"), "{}", run.stderr);
+    }
+    altered.expect(1).names(&[TOPIC, "metadata"]);
+}
+
+async fn created(admin: &Admin) -> TopicId {
+    let created = admin.create_topic(NewTopic::new(TOPIC, 1, 1)).await;
+    created.expect("the name is free").topic_id
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_names_a_topic_by_its_id_never_meets_its_successor() {
+    let cluster = Cluster::start(1).await;
+    let admin = cluster.admin().await;
+    let before = created(&admin).await;
+    admin.delete_topic(TOPIC).await.expect("it is there");
+    let after = created(&admin).await;
+
+    let address = format!("http://{}", cluster.node(1).addresses.public);
+    let mut service = AdminServiceClient::connect(address).await.expect("it listens");
+    let (name, topic_id) = (TOPIC.to_owned(), Bytes::copy_from_slice(before.as_bytes()));
+    let described = service.describe_topic(DescribeTopicRequest {
+        name: name.clone(),
+        topic_id: topic_id.clone(),
+    });
+    let id = before.to_string();
+    raw::assert_refused(described.await, "UNKNOWN_TOPIC", &[&id]);
+    let partitions = service.describe_partitions(DescribePartitionsRequest {
+        topic: name.clone(),
+        topic_id: topic_id.clone(),
+    });
+    raw::assert_refused(partitions.await, "UNKNOWN_TOPIC", &[&id]);
+    let altered = service.alter_topic(AlterTopicRequest {
+        name: name.clone(),
+        set: [("retention.ms".to_owned(), "86400000".to_owned())].into(),
+        unset: Vec::new(),
+        topic_id: topic_id.clone(),
+    });
+    raw::assert_refused(altered.await, "UNKNOWN_TOPIC", &[&id]);
+    let grown = service.create_partitions(CreatePartitionsRequest {
+        name: name.clone(),
+        total: 3,
+        topic_id: topic_id.clone(),
+    });
+    raw::assert_refused(grown.await, "UNKNOWN_TOPIC", &[&id]);
+    let deleted = service.delete_topic(DeleteTopicRequest { name, topic_id });
+    raw::assert_refused(deleted.await, "UNKNOWN_TOPIC", &[&id]);
+
+    let found = admin.describe_topic(TOPIC).await.expect("it stays");
+    assert_eq!((found.topic_id, found.partitions.len()), (after, 1));
+    assert!(found.config.iter().all(|entry| !entry.is_set), "{:?}", found.config);
+
+    // With an id the name does not matter.
+    let deleted = service.delete_topic(DeleteTopicRequest {
+        name: "another".to_owned(),
+        topic_id: Bytes::copy_from_slice(after.as_bytes()),
+    });
+    deleted.await.expect("it is there");
+    assert!(admin.list_topics().await.expect("it answers").is_empty());
 }

@@ -231,7 +231,8 @@ fn range_text(first: i32, last: i32) -> String {
     }
 }
 
-fn is_map_entry(message: &DescriptorProto) -> bool {
+/// Whether the message is what a map field has in its place.
+pub fn is_map_entry(message: &DescriptorProto) -> bool {
     message.options.as_ref().is_some_and(|options| options.map_entry())
 }
 

@@ -1,4 +1,4 @@
-//! The .proto files stay compatible with those that were released.
+//! The .proto files stay compatible with those that were released, and document all that is public.
 //!
 //! `tests/golden/proto/<package>.txt` is a listing of every message, field, enum value and method. What it lists must still be there,
 //! under the same number, name and type; more may come. After a change that is meant, and for recording what was added:
@@ -10,10 +10,13 @@
 //! writes the listings anew. Even then a field that was removed must leave its number and its name `reserved`; a listing of what was never
 //! released can be deleted before.
 
+mod comments;
 mod compat;
 mod listing;
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use prost_types::FileDescriptorSet;
 
 use crate::tree;
 use listing::Contract;
@@ -22,15 +25,22 @@ fn golden_folder() -> PathBuf {
     tree::root().join("tests/golden/proto")
 }
 
-/// The contract of the tree, by package.
-fn current() -> BTreeMap<String, Contract> {
+/// The package for clients.
+const PUBLIC: &str = "jangada.v1";
+
+/// The .proto files of the tree, with their comments.
+fn descriptors() -> FileDescriptorSet {
     let files: Vec<String> = tree::files()
         .into_iter()
         .filter_map(|file| Some(file.path.strip_prefix("proto/")?.to_owned()))
         .filter(|path| path.ends_with(".proto"))
         .collect();
-    let descriptors = protox::compile(&files, [tree::root().join("proto")]).unwrap_or_else(|error| panic!("{error:?}"));
-    listing::by_package(&descriptors)
+    protox::compile(&files, [tree::root().join("proto")]).unwrap_or_else(|error| panic!("{error:?}"))
+}
+
+/// The contract of the tree, by package.
+fn current() -> BTreeMap<String, Contract> {
+    listing::by_package(&descriptors())
 }
 
 /// The contract that was recorded, by package.
@@ -100,4 +110,17 @@ fn a_listing_reads_back_as_it_was_written() {
         let text = contract.to_string();
         assert_eq!(Contract::parse(&text), Ok(contract), "{package}");
     }
+}
+
+#[test]
+fn all_that_is_public_has_a_comment() {
+    let descriptors = descriptors();
+    let public = descriptors.file.iter().filter(|file| file.package() == PUBLIC);
+    let omissions: Vec<String> = public.flat_map(comments::omissions).collect();
+    assert!(
+        omissions.is_empty(),
+        "the .proto files of {PUBLIC} are the documentation, and leave out:\n  {}\n\
+         Say before each what it is, with unit, default and bounds; log.proto says how errors are named.\n",
+        omissions.join("\n  ")
+    );
 }

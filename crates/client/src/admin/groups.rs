@@ -5,7 +5,8 @@ use jangada_types::{BrokerId, Reason, TopicId};
 
 use super::Admin;
 use super::types::topic_id;
-use crate::cluster::{CallFailed, Repeat};
+use crate::attempts::CallFailed;
+use crate::cluster::Repeat;
 use crate::error::ClientError;
 use crate::group::{Assignor, Coordinator, OffsetCommit, TopicPartition, fetch_offsets, group_service};
 

@@ -2,7 +2,8 @@
 //! GroupService that are not for members.
 //!
 //! Calls are repeated, at another broker, until `retry_timeout`. Where an attempt ended without an answer, the next one may meet
-//! the work of the one before; each method says what it makes of that.
+//! the work of the one before; each method says what it makes of that. What changes a topic names it by the id that it has when the
+//! call begins: another topic that gets its name meanwhile is never touched.
 
 mod groups;
 mod types;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use jangada_proto::v1;
 use jangada_proto::v1::admin_service_client::AdminServiceClient;
+use jangada_proto::v1::metadata_service_client::MetadataServiceClient;
 use jangada_types::{BrokerId, Incarnation, Reason};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
@@ -24,12 +26,14 @@ pub use types::{
     TopicDescription, TopicSummary,
 };
 
+use crate::attempts::CallFailed;
 use crate::channels::RESPONSE_BYTES_MAX;
-use crate::cluster::{CallFailed, Cluster, Repeat};
+use crate::cluster::{Cluster, Repeat};
 use crate::error::ClientError;
 
-/// How long one attempt to create a topic may take. A broker waits up to 30 s until all know the new partitions' leaders.
-const CREATED_WITHIN: Duration = Duration::from_secs(35);
+/// How long one attempt to change the metadata may take. A broker waits up to 20 s for a quorum of the metadata, and up to 30 s
+/// until all know the leaders of new partitions; then it says what it waited for.
+const CHANGED_WITHIN: Duration = Duration::from_secs(35);
 
 /// Manages topics and the cluster. Clones are cheap.
 ///
@@ -61,7 +65,9 @@ impl Admin {
     ///
     /// When an attempt ended without an answer and the next one finds the topic there, with just the partitions, replicas and
     /// settings that were asked for, it is taken for the work of the first and reported as created. Leaders are waited for all the
-    /// same: an attempt may take 35 s, whatever `request_timeout` is.
+    /// same.
+    ///
+    /// An attempt of this and of what else changes the metadata may take 35 s, whatever `request_timeout` is.
     ///
     /// # Errors
     /// [`ClientError::Refused`] with `TOPIC_EXISTS` unless [`NewTopic::if_not_exists`], and for a bad name, count or setting.
@@ -95,12 +101,11 @@ impl Admin {
     }
 
     async fn create(&self, request: &v1::CreateTopicRequest) -> Result<v1::CreateTopicResponse, CallFailed> {
-        let within = CREATED_WITHIN.max(self.cluster.config.request_timeout);
-        let create = |channel| {
+        let create = |mut service: AdminServiceClient<Channel>| {
             let request = request.clone();
-            async move { AdminServiceClient::new(channel).create_topic(request).await }
+            async move { service.create_topic(request).await }
         };
-        self.cluster.call_any_within(within, Repeat::Always, create).await
+        self.change(Repeat::Always, create).await
     }
 
     /// The topic exists: an attempt of ours may have made it if it is just as it was asked for.
@@ -145,7 +150,10 @@ impl Admin {
     pub async fn describe_topic(&self, name: &str) -> Result<TopicDescription, ClientError> {
         let context = format!("describe topic {name}");
         let answer = self.call(Repeat::Hedged, |mut service| {
-            let request = v1::DescribeTopicRequest { name: name.to_owned() };
+            let request = v1::DescribeTopicRequest {
+                name: name.to_owned(),
+                ..v1::DescribeTopicRequest::default()
+            };
             async move { service.describe_topic(request).await }
         });
         let answer = answer.await.map_err(|failed| topic_error(failed, name, &context))?;
@@ -167,8 +175,9 @@ impl Admin {
             name: name.to_owned(),
             set: set.into_iter().collect(),
             unset,
+            topic_id: self.find(name, &context).await?.topic_id,
         };
-        let answer = self.call(Repeat::Always, |mut service| {
+        let answer = self.change(repeat_of(&request.topic_id), |mut service| {
             let request = request.clone();
             async move { service.alter_topic(request).await }
         });
@@ -187,11 +196,13 @@ impl Admin {
     /// topic has `key.index.enable`.
     pub async fn create_partitions(&self, name: &str, total: u32) -> Result<u64, ClientError> {
         let context = format!("give topic {name} {total} partitions");
-        let answer = self.call(Repeat::Always, |mut service| {
-            let request = v1::CreatePartitionsRequest {
-                name: name.to_owned(),
-                total,
-            };
+        let request = v1::CreatePartitionsRequest {
+            name: name.to_owned(),
+            total,
+            topic_id: self.find(name, &context).await?.topic_id,
+        };
+        let answer = self.change(repeat_of(&request.topic_id), |mut service| {
+            let request = request.clone();
             async move { service.create_partitions(request).await }
         });
         let answer = answer.await.map_err(|failed| topic_error(failed, name, &context))?;
@@ -207,8 +218,12 @@ impl Admin {
     /// [`ClientError::UnknownTopic`].
     pub async fn delete_topic(&self, name: &str) -> Result<u64, ClientError> {
         let context = format!("delete topic {name}");
-        let answer = self.call(Repeat::Always, |mut service| {
-            let request = v1::DeleteTopicRequest { name: name.to_owned() };
+        let request = v1::DeleteTopicRequest {
+            name: name.to_owned(),
+            topic_id: self.find(name, &context).await?.topic_id,
+        };
+        let answer = self.change(repeat_of(&request.topic_id), |mut service| {
+            let request = request.clone();
             async move { service.delete_topic(request).await }
         });
         let version = match answer.await {
@@ -234,7 +249,7 @@ impl Admin {
             )));
         }
         let context = format!("trim {topic}[{partition}]");
-        let partition = self.target(topic, partition).await?;
+        let partition = self.target(topic, partition, &context).await?;
         // All records means all that are there now: a repeated attempt must not take more.
         let before_offset = match before_offset {
             Some(offset) => offset,
@@ -247,7 +262,7 @@ impl Admin {
                 latest.offset.unwrap_or(0)
             }
         };
-        let answer = self.call(Repeat::Always, |mut service| {
+        let answer = self.call(repeat_of(&partition.topic_id), |mut service| {
             let request = v1::TrimPartitionRequest {
                 partition: Some(partition.clone()),
                 before_offset,
@@ -284,7 +299,10 @@ impl Admin {
             format!("describe partitions of {name}")
         };
         let answer = self.call(Repeat::Hedged, |mut service| {
-            let request = v1::DescribePartitionsRequest { topic: name.to_owned() };
+            let request = v1::DescribePartitionsRequest {
+                topic: name.to_owned(),
+                ..v1::DescribePartitionsRequest::default()
+            };
             async move { service.describe_partitions(request).await }
         });
         let answer = answer.await.map_err(|failed| topic_error(failed, name, &context))?;
@@ -298,11 +316,12 @@ impl Admin {
     /// Hands a partition's leadership to another replica and returns when that one leads.
     ///
     /// # Errors
-    /// [`ClientError::UnknownTopic`], [`ClientError::UnknownPartition`]; [`ClientError::Refused`] when the broker has no replica.
+    /// [`ClientError::UnknownTopic`], [`ClientError::UnknownPartition`]; [`ClientError::Refused`] when the broker has no replica or
+    /// is not alive.
     pub async fn transfer_leader(&self, topic: &str, partition: u32, to: BrokerId) -> Result<Leader, ClientError> {
         let context = format!("transfer the leader of {topic}[{partition}] to broker {to}");
-        let partition = self.target(topic, partition).await?;
-        let answer = self.call(Repeat::Always, |mut service| {
+        let partition = self.target(topic, partition, &context).await?;
+        let answer = self.call(repeat_of(&partition.topic_id), |mut service| {
             let request = v1::TransferLeaderRequest {
                 partition: Some(partition.clone()),
                 to_broker_id: to.get(),
@@ -324,7 +343,7 @@ impl Admin {
     /// [`ClientError::Refused`] for an unknown broker; [`ClientError::OutcomeUnknown`] when an answer is missing.
     pub async fn replace_broker(&self, broker: BrokerId) -> Result<Incarnation, ClientError> {
         let context = format!("replace broker {broker}");
-        let answer = self.call(Repeat::IfDefinite, |mut service| async move {
+        let answer = self.change(Repeat::IfDefinite, |mut service| async move {
             service
                 .replace_broker(v1::ReplaceBrokerRequest {
                     broker_id: broker.get(),
@@ -335,12 +354,37 @@ impl Admin {
         Ok(Incarnation(answer.incarnation))
     }
 
-    /// A partition by its topic's id, so that a call never meets another topic of the same name.
-    async fn target(&self, topic: &str, partition: u32) -> Result<v1::TopicPartition, ClientError> {
-        let topic = self.cluster.partition(&topic.into(), partition).await?;
+    /// A topic of records as it is now, whatever this client knew of it. Without an id if there is none of that name: the name
+    /// counts then, and the broker that is called says what is wrong with it.
+    async fn find(&self, name: &str, context: &str) -> Result<v1::Topic, ClientError> {
+        let asked = self.cluster.call_any(Repeat::Hedged, |channel| {
+            let request = v1::GetMetadataRequest {
+                topics: vec![name.to_owned()],
+                ..v1::GetMetadataRequest::default()
+            };
+            let mut service = MetadataServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX);
+            async move { service.get_metadata(request).await }
+        });
+        let answer = asked.await.map_err(|failed| failed.into_error(context))?;
+        Ok(answer.topics.into_iter().next().unwrap_or_default())
+    }
+
+    /// A partition by its topic's id.
+    async fn target(&self, topic: &str, partition: u32, context: &str) -> Result<v1::TopicPartition, ClientError> {
+        let v1::Topic {
+            topic_id, partitions, ..
+        } = self.find(topic, context).await?;
+        let partitions = partitions.len() as u32;
+        if !topic_id.is_empty() && partition >= partitions {
+            return Err(ClientError::UnknownPartition {
+                topic: topic.into(),
+                partition,
+                partitions,
+            });
+        }
         Ok(v1::TopicPartition {
-            topic_id: topic.id_bytes(),
-            topic: String::new(),
+            topic_id,
+            topic: topic.to_owned(),
             partition,
         })
     }
@@ -349,9 +393,34 @@ impl Admin {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let service = |channel| AdminServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX);
         self.cluster.call_any(repeat, |channel| call(service(channel))).await
     }
+
+    /// A call that changes the metadata.
+    async fn change<T, F>(
+        &self,
+        repeat: Repeat,
+        call: impl Fn(AdminServiceClient<Channel>) -> F,
+    ) -> Result<T, CallFailed>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let within = CHANGED_WITHIN.max(self.cluster.config.request_timeout);
+        let call = |channel| call(service(channel));
+        self.cluster.call_any_within(within, repeat, call).await
+    }
+}
+
+/// How a call about a topic may be repeated: by its name another attempt could meet another topic.
+fn repeat_of(topic_id: &[u8]) -> Repeat {
+    match topic_id.is_empty() {
+        true => Repeat::IfDefinite,
+        false => Repeat::Always,
+    }
+}
+
+fn service(channel: Channel) -> AdminServiceClient<Channel> {
+    AdminServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX)
 }
 
 /// A refusal because the topic is unknown is definite whatever happened before: nothing is there to be changed.

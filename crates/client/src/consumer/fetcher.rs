@@ -11,7 +11,7 @@ use jangada_proto::v1;
 use jangada_proto::v1::fetch_stream_request::Message;
 use jangada_types::Reason;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
@@ -19,7 +19,7 @@ use super::config::OffsetReset;
 use super::inbox::{Fetched, Inbox, Life, Window};
 use crate::backoff::Backoff;
 use crate::client::OffsetAt;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, log_service};
 use crate::error::ClientError;
 use crate::metadata::{LeaderLookup, TopicMetadata};
 use crate::wire_error::{Disposition, Failure};
@@ -52,12 +52,14 @@ impl Fetcher {
     pub async fn run(mut self) {
         let mut backoff = Backoff::new();
         let mut failing_since = None;
+        let mut others_answer = false;
         loop {
             let seen = self.cluster.metadata.image().refreshes;
             let before = self.next_offset;
             let failure = match self.read().await {
                 Ok(()) => return,
                 Err(Left::LeaderMoved) => continue,
+                Err(Left::Failed(failure)) if others_answer => failure.of_last_leader(),
                 Err(Left::Failed(failure)) => failure,
             };
             if self.next_offset != before {
@@ -99,7 +101,8 @@ impl Fetcher {
                 failing_since = None;
             }
             let pause = backoff.next(failure.retry_delay);
-            let (_, ()) = tokio::join!(self.cluster.metadata.refresh(seen), sleep(pause));
+            let (refreshed, ()) = tokio::join!(self.cluster.metadata.refresh(seen), sleep(pause));
+            others_answer = refreshed.is_ok();
             if self.cluster.metadata.image().leader(self.topic.id, self.partition) == LeaderLookup::Missing {
                 return self.deliver(Fetched::Failed(ClientError::UnknownTopic {
                     topic: self.topic.name.clone(),
@@ -171,13 +174,7 @@ impl Fetcher {
     > {
         let (address, epoch) = match self.cluster.metadata.image().leader(self.topic.id, self.partition) {
             LeaderLookup::Known { address, epoch, .. } => (address, epoch),
-            LeaderLookup::Unknown { .. } | LeaderLookup::Missing => {
-                return Err(Failure::local(
-                    Code::Unavailable,
-                    "the partition has no known leader",
-                    true,
-                ));
-            }
+            LeaderLookup::Unknown { .. } | LeaderLookup::Missing => return Err(Failure::no_leader()),
         };
         let (grants, receiver) = mpsc::channel(GRANTS_QUEUED);
         let start = v1::FetchStreamStart {
@@ -196,13 +193,13 @@ impl Fetcher {
             message: Some(Message::Start(start)),
         };
         grants.try_send(first).expect("the channel is empty");
-        let mut service = self.cluster.log_service(&address)?;
         let within = self.cluster.config.connect_timeout + Duration::from_secs(1);
-        let opening = service.fetch_stream(ReceiverStream::new(receiver));
-        match timeout(within, opening).await {
-            Ok(opened) => Ok((opened?.into_inner(), grants, epoch)),
-            Err(_) => Err(Failure::timeout(within)),
-        }
+        let open = |channel| {
+            let mut service = log_service(channel);
+            async move { service.fetch_stream(ReceiverStream::new(receiver)).await }
+        };
+        let stream = self.cluster.metadata.attempt(&address, within, open).await?;
+        Ok((stream, grants, epoch))
     }
 
     /// Takes a response: it must go on where the last one ended.

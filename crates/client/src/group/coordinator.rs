@@ -13,9 +13,10 @@ use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
+use crate::attempts::{Attempts, CallFailed};
 use crate::backoff::Backoff;
 use crate::channels::RESPONSE_BYTES_MAX;
-use crate::cluster::{CallFailed, Cluster, attempt};
+use crate::cluster::Cluster;
 use crate::wire_error::{Disposition, Failure};
 
 /// How long a broker may take to say who coordinates a group.
@@ -70,10 +71,8 @@ impl Coordinator {
             Some(address) => address,
             None => self.find(within).await.map_err(not_found)?,
         };
-        let answer = match self.cluster.channels.get(&address) {
-            Ok(channel) => attempt(within, call(group_service(channel))).await,
-            Err(failure) => Err(failure),
-        };
+        let call = |channel| call(group_service(channel));
+        let answer = self.cluster.metadata.attempt(&address, within, call).await;
         answer.map_err(|failure| Missed {
             redirected: self.learn(&address, &failure),
             failure,
@@ -90,7 +89,7 @@ impl Coordinator {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let mut backoff = Backoff::new();
-        let mut in_doubt = false;
+        let mut attempts = Attempts::default();
         loop {
             let within = self
                 .cluster
@@ -101,11 +100,10 @@ impl Coordinator {
                 Ok(answer) => return Ok(answer),
                 Err(missed) => missed,
             };
-            let disposition = failure.disposition();
-            in_doubt |= disposition == Disposition::Unknown;
+            let refused = attempts.failed(&failure) == Disposition::Refuse;
             let delay = pause(&mut backoff, &failure, redirected);
-            if disposition == Disposition::Refuse || Instant::now() + delay >= deadline {
-                return Err(CallFailed { failure, in_doubt });
+            if refused || Instant::now() + delay >= deadline {
+                return Err(attempts.give_up(failure));
             }
             sleep(delay).await;
         }

@@ -1,6 +1,8 @@
 //! Keeps the image fresh. Only topics that someone uses are asked for. One refresh runs at a time; who comes while it runs takes
 //! its result if it succeeds, and else that of the next one, which all share who wait by then. A broker that does not answer soon
 //! does not hold the others up: the next one is asked meanwhile.
+//!
+//! It knows the brokers, so whoever calls one, or any of them, does so here.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -13,11 +15,12 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use jangada_proto::v1;
 use jangada_types::{Reason, TopicId};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
-use tonic::{Code, Response, Status};
+use tonic::{Response, Status};
 
 use super::image::Image;
+use crate::attempts::Attempts;
 use crate::channels::{Channels, RESPONSE_BYTES_MAX};
 use crate::config::ClientConfig;
 use crate::wire_error::{Failure, LeaderHint};
@@ -28,9 +31,18 @@ const HEDGE_AFTER: Duration = Duration::from_millis(250);
 /// How long a broker may take at all. It waits up to 5 s for a metadata version that it does not have yet.
 const ANSWER_WITHIN: Duration = Duration::from_secs(6);
 
+/// What comes after a failure.
+pub(crate) enum Then {
+    /// Another broker is asked, after this time.
+    Ask(Duration),
+    /// No other one; but who was asked and has not answered may know more.
+    Wait,
+    GiveUp,
+}
+
 pub(crate) struct MetadataCache {
     seeds: Vec<Arc<str>>,
-    channels: Arc<Channels>,
+    channels: Channels,
     image: watch::Sender<Arc<Image>>,
     /// Topics that someone used.
     wanted: Mutex<HashSet<Arc<str>>>,
@@ -45,14 +57,14 @@ pub(crate) struct MetadataCache {
 }
 
 impl MetadataCache {
-    pub fn new(config: &ClientConfig, channels: Arc<Channels>) -> Self {
+    pub fn new(config: &ClientConfig) -> Self {
         Self {
             seeds: config
                 .brokers
                 .iter()
                 .map(|address| Arc::from(address.as_str()))
                 .collect(),
-            channels,
+            channels: Channels::new(config),
             image: watch::Sender::new(Arc::default()),
             wanted: Mutex::default(),
             min_version: AtomicU64::new(0),
@@ -197,37 +209,98 @@ impl MetadataCache {
         .await
     }
 
-    /// The first answer of any broker to a question that each of them answers at once; the last failure when all failed.
+    /// The first answer of any broker to a question that each of them answers at once; when all failed, what was said last.
     pub async fn first_answer<T, F>(&self, within: Duration, call: impl Fn(Channel) -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let ask_one = async |address: Arc<str>| {
-            let answer = match timeout(within, call(self.channels.get(&address)?)).await {
-                Ok(answer) => answer.map_err(Failure::from),
-                Err(_) => Err(Failure::timeout(within)),
-            };
-            answer.map(Response::into_inner).map_err(|mut failure| {
-                failure.message = format!("{address}: {}", failure.message);
-                tracing::debug!(%address, error = failure.message, "this broker does not answer");
-                failure
-            })
+        let mut attempts = Attempts::default();
+        let judge = |failure: &Failure, is_last: bool| {
+            attempts.failed(failure);
+            if is_last { Then::Wait } else { Then::Ask(Duration::ZERO) }
         };
-        let mut candidates = self.candidates().into_iter();
+        let answer = self.ask_in_turn(within, HEDGE_AFTER, call, judge).await;
+        answer.map_err(|last| attempts.give_up(last).failure)
+    }
+
+    /// Asks one broker after the other until one answers, each of which has its time, `within`: the next one when one fails, or is
+    /// silent for longer than `patience` while others have not been asked. After a failure `judge` says what comes; it also hears
+    /// whether all were asked, in which case they are asked again from the first on. An error is the last failure.
+    pub async fn ask_in_turn<T, F>(
+        &self,
+        within: Duration,
+        patience: Duration,
+        call: impl Fn(Channel) -> F,
+        mut judge: impl FnMut(&Failure, bool) -> Then,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let ask = async |address: Arc<str>| self.attempt(&address, within, &call).await;
+        let mut candidates = Vec::<Arc<str>>::new().into_iter();
         let mut asked = FuturesUnordered::new();
-        let mut last = Failure::local(Code::Unavailable, "no broker is known", true);
+        let mut last = None;
+        let mut is_over = false;
         loop {
-            if let Some(address) = candidates.next() {
-                asked.push(ask_one(address));
-            } else if asked.is_empty() {
-                return Err(last);
+            if !is_over {
+                if candidates.len() == 0 {
+                    candidates = self.candidates().into_iter();
+                }
+                let address = candidates.next().expect("a client has at least one broker to ask");
+                asked.push(ask(address));
             }
-            let hedge = if candidates.len() == 0 { within } else { HEDGE_AFTER };
-            match timeout(hedge, asked.next()).await {
+            let answered = if !is_over && candidates.len() > 0 {
+                timeout(patience, asked.next()).await
+            } else {
+                Ok(asked.next().await)
+            };
+            match answered {
                 Ok(Some(Ok(answer))) => return Ok(answer),
-                Ok(Some(Err(failure))) => last = failure,
-                Ok(None) | Err(_) => {}
+                Ok(Some(Err(failure))) => {
+                    match judge(&failure, candidates.len() == 0) {
+                        _ if is_over => {}
+                        Then::Ask(delay) => sleep(delay).await,
+                        Then::Wait => is_over = true,
+                        Then::GiveUp => return Err(failure),
+                    }
+                    last = Some(failure);
+                }
+                Ok(None) => return Err(last.expect("one was asked")),
+                // It may be cut off, and silent until its time is over.
+                Err(_) => {}
             }
+        }
+    }
+
+    /// One attempt of a call, at one broker. What is not the broker's own word comes with its address.
+    pub async fn attempt<T, F>(
+        &self,
+        address: &str,
+        within: Duration,
+        call: impl FnOnce(Channel) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let channel = self.channels.get(address)?;
+        let mut failure = match timeout(within, call(channel)).await {
+            Ok(Ok(response)) => return Ok(response.into_inner()),
+            Ok(Err(status)) => Failure::from(status),
+            Err(_) => Failure::timeout(within),
+        };
+        if failure.reason.is_none() {
+            failure.message = format!("{}: {}", self.name_of(address), failure.message);
+        }
+        tracing::debug!(%address, error = failure.message, "an attempt failed");
+        Err(failure)
+    }
+
+    fn name_of(&self, address: &str) -> String {
+        let image = self.image();
+        let known = image.brokers.iter().find(|(_, broker)| *broker.address == *address);
+        match known {
+            Some((id, _)) => format!("broker {id} at {address}"),
+            None => format!("the broker at {address}"),
         }
     }
 }
@@ -241,7 +314,7 @@ mod tests {
     #[tokio::test]
     async fn those_who_wait_share_a_failure() {
         let config = ClientConfig::new(["127.0.0.1:1"]);
-        let cache = MetadataCache::new(&config, Arc::new(Channels::new(&config)));
+        let cache = MetadataCache::new(&config);
         let asked = join_all((0..40).map(|_| cache.refresh(0))).await;
         assert!(asked.iter().all(Result::is_err));
         // Those who came while the first round ran took the result of the second, which began after they came.
@@ -254,10 +327,10 @@ mod tests {
         );
     }
 
-    /// Whom a cache asks first in its next three refreshes, when these brokers of three are alive.
-    fn first_asked(alive: &[u32]) -> Vec<String> {
+    /// A cache that knows three brokers, of which these are alive.
+    fn knowing(alive: &[u32]) -> MetadataCache {
         let config = ClientConfig::new(["127.0.0.1:1"]);
-        let cache = MetadataCache::new(&config, Arc::new(Channels::new(&config)));
+        let cache = MetadataCache::new(&config);
         let broker = |broker_id| v1::Broker {
             broker_id,
             address: format!("127.0.0.1:{broker_id}"),
@@ -271,6 +344,12 @@ mod tests {
         cache
             .image
             .send_modify(|image| *image = Arc::new(image.merged(answer, &HashSet::new())));
+        cache
+    }
+
+    /// Whom a cache asks first in its next three refreshes, when these brokers of three are alive.
+    fn first_asked(alive: &[u32]) -> Vec<String> {
+        let cache = knowing(alive);
         let mut first: Vec<String> = (0..3).map(|_| cache.candidates()[0].to_string()).collect();
         first.sort_unstable();
         first.dedup();
@@ -282,5 +361,22 @@ mod tests {
         assert_eq!(first_asked(&[1, 3]), ["127.0.0.1:1", "127.0.0.1:3"]);
         assert_eq!(first_asked(&[3]), ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
         assert_eq!(first_asked(&[]), ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_cannot_be_reached_is_named() {
+        let cache = knowing(&[1, 2]);
+        let ask = async |address: &str| {
+            let call = |channel: Channel| async move {
+                let mut service = v1::metadata_service_client::MetadataServiceClient::new(channel);
+                service.get_metadata(v1::GetMetadataRequest::default()).await
+            };
+            let failure = cache.attempt(address, ANSWER_WITHIN, call).await;
+            failure.expect_err("nobody is there").message
+        };
+        let known = ask("127.0.0.1:3").await;
+        assert!(known.starts_with("broker 3 at 127.0.0.1:3: "), "{known}");
+        let seed = ask("127.0.0.1:4").await;
+        assert!(seed.starts_with("the broker at 127.0.0.1:4: "), "{seed}");
     }
 }

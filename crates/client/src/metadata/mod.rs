@@ -3,6 +3,6 @@
 mod cache;
 mod image;
 
-pub(crate) use cache::MetadataCache;
+pub(crate) use cache::{MetadataCache, Then};
 pub(crate) use image::{Image, LeaderLookup};
 pub use image::{PartitionMetadata, TopicMetadata};

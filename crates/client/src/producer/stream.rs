@@ -8,12 +8,12 @@ use futures::stream::{AbortHandle, BoxStream, StreamExt as _, abortable, once};
 use jangada_proto::v1;
 use jangada_types::BrokerId;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
 use super::lane::Ticket;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, log_service};
 use crate::wire_error::Failure;
 
 /// Attempts under way to one broker. Throughput no longer grows from some dozens on; latency does.
@@ -92,18 +92,18 @@ impl Link {
         let within = cluster.config.connect_timeout + Duration::from_secs(1);
         // As many as may be outstanding, so that handing one over never waits.
         let (requests, receiver) = mpsc::channel(OUTSTANDING_MAX);
-        let mut service = cluster.log_service(&address)?;
-        let answers = match timeout(within, service.produce_stream(ReceiverStream::new(receiver))).await {
-            Ok(opened) => opened?.into_inner(),
-            // No batch has been sent.
-            Err(_) => {
-                return Err(Failure {
-                    definite: true,
-                    ..Failure::timeout(within)
-                });
-            }
+        let open = |channel| {
+            let mut service = log_service(channel);
+            async move { service.produce_stream(ReceiverStream::new(receiver)).await }
         };
-        Ok(Opened { requests, answers })
+        match cluster.metadata.attempt(&address, within, open).await {
+            Ok(answers) => Ok(Opened { requests, answers }),
+            // No batch has been sent.
+            Err(failure) => Err(Failure {
+                definite: true,
+                ..failure
+            }),
+        }
     }
 
     /// From now on it can be sent on. The events end with [`LinkEvent::Ended`], or without when the link is dropped.

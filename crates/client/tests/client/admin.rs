@@ -83,6 +83,47 @@ async fn a_deletion_whose_answer_got_lost_counts() {
 }
 
 #[tokio::test]
+async fn a_deletion_that_is_repeated_does_not_reach_a_topic_that_came_after() {
+    let cluster = Cluster::start(1);
+    cluster.create_topic("t", 1);
+    let before = cluster.state().topics["t"].id;
+    let admin = cluster.client().await.admin();
+    cluster.state().recreates = true;
+    cluster.state().admin_faults.push_back((true, lost()));
+    admin.delete_topic("t").await.expect("deleted");
+    let state = cluster.state();
+    let after = state.topics.get("t").expect("it is not ours to delete");
+    assert_ne!(after.id, before);
+}
+
+#[tokio::test]
+async fn a_topic_is_named_by_the_id_that_it_has_now() {
+    let cluster = Cluster::start(1);
+    cluster.create_topic("t", 1);
+    let client = cluster.client().await;
+    client.topic("t").await.expect("there");
+    cluster.delete_topic("t");
+    cluster.create_topic("t", 1);
+    client.admin().create_partitions("t", 3).await.expect("it is there");
+    assert_eq!(cluster.state().topics["t"].partitions.len(), 3);
+}
+
+#[tokio::test]
+async fn what_a_broker_said_is_told_and_not_that_another_one_is_dead() {
+    let mut cluster = Cluster::start(3);
+    let mut config = cluster.config();
+    config.retry_timeout = Duration::from_millis(500);
+    // Known to be dead it is the last to be asked in each round.
+    cluster.kill(3);
+    let admin = Client::connect(config).await.expect("the others answer").admin();
+    let busy = Error::definite(Reason::NotReady).status();
+    cluster.state().admin_faults.extend(vec![(false, busy); 1000]);
+    let error = admin.list_topics().await.expect_err("it is never ready");
+    assert!(matches!(error, ClientError::Unavailable(_)), "{error}");
+    assert_eq!(error.reason(), Some(Reason::NotReady), "{error}");
+}
+
+#[tokio::test]
 async fn another_broker_is_asked_when_one_is_dead_or_not_ready() {
     let mut cluster = Cluster::start(3);
     cluster.create_topic("t", 1);

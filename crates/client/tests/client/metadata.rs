@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use jangada_client::{Client, ClientConfig, ClientError, NewTopic, OffsetAt, ProducerConfig};
+use jangada_client::{Client, ClientConfig, ClientError, NewTopic, OffsetAt, ProducerConfig, ProducerRecord, Reason};
 use tokio::time::timeout;
 
 use crate::fake::Cluster;
@@ -93,6 +93,40 @@ async fn without_answers_each_call_ends_in_its_time() {
         let error = ended.expect_err("nobody answers");
         assert!(error.is_retryable(), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_partition_without_a_leader_is_no_missing_cluster() {
+    let mut cluster = Cluster::start(2);
+    cluster.create_topic("t", 2);
+    let mut config = cluster.config();
+    config.retry_timeout = Duration::from_millis(500);
+    cluster.kill(2);
+    // Nobody leads the first one, and of the second one the brokers know only its dead leader.
+    cluster.move_leader("t", 0, 0);
+    cluster.move_leader("t", 1, 2);
+    let dead = cluster.address(2);
+    let client = Client::connect(config).await.expect("broker 1 answers");
+    for (partition, named) in [(0, "no leader".to_owned()), (1, format!("broker 2 at {dead}"))] {
+        let listed = client.list_offsets("t", partition, OffsetAt::Latest).await;
+        let error = listed.expect_err("there is no leader");
+        assert_eq!(error.reason(), Some(Reason::LeaderNotAvailable), "{error}");
+        let text = error.to_string();
+        assert!(
+            text.contains(&format!("t[{partition}]")) && text.contains(&named),
+            "{text}"
+        );
+    }
+    let config = ProducerConfig {
+        delivery_timeout: Duration::from_secs(1),
+        ..ProducerConfig::default()
+    };
+    let producer = client.producer(config).expect("good settings");
+    let record = ProducerRecord::new("t").with_partition(1).with_value("lost");
+    let sent = producer.send(record).await.expect("taken");
+    let error = sent.await.expect_err("its leader is dead");
+    assert_eq!(error.reason(), Some(Reason::LeaderNotAvailable), "{error}");
+    assert!(error.to_string().contains(&format!("broker 2 at {dead}")), "{error}");
 }
 
 #[tokio::test]

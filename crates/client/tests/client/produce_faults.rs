@@ -280,6 +280,7 @@ async fn what_never_left_is_definitely_absent() {
         matches!(error, ClientError::Unavailable(_)) && error.is_definite(),
         "{error}"
     );
+    assert_eq!(error.reason(), Some(Reason::LeaderNotAvailable), "{error}");
     assert!(error.to_string().contains("t[0]"), "{error}");
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_controller::admission::{self, CreateTopic, NewTopic};
-use jangada_controller::{ADD_PARTITIONS_FEATURE_LEVEL, CONDITIONS_FEATURE_LEVEL, Topic};
+use jangada_controller::{ADD_PARTITIONS_FEATURE_LEVEL, Broker, CONDITIONS_FEATURE_LEVEL, Partition, Topic};
 use jangada_proto::v1::metadata_service_client::MetadataServiceClient;
 use jangada_proto::v1::{
     CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicRequest, CreateTopicResponse, GetMetadataRequest,
@@ -13,18 +13,19 @@ use jangada_proto::v1::{
 use jangada_types::limits::RESPONSE_BYTES_MAX;
 use jangada_types::topic_config::key::KEY_INDEX;
 use jangada_types::{BrokerId, Reason, TopicId};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tonic::Request;
 
 use super::topic_id;
 use crate::error::RequestError;
 use crate::node::Node;
+use crate::partitions::find_topic;
 use crate::services::forward::{CALL_TIMEOUT, channel};
 
 /// How long creating a topic waits until all brokers know all leaders.
 const CREATED_WITHIN: Duration = Duration::from_secs(30);
-/// Between two looks at a broker that does not know all leaders yet.
-const LOOK_AGAIN: Duration = Duration::from_millis(25);
+/// Between two questions to a broker that does not know all leaders yet.
+const ASK_AGAIN: Duration = Duration::from_millis(25);
 
 /// A broker that does not know a setting would refuse it where the others take it.
 pub(super) async fn need_level_of(
@@ -57,7 +58,7 @@ pub(super) async fn create_topic(
         version: image.version(),
     };
     if let CreateTopic::Exists(topic) = admission::validate_create_topic(&image, &wanted)? {
-        await_leaders(node, &request.name, image.version()).await?;
+        await_leaders(node, &topic.name, topic.id, image.version()).await?;
         return Ok(existing(&topic));
     }
     let id = TopicId::from_u128(node.seams.ids.new_id().as_u128());
@@ -76,7 +77,7 @@ pub(super) async fn create_topic(
         }
         Err(error) => return Err(error),
     };
-    await_leaders(node, &request.name, version).await?;
+    await_leaders(node, &request.name, id, version).await?;
     Ok(CreateTopicResponse {
         topic_id: id.as_bytes().to_vec().into(),
         created: true,
@@ -88,10 +89,11 @@ pub(super) async fn create_partitions(
     node: &Arc<Node>,
     request: CreatePartitionsRequest,
 ) -> Result<CreatePartitionsResponse, RequestError> {
-    let CreatePartitionsRequest { name, total } = request;
+    let CreatePartitionsRequest { name, total, topic_id } = request;
     let image = node.metadata.image();
-    let Some(topic) = admission::validate_add_partitions(&image, &name, total)? else {
-        await_leaders(node, &name, image.version()).await?;
+    let found = find_topic(&image, &topic_id, &name)?;
+    let Some(topic) = admission::validate_add_partitions(&image, &found.name, total)? else {
+        await_leaders(node, &found.name, found.id, image.version()).await?;
         return Ok(CreatePartitionsResponse {
             version: image.version(),
         });
@@ -113,7 +115,7 @@ pub(super) async fn create_partitions(
         }
         Err(error) => return Err(error),
     };
-    await_leaders(node, &name, version).await?;
+    await_leaders(node, &topic.name, topic.id, version).await?;
     Ok(CreatePartitionsResponse { version })
 }
 
@@ -122,66 +124,75 @@ fn seed_of(id: TopicId) -> u64 {
     u64::from_be_bytes(id.as_bytes()[..8].try_into().expect("eight bytes"))
 }
 
-/// Returns when every live broker knows a leader for every partition of the topic.
-async fn await_leaders(node: &Arc<Node>, name: &str, version: u64) -> Result<(), RequestError> {
-    let image = node.metadata.image();
-    let live: Vec<_> = image
-        .brokers()
-        .filter(|broker| node.registry().is_alive(broker.id))
-        .collect();
-    let waits = live
-        .into_iter()
-        .map(|broker| broker_knows_leaders(node, broker.id, broker.address.clone(), name, version));
-    let known = futures::future::join_all(waits).await;
-    match known.into_iter().find(|known| !known.1) {
-        None => Ok(()),
-        Some((broker, _)) => Err(RequestError::new(
+/// Returns when every live broker knows a leader for every partition of the topic, or the topic is gone.
+async fn await_leaders(node: &Arc<Node>, name: &str, topic: TopicId, version: u64) -> Result<(), RequestError> {
+    let deadline = Instant::now() + CREATED_WITHIN;
+    let lacks = |broker: BrokerId| {
+        RequestError::new(
             Reason::LeaderNotAvailable,
             format!(
                 "topic {name:?} exists, but broker {broker} does not know all its leaders after {CREATED_WITHIN:?}; \
                  see `jangada cluster health`"
             ),
         )
-        .unknown()),
+        .unknown()
+    };
+    // Leaders announce themselves to all brokers at once: when this one knows them, the others do, or will in a moment.
+    timeout_at(deadline, known_here(node, topic))
+        .await
+        .map_err(|_| lacks(node.broker()))?;
+    let image = node.metadata.image();
+    let others = image
+        .brokers()
+        .filter(|broker| broker.id != node.broker() && node.registry().is_alive(broker.id));
+    let waits = others.map(|broker| async move {
+        let known = timeout_at(deadline, known_by(node, broker, topic, version)).await;
+        known.unwrap_or_else(|_| Err(lacks(broker.id)))
+    });
+    futures::future::try_join_all(waits).await.map(drop)
+}
+
+/// Returns when this broker knows them.
+async fn known_here(node: &Node, topic: TopicId) {
+    let mut image = node.metadata.watch();
+    let mut leaders = node.registry().leaders().watch();
+    loop {
+        leaders.borrow_and_update();
+        let topic = image.borrow_and_update().topic(topic).cloned();
+        let is_led = |partition: &Partition| node.leader_of(partition.group).is_some();
+        if topic.is_none_or(|topic| topic.partitions.iter().all(is_led)) {
+            return;
+        }
+        tokio::select! {
+            changed = image.changed() => if changed.is_err() { return },
+            changed = leaders.changed() => if changed.is_err() { return },
+        }
     }
 }
 
-async fn broker_knows_leaders(
-    node: &Arc<Node>,
-    broker: BrokerId,
-    address: String,
-    name: &str,
-    version: u64,
-) -> (BrokerId, bool) {
-    let deadline = Instant::now() + CREATED_WITHIN;
-    let Ok(channel) = channel(&address) else {
-        return (broker, false);
-    };
+/// Returns when another broker knows them. It says so only when it is asked: from here there is nothing to watch.
+async fn known_by(node: &Node, broker: &Broker, topic: TopicId, version: u64) -> Result<(), RequestError> {
+    let channel = channel(&broker.address)?;
     let mut client = MetadataServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX);
     loop {
         let request = GetMetadataRequest {
-            topics: vec![name.to_owned()],
-            topic_ids: Vec::new(),
+            topics: Vec::new(),
+            topic_ids: vec![topic.as_bytes().to_vec().into()],
             min_version: version,
         };
         let mut request = Request::new(request);
         request.set_timeout(CALL_TIMEOUT);
         let all_led = match client.get_metadata(request).await {
             Ok(response) => {
-                let response = response.into_inner();
-                // Deleted meanwhile: there is nothing left to wait for.
-                response
-                    .topics
-                    .first()
-                    .is_none_or(|topic| topic.partitions.iter().all(|partition| partition.leader_id != 0))
+                let mut partitions = response.get_ref().topics.iter().flat_map(|topic| &topic.partitions);
+                partitions.all(|partition| partition.leader_id != 0)
             }
             // It died meanwhile: who is dead need not know.
-            Err(_) if !node.registry().is_alive(broker) => true,
-            Err(_) => false,
+            Err(_) => !node.registry().is_alive(broker.id),
         };
-        if all_led || Instant::now() >= deadline {
-            return (broker, all_led);
+        if all_led {
+            return Ok(());
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(ASK_AGAIN).await;
     }
 }

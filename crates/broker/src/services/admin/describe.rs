@@ -41,7 +41,9 @@ pub(super) async fn describe_cluster(node: &Arc<Node>) -> DescribeClusterRespons
     DescribeClusterResponse {
         cluster_id: node.registry().identity().cluster_id.clone(),
         version: image.version(),
-        controller_id: node.leader_of(GroupId::METADATA).map_or(0, |(broker, _)| broker.get()),
+        controller_id: node
+            .live_leader_of(GroupId::METADATA)
+            .map_or(0, |(broker, _)| broker.get()),
         brokers: brokers.collect(),
         topics: count(topics.iter().filter(|topic| topic.kind == TopicKind::Log).count()),
         partitions: count(partitions.len()),

@@ -29,7 +29,7 @@ use self::transfer::transfer_leader;
 use super::forward::{FORWARDED, channel, forward};
 use crate::error::RequestError;
 use crate::node::Node;
-use crate::partitions::{self, Target, find, find_any};
+use crate::partitions::{Target, find, find_any, find_topic};
 
 /// See `admin.proto`.
 pub(crate) struct Admin {
@@ -59,8 +59,9 @@ impl AdminService for Admin {
     }
 
     async fn describe_topic(&self, request: Request<DescribeTopicRequest>) -> Answer<DescribeTopicResponse> {
+        let DescribeTopicRequest { name, topic_id: id } = request.into_inner();
         let image = self.node.metadata.image();
-        let topic = partitions::named(&image, &request.into_inner().name)?;
+        let topic = find_topic(&image, &id, &name)?;
         let partitions = partition_states(&self.node, &image, std::slice::from_ref(topic), false).await;
         Ok(Response::new(DescribeTopicResponse {
             name: topic.name.to_string(),
@@ -75,8 +76,10 @@ impl AdminService for Admin {
         let request = request.into_inner();
         let set: BTreeMap<String, String> = request.set.into_iter().collect();
         need_level_of(&self.node, set.keys().chain(&request.unset)).await?;
-        let command = admission::validate_alter_topic(&self.node.metadata.image(), &request.name, &set, &request.unset)
-            .map_err(RequestError::from)?;
+        let image = self.node.metadata.image();
+        let topic = find_topic(&image, &request.topic_id, &request.name)?;
+        let command =
+            admission::validate_alter_topic(&image, &topic.name, &set, &request.unset).map_err(RequestError::from)?;
         let (_, version) = self.node.metadata.propose(&command).await?;
         Ok(Response::new(AlterTopicResponse { version }))
     }
@@ -88,16 +91,19 @@ impl AdminService for Admin {
     }
 
     async fn delete_topic(&self, request: Request<DeleteTopicRequest>) -> Answer<DeleteTopicResponse> {
-        let command = admission::validate_delete_topic(&self.node.metadata.image(), &request.into_inner().name)
-            .map_err(RequestError::from)?;
+        let DeleteTopicRequest { name, topic_id: id } = request.into_inner();
+        let image = self.node.metadata.image();
+        let topic = find_topic(&image, &id, &name)?;
+        let command = admission::validate_delete_topic(&image, &topic.name).map_err(RequestError::from)?;
         let (_, version) = self.node.metadata.propose(&command).await?;
         Ok(Response::new(DeleteTopicResponse { version }))
     }
 
     async fn trim_partition(&self, request: Request<TrimPartitionRequest>) -> Answer<TrimPartitionResponse> {
         let target = find(&self.node.metadata.image(), request.get_ref().partition.as_ref())?;
-        if let Some(mut leader) = elsewhere(&self.node, &target, &request)? {
-            return leader.trim_partition(forward(request.into_inner())).await;
+        if let Some((broker, mut leader)) = elsewhere(&self.node, &target, &request)? {
+            let answer = leader.trim_partition(forward(request.into_inner())).await;
+            return passed_on(&target, broker, answer);
         }
         let partition = self.node.leader(&target).await?;
         let before = match request.get_ref().before_offset {
@@ -126,12 +132,15 @@ impl AdminService for Admin {
         request: Request<DescribePartitionsRequest>,
     ) -> Answer<DescribePartitionsResponse> {
         let forwarded = request.metadata().contains_key(FORWARDED);
+        let DescribePartitionsRequest {
+            topic: name,
+            topic_id: id,
+        } = request.into_inner();
         let image = self.node.metadata.image();
-        let name = request.into_inner().topic;
-        let topics: Vec<Arc<Topic>> = if name.is_empty() {
+        let topics: Vec<Arc<Topic>> = if name.is_empty() && id.is_empty() {
             image.topics_by_name().cloned().collect()
         } else {
-            vec![partitions::named(&image, &name)?.clone()]
+            vec![find_topic(&image, &id, &name)?.clone()]
         };
         let partitions = partition_states(&self.node, &image, &topics, forwarded).await;
         Ok(Response::new(DescribePartitionsResponse { partitions }))
@@ -139,8 +148,9 @@ impl AdminService for Admin {
 
     async fn transfer_leader(&self, request: Request<TransferLeaderRequest>) -> Answer<TransferLeaderResponse> {
         let target = find_any(&self.node.metadata.image(), request.get_ref().partition.as_ref())?;
-        if let Some(mut leader) = elsewhere(&self.node, &target, &request)? {
-            return leader.transfer_leader(forward(request.into_inner())).await;
+        if let Some((broker, mut leader)) = elsewhere(&self.node, &target, &request)? {
+            let answer = leader.transfer_leader(forward(request.into_inner())).await;
+            return passed_on(&target, broker, answer);
         }
         Ok(Response::new(
             transfer_leader(&self.node, &target, BrokerId(request.get_ref().to_broker_id)).await?,
@@ -183,9 +193,9 @@ fn elsewhere<T>(
     node: &Node,
     target: &Target,
     request: &Request<T>,
-) -> Result<Option<AdminServiceClient<Channel>>, RequestError> {
+) -> Result<Option<(BrokerId, AdminServiceClient<Channel>)>, RequestError> {
     let leader = node
-        .leader_of(target.group)
+        .live_leader_of(target.group)
         .map(|(broker, _)| broker)
         .filter(|broker| *broker != node.broker());
     let Some(leader) = leader.filter(|_| !request.metadata().contains_key(FORWARDED)) else {
@@ -195,5 +205,21 @@ fn elsewhere<T>(
     let Some(broker) = image.broker(leader) else {
         return Ok(None);
     };
-    Ok(Some(AdminServiceClient::new(channel(&broker.address)?)))
+    Ok(Some((leader, AdminServiceClient::new(channel(&broker.address)?))))
+}
+
+/// The answer of the leader that a call was passed on to.
+fn passed_on<T>(target: &Target, leader: BrokerId, answer: Answer<T>) -> Answer<T> {
+    answer.map_err(|status| {
+        if !status.details().is_empty() {
+            return status;
+        }
+        // Not the leader's own words: it could not be reached, or was silent.
+        let name = format!("partition {}-{}", target.topic.name, target.index);
+        let message = format!(
+            "{name}: broker {leader} leads it and does not answer: {}",
+            status.message()
+        );
+        RequestError::new(Reason::LeaderNotAvailable, message).unknown().into()
+    })
 }

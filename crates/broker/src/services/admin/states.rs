@@ -37,7 +37,7 @@ pub(super) async fn partition_states(
                 Some(led) => local.push((state, led)),
                 None => {
                     led_elsewhere.extend(
-                        node.leader_of(partition.group)
+                        node.live_leader_of(partition.group)
                             .map(|(broker, _)| broker)
                             .filter(|broker| *broker != node.broker()),
                     );
@@ -55,13 +55,15 @@ pub(super) async fn partition_states(
             .map(|state| ((state.topic.clone(), state.partition), state)),
     );
     if !only_local {
-        let name = if topics.len() == 1 {
-            topics[0].name.to_string()
-        } else {
-            String::new()
+        let request = match topics {
+            [topic] => DescribePartitionsRequest {
+                topic: topic.name.to_string(),
+                topic_id: topic_id(topic),
+            },
+            _ => DescribePartitionsRequest::default(),
         };
         let asked = futures::stream::iter(led_elsewhere)
-            .map(|broker| ask_leader(image, broker, name.clone()))
+            .map(|broker| ask_leader(image, broker, request.clone()))
             .buffer_unordered(PARALLEL);
         let answers: Vec<Vec<PartitionState>> = asked.collect().await;
         for state in answers.into_iter().flatten().filter(|state| state.high_watermark >= 0) {
@@ -73,7 +75,7 @@ pub(super) async fn partition_states(
     states.into_values().collect()
 }
 
-async fn ask_leader(image: &Arc<Image>, broker: BrokerId, topic: String) -> Vec<PartitionState> {
+async fn ask_leader(image: &Arc<Image>, broker: BrokerId, request: DescribePartitionsRequest) -> Vec<PartitionState> {
     let Some(broker) = image.broker(broker) else {
         return Vec::new();
     };
@@ -81,10 +83,7 @@ async fn ask_leader(image: &Arc<Image>, broker: BrokerId, topic: String) -> Vec<
         return Vec::new();
     };
     let mut client = AdminServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX);
-    match client
-        .describe_partitions(forward(DescribePartitionsRequest { topic }))
-        .await
-    {
+    match client.describe_partitions(forward(request)).await {
         Ok(response) => response.into_inner().partitions,
         // Shown without what only the leader knows.
         Err(_) => Vec::new(),
@@ -93,7 +92,7 @@ async fn ask_leader(image: &Arc<Image>, broker: BrokerId, topic: String) -> Vec<
 
 /// What every broker knows.
 fn bare_state(node: &Node, topic: &Topic, index: PartitionIndex, group: GroupId) -> PartitionState {
-    let leader = node.leader_of(group);
+    let leader = node.live_leader_of(group);
     let replicas = topic
         .partition(index)
         .map(|partition| partition.replicas.iter().map(|replica| replica.broker.get()).collect())
@@ -130,6 +129,8 @@ async fn leaders_view(node: &Arc<Node>, mut state: PartitionState, group: Group)
                 .collect();
             break;
         }
+        // Silence, which counts against a replica, is no event, and how far each one is only a look tells: there is nothing to
+        // watch.
         tokio::time::sleep(heartbeat / 4).await;
     }
     // A shard of the coordinator has no offsets; 0 says that its leader answered.

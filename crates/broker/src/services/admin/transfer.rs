@@ -51,7 +51,7 @@ pub(super) async fn transfer_leader(
             "{name}: broker {to} is not alive; the leader stays broker {}",
             node.broker()
         );
-        return Err(RequestError::new(Reason::LeaderNotAvailable, message));
+        return Err(RequestError::new(Reason::InvalidRequest, message));
     }
     let status = group
         .transfer_leader(*replica, TRANSFER_WITHIN)

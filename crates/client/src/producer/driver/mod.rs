@@ -68,6 +68,8 @@ pub(crate) struct Driver {
     timers: Timers,
     image: watch::Receiver<Arc<Image>>,
     refresh: Refresh,
+    /// Whether any broker answered when metadata was asked for last.
+    brokers_answer: bool,
     identity: Option<Identity>,
     /// Lanes that wait for an identity; a job is under way for them.
     awaiting_identity: Vec<u64>,
@@ -121,7 +123,8 @@ enum Refresh {
 /// A job has ended.
 enum Done {
     Connected(LinkId, Result<Opened, Failure>),
-    Refreshed,
+    /// Whether a broker answered.
+    Refreshed(bool),
     Identified(Result<(ProducerId, ProducerEpoch), Failure>),
 }
 
@@ -136,6 +139,7 @@ impl Driver {
             timers: Timers::new(shared.config.linger),
             image,
             refresh: Refresh::Idle { since: Instant::now() },
+            brokers_answer: false,
             identity: None,
             awaiting_identity: Vec::new(),
             next_correlation: 0,
@@ -182,7 +186,10 @@ impl Driver {
     fn on_done(&mut self, done: Done) {
         match done {
             Done::Connected(id, opened) => self.on_connected(id, opened),
-            Done::Refreshed => self.rest_until_stale(),
+            Done::Refreshed(answered) => {
+                self.brokers_answer = answered;
+                self.rest_until_stale();
+            }
             Done::Identified(identified) => self.on_identified(identified),
         }
     }
@@ -322,8 +329,7 @@ impl Driver {
         let (broker, address, epoch) = match leader {
             LeaderLookup::Known { broker, address, epoch } => (broker, address, epoch),
             LeaderLookup::Unknown { .. } => {
-                let failure = Failure::local(tonic::Code::Unavailable, "the partition has no known leader", true);
-                self.block(id, failure);
+                self.block(id, Failure::no_leader());
                 return None;
             }
             LeaderLookup::Missing => {
@@ -463,10 +469,11 @@ impl Driver {
         let seen = self.image.borrow().refreshes;
         self.jobs.push(
             async move {
-                if let Err(failure) = cluster.metadata.refresh(seen).await {
+                let refreshed = cluster.metadata.refresh(seen).await;
+                if let Err(failure) = &refreshed {
                     tracing::debug!(error = failure.message, "no broker gives metadata");
                 }
-                Done::Refreshed
+                Done::Refreshed(refreshed.is_ok())
             }
             .boxed(),
         );

@@ -122,9 +122,11 @@ impl Driver {
         if over.is_empty() {
             return;
         }
-        let cause = state.last_failure.clone();
-        let cause =
-            cause.unwrap_or_else(|| Failure::local(tonic::Code::DeadlineExceeded, "no answer from the leader", false));
+        let cause = match state.last_failure.clone() {
+            Some(failure) if self.brokers_answer => failure.of_last_leader(),
+            Some(failure) => failure,
+            None => Failure::local(tonic::Code::DeadlineExceeded, "no answer from the leader", false),
+        };
         let context = format!("{} (given up after {} s)", state.queue.context(), allowed.as_secs_f32());
         state.queue.struggling.store(true, Ordering::Relaxed);
         for (batch, end) in over {

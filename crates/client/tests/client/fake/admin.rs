@@ -119,12 +119,10 @@ impl v1::admin_service_server::AdminService for Broker {
         &self,
         request: Request<v1::CreatePartitionsRequest>,
     ) -> Result<Response<v1::CreatePartitionsResponse>, Status> {
-        let v1::CreatePartitionsRequest { name, total } = request.into_inner();
+        let v1::CreatePartitionsRequest { name, total, topic_id } = request.into_inner();
         self.admin(|state| {
-            let topic = state
-                .topics
-                .get_mut(&name)
-                .ok_or(Error::definite(Reason::UnknownTopic))?;
+            let name = state.named(&topic_id, name)?;
+            let topic = state.topics.get_mut(&name).expect("named");
             topic.partitions.resize_with(total as usize, || Partition::new(1));
             state.version += 1;
             Ok(v1::CreatePartitionsResponse { version: state.version })
@@ -135,14 +133,16 @@ impl v1::admin_service_server::AdminService for Broker {
         &self,
         request: Request<v1::DeleteTopicRequest>,
     ) -> Result<Response<v1::DeleteTopicResponse>, Status> {
-        let name = request.into_inner().name;
+        let v1::DeleteTopicRequest { name, topic_id } = request.into_inner();
         self.admin(|state| {
-            state
-                .topics
-                .remove(&name)
-                .ok_or(Error::definite(Reason::UnknownTopic))?;
+            let name = state.named(&topic_id, name)?;
+            state.topics.remove(&name).expect("named");
             state.version += 1;
-            Ok(v1::DeleteTopicResponse { version: state.version })
+            let version = state.version;
+            if std::mem::take(&mut state.recreates) {
+                state.create(&name, vec![Partition::new(1)], 1, BTreeMap::new());
+            }
+            Ok(v1::DeleteTopicResponse { version })
         })
     }
 

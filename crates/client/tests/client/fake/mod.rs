@@ -131,6 +131,8 @@ pub struct State {
     /// Scripted answers of admin calls: whether the work is done before.
     pub admin_faults: VecDeque<(bool, Status)>,
     pub admin_calls: u32,
+    /// As soon as a topic is deleted somebody creates another one of its name, once.
+    pub recreates: bool,
     /// Topics get no leaders: who creates one waits.
     pub leaderless: bool,
     /// How many wait for leaders.
@@ -149,6 +151,16 @@ pub struct State {
 impl State {
     pub fn partition(&mut self, topic: &str, partition: u32) -> &mut Partition {
         &mut self.topics.get_mut(topic).expect("created").partitions[partition as usize]
+    }
+
+    /// The name of the topic that a request names, by its id if it has one.
+    fn named(&self, topic_id: &[u8], name: String) -> Result<String, Error> {
+        let has_id = |(_, topic): &(&String, &Topic)| topic_id == topic.id.as_bytes();
+        let found = match topic_id.is_empty() {
+            true => Some(name).filter(|name| self.topics.contains_key(name)),
+            false => self.topics.iter().find(has_id).map(|(name, _)| name.clone()),
+        };
+        found.ok_or(Error::definite(Reason::UnknownTopic))
     }
 
     /// By id, for a request that came to a broker.
