@@ -1,8 +1,10 @@
 //! `jangada up` and `down`: three processes in the background, with their data, again and again.
 
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::Command;
 
 use crate::harness::cli::{self, Run};
 use crate::harness::{WAIT, eventually, ports, turn};
@@ -48,6 +50,22 @@ impl Demo {
     }
 }
 
+/// Runs commands in a shell that knows nothing of the program.
+async fn pasted(commands: &[&str]) -> Run {
+    let script = commands.join("\n");
+    let child = Command::new("sh")
+        .args(["-e", "-c", &script])
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("there is a shell");
+    cli::end(child, &script).await.expect(0)
+}
+
 impl Drop for Demo {
     fn drop(&mut self) {
         self.kill();
@@ -62,12 +80,10 @@ async fn up_starts_a_cluster_again_with_its_data() {
         port: ports::free_for_up(3),
     };
     let dir = demo.dir();
-    let told = demo.up().await;
-    let told = format!("{}{}", told.text(), told.stderr);
-    assert!(
-        told.contains("produce") && told.contains("consume"),
-        "it does not say what to do next: {told}"
-    );
+    let told = demo.up().await.text();
+    let commands: Vec<&str> = told.lines().filter_map(|line| line.strip_prefix("  ")).collect();
+    let (&stop, first) = commands.split_last().expect("it says what to do next");
+    assert_eq!(pasted(first).await.text(), "hello, world\n", "{told}");
     let create = ["topic", "create", "orders", "--partitions", "3", "--replicas", "3"];
     demo.run(&create, b"").await.expect(0);
     demo.run(&["produce", "orders"], b"a\n").await.expect(0);
@@ -92,6 +108,6 @@ async fn up_starts_a_cluster_again_with_its_data() {
     demo.up().await;
     assert_eq!(demo.run(&consume, b"").await.expect(0).text(), "a\n");
     demo.run(&["cluster", "health", "--wait", "30"], b"").await.expect(0);
-    demo.run(&["down", "--dir", &dir], b"").await.expect(0);
+    pasted(&[stop]).await;
     assert_eq!(demo.pids(), [], "it leaves process ids of dead nodes");
 }

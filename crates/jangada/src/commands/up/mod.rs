@@ -7,8 +7,11 @@ mod health;
 mod layout;
 mod processes;
 
+use std::env;
+use std::ffi::OsStr;
 use std::io;
 use std::net::TcpListener;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -84,7 +87,9 @@ pub async fn run(args: &UpArgs) -> Result<()> {
         return Err(error);
     }
     drop(lock);
-    print_text(&guide(args, &nodes))?;
+    let this = env::current_exe()?;
+    let program = program(&this, env::var_os("PATH").as_deref());
+    print_text(&guide(&program, args, &nodes))?;
     if args.detach {
         return Ok(());
     }
@@ -167,8 +172,33 @@ async fn start(processes: &mut Processes, missing: &[&Node], all: &[Node], wait:
     health::wait_until_healthy(processes, all, wait).await
 }
 
-/// How to produce and consume.
-fn guide(args: &UpArgs, nodes: &[Node]) -> String {
+/// How a shell with this PATH runs this program.
+fn program(this: &Path, path: Option<&OsStr>) -> String {
+    let files = path
+        .into_iter()
+        .flat_map(env::split_paths)
+        .map(|folder| folder.join("jangada"));
+    let found = files
+        .filter_map(|file| file.canonicalize().ok())
+        .find(|file| file.is_file());
+    match found {
+        Some(found) if this.canonicalize().is_ok_and(|this| this == found) => "jangada".to_owned(),
+        _ => word(this),
+    }
+}
+
+/// A path as one word of a shell's command.
+fn word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+".contains(c);
+    match text.chars().all(is_plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
+/// How to produce and consume, to be pasted into a shell.
+fn guide(program: &str, args: &UpArgs, nodes: &[Node]) -> String {
     let addresses: Vec<&str> = nodes
         .iter()
         .map(|node| node.settings.listeners.public_address())
@@ -180,15 +210,15 @@ fn guide(args: &UpArgs, nodes: &[Node]) -> String {
         format!(" --brokers {}", addresses[0])
     };
     let replicas = nodes.len().min(3);
-    let mut down = String::from("jangada down");
+    let mut down = format!("{program} down");
     if args.dir.as_os_str() != "jangada-data" {
-        down.push_str(&format!(" --dir {}", args.dir.display()));
+        down.push_str(&format!(" --dir {}", word(&args.dir)));
     }
     format!(
         "The cluster is up: {} nodes at {}.\n\n  \
-         jangada topic create hello --partitions 3 --replicas {replicas}{brokers}\n  \
-         echo 'hello, world' | jangada produce hello{brokers}\n  \
-         jangada consume hello --exit-at-end{brokers}\n  \
+         {program} topic create hello --partitions 3 --replicas {replicas}{brokers}\n  \
+         echo 'hello, world' | {program} produce hello{brokers}\n  \
+         {program} consume hello --exit-at-end{brokers}\n  \
          {down}\n\n\
          Settings, data and logs: {}/node-*\n",
         nodes.len(),
@@ -256,6 +286,8 @@ impl Stop {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
     use std::path::PathBuf;
 
     use super::*;
@@ -295,6 +327,27 @@ mod tests {
             .expect_err("another port")
             .to_string();
         assert!(port.contains("the first port 9500, not 9400"), "{port}");
+    }
+
+    #[test]
+    fn the_guide_names_the_program_as_a_shell_finds_it() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let folder = folder.path().canonicalize().expect("it is there");
+        let (built, linked, other) = (folder.join("built it"), folder.join("linked"), folder.join("other"));
+        for folder in [&built, &linked, &other] {
+            fs::create_dir(folder).expect("the directory is ours");
+        }
+        let this = built.join("jangada");
+        fs::write(&this, "").expect("the directory is ours");
+        fs::write(other.join("jangada"), "").expect("the directory is ours");
+        symlink(&this, linked.join("jangada")).expect("the directory is ours");
+        let called = |folders: &[&Path]| program(&this, Some(&env::join_paths(folders).expect("no colons")));
+        assert_eq!(called(&[&folder, &built, &other]), "jangada");
+        assert_eq!(called(&[&linked]), "jangada");
+        let path = format!("'{}'", this.display());
+        assert_eq!(called(&[&folder]), path);
+        assert_eq!(called(&[&other, &built]), path);
+        assert_eq!(program(&this, None), path);
     }
 
     #[test]
