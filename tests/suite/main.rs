@@ -3,7 +3,8 @@
 //! Those that need the program run the `jangada` that was built beside this binary (see [`binary`]): `make test` builds it first.
 //! One topic alone: `make test FILTER=contract`. Two variables change a run: `JANGADA_BIN` names another program, `JANGADA_LONG=1` lets the
 //! faults of `cluster` go on for longer (five minutes of leader kills, fifty cut-off leaders, twelve power losses) and takes more
-//! data. Those that lose power need root; without it they print that they were not run.
+//! data. Those that lose power or fill a disk need root, some need strace; without it they say on standard error that they were not
+//! run, and fail with `CI=true`.
 
 #![allow(
     clippy::print_stdout,

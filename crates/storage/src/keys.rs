@@ -90,7 +90,97 @@ pub(crate) fn suffix_of(key: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Often neighbours, often those at the ends and where a byte overflows.
+    fn groups() -> impl Strategy<Value = GroupId> {
+        let numbers = prop_oneof![0..3_u64, 254..258_u64, u64::MAX - 2..=u64::MAX, any::<u64>()];
+        numbers.prop_map(GroupId::from)
+    }
+
+    /// The same of numbers that are offsets, too.
+    fn numbers() -> impl Strategy<Value = u64> {
+        let end = i64::MAX as u64;
+        prop_oneof![0..3_u64, 254..258_u64, end - 2..=end, 0..=end]
+    }
+
+    fn record_keys() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![vec(any::<u8>(), 0..12), vec(Just(0xff), 0..12)]
+    }
+
+    fn of_offset(group: GroupId, number: u64) -> RowKey {
+        index(group, Offset::from(number as i64))
+    }
+
+    proptest! {
+        #[test]
+        fn what_went_in_comes_out(
+            (group, number) in (groups(), any::<u64>()),
+            (kind, record_key) in (any::<u8>(), record_keys()),
+        ) {
+            let row = log(group, number);
+            prop_assert_eq!((group_of(&row), number_of(&row)), (Some(group), Some(number)));
+            let row = state(group, StateKind(kind), number);
+            prop_assert_eq!((group_of(&row), suffix_of(&row)), (Some(group), Some(number)));
+            let row = key(group, &record_key);
+            prop_assert_eq!((group_of(&row), &row[GROUP_LEN..]), (Some(group), &record_key[..]));
+        }
+
+        #[test]
+        fn an_offset_comes_out(group in groups(), number in numbers()) {
+            let row = of_offset(group, number);
+            prop_assert_eq!((group_of(&row), number_of(&row)), (Some(group), Some(number)));
+        }
+
+        #[test]
+        fn keys_are_ordered_as_what_they_are_made_of(
+            one in (groups(), numbers(), any::<u8>(), record_keys()),
+            other in (groups(), numbers(), any::<u8>(), record_keys()),
+        ) {
+            let numbered = (one.0, one.1).cmp(&(other.0, other.1));
+            prop_assert_eq!(log(one.0, one.1).cmp(&log(other.0, other.1)), numbered);
+            prop_assert_eq!(of_offset(one.0, one.1).cmp(&of_offset(other.0, other.1)), numbered);
+            let of_state = |(group, number, kind, _): &(GroupId, u64, u8, Vec<u8>)| {
+                let kind = StateKind(*kind);
+                ((*group, kind, *number), state(*group, kind, *number))
+            };
+            let (one_state, other_state) = (of_state(&one), of_state(&other));
+            prop_assert_eq!(one_state.1.cmp(&other_state.1), one_state.0.cmp(&other_state.0));
+            let keyed = (one.0, &one.3).cmp(&(other.0, &other.3));
+            prop_assert_eq!(key(one.0, &one.3).cmp(&key(other.0, &other.3)), keyed);
+        }
+
+        #[test]
+        fn a_groups_range_has_its_keys_and_no_other(
+            (group, other) in (groups(), groups()),
+            (number, kind, record_key) in (numbers(), any::<u8>(), record_keys()),
+        ) {
+            let (start, end) = (group_start(group), group_end(group));
+            let is_within = |row: &[u8]| row >= &start[..] && row < &end[..];
+            prop_assert_eq!(is_within(&log(other, number)), other == group);
+            prop_assert_eq!(is_within(&of_offset(other, number)), other == group);
+            prop_assert_eq!(is_within(&state(other, StateKind(kind), number)), other == group);
+            // The node's own group has no records.
+            if other != GroupId::NODE {
+                prop_assert_eq!(is_within(&key(other, &record_key)), other == group);
+            }
+        }
+
+        /// A row's key has a number or a suffix, by its length, and nothing in it is lost.
+        #[test]
+        fn no_key_is_taken_for_one_of_another_shape(bytes in vec(any::<u8>(), 0..STATE_KEY_LEN + 3)) {
+            let group = group_of(&bytes);
+            prop_assert_eq!(group.is_some(), bytes.len() >= GROUP_LEN);
+            let numbered = number_of(&bytes).zip(group).map(|(number, group)| log(group, number).to_vec());
+            prop_assert_eq!(numbered, (bytes.len() == ROW_KEY_LEN).then(|| bytes.clone()));
+            let suffixed = suffix_of(&bytes).zip(group);
+            let suffixed = suffixed.map(|(suffix, group)| state(group, StateKind(bytes[GROUP_LEN]), suffix).to_vec());
+            prop_assert_eq!(suffixed, (bytes.len() == STATE_KEY_LEN).then(|| bytes.clone()));
+        }
+    }
 
     #[test]
     fn format_is_pinned() {

@@ -6,7 +6,7 @@ use tokio::io::AsyncWriteExt as _;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
-use crate::harness::{Cluster, Options, SmallDisk, WAIT, cli, raw};
+use crate::harness::{Cluster, Options, SmallDisk, WAIT, cli, raw, skipped};
 
 const TOPIC: &str = "orders";
 
@@ -24,8 +24,8 @@ async fn a_full_disk_refuses_produce_and_comes_back_by_itself() {
     let disk = match SmallDisk::mount(DISK_BYTES) {
         Ok(disk) => disk,
         Err(why) => {
-            println!("skipped: it takes a file system of its own, which only root may mount: {why}");
-            return;
+            let why = format!("it takes a file system of its own, which only root may mount: {why}");
+            return skipped("a_full_disk_refuses_produce_and_comes_back_by_itself", &why);
         }
     };
     let mut cluster = Cluster::start_with(

@@ -1,26 +1,56 @@
-//! A data directory that an earlier build wrote must be read by every later one: `tests/golden/data/v1.tar.gz`.
+//! Data directories that earlier builds wrote must be read by every later one: `tests/golden/data/v*.tar.gz`.
 //!
-//! It is that of a single broker that was killed, so that part of it is only in the write-ahead log: topic `golden` with two
-//! partitions, the lines of [`LINES`] on partition 0 (zstd), [`TRIMMED`] of them dropped, one line on partition 1. [`record`]
-//! makes it anew, when the format changes on purpose: `JANGADA_BLESS=1 make test FILTER=golden_data`.
+//! Each is that of a single broker that was killed, so that part of it is only in the write-ahead log. All have topic `golden` with two
+//! partitions: the lines of [`LINES`] on partition 0 (zstd), [`TRIMMED`] of them dropped, and one line on partition 1. Beside that:
+//!
+//! - v1, a cluster at feature level 1: nothing.
+//! - v2, at feature level 4: see [`record`]. It was stopped in order and started again before the end, so that of each thing some is in the
+//!   saved states, and some only in the logs.
+//!
+//! When the format has changed on purpose, `JANGADA_BLESS=1 make test FILTER=golden_data` lets [`record`] add an archive under the next
+//! number. Those that are there are never written again.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use jangada_client::{ClientError, Condition, NewTopic, ProducerConfig, ProducerRecord, RecordMetadata};
 use jangada_proto::internal::internal_service_client::InternalServiceClient;
-use jangada_proto::internal::{JoinRequest, Member};
+use jangada_proto::internal::{JoinRequest, JoinResponse, Member};
 use jangada_proto::v1::admin_service_client::AdminServiceClient;
 use jangada_proto::v1::produce_request::Payload;
-use jangada_proto::v1::{AlterTopicRequest, ProduceRequest, ProduceResponse};
+use jangada_proto::v1::{AlterTopicRequest, ProduceRequest, ProduceResponse, RecordForm};
+use jangada_types::BatchHeader;
 use tonic::Status;
 
 use crate::harness::{Cluster, Options, WAIT, eventually, raw};
 
 const LINES: usize = 500;
 const TRIMMED: usize = 7;
+const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
 
-fn archive() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/data/v1.tar.gz")
+/// The longest that a broker can be told to remember a silent producer, milliseconds: a year.
+const EXPIRATION_MS: i64 = 31_536_000_000;
+
+/// The archives get old. What is dropped with age is to stay: nobody looks for old records within a test.
+const OLD: [(&str, &str); 2] = [
+    ("JANGADA__RETENTION__CHECK_INTERVAL_MS", "3600000"),
+    ("JANGADA__PRODUCE__PRODUCER_EXPIRATION_MS", "31536000000"),
+];
+
+/// By their number.
+fn archives() -> BTreeMap<u32, PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/data");
+    let files = fs::read_dir(folder).expect("it is part of the tree");
+    files
+        .filter_map(|file| {
+            let path = file.expect("it can be listed").path();
+            let name = path.file_name()?.to_str()?;
+            let number = name.strip_prefix('v')?.strip_suffix(".tar.gz")?;
+            Some((number.parse::<u32>().ok()?, path))
+        })
+        .collect()
 }
 
 fn lines(from: usize) -> String {
@@ -40,33 +70,84 @@ async fn stopped() -> Cluster {
     Cluster::start_with(1, options).await
 }
 
-/// Writes the archive when told to.
-async fn record() {
+async fn produce(cluster: &Cluster, topic: &str, partition: &str, codec: &str, text: String) {
+    let args = ["produce", topic, "--compression", codec, "--partition", partition];
+    cluster.cli_with(&args, text.into_bytes()).await.expect(0);
+}
+
+async fn trim(cluster: &Cluster, topic: &str, before: &str) {
+    let args = ["topic", "trim", topic, "--partition", "0", "--before", before];
+    cluster.cli(&args).await.expect(0);
+}
+
+async fn consume(cluster: &Cluster, topic: &str, partition: &str) -> String {
+    let args = ["consume", topic, "--partition", partition, "--exit-at-end"];
+    cluster.cli(&args).await.expect(0).text()
+}
+
+/// What the group has not read yet. It commits it.
+async fn consume_as_group(cluster: &Cluster, topic: &str) -> String {
+    let args = ["consume", topic, "--group", "billing", "--exit-at-end"];
+    cluster.cli(&args).await.expect(0).text()
+}
+
+/// Appends a record if the last one with its key is at this offset.
+async fn append_after(
+    cluster: &Cluster,
+    last: Option<i64>,
+    value: &'static str,
+) -> Result<RecordMetadata, ClientError> {
+    let client = cluster.client().await;
+    let producer = client
+        .producer(ProducerConfig::default())
+        .expect("the defaults are valid");
+    let record = ProducerRecord::new("accounts").with_key("account 7").with_value(value);
+    let delivery = producer.send_if(record, Condition::KeyOffset(last)).await;
+    delivery.expect("it is taken").await
+}
+
+/// Writes a new archive.
+async fn record(archive: &Path) {
     let mut cluster = stopped().await;
     cluster.restart(1);
     cluster.healthy().await;
-    cluster.create_topic("golden", 2, 1).await;
-    // Into named partitions, so that what each holds is known.
-    let produce = |partition: &'static str, text: String| {
-        let cluster = &cluster;
-        async move {
-            let args = ["produce", "golden", "--compression", "zstd", "--partition", partition];
-            cluster.cli_with(&args, text.into_bytes()).await.expect(0);
-        }
+    for (topic, partitions) in [("golden", 2), ("codecs", 5), ("emptied", 1), ("grown", 1)] {
+        cluster.create_topic(topic, partitions, 1).await;
+    }
+    let accounts = NewTopic {
+        config: [("key.index.enable".to_owned(), "true".to_owned())].into(),
+        ..NewTopic::new("accounts", 1, 1)
     };
-    produce("0", lines(0)).await;
-    produce("1", "alone\n".to_owned()).await;
-    let before = TRIMMED.to_string();
-    cluster
-        .cli(&["topic", "trim", "golden", "--partition", "0", "--before", &before])
-        .await
-        .expect(0);
+    cluster.create(accounts).await;
+    // Into named partitions, so that what each holds is known.
+    produce(&cluster, "golden", "0", "zstd", lines(0)).await;
+    produce(&cluster, "golden", "1", "zstd", "alone\n".to_owned()).await;
+    for (partition, codec) in CODECS.into_iter().enumerate() {
+        produce(&cluster, "codecs", &partition.to_string(), codec, lines(0)).await;
+    }
+    trim(&cluster, "golden", &TRIMMED.to_string()).await;
+    produce(&cluster, "emptied", "0", "none", lines(0)).await;
+    trim(&cluster, "emptied", "latest").await;
+    append_after(&cluster, None, "first").await.expect("it is the first");
+    consume_as_group(&cluster, "golden").await;
+
+    let status = cluster.stop(1).await;
+    assert!(status.success(), "{status}");
+    cluster.restart(1);
+    cluster.healthy().await;
+    append_after(&cluster, Some(0), "second").await.expect("it is the next");
+    let refused = append_after(&cluster, Some(0), "refused").await;
+    refused.expect_err("there is one after that");
+    consume_as_group(&cluster, "codecs").await;
+    let grow = cluster.cli(&["topic", "alter", "grown", "--partitions", "3"]).await;
+    grow.expect(0);
+    produce(&cluster, "grown", "2", "none", "new\n".to_owned()).await;
+
     cluster.kill(1);
     let data = cluster.node(1).data();
-    std::fs::create_dir_all(archive().parent().expect("the archive has a folder")).expect("the tree is writable");
     tar(&[
         "-czf",
-        &archive().to_string_lossy(),
+        &archive.to_string_lossy(),
         "-C",
         &data.to_string_lossy(),
         "--exclude=LOG*",
@@ -76,38 +157,80 @@ async fn record() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_earlier_builds_data_is_read() {
-    if std::env::var_os("JANGADA_BLESS").is_some() {
-        record().await;
+async fn earlier_builds_data_is_read() {
+    if std::env::var_os("JANGADA_BLESS").is_some_and(|value| value == "1") {
+        let (newest, path) = archives().pop_last().expect("the first is part of the tree");
+        record(&path.with_file_name(format!("v{}.tar.gz", newest + 1))).await;
     }
-    let mut cluster = stopped().await;
-    let data = cluster.node(1).data();
-    std::fs::create_dir_all(&data).expect("the temporary folder is writable");
-    tar(&["-xzf", &archive().to_string_lossy(), "-C", &data.to_string_lossy()]);
-    cluster.restart(1);
-    cluster.ready(1).await;
-    cluster.healthy().await;
-    let consume = |partition: &'static str| {
-        let cluster = &cluster;
-        async move {
-            let args = ["consume", "golden", "--partition", partition, "--exit-at-end"];
-            cluster.cli(&args).await.expect(0).text()
+    for (number, archive) in archives() {
+        println!("{}", archive.display());
+        let mut cluster = stopped().await;
+        let data = cluster.node(1).data();
+        fs::create_dir_all(&data).expect("the temporary folder is writable");
+        tar(&["-xzf", &archive.to_string_lossy(), "-C", &data.to_string_lossy()]);
+        cluster.restart_with(1, &OLD);
+        cluster.healthy().await;
+        assert_eq!(consume(&cluster, "golden", "0").await, lines(TRIMMED));
+        assert_eq!(consume(&cluster, "golden", "1").await, "alone\n");
+        a_producer_is_remembered(&cluster).await;
+        // And it goes on from there.
+        cluster
+            .cli_with(&["produce", "golden"], b"after\n".to_vec())
+            .await
+            .expect(0);
+        let all = consume(&cluster, "golden", "0").await + &consume(&cluster, "golden", "1").await;
+        assert!(all.contains("after\n"), "{all}");
+        match number {
+            1 => new_commands_wait_for_every_broker(&cluster).await,
+            _ => what_came_with_later_levels_is_read(&cluster).await,
         }
-    };
-    assert_eq!(consume("0").await, lines(TRIMMED));
-    assert_eq!(consume("1").await, "alone\n");
-    // And it goes on from there.
-    cluster
-        .cli_with(&["produce", "golden"], b"after\n".to_vec())
-        .await
-        .expect(0);
-    let all = consume("0").await + &consume("1").await;
-    assert!(all.contains("after\n"), "{all}");
-    new_commands_wait_for_every_broker(&cluster).await;
+    }
 }
 
-/// The data is of a cluster at feature level 1. A broker of another level joins it, which exists only as far as it says so.
-async fn join(cluster: &Cluster, feature_level: u32) {
+/// The batch of partition 1, sent again as it lies there, is known; and a new producer gets an id that nobody had.
+async fn a_producer_is_remembered(cluster: &Cluster) {
+    let mut log = raw::log(&cluster.node(1).addresses.public).await;
+    let partition = raw::partition("golden", 1);
+    let fetched = raw::fetch(&mut log, partition.clone(), 0, RecordForm::Raw).await;
+    let batch = fetched.expect("it leads").batches;
+    let header = BatchHeader::parse(&batch).expect("it is a batch");
+    assert!(raw::new_producer(&mut log).await.id > header.producer_id.get());
+    // When even the longest time is over, a producer is forgotten.
+    if raw::now_ms() - header.max_timestamp < EXPIRATION_MS {
+        let again = raw::produce(&mut log, partition, batch).await.expect("it is known");
+        assert_eq!((again.base_offset, again.duplicate), (0, true));
+    }
+}
+
+async fn what_came_with_later_levels_is_read(cluster: &Cluster) {
+    for partition in 0..CODECS.len() {
+        assert_eq!(consume(cluster, "codecs", &partition.to_string()).await, lines(0));
+    }
+    let emptied = cluster.partition("emptied", 0).await;
+    let end = i64::try_from(LINES).ok();
+    assert_eq!((emptied.log_start_offset, emptied.high_watermark), (end, end));
+    assert_eq!(consume(cluster, "grown", "2").await, "new\n");
+
+    assert_eq!(consume_as_group(cluster, "golden").await, "after\n");
+    assert_eq!(consume_as_group(cluster, "codecs").await, "");
+
+    assert_eq!(consume(cluster, "accounts", "0").await, "first\nsecond\n");
+    let refused = append_after(cluster, Some(0), "refused").await;
+    let error = refused.expect_err("there is one after that");
+    assert!(
+        matches!(error, ClientError::ConditionFailed { actual: 1, .. }),
+        "{error}"
+    );
+    let appended = append_after(cluster, Some(1), "third").await;
+    assert_eq!(appended.expect("that is the last").offset, Some(2));
+
+    // The cluster is above the level that the commands of all that need.
+    let refused = join(cluster, 3).await.expect_err("it does not know all commands");
+    assert!(refused.message().contains("upgrade"), "{refused:?}");
+}
+
+/// A broker of this feature level joins, which exists only as far as it says so.
+async fn join(cluster: &Cluster, feature_level: u32) -> Result<JoinResponse, Status> {
     let address = format!("http://{}", cluster.node(1).addresses.internal);
     let mut broker = InternalServiceClient::connect(address).await.expect("it listens");
     let request = JoinRequest {
@@ -123,7 +246,7 @@ async fn join(cluster: &Cluster, feature_level: u32) {
         protocol_min: 1,
         protocol_max: 1,
     };
-    broker.join(request).await.expect("it is let in");
+    broker.join(request).await.map(tonic::Response::into_inner)
 }
 
 async fn append_at(log: &mut raw::Log, offset: i64) -> Result<ProduceResponse, Status> {
@@ -139,7 +262,7 @@ async fn append_at(log: &mut raw::Log, offset: i64) -> Result<ProduceResponse, S
 /// A replica of an older build would stop at a command that it does not know, for good.
 async fn new_commands_wait_for_every_broker(cluster: &Cluster) {
     let mut log = raw::log(&cluster.node(1).addresses.public).await;
-    join(cluster, 2).await;
+    join(cluster, 2).await.expect("the cluster is at level 1");
     let end = raw::end(&mut log, raw::partition("golden", 1)).await.expect("it leads");
     let refused = append_at(&mut log, end).await;
     let status = raw::assert_refused(refused, "NOT_READY", &["broker 2", "feature level 2", "upgrade"]);
@@ -150,7 +273,7 @@ async fn new_commands_wait_for_every_broker(cluster: &Cluster) {
     let set = AlterTopicRequest {
         name: "golden".to_owned(),
         set: [("key.index.enable".to_owned(), "true".to_owned())].into(),
-        unset: Vec::new(),
+        ..AlterTopicRequest::default()
     };
     let refused = admin.alter_topic(set.clone()).await;
     raw::assert_refused(refused, "NOT_READY", &["broker 2", "upgrade"]);
@@ -159,7 +282,7 @@ async fn new_commands_wait_for_every_broker(cluster: &Cluster) {
     let plain = raw::produce(&mut log, raw::partition("golden", 1), batch).await;
     assert_eq!(plain.expect("it is appended").base_offset, end);
 
-    join(cluster, 3).await;
+    join(cluster, 3).await.expect("it is newer than before");
     let appended = eventually("all brokers are new enough", WAIT, || {
         let mut log = log.clone();
         async move { append_at(&mut log, end + 1).await.ok() }

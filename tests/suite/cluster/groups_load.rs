@@ -18,18 +18,11 @@ const MEASURED: Duration = Duration::from_secs(20);
 
 /// Resident memory of all nodes in MiB, and the CPU seconds that they have used.
 fn used(cluster: &Cluster) -> (f64, f64) {
-    let ticks_per_second = 100.0;
     let mut sum = (0.0, 0.0);
     for id in cluster.ids() {
         let node = cluster.node(id);
         let mib = node.memory("VmRSS") as f64 / 1024.0 / 1024.0;
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", node.pid())).expect("the node runs");
-        let fields: Vec<&str> = stat.rsplit(')').next().expect("a name").split_whitespace().collect();
-        let ticks: f64 = [11, 12]
-            .iter()
-            .map(|at| fields[*at].parse::<f64>().expect("a number"))
-            .sum();
-        sum = (sum.0 + mib, sum.1 + ticks / ticks_per_second);
+        sum = (sum.0 + mib, sum.1 + node.cpu().as_secs_f64());
     }
     sum
 }

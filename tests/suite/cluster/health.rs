@@ -1,4 +1,4 @@
-//! gRPC health says what `/readyz` says, and that the broker stops.
+//! `/readyz`, and gRPC health, which says the same and that the broker stops.
 
 use jangada_proto::v1::log_service_server::SERVICE_NAME as LOG;
 use tokio_stream::StreamExt as _;
@@ -8,7 +8,8 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use crate::harness::{Cluster, Options, WAIT};
+use crate::harness::node::ready;
+use crate::harness::{Cluster, Options, WAIT, eventually};
 
 /// So long that who holds up the end is noticed.
 const SECTIONS: &str = "[shutdown]\ndrain_ms = 600000";
@@ -19,6 +20,20 @@ async fn next(watched: &mut Streaming<HealthCheckResponse>) -> Option<ServingSta
     Some(answer.status())
 }
 
+/// Watches the health of node 1's services of these names; the empty one is the broker as a whole.
+async fn watch(cluster: &Cluster, services: &[&str]) -> Vec<Streaming<HealthCheckResponse>> {
+    let address = format!("http://{}", cluster.node(1).addresses.public);
+    let address = Endpoint::from_shared(address).expect("an address");
+    let mut health = HealthClient::new(address.connect().await.expect("it listens"));
+    let mut watched = Vec::new();
+    for service in services {
+        let service = (*service).to_owned();
+        let stream = health.watch(HealthCheckRequest { service }).await;
+        watched.push(stream.expect("it is a service").into_inner());
+    }
+    watched
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_follows_readiness_and_the_end() {
     let options = Options {
@@ -26,15 +41,7 @@ async fn health_follows_readiness_and_the_end() {
         ..Options::default()
     };
     let mut cluster = Cluster::start_with(3, options).await;
-    let address = format!("http://{}", cluster.node(1).addresses.public);
-    let address = Endpoint::from_shared(address).expect("an address");
-    let mut health = HealthClient::new(address.connect().await.expect("it listens"));
-    let mut watched = Vec::new();
-    for service in ["", LOG] {
-        let service = service.to_owned();
-        let stream = health.watch(HealthCheckRequest { service }).await;
-        watched.push(stream.expect("it is a service").into_inner());
-    }
+    let mut watched = watch(&cluster, &["", LOG]).await;
     for watched in &mut watched {
         assert_eq!(next(watched).await, Some(ServingStatus::Serving));
     }
@@ -44,4 +51,34 @@ async fn health_follows_readiness_and_the_end() {
         assert_eq!(next(watched).await, Some(ServingStatus::NotServing));
         assert_eq!(next(watched).await, None);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_quorum_nobody_is_ready_and_no_dead_leader_is_named() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.create_topic("orders", 6, 3).await;
+    let mut watched = watch(&cluster, &[""]).await.remove(0);
+    assert_eq!(next(&mut watched).await, Some(ServingStatus::Serving));
+    cluster.kill(2);
+    cluster.kill(3);
+    assert_eq!(next(&mut watched).await, Some(ServingStatus::NotServing));
+    let http = &cluster.node(1).addresses.http;
+    eventually("node 1 says that it is not ready", WAIT, || async {
+        ready(http).await.err().filter(|answer| answer.contains(" 503 "))
+    })
+    .await;
+    // Of what it led itself it learns last that nobody answers.
+    let admin = cluster.admin().await;
+    eventually("no partition has a leader", WAIT, || async {
+        let seen = admin.describe_cluster().await.ok()?;
+        (seen.leaderless_partitions == 6 && seen.controller_id.is_none()).then_some(())
+    })
+    .await;
+    for state in admin.describe_partitions(Some("orders")).await.expect("it answers") {
+        assert_eq!(state.leader_id, None, "partition {}", state.partition);
+    }
+    cluster.restart(2);
+    cluster.restart(3);
+    assert_eq!(next(&mut watched).await, Some(ServingStatus::Serving));
+    cluster.healthy().await;
 }

@@ -10,7 +10,7 @@ use jangada_proto::v1::GetMetadataRequest;
 use jangada_proto::v1::metadata_service_client::MetadataServiceClient;
 use rand::RngExt as _;
 
-use crate::harness::{Cluster, Load, Options, WAIT, eventually};
+use crate::harness::{Cluster, Load, Options, WAIT, eventually, is_long};
 
 const TOPIC: &str = "orders";
 const PARTITIONS: u32 = 3;
@@ -29,10 +29,6 @@ const FAILOVER_MAX: Duration = Duration::from_secs(10);
 enum Fault {
     Kill,
     CutOff,
-}
-
-fn is_long() -> bool {
-    std::env::var_os("JANGADA_LONG").is_some()
 }
 
 /// One fault: when, and whose leader it took.

@@ -1,6 +1,13 @@
-//! What a broker's memory is made of when there are many partitions.
+//! How much memory a broker takes when there are many partitions: for each of them, and at most when all else goes wrong.
 
-use crate::harness::Cluster;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jangada_client::{Client, PartitionState, ProducerConfig, ProducerRecord};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use crate::harness::{Cluster, Options, WAIT, eventually, is_long, raw};
 
 const TOPIC: &str = "many";
 const PARTITIONS: u32 = 200;
@@ -29,4 +36,117 @@ async fn a_replica_takes_little_memory() {
         each < REPLICA_BYTES_MAX,
         "{each} bytes for each replica; was openraft compiled without .cargo/rustc?"
     );
+}
+
+/// Topics of the crowded cluster, and partitions of each.
+const TOPICS: [&str; 5] = ["many-0", "many-1", "many-2", "many-3", "many-4"];
+const CROWD: usize = TOPICS.len() * PARTITIONS as usize;
+const _: () = assert!(CROWD == 1_000);
+
+const STALLED: usize = 200;
+const RESPONSE_BYTES: u32 = 1 << 20;
+
+/// What is written while all live, and after one has died.
+const BYTES_BEFORE: usize = 512 << 20;
+const BYTES_AFTER: usize = 1 << 30;
+const VALUE_BYTES: usize = 1024;
+
+/// What values are cut from, and the distance between two of them: a prime, so that they repeat late.
+const NOISE_BYTES: usize = 8 << 20;
+const STRIDE: usize = 4_099;
+
+/// Nobody's resident memory may ever be more.
+const RESIDENT_BYTES_MAX: usize = 1 << 30;
+
+/// By default old records are looked for twenty times less often than in other tests.
+const AS_BY_DEFAULT: [(&str, &str); 1] = [("JANGADA__RETENTION__CHECK_INTERVAL_MS", "5000")];
+
+/// Writes this much, a batch to each partition in turn.
+async fn write(client: &Client, bytes: usize) {
+    let producer = client
+        .producer(ProducerConfig::default())
+        .expect("the defaults are valid");
+    let topics = TOPICS.map(Arc::<str>::from);
+    let mut noise = vec![0u8; NOISE_BYTES];
+    StdRng::seed_from_u64(7).fill(noise.as_mut_slice());
+    let noise = Bytes::from(noise);
+    let mut deliveries = Vec::new();
+    for number in 0..bytes / VALUE_BYTES {
+        let at = number * STRIDE % (NOISE_BYTES - VALUE_BYTES);
+        let topic = topics[number % topics.len()].clone();
+        let record = ProducerRecord::new(topic).with_value(noise.slice(at..at + VALUE_BYTES));
+        deliveries.push(producer.send(record).await.expect("it is taken"));
+    }
+    for delivery in deliveries {
+        delivery.await.expect("it is written");
+    }
+}
+
+/// The most that each of these nodes ever had resident, bytes.
+fn peaks(cluster: &Cluster, ids: &[u32], when: &str) -> Vec<usize> {
+    let peaks = ids.iter().map(|id| cluster.node(*id).memory("VmHWM"));
+    let peaks: Vec<usize> = peaks.collect();
+    let mib: Vec<usize> = peaks.iter().map(|bytes| bytes >> 20).collect();
+    println!("{when}: nodes {ids:?} had {mib:?} MiB at most");
+    peaks
+}
+
+/// With `JANGADA_LONG=1` only: it writes some GiB.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_partitions_with_a_dead_follower_and_stalled_consumers_fit_into_a_gib() {
+    if !is_long() {
+        println!("not run: JANGADA_LONG is not set");
+        return;
+    }
+    let options = Options {
+        plain_storage: true,
+        stopped: true,
+        ..Options::default()
+    };
+    let mut cluster = Cluster::start_with(3, options).await;
+    let all = cluster.ids();
+    for &id in &all {
+        cluster.restart_with(id, &AS_BY_DEFAULT);
+    }
+    cluster.healthy().await;
+    for topic in TOPICS {
+        cluster.create_topic(topic, PARTITIONS, 3).await;
+    }
+    cluster.healthy().await;
+    peaks(&cluster, &all, "without records");
+    let client = cluster.client().await;
+    write(&client, BYTES_BEFORE).await;
+    peaks(&cluster, &all, "while all lived");
+
+    let (dead, living) = all.split_last().expect("there are three");
+    cluster.kill(*dead);
+    let admin = client.admin();
+    let led = eventually("the living lead every partition", WAIT, || async {
+        let states = admin.describe_partitions(None).await.ok()?;
+        let is_led = |state: &PartitionState| {
+            let is_living = state.leader_id.is_some_and(|leader| leader.get() != *dead);
+            is_living && state.high_watermark.is_some()
+        };
+        states.iter().all(is_led).then_some(states)
+    })
+    .await;
+    assert_eq!(led.len(), CROWD);
+    let mut streams = Vec::new();
+    for state in led.iter().step_by(CROWD / STALLED) {
+        let leader = state.leader_id.expect("it is led").get();
+        let address = &cluster.node(leader).addresses.public;
+        let partition = raw::partition(&state.topic, state.partition);
+        streams.push(raw::stalled(address, partition, RESPONSE_BYTES).await);
+    }
+    assert_eq!(streams.len(), STALLED);
+    write(&client, BYTES_AFTER).await;
+    let most = peaks(&cluster, living, "with a dead follower and stalled consumers");
+
+    drop(streams);
+    cluster.restart_with(*dead, &AS_BY_DEFAULT);
+    cluster.healthy().await;
+    peaks(&cluster, &all, "with the dead one back");
+    for (id, bytes) in living.iter().zip(most) {
+        assert!(bytes < RESIDENT_BYTES_MAX, "node {id} had {bytes} bytes");
+    }
 }

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::harness::{Cluster, Load, Options, can_mount, cli, strace};
+use crate::harness::{Cluster, Disk, Load, Options, can_mount, cli, is_long, skipped, strace};
 
 const TOPIC: &str = "orders";
 const PARTITIONS: u32 = 3;
@@ -19,25 +19,21 @@ const DISK_BYTES: u64 = 1 << 30;
 const LARGE_EVERY: u64 = 40;
 const LARGE_BYTES: usize = 64 * 1024;
 
-/// `Err` was printed.
-async fn cluster() -> Result<Cluster, ()> {
+/// Nodes with disks that can lose power, for this test; none where it cannot be run, which is said.
+async fn cluster(test: &str, nodes: u32) -> Option<Cluster> {
     if let Err(why) = can_mount() {
-        println!("not run: {why}");
-        return Err(());
+        skipped(test, &why);
+        return None;
     }
     let options = Options {
         disk_bytes: Some(DISK_BYTES),
         ..Options::default()
     };
-    Ok(Cluster::start_with(3, options).await)
+    Some(Cluster::start_with(nodes, options).await)
 }
 
 fn rounds() -> usize {
-    if std::env::var_os("JANGADA_LONG").is_some() {
-        12
-    } else {
-        3
-    }
+    if is_long() { 12 } else { 3 }
 }
 
 /// Waits for a write to every partition.
@@ -62,12 +58,11 @@ fn assert_no_tail_was_lost(cluster: &Cluster) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_without_power_forgets_what_was_not_synced() {
     if let Err(why) = can_mount() {
-        println!("not run: {why}");
-        return;
+        return skipped("a_disk_without_power_forgets_what_was_not_synced", &why);
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path();
-    let mut disk = crate::harness::Disk::new(path.join("disk"), path.join("mount"), DISK_BYTES);
+    let mut disk = Disk::new(path.join("disk"), path.join("mount"), DISK_BYTES);
     let bytes = vec![7; 1 << 20];
     let [synced, unsynced] = ["synced", "unsynced"].map(|name| disk.path().join(name));
     fs::write(&synced, &bytes).expect("it is mounted");
@@ -88,7 +83,9 @@ async fn a_disk_without_power_forgets_what_was_not_synced() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_when_all_nodes_lose_power() {
-    let Ok(mut cluster) = cluster().await else { return };
+    let Some(mut cluster) = cluster("nothing_acknowledged_is_lost_when_all_nodes_lose_power", 3).await else {
+        return;
+    };
     cluster.create_topic(TOPIC, PARTITIONS, 3).await;
     let load = Load::start(&cluster, TOPIC, PARTITIONS, LARGE_EVERY, LARGE_BYTES).await;
     for round in 0..rounds() {
@@ -130,18 +127,12 @@ async fn nothing_acknowledged_is_lost_when_all_nodes_lose_power() {
 /// before that, or the power failure takes it from the middle of the log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_restart_replays_outlives_a_power_failure() {
-    if let Err(why) = can_mount() {
-        println!("not run: {why}");
+    let test = "what_a_restart_replays_outlives_a_power_failure";
+    let Some(mut cluster) = cluster(test, 1).await else {
         return;
-    }
-    let options = Options {
-        disk_bytes: Some(DISK_BYTES),
-        ..Options::default()
     };
-    let mut cluster = Cluster::start_with(1, options).await;
     if let Err(why) = strace::works_in(&cluster.folder()) {
-        println!("not run: strace does not work here: {why}");
-        return;
+        return skipped(test, &why);
     }
     cluster.create_topic(TOPIC, 1, 1).await;
     let produce = async |cluster: &Cluster, lines: &[u8]| {
@@ -183,7 +174,9 @@ fn newest_wal(cluster: &Cluster) -> PathBuf {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_node_loses_power_while_the_others_go_on() {
-    let Ok(mut cluster) = cluster().await else { return };
+    let Some(mut cluster) = cluster("one_node_loses_power_while_the_others_go_on", 3).await else {
+        return;
+    };
     cluster.create_topic(TOPIC, PARTITIONS, 3).await;
     let load = Load::start(&cluster, TOPIC, PARTITIONS, LARGE_EVERY, LARGE_BYTES).await;
     for round in 0..rounds() {

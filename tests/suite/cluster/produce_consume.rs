@@ -6,31 +6,12 @@ use jangada_proto::v1::GetMetadataRequest;
 use jangada_proto::v1::metadata_service_client::MetadataServiceClient;
 use serde_json::{Value, json};
 
-use crate::harness::{Cluster, awkward_lines, lines_of, raw};
-
-/// Keys with their hashes, as Kafka's own tests have them (`UtilsTest.testMurmur2`) for all but the last two; those come from another
-/// program (Python), which agrees on the others.
-const MURMUR2: [(&str, i32); 9] = [
-    ("21", -973_932_308),
-    ("foobar", -790_332_482),
-    ("a-little-bit-long-string", -985_981_536),
-    ("a-little-bit-longer-string", -1_486_304_829),
-    ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
-    ("abc", 479_470_107),
-    ("", 275_646_681),
-    ("customer 7", -551_276_946),
-    ("\u{4e2d}\u{6587}", 1_074_123_597),
-];
+use crate::harness::{Cluster, MURMUR2, awkward_lines, lines_of, partition_of, raw};
 
 /// Keys that no line of text can have, as base64, with their hashes by kafka-python's partitioner.
 const MURMUR2_OF_BYTES: [(&str, i32); 3] = [("/wA=", 1_945_074_367), ("wyg=", -1_070_552_300), ("//4K", -77_548_059)];
 
 const PARTITIONS: u32 = 5;
-
-/// Where Kafka's default partitioner sends a key of this hash.
-fn partition_of(hash: i32) -> u32 {
-    (hash as u32 & 0x7fff_ffff) % PARTITIONS
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_come_out_as_they_went_in() {
@@ -152,7 +133,7 @@ async fn keys_on_their_partitions(cluster: &Cluster) {
     assert_eq!(by_key.len(), MURMUR2.len());
     for (key, hash) in MURMUR2 {
         let expected: Vec<(u32, String)> = (0..200)
-            .map(|number| (partition_of(hash), format!("{number}=>\r")))
+            .map(|number| (partition_of(hash, PARTITIONS), format!("{number}=>\r")))
             .collect();
         assert_eq!(by_key[key], expected, "the records of key {key:?}");
     }
@@ -254,7 +235,7 @@ async fn keys_of_json_lines_on_their_partitions(cluster: &Cluster) {
         let numbers: Vec<String> = (0..50).map(|number| number.to_string()).collect();
         let expected: Vec<(Option<u64>, Option<&str>)> = numbers
             .iter()
-            .map(|number| (Some(partition_of(hash).into()), Some(number.as_str())))
+            .map(|number| (Some(partition_of(hash, PARTITIONS).into()), Some(number.as_str())))
             .collect();
         assert_eq!(found, expected, "the records of {field} {key:?}");
     }

@@ -8,7 +8,7 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use crate::harness::strace::{self, Attached};
-use crate::harness::{Cluster, Options, WAIT, eventually, raw};
+use crate::harness::{Cluster, Options, WAIT, eventually, raw, skipped};
 
 const TOPIC: &str = "orders";
 
@@ -35,8 +35,7 @@ async fn what_waits_for_a_slow_disk_is_bounded() {
     };
     let cluster = Cluster::start_with(3, options).await;
     if let Err(why) = strace::works_in(&cluster.folder()) {
-        println!("skipped: strace does not work here: {why}");
-        return;
+        return skipped("what_waits_for_a_slow_disk_is_bounded", &why);
     }
     cluster.create_topic(TOPIC, 1, 3).await;
     let leader = cluster.leader(TOPIC, 0).await;

@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use jangada_proto::v1::fetch_stream_request::Message;
-use jangada_proto::v1::log_service_client::LogServiceClient;
 use jangada_proto::v1::{
     FetchRequest, FetchResponse, FetchStreamRequest, FetchStreamResponse, FetchStreamStart, RecordForm,
 };
 use tokio_stream::StreamExt as _;
-use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 
@@ -24,30 +22,9 @@ const VALUE_BYTES: usize = 1_000_000;
 /// Of each stream one response is in the transport and one waits. More than that there is to read.
 const RECORDS: i64 = 4;
 
-/// Much less than a response, and the least that HTTP/2 begins with.
-const WINDOW_BYTES: u32 = 65_535;
-
 /// A stream that nobody reads.
 async fn stalled(address: &str) -> Streaming<FetchStreamResponse> {
-    let channel = Endpoint::from_shared(format!("http://{address}"))
-        .expect("it is an address")
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
-        .connect()
-        .await
-        .expect("the node listens");
-    let start = FetchStreamStart {
-        partition: Some(raw::partition(TOPIC, 0)),
-        max_bytes: RESPONSE_BYTES,
-        form: RecordForm::Raw.into(),
-        ..FetchStreamStart::default()
-    };
-    let start = FetchStreamRequest {
-        message: Some(Message::Start(start)),
-    };
-    let requests = tokio_stream::iter([start]).chain(tokio_stream::pending());
-    let mut log = LogServiceClient::new(channel).max_decoding_message_size(2 * RESPONSE_BYTES as usize);
-    log.fetch_stream(requests).await.expect("it is opened").into_inner()
+    raw::stalled(address, raw::partition(TOPIC, 0), RESPONSE_BYTES).await
 }
 
 async fn fetch(log: &mut raw::Log, form: RecordForm) -> Result<FetchResponse, Status> {

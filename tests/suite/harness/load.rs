@@ -135,6 +135,16 @@ impl Ran {
         answered.duration_since(since)
     }
 
+    /// The longest that a record waited for its acknowledgement.
+    pub fn slowest(&self) -> Duration {
+        let took = self
+            .times
+            .values()
+            .flatten()
+            .map(|(sent, answered)| answered.duration_since(*sent));
+        took.max().unwrap_or_default()
+    }
+
     /// Asserts that every acknowledged record is there, once, in order, and that nearly all are acknowledged; gives their
     /// number.
     pub fn check(&self) -> usize {

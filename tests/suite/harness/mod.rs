@@ -12,6 +12,8 @@
 //! - [`History`]: what writers were told and readers saw, and the [`History::check`] of it.
 //! - [`Load`]: writers and a reader that go on while faults happen, and keep such a history.
 //! - [`strace`]: sees a node's system calls, or lets it die at one.
+//! - [`MURMUR2`]: keys with their hashes by other programs. [`partition_of`]: where a hash belongs.
+//! - [`skipped`]: says what this machine cannot run. [`is_long`]: whether to run what takes minutes.
 //! - [`eventually`]: the only way to wait here: for a condition, with a bound.
 
 mod checker;
@@ -22,13 +24,15 @@ mod group_process;
 pub mod groups;
 mod input;
 mod load;
+mod murmur2;
 mod network;
-mod node;
+pub mod node;
 mod orders;
 pub mod ports;
 mod proxy;
 pub mod raw;
 mod reading;
+mod skip;
 mod small_disk;
 pub mod strace;
 mod wait;
@@ -39,9 +43,11 @@ pub use disk::{Disk, can_mount};
 pub use group_process::{Change, GroupProcess, Printed};
 pub use input::{awkward_lines, lines_of};
 pub use load::Load;
+pub use murmur2::{MURMUR2, partition_of};
 pub use network::Network;
 pub use orders::{Orders, Written, number_of};
 pub use proxy::Proxy;
 pub use reading::consumer_from_start;
+pub use skip::{is_long, skipped};
 pub use small_disk::SmallDisk;
 pub use wait::{WAIT, eventually};

@@ -15,6 +15,9 @@ use crate::binary;
 /// Lines of a log that are shown when a test fails.
 const LOG_LINES_SHOWN: usize = 40;
 
+/// `USER_HZ`, in which the kernel tells CPU time.
+const TICKS_PER_SECOND: u64 = 100;
+
 /// One look at `/readyz`.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -172,6 +175,16 @@ check_interval_ms = 250
     /// What the kernel counts of the process's memory under this name in `/proc/PID/status` (`VmRSS`, `VmData`), bytes.
     pub fn memory(&self, name: &str) -> usize {
         self.status(name) * 1024
+    }
+
+    /// The CPU time that the process has used, its own and the kernel's for it.
+    pub fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("the process runs");
+        // The name before may have anything in it; proc(5) counts it as the second field.
+        let (_, fields) = stat.rsplit_once(')').expect("it has a name");
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        let ticks: u64 = ticks.map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
+        Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
     }
 
     /// Threads that the process has.

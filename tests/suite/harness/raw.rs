@@ -3,17 +3,19 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use jangada_proto::v1::fetch_stream_request::Message;
 use jangada_proto::v1::list_offsets_request::Position;
 use jangada_proto::v1::log_service_client::LogServiceClient;
 use jangada_proto::v1::produce_request::Payload;
 use jangada_proto::v1::{
-    Acks, FetchRequest, FetchResponse, InitProducerRequest, ListOffsetsRequest, ProduceRequest, ProduceResponse,
-    ProduceStreamRequest, ProduceStreamResponse, RecordForm, TopicPartition,
+    Acks, FetchRequest, FetchResponse, FetchStreamRequest, FetchStreamResponse, FetchStreamStart, InitProducerRequest,
+    ListOffsetsRequest, ProduceRequest, ProduceResponse, ProduceStreamRequest, ProduceStreamResponse, RecordForm,
+    TopicPartition,
 };
 use jangada_types::{BatchBuilder, Codec, ProducerEpoch, ProducerId, Sequence};
-use tokio_stream::{StreamExt as _, iter};
-use tonic::Status;
-use tonic::transport::Channel;
+use tokio_stream::{StreamExt as _, iter, pending};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, Streaming};
 use tonic_types::StatusExt as _;
 
 use super::WAIT;
@@ -26,6 +28,9 @@ const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// What one fetch gives at most.
 const FETCH_BYTES: u32 = 16 * 1024 * 1024;
+
+/// The least that HTTP/2 begins with.
+const WINDOW_BYTES: u32 = 65_535;
 
 /// A connection to one broker's log service.
 pub async fn log(address: &str) -> LogServiceClient<Channel> {
@@ -142,6 +147,30 @@ pub async fn fetch(
         ..FetchRequest::default()
     };
     log.fetch(request).await.map(tonic::Response::into_inner)
+}
+
+/// A stream of a partition's batches, from the first on, that nobody reads. It has a connection of its own, with next to no room on the
+/// way: what is not taken stays with the broker.
+pub async fn stalled(address: &str, partition: TopicPartition, max_bytes: u32) -> Streaming<FetchStreamResponse> {
+    let channel = Endpoint::from_shared(format!("http://{address}"))
+        .expect("it is an address")
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .connect()
+        .await
+        .expect("the node listens");
+    let start = FetchStreamStart {
+        partition: Some(partition),
+        max_bytes,
+        form: RecordForm::Raw.into(),
+        ..FetchStreamStart::default()
+    };
+    let start = FetchStreamRequest {
+        message: Some(Message::Start(start)),
+    };
+    let requests = iter([start]).chain(pending());
+    let mut log = LogServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    log.fetch_stream(requests).await.expect("it is opened").into_inner()
 }
 
 /// The offset after the last record that is committed.

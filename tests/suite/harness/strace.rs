@@ -76,7 +76,10 @@ pub fn works_in(folder: &Path) -> Result<(), String> {
         .output();
     match probe {
         Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-        Err(error) => Err(error.to_string()),
+        Ok(output) => Err(format!(
+            "strace: {}",
+            String::from_utf8_lossy(&output.stderr).trim_end()
+        )),
+        Err(error) => Err(format!("strace: {error}")),
     }
 }

@@ -1,0 +1,31 @@
+//! What is not tested: because this machine cannot, or because it would take minutes.
+
+use std::io::Write as _;
+
+/// Says that a test was not run, or not all of it, and why. With `CI=true` that is a failure: what CI has not seen must not look passed.
+///
+/// Straight to standard error, for what a test prints is thrown away when it passes.
+#[track_caller]
+pub fn skipped(what: &str, why: &str) {
+    let is_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+    say(is_ci, what, why);
+}
+
+#[track_caller]
+fn say(is_ci: bool, what: &str, why: &str) {
+    let line = format!("NOT RUN: {what}: {why}\n");
+    assert!(!is_ci, "{line}CI=true lets nothing be left out");
+    // A closed standard error is no reason to fail.
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+/// Whether what takes minutes, or some GiB, is wanted, too.
+pub fn is_long() -> bool {
+    std::env::var_os("JANGADA_LONG").is_some()
+}
+
+#[test]
+#[should_panic(expected = "NOT RUN: this: it needs root")]
+fn in_ci_a_skip_is_a_failure() {
+    say(true, "this", "it needs root");
+}
