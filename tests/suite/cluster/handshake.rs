@@ -1,16 +1,14 @@
 //! The internal listener lets in only who belongs there: a broker of this cluster that means this one, by a protocol version in common.
 
 use jangada_proto::internal::internal_service_client::InternalServiceClient;
-use jangada_proto::internal::{
-    AdoptRequest, Frame, Hello, JoinRequest, Member, ProbeRequest, ProposeMetadataRequest, SnapshotChunk,
-};
+use jangada_proto::internal::{Frame, Hello, JoinRequest, Member, ProbeRequest, ProposeMetadataRequest, SnapshotChunk};
 use jangada_proto::v1::GetMetadataRequest;
 use jangada_proto::v1::metadata_service_client::MetadataServiceClient;
 use tokio_stream::iter;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::harness::{Cluster, Options, WAIT, eventually, raw};
+use crate::harness::{Cluster, Options, raw};
 
 const TOPIC: &str = "orders";
 
@@ -223,49 +221,6 @@ async fn a_new_broker_that_was_refused_for_its_id_starts_with_another() {
     cluster.restart(3);
     cluster.healthy().await;
     assert_eq!(cluster.node(3).identity()["broker_id"].as_integer(), Some(3));
-}
-
-/// A seed that came back as another broker, after the one that forms the cluster had asked who it is.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_seed_is_adopted_only_as_who_it_is() {
-    let options = Options {
-        stopped: true,
-        ..Options::default()
-    };
-    let mut cluster = Cluster::start_with(2, options).await;
-    cluster.restart(2);
-    let address = format!("http://{}", cluster.node(2).addresses.internal);
-    let mut seed = eventually("the seed listens", WAIT, || async {
-        InternalServiceClient::connect(address.clone()).await.ok()
-    })
-    .await;
-    let probe = ProbeRequest {
-        broker_id: 1,
-        protocol_min: 1,
-        protocol_max: 1,
-        ..ProbeRequest::default()
-    };
-    let directory = seed
-        .probe(probe)
-        .await
-        .expect("it says who it is")
-        .into_inner()
-        .directory_id;
-    for (broker_id, directory_id) in [(4, directory), (2, vec![4; 16].into())] {
-        let adopt = AdoptRequest {
-            cluster_id: "11111111-2222-4333-8444-555555555555".to_owned(),
-            broker_id: 1,
-            members: vec![Member {
-                broker_id,
-                directory_id,
-                ..Member::default()
-            }],
-        };
-        assert_refused("adopt", seed.adopt(adopt).await, "WRONG_BROKER");
-    }
-    assert!(!cluster.node(2).identity().contains_key("cluster_id"), "it is bound");
-    cluster.restart(1);
-    cluster.healthy().await;
 }
 
 /// A seed of a later version, as far as a probe meets it.

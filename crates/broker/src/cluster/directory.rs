@@ -2,12 +2,8 @@
 //! replaced atomically.
 //!
 //! A directory that lost its data has lost this file too, so an empty directory never passes for the old one.
-//!
-//! Until it is bound to a cluster, a start with another broker id gives it that one: the last start may have been refused
-//! for the one that it has. The directory's own id stays, for a cluster may have let it in and the answer been lost. One
-//! process at a time uses it, or two could bind it.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -37,27 +33,14 @@ struct Contents {
     store: bool,
 }
 
-impl Contents {
-    /// Of a directory that is new.
-    fn new(broker: BrokerId, id: DirectoryId) -> Self {
-        Self {
-            format: FORMAT,
-            broker_id: broker.get(),
-            directory_id: id.to_string(),
-            cluster_id: None,
-            incarnation: 0,
-            store: false,
-        }
-    }
-}
-
-/// A data directory that this process may use, and no other while this lives.
-#[derive(Debug)]
+/// A data directory that this process may use.
+#[derive(Clone, Debug)]
 pub struct DataDirectory {
     path: PathBuf,
     id: DirectoryId,
     contents: Contents,
-    _lock: File,
+    /// This start made it.
+    is_new: bool,
 }
 
 /// A data directory that this broker must not use.
@@ -72,12 +55,6 @@ pub enum DirectoryError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
-    },
-    /// Another process uses it.
-    #[error("data directory {} is in use by another process: stop that one, or correct data_dir", path.display())]
-    InUse {
-        /// The directory.
-        path: PathBuf,
     },
     /// It belongs to somebody else.
     #[error(
@@ -137,56 +114,85 @@ pub enum DirectoryError {
 impl DataDirectory {
     /// Opens the directory, or makes a new one with `new_id`.
     pub fn open(path: &Path, broker: BrokerId, new_id: DirectoryId) -> Result<Self, DirectoryError> {
-        fs::create_dir_all(path).map_err(io_error("cannot be made", path))?;
-        let lock = lock(path)?;
-        let (id, contents) = match read(path)? {
-            Some(known) => known,
-            None if path.join("store").exists() => {
-                return Err(DirectoryError::DataWithoutIdentity { path: path.to_owned() });
+        let io_error = |action| {
+            move |source| DirectoryError::Io {
+                action,
+                path: path.to_owned(),
+                source,
             }
-            None => (new_id, Contents::new(broker, new_id)),
         };
-        let mut directory = Self {
-            path: path.to_owned(),
-            id,
-            contents,
-            _lock: lock,
-        };
-        if !directory.is_bound() {
-            directory.contents.broker_id = broker.get();
-            directory.save()?;
+        fs::create_dir_all(path).map_err(io_error("cannot be made"))?;
+        if let Some(directory) = Self::load(path, broker)? {
+            return Ok(directory);
         }
-        directory.of(broker)
+        if path.join("store").exists() {
+            return Err(DirectoryError::DataWithoutIdentity { path: path.to_owned() });
+        }
+        let contents = Contents {
+            format: FORMAT,
+            broker_id: broker.get(),
+            directory_id: new_id.to_string(),
+            cluster_id: None,
+            incarnation: 0,
+            store: false,
+        };
+        let directory = Self {
+            path: path.to_owned(),
+            id: new_id,
+            contents,
+            is_new: true,
+        };
+        directory.save()?;
+        Ok(directory)
     }
 
     /// Opens the directory of a broker that has been there before. Makes nothing.
     pub fn open_existing(path: &Path, broker: BrokerId) -> Result<Self, DirectoryError> {
-        let lock = lock(path)?;
-        let (id, contents) = read(path)?.ok_or_else(|| DirectoryError::Nobodys { path: path.to_owned() })?;
-        let directory = Self {
+        Self::load(path, broker)?.ok_or_else(|| DirectoryError::Nobodys { path: path.to_owned() })
+    }
+
+    /// `None`: nobody has used it.
+    fn load(path: &Path, broker: BrokerId) -> Result<Option<Self>, DirectoryError> {
+        let file = path.join(FILE);
+        let text = match fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => {
+                return Err(DirectoryError::Io {
+                    action: "cannot be read",
+                    path: path.to_owned(),
+                    source,
+                });
+            }
+        };
+        let contents: Contents = toml::from_str(&text).map_err(|error| DirectoryError::Damaged {
+            path: file.clone(),
+            detail: error.to_string(),
+        })?;
+        if contents.format != FORMAT {
+            return Err(DirectoryError::Format {
+                path: path.to_owned(),
+                found: contents.format,
+            });
+        }
+        if contents.broker_id != broker.get() {
+            return Err(DirectoryError::OtherBroker {
+                path: path.to_owned(),
+                found: contents.broker_id,
+                expected: broker.get(),
+            });
+        }
+        // Another id would pass for somebody else's directory.
+        let id = parse_id(&contents.directory_id).ok_or_else(|| DirectoryError::Damaged {
+            path: file,
+            detail: format!("directory_id is {:?}, not 32 hexadecimal digits", contents.directory_id),
+        })?;
+        Ok(Some(Self {
             path: path.to_owned(),
             id,
             contents,
-            _lock: lock,
-        };
-        directory.of(broker)
-    }
-
-    /// Whether anything has happened under its broker's id.
-    fn is_bound(&self) -> bool {
-        self.contents.cluster_id.is_some() || self.store_path().exists()
-    }
-
-    /// The same if it is this broker's.
-    fn of(self, broker: BrokerId) -> Result<Self, DirectoryError> {
-        if self.contents.broker_id == broker.get() {
-            return Ok(self);
-        }
-        Err(DirectoryError::OtherBroker {
-            path: self.path,
-            found: self.contents.broker_id,
-            expected: broker.get(),
-        })
+            is_new: false,
+        }))
     }
 
     /// Where the store is.
@@ -240,9 +246,29 @@ impl DataDirectory {
         self.save()
     }
 
+    /// Leaves nothing of a start that was refused: the next one may have another broker id. Only what this start made, and
+    /// what belongs to no cluster.
+    pub fn forget(&self) -> Result<(), DirectoryError> {
+        if !self.is_new || self.contents.cluster_id.is_some() {
+            return Ok(());
+        }
+        let file = self.path.join(FILE);
+        fs::remove_file(&file).map_err(|source| DirectoryError::Io {
+            action: "cannot be removed",
+            path: file,
+            source,
+        })
+    }
+
     /// Writes a new file beside the old one, syncs it, and puts it in its place.
     fn save(&self) -> Result<(), DirectoryError> {
-        let io_error = |action| io_error(action, &self.path);
+        let io_error = |action| {
+            move |source| DirectoryError::Io {
+                action,
+                path: self.path.clone(),
+                source,
+            }
+        };
         let text = toml::to_string(&self.contents).expect("plain values");
         let new = self.path.join(format!("{FILE}.new"));
         let mut file = File::create(&new).map_err(io_error("cannot be written"))?;
@@ -252,50 +278,6 @@ impl DataDirectory {
         File::open(&self.path)
             .and_then(|directory| directory.sync_all())
             .map_err(io_error("cannot be synced"))
-    }
-}
-
-/// What the file says; `None`: nobody has used the directory.
-fn read(path: &Path) -> Result<Option<(DirectoryId, Contents)>, DirectoryError> {
-    let file = path.join(FILE);
-    let text = match fs::read_to_string(&file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(io_error("cannot be read", path)(error)),
-    };
-    let contents: Contents = toml::from_str(&text).map_err(|error| DirectoryError::Damaged {
-        path: file.clone(),
-        detail: error.to_string(),
-    })?;
-    if contents.format != FORMAT {
-        return Err(DirectoryError::Format {
-            path: path.to_owned(),
-            found: contents.format,
-        });
-    }
-    // Another id would pass for somebody else's directory.
-    let id = parse_id(&contents.directory_id).ok_or_else(|| DirectoryError::Damaged {
-        path: file,
-        detail: format!("directory_id is {:?}, not 32 hexadecimal digits", contents.directory_id),
-    })?;
-    Ok(Some((id, contents)))
-}
-
-/// Keeps other processes out of the directory while it is open.
-fn lock(path: &Path) -> Result<File, DirectoryError> {
-    let directory = File::open(path).map_err(io_error("cannot be opened", path))?;
-    match directory.try_lock() {
-        Ok(()) => Ok(directory),
-        Err(TryLockError::WouldBlock) => Err(DirectoryError::InUse { path: path.to_owned() }),
-        Err(TryLockError::Error(error)) => Err(io_error("cannot be locked", path)(error)),
-    }
-}
-
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {
-    move |source| DirectoryError::Io {
-        action,
-        path: path.to_owned(),
-        source,
     }
 }
 
@@ -310,6 +292,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_refused_start_leaves_nothing_unless_the_directory_was_there_or_is_bound() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |broker| DataDirectory::open(dir.path(), BrokerId(broker), DirectoryId::new([7; 16]));
+        open(2).unwrap().forget().unwrap();
+        let mut first = open(4).unwrap();
+        // A second start does not know what the first one was told.
+        open(4).unwrap().forget().unwrap();
+        assert!(open(5).is_err());
+        first.bind("c", Incarnation(1)).unwrap();
+        first.forget().unwrap();
+        assert_eq!(open(4).unwrap().cluster_id(), Some("c"));
+    }
+
+    #[test]
     fn a_directory_remembers_who_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let id = DirectoryId::new([7; 16]);
@@ -319,13 +315,11 @@ mod tests {
             (None, Incarnation(0), id)
         );
         first.bind("c", Incarnation(3)).unwrap();
-        drop(first);
         let again = DataDirectory::open(dir.path(), BrokerId(2), DirectoryId::new([8; 16])).unwrap();
         assert_eq!(
             (again.cluster_id(), again.incarnation(), again.id()),
             (Some("c"), Incarnation(3), id)
         );
-        drop(again);
         let other = DataDirectory::open(dir.path(), BrokerId(1), id).unwrap_err();
         assert!(
             matches!(
@@ -338,25 +332,6 @@ mod tests {
             ),
             "{other}"
         );
-    }
-
-    #[test]
-    fn a_directory_that_no_cluster_knows_may_get_another_broker_id() {
-        let dir = tempfile::tempdir().unwrap();
-        let id = DirectoryId::new([7; 16]);
-        let open = |broker| DataDirectory::open(dir.path(), BrokerId(broker), DirectoryId::new([8; 16]));
-        drop(DataDirectory::open(dir.path(), BrokerId(2), id).unwrap());
-        assert_eq!(open(4).unwrap().id(), id, "the directory is the same");
-        assert!(DataDirectory::open_existing(dir.path(), BrokerId(4)).is_ok());
-        // Not while another broker waits in it for its seeds.
-        let waiting = open(4).unwrap();
-        let error = open(5).unwrap_err();
-        assert!(matches!(error, DirectoryError::InUse { .. }), "{error}");
-        drop(waiting);
-        // With a store there has been somebody, whatever the file says.
-        fs::create_dir(dir.path().join("store")).unwrap();
-        let error = open(5).unwrap_err();
-        assert!(matches!(error, DirectoryError::OtherBroker { found: 4, .. }), "{error}");
     }
 
     #[test]

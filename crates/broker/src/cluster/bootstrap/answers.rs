@@ -42,8 +42,7 @@ impl Bootstrap {
     }
 
     /// Adopts the cluster that the seed with the lowest id forms; answers with the cluster that this broker belongs
-    /// to afterwards. It must be one of those that the cluster begins with: since the address was asked who is there,
-    /// somebody else may be.
+    /// to afterwards.
     pub fn adopt(&self, request: &AdoptRequest) -> Result<String, Status> {
         if request.broker_id >= self.local.broker.get() {
             return Err(Status::failed_precondition(format!(
@@ -55,15 +54,6 @@ impl Bootstrap {
         match bound {
             Some(bound) => Ok(bound.cluster_id),
             None => {
-                let me = self.member();
-                let is_me =
-                    |member: &Member| member.broker_id == me.broker_id && member.directory_id == me.directory_id;
-                if !request.members.iter().any(is_me) {
-                    return Err(Status::failed_precondition(format!(
-                        "WRONG_BROKER: broker {} forms a cluster without broker {} and its data directory",
-                        request.broker_id, self.local.broker
-                    )));
-                }
                 let bound = self
                     .bind(&request.cluster_id, FIRST_INCARNATION)
                     .map_err(|error| Status::internal(error.to_string()))?;

@@ -18,6 +18,17 @@ impl Bootstrap {
     /// Finds the cluster to belong to, or makes it. Returns when the directory is bound. Waits as long as it takes: a
     /// seed may start hours later.
     pub async fn find_cluster(&self) -> Result<Bound, BootstrapError> {
+        // A cluster that was asked, and did not answer, may have let this broker in.
+        let mut in_doubt = false;
+        let found = self.search(&mut in_doubt).await;
+        if found.is_err() && !in_doubt {
+            let forgotten = self.directory.lock().forget();
+            let _ = forgotten.inspect_err(|error| tracing::warn!(%error, "what a refused start made stays"));
+        }
+        found
+    }
+
+    async fn search(&self, in_doubt: &mut bool) -> Result<Bound, BootstrapError> {
         let mut bound = self.bound.subscribe();
         let mut told = false;
         loop {
@@ -32,7 +43,10 @@ impl Bootstrap {
             if let Some(seed) = seeds.iter().find(|seed| seed.answer.ready) {
                 match self.join(&seed.address).await? {
                     Some(bound) => return Ok(bound),
-                    None => tracing::debug!(seed = %seed.address, "joining did not work out; trying again"),
+                    None => {
+                        *in_doubt = true;
+                        tracing::debug!(seed = %seed.address, "joining did not work out; trying again");
+                    }
                 }
             } else if self.may_form(&seeds) {
                 let cluster_id = self.ids.new_id().to_string();

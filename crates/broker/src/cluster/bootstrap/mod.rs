@@ -11,8 +11,7 @@
 //! Two clusters can never come to be: only the seed with the lowest broker id forms one, only after it reached all
 //! seeds and none belonged to a cluster; it binds its own directory before it asks the first other one, and each
 //! binds its directory before it answers. A seed that is killed at any step finds its directory bound or new when it
-//! comes back, and goes on from there: tests let it die at each `failpoint`. One whose directory is new may come back with
-//! another broker id; it adopts only what names it as it is now, and the next round does.
+//! comes back, and goes on from there: tests let it die at each `failpoint`.
 //!
 //! - [`seeds`]: asking them.
 //! - [`find`]: joining, or deciding to form.
