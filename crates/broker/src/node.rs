@@ -274,10 +274,13 @@ impl Node {
     /// Whether a replica here knows who leads it, and that one is there: another broker that is alive, or this one with a
     /// quorum. Raft alone would name the last leader until there is another one.
     pub fn knows_leader(&self, group: &Group) -> bool {
-        group.status().leader.is_some_and(|leader| match leader.broker == self.broker() {
-            true => !self.has_lost_quorum(group.id()),
-            false => self.registry().is_alive(leader.broker),
-        })
+        group
+            .status()
+            .leader
+            .is_some_and(|leader| match leader.broker == self.broker() {
+                true => !self.has_lost_quorum(group.id()),
+                false => self.registry().is_alive(leader.broker),
+            })
     }
 
     /// Who leads a group, and in which term. Not this broker when no quorum answers it.

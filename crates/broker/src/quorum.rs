@@ -4,12 +4,10 @@
 //! can do no harm to what is written, but who waits there waits for nothing. So each leader looks now and then, and
 //! says when nobody answered it for longer than the others need to elect another one.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_replication::{Group, GroupStatus};
-use jangada_types::GroupId;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -75,8 +73,9 @@ impl Quorum {
         }
     }
 
-    /// Looks. To be called often as long as this replica leads, and when it ceases to. True: it was lost just now.
-    pub fn look(&self, group: &Group) -> bool {
+    /// Looks. To be called often as long as this replica leads, and when it ceases to. `Some`: whether it is lost has
+    /// changed.
+    pub fn look(&self, group: &Group) -> Option<bool> {
         let status = group.status();
         let look = Look {
             status,
@@ -91,7 +90,7 @@ impl Quorum {
         let changed = self
             .is_lost
             .send_if_modified(|known| std::mem::replace(known, is_lost) != is_lost);
-        changed && is_lost
+        changed.then_some(is_lost)
     }
 
     fn judge(&self, look: &Look) -> bool {
@@ -117,25 +116,25 @@ impl Quorum {
 /// Looks at the metadata group and at all partitions, for ever; shards of the coordinator look by themselves. Wakes who
 /// watches the leaders when this broker ceases to be one, or is one again.
 pub(crate) async fn watch(node: Arc<Node>) {
-    let mut lost_before = HashSet::new();
     let mut tick = tokio::time::interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        if node.metadata_quorum.look(&node.metadata.group) {
+        let looked = node.metadata_quorum.look(&node.metadata.group);
+        if looked == Some(true) {
             tracing::warn!("no quorum of the metadata group answers: nothing can be created or changed until one does");
         }
+        let mut has_changed = looked.is_some();
         for partition in node.partitions.all() {
-            if partition.quorum.look(&partition.group) {
+            let looked = partition.quorum.look(&partition.group);
+            if looked == Some(true) {
                 tracing::info!(partition = %partition.name, "no quorum answers: readers are sent away until one does");
             }
+            has_changed |= looked.is_some();
         }
-        let groups = node.registry().groups().into_iter().map(|group| group.id());
-        let lost: HashSet<GroupId> = groups.filter(|group| node.has_lost_quorum(*group)).collect();
-        if lost != lost_before {
+        if has_changed {
             node.registry().leaders().changed();
         }
-        lost_before = lost;
     }
 }
 

@@ -144,7 +144,10 @@ impl Registry {
     }
 
     pub(crate) fn heard_from(&self, broker: BrokerId) {
-        self.heard.lock().insert(broker, Instant::now());
+        let before = self.heard.lock().insert(broker, Instant::now());
+        if before.is_none_or(|at| at.elapsed() >= ALIVE_WITHIN) {
+            self.leaders.changed();
+        }
     }
 
     /// Other brokers whose disks are down to their reserve, as they said last. Those that are gone are among them.

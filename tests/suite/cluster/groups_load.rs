@@ -8,7 +8,7 @@ use bytes::Bytes;
 use jangada_proto::v1::{CommitOffsetsRequest, HeartbeatRequest, PartitionSet, Subscription, TopicPartitions};
 
 use crate::harness::groups::{Client, Coordinator, Member, offsets};
-use crate::harness::{Cluster, WAIT, eventually};
+use crate::harness::{Cluster, WAIT, eventually, is_too_long};
 
 const TOPIC: &str = "orders";
 const GROUPS: usize = 1_000;
@@ -67,7 +67,7 @@ async fn beat(light: &mut Light, topic: &Bytes) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_groups_of_ten_members() {
-    if std::env::var_os("JANGADA_LONG").is_none() {
+    if is_too_long("the load of many groups") {
         return;
     }
     let cluster = Cluster::start(3).await;

@@ -7,7 +7,7 @@ use jangada_client::{Client, PartitionState, ProducerConfig, ProducerRecord};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::harness::{Cluster, Options, WAIT, eventually, is_long, raw};
+use crate::harness::{Cluster, Options, WAIT, eventually, is_too_long, raw};
 
 const TOPIC: &str = "many";
 const PARTITIONS: u32 = 200;
@@ -94,8 +94,7 @@ fn peaks(cluster: &Cluster, ids: &[u32], when: &str) -> Vec<usize> {
 /// With `JANGADA_LONG=1` only: it writes some GiB.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_partitions_with_a_dead_follower_and_stalled_consumers_fit_into_a_gib() {
-    if !is_long() {
-        println!("not run: JANGADA_LONG is not set");
+    if is_too_long("memory with a thousand partitions") {
         return;
     }
     let options = Options {

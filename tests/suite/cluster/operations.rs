@@ -15,7 +15,7 @@ use crate::harness::{Cluster, WAIT, eventually, raw};
 const TOPIC: &str = "orders";
 
 /// What a broker refuses at once is told in this time, that of starting the command and of connecting included.
-const REFUSED_WITHIN: Duration = Duration::from_secs(5);
+const REFUSED_WITHIN: Duration = Duration::from_secs(15);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leaderships_are_handed_over() {

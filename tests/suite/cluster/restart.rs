@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use jangada_client::{ProducerConfig, ProducerRecord};
 
-use crate::harness::{Cluster, Options};
+use crate::harness::{Cluster, Options, is_too_long};
 
 /// Produces these lines; expects success.
 async fn produce(cluster: &Cluster, topic: &str, lines: &str) {
@@ -100,8 +100,7 @@ fn files(folder: &Path, ending: &str) -> (usize, u64) {
 /// With `JANGADA_LONG=1` only: it writes some GiB.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gib_of_unflushed_records_is_replayed_in_time() {
-    if std::env::var_os("JANGADA_LONG").is_none() {
-        println!("not run: JANGADA_LONG is not set");
+    if is_too_long("a restart with a GiB of unflushed records") {
         return;
     }
     let sections = "[storage]\nmemtable_bytes = 2147483648\nmemtables_bytes = 8589934592\nwal_bytes = 8589934592\n\

@@ -10,7 +10,7 @@ use jangada_client::{ProducerConfig, ProducerRecord};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use crate::harness::{Cluster, eventually};
+use crate::harness::{Cluster, eventually, is_long};
 
 /// Written to each of the four topics.
 const TOPIC_BYTES: u64 = 160 << 20;
@@ -49,11 +49,7 @@ async fn live_bytes(cluster: &Cluster, topic: &str) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn space_of_deleted_and_trimmed_topics_comes_back() {
     let cluster = Cluster::start(3).await;
-    let times = if std::env::var_os("JANGADA_LONG").is_some() {
-        3
-    } else {
-        1
-    };
+    let times = if is_long() { 3 } else { 1 };
     let topics = ["stays", "stays-too", "deleted", "trimmed"];
     for topic in topics {
         cluster.create_topic(topic, PARTITIONS, 3).await;

@@ -11,10 +11,18 @@ pub fn skipped(what: &str, why: &str) {
     say(is_ci, what, why);
 }
 
+/// Whether a test takes too long to be run unasked. Says so.
+pub fn is_too_long(what: &str) -> bool {
+    if !is_long() {
+        say(false, what, "JANGADA_LONG is not set");
+    }
+    !is_long()
+}
+
 #[track_caller]
-fn say(is_ci: bool, what: &str, why: &str) {
+fn say(is_failure: bool, what: &str, why: &str) {
     let line = format!("NOT RUN: {what}: {why}\n");
-    assert!(!is_ci, "{line}CI=true lets nothing be left out");
+    assert!(!is_failure, "{line}CI=true lets nothing be left out");
     // A closed standard error is no reason to fail.
     let _ = std::io::stderr().write_all(line.as_bytes());
 }

@@ -21,12 +21,12 @@ use tokio::time::Instant;
 
 use crate::error::RequestError;
 
-/// How long a command may take, elections included.
-const TIMEOUT: Duration = Duration::from_secs(15);
+/// Until when a command is tried again, elections included. With one try more it is less than the 10 s that a client waits.
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two tries while no leader is known.
 const RETRY: Duration = Duration::from_millis(50);
 /// One try at one leader.
-const TRY_TIMEOUT: Duration = Duration::from_secs(5);
+const TRY_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Folds the metadata group's commands into the image.
 pub(crate) struct MetadataMachine {

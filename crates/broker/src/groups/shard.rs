@@ -107,11 +107,17 @@ impl Shard {
         (state.image.groups().len() as u64, members.sum())
     }
 
-    /// What is due now. Nobody waits for it; what gets lost comes again.
-    pub(super) fn tick(&self) {
-        if self.quorum.look(&self.group) {
+    /// Whether a quorum answers. True: that has changed.
+    pub(super) fn look(&self) -> bool {
+        let looked = self.quorum.look(&self.group);
+        if looked == Some(true) {
             tracing::info!(shard = %self.name, "no quorum answers: members are sent away until one does");
         }
+        looked.is_some()
+    }
+
+    /// What is due now. Nobody waits for it; what gets lost comes again.
+    pub(super) fn tick(&self) {
         let status = self.group.status();
         let (commands, events) = {
             let mut state = self.state.lock();

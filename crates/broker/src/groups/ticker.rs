@@ -25,6 +25,9 @@ pub(crate) async fn tick(shards: Arc<Shards>, metadata: Metadata) {
         shared.alarm.clear();
         let mut longest = IDLE_MS;
         for shard in shards.all() {
+            if shard.look() {
+                metadata.registry.leaders().changed();
+            }
             shard.tick();
             if shard.is_led() {
                 longest = LOOK_EVERY_MS;

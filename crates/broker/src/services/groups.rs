@@ -91,8 +91,9 @@ impl Groups {
                         shard: index.get(),
                     });
                 }
-                // A broker that comes back is no change of leaders.
-                let _ = tokio::time::timeout(RETRY, leaders.changed()).await;
+                if leaders.changed().await.is_err() {
+                    return None;
+                }
             }
         };
         let found = tokio::time::timeout(FOUND_WITHIN, find).await;

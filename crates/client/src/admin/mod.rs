@@ -31,9 +31,9 @@ use crate::channels::RESPONSE_BYTES_MAX;
 use crate::cluster::{Cluster, Repeat};
 use crate::error::ClientError;
 
-/// How long one attempt to change the metadata may take. A broker waits up to 20 s for a quorum of the metadata, and up to 30 s
-/// until all know the leaders of new partitions; then it says what it waited for.
-const CHANGED_WITHIN: Duration = Duration::from_secs(35);
+/// How long one attempt to create partitions may take. A broker waits up to 30 s until all know their leaders; then it says
+/// what it waited for.
+const CREATED_WITHIN: Duration = Duration::from_secs(35);
 
 /// Manages topics and the cluster. Clones are cheap.
 ///
@@ -67,7 +67,7 @@ impl Admin {
     /// settings that were asked for, it is taken for the work of the first and reported as created. Leaders are waited for all the
     /// same.
     ///
-    /// An attempt of this and of what else changes the metadata may take 35 s, whatever `request_timeout` is.
+    /// An attempt may take 35 s, whatever `request_timeout` is.
     ///
     /// # Errors
     /// [`ClientError::Refused`] with `TOPIC_EXISTS` unless [`NewTopic::if_not_exists`], and for a bad name, count or setting.
@@ -105,7 +105,7 @@ impl Admin {
             let request = request.clone();
             async move { service.create_topic(request).await }
         };
-        self.change(Repeat::Always, create).await
+        self.call_creating(Repeat::Always, create).await
     }
 
     /// The topic exists: an attempt of ours may have made it if it is just as it was asked for.
@@ -177,7 +177,7 @@ impl Admin {
             unset,
             topic_id: self.find(name, &context).await?.topic_id,
         };
-        let answer = self.change(repeat_of(&request.topic_id), |mut service| {
+        let answer = self.call(repeat_of(&request.topic_id), |mut service| {
             let request = request.clone();
             async move { service.alter_topic(request).await }
         });
@@ -201,7 +201,7 @@ impl Admin {
             total,
             topic_id: self.find(name, &context).await?.topic_id,
         };
-        let answer = self.change(repeat_of(&request.topic_id), |mut service| {
+        let answer = self.call_creating(repeat_of(&request.topic_id), |mut service| {
             let request = request.clone();
             async move { service.create_partitions(request).await }
         });
@@ -222,7 +222,7 @@ impl Admin {
             name: name.to_owned(),
             topic_id: self.find(name, &context).await?.topic_id,
         };
-        let answer = self.change(repeat_of(&request.topic_id), |mut service| {
+        let answer = self.call(repeat_of(&request.topic_id), |mut service| {
             let request = request.clone();
             async move { service.delete_topic(request).await }
         });
@@ -254,7 +254,14 @@ impl Admin {
         let before_offset = match before_offset {
             Some(offset) => offset,
             None => {
-                let found = self.cluster.partition(&topic.into(), partition.partition).await?;
+                let seen = self.cluster.metadata.image().refreshes;
+                let mut found = self.cluster.partition(&topic.into(), partition.partition).await?;
+                if found.id_bytes() != partition.topic_id {
+                    // What this client knew is another topic, deleted since.
+                    let refreshed = self.cluster.refresh(seen, self.cluster.deadline()).await;
+                    refreshed.map_err(|failure| ClientError::Unavailable(failure.rejection(&context)))?;
+                    found = self.cluster.partition(&topic.into(), partition.partition).await?;
+                }
                 let latest = self
                     .cluster
                     .list_offsets(&found, partition.partition, crate::OffsetAt::Latest)
@@ -343,7 +350,7 @@ impl Admin {
     /// [`ClientError::Refused`] for an unknown broker; [`ClientError::OutcomeUnknown`] when an answer is missing.
     pub async fn replace_broker(&self, broker: BrokerId) -> Result<Incarnation, ClientError> {
         let context = format!("replace broker {broker}");
-        let answer = self.change(Repeat::IfDefinite, |mut service| async move {
+        let answer = self.call(Repeat::IfDefinite, |mut service| async move {
             service
                 .replace_broker(v1::ReplaceBrokerRequest {
                     broker_id: broker.get(),
@@ -357,15 +364,23 @@ impl Admin {
     /// A topic of records as it is now, whatever this client knew of it. Without an id if there is none of that name: the name
     /// counts then, and the broker that is called says what is wrong with it.
     async fn find(&self, name: &str, context: &str) -> Result<v1::Topic, ClientError> {
-        let asked = self.cluster.call_any(Repeat::Hedged, |channel| {
-            let request = v1::GetMetadataRequest {
-                topics: vec![name.to_owned()],
-                ..v1::GetMetadataRequest::default()
-            };
-            let mut service = MetadataServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX);
-            async move { service.get_metadata(request).await }
-        });
-        let answer = asked.await.map_err(|failed| failed.into_error(context))?;
+        let mut min_version = self.cluster.metadata.min_version();
+        let answer = loop {
+            let asked = self.cluster.call_any(Repeat::Hedged, |channel| {
+                let request = v1::GetMetadataRequest {
+                    topics: vec![name.to_owned()],
+                    min_version,
+                    ..v1::GetMetadataRequest::default()
+                };
+                let mut service = MetadataServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX);
+                async move { service.get_metadata(request).await }
+            });
+            match asked.await {
+                // Versions of a cluster that was made anew begin anew.
+                Err(failed) if failed.failure.reason == Some(Reason::NotReady) && min_version > 0 => min_version = 0,
+                answer => break answer.map_err(|failed| failed.into_error(context))?,
+            }
+        };
         Ok(answer.topics.into_iter().next().unwrap_or_default())
     }
 
@@ -396,8 +411,8 @@ impl Admin {
         self.cluster.call_any(repeat, |channel| call(service(channel))).await
     }
 
-    /// A call that changes the metadata.
-    async fn change<T, F>(
+    /// A call that creates partitions.
+    async fn call_creating<T, F>(
         &self,
         repeat: Repeat,
         call: impl Fn(AdminServiceClient<Channel>) -> F,
@@ -405,7 +420,7 @@ impl Admin {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let within = CHANGED_WITHIN.max(self.cluster.config.request_timeout);
+        let within = CREATED_WITHIN.max(self.cluster.config.request_timeout);
         let call = |channel| call(service(channel));
         self.cluster.call_any_within(within, repeat, call).await
     }

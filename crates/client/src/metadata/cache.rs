@@ -101,6 +101,11 @@ impl MetadataCache {
         self.min_version.fetch_max(version, Ordering::Relaxed);
     }
 
+    /// The newest metadata that this client has heard of.
+    pub fn min_version(&self) -> u64 {
+        self.min_version.load(Ordering::Relaxed)
+    }
+
     /// A broker named another leader. Returns whether that was news.
     pub fn apply_hint(&self, topic: TopicId, partition: u32, hint: &LeaderHint) -> bool {
         self.image
@@ -171,7 +176,7 @@ impl MetadataCache {
             } else {
                 Vec::new()
             },
-            min_version: self.min_version.load(Ordering::Relaxed),
+            min_version: self.min_version(),
         };
         let answer = match self.ask(&request).await {
             // No broker has that version. Versions of a cluster that was made anew begin anew, and then it never comes.

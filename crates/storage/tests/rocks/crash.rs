@@ -31,10 +31,7 @@ fn a_deletion_of_nothing_does_no_harm() {
     let nothing = [
         Op::DeleteIndexBelow(Offset(0)),
         Op::TruncateAfter(None),
-        Op::Purge {
-            upto: 0,
-            upto_term: 0,
-        },
+        Op::Purge { upto: 0, upto_term: 0 },
         Op::DeleteGroup,
     ];
     for op in nothing {

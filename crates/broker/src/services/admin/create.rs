@@ -172,7 +172,7 @@ async fn known_here(node: &Node, topic: TopicId) {
 
 /// Returns when another broker knows them. It says so only when it is asked: from here there is nothing to watch.
 async fn known_by(node: &Node, broker: &Broker, topic: TopicId, version: u64) -> Result<(), RequestError> {
-    let channel = channel(&broker.address)?;
+    let channel = channel(&broker.address).map_err(RequestError::unknown)?;
     let mut client = MetadataServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX);
     loop {
         let request = GetMetadataRequest {
