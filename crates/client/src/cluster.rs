@@ -21,6 +21,7 @@ use crate::channels::RESPONSE_BYTES_MAX;
 use crate::config::ClientConfig;
 use crate::error::ClientError;
 use crate::metadata::{LeaderLookup, MetadataCache, Then, TopicMetadata};
+use crate::notice::{Next, Notices};
 use crate::wire_error::{Disposition, Failure};
 
 /// How long a broker may be silent before the next one is asked as well, where a call may be made at two at once.
@@ -29,6 +30,7 @@ const HEDGE_AFTER: Duration = Duration::from_millis(500);
 pub(crate) struct Cluster {
     pub config: ClientConfig,
     pub metadata: MetadataCache,
+    pub notices: Arc<Notices>,
 }
 
 /// Which failures of a call are tried again.
@@ -44,8 +46,13 @@ pub(crate) enum Repeat {
 
 impl Cluster {
     pub fn new(config: ClientConfig) -> Self {
+        let notices = Arc::new(Notices::new(config.on_notice.clone()));
         let metadata = MetadataCache::new(&config);
-        Self { config, metadata }
+        Self {
+            config,
+            metadata,
+            notices,
+        }
     }
 
     /// Asks for metadata until a broker answers.
@@ -53,17 +60,27 @@ impl Cluster {
         let deadline = self.deadline();
         let mut backoff = Backoff::new();
         let mut attempts = Attempts::default();
+        let context: Arc<str> = format!("connect to {}", self.config.brokers.join(", ")).into();
+        let mut trouble = self.notices.trouble(context.clone(), None);
         loop {
             let Err(failure) = self.refresh(0, deadline).await else {
+                trouble.works();
                 return Ok(());
             };
             attempts.failed(&failure);
             let delay = backoff.next(failure.retry_delay);
-            if Instant::now() + delay >= deadline {
-                let context = format!("connect to {}", self.config.brokers.join(", "));
+            let left = deadline.saturating_duration_since(Instant::now());
+            if delay >= left {
                 let failed = attempts.give_up(failure);
                 return Err(ClientError::Unavailable(failed.failure.rejection(&context)));
             }
+            // Nobody answers: whoever typed the address wants to know at once.
+            let next = Next {
+                next_try: delay,
+                gives_up_in: Some(left),
+                at_once: true,
+            };
+            trouble.failed(&failure, next);
             sleep(delay).await;
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::ClientError;
+use crate::notice::OnNotice;
 
 /// The most that any time may be: times are added to the clock's, which has an end.
 pub(crate) const TIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -33,6 +34,8 @@ pub struct ClientConfig {
     /// After this time a producer asks for the metadata of its topics anew even if nothing failed: that is how it learns of
     /// partitions that were added. Default: 60 s.
     pub metadata_max_age: Duration,
+    /// Hears of all that the client does by itself: see [`Notice`](crate::Notice). Default: nobody; it is logged in any case.
+    pub on_notice: OnNotice,
 }
 
 impl ClientConfig {
@@ -49,6 +52,7 @@ impl ClientConfig {
             request_timeout: Duration::from_secs(10),
             retry_timeout: Duration::from_secs(30),
             metadata_max_age: Duration::from_secs(60),
+            on_notice: OnNotice::default(),
         }
     }
 

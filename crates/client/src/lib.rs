@@ -28,6 +28,7 @@
 //! | `cluster` | calls to any broker or to a partition's leader, with retry; `backoff` has the delays, `attempts` what failed |
 //! | `channels` | one HTTP/2 connection per broker address |
 //! | `metadata` | the image of brokers, topics and leaders, and the cache that keeps it fresh and calls the brokers that it knows |
+//! | `notice` | what a client tells of what it does by itself: retries, waits, resets, skips |
 //! | `error`, `wire_error` | what callers see, and the one place where gRPC's errors become that |
 //! | `producer` | `accumulator` gathers records into batches, `lane` numbers and orders a partition's batches (pure), `driver` sends them |
 //! | `consumer` | a `fetcher` per partition fills the `inbox`, from which the `reader` hands out |
@@ -53,6 +54,7 @@ mod consumer;
 mod error;
 mod group;
 mod metadata;
+mod notice;
 mod producer;
 mod wire_error;
 
@@ -71,4 +73,5 @@ pub use group::{
 };
 pub use jangada_types::{BrokerId, Codec, Header, Incarnation, Reason, TopicId};
 pub use metadata::{PartitionMetadata, TopicMetadata};
+pub use notice::{Notice, OnNotice, PositionReset, Retrying};
 pub use producer::{Acks, Condition, Delivery, Producer, ProducerConfig, ProducerRecord, RecordMetadata};

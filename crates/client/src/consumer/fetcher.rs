@@ -11,7 +11,7 @@ use jangada_proto::v1;
 use jangada_proto::v1::fetch_stream_request::Message;
 use jangada_types::Reason;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
@@ -22,10 +22,14 @@ use crate::client::OffsetAt;
 use crate::cluster::{Cluster, log_service};
 use crate::error::ClientError;
 use crate::metadata::{LeaderLookup, TopicMetadata};
+use crate::notice::{Next, Notice, PositionReset, Trouble};
 use crate::wire_error::{Disposition, Failure};
 
 /// Grants under way to the stream. They are few and small; one that finds no room waits for the next occasion.
 const GRANTS_QUEUED: usize = 8;
+
+/// A stream without data that is open for this long counts as one that works.
+const WORKS_AFTER: Duration = Duration::from_secs(1);
 
 pub(crate) struct Fetcher {
     pub cluster: Arc<Cluster>,
@@ -36,8 +40,12 @@ pub(crate) struct Fetcher {
     pub window: Arc<Window>,
     pub max_bytes: u32,
     pub offset_reset: OffsetReset,
+    /// Whose member reads.
+    pub group: Option<Arc<str>>,
     /// The next offset to fetch.
     pub next_offset: i64,
+    /// Fetching, while it fails.
+    pub trouble: Trouble,
 }
 
 /// Why a stream is left.
@@ -101,6 +109,11 @@ impl Fetcher {
                 failing_since = None;
             }
             let pause = backoff.next(failure.retry_delay);
+            let next = Next {
+                next_try: pause,
+                ..Next::default()
+            };
+            self.trouble.failed(&failure, next);
             let (refreshed, ()) = tokio::join!(self.cluster.metadata.refresh(seen), sleep(pause));
             others_answer = refreshed.is_ok();
             if self.cluster.metadata.image().leader(self.topic.id, self.partition) == LeaderLookup::Missing {
@@ -131,8 +144,11 @@ impl Fetcher {
         // Before the leader is looked up, so that no change after that is missed.
         let mut images = self.cluster.metadata.subscribe();
         let (mut stream, grants, epoch) = self.open(credit).await.map_err(Left::Failed)?;
+        // A stream may end with an error as soon as it is open.
+        let works_at = Instant::now() + WORKS_AFTER;
         loop {
             tokio::select! {
+                () = sleep_until(works_at), if self.trouble.is_open() => self.trouble.works(),
                 response = stream.message() => {
                     let response = response.map_err(|status| Left::Failed(status.into()))?;
                     let ended = || Left::Failed(Failure::local(Code::Unavailable, "the broker ended the stream", true));
@@ -217,6 +233,7 @@ impl Fetcher {
         if fetch.batches.is_empty() {
             return Ok(());
         }
+        self.trouble.works();
         let first_offset = self.next_offset;
         self.next_offset = fetch.next_offset;
         self.window.hold(fetch.batches.len() as i64);
@@ -253,9 +270,17 @@ impl Fetcher {
                 });
             }
         };
-        tracing::warn!(
-            topic = %self.topic.name, partition = self.partition, from = self.next_offset, to, "the offset is out of range; moved"
-        );
+        let reset = Notice::PositionReset(PositionReset {
+            group: self.group.clone(),
+            topic: self.topic.name.clone(),
+            partition: self.partition,
+            from: self.next_offset,
+            to,
+            log_start_offset: low,
+            high_watermark: high,
+            policy: self.offset_reset,
+        });
+        self.cluster.notices.tell(&reset);
         self.next_offset = to;
         self.deliver(Fetched::Moved { to });
         Ok(())

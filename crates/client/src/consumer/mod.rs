@@ -71,7 +71,7 @@ impl EndOffsets {
 impl Consumer {
     pub(crate) fn new(cluster: Arc<Cluster>, config: ConsumerConfig) -> Result<Self, ClientError> {
         Ok(Self {
-            reader: Reader::new(cluster.clone(), config)?,
+            reader: Reader::new(cluster.clone(), config, None)?,
             cluster,
         })
     }

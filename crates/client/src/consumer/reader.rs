@@ -20,6 +20,8 @@ type Failed = (Life, ClientError);
 pub(crate) struct Reader {
     cluster: Arc<Cluster>,
     config: ConsumerConfig,
+    /// Whose member reads.
+    group: Option<Arc<str>>,
     inbox: Arc<Inbox>,
     slots: BTreeMap<Life, Slot>,
     next_life: u64,
@@ -89,11 +91,12 @@ impl Drop for Slot {
 }
 
 impl Reader {
-    pub fn new(cluster: Arc<Cluster>, config: ConsumerConfig) -> Result<Self, ClientError> {
+    pub fn new(cluster: Arc<Cluster>, config: ConsumerConfig, group: Option<Arc<str>>) -> Result<Self, ClientError> {
         config.check()?;
         Ok(Self {
             cluster,
             config,
+            group,
             inbox: Arc::default(),
             slots: BTreeMap::new(),
             next_life: 0,
@@ -125,7 +128,12 @@ impl Reader {
             window: window.clone(),
             max_bytes: self.config.max_partition_bytes.min(share) as u32,
             offset_reset: self.config.offset_reset,
+            group: self.group.clone(),
             next_offset: offset,
+            trouble: self
+                .cluster
+                .notices
+                .trouble(format!("fetch from {}", topic.name).into(), Some(partition)),
         };
         let slot = Slot {
             topic,

@@ -120,9 +120,10 @@ impl GroupConsumer {
         listener: Option<Arc<dyn RebalanceListener>>,
     ) -> Result<Self, ClientError> {
         config.check()?;
-        let reader = Reader::new(cluster.clone(), config.reading())?;
+        let group: Arc<str> = config.group.as_str().into();
+        let reader = Reader::new(cluster.clone(), config.reading(), Some(group.clone()))?;
         let config = Arc::new(config);
-        let coordinator = Arc::new(Coordinator::new(cluster.clone(), config.group.as_str().into()));
+        let coordinator = Arc::new(Coordinator::new(cluster.clone(), group));
         let member_id: Arc<str> = new_member_id();
         let membership = Membership::start(&cluster, coordinator.clone(), config.clone(), member_id.clone());
         let committer = Arc::new(Committer::new(

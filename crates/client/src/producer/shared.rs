@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jangada_types::BatchBuilder;
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, TryAcquireError, oneshot};
 use tokio::time::Instant;
 
 use super::accumulator::Appended;
@@ -211,7 +211,17 @@ impl Shared {
     /// Waits for room in the buffer, in the order of the calls.
     async fn reserve(&self, bytes: usize) -> Result<(), ClientError> {
         let permits = u32::try_from(bytes).expect("a record is at most as large as a batch");
-        match self.buffer.acquire_many(permits).await {
+        let at_once = self.buffer.try_acquire_many(permits);
+        let reserved = match at_once {
+            Ok(permit) => Ok(permit),
+            Err(TryAcquireError::Closed) => return Err(self.signals().ended.clone().unwrap_or(ClientError::Closed)),
+            Err(TryAcquireError::NoPermits) => {
+                let what = || "the producer waits for room in its buffer: too little was acknowledged".into();
+                let waiting = self.cluster.notices.waiting(what, self.buffer.acquire_many(permits));
+                waiting.await
+            }
+        };
+        match reserved {
             Ok(permit) => permit.forget(),
             Err(_) => return Err(self.signals().ended.clone().unwrap_or(ClientError::Closed)),
         }

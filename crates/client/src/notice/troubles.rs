@@ -1,0 +1,363 @@
+//! When a failure that lasts is told.
+//!
+//! Whatever is tried again has a [`Trouble`]: a handle that costs nothing until an attempt fails. Troubles of the same thing (all
+//! partitions of a topic that one produces to) are told together: first after [`TELL_AFTER`], or at once when the cause will not
+//! pass by itself; then every [`TELL_EVERY`]; and when all of them are over.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jangada_types::Reason;
+use tokio::time::{Instant, sleep_until};
+
+use super::{Notice, OnNotice, Retrying};
+use crate::wire_error::Failure;
+
+/// A failure that is over by then is not told: a change of leader in good order takes less.
+const TELL_AFTER: Duration = Duration::from_secs(1);
+
+/// Between two notices of the same trouble.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// Lines that single events may write to the log within [`TELL_EVERY`]; the callback gets all.
+const LOGGED_MAX: u32 = 100;
+
+/// A client's notices. Shared by all that comes from it.
+pub(crate) struct Notices {
+    observer: OnNotice,
+    open: Mutex<HashMap<Arc<str>, Open>>,
+    next_id: AtomicU64,
+    log: Mutex<Log>,
+}
+
+/// All troubles of one thing.
+#[derive(Default)]
+struct Open {
+    /// Those that fail now, by the handle's id.
+    failing: BTreeMap<u64, Failing>,
+    /// When it was told last, and why it failed then.
+    told: Option<(Instant, Option<Reason>)>,
+    /// The first failure that was told.
+    since: Option<Instant>,
+}
+
+struct Failing {
+    partition: Option<u32>,
+    since: Instant,
+    attempts: u64,
+}
+
+/// How many lines the log got since when.
+struct Log {
+    since: Instant,
+    lines: u32,
+}
+
+/// Something that is tried until it succeeds. Dropped, it is over without a word.
+pub(crate) struct Trouble {
+    notices: Arc<Notices>,
+    what: Arc<str>,
+    partition: Option<u32>,
+    id: u64,
+    is_open: bool,
+}
+
+/// What comes after a failed attempt.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Next {
+    pub next_try: Duration,
+    pub gives_up_in: Option<Duration>,
+    /// Told at once, whatever the cause.
+    pub at_once: bool,
+}
+
+impl Notices {
+    pub fn new(observer: OnNotice) -> Self {
+        Self {
+            observer,
+            open: Mutex::default(),
+            next_id: AtomicU64::new(0),
+            log: Mutex::new(Log {
+                since: Instant::now(),
+                lines: 0,
+            }),
+        }
+    }
+
+    /// For something that may fail and is tried again then: `produce to orders`, and which partition.
+    pub fn trouble(self: &Arc<Self>, what: Arc<str>, partition: Option<u32>) -> Trouble {
+        Trouble {
+            notices: self.clone(),
+            what,
+            partition,
+            id: self.next_id.fetch_add(1, Ordering::Relaxed),
+            is_open: false,
+        }
+    }
+
+    /// Tells at once.
+    pub fn tell(&self, notice: &Notice) {
+        if self.may_log() {
+            if notice.is_info() {
+                tracing::info!("{notice}");
+            } else {
+                tracing::warn!("{notice}");
+            }
+        }
+        self.observer.call(notice);
+    }
+
+    /// Awaits something that is quick as a rule, and tells that it waits when it is not.
+    pub async fn waiting<T>(&self, what: impl Fn() -> Arc<str>, future: impl Future<Output = T>) -> T {
+        self.waiting_at((TELL_AFTER, TELL_EVERY), what, future).await
+    }
+
+    async fn waiting_at<T>(
+        &self,
+        (after, every): (Duration, Duration),
+        what: impl Fn() -> Arc<str>,
+        future: impl Future<Output = T>,
+    ) -> T {
+        let since = Instant::now();
+        let mut tell_at = since + after;
+        let mut is_told = false;
+        tokio::pin!(future);
+        loop {
+            tokio::select! {
+                biased;
+                output = &mut future => {
+                    if is_told {
+                        self.tell(&Notice::Recovered { what: what(), elapsed: since.elapsed() });
+                    }
+                    return output;
+                }
+                () = sleep_until(tell_at) => {
+                    tell_at = Instant::now() + every;
+                    is_told = true;
+                    self.tell(&Notice::Waiting { what: what(), elapsed: since.elapsed() });
+                }
+            }
+        }
+    }
+
+    fn may_log(&self) -> bool {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if log.since.elapsed() >= TELL_EVERY {
+            if log.lines > LOGGED_MAX {
+                tracing::warn!("{} more notices were not logged", log.lines - LOGGED_MAX);
+            }
+            *log = Log {
+                since: Instant::now(),
+                lines: 0,
+            };
+        }
+        log.lines += 1;
+        log.lines <= LOGGED_MAX
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<Arc<str>, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    fn is_due(&self, failing_for: Duration, cause: &Failure, next: Next, now: Instant) -> bool {
+        let is_urgent = next.at_once || cause.reason.is_some_and(stays);
+        match self.told {
+            None => is_urgent || failing_for >= TELL_AFTER,
+            Some((at, reason)) => {
+                let is_news = is_urgent && reason != cause.reason && now >= at + TELL_AFTER;
+                is_news || now >= at + TELL_EVERY
+            }
+        }
+    }
+}
+
+/// Whether a cause will not pass by itself in a moment.
+fn stays(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::DiskFull | Reason::StoreFenced | Reason::TooManyStreams | Reason::UnreleasedInstanceId
+    )
+}
+
+impl Trouble {
+    /// An attempt failed, and another one will be made.
+    pub fn failed(&mut self, cause: &Failure, next: Next) {
+        self.failed_at(Instant::now(), cause, next);
+    }
+
+    fn failed_at(&mut self, now: Instant, cause: &Failure, next: Next) {
+        self.is_open = true;
+        let notice = {
+            let mut all = self.notices.open();
+            let open = all.entry(self.what.clone()).or_default();
+            let failing = open.failing.entry(self.id).or_insert(Failing {
+                partition: self.partition,
+                since: now,
+                attempts: 0,
+            });
+            failing.attempts += 1;
+            let (since, attempts) = (failing.since, failing.attempts);
+            if !open.is_due(now - since, cause, next, now) {
+                return;
+            }
+            open.told = Some((now, cause.reason));
+            open.since.get_or_insert(since);
+            let first = self.partition;
+            let others = open.failing.values().filter_map(|failing| failing.partition);
+            let others = others.filter(|partition| Some(*partition) != first);
+            Notice::Retrying(Retrying {
+                what: self.what.clone(),
+                partitions: first.into_iter().chain(others).collect(),
+                cause: cause.rejection(&self.what),
+                elapsed: now - since,
+                attempts,
+                next_try: next.next_try,
+                gives_up_in: next.gives_up_in,
+            })
+        };
+        self.notices.tell(&notice);
+    }
+
+    /// It works, or works again.
+    pub fn works(&mut self) {
+        self.works_at(Instant::now());
+    }
+
+    fn works_at(&mut self, now: Instant) {
+        if let Some(since) = self.close() {
+            let what = self.what.clone();
+            self.notices.tell(&Notice::Recovered {
+                what,
+                elapsed: now - since,
+            });
+        }
+    }
+
+    /// Whether an attempt failed since it last worked.
+    pub fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// It is given up, or no longer wanted.
+    pub fn ends(&mut self) {
+        let _ = self.close();
+    }
+
+    /// Ends it. The first failure, when this was the last that failed and it was told.
+    fn close(&mut self) -> Option<Instant> {
+        if !std::mem::take(&mut self.is_open) {
+            return None;
+        }
+        let mut all = self.notices.open();
+        let open = all.get_mut(&self.what)?;
+        open.failing.remove(&self.id);
+        if !open.failing.is_empty() {
+            return None;
+        }
+        all.remove(&self.what).and_then(|open| open.since)
+    }
+}
+
+impl Drop for Trouble {
+    fn drop(&mut self) {
+        self.ends();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Notices, and the texts that they were told with.
+    fn heard() -> (Arc<Notices>, Arc<Mutex<Vec<String>>>) {
+        let texts: Arc<Mutex<Vec<String>>> = Arc::default();
+        let sink = texts.clone();
+        let observer = OnNotice::new(move |notice| sink.lock().expect("no panic").push(notice.to_string()));
+        (Arc::new(Notices::new(observer)), texts)
+    }
+
+    fn count(texts: &Mutex<Vec<String>>) -> usize {
+        texts.lock().expect("no panic").len()
+    }
+
+    fn failure(reason: Reason) -> Failure {
+        Failure::said(reason, "words")
+    }
+
+    const STEP: Duration = Duration::from_millis(100);
+
+    #[test]
+    fn a_failure_is_told_after_a_second_then_every_ten() {
+        let (notices, texts) = heard();
+        let mut trouble = notices.trouble("produce to t".into(), Some(3));
+        let mut told_at = Vec::new();
+        let begin = Instant::now();
+        for step in 0..250 {
+            trouble.failed_at(begin + step * STEP, &failure(Reason::NotReady), Next::default());
+            if count(&texts) > told_at.len() {
+                told_at.push(step);
+            }
+        }
+        assert_eq!(told_at, [10, 110, 210]);
+        trouble.works_at(begin + 250 * STEP);
+        let texts = texts.lock().expect("no panic");
+        let first = "produce to t[3]: words (NOT_READY); 11 attempts in 1.0 s";
+        assert!(texts[0].starts_with(first), "{texts:?}");
+        assert!(texts[3].contains("works again after 25.0 s"), "{texts:?}");
+    }
+
+    #[test]
+    fn what_passes_within_a_second_is_not_told_and_a_full_disk_at_once() {
+        let (notices, texts) = heard();
+        let mut trouble = notices.trouble("produce to t".into(), Some(0));
+        let begin = Instant::now();
+        trouble.failed_at(begin, &failure(Reason::NotLeader), Next::default());
+        trouble.works_at(begin + 9 * STEP);
+        assert_eq!(count(&texts), 0);
+        trouble.failed_at(begin + 9 * STEP, &failure(Reason::DiskFull), Next::default());
+        assert_eq!(count(&texts), 1);
+    }
+
+    #[test]
+    fn partitions_that_fail_together_are_told_together() {
+        let (notices, texts) = heard();
+        let mut troubles: Vec<_> = (0..100)
+            .map(|p| notices.trouble("produce to t".into(), Some(p)))
+            .collect();
+        let begin = Instant::now();
+        for round in 0..3 {
+            for trouble in &mut troubles {
+                let now = begin + round * TELL_EVERY;
+                trouble.failed_at(now, &failure(Reason::DiskFull), Next::default());
+            }
+        }
+        assert_eq!(count(&texts), 3);
+        assert!(texts.lock().expect("no panic")[2].contains("and 99 more partitions"));
+        for trouble in &mut troubles {
+            trouble.works();
+        }
+        assert_eq!(count(&texts), 4, "that it works again is told once");
+    }
+
+    #[tokio::test]
+    async fn what_takes_long_is_told() {
+        let (notices, texts) = heard();
+        let what = || "reading: waits".into();
+        notices.waiting(what, std::future::ready(())).await;
+        assert_eq!(count(&texts), 0);
+        let told = texts.clone();
+        let until_told_twice = async move {
+            while count(&told) < 2 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let at = (Duration::from_millis(5), Duration::from_millis(10));
+        notices.waiting_at(at, what, until_told_twice).await;
+        assert!(texts.lock().expect("no panic")[2].contains("works again"), "{texts:?}");
+    }
+}
