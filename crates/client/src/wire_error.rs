@@ -102,7 +102,7 @@ impl Failure {
             Some(
                 NotLeader | StaleLeaderEpoch | UnknownLeaderEpoch | PartitionBusy | BrokerBusy | DiskFull
                 | TooManyStreams | LeaderNotAvailable | NotReady | ShuttingDown | StoreFenced | QuorumTimeout
-                | Internal | GroupChanged,
+                | DataCorrupted | Internal | GroupChanged,
             ) => true,
             Some(_) => false,
             // A newer broker's reason, or none: the code and the hint to try again decide.

@@ -33,6 +33,14 @@ pub enum CodecError {
     /// Shorter or longer than its content says, or with a value that cannot be.
     #[error("{0} is damaged")]
     Damaged(&'static str),
+    /// Entries that do not follow one another.
+    #[error("entry {found} comes where entry {expected} belongs")]
+    Gap {
+        /// The index that comes next.
+        expected: u64,
+        /// The one that came.
+        found: u64,
+    },
 }
 
 impl From<CodecError> for std::io::Error {

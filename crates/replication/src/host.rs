@@ -27,8 +27,8 @@ use openraft::{EntryPayload, Snapshot as RaftSnapshot};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use crate::codec::{self, StateRecord};
-use crate::log_store::{Durable, LogStore, blocking};
+use crate::codec::{self, CodecError, StateRecord};
+use crate::log_store::{Durable, LogStore, blocking, unreadable};
 use crate::raft_types::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::state_machine::{Effects, Retention, StateMachine};
 
@@ -152,12 +152,14 @@ impl Host {
     /// Loads the last saved state. Blocks.
     pub fn open(log: LogStore, mut machine: Box<dyn StateMachine>) -> io::Result<Self> {
         let (store, group) = (log.store().clone(), log.group());
-        let read = |kind| -> io::Result<Option<StateRecord>> {
+        let damaged = |what: &str, cause: &CodecError| io::Error::other(unreadable(&*store, group, what, cause));
+        let read = |kind, what| -> io::Result<Option<StateRecord>> {
             let bytes: Option<Bytes> = store.get_state(group, kind, None).map_err(io::Error::other)?;
-            Ok(bytes.map(|bytes| codec::decode_state(&bytes)).transpose()?)
+            let record = bytes.map(|bytes| codec::decode_state(&bytes)).transpose();
+            record.map_err(|cause| damaged(what, &cause))
         };
-        let snapshot = read(StateKind::SNAPSHOT)?;
-        let applied = read(StateKind::APPLIED)?;
+        let snapshot = read(StateKind::SNAPSHOT, "the snapshot")?;
+        let applied = read(StateKind::APPLIED, "the saved state")?;
         let mut points = PurgePoints {
             checkpoints: VecDeque::new(),
             snapshot_index: snapshot
@@ -181,7 +183,7 @@ impl Host {
             .scan_state(group, StateKind::CHECKPOINT)
             .map_err(io::Error::other)?
         {
-            let (position, _) = codec::decode_checkpoint(&bytes)?;
+            let (position, _) = codec::decode_checkpoint(&bytes).map_err(|cause| damaged("a checkpoint", &cause))?;
             // Those beyond the saved state come back when their entries are applied again.
             if last_applied.is_some_and(|id| index <= id.index) {
                 points.checkpoints.push_back(Checkpoint { index, position });
@@ -195,12 +197,9 @@ impl Host {
         let bounds = store.bounds(group);
         let last = bounds.last.map(|last| last.index);
         if last_applied.map(|id: LogId| id.index) > last {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!(
-                    "group {group}: the log ends at {last:?}, before the saved state at {last_applied:?}: its tail was lost"
-                ),
-            ));
+            let what =
+                format!("the log ends at {last:?}, before the saved state at {last_applied:?}: its tail was lost");
+            return Err(io::Error::other(store.damage().report(group, what)));
         }
         machine.publish();
         let since_checkpoint = inherited(&points, last_applied, machine.retention());
@@ -234,13 +233,20 @@ impl Host {
         }
     }
 
+    /// An entry is applied only right behind the one before: one that is left out would shift all offsets after it.
+    fn check_next(&self, index: u64) -> io::Result<()> {
+        let expected = next_index(self.last_applied);
+        // Only openraft's own suite begins a log elsewhere than at 0.
+        if index == expected || self.last_applied.is_none() {
+            return Ok(());
+        }
+        let what = format!("entry {index} is to be applied where entry {expected} belongs");
+        let damage = self.log.store().damage();
+        Err(io::Error::other(damage.report(self.log.group(), what)))
+    }
+
     fn apply_entry(&mut self, entry: Entry) -> Bytes {
         let id = entry.log_id;
-        assert!(
-            self.last_applied < Some(id),
-            "group {}: entries are applied in order",
-            self.log.group()
-        );
         let (bytes, reply) = match entry.payload {
             EntryPayload::Blank => (0, Bytes::new()),
             EntryPayload::Normal(command) => {
@@ -397,6 +403,7 @@ impl RaftStateMachine<TypeConfig> for Host {
         let mut unflushed = 0;
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
+            self.check_next(entry.log_id.index)?;
             let reply = self.apply_entry(entry);
             if let Some(responder) = responder {
                 replies.push((responder, reply));

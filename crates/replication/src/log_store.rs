@@ -18,7 +18,7 @@ use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
-use crate::codec;
+use crate::codec::{self, CodecError};
 use crate::raft_types::{Entry, LogId, TypeConfig, Vote, log_id};
 
 /// Bytes of entries that one read returns, and so one append message and one chunk of apply. openraft itself only
@@ -82,9 +82,10 @@ impl LogStore {
     pub fn open(group: GroupId, store: Arc<dyn Store>) -> Result<Self, StoreError> {
         store.open_group(group)?;
         let vote = match store.get_state(group, StateKind::VOTE, None)? {
-            Some(bytes) => Some(
-                codec::decode_vote(&bytes).map_err(|error| StoreError::Corrupt(format!("group {group}: {error}")))?,
-            ),
+            Some(bytes) => {
+                let vote = codec::decode_vote(&bytes);
+                Some(vote.map_err(|error| unreadable(&*store, group, "the vote", &error))?)
+            }
             None => None,
         };
         let shared = Shared {
@@ -174,12 +175,22 @@ impl LogStore {
         // Everything above counts on it: an entry that is left out would shift the offsets of those behind it. Only a log
         // that nothing was ever cut from may begin later than at 0, as openraft's suite makes it.
         if entries.first().is_none_or(|entry| entry.index != start && start > 0) {
-            return Err(io::Error::other(format!(
-                "group {}: log entry {start} is missing",
-                self.group
-            )));
+            let found = entries.first().map(|entry| entry.index);
+            let what = format!("log entry {start} is missing, found was {found:?}");
+            return Err(io::Error::other(self.store.damage().report(self.group, what)));
         }
-        decode_all(entries)
+        self.decode_all(entries)
+    }
+
+    fn decode_all(&self, entries: Vec<LogEntry>) -> io::Result<Vec<Entry>> {
+        let decode = |entry: LogEntry| {
+            let index = entry.index;
+            codec::decode_entry(entry).map_err(|error| {
+                let what = format!("log entry {index}");
+                io::Error::other(unreadable(&*self.store, self.group, &what, &error))
+            })
+        };
+        entries.into_iter().map(decode).collect()
     }
 
     /// The part of a range that the log has.
@@ -206,11 +217,12 @@ fn ends_of(range: &impl RangeBounds<u64>) -> (u64, u64) {
     (start, end)
 }
 
-fn decode_all(entries: Vec<LogEntry>) -> io::Result<Vec<Entry>> {
-    entries
-        .into_iter()
-        .map(|entry| codec::decode_entry(entry).map_err(io::Error::from))
-        .collect()
+/// A record of a group that cannot be read: damage, unless a later version wrote it.
+pub(crate) fn unreadable(store: &dyn Store, group: GroupId, what: &str, cause: &CodecError) -> StoreError {
+    match cause {
+        CodecError::Version { .. } => StoreError::LaterVersion(format!("group {group}: {what}: {cause}")),
+        cause => store.damage().report(group, format!("{what}: {cause}")),
+    }
 }
 
 fn to_log_id(position: LogPosition) -> LogId {

@@ -79,7 +79,15 @@ pub(crate) fn append_to(request: AppendEntriesRequest<TypeConfig>) -> proto::App
 }
 
 pub(crate) fn append_from(request: proto::AppendEntries) -> Result<AppendEntriesRequest<TypeConfig>, CodecError> {
+    // None is left out, whatever the sender's log looks like: an entry at the wrong place would shift those behind it.
+    let mut next = request.prev_log_id.as_ref().map(|id| id.index.saturating_add(1));
     let entries = request.entries.into_iter().map(|entry| {
+        let expected = next.unwrap_or(entry.index);
+        if entry.index != expected {
+            let found = entry.index;
+            return Err(CodecError::Gap { expected, found });
+        }
+        next = Some(expected.saturating_add(1));
         codec::decode_entry(LogEntry {
             index: entry.index,
             term: entry.term,

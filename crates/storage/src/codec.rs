@@ -184,7 +184,7 @@ impl<'a> Reader<'a> {
     fn new(what: &'static str, value: &'a [u8]) -> Result<Self, StoreError> {
         match value.split_first() {
             Some((&VERSION, rest)) => Ok(Self { what, rest }),
-            Some((version, _)) => Err(StoreError::Corrupt(format!(
+            Some((version, _)) => Err(StoreError::LaterVersion(format!(
                 "{what} has version {version}, known is {VERSION}"
             ))),
             None => Err(StoreError::Corrupt(format!("{what} is empty"))),

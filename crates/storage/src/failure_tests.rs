@@ -240,7 +240,18 @@ fn a_damaged_group_can_be_deleted() {
     damage.put_cf(&database.family(LOG), keys::log(GROUP, 0), b"\x09 of a later version");
     database.write(damage).unwrap();
     drop(database);
-    assert!(matches!(rig.store.open_group(GROUP), Err(StoreError::Corrupt(_))));
+    assert!(matches!(rig.store.open_group(GROUP), Err(StoreError::LaterVersion(_))));
+    assert_eq!(rig.store.damage().all(), [], "another version's data is sound");
+    let mut damage = WriteBatch::default();
+    let mut database = rig.database.upgrade().unwrap();
+    damage.put_cf(&database.family(LOG), keys::log(GROUP, 0), b"\x01cut");
+    database.write(damage).unwrap();
+    drop(database);
+    assert!(matches!(
+        rig.store.open_group(GROUP),
+        Err(StoreError::Damaged { group: GROUP, .. })
+    ));
+    assert!(rig.store.damage().of(GROUP).is_some());
     delete(&rig.store).unwrap();
     assert_eq!(rig.store.groups().unwrap(), []);
     assert_eq!(rig.store.open_group(GROUP).unwrap(), LogBounds::default());

@@ -62,6 +62,8 @@ pub(crate) struct GroupState {
     pub(crate) bounds: LogBounds,
     /// The group was deleted for good: nothing is written any more, or it would be left behind.
     pub(crate) deleted: bool,
+    /// The log could not be truncated, for what it was to end with could not be read: nothing is written any more.
+    pub(crate) unreadable: Option<Arc<str>>,
     /// Index of the first entry that is there; none when there is no entry.
     pub(crate) first: Option<u64>,
     /// Counts everything that removes entries. A read that found it changed after looking into RocksDB looks again.
@@ -81,7 +83,7 @@ impl Group {
             && first != purged.index + 1
         {
             return Err(StoreError::Corrupt(format!(
-                "log of group {id} starts at {first} but is purged up to {}",
+                "the log is purged up to {}, and its first entry is {first}",
                 purged.index
             )));
         }
@@ -103,6 +105,7 @@ impl Group {
             id,
             bounds: LogBounds::default(),
             deleted: false,
+            unreadable: None,
             first: None,
             removals: 0,
             tail: Tail::new(budget),

@@ -21,6 +21,7 @@
 //! | `group`, `tail`, `overlay` | what an open group has in memory |
 //! | `queue`, `writer` | the commit path |
 //! | `mark` | notices a lost tail of the WAL |
+//! | [`Damage`] | where damage to a group is told |
 //! | `fence`, `reserve`, `reclaim` | failed disk, full disk, space of purged entries |
 //! | `database`, `keys`, `codec` | RocksDB and the format on disk |
 
@@ -31,6 +32,7 @@
 
 mod codec;
 pub mod conformance;
+mod damage;
 mod database;
 mod error;
 #[cfg(test)]
@@ -52,6 +54,7 @@ pub mod store;
 mod tail;
 mod writer;
 
+pub use damage::{Damage, OnDamage};
 pub use error::StoreError;
 pub use mark::{CommitPoint, LostTail, LostTailCause};
 pub use options::StoreOptions;

@@ -125,7 +125,7 @@ fn decode_block(block: &[u8]) -> Result<Option<(u8, CommitPoint, CommitPoint)>, 
         return Ok(None);
     }
     if block[7] != VERSION {
-        return Err(StoreError::Corrupt(format!(
+        return Err(StoreError::LaterVersion(format!(
             "mark file has version {}, known is {VERSION}",
             block[7]
         )));

@@ -76,10 +76,7 @@ pub(crate) fn log(
         };
         let read = database.read_log(group.id, on_disk.clone(), max_bytes.saturating_sub(bytes))?;
         if read.is_empty() && removals == Some(group.lock().removals) {
-            let (index, group) = (on_disk.start, group.id);
-            return Err(StoreError::Corrupt(format!(
-                "entry {index} of group {group} is missing on disk"
-            )));
+            return Err(missing(on_disk.start));
         }
         full = (read.len() as u64) < on_disk.end - on_disk.start;
         for entry in read {
@@ -91,6 +88,10 @@ pub(crate) fn log(
             found.push(entry);
         }
     }
+}
+
+fn missing(index: u64) -> StoreError {
+    StoreError::Corrupt(format!("log entry {index} is missing on disk"))
 }
 
 /// Term of an entry or of the purged one.
@@ -110,10 +111,7 @@ pub(crate) fn term_at(group: &Group, database: &Database, index: u64) -> Result<
         if group.lock().removals == removals {
             return match term {
                 Some(term) => Ok(Some(term)),
-                None => Err(StoreError::Corrupt(format!(
-                    "entry {index} of group {} is missing on disk",
-                    group.id
-                ))),
+                None => Err(missing(index)),
             };
         }
     }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use jangada_types::{GroupId, Offset};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
+use crate::damage::Damage;
 use crate::database::Database;
 use crate::error::StoreError;
 use crate::fence::{Fence, OnFence};
@@ -51,6 +52,7 @@ pub struct RocksStore {
     reclaim: Arc<Reclaim>,
     counters: Arc<Counters>,
     tails: Arc<TailBudget>,
+    damage: Damage,
     threads: Mutex<Option<Threads>>,
 }
 
@@ -107,6 +109,7 @@ impl RocksStore {
             reclaim: Arc::new(Reclaim::default()),
             counters,
             tails,
+            damage: Damage::default(),
             threads: Mutex::new(None),
             database: database.clone(),
         };
@@ -206,20 +209,14 @@ impl RocksStore {
 
     /// Index and term of each entry that a truncation keeps as the last. Only here a write may have to read, as entries
     /// that are truncated are nearly always in memory, and the one before them too.
-    fn kept_by_truncations(&self, group: &Group, ops: &[Op]) -> Vec<(u64, u64)> {
+    fn kept_by_truncations(&self, group: &Group, ops: &[Op]) -> Result<Vec<(u64, u64)>, StoreError> {
         let mut kept = Vec::new();
         for op in ops {
             let Op::TruncateAfter(Some(keep)) = op else { continue };
-            match read::term_at(group, &self.database, *keep) {
-                Ok(term) => kept.extend(term.map(|term| (*keep, term))),
-                Err(error) => {
-                    self.fence
-                        .trip(&format!("cannot read the log of group {}: {error}", group.id));
-                    kept.push((*keep, 0));
-                }
-            }
+            let term = self.met(group.id, read::term_at(group, &self.database, *keep))?;
+            kept.extend(term.map(|term| (*keep, term)));
         }
-        kept
+        Ok(kept)
     }
 
     fn queue(
@@ -251,6 +248,11 @@ impl RocksStore {
         });
     }
 
+    /// What a read of a group found. Damage is told.
+    fn met<T>(&self, group: GroupId, read: Result<T, StoreError>) -> Result<T, StoreError> {
+        self.damage.note(read.map_err(|error| error.of_group(group)))
+    }
+
     fn wait_written(&self) -> Result<(), StoreError> {
         if self.queue.wait_written() {
             return Ok(());
@@ -274,7 +276,8 @@ impl Store for RocksStore {
         }
         // Writes from before the group was closed may still be queued.
         self.wait_written()?;
-        let loaded = Arc::new(Group::load(group, &self.database, self.tails.clone())?);
+        let loaded = Group::load(group, &self.database, self.tails.clone());
+        let loaded = Arc::new(self.met(group, loaded)?);
         let bounds = loaded.lock().bounds;
         self.groups.write().insert(group, loaded);
         Ok(bounds)
@@ -287,6 +290,7 @@ impl Store for RocksStore {
     fn delete_group(&self, group: GroupId, done: Completion) {
         // Nobody loads it meanwhile.
         let _opening = self.opening.lock();
+        self.damage.forget(group);
         let open = self.groups.write().remove(&group);
         let group = open.unwrap_or_else(|| Arc::new(Group::blank(group, self.tails.clone())));
         let mut state = group.lock();
@@ -302,11 +306,29 @@ impl Store for RocksStore {
             Err(error) => return answer.send(Err(error)),
         };
         let kept = self.kept_by_truncations(&group, &ops);
-        let state = group.lock();
-        if state.deleted {
-            drop(state);
-            return answer.send(Err(StoreError::GroupNotOpen(group.id)));
-        }
+        let mut state = group.lock();
+        let refused = match kept {
+            _ if state.deleted => Err(StoreError::GroupNotOpen(group.id)),
+            Ok(kept) => match &state.unreadable {
+                None => Ok(kept),
+                Some(what) => Err(StoreError::Damaged {
+                    group: group.id,
+                    what: what.clone(),
+                }),
+            },
+            // What comes after it would not fit any more.
+            Err(error) => {
+                state.unreadable = Some(error.to_string().into());
+                Err(error)
+            }
+        };
+        let kept = match refused {
+            Ok(kept) => kept,
+            Err(error) => {
+                drop(state);
+                return answer.send(Err(error));
+            }
+        };
         self.queue(&group, state, ops, &kept, durability, answer);
     }
 
@@ -317,7 +339,7 @@ impl Store for RocksStore {
     }
 
     fn read_log(&self, group: GroupId, range: Range<u64>, max_bytes: usize) -> Result<Vec<LogEntry>, StoreError> {
-        read::log(&*self.group(group)?, &self.database, range, max_bytes)
+        self.met(group, read::log(&*self.group(group)?, &self.database, range, max_bytes))
     }
 
     fn read_log_cached(&self, group: GroupId, range: Range<u64>, max_bytes: usize) -> Option<Vec<LogEntry>> {
@@ -325,19 +347,25 @@ impl Store for RocksStore {
     }
 
     fn term_at(&self, group: GroupId, index: u64) -> Result<Option<u64>, StoreError> {
-        read::term_at(&*self.group(group)?, &self.database, index)
+        self.met(group, read::term_at(&*self.group(group)?, &self.database, index))
     }
 
     fn get_state(&self, group: GroupId, kind: StateKind, suffix: Option<u64>) -> Result<Option<Bytes>, StoreError> {
-        read::state(&*self.group(group)?, &self.database, kind, suffix.unwrap_or(0))
+        self.met(
+            group,
+            read::state(&*self.group(group)?, &self.database, kind, suffix.unwrap_or(0)),
+        )
     }
 
     fn scan_state(&self, group: GroupId, kind: StateKind) -> Result<Vec<(u64, Bytes)>, StoreError> {
-        read::scan_state(&*self.group(group)?, &self.database, kind)
+        self.met(group, read::scan_state(&*self.group(group)?, &self.database, kind))
     }
 
     fn index_at_or_after(&self, group: GroupId, offset: Offset, limit: usize) -> Result<Vec<IndexEntry>, StoreError> {
-        read::index_at_or_after(&*self.group(group)?, &self.database, offset, limit)
+        self.met(
+            group,
+            read::index_at_or_after(&*self.group(group)?, &self.database, offset, limit),
+        )
     }
 
     fn index_by_timestamp(
@@ -346,16 +374,23 @@ impl Store for RocksStore {
         from: Offset,
         timestamp_ms: i64,
     ) -> Result<Option<IndexEntry>, StoreError> {
-        read::index_by_timestamp(&*self.group(group)?, &self.database, from, timestamp_ms)
+        self.met(
+            group,
+            read::index_by_timestamp(&*self.group(group)?, &self.database, from, timestamp_ms),
+        )
     }
 
     fn get_key(&self, group: GroupId, key: &[u8]) -> Result<Option<Offset>, StoreError> {
-        read::key(&*self.group(group)?, &self.database, key)
+        self.met(group, read::key(&*self.group(group)?, &self.database, key))
     }
 
     fn groups(&self) -> Result<Vec<GroupId>, StoreError> {
         self.wait_written()?;
         self.database.groups()
+    }
+
+    fn damage(&self) -> &Damage {
+        &self.damage
     }
 
     fn condition(&self) -> StoreCondition {

@@ -15,6 +15,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use jangada_types::{GroupId, LeaderEpoch, Offset};
 
+use crate::damage::Damage;
 use crate::error::StoreError;
 use crate::statistics::StoreStatistics;
 
@@ -253,6 +254,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// All groups that have anything on disk, ascending, without [`GroupId::NODE`]. Blocks.
     fn groups(&self) -> Result<Vec<GroupId>, StoreError>;
+
+    /// Where damage to a group's data is told. Reads that meet it tell it themselves.
+    fn damage(&self) -> &Damage;
 
     /// Whether writes are taken. Cheap.
     fn condition(&self) -> StoreCondition;

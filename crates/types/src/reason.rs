@@ -135,6 +135,8 @@ reasons! {
     GroupChanged = "GROUP_CHANGED",
     /// The quorum did not confirm in time; the outcome is unknown.
     QuorumTimeout = "QUORUM_TIMEOUT",
+    /// The replica's data is damaged: records that are there on other replicas are missing or unreadable on this one.
+    DataCorrupted = "DATA_CORRUPTED",
     /// A fault of the broker.
     Internal = "INTERNAL",
 }

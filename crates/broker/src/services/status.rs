@@ -66,6 +66,7 @@ fn code(error: &RequestError) -> Code {
         | Reason::StoreFenced
         | Reason::GroupChanged => Code::Unavailable,
         Reason::QuorumTimeout => Code::DeadlineExceeded,
+        Reason::DataCorrupted => Code::DataLoss,
         _ => Code::Internal,
     }
 }
