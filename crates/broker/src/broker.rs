@@ -461,7 +461,9 @@ async fn serve_public(node: Arc<Node>, listener: TcpListener, stopping: watch::R
     let reflection = || {
         let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(jangada_proto::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // What the details of errors are made of, so that tools can show them.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET);
         let served = SERVICES
             .into_iter()
             .chain([tonic_health::pb::health_server::SERVICE_NAME]);

@@ -72,6 +72,9 @@ async fn reflection(channel: Channel) {
         (SERVICES[2], "ProduceStream"),
         (SERVICES[1], "CommitOffsets"),
         ("jangada.v1.ProduceRequest", "expected_key_offset"),
+        // What an error's details are made of.
+        ("google.rpc.ErrorInfo", "reason"),
+        ("google.rpc.RetryInfo", "retry_delay"),
     ] {
         let question = MessageRequest::FileContainingSymbol(symbol.to_owned());
         let MessageResponse::FileDescriptorResponse(files) = reflect(&channel, question).await else {
