@@ -76,6 +76,10 @@ pub const PLAIN_HEADER_BYTES: usize = 64;
 /// Bytes of records in the plain form that one response carries. A batch that unpacks to more comes in several.
 pub const PLAIN_BYTES_MAX: usize = FETCH_BYTES_MAX + BATCH_BYTES_MAX;
 
+/// Bytes of records in the plain form of a batch that comes in pieces, in each, unless the client asks for more: with the other
+/// fields below the 4 MiB that most gRPC libraries accept unless told otherwise.
+pub const PLAIN_PIECE_BYTES: usize = 3 * MIB;
+
 /// Room for a message's other fields beside its payload, bytes.
 pub const MESSAGE_OVERHEAD_BYTES: usize = 64 * KIB;
 
@@ -125,6 +129,7 @@ const _: () = {
     );
     assert!(FETCH_BYTES_MAX + MESSAGE_OVERHEAD_BYTES <= RESPONSE_BYTES_MAX);
     assert!(PLAIN_BYTES_MAX + MESSAGE_OVERHEAD_BYTES <= RESPONSE_BYTES_MAX);
+    assert!(PLAIN_PIECE_BYTES + MESSAGE_OVERHEAD_BYTES < 4 * MIB && PLAIN_PIECE_BYTES <= PLAIN_BYTES_MAX);
     assert!(PRODUCE_TIMEOUT_MS_DEFAULT <= PRODUCE_TIMEOUT_MS_MAX);
     assert!(SEGMENT_BYTES_MIN <= SEGMENT_BYTES_DEFAULT && SEGMENT_BYTES_DEFAULT <= SEGMENT_BYTES_MAX);
 };

@@ -60,8 +60,7 @@ async fn on_a_stream_beside_one_that_waits_for_the_quorum(log: &mut raw::Log) {
             acks: acks.into(),
             timeout_ms: 0,
             batch: raw::batch(None, &[value]),
-            expected_end_offset: None,
-            expected_key_offset: None,
+            ..ProduceStreamRequest::default()
         });
     let answers = raw::produce_stream(log, requests.collect()).await;
     let answers: Vec<_> = answers
@@ -86,8 +85,7 @@ async fn refused_for_idempotent_batches(log: &mut raw::Log) {
         acks: Acks::None.into(),
         timeout_ms: 0,
         batch,
-        expected_end_offset: None,
-        expected_key_offset: None,
+        ..ProduceStreamRequest::default()
     };
     let answers = raw::produce_stream(log, vec![request]).await;
     let [answer] = &answers[..] else {

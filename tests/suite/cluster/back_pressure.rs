@@ -166,6 +166,7 @@ async fn nothing_is_packed_that_has_no_room(log: &mut raw::Log) {
     let records = PlainRecords {
         records: vec![record],
         compression: 99,
+        ..PlainRecords::default()
     };
     let request = ProduceRequest {
         partition: Some(raw::partition(STUCK, 0)),
@@ -185,8 +186,7 @@ async fn a_stream_is_told_too(log: &mut raw::Log) {
         acks: Acks::Quorum.into(),
         timeout_ms: PATIENCE_MS,
         batch: raw::batch(None, &[&value(0)]),
-        expected_end_offset: None,
-        expected_key_offset: None,
+        ..ProduceStreamRequest::default()
     });
     let answers = raw::produce_stream(log, requests.collect()).await;
     let ids: Vec<u64> = answers.iter().map(|answer| answer.correlation_id).collect();

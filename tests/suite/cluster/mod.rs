@@ -36,6 +36,7 @@ mod memory;
 mod operations;
 mod oversized;
 mod placement;
+mod plain_producers;
 mod power_loss;
 mod produce_consume;
 mod produce_streams;

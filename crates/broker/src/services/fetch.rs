@@ -105,7 +105,7 @@ async fn read(node: &Node, partition: &Partition, ask: Ask) -> Result<Read, Requ
         leader_epoch: fetched.epoch.get(),
     };
     let bytes = if is_plain && !fetched.batches.is_empty() {
-        let room = plain::Room { asked: max_bytes, most };
+        let room = plain::Room::new(max_bytes, most);
         let unpacked = unpack(node, fetched.batches, offset, room)
             .await
             .map_err(|error| partition.refuse(error))?;

@@ -9,6 +9,7 @@ pub(crate) mod groups;
 pub(crate) mod internal;
 pub(crate) mod log;
 pub(crate) mod metadata;
+mod pack;
 mod plain;
 pub(crate) mod produce;
 pub(crate) mod status;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use jangada_proto::v1;
 use jangada_types::batch::{BatchIter, Records};
-use jangada_types::limits::{DECOMPRESSED_BYTES_MAX, PLAIN_HEADER_BYTES, PLAIN_RECORD_BYTES};
+use jangada_types::limits::{DECOMPRESSED_BYTES_MAX, PLAIN_HEADER_BYTES, PLAIN_PIECE_BYTES, PLAIN_RECORD_BYTES};
 use jangada_types::{BatchHeader, Codec, Offset, Reason, Record};
 
 use crate::error::RequestError;
@@ -18,8 +18,18 @@ const _: () = {
 pub(crate) struct Room {
     /// A further batch is left out when it would go over this.
     pub asked: usize,
-    /// The first batch is cut when it goes over this, and goes on in the next response.
+    /// The first batch is cut when it goes over this, and goes on in the next response; unless that leaves no record.
+    pub piece: usize,
+    /// No record may go over this.
     pub most: usize,
+}
+
+impl Room {
+    /// For a fetch that asks for so many bytes, of a broker whose responses carry `most`.
+    pub fn new(asked: usize, most: usize) -> Self {
+        let piece = PLAIN_PIECE_BYTES.max(asked).min(most);
+        Self { asked, piece, most }
+    }
 }
 
 /// The records of one response.
@@ -110,7 +120,11 @@ impl Unpacked {
         if !is_first && self.bytes + batch.len() > room.asked {
             return Ok(false);
         }
-        let limit = if is_first { room.most } else { room.asked.min(room.most) };
+        let limit = if is_first {
+            room.piece
+        } else {
+            room.asked.min(room.piece)
+        };
         let end = self.end();
         let mut is_whole = true;
         let mut has_room = true;
@@ -128,15 +142,21 @@ impl Unpacked {
                     self.cut(end);
                     return Ok(false);
                 }
-                if self.records.is_empty() {
-                    return Err(too_large(offset, record_bytes, limit));
-                }
                 (is_whole, has_room) = (false, false);
-                break;
+                if !self.records.is_empty() {
+                    break;
+                }
+                if record_bytes > room.most {
+                    return Err(too_large(offset, record_bytes, room.most));
+                }
             }
             self.bytes += record_bytes;
             self.next_offset = Offset(offset.get() + 1);
             self.records.push(record);
+            if !has_room {
+                // One record is more than a piece has room for: it comes alone.
+                break;
+            }
         }
         if !is_whole && header.attributes.codec()? != Codec::None {
             // Slices of the unpacked batch would keep all of it.
@@ -209,7 +229,11 @@ mod tests {
     }
 
     fn room(asked: usize, most: usize) -> Room {
-        Room { asked, most }
+        Room {
+            asked,
+            piece: most,
+            most,
+        }
     }
 
     #[test]
@@ -286,6 +310,31 @@ mod tests {
         let error = unpack(batches(Codec::None, &[2]), Offset(1), room(RECORD, RECORD - 1)).unwrap_err();
         assert_eq!(error.reason, Reason::RecordTooLarge);
         assert!(error.message.contains("offset 1"), "{error}");
+    }
+
+    #[test]
+    fn pieces_are_as_small_as_what_clients_accept_by_default() {
+        let room = Room::new(1 << 20, 24 << 20);
+        assert_eq!((room.asked, room.piece, room.most), (1 << 20, 3 << 20, 24 << 20));
+        let room = Room::new(16 << 20, 24 << 20);
+        assert_eq!(room.piece, 16 << 20, "whoever asks for more gets it");
+        let room = Room::new(1 << 20, 2 << 20);
+        assert_eq!(room.piece, 2 << 20, "the broker's budget is the bound");
+    }
+
+    #[test]
+    fn a_record_larger_than_a_piece_comes_alone() {
+        let log = batches(Codec::Lz4, &[3]);
+        let room = Room {
+            asked: 1,
+            piece: RECORD - 1,
+            most: RECORD,
+        };
+        for offset in 0..3 {
+            let one = unpack(log.clone(), Offset(offset), room).unwrap();
+            assert_eq!(offsets(&one), [offset]);
+            assert_eq!(one.next_offset, Offset(offset + 1));
+        }
     }
 
     #[test]

@@ -11,24 +11,23 @@ use jangada_controller::CONDITIONS_FEATURE_LEVEL;
 use jangada_proto::v1::produce_request::Payload;
 use jangada_proto::v1::produce_stream_response::Result as StreamResult;
 use jangada_proto::v1::{
-    Acks, Compression, PlainRecords, ProduceRequest, ProduceResponse, ProduceStreamRequest, ProduceStreamResponse,
-    TopicPartition,
+    Acks, ProduceRequest, ProduceResponse, ProduceStreamRequest, ProduceStreamResponse, TopicPartition,
 };
 use jangada_types::limits::PRODUCE_TIMEOUT_MS_MAX;
-use jangada_types::{BatchBuilder, BatchHeader, Codec, GroupId, Offset, ProducerId, Reason};
+use jangada_types::{BatchHeader, GroupId, Offset, ProducerId, Reason};
 use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
+use super::pack;
 use super::status;
 use super::unread::unread;
 use crate::error::RequestError;
 use crate::node::Node;
 use crate::partition::{Admitted, Appended, Expectation, Partition, Room};
 use crate::partitions::{Target, find};
-use crate::pool::SMALL_BYTES;
 
 /// The answers of a produce stream.
 pub(crate) type Answers = Pin<Box<dyn Stream<Item = Result<ProduceStreamResponse, Status>> + Send>>;
@@ -57,7 +56,7 @@ pub(crate) async fn unary(node: &Arc<Node>, request: ProduceRequest) -> Result<P
     let (partition, room) = leader_with_room(node, &target, bytes).await?;
     let batch = match payload {
         Payload::Batch(batch) => batch,
-        Payload::Records(records) => encode_apart(records, node).await?,
+        Payload::Records(records) => pack::pack(node, records).await?,
     };
     let expected = expectation(node, request.expected_end_offset, request.expected_key_offset, acks).await?;
     check_producer(node, &batch, acks).await?;
@@ -183,52 +182,6 @@ async fn check_allocated(node: &Node, id: ProducerId) -> Result<(), RequestError
         Reason::UnknownProducer,
         format!("producer id {id} was never given out: call InitProducer"),
     ))
-}
-
-/// [`encode`], not on a worker of the runtime when it is much.
-async fn encode_apart(records: PlainRecords, node: &Node) -> Result<Bytes, RequestError> {
-    let now_ms = node.seams.clock.now_ms();
-    if records.encoded_len() <= SMALL_BYTES {
-        return encode(&records, now_ms);
-    }
-    node.compute().run(move || encode(&records, now_ms)).await?
-}
-
-/// Records in the plain form as one batch.
-fn encode(records: &PlainRecords, now_ms: i64) -> Result<Bytes, RequestError> {
-    if records.records.is_empty() {
-        return Err(RequestError::new(
-            Reason::InvalidRequest,
-            "the request has no records: send at least one",
-        ));
-    }
-    let codec = match Compression::try_from(records.compression) {
-        Ok(Compression::Unspecified | Compression::None) => Codec::None,
-        Ok(Compression::Gzip) => Codec::Gzip,
-        Ok(Compression::Snappy) => Codec::Snappy,
-        Ok(Compression::Lz4) => Codec::Lz4,
-        Ok(Compression::Zstd) => Codec::Zstd,
-        Err(_) => {
-            return Err(RequestError::new(
-                Reason::UnsupportedCodec,
-                format!("compression {} is not known", records.compression),
-            ));
-        }
-    };
-    let mut builder = BatchBuilder::new(codec);
-    for record in &records.records {
-        let headers = record
-            .headers
-            .iter()
-            .map(|header| (header.key.as_str(), header.value.as_deref()));
-        builder.append(
-            record.timestamp_ms.unwrap_or(now_ms),
-            record.key.as_deref(),
-            record.value.as_deref(),
-            headers,
-        )?;
-    }
-    Ok(builder.build())
 }
 
 /// A produce stream: one task reads and admits, in order; one task for each partition waits for the quorum and
@@ -375,9 +328,16 @@ impl Reader {
         let acks = acks(request.acks)?;
         // Not waited for: that would hold up the stream's other partitions.
         let partition = self.node.leader_now(&target?)?;
-        let batch = request.batch;
         // What waits below counts.
-        let room = partition.room(batch.len())?;
+        let room = partition.room(request.batch.len().max(plain_len(&request)))?;
+        let batch = match request.records {
+            Some(_) if !request.batch.is_empty() => {
+                let message = "the request has both `batch` and `records`: set one of them";
+                return Err(RequestError::new(Reason::InvalidRequest, message));
+            }
+            Some(records) => pack::pack(&self.node, records).await?,
+            None => request.batch,
+        };
         let (end, key) = (request.expected_end_offset, request.expected_key_offset);
         let expected = expectation(&self.node, end, key, acks).await?;
         check_producer(&self.node, &batch, acks).await?;
@@ -406,6 +366,11 @@ impl Reader {
         }
         Ok(target)
     }
+}
+
+/// What the records of a request in the plain form take, bytes.
+fn plain_len(request: &ProduceStreamRequest) -> usize {
+    request.records.as_ref().map_or(0, prost::Message::encoded_len)
 }
 
 /// Answers the requests of one partition in their order.

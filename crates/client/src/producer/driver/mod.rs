@@ -412,6 +412,7 @@ impl Driver {
             batch: bytes,
             expected_end_offset,
             expected_key_offset,
+            records: None,
         };
         link.send(request, Outstanding { lane: id, ticket }, now);
         if !link.watched {
