@@ -66,6 +66,10 @@ else
 	cargo test $(BUILD) --no-fail-fast
 endif
 
+.PHONY: examples
+examples: build ## Run the examples of other languages (needs python3, node with npm, go 1.24 or later, protoc, and their registries)
+	JANGADA_EXAMPLES=1 cargo test $(BUILD) --test suite -- cluster::examples::
+
 .PHONY: verify
 verify: ## Read-only checks: format, lints, the contract's compatibility, tidiness
 	@.ci/prepare lint

@@ -13,6 +13,7 @@ mod cut_off;
 mod cut_replies;
 mod disk_full;
 mod effectively_once;
+mod examples;
 mod failover;
 mod follower_disk;
 mod foreign_batches;

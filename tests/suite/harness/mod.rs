@@ -48,6 +48,6 @@ pub use network::Network;
 pub use orders::{Orders, Written, number_of};
 pub use proxy::Proxy;
 pub use reading::consumer_from_start;
-pub use skip::{is_long, is_too_long, skipped};
+pub use skip::{are_examples_wanted, is_long, is_too_long, skipped};
 pub use small_disk::SmallDisk;
 pub use wait::{WAIT, eventually};

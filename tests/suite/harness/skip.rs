@@ -19,6 +19,19 @@ pub fn is_too_long(what: &str) -> bool {
     !is_long()
 }
 
+/// Whether the examples of other languages are to be run. Says so if not: they need toolchains, and what package registries serve.
+pub fn are_examples_wanted() -> bool {
+    let are_wanted = std::env::var_os("JANGADA_EXAMPLES").is_some();
+    if !are_wanted {
+        say(
+            false,
+            "the examples",
+            "JANGADA_EXAMPLES is not set (`make examples` sets it)",
+        );
+    }
+    are_wanted
+}
+
 #[track_caller]
 fn say(is_failure: bool, what: &str, why: &str) {
     let line = format!("NOT RUN: {what}: {why}\n");

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"time"
+
+	v1 "jangada-examples/jangada/v1"
+)
+
+// Member shares a topic's partitions with the other members of its group.
+type Member struct {
+	cluster       *Cluster
+	topic, group  string
+	topicID       []byte
+	id            string
+	epoch         int64
+	version       uint64
+	nextHeartbeat time.Time
+	// Where to read next, by partition: exactly what the member owns.
+	positions map[uint32]int64
+}
+
+func (m *Member) join() {
+	m.id, m.epoch, m.version, m.nextHeartbeat = rand.Text(), 0, 0, time.Time{}
+	m.positions = map[uint32]int64{}
+}
+
+// heartbeat joins, or says that the member lives, and takes up or gives up partitions.
+func (m *Member) heartbeat(ctx context.Context) error {
+	if time.Now().Before(m.nextHeartbeat) {
+		return nil
+	}
+	request := &v1.HeartbeatRequest{Group: m.group, MemberId: m.id, MemberEpoch: m.epoch, AssignmentVersion: m.version}
+	if m.epoch == 0 {
+		request.ClientId = "go-example"
+		request.Subscription = &v1.Subscription{Topics: []string{m.topic}}
+	} else {
+		request.Owned = &v1.PartitionSet{}
+		if len(m.positions) > 0 {
+			request.Owned.Topics = []*v1.TopicPartitions{{TopicId: m.topicID, Partitions: slices.Sorted(maps.Keys(m.positions))}}
+		}
+	}
+	answer, err := onCoordinator(ctx, m.cluster, m.group, func(ctx context.Context, service v1.GroupServiceClient) (*v1.HeartbeatResponse, error) {
+		return service.Heartbeat(ctx, request)
+	})
+	if err != nil {
+		if said, _ := reason(err); said == "UNKNOWN_MEMBER" || said == "FENCED_MEMBER_EPOCH" {
+			// The group went on without this member: what it owned belongs to others. It joins again as another.
+			m.join()
+			return nil
+		}
+		return err
+	}
+	m.epoch, m.version = answer.GetMemberEpoch(), answer.GetAssignmentVersion()
+	m.nextHeartbeat = time.Now().Add(time.Duration(answer.GetHeartbeatIntervalMs()) * time.Millisecond)
+	if answer.GetAssignment() == nil {
+		return nil
+	}
+	given := map[uint32]bool{}
+	for _, topic := range answer.GetAssignment().GetTopics() {
+		for _, partition := range topic.GetPartitions() {
+			given[partition] = true
+		}
+	}
+	return m.assign(ctx, given)
+}
+
+func (m *Member) assign(ctx context.Context, given map[uint32]bool) error {
+	for partition := range m.positions {
+		if !given[partition] {
+			delete(m.positions, partition)
+			m.nextHeartbeat = time.Time{} // Others wait for what was given up.
+		}
+	}
+	request := &v1.FetchOffsetsRequest{Group: m.group}
+	for _, partition := range slices.Sorted(maps.Keys(given)) {
+		if _, owned := m.positions[partition]; !owned {
+			request.Partitions = append(request.Partitions, &v1.TopicPartition{Topic: m.topic, Partition: partition})
+		}
+	}
+	if len(request.Partitions) == 0 {
+		return nil
+	}
+	answer, err := onCoordinator(ctx, m.cluster, m.group, func(ctx context.Context, service v1.GroupServiceClient) (*v1.FetchOffsetsResponse, error) {
+		return service.FetchOffsets(ctx, request)
+	})
+	for at, committed := range answer.GetOffsets() {
+		// -1: nothing is committed, so it begins with the first record.
+		m.positions[request.Partitions[at].GetPartition()] = max(committed.GetOffset(), 0)
+	}
+	return err
+}
+
+func (m *Member) commit(ctx context.Context) error {
+	request := &v1.CommitOffsetsRequest{Group: m.group, MemberId: m.id, MemberEpoch: m.epoch}
+	for partition, offset := range m.positions {
+		request.Offsets = append(request.Offsets, &v1.PartitionOffset{
+			Partition: &v1.TopicPartition{Topic: m.topic, Partition: partition},
+			Offset:    offset,
+		})
+	}
+	if len(request.Offsets) == 0 {
+		return nil
+	}
+	_, err := onCoordinator(ctx, m.cluster, m.group, func(ctx context.Context, service v1.GroupServiceClient) (*v1.CommitOffsetsResponse, error) {
+		return service.CommitOffsets(ctx, request)
+	})
+	return err
+}
+
+func (m *Member) leave(ctx context.Context) error {
+	_, err := onCoordinator(ctx, m.cluster, m.group, func(ctx context.Context, service v1.GroupServiceClient) (*v1.HeartbeatResponse, error) {
+		return service.Heartbeat(ctx, &v1.HeartbeatRequest{Group: m.group, MemberId: m.id, MemberEpoch: -1})
+	})
+	return err
+}
+
+// round handles what has come for each partition, and then commits: no record is lost, and some may come again after a crash.
+func (m *Member) round(ctx context.Context, to io.Writer, left int) (int, error) {
+	if err := m.heartbeat(ctx); err != nil {
+		return 0, err
+	}
+	seen := 0
+	for _, partition := range slices.Sorted(maps.Keys(m.positions)) {
+		answer, err := fetch(ctx, m.cluster, m.topic, partition, m.positions[partition], 50)
+		if err != nil {
+			return seen, err
+		}
+		for _, record := range answer.GetRecords() {
+			if seen == left {
+				break
+			}
+			if _, err := fmt.Fprintf(to, "%s\n", record.GetValue()); err != nil {
+				return seen, err
+			}
+			m.positions[partition] = record.GetOffset() + 1
+			seen++
+		}
+	}
+	return seen, m.commit(ctx)
+}
+
+// consumeAsMember ends after so many records (default: never), leaving the group.
+func consumeAsMember(ctx context.Context, cluster *Cluster, topic string, arguments []string, to io.Writer) error {
+	if len(arguments) == 0 {
+		return fmt.Errorf("usage: group BROKERS TOPIC GROUP [RECORDS]")
+	}
+	left := math.MaxInt
+	if len(arguments) > 1 {
+		records, err := strconv.Atoi(arguments[1])
+		if err != nil {
+			return fmt.Errorf("RECORDS: %w", err)
+		}
+		left = records
+	}
+	described, err := cluster.describe(ctx, topic)
+	if err != nil {
+		return err
+	}
+	member := &Member{cluster: cluster, topic: topic, group: arguments[0], topicID: described.GetTopicId()}
+	member.join()
+	for left > 0 && ctx.Err() == nil {
+		seen, err := member.round(ctx, to, left)
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+		left -= seen
+	}
+	// Not with the context that Ctrl-C has ended.
+	return member.leave(context.WithoutCancel(ctx))
+}

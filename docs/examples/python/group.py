@@ -1,0 +1,126 @@
+"""A member of a consumer group: shares a topic's partitions with the other members, and commits how far it is.
+
+    python group.py 127.0.0.1:9400 clicks billing [RECORDS]
+
+Ends after so many records (default: never), leaving the group. Each record is handled before its offset is committed, so
+none is lost, and some may come again after a crash.
+"""
+
+import sys
+import time
+
+import grpc
+
+from cluster import CALL_SECONDS, Cluster, common, details, group, log, new_id
+
+
+class Member:
+    def __init__(self, cluster, topic, name):
+        self.cluster, self.topic, self.name = cluster, topic, name
+        self.topic_id = cluster.topic_id(topic)
+        self.member_id = new_id()
+        self.epoch, self.version, self.next_heartbeat = 0, 0, 0.0
+        # Where to read next, by partition: exactly what the member owns.
+        self.positions = {}
+
+    def call(self, call):
+        return self.cluster.on_coordinator(self.name, call)
+
+    def heartbeat(self):
+        """Joins, or says that the member lives, and takes up or gives up partitions."""
+        if time.monotonic() < self.next_heartbeat:
+            return
+        request = group.HeartbeatRequest(
+            group=self.name,
+            member_id=self.member_id,
+            member_epoch=self.epoch,
+            assignment_version=self.version,
+        )
+        if self.epoch == 0:
+            request.client_id = "python-example"
+            request.subscription.topics.append(self.topic)
+        else:
+            request.owned.CopyFrom(self.owned())
+        try:
+            answer = self.call(lambda service: service.Heartbeat(request, timeout=CALL_SECONDS))
+        except grpc.RpcError as error:
+            if details(error)[0] in ("UNKNOWN_MEMBER", "FENCED_MEMBER_EPOCH"):
+                # The group went on without this member: what it owned belongs to others. It joins again as another.
+                self.__init__(self.cluster, self.topic, self.name)
+                return
+            raise
+        self.epoch, self.version = answer.member_epoch, answer.assignment_version
+        self.next_heartbeat = time.monotonic() + answer.heartbeat_interval_ms / 1000
+        if answer.HasField("assignment"):
+            self.assign({p for topic in answer.assignment.topics for p in topic.partitions})
+
+    def owned(self):
+        partitions = group.TopicPartitions(topic_id=self.topic_id, partitions=sorted(self.positions))
+        return group.PartitionSet(topics=[partitions] if self.positions else [])
+
+    def assign(self, given):
+        if self.positions.keys() - given:
+            self.positions = {p: o for p, o in self.positions.items() if p in given}
+            self.next_heartbeat = 0.0  # Others wait for what was given up.
+        new = sorted(given - self.positions.keys())
+        if not new:
+            return
+        named = [common.TopicPartition(topic=self.topic, partition=p) for p in new]
+        request = group.FetchOffsetsRequest(group=self.name, partitions=named)
+        committed = self.call(lambda service: service.FetchOffsets(request, timeout=CALL_SECONDS)).offsets
+        for partition, known in zip(new, committed):
+            # -1: nothing is committed, so it begins with the first record.
+            self.positions[partition] = max(known.offset, 0)
+
+    def poll(self):
+        """Records that came, as (partition, offset, value)."""
+        for partition, position in list(self.positions.items()):
+            request = log.FetchRequest(
+                partition=common.TopicPartition(topic=self.topic, partition=partition),
+                offset=position,
+                max_wait_ms=50,
+                form=common.RECORD_FORM_PLAIN,
+            )
+            call = lambda service: service.Fetch(request, timeout=CALL_SECONDS)
+            answer = self.cluster.on_leader(self.topic, partition, call)
+            for record in answer.records:
+                yield partition, record.offset, record.value
+
+    def commit(self):
+        offsets = [
+            group.PartitionOffset(partition=common.TopicPartition(topic=self.topic, partition=p), offset=o)
+            for p, o in self.positions.items()
+        ]
+        if offsets:
+            request = group.CommitOffsetsRequest(
+                group=self.name, member_id=self.member_id, member_epoch=self.epoch, offsets=offsets
+            )
+            self.call(lambda service: service.CommitOffsets(request, timeout=CALL_SECONDS))
+
+    def leave(self):
+        request = group.HeartbeatRequest(group=self.name, member_id=self.member_id, member_epoch=-1)
+        self.call(lambda service: service.Heartbeat(request, timeout=CALL_SECONDS))
+
+
+def main():
+    brokers, topic, name = sys.argv[1:4]
+    wanted = int(sys.argv[4]) if len(sys.argv) > 4 else sys.maxsize
+    member = Member(Cluster(brokers), topic, name)
+    seen = 0
+    try:
+        while seen < wanted:
+            member.heartbeat()
+            for partition, offset, value in member.poll():
+                if seen == wanted:
+                    break
+                sys.stdout.buffer.write(value + b"\n")
+                sys.stdout.buffer.flush()
+                member.positions[partition] = offset + 1
+                seen += 1
+            member.commit()
+    except KeyboardInterrupt:
+        pass
+    member.leave()
+
+
+main()

@@ -1,0 +1,148 @@
+//! The examples under `docs/examples` do what they say, while the first broker that they are told is dead.
+//!
+//! With `JANGADA_EXAMPLES=1` only (`make examples`): they need python3, node with npm, go and protoc, and the libraries that the
+//! package registries of these languages serve.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+use crate::harness::{Cluster, are_examples_wanted, awkward_lines, lines_of};
+use crate::tree;
+
+/// Libraries are downloaded and compiled.
+const PREPARE_WITHIN: Duration = Duration::from_secs(300);
+/// One run of an example.
+const RUN_WITHIN: Duration = Duration::from_secs(120);
+
+const LINES: usize = 2_000;
+const PARTITIONS: u32 = 3;
+
+/// How a language's examples are made ready, and run.
+struct Language {
+    name: &'static str,
+    /// In the folder of its examples, for `sh -c`.
+    prepare: &'static str,
+    /// What runs the example of that name: a program, and its first arguments.
+    run: fn(&str) -> Vec<String>,
+}
+
+const LANGUAGES: [Language; 3] = [
+    Language {
+        name: "python",
+        prepare: "python3 -m venv .venv && .venv/bin/pip install --quiet -r requirements.txt",
+        run: |example| vec![".venv/bin/python".to_owned(), format!("{example}.py")],
+    },
+    Language {
+        name: "javascript",
+        prepare: "npm install --no-audit --no-fund --no-package-lock",
+        run: |example| vec!["node".to_owned(), format!("{example}.js")],
+    },
+    Language {
+        name: "go",
+        prepare: "go generate && go build -o example .",
+        run: |example| vec!["./example".to_owned(), example.to_owned()],
+    },
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn examples_of_other_languages_lose_and_double_nothing_when_a_broker_dies() {
+    if !are_examples_wanted() {
+        return;
+    }
+    let copy = tempfile::tempdir().expect("a temporary folder");
+    // Go's example looks for the contract where it lies in the tree.
+    for folder in ["proto", "docs/examples"] {
+        let to = copy.path().join(folder);
+        std::fs::create_dir_all(to.parent().expect("it lies in the copy")).expect("the folder is made");
+        let copied = Command::new("cp")
+            .arg("-r")
+            .arg(tree::root().join(folder))
+            .arg(&to)
+            .status()
+            .await;
+        assert!(copied.expect("cp runs").success(), "{folder} is copied");
+    }
+    let mut cluster = Cluster::start(3).await;
+    let brokers = cluster.brokers().join(",");
+    let file = awkward_lines(LINES);
+    let mut expected = lines_of(&file);
+    expected.sort_unstable();
+    for language in LANGUAGES {
+        let name = language.name;
+        let folder = copy.path().join("docs/examples").join(name);
+        let prepared = run(&folder, "sh", &["-c", language.prepare], &[], PREPARE_WITHIN).await;
+        assert!(prepared.is_ok(), "{name}: {prepared:?}");
+        cluster.create_topic(name, PARTITIONS, 3).await;
+
+        // A third of the partitions is led by the dead one, and it comes first among the addresses.
+        cluster.kill(1);
+        let example = |example, more: &[&str], input: &[u8]| {
+            let mut arguments = (language.run)(example);
+            arguments.extend([&brokers, name].into_iter().map(str::to_owned));
+            arguments.extend(more.iter().map(|&argument| argument.to_owned()));
+            let program = arguments.remove(0);
+            let (folder, input) = (folder.clone(), input.to_vec());
+            async move {
+                let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+                let ran = run(&folder, &program, &arguments, &input, RUN_WITHIN).await;
+                ran.unwrap_or_else(|why| panic!("{name}: {example}: {why}"))
+            }
+        };
+        example("produce", &[], &file).await;
+        let consumed = example("consume", &[], &[]).await;
+        assert_same_lines(name, &consumed, &expected);
+        let shared = example("group", &["billing", &LINES.to_string()], &[]).await;
+        assert_same_lines(name, &shared, &expected);
+        cluster.restart(1);
+        cluster.healthy().await;
+    }
+}
+
+#[track_caller]
+fn assert_same_lines(what: &str, printed: &[u8], expected: &[&[u8]]) {
+    let mut lines = lines_of(printed);
+    lines.sort_unstable();
+    assert!(lines == expected, "{what}: {} lines of {}", lines.len(), expected.len());
+}
+
+/// Runs a program to its end, and gives what it printed.
+async fn run(
+    folder: &Path,
+    program: &str,
+    arguments: &[&str],
+    input: &[u8],
+    within: Duration,
+) -> Result<Vec<u8>, String> {
+    // A relative path means one in the folder.
+    let path = match program.contains('/') {
+        true => folder.join(program),
+        false => PathBuf::from(OsString::from(program)),
+    };
+    let mut child = Command::new(path)
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| format!("{program}: {error}: is it installed?"))?;
+    let mut stdin = child.stdin.take().expect("stdin is a pipe");
+    let input = input.to_vec();
+    let feed = tokio::spawn(async move {
+        let _ = stdin.write_all(&input).await;
+    });
+    let ended = tokio::time::timeout(within, child.wait_with_output()).await;
+    feed.abort();
+    let ended = ended.map_err(|_| format!("{program} {arguments:?} did not end within {within:?}"))?;
+    let ended = ended.map_err(|error| error.to_string())?;
+    match ended.status.success() {
+        true => Ok(ended.stdout),
+        false => Err(format!("{}: {}", ended.status, String::from_utf8_lossy(&ended.stderr))),
+    }
+}
