@@ -16,7 +16,7 @@ use jangada_proto::v1::group_service_server::GroupServiceServer;
 use jangada_proto::v1::log_service_server::LogServiceServer;
 use jangada_proto::v1::metadata_service_server::MetadataServiceServer;
 use jangada_replication::{Group, Identity, Registry, Timing, transport};
-use jangada_storage::{RocksStore, Store, StoreError};
+use jangada_storage::{LostTail, RocksStore, Starts, Store, StoreError};
 use jangada_types::limits::RESPONSE_BYTES_MAX;
 use jangada_types::{BrokerId, GroupId};
 use tokio::net::TcpListener;
@@ -217,7 +217,7 @@ impl Broker {
             () = &mut shutdown => return Ok(()),
         };
         let (fenced, mut fence) = watch::channel(None);
-        let rocks = self.open_store(fenced).await?;
+        let (rocks, starts) = self.open_store(fenced).await?;
         let store: Arc<dyn Store> = rocks.clone();
         let identity = Identity {
             cluster_id: bound.cluster_id,
@@ -230,32 +230,23 @@ impl Broker {
             election_timeout_min_ms: raft.election_timeout_min_ms,
             election_timeout_max_ms: raft.election_timeout_max_ms,
         };
-        let registry = Registry::start(identity, store.clone(), timing).map_err(StartError::from)?;
-        let (machine, image) = MetadataMachine::new();
-        let group = registry
-            .open(GroupId::METADATA, Box::new(machine))
-            .await
-            .map_err(StartError::from)?;
-        let metadata = Metadata::new(registry.clone(), group, image);
-        self.bootstrap.metadata.send_replace(Some(metadata.clone()));
-        let cluster = async {
-            self.bootstrap.complete(&metadata).await?;
-            self.bootstrap.register(&metadata).await
-        };
+        let registry = Registry::start(identity, store.clone(), timing, starts).map_err(StartError::from)?;
+        self.bootstrap.registry.send_replace(Some(registry.clone()));
         let mut early_fence = fence.clone();
         let result = tokio::select! {
-            joined = cluster => match joined {
-                Ok(()) => self.serve(metadata, store.clone(), &mut fence, shutdown).await,
-                Err(error) => Err(StartError::from(error).into()),
+            joined = self.join(&registry) => match joined {
+                Ok(metadata) => self.serve(metadata, rocks.clone(), &mut fence, shutdown).await,
+                Err(error) => Err(error.into()),
             },
             () = &mut shutdown => Ok(()),
-            cause = fence_of(&mut early_fence) => Err(RunError::Fenced(cause)),
+            failure = self.failed(&mut early_fence, &registry, &rocks) => Err(failure),
         };
         self.stop.send_replace(true);
         registry.shutdown().await;
         for server in &self.servers {
             server.abort();
         }
+        self.bootstrap.registry.send_replace(None);
         self.bootstrap.metadata.send_replace(None);
         self.node.send_replace(None);
         // Writes what is queued, syncs, joins the threads. Tasks of connections that are still open keep only a store
@@ -266,34 +257,79 @@ impl Broker {
         result
     }
 
-    async fn open_store(&self, fenced: watch::Sender<Option<String>>) -> Result<Arc<RocksStore>, StartError> {
+    /// Asks the peers what they have seen of this broker, and only then takes part: in the metadata group, in the cluster.
+    async fn join(&self, registry: &Arc<Registry>) -> Result<Metadata, StartError> {
+        self.bootstrap.ask_peers(registry).await;
+        let (machine, image) = MetadataMachine::new();
+        let group = registry.open(GroupId::METADATA, Box::new(machine)).await?;
+        let metadata = Metadata::new(registry.clone(), group, image);
+        self.bootstrap.metadata.send_replace(Some(metadata.clone()));
+        self.bootstrap.complete(&metadata).await?;
+        self.bootstrap.register(&metadata).await?;
+        Ok(metadata)
+    }
+
+    /// Returns when this broker must not go on: its disk has failed, or its peers remember more of it than it has.
+    async fn failed(
+        &self,
+        fence: &mut watch::Receiver<Option<String>>,
+        registry: &Registry,
+        rocks: &Arc<RocksStore>,
+    ) -> RunError {
+        let lost = tokio::select! {
+            cause = fence_of(fence) => return RunError::Fenced(cause),
+            lost = registry.put_back() => lost,
+        };
+        let store = rocks.clone();
+        let kept = tokio::task::spawn_blocking(move || store.keep_put_back(lost.seen, lost.last)).await;
+        let kept = kept.map_err(|error| StoreError::Database(error.to_string()));
+        let error = match kept.and_then(|kept| kept) {
+            Ok(lost) => self.lost_tail(lost),
+            Err(error) => error.into(),
+        };
+        RunError::Start(error)
+    }
+
+    fn lost_tail(&self, lost: LostTail) -> StartError {
+        StartError::LostTail {
+            directory: self.bootstrap.store_path().display().to_string(),
+            broker: self.bootstrap.local.broker,
+            detail: Missing(lost).to_string(),
+        }
+    }
+
+    async fn open_store(&self, fenced: watch::Sender<Option<String>>) -> Result<(Arc<RocksStore>, Starts), StartError> {
         self.bootstrap.expect_store()?;
         let options = self.settings.storage.store_options(self.bootstrap.store_path());
-        let directory = options.directory.display().to_string();
+        let (first, second) = self.seams.ids.new_id().as_u64_pair();
         let on_fence = Box::new(move |cause: &str| {
             fenced.send_replace(Some(cause.to_owned()));
         });
-        let opened = tokio::task::spawn_blocking(move || RocksStore::open(options, on_fence)).await;
-        let (store, recovery) = opened.map_err(|error| StoreError::Database(error.to_string()))??;
-        if let Some(lost) = recovery.lost_tail {
-            return Err(StartError::LostTail {
-                directory,
-                broker: self.bootstrap.local.broker,
-                detail: Missing(lost).to_string(),
-            });
-        }
+        let opened = tokio::task::spawn_blocking(move || {
+            let (store, recovery) = RocksStore::open(options, on_fence)?;
+            let starts = match recovery.lost_tail {
+                Some(lost) => Err(lost),
+                None => Ok(store.begin_start(first ^ second)?),
+            };
+            Ok::<_, StoreError>((store, starts))
+        });
+        let (store, starts) = opened
+            .await
+            .map_err(|error| StoreError::Database(error.to_string()))??;
+        let starts = starts.map_err(|lost| self.lost_tail(lost))?;
         self.bootstrap.store_opened()?;
-        Ok(Arc::new(store))
+        Ok((Arc::new(store), starts))
     }
 
     async fn serve(
         &self,
         metadata: Metadata,
-        store: Arc<dyn Store>,
+        rocks: Arc<RocksStore>,
         fence: &mut watch::Receiver<Option<String>>,
         mut shutdown: std::pin::Pin<&mut impl Future<Output = ()>>,
     ) -> Result<(), RunError> {
         let settings = &self.settings;
+        let store: Arc<dyn Store> = rocks.clone();
         let usize_of = |bytes: u64| usize::try_from(bytes).expect("usize has 64 bits");
         let shared = Arc::new(Shared {
             store,
@@ -335,7 +371,7 @@ impl Broker {
         tracing::info!(broker = %node.broker(), address = %self.addresses.public, "serving");
         let result = tokio::select! {
             () = &mut shutdown => Ok(()),
-            cause = fence_of(fence) => Err(RunError::Fenced(cause)),
+            failure = self.failed(fence, node.registry(), &rocks) => Err(failure),
             ended = &mut public => Err(RunError::Start(StartError::Serve { listener: "public", cause: format!("{ended:?}") })),
         };
         // Leaderships go to whoever is furthest from now on.

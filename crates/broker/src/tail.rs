@@ -61,6 +61,16 @@ impl fmt::Display for Missing {
         match self.0.cause {
             LostTailCause::Behind => write!(f, "commits {} to {marked} are missing", last + 1),
             LostTailCause::Diverged => write!(f, "commit {marked} is not the one that was acknowledged"),
+            LostTailCause::PutBack if last < marked => write!(
+                f,
+                "commits {} to {marked}, which other brokers have seen, are missing: the data directory was put back to an older state",
+                last + 1
+            ),
+            LostTailCause::PutBack => write!(
+                f,
+                "commit {marked}, which other brokers have seen, is not in the past of the data directory: it was put back to an \
+                 older state, and written since"
+            ),
             LostTailCause::MarkMissing => write!(
                 f,
                 "the file commit-mark is gone, so whether anything after commit {last} is missing is unknown"
@@ -88,5 +98,23 @@ mod tests {
             recovered: point(30),
         };
         assert_eq!(Missing(lost).to_string(), "commits 31 to 40 are missing");
+        let put_back = LostTail {
+            cause: LostTailCause::PutBack,
+            ..lost
+        };
+        let said = Missing(put_back).to_string();
+        assert!(
+            said.starts_with("commits 31 to 40, which other brokers have seen, are missing"),
+            "{said}"
+        );
+        let went_on = LostTail {
+            recovered: point(90),
+            ..put_back
+        };
+        let said = Missing(went_on).to_string();
+        assert!(
+            said.starts_with("commit 40, which other brokers have seen, is not in the past"),
+            "{said}"
+        );
     }
 }

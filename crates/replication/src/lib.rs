@@ -8,6 +8,7 @@
 //! - [`Leaders`]: who leads which group of the cluster.
 //! - [`transport`]: the connections between two brokers.
 //! - `log_store`, `host`: openraft's storage and state machine on [`jangada_storage::Store`].
+//! - `peers`: what brokers know of each other's commits.
 //! - `runtime`: openraft's timers.
 //! - `codec`, `wire`: encodings on disk and between brokers.
 
@@ -18,6 +19,9 @@ mod host;
 mod host_tests;
 mod leaders;
 mod log_store;
+mod peers;
+#[cfg(test)]
+mod peers_tests;
 mod raft_types;
 mod registry;
 #[cfg(test)]
@@ -36,3 +40,4 @@ pub use raft_types::Command;
 pub use registry::{OpenError, Registry, Timing};
 pub use state_machine::{Effects, RestoreError, Retention, StateMachine};
 pub use transport::handshake::{FEATURE_LEVEL, Identity, PROTOCOL_MAX, PROTOCOL_MIN, check_protocol};
+pub use transport::introduction::STARTING;

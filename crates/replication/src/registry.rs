@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use jangada_proto::internal::message::Body;
 use jangada_proto::internal::{
-    Frame, GroupLeader, InstallSnapshotResponse, LeaderAnnouncement, Message, SnapshotChunk,
+    Frame, GroupLeader, Hello, InstallSnapshotResponse, LeaderAnnouncement, Message, PutBack, SnapshotChunk,
 };
-use jangada_storage::{Store, StoreCondition, StoreError};
+use jangada_storage::{Starts, Store, StoreCondition, StoreError};
 use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Config, SnapshotPolicy};
@@ -21,14 +21,29 @@ use crate::group::{Group, GroupStatus, Raft};
 use crate::host::{Host, HostSignals};
 use crate::leaders::Leaders;
 use crate::log_store::LogStore;
+use crate::peers::Peers;
 use crate::state_machine::StateMachine;
 use crate::transport::Transport;
 use crate::transport::client::NetworkFactory;
 use crate::transport::handshake::Identity;
 use crate::transport::inbound::{self, FrameStream};
+use crate::transport::introduction;
+use crate::transport::link::FirstLook;
 
 /// A broker counts as alive when it was heard of within this time.
 const ALIVE_WITHIN: Duration = Duration::from_secs(2);
+/// A peer that could not be called so often is away: the tries are 50, 100 and 200 ms apart where nothing listens.
+const ASK_TRIES: u32 = 3;
+/// How long a broker that starts waits for peers that do not answer.
+const ASK_WITHIN: Duration = Duration::from_secs(2);
+/// And for those that say that they open their store.
+const ASK_STARTING_WITHIN: Duration = Duration::from_secs(10);
+/// Between two looks.
+const ASK_AGAIN: Duration = Duration::from_millis(25);
+/// After the first peer said that this broker was put back.
+const OTHERS_WITHIN: Duration = Duration::from_millis(300);
+/// What is known of peers' commits is saved each so many signs of life.
+const SAVE_EVERY_SIGNS: u32 = 4;
 /// How often brokers let each other know that they are there, when they have nothing else to say.
 const SIGN_OF_LIFE_EVERY: Duration = Duration::from_millis(500);
 
@@ -74,6 +89,8 @@ pub struct Registry {
     transport: OnceLock<Arc<Transport>>,
     groups: RwLock<HashMap<GroupId, Group>>,
     leaders: Leaders,
+    /// What is known of other brokers' commits, and what they are told of this one's.
+    peers: Arc<Peers>,
     heard: Mutex<HashMap<BrokerId, Instant>>,
     /// Other brokers that said that their disks are down to the reserve, and have not taken it back.
     low_disks: RwLock<HashSet<BrokerId>>,
@@ -81,9 +98,18 @@ pub struct Registry {
 
 impl Registry {
     /// A registry without groups. Spawns the tasks of the transport, so it needs a runtime.
-    pub fn start(identity: Identity, store: Arc<dyn Store>, timing: Timing) -> Result<Arc<Self>, OpenError> {
+    ///
+    /// Reads a few rows, so it blocks for a moment. `starts` are what the peers are told of this broker's past; none: it
+    /// tells nothing.
+    pub fn start(
+        identity: Identity,
+        store: Arc<dyn Store>,
+        timing: Timing,
+        starts: Starts,
+    ) -> Result<Arc<Self>, OpenError> {
         let config = raft_config(&identity, timing)?;
         let identity = Arc::new(identity);
+        let peers = Arc::new(Peers::load(store.clone(), starts)?);
         let registry = Arc::new(Self {
             identity: identity.clone(),
             store,
@@ -91,12 +117,13 @@ impl Registry {
             transport: OnceLock::new(),
             groups: RwLock::default(),
             leaders: Leaders::default(),
+            peers: peers.clone(),
             heard: Mutex::default(),
             low_disks: RwLock::default(),
         });
         let weak = Arc::downgrade(&registry);
         let greeting = move || weak.upgrade().map(|registry| registry.all_led()).unwrap_or_default();
-        let transport = Arc::new(Transport::new(identity, Box::new(greeting)));
+        let transport = Arc::new(Transport::new(identity, peers, Box::new(greeting)));
         registry.transport.get_or_init(|| transport);
         tokio::spawn(signs_of_life(Arc::downgrade(&registry)));
         Ok(registry)
@@ -110,6 +137,67 @@ impl Registry {
     /// Who leads which group.
     pub fn leaders(&self) -> &Leaders {
         &self.leaders
+    }
+
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    /// What this broker says first to `to`.
+    pub fn hello(&self, to: BrokerId) -> Hello {
+        self.transport().hello(to)
+    }
+
+    /// Lets a caller in by what it said first, or refuses it.
+    pub fn admit(&self, hello: Option<Hello>) -> Result<BrokerId, Status> {
+        let hello = self.identity.check(hello)?;
+        introduction::judge_caller(&self.peers, &hello)?;
+        Ok(BrokerId::from(hello.broker_id))
+    }
+
+    /// Brokers that this one has met, also in earlier runs, with the addresses where they were.
+    pub fn met(&self) -> HashMap<BrokerId, String> {
+        self.peers.addresses().into_iter().collect()
+    }
+
+    /// Returns when each peer whose address is known has answered a call, and so judged this broker's past, or is not
+    /// there. To be awaited before a group is opened: a broker whose directory was put back must not vote before its peers
+    /// could say so. When one does it never returns: see [`Registry::put_back`].
+    pub async fn ask_peers(&self) {
+        let started = Instant::now();
+        let put_back = self.peers.watch_put_back();
+        loop {
+            if put_back.borrow().is_some() {
+                // Who waits for the other outcome ends this.
+                return std::future::pending().await;
+            }
+            let peers = self.transport().all();
+            let looks: Vec<FirstLook> = peers.iter().map(|peer| peer.control.first_look(ASK_TRIES)).collect();
+            let limit = match () {
+                () if looks.contains(&FirstLook::Starting) => ASK_STARTING_WITHIN,
+                () if looks.contains(&FirstLook::UnderWay) => ASK_WITHIN,
+                () => return,
+            };
+            if started.elapsed() >= limit {
+                tracing::warn!(
+                    "not all peers could be asked what they have seen of this broker; going on without them"
+                );
+                return;
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+
+    /// What a peer has seen of this broker's commits that this broker lacks, once one has said so.
+    pub async fn put_back(&self) -> PutBack {
+        let mut watched = self.peers.watch_put_back();
+        if watched.wait_for(Option::is_some).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        // Others may have seen more.
+        tokio::time::sleep(OTHERS_WITHIN).await;
+        let said = *watched.borrow();
+        said.unwrap_or_default()
     }
 
     fn transport(&self) -> &Arc<Transport> {
@@ -261,6 +349,7 @@ impl Registry {
         let groups: Vec<Group> = self.groups.write().drain().map(|(_, group)| group).collect();
         futures::future::join_all(groups.iter().map(|group| group.raft().shutdown())).await;
         self.transport().set_peers(&HashMap::new());
+        self.peers.save();
     }
 
     /// Serves a peer's control connection.
@@ -434,9 +523,14 @@ fn known_leader(registry: &Registry, status: GroupStatus) -> Option<BrokerId> {
 async fn signs_of_life(registry: std::sync::Weak<Registry>) {
     let mut alive_before = HashSet::new();
     let mut tick = tokio::time::interval(SIGN_OF_LIFE_EVERY);
+    let mut signs = 0u32;
     loop {
         tick.tick().await;
         let Some(registry) = registry.upgrade() else { return };
+        signs = signs.wrapping_add(1);
+        if signs.is_multiple_of(SAVE_EVERY_SIGNS) {
+            registry.peers.save();
+        }
         registry.announce(Vec::new()).await;
         let alive = registry.heard_lately();
         if alive != alive_before {

@@ -6,7 +6,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use jangada_proto::internal::message::Body;
 use jangada_proto::internal::{AppendEntries, Message};
-use jangada_storage::Store;
+use jangada_storage::{Starts, Store};
 use jangada_types::{BrokerId, GroupId, Incarnation};
 
 use crate::host_tests::{Journal, PATIENCE, open_store};
@@ -26,7 +26,7 @@ async fn open(store: Arc<dyn Store>) -> (Arc<Registry>, Group) {
         election_timeout_min_ms: 300,
         election_timeout_max_ms: 600,
     };
-    let registry = Registry::start(identity, store, timing).unwrap();
+    let registry = Registry::start(identity, store, timing, Starts::default()).unwrap();
     let group = registry.open(GROUP, Box::new(Journal::new(1 << 20, 16))).await.unwrap();
     (registry, group)
 }

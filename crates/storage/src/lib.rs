@@ -22,6 +22,7 @@
 //! | `queue`, `writer` | the commit path |
 //! | `mark` | notices a lost tail of the WAL |
 //! | [`Damage`] | where damage to a group is told |
+//! | `starts` | what a node tells its peers of its past |
 //! | `fence`, `reserve`, `reclaim` | failed disk, full disk, space of purged entries |
 //! | `database`, `keys`, `codec` | RocksDB and the format on disk |
 
@@ -49,6 +50,7 @@ mod read;
 mod reclaim;
 mod reserve;
 mod rocks;
+mod starts;
 pub mod statistics;
 pub mod store;
 mod tail;
@@ -59,6 +61,7 @@ pub use error::StoreError;
 pub use mark::{CommitPoint, LostTail, LostTailCause};
 pub use options::StoreOptions;
 pub use rocks::{Recovery, RocksStore};
+pub use starts::{Past, STARTS_KEPT, Start, Starts};
 pub use statistics::{LatencyHistogram, StoreStatistics};
 pub use store::{
     Completion, Durability, IndexEntry, LogBounds, LogEntry, LogPosition, Op, StateKind, Store, StoreCondition,

@@ -22,6 +22,7 @@ use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
@@ -78,6 +79,8 @@ pub enum LostTailCause {
     MarkMissing,
     /// No slot of the mark file can be read.
     MarkDamaged,
+    /// Peers remember commits that the database lacks: the directory was put back, or a disk lost the mark as well.
+    PutBack,
 }
 
 /// Acknowledged writes are missing, or it cannot be known that none are.
@@ -137,12 +140,17 @@ fn decode_block(block: &[u8]) -> Result<Option<(u8, CommitPoint, CommitPoint)>, 
     Ok(Some((block[8], point(9), point(25))))
 }
 
+fn doubt_block(lost: LostTail) -> [u8; BLOCK] {
+    encode_block(KIND_DOUBT << 4 | cause_code(lost.cause), lost.marked, lost.recovered)
+}
+
 fn cause_code(cause: LostTailCause) -> u8 {
     match cause {
         LostTailCause::Behind => 0,
         LostTailCause::Diverged => 1,
         LostTailCause::MarkMissing => 2,
         LostTailCause::MarkDamaged => 3,
+        LostTailCause::PutBack => 4,
     }
 }
 
@@ -151,6 +159,7 @@ fn cause_from_code(code: u8) -> LostTailCause {
         0 => LostTailCause::Behind,
         1 => LostTailCause::Diverged,
         2 => LostTailCause::MarkMissing,
+        4 => LostTailCause::PutBack,
         _ => LostTailCause::MarkDamaged,
     }
 }
@@ -255,8 +264,7 @@ impl MarkFile {
             put(slot, encode_block(KIND_MARK, point, CommitPoint::default()));
         }
         if let Some(lost) = doubt {
-            let kind = KIND_DOUBT << 4 | cause_code(lost.cause);
-            put(DOUBT_OFFSET, encode_block(kind, lost.marked, lost.recovered));
+            put(DOUBT_OFFSET, doubt_block(lost));
         }
         let new = path.with_extension("new");
         let directory = path.parent().expect("the mark lies in the data directory");
@@ -285,6 +293,15 @@ impl MarkFile {
 
     /// Forgets the doubt.
     pub(crate) fn clear_doubt(path: &Path) -> Result<(), StoreError> {
+        Self::write_doubt(path, &[0; BLOCK])
+    }
+
+    /// Keeps a doubt that came up while the store was open.
+    pub(crate) fn keep_doubt(path: &Path, lost: LostTail) -> Result<(), StoreError> {
+        Self::write_doubt(path, &doubt_block(lost))
+    }
+
+    fn write_doubt(path: &Path, block: &[u8; BLOCK]) -> Result<(), StoreError> {
         let file = OpenOptions::new()
             .write(true)
             .open(path)
@@ -294,7 +311,7 @@ impl MarkFile {
             file,
             next_slot: 0,
         }
-        .put(DOUBT_OFFSET, &[0; BLOCK])
+        .put(DOUBT_OFFSET, block)
     }
 
     fn put(&self, offset: u64, block: &[u8; BLOCK]) -> Result<(), StoreError> {
@@ -305,9 +322,17 @@ impl MarkFile {
     }
 }
 
+/// A mark that is to be written.
+#[derive(Clone, Copy)]
+struct Submitted {
+    point: CommitPoint,
+    /// What peers may be told once it is durable.
+    told: u64,
+}
+
 #[derive(Default)]
 struct MarkerState {
-    submitted: Option<CommitPoint>,
+    submitted: Option<Submitted>,
     writing: bool,
     failed: Option<StoreError>,
     stop: bool,
@@ -316,16 +341,31 @@ struct MarkerState {
 /// Hands marks from the writer thread to the thread that writes them.
 #[derive(Default)]
 pub(crate) struct Marker {
+    /// See [`crate::Store::durable_commit`].
+    told: AtomicU64,
     state: Mutex<MarkerState>,
     changed: Condvar,
 }
 
 impl Marker {
+    /// One whose file says already that everything up to `told` is durable.
+    pub(crate) fn after(told: u64) -> Self {
+        Self {
+            told: AtomicU64::new(told),
+            ..Self::default()
+        }
+    }
+
+    /// See [`crate::Store::durable_commit`].
+    pub(crate) fn told(&self) -> u64 {
+        self.told.load(Ordering::Acquire)
+    }
+
     /// Starts writing a mark. Only one is under way at a time: call `wait_idle` first.
-    pub(crate) fn submit(&self, point: CommitPoint) {
+    pub(crate) fn submit(&self, point: CommitPoint, told: u64) {
         let mut state = self.state.lock();
         assert!(state.submitted.is_none() && !state.writing, "one mark at a time");
-        state.submitted = Some(point);
+        state.submitted = Some(Submitted { point, told });
         self.changed.notify_all();
     }
 
@@ -348,12 +388,12 @@ impl Marker {
     /// The marking thread.
     pub(crate) fn run(&self, mut write: impl FnMut(CommitPoint) -> Result<(), StoreError>) {
         loop {
-            let point = {
+            let Submitted { point, told } = {
                 let mut state = self.state.lock();
                 loop {
-                    if let Some(point) = state.submitted.take() {
+                    if let Some(submitted) = state.submitted.take() {
                         state.writing = true;
-                        break point;
+                        break submitted;
                     }
                     if state.stop {
                         return;
@@ -362,6 +402,9 @@ impl Marker {
                 }
             };
             let result = write(point);
+            if result.is_ok() {
+                self.told.store(told, Ordering::Release);
+            }
             let mut state = self.state.lock();
             state.writing = false;
             state.failed = result.err();
@@ -481,10 +524,12 @@ mod tests {
                 });
             }
         });
-        marker.submit(point(1));
+        marker.submit(point(1), 1);
         assert!(marker.wait_idle().is_ok());
-        marker.submit(point(2));
+        assert_eq!(marker.told(), 1);
+        marker.submit(point(2), 2);
         assert!(marker.wait_idle().is_err());
+        assert_eq!(marker.told(), 1, "peers are told only what is marked");
         marker.stop();
         thread.join().unwrap();
     }

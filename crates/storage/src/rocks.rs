@@ -15,12 +15,13 @@ use crate::database::Database;
 use crate::error::StoreError;
 use crate::fence::{Fence, OnFence};
 use crate::group::{Change, Group, GroupState};
-use crate::mark::{CommitPoint, Found, LostTail, MarkFile, Marker};
+use crate::mark::{CommitPoint, Found, LostTail, LostTailCause, MarkFile, Marker};
 use crate::options::{RESERVE_INTERVAL, StoreOptions};
 use crate::queue::{Answer, CommitQueue, Item};
 use crate::read;
 use crate::reclaim::Reclaim;
 use crate::reserve::Reserve;
+use crate::starts::{Start, Starts};
 use crate::statistics::{Counters, StoreStatistics};
 use crate::store::{Completion, Durability, IndexEntry, LogBounds, LogEntry, Op, StateKind, Store, StoreCondition};
 use crate::tail::{Evictor, TailBudget};
@@ -42,6 +43,8 @@ pub struct Recovery {
 pub struct RocksStore {
     database: Arc<Database>,
     mark_path: PathBuf,
+    /// Where the chain of commits went on.
+    opened_at: CommitPoint,
     groups: RwLock<HashMap<GroupId, Arc<Group>>>,
     /// Held while a group is loaded, so that nobody opens, writes and closes it meanwhile.
     opening: Mutex<()>,
@@ -100,10 +103,11 @@ impl RocksStore {
         let tails = Arc::new(TailBudget::new(options.tail_bytes));
         let store = Self {
             mark_path,
+            opened_at: point,
             groups: RwLock::new(HashMap::new()),
             opening: Mutex::new(()),
             queue: Arc::new(CommitQueue::new()),
-            marker: Arc::new(Marker::default()),
+            marker: Arc::new(Marker::after(point.sequence)),
             fence: Arc::new(Fence::new(on_fence)),
             reserve: Arc::new(Reserve::new(options.disk_reserve_bytes)),
             reclaim: Arc::new(Reclaim::default()),
@@ -125,6 +129,7 @@ impl RocksStore {
             evictor: Evictor::new(store.tails.clone()),
             point,
             synced: point,
+            told: point.sequence,
             scratch: Vec::new(),
         };
         let threads = store.start(writer, mark_file, &directory, &options)?;
@@ -163,17 +168,61 @@ impl RocksStore {
         })
     }
 
-    /// Says that the peers have confirmed what this node has: the lost tail is forgotten. Blocks.
+    /// Says that an operator goes on with what this node has: the lost tail is forgotten, and peers will be told that its
+    /// loss was accepted. Blocks.
     pub fn confirm_tail(&self) -> Result<(), StoreError> {
-        // One commit brings the database up to the number that the mark has seen, or the next opening would doubt it again.
+        let mut starts = self.starts()?;
+        let lost = Found::read(&self.mark_path)?.sequence();
+        starts.accepted_loss = starts.accepted_loss.max(lost);
+        // The commit brings the database up to the number that the mark has seen, or the next opening would doubt it again.
+        self.put_starts(&starts)?;
+        MarkFile::clear_doubt(&self.mark_path)
+    }
+
+    /// Adds a start of the process to those that the store knows of, durably, and gives them all. To be called once, when
+    /// there is no lost tail, before anything is told to peers. Blocks.
+    pub fn begin_start(&self, id: u64) -> Result<Starts, StoreError> {
+        let mut starts = self.starts()?;
+        starts.begin(Start {
+            id,
+            after: self.opened_at.sequence,
+        });
+        self.put_starts(&starts)?;
+        Ok(starts)
+    }
+
+    /// Peers remember this node's commits up to `remembered`, and it has them up to `last` at most: later openings say so
+    /// until [`RocksStore::confirm_tail`]. Returns what they will say. Blocks.
+    pub fn keep_put_back(&self, remembered: u64, last: u64) -> Result<LostTail, StoreError> {
+        let at = |sequence| CommitPoint { sequence, chain: 0 };
+        let lost = LostTail {
+            cause: LostTailCause::PutBack,
+            marked: at(remembered),
+            recovered: at(last),
+        };
+        MarkFile::keep_doubt(&self.mark_path, lost)?;
+        Ok(lost)
+    }
+
+    /// The starts that the store knows of.
+    fn starts(&self) -> Result<Starts, StoreError> {
         self.open_group(GroupId::NODE)?;
+        let row = self.get_state(GroupId::NODE, StateKind::STARTS, None)?;
+        row.map_or_else(|| Ok(Starts::default()), |row| Starts::decode(&row))
+    }
+
+    fn put_starts(&self, starts: &Starts) -> Result<(), StoreError> {
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
         let done = Box::new(move |result| {
             let _ = sender.send(result);
         });
-        self.write(GroupId::NODE, Vec::new(), Durability::Synced, Some(done));
-        receiver.recv().map_err(|_| StoreError::ShuttingDown)??;
-        MarkFile::clear_doubt(&self.mark_path)
+        let row = Op::PutState {
+            kind: StateKind::STARTS,
+            suffix: None,
+            value: starts.encode(),
+        };
+        self.write(GroupId::NODE, vec![row], Durability::Synced, Some(done));
+        receiver.recv().map_err(|_| StoreError::ShuttingDown)?
     }
 
     /// Takes no more writes, writes and syncs what is queued, answers it, and ends the threads. Reads still work.
@@ -402,6 +451,10 @@ impl Store for RocksStore {
 
     fn queue_bytes(&self) -> usize {
         self.queue.bytes()
+    }
+
+    fn durable_commit(&self) -> u64 {
+        self.marker.told()
     }
 
     fn statistics(&self) -> StoreStatistics {

@@ -81,6 +81,10 @@ impl StateKind {
     pub const NODE: Self = Self(8);
     /// How far the index of keys reaches.
     pub const KEYS: Self = Self(9);
+    /// The starts of the node's process (see `starts`). The store's own, under [`GroupId::NODE`].
+    pub const STARTS: Self = Self(16);
+    /// What the node remembers of a peer's commits; the suffix is the peer's broker id. Under [`GroupId::NODE`].
+    pub const PEER: Self = Self(17);
     /// The commit sequence and hash of the last commit (see `mark`). The store's own, under [`GroupId::NODE`].
     pub const COMMIT: Self = Self(255);
 }
@@ -263,6 +267,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Bytes that wait for the writer or are in its hands. Cheap.
     fn queue_bytes(&self) -> usize;
+
+    /// The last commit that is durable and marked and holds anything but the node's own notes: what may be told to peers,
+    /// since no power failure takes it back. Notes are left out, or nodes that note each other's commits would never rest.
+    /// Cheap.
+    fn durable_commit(&self) -> u64;
 
     /// Counters since the start. Cheap.
     fn statistics(&self) -> StoreStatistics;

@@ -55,6 +55,8 @@ pub(crate) struct Writer {
     pub(crate) point: CommitPoint,
     /// The last commit that was synced.
     pub(crate) synced: CommitPoint,
+    /// The last commit that was written and holds anything but the node's own notes.
+    pub(crate) told: u64,
     pub(crate) scratch: Vec<u8>,
 }
 
@@ -138,7 +140,7 @@ impl Writer {
         self.device.sync()?;
         let synced = Instant::now();
         self.marker.wait_idle()?;
-        self.marker.submit(self.point);
+        self.marker.submit(self.point, self.told);
         self.synced = self.point;
         self.counters.sync_latency.record(synced - started);
         self.counters.mark_latency.record(synced.elapsed());
@@ -228,6 +230,9 @@ impl Writer {
             chain.update([group.get(), item.changes.len() as u64, item.bytes as u64]);
         }
         self.point = chain.finish();
+        if items.iter().any(|item| item.group.id != GroupId::NODE) {
+            self.told = self.point.sequence;
+        }
         let key = keys::state(GroupId::NODE, StateKind::COMMIT, 0);
         batch.put_cf(&state, key, codec::encode_commit(self.point));
         batch

@@ -36,6 +36,7 @@ fn hello(cluster_id: &str) -> Hello {
         protocol_min: 1,
         protocol_max: 1,
         feature_level: 1,
+        past: None,
     }
 }
 

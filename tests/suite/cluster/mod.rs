@@ -42,6 +42,7 @@ mod power_loss;
 mod produce_consume;
 mod produce_streams;
 mod producer_expiry;
+mod put_back;
 mod restart;
 mod retention;
 mod shutdown;

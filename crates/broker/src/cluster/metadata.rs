@@ -186,7 +186,7 @@ impl Metadata {
             .await
             .map_err(|error| unreachable(error.to_string()))?;
         let request = ProposeMetadataRequest {
-            hello: Some(self.registry.identity().hello(leader)),
+            hello: Some(self.registry.hello(leader)),
             command,
             forwarded: true,
         };
@@ -239,7 +239,8 @@ mod tests {
             election_timeout_min_ms: 150,
             election_timeout_max_ms: 300,
         };
-        let registry = Registry::start(identity, Arc::new(store), timing).expect("the timing is sound");
+        let registry =
+            Registry::start(identity, Arc::new(store), timing, Default::default()).expect("the timing is sound");
         let (machine, image) = MetadataMachine::new();
         let group = registry
             .open(GroupId::METADATA, Box::new(machine))

@@ -118,7 +118,8 @@ mod tests {
                 election_timeout_min_ms: 150,
                 election_timeout_max_ms: 300,
             };
-            let registry = Registry::start(identity, store.clone(), timing).expect("the timing is sound");
+            let registry =
+                Registry::start(identity, store.clone(), timing, Default::default()).expect("the timing is sound");
             let clock = Arc::new(Clock {
                 now_ms: AtomicI64::new(0),
                 step_ms,

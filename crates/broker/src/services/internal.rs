@@ -9,6 +9,7 @@ use jangada_proto::internal::{
     ProbeResponse, ProposeMetadataRequest, ProposeMetadataResponse, SnapshotChunk,
 };
 use jangada_replication::transport::inbound::FrameStream;
+use jangada_replication::{Registry, STARTING};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::cluster::bootstrap::{self, Bootstrap};
@@ -22,11 +23,20 @@ pub(crate) struct Internal {
 impl Internal {
     fn metadata(&self) -> Result<Metadata, Status> {
         let metadata = self.bootstrap.metadata.borrow().clone();
-        metadata.ok_or_else(|| {
-            Status::unavailable(format!(
-                "broker {} does not belong to a cluster yet",
-                self.bootstrap.local.broker
-            ))
+        metadata.ok_or_else(|| self.not_yet())
+    }
+
+    /// Before there is the metadata: peers judge each other's past before any group is opened.
+    fn registry(&self) -> Result<Arc<Registry>, Status> {
+        let registry = self.bootstrap.registry.borrow().clone();
+        registry.ok_or_else(|| self.not_yet())
+    }
+
+    fn not_yet(&self) -> Status {
+        let broker = self.bootstrap.local.broker;
+        Status::unavailable(match self.bootstrap.is_bound() {
+            true => format!("{STARTING}: broker {broker} opens its store"),
+            false => format!("broker {broker} does not belong to a cluster yet"),
         })
     }
 }
@@ -36,20 +46,20 @@ impl InternalService for Internal {
     type ControlStream = FrameStream;
 
     async fn control(&self, request: Request<Streaming<Frame>>) -> Result<Response<FrameStream>, Status> {
-        self.metadata()?.registry.serve_control(request).await
+        self.registry()?.serve_control(request).await
     }
 
     type BulkStream = FrameStream;
 
     async fn bulk(&self, request: Request<Streaming<Frame>>) -> Result<Response<FrameStream>, Status> {
-        self.metadata()?.registry.serve_bulk(request).await
+        self.registry()?.serve_bulk(request).await
     }
 
     async fn install_snapshot(
         &self,
         request: Request<Streaming<SnapshotChunk>>,
     ) -> Result<Response<InstallSnapshotResponse>, Status> {
-        self.metadata()?.registry.serve_snapshot(request).await
+        self.registry()?.serve_snapshot(request).await
     }
 
     async fn probe(&self, request: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
@@ -73,7 +83,7 @@ impl InternalService for Internal {
     ) -> Result<Response<ProposeMetadataResponse>, Status> {
         let metadata = self.metadata()?;
         let request = request.into_inner();
-        metadata.registry.identity().check(request.hello)?;
+        metadata.registry.admit(request.hello)?;
         let (reply, version) = metadata
             .propose_once(request.command, request.forwarded)
             .await

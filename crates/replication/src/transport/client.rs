@@ -173,7 +173,12 @@ impl Network {
             let hello = self.transport.hello(self.target.broker);
             let chunks = snapshot_chunks(hello, self.group, self.target, vote, snapshot);
             let response = client(channel).install_snapshot(stream::iter(chunks)).await;
-            let response = response.map_err(|status| unreachable(status.message()))?.into_inner();
+            let response = response.map_err(|status| unreachable(status.message()))?;
+            let judged = self
+                .transport
+                .judge_answerer(self.target.broker, &address, response.metadata());
+            judged.map_err(unreachable)?;
+            let response = response.into_inner();
             wire::vote_from(response.vote).map_err(protocol)
         };
         tokio::time::timeout(SNAPSHOT_TIMEOUT, send).await.unwrap_or_else(|_| {
@@ -345,6 +350,7 @@ mod tests {
 
     use super::super::handshake::Identity;
     use super::*;
+    use crate::peers::Peers;
 
     fn peer() -> BrokerId {
         BrokerId::from(2)
@@ -357,7 +363,11 @@ mod tests {
             broker: BrokerId::from(1),
             incarnation: Incarnation::from(1),
         };
-        let transport = Arc::new(Transport::new(Arc::new(identity), Box::new(Default::default)));
+        let transport = Arc::new(Transport::new(
+            Arc::new(identity),
+            Arc::new(Peers::none()),
+            Box::new(Default::default),
+        ));
         transport.set_peers(addresses);
         let mut factory = NetworkFactory {
             transport,

@@ -11,6 +11,8 @@ pub const PROTOCOL_MIN: u32 = 1;
 pub const PROTOCOL_MAX: u32 = 1;
 /// The highest feature level of this build: what the cluster may use once every broker has it.
 pub const FEATURE_LEVEL: u32 = 4;
+/// Starts that a caller may list. Builds list 32.
+const STARTS_MAX: usize = 1024;
 
 /// Who this broker is.
 #[derive(Clone, Debug)]
@@ -24,8 +26,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// The first thing to say to `to`.
-    pub fn hello(&self, to: BrokerId) -> Hello {
+    /// The first thing to say to `to`, without what is told of the past.
+    pub(crate) fn hello(&self, to: BrokerId) -> Hello {
         Hello {
             cluster_id: self.cluster_id.clone(),
             broker_id: self.broker.get(),
@@ -34,11 +36,12 @@ impl Identity {
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL_MAX,
             feature_level: FEATURE_LEVEL,
+            past: None,
         }
     }
 
-    /// Checks what a peer said first, and gives its id.
-    pub fn check(&self, hello: Option<Hello>) -> Result<BrokerId, Status> {
+    /// Checks what a peer said first, and gives it back.
+    pub(crate) fn check(&self, hello: Option<Hello>) -> Result<Hello, Status> {
         let Some(hello) = hello else {
             return Err(Status::failed_precondition(
                 "NO_HANDSHAKE: this is a broker's internal listener; clients connect to the public one",
@@ -63,7 +66,10 @@ impl Identity {
             ));
         }
         check_protocol(hello.protocol_min, hello.protocol_max)?;
-        Ok(BrokerId::from(hello.broker_id))
+        if hello.past.as_ref().is_some_and(|past| past.starts.len() > STARTS_MAX) {
+            return Err(refuse("DAMAGED", format!("a past of more than {STARTS_MAX} starts")));
+        }
+        Ok(hello)
     }
 }
 

@@ -5,7 +5,8 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::FuturesUnordered;
@@ -16,9 +17,11 @@ use jangada_types::{BrokerId, GroupId, Incarnation};
 use openraft::Snapshot as RaftSnapshot;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendError};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::introduction;
 use super::link::send_frames;
 use crate::codec;
 use crate::raft_types::{SnapshotMeta, StoredMembership, TypeConfig};
@@ -35,11 +38,43 @@ const ANSWER_QUEUE_MESSAGES: usize = 16 * 1024;
 /// A snapshot larger than this is refused: no state machine comes near.
 const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
 
+/// Between two looks at what this broker's commits have come to, for the peers that called it.
+const TELL_EVERY: Duration = Duration::from_millis(500);
+
 /// Takes the first frame and checks its handshake.
 async fn greet(registry: &Registry, frames: &mut Streaming<Frame>) -> Result<(BrokerId, Frame), Status> {
-    let first = frames.message().await?.unwrap_or_default();
-    let peer = registry.identity().check(first.hello.clone())?;
+    let mut first = frames.message().await?.unwrap_or_default();
+    let peer = registry.admit(first.hello.take())?;
     Ok((peer, first))
+}
+
+/// A response that says who gives it.
+fn introduced<T>(registry: &Registry, to: BrokerId, body: T) -> Response<T> {
+    let mut response = Response::new(body);
+    introduction::introduce(response.metadata_mut(), &registry.hello(to));
+    response
+}
+
+/// Tells a peer that called this broker how far its commits are, whenever that has changed.
+async fn tell_commits(registry: Weak<Registry>, answers: mpsc::Sender<Message>) {
+    let mut told = None;
+    let mut tick = tokio::time::interval(TELL_EVERY);
+    loop {
+        tick.tick().await;
+        let Some(commits) = registry.upgrade().and_then(|registry| registry.peers().own_commits()) else {
+            return;
+        };
+        if told.replace(commits) == Some(commits) {
+            continue;
+        }
+        let message = Message {
+            body: Some(Body::Commits(commits)),
+            ..Message::default()
+        };
+        if answers.send(message).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Frames out of a queue of answers.
@@ -77,7 +112,11 @@ pub(crate) async fn control(
     let mut frames = request.into_inner();
     let (peer, first) = greet(&registry, &mut frames).await?;
     let (answers, outgoing) = answer_stream();
+    let response = introduced(&registry, peer, outgoing);
     tokio::spawn(async move {
+        // Ends with this task.
+        let mut telling = JoinSet::new();
+        telling.spawn(tell_commits(Arc::downgrade(&registry), answers.clone()));
         registry.heard_from(peer);
         let mut running = FuturesUnordered::new();
         let start = |message: Message| serve_call(registry.clone(), peer, message);
@@ -100,7 +139,7 @@ pub(crate) async fn control(
             }
         }
     });
-    Ok(Response::new(outgoing))
+    Ok(response)
 }
 
 /// One control message. `None`: it wants no answer.
@@ -182,6 +221,7 @@ pub(crate) async fn bulk(
     let mut frames = request.into_inner();
     let (peer, first) = greet(&registry, &mut frames).await?;
     let (answers, outgoing) = answer_stream();
+    let response = introduced(&registry, peer, outgoing);
     tokio::spawn(async move {
         let mut inbound = Inbound {
             registry,
@@ -197,7 +237,7 @@ pub(crate) async fn bulk(
             next = frames.message().await.ok().flatten();
         }
     });
-    Ok(Response::new(outgoing))
+    Ok(response)
 }
 
 /// One bulk connection's append streams.
@@ -284,7 +324,7 @@ pub(crate) async fn install_snapshot(
 ) -> Result<Response<InstallSnapshotResponse>, Status> {
     let mut chunks = request.into_inner();
     let first = chunks.message().await?.unwrap_or_default();
-    registry.identity().check(first.hello)?;
+    let peer = registry.admit(first.hello)?;
     let header = first
         .header
         .ok_or_else(|| Status::invalid_argument("a snapshot begins with its header"))?;
@@ -323,7 +363,8 @@ pub(crate) async fn install_snapshot(
         .install_full_snapshot(vote, snapshot)
         .await
         .map_err(|fatal| Status::unavailable(fatal.to_string()))?;
-    Ok(Response::new(InstallSnapshotResponse {
+    let response = InstallSnapshotResponse {
         vote: Some(wire::vote_to(&response.vote)),
-    }))
+    };
+    Ok(introduced(&registry, peer, response))
 }

@@ -10,14 +10,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jangada_proto::internal::message::Body;
-use jangada_proto::internal::{AppendEntries, Frame, Hello, Message, StreamEnd};
+use jangada_proto::internal::{AppendEntries, Frame, Message, StreamEnd};
 use jangada_types::{BrokerId, GroupId, Incarnation};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::{FRAME_BYTES_MAX, client, endpoint};
+use super::handshake::Identity;
+use super::{FRAME_BYTES_MAX, client, endpoint, introduction};
+use crate::peers::Peers;
 use crate::wire;
 
 /// Messages that wait to be sent. Bulk data is bounded by windows long before; control messages are small.
@@ -67,8 +69,47 @@ pub(crate) struct Link {
 /// Whether there is one.
 enum Connection {
     Up,
-    /// With the cause.
-    Down(String),
+    Down(Down),
+}
+
+/// There is no connection.
+#[derive(Clone, Debug)]
+struct Down {
+    cause: String,
+    /// Tries that failed since there was one.
+    tries: u32,
+    /// The peer opens its store: it will be there soon.
+    is_starting: bool,
+}
+
+impl Down {
+    fn new(cause: &str) -> Self {
+        Self {
+            cause: cause.to_owned(),
+            tries: 0,
+            is_starting: false,
+        }
+    }
+}
+
+/// How far a first look at a peer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FirstLook {
+    /// It answered, and so has judged this broker.
+    Met,
+    /// It is not there, or refuses.
+    Away,
+    /// It opens its store.
+    Starting,
+    /// It was not tried often enough to say.
+    UnderWay,
+}
+
+/// Who opens the connection, and what it knows of the others.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    pub identity: Arc<Identity>,
+    pub known: Arc<Peers>,
 }
 
 #[derive(Default)]
@@ -81,17 +122,17 @@ impl Link {
     pub fn spawn(
         lane: Lane,
         broker: BrokerId,
-        hello: Hello,
+        caller: Caller,
         address: watch::Receiver<String>,
         greeting: Box<dyn Fn() -> Option<Message> + Send + Sync>,
     ) -> Self {
         let (queue, messages) = mpsc::channel(QUEUE_MESSAGES_MAX);
         let calls = Arc::new(Calls::default());
-        let (reported, connection) = watch::channel(Connection::Down("not connected yet".to_owned()));
+        let (reported, connection) = watch::channel(Connection::Down(Down::new("not connected yet")));
         let driver = Driver {
             lane,
             broker,
-            hello,
+            caller,
             address,
             greeting,
             messages,
@@ -117,11 +158,21 @@ impl Link {
             Ok(Err(_)) => Err(self.gone()),
             Err(_) => match &*self.connection.borrow() {
                 Connection::Up => Ok(()),
-                Connection::Down(cause) => Err(LinkError {
+                Connection::Down(down) => Err(LinkError {
                     broker: self.broker,
-                    cause: cause.clone(),
+                    cause: down.cause.clone(),
                 }),
             },
+        }
+    }
+
+    /// How far the first look at the peer is, which counts as away when so many tries have failed.
+    pub fn first_look(&self, tries_max: u32) -> FirstLook {
+        match &*self.connection.borrow() {
+            Connection::Up => FirstLook::Met,
+            Connection::Down(down) if down.is_starting => FirstLook::Starting,
+            Connection::Down(down) if down.tries >= tries_max => FirstLook::Away,
+            Connection::Down(_) => FirstLook::UnderWay,
         }
     }
 
@@ -341,7 +392,7 @@ impl Calls {
 struct Driver {
     lane: Lane,
     broker: BrokerId,
-    hello: Hello,
+    caller: Caller,
     address: watch::Receiver<String>,
     greeting: Box<dyn Fn() -> Option<Message> + Send + Sync>,
     messages: mpsc::Receiver<Message>,
@@ -352,25 +403,30 @@ struct Driver {
 impl Driver {
     async fn run(mut self) {
         let mut pause = RECONNECT_MIN;
+        let mut tries = 0;
         loop {
             let ended = match self.connect().await {
                 Ok((frames, answers)) => {
-                    pause = RECONNECT_MIN;
+                    (pause, tries) = (RECONNECT_MIN, 0);
                     tracing::debug!(broker = %self.broker, lane = ?self.lane, "connected");
                     self.connection.send_replace(Connection::Up);
-                    self.exchange(frames, answers).await
+                    self.exchange(frames, answers).await.map(|cause| Down::new(&cause))
                 }
-                Err(cause) => Some(cause),
+                Err(down) => {
+                    tries += 1;
+                    Some(Down { tries, ..down })
+                }
             };
-            let Some(cause) = ended else {
+            let Some(down) = ended else {
                 // The link was dropped.
                 self.fail("the broker stops");
                 return;
             };
+            let cause = &down.cause;
             tracing::debug!(broker = %self.broker, lane = ?self.lane, %cause, "not connected");
-            self.connection.send_replace(Connection::Down(cause.clone()));
-            self.fail(&cause);
-            if !self.refuse_for(pause, &cause).await {
+            self.connection.send_replace(Connection::Down(down.clone()));
+            self.fail(cause);
+            if !self.refuse_for(pause, cause).await {
                 return;
             }
             pause = (pause * 2).min(RECONNECT_MAX);
@@ -400,43 +456,63 @@ impl Driver {
         }
     }
 
-    async fn connect(&mut self) -> Result<(mpsc::Sender<Frame>, tonic::Streaming<Frame>), String> {
+    async fn connect(&mut self) -> Result<(mpsc::Sender<Frame>, tonic::Streaming<Frame>), Down> {
         let address = self.address.borrow_and_update().clone();
-        let endpoint = endpoint(&address).map_err(|error| format!("address {address}: {error}"))?;
+        let endpoint = endpoint(&address).map_err(|error| Down::new(&format!("address {address}: {error}")))?;
         let channel = endpoint
             .connect()
             .await
-            .map_err(|error| format!("{address}: {}", chain(&error)))?;
+            .map_err(|error| Down::new(&format!("{address}: {}", chain(&error))))?;
         let (frames, outgoing) = mpsc::channel(2);
         let messages = (self.greeting)().into_iter().collect();
         let first = Frame {
-            hello: Some(self.hello.clone()),
+            hello: Some(introduction::hello(
+                &self.caller.identity,
+                &self.caller.known,
+                self.broker,
+            )),
             messages,
         };
         frames
             .try_send(first)
-            .map_err(|_| "the first frame has room".to_owned())?;
+            .map_err(|_| Down::new("the first frame has no room"))?;
         let mut client = client(channel);
         let request = ReceiverStream::new(outgoing);
         let response = match self.lane {
             Lane::Control => client.control(request).await,
             Lane::Bulk => client.bulk(request).await,
         };
-        let answers = response.map_err(|status| refused(&address, &status))?.into_inner();
-        Ok((frames, answers))
+        let response = response.map_err(|status| {
+            introduction::heed_refusal(&self.caller.known, &status);
+            Down {
+                is_starting: introduction::is_starting(&status),
+                ..Down::new(&refused(&address, &status))
+            }
+        })?;
+        let Caller { identity, known } = &self.caller;
+        let judged = introduction::judge_answerer(identity, known, (self.broker, &address), response.metadata());
+        judged.map_err(|cause| Down::new(&cause))?;
+        Ok((frames, response.into_inner()))
     }
 
     /// Sends and receives until either ends. `None`: the link was dropped.
     async fn exchange(&mut self, frames: mpsc::Sender<Frame>, mut answers: tonic::Streaming<Frame>) -> Option<String> {
         let calls = self.calls.clone();
         let calls_alive = self.calls.clone();
+        let (broker, known) = (self.broker, self.caller.known.clone());
         let receive = async {
             loop {
                 match answers.message().await {
                     Ok(Some(frame)) => {
                         for message in frame.messages {
-                            if let Some(body) = message.body {
-                                calls.answer(message.call_id, body);
+                            match message.body {
+                                Some(Body::Commits(commits)) => {
+                                    if !known.progressed(broker, commits) {
+                                        return "it has fewer commits than it had before".to_owned();
+                                    }
+                                }
+                                Some(body) => calls.answer(message.call_id, body),
+                                None => {}
                             }
                         }
                     }

@@ -8,10 +8,12 @@
 //! - [`client`]: openraft's network on top of it.
 //! - [`inbound`]: the accepting side.
 //! - [`handshake`]: who may talk to whom.
+//! - [`introduction`]: what both sides say of themselves, and of their past.
 
 pub(crate) mod client;
 pub mod handshake;
 pub mod inbound;
+pub mod introduction;
 pub(crate) mod link;
 mod pipeline;
 
@@ -24,10 +26,12 @@ use jangada_proto::internal::{Hello, Message};
 use jangada_types::BrokerId;
 use parking_lot::RwLock;
 use tokio::sync::watch;
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 
 use self::handshake::Identity;
-use self::link::{Lane, Link};
+use self::link::{Caller, Lane, Link};
+use crate::peers::Peers;
 
 /// A frame's messages are at most this many bytes, unless one message alone is more. Bounds what a vote waits for
 /// behind others on its connection.
@@ -88,15 +92,22 @@ pub(crate) struct Peer {
 /// The links to all peers.
 pub struct Transport {
     identity: Arc<Identity>,
+    /// What is known of the other brokers' commits.
+    known: Arc<Peers>,
     peers: RwLock<HashMap<BrokerId, Arc<Peer>>>,
     /// Makes the first message of each new control connection: everything that this broker leads.
     greeting: Box<dyn Fn() -> Message + Send + Sync>,
 }
 
 impl Transport {
-    pub(crate) fn new(identity: Arc<Identity>, greeting: Box<dyn Fn() -> Message + Send + Sync>) -> Self {
+    pub(crate) fn new(
+        identity: Arc<Identity>,
+        known: Arc<Peers>,
+        greeting: Box<dyn Fn() -> Message + Send + Sync>,
+    ) -> Self {
         Self {
             identity,
+            known,
             peers: RwLock::default(),
             greeting,
         }
@@ -121,11 +132,14 @@ impl Transport {
                 }
                 None => {
                     let (sender, receiver) = watch::channel(address.clone());
-                    let hello = self.identity.hello(broker);
+                    let caller = Caller {
+                        identity: self.identity.clone(),
+                        known: self.known.clone(),
+                    };
                     let greeting = Arc::downgrade(self);
                     let greet = move || greeting.upgrade().map(|transport| (transport.greeting)());
-                    let control = Link::spawn(Lane::Control, broker, hello.clone(), receiver.clone(), Box::new(greet));
-                    let bulk = Link::spawn(Lane::Bulk, broker, hello, receiver, Box::new(|| None));
+                    let control = Link::spawn(Lane::Control, broker, caller.clone(), receiver.clone(), Box::new(greet));
+                    let bulk = Link::spawn(Lane::Bulk, broker, caller, receiver, Box::new(|| None));
                     peers.insert(
                         broker,
                         Arc::new(Peer {
@@ -148,7 +162,12 @@ impl Transport {
     }
 
     pub(crate) fn hello(&self, to: BrokerId) -> Hello {
-        self.identity.hello(to)
+        introduction::hello(&self.identity, &self.known, to)
+    }
+
+    /// As the links do with each answer: see [`introduction::judge_answerer`].
+    pub(crate) fn judge_answerer(&self, broker: BrokerId, address: &str, headers: &MetadataMap) -> Result<(), String> {
+        introduction::judge_answerer(&self.identity, &self.known, (broker, address), headers)
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use jangada_storage::conformance::{Disk, entries, write_synced};
-use jangada_storage::{LogEntry, LostTailCause, Op, RocksStore, Store};
+use jangada_storage::{LogEntry, LostTailCause, Op, Past, RocksStore, Store};
 use jangada_types::GroupId;
 
 use crate::directory::{Directory, copy, files, open_small};
@@ -180,4 +180,48 @@ fn a_tail_that_was_confirmed_before_anything_was_written_stays_confirmed() {
     store.confirm_tail().unwrap();
     drop(store);
     assert_eq!(cause(&crashed), None);
+}
+
+#[test]
+fn a_store_that_peers_know_to_be_put_back_stays_in_doubt_until_it_is_confirmed() {
+    let directory = Directory::new();
+    let store = directory.open();
+    store.open_group(GROUP).unwrap();
+    let first = store.begin_start(7).unwrap();
+    append(&store, 3);
+    let told = store.durable_commit();
+    assert!(told > first.list[0].after);
+    let lost = store.keep_put_back(told + 40, told).unwrap();
+    drop(store);
+    for _ in 0..2 {
+        let (store, recovery) = directory.open_recovered();
+        assert_eq!(recovery.lost_tail, Some(lost));
+        drop(store);
+    }
+    let (store, _) = directory.open_recovered();
+    store.confirm_tail().unwrap();
+    drop(store);
+    let store = directory.open();
+    let starts = store.begin_start(8).unwrap();
+    assert_eq!(starts.accepted_loss, told + 40);
+    assert!(starts.list[1].after > told + 40, "no number is given twice: {starts:?}");
+    assert_eq!(starts.past(9, told + 40, store.durable_commit()), Past::There);
+    assert_eq!(starts.past(9, told + 41, store.durable_commit()), Past::Unknown);
+}
+
+#[test]
+fn only_what_is_marked_and_no_note_of_the_nodes_own_is_told() {
+    let directory = Directory::new();
+    let store = directory.open();
+    store.open_group(GROUP).unwrap();
+    append(&store, 5);
+    // The mark of a commit is under way while it is acknowledged; the next commit waits for it.
+    append(&store, 1);
+    let told = store.durable_commit();
+    assert!(told >= 5, "{told}");
+    store.begin_start(7).unwrap();
+    store.begin_start(8).unwrap();
+    store.begin_start(9).unwrap();
+    let (settled, bound) = (store.durable_commit(), 6);
+    assert_eq!(settled, bound, "notes of starts are left out");
 }

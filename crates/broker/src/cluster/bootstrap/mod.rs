@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use jangada_controller::DirectoryId;
 use jangada_proto::internal::Member;
-use jangada_replication::FEATURE_LEVEL;
+use jangada_replication::{FEATURE_LEVEL, Registry};
 use jangada_types::{BrokerId, Incarnation};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -47,6 +47,8 @@ use crate::seams::IdSource;
 
 /// Between two rounds of asking the seeds.
 const ROUND: Duration = Duration::from_millis(200);
+/// How long a start waits for the seeds to say who they are, before it asks those that it knows.
+const ASK_SEEDS_WITHIN: Duration = Duration::from_secs(1);
 /// All seeds begin with this incarnation.
 const FIRST_INCARNATION: Incarnation = Incarnation(1);
 
@@ -68,6 +70,8 @@ pub(crate) struct Bootstrap {
     directory: Mutex<DataDirectory>,
     /// Changes when the directory is bound.
     bound: watch::Sender<Option<Bound>>,
+    /// Who answers peers, once the store is open.
+    pub registry: watch::Sender<Option<Arc<Registry>>>,
     /// The metadata, once this broker is part of a cluster.
     pub metadata: watch::Sender<Option<Metadata>>,
 }
@@ -87,8 +91,31 @@ impl Bootstrap {
             ids,
             directory: Mutex::new(directory),
             bound: watch::Sender::new(bound),
+            registry: watch::Sender::new(None),
             metadata: watch::Sender::new(None),
         }
+    }
+
+    /// The directory belongs to a cluster.
+    pub fn is_bound(&self) -> bool {
+        self.bound.borrow().is_some()
+    }
+
+    /// Calls the peers that this broker has met and the seeds, and returns when each has judged its past, or is not there.
+    pub async fn ask_peers(&self, registry: &Registry) {
+        let met = registry.met();
+        registry.set_peers(&met);
+        let probed = async {
+            // What is wrong with the seeds is told when the cluster is completed.
+            let mut found = met.clone();
+            let seeds = self.probe_seeds().await.unwrap_or_default().into_iter();
+            let bound = seeds.filter(|seed| !seed.answer.cluster_id.is_empty());
+            found.extend(bound.map(|seed| (BrokerId(seed.answer.broker_id), seed.answer.internal_address)));
+            registry.set_peers(&found);
+        };
+        // A seed that is silent has been called as one that was met, if it ever was.
+        let _ = tokio::time::timeout(ASK_SEEDS_WITHIN, probed).await;
+        registry.ask_peers().await;
     }
 
     /// The store that was there before must be there again.
