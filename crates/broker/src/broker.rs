@@ -32,6 +32,7 @@ use crate::cluster::bootstrap::{Bootstrap, BootstrapError, Local};
 use crate::cluster::directory::{DataDirectory, DirectoryError};
 use crate::cluster::metadata::{Metadata, MetadataMachine};
 use crate::cluster::reconcile::Reconciler;
+use crate::cluster::roster::ImageRoster;
 use crate::groups;
 use crate::health::{Health, SERVICES};
 use crate::http;
@@ -263,6 +264,7 @@ impl Broker {
         let (machine, image) = MetadataMachine::new();
         let group = registry.open(GroupId::METADATA, Box::new(machine)).await?;
         let metadata = Metadata::new(registry.clone(), group, image);
+        registry.set_roster(ImageRoster::new(metadata.watch()));
         self.bootstrap.metadata.send_replace(Some(metadata.clone()));
         self.bootstrap.complete(&metadata).await?;
         self.bootstrap.register(&metadata).await?;
@@ -278,6 +280,7 @@ impl Broker {
     ) -> RunError {
         let lost = tokio::select! {
             cause = fence_of(fence) => return RunError::Fenced(cause),
+            why = registry.removed() => return StartError::from(BootstrapError::Refused(why)).into(),
             lost = registry.put_back() => lost,
         };
         let store = rocks.clone();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jangada_replication::Cause;
 use jangada_types::Reason;
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -38,6 +39,8 @@ pub(crate) struct Metrics {
     errors: Family<ReasonLabel, Counter>,
     replicas: Family<StateLabel, Gauge>,
     store: Family<StateLabel, Gauge>,
+    /// What other brokers, or who passes for one, said and was refused.
+    internal_rejections: Family<CauseLabel, Counter>,
     /// Of the consumer groups whose shards this broker leads.
     pub groups: GroupMetrics,
 }
@@ -78,6 +81,11 @@ impl Metrics {
                 all,
                 "store",
                 "The store's counters: commits, syncs, queued and cached bytes, free space",
+            ),
+            internal_rejections: registered(
+                all,
+                "internal_rejections",
+                "Messages on the internal listener that were refused, by cause",
             ),
             groups: GroupMetrics {
                 heartbeats: registered(all, "group_heartbeats", "Heartbeats of members that were answered"),
@@ -130,6 +138,12 @@ impl Metrics {
         let (groups, members) = node.shards.count();
         gauge(&self.groups.here, "groups", groups);
         gauge(&self.groups.here, "members", members);
+        for cause in Cause::ALL {
+            let counter = self
+                .internal_rejections
+                .get_or_create(&CauseLabel { cause: cause.name() });
+            counter.inc_by(node.registry().rejections().get(cause).saturating_sub(counter.get()));
+        }
         let store = node.store().statistics();
         for (name, value) in [
             ("commits", store.commits),

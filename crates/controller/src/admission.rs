@@ -175,6 +175,14 @@ pub fn validate_replace_broker(image: &Image, broker: BrokerId, is_alive: bool) 
     Ok(Command::ReplaceBroker { broker })
 }
 
+/// Judges the removal of a broker. One that runs is told so and let go: it has nothing.
+pub fn validate_remove_broker(image: &Image, broker: BrokerId) -> Result<Command, Rejection> {
+    if !image.was_removed(broker) {
+        rules::may_remove(image, broker)?;
+    }
+    Ok(Command::RemoveBroker { broker })
+}
+
 /// Judges a producer that wants to go on under its id.
 pub fn validate_bump_producer_epoch(
     image: &Image,

@@ -30,6 +30,13 @@ pub enum Command {
         /// Who.
         broker: BrokerId,
     },
+    /// Takes a broker out of the cluster that has no replicas and owes nothing: it may not come back with the data directory
+    /// that it had. When it is not there: accepted, without an effect, if it was taken out before. From then on no broker may
+    /// join that does not know it.
+    RemoveBroker {
+        /// Who.
+        broker: BrokerId,
+    },
     /// Creates a topic; its partitions get the next group ids.
     CreateTopic {
         /// Chosen at random by the proposer.

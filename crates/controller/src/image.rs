@@ -34,6 +34,9 @@ pub const CONDITIONS_FEATURE_LEVEL: u32 = 3;
 /// The feature level that knows [`Command::AddPartitions`](crate::Command::AddPartitions).
 pub const ADD_PARTITIONS_FEATURE_LEVEL: u32 = 4;
 
+/// The feature level that knows [`Command::RemoveBroker`](crate::Command::RemoveBroker).
+pub const REMOVE_BROKER_FEATURE_LEVEL: u32 = 5;
+
 /// The first producer id that is given out; lower ones never belong to a producer.
 pub const FIRST_PRODUCER_ID: i64 = 1000;
 
@@ -51,6 +54,8 @@ pub struct Image {
     /// The producer id that the next allocation begins with.
     pub(crate) next_producer_id: i64,
     pub(crate) brokers: Arc<BTreeMap<BrokerId, Broker>>,
+    /// Brokers that were taken out, and have not come back under their ids.
+    pub(crate) removed: Arc<BTreeMap<BrokerId, RemovedBroker>>,
     pub(crate) topics: Arc<BTreeMap<TopicId, Arc<Topic>>>,
     pub(crate) tombstones: Arc<BTreeMap<GroupId, Tombstone>>,
     /// Derived: topics by name.
@@ -101,6 +106,15 @@ impl Broker {
     pub fn is_awaiting_replacement(&self) -> bool {
         self.expected_incarnation.is_some()
     }
+}
+
+/// What is left of a broker that was taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemovedBroker {
+    /// The last incarnation that was given to it or one of its replicas.
+    pub incarnation: Incarnation,
+    /// The data directory that it had, which may not come back.
+    pub directory: DirectoryId,
 }
 
 /// What the partitions of a topic are.
@@ -222,6 +236,7 @@ impl Image {
             next_group_id: 1,
             next_producer_id: FIRST_PRODUCER_ID,
             brokers: Arc::default(),
+            removed: Arc::default(),
             topics: Arc::default(),
             tombstones: Arc::default(),
             topics_by_name: Arc::default(),
@@ -252,6 +267,11 @@ impl Image {
     /// The broker with this id.
     pub fn broker(&self, id: BrokerId) -> Option<&Broker> {
         self.brokers.get(&id)
+    }
+
+    /// True when this broker was taken out and has not joined anew.
+    pub fn was_removed(&self, id: BrokerId) -> bool {
+        self.removed.contains_key(&id)
     }
 
     /// The id under which the broker's replicas take part in Raft groups now.
@@ -320,6 +340,11 @@ impl Image {
                 partition,
             })
         })
+    }
+
+    /// The highest group id that was given out; that of the metadata group if there was none.
+    pub fn newest_group(&self) -> GroupId {
+        GroupId(self.next_group_id.saturating_sub(1))
     }
 
     /// The number of partitions of all topics.

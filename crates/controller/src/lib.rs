@@ -34,7 +34,7 @@ pub use command::{BrokerRegistration, Command, DirectoryId, SeedBroker};
 pub use error::RestoreError;
 pub use image::{
     ADD_PARTITIONS_FEATURE_LEVEL, Broker, CONDITIONS_FEATURE_LEVEL, COORDINATOR_FEATURE_LEVEL, COORDINATOR_TOPIC,
-    Image, Partition, PartitionRef, Tombstone, Topic, TopicKind,
+    Image, Partition, PartitionRef, REMOVE_BROKER_FEATURE_LEVEL, Tombstone, Topic, TopicKind,
 };
 pub use jangada_types::{CodecError, Rejection};
 pub use metadata_quorum::{QuorumCandidate, metadata_voters};
@@ -43,4 +43,4 @@ pub use reply::Reply;
 
 /// The highest feature level that this build understands. A build that folds a command in another way than its
 /// predecessor, or knows a new one, has a higher level.
-pub const FEATURE_LEVEL: u32 = 4;
+pub const FEATURE_LEVEL: u32 = 5;

@@ -33,6 +33,11 @@ pub enum Reply {
         /// The incarnation that it gets when it comes back.
         incarnation: Incarnation,
     },
+    /// Of `RemoveBroker`.
+    BrokerRemoved {
+        /// The metadata version that no longer has the broker.
+        version: u64,
+    },
     /// Of `CreateTopic`.
     TopicCreated {
         /// As in the command.

@@ -10,7 +10,7 @@ use jangada_types::{
     validate_topic_name,
 };
 
-use crate::image::{Broker, FIRST_PRODUCER_ID, Image, PartitionRef, Topic, TopicKind};
+use crate::image::{Broker, FIRST_PRODUCER_ID, Image, PartitionRef, REMOVE_BROKER_FEATURE_LEVEL, Topic, TopicKind};
 
 /// Bytes of a broker's address. A host name has at most 253, and a port 5.
 pub(crate) const ADDRESS_BYTES_MAX: usize = 260;
@@ -178,6 +178,36 @@ pub(crate) fn broker(image: &Image, id: BrokerId) -> Result<&Broker, Rejection> 
     })
 }
 
+/// What may be taken out of the cluster: a broker that no list of replicas names, while others are left that all know the
+/// command.
+pub(crate) fn may_remove(image: &Image, id: BrokerId) -> Result<(), Rejection> {
+    let known = broker(image, id)?;
+    let refuse = |what: String| Err(Rejection::new(Reason::InvalidRequest, what));
+    let names = |replicas: &[ReplicaId]| replicas.iter().any(|replica| replica.broker == id);
+    let has_replica = |partition: &PartitionRef<'_>| names(&partition.replicas) || names(&partition.leaving);
+    if let Some(partition) = image.partitions().find(has_replica) {
+        return refuse(format!(
+            "broker {id} has a replica of partition {} of topic {:?}, or still deletes one: only a broker without replicas can be \
+             taken out of the cluster",
+            partition.index, partition.topic.name
+        ));
+    }
+    if let Some((group, _)) = image.tombstones().find(|(_, tombstone)| names(&tombstone.replicas)) {
+        return refuse(format!(
+            "broker {id} may still have data of group {group}, whose topic was deleted: give it up with `jangada cluster \
+             replace-broker {id}`, or start it so that it deletes the data"
+        ));
+    }
+    let mut others = image.brokers().filter(|other| other.id != known.id).peekable();
+    if others.peek().is_none() {
+        return refuse(format!(
+            "broker {id} is the only one of the cluster: there is nothing to take it out of"
+        ));
+    }
+    // The one that goes does not count: a stranger of an old version must not prevent its own removal.
+    others.try_for_each(|other| has_level(other, REMOVE_BROKER_FEATURE_LEVEL))
+}
+
 pub(crate) fn live_group(image: &Image, group: GroupId) -> Result<PartitionRef<'_>, Rejection> {
     image.partition_of_group(group).ok_or_else(|| {
         Rejection::new(
@@ -263,16 +293,20 @@ impl Image {
 
 /// Whether every broker understands a feature level; one that is down counts, for it may come back.
 pub(crate) fn all_have_level(image: &Image, level: u32) -> Result<(), Rejection> {
-    match image.brokers().find(|broker| broker.feature_level < level) {
-        None => Ok(()),
-        Some(old) => Err(Rejection::new(
-            Reason::NotReady,
-            format!(
-                "broker {} has feature level {}, this needs {level}: upgrade it, then try again",
-                old.id, old.feature_level
-            ),
-        )
-        .with("expected", level)
-        .with("actual", old.feature_level)),
+    image.brokers().try_for_each(|broker| has_level(broker, level))
+}
+
+fn has_level(broker: &Broker, level: u32) -> Result<(), Rejection> {
+    if broker.feature_level >= level {
+        return Ok(());
     }
+    Err(Rejection::new(
+        Reason::NotReady,
+        format!(
+            "broker {} has feature level {}, this needs {level}: upgrade it, then try again",
+            broker.id, broker.feature_level
+        ),
+    )
+    .with("expected", level)
+    .with("actual", broker.feature_level))
 }

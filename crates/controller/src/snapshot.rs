@@ -21,7 +21,12 @@ impl Image {
     pub fn restore(bytes: &[u8]) -> Result<Self, RestoreError> {
         let parts = wire::image::decode(bytes)?;
         let version = parts.version;
-        let lengths = (parts.brokers.len(), parts.topics.len(), parts.tombstones.len());
+        let lengths = (
+            parts.brokers.len(),
+            parts.topics.len(),
+            parts.tombstones.len(),
+            parts.removed.len(),
+        );
         let mut image = Self {
             cluster_id: parts.cluster_id.into(),
             version,
@@ -37,10 +42,17 @@ impl Image {
                     .collect(),
             ),
             tombstones: Arc::new(parts.tombstones.into_iter().collect()),
+            removed: Arc::new(parts.removed.into_iter().collect()),
             ..Self::new()
         };
         let inconsistent = |detail| RestoreError::Inconsistent { version, detail };
-        if lengths != (image.brokers.len(), image.topics.len(), image.tombstones.len()) {
+        let found = (
+            image.brokers.len(),
+            image.topics.len(),
+            image.tombstones.len(),
+            image.removed.len(),
+        );
+        if lengths != found {
             return Err(inconsistent(
                 "a broker, a topic or a tombstone is there twice".to_owned(),
             ));
@@ -86,6 +98,17 @@ impl Image {
                         "broker {} expects {expected:?} after {}",
                         broker.replica(),
                         broker.incarnation
+                    )
+                },
+            )?;
+        }
+        for (id, removed) in &*self.removed {
+            ensure(
+                id.get() > 0 && removed.incarnation.get() > 0 && self.broker(*id).is_none(),
+                &|| {
+                    format!(
+                        "broker {id} was taken out as incarnation {}, and is there",
+                        removed.incarnation
                     )
                 },
             )?;

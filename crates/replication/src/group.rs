@@ -18,6 +18,8 @@ use tokio::sync::{Semaphore, watch};
 use crate::host::{Host, HostSignals};
 use crate::log_store::LogStore;
 use crate::raft_types::{Command, TypeConfig};
+use crate::state_machine::Check;
+use crate::transport::plausible::Horizon;
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, Host>;
 
@@ -159,6 +161,8 @@ struct Inner {
     next_read: Mutex<Option<ReadRound>>,
     reading: tokio::sync::Mutex<()>,
     heartbeats: Arc<Semaphore>,
+    horizon: Arc<Horizon>,
+    check: Arc<dyn Check>,
 }
 
 impl Group {
@@ -168,6 +172,7 @@ impl Group {
         log: LogStore,
         signals: Arc<HostSignals>,
         status: watch::Receiver<GroupStatus>,
+        (horizon, check): (Arc<Horizon>, Arc<dyn Check>),
     ) -> Self {
         let inner = Inner {
             replica,
@@ -178,6 +183,8 @@ impl Group {
             next_read: Mutex::default(),
             reading: tokio::sync::Mutex::default(),
             heartbeats: Arc::new(Semaphore::new(HEARTBEATS_MAX)),
+            horizon,
+            check,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -188,6 +195,16 @@ impl Group {
 
     pub(crate) fn heartbeats(&self) -> &Arc<Semaphore> {
         &self.inner.heartbeats
+    }
+
+    /// The terms that peers are believed.
+    pub(crate) fn horizon(&self) -> &Arc<Horizon> {
+        &self.inner.horizon
+    }
+
+    /// The commands and snapshots that can be applied.
+    pub(crate) fn check(&self) -> &Arc<dyn Check> {
+        &self.inner.check
     }
 
     /// The group's id.

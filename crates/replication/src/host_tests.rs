@@ -16,7 +16,7 @@ use crate::codec;
 use crate::host::Host;
 use crate::log_store::LogStore;
 use crate::raft_types::{Command, Entry, SnapshotMeta, StoredMembership, log_id};
-use crate::state_machine::{Effects, RestoreError, Retention, StateMachine};
+use crate::state_machine::{Check, Effects, RestoreError, Retention, StateMachine};
 
 const GROUP: GroupId = GroupId(7);
 const KIB: usize = 1 << 10;
@@ -75,11 +75,33 @@ impl StateMachine for Journal {
         Ok(())
     }
 
+    fn check(&self) -> Arc<dyn Check> {
+        Arc::new(JournalCheck)
+    }
+
     fn retention(&self) -> Retention {
         Retention::LogIsData {
             position: Offset::from(self.position),
             start: Offset::from(self.start),
             checkpoint_bytes: self.checkpoint_bytes,
+        }
+    }
+}
+
+struct JournalCheck;
+
+impl Check for JournalCheck {
+    fn command(&self, command: &Command) -> Result<(), String> {
+        match command.head() {
+            TRIM | b"" => Ok(()),
+            other => Err(format!("a command of a later version: {other:?}")),
+        }
+    }
+
+    fn snapshot(&self, snapshot: &Bytes) -> Result<(), RestoreError> {
+        match snapshot.len() {
+            0..16 => Err(RestoreError("too short".into())),
+            _ => Ok(()),
         }
     }
 }
@@ -100,6 +122,10 @@ impl StateMachine for Compacted {
 
     fn restore(&mut self, snapshot: &Bytes) -> Result<(), RestoreError> {
         self.0.restore(snapshot)
+    }
+
+    fn check(&self) -> Arc<dyn Check> {
+        self.0.check()
     }
 
     fn retention(&self) -> Retention {

@@ -8,6 +8,7 @@
 //! - [`Leaders`]: who leads which group of the cluster.
 //! - [`transport`]: the connections between two brokers.
 //! - `log_store`, `host`: openraft's storage and state machine on [`jangada_storage::Store`].
+//! - [`Roster`]: who belongs to the cluster, asked of the crates above.
 //! - `peers`: what brokers know of each other's commits.
 //! - `runtime`: openraft's timers.
 //! - `codec`, `wire`: encodings on disk and between brokers.
@@ -26,6 +27,7 @@ mod raft_types;
 mod registry;
 #[cfg(test)]
 mod registry_tests;
+mod roster;
 mod runtime;
 mod state_machine;
 #[cfg(test)]
@@ -38,6 +40,8 @@ pub use group::{Applied, Group, GroupMembers, GroupStatus, Proposal, ProposeErro
 pub use leaders::{Leader, Leaders};
 pub use raft_types::Command;
 pub use registry::{OpenError, Registry, Timing};
-pub use state_machine::{Effects, RestoreError, Retention, StateMachine};
+pub use roster::{Roster, Standing};
+pub use state_machine::{Check, Effects, RestoreError, Retention, StateMachine};
 pub use transport::handshake::{FEATURE_LEVEL, Identity, PROTOCOL_MAX, PROTOCOL_MIN, check_protocol};
 pub use transport::introduction::STARTING;
+pub use transport::plausible::{Cause, Rejections};

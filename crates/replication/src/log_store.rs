@@ -99,6 +99,15 @@ impl LogStore {
         })
     }
 
+    /// The term that this replica was in when it was opened last, and whether it has neither a vote nor a log.
+    pub fn term(&self) -> (u64, bool) {
+        let vote = *self.shared.vote.lock();
+        let bounds = self.store.bounds(self.group);
+        let is_new = vote.is_none() && bounds.last.is_none();
+        let logged = bounds.last.map_or(0, |last| last.term);
+        (vote.map_or(0, |vote| vote.leader_id.term).max(logged), is_new)
+    }
+
     /// The log goes on after a snapshot.
     pub fn installed(&self) {
         self.shared.installer.send_replace(Installer::Running);

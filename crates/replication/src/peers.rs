@@ -102,6 +102,8 @@ pub(crate) struct Peers {
     memory: Mutex<Memory>,
     /// The highest commit that a peer has seen of this broker and that it lacks.
     put_back: watch::Sender<Option<PutBack>>,
+    /// A peer said that this broker was taken out of the cluster.
+    removed: watch::Sender<Option<String>>,
 }
 
 impl Peers {
@@ -124,6 +126,7 @@ impl Peers {
             starts,
             memory: Mutex::new(memory),
             put_back: watch::Sender::new(None),
+            removed: watch::Sender::new(None),
         })
     }
 
@@ -134,6 +137,7 @@ impl Peers {
             starts: Starts::default(),
             memory: Mutex::default(),
             put_back: watch::Sender::new(None),
+            removed: watch::Sender::new(None),
         }
     }
 
@@ -284,6 +288,16 @@ impl Peers {
             }
             is_more
         });
+    }
+
+    /// A peer that this broker called says that it does not belong to the cluster any more.
+    pub fn was_removed(&self, why: &str) {
+        self.removed.send_replace(Some(why.to_owned()));
+    }
+
+    /// Whether peers say that this broker was taken out of the cluster.
+    pub fn watch_removed(&self) -> watch::Receiver<Option<String>> {
+        self.removed.subscribe()
     }
 
     /// What peers have seen of this broker that it lacks.

@@ -13,7 +13,7 @@ use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Config, SnapshotPolicy};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -22,16 +22,22 @@ use crate::host::{Host, HostSignals};
 use crate::leaders::Leaders;
 use crate::log_store::LogStore;
 use crate::peers::Peers;
-use crate::state_machine::StateMachine;
+use crate::roster::{Roster, Standing};
+use crate::state_machine::{Check, StateMachine};
 use crate::transport::Transport;
 use crate::transport::client::NetworkFactory;
 use crate::transport::handshake::Identity;
 use crate::transport::inbound::{self, FrameStream};
 use crate::transport::introduction;
 use crate::transport::link::FirstLook;
+use crate::transport::plausible::{Cause, Horizon, Judge, Refusal, Rejections};
 
 /// A broker counts as alive when it was heard of within this time.
 const ALIVE_WITHIN: Duration = Duration::from_secs(2);
+/// Bytes of snapshots that are received at once, over all groups; a larger one alone. The rest is sent again.
+const SNAPSHOTS_KIB: u32 = 1 << 20;
+/// A leader may be announced of a group that the metadata here does not know yet: so many were created meanwhile at most.
+const UNKNOWN_GROUPS_MAX: u64 = 100_000;
 /// A peer that could not be called so often is away: the tries are 50, 100 and 200 ms apart where nothing listens.
 const ASK_TRIES: u32 = 3;
 /// How long a broker that starts waits for peers that do not answer.
@@ -79,6 +85,25 @@ pub(crate) struct Hosted {
     pub raft: Raft,
     /// A permit for each heartbeat that may wait for its answer.
     pub heartbeats: Arc<Semaphore>,
+    /// What peers are believed.
+    pub horizon: Arc<Horizon>,
+    pub check: Arc<dyn Check>,
+    local: ReplicaId,
+}
+
+impl Hosted {
+    /// What a message of `sender` is judged by now.
+    pub fn judge(&self, sender: BrokerId) -> Judge<'_> {
+        let metrics = self.raft.metrics();
+        let committed = metrics.borrow_watched().local_committed;
+        Judge {
+            horizon: &self.horizon,
+            check: &*self.check,
+            sender,
+            local: self.local,
+            committed,
+        }
+    }
 }
 
 /// See the module text. One per broker.
@@ -89,6 +114,12 @@ pub struct Registry {
     transport: OnceLock<Arc<Transport>>,
     groups: RwLock<HashMap<GroupId, Group>>,
     leaders: Leaders,
+    /// What was refused of peers.
+    rejections: Arc<Rejections>,
+    /// Memory for snapshots that are being received, KiB.
+    snapshots: Arc<Semaphore>,
+    /// Who belongs to the cluster, once the metadata says so.
+    roster: OnceLock<Arc<dyn Roster>>,
     /// What is known of other brokers' commits, and what they are told of this one's.
     peers: Arc<Peers>,
     heard: Mutex<HashMap<BrokerId, Instant>>,
@@ -117,6 +148,9 @@ impl Registry {
             transport: OnceLock::new(),
             groups: RwLock::default(),
             leaders: Leaders::default(),
+            rejections: Arc::default(),
+            snapshots: Arc::new(Semaphore::new(SNAPSHOTS_KIB as usize)),
+            roster: OnceLock::new(),
             peers: peers.clone(),
             heard: Mutex::default(),
             low_disks: RwLock::default(),
@@ -150,9 +184,154 @@ impl Registry {
 
     /// Lets a caller in by what it said first, or refuses it.
     pub fn admit(&self, hello: Option<Hello>) -> Result<BrokerId, Status> {
-        let hello = self.identity.check(hello)?;
-        introduction::judge_caller(&self.peers, &hello)?;
+        let refused = |cause| move |status| self.rejected(cause, status);
+        let hello = self.identity.check(hello).map_err(refused(Cause::Handshake))?;
+        self.known(&hello).map_err(refused(Cause::Stranger))?;
+        introduction::judge_caller(&self.peers, &hello).map_err(refused(Cause::PutBack))?;
         Ok(BrokerId::from(hello.broker_id))
+    }
+
+    /// As [`Registry::admit`], for one that may not be known: whether it is comes with it.
+    pub fn admit_stranger(&self, hello: Option<Hello>) -> Result<bool, Status> {
+        let hello = self
+            .identity
+            .check(hello)
+            .map_err(|status| self.rejected(Cause::Handshake, status))?;
+        introduction::judge_caller(&self.peers, &hello).map_err(|status| self.rejected(Cause::PutBack, status))?;
+        Ok(self.known(&hello).is_ok())
+    }
+
+    /// Why this broker does not belong to the cluster any more, once a peer that it called has said so.
+    pub async fn removed(&self) -> String {
+        let mut watched = self.peers.watch_removed();
+        match watched.wait_for(Option::is_some).await {
+            Ok(said) => said.clone().unwrap_or_default(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Counts a refusal.
+    pub(crate) fn rejected<T>(&self, cause: Cause, error: T) -> T {
+        self.rejections.count(cause);
+        error
+    }
+
+    /// What was refused of peers.
+    pub fn rejections(&self) -> &Rejections {
+        &self.rejections
+    }
+
+    /// From now on only those of the cluster are let in.
+    pub fn set_roster(&self, roster: Arc<dyn Roster>) {
+        // There is one metadata group, opened once.
+        let _ = self.roster.set(roster);
+    }
+
+    /// Whether the metadata knows a caller.
+    fn known(&self, hello: &Hello) -> Result<(), Status> {
+        let Some(roster) = self.roster.get() else { return Ok(()) };
+        let broker = BrokerId::from(hello.broker_id);
+        let (reason, why) = match roster.standing(broker, Incarnation::from(hello.incarnation)) {
+            Standing::Member => return Ok(()),
+            Standing::Stranger(why) => ("UNKNOWN_BROKER", why),
+            Standing::Removed(why) => (introduction::REMOVED, why),
+        };
+        if self.peers.is_worth_telling(broker) {
+            tracing::warn!(%broker, "a caller on the internal listener is refused: {why}");
+        }
+        Err(Status::failed_precondition(format!("{reason}: {why}")))
+    }
+
+    /// Whether the metadata does not have a caller any more that was let in.
+    pub(crate) fn is_expelled(&self, broker: BrokerId) -> bool {
+        self.roster.get().is_some_and(|roster| !roster.is_known(broker))
+    }
+
+    /// Says and counts that something of a peer was refused.
+    pub(crate) fn refused(&self, peer: BrokerId, group: u64, refusal: &Refusal) {
+        let Refusal::Implausible(implausible) = refusal else {
+            return;
+        };
+        self.rejections.count(implausible.cause);
+        if self.peers.is_worth_telling(peer) {
+            tracing::warn!(%peer, group, %refusal, "a message of another broker is refused");
+        }
+    }
+
+    /// Refuses what a broker says of a group that it has no part in.
+    pub(crate) fn may_speak(&self, group: GroupId, peer: BrokerId) -> Result<(), Refusal> {
+        match self.has_part(group, peer) {
+            true => Ok(()),
+            false => Err(Refusal::of(
+                Cause::Sender,
+                format!("broker {peer} has no replica of group {group}"),
+            )),
+        }
+    }
+
+    /// What a peer says that it leads.
+    pub(crate) fn announced(&self, peer: BrokerId, mut announcement: LeaderAnnouncement) {
+        let mut refusal = None;
+        announcement.leaders.retain(|leader| {
+            let group = GroupId::from(leader.group_id);
+            let judged = self
+                .may_speak(group, peer)
+                .and_then(|()| self.believes(group, leader.term));
+            judged
+                .inspect_err(|error| refusal = Some((leader.group_id, error.clone())))
+                .is_ok()
+        });
+        if let Some((group, refusal)) = refusal {
+            self.refused(peer, group, &refusal);
+        }
+        self.leaders.announced(peer, announcement);
+    }
+
+    /// The term of a leader that is announced.
+    fn believes(&self, group: GroupId, term: u64) -> Result<(), Refusal> {
+        if let Some(here) = self.group(group) {
+            return Ok(here.horizon().term(term)?);
+        }
+        let is_far = self
+            .roster
+            .get()
+            .is_some_and(|roster| group.get() > roster.newest_group().get().saturating_add(UNKNOWN_GROUPS_MAX));
+        if is_far {
+            return Err(Refusal::of(Cause::Malformed, format!("there is no group {group}")));
+        }
+        let max = Horizon::of_others(self.leaders.get(group).map(|leader| leader.term));
+        match term <= max {
+            true => Ok(()),
+            false => Err(Refusal::of(
+                Cause::Term,
+                format!("a leader of term {term}; up to {max} is believed"),
+            )),
+        }
+    }
+
+    /// Groups that are open here.
+    pub(crate) fn group_count(&self) -> usize {
+        self.groups.read().len()
+    }
+
+    /// Room for a snapshot of so many bytes; none while others have it.
+    pub(crate) fn snapshot_room(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let kib = u32::try_from(bytes / 1024 + 1).ok()?.min(SNAPSHOTS_KIB);
+        self.snapshots.clone().try_acquire_many_owned(kib).ok()
+    }
+
+    /// Whether a broker may say something of a group: it is to have a replica of it, or has one.
+    pub(crate) fn has_part(&self, group: GroupId, broker: BrokerId) -> bool {
+        let Some(roster) = self.roster.get() else { return true };
+        roster.has_part(group, broker)
+            || self.group(group).is_some_and(|group| {
+                let members = group.members();
+                members
+                    .voters
+                    .iter()
+                    .chain(&members.learners)
+                    .any(|member| member.broker == broker)
+            })
     }
 
     /// Brokers that this one has met, also in earlier runs, with the addresses where they were.
@@ -287,6 +466,9 @@ impl Registry {
             Some(group) => Ok(Hosted {
                 raft: group.raft().clone(),
                 heartbeats: group.heartbeats().clone(),
+                horizon: group.horizon().clone(),
+                check: group.check().clone(),
+                local: self.local_replica(),
             }),
             None => Err(format!("group {id} is not open on broker {}", self.identity.broker)),
         }
@@ -299,6 +481,7 @@ impl Registry {
             return Ok(group);
         }
         let store = self.store.clone();
+        let check = machine.check();
         let opened = tokio::task::spawn_blocking(move || {
             let log = LogStore::open(id, store)?;
             let host = Host::open(log.clone(), machine).map_err(|error| OpenError::Group(id, error.to_string()))?;
@@ -308,15 +491,27 @@ impl Registry {
             .await
             .map_err(|error| OpenError::Group(id, error.to_string()))??;
         let signals = host.signals();
+        let (term, is_new) = log.term();
+        let horizon = Arc::new(Horizon::new(term, is_new));
         let network = NetworkFactory {
             transport: self.transport().clone(),
             group: id,
+            horizon: horizon.clone(),
+            rejections: self.rejections.clone(),
         };
         let raft = Raft::new(self.local_replica(), self.config.clone(), network, log.clone(), host)
             .await
             .map_err(|fatal| OpenError::Group(id, fatal.to_string()))?;
         let (status, watched) = watch::channel(GroupStatus::default());
-        let group = Group::new(self.local_replica(), raft.clone(), log, signals.clone(), watched);
+        let believed = (horizon, check);
+        let group = Group::new(
+            self.local_replica(),
+            raft.clone(),
+            log,
+            signals.clone(),
+            watched,
+            believed,
+        );
         self.groups.write().insert(id, group.clone());
         tokio::spawn(observe(self.clone(), id, raft, signals, status));
         Ok(group)

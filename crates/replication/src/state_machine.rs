@@ -1,5 +1,7 @@
 //! What a group's log is folded into. The trait is implemented above this crate; `host` runs it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use jangada_storage::{IndexEntry, LogPosition};
 use jangada_types::Offset;
@@ -35,6 +37,16 @@ pub struct Effects {
     pub index: Vec<IndexEntry>,
 }
 
+/// Says whether what a peer sends could be applied: a replica that cannot apply what is committed stops, so it must not
+/// get into the log. Looks at no state, and is called from any task.
+pub trait Check: Send + Sync + 'static {
+    /// A command; an error says what is wrong with it.
+    fn command(&self, command: &Command) -> Result<(), String>;
+
+    /// A state, as [`StateMachine::restore`] takes it.
+    fn snapshot(&self, snapshot: &Bytes) -> Result<(), RestoreError>;
+}
+
 /// A deterministic fold of a group's committed commands. Every replica applies the same commands in the same order,
 /// so nothing but the state and the command may go into the new state and the reply: no clock, no randomness, no I/O.
 /// What an implementation keeps beside the state for its own replica, sessions of a leader say, may use a clock.
@@ -53,6 +65,9 @@ pub trait StateMachine: Send + Sync + 'static {
 
     /// Replaces the state. An error leaves it as it was.
     fn restore(&mut self, snapshot: &Bytes) -> Result<(), RestoreError>;
+
+    /// Judges what peers send.
+    fn check(&self) -> Arc<dyn Check>;
 
     /// How the log is kept small, as of now.
     fn retention(&self) -> Retention;

@@ -11,7 +11,7 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use crate::host::Host;
 use crate::log_store::LogStore;
 use crate::raft_types::{Command, TypeConfig};
-use crate::state_machine::{Effects, RestoreError, Retention, StateMachine};
+use crate::state_machine::{Check, Effects, RestoreError, Retention, StateMachine};
 
 /// Counts commands: the least that has a state.
 #[derive(Default)]
@@ -37,8 +37,24 @@ impl StateMachine for Counter {
         Ok(())
     }
 
+    fn check(&self) -> Arc<dyn Check> {
+        Arc::new(Any)
+    }
+
     fn retention(&self) -> Retention {
         Retention::Compacted
+    }
+}
+
+struct Any;
+
+impl Check for Any {
+    fn command(&self, _command: &Command) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn snapshot(&self, _snapshot: &Bytes) -> Result<(), RestoreError> {
+        Ok(())
     }
 }
 

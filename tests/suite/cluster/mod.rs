@@ -31,6 +31,7 @@ mod grpc_tools;
 mod handshake;
 mod health;
 mod idempotence;
+mod internal_port;
 mod leader_kills;
 mod lost_tail;
 mod memory;

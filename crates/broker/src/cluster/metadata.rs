@@ -12,7 +12,8 @@ use jangada_controller::{Command, Image, Reply};
 use jangada_proto::internal::ProposeMetadataRequest;
 use jangada_proto::internal::internal_service_client::InternalServiceClient;
 use jangada_replication::{
-    self as replication, Effects, Group, ProposeError, Registry, RestoreError, Retention, StateMachine, transport,
+    self as replication, Check, Effects, Group, ProposeError, Registry, RestoreError, Retention, StateMachine,
+    transport,
 };
 use jangada_storage::LogPosition;
 use jangada_types::{GroupId, Reason};
@@ -72,8 +73,29 @@ impl StateMachine for MetadataMachine {
         Ok(())
     }
 
+    fn check(&self) -> Arc<dyn Check> {
+        Arc::new(MetadataCheck)
+    }
+
     fn retention(&self) -> Retention {
         Retention::Compacted
+    }
+}
+
+/// Judges commands and images of peers.
+struct MetadataCheck;
+
+impl Check for MetadataCheck {
+    fn command(&self, command: &replication::Command) -> Result<(), String> {
+        Command::decode(command.body())
+            .map(drop)
+            .map_err(|error| error.to_string())
+    }
+
+    fn snapshot(&self, snapshot: &Bytes) -> Result<(), RestoreError> {
+        Image::restore(snapshot)
+            .map(drop)
+            .map_err(|error| RestoreError(error.to_string()))
     }
 }
 

@@ -5,6 +5,7 @@
 //! - [`bootstrap`]: forming or joining a cluster.
 //! - [`metadata`]: the metadata group and its image.
 //! - [`reconcile`]: opens, deletes and re-members groups until they are as the image says.
+//! - [`roster`]: who belongs to the cluster, for the internal listener.
 //! - [`balance`]: gives leaderships back to the preferred leaders.
 
 pub(crate) mod balance;
@@ -13,3 +14,4 @@ pub(crate) mod directory;
 mod failpoint;
 pub(crate) mod metadata;
 pub(crate) mod reconcile;
+pub(crate) mod roster;

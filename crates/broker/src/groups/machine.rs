@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jangada_coordinator::{Command, Event, Image, Leader, Reply, TopicTable};
-use jangada_replication::{self as replication, Effects, RestoreError, Retention, StateMachine};
+use jangada_replication::{self as replication, Check, Effects, RestoreError, Retention, StateMachine};
 use jangada_storage::LogPosition;
 use jangada_types::GroupId;
 use parking_lot::Mutex;
@@ -94,7 +94,28 @@ impl StateMachine for CoordinatorMachine {
         Ok(())
     }
 
+    fn check(&self) -> Arc<dyn Check> {
+        Arc::new(CoordinatorCheck)
+    }
+
     fn retention(&self) -> Retention {
         Retention::Compacted
+    }
+}
+
+/// Judges commands and images of peers.
+struct CoordinatorCheck;
+
+impl Check for CoordinatorCheck {
+    fn command(&self, command: &replication::Command) -> Result<(), String> {
+        Command::decode(command.body())
+            .map(drop)
+            .map_err(|error| error.to_string())
+    }
+
+    fn snapshot(&self, snapshot: &Bytes) -> Result<(), RestoreError> {
+        Image::restore(snapshot)
+            .map(drop)
+            .map_err(|error| RestoreError(error.to_string()))
     }
 }

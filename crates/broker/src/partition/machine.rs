@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use jangada_replication::{Command, Effects, RestoreError, Retention, StateMachine};
+use jangada_replication::{Check, Command, Effects, RestoreError, Retention, StateMachine};
 use jangada_storage::{IndexEntry, LogPosition};
 use jangada_types::{BatchHeader, GroupId, LeaderEpoch, Offset};
 use parking_lot::RwLock;
@@ -26,6 +26,8 @@ use super::condition::Conditions;
 use super::producers::{Producers, Verdict};
 
 const STATE_VERSION: u8 = 1;
+/// Far beyond what can be written, and far from where adding a batch would overflow.
+const OFFSET_MAX: Offset = Offset(1 << 60);
 /// Index rows kept in memory, so that reading at the end of the log asks neither the disk nor the writer.
 const RECENT_ROWS_MAX: usize = 1024;
 /// Silent producers are looked for after so many appends.
@@ -294,7 +296,7 @@ impl StateMachine for PartitionMachine {
         let retained_bytes = input.try_get_u64().map_err(damaged)?;
         let appends = input.try_get_u64().map_err(damaged)?;
         let producers = Producers::decode(&mut input)?;
-        if !input.is_empty() || log_start > next_offset {
+        if !input.is_empty() || log_start > next_offset || log_start < Offset(0) || next_offset > OFFSET_MAX {
             return Err(RestoreError("a partition's state is damaged".into()));
         }
         // The rows in memory belong to the state that goes.
@@ -306,6 +308,10 @@ impl StateMachine for PartitionMachine {
         Ok(())
     }
 
+    fn check(&self) -> Arc<dyn Check> {
+        Arc::new(PartitionCheck)
+    }
+
     fn retention(&self) -> Retention {
         let checkpoint_bytes = self.view.checkpoint_bytes.load(Ordering::Relaxed);
         Retention::LogIsData {
@@ -313,6 +319,31 @@ impl StateMachine for PartitionMachine {
             start: self.log_start,
             checkpoint_bytes,
         }
+    }
+}
+
+/// Judges commands and states of peers.
+struct PartitionCheck;
+
+impl Check for PartitionCheck {
+    fn command(&self, command: &Command) -> Result<(), String> {
+        match PartitionCommand::decode(command) {
+            None => Err("it was written by a later version, or is damaged".to_owned()),
+            Some(PartitionCommand::AdvanceLogStart { .. }) => Ok(()),
+            Some(PartitionCommand::Append { .. }) => {
+                let header = BatchHeader::parse(command.body()).map_err(|error| error.to_string())?;
+                let is_whole = header.total_size() == command.body().len() && header.last_offset_delta >= 0;
+                let has_sequence = header.producer_epoch.get() >= 0 && header.base_sequence.get() >= 0;
+                match is_whole && (has_sequence || !header.producer_id.is_some()) {
+                    true => Ok(()),
+                    false => Err("its batch is not what a leader takes".to_owned()),
+                }
+            }
+        }
+    }
+
+    fn snapshot(&self, snapshot: &Bytes) -> Result<(), RestoreError> {
+        PartitionMachine::new(GroupId::METADATA, Arc::new(View::new(1))).restore(snapshot)
     }
 }
 

@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
+use jangada_controller::Command;
 use jangada_proto::internal::internal_service_server::InternalService;
 use jangada_proto::internal::{
     AdoptRequest, AdoptResponse, Frame, InstallSnapshotResponse, JoinRequest, JoinResponse, ProbeRequest,
     ProbeResponse, ProposeMetadataRequest, ProposeMetadataResponse, SnapshotChunk,
 };
 use jangada_replication::transport::inbound::FrameStream;
-use jangada_replication::{Registry, STARTING};
+use jangada_replication::{Cause, Registry, STARTING};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::cluster::bootstrap::{self, Bootstrap};
@@ -83,7 +84,19 @@ impl InternalService for Internal {
     ) -> Result<Response<ProposeMetadataResponse>, Status> {
         let metadata = self.metadata()?;
         let request = request.into_inner();
-        metadata.registry.admit(request.hello)?;
+        let is_known = metadata.registry.admit_stranger(request.hello)?;
+        let refuse = |cause, message: String| {
+            metadata.registry.rejections().count(cause);
+            Err(Status::failed_precondition(message))
+        };
+        // What cannot be read would stop the metadata group on every broker when it is applied.
+        match Command::decode(&request.command) {
+            Err(error) => return refuse(Cause::Command, format!("metadata command: {error}")),
+            // The metadata judges by itself who comes back, and says what to do.
+            Ok(Command::RegisterBroker(_)) => {}
+            Ok(_) if !is_known => return refuse(Cause::Stranger, "UNKNOWN_BROKER: only brokers propose".to_owned()),
+            Ok(_) => {}
+        }
         let (reply, version) = metadata
             .propose_once(request.command, request.forwarded)
             .await

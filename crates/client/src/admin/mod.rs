@@ -361,6 +361,23 @@ impl Admin {
         Ok(Incarnation(answer.incarnation))
     }
 
+    /// Takes a broker without replicas out of the cluster. Again: changes nothing more.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] for an unknown broker, and for one that has replicas; [`ClientError::OutcomeUnknown`] when an
+    /// answer is missing.
+    pub async fn remove_broker(&self, broker: BrokerId) -> Result<(), ClientError> {
+        let context = format!("remove broker {broker}");
+        let answer = self.call(Repeat::Always, |mut service| async move {
+            service
+                .remove_broker(v1::RemoveBrokerRequest {
+                    broker_id: broker.get(),
+                })
+                .await
+        });
+        answer.await.map(drop).map_err(|failed| failed.into_error(&context))
+    }
+
     /// A topic of records as it is now, whatever this client knew of it. Without an id if there is none of that name: the name
     /// counts then, and the broker that is called says what is wrong with it.
     async fn find(&self, name: &str, context: &str) -> Result<v1::Topic, ClientError> {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use jangada_types::{BrokerId, Incarnation, Reason, Rejection, ReplicaId};
 
 use crate::command::{BrokerRegistration, SeedBroker};
-use crate::image::{Broker, Image, Tombstone};
+use crate::image::{Broker, Image, REMOVE_BROKER_FEATURE_LEVEL, RemovedBroker, Tombstone};
 use crate::reply::Reply;
 use crate::rules::{self, BrokerFields};
 
@@ -96,6 +96,9 @@ impl Image {
         };
         let current = broker.replica();
         Arc::make_mut(&mut self.brokers).insert(id, broker);
+        if self.was_removed(id) {
+            Arc::make_mut(&mut self.removed).remove(&id);
+        }
         if let Some(previous) = previous.filter(|previous| *previous != current) {
             self.hand_over(previous, current);
         }
@@ -111,6 +114,9 @@ impl Image {
         let claimed = registration.incarnation;
         let is_empty = claimed.get() == 0;
         let Some(known) = self.broker(id) else {
+            if let Some(removed) = self.removed.get(&id) {
+                return judge_return(registration, removed);
+            }
             if is_empty {
                 return Ok(FIRST);
             }
@@ -192,6 +198,23 @@ impl Image {
         }
     }
 
+    pub(super) fn remove_broker(&mut self, id: BrokerId) -> Result<Reply, Rejection> {
+        let version = self.version;
+        if self.was_removed(id) {
+            return Ok(Reply::BrokerRemoved { version });
+        }
+        rules::may_remove(self, id)?;
+        let known = rules::broker(self, id)?;
+        let removed = RemovedBroker {
+            incarnation: known.expected_incarnation.unwrap_or(known.incarnation),
+            directory: known.directory,
+        };
+        self.feature_level = self.feature_level.max(REMOVE_BROKER_FEATURE_LEVEL);
+        Arc::make_mut(&mut self.brokers).remove(&id);
+        Arc::make_mut(&mut self.removed).insert(id, removed);
+        Ok(Reply::BrokerRemoved { version })
+    }
+
     pub(super) fn replace_broker(&mut self, id: BrokerId) -> Result<Reply, Rejection> {
         let known = rules::broker(self, id)?;
         let incarnation = match known.expected_incarnation {
@@ -213,6 +236,22 @@ impl Image {
             incarnation,
         })
     }
+}
+
+/// The incarnation of a broker that comes back after it was taken out.
+fn judge_return(registration: &BrokerRegistration, removed: &RemovedBroker) -> Result<Incarnation, Rejection> {
+    let id = registration.broker;
+    if registration.incarnation.get() != 0 || registration.directory == removed.directory {
+        return Err(refused(format!(
+            "broker {id} was taken out of the cluster: it may join anew with an empty data directory"
+        )));
+    }
+    let next = removed.incarnation.get().checked_add(1).map(Incarnation);
+    next.ok_or_else(|| {
+        refused(format!(
+            "broker {id} has used up its incarnations: give the machine another broker id"
+        ))
+    })
 }
 
 fn refused(message: impl Into<String>) -> Rejection {

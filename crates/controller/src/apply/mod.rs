@@ -46,6 +46,7 @@ impl Image {
             Command::FormCluster { cluster_id, brokers } => self.form_cluster(cluster_id, brokers),
             Command::RegisterBroker(registration) => self.register_broker(registration),
             Command::ReplaceBroker { broker } => self.replace_broker(*broker),
+            Command::RemoveBroker { broker } => self.remove_broker(*broker),
             Command::CreateTopic {
                 topic_id,
                 name,

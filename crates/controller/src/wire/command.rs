@@ -22,6 +22,7 @@ const BUMP_PRODUCER_EPOCH: u8 = 10;
 const CREATE_COORDINATOR: u8 = 11;
 const RAISE_FEATURE_LEVEL: u8 = 12;
 const ADD_PARTITIONS: u8 = 13;
+const REMOVE_BROKER: u8 = 15;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct FormCluster {
@@ -52,6 +53,12 @@ struct WireRegistration {
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct ReplaceBroker {
+    #[prost(uint32, tag = "1")]
+    broker: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct RemoveBroker {
     #[prost(uint32, tag = "1")]
     broker: u32,
 }
@@ -213,6 +220,7 @@ pub(crate) fn encode(command: &Command) -> Bytes {
         ),
         Command::RegisterBroker(registration) => frame(Some(REGISTER_BROKER), &WireRegistration::from(registration)),
         Command::ReplaceBroker { broker } => frame(Some(REPLACE_BROKER), &ReplaceBroker { broker: broker.get() }),
+        Command::RemoveBroker { broker } => frame(Some(REMOVE_BROKER), &RemoveBroker { broker: broker.get() }),
         Command::CreateTopic {
             topic_id,
             name,
@@ -309,6 +317,12 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Command, CodecError> {
         REPLACE_BROKER => {
             let wire: ReplaceBroker = message("command ReplaceBroker", body)?;
             Ok(Command::ReplaceBroker {
+                broker: BrokerId(wire.broker),
+            })
+        }
+        REMOVE_BROKER => {
+            let wire: RemoveBroker = message("command RemoveBroker", body)?;
+            Ok(Command::RemoveBroker {
                 broker: BrokerId(wire.broker),
             })
         }

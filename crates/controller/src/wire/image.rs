@@ -8,7 +8,7 @@ use jangada_types::frame::{CodecError, frame, malformed, message, topic_id, unfr
 use jangada_types::{BrokerId, GroupId, Incarnation};
 
 use super::{WireReplica, directory_id, from_wire, to_wire};
-use crate::image::{Broker, Image, Partition, Tombstone, Topic, TopicKind};
+use crate::image::{Broker, Image, Partition, RemovedBroker, Tombstone, Topic, TopicKind};
 
 const WHAT: &str = "image snapshot";
 
@@ -30,6 +30,18 @@ struct WireImage {
     topics: Vec<WireTopic>,
     #[prost(message, repeated, tag = "8")]
     tombstones: Vec<WireTombstone>,
+    #[prost(message, repeated, tag = "9")]
+    removed: Vec<WireRemoved>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireRemoved {
+    #[prost(uint32, tag = "1")]
+    id: u32,
+    #[prost(uint32, tag = "2")]
+    incarnation: u32,
+    #[prost(bytes = "vec", tag = "3")]
+    directory: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -175,12 +187,18 @@ pub(crate) struct Parts {
     pub(crate) brokers: Vec<Broker>,
     pub(crate) topics: Vec<Topic>,
     pub(crate) tombstones: Vec<(GroupId, Tombstone)>,
+    pub(crate) removed: Vec<(BrokerId, RemovedBroker)>,
 }
 
 pub(crate) fn encode(image: &Image) -> Bytes {
     let tombstone = |(group, tombstone): (GroupId, &Tombstone)| WireTombstone {
         group: group.get(),
         replicas: to_wire(&tombstone.replicas),
+    };
+    let removed = |(id, removed): (&BrokerId, &RemovedBroker)| WireRemoved {
+        id: id.get(),
+        incarnation: removed.incarnation.get(),
+        directory: removed.directory.as_bytes().to_vec(),
     };
     let wire = WireImage {
         cluster_id: image.cluster_id.to_string(),
@@ -191,6 +209,7 @@ pub(crate) fn encode(image: &Image) -> Bytes {
         brokers: image.brokers().map(WireBroker::from).collect(),
         topics: image.topics().map(|topic| WireTopic::from(&**topic)).collect(),
         tombstones: image.tombstones().map(tombstone).collect(),
+        removed: image.removed.iter().map(removed).collect(),
     };
     frame(None, &wire)
 }
@@ -200,6 +219,13 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Parts, CodecError> {
     let tombstone = |wire: WireTombstone| {
         let replicas: Arc<[_]> = from_wire(wire.replicas).into();
         (GroupId(wire.group), Tombstone { replicas })
+    };
+    let removed = |wire: WireRemoved| {
+        let removed = RemovedBroker {
+            incarnation: Incarnation(wire.incarnation),
+            directory: directory_id(WHAT, &wire.directory)?,
+        };
+        Ok::<_, CodecError>((BrokerId(wire.id), removed))
     };
     Ok(Parts {
         cluster_id: wire.cluster_id,
@@ -218,5 +244,6 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Parts, CodecError> {
             .map(WireTopic::into_topic)
             .collect::<Result<_, _>>()?,
         tombstones: wire.tombstones.into_iter().map(tombstone).collect(),
+        removed: wire.removed.into_iter().map(removed).collect::<Result<_, _>>()?,
     })
 }

@@ -19,6 +19,7 @@ const REPLICAS_SET: u8 = 9;
 const PRODUCER_IDS: u8 = 10;
 const PRODUCER_EPOCH: u8 = 11;
 const FEATURE_LEVEL_RAISED: u8 = 12;
+const BROKER_REMOVED: u8 = 14;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct ClusterFormed {
@@ -112,6 +113,7 @@ pub(crate) fn encode(reply: &Reply) -> Bytes {
             },
         ),
         Reply::FeatureLevelRaised { level } => frame(Some(FEATURE_LEVEL_RAISED), &FeatureLevelRaised { level: *level }),
+        Reply::BrokerRemoved { version } => changed(BROKER_REMOVED, version),
         Reply::TopicAltered { version } => changed(TOPIC_ALTERED, version),
         Reply::TopicDeleted { version } => changed(TOPIC_DELETED, version),
         Reply::ReplicaDeleted { settled } => frame(Some(REPLICA_DELETED), &ReplicaDeleted { settled: *settled }),
@@ -168,6 +170,10 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Reply, CodecError> {
         FEATURE_LEVEL_RAISED => {
             let FeatureLevelRaised { level } = message("reply FeatureLevelRaised", body)?;
             Ok(Reply::FeatureLevelRaised { level })
+        }
+        BROKER_REMOVED => {
+            let Changed { version } = message("reply BrokerRemoved", body)?;
+            Ok(Reply::BrokerRemoved { version })
         }
         TOPIC_ALTERED => {
             let Changed { version } = message("reply TopicAltered", body)?;

@@ -1,6 +1,6 @@
 //! Forming the cluster; brokers that join, come back, and are replaced.
 
-use jangada_controller::{BrokerRegistration, Command, DirectoryId, Reply};
+use jangada_controller::{BrokerRegistration, Command, DirectoryId, FEATURE_LEVEL, Image, Reply};
 use jangada_types::{BrokerId, GroupId, Incarnation, Reason};
 
 use crate::fixture::{
@@ -255,4 +255,105 @@ fn what_a_lost_disk_owed_is_no_longer_owed() {
 fn an_unknown_broker_can_not_be_replaced() {
     let mut log = Log::formed(1);
     assert_eq!(log.reject(&replace(9)).reason, Reason::UnknownBroker);
+}
+
+/// A broker of a build that knows everything, with this data directory.
+fn of_today(id: u32, incarnation: u32, directory_number: u8) -> Command {
+    Command::RegisterBroker(BrokerRegistration {
+        feature_level: FEATURE_LEVEL,
+        ..registration(id, incarnation, directory_number)
+    })
+}
+
+fn remove(id: u32) -> Command {
+    Command::RemoveBroker { broker: BrokerId(id) }
+}
+
+/// Three brokers of today, and a stranger of an old build.
+fn with_a_stranger() -> Log {
+    let mut log = Log::formed(3);
+    for id in 1..=3 {
+        log.accept(&of_today(id, 1, u8::try_from(id).unwrap()));
+    }
+    assert_eq!(log.accept(&register(77, 0, 77)), registered(77, 1));
+    log
+}
+
+#[test]
+fn a_broker_without_replicas_is_taken_out_and_does_not_come_back_by_itself() {
+    let mut log = with_a_stranger();
+    assert!(matches!(log.accept(&remove(77)), Reply::BrokerRemoved { .. }));
+    assert!(log.image.broker(BrokerId(77)).is_none() && log.image.was_removed(BrokerId(77)));
+    assert!(
+        matches!(log.accept(&remove(77)), Reply::BrokerRemoved { .. }),
+        "once more changes nothing"
+    );
+    assert_eq!(
+        log.image.feature_level(),
+        FEATURE_LEVEL,
+        "no broker may join that cannot read it"
+    );
+    for comes_back in [of_today(77, 1, 77), of_today(77, 0, 77)] {
+        let rejection = log.reject(&comes_back);
+        assert!(
+            rejection.message.contains("was taken out of the cluster"),
+            "{rejection}"
+        );
+    }
+    assert_eq!(
+        log.accept(&of_today(77, 0, 78)),
+        registered(77, 2),
+        "with an empty directory it is another one"
+    );
+    assert!(!log.image.was_removed(BrokerId(77)));
+    let restored = Image::restore(&log.image.snapshot()).unwrap();
+    assert_eq!(restored, log.image);
+}
+
+#[test]
+fn what_was_taken_out_is_remembered_in_a_snapshot() {
+    let mut log = with_a_stranger();
+    log.accept(&remove(77));
+    let mut restored = Image::restore(&log.image.snapshot()).unwrap();
+    assert_eq!(restored, log.image);
+    let version = restored.version();
+    let reply = restored.apply(version + 1, &of_today(77, 1, 77));
+    assert!(matches!(reply, Reply::Rejected(_)), "{reply:?}");
+}
+
+#[test]
+fn a_broker_with_replicas_or_that_others_need_stays() {
+    let mut log = with_a_stranger();
+    assert_eq!(log.reject(&remove(9)).reason, Reason::UnknownBroker);
+    let group = log.create(1, "kept", &firsts(&[2, 1]));
+    let rejection = log.reject(&remove(2));
+    assert!(
+        rejection.message.contains("partition 0 of topic \"kept\""),
+        "{rejection}"
+    );
+    log.accept(&set_replicas(group, firsts(&[1, 3])));
+    log.reject(&remove(2));
+    log.accept(&deleted(replica(2, 1), &[group.get()]));
+    log.create(2, "gone", &firsts(&[2]));
+    log.accept(&delete(2));
+    let rejection = log.reject(&remove(2));
+    assert!(rejection.message.contains("whose topic was deleted"), "{rejection}");
+    log.accept(&remove(77));
+    let mut alone = Log::formed(1);
+    alone.accept(&of_today(1, 1, 1));
+    assert!(alone.reject(&remove(1)).message.contains("only one"));
+}
+
+#[test]
+fn a_broker_is_taken_out_only_when_all_others_know_that() {
+    let mut log = Log::formed(3);
+    for id in [1, 2] {
+        log.accept(&of_today(id, 1, u8::try_from(id).unwrap()));
+    }
+    log.accept(&of_today(77, 0, 77));
+    assert_eq!(
+        log.reject(&remove(77)).reason,
+        Reason::NotReady,
+        "broker 3 is of an old build"
+    );
 }

@@ -61,6 +61,7 @@ fn commands() -> Vec<(Command, &'static str)> {
             "0102080310021a10d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d32203613a312a03623a323201723801",
         ),
         (replace(3), "01030803"),
+        (Command::RemoveBroker { broker: BrokerId(3) }, "010f0803"),
         (
             Command::CreateTopic {
                 topic_id: topic(),
@@ -155,6 +156,7 @@ fn replies() -> Vec<(Reply, &'static str)> {
             "01050a1000112233445566778899aabbccddeeff100718ac02",
         ),
         (Reply::FeatureLevelRaised { level: 300 }, "010c08ac02"),
+        (Reply::BrokerRemoved { version: 300 }, "010e08ac02"),
         (Reply::TopicAltered { version: 300 }, "010608ac02"),
         (Reply::TopicDeleted { version: 300 }, "010708ac02"),
         (Reply::ReplicaDeleted { settled: 2 }, "01080802"),

@@ -69,6 +69,7 @@ fn command() -> impl Strategy<Value = Command> {
         6 => registration().prop_map(Command::RegisterBroker),
         1 => (0u32..6).prop_map(|level| Command::RaiseFeatureLevel { level }),
         3 => broker().prop_map(|broker| Command::ReplaceBroker { broker }),
+        2 => broker().prop_map(|broker| Command::RemoveBroker { broker }),
         9 => (topic(), name(), config(), prop::collection::vec(replicas(), 0..4)).prop_map(
             |(topic_id, name, config, assignments)| Command::CreateTopic { topic_id, name, config, assignments }
         ),

@@ -18,6 +18,9 @@ pub enum ClusterCommand {
 
     /// Let a broker that lost its disk come back empty under its id
     ReplaceBroker(ReplaceArgs),
+
+    /// Take a broker that has no replicas out of the cluster, such as one that joined by mistake
+    RemoveBroker(RemoveArgs),
 }
 
 #[derive(Args, Debug)]
@@ -36,6 +39,19 @@ pub struct ReplaceArgs {
     pub broker: u32,
 
     /// Yes, give up the replicas that it had
+    #[arg(long)]
+    pub yes: bool,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct RemoveArgs {
+    /// The broker
+    pub broker: u32,
+
+    /// Yes, take it out
     #[arg(long)]
     pub yes: bool,
 

@@ -14,7 +14,7 @@ use clap_complete::Shell;
 pub use bench::{
     BenchCommand, ConsumeBench, CpuArgs, DiskBench, DiskMode, E2eBench, PayloadKind, ProduceBench, StoreBench,
 };
-pub use cluster::{ClusterCommand, HealthArgs, PartitionCommand, ReplaceArgs, TransferArgs};
+pub use cluster::{ClusterCommand, HealthArgs, PartitionCommand, RemoveArgs, ReplaceArgs, TransferArgs};
 pub use data::{CommitArg, CompressionArg, ConsumeArgs, ConsumeOutput, FromArg, ProduceArgs, ProduceFormat};
 pub use group::{GroupCommand, LagArgs, SeekArgs, ToArg};
 pub use process::{DownArgs, ServerArgs, ServerCommand, UpArgs};
@@ -235,6 +235,7 @@ mod tests {
             "jangada cluster health --wait 30",
             "jangada cluster info -o json",
             "jangada cluster replace-broker 2 --yes",
+            "jangada cluster remove-broker 77 --yes",
             "jangada partition ls t",
             "jangada partition transfer-leader t 0 --to 2",
             "jangada bench produce --topic t --rate 0",

@@ -6,7 +6,7 @@ use jangada_client::{BrokerId, ClusterDescription};
 use serde_json::{Value, json};
 
 use super::views::Cluster;
-use crate::cli::{BrokersArgs, ClusterCommand, HealthArgs, ReplaceArgs};
+use crate::cli::{BrokersArgs, ClusterCommand, HealthArgs, RemoveArgs, ReplaceArgs};
 use crate::connect::{connect, connect_within};
 use crate::errors::{CliError, Result};
 use crate::exit::Exit;
@@ -27,6 +27,7 @@ pub async fn run(brokers: &BrokersArgs, command: ClusterCommand) -> Result<()> {
             output.show(&Cluster(connect(brokers).await?.admin().describe_cluster().await?))
         }
         ClusterCommand::ReplaceBroker(args) => replace(brokers, &args).await,
+        ClusterCommand::RemoveBroker(args) => remove(brokers, &args).await,
     }
 }
 
@@ -48,6 +49,23 @@ async fn replace(brokers: &BrokersArgs, args: &ReplaceArgs) -> Result<()> {
         args.broker
     );
     args.output.done(&sentence, json!({ "incarnation": incarnation.get() }))
+}
+
+async fn remove(brokers: &BrokersArgs, args: &RemoveArgs) -> Result<()> {
+    let broker = args.broker;
+    if !args.yes {
+        let message = format!("broker {broker} would not be let into the cluster any more: say so with --yes");
+        return Err(
+            CliError::usage(message).hint("only a broker without replicas can be taken out; nothing was changed")
+        );
+    }
+    connect(brokers)
+        .await?
+        .admin()
+        .remove_broker(BrokerId::from(broker))
+        .await?;
+    let sentence = format!("broker {broker} is taken out; it may join anew with an empty data directory");
+    args.output.done(&sentence, json!({ "broker_id": broker }))
 }
 
 /// What is wrong with a cluster; nothing if it is healthy.

@@ -19,6 +19,7 @@ use openraft::raft::{
 
 use super::link::{Lane, LinkError};
 use super::pipeline::{self, Answer, Pipeline, Unanswered};
+use super::plausible::{self, Asked, Horizon, Implausible, Rejections};
 use super::{Peer, SNAPSHOT_CHUNK_BYTES, Transport, client, endpoint};
 use crate::codec;
 use crate::raft_types::{Snapshot, TypeConfig, Vote};
@@ -36,31 +37,67 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct NetworkFactory {
     pub transport: Arc<Transport>,
     pub group: GroupId,
+    /// What peers are believed of the group.
+    pub horizon: Arc<Horizon>,
+    pub rejections: Arc<Rejections>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     type Network = Network;
 
     async fn new_client(&mut self, target: ReplicaId, _node: &()) -> Network {
-        Network {
-            transport: self.transport.clone(),
-            group: self.group,
-            target,
-            lane: Lane::Bulk,
-            unanswered: None,
-            pace: Pace::default(),
-        }
+        self.network(target, Lane::Bulk)
     }
 
     async fn new_heartbeat_client(&mut self, target: ReplicaId, _node: &()) -> Network {
+        self.network(target, Lane::Control)
+    }
+}
+
+impl NetworkFactory {
+    fn network(&self, target: ReplicaId, lane: Lane) -> Network {
         Network {
             transport: self.transport.clone(),
             group: self.group,
             target,
-            lane: Lane::Control,
+            lane,
             unanswered: None,
             pace: Pace::default(),
+            answers: Answers {
+                horizon: self.horizon.clone(),
+                rejections: self.rejections.clone(),
+            },
         }
+    }
+}
+
+/// Judges what a replica answers.
+#[derive(Clone)]
+pub(super) struct Answers {
+    pub horizon: Arc<Horizon>,
+    pub rejections: Arc<Rejections>,
+}
+
+impl Answers {
+    /// Counts and reports what cannot be.
+    fn take<T>(&self, answer: T, judged: Result<(), Implausible>) -> Result<T, RPCError<TypeConfig>> {
+        match judged {
+            Ok(()) => Ok(answer),
+            Err(implausible) => {
+                self.rejections.count(implausible.cause);
+                Err(unreachable(implausible))
+            }
+        }
+    }
+
+    pub fn append(&self, asked: Asked, answer: wire::AppendResult) -> Result<wire::AppendResult, RPCError<TypeConfig>> {
+        let judged = plausible::append_answer(&self.horizon, asked, &answer);
+        self.take(answer, judged)
+    }
+
+    fn vote(&self, answer: VoteResponse<TypeConfig>) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let judged = plausible::vote_answer(&self.horizon, &answer);
+        self.take(answer, judged)
     }
 }
 
@@ -72,6 +109,7 @@ pub(crate) struct Network {
     lane: Lane,
     unanswered: Option<Unanswered>,
     pace: Pace,
+    answers: Answers,
 }
 
 /// Rests between tries that fail, before anything is read to be sent. openraft's own back-off comes when it has read
@@ -148,7 +186,13 @@ impl Network {
         connected.inspect_err(|_| self.pace.failed())?;
         let (group, to) = (self.group, self.target.incarnation);
         let open = || peer.bulk.open_stream(group, to, pipeline::IN_FLIGHT_MESSAGES_MAX);
-        let pipeline = Pipeline::new(input, &mut self.unanswered, open, pipeline::PATIENCE);
+        let pipeline = Pipeline::new(
+            input,
+            &mut self.unanswered,
+            open,
+            pipeline::PATIENCE,
+            self.answers.clone(),
+        );
         let session = (pipeline, &mut self.pace);
         Ok(stream::unfold(session, |(mut pipeline, pace)| async move {
             let answer = pipeline.next().await?;
@@ -179,7 +223,8 @@ impl Network {
                 .judge_answerer(self.target.broker, &address, response.metadata());
             judged.map_err(unreachable)?;
             let response = response.into_inner();
-            wire::vote_from(response.vote).map_err(protocol)
+            let vote = wire::vote_from(response.vote).map_err(protocol)?;
+            self.answers.take(vote, self.answers.horizon.term(vote.leader_id.term))
         };
         tokio::time::timeout(SNAPSHOT_TIMEOUT, send).await.unwrap_or_else(|_| {
             let broker = self.target.broker;
@@ -194,8 +239,12 @@ impl Network {
         request: AppendEntriesRequest<TypeConfig>,
         timeout: Duration,
     ) -> Result<wire::AppendResult, RPCError<TypeConfig>> {
+        let asked = plausible::asked(&request);
         match self.call(Body::Append(wire::append_to(request)), timeout).await? {
-            Body::AppendResult(result) => wire::append_result_from(result).map_err(protocol),
+            Body::AppendResult(result) => {
+                let result = wire::append_result_from(result).map_err(protocol)?;
+                self.answers.append(asked, result)
+            }
             _ => Err(protocol("not the answer to an append")),
         }
     }
@@ -249,7 +298,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
             .call(Body::Vote(wire::vote_request_to(&request)), option.hard_ttl())
             .await?
         {
-            Body::VoteResult(result) => wire::vote_result_from(result).map_err(protocol),
+            Body::VoteResult(result) => self.answers.vote(wire::vote_result_from(result).map_err(protocol)?),
             _ => Err(protocol("not the answer to a vote request")),
         }
     }
@@ -263,7 +312,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
             .call(Body::PreVote(wire::vote_request_to(&request)), option.hard_ttl())
             .await?
         {
-            Body::VoteResult(result) => wire::vote_result_from(result).map_err(protocol),
+            Body::VoteResult(result) => self.answers.vote(wire::vote_result_from(result).map_err(protocol)?),
             _ => Err(protocol("not the answer to a pre-vote request")),
         }
     }
@@ -372,6 +421,8 @@ mod tests {
         let mut factory = NetworkFactory {
             transport,
             group: GroupId(7),
+            horizon: Arc::new(Horizon::new(0, false)),
+            rejections: Arc::default(),
         };
         factory
             .new_client(ReplicaId::new(peer(), Incarnation::from(1)), &())

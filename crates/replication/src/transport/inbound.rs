@@ -12,9 +12,13 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt};
 use jangada_proto::internal::message::Body;
-use jangada_proto::internal::{Frame, InstallSnapshotResponse, Message, Refused, SnapshotChunk, TransferLeaderResult};
+use jangada_proto::internal::{
+    AppendEntries, Frame, InstallSnapshotResponse, Message, Refused, SnapshotChunk, SnapshotHeader,
+    TransferLeaderResult,
+};
 use jangada_types::{BrokerId, GroupId, Incarnation};
 use openraft::Snapshot as RaftSnapshot;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -23,9 +27,11 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::introduction;
 use super::link::send_frames;
-use crate::codec;
-use crate::raft_types::{SnapshotMeta, StoredMembership, TypeConfig};
+use super::plausible::{Cause, Refusal};
+use crate::codec::{self, CodecError};
+use crate::raft_types::{SnapshotMeta, StoredMembership, TypeConfig, Vote};
 use crate::registry::{Hosted, Registry};
+use crate::state_machine::RestoreError;
 use crate::wire;
 
 /// A stream of frames to a peer.
@@ -37,6 +43,10 @@ const GROUP_QUEUE_MESSAGES: usize = 64;
 const ANSWER_QUEUE_MESSAGES: usize = 16 * 1024;
 /// A snapshot larger than this is refused: no state machine comes near.
 const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
+/// What its sender gives it, and a little more.
+const SNAPSHOT_WITHIN: Duration = Duration::from_secs(35);
+/// Append streams of a connection, beside two for each group here: one that ends and one that begins.
+const STREAMS_SPARE: usize = 64;
 
 /// Between two looks at what this broker's commits have come to, for the peers that called it.
 const TELL_EVERY: Duration = Duration::from_millis(500);
@@ -124,6 +134,7 @@ pub(crate) async fn control(
         loop {
             tokio::select! {
                 frame = frames.message() => match frame {
+                    Ok(Some(_)) if registry.is_expelled(peer) => break,
                     Ok(Some(frame)) => {
                         registry.heard_from(peer);
                         running.extend(frame.messages.into_iter().map(start));
@@ -147,68 +158,81 @@ pub(crate) async fn serve_call(registry: Arc<Registry>, peer: BrokerId, mut mess
     let body = message.body.take()?;
     if let Body::Leaders(leaders) = body {
         registry.disk_of(peer, leaders.disk_low);
-        registry.leaders().announced(peer, leaders);
+        registry.announced(peer, leaders);
         return None;
     }
     let hosted = match hosted(&registry, message.group_id, message.to_incarnation) {
         Ok(hosted) => hosted,
         Err(refused) => return Some(answer(&message, refused)),
     };
-    let result = match body {
-        Body::Append(request) => append_once(&hosted, request).await,
-        Body::Vote(request) => match wire::vote_request_from(request) {
-            Ok(request) => hosted
-                .raft
-                .vote(request)
-                .await
-                .map(|r| Body::VoteResult(wire::vote_result_to(&r)))
-                .map_err(|e| e.to_string()),
-            Err(error) => Err(error.to_string()),
-        },
-        Body::PreVote(request) => match wire::vote_request_from(request) {
-            Ok(request) => hosted
-                .raft
-                .pre_vote(request)
-                .await
-                .map(|r| Body::VoteResult(wire::vote_result_to(&r)))
-                .map_err(|e| e.to_string()),
-            Err(error) => Err(error.to_string()),
-        },
-        Body::TransferLeader(request) => match wire::transfer_from(request) {
-            Ok(request) => match hosted.raft.handle_transfer_leader(request).await {
-                Ok(Ok(())) => Ok(Body::TransferLeaderResult(TransferLeaderResult::default())),
-                Ok(Err(error)) => Ok(Body::TransferLeaderResult(TransferLeaderResult {
-                    error: error.to_string(),
-                })),
-                Err(error) => Err(error.to_string()),
-            },
-            Err(error) => Err(error.to_string()),
-        },
-        _ => Err("not a request".to_owned()),
+    let result = match registry.may_speak(GroupId::from(message.group_id), peer) {
+        Ok(()) => serve_judged(&hosted, peer, body).await,
+        Err(refusal) => Err(refusal),
     };
-    Some(answer(&message, result.unwrap_or_else(refused)))
+    let body = result.unwrap_or_else(|refusal| {
+        registry.refused(peer, message.group_id, &refusal);
+        refused(refusal.to_string())
+    });
+    Some(answer(&message, body))
+}
+
+/// A call that openraft sees only if it can be true.
+async fn serve_judged(hosted: &Hosted, peer: BrokerId, body: Body) -> Result<Body, Refusal> {
+    let judge = hosted.judge(peer);
+    match body {
+        Body::Append(request) => {
+            let request = wire::append_from(request)?;
+            judge.append(&request)?;
+            append_once(hosted, request).await
+        }
+        Body::Vote(request) => {
+            let request = wire::vote_request_from(request)?;
+            judge.vote_request(&request)?;
+            let response = hosted.raft.vote(request).await.map_err(Refusal::stopped)?;
+            Ok(Body::VoteResult(wire::vote_result_to(&response)))
+        }
+        Body::PreVote(request) => {
+            let request = wire::vote_request_from(request)?;
+            judge.vote_request(&request)?;
+            let response = hosted.raft.pre_vote(request).await.map_err(Refusal::stopped)?;
+            Ok(Body::VoteResult(wire::vote_result_to(&response)))
+        }
+        Body::TransferLeader(request) => {
+            let request = wire::transfer_from(request)?;
+            judge.transfer(&request)?;
+            let taken = hosted
+                .raft
+                .handle_transfer_leader(request)
+                .await
+                .map_err(Refusal::stopped)?;
+            let error = taken.err().map(|error| error.to_string()).unwrap_or_default();
+            Ok(Body::TransferLeaderResult(TransferLeaderResult { error }))
+        }
+        _ => Err(Refusal::malformed("not a request")),
+    }
 }
 
 /// A heartbeat.
-async fn append_once(hosted: &Hosted, request: jangada_proto::internal::AppendEntries) -> Result<Body, String> {
+async fn append_once(hosted: &Hosted, request: AppendEntriesRequest<TypeConfig>) -> Result<Body, Refusal> {
     let _permit = hosted
         .heartbeats
         .try_acquire()
-        .map_err(|_| "earlier heartbeats still wait for the disk")?;
-    let request = wire::append_from(request).map_err(|error| error.to_string())?;
+        .map_err(|_| Refusal::Busy("earlier heartbeats still wait for the disk".to_owned()))?;
     let matched = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
     let result = match hosted
         .raft
         .append_entries(request.clone())
         .await
-        .map_err(|error| error.to_string())?
+        .map_err(Refusal::stopped)?
     {
         AppendEntriesResponse::Success => Ok(matched),
         AppendEntriesResponse::PartialSuccess(id) => Ok(id),
         AppendEntriesResponse::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote)),
-        AppendEntriesResponse::Conflict => Err(StreamAppendError::Conflict(
-            request.prev_log_id.ok_or("a conflict without a log id")?,
-        )),
+        AppendEntriesResponse::Conflict => {
+            Err(StreamAppendError::Conflict(request.prev_log_id.ok_or_else(|| {
+                Refusal::Busy("a conflict without a log id".to_owned())
+            })?))
+        }
     };
     Ok(Body::AppendResult(wire::append_result_to(result)))
 }
@@ -225,11 +249,15 @@ pub(crate) async fn bulk(
     tokio::spawn(async move {
         let mut inbound = Inbound {
             registry,
+            peer,
             answers,
             streams: HashMap::new(),
         };
         let mut next = Some(first);
         while let Some(frame) = next {
+            if inbound.registry.is_expelled(peer) {
+                return;
+            }
             inbound.registry.heard_from(peer);
             for message in frame.messages {
                 inbound.take(message).await;
@@ -243,8 +271,15 @@ pub(crate) async fn bulk(
 /// One bulk connection's append streams.
 struct Inbound {
     registry: Arc<Registry>,
+    peer: BrokerId,
     answers: mpsc::Sender<Message>,
-    streams: HashMap<u64, mpsc::Sender<AppendEntriesRequest<TypeConfig>>>,
+    streams: HashMap<u64, AppendStream>,
+}
+
+/// One of them.
+struct AppendStream {
+    hosted: Hosted,
+    requests: mpsc::Sender<AppendEntriesRequest<TypeConfig>>,
 }
 
 impl Inbound {
@@ -254,40 +289,51 @@ impl Inbound {
                 self.streams.remove(&message.call_id);
                 return;
             }
-            Some(Body::Append(request)) => match wire::append_from(request) {
-                Ok(request) => match self.append(&message, request) {
-                    Ok(()) => return,
-                    Err(refusal) => refusal,
-                },
-                Err(error) => refused(error.to_string()),
+            Some(Body::Append(request)) => match self.append(&message, request) {
+                Ok(()) => return,
+                Err(refusal) => refusal,
             },
-            _ => refused("only append streams go over the bulk connection"),
+            _ => Refusal::malformed("only append streams go over the bulk connection"),
         };
+        self.registry.refused(self.peer, message.group_id, &refusal);
         self.streams.remove(&message.call_id);
         // The connection's end is noticed by the reader.
-        let _ = self.answers.send(answer(&message, refusal)).await;
+        let _ = self.answers.send(answer(&message, refused(refusal.to_string()))).await;
     }
 
-    fn append(&mut self, message: &Message, request: AppendEntriesRequest<TypeConfig>) -> Result<(), Body> {
+    fn append(&mut self, message: &Message, request: AppendEntries) -> Result<(), Refusal> {
+        let request = wire::append_from(request)?;
         let stream = match self.streams.get(&message.call_id) {
             Some(stream) => stream,
             None => {
-                let hosted = hosted(&self.registry, message.group_id, message.to_incarnation)?;
-                let (requests, queue) = mpsc::channel(GROUP_QUEUE_MESSAGES);
-                tokio::spawn(run_append_stream(
-                    hosted,
-                    queue,
-                    self.answers.clone(),
-                    message.group_id,
-                    message.call_id,
-                ));
-                self.streams.entry(message.call_id).or_insert(requests)
+                let stream = self.open(message)?;
+                self.streams.entry(message.call_id).or_insert(stream)
             }
         };
-        stream.try_send(request).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => refused("more appends under way than the window allows"),
-            mpsc::error::TrySendError::Closed(_) => refused("the group has stopped"),
+        stream.hosted.judge(self.peer).append(&request)?;
+        stream.requests.try_send(request).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Refusal::flood("more appends under way than the window allows"),
+            mpsc::error::TrySendError::Closed(_) => Refusal::Busy("the group has stopped".to_owned()),
         })
+    }
+
+    fn open(&self, message: &Message) -> Result<AppendStream, Refusal> {
+        let group = GroupId::from(message.group_id);
+        let incarnation = Incarnation::from(message.to_incarnation);
+        let hosted = self.registry.hosted(group, incarnation).map_err(Refusal::Busy)?;
+        self.registry.may_speak(group, self.peer)?;
+        if self.streams.len() >= STREAMS_SPARE + 2 * self.registry.group_count() {
+            return Err(Refusal::flood("more append streams than there are groups"));
+        }
+        let (requests, queue) = mpsc::channel(GROUP_QUEUE_MESSAGES);
+        tokio::spawn(run_append_stream(
+            hosted.clone(),
+            queue,
+            self.answers.clone(),
+            message.group_id,
+            message.call_id,
+        ));
+        Ok(AppendStream { hosted, requests })
     }
 }
 
@@ -317,6 +363,56 @@ async fn run_append_stream(
     }
 }
 
+/// What the header of a snapshot says.
+fn snapshot_meta(header: &SnapshotHeader) -> Result<(Vote, SnapshotMeta), CodecError> {
+    let membership = codec::decode_membership(&header.membership)?;
+    let meta = SnapshotMeta {
+        last_log_id: header.last_log_id.map(wire::log_id_from),
+        last_membership: StoredMembership::new(header.membership_log_id.map(wire::log_id_from), membership),
+    };
+    Ok((wire::vote_from(header.vote)?, meta))
+}
+
+fn judge_snapshot(hosted: &Hosted, peer: BrokerId, vote: &Vote, meta: &SnapshotMeta) -> Result<(), Refusal> {
+    let metrics = hosted.raft.metrics();
+    let (last, following) = {
+        let metrics = metrics.borrow_watched();
+        (metrics.last_log_index, metrics.vote)
+    };
+    Ok(hosted.judge(peer).snapshot(vote, meta, last, &following)?)
+}
+
+/// Hands a snapshot to openraft, if it can be true and be read. Gives the vote of this replica.
+pub(super) async fn install(
+    hosted: &Hosted,
+    peer: BrokerId,
+    vote: Vote,
+    meta: SnapshotMeta,
+    data: Bytes,
+) -> Result<Vote, Refusal> {
+    judge_snapshot(hosted, peer, &vote, &meta)?;
+    let unreadable = |error: RestoreError| Refusal::of(Cause::Snapshot, error.to_string());
+    hosted.check.snapshot(&data).map_err(unreadable)?;
+    let snapshot = RaftSnapshot { meta, snapshot: data };
+    let installed = hosted.raft.install_full_snapshot(vote, snapshot).await;
+    Ok(installed.map_err(Refusal::stopped)?.vote)
+}
+
+/// The chunks of a snapshot, put together.
+async fn receive(first: Bytes, mut chunks: Streaming<SnapshotChunk>, size_bytes: u64) -> Result<Bytes, Status> {
+    let mut data = BytesMut::from(&first[..]);
+    while let Some(chunk) = chunks.message().await? {
+        if (data.len() + chunk.data.len()) as u64 > size_bytes {
+            return Err(Status::invalid_argument("a snapshot longer than its header says"));
+        }
+        data.extend_from_slice(&chunk.data);
+    }
+    if data.len() as u64 != size_bytes {
+        return Err(Status::invalid_argument("a snapshot shorter than its header says"));
+    }
+    Ok(data.freeze())
+}
+
 /// Takes a snapshot for one group.
 pub(crate) async fn install_snapshot(
     registry: Arc<Registry>,
@@ -334,37 +430,26 @@ pub(crate) async fn install_snapshot(
             header.size_bytes
         )));
     }
+    let group = GroupId::from(header.group_id);
     let hosted = registry
-        .hosted(GroupId::from(header.group_id), Incarnation::from(header.to_incarnation))
+        .hosted(group, Incarnation::from(header.to_incarnation))
         .map_err(Status::unavailable)?;
-    let mut data = BytesMut::from(&first.data[..]);
-    while let Some(chunk) = chunks.message().await? {
-        if (data.len() + chunk.data.len()) as u64 > header.size_bytes {
-            return Err(Status::invalid_argument("a snapshot longer than its header says"));
-        }
-        data.extend_from_slice(&chunk.data);
-    }
-    if data.len() as u64 != header.size_bytes {
-        return Err(Status::invalid_argument("a snapshot shorter than its header says"));
-    }
-    let damaged = |error: codec::CodecError| Status::invalid_argument(error.to_string());
-    let membership = codec::decode_membership(&header.membership).map_err(damaged)?;
-    let meta = SnapshotMeta {
-        last_log_id: header.last_log_id.map(wire::log_id_from),
-        last_membership: StoredMembership::new(header.membership_log_id.map(wire::log_id_from), membership),
+    let refusal = |refusal: Refusal| {
+        registry.refused(peer, header.group_id, &refusal);
+        Status::invalid_argument(refusal.to_string())
     };
-    let vote = wire::vote_from(header.vote).map_err(damaged)?;
-    let snapshot = RaftSnapshot {
-        meta,
-        snapshot: Bytes::from(data),
-    };
-    let response = hosted
-        .raft
-        .install_full_snapshot(vote, snapshot)
-        .await
-        .map_err(|fatal| Status::unavailable(fatal.to_string()))?;
+    registry.may_speak(group, peer).map_err(refusal)?;
+    let (vote, meta) = snapshot_meta(&header).map_err(|error| refusal(error.into()))?;
+    // Before anything of it is kept, and again when it is there.
+    judge_snapshot(&hosted, peer, &vote, &meta).map_err(refusal)?;
+    let _room = registry
+        .snapshot_room(header.size_bytes)
+        .ok_or_else(|| refusal(Refusal::flood("other snapshots are under way")))?;
+    let received = tokio::time::timeout(SNAPSHOT_WITHIN, receive(first.data, chunks, header.size_bytes)).await;
+    let data = received.map_err(|_| Status::deadline_exceeded(format!("not within {SNAPSHOT_WITHIN:?}")))??;
+    let vote = install(&hosted, peer, vote, meta, data).await.map_err(refusal)?;
     let response = InstallSnapshotResponse {
-        vote: Some(wire::vote_to(&response.vote)),
+        vote: Some(wire::vote_to(&vote)),
     };
     Ok(introduced(&registry, peer, response))
 }

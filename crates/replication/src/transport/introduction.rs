@@ -16,6 +16,8 @@ use crate::peers::Peers;
 const HEADER: &str = "jangada-hello-bin";
 /// Begins the refusal of a broker whose data directory was put back.
 const PUT_BACK: &str = "PUT_BACK";
+/// Begins the refusal of a broker that was taken out of the cluster.
+pub(crate) const REMOVED: &str = "REMOVED";
 /// Begins the refusal of a broker that opens its store: it will be there soon.
 pub const STARTING: &str = "STARTING";
 
@@ -87,11 +89,17 @@ pub(crate) fn judge_answerer(
     Ok(())
 }
 
-/// Whether this is the refusal of a broker that was put back, which is remembered then.
+/// Remembers the refusal of a broker that was put back, or taken out of the cluster.
 pub(crate) fn heed_refusal(peers: &Peers, status: &Status) {
-    if status.code() == Code::FailedPrecondition && status.message().starts_with(PUT_BACK) {
+    if status.code() != Code::FailedPrecondition {
+        return;
+    }
+    if status.message().starts_with(PUT_BACK) {
         // Without details it says at least that there is something.
         peers.was_put_back(PutBack::decode(status.details()).unwrap_or_default());
+    }
+    if let Some(why) = status.message().strip_prefix(REMOVED) {
+        peers.was_removed(why.trim_start_matches(": "));
     }
 }
 

@@ -506,13 +506,11 @@ impl Driver {
                     Ok(Some(frame)) => {
                         for message in frame.messages {
                             match message.body {
-                                Some(Body::Commits(commits)) => {
-                                    if !known.progressed(broker, commits) {
-                                        return "it has fewer commits than it had before".to_owned();
-                                    }
+                                Some(Body::Commits(commits)) if !known.progressed(broker, commits) => {
+                                    return "it has fewer commits than it had before".to_owned();
                                 }
+                                Some(Body::Commits(_)) | None => {}
                                 Some(body) => calls.answer(message.call_id, body),
-                                None => {}
                             }
                         }
                     }

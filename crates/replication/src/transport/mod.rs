@@ -7,6 +7,7 @@
 //! - [`link`]: the opening side of one connection.
 //! - [`client`]: openraft's network on top of it.
 //! - [`inbound`]: the accepting side.
+//! - [`plausible`]: what a peer's message may say.
 //! - [`handshake`]: who may talk to whom.
 //! - [`introduction`]: what both sides say of themselves, and of their past.
 
@@ -16,6 +17,7 @@ pub mod inbound;
 pub mod introduction;
 pub(crate) mod link;
 mod pipeline;
+pub mod plausible;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -11,8 +11,9 @@ use openraft::error::RPCError;
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
 use tokio::time::{Instant, Sleep};
 
-use super::client::{protocol, unreachable};
+use super::client::{Answers, protocol, unreachable};
 use super::link::{AppendStream, LinkError};
+use super::plausible::{self, Asked};
 use crate::raft_types::TypeConfig;
 use crate::wire;
 
@@ -45,15 +46,23 @@ pub(super) struct Pipeline<'a, S> {
     kept: &'a mut Option<Unanswered>,
     /// Answers to requests of an earlier pipeline, which nobody waits for any more.
     late: usize,
-    /// A request that the link's window had no room for yet, and its size.
-    next: Option<(AppendEntries, usize)>,
-    /// Bytes of each request under way.
-    in_flight: VecDeque<usize>,
+    /// A request that the link's window had no room for yet.
+    next: Option<(AppendEntries, InFlight)>,
+    /// Each request under way.
+    in_flight: VecDeque<InFlight>,
+    judge: Answers,
     in_flight_bytes: usize,
     patience: Duration,
     /// The last answer, or the first request after all were answered.
     heard: Instant,
     alarm: Pin<Box<Sleep>>,
+}
+
+/// A request under way.
+#[derive(Clone, Copy)]
+struct InFlight {
+    bytes: usize,
+    asked: Asked,
 }
 
 pub(super) type Answer = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
@@ -64,6 +73,7 @@ impl<'a, S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'a
         kept: &'a mut Option<Unanswered>,
         open: impl FnOnce() -> AppendStream,
         patience: Duration,
+        judge: Answers,
     ) -> Self {
         let (stream, late) = match kept.take() {
             Some(Unanswered { stream, answers }) => (stream, answers),
@@ -77,6 +87,7 @@ impl<'a, S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'a
             late,
             next: None,
             in_flight: VecDeque::new(),
+            judge,
             in_flight_bytes: 0,
             patience,
             heard: Instant::now(),
@@ -94,7 +105,7 @@ impl<'a, S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'a
             }
             let has_room = self.in_flight.len() < IN_FLIGHT_MESSAGES_MAX && self.in_flight_bytes < IN_FLIGHT_BYTES_MAX;
             let takes = has_room && self.late == 0 && self.next.is_none() && !self.input_ended;
-            let bytes = self.next.as_ref().map_or(0, |(_, bytes)| *bytes);
+            let bytes = self.next.as_ref().map_or(0, |(_, next)| next.bytes);
             let window = stream.window();
             tokio::select! {
                 biased;
@@ -110,13 +121,13 @@ impl<'a, S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'a
                     }
                 }
                 room = window.room(bytes), if self.next.is_some() => {
-                    let (request, bytes) = self.next.take().expect("it was looked at");
+                    let (request, next) = self.next.take().expect("it was looked at");
                     if let Err(error) = stream.send(request, room).await {
                         self.end();
                         return Some(Err(error.into()));
                     }
-                    self.in_flight.push_back(bytes);
-                    self.in_flight_bytes += bytes;
+                    self.in_flight.push_back(next);
+                    self.in_flight_bytes += next.bytes;
                 }
                 request = self.input.next(), if takes => match request {
                     None => self.input_ended = true,
@@ -124,9 +135,10 @@ impl<'a, S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'a
                         if unanswered == 0 {
                             self.heard = Instant::now();
                         }
+                        let asked = plausible::asked(&request);
                         let request = wire::append_to(request);
                         let bytes = wire::append_size(&request);
-                        self.next = Some((request, bytes));
+                        self.next = Some((request, InFlight { bytes, asked }));
                     }
                 },
                 () = &mut self.alarm, if unanswered > 0 || self.next.is_some() => {
@@ -157,9 +169,9 @@ impl<'a, S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'a
     }
 
     fn answered(&mut self, answer: Option<Result<Body, LinkError>>) -> Answer {
-        let bytes = self.in_flight.pop_front().expect("an answer belongs to a request");
+        let InFlight { bytes, asked } = self.in_flight.pop_front().expect("an answer belongs to a request");
         self.in_flight_bytes -= bytes;
-        let result = append_result(answer);
+        let result = append_result(answer).and_then(|result| self.judge.append(asked, result));
         // After a conflict or a higher vote nothing that is under way can succeed.
         if !matches!(result, Ok(Ok(_))) {
             self.end();
@@ -190,6 +202,7 @@ fn late(answer: Option<Result<Body, LinkError>>) -> Result<(), RPCError<TypeConf
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
+    use std::sync::Arc;
 
     use jangada_proto::internal::{AppendResult, Message, Refused};
     use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId};
@@ -198,6 +211,7 @@ mod tests {
     use tokio_stream::wrappers::ReceiverStream;
 
     use super::super::link::Loose;
+    use super::super::plausible::Horizon;
     use super::*;
     use crate::raft_types::{LeaderId, Vote, log_id};
 
@@ -247,11 +261,18 @@ mod tests {
                 let (group, to) = (GroupId(7), Incarnation::from(1));
                 self.loose.link.open_stream(group, to, IN_FLIGHT_MESSAGES_MAX)
             };
-            let mut pipeline = Pipeline::new(ReceiverStream::new(input), kept, open, SHORT);
+            let mut pipeline = Pipeline::new(ReceiverStream::new(input), kept, open, SHORT, answers());
             let answer = tokio::time::timeout(LONG, pipeline.next()).await;
             answer
                 .expect("a silent peer is given up")
                 .expect("its input has not ended")
+        }
+    }
+
+    fn answers() -> Answers {
+        Answers {
+            horizon: Arc::new(Horizon::new(1, false)),
+            rejections: Arc::default(),
         }
     }
 

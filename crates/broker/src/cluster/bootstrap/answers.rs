@@ -2,13 +2,18 @@
 
 use jangada_controller::Reply;
 use jangada_proto::internal::{AdoptRequest, JoinRequest, JoinResponse, Member, ProbeRequest, ProbeResponse};
-use jangada_replication::{FEATURE_LEVEL, PROTOCOL_MAX, PROTOCOL_MIN, check_protocol};
+use jangada_replication::{Cause, FEATURE_LEVEL, PROTOCOL_MAX, PROTOCOL_MIN, check_protocol};
 use tonic::Status;
 
 use super::register::registration;
 use super::{Bootstrap, FIRST_INCARNATION};
 use crate::cluster::failpoint;
 use crate::cluster::metadata::Metadata;
+
+/// Bytes of a cluster's id.
+const CLUSTER_ID_BYTES_MAX: usize = 64;
+/// Bytes of what a joining broker says of itself, each; the metadata's own bounds are less.
+const FIELD_BYTES_MAX: usize = 1024;
 
 impl Bootstrap {
     /// Answers what this broker is.
@@ -44,11 +49,15 @@ impl Bootstrap {
     /// Adopts the cluster that the seed with the lowest id forms; answers with the cluster that this broker belongs
     /// to afterwards.
     pub fn adopt(&self, request: &AdoptRequest) -> Result<String, Status> {
-        if request.broker_id >= self.local.broker.get() {
+        if request.broker_id == 0 || request.broker_id >= self.local.broker.get() {
             return Err(Status::failed_precondition(format!(
                 "broker {} does not have the lowest id: broker {} has a lower one",
                 request.broker_id, self.local.broker
             )));
+        }
+        let id = &request.cluster_id;
+        if id.is_empty() || id.len() > CLUSTER_ID_BYTES_MAX || !id.chars().all(|c| c.is_ascii_graphic()) {
+            return Err(Status::invalid_argument("the cluster's id is none"));
         }
         let bound = self.bound.borrow().clone();
         match bound {
@@ -78,6 +87,14 @@ pub(crate) async fn admit(metadata: &Metadata, request: JoinRequest) -> Result<J
     let member = request
         .member
         .ok_or_else(|| Status::invalid_argument("the member is missing"))?;
+    // What the metadata would refuse for its size does not even get into its log.
+    let fields = [&member.address, &member.internal_address, &member.rack];
+    if fields.iter().any(|field| field.len() > FIELD_BYTES_MAX) {
+        metadata.registry.rejections().count(Cause::Malformed);
+        return Err(Status::invalid_argument(format!(
+            "a field of more than {FIELD_BYTES_MAX} bytes"
+        )));
+    }
     match metadata.propose(&registration(&member)).await {
         Ok((Reply::BrokerRegistered { incarnation, .. }, _)) => {
             failpoint::reached("bootstrap.admitted");

@@ -157,6 +157,15 @@ impl AdminService for Admin {
         ))
     }
 
+    async fn remove_broker(&self, request: Request<RemoveBrokerRequest>) -> Answer<RemoveBrokerResponse> {
+        let broker = BrokerId(request.into_inner().broker_id);
+        let command =
+            admission::validate_remove_broker(&self.node.metadata.image(), broker).map_err(RequestError::from)?;
+        let (_, version) = self.node.metadata.propose(&command).await?;
+        tracing::info!(%broker, "took a broker out of the cluster");
+        Ok(Response::new(RemoveBrokerResponse { version }))
+    }
+
     async fn replace_broker(&self, request: Request<ReplaceBrokerRequest>) -> Answer<ReplaceBrokerResponse> {
         let broker = BrokerId(request.into_inner().broker_id);
         let alive = self.node.registry().is_alive(broker);

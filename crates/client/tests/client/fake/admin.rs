@@ -181,6 +181,13 @@ impl v1::admin_service_server::AdminService for Broker {
         Err(Status::unimplemented("not used"))
     }
 
+    async fn remove_broker(
+        &self,
+        _: Request<v1::RemoveBrokerRequest>,
+    ) -> Result<Response<v1::RemoveBrokerResponse>, Status> {
+        self.admin(|_| Ok(v1::RemoveBrokerResponse { version: 9 }))
+    }
+
     async fn replace_broker(
         &self,
         _: Request<v1::ReplaceBrokerRequest>,
