@@ -1,6 +1,6 @@
 # `make` alone lists the targets. Every cargo call of this file has the same profile, packages, features and environment:
-# any difference compiles RocksDB again. (Dependencies' features differ with the packages selected, hence --workspace everywhere,
-# and with dev-dependencies, hence --all-targets.)
+# any difference compiles RocksDB again. (Dependencies' features differ with the packages selected, hence --workspace everywhere.
+# The tests' dependencies change no feature of the program's; a test, `features`, compares the two.)
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -46,7 +46,7 @@ help: ## List the targets
 	@sed -n 's/[$$][$$]/$$/g; s/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 .PHONY: up
-up: build ## Install what is missing, build, start three nodes on loopback (DIR=jangada-data, PORT=9400)
+up: program ## Install what is missing, build the program, start three nodes on loopback (DIR=jangada-data, PORT=9400)
 	@$(JANGADA) up --nodes 3 --detach $(UP_FLAGS)
 
 .PHONY: down
@@ -54,9 +54,13 @@ down: ## Stop the nodes that `make up` started (DIR=)
 	@test -x $(JANGADA) || { echo 'nothing was built, so nothing runs' >&2; exit 1; }
 	@$(JANGADA) down $(if $(DIR),--dir $(DIR))
 
+.PHONY: program
+program: prepare ## Build the program alone
+	@.ci/build $(BUILD) --bin jangada
+
 .PHONY: build
 build: prepare ## Build everything: the program, and the tests
-	cargo build $(BUILD) --all-targets
+	@.ci/build $(BUILD) --all-targets
 
 .PHONY: test
 test: build ## Install what is missing, build, run all tests (FILTER=topic: of the tests from outside, that topic)

@@ -24,6 +24,7 @@ mod binary;
 mod cluster;
 mod contract;
 mod deploy;
+mod features;
 mod harness;
 mod layers;
 mod tidy;
