@@ -26,6 +26,7 @@ pub mod partitioner;
 pub mod reason;
 pub mod rejection;
 pub mod topic_config;
+pub mod units;
 
 pub use batch::{
     Attributes, BatchBuilder, BatchError, BatchHeader, BatchIter, BatchLimits, Header, Record, Records, TimestampType,
@@ -41,3 +42,4 @@ pub use partitioner::{murmur2, partition_for_key};
 pub use reason::Reason;
 pub use rejection::Rejection;
 pub use topic_config::{ConfigError, TopicConfig};
+pub use units::{Quantity, UnitError};

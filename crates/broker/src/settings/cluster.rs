@@ -4,6 +4,11 @@ settings! {
     /// What the brokers see to together.
     ClusterSettings {
         keys {
+            /// Partitions of a topic that is created without a number. With one, records come in the order in which they were
+            /// written.
+            default_partitions: u32 = 1, range(1, 10_000);
+            /// Replicas of a topic that is created without a number; with fewer brokers, as many as there are.
+            default_replicas: u32 = 3, range(1, 40);
             /// A leadership goes to the partition's preferred leader, the first of its replicas, when that one has
             /// been alive and in sync for so long under another leader, milliseconds. 0: never, each leadership stays
             /// where an election or an operator put it.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use config::{Config, Environment, File, FileFormat};
+use config::{Config, ConfigError, File, FileFormat};
 
 use super::source::Declared;
 use super::{BrokerSettings, Problem, Section, SettingsError};
@@ -38,6 +38,9 @@ pub struct Row {
     pub key: String,
     /// Its value, as TOML text.
     pub value: String,
+    /// The value with its unit, for people: `604800000 (7d)`.
+    #[serde(skip)]
+    pub readable: String,
     /// Its default, as TOML text.
     pub default: String,
     /// The values that are allowed.
@@ -82,35 +85,29 @@ impl Layers {
                 path: path.clone(),
                 message: error.to_string(),
             };
-            problems.extend(
-                declared
-                    .check_file(&text, &path.display().to_string(), &mut places)
-                    .map_err(syntax)?,
-            );
+            let checked = declared
+                .check_file(&text, &path.display().to_string())
+                .map_err(syntax)?;
+            problems.extend(checked.problems);
+            places.extend(checked.places);
             builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
+            builder = builder.add_source(layer(checked.with_units)?);
         }
 
-        let mut variables = config::Map::new();
+        let mut variables = Vec::new();
         for (name, value) in &self.environment {
             let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX) else {
                 continue;
             };
             let key = rest.to_lowercase().replace("__", ".");
             let place = format!("environment {name}");
-            problems.extend(declared.parse(&key, value, &place).err());
+            match declared.parse(&key, value, &place) {
+                Ok(value) => variables.push((key.clone(), value)),
+                Err(problem) => problems.push(problem),
+            }
             places.insert(key, place);
-            variables.insert(name.clone(), value.clone());
         }
-        let mut environment = Environment::with_prefix("JANGADA")
-            .prefix_separator("__")
-            .separator("__")
-            .try_parsing(true)
-            .list_separator(",")
-            .source(Some(variables));
-        for key in declared.lists() {
-            environment = environment.with_list_parse_key(key);
-        }
-        builder = builder.add_source(environment);
+        builder = builder.add_source(layer(variables)?);
 
         for flag in &self.flags {
             let place = format!("flag --set {flag}");
@@ -154,6 +151,15 @@ impl Layers {
     }
 }
 
+/// Values by key, to be laid over what comes before.
+fn layer<V: Into<config::Value>>(values: impl IntoIterator<Item = (String, V)>) -> Result<Config, ConfigError> {
+    let mut layer = Config::builder();
+    for (key, value) in values {
+        layer = layer.set_override(key, value)?;
+    }
+    layer.build()
+}
+
 impl Loaded {
     /// Every setting with its value and where it came from.
     pub fn rows(&self) -> Vec<Row> {
@@ -167,6 +173,7 @@ impl Loaded {
                 .cloned()
                 .unwrap_or_else(|| "default".to_owned()),
             bound: key.bound.text(),
+            readable: key.annotated(&value),
             key: key.name,
             value,
             default: key.default,

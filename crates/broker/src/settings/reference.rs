@@ -14,6 +14,9 @@ Made from the declarations in `crates/broker/src/settings` by `jangada server re
 
 A broker takes its settings from, later ones winning: the defaults below, a TOML file (`jangada server --config FILE`), the environment
 (`JANGADA__SECTION__KEY`, such as `JANGADA__RAFT__HEARTBEAT_MS=150`; lists separated by commas), and flags (`--set section.key=value`).
+A time or a size may have a unit: `\"7d\"`, `\"1h30min\"`, `\"500ms\"`, `\"1GiB\"` (quoted in a file; without a unit the number is
+milliseconds or bytes, as the key's name says). Times have ms, s, min, h, d and w; sizes B, KiB, MiB, GiB, TiB, PiB (powers of 1024) and
+kB, MB, GB, TB, PB (powers of 1000). Others, such as `5m` or `1G`, are refused: they mean different things to different people.
 An unknown key, a value out of bounds and values that contradict each other are refused, each with the place it came from.
 `jangada server check-config FILE` checks a file and shows every setting with its source.
 ";
@@ -43,25 +46,36 @@ fn inner<S: Section>(text: &mut String, name: &str) {
     section(text, &format!("`[{name}]`"), &S::documentation(), S::keys(""));
 }
 
+/// ` (7d)`, behind a default that is a time or a size.
+fn default_with_unit(key: &Key) -> String {
+    let readable = key
+        .default
+        .parse()
+        .ok()
+        .and_then(|value| key.quantity()?.readable(value));
+    readable.map_or_else(String::new, |readable| format!(" ({readable})"))
+}
+
 fn section(text: &mut String, title: &str, documentation: &str, keys: Vec<Key>) {
     let written = write!(
         text,
         "\n## {title}\n\n{documentation}\n\n| key | type | default | bound | meaning |\n|---|---|---|---|---|\n"
     );
     written.expect("writing to a string does not fail");
-    for Key {
-        name,
-        kind,
-        default,
-        bound,
-        documentation,
-    } in keys
-    {
+    for key in keys {
+        let readable = default_with_unit(&key);
+        let Key {
+            name,
+            kind,
+            default,
+            documentation,
+            ..
+        } = &key;
         let written = writeln!(
             text,
-            "| `{name}` | {} | `{default}` | {} | {documentation} |",
+            "| `{name}` | {} | `{default}`{readable} | {} | {documentation} |",
             kind.name(),
-            bound.text()
+            key.bound_text()
         );
         written.expect("writing to a string does not fail");
     }

@@ -4,6 +4,9 @@
 //! struct with serde (unknown fields refused, missing ones at their default), `Default`, and [`Section`], which lists
 //! the keys and checks the bounds.
 
+use jangada_types::Quantity;
+use jangada_types::units::annotated;
+
 use super::error::Problem;
 
 /// What kind of value a key takes in a TOML file.
@@ -52,6 +55,56 @@ pub struct Key {
     pub bound: Bound,
     /// What it does, with its unit.
     pub documentation: String,
+}
+
+impl Key {
+    /// What the value counts, if it is a time or a size: then it may be written with a unit.
+    pub fn quantity(&self) -> Option<Quantity> {
+        match self.kind {
+            Kind::Integer => Quantity::of_key(&self.name),
+            Kind::Text | Kind::List => None,
+        }
+    }
+
+    /// The bound in words, with units.
+    pub fn bound_text(&self) -> String {
+        match (&self.bound, self.quantity()) {
+            (Bound::Range(low, high), Some(quantity)) => {
+                let text = |value| quantity.readable(value).unwrap_or_else(|| value.to_string());
+                match (*low, quantity) {
+                    (0, _) => format!("0 to {}", text(*high)),
+                    (low, Quantity::Time) if low < 1000 => format!("{low}ms to {}", text(*high)),
+                    (low, _) => format!("{} to {}", text(low), text(*high)),
+                }
+            }
+            (bound, _) => bound.text(),
+        }
+    }
+
+    /// A value as TOML text, with its unit in brackets.
+    pub fn annotated(&self, value: &str) -> String {
+        match value.parse() {
+            Ok(number) => annotated(self.quantity(), number),
+            Err(_) => value.to_owned(),
+        }
+    }
+
+    /// Reads a whole number of this key, perhaps with a unit. The error is to be read after the key.
+    pub(super) fn number(&self, text: &str) -> Result<u64, String> {
+        let number = match self.quantity() {
+            Some(quantity) => quantity.parse(text).map_err(|error| error.to_string())?,
+            None => text
+                .trim()
+                .parse()
+                .map_err(|_| format!("is {text:?}, must be a whole number, {}", self.bound.text()))?,
+        };
+        match self.bound {
+            Bound::Range(low, high) if !(low..=high).contains(&number) => {
+                Err(format!("is {text}, must be {}", self.bound_text()))
+            }
+            _ => Ok(number),
+        }
+    }
 }
 
 impl Bound {

@@ -19,13 +19,6 @@ impl Declared {
         }
     }
 
-    pub(super) fn lists(&self) -> impl Iterator<Item = &str> {
-        self.keys
-            .values()
-            .filter(|key| key.kind == Kind::List)
-            .map(|key| key.name.as_str())
-    }
-
     fn has_section(&self, name: &str) -> bool {
         self.keys
             .keys()
@@ -63,15 +56,9 @@ impl Declared {
         let origin = place.to_owned();
         Ok(match declared.kind {
             Kind::Integer => {
-                let number = text.trim().parse::<u64>();
-                let wrong = || {
-                    Problem::new(
-                        key,
-                        format!("is {text:?}, must be a whole number, {}", declared.bound.text()),
-                    )
-                    .at(place)
-                };
-                config::Value::new(Some(&origin), number.map_err(|_| wrong())?)
+                let number = declared.number(text);
+                let number = number.map_err(|message| Problem::new(key, message).at(place))?;
+                config::Value::new(Some(&origin), number)
             }
             Kind::Text => {
                 if let Some(message) = not_a_word(declared, text) {
@@ -86,23 +73,28 @@ impl Declared {
         })
     }
 
-    /// Checks a TOML document; tells where each key stands.
-    pub(super) fn check_file(
-        &self,
-        text: &str,
-        file: &str,
-        places: &mut BTreeMap<String, String>,
-    ) -> Result<Vec<Problem>, toml::de::Error> {
+    /// Checks a TOML document.
+    pub(super) fn check_file(&self, text: &str, file: &str) -> Result<Checked, toml::de::Error> {
         let document = DeTable::parse(text)?;
-        let mut problems = Vec::new();
+        let mut checked = Checked::default();
         let walk = Walk {
             declared: self,
             text,
             file,
         };
-        walk.table("", document.get_ref(), places, &mut problems);
-        Ok(problems)
+        walk.table("", document.get_ref(), &mut checked);
+        Ok(checked)
     }
+}
+
+/// What a document was found to have.
+#[derive(Default)]
+pub(super) struct Checked {
+    /// Where each key stands.
+    pub(super) places: BTreeMap<String, String>,
+    /// The keys whose value is a string with a unit, as numbers.
+    pub(super) with_units: BTreeMap<String, u64>,
+    pub(super) problems: Vec<Problem>,
 }
 
 /// A pass over one document.
@@ -113,29 +105,31 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn table(
-        &self,
-        prefix: &str,
-        table: &DeTable<'_>,
-        places: &mut BTreeMap<String, String>,
-        problems: &mut Vec<Problem>,
-    ) {
+    fn table(&self, prefix: &str, table: &DeTable<'_>, checked: &mut Checked) {
         for (name, value) in table.iter() {
             let key = format!("{prefix}{}", name.get_ref());
             let place = format!("{}:{}", self.file, line_of(self.text, name.span().start));
             match (value.get_ref(), self.declared.keys.get(&key)) {
                 (DeValue::Table(inner), None) if self.declared.has_section(&key) => {
-                    self.table(&format!("{key}."), inner, places, problems);
+                    self.table(&format!("{key}."), inner, checked);
                 }
                 (_, None) if self.declared.has_section(&key) => {
-                    problems.push(Problem::new(&key, "is a section, not a key".to_owned()).at(&place));
+                    let problem = Problem::new(&key, "is a section, not a key".to_owned());
+                    checked.problems.push(problem.at(&place));
                 }
-                (_, None) => problems.push(self.declared.unknown(&key, &place)),
+                (_, None) => checked.problems.push(self.declared.unknown(&key, &place)),
+                (DeValue::String(word), Some(declared)) if declared.quantity().is_some() => {
+                    match declared.number(word) {
+                        Ok(number) => drop(checked.with_units.insert(key.clone(), number)),
+                        Err(message) => checked.problems.push(Problem::new(&key, message).at(&place)),
+                    }
+                    checked.places.insert(key, place);
+                }
                 (value, Some(declared)) => {
                     if let Some(message) = mismatch(declared, value) {
-                        problems.push(Problem::new(&key, message).at(&place));
+                        checked.problems.push(Problem::new(&key, message).at(&place));
                     }
-                    places.insert(key, place);
+                    checked.places.insert(key, place);
                 }
             }
         }

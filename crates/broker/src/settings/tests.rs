@@ -111,6 +111,78 @@ fn every_kind_of_value_comes_through_variables_and_flags() {
 }
 
 #[test]
+fn times_and_sizes_may_have_units_in_every_layer() {
+    let scenario = Scenario::new(&format!(
+        "{MINIMAL}[storage]\ntail_bytes = \"64MiB\"\nwal_bytes = 268435456\n[groups]\noffsets_retention_ms = \"30d\"\n"
+    ))
+    .variable("JANGADA__STORAGE__RECLAIM_INTERVAL_MS", "2s")
+    .variable("JANGADA__STORAGE__TAIL_BYTES", "32MiB")
+    .flag("storage.disk_reserve_bytes=1.5GiB")
+    .flag("groups.batch_window_ms_max=3s");
+    let loaded = scenario.accepted();
+    let (storage, groups) = (&loaded.settings.storage, &loaded.settings.groups);
+    assert_eq!(
+        (storage.tail_bytes, storage.wal_bytes, storage.disk_reserve_bytes),
+        (32 << 20, 256 << 20, 3 << 29)
+    );
+    assert_eq!(
+        (
+            storage.reclaim_interval_ms,
+            groups.offsets_retention_ms,
+            groups.batch_window_ms_max
+        ),
+        (2000, 2_592_000_000, 3000)
+    );
+    let rows = loaded.rows();
+    let row = rows.iter().find(|row| row.key == "groups.offsets_retention_ms");
+    let row = row.expect("the key has a row");
+    assert_eq!(
+        (row.value.as_str(), row.readable.as_str()),
+        ("2592000000", "2592000000 (30d)")
+    );
+}
+
+#[test]
+fn a_wrong_unit_is_refused_with_its_place() {
+    let text = format!(
+        "{MINIMAL}[storage]\ntail_bytes = \"1G\"\nread_threads = \"4\"\n[groups]\noffsets_retention_ms = \"400d\"\n"
+    );
+    let refusal = Scenario::new(&text)
+        .flag("cluster.preferred_leader_after_ms=5m")
+        .refused();
+    for expected in [
+        "`storage.tail_bytes` is \"1G\": the unit \"G\" is ambiguous, write GiB",
+        "(jangada.toml:5)",
+        "`storage.read_threads` has a value of the wrong type",
+        "`groups.offsets_retention_ms` is 400d, must be 1s to 365d (jangada.toml:8)",
+        "`cluster.preferred_leader_after_ms` is \"5m\"",
+        "min for minutes",
+    ] {
+        assert!(refusal.contains(expected), "{expected} is missing from\n{refusal}");
+    }
+}
+
+/// The name tells whether a value may have a unit, so names and words must agree.
+#[test]
+fn each_key_is_named_for_what_it_counts() {
+    for key in BrokerSettings::keys("")
+        .into_iter()
+        .filter(|key| key.kind == Kind::Integer)
+    {
+        let says = |word: &str| key.documentation.to_lowercase().contains(word);
+        match key.quantity() {
+            Some(jangada_types::Quantity::Time) => assert!(says("milliseconds"), "{} does not say its unit", key.name),
+            Some(jangada_types::Quantity::Bytes) => assert!(says("bytes"), "{} does not say its unit", key.name),
+            None => assert!(
+                !says(", milliseconds") && !says(", bytes"),
+                "{} is not named for its unit",
+                key.name
+            ),
+        }
+    }
+}
+
+#[test]
 fn an_unknown_key_names_its_line_and_the_nearest_one() {
     let text = format!("{MINIMAL}[raft]\nheartbeat_mss = 100\n[wombat]\nx = 1\n");
     let refusal = Scenario::new(&text).refused();

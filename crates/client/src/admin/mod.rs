@@ -97,6 +97,8 @@ impl Admin {
             topic_id: types::topic_id(&answer.topic_id, &context)?,
             created: answer.created || is_ours,
             version: answer.version,
+            partitions: Some(answer.partitions).filter(|count| *count > 0),
+            replicas: Some(answer.replicas).filter(|count| *count > 0),
         })
     }
 
@@ -117,8 +119,9 @@ impl Admin {
             .filter(|entry| entry.is_set)
             .map(|entry| (&entry.key, &entry.value))
             .collect();
-        let ours = found.partitions.len() == wanted.partitions as usize
-            && found.replicas == wanted.replicas
+        let fits = |wanted: u32, found: usize| wanted == 0 || wanted as usize == found;
+        let ours = fits(wanted.partitions, found.partitions.len())
+            && fits(wanted.replicas, found.replicas as usize)
             && set == wanted.config.iter().collect();
         match ours {
             true => Ok(()),

@@ -13,9 +13,9 @@ use crate::wire_error::Failure;
 pub struct NewTopic {
     /// `[A-Za-z0-9._-]{1,249}`, not `.` or `..`, not beginning with `__`.
     pub name: String,
-    /// 1 to 10,000.
+    /// 1 to 10,000. 0: the cluster's default.
     pub partitions: u32,
-    /// 1 to the number of brokers.
+    /// 1 to the number of brokers. 0: the cluster's default.
     pub replicas: u32,
     /// Settings by key.
     pub config: BTreeMap<String, String>,
@@ -45,6 +45,10 @@ pub struct CreatedTopic {
     pub created: bool,
     /// The metadata version that has it.
     pub version: u64,
+    /// How many partitions it has. `None`: the broker is of an earlier version.
+    pub partitions: Option<u32>,
+    /// How many replicas each has. `None`: the broker is of an earlier version.
+    pub replicas: Option<u32>,
 }
 
 /// A topic in the list of all topics.

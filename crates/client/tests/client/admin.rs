@@ -162,7 +162,10 @@ async fn a_refusal_is_final() {
         .state()
         .admin_faults
         .push_back((false, Error::definite(Reason::InvalidRequest).status()));
-    let error = admin.create_topic(NewTopic::new("t", 0, 1)).await.expect_err("refused");
+    let error = admin
+        .create_topic(NewTopic::new("t", 10_001, 1))
+        .await
+        .expect_err("refused");
     assert!(matches!(error, ClientError::Refused(_)), "{error}");
     assert_eq!(cluster.state().admin_calls, 1);
 }

@@ -121,7 +121,7 @@ impl Show for Effective {
         let rows = self.0.iter().map(|row| {
             [
                 row.key.clone(),
-                row.value.clone(),
+                row.readable.clone(),
                 row.source.clone(),
                 row.default.clone(),
                 row.bound.clone(),

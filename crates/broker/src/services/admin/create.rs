@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_controller::admission::{self, CreateTopic, NewTopic};
-use jangada_controller::{ADD_PARTITIONS_FEATURE_LEVEL, Broker, CONDITIONS_FEATURE_LEVEL, Partition, Topic};
+use jangada_controller::{ADD_PARTITIONS_FEATURE_LEVEL, Broker, CONDITIONS_FEATURE_LEVEL, Image, Partition, Topic};
 use jangada_proto::v1::metadata_service_client::MetadataServiceClient;
 use jangada_proto::v1::{
     CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicRequest, CreateTopicResponse, GetMetadataRequest,
@@ -43,11 +43,12 @@ pub(super) async fn create_topic(
     request: CreateTopicRequest,
 ) -> Result<CreateTopicResponse, RequestError> {
     let image = node.metadata.image();
+    let (partitions, replicas) = counts_of(node, &image, &request);
     let config: BTreeMap<String, String> = request.config.into_iter().collect();
     let wanted = NewTopic {
         name: &request.name,
-        partitions: request.partitions,
-        replicas: request.replicas,
+        partitions,
+        replicas,
         config: &config,
         if_not_exists: request.if_not_exists,
     };
@@ -56,13 +57,15 @@ pub(super) async fn create_topic(
         topic_id: topic_id(topic),
         created: false,
         version: image.version(),
+        partitions: topic.partitions.len() as u32,
+        replicas: topic.partitions[0].replicas.len() as u32,
     };
     if let CreateTopic::Exists(topic) = admission::validate_create_topic(&image, &wanted)? {
         await_leaders(node, &topic.name, topic.id, image.version()).await?;
         return Ok(existing(&topic));
     }
     let id = TopicId::from_u128(node.seams.ids.new_id().as_u128());
-    let brokers = node.can_take_replicas(&image, request.replicas as usize);
+    let brokers = node.can_take_replicas(&image, replicas as usize);
     let command = admission::place_topic(&wanted, &brokers, id, seed_of(id))?;
     let version = match node.metadata.propose(&command).await {
         Ok((_, version)) => version,
@@ -82,7 +85,21 @@ pub(super) async fn create_topic(
         topic_id: id.as_bytes().to_vec().into(),
         created: true,
         version,
+        partitions,
+        replicas,
     })
+}
+
+/// How many partitions and replicas: what the request says, or the settings. Brokers count that are down at the moment, too, for the
+/// topic stays with what it gets.
+fn counts_of(node: &Node, image: &Image, request: &CreateTopicRequest) -> (u32, u32) {
+    let defaults = &node.settings.cluster;
+    let brokers = u32::try_from(image.brokers().len()).unwrap_or(u32::MAX);
+    let or = |asked: u32, default: u32| if asked == 0 { default } else { asked };
+    (
+        or(request.partitions, defaults.default_partitions),
+        or(request.replicas, defaults.default_replicas.min(brokers)),
+    )
 }
 
 pub(super) async fn create_partitions(

@@ -57,6 +57,7 @@ impl v1::admin_service_server::AdminService for Broker {
                 topic_id,
                 created: !exists,
                 version: state.version,
+                ..v1::CreateTopicResponse::default()
             })
         })?;
         self.leaders().await;
