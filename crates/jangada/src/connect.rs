@@ -1,10 +1,10 @@
-//! From `--brokers` to a client.
+//! From a list of brokers to a client.
 
 use std::time::Duration;
 
 use jangada_client::{Client, ClientConfig};
 
-use crate::cli::BrokersArgs;
+use crate::brokers::Brokers;
 use crate::errors::Result;
 
 /// How long a command waits for a cluster before it says that there is none.
@@ -15,22 +15,24 @@ const RETRY_TIMEOUT: Duration = Duration::from_secs(10);
 const CREATED_WITHIN: Duration = Duration::from_secs(35);
 
 /// Connects to any of the brokers, with the time-outs of a command that a person waits for.
-pub async fn connect(brokers: &BrokersArgs) -> Result<Client> {
+pub async fn connect(brokers: &Brokers) -> Result<Client> {
     connect_within(brokers, RETRY_TIMEOUT).await
 }
 
 /// The same with another limit for all attempts of one call.
-pub async fn connect_within(brokers: &BrokersArgs, retry_timeout: Duration) -> Result<Client> {
+pub async fn connect_within(brokers: &Brokers, retry_timeout: Duration) -> Result<Client> {
     let config = ClientConfig {
         retry_timeout,
         ..config(brokers)
     };
-    Ok(Client::connect(config).await?)
+    let client = Client::connect(config).await?;
+    brokers.check_cluster(&client.cluster_id())?;
+    Ok(client)
 }
 
 /// The same for creating a topic, which may take longer than any other call: an attempt that is given up too early would be told by
 /// the next one that the topic exists.
-pub async fn connect_to_create(brokers: &BrokersArgs) -> Result<Client> {
+pub async fn connect_to_create(brokers: &Brokers) -> Result<Client> {
     // Whether there is a cluster is found out as soon as ever.
     connect(brokers).await?;
     let config = ClientConfig {
@@ -41,8 +43,8 @@ pub async fn connect_to_create(brokers: &BrokersArgs) -> Result<Client> {
     Ok(Client::connect(config).await?)
 }
 
-fn config(brokers: &BrokersArgs) -> ClientConfig {
-    let mut config = ClientConfig::new(brokers.brokers.iter().map(String::as_str));
+fn config(brokers: &Brokers) -> ClientConfig {
+    let mut config = ClientConfig::new(brokers.addresses.iter().map(String::as_str));
     config.client_id = "jangada-cli".to_owned();
     config
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use jangada_broker::settings::SettingsError;
 use jangada_client::{ClientError, Reason};
 
+use crate::brokers::Brokers;
 use crate::exit::Exit;
 use crate::output::note;
 
@@ -18,6 +19,8 @@ pub struct CliError {
     hint: Option<String>,
     /// There is nothing to say: nobody reads stdout any more, or it was said.
     silent: bool,
+    /// No broker said anything.
+    no_broker: bool,
 }
 
 /// What commands return.
@@ -31,6 +34,7 @@ impl CliError {
             message: message.into(),
             hint: None,
             silent: false,
+            no_broker: false,
         }
     }
 
@@ -74,6 +78,14 @@ impl CliError {
     /// The same when it was [reported](Self::report) already.
     pub fn reported(self) -> CliError {
         CliError { silent: true, ..self }
+    }
+
+    /// Says which brokers were asked, if none of them said anything.
+    pub fn asked(self, brokers: &Brokers) -> CliError {
+        match self.no_broker {
+            true => self.hint(brokers.hint()),
+            false => self,
+        }
     }
 
     /// Whether it was asked in a way that makes no sense.
@@ -131,9 +143,15 @@ impl From<ClientError> for CliError {
         CliError {
             exit: if usage { Exit::Usage } else { Exit::Error },
             hint: next_step(&error).map(str::to_owned),
+            no_broker: is_silence(&error),
             ..CliError::new(error.to_string())
         }
     }
+}
+
+/// Whether no broker said anything.
+fn is_silence(error: &ClientError) -> bool {
+    matches!(error, ClientError::Unavailable(rejection) if rejection.reason.is_none())
 }
 
 /// What to do about an error of the client.
@@ -142,12 +160,14 @@ fn next_step(error: &ClientError) -> Option<&'static str> {
         return Some(hint);
     }
     match error {
-        // No broker said anything.
-        ClientError::Unavailable(rejection) if rejection.reason.is_none() => Some(
-            "is the cluster running at the addresses of --brokers (or JANGADA_BROKERS)? \
-             `jangada cluster health` tells; `jangada up` starts one",
-        ),
+        silence if is_silence(silence) => Some("is the cluster running?"),
         ClientError::Unavailable(_) => Some("try again; `jangada cluster health` tells what is wrong with the cluster"),
+        ClientError::ConditionFailed { definite: true, .. } => {
+            Some("nothing was written: read what is there now, and try again with the offset that is named")
+        }
+        ClientError::ConditionFailed { definite: false, .. } => {
+            Some("an earlier attempt got lost and may still come: read what is there before trying again")
+        }
         ClientError::OutcomeUnknown(_) => Some("it may have happened or not: look before doing it again"),
         ClientError::DuplicateSequence(_) => Some("nothing is to be done: the records are there"),
         ClientError::Corrupt { .. } => Some("`--from` with a later offset reads on after it; please report this"),
@@ -157,9 +177,7 @@ fn next_step(error: &ClientError) -> Option<&'static str> {
 
 fn next_step_for_reason(reason: Reason) -> Option<&'static str> {
     Some(match reason {
-        Reason::UnknownTopic => {
-            "`jangada topic ls` shows the topics; `jangada topic create NAME --partitions P --replicas R` makes one"
-        }
+        Reason::UnknownTopic => "`jangada topic ls` shows the topics; `jangada topic create NAME` makes one",
         Reason::UnknownPartition => "`jangada partition ls TOPIC` shows the partitions",
         Reason::UnknownBroker => "`jangada cluster info` shows the brokers",
         Reason::TopicExists => "choose another name, or add --if-not-exists",

@@ -3,11 +3,13 @@
 //! | module | what is in it |
 //! |---|---|
 //! | `cli` | what can be typed: clap's definitions, nothing else |
+//! | `complete` | names of topics and groups for the shell's completion |
 //! | `commands` | one module for each command |
 //! | `text` | records as lines, JSON lines and formatted text; pure |
 //! | `output` | tables and JSON on stdout |
 //! | `errors`, `exit` | what a failed command says, and the exit code |
-//! | `connect` | from `--brokers` to a client |
+//! | `brokers` | which brokers a command begins with: flag, variable, files, default |
+//! | `connect` | from these to a client |
 //! | `logging`, `progress` | what goes to stderr |
 //! | `cpu` | the instructions that the build needs; runs before `main` |
 //!
@@ -18,8 +20,10 @@
     reason = "the binary stands outside the simulation: its clock and its randomness are the real ones"
 )]
 
+mod brokers;
 mod cli;
 mod commands;
+mod complete;
 mod connect;
 mod cpu;
 mod errors;
@@ -32,7 +36,8 @@ mod text;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
+use clap_complete::CompleteEnv;
 
 use crate::cli::{Cli, Command};
 use crate::exit::Exit;
@@ -51,6 +56,10 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 pub static malloc_conf: &[u8; 60] = b"background_thread:true,dirty_decay_ms:3000,muzzy_decay_ms:0\0";
 
 fn main() -> ExitCode {
+    // Answers and ends if a shell asks how a line could go on.
+    CompleteEnv::with_factory(Cli::command)
+        .var(complete::VARIABLE)
+        .complete();
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

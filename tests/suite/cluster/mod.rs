@@ -7,6 +7,7 @@ mod bad_input;
 mod balance;
 mod bootstrap;
 mod bootstrap_steps;
+mod cli_habits;
 mod conditional;
 mod cut_from_nodes;
 mod cut_off;

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::CompressionArg;
+use super::{CompressionArg, bytes, milliseconds, wait};
+use crate::complete::topics;
 use crate::output::OutputArgs;
 
 /// Records a second. Slower, a run has no second record; faster, no machine can send, and the time between two is less than a clock
@@ -26,6 +27,15 @@ fn rate_or_none(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(0.0) => Ok(0.0),
         _ => rate(text),
+    }
+}
+
+/// Reads how long a run takes, in whole seconds.
+fn whole_seconds(text: &str) -> Result<u64, String> {
+    let wanted = wait(text)?;
+    match wanted.as_secs() {
+        0 => Err("at least a second".to_owned()),
+        seconds => Ok(seconds),
     }
 }
 
@@ -71,7 +81,7 @@ pub enum PayloadKind {
 #[derive(Args, Debug)]
 pub struct ProduceBench {
     /// The topic; it must exist
-    #[arg(long)]
+    #[arg(long, add = topics())]
     pub topic: String,
 
     /// Records a second, on a schedule that does not wait for answers, 0.001 to 100000000; 0: as fast as possible
@@ -79,11 +89,11 @@ pub struct ProduceBench {
     pub rate: f64,
 
     /// Size of a record's value
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, default_value_t = 1024, value_parser = bytes::<u32>(1..=1_000_000))]
     pub record_bytes: u32,
 
     /// How much to write. Default: 1 GiB; with --in-flight 1: 10,000 records
-    #[arg(long, conflicts_with = "samples")]
+    #[arg(long, conflicts_with = "samples", value_parser = bytes::<u64>(0..=u64::MAX))]
     pub total_bytes: Option<u64>,
 
     /// How many records to write, instead of --total-bytes
@@ -96,15 +106,15 @@ pub struct ProduceBench {
     pub in_flight: u16,
 
     /// Size of a batch
-    #[arg(long)]
+    #[arg(long, value_parser = bytes::<u32>(0..=u64::from(u32::MAX)))]
     pub batch_bytes: Option<u32>,
 
     /// How long a batch waits for more records
-    #[arg(long, default_value_t = 5)]
+    #[arg(long = "linger", alias = "linger-ms", value_name = "DURATION", default_value = "5ms", value_parser = milliseconds)]
     pub linger_ms: u64,
 
     /// Memory for records that wait for their answer
-    #[arg(long, default_value_t = 64 << 20)]
+    #[arg(long, default_value_t = 64 << 20, value_parser = bytes::<u32>(0..=u64::from(u32::MAX)))]
     pub buffer_bytes: u32,
 
     /// How batches are compressed
@@ -116,7 +126,7 @@ pub struct ProduceBench {
     pub payload: PayloadKind,
 
     /// Not counted: this much is written first
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = bytes::<u64>(0..=u64::MAX))]
     pub warmup_bytes: u64,
 
     #[command(flatten)]
@@ -129,7 +139,7 @@ pub struct ProduceBench {
 #[derive(Args, Debug)]
 pub struct ConsumeBench {
     /// The topic
-    #[arg(long)]
+    #[arg(long, add = topics())]
     pub topic: String,
 
     /// Decode every record, as a consumer does, instead of only taking the batches
@@ -137,7 +147,7 @@ pub struct ConsumeBench {
     pub decode: bool,
 
     /// Memory for what is read ahead
-    #[arg(long, default_value_t = 32 << 20)]
+    #[arg(long, default_value_t = 32 << 20, value_parser = bytes::<u32>(0..=u64::from(u32::MAX)))]
     pub prefetch_bytes: u32,
 
     #[command(flatten)]
@@ -150,23 +160,23 @@ pub struct ConsumeBench {
 #[derive(Args, Debug)]
 pub struct E2eBench {
     /// The topic; it must exist, and nobody else may write to it meanwhile
-    #[arg(long)]
+    #[arg(long, add = topics())]
     pub topic: String,
 
     /// Records a second, 0.001 to 100000000
     #[arg(long, default_value_t = 1000.0, value_name = "PER_SECOND", value_parser = rate, allow_negative_numbers = true)]
     pub rate: f64,
 
-    /// How long, at most a day
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    /// How long, 1 s to a day: seconds, or with a unit
+    #[arg(long = "duration", alias = "seconds", value_name = "DURATION", default_value = "10s", value_parser = whole_seconds)]
     pub seconds: u64,
 
     /// Size of a record's value
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..=1_000_000))]
+    #[arg(long, default_value_t = 1024, value_parser = bytes::<u32>(16..=1_000_000))]
     pub record_bytes: u32,
 
     /// How long a batch waits for more records
-    #[arg(long, default_value_t = 0)]
+    #[arg(long = "linger", alias = "linger-ms", value_name = "DURATION", default_value = "0", value_parser = milliseconds)]
     pub linger_ms: u64,
 
     #[command(flatten)]
@@ -183,11 +193,11 @@ pub struct StoreBench {
     pub dir: PathBuf,
 
     /// How much to write
-    #[arg(long, default_value_t = 4 << 30)]
+    #[arg(long, default_value_t = 4 << 30, value_parser = bytes::<u64>(0..=u64::MAX))]
     pub total_bytes: u64,
 
     /// Size of a log entry
-    #[arg(long, default_value_t = 64 << 10, value_parser = clap::value_parser!(u32).range(1..=8_388_608))]
+    #[arg(long, default_value_t = 64 << 10, value_parser = bytes::<u32>(1..=8_388_608))]
     pub batch_bytes: u32,
 
     /// Groups (partitions) that the entries go to in turn
@@ -213,7 +223,7 @@ pub struct DiskBench {
     pub dir: PathBuf,
 
     /// How much to write
-    #[arg(long, default_value_t = 1 << 30, conflicts_with = "samples")]
+    #[arg(long, default_value_t = 1 << 30, conflicts_with = "samples", value_parser = bytes::<u64>(0..=u64::MAX))]
     pub total_bytes: u64,
 
     /// How many writes to make, instead of --total-bytes
@@ -221,7 +231,7 @@ pub struct DiskBench {
     pub samples: Option<u64>,
 
     /// Size of a write; each is synced
-    #[arg(long, default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..=67_108_864))]
+    #[arg(long, default_value_t = 1 << 20, value_parser = bytes::<u32>(1..=67_108_864))]
     pub batch_bytes: u32,
 
     /// Where writes go

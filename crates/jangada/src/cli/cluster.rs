@@ -1,8 +1,11 @@
 //! `cluster` and `partition`.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 
-use super::wait_seconds;
+use super::wait;
+use crate::complete::topics;
 use crate::output::OutputArgs;
 
 #[derive(Debug, Subcommand)]
@@ -25,9 +28,9 @@ pub enum ClusterCommand {
 
 #[derive(Args, Debug)]
 pub struct HealthArgs {
-    /// Wait this long for it to become healthy, at most a day
-    #[arg(long, value_name = "SECONDS", value_parser = wait_seconds())]
-    pub wait: Option<u64>,
+    /// Wait this long for it to become healthy, at most a day: seconds, or with a unit
+    #[arg(long, value_name = "DURATION", value_parser = wait)]
+    pub wait: Option<Duration>,
 
     #[command(flatten)]
     pub output: OutputArgs,
@@ -64,6 +67,7 @@ pub enum PartitionCommand {
     /// List a topic's partitions with leader, replicas and offsets
     Ls {
         /// The topic; without it: all topics
+        #[arg(add = topics())]
         topic: Option<String>,
 
         #[command(flatten)]
@@ -77,6 +81,7 @@ pub enum PartitionCommand {
 #[derive(Args, Debug)]
 pub struct TransferArgs {
     /// The topic
+    #[arg(add = topics())]
     pub topic: String,
 
     /// The partition

@@ -2,23 +2,30 @@
 
 mod bench;
 mod cluster;
-mod data;
+mod consume;
 mod group;
 mod process;
+mod produce;
 mod topic;
+mod when;
 
-use clap::builder::RangedU64ValueParser;
-use clap::{Args, Parser, Subcommand, value_parser};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use jangada_types::units;
 
 pub use bench::{
     BenchCommand, ConsumeBench, CpuArgs, DiskBench, DiskMode, E2eBench, PayloadKind, ProduceBench, StoreBench,
 };
 pub use cluster::{ClusterCommand, HealthArgs, PartitionCommand, RemoveArgs, ReplaceArgs, TransferArgs};
-pub use data::{CommitArg, CompressionArg, ConsumeArgs, ConsumeOutput, FromArg, ProduceArgs, ProduceFormat};
-pub use group::{GroupCommand, LagArgs, SeekArgs, ToArg};
+pub use consume::{CommitArg, ConsumeArgs, ConsumeOutput};
+pub use group::{GroupCommand, GroupRemoveArgs, LagArgs, SeekArgs, ToArg};
 pub use process::{DownArgs, ServerArgs, ServerCommand, UpArgs};
+pub use produce::{CompressionArg, ProduceArgs, ProduceFormat};
 pub use topic::{AlterArgs, BeforeArg, CreateArgs, TopicCommand, TrimArgs};
+pub use when::{FromArg, UntilArg};
 
 /// Jangada: a partitioned log cluster, each partition replicated by its own Raft group.
 ///
@@ -46,18 +53,12 @@ pub struct Cli {
 }
 
 /// Where the cluster is.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct BrokersArgs {
-    /// Brokers to begin with, host:port, separated by commas; one that answers is enough
-    #[arg(
-        long,
-        global = true,
-        env = "JANGADA_BROKERS",
-        default_value = "127.0.0.1:9400",
-        value_delimiter = ',',
-        value_name = "HOST:PORT,...",
-        hide_env_values = true
-    )]
+    /// Brokers to begin with, host:port, separated by commas; one that answers is enough. Default: JANGADA_BROKERS, or
+    /// all brokers of the cluster that `up` made in the working directory's jangada-data, or that it runs at
+    /// 127.0.0.1:9400, or that address
+    #[arg(long, global = true, value_delimiter = ',', value_name = "HOST:PORT,...")]
     pub brokers: Vec<String>,
 }
 
@@ -110,7 +111,9 @@ pub enum Command {
     #[command(subcommand)]
     Bench(BenchCommand),
 
-    /// Print a completion script for a shell
+    /// Print a completion script for a shell: `source <(jangada completion bash)`
+    ///
+    /// It completes commands, flags and their values, and asks the cluster for names of topics and groups.
     Completion {
         /// Which shell
         shell: Shell,
@@ -138,12 +141,60 @@ fn separator(text: &str) -> Result<String, String> {
     Ok(plain)
 }
 
-/// The longest that a flag may ask to wait, seconds. No clock reaches the end of what a `u64` holds.
-const WAIT_SECONDS_MAX: u64 = 24 * 60 * 60;
+/// Reads what ends a record: `\0`, `\n`, `\t`, `\r`, `\\` and any other text as it is.
+fn delimiter(text: &str) -> Result<String, String> {
+    let mut plain = String::new();
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        plain.push(match letter {
+            '\\' => match letters.next() {
+                Some('0') => '\0',
+                Some('n') => '\n',
+                Some('t') => '\t',
+                Some('r') => '\r',
+                Some('\\') => '\\',
+                _ => return Err("there are \\0, \\n, \\t, \\r and \\\\".to_owned()),
+            },
+            letter => letter,
+        });
+    }
+    match plain.is_empty() {
+        true => Err("the delimiter is empty".to_owned()),
+        false => Ok(plain),
+    }
+}
 
-/// Reads how long to wait.
-fn wait_seconds() -> RangedU64ValueParser {
-    value_parser!(u64).range(..=WAIT_SECONDS_MAX)
+/// The longest that a flag may ask to wait. No clock reaches the end of what a `Duration` holds.
+const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Reads how long to wait: a plain number is seconds.
+fn wait(text: &str) -> Result<Duration, String> {
+    let milliseconds = units::milliseconds(text, 1000).map_err(|error| error.to_string())?;
+    match Duration::from_millis(milliseconds) {
+        wait if wait <= WAIT_MAX => Ok(wait),
+        _ => Err("at most a day".to_owned()),
+    }
+}
+
+/// Reads milliseconds: a plain number, or one with a unit.
+fn milliseconds(text: &str) -> Result<u64, String> {
+    units::milliseconds(text, 1).map_err(|error| error.to_string())
+}
+
+/// The same, for what has fewer bits.
+fn milliseconds_u32(text: &str) -> Result<u32, String> {
+    u32::try_from(milliseconds(text)?).map_err(|_| "too long".to_owned())
+}
+
+/// Reads bytes within bounds: a plain number, or one with a unit.
+fn bytes<T: TryFrom<u64>>(
+    bounds: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let bytes = units::bytes(text).map_err(|error| error.to_string())?;
+        let found = T::try_from(bytes).ok().filter(|_| bounds.contains(&bytes));
+        found.ok_or_else(|| format!("{text} is not in {} to {}", bounds.start(), bounds.end()))
+    }
 }
 
 #[cfg(test)]
@@ -177,15 +228,46 @@ mod tests {
         for line in [
             "jangada",
             "jangada topic create",
-            "jangada topic create x --partitions 1",
+            "jangada topic create x --partitions 0",
             "jangada topic trim x",
             "jangada topic create x --partitions 1 --replicas 1 -c retention",
             "jangada produce x --format jsonl --key-separator :",
             "jangada consume x -f %v -o jsonl",
             "jangada consume x --from yesterday",
+            "jangada consume",
+            "jangada consume x --until 9999-01-01T00:00:00Z",
+            "jangada consume x --from 5 --last 3",
+            "jangada consume x --last 3 --since 1h",
+            "jangada consume x --since 5m",
+            "jangada consume x --group g --last 3",
+            "jangada consume x --group g --until 3",
+            "jangada consume x --group g --since 1h",
+            "jangada consume x -o jsonl --value-as hex",
+            "jangada consume x --value-as octal",
+            "jangada produce",
+            "jangada produce x -t x",
+            "jangada produce x -k a -K :",
+            "jangada produce x -H a",
+            "jangada produce x -D",
+            "jangada produce x --tombstone",
+            "jangada produce x -k a --tombstone --file f",
+            "jangada produce x -Z --null N",
+            "jangada produce x --format jsonl --value-as hex",
+            "jangada produce x --timestamp yesterday",
+            "jangada produce x --expect-end-offset 5",
+            "jangada produce x -p 0 --expect-end-offset -5",
+            "jangada produce x -K : --expect-key-offset none",
+            "jangada produce x -k a -p 0 --expect-key-offset none --expect-end-offset 1",
+            "jangada up --wait 5m",
+            "jangada bench produce --topic t --record-bytes 1K",
             "jangada consume x --commit after",
             "jangada consume x --group g --partition 1",
             "jangada group seek g --to earliest",
+            "jangada group seek g",
+            "jangada group seek g --topic t",
+            "jangada group seek g --from-file f --topic t --to latest",
+            "jangada group seek g --to-file f --execute",
+            "jangada group rm g --partition 1",
             "jangada group seek g --topic t --to soon",
             "jangada server",
             "jangada up --nodes 0",
@@ -214,6 +296,7 @@ mod tests {
             "jangada server --config f --set raft.heartbeat_ms=100 --set rack=a",
             "jangada server check-config f -o json",
             "jangada topic create t --partitions 3 --replicas 3 -c retention.ms=1 -c x=y --if-not-exists",
+            "jangada topic create t",
             "jangada topic ls -o json",
             "jangada topic alter t -c retention.ms=1",
             "jangada topic alter t --unset retention.ms",
@@ -224,11 +307,30 @@ mod tests {
             "jangada produce t --file f --key-separator : --acks none --compression zstd",
             "jangada consume t --from 2024-05-01T00:00:00Z --max 3 --exit-at-end -o jsonl",
             "jangada consume t --partition 0 --from 12 -f %o\\t%v\\n",
+            "jangada consume a b --pattern c.* --since 1h --until -1min -e -c 5",
+            "jangada consume -t a -t b --from-beginning -e --max-messages 3",
+            "jangada consume t --from -10 -p 0,2 --key-as hex --value-as base64 --null NULL",
+            "jangada consume t --last 10 --until 2024-05-01T00:00:00Z",
+            "jangada consume t -g g --session-timeout 10s",
+            "jangada consume t -g g --session-timeout-ms 10000",
+            "jangada produce -t t -k a -H b=c -H d= --timestamp 1714564800000 -p 3 -z zstd",
+            "jangada produce t -k a --tombstone",
+            "jangada produce t -K : -Z -D ; --value-as hex",
+            "jangada produce t -p 0 --expect-end-offset 0",
+            "jangada produce t -k a --expect-key-offset none",
+            "jangada produce t -k a --expect-key-offset 7",
+            "jangada up --wait 2min",
+            "jangada bench produce --topic t --record-bytes 1KiB --total-bytes 1GiB --linger 5ms",
+            "jangada bench e2e --topic t --duration 1min",
             "jangada consume t --group g --instance-id i --commit before --exit-at-end --max 3 -f %v",
             "jangada group ls -o json",
             "jangada group describe g",
             "jangada group lag g --watch",
             "jangada group rm g --yes",
+            "jangada group rm g --topic t --topic u --partition 0,2 --yes",
+            "jangada group seek g --from-file f --execute",
+            "jangada group seek g --to-file f",
+            "jangada group seek g --topic t --to -1h --to-file f",
             "jangada group seek g --topic t --partition 1 --to -5 --execute",
             "jangada group seek g --topic t --to +5",
             "jangada group seek g --topic t --to 2024-05-01T00:00:00Z -o json",
@@ -256,5 +358,19 @@ mod tests {
         assert_eq!(separator("::"), Ok("::".to_owned()));
         assert!(separator("").is_err());
         assert!(separator("\\n").is_err());
+        assert_eq!(delimiter("\\0"), Ok("\0".to_owned()));
+        assert_eq!(delimiter("a\\\\\\n"), Ok("a\\\n".to_owned()));
+        assert!(delimiter("").is_err());
+        assert!(delimiter("\\x").is_err());
+    }
+
+    #[test]
+    fn a_wait_is_in_seconds_unless_it_says_otherwise() {
+        assert_eq!(wait("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(wait("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(wait("1d"), Ok(WAIT_MAX));
+        assert!(wait("25h").is_err());
+        assert_eq!(bytes::<u32>(1..=1024)("1KiB"), Ok(1024));
+        assert!(bytes::<u32>(1..=1024)("1025").is_err());
     }
 }

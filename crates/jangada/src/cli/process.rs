@@ -1,10 +1,12 @@
 //! `up`, `down`, `server`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::wait_seconds;
+use super::wait;
+use crate::brokers::DEFAULT_DIR;
 use crate::output::OutputArgs;
 
 #[derive(Args, Debug)]
@@ -14,7 +16,7 @@ pub struct UpArgs {
     pub nodes: Option<u16>,
 
     /// The directory of the cluster
-    #[arg(long, value_name = "DIR", default_value = "jangada-data")]
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_DIR)]
     pub dir: PathBuf,
 
     /// The first node's gRPC port. Default: 9400, or the one that DIR has
@@ -25,20 +27,20 @@ pub struct UpArgs {
     #[arg(long)]
     pub detach: bool,
 
-    /// Give up when the cluster is not healthy after this many seconds, at most a day
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = wait_seconds())]
-    pub wait: u64,
+    /// Give up when the cluster is not healthy after this time, at most a day: seconds, or with a unit
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = wait)]
+    pub wait: Duration,
 }
 
 #[derive(Args, Debug)]
 pub struct DownArgs {
     /// The directory of the cluster
-    #[arg(long, value_name = "DIR", default_value = "jangada-data")]
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_DIR)]
     pub dir: PathBuf,
 
-    /// Kill a node that has not stopped after this many seconds, at most a day
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = wait_seconds())]
-    pub wait: u64,
+    /// Kill a node that has not stopped after this time, at most a day: seconds, or with a unit
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = wait)]
+    pub wait: Duration,
 }
 
 #[derive(Args, Debug)]

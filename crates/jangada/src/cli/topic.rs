@@ -5,6 +5,7 @@ use std::str::FromStr;
 use clap::{Args, Subcommand};
 
 use super::pair;
+use crate::complete::topics;
 use crate::output::OutputArgs;
 
 #[derive(Debug, Subcommand)]
@@ -21,6 +22,7 @@ pub enum TopicCommand {
     /// Show a topic's settings and partitions
     Describe {
         /// The topic
+        #[arg(add = topics())]
         name: String,
 
         #[command(flatten)]
@@ -36,6 +38,7 @@ pub enum TopicCommand {
     /// Delete a topic with its data
     Rm {
         /// The topic
+        #[arg(add = topics())]
         name: String,
 
         /// Yes, delete its data
@@ -52,15 +55,16 @@ pub struct CreateArgs {
     /// 1 to 249 characters of A-Z a-z 0-9 . _ -
     pub name: String,
 
-    /// How many partitions, from 1
-    #[arg(long, short = 'p', value_name = "P")]
-    pub partitions: u32,
+    /// How many partitions, from 1. Default: the brokers' setting cluster.default_partitions, which is 1 unless changed
+    #[arg(long, short = 'p', value_name = "P", value_parser = clap::value_parser!(u32).range(1..))]
+    pub partitions: Option<u32>,
 
-    /// How many replicas of each partition, from 1; odd numbers make sense
-    #[arg(long, short = 'r', value_name = "R")]
-    pub replicas: u32,
+    /// How many replicas of each partition, from 1; odd numbers make sense. Default: the brokers' setting
+    /// cluster.default_replicas, which is 3 unless changed, but at most as many as there are brokers
+    #[arg(long, short = 'r', value_name = "R", value_parser = clap::value_parser!(u32).range(1..))]
+    pub replicas: Option<u32>,
 
-    /// A setting, such as retention.ms=3600000; may be given again
+    /// A setting, such as retention.ms=7d or max.message.bytes=2MiB; may be given again
     #[arg(short = 'c', long = "config", value_name = "KEY=VALUE", value_parser = pair)]
     pub config: Vec<(String, String)>,
 
@@ -75,9 +79,10 @@ pub struct CreateArgs {
 #[derive(Args, Debug)]
 pub struct AlterArgs {
     /// The topic
+    #[arg(add = topics())]
     pub name: String,
 
-    /// A setting to set, such as retention.ms=3600000; may be given again
+    /// A setting to set, such as retention.ms=7d or retention.bytes=10GiB; may be given again
     #[arg(short = 'c', long = "config", value_name = "KEY=VALUE", value_parser = pair)]
     #[arg(required_unless_present_any = ["unset", "partitions"])]
     pub config: Vec<(String, String)>,
@@ -98,6 +103,7 @@ pub struct AlterArgs {
 #[derive(Args, Debug)]
 pub struct TrimArgs {
     /// The topic
+    #[arg(add = topics())]
     pub name: String,
 
     /// One partition instead of all

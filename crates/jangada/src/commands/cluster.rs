@@ -6,7 +6,8 @@ use jangada_client::{BrokerId, ClusterDescription};
 use serde_json::{Value, json};
 
 use super::views::Cluster;
-use crate::cli::{BrokersArgs, ClusterCommand, HealthArgs, RemoveArgs, ReplaceArgs};
+use crate::brokers::Brokers;
+use crate::cli::{ClusterCommand, HealthArgs, RemoveArgs, ReplaceArgs};
 use crate::connect::{connect, connect_within};
 use crate::errors::{CliError, Result};
 use crate::exit::Exit;
@@ -20,7 +21,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// How long one look may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
-pub async fn run(brokers: &BrokersArgs, command: ClusterCommand) -> Result<()> {
+pub async fn run(brokers: &Brokers, command: ClusterCommand) -> Result<()> {
     match command {
         ClusterCommand::Health(args) => health(brokers, &args).await,
         ClusterCommand::Info { output } => {
@@ -31,7 +32,7 @@ pub async fn run(brokers: &BrokersArgs, command: ClusterCommand) -> Result<()> {
     }
 }
 
-async fn replace(brokers: &BrokersArgs, args: &ReplaceArgs) -> Result<()> {
+async fn replace(brokers: &Brokers, args: &ReplaceArgs) -> Result<()> {
     if !args.yes {
         let message = format!(
             "broker {} would lose its replicas for good: say so with --yes",
@@ -51,7 +52,7 @@ async fn replace(brokers: &BrokersArgs, args: &ReplaceArgs) -> Result<()> {
     args.output.done(&sentence, json!({ "incarnation": incarnation.get() }))
 }
 
-async fn remove(brokers: &BrokersArgs, args: &RemoveArgs) -> Result<()> {
+async fn remove(brokers: &Brokers, args: &RemoveArgs) -> Result<()> {
     let broker = args.broker;
     if !args.yes {
         let message = format!("broker {broker} would not be let into the cluster any more: say so with --yes");
@@ -123,8 +124,8 @@ impl Show for Health {
     }
 }
 
-async fn health(brokers: &BrokersArgs, args: &HealthArgs) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(args.wait.unwrap_or(0));
+async fn health(brokers: &Brokers, args: &HealthArgs) -> Result<()> {
+    let deadline = Instant::now() + args.wait.unwrap_or_default();
     let spinner = progress::waiting("waiting for the cluster");
     let last = loop {
         let looked = look(brokers).await;
@@ -153,7 +154,7 @@ async fn health(brokers: &BrokersArgs, args: &HealthArgs) -> Result<()> {
     Err(CliError::unhealthy(format!("the cluster is unhealthy: {}", health.problems.join("; "))).hint(hint))
 }
 
-async fn look(brokers: &BrokersArgs) -> Result<Health> {
+async fn look(brokers: &Brokers) -> Result<Health> {
     let cluster = connect_within(brokers, LOOK_TIMEOUT)
         .await?
         .admin()

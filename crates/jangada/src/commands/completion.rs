@@ -1,15 +1,24 @@
 //! `jangada completion SHELL`.
 
-use clap::CommandFactory as _;
-use clap_complete::Shell;
+use std::env;
 
-use crate::cli::Cli;
-use crate::errors::Result;
+use clap_complete::Shell;
+use clap_complete::env::Shells;
+
+use crate::complete::VARIABLE;
+use crate::errors::{CliError, Result};
 use crate::output::print_text;
 
-/// Prints the script. It is made in memory first: clap panics when a pipe closes while it writes.
+/// Prints the script. With it the shell calls this program when a key for completion is pressed.
 pub fn run(shell: Shell) -> Result<()> {
+    let name = shell.to_string();
+    let shells = Shells::builtins();
+    let completer = shells
+        .completer(&name)
+        .ok_or_else(|| CliError::usage(format!("there is no completion for {name}")))?;
+    // This very program: the shell may not find it by its name, or find another one.
+    let program = env::current_exe()?.display().to_string();
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "jangada", &mut script);
+    completer.write_registration(VARIABLE, "jangada", "jangada", &program, &mut script)?;
     print_text(&String::from_utf8_lossy(&script))
 }

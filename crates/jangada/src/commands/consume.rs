@@ -3,17 +3,25 @@
 //! Everything that came together is written together, and flushed before waiting for more, so that a reader of the pipe
 //! never waits for what is there. Ctrl-C ends it as it ends any other filter.
 
+use std::future::pending;
 use std::io::{self, BufWriter, Write};
+use std::time::Duration;
 
-use jangada_client::{Client, ClientError, ConsumedRecord, ConsumerConfig, EndOffsets, OffsetAt, StartAt};
+use jangada_client::{ClientError, ConsumedRecord, Consumer, ConsumerConfig};
+use tokio::time::sleep;
 
 use super::consume_group;
-use crate::cli::{BrokersArgs, ConsumeArgs, ConsumeOutput, FromArg};
+use super::consume_range::{Ends, Plan, matching};
+use crate::brokers::Brokers;
+use crate::cli::{ConsumeArgs, ConsumeOutput};
 use crate::connect::connect;
 use crate::errors::{CliError, Result};
 use crate::output::note;
-use crate::text::format::Format;
+use crate::text::format::{Format, Forms};
 use crate::text::jsonl;
+
+/// After so long without a record somebody is told what is waited for.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// Room for output, bytes.
 pub const WRITE_BYTES: usize = 256 * 1024;
@@ -28,7 +36,7 @@ impl Printer {
     pub fn new(args: &ConsumeArgs) -> Result<Printer> {
         match args.output {
             Some(ConsumeOutput::Jsonl) => Ok(Printer::Jsonl),
-            None => Format::parse(&args.format)
+            None => Format::parse(&args.format, forms(args))
                 .map(Printer::Formatted)
                 .map_err(|error| CliError::usage(format!("--format {:?}: {error}", args.format))),
         }
@@ -42,102 +50,105 @@ impl Printer {
     }
 }
 
-pub async fn run(brokers: &BrokersArgs, args: &ConsumeArgs) -> Result<()> {
+fn forms(args: &ConsumeArgs) -> Forms {
+    Forms {
+        key: args.key_as,
+        value: args.value_as,
+        null: args.null.clone(),
+    }
+}
+
+pub async fn run(brokers: &Brokers, args: &ConsumeArgs) -> Result<()> {
     if let Some(group) = &args.group.group {
         return consume_group::run(brokers, args, group).await;
     }
     let printer = Printer::new(args)?;
     let client = connect(brokers).await?;
-    let partitions = partitions(args, client.topic(&args.topic).await?.partitions.len())?;
-    let start = StartAt::from(args.from);
+    let topics = matching(&client, args).await?;
+    let plan = Plan::of(&client, args, &topics).await?;
     let mut consumer = client.consumer(ConsumerConfig::default())?;
-    consumer
-        .assign(
-            partitions
-                .iter()
-                .map(|partition| (args.topic.as_str(), *partition, start))
-                .collect(),
-        )
-        .await?;
-    let ends = if args.exit_at_end {
-        Some(consumer.end_offsets().await?)
-    } else {
-        None
-    };
-    if let (Some(ends), StartAt::Offset(offset)) = (&ends, start) {
-        for partition in partitions {
-            check_start(&client, args, partition, offset, end_of(ends, partition)).await?;
-        }
-    }
+    let partitions = plan.partitions.clone();
+    consumer.assign(partitions).await?;
+    let ends = plan.ends(&client, args, &consumer).await?;
 
     let mut out = BufWriter::with_capacity(WRITE_BYTES, io::stdout().lock());
     let mut left = args.max.unwrap_or(u64::MAX);
-    while left > 0 && !ends.as_ref().is_some_and(|ends| consumer.reached(ends)) {
-        let batch = match consumer.next_batch().await {
+    let mut waits = Waits::new(args, &topics);
+    while left > 0 && !ends.reached(&consumer) {
+        let batch = match waits.next_batch(&mut consumer).await {
             Err(error) if passes(args, &error) => {
                 note(&format!("warning: {error}; still trying"));
                 continue;
             }
             batch => batch?,
         };
-        for record in batch {
-            if left == 0 {
-                break;
-            }
-            // One partition may run ahead while another is not at its end yet.
-            if ends
-                .as_ref()
-                .is_none_or(|ends| record.offset < end_of(ends, record.partition))
-            {
-                printer.print(&mut out, &record)?;
-                left -= 1;
-            }
-        }
+        left = print(&printer, &mut out, &ends, batch, left)?;
         out.flush()?;
     }
     Ok(())
 }
 
+/// Prints the records that are wanted, of at most so many; gives how many are left.
+fn print(
+    printer: &Printer,
+    out: &mut impl Write,
+    ends: &Ends,
+    batch: Vec<ConsumedRecord>,
+    mut left: u64,
+) -> io::Result<u64> {
+    // A batch is of one partition, which may run ahead while another is not at its end yet.
+    let Some(first) = batch.first() else { return Ok(left) };
+    let end = ends.of(&first.topic, first.partition);
+    for record in batch.iter().take_while(|record| record.offset < end) {
+        if left == 0 {
+            break;
+        }
+        printer.print(out, record)?;
+        left -= 1;
+    }
+    Ok(left)
+}
+
+/// What this waits for, to be told once.
+pub struct Waits {
+    message: Option<String>,
+}
+
+impl Waits {
+    /// Nothing is to be told of what ends by itself.
+    pub fn new(args: &ConsumeArgs, topics: &[String]) -> Waits {
+        let and = match &args.group.group {
+            None => "ends this, and --exit-at-end would have ended it here".to_owned(),
+            Some(group) => format!("commits what was printed and leaves group {group}"),
+        };
+        let message = format!("waiting for more records of {}; Ctrl-C {and}", topics.join(", "));
+        Waits {
+            message: (!args.ends()).then_some(message),
+        }
+    }
+
+    /// Completes with what is to be told when it has been quiet for so long; never if there is nothing to tell.
+    pub async fn told(&mut self) -> String {
+        if self.message.is_none() {
+            pending::<()>().await;
+        }
+        sleep(QUIET).await;
+        self.message.take().unwrap_or_default()
+    }
+
+    /// The next records.
+    async fn next_batch(&mut self, consumer: &mut Consumer) -> std::result::Result<Vec<ConsumedRecord>, ClientError> {
+        loop {
+            tokio::select! {
+                biased;
+                batch = consumer.next_batch() => return batch,
+                message = self.told() => note(&message),
+            }
+        }
+    }
+}
+
 /// Whether an error is waited out: one that may pass, unless the caller waits for this to end.
 pub fn passes(args: &ConsumeArgs, error: &ClientError) -> bool {
-    error.is_retryable() && !args.exit_at_end && args.max.is_none()
-}
-
-/// To begin behind the end is an error, not the end that was to be waited for.
-async fn check_start(client: &Client, args: &ConsumeArgs, partition: u32, offset: i64, end: i64) -> Result<()> {
-    if offset <= end {
-        return Ok(());
-    }
-    let topic = args.topic.as_str();
-    let first = client.list_offsets(topic, partition, OffsetAt::Earliest).await?;
-    Err(CliError::from(ClientError::OffsetOutOfRange {
-        topic: topic.into(),
-        partition,
-        offset,
-        log_start_offset: first.offset.unwrap_or(0),
-        high_watermark: end,
-    }))
-}
-
-/// Where a partition of the one topic ends.
-fn end_of(ends: &EndOffsets, partition: u32) -> i64 {
-    let end = ends.iter().find(|(_, other, _)| *other == partition);
-    end.map_or(i64::MAX, |(_, _, offset)| offset)
-}
-
-/// The partitions to read.
-fn partitions(args: &ConsumeArgs, count: usize) -> Result<Vec<u32>> {
-    match (args.partition, args.from) {
-        // One that does not exist is refused by the client, with the number of partitions.
-        (Some(partition), _) => Ok(vec![partition]),
-        (None, FromArg::Offset(offset)) if count > 1 => {
-            let message = format!(
-                "topic {:?} has {count} partitions, which do not share offset {offset}",
-                args.topic
-            );
-            Err(CliError::usage(message)
-                .hint("name one with --partition, or begin with --from earliest, latest or a time"))
-        }
-        (None, _) => Ok((0..).take(count).collect()),
-    }
+    error.is_retryable() && !args.ends()
 }

@@ -21,8 +21,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use super::consume::{Printer, WRITE_BYTES, passes};
-use crate::cli::{BrokersArgs, CommitArg, ConsumeArgs, FromArg};
+use super::consume::{Printer, WRITE_BYTES, Waits, passes};
+use crate::brokers::Brokers;
+use crate::cli::{CommitArg, ConsumeArgs, FromArg};
 use crate::connect::connect;
 use crate::errors::{CliError, Result};
 use crate::output::note;
@@ -36,7 +37,7 @@ const IDLE_LOOK: Duration = Duration::from_millis(300);
 /// How long a batch may still be written after a signal.
 const LAST_WRITE: Duration = Duration::from_secs(1);
 
-pub async fn run(brokers: &BrokersArgs, args: &ConsumeArgs, group: &str) -> Result<()> {
+pub async fn run(brokers: &Brokers, args: &ConsumeArgs, group: &str) -> Result<()> {
     let printer = Arc::new(Printer::new(args)?);
     let config = config(args, group)?;
     // From here on a signal ends the command in order.
@@ -45,9 +46,11 @@ pub async fn run(brokers: &BrokersArgs, args: &ConsumeArgs, group: &str) -> Resu
         client = connect(brokers) => client?,
         () = stop.asked() => return Ok(()),
     };
-    tokio::select! {
-        topic = client.topic(&args.topic) => drop(topic?),
-        () = stop.asked() => return Ok(()),
+    for topic in args.topics() {
+        tokio::select! {
+            topic = client.topic(topic) => drop(topic?),
+            () = stop.asked() => return Ok(()),
+        }
     }
     let owner = Arc::new(Owner::new(args, client.clone())?);
     let mut consumer = client.group_consumer_with(config, owner.clone())?;
@@ -110,19 +113,19 @@ async fn stuck() -> CliError {
 }
 
 fn config(args: &ConsumeArgs, group: &str) -> Result<GroupConfig> {
-    let mut config = GroupConfig::new(group, [args.topic.as_str()]);
+    let mut config = GroupConfig::new(group, args.topics());
+    config.pattern.clone_from(&args.pattern);
     config.instance_id.clone_from(&args.group.instance_id);
     config.session_timeout = Duration::from_millis(args.group.session_timeout_ms.into());
-    config.offset_reset = match args.from {
+    config.offset_reset = match args.from() {
         FromArg::Earliest => OffsetReset::Earliest,
         FromArg::Latest => OffsetReset::Latest,
-        FromArg::Offset(_) | FromArg::Timestamp(_) => {
+        FromArg::Offset(_) | FromArg::Last(_) | FromArg::Timestamp(_) => {
             return Err(CliError::usage(
                 "with --group, --from is earliest or latest, for partitions without a committed offset",
             )
             .hint(format!(
-                "`jangada group seek {group} --topic {} --to ...` moves a group elsewhere",
-                args.topic
+                "`jangada group seek {group} --topic T --to ...` moves a group elsewhere"
             )));
         }
     };
@@ -146,12 +149,13 @@ async fn print(
     stop: &mut Stop,
 ) -> Result<Ended> {
     let mut left = args.max.unwrap_or(u64::MAX);
+    let mut waits = waits(args);
     while left > 0 {
         let max = usize::try_from(left).unwrap_or(usize::MAX);
         let batch = tokio::select! {
             biased;
             () = stop.asked() => break,
-            batch = next_batch(consumer, args, max) => batch?,
+            batch = next_batch(consumer, args, max, &mut waits) => batch?,
         };
         left -= batch.len() as u64;
         tokio::select! {
@@ -170,8 +174,20 @@ async fn print(
     Ok(Ended::InOrder)
 }
 
+/// What a member waits for: topics by name, and by pattern.
+fn waits(args: &ConsumeArgs) -> Waits {
+    let topics = args.topics().into_iter().map(str::to_owned);
+    let topics: Vec<_> = topics.chain(args.pattern.clone()).collect();
+    Waits::new(args, &topics)
+}
+
 /// The next records; with `--exit-at-end` perhaps none. Of an error that may pass it tells, and waits on.
-async fn next_batch(consumer: &mut GroupConsumer, args: &ConsumeArgs, max: usize) -> Result<Vec<ConsumedRecord>> {
+async fn next_batch(
+    consumer: &mut GroupConsumer,
+    args: &ConsumeArgs,
+    max: usize,
+    waits: &mut Waits,
+) -> Result<Vec<ConsumedRecord>> {
     if args.exit_at_end {
         return tokio::select! {
             batch = consumer.next_batch(max) => Ok(batch?),
@@ -179,7 +195,15 @@ async fn next_batch(consumer: &mut GroupConsumer, args: &ConsumeArgs, max: usize
         };
     }
     loop {
-        match consumer.next_batch(max).await {
+        let batch = tokio::select! {
+            biased;
+            batch = consumer.next_batch(max) => batch,
+            message = waits.told() => {
+                let _ = spawn_blocking(move || note(&message)).await;
+                continue;
+            }
+        };
+        match batch {
             Err(error) if passes(args, &error) => {
                 // Nobody may read stderr either.
                 let _ = spawn_blocking(move || note(&format!("warning: {error}; still trying"))).await;

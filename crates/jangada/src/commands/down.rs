@@ -1,8 +1,7 @@
 //! `jangada down`: stops the cluster of a directory.
 
-use std::time::Duration;
-
 use super::node::{ClusterDir, stop};
+use crate::brokers::withdraw;
 use crate::cli::DownArgs;
 use crate::errors::Result;
 use crate::output::note;
@@ -19,12 +18,14 @@ pub async fn run(args: &DownArgs) -> Result<()> {
             None => node.forget_pid(),
         }
     }
+    // From elsewhere nobody is led here any more. The cluster's own list of brokers stays: it is there again when the cluster is.
+    withdraw(&directory.brokers_path());
     if running.is_empty() {
         note(&format!("no node runs in {}", directory.path().display()));
         return Ok(());
     }
     let spinner = progress::waiting("stopping");
-    let stopped = stop(&running, Duration::from_secs(args.wait), || {}).await;
+    let stopped = stop(&running, args.wait, || {}).await;
     spinner.finish_and_clear();
     stopped?;
     note(&format!(

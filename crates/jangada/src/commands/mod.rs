@@ -5,6 +5,7 @@ mod cluster;
 mod completion;
 mod consume;
 mod consume_group;
+mod consume_range;
 mod down;
 mod group;
 mod group_lag;
@@ -13,11 +14,13 @@ mod group_views;
 mod node;
 mod partition;
 mod produce;
+mod produce_parser;
 mod server;
 mod topic;
 mod up;
 mod views;
 
+use crate::brokers::Brokers;
 use crate::cli::{Cli, Command};
 use crate::errors::Result;
 use crate::logging;
@@ -31,13 +34,27 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Up(args) => up::run(&args).await,
         Command::Down(args) => down::run(&args).await,
         Command::Server(args) => server::run(&args).await,
-        Command::Topic(command) => topic::run(&cli.brokers, command).await,
-        Command::Produce(args) => produce::run(&cli.brokers, &args).await,
-        Command::Consume(args) => consume::run(&cli.brokers, &args).await,
-        Command::Group(command) => group::run(&cli.brokers, command).await,
-        Command::Cluster(command) => cluster::run(&cli.brokers, command).await,
-        Command::Partition(command) => partition::run(&cli.brokers, command).await,
-        Command::Bench(command) => bench::run(&cli.brokers, command).await,
         Command::Completion { shell } => completion::run(shell),
+        command => {
+            let brokers = Brokers::find(&cli.brokers)?;
+            let ran = run_in_cluster(&brokers, command).await;
+            ran.map_err(|error| error.asked(&brokers))
+        }
+    }
+}
+
+/// Runs a command that needs a cluster.
+async fn run_in_cluster(brokers: &Brokers, command: Command) -> Result<()> {
+    match command {
+        Command::Topic(command) => topic::run(brokers, command).await,
+        Command::Produce(args) => produce::run(brokers, &args).await,
+        Command::Consume(args) => consume::run(brokers, &args).await,
+        Command::Group(command) => group::run(brokers, command).await,
+        Command::Cluster(command) => cluster::run(brokers, command).await,
+        Command::Partition(command) => partition::run(brokers, command).await,
+        Command::Bench(command) => bench::run(brokers, command).await,
+        Command::Up(_) | Command::Down(_) | Command::Server(_) | Command::Completion { .. } => {
+            unreachable!("it needs no cluster")
+        }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/cluster.toml         how many nodes, and their ports; written first
+//! DIR/brokers              the addresses of its brokers and its id, for commands; written when it is up, see `brokers`
 //! DIR/lock                 held by an `up` or `down` at work
 //! DIR/node-i/jangada.toml  settings of node i; written once, changes by hand are kept
 //! DIR/node-i/data          its data
@@ -12,14 +13,17 @@
 //! A process id in a file may be stale, and the number may belong to another program by now: a process counts as the
 //! node only if its command line says so. Only such a process is ever sent a signal.
 
-use std::fs::{self, File, TryLockError};
-use std::io;
+use std::fs::{self, File, Permissions, TryLockError};
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
 
+use crate::brokers;
 use crate::errors::{CliError, Result};
 use crate::output::note;
 
@@ -98,6 +102,18 @@ impl ClusterDir {
     pub fn keep_plan(&self, plan: ClusterPlan) -> Result<()> {
         let text = toml::to_string(&plan).expect("a plan can be written as TOML");
         write_whole(&self.root.join("cluster.toml"), &text)
+    }
+
+    /// The file that names its brokers.
+    pub fn brokers_path(&self) -> PathBuf {
+        self.root.join(brokers::FILE_NAME)
+    }
+
+    /// Notes its brokers, so that commands find all of them.
+    pub fn keep_brokers(&self, addresses: &[String], cluster_id: &str) -> Result<()> {
+        write_whole(&self.brokers_path(), &brokers::file_text(addresses, cluster_id))?;
+        brokers::publish(&addresses[0], &self.brokers_path());
+        Ok(())
     }
 
     /// Keeps other `up`s and `down`s out while the returned file is open.
@@ -224,9 +240,15 @@ fn runs_from(command_line: &[u8], config: &Path) -> bool {
 
 /// Writes a file so that it is there as a whole or not at all.
 fn write_whole(path: &Path, text: &str) -> Result<()> {
-    let beside = path.with_extension("new");
-    let written = fs::write(&beside, text).and_then(|()| fs::rename(&beside, path));
-    written.map_err(|error| CliError::new(format!("cannot write {}: {error}", path.display())))
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let written = NamedTempFile::with_prefix_in(".new-", folder).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.as_file().set_permissions(Permissions::from_mode(0o644))?;
+        Ok(file.persist(path)?)
+    });
+    written
+        .map(drop)
+        .map_err(|error| CliError::new(format!("cannot write {}: {error}", path.display())))
 }
 
 /// Stops processes: asks all, waits, and kills those that have not ended. `reap` collects children that ended.

@@ -4,11 +4,12 @@ use jangada_client::{Admin, BrokerId};
 use serde_json::json;
 
 use super::views::Partitions;
-use crate::cli::{BrokersArgs, PartitionCommand, TransferArgs};
+use crate::brokers::Brokers;
+use crate::cli::{PartitionCommand, TransferArgs};
 use crate::connect::connect;
 use crate::errors::Result;
 
-pub async fn run(brokers: &BrokersArgs, command: PartitionCommand) -> Result<()> {
+pub async fn run(brokers: &Brokers, command: PartitionCommand) -> Result<()> {
     let admin = connect(brokers).await?.admin();
     match command {
         PartitionCommand::Ls { topic, output } => {

@@ -6,22 +6,24 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use indicatif::ProgressBar;
-use jangada_client::{Acks, ClientError, Delivery, Producer, ProducerConfig, ProducerRecord, RecordMetadata};
+use jangada_client::{
+    Acks, ClientError, Condition, Delivery, Producer, ProducerConfig, ProducerRecord, RecordMetadata,
+};
 use jangada_types::limits::BATCH_BYTES_MAX;
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::signal::ctrl_c;
 
-use crate::cli::{BrokersArgs, ProduceArgs, ProduceFormat};
+use super::produce_parser::Parser;
+use crate::brokers::Brokers;
+use crate::cli::{ProduceArgs, ProduceFormat};
 use crate::connect::connect;
 use crate::errors::{CliError, Result};
 use crate::output::note;
 use crate::progress;
-use crate::text::jsonl;
 use crate::text::lines::{LineSplitter, LineTooLong};
 
 /// The longest line, bytes: the largest batch. What a topic takes is mostly less.
@@ -40,12 +42,16 @@ const UNANSWERED_MAX: usize = 1 << 18;
 /// After this many records answers are looked at without waiting.
 const SETTLE_EVERY: u64 = 1024;
 
-pub async fn run(brokers: &BrokersArgs, args: &ProduceArgs) -> Result<()> {
+pub async fn run(brokers: &Brokers, args: &ProduceArgs) -> Result<()> {
+    let parser = Parser::new(args)?;
     let (source, total) = open(args.file.as_deref()).await?;
     let client = connect(brokers).await?;
     // A topic that does not exist is an error also when there is nothing to write.
-    client.topic(&args.topic).await?;
+    client.topic(args.topic()).await?;
     let acks = Acks::from(args.acks);
+    if args.condition().is_some() && acks == Acks::None {
+        return Err(CliError::usage("a condition needs an answer: leave out --acks none"));
+    }
     let config = ProducerConfig {
         acks,
         idempotent: acks != Acks::None,
@@ -56,12 +62,16 @@ pub async fn run(brokers: &BrokersArgs, args: &ProduceArgs) -> Result<()> {
     let bar = progress::bytes(total, "sent");
     let mut work = Work {
         source,
-        splitter: LineSplitter::new(if args.format == ProduceFormat::Jsonl {
-            JSON_LINE_BYTES_MAX
-        } else {
-            LINE_BYTES_MAX
-        }),
-        parser: Parser::new(args),
+        splitter: LineSplitter::new(
+            match args.format {
+                ProduceFormat::Jsonl => JSON_LINE_BYTES_MAX,
+                ProduceFormat::Lines => LINE_BYTES_MAX,
+            },
+            args.delimiter.as_deref().unwrap_or("\n").as_bytes(),
+        ),
+        parser,
+        condition: args.condition(),
+        last: None,
         producer: producer.clone(),
         unanswered: VecDeque::new(),
         acknowledged: 0,
@@ -69,7 +79,7 @@ pub async fn run(brokers: &BrokersArgs, args: &ProduceArgs) -> Result<()> {
         bar,
     };
     let ended = tokio::select! {
-        ended = work.pump() => ended,
+        ended = work.send_all(args.tombstone) => ended,
         _ = ctrl_c() => Err(CliError::new("interrupted")),
     };
     tokio::select! {
@@ -98,49 +108,6 @@ async fn open(file: Option<&Path>) -> Result<(Box<dyn AsyncRead + Send + Unpin>,
     Ok((Box::new(file), metadata.is_file().then_some(metadata.len())))
 }
 
-/// Makes records of lines.
-struct Parser {
-    template: ProducerRecord,
-    form: Form,
-}
-
-enum Form {
-    Value,
-    KeyAndValue { separator: String },
-    Json,
-}
-
-impl Parser {
-    fn new(args: &ProduceArgs) -> Parser {
-        let mut template = ProducerRecord::new(Arc::<str>::from(args.topic.as_str()));
-        template.partition = args.partition;
-        let form = match (&args.key_separator, args.format) {
-            (Some(separator), _) => Form::KeyAndValue {
-                separator: separator.clone(),
-            },
-            (None, ProduceFormat::Lines) => Form::Value,
-            (None, ProduceFormat::Jsonl) => Form::Json,
-        };
-        Parser { template, form }
-    }
-
-    fn record(&self, line: Bytes) -> std::result::Result<ProducerRecord, String> {
-        let mut record = self.template.clone();
-        match &self.form {
-            Form::Value => record.value = Some(line),
-            Form::KeyAndValue { separator } => {
-                let separator = separator.as_bytes();
-                let at = line.windows(separator.len()).position(|window| window == separator);
-                let at = at.ok_or_else(|| format!("has no key separator {:?}", String::from_utf8_lossy(separator)))?;
-                record.key = Some(line.slice(..at));
-                record.value = Some(line.slice(at + separator.len()..));
-            }
-            Form::Json => return jsonl::read(&line, record),
-        }
-        Ok(record)
-    }
-}
-
 /// The first record that the brokers did not take.
 struct Failure {
     line: u64,
@@ -152,6 +119,10 @@ struct Work {
     splitter: LineSplitter,
     parser: Parser,
     producer: Producer,
+    /// What must hold for the next record to be written.
+    condition: Option<Condition>,
+    /// Where the last record went, when there are conditions.
+    last: Option<RecordMetadata>,
     /// In the order they were sent.
     unanswered: VecDeque<(u64, Delivery)>,
     acknowledged: u64,
@@ -160,10 +131,20 @@ struct Work {
 }
 
 impl Work {
+    /// Sends the one record without a value, or the input.
+    async fn send_all(&mut self, is_tombstone: bool) -> Result<()> {
+        match is_tombstone {
+            true => self.send_record(1, self.parser.tombstone()).await,
+            false => self.pump().await,
+        }
+    }
+
     /// Sends line after line until the input ends or something fails.
     async fn pump(&mut self) -> Result<()> {
         loop {
-            while let Some(line) = self.splitter.next_line().map_err(too_long)? {
+            while self.failure.is_none()
+                && let Some(line) = self.splitter.next_line().map_err(too_long)?
+            {
                 self.send(line).await?;
             }
             if self.failure.is_some() || self.read().await? == 0 {
@@ -210,6 +191,13 @@ impl Work {
             .parser
             .record(line)
             .map_err(|why| CliError::new(format!("line {number} {why}")))?;
+        self.send_record(number, record).await
+    }
+
+    async fn send_record(&mut self, number: u64, record: ProducerRecord) -> Result<()> {
+        if let Some(condition) = self.condition {
+            return self.send_if(number, record, condition).await;
+        }
         let delivery = self
             .producer
             .send(record)
@@ -224,6 +212,19 @@ impl Work {
             self.unanswered.pop_front();
             self.settle(line, outcome);
         }
+        Ok(())
+    }
+
+    /// Sends a record with a condition, and waits for the answer: the next one's condition follows from it.
+    async fn send_if(&mut self, number: u64, record: ProducerRecord, condition: Condition) -> Result<()> {
+        let sent = self.producer.send_if(record, condition).await;
+        let delivery = sent.map_err(|error| CliError::from(error).doing(format_args!("line {number}")))?;
+        let outcome = delivery.await;
+        if let Ok(metadata) = &outcome {
+            self.condition = metadata.offset.map(|offset| following(condition, offset));
+            self.last = Some(metadata.clone());
+        }
+        self.settle(number, outcome);
         Ok(())
     }
 
@@ -262,8 +263,24 @@ impl Work {
             return Err(because(CliError::from(error).doing(format_args!("line {line}"))));
         }
         ended.map_err(because)?;
-        note(&format!("{acknowledged} records were acknowledged"));
+        let at = match self.last {
+            Some(RecordMetadata {
+                partition,
+                offset: Some(offset),
+                ..
+            }) => format!("; the last one has offset {offset} in partition {partition}"),
+            _ => String::new(),
+        };
+        note(&format!("{acknowledged} records were acknowledged{at}"));
         Ok(())
+    }
+}
+
+/// What must hold for the next record when one was written at this offset.
+fn following(condition: Condition, offset: i64) -> Condition {
+    match condition {
+        Condition::EndOffset(_) => Condition::EndOffset(offset + 1),
+        Condition::KeyOffset(_) => Condition::KeyOffset(Some(offset)),
     }
 }
 
@@ -278,54 +295,4 @@ async fn first(unanswered: &mut VecDeque<(u64, Delivery)>) -> (u64, std::result:
 fn too_long(error: LineTooLong) -> CliError {
     CliError::new(format!("line {} is longer than {} bytes", error.line, error.limit))
         .hint("a record is one line; larger data does not fit into one")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parser(form: Form) -> Parser {
-        Parser {
-            template: ProducerRecord::new("orders"),
-            form,
-        }
-    }
-
-    #[test]
-    fn the_key_ends_at_the_first_separator() {
-        let parser = parser(Form::KeyAndValue {
-            separator: "::".to_owned(),
-        });
-        let record = parser
-            .record(Bytes::from_static(b"a::b::c\r"))
-            .expect("there is a separator");
-        assert_eq!(
-            (record.key.as_deref(), record.value.as_deref()),
-            (Some(b"a".as_slice()), Some(b"b::c\r".as_slice()))
-        );
-        let empty = parser.record(Bytes::from_static(b"::")).expect("there is a separator");
-        assert_eq!(
-            (empty.key.as_deref(), empty.value.as_deref()),
-            (Some(b"".as_slice()), Some(b"".as_slice()))
-        );
-        assert!(
-            parser
-                .record(Bytes::from_static(b"a:b"))
-                .expect_err("there is none")
-                .contains("no key separator \"::\"")
-        );
-    }
-
-    #[test]
-    fn without_a_separator_a_line_is_the_value() {
-        let record = parser(Form::Value)
-            .record(Bytes::from_static(b"\xff\r"))
-            .expect("every line is a value");
-        assert_eq!(
-            (record.key, record.value.as_deref()),
-            (None, Some(b"\xff\r".as_slice()))
-        );
-        let empty = parser(Form::Value).record(Bytes::new()).expect("every line is a value");
-        assert_eq!(empty.value.as_deref(), Some(b"".as_slice()));
-    }
 }

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 
 use jangada_client::{Admin, NewTopic};
+use jangada_types::Quantity;
 use serde_json::json;
 
 use super::views::{Topic, Topics};
-use crate::cli::{AlterArgs, BeforeArg, BrokersArgs, CreateArgs, TopicCommand, TrimArgs};
+use crate::brokers::Brokers;
+use crate::cli::{AlterArgs, BeforeArg, CreateArgs, TopicCommand, TrimArgs};
 use crate::connect::{connect, connect_to_create};
 use crate::errors::{CliError, Result};
 use crate::output::{OutputArgs, Show, plain_table};
 
-pub async fn run(brokers: &BrokersArgs, command: TopicCommand) -> Result<()> {
+pub async fn run(brokers: &Brokers, command: TopicCommand) -> Result<()> {
     if let TopicCommand::Rm { name, yes: false, .. } = &command {
         let hint = "nothing was deleted";
         return Err(CliError::usage(format!(
@@ -35,20 +37,36 @@ pub async fn run(brokers: &BrokersArgs, command: TopicCommand) -> Result<()> {
 }
 
 async fn create(admin: &Admin, args: CreateArgs) -> Result<()> {
-    let mut topic = NewTopic::new(args.name.as_str(), args.partitions, args.replicas);
+    let (partitions, replicas) = (args.partitions.unwrap_or(0), args.replicas.unwrap_or(0));
+    let mut topic = NewTopic::new(args.name.as_str(), partitions, replicas);
     topic.config = by_key(args.config)?;
     topic.if_not_exists = args.if_not_exists;
     let created = admin.create_topic(topic).await?;
     let sentence = match created.created {
         true => format!(
-            "created topic {} with {} partitions of {} replicas",
-            args.name, args.partitions, args.replicas
+            "created topic {} with {} of {}",
+            args.name,
+            counted(created.partitions.unwrap_or(partitions), "partition"),
+            counted(created.replicas.unwrap_or(replicas), "replica")
         ),
         false => format!("topic {} exists already and was not changed", args.name),
     };
-    let json =
-        json!({ "topic_id": created.topic_id.to_string(), "created": created.created, "version": created.version });
+    let json = json!({
+        "topic_id": created.topic_id.to_string(),
+        "created": created.created,
+        "version": created.version,
+        "partitions": created.partitions,
+        "replicas": created.replicas,
+    });
     args.output.done(&sentence, json)
+}
+
+/// So many of something.
+fn counted(count: u32, what: &str) -> String {
+    match count {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    }
 }
 
 async fn alter(admin: &Admin, args: AlterArgs) -> Result<()> {
@@ -134,9 +152,52 @@ impl Show for Trimmed {
 fn by_key(pairs: Vec<(String, String)>) -> Result<BTreeMap<String, String>> {
     let mut config = BTreeMap::new();
     for (key, value) in pairs {
+        let value = number_of(&key, value)?;
         if config.insert(key.clone(), value).is_some() {
             return Err(CliError::usage(format!("setting {key} is given twice")));
         }
     }
     Ok(config)
+}
+
+/// A setting's value as brokers take it: a time or a size with a unit becomes a number. Whatever else it is, the brokers judge it.
+fn number_of(key: &str, value: String) -> Result<String> {
+    let has_unit =
+        |text: &str| text.starts_with(|c: char| c.is_ascii_digit()) && text.contains(|c: char| c.is_alphabetic());
+    match Quantity::of_key(key).filter(|_| has_unit(value.trim())) {
+        None => Ok(value),
+        Some(quantity) => match quantity.parse(&value) {
+            Ok(number) => Ok(number.to_string()),
+            Err(error) => Err(CliError::usage(format!("setting {key} {error}"))),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_may_have_a_unit() {
+        for (key, value, expected) in [
+            ("retention.ms", "7d", "604800000"),
+            ("retention.ms", "-1", "-1"),
+            ("retention.ms", "3600000", "3600000"),
+            ("max.message.bytes", "2MiB", "2097152"),
+            ("message.timestamp.type", "7d", "7d"),
+            ("retention.ms", "soon", "soon"),
+            ("retention.bytes", "", ""),
+        ] {
+            assert_eq!(
+                number_of(key, value.to_owned()).expect(value),
+                expected,
+                "{key}={value}"
+            );
+        }
+        let error = number_of("retention.ms", "5m".to_owned()).expect_err("minutes or months");
+        assert!(
+            error.is_usage() && error.to_string().contains("retention.ms"),
+            "{error}"
+        );
+    }
 }

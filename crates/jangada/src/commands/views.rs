@@ -2,6 +2,8 @@
 //! not known is 0 or -1 in JSON, as on the wire, and `-` in a table.
 
 use jangada_client::{BrokerState, ClusterDescription, MetadataRole, PartitionState, TopicDescription, TopicSummary};
+use jangada_types::Quantity;
+use jangada_types::units::annotated;
 use serde_json::{Value, json};
 
 use crate::output::{Show, join, or_dash, plain_table};
@@ -54,9 +56,9 @@ impl Show for Topic {
             let set = if entry.is_set { "set" } else { "default" };
             [
                 entry.key.clone(),
-                entry.value.clone(),
+                with_unit(&entry.key, &entry.value),
                 set.to_owned(),
-                entry.default_value.clone(),
+                with_unit(&entry.key, &entry.default_value),
                 entry.documentation.clone(),
             ]
         });
@@ -82,6 +84,14 @@ impl Show for Topic {
             "config": config.collect::<Value>(),
             "partitions": partitions_json(&topic.partitions),
         })
+    }
+}
+
+/// A setting's value, with its unit in brackets if it is a time or a size.
+fn with_unit(key: &str, value: &str) -> String {
+    match value.parse() {
+        Ok(number) => annotated(Quantity::of_key(key), number),
+        Err(_) => value.to_owned(),
     }
 }
 

@@ -5,10 +5,24 @@ use std::io::{self, Write};
 
 use jangada_client::{ConsumedRecord, Header};
 
+use super::encoding::Encoding;
+
 /// A parsed format string.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Format {
     parts: Vec<Part>,
+    forms: Forms,
+}
+
+/// How keys and values stand in the text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forms {
+    /// Keys.
+    pub key: Encoding,
+    /// Values, those of headers too.
+    pub value: Encoding,
+    /// What stands for a key or value that is none, and for its length.
+    pub null: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +33,10 @@ enum Part {
     Offset,
     Key,
     Value,
+    KeyLength,
+    ValueLength,
     Timestamp,
+    Date,
     Headers,
 }
 
@@ -38,9 +55,14 @@ impl fmt::Display for FormatError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             FormatError::UnknownField(letter) => {
-                write!(f, "%{letter} means nothing; there are %t %p %o %k %v %T %h and %%")
+                write!(
+                    f,
+                    "%{letter} means nothing; there are %t %p %o %k %v %s %K %S %T %D %h and %%"
+                )
             }
-            FormatError::UnknownEscape(letter) => write!(f, "\\{letter} means nothing; there are \\n, \\t and \\\\"),
+            FormatError::UnknownEscape(letter) => {
+                write!(f, "\\{letter} means nothing; there are \\n, \\t, \\r, \\0 and \\\\")
+            }
             FormatError::Unfinished(sign) => write!(
                 f,
                 "{sign} at the end is not finished; write it twice for the sign itself"
@@ -51,7 +73,7 @@ impl fmt::Display for FormatError {
 
 impl Format {
     /// Reads a format string.
-    pub fn parse(text: &str) -> Result<Format, FormatError> {
+    pub fn parse(text: &str, forms: Forms) -> Result<Format, FormatError> {
         let mut parts = Vec::new();
         let mut literal = Vec::new();
         let mut letters = text.chars();
@@ -73,6 +95,8 @@ impl Format {
                 '\\' => literal.push(match letters.next().ok_or(FormatError::Unfinished('\\'))? {
                     'n' => b'\n',
                     't' => b'\t',
+                    'r' => b'\r',
+                    '0' => 0,
                     '\\' => b'\\',
                     other => return Err(FormatError::UnknownEscape(other)),
                 }),
@@ -82,10 +106,10 @@ impl Format {
         if !literal.is_empty() {
             parts.push(Part::Text(literal));
         }
-        Ok(Format { parts })
+        Ok(Format { parts, forms })
     }
 
-    /// Prints one record. Keys and values go out as they are; one that is absent prints as nothing.
+    /// Prints one record.
     pub fn write(&self, out: &mut impl Write, record: &ConsumedRecord) -> io::Result<()> {
         for part in &self.parts {
             match part {
@@ -93,11 +117,45 @@ impl Format {
                 Part::Topic => out.write_all(record.topic.as_bytes())?,
                 Part::Partition => write!(out, "{}", record.partition)?,
                 Part::Offset => write!(out, "{}", record.offset)?,
-                Part::Key => out.write_all(record.key.as_deref().unwrap_or_default())?,
-                Part::Value => out.write_all(record.value.as_deref().unwrap_or_default())?,
+                Part::Key => self.write_bytes(out, self.forms.key, record.key.as_deref())?,
+                Part::Value => self.write_bytes(out, self.forms.value, record.value.as_deref())?,
+                Part::KeyLength => self.write_length(out, record.key.as_deref())?,
+                Part::ValueLength => self.write_length(out, record.value.as_deref())?,
                 Part::Timestamp => write!(out, "{}", record.timestamp_ms)?,
-                Part::Headers => write_headers(out, &record.headers)?,
+                Part::Date => match jiff::Timestamp::from_millisecond(record.timestamp_ms) {
+                    Ok(time) => write!(out, "{time:.3}")?,
+                    // No calendar reaches that far.
+                    Err(_) => write!(out, "{}", record.timestamp_ms)?,
+                },
+                Part::Headers => self.write_headers(out, &record.headers)?,
             }
+        }
+        Ok(())
+    }
+
+    fn write_bytes(&self, out: &mut impl Write, encoding: Encoding, bytes: Option<&[u8]>) -> io::Result<()> {
+        match bytes {
+            Some(bytes) => encoding.write(out, bytes),
+            None => out.write_all(self.forms.null.as_bytes()),
+        }
+    }
+
+    fn write_length(&self, out: &mut impl Write, bytes: Option<&[u8]>) -> io::Result<()> {
+        match bytes {
+            Some(bytes) => write!(out, "{}", bytes.len()),
+            None => out.write_all(self.forms.null.as_bytes()),
+        }
+    }
+
+    /// `name=value,name=value`.
+    fn write_headers(&self, out: &mut impl Write, headers: &[Header]) -> io::Result<()> {
+        for (i, header) in headers.iter().enumerate() {
+            if i > 0 {
+                out.write_all(b",")?;
+            }
+            out.write_all(header.key.as_bytes())?;
+            out.write_all(b"=")?;
+            self.write_bytes(out, self.forms.value, header.value.as_deref())?;
         }
         Ok(())
     }
@@ -109,24 +167,14 @@ fn field_of(letter: char) -> Option<Part> {
         'p' => Part::Partition,
         'o' => Part::Offset,
         'k' => Part::Key,
-        'v' => Part::Value,
+        'v' | 's' => Part::Value,
+        'K' => Part::KeyLength,
+        'S' => Part::ValueLength,
         'T' => Part::Timestamp,
+        'D' => Part::Date,
         'h' => Part::Headers,
         _ => return None,
     })
-}
-
-/// `name=value,name=value`, values as they are.
-fn write_headers(out: &mut impl Write, headers: &[Header]) -> io::Result<()> {
-    for (i, header) in headers.iter().enumerate() {
-        if i > 0 {
-            out.write_all(b",")?;
-        }
-        out.write_all(header.key.as_bytes())?;
-        out.write_all(b"=")?;
-        out.write_all(header.value.as_deref().unwrap_or_default())?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -158,8 +206,12 @@ mod tests {
     }
 
     fn printed(format: &str) -> Vec<u8> {
+        printed_as(format, Forms::default())
+    }
+
+    fn printed_as(format: &str, forms: Forms) -> Vec<u8> {
         let mut out = Vec::new();
-        Format::parse(format)
+        Format::parse(format, forms)
             .expect("the format is valid")
             .write(&mut out, &record())
             .expect("writing to memory works");
@@ -171,19 +223,34 @@ mod tests {
         assert_eq!(printed("%t %p %o %T %h"), b"orders 3 42 1700 a=1,b=");
         assert_eq!(printed("%k"), b"k\xff");
         assert_eq!(printed("[%v]"), b"[]");
+        assert_eq!(printed("%K [%S] %D"), b"2 [] 1970-01-01T00:00:01.700Z");
+    }
+
+    #[test]
+    fn keys_values_and_what_is_none_print_as_asked() {
+        let forms = Forms {
+            key: Encoding::Hex,
+            value: Encoding::Base64,
+            null: "NULL".to_owned(),
+        };
+        assert_eq!(
+            printed_as("%k %v %s %K %S %h", forms),
+            b"6bff NULL NULL 2 NULL a=MQ==,b=NULL"
+        );
     }
 
     #[test]
     fn escapes_and_other_text_print_as_they_are() {
-        assert_eq!(printed("100%%\\t\\n\\\\ é"), "100%\t\n\\ é".as_bytes());
+        assert_eq!(printed("100%%\\t\\n\\r\\0\\\\ é"), "100%\t\n\r\0\\ é".as_bytes());
         assert_eq!(printed(""), b"");
     }
 
     #[test]
     fn what_means_nothing_is_refused() {
-        assert_eq!(Format::parse("%x"), Err(FormatError::UnknownField('x')));
-        assert_eq!(Format::parse("\\r"), Err(FormatError::UnknownEscape('r')));
-        assert_eq!(Format::parse("a%"), Err(FormatError::Unfinished('%')));
-        assert_eq!(Format::parse("a\\"), Err(FormatError::Unfinished('\\')));
+        let parsed = |format| Format::parse(format, Forms::default());
+        assert_eq!(parsed("%x"), Err(FormatError::UnknownField('x')));
+        assert_eq!(parsed("\\x"), Err(FormatError::UnknownEscape('x')));
+        assert_eq!(parsed("a%"), Err(FormatError::Unfinished('%')));
+        assert_eq!(parsed("a\\"), Err(FormatError::Unfinished('\\')));
     }
 }

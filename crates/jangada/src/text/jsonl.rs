@@ -124,7 +124,7 @@ pub fn read(line: &[u8], record: ProducerRecord) -> Result<ProducerRecord, Strin
     let mut record = record;
     record.key = bytes_of("key", read.key, read.key_base64)?;
     record.value = bytes_of("value", read.value, read.value_base64)?;
-    record.timestamp_ms = read.timestamp_ms;
+    record.timestamp_ms = read.timestamp_ms.or(record.timestamp_ms);
     record.partition = read.partition.or(record.partition);
     for header in read.headers {
         let value = bytes_of("value", header.value, header.value_base64)?;

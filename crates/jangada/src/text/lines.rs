@@ -1,7 +1,7 @@
 //! Cuts a stream of bytes into lines.
 //!
-//! A line is exactly the bytes between newlines. Nothing is trimmed, nothing decoded. Lines share the buffer that the
-//! input was read into.
+//! A line is exactly the bytes between newlines, or between other delimiters. Nothing is trimmed, nothing decoded. Lines share the
+//! buffer that the input was read into.
 
 use std::io::BufRead as _;
 
@@ -20,7 +20,9 @@ pub struct LineTooLong {
 /// [`finish`](Self::finish).
 pub struct LineSplitter {
     buffer: BytesMut,
-    /// Bytes at the front of the buffer that have no newline.
+    /// Between two lines; not empty.
+    delimiter: Vec<u8>,
+    /// Bytes at the front of the buffer in which no delimiter ends.
     scanned: usize,
     limit: usize,
     /// Lines taken so far.
@@ -28,10 +30,12 @@ pub struct LineSplitter {
 }
 
 impl LineSplitter {
-    /// Lines may have `limit` bytes.
-    pub fn new(limit: usize) -> LineSplitter {
+    /// Lines may have `limit` bytes, and end with the delimiter, which is not empty.
+    pub fn new(limit: usize, delimiter: &[u8]) -> LineSplitter {
+        assert!(!delimiter.is_empty(), "an empty delimiter is everywhere");
         LineSplitter {
             buffer: BytesMut::new(),
+            delimiter: delimiter.to_vec(),
             scanned: 0,
             limit,
             taken: 0,
@@ -48,26 +52,39 @@ impl LineSplitter {
         self.taken
     }
 
-    /// The next whole line, without its newline.
+    /// The next whole line, without its delimiter.
     pub fn next_line(&mut self) -> Result<Option<Bytes>, LineTooLong> {
-        let mut rest = &self.buffer[self.scanned..];
-        // The standard library searches bytes with the instructions of the CPU; reading from a slice does not fail.
-        let skipped = rest.skip_until(b'\n').expect("a slice can always be read");
-        let end = self.scanned + skipped;
-        if end > 0 && self.buffer[end - 1] == b'\n' && skipped > 0 {
-            self.check(end - 1)?;
-            self.scanned = 0;
-            self.taken += 1;
-            let mut line = self.buffer.split_to(end);
-            line.truncate(end - 1);
-            return Ok(Some(line.freeze()));
+        let last = self.delimiter[self.delimiter.len() - 1];
+        loop {
+            let mut rest = &self.buffer[self.scanned..];
+            // The standard library searches bytes with the instructions of the CPU; reading from a slice does not fail.
+            let skipped = rest.skip_until(last).expect("a slice can always be read");
+            self.scanned += skipped;
+            let read = &self.buffer[..self.scanned];
+            if skipped > 0 && read.ends_with(&self.delimiter) {
+                return self.take_line().map(Some);
+            }
+            if skipped == 0 || read.last() != Some(&last) {
+                // The last bytes may be the beginning of a delimiter.
+                self.check((self.scanned + 1).saturating_sub(self.delimiter.len()))?;
+                return Ok(None);
+            }
         }
-        self.scanned = end;
-        self.check(end)?;
-        Ok(None)
     }
 
-    /// The rest after the last newline, if there is any.
+    /// Takes the line whose delimiter ends where was scanned to.
+    fn take_line(&mut self) -> Result<Bytes, LineTooLong> {
+        let end = self.scanned;
+        let length = end - self.delimiter.len();
+        self.check(length)?;
+        self.scanned = 0;
+        self.taken += 1;
+        let mut line = self.buffer.split_to(end);
+        line.truncate(length);
+        Ok(line.freeze())
+    }
+
+    /// The rest after the last delimiter, if there is any.
     pub fn finish(&mut self) -> Option<Bytes> {
         self.scanned = 0;
         if self.buffer.is_empty() {
@@ -95,7 +112,11 @@ mod tests {
 
     /// All lines of an input that arrives in pieces of this size.
     fn lines(input: &[u8], piece: usize) -> Vec<Vec<u8>> {
-        let mut splitter = LineSplitter::new(100);
+        pieces(input, piece, b"\n")
+    }
+
+    fn pieces(input: &[u8], piece: usize, delimiter: &[u8]) -> Vec<Vec<u8>> {
+        let mut splitter = LineSplitter::new(100, delimiter);
         let mut lines = Vec::new();
         for chunk in input.chunks(piece) {
             splitter.buffer().extend_from_slice(chunk);
@@ -128,19 +149,42 @@ mod tests {
     }
 
     #[test]
+    fn another_delimiter_may_have_several_bytes() {
+        for (input, delimiter, expected) in [
+            ("a\0b\0", "\0", ["a", "b"]),
+            ("a;b\n", ";", ["a", "b\n"]),
+            ("a::b::", "::", ["a", "b"]),
+            ("a:b:::c", "::", ["a:b", ":c"]),
+            ("aaa", "aa", ["", "a"]),
+            ("ab-aab-x", "aab-", ["ab-", "x"]),
+        ] {
+            let expected = expected.map(|line| line.as_bytes().to_vec());
+            for piece in 1..=input.len() {
+                let found = pieces(input.as_bytes(), piece, delimiter.as_bytes());
+                assert_eq!(found, expected, "{input:?} in pieces of {piece}");
+            }
+        }
+        let mut splitter = LineSplitter::new(3, b"::");
+        splitter.buffer().extend_from_slice(b"abc:");
+        assert_eq!(splitter.next_line(), Ok(None), "it may be the delimiter");
+        splitter.buffer().extend_from_slice(b"x");
+        assert_eq!(splitter.next_line(), Err(LineTooLong { line: 1, limit: 3 }));
+    }
+
+    #[test]
     fn a_line_that_is_too_long_is_named_before_all_of_it_is_read() {
-        let mut splitter = LineSplitter::new(3);
+        let mut splitter = LineSplitter::new(3, b"\n");
         splitter.buffer().extend_from_slice(b"abc\nabcd");
         assert_eq!(splitter.next_line(), Ok(Some(Bytes::from_static(b"abc"))));
         assert_eq!(splitter.next_line(), Err(LineTooLong { line: 2, limit: 3 }));
-        let mut whole = LineSplitter::new(3);
+        let mut whole = LineSplitter::new(3, b"\n");
         whole.buffer().extend_from_slice(b"abcd\n");
         assert_eq!(whole.next_line(), Err(LineTooLong { line: 1, limit: 3 }));
     }
 
     #[test]
     fn a_line_as_long_as_allowed_passes_in_pieces() {
-        let mut splitter = LineSplitter::new(3);
+        let mut splitter = LineSplitter::new(3, b"\n");
         splitter.buffer().extend_from_slice(b"abc");
         assert_eq!(splitter.next_line(), Ok(None));
         splitter.buffer().extend_from_slice(b"\n");

@@ -6,12 +6,13 @@ use jangada_client::{ConsumerConfig, StartAt};
 
 use super::cpu::CpuMeter;
 use super::report::Report;
-use crate::cli::{BrokersArgs, ConsumeBench};
+use crate::brokers::Brokers;
+use crate::cli::ConsumeBench;
 use crate::connect::connect;
 use crate::errors::{CliError, Result};
 use crate::progress;
 
-pub async fn run(brokers: &BrokersArgs, args: &ConsumeBench) -> Result<Report> {
+pub async fn run(brokers: &Brokers, args: &ConsumeBench) -> Result<Report> {
     let client = connect(brokers).await?;
     let config = ConsumerConfig {
         prefetch_bytes: args.prefetch_bytes as usize,

@@ -14,7 +14,8 @@ use super::latency::Latencies;
 use super::payload::Payload;
 use super::report::Report;
 use super::schedule::Schedule;
-use crate::cli::{BrokersArgs, E2eBench, PayloadKind};
+use crate::brokers::Brokers;
+use crate::cli::{E2eBench, PayloadKind};
 use crate::connect::connect;
 use crate::errors::{CliError, Result};
 use crate::progress;
@@ -28,7 +29,7 @@ const RECORDS_MAX: u64 = 1 << 30;
 /// Bytes of the two numbers at the front of a value.
 const STAMP_BYTES: usize = 16;
 
-pub async fn run(brokers: &BrokersArgs, args: &E2eBench) -> Result<Report> {
+pub async fn run(brokers: &Brokers, args: &E2eBench) -> Result<Report> {
     let records = (args.rate * args.seconds as f64).ceil() as u64;
     if records > RECORDS_MAX {
         let message = format!(

@@ -15,10 +15,11 @@ mod report;
 mod schedule;
 mod store;
 
-use crate::cli::{BenchCommand, BrokersArgs};
+use crate::brokers::Brokers;
+use crate::cli::BenchCommand;
 use crate::errors::Result;
 
-pub async fn run(brokers: &BrokersArgs, command: BenchCommand) -> Result<()> {
+pub async fn run(brokers: &Brokers, command: BenchCommand) -> Result<()> {
     match command {
         BenchCommand::Produce(args) => {
             let (report, failure) = produce::run(brokers, &args).await?;

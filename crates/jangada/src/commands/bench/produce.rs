@@ -16,7 +16,8 @@ use super::latency::Latencies;
 use super::payload::Payload;
 use super::report::Report;
 use super::schedule::Schedule;
-use crate::cli::{BrokersArgs, ProduceBench};
+use crate::brokers::Brokers;
+use crate::cli::ProduceBench;
 use crate::connect::connect;
 use crate::errors::{CliError, Result};
 use crate::progress;
@@ -37,7 +38,7 @@ const QUEUE_RECORDS: usize = 1 << 16;
 const TAKEN_RECORDS: usize = 256;
 
 /// Writes; gives the figures, and what went wrong if records failed.
-pub async fn run(brokers: &BrokersArgs, args: &ProduceBench) -> Result<(Report, Option<CliError>)> {
+pub async fn run(brokers: &Brokers, args: &ProduceBench) -> Result<(Report, Option<CliError>)> {
     let client = connect(brokers).await?;
     let one_by_one = args.in_flight == 1 && args.batch_bytes.is_none();
     let mut work = Work::new(&client, args, one_by_one).await?;

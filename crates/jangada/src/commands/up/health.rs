@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::super::cluster::problems;
 use super::Node;
 use super::processes::Processes;
-use crate::cli::BrokersArgs;
+use crate::brokers::Brokers;
 use crate::connect::connect_within;
 use crate::errors::{CliError, Result};
 use crate::progress;
@@ -20,9 +20,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long one look at one node may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Waits until every node is ready and the cluster is healthy. Fails when a node ends, or when it takes longer than
+/// Waits until every node is ready and the cluster is healthy; gives its id. Fails when a node ends, or when it takes longer than
 /// `wait`.
-pub async fn wait_until_healthy(processes: &mut Processes, nodes: &[Node], wait: Duration) -> Result<()> {
+pub async fn wait_until_healthy(processes: &mut Processes, nodes: &[Node], wait: Duration) -> Result<String> {
     let spinner = progress::waiting("starting the cluster");
     let deadline = Instant::now() + wait;
     let result = loop {
@@ -30,8 +30,8 @@ pub async fn wait_until_healthy(processes: &mut Processes, nodes: &[Node], wait:
             break Err(error);
         }
         let missing = match what_is_missing(nodes).await {
-            Ok(Some(missing)) => missing,
-            Ok(None) => break Ok(()),
+            Ok(State::Missing(missing)) => missing,
+            Ok(State::Healthy { cluster_id }) => break Ok(cluster_id),
             Err(error) => break Err(error),
         };
         if Instant::now() >= deadline {
@@ -49,36 +49,49 @@ pub async fn wait_until_healthy(processes: &mut Processes, nodes: &[Node], wait:
     result
 }
 
-/// What the cluster waits for; nothing if it is healthy. Fails with what no waiting mends: an address that is none.
-async fn what_is_missing(nodes: &[Node]) -> Result<Option<String>> {
+/// How a starting cluster is.
+enum State {
+    /// It waits for this.
+    Missing(String),
+    /// It takes work.
+    Healthy { cluster_id: String },
+}
+
+/// What the cluster waits for. Fails with what no waiting mends: an address that is none.
+async fn what_is_missing(nodes: &[Node]) -> Result<State> {
     for node in nodes {
         let answered = timeout(LOOK_TIMEOUT, is_ready(&node.settings.listeners.http)).await;
         if !answered.is_ok_and(|answer| answer.is_ok_and(|ready| ready)) {
-            return Ok(Some(format!("node {} is not ready", node.directory.id)));
+            return Ok(State::Missing(format!("node {} is not ready", node.directory.id)));
         }
     }
     let brokers = nodes
         .iter()
         .map(|node| node.settings.listeners.public_address().to_owned())
         .collect();
-    let client = match connect_within(&BrokersArgs { brokers }, LOOK_TIMEOUT).await {
+    let client = match connect_within(&Brokers::given(brokers), LOOK_TIMEOUT).await {
         Ok(client) => client,
         Err(error) if error.is_usage() => return Err(error),
-        Err(error) => return Ok(Some(error.to_string())),
+        Err(error) => return Ok(State::Missing(error.to_string())),
     };
     let cluster = match client.admin().describe_cluster().await {
         Ok(cluster) => cluster,
-        Err(error) => return Ok(Some(error.to_string())),
+        Err(error) => return Ok(State::Missing(error.to_string())),
     };
     if cluster.brokers.len() < nodes.len() {
-        return Ok(Some(format!(
+        return Ok(State::Missing(format!(
             "{} of {} nodes have joined",
             cluster.brokers.len(),
             nodes.len()
         )));
     }
     let problems = problems(&cluster);
-    Ok((!problems.is_empty()).then(|| problems.join("; ")))
+    Ok(match problems.is_empty() {
+        true => State::Healthy {
+            cluster_id: cluster.cluster_id,
+        },
+        false => State::Missing(problems.join("; ")),
+    })
 }
 
 /// Asks a node's /readyz.

@@ -21,7 +21,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use self::layout::Ports;
 use self::processes::Processes;
 use super::node::{ClusterDir, ClusterPlan, NodeDir};
-use crate::cli::UpArgs;
+use crate::brokers::{Brokers, DEFAULT_DIR, withdraw};
+use crate::cli::{BrokersArgs, UpArgs};
 use crate::errors::{CliError, Result};
 use crate::output::{note, print_text};
 
@@ -76,16 +77,20 @@ pub async fn run(args: &UpArgs) -> Result<()> {
         note(&format!("all {} nodes run already", nodes.len()));
     }
     let started = tokio::select! {
-        started = start(&mut processes, &missing, &nodes, Duration::from_secs(args.wait)) => started,
+        started = start(&mut processes, &missing, &nodes, args.wait) => started,
         () = stop.asked() => Err(CliError::new("interrupted")),
     };
-    if let Err(error) = started {
-        // Why it did not start is what counts; what goes wrong besides is told before it.
-        if let Err(stopping) = processes.stop_started(STOP_TIMEOUT).await {
-            note(&format!("warning: not all that was started is stopped: {stopping}"));
+    let cluster_id = match started {
+        Ok(cluster_id) => cluster_id,
+        Err(error) => {
+            // Why it did not start is what counts; what goes wrong besides is told before it.
+            if let Err(stopping) = processes.stop_started(STOP_TIMEOUT).await {
+                note(&format!("warning: not all that was started is stopped: {stopping}"));
+            }
+            return Err(error);
         }
-        return Err(error);
-    }
+    };
+    directory.keep_brokers(&public_addresses(&nodes), &cluster_id)?;
     drop(lock);
     let this = env::current_exe()?;
     let program = program(&this, env::var_os("PATH").as_deref());
@@ -165,7 +170,8 @@ fn check_ports(id: u16, addresses: &[(&str, String); 3]) -> Result<()> {
     Ok(())
 }
 
-async fn start(processes: &mut Processes, missing: &[&Node], all: &[Node], wait: Duration) -> Result<()> {
+/// Starts what is missing; gives the cluster's id when it is healthy.
+async fn start(processes: &mut Processes, missing: &[&Node], all: &[Node], wait: Duration) -> Result<String> {
     for node in missing {
         processes.spawn(&node.directory)?;
     }
@@ -197,21 +203,22 @@ fn word(path: &Path) -> String {
     }
 }
 
-/// How to produce and consume, to be pasted into a shell.
+/// Where clients find the nodes.
+fn public_addresses(nodes: &[Node]) -> Vec<String> {
+    let address = |node: &Node| node.settings.listeners.public_address().to_owned();
+    nodes.iter().map(address).collect()
+}
+
+/// How to produce and consume, to be pasted into a shell. Brokers are named only if a command would not find them by itself.
 fn guide(program: &str, args: &UpArgs, nodes: &[Node]) -> String {
-    let addresses: Vec<&str> = nodes
-        .iter()
-        .map(|node| node.settings.listeners.public_address())
-        .collect();
-    let default = format!("127.0.0.1:{PORT_DEFAULT}");
-    let brokers = if addresses[0] == default {
-        String::new()
-    } else {
-        format!(" --brokers {}", addresses[0])
+    let addresses = public_addresses(nodes);
+    let brokers = match Brokers::find(&BrokersArgs::default()) {
+        Ok(found) if found.addresses == addresses => String::new(),
+        _ => format!(" --brokers {}", addresses.join(",")),
     };
     let replicas = nodes.len().min(3);
     let mut down = format!("{program} down");
-    if args.dir.as_os_str() != "jangada-data" {
+    if args.dir.as_os_str() != DEFAULT_DIR {
         down.push_str(&format!(" --dir {}", word(&args.dir)));
     }
     format!(
@@ -234,6 +241,7 @@ async fn stay(mut processes: Processes, mut stop: Stop, directory: &ClusterDir) 
             () = stop.asked() => {
                 note("stopping the cluster");
                 let _lock = directory.lock();
+                withdraw(&directory.brokers_path());
                 return processes.stop_all(STOP_TIMEOUT).await;
             }
             () = tokio::time::sleep(LOOK_INTERVAL) => {}
@@ -298,7 +306,7 @@ mod tests {
             port,
             dir: PathBuf::from("d"),
             detach: true,
-            wait: 1,
+            wait: Duration::from_secs(1),
         }
     }
 
