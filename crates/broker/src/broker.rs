@@ -19,13 +19,11 @@ use jangada_replication::{Group, Identity, Registry, Timing, transport};
 use jangada_storage::{LostTail, RocksStore, Starts, Store, StoreError};
 use jangada_types::limits::RESPONSE_BYTES_MAX;
 use jangada_types::{BrokerId, GroupId};
-use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tonic::Status;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 use crate::cluster::balance::Balancer;
 use crate::cluster::bootstrap::{Bootstrap, BootstrapError, Local};
@@ -36,7 +34,9 @@ use crate::cluster::roster::ImageRoster;
 use crate::groups;
 use crate::health::{Health, SERVICES};
 use crate::http;
-use crate::metrics::Metrics;
+use crate::listener::descriptors::{self, Shares, TooFewDescriptors, Wanted};
+use crate::listener::{Acceptor, GateLimits, Kind, Listener, count_calls};
+use crate::metrics::{ConnectionMetrics, Metrics};
 use crate::node::Node;
 use crate::partition::Shared;
 use crate::partitions::Partitions;
@@ -80,6 +80,12 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The limit of open files is too low.
+    #[error(transparent)]
+    Descriptors(#[from] TooFewDescriptors),
+    /// The limit of open files can't be asked for or raised.
+    #[error("the limit of open files: {0}")]
+    DescriptorLimit(std::io::Error),
     /// The data directory.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
@@ -133,7 +139,9 @@ pub struct Broker {
     settings: BrokerSettings,
     seams: Seams,
     bootstrap: Arc<Bootstrap>,
-    public: TcpListener,
+    descriptors: Shares,
+    connections: ConnectionMetrics,
+    public: Listener,
     servers: Vec<JoinHandle<()>>,
     node: watch::Sender<Option<Arc<Node>>>,
     stop: watch::Sender<bool>,
@@ -151,23 +159,41 @@ pub struct Addresses {
     pub http: SocketAddr,
 }
 
-async fn listen(listener: &'static str, address: &str) -> Result<(TcpListener, SocketAddr), StartError> {
-    let error = |source| StartError::Listen {
-        listener,
+/// How many descriptors the store and the listeners get, of as many as the system lets this process have.
+fn share_descriptors(settings: &BrokerSettings) -> Result<Shares, StartError> {
+    let limit = descriptors::raise().map_err(StartError::DescriptorLimit)?;
+    let wanted = Wanted {
+        store: u64::from(settings.storage.open_files_max),
+        wal_recycled: u64::from(settings.storage.wal_recycled_files),
+        public: u64::from(settings.limits.connections_max),
+    };
+    Ok(descriptors::share_out(limit, &wanted)?)
+}
+
+fn cannot_listen(kind: Kind, address: &str) -> impl Fn(std::io::Error) -> StartError {
+    move |source| StartError::Listen {
+        listener: kind.name(),
         address: address.to_owned(),
         source,
-    };
-    let bound = TcpListener::bind(address).await.map_err(error)?;
-    let local = bound.local_addr().map_err(error)?;
-    Ok((bound, local))
+    }
 }
 
 impl Broker {
     /// Binds the listeners, opens the data directory, and answers other brokers' probes from now on.
     pub async fn start(settings: BrokerSettings) -> Result<Self, StartError> {
-        let (public, public_address) = listen("public", &settings.listeners.public).await?;
-        let (internal, internal_address) = listen("internal", &settings.listeners.internal).await?;
-        let (http, http_address) = listen("http", &settings.listeners.http).await?;
+        let descriptors = share_descriptors(&settings)?;
+        let connections = ConnectionMetrics::default();
+        let bind = async |kind, address, places| {
+            let limits = GateLimits::new(kind, places, &settings.limits);
+            let bound = Listener::bind(kind, address, limits, &connections).await;
+            bound.map_err(cannot_listen(kind, address))
+        };
+        let public = bind(Kind::Public, &settings.listeners.public, descriptors.public).await?;
+        let internal = bind(Kind::Internal, &settings.listeners.internal, descriptors.internal).await?;
+        let http = bind(Kind::Http, &settings.listeners.http, descriptors.http).await?;
+        let accept = |listener: &Listener, kind, address| listener.acceptor().map_err(cannot_listen(kind, address));
+        let internal_acceptor = accept(&internal, Kind::Internal, &settings.listeners.internal)?;
+        let http_acceptor = accept(&http, Kind::Http, &settings.listeners.http)?;
         let seams = Seams::of_system();
         let broker = BrokerId(settings.broker_id);
         let directory_id = DirectoryId::new(*seams.ids.new_id().as_bytes());
@@ -185,18 +211,20 @@ impl Broker {
         let stop = watch::Sender::new(false);
         let (node, node_watch) = watch::channel(None);
         let servers = vec![
-            serve_internal(bootstrap.clone(), internal),
-            serve_http(http, node_watch),
+            serve_internal(bootstrap.clone(), internal_acceptor),
+            serve_http(http_acceptor, node_watch),
         ];
         let addresses = Addresses {
-            public: public_address,
-            internal: internal_address,
-            http: http_address,
+            public: public.address(),
+            internal: internal.address(),
+            http: http.address(),
         };
         Ok(Self {
             settings,
             seams,
             bootstrap,
+            descriptors,
+            connections,
             public,
             servers,
             node,
@@ -303,7 +331,8 @@ impl Broker {
 
     async fn open_store(&self, fenced: watch::Sender<Option<String>>) -> Result<(Arc<RocksStore>, Starts), StartError> {
         self.bootstrap.expect_store()?;
-        let options = self.settings.storage.store_options(self.bootstrap.store_path());
+        let mut options = self.settings.storage.store_options(self.bootstrap.store_path());
+        options.open_files_max = i32::try_from(self.descriptors.store).unwrap_or(i32::MAX);
         let (first, second) = self.seams.ids.new_id().as_u64_pair();
         let on_fence = Box::new(move |cause: &str| {
             fenced.send_replace(Some(cause.to_owned()));
@@ -338,7 +367,7 @@ impl Broker {
             store,
             registry: metadata.registry.clone(),
             clock: self.seams.clock.clone(),
-            metrics: Metrics::new(),
+            metrics: Metrics::new(&self.connections),
             inflight: Arc::new(Semaphore::new(usize_of(settings.limits.produce_inflight_bytes))),
             inflight_per_partition: usize_of(settings.limits.produce_inflight_bytes_per_partition),
             queue_bytes_max: usize_of(settings.limits.produce_inflight_bytes),
@@ -368,7 +397,7 @@ impl Broker {
         self.node.send_replace(Some(node.clone()));
         let mut public = tokio::spawn(serve_public(
             node.clone(),
-            self.public_listener()?,
+            self.public_acceptor()?,
             self.stop.subscribe(),
         ));
         tracing::info!(broker = %node.broker(), address = %self.addresses.public, "serving");
@@ -416,17 +445,9 @@ impl Broker {
         })
     }
 
-    /// The listener again: tonic takes it by value.
-    fn public_listener(&self) -> Result<TcpListener, StartError> {
-        let error = |source| StartError::Listen {
-            listener: "public",
-            address: self.addresses.public.to_string(),
-            source,
-        };
-        let socket = std::os::fd::AsFd::as_fd(&self.public)
-            .try_clone_to_owned()
-            .map_err(error)?;
-        TcpListener::from_std(socket.into()).map_err(error)
+    fn public_acceptor(&self) -> Result<Acceptor, StartError> {
+        let failed = cannot_listen(Kind::Public, &self.settings.listeners.public);
+        self.public.acceptor().map_err(failed)
     }
 }
 
@@ -492,7 +513,7 @@ async fn until_stopping(mut stopping: watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
 }
 
-async fn serve_public(node: Arc<Node>, listener: TcpListener, stopping: watch::Receiver<bool>) -> Result<(), String> {
+async fn serve_public(node: Arc<Node>, acceptor: Acceptor, stopping: watch::Receiver<bool>) -> Result<(), String> {
     let request_max = usize::try_from(node.settings.limits.request_bytes_max).expect("usize has 64 bits");
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let health = Health::not_serving(reporter).await;
@@ -531,6 +552,11 @@ async fn serve_public(node: Arc<Node>, listener: TcpListener, stopping: watch::R
         std::future::ready(unread::answer(response, &of_answers))
     }));
     let reporting = tokio::spawn(health.report(node.clone()));
+    let services = Routes::from(services)
+        .add_service(health_service)
+        .add_service(reflection().build_v1().map_err(|error| error.to_string())?)
+        .add_service(reflection().build_v1alpha().map_err(|error| error.to_string())?)
+        .into_axum_router();
     let served = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -538,20 +564,14 @@ async fn serve_public(node: Arc<Node>, listener: TcpListener, stopping: watch::R
         .max_concurrent_streams(node.settings.limits.calls_per_connection_max)
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .add_routes(Routes::from(services))
-        .add_service(health_service)
-        .add_service(reflection().build_v1().map_err(|error| error.to_string())?)
-        .add_service(reflection().build_v1alpha().map_err(|error| error.to_string())?)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            until_stopping(stopping),
-        )
+        .add_routes(Routes::from(count_calls(services)))
+        .serve_with_incoming_shutdown(acceptor.incoming(), until_stopping(stopping))
         .await;
     reporting.abort();
     served.map_err(|error| error.to_string())
 }
 
-fn serve_internal(bootstrap: Arc<Bootstrap>, listener: TcpListener) -> JoinHandle<()> {
+fn serve_internal(bootstrap: Arc<Bootstrap>, acceptor: Acceptor) -> JoinHandle<()> {
     let broker = bootstrap.local.broker;
     let public = bootstrap.local.address.clone();
     let service = InternalServiceServer::new(Internal { bootstrap })
@@ -563,20 +583,20 @@ fn serve_internal(bootstrap: Arc<Bootstrap>, listener: TcpListener) -> JoinHandl
         );
         async move { Status::failed_precondition(message).into_http::<axum::body::Body>() }
     };
-    let routes = Routes::from(Routes::new(service).into_axum_router().fallback(refuse));
+    let routes = Routes::from(count_calls(Routes::new(service).into_axum_router().fallback(refuse)));
     tokio::spawn(async move {
         let serving = transport::tune_server(Server::builder())
             .add_routes(routes)
-            .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
+            .serve_with_incoming(acceptor.incoming());
         if let Err(error) = serving.await {
             tracing::error!(%error, "the internal listener has ended");
         }
     })
 }
 
-fn serve_http(listener: TcpListener, node: http::NodeWatch) -> JoinHandle<()> {
+fn serve_http(acceptor: Acceptor, node: http::NodeWatch) -> JoinHandle<()> {
     tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, http::router(node)).await {
+        if let Err(error) = axum::serve(acceptor, http::router(node)).await {
             tracing::error!(%error, "the HTTP listener has ended");
         }
     })

@@ -16,6 +16,7 @@
 //! - `proposed`: what a command holds until Raft lets go of it.
 //! - `disk`: whether the disk takes more.
 //! - `services`: the gRPC surface.
+//! - `listener`: who may connect, and how many.
 //! - `http`: probes and metrics.
 //! - `health`: the probe of gRPC.
 
@@ -26,6 +27,7 @@ mod error;
 mod groups;
 mod health;
 mod http;
+mod listener;
 mod metrics;
 mod node;
 mod partition;

@@ -29,6 +29,17 @@ struct CauseLabel {
     cause: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ListenerLabel {
+    listener: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ListenerCauseLabel {
+    listener: &'static str,
+    cause: &'static str,
+}
+
 /// Everything that is counted. Counters are added to where things happen; gauges are set when somebody asks.
 pub(crate) struct Metrics {
     registry: Mutex<Registry>,
@@ -62,9 +73,51 @@ impl GroupMetrics {
     }
 }
 
+/// What the listeners count, from before there is a cluster.
+#[derive(Clone, Default)]
+pub(crate) struct ConnectionMetrics {
+    open: Family<ListenerLabel, Gauge>,
+    refused: Family<ListenerCauseLabel, Counter>,
+    ended: Family<ListenerCauseLabel, Counter>,
+}
+
+impl ConnectionMetrics {
+    pub fn opened(&self, listener: &'static str) {
+        self.open.get_or_create(&ListenerLabel { listener }).inc();
+    }
+
+    pub fn closed(&self, listener: &'static str) {
+        self.open.get_or_create(&ListenerLabel { listener }).dec();
+    }
+
+    pub fn refused(&self, listener: &'static str, cause: &'static str) {
+        let label = ListenerCauseLabel { listener, cause };
+        self.refused.get_or_create(&label).inc();
+    }
+
+    pub fn ended(&self, listener: &'static str, cause: &'static str) {
+        self.ended.get_or_create(&ListenerCauseLabel { listener, cause }).inc();
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register("connections", "Open connections, by listener", self.open.clone());
+        registry.register(
+            "connections_refused",
+            "Connections that got no place: the listener was full, or their address had its share",
+            self.refused.clone(),
+        );
+        registry.register(
+            "connections_ended",
+            "Connections that this broker ended: silent, idle, or made way for another address",
+            self.ended.clone(),
+        );
+    }
+}
+
 impl Metrics {
-    pub fn new() -> Arc<Self> {
+    pub fn new(connections: &ConnectionMetrics) -> Arc<Self> {
         let mut registry = Registry::with_prefix("jangada");
+        connections.register(&mut registry);
         let all = &mut registry;
         let metrics = Self {
             produced_bytes: in_bytes(all, "produced", "Bytes of acknowledged batches"),

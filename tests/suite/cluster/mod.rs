@@ -9,6 +9,7 @@ mod bootstrap;
 mod bootstrap_steps;
 mod cli_habits;
 mod conditional;
+mod connections;
 mod cut_from_nodes;
 mod cut_off;
 mod cut_replies;

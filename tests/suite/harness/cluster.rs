@@ -55,6 +55,8 @@ pub struct Options {
     pub disk_bytes: Option<u64>,
     /// There is a network that nodes can be cut off from; see [`Network`].
     pub network: bool,
+    /// The limit of open files of each node, soft and hard.
+    pub open_files: Option<u32>,
 }
 
 /// Nodes with ids from 1 on. Dropping it kills them; after a panic it shows their logs first.
@@ -122,7 +124,10 @@ impl Cluster {
         }
         let nodes: Vec<Node> = (1..)
             .zip(addresses)
-            .map(|(id, addresses)| Node::new(id, folder.path(), addresses, &seeds, &sections))
+            .map(|(id, addresses)| {
+                let node = Node::new(id, folder.path(), addresses, &seeds, &sections);
+                node.with_open_files(options.open_files)
+            })
             .collect();
         let disk = |node: &Node, bytes| {
             let image = folder.path().join(format!("disk-{}", node.id));

@@ -65,6 +65,7 @@ pub struct Node {
     pub id: u32,
     pub addresses: Addresses,
     folder: PathBuf,
+    open_files: Option<u32>,
     child: Option<Child>,
 }
 
@@ -100,10 +101,28 @@ check_interval_ms = 250
             id,
             addresses,
             folder,
+            open_files: None,
             child: None,
         };
         fs::write(node.settings_file(), settings).expect("the temporary folder is writable");
         node
+    }
+
+    /// Limits the files that its process may have open, soft and hard.
+    pub fn with_open_files(self, open_files: Option<u32>) -> Node {
+        Node { open_files, ..self }
+    }
+
+    /// The program, under the limit of open files if there is one.
+    fn program(&self) -> Command {
+        let Some(limit) = self.open_files else {
+            return Command::new(binary::jangada());
+        };
+        let mut shell = Command::new("/bin/sh");
+        // The shell becomes the program, which so has the process id that the test knows.
+        let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
+        shell.args(["-c", &script]).arg(binary::jangada());
+        shell
     }
 
     pub fn settings_file(&self) -> PathBuf {
@@ -149,7 +168,8 @@ check_interval_ms = 250
             .append(true)
             .open(self.log_file())
             .expect("the temporary folder is writable");
-        let child = Command::new(binary::jangada())
+        let child = self
+            .program()
             .args(["server", "--config"])
             .arg(self.settings_file())
             // Settings of the caller's environment would win over the file's.
@@ -185,6 +205,12 @@ check_interval_ms = 250
         let ticks = fields.split_whitespace().skip(11).take(2);
         let ticks: u64 = ticks.map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
         Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
+    }
+
+    /// Files that the process has open.
+    pub fn open_files(&self) -> usize {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the process runs");
+        files.count()
     }
 
     /// Threads that the process has.
@@ -254,7 +280,7 @@ pub async fn ready(http: &str) -> Result<(), String> {
 }
 
 /// One HTTP request, the whole answer as text.
-async fn get(address: &str, path: &str) -> std::io::Result<String> {
+pub async fn get(address: &str, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;

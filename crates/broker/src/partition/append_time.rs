@@ -128,7 +128,7 @@ mod tests {
                 store,
                 registry,
                 clock: clock.clone(),
-                metrics: Metrics::new(),
+                metrics: Metrics::new(&Default::default()),
                 inflight: Arc::new(Semaphore::new(BYTES)),
                 inflight_per_partition: BYTES,
                 queue_bytes_max: BYTES,

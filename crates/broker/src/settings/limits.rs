@@ -26,6 +26,14 @@ settings! {
             streams_max: u32 = 10_000, range(1, 1_000_000);
             /// Calls that one connection may have open at once.
             calls_per_connection_max: u32 = 2_000, range(1, 100_000);
+            /// Connections of clients, as far as the limit of open files has room beside the store's. When all are taken, an
+            /// idle connection of the address that has most makes way for one from another address; others are refused
+            /// with TOO_MANY_CONNECTIONS.
+            connections_max: u32 = 10_000, range(16, 1_000_000);
+            /// Connections of clients from one address (of IPv6: from one /64 network), at most three quarters of all.
+            connections_per_address_max: u32 = 1_000, range(1, 1_000_000);
+            /// How long a connection may have no call before it is ended, milliseconds.
+            connection_idle_ms: u64 = 600_000, range(1_000, 86_400_000);
         }
         sections {}
     }

@@ -1,0 +1,190 @@
+//! The limit of open files: raised as far as the system lets us, then shared out so that no part can take another's.
+//!
+//! ```text
+//!   limit = the process itself + links to other brokers + the write-ahead log | the store's tables | public | internal | http
+//! ```
+//!
+//! When the limit is too low for what the settings want, the store's tables and the listeners get less, with a warning;
+//! when it is too low even for the least, the broker does not start.
+
+use std::io;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::gate::MAKING_WAY_MAX;
+
+/// More is never needed, and some programs that we might start close every possible one.
+const RAISED_TO_MAX: u64 = 1 << 20;
+
+/// Connections that are being told why they are refused.
+pub(super) const REFUSALS_AT_ONCE: usize = 32;
+/// Standard streams, the runtime's own, listeners, locks, files that are open for a moment.
+const OF_PROCESS: u64 = 64;
+/// Connections that this broker opens: two to each other broker, and calls that are passed on.
+const OUTGOING: u64 = 64;
+/// The write-ahead log's live files, and what flushes and compactions write at the moment.
+const OF_WRITES: u64 = 32;
+/// At three listeners, on top of their places.
+const AT_DOORS: u64 = 3 * (REFUSALS_AT_ONCE + MAKING_WAY_MAX) as u64;
+
+/// Connections of other brokers, which have two each and some for a moment.
+const INTERNAL_MAX: u64 = 1_000;
+const INTERNAL_MIN: u64 = 32;
+/// Connections of probes and scrapes.
+const HTTP_MAX: u64 = 256;
+const HTTP_MIN: u64 = 16;
+const PUBLIC_MIN: u64 = 32;
+/// What the store does not work without.
+const STORE_MIN: u64 = 128;
+
+/// What the settings ask for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    /// `storage.open_files_max`.
+    pub store: u64,
+    /// `storage.wal_recycled_files`.
+    pub wal_recycled: u64,
+    /// `limits.connections_max`.
+    pub public: u64,
+}
+
+/// How many descriptors each part gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shares {
+    /// Tables and blob files that the store keeps open.
+    pub store: u64,
+    /// Places of the listeners.
+    pub public: u64,
+    pub internal: u64,
+    pub http: u64,
+}
+
+/// The limit does not even do for the least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the limit of open files is {limit}, and this broker needs at least {least}, better {recommended}: raise the hard limit \
+     (LimitNOFILE= of a systemd unit, `ulimit -Hn`, --ulimit nofile= of a container), or lower storage.wal_recycled_files"
+)]
+pub struct TooFewDescriptors {
+    limit: u64,
+    least: u64,
+    recommended: u64,
+}
+
+/// Raises the soft limit to the hard one, and gives what it is then.
+pub(crate) fn raise() -> io::Result<u64> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let to = maximum.unwrap_or(RAISED_TO_MAX).min(RAISED_TO_MAX);
+    let Some(before) = current.filter(|before| *before < to) else {
+        let limit = current.unwrap_or(RAISED_TO_MAX);
+        tracing::info!(limit, "open files");
+        return Ok(limit);
+    };
+    let raised = Rlimit {
+        current: Some(to),
+        maximum,
+    };
+    setrlimit(Resource::Nofile, raised)?;
+    tracing::info!(limit = to, before, "open files: raised to the hard limit");
+    Ok(to)
+}
+
+/// Shares the limit out.
+pub(crate) fn share_out(limit: u64, wanted: &Wanted) -> Result<Shares, TooFewDescriptors> {
+    let fixed = OF_PROCESS + OUTGOING + OF_WRITES + AT_DOORS + wanted.wal_recycled;
+    let all = Shares {
+        store: wanted.store,
+        public: wanted.public,
+        internal: INTERNAL_MAX,
+        http: HTTP_MAX,
+    };
+    let recommended = fixed + all.store + all.public + all.internal + all.http;
+    if limit >= recommended {
+        return Ok(all);
+    }
+    let least = fixed + STORE_MIN.min(wanted.store) + PUBLIC_MIN.min(wanted.public) + INTERNAL_MIN + HTTP_MIN;
+    if limit < least {
+        return Err(TooFewDescriptors {
+            limit,
+            least,
+            recommended,
+        });
+    }
+    let free = limit - fixed;
+    let internal = (free / 8).clamp(INTERNAL_MIN, INTERNAL_MAX);
+    let http = (free / 16).clamp(HTTP_MIN, HTTP_MAX);
+    let free = free - internal - http;
+    // Half each, and what one does not need is the other's.
+    let store_at_least = (free / 2).max(STORE_MIN).min(wanted.store);
+    let public = wanted.public.min(free - store_at_least);
+    let store = wanted.store.min(free - public);
+    let shares = Shares {
+        store,
+        public,
+        internal,
+        http,
+    };
+    tracing::warn!(
+        limit,
+        recommended,
+        store_files = shares.store,
+        public_connections = shares.public,
+        internal_connections = shares.internal,
+        http_connections = shares.http,
+        "the limit of open files is lower than what storage.open_files_max and limits.connections_max need: both are lowered"
+    );
+    Ok(shares)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WANTED: Wanted = Wanted {
+        store: 2_000,
+        wal_recycled: 5,
+        public: 10_000,
+    };
+
+    #[test]
+    fn what_is_shared_out_never_exceeds_the_limit() {
+        let fixed = OF_PROCESS + OUTGOING + OF_WRITES + AT_DOORS + WANTED.wal_recycled;
+        let mut lowest = None;
+        for limit in (0..20_000).chain([RAISED_TO_MAX]) {
+            let Ok(shares) = share_out(limit, &WANTED) else {
+                assert_eq!(lowest, None, "a higher limit is never refused");
+                continue;
+            };
+            lowest.get_or_insert(limit);
+            assert!(fixed + shares.store + shares.public + shares.internal + shares.http <= limit);
+            assert!(
+                shares.store >= STORE_MIN && shares.public >= PUBLIC_MIN,
+                "{limit}: {shares:?}"
+            );
+        }
+        assert!(lowest.is_some_and(|lowest| lowest <= 600), "{lowest:?}");
+    }
+
+    #[test]
+    fn the_usual_limit_of_1024_does_for_a_broker() {
+        let shares = share_out(1_024, &WANTED).expect("it does");
+        assert!(shares.store >= 200 && shares.public >= 200, "{shares:?}");
+    }
+
+    #[test]
+    fn what_one_does_not_need_is_the_others() {
+        let wanted = Wanted { store: 64, ..WANTED };
+        let shares = share_out(1_024, &wanted).expect("it does");
+        assert_eq!(shares.store, 64);
+        let few_clients = Wanted { public: 50, ..WANTED };
+        let shares = share_out(1_024, &few_clients).expect("it does");
+        assert_eq!(shares.public, 50);
+        assert!(shares.store > 400);
+    }
+
+    #[test]
+    fn a_limit_that_is_too_low_is_refused_with_what_to_do() {
+        let refused = share_out(256, &WANTED).expect_err("too few").to_string();
+        assert!(refused.contains("256") && refused.contains("LimitNOFILE"), "{refused}");
+    }
+}

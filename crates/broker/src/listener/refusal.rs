@@ -1,0 +1,108 @@
+//! What a connection is told that gets no place, or has to give up the one that it had: an HTTP/2 GOAWAY with the reason
+//! as text, or an HTTP/1 answer. No server is made for it; the bytes are written as they are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+
+use super::Kind;
+use super::descriptors::REFUSALS_AT_ONCE;
+use super::gate::{Cause, Refused};
+
+/// How long a refused connection may take to read why. Closed at once with bytes of its own unread, the kernel would
+/// reset it, and the peer might never see the reason.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
+/// What such a connection may send meanwhile. A client begins with its preface and perhaps a first request.
+const UNREAD_BYTES_MAX: usize = 64 << 10;
+
+/// HTTP/2's error codes (RFC 9113, section 7).
+const NO_ERROR: u32 = 0;
+const ENHANCE_YOUR_CALM: u32 = 0xb;
+/// An HTTP/2 server's first frame: settings, none of them (RFC 9113, section 3.4).
+const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+
+/// Tells connections why they do not get in, a bounded number at once.
+pub(super) struct Refusals {
+    kind: Kind,
+    room: Arc<Semaphore>,
+}
+
+impl Refusals {
+    pub fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            room: Arc::new(Semaphore::new(REFUSALS_AT_ONCE)),
+        }
+    }
+
+    /// Tells it in the background. When too many are being told, it is closed without a word.
+    pub fn tell(&self, mut socket: TcpStream, refused: Refused) {
+        let Ok(permit) = self.room.clone().try_acquire_owned() else {
+            return;
+        };
+        let text = refused.to_string();
+        let bytes = match self.kind {
+            Kind::Http => http_answer(&text),
+            Kind::Public | Kind::Internal => [&EMPTY_SETTINGS[..], &go_away(ENHANCE_YOUR_CALM, &text)].concat(),
+        };
+        tokio::spawn(async move {
+            let telling = async {
+                socket.write_all(&bytes).await?;
+                socket.shutdown().await?;
+                let mut rest = socket.take(UNREAD_BYTES_MAX as u64);
+                let mut unread = [0; 1024];
+                while rest.read(&mut unread).await? > 0 {}
+                std::io::Result::Ok(())
+            };
+            // The peer may be gone, or not read: it is closed all the same.
+            let _ = tokio::time::timeout(TOLD_WITHIN, telling).await;
+            drop(permit);
+        });
+    }
+}
+
+/// The last frame of an HTTP/2 connection without calls: what the client sends from now on was not looked at, so it can
+/// send it again elsewhere.
+pub(super) fn farewell(cause: Cause) -> Vec<u8> {
+    go_away(NO_ERROR, cause.text())
+}
+
+/// A GOAWAY frame: no stream was or will be served beyond what was answered (RFC 9113, section 6.8).
+fn go_away(code: u32, text: &str) -> Vec<u8> {
+    let length = u32::try_from(8 + text.len()).expect("a reason is short");
+    let mut frame = Vec::with_capacity(9 + 8 + text.len());
+    frame.extend_from_slice(&length.to_be_bytes()[1..]);
+    frame.extend_from_slice(&[7, 0, 0, 0, 0, 0]);
+    frame.extend_from_slice(&0u32.to_be_bytes());
+    frame.extend_from_slice(&code.to_be_bytes());
+    frame.extend_from_slice(text.as_bytes());
+    frame
+}
+
+fn http_answer(text: &str) -> Vec<u8> {
+    let length = text.len() + 1;
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\n\
+         connection: close\r\n\r\n{text}\n"
+    )
+    .into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_goaway_frame_is_laid_out_as_the_rfc_says() {
+        let frame = go_away(ENHANCE_YOUR_CALM, "full");
+        assert_eq!(
+            frame,
+            [
+                0, 0, 12, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11, b'f', b'u', b'l', b'l'
+            ]
+        );
+    }
+}
