@@ -37,6 +37,9 @@ pub const ADD_PARTITIONS_FEATURE_LEVEL: u32 = 4;
 /// The feature level that knows [`Command::RemoveBroker`](crate::Command::RemoveBroker).
 pub const REMOVE_BROKER_FEATURE_LEVEL: u32 = 5;
 
+/// The feature level at which groups remember how many partitions a topic had when they began to read it.
+pub const REMEMBERED_TOPICS_FEATURE_LEVEL: u32 = 5;
+
 /// The first producer id that is given out; lower ones never belong to a producer.
 pub const FIRST_PRODUCER_ID: i64 = 1000;
 

@@ -47,6 +47,10 @@ pub enum Command {
         topics_version: u64,
         /// What each member should own; one that is not named gets nothing.
         targets: Vec<(Arc<str>, PartitionSet)>,
+        /// The group remembers how many partitions a topic had when the group began to read it
+        /// ([`Group::is_added`](crate::Group::is_added)). A kind of its own in the log, which brokers below feature level 5
+        /// do not know.
+        remembers: bool,
     },
     /// A member goes a step towards its target.
     Progress {

@@ -75,6 +75,9 @@ pub struct Group {
     pub topics: Arc<[SubscribedTopic]>,
     /// Where consumers go on.
     pub offsets: BTreeMap<TopicPartition, Committed>,
+    /// How many partitions a topic had when the group began to read it: of the topics that it reads, and those that it has
+    /// offsets of. Those after are new to the group. A topic that came after its subscription had none.
+    pub(crate) first_partitions: BTreeMap<TopicId, u32>,
     /// Since when the group has no members, or the last commit from outside it if that is later, milliseconds since
     /// the Unix epoch on the leader's clock. None while there are members.
     pub empty_since_ms: Option<u64>,
@@ -281,6 +284,7 @@ impl Group {
             members: BTreeMap::new(),
             topics: Arc::default(),
             offsets: BTreeMap::new(),
+            first_partitions: BTreeMap::new(),
             empty_since_ms: None,
             held: BTreeSet::new(),
             bytes: Size::default(),
@@ -335,6 +339,13 @@ impl Group {
     pub fn instance(&self, instance_id: &str) -> Option<(&Arc<str>, &Member)> {
         let mut members = self.members.iter();
         members.find(|(_, member)| member.spec.instance_id.as_deref() == Some(instance_id))
+    }
+
+    /// Whether the partition was added to its topic after the group began to read that: everything in it came after the
+    /// group. False also when that is not known.
+    pub fn is_added(&self, partition: TopicPartition) -> bool {
+        let first = self.first_partitions.get(&partition.topic);
+        first.is_some_and(|first| partition.partition.get() >= *first)
     }
 
     /// The offset committed for a partition.

@@ -13,6 +13,8 @@ use crate::pattern::Patterns;
 pub struct TopicTable {
     version: u64,
     topics: Arc<Topics>,
+    /// Every broker of the cluster knows of targets after which a group remembers its topics.
+    lets_remember: bool,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -36,7 +38,19 @@ impl TopicTable {
         Self {
             version,
             topics: Arc::new(Topics { by_name, by_id }),
+            lets_remember: false,
         }
+    }
+
+    /// The same when every broker of the cluster has feature level 5: groups remember how many partitions a topic had when
+    /// they began to read it.
+    #[must_use]
+    pub fn letting_groups_remember(self, lets_remember: bool) -> Self {
+        Self { lets_remember, ..self }
+    }
+
+    pub(crate) fn lets_remember(&self) -> bool {
+        self.lets_remember
     }
 
     /// The same topics at a later version, at which others than topics had changed.
@@ -44,6 +58,7 @@ impl TopicTable {
         Self {
             version,
             topics: Arc::clone(&self.topics),
+            lets_remember: self.lets_remember,
         }
     }
 

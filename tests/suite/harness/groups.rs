@@ -159,6 +159,7 @@ impl Coordinator {
 /// Offsets to commit for partitions of a topic.
 pub fn offsets(topic: &Bytes, rows: impl IntoIterator<Item = (u32, i64)>) -> Vec<PartitionOffset> {
     let row = |(partition, offset)| PartitionOffset {
+        added: false,
         partition: Some(TopicPartition {
             topic_id: topic.clone(),
             topic: String::new(),

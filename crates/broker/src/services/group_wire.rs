@@ -118,12 +118,15 @@ pub(crate) fn commit_of(image: &Image, offset: v1::PartitionOffset) -> Result<Of
     })
 }
 
+/// An offset; `added` as in the contract.
 pub(crate) fn offset_to(
     image: &Image,
     partition: TopicPartition,
     committed: Option<&Committed>,
+    added: bool,
 ) -> v1::PartitionOffset {
     v1::PartitionOffset {
+        added,
         partition: Some(partition_to(image, partition)),
         offset: committed.map_or(-1, |committed| committed.offset.get()),
         leader_epoch: committed
@@ -141,17 +144,19 @@ pub(crate) fn offsets_to(image: &Image, group: Option<&Group>, wanted: &[TopicPa
     if wanted.is_empty() {
         let all = group.into_iter().flat_map(|group| &group.offsets);
         return all
-            .map(|(partition, committed)| offset_to(image, *partition, Some(committed)))
+            .map(|(partition, committed)| offset_to(image, *partition, Some(committed), false))
             .collect();
     }
     let committed = |partition: &TopicPartition| {
         let index: PartitionIndex = partition.partition;
         group.and_then(|group| group.committed(partition.topic, index))
     };
-    wanted
-        .iter()
-        .map(|partition| offset_to(image, *partition, committed(partition)))
-        .collect()
+    let offset = |partition: &TopicPartition| {
+        let committed = committed(partition);
+        let added = committed.is_none() && group.is_some_and(|group| group.is_added(*partition));
+        offset_to(image, *partition, committed, added)
+    };
+    wanted.iter().map(offset).collect()
 }
 
 pub(crate) fn member_to(image: &Image, group: &Group, id: &str, member: &Member) -> v1::GroupMember {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_controller::{Image, Topic};
+use jangada_controller::{Image, REMEMBERED_TOPICS_FEATURE_LEVEL, Topic, admission};
 use jangada_coordinator::limits::OFFSETS_PER_COMMIT_MAX;
 use jangada_coordinator::{Answer, CommitRequest, PartitionSet};
 use jangada_proto::v1::group_service_client::GroupServiceClient;
@@ -106,6 +106,22 @@ impl Groups {
         })
     }
 
+    /// Raises the cluster's feature level, if all brokers are new enough, so that groups remember how many partitions their
+    /// topics had. Nobody waits for it: until then a group does without.
+    fn let_groups_remember(&self) {
+        let level = REMEMBERED_TOPICS_FEATURE_LEVEL;
+        let image = self.node.metadata.image();
+        if image.feature_level() >= level || admission::validate_raise_feature_level(&image, level).is_err() {
+            return;
+        }
+        let node = self.node.clone();
+        tokio::spawn(async move {
+            if let Err(error) = node.need_level(level).await {
+                tracing::debug!(%error, "the feature level was not raised");
+            }
+        });
+    }
+
     async fn beat(&self, request: HeartbeatRequest, client_host: Arc<str>) -> Result<HeartbeatResponse> {
         // Who leaves makes room for others.
         let leaves = request.member_epoch < 0;
@@ -114,6 +130,9 @@ impl Groups {
             .then(|| self.node.shards.shared.heartbeats.take(bytes))
             .transpose()?;
         let shard = self.shard(&request.group).await?;
+        if request.member_epoch == 0 {
+            self.let_groups_remember();
+        }
         if request.min_metadata_version > 0 {
             let wanted = request.min_metadata_version;
             self.node.metadata.wait_for_version(wanted, VERSION_PATIENCE).await?;

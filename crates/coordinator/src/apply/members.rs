@@ -102,6 +102,7 @@ impl Image {
             group.assignment_epoch = group.epoch;
             group.bytes.targets -= size::topics(&group.topics);
             group.topics = Arc::default();
+            group.forget_unread();
             group.empty_since_ms = Some(at_ms);
         }
         Ok(removed)

@@ -64,7 +64,18 @@ impl Image {
                 topics,
                 topics_version,
                 targets,
-            } => self.set_target(group, *epoch, *computed_at, topics, *topics_version, targets),
+                remembers,
+            } => {
+                let target = targets::Target {
+                    epoch: *epoch,
+                    computed_at: *computed_at,
+                    topics,
+                    topics_version: *topics_version,
+                    targets,
+                    remembers: *remembers,
+                };
+                self.set_target(group, &target)
+            }
             Command::Progress {
                 group,
                 member,

@@ -54,6 +54,7 @@ impl Image {
         for partition in partitions.iter() {
             group.bytes.offsets -= group.offsets.remove(&partition).as_ref().map_or(0, size::offset);
         }
+        group.forget_unread();
         Ok(before - group.offsets.len())
     }
 
@@ -73,6 +74,7 @@ impl Image {
             *bytes -= if is_kept { 0 } else { size::offset(committed) };
             is_kept
         });
+        group.forget_unread();
         Ok(before - group.offsets.len())
     }
 

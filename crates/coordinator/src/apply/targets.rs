@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jangada_types::{Reason, Rejection};
 
 use crate::image::{Epoch, Group, Holding, Image, Member, SubscribedTopic};
-use crate::partitions::PartitionSet;
+use crate::partitions::{PartitionSet, TopicPartition};
 use crate::rules;
 use crate::size;
 
@@ -19,16 +19,26 @@ pub(super) struct Step<'a> {
     pub(super) revoking: &'a PartitionSet,
 }
 
+/// A new target, as the command has it.
+pub(super) struct Target<'a> {
+    pub(super) epoch: Epoch,
+    pub(super) computed_at: u64,
+    pub(super) topics: &'a Arc<[SubscribedTopic]>,
+    pub(super) topics_version: u64,
+    pub(super) targets: &'a [(Arc<str>, PartitionSet)],
+    pub(super) remembers: bool,
+}
+
 impl Image {
-    pub(super) fn set_target(
-        &mut self,
-        name: &str,
-        epoch: Epoch,
-        computed_at: u64,
-        topics: &Arc<[SubscribedTopic]>,
-        topics_version: u64,
-        targets: &[(Arc<str>, PartitionSet)],
-    ) -> Result<usize, Rejection> {
+    pub(super) fn set_target(&mut self, name: &str, target: &Target<'_>) -> Result<usize, Rejection> {
+        let Target {
+            epoch,
+            computed_at,
+            topics,
+            topics_version,
+            targets,
+            remembers,
+        } = *target;
         let group = rules::group(self, name)?;
         if epoch != group.next_assignment_epoch() || epoch <= group.assignment_epoch || group.members.is_empty() {
             return Err(rules::changed(name));
@@ -38,11 +48,15 @@ impl Image {
         self.topics_version = self.topics_version.max(topics_version);
         let index = self.version;
         let group = self.group_mut(name)?;
+        if remembers {
+            group.remember(topics);
+        }
         group.epoch = epoch;
         group.assignment_epoch = epoch;
         group.bytes.targets -= size::topics(&group.topics);
         group.bytes.targets += size::topics(topics);
         group.topics = Arc::clone(topics);
+        group.forget_unread();
         for member in group.members.values_mut() {
             group.bytes.targets -= size::target(&member.target);
             member.target = PartitionSet::new();
@@ -136,6 +150,38 @@ fn judge_step(group: &Group, member: &Member, step: &Step<'_>) -> Option<()> {
 }
 
 impl Group {
+    /// Remembers how many partitions each topic had when the group began to read it. A topic that appears while no member
+    /// changed was created after the group subscribed to it: all of it is new.
+    fn remember(&mut self, topics: &[SubscribedTopic]) {
+        let is_change_of_members = self.is_assigning();
+        for topic in topics {
+            let before = self.topics.iter().find(|before| before.id == topic.id);
+            self.first_partitions.entry(topic.id).or_insert(match before {
+                // From before the group remembered.
+                Some(before) => before.partitions,
+                None if is_change_of_members => topic.partitions,
+                None => 0,
+            });
+        }
+    }
+
+    /// Keeps what it remembers of topics that it reads or has offsets of. A group that comes back to another begins anew.
+    pub(super) fn forget_unread(&mut self) {
+        let Self {
+            topics,
+            offsets,
+            first_partitions,
+            ..
+        } = self;
+        first_partitions.retain(|id, _| {
+            topics.iter().any(|topic| topic.id == *id)
+                || offsets
+                    .range(TopicPartition::new(*id, 0)..=TopicPartition::new(*id, u32::MAX))
+                    .next()
+                    .is_some()
+        });
+    }
+
     /// The epoch that the next target gets.
     pub(crate) fn next_assignment_epoch(&self) -> Epoch {
         self.epoch.max(self.assignment_epoch.next())

@@ -135,6 +135,7 @@ impl Leader {
             topics,
             topics_version: self.topics.version(),
             targets,
+            remembers: self.topics.lets_remember(),
         })
     }
 }

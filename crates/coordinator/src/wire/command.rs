@@ -24,6 +24,8 @@ const DELETE_OFFSETS: u8 = 7;
 const FORGET_TOPICS: u8 = 8;
 const DELETE_GROUP: u8 = 9;
 const EXPIRE_GROUP: u8 = 10;
+/// SET_TARGET after which the group remembers the topics' partitions; from feature level 5 on.
+const SET_TARGET_REMEMBERING: u8 = 11;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct PutMember {
@@ -250,14 +252,16 @@ pub(crate) fn encode(command: &Command) -> Bytes {
             topics,
             topics_version,
             targets,
+            remembers,
             ..
         } => {
+            let kind = if *remembers { SET_TARGET_REMEMBERING } else { SET_TARGET };
             let target = |(member, set): &(Arc<str>, _)| WireTarget {
                 member: member.to_string(),
                 partitions: partitions_to_wire(set),
             };
             frame(
-                Some(SET_TARGET),
+                Some(kind),
                 &SetTarget {
                     group,
                     epoch: epoch.get(),
@@ -360,7 +364,9 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Command, CodecError> {
                 spec: wire.spec.into_spec("command PutMember")?,
             })
         }
-        SET_TARGET => set_target(message("command SetTarget", body)?),
+        SET_TARGET | SET_TARGET_REMEMBERING => {
+            set_target(message("command SetTarget", body)?, kind == SET_TARGET_REMEMBERING)
+        }
         PROGRESS => {
             let wire: Progress = message("command Progress", body)?;
             Ok(Command::Progress {
@@ -438,7 +444,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Command, CodecError> {
     }
 }
 
-fn set_target(wire: SetTarget) -> Result<Command, CodecError> {
+fn set_target(wire: SetTarget, remembers: bool) -> Result<Command, CodecError> {
     let target = |target: WireTarget| {
         let set = partitions_from_wire("command SetTarget", target.partitions)?;
         Ok((target.member.into(), set))
@@ -450,5 +456,6 @@ fn set_target(wire: SetTarget) -> Result<Command, CodecError> {
         topics: topics_from_wire("command SetTarget", wire.topics)?,
         topics_version: wire.topics_version,
         targets: wire.targets.into_iter().map(target).collect::<Result<_, _>>()?,
+        remembers,
     })
 }

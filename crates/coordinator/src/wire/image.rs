@@ -87,6 +87,9 @@ struct WireOffsets {
     topic: Vec<u8>,
     #[prost(message, repeated, tag = "2")]
     partitions: Vec<WireCommitted>,
+    /// As in `WireTopic`, of a topic that is not read now.
+    #[prost(uint32, optional, tag = "3")]
+    first: Option<u32>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -144,8 +147,12 @@ fn offsets_to_wire(offsets: &BTreeMap<TopicPartition, Committed>) -> Vec<WireOff
     for (partition, committed) in offsets {
         if topics.last().is_none_or(|(topic, _)| *topic != partition.topic) {
             let topic = partition.topic.as_bytes().to_vec();
-            let partitions = Vec::new();
-            topics.push((partition.topic, WireOffsets { topic, partitions }));
+            let wire = WireOffsets {
+                topic,
+                partitions: Vec::new(),
+                first: None,
+            };
+            topics.push((partition.topic, wire));
         }
         let (_, last) = topics.last_mut().expect("one was pushed");
         last.partitions.push(WireCommitted {
@@ -161,7 +168,7 @@ fn offsets_to_wire(offsets: &BTreeMap<TopicPartition, Committed>) -> Vec<WireOff
 
 fn offsets_from_wire(wire: Vec<WireOffsets>) -> Result<BTreeMap<TopicPartition, Committed>, CodecError> {
     let mut all = BTreeMap::new();
-    for WireOffsets { topic, partitions } in wire {
+    for WireOffsets { topic, partitions, .. } in wire {
         let topic = topic_id(WHAT, &topic)?;
         for committed in partitions {
             let partition = TopicPartition::new(topic, committed.partition);
@@ -205,6 +212,26 @@ fn member_from_wire(wire: WireMember) -> Result<(Arc<str>, Member), CodecError> 
     Ok((wire.id.into(), member))
 }
 
+/// What a group remembers of its topics, beside what else it has of them.
+fn first_to_wire(group: &Group, topics: &mut [WireTopic], offsets: &mut [WireOffsets]) {
+    let first = |id: &[u8]| group.first_partitions.get(&TopicId::from_slice(id)?).copied();
+    for topic in &mut *topics {
+        topic.first = first(&topic.id);
+    }
+    for offsets in offsets {
+        if !topics.iter().any(|topic| topic.id == offsets.topic) {
+            offsets.first = first(&offsets.topic);
+        }
+    }
+}
+
+fn first_from_wire(topics: &[WireTopic], offsets: &[WireOffsets]) -> Result<BTreeMap<TopicId, u32>, CodecError> {
+    let read = topics.iter().map(|topic| (&topic.id, topic.first));
+    let others = offsets.iter().map(|offsets| (&offsets.topic, offsets.first));
+    let known = read.chain(others).filter_map(|(id, first)| Some((id, first?)));
+    known.map(|(id, first)| Ok((topic_id(WHAT, id)?, first))).collect()
+}
+
 fn group_from_wire(wire: WireGroup) -> Result<(Arc<str>, Group), CodecError> {
     let mut members: BTreeMap<Arc<str>, Member> = BTreeMap::new();
     for member in wire.members {
@@ -228,6 +255,7 @@ fn group_from_wire(wire: WireGroup) -> Result<(Arc<str>, Group), CodecError> {
         assignment_epoch: Epoch(wire.assignment_epoch),
         changed_at: wire.changed_at,
         members,
+        first_partitions: first_from_wire(&wire.topics, &wire.offsets)?,
         topics: topics_from_wire(WHAT, wire.topics)?,
         offsets: offsets_from_wire(wire.offsets)?,
         empty_since_ms: wire.empty_since_ms,
@@ -238,9 +266,12 @@ fn group_from_wire(wire: WireGroup) -> Result<(Arc<str>, Group), CodecError> {
     Ok((wire.name.into(), group))
 }
 
-pub(crate) fn encode(image: &Image) -> Bytes {
-    let group = |(name, group): (&Arc<str>, &Group)| WireGroup {
-        name: name.to_string(),
+fn group_to_wire(name: &str, group: &Group) -> WireGroup {
+    let mut topics = topics_to_wire(&group.topics);
+    let mut offsets = offsets_to_wire(&group.offsets);
+    first_to_wire(group, &mut topics, &mut offsets);
+    WireGroup {
+        name: name.to_owned(),
         epoch: group.epoch.get(),
         assignment_epoch: group.assignment_epoch.get(),
         changed_at: group.changed_at,
@@ -249,16 +280,19 @@ pub(crate) fn encode(image: &Image) -> Bytes {
             .iter()
             .map(|(id, member)| member_to_wire(id, member))
             .collect(),
-        topics: topics_to_wire(&group.topics),
-        offsets: offsets_to_wire(&group.offsets),
+        topics,
+        offsets,
         empty_since_ms: group.empty_since_ms,
-    };
+    }
+}
+
+pub(crate) fn encode(image: &Image) -> Bytes {
     frame(
         None,
         &WireImage {
             version: image.version,
             topics_version: image.topics_version,
-            groups: image.groups().map(group).collect(),
+            groups: image.groups().map(|(name, group)| group_to_wire(name, group)).collect(),
         },
     )
 }

@@ -36,6 +36,9 @@ pub(crate) struct WireTopic {
     name: String,
     #[prost(uint32, tag = "3")]
     partitions: u32,
+    /// In a snapshot: how many it had when the group began to read it, if that is known.
+    #[prost(uint32, optional, tag = "4")]
+    first: Option<u32>,
 }
 
 /// What a member says of itself.
@@ -138,6 +141,7 @@ fn topics_to_wire(topics: &[SubscribedTopic]) -> Vec<WireTopic> {
             id: topic.id.as_bytes().to_vec(),
             name: topic.name.to_string(),
             partitions: topic.partitions,
+            first: None,
         })
         .collect()
 }

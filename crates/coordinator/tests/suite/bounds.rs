@@ -197,6 +197,7 @@ fn assign(world: &mut World, name: &str, partitions: u32) -> Reply {
         }]),
         topics_version: 1,
         targets: vec![(member, (0..partitions).map(|at| partition(9, at)).collect())],
+        remembers: true,
     };
     apply(world, &target)
 }

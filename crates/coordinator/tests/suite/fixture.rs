@@ -173,7 +173,7 @@ pub fn table(version: u64, topics: Topics) -> Arc<TopicTable> {
     let topics = topics
         .into_iter()
         .map(|(id, name, count)| (TopicId::from_u128(id), Arc::from(name), count));
-    Arc::new(TopicTable::new(version, topics))
+    Arc::new(TopicTable::new(version, topics).letting_groups_remember(true))
 }
 
 pub fn partition(topic: u128, partition: u32) -> TopicPartition {

@@ -98,6 +98,7 @@ fn commands() -> Vec<Command> {
         topics: topics(),
         topics_version: 9,
         targets: targets.into_iter().map(|(id, set)| (id.into(), set)).collect(),
+        remembers: false,
     };
     let by_others = |name: &str| Command::CommitOffsets {
         group: name.into(),
@@ -151,6 +152,26 @@ fn commands() -> Vec<Command> {
         },
         by_others("y"),
     ]
+}
+
+#[test]
+fn a_target_that_is_remembered_is_a_kind_of_its_own() {
+    let target = |remembers| Command::SetTarget {
+        group: "g".into(),
+        epoch: Epoch(2),
+        computed_at: 1,
+        topics: topics(),
+        topics_version: 9,
+        targets: vec![("a".into(), set(&[(1, 0)]))],
+        remembers,
+    };
+    let (plain, remembered) = (target(false).encode(), target(true).encode());
+    assert_eq!(
+        (plain[..2].to_vec(), remembered[..2].to_vec()),
+        (vec![1, 2], vec![1, 11])
+    );
+    assert_eq!(plain[2..], remembered[2..]);
+    assert_eq!(Command::decode(&remembered), Ok(target(true)));
 }
 
 fn image() -> Image {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jangada_coordinator::Subscription;
+use jangada_coordinator::{Image, Subscription};
 use jangada_types::TopicId;
 
 use crate::fixture::{Client, World, counts, partition, settled, table};
@@ -14,6 +14,51 @@ fn partitions_that_are_added_are_shared_out() {
     let until = world.now_ms + 10_000;
     world.run(until, &mut clients);
     assert_eq!(counts(&clients), [3, 3]);
+}
+
+/// Which partitions of topic 1 a group counts as added.
+fn added(world: &World, partitions: u32) -> Vec<u32> {
+    let is_added = |index: &u32| world.group().is_added(partition(1, *index));
+    (0..partitions).filter(is_added).collect()
+}
+
+#[test]
+fn partitions_that_came_after_the_group_are_known_as_added_also_when_it_has_no_members_then() {
+    let (mut world, mut clients) = settled(1, vec![(1, "t", 2)]);
+    assert_eq!(added(&world, 4), [2, 3], "two were there when it began");
+    let member = Some((&*clients[0].id, clients[0].epoch));
+    world.commit(member, partition(1, 0), 5).expect("it is its own");
+    clients[0].leave(&mut world, -1);
+    world.set_topics(vec![(1, "t", 4)]);
+    let mut next = vec![Client::new("next", &["t"])];
+    let until = world.now_ms + 10_000;
+    world.run(until, &mut next);
+    assert_eq!(counts(&next), [4]);
+    assert_eq!(added(&world, 4), [2, 3]);
+    world.image = Image::restore(&world.image.snapshot()).expect("a snapshot can be read");
+    assert_eq!(added(&world, 4), [2, 3], "a snapshot has it, too");
+}
+
+#[test]
+fn of_a_topic_that_came_after_its_subscriber_all_partitions_are_added() {
+    let mut world = World::new(vec![]);
+    let mut clients = vec![Client::new("m", &["t"])];
+    world.run(5_000, &mut clients);
+    world.set_topics(vec![(1, "t", 3)]);
+    let until = world.now_ms + 5_000;
+    world.run(until, &mut clients);
+    assert_eq!(added(&world, 3), [0, 1, 2]);
+}
+
+#[test]
+fn a_group_without_members_and_offsets_begins_anew() {
+    let (mut world, mut clients) = settled(1, vec![(1, "t", 2)]);
+    clients[0].leave(&mut world, -1);
+    world.set_topics(vec![(1, "t", 4)]);
+    let mut next = vec![Client::new("next", &["t"])];
+    let until = world.now_ms + 10_000;
+    world.run(until, &mut next);
+    assert_eq!(added(&world, 4), Vec::<u32>::new());
 }
 
 #[test]

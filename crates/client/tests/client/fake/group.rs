@@ -204,7 +204,8 @@ impl State {
                 .topics
                 .iter()
                 .map(|(name, topic)| (topic.id, Arc::from(name.as_str()), topic.partitions.len() as u32));
-            let table = Arc::new(TopicTable::new(self.version, topics));
+            let table = TopicTable::new(self.version, topics).letting_groups_remember(true);
+            let table = Arc::new(table);
             let now = now(self.groups.began);
             let Groups { leader, image, .. } = &mut self.groups;
             leader.topics_changed(image, table, now);
@@ -442,9 +443,11 @@ impl v1::group_service_server::GroupService for Broker {
                 let offsets = wire.partitions.into_iter().map(|wanted| {
                     let found = partition(Some(wanted.clone()));
                     let offset = groups.committed(&wire.group, found.topic, found.partition.get());
+                    let group = groups.image.group(&wire.group);
                     v1::PartitionOffset {
                         partition: Some(wanted),
                         offset: offset.unwrap_or(-1),
+                        added: offset.is_none() && group.is_some_and(|group| group.is_added(found)),
                         ..v1::PartitionOffset::default()
                     }
                 });
