@@ -44,6 +44,8 @@ pub(crate) struct Fetcher {
     pub group: Option<Arc<str>>,
     /// The next offset to fetch.
     pub next_offset: i64,
+    /// The partition was added while its topic was read: it begins with its first record, wherever that is by now.
+    pub is_added: bool,
     /// Fetching, while it fails.
     pub trouble: Trouble,
 }
@@ -234,6 +236,7 @@ impl Fetcher {
             return Ok(());
         }
         self.trouble.works();
+        self.is_added = false;
         let first_offset = self.next_offset;
         self.next_offset = fetch.next_offset;
         self.window.hold(fetch.batches.len() as i64);
@@ -257,7 +260,11 @@ impl Fetcher {
             Some(offset) => offset,
             None => self.list(OffsetAt::Latest).await?,
         };
-        let to = match self.offset_reset {
+        let policy = match std::mem::take(&mut self.is_added) {
+            true => OffsetReset::Earliest,
+            false => self.offset_reset,
+        };
+        let to = match policy {
             OffsetReset::Earliest => low,
             OffsetReset::Latest => high,
             OffsetReset::Error => {
@@ -278,7 +285,7 @@ impl Fetcher {
             to,
             log_start_offset: low,
             high_watermark: high,
-            policy: self.offset_reset,
+            policy,
         });
         self.cluster.notices.tell(&reset);
         self.next_offset = to;

@@ -11,6 +11,7 @@ mod fetcher;
 mod inbox;
 mod reader;
 mod record;
+mod subscribed;
 
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ use crate::client::OffsetAt;
 use crate::cluster::Cluster;
 use crate::error::ClientError;
 use crate::metadata::TopicMetadata;
+use subscribed::{Followed, Subscribed};
 
 /// Reads partitions that it is assigned by hand.
 ///
@@ -51,6 +53,8 @@ use crate::metadata::TopicMetadata;
 pub struct Consumer {
     cluster: Arc<Cluster>,
     reader: Reader,
+    /// Topics that are read as a whole.
+    subscribed: Option<Subscribed>,
 }
 
 /// The ends of a consumer's partitions at some moment.
@@ -72,6 +76,7 @@ impl Consumer {
     pub(crate) fn new(cluster: Arc<Cluster>, config: ConsumerConfig) -> Result<Self, ClientError> {
         Ok(Self {
             reader: Reader::new(cluster.clone(), config, None)?,
+            subscribed: None,
             cluster,
         })
     }
@@ -101,22 +106,71 @@ impl Consumer {
         .await?;
         self.reader.clear();
         self.reader.add(starts);
+        self.subscribed = None;
         Ok(())
     }
 
-    /// Reads all partitions of a topic from now on.
+    /// Reads all partitions of a topic from now on, instead of the ones before, also those that are added later: within
+    /// `metadata_max_age` they are read from their first record on, whatever `at` is, for all that is in them came after this call.
+    /// A [`Notice`](crate::Notice) tells of them.
     ///
     /// # Errors
     /// As [`assign`](Self::assign).
     pub async fn assign_topic(&mut self, topic: &str, at: StartAt) -> Result<(), ClientError> {
-        let name: Arc<str> = topic.into();
-        let found = self.cluster.topic(&name).await?;
-        self.assign(
-            (0..found.partitions.len() as u32)
-                .map(|partition| (name.clone(), partition, at))
-                .collect(),
-        )
-        .await
+        self.assign_topics(vec![(topic, at)]).await
+    }
+
+    /// The same for several topics.
+    ///
+    /// # Errors
+    /// As [`assign`](Self::assign).
+    pub async fn assign_topics<T: Into<Arc<str>>>(&mut self, topics: Vec<(T, StartAt)>) -> Result<(), ClientError> {
+        let mut names = Vec::new();
+        let mut partitions = Vec::new();
+        for (name, at) in topics {
+            let found = self.cluster.topic(&name.into()).await?;
+            partitions.extend((0..found.partitions.len() as u32).map(|partition| (found.name.clone(), partition, at)));
+            names.push(found.name.clone());
+        }
+        self.assign(partitions).await?;
+        self.follow(names).await
+    }
+
+    /// Reads partitions that are added to these topics, too, from their first record on, until the next assignment: those behind
+    /// the last one that is read now. It is what [`assign_topic`](Self::assign_topic) does, for partitions that begin each
+    /// elsewhere.
+    ///
+    /// # Errors
+    /// [`ClientError::UnknownTopic`], or when no broker answers within `retry_timeout`.
+    pub async fn follow<T: Into<Arc<str>>>(&mut self, topics: Vec<T>) -> Result<(), ClientError> {
+        let mut followed = Vec::new();
+        for name in topics {
+            let topic = self.cluster.topic(&name.into()).await?;
+            let read = self.reader.partitions().filter(|(read, _)| read.id == topic.id);
+            let partitions = read.map(|(_, partition)| partition + 1).max().unwrap_or(0);
+            followed.push(Followed { topic, partitions });
+        }
+        self.subscribed = Some(Subscribed::new(&self.cluster, followed));
+        Ok(())
+    }
+
+    /// Takes up partitions that were added to the topics, if the metadata has changed.
+    fn take_added(&mut self) {
+        for (topic, added) in self.subscribed.iter_mut().flat_map(Subscribed::added) {
+            self.reader.add_new(&topic, added);
+        }
+    }
+
+    /// Waits until there are records to hand out.
+    async fn fill(&mut self) -> Result<(), ClientError> {
+        loop {
+            self.take_added();
+            tokio::select! {
+                biased;
+                filled = self.reader.fill() => return filled.map_err(|(_, error)| error),
+                () = Subscribed::changed(&mut self.subscribed) => {}
+            }
+        }
     }
 
     /// Goes on elsewhere in one of the partitions.
@@ -141,7 +195,7 @@ impl Consumer {
     /// # Errors
     /// What a partition runs into; see [`Consumer`].
     pub async fn next(&mut self) -> Result<ConsumedRecord, ClientError> {
-        self.reader.fill().await.map_err(|(_, error)| error)?;
+        self.fill().await?;
         let (_, record) = self.reader.pop().expect("filled");
         Ok(record)
     }
@@ -152,7 +206,7 @@ impl Consumer {
     /// # Errors
     /// What a partition runs into; see [`Consumer`].
     pub async fn next_batch(&mut self) -> Result<Vec<ConsumedRecord>, ClientError> {
-        self.reader.fill().await.map_err(|(_, error)| error)?;
+        self.fill().await?;
         let (_, records) = self.reader.pop_all(usize::MAX).expect("filled");
         Ok(records)
     }
@@ -165,7 +219,14 @@ impl Consumer {
     /// # Errors
     /// What a partition runs into; see [`Consumer`].
     pub async fn next_raw(&mut self) -> Result<RawBatches, ClientError> {
-        self.reader.next_raw().await.map_err(|(_, error)| error)
+        loop {
+            self.take_added();
+            tokio::select! {
+                biased;
+                raw = self.reader.next_raw() => return raw.map_err(|(_, error)| error),
+                () = Subscribed::changed(&mut self.subscribed) => {}
+            }
+        }
     }
 
     /// The next offset of a partition that will be handed out. `None`: it is not assigned.

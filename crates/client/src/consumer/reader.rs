@@ -111,11 +111,26 @@ impl Reader {
         let starts: Vec<_> = starts.into_iter().collect();
         let share = self.config.share_bytes(self.slots.len() + starts.len());
         self.resize(share);
-        let start = |(topic, partition, offset)| self.start(topic, partition, offset, share);
+        let start = |(topic, partition, offset)| self.start((topic, partition, offset), false, share);
         starts.into_iter().map(start).collect()
     }
 
-    fn start(&mut self, topic: Arc<TopicMetadata>, partition: u32, offset: i64, share: usize) -> Life {
+    /// Begins to read partitions that were added to a topic, each with its first record. The others go on. Must be called within
+    /// a tokio runtime.
+    pub fn add_new(&mut self, topic: &Arc<TopicMetadata>, partitions: std::ops::Range<u32>) {
+        let share = self.config.share_bytes(self.slots.len() + partitions.len());
+        self.resize(share);
+        for partition in partitions {
+            self.start((topic.clone(), partition, 0), true, share);
+        }
+    }
+
+    fn start(
+        &mut self,
+        (topic, partition, offset): (Arc<TopicMetadata>, u32, i64),
+        is_added: bool,
+        share: usize,
+    ) -> Life {
         let life = Life(self.next_life);
         self.next_life += 1;
         let window = Arc::new(Window::new(share));
@@ -130,6 +145,7 @@ impl Reader {
             offset_reset: self.config.offset_reset,
             group: self.group.clone(),
             next_offset: offset,
+            is_added,
             trouble: self
                 .cluster
                 .notices

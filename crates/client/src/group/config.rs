@@ -87,9 +87,12 @@ pub struct GroupConfig {
     pub rebalance_timeout: Duration,
     /// Default: [`Assignor::Any`].
     pub assignor: Assignor,
-    /// Where partitions without a committed offset begin, and those whose offset is no longer there. Default: earliest, which misses
-    /// nothing.
+    /// Where partitions without a committed offset begin: partitions that were there when the group began to read their topic. Those
+    /// that were added later begin with their first record in any case. Default: earliest, which misses nothing.
     pub offset_reset: OffsetReset,
+    /// Where reading goes on when the offset to read is no longer there, since retention took it, which a
+    /// [`Notice`](crate::Notice) tells. Default: none, which is as `offset_reset` says.
+    pub out_of_range_reset: Option<OffsetReset>,
     /// Default: after, every 5 s.
     pub commit: CommitMode,
     /// As [`ConsumerConfig::prefetch_bytes`].
@@ -117,6 +120,7 @@ impl GroupConfig {
             rebalance_timeout: Duration::from_secs(300),
             assignor: Assignor::Any,
             offset_reset: OffsetReset::Earliest,
+            out_of_range_reset: None,
             commit: CommitMode::After {
                 interval: Duration::from_secs(5),
             },
@@ -158,7 +162,7 @@ impl GroupConfig {
         ConsumerConfig {
             prefetch_bytes: self.prefetch_bytes,
             max_partition_bytes: self.max_partition_bytes,
-            offset_reset: self.offset_reset,
+            offset_reset: self.out_of_range_reset.unwrap_or(self.offset_reset),
         }
     }
 }

@@ -74,6 +74,7 @@ impl OffsetCommit {
 
     pub(crate) fn wire(&self) -> v1::PartitionOffset {
         v1::PartitionOffset {
+            added: false,
             partition: Some(self.partition.wire()),
             offset: self.offset,
             leader_epoch: self.leader_epoch,

@@ -14,9 +14,10 @@ use super::config::CommitMode;
 use super::listener::{GroupHandle, ListenerError, StartPositions, TopicPartition};
 use super::membership::Ack;
 use super::owned::{Owned, State};
-use super::starts::Found;
+use super::starts::{Found, Known};
 use crate::consumer::Life;
 use crate::error::ClientError;
+use crate::notice::Notice;
 
 /// Before partitions whose start could not be found out are tried again.
 const START_RETRY: Duration = Duration::from_millis(500);
@@ -166,7 +167,9 @@ impl GroupConsumer {
         for partition in self.owned.in_state(|state| matches!(state, State::Announced(_))) {
             let (turn, given) = self.owned.begin_lookup(&partition);
             match given {
-                Some(_) => self.lookups.push(self.starts.start(partition, turn, given, None)),
+                Some(_) => self
+                    .lookups
+                    .push(self.starts.start(partition, turn, given, Known::Nothing)),
                 None => unknown.push((partition, turn)),
             }
         }
@@ -231,7 +234,10 @@ impl GroupConsumer {
             Done::ToldLost => {}
             Done::GaveUp { committed } => {
                 if let Err(error) = committed {
-                    tracing::warn!(group = self.config.group, member = self.member_id(), %error, "given up without a commit");
+                    self.cluster.notices.tell(&Notice::NotCommitted {
+                        group: self.config.group.as_str().into(),
+                        error,
+                    });
                 }
             }
             Done::Announced { losses, .. } if losses != self.view.losses => {}
@@ -252,9 +258,9 @@ impl GroupConsumer {
     pub(super) fn take_found(&mut self, found: Found) -> Result<(), ClientError> {
         match found {
             Found::Committed(partitions, Ok(offsets)) => {
-                for ((partition, turn), committed) in partitions.into_iter().zip(offsets) {
+                for ((partition, turn), known) in partitions.into_iter().zip(offsets) {
                     if self.owned.is_looked_up(&partition, turn) {
-                        self.lookups.push(self.starts.start(partition, turn, None, committed));
+                        self.lookups.push(self.starts.start(partition, turn, None, known));
                     }
                 }
                 Ok(())
@@ -280,6 +286,12 @@ impl GroupConsumer {
                 };
                 if start.is_committed {
                     self.committer.is_committed(&partition, start.offset);
+                }
+                if start.is_added {
+                    self.cluster.notices.tell(&Notice::PartitionsAdded {
+                        topic: partition.topic.clone(),
+                        partitions: vec![partition.partition],
+                    });
                 }
                 // The member's position counts from here on, so that the next owner begins there and not at an end that has
                 // moved on meanwhile.
@@ -323,13 +335,17 @@ impl GroupConsumer {
     }
 
     pub(super) fn take_failed(&mut self, life: Life, error: ClientError) -> Result<(), ClientError> {
-        if matches!(error, ClientError::UnknownTopic { .. }) {
-            // The coordinator takes it from the member soon.
-            tracing::warn!(group = self.config.group, %error, "a partition is gone");
-            return Ok(());
+        if !matches!(error, ClientError::UnknownTopic { .. }) {
+            return Err(error);
         }
-        let _ = life;
-        Err(error)
+        // The coordinator takes it from the member soon.
+        if let Some((partition, _)) = self.owned.by_life(life) {
+            self.cluster.notices.tell(&Notice::PartitionGone {
+                topic: partition.topic.clone(),
+                partition: partition.partition,
+            });
+        }
+        Ok(())
     }
 
     fn log(&self, assigned: &[TopicPartition], revoked: &BTreeSet<TopicPartition>) {

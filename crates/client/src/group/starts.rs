@@ -1,19 +1,26 @@
 //! Where partitions begin: at the committed offset, else as the settings say.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use jangada_proto::v1;
+use tokio::time::timeout;
 
 use super::coordinator::Coordinator;
 use super::listener::TopicPartition;
+use crate::client::OffsetAt;
 use crate::cluster::Cluster;
 use crate::consumer::{OffsetReset, StartAt, start_offset};
 use crate::error::ClientError;
 use crate::metadata::TopicMetadata;
+use crate::notice::Notice;
 
 /// Partitions that one call may name, as the contract says.
 const PARTITIONS_PER_FETCH_MAX: usize = 10_000;
+
+/// How long reading waits until it is known what a group passes over that begins at a partition's end.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
 
 /// Asks for where partitions begin. Its futures stand alone: one whose partition was given up meanwhile is passed over.
 pub(crate) struct Starts {
@@ -25,8 +32,18 @@ pub(crate) struct Starts {
 /// What was asked for, each with the turn of its partition, which tells whether it still counts.
 pub(crate) enum Found {
     /// What is committed.
-    Committed(Vec<(TopicPartition, u64)>, Result<Vec<Option<i64>>, ClientError>),
+    Committed(Vec<(TopicPartition, u64)>, Result<Vec<Known>, ClientError>),
     Start(TopicPartition, u64, Result<Start, ClientError>),
+}
+
+/// What the group knows of where a partition begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Known {
+    Committed(i64),
+    /// Nothing is committed.
+    Nothing,
+    /// Nothing is committed, and the partition was added after the group began to read its topic.
+    Added,
 }
 
 /// Where a partition begins.
@@ -34,6 +51,8 @@ pub(crate) struct Start {
     pub topic: Arc<TopicMetadata>,
     pub offset: i64,
     pub is_committed: bool,
+    /// All that is in it came after the group.
+    pub is_added: bool,
 }
 
 impl Starts {
@@ -43,20 +62,25 @@ impl Starts {
         Box::pin(async move {
             let wanted = partitions.iter().map(|(partition, _)| partition.wire()).collect();
             let committed = fetch(&coordinator, wanted).await.map(|offsets| {
-                let offset = |offset: &v1::PartitionOffset| (offset.offset >= 0).then_some(offset.offset);
-                offsets.iter().map(offset).collect::<Vec<_>>()
+                let known = |offset: &v1::PartitionOffset| match offset.offset {
+                    committed @ 0.. => Known::Committed(committed),
+                    _ if offset.added => Known::Added,
+                    _ => Known::Nothing,
+                };
+                offsets.iter().map(known).collect::<Vec<_>>()
             });
             Found::Committed(partitions, committed)
         })
     }
 
-    /// Where a partition begins: where the listener says, or at the committed offset, or as the settings say.
+    /// Where a partition begins: where the listener says, or at the committed offset, or, if it was added after the group began,
+    /// with its first record, or as the settings say.
     pub fn start(
         &self,
         partition: TopicPartition,
         turn: u64,
         given: Option<StartAt>,
-        committed: Option<i64>,
+        known: Known,
     ) -> BoxFuture<'static, Found> {
         let cluster = self.cluster.clone();
         let group = self.coordinator.group().clone();
@@ -66,25 +90,52 @@ impl Starts {
             OffsetReset::Error => None,
         };
         Box::pin(async move {
-            let at = given.or(committed.map(StartAt::Offset)).or(reset);
+            let by_group = match known {
+                Known::Committed(offset) => Some(StartAt::Offset(offset)),
+                Known::Added => Some(StartAt::Earliest),
+                Known::Nothing => None,
+            };
+            let at = given.or(by_group).or(reset);
             let start = async {
                 let at = at.ok_or_else(|| ClientError::NoCommittedOffset {
-                    group,
+                    group: group.clone(),
                     topic: partition.topic.clone(),
                     partition: partition.partition,
                 })?;
                 let topic = topic(&cluster, &partition).await?;
                 let offset = start_offset(&cluster, &topic, partition.partition, at).await?;
-                let is_committed = given.is_none() && committed.is_some();
+                if at == StartAt::Latest && given.is_none() {
+                    // It is only for the notice: reading does not wait long for it.
+                    let told = tell_skipped(&cluster, group, &topic, partition.partition, offset);
+                    let _ = timeout(TOLD_WITHIN, told).await;
+                }
                 Ok(Start {
                     topic,
                     offset,
-                    is_committed,
+                    is_committed: given.is_none() && matches!(known, Known::Committed(_)),
+                    is_added: given.is_none() && matches!(known, Known::Added),
                 })
             };
             let start = start.await;
             Found::Start(partition, turn, start)
         })
+    }
+}
+
+/// Says which records a group passes over that begins at a partition's end.
+async fn tell_skipped(cluster: &Cluster, group: Arc<str>, topic: &TopicMetadata, partition: u32, offset: i64) {
+    let Ok(first) = cluster.list_offsets(topic, partition, OffsetAt::Earliest).await else {
+        return;
+    };
+    let log_start_offset = first.offset.unwrap_or(0);
+    if log_start_offset < offset {
+        cluster.notices.tell(&Notice::BeginsAtEnd {
+            group,
+            topic: topic.name.clone(),
+            partition,
+            log_start_offset,
+            offset,
+        });
     }
 }
 

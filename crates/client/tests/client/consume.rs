@@ -1,10 +1,12 @@
 //! Consuming.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::join_all;
 use jangada_client::{
-    Client, ClientError, Codec, Consumer, ConsumerConfig, OffsetReset, ProducerConfig, ProducerRecord, Reason, StartAt,
+    Client, ClientError, Codec, Consumer, ConsumerConfig, OffsetReset, OnNotice, ProducerConfig, ProducerRecord,
+    Reason, StartAt,
 };
 use jangada_types::batch::BatchIter;
 use tokio::time::timeout;
@@ -66,6 +68,52 @@ async fn all_partitions_are_read_in_order() {
         assert_eq!(consumer.position("t", partition), Some(500));
         assert_eq!(consumer.high_watermark("t", partition), Some(500));
     }
+}
+
+#[tokio::test]
+async fn partitions_that_are_added_are_read_from_their_first_record() {
+    let cluster = Cluster::start(2);
+    let _ = filled(&cluster, 2, 10).await;
+    let heard: Arc<Mutex<Vec<String>>> = Arc::default();
+    let sink = heard.clone();
+    let mut config = cluster.config();
+    config.metadata_max_age = Duration::from_millis(100);
+    config.on_notice = OnNotice::new(move |notice| sink.lock().expect("no panic").push(notice.to_string()));
+    let client = Client::connect(config).await.expect("the brokers answer");
+    let mut consumer = client.consumer(ConsumerConfig::default()).expect("good settings");
+    consumer.assign_topic("t", StartAt::Latest).await.expect("assigned");
+    assert!(
+        timeout(Duration::from_millis(200), consumer.next()).await.is_err(),
+        "nothing comes after the end"
+    );
+    let other = cluster.client().await;
+    other.admin().create_partitions("t", 4).await.expect("created");
+    for partition in [2, 3] {
+        let producer = other.producer(small_batches()).expect("good settings");
+        for delivered in join_all(send(&producer, partition, 0..20).await).await {
+            delivered.expect("delivered");
+        }
+    }
+    // What retention took before it was read is told, whatever the policy says of partitions that were there.
+    cluster.state().partition("t", 3).log_start = 5;
+    let all = read(&mut consumer, 35).await;
+    let of = |partition| {
+        all.iter()
+            .filter(|record| record.0 == partition)
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of(2), expected(2, 0..20));
+    assert_eq!(of(3), expected(3, 5..20));
+    let heard = heard.lock().expect("no panic").join("\n");
+    assert!(
+        heard.contains("partitions were added to t: t[2] to [3] are read"),
+        "{heard}"
+    );
+    assert!(
+        heard.contains("offset 0 of t[3] is below its log start, 5: 5 records are gone"),
+        "{heard}"
+    );
 }
 
 #[tokio::test]

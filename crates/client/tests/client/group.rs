@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use jangada_client::{
     Client, ClientError, CommitMode, ConsumedRecord, GroupConfig, GroupConsumer, GroupHandle, ListenerError,
     OffsetReset, PartitionPosition, RebalanceListener, StartAt, StartPositions, TopicPartition,
@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::consume::{fill, filled};
 use crate::fake::{Cluster, Event};
+use crate::produce::{send, small_batches};
 
 /// Longer than anything here takes.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -453,6 +454,61 @@ async fn partitions_without_an_offset_begin_as_the_settings_say() {
     until("committed", || !cluster.state().groups().commits.is_empty()).await;
     fill(&client, 1, 10..11).await;
     assert_eq!(take(&mut consumer, 1).await[0].offset, 10);
+}
+
+#[tokio::test]
+async fn a_group_at_latest_reads_added_partitions_from_their_first_record() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 2, 10).await;
+    let latest = || GroupConfig {
+        offset_reset: OffsetReset::Latest,
+        ..config()
+    };
+    let mut consumer = member(&client, latest());
+    idle(&mut consumer, 200).await;
+    let committed = || {
+        cluster
+            .state()
+            .groups()
+            .commits
+            .iter()
+            .map(|commit| commit.offsets.len())
+            .sum::<usize>()
+    };
+    until("committed", || committed() >= 2).await;
+    client.admin().create_partitions("t", 3).await.expect("created");
+    fill(&cluster.client().await, 3, 10..15).await;
+    let mut read: Vec<_> = take(&mut consumer, 15)
+        .await
+        .iter()
+        .map(|r| (r.partition, r.offset))
+        .collect();
+    read.sort_unstable();
+    let expected = |partition, from| (from..from + 5).map(move |offset| (partition, offset));
+    assert_eq!(
+        read,
+        [expected(0, 10), expected(1, 10), expected(2, 0)]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+    );
+    soon(consumer.close()).await.expect("committed");
+
+    // Nobody is there when the next one is added.
+    client.admin().create_partitions("t", 4).await.expect("created");
+    let other = cluster.client().await;
+    let producer = other.producer(small_batches()).expect("good settings");
+    for delivered in join_all(send(&producer, 3, 0..5).await).await {
+        delivered.expect("delivered");
+    }
+    let mut consumer = member(&client, latest());
+    let read: Vec<_> = take(&mut consumer, 5)
+        .await
+        .iter()
+        .map(|r| (r.partition, r.offset))
+        .collect();
+    assert_eq!(read, expected(3, 0).collect::<Vec<_>>());
+    soon(consumer.close()).await.expect("committed");
 }
 
 /// Positions that a listener keeps by itself.
