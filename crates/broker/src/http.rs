@@ -24,7 +24,7 @@ pub(crate) fn router(node: NodeWatch) -> Router {
 
 async fn readyz(State(node): State<NodeWatch>) -> (StatusCode, String) {
     let node = node.borrow().clone();
-    match node.map(|node| not_ready(&node)) {
+    match node.map(|node| not_ready(&node).or_else(|| refuses_writes(&node))) {
         Some(None) => (StatusCode::OK, "ready\n".to_owned()),
         Some(Some(why)) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
         None => (
@@ -61,6 +61,17 @@ pub(crate) fn not_ready(node: &Node) -> Option<String> {
         return Some("the metadata group has no leader".into());
     }
     (missing + leaderless > 0).then(|| format!("{missing} replicas are not open yet, {leaderless} know no leader"))
+}
+
+/// Why this broker takes no records although it is there and serves readers: its disk. Whoever restarts one broker after the
+/// other, or looks whether all is well, must not take it for a sound one. gRPC health leaves it out: calls are answered.
+fn refuses_writes(node: &Node) -> Option<String> {
+    match node.store().condition() {
+        StoreCondition::DiskLow { free, reserve } => Some(format!(
+            "the disk has {free} bytes free, below the reserve of {reserve}: records are refused, reading goes on"
+        )),
+        _ => None,
+    }
 }
 
 async fn metrics(State(node): State<NodeWatch>) -> (StatusCode, String) {

@@ -17,6 +17,7 @@
 //! - `disk`: whether the disk takes more.
 //! - `services`: the gRPC surface.
 //! - `listener`: who may connect, and how many.
+//! - `refusal_log`: what an operator reads of requests that are refused.
 //! - `http`: probes and metrics.
 //! - `health`: the probe of gRPC.
 
@@ -35,6 +36,7 @@ mod partitions;
 mod pool;
 mod proposed;
 mod quorum;
+mod refusal_log;
 mod seams;
 mod services;
 pub mod settings;

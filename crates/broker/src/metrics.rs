@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
 use crate::node::Node;
+use crate::refusal_log::RefusalLog;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
@@ -52,6 +53,8 @@ pub(crate) struct Metrics {
     store: Family<StateLabel, Gauge>,
     /// What other brokers, or who passes for one, said and was refused.
     internal_rejections: Family<CauseLabel, Counter>,
+    /// Tells of those errors that an operator should know of.
+    pub refusals: RefusalLog,
     /// Of the consumer groups whose shards this broker leads.
     pub groups: GroupMetrics,
 }
@@ -140,6 +143,7 @@ impl Metrics {
                 "internal_rejections",
                 "Messages on the internal listener that were refused, by cause",
             ),
+            refusals: RefusalLog::default(),
             groups: GroupMetrics {
                 heartbeats: registered(all, "group_heartbeats", "Heartbeats of members that were answered"),
                 commits: registered(all, "group_commits", "Commits of offsets that are durable"),
@@ -168,6 +172,7 @@ impl Metrics {
     }
 
     pub fn failed(&self, reason: Reason) {
+        self.refusals.refused(reason);
         self.errors
             .get_or_create(&ReasonLabel {
                 reason: reason.as_str(),

@@ -120,6 +120,7 @@ pub(crate) async fn watch(node: Arc<Node>) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
+        node.metrics.refusals.look();
         let looked = node.metadata_quorum.look(&node.metadata.group);
         if looked == Some(true) {
             tracing::warn!("no quorum of the metadata group answers: nothing can be created or changed until one does");

@@ -2,10 +2,11 @@
 
 use jangada_client::BrokerId;
 use jangada_proto::v1::RecordForm;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
+use crate::harness::node::ready;
 use crate::harness::{Cluster, Options, SmallDisk, WAIT, cli, raw, skipped};
 
 const TOPIC: &str = "orders";
@@ -96,6 +97,28 @@ async fn a_full_disk_refuses_produce_and_comes_back_by_itself() {
     let again = raw::produce(&mut poor, full.clone(), one(b"refused")).await;
     raw::assert_refused(again, "DISK_FULL", &[]);
     assert_eq!(producer.try_wait().expect("our own child can be looked at"), None);
+
+    // Nobody has to ask why: the producer, health, readiness and the log tell.
+    let mut told = BufReader::new(producer.stderr.as_mut().expect("stderr is a pipe")).lines();
+    let line = tokio::time::timeout(WAIT, told.next_line())
+        .await
+        .expect("it is told soon");
+    let line = line.expect("stderr is text").expect("the producer goes on");
+    assert!(line.contains("DISK_FULL") && line.contains("trying on for"), "{line}");
+    let health = cluster.cli(&["cluster", "health"]).await;
+    health
+        .expect(3)
+        .names(&["DISK_FULL", "disk of broker 1 is down to its reserve", TOPIC]);
+    let why = ready(&cluster.node(POOR).addresses.http)
+        .await
+        .expect_err("it refuses records");
+    assert!(why.contains("reserve"), "{why}");
+    let log = cluster.node(POOR).log();
+    assert!(
+        log.contains("requests are refused") && log.contains("DISK_FULL"),
+        "{}",
+        cluster.node(POOR).log_tail()
+    );
 
     disk.empty();
     cli::end(producer, "produce").await.expect(0);

@@ -1,5 +1,6 @@
 //! A disk that is down to its reserve at the followers: the leader refuses what no quorum could store.
 
+use crate::harness::node::ready;
 use crate::harness::{Cluster, Options, WAIT, eventually, raw};
 
 const TOPIC: &str = "orders";
@@ -45,7 +46,7 @@ async fn a_leader_refuses_what_a_quorum_could_store_only_on_a_full_disk() {
     set_disk(&cluster, 3, SPACE, NO_SPACE);
     cluster.stop(3).await;
     cluster.restart(3);
-    cluster.healthy().await;
+    cluster.in_sync().await;
     lead_by_node_1(&cluster).await;
     eventually("node 1 has heard of the full disk", WAIT, || async {
         cluster
@@ -53,6 +54,17 @@ async fn a_leader_refuses_what_a_quorum_could_store_only_on_a_full_disk() {
             .log()
             .contains("disk is down to its reserve")
             .then_some(())
+    })
+    .await;
+    eventually("node 3 is not ready, for its disk", WAIT, || async {
+        let why = ready(&cluster.node(3).addresses.http).await.err()?;
+        why.contains("reserve").then_some(())
+    })
+    .await;
+    eventually("health names the disk", WAIT, || async {
+        let health = cluster.cli(&["cluster", "health"]).await;
+        let is_named = health.stderr.contains("disk of broker 3 is down to its reserve");
+        (health.code == Some(3) && is_named).then_some(())
     })
     .await;
     assert_eq!(produce(&cluster).await.expect("two of three have space"), 0);

@@ -310,6 +310,11 @@ impl Cluster {
         for id in self.ids() {
             self.ready(id).await;
         }
+        self.in_sync().await;
+    }
+
+    /// The same, whether or not a node refuses records and so is not ready.
+    pub async fn in_sync(&self) {
         let client = self.client().await;
         let count = self.nodes.len();
         let mut last = None;

@@ -105,8 +105,8 @@ pub struct PartitionState {
     pub partition: u32,
     /// `None`: no leader is known.
     pub leader_id: Option<BrokerId>,
-    /// Grows with each election.
-    pub leader_epoch: u32,
+    /// Grows with each election. `None`: no leader is known.
+    pub leader_epoch: Option<u32>,
     /// Brokers that hold a replica, the preferred leader first.
     pub replicas: Vec<BrokerId>,
     /// Replicas that reached the leader's commit within two heartbeats.
@@ -115,8 +115,21 @@ pub struct PartitionState {
     pub high_watermark: Option<i64>,
     /// `None`: there is no leader to ask.
     pub log_start_offset: Option<i64>,
-    /// Bytes of batches between log start and high watermark on the leader.
-    pub size_bytes: u64,
+    /// Bytes of batches between log start and high watermark on the leader. `None`: there is no leader to ask.
+    pub size_bytes: Option<u64>,
+    /// Why the leader refuses records now.
+    pub write_refusal: Option<WriteRefusal>,
+}
+
+/// Why records are refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WriteRefusal {
+    /// `DISK_FULL`, `BROKER_BUSY` or `STORE_FENCED`.
+    pub reason: String,
+    /// What a producer is told.
+    pub message: String,
+    /// How many partitions refuse for it.
+    pub partitions: u32,
 }
 
 /// The cluster as the answering broker sees it.
@@ -138,6 +151,8 @@ pub struct ClusterDescription {
     pub leaderless_partitions: u32,
     /// Partitions with a replica that is not in sync.
     pub under_replicated_partitions: u32,
+    /// Why partitions that have a leader refuse records: one for each reason and leader.
+    pub write_refusals: Vec<WriteRefusal>,
 }
 
 /// A broker's part in the metadata group.
@@ -189,6 +204,8 @@ pub struct BrokerState {
     pub replicas: u32,
     /// How often it came back with an empty disk, from 1 on.
     pub incarnation: Incarnation,
+    /// Its disk is down to its reserve.
+    pub disk_low: bool,
 }
 
 /// A partition's leader.
@@ -266,13 +283,24 @@ impl PartitionState {
             topic: partition.topic,
             partition: partition.partition,
             leader_id: known_broker(partition.leader_id),
-            leader_epoch: partition.leader_epoch,
+            leader_epoch: (partition.leader_epoch != 0).then_some(partition.leader_epoch),
             replicas: brokers(partition.replicas),
             in_sync: brokers(partition.in_sync),
             high_watermark: known_offset(partition.high_watermark),
             log_start_offset: known_offset(partition.log_start_offset),
-            size_bytes: partition.size_bytes,
+            size_bytes: (partition.high_watermark >= 0).then_some(partition.size_bytes),
+            write_refusal: partition.write_refusal.map(WriteRefusal::from),
         })
+    }
+}
+
+impl From<v1::WriteRefusal> for WriteRefusal {
+    fn from(refusal: v1::WriteRefusal) -> Self {
+        Self {
+            reason: refusal.reason,
+            message: refusal.message,
+            partitions: refusal.partitions,
+        }
     }
 }
 
@@ -287,6 +315,7 @@ impl From<v1::DescribeClusterResponse> for ClusterDescription {
             partitions: cluster.partitions,
             leaderless_partitions: cluster.leaderless_partitions,
             under_replicated_partitions: cluster.under_replicated_partitions,
+            write_refusals: cluster.write_refusals.into_iter().map(WriteRefusal::from).collect(),
         }
     }
 }
@@ -308,6 +337,7 @@ impl From<v1::BrokerState> for BrokerState {
             leaders: broker.leaders,
             replicas: broker.replicas,
             incarnation: Incarnation(broker.incarnation),
+            disk_low: broker.disk_low,
         }
     }
 }

@@ -1,9 +1,11 @@
 //! The cluster as a whole, and a topic's settings, as tools show them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jangada_controller::{Topic, TopicKind};
-use jangada_proto::v1::{BrokerState, ConfigEntry, DescribeClusterResponse};
+use jangada_proto::v1::{BrokerState, ConfigEntry, DescribeClusterResponse, PartitionState, WriteRefusal};
+use jangada_storage::StoreCondition;
 use jangada_types::GroupId;
 use jangada_types::topic_config::{ConfigKey, KEYS};
 
@@ -16,6 +18,8 @@ pub(super) async fn describe_cluster(node: &Arc<Node>) -> DescribeClusterRespons
     let topics: Vec<Arc<Topic>> = image.topics_by_name().cloned().collect();
     let partitions = partition_states(node, &image, &topics, false).await;
     let members = node.metadata.group.members();
+    let low_disks = node.registry().low_disks();
+    let is_low_here = matches!(node.store().condition(), StoreCondition::DiskLow { .. });
     let brokers = image.brokers().map(|broker| {
         let replica = broker.replica();
         let role = if members.voters.contains(&replica) {
@@ -36,6 +40,10 @@ pub(super) async fn describe_cluster(node: &Arc<Node>) -> DescribeClusterRespons
             leaders: count(partitions.iter().filter(|state| state.leader_id == id).count()),
             replicas: count(partitions.iter().filter(|state| state.replicas.contains(&id)).count()),
             incarnation: broker.incarnation.get(),
+            disk_low: match broker.id == node.broker() {
+                true => is_low_here,
+                false => low_disks.contains(&broker.id),
+            },
         }
     });
     DescribeClusterResponse {
@@ -54,7 +62,24 @@ pub(super) async fn describe_cluster(node: &Arc<Node>) -> DescribeClusterRespons
                 .filter(|state| state.in_sync.len() < state.replicas.len())
                 .count(),
         ),
+        write_refusals: write_refusals(&partitions),
     }
+}
+
+/// Why partitions refuse records: one for each reason and leader, with the first partition's message.
+fn write_refusals(partitions: &[PartitionState]) -> Vec<WriteRefusal> {
+    let mut refusals: BTreeMap<(u32, &str), WriteRefusal> = BTreeMap::new();
+    for state in partitions {
+        if let Some(refusal) = &state.write_refusal {
+            let all = refusals.entry((state.leader_id, &refusal.reason));
+            let all = all.or_insert_with(|| WriteRefusal {
+                partitions: 0,
+                ..refusal.clone()
+            });
+            all.partitions += 1;
+        }
+    }
+    refusals.into_values().collect()
 }
 
 pub(super) fn config_entries(topic: &Topic) -> Vec<ConfigEntry> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use jangada_controller::{Image, Topic};
 use jangada_proto::v1::admin_service_client::AdminServiceClient;
-use jangada_proto::v1::{DescribePartitionsRequest, PartitionState};
+use jangada_proto::v1::{DescribePartitionsRequest, PartitionState, WriteRefusal};
 use jangada_replication::Group;
 use jangada_types::limits::RESPONSE_BYTES_MAX;
 use jangada_types::{BrokerId, GroupId, LeaderEpoch, PartitionIndex};
@@ -108,6 +108,7 @@ fn bare_state(node: &Node, topic: &Topic, index: PartitionIndex, group: GroupId)
         high_watermark: -1,
         log_start_offset: -1,
         size_bytes: 0,
+        write_refusal: None,
     }
 }
 
@@ -139,6 +140,13 @@ async fn leaders_view(node: &Arc<Node>, mut state: PartitionState, group: Group)
     state.high_watermark = view.map_or(0, |view| view.high_watermark().get());
     state.log_start_offset = view.map_or(0, |view| view.log_start().get());
     state.size_bytes = view.map_or(0, |view| view.retained_bytes());
+    let name = format!("partition {}-{}", state.topic, state.partition);
+    let refused = node.check_disk(&group, name).err();
+    state.write_refusal = refused.map(|error| WriteRefusal {
+        reason: error.reason.as_str().to_owned(),
+        message: error.message,
+        partitions: 1,
+    });
     state
 }
 
