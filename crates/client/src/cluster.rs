@@ -47,7 +47,7 @@ pub(crate) enum Repeat {
 impl Cluster {
     pub fn new(config: ClientConfig) -> Self {
         let notices = Arc::new(Notices::new(config.on_notice.clone()));
-        let metadata = MetadataCache::new(&config);
+        let metadata = MetadataCache::new(&config, notices.clone());
         Self {
             config,
             metadata,
@@ -69,16 +69,14 @@ impl Cluster {
             };
             attempts.failed(&failure);
             let delay = backoff.next(failure.retry_delay);
-            let left = deadline.saturating_duration_since(Instant::now());
-            if delay >= left {
+            if Instant::now() + delay >= deadline {
                 let failed = attempts.give_up(failure);
                 return Err(ClientError::Unavailable(failed.failure.rejection(&context)));
             }
             // Nobody answers: whoever typed the address wants to know at once.
             let next = Next {
-                next_try: delay,
-                gives_up_in: Some(left),
                 at_once: true,
+                ..Next::until(deadline, delay)
             };
             trouble.failed(&failure, next);
             sleep(delay).await;
@@ -91,6 +89,8 @@ impl Cluster {
         let deadline = self.deadline();
         let mut backoff = Backoff::new();
         let mut attempts = Attempts::default();
+        let context: Arc<str> = format!("look up topic {name}").into();
+        let mut trouble = self.notices.trouble(context.clone(), None);
         loop {
             let image = self.metadata.image();
             if let Some(topic) = image.topic(name) {
@@ -100,7 +100,10 @@ impl Cluster {
             let image = self.metadata.image();
             let failure = match refreshed {
                 Ok(()) => match image.topic(name) {
-                    Some(topic) => return Ok(topic.clone()),
+                    Some(topic) => {
+                        trouble.works();
+                        return Ok(topic.clone());
+                    }
                     None if image.was_asked_for(name) => {
                         self.metadata.forget(name);
                         return Err(ClientError::UnknownTopic { topic: name.clone() });
@@ -113,10 +116,10 @@ impl Cluster {
             attempts.failed(&failure);
             let delay = backoff.next(failure.retry_delay);
             if Instant::now() + delay >= deadline {
-                let context = format!("look up topic {name}");
                 let failed = attempts.give_up(failure);
                 return Err(ClientError::Unavailable(failed.failure.rejection(&context)));
             }
+            trouble.failed(&failure, Next::until(deadline, delay));
             sleep(delay).await;
         }
     }
@@ -164,6 +167,9 @@ impl Cluster {
         let deadline = self.deadline();
         let mut backoff = Backoff::new();
         let mut attempts = Attempts::default();
+        let mut trouble = self
+            .notices
+            .trouble(format!("{what} {}", topic.name).into(), Some(partition));
         let mut others_answer = false;
         loop {
             let image = self.metadata.image();
@@ -182,7 +188,10 @@ impl Cluster {
                 }
             };
             let failure = match answer {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    trouble.works();
+                    return Ok(answer);
+                }
                 Err(failure) if others_answer => failure.of_last_leader(),
                 Err(failure) => failure,
             };
@@ -202,6 +211,7 @@ impl Cluster {
             if Instant::now() + delay >= deadline {
                 return Err(attempts.give_up(failure).without_effect().into_error(&context));
             }
+            trouble.failed(&failure, Next::until(deadline, delay));
             if !told {
                 others_answer = self.refresh(image.refreshes, deadline).await.is_ok();
             }
@@ -210,17 +220,19 @@ impl Cluster {
     }
 
     /// A call that any broker takes.
-    pub async fn call_any<T, F>(&self, repeat: Repeat, call: impl Fn(Channel) -> F) -> Result<T, CallFailed>
+    pub async fn call_any<T, F>(&self, what: &str, repeat: Repeat, call: impl Fn(Channel) -> F) -> Result<T, CallFailed>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        self.call_any_within(self.config.request_timeout, repeat, call).await
+        self.call_any_within(self.config.request_timeout, what, repeat, call)
+            .await
     }
 
     /// A call that any broker takes, and each attempt of which may take that long.
     pub async fn call_any_within<T, F>(
         &self,
         within: Duration,
+        what: &str,
         repeat: Repeat,
         call: impl Fn(Channel) -> F,
     ) -> Result<T, CallFailed>
@@ -232,6 +244,7 @@ impl Cluster {
         let deadline = self.deadline();
         let mut backoff = Backoff::new();
         let mut attempts = Attempts::default();
+        let mut trouble = self.notices.trouble(what.into(), None);
         let judge = |failure: &Failure, is_last: bool| {
             let again = match attempts.failed(failure) {
                 Disposition::Retry => true,
@@ -245,12 +258,16 @@ impl Cluster {
             } else {
                 Duration::ZERO
             };
-            match again && Instant::now() + delay < deadline {
-                true => Then::Ask(delay),
-                false => Then::GiveUp,
+            if !again || Instant::now() + delay >= deadline {
+                return Then::GiveUp;
             }
+            trouble.failed(failure, Next::until(deadline, delay));
+            Then::Ask(delay)
         };
         let answer = self.metadata.ask_in_turn(within, patience, call, judge).await;
+        if answer.is_ok() {
+            trouble.works();
+        }
         answer.map_err(|last| {
             let failed = attempts.give_up(last);
             if is_hedged { failed.without_effect() } else { failed }
@@ -289,7 +306,7 @@ mod tests {
                 first.map(Response::new)
             }
         };
-        cluster.call_any(Repeat::Hedged, call).await
+        cluster.call_any("test", Repeat::Hedged, call).await
     }
 
     #[tokio::test]

@@ -31,8 +31,8 @@ pub struct ClientConfig {
     /// How long a call is tried in all. Default: 30 s. Producing has a limit of its own,
     /// [`ProducerConfig::delivery_timeout`](crate::ProducerConfig::delivery_timeout).
     pub retry_timeout: Duration,
-    /// After this time a producer asks for the metadata of its topics anew even if nothing failed: that is how it learns of
-    /// partitions that were added. Default: 60 s.
+    /// After this time a producer, and a consumer that reads whole topics, asks for the metadata of its topics anew even if nothing
+    /// failed: that is how it learns of partitions that were added. Default: 60 s.
     pub metadata_max_age: Duration,
     /// Hears of all that the client does by itself: see [`Notice`](crate::Notice). Default: nobody; it is logged in any case.
     pub on_notice: OnNotice,

@@ -61,7 +61,7 @@ mod wire_error;
 pub use admin::{
     Admin, BrokerState, ClusterDescription, CommittedOffset, ConfigEntry, CreatedTopic, GroupDescription, GroupListing,
     GroupMember, GroupSummary, Leader, MetadataRole, NewTopic, OwnedPartition, PartitionState, TopicDescription,
-    TopicSummary,
+    TopicSummary, WriteRefusal,
 };
 pub use client::{Client, ListedOffset, OffsetAt};
 pub use config::ClientConfig;

@@ -10,7 +10,7 @@
 //! | `errors`, `exit` | what a failed command says, and the exit code |
 //! | `brokers` | which brokers a command begins with: flag, variable, files, default |
 //! | `connect` | from these to a client |
-//! | `logging`, `progress` | what goes to stderr |
+//! | `logging`, `notices`, `progress` | what goes to stderr |
 //! | `cpu` | the instructions that the build needs; runs before `main` |
 //!
 //! Data goes to stdout, everything else to stderr.
@@ -29,6 +29,7 @@ mod cpu;
 mod errors;
 mod exit;
 mod logging;
+mod notices;
 mod output;
 mod progress;
 mod text;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
     let patience = end_within(&cli.command);
     let result = runtime.block_on(commands::run(cli));
     runtime.shutdown_timeout(patience);
+    notices::settle();
     match result {
         Ok(()) => Exit::Fine.into(),
         Err(error) => error.report(),

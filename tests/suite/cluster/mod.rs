@@ -1,6 +1,7 @@
 //! The product from outside: clusters of real processes, clients, faults.
 
 mod acks_none;
+mod added_partitions;
 mod append_time;
 mod back_pressure;
 mod bad_input;
@@ -37,6 +38,8 @@ mod internal_port;
 mod leader_kills;
 mod lost_tail;
 mod memory;
+mod notices;
+mod nulls;
 mod operations;
 mod oversized;
 mod placement;

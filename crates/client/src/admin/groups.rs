@@ -106,8 +106,8 @@ pub struct CommittedOffset {
     pub leader_epoch: Option<u32>,
     /// The consumer's own text.
     pub metadata: String,
-    /// The coordinator's clock, milliseconds since the Unix epoch.
-    pub committed_at_ms: i64,
+    /// The coordinator's clock, milliseconds since the Unix epoch. `None`: none is committed.
+    pub committed_at_ms: Option<i64>,
 }
 
 impl Admin {
@@ -116,7 +116,7 @@ impl Admin {
     /// # Errors
     /// [`ClientError::Unavailable`] when no broker answers.
     pub async fn list_groups(&self) -> Result<GroupListing, ClientError> {
-        let answer = self.cluster.call_any(Repeat::Always, |channel| {
+        let answer = self.cluster.call_any("list groups", Repeat::Always, |channel| {
             let mut service = group_service(channel);
             async move { service.list_groups(v1::ListGroupsRequest {}).await }
         });
@@ -217,7 +217,7 @@ impl Admin {
                 offset: (offset.offset >= 0).then_some(offset.offset),
                 leader_epoch: offset.leader_epoch,
                 metadata: offset.metadata,
-                committed_at_ms: offset.committed_at_ms,
+                committed_at_ms: (offset.offset >= 0).then_some(offset.committed_at_ms),
             });
         }
         Ok(committed)

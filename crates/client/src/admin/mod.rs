@@ -23,7 +23,7 @@ use tonic::{Response, Status};
 pub use groups::{CommittedOffset, GroupDescription, GroupListing, GroupMember, GroupSummary, OwnedPartition};
 pub use types::{
     BrokerState, ClusterDescription, ConfigEntry, CreatedTopic, Leader, MetadataRole, NewTopic, PartitionState,
-    TopicDescription, TopicSummary,
+    TopicDescription, TopicSummary, WriteRefusal,
 };
 
 use crate::attempts::CallFailed;
@@ -107,7 +107,8 @@ impl Admin {
             let request = request.clone();
             async move { service.create_topic(request).await }
         };
-        self.call_creating(Repeat::Always, create).await
+        self.call_creating(&format!("create topic {}", request.name), Repeat::Always, create)
+            .await
     }
 
     /// The topic exists: an attempt of ours may have made it if it is just as it was asked for.
@@ -135,7 +136,7 @@ impl Admin {
     /// [`ClientError::Unavailable`] when no broker answers.
     pub async fn list_topics(&self) -> Result<Vec<TopicSummary>, ClientError> {
         let context = "list topics";
-        let answer = self.call(Repeat::Hedged, |mut service| async move {
+        let answer = self.call(context, Repeat::Hedged, |mut service| async move {
             service.list_topics(v1::ListTopicsRequest {}).await
         });
         let answer = answer.await.map_err(|failed| failed.into_error(context))?;
@@ -152,7 +153,7 @@ impl Admin {
     /// [`ClientError::UnknownTopic`].
     pub async fn describe_topic(&self, name: &str) -> Result<TopicDescription, ClientError> {
         let context = format!("describe topic {name}");
-        let answer = self.call(Repeat::Hedged, |mut service| {
+        let answer = self.call(&context, Repeat::Hedged, |mut service| {
             let request = v1::DescribeTopicRequest {
                 name: name.to_owned(),
                 ..v1::DescribeTopicRequest::default()
@@ -180,7 +181,7 @@ impl Admin {
             unset,
             topic_id: self.find(name, &context).await?.topic_id,
         };
-        let answer = self.call(repeat_of(&request.topic_id), |mut service| {
+        let answer = self.call(&context, repeat_of(&request.topic_id), |mut service| {
             let request = request.clone();
             async move { service.alter_topic(request).await }
         });
@@ -204,7 +205,7 @@ impl Admin {
             total,
             topic_id: self.find(name, &context).await?.topic_id,
         };
-        let answer = self.call_creating(repeat_of(&request.topic_id), |mut service| {
+        let answer = self.call_creating(&context, repeat_of(&request.topic_id), |mut service| {
             let request = request.clone();
             async move { service.create_partitions(request).await }
         });
@@ -225,7 +226,7 @@ impl Admin {
             name: name.to_owned(),
             topic_id: self.find(name, &context).await?.topic_id,
         };
-        let answer = self.call(repeat_of(&request.topic_id), |mut service| {
+        let answer = self.call(&context, repeat_of(&request.topic_id), |mut service| {
             let request = request.clone();
             async move { service.delete_topic(request).await }
         });
@@ -272,7 +273,7 @@ impl Admin {
                 latest.offset.unwrap_or(0)
             }
         };
-        let answer = self.call(repeat_of(&partition.topic_id), |mut service| {
+        let answer = self.call(&context, repeat_of(&partition.topic_id), |mut service| {
             let request = v1::TrimPartitionRequest {
                 partition: Some(partition.clone()),
                 before_offset,
@@ -288,7 +289,7 @@ impl Admin {
     /// # Errors
     /// [`ClientError::Unavailable`] when no broker answers.
     pub async fn describe_cluster(&self) -> Result<ClusterDescription, ClientError> {
-        let answer = self.call(Repeat::Hedged, |mut service| async move {
+        let answer = self.call("describe the cluster", Repeat::Hedged, |mut service| async move {
             service.describe_cluster(v1::DescribeClusterRequest {}).await
         });
         let answer = answer
@@ -308,7 +309,7 @@ impl Admin {
         } else {
             format!("describe partitions of {name}")
         };
-        let answer = self.call(Repeat::Hedged, |mut service| {
+        let answer = self.call(&context, Repeat::Hedged, |mut service| {
             let request = v1::DescribePartitionsRequest {
                 topic: name.to_owned(),
                 ..v1::DescribePartitionsRequest::default()
@@ -331,7 +332,7 @@ impl Admin {
     pub async fn transfer_leader(&self, topic: &str, partition: u32, to: BrokerId) -> Result<Leader, ClientError> {
         let context = format!("transfer the leader of {topic}[{partition}] to broker {to}");
         let partition = self.target(topic, partition, &context).await?;
-        let answer = self.call(repeat_of(&partition.topic_id), |mut service| {
+        let answer = self.call(&context, repeat_of(&partition.topic_id), |mut service| {
             let request = v1::TransferLeaderRequest {
                 partition: Some(partition.clone()),
                 to_broker_id: to.get(),
@@ -353,7 +354,7 @@ impl Admin {
     /// [`ClientError::Refused`] for an unknown broker; [`ClientError::OutcomeUnknown`] when an answer is missing.
     pub async fn replace_broker(&self, broker: BrokerId) -> Result<Incarnation, ClientError> {
         let context = format!("replace broker {broker}");
-        let answer = self.call(Repeat::IfDefinite, |mut service| async move {
+        let answer = self.call(&context, Repeat::IfDefinite, |mut service| async move {
             service
                 .replace_broker(v1::ReplaceBrokerRequest {
                     broker_id: broker.get(),
@@ -371,7 +372,7 @@ impl Admin {
     /// answer is missing.
     pub async fn remove_broker(&self, broker: BrokerId) -> Result<(), ClientError> {
         let context = format!("remove broker {broker}");
-        let answer = self.call(Repeat::Always, |mut service| async move {
+        let answer = self.call(&context, Repeat::Always, |mut service| async move {
             service
                 .remove_broker(v1::RemoveBrokerRequest {
                     broker_id: broker.get(),
@@ -386,7 +387,7 @@ impl Admin {
     async fn find(&self, name: &str, context: &str) -> Result<v1::Topic, ClientError> {
         let mut min_version = self.cluster.metadata.min_version();
         let answer = loop {
-            let asked = self.cluster.call_any(Repeat::Hedged, |channel| {
+            let asked = self.cluster.call_any(context, Repeat::Hedged, |channel| {
                 let request = v1::GetMetadataRequest {
                     topics: vec![name.to_owned()],
                     min_version,
@@ -424,16 +425,24 @@ impl Admin {
         })
     }
 
-    async fn call<T, F>(&self, repeat: Repeat, call: impl Fn(AdminServiceClient<Channel>) -> F) -> Result<T, CallFailed>
+    async fn call<T, F>(
+        &self,
+        what: &str,
+        repeat: Repeat,
+        call: impl Fn(AdminServiceClient<Channel>) -> F,
+    ) -> Result<T, CallFailed>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        self.cluster.call_any(repeat, |channel| call(service(channel))).await
+        self.cluster
+            .call_any(what, repeat, |channel| call(service(channel)))
+            .await
     }
 
     /// A call that creates partitions.
     async fn call_creating<T, F>(
         &self,
+        what: &str,
         repeat: Repeat,
         call: impl Fn(AdminServiceClient<Channel>) -> F,
     ) -> Result<T, CallFailed>
@@ -442,7 +451,7 @@ impl Admin {
     {
         let within = CREATED_WITHIN.max(self.cluster.config.request_timeout);
         let call = |channel| call(service(channel));
-        self.cluster.call_any_within(within, repeat, call).await
+        self.cluster.call_any_within(within, what, repeat, call).await
     }
 }
 

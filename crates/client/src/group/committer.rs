@@ -19,6 +19,7 @@ use super::coordinator::Coordinator;
 use super::listener::{OffsetCommit, TopicPartition};
 use super::membership::View;
 use crate::error::ClientError;
+use crate::notice::Notice;
 use crate::wire_error::Failure;
 
 /// How many offsets a request may have.
@@ -193,7 +194,10 @@ impl Committer {
         loop {
             sleep(interval).await;
             if let Err(error) = self.commit_finished(None).await {
-                tracing::warn!(group = self.group(), member = self.member_id(), %error, "offsets were not committed");
+                self.coordinator.notices().tell(&Notice::NotCommitted {
+                    group: self.coordinator.group().clone(),
+                    error,
+                });
             }
         }
     }

@@ -17,6 +17,7 @@ use crate::attempts::{Attempts, CallFailed};
 use crate::backoff::Backoff;
 use crate::channels::RESPONSE_BYTES_MAX;
 use crate::cluster::Cluster;
+use crate::notice::{Next, Notices};
 use crate::wire_error::{Disposition, Failure};
 
 /// How long a broker may take to say who coordinates a group.
@@ -46,6 +47,10 @@ impl Coordinator {
 
     pub fn group(&self) -> &Arc<str> {
         &self.group
+    }
+
+    pub fn notices(&self) -> &Notices {
+        &self.cluster.notices
     }
 
     /// When a call that begins now is given up.
@@ -90,6 +95,8 @@ impl Coordinator {
     {
         let mut backoff = Backoff::new();
         let mut attempts = Attempts::default();
+        let what = format!("a call to the coordinator of group {}", self.group);
+        let mut trouble = self.cluster.notices.trouble(what.into(), None);
         loop {
             let within = self
                 .cluster
@@ -97,7 +104,10 @@ impl Coordinator {
                 .request_timeout
                 .min(deadline.saturating_duration_since(Instant::now()));
             let Missed { failure, redirected } = match self.attempt(within, &call).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    trouble.works();
+                    return Ok(answer);
+                }
                 Err(missed) => missed,
             };
             let refused = attempts.failed(&failure) == Disposition::Refuse;
@@ -105,6 +115,7 @@ impl Coordinator {
             if refused || Instant::now() + delay >= deadline {
                 return Err(attempts.give_up(failure));
             }
+            trouble.failed(&failure, Next::until(deadline, delay));
             sleep(delay).await;
         }
     }

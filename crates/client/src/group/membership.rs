@@ -20,7 +20,8 @@ use super::listener::TopicPartition;
 use crate::backoff::Backoff;
 use crate::cluster::Cluster;
 use crate::error::ClientError;
-use crate::wire_error::{Disposition, Failure};
+use crate::notice::{Next, Notice, Notices, Trouble};
+use crate::wire_error::Disposition;
 
 /// Before another attempt to take a static member's place: its old process may have died a moment ago.
 const UNRELEASED_RETRY: Duration = Duration::from_secs(1);
@@ -87,6 +88,8 @@ impl Membership {
             now: Arc::default(),
             leave,
         };
+        let what = format!("heartbeat to group {}", coordinator.group());
+        let trouble = cluster.notices.trouble(what.into(), None);
         let client_id = config.client_id.as_ref().unwrap_or(&cluster.config.client_id);
         let task = Heartbeats {
             client_id: client_id.clone(),
@@ -100,6 +103,8 @@ impl Membership {
             ack: membership.ack.clone(),
             now: membership.now.clone(),
             backoff: Backoff::new(),
+            trouble,
+            notices: cluster.notices.clone(),
         };
         tokio::spawn(task.run(leaving));
         membership
@@ -137,6 +142,9 @@ struct Heartbeats {
     ack: Arc<Mutex<Option<Ack>>>,
     now: Arc<Notify>,
     backoff: Backoff,
+    /// Heartbeats, while they fail.
+    trouble: Trouble,
+    notices: Arc<Notices>,
 }
 
 impl Heartbeats {
@@ -174,6 +182,7 @@ impl Heartbeats {
                 Err(left) => return self.leave(left).await,
                 Ok(Ok(answer)) => {
                     self.backoff.reset();
+                    self.trouble.works();
                     self.answered(answer, sent)
                 }
                 Ok(Err(missed)) => match self.missed(missed) {
@@ -238,32 +247,38 @@ impl Heartbeats {
             group = %self.coordinator.group(), member = %self.member_id, reason = ?failure.reason, error = failure.message,
             "a heartbeat failed"
         );
-        match failure.reason {
+        let pause = match failure.reason {
             Some(Reason::UnknownMember | Reason::FencedMemberEpoch) => {
                 let was_member = self.view.borrow().epoch != JOIN;
                 if was_member {
-                    self.lost(&failure);
+                    self.lost();
+                    self.notices.tell(&Notice::MembershipLost {
+                        group: self.coordinator.group().clone(),
+                        cause: failure.rejection("heartbeat"),
+                    });
                     return Some(Duration::ZERO);
                 }
-                Some(pause(&mut self.backoff, &failure, false))
+                pause(&mut self.backoff, &failure, false)
             }
-            Some(Reason::UnreleasedInstanceId) => Some(UNRELEASED_RETRY.max(pause(&mut self.backoff, &failure, false))),
+            Some(Reason::UnreleasedInstanceId) => UNRELEASED_RETRY.max(pause(&mut self.backoff, &failure, false)),
             _ if failure.disposition() == Disposition::Refuse => {
-                self.lost(&failure);
+                self.lost();
                 let context = format!("heartbeat to group {}", self.coordinator.group());
                 self.view
                     .send_modify(|view| view.fatal = Some(failure.into_error(&context)));
-                None
+                return None;
             }
-            _ => Some(pause(&mut self.backoff, &failure, redirected)),
-        }
+            _ => pause(&mut self.backoff, &failure, redirected),
+        };
+        let next = Next {
+            next_try: pause,
+            ..Next::default()
+        };
+        self.trouble.failed(&failure, next);
+        Some(pause)
     }
 
-    fn lost(&self, failure: &Failure) {
-        tracing::warn!(
-            group = %self.coordinator.group(), member = %self.member_id, reason = ?failure.reason, error = failure.message,
-            "the membership is lost"
-        );
+    fn lost(&self) {
         self.view.send_modify(|view| {
             *view = View {
                 losses: view.losses + 1,
@@ -284,11 +299,23 @@ impl Heartbeats {
                 let request = self.blank(epoch);
                 async move { service.heartbeat(request).await }
             });
-            if let Err(failed) = leaving.await {
-                tracing::debug!(
-                    group = %self.coordinator.group(), member = %self.member_id, error = failed.failure.message,
-                    "the group was not told that the member left"
-                );
+            // What the group no longer knows of has left.
+            let is_gone = |reason| {
+                matches!(
+                    reason,
+                    Reason::UnknownMember | Reason::UnknownGroup | Reason::FencedMemberEpoch
+                )
+            };
+            if let Err(failed) = leaving.await
+                && !failed.failure.reason.is_some_and(is_gone)
+            {
+                let group = self.coordinator.group().clone();
+                let error = failed.into_error("leave");
+                self.notices.tell(&Notice::NotLeft {
+                    group,
+                    session_timeout: self.config.session_timeout,
+                    error,
+                });
             }
         }
         if let Ok(left) = left {

@@ -23,6 +23,7 @@ use super::image::Image;
 use crate::attempts::Attempts;
 use crate::channels::{Channels, RESPONSE_BYTES_MAX};
 use crate::config::ClientConfig;
+use crate::notice::{Notice, Notices};
 use crate::wire_error::{Failure, LeaderHint};
 
 /// How long a broker may take before the next one is asked as well. They answer from memory.
@@ -42,6 +43,7 @@ pub(crate) enum Then {
 
 pub(crate) struct MetadataCache {
     seeds: Vec<Arc<str>>,
+    notices: Arc<Notices>,
     channels: Channels,
     image: watch::Sender<Arc<Image>>,
     /// Topics that someone used.
@@ -57,8 +59,9 @@ pub(crate) struct MetadataCache {
 }
 
 impl MetadataCache {
-    pub fn new(config: &ClientConfig) -> Self {
+    pub fn new(config: &ClientConfig, notices: Arc<Notices>) -> Self {
         Self {
+            notices,
             seeds: config
                 .brokers
                 .iter()
@@ -190,17 +193,16 @@ impl MetadataCache {
             }
             answer => answer?,
         };
-        self.image.send_modify(|image| {
-            if image.is_of_another_cluster(&answer) {
-                tracing::warn!(
-                    before = image.cluster_id,
-                    now = answer.cluster_id,
-                    "the cluster was made anew"
-                );
-                self.min_version.store(0, Ordering::Relaxed);
-            }
-            *image = Arc::new(image.merged(answer, &asked));
-        });
+        let before = self.image();
+        if before.is_of_another_cluster(&answer) {
+            self.notices.tell(&Notice::ClusterChanged {
+                before: before.cluster_id.clone(),
+                now: answer.cluster_id.clone(),
+            });
+            self.min_version.store(0, Ordering::Relaxed);
+        }
+        self.image
+            .send_modify(|image| *image = Arc::new(image.merged(answer, &asked)));
         Ok(())
     }
 
@@ -288,7 +290,11 @@ impl MetadataCache {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let channel = self.channels.get(address)?;
-        let mut failure = match timeout(within, call(channel)).await {
+        let waits = || format!("waiting for an answer of {}", self.name_of(address));
+        let answer = timeout(within, call(channel));
+        // The answer itself says that it is over.
+        let answer = self.notices.waiting(waits, |_| false, answer);
+        let mut failure = match answer.await {
             Ok(Ok(response)) => return Ok(response.into_inner()),
             Ok(Err(status)) => Failure::from(status),
             Err(_) => Failure::timeout(within),
@@ -319,7 +325,7 @@ mod tests {
     #[tokio::test]
     async fn those_who_wait_share_a_failure() {
         let config = ClientConfig::new(["127.0.0.1:1"]);
-        let cache = MetadataCache::new(&config);
+        let cache = MetadataCache::new(&config, Arc::new(Notices::new(config.on_notice.clone())));
         let asked = join_all((0..40).map(|_| cache.refresh(0))).await;
         assert!(asked.iter().all(Result::is_err));
         // Those who came while the first round ran took the result of the second, which began after they came.
@@ -335,7 +341,7 @@ mod tests {
     /// A cache that knows three brokers, of which these are alive.
     fn knowing(alive: &[u32]) -> MetadataCache {
         let config = ClientConfig::new(["127.0.0.1:1"]);
-        let cache = MetadataCache::new(&config);
+        let cache = MetadataCache::new(&config, Arc::new(Notices::new(config.on_notice.clone())));
         let broker = |broker_id| v1::Broker {
             broker_id,
             address: format!("127.0.0.1:{broker_id}"),

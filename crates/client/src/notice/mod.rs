@@ -26,7 +26,7 @@ pub enum Notice {
     Retrying(Retrying),
     /// Something takes long, without a failure so far.
     Waiting {
-        /// For what, as a sentence's beginning: `produce to orders: waits for room in the buffer`.
+        /// For what, as a sentence: `the producer waits for room in its buffer`.
         what: Arc<str>,
         /// For how long by now.
         elapsed: Duration,
@@ -90,6 +90,15 @@ pub enum Notice {
         group: Arc<str>,
         /// Why.
         cause: Arc<Rejection>,
+    },
+    /// A member that leaves could not tell its group. Its partitions go to others when its session ends.
+    NotLeft {
+        /// The group.
+        group: Arc<str>,
+        /// How long that may take.
+        session_timeout: Duration,
+        /// Why.
+        error: ClientError,
     },
     /// Offsets of a group could not be committed. What is finished is committed with the next attempt, if the member still has
     /// its partitions; otherwise its records may be handed out again elsewhere.
@@ -190,7 +199,7 @@ impl std::fmt::Display for Notice {
             Self::Retrying(retrying) => retrying.fmt(f),
             Self::Waiting { what, elapsed } => write!(f, "{what}, for {:.1} s so far", elapsed.as_secs_f32()),
             Self::Recovered { what, elapsed } => {
-                write!(f, "{what}: works again after {:.1} s", elapsed.as_secs_f32())
+                write!(f, "{what}: goes on after {:.1} s", elapsed.as_secs_f32())
             }
             Self::PositionReset(reset) => reset.fmt(f),
             Self::BeginsAtEnd {
@@ -231,8 +240,17 @@ impl std::fmt::Display for Notice {
                 next_offset - 1
             ),
             Self::MembershipLost { group, cause } => {
-                write!(f, "the membership in group {group:?} is lost, joining again: {cause}")
+                write!(f, "the membership is lost in group {group:?}, joining again: {cause}")
             }
+            Self::NotLeft {
+                group,
+                session_timeout,
+                error,
+            } => write!(
+                f,
+                "group {group:?} was not told that the member left, so its partitions are free only in {} s: {error}",
+                session_timeout.as_secs_f32()
+            ),
             Self::NotCommitted { group, error } => write!(f, "offsets were not committed to group {group:?}: {error}"),
             Self::PartitionGone { topic, partition } => write!(f, "{topic}[{partition}] no longer exists"),
             Self::GivenUp { records, error } => write!(f, "{records} records are given up: {error}"),
@@ -256,13 +274,11 @@ impl std::fmt::Display for Retrying {
             Some(reason) => write!(f, " ({reason})")?,
             None => write!(f, " ({:?})", self.cause.code)?,
         }
-        let times = if self.attempts == 1 { "attempt" } else { "attempts" };
-        write!(
-            f,
-            "; {} {times} in {:.1} s, trying on",
-            self.attempts,
-            self.elapsed.as_secs_f32()
-        )?;
+        let elapsed = self.elapsed.as_secs_f32();
+        match self.attempts {
+            0 | 1 => write!(f, "; for {elapsed:.1} s so far, trying on")?,
+            attempts => write!(f, "; {attempts} attempts in {elapsed:.1} s, trying on")?,
+        }
         match self.gives_up_in {
             Some(left) => write!(f, " for {} s", left.as_secs_f32().round()),
             None => Ok(()),

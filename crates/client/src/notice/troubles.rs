@@ -74,6 +74,17 @@ pub(crate) struct Next {
     pub at_once: bool,
 }
 
+impl Next {
+    /// Another attempt after this time, and none after the deadline.
+    pub fn until(deadline: Instant, next_try: Duration) -> Self {
+        Self {
+            next_try,
+            gives_up_in: Some(deadline.saturating_duration_since(Instant::now())),
+            at_once: false,
+        }
+    }
+}
+
 impl Notices {
     pub fn new(observer: OnNotice) -> Self {
         Self {
@@ -110,34 +121,41 @@ impl Notices {
         self.observer.call(notice);
     }
 
-    /// Awaits something that is quick as a rule, and tells that it waits when it is not.
-    pub async fn waiting<T>(&self, what: impl Fn() -> Arc<str>, future: impl Future<Output = T>) -> T {
-        self.waiting_at((TELL_AFTER, TELL_EVERY), what, future).await
+    /// Awaits something that is quick as a rule, and tells that it waits when it is not; `what` is a sentence. That it goes on is
+    /// told when the output is one that `is_over` takes.
+    pub async fn waiting<T>(
+        self: &Arc<Self>,
+        what: impl Fn() -> String,
+        is_over: impl Fn(&T) -> bool,
+        future: impl Future<Output = T>,
+    ) -> T {
+        self.waiting_at((TELL_AFTER, TELL_EVERY), what, is_over, future).await
     }
 
     async fn waiting_at<T>(
-        &self,
+        self: &Arc<Self>,
         (after, every): (Duration, Duration),
-        what: impl Fn() -> Arc<str>,
+        what: impl Fn() -> String,
+        is_over: impl Fn(&T) -> bool,
         future: impl Future<Output = T>,
     ) -> T {
         let since = Instant::now();
         let mut tell_at = since + after;
-        let mut is_told = false;
+        let mut trouble: Option<Trouble> = None;
         tokio::pin!(future);
         loop {
             tokio::select! {
                 biased;
                 output = &mut future => {
-                    if is_told {
-                        self.tell(&Notice::Recovered { what: what(), elapsed: since.elapsed() });
+                    if let Some(mut trouble) = trouble.filter(|_| is_over(&output)) {
+                        trouble.works();
                     }
                     return output;
                 }
                 () = sleep_until(tell_at) => {
                     tell_at = Instant::now() + every;
-                    is_told = true;
-                    self.tell(&Notice::Waiting { what: what(), elapsed: since.elapsed() });
+                    let trouble = trouble.get_or_insert_with(|| self.trouble(what().into(), None));
+                    trouble.waits(since, every);
                 }
             }
         }
@@ -190,7 +208,41 @@ impl Trouble {
         self.failed_at(Instant::now(), cause, next);
     }
 
+    /// An attempt has no answer yet.
+    pub fn silent(&mut self, cause: &Failure, next: Next) {
+        self.tell_if_due(Instant::now(), cause, next, 0);
+    }
+
     fn failed_at(&mut self, now: Instant, cause: &Failure, next: Next) {
+        self.tell_if_due(now, cause, next, 1);
+    }
+
+    /// It waits, since then. Others that wait for the same are not told besides.
+    fn waits(&mut self, since: Instant, every: Duration) {
+        let now = Instant::now();
+        self.is_open = true;
+        {
+            let mut all = self.notices.open();
+            let open = all.entry(self.what.clone()).or_default();
+            let failing = Failing {
+                partition: None,
+                since,
+                attempts: 0,
+            };
+            open.failing.insert(self.id, failing);
+            if open.told.is_some_and(|(at, _)| now < at + every) {
+                return;
+            }
+            open.told = Some((now, None));
+            open.since.get_or_insert(since);
+        }
+        self.notices.tell(&Notice::Waiting {
+            what: self.what.clone(),
+            elapsed: now - since,
+        });
+    }
+
+    fn tell_if_due(&mut self, now: Instant, cause: &Failure, next: Next, attempts: u64) {
         self.is_open = true;
         let notice = {
             let mut all = self.notices.open();
@@ -200,7 +252,7 @@ impl Trouble {
                 since: now,
                 attempts: 0,
             });
-            failing.attempts += 1;
+            failing.attempts += attempts;
             let (since, attempts) = (failing.since, failing.attempts);
             if !open.is_due(now - since, cause, next, now) {
                 return;
@@ -308,7 +360,7 @@ mod tests {
         let texts = texts.lock().expect("no panic");
         let first = "produce to t[3]: words (NOT_READY); 11 attempts in 1.0 s";
         assert!(texts[0].starts_with(first), "{texts:?}");
-        assert!(texts[3].contains("works again after 25.0 s"), "{texts:?}");
+        assert!(texts[3].contains("goes on after 25.0 s"), "{texts:?}");
     }
 
     #[test]
@@ -347,8 +399,8 @@ mod tests {
     #[tokio::test]
     async fn what_takes_long_is_told() {
         let (notices, texts) = heard();
-        let what = || "reading: waits".into();
-        notices.waiting(what, std::future::ready(())).await;
+        let what = || "reading waits".to_owned();
+        notices.waiting(what, |()| true, std::future::ready(())).await;
         assert_eq!(count(&texts), 0);
         let told = texts.clone();
         let until_told_twice = async move {
@@ -357,7 +409,7 @@ mod tests {
             }
         };
         let at = (Duration::from_millis(5), Duration::from_millis(10));
-        notices.waiting_at(at, what, until_told_twice).await;
-        assert!(texts.lock().expect("no panic")[2].contains("works again"), "{texts:?}");
+        notices.waiting_at(at, what, |()| true, until_told_twice).await;
+        assert!(texts.lock().expect("no panic")[2].contains("goes on"), "{texts:?}");
     }
 }

@@ -216,8 +216,11 @@ impl Shared {
             Ok(permit) => Ok(permit),
             Err(TryAcquireError::Closed) => return Err(self.signals().ended.clone().unwrap_or(ClientError::Closed)),
             Err(TryAcquireError::NoPermits) => {
-                let what = || "the producer waits for room in its buffer: too little was acknowledged".into();
-                let waiting = self.cluster.notices.waiting(what, self.buffer.acquire_many(permits));
+                let what = || "the producer waits for room in its buffer: too little is acknowledged".to_owned();
+                let waiting = self
+                    .cluster
+                    .notices
+                    .waiting(what, Result::is_ok, self.buffer.acquire_many(permits));
                 waiting.await
             }
         };

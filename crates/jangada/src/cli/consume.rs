@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use jangada_client::OffsetReset;
 
 use super::milliseconds_u32;
 use super::when::{FromArg, SinceArg, UntilArg};
@@ -79,6 +80,11 @@ pub struct ConsumeArgs {
     )]
     pub partition: Vec<u32>,
 
+    /// Where to go on when records that were to be read are no longer there; stderr tells how many. Without it this ends with
+    /// an error, or, with --group, goes on as --from says
+    #[arg(long, value_enum)]
+    pub reset: Option<ResetArg>,
+
     #[command(flatten)]
     pub group: GroupArgs,
 
@@ -124,6 +130,27 @@ pub struct ConsumeArgs {
     /// Print one JSON object a line
     #[arg(short = 'o', long = "output", value_enum, conflicts_with = "format")]
     pub output: Option<ConsumeOutput>,
+}
+
+/// Where to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ResetArg {
+    /// With the first record that is still there
+    Earliest,
+    /// After the last record
+    Latest,
+    /// Nowhere: this ends with an error
+    Error,
+}
+
+impl From<ResetArg> for OffsetReset {
+    fn from(reset: ResetArg) -> OffsetReset {
+        match reset {
+            ResetArg::Earliest => OffsetReset::Earliest,
+            ResetArg::Latest => OffsetReset::Latest,
+            ResetArg::Error => OffsetReset::Error,
+        }
+    }
 }
 
 impl ConsumeArgs {

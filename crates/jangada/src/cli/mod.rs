@@ -322,6 +322,7 @@ mod tests {
             "jangada up --wait 2min",
             "jangada bench produce --topic t --record-bytes 1KiB --total-bytes 1GiB --linger 5ms",
             "jangada bench e2e --topic t --duration 1min",
+            "jangada consume t --group g --from latest --reset error",
             "jangada consume t --group g --instance-id i --commit before --exit-at-end --max 3 -f %v",
             "jangada group ls -o json",
             "jangada group describe g",

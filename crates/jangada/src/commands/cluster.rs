@@ -8,15 +8,19 @@ use serde_json::{Value, json};
 use super::views::Cluster;
 use crate::brokers::Brokers;
 use crate::cli::{ClusterCommand, HealthArgs, RemoveArgs, ReplaceArgs};
-use crate::connect::{connect, connect_within};
+use crate::connect::{connect, connect_silently, connect_within};
 use crate::errors::{CliError, Result};
 use crate::exit::Exit;
-use crate::output::{Show, plain_table};
+use crate::output::{Show, note, plain_table};
 use crate::progress;
 
 /// Between two looks while waiting for health. Health is made of what every leader sees of its followers: there is no
 /// one thing to watch.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// When somebody who looks at no spinner is told what is waited for, and between two such lines.
+const TELL_AFTER: Duration = Duration::from_secs(1);
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// How long one look may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -94,6 +98,18 @@ pub fn problems(cluster: &ClusterDescription) -> Vec<String> {
         );
         problems.push(message);
     }
+    for broker in cluster.brokers.iter().filter(|broker| broker.disk_low) {
+        problems.push(format!(
+            "the disk of broker {} is down to its reserve",
+            broker.broker_id
+        ));
+    }
+    for refusal in &cluster.write_refusals {
+        problems.push(format!(
+            "{} of {} partitions refuse records, {}: {}",
+            refusal.partitions, cluster.partitions, refusal.reason, refusal.message
+        ));
+    }
     problems
 }
 
@@ -127,16 +143,23 @@ impl Show for Health {
 async fn health(brokers: &Brokers, args: &HealthArgs) -> Result<()> {
     let deadline = Instant::now() + args.wait.unwrap_or_default();
     let spinner = progress::waiting("waiting for the cluster");
+    let mut tell_at = Instant::now() + TELL_AFTER;
     let last = loop {
-        let looked = look(brokers).await;
+        let looked = look(brokers, args.wait.is_some()).await;
         let healthy = looked.as_ref().is_ok_and(|health| health.problems.is_empty());
         // What was typed wrong does not mend itself.
         let is_usage = looked.as_ref().is_err_and(CliError::is_usage);
         if healthy || is_usage || Instant::now() >= deadline {
             break looked;
         }
-        if let Ok(health) = &looked {
-            spinner.set_message(health.problems.join("; "));
+        let waits_for = match &looked {
+            Ok(health) => health.problems.join("; "),
+            Err(error) => error.to_string(),
+        };
+        spinner.set_message(waits_for.clone());
+        if spinner.is_hidden() && Instant::now() >= tell_at {
+            tell_at = Instant::now() + TELL_EVERY;
+            note(&format!("waiting: {waits_for}"));
         }
         tokio::time::sleep(LOOK_INTERVAL).await;
     };
@@ -154,12 +177,12 @@ async fn health(brokers: &Brokers, args: &HealthArgs) -> Result<()> {
     Err(CliError::unhealthy(format!("the cluster is unhealthy: {}", health.problems.join("; "))).hint(hint))
 }
 
-async fn look(brokers: &Brokers) -> Result<Health> {
-    let cluster = connect_within(brokers, LOOK_TIMEOUT)
-        .await?
-        .admin()
-        .describe_cluster()
-        .await?;
+async fn look(brokers: &Brokers, is_repeated: bool) -> Result<Health> {
+    let client = match is_repeated {
+        true => connect_silently(brokers, LOOK_TIMEOUT).await?,
+        false => connect_within(brokers, LOOK_TIMEOUT).await?,
+    };
+    let cluster = client.admin().describe_cluster().await?;
     Ok(Health {
         problems: problems(&cluster),
         cluster,

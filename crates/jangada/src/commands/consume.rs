@@ -7,7 +7,7 @@ use std::future::pending;
 use std::io::{self, BufWriter, Write};
 use std::time::Duration;
 
-use jangada_client::{ClientError, ConsumedRecord, Consumer, ConsumerConfig};
+use jangada_client::{ClientError, ConsumedRecord, Consumer, ConsumerConfig, OffsetReset};
 use tokio::time::sleep;
 
 use super::consume_group;
@@ -66,9 +66,16 @@ pub async fn run(brokers: &Brokers, args: &ConsumeArgs) -> Result<()> {
     let client = connect(brokers).await?;
     let topics = matching(&client, args).await?;
     let plan = Plan::of(&client, args, &topics).await?;
-    let mut consumer = client.consumer(ConsumerConfig::default())?;
+    let mut consumer = client.consumer(ConsumerConfig {
+        offset_reset: args.reset.map_or(OffsetReset::Error, OffsetReset::from),
+        ..ConsumerConfig::default()
+    })?;
     let partitions = plan.partitions.clone();
     consumer.assign(partitions).await?;
+    // Who asks for an end wants what is there now.
+    if args.partition.is_empty() && !args.exit_at_end && args.until.is_none() {
+        consumer.follow(topics.iter().map(String::as_str).collect()).await?;
+    }
     let ends = plan.ends(&client, args, &consumer).await?;
 
     let mut out = BufWriter::with_capacity(WRITE_BYTES, io::stdout().lock());

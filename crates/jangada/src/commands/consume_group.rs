@@ -129,6 +129,7 @@ fn config(args: &ConsumeArgs, group: &str) -> Result<GroupConfig> {
             )));
         }
     };
+    config.out_of_range_reset = args.reset.map(OffsetReset::from);
     config.commit = match args.group.commit {
         CommitArg::Before => CommitMode::Before,
         CommitArg::After => CommitMode::After {

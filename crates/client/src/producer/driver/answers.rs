@@ -12,6 +12,7 @@ use super::super::lane::{Answer, End, Ticket};
 use super::super::partitions::PartitionQueue;
 use super::Driver;
 use crate::error::ClientError;
+use crate::notice::Notice;
 use crate::wire_error::{Disposition, Failure};
 
 impl Driver {
@@ -44,6 +45,7 @@ impl Driver {
         };
         state.backoff.reset();
         state.last_failure = None;
+        state.trouble.works();
         state.queue.struggling.store(false, Ordering::Relaxed);
         let some = |value: i64| (value >= 0).then_some(value);
         let receipt = Receipt {
@@ -112,7 +114,10 @@ impl Driver {
             // What writers that compete for a key see all the time.
             tracing::debug!(%error, records = batch.records, "a conditional batch is refused");
         } else {
-            tracing::warn!(%error, records = batch.records, "a batch is given up");
+            self.shared.cluster.notices.tell(&Notice::GivenUp {
+                records: batch.records as u32,
+                error: error.clone(),
+            });
         }
         self.report(batch, Err(error));
     }

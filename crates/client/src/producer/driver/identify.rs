@@ -56,7 +56,7 @@ impl Driver {
 async fn identify(cluster: &Cluster, stale: Option<Identity>) -> Result<(ProducerId, ProducerEpoch), Failure> {
     let bump = stale.filter(|stale| stale.epoch.get() < i16::MAX);
     let ask = |request: v1::InitProducerRequest| async move {
-        let call = cluster.call_any(Repeat::Hedged, |channel| {
+        let call = cluster.call_any("get a producer id", Repeat::Hedged, |channel| {
             let mut service = v1::log_service_client::LogServiceClient::new(channel);
             async move { service.init_producer(request).await }
         });

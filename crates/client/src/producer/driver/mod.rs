@@ -44,6 +44,7 @@ use super::stream::{Link, LinkEvents, LinkId, Opened, Outstanding};
 use crate::backoff::Backoff;
 use crate::error::ClientError;
 use crate::metadata::{Image, LeaderLookup};
+use crate::notice::{Next, Notice, Trouble};
 use crate::wire_error::Failure;
 use timers::{Timer, Timers};
 
@@ -99,9 +100,22 @@ struct LaneState {
     deadline_armed: bool,
     /// What a batch is told whose time is over.
     last_failure: Option<Failure>,
+    /// Producing to the partition, while it fails.
+    trouble: Trouble,
 }
 
 impl LaneState {
+    /// What comes after a failed attempt: another one, until the time of the oldest batch is over.
+    fn next(&self, delivery_timeout: Duration, next_try: Duration, now: Instant) -> Next {
+        let oldest = self.lane.batches().map(|batch| batch.opened).next();
+        let oldest = oldest.or_else(|| self.queue.lock().batches().map(|batch| batch.opened).next());
+        Next {
+            next_try,
+            gives_up_in: oldest.map(|opened| (opened + delivery_timeout).saturating_duration_since(now)),
+            at_once: false,
+        }
+    }
+
     /// Whether the next batch may leave as far as conditions go: a conditional one is the only one under way.
     fn has_turn(&self, new: bool, linger: Duration, now: Instant) -> bool {
         let (conditional, alone) = match new {
@@ -235,7 +249,9 @@ impl Driver {
     /// The queue has a batch: there is a lane for it, and a timer for its delivery.
     fn admit_queue(&mut self, queue: Arc<PartitionQueue>, now: Instant) {
         let id = queue.lane;
+        let notices = &self.shared.cluster.notices;
         let state = self.lanes.entry(id).or_insert_with(|| LaneState {
+            trouble: notices.trouble(format!("produce to {}", queue.topic.name).into(), Some(queue.partition)),
             queue,
             lane: Lane::new(self.shared.config.idempotent, self.shared.config.in_flight_max()),
             backoff: Backoff::new(),
@@ -441,6 +457,8 @@ impl Driver {
             state.blocked_epoch = epoch;
         }
         state.queue.struggling.store(true, std::sync::atomic::Ordering::Relaxed);
+        let next = state.next(self.shared.config.delivery_timeout, delay, now);
+        state.trouble.failed(&failure, next);
         state.last_failure = Some(failure);
         self.want_refresh();
     }
@@ -535,7 +553,12 @@ impl Driver {
 
     /// The partition is gone.
     fn retire(&mut self, id: u64, error: ClientError) {
-        tracing::info!(%error, "the partition is gone");
+        if let Some(state) = self.lanes.get(&id) {
+            self.shared.cluster.notices.tell(&Notice::PartitionGone {
+                topic: state.queue.topic.name.clone(),
+                partition: state.queue.partition,
+            });
+        }
         self.drop_lane(id, &error, None);
     }
 

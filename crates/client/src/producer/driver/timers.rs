@@ -1,7 +1,7 @@
 //! The driver's timers. A timer that is no longer wanted fires all the same; whoever handles it looks first.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use super::super::lane::End;
 use super::super::stream::LinkId;
 use super::{Driver, Refresh, SILENCE_GRACE, STALL, STALL_AGAIN};
 use crate::error::ClientError;
+use crate::notice::Notice;
 use crate::wire_error::{Disposition, Failure};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -129,6 +130,10 @@ impl Driver {
         };
         let context = format!("{} (given up after {} s)", state.queue.context(), allowed.as_secs_f32());
         state.queue.struggling.store(true, Ordering::Relaxed);
+        if state.lane.is_empty() {
+            state.trouble.ends();
+        }
+        let mut given_up = None;
         for (batch, end) in over {
             let rejection = cause.rejection(&context);
             let error = match end {
@@ -136,9 +141,29 @@ impl Driver {
                 _ if cause.disposition() == Disposition::Refuse => ClientError::Refused(rejection),
                 _ => ClientError::Unavailable(rejection),
             };
+            let (records, _) = given_up.get_or_insert_with(|| (0, error.clone()));
+            *records += batch.records as u32;
             self.report(batch, Err(error));
         }
+        if let Some((records, error)) = given_up {
+            self.shared.cluster.notices.tell(&Notice::GivenUp { records, error });
+        }
         self.pump(id);
+    }
+
+    /// Says which partitions wait for a leader that does not answer.
+    fn tell_silence(&mut self, id: LinkId, oldest: Instant, now: Instant) {
+        let Some(link) = self.links.get(&id.broker) else { return };
+        let waited = (now - oldest).as_secs_f32();
+        let message = format!("the leader, broker {}, has not answered for {waited:.1} s", id.broker);
+        let cause = Failure::local(tonic::Code::DeadlineExceeded, message, false);
+        let lanes: BTreeSet<u64> = link.outstanding.values().map(|outstanding| outstanding.lane).collect();
+        for lane in lanes {
+            if let Some(state) = self.lanes.get_mut(&lane) {
+                let next = state.next(self.shared.config.delivery_timeout, STALL_AGAIN, now);
+                state.trouble.silent(&cause, next);
+            }
+        }
     }
 
     /// Looks after attempts without an answer.
@@ -156,6 +181,7 @@ impl Driver {
             self.lose_link(id.broker, &failure);
         } else if oldest + STALL <= now {
             tracing::debug!(broker = %id.broker, "the leader does not answer; asking others");
+            self.tell_silence(id, oldest, now);
             self.want_refresh();
             // Its lanes may have been known to have moved before they stalled.
             self.on_image();

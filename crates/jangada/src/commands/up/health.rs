@@ -10,7 +10,7 @@ use super::super::cluster::problems;
 use super::Node;
 use super::processes::Processes;
 use crate::brokers::Brokers;
-use crate::connect::connect_within;
+use crate::connect::connect_silently;
 use crate::errors::{CliError, Result};
 use crate::progress;
 
@@ -69,7 +69,7 @@ async fn what_is_missing(nodes: &[Node]) -> Result<State> {
         .iter()
         .map(|node| node.settings.listeners.public_address().to_owned())
         .collect();
-    let client = match connect_within(&Brokers::given(brokers), LOOK_TIMEOUT).await {
+    let client = match connect_silently(&Brokers::given(brokers), LOOK_TIMEOUT).await {
         Ok(client) => client,
         Err(error) if error.is_usage() => return Err(error),
         Err(error) => return Ok(State::Missing(error.to_string())),
