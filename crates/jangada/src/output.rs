@@ -1,6 +1,7 @@
 //! What goes to stdout: tables for people, JSON for programs.
 //!
-//! JSON keys are the field names of `/proto`; a listing is an array.
+//! JSON keys are the field names of `/proto`; a listing is an array. What is not known, or not there, is null, never a number
+//! or a text that stands for it.
 
 use std::io::{self, Write as _};
 
@@ -56,6 +57,11 @@ impl OutputArgs {
             Output::Json => print_text(&pretty(&json)),
         }
     }
+}
+
+/// A text in JSON: null if it is empty, which is how one that is not there comes over the wire.
+pub fn some_text(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
 }
 
 /// Writes lines to stdout.

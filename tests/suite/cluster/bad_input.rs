@@ -300,7 +300,7 @@ async fn offsets(cluster: &Cluster) {
         assert_eq!(raw::detail(&status, "high_watermark").as_deref(), Some("1"));
         assert_eq!(raw::detail(&status, "log_start_offset").as_deref(), Some("0"));
     }
-    let epoch = state.leader_epoch;
+    let epoch = state.leader_epoch.expect("it has a leader");
     log.fetch(fetch(0, Some(epoch)))
         .await
         .expect("the epoch is the leader's");

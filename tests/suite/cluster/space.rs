@@ -42,7 +42,7 @@ async fn live_bytes(cluster: &Cluster, topic: &str) -> u64 {
     states
         .expect("the leaders answer")
         .iter()
-        .map(|state| state.size_bytes)
+        .filter_map(|state| state.size_bytes)
         .sum()
 }
 

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::cli::LagArgs;
 use crate::errors::Result;
-use crate::output::{Output, Show, note, or_dash, plain_table, print_text};
+use crate::output::{Output, Show, note, or_dash, plain_table, print_text, some_text};
 
 /// Between two looks with `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
@@ -157,14 +157,14 @@ impl Show for Lag {
                 "topic": *row.partition.topic,
                 "topic_id": row.partition.topic_id.to_string(),
                 "partition": row.partition.partition,
-                "offset": row.offset().unwrap_or(-1),
-                "metadata": row.committed.as_ref().map(|committed| committed.metadata.as_str()).unwrap_or_default(),
-                "committed_at_ms": row.committed.as_ref().map_or(-1, |committed| committed.committed_at_ms),
+                "offset": row.offset(),
+                "metadata": row.committed.as_ref().and_then(|committed| some_text(&committed.metadata)),
+                "committed_at_ms": row.committed.as_ref().and_then(|committed| committed.committed_at_ms),
                 "log_start_offset": row.log_start_offset,
                 "high_watermark": row.high_watermark,
-                "lag": row.lag().unwrap_or(-1),
-                "member_id": row.owner.as_ref().map(|owner| owner.member_id.as_str()).unwrap_or_default(),
-                "client_id": row.owner.as_ref().map(|owner| owner.client_id.as_str()).unwrap_or_default(),
+                "lag": row.lag(),
+                "member_id": row.owner.as_ref().map(|owner| owner.member_id.as_str()),
+                "client_id": row.owner.as_ref().and_then(|owner| some_text(&owner.client_id)),
             })
         };
         self.0.iter().map(row).collect()
@@ -175,6 +175,26 @@ impl Show for Lag {
 mod tests {
     use super::*;
     use jangada_client::TopicId;
+
+    #[test]
+    fn what_is_not_known_is_null_in_json() {
+        let partition = TopicPartition {
+            topic: "t".into(),
+            topic_id: TopicId([1; 16]),
+            partition: 0,
+        };
+        let row = PartitionLag {
+            partition,
+            committed: None,
+            log_start_offset: 10,
+            high_watermark: 30,
+            owner: None,
+        };
+        let json = Lag(vec![row]).json();
+        for field in ["offset", "metadata", "committed_at_ms", "lag", "member_id", "client_id"] {
+            assert_eq!(json[0][field], Value::Null, "{field}");
+        }
+    }
 
     #[test]
     fn lag_counts_only_what_is_still_there() {
@@ -190,7 +210,7 @@ mod tests {
                     offset,
                     leader_epoch: None,
                     metadata: String::new(),
-                    committed_at_ms: 0,
+                    committed_at_ms: Some(0),
                 }),
                 partition,
                 log_start_offset: 10,

@@ -231,7 +231,7 @@ impl Show for Plan {
                 "topic": *to.partition.topic,
                 "topic_id": to.partition.topic_id.to_string(),
                 "partition": to.partition.partition,
-                "offset": to.committed.unwrap_or(-1),
+                "offset": to.committed,
                 "target": to.target,
                 "log_start_offset": to.log_start_offset,
                 "high_watermark": to.high_watermark,

@@ -3,7 +3,7 @@
 use jangada_client::{Assignor, GroupDescription, GroupMember, GroupSummary, TopicPartition};
 use serde_json::{Value, json};
 
-use crate::output::{Show, join, plain_table};
+use crate::output::{Show, join, plain_table, some_text};
 
 /// `group ls`.
 pub struct Groups(pub Vec<GroupSummary>);
@@ -130,19 +130,19 @@ fn member_json(member: &GroupMember) -> Value {
         })
     });
     let assignor = match member.assignor {
-        Assignor::Any => "ASSIGNOR_UNSPECIFIED",
-        Assignor::Uniform => "ASSIGNOR_UNIFORM",
-        Assignor::Range => "ASSIGNOR_RANGE",
+        Assignor::Any => None,
+        Assignor::Uniform => Some("ASSIGNOR_UNIFORM"),
+        Assignor::Range => Some("ASSIGNOR_RANGE"),
     };
     json!({
         "member_id": member.member_id,
-        "instance_id": member.instance_id.as_deref().unwrap_or_default(),
+        "instance_id": member.instance_id,
         "client_id": member.client_id,
-        "client_host": member.client_host,
-        "rack": member.rack,
+        "client_host": some_text(&member.client_host),
+        "rack": some_text(&member.rack),
         "state": member.state,
         "epoch": member.epoch,
-        "subscription": { "topics": member.topics, "pattern": member.pattern.as_deref().unwrap_or_default() },
+        "subscription": { "topics": member.topics, "pattern": member.pattern },
         "owned": owned.collect::<Value>(),
         "target": member.target.iter().map(partition_json).collect::<Value>(),
         "session_timeout_ms": member.session_timeout_ms,

@@ -1,12 +1,14 @@
-//! How the cluster's things look as tables and as JSON. Field names are those of `/proto`; an id or an offset that is
-//! not known is 0 or -1 in JSON, as on the wire, and `-` in a table.
+//! How the cluster's things look as tables and as JSON. Field names are those of `/proto`; what is not known is null
+//! in JSON, and `-` in a table.
 
-use jangada_client::{BrokerState, ClusterDescription, MetadataRole, PartitionState, TopicDescription, TopicSummary};
+use jangada_client::{
+    BrokerState, ClusterDescription, MetadataRole, PartitionState, TopicDescription, TopicSummary, WriteRefusal,
+};
 use jangada_types::Quantity;
 use jangada_types::units::annotated;
 use serde_json::{Value, json};
 
-use crate::output::{Show, join, or_dash, plain_table};
+use crate::output::{Show, join, or_dash, plain_table, some_text};
 
 /// `topic ls`.
 pub struct Topics(pub Vec<TopicSummary>);
@@ -114,12 +116,12 @@ fn partitions_table(partitions: &[PartitionState]) -> String {
             partition.topic.to_string(),
             partition.partition.to_string(),
             or_dash(partition.leader_id),
-            partition.leader_epoch.to_string(),
+            or_dash(partition.leader_epoch),
             join(&partition.replicas),
             join(&partition.in_sync),
             or_dash(partition.log_start_offset),
             or_dash(partition.high_watermark),
-            partition.size_bytes.to_string(),
+            or_dash(partition.size_bytes),
         ]
     });
     let header = [
@@ -142,16 +144,21 @@ fn partitions_json(partitions: &[PartitionState]) -> Value {
             "topic": partition.topic.to_string(),
             "topic_id": partition.topic_id.to_string(),
             "partition": partition.partition,
-            "leader_id": partition.leader_id.map_or(0, |id| id.get()),
+            "leader_id": partition.leader_id.map(|id| id.get()),
             "leader_epoch": partition.leader_epoch,
             "replicas": partition.replicas.iter().map(|id| id.get()).collect::<Vec<_>>(),
             "in_sync": partition.in_sync.iter().map(|id| id.get()).collect::<Vec<_>>(),
-            "high_watermark": partition.high_watermark.unwrap_or(-1),
-            "log_start_offset": partition.log_start_offset.unwrap_or(-1),
+            "high_watermark": partition.high_watermark,
+            "log_start_offset": partition.log_start_offset,
             "size_bytes": partition.size_bytes,
+            "write_refusal": partition.write_refusal.as_ref().map(refusal_json),
         })
     };
     partitions.iter().map(partition).collect()
+}
+
+fn refusal_json(refusal: &WriteRefusal) -> Value {
+    json!({ "reason": refusal.reason, "message": refusal.message, "partitions": refusal.partitions })
 }
 
 /// `cluster info`.
@@ -184,12 +191,13 @@ impl Show for Cluster {
         json!({
             "cluster_id": cluster.cluster_id.to_string(),
             "version": cluster.version,
-            "controller_id": cluster.controller_id.map_or(0, |id| id.get()),
+            "controller_id": cluster.controller_id.map(|id| id.get()),
             "brokers": cluster.brokers.iter().map(broker_json).collect::<Value>(),
             "topics": cluster.topics,
             "partitions": cluster.partitions,
             "leaderless_partitions": cluster.leaderless_partitions,
             "under_replicated_partitions": cluster.under_replicated_partitions,
+            "write_refusals": cluster.write_refusals.iter().map(refusal_json).collect::<Value>(),
         })
     }
 }
@@ -231,12 +239,13 @@ fn broker_json(broker: &BrokerState) -> Value {
         "broker_id": broker.broker_id.get(),
         "address": broker.address.to_string(),
         "internal_address": broker.internal_address.to_string(),
-        "rack": broker.rack.to_string(),
+        "rack": some_text(&broker.rack),
         "alive": broker.alive,
         "metadata_role": role(broker),
         "leaders": broker.leaders,
         "replicas": broker.replicas,
         "incarnation": broker.incarnation.get(),
+        "disk_low": broker.disk_low,
     })
 }
 

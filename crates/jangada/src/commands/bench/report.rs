@@ -27,8 +27,8 @@ pub struct Report {
     pub cpu_seconds: f64,
     /// CPU seconds of the processes that were named.
     pub other_cpu_seconds: Option<f64>,
-    /// All of them for each 2^30 bytes.
-    pub cpu_seconds_per_gib: f64,
+    /// All of them for each 2^30 bytes; none were moved: none.
+    pub cpu_seconds_per_gib: Option<f64>,
     /// What the bench did next with what it had written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scan: Option<Box<Report>>,
@@ -57,7 +57,7 @@ impl Report {
             latency,
             cpu_seconds: cpu.own,
             other_cpu_seconds: cpu.others,
-            cpu_seconds_per_gib: if gib > 0.0 { cpu_all / gib } else { 0.0 },
+            cpu_seconds_per_gib: (gib > 0.0).then(|| cpu_all / gib),
             scan: None,
         }
     }
@@ -83,7 +83,8 @@ impl Report {
             format!("{:.2}", self.cpu_seconds),
             self.other_cpu_seconds
                 .map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.2}")),
-            format!("{:.2}", self.cpu_seconds_per_gib),
+            self.cpu_seconds_per_gib
+                .map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.2}")),
         ]
     }
 }
@@ -138,7 +139,7 @@ mod tests {
             None,
         );
         assert_eq!(report.records_per_second, 500.0);
-        assert_eq!(report.cpu_seconds_per_gib, 4.0);
+        assert_eq!(report.cpu_seconds_per_gib, Some(4.0));
         assert!((report.mb_per_second - 536.87).abs() < 0.01);
         assert_eq!(report.json()["other_cpu_seconds"], 3.0);
         assert!(report.table().contains("536.9"));
