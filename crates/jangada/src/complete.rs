@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::brokers::Brokers;
 use crate::cli::BrokersArgs;
-use crate::connect::connect_within;
+use crate::connect::connect_silently;
 
 /// The variable by which a shell asks for completions.
 pub const VARIABLE: &str = "JANGADA_COMPLETE";
@@ -46,7 +46,7 @@ fn names(list: impl AsyncFnOnce(Client) -> Result<Vec<String>, ClientError>) -> 
     };
     let names = runtime.block_on(timeout(WITHIN, async {
         let brokers = Brokers::find(&typed_brokers(env::args())).ok()?;
-        let client = connect_within(&brokers, WITHIN).await.ok()?;
+        let client = connect_silently(&brokers, WITHIN).await.ok()?;
         list(client).await.ok()
     }));
     let names = names.ok().flatten().unwrap_or_default();
