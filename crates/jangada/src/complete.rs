@@ -44,11 +44,13 @@ fn names(list: impl AsyncFnOnce(Client) -> Result<Vec<String>, ClientError>) -> 
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return Vec::new();
     };
-    let names = runtime.block_on(timeout(WITHIN, async {
+    let asked = async {
         let brokers = Brokers::find(&typed_brokers(env::args())).ok()?;
         let client = connect_silently(&brokers, WITHIN).await.ok()?;
         list(client).await.ok()
-    }));
+    };
+    // The clock of the time-out is the runtime's.
+    let names = runtime.block_on(async { timeout(WITHIN, asked).await });
     let names = names.ok().flatten().unwrap_or_default();
     names.into_iter().map(CompletionCandidate::new).collect()
 }
