@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::middleware::map_response;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::Response;
 use futures::StreamExt;
 use jangada_controller::DirectoryId;
@@ -19,12 +19,13 @@ use jangada_replication::{Group, Identity, Registry, Timing, transport};
 use jangada_storage::{LostTail, RocksStore, Starts, Store, StoreError};
 use jangada_types::limits::RESPONSE_BYTES_MAX;
 use jangada_types::{BrokerId, GroupId};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::Status;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
+use crate::admission::{self, Admission, Guarded, admit};
 use crate::cluster::balance::Balancer;
 use crate::cluster::bootstrap::{Bootstrap, BootstrapError, Local};
 use crate::cluster::directory::{DataDirectory, DirectoryError};
@@ -52,9 +53,10 @@ use crate::services::unread;
 use crate::settings::BrokerSettings;
 use crate::tail::Missing;
 
-/// HTTP/2 flow control towards clients.
-const STREAM_WINDOW_BYTES: u32 = 8 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+/// HTTP/2 flow control towards clients: what a connection may send that no service has asked for yet, and that is in memory
+/// without being counted.
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// Small beside a message: the first frame of one may be moved, and what it takes is kept as long as the message.
 const HTTP2_FRAME_BYTES: u32 = 64 << 10;
 /// A client that is cut off is noticed after these two.
@@ -368,7 +370,6 @@ impl Broker {
             registry: metadata.registry.clone(),
             clock: self.seams.clock.clone(),
             metrics: Metrics::new(&self.connections),
-            inflight: Arc::new(Semaphore::new(usize_of(settings.limits.produce_inflight_bytes))),
             inflight_per_partition: usize_of(settings.limits.produce_inflight_bytes_per_partition),
             queue_bytes_max: usize_of(settings.limits.produce_inflight_bytes),
             read_pool: Pool::new(settings.storage.read_threads as usize),
@@ -390,6 +391,7 @@ impl Broker {
         let ticker = tokio::spawn(groups::tick(shards.clone(), metadata.clone()));
         let reconciler = tokio::spawn(Reconciler::new(metadata, partitions.clone(), shards, shared).run());
         let quorums = tokio::spawn(quorum::watch(node.clone()));
+        let stalled = tokio::spawn(admission::watch_stalled(node.budgets.clone(), stalled_after(settings)));
         let retention = tokio::spawn(enforce_retention(
             partitions,
             Duration::from_millis(settings.retention.check_interval_ms),
@@ -422,6 +424,7 @@ impl Broker {
         reconciler.abort();
         ticker.abort();
         quorums.abort();
+        stalled.abort();
         retention.abort();
         public.abort();
         result
@@ -508,6 +511,11 @@ fn successor(node: &Node, group: &Group) -> Option<jangada_types::ReplicaId> {
         .map(|p| p.replica)
 }
 
+/// How long a message may be under way without progress.
+fn stalled_after(settings: &BrokerSettings) -> Duration {
+    Duration::from_millis(settings.limits.stalled_ms)
+}
+
 async fn until_stopping(mut stopping: watch::Receiver<bool>) {
     // The sender is gone: the broker has stopped.
     let _ = stopping.wait_for(|stopping| *stopping).await;
@@ -557,6 +565,16 @@ async fn serve_public(node: Arc<Node>, acceptor: Acceptor, stopping: watch::Rece
         .add_service(reflection().build_v1().map_err(|error| error.to_string())?)
         .add_service(reflection().build_v1alpha().map_err(|error| error.to_string())?)
         .into_axum_router();
+    // Outermost: nothing of a call is taken up, and nothing of its answer given, that is not counted.
+    let admission = Admission::new(request_max, stalled_after(&node.settings), node.metrics.clone());
+    let services = count_calls(services).layer(from_fn_with_state(admission, admit));
+    let budgets = node.budgets.clone();
+    let incoming = acceptor.incoming().map(move |accepted| {
+        accepted.map(|connection| {
+            let peer = connection.peer();
+            Guarded::new(connection, peer, &budgets)
+        })
+    });
     let served = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -564,8 +582,8 @@ async fn serve_public(node: Arc<Node>, acceptor: Acceptor, stopping: watch::Rece
         .max_concurrent_streams(node.settings.limits.calls_per_connection_max)
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .add_routes(Routes::from(count_calls(services)))
-        .serve_with_incoming_shutdown(acceptor.incoming(), until_stopping(stopping))
+        .add_routes(Routes::from(services))
+        .serve_with_incoming_shutdown(incoming, until_stopping(stopping))
         .await;
     reporting.abort();
     served.map_err(|error| error.to_string())

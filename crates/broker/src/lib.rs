@@ -9,6 +9,7 @@
 //!
 //! - [`Broker`]: start and stop.
 //! - [`settings`]: what can be configured.
+//! - `admission`: what one client may take of what all share.
 //! - `cluster`: data directory, bootstrap, metadata, reconciling.
 //! - `partition`: append, read, retention of one partition.
 //! - `groups`: the coordinator's shards, which hold the consumer groups.
@@ -21,6 +22,7 @@
 //! - `http`: probes and metrics.
 //! - `health`: the probe of gRPC.
 
+mod admission;
 mod broker;
 mod cluster;
 mod disk;

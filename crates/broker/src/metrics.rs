@@ -12,6 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
+use crate::admission::Resource;
 use crate::node::Node;
 use crate::refusal_log::RefusalLog;
 
@@ -55,8 +56,32 @@ pub(crate) struct Metrics {
     internal_rejections: Family<CauseLabel, Counter>,
     /// Tells of those errors that an operator should know of.
     pub refusals: RefusalLog,
+    /// Of what clients share.
+    pub admission: AdmissionMetrics,
+    shared: Family<StateLabel, Gauge>,
     /// Of the consumer groups whose shards this broker leads.
     pub groups: GroupMetrics,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ShareLabel {
+    resource: &'static str,
+    share: &'static str,
+}
+
+/// What admission counts.
+#[derive(Clone, Default)]
+pub(crate) struct AdmissionMetrics {
+    refusals: Family<ShareLabel, Counter>,
+    /// Connections that were closed because an answer was not taken.
+    pub stalled: Counter,
+}
+
+impl AdmissionMetrics {
+    /// There was no room for somebody.
+    pub fn refused(&self, resource: &'static str, share: &'static str) {
+        self.refusals.get_or_create(&ShareLabel { resource, share }).inc();
+    }
 }
 
 /// What the coordinator counts.
@@ -144,6 +169,23 @@ impl Metrics {
                 "Messages on the internal listener that were refused, by cause",
             ),
             refusals: RefusalLog::default(),
+            admission: AdmissionMetrics {
+                refusals: registered(
+                    all,
+                    "admission_refusals",
+                    "Requests and fetches that found no room, by resource and whose share was used up",
+                ),
+                stalled: registered(
+                    all,
+                    "stalled_connections",
+                    "Connections that were closed because an answer was not taken in time",
+                ),
+            },
+            shared: registered(
+                all,
+                "shared",
+                "What clients hold of what they share, by resource; in bytes but streams",
+            ),
             groups: GroupMetrics {
                 heartbeats: registered(all, "group_heartbeats", "Heartbeats of members that were answered"),
                 commits: registered(all, "group_commits", "Commits of offsets that are durable"),
@@ -193,6 +235,9 @@ impl Metrics {
         gauge(&self.replicas, "hosted", groups.len() as u64);
         gauge(&self.replicas, "leading", leading as u64);
         gauge(&self.replicas, "leaderless", leaderless as u64);
+        for resource in Resource::ALL {
+            gauge(&self.shared, resource.name(), node.budgets.used(resource) as u64);
+        }
         let (groups, members) = node.shards.count();
         gauge(&self.groups.here, "groups", groups);
         gauge(&self.groups.here, "members", members);

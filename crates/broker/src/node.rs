@@ -10,8 +10,9 @@ use jangada_replication::{Group, Registry};
 use jangada_storage::Store;
 use jangada_types::limits::PLAIN_BYTES_MAX;
 use jangada_types::{BrokerId, GroupId, PartitionIndex, ProducerEpoch, ProducerId, Reason, TopicId};
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Mutex, watch};
 
+use crate::admission::{Budgets, Caller, Holding, Resource};
 use crate::cluster::metadata::Metadata;
 use crate::error::RequestError;
 use crate::groups::{COORDINATOR_REPLICAS, Shard, Shards};
@@ -30,10 +31,9 @@ const PRODUCER_ID_BLOCK: u32 = 1000;
 const LEADER_PATIENCE: Duration = Duration::from_millis(1500);
 /// After this time a client should look for the leader again.
 const LEADER_RETRY: Duration = Duration::from_millis(50);
-/// How long a fetch waits for room. Longer, and whoever asks for much would hold up those behind it that ask for little.
+/// How long a fetch waits for room. Longer, and whoever asks for much would hold up those behind it on its connection that
+/// ask for little.
 const ROOM_PATIENCE: Duration = Duration::from_secs(5);
-/// After this time a client whose fetch found no room should try again.
-const ROOM_RETRY: Duration = Duration::from_millis(500);
 
 /// See the module text.
 pub(crate) struct Node {
@@ -48,13 +48,8 @@ pub(crate) struct Node {
     shared: Arc<Shared>,
     /// True: this broker stops; streams end, new requests are refused.
     stopping: watch::Receiver<bool>,
-    /// Produce and fetch streams that may be open at once.
-    pub streams: Arc<Semaphore>,
-    /// Bytes that fetches in the raw form have read and not sent.
-    fetch_bytes: Arc<Semaphore>,
-    /// The same in the plain form. Apart: such a fetch asks for much, whatever it needs in the end, and raw ones would
-    /// wait behind it.
-    plain_fetch_bytes: Arc<Semaphore>,
+    /// What the clients share.
+    pub budgets: Arc<Budgets>,
     /// Ids that nobody got yet.
     producer_ids: Mutex<std::ops::Range<i64>>,
     /// Held while the coordinator's shards are created, so that the first members of a cluster ask for them once.
@@ -70,9 +65,7 @@ impl Node {
         shared: Arc<Shared>,
         stopping: watch::Receiver<bool>,
     ) -> Self {
-        let streams = Arc::new(Semaphore::new(settings.limits.streams_max as usize));
-        let inflight = usize::try_from(settings.limits.fetch_inflight_bytes).expect("usize has 64 bits");
-        let [fetch_bytes, plain_fetch_bytes] = [(); 2].map(|()| Arc::new(Semaphore::new(inflight)));
+        let budgets = Budgets::new(&settings.limits, shared.metrics.admission.clone());
         let shards = Shards::new(&settings, seams.clock.clone(), shared.metrics.groups.clone());
         Self {
             metadata_quorum: Quorum::new(quorum::within(&settings)),
@@ -84,9 +77,7 @@ impl Node {
             seams,
             shared,
             stopping,
-            streams,
-            fetch_bytes,
-            plain_fetch_bytes,
+            budgets,
             producer_ids: Mutex::new(0..0),
             creating: Mutex::new(()),
         }
@@ -106,8 +97,8 @@ impl Node {
     }
 
     /// As [`Shared::room`].
-    pub fn room(&self, bytes: usize) -> Result<Room, RequestError> {
-        self.shared.room(bytes)
+    pub fn room(&self, caller: &Arc<Caller>, bytes: usize) -> Result<Room, RequestError> {
+        self.shared.room(caller, bytes)
     }
 
     /// Packing, unpacking and checking of batches.
@@ -325,25 +316,21 @@ impl Node {
         }
     }
 
-    /// Waits a moment until so many bytes may be read into memory: BROKER_BUSY when there is no room by then. They count
-    /// until the permit is dropped.
-    pub async fn room_to_fetch(&self, bytes: usize, form: RecordForm) -> Result<OwnedSemaphorePermit, RequestError> {
-        let permits = u32::try_from(bytes).expect("a response is at most 24 MiB");
-        let budget = match form {
-            RecordForm::Plain => &self.plain_fetch_bytes,
-            _ => &self.fetch_bytes,
+    /// Waits a moment until so many bytes may be read into memory: BROKER_BUSY when there is no room by then.
+    pub async fn room_to_fetch(
+        &self,
+        caller: &Arc<Caller>,
+        bytes: usize,
+        form: RecordForm,
+    ) -> Result<Holding, RequestError> {
+        let resource = match form {
+            RecordForm::Plain => Resource::PlainFetch,
+            _ => Resource::Fetch,
         };
         tokio::select! {
             biased;
-            room = budget.clone().acquire_many_owned(permits) => Ok(room.expect("the budget is never closed")),
+            room = caller.take(resource, bytes, ROOM_PATIENCE) => room,
             refused = self.stopping() => Err(refused),
-            () = tokio::time::sleep(ROOM_PATIENCE) => {
-                let message = format!(
-                    "broker {} has no room to read {bytes} bytes: what others have fetched waits to be taken",
-                    self.broker()
-                );
-                Err(RequestError::new(Reason::BrokerBusy, message).retry_after(ROOM_RETRY))
-            }
         }
     }
 

@@ -285,6 +285,12 @@ pub(crate) fn producer(image: &Image, id: ProducerId, epoch: ProducerEpoch) -> R
 }
 
 impl Image {
+    /// How far an id lies above those that were allocated: 0 for one that was, `None` for one that never is.
+    pub fn ids_ahead(&self, id: ProducerId) -> Option<i64> {
+        let above = id.get().checked_sub(self.next_producer_id)?;
+        (id.get() >= FIRST_PRODUCER_ID).then(|| (above + 1).max(0))
+    }
+
     /// True when this id is in a block that was allocated.
     pub fn is_allocated(&self, id: ProducerId) -> bool {
         (FIRST_PRODUCER_ID..self.next_producer_id).contains(&id.get())

@@ -2,8 +2,10 @@
 //!
 //! - [`v1`]: the public API (package `jangada.v1`).
 //! - [`internal`]: what brokers say to each other (package `jangada.internal.v1`).
+//! - [`shape`]: what a message becomes in memory, from its bytes.
 
 mod codec;
+pub mod shape;
 
 #[allow(missing_docs, clippy::all)]
 mod generated {

@@ -89,6 +89,17 @@ pub const REQUEST_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX + MESSAGE_OVERHEAD_BYTE
 /// Bytes of a response on the wire: what was asked for, and one batch that goes over it.
 pub const RESPONSE_BYTES_MAX: usize = FETCH_BYTES_MAX + BATCH_BYTES_MAX + MESSAGE_OVERHEAD_BYTES;
 
+/// Bytes of a request that carries no records. The largest that means anything names 10,000 partitions by the longest names.
+pub const CONTROL_REQUEST_BYTES_MAX: usize = 4 * MIB;
+
+/// Elements of repeated fields in one request: records and their headers in the plain form, partitions, names. An element
+/// takes two bytes on the wire and up to 400 in memory.
+pub const REQUEST_ELEMENTS_MAX: usize = 1 << 17;
+
+/// Bytes of one text in a request: far more than any name may have, and so little that what is kept of a request is not much
+/// beside its payload.
+pub const REQUEST_TEXT_BYTES_MAX: usize = 64 * KIB;
+
 /// How long records are kept unless the topic says otherwise, milliseconds: 7 days, Kafka's default.
 pub const RETENTION_MS_DEFAULT: u64 = 7 * 24 * 60 * 60 * 1000;
 
@@ -127,6 +138,10 @@ const _: () = {
         BATCH_BYTES_MAX + MESSAGE_OVERHEAD_BYTES <= REQUEST_BYTES_MAX,
         "the largest batch can be sent"
     );
+    assert!(CONTROL_REQUEST_BYTES_MAX <= REQUEST_BYTES_MAX);
+    assert!(10_000 * (TOPIC_NAME_BYTES_MAX + 64) <= CONTROL_REQUEST_BYTES_MAX);
+    assert!(10_000 <= REQUEST_ELEMENTS_MAX);
+    assert!(TOPIC_NAME_BYTES_MAX <= REQUEST_TEXT_BYTES_MAX);
     assert!(FETCH_BYTES_MAX + MESSAGE_OVERHEAD_BYTES <= RESPONSE_BYTES_MAX);
     assert!(PLAIN_BYTES_MAX + MESSAGE_OVERHEAD_BYTES <= RESPONSE_BYTES_MAX);
     assert!(PLAIN_PIECE_BYTES + MESSAGE_OVERHEAD_BYTES < 4 * MIB && PLAIN_PIECE_BYTES <= PLAIN_BYTES_MAX);

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use bytes::{Buf as _, BufMut as _, Bytes};
+use bytes::Bytes;
 use jangada_proto::v1::admin_service_client::AdminServiceClient;
 use jangada_proto::v1::fetch_stream_request::Message;
 use jangada_proto::v1::group_service_client::GroupServiceClient;
@@ -12,21 +12,19 @@ use jangada_proto::v1::{
     DeleteTopicRequest, DescribeGroupRequest, FetchStreamRequest, FetchStreamStart, GetMetadataRequest,
     ProduceStreamRequest,
 };
-use jangada_types::limits::REQUEST_BYTES_MAX;
+use jangada_types::limits::{CONTROL_REQUEST_BYTES_MAX, REQUEST_BYTES_MAX, REQUEST_TEXT_BYTES_MAX};
 use tokio::time::timeout;
 use tokio_stream::iter;
-use tonic::client::Grpc;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::Endpoint;
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
-use crate::harness::{Cluster, WAIT, raw};
+use crate::harness::{Cluster, WAIT, bare, raw};
 
 const TOPIC: &str = "orders";
 const TOO_LARGE: usize = REQUEST_BYTES_MAX + (4 << 20);
 /// More than gRPC takes unless it is told to take more.
 const LARGE: usize = 5 << 20;
+/// Longer than any text may be.
+const LONGER: usize = 70 << 10;
 /// More than fits into headers.
 const LONG: usize = 20_000;
 /// A field with a wire type that there is not.
@@ -128,7 +126,15 @@ async fn all_services_have_the_same_limit_and_say_so() {
     };
     assert_too_large(metadata.get_metadata(wanted).await);
     assert_too_large(admin.delete_topic(delete(TOO_LARGE)).await);
-    let deleted = admin.delete_topic(delete(LARGE)).await;
+    // What carries no records is bounded further.
+    let status = assert_invalid(admin.delete_topic(delete(LARGE)).await, "AdminService/DeleteTopic");
+    assert_eq!(
+        raw::detail(&status, "limit"),
+        Some(CONTROL_REQUEST_BYTES_MAX.to_string())
+    );
+    let status = assert_invalid(admin.delete_topic(delete(LONGER)).await, "a text of more than");
+    assert_eq!(raw::detail(&status, "limit"), Some(REQUEST_TEXT_BYTES_MAX.to_string()));
+    let deleted = admin.delete_topic(delete(LONG)).await;
     raw::assert_refused(deleted, "UNKNOWN_TOPIC", &["there is no topic"]);
 }
 
@@ -164,51 +170,9 @@ fn create<'a>(name: &'a str, setting: &'a str) -> [&'a str; 9] {
 
 /// What a method says of bytes that are no message of it.
 async fn malformed(address: &str, method: &str) -> Result<(), Status> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("it is an address");
-    let mut client = Grpc::new(endpoint.connect().await.expect("the node listens"));
-    client.ready().await.expect("it is connected");
-    let path = PathAndQuery::try_from(format!("/jangada.v1.{method}")).expect("it is a path");
-    let requests = Request::new(iter([Bytes::from_static(NO_MESSAGE)]));
-    match client.streaming(requests, path, Bare).await {
-        Ok(answers) => to_end(answers.into_inner()).await.1,
+    let channel = bare::connect(address).await;
+    match bare::call(&channel, method, iter([Bytes::from_static(NO_MESSAGE)])).await {
+        Ok(answers) => to_end(answers).await.1,
         Err(status) => Err(status),
-    }
-}
-
-/// Messages as the bytes that they are.
-struct Bare;
-
-impl Codec for Bare {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Bare;
-    type Decoder = Bare;
-
-    fn encoder(&mut self) -> Bare {
-        Bare
-    }
-
-    fn decoder(&mut self) -> Bare {
-        Bare
-    }
-}
-
-impl Encoder for Bare {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        to.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Bare {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        let length = from.remaining();
-        Ok(Some(from.copy_to_bytes(length)))
     }
 }

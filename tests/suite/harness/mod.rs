@@ -8,14 +8,17 @@
 //! - [`groups`]: consumer groups below the client: calls that follow the coordinator, and small members.
 //! - [`consumer_from_start`]: reads a whole topic.
 //! - [`raw`]: calls below the client: batches made by hand, and an error's reason.
+//! - [`bare`]: calls below that: messages as bytes, and answers that nobody reads.
 //! - [`Proxy`]: stands before a node and loses its answers. [`SmallDisk`]: a file system that can be filled up.
 //! - [`History`]: what writers were told and readers saw, and the [`History::check`] of it.
 //! - [`Load`]: writers and a reader that go on while faults happen, and keep such a history.
 //! - [`strace`]: sees a node's system calls, or lets it die at one.
 //! - [`MURMUR2`]: keys with their hashes by other programs. [`partition_of`]: where a hash belongs.
+//! - [`served_during`]: a good client beside a bad one.
 //! - [`skipped`]: says what this machine cannot run. [`is_long`]: whether to run what takes minutes.
 //! - [`eventually`]: the only way to wait here: for a condition, with a bound.
 
+pub mod bare;
 mod checker;
 pub mod cli;
 mod cluster;
@@ -32,6 +35,7 @@ pub mod ports;
 mod proxy;
 pub mod raw;
 mod reading;
+mod served;
 mod skip;
 mod small_disk;
 pub mod strace;
@@ -48,6 +52,7 @@ pub use network::Network;
 pub use orders::{Orders, Written, number_of};
 pub use proxy::Proxy;
 pub use reading::consumer_from_start;
+pub use served::served_during;
 pub use skip::{are_examples_wanted, is_long, is_too_long, skipped};
 pub use small_disk::SmallDisk;
 pub use wait::{WAIT, eventually};

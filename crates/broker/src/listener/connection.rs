@@ -29,7 +29,8 @@ impl Connection {
         Self { socket, place }
     }
 
-    pub(super) fn peer(&self) -> SocketAddr {
+    /// Whom it is with.
+    pub fn peer(&self) -> SocketAddr {
         self.place.occupant().peer()
     }
 

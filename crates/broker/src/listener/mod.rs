@@ -32,7 +32,7 @@ use futures::Stream;
 use tokio::net::{TcpListener, TcpStream};
 
 pub(crate) use self::calls::count_calls;
-pub(crate) use self::connection::Connection;
+pub(crate) use self::connection::{Connection, ConnectionInfo};
 pub(crate) use self::gate::{Gate, GateLimits};
 use self::refusal::Refusals;
 use crate::metrics::ConnectionMetrics;

@@ -68,9 +68,9 @@ mod tests {
         BatchBuilder, BrokerId, Codec, GroupId, Incarnation, Offset, PartitionIndex, TimestampType, TopicConfig,
     };
     use tempfile::TempDir;
-    use tokio::sync::Semaphore;
 
     use super::super::{Expectation, Partition, PartitionMachine, PartitionName, Shared, View, checkpoint_bytes};
+    use crate::admission::Caller;
     use crate::metrics::Metrics;
     use crate::pool::Pool;
     use crate::seams::WallClock;
@@ -129,7 +129,6 @@ mod tests {
                 registry,
                 clock: clock.clone(),
                 metrics: Metrics::new(&Default::default()),
-                inflight: Arc::new(Semaphore::new(BYTES)),
                 inflight_per_partition: BYTES,
                 queue_bytes_max: BYTES,
                 read_pool: Pool::new(1),
@@ -182,7 +181,7 @@ mod tests {
         let mut builder = BatchBuilder::new(Codec::None);
         builder.append(FAR_MS, None, None, []).expect("it is small");
         let batch = builder.build();
-        let room = partition.room(batch.len()).expect("there is room");
+        let room = partition.room(&Caller::alone(), batch.len()).expect("there is room");
         let admitted = partition.admit(batch, Expectation::default(), room).await;
         let appended = partition.acknowledged(admitted.expect("it is taken"), PATIENCE).await;
         appended.expect("it is written").append_time_ms

@@ -76,8 +76,7 @@ pub(crate) struct Shared {
     pub registry: Arc<Registry>,
     pub clock: Arc<dyn WallClock>,
     pub metrics: Arc<Metrics>,
-    /// Bytes of batches that were received and that Raft has not let go of, over all partitions.
-    pub inflight: Arc<Semaphore>,
+    /// Bytes of one partition's batches that were received and that Raft has not let go of.
     pub inflight_per_partition: usize,
     /// Bytes that may wait for this broker's disk before more is refused.
     pub queue_bytes_max: usize,

@@ -1,5 +1,5 @@
-//! Room for batches: bytes that were received count against the broker's budget, and against the partition's from when it
-//! is known which, until Raft lets go of them.
+//! Room for batches: bytes that were received count against their connection's share of the broker's budget, and against the
+//! partition's from when it is known which, until Raft lets go of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use jangada_types::Reason;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Partition, Shared};
+use crate::admission::{Caller, Holding, Resource};
 use crate::error::RequestError;
 
 /// After this time a producer that was turned away for lack of room should try again.
@@ -15,17 +16,17 @@ pub(super) const BUSY_RETRY: Duration = Duration::from_millis(25);
 
 /// Part of the budgets: the broker's, and a partition's.
 pub(crate) struct Room {
-    of_broker: OwnedSemaphorePermit,
+    of_broker: Holding,
     of_partition: Option<OwnedSemaphorePermit>,
 }
 
 impl Shared {
     /// Takes room for so many bytes, or refuses at once. Those of a request in the plain form may be more than a budget
     /// has; such a request has the budget for itself.
-    pub fn room(&self, bytes: usize) -> Result<Room, RequestError> {
+    pub fn room(&self, caller: &Arc<Caller>, bytes: usize) -> Result<Room, RequestError> {
         let bytes = bytes.min(self.inflight_per_partition);
         Ok(Room {
-            of_broker: take(&self.inflight, bytes).ok_or_else(broker_busy)?,
+            of_broker: caller.try_take(Resource::Produce, bytes)?,
             of_partition: None,
         })
     }
@@ -33,29 +34,25 @@ impl Shared {
 
 impl Partition {
     /// Takes room for so many bytes of this partition, or refuses at once.
-    pub fn room(&self, bytes: usize) -> Result<Room, RequestError> {
-        let room = self.shared.room(bytes).map_err(|error| self.or_no_quorum(error))?;
-        self.fit(room, bytes)
+    pub fn room(&self, caller: &Arc<Caller>, bytes: usize) -> Result<Room, RequestError> {
+        let room = self.shared.room(caller, bytes);
+        self.fit(room.map_err(|error| self.or_no_quorum(error))?, bytes)
     }
 
     /// The room as it is for so many bytes of this partition: the rest is given back, or what is missing taken. As above,
     /// one request never needs more than there is.
-    pub fn fit(&self, room: Room, bytes: usize) -> Result<Room, RequestError> {
+    pub fn fit(&self, mut room: Room, bytes: usize) -> Result<Room, RequestError> {
         let bytes = bytes.min(self.shared.inflight_per_partition);
-        let partition_busy = || {
-            let message = format!("partition {}: too many bytes wait for its quorum", self.name);
-            self.or_no_quorum(RequestError::new(Reason::PartitionBusy, message).retry_after(BUSY_RETRY))
-        };
-        let of_partition = match room.of_partition {
+        let of_partition = match room.of_partition.take() {
             Some(permit) => resized(permit, &self.inflight, bytes),
             None => take(&self.inflight, bytes),
         };
-        let of_partition = of_partition.ok_or_else(partition_busy)?;
-        Ok(Room {
-            of_broker: resized(room.of_broker, &self.shared.inflight, bytes)
-                .ok_or_else(|| self.or_no_quorum(broker_busy()))?,
-            of_partition: Some(of_partition),
-        })
+        room.of_partition = Some(of_partition.ok_or_else(|| {
+            let message = format!("partition {}: too many bytes wait for its quorum", self.name);
+            self.or_no_quorum(RequestError::new(Reason::PartitionBusy, message).retry_after(BUSY_RETRY))
+        })?);
+        room.of_broker.resize(bytes).map_err(|error| self.or_no_quorum(error))?;
+        Ok(room)
     }
 
     /// What waits for a quorum that does not answer may wait for long, and another broker may lead by now: who is told to
@@ -63,11 +60,6 @@ impl Partition {
     fn or_no_quorum(&self, busy: RequestError) -> RequestError {
         if self.quorum.is_lost() { self.no_quorum() } else { busy }
     }
-}
-
-fn broker_busy() -> RequestError {
-    let message = "the broker has too many bytes waiting for their quorums";
-    RequestError::new(Reason::BrokerBusy, message).retry_after(BUSY_RETRY)
 }
 
 fn take(budget: &Arc<Semaphore>, bytes: usize) -> Option<OwnedSemaphorePermit> {

@@ -13,14 +13,14 @@ use jangada_proto::v1::{
 use jangada_types::limits::{FETCH_BYTES_DEFAULT, FETCH_CREDIT_BYTES_DEFAULT, FETCH_WAIT_MS_MAX};
 use jangada_types::{Offset, Reason};
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::plain::{self, Unpacked};
-use super::produce::too_many_streams;
 use super::unread::unread;
+use crate::admission::{Call, Caller, Holding, Resource};
 use crate::error::RequestError;
 use crate::node::Node;
 use crate::partition::Partition;
@@ -40,7 +40,7 @@ const START_WITHIN: Duration = Duration::from_secs(10);
 /// After this time a consumer whose stream ended for that should open another.
 const STALLED_RETRY: Duration = Duration::from_secs(1);
 
-pub(crate) async fn unary(node: &Arc<Node>, request: FetchRequest) -> Result<FetchResponse, RequestError> {
+pub(crate) async fn unary(node: &Arc<Node>, call: &Call, request: FetchRequest) -> Result<FetchResponse, RequestError> {
     let target = find(&node.metadata.image(), request.partition.as_ref())?;
     let form = form(request.form)?;
     let max_bytes = max_bytes(node, request.max_bytes)?;
@@ -64,7 +64,9 @@ pub(crate) async fn unary(node: &Arc<Node>, request: FetchRequest) -> Result<Fet
         max_bytes,
         form,
     };
-    Ok(read(node, &partition, ask).await?.response)
+    let Read { response, room, .. } = read(node, &call.caller, &partition, ask).await?;
+    call.deposit(room);
+    Ok(response)
 }
 
 /// What is to be read.
@@ -81,11 +83,11 @@ struct Read {
     /// What it counts for, bytes.
     bytes: usize,
     /// Its part of the budget for bytes that were read and not sent.
-    room: OwnedSemaphorePermit,
+    room: Holding,
 }
 
 /// Reads what there is, once there is room for it.
-async fn read(node: &Node, partition: &Partition, ask: Ask) -> Result<Read, RequestError> {
+async fn read(node: &Node, caller: &Arc<Caller>, partition: &Partition, ask: Ask) -> Result<Read, RequestError> {
     let Ask {
         offset,
         max_bytes,
@@ -94,7 +96,7 @@ async fn read(node: &Node, partition: &Partition, ask: Ask) -> Result<Read, Requ
     let is_plain = form == RecordForm::Plain;
     let most = node.plain_bytes_max();
     let wanted = if is_plain { most.max(max_bytes) } else { max_bytes };
-    let mut room = node.room_to_fetch(wanted, form).await?;
+    let mut room = node.room_to_fetch(caller, wanted, form).await?;
     let fetched = partition.read(offset, max_bytes).await?;
     let mut response = FetchResponse {
         batches: Bytes::new(),
@@ -117,7 +119,7 @@ async fn read(node: &Node, partition: &Partition, ask: Ask) -> Result<Read, Requ
         response.batches.len()
     };
     // What was not needed goes back at once: many streams may wait with a small response each.
-    drop(room.split(wanted.saturating_sub(bytes)));
+    room.shrink_to(bytes);
     Ok(Read { response, bytes, room })
 }
 
@@ -156,6 +158,7 @@ fn signed(bytes: u64) -> i64 {
 /// Opens a fetch stream: its first message says what to read.
 pub(crate) async fn stream(
     node: Arc<Node>,
+    call: Arc<Call>,
     mut requests: Streaming<FetchStreamRequest>,
 ) -> Result<Pushed, RequestError> {
     let no_start = |message: String| RequestError::new(Reason::InvalidRequest, message);
@@ -176,19 +179,15 @@ pub(crate) async fn stream(
         }
     };
     // Only now: who says nothing keeps nobody out.
-    let slot = node
-        .streams
-        .clone()
-        .try_acquire_owned()
-        .map_err(|_| too_many_streams(&node))?;
-    let pusher = Pusher::open(&node, start).await?;
+    let slot = call.caller.try_take(Resource::Streams, 1)?;
+    let pusher = Pusher::open(&node, call.caller.clone(), start).await?;
     // One response is being sent, one waits.
     let (responses, outgoing) = mpsc::channel(1);
     tokio::spawn(pusher.run(requests, responses));
     Ok(Box::pin(ReceiverStream::new(outgoing).map(move |parcel: Parcel| {
         // What is being sent takes memory until the transport lets go of the stream, though its task may have ended.
         let _slot = &slot;
-        parcel.open()
+        parcel.open(&call)
     })))
 }
 
@@ -197,10 +196,10 @@ pub(crate) async fn stream(
 #[derive(Clone)]
 struct Parcel(Arc<Mutex<Option<Content>>>);
 
-type Content = (Result<FetchStreamResponse, Status>, Option<OwnedSemaphorePermit>);
+type Content = (Result<FetchStreamResponse, Status>, Option<Holding>);
 
 impl Parcel {
-    fn new(response: FetchStreamResponse, room: OwnedSemaphorePermit) -> Self {
+    fn new(response: FetchStreamResponse, room: Holding) -> Self {
         Self(Arc::new(Mutex::new(Some((Ok(response), Some(room))))))
     }
 
@@ -208,9 +207,13 @@ impl Parcel {
         Self(Arc::new(Mutex::new(Some((Err(status), None)))))
     }
 
-    /// For the transport. The bytes are given back.
-    fn open(self) -> Result<FetchStreamResponse, Status> {
-        self.0.lock().take().expect("a parcel is opened once").0
+    /// For the transport, and its room for the call: it counts until it is sent.
+    fn open(self, call: &Call) -> Result<FetchStreamResponse, Status> {
+        let (response, room) = self.0.lock().take().expect("a parcel is opened once");
+        if let Some(room) = room {
+            call.deposit(room);
+        }
+        response
     }
 
     fn is_waiting(&self) -> bool {
@@ -231,6 +234,7 @@ impl Parcel {
 /// One fetch stream.
 struct Pusher {
     node: Arc<Node>,
+    caller: Arc<Caller>,
     partition: Arc<Partition>,
     /// What is to be read next.
     ask: Ask,
@@ -241,12 +245,13 @@ struct Pusher {
 }
 
 impl Pusher {
-    async fn open(node: &Arc<Node>, start: FetchStreamStart) -> Result<Self, RequestError> {
+    async fn open(node: &Arc<Node>, caller: Arc<Caller>, start: FetchStreamStart) -> Result<Self, RequestError> {
         let target = find(&node.metadata.image(), start.partition.as_ref())?;
         let partition = node.leader(&target).await?;
         partition.check_epoch(start.leader_epoch)?;
         Ok(Self {
             node: node.clone(),
+            caller,
             partition,
             ask: Ask {
                 offset: Offset(start.offset),
@@ -283,8 +288,7 @@ impl Pusher {
         let mut reading: Option<Reading> = None;
         loop {
             if reading.is_none() && self.credit > 0 {
-                let read = read_next(node.clone(), self.partition.clone(), self.ask, responses.clone());
-                reading = Some(Box::pin(read));
+                reading = Some(self.read_next(responses.clone()));
             }
             let take_by = self.pushed.as_ref().map(|(_, take_by)| *take_by);
             let outcome = tokio::select! {
@@ -342,6 +346,11 @@ impl Pusher {
         }
     }
 
+    fn read_next(&self, responses: mpsc::Sender<Parcel>) -> Reading {
+        let (node, caller, partition) = (self.node.clone(), self.caller.clone(), self.partition.clone());
+        Box::pin(read_next(node, caller, partition, self.ask, responses))
+    }
+
     fn stalled(&self) -> RequestError {
         let message = format!(
             "partition {}: the stream ends, for {TAKEN_WITHIN:?} its response was not taken; open another one",
@@ -382,6 +391,7 @@ type Reading = Pin<Box<dyn Future<Output = Result<Next, RequestError>> + Send>>;
 /// What comes next, as soon as there is anything.
 async fn read_next(
     node: Arc<Node>,
+    caller: Arc<Caller>,
     partition: Arc<Partition>,
     ask: Ask,
     responses: mpsc::Sender<Parcel>,
@@ -392,7 +402,7 @@ async fn read_next(
     };
     loop {
         partition.await_bytes(ask.offset, 1, STREAM_WAIT).await?;
-        match read(&node, &partition, ask).await {
+        match read(&node, &caller, &partition, ask).await {
             Ok(read) if read.bytes > 0 => return Ok(Some((place, read))),
             Ok(_) => {}
             // Behind the others again: nobody waits for an answer.

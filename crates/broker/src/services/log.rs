@@ -12,6 +12,7 @@ use jangada_types::{ProducerEpoch, ProducerId, Reason};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{fetch, produce};
+use crate::admission::Call;
 use crate::error::RequestError;
 use crate::node::Node;
 use crate::partitions::find;
@@ -29,10 +30,17 @@ impl Log {
     }
 }
 
+/// The call that a request makes.
+fn call_of<T>(request: &Request<T>) -> Arc<Call> {
+    let call = request.extensions().get::<Arc<Call>>();
+    call.expect("every call goes through the admission").clone()
+}
+
 #[tonic::async_trait]
 impl LogService for Log {
     async fn produce(&self, request: Request<ProduceRequest>) -> Result<Response<ProduceResponse>, Status> {
-        produce::unary(&self.node, request.into_inner())
+        let call = call_of(&request);
+        produce::unary(&self.node, &call.caller, request.into_inner())
             .await
             .map(Response::new)
             .map_err(|error| self.fail(error))
@@ -44,13 +52,15 @@ impl LogService for Log {
         &self,
         request: Request<Streaming<ProduceStreamRequest>>,
     ) -> Result<Response<Self::ProduceStreamStream>, Status> {
-        produce::stream(self.node.clone(), request.into_inner())
+        let call = call_of(&request);
+        produce::stream(self.node.clone(), &call, request.into_inner())
             .map(Response::new)
             .map_err(|error| self.fail(error))
     }
 
     async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<FetchResponse>, Status> {
-        fetch::unary(&self.node, request.into_inner())
+        let call = call_of(&request);
+        fetch::unary(&self.node, &call, request.into_inner())
             .await
             .map(Response::new)
             .map_err(|error| self.fail(error))
@@ -62,7 +72,8 @@ impl LogService for Log {
         &self,
         request: Request<Streaming<FetchStreamRequest>>,
     ) -> Result<Response<Self::FetchStreamStream>, Status> {
-        fetch::stream(self.node.clone(), request.into_inner())
+        let call = call_of(&request);
+        fetch::stream(self.node.clone(), call, request.into_inner())
             .await
             .map(Response::new)
             .map_err(|error| self.fail(error))

@@ -11,12 +11,12 @@ use jangada_controller::CONDITIONS_FEATURE_LEVEL;
 use jangada_proto::v1::produce_request::Payload;
 use jangada_proto::v1::produce_stream_response::Result as StreamResult;
 use jangada_proto::v1::{
-    Acks, ProduceRequest, ProduceResponse, ProduceStreamRequest, ProduceStreamResponse, TopicPartition,
+    Acks, PlainRecords, ProduceRequest, ProduceResponse, ProduceStreamRequest, ProduceStreamResponse, TopicPartition,
 };
 use jangada_types::limits::PRODUCE_TIMEOUT_MS_MAX;
 use jangada_types::{BatchHeader, GroupId, Offset, ProducerId, Reason};
 use prost::Message as _;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -24,6 +24,7 @@ use tonic::{Status, Streaming};
 use super::pack;
 use super::status;
 use super::unread::unread;
+use crate::admission::{Batches, Call, Caller, Holding, Resource};
 use crate::error::RequestError;
 use crate::node::Node;
 use crate::partition::{Admitted, Appended, Expectation, Partition, Room};
@@ -36,10 +37,19 @@ pub(crate) type Answers = Pin<Box<dyn Stream<Item = Result<ProduceStreamResponse
 const ANSWERS_MAX: usize = 1024;
 /// How long a producer id that this broker's metadata does not have yet is waited for.
 const METADATA_PATIENCE: Duration = Duration::from_secs(1);
+/// How far above what this broker knows of an id may lie that is waited for: sixteen blocks that brokers took meanwhile.
+const IDS_AHEAD_MAX: i64 = 16_000;
+/// Batches from this size on stay in the buffer that they came in: with at most two frames of 64 KiB and as much of other
+/// fields beside them it is less than three times as large.
+const SHARED_BYTES_MIN: usize = 128 << 10;
 /// Batches of one partition on one stream that wait for their quorum.
 const PENDING_MAX: usize = 1024;
 
-pub(crate) async fn unary(node: &Arc<Node>, request: ProduceRequest) -> Result<ProduceResponse, RequestError> {
+pub(crate) async fn unary(
+    node: &Arc<Node>,
+    caller: &Arc<Caller>,
+    request: ProduceRequest,
+) -> Result<ProduceResponse, RequestError> {
     let target = find(&node.metadata.image(), request.partition.as_ref())?;
     let timeout = timeout(node, request.timeout_ms)?;
     let acks = acks(request.acks)?;
@@ -49,17 +59,23 @@ pub(crate) async fn unary(node: &Arc<Node>, request: ProduceRequest) -> Result<P
             "the request has no payload: set `batch` or `records`",
         ));
     };
+    // Before it takes room: who makes up a producer id waits, and what waits there keeps others out.
     let bytes = match &payload {
-        Payload::Batch(batch) => batch.len(),
-        Payload::Records(records) => records.encoded_len(),
+        Payload::Batch(batch) => {
+            check_producer(node, producer_of(batch), acks).await?;
+            batch.len()
+        }
+        Payload::Records(records) => {
+            check_producer(node, plain_producer(records), acks).await?;
+            records.encoded_len()
+        }
     };
-    let (partition, room) = leader_with_room(node, &target, bytes).await?;
+    let (partition, room) = leader_with_room(node, caller, &target, bytes).await?;
     let batch = match payload {
-        Payload::Batch(batch) => batch,
+        Payload::Batch(batch) => owned(batch),
         Payload::Records(records) => pack::pack(node, records).await?,
     };
     let expected = expectation(node, request.expected_end_offset, request.expected_key_offset, acks).await?;
-    check_producer(node, &batch, acks).await?;
     let admitted = partition.admit(batch, expected, room).await?;
     match acks {
         Acks::None => Ok(acknowledge_later(partition, admitted, timeout)),
@@ -69,20 +85,34 @@ pub(crate) async fn unary(node: &Arc<Node>, request: ProduceRequest) -> Result<P
 
 /// The partition's leader here, and room there for so many bytes, which count while the leader is waited for. Who is sent
 /// elsewhere needs none.
-async fn leader_with_room(node: &Node, target: &Target, bytes: usize) -> Result<(Arc<Partition>, Room), RequestError> {
+async fn leader_with_room(
+    node: &Node,
+    caller: &Arc<Caller>,
+    target: &Target,
+    bytes: usize,
+) -> Result<(Arc<Partition>, Room), RequestError> {
     match node.leader_now(target) {
         Ok(partition) => {
-            let room = partition.room(bytes)?;
+            let room = partition.room(caller, bytes)?;
             Ok((partition, room))
         }
         Err(error) if error.reason == Reason::LeaderNotAvailable => {
-            let room = node.room(bytes)?;
+            let room = node.room(caller, bytes)?;
             let partition = node.leader(target).await?;
             let room = partition.fit(room, bytes)?;
             Ok((partition, room))
         }
         Err(error) => Err(error),
     }
+}
+
+/// A batch that lives on: out of the buffer that it came in, when that is much larger than it. It is as large as the
+/// message, which has little beside its batch, and a frame or two.
+fn owned(batch: Bytes) -> Bytes {
+    if batch.len() < SHARED_BYTES_MIN {
+        return Bytes::copy_from_slice(&batch);
+    }
+    batch
 }
 
 /// Answered on admission; the batch goes on in the background, where it counts against the limits until it is
@@ -152,30 +182,41 @@ async fn expectation(node: &Node, end: Option<i64>, key: Option<i64>, acks: Acks
     Ok(expected)
 }
 
+/// The id of a batch's producer, if it has one. What is no batch is refused later.
+fn producer_of(batch: &[u8]) -> Option<ProducerId> {
+    let header = BatchHeader::parse(batch).ok()?;
+    header.producer_id.is_some().then_some(header.producer_id)
+}
+
+/// The same of records in the plain form.
+fn plain_producer(records: &PlainRecords) -> Option<ProducerId> {
+    let id = ProducerId(records.producer.as_ref()?.producer_id);
+    id.is_some().then_some(id)
+}
+
 /// What a batch's producer must be, as far as the log order does not matter.
-async fn check_producer(node: &Node, batch: &[u8], acks: Acks) -> Result<(), RequestError> {
-    let Ok(header) = BatchHeader::parse(batch) else {
-        return Ok(());
-    };
-    if !header.producer_id.is_some() {
-        return Ok(());
-    }
+async fn check_producer(node: &Node, producer: Option<ProducerId>, acks: Acks) -> Result<(), RequestError> {
+    let Some(id) = producer else { return Ok(()) };
     if acks == Acks::None {
         let message =
             "an idempotent batch needs its acknowledgement: use ACKS_QUORUM, or send it without a producer id";
         return Err(RequestError::new(Reason::AcksNoneIdempotent, message));
     }
-    check_allocated(node, header.producer_id).await
+    check_allocated(node, id).await
 }
 
 /// An id that nobody was given would one day collide with the one who is.
 async fn check_allocated(node: &Node, id: ProducerId) -> Result<(), RequestError> {
-    if node.metadata.image().is_allocated(id) {
+    let ahead = node.metadata.image().ids_ahead(id);
+    if ahead == Some(0) {
         return Ok(());
     }
-    // This broker's metadata may be behind the one that gave the id, by a moment.
+    // This broker's metadata may be behind the one that gave the id, by a moment. Not by more ids than are given in one.
     let mut image = node.metadata.watch();
-    if let Ok(Ok(_)) = tokio::time::timeout(METADATA_PATIENCE, image.wait_for(|image| image.is_allocated(id))).await {
+    let may_come = ahead.is_some_and(|ahead| ahead <= IDS_AHEAD_MAX);
+    if may_come
+        && let Ok(Ok(_)) = tokio::time::timeout(METADATA_PATIENCE, image.wait_for(|image| image.is_allocated(id))).await
+    {
         return Ok(());
     }
     Err(RequestError::new(
@@ -186,13 +227,13 @@ async fn check_allocated(node: &Node, id: ProducerId) -> Result<(), RequestError
 
 /// A produce stream: one task reads and admits, in order; one task for each partition waits for the quorum and
 /// answers, in order.
-pub(crate) fn stream(node: Arc<Node>, requests: Streaming<ProduceStreamRequest>) -> Result<Answers, RequestError> {
+pub(crate) fn stream(
+    node: Arc<Node>,
+    call: &Call,
+    requests: Streaming<ProduceStreamRequest>,
+) -> Result<Answers, RequestError> {
     node.refuse_when_stopping()?;
-    let slot = node
-        .streams
-        .clone()
-        .try_acquire_owned()
-        .map_err(|_| too_many_streams(&node))?;
+    let slot = call.caller.try_take(Resource::Streams, 1)?;
     let (answers, outgoing) = mpsc::channel(ANSWERS_MAX);
     let (failure, failed) = oneshot::channel();
     let reader = Reader {
@@ -200,22 +241,13 @@ pub(crate) fn stream(node: Arc<Node>, requests: Streaming<ProduceStreamRequest>)
         answers,
         lanes: HashMap::new(),
         targets: HashMap::new(),
-        _slot: slot,
+        batches: call.batches.clone(),
+        slot,
     };
     tokio::spawn(reader.run(requests, failure));
     let failed = futures::stream::once(failed).filter_map(|failed| std::future::ready(failed.ok().map(Err)));
     // Behind the last answer: only then are all its senders gone.
     Ok(Box::pin(ReceiverStream::new(outgoing).chain(failed)))
-}
-
-pub(crate) fn too_many_streams(node: &Node) -> RequestError {
-    let limit = node.settings.limits.streams_max;
-    RequestError::new(
-        Reason::TooManyStreams,
-        format!("broker {} has {limit} streams open, its limit", node.broker()),
-    )
-    .with("limit", limit)
-    .retry_after(Duration::from_secs(1))
 }
 
 type Answer = Result<ProduceStreamResponse, Status>;
@@ -264,7 +296,10 @@ struct Reader {
     lanes: HashMap<Option<GroupId>, mpsc::Sender<Pending>>,
     /// Resolved once per metadata version.
     targets: HashMap<Name, (u64, Target)>,
-    _slot: OwnedSemaphorePermit,
+    /// The requests: what is read from the stream only says that there is one.
+    batches: Batches,
+    /// Its place among the streams.
+    slot: Holding,
 }
 
 impl Reader {
@@ -280,7 +315,8 @@ impl Reader {
                 _ = &mut stopping => return,
             };
             match request {
-                Ok(Some(request)) => {
+                Ok(Some(_)) => {
+                    let request = self.batches.take().expect("there is one for each that is read");
                     if !self.take(request).await {
                         return;
                     }
@@ -328,19 +364,23 @@ impl Reader {
         let acks = acks(request.acks)?;
         // Not waited for: that would hold up the stream's other partitions.
         let partition = self.node.leader_now(&target?)?;
+        let producer = match &request.records {
+            Some(records) => plain_producer(records),
+            None => producer_of(&request.batch),
+        };
+        check_producer(&self.node, producer, acks).await?;
         // What waits below counts.
-        let room = partition.room(request.batch.len().max(plain_len(&request)))?;
+        let room = partition.room(self.slot.caller(), request.batch.len().max(plain_len(&request)))?;
         let batch = match request.records {
             Some(_) if !request.batch.is_empty() => {
                 let message = "the request has both `batch` and `records`: set one of them";
                 return Err(RequestError::new(Reason::InvalidRequest, message));
             }
             Some(records) => pack::pack(&self.node, records).await?,
-            None => request.batch,
+            None => owned(request.batch),
         };
         let (end, key) = (request.expected_end_offset, request.expected_key_offset);
         let expected = expectation(&self.node, end, key, acks).await?;
-        check_producer(&self.node, &batch, acks).await?;
         let admitted = partition.admit(batch, expected, room).await?;
         Ok(match acks {
             Acks::None => Outcome::Decided(Ok(acknowledge_later(partition, admitted, timeout))),
@@ -362,7 +402,12 @@ impl Reader {
         });
         let target = find(&image, wanted.as_ref())?;
         if let Some(name) = name {
-            self.targets.insert(name.clone(), (image.version(), target.clone()));
+            // Not a slice of the message, which would be kept with it.
+            let name = Name {
+                topic_id: Bytes::copy_from_slice(&name.topic_id),
+                ..name.clone()
+            };
+            self.targets.insert(name, (image.version(), target.clone()));
         }
         Ok(target)
     }

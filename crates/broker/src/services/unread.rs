@@ -6,20 +6,22 @@ use std::error::Error as _;
 use axum::response::Response;
 use jangada_types::Reason;
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 
 use crate::error::RequestError;
 use crate::node::Node;
 
-/// What tonic said instead of giving a message, as an error of ours. `None`: nobody is there any more to be told, or it is
+/// What tonic said to a stream's service instead of giving a message, as an error of ours. `None`: nobody is there any more to be told, or it is
 /// about something else.
 pub(crate) fn unread(said: &Status, node: &Node) -> Option<RequestError> {
-    error(said, node.settings.limits.request_bytes_max)
+    refused_on_the_way(said).or_else(|| error(said, node.settings.limits.request_bytes_max))
 }
 
 /// The answer to a call as it is sent.
 pub(crate) fn answer(response: Response, node: &Node) -> Response {
     let said = response.extensions().get::<Status>();
-    let Some(error) = said.and_then(|said| unread(said, node)) else {
+    let bytes_max = node.settings.limits.request_bytes_max;
+    let Some(error) = said.and_then(|said| error(said, bytes_max)) else {
         return response;
     };
     node.metrics.failed(error.reason);
@@ -45,6 +47,20 @@ fn error(said: &Status, bytes_max: u64) -> Option<RequestError> {
         }
         _ => None,
     }
+}
+
+/// An error of ours that took the place of a message, when its request had no room or would have become too large: tonic
+/// passes its status on.
+fn refused_on_the_way(said: &Status) -> Option<RequestError> {
+    let info = said.get_details_error_info()?;
+    let mut error = RequestError::new(Reason::parse(&info.reason)?, said.message());
+    for key in ["limit", "actual"] {
+        if let Some(value) = info.metadata.get(key) {
+            error = error.with(key, value);
+        }
+    }
+    error.retry_delay = said.get_details_retry_info().and_then(|info| info.retry_delay);
+    Some(error)
 }
 
 #[cfg(test)]

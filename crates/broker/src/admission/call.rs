@@ -1,0 +1,128 @@
+//! The layer around every call: bounds what comes in and what goes out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use http_body::Body as _;
+use jangada_proto::shape::{Contract, Method};
+use jangada_types::limits::{CONTROL_REQUEST_BYTES_MAX, MESSAGE_OVERHEAD_BYTES};
+use parking_lot::Mutex;
+
+use super::answer::AnswerBody;
+use super::batches::Batches;
+use super::budget::Resource;
+use super::caller::{Caller, Holding};
+use super::connection::Origin;
+use super::request::{Limit, Received, RequestBody};
+use crate::error::RequestError;
+use crate::listener::ConnectionInfo;
+use crate::metrics::Metrics;
+
+/// Methods whose messages carry payloads: records, or what is replicated. All others only say what to do.
+const CARRIERS: [&str; 6] = [
+    "LogService/Produce",
+    "LogService/ProduceStream",
+    "InternalService/Control",
+    "InternalService/Bulk",
+    "InternalService/InstallSnapshot",
+    "InternalService/ProposeMetadata",
+];
+
+/// What the layer knows.
+pub(crate) struct Admission {
+    pub(super) contract: Arc<Contract>,
+    pub(super) metrics: Arc<Metrics>,
+    /// The largest message, bytes.
+    bytes_max: usize,
+    /// How long a message may be under way without a byte of it coming.
+    pub(super) stalled_after: Duration,
+}
+
+impl Admission {
+    pub fn new(bytes_max: usize, stalled_after: Duration, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            contract: Arc::new(Contract::new()),
+            bytes_max,
+            stalled_after,
+            metrics,
+        })
+    }
+
+    fn refuse(&self, error: RequestError) -> Response {
+        self.metrics.failed(error.reason);
+        tonic::Status::from(error).into_http()
+    }
+
+    /// How long a method's messages may be.
+    pub(super) fn limit(&self, method: &Method) -> Limit {
+        let carries = CARRIERS.contains(&method.name.as_str());
+        let of_method = match method.name.as_str() {
+            _ if carries => self.bytes_max,
+            // The transport keeps room for the largest as long as the stream.
+            "LogService/FetchStream" => MESSAGE_OVERHEAD_BYTES,
+            _ => CONTROL_REQUEST_BYTES_MAX,
+        };
+        Limit {
+            of_method: of_method.min(self.bytes_max),
+            of_transport: self.bytes_max,
+        }
+    }
+}
+
+/// A call: who made it, and what its service holds for the answer. In the extensions of its request.
+pub(crate) struct Call {
+    pub caller: Arc<Caller>,
+    deposits: Mutex<Vec<Holding>>,
+    /// Of a produce stream.
+    pub batches: Batches,
+    /// For the call itself, until its answer is sent.
+    _room: Holding,
+}
+
+impl Call {
+    /// What the next bytes of the answer are counted by until they are sent. They may be fewer.
+    pub fn deposit(&self, room: Holding) {
+        self.deposits.lock().push(room);
+    }
+
+    pub(super) fn take_deposits(&self) -> Vec<Holding> {
+        std::mem::take(&mut self.deposits.lock())
+    }
+}
+
+/// Lets a call through, with its bodies under watch.
+pub(crate) async fn admit(State(admission): State<Arc<Admission>>, mut request: Request, next: Next) -> Response {
+    let origin = request.extensions().get::<Origin<ConnectionInfo>>().cloned();
+    let Some(Origin { socket, caller }) = origin else {
+        // Only what comes through a guarded socket gets here.
+        return tonic::Status::internal("the call has no connection").into_http();
+    };
+    request.extensions_mut().insert(socket);
+    let room = match caller.try_take(Resource::Calls, 1) {
+        Ok(room) => room,
+        Err(error) => return admission.refuse(error),
+    };
+    let call = Arc::new(Call {
+        caller,
+        deposits: Mutex::default(),
+        batches: Batches::default(),
+        _room: room,
+    });
+    request.extensions_mut().insert(call.clone());
+    let received = Received::default();
+    if let Some(method) = admission.contract.method(request.uri().path()).cloned() {
+        let (received, call) = (received.clone(), call.clone());
+        request = request.map(|body| Body::new(RequestBody::new(body, &admission, method, call, received)));
+    }
+    let response = next.run(request).await;
+    // Of a unary call the service is done with the request. The body of a stream goes on, and has its own.
+    drop(received);
+    if response.body().is_end_stream() {
+        return response;
+    }
+    response.map(|body| Body::new(AnswerBody::new(body, call)))
+}

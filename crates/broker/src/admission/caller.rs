@@ -1,0 +1,365 @@
+//! A connection with what it holds of what all share.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::task::Context;
+use std::time::Duration;
+
+use futures::task::AtomicWaker;
+use jangada_types::Reason;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::answer::Sending;
+use super::budget::{Address, Budgets, PerResource, Resource, Whose};
+use super::stalled::{PRESS_EVERY, WHILE_OTHERS_WAIT};
+use crate::error::RequestError;
+
+/// After this time who found no room should try again.
+const RETRY: Duration = Duration::from_millis(500);
+/// The same of batches, which wait for a quorum and not for a client.
+const PRODUCE_RETRY: Duration = Duration::from_millis(25);
+/// The same of streams.
+const STREAM_RETRY: Duration = Duration::from_secs(1);
+
+/// See the module text.
+pub(crate) struct Caller {
+    peer: SocketAddr,
+    address: Arc<Address>,
+    used: PerResource<AtomicUsize>,
+    /// One call of a connection waits for room at a time, in their order: others' are not woken for it.
+    turns: PerResource<Semaphore>,
+    /// Answers that are on their way out, by number.
+    answers: Mutex<HashMap<u64, Arc<Sending>>>,
+    next_answer: AtomicU64,
+    is_ended: AtomicBool,
+    socket: AtomicWaker,
+}
+
+impl Caller {
+    /// A connection from there.
+    pub fn new(peer: SocketAddr, budgets: &Arc<Budgets>) -> Arc<Self> {
+        let caller = Arc::new(Self {
+            peer,
+            address: budgets.address(peer.ip()),
+            used: PerResource::default(),
+            turns: std::array::from_fn(|_| Semaphore::new(1)),
+            answers: Mutex::default(),
+            next_answer: AtomicU64::new(0),
+            is_ended: AtomicBool::new(false),
+            socket: AtomicWaker::new(),
+        });
+        let mut callers = budgets.callers.lock();
+        callers.retain(|caller| caller.strong_count() > 0);
+        callers.push(Arc::downgrade(&caller));
+        drop(callers);
+        caller
+    }
+
+    /// One with default budgets for itself.
+    #[cfg(test)]
+    pub fn alone() -> Arc<Self> {
+        let settings = crate::settings::LimitSettings::default();
+        let budgets = Budgets::new(&settings, crate::metrics::AdmissionMetrics::default());
+        Self::new(SocketAddr::from(([127, 0, 0, 1], 1)), &budgets)
+    }
+
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    pub(super) fn budgets(&self) -> &Arc<Budgets> {
+        &self.address.budgets
+    }
+
+    /// Takes so much at once, or says whose part is used up.
+    pub(super) fn take_now(self: &Arc<Self>, resource: Resource, amount: usize) -> Result<Holding, Whose> {
+        let at = resource as usize;
+        self.budgets()
+            .take(resource, amount, &self.address.used[at], &self.used[at])?;
+        Ok(Holding {
+            caller: self.clone(),
+            resource,
+            amount,
+        })
+    }
+
+    /// Takes so much, or refuses at once.
+    pub fn try_take(self: &Arc<Self>, resource: Resource, amount: usize) -> Result<Holding, RequestError> {
+        self.take_now(resource, amount)
+            .map_err(|whose| self.refused(resource, amount, whose))
+    }
+
+    /// Takes so much as soon as it is there, or refuses after a time.
+    pub async fn take(
+        self: &Arc<Self>,
+        resource: Resource,
+        amount: usize,
+        patience: Duration,
+    ) -> Result<Holding, RequestError> {
+        let at = resource as usize;
+        let deadline = Instant::now() + patience;
+        let turn = tokio::time::timeout_at(deadline, self.turns[at].acquire()).await;
+        let Ok(turn) = turn else {
+            return Err(self.refused(resource, amount, Whose::Connection));
+        };
+        let _turn = turn.expect("it is never closed");
+        let budgets = self.budgets();
+        let _waiting = Waiting::begin(&budgets.waiting[at]);
+        loop {
+            let given_back = budgets.given_back[at].notified();
+            tokio::pin!(given_back);
+            // From now on nothing that is given back is missed.
+            given_back.as_mut().enable();
+            let whose = match self.take_now(resource, amount) {
+                Ok(holding) => return Ok(holding),
+                Err(whose) => whose,
+            };
+            match whose {
+                Whose::Connection => {}
+                Whose::Address => budgets.end_stalled(WHILE_OTHERS_WAIT, Some(self.peer.ip())),
+                Whose::Broker => budgets.end_stalled(WHILE_OTHERS_WAIT, None),
+            }
+            let look_again = deadline.min(Instant::now() + PRESS_EVERY);
+            if tokio::time::timeout_at(look_again, given_back).await.is_err() && look_again == deadline {
+                return Err(self.refused(resource, amount, whose));
+            }
+        }
+    }
+
+    /// Why there is no room, counted.
+    fn refused(&self, resource: Resource, amount: usize, whose: Whose) -> RequestError {
+        let at = resource as usize;
+        let budgets = self.budgets();
+        budgets.metrics.refused(resource.name(), whose.name());
+        let (limit, setting) = (budgets.limit(resource), resource.setting());
+        let (who, held) = match whose {
+            Whose::Connection => ("this connection".to_owned(), self.used[at].load(SeqCst)),
+            Whose::Address => (
+                format!("address {}", self.peer.ip()),
+                self.address.used[at].load(SeqCst),
+            ),
+            Whose::Broker => ("all clients together".to_owned(), budgets.used(resource)),
+        };
+        let (what, advice) = match resource {
+            Resource::Requests => ("bytes of requests", "wait for answers before sending more"),
+            Resource::Decoded => (
+                "bytes of requests as they are decoded",
+                "send fewer records, partitions or names at once",
+            ),
+            Resource::Answers => (
+                "bytes of answers that were not taken",
+                "take answers before asking for more",
+            ),
+            Resource::Fetch | Resource::PlainFetch => (
+                "bytes that were fetched and not taken",
+                "take answers before asking for more, or ask for less at once",
+            ),
+            Resource::Produce => (
+                "bytes of batches that wait for their quorums",
+                "wait for acknowledgements before sending more",
+            ),
+            Resource::Calls => ("calls under way", "wait for answers before asking for more"),
+            Resource::Streams => (
+                "streams",
+                "close streams, or read several partitions from fewer connections",
+            ),
+        };
+        let share = match whose {
+            Whose::Broker => "",
+            _ => "its share while others need some, ",
+        };
+        let message =
+            format!("no room for {amount} more: {who} has {held} {what}, {share}of {limit} ({setting}); {advice}");
+        let (reason, retry) = match resource {
+            Resource::Streams => (Reason::TooManyStreams, STREAM_RETRY),
+            Resource::Produce => (Reason::BrokerBusy, PRODUCE_RETRY),
+            _ => (Reason::BrokerBusy, RETRY),
+        };
+        RequestError::new(reason, message)
+            .with("limit", limit)
+            .retry_after(retry)
+    }
+
+    /// An answer begins to be sent.
+    pub(super) fn begin_answer(self: &Arc<Self>) -> Arc<Sending> {
+        let number = self.next_answer.fetch_add(1, Relaxed);
+        let sending = Arc::new(Sending::new(number, Arc::downgrade(self)));
+        self.answers.lock().insert(number, sending.clone());
+        sending
+    }
+
+    /// It is sent, or given up.
+    pub(super) fn end_answer(&self, number: u64) {
+        self.answers.lock().remove(&number);
+    }
+
+    /// The longest that an answer with unsent bytes has been without progress.
+    pub(super) fn stalled_for(&self, now: Instant) -> Duration {
+        let answers = self.answers.lock();
+        let stalled = answers.values().map(|sending| sending.stalled_for(now));
+        stalled.max().unwrap_or_default()
+    }
+
+    /// Ends the connection, with all its calls. False: it was ended before.
+    pub(super) fn end(&self) -> bool {
+        let is_first = !self.is_ended.swap(true, SeqCst);
+        self.socket.wake();
+        is_first
+    }
+
+    /// For the connection's socket: whether it is to end. Wakes the task when it is later.
+    pub(super) fn is_ended(&self, cx: &Context<'_>) -> bool {
+        if self.is_ended.load(SeqCst) {
+            return true;
+        }
+        self.socket.register(cx.waker());
+        self.is_ended.load(SeqCst)
+    }
+}
+
+/// Counts who waits.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, SeqCst);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+/// A part of a resource, which is given back when this is dropped.
+pub(crate) struct Holding {
+    caller: Arc<Caller>,
+    resource: Resource,
+    amount: usize,
+}
+
+impl Holding {
+    pub fn amount(&self) -> usize {
+        self.amount
+    }
+
+    /// Whose it is.
+    pub fn caller(&self) -> &Arc<Caller> {
+        &self.caller
+    }
+
+    /// Gives back what is more than this.
+    pub fn shrink_to(&mut self, amount: usize) {
+        if amount < self.amount {
+            self.give_back(self.amount - amount);
+            self.amount = amount;
+        }
+    }
+
+    /// Takes what is missing to this, or gives back what is more.
+    pub fn resize(&mut self, amount: usize) -> Result<(), RequestError> {
+        if amount > self.amount {
+            self.merge(self.caller.try_take(self.resource, amount - self.amount)?);
+        }
+        self.shrink_to(amount);
+        Ok(())
+    }
+
+    /// Takes over another part of the same resource.
+    pub fn merge(&mut self, mut other: Self) {
+        debug_assert!(self.resource == other.resource && Arc::ptr_eq(&self.caller, &other.caller));
+        self.amount += std::mem::take(&mut other.amount);
+    }
+
+    fn give_back(&self, amount: usize) {
+        if amount > 0 {
+            let (at, caller) = (self.resource as usize, &self.caller);
+            caller
+                .budgets()
+                .give_back(self.resource, amount, &caller.address.used[at], &caller.used[at]);
+        }
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.give_back(self.amount);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::AdmissionMetrics;
+
+    const LIMIT: usize = 1_000;
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn callers(count: u16) -> Vec<Arc<Caller>> {
+        let limits = [LIMIT; Resource::ALL.len()];
+        let budgets = Arc::new(Budgets::with(limits, 75, AdmissionMetrics::default()));
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        (0..count).map(|port| Caller::new(address(port), &budgets)).collect()
+    }
+
+    #[tokio::test]
+    async fn who_waits_gets_what_is_given_back() {
+        let [first, second] = &callers(2)[..] else {
+            unreachable!()
+        };
+        let all = first.try_take(Resource::Fetch, LIMIT).expect("nobody else holds any");
+        let waits = second.clone();
+        let waiting = tokio::spawn(async move {
+            waits
+                .take(Resource::Fetch, 500, PATIENCE)
+                .await
+                .map(|held| held.amount())
+        });
+        tokio::task::yield_now().await;
+        drop(all);
+        assert_eq!(waiting.await.expect("it ends"), Ok(500));
+        assert_eq!(second.budgets().used(Resource::Fetch), 0);
+    }
+
+    #[tokio::test]
+    async fn who_waits_in_vain_is_told_whose_part_is_used_up() {
+        let [first, second] = &callers(2)[..] else {
+            unreachable!()
+        };
+        let _held = first.try_take(Resource::Fetch, 500).expect("nobody else holds any");
+        let refused = first
+            .take(Resource::Fetch, 300, Duration::from_millis(10))
+            .await
+            .map(drop);
+        let refused = refused.expect_err("it has its share");
+        assert_eq!(refused.reason, Reason::BrokerBusy);
+        assert!(refused.message.contains("this connection has 500 bytes"), "{refused}");
+        assert!(refused.message.contains("limits.fetch_inflight_bytes"), "{refused}");
+        // Another one does not wait behind it.
+        second
+            .take(Resource::Fetch, 100, Duration::ZERO)
+            .await
+            .expect("there is room");
+    }
+
+    #[test]
+    fn a_part_can_grow_and_shrink() {
+        let [caller] = &callers(1)[..] else { unreachable!() };
+        let mut held = caller.try_take(Resource::Produce, 100).expect("there is room");
+        held.resize(200).expect("there is room");
+        assert_eq!(caller.budgets().used(Resource::Produce), 200);
+        held.resize(50).expect("less is always possible");
+        assert_eq!(caller.budgets().used(Resource::Produce), 50);
+        held.resize(LIMIT).expect_err("one connection does not get all");
+        assert_eq!((held.amount(), caller.budgets().used(Resource::Produce)), (50, 50));
+        drop(held);
+        assert_eq!(caller.budgets().used(Resource::Produce), 0);
+    }
+}

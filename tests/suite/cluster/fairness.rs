@@ -1,0 +1,169 @@
+//! What one client takes leaves others their share: of streams, of room to fetch, of room to produce.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use jangada_proto::v1::FetchRequest;
+use jangada_proto::v1::fetch_stream_request::Message;
+use jangada_proto::v1::log_service_client::LogServiceClient;
+use jangada_proto::v1::{FetchStreamRequest, FetchStreamStart};
+use prost::Message as _;
+use tokio::task::JoinSet;
+use tokio_stream::{StreamExt as _, iter, pending};
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+use crate::harness::{Cluster, Options, bare, raw, served_during};
+
+const TOPIC: &str = "orders";
+const MIB: usize = 1 << 20;
+const SECTIONS: &str = "[limits]\nstreams_max = 1000\nfetch_inflight_bytes = 33554432\n";
+const STREAMS: usize = 1000;
+
+async fn cluster() -> Cluster {
+    let options = Options {
+        sections: SECTIONS.to_owned(),
+        ..Options::default()
+    };
+    let cluster = Cluster::start_with(1, options).await;
+    cluster.create_topic(TOPIC, 1, 1).await;
+    cluster
+}
+
+/// A stream that waits for records.
+async fn idle(channel: &Channel) -> Result<Streaming<Bytes>, Status> {
+    let start = FetchStreamStart {
+        partition: Some(raw::partition(TOPIC, 0)),
+        ..FetchStreamStart::default()
+    };
+    let start = FetchStreamRequest {
+        message: Some(Message::Start(start)),
+    };
+    let start = iter([Bytes::from(start.encode_to_vec())]).chain(pending());
+    bare::call(channel, "LogService/FetchStream", start).await
+}
+
+/// Opens streams until one is refused.
+async fn open_all(channel: &Channel) -> (Vec<Streaming<Bytes>>, Status) {
+    let mut streams = Vec::new();
+    loop {
+        match idle(channel).await {
+            Ok(stream) => streams.push(stream),
+            Err(status) => return (streams, status),
+        }
+        assert!(streams.len() <= STREAMS, "one connection got all");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn six_connections_cannot_take_all_streams() {
+    let cluster = cluster().await;
+    let address = cluster.node(1).addresses.public.clone();
+    let mut all = Vec::new();
+    let mut opened = 0;
+    for _ in 0..6 {
+        let channel = bare::connect(&address).await;
+        let (streams, refused) = open_all(&channel).await;
+        raw::assert_refused(
+            Err::<(), _>(refused),
+            "TOO_MANY_STREAMS",
+            &["this connection", "limits.streams_max", "1000"],
+        );
+        opened += streams.len();
+        all.push(streams);
+    }
+    println!("six connections have {opened} of {STREAMS} streams");
+    let beside = bare::connect(&address).await;
+    for _ in 0..10 {
+        all.push(vec![idle(&beside).await.expect("there is some left beside them")]);
+    }
+    let elsewhere = bare::connect_from("127.0.0.2", &address).await;
+    for _ in 0..40 {
+        all.push(vec![idle(&elsewhere).await.expect("there is more left for others")]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_fetches_of_some_do_not_hold_up_small_ones_of_others() {
+    let cluster = cluster().await;
+    let address = cluster.node(1).addresses.public.clone();
+    let mut log = raw::log(&address).await;
+    let batch = raw::batch(None, &[&vec![b'x'; 1_000_000]]);
+    for _ in 0..20 {
+        raw::produce(&mut log, raw::partition(TOPIC, 0), batch.clone())
+            .await
+            .expect("it is written");
+    }
+    let large = FetchRequest {
+        partition: Some(raw::partition(TOPIC, 0)),
+        max_bytes: u32::try_from(16 * MIB).expect("it is small"),
+        ..FetchRequest::default()
+    };
+    let greedy = async {
+        let mut calls = JoinSet::new();
+        for _ in 0..3 {
+            let channel = bare::connect(&address).await;
+            for _ in 0..10 {
+                let (large, channel) = (large.clone(), channel.clone());
+                calls.spawn(async move {
+                    let mut log = LogServiceClient::new(channel).max_decoding_message_size(64 * MIB);
+                    for _ in 0..2 {
+                        // Behind the others of its connection it may be told to try again.
+                        if let Err(status) = log.fetch(large.clone()).await {
+                            assert_eq!(raw::reason(&status), "BROKER_BUSY", "{status:?}");
+                        }
+                    }
+                });
+            }
+        }
+        while let Some(ended) = calls.join_next().await {
+            ended.expect("the calls end");
+        }
+    };
+    let ((), rounds) = served_during(&cluster, TOPIC, greedy).await;
+    println!("{rounds} rounds of small calls beside large fetches");
+}
+
+/// An id that nobody was given, and nobody will be soon.
+const MADE_UP: raw::Producer = raw::Producer {
+    id: 1_000_000_000,
+    epoch: 0,
+    sequence: 0,
+};
+const MEASURED: Duration = Duration::from_secs(2);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn made_up_producers_take_no_room_from_others() {
+    let cluster = cluster().await;
+    let address = cluster.node(1).addresses.public.clone();
+    let ((), alone) = served_during(&cluster, TOPIC, tokio::time::sleep(MEASURED)).await;
+    let batch = raw::batch(Some(MADE_UP), &[&vec![b'x'; 1_000_000]]);
+    let attack = async {
+        let until = Instant::now() + MEASURED;
+        let mut calls = JoinSet::new();
+        for _ in 0..20 {
+            let (address, batch) = (address.clone(), batch.clone());
+            calls.spawn(async move {
+                let mut log = raw::log(&address).await;
+                let mut refused = 0;
+                while Instant::now() < until {
+                    let answer = raw::produce(&mut log, raw::partition(TOPIC, 0), batch.clone()).await;
+                    raw::assert_refused(answer, "UNKNOWN_PRODUCER", &["never given out", "InitProducer"]);
+                    refused += 1;
+                    // As fast as a disk would take them, or the processors are all that is measured.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                refused
+            });
+        }
+        let mut refused = 0;
+        while let Some(ended) = calls.join_next().await {
+            refused += ended.expect("the calls end");
+        }
+        refused
+    };
+    let (refused, beside) = served_during(&cluster, TOPIC, attack).await;
+    println!("{alone} rounds alone, {beside} beside {refused} refused batches");
+    assert!(refused > 20, "each is refused at once, not after a second: {refused}");
+    assert!(beside * 8 >= alone, "{beside} rounds beside the others, {alone} alone");
+}
