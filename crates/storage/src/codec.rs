@@ -12,11 +12,12 @@
 //! of state are the caller's own and are stored as they are, version byte included, except those named above.
 
 use bytes::Bytes;
-use jangada_types::{LeaderEpoch, Offset};
+use jangada_types::{GroupId, LeaderEpoch, Offset};
 
 use crate::error::StoreError;
+use crate::keys;
 use crate::mark::CommitPoint;
-use crate::store::{IndexEntry, LogEntry, LogPosition};
+use crate::store::{IndexEntry, LogEntry, LogPosition, StateKind};
 
 const VERSION: u8 = 1;
 
@@ -58,6 +59,17 @@ pub(crate) fn decode_log(index: u64, value: &[u8]) -> Result<LogEntry, StoreErro
         head,
         body,
     })
+}
+
+/// A log entry's value without head and body.
+pub(crate) fn encode_log_head(term: u64) -> [u8; LOG_HEADER_LEN] {
+    let mut value = [0; LOG_HEADER_LEN];
+    let mut writer = Writer::new(&mut value);
+    writer.put(&[VERSION]);
+    writer.put(&term.to_le_bytes());
+    writer.put(&0_u32.to_le_bytes());
+    writer.finish();
+    value
 }
 
 /// Reads only the term of a log entry.
@@ -133,6 +145,27 @@ pub(crate) fn encode_commit(point: CommitPoint) -> [u8; PAIR_LEN] {
 /// Reads the row that numbers the commits.
 pub(crate) fn decode_commit(value: &[u8]) -> Result<CommitPoint, StoreError> {
     decode_pair("commit point", value).map(|(sequence, chain)| CommitPoint { sequence, chain })
+}
+
+/// The commit of a write batch as RocksDB logs it: the row COMMIT, which is its last. `None`: it is no commit of ours.
+pub(crate) fn last_commit(batch: &[u8]) -> Option<CommitPoint> {
+    /// Sequence number and count.
+    const BATCH_HEADER_LEN: usize = 8 + 4;
+    /// Puts a row into another family than the first.
+    const PUT_IN_FAMILY: u8 = 5;
+    /// Tag, family, length of the key, key, length of the value, value; each number below 128 is one byte.
+    const ROW_LEN: usize = 1 + 1 + 1 + keys::STATE_KEY_LEN + 1 + PAIR_LEN;
+    let row = batch.get(BATCH_HEADER_LEN..)?.last_chunk::<ROW_LEN>()?;
+    let (head, value) = row.split_at(ROW_LEN - PAIR_LEN);
+    let [tag, family, key_len, key @ .., value_len] = head else {
+        return None;
+    };
+    let is_commit = *tag == PUT_IN_FAMILY
+        && *family < 128
+        && usize::from(*key_len) == keys::STATE_KEY_LEN
+        && *key == keys::state(GroupId::NODE, StateKind::COMMIT, 0)
+        && usize::from(*value_len) == PAIR_LEN;
+    is_commit.then(|| decode_commit(value).ok()).flatten()
 }
 
 fn encode_pair(first: u64, second: u64) -> [u8; PAIR_LEN] {

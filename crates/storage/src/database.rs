@@ -16,6 +16,7 @@ use rocksdb::{
 use rustix::fs::{Mode, OFlags};
 
 use crate::codec;
+use crate::commit_rows;
 use crate::error::StoreError;
 use crate::key_floors::KeyFloors;
 use crate::keys;
@@ -23,6 +24,7 @@ use crate::mark::CommitPoint;
 use crate::options::StoreOptions;
 use crate::statistics::Counters;
 use crate::store::{IndexEntry, LogEntry, LogPosition, StateKind};
+use crate::wal;
 
 /// Name of the column family of log entries.
 pub(crate) const LOG: &str = "log";
@@ -32,6 +34,9 @@ pub(crate) const INDEX: &str = "index";
 pub(crate) const KEYS: &str = "keys";
 /// Name of the column family of groups' and the node's state.
 pub(crate) const STATE: &str = "state";
+
+/// All of them.
+pub(crate) const FAMILIES: [&str; 4] = [LOG, INDEX, KEYS, STATE];
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -45,7 +50,6 @@ pub(crate) struct Database {
 
 impl Database {
     pub(crate) fn open(path: &Path, options: &StoreOptions, counters: Arc<Counters>) -> Result<Self, StoreError> {
-        make_wals_durable(path)?;
         let key_floors = KeyFloors::default();
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
         let families = [
@@ -93,6 +97,11 @@ impl Database {
             Some(value) => codec::decode_commit(&value),
             None => Ok(CommitPoint::default()),
         }
+    }
+
+    /// Up to which commit all families have everything.
+    pub(crate) fn whole_to(&self) -> Result<u64, StoreError> {
+        commit_rows::least(&self.db, &FAMILIES)
     }
 
     /// Entries from `range.start` on until the range's end, the first gap or `max_bytes` (but at least one).
@@ -274,7 +283,7 @@ impl Database {
     /// All groups with any row, ascending.
     pub(crate) fn groups(&self) -> Result<Vec<GroupId>, StoreError> {
         let mut found = std::collections::BTreeSet::new();
-        for family in [LOG, INDEX, KEYS, STATE] {
+        for family in FAMILIES {
             let mut rows = self.rows(
                 family,
                 &keys::group_start(GroupId::from(0)),
@@ -327,17 +336,11 @@ fn foreign_key(family: &str, key: &[u8]) -> StoreError {
 /// A commit that was written but not synced when the process was killed is in the page cache, so it would be replayed,
 /// answered for and built upon, while RocksDB never syncs a file that it only replays: a power failure soon after would
 /// take it from the middle of the log. What cannot be synced now was never on the disk; it must not come from the cache.
-fn make_wals_durable(directory: &Path) -> Result<(), StoreError> {
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(StoreError::io("list", directory, error)),
-    };
-    for entry in entries {
-        let path = entry.map_err(|error| StoreError::io("list", directory, error))?.path();
-        if path.extension().is_none_or(|extension| extension != "log") {
-            continue;
-        }
+pub(crate) fn make_wals_durable(directory: &Path) -> Result<(), StoreError> {
+    if !directory.exists() {
+        return Ok(());
+    }
+    for (_, path) in wal::list(directory)? {
         let file = std::fs::File::open(&path).map_err(|error| StoreError::io("open", &path, error))?;
         file.sync_all().map_err(|error| StoreError::io("sync", &path, error))?;
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
@@ -363,8 +366,9 @@ fn takes_direct_io(directory: &Path) -> Result<bool, StoreError> {
 
 fn database_options(options: &StoreOptions) -> Result<Options, StoreError> {
     // What the crate does not wrap. This makes new options, so it comes first. A write that outruns the flushes is
-    // slowed down to this rate, not to the default of 16 MB/s, before it has to stop. (`track_and_verify_wals` was
-    // tried: it refuses to open after a lost WAL, where the mark says what is missing and lets the peers decide.)
+    // slowed down to this rate, not to the default of 16 MB/s, before it has to stop. (`track_and_verify_wals`
+    // was tried: it takes a file that was written over for one of another size, and says nothing about what the run of a
+    // process before left. `wholeness` looks instead.)
     // After a crash the replayed WALs stay until their memtables are flushed in the ordinary way: a broker need not write
     // a second copy of them before it serves.
     let mut db =

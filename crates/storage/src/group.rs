@@ -87,12 +87,13 @@ impl Group {
                 purged.index
             )));
         }
-        let loaded = Self::blank(id, budget);
-        let mut state = loaded.state.lock();
-        state.bounds = LogBounds {
+        let bounds = LogBounds {
             purged,
             last: ends.map(|(_, last)| last).or(purged),
         };
+        let loaded = Self::blank(id, budget);
+        let mut state = loaded.state.lock();
+        state.bounds = bounds;
         state.first = ends.map(|(first, _)| first);
         state.index = RecentIndex::new(database.index_last(id)?);
         drop(state);

@@ -20,7 +20,9 @@
 //! | `read` | reads that merge memory and RocksDB |
 //! | `group`, `tail`, `overlay` | what an open group has in memory |
 //! | `queue`, `writer` | the commit path |
+//! | `recovery` | opens the database and judges what it has |
 //! | `mark` | notices a lost tail of the WAL |
+//! | `wholeness`, `wal`, `commit_rows` | notice a hole in the WAL, before it is replayed |
 //! | [`Damage`] | where damage to a group is told |
 //! | `starts` | what a node tells its peers of its past |
 //! | `fence`, `reserve`, `reclaim` | failed disk, full disk, space of purged entries |
@@ -32,6 +34,7 @@
 )]
 
 mod codec;
+mod commit_rows;
 pub mod conformance;
 mod damage;
 mod database;
@@ -48,19 +51,23 @@ mod overlay;
 mod queue;
 mod read;
 mod reclaim;
+mod recovery;
 mod reserve;
 mod rocks;
 mod starts;
 pub mod statistics;
 pub mod store;
 mod tail;
+mod wal;
+mod wholeness;
 mod writer;
 
 pub use damage::{Damage, OnDamage};
 pub use error::StoreError;
 pub use mark::{CommitPoint, LostTail, LostTailCause};
 pub use options::StoreOptions;
-pub use rocks::{Recovery, RocksStore};
+pub use recovery::Recovery;
+pub use rocks::RocksStore;
 pub use starts::{Past, STARTS_KEPT, Start, Starts};
 pub use statistics::{LatencyHistogram, StoreStatistics};
 pub use store::{

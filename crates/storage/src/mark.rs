@@ -16,7 +16,8 @@
 //! lie above the mark: that one is not covered.
 //!
 //! The file has three blocks: two slots that alternate, so that a torn write leaves the older mark, and one that keeps
-//! a doubt over restarts until somebody confirms the tail.
+//! a doubt over restarts until somebody confirms the tail. Without a doubt the third says after which commit the log has no
+//! gaps (`wholeness`).
 
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
@@ -81,6 +82,8 @@ pub enum LostTailCause {
     MarkDamaged,
     /// Peers remember commits that the database lacks: the directory was put back, or a disk lost the mark as well.
     PutBack,
+    /// The database ends at its mark or behind it, but lacks commits before: a file of the log is gone, cut or damaged.
+    Hole,
 }
 
 /// Acknowledged writes are missing, or it cannot be known that none are.
@@ -88,9 +91,9 @@ pub enum LostTailCause {
 pub struct LostTail {
     /// Why.
     pub cause: LostTailCause,
-    /// What was durable according to the mark (zero when there is none).
+    /// What was durable according to the mark (zero when there is none); of a hole its last commit.
     pub marked: CommitPoint,
-    /// Where the database ended when this was noticed.
+    /// Where the database ended when this was noticed; of a hole the last commit before it.
     pub recovered: CommitPoint,
 }
 
@@ -106,6 +109,8 @@ const BODY_LEN: usize = 8 + 1 + 16 + 16;
 
 const KIND_MARK: u8 = 1;
 const KIND_DOUBT: u8 = 2;
+/// In the place of a doubt: the commits after this one have no gap.
+const KIND_WHOLE: u8 = 3;
 
 fn encode_block(kind: u8, marked: CommitPoint, recovered: CommitPoint) -> [u8; BLOCK] {
     let mut block = [0; BLOCK];
@@ -119,6 +124,14 @@ fn encode_block(kind: u8, marked: CommitPoint, recovered: CommitPoint) -> [u8; B
     let checksum = xxh3_64(&block[..BODY_LEN]);
     block[BODY_LEN..BODY_LEN + 8].copy_from_slice(&checksum.to_le_bytes());
     block
+}
+
+fn encode_whole(from: u64) -> [u8; BLOCK] {
+    let point = CommitPoint {
+        sequence: from,
+        chain: 0,
+    };
+    encode_block(KIND_WHOLE, point, CommitPoint::default())
 }
 
 /// Kind and points of a block; `None` if it is torn, damaged or empty.
@@ -151,6 +164,7 @@ fn cause_code(cause: LostTailCause) -> u8 {
         LostTailCause::MarkMissing => 2,
         LostTailCause::MarkDamaged => 3,
         LostTailCause::PutBack => 4,
+        LostTailCause::Hole => 5,
     }
 }
 
@@ -160,6 +174,7 @@ fn cause_from_code(code: u8) -> LostTailCause {
         1 => LostTailCause::Diverged,
         2 => LostTailCause::MarkMissing,
         4 => LostTailCause::PutBack,
+        5 => LostTailCause::Hole,
         _ => LostTailCause::MarkDamaged,
     }
 }
@@ -178,15 +193,15 @@ pub(crate) enum Found {
 }
 
 impl Found {
-    /// Reads the file. Nothing is written.
-    pub(crate) fn read(path: &Path) -> Result<Self, StoreError> {
+    /// Reads the file: what it says, and after which commit there are no gaps, if it says that. Nothing is written.
+    pub(crate) fn read(path: &Path) -> Result<(Self, Option<u64>), StoreError> {
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::Nothing),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok((Self::Nothing, None)),
             Err(error) => return Err(StoreError::io("read", path, error)),
         };
         if bytes.len() != FILE_LEN {
-            return Ok(Self::Damaged);
+            return Ok((Self::Damaged, None));
         }
         let mut newest: Option<CommitPoint> = None;
         for offset in SLOT_OFFSETS {
@@ -197,20 +212,31 @@ impl Found {
                 newest = Some(point);
             }
         }
-        let Some(newest) = newest else { return Ok(Self::Damaged) };
-        match decode_block(&bytes[DOUBT_OFFSET as usize..])? {
+        let Some(newest) = newest else {
+            return Ok((Self::Damaged, None));
+        };
+        let third = &bytes[DOUBT_OFFSET as usize..];
+        match decode_block(third)? {
             Some((kind, marked, recovered)) if kind >> 4 == KIND_DOUBT => {
-                let cause = cause_from_code(kind & 0xf);
-                Ok(Self::Doubt(
-                    LostTail {
-                        cause,
-                        marked,
-                        recovered,
-                    },
-                    newest,
-                ))
+                let lost = LostTail {
+                    cause: cause_from_code(kind & 0xf),
+                    marked,
+                    recovered,
+                };
+                Ok((Self::Doubt(lost, newest), None))
             }
-            _ => Ok(Self::Mark(newest)),
+            Some((KIND_WHOLE, from, _)) => Ok((Self::Mark(newest), Some(from.sequence))),
+            // It may have been a doubt, which must not be forgotten.
+            None if third.iter().any(|byte| *byte != 0) => Ok((Self::Damaged, None)),
+            _ => Ok((Self::Mark(newest), None)),
+        }
+    }
+
+    /// The newest mark, as far as the file has one.
+    pub(crate) fn newest(self) -> CommitPoint {
+        match self {
+            Self::Nothing | Self::Damaged => CommitPoint::default(),
+            Self::Mark(newest) | Self::Doubt(_, newest) => newest,
         }
     }
 
@@ -254,18 +280,23 @@ pub(crate) struct MarkFile {
 }
 
 impl MarkFile {
-    /// Makes the file anew, with where the chain goes on in both slots, and the doubt if there is one. It takes the
-    /// place of the old one as a whole, so that no crash leaves one that cannot be read: that is always damage.
-    pub(crate) fn start(path: &Path, point: CommitPoint, doubt: Option<LostTail>) -> Result<Self, StoreError> {
+    /// Makes the file anew, with where the chain goes on in both slots, and the doubt if there is one, or else after which
+    /// commit there are no gaps. It takes the place of the old one as a whole, so that no crash leaves one that cannot be
+    /// read: that is always damage.
+    pub(crate) fn start(path: &Path, point: CommitPoint, rest: Result<u64, LostTail>) -> Result<Self, StoreError> {
         // Zeros are written, not only allocated, so that later syncs have no metadata to write.
         let mut blocks = [0; FILE_LEN];
         let mut put = |offset: u64, block: [u8; BLOCK]| blocks[offset as usize..][..BLOCK].copy_from_slice(&block);
         for slot in SLOT_OFFSETS {
             put(slot, encode_block(KIND_MARK, point, CommitPoint::default()));
         }
-        if let Some(lost) = doubt {
-            put(DOUBT_OFFSET, doubt_block(lost));
-        }
+        put(
+            DOUBT_OFFSET,
+            match rest {
+                Ok(whole_from) => encode_whole(whole_from),
+                Err(lost) => doubt_block(lost),
+            },
+        );
         let new = path.with_extension("new");
         let directory = path.parent().expect("the mark lies in the data directory");
         let replace = || -> std::io::Result<File> {
@@ -291,9 +322,9 @@ impl MarkFile {
         Ok(())
     }
 
-    /// Forgets the doubt.
-    pub(crate) fn clear_doubt(path: &Path) -> Result<(), StoreError> {
-        Self::write_doubt(path, &[0; BLOCK])
+    /// Forgets the doubt. After `whole_from` there are no gaps.
+    pub(crate) fn clear_doubt(path: &Path, whole_from: u64) -> Result<(), StoreError> {
+        Self::write_doubt(path, &encode_whole(whole_from))
     }
 
     /// Keeps a doubt that came up while the store was open.
@@ -430,22 +461,22 @@ mod tests {
     fn the_newer_slot_counts_and_a_torn_write_leaves_the_older_one() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("mark");
-        assert_eq!(Found::read(&path).unwrap(), Found::Nothing);
-        let mut mark = MarkFile::start(&path, CommitPoint::default(), None).unwrap();
-        assert_eq!(Found::read(&path).unwrap(), Found::Mark(CommitPoint::default()));
+        assert_eq!(Found::read(&path).unwrap().0, Found::Nothing);
+        let mut mark = MarkFile::start(&path, CommitPoint::default(), Ok(0)).unwrap();
+        assert_eq!(Found::read(&path).unwrap().0, Found::Mark(CommitPoint::default()));
         for sequence in 1..=5 {
             mark.write(point(sequence)).unwrap();
-            assert_eq!(Found::read(&path).unwrap(), Found::Mark(point(sequence)));
+            assert_eq!(Found::read(&path).unwrap().0, Found::Mark(point(sequence)));
         }
         let newest_slot = mark.next_slot ^ 1;
         mark.file
             .write_all_at(&[0xff; 8], SLOT_OFFSETS[newest_slot] + 20)
             .unwrap();
-        assert_eq!(Found::read(&path).unwrap(), Found::Mark(point(4)));
+        assert_eq!(Found::read(&path).unwrap().0, Found::Mark(point(4)));
         mark.file
             .write_all_at(&[0xff; 8], SLOT_OFFSETS[newest_slot ^ 1] + 20)
             .unwrap();
-        assert_eq!(Found::read(&path).unwrap(), Found::Damaged);
+        assert_eq!(Found::read(&path).unwrap().0, Found::Damaged);
     }
 
     #[test]
@@ -456,8 +487,8 @@ mod tests {
         std::fs::write(&path, [0xff; BLOCK]).unwrap();
         std::fs::write(path.with_extension("new"), [0xff; 2 * FILE_LEN]).unwrap();
         std::fs::hard_link(&path, &old).unwrap();
-        let mut mark = MarkFile::start(&path, point(3), None).unwrap();
-        assert_eq!(Found::read(&path).unwrap(), Found::Mark(point(3)));
+        let mut mark = MarkFile::start(&path, point(3), Ok(2)).unwrap();
+        assert_eq!(Found::read(&path).unwrap().0, Found::Mark(point(3)));
         assert_eq!(
             std::fs::read(&old).unwrap(),
             [0xff; BLOCK],
@@ -465,7 +496,7 @@ mod tests {
         );
         assert!(!path.with_extension("new").exists());
         mark.write(point(4)).unwrap();
-        assert_eq!(Found::read(&path).unwrap(), Found::Mark(point(4)));
+        assert_eq!(Found::read(&path).unwrap().0, Found::Mark(point(4)));
     }
 
     #[test]
@@ -477,14 +508,20 @@ mod tests {
             marked: point(9),
             recovered: point(4),
         };
-        let mut mark = MarkFile::start(&path, point(9), Some(lost)).unwrap();
+        let mut mark = MarkFile::start(&path, point(9), Err(lost)).unwrap();
         mark.write(point(10)).unwrap();
-        let found = Found::read(&path).unwrap();
+        let found = Found::read(&path).unwrap().0;
         assert_eq!(found, Found::Doubt(lost, point(10)));
         assert_eq!(found.judge(point(10)), Some(lost));
         assert_eq!(found.sequence(), 10);
-        MarkFile::clear_doubt(&path).unwrap();
-        assert_eq!(Found::read(&path).unwrap(), Found::Mark(point(10)));
+        MarkFile::clear_doubt(&path, 10).unwrap();
+        assert_eq!(Found::read(&path).unwrap(), (Found::Mark(point(10)), Some(10)));
+        // What may have been a doubt is not forgotten.
+        mark.put(DOUBT_OFFSET, &[1; BLOCK]).unwrap();
+        assert_eq!(Found::read(&path).unwrap(), (Found::Damaged, None));
+        // A build before this one leaves the place empty.
+        mark.put(DOUBT_OFFSET, &[0; BLOCK]).unwrap();
+        assert_eq!(Found::read(&path).unwrap(), (Found::Mark(point(10)), None));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! [`RocksStore`]: puts the parts of the crate together, starts and stops its threads.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::options::{RESERVE_INTERVAL, StoreOptions};
 use crate::queue::{Answer, CommitQueue, Item};
 use crate::read;
 use crate::reclaim::Reclaim;
+use crate::recovery::{self, Recovery};
 use crate::reserve::Reserve;
 use crate::starts::{Start, Starts};
 use crate::statistics::{Counters, StoreStatistics};
@@ -29,15 +31,6 @@ use crate::writer::{Device, Writer};
 
 /// Memory of a queued item beside its operations, bytes.
 const ITEM_OVERHEAD: usize = 128;
-
-/// What opening the store found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Recovery {
-    /// Acknowledged writes are missing, or it cannot be known that none are. The node must neither vote nor acknowledge
-    /// until its peers have confirmed what it has. Every later opening says so again until
-    /// [`RocksStore::confirm_tail`].
-    pub lost_tail: Option<LostTail>,
-}
 
 /// The store on RocksDB. Dropping it writes and syncs everything that is queued.
 pub struct RocksStore {
@@ -57,6 +50,8 @@ pub struct RocksStore {
     tails: Arc<TailBudget>,
     damage: Damage,
     threads: Mutex<Option<Threads>>,
+    /// Last, so that it is let go of after the database.
+    _lock: File,
 }
 
 struct Threads {
@@ -82,23 +77,10 @@ impl RocksStore {
     ) -> Result<(Self, Recovery), StoreError> {
         options.validate()?;
         let directory = options.directory.clone();
-        std::fs::create_dir_all(&directory).map_err(|error| StoreError::io("create", &directory, error))?;
-
         let counters = Arc::new(Counters::default());
         let mark_path = directory.join("commit-mark");
-        let found = Found::read(&mark_path)?;
-        let database = Arc::new(Database::open(&directory.join("rocksdb"), &options, counters.clone())?);
-        let recovered = database.commit_point()?;
-        let lost_tail = found.judge(recovered);
-        if let Some(lost) = &lost_tail {
-            tracing::error!(?lost, "acknowledged writes are missing");
-        }
-        // Numbers are never given twice, so that a later mark cannot be taken for an earlier one.
-        let point = CommitPoint {
-            sequence: recovered.sequence.max(found.sequence()),
-            ..recovered
-        };
-        let mark_file = MarkFile::start(&mark_path, point, lost_tail)?;
+        let opened = recovery::open(&options, &mark_path, counters.clone())?;
+        let (point, database) = (opened.point, Arc::new(opened.database));
 
         let tails = Arc::new(TailBudget::new(options.tail_bytes));
         let store = Self {
@@ -115,6 +97,7 @@ impl RocksStore {
             tails,
             damage: Damage::default(),
             threads: Mutex::new(None),
+            _lock: opened.lock,
             database: database.clone(),
         };
         store.reserve.look(&directory);
@@ -132,9 +115,9 @@ impl RocksStore {
             told: point.sequence,
             scratch: Vec::new(),
         };
-        let threads = store.start(writer, mark_file, &directory, &options)?;
+        let threads = store.start(writer, opened.mark, &directory, &options)?;
         *store.threads.lock() = Some(threads);
-        Ok((store, Recovery { lost_tail }))
+        Ok((store, opened.recovery))
     }
 
     fn start(
@@ -172,11 +155,11 @@ impl RocksStore {
     /// loss was accepted. Blocks.
     pub fn confirm_tail(&self) -> Result<(), StoreError> {
         let mut starts = self.starts()?;
-        let lost = Found::read(&self.mark_path)?.sequence();
+        let lost = Found::read(&self.mark_path)?.0.sequence();
         starts.accepted_loss = starts.accepted_loss.max(lost);
         // The commit brings the database up to the number that the mark has seen, or the next opening would doubt it again.
         self.put_starts(&starts)?;
-        MarkFile::clear_doubt(&self.mark_path)
+        MarkFile::clear_doubt(&self.mark_path, self.database.commit_point()?.sequence)
     }
 
     /// Adds a start of the process to those that the store knows of, durably, and gives them all. To be called once, when

@@ -10,6 +10,7 @@ use jangada_types::{GroupId, Offset};
 use rocksdb::{BoundColumnFamily, WriteBatch};
 
 use crate::codec;
+use crate::commit_rows;
 use crate::database::{Database, INDEX, KEYS, LOG, STATE};
 use crate::error::StoreError;
 use crate::fence::Fence;
@@ -20,7 +21,7 @@ use crate::options::COMMIT_BYTES_MAX;
 use crate::queue::{CommitQueue, Item};
 use crate::reclaim::Reclaim;
 use crate::statistics::Counters;
-use crate::store::{Durability, StateKind};
+use crate::store::Durability;
 use crate::tail::Evictor;
 
 /// Where the writer writes: the seam at which tests let the disk fail.
@@ -184,7 +185,7 @@ impl Writer {
             self.database.family(STATE),
         );
         let expected = items.iter().map(|item| item.bytes).sum::<usize>();
-        let mut batch = WriteBatch::with_capacity_bytes(expected + 256);
+        let mut batch = WriteBatch::with_capacity_bytes(expected + 512);
         let mut chain = ChainHasher::after(self.point);
         for item in items {
             let group = item.group.id;
@@ -233,8 +234,7 @@ impl Writer {
         if items.iter().any(|item| item.group.id != GroupId::NODE) {
             self.told = self.point.sequence;
         }
-        let key = keys::state(GroupId::NODE, StateKind::COMMIT, 0);
-        batch.put_cf(&state, key, codec::encode_commit(self.point));
+        commit_rows::put(&mut batch, [&log, &index, &last_offsets, &state], self.point);
         batch
     }
 }

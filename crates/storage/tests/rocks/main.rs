@@ -6,6 +6,7 @@ mod concurrency;
 mod conformance;
 mod crash;
 mod directory;
+mod holes;
 mod lost_tail;
 mod model;
 mod space;

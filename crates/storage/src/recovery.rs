@@ -1,0 +1,155 @@
+//! Opens the database of a store, and judges whether everything is there that was acknowledged.
+//!
+//! In this order, so that no crash on the way forgets what was found: the directory is locked; the files of the write-ahead
+//! log are made durable; the mark and the log are held against each other (`wholeness`), and a doubt is written down before
+//! RocksDB replays the log, which may flush it and delete the files that told; the database is opened; its end is held
+//! against the mark once more.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::database::{Database, make_wals_durable};
+use crate::error::StoreError;
+use crate::mark::{CommitPoint, Found, LostTail, LostTailCause, MarkFile};
+use crate::options::StoreOptions;
+use crate::statistics::Counters;
+use crate::wholeness::{self, Missing};
+
+/// What opening the store found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    /// Acknowledged writes are missing, or it cannot be known that none are. The node must neither vote nor acknowledge
+    /// until its peers have confirmed what it has. Every later opening says so again until
+    /// [`RocksStore::confirm_tail`](crate::RocksStore::confirm_tail).
+    pub lost_tail: Option<LostTail>,
+}
+
+/// The database of a store, and where its commits go on.
+pub(crate) struct Opened {
+    pub(crate) database: Database,
+    pub(crate) mark: MarkFile,
+    pub(crate) point: CommitPoint,
+    pub(crate) recovery: Recovery,
+    /// Held for as long as the database is open.
+    pub(crate) lock: File,
+}
+
+/// Opens or creates it. Blocks while the write-ahead log is read and replayed.
+pub(crate) fn open(options: &StoreOptions, mark_path: &Path, counters: Arc<Counters>) -> Result<Opened, StoreError> {
+    let directory = &options.directory;
+    std::fs::create_dir_all(directory).map_err(|error| StoreError::io("create", directory, error))?;
+    let lock = lock(directory)?;
+    let path = directory.join("rocksdb");
+    let (found, whole_from) = Found::read(mark_path)?;
+    make_wals_durable(&path)?;
+    let started = Instant::now();
+    let before = look(&path, &directory.join("look"), found, whole_from)?;
+    tracing::debug!(took = ?started.elapsed(), "looked whether the write-ahead log is whole");
+    if let (Some(lost), Found::Mark(newest)) = (before.lost, found) {
+        MarkFile::start(mark_path, newest, Err(lost))?;
+    }
+
+    let database = Database::open(&path, options, counters)?;
+    let recovered = database.commit_point()?;
+    let lost_tail = match before.lost {
+        Some(lost) => Some(lost),
+        None => match found.judge(recovered) {
+            None => behind(&database, found, whole_from)?,
+            lost => lost,
+        },
+    };
+    if let Some(lost) = &lost_tail {
+        tracing::error!(?lost, "acknowledged writes are missing");
+    }
+    // Numbers are never given twice, so that a later mark cannot be taken for an earlier one.
+    let point = CommitPoint {
+        sequence: recovered.sequence.max(found.sequence()),
+        ..recovered
+    };
+    // From before this build, or of a family that was not there, nothing is known.
+    let whole_from = whole_from.filter(|_| !before.lacks_family).unwrap_or(point.sequence);
+    let mark = MarkFile::start(mark_path, point, lost_tail.map_or(Ok(whole_from), Err))?;
+    Ok(Opened {
+        database,
+        mark,
+        point,
+        recovery: Recovery { lost_tail },
+        lock,
+    })
+}
+
+/// Nobody else may look at the directory while this one does, nor write to it.
+fn lock(directory: &Path) -> Result<File, StoreError> {
+    let path = directory.join("lock");
+    let file = File::create(&path).map_err(|error| StoreError::io("open", &path, error))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(error) if error == rustix::io::Errno::WOULDBLOCK => Err(StoreError::InUse(directory.to_owned())),
+        Err(error) => Err(StoreError::io("lock", &path, error)),
+    }
+}
+
+/// What was seen before the database was opened.
+#[derive(Default)]
+struct Before {
+    lost: Option<LostTail>,
+    lacks_family: bool,
+}
+
+fn look(path: &Path, aside: &Path, found: Found, whole_from: Option<u64>) -> Result<Before, StoreError> {
+    // Without a mark, or with a doubt, nothing that is seen would change the judgement.
+    let Found::Mark(marked) = found else {
+        return Ok(Before::default());
+    };
+    let Some(flushed) = wholeness::flushed(path, aside)? else {
+        let missing = (marked.sequence > 0).then_some(Missing {
+            first: 1,
+            last: marked.sequence,
+            is_hole: false,
+        });
+        return Ok(Before {
+            lost: missing.map(|missing| lost(missing, marked)),
+            lacks_family: false,
+        });
+    };
+    let mut before = Before {
+        lost: None,
+        lacks_family: flushed.lacks_family,
+    };
+    if let Some(whole_from) = whole_from {
+        let missing = wholeness::missing(path, whole_from.max(flushed.commit), marked.sequence)?;
+        before.lost = missing.map(|missing| lost(missing, marked));
+    }
+    Ok(before)
+}
+
+fn lost(missing: Missing, marked: CommitPoint) -> LostTail {
+    let point = |sequence| CommitPoint { sequence, chain: 0 };
+    LostTail {
+        cause: if missing.is_hole {
+            LostTailCause::Hole
+        } else {
+            LostTailCause::Behind
+        },
+        marked: if missing.is_hole { point(missing.last) } else { marked },
+        recovered: point(missing.first - 1),
+    }
+}
+
+/// Whether a family ends before the mark, whatever the look before said.
+fn behind(database: &Database, found: Found, whole_from: Option<u64>) -> Result<Option<LostTail>, StoreError> {
+    let marked = found.newest();
+    // Commits up to there need not have a row in each family.
+    let has_rows = whole_from.is_some_and(|from| from < marked.sequence);
+    let whole_to = if has_rows { database.whole_to()? } else { u64::MAX };
+    let missing = (whole_to < marked.sequence).then(|| Missing {
+        first: whole_to + 1,
+        last: marked.sequence,
+        is_hole: false,
+    });
+    Ok(missing.map(|missing| lost(missing, marked)))
+}
