@@ -97,9 +97,9 @@ pub enum StartError {
     /// The store.
     #[error("store: {0}")]
     Store(#[from] StoreError),
-    /// The end of the write-ahead log is gone.
+    /// The end of the write-ahead log is gone, or a part before it.
     #[error(
-        "the store in {directory} lost the end of its write-ahead log ({detail}): what this broker acknowledged may be \
+        "the store in {directory} lost {part} of its write-ahead log ({detail}): what this broker acknowledged may be \
          missing, so it must not vote. \
          Stop it, run `jangada cluster replace-broker {broker}` on another one, empty its data directory and start it again. \
          Only if no majority of sound replicas is left: `jangada server confirm-tail` accepts the loss (see docs/operations.md)"
@@ -109,6 +109,8 @@ pub enum StartError {
         directory: String,
         /// This broker.
         broker: BrokerId,
+        /// Which part.
+        part: &'static str,
         /// What was found.
         detail: String,
     },
@@ -327,6 +329,7 @@ impl Broker {
         StartError::LostTail {
             directory: self.bootstrap.store_path().display().to_string(),
             broker: self.bootstrap.local.broker,
+            part: Missing(lost).part(),
             detail: Missing(lost).to_string(),
         }
     }

@@ -55,11 +55,26 @@ impl fmt::Display for DoubtfulTail {
 /// What is missing, in words.
 pub(crate) struct Missing(pub LostTail);
 
+impl Missing {
+    /// Which part of the log.
+    pub fn part(&self) -> &'static str {
+        match self.0.cause {
+            LostTailCause::Hole => "a part",
+            _ => "the end",
+        }
+    }
+}
+
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (marked, last) = (self.0.marked.sequence, self.0.recovered.sequence);
         match self.0.cause {
             LostTailCause::Behind => write!(f, "commits {} to {marked} are missing", last + 1),
+            LostTailCause::Hole => write!(
+                f,
+                "commits {} to {marked} are missing from its middle (a file of it is gone, cut or damaged), and later ones are there",
+                last + 1
+            ),
             LostTailCause::Diverged => write!(f, "commit {marked} is not the one that was acknowledged"),
             LostTailCause::PutBack if last < marked => write!(
                 f,
@@ -115,6 +130,15 @@ mod tests {
         assert!(
             said.starts_with("commit 40, which other brokers have seen, is not in the past"),
             "{said}"
+        );
+        let hole = LostTail {
+            cause: LostTailCause::Hole,
+            ..lost
+        };
+        assert!(
+            Missing(hole)
+                .to_string()
+                .starts_with("commits 31 to 40 are missing from its middle")
         );
     }
 }

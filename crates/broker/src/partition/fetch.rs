@@ -2,19 +2,22 @@
 //!
 //! The end of the log is read from memory. Older batches are found through the offset index and read on the blocking
 //! pool, a bounded number at once. Either way the batches are copied once, one after the other, into the response,
-//! where base offset and epoch are patched into their headers.
+//! where base offset and epoch are patched into their headers. What is missing in the middle is damage of this replica and
+//! an error, never passed over.
 
-use std::fmt::Display;
+use std::ops::Range;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use jangada_replication::ReadError;
-use jangada_storage::{IndexEntry, LogEntry, StoreError};
-use jangada_types::batch::{self, BatchIter, Records, TimestampType};
+use jangada_storage::{IndexEntry, Store, StoreError};
+use jangada_types::batch::{BatchIter, Records, TimestampType};
 use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
-use jangada_types::{BatchError, BatchHeader, LeaderEpoch, Offset, Reason};
+use jangada_types::{BatchError, BatchHeader, GroupId, LeaderEpoch, Offset, Reason};
 
 use super::Partition;
+use super::refusals::LEADER_RETRY;
+use super::rows::{Gap, assemble, begins_at, follow, keep_below, rows_within};
 use crate::error::RequestError;
 
 /// Index rows that one read looks at: with the smallest batches, what fills a response may need more than one read.
@@ -46,16 +49,7 @@ impl Partition {
         if offset == high_watermark {
             return Ok(empty);
         }
-        let (batches, next_offset) = self.read_batches(offset, high_watermark, max_bytes).await?;
-        if batches.is_empty() {
-            // The log start moved past the offset meanwhile.
-            self.end_for(offset).await?;
-            let message = format!(
-                "partition {}: no batch has offset {offset}, though the index says so",
-                self.name
-            );
-            return Err(RequestError::new(Reason::Internal, message));
-        }
+        let (batches, next_offset) = self.read_whole(offset, high_watermark, max_bytes).await?;
         self.shared.metrics.fetched(batches.len());
         Ok(Fetched {
             batches,
@@ -132,22 +126,42 @@ impl Partition {
         if end == Offset(0) {
             return Ok(None);
         }
-        let (batch, _) = self.read_batches(Offset(end.get() - 1), end, 0).await?;
-        if batch.is_empty() {
-            return Ok(None);
-        }
-        let header = BatchHeader::parse(&batch).map_err(|error| self.reading_failed(&error))?;
+        let batch = match self.read_batches(Offset(end.get() - 1), end, 0).await {
+            Ok((batch, _)) => batch,
+            // All was trimmed.
+            Err(Unread::Gap(_)) if self.view.log_start() >= end => return Ok(None),
+            Err(unread) => return Err(self.unread(unread)),
+        };
+        let header = BatchHeader::parse(&batch).map_err(|error| self.undecodable(&error))?;
         let is_append_time = header.attributes.timestamp_type() == TimestampType::LogAppendTime;
         Ok(is_append_time.then_some(header.max_timestamp))
     }
 
-    /// Batches from the one with the offset on, at most `max_bytes` but at least one; none if the log does not have it.
-    async fn read_batches(
+    /// As [`Partition::read_batches`]. A gap is damage only if it is there when looked at again: the log start may have
+    /// passed the offset meanwhile, or another replica may lead by now.
+    async fn read_whole(
         &self,
         offset: Offset,
         high_watermark: Offset,
         max_bytes: usize,
     ) -> Result<(Bytes, Offset), RequestError> {
+        match self.read_batches(offset, high_watermark, max_bytes).await {
+            Err(Unread::Gap(_)) => {}
+            read => return read.map_err(|unread| self.unread(unread)),
+        }
+        self.leader_epoch()?;
+        self.end_for(offset).await?;
+        let again = self.read_batches(offset, high_watermark, max_bytes).await;
+        again.map_err(|unread| self.unread(unread))
+    }
+
+    /// Batches from the one with the offset on, at most `max_bytes` but at least one.
+    async fn read_batches(
+        &self,
+        offset: Offset,
+        high_watermark: Offset,
+        max_bytes: usize,
+    ) -> Result<(Bytes, Offset), Unread> {
         match self.read_recent(offset, high_watermark, max_bytes) {
             Some(found) => Ok(found),
             None => self.read_stored(offset, high_watermark, max_bytes).await,
@@ -159,7 +173,11 @@ impl Partition {
         keep_below(&mut rows, high_watermark);
         let range = rows.first()?.raft_index..rows.last()?.raft_index + 1;
         let entries = self.shared.store.read_log_cached(self.group.id(), range, max_bytes)?;
-        Some(assemble(&rows, &entries)).filter(|(batches, _)| !batches.is_empty())
+        // What does not fit is looked at again where it is stored.
+        begins_at(&rows, offset).and_then(|()| follow(&rows)).ok()?;
+        assemble(&rows, &entries)
+            .ok()
+            .filter(|(batches, _)| !batches.is_empty())
     }
 
     async fn read_stored(
@@ -167,26 +185,50 @@ impl Partition {
         offset: Offset,
         high_watermark: Offset,
         max_bytes: usize,
-    ) -> Result<(Bytes, Offset), RequestError> {
+    ) -> Result<(Bytes, Offset), Unread> {
         let (store, group) = (self.shared.store.clone(), self.group.id());
         let read = move || {
             let mut rows = rows_within(store.index_at_or_after(group, offset, ROWS_MAX)?, max_bytes);
             keep_below(&mut rows, high_watermark);
-            let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
-                return Ok((Bytes::new(), offset));
-            };
+            begins_at(&rows, offset)?;
+            follow(&rows)?;
+            let (first, last) = (rows[0], rows[rows.len() - 1]);
             let entries = store.read_log(
                 group,
                 first.raft_index..last.raft_index + 1,
                 max_bytes.max(first.size_bytes as usize),
             )?;
-            Ok::<_, StoreError>(assemble(&rows, &entries))
+            let (batches, next) = assemble(&rows, &entries)?;
+            if batches.is_empty() {
+                let what = format!("offset {offset} is in log entry {}, which is missing", first.raft_index);
+                return Err(Unread::Gap(what));
+            }
+            Ok((batches, next))
         };
-        let read = self.shared.read_pool.run(read).await?;
-        read.map_err(|error| self.reading_failed(&error))
+        self.shared.read_pool.run(read).await.map_err(Unread::Request)?
     }
 
-    fn reading_failed(&self, cause: &dyn Display) -> RequestError {
+    /// As an error of the request. A gap is told as damage of this replica.
+    pub(super) fn unread(&self, unread: Unread) -> RequestError {
+        match unread {
+            Unread::Request(error) => error,
+            Unread::Store(error) => self.reading_failed(&error),
+            Unread::Gap(what) => self.reading_failed(&self.shared.store.damage().report(self.group.id(), what)),
+        }
+    }
+
+    pub(super) fn reading_failed(&self, cause: &StoreError) -> RequestError {
+        let name = &self.name;
+        match cause {
+            StoreError::Damaged { what, .. } => {
+                let message = format!("partition {name}: this replica's data is damaged: {what}");
+                RequestError::new(Reason::DataCorrupted, message).retry_after(LEADER_RETRY)
+            }
+            cause => RequestError::new(Reason::Internal, format!("partition {name}: reading failed: {cause}")),
+        }
+    }
+
+    fn undecodable(&self, cause: &BatchError) -> RequestError {
         let message = format!("partition {}: reading failed: {cause}", self.name);
         RequestError::new(Reason::Internal, message)
     }
@@ -209,25 +251,73 @@ impl Partition {
         loop {
             let high_watermark = self.view.high_watermark();
             let (store, group) = (self.shared.store.clone(), self.group.id());
-            let search = move || store.index_by_timestamp(group, from, timestamp_ms);
-            let row = self.shared.read_pool.run(search).await?;
-            let row = row.map_err(|error| self.reading_failed(&error))?;
+            let search = move || search_rows(&*store, group, from..high_watermark, timestamp_ms);
+            let row = match self.shared.read_pool.run(search).await? {
+                // The log start moved meanwhile.
+                Err(Unread::Gap(_)) if self.view.log_start() > from => {
+                    from = self.view.log_start();
+                    continue;
+                }
+                row => row.map_err(|unread| self.unread(unread))?,
+            };
             let Some(row) = row.filter(|row| row.last_offset < high_watermark) else {
                 return Ok(None);
             };
-            let (batches, _) = self
-                .read_stored(row.base_offset.max(from), high_watermark, row.size_bytes as usize)
-                .await?;
+            let start = row.base_offset.max(from);
+            let batches = match self.read_stored(start, high_watermark, row.size_bytes as usize).await {
+                Err(Unread::Gap(_)) if self.view.log_start() > start => {
+                    from = self.view.log_start();
+                    continue;
+                }
+                read => read.map_err(|unread| self.unread(unread))?.0,
+            };
             let log_start = self.view.log_start();
             let find = move || first_at(batches, timestamp_ms, log_start);
             let found = self.shared.compute.run(find).await?;
-            if let Some(found) = found.map_err(|error| self.reading_failed(&error))? {
+            if let Some(found) = found.map_err(|error| self.undecodable(&error))? {
                 return Ok(Some(found));
             }
             // The records of that batch with such a time lie below the log start.
             from = Offset(row.last_offset.get() + 1);
         }
     }
+}
+
+/// Why batches were not read.
+pub(super) enum Unread {
+    Request(RequestError),
+    Store(StoreError),
+    /// What should be there is not, unless the log start has moved.
+    Gap(String),
+}
+
+impl From<StoreError> for Unread {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<Gap> for Unread {
+    fn from(Gap(what): Gap) -> Self {
+        Self::Gap(what)
+    }
+}
+
+/// The first row that reaches a time. The one before it must be there, too, and without any the last one: what is missing
+/// could have been the first.
+fn search_rows(
+    store: &dyn Store,
+    group: GroupId,
+    within: Range<Offset>,
+    timestamp_ms: i64,
+) -> Result<Option<IndexEntry>, Unread> {
+    let found = store.index_by_timestamp(group, within.start, timestamp_ms)?;
+    let end = found.map_or(within.end, |row| row.base_offset.min(within.end));
+    if end > within.start {
+        let before = Offset(end.get() - 1);
+        begins_at(&store.index_at_or_after(group, before, 1)?, before)?;
+    }
+    Ok(found)
 }
 
 /// The first record of these batches at or after a time and at or above the log start.
@@ -241,40 +331,4 @@ fn first_at(batches: Bytes, timestamp_ms: i64, log_start: Offset) -> Result<Opti
         }
     }
     Ok(None)
-}
-
-/// Leaves out what was applied after the high watermark was looked at: rows are there a moment before it moves.
-pub(super) fn keep_below(rows: &mut Vec<IndexEntry>, high_watermark: Offset) {
-    rows.truncate(rows.partition_point(|row| row.last_offset < high_watermark));
-}
-
-/// Rows whose batches together have at most `max_bytes`, at least one.
-pub(super) fn rows_within(mut rows: Vec<IndexEntry>, max_bytes: usize) -> Vec<IndexEntry> {
-    let mut bytes = 0;
-    let fitting = rows.iter().take_while(|row| {
-        bytes += row.size_bytes as usize;
-        bytes <= max_bytes
-    });
-    let count = fitting.count().max(1).min(rows.len());
-    rows.truncate(count);
-    rows
-}
-
-/// Puts the batches of the rows behind one another, each with its offset and epoch. Entries without a row (blank,
-/// membership, refused) are passed over. Ends at the first row whose entry is not there.
-pub(super) fn assemble(rows: &[IndexEntry], entries: &[LogEntry]) -> (Bytes, Offset) {
-    let size: usize = rows.iter().map(|row| row.size_bytes as usize).sum();
-    let mut out = BytesMut::with_capacity(size);
-    let mut next_offset = rows.first().map_or(Offset(0), |row| row.base_offset);
-    let mut entries = entries.iter();
-    for row in rows {
-        let Some(entry) = entries.find(|entry| entry.index == row.raft_index) else {
-            break;
-        };
-        let start = out.len();
-        out.extend_from_slice(&entry.body);
-        batch::set_position(&mut out[start..], row.base_offset, row.epoch);
-        next_offset = Offset(row.last_offset.get() + 1);
-    }
-    (out.freeze(), next_offset)
 }

@@ -20,8 +20,8 @@ use tokio::sync::{RwLock, RwLockReadGuard, watch};
 use tokio::task::AbortHandle;
 
 use super::View;
-use super::fetch::{assemble, keep_below, rows_within};
 use super::key_locks::KeyLocks;
+use super::rows::{assemble, follow, keep_below, rows_within};
 use crate::pool::Pool;
 
 const VERSION: u8 = 1;
@@ -213,7 +213,7 @@ impl Follower {
     fn is_over(&self, error: &StoreError) -> bool {
         let over = matches!(
             error,
-            StoreError::GroupNotOpen(_) | StoreError::ShuttingDown | StoreError::Fenced(_)
+            StoreError::GroupNotOpen(_) | StoreError::ShuttingDown | StoreError::Fenced(_) | StoreError::Damaged { .. }
         );
         if !over {
             tracing::error!(group = %self.group, %error, "the index of keys cannot go on");
@@ -249,12 +249,16 @@ fn read_marker(store: &dyn Store, group: GroupId) -> Result<Option<Offset>, Stor
 fn index_run(store: &dyn Store, group: GroupId, range: std::ops::Range<Offset>) -> Result<Option<Run>, StoreError> {
     let mut rows = rows_within(store.index_at_or_after(group, range.start, RUN_ROWS)?, RUN_BYTES);
     keep_below(&mut rows, range.end);
+    follow(&rows).map_err(|gap| store.damage().report(group, gap.0))?;
     let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
         return Ok(None);
     };
     let indexes = first.raft_index..last.raft_index + 1;
     let entries = store.read_log(group, indexes, RUN_BYTES.max(first.size_bytes as usize))?;
-    let (batches, next) = assemble(&rows, &entries);
+    // An entry may be gone by a purge or a snapshot meanwhile. If it is not, whoever fetches it will tell.
+    let Ok((batches, next)) = assemble(&rows, &entries) else {
+        return Ok(None);
+    };
     if next <= range.start || batches.is_empty() {
         return Ok(None);
     }

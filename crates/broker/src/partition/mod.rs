@@ -7,7 +7,7 @@
 //! - [`append_time`]: the times that they get from the leader.
 //! - [`room`]: whether there is room for them.
 //! - [`refusals`]: why not.
-//! - [`fetch`][]: reading.
+//! - [`fetch`][]: reading; [`rows`]: what is read has no gap.
 //! - [`retention`]: dropping what is old.
 //! - [`condition`]: what a batch may expect.
 //! - [`keyed`], [`key_index`], [`key_locks`]: the last offsets of keys.
@@ -28,6 +28,7 @@ mod producers;
 mod refusals;
 mod retention;
 mod room;
+mod rows;
 
 use std::fmt::Display;
 use std::sync::Arc;

@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use jangada_storage::{IndexEntry, StoreError};
+use jangada_storage::IndexEntry;
 use jangada_types::{Offset, Reason};
 
 use super::Partition;
 use super::command::{PartitionCommand, PartitionReply};
+use super::fetch::Unread;
+use super::rows::{begins_at, follow};
 use crate::error::RequestError;
 
 /// How long the leader waits for the quorum.
@@ -107,6 +109,11 @@ impl Partition {
             let (mut to, mut dropped) = (from, 0);
             loop {
                 let rows = store.index_at_or_after(group, to, ROWS_AT_ONCE)?;
+                // What is missing would be dropped without being counted.
+                if to < high_watermark {
+                    begins_at(&rows, to)?;
+                    follow(&rows)?;
+                }
                 let all = rows.len() < ROWS_AT_ONCE;
                 for row in rows {
                     if row.last_offset >= high_watermark || !drops(&row, until, retained, dropped) {
@@ -116,19 +123,20 @@ impl Partition {
                     dropped += u64::from(row.size_bytes);
                 }
                 if all {
-                    return Ok::<_, StoreError>(end(until, to, dropped));
+                    return Ok::<_, Unread>(end(until, to, dropped));
                 }
             }
         });
-        let failed = |cause: String| {
+        let looked = look.await.map_err(|error| {
             RequestError::new(
                 Reason::Internal,
-                format!("partition {}: retention failed: {cause}", self.name),
+                format!("partition {}: retention failed: {error}", self.name),
             )
-        };
-        look.await
-            .map_err(|error| failed(error.to_string()))?
-            .map_err(|error| failed(error.to_string()))
+        })?;
+        match looked {
+            Err(Unread::Gap(_)) if self.view.log_start() > from => Ok((from, 0)),
+            looked => looked.map_err(|unread| self.unread(unread)),
+        }
     }
 }
 

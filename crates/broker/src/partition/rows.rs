@@ -1,0 +1,179 @@
+//! Rows of the offset index and the log entries that they name, held against each other: what is read has no gap, or it is
+//! an error. A replica can lose either by itself (a file of its store is damaged), and passing over what is missing would
+//! look to consumers as if nothing were.
+
+use bytes::{Bytes, BytesMut};
+use jangada_storage::{IndexEntry, LogEntry};
+use jangada_types::{Offset, batch};
+
+/// Offsets that should be there and are not: what was expected, and what was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Gap(pub String);
+
+/// Leaves out what was applied after the high watermark was looked at: rows are there a moment before it moves.
+pub(super) fn keep_below(rows: &mut Vec<IndexEntry>, high_watermark: Offset) {
+    rows.truncate(rows.partition_point(|row| row.last_offset < high_watermark));
+}
+
+/// Rows whose batches together have at most `max_bytes`, at least one.
+pub(super) fn rows_within(mut rows: Vec<IndexEntry>, max_bytes: usize) -> Vec<IndexEntry> {
+    let mut bytes = 0;
+    let fitting = rows.iter().take_while(|row| {
+        bytes += row.size_bytes as usize;
+        bytes <= max_bytes
+    });
+    let count = fitting.count().max(1).min(rows.len());
+    rows.truncate(count);
+    rows
+}
+
+/// That the first row has the offset.
+pub(super) fn begins_at(rows: &[IndexEntry], offset: Offset) -> Result<(), Gap> {
+    match rows.first() {
+        Some(first) if first.base_offset <= offset => Ok(()),
+        Some(first) => Err(Gap(format!(
+            "offset {offset} is missing, the next one in the index is {}",
+            first.base_offset
+        ))),
+        None => Err(Gap(format!("offset {offset} is missing, the index ends before it"))),
+    }
+}
+
+/// That each row begins where the one before ends.
+pub(super) fn follow(rows: &[IndexEntry]) -> Result<(), Gap> {
+    for pair in rows.windows(2) {
+        let [before, row] = [pair[0], pair[1]];
+        let expected = before.last_offset.get() + 1;
+        if row.base_offset.get() != expected || row.raft_index <= before.raft_index {
+            return Err(Gap(format!(
+                "after offset {} (entry {}) the index goes on with {} (entry {})",
+                before.last_offset, before.raft_index, row.base_offset, row.raft_index
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Puts the batches of the rows behind one another, each with its offset and epoch. Entries without a row (blank,
+/// membership, refused) are passed over. Ends where the entries end, as they were read up to so many bytes; an entry that
+/// is left out before that, or is not the one that its row is about, is a gap.
+pub(super) fn assemble(rows: &[IndexEntry], entries: &[LogEntry]) -> Result<(Bytes, Offset), Gap> {
+    let size: usize = rows.iter().map(|row| row.size_bytes as usize).sum();
+    let mut out = BytesMut::with_capacity(size);
+    let mut next_offset = rows.first().map_or(Offset(0), |row| row.base_offset);
+    let mut entries = entries.iter();
+    for row in rows {
+        let Some(entry) = entries.find(|entry| entry.index >= row.raft_index) else {
+            break;
+        };
+        if entry.index != row.raft_index {
+            return Err(Gap(format!(
+                "offsets {} to {} are in log entry {}, which is missing: the next one is {}",
+                row.base_offset, row.last_offset, row.raft_index, entry.index
+            )));
+        }
+        if entry.body.len() != row.size_bytes as usize || entry.term != u64::from(row.epoch.get()) {
+            return Err(Gap(format!(
+                "offsets {} to {} are {} bytes of term {} in log entry {}, which has {} bytes of term {}",
+                row.base_offset,
+                row.last_offset,
+                row.size_bytes,
+                row.epoch,
+                row.raft_index,
+                entry.body.len(),
+                entry.term
+            )));
+        }
+        let start = out.len();
+        out.extend_from_slice(&entry.body);
+        batch::set_position(&mut out[start..], row.base_offset, row.epoch);
+        next_offset = Offset(row.last_offset.get() + 1);
+    }
+    Ok((out.freeze(), next_offset))
+}
+
+#[cfg(test)]
+mod tests {
+    use jangada_types::{BatchBuilder, Codec, LeaderEpoch};
+
+    use super::*;
+
+    /// Three batches of two records each, in entries 3, 5 and 6.
+    fn three() -> (Vec<IndexEntry>, Vec<LogEntry>) {
+        let mut builder = BatchBuilder::new(Codec::None);
+        for _ in 0..2 {
+            builder.append(0, None, Some(b"value"), []).expect("it fits");
+        }
+        let body = builder.build();
+        let places = [(3, 10), (5, 12), (6, 14)];
+        let rows = places.map(|(raft_index, base)| IndexEntry {
+            last_offset: Offset(base + 1),
+            base_offset: Offset(base),
+            raft_index,
+            epoch: LeaderEpoch(2),
+            max_timestamp_ms: 0,
+            running_max_timestamp_ms: 0,
+            size_bytes: u32::try_from(body.len()).expect("small"),
+        });
+        let entries = (3..7).map(|index| LogEntry {
+            index,
+            term: 2,
+            head: Bytes::new(),
+            body: if index == 4 { Bytes::new() } else { body.clone() },
+        });
+        (rows.to_vec(), entries.collect())
+    }
+
+    #[test]
+    fn whole_rows_and_entries_are_put_together() {
+        let (rows, entries) = three();
+        assert_eq!(follow(&rows), Ok(()));
+        assert_eq!(begins_at(&rows, Offset(11)), Ok(()));
+        let (batches, next) = assemble(&rows, &entries).expect("nothing is missing");
+        assert_eq!((batches.len(), next), (3 * entries[0].body.len(), Offset(16)));
+        // The entries were read up to so many bytes.
+        let (batches, next) = assemble(&rows, &entries[..2]).expect("nothing is missing");
+        assert_eq!((batches.len(), next), (entries[0].body.len(), Offset(12)));
+    }
+
+    #[test]
+    fn a_missing_row_is_a_gap() {
+        let (mut rows, _) = three();
+        rows.remove(1);
+        assert!(follow(&rows).is_err_and(|gap| gap.0.contains("offset 11") && gap.0.contains("with 14")));
+        rows.remove(0);
+        assert!(begins_at(&rows, Offset(12)).is_err_and(|gap| gap.0.contains("offset 12 is missing")));
+        assert!(begins_at(&[], Offset(12)).is_err());
+    }
+
+    #[test]
+    fn rows_out_of_order_are_a_gap() {
+        let (mut rows, _) = three();
+        rows[2].raft_index = 4;
+        assert!(follow(&rows).is_err());
+        rows[2].raft_index = 6;
+        rows[1].base_offset = Offset(11);
+        assert!(follow(&rows).is_err());
+    }
+
+    #[test]
+    fn a_missing_or_foreign_entry_is_a_gap() {
+        let (rows, mut entries) = three();
+        let lost = entries.remove(2);
+        assert!(assemble(&rows, &entries).is_err_and(|gap| gap.0.contains("log entry 5, which is missing")));
+        entries.insert(
+            2,
+            LogEntry {
+                term: 3,
+                ..lost.clone()
+            },
+        );
+        assert!(assemble(&rows, &entries).is_err());
+        entries[2] = LogEntry {
+            body: lost.body.slice(1..),
+            ..lost
+        };
+        assert!(assemble(&rows, &entries).is_err());
+        assert!(assemble(&rows, &entries[3..]).is_err(), "the first is missing");
+    }
+}
