@@ -143,6 +143,24 @@ pub enum ClientError {
     #[error("the rebalance listener failed: {0}")]
     Listener(Arc<dyn std::error::Error + Send + Sync>),
 
+    /// Records are missing: what a broker sent does not go on where it should. Nothing behind the gap is handed out until a
+    /// seek.
+    #[error(
+        "records of {topic}[{partition}] are missing: after offset {} comes {found}; the broker that sent them has lost some, or \
+         seek to {found} to go on without them",
+        expected - 1
+    )]
+    Gap {
+        /// The topic's name.
+        topic: Arc<str>,
+        /// The partition.
+        partition: u32,
+        /// The offset that comes next.
+        expected: i64,
+        /// The one that came.
+        found: i64,
+    },
+
     /// A broker sent what cannot be read.
     #[error("unreadable data from {topic}[{partition}] at offset {offset}: {message}")]
     Corrupt {

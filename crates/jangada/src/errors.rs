@@ -170,6 +170,10 @@ fn next_step(error: &ClientError) -> Option<&'static str> {
         }
         ClientError::OutcomeUnknown(_) => Some("it may have happened or not: look before doing it again"),
         ClientError::DuplicateSequence(_) => Some("nothing is to be done: the records are there"),
+        ClientError::Gap { .. } => Some(
+            "the leader lost records: `jangada cluster health` and the logs of the brokers tell; another replica may have \
+             them (`jangada partition transfer-leader`)",
+        ),
         ClientError::Corrupt { .. } => Some("`--from` with a later offset reads on after it; please report this"),
         _ => None,
     }

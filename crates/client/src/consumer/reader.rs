@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use super::config::ConsumerConfig;
 use super::fetcher::Fetcher;
 use super::inbox::{Fetched, Inbox, Life, Window};
-use super::record::{ConsumedRecord, RawBatches, Undecoded};
+use super::record::{ConsumedRecord, Gap, RawBatches, Undecoded, find_gap};
 use crate::cluster::Cluster;
 use crate::error::ClientError;
 use crate::metadata::TopicMetadata;
@@ -70,6 +70,8 @@ struct Slot {
     position: i64,
     /// Nothing more is taken: it is damaged there.
     is_stopped: bool,
+    /// Nothing more is taken but the error that says so: records are missing there.
+    has_gap: bool,
     /// Nothing of it is handed out; what comes is kept.
     is_paused: bool,
     kept: Kept,
@@ -82,6 +84,20 @@ struct Slot {
 struct Kept {
     decoded: Option<Decoded>,
     fetched: VecDeque<Fetched>,
+}
+
+impl Slot {
+    /// Ends the reading where records are missing.
+    fn stop_at(&mut self, gap: &Gap) -> ClientError {
+        self.task.abort();
+        self.has_gap = true;
+        ClientError::Gap {
+            topic: self.topic.name.clone(),
+            partition: self.partition,
+            expected: gap.expected,
+            found: gap.found,
+        }
+    }
 }
 
 impl Drop for Slot {
@@ -156,6 +172,7 @@ impl Reader {
             partition,
             position: offset,
             is_stopped: false,
+            has_gap: false,
             is_paused: false,
             kept: Kept::default(),
             window,
@@ -340,6 +357,14 @@ impl Reader {
             let current = self.slots.get_mut(&life).filter(|slot| !slot.is_stopped);
             // A task that is aborted may still have delivered.
             let Some(slot) = current else { continue };
+            if slot.has_gap {
+                // Behind a gap only its error counts.
+                if let Fetched::Failed(error @ ClientError::Gap { .. }) = fetched {
+                    slot.is_stopped = true;
+                    return Err((life, error));
+                }
+                continue;
+            }
             match fetched {
                 // It is tried again all the time; what was so then need not be so when the partition goes on.
                 Fetched::Failed(error) if slot.is_paused && error.is_retryable() => {}
@@ -353,7 +378,7 @@ impl Reader {
                     high_watermark,
                 } => {
                     slot.window.release(batches.len() as i64);
-                    let raw = RawBatches {
+                    let mut raw = RawBatches {
                         topic: slot.topic.name.clone(),
                         partition: slot.partition,
                         batches,
@@ -361,6 +386,17 @@ impl Reader {
                         next_offset,
                         high_watermark,
                     };
+                    if let Some(gap) = find_gap(&raw) {
+                        let error = slot.stop_at(&gap);
+                        if gap.at == 0 {
+                            slot.is_stopped = true;
+                            return Err((life, error));
+                        }
+                        // What comes before the gap is handed out, then the error.
+                        raw.batches.truncate(gap.at);
+                        raw.next_offset = gap.expected;
+                        self.inbox.put(life, Fetched::Failed(error));
+                    }
                     return Ok((life, raw));
                 }
             }

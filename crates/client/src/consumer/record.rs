@@ -55,6 +55,43 @@ impl RawBatches {
     }
 }
 
+/// Where batches do not follow one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gap {
+    /// Up to there they do, bytes.
+    pub at: usize,
+    pub expected: i64,
+    pub found: i64,
+}
+
+/// Holds batches against each other: the first has the first offset or begins below it, each begins where the one before
+/// ends, and the last ends at the next offset. What cannot be read is left to the decoding.
+pub(crate) fn find_gap(raw: &RawBatches) -> Option<Gap> {
+    let mut at = 0;
+    let mut expected = None;
+    for batch in BatchIter::new(raw.batches.clone()) {
+        let Ok((header, bytes)) = batch else { return None };
+        let found = header.base_offset;
+        let wanted = expected.unwrap_or(raw.first_offset);
+        if found > wanted || found < wanted && expected.is_some() {
+            return Some(Gap {
+                at,
+                expected: wanted,
+                found,
+            });
+        }
+        at += bytes.len();
+        let end = found
+            .saturating_add(i64::from(header.last_offset_delta))
+            .saturating_add(1);
+        // One that ends before what was asked for has nothing to say.
+        expected = (end > raw.first_offset).then_some(end);
+    }
+    let expected = expected?;
+    let found = raw.next_offset;
+    (found > expected).then_some(Gap { at, expected, found })
+}
+
 /// Batches that are decoded one after the other: unpacked they may take a thousand times as much.
 pub(crate) struct Undecoded {
     raw: RawBatches,
@@ -146,5 +183,33 @@ mod tests {
         assert_eq!(raw.records(), 3);
         assert_eq!(records[0].value.as_deref(), Some(&b"d"[..]));
         assert!(records.iter().all(|record| record.leader_epoch == Some(1)));
+    }
+
+    fn raw(batches: &[Bytes], first_offset: i64, next_offset: i64) -> RawBatches {
+        RawBatches {
+            topic: "t".into(),
+            partition: 2,
+            batches: batches.concat().into(),
+            first_offset,
+            next_offset,
+            high_watermark: 20,
+        }
+    }
+
+    #[test]
+    fn batches_that_do_not_follow_one_another_are_a_gap() {
+        let three = [batch(10, &["a", "b"]), batch(12, &["c", "d", "e"]), batch(15, &["f"])];
+        assert_eq!(find_gap(&raw(&three, 11, 16)), None);
+        assert_eq!(find_gap(&raw(&three, 13, 16)), None, "the first batch lies below");
+        let gap = |at, expected, found| Some(Gap { at, expected, found });
+        assert_eq!(find_gap(&raw(&three, 9, 16)), gap(0, 9, 10));
+        assert_eq!(find_gap(&raw(&three, 11, 18)), gap(three.concat().len(), 16, 18));
+        let [first, _, last] = three;
+        assert_eq!(
+            find_gap(&raw(&[first.clone(), last.clone()], 10, 16)),
+            gap(first.len(), 12, 15)
+        );
+        assert_eq!(find_gap(&raw(&[last.clone(), first], 15, 16)), gap(last.len(), 16, 10));
+        assert_eq!(find_gap(&raw(&[Bytes::from_static(b"garbage")], 3, 9)), None);
     }
 }

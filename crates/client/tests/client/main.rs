@@ -5,6 +5,7 @@
 mod admin;
 mod consume;
 mod fake;
+mod gaps;
 mod group;
 mod group_commits;
 mod group_faults;
