@@ -14,6 +14,7 @@ mod connections;
 mod cut_from_nodes;
 mod cut_off;
 mod cut_replies;
+mod damage;
 mod disk_full;
 mod effectively_once;
 mod examples;

@@ -274,6 +274,12 @@ impl Cluster {
         self.network.as_ref().expect("it was started with a network").heal();
     }
 
+    /// Whether a node's process is there.
+    pub fn is_running(&mut self, id: u32) -> bool {
+        let node = self.node_mut(id);
+        node.is_running() && node.crashed().is_none()
+    }
+
     /// SIGTERM; returns when the process has ended.
     pub async fn stop(&mut self, id: u32) -> ExitStatus {
         let node = self.node_mut(id);

@@ -6,6 +6,7 @@
 //! - [`Disk`]: a file system that can lose power. [`Network`]: proxies that can cut a node off without a reset.
 //! - [`GroupProcess`]: `jangada consume --group`, with what it printed and owned. [`Orders`]: keyed records that go on.
 //! - [`groups`]: consumer groups below the client: calls that follow the coordinator, and small members.
+//! - [`harm`]: damage to the files of a node that is down.
 //! - [`consumer_from_start`]: reads a whole topic.
 //! - [`raw`]: calls below the client: batches made by hand, and an error's reason.
 //! - [`bare`]: calls below that: messages as bytes, and answers that nobody reads.
@@ -25,6 +26,7 @@ mod cluster;
 mod disk;
 mod group_process;
 pub mod groups;
+pub mod harm;
 mod input;
 mod load;
 mod murmur2;

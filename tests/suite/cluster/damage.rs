@@ -1,0 +1,324 @@
+//! Files of one node of three are damaged: every damage is noticed before it is served or voted on, or does no harm.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use jangada_client::{Client, ClientError, ConsumerConfig, Reason, StartAt};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use crate::harness::harm::{Harm, Target, copy_folder};
+use crate::harness::{Cluster, Load, Options, WAIT, eventually, is_long, node};
+
+const TOPIC: &str = "orders";
+const PARTITIONS: u32 = 2;
+/// Every so many records of a partition one goes to a blob file.
+const LARGE_EVERY: u64 = 10;
+const LARGE_BYTES: usize = 16 * 1024;
+
+/// Memory tables and log files of 1 MiB, so that there are many files of each kind.
+const TINY_STORAGE: &str = "[storage]
+memtable_bytes = 1048576
+memtables_bytes = 4194304
+wal_bytes = 3145728
+tail_bytes = 1048576
+block_cache_bytes = 1048576
+blob_file_bytes = 1048576
+reclaim_interval_ms = 500
+disk_reserve_bytes = 0
+";
+
+async fn cluster() -> Cluster {
+    let options = Options {
+        sections: TINY_STORAGE.to_owned(),
+        plain_storage: true,
+        ..Options::default()
+    };
+    Cluster::start_with(3, options).await
+}
+
+/// How a start with damaged files ended.
+enum Start {
+    Refused,
+    Ready,
+    /// It runs without a replica whose data is damaged, and says so.
+    Told,
+}
+
+/// So long a node has to be ready although it told of damage.
+const TOLD_FOR: Duration = Duration::from_secs(5);
+
+/// Starts a node whose files were damaged.
+async fn start(cluster: &mut Cluster, id: u32) -> Start {
+    let before = cluster.node(id).log().len();
+    cluster.restart(id);
+    let started = Instant::now();
+    let mut told = None;
+    loop {
+        assert!(
+            started.elapsed() < WAIT,
+            "node {id} is neither ready nor refused after {WAIT:?}"
+        );
+        if !cluster.is_running(id) {
+            assert_clear(cluster, id, before);
+            return Start::Refused;
+        }
+        if node::ready(&cluster.node(id).addresses.http).await.is_ok() {
+            return Start::Ready;
+        }
+        if cluster.node(id).log()[before..].contains("a replica's data is damaged") {
+            let since = *told.get_or_insert_with(Instant::now);
+            if since.elapsed() > TOLD_FOR {
+                return Start::Told;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The refusal tells what is wrong and where, behind what was logged before.
+fn assert_clear(cluster: &Cluster, id: u32, before: usize) {
+    let log = &cluster.node(id).log()[before..];
+    let last = log
+        .lines()
+        .rfind(|line| line.starts_with("error: "))
+        .unwrap_or_default();
+    let is_clear = ["of its write-ahead log", "damaged data", "RocksDB", "store"]
+        .iter()
+        .any(|part| last.contains(part));
+    assert!(is_clear && !log.contains("panicked"), "{}", cluster.node(id).log_tail());
+}
+
+/// The operator replaces the node: its replicas are filled again from the others.
+async fn replace(cluster: &mut Cluster, id: u32) {
+    let number = id.to_string();
+    let replace = ["cluster", "replace-broker", &number, "--yes"];
+    eventually("the broker is given up", WAIT, || async {
+        (cluster.cli(&replace).await.code == Some(0)).then_some(())
+    })
+    .await;
+    fs::remove_dir_all(cluster.node(id).data()).expect("it is ours");
+    cluster.restart(id);
+    cluster.healthy().await;
+}
+
+/// Writes enough for more than one file of the log, and makes a second run of the node begin another one.
+async fn filled() -> Cluster {
+    let mut cluster = cluster().await;
+    cluster.create_topic(TOPIC, 1, 3).await;
+    for run in 0..2 {
+        let lines: String = (0..2000).map(|number| format!("{run} {number:0300}\n")).collect();
+        cluster
+            .cli_with(&["produce", TOPIC], lines.into_bytes())
+            .await
+            .expect(0);
+        cluster.kill(3);
+        cluster.restart(3);
+        cluster.healthy().await;
+    }
+    cluster.kill(3);
+    cluster
+}
+
+/// The attack: one broker is stopped, a file of its log that is not the last is deleted, emptied or zeroed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_lost_a_file_from_the_middle_of_its_log_does_not_start() {
+    let mut cluster = filled().await;
+    let data = cluster.node(3).data();
+    let sound = cluster.folder().join("sound");
+    copy_folder(&data, &sound);
+    let mut random = StdRng::seed_from_u64(1);
+    let count = Target::Wal.files(&data).len();
+    assert!(count >= 2, "{count} files");
+    let mut refused = 0;
+    for harm in [Harm::Delete, Harm::Empty, Harm::Zero] {
+        // The last but one: what is older may have been flushed.
+        let wal = Target::Wal.files(&data)[count - 2].clone();
+        harm.to(&wal, &mut random);
+        match start(&mut cluster, 3).await {
+            Start::Refused => {}
+            Start::Ready | Start::Told => panic!("{harm:?} of {}: it started", wal.display()),
+        }
+        refused += usize::from(cluster.node(3).log().contains("lost a part of its write-ahead log"));
+        fs::remove_dir_all(&data).expect("it is ours");
+        copy_folder(&sound, &data);
+    }
+    assert!(refused > 0, "{}", cluster.node(3).log_tail());
+    cluster.restart(3);
+    cluster.healthy().await;
+    let consumed = cluster.cli(&["consume", TOPIC, "--exit-at-end"]).await.expect(0);
+    assert_eq!(consumed.text().lines().count(), 4000);
+}
+
+/// What an operator sees who must go on without the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hole_that_the_operator_accepts_is_told_and_never_served_as_if_nothing_were_missing() {
+    let mut cluster = filled().await;
+    let data = cluster.node(3).data();
+    let wals = Target::Wal.files(&data);
+    fs::remove_file(&wals[wals.len() - 2]).expect("it is ours");
+    assert!(matches!(start(&mut cluster, 3).await, Start::Refused));
+    let settings = cluster.node(3).settings_file().display().to_string();
+    let confirm = ["server", "confirm-tail", "--config", &settings];
+    cluster
+        .cli(&confirm)
+        .await
+        .expect(2)
+        .names(&["are missing from its middle", "--yes", "replace-broker 3"]);
+    let yes = [&confirm[..], &["--yes"]].concat();
+    cluster.cli(&yes).await.expect(0).names(&["are missing", "accepted"]);
+    // It may start now, and its log has a hole: whatever it can serve, a reader gets all or an error.
+    if !matches!(start(&mut cluster, 3).await, Start::Refused) {
+        let _ = cluster
+            .cli(&["partition", "transfer-leader", TOPIC, "0", "--to", "3"])
+            .await;
+    }
+    let mut config = cluster.client_config();
+    config.retry_timeout = Duration::from_secs(5);
+    let client = Client::connect(config).await.expect("a broker answers");
+    match read(&client, 1).await {
+        Outcome::Whole(records) => assert_eq!(records, 4000),
+        Outcome::Damaged(error) => println!("a reader was told: {error}"),
+    }
+}
+
+/// What a reader of everything got.
+#[derive(Debug)]
+enum Outcome {
+    Whole(u64),
+    Damaged(String),
+}
+
+/// Reads all there is. A gap that a broker served fails the test.
+async fn read(client: &Client, partitions: u32) -> Outcome {
+    let mut consumer = client.consumer(ConsumerConfig::default()).expect("good settings");
+    let wanted = (0..partitions)
+        .map(|partition| (TOPIC, partition, StartAt::Earliest))
+        .collect();
+    let attempt = async {
+        consumer.assign(wanted).await?;
+        let ends = consumer.end_offsets().await?;
+        let mut records = 0;
+        while !consumer.reached(&ends) {
+            records += consumer.next_batch().await?.len() as u64;
+        }
+        Ok::<_, ClientError>(records)
+    };
+    match attempt.await {
+        Ok(records) => Outcome::Whole(records),
+        Err(error @ ClientError::Gap { .. }) => panic!("{error}"),
+        Err(error) => {
+            let is_told = matches!(
+                error.reason(),
+                Some(Reason::DataCorrupted | Reason::LeaderNotAvailable | Reason::NotLeader | Reason::Internal)
+            );
+            assert!(is_told, "{error}");
+            Outcome::Damaged(error.to_string())
+        }
+    }
+}
+
+/// Of a damage that a start did not notice: the node leads, and serves everything or says what it cannot.
+async fn serves_all_or_says_so(cluster: &Cluster, id: u32) -> Outcome {
+    for partition in 0..PARTITIONS {
+        let (partition, id) = (partition.to_string(), id.to_string());
+        let transfer = ["partition", "transfer-leader", TOPIC, &partition, "--to", &id];
+        let _ = cluster.cli(&transfer).await;
+    }
+    let mut config = cluster.client_config();
+    config.retry_timeout = Duration::from_secs(3);
+    let client = Client::connect(config).await.expect("a broker answers");
+    read(&client, PARTITIONS).await
+}
+
+fn damages() -> usize {
+    if is_long() { 100 } else { 4 }
+}
+
+/// One node is killed, a file of it is damaged, it starts again, all under load.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_damage_to_one_node_is_found_or_does_no_harm() {
+    let seed = std::env::var("JANGADA_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or(11);
+    println!("JANGADA_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut cluster = cluster().await;
+    cluster.create_topic(TOPIC, PARTITIONS, 3).await;
+    let load = Load::start(&cluster, TOPIC, PARTITIONS, LARGE_EVERY, LARGE_BYTES).await;
+    let (mut refused, mut damaged, mut harmless) = (0, 0, 0);
+    for round in 0..damages() {
+        let now = Instant::now();
+        for partition in 0..PARTITIONS {
+            load.takes_writes(partition, now).await;
+        }
+        let victim = random.random_range(1..=3);
+        cluster.kill(victim);
+        let data = cluster.node(victim).data();
+        let target = Target::ALL[round % Target::ALL.len()];
+        let files = target.files(&data);
+        if files.is_empty() {
+            cluster.restart(victim);
+            cluster.healthy().await;
+            continue;
+        }
+        let file = &files[random.random_range(0..files.len())];
+        let harm = Harm::ALL[random.random_range(0..Harm::ALL.len())];
+        harm.to(file, &mut random);
+        let what = format!("damage {round}: {harm:?} of {} of node {victim}", file.display());
+        println!("{what}");
+        match start(&mut cluster, victim).await {
+            Start::Refused => {
+                refused += 1;
+                replace(&mut cluster, victim).await;
+            }
+            Start::Told => {
+                damaged += 1;
+                cluster.kill(victim);
+                replace(&mut cluster, victim).await;
+            }
+            Start::Ready => {
+                let served = serves_all_or_says_so(&cluster, victim).await;
+                let fenced = !cluster.is_running(victim);
+                if let (Outcome::Whole(_), false) = (&served, fenced) {
+                    harmless += 1;
+                } else {
+                    println!("{what}: {served:?}, fenced: {fenced}");
+                    damaged += 1;
+                    if !fenced {
+                        cluster.kill(victim);
+                    }
+                    replace(&mut cluster, victim).await;
+                }
+            }
+        }
+        cluster.healthy().await;
+    }
+    let acknowledged = load.finish(&cluster).await.check();
+    println!(
+        "{refused} refused to start, {damaged} were told at the start or when read, {harmless} did no harm; {acknowledged} acknowledged records are there"
+    );
+}
+
+/// Small memory tables and files that are written over, killed again and again: nothing of it looks like damage.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unharmed_broker_that_is_killed_is_never_refused() {
+    let rounds = if is_long() { 60 } else { 4 };
+    let mut cluster = cluster().await;
+    cluster.create_topic(TOPIC, PARTITIONS, 3).await;
+    let load = Load::start(&cluster, TOPIC, PARTITIONS, LARGE_EVERY, LARGE_BYTES).await;
+    for round in 0..rounds {
+        let now = Instant::now();
+        for partition in 0..PARTITIONS {
+            load.takes_writes(partition, now).await;
+        }
+        let victim = round % 3 + 1;
+        cluster.kill(victim);
+        let started = start(&mut cluster, victim).await;
+        assert!(matches!(started, Start::Ready), "{}", cluster.node(victim).log_tail());
+    }
+    cluster.healthy().await;
+    let acknowledged = load.finish(&cluster).await.check();
+    println!("{rounds} kills: {acknowledged} acknowledged records are there");
+}
