@@ -20,15 +20,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use jangada_storage::{LogPosition, Op, StateKind, Store};
-use jangada_types::{GroupId, Offset};
+use jangada_storage::{LogPosition, Op, StateKind};
+use jangada_types::Offset;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, Snapshot as RaftSnapshot};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::codec::{self, CodecError, StateRecord};
-use crate::log_store::{Durable, LogStore, blocking, unreadable};
+use crate::damage::{self, unreadable};
+use crate::log_store::{Durable, LogStore, blocking};
 use crate::raft_types::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::state_machine::{Effects, Retention, StateMachine};
 
@@ -144,37 +145,7 @@ fn inherited(points: &PurgePoints, last_applied: Option<LogId>, retention: Reten
     }
 }
 
-/// The offset index lies within the log: its first row is of an entry that is not purged, and the row of the last offset
-/// of the saved state, if it is there, of one that is. What lies between is looked at when it is read.
-fn check_index(store: &dyn Store, group: GroupId, position: Offset) -> io::Result<()> {
-    let row_at = |offset| {
-        let rows = store.index_at_or_after(group, offset, 1).map_err(io::Error::other)?;
-        Ok::<_, io::Error>(rows.first().copied())
-    };
-    let damaged = |what: String| io::Error::other(store.damage().report(group, what));
-    let begin = store.bounds(group).first_index();
-    if let Some(row) = row_at(Offset(0))?.filter(|row| row.raft_index < begin) {
-        return Err(damaged(format!(
-            "the index begins with offset {} in entry {}, and the log begins at {begin}",
-            row.base_offset, row.raft_index
-        )));
-    }
-    let last = Offset(position.get() - 1);
-    let Some(row) = row_at(last)?.filter(|_| last >= Offset(0)) else {
-        return Ok(());
-    };
-    let term = store.term_at(group, row.raft_index).map_err(io::Error::other)?;
-    if term == Some(u64::from(row.epoch.get())) {
-        return Ok(());
-    }
-    let found = term.map_or_else(|| "nothing".to_owned(), |term| format!("an entry of term {term}"));
-    Err(damaged(format!(
-        "offset {last} is in entry {} of term {}, and the log has there {found}",
-        row.raft_index, row.epoch
-    )))
-}
-
-fn next_index(id: Option<LogId>) -> u64 {
+pub(crate) fn next_index(id: Option<LogId>) -> u64 {
     id.map_or(0, |id| id.index + 1)
 }
 
@@ -232,7 +203,7 @@ impl Host {
             return Err(io::Error::other(store.damage().report(group, what)));
         }
         if let Retention::LogIsData { position, .. } = machine.retention() {
-            check_index(&*store, group, position)?;
+            damage::check_index(&*store, group, position)?;
         }
         machine.publish();
         let since_checkpoint = inherited(&points, last_applied, machine.retention());
@@ -264,18 +235,6 @@ impl Host {
             last_log_id: self.last_applied,
             last_membership: self.membership.clone(),
         }
-    }
-
-    /// An entry is applied only right behind the one before: one that is left out would shift all offsets after it.
-    fn check_next(&self, index: u64) -> io::Result<()> {
-        let expected = next_index(self.last_applied);
-        // Only openraft's own suite begins a log elsewhere than at 0.
-        if index == expected || cfg!(test) && self.last_applied.is_none() {
-            return Ok(());
-        }
-        let what = format!("entry {index} is to be applied where entry {expected} belongs");
-        let damage = self.log.store().damage();
-        Err(io::Error::other(damage.report(self.log.group(), what)))
     }
 
     fn apply_entry(&mut self, entry: Entry) -> Bytes {
@@ -436,7 +395,8 @@ impl RaftStateMachine<TypeConfig> for Host {
         let mut unflushed = 0;
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
-            self.check_next(entry.log_id.index)?;
+            let log = &self.log;
+            damage::check_next(&**log.store(), log.group(), self.last_applied, entry.log_id.index)?;
             let reply = self.apply_entry(entry);
             if let Some(responder) = responder {
                 replies.push((responder, reply));

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{FutureExt, stream};
-use jangada_storage::{Durability, LogPosition, Op, RocksStore, StateKind, Store, StoreOptions};
-use jangada_types::{GroupId, Offset};
+use jangada_storage::{Durability, IndexEntry, LogPosition, Op, RocksStore, StateKind, Store, StoreOptions};
+use jangada_types::{GroupId, LeaderEpoch, Offset};
 use openraft::EntryPayload;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 use parking_lot::Mutex;
@@ -183,6 +183,50 @@ impl Replica {
 
     fn asks_for_a_snapshot(&self) -> bool {
         self.host.signals().snapshot_due.notified().now_or_never().is_some()
+    }
+}
+
+#[tokio::test]
+async fn an_entry_that_does_not_follow_is_damage_and_not_applied() {
+    let (_directory, store) = open_store();
+    let mut replica = Replica::open(&store, Journal::new(64 * KIB, 16));
+    replica.apply(b"", 10).await;
+    let error = replica
+        .host
+        .apply(stream::iter([Ok((command(2, b"", 10), None))]))
+        .await;
+    let text = error.unwrap_err().to_string();
+    assert!(
+        text.contains("entry 2 is to be applied where entry 1 belongs"),
+        "{text}"
+    );
+    assert!(store.damage().of(GROUP).is_some());
+    replica.next = 1;
+    replica.apply(b"", 10).await;
+}
+
+#[tokio::test]
+async fn an_index_that_does_not_fit_the_log_is_damage_at_the_start() {
+    let row = |raft_index| IndexEntry {
+        last_offset: Offset(0),
+        base_offset: Offset(0),
+        raft_index,
+        epoch: LeaderEpoch(1),
+        max_timestamp_ms: 0,
+        running_max_timestamp_ms: 0,
+        size_bytes: 10,
+    };
+    for (raft_index, is_sound) in [(0, true), (5, false)] {
+        let (_directory, store) = open_store();
+        let mut replica = Replica::open(&store, Journal::new(64 * KIB, 16));
+        replica.apply(b"", 10).await;
+        let ops = vec![Op::PutIndex(vec![row(raft_index)])];
+        store.write(GROUP, ops, Durability::Lazy, None);
+        drop(replica);
+        let log = LogStore::open(GROUP, store.clone()).unwrap();
+        let opened = Host::open(log, Box::new(Journal::new(64 * KIB, 16)));
+        assert_eq!(opened.is_ok(), is_sound, "a row of entry {raft_index}");
+        assert_eq!(store.damage().of(GROUP).is_none(), is_sound);
     }
 }
 

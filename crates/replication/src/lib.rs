@@ -10,10 +10,12 @@
 //! - `log_store`, `host`: openraft's storage and state machine on [`jangada_storage::Store`].
 //! - [`Roster`]: who belongs to the cluster, asked of the crates above.
 //! - `peers`: what brokers know of each other's commits.
+//! - `damage`: what a replica's data cannot be.
 //! - `runtime`: openraft's timers.
 //! - `codec`, `wire`: encodings on disk and between brokers.
 
 mod codec;
+mod damage;
 mod group;
 mod host;
 #[cfg(test)]

@@ -18,7 +18,8 @@ use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
-use crate::codec::{self, CodecError};
+use crate::codec;
+use crate::damage::unreadable;
 use crate::raft_types::{Entry, LogId, TypeConfig, Vote, log_id};
 
 /// Bytes of entries that one read returns, and so one append message and one chunk of apply. openraft itself only
@@ -234,14 +235,6 @@ fn ends_of(range: &impl RangeBounds<u64>) -> (u64, u64) {
         Bound::Unbounded => u64::MAX,
     };
     (start, end)
-}
-
-/// A record of a group that cannot be read: damage, unless a later version wrote it.
-pub(crate) fn unreadable(store: &dyn Store, group: GroupId, what: &str, cause: &CodecError) -> StoreError {
-    match cause {
-        CodecError::Version { .. } => StoreError::LaterVersion(format!("group {group}: {what}: {cause}")),
-        cause => store.damage().report(group, format!("{what}: {cause}")),
-    }
 }
 
 fn to_log_id(position: LogPosition) -> LogId {

@@ -183,3 +183,40 @@ pub(crate) fn transfer_from(request: proto::TransferLeader) -> Result<TransferLe
         request.last_log_id.map(log_id_from),
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft_types::Entry;
+
+    #[test]
+    fn entries_that_do_not_follow_one_another_are_refused() {
+        let append = |previous: Option<u64>, indexes: &[u64]| {
+            let log_id = |index: &u64| proto::LogId { term: 1, index: *index };
+            let entry = |index: &u64| {
+                let LogEntry { term, head, body, .. } = codec::encode_entry(Entry {
+                    log_id: crate::raft_types::log_id(1, *index),
+                    payload: openraft::EntryPayload::Blank,
+                });
+                proto::Entry {
+                    term,
+                    index: *index,
+                    head,
+                    body,
+                }
+            };
+            append_from(proto::AppendEntries {
+                vote: Some(proto::Vote::default()),
+                prev_log_id: previous.as_ref().map(log_id),
+                leader_commit: None,
+                entries: indexes.iter().map(entry).collect(),
+            })
+        };
+        let gap = |expected, found| Some(CodecError::Gap { expected, found });
+        assert_eq!(append(Some(4), &[5, 6]).err(), None);
+        assert_eq!(append(None, &[0, 1]).err(), None);
+        assert_eq!(append(Some(4), &[6]).err(), gap(5, 6));
+        assert_eq!(append(Some(4), &[5, 7]).err(), gap(6, 7));
+        assert_eq!(append(Some(4), &[5, 5]).err(), gap(6, 5));
+    }
+}
