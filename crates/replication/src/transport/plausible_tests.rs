@@ -10,7 +10,7 @@ use jangada_types::{GroupId, Incarnation};
 use prost::Message as _;
 
 use super::*;
-use crate::host_tests::{Journal, open_store};
+use crate::host_tests::{Journal, PATIENCE, open_store};
 use crate::raft_types::log_id;
 use crate::registry::Registry;
 use crate::transport::inbound::{install, serve_call};
@@ -289,7 +289,9 @@ async fn a_group_outlives_the_largest_term_and_is_led_by_who_tells_the_truth() {
         .await
         .unwrap();
     assert!(matches!(answer.body, Some(Body::AppendResult(_))), "{answer:?}");
-    assert_eq!(group.status().term, 3);
+    let mut status = group.watch();
+    let followed = status.wait_for(|status| status.term == 3);
+    drop(tokio::time::timeout(PATIENCE, followed).await.unwrap().unwrap());
     registry.shutdown().await;
 }
 
