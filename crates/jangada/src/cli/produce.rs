@@ -71,7 +71,8 @@ pub struct ProduceArgs {
     pub null_empty: bool,
 
     /// Write one record with the key and no value, and read nothing
-    #[arg(long, requires = "key", conflicts_with_all = ["file", "delimiter", "null", "null_empty"])]
+    #[arg(long, requires = "key")]
+    #[arg(conflicts_with_all = ["file", "delimiter", "null", "null_empty", "key_separator", "format"])]
     pub tombstone: bool,
 
     /// How keys are written
@@ -106,11 +107,8 @@ pub struct ProduceArgs {
 
     /// Write only if the last record with the key is at this offset, or if there is `none`. The topic needs
     /// key.index.enable=true. With several records each must follow the one before it; they are written one by one
-    #[arg(
-        long,
-        value_name = "OFFSET|none",
-        requires = "key",
-        conflicts_with = "expect_end_offset"
+    #[arg(long, value_name = "OFFSET|none", requires = "key")]
+    #[arg(conflicts_with_all = ["expect_end_offset", "key_separator", "format"]
     )]
     pub expect_key_offset: Option<KeyOffsetArg>,
 }
