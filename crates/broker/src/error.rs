@@ -69,6 +69,10 @@ impl From<Rejection> for RequestError {
 
 impl From<BatchError> for RequestError {
     fn from(error: BatchError) -> Self {
-        Self::new(error.reason(), error.to_string())
+        let refused = Self::new(error.reason(), error.to_string());
+        match error {
+            BatchError::TooLarge { size, limit } => refused.with("actual", size).with("limit", limit),
+            _ => refused,
+        }
     }
 }

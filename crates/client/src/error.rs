@@ -23,7 +23,7 @@ pub enum ClientError {
     #[error("it is closed")]
     Closed,
 
-    /// The record is larger than its topic or the producer's buffer allows. Nothing was sent.
+    /// The record is larger than its topic or the producer's buffer allows. It is not stored.
     #[error("a record of {size} bytes is too large for topic {topic:?}: at most {limit} bytes; raise {knob}")]
     RecordTooLarge {
         /// Where it should go.

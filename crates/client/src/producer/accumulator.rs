@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use jangada_types::batch::set_producer;
-use jangada_types::limits::RECORDS_PER_BATCH_MAX;
-use jangada_types::{BatchBuilder, BatchError, Codec};
+use jangada_types::batch::{Records, set_producer};
+use jangada_types::limits::{DECOMPRESSED_BYTES_MAX, RECORDS_PER_BATCH_MAX};
+use jangada_types::{BatchBuilder, BatchError, BatchHeader, Codec, Record};
 use tokio::time::Instant;
 
 use super::delivery::{BatchReport, Delivery, Reporter};
@@ -54,6 +54,53 @@ impl Batch {
         self.bytes.clone()
     }
 
+    /// The same records in at least two batches, each as large as the limit allows as far as can be told before it is packed;
+    /// without a limit about half as large. One record alone may still be too large. Only of a batch that was sent, with at least
+    /// two records.
+    pub fn split(self, codec: Codec, limit: Option<usize>) -> Vec<Self> {
+        let records =
+            Records::new(&self.bytes, DECOMPRESSED_BYTES_MAX).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let records: Vec<Record> = records.expect("the batch was built here");
+        assert!(records.len() > 1, "a record is not divided");
+        let unpacked: usize = BatchHeader::LEN + records.iter().map(size_max).sum::<usize>();
+        let half = unpacked.div_ceil(2);
+        let target = match limit {
+            // Parts pack about as well as the whole; a little worse, as they are smaller.
+            Some(limit) => {
+                let packs = limit.saturating_mul(unpacked) / self.bytes.len().max(1);
+                limit.max(packs - packs / 8).min(half)
+            }
+            None => half,
+        };
+        let mut builders: Vec<BatchBuilder> = Vec::new();
+        for record in &records {
+            let fits = |builder: &&mut BatchBuilder| builder.estimated_size() + size_max(record) <= target;
+            let builder = match builders.last_mut().filter(fits) {
+                Some(builder) => builder,
+                None => {
+                    builders.push(BatchBuilder::new(codec));
+                    builders.last_mut().expect("just pushed")
+                }
+            };
+            builder.append_record(record).expect("it was in a larger batch");
+        }
+        let counts: Vec<i32> = builders.iter().map(|builder| builder.len() as i32).collect();
+        let charges = shares(self.charged, &counts);
+        let reporters = self.reporter.split(&counts);
+        let parts = builders.into_iter().zip(reporters).zip(counts.iter().zip(charges));
+        let part = |((builder, reporter), (records, charged)): ((BatchBuilder, Reporter), (&i32, usize))| Self {
+            builder: None,
+            bytes: builder.build(),
+            stamp: Stamp::NONE,
+            reporter,
+            opened: self.opened,
+            charged,
+            records: *records,
+            condition: None,
+        };
+        parts.map(part).collect()
+    }
+
     /// No more records will come. What costs time, compression, is done here, in the sender's task.
     fn seal(&mut self, codec: Codec) {
         if codec != Codec::None
@@ -62,6 +109,25 @@ impl Batch {
             self.bytes = builder.build();
         }
     }
+}
+
+/// The most that a record takes before it is packed, bytes.
+fn size_max(record: &Record) -> usize {
+    let headers = record.headers.iter();
+    let headers = headers.map(|header| (header.key.as_str(), header.value.as_deref()));
+    BatchBuilder::record_size_max(record.key.as_deref(), record.value.as_deref(), headers)
+}
+
+/// Divides `whole` by these numbers of records, with nothing left over.
+fn shares(whole: usize, counts: &[i32]) -> Vec<usize> {
+    let records = counts.iter().map(|count| *count as usize).sum::<usize>();
+    let (mut left, mut records_left) = (whole, records);
+    let share = |count: &i32| {
+        let share = left * *count as usize / records_left;
+        (left, records_left) = (left - share, records_left - *count as usize);
+        share
+    };
+    counts.iter().map(share).collect()
 }
 
 pub(crate) struct Accumulator {
@@ -346,6 +412,51 @@ mod tests {
                 let records = decode_records(&bytes, 1000).expect("the checksum is right");
                 assert_eq!(records[0].value.as_deref(), Some(&b"hello"[..]));
                 assert_eq!(records[0].timestamp_ms, 7);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_split_into_parts_that_fit_and_share_its_charge() {
+        for codec in Codec::ALL {
+            let mut accumulator = Accumulator::new(codec, 100_000);
+            for nth in 0..100_u8 {
+                // One is larger than what the parts may have.
+                let size = if nth == 40 { 3000 } else { 100 };
+                append(&mut accumulator, &vec![nth; size], Place::Anywhere);
+            }
+            accumulator.hurry();
+            for limit in [Some(1000), None] {
+                let mut batch = accumulator.take(LINGER, Instant::now());
+                if batch.is_none() {
+                    for nth in 0..100_u8 {
+                        append(&mut accumulator, &[nth; 100], Place::Anywhere);
+                    }
+                    accumulator.hurry();
+                    batch = accumulator.take(LINGER, Instant::now());
+                }
+                let mut batch = batch.expect("hurried");
+                let whole = batch.bytes_as(Stamp::NONE);
+                let charged = batch.charged;
+                let parts = batch.split(codec, limit);
+                assert!(parts.len() > 1, "{codec}");
+                assert_eq!(parts.iter().map(|part| part.charged).sum::<usize>(), charged);
+                let mut values = Vec::new();
+                for mut part in parts {
+                    let bytes = part.bytes_as(Stamp::NONE);
+                    if codec == Codec::None && limit.is_some() {
+                        assert!(bytes.len() <= 1000 || part.records == 1, "{} bytes", bytes.len());
+                    }
+                    let records = decode_records(&bytes, 1 << 20).expect("whole");
+                    assert_eq!(records.len() as i32, part.records);
+                    values.extend(records.into_iter().map(|record| (record.value, record.timestamp_ms)));
+                }
+                let expected = decode_records(&whole, 1 << 20).expect("whole");
+                let expected: Vec<_> = expected
+                    .into_iter()
+                    .map(|record| (record.value, record.timestamp_ms))
+                    .collect();
+                assert_eq!(values, expected, "{codec}");
             }
         }
     }

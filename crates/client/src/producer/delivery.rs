@@ -1,9 +1,11 @@
 //! Telling the senders what became of their records. All records of a batch share one [`BatchReport`]; a [`Delivery`] is a
 //! place in it, so that a record costs no allocation of its own.
 //!
-//! The report is made exactly once: by whoever holds the [`Reporter`], or when that is dropped.
+//! The report is made exactly once: by whoever holds the [`Reporter`], or when that is dropped. A batch that was too large and
+//! is sent in parts has a reporter for each part; each makes the report for its own records.
 
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -35,6 +37,40 @@ enum State {
     /// Those who wait. A delivery that is polled again replaces its waker.
     Open(Vec<Option<Waker>>),
     Made(Result<Receipt, ClientError>),
+    /// The batch travels in parts.
+    Parts(Parts),
+}
+
+/// What became of the parts of a batch so far.
+#[derive(Default)]
+struct Parts {
+    waiting: Vec<Option<Waker>>,
+    /// By the records of a part, as they are counted in the whole batch; so is a receipt's base offset.
+    made: Vec<(Range<i32>, Result<Receipt, ClientError>)>,
+    /// Parts without an outcome.
+    open: usize,
+}
+
+impl State {
+    /// Of this record; `None`: of all.
+    fn outcome(&self, record: Option<i32>) -> Option<&Result<Receipt, ClientError>> {
+        match self {
+            Self::Open(_) => None,
+            Self::Made(outcome) => Some(outcome),
+            Self::Parts(parts) => {
+                let of_all = parts.made.first().filter(|_| parts.open == 0);
+                let of_record = |record| parts.made.iter().find(|(records, _)| records.contains(&record));
+                record.map_or(of_all, of_record).map(|(_, outcome)| outcome)
+            }
+        }
+    }
+
+    fn waiting(&mut self) -> &mut Vec<Option<Waker>> {
+        match self {
+            Self::Open(waiting) | Self::Parts(Parts { waiting, .. }) => waiting,
+            Self::Made(_) => unreachable!("nobody waits for what is known"),
+        }
+    }
 }
 
 impl BatchReport {
@@ -45,50 +81,94 @@ impl BatchReport {
             partition,
             state: Mutex::new(State::Open(Vec::new())),
         });
-        Reporter { report: Some(report) }
+        Reporter {
+            report: Some(report),
+            records: 0..i32::MAX,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn make(&self, outcome: Result<Receipt, ClientError>) {
-        let before = std::mem::replace(&mut *self.lock(), State::Made(outcome));
-        let State::Open(waiting) = before else {
-            unreachable!("a report is made once")
+    /// Makes the report for these records of the batch.
+    fn make(&self, records: &Range<i32>, outcome: Result<Receipt, ClientError>) {
+        let mut state = self.lock();
+        let waiting = match &mut *state {
+            State::Open(waiting) => {
+                let waiting = std::mem::take(waiting);
+                *state = State::Made(outcome);
+                waiting
+            }
+            State::Parts(parts) => {
+                let outcome = outcome.map(|receipt| Receipt {
+                    base_offset: receipt.base_offset.map(|base| base - i64::from(records.start)),
+                    ..receipt
+                });
+                parts.made.push((records.clone(), outcome));
+                parts.open -= 1;
+                // Those of other parts come back; their places stay theirs.
+                parts.waiting.iter_mut().map(Option::take).collect()
+            }
+            State::Made(_) => unreachable!("a report is made once"),
         };
+        drop(state);
         waiting.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    /// One part of the batch becomes so many.
+    fn split(&self, into: usize) {
+        let mut state = self.lock();
+        match &mut *state {
+            State::Open(waiting) => {
+                *state = State::Parts(Parts {
+                    waiting: std::mem::take(waiting),
+                    made: Vec::new(),
+                    open: into,
+                });
+            }
+            State::Parts(parts) => parts.open += into - 1,
+            State::Made(_) => unreachable!("what is settled is not sent again"),
+        }
     }
 
     /// Waits without wanting to know.
     pub fn done(self: Arc<Self>) -> impl Future<Output = ()> {
         let mut place = None;
-        std::future::poll_fn(move |context| self.poll(&mut place, context).map(drop))
+        std::future::poll_fn(move |context| self.poll(None, &mut place, context).map(drop))
     }
 
-    fn poll(&self, place: &mut Option<usize>, context: &Context<'_>) -> Poll<Result<Receipt, ClientError>> {
-        match &mut *self.lock() {
-            State::Made(outcome) => Poll::Ready(outcome.clone()),
-            State::Open(waiting) => {
-                let place = *place.get_or_insert_with(|| {
-                    waiting.push(None);
-                    waiting.len() - 1
-                });
-                if !waiting[place]
-                    .as_ref()
-                    .is_some_and(|waker| waker.will_wake(context.waker()))
-                {
-                    waiting[place] = Some(context.waker().clone());
-                }
-                Poll::Pending
-            }
+    /// Of this record; `None`: of all.
+    fn poll(
+        &self,
+        record: Option<i32>,
+        place: &mut Option<usize>,
+        context: &Context<'_>,
+    ) -> Poll<Result<Receipt, ClientError>> {
+        let mut state = self.lock();
+        if let Some(outcome) = state.outcome(record) {
+            return Poll::Ready(outcome.clone());
         }
+        let waiting = state.waiting();
+        let place = *place.get_or_insert_with(|| {
+            waiting.push(None);
+            waiting.len() - 1
+        });
+        if !waiting[place]
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(context.waker()))
+        {
+            waiting[place] = Some(context.waker().clone());
+        }
+        Poll::Pending
     }
 }
 
 /// The right, and the duty, to make a report.
 pub(crate) struct Reporter {
     report: Option<Arc<BatchReport>>,
+    /// Of which records of the batch: of all, until it is split.
+    records: Range<i32>,
 }
 
 impl Reporter {
@@ -99,8 +179,24 @@ impl Reporter {
 
     pub fn make(mut self, outcome: Result<Receipt, ClientError>) {
         if let Some(report) = self.report.take() {
-            report.make(outcome);
+            report.make(&self.records, outcome);
         }
+    }
+
+    /// A reporter for each part of the batch, which have so many records.
+    pub fn split(mut self, parts: &[i32]) -> Vec<Self> {
+        let report = self.report.take().expect("taken only when the report is made");
+        report.split(parts.len());
+        let mut next = self.records.start;
+        let part = |records: &i32| {
+            let first = next;
+            next += records;
+            Self {
+                report: Some(report.clone()),
+                records: first..next,
+            }
+        };
+        parts.iter().map(part).collect()
     }
 }
 
@@ -109,7 +205,7 @@ impl Drop for Reporter {
         if let Some(report) = self.report.take() {
             let failure = Failure::local(Code::Cancelled, "the producer's task was stopped", false);
             let context = format!("produce to {}[{}]", report.topic, report.partition);
-            report.make(Err(failure.into_error(&context)));
+            report.make(&self.records, Err(failure.into_error(&context)));
         }
     }
 }
@@ -144,10 +240,10 @@ impl Delivery {
 
     /// The outcome, if it is known already.
     pub fn try_result(&self) -> Option<Result<RecordMetadata, ClientError>> {
-        match &*self.report.lock() {
-            State::Open(_) => None,
-            State::Made(outcome) => Some(self.of_record(outcome.clone())),
-        }
+        let state = self.report.lock();
+        let outcome = state.outcome(Some(self.index))?.clone();
+        drop(state);
+        Some(self.of_record(outcome))
     }
 
     fn of_record(&self, outcome: Result<Receipt, ClientError>) -> Result<RecordMetadata, ClientError> {
@@ -168,7 +264,7 @@ impl Future for Delivery {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         this.report
-            .poll(&mut this.place, context)
+            .poll(Some(this.index), &mut this.place, context)
             .map(|outcome| this.of_record(outcome))
     }
 }
@@ -211,6 +307,34 @@ mod tests {
             (second.offset, second.timestamp_ms, second.partition),
             (Some(101), 71, 3)
         );
+    }
+
+    #[tokio::test]
+    async fn the_records_of_each_part_learn_of_their_own() {
+        let reporter = BatchReport::open("t".into(), 0);
+        let mut deliveries: Vec<_> = (0..5)
+            .map(|index| Delivery::new(reporter.report().clone(), index, 0))
+            .collect();
+        let mut flushed = Box::pin(reporter.report().clone().done());
+        let context = &mut Context::from_waker(Waker::noop());
+        assert!(
+            deliveries
+                .iter_mut()
+                .all(|delivery| Pin::new(delivery).poll(context).is_pending())
+        );
+        let [first, second] = <[_; 2]>::try_from(reporter.split(&[2, 3])).ok().expect("two parts");
+        let [second, third] = <[_; 2]>::try_from(second.split(&[2, 1])).ok().expect("two parts");
+        second.make(Ok(receipt(70)));
+        let offset = |delivery: &Delivery| delivery.try_result().map(|result| result.expect("delivered").offset);
+        let known: Vec<_> = deliveries.iter().map(offset).collect();
+        assert_eq!(known, [None, None, Some(Some(70)), Some(Some(71)), None]);
+        assert!(flushed.as_mut().poll(context).is_pending());
+        first.make(Ok(receipt(60)));
+        drop(third);
+        assert!(flushed.as_mut().poll(context).is_ready());
+        assert_eq!(offset(&deliveries[1]), Some(Some(61)));
+        let lost = deliveries.pop().expect("five").await.expect_err("nobody reported");
+        assert!(!lost.is_definite());
     }
 
     #[tokio::test]

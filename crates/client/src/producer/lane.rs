@@ -24,6 +24,11 @@
 //!
 //! Numbering anew takes the producer's next epoch. In each partition the first batch of an epoch fences the ones before it, in
 //! the order of the log, so what is still under way can no longer come between.
+//!
+//! # Splitting
+//! A batch that is refused as too large, and was never in doubt, took no sequence: nothing of it is in the log, and nothing
+//! numbered behind it can be. So its parts take its place and its numbers, and those behind keep theirs. With more entries than may
+//! be in flight the window is sent in steps.
 
 use std::collections::VecDeque;
 
@@ -40,6 +45,7 @@ pub(crate) struct Lane<B> {
     /// Under what the entries of the window are numbered, and the next sequence.
     numbering: Option<(Identity, Sequence)>,
     next_ordinal: u64,
+    next_id: u64,
 }
 
 struct Unnumbered<B> {
@@ -50,6 +56,8 @@ struct Unnumbered<B> {
 struct Entry<B> {
     batch: B,
     records: i32,
+    /// Its own for good.
+    id: u64,
     /// Its place among all batches that the lane numbered.
     ordinal: u64,
     stamp: Stamp,
@@ -68,7 +76,7 @@ struct Hole {
 /// Names one attempt to send one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
-    ordinal: u64,
+    id: u64,
     attempt: u32,
 }
 
@@ -136,6 +144,7 @@ impl<B> Lane<B> {
             holes: Vec::new(),
             numbering: None,
             next_ordinal: 0,
+            next_id: 0,
         }
     }
 
@@ -160,7 +169,7 @@ impl<B> Lane<B> {
         let current = |entry: &Entry<B>| {
             entry.in_flight
                 && Ticket {
-                    ordinal: entry.ordinal,
+                    id: entry.id,
                     attempt: entry.attempt,
                 } == ticket
         };
@@ -194,6 +203,8 @@ impl<B> Lane<B> {
             }
             let entry = &self.window[held];
             return match self.holes_before(entry.ordinal) {
+                // Only where a batch was split there are more than may be in flight.
+                Holes::None if entry.ordinal - self.window[0].ordinal >= self.in_flight_max => Step::Wait,
                 Holes::None => Step::Resend,
                 _ if held > 0 => Step::Wait,
                 Holes::Open if entry.in_doubt => Step::Resend,
@@ -249,9 +260,11 @@ impl<B> Lane<B> {
         let stamp = self.next_stamp(records, newest);
         let ordinal = self.next_ordinal;
         self.next_ordinal += 1;
+        let id = self.new_id();
         let entry = Entry {
             batch,
             records,
+            id,
             ordinal,
             stamp,
             attempt: 0,
@@ -259,7 +272,12 @@ impl<B> Lane<B> {
             in_doubt: false,
         };
         self.window.push_back(entry);
-        Ticket { ordinal, attempt: 0 }
+        Ticket { id, attempt: 0 }
+    }
+
+    fn new_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
     }
 
     /// Numbers and counts as sent what lost its number. Only after [`Step::Readmit`].
@@ -278,7 +296,7 @@ impl<B> Lane<B> {
         entry.in_flight = true;
         entry.attempt += 1;
         Ticket {
-            ordinal: entry.ordinal,
+            id: entry.id,
             attempt: entry.attempt,
         }
     }
@@ -311,7 +329,7 @@ impl<B> Lane<B> {
         let entry = self
             .window
             .iter_mut()
-            .find(|entry| entry.ordinal == ticket.ordinal)
+            .find(|entry| entry.id == ticket.id)
             .expect("just sent");
         (&mut entry.batch, entry.stamp)
     }
@@ -333,7 +351,7 @@ impl<B> Lane<B> {
 
     /// Takes an answer. `None`: the batch stays; otherwise it leaves. An answer to an attempt that was given up is ignored.
     pub fn answer(&mut self, ticket: Ticket, answer: Answer) -> Option<(B, End)> {
-        let place = self.window.iter().position(|entry| entry.ordinal == ticket.ordinal)?;
+        let place = self.window.iter().position(|entry| entry.id == ticket.id)?;
         let entry = &mut self.window[place];
         if !entry.in_flight || entry.attempt != ticket.attempt {
             return None;
@@ -383,6 +401,52 @@ impl<B> Lane<B> {
                 self.settle(place, End::Absent)
             }
             Answer::Refused | Answer::ConditionFailed => self.give_up(place),
+        }
+    }
+
+    /// Whether the batch of this attempt, which was refused as too large, may be sent in parts: nothing of it is in the log.
+    pub fn is_absent(&self, ticket: Ticket) -> bool {
+        let entry = self.window.iter().find(|entry| entry.id == ticket.id);
+        self.is_current(ticket) && entry.is_some_and(|entry| !entry.in_doubt)
+    }
+
+    /// Puts the batch's parts, with their numbers of records, in its place. Only if [`Lane::is_absent`].
+    pub fn split(&mut self, ticket: Ticket, split: impl FnOnce(B) -> Vec<(B, i32)>) {
+        assert!(self.is_absent(ticket), "what may be in the log stays whole");
+        let place = self.window.iter().position(|entry| entry.id == ticket.id);
+        let place = place.expect("it is under way");
+        let Entry {
+            batch,
+            records: whole,
+            mut ordinal,
+            mut stamp,
+            ..
+        } = self.window.remove(place).expect("just found");
+        let parts = split(batch);
+        let sum: i32 = parts.iter().map(|(_, records)| records).sum();
+        assert_eq!(sum, whole, "the parts have the numbers of the whole");
+        let more = parts.len() as u64 - 1;
+        let behind = self.window.iter_mut().skip(place);
+        behind.for_each(|entry| entry.ordinal += more);
+        let holes = self.holes.iter_mut().filter(|hole| hole.before > ordinal);
+        holes.for_each(|hole| hole.before += more);
+        self.next_ordinal += more;
+        for (nth, (batch, records)) in parts.into_iter().enumerate() {
+            let entry = Entry {
+                batch,
+                records,
+                id: self.new_id(),
+                ordinal,
+                stamp,
+                attempt: 0,
+                in_flight: false,
+                in_doubt: false,
+            };
+            self.window.insert(place + nth, entry);
+            ordinal += 1;
+            if self.idempotent {
+                stamp.sequence = stamp.sequence.advance(records);
+            }
         }
     }
 

@@ -96,6 +96,8 @@ enum Event {
     TimeoutLater,
     /// It refuses it for good.
     Refuse,
+    /// It is too large for the partition as it is now.
+    TooLarge,
     /// The batch's condition does not hold.
     FailCondition,
     /// The lane gets the next answer.
@@ -114,7 +116,7 @@ impl Event {
     fn gives_nothing_up(&self) -> bool {
         !matches!(
             self,
-            Self::Expire(_) | Self::Refuse | Self::FailCondition | Self::Bump { fence: true }
+            Self::Expire(_) | Self::Refuse | Self::TooLarge | Self::FailCondition | Self::Bump { fence: true }
         )
     }
 }
@@ -130,6 +132,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::TimeoutLost),
         1 => Just(Event::TimeoutLater),
         1 => Just(Event::Refuse),
+        2 => Just(Event::TooLarge),
         1 => Just(Event::FailCondition),
         1 => any::<bool>().prop_map(|late| Event::Break { late }),
         2 => Just(Event::Late),
@@ -138,15 +141,23 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
+/// What the lane is told of an attempt.
+#[derive(Clone, Copy, Debug)]
+enum Told {
+    Answer(Answer),
+    TooLarge,
+}
+
 struct World {
     lane: Lane<u32>,
     partition: Partition,
     newest: Option<Identity>,
     queued: VecDeque<(u32, i32)>,
+    /// Records; a batch is named by its first one.
     sent: u32,
     /// On the stream, and answers on the way back.
     requests: VecDeque<Request>,
-    answers: VecDeque<(Ticket, Answer)>,
+    answers: VecDeque<(Ticket, Told)>,
     /// Requests of streams that broke: each stream's arrive in order.
     late: Vec<VecDeque<Request>>,
     records: BTreeMap<u32, i32>,
@@ -174,7 +185,33 @@ impl World {
     fn send(&mut self, records: i32) {
         self.queued.push_back((self.sent, records));
         self.records.insert(self.sent, records);
-        self.sent += 1;
+        self.sent += records as u32;
+    }
+
+    /// The lane hears that a batch is too large.
+    fn too_large(&mut self, ticket: Ticket) {
+        let whole = self.records.clone();
+        let divisible = |batch: &u32| whole[batch] > 1;
+        if !self.lane.is_absent(ticket) || !divisible(self.lane.sent(ticket).0) {
+            return self.answer(ticket, Answer::Refused);
+        }
+        let records = &mut self.records;
+        self.lane.split(ticket, |batch| {
+            let (first, second) = (whole[&batch] / 2, whole[&batch] - whole[&batch] / 2);
+            let parts = [(batch, first), (batch + first as u32, second)];
+            records.extend(parts);
+            parts.into()
+        });
+    }
+
+    fn answer(&mut self, ticket: Ticket, answer: Answer) {
+        if let Some((batch, end)) = self.lane.answer(ticket, answer) {
+            assert!(
+                answer != Answer::AppendedBefore,
+                "no number is used twice, and none falls out of the last five"
+            );
+            self.settle(batch, end);
+        }
     }
 
     /// Returns whether there was something to do.
@@ -229,7 +266,7 @@ impl World {
         if let Some(request) = self.requests.pop_front() {
             let ticket = request.ticket;
             let answer = judge(self, request);
-            self.answers.push_back((ticket, answer));
+            self.answers.push_back((ticket, Told::Answer(answer)));
         }
     }
 
@@ -258,18 +295,17 @@ impl World {
                 Answer::Unknown
             }),
             Event::Refuse => self.take(|_, _| Answer::Refused),
-            Event::FailCondition => self.take(|_, _| Answer::ConditionFailed),
-            Event::Answer => {
-                if let Some((ticket, answer)) = self.answers.pop_front()
-                    && let Some((batch, end)) = self.lane.answer(ticket, answer)
-                {
-                    assert!(
-                        answer != Answer::AppendedBefore,
-                        "no number is used twice, and none falls out of the last five"
-                    );
-                    self.settle(batch, end);
-                }
+            Event::TooLarge => {
+                let request = self.requests.pop_front();
+                self.answers
+                    .extend(request.map(|request| (request.ticket, Told::TooLarge)));
             }
+            Event::FailCondition => self.take(|_, _| Answer::ConditionFailed),
+            Event::Answer => match self.answers.pop_front() {
+                Some((ticket, Told::Answer(answer))) => self.answer(ticket, answer),
+                Some((ticket, Told::TooLarge)) => self.too_large(ticket),
+                None => {}
+            },
             Event::Break { late } => {
                 let requests = std::mem::take(&mut self.requests);
                 if late {
@@ -280,12 +316,9 @@ impl World {
             }
             Event::Late => self.late(),
             Event::Expire(count) => {
-                let settled = self.ends.len() as u32;
                 // Batches are settled roughly in order; what is the oldest left is expired first, with its neighbours.
-                let over = (0..self.sent)
-                    .find(|batch| !self.ends.contains_key(batch))
-                    .unwrap_or(settled)
-                    + count;
+                let mut left = self.records.keys().filter(|batch| !self.ends.contains_key(batch));
+                let over = left.next().copied().unwrap_or(self.sent) + count;
                 for (batch, end) in self.lane.expire(|batch| *batch < over) {
                     self.settle(batch, end);
                 }
@@ -326,7 +359,7 @@ impl World {
     fn check(&self) {
         let log = &self.partition.log;
         assert!(log.is_sorted_by(|a, b| a < b), "in order and none twice: {log:?}");
-        assert_eq!(self.ends.len() as u32, self.sent, "every batch is settled");
+        assert!(self.ends.keys().eq(self.records.keys()), "every batch is settled");
         for (batch, end) in &self.ends {
             match end {
                 End::Appended => assert!(log.contains(batch), "batch {batch} was reported as appended: {log:?}"),
@@ -455,7 +488,7 @@ fn behind_a_refused_batch_the_others_go_on_under_the_next_epoch() {
         .iter()
         .map(|r| (r.batch, r.stamp.epoch.get(), r.stamp.sequence.get()))
         .collect();
-    assert_eq!(again, [(1, 1, 0), (2, 1, 10)]);
+    assert_eq!(again, [(10, 1, 0), (20, 1, 10)]);
 }
 
 #[test]
@@ -468,14 +501,14 @@ fn behind_a_batch_in_doubt_those_in_doubt_are_asked_after_under_their_old_number
     let probe = world.lane.resend();
     assert_eq!(world.lane.sent(probe).1, sent[1].stamp);
     assert_eq!(world.lane.step(world.newest), Step::Wait, "one at a time");
-    assert_eq!(world.lane.answer(probe, Answer::Appended), Some((1, End::Appended)));
+    assert_eq!(world.lane.answer(probe, Answer::Appended), Some((10, End::Appended)));
     assert_eq!(
         world.lane.step(world.newest),
         Step::Resend,
         "the first one was there after all: the numbers are whole"
     );
     let last = world.lane.resend();
-    assert_eq!(world.lane.answer(last, Answer::Appended), Some((2, End::Appended)));
+    assert_eq!(world.lane.answer(last, Answer::Appended), Some((20, End::Appended)));
     assert_eq!(world.lane.step(world.newest), Step::Admit, "no new epoch needed");
 }
 
@@ -487,8 +520,61 @@ fn behind_a_batch_in_doubt_one_that_is_not_there_stays_in_doubt() {
     assert_eq!(world.lane.expire(|batch| *batch == 0), [(0, End::InDoubt)]);
     let probe = world.lane.resend();
     // Both may still be under way, one behind the other.
-    assert_eq!(world.lane.answer(probe, Answer::OutOfOrder), Some((1, End::InDoubt)));
+    assert_eq!(world.lane.answer(probe, Answer::OutOfOrder), Some((10, End::InDoubt)));
     assert_eq!(world.lane.step(world.newest), Step::Renumber(identity(0)));
+}
+
+#[test]
+fn the_parts_of_a_batch_that_is_too_large_have_its_numbers_and_go_before_the_next() {
+    let mut world = World::new(5);
+    let sent = flight(&mut world, 3);
+    world.too_large(sent[0].ticket);
+    assert_eq!(
+        world.lane.step(world.newest),
+        Step::Wait,
+        "later ones are still under way"
+    );
+    assert_eq!(world.lane.answer(sent[1].ticket, Answer::UnknownProducer), None);
+    assert_eq!(world.lane.answer(sent[2].ticket, Answer::OutOfOrder), None);
+    while world.step() {}
+    let again = world.requests.iter().map(|request| {
+        let stamp = request.stamp;
+        (request.batch, request.records, stamp.epoch.get(), stamp.sequence.get())
+    });
+    let expected = [(0, 5, 0, 0), (5, 5, 0, 5), (10, 10, 0, 10), (20, 10, 0, 20)];
+    assert_eq!(again.collect::<Vec<_>>(), expected, "no new epoch is needed");
+    world.finish();
+    world.check();
+}
+
+#[test]
+fn a_window_of_many_parts_is_sent_five_at_a_time() {
+    let mut world = World::new(5);
+    let sent = flight(&mut world, 5);
+    for request in &sent {
+        world.too_large(request.ticket);
+    }
+    while world.step() {}
+    assert_eq!(world.requests.len(), 5);
+    world.happen(Event::Judge);
+    world.happen(Event::Answer);
+    while world.step() {}
+    assert_eq!(world.requests.len(), 5, "one more");
+    world.finish();
+    world.check();
+    assert_eq!(world.partition.log.len(), 10);
+    assert!(world.ends.values().all(|end| *end == End::Appended));
+}
+
+#[test]
+fn a_batch_that_may_be_in_the_log_is_not_split() {
+    let mut world = World::new(5);
+    let sent = flight(&mut world, 1);
+    assert_eq!(world.lane.answer(sent[0].ticket, Answer::Unknown), None);
+    let again = world.lane.resend();
+    assert!(!world.lane.is_absent(sent[0].ticket), "that attempt is over");
+    assert!(!world.lane.is_absent(again));
+    assert_eq!(world.lane.answer(again, Answer::Refused), Some((0, End::InDoubt)));
 }
 
 #[test]
@@ -514,7 +600,7 @@ fn a_producer_that_the_partition_forgot_begins_anew() {
     let ticket = world.requests[0].ticket;
     assert_eq!(
         world.lane.answer(ticket, Answer::UnknownProducer),
-        Some((1, End::Absent))
+        Some((10, End::Absent))
     );
 }
 

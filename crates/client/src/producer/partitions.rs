@@ -17,6 +17,9 @@ use crate::metadata::TopicMetadata;
 /// The topic setting that bounds a batch.
 const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
 
+/// That setting, in an error.
+pub(crate) const TOPIC_LIMIT: &str = "the topic's max.message.bytes";
+
 /// What senders put records into and the driver takes batches from.
 pub(crate) struct PartitionQueue {
     /// Names the partition's lane in the driver; never used again.

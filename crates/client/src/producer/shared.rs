@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::accumulator::Appended;
 use super::config::{Acks, ProducerConfig};
 use super::delivery::{BatchReport, Delivery};
-use super::partitions::{PartitionQueue, TopicQueues};
+use super::partitions::{PartitionQueue, TOPIC_LIMIT, TopicQueues};
 use super::record::{Condition, ProducerRecord};
 use crate::cluster::Cluster;
 use crate::error::ClientError;
@@ -193,7 +193,7 @@ impl Shared {
     fn check_size(&self, topic: &TopicQueues, size: usize) -> Result<(), ClientError> {
         let record_bytes_max = topic.record_bytes_max();
         let (limit, knob) = if record_bytes_max <= self.config.buffer_bytes {
-            (record_bytes_max, "the topic's max.message.bytes")
+            (record_bytes_max, TOPIC_LIMIT)
         } else {
             (self.config.buffer_bytes, "the producer's buffer_bytes")
         };

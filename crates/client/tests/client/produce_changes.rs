@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::future::join_all;
-use jangada_client::{Client, ClientError, Codec, Producer, ProducerConfig, ProducerRecord, Reason};
+use jangada_client::{Client, ClientError, Codec, Producer, ProducerConfig, ProducerRecord};
 use jangada_types::batch::decode_records;
 
 use crate::fake::Cluster;
@@ -51,19 +51,84 @@ async fn a_limit_that_is_raised_lets_larger_records_in() {
     assert!(largest > Some(50_000), "batches grow as well: {largest:?}");
 }
 
+/// The values of the log, which are numbers at the front of each value.
+fn numbers(cluster: &Cluster) -> Vec<usize> {
+    let values = cluster.values("t", 0);
+    let number = |value: &String| value.trim_end_matches('x').parse().expect("a number");
+    values.iter().map(number).collect()
+}
+
 #[tokio::test]
-async fn a_limit_that_is_lowered_makes_batches_smaller() {
+async fn batches_that_a_lowered_limit_refuses_are_sent_in_parts_and_in_order() {
+    for compression in [Codec::None, Codec::Lz4] {
+        for idempotent in [true, false] {
+            let cluster = Cluster::start(1);
+            cluster.create_topic("t", 1);
+            let config = ProducerConfig {
+                compression,
+                idempotent,
+                ..gathering()
+            };
+            let producer = cluster.client().await.producer(config).expect("good settings");
+            let numbered = |number: usize| {
+                let value = format!("{number}{}", "x".repeat(1000));
+                ProducerRecord::new("t").with_partition(0).with_value(value)
+            };
+            let mut deliveries = Vec::new();
+            for number in 0..400 {
+                deliveries.push(producer.send(numbered(number)).await.expect("taken"));
+            }
+            // Nothing was sent yet, and all of it is larger than that.
+            cluster.limit_batches("t", if compression == Codec::None { 5000 } else { 400 });
+            soon(producer.flush()).await;
+            for (number, delivered) in soon(join_all(deliveries)).await.into_iter().enumerate() {
+                let delivered = delivered.unwrap_or_else(|error| panic!("{compression} {number}: {error}"));
+                assert_eq!(delivered.offset, Some(number as i64));
+            }
+            assert_eq!(numbers(&cluster), (0..400).collect::<Vec<_>>());
+            // The refusal also has the metadata asked for: the next ones are small from the start.
+            let attempts = || cluster.state().partition("t", 0).attempts.len();
+            soon(async {
+                for number in 400.. {
+                    let before = attempts();
+                    let delivery = producer.send(numbered(number)).await.expect("it fits");
+                    soon(producer.flush()).await;
+                    soon(delivery).await.expect("delivered");
+                    if attempts() == before + 1 {
+                        break;
+                    }
+                }
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_a_batch_only_the_record_that_is_too_large_fails() {
     let cluster = Cluster::start(1);
     cluster.create_topic("t", 1);
     let producer = cluster.client().await.producer(gathering()).expect("good settings");
-    assert!(wave(&producer, 50).await.iter().all(Result::is_ok));
-    cluster.limit_batches("t", 10_000);
-    let refused = wave(&producer, 50).await;
-    for error in refused.iter().filter_map(|delivered| delivered.as_ref().err()) {
-        assert_eq!(error.reason(), Some(Reason::BatchTooLarge), "{error}");
+    let mut deliveries = Vec::new();
+    for number in 0..40 {
+        let bytes = if number == 17 { 6000 } else { 1000 };
+        let value = format!("{number}{}", "x".repeat(bytes));
+        let record = ProducerRecord::new("t").with_partition(0).with_value(value);
+        deliveries.push(producer.send(record).await.expect("taken"));
     }
-    // The refusal tells the producer, which then asks for the new limit: each record fits.
-    soon(async { while wave(&producer, 50).await.iter().any(Result::is_err) {} }).await;
+    cluster.limit_batches("t", 5000);
+    soon(producer.flush()).await;
+    for (number, delivered) in soon(join_all(deliveries)).await.into_iter().enumerate() {
+        match delivered {
+            Ok(_) if number != 17 => {}
+            Err(ClientError::RecordTooLarge { limit: 5000, size, .. }) if number == 17 => assert!(size > 6000),
+            other => panic!("record {number}: {other:?}"),
+        }
+    }
+    assert_eq!(
+        numbers(&cluster),
+        (0..40).filter(|number| *number != 17).collect::<Vec<_>>()
+    );
 }
 
 #[tokio::test]

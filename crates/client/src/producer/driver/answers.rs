@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::super::accumulator::Batch;
 use super::super::delivery::Receipt;
 use super::super::lane::{Answer, End, Ticket};
-use super::super::partitions::PartitionQueue;
+use super::super::partitions::{PartitionQueue, TOPIC_LIMIT};
 use super::Driver;
 use crate::error::ClientError;
 use crate::notice::Notice;
@@ -81,10 +81,14 @@ impl Driver {
         if failure.reason == Some(Reason::BatchTooLarge) {
             // The topic's limit was lowered: the next ones are to be smaller.
             self.want_refresh();
+            if self.split(id, ticket, &failure) {
+                return;
+            }
         }
         let Some(state) = self.lanes.get_mut(&id) else { return };
         if let Some((batch, end)) = state.lane.answer(ticket, answer) {
-            let error = settled_error(&queue, &failure, answer, end);
+            let error = too_large(&queue, &failure, (batch.records, end));
+            let error = error.unwrap_or_else(|| settled_error(&queue, &failure, answer, end));
             self.report_failed(batch, error);
             return;
         }
@@ -107,6 +111,32 @@ impl Driver {
         } else {
             self.block(id, failure);
         }
+    }
+
+    /// Sends a batch that is refused as too large in parts, in its place. False: it has one record, or an earlier attempt may have
+    /// been appended.
+    fn split(&mut self, id: u64, ticket: Ticket, failure: &Failure) -> bool {
+        let codec = self.shared.config.compression;
+        let Some(state) = self.lanes.get_mut(&id) else {
+            return false;
+        };
+        if !state.lane.is_absent(ticket) || state.lane.sent(ticket).0.records == 1 {
+            return false;
+        }
+        let limit = failure.number("limit").and_then(|limit| usize::try_from(limit).ok());
+        state.lane.split(ticket, |batch| {
+            let parts = batch.split(codec, limit);
+            tracing::info!(
+                topic = %state.queue.topic.name, partition = state.queue.partition, limit, parts = parts.len(),
+                "a batch is larger than the topic takes now; it is sent in parts"
+            );
+            let with_count = |part: Batch| {
+                let records = part.records;
+                (part, records)
+            };
+            parts.into_iter().map(with_count).collect()
+        });
+        true
     }
 
     fn report_failed(&mut self, batch: Batch, error: ClientError) {
@@ -137,6 +167,20 @@ impl Driver {
         state.lane.answer(ticket, Answer::Retry);
         self.fail(&fenced(true, &queue), |queue| Some(fenced(false, queue)));
     }
+}
+
+/// What the sender of a record is told that is too large for the topic's limit as it is now.
+fn too_large(queue: &PartitionQueue, failure: &Failure, (records, end): (i32, End)) -> Option<ClientError> {
+    let bytes = |key| failure.number(key).and_then(|bytes| usize::try_from(bytes).ok());
+    if failure.reason != Some(Reason::BatchTooLarge) || records > 1 || end != End::Absent {
+        return None;
+    }
+    Some(ClientError::RecordTooLarge {
+        topic: queue.topic.name.clone(),
+        size: bytes("actual")?,
+        limit: bytes("limit")?,
+        knob: TOPIC_LIMIT,
+    })
 }
 
 /// What the senders of a batch that leaves its lane are told.

@@ -10,7 +10,7 @@
 //! | a leader is cut off without a reset | a link whose oldest attempt waits longer than [`STALL`]: other brokers are asked |
 //! | a stream breaks | its last event: all its attempts are in doubt and are made again |
 //! | a topic is deleted | the metadata no longer has its id |
-//! | a topic's largest batch is altered | the metadata; a batch that is refused as too large has them asked for |
+//! | a topic's largest batch is altered | the metadata; a batch that is refused as too large has them asked for, and is sent in parts |
 //! | a topic gets more partitions | the metadata, which are asked for anew after `metadata_max_age` |
 
 mod answers;

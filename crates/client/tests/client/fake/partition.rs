@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use bytes::{Bytes, BytesMut};
 use jangada_proto::v1;
 use jangada_types::batch::{decode_records, set_position};
-use jangada_types::{BatchHeader, BatchLimits, LeaderEpoch, Offset, Reason, Sequence};
+use jangada_types::{BatchError, BatchHeader, BatchLimits, LeaderEpoch, Offset, Reason, Sequence};
 
 use super::{Error, Fault};
 
@@ -67,7 +67,13 @@ impl Partition {
         let limits = BatchLimits {
             max_batch_bytes: self.batch_bytes_max,
         };
-        let header = jangada_types::batch::validate(batch, &limits).map_err(|error| Error::definite(error.reason()))?;
+        let header = jangada_types::batch::validate(batch, &limits).map_err(|error| {
+            let refused = Error::definite(error.reason());
+            match error {
+                BatchError::TooLarge { size, limit } => refused.with("actual", size).with("limit", limit),
+                _ => refused,
+            }
+        })?;
         let base_offset = self.high_watermark();
         if header.is_idempotent() {
             if let Some(first) = self.judge(&header)? {
