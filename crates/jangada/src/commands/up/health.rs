@@ -60,10 +60,12 @@ enum State {
 /// What the cluster waits for. Fails with what no waiting mends: an address that is none.
 async fn what_is_missing(nodes: &[Node]) -> Result<State> {
     for node in nodes {
-        let answered = timeout(LOOK_TIMEOUT, is_ready(&node.settings.listeners.http)).await;
-        if !answered.is_ok_and(|answer| answer.is_ok_and(|ready| ready)) {
-            return Ok(State::Missing(format!("node {} is not ready", node.directory.id)));
-        }
+        let why = match timeout(LOOK_TIMEOUT, not_ready(&node.settings.listeners.http)).await {
+            Ok(Ok(None)) => continue,
+            Ok(Ok(Some(why))) => why,
+            Ok(Err(_)) | Err(_) => "not ready: it does not answer".to_owned(),
+        };
+        return Ok(State::Missing(format!("node {} is {why}", node.directory.id)));
     }
     let brokers = nodes
         .iter()
@@ -94,12 +96,17 @@ async fn what_is_missing(nodes: &[Node]) -> Result<State> {
     })
 }
 
-/// Asks a node's /readyz.
-async fn is_ready(address: &str) -> std::io::Result<bool> {
+/// Asks a node's /readyz. What it says if it is not: `not ready: ...`.
+async fn not_ready(address: &str) -> std::io::Result<Option<String>> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     stream.take(4096).read_to_end(&mut answer).await?;
-    Ok(answer.starts_with(b"HTTP/1.1 200 "))
+    if answer.starts_with(b"HTTP/1.1 200 ") {
+        return Ok(None);
+    }
+    let text = String::from_utf8_lossy(&answer);
+    let body = text.split_once("\r\n\r\n").map_or(&*text, |(_, body)| body);
+    Ok(Some(body.trim().to_owned()))
 }
