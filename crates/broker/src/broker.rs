@@ -15,7 +15,7 @@ use jangada_proto::v1::admin_service_server::AdminServiceServer;
 use jangada_proto::v1::group_service_server::GroupServiceServer;
 use jangada_proto::v1::log_service_server::LogServiceServer;
 use jangada_proto::v1::metadata_service_server::MetadataServiceServer;
-use jangada_replication::{Group, Identity, Registry, Timing, transport};
+use jangada_replication::{Group, Identity, OpenError, Registry, Timing, transport};
 use jangada_storage::{LostTail, RocksStore, Starts, Store, StoreError};
 use jangada_types::limits::RESPONSE_BYTES_MAX;
 use jangada_types::{BrokerId, GroupId};
@@ -43,6 +43,8 @@ use crate::partition::Shared;
 use crate::partitions::Partitions;
 use crate::pool::Pool;
 use crate::quorum;
+use crate::repair::scrub::Scrubber;
+use crate::repair::worker::Repairer;
 use crate::seams::Seams;
 use crate::services::admin::Admin;
 use crate::services::groups::Groups;
@@ -111,6 +113,20 @@ pub enum StartError {
         broker: BrokerId,
         /// Which part.
         part: &'static str,
+        /// What was found.
+        detail: String,
+    },
+    /// What is damaged is not one partition's.
+    #[error(
+        "the store in {directory} is damaged and cannot be used: {detail}. \
+         With a majority of each partition's replicas on other brokers nothing is lost: run `jangada cluster replace-broker \
+         {broker} --yes` on another one, empty this broker's data directory and start it again (see docs/operations.md)"
+    )]
+    StoreDamaged {
+        /// The store's directory.
+        directory: String,
+        /// This broker.
+        broker: BrokerId,
         /// What was found.
         detail: String,
     },
@@ -294,7 +310,8 @@ impl Broker {
     async fn join(&self, registry: &Arc<Registry>) -> Result<Metadata, StartError> {
         self.bootstrap.ask_peers(registry).await;
         let (machine, image) = MetadataMachine::new();
-        let group = registry.open(GroupId::METADATA, Box::new(machine)).await?;
+        let opened = registry.open(GroupId::METADATA, Box::new(machine)).await;
+        let group = opened.map_err(|error| self.of_metadata(registry.store(), error))?;
         let metadata = Metadata::new(registry.clone(), group, image);
         registry.set_roster(ImageRoster::new(metadata.watch()));
         self.bootstrap.metadata.send_replace(Some(metadata.clone()));
@@ -334,6 +351,30 @@ impl Broker {
         }
     }
 
+    /// What is damaged when the store cannot be opened is not one partition's.
+    fn of_store(&self, error: StoreError) -> StartError {
+        match error {
+            StoreError::Corrupt(detail) => StartError::StoreDamaged {
+                directory: self.bootstrap.store_path().display().to_string(),
+                broker: self.bootstrap.local.broker,
+                detail,
+            },
+            error => error.into(),
+        }
+    }
+
+    /// Without the metadata's replica the broker cannot run, and cannot say so to anybody.
+    fn of_metadata(&self, store: &Arc<dyn Store>, error: OpenError) -> StartError {
+        match store.damage().of(GroupId::METADATA) {
+            Some(what) => StartError::StoreDamaged {
+                directory: self.bootstrap.store_path().display().to_string(),
+                broker: self.bootstrap.local.broker,
+                detail: format!("the metadata: {what}"),
+            },
+            None => error.into(),
+        }
+    }
+
     async fn open_store(&self, fenced: watch::Sender<Option<String>>) -> Result<(Arc<RocksStore>, Starts), StartError> {
         self.bootstrap.expect_store()?;
         let mut options = self.settings.storage.store_options(self.bootstrap.store_path());
@@ -350,9 +391,8 @@ impl Broker {
             };
             Ok::<_, StoreError>((store, starts))
         });
-        let (store, starts) = opened
-            .await
-            .map_err(|error| StoreError::Database(error.to_string()))??;
+        let opened = opened.await.map_err(|error| StoreError::Database(error.to_string()))?;
+        let (store, starts) = opened.map_err(|error| self.of_store(error))?;
         let starts = starts.map_err(|lost| self.lost_tail(lost))?;
         self.bootstrap.store_opened()?;
         Ok((Arc::new(store), starts))
@@ -392,7 +432,10 @@ impl Broker {
         let balancer = self.balance(&node);
         let shards = node.shards.clone();
         let ticker = tokio::spawn(groups::tick(shards.clone(), metadata.clone()));
-        let reconciler = tokio::spawn(Reconciler::new(metadata, partitions.clone(), shards, shared).run());
+        let repairs = node.repairs.clone();
+        let reconciler = tokio::spawn(Reconciler::new(metadata, partitions.clone(), shards, shared, repairs).run());
+        let repairer = tokio::spawn(Repairer { node: node.clone() }.run());
+        let scrubber = tokio::spawn(Scrubber { node: node.clone() }.run());
         let quorums = tokio::spawn(quorum::watch(node.clone()));
         let stalled = tokio::spawn(admission::watch_stalled(node.budgets.clone(), stalled_after(settings)));
         let retention = tokio::spawn(enforce_retention(
@@ -413,6 +456,8 @@ impl Broker {
         };
         // Leaderships go to whoever is furthest from now on.
         balancer.abort();
+        repairer.abort();
+        scrubber.abort();
         if result.is_ok() {
             let limit = Duration::from_millis(settings.shutdown.transfer_ms);
             if tokio::time::timeout(limit, hand_over(&node)).await.is_err() {

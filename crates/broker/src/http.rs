@@ -47,10 +47,9 @@ pub(crate) fn not_ready(node: &Node) -> Option<String> {
     if image.broker(node.broker()).is_none() {
         return Some("the metadata is not caught up".into());
     }
-    let local = node.registry().local_replica();
     let mut missing = 0;
     let mut leaderless = 0;
-    for wanted in image.partitions_of(local) {
+    for (wanted, _) in image.partitions_of(node.broker()) {
         match node.hosted(wanted.partition.group) {
             None => missing += 1,
             Some(group) if !node.knows_leader(&group) => leaderless += 1,

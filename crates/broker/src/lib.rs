@@ -13,6 +13,7 @@
 //! - `cluster`: data directory, bootstrap, metadata, reconciling.
 //! - `partition`: append, read, retention of one partition.
 //! - `groups`: the coordinator's shards, which hold the consumer groups.
+//! - `repair`: damaged replicas, from finding them to filling them again.
 //! - `quorum`: whether anybody answers a leader.
 //! - `proposed`: what a command holds until Raft lets go of it.
 //! - `disk`: whether the disk takes more.
@@ -39,6 +40,7 @@ mod pool;
 mod proposed;
 mod quorum;
 mod refusal_log;
+mod repair;
 mod seams;
 mod services;
 pub mod settings;

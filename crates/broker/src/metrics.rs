@@ -27,6 +27,11 @@ struct StateLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CauseLabel {
     cause: &'static str,
 }
@@ -59,6 +64,10 @@ pub(crate) struct Metrics {
     /// Of what clients share.
     pub admission: AdmissionMetrics,
     shared: Family<StateLabel, Gauge>,
+    damages: Family<KindLabel, Counter>,
+    repairs: Counter,
+    damaged: Family<StateLabel, Gauge>,
+    scrubbed_ms: Gauge,
     /// Of the consumer groups whose shards this broker leads.
     pub groups: GroupMetrics,
 }
@@ -186,6 +195,22 @@ impl Metrics {
                 "shared",
                 "What clients hold of what they share, by resource; in bytes but streams",
             ),
+            damages: registered(all, "damages", "Damaged replicas that were found here, by kind"),
+            repairs: registered(
+                all,
+                "repairs",
+                "Damaged replicas that were filled again from the others",
+            ),
+            damaged: registered(
+                all,
+                "damaged_replicas",
+                "Replicas on this broker that are damaged, or being filled again",
+            ),
+            scrubbed_ms: registered(
+                all,
+                "scrub_last_end_milliseconds",
+                "When everything on the disk had been read through last, since 1970; 0: never",
+            ),
             groups: GroupMetrics {
                 heartbeats: registered(all, "group_heartbeats", "Heartbeats of members that were answered"),
                 commits: registered(all, "group_commits", "Commits of offsets that are durable"),
@@ -213,6 +238,16 @@ impl Metrics {
         self.fetched_bytes.inc_by(bytes as u64);
     }
 
+    /// A replica was found damaged.
+    pub fn damaged(&self, kind: &'static str) {
+        self.damages.get_or_create(&KindLabel { kind }).inc();
+    }
+
+    /// A damaged replica is filled again.
+    pub fn repaired(&self) {
+        self.repairs.inc();
+    }
+
     pub fn failed(&self, reason: Reason) {
         self.refusals.refused(reason);
         self.errors
@@ -238,6 +273,10 @@ impl Metrics {
         for resource in Resource::ALL {
             gauge(&self.shared, resource.name(), node.budgets.used(resource) as u64);
         }
+        let (damaged, refilling) = node.repairs.count();
+        gauge(&self.damaged, "damaged", damaged);
+        gauge(&self.damaged, "refilling", refilling);
+        self.scrubbed_ms.set(node.scrub.last_ended_ms());
         let (groups, members) = node.shards.count();
         gauge(&self.groups.here, "groups", groups);
         gauge(&self.groups.here, "members", members);
@@ -254,6 +293,7 @@ impl Metrics {
             ("entries", store.entries),
             ("bytes_written", store.bytes_written),
             ("bytes_read", store.bytes_read),
+            ("scrubbed_bytes", store.scrubbed_bytes),
             ("queue_bytes", store.queue_bytes),
             ("tail_bytes", store.tail_bytes),
             ("sync_microseconds", store.sync_latency.sum_us),

@@ -21,6 +21,8 @@ use crate::partition::{Partition, Room, Shared};
 use crate::partitions::{Partitions, Target};
 use crate::pool::Pool;
 use crate::quorum::{self, Quorum};
+use crate::repair::Repairs;
+use crate::repair::scrub::ScrubStatus;
 use crate::seams::Seams;
 use crate::settings::BrokerSettings;
 
@@ -43,6 +45,9 @@ pub(crate) struct Node {
     pub metadata_quorum: Quorum,
     pub partitions: Arc<Partitions>,
     pub shards: Arc<Shards>,
+    /// Damaged replicas here.
+    pub repairs: Arc<Repairs>,
+    pub scrub: ScrubStatus,
     pub metrics: Arc<Metrics>,
     pub seams: Seams,
     shared: Arc<Shared>,
@@ -73,6 +78,8 @@ impl Node {
             metadata,
             partitions,
             shards: Arc::new(shards),
+            repairs: Arc::default(),
+            scrub: ScrubStatus::default(),
             metrics: shared.metrics.clone(),
             seams,
             shared,

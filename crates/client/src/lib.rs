@@ -59,9 +59,9 @@ mod producer;
 mod wire_error;
 
 pub use admin::{
-    Admin, BrokerState, ClusterDescription, CommittedOffset, ConfigEntry, CreatedTopic, GroupDescription, GroupListing,
-    GroupMember, GroupSummary, Leader, MetadataRole, NewTopic, OwnedPartition, PartitionState, TopicDescription,
-    TopicSummary, WriteRefusal,
+    Admin, BrokerState, ClusterDescription, CommittedOffset, ConfigEntry, CreatedTopic, DamagedReplica,
+    GroupDescription, GroupListing, GroupMember, GroupSummary, Leader, MetadataRole, NewTopic, OwnedPartition,
+    PartitionState, TopicDescription, TopicSummary, WriteRefusal,
 };
 pub use client::{Client, ListedOffset, OffsetAt};
 pub use config::ClientConfig;

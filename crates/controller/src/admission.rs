@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jangada_types::{BrokerId, ProducerEpoch, ProducerId, Reason, Rejection, ReplicaId, TopicId};
+use jangada_types::{BrokerId, GroupId, ProducerEpoch, ProducerId, Reason, Rejection, ReplicaId, TopicId};
 
 use crate::command::Command;
-use crate::image::{Image, Topic};
+use crate::image::{Image, RENEWAL_FEATURE_LEVEL, Topic};
 use crate::placement::{BrokerView, PlacementError, place};
 use crate::rules;
 
@@ -181,6 +181,14 @@ pub fn validate_remove_broker(image: &Image, broker: BrokerId) -> Result<Command
         rules::may_remove(image, broker)?;
     }
     Ok(Command::RemoveBroker { broker })
+}
+
+/// Judges the renewal of a damaged replica. That a majority of all replicas has everything without it is for the caller to
+/// make sure of.
+pub fn validate_renew_replica(image: &Image, group: GroupId, replica: ReplicaId) -> Result<Command, Rejection> {
+    rules::may_renew(image, &rules::live_group(image, group)?, replica)?;
+    rules::all_have_level(image, RENEWAL_FEATURE_LEVEL)?;
+    Ok(Command::RenewReplica { group, replica })
 }
 
 /// Judges a producer that wants to go on under its id.

@@ -99,6 +99,16 @@ pub enum Command {
         /// The preferred leader first.
         replicas: Vec<ReplicaId>,
     },
+    /// Gives one replica of a partition up and puts a new one, without data, in its place on the same broker, with the
+    /// broker's next incarnation. For a replica whose data is damaged; the proposer has made sure that a majority of all
+    /// replicas has everything without it. Again while the data of the old one is there: accepted, without an effect.
+    /// From then on no broker may join that does not know it.
+    RenewReplica {
+        /// A live group.
+        group: GroupId,
+        /// The replica that is given up, as it is in the partition's list.
+        replica: ReplicaId,
+    },
     /// Takes a block of producer ids out of circulation, for the proposer to give out.
     AllocateProducerIds {
         /// At least 1.

@@ -8,7 +8,8 @@
 //! - A topic name, a topic id and a group id each belong to one topic. Group ids begin at 1, grow, and are never used
 //!   again.
 //! - The groups of partitions that came at once are consecutive, and those that came later are higher.
-//! - Every replica list is non-empty, names each broker once, and only current incarnations.
+//! - Every replica list is non-empty, names each broker once, and only current ids: the broker's own incarnation, or a
+//!   later one that a replica of it was given.
 //! - A group is live (some partition has it) or has a tombstone or neither, never both.
 //! - A broker whose `expected_incarnation` is set has been given up under its current one.
 //!
@@ -39,6 +40,9 @@ pub const REMOVE_BROKER_FEATURE_LEVEL: u32 = 5;
 
 /// The feature level at which groups remember how many partitions a topic had when they began to read it.
 pub const REMEMBERED_TOPICS_FEATURE_LEVEL: u32 = 5;
+
+/// The feature level that knows [`Command::RenewReplica`](crate::Command::RenewReplica).
+pub const RENEWAL_FEATURE_LEVEL: u32 = 5;
 
 /// The first producer id that is given out; lower ones never belong to a producer.
 pub const FIRST_PRODUCER_ID: i64 = 1000;
@@ -94,6 +98,9 @@ pub struct Broker {
     pub feature_level: u32,
     /// Set between `ReplaceBroker` and the broker's return: the incarnation that it will get.
     pub expected_incarnation: Option<Incarnation>,
+    /// The highest incarnation that the broker or one of its replicas was ever given. A replica that was renewed has an
+    /// incarnation of its own, above the broker's; no number is given twice.
+    pub last_incarnation: Incarnation,
 }
 
 impl Broker {
@@ -197,6 +204,18 @@ pub struct Partition {
     pub is_reassigned: bool,
 }
 
+impl Partition {
+    /// The replica that this broker should have.
+    pub fn replica_on(&self, broker: BrokerId) -> Option<ReplicaId> {
+        self.replicas.iter().copied().find(|replica| replica.broker == broker)
+    }
+
+    /// Whether this broker may still hold data of a replica that was taken off.
+    pub fn is_leaving(&self, broker: BrokerId) -> bool {
+        self.leaving.iter().any(|replica| replica.broker == broker)
+    }
+}
+
 /// A group whose topic was deleted while replicas still hold its data. Only what is named here may be deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tombstone {
@@ -282,9 +301,11 @@ impl Image {
         self.broker(id).map(Broker::replica)
     }
 
-    /// True when this is the current incarnation of a registered broker.
+    /// True when this id was given since the broker came with its present data directory: it is the broker's
+    /// incarnation, or one that a replica of it got later.
     pub fn is_current(&self, replica: ReplicaId) -> bool {
-        self.replica_of(replica.broker) == Some(replica)
+        self.broker(replica.broker)
+            .is_some_and(|broker| (broker.incarnation..=broker.last_incarnation).contains(&replica.incarnation))
     }
 
     /// All topics, by id.
@@ -355,14 +376,20 @@ impl Image {
         self.topics().map(|topic| topic.partitions.len()).sum()
     }
 
-    /// The partitions of which this replica should hold a copy.
-    pub fn partitions_of(&self, replica: ReplicaId) -> impl Iterator<Item = PartitionRef<'_>> {
-        self.partitions().filter(move |p| p.replicas.contains(&replica))
+    /// The partitions of which this broker should hold a copy, each with the id of that replica.
+    pub fn partitions_of(&self, broker: BrokerId) -> impl Iterator<Item = (PartitionRef<'_>, ReplicaId)> {
+        self.partitions()
+            .filter_map(move |partition| Some((partition, partition.replica_on(broker)?)))
     }
 
-    /// The live partitions that this replica has been taken off and whose data it may still hold.
-    pub fn leaving_of(&self, replica: ReplicaId) -> impl Iterator<Item = PartitionRef<'_>> {
-        self.partitions().filter(move |p| p.leaving.contains(&replica))
+    /// The replicas of this broker that have been taken off live partitions and whose data it may still hold.
+    pub fn leaving_of(&self, broker: BrokerId) -> impl Iterator<Item = (PartitionRef<'_>, ReplicaId)> {
+        self.partitions().flat_map(move |partition| {
+            let leaving = partition.partition.leaving.iter().copied();
+            leaving
+                .filter(move |replica| replica.broker == broker)
+                .map(move |replica| (partition, replica))
+        })
     }
 
     /// The deleted groups with replicas that still hold data, by group.
@@ -370,10 +397,14 @@ impl Image {
         self.tombstones.iter().map(|(group, tombstone)| (*group, tombstone))
     }
 
-    /// The deleted groups whose data this replica has to delete and report with `ReplicaDeleted`, ascending.
-    pub fn tombstones_of(&self, replica: ReplicaId) -> impl Iterator<Item = GroupId> {
-        self.tombstones()
-            .filter(move |(_, tombstone)| tombstone.replicas.contains(&replica))
-            .map(|(group, _)| group)
+    /// The replicas of this broker whose data of deleted groups has to be deleted and reported with `ReplicaDeleted`,
+    /// ascending by group.
+    pub fn tombstones_of(&self, broker: BrokerId) -> impl Iterator<Item = (GroupId, ReplicaId)> {
+        self.tombstones().flat_map(move |(group, tombstone)| {
+            let owing = tombstone.replicas.iter().copied();
+            owing
+                .filter(move |replica| replica.broker == broker)
+                .map(move |replica| (group, replica))
+        })
     }
 }

@@ -90,7 +90,12 @@ pub fn place(
 /// then for each one more a rack that it has least of, in it the broker with the fewest replicas. `seed` breaks ties.
 pub fn place_more(brokers: &[BrokerView], replicas: &[ReplicaId], wanted: usize, seed: u64) -> Vec<ReplicaId> {
     let rack = rack_numbers(brokers);
-    let has = |replicas: &[ReplicaId], broker: usize| replicas.contains(&brokers[broker].replica);
+    // A replica may have an id of its own.
+    let has = |replicas: &[ReplicaId], broker: usize| {
+        replicas
+            .iter()
+            .any(|replica| replica.broker == brokers[broker].replica.broker)
+    };
     let mut replicas = replicas.to_vec();
     while replicas.len() < wanted {
         let of_rack = |broker: usize| {
@@ -276,16 +281,16 @@ impl Image {
     /// The registered brokers with their load; those that were given up by `ReplaceBroker` are left out until they
     /// are back. The caller takes out those that it doesn't hear of.
     pub fn broker_views(&self) -> Vec<BrokerView> {
-        let mut load: BTreeMap<ReplicaId, (u32, u32)> = BTreeMap::new();
+        let mut load: BTreeMap<BrokerId, (u32, u32)> = BTreeMap::new();
         for partition in self.partitions() {
             for (rank, replica) in partition.replicas.iter().enumerate() {
-                let (leaders, replicas) = load.entry(*replica).or_default();
+                let (leaders, replicas) = load.entry(replica.broker).or_default();
                 *leaders = leaders.saturating_add(u32::from(rank == 0));
                 *replicas = replicas.saturating_add(1);
             }
         }
         let view = |broker: &crate::image::Broker| {
-            let (leaders, replicas) = load.get(&broker.replica()).copied().unwrap_or_default();
+            let (leaders, replicas) = load.get(&broker.id).copied().unwrap_or_default();
             BrokerView {
                 replica: broker.replica(),
                 rack: broker.rack.clone(),

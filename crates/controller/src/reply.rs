@@ -4,7 +4,9 @@
 //! Encoding: as for commands.
 
 use bytes::Bytes;
-use jangada_types::{BrokerId, CodecError, GroupId, Incarnation, ProducerEpoch, ProducerId, Rejection, TopicId};
+use jangada_types::{
+    BrokerId, CodecError, GroupId, Incarnation, ProducerEpoch, ProducerId, Rejection, ReplicaId, TopicId,
+};
 
 use crate::wire;
 
@@ -70,6 +72,13 @@ pub enum Reply {
     /// Of `SetReplicas`.
     ReplicasSet {
         /// The metadata version that has the new list.
+        version: u64,
+    },
+    /// Of `RenewReplica`.
+    ReplicaRenewed {
+        /// The replica that takes the place of the one that is given up.
+        replica: ReplicaId,
+        /// The metadata version that has it.
         version: u64,
     },
     /// Of `AllocateProducerIds`: the ids `first .. first + count` belong to the proposer.

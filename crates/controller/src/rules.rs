@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use jangada_types::limits::PARTITIONS_PER_TOPIC_MAX;
 use jangada_types::topic_config::key::KEY_INDEX;
 use jangada_types::{
-    BrokerId, ConfigError, GroupId, ProducerEpoch, ProducerId, Reason, Rejection, ReplicaId, TopicConfig, TopicId,
-    validate_topic_name,
+    BrokerId, ConfigError, GroupId, Incarnation, ProducerEpoch, ProducerId, Reason, Rejection, ReplicaId, TopicConfig,
+    TopicId, validate_topic_name,
 };
 
 use crate::image::{Broker, FIRST_PRODUCER_ID, Image, PartitionRef, REMOVE_BROKER_FEATURE_LEVEL, Topic, TopicKind};
@@ -20,6 +20,9 @@ pub(crate) const RACK_BYTES_MAX: usize = 255;
 
 /// Bytes of the cluster's id. A UUID has 36.
 pub(crate) const CLUSTER_ID_BYTES_MAX: usize = 64;
+
+/// Below so many replicas the others are no majority without the one that is given up.
+pub(crate) const RENEWAL_REPLICAS_MIN: usize = 3;
 
 pub(crate) fn topic_name(name: &str) -> Result<(), Rejection> {
     validate_topic_name(name).map_err(|error| Rejection::new(error.reason(), format!("topic name {name:?}: {error}")))
@@ -145,7 +148,7 @@ pub(crate) fn replica_list(image: &Image, place: &str, replicas: &[ReplicaId]) -
     let mut brokers = BTreeSet::new();
     for replica in replicas {
         let registered = broker(image, replica.broker)?;
-        if registered.incarnation != replica.incarnation {
+        if !image.is_current(*replica) {
             return Err(Rejection::new(
                 Reason::InvalidReplicas,
                 format!(
@@ -165,6 +168,49 @@ pub(crate) fn replica_list(image: &Image, place: &str, replicas: &[ReplicaId]) -
                 ),
             ));
         }
+    }
+    Ok(())
+}
+
+/// The incarnation that the broker, or a replica of it, gets next.
+pub(crate) fn next_incarnation(broker: &Broker) -> Result<Incarnation, Rejection> {
+    let next = broker.last_incarnation.get().checked_add(1);
+    next.map(Incarnation).ok_or_else(|| {
+        Rejection::new(
+            Reason::InvalidRequest,
+            format!(
+                "broker {} has used up its incarnations: give the machine another broker id",
+                broker.id
+            ),
+        )
+    })
+}
+
+/// Whether a replica may be given up for a new one on the same broker. That the others have everything only their leader
+/// knows; with fewer than three replicas they are no majority in any case.
+pub(crate) fn may_renew(image: &Image, partition: &PartitionRef<'_>, replica: ReplicaId) -> Result<(), Rejection> {
+    let place = format!("partition {} of topic {:?}", partition.index, partition.topic.name);
+    let refuse = |what: String| Err(Rejection::new(Reason::InvalidReplicas, format!("{place}: {what}")));
+    if !partition.replicas.contains(&replica) {
+        return refuse(format!("replica {replica} is none of its replicas (any more)"));
+    }
+    if partition.is_leaving(replica.broker) {
+        return refuse(format!(
+            "broker {} is still deleting its former data of it: try again later",
+            replica.broker
+        ));
+    }
+    if broker(image, replica.broker)?.is_awaiting_replacement() {
+        return refuse(format!(
+            "all replicas of broker {} are given up: start it with an empty data directory",
+            replica.broker
+        ));
+    }
+    let replicas = partition.replicas.len();
+    if replicas < RENEWAL_REPLICAS_MIN {
+        return refuse(format!(
+            "it has {replicas} replicas, and replica {replica} may be the only one that has all records: without it the              others are no majority"
+        ));
     }
     Ok(())
 }

@@ -89,15 +89,18 @@ impl Image {
             &|| "a cluster id, a feature level and brokers must come together".to_owned(),
         )?;
         for broker in self.brokers() {
-            let next = broker.incarnation.get().checked_add(1);
+            let next = broker.last_incarnation.get().checked_add(1);
             let expected = broker.expected_incarnation.map(|expected| expected.get());
             ensure(
-                broker.id.get() > 0 && broker.incarnation.get() > 0 && (expected.is_none() || expected == next),
+                broker.id.get() > 0
+                    && broker.incarnation.get() > 0
+                    && broker.last_incarnation >= broker.incarnation
+                    && (expected.is_none() || expected == next),
                 &|| {
                     format!(
                         "broker {} expects {expected:?} after {}",
                         broker.replica(),
-                        broker.incarnation
+                        broker.last_incarnation
                     )
                 },
             )?;
@@ -154,8 +157,11 @@ impl Image {
                 ));
             }
             let all: Vec<ReplicaId> = partition.replicas.iter().chain(&partition.leaving).copied().collect();
-            let distinct: BTreeSet<_> = all.iter().map(|replica| replica.broker).collect();
+            // A replica that was renewed and the one before it are on the same broker.
+            let brokers: BTreeSet<_> = partition.replicas.iter().map(|replica| replica.broker).collect();
+            let distinct: BTreeSet<_> = all.iter().collect();
             if partition.replicas.is_empty()
+                || brokers.len() != partition.replicas.len()
                 || distinct.len() != all.len()
                 || !partition.leaving.is_sorted()
                 || !all.iter().all(|replica| self.is_current(*replica))

@@ -55,6 +55,30 @@ const CHECKPOINT_HEAD_LEN: usize = 9;
 const BLANK_HEAD: [u8; 2] = [ENTRY_VERSION, EntryKind::Blank as u8];
 const MEMBERSHIP_HEAD: [u8; 2] = [ENTRY_VERSION, EntryKind::Membership as u8];
 
+/// Which incarnation the data of a group belongs to.
+pub(crate) fn encode_owner(incarnation: Incarnation) -> Bytes {
+    let mut row = BytesMut::with_capacity(5);
+    row.put_u8(RECORD_VERSION);
+    row.put_u32(incarnation.get());
+    row.freeze()
+}
+
+pub(crate) fn decode_owner(row: &[u8]) -> Result<Incarnation, CodecError> {
+    const RECORD: &str = "owner of a replica's data";
+    match row {
+        [RECORD_VERSION, incarnation @ ..] => {
+            let incarnation = incarnation.try_into().map_err(|_| CodecError::Damaged(RECORD))?;
+            Ok(Incarnation(u32::from_be_bytes(incarnation)))
+        }
+        [version, ..] => Err(CodecError::Version {
+            record: RECORD,
+            version: *version,
+            expected: RECORD_VERSION,
+        }),
+        [] => Err(CodecError::Damaged(RECORD)),
+    }
+}
+
 /// As the store and the wire take it. Copies nothing of a command.
 pub(crate) fn encode_entry(entry: Entry) -> LogEntry {
     let LogId { leader_id, index } = entry.log_id();
@@ -350,6 +374,8 @@ mod tests {
             encode_vote(&vote)[..],
             [1, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 2, 0, 0, 0, 1, 1]
         );
+        assert_eq!(encode_owner(Incarnation(300))[..], [1, 0, 0, 1, 44]);
+        assert_eq!(decode_owner(&encode_owner(Incarnation(300))), Ok(Incarnation(300)));
         assert_eq!(
             encode_log_id(Some(log_id(2, 3)))[..],
             [1, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -163,6 +164,7 @@ struct Inner {
     heartbeats: Arc<Semaphore>,
     horizon: Arc<Horizon>,
     check: Arc<dyn Check>,
+    may_lead: Arc<AtomicBool>,
 }
 
 impl Group {
@@ -185,6 +187,7 @@ impl Group {
             heartbeats: Arc::new(Semaphore::new(HEARTBEATS_MAX)),
             horizon,
             check,
+            may_lead: Arc::new(AtomicBool::new(true)),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -205,6 +208,30 @@ impl Group {
     /// The commands and snapshots that can be applied.
     pub(crate) fn check(&self) -> &Arc<dyn Check> {
         &self.inner.check
+    }
+
+    pub(crate) fn may_lead(&self) -> &Arc<AtomicBool> {
+        &self.inner.may_lead
+    }
+
+    /// Nothing of this replica is written any more.
+    pub(crate) fn retire(&self) {
+        self.inner.log.retire();
+    }
+
+    /// From now on this replica stands for no election and takes no leadership that it is offered, until it is opened
+    /// anew. It goes on following, and leading if it does.
+    pub fn refuse_to_lead(&self) {
+        if self.inner.may_lead.swap(false, Ordering::Relaxed) {
+            self.inner.raft.runtime_config().elect(false);
+        }
+    }
+
+    /// Takes back [`Group::refuse_to_lead`].
+    pub fn lead_again(&self) {
+        if !self.inner.may_lead.swap(true, Ordering::Relaxed) {
+            self.inner.raft.runtime_config().elect(true);
+        }
     }
 
     /// The group's id.

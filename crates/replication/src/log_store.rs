@@ -8,6 +8,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -67,6 +68,8 @@ struct Shared {
     installer: watch::Sender<Installer>,
     /// Set by `save_committed`, taken by the next append.
     committed_unsaved: Mutex<Option<LogId>>,
+    /// The group's data is being deleted: whatever is still at work must not write into what comes in its place.
+    retired: AtomicBool,
 }
 
 /// Who installs snapshots, as those see it who wait for one.
@@ -107,6 +110,15 @@ impl LogStore {
         let is_new = vote.is_none() && bounds.last.is_none();
         let logged = bounds.last.map_or(0, |last| last.term);
         (vote.map_or(0, |vote| vote.leader_id.term).max(logged), is_new)
+    }
+
+    /// Nothing is written through this any more, or through its clones.
+    pub fn retire(&self) {
+        self.shared.retired.store(true, Ordering::Release);
+    }
+
+    fn is_retired(&self) -> bool {
+        self.shared.retired.load(Ordering::Acquire)
     }
 
     /// The log goes on after a snapshot.
@@ -150,6 +162,10 @@ impl LogStore {
     /// Queues a write; [`Durable::wait`] waits for it.
     pub fn start_synced(&self, ops: Vec<Op>) -> Durable {
         let (done, durable) = oneshot::channel();
+        if self.is_retired() {
+            // Its waiter hears that nobody will answer.
+            return Durable(durable);
+        }
         let completion = Box::new(move |result| {
             // The waiter may be gone: a group that shuts down.
             let _ = done.send(result);
@@ -160,6 +176,9 @@ impl LogStore {
 
     /// Writes with the next commit.
     pub fn write_lazy(&self, ops: Vec<Op>) {
+        if self.is_retired() {
+            return;
+        }
         self.store.write(self.group, ops, Durability::Lazy, None);
     }
 
@@ -333,6 +352,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let entries: Vec<LogEntry> = entries.into_iter().map(codec::encode_entry).collect();
         if let Some(first) = entries.first() {
             self.await_installation(first.index).await?;
+        }
+        if self.is_retired() {
+            return Err(io::Error::other(format!(
+                "group {}: its data is being deleted",
+                self.group
+            )));
         }
         let mut ops = Vec::with_capacity(2);
         if !entries.is_empty() {

@@ -1,6 +1,7 @@
 //! The groups of one broker, and all that they share: the store, the transport, the table of leaders.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use jangada_proto::internal::message::Body;
 use jangada_proto::internal::{
     Frame, GroupLeader, Hello, InstallSnapshotResponse, LeaderAnnouncement, Message, PutBack, SnapshotChunk,
 };
-use jangada_storage::{Starts, Store, StoreCondition, StoreError};
+use jangada_storage::{Op, Starts, StateKind, Store, StoreCondition, StoreError};
 use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Config, SnapshotPolicy};
@@ -17,6 +18,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::codec;
+use crate::damage::unreadable;
 use crate::group::{Group, GroupStatus, Raft};
 use crate::host::{Host, HostSignals};
 use crate::leaders::Leaders;
@@ -77,6 +80,16 @@ pub enum OpenError {
     /// What is stored of the group cannot be used.
     #[error("group {0}: {1}")]
     Group(GroupId, String),
+    /// The data is of another replica of the same broker: the metadata here is behind, or the data has yet to go.
+    #[error("group {group}: the data here belongs to incarnation {found}, and replica {wanted} is to be opened")]
+    OtherReplica {
+        /// The group.
+        group: GroupId,
+        /// Whose data it is.
+        found: Incarnation,
+        /// Who should have been opened.
+        wanted: ReplicaId,
+    },
 }
 
 /// A group's replica as the transport needs it.
@@ -89,6 +102,8 @@ pub(crate) struct Hosted {
     pub horizon: Arc<Horizon>,
     pub check: Arc<dyn Check>,
     local: ReplicaId,
+    /// False: this replica takes no leadership.
+    pub may_lead: Arc<AtomicBool>,
 }
 
 impl Hosted {
@@ -166,6 +181,11 @@ impl Registry {
     /// Who this broker is.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Where the groups' data is.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
     }
 
     /// Who leads which group.
@@ -437,7 +457,7 @@ impl Registry {
         }
     }
 
-    /// The replica that this broker has, or would have, of any group.
+    /// The replica that this broker has, or would have, of a group in which it was not given an id of its own.
     pub fn local_replica(&self) -> ReplicaId {
         ReplicaId {
             broker: self.identity.broker,
@@ -456,33 +476,51 @@ impl Registry {
     }
 
     pub(crate) fn hosted(&self, id: GroupId, incarnation: Incarnation) -> Result<Hosted, String> {
-        if incarnation != self.identity.incarnation {
-            return Err(format!(
-                "broker {} has incarnation {}, not {incarnation}",
-                self.identity.broker, self.identity.incarnation
-            ));
-        }
         match self.groups.read().get(&id) {
+            Some(group) if group.replica().incarnation != incarnation => Err(format!(
+                "broker {} has replica {} of group {id}, not incarnation {incarnation}",
+                self.identity.broker,
+                group.replica()
+            )),
             Some(group) => Ok(Hosted {
                 raft: group.raft().clone(),
                 heartbeats: group.heartbeats().clone(),
                 horizon: group.horizon().clone(),
                 check: group.check().clone(),
-                local: self.local_replica(),
+                local: group.replica(),
+                may_lead: group.may_lead().clone(),
             }),
             None => Err(format!("group {id} is not open on broker {}", self.identity.broker)),
         }
     }
 
-    /// Starts this broker's replica of a group: loads its state, applies what is committed, takes part. Opening an
-    /// open group gives it again.
+    /// [`Registry::open_as`] under the broker's own incarnation.
     pub async fn open(self: &Arc<Self>, id: GroupId, machine: Box<dyn StateMachine>) -> Result<Group, OpenError> {
+        self.open_as(id, self.local_replica(), machine).await
+    }
+
+    /// Starts this broker's replica of a group: loads its state, applies what is committed, takes part. Opening an
+    /// open group gives it again. Data of another replica is refused: who has voted as one must not vote as the other.
+    pub async fn open_as(
+        self: &Arc<Self>,
+        id: GroupId,
+        replica: ReplicaId,
+        machine: Box<dyn StateMachine>,
+    ) -> Result<Group, OpenError> {
         if let Some(group) = self.group(id) {
             return Ok(group);
         }
-        let store = self.store.clone();
+        let (store, own) = (self.store.clone(), self.identity.incarnation);
         let check = machine.check();
         let opened = tokio::task::spawn_blocking(move || {
+            let found = owner(&*store, id)?.unwrap_or(own);
+            if found != replica.incarnation {
+                return Err(OpenError::OtherReplica {
+                    group: id,
+                    found,
+                    wanted: replica,
+                });
+            }
             let log = LogStore::open(id, store)?;
             let host = Host::open(log.clone(), machine).map_err(|error| OpenError::Group(id, error.to_string()))?;
             Ok::<_, OpenError>((log, host))
@@ -499,19 +537,12 @@ impl Registry {
             horizon: horizon.clone(),
             rejections: self.rejections.clone(),
         };
-        let raft = Raft::new(self.local_replica(), self.config.clone(), network, log.clone(), host)
+        let raft = Raft::new(replica, self.config.clone(), network, log.clone(), host)
             .await
             .map_err(|fatal| OpenError::Group(id, fatal.to_string()))?;
         let (status, watched) = watch::channel(GroupStatus::default());
         let believed = (horizon, check);
-        let group = Group::new(
-            self.local_replica(),
-            raft.clone(),
-            log,
-            signals.clone(),
-            watched,
-            believed,
-        );
+        let group = Group::new(replica, raft.clone(), log, signals.clone(), watched, believed);
         self.groups.write().insert(id, group.clone());
         tokio::spawn(observe(self.clone(), id, raft, signals, status));
         Ok(group)
@@ -527,13 +558,30 @@ impl Registry {
         }
     }
 
-    /// Stops this broker's replica and removes its data. Returns when that is durable.
-    pub async fn delete(&self, id: GroupId) -> Result<(), StoreError> {
+    /// The incarnation that the data of a group belongs to, if it is not the broker's own. The group need not be open.
+    pub async fn owner_of(&self, id: GroupId) -> Result<Option<Incarnation>, StoreError> {
+        let store = self.store.clone();
+        let read = tokio::task::spawn_blocking(move || owner(&*store, id)).await;
+        read.map_err(|error| StoreError::Database(error.to_string()))?
+    }
+
+    /// Stops this broker's replica and removes its data. Returns when that is durable. With `next` the place is kept for a
+    /// replica of that incarnation, and only that one can be opened here from then on.
+    pub async fn delete(&self, id: GroupId, next: Option<Incarnation>) -> Result<(), StoreError> {
+        if let Some(group) = self.group(id) {
+            group.retire();
+        }
         self.close(id).await;
+        let keep = |next| Op::PutState {
+            kind: StateKind::REPLICA,
+            suffix: None,
+            value: codec::encode_owner(next),
+        };
+        let leave: Vec<Op> = next.map(keep).into_iter().collect();
         let store = self.store.clone();
         let (done, durable) = tokio::sync::oneshot::channel();
         let queued = tokio::task::spawn_blocking(move || {
-            store.delete_group(id, Box::new(move |result| drop(done.send(result))));
+            store.delete_group(id, leave, Box::new(move |result| drop(done.send(result))));
         });
         queued.await.map_err(|error| StoreError::Corrupt(error.to_string()))?;
         durable.await.unwrap_or(Err(StoreError::ShuttingDown))
@@ -621,6 +669,12 @@ impl Registry {
             ..Message::default()
         }
     }
+}
+
+fn owner(store: &dyn Store, group: GroupId) -> Result<Option<Incarnation>, StoreError> {
+    let row = store.peek_state(group, StateKind::REPLICA)?;
+    let owner = row.map(|row| codec::decode_owner(&row)).transpose();
+    owner.map_err(|error| unreadable(store, group, "the owner of the data", &error))
 }
 
 fn raft_config(identity: &Identity, timing: Timing) -> Result<Config, OpenError> {

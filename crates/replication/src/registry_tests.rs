@@ -1,5 +1,6 @@
-//! What a broker's groups do when a disk hangs, without peers.
+//! What a broker's groups do when a disk hangs, and under which id data is opened, without peers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -7,11 +8,11 @@ use futures::stream::FuturesUnordered;
 use jangada_proto::internal::message::Body;
 use jangada_proto::internal::{AppendEntries, Message};
 use jangada_storage::{Starts, Store};
-use jangada_types::{BrokerId, GroupId, Incarnation};
+use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId};
 
 use crate::host_tests::{Journal, PATIENCE, open_store};
 use crate::transport::inbound::serve_call;
-use crate::{Group, Identity, Registry, Timing};
+use crate::{Group, Identity, OpenError, Registry, Timing};
 
 const GROUP: GroupId = GroupId(7);
 
@@ -73,4 +74,56 @@ async fn heartbeats_that_wait_for_a_disk_are_bounded() {
     // The disk is well again.
     let answer = serve_call(registry.clone(), peer, heartbeat()).await.unwrap();
     assert!(matches!(answer.body, Some(Body::AppendResult(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn data_is_opened_only_as_the_replica_that_it_belongs_to() {
+    let (_directory, store) = open_store();
+    let (registry, group) = open(store).await;
+    let first = group.replica();
+    group.initialize(&BTreeSet::from([first])).await.unwrap();
+    registry.close(GROUP).await;
+    let machine = || Box::new(Journal::new(1 << 20, 16));
+    let renewed = ReplicaId::new(first.broker, Incarnation(2));
+    let other =
+        |found| move |error| matches!(error, OpenError::OtherReplica { found: is, .. } if is == Incarnation(found));
+    // The old data is still there.
+    let refused = registry.open_as(GROUP, renewed, machine()).await.err();
+    assert!(refused.is_some_and(other(1)));
+    registry.delete(GROUP, Some(renewed.incarnation)).await.unwrap();
+    assert_eq!(registry.owner_of(GROUP).await.unwrap(), Some(renewed.incarnation));
+    // An image that is behind would open an empty log as a replica that has voted.
+    let refused = registry.open(GROUP, machine()).await.err();
+    assert!(refused.is_some_and(other(2)));
+
+    let group = registry.open_as(GROUP, renewed, machine()).await.unwrap();
+    assert_eq!(group.replica(), renewed);
+    assert!(!group.is_initialized().await);
+    let peer = BrokerId::from(2);
+    let answer = serve_call(registry.clone(), peer, heartbeat()).await.unwrap();
+    assert!(matches!(answer.body, Some(Body::Refused(_))), "it was for the old id");
+    let mut to_new = heartbeat();
+    to_new.to_incarnation = 2;
+    let answer = serve_call(registry.clone(), peer, to_new).await.unwrap();
+    assert!(matches!(answer.body, Some(Body::AppendResult(_))));
+
+    registry.delete(GROUP, None).await.unwrap();
+    assert_eq!(registry.owner_of(GROUP).await.unwrap(), None);
+    registry.open(GROUP, machine()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_replica_takes_no_leadership() {
+    let (_directory, store) = open_store();
+    let (registry, group) = open(store).await;
+    group.refuse_to_lead();
+    let offer = Message {
+        body: Some(Body::TransferLeader(jangada_proto::internal::TransferLeader::default())),
+        ..heartbeat()
+    };
+    let answer = serve_call(registry.clone(), BrokerId::from(2), offer).await.unwrap();
+    let Some(Body::TransferLeaderResult(result)) = answer.body else {
+        panic!("{:?}", answer.body);
+    };
+    assert!(result.error.contains("does not lead"), "{}", result.error);
 }

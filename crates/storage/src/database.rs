@@ -41,6 +41,9 @@ pub(crate) const FAMILIES: [&str; 4] = [LOG, INDEX, KEYS, STATE];
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
+/// Judges a row, key and value.
+pub(crate) type RowCheck<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError> + 'a;
+
 /// The open database.
 pub(crate) struct Database {
     db: DB,
@@ -49,15 +52,25 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    pub(crate) fn open(path: &Path, options: &StoreOptions, counters: Arc<Counters>) -> Result<Self, StoreError> {
+    /// `compacts`: false when a file that compactions would read is damaged.
+    pub(crate) fn open(
+        path: &Path,
+        options: &StoreOptions,
+        counters: Arc<Counters>,
+        compacts: bool,
+    ) -> Result<Self, StoreError> {
         let key_floors = KeyFloors::default();
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
         let families = [
-            ColumnFamilyDescriptor::new(LOG, log_options(options, &cache)?),
-            ColumnFamilyDescriptor::new(INDEX, small_options(&cache)),
-            ColumnFamilyDescriptor::new(KEYS, key_options(&cache, key_floors.clone())),
-            ColumnFamilyDescriptor::new(STATE, small_options(&cache)),
+            (LOG, log_options(options, &cache)?),
+            (INDEX, small_options(&cache)),
+            (KEYS, key_options(&cache, key_floors.clone())),
+            (STATE, small_options(&cache)),
         ];
+        let families = families.map(|(name, mut options)| {
+            options.set_disable_auto_compactions(!compacts);
+            ColumnFamilyDescriptor::new(name, options)
+        });
         let mut database_options = database_options(options)?;
         database_options.set_use_direct_io_for_flush_and_compaction(options.direct_io && takes_direct_io(path)?);
         let db = DB::open_cf_descriptors(&database_options, path, families).map_err(|error| {
@@ -300,6 +313,51 @@ impl Database {
         Ok(found.into_iter().collect())
     }
 
+    /// Reads rows of a family from the disk, with all checksums, until about `max_bytes` are read. Gives how many bytes it
+    /// were and the key to go on with; none at the end.
+    pub(crate) fn scrub(
+        &self,
+        family: &str,
+        start: &[u8],
+        end: &[u8],
+        max_bytes: u64,
+        check: &mut RowCheck<'_>,
+    ) -> Result<(u64, Option<Vec<u8>>), StoreError> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(start);
+        options.set_iterate_upper_bound(end);
+        options.set_verify_checksums(true);
+        // What readers need stays in the cache.
+        options.fill_cache(false);
+        let mut rows = self.db.raw_iterator_cf_opt(&self.family(family), options);
+        rows.seek_to_first();
+        let mut bytes = 0;
+        while let Some((key, value)) = rows.item() {
+            if bytes >= max_bytes {
+                return Ok((bytes, Some(key.to_vec())));
+            }
+            check(key, value)?;
+            bytes += (key.len() + value.len()) as u64;
+            rows.next();
+        }
+        rows.status()?;
+        Ok((bytes, None))
+    }
+
+    /// Compactions that are under way go on; no more begin by themselves.
+    pub(crate) fn stop_compacting(&self) -> Result<(), StoreError> {
+        for family in [LOG, INDEX, KEYS, STATE] {
+            let family = self.family(family);
+            self.db
+                .set_options_cf(&family, &[("disable_auto_compactions", "true")])?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     /// The rows of a family in `start..end`. The caller positions the iterator.
     fn rows(&self, family: &str, start: &[u8], end: &[u8]) -> DBRawIterator<'_> {
         let mut options = ReadOptions::default();
@@ -319,7 +377,7 @@ impl Database {
     }
 }
 
-fn index_row(key: &[u8], value: &[u8]) -> Result<IndexEntry, StoreError> {
+pub(crate) fn index_row(key: &[u8], value: &[u8]) -> Result<IndexEntry, StoreError> {
     let last_offset = keys::number_of(key).ok_or_else(|| foreign_key(INDEX, key))?;
     codec::decode_index(last_offset, value)
 }
@@ -478,7 +536,7 @@ mod tests {
     fn compaction_drops_the_keys_of_what_was_purged() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let options = StoreOptions::new(directory.path());
-        let database = Database::open(directory.path(), &options, Arc::default()).expect("opens");
+        let database = Database::open(directory.path(), &options, Arc::default(), true).expect("opens");
         let (purged, whole) = (GroupId(1), GroupId(2));
         let mut batch = WriteBatch::default();
         for group in [purged, whole] {

@@ -14,7 +14,8 @@ use crate::error::StoreError;
 use crate::keys;
 use crate::options::StoreOptions;
 use crate::rocks::RocksStore;
-use crate::store::{Durability, LogBounds, Op, Store, StoreCondition};
+use crate::scrub::{ScrubCursor, Scrubbed};
+use crate::store::{Durability, LogBounds, Op, StateKind, Store, StoreCondition};
 use crate::writer::Device;
 
 const GROUP: GroupId = GroupId(1);
@@ -264,7 +265,7 @@ fn nothing_is_written_to_a_group_once_it_is_deleted() {
     rig.switches.hold(true);
     let (sender, deleted) = mpsc::sync_channel(1);
     let done = Box::new(move |result| sender.send(result).unwrap());
-    rig.store.delete_group(GROUP, done);
+    rig.store.delete_group(GROUP, Vec::new(), done);
     assert!(matches!(append(&rig.store, 0), Err(StoreError::GroupNotOpen(GROUP))));
     rig.switches.hold(false);
     deleted.recv().unwrap().unwrap();
@@ -273,6 +274,86 @@ fn nothing_is_written_to_a_group_once_it_is_deleted() {
 
 fn delete(store: &RocksStore) -> Result<(), StoreError> {
     let (sender, deleted) = mpsc::sync_channel(1);
-    store.delete_group(GROUP, Box::new(move |result| sender.send(result).unwrap()));
+    store.delete_group(GROUP, Vec::new(), Box::new(move |result| sender.send(result).unwrap()));
     deleted.recv().unwrap()
+}
+
+/// All pieces of one scrub; the bytes that were sound.
+fn scrub(store: &RocksStore) -> Result<u64, StoreError> {
+    let mut cursor = ScrubCursor::default();
+    let mut sound = 0;
+    loop {
+        let Scrubbed { bytes, next } = store.scrub(GROUP, cursor, 1000)?;
+        sound += bytes;
+        match next {
+            Some(next) => cursor = next,
+            None => return Ok(sound),
+        }
+    }
+}
+
+/// A store with entries of which none is in memory.
+fn at_rest(entries_end: u64) -> (RocksStore, TempDir) {
+    let rig = rig();
+    write_synced(&rig.store, GROUP, vec![Op::Append(entries(0..entries_end, 1))]).unwrap();
+    let directory = rig.directory;
+    drop(rig.store);
+    let (store, _) = RocksStore::open(StoreOptions::new(directory.path()), Box::new(|_| ())).unwrap();
+    store.open_group(GROUP).unwrap();
+    (store, directory)
+}
+
+#[test]
+fn a_scrub_reads_everything_and_goes_on_over_purges_and_appends() {
+    let (store, _directory) = at_rest(100);
+    let all = scrub(&store).unwrap();
+    assert!(all > 100 * 100, "{all} bytes");
+    assert_eq!(store.statistics().scrubbed_bytes, all);
+    let first = store.scrub(GROUP, ScrubCursor::default(), 1000).unwrap();
+    assert!(first.bytes >= 1000 && first.bytes < 2000, "{first:?}");
+    let purge = Op::Purge { upto: 49, upto_term: 1 };
+    write_synced(&store, GROUP, vec![purge, Op::Append(entries(100..110, 1))]).unwrap();
+    let mut next = first.next;
+    while let Some(cursor) = next {
+        next = store.scrub(GROUP, cursor, 1000).unwrap().next;
+    }
+    assert_eq!(store.damage().all(), []);
+}
+
+#[test]
+fn a_scrub_finds_what_is_missing_in_the_middle_of_a_log_and_at_its_end() {
+    for missing in [0, 50, 99] {
+        let (store, _directory) = at_rest(100);
+        let database = store.database();
+        let mut damage = WriteBatch::default();
+        damage.delete_cf(&database.family(LOG), keys::log(GROUP, missing));
+        Database::write(database, damage).unwrap();
+        let error = scrub(&store).unwrap_err();
+        assert!(
+            error.to_string().contains(&format!("log entry {missing} is missing")),
+            "{error}"
+        );
+        assert!(store.damage().of(GROUP).is_some());
+    }
+}
+
+#[test]
+fn a_deleted_group_keeps_what_it_is_left_with() {
+    let rig = rig();
+    append(&rig.store, 0).unwrap();
+    let left = Op::PutState {
+        kind: StateKind::REPLICA,
+        suffix: None,
+        value: b"left".as_slice().into(),
+    };
+    let (sender, deleted) = mpsc::sync_channel(1);
+    let done = Box::new(move |result| sender.send(result).unwrap());
+    rig.store.delete_group(GROUP, vec![left], done);
+    deleted.recv().unwrap().unwrap();
+    let row = |store: &RocksStore| store.peek_state(GROUP, StateKind::REPLICA).unwrap();
+    assert_eq!(row(&rig.store).as_deref(), Some(&b"left"[..]));
+    assert_eq!(rig.store.open_group(GROUP).unwrap(), LogBounds::default());
+    assert_eq!(row(&rig.store).as_deref(), Some(&b"left"[..]));
+    delete(&rig.store).unwrap();
+    assert_eq!(row(&rig.store), None);
 }

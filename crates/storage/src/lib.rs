@@ -25,6 +25,8 @@
 //! | `wholeness`, `wal`, `commit_rows` | notice a hole in the WAL, before it is replayed |
 //! | [`Damage`] | where damage to a group is told |
 //! | `starts` | what a node tells its peers of its past |
+//! | `quarantine` | keeps compactions off a damaged file |
+//! | `scrub` | reads what is at rest, to find damage before a reader does |
 //! | `fence`, `reserve`, `reclaim` | failed disk, full disk, space of purged entries |
 //! | `database`, `keys`, `codec` | RocksDB and the format on disk |
 
@@ -48,12 +50,14 @@ mod keys;
 mod mark;
 pub mod options;
 mod overlay;
+mod quarantine;
 mod queue;
 mod read;
 mod reclaim;
 mod recovery;
 mod reserve;
 mod rocks;
+mod scrub;
 mod starts;
 pub mod statistics;
 pub mod store;
@@ -68,6 +72,7 @@ pub use mark::{CommitPoint, LostTail, LostTailCause};
 pub use options::StoreOptions;
 pub use recovery::Recovery;
 pub use rocks::RocksStore;
+pub use scrub::{ScrubCursor, Scrubbed};
 pub use starts::{Past, STARTS_KEPT, Start, Starts};
 pub use statistics::{LatencyHistogram, StoreStatistics};
 pub use store::{

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use jangada_types::GroupId;
@@ -47,6 +48,8 @@ impl Notes {
 pub(crate) struct Reclaim {
     notes: Mutex<Notes>,
     wake: Condvar,
+    paused: AtomicBool,
+    blobs_stay: AtomicBool,
 }
 
 impl Reclaim {
@@ -67,6 +70,16 @@ impl Reclaim {
         notes.groups.push(group);
     }
 
+    /// No more compactions: a file that they would read is damaged.
+    pub(crate) fn pause(&self) {
+        self.paused.store(true, Relaxed);
+    }
+
+    /// No more blobs are moved: one that would be read is damaged.
+    pub(crate) fn leave_blobs(&self) {
+        self.blobs_stay.store(true, Relaxed);
+    }
+
     /// Lets `run` return after the compaction that is under way.
     pub(crate) fn stop(&self) {
         self.notes.lock().stopped = true;
@@ -74,7 +87,7 @@ impl Reclaim {
     }
 
     fn stopped(&self) -> bool {
-        self.notes.lock().stopped
+        self.notes.lock().stopped || self.paused.load(Relaxed)
     }
 
     /// The cleaning thread: a round per interval, if there is anything to do.
@@ -157,7 +170,8 @@ impl Reclaim {
     /// Moves live blobs out of files with garbage, if there is much of it.
     fn move_blobs(&self, database: &Database) {
         for age_cutoff in ["0.25", "0.5", "1.0"] {
-            if !LogFiles::of(database).worth_moving() || self.stopped() {
+            let stays = self.stopped() || self.blobs_stay.load(Relaxed);
+            if stays || !LogFiles::of(database).worth_moving() {
                 return;
             }
             if let Err(error) = self.move_blobs_older_than(database, age_cutoff) {
@@ -179,7 +193,7 @@ impl Reclaim {
             ],
         )?;
         for (start, end) in ranges {
-            if !LogFiles::of(database).worth_moving() {
+            if self.blobs_stay.load(Relaxed) || !LogFiles::of(database).worth_moving() {
                 break;
             }
             self.compact(database, LOG, &start, &end, true);

@@ -39,7 +39,14 @@ pub(crate) struct Opened {
 }
 
 /// Opens or creates it. Blocks while the write-ahead log is read and replayed.
-pub(crate) fn open(options: &StoreOptions, mark_path: &Path, counters: Arc<Counters>) -> Result<Opened, StoreError> {
+///
+/// `compacts`: as for [`Database::open`].
+pub(crate) fn open(
+    options: &StoreOptions,
+    mark_path: &Path,
+    counters: Arc<Counters>,
+    compacts: bool,
+) -> Result<Opened, StoreError> {
     let directory = &options.directory;
     std::fs::create_dir_all(directory).map_err(|error| StoreError::io("create", directory, error))?;
     let lock = lock(directory)?;
@@ -53,7 +60,7 @@ pub(crate) fn open(options: &StoreOptions, mark_path: &Path, counters: Arc<Count
         MarkFile::start(mark_path, newest, Err(lost))?;
     }
 
-    let database = Database::open(&path, options, counters)?;
+    let database = Database::open(&path, options, counters, compacts)?;
     let recovered = database.commit_point()?;
     let lost_tail = match before.lost {
         Some(lost) => Some(lost),

@@ -18,11 +18,13 @@ use crate::fence::{Fence, OnFence};
 use crate::group::{Change, Group, GroupState};
 use crate::mark::{CommitPoint, Found, LostTail, LostTailCause, MarkFile, Marker};
 use crate::options::{RESERVE_INTERVAL, StoreOptions};
+use crate::quarantine::Quarantine;
 use crate::queue::{Answer, CommitQueue, Item};
 use crate::read;
 use crate::reclaim::Reclaim;
 use crate::recovery::{self, Recovery};
 use crate::reserve::Reserve;
+use crate::scrub::{self, ScrubCursor, Scrubbed};
 use crate::starts::{Start, Starts};
 use crate::statistics::{Counters, StoreStatistics};
 use crate::store::{Completion, Durability, IndexEntry, LogBounds, LogEntry, Op, StateKind, Store, StoreCondition};
@@ -49,6 +51,7 @@ pub struct RocksStore {
     counters: Arc<Counters>,
     tails: Arc<TailBudget>,
     damage: Damage,
+    quarantine: Arc<Quarantine>,
     threads: Mutex<Option<Threads>>,
     /// Last, so that it is let go of after the database.
     _lock: File,
@@ -79,8 +82,17 @@ impl RocksStore {
         let directory = options.directory.clone();
         let counters = Arc::new(Counters::default());
         let mark_path = directory.join("commit-mark");
-        let opened = recovery::open(&options, &mark_path, counters.clone())?;
+        let quarantine = Arc::new(Quarantine::open(&directory)?);
+        let compacts = quarantine.cause().is_none();
+        let opened = recovery::open(&options, &mark_path, counters.clone(), compacts)?;
         let (point, database) = (opened.point, Arc::new(opened.database));
+        let remembered = quarantine.clone();
+        let on_fence: OnFence = Box::new(move |reason| {
+            if Quarantine::is_damage(reason) {
+                remembered.add(reason);
+            }
+            on_fence(reason);
+        });
 
         let tails = Arc::new(TailBudget::new(options.tail_bytes));
         let store = Self {
@@ -96,10 +108,18 @@ impl RocksStore {
             counters,
             tails,
             damage: Damage::default(),
+            quarantine,
             threads: Mutex::new(None),
             _lock: opened.lock,
             database: database.clone(),
         };
+        if let Some(cause) = store.quarantine.cause() {
+            tracing::warn!(
+                cause,
+                "a file of the store was found damaged earlier: nothing is compacted until this broker is replaced"
+            );
+            store.reclaim.pause();
+        }
         store.reserve.look(&directory);
         let writer = Writer {
             queue: store.queue.clone(),
@@ -231,6 +251,12 @@ impl RocksStore {
         join(threads.reclaim);
     }
 
+    /// For tests that damage what is on disk.
+    #[cfg(test)]
+    pub(crate) fn database(&self) -> &Arc<Database> {
+        &self.database
+    }
+
     fn group(&self, group: GroupId) -> Result<Arc<Group>, StoreError> {
         self.groups
             .read()
@@ -282,7 +308,23 @@ impl RocksStore {
 
     /// What a read of a group found. Damage is told.
     fn met<T>(&self, group: GroupId, read: Result<T, StoreError>) -> Result<T, StoreError> {
-        self.damage.note(read.map_err(|error| error.of_group(group)))
+        let read = self.damage.note(read.map_err(|error| error.of_group(group)));
+        if let Err(StoreError::Damaged { what, .. }) = &read {
+            self.leave_alone(what);
+        }
+        read
+    }
+
+    /// Lets no compaction read what is damaged.
+    fn leave_alone(&self, what: &str) {
+        self.reclaim.leave_blobs();
+        if !Quarantine::is_table(what) || !self.quarantine.add(what) {
+            return;
+        }
+        self.reclaim.pause();
+        if let Err(error) = self.database.stop_compacting() {
+            tracing::warn!(%error, "compactions could not be switched off");
+        }
     }
 
     fn wait_written(&self) -> Result<(), StoreError> {
@@ -319,7 +361,7 @@ impl Store for RocksStore {
         self.groups.write().remove(&group);
     }
 
-    fn delete_group(&self, group: GroupId, done: Completion) {
+    fn delete_group(&self, group: GroupId, leave: Vec<Op>, done: Completion) {
         // Nobody loads it meanwhile.
         let _opening = self.opening.lock();
         self.damage.forget(group);
@@ -327,7 +369,8 @@ impl Store for RocksStore {
         let group = open.unwrap_or_else(|| Arc::new(Group::blank(group, self.tails.clone())));
         let mut state = group.lock();
         state.deleted = true;
-        let (ops, answer) = (vec![Op::DeleteGroup], Answer::new(Some(done)));
+        let ops = std::iter::once(Op::DeleteGroup).chain(leave).collect();
+        let answer = Answer::new(Some(done));
         self.queue(&group, state, ops, &[], Durability::Synced, answer);
     }
 
@@ -389,6 +432,22 @@ impl Store for RocksStore {
         )
     }
 
+    fn peek_state(&self, group: GroupId, kind: StateKind) -> Result<Option<Bytes>, StoreError> {
+        if let Ok(open) = self.group(group) {
+            return self.met(group, read::state(&open, &self.database, kind, 0));
+        }
+        // Writes from before the group was closed may still be queued.
+        self.wait_written()?;
+        self.met(group, self.database.state(group, kind, 0))
+    }
+
+    fn scrub(&self, group: GroupId, cursor: ScrubCursor, max_bytes: u64) -> Result<Scrubbed, StoreError> {
+        self.met(
+            group,
+            scrub::piece(&*self.group(group)?, &self.database, cursor, max_bytes),
+        )
+    }
+
     fn scan_state(&self, group: GroupId, kind: StateKind) -> Result<Vec<(u64, Bytes)>, StoreError> {
         self.met(group, read::scan_state(&*self.group(group)?, &self.database, kind))
     }
@@ -430,6 +489,10 @@ impl Store for RocksStore {
             Some(reason) => StoreCondition::Fenced(reason.to_string()),
             None => self.reserve.condition().unwrap_or(StoreCondition::Healthy),
         }
+    }
+
+    fn damaged_file(&self) -> Option<String> {
+        self.quarantine.cause().map(str::to_owned)
     }
 
     fn queue_bytes(&self) -> usize {

@@ -44,6 +44,8 @@ pub struct StoreStatistics {
     pub entries_read: u64,
     /// Bytes of these.
     pub bytes_read: u64,
+    /// Bytes of rows that a scrub has read and found sound.
+    pub scrubbed_bytes: u64,
     /// Bytes that wait for the writer or are in its hands.
     pub queue_bytes: u64,
     /// Bytes of log entries kept in memory.
@@ -95,6 +97,7 @@ pub(crate) struct Counters {
     pub(crate) bytes_written: AtomicU64,
     pub(crate) entries_read: AtomicU64,
     pub(crate) bytes_read: AtomicU64,
+    pub(crate) scrubbed_bytes: AtomicU64,
     pub(crate) write_latency: Latency,
     pub(crate) sync_latency: Latency,
     pub(crate) mark_latency: Latency,
@@ -115,6 +118,7 @@ impl Counters {
             bytes_written: self.bytes_written.load(Relaxed),
             entries_read: self.entries_read.load(Relaxed),
             bytes_read: self.bytes_read.load(Relaxed),
+            scrubbed_bytes: self.scrubbed_bytes.load(Relaxed),
             queue_bytes: 0,
             tail_bytes: 0,
             open_groups: 0,

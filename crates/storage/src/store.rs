@@ -17,6 +17,7 @@ use jangada_types::{GroupId, LeaderEpoch, Offset};
 
 use crate::damage::Damage;
 use crate::error::StoreError;
+use crate::scrub::{ScrubCursor, Scrubbed};
 use crate::statistics::StoreStatistics;
 
 /// One entry of a group's Raft log.
@@ -81,6 +82,10 @@ impl StateKind {
     pub const NODE: Self = Self(8);
     /// How far the index of keys reaches.
     pub const KEYS: Self = Self(9);
+    /// The incarnation of the replica that the group's data belongs to, if it is not the broker's own.
+    pub const REPLICA: Self = Self(10);
+    /// How far the scrub of all groups is. Under [`GroupId::NODE`].
+    pub const SCRUB: Self = Self(11);
     /// The starts of the node's process (see `starts`). The store's own, under [`GroupId::NODE`].
     pub const STARTS: Self = Self(16);
     /// What the node remembers of a peer's commits; the suffix is the peer's broker id. Under [`GroupId::NODE`].
@@ -209,7 +214,9 @@ pub trait Store: Send + Sync + 'static {
     /// Removes everything that a group has, also one that is damaged, as it need not be open: nothing of it is loaded.
     /// The group is closed by it, and writes that come later, from whoever had it open, are refused. Blocks while another
     /// group is being opened.
-    fn delete_group(&self, group: GroupId, done: Completion);
+    ///
+    /// `leave` is what it has from then on, in the same write: rows of state that say why it is empty.
+    fn delete_group(&self, group: GroupId, leave: Vec<Op>, done: Completion);
 
     /// Queues operations as one atomic write. Effects on bounds and reads are visible when it returns. Never waits for
     /// a write or a sync; a truncation may read one entry from disk, which is nearly always in memory.
@@ -238,6 +245,13 @@ pub trait Store: Send + Sync + 'static {
     /// One row of state, as of all writes that have returned. Blocks.
     fn get_state(&self, group: GroupId, kind: StateKind, suffix: Option<u64>) -> Result<Option<Bytes>, StoreError>;
 
+    /// As `get_state`, of a group that need not be open, as it may be damaged: nothing else of it is read. Blocks.
+    fn peek_state(&self, group: GroupId, kind: StateKind) -> Result<Option<Bytes>, StoreError>;
+
+    /// Reads about `max_bytes` of what a group has on disk, from the cursor on, with all checksums. Damage is an error, and
+    /// told like that of any read. Blocks.
+    fn scrub(&self, group: GroupId, cursor: ScrubCursor, max_bytes: u64) -> Result<Scrubbed, StoreError>;
+
     /// All rows of state of one kind, ascending by suffix, as of all writes that have returned. Blocks.
     fn scan_state(&self, group: GroupId, kind: StateKind) -> Result<Vec<(u64, Bytes)>, StoreError>;
 
@@ -264,6 +278,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether writes are taken. Cheap.
     fn condition(&self) -> StoreCondition;
+
+    /// A file of the store that is damaged and that no compaction reads any more, in RocksDB's words. Space of purged entries
+    /// is not given back from then on. Cheap.
+    fn damaged_file(&self) -> Option<String>;
 
     /// Bytes that wait for the writer or are in its hands. Cheap.
     fn queue_bytes(&self) -> usize;

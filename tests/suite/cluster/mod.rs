@@ -15,6 +15,7 @@ mod cut_from_nodes;
 mod cut_off;
 mod cut_replies;
 mod damage;
+mod damage_repair;
 mod disk_full;
 mod effectively_once;
 mod examples;

@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use jangada_controller::{Command, Image, Topic, TopicKind, metadata_voters, place_more};
 use jangada_replication::{Group, Registry};
-use jangada_types::{GroupId, PartitionIndex, ReplicaId};
+use jangada_types::{GroupId, Incarnation, PartitionIndex, ReplicaId};
 use tokio::time::Instant;
 
 use super::bootstrap;
@@ -23,6 +23,7 @@ use super::metadata::Metadata;
 use crate::groups::{COORDINATOR_REPLICAS, Shard, Shards};
 use crate::partition::{Partition, PartitionMachine, PartitionName, Shared, View, checkpoint_bytes};
 use crate::partitions::Partitions;
+use crate::repair::Repairs;
 
 /// As long as something is left to do.
 const RETRY: Duration = Duration::from_millis(500);
@@ -43,6 +44,8 @@ pub(crate) struct Reconciler {
     pub partitions: Arc<Partitions>,
     pub shards: Arc<Shards>,
     pub shared: Arc<Shared>,
+    /// Damaged replicas, which are opened, or whose data goes, only when the repair says so.
+    pub repairs: Arc<Repairs>,
     /// When a group was first seen without a log.
     unformed: BTreeMap<GroupId, Instant>,
     /// Replicas that could not be opened.
@@ -70,12 +73,19 @@ impl Unopened {
 }
 
 impl Reconciler {
-    pub fn new(metadata: Metadata, partitions: Arc<Partitions>, shards: Arc<Shards>, shared: Arc<Shared>) -> Self {
+    pub fn new(
+        metadata: Metadata,
+        partitions: Arc<Partitions>,
+        shards: Arc<Shards>,
+        shared: Arc<Shared>,
+        repairs: Arc<Repairs>,
+    ) -> Self {
         Self {
             metadata,
             partitions,
             shards,
             shared,
+            repairs,
             unformed: BTreeMap::new(),
             unopened: BTreeMap::new(),
         }
@@ -112,9 +122,9 @@ impl Reconciler {
             return false;
         }
         self.registry().set_peers(&bootstrap::addresses(&self.metadata));
+        let deleted = self.delete_replicas(image).await;
         let opened = self.open_replicas(image).await;
         let formed = self.form_groups(image).await;
-        let deleted = self.delete_replicas(image).await;
         self.forget_leaders(image);
         let grown = self.grow_shards(image).await;
         let members = self.change_members(image).await;
@@ -123,25 +133,28 @@ impl Reconciler {
     }
 
     async fn open_replicas(&mut self, image: &Arc<Image>) -> bool {
-        let local = self.registry().local_replica();
-        let wanted: Vec<_> = image
-            .partitions_of(local)
-            .map(|wanted| (wanted.topic.clone(), wanted.index, wanted.partition.group))
+        let broker = self.registry().identity().broker;
+        // What a replica left behind that was given up goes first.
+        let wanted = image
+            .partitions_of(broker)
+            .filter(|(wanted, _)| !wanted.is_leaving(broker) && !self.repairs.is_closed(wanted.group));
+        let wanted: Vec<_> = wanted
+            .map(|(wanted, replica)| (wanted.topic.clone(), wanted.index, wanted.partition.group, replica))
             .collect();
         let mut before = std::mem::take(&mut self.unopened);
         let mut opening = Vec::new();
-        for (topic, index, group) in wanted {
+        for (topic, index, group, replica) in wanted {
             match before.remove(&group) {
                 Some(unopened) if Instant::now() < unopened.again_at => {
                     self.unopened.insert(group, unopened);
                 }
-                before => opening.push((topic, index, group, before)),
+                before => opening.push((topic, index, group, replica, before)),
             }
         }
-        let opening = opening.into_iter().map(async |(topic, index, group, before)| {
+        let opening = opening.into_iter().map(async |(topic, index, group, replica, before)| {
             let opened = match topic.kind {
-                TopicKind::Log => self.open_replica(&topic, index, group).await,
-                TopicKind::Coordinator => self.open_shard(&topic, index, group).await,
+                TopicKind::Log => self.open_replica(&topic, index, group, replica).await,
+                TopicKind::Coordinator => self.open_shard(&topic, index, group, replica).await,
             };
             (topic.name.clone(), index, group, before, opened)
         });
@@ -167,7 +180,13 @@ impl Reconciler {
     }
 
     /// Opens one replica, or gives an open one the topic's settings as they are now. An error is for the log.
-    async fn open_replica(&self, topic: &Topic, index: PartitionIndex, group_id: GroupId) -> Result<(), String> {
+    async fn open_replica(
+        &self,
+        topic: &Topic,
+        index: PartitionIndex,
+        group_id: GroupId,
+        replica: ReplicaId,
+    ) -> Result<(), String> {
         let config = topic
             .settings()
             .map_err(|error| format!("the settings of the topic cannot be used: {error}"))?;
@@ -178,7 +197,7 @@ impl Reconciler {
         }
         let view = Arc::new(View::new(checkpoint_bytes(&config)));
         let machine = PartitionMachine::new(group_id, view.clone());
-        let opened = self.registry().open(group_id, Box::new(machine)).await;
+        let opened = self.registry().open_as(group_id, replica, Box::new(machine)).await;
         let group = opened.map_err(|error| error.to_string())?;
         let name = PartitionName {
             topic: topic.name.clone(),
@@ -191,12 +210,18 @@ impl Reconciler {
         Ok(())
     }
 
-    async fn open_shard(&self, topic: &Topic, index: PartitionIndex, group_id: GroupId) -> Result<(), String> {
+    async fn open_shard(
+        &self,
+        topic: &Topic,
+        index: PartitionIndex,
+        group_id: GroupId,
+        replica: ReplicaId,
+    ) -> Result<(), String> {
         if self.shards.get(group_id).is_some() {
             return Ok(());
         }
         let (machine, state) = self.shards.machine(group_id);
-        let opened = self.registry().open(group_id, Box::new(machine)).await;
+        let opened = self.registry().open_as(group_id, replica, Box::new(machine)).await;
         let group = opened.map_err(|error| error.to_string())?;
         let name = PartitionName {
             topic: topic.name.clone(),
@@ -210,10 +235,10 @@ impl Reconciler {
 
     /// Forms new groups: the preferred leader at once, another replica when that takes too long.
     async fn form_groups(&mut self, image: &Arc<Image>) -> bool {
-        let local = self.registry().local_replica();
+        let broker = self.registry().identity().broker;
         let mut settled = true;
         let mut still_unformed = BTreeMap::new();
-        for wanted in image.partitions_of(local) {
+        for (wanted, local) in image.partitions_of(broker) {
             let id = wanted.partition.group;
             let Some(group) = self.registry().group(id) else {
                 continue;
@@ -238,40 +263,68 @@ impl Reconciler {
         settled
     }
 
-    /// Deletes what a tombstone or an assignment that left this replica out names. Data that no record names stays.
+    /// Deletes what a tombstone or an assignment that left a replica out names. Data that no record names stays.
     async fn delete_replicas(&self, image: &Arc<Image>) -> bool {
-        let local = self.registry().local_replica();
-        let dead: Vec<GroupId> = image.tombstones_of(local).collect();
-        let left: Vec<GroupId> = image
-            .leaving_of(local)
-            .map(|left| left.partition.group)
-            .filter(|group| self.has_left(*group))
-            .collect();
-        let mut deleted = Vec::new();
-        for group in dead.into_iter().chain(left) {
-            self.partitions.remove(group);
-            self.shards.remove(group);
-            match self.registry().delete(group).await {
-                Ok(()) => deleted.push(group),
-                Err(error) => tracing::error!(%group, %error, "a replica could not be deleted"),
+        let broker = self.registry().identity().broker;
+        let mut settled = true;
+        let mut deleted: BTreeMap<ReplicaId, Vec<GroupId>> = BTreeMap::new();
+        for (group, replica) in image.tombstones_of(broker) {
+            if self.delete_replica(group, None).await {
+                deleted.entry(replica).or_default().push(group);
             }
         }
-        if deleted.is_empty() {
-            return true;
+        for (partition, replica) in image.leaving_of(broker) {
+            let group = partition.group;
+            let next = partition.replica_on(broker);
+            let goes = match next {
+                None => self.has_left(group),
+                Some(_) => match self.is_gone(group, replica).await {
+                    Some(true) => {
+                        deleted.entry(replica).or_default().push(group);
+                        continue;
+                    }
+                    Some(false) => self.repairs.may_delete(group),
+                    None => false,
+                },
+            };
+            settled &= goes || next.is_none();
+            if goes && self.delete_replica(group, next.map(|next| next.incarnation)).await {
+                deleted.entry(replica).or_default().push(group);
+            }
         }
-        tracing::info!(groups = deleted.len(), "deleted replicas");
-        match self
-            .metadata
-            .propose(&Command::ReplicaDeleted {
-                replica: local,
-                groups: deleted,
-            })
-            .await
-        {
-            Ok(_) => true,
-            Err(error) => {
+        for (replica, groups) in deleted {
+            tracing::info!(groups = groups.len(), %replica, "deleted replicas");
+            let command = Command::ReplicaDeleted { replica, groups };
+            if let Err(error) = self.metadata.propose(&command).await {
                 tracing::warn!(%error, "the deletion of replicas could not be recorded yet");
-                false
+                settled = false;
+            }
+        }
+        settled
+    }
+
+    async fn delete_replica(&self, group: GroupId, next: Option<Incarnation>) -> bool {
+        if let Some(partition) = self.partitions.get(group) {
+            partition.stop_index().await;
+        }
+        self.partitions.remove(group);
+        self.shards.remove(group);
+        let deleted = self.registry().delete(group, next).await;
+        match &deleted {
+            Ok(()) => self.shared.store.damage().forget(group),
+            Err(error) => tracing::error!(%group, %error, "a replica could not be deleted"),
+        }
+        deleted.is_ok()
+    }
+
+    /// Whether the data of a replica that was given up is gone already, and what is here belongs to the next one. None: that
+    /// cannot be read, so nothing is deleted.
+    async fn is_gone(&self, group: GroupId, replica: ReplicaId) -> Option<bool> {
+        match self.registry().owner_of(group).await {
+            Ok(owner) => Some(owner.is_some_and(|owner| owner > replica.incarnation)),
+            Err(error) => {
+                tracing::error!(%group, %replica, %error, "it cannot be read whose data is here; it stays");
+                None
             }
         }
     }
@@ -285,11 +338,10 @@ impl Reconciler {
         });
     }
 
-    /// Whether the group goes on without this replica.
+    /// Whether the group goes on without the replica that is open here.
     fn has_left(&self, group: GroupId) -> bool {
-        let local = self.registry().local_replica();
         self.registry().group(group).is_none_or(|group| {
-            let members = group.members();
+            let (members, local) = (group.members(), group.replica());
             !members.voters.contains(&local) && !members.learners.contains(&local)
         })
     }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jangada_replication::ReadError;
+use jangada_replication::{GroupStatus, ReadError};
 use jangada_storage::{IndexEntry, Store, StoreError};
 use jangada_types::batch::{BatchIter, Records, TimestampType};
 use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
@@ -22,6 +22,9 @@ use crate::error::RequestError;
 
 /// Index rows that one read looks at: with the smallest batches, what fills a response may need more than one read.
 const ROWS_MAX: usize = 1024;
+
+/// How long a read that met damage waits for the next leader.
+const HAND_OVER_WITHIN: Duration = Duration::from_secs(2);
 
 /// What a fetch found.
 pub(crate) struct Fetched {
@@ -49,13 +52,30 @@ impl Partition {
         if offset == high_watermark {
             return Ok(empty);
         }
-        let (batches, next_offset) = self.read_whole(offset, high_watermark, max_bytes).await?;
+        let (batches, next_offset) = match self.read_whole(offset, high_watermark, max_bytes).await {
+            Err(error) if error.reason == Reason::DataCorrupted => return Err(self.after_hand_over(error).await),
+            read => read?,
+        };
         self.shared.metrics.fetched(batches.len());
         Ok(Fetched {
             batches,
             next_offset,
             ..empty
         })
+    }
+
+    /// A damaged replica hands its leadership over if it can (`repair`): then the reader is sent to the next leader.
+    async fn after_hand_over(&self, error: RequestError) -> RequestError {
+        if self.group.members().voters.len() < 2 {
+            return error;
+        }
+        let mut status = self.group.watch();
+        let handed_over = |status: &GroupStatus| {
+            let next = status.leader.filter(|leader| *leader != self.group.replica());
+            status.stopped || next.is_some()
+        };
+        let handed_over = tokio::time::timeout(HAND_OVER_WITHIN, status.wait_for(handed_over)).await;
+        if handed_over.is_ok() { self.not_leader() } else { error }
     }
 
     /// Waits until at least `min_bytes` of batches can be read from `offset` on, leadership changes, or the time is

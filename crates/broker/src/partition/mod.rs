@@ -145,6 +145,12 @@ impl Partition {
         self.key_index.keep(wanted, start).await;
     }
 
+    /// Ends what writes for this replica beside Raft: it is closed for good.
+    pub async fn stop_index(&self) {
+        let start = || start_index(&self.group, &self.view, &self.shared);
+        self.key_index.keep(false, start).await;
+    }
+
     pub fn config(&self) -> Arc<TopicConfig> {
         self.config.read().clone()
     }

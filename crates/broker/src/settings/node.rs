@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     ClusterSettings, GroupSettings, LimitSettings, ListenerSettings, LogSettings, Problem, ProduceSettings,
-    RaftSettings, RetentionSettings, Section, ShutdownSettings, StorageSettings, listeners,
+    RaftSettings, RepairSettings, RetentionSettings, Section, ShutdownSettings, StorageSettings, listeners,
 };
 
 /// Seeds that one broker may list.
@@ -35,6 +35,8 @@ settings! {
             cluster: ClusterSettings;
             /// Memory and disk of the store.
             storage: StorageSettings;
+            /// Damage on the disk: how it is looked for, and what is done about it.
+            repair: RepairSettings;
             /// What clients may ask for at once.
             limits: LimitSettings;
             /// Defaults of producing.

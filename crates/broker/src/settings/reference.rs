@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     BrokerSettings, ClusterSettings, GroupSettings, Key, LimitSettings, ListenerSettings, LogSettings, ProduceSettings,
-    RaftSettings, RetentionSettings, Section, ShutdownSettings, StorageSettings,
+    RaftSettings, RepairSettings, RetentionSettings, Section, ShutdownSettings, StorageSettings,
 };
 
 const INTRODUCTION: &str = "\
@@ -33,6 +33,7 @@ pub fn markdown_reference() -> String {
     inner::<RaftSettings>(&mut text, "raft");
     inner::<ClusterSettings>(&mut text, "cluster");
     inner::<StorageSettings>(&mut text, "storage");
+    inner::<RepairSettings>(&mut text, "repair");
     inner::<LimitSettings>(&mut text, "limits");
     inner::<ProduceSettings>(&mut text, "produce");
     inner::<GroupSettings>(&mut text, "groups");

@@ -22,8 +22,8 @@ use tonic::{Response, Status};
 
 pub use groups::{CommittedOffset, GroupDescription, GroupListing, GroupMember, GroupSummary, OwnedPartition};
 pub use types::{
-    BrokerState, ClusterDescription, ConfigEntry, CreatedTopic, Leader, MetadataRole, NewTopic, PartitionState,
-    TopicDescription, TopicSummary, WriteRefusal,
+    BrokerState, ClusterDescription, ConfigEntry, CreatedTopic, DamagedReplica, Leader, MetadataRole, NewTopic,
+    PartitionState, TopicDescription, TopicSummary, WriteRefusal,
 };
 
 use crate::attempts::CallFailed;

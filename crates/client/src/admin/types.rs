@@ -153,6 +153,28 @@ pub struct ClusterDescription {
     pub under_replicated_partitions: u32,
     /// Why partitions that have a leader refuse records: one for each reason and leader.
     pub write_refusals: Vec<WriteRefusal>,
+    /// Replicas whose data is damaged, or that are being filled again because of that.
+    pub damaged_replicas: Vec<DamagedReplica>,
+    /// Brokers with a damaged file that holds rows of many replicas, and what is damaged.
+    pub damaged_stores: Vec<(BrokerId, String)>,
+}
+
+/// A replica whose data is damaged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DamagedReplica {
+    /// The topic's name; empty: the metadata group.
+    pub topic: String,
+    /// Its index in the topic.
+    pub partition: u32,
+    /// The broker whose replica it is.
+    pub broker_id: BrokerId,
+    /// What is damaged, in words.
+    pub damage: String,
+    /// "damaged", "held" (`detail` says why it stays as it is) or "refilling".
+    pub state: String,
+    /// The state in words.
+    pub detail: String,
 }
 
 /// A broker's part in the metadata group.
@@ -316,6 +338,25 @@ impl From<v1::DescribeClusterResponse> for ClusterDescription {
             leaderless_partitions: cluster.leaderless_partitions,
             under_replicated_partitions: cluster.under_replicated_partitions,
             write_refusals: cluster.write_refusals.into_iter().map(WriteRefusal::from).collect(),
+            damaged_replicas: cluster.damaged_replicas.into_iter().map(DamagedReplica::from).collect(),
+            damaged_stores: cluster
+                .damaged_stores
+                .into_iter()
+                .map(|store| (BrokerId(store.broker_id), store.damage))
+                .collect(),
+        }
+    }
+}
+
+impl From<v1::DamagedReplica> for DamagedReplica {
+    fn from(replica: v1::DamagedReplica) -> Self {
+        Self {
+            topic: replica.topic,
+            partition: replica.partition,
+            broker_id: BrokerId(replica.broker_id),
+            damage: replica.damage,
+            state: replica.state,
+            detail: replica.detail,
         }
     }
 }

@@ -49,6 +49,7 @@ impl Image {
                 rack: seed.rack.clone(),
                 feature_level: seed.feature_level,
                 expected_incarnation: None,
+                last_incarnation: FIRST,
             };
             if brokers.insert(seed.broker, broker).is_some() {
                 return Err(refused(format!(
@@ -83,7 +84,11 @@ impl Image {
             .with("actual", registration.feature_level));
         }
         let incarnation = self.judge_incarnation(registration)?;
-        let previous = self.replica_of(id);
+        let previous = self.broker(id).cloned();
+        let last_incarnation = match &previous {
+            Some(previous) if previous.incarnation == incarnation => previous.last_incarnation,
+            _ => incarnation,
+        };
         let broker = Broker {
             id,
             incarnation,
@@ -93,14 +98,15 @@ impl Image {
             rack: registration.rack.clone(),
             feature_level: registration.feature_level,
             expected_incarnation: None,
+            last_incarnation,
         };
         let current = broker.replica();
         Arc::make_mut(&mut self.brokers).insert(id, broker);
         if self.was_removed(id) {
             Arc::make_mut(&mut self.removed).remove(&id);
         }
-        if let Some(previous) = previous.filter(|previous| *previous != current) {
-            self.hand_over(previous, current);
+        if previous.is_some_and(|previous| previous.incarnation != incarnation) {
+            self.hand_over(current);
         }
         Ok(Reply::BrokerRegistered {
             broker: id,
@@ -130,7 +136,7 @@ impl Image {
         };
         let refuse = |what: String| {
             Err(refused(what)
-                .with("expected", known.expected_incarnation.unwrap_or(known.incarnation))
+                .with("expected", known.expected_incarnation.unwrap_or(known.last_incarnation))
                 .with("actual", claimed))
         };
         match known.expected_incarnation {
@@ -165,10 +171,11 @@ impl Image {
         }
     }
 
-    /// A broker came back empty: its partitions shall have the new incarnation in place of the old one, and what the
-    /// old one owed is gone with its disk.
-    fn hand_over(&mut self, previous: ReplicaId, current: ReplicaId) {
-        let names = |list: &[ReplicaId]| list.contains(&previous);
+    /// A broker came back empty: its partitions shall have the new incarnation in place of the ids that its replicas
+    /// had, and what those owed is gone with its disk.
+    fn hand_over(&mut self, current: ReplicaId) {
+        let is_previous = |replica: &ReplicaId| replica.broker == current.broker && *replica != current;
+        let names = |list: &[ReplicaId]| list.iter().any(is_previous);
         let affected: Vec<_> = self
             .topics()
             .filter(|topic| topic.partitions.iter().any(|p| names(&p.replicas) || names(&p.leaving)))
@@ -180,17 +187,18 @@ impl Image {
                 .expect("the id was read from the map");
             for partition in &mut Arc::make_mut(topic).partitions {
                 for replica in &mut partition.replicas {
-                    if *replica == previous {
+                    if is_previous(replica) {
                         *replica = current;
                         partition.is_reassigned = true;
                     }
                 }
-                partition.leaving.retain(|replica| *replica != previous);
+                partition.leaving.retain(|replica| !is_previous(replica));
             }
         }
-        if self.tombstones_of(previous).next().is_some() {
+        if self.tombstones_of(current.broker).next().is_some() {
             Arc::make_mut(&mut self.tombstones).retain(|_, tombstone| {
-                if tombstone.replicas.contains(&previous) {
+                let owing = Arc::clone(&tombstone.replicas);
+                for previous in owing.iter().copied().filter(is_previous) {
                     *tombstone = tombstone.without(previous);
                 }
                 !tombstone.replicas.is_empty()
@@ -220,11 +228,7 @@ impl Image {
         let incarnation = match known.expected_incarnation {
             Some(expected) => expected,
             None => {
-                let next = known.incarnation.get().checked_add(1).map(Incarnation).ok_or_else(|| {
-                    refused(format!(
-                        "broker {id} has used up its incarnations: give the machine another broker id"
-                    ))
-                })?;
+                let next = rules::next_incarnation(known)?;
                 let brokers = Arc::make_mut(&mut self.brokers);
                 let broker = brokers.get_mut(&id).expect("the broker was found above");
                 broker.expected_incarnation = Some(next);

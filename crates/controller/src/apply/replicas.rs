@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jangada_types::{GroupId, PartitionIndex, Reason, Rejection, ReplicaId, TopicId};
 
-use crate::image::{Image, Partition};
+use crate::image::{Image, Partition, RENEWAL_FEATURE_LEVEL};
 use crate::reply::Reply;
 use crate::rules;
 
@@ -15,7 +15,8 @@ impl Image {
         let place = format!("partition {} of topic {:?}", found.index, found.topic.name);
         rules::replica_list(self, &place, replicas)?;
         // One that may be deleting its data right now must not count on that data.
-        if let Some(replica) = replicas.iter().find(|replica| found.leaving.contains(replica)) {
+        let is_deleting = |replica: &&ReplicaId| found.is_leaving(replica.broker) && !found.replicas.contains(replica);
+        if let Some(replica) = replicas.iter().find(is_deleting) {
             return Err(Rejection::new(
                 Reason::InvalidReplicas,
                 format!(
@@ -35,6 +36,37 @@ impl Image {
         partition.replicas = replicas.to_vec();
         partition.is_reassigned = true;
         Ok(Reply::ReplicasSet { version: self.version })
+    }
+
+    pub(super) fn renew_replica(&mut self, group: GroupId, replica: ReplicaId) -> Result<Reply, Rejection> {
+        let found = rules::live_group(self, group)?;
+        let version = self.version;
+        if found.leaving.contains(&replica)
+            && let Some(replica) = found.replica_on(replica.broker)
+        {
+            return Ok(Reply::ReplicaRenewed { replica, version });
+        }
+        rules::may_renew(self, &found, replica)?;
+        let incarnation = rules::next_incarnation(rules::broker(self, replica.broker)?)?;
+        rules::all_have_level(self, RENEWAL_FEATURE_LEVEL)?;
+        let (topic, index) = (found.topic.id, found.index);
+        self.feature_level = self.feature_level.max(RENEWAL_FEATURE_LEVEL);
+        let broker = Arc::make_mut(&mut self.brokers).get_mut(&replica.broker);
+        broker.expect("the broker was found above").last_incarnation = incarnation;
+        let renewed = ReplicaId::new(replica.broker, incarnation);
+        let partition = self.partition_mut(topic, index);
+        for listed in &mut partition.replicas {
+            if *listed == replica {
+                *listed = renewed;
+            }
+        }
+        let place = partition.leaving.partition_point(|leaving| *leaving < replica);
+        partition.leaving.insert(place, replica);
+        partition.is_reassigned = true;
+        Ok(Reply::ReplicaRenewed {
+            replica: renewed,
+            version,
+        })
     }
 
     pub(super) fn replica_deleted(&mut self, replica: ReplicaId, groups: &[GroupId]) -> Reply {

@@ -22,6 +22,7 @@ const BUMP_PRODUCER_EPOCH: u8 = 10;
 const CREATE_COORDINATOR: u8 = 11;
 const RAISE_FEATURE_LEVEL: u8 = 12;
 const ADD_PARTITIONS: u8 = 13;
+const RENEW_REPLICA: u8 = 14;
 const REMOVE_BROKER: u8 = 15;
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -129,6 +130,14 @@ struct SetReplicas {
     group: u64,
     #[prost(message, repeated, tag = "2")]
     replicas: Vec<WireReplica>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct RenewReplica {
+    #[prost(uint64, tag = "1")]
+    group: u64,
+    #[prost(message, required, tag = "2")]
+    replica: WireReplica,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -283,6 +292,13 @@ pub(crate) fn encode(command: &Command) -> Bytes {
                 replicas: to_wire(replicas),
             },
         ),
+        Command::RenewReplica { group, replica } => frame(
+            Some(RENEW_REPLICA),
+            &RenewReplica {
+                group: group.get(),
+                replica: (*replica).into(),
+            },
+        ),
         Command::AllocateProducerIds { count } => {
             frame(Some(ALLOCATE_PRODUCER_IDS), &AllocateProducerIds { count: *count })
         }
@@ -380,6 +396,13 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Command, CodecError> {
             Ok(Command::SetReplicas {
                 group: GroupId(wire.group),
                 replicas: from_wire(wire.replicas),
+            })
+        }
+        RENEW_REPLICA => {
+            let wire: RenewReplica = message("command RenewReplica", body)?;
+            Ok(Command::RenewReplica {
+                group: GroupId(wire.group),
+                replica: wire.replica.into(),
             })
         }
         ALLOCATE_PRODUCER_IDS => {

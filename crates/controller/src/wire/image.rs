@@ -63,6 +63,9 @@ struct WireBroker {
     /// 0: none.
     #[prost(uint32, tag = "8")]
     expected_incarnation: u32,
+    /// 0: as the incarnation; so it is in images of before replicas were renewed.
+    #[prost(uint32, tag = "9")]
+    last_incarnation: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -114,6 +117,11 @@ impl From<&Broker> for WireBroker {
             rack: broker.rack.clone(),
             feature_level: broker.feature_level,
             expected_incarnation: broker.expected_incarnation.map_or(0, Incarnation::get),
+            last_incarnation: if broker.last_incarnation == broker.incarnation {
+                0
+            } else {
+                broker.last_incarnation.get()
+            },
         }
     }
 }
@@ -150,6 +158,11 @@ impl WireBroker {
             rack: self.rack,
             feature_level: self.feature_level,
             expected_incarnation: (self.expected_incarnation != 0).then_some(Incarnation(self.expected_incarnation)),
+            last_incarnation: Incarnation(if self.last_incarnation == 0 {
+                self.incarnation
+            } else {
+                self.last_incarnation
+            }),
         })
     }
 }

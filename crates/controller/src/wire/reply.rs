@@ -4,7 +4,7 @@ use bytes::Bytes;
 use jangada_types::frame::{CodecError, frame, message, topic_id, unframe};
 use jangada_types::{BrokerId, GroupId, Incarnation, ProducerId, Rejection};
 
-use super::epoch;
+use super::{WireReplica, epoch};
 use crate::reply::Reply;
 
 const REJECTED: u8 = 1;
@@ -19,6 +19,7 @@ const REPLICAS_SET: u8 = 9;
 const PRODUCER_IDS: u8 = 10;
 const PRODUCER_EPOCH: u8 = 11;
 const FEATURE_LEVEL_RAISED: u8 = 12;
+const REPLICA_RENEWED: u8 = 13;
 const BROKER_REMOVED: u8 = 14;
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -63,6 +64,14 @@ struct FeatureLevelRaised {
 struct ReplicaDeleted {
     #[prost(uint32, tag = "1")]
     settled: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ReplicaRenewed {
+    #[prost(message, required, tag = "1")]
+    replica: WireReplica,
+    #[prost(uint64, tag = "2")]
+    version: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -118,6 +127,13 @@ pub(crate) fn encode(reply: &Reply) -> Bytes {
         Reply::TopicDeleted { version } => changed(TOPIC_DELETED, version),
         Reply::ReplicaDeleted { settled } => frame(Some(REPLICA_DELETED), &ReplicaDeleted { settled: *settled }),
         Reply::ReplicasSet { version } => changed(REPLICAS_SET, version),
+        Reply::ReplicaRenewed { replica, version } => frame(
+            Some(REPLICA_RENEWED),
+            &ReplicaRenewed {
+                replica: (*replica).into(),
+                version: *version,
+            },
+        ),
         Reply::ProducerIds { first, count } => frame(
             Some(PRODUCER_IDS),
             &ProducerIds {
@@ -190,6 +206,13 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Reply, CodecError> {
         REPLICAS_SET => {
             let Changed { version } = message("reply ReplicasSet", body)?;
             Ok(Reply::ReplicasSet { version })
+        }
+        REPLICA_RENEWED => {
+            let wire: ReplicaRenewed = message("reply ReplicaRenewed", body)?;
+            Ok(Reply::ReplicaRenewed {
+                replica: wire.replica.into(),
+                version: wire.version,
+            })
         }
         PRODUCER_IDS => {
             let ProducerIds { first, count } = message("reply ProducerIds", body)?;

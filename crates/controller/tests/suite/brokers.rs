@@ -248,7 +248,10 @@ fn what_a_lost_disk_owed_is_no_longer_owed() {
     log.accept(&register(2, 0, 22));
     assert_eq!(log.owing(), [(2, firsts(&[3]))]);
     assert_eq!(log.leaving(moved), []);
-    assert_eq!(log.image.tombstones_of(replica(3, 1)).collect::<Vec<_>>(), [GroupId(2)]);
+    assert_eq!(
+        log.image.tombstones_of(BrokerId(3)).collect::<Vec<_>>(),
+        [(GroupId(2), replica(3, 1))]
+    );
 }
 
 #[test]

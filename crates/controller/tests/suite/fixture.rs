@@ -21,9 +21,18 @@ impl Log {
 
     /// Brokers 1 to `brokers`, broker `i` with directory `i`.
     pub fn formed(brokers: u32) -> Self {
+        Self::formed_at(brokers, 1)
+    }
+
+    /// The same with brokers that understand this feature level.
+    pub fn formed_at(brokers: u32, feature_level: u32) -> Self {
         let mut log = Self::empty();
         let cluster_id = "cluster".to_owned();
-        let brokers = (1..=brokers).map(seed).collect();
+        let at_level = |id| SeedBroker {
+            feature_level,
+            ..seed(id)
+        };
+        let brokers = (1..=brokers).map(at_level).collect();
         log.accept(&Command::FormCluster { cluster_id, brokers });
         log
     }

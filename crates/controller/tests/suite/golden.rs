@@ -3,7 +3,9 @@
 
 use std::fmt::Write;
 
-use jangada_controller::{BrokerRegistration, CodecError, Command, Image, Rejection, Reply, RestoreError, SeedBroker};
+use jangada_controller::{
+    BrokerRegistration, CodecError, Command, Image, RENEWAL_FEATURE_LEVEL, Rejection, Reply, RestoreError, SeedBroker,
+};
 use jangada_types::{BrokerId, GroupId, Incarnation, ProducerEpoch, ProducerId, Reason};
 
 use crate::fixture::{
@@ -106,6 +108,13 @@ fn commands() -> Vec<(Command, &'static str)> {
             set_replicas(GroupId(7), firsts(&[3, 1])),
             "01080807120408031001120408011001",
         ),
+        (
+            Command::RenewReplica {
+                group: GroupId(7),
+                replica: replica(3, 1),
+            },
+            "010e0807120408031001",
+        ),
         (Command::AllocateProducerIds { count: 1000 }, "010908e807"),
         (
             Command::BumpProducerEpoch {
@@ -161,6 +170,13 @@ fn replies() -> Vec<(Reply, &'static str)> {
         (Reply::TopicDeleted { version: 300 }, "010708ac02"),
         (Reply::ReplicaDeleted { settled: 2 }, "01080802"),
         (Reply::ReplicasSet { version: 300 }, "010908ac02"),
+        (
+            Reply::ReplicaRenewed {
+                replica: replica(3, 2),
+                version: 300,
+            },
+            "010d0a040803100210ac02",
+        ),
         (
             Reply::ProducerIds {
                 first: ProducerId(1000),
@@ -230,6 +246,27 @@ fn the_image_keeps_its_bytes() {
     assert_eq!(hex(&image().snapshot()), IMAGE);
     assert_eq!(Image::restore(&unhex(IMAGE)), Ok(image()));
 }
+
+/// A broker's last incarnation is in the image only where it is another one than its own.
+#[test]
+fn the_image_with_a_renewed_replica_keeps_its_bytes() {
+    let mut log = Log::formed_at(3, RENEWAL_FEATURE_LEVEL);
+    let group = log.create(1, "a", &firsts(&[1, 2, 3]));
+    log.accept(&Command::RenewReplica {
+        group,
+        replica: replica(2, 1),
+    });
+    let image = log.image;
+    assert_eq!(hex(&image.snapshot()), RENEWED);
+    assert_eq!(Image::restore(&unhex(RENEWED)).as_ref(), Ok(&image));
+}
+
+const RENEWED: &str = "\
+    010a07636c757374657210031805200228e8073232080110011a1001010101010101010101010101010101220b686f73742d\
+    313a393430302a0b686f73742d313a3934343038053234080210011a1002020202020202020202020202020202220b686f73\
+    742d323a393430302a0b686f73742d323a39343430380548023232080310011a1003030303030303030303030303030303220b\
+    686f73742d333a393430302a0b686f73742d333a3934343038053a330a10000000000000000000000000000000011201\
+    61221c08011204080110011204080210021204080310011a04080210012001";
 
 #[test]
 fn a_later_version_is_named() {

@@ -85,6 +85,7 @@ fn command() -> impl Strategy<Value = Command> {
             Command::ReplicaDeleted { replica, groups }
         }),
         6 => (group(), replicas()).prop_map(|(group, replicas)| Command::SetReplicas { group, replicas }),
+        6 => (group(), replica()).prop_map(|(group, replica)| Command::RenewReplica { group, replica }),
         1 => prop_oneof![Just(0u32), Just(u32::MAX), 1u32..100].prop_map(|count| Command::AllocateProducerIds { count }),
         1 => (990i64..1100, prop_oneof![Just(i16::MAX), any::<i16>()]).prop_map(|(id, epoch)| {
             Command::BumpProducerEpoch { producer_id: ProducerId(id), epoch: ProducerEpoch(epoch) }
@@ -97,7 +98,7 @@ fn history() -> impl Strategy<Value = Vec<Command>> {
     let cluster_id = "cluster".to_owned();
     let brokers = (1..=4)
         .map(|id| SeedBroker {
-            feature_level: 4,
+            feature_level: 5,
             ..seed(id)
         })
         .collect();
@@ -152,8 +153,14 @@ fn assert_invariants(image: &Image) {
         assert_eq!((found.topic.id, found.index), (partition.topic.id, partition.index));
         assert!(!partition.replicas.is_empty());
         let all: Vec<_> = partition.replicas.iter().chain(&partition.leaving).collect();
-        let brokers: BTreeSet<_> = all.iter().map(|replica| replica.broker).collect();
-        assert_eq!(brokers.len(), all.len(), "a broker is there twice: {all:?}");
+        let distinct: BTreeSet<_> = all.iter().collect();
+        assert_eq!(distinct.len(), all.len(), "a replica is there twice: {all:?}");
+        let brokers: BTreeSet<_> = partition.replicas.iter().map(|replica| replica.broker).collect();
+        assert_eq!(
+            brokers.len(),
+            partition.replicas.len(),
+            "a broker is there twice: {all:?}"
+        );
         assert!(
             all.iter().all(|replica| image.is_current(**replica)),
             "a stale replica: {all:?}"
@@ -183,6 +190,31 @@ fn holders(image: &Image) -> BTreeSet<(GroupId, ReplicaId)> {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    /// A renewed replica gets an id that no replica and no broker had before; sent again it is the same one.
+    #[test]
+    fn a_renewed_replica_has_an_id_that_nobody_had(history in history()) {
+        let mut image = Image::new();
+        for (index, command) in (1..).zip(&history) {
+            let before = image.clone();
+            let reply = image.apply(index, command);
+            let (Command::RenewReplica { group, replica: old }, Reply::ReplicaRenewed { replica, .. }) = (command, &reply)
+            else {
+                continue;
+            };
+            let last = |image: &Image| image.broker(old.broker).map(|broker| broker.last_incarnation);
+            let was_sent_again = before.partition_of_group(*group).is_some_and(|p| p.replicas.contains(replica));
+            if was_sent_again {
+                prop_assert_eq!(last(&before), last(&image));
+            } else {
+                prop_assert!(last(&before) < Some(replica.incarnation));
+                prop_assert_eq!(last(&image), Some(replica.incarnation));
+            }
+            let partition = image.partition_of_group(*group).expect("it is live");
+            prop_assert!(partition.leaving.contains(old) && !partition.replicas.contains(old));
+            prop_assert!(partition.replicas.len() >= 3);
+        }
+    }
 
     #[test]
     fn invariants_hold_and_rejections_change_nothing(history in history()) {

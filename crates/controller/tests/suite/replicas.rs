@@ -1,9 +1,9 @@
 //! Reassignment, and who may delete what.
 
-use jangada_controller::{Command, Reply};
-use jangada_types::{GroupId, Reason, ReplicaId};
+use jangada_controller::{Command, RENEWAL_FEATURE_LEVEL, Reply};
+use jangada_types::{BrokerId, GroupId, Incarnation, Reason, ReplicaId};
 
-use crate::fixture::{Log, delete, deleted, firsts, replica, set_replicas};
+use crate::fixture::{Log, delete, deleted, firsts, register, replace, replica, set_replicas};
 
 fn settled(log: &mut Log, command: &Command) -> u32 {
     match log.accept(command) {
@@ -51,15 +51,18 @@ fn a_replica_that_is_taken_off_stays_named_until_it_has_deleted() {
         (log.replicas(group), log.leaving(group)),
         (firsts(&[3, 1]), firsts(&[2]))
     );
-    let leaving = |log: &Log, of: ReplicaId| log.image.leaving_of(of).map(|p| p.group).collect::<Vec<_>>();
-    assert_eq!(leaving(&log, replica(2, 1)), [group]);
+    let leaving = |log: &Log, of: u32| {
+        let leaving = log.image.leaving_of(BrokerId(of));
+        leaving.map(|(p, replica)| (p.group, replica)).collect::<Vec<_>>()
+    };
+    assert_eq!(leaving(&log, 2), [(group, replica(2, 1))]);
 
     let rejection = log.reject(&set_replicas(group, firsts(&[1, 2])));
     assert_eq!(rejection.reason, Reason::InvalidReplicas);
     assert!(rejection.message.contains("still deleting"), "{rejection}");
 
     assert_eq!(settled(&mut log, &deleted(replica(2, 1), &[group.get()])), 1);
-    assert_eq!(leaving(&log, replica(2, 1)), []);
+    assert_eq!(leaving(&log, 2), []);
     log.accept(&set_replicas(group, firsts(&[1, 2])));
     assert_eq!(
         (log.replicas(group), log.leaving(group)),
@@ -96,4 +99,102 @@ fn a_list_that_can_not_be_is_rejected() {
     for unknown in [GroupId::METADATA, GroupId(2), GroupId::NODE] {
         assert_eq!(judge(unknown, firsts(&[1])), Reason::UnknownPartition);
     }
+}
+
+fn renew(group: GroupId, replica: ReplicaId) -> Command {
+    Command::RenewReplica { group, replica }
+}
+
+fn renewed(log: &mut Log, command: &Command) -> ReplicaId {
+    match log.accept(command) {
+        Reply::ReplicaRenewed { replica, .. } => replica,
+        reply => panic!("not the reply to RenewReplica: {reply:?}"),
+    }
+}
+
+#[test]
+fn a_damaged_replica_gives_its_place_to_a_new_one_on_the_same_broker() {
+    let mut log = Log::formed_at(3, RENEWAL_FEATURE_LEVEL);
+    let group = log.create(1, "a", &firsts(&[1, 2, 3]));
+    let other = log.create(2, "b", &firsts(&[1, 2, 3]));
+    assert_eq!(renewed(&mut log, &renew(group, replica(2, 1))), replica(2, 2));
+    assert_eq!(log.replicas(group), [replica(1, 1), replica(2, 2), replica(3, 1)]);
+    assert_eq!(log.leaving(group), firsts(&[2]));
+    assert_eq!(log.image.feature_level(), RENEWAL_FEATURE_LEVEL);
+    assert!(log.image.partition_of_group(group).expect("it is live").is_reassigned);
+    // No number is given twice, whichever group asks.
+    assert_eq!(renewed(&mut log, &renew(other, replica(2, 1))), replica(2, 3));
+    assert_eq!(
+        log.image.replica_of(BrokerId(2)),
+        Some(replica(2, 1)),
+        "of the broker itself"
+    );
+    // Its answer was lost.
+    assert_eq!(renewed(&mut log, &renew(group, replica(2, 1))), replica(2, 2));
+
+    let rejection = log.reject(&renew(group, replica(2, 2)));
+    assert!(rejection.message.contains("still deleting"), "{rejection}");
+    assert_eq!(settled(&mut log, &deleted(replica(2, 1), &[group.get()])), 1);
+    assert_eq!(log.reject(&renew(group, replica(2, 1))).reason, Reason::InvalidReplicas);
+    assert_eq!(renewed(&mut log, &renew(group, replica(2, 2))), replica(2, 4));
+}
+
+#[test]
+fn fewer_than_three_replicas_are_never_renewed() {
+    let mut log = Log::formed_at(3, RENEWAL_FEATURE_LEVEL);
+    for (number, brokers) in [(1, &[1][..]), (2, &[1, 2])] {
+        let group = log.create(number, &format!("t{number}"), &firsts(brokers));
+        let rejection = log.reject(&renew(group, replica(1, 1)));
+        assert_eq!(rejection.reason, Reason::InvalidReplicas);
+        assert!(rejection.message.contains("no majority"), "{rejection}");
+    }
+}
+
+#[test]
+fn nothing_is_renewed_while_a_broker_does_not_know_it() {
+    let mut log = Log::formed_at(3, RENEWAL_FEATURE_LEVEL - 1);
+    let group = log.create(1, "a", &firsts(&[1, 2, 3]));
+    let rejection = log.reject(&renew(group, replica(2, 1)));
+    assert_eq!(rejection.reason, Reason::NotReady);
+    assert!(rejection.message.contains("upgrade"), "{rejection}");
+}
+
+#[test]
+fn a_broker_that_is_replaced_gets_an_incarnation_that_none_of_its_replicas_had() {
+    let mut log = Log::formed_at(3, RENEWAL_FEATURE_LEVEL);
+    let group = log.create(1, "a", &firsts(&[1, 2, 3]));
+    let other = log.create(2, "b", &firsts(&[1, 2, 3]));
+    renewed(&mut log, &renew(group, replica(2, 1)));
+    let again = register(2, 1, 2);
+    let Command::RegisterBroker(mut again) = again else {
+        unreachable!()
+    };
+    again.feature_level = RENEWAL_FEATURE_LEVEL;
+    // A restart keeps what was given.
+    log.accept(&Command::RegisterBroker(again.clone()));
+    assert_eq!(log.replicas(group)[1], replica(2, 2));
+    assert_eq!(
+        log.image.broker(BrokerId(2)).expect("known").last_incarnation,
+        Incarnation(2)
+    );
+
+    log.accept(&replace(2));
+    let rejection = log.reject(&renew(other, replica(2, 1)));
+    assert!(rejection.message.contains("given up"), "{rejection}");
+    again.incarnation = Incarnation(0);
+    log.accept(&Command::RegisterBroker(again));
+    for group in [group, other] {
+        assert_eq!(log.replicas(group), [replica(1, 1), replica(2, 3), replica(3, 1)]);
+        assert_eq!(log.leaving(group), []);
+    }
+}
+
+#[test]
+fn a_deleted_topic_owes_the_data_of_a_renewed_replica_and_of_the_one_before() {
+    let mut log = Log::formed_at(3, RENEWAL_FEATURE_LEVEL);
+    let group = log.create(1, "a", &firsts(&[1, 2, 3]));
+    renewed(&mut log, &renew(group, replica(2, 1)));
+    log.accept(&delete(1));
+    let owing = vec![replica(1, 1), replica(2, 1), replica(2, 2), replica(3, 1)];
+    assert_eq!(log.owing(), [(1, owing)]);
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jangada_controller::{COORDINATOR_TOPIC, Command, FEATURE_LEVEL, Image, Reply, TopicKind};
 use jangada_types::limits::PARTITIONS_PER_TOPIC_MAX;
-use jangada_types::{GroupId, PartitionIndex, Reason, ReplicaId};
+use jangada_types::{BrokerId, GroupId, PartitionIndex, Reason, ReplicaId};
 
 use crate::fixture::{Log, create, delete, firsts, register, registration, replica, settings, topic_id};
 
@@ -48,8 +48,8 @@ fn a_created_topic_is_found_by_name_id_and_group() {
         assert!(image.partition_of_group(unknown).is_none());
     }
     let of_first: Vec<_> = image
-        .partitions_of(replica(1, 1))
-        .map(|partition| partition.group.get())
+        .partitions_of(BrokerId(1))
+        .map(|(partition, _)| partition.group.get())
         .collect();
     assert_eq!(of_first, [2, 4, 1], "by topic id");
     let names: Vec<_> = image.topics_by_name().map(|topic| &*topic.name).collect();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use jangada_client::{BrokerId, ClusterDescription};
+use jangada_client::{BrokerId, ClusterDescription, DamagedReplica};
 use serde_json::{Value, json};
 
 use super::views::Cluster;
@@ -110,7 +110,25 @@ pub fn problems(cluster: &ClusterDescription) -> Vec<String> {
             refusal.partitions, cluster.partitions, refusal.reason, refusal.message
         ));
     }
+    problems.extend(cluster.damaged_replicas.iter().map(damaged));
+    problems.extend(cluster.damaged_stores.iter().map(|(broker, damage)| {
+        format!(
+            "broker {broker} has a damaged file, and gives no space back until it is replaced (`jangada cluster \
+             replace-broker {broker}`): {damage}"
+        )
+    }));
     problems
+}
+
+fn damaged(replica: &DamagedReplica) -> String {
+    let partition = match replica.topic.as_str() {
+        "" => "the metadata".to_owned(),
+        topic => format!("{topic}-{}", replica.partition),
+    };
+    format!(
+        "the replica of {partition} on broker {} is {} ({})",
+        replica.broker_id, replica.detail, replica.damage
+    )
 }
 
 /// The verdict and what it is made of.

@@ -2,7 +2,8 @@
 //! in JSON, and `-` in a table.
 
 use jangada_client::{
-    BrokerState, ClusterDescription, MetadataRole, PartitionState, TopicDescription, TopicSummary, WriteRefusal,
+    BrokerState, ClusterDescription, DamagedReplica, MetadataRole, PartitionState, TopicDescription, TopicSummary,
+    WriteRefusal,
 };
 use jangada_types::Quantity;
 use jangada_types::units::annotated;
@@ -198,8 +199,25 @@ impl Show for Cluster {
             "leaderless_partitions": cluster.leaderless_partitions,
             "under_replicated_partitions": cluster.under_replicated_partitions,
             "write_refusals": cluster.write_refusals.iter().map(refusal_json).collect::<Value>(),
+            "damaged_replicas": cluster.damaged_replicas.iter().map(damaged_json).collect::<Value>(),
+            "damaged_stores": cluster
+                .damaged_stores
+                .iter()
+                .map(|(broker, damage)| json!({ "broker_id": broker.get(), "damage": damage }))
+                .collect::<Value>(),
         })
     }
+}
+
+fn damaged_json(replica: &DamagedReplica) -> Value {
+    json!({
+        "topic": replica.topic,
+        "partition": replica.partition,
+        "broker_id": replica.broker_id.get(),
+        "damage": replica.damage,
+        "state": replica.state,
+        "detail": replica.detail,
+    })
 }
 
 fn brokers_table(brokers: &[BrokerState]) -> String {

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -200,6 +201,10 @@ async fn serve_judged(hosted: &Hosted, peer: BrokerId, body: Body) -> Result<Bod
         Body::TransferLeader(request) => {
             let request = wire::transfer_from(request)?;
             judge.transfer(&request)?;
+            if !hosted.may_lead.load(Ordering::Relaxed) {
+                let error = "this replica is damaged and does not lead".to_owned();
+                return Ok(Body::TransferLeaderResult(TransferLeaderResult { error }));
+            }
             let taken = hosted
                 .raft
                 .handle_transfer_leader(request)

@@ -10,6 +10,7 @@ use jangada_types::GroupId;
 use jangada_types::topic_config::{ConfigKey, KEYS};
 
 use super::count;
+use super::damage::damage_everywhere;
 use super::states::partition_states;
 use crate::node::Node;
 
@@ -17,6 +18,7 @@ pub(super) async fn describe_cluster(node: &Arc<Node>) -> DescribeClusterRespons
     let image = node.metadata.image();
     let topics: Vec<Arc<Topic>> = image.topics_by_name().cloned().collect();
     let partitions = partition_states(node, &image, &topics, false).await;
+    let (damaged_replicas, damaged_stores) = damage_everywhere(node).await;
     let members = node.metadata.group.members();
     let low_disks = node.registry().low_disks();
     let is_low_here = matches!(node.store().condition(), StoreCondition::DiskLow { .. });
@@ -63,6 +65,8 @@ pub(super) async fn describe_cluster(node: &Arc<Node>) -> DescribeClusterRespons
                 .count(),
         ),
         write_refusals: write_refusals(&partitions),
+        damaged_replicas,
+        damaged_stores,
     }
 }
 

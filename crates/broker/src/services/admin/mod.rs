@@ -4,9 +4,11 @@
 //! - [`create`]: creating topics, and more partitions of one.
 //! - [`transfer`]: moving leaderships.
 //! - [`states`]: what partitions are like.
+//! - [`damage`]: the damaged replicas of all brokers.
 //! - [`describe`]: the cluster, and a topic's settings.
 
 mod create;
+mod damage;
 mod describe;
 mod states;
 mod transfer;
@@ -24,6 +26,7 @@ use tonic::{Request, Response, Status};
 
 use self::create::{create_partitions, create_topic, need_level_of};
 use self::describe::{config_entries, describe_cluster};
+pub(crate) use self::states::in_sync_brokers;
 use self::states::partition_states;
 use self::transfer::transfer_leader;
 use super::forward::{FORWARDED, channel, forward};
@@ -123,7 +126,10 @@ impl AdminService for Admin {
         }))
     }
 
-    async fn describe_cluster(&self, _request: Request<DescribeClusterRequest>) -> Answer<DescribeClusterResponse> {
+    async fn describe_cluster(&self, request: Request<DescribeClusterRequest>) -> Answer<DescribeClusterResponse> {
+        if request.metadata().contains_key(FORWARDED) {
+            return Ok(Response::new(damage::damage_here(&self.node)));
+        }
         Ok(Response::new(describe_cluster(&self.node).await))
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use jangada_controller::{Image, Topic};
+use jangada_controller::{Image, PartitionRef, Topic};
 use jangada_proto::v1::admin_service_client::AdminServiceClient;
 use jangada_proto::v1::{DescribePartitionsRequest, PartitionState, WriteRefusal};
 use jangada_replication::Group;
@@ -73,6 +73,22 @@ pub(super) async fn partition_states(
         }
     }
     states.into_values().collect()
+}
+
+/// Who leads a partition, and which brokers are in sync there as that one sees it; none if no leader answers.
+pub(crate) async fn in_sync_brokers(node: &Arc<Node>, partition: &PartitionRef<'_>) -> Option<(BrokerId, Vec<u32>)> {
+    let bare = bare_state(node, partition.topic, partition.index, partition.group);
+    if let Some(led) = node.hosted(partition.group).filter(|group| group.status().ready) {
+        return Some((node.broker(), leaders_view(node, bare, led).await.in_sync));
+    }
+    let (leader, _) = node.live_leader_of(partition.group)?;
+    let request = DescribePartitionsRequest {
+        topic: partition.topic.name.to_string(),
+        topic_id: topic_id(partition.topic),
+    };
+    let answer = ask_leader(&node.metadata.image(), leader, request).await;
+    let state = answer.into_iter().find(|state| state.partition == bare.partition)?;
+    (state.high_watermark >= 0).then_some((leader, state.in_sync))
 }
 
 async fn ask_leader(image: &Arc<Image>, broker: BrokerId, request: DescribePartitionsRequest) -> Vec<PartitionState> {

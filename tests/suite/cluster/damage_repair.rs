@@ -1,0 +1,288 @@
+//! Bits flip on the disk of one broker: its damaged replicas are given up and filled again from the others by themselves,
+//! nothing acknowledged is lost, and the last copy is never given up.
+
+use std::fs;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use jangada_client::{ClusterDescription, NewTopic};
+
+use crate::harness::{Cluster, Load, Options, WAIT, eventually};
+
+const TOPIC: &str = "orders";
+/// A damaged replica is sound again within this time.
+const REPAIRED_WITHIN: Duration = Duration::from_secs(60);
+/// Records of one fill, and their size: in all more than the memory tables hold, so that most of it lies in files.
+const LINES: usize = 6_000;
+const LINE_BYTES: usize = 2_000;
+
+/// Small tables and little memory, so that data comes to rest soon.
+fn options(repair: &str) -> Options {
+    options_with(repair, "")
+}
+
+/// Values go into tables, not into files of blobs.
+const IN_TABLES: &str = "blob_bytes_min = 1048576";
+
+fn options_with(repair: &str, storage: &str) -> Options {
+    let small = "[storage]\nmemtable_bytes = 1048576\nmemtables_bytes = 4194304\nwal_bytes = 4194304\n\
+                   tail_bytes = 1048576\nblock_cache_bytes = 1048576\nblob_file_bytes = 1048576\n\
+                   reclaim_interval_ms = 500\ndisk_reserve_bytes = 0\n";
+    Options {
+        sections: format!("{small}{storage}\n[repair]\n{repair}\n"),
+        plain_storage: true,
+        ..Options::default()
+    }
+}
+
+const SCRUB: &str = "scrub_bytes_per_second = 1073741824\nscrub_interval_ms = 1000";
+const NO_SCRUB: &str = "scrub_bytes_per_second = 0";
+
+async fn fill(cluster: &Cluster, topic: &str) -> String {
+    let line = |number: usize| format!("{number:0width$}\n", width = LINE_BYTES - 1);
+    let lines: String = (0..LINES).map(line).collect();
+    let input = lines.clone().into_bytes();
+    cluster.cli_with(&["produce", topic], input).await.expect(0);
+    lines
+}
+
+/// The files of a node's store with this ending, largest first.
+fn files(cluster: &Cluster, id: u32, ending: &str) -> Vec<PathBuf> {
+    let folder = cluster.node(id).data().join("store").join("rocksdb");
+    let files = fs::read_dir(&folder).expect("the store is there");
+    let mut files: Vec<PathBuf> = files
+        .map(|file| file.expect("the folder can be read").path())
+        .filter(|path| path.extension().is_some_and(|found| found == ending))
+        .collect();
+    files.sort_by_key(|path| std::cmp::Reverse(fs::metadata(path).map_or(0, |file| file.len())));
+    files
+}
+
+/// Flips a bit in the first half of each file: rows and values lie there, and what describes the file at its end.
+fn flip(files: &[PathBuf]) {
+    for path in files {
+        let mut file = fs::File::options()
+            .read(true)
+            .write(true)
+            .open(path)
+            .expect("the file is ours");
+        let length = file.metadata().expect("it is a file").len();
+        for at in [length / 5, length / 3] {
+            let mut byte = [0];
+            file.seek(SeekFrom::Start(at)).expect("within the file");
+            file.read_exact(&mut byte).expect("within the file");
+            file.seek(SeekFrom::Start(at)).expect("within the file");
+            file.write_all(&[byte[0] ^ 0x10]).expect("the file is ours");
+        }
+    }
+}
+
+async fn describe(cluster: &Cluster) -> Option<ClusterDescription> {
+    cluster.client().await.admin().describe_cluster().await.ok()
+}
+
+/// Waits until nothing is damaged and everything is in sync; gives the most replicas that were refilled at once.
+async fn repaired(cluster: &Cluster, since: Instant) -> usize {
+    let client = cluster.client().await;
+    let mut most = 0;
+    loop {
+        let described = client.admin().describe_cluster().await.ok();
+        if let Some(cluster) = &described {
+            let refilling = cluster
+                .damaged_replicas
+                .iter()
+                .filter(|replica| replica.state == "refilling");
+            most = most.max(refilling.count());
+            if cluster.damaged_replicas.is_empty()
+                && cluster.leaderless_partitions == 0
+                && cluster.under_replicated_partitions == 0
+            {
+                return most;
+            }
+        }
+        assert!(since.elapsed() < REPAIRED_WITHIN, "not repaired: {described:#?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn found(cluster: &Cluster, id: u32) {
+    eventually("the damage is found", WAIT, || async {
+        cluster
+            .node(id)
+            .log()
+            .contains("a replica here is damaged")
+            .then_some(())
+    })
+    .await;
+}
+
+async fn consumes(cluster: &Cluster, topic: &str, lines: &str) {
+    let run = cluster.cli(&["consume", topic, "--exit-at-end"]).await.expect(0);
+    let count = run.text().lines().count();
+    assert!(run.text() == lines, "{count} of {LINES} lines");
+}
+
+/// A follower's files are damaged while it is down; nobody reads there, so only the scrub can find it.
+async fn damage_at_rest_is_mended(ending: &str, storage: &str) {
+    let mut cluster = Cluster::start_with(3, options_with(SCRUB, storage)).await;
+    cluster.create_topic(TOPIC, 1, 3).await;
+    cluster.create_topic("busy", 2, 3).await;
+    let lines = fill(&cluster, TOPIC).await;
+    let load = Load::start(&cluster, "busy", 2, 10, 4_000).await;
+    let leader = cluster.leader(TOPIC, 0).await;
+    let victim = leader % 3 + 1;
+    cluster.stop(victim).await;
+    flip(&files(&cluster, victim, ending)[..2]);
+    let since = Instant::now();
+    cluster.restart(victim);
+    cluster.ready(victim).await;
+    found(&cluster, victim).await;
+    repaired(&cluster, since).await;
+    let log = cluster.node(victim).log();
+    assert!(
+        log.contains("is given up") && log.contains("is filled again"),
+        "{ending}"
+    );
+    load.finish(&cluster).await.check();
+    // What was filled again is the whole log: it serves alone what the others had.
+    let to = victim.to_string();
+    cluster
+        .cli(&["partition", "transfer-leader", TOPIC, "0", "--to", &to])
+        .await
+        .expect(0);
+    consumes(&cluster, TOPIC, &lines).await;
+    // And a restart finds it sound.
+    cluster.stop(victim).await;
+    cluster.restart(victim);
+    cluster.healthy().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bits_flipped_in_a_followers_blobs_are_found_by_the_scrub_and_mended() {
+    damage_at_rest_is_mended("blob", "").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bits_flipped_in_a_followers_tables_are_found_by_the_scrub_and_mended() {
+    damage_at_rest_is_mended("sst", IN_TABLES).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_cannot_be_opened_says_what_to_do_and_that_helps() {
+    let mut cluster = Cluster::start_with(3, options(SCRUB)).await;
+    cluster.create_topic(TOPIC, 1, 3).await;
+    let lines = fill(&cluster, TOPIC).await;
+    cluster.stop(2).await;
+    let folder = cluster.node(2).data().join("store").join("rocksdb");
+    let manifests = fs::read_dir(&folder).expect("the store is there");
+    let manifests = manifests.map(|file| file.expect("the folder can be read").path());
+    let manifests: Vec<PathBuf> = manifests
+        .filter(|path| path.to_string_lossy().contains("MANIFEST-"))
+        .collect();
+    flip(&manifests);
+    cluster.restart(2);
+    assert_eq!(cluster.ended(2).await.code(), Some(1));
+    let log = cluster.node(2).log_tail();
+    assert!(log.contains("is damaged") && log.contains("replace-broker 2"), "{log}");
+    let replaced = eventually("it is not heard of", WAIT, || async {
+        let run = cluster.cli(&["cluster", "replace-broker", "2", "--yes"]).await;
+        (run.code == Some(0)).then_some(())
+    });
+    replaced.await;
+    fs::remove_dir_all(cluster.node(2).data()).expect("it is ours");
+    cluster.restart(2);
+    cluster.healthy().await;
+    cluster
+        .cli(&["partition", "transfer-leader", TOPIC, "0", "--to", "2"])
+        .await
+        .expect(0);
+    consumes(&cluster, TOPIC, &lines).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_read_fails_hands_over_and_its_consumer_goes_on() {
+    let cluster = Cluster::start_with(3, options(NO_SCRUB)).await;
+    cluster.create_topic(TOPIC, 1, 3).await;
+    let lines = fill(&cluster, TOPIC).await;
+    let leader = cluster.leader(TOPIC, 0).await;
+    flip(&files(&cluster, leader, "blob"));
+    let since = Instant::now();
+    consumes(&cluster, TOPIC, &lines).await;
+    assert_ne!(cluster.leader(TOPIC, 0).await, leader);
+    repaired(&cluster, since).await;
+    let log = cluster.node(leader).log();
+    assert!(log.contains("handed its leadership over"), "{log}");
+    assert!(log.contains("is filled again"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_copy_is_never_given_up() {
+    let cluster = Cluster::start_with(3, options(SCRUB)).await;
+    for (topic, replicas) in [("one", 1), ("two", 2)] {
+        let mut topic = NewTopic::new(topic, 1, replicas);
+        topic.config.insert("retention.ms".to_owned(), "86400000".to_owned());
+        cluster.create(topic).await;
+    }
+    fill(&cluster, "one").await;
+    let lines = fill(&cluster, "two").await;
+    let alone = cluster.leader("one", 0).await;
+    let leader = cluster.leader("two", 0).await;
+    for id in [alone, leader] {
+        flip(&files(&cluster, id, "blob"));
+    }
+    let held = eventually("both are held", WAIT, || async {
+        let described = describe(&cluster).await?;
+        let held = described
+            .damaged_replicas
+            .iter()
+            .filter(|replica| replica.state == "held");
+        let topics: Vec<&str> = held.map(|replica| replica.topic.as_str()).collect();
+        (topics.contains(&"one") && topics.contains(&"two")).then_some(described)
+    })
+    .await;
+    for replica in &held.damaged_replicas {
+        assert!(replica.detail.contains("no majority"), "{replica:?}");
+    }
+    cluster
+        .cli(&["cluster", "health"])
+        .await
+        .expect(3)
+        .names(&["one-0", "two-0", "no majority"]);
+    let json = cluster.cli(&["cluster", "health", "-o", "json"]).await.json();
+    assert_eq!(json["damaged_replicas"][0]["state"], "held", "{json}");
+    // The other one of two has everything, unless both are on the same damaged disk.
+    if alone == leader
+        || !cluster
+            .partition("two", 0)
+            .await
+            .replicas
+            .iter()
+            .any(|id| id.get() == alone)
+    {
+        consumes(&cluster, "two", &lines).await;
+    }
+    for id in [alone, leader] {
+        let log = cluster.node(id).log();
+        assert!(!log.contains("is given up;"), "{log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_replicas_are_in_repair_at_once_than_is_set() {
+    let repair = format!("{SCRUB}\nreplicas_max = 1");
+    let mut cluster = Cluster::start_with(3, options(&repair)).await;
+    cluster.create_topic(TOPIC, 4, 3).await;
+    fill(&cluster, TOPIC).await;
+    let victim = 3;
+    cluster.stop(victim).await;
+    flip(&files(&cluster, victim, "blob"));
+    let since = Instant::now();
+    cluster.restart(victim);
+    cluster.ready(victim).await;
+    found(&cluster, victim).await;
+    let most = repaired(&cluster, since).await;
+    assert!(most <= 1, "{most} at once");
+    let refilled = cluster.node(victim).log().matches("is filled again").count();
+    assert!(refilled >= 2, "{refilled} replicas were filled again");
+}
