@@ -53,7 +53,6 @@ async fn is_refused(cluster: &mut Cluster, id: u32) {
     let log = cluster.node(id).log();
     for part in [
         SEEN,
-        "are missing",
         "put back to an older state",
         &format!("replace-broker {id}"),
         "confirm-tail",
