@@ -102,12 +102,18 @@ async fn replace(cluster: &mut Cluster, id: u32) {
     cluster.healthy().await;
 }
 
-/// Writes enough for more than one file of the log, and makes a second run of the node begin another one.
+/// Lines that [`filled`] writes.
+const FILLED_LINES: usize = 1500;
+
+/// Lets several runs of a node write, each to a file of the log of its own. It is too little for a memory table, so a start
+/// flushes nothing and every file is needed.
 async fn filled() -> Cluster {
     let mut cluster = cluster().await;
     cluster.create_topic(TOPIC, 1, 3).await;
-    for run in 0..2 {
-        let lines: String = (0..2000).map(|number| format!("{run} {number:0300}\n")).collect();
+    for run in 0..3 {
+        let lines: String = (0..FILLED_LINES / 3)
+            .map(|number| format!("{run} {number:0300}\n"))
+            .collect();
         cluster
             .cli_with(&["produce", TOPIC], lines.into_bytes())
             .await
@@ -147,7 +153,7 @@ async fn a_broker_that_lost_a_file_from_the_middle_of_its_log_does_not_start() {
     cluster.restart(3);
     cluster.healthy().await;
     let consumed = cluster.cli(&["consume", TOPIC, "--exit-at-end"]).await.expect(0);
-    assert_eq!(consumed.text().lines().count(), 4000);
+    assert_eq!(consumed.text().lines().count(), FILLED_LINES);
 }
 
 /// What an operator sees who must go on without the others.
@@ -177,7 +183,7 @@ async fn a_hole_that_the_operator_accepts_is_told_and_never_served_as_if_nothing
     config.retry_timeout = Duration::from_secs(5);
     let client = Client::connect(config).await.expect("a broker answers");
     match read(&client, 1).await {
-        Outcome::Whole(records) => assert_eq!(records, 4000),
+        Outcome::Whole(records) => assert_eq!(records, FILLED_LINES as u64),
         Outcome::Damaged(error) => println!("a reader was told: {error}"),
     }
 }

@@ -7,8 +7,9 @@ use crate::harness::{Cluster, WAIT, cli, eventually};
 
 const TOPIC: &str = "orders";
 const LINES: u32 = 3000;
-/// More than a memory table of the test nodes, so that a part of it is beyond the reach of the write-ahead log.
-const LARGE: usize = 24 << 20;
+/// More than a memory table of the test nodes, so that a part of it is beyond the reach of the write-ahead log; and not just
+/// so much that one has become full, or the newest file of the log would hold nearly nothing.
+const LARGE: usize = 21 << 20;
 
 /// Deletes the newest file of a dead node's write-ahead log.
 fn cut_the_wal(cluster: &Cluster, id: u32) {
