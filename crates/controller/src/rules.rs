@@ -209,7 +209,8 @@ pub(crate) fn may_renew(image: &Image, partition: &PartitionRef<'_>, replica: Re
     let replicas = partition.replicas.len();
     if replicas < RENEWAL_REPLICAS_MIN {
         return refuse(format!(
-            "it has {replicas} replicas, and replica {replica} may be the only one that has all records: without it the              others are no majority"
+            "it has {replicas} replicas, and replica {replica} may be the only one that has all records: without it \
+             the others are no majority"
         ));
     }
     Ok(())

@@ -548,6 +548,14 @@ impl Registry {
         Ok(group)
     }
 
+    /// Stops this broker's replica, and nothing that it still has under way is written: its data is to be deleted.
+    pub async fn give_up(&self, id: GroupId) {
+        if let Some(group) = self.group(id) {
+            group.retire();
+        }
+        self.close(id).await;
+    }
+
     /// Stops this broker's replica; its data stays.
     pub async fn close(&self, id: GroupId) {
         let group = self.groups.write().remove(&id);
@@ -568,10 +576,7 @@ impl Registry {
     /// Stops this broker's replica and removes its data. Returns when that is durable. With `next` the place is kept for a
     /// replica of that incarnation, and only that one can be opened here from then on.
     pub async fn delete(&self, id: GroupId, next: Option<Incarnation>) -> Result<(), StoreError> {
-        if let Some(group) = self.group(id) {
-            group.retire();
-        }
-        self.close(id).await;
+        self.give_up(id).await;
         let keep = |next| Op::PutState {
             kind: StateKind::REPLICA,
             suffix: None,

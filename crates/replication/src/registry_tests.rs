@@ -33,19 +33,22 @@ async fn open(store: Arc<dyn Store>) -> (Arc<Registry>, Group) {
 }
 
 /// A heartbeat of broker 2, which leads.
-fn heartbeat() -> Message {
-    let vote = jangada_proto::internal::Vote {
+fn vote() -> jangada_proto::internal::Vote {
+    jangada_proto::internal::Vote {
         term: 1,
         broker_id: 2,
         incarnation: 1,
         committed: true,
-    };
+    }
+}
+
+fn heartbeat() -> Message {
     Message {
         group_id: GROUP.get(),
         to_incarnation: 1,
         call_id: 1,
         body: Some(Body::Append(AppendEntries {
-            vote: Some(vote),
+            vote: Some(vote()),
             ..AppendEntries::default()
         })),
     }
@@ -118,7 +121,12 @@ async fn a_damaged_replica_takes_no_leadership() {
     let (registry, group) = open(store).await;
     group.refuse_to_lead();
     let offer = Message {
-        body: Some(Body::TransferLeader(jangada_proto::internal::TransferLeader::default())),
+        body: Some(Body::TransferLeader(jangada_proto::internal::TransferLeader {
+            from_leader: Some(vote()),
+            to_broker_id: 1,
+            to_incarnation: 1,
+            ..Default::default()
+        })),
         ..heartbeat()
     };
     let answer = serve_call(registry.clone(), BrokerId::from(2), offer).await.unwrap();

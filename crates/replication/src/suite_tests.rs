@@ -69,7 +69,9 @@ impl StoreBuilder<TypeConfig, LogStore, Host, (Arc<dyn Store>, tempfile::TempDir
         assert!(recovery.lost_tail.is_none());
         let store: Arc<dyn Store> = Arc::new(store);
         let log = LogStore::open(GroupId(7), store.clone()).unwrap();
-        let host = Host::open(log.clone(), Box::new(Counter::default())).unwrap();
+        let host = Host::open(log.clone(), Box::new(Counter::default()))
+            .unwrap()
+            .skipping();
         Ok(((store, directory), log, host))
     }
 }

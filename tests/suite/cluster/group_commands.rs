@@ -23,11 +23,14 @@ async fn seek(cluster: &Cluster, args: &[&str]) -> Run {
     cluster.cli(&all).await
 }
 
-/// The committed offset of each partition; -1: none.
+/// The committed offset of each partition; -1 where none is, which JSON shows as null.
 async fn offsets(cluster: &Cluster) -> Vec<i64> {
     let rows = lag(cluster).await;
     rows.iter()
-        .map(|row| row["offset"].as_i64().expect("a number"))
+        .map(|row| match &row["offset"] {
+            serde_json::Value::Null => -1,
+            offset => offset.as_i64().expect("a number"),
+        })
         .collect()
 }
 

@@ -350,15 +350,21 @@ async fn a_silent_member_is_thrown_out_and_fenced() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_low_disk_refuses_commits_and_lets_members_go() {
-    // More than any disk has: it is low from the beginning.
     let options = Options {
-        sections: "[storage]\nmemtable_bytes = 8388608\ndisk_reserve_bytes = 1099511627776\n".to_owned(),
+        sections: "[storage]\nmemtable_bytes = 8388608\n".to_owned(),
         plain_storage: true,
         ..Options::default()
     };
-    let cluster = Cluster::start_with(1, options).await;
+    let mut cluster = Cluster::start_with(1, options).await;
     cluster.create_topic(TOPIC, 4, 1).await;
     let topic = topic_id(&cluster, TOPIC).await;
+    cluster.stop(1).await;
+    // More than any disk has: it is low from now on, and the node is never called ready.
+    cluster.restart_with(1, &[("JANGADA__STORAGE__DISK_RESERVE_BYTES", "1099511627776")]);
+    eventually("the node listens", WAIT, || async {
+        tokio::net::TcpStream::connect(&cluster.brokers()[0]).await.ok()
+    })
+    .await;
     let mut log = raw::log(&cluster.brokers()[0]).await;
     eventually("the node has looked at its disk", WAIT, || {
         let mut log = log.clone();

@@ -120,10 +120,10 @@ async fn what_is_decoded_at_once_has_a_budget() {
     let cluster = cluster().await;
     let channel = bare::connect(&cluster.node(1).addresses.public).await;
     let before = peak(&cluster);
-    // As many as one request may have: each costs a hundred times its bytes.
+    // Nearly as many as one request may have, and as fit into a batch: each costs a hundred times its bytes.
     let partition = raw::partition(TOPIC, 0).encode_to_vec();
     let mut message = bare::field(1, &partition);
-    message.extend(bare::field(5, &empties(1, 2 * 131_000)));
+    message.extend(bare::field(5, &empties(1, 2 * 110_000)));
     let message = Bytes::from(message);
     let attack = async {
         let mut calls = JoinSet::new();

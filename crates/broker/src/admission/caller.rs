@@ -333,14 +333,14 @@ mod tests {
         let [first, second] = &callers(2)[..] else {
             unreachable!()
         };
-        let _held = first.try_take(Resource::Fetch, 500).expect("nobody else holds any");
+        let _held = first.try_take(Resource::Fetch, 200).expect("nobody else holds any");
         let refused = first
-            .take(Resource::Fetch, 300, Duration::from_millis(10))
+            .take(Resource::Fetch, 200, Duration::from_millis(10))
             .await
             .map(drop);
         let refused = refused.expect_err("it has its share");
         assert_eq!(refused.reason, Reason::BrokerBusy);
-        assert!(refused.message.contains("this connection has 500 bytes"), "{refused}");
+        assert!(refused.message.contains("this connection has 200 bytes"), "{refused}");
         assert!(refused.message.contains("limits.fetch_inflight_bytes"), "{refused}");
         // Another one does not wait behind it.
         second

@@ -260,7 +260,8 @@ impl Repairer {
                     tracing::warn!(group = %id, partition = name, to = %to.broker, "a damaged replica handed its leadership over")
                 }
                 Err(error) => {
-                    tracing::warn!(group = %id, partition = name, to = %to.broker, %error, "a damaged replica could not hand its leadership over");
+                    let to = to.broker;
+                    tracing::warn!(group = %id, partition = name, %to, %error, "a damaged replica keeps its leadership");
                     return;
                 }
             }
@@ -323,6 +324,6 @@ impl Repairer {
         }
         self.node.partitions.remove(id);
         self.node.shards.remove(id);
-        self.node.registry().close(id).await;
+        self.node.registry().give_up(id).await;
     }
 }
