@@ -233,8 +233,9 @@ impl Host {
 
     /// For openraft's own suite, which applies entries that do not follow one another.
     #[cfg(test)]
-    pub fn skipping(self) -> Self {
-        Self { may_skip: true, ..self }
+    pub fn skipping(mut self) -> Self {
+        self.may_skip = true;
+        self
     }
 
     /// Refuses an entry that does not follow the last one that was applied.
