@@ -303,7 +303,8 @@ async fn random_damage_to_one_node_is_found_or_does_no_harm() {
     }
     let acknowledged = load.finish(&cluster).await.check();
     println!(
-        "{refused} refused to start, {damaged} were told at the start or when read, {harmless} did no harm; {acknowledged} acknowledged records are there"
+        "{refused} refused to start, {damaged} were told at the start or when read, {harmless} did no harm; \
+         {acknowledged} acknowledged records are there"
     );
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use jangada_client::{ClusterDescription, NewTopic};
 
-use crate::harness::{Cluster, Load, Options, WAIT, eventually, node};
+use crate::harness::{Cluster, Load, Options, WAIT, eventually};
 
 const TOPIC: &str = "orders";
 /// A damaged replica is sound again within this time.
@@ -19,18 +19,11 @@ const LINE_BYTES: usize = 2_000;
 
 /// Small tables and little memory, so that data comes to rest soon.
 fn options(repair: &str) -> Options {
-    options_with(repair, "")
-}
-
-/// Values go into tables, not into files of blobs.
-const IN_TABLES: &str = "blob_bytes_min = 1048576";
-
-fn options_with(repair: &str, storage: &str) -> Options {
     let small = "[storage]\nmemtable_bytes = 1048576\nmemtables_bytes = 4194304\nwal_bytes = 4194304\n\
                    tail_bytes = 1048576\nblock_cache_bytes = 1048576\nblob_file_bytes = 1048576\n\
                    reclaim_interval_ms = 500\ndisk_reserve_bytes = 0\n";
     Options {
-        sections: format!("{small}{storage}\n[repair]\n{repair}\n"),
+        sections: format!("{small}[repair]\n{repair}\n"),
         plain_storage: true,
         ..Options::default()
     }
@@ -123,30 +116,9 @@ async fn consumes(cluster: &Cluster, topic: &str, lines: &str) {
     assert!(run.text() == lines, "{count} of {LINES} lines");
 }
 
-/// Waits until a node is ready. A compaction that meets a damaged table before the scrub does ends the process, once: what watches
-/// over it starts it again, and from then on nothing is compacted there.
-async fn ready_if_started_again(cluster: &mut Cluster, id: u32) {
-    let http = cluster.node(id).addresses.http.clone();
-    let deadline = Instant::now() + WAIT;
-    let mut is_started_again = false;
-    while node::ready(&http).await.is_err() {
-        assert!(Instant::now() < deadline, "node {id} is not ready");
-        if !cluster.is_running(id) {
-            assert!(
-                !is_started_again,
-                "node {id} ended twice: {}",
-                cluster.node(id).log_tail()
-            );
-            is_started_again = true;
-            cluster.restart(id);
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-}
-
 /// A follower's files are damaged while it is down; nobody reads there, so only the scrub can find it.
-async fn damage_at_rest_is_mended(ending: &str, storage: &str) {
-    let mut cluster = Cluster::start_with(3, options_with(SCRUB, storage)).await;
+async fn damage_at_rest_is_mended(ending: &str) {
+    let mut cluster = Cluster::start_with(3, options(SCRUB)).await;
     cluster.create_topic(TOPIC, 1, 3).await;
     cluster.create_topic("busy", 2, 3).await;
     let lines = fill(&cluster, TOPIC).await;
@@ -157,7 +129,7 @@ async fn damage_at_rest_is_mended(ending: &str, storage: &str) {
     flip(&files(&cluster, victim, ending)[..2]);
     let since = Instant::now();
     cluster.restart(victim);
-    ready_if_started_again(&mut cluster, victim).await;
+    cluster.ready(victim).await;
     found(&cluster, victim).await;
     repaired(&cluster, since).await;
     let log = cluster.node(victim).log();
@@ -181,12 +153,7 @@ async fn damage_at_rest_is_mended(ending: &str, storage: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bits_flipped_in_a_followers_blobs_are_found_by_the_scrub_and_mended() {
-    damage_at_rest_is_mended("blob", "").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bits_flipped_in_a_followers_tables_are_found_by_the_scrub_and_mended() {
-    damage_at_rest_is_mended("sst", IN_TABLES).await;
+    damage_at_rest_is_mended("blob").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
