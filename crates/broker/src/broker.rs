@@ -25,7 +25,7 @@ use tonic::Status;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
-use crate::admission::{self, Admission, Guarded, admit};
+use crate::admission::{self, Admission, CONNECTION_WINDOW_BYTES, Guarded, STREAM_WINDOW_BYTES, admit};
 use crate::cluster::balance::Balancer;
 use crate::cluster::bootstrap::{Bootstrap, BootstrapError, Local};
 use crate::cluster::directory::{DataDirectory, DirectoryError};
@@ -55,10 +55,6 @@ use crate::services::unread;
 use crate::settings::BrokerSettings;
 use crate::tail::Missing;
 
-/// HTTP/2 flow control towards clients: what a connection may send that no service has asked for yet, and that is in memory
-/// without being counted.
-const STREAM_WINDOW_BYTES: u32 = 2 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// Small beside a message: the first frame of one may be moved, and what it takes is kept as long as the message.
 const HTTP2_FRAME_BYTES: u32 = 64 << 10;
 /// A client that is cut off is noticed after these two.

@@ -1,5 +1,7 @@
 //! What one client can make a broker keep in memory: no more than the settings say, and others are served meanwhile.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use jangada_proto::v1::fetch_stream_request::Message;
 use jangada_proto::v1::{
@@ -7,8 +9,10 @@ use jangada_proto::v1::{
 };
 use prost::Message as _;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_stream::{StreamExt as _, iter, pending};
-use tonic::{Code, Streaming};
+use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
 
 use crate::harness::{Cluster, Options, WAIT, bare, eventually, node, raw, served_during};
 
@@ -23,6 +27,9 @@ const REQUESTS: usize = 64 * MIB;
 const FETCHES: usize = 32 * MIB;
 const SECTIONS: &str =
     "[limits]\nrequest_inflight_bytes = 67108864\nfetch_inflight_bytes = 33554432\nstalled_ms = 3000\n";
+
+/// After which a client tries again that was refused for want of room.
+const BUSY_RETRY: Duration = Duration::from_millis(20);
 
 const VALUE_BYTES: usize = 1_000_000;
 /// More than one fetch gives.
@@ -78,6 +85,19 @@ async fn metric(cluster: &Cluster, name: &str) -> u64 {
     value.unwrap_or(0)
 }
 
+/// Sends a message until the broker has room to look at it.
+async fn ask_patiently(channel: &Channel, method: &str, message: Bytes) -> Result<Bytes, Status> {
+    let asking = async {
+        loop {
+            match bare::ask(channel, method, message.clone()).await {
+                Err(status) if raw::reason(&status) == "BROKER_BUSY" => tokio::time::sleep(BUSY_RETRY).await,
+                answer => return answer,
+            }
+        }
+    };
+    timeout(WAIT, asking).await.expect("there is room in time")
+}
+
 /// Empty elements of a repeated field that takes at most this many bytes.
 fn empties(number: u8, bytes: usize) -> Vec<u8> {
     [number << 3 | 2, 0].repeat(bytes / 2)
@@ -102,7 +122,7 @@ async fn millions_of_empty_elements_are_refused_before_they_are_decoded() {
             let message = Bytes::from(message);
             for _ in 0..8 {
                 let (channel, message) = (channel.clone(), message.clone());
-                calls.spawn(async move { (method, bare::ask(&channel, method, message).await) });
+                calls.spawn(async move { (method, ask_patiently(&channel, method, message).await) });
             }
         }
         while let Some(answered) = calls.join_next().await {

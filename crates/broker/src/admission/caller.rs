@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::answer::Sending;
 use super::budget::{Address, Budgets, PerResource, Resource, Whose};
+use super::connection::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use super::stalled::{PRESS_EVERY, WHILE_OTHERS_WAIT};
 use crate::error::RequestError;
 
@@ -26,6 +27,10 @@ const PRODUCE_RETRY: Duration = Duration::from_millis(25);
 /// The same of streams.
 const STREAM_RETRY: Duration = Duration::from_secs(1);
 
+/// How much of its window a connection may keep occupied with what waits for room. One stream more can always go on: it may
+/// be the one that has the room.
+const HELD_BACK_BYTES_MAX: usize = (CONNECTION_WINDOW_BYTES - STREAM_WINDOW_BYTES) as usize;
+
 /// See the module text.
 pub(crate) struct Caller {
     peer: SocketAddr,
@@ -33,6 +38,8 @@ pub(crate) struct Caller {
     used: PerResource<AtomicUsize>,
     /// One call of a connection waits for room at a time, in their order: others' are not woken for it.
     turns: PerResource<Semaphore>,
+    /// Bytes of the connection's window that streams may occupy whose messages wait for room.
+    held_back: AtomicUsize,
     /// Answers that are on their way out, by number.
     answers: Mutex<HashMap<u64, Arc<Sending>>>,
     next_answer: AtomicU64,
@@ -48,6 +55,7 @@ impl Caller {
             address: budgets.address(peer.ip()),
             used: PerResource::default(),
             turns: std::array::from_fn(|_| Semaphore::new(1)),
+            held_back: AtomicUsize::new(0),
             answers: Mutex::default(),
             next_answer: AtomicU64::new(0),
             is_ended: AtomicBool::new(false),
@@ -131,8 +139,20 @@ impl Caller {
         }
     }
 
+    /// Lets a message wait for room of which so many bytes are to come. They stay in the connection's window meanwhile; none
+    /// when that is too much of it.
+    pub(super) fn hold_back(self: &Arc<Self>, bytes: usize) -> Option<HeldBack> {
+        let bytes = bytes.min(STREAM_WINDOW_BYTES as usize);
+        let held_back = HeldBack {
+            caller: self.clone(),
+            bytes,
+        };
+        let before = self.held_back.fetch_add(bytes, SeqCst);
+        (before + bytes <= HELD_BACK_BYTES_MAX).then_some(held_back)
+    }
+
     /// Why there is no room, counted.
-    fn refused(&self, resource: Resource, amount: usize, whose: Whose) -> RequestError {
+    pub(super) fn refused(&self, resource: Resource, amount: usize, whose: Whose) -> RequestError {
         let at = resource as usize;
         let budgets = self.budgets();
         budgets.metrics.refused(resource.name(), whose.name());
@@ -235,6 +255,18 @@ impl<'a> Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+/// Bytes of a connection's window, until this is dropped.
+pub(super) struct HeldBack {
+    caller: Arc<Caller>,
+    bytes: usize,
+}
+
+impl Drop for HeldBack {
+    fn drop(&mut self) {
+        self.caller.held_back.fetch_sub(self.bytes, SeqCst);
     }
 }
 
@@ -347,6 +379,21 @@ mod tests {
             .take(Resource::Fetch, 100, Duration::ZERO)
             .await
             .expect("there is room");
+    }
+
+    #[test]
+    fn what_waits_leaves_a_stream_its_window() {
+        let [caller] = &callers(1)[..] else { unreachable!() };
+        let window = STREAM_WINDOW_BYTES as usize;
+        let small = caller.hold_back(window - 1).expect("nothing else waits");
+        let one = caller.hold_back(1).expect("there is so much");
+        assert!(caller.hold_back(1).is_none());
+        drop((small, one));
+        // However large a message is, no more than this of it is in the window.
+        let large = caller.hold_back(16 * window).expect("nothing else waits");
+        assert!(caller.hold_back(16 * window).is_none());
+        drop(large);
+        assert_eq!(caller.held_back.load(SeqCst), 0);
     }
 
     #[test]

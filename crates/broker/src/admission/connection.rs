@@ -12,6 +12,11 @@ use tonic::transport::server::Connected;
 use super::budget::Budgets;
 use super::caller::Caller;
 
+/// So much may a client send on a stream that nothing has taken up yet, bytes: it is in memory without being counted.
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+/// The same for all streams of a connection together (RFC 9113, section 5.2).
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
 /// See the module text.
 pub(crate) struct Guarded<S> {
     socket: S,

@@ -35,5 +35,5 @@ pub(crate) use self::batches::Batches;
 pub(crate) use self::budget::{Budgets, Resource};
 pub(crate) use self::call::{Admission, Call, admit};
 pub(crate) use self::caller::{Caller, Holding};
-pub(crate) use self::connection::Guarded;
+pub(crate) use self::connection::{CONNECTION_WINDOW_BYTES, Guarded, STREAM_WINDOW_BYTES};
 pub(crate) use self::stalled::watch as watch_stalled;

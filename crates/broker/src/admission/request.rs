@@ -294,22 +294,40 @@ impl RequestBody {
         axum::Error::new(Status::from(error))
     }
 
+    /// How much is to come on the stream while it waits, bytes.
+    fn to_come(&self) -> usize {
+        match self.place {
+            _ if self.method.is_stream => usize::MAX,
+            Place::Content(_, left) | Place::Unscanned(left) => left,
+            Place::Head(..) => 0,
+        }
+    }
+
     /// Room for a frame: now, or what waits for it.
-    fn make_room(&self, wanted: Wanted) -> Option<TakingRoom> {
+    fn make_room(&self, wanted: Wanted) -> Result<Option<TakingRoom>, RequestError> {
         let caller = &self.call.caller;
         let now = |resource, amount| match amount {
             0 => Ok(None),
-            amount => caller.take_now(resource, amount).map(Some),
+            amount => caller
+                .take_now(resource, amount)
+                .map(Some)
+                .map_err(|whose| (resource, amount, whose)),
         };
         let length = now(Resource::Requests, wanted.length);
         let decoded = now(Resource::Decoded, wanted.decoded);
-        if let (Ok(length), Ok(decoded)) = (length, decoded) {
-            self.received.lock().keep(Taken { length, decoded });
-            return None;
-        }
+        let (resource, amount, whose) = match (length, decoded) {
+            (Ok(length), Ok(decoded)) => {
+                self.received.lock().keep(Taken { length, decoded });
+                return Ok(None);
+            }
+            (Err(lacking), _) | (_, Err(lacking)) => lacking,
+        };
+        let held_back = caller.hold_back(self.to_come());
+        let held_back = held_back.ok_or_else(|| caller.refused(resource, amount, whose))?;
         // What of both was there is given back meanwhile.
         let caller = caller.clone();
-        Some(Box::pin(async move {
+        Ok(Some(Box::pin(async move {
+            let _held_back = held_back;
             let mut taken = Taken::default();
             if wanted.length > 0 {
                 taken.length = Some(caller.take(Resource::Requests, wanted.length, PATIENCE).await?);
@@ -318,7 +336,7 @@ impl RequestBody {
                 taken.decoded = Some(caller.take(Resource::Decoded, wanted.decoded, PATIENCE).await?);
             }
             Ok(taken)
-        }))
+        })))
     }
 }
 
@@ -375,8 +393,9 @@ impl http_body::Body for RequestBody {
                 .cloned()
                 .map_or_else(Wanted::default, |bytes| body.walk(bytes));
             match body.make_room(wanted) {
-                Some(taking) => body.waiting = Some((frame, taking)),
-                None => {
+                Ok(Some(taking)) => body.waiting = Some((frame, taking)),
+                Err(error) => return Poll::Ready(Some(Err(body.to_reader(error)))),
+                Ok(None) => {
                     if let Some(frame) = body.for_reader(frame) {
                         return Poll::Ready(Some(Ok(frame)));
                     }
