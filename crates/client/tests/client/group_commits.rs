@@ -245,24 +245,19 @@ async fn a_commit_for_a_partition_of_someone_else_says_so() {
     let mut consumer = member(&client, manual());
     take(&mut consumer, 5).await;
     let mut second = member(&client, manual());
-    // Both do what they have to until each has its share.
-    let settled = until("each has one", || {
-        let mut state = cluster.state();
-        let members = state.groups().members("g");
-        members.len() == 2 && members.iter().all(|(_, held)| held.len() == 1)
-    });
-    let reading = async {
-        loop {
-            tokio::select! {
-                record = consumer.next() => record.map(drop).expect("a record"),
-                record = second.next() => record.map(drop).expect("a record"),
-            }
+    // Both do what they have to until each knows of its share.
+    let settling = async {
+        while [&consumer, &second].map(|member| member.assignment().len()) != [1, 1] {
+            let next = async {
+                tokio::select! {
+                    record = consumer.next() => record.map(drop).expect("a record"),
+                    record = second.next() => record.map(drop).expect("a record"),
+                }
+            };
+            let _ = timeout(Duration::from_millis(20), next).await;
         }
     };
-    tokio::select! {
-        () = reading => {}
-        () = settled => {}
-    }
+    soon(settling).await;
     let own = consumer.assignment().remove(0);
     let other = second.assignment().remove(0);
     assert_ne!(own, other);
