@@ -1,6 +1,7 @@
 //! One broker: puts the parts together, starts them in order, stops them in order.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::Response;
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use jangada_controller::DirectoryId;
 use jangada_proto::internal::internal_service_server::InternalServiceServer;
 use jangada_proto::v1::admin_service_server::AdminServiceServer;
@@ -25,7 +26,9 @@ use tonic::Status;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
-use crate::admission::{self, Admission, CONNECTION_WINDOW_BYTES, Guarded, STREAM_WINDOW_BYTES, admit};
+use crate::admission::{
+    self, Admission, Budgets, CONNECTION_WINDOW_BYTES, Guarded, STREAM_WINDOW_BYTES, admit, admit_peer,
+};
 use crate::cluster::balance::Balancer;
 use crate::cluster::bootstrap::{Bootstrap, BootstrapError, Local};
 use crate::cluster::directory::{DataDirectory, DirectoryError};
@@ -36,7 +39,7 @@ use crate::groups;
 use crate::health::{Health, SERVICES};
 use crate::http;
 use crate::listener::descriptors::{self, Shares, TooFewDescriptors, Wanted};
-use crate::listener::{Acceptor, GateLimits, Kind, Listener, count_calls};
+use crate::listener::{Acceptor, Connection, GateLimits, Kind, Listener, count_calls};
 use crate::metrics::{ConnectionMetrics, Metrics};
 use crate::node::Node;
 use crate::partition::Shared;
@@ -156,7 +159,7 @@ pub struct Broker {
     seams: Seams,
     bootstrap: Arc<Bootstrap>,
     descriptors: Shares,
-    connections: ConnectionMetrics,
+    metrics: Arc<Metrics>,
     public: Listener,
     servers: Vec<JoinHandle<()>>,
     node: watch::Sender<Option<Arc<Node>>>,
@@ -226,8 +229,9 @@ impl Broker {
         let bootstrap = Arc::new(Bootstrap::new(local, directory, seams.ids.clone()));
         let stop = watch::Sender::new(false);
         let (node, node_watch) = watch::channel(None);
+        let metrics = Metrics::new(&connections);
         let servers = vec![
-            serve_internal(bootstrap.clone(), internal_acceptor),
+            serve_internal(bootstrap.clone(), internal_acceptor, &settings, metrics.clone()),
             serve_http(http_acceptor, node_watch),
         ];
         let addresses = Addresses {
@@ -240,7 +244,7 @@ impl Broker {
             seams,
             bootstrap,
             descriptors,
-            connections,
+            metrics,
             public,
             servers,
             node,
@@ -408,7 +412,7 @@ impl Broker {
             store,
             registry: metadata.registry.clone(),
             clock: self.seams.clock.clone(),
-            metrics: Metrics::new(&self.connections),
+            metrics: self.metrics.clone(),
             inflight_per_partition: usize_of(settings.limits.produce_inflight_bytes_per_partition),
             queue_bytes_max: usize_of(settings.limits.produce_inflight_bytes),
             read_pool: Pool::new(settings.storage.read_threads as usize),
@@ -612,13 +616,7 @@ async fn serve_public(node: Arc<Node>, acceptor: Acceptor, stopping: watch::Rece
     // Outermost: nothing of a call is taken up, and nothing of its answer given, that is not counted.
     let admission = Admission::new(request_max, stalled_after(&node.settings), node.metrics.clone());
     let services = count_calls(services).layer(from_fn_with_state(admission, admit));
-    let budgets = node.budgets.clone();
-    let incoming = acceptor.incoming().map(move |accepted| {
-        accepted.map(|connection| {
-            let peer = connection.peer();
-            Guarded::new(connection, peer, &budgets)
-        })
-    });
+    let incoming = guarded(acceptor, node.budgets.clone());
     let served = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -633,7 +631,22 @@ async fn serve_public(node: Arc<Node>, acceptor: Acceptor, stopping: watch::Rece
     served.map_err(|error| error.to_string())
 }
 
-fn serve_internal(bootstrap: Arc<Bootstrap>, acceptor: Acceptor) -> JoinHandle<()> {
+/// The connections of a listener, with what they hold of what all share.
+fn guarded(acceptor: Acceptor, budgets: Arc<Budgets>) -> impl Stream<Item = Result<Guarded<Connection>, Infallible>> {
+    acceptor.incoming().map(move |accepted| {
+        accepted.map(|connection| {
+            let peer = connection.peer();
+            Guarded::new(connection, peer, &budgets)
+        })
+    })
+}
+
+fn serve_internal(
+    bootstrap: Arc<Bootstrap>,
+    acceptor: Acceptor,
+    settings: &BrokerSettings,
+    metrics: Arc<Metrics>,
+) -> JoinHandle<()> {
     let broker = bootstrap.local.broker;
     let public = bootstrap.local.address.clone();
     let service = InternalServiceServer::new(Internal { bootstrap })
@@ -645,11 +658,14 @@ fn serve_internal(bootstrap: Arc<Bootstrap>, acceptor: Acceptor) -> JoinHandle<(
         );
         async move { Status::failed_precondition(message).into_http::<axum::body::Body>() }
     };
-    let routes = Routes::from(count_calls(Routes::new(service).into_axum_router().fallback(refuse)));
+    let incoming = guarded(acceptor, Budgets::between_brokers(metrics.admission.clone()));
+    let admission = Admission::new(transport::MESSAGE_BYTES_MAX, stalled_after(settings), metrics);
+    let routes = Routes::new(service).into_axum_router().fallback(refuse);
+    let routes = Routes::from(count_calls(routes).layer(from_fn_with_state(admission, admit_peer)));
     tokio::spawn(async move {
         let serving = transport::tune_server(Server::builder())
             .add_routes(routes)
-            .serve_with_incoming(acceptor.incoming());
+            .serve_with_incoming(incoming);
         if let Err(error) = serving.await {
             tracing::error!(%error, "the internal listener has ended");
         }

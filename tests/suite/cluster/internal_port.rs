@@ -15,7 +15,7 @@ use tokio_stream::{StreamExt as _, iter};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::harness::{Cluster, Load, WAIT};
+use crate::harness::{Cluster, Load, WAIT, bare, raw};
 
 const TOPIC: &str = "orders";
 const PARTITIONS: u32 = 2;
@@ -376,5 +376,36 @@ async fn a_stranger_is_refused_and_one_that_joined_is_taken_out() {
     // Under its id another one may come.
     broker.join(join(78)).await.expect("an empty directory");
     cluster.cli(&remove).await.expect(0);
+    cluster.healthy().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_message_becomes_is_bounded_before_it_is_decoded() {
+    const MIB: usize = 1 << 20;
+    /// A few messages as they came.
+    const GROWTH_BYTES: usize = 160 * MIB;
+    let cluster = Cluster::start(1).await;
+    let node = cluster.node(1);
+    let channel = bare::connect(&node.addresses.internal.to_string()).await;
+    let before = node.memory("VmHWM");
+    let of = |bytes| bare::empties(2, bytes);
+    let entries = bare::field(2, &bare::field(4, &bare::empties(4, 30 * MIB)));
+    let leaders = bare::field(2, &bare::field(13, &bare::empties(1, 30 * MIB)));
+    let attacks = [
+        ("Control", of(30 * MIB)),
+        ("Bulk", of(30 * MIB)),
+        ("Bulk", entries),
+        ("Control", leaders),
+        ("Probe", bare::empties(1, 4 * MIB)),
+        ("Adopt", bare::empties(3, 4 * MIB)),
+    ];
+    for (method, message) in attacks {
+        let path = format!("jangada.internal.v1.InternalService/{method}");
+        let answer = bare::ask(&channel, &path, message.into()).await;
+        let status = raw::assert_refused(answer, "INVALID_REQUEST", &[method, "131072 elements"]);
+        assert_eq!(status.code(), Code::InvalidArgument);
+    }
+    let grown = node.memory("VmHWM").saturating_sub(before);
+    assert!(grown <= GROWTH_BYTES, "{} MiB more", grown / MIB);
     cluster.healthy().await;
 }

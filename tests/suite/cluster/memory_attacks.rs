@@ -98,23 +98,18 @@ async fn ask_patiently(channel: &Channel, method: &str, message: Bytes) -> Resul
     timeout(WAIT, asking).await.expect("there is room in time")
 }
 
-/// Empty elements of a repeated field that takes at most this many bytes.
-fn empties(number: u8, bytes: usize) -> Vec<u8> {
-    [number << 3 | 2, 0].repeat(bytes / 2)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn millions_of_empty_elements_are_refused_before_they_are_decoded() {
     let cluster = cluster().await;
     let channel = bare::connect(&cluster.node(1).addresses.public).await;
     let before = peak(&cluster);
     let attacks = [
-        ("LogService/Produce", bare::field(5, &empties(1, 16 * MIB))),
-        ("GroupService/CommitOffsets", empties(4, 4 * MIB)),
-        ("GroupService/Heartbeat", bare::field(5, &empties(1, 4 * MIB - 8))),
-        ("GroupService/FetchOffsets", empties(2, 4 * MIB)),
-        ("GroupService/DeleteOffsets", empties(2, 4 * MIB)),
-        ("MetadataService/GetMetadata", empties(1, 4 * MIB)),
+        ("LogService/Produce", bare::field(5, &bare::empties(1, 16 * MIB))),
+        ("GroupService/CommitOffsets", bare::empties(4, 4 * MIB)),
+        ("GroupService/Heartbeat", bare::field(5, &bare::empties(1, 4 * MIB - 8))),
+        ("GroupService/FetchOffsets", bare::empties(2, 4 * MIB)),
+        ("GroupService/DeleteOffsets", bare::empties(2, 4 * MIB)),
+        ("MetadataService/GetMetadata", bare::empties(1, 4 * MIB)),
     ];
     let attack = async {
         let mut calls = JoinSet::new();
@@ -143,7 +138,7 @@ async fn what_is_decoded_at_once_has_a_budget() {
     // Nearly as many as one request may have, and as fit into a batch: each costs a hundred times its bytes.
     let partition = raw::partition(TOPIC, 0).encode_to_vec();
     let mut message = bare::field(1, &partition);
-    message.extend(bare::field(5, &empties(1, 2 * 110_000)));
+    message.extend(bare::field(5, &bare::empties(1, 2 * 110_000)));
     let message = Bytes::from(message);
     let attack = async {
         let mut calls = JoinSet::new();

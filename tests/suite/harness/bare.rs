@@ -37,7 +37,7 @@ fn endpoint(address: &str) -> Endpoint {
         .initial_connection_window_size(WINDOW_BYTES)
 }
 
-/// Sends messages to a method, such as `LogService/Produce`. What it answers is not taken until it is asked for.
+/// Sends messages to a method, such as `LogService/Produce`, or of another package with its name. What it answers is not taken until it is asked for.
 pub async fn call(
     channel: &Channel,
     method: &str,
@@ -50,7 +50,11 @@ pub async fn call(
         .ready()
         .await
         .map_err(|error| Status::unavailable(error.to_string()))?;
-    let path = PathAndQuery::try_from(format!("/jangada.v1.{method}")).expect("it is a path");
+    let path = match method.contains('.') {
+        true => format!("/{method}"),
+        false => format!("/jangada.v1.{method}"),
+    };
+    let path = PathAndQuery::try_from(path).expect("it is a path");
     let answers = client.streaming(Request::new(messages), path, Bare).await?;
     Ok(answers.into_inner())
 }
@@ -115,6 +119,11 @@ pub fn field(number: u8, content: &[u8]) -> Vec<u8> {
     bytes.push(u8::try_from(length).expect("seven bits"));
     bytes.extend_from_slice(content);
     bytes
+}
+
+/// Empty elements of a repeated field that takes at most this many bytes.
+pub fn empties(number: u8, bytes: usize) -> Vec<u8> {
+    [number << 3 | 2, 0].repeat(bytes / 2)
 }
 
 /// Messages as the bytes that they are.

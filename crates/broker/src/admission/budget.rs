@@ -33,6 +33,9 @@ const CONNECTION_PART: usize = 2;
 /// A connection may hold one part in so many of all, whatever others of its address hold.
 const LITTLE_PART: usize = 2048;
 
+/// Of messages from other brokers that are received, and of what they take decoded: some links' windows.
+const BETWEEN_BROKERS_BYTES: usize = 256 << 20;
+
 /// What is shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Resource {
@@ -148,6 +151,15 @@ impl Budgets {
             Resource::Calls => settings.calls_max as usize,
         });
         Arc::new(Self::with(limits, settings.address_share_percent as usize, metrics))
+    }
+
+    /// What brokers share that call this one. They take no other room here: what they replicate is bounded by each link's
+    /// window and written before it is answered, and their answers are small.
+    pub fn between_brokers(metrics: AdmissionMetrics) -> Arc<Self> {
+        let mut limits = PerResource::default();
+        limits[Resource::Requests as usize] = BETWEEN_BROKERS_BYTES;
+        limits[Resource::Decoded as usize] = BETWEEN_BROKERS_BYTES;
+        Arc::new(Self::with(limits, 75, metrics))
     }
 
     pub(super) fn with(limits: PerResource<usize>, address_percent: usize, metrics: AdmissionMetrics) -> Self {

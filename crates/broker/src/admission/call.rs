@@ -57,6 +57,14 @@ impl Admission {
         tonic::Status::from(error).into_http()
     }
 
+    /// A request whose messages are counted as they arrive.
+    fn watched(&self, request: Request, call: Arc<Call>, received: Received) -> Request {
+        match self.contract.method(request.uri().path()).cloned() {
+            Some(method) => request.map(|body| Body::new(RequestBody::new(body, self, method, call, received))),
+            None => request,
+        }
+    }
+
     /// How long a method's messages may be.
     pub(super) fn limit(&self, method: &Method) -> Limit {
         let carries = CARRIERS.contains(&method.name.as_str());
@@ -80,10 +88,19 @@ pub(crate) struct Call {
     /// Of a produce stream.
     pub batches: Batches,
     /// For the call itself, until its answer is sent.
-    _room: Holding,
+    _room: Option<Holding>,
 }
 
 impl Call {
+    fn new(caller: Arc<Caller>, room: Option<Holding>) -> Arc<Self> {
+        Arc::new(Self {
+            caller,
+            deposits: Mutex::default(),
+            batches: Batches::default(),
+            _room: room,
+        })
+    }
+
     /// What the next bytes of the answer are counted by until they are sent. They may be fewer.
     pub fn deposit(&self, room: Holding) {
         self.deposits.lock().push(room);
@@ -94,30 +111,32 @@ impl Call {
     }
 }
 
-/// Lets a call through, with its bodies under watch.
+/// Lets another broker's call through, with its request under watch: whoever reaches the internal listener may be a stranger.
+pub(crate) async fn admit_peer(State(admission): State<Arc<Admission>>, mut request: Request, next: Next) -> Response {
+    let origin = request.extensions().get::<Origin<ConnectionInfo>>().cloned();
+    let Some(Origin { socket, caller }) = origin else {
+        return without_connection();
+    };
+    request.extensions_mut().insert(socket);
+    let call = Call::new(caller, None);
+    next.run(admission.watched(request, call, Received::default())).await
+}
+
+/// Lets a client's call through, with its bodies under watch.
 pub(crate) async fn admit(State(admission): State<Arc<Admission>>, mut request: Request, next: Next) -> Response {
     let origin = request.extensions().get::<Origin<ConnectionInfo>>().cloned();
     let Some(Origin { socket, caller }) = origin else {
-        // Only what comes through a guarded socket gets here.
-        return tonic::Status::internal("the call has no connection").into_http();
+        return without_connection();
     };
     request.extensions_mut().insert(socket);
     let room = match caller.try_take(Resource::Calls, 1) {
         Ok(room) => room,
         Err(error) => return admission.refuse(error),
     };
-    let call = Arc::new(Call {
-        caller,
-        deposits: Mutex::default(),
-        batches: Batches::default(),
-        _room: room,
-    });
+    let call = Call::new(caller, Some(room));
     request.extensions_mut().insert(call.clone());
     let received = Received::default();
-    if let Some(method) = admission.contract.method(request.uri().path()).cloned() {
-        let (received, call) = (received.clone(), call.clone());
-        request = request.map(|body| Body::new(RequestBody::new(body, &admission, method, call, received)));
-    }
+    let request = admission.watched(request, call.clone(), received.clone());
     let response = next.run(request).await;
     // Of a unary call the service is done with the request. The body of a stream goes on, and has its own.
     drop(received);
@@ -125,4 +144,9 @@ pub(crate) async fn admit(State(admission): State<Arc<Admission>>, mut request: 
         return response;
     }
     response.map(|body| Body::new(AnswerBody::new(body, call)))
+}
+
+fn without_connection() -> Response {
+    // Only what comes through a guarded socket gets here.
+    tonic::Status::internal("the call has no connection").into_http()
 }
