@@ -74,6 +74,10 @@ endif
 examples: build ## Run the examples of other languages (needs python3, node with npm, go 1.24 or later, protoc, and their registries)
 	JANGADA_EXAMPLES=1 cargo test $(BUILD) --test suite -- cluster::examples::
 
+.PHONY: alerts
+alerts: build ## Check the alert rules and a real scrape with promtool (from Debian's package prometheus)
+	JANGADA_ALERTS=1 cargo test $(BUILD) --test suite -- cluster::monitoring::
+
 .PHONY: verify
 verify: ## Read-only checks: format, lints, the contract's compatibility, tidiness
 	@.ci/prepare lint

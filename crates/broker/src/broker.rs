@@ -229,9 +229,17 @@ impl Broker {
         let bootstrap = Arc::new(Bootstrap::new(local, directory, seams.ids.clone()));
         let stop = watch::Sender::new(false);
         let (node, node_watch) = watch::channel(None);
-        let metrics = Metrics::new(&connections);
+        let metrics = Metrics::new(&connections, &settings.metrics);
         let servers = vec![
-            serve_internal(bootstrap.clone(), internal_acceptor, &settings, metrics.clone()),
+            serve_internal(
+                Internal {
+                    bootstrap: bootstrap.clone(),
+                    node: node_watch.clone(),
+                },
+                internal_acceptor,
+                &settings,
+                metrics.clone(),
+            ),
             serve_http(http_acceptor, node_watch),
         ];
         let addresses = Addresses {
@@ -437,6 +445,7 @@ impl Broker {
         let repairer = tokio::spawn(Repairer { node: node.clone() }.run());
         let scrubber = tokio::spawn(Scrubber { node: node.clone() }.run());
         let quorums = tokio::spawn(quorum::watch(node.clone()));
+        let lag = tokio::spawn(groups::watch_lag(node.clone()));
         let stalled = tokio::spawn(admission::watch_stalled(node.budgets.clone(), stalled_after(settings)));
         let retention = tokio::spawn(enforce_retention(
             partitions,
@@ -472,6 +481,7 @@ impl Broker {
         reconciler.abort();
         ticker.abort();
         quorums.abort();
+        lag.abort();
         stalled.abort();
         retention.abort();
         public.abort();
@@ -642,14 +652,14 @@ fn guarded(acceptor: Acceptor, budgets: Arc<Budgets>) -> impl Stream<Item = Resu
 }
 
 fn serve_internal(
-    bootstrap: Arc<Bootstrap>,
+    internal: Internal,
     acceptor: Acceptor,
     settings: &BrokerSettings,
     metrics: Arc<Metrics>,
 ) -> JoinHandle<()> {
-    let broker = bootstrap.local.broker;
-    let public = bootstrap.local.address.clone();
-    let service = InternalServiceServer::new(Internal { bootstrap })
+    let broker = internal.bootstrap.local.broker;
+    let public = internal.bootstrap.local.address.clone();
+    let service = InternalServiceServer::new(internal)
         .max_decoding_message_size(transport::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(transport::MESSAGE_BYTES_MAX);
     let refuse = move || {

@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use jangada_storage::StoreCondition;
 use tokio::sync::watch;
 
+use crate::metrics::Form;
 use crate::node::Node;
 
 /// Set once this broker is part of a cluster.
@@ -73,13 +76,17 @@ fn refuses_writes(node: &Node) -> Option<String> {
     }
 }
 
-async fn metrics(State(node): State<NodeWatch>) -> (StatusCode, String) {
+async fn metrics(State(node): State<NodeWatch>, headers: HeaderMap) -> Response {
     let node = node.borrow().clone();
-    match node {
-        Some(node) => (StatusCode::OK, node.metrics.render(&node)),
-        None => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "this broker does not belong to a cluster yet\n".to_owned(),
-        ),
+    let Some(node) = node else {
+        let text = "this broker does not belong to a cluster yet\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    };
+    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+    let form = Form::accepted(accept);
+    // With many replicas it takes some milliseconds, which calls must not wait for.
+    match tokio::task::spawn_blocking(move || node.metrics.render(&node, form)).await {
+        Ok(text) => ([(CONTENT_TYPE, form.content_type())], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }

@@ -144,6 +144,9 @@ pub enum RemovalCause {
 }
 
 impl RemovalCause {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Left, Self::SessionExpired, Self::RebalanceTimedOut];
+
     /// As it is shown.
     pub const fn as_str(self) -> &'static str {
         match self {

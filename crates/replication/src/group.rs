@@ -15,8 +15,9 @@ use openraft::raft::ClientWriteResult;
 use openraft::{ChangeMembers, Instant as _, ReadPolicy};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
-use crate::host::{Host, HostSignals};
+use crate::host::{Host, HostSignals, Timings};
 use crate::log_store::LogStore;
 use crate::raft_types::{Command, TypeConfig};
 use crate::state_machine::Check;
@@ -63,6 +64,8 @@ pub struct Applied {
 /// A command that was handed to Raft and is not answered yet.
 pub struct Proposal {
     completed: openraft::alias::OneshotReceiverOf<TypeConfig, ClientWriteResult<TypeConfig>>,
+    began: Instant,
+    timings: Arc<Timings>,
 }
 
 impl Proposal {
@@ -72,13 +75,16 @@ impl Proposal {
         match tokio::time::timeout(timeout, &mut self.completed).await {
             Err(_) => Err(ProposeError::Timeout),
             Ok(Err(_)) => Err(ProposeError::Stopped("it was dropped".into())),
-            Ok(Ok(Ok(response))) => Ok(Applied {
-                position: LogPosition {
-                    term: response.log_id.leader_id.term,
-                    index: response.log_id.index,
-                },
-                reply: response.data,
-            }),
+            Ok(Ok(Ok(response))) => {
+                self.timings.commits.record(self.began.elapsed());
+                Ok(Applied {
+                    position: LogPosition {
+                        term: response.log_id.leader_id.term,
+                        index: response.log_id.index,
+                    },
+                    reply: response.data,
+                })
+            }
             Ok(Ok(Err(ClientWriteError::ForwardToLeader(forward)))) => Err(ProposeError::NotLeader(forward.leader_id)),
             Ok(Ok(Err(ClientWriteError::LogEntryDiscarded(_)))) => Err(ProposeError::Discarded),
             Ok(Ok(Err(error))) => Err(ProposeError::Refused(error.to_string())),
@@ -165,6 +171,7 @@ struct Inner {
     horizon: Arc<Horizon>,
     check: Arc<dyn Check>,
     may_lead: Arc<AtomicBool>,
+    timings: Arc<Timings>,
 }
 
 impl Group {
@@ -175,6 +182,7 @@ impl Group {
         signals: Arc<HostSignals>,
         status: watch::Receiver<GroupStatus>,
         (horizon, check): (Arc<Horizon>, Arc<dyn Check>),
+        timings: Arc<Timings>,
     ) -> Self {
         let inner = Inner {
             replica,
@@ -188,6 +196,7 @@ impl Group {
             horizon,
             check,
             may_lead: Arc::new(AtomicBool::new(true)),
+            timings,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -265,8 +274,13 @@ impl Group {
     /// Hands a command to Raft. Commands of one caller are appended in the order of its calls.
     pub async fn submit(&self, command: Command) -> Result<Proposal, ProposeError> {
         let (responder, completed) = ProgressResponder::complete_only();
+        let began = Instant::now();
         match self.inner.raft.client_write_ff(command, Some(responder)).await {
-            Ok(()) => Ok(Proposal { completed }),
+            Ok(()) => Ok(Proposal {
+                completed,
+                began,
+                timings: self.inner.timings.clone(),
+            }),
             Err(fatal) => Err(stopped(fatal)),
         }
     }

@@ -20,12 +20,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use jangada_storage::{LogPosition, Op, StateKind};
+use jangada_storage::{Latency, LogPosition, Op, StateKind};
 use jangada_types::Offset;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, Snapshot as RaftSnapshot};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use crate::codec::{self, CodecError, StateRecord};
 use crate::damage::{self, unreadable};
@@ -57,6 +58,15 @@ pub(crate) struct HostSignals {
     pub applied_next: AtomicU64,
     /// A snapshot would let the log shrink.
     pub snapshot_due: Notify,
+}
+
+/// How long things take, over all groups of a broker.
+#[derive(Default)]
+pub(crate) struct Timings {
+    /// From a proposal until it is committed and applied here.
+    pub commits: Latency,
+    /// A run of committed entries.
+    pub applies: Latency,
 }
 
 /// Where a checkpoint lies.
@@ -101,6 +111,7 @@ pub(crate) struct Host {
     /// Size of the state when it was encoded last.
     saved_bytes: u64,
     signals: Arc<HostSignals>,
+    timings: Arc<Timings>,
     /// Entries may be left out: openraft's own suite applies such.
     #[cfg(test)]
     may_skip: bool,
@@ -226,9 +237,16 @@ impl Host {
             since_checkpoint,
             saved_bytes,
             signals: Arc::new(signals),
+            timings: Arc::default(),
             #[cfg(test)]
             may_skip: false,
         })
+    }
+
+    /// Counts there how long its applies take.
+    pub fn timed_by(mut self, timings: Arc<Timings>) -> Self {
+        self.timings = timings;
+        self
     }
 
     /// For openraft's own suite, which applies entries that do not follow one another.
@@ -412,6 +430,7 @@ impl RaftStateMachine<TypeConfig> for Host {
     where
         S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
     {
+        let began = Instant::now();
         let mut replies = Vec::new();
         let mut unflushed = 0;
         while let Some(item) = entries.next().await {
@@ -428,6 +447,7 @@ impl RaftStateMachine<TypeConfig> for Host {
             }
         }
         self.flush(&mut replies);
+        self.timings.applies.record(began.elapsed());
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use jangada_proto::internal::message::Body;
 use jangada_proto::internal::{
     Frame, GroupLeader, Hello, InstallSnapshotResponse, LeaderAnnouncement, Message, PutBack, SnapshotChunk,
 };
-use jangada_storage::{Op, Starts, StateKind, Store, StoreCondition, StoreError};
+use jangada_storage::{LatencyHistogram, Op, Starts, StateKind, Store, StoreCondition, StoreError};
 use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Config, SnapshotPolicy};
@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::codec;
 use crate::damage::unreadable;
 use crate::group::{Group, GroupStatus, Raft};
-use crate::host::{Host, HostSignals};
+use crate::host::{Host, HostSignals, Timings};
 use crate::leaders::Leaders;
 use crate::log_store::LogStore;
 use crate::peers::Peers;
@@ -140,6 +140,7 @@ pub struct Registry {
     heard: Mutex<HashMap<BrokerId, Instant>>,
     /// Other brokers that said that their disks are down to the reserve, and have not taken it back.
     low_disks: RwLock<HashSet<BrokerId>>,
+    timings: Arc<Timings>,
 }
 
 impl Registry {
@@ -169,6 +170,7 @@ impl Registry {
             peers: peers.clone(),
             heard: Mutex::default(),
             low_disks: RwLock::default(),
+            timings: Arc::default(),
         });
         let weak = Arc::downgrade(&registry);
         let greeting = move || weak.upgrade().map(|registry| registry.all_led()).unwrap_or_default();
@@ -239,6 +241,16 @@ impl Registry {
     /// What was refused of peers.
     pub fn rejections(&self) -> &Rejections {
         &self.rejections
+    }
+
+    /// How long runs of committed entries took to apply here, over all groups.
+    pub fn apply_latency(&self) -> LatencyHistogram {
+        self.timings.applies.read()
+    }
+
+    /// How long commands that were proposed here took until they were committed and applied, over all groups.
+    pub fn commit_latency(&self) -> LatencyHistogram {
+        self.timings.commits.read()
     }
 
     /// From now on only those of the cluster are let in.
@@ -511,6 +523,7 @@ impl Registry {
             return Ok(group);
         }
         let (store, own) = (self.store.clone(), self.identity.incarnation);
+        let timings = self.timings.clone();
         let check = machine.check();
         let opened = tokio::task::spawn_blocking(move || {
             let found = owner(&*store, id)?.unwrap_or(own);
@@ -523,7 +536,7 @@ impl Registry {
             }
             let log = LogStore::open(id, store)?;
             let host = Host::open(log.clone(), machine).map_err(|error| OpenError::Group(id, error.to_string()))?;
-            Ok::<_, OpenError>((log, host))
+            Ok::<_, OpenError>((log, host.timed_by(timings)))
         });
         let (log, host) = opened
             .await
@@ -542,7 +555,15 @@ impl Registry {
             .map_err(|fatal| OpenError::Group(id, fatal.to_string()))?;
         let (status, watched) = watch::channel(GroupStatus::default());
         let believed = (horizon, check);
-        let group = Group::new(replica, raft.clone(), log, signals.clone(), watched, believed);
+        let group = Group::new(
+            replica,
+            raft.clone(),
+            log,
+            signals.clone(),
+            watched,
+            believed,
+            self.timings.clone(),
+        );
         self.groups.write().insert(id, group.clone());
         tokio::spawn(observe(self.clone(), id, raft, signals, status));
         Ok(group)

@@ -74,7 +74,7 @@ pub use recovery::Recovery;
 pub use rocks::RocksStore;
 pub use scrub::{ScrubCursor, Scrubbed};
 pub use starts::{Past, STARTS_KEPT, Start, Starts};
-pub use statistics::{LatencyHistogram, StoreStatistics};
+pub use statistics::{LATENCY_BUCKETS, Latency, LatencyHistogram, StoreStatistics};
 pub use store::{
     Completion, Durability, IndexEntry, LogBounds, LogEntry, LogPosition, Op, StateKind, Store, StoreCondition,
 };

@@ -16,6 +16,7 @@ use crate::store::StoreCondition;
 pub(crate) struct Reserve {
     bytes: u64,
     free: AtomicU64,
+    total: AtomicU64,
     low: AtomicBool,
     stopped: Mutex<bool>,
     wake: Condvar,
@@ -26,6 +27,7 @@ impl Reserve {
         Self {
             bytes,
             free: AtomicU64::new(u64::MAX),
+            total: AtomicU64::new(0),
             low: AtomicBool::new(false),
             stopped: Mutex::new(false),
             wake: Condvar::new(),
@@ -35,6 +37,11 @@ impl Reserve {
     /// Free bytes, as last seen.
     pub(crate) fn free(&self) -> u64 {
         self.free.load(Relaxed)
+    }
+
+    /// All bytes of the file system, as last seen; 0: it could not be looked at.
+    pub(crate) fn total(&self) -> u64 {
+        self.total.load(Relaxed)
     }
 
     /// `DiskLow` or nothing.
@@ -48,7 +55,10 @@ impl Reserve {
     /// Looks at the file system.
     pub(crate) fn look(&self, directory: &Path) {
         match rustix::fs::statvfs(directory) {
-            Ok(found) => self.judge(found.f_bavail.saturating_mul(found.f_frsize)),
+            Ok(found) => {
+                self.total.store(found.f_blocks.saturating_mul(found.f_frsize), Relaxed);
+                self.judge(found.f_bavail.saturating_mul(found.f_frsize));
+            }
             Err(error) => {
                 tracing::warn!(%error, directory = %directory.display(), "cannot see the free space");
             }

@@ -509,6 +509,7 @@ impl Store for RocksStore {
             tail_bytes: self.tails.used() as u64,
             open_groups: self.groups.read().len() as u64,
             disk_free_bytes: self.reserve.free(),
+            disk_total_bytes: self.reserve.total(),
             ..self.counters.read()
         }
     }

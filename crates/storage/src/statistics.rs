@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Buckets of a latency histogram: bucket *i* counts what took at most 2^i µs, the last one all that took longer.
-pub const LATENCY_BUCKETS: usize = 24;
+pub const LATENCY_BUCKETS: usize = 26;
 
 /// How long something took, in buckets that double.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +54,8 @@ pub struct StoreStatistics {
     pub open_groups: u64,
     /// Free bytes of the file system, as last seen.
     pub disk_free_bytes: u64,
+    /// All bytes of the file system, likewise.
+    pub disk_total_bytes: u64,
     /// Time to write a batch to the memtable and the WAL's buffer.
     pub write_latency: LatencyHistogram,
     /// Time to sync the WAL.
@@ -62,15 +64,16 @@ pub struct StoreStatistics {
     pub mark_latency: LatencyHistogram,
 }
 
-/// A histogram that is being filled.
-#[derive(Default)]
-pub(crate) struct Latency {
+/// A histogram that is being filled: two relaxed additions for each observation, no lock and no allocation.
+#[derive(Debug, Default)]
+pub struct Latency {
     buckets: [AtomicU64; LATENCY_BUCKETS],
     sum_us: AtomicU64,
 }
 
 impl Latency {
-    pub(crate) fn record(&self, took: Duration) {
+    /// Counts something that took so long.
+    pub fn record(&self, took: Duration) {
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         // Smallest i with us <= 2^i.
         let exponent = (u64::BITS - us.saturating_sub(1).leading_zeros()) as usize;
@@ -79,7 +82,9 @@ impl Latency {
         self.sum_us.fetch_add(us, Relaxed);
     }
 
-    pub(crate) fn read(&self) -> LatencyHistogram {
+    /// What was counted so far. Observations that come meanwhile may be in the sum and not in their bucket, or the other way
+    /// round.
+    pub fn read(&self) -> LatencyHistogram {
         LatencyHistogram {
             buckets: std::array::from_fn(|i| self.buckets[i].load(Relaxed)),
             sum_us: self.sum_us.load(Relaxed),
@@ -123,6 +128,7 @@ impl Counters {
             tail_bytes: 0,
             open_groups: 0,
             disk_free_bytes: 0,
+            disk_total_bytes: 0,
             write_latency: self.write_latency.read(),
             sync_latency: self.sync_latency.read(),
             mark_latency: self.mark_latency.read(),
@@ -144,7 +150,8 @@ mod tests {
             (4, 2),
             (5, 3),
             (1 << 22, 22),
-            (1 << 40, 23),
+            (1 << 24, 24),
+            (1 << 40, 25),
         ] {
             let latency = Latency::default();
             latency.record(Duration::from_micros(us));

@@ -230,8 +230,9 @@ mod later_seed {
 
     use jangada_proto::internal::internal_service_server::{InternalService, InternalServiceServer};
     use jangada_proto::internal::{
-        AdoptRequest, AdoptResponse, Frame, InstallSnapshotResponse, JoinRequest, JoinResponse, ProbeRequest,
-        ProbeResponse, ProposeMetadataRequest, ProposeMetadataResponse, SnapshotChunk,
+        AdoptRequest, AdoptResponse, EndOffsetsRequest, EndOffsetsResponse, Frame, InstallSnapshotResponse,
+        JoinRequest, JoinResponse, ProbeRequest, ProbeResponse, ProposeMetadataRequest, ProposeMetadataResponse,
+        SnapshotChunk,
     };
     use tokio::net::TcpListener;
     use tokio::task::JoinSet;
@@ -278,6 +279,10 @@ mod later_seed {
         }
 
         async fn join(&self, _: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+            refuse()
+        }
+
+        async fn end_offsets(&self, _: Request<EndOffsetsRequest>) -> Result<Response<EndOffsetsResponse>, Status> {
             refuse()
         }
 

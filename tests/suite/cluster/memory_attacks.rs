@@ -242,7 +242,7 @@ fn large_fetch() -> Bytes {
 /// When the last of what was fetched is given back.
 async fn given_back(cluster: &Cluster) {
     eventually("what nobody reads is given back", WAIT, || async {
-        (metric(cluster, r#"jangada_shared{state="fetch"}"#).await == 0).then_some(())
+        (metric(cluster, r#"jangada_admission_held_bytes{resource="fetch"}"#).await == 0).then_some(())
     })
     .await;
     assert!(metric(cluster, "jangada_stalled_connections_total").await > 0);
@@ -321,7 +321,7 @@ async fn streams_that_nobody_reads_hold_their_share_for_a_while() {
 async fn a_message_that_does_not_come_holds_its_share_for_a_while() {
     let cluster = cluster().await;
     let address = cluster.node(1).addresses.public.clone();
-    let held = || metric(&cluster, r#"jangada_shared{state="requests"}"#);
+    let held = || metric(&cluster, r#"jangada_admission_held_bytes{resource="requests"}"#);
     let attack = async {
         let mut sockets = Vec::new();
         let length = u32::try_from(8 * MIB).expect("it is small");

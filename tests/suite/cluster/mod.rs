@@ -42,6 +42,8 @@ mod leader_kills;
 mod lost_tail;
 mod memory;
 mod memory_attacks;
+mod metrics;
+mod monitoring;
 mod notices;
 mod nulls;
 mod operations;

@@ -15,6 +15,7 @@
 //! - [`Load`]: writers and a reader that go on while faults happen, and keep such a history.
 //! - [`strace`]: sees a node's system calls, or lets it die at one.
 //! - [`MURMUR2`]: keys with their hashes by other programs. [`partition_of`]: where a hash belongs.
+//! - [`Scrape`]: what `/metrics` says.
 //! - [`served_during`]: a good client beside a bad one.
 //! - [`skipped`]: says what this machine cannot run. [`is_long`]: whether to run what takes minutes.
 //! - [`eventually`]: the only way to wait here: for a condition, with a bound.
@@ -37,6 +38,7 @@ pub mod ports;
 mod proxy;
 pub mod raw;
 mod reading;
+mod scrape;
 mod served;
 mod skip;
 mod small_disk;
@@ -54,7 +56,8 @@ pub use network::Network;
 pub use orders::{Orders, Written, number_of};
 pub use proxy::Proxy;
 pub use reading::consumer_from_start;
+pub use scrape::Scrape;
 pub use served::served_during;
-pub use skip::{are_examples_wanted, is_long, is_too_long, skipped};
+pub use skip::{are_examples_wanted, is_long, is_promtool_there, is_too_long, skipped};
 pub use small_disk::SmallDisk;
 pub use wait::{WAIT, eventually};

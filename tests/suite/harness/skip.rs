@@ -1,6 +1,7 @@
 //! What is not tested: because this machine cannot, or because it would take minutes.
 
 use std::io::Write as _;
+use std::process::Command;
 
 /// Says that a test was not run, or not all of it, and why. With `CI=true` that is a failure: what CI has not seen must not look passed.
 ///
@@ -30,6 +31,26 @@ pub fn are_examples_wanted() -> bool {
         );
     }
     are_wanted
+}
+
+/// Whether Prometheus' own tool can be asked. Says so if not: it comes with Prometheus, which a build does not need. With
+/// `JANGADA_ALERTS=1` (`make alerts`) it must be there.
+#[track_caller]
+pub fn is_promtool_there() -> bool {
+    let is_there = Command::new("promtool").arg("--version").output().is_ok();
+    let must_be = std::env::var_os("JANGADA_ALERTS").is_some();
+    assert!(
+        is_there || !must_be,
+        "promtool is missing: it is in Debian's package prometheus (apt-get install --no-install-recommends prometheus)"
+    );
+    if !is_there {
+        say(
+            false,
+            "checks of the alert rules",
+            "promtool is missing (`make alerts` needs it)",
+        );
+    }
+    is_there
 }
 
 #[track_caller]

@@ -17,6 +17,7 @@ use tonic::Status;
 use super::budget::Resource;
 use super::call::Call;
 use super::caller::{Caller, Holding};
+use crate::metrics::Ending;
 
 /// What HTTP/2 gets at once. It takes a piece as soon as its window and its buffer have any room, so a small piece is what
 /// goes out at once and a large answer waits here, where its progress is seen.
@@ -95,10 +96,12 @@ pub(super) struct AnswerBody {
     rest: Bytes,
     /// Nothing comes any more.
     is_over: bool,
+    /// Counts the call when its status goes out.
+    ending: Ending,
 }
 
 impl AnswerBody {
-    pub fn new(body: Body, call: Arc<Call>) -> Self {
+    pub fn new(body: Body, call: Arc<Call>, ending: Ending) -> Self {
         let sent = Arc::new(Sent(call.caller.begin_answer()));
         Self {
             body,
@@ -106,6 +109,7 @@ impl AnswerBody {
             sent,
             rest: Bytes::new(),
             is_over: false,
+            ending,
         }
     }
 
@@ -152,10 +156,16 @@ impl http_body::Body for AnswerBody {
             };
             let bytes = match frame.into_data() {
                 Ok(bytes) => bytes,
-                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                Err(trailers) => {
+                    if let Some(status) = trailers.trailers_ref().and_then(Status::from_header_map) {
+                        body.ending.with(&status);
+                    }
+                    return Poll::Ready(Some(Ok(trailers)));
+                }
             };
             if let Err(status) = body.keep(bytes) {
                 body.is_over = true;
+                body.ending.with(&status);
                 let trailers = status.into_http::<Body>().into_parts().0.headers;
                 return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
             }

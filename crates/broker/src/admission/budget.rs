@@ -71,6 +71,11 @@ impl Resource {
         Self::Calls,
     ];
 
+    /// Whether it is counted in bytes; others are numbers.
+    pub fn is_bytes(self) -> bool {
+        !matches!(self, Self::Streams | Self::Calls)
+    }
+
     /// In metrics.
     pub fn name(self) -> &'static str {
         match self {
@@ -110,6 +115,8 @@ pub(crate) enum Whose {
 }
 
 impl Whose {
+    pub const ALL: [Self; 3] = [Self::Connection, Self::Address, Self::Broker];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Connection => "connection",

@@ -11,6 +11,8 @@ use http_body::Body as _;
 use jangada_proto::shape::{Contract, Method};
 use jangada_types::limits::{CONTROL_REQUEST_BYTES_MAX, MESSAGE_OVERHEAD_BYTES};
 use parking_lot::Mutex;
+use tokio::time::Instant;
+use tonic::Status;
 
 use super::answer::AnswerBody;
 use super::batches::Batches;
@@ -20,7 +22,7 @@ use super::connection::Origin;
 use super::request::{Limit, Received, RequestBody};
 use crate::error::RequestError;
 use crate::listener::ConnectionInfo;
-use crate::metrics::Metrics;
+use crate::metrics::{Ending, Metrics};
 
 /// Methods whose messages carry payloads: records, or what is replicated. All others only say what to do.
 const CARRIERS: [&str; 6] = [
@@ -52,9 +54,11 @@ impl Admission {
         })
     }
 
-    fn refuse(&self, error: RequestError) -> Response {
+    fn refuse(&self, error: RequestError, mut ending: Ending) -> Response {
         self.metrics.failed(error.reason);
-        tonic::Status::from(error).into_http()
+        let status = Status::from(error);
+        ending.with(&status);
+        status.into_http()
     }
 
     /// A request whose messages are counted as they arrive.
@@ -129,24 +133,40 @@ pub(crate) async fn admit(State(admission): State<Arc<Admission>>, mut request: 
         return without_connection();
     };
     request.extensions_mut().insert(socket);
+    let method = admission.contract.method(request.uri().path());
+    let counted = method.map(|method| admission.metrics.requests.method(method.number));
+    let unary = counted.filter(|_| method.is_some_and(|method| !method.is_stream));
+    let ending = counted.map_or_else(Ending::uncounted, Ending::of);
     let room = match caller.try_take(Resource::Calls, 1) {
         Ok(room) => room,
-        Err(error) => return admission.refuse(error),
+        Err(error) => return admission.refuse(error, ending),
     };
     let call = Call::new(caller, Some(room));
     request.extensions_mut().insert(call.clone());
     let received = Received::default();
     let request = admission.watched(request, call.clone(), received.clone());
+    let began = Instant::now();
     let response = next.run(request).await;
+    if let Some(unary) = unary {
+        unary.took(began.elapsed());
+    }
     // Of a unary call the service is done with the request. The body of a stream goes on, and has its own.
     drop(received);
     if response.body().is_end_stream() {
+        end_at_once(ending, &response);
         return response;
     }
-    response.map(|body| Body::new(AnswerBody::new(body, call)))
+    response.map(|body| Body::new(AnswerBody::new(body, call, ending)))
 }
 
 fn without_connection() -> Response {
     // Only what comes through a guarded socket gets here.
-    tonic::Status::internal("the call has no connection").into_http()
+    Status::internal("the call has no connection").into_http()
+}
+
+/// Counts a call that is answered without a message: its status stands in the head.
+fn end_at_once(mut ending: Ending, response: &Response) {
+    if let Some(status) = Status::from_header_map(response.headers()) {
+        ending.with(&status);
+    }
 }

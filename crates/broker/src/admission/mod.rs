@@ -32,7 +32,7 @@ mod request;
 mod stalled;
 
 pub(crate) use self::batches::Batches;
-pub(crate) use self::budget::{Budgets, Resource};
+pub(crate) use self::budget::{Budgets, Resource, Whose};
 pub(crate) use self::call::{Admission, Call, admit, admit_peer};
 pub(crate) use self::caller::{Caller, Holding};
 pub(crate) use self::connection::{CONNECTION_WINDOW_BYTES, Guarded, STREAM_WINDOW_BYTES};

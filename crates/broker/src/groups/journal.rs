@@ -4,6 +4,7 @@
 use jangada_coordinator::Event;
 
 use super::shards::Shared;
+use crate::metrics::REPLACED;
 
 impl Shared {
     /// Writes it down.
@@ -15,7 +16,7 @@ impl Shared {
                 tracing::info!(%group, %member, cause, "a member was removed from its group");
             }
             Event::MemberReplaced { group, member, by } => {
-                self.metrics.removed("replaced");
+                self.metrics.removed(REPLACED);
                 tracing::info!(%group, %member, %by, "another process took the place of a static member");
             }
             Event::TargetSet {

@@ -13,6 +13,7 @@
 //! - [`tick`]: the timers.
 //! - [`time`]: both clocks.
 //! - [`budget`]: bytes that are taken at once.
+//! - [`lag`]: how far the groups are behind.
 //! - [`journal`]: what people may ask about later, in the log and the counters.
 //!
 //! The rules are in `jangada-coordinator`, which is pure. One short lock per shard is held over each decision and each
@@ -20,12 +21,14 @@
 
 mod budget;
 mod journal;
+mod lag;
 mod machine;
 mod shard;
 mod shards;
 mod ticker;
 mod time;
 
+pub(crate) use lag::watch as watch_lag;
 pub(crate) use shard::Shard;
 pub(crate) use shards::Shards;
 pub(crate) use ticker::tick;

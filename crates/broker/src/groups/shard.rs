@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_coordinator::{Answer, Command, Image, Leader, Now, Reply, Step};
+use jangada_coordinator::{Answer, Command, Image, Leader, Now, Reply, Step, TopicPartition};
 use jangada_replication::{self as replication, Group, GroupStatus, ProposeError, ReadError};
-use jangada_types::{Reason, Rejection};
+use jangada_types::{Offset, Reason, Rejection};
 use parking_lot::Mutex;
 
 use super::budget::Room;
@@ -29,6 +29,9 @@ const LEADER_RETRY: Duration = Duration::from_millis(50);
 const INSTANCE_RETRY: Duration = Duration::from_secs(1);
 /// The head of each command: its version.
 const HEAD: [u8; 1] = [1];
+
+/// A group's name, and its committed offsets.
+pub(super) type GroupOffsets = (Arc<str>, Vec<(TopicPartition, Offset)>);
 
 /// See the module text.
 pub(crate) struct Shard {
@@ -105,6 +108,25 @@ impl Shard {
         let state = self.state.lock();
         let members = state.image.groups().map(|(_, group)| group.members.len() as u64);
         (state.image.groups().len() as u64, members.sum())
+    }
+
+    /// The committed offsets of all groups, if this replica leads and a quorum answers it. Walks all of them, not under the
+    /// lock: a command that comes meanwhile copies the group that it touches.
+    pub fn committed(&self) -> Vec<GroupOffsets> {
+        if !self.group.status().ready || self.quorum.is_lost() {
+            return Vec::new();
+        }
+        let image = self.state.lock().image.clone();
+        let offsets = |group: &jangada_coordinator::Group| {
+            let offsets = group.offsets.iter();
+            offsets
+                .map(|(partition, committed)| (*partition, committed.offset))
+                .collect()
+        };
+        image
+            .groups()
+            .map(|(name, group)| (name.clone(), offsets(group)))
+            .collect()
     }
 
     /// Whether a quorum answers. True: that has changed.

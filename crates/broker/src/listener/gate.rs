@@ -80,11 +80,15 @@ pub(super) enum Refused {
     Address { address: IpAddr, limit: usize },
 }
 
+/// What [`Refused::cause`] gives.
+const REFUSALS: [&str; 2] = ["full", "address"];
+
 impl Refused {
     fn cause(self) -> &'static str {
+        let [full, address] = REFUSALS;
         match self {
-            Refused::Full { .. } => "full",
-            Refused::Address { .. } => "address",
+            Refused::Full { .. } => full,
+            Refused::Address { .. } => address,
         }
     }
 }
@@ -119,10 +123,10 @@ pub(super) enum Cause {
 }
 
 impl Cause {
+    const ALL: [Self; 3] = [Cause::Silent, Cause::Idle, Cause::MadeWay];
+
     fn of(code: u8) -> Option<Self> {
-        [Cause::Silent, Cause::Idle, Cause::MadeWay]
-            .into_iter()
-            .find(|cause| *cause as u8 == code)
+        Self::ALL.into_iter().find(|cause| *cause as u8 == code)
     }
 
     fn name(self) -> &'static str {
@@ -281,6 +285,7 @@ pub(crate) struct Gate {
 
 impl Gate {
     pub fn new(kind: Kind, limits: GateLimits, metrics: ConnectionMetrics) -> Arc<Self> {
+        metrics.begin(kind.name(), limits.total, &REFUSALS, &Cause::ALL.map(Cause::name));
         Arc::new(Self {
             kind,
             limits,
@@ -292,6 +297,11 @@ impl Gate {
 
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// The system gave no connection although one waits.
+    pub(super) fn accept_failed(&self) {
+        self.metrics.accept_failed(self.kind.name());
     }
 
     /// Gives a new connection its place.

@@ -143,6 +143,7 @@ impl Acceptor {
         if matches!(error.kind(), ConnectionRefused | ConnectionAborted | ConnectionReset) {
             return;
         }
+        self.gate.accept_failed();
         if self.backoff == BACKOFF_MIN {
             let listener = self.gate.kind().name();
             tracing::error!(listener, %error, "connections can't be accepted; trying again");

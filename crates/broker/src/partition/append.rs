@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use jangada_types::batch::{self, TimestampType};
 use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
 use jangada_types::{BatchHeader, Codec, Offset, Reason};
+use tokio::time::Instant;
 
 use super::Partition;
 use super::command::{PartitionCommand, PartitionReply};
@@ -33,6 +34,7 @@ pub(crate) struct Admitted {
     pending: Pending,
     append_time_ms: i64,
     bytes: usize,
+    began: Instant,
 }
 
 impl Partition {
@@ -41,6 +43,7 @@ impl Partition {
     ///
     /// On a topic with an index of keys this waits for other batches with the same keys, if one of them is conditional.
     pub async fn admit(&self, batch: Bytes, expected: Expectation, room: Room) -> Result<Admitted, RequestError> {
+        let began = Instant::now();
         self.leader_epoch()?;
         self.shared
             .check_disk(&self.group, format_args!("partition {}", self.name))?;
@@ -98,6 +101,7 @@ impl Partition {
             pending,
             append_time_ms,
             bytes,
+            began,
         })
     }
 
@@ -158,11 +162,11 @@ impl Partition {
             pending,
             append_time_ms,
             bytes,
+            began,
         } = admitted;
-        let applied = pending
-            .applied(timeout)
-            .await
-            .map_err(|error| self.propose_error(error))?;
+        let applied = pending.applied(timeout).await;
+        self.shared.metrics.decided(began.elapsed());
+        let applied = applied.map_err(|error| self.propose_error(error))?;
         let reply = PartitionReply::decode(&applied.reply).expect("the reply was encoded by this process");
         match reply {
             PartitionReply::Appended {
@@ -170,9 +174,8 @@ impl Partition {
                 last_offset,
                 duplicate,
             } => {
-                self.shared
-                    .metrics
-                    .produced(bytes, last_offset.get() - base_offset.get() + 1);
+                let records = last_offset.get() - base_offset.get() + 1;
+                self.shared.metrics.produced(&self.traffic, bytes, records);
                 Ok(Appended {
                     base_offset,
                     last_offset,

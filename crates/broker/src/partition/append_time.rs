@@ -128,7 +128,7 @@ mod tests {
                 store,
                 registry,
                 clock: clock.clone(),
-                metrics: Metrics::new(&Default::default()),
+                metrics: Metrics::new(&Default::default(), &Default::default()),
                 inflight_per_partition: BYTES,
                 queue_bytes_max: BYTES,
                 read_pool: Pool::new(1),

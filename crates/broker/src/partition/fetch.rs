@@ -56,7 +56,7 @@ impl Partition {
             Err(error) if error.reason == Reason::DataCorrupted => return Err(self.after_hand_over(error).await),
             read => read?,
         };
-        self.shared.metrics.fetched(batches.len());
+        self.shared.metrics.fetched(&self.traffic, batches.len());
         Ok(Fetched {
             batches,
             next_offset,

@@ -50,7 +50,7 @@ use self::room::BUSY_RETRY;
 pub(crate) use self::room::Room;
 use crate::disk;
 use crate::error::RequestError;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, TopicTraffic};
 use crate::pool::Pool;
 use crate::quorum::Quorum;
 use crate::seams::WallClock;
@@ -109,6 +109,7 @@ pub(crate) struct Partition {
     /// While the topic has `key.index.enable`.
     key_index: KeptIndex,
     inflight: Arc<Semaphore>,
+    traffic: Arc<TopicTraffic>,
     shared: Arc<Shared>,
 }
 
@@ -124,6 +125,7 @@ impl Partition {
         let start = || start_index(&group, &view, &shared);
         let key_index = KeptIndex::new(config.key_index.then(start));
         Self {
+            traffic: shared.metrics.topics.join(&name.topic),
             name,
             group,
             view,
@@ -149,6 +151,11 @@ impl Partition {
     pub async fn stop_index(&self) {
         let start = || start_index(&self.group, &self.view, &self.shared);
         self.key_index.keep(false, start).await;
+    }
+
+    /// Where the topic's records are counted.
+    pub fn traffic(&self) -> &Arc<TopicTraffic> {
+        &self.traffic
     }
 
     pub fn config(&self) -> Arc<TopicConfig> {
@@ -201,6 +208,12 @@ impl Partition {
         self.leader_epoch()?;
         self.confirm_lead().await.map_err(|error| self.read_error(error))?;
         Ok(self.view.high_watermark())
+    }
+
+    /// The log start and the high watermark as this replica knows them, if it leads and a quorum answers it.
+    pub fn ends_if_led(&self) -> Option<(Offset, Offset)> {
+        let leads = self.group.status().ready && !self.quorum.is_lost();
+        leads.then(|| (self.view.log_start(), self.view.high_watermark()))
     }
 
     /// Returns when a quorum has confirmed that this replica leads, and everything is applied that was committed anywhere

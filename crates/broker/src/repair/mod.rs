@@ -165,15 +165,19 @@ impl Case {
     }
 }
 
+/// What [`kind_of`] gives.
+pub(crate) const DAMAGE_KINDS: [&str; 3] = ["checksum", "missing", "unreadable"];
+
 /// For the metric: what kind of damage the words tell of.
 pub(crate) fn kind_of(what: &str) -> &'static str {
     let has = |words: &[&str]| words.iter().any(|word| what.contains(word));
+    let [checksum, missing, unreadable] = DAMAGE_KINDS;
     if has(&["checksum", "CRC", "crc"]) {
-        "checksum"
+        checksum
     } else if has(&["missing", "belongs", "gap"]) {
-        "missing"
+        missing
     } else {
-        "unreadable"
+        unreadable
     }
 }
 

@@ -63,10 +63,16 @@ impl Progress {
 /// What others may know of the scrub.
 #[derive(Default)]
 pub(crate) struct ScrubStatus {
+    began_ms: AtomicI64,
     last_ended_ms: AtomicI64,
 }
 
 impl ScrubStatus {
+    /// When the round began that is under way, milliseconds since 1970; 0: none is.
+    pub fn began_ms(&self) -> i64 {
+        self.began_ms.load(Ordering::Relaxed)
+    }
+
     /// When the last complete round ended, milliseconds since 1970; 0: never.
     pub fn last_ended_ms(&self) -> i64 {
         self.last_ended_ms.load(Ordering::Relaxed)
@@ -110,6 +116,7 @@ impl Scrubber {
                 progress.began_ms = now.max(1);
                 progress.next = GroupId::METADATA;
             }
+            self.show(progress);
             self.round(&mut progress, rate).await;
             let ended_ms = self.node.seams.clock.now_ms();
             tracing::info!(
@@ -183,6 +190,7 @@ impl Scrubber {
 
     fn show(&self, progress: Progress) {
         let status = &self.node.scrub;
+        status.began_ms.store(progress.began_ms, Ordering::Relaxed);
         status.last_ended_ms.store(progress.last_ended_ms, Ordering::Relaxed);
     }
 }

@@ -93,6 +93,7 @@ async fn read(node: &Node, caller: &Arc<Caller>, partition: &Partition, ask: Ask
         max_bytes,
         form,
     } = ask;
+    let began = Instant::now();
     let is_plain = form == RecordForm::Plain;
     let most = node.plain_bytes_max();
     let wanted = if is_plain { most.max(max_bytes) } else { max_bytes };
@@ -120,6 +121,9 @@ async fn read(node: &Node, caller: &Arc<Caller>, partition: &Partition, ask: Ask
     };
     // What was not needed goes back at once: many streams may wait with a small response each.
     room.shrink_to(bytes);
+    if bytes > 0 {
+        node.metrics.read(began.elapsed());
+    }
     Ok(Read { response, bytes, room })
 }
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use jangada_controller::Command;
 use jangada_proto::internal::internal_service_server::InternalService;
 use jangada_proto::internal::{
-    AdoptRequest, AdoptResponse, Frame, InstallSnapshotResponse, JoinRequest, JoinResponse, ProbeRequest,
-    ProbeResponse, ProposeMetadataRequest, ProposeMetadataResponse, SnapshotChunk,
+    AdoptRequest, AdoptResponse, EndOffsetsRequest, EndOffsetsResponse, Frame, InstallSnapshotResponse, JoinRequest,
+    JoinResponse, PartitionEnds, ProbeRequest, ProbeResponse, ProposeMetadataRequest, ProposeMetadataResponse,
+    SnapshotChunk,
 };
 use jangada_replication::transport::inbound::FrameStream;
 use jangada_replication::{Cause, Registry, STARTING};
@@ -15,10 +16,12 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::cluster::bootstrap::{self, Bootstrap};
 use crate::cluster::metadata::Metadata;
+use crate::http::NodeWatch;
 
 /// See `internal.proto`.
 pub(crate) struct Internal {
     pub bootstrap: Arc<Bootstrap>,
+    pub node: NodeWatch,
 }
 
 impl Internal {
@@ -76,6 +79,22 @@ impl InternalService for Internal {
         bootstrap::admit(&self.metadata()?, request.into_inner())
             .await
             .map(Response::new)
+    }
+
+    async fn end_offsets(&self, request: Request<EndOffsetsRequest>) -> Result<Response<EndOffsetsResponse>, Status> {
+        self.registry()?.admit(request.into_inner().hello)?;
+        let node = self.node.borrow().clone().ok_or_else(|| self.not_yet())?;
+        let led = node.partitions.all().into_iter().filter_map(|partition| {
+            let (log_start, end) = partition.ends_if_led()?;
+            Some(PartitionEnds {
+                group_id: partition.group.id().get(),
+                log_start_offset: log_start.get(),
+                end_offset: end.get(),
+            })
+        });
+        Ok(Response::new(EndOffsetsResponse {
+            partitions: led.collect(),
+        }))
     }
 
     async fn propose_metadata(

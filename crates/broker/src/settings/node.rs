@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use super::{
-    ClusterSettings, GroupSettings, LimitSettings, ListenerSettings, LogSettings, Problem, ProduceSettings,
-    RaftSettings, RepairSettings, RetentionSettings, Section, ShutdownSettings, StorageSettings, listeners,
+    ClusterSettings, GroupSettings, LimitSettings, ListenerSettings, LogSettings, MetricsSettings, Problem,
+    ProduceSettings, RaftSettings, RepairSettings, RetentionSettings, Section, ShutdownSettings, StorageSettings,
+    listeners,
 };
 
 /// Seeds that one broker may list.
@@ -45,6 +46,8 @@ settings! {
             groups: GroupSettings;
             /// When old records go.
             retention: RetentionSettings;
+            /// What `/metrics` shows of what there may be many of.
+            metrics: MetricsSettings;
             /// How it stops.
             shutdown: ShutdownSettings;
             /// What it logs.

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    BrokerSettings, ClusterSettings, GroupSettings, Key, LimitSettings, ListenerSettings, LogSettings, ProduceSettings,
-    RaftSettings, RepairSettings, RetentionSettings, Section, ShutdownSettings, StorageSettings,
+    BrokerSettings, ClusterSettings, GroupSettings, Key, LimitSettings, ListenerSettings, LogSettings, MetricsSettings,
+    ProduceSettings, RaftSettings, RepairSettings, RetentionSettings, Section, ShutdownSettings, StorageSettings,
 };
 
 const INTRODUCTION: &str = "\
@@ -38,6 +38,7 @@ pub fn markdown_reference() -> String {
     inner::<ProduceSettings>(&mut text, "produce");
     inner::<GroupSettings>(&mut text, "groups");
     inner::<RetentionSettings>(&mut text, "retention");
+    inner::<MetricsSettings>(&mut text, "metrics");
     inner::<ShutdownSettings>(&mut text, "shutdown");
     inner::<LogSettings>(&mut text, "log");
     text

@@ -37,6 +37,8 @@ pub struct Method {
     pub name: String,
     /// Whether its requests are a stream.
     pub is_stream: bool,
+    /// Its place in [`Contract::methods`].
+    pub number: usize,
     input: usize,
 }
 
@@ -88,6 +90,7 @@ impl Contract {
                     let method = Method {
                         input: indexes[method.input_type()],
                         is_stream: method.client_streaming(),
+                        number: methods.len(),
                         name,
                     };
                     methods.insert(path, method);
@@ -100,6 +103,13 @@ impl Contract {
     /// The method that a request's path names.
     pub fn method(&self, path: &str) -> Option<&Method> {
         self.methods.get(path)
+    }
+
+    /// All methods, each at the place of its number.
+    pub fn methods(&self) -> Vec<&Method> {
+        let mut methods: Vec<&Method> = self.methods.values().collect();
+        methods.sort_by_key(|method| method.number);
+        methods
     }
 }
 

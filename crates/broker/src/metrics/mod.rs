@@ -1,0 +1,360 @@
+//! The broker's metrics, for `GET /metrics`, in Prometheus' conventions.
+//!
+//! Counters are added to where things happen: on the paths of records by relaxed atomics, once for each batch, without a lock,
+//! an allocation or a look-up of labels. Everything else is read from where it is known when somebody asks.
+//!
+//! - [`connections`]: what the listeners count.
+//! - [`requests`]: calls, by method and outcome.
+//! - [`topics`]: what came and went, and what is kept, by topic.
+//! - [`lag`]: how far consumer groups are behind.
+//! - [`sample`], [`replication`]: the broker and its cluster at the moment of a scrape.
+//! - [`process`]: the process at that moment.
+//! - [`writer`]: families of such values as text. [`text`]: the two forms of a scrape.
+
+mod connections;
+mod lag;
+mod process;
+mod replication;
+mod requests;
+mod sample;
+mod text;
+mod topics;
+mod writer;
+
+use std::fmt::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jangada_coordinator::RemovalCause;
+use jangada_proto::shape::Contract;
+use jangada_storage::Latency;
+use jangada_types::Reason;
+use parking_lot::Mutex;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::{Metric, Registry, Unit};
+use tokio::time::Instant;
+
+pub(crate) use self::connections::ConnectionMetrics;
+pub(crate) use self::lag::{LagBoard, LagReport};
+use self::process::ProcessSample;
+use self::replication::CommitLooks;
+pub(crate) use self::requests::{Ending, RequestMetrics};
+use self::sample::NodeSample;
+pub(crate) use self::text::Form;
+pub(crate) use self::topics::{TopicMetrics, TopicTraffic};
+use self::writer::Writer;
+use crate::admission::{Resource, Whose};
+use crate::node::Node;
+use crate::refusal_log::RefusalLog;
+use crate::repair::DAMAGE_KINDS;
+use crate::settings::MetricsSettings;
+
+const PREFIX: &str = "jangada";
+/// In place of names, of what has no series of its own. No topic has such a name.
+const OTHERS: &str = "(others)";
+/// A static member whose place another process took.
+pub(crate) const REPLACED: &str = "replaced";
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CauseLabel {
+    cause: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ShareLabel {
+    resource: &'static str,
+    share: &'static str,
+}
+
+/// See the module text.
+pub(crate) struct Metrics {
+    registry: Mutex<Registry>,
+    produced_bytes: Counter,
+    produced_records: Counter,
+    produced_batches: Counter,
+    fetched_bytes: Counter,
+    errors: Family<ReasonLabel, Counter>,
+    /// Tells of those errors that an operator should know of.
+    pub refusals: RefusalLog,
+    /// Of what clients share.
+    pub admission: AdmissionMetrics,
+    damages: Family<KindLabel, Counter>,
+    repairs: Counter,
+    /// Of the consumer groups whose shards this broker leads.
+    pub groups: GroupMetrics,
+    pub topics: TopicMetrics,
+    pub lag: LagBoard,
+    durations: Arc<Durations>,
+    /// The calls of the public listener.
+    pub requests: Arc<RequestMetrics>,
+    looks: CommitLooks,
+}
+
+/// How long records are on their way.
+#[derive(Debug, Default)]
+struct Durations {
+    produce: Latency,
+    fetch: Latency,
+}
+
+/// What admission counts.
+#[derive(Clone, Default)]
+pub(crate) struct AdmissionMetrics {
+    refusals: Family<ShareLabel, Counter>,
+    /// Connections that were closed because an answer was not taken.
+    pub stalled: Counter,
+}
+
+impl AdmissionMetrics {
+    /// There was no room for somebody.
+    pub fn refused(&self, resource: &'static str, share: &'static str) {
+        self.refusals.get_or_create(&ShareLabel { resource, share }).inc();
+    }
+
+    fn registered(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            refusals: registered(
+                registry,
+                "admission_refusals",
+                "Requests and fetches that found no room, by resource and whose share was used up",
+            ),
+            stalled: registered(
+                registry,
+                "stalled_connections",
+                "Connections that were closed because an answer was not taken in time",
+            ),
+        };
+        for resource in Resource::ALL {
+            for share in Whose::ALL {
+                let (resource, share) = (resource.name(), share.name());
+                drop(metrics.refusals.get_or_create(&ShareLabel { resource, share }));
+            }
+        }
+        metrics
+    }
+}
+
+/// What the coordinator counts.
+#[derive(Clone, Default)]
+pub(crate) struct GroupMetrics {
+    pub heartbeats: Counter,
+    pub commits: Counter,
+    pub rebalances: Counter,
+    removals: Family<CauseLabel, Counter>,
+}
+
+impl GroupMetrics {
+    /// A member is gone.
+    pub fn removed(&self, cause: &'static str) {
+        self.removals.get_or_create(&CauseLabel { cause }).inc();
+    }
+
+    fn registered(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            heartbeats: registered(registry, "group_heartbeats", "Heartbeats of members that were answered"),
+            commits: registered(registry, "group_commits", "Commits of offsets that are durable"),
+            rebalances: registered(registry, "group_rebalances", "New assignments of groups"),
+            removals: registered(
+                registry,
+                "group_removals",
+                "Members that left or were thrown out, by cause",
+            ),
+        };
+        let causes = RemovalCause::ALL.map(RemovalCause::as_str);
+        for cause in causes.into_iter().chain([REPLACED]) {
+            drop(metrics.removals.get_or_create(&CauseLabel { cause }));
+        }
+        metrics
+    }
+}
+
+impl Metrics {
+    pub fn new(connections: &ConnectionMetrics, settings: &MetricsSettings) -> Arc<Self> {
+        let mut registry = Registry::with_prefix(PREFIX);
+        let all = &mut registry;
+        connections.register(all);
+        let durations = Arc::<Durations>::default();
+        all.register_collector(Box::new(durations.clone()));
+        let requests = Arc::new(RequestMetrics::new(&Contract::new()));
+        all.register_collector(Box::new(requests.clone()));
+        let metrics = Self {
+            produced_bytes: in_bytes(all, "produced", "Bytes of acknowledged batches"),
+            produced_records: registered(all, "produced_records", "Acknowledged records"),
+            produced_batches: registered(all, "produced_batches", "Acknowledged batches"),
+            fetched_bytes: in_bytes(all, "fetched", "Bytes of batches read by consumers"),
+            errors: registered(
+                all,
+                "request_errors",
+                "Calls of LogService and GroupService and answers inside streams that are errors, by reason",
+            ),
+            refusals: RefusalLog::default(),
+            admission: AdmissionMetrics::registered(all),
+            damages: registered(all, "damages", "Damaged replicas that were found here, by kind"),
+            repairs: registered(
+                all,
+                "repairs",
+                "Damaged replicas that were filled again from the others",
+            ),
+            groups: GroupMetrics::registered(all),
+            topics: TopicMetrics::new(settings.topics_max as usize),
+            lag: LagBoard::new(Duration::from_millis(settings.group_lag_interval_ms)),
+            durations,
+            requests,
+            looks: CommitLooks::default(),
+            registry: Mutex::default(),
+        };
+        // A series is there before its first event, or that event would not be seen as growth.
+        for reason in Reason::ALL {
+            let reason = reason.as_str();
+            drop(metrics.errors.get_or_create(&ReasonLabel { reason }));
+        }
+        for kind in DAMAGE_KINDS {
+            drop(metrics.damages.get_or_create(&KindLabel { kind }));
+        }
+        *metrics.registry.lock() = registry;
+        Arc::new(metrics)
+    }
+
+    /// A batch was acknowledged.
+    pub fn produced(&self, topic: &TopicTraffic, bytes: usize, records: i64) {
+        let (bytes, records) = (bytes as u64, u64::try_from(records).unwrap_or(0));
+        self.produced_bytes.inc_by(bytes);
+        self.produced_records.inc_by(records);
+        self.produced_batches.inc();
+        topic.produced(bytes, records);
+    }
+
+    /// What became of a batch that was admitted is known, so long after it was.
+    pub fn decided(&self, after: Duration) {
+        self.durations.produce.record(after);
+    }
+
+    /// Batches were read for a consumer.
+    pub fn fetched(&self, topic: &TopicTraffic, bytes: usize) {
+        self.fetched_bytes.inc_by(bytes as u64);
+        topic.fetched(bytes as u64);
+    }
+
+    /// A response with records was ready so long after they were there.
+    pub fn read(&self, after: Duration) {
+        self.durations.fetch.record(after);
+    }
+
+    /// A replica was found damaged.
+    pub fn damaged(&self, kind: &'static str) {
+        self.damages.get_or_create(&KindLabel { kind }).inc();
+    }
+
+    /// A damaged replica is filled again.
+    pub fn repaired(&self) {
+        self.repairs.inc();
+    }
+
+    pub fn failed(&self, reason: Reason) {
+        self.refusals.refused(reason);
+        self.errors
+            .get_or_create(&ReasonLabel {
+                reason: reason.as_str(),
+            })
+            .inc();
+    }
+
+    /// The text for one scrape. It reads some files of the kernel's, and takes a moment when there are many replicas.
+    pub fn render(&self, node: &Node, form: Form) -> String {
+        let mut moment = Registry::default();
+        moment.register_collector(Box::new(ProcessSample::take()));
+        let ours = moment.sub_registry_with_prefix(PREFIX);
+        ours.register_collector(Box::new(NodeSample::take(node, &self.looks)));
+        ours.register_collector(Box::new(self.topics.sample(&node.partitions.all())));
+        ours.register_collector(Box::new(self.lag.sample(Instant::now())));
+        let mut text = String::new();
+        encode_registry(&mut text, &self.registry.lock())
+            .and_then(|()| encode_registry(&mut text, &moment))
+            .and_then(|()| encode_eof(&mut text))
+            .expect("writing to a string cannot fail");
+        form.of(text)
+    }
+}
+
+impl Collector for Durations {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let mut to = Writer(encoder);
+        to.latency(
+            "produce_duration_seconds",
+            "From the admission of a batch until its quorum has it and it is answered, or it has failed",
+            &self.produce.read(),
+        )?;
+        to.latency(
+            "fetch_duration_seconds",
+            "From when records were there for a fetch until they were read, without its wait for them",
+            &self.fetch.read(),
+        )
+    }
+}
+
+/// A metric that scrapes show.
+fn registered<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+/// The same, counting bytes, which its name will say.
+fn in_bytes<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register_with_unit(name, help, Unit::Bytes, metric.clone());
+    metric
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    const BATCHES: u32 = 100_000;
+
+    /// All that is counted for one batch: its admission, its bytes and records, its topic, its duration, its call.
+    fn count(metrics: &Metrics, topic: &TopicTraffic) -> Duration {
+        let began = Instant::now();
+        for _ in 0..BATCHES {
+            let admitted = Instant::now();
+            metrics.produced(topic, 1000, 10);
+            metrics.decided(admitted.elapsed());
+            let mut call = Ending::of(metrics.requests.method(0));
+            metrics.requests.method(0).took(admitted.elapsed());
+            call.with(&tonic::Status::ok(""));
+        }
+        began.elapsed() / BATCHES
+    }
+
+    /// Printed with `--nocapture`. The bound is far above what it takes: the machine may be busy.
+    #[test]
+    fn what_is_counted_for_a_batch_costs_no_lock_and_less_than_some_microseconds() {
+        let metrics = Metrics::new(&ConnectionMetrics::default(), &MetricsSettings::default());
+        let topic = metrics.topics.join(&"orders".into());
+        let alone = count(&metrics, &topic);
+        let together = thread::scope(|scope| {
+            let threads = [(); 4].map(|()| scope.spawn(|| count(&metrics, &topic)));
+            threads.map(|thread| thread.join().expect("it counts"))
+        });
+        let slowest = together.into_iter().max().expect("there are four");
+        println!("one batch costs {alone:?} alone, {slowest:?} with four threads that count the same");
+        assert!(slowest < Duration::from_micros(20), "{slowest:?}");
+        assert_eq!(metrics.produced_bytes.get(), 5 * u64::from(BATCHES) * 1000);
+    }
+}
