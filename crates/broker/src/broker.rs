@@ -496,7 +496,6 @@ impl Broker {
             partitions: node.partitions.clone(),
             shards: node.shards.clone(),
             after,
-            heartbeat: Duration::from_millis(self.settings.raft.heartbeat_ms),
             fit_since: BTreeMap::new(),
         };
         tokio::spawn(async move {

@@ -7,14 +7,18 @@ use jangada_proto::v1::admin_service_server::SERVICE_NAME as ADMIN;
 use jangada_proto::v1::group_service_server::SERVICE_NAME as GROUPS;
 use jangada_proto::v1::log_service_server::SERVICE_NAME as LOG;
 use jangada_proto::v1::metadata_service_server::SERVICE_NAME as METADATA;
+use tokio::time::Instant;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::http;
 use crate::node::Node;
 
-/// After a change, before the next look: elections come in bursts.
-const REST: Duration = Duration::from_millis(20);
+/// After a look, before the next one: elections come in bursts. As many times longer than the look took, which is some
+/// milliseconds with thousands of replicas.
+const REST_MIN: Duration = Duration::from_millis(20);
+const REST_MAX: Duration = Duration::from_millis(500);
+const REST_TIMES: u32 = 50;
 /// What the public listener serves.
 pub(crate) const SERVICES: [&str; 4] = [LOG, GROUPS, ADMIN, METADATA];
 /// The name of the broker as a whole.
@@ -46,7 +50,10 @@ impl Health {
         loop {
             image.borrow_and_update();
             leaders.borrow_and_update();
-            self.set(match http::not_ready(&node) {
+            let started = Instant::now();
+            let not_ready = http::not_ready(&node);
+            let rest = (started.elapsed() * REST_TIMES).clamp(REST_MIN, REST_MAX);
+            self.set(match not_ready {
                 None => ServingStatus::Serving,
                 Some(_) => ServingStatus::NotServing,
             })
@@ -56,7 +63,7 @@ impl Health {
                 changed = image.changed() => if changed.is_err() { break },
                 changed = leaders.changed() => if changed.is_err() { break },
             }
-            tokio::time::sleep(REST).await;
+            tokio::time::sleep(rest).await;
         }
         self.set(ServingStatus::NotServing).await;
         for service in SERVICES.into_iter().chain([WHOLE]) {

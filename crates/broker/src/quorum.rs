@@ -127,6 +127,10 @@ pub(crate) async fn watch(node: Arc<Node>) {
         }
         let mut has_changed = looked.is_some();
         for partition in node.partitions.all() {
+            // Of thousands most are led elsewhere.
+            if !partition.group.status().leading && !partition.quorum.is_lost() {
+                continue;
+            }
             let looked = partition.quorum.look(&partition.group);
             if looked == Some(true) {
                 tracing::info!(partition = %partition.name, "no quorum answers: readers are sent away until one does");

@@ -114,6 +114,41 @@ pub fn place_partitions(topic: &Topic, total: u32, brokers: &[BrokerView], seed:
     })
 }
 
+/// Judges a placement, which is in the command: no broker may come to have more than `max` replicas. `brokers` are those that
+/// it was chosen among.
+pub fn validate_replicas_per_broker(command: &Command, brokers: &[BrokerView], max: u32) -> Result<(), Rejection> {
+    let (Command::CreateTopic { assignments, .. } | Command::AddPartitions { assignments, .. }) = command else {
+        return Ok(());
+    };
+    let mut wanted: BTreeMap<ReplicaId, u32> = BTreeMap::new();
+    for replica in assignments.iter().flatten() {
+        *wanted.entry(*replica).or_default() += 1;
+    }
+    let has = |replica: ReplicaId| {
+        brokers
+            .iter()
+            .find(|view| view.replica == replica)
+            .map_or(0, |view| view.replicas)
+    };
+    let Some((replica, more)) = wanted
+        .into_iter()
+        .find(|(replica, more)| has(*replica).saturating_add(*more) > max)
+    else {
+        return Ok(());
+    };
+    let (broker, has) = (replica.broker, has(replica));
+    Err(Rejection::new(
+        Reason::TooManyReplicas,
+        format!(
+            "broker {broker} has {has} replicas and would get {more} more, above the bound of {max} \
+             (cluster.replicas_per_broker_max): ask for fewer partitions or replicas, add brokers, or delete topics"
+        ),
+    )
+    .with("broker", broker)
+    .with("limit", max)
+    .with("actual", has.saturating_add(more)))
+}
+
 fn placed(
     name: &str,
     brokers: &[BrokerView],

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::host::{Host, HostSignals, Timings};
 use crate::log_store::LogStore;
+use crate::pace::Paced;
 use crate::raft_types::{Command, TypeConfig};
 use crate::state_machine::Check;
 use crate::transport::plausible::Horizon;
@@ -172,6 +173,7 @@ struct Inner {
     check: Arc<dyn Check>,
     may_lead: Arc<AtomicBool>,
     timings: Arc<Timings>,
+    _paced: Paced,
 }
 
 impl Group {
@@ -197,6 +199,7 @@ impl Group {
             check,
             may_lead: Arc::new(AtomicBool::new(true)),
             timings,
+            _paced: Paced::begin(),
         };
         Self { inner: Arc::new(inner) }
     }

@@ -11,7 +11,7 @@
 //! - [`Roster`]: who belongs to the cluster, asked of the crates above.
 //! - `peers`: what brokers know of each other's commits.
 //! - `damage`: what a replica's data cannot be.
-//! - `runtime`: openraft's timers.
+//! - `runtime`: openraft's timers. `pace`: how often they fire when there are very many replicas.
 //! - `codec`, `wire`: encodings on disk and between brokers.
 
 mod codec;
@@ -22,6 +22,7 @@ mod host;
 mod host_tests;
 mod leaders;
 mod log_store;
+mod pace;
 mod peers;
 #[cfg(test)]
 mod peers_tests;

@@ -14,7 +14,7 @@ use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Config, SnapshotPolicy};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -24,8 +24,10 @@ use crate::group::{Group, GroupStatus, Raft};
 use crate::host::{Host, HostSignals, Timings};
 use crate::leaders::Leaders;
 use crate::log_store::LogStore;
+use crate::pace;
 use crate::peers::Peers;
 use crate::roster::{Roster, Standing};
+use crate::runtime::steady;
 use crate::state_machine::{Check, StateMachine};
 use crate::transport::Transport;
 use crate::transport::client::NetworkFactory;
@@ -55,6 +57,8 @@ const OTHERS_WITHIN: Duration = Duration::from_millis(300);
 const SAVE_EVERY_SIGNS: u32 = 4;
 /// How often brokers let each other know that they are there, when they have nothing else to say.
 const SIGN_OF_LIFE_EVERY: Duration = Duration::from_millis(500);
+/// After an announcement, before the next one: elections come in bursts, and so leave in few messages.
+const GATHER_FOR: Duration = Duration::from_millis(20);
 
 /// Raft's clocks.
 #[derive(Clone, Copy, Debug)]
@@ -137,6 +141,10 @@ pub struct Registry {
     roster: OnceLock<Arc<dyn Roster>>,
     /// What is known of other brokers' commits, and what they are told of this one's.
     peers: Arc<Peers>,
+    heartbeat: Duration,
+    /// What became of this broker's leaderships and is not announced yet, the last word on each group.
+    unannounced: Mutex<HashMap<GroupId, GroupLeader>>,
+    announce_soon: Arc<Notify>,
     heard: Mutex<HashMap<BrokerId, Instant>>,
     /// Other brokers that said that their disks are down to the reserve, and have not taken it back.
     low_disks: RwLock<HashSet<BrokerId>>,
@@ -155,6 +163,8 @@ impl Registry {
         starts: Starts,
     ) -> Result<Arc<Self>, OpenError> {
         let config = raft_config(&identity, timing)?;
+        let heartbeat = Duration::from_millis(timing.heartbeat_ms);
+        pace::set_slowest(heartbeat, Duration::from_millis(timing.election_timeout_max_ms));
         let identity = Arc::new(identity);
         let peers = Arc::new(Peers::load(store.clone(), starts)?);
         let registry = Arc::new(Self {
@@ -168,6 +178,9 @@ impl Registry {
             snapshots: Arc::new(Semaphore::new(SNAPSHOTS_KIB as usize)),
             roster: OnceLock::new(),
             peers: peers.clone(),
+            heartbeat,
+            unannounced: Mutex::default(),
+            announce_soon: Arc::default(),
             heard: Mutex::default(),
             low_disks: RwLock::default(),
             timings: Arc::default(),
@@ -176,7 +189,8 @@ impl Registry {
         let greeting = move || weak.upgrade().map(|registry| registry.all_led()).unwrap_or_default();
         let transport = Arc::new(Transport::new(identity, peers, Box::new(greeting)));
         registry.transport.get_or_init(|| transport);
-        tokio::spawn(signs_of_life(Arc::downgrade(&registry)));
+        let announce_soon = registry.announce_soon.clone();
+        tokio::spawn(announcements(Arc::downgrade(&registry), announce_soon));
         Ok(registry)
     }
 
@@ -411,6 +425,11 @@ impl Registry {
         said.unwrap_or_default()
     }
 
+    /// Between two heartbeats of a leader, as it is now: with very many replicas they are rarer than the timing says.
+    pub fn heartbeat_interval(&self) -> Duration {
+        self.heartbeat.max(pace::tick())
+    }
+
     fn transport(&self) -> &Arc<Transport> {
         self.transport.get().expect("set when the registry starts")
     }
@@ -550,9 +569,13 @@ impl Registry {
             horizon: horizon.clone(),
             rejections: self.rejections.clone(),
         };
-        let raft = Raft::new(replica, self.config.clone(), network, log.clone(), host)
-            .await
-            .map_err(|fatal| OpenError::Group(id, fatal.to_string()))?;
+        let start = Raft::new(replica, self.config.clone(), network, log.clone(), host);
+        let started = match id == GroupId::METADATA {
+            // Nothing can be created, moved or deleted without its leader.
+            true => steady(start).await,
+            false => start.await,
+        };
+        let raft = started.map_err(|fatal| OpenError::Group(id, fatal.to_string()))?;
         let (status, watched) = watch::channel(GroupStatus::default());
         let believed = (horizon, check);
         let group = Group::new(
@@ -665,8 +688,8 @@ impl Registry {
         }
     }
 
-    /// Tells all brokers when this one leads a group now, or does not any more.
-    async fn announce_change(&self, id: GroupId, before: GroupStatus, seen: GroupStatus) {
+    /// Tells all brokers, in a moment, when this one leads a group now, or does not any more.
+    fn announce_change(&self, id: GroupId, before: GroupStatus, seen: GroupStatus) {
         if before.ready == seen.ready && (!seen.ready || before.term == seen.term) {
             return;
         }
@@ -681,7 +704,8 @@ impl Registry {
             term,
             leading: seen.ready,
         };
-        self.announce(vec![change]).await;
+        self.unannounced.lock().insert(id, change);
+        self.announce_soon.notify_one();
     }
 
     fn announcement(&self, leaders: Vec<GroupLeader>, complete: bool) -> Message {
@@ -764,7 +788,7 @@ async fn observe(
         if seen != before {
             registry.leaders.changed();
         }
-        registry.announce_change(id, before, seen).await;
+        registry.announce_change(id, before, seen);
         tokio::select! {
             changed = server.changed() => if changed.is_err() { break },
             changed = applied_term.changed() => if changed.is_err() { break },
@@ -785,7 +809,7 @@ async fn observe(
     status.send_replace(stopped);
     registry.leaders.left(id, before.term, registry.identity.broker);
     registry.leaders.changed();
-    registry.announce_change(id, before, stopped).await;
+    registry.announce_change(id, before, stopped);
 }
 
 /// Whom to name as leader: this broker only once it is ready, so that nobody is sent here to be turned away.
@@ -794,23 +818,34 @@ fn known_leader(registry: &Registry, status: GroupStatus) -> Option<BrokerId> {
     (leader.broker != registry.identity.broker || status.ready).then_some(leader.broker)
 }
 
-/// Tells all peers now and then that this broker is there, and who watches the leaders when a peer came or went.
-async fn signs_of_life(registry: std::sync::Weak<Registry>) {
+/// Tells all peers what became of leaderships here, and now and then that this broker is there; and who watches the leaders
+/// when a peer came or went.
+async fn announcements(registry: std::sync::Weak<Registry>, soon: Arc<Notify>) {
     let mut alive_before = HashSet::new();
     let mut tick = tokio::time::interval(SIGN_OF_LIFE_EVERY);
     let mut signs = 0u32;
     loop {
-        tick.tick().await;
-        let Some(registry) = registry.upgrade() else { return };
-        signs = signs.wrapping_add(1);
-        if signs.is_multiple_of(SAVE_EVERY_SIGNS) {
-            registry.peers.save();
+        tokio::select! {
+            _ = tick.tick() => {
+                let Some(registry) = registry.upgrade() else { return };
+                signs = signs.wrapping_add(1);
+                if signs.is_multiple_of(SAVE_EVERY_SIGNS) {
+                    registry.peers.save();
+                }
+                registry.announce(Vec::new()).await;
+                let alive = registry.heard_lately();
+                if alive != alive_before {
+                    registry.leaders.changed();
+                }
+                alive_before = alive;
+            }
+            () = soon.notified() => {
+                let Some(registry) = registry.upgrade() else { return };
+                let changes = std::mem::take(&mut *registry.unannounced.lock());
+                registry.announce(changes.into_values().collect()).await;
+                drop(registry);
+                tokio::time::sleep(GATHER_FOR).await;
+            }
         }
-        registry.announce(Vec::new()).await;
-        let alive = registry.heard_lately();
-        if alive != alive_before {
-            registry.leaders.changed();
-        }
-        alive_before = alive;
     }
 }

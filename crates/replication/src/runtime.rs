@@ -4,6 +4,9 @@
 //! sleeps would wake 25,000 times a second, for one group each time, and send each heartbeat by itself. On common
 //! lines it wakes once per [`LINE`] for all of them, and the heartbeats of one line share frames
 //! (`transport::link::send_frames`).
+//!
+//! With very many replicas even that is too much, so their ticks become rarer, see [`pace`](crate::pace). The metadata
+//! group keeps its own ([`steady`]).
 
 use std::future::Future;
 use std::sync::LazyLock;
@@ -11,6 +14,8 @@ use std::time::Duration;
 
 use openraft::async_runtime::AsyncRuntime;
 use openraft::{OptionalSend, TokioRuntime};
+
+use crate::pace;
 
 /// Between two moments at which timers fire. It makes a tick, so an election or a heartbeat, late by as much at most.
 pub(crate) const LINE: Duration = Duration::from_millis(50);
@@ -21,6 +26,20 @@ const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Where this process's lines begin.
 static ORIGIN: LazyLock<tokio::time::Instant> = LazyLock::new(tokio::time::Instant::now);
+
+tokio::task_local! {
+    /// Set in the tasks of a group whose ticks never become rarer.
+    static STEADY: ();
+}
+
+/// Runs what starts a group whose ticks never become rarer.
+pub(crate) async fn steady<T>(start: impl Future<Output = T>) -> T {
+    STEADY.scope((), start).await
+}
+
+fn is_steady() -> bool {
+    STEADY.try_with(|()| ()).is_ok()
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -44,7 +63,11 @@ impl AsyncRuntime for Runtime {
         T: Future + OptionalSend + 'static,
         T::Output: OptionalSend + 'static,
     {
-        TokioRuntime::spawn(future)
+        // A task of a steady group's task is steady, too.
+        match is_steady() {
+            true => TokioRuntime::spawn(STEADY.scope((), future)),
+            false => TokioRuntime::spawn(future),
+        }
     }
 
     fn sleep(duration: Duration) -> Self::Sleep {
@@ -57,11 +80,16 @@ impl AsyncRuntime for Runtime {
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
         let now = tokio::time::Instant::now();
         let wait = deadline - <Self::Instant as openraft::Instant>::now();
-        tokio::time::sleep_until(fires_at(*ORIGIN, now, wait))
+        let more = match is_steady() {
+            true => Duration::ZERO,
+            false => pace::rest_of_tick(),
+        };
+        tokio::time::sleep_until(fires_at(*ORIGIN, now, wait, more))
     }
 
+    /// Answers may be as late as ticks are.
     fn timeout<R, F: Future<Output = R> + OptionalSend>(duration: Duration, future: F) -> Self::Timeout<R, F> {
-        TokioRuntime::timeout(duration, future)
+        TokioRuntime::timeout(pace::patience(duration), future)
     }
 
     fn timeout_at<R, F: Future<Output = R> + OptionalSend>(deadline: Self::Instant, future: F) -> Self::Timeout<R, F> {
@@ -88,13 +116,18 @@ impl AsyncRuntime for Runtime {
     }
 }
 
-/// When a timer that was set at `now` for `wait` fires: on the next line at or after its deadline. `origin`, which is
-/// long over, if the wait is too short to sleep.
-fn fires_at(origin: tokio::time::Instant, now: tokio::time::Instant, wait: Duration) -> tokio::time::Instant {
+/// When a timer that was set at `now` for `wait` and `more` fires: on the next line at or after its deadline. `origin`,
+/// which is long over, if the wait is too short to sleep.
+fn fires_at(
+    origin: tokio::time::Instant,
+    now: tokio::time::Instant,
+    wait: Duration,
+    more: Duration,
+) -> tokio::time::Instant {
     if wait < SHORTEST {
         return origin;
     }
-    let after_origin = (now + wait).saturating_duration_since(origin);
+    let after_origin = (now + wait + more).saturating_duration_since(origin);
     let lines = after_origin.as_nanos().div_ceil(LINE.as_nanos());
     let lines = u32::try_from(lines).unwrap_or(u32::MAX);
     origin + LINE * lines
@@ -111,7 +144,7 @@ mod tests {
         let origin = tokio::time::Instant::now();
         let at = |now_ms: u64, wait_us: u64| {
             let now = origin + Duration::from_millis(now_ms);
-            fires_at(origin, now, Duration::from_micros(wait_us)) - origin
+            fires_at(origin, now, Duration::from_micros(wait_us), Duration::ZERO) - origin
         };
         assert_eq!(at(0, 40_000), LINE);
         assert_eq!(at(50, 40_000), 2 * LINE);
@@ -125,7 +158,7 @@ mod tests {
     #[test]
     fn groups_of_any_phase_wake_together() {
         let origin = tokio::time::Instant::now();
-        let fire = |deadline_ms| fires_at(origin, origin, Duration::from_millis(deadline_ms));
+        let fire = |deadline_ms| fires_at(origin, origin, Duration::from_millis(deadline_ms), Duration::ZERO);
         assert!((951..=1_000).all(|deadline| fire(deadline) == origin + Duration::from_secs(1)));
     }
 

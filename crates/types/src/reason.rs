@@ -123,6 +123,8 @@ reasons! {
     GroupFull = "GROUP_FULL",
     /// The coordinator has as many groups as it may.
     TooManyGroups = "TOO_MANY_GROUPS",
+    /// A broker would have more replicas than it may.
+    TooManyReplicas = "TOO_MANY_REPLICAS",
     /// The partition has no leader at the moment.
     LeaderNotAvailable = "LEADER_NOT_AVAILABLE",
     /// The broker or the leader is still starting.

@@ -40,6 +40,7 @@ mod idempotence;
 mod internal_port;
 mod leader_kills;
 mod lost_tail;
+mod many_partitions;
 mod memory;
 mod memory_attacks;
 mod metrics;

@@ -40,7 +40,6 @@ pub(crate) struct Balancer {
     pub shards: Arc<Shards>,
     /// How long a preferred leader must have been fit.
     pub after: Duration,
-    pub heartbeat: Duration,
     /// Since when the preferred leaders of partitions that this broker leads have been fit.
     pub fit_since: BTreeMap<GroupId, Instant>,
 }
@@ -75,12 +74,16 @@ impl Balancer {
         &self.metadata.registry
     }
 
+    /// What is led here.
     fn hosted(&self) -> Vec<Hosted> {
-        let partitions = self.partitions.all().into_iter().map(|partition| Hosted {
+        let partitions = self.partitions.all().into_iter();
+        let partitions = partitions.filter(|partition| partition.group.status().ready);
+        let partitions = partitions.map(|partition| Hosted {
             name: partition.name.clone(),
             group: partition.group.clone(),
         });
-        let shards = self.shards.all().into_iter().map(|shard| Hosted {
+        let shards = self.shards.all().into_iter().filter(|shard| shard.group.status().ready);
+        let shards = shards.map(|shard| Hosted {
             name: shard.name.clone(),
             group: shard.group.clone(),
         });
@@ -127,7 +130,7 @@ impl Balancer {
         let is_near = progress.matched_next + ENTRIES_BEHIND_MAX >= committed_next;
         let answers = progress
             .silent_for
-            .is_some_and(|silent| silent <= self.heartbeat * HEARTBEATS_SILENT_MAX);
+            .is_some_and(|silent| silent <= registry.heartbeat_interval() * HEARTBEATS_SILENT_MAX);
         (is_near && answers).then_some(preferred)
     }
 

@@ -4,14 +4,18 @@
 //! - [`directory`]: what the data directory is.
 //! - [`bootstrap`]: forming or joining a cluster.
 //! - [`metadata`]: the metadata group and its image.
-//! - [`reconcile`]: opens, deletes and re-members groups until they are as the image says.
 //! - [`roster`]: who belongs to the cluster, for the internal listener.
+//! - [`reconcile`]: opens, deletes and re-members groups until they are as the image says. `known`: what it has seen of
+//!   the image; `opening`: replicas that are opened; `forming`: at which pace new groups get their first leader.
 //! - [`balance`]: gives leaderships back to the preferred leaders.
 
 pub(crate) mod balance;
 pub(crate) mod bootstrap;
 pub(crate) mod directory;
 mod failpoint;
+mod forming;
+mod known;
 pub(crate) mod metadata;
+mod opening;
 pub(crate) mod reconcile;
 pub(crate) mod roster;

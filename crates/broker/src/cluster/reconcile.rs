@@ -6,35 +6,43 @@
 //!   old one leaves);
 //! - the metadata group, if it leads it: promotes and demotes its voters.
 //!
-//! It runs when the image or a leader changes, and again after a pause as long as something is not as it should be.
+//! It runs when the image or a leader changes, and again after a pause as long as something is not as it should be. What
+//! was found to be as it should be is not looked at again before the image, its leader or a moment of rest gives reason to:
+//! there may be thousands of replicas, and elections come in bursts.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use jangada_controller::{Command, Image, Topic, TopicKind, metadata_voters, place_more};
+use jangada_controller::{Command, Image, PartitionRef, TopicKind, metadata_voters, place_more};
 use jangada_replication::{Group, Registry};
-use jangada_types::{GroupId, Incarnation, PartitionIndex, ReplicaId};
+use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId, TopicConfig};
 use tokio::time::Instant;
 
 use super::bootstrap;
+use super::forming::Forming;
+use super::known::{Known, Leaving};
 use super::metadata::Metadata;
+use super::opening::{Opening, RETRY, Unopened};
 use crate::groups::{COORDINATOR_REPLICAS, Shard, Shards};
-use crate::partition::{Partition, PartitionMachine, PartitionName, Shared, View, checkpoint_bytes};
+use crate::partition::{Partition, PartitionMachine, Shared, View, checkpoint_bytes};
 use crate::partitions::Partitions;
 use crate::repair::Repairs;
 
-/// As long as something is left to do.
-const RETRY: Duration = Duration::from_millis(500);
 /// When there is nothing to do; members that went out of sync are looked at again.
 const IDLE: Duration = Duration::from_secs(5);
-/// Between two attempts to open a replica that cannot be opened, at most. It will hardly heal by itself.
-const REOPEN_AFTER_MAX: Duration = Duration::from_secs(30);
-/// Groups that are opened, or whose members are changed, at once.
+/// Groups that are opened or deleted, or whose members are changed, at once.
 const PARALLEL: usize = 16;
-/// A new group whose preferred leader does not form it is formed by another replica after this time.
-const FORM_AFTER: Duration = Duration::from_secs(2);
+/// Replicas that one round opens or deletes at most, so that the rest is not held up. Brokers take them in the same order,
+/// so those that are to elect a leader are open at about the same time.
+const OF_A_ROUND: usize = 256;
+/// After a leader changed, before the next round: elections come in bursts. As many times longer than the last round took,
+/// within these bounds.
+const REST_MIN: Duration = Duration::from_millis(20);
+const REST_MAX: Duration = Duration::from_millis(100);
+const REST_TIMES: u32 = 9;
 /// A learner is promoted when it is at most so many entries behind.
 const CAUGHT_UP_ENTRIES: u64 = 64;
 
@@ -46,29 +54,32 @@ pub(crate) struct Reconciler {
     pub shared: Arc<Shared>,
     /// Damaged replicas, which are opened, or whose data goes, only when the repair says so.
     pub repairs: Arc<Repairs>,
-    /// When a group was first seen without a log.
-    unformed: BTreeMap<GroupId, Instant>,
+    /// Groups that are to be formed.
+    forming: Forming,
+    /// What the last round found in the image.
+    known: Known,
     /// Replicas that could not be opened.
     unopened: BTreeMap<GroupId, Unopened>,
 }
 
-/// A replica that could not be opened.
-#[derive(Debug)]
-struct Unopened {
-    /// It is logged once.
-    cause: String,
-    /// Until the next attempt.
-    pause: Duration,
-    again_at: Instant,
+/// How far a round came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    /// Everything is as it should be.
+    All,
+    /// Something is not, and is tried again after a pause.
+    NotAll,
+    /// There is more to do than one round takes.
+    MoreAtOnce,
 }
 
-impl Unopened {
-    /// After one more attempt failed; and whether the cause is another one than before.
-    fn again(before: Option<Self>, cause: String, now: Instant) -> (Self, bool) {
-        let is_new = before.as_ref().is_none_or(|before| before.cause != cause);
-        let pause = before.map_or(RETRY, |before| (before.pause * 2).min(REOPEN_AFTER_MAX));
-        let again_at = now + pause;
-        (Self { cause, pause, again_at }, is_new)
+impl Done {
+    fn and(self, other: Done) -> Done {
+        match (self, other) {
+            (Done::MoreAtOnce, _) | (_, Done::MoreAtOnce) => Done::MoreAtOnce,
+            (Done::NotAll, _) | (_, Done::NotAll) => Done::NotAll,
+            (Done::All, Done::All) => Done::All,
+        }
     }
 }
 
@@ -86,7 +97,8 @@ impl Reconciler {
             shards,
             shared,
             repairs,
-            unformed: BTreeMap::new(),
+            forming: Forming::default(),
+            known: Known::default(),
             unopened: BTreeMap::new(),
         }
     }
@@ -95,19 +107,31 @@ impl Reconciler {
     pub async fn run(mut self) {
         let mut image = self.metadata.watch();
         let mut leaders = self.metadata.registry.leaders().watch();
+        let mut all_looked_at = Instant::now();
         loop {
             leaders.borrow_and_update();
             let current = image.borrow_and_update().clone();
-            let settled = self.round(&current).await;
-            let pause = tokio::time::sleep(if settled { IDLE } else { RETRY });
+            let started = Instant::now();
+            if started - all_looked_at >= IDLE {
+                self.known.forget_members();
+                all_looked_at = started;
+            }
+            let pause = match self.round(&current).await {
+                Done::All => IDLE,
+                Done::NotAll => RETRY,
+                Done::MoreAtOnce => {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+            };
+            let rest = (started.elapsed() * REST_TIMES).clamp(REST_MIN, REST_MAX);
             tokio::select! {
                 changed = image.changed() => if changed.is_err() { return },
                 changed = leaders.changed() => {
                     if changed.is_err() { return }
-                    // Elections come in bursts.
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    tokio::time::sleep(rest).await;
                 }
-                () = pause => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
@@ -116,58 +140,134 @@ impl Reconciler {
         &self.metadata.registry
     }
 
-    /// Compares once and acts. True: everything is as it should be.
-    async fn round(&mut self, image: &Arc<Image>) -> bool {
+    fn broker(&self) -> BrokerId {
+        self.registry().identity().broker
+    }
+
+    /// Compares once and acts.
+    async fn round(&mut self, image: &Arc<Image>) -> Done {
         if image.cluster_id().is_none() {
-            return false;
+            return Done::NotAll;
         }
         self.registry().set_peers(&bootstrap::addresses(&self.metadata));
+        if self.known.version != Some(image.version()) {
+            self.learn(image).await;
+        }
+        // What goes makes room for what comes.
         let deleted = self.delete_replicas(image).await;
         let opened = self.open_replicas(image).await;
         let formed = self.form_groups(image).await;
-        self.forget_leaders(image);
         let grown = self.grow_shards(image).await;
         let members = self.change_members(image).await;
         let voters = self.change_metadata_voters(image).await;
-        opened && formed && deleted && grown && members && voters
+        match deleted.and(opened) {
+            Done::All if formed && grown && members && voters => Done::All,
+            Done::All => Done::NotAll,
+            more => more,
+        }
     }
 
-    async fn open_replicas(&mut self, image: &Arc<Image>) -> bool {
-        let broker = self.registry().identity().broker;
-        // What a replica left behind that was given up goes first.
-        let wanted = image
-            .partitions_of(broker)
-            .filter(|(wanted, _)| !wanted.is_leaving(broker) && !self.repairs.is_closed(wanted.group));
-        let wanted: Vec<_> = wanted
-            .map(|(wanted, replica)| (wanted.topic.clone(), wanted.index, wanted.partition.group, replica))
-            .collect();
+    /// Takes what is new from an image. Open replicas get their topics' settings.
+    async fn learn(&mut self, image: &Image) {
+        for topic in self.known.learn(image, self.broker()) {
+            // Settings that can't be read are told when a replica is opened; those that are open keep the ones they have.
+            let Ok(config) = self.known.settings_of(&topic) else {
+                continue;
+            };
+            for partition in &topic.partitions {
+                if let Some(partition) = self.partitions.get(partition.group) {
+                    partition.set_config(config.clone()).await;
+                }
+            }
+        }
+        self.forget_leaders(image);
+    }
+
+    async fn open_replicas(&mut self, image: &Arc<Image>) -> Done {
+        // The repair closes replicas without a change of the image.
+        let is_known = self.known.opened == Some(image.version()) && self.unopened.is_empty();
+        if is_known && self.repairs.count() == (0, 0) {
+            return Done::All;
+        }
+        let broker = self.broker();
         let mut before = std::mem::take(&mut self.unopened);
         let mut opening = Vec::new();
-        for (topic, index, group, replica) in wanted {
+        let (mut is_more, mut waits) = (false, false);
+        for (wanted, replica) in image.partitions_of(broker) {
+            let group = wanted.partition.group;
+            // What a replica left behind that was given up goes first.
+            if wanted.is_leaving(broker) || self.repairs.is_closed(group) {
+                waits = true;
+                continue;
+            }
             match before.remove(&group) {
                 Some(unopened) if Instant::now() < unopened.again_at => {
                     self.unopened.insert(group, unopened);
+                    continue;
                 }
-                before => opening.push((topic, index, group, replica, before)),
+                _ if self.partitions.get(group).is_some() || self.shards.get(group).is_some() => {}
+                before if opening.len() < OF_A_ROUND => opening.push(self.opening_of(&wanted, replica, before)),
+                before => {
+                    is_more = true;
+                    self.unopened.extend(before.map(|before| (group, before)));
+                }
             }
         }
-        let opening = opening.into_iter().map(async |(topic, index, group, replica, before)| {
-            let opened = match topic.kind {
-                TopicKind::Log => self.open_replica(&topic, index, group, replica).await,
-                TopicKind::Coordinator => self.open_shard(&topic, index, group, replica).await,
+        self.open_all(opening).await;
+        if is_more {
+            return Done::MoreAtOnce;
+        }
+        self.known.opened = (!waits).then_some(image.version());
+        // What is tried rarely is tried when the broker looks in any case.
+        match self.unopened.values().all(|unopened| unopened.pause > IDLE) {
+            true => Done::All,
+            false => Done::NotAll,
+        }
+    }
+
+    fn opening_of(&mut self, wanted: &PartitionRef<'_>, replica: ReplicaId, before: Option<Unopened>) -> Opening {
+        let topic = wanted.topic.clone();
+        Opening {
+            index: wanted.index,
+            group: wanted.partition.group,
+            replica,
+            config: (topic.kind == TopicKind::Log).then(|| self.known.settings_of(&topic)),
+            before,
+            topic,
+        }
+    }
+
+    async fn open_all(&mut self, opening: Vec<Opening>) {
+        let this = &*self;
+        let opening = opening.into_iter().map(|opening| async move {
+            let group = opening.group;
+            let opened = match opening.config.clone() {
+                Some(Ok(config)) => this.open_replica(&opening, config).await,
+                Some(Err(cause)) => Err(cause),
+                None => this.open_shard(&opening).await,
             };
-            (topic.name.clone(), index, group, before, opened)
+            let is_formed = match (&opened, this.registry().group(group)) {
+                (Ok(()), Some(group)) => group.status().term > 0 || group.is_initialized().await,
+                _ => true,
+            };
+            (opening, opened, is_formed)
         });
         let opened: Vec<_> = futures::stream::iter(opening)
             .buffer_unordered(PARALLEL)
             .collect()
             .await;
-        for (topic, partition, group, before, opened) in opened {
+        for (opening, opened, is_formed) in opened {
+            let (topic, partition, group) = (&opening.topic.name, opening.index, opening.group);
+            if !is_formed {
+                self.forming.opened(group, Instant::now());
+            }
             match opened {
-                Ok(()) if before.is_some() => tracing::info!(%topic, %partition, "a replica could be opened at last"),
+                Ok(()) if opening.before.is_some() => {
+                    tracing::info!(%topic, %partition, "a replica could be opened at last");
+                }
                 Ok(()) => {}
                 Err(cause) => {
-                    let (unopened, is_new) = Unopened::again(before, cause, Instant::now());
+                    let (unopened, is_new) = Unopened::again(opening.before, cause, Instant::now());
                     if is_new {
                         tracing::error!(%topic, %partition, error = unopened.cause, "a replica could not be opened");
                     }
@@ -175,34 +275,16 @@ impl Reconciler {
                 }
             }
         }
-        // What is tried rarely is tried when the broker looks in any case.
-        self.unopened.values().all(|unopened| unopened.pause > IDLE)
     }
 
-    /// Opens one replica, or gives an open one the topic's settings as they are now. An error is for the log.
-    async fn open_replica(
-        &self,
-        topic: &Topic,
-        index: PartitionIndex,
-        group_id: GroupId,
-        replica: ReplicaId,
-    ) -> Result<(), String> {
-        let config = topic
-            .settings()
-            .map_err(|error| format!("the settings of the topic cannot be used: {error}"))?;
-        let config = Arc::new(config);
-        if let Some(partition) = self.partitions.get(group_id) {
-            partition.set_config(config).await;
-            return Ok(());
-        }
+    /// Opens one replica. An error is for the log.
+    async fn open_replica(&self, opening: &Opening, config: Arc<TopicConfig>) -> Result<(), String> {
+        let (id, replica) = (opening.group, opening.replica);
         let view = Arc::new(View::new(checkpoint_bytes(&config)));
-        let machine = PartitionMachine::new(group_id, view.clone());
-        let opened = self.registry().open_as(group_id, replica, Box::new(machine)).await;
+        let machine = PartitionMachine::new(id, view.clone());
+        let opened = self.registry().open_as(id, replica, Box::new(machine)).await;
         let group = opened.map_err(|error| error.to_string())?;
-        let name = PartitionName {
-            topic: topic.name.clone(),
-            index,
-        };
+        let name = opening.name();
         let partition = Partition::new(name, group, view, config, self.shared.clone());
         self.partitions.insert(Arc::new(partition));
         // Its leader may be known by now, and a request may wait for both.
@@ -210,89 +292,91 @@ impl Reconciler {
         Ok(())
     }
 
-    async fn open_shard(
-        &self,
-        topic: &Topic,
-        index: PartitionIndex,
-        group_id: GroupId,
-        replica: ReplicaId,
-    ) -> Result<(), String> {
-        if self.shards.get(group_id).is_some() {
-            return Ok(());
-        }
-        let (machine, state) = self.shards.machine(group_id);
-        let opened = self.registry().open_as(group_id, replica, Box::new(machine)).await;
+    async fn open_shard(&self, opening: &Opening) -> Result<(), String> {
+        let (id, replica) = (opening.group, opening.replica);
+        let (machine, state) = self.shards.machine(id);
+        let opened = self.registry().open_as(id, replica, Box::new(machine)).await;
         let group = opened.map_err(|error| error.to_string())?;
-        let name = PartitionName {
-            topic: topic.name.clone(),
-            index,
-        };
+        let name = opening.name();
         self.shards
             .insert(Shard::new(name, group, state, self.shards.shared.clone()));
         self.registry().leaders().changed();
         Ok(())
     }
 
-    /// Forms new groups: the preferred leader at once, another replica when that takes too long.
+    /// Forms new groups, at their pace: the preferred leader at once, another replica when that takes too long.
     async fn form_groups(&mut self, image: &Arc<Image>) -> bool {
-        let broker = self.registry().identity().broker;
-        let mut settled = true;
-        let mut still_unformed = BTreeMap::new();
-        for (wanted, local) in image.partitions_of(broker) {
-            let id = wanted.partition.group;
-            let Some(group) = self.registry().group(id) else {
+        let registry = self.registry().clone();
+        let has_leader = |group| {
+            registry
+                .group(group)
+                .is_none_or(|group| group.status().leader.is_some())
+        };
+        let now = Instant::now();
+        self.forming.settle(now, has_leader);
+        let mut mine = Vec::new();
+        for id in self.forming.unformed() {
+            let (Some(wanted), Some(group)) = (image.partition_of_group(id), registry.group(id)) else {
+                self.forming.is_done(id);
                 continue;
             };
-            if group.status().term > 0 || group.is_initialized().await {
+            // Another replica was faster.
+            if group.status().term > 0 {
+                self.forming.is_done(id);
                 continue;
             }
-            settled = false;
-            let since = *self.unformed.get(&id).unwrap_or(&Instant::now());
-            still_unformed.insert(id, since);
+            let is_preferred = wanted.partition.replicas.first() == Some(&group.replica());
             // A replica that was put in later waits for the leader to reach it.
             let is_first = !wanted.partition.is_reassigned;
-            let my_turn = wanted.partition.replicas.first() == Some(&local) || since.elapsed() > FORM_AFTER;
-            if is_first && my_turn {
+            if is_first && (is_preferred || self.forming.is_overdue(id, now)) && mine.len() < self.forming.room() {
                 let voters: BTreeSet<ReplicaId> = wanted.partition.replicas.iter().copied().collect();
-                if let Err(error) = group.initialize(&voters).await {
-                    tracing::warn!(topic = %wanted.topic.name, partition = %wanted.index, %error, "a group could not be formed");
-                }
+                mine.push((group, voters));
             }
         }
-        self.unformed = still_unformed;
-        settled
+        let forming = mine.into_iter().map(|(group, voters)| async move {
+            let formed = group.initialize(&voters).await;
+            (group.id(), formed)
+        });
+        let formed: Vec<_> = futures::stream::iter(forming)
+            .buffer_unordered(PARALLEL)
+            .collect()
+            .await;
+        for (group, formed) in formed {
+            match formed {
+                Ok(()) => self.forming.formed(group, now),
+                Err(error) => tracing::warn!(%group, %error, "a group could not be formed"),
+            }
+        }
+        self.forming.is_settled()
     }
 
     /// Deletes what a tombstone or an assignment that left a replica out names. Data that no record names stays.
-    async fn delete_replicas(&self, image: &Arc<Image>) -> bool {
-        let broker = self.registry().identity().broker;
-        let mut settled = true;
-        let mut deleted: BTreeMap<ReplicaId, Vec<GroupId>> = BTreeMap::new();
-        for (group, replica) in image.tombstones_of(broker) {
-            if self.delete_replica(group, None).await {
-                deleted.entry(replica).or_default().push(group);
-            }
+    async fn delete_replicas(&self, image: &Arc<Image>) -> Done {
+        let dead = image.tombstones_of(self.broker());
+        let dead = dead.map(|(group, replica)| Leaving {
+            group,
+            replica,
+            next: None,
+        });
+        let left = self.known.leaving.iter().copied();
+        let left = left.filter(|left| left.next.is_some() || self.has_left(left.group));
+        let mut leaving: Vec<Leaving> = dead.chain(left).collect();
+        let is_more = leaving.len() > OF_A_ROUND;
+        leaving.truncate(OF_A_ROUND);
+        let all = leaving.len();
+        let deleting = leaving
+            .into_iter()
+            .map(|left| async move { self.delete(left).await.then_some(left) });
+        let deleted: Vec<Option<Leaving>> = futures::stream::iter(deleting)
+            .buffer_unordered(PARALLEL)
+            .collect()
+            .await;
+        let mut reports: BTreeMap<ReplicaId, Vec<GroupId>> = BTreeMap::new();
+        for left in deleted.iter().flatten() {
+            reports.entry(left.replica).or_default().push(left.group);
         }
-        for (partition, replica) in image.leaving_of(broker) {
-            let group = partition.group;
-            let next = partition.replica_on(broker);
-            let goes = match next {
-                None => self.has_left(group),
-                Some(_) => match self.is_gone(group, replica).await {
-                    Some(true) => {
-                        deleted.entry(replica).or_default().push(group);
-                        continue;
-                    }
-                    Some(false) => self.repairs.may_delete(group),
-                    None => false,
-                },
-            };
-            settled &= goes || next.is_none();
-            if goes && self.delete_replica(group, next.map(|next| next.incarnation)).await {
-                deleted.entry(replica).or_default().push(group);
-            }
-        }
-        for (replica, groups) in deleted {
+        let mut settled = deleted.iter().flatten().count() == all;
+        for (replica, groups) in reports {
             tracing::info!(groups = groups.len(), %replica, "deleted replicas");
             let command = Command::ReplicaDeleted { replica, groups };
             if let Err(error) = self.metadata.propose(&command).await {
@@ -300,7 +384,24 @@ impl Reconciler {
                 settled = false;
             }
         }
-        settled
+        match settled {
+            true if is_more => Done::MoreAtOnce,
+            true => Done::All,
+            false => Done::NotAll,
+        }
+    }
+
+    /// Deletes the data of one replica, if it may go. True: it is gone.
+    async fn delete(&self, left: Leaving) -> bool {
+        if left.next.is_some() {
+            match self.is_gone(left.group, left.replica).await {
+                Some(true) => return true,
+                Some(false) if self.repairs.may_delete(left.group) => {}
+                Some(false) | None => return false,
+            }
+        }
+        self.delete_replica(left.group, left.next.map(|next| next.incarnation))
+            .await
     }
 
     async fn delete_replica(&self, group: GroupId, next: Option<Incarnation>) -> bool {
@@ -350,6 +451,13 @@ impl Reconciler {
     /// hang on one disk because the first group came early. From one replica straight to three, since with two the loss
     /// of either would stop the shard.
     async fn grow_shards(&self, image: &Arc<Image>) -> bool {
+        let is_small = |shard: &Arc<Shard>| {
+            let partition = image.partition_of_group(shard.group.id());
+            partition.is_some_and(|partition| partition.replicas.len() < COORDINATOR_REPLICAS)
+        };
+        if !self.shards.all().iter().any(is_small) {
+            return true;
+        }
         let mut brokers = image.broker_views();
         brokers.retain(|view| self.registry().is_alive(view.replica.broker));
         if brokers.len() < COORDINATOR_REPLICAS {
@@ -375,24 +483,41 @@ impl Reconciler {
     }
 
     /// For each partition that this broker leads.
-    async fn change_members(&self, image: &Arc<Image>) -> bool {
+    async fn change_members(&mut self, image: &Arc<Image>) -> bool {
         let partitions = self.partitions.all().into_iter();
+        let partitions = partitions.map(|partition| (partition.group.clone(), partition.name.clone()));
         let shards = self.shards.all().into_iter();
-        let changes = partitions
-            .map(|partition| (partition.group.clone(), partition.name.to_string()))
-            .chain(shards.map(|shard| (shard.group.clone(), shard.name.to_string())))
-            .filter(|(group, _)| group.status().ready)
-            .map(|(group, name)| async move {
-                let Some(wanted) = image.partition_of_group(group.id()) else {
-                    return true;
-                };
+        let shards = shards.map(|shard| (shard.group.clone(), shard.name.clone()));
+        let changes = partitions.chain(shards).filter_map(|(group, name)| {
+            let status = group.status();
+            let wanted = image.partition_of_group(group.id()).filter(|_| status.ready)?;
+            let (term, topic) = (status.term, wanted.topic);
+            let is_in_line = self.known.is_in_line(group.id(), term, topic);
+            (!is_in_line).then(|| {
                 let voters: BTreeSet<ReplicaId> = wanted.partition.replicas.iter().copied().collect();
-                self.bring_in_line(&group, &voters, &BTreeSet::new(), &name).await
+                (group, name, term, topic.clone(), voters)
+            })
+        });
+        let changes: Vec<_> = changes.collect();
+        let this = &*self;
+        let changed = changes
+            .into_iter()
+            .map(|(group, name, term, topic, voters)| async move {
+                let is_reached = this.bring_in_line(&group, &voters, &BTreeSet::new(), &name).await;
+                (group.id(), term, topic, is_reached)
             });
-        futures::stream::iter(changes)
+        let changed: Vec<_> = futures::stream::iter(changed)
             .buffer_unordered(PARALLEL)
-            .fold(true, |all, one| async move { all && one })
-            .await
+            .collect()
+            .await;
+        let mut all_reached = true;
+        for (group, term, topic, is_reached) in changed {
+            all_reached &= is_reached;
+            if is_reached {
+                self.known.are_in_line(group, term, topic);
+            }
+        }
+        all_reached
     }
 
     async fn change_metadata_voters(&self, image: &Arc<Image>) -> bool {
@@ -407,7 +532,7 @@ impl Reconciler {
             .map(|broker| broker.replica())
             .filter(|replica| !voters.contains(replica))
             .collect();
-        self.bring_in_line(group, &voters, &learners, "the metadata").await
+        self.bring_in_line(group, &voters, &learners, &"the metadata").await
     }
 
     /// One step towards these members. True: they are reached.
@@ -416,7 +541,7 @@ impl Reconciler {
         group: &Group,
         voters: &BTreeSet<ReplicaId>,
         learners: &BTreeSet<ReplicaId>,
-        name: &str,
+        name: &(dyn Display + Sync),
     ) -> bool {
         let members = group.members();
         if members.changing {
@@ -432,7 +557,7 @@ impl Reconciler {
             .copied()
             .collect();
         if let Some(replica) = missing.first() {
-            tracing::info!(group = name, %replica, "adding a replica");
+            tracing::info!(group = %name, %replica, "adding a replica");
             report(name, group.add_learner(*replica).await);
             return false;
         }
@@ -448,46 +573,22 @@ impl Reconciler {
             if !caught_up {
                 return false;
             }
-            tracing::info!(group = name, ?voters, "changing the voters");
+            tracing::info!(group = %name, ?voters, "changing the voters");
             report(name, group.set_voters(voters.clone()).await);
             return false;
         }
         let superfluous: BTreeSet<ReplicaId> = members.learners.difference(learners).copied().collect();
         if !superfluous.is_empty() {
-            tracing::info!(group = name, ?superfluous, "letting replicas go");
+            tracing::info!(group = %name, ?superfluous, "letting replicas go");
             report(name, group.remove_learners(superfluous).await);
         }
         false
     }
 }
 
-fn report(name: &str, result: Result<(), jangada_replication::ProposeError>) -> bool {
+fn report(name: &(dyn Display + Sync), result: Result<(), jangada_replication::ProposeError>) -> bool {
     if let Err(error) = &result {
-        tracing::info!(group = name, %error, "a change of members did not go through; trying again");
+        tracing::info!(group = %name, %error, "a change of members did not go through; trying again");
     }
     result.is_ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_replica_that_cannot_be_opened_is_tried_less_and_less_and_told_once_for_each_cause() {
-        let mut before = None;
-        let mut told = 0;
-        let start = Instant::now();
-        let mut now = start;
-        let mut attempts = 0;
-        while now - start < Duration::from_secs(3600) {
-            attempts += 1;
-            let cause = if attempts < 50 { "damaged" } else { "gone" };
-            let (unopened, is_new) = Unopened::again(before, cause.to_owned(), now);
-            told += usize::from(is_new);
-            now = unopened.again_at;
-            before = Some(unopened);
-        }
-        assert_eq!(told, 2);
-        assert!((115..130).contains(&attempts), "{attempts} attempts in an hour");
-    }
 }

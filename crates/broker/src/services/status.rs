@@ -59,7 +59,8 @@ fn code(error: &RequestError) -> Code {
         | Reason::DiskFull
         | Reason::TooManyStreams
         | Reason::GroupFull
-        | Reason::TooManyGroups => Code::ResourceExhausted,
+        | Reason::TooManyGroups
+        | Reason::TooManyReplicas => Code::ResourceExhausted,
         Reason::LeaderNotAvailable
         | Reason::NotReady
         | Reason::ShuttingDown

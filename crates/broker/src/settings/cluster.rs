@@ -13,6 +13,10 @@ settings! {
             /// been alive and in sync for so long under another leader, milliseconds. 0: never, each leadership stays
             /// where an election or an operator put it.
             preferred_leader_after_ms: u64 = 30_000, range(0, 3_600_000);
+            /// Replicas that a broker may have. A topic or more partitions that would give one more are refused with
+            /// TOO_MANY_REPLICAS. Each costs memory and CPU also when nobody uses it; the coordinator's shards are not
+            /// held to it.
+            replicas_per_broker_max: u32 = 4_000, range(1, 1_000_000);
         }
         sections {}
     }

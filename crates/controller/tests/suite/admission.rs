@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jangada_controller::admission::{
     CreateTopic, NewTopic, place_partitions, place_topic, validate_add_partitions, validate_alter_topic,
     validate_bump_producer_epoch, validate_create_topic, validate_delete_topic, validate_replace_broker,
+    validate_replicas_per_broker,
 };
 use jangada_controller::{Command, FEATURE_LEVEL, Image};
 use jangada_types::limits::PARTITIONS_PER_TOPIC_MAX;
@@ -191,4 +192,33 @@ fn a_producer_that_was_never_given_out_is_not_bumped() {
     assert_eq!(judge(1000, 4), Ok(command));
     assert_eq!(judge(1001, 4).unwrap_err().reason, Reason::UnknownProducer);
     assert_eq!(judge(1000, -1).unwrap_err().reason, Reason::InvalidRequest);
+}
+
+#[test]
+fn a_topic_that_would_give_a_broker_too_many_replicas_is_refused_by_name() {
+    let log = Log::formed(3);
+    let views = log.image.broker_views();
+    let command = place_topic(&wanted("orders"), &views, topic_id(1), 5).unwrap();
+    let Command::CreateTopic { assignments, .. } = &command else {
+        panic!("{command:?}");
+    };
+    let most = views.iter().map(|view| {
+        assignments
+            .iter()
+            .flatten()
+            .filter(|replica| **replica == view.replica)
+            .count()
+    });
+    let most = u32::try_from(most.max().unwrap()).unwrap();
+    validate_replicas_per_broker(&command, &views, most).unwrap();
+    let rejection = validate_replicas_per_broker(&command, &views, most - 1).unwrap_err();
+    assert_eq!(rejection.reason, Reason::TooManyReplicas);
+    for words in [
+        "broker ",
+        "has 0 replicas",
+        "cluster.replicas_per_broker_max",
+        "delete topics",
+    ] {
+        assert!(rejection.message.contains(words), "{}", rejection.message);
+    }
 }

@@ -22,6 +22,7 @@ use super::pipeline::{self, Answer, Pipeline, Unanswered};
 use super::plausible::{self, Asked, Horizon, Implausible, Rejections};
 use super::{Peer, SNAPSHOT_CHUNK_BYTES, Transport, client, endpoint};
 use crate::codec;
+use crate::pace;
 use crate::raft_types::{Snapshot, TypeConfig, Vote};
 use crate::wire;
 
@@ -160,6 +161,7 @@ impl Network {
     /// One request over the control connection.
     async fn call(&self, body: Body, timeout: Duration) -> Result<Body, RPCError<TypeConfig>> {
         let peer = self.peer()?;
+        let timeout = pace::patience(timeout);
         let call = peer.control.call(self.group, self.target.incarnation, body);
         match tokio::time::timeout(timeout, call).await {
             Err(_) => Err(unreachable(format!(

@@ -10,7 +10,6 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt};
 use jangada_proto::internal::message::Body;
 use jangada_proto::internal::{
@@ -26,9 +25,11 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::calls::Calls;
 use super::introduction;
 use super::link::send_frames;
 use super::plausible::{Cause, Refusal};
+use super::queue;
 use crate::codec::{self, CodecError};
 use crate::raft_types::{SnapshotMeta, StoredMembership, TypeConfig, Vote};
 use crate::registry::{Hosted, Registry};
@@ -67,7 +68,7 @@ fn introduced<T>(registry: &Registry, to: BrokerId, body: T) -> Response<T> {
 }
 
 /// Tells a peer that called this broker how far its commits are, whenever that has changed.
-async fn tell_commits(registry: Weak<Registry>, answers: mpsc::Sender<Message>) {
+async fn tell_commits(registry: Weak<Registry>, answers: queue::Sender) {
     let mut told = None;
     let mut tick = tokio::time::interval(TELL_EVERY);
     loop {
@@ -89,8 +90,8 @@ async fn tell_commits(registry: Weak<Registry>, answers: mpsc::Sender<Message>) 
 }
 
 /// Frames out of a queue of answers.
-fn answer_stream() -> (mpsc::Sender<Message>, FrameStream) {
-    let (answers, mut waiting) = mpsc::channel(ANSWER_QUEUE_MESSAGES);
+fn answer_stream() -> (queue::Sender, FrameStream) {
+    let (answers, mut waiting) = queue::queue(ANSWER_QUEUE_MESSAGES);
     let (frames, outgoing) = mpsc::channel(2);
     tokio::spawn(async move { send_frames(&mut waiting, frames, |_| true).await });
     (answers, Box::pin(ReceiverStream::new(outgoing).map(Ok)))
@@ -105,6 +106,11 @@ fn answer(to: &Message, body: Body) -> Message {
     }
 }
 
+/// The answer to a request that is not looked at.
+pub(super) fn refusal_of(request: &Message, reason: &str) -> Message {
+    answer(request, refused(reason))
+}
+
 fn refused(reason: impl Into<String>) -> Body {
     Body::Refused(Refused { reason: reason.into() })
 }
@@ -115,7 +121,7 @@ fn hosted(registry: &Registry, group_id: u64, to_incarnation: u32) -> Result<Hos
         .map_err(refused)
 }
 
-/// Serves a control connection: each message is a request of its own, answered when it is done, in any order.
+/// Serves a control connection: each message is a call of its own, answered when it is done, in any order.
 pub(crate) async fn control(
     registry: Arc<Registry>,
     request: Request<Streaming<Frame>>,
@@ -128,40 +134,23 @@ pub(crate) async fn control(
         // Ends with this task.
         let mut telling = JoinSet::new();
         telling.spawn(tell_commits(Arc::downgrade(&registry), answers.clone()));
-        registry.heard_from(peer);
-        let mut running = FuturesUnordered::new();
-        let start = |message: Message| serve_call(registry.clone(), peer, message);
-        running.extend(first.messages.into_iter().map(start));
-        loop {
-            tokio::select! {
-                frame = frames.message() => match frame {
-                    Ok(Some(_)) if registry.is_expelled(peer) => break,
-                    Ok(Some(frame)) => {
-                        registry.heard_from(peer);
-                        running.extend(frame.messages.into_iter().map(start));
-                    }
-                    Ok(None) | Err(_) => break,
-                },
-                Some(done) = running.next(), if !running.is_empty() => {
-                    let Some(message) = done else { continue };
-                    if answers.send(message).await.is_err() {
-                        break;
-                    }
-                }
+        let calls = Calls::new(registry.clone(), peer, answers);
+        let mut next = Some(first);
+        while let Some(frame) = next {
+            registry.heard_from(peer);
+            calls.begin(frame.messages);
+            next = frames.message().await.ok().flatten();
+            if registry.is_expelled(peer) {
+                return;
             }
         }
     });
     Ok(response)
 }
 
-/// One control message. `None`: it wants no answer.
+/// One call. `None`: it is empty.
 pub(crate) async fn serve_call(registry: Arc<Registry>, peer: BrokerId, mut message: Message) -> Option<Message> {
     let body = message.body.take()?;
-    if let Body::Leaders(leaders) = body {
-        registry.disk_of(peer, leaders.disk_low);
-        registry.announced(peer, leaders);
-        return None;
-    }
     let hosted = match hosted(&registry, message.group_id, message.to_incarnation) {
         Ok(hosted) => hosted,
         Err(refused) => return Some(answer(&message, refused)),
@@ -277,7 +266,7 @@ pub(crate) async fn bulk(
 struct Inbound {
     registry: Arc<Registry>,
     peer: BrokerId,
-    answers: mpsc::Sender<Message>,
+    answers: queue::Sender,
     streams: HashMap<u64, AppendStream>,
 }
 
@@ -345,7 +334,7 @@ impl Inbound {
 async fn run_append_stream(
     hosted: Hosted,
     queue: mpsc::Receiver<AppendEntriesRequest<TypeConfig>>,
-    answers: mpsc::Sender<Message>,
+    answers: queue::Sender,
     group_id: u64,
     call_id: u64,
 ) {

@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::handshake::Identity;
-use super::{FRAME_BYTES_MAX, client, endpoint, introduction};
+use super::{FRAME_BYTES_MAX, client, endpoint, introduction, queue};
 use crate::peers::Peers;
 use crate::wire;
 
@@ -60,7 +60,7 @@ enum Waiting {
 /// One connection to a peer. Dropping it ends the task.
 pub(crate) struct Link {
     broker: BrokerId,
-    queue: mpsc::Sender<Message>,
+    queue: queue::Sender,
     calls: Arc<Calls>,
     window: Arc<Semaphore>,
     connection: watch::Receiver<Connection>,
@@ -126,7 +126,7 @@ impl Link {
         address: watch::Receiver<String>,
         greeting: Box<dyn Fn() -> Option<Message> + Send + Sync>,
     ) -> Self {
-        let (queue, messages) = mpsc::channel(QUEUE_MESSAGES_MAX);
+        let (queue, messages) = queue::queue(QUEUE_MESSAGES_MAX);
         let calls = Arc::new(Calls::default());
         let (reported, connection) = watch::channel(Connection::Down(Down::new("not connected yet")));
         let driver = Driver {
@@ -228,7 +228,11 @@ impl Link {
             call_id,
             queue: self.queue.clone(),
             calls: self.calls.clone(),
-            window: self.window.clone(),
+            // The metadata waits for no other group's entries.
+            window: match group == GroupId::METADATA {
+                true => Arc::new(Semaphore::new(LINK_WINDOW_KIB)),
+                false => self.window.clone(),
+            },
             answers: receiver,
         }
     }
@@ -267,7 +271,7 @@ pub(crate) struct AppendStream {
     group: GroupId,
     to: Incarnation,
     call_id: u64,
-    queue: mpsc::Sender<Message>,
+    queue: queue::Sender,
     calls: Arc<Calls>,
     window: Arc<Semaphore>,
     answers: mpsc::Receiver<Answer>,
@@ -327,13 +331,13 @@ impl Drop for AppendStream {
 #[cfg(test)]
 pub(crate) struct Loose {
     pub link: Link,
-    pub sent: mpsc::Receiver<Message>,
+    pub sent: queue::Receiver,
 }
 
 #[cfg(test)]
 impl Loose {
     pub fn new() -> Self {
-        let (queue, sent) = mpsc::channel(QUEUE_MESSAGES_MAX);
+        let (queue, sent) = queue::queue(QUEUE_MESSAGES_MAX);
         let link = Link {
             broker: BrokerId::from(3),
             queue,
@@ -395,7 +399,7 @@ struct Driver {
     caller: Caller,
     address: watch::Receiver<String>,
     greeting: Box<dyn Fn() -> Option<Message> + Send + Sync>,
-    messages: mpsc::Receiver<Message>,
+    messages: queue::Receiver,
     calls: Arc<Calls>,
     connection: watch::Sender<Connection>,
 }
@@ -530,7 +534,7 @@ impl Driver {
 
 /// Packs what waits, as far as it is still wanted, into frames. `None`: the queue's senders are gone.
 pub(super) async fn send_frames(
-    messages: &mut mpsc::Receiver<Message>,
+    messages: &mut queue::Receiver,
     frames: mpsc::Sender<Frame>,
     wanted: impl Fn(&Message) -> bool,
 ) -> Option<String> {

@@ -6,11 +6,13 @@
 //!
 //! - [`link`]: the opening side of one connection.
 //! - [`client`]: openraft's network on top of it.
-//! - [`inbound`]: the accepting side.
+//! - [`inbound`]: the accepting side. `calls`: what its control connections ask for.
+//! - `queue`: what waits for a connection, the metadata's first.
 //! - [`plausible`]: what a peer's message may say.
 //! - [`handshake`]: who may talk to whom.
 //! - [`introduction`]: what both sides say of themselves, and of their past.
 
+mod calls;
 pub(crate) mod client;
 pub mod handshake;
 pub mod inbound;
@@ -18,6 +20,7 @@ pub mod introduction;
 pub(crate) mod link;
 mod pipeline;
 pub mod plausible;
+mod queue;
 
 use std::collections::HashMap;
 use std::sync::Arc;

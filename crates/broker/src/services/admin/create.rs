@@ -24,8 +24,12 @@ use crate::services::forward::{CALL_TIMEOUT, channel};
 
 /// How long creating a topic waits until all brokers know all leaders.
 const CREATED_WITHIN: Duration = Duration::from_secs(30);
-/// Between two questions to a broker that does not know all leaders yet.
-const ASK_AGAIN: Duration = Duration::from_millis(25);
+/// Between two questions to a broker that does not know all leaders yet: at first, and at most. The answer names every
+/// partition of the topic.
+const ASK_AGAIN_MIN: Duration = Duration::from_millis(25);
+const ASK_AGAIN_MAX: Duration = Duration::from_millis(500);
+/// Between two looks here, while leaders are elected.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A broker that does not know a setting would refuse it where the others take it.
 pub(super) async fn need_level_of(
@@ -67,6 +71,7 @@ pub(super) async fn create_topic(
     let id = TopicId::from_u128(node.seams.ids.new_id().as_u128());
     let brokers = node.can_take_replicas(&image, replicas as usize);
     let command = admission::place_topic(&wanted, &brokers, id, seed_of(id))?;
+    admission::validate_replicas_per_broker(&command, &brokers, node.settings.cluster.replicas_per_broker_max)?;
     let version = match node.metadata.propose(&command).await {
         Ok((_, version)) => version,
         // Sent twice, and the first one was it.
@@ -119,6 +124,7 @@ pub(super) async fn create_partitions(
     let brokers = node.can_take_replicas(&image, topic.partitions[0].replicas.len());
     let seed = seed_of(TopicId::from_u128(node.seams.ids.new_id().as_u128()));
     let command = admission::place_partitions(topic, total, &brokers, seed)?;
+    admission::validate_replicas_per_broker(&command, &brokers, node.settings.cluster.replicas_per_broker_max)?;
     let version = match node.metadata.propose(&command).await {
         Ok((_, version)) => version,
         // Somebody was faster, perhaps this very call the first time that it was sent.
@@ -173,16 +179,38 @@ async fn await_leaders(node: &Arc<Node>, name: &str, topic: TopicId, version: u6
 async fn known_here(node: &Node, topic: TopicId) {
     let mut image = node.metadata.watch();
     let mut leaders = node.registry().leaders().watch();
+    // Each change of a leader wakes this: those that were seen to have one are looked at once more at the end.
+    let mut led = 0;
     loop {
         leaders.borrow_and_update();
         let topic = image.borrow_and_update().topic(topic).cloned();
+        let Some(topic) = topic else { return };
         let is_led = |partition: &Partition| node.leader_of(partition.group).is_some();
-        if topic.is_none_or(|topic| topic.partitions.iter().all(is_led)) {
-            return;
+        led += topic
+            .partitions
+            .iter()
+            .skip(led)
+            .take_while(|partition| is_led(partition))
+            .count();
+        if led >= topic.partitions.len() {
+            led = topic
+                .partitions
+                .iter()
+                .take_while(|partition| is_led(partition))
+                .count();
+            if led == topic.partitions.len() {
+                return;
+            }
         }
         tokio::select! {
             changed = image.changed() => if changed.is_err() { return },
-            changed = leaders.changed() => if changed.is_err() { return },
+            changed = leaders.changed() => {
+                if changed.is_err() { return }
+                // A topic of one partition needs no burst to be awaited.
+                if topic.partitions.len() > 1 {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+            }
         }
     }
 }
@@ -191,6 +219,7 @@ async fn known_here(node: &Node, topic: TopicId) {
 async fn known_by(node: &Node, broker: &Broker, topic: TopicId, version: u64) -> Result<(), RequestError> {
     let channel = channel(&broker.address).map_err(RequestError::unknown)?;
     let mut client = MetadataServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX);
+    let mut pause = ASK_AGAIN_MIN;
     loop {
         let request = GetMetadataRequest {
             topics: Vec::new(),
@@ -210,6 +239,7 @@ async fn known_by(node: &Node, broker: &Broker, topic: TopicId, version: u64) ->
         if all_led {
             return Ok(());
         }
-        tokio::time::sleep(ASK_AGAIN).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(ASK_AGAIN_MAX);
     }
 }

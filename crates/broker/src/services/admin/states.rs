@@ -131,7 +131,7 @@ fn bare_state(node: &Node, topic: &Topic, index: PartitionIndex, group: GroupId)
 /// What the leader knows. In sync is who has a vote and reaches what is committed now within two heartbeats: a replica
 /// that is only being filled keeps nothing from being lost.
 async fn leaders_view(node: &Arc<Node>, mut state: PartitionState, group: Group) -> PartitionState {
-    let heartbeat = Duration::from_millis(node.settings.raft.heartbeat_ms);
+    let heartbeat = node.registry().heartbeat_interval();
     let committed = group.committed_next();
     let deadline = Instant::now() + 2 * heartbeat;
     loop {

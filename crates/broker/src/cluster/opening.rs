@@ -1,0 +1,79 @@
+//! A replica on its way to be opened, and one that could not be.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jangada_controller::Topic;
+use jangada_types::{GroupId, PartitionIndex, ReplicaId, TopicConfig};
+use tokio::time::Instant;
+
+use crate::partition::PartitionName;
+
+/// The first attempt to open again what could not be opened comes after this time.
+pub(super) const RETRY: Duration = Duration::from_millis(500);
+/// Between two attempts to open a replica that cannot be opened, at most. It will hardly heal by itself.
+const REOPEN_AFTER_MAX: Duration = Duration::from_secs(30);
+
+/// A replica that is to be opened.
+pub(super) struct Opening {
+    pub topic: Arc<Topic>,
+    pub index: PartitionIndex,
+    pub group: GroupId,
+    pub replica: ReplicaId,
+    /// Of a topic of records; an error, for the log, when they can't be read.
+    pub config: Option<Result<Arc<TopicConfig>, String>>,
+    pub before: Option<Unopened>,
+}
+
+impl Opening {
+    pub fn name(&self) -> PartitionName {
+        PartitionName {
+            topic: self.topic.name.clone(),
+            index: self.index,
+        }
+    }
+}
+
+/// A replica that could not be opened.
+#[derive(Debug)]
+pub(super) struct Unopened {
+    /// It is logged once.
+    pub cause: String,
+    /// Until the next attempt.
+    pub pause: Duration,
+    pub again_at: Instant,
+}
+
+impl Unopened {
+    /// After one more attempt failed; and whether the cause is another one than before.
+    pub fn again(before: Option<Self>, cause: String, now: Instant) -> (Self, bool) {
+        let is_new = before.as_ref().is_none_or(|before| before.cause != cause);
+        let pause = before.map_or(RETRY, |before| (before.pause * 2).min(REOPEN_AFTER_MAX));
+        let again_at = now + pause;
+        (Self { cause, pause, again_at }, is_new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_that_cannot_be_opened_is_tried_less_and_less_and_told_once_for_each_cause() {
+        let mut before = None;
+        let mut told = 0;
+        let start = Instant::now();
+        let mut now = start;
+        let mut attempts = 0;
+        while now - start < Duration::from_secs(3600) {
+            attempts += 1;
+            let cause = if attempts < 50 { "damaged" } else { "gone" };
+            let (unopened, is_new) = Unopened::again(before, cause.to_owned(), now);
+            told += usize::from(is_new);
+            now = unopened.again_at;
+            before = Some(unopened);
+        }
+        assert_eq!(told, 2);
+        assert!((115..130).contains(&attempts), "{attempts} attempts in an hour");
+    }
+}

@@ -1,0 +1,123 @@
+//! How often the replicas of this process tick, by how many there are.
+//!
+//! A tick looks at a replica's election timer and, on the leader, sends heartbeats. It costs some microseconds, a heartbeat
+//! some ten, on both sides; thousands of replicas at 20 ticks a second would fill a processor with nothing else, and then
+//! heartbeats come late and leaders are lost. So a broker has [`TICKS_PER_SECOND_MAX`] ticks a second for all its replicas
+//! together: up to 250 tick each [`LINE`], 1,000 each 200 ms, and so on up to what the leader's lease allows. Heartbeats go
+//! with the ticks, so they become as rare.
+//!
+//! What it costs: a follower notices a dead leader later by up to one tick. Brokers need not agree: the lease has room
+//! for two heartbeats of the slowest pace.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::runtime::LINE;
+
+/// Ticks of all replicas together.
+const TICKS_PER_SECOND_MAX: u64 = 5_000;
+
+/// Replicas of this process.
+static REPLICAS: AtomicUsize = AtomicUsize::new(0);
+/// The longest tick, milliseconds.
+static SLOWEST_MS: AtomicU64 = AtomicU64::new(LINE.as_millis() as u64);
+/// Spreads ticks over the lines: see [`rest_of_tick`].
+static TURN: AtomicUsize = AtomicUsize::new(0);
+
+/// Called once by each registry, with the timing of its groups.
+pub(crate) fn set_slowest(heartbeat: Duration, lease: Duration) {
+    let slowest = u64::try_from(slowest(heartbeat, lease).as_millis()).unwrap_or(u64::MAX);
+    SLOWEST_MS.store(slowest, Ordering::Relaxed);
+}
+
+/// Two heartbeats fit into the lease. A heartbeat leaves on the first tick when it is due: with ticks that are longer than
+/// its interval, on each; with shorter ones, up to a tick after the interval.
+fn slowest(heartbeat: Duration, lease: Duration) -> Duration {
+    let half = lease / 2;
+    let on_each = half.saturating_sub(LINE);
+    if on_each > heartbeat {
+        on_each
+    } else {
+        half.saturating_sub(heartbeat).max(LINE)
+    }
+}
+
+/// A replica, as long as it is open.
+pub(crate) struct Paced(());
+
+impl Paced {
+    pub fn begin() -> Self {
+        REPLICAS.fetch_add(1, Ordering::Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for Paced {
+    fn drop(&mut self) {
+        REPLICAS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Between two ticks of a replica.
+pub(crate) fn tick() -> Duration {
+    let slowest = Duration::from_millis(SLOWEST_MS.load(Ordering::Relaxed));
+    tick_of(REPLICAS.load(Ordering::Relaxed), slowest)
+}
+
+fn tick_of(replicas: usize, slowest: Duration) -> Duration {
+    let wanted = Duration::from_micros(replicas as u64 * 1_000_000 / TICKS_PER_SECOND_MAX);
+    wanted.min(slowest).max(LINE)
+}
+
+/// What a replica waits in addition to a tick of one [`LINE`]. A line more or less each time, or replicas that once ticked
+/// together would do so for ever: all on one line and none on the next.
+pub(crate) fn rest_of_tick() -> Duration {
+    let rest = tick() - LINE;
+    match rest < LINE {
+        true => rest,
+        false => rest - LINE + LINE * (TURN.fetch_add(1, Ordering::Relaxed) % 3) as u32,
+    }
+}
+
+/// How long an answer is waited for that would have `timeout`.
+pub(crate) fn patience(timeout: Duration) -> Duration {
+    let tick = tick();
+    match tick > LINE {
+        true => timeout.max(tick * 2),
+        false => timeout,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn ticks_become_rarer_with_more_replicas_down_to_what_the_lease_allows() {
+        let slowest = slowest(200 * MS, 900 * MS);
+        assert_eq!(slowest, 400 * MS);
+        let ticks =
+            [1, 500, 1_000, 3_000, 4_000, 100_000].map(|replicas| tick_of(replicas, slowest) / LINE.as_millis() as u32);
+        assert_eq!(ticks, [1, 1, 2, 6, 8, 8].map(|lines| lines * MS));
+    }
+
+    #[test]
+    fn two_heartbeats_fit_into_any_lease_that_has_room_for_them() {
+        for heartbeat in (100..2_000).step_by(50).map(|ms| MS * ms) {
+            for lease in (2..8).map(|times| heartbeat * times + 100 * MS) {
+                let slowest = slowest(heartbeat, lease);
+                let late = if slowest > heartbeat {
+                    slowest
+                } else {
+                    heartbeat + slowest
+                };
+                assert!(
+                    late * 2 <= lease || slowest == LINE,
+                    "{heartbeat:?} {lease:?}: {slowest:?}"
+                );
+            }
+        }
+    }
+}
