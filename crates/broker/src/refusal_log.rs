@@ -121,6 +121,7 @@ fn lacks(reason: Reason) -> bool {
             | Reason::BrokerBusy
             | Reason::TooManyStreams
             | Reason::TooManyGroups
+            | Reason::TooManyReplicas
             | Reason::GroupFull
             | Reason::QuorumTimeout
     )

@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(slowest, 400 * MS);
         let ticks =
             [1, 500, 1_000, 3_000, 4_000, 100_000].map(|replicas| tick_of(replicas, slowest) / LINE.as_millis() as u32);
-        assert_eq!(ticks, [1, 1, 2, 6, 8, 8].map(|lines| lines * MS));
+        assert_eq!(ticks, [1, 2, 4, 8, 8, 8].map(|lines| lines * MS));
     }
 
     #[test]

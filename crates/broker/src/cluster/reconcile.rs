@@ -129,7 +129,11 @@ impl Reconciler {
                 changed = image.changed() => if changed.is_err() { return },
                 changed = leaders.changed() => {
                     if changed.is_err() { return }
-                    tokio::time::sleep(rest).await;
+                    // What is created or deleted meanwhile does not wait.
+                    tokio::select! {
+                        changed = image.changed() => if changed.is_err() { return },
+                        () = tokio::time::sleep(rest) => {}
+                    }
                 }
                 () = tokio::time::sleep(pause) => {}
             }
