@@ -41,6 +41,7 @@ mod internal_port;
 mod leader_kills;
 mod lost_tail;
 mod many_partitions;
+mod lowered_limit;
 mod memory;
 mod memory_attacks;
 mod metrics;
