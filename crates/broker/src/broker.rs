@@ -29,6 +29,7 @@ use tonic::transport::Server;
 use crate::admission::{
     self, Admission, Budgets, CONNECTION_WINDOW_BYTES, Guarded, STREAM_WINDOW_BYTES, admit, admit_peer,
 };
+use crate::clock_guard::ClockGuard;
 use crate::cluster::balance::Balancer;
 use crate::cluster::bootstrap::{Bootstrap, BootstrapError, Local};
 use crate::cluster::directory::{DataDirectory, DirectoryError};
@@ -416,10 +417,11 @@ impl Broker {
         let settings = &self.settings;
         let store: Arc<dyn Store> = rocks.clone();
         let usize_of = |bytes: u64| usize::try_from(bytes).expect("usize has 64 bits");
+        let clock = self.guard_clock(&metadata.registry);
         let shared = Arc::new(Shared {
             store,
             registry: metadata.registry.clone(),
-            clock: self.seams.clock.clone(),
+            clock: clock.clone(),
             metrics: self.metrics.clone(),
             inflight_per_partition: usize_of(settings.limits.produce_inflight_bytes_per_partition),
             queue_bytes_max: usize_of(settings.limits.produce_inflight_bytes),
@@ -447,6 +449,7 @@ impl Broker {
         let quorums = tokio::spawn(quorum::watch(node.clone()));
         let lag = tokio::spawn(groups::watch_lag(node.clone()));
         let stalled = tokio::spawn(admission::watch_stalled(node.budgets.clone(), stalled_after(settings)));
+        let clocks = tokio::spawn(clock.watch());
         let retention = tokio::spawn(enforce_retention(
             partitions,
             Duration::from_millis(settings.retention.check_interval_ms),
@@ -483,9 +486,20 @@ impl Broker {
         quorums.abort();
         lag.abort();
         stalled.abort();
+        clocks.abort();
         retention.abort();
         public.abort();
         result
+    }
+
+    /// Holds this broker's clock against those of the others, and tells it to them.
+    fn guard_clock(&self, registry: &Arc<Registry>) -> Arc<ClockGuard> {
+        let own = self.seams.clock.clone();
+        registry.clocks().tell(move || own.now_ms());
+        let registry = registry.clone();
+        let others = Box::new(move |now_ms| registry.clocks().ahead_of(now_ms));
+        let steady = Duration::from_millis(self.settings.retention.steady_clock_ms);
+        Arc::new(ClockGuard::new(self.seams.clock.clone(), steady, others))
     }
 
     /// Gives leaderships back to the preferred leaders, unless the settings say never.

@@ -25,6 +25,7 @@
 
 mod admission;
 mod broker;
+mod clock_guard;
 mod cluster;
 mod disk;
 mod error;

@@ -71,7 +71,7 @@ impl Node {
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let budgets = Budgets::new(&settings.limits, shared.metrics.admission.clone());
-        let shards = Shards::new(&settings, seams.clock.clone(), shared.metrics.groups.clone());
+        let shards = Shards::new(&settings, shared.clock.clone(), shared.metrics.groups.clone());
         Self {
             metadata_quorum: Quorum::new(quorum::within(&settings)),
             settings,
@@ -106,6 +106,11 @@ impl Node {
     /// As [`Shared::room`].
     pub fn room(&self, caller: &Arc<Caller>, bytes: usize) -> Result<Room, RequestError> {
         self.shared.room(caller, bytes)
+    }
+
+    /// The time that records without one get, milliseconds since the Unix epoch.
+    pub fn now_ms(&self) -> i64 {
+        self.shared.clock.now_ms()
     }
 
     /// Packing, unpacking and checking of batches.

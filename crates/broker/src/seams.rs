@@ -1,6 +1,7 @@
 //! What the broker takes from the world besides disk and network, as seams: the wall clock and randomness. Who needs
 //! them gets them through its constructor, so that a simulation can give others.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -22,6 +23,19 @@ impl WallClock for SystemClock {
             // A clock before 1970 is set wrong; time stamps then are too.
             Err(_) => 0,
         }
+    }
+}
+
+/// For tests only: the system's clock, off by as many milliseconds as a file says at the moment. The variable
+/// `JANGADA_CLOCK_OFFSET_FILE` names it when the broker starts; while there is no such file the clock is right.
+struct OffsetClock {
+    offset_ms: PathBuf,
+}
+
+impl WallClock for OffsetClock {
+    fn now_ms(&self) -> i64 {
+        let text = std::fs::read_to_string(&self.offset_ms).unwrap_or_default();
+        SystemClock.now_ms() + text.trim().parse::<i64>().unwrap_or(0)
     }
 }
 
@@ -54,8 +68,15 @@ pub struct Seams {
 impl Seams {
     /// Those of a real broker.
     pub fn of_system() -> Self {
+        let clock: Arc<dyn WallClock> = match std::env::var_os("JANGADA_CLOCK_OFFSET_FILE") {
+            None => Arc::new(SystemClock),
+            Some(file) => {
+                tracing::warn!(?file, "the wall clock is off by what a file says: this is for tests");
+                Arc::new(OffsetClock { offset_ms: file.into() })
+            }
+        };
         Self {
-            clock: Arc::new(SystemClock),
+            clock,
             ids: Arc::new(RandomIds),
         }
     }

@@ -94,10 +94,6 @@ pub const EMPTY_GROUP_MS: u64 = 60 * 60 * 1_000;
 /// at the wall clock for it. A broker whose clock is wrong has an hour in which somebody can notice.
 pub const SEEN_EMPTY_MS: u64 = 60 * 60 * 1_000;
 
-/// The wall clock stepped if it went this much further than the monotonic one, or less far, from one look to the next,
-/// milliseconds.
-pub const CLOCK_STEP_MS: u64 = 60 * 1_000;
-
 /// How long offsets of a group without members are kept unless the settings say otherwise, milliseconds: 7 days, Kafka's
 /// default.
 pub const OFFSETS_RETENTION_MS_DEFAULT: u64 = 7 * 24 * 60 * 60 * 1_000;

@@ -14,6 +14,7 @@
 //! - `runtime`: openraft's timers. `pace`: how often they fire when there are very many replicas.
 //! - `codec`, `wire`: encodings on disk and between brokers.
 
+mod clocks;
 mod codec;
 mod damage;
 mod group;
@@ -38,6 +39,7 @@ mod suite_tests;
 pub mod transport;
 mod wire;
 
+pub use clocks::PeerClocks;
 pub use codec::CodecError;
 pub use group::{Applied, Group, GroupMembers, GroupStatus, Proposal, ProposeError, ReadError, ReplicaProgress};
 pub use leaders::{Leader, Leaders};

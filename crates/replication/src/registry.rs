@@ -18,6 +18,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::clocks::PeerClocks;
 use crate::codec;
 use crate::damage::unreadable;
 use crate::group::{Group, GroupStatus, Raft};
@@ -38,7 +39,7 @@ use crate::transport::link::FirstLook;
 use crate::transport::plausible::{Cause, Horizon, Judge, Refusal, Rejections};
 
 /// A broker counts as alive when it was heard of within this time.
-const ALIVE_WITHIN: Duration = Duration::from_secs(2);
+pub(crate) const ALIVE_WITHIN: Duration = Duration::from_secs(2);
 /// Bytes of snapshots that are received at once, over all groups; a larger one alone. The rest is sent again.
 const SNAPSHOTS_KIB: u32 = 1 << 20;
 /// A leader may be announced of a group that the metadata here does not know yet: so many were created meanwhile at most.
@@ -149,6 +150,7 @@ pub struct Registry {
     /// Other brokers that said that their disks are down to the reserve, and have not taken it back.
     low_disks: RwLock<HashSet<BrokerId>>,
     timings: Arc<Timings>,
+    clocks: PeerClocks,
 }
 
 impl Registry {
@@ -184,6 +186,7 @@ impl Registry {
             heard: Mutex::default(),
             low_disks: RwLock::default(),
             timings: Arc::default(),
+            clocks: PeerClocks::default(),
         });
         let weak = Arc::downgrade(&registry);
         let greeting = move || weak.upgrade().map(|registry| registry.all_led()).unwrap_or_default();
@@ -428,6 +431,11 @@ impl Registry {
     /// Between two heartbeats of a leader, as it is now: with very many replicas they are rarer than the timing says.
     pub fn heartbeat_interval(&self) -> Duration {
         self.heartbeat.max(pace::tick())
+    }
+
+    /// The wall clocks of the other brokers.
+    pub fn clocks(&self) -> &PeerClocks {
+        &self.clocks
     }
 
     fn transport(&self) -> &Arc<Transport> {
@@ -715,6 +723,7 @@ impl Registry {
                 leaders,
                 complete,
                 disk_low,
+                wall_ms: self.clocks.own_ms(),
             })),
             ..Message::default()
         }

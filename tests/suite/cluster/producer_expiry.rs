@@ -18,7 +18,11 @@ const BREATH: Duration = Duration::from_millis(400);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_was_silent_for_too_long_is_told_so() {
     let options = Options {
-        sections: format!("[produce]\nproducer_expiration_ms = {}\n", EXPIRATION.as_millis()),
+        // A clock counts at once here, also after the restart below.
+        sections: format!(
+            "[produce]\nproducer_expiration_ms = {}\n[retention]\nsteady_clock_ms = 0\n",
+            EXPIRATION.as_millis()
+        ),
         ..Options::default()
     };
     let mut cluster = Cluster::start_with(3, options).await;

@@ -74,6 +74,10 @@ impl Node {
     pub fn new(id: u32, parent: &Path, addresses: Addresses, seeds: &[String], sections: &str) -> Node {
         let folder = parent.join(format!("node-{id}"));
         fs::create_dir_all(&folder).expect("the temporary folder is writable");
+        let retention = match sections.contains("[retention]") {
+            true => "",
+            false => "[retention]\ncheck_interval_ms = 250\n",
+        };
         let settings = format!(
             r#"broker_id = {id}
 data_dir = "data"
@@ -86,9 +90,7 @@ internal = "{internal_bind}"
 internal_advertised = "{internal}"
 http = "{http}"
 
-[retention]
-check_interval_ms = 250
-
+{retention}
 {sections}
 "#,
             advertised = addresses.advertised,

@@ -13,9 +13,9 @@ use super::budget::Budget;
 use super::machine::{CoordinatorMachine, State};
 use super::shard::Shard;
 use super::time::{Alarm, Clock};
+use crate::clock_guard::ClockGuard;
 use crate::metrics::GroupMetrics;
 use crate::quorum;
-use crate::seams::WallClock;
 use crate::settings::BrokerSettings;
 
 /// What all shards of a broker share.
@@ -67,7 +67,7 @@ pub(crate) struct Shards {
 }
 
 impl Shards {
-    pub fn new(settings: &BrokerSettings, wall: Arc<dyn WallClock>, metrics: GroupMetrics) -> Self {
+    pub fn new(settings: &BrokerSettings, clock: Arc<ClockGuard>, metrics: GroupMetrics) -> Self {
         let groups = &settings.groups;
         let config = Config {
             heartbeat_interval_ms: groups.heartbeat_interval_ms,
@@ -77,7 +77,7 @@ impl Shards {
             offsets_retention_ms: groups.offsets_retention_ms,
         };
         let shared = Shared {
-            clock: Clock::new(wall),
+            clock: Clock::new(clock),
             alarm: Alarm::new(),
             config,
             metrics,

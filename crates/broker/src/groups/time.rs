@@ -5,28 +5,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use jangada_coordinator::Now;
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
-use crate::seams::WallClock;
+use crate::clock_guard::ClockGuard;
 
 /// Both clocks.
 pub(crate) struct Clock {
-    wall: Arc<dyn WallClock>,
-    origin: Instant,
+    guard: Arc<ClockGuard>,
 }
 
 impl Clock {
-    pub fn new(wall: Arc<dyn WallClock>) -> Self {
-        Self {
-            wall,
-            origin: Instant::now(),
-        }
+    pub fn new(guard: Arc<ClockGuard>) -> Self {
+        Self { guard }
     }
 
     pub fn now(&self) -> Now {
         Now {
-            monotonic_ms: u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX),
-            wall_ms: u64::try_from(self.wall.now_ms()).unwrap_or(0),
+            // First: a clock that is not steady is so since it was asked.
+            monotonic_ms: self.guard.monotonic_ms(),
+            wall_ms: u64::try_from(self.guard.now_ms()).unwrap_or(0),
+            steady_since_ms: self.guard.steady_since_ms(),
         }
     }
 }

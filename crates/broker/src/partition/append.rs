@@ -85,7 +85,7 @@ impl Partition {
         };
         let command = PartitionCommand::Append {
             now_ms,
-            expiration_ms: self.shared.producer_expiration_ms,
+            expiration_ms: self.producer_expiration_ms(),
             conditions,
         };
         let command = command.encode(batch);
@@ -103,6 +103,16 @@ impl Partition {
             bytes,
             began,
         })
+    }
+
+    /// When silent producers are forgotten, as far as this leader's clock may say so: a clock that is ahead would let retries in twice.
+    fn producer_expiration_ms(&self) -> i64 {
+        let expiration_ms = self.shared.producer_expiration_ms;
+        let kept_ms = u64::try_from(expiration_ms).unwrap_or(0);
+        match self.shared.clock.old_before_ms(kept_ms) {
+            Some(_) => expiration_ms,
+            None => i64::MAX,
+        }
     }
 
     /// The index of keys, if there is one, as it stays until the guard goes.

@@ -30,6 +30,9 @@ mod retention;
 mod room;
 mod rows;
 
+#[cfg(test)]
+mod testing;
+
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,12 +51,12 @@ pub(crate) use self::machine::{PartitionMachine, View, epoch_of};
 use self::refusals::LEADER_RETRY;
 use self::room::BUSY_RETRY;
 pub(crate) use self::room::Room;
+use crate::clock_guard::ClockGuard;
 use crate::disk;
 use crate::error::RequestError;
 use crate::metrics::{Metrics, TopicTraffic};
 use crate::pool::Pool;
 use crate::quorum::Quorum;
-use crate::seams::WallClock;
 
 /// How long a linearizable read waits for its quorum.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -75,7 +78,7 @@ impl Display for PartitionName {
 pub(crate) struct Shared {
     pub store: Arc<dyn Store>,
     pub registry: Arc<Registry>,
-    pub clock: Arc<dyn WallClock>,
+    pub clock: Arc<ClockGuard>,
     pub metrics: Arc<Metrics>,
     /// Bytes of one partition's batches that were received and that Raft has not let go of.
     pub inflight_per_partition: usize,

@@ -57,12 +57,8 @@ impl Partition {
         if self.leader_epoch().is_err() || self.view.log_start() == self.view.high_watermark() {
             return Ok(());
         }
-        let oldest_ms = config.retention_ms.map(|ms| {
-            self.shared
-                .clock
-                .now_ms()
-                .saturating_sub(i64::try_from(ms).unwrap_or(i64::MAX))
-        });
+        // Not by a clock that may be wrong.
+        let oldest_ms = config.retention_ms.and_then(|ms| self.shared.clock.old_before_ms(ms));
         let keep_bytes = config.retention_bytes.filter(|keep| self.view.retained_bytes() > *keep);
         if oldest_ms.is_none() && keep_bytes.is_none() {
             return Ok(());
@@ -159,5 +155,74 @@ fn end(until: Until, to: Offset, dropped: u64) -> (Offset, u64) {
     match until {
         Until::Offset(offset) => (offset.max(to), dropped),
         Until::Retention { .. } => (to, dropped),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use jangada_types::{BatchBuilder, Codec, ProducerEpoch, ProducerId, Sequence, TopicConfig};
+
+    use super::super::testing::{Broker, Options, PATIENCE, append};
+    use super::*;
+
+    const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+    const START_MS: i64 = 1_764_000_000_000;
+    const STEADY: Duration = Duration::from_millis(500);
+
+    /// One record of an idempotent producer.
+    fn batch(sequence: i32, at_ms: i64) -> Bytes {
+        let mut builder = BatchBuilder::new(Codec::None);
+        builder.producer(ProducerId(7), ProducerEpoch(0), Sequence(sequence));
+        builder.append(at_ms, None, Some(b"v"), []).expect("small");
+        builder.build()
+    }
+
+    /// Waits until the clock counts again.
+    async fn steady(broker: &Broker) {
+        let steady = async {
+            while broker.shared.clock.old_before_ms(u64::MAX).is_none() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, steady).await.expect("it stands still");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_clock_that_jumps_ahead_deletes_no_records_and_forgets_no_producer() {
+        let broker = Broker::start(Options {
+            steady: STEADY,
+            producer_expiration_ms: DAY_MS,
+            ..Options::default()
+        });
+        broker.set_clock(START_MS);
+        let partition = broker.lead(TopicConfig::default()).await;
+        for sequence in 0..3 {
+            append(&partition, batch(sequence, START_MS)).await.expect("appended");
+        }
+        steady(&broker).await;
+        broker.set_clock(START_MS + 8 * DAY_MS);
+        partition.enforce_retention().await.expect("it leads");
+        assert_eq!(partition.view.log_start(), Offset(0));
+        let appended = append(&partition, batch(3, START_MS)).await.expect("it is known");
+        assert_eq!(appended.base_offset, Offset(3));
+        assert!(append(&partition, batch(3, START_MS)).await.expect("a retry").duplicate);
+        broker.set_clock(START_MS);
+        partition.enforce_retention().await.expect("it leads");
+        steady(&broker).await;
+        partition.enforce_retention().await.expect("it leads");
+        assert_eq!(partition.view.log_start(), Offset(0), "they are young");
+        // When that is the time for long enough, it is.
+        broker.set_clock(START_MS + 8 * DAY_MS);
+        steady_after_step(&broker).await;
+        partition.enforce_retention().await.expect("it leads");
+        assert_eq!(partition.view.log_start(), Offset(4));
+        broker.stop().await;
+    }
+
+    async fn steady_after_step(broker: &Broker) {
+        assert_eq!(broker.shared.clock.old_before_ms(u64::MAX), None, "the step is noticed");
+        steady(broker).await;
     }
 }

@@ -14,7 +14,7 @@ use crate::pool::SMALL_BYTES;
 /// # Errors
 /// INVALID_REQUEST (no records, or a producer out of its bounds), UNSUPPORTED_CODEC, and what a batch refuses.
 pub(crate) async fn pack(node: &Node, records: PlainRecords) -> Result<Bytes, RequestError> {
-    let now_ms = node.seams.clock.now_ms();
+    let now_ms = node.now_ms();
     if records.encoded_len() <= SMALL_BYTES {
         return batch_of(&records, now_ms);
     }

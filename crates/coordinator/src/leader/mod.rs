@@ -48,6 +48,8 @@ pub struct Now {
     pub monotonic_ms: u64,
     /// Milliseconds since the Unix epoch: for what outlives a process.
     pub wall_ms: u64,
+    /// Since when the wall clock has been steady, on the monotonic one: it did not step, and other brokers' clocks agree.
+    pub steady_since_ms: u64,
 }
 
 /// Settings of a shard's leader.
@@ -89,9 +91,6 @@ pub struct Leader {
     groups: BTreeMap<Arc<str>, GroupTimers>,
     /// When to look at a group next, the earliest first. Entries that were overtaken are skipped.
     queue: BinaryHeap<Reverse<(u64, Arc<str>)>>,
-    /// The clocks at the last tick, and since when the wall clock has not stepped, on the monotonic one.
-    last_tick: Now,
-    steady_since: u64,
     /// What the host has yet to write down.
     events: Vec<Event>,
 }
@@ -105,8 +104,6 @@ impl Leader {
             patterns: Patterns::default(),
             groups: BTreeMap::new(),
             queue: BinaryHeap::new(),
-            last_tick: now,
-            steady_since: now.monotonic_ms,
             events: Vec::new(),
         };
         leader.look_at_all(image, now);

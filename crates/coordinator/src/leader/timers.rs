@@ -12,7 +12,7 @@ use super::{Leader, Now};
 use crate::command::Command;
 use crate::event::Event;
 use crate::image::{Group, Image, Member};
-use crate::limits::{CLOCK_STEP_MS, EMPTY_GROUP_MS, SEEN_EMPTY_MS};
+use crate::limits::{EMPTY_GROUP_MS, SEEN_EMPTY_MS};
 
 /// Commands of one [`Leader::tick`] at most; what is left is due again at once.
 const COMMANDS_PER_TICK_MAX: usize = 256;
@@ -57,7 +57,6 @@ impl Leader {
 
     /// What is to be proposed now. Nobody waits for these commands; one that gets lost comes again.
     pub fn tick(&mut self, image: &Image, now: Now) -> Vec<Command> {
-        self.watch_the_clock(now);
         let mut commands = Vec::new();
         while commands.len() < COMMANDS_PER_TICK_MAX && self.next_deadline().is_some_and(|due| due <= now.monotonic_ms)
         {
@@ -77,15 +76,6 @@ impl Leader {
             self.enqueue(image, &name, now);
         }
         commands
-    }
-
-    fn watch_the_clock(&mut self, now: Now) {
-        let passed = now.monotonic_ms.saturating_sub(self.last_tick.monotonic_ms);
-        let expected = self.last_tick.wall_ms.saturating_add(passed);
-        if now.wall_ms.abs_diff(expected) > CLOCK_STEP_MS {
-            self.steady_since = now.monotonic_ms;
-        }
-        self.last_tick = now;
     }
 
     /// Brings the timers of a group in line with its state.
@@ -177,7 +167,7 @@ impl Leader {
         let by_stamp = now
             .monotonic_ms
             .saturating_add(stamp.saturating_add(kept).saturating_sub(now.wall_ms));
-        let at_least = seen.max(self.steady_since) + kept.min(SEEN_EMPTY_MS);
+        let at_least = seen.max(now.steady_since_ms) + kept.min(SEEN_EMPTY_MS);
         Some(by_stamp.max(at_least).min(seen + kept))
     }
 

@@ -23,7 +23,8 @@ pub struct World {
     pub topics: Arc<TopicTable>,
     pub now_ms: u64,
     /// How far the wall clock of the broker that leads is ahead.
-    pub wall_ahead_ms: u64,
+    wall_ahead_ms: u64,
+    steady_since_ms: u64,
 }
 
 impl World {
@@ -41,13 +42,20 @@ impl World {
             topics,
             now_ms: 0,
             wall_ahead_ms: 0,
+            steady_since_ms: 0,
         }
+    }
+
+    /// The wall clock steps.
+    pub fn set_wall_ahead(&mut self, ms: u64) {
+        (self.wall_ahead_ms, self.steady_since_ms) = (ms, self.now_ms);
     }
 
     pub fn now(&self) -> Now {
         let now = now(self.now_ms);
         Now {
             wall_ms: now.wall_ms + self.wall_ahead_ms,
+            steady_since_ms: self.steady_since_ms,
             ..now
         }
     }
@@ -166,6 +174,7 @@ pub fn now(ms: u64) -> Now {
     Now {
         monotonic_ms: ms,
         wall_ms: 1_700_000_000_000 + ms,
+        steady_since_ms: 0,
     }
 }
 

@@ -138,7 +138,7 @@ const HOUR_MS: u64 = 60 * 60 * 1_000;
 fn a_new_leader_whose_clock_is_ahead_expires_only_what_it_saw_empty() {
     let mut world = World::new(vec![(1, "t", 1)]);
     world.commit(None, partition(1, 0), 3).expect("the group is made");
-    world.wall_ahead_ms = 8 * 24 * HOUR_MS;
+    world.set_wall_ahead(8 * 24 * HOUR_MS);
     world.fail_over();
     world.run(HOUR_MS - 1, &mut []);
     assert_eq!(world.image.state(GROUP), GroupState::Empty);
@@ -151,12 +151,12 @@ fn a_clock_that_steps_expires_nothing_for_an_hour() {
     let mut world = World::new(vec![(1, "t", 1)]);
     world.commit(None, partition(1, 0), 3).expect("the group is made");
     world.run(2 * HOUR_MS - 2, &mut []);
-    world.wall_ahead_ms = 8 * 24 * HOUR_MS;
+    world.set_wall_ahead(8 * 24 * HOUR_MS);
     world.tick();
     world.run(3 * HOUR_MS - 3, &mut []);
     assert_eq!(world.image.state(GROUP), GroupState::Empty);
     // It was noticed, and set right.
-    world.wall_ahead_ms = 0;
+    world.set_wall_ahead(0);
     world.run(30 * HOUR_MS, &mut []);
     assert_eq!(world.image.state(GROUP), GroupState::Empty);
 }
@@ -164,10 +164,10 @@ fn a_clock_that_steps_expires_nothing_for_an_hour() {
 #[test]
 fn a_clock_that_was_ahead_keeps_no_group_for_ever() {
     let mut world = World::new(vec![(1, "t", 1)]);
-    world.wall_ahead_ms = 100 * 365 * 24 * HOUR_MS;
+    world.set_wall_ahead(100 * 365 * 24 * HOUR_MS);
     world.commit(None, partition(1, 0), 3).expect("the group is made");
     let stamp = world.group().empty_since_ms;
-    world.wall_ahead_ms = 0;
+    world.set_wall_ahead(0);
     world.fail_over();
     world.run(24 * HOUR_MS, &mut []);
     world.commit(None, partition(1, 0), 4).expect("the group is empty");

@@ -57,6 +57,7 @@ impl Calls {
         // An announcement waits for nothing.
         if let Some(Body::Leaders(leaders)) = message.body {
             self.registry.disk_of(self.peer, leaders.disk_low);
+            self.registry.clocks().heard(self.peer, leaders.wall_ms);
             self.registry.announced(self.peer, leaders);
             return;
         }

@@ -130,6 +130,7 @@ impl Numbers {
                     leading: self.flip(),
                 }],
                 complete: self.flip(),
+                wall_ms: None,
                 disk_low: self.flip(),
             }),
             _ => Body::Append(self.append()),

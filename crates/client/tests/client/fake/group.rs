@@ -100,6 +100,7 @@ fn now(began: Instant) -> Now {
     Now {
         monotonic_ms: began.elapsed().as_millis() as u64,
         wall_ms: 1_700_000_000_000 + began.elapsed().as_millis() as u64,
+        steady_since_ms: 0,
     }
 }
 

@@ -1,0 +1,140 @@
+//! A broker that is alone, with a clock that a test sets, and a partition that it leads.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use jangada_replication::{Identity, Registry, Timing};
+use jangada_storage::{RocksStore, StoreOptions};
+use jangada_types::{BrokerId, GroupId, Incarnation, PartitionIndex, TopicConfig};
+use tempfile::TempDir;
+
+use super::{Appended, Expectation, Partition, PartitionMachine, PartitionName, Shared, View, checkpoint_bytes};
+use crate::admission::Caller;
+use crate::clock_guard::ClockGuard;
+use crate::error::RequestError;
+use crate::metrics::Metrics;
+use crate::pool::Pool;
+use crate::seams::WallClock;
+
+pub const GROUP: GroupId = GroupId(1);
+pub const BYTES: usize = 1 << 20;
+/// No test waits longer for what must happen.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Stands where it is put, or goes on when it is looked at.
+pub struct Clock {
+    pub now_ms: AtomicI64,
+    step_ms: i64,
+}
+
+impl WallClock for Clock {
+    fn now_ms(&self) -> i64 {
+        self.now_ms.fetch_add(self.step_ms, Ordering::SeqCst)
+    }
+}
+
+/// A broker that is alone.
+pub struct Broker {
+    pub shared: Arc<Shared>,
+    pub clock: Arc<Clock>,
+    _directory: TempDir,
+}
+
+/// What differs from broker to broker.
+pub struct Options {
+    /// How far the clock goes on when it is looked at.
+    pub step_ms: i64,
+    pub steady: Duration,
+    pub producer_expiration_ms: i64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            step_ms: 0,
+            steady: Duration::ZERO,
+            producer_expiration_ms: i64::MAX,
+        }
+    }
+}
+
+impl Broker {
+    pub fn start(with: Options) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary folder");
+        let mut options = StoreOptions::new(directory.path());
+        options.disk_reserve_bytes = 0;
+        let (store, _) = RocksStore::open(options, Box::new(|cause| panic!("fenced: {cause}"))).expect("it is new");
+        let store = Arc::new(store);
+        let identity = Identity {
+            cluster_id: "one".to_owned(),
+            broker: BrokerId(1),
+            incarnation: Incarnation(1),
+        };
+        let timing = Timing {
+            heartbeat_ms: 50,
+            election_timeout_min_ms: 150,
+            election_timeout_max_ms: 300,
+        };
+        let registry =
+            Registry::start(identity, store.clone(), timing, Default::default()).expect("the timing is sound");
+        let clock = Arc::new(Clock {
+            now_ms: AtomicI64::new(0),
+            step_ms: with.step_ms,
+        });
+        let shared = Shared {
+            store,
+            registry,
+            clock: Arc::new(ClockGuard::new(clock.clone(), with.steady, Box::new(|_| Vec::new()))),
+            metrics: Metrics::new(&Default::default(), &Default::default()),
+            inflight_per_partition: BYTES,
+            queue_bytes_max: BYTES,
+            read_pool: Pool::new(1),
+            compute: Pool::new(1),
+            producer_expiration_ms: with.producer_expiration_ms,
+            quorum_within: PATIENCE,
+        };
+        Self {
+            shared: Arc::new(shared),
+            clock,
+            _directory: directory,
+        }
+    }
+
+    /// The partition, led by this broker in a new term.
+    pub async fn lead(&self, config: TopicConfig) -> Partition {
+        let registry = &self.shared.registry;
+        registry.close(GROUP).await;
+        let config = Arc::new(config);
+        let view = Arc::new(View::new(checkpoint_bytes(&config)));
+        let machine = PartitionMachine::new(GROUP, view.clone());
+        let group = registry.open(GROUP, Box::new(machine)).await.expect("it opens");
+        let alone = BTreeSet::from([registry.local_replica()]);
+        group.initialize(&alone).await.expect("it is formed, now or before");
+        let mut status = group.watch();
+        let ready = tokio::time::timeout(PATIENCE, status.wait_for(|status| status.ready)).await;
+        drop(ready.expect("it elects itself").expect("the group is open"));
+        let name = PartitionName {
+            topic: "readings".into(),
+            index: PartitionIndex(0),
+        };
+        Partition::new(name, group, view, config, self.shared.clone())
+    }
+
+    pub fn set_clock(&self, now_ms: i64) {
+        self.clock.now_ms.store(now_ms, Ordering::SeqCst);
+    }
+
+    pub async fn stop(&self) {
+        self.shared.registry.shutdown().await;
+    }
+}
+
+/// What becomes of a batch.
+pub async fn append(partition: &Partition, batch: Bytes) -> Result<Appended, RequestError> {
+    let room = partition.room(&Caller::alone(), batch.len()).expect("there is room");
+    let admitted = partition.admit(batch, Expectation::default(), room).await?;
+    partition.acknowledged(admitted, PATIENCE).await
+}

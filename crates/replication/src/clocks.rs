@@ -1,0 +1,78 @@
+//! The other brokers' wall clocks, as they tell them with their announcements.
+//!
+//! Good to within the time that an announcement is on its way; what is held against them is a minute.
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+use jangada_types::BrokerId;
+use parking_lot::RwLock;
+use tokio::time::Instant;
+
+use crate::registry::ALIVE_WITHIN;
+
+/// Reads this broker's wall clock, milliseconds since the Unix epoch.
+type OwnClock = Box<dyn Fn() -> i64 + Send + Sync>;
+
+/// See the module text.
+#[derive(Default)]
+pub struct PeerClocks {
+    own: OnceLock<OwnClock>,
+    /// What a broker's clock showed, and when that was heard.
+    heard: RwLock<HashMap<BrokerId, (i64, Instant)>>,
+}
+
+impl PeerClocks {
+    /// The clock that this broker tells the others from now on. The first one counts.
+    pub fn tell(&self, own: impl Fn() -> i64 + Send + Sync + 'static) {
+        let _ = self.own.set(Box::new(own));
+    }
+
+    /// How many milliseconds the clock of each live broker is ahead of `now_ms`.
+    pub fn ahead_of(&self, now_ms: i64) -> Vec<i64> {
+        let heard = self.heard.read();
+        let lately = heard.values().filter(|(_, at)| at.elapsed() < ALIVE_WITHIN);
+        let ahead = lately.map(|(wall_ms, at)| {
+            let since = i64::try_from(at.elapsed().as_millis()).unwrap_or(i64::MAX);
+            wall_ms.saturating_add(since).saturating_sub(now_ms)
+        });
+        ahead.collect()
+    }
+
+    pub(crate) fn own_ms(&self) -> Option<i64> {
+        self.own.get().map(|own| own())
+    }
+
+    pub(crate) fn heard(&self, broker: BrokerId, wall_ms: Option<i64>) {
+        if let Some(wall_ms) = wall_ms {
+            self.heard_at(broker, wall_ms, Instant::now());
+        }
+    }
+
+    fn heard_at(&self, broker: BrokerId, wall_ms: i64, at: Instant) {
+        self.heard.write().insert(broker, (wall_ms, at));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_clock_runs_on_until_its_broker_is_not_heard_of_any_more() {
+        let clocks = PeerClocks::default();
+        clocks.heard(BrokerId(2), None);
+        assert_eq!(clocks.ahead_of(0), [0; 0], "an older build tells none");
+        let now = Instant::now();
+        clocks.heard_at(BrokerId(2), 5_000, now - Duration::from_millis(500));
+        let ahead = clocks.ahead_of(4_000);
+        let [ahead] = ahead[..] else {
+            panic!("one clock: {ahead:?}")
+        };
+        assert!((1_500..1_500 + 60_000).contains(&ahead), "{ahead}");
+        clocks.heard_at(BrokerId(2), 5_000, now - ALIVE_WITHIN);
+        assert_eq!(clocks.ahead_of(4_000), [0; 0]);
+    }
+}
