@@ -44,6 +44,9 @@ pub const REMEMBERED_TOPICS_FEATURE_LEVEL: u32 = 5;
 /// The feature level that knows [`Command::RenewReplica`](crate::Command::RenewReplica).
 pub const RENEWAL_FEATURE_LEVEL: u32 = 5;
 
+/// The feature level from which brokers know the topic setting `validation.compressed`.
+pub const BATCH_CHECKS_FEATURE_LEVEL: u32 = 5;
+
 /// The first producer id that is given out; lower ones never belong to a producer.
 pub const FIRST_PRODUCER_ID: i64 = 1000;
 

@@ -33,9 +33,9 @@ mod wire;
 pub use command::{BrokerRegistration, Command, DirectoryId, SeedBroker};
 pub use error::RestoreError;
 pub use image::{
-    ADD_PARTITIONS_FEATURE_LEVEL, Broker, CONDITIONS_FEATURE_LEVEL, COORDINATOR_FEATURE_LEVEL, COORDINATOR_TOPIC,
-    Image, Partition, PartitionRef, REMEMBERED_TOPICS_FEATURE_LEVEL, REMOVE_BROKER_FEATURE_LEVEL,
-    RENEWAL_FEATURE_LEVEL, Tombstone, Topic, TopicKind,
+    ADD_PARTITIONS_FEATURE_LEVEL, BATCH_CHECKS_FEATURE_LEVEL, Broker, CONDITIONS_FEATURE_LEVEL,
+    COORDINATOR_FEATURE_LEVEL, COORDINATOR_TOPIC, Image, Partition, PartitionRef, REMEMBERED_TOPICS_FEATURE_LEVEL,
+    REMOVE_BROKER_FEATURE_LEVEL, RENEWAL_FEATURE_LEVEL, Tombstone, Topic, TopicKind,
 };
 pub use jangada_types::{CodecError, Rejection};
 pub use metadata_quorum::{QuorumCandidate, metadata_voters};

@@ -11,7 +11,7 @@
 //! | zstd | frames, level 3 |
 
 use std::cell::RefCell;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 
 use flate2::bufread::MultiGzDecoder;
 use flate2::write::GzEncoder;
@@ -37,7 +37,17 @@ thread_local! {
     static ZSTD_PACKER: RefCell<zstd_safe::CCtx<'static>> = RefCell::new(zstd_safe::CCtx::create());
     /// About 100 KiB for each thread that unpacks.
     static ZSTD_UNPACKER: RefCell<zstd_safe::DCtx<'static>> = RefCell::new(zstd_safe::DCtx::create());
+    /// What a batch unpacks to while it is looked at. At most [`PIECE_KEPT`] for each thread that unpacks are kept, so that batches
+    /// of usual sizes find their room.
+    static PIECE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
+
+/// Bytes of the smallest blocks of LZ4, those of Kafka's clients.
+const LZ4_BLOCK: usize = 64 * 1024;
+/// How much room a thread keeps for the next batch, bytes.
+const PIECE_KEPT: usize = 1024 * 1024;
+/// Bytes of gzip that are unpacked at once.
+const GZIP_PIECE: usize = 32 * 1024;
 
 /// How a batch's records are compressed. The numbers are those of the batch's attributes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -194,6 +204,75 @@ pub fn decompress(codec: Codec, input: &[u8], max: usize) -> Result<Vec<u8>, Com
     }
 }
 
+/// Decompresses the whole of `input`, at most `max` bytes, and gives it to `take` piece by piece, in order. What comes after an
+/// error is not unpacked. Keeps one piece: a block of LZ4 or of xerial's snappy, 32 KiB of gzip, all of zstd and of raw snappy.
+///
+/// # Errors
+/// Those of [`decompress`], and those of `take`.
+pub(crate) fn decompress_pieces<E: From<CompressionError>>(
+    codec: Codec,
+    input: &[u8],
+    max: usize,
+    mut take: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    match codec {
+        Codec::None if input.len() > max => Err(CompressionError::TooLarge { max }.into()),
+        Codec::None => take(input),
+        Codec::Gzip => {
+            let reader = BufReader::with_capacity(GZIP_PIECE, MultiGzDecoder::new(input));
+            take_bounded(codec, reader, max, take)
+        }
+        Codec::Snappy => with_piece(|piece| unpack_snappy(input, max, piece, |piece| take(piece))),
+        Codec::Lz4 => {
+            if lz4_block_bytes(input) > max.max(LZ4_BLOCK) {
+                return Err(CompressionError::TooLarge { max }.into());
+            }
+            let mut decoder = FrameDecoder::new(NotPastEnd::new(input));
+            take_bounded(codec, &mut decoder, max, take)?;
+            check_lz4_end(decoder)?;
+            Ok(())
+        }
+        Codec::Zstd => with_piece(|piece| {
+            unpack_zstd(input, max, piece)?;
+            take(piece)
+        }),
+    }
+}
+
+/// Lends the thread's piece, and gives back what a large batch made it take, also when that batch was refused.
+fn with_piece<R>(unpack: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+    PIECE.with_borrow_mut(|piece| {
+        let unpacked = unpack(piece);
+        if piece.capacity() > PIECE_KEPT {
+            piece.truncate(PIECE_KEPT);
+            piece.shrink_to(PIECE_KEPT);
+        }
+        unpacked
+    })
+}
+
+/// Gives to `take` what the reader has, up to its end, but no more than `max` bytes.
+fn take_bounded<E: From<CompressionError>>(
+    codec: Codec,
+    mut reader: impl BufRead,
+    max: usize,
+    mut take: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut left = max;
+    loop {
+        let piece = reader.fill_buf().map_err(|e| CompressionError::damaged(codec, e))?;
+        if piece.is_empty() {
+            return Ok(());
+        }
+        left = left
+            .checked_sub(piece.len())
+            .ok_or(CompressionError::TooLarge { max })?;
+        take(piece)?;
+        let read = piece.len();
+        reader.consume(read);
+    }
+}
+
 /// Reads to the end, but no further than one byte past `max`.
 fn read_bounded(codec: Codec, reader: impl Read, packed: usize, max: usize) -> Result<Vec<u8>, CompressionError> {
     let mut out = Vec::with_capacity(first_guess(packed, max));
@@ -214,28 +293,43 @@ fn first_guess(packed: usize, max: usize) -> usize {
 }
 
 fn decompress_snappy(input: &[u8], max: usize) -> Result<Vec<u8>, CompressionError> {
+    let mut out = Vec::new();
+    let mut piece = Vec::new();
+    unpack_snappy(input, max, &mut piece, |piece| {
+        // One piece is the rule for raw snappy, which may be large.
+        match out.is_empty() {
+            true => std::mem::swap(&mut out, piece),
+            false => out.extend_from_slice(piece),
+        }
+        Ok::<_, CompressionError>(())
+    })?;
+    Ok(out)
+}
+
+/// Unpacks one block after the other into `piece`, and gives each to `take`.
+fn unpack_snappy<E: From<CompressionError>>(
+    input: &[u8],
+    max: usize,
+    piece: &mut Vec<u8>,
+    mut take: impl FnMut(&mut Vec<u8>) -> Result<(), E>,
+) -> Result<(), E> {
     let damaged = |detail: &str| CompressionError::damaged(Codec::Snappy, detail);
     let mut decoder = snap::raw::Decoder::new();
-    let mut out = Vec::new();
-    let mut unpack = |block: &[u8], out: &mut Vec<u8>| {
+    let mut left = max;
+    let mut unpack = |block: &[u8]| {
         let size = snap::raw::decompress_len(block).map_err(|e| damaged(&e.to_string()))?;
-        let start = out.len();
-        if size > max - start {
-            return Err(CompressionError::TooLarge { max });
-        }
+        left = left.checked_sub(size).ok_or(CompressionError::TooLarge { max })?;
         if size > block.len().saturating_mul(SNAPPY_RATIO_MAX) {
-            return Err(damaged("the claimed size is out of reach"));
+            return Err(damaged("the claimed size is out of reach").into());
         }
-        out.resize(start + size, 0);
-        let written = decoder
-            .decompress(block, &mut out[start..])
-            .map_err(|e| damaged(&e.to_string()))?;
-        out.truncate(start + written);
-        Ok(())
+        // What is there is written over.
+        piece.resize(size, 0);
+        let written = decoder.decompress(block, piece).map_err(|e| damaged(&e.to_string()))?;
+        piece.truncate(written);
+        take(piece)
     };
     if !input.starts_with(&XERIAL_HEADER[..XERIAL_MAGIC_LEN]) {
-        unpack(input, &mut out)?;
-        return Ok(out);
+        return unpack(input);
     }
     // The versions behind the magic have always been 1; readers ignore them.
     let mut rest = input
@@ -246,40 +340,86 @@ fn decompress_snappy(input: &[u8], max: usize) -> Result<Vec<u8>, CompressionErr
         let (block, tail) = tail
             .split_at_checked(length)
             .ok_or_else(|| damaged("cut off within a block"))?;
-        unpack(block, &mut out)?;
+        unpack(block)?;
         rest = tail;
     }
     if !rest.is_empty() {
-        return Err(damaged("cut off within a block's length"));
+        return Err(damaged("cut off within a block's length").into());
     }
-    Ok(out)
+    Ok(())
 }
 
 /// A slice that must not be read past its end. `lz4_flex` takes the end of its input for the end of the frame, also
 /// where the frame should go on.
-struct NotPastEnd<'a>(&'a [u8]);
+struct NotPastEnd<'a> {
+    left: &'a [u8],
+    /// What reading past the end says.
+    past_end: io::ErrorKind,
+}
+
+impl<'a> NotPastEnd<'a> {
+    fn new(left: &'a [u8]) -> Self {
+        let past_end = io::ErrorKind::InvalidData;
+        Self { left, past_end }
+    }
+}
 
 impl Read for NotPastEnd<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.0.is_empty() && !buf.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "cut off"));
+        if self.left.is_empty() && !buf.is_empty() {
+            return Err(io::Error::new(self.past_end, "cut off"));
         }
-        self.0.read(buf)
+        self.left.read(buf)
     }
 }
 
 fn decompress_lz4(input: &[u8], max: usize) -> Result<Vec<u8>, CompressionError> {
-    let mut decoder = FrameDecoder::new(NotPastEnd(input));
+    let mut decoder = FrameDecoder::new(NotPastEnd::new(input));
     let out = read_bounded(Codec::Lz4, &mut decoder, input.len(), max)?;
-    if !decoder.into_inner().0.is_empty() {
-        return Err(CompressionError::damaged(Codec::Lz4, "something follows the frame"));
-    }
+    check_lz4_end(decoder)?;
     Ok(out)
+}
+
+/// Checks that the frame has ended, and the input with it. `lz4_flex` takes an empty block for the end, too. Asked once more, it
+/// begins another frame behind one that has ended, and passes on that there is none; within a frame it takes
+/// `UnexpectedEof` for the end.
+fn check_lz4_end(mut decoder: FrameDecoder<NotPastEnd<'_>>) -> Result<(), CompressionError> {
+    let damaged = |detail: &str| Err(CompressionError::damaged(Codec::Lz4, detail));
+    if !decoder.get_ref().left.is_empty() {
+        return damaged("something follows the frame");
+    }
+    decoder.get_mut().past_end = io::ErrorKind::UnexpectedEof;
+    match decoder.fill_buf() {
+        Err(_) => Ok(()),
+        Ok(_) => damaged("cut off"),
+    }
+}
+
+/// What the decoder sets aside for a block of this frame, bytes. An input that is no frame has none.
+fn lz4_block_bytes(input: &[u8]) -> usize {
+    const LEGACY: [u8; 4] = 0x184c_2102_u32.to_le_bytes();
+    match input {
+        _ if input.starts_with(&LEGACY) => 8 << 20,
+        [_, _, _, _, _, block, ..] => match block >> 4 & 7 {
+            5 => 256 << 10,
+            6 => 1 << 20,
+            7 => 4 << 20,
+            _ => LZ4_BLOCK,
+        },
+        _ => 0,
+    }
 }
 
 /// In one go into a buffer that is made larger until everything fits. The streaming decoder would set aside the
 /// window that the frame claims, up to 128 MiB, and copy everything once more.
 fn decompress_zstd(input: &[u8], max: usize) -> Result<Vec<u8>, CompressionError> {
+    let mut out = Vec::new();
+    unpack_zstd(input, max, &mut out)?;
+    Ok(out)
+}
+
+/// [`decompress_zstd`], into room that may be there already.
+fn unpack_zstd(input: &[u8], max: usize, out: &mut Vec<u8>) -> Result<(), CompressionError> {
     const OUTPUT_TOO_SMALL: usize =
         (zstd_safe::zstd_sys::ZSTD_ErrorCode::ZSTD_error_dstSize_tooSmall as usize).wrapping_neg();
     const GUESS_MIN: usize = 4096;
@@ -292,10 +432,11 @@ fn decompress_zstd(input: &[u8], max: usize) -> Result<Vec<u8>, CompressionError
     }
     let mut capacity = claimed.unwrap_or(first_guess(input.len(), max).max(GUESS_MIN)).min(max);
     loop {
-        let mut out = Vec::with_capacity(capacity);
-        match ZSTD_UNPACKER.with_borrow_mut(|context| context.decompress(&mut out, input)) {
+        out.clear();
+        out.reserve_exact(capacity);
+        match ZSTD_UNPACKER.with_borrow_mut(|context| context.decompress(out, input)) {
             Ok(_) if out.len() > max => return Err(CompressionError::TooLarge { max }),
-            Ok(_) => return Ok(out),
+            Ok(_) => return Ok(()),
             Err(OUTPUT_TOO_SMALL) if capacity >= max => return Err(CompressionError::TooLarge { max }),
             Err(OUTPUT_TOO_SMALL) => capacity = capacity.max(GUESS_MIN).saturating_mul(2).min(max),
             Err(code) => return Err(CompressionError::damaged(Codec::Zstd, zstd_safe::get_error_name(code))),
@@ -308,6 +449,18 @@ mod tests {
     use super::*;
 
     const MAX: usize = 1 << 20;
+
+    /// What [`decompress`] says, after it was held against what comes in pieces.
+    fn decompress(codec: Codec, input: &[u8], max: usize) -> Result<Vec<u8>, CompressionError> {
+        let whole = super::decompress(codec, input, max);
+        let mut out = Vec::new();
+        let pieces = decompress_pieces(codec, input, max, |piece| {
+            out.extend_from_slice(piece);
+            Ok::<_, CompressionError>(())
+        });
+        assert_eq!(pieces.map(|()| out), whole, "{codec}");
+        whole
+    }
 
     fn damaged(result: Result<Vec<u8>, CompressionError>) -> bool {
         matches!(result, Err(CompressionError::Damaged { .. }))
@@ -401,6 +554,48 @@ mod tests {
         let packed = compress(Codec::Lz4, &text(70_000));
         let end_mark = 4;
         assert!(damaged(decompress(Codec::Lz4, &packed[..packed.len() - end_mark], MAX)));
+    }
+
+    #[test]
+    fn lz4_that_stops_with_an_empty_block_is_cut_off() {
+        let packed = compress(Codec::Lz4, &text(70_000));
+        let end_mark = 4;
+        let mut stopped = packed[..packed.len() - end_mark].to_vec();
+        stopped.extend_from_slice(&0x8000_0000_u32.to_le_bytes());
+        let error = decompress(Codec::Lz4, &stopped, MAX).unwrap_err();
+        assert!(error.to_string().contains("cut off"), "{error}");
+    }
+
+    #[test]
+    fn lz4_whose_blocks_take_more_than_there_is_room_for_is_not_begun() {
+        let info = FrameInfo::new().block_size(BlockSize::Max4MB);
+        let mut encoder = FrameEncoder::with_frame_info(info, Vec::new());
+        encoder.write_all(b"small").unwrap();
+        let packed = encoder.finish().unwrap();
+        let pieces = |max| decompress_pieces(Codec::Lz4, &packed, max, |_| Ok::<_, CompressionError>(()));
+        assert_eq!(
+            pieces((4 << 20) - 1),
+            Err(CompressionError::TooLarge { max: (4 << 20) - 1 })
+        );
+        assert_eq!(pieces(4 << 20), Ok(()));
+    }
+
+    #[test]
+    fn what_a_large_batch_took_is_given_back_also_when_it_is_refused() {
+        let zeros = vec![0; 16 << 20];
+        let raw_snappy = snap::raw::Encoder::new().compress_vec(&zeros).unwrap();
+        for (codec, mut packed) in [
+            (Codec::Zstd, compress(Codec::Zstd, &zeros)),
+            (Codec::Snappy, raw_snappy),
+        ] {
+            let pieces = |packed: &[u8]| decompress_pieces(codec, packed, 16 << 20, |_| Ok::<_, CompressionError>(()));
+            let kept = || PIECE.with_borrow(Vec::capacity);
+            pieces(&packed).unwrap();
+            assert!(kept() <= PIECE_KEPT, "{codec}: {}", kept());
+            packed.pop();
+            pieces(&packed).unwrap_err();
+            assert!(kept() <= PIECE_KEPT, "{codec}: {}", kept());
+        }
     }
 
     #[test]

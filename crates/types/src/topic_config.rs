@@ -25,6 +25,8 @@ pub struct TopicConfig {
     pub timestamp_type: TimestampType,
     /// `segment.bytes`: bytes of log between two points to which it can be purged.
     pub segment_bytes: u64,
+    /// `validation.compressed`: the leader unpacks compressed batches and counts their records before it accepts them.
+    pub compressed_validation: bool,
     /// `validation.full`: the leader unpacks and decodes every batch before it accepts it.
     pub full_validation: bool,
     /// `cleanup.policy`: what happens to old records.
@@ -53,6 +55,8 @@ pub mod key {
     pub const TIMESTAMP_TYPE: &str = "message.timestamp.type";
     /// See [`TopicConfig::segment_bytes`](super::TopicConfig::segment_bytes).
     pub const SEGMENT_BYTES: &str = "segment.bytes";
+    /// See [`TopicConfig::compressed_validation`](super::TopicConfig::compressed_validation).
+    pub const COMPRESSED_VALIDATION: &str = "validation.compressed";
     /// See [`TopicConfig::full_validation`](super::TopicConfig::full_validation).
     pub const FULL_VALIDATION: &str = "validation.full";
     /// See [`TopicConfig::cleanup_policy`](super::TopicConfig::cleanup_policy).
@@ -123,11 +127,19 @@ pub const KEYS: &[ConfigKey] = &[
         documentation: "Bytes of log between two points up to which old records can be deleted.",
     },
     ConfigKey {
+        name: key::COMPRESSED_VALIDATION,
+        default: "true",
+        allowed: "true or false",
+        documentation: "Whether the leader unpacks each compressed batch before it accepts it, and checks that it has the records that its \
+                        header says. Without it a batch that nobody can read is accepted, and stops consumers. Saves the leader the CPU \
+                        of unpacking.",
+    },
+    ConfigKey {
         name: key::FULL_VALIDATION,
         default: "false",
         allowed: "true or false",
-        documentation: "Whether the leader unpacks each batch and decodes every record before it accepts it, instead of \
-                        checking header and checksum.",
+        documentation: "Whether the leader decodes every record of each batch, with its keys, values and headers, before it accepts \
+                        it, instead of only counting the records.",
     },
 ];
 
@@ -177,6 +189,7 @@ impl Default for TopicConfig {
             max_batch_bytes: BATCH_BYTES_DEFAULT,
             timestamp_type: TimestampType::CreateTime,
             segment_bytes: SEGMENT_BYTES_DEFAULT,
+            compressed_validation: true,
             full_validation: false,
             cleanup_policy: CleanupPolicy::Delete,
             key_index: false,
@@ -225,6 +238,7 @@ impl TopicConfig {
             }
             key::TIMESTAMP_TYPE => self.timestamp_type = TimestampType::parse(value).ok_or_else(bad)?,
             key::SEGMENT_BYTES => self.segment_bytes = within(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)?,
+            key::COMPRESSED_VALIDATION => self.compressed_validation = value.parse().map_err(|_| bad())?,
             key::FULL_VALIDATION => self.full_validation = value.parse().map_err(|_| bad())?,
             key::KEY_INDEX => self.key_index = value.parse().map_err(|_| bad())?,
             key::CLEANUP_POLICY => match value {
@@ -304,6 +318,7 @@ mod tests {
             ("retention.bytes", "1000000"),
             ("max.message.bytes", "2097152"),
             ("message.timestamp.type", "LogAppendTime"),
+            ("validation.compressed", "false"),
             ("segment.bytes", "1048576"),
             ("validation.full", "true"),
             ("cleanup.policy", "delete"),
@@ -315,6 +330,7 @@ mod tests {
             max_batch_bytes: 2 << 20,
             timestamp_type: TimestampType::LogAppendTime,
             segment_bytes: 1 << 20,
+            compressed_validation: false,
             full_validation: true,
             cleanup_policy: CleanupPolicy::Delete,
             key_index: true,
@@ -333,6 +349,7 @@ mod tests {
             ("max.message.bytes", " 2048"),
             ("message.timestamp.type", "createtime"),
             ("segment.bytes", "1.5"),
+            ("validation.compressed", "no"),
             ("validation.full", "yes"),
             ("key.index.enable", "1"),
             ("cleanup.policy", ""),

@@ -6,6 +6,7 @@ mod append_time;
 mod back_pressure;
 mod bad_input;
 mod balance;
+mod batch_checks;
 mod bootstrap;
 mod bootstrap_steps;
 mod cli_habits;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use jangada_types::batch::{self, TimestampType};
 use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
-use jangada_types::{BatchHeader, Codec, Offset, Reason};
+use jangada_types::{BatchError, BatchHeader, Codec, Offset, Reason, TopicConfig};
 use tokio::time::Instant;
 
 use super::Partition;
@@ -18,6 +18,9 @@ use super::room::Room;
 use crate::error::RequestError;
 use crate::pool::SMALL_BYTES;
 use crate::proposed::Proposed;
+
+/// A small batch that unpacks to no more than this is looked at where it came in: a producer's usual batch, before it was packed.
+const UNPACKED_INLINE_BYTES: usize = 2 * SMALL_BYTES;
 
 /// How an append is acknowledged.
 pub(crate) struct Appended {
@@ -52,9 +55,7 @@ impl Partition {
         let header = batch::validate(&batch, &config.batch_limits()).map_err(|error| self.refuse(error.into()))?;
         let bytes = batch.len();
         let mut room = self.fit(room, bytes)?;
-        if config.full_validation {
-            self.validate_records(&header, &batch).await?;
-        }
+        self.check_records(&config, &header, &batch).await?;
         if !header.producer_id.is_some() {
             self.refuse_early(expected)?;
         }
@@ -155,15 +156,38 @@ impl Partition {
         }
     }
 
-    async fn validate_records(&self, header: &BatchHeader, batch: &Bytes) -> Result<(), RequestError> {
-        let valid = if batch.len() <= SMALL_BYTES && matches!(header.attributes.codec(), Ok(Codec::None)) {
-            batch::validate_records(batch, DECOMPRESSED_BYTES_MAX)
-        } else {
-            let batch = batch.clone();
-            let validate = move || batch::validate_records(&batch, DECOMPRESSED_BYTES_MAX);
-            self.shared.compute.run(validate).await?
+    /// Looks at the records of a batch as far as the topic wants it, beyond what the header says. Not on a worker of the runtime
+    /// when that may take long: heartbeats of all groups run there.
+    async fn check_records(
+        &self,
+        config: &TopicConfig,
+        header: &BatchHeader,
+        batch: &Bytes,
+    ) -> Result<(), RequestError> {
+        let is_packed = header.attributes.codec() != Ok(Codec::None);
+        let check = match (config.full_validation, config.compressed_validation && is_packed) {
+            (true, _) => batch::validate_records_with_times,
+            (false, true) => batch::validate_packed,
+            (false, false) => return Ok(()),
         };
-        valid.map_err(|error| self.refuse(error.into()))
+        let is_small = batch.len() <= SMALL_BYTES;
+        let most = if is_packed {
+            UNPACKED_INLINE_BYTES
+        } else {
+            DECOMPRESSED_BYTES_MAX
+        };
+        let checked = match is_small.then(|| check(batch, most)) {
+            // It unpacks to more than is worth doing here.
+            None | Some(Err(BatchError::TooLarge { .. })) => {
+                let batch = batch.clone();
+                self.shared
+                    .compute
+                    .run(move || check(&batch, DECOMPRESSED_BYTES_MAX))
+                    .await?
+            }
+            Some(checked) => checked,
+        };
+        checked.map(drop).map_err(|error| self.refuse(error.into()))
     }
 
     /// Waits until an admitted batch is acknowledged by the quorum and applied.

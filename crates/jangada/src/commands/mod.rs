@@ -17,6 +17,7 @@ mod produce;
 mod produce_parser;
 mod server;
 mod topic;
+mod topic_bounds;
 mod up;
 mod views;
 

@@ -6,6 +6,7 @@ use jangada_client::{Admin, NewTopic};
 use jangada_types::Quantity;
 use serde_json::json;
 
+use super::topic_bounds;
 use super::views::{Topic, Topics};
 use crate::brokers::Brokers;
 use crate::cli::{AlterArgs, BeforeArg, CreateArgs, TopicCommand, TrimArgs};
@@ -29,11 +30,24 @@ pub async fn run(brokers: &Brokers, command: TopicCommand) -> Result<()> {
     match command {
         TopicCommand::Create(args) => create(&admin, args).await,
         TopicCommand::Ls { output } => output.show(&Topics(admin.list_topics().await?)),
-        TopicCommand::Describe { name, output } => output.show(&Topic(admin.describe_topic(&name).await?)),
+        TopicCommand::Describe { name, output } => describe(&admin, &name, output).await,
         TopicCommand::Alter(args) => alter(&admin, args).await,
         TopicCommand::Trim(args) => trim(&admin, args).await,
         TopicCommand::Rm { name, output, .. } => remove(&admin, &name, output).await,
     }
+}
+
+async fn describe(admin: &Admin, name: &str, output: OutputArgs) -> Result<()> {
+    let topic = Topic(admin.describe_topic(name).await?);
+    output.show(&topic)?;
+    let settings = topic.0.config.iter();
+    topic_bounds::warn(name, settings.map(|entry| (entry.key.as_str(), entry.value.as_str())));
+    Ok(())
+}
+
+/// Settings that were given, as [`topic_bounds::warn`] takes them.
+fn given(settings: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, &str)> {
+    settings.iter().map(|(key, value)| (key.as_str(), value.as_str()))
 }
 
 async fn create(admin: &Admin, args: CreateArgs) -> Result<()> {
@@ -41,7 +55,9 @@ async fn create(admin: &Admin, args: CreateArgs) -> Result<()> {
     let mut topic = NewTopic::new(args.name.as_str(), partitions, replicas);
     topic.config = by_key(args.config)?;
     topic.if_not_exists = args.if_not_exists;
+    let settings = topic.config.clone();
     let created = admin.create_topic(topic).await?;
+    topic_bounds::warn(&args.name, given(&settings));
     let sentence = match created.created {
         true => format!(
             "created topic {} with {} of {}",
@@ -79,7 +95,9 @@ async fn alter(admin: &Admin, args: AlterArgs) -> Result<()> {
     if let Some(key) = args.unset.iter().find(|key| set.contains_key(*key)) {
         return Err(CliError::usage(format!("setting {key} is both set and unset")));
     }
+    let settings = set.clone();
     let version = admin.alter_topic(&args.name, set, args.unset).await?;
+    topic_bounds::warn(&args.name, given(&settings));
     args.output
         .done(&format!("changed topic {}", args.name), json!({ "version": version }))
 }

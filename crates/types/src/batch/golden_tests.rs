@@ -112,6 +112,7 @@ fn batches_of_kafka_python_are_read() {
         );
         assert_eq!((header.record_count, header.last_offset_delta), (3, 2));
         assert_eq!(validate_records(&batch, MAX), Ok(()));
+        assert!(validate_packed(&batch, MAX).is_ok(), "{codec}");
         assert_eq!(decode_records(&batch, MAX), Ok(records()), "{codec}");
     }
 }

@@ -20,7 +20,8 @@
 //!
 //! All numbers are big endian. Who calls what:
 //!
-//! - a broker that takes a batch: [`validate`], [`validate_records`] when the topic asks for it, [`set_append_time`];
+//! - a broker that takes a batch: [`validate_with_times`], [`validate_packed`] when it is compressed, [`validate_records`] when
+//!   the topic asks for it, [`set_append_time`];
 //! - a broker that serves one: [`set_position`] on its own copy;
 //! - a client: [`BatchBuilder`] to send, [`BatchIter`] and [`decode_records`] or [`Records`] to read.
 //!
@@ -32,6 +33,7 @@ mod header;
 mod iter;
 mod patch;
 mod record;
+mod scan;
 mod validate;
 mod varint;
 
@@ -45,8 +47,12 @@ pub use error::{BatchError, Malformed, RecordFlaw};
 pub use header::{Attributes, BatchHeader, TimestampType};
 pub use iter::BatchIter;
 pub use patch::{set_append_time, set_position, set_producer};
-pub use record::{Header, RECORD_BYTES_MIN, Record, Records, decode_records, validate_records};
-pub use validate::{BatchLimits, validate, verify};
+pub use record::{
+    Header, RECORD_BYTES_MIN, Record, Records, decode_records, validate_packed, validate_records,
+    validate_records_with_times,
+};
+pub use scan::{RecordTime, RecordTimes};
+pub use validate::{BatchLimits, validate, validate_with_times, verify};
 
 /// CRC-32C of what a batch's checksum covers, given the whole batch.
 fn checksum(batch: &[u8]) -> u32 {

@@ -72,6 +72,8 @@ fn read_everywhere(bytes: &[u8]) {
             decoded.is_ok(),
             "what the broker takes in full can be read: {decoded:?}"
         );
+        let full = validate_records_with_times(&bytes, MAX);
+        assert_eq!(validate_packed(&bytes, MAX), full, "it is not stricter");
     }
     if let Ok(records) = decoded {
         let size = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
@@ -106,6 +108,10 @@ proptest! {
         prop_assert_eq!(header.record_count as usize, records.len());
         prop_assert_eq!(Some(header.max_timestamp), records.iter().map(|r| r.timestamp_ms).max());
         prop_assert_eq!(validate_records(&batch, MAX), Ok(()));
+        let times = validate_packed(&batch, MAX).unwrap();
+        let with_time = || records.iter().map(|record| record.timestamp_ms).filter(|ms| *ms != -1);
+        prop_assert_eq!(times.earliest().map(|time| time.ms), with_time().min());
+        prop_assert_eq!(times.latest().map(|time| time.ms), with_time().max());
         prop_assert_eq!(decode_records(&batch, MAX), Ok(records));
     }
 

@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::error::{BatchError, Malformed, RecordFlaw};
 use super::header::{BatchHeader, TimestampType};
+use super::scan::{RecordScan, RecordTimes};
 use super::{validate, varint};
 use crate::compression::{self, Codec};
 use crate::ids::Offset;
@@ -70,6 +71,14 @@ pub fn decode_records(batch: &Bytes, max_decompressed: usize) -> Result<Vec<Reco
 /// # Errors
 /// As [`decode_records`].
 pub fn validate_records(bytes: &[u8], max_decompressed: usize) -> Result<(), BatchError> {
+    validate_records_with_times(bytes, max_decompressed).map(drop)
+}
+
+/// As [`validate_records`]; gives the times of the records as well.
+///
+/// # Errors
+/// As [`decode_records`].
+pub fn validate_records_with_times(bytes: &[u8], max_decompressed: usize) -> Result<RecordTimes, BatchError> {
     let header = BatchHeader::parse(bytes)?;
     let unpacked;
     let packed = &bytes[BatchHeader::LEN..];
@@ -82,11 +91,14 @@ pub fn validate_records(bytes: &[u8], max_decompressed: usize) -> Result<(), Bat
     };
     check_body(&header, body.len(), max_decompressed)?;
     let mut max_timestamp = i64::MIN;
+    let mut times = RecordTimes::default();
     for index in 0..header.record_count {
         let flawed = |flaw| Malformed::Record { index, flaw };
         let raw = RawRecord::take(&mut body, index).map_err(flawed)?;
         raw.headers().try_for_each(|header| header.map(drop)).map_err(flawed)?;
-        max_timestamp = max_timestamp.max(header.base_timestamp.wrapping_add(raw.timestamp_delta));
+        let timestamp = header.base_timestamp.wrapping_add(raw.timestamp_delta);
+        max_timestamp = max_timestamp.max(timestamp);
+        times.add(timestamp, Some(index));
     }
     if !body.is_empty() {
         return Err(Malformed::TrailingRecords { bytes: body.len() }.into());
@@ -99,19 +111,37 @@ pub fn validate_records(bytes: &[u8], max_decompressed: usize) -> Result<(), Bat
         }
         .into());
     }
-    Ok(())
+    Ok(times)
 }
 
 /// Checks that `body`, which is not compressed, is exactly `count` records, each with its place as its offset delta.
-/// Touches a few bytes of each: what is in a record is for [`validate_records`].
-pub(super) fn check_places(mut body: &[u8], count: i32) -> Result<(), Malformed> {
-    for index in 0..count {
-        take_front(&mut body, index).map_err(|flaw| Malformed::Record { index, flaw })?;
+/// Touches a few bytes of each: what is in a record is for [`validate_records`]. Gives their times.
+pub(super) fn check_places(mut body: &[u8], header: &BatchHeader) -> Result<RecordTimes, Malformed> {
+    let mut times = RecordTimes::default();
+    for index in 0..header.record_count {
+        let (timestamp_delta, _) = take_front(&mut body, index).map_err(|flaw| Malformed::Record { index, flaw })?;
+        times.add(header.base_timestamp.wrapping_add(timestamp_delta), Some(index));
     }
     if !body.is_empty() {
         return Err(Malformed::TrailingRecords { bytes: body.len() });
     }
-    Ok(())
+    Ok(times)
+}
+
+/// Unpacks the records of a compressed batch that [`validate`](super::validate()) has accepted, piece by piece, and checks what
+/// that checks of records that are not compressed. Gives their times. Keeps no more than a piece: 64 KiB as a rule, but all of
+/// what snappy without xerial's framing and zstd unpack to.
+///
+/// # Errors
+/// [`BatchError::Invalid`], and [`BatchError::TooLarge`] when there are more than `max_decompressed` bytes of records.
+pub fn validate_packed(bytes: &[u8], max_decompressed: usize) -> Result<RecordTimes, BatchError> {
+    let header = BatchHeader::parse(bytes)?;
+    let mut scan = RecordScan::new(header.record_count, header.base_timestamp);
+    let codec = header.attributes.codec()?;
+    compression::decompress_pieces(codec, &bytes[BatchHeader::LEN..], max_decompressed, |piece| {
+        scan.feed(piece).map_err(BatchError::from)
+    })?;
+    Ok(scan.finish()?)
 }
 
 /// The records of one batch, decoded one at a time. Ends after the first error.

@@ -6,6 +6,7 @@
 use super::error::{BatchError, Malformed};
 use super::header::{BatchHeader, TimestampType};
 use super::record::{self, RECORD_BYTES_MIN};
+use super::scan::RecordTimes;
 use crate::compression::Codec;
 use crate::ids::{ProducerEpoch, ProducerId, Sequence};
 use crate::limits::{BATCH_BYTES_DEFAULT, RECORDS_PER_BATCH_MAX};
@@ -25,14 +26,24 @@ impl Default for BatchLimits {
     }
 }
 
-/// Checks a batch that a producer sent: what [`verify`] does, size, codec, count, producer, and nothing in it that is
-/// not the producer's to set or not supported. The base offset and the leader epoch are ignored. Records that are not
-/// compressed are counted, and each has its place as its offset delta; what is in them, and compressed ones, is for
-/// [`validate_records`](super::validate_records).
+/// As [`validate_with_times`].
 ///
 /// # Errors
 /// The first rule that it breaks; the size is judged before all else.
 pub fn validate(bytes: &[u8], limits: &BatchLimits) -> Result<BatchHeader, BatchError> {
+    validate_with_times(bytes, limits).map(|(header, _)| header)
+}
+
+/// Checks a batch that a producer sent: what [`verify`] does, size, codec, count, producer, and nothing in it that is
+/// not the producer's to set or not supported. The base offset and the leader epoch are ignored. Records that are not
+/// compressed are counted, and each has its place as its offset delta; compressed ones are for
+/// [`validate_packed`](super::validate_packed), and what is in records for [`validate_records`](super::validate_records).
+///
+/// Gives the times of the records as well; of compressed ones those that the header has.
+///
+/// # Errors
+/// The first rule that it breaks; the size is judged before all else.
+pub fn validate_with_times(bytes: &[u8], limits: &BatchLimits) -> Result<(BatchHeader, RecordTimes), BatchError> {
     if bytes.len() > limits.max_batch_bytes {
         return Err(BatchError::TooLarge {
             size: bytes.len(),
@@ -52,10 +63,14 @@ pub fn validate(bytes: &[u8], limits: &BatchLimits) -> Result<BatchHeader, Batch
         }
         .into());
     }
-    if let Some(records) = unpacked {
-        record::check_places(records, header.record_count)?;
-    }
-    Ok(header)
+    // The header counts in any case: retention goes by it.
+    let mut times = match unpacked {
+        Some(records) => record::check_places(records, &header)?,
+        None => RecordTimes::default(),
+    };
+    times.add(header.base_timestamp, None);
+    times.add(header.max_timestamp, None);
+    Ok((header, times))
 }
 
 /// Checks that `bytes` are exactly one batch of magic 2 and that the checksum is right: what a reader checks of a
@@ -304,6 +319,49 @@ mod tests {
         };
         assert_eq!(with_count(Codec::None, 4), Err(missing.into()));
         assert!(with_count(Codec::Zstd, 1).is_ok(), "only unpacking can tell");
+    }
+
+    #[test]
+    fn compressed_records_are_counted_when_they_are_unpacked() {
+        const MAX: usize = 1 << 20;
+        let with = |codec, change: &dyn Fn(&mut Vec<u8>)| {
+            let mut builder = BatchBuilder::new(codec);
+            for _ in 0..300 {
+                builder.append(1000, None, Some(b"value"), []).unwrap();
+            }
+            let mut batch = builder.build().to_vec();
+            change(&mut batch);
+            let length = (batch.len() - LENGTH_COUNTS_FROM) as i32;
+            put(&mut batch, at::BATCH_LENGTH, length.to_be_bytes());
+            let crc = checksum(&batch);
+            put(&mut batch, at::CRC, crc.to_be_bytes());
+            check(&batch).expect("the header is fine");
+            super::super::validate_packed(&batch, MAX)
+        };
+        let counted = |count: i32| {
+            move |batch: &mut Vec<u8>| {
+                put(batch, at::RECORD_COUNT, count.to_be_bytes());
+                put(batch, at::LAST_OFFSET_DELTA, (count - 1).to_be_bytes());
+            }
+        };
+        for codec in [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
+            let whole = with(codec, &|_| {}).expect("sound");
+            assert_eq!(whole.latest().map(|time| time.ms), Some(1000), "{codec}");
+            assert!(matches!(
+                with(codec, &counted(1)),
+                Err(BatchError::Invalid(Malformed::TrailingRecords { .. }))
+            ));
+            let missing = Malformed::Record {
+                index: 300,
+                flaw: RecordFlaw::Truncated,
+            };
+            assert_eq!(with(codec, &counted(301)), Err(missing.into()), "{codec}");
+            let garbage = with(codec, &|batch| batch[BatchHeader::LEN..].fill(0xa5));
+            let is_named = |error: &BatchError| matches!(error, BatchError::Invalid(Malformed::Compression { codec: named, .. }) if *named == codec);
+            assert!(garbage.as_ref().is_err_and(is_named), "{codec}: {garbage:?}");
+            let cut = with(codec, &|batch| batch.truncate(BatchHeader::LEN + 40));
+            assert!(cut.is_err(), "{codec}");
+        }
     }
 
     #[test]

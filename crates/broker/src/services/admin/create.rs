@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_controller::admission::{self, CreateTopic, NewTopic};
-use jangada_controller::{ADD_PARTITIONS_FEATURE_LEVEL, Broker, CONDITIONS_FEATURE_LEVEL, Image, Partition, Topic};
+use jangada_controller::{
+    ADD_PARTITIONS_FEATURE_LEVEL, BATCH_CHECKS_FEATURE_LEVEL, Broker, CONDITIONS_FEATURE_LEVEL, Image, Partition, Topic,
+};
 use jangada_proto::v1::metadata_service_client::MetadataServiceClient;
 use jangada_proto::v1::{
     CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicRequest, CreateTopicResponse, GetMetadataRequest,
 };
 use jangada_types::limits::RESPONSE_BYTES_MAX;
-use jangada_types::topic_config::key::KEY_INDEX;
+use jangada_types::topic_config::key;
 use jangada_types::{BrokerId, Reason, TopicId};
 use tokio::time::{Instant, timeout_at};
 use tonic::Request;
@@ -32,13 +34,19 @@ const ASK_AGAIN_MAX: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A broker that does not know a setting would refuse it where the others take it.
-pub(super) async fn need_level_of(
-    node: &Node,
-    mut settings: impl Iterator<Item = &String>,
-) -> Result<(), RequestError> {
-    match settings.any(|name| name == KEY_INDEX) {
-        true => node.need_level(CONDITIONS_FEATURE_LEVEL).await,
-        false => Ok(()),
+pub(super) async fn need_level_of(node: &Node, settings: impl Iterator<Item = &String>) -> Result<(), RequestError> {
+    match settings.filter_map(|name| level_of(name)).max() {
+        Some(level) => node.need_level(level).await,
+        None => Ok(()),
+    }
+}
+
+/// From which feature level on brokers know a topic's setting; `None`: they always did.
+fn level_of(setting: &str) -> Option<u32> {
+    match setting {
+        key::KEY_INDEX => Some(CONDITIONS_FEATURE_LEVEL),
+        key::COMPRESSED_VALIDATION => Some(BATCH_CHECKS_FEATURE_LEVEL),
+        _ => None,
     }
 }
 
