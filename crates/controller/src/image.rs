@@ -44,7 +44,8 @@ pub const REMEMBERED_TOPICS_FEATURE_LEVEL: u32 = 5;
 /// The feature level that knows [`Command::RenewReplica`](crate::Command::RenewReplica).
 pub const RENEWAL_FEATURE_LEVEL: u32 = 5;
 
-/// The feature level from which brokers know the topic setting `validation.compressed`.
+/// The feature level from which brokers know the topic settings `message.timestamp.before.max.ms`,
+/// `message.timestamp.after.max.ms` and `validation.compressed`.
 pub const BATCH_CHECKS_FEATURE_LEVEL: u32 = 5;
 
 /// The first producer id that is given out; lower ones never belong to a producer.

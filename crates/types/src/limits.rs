@@ -103,6 +103,10 @@ pub const REQUEST_TEXT_BYTES_MAX: usize = 64 * KIB;
 /// How long records are kept unless the topic says otherwise, milliseconds: 7 days, Kafka's default.
 pub const RETENTION_MS_DEFAULT: u64 = 7 * 24 * 60 * 60 * 1000;
 
+/// How far a record's own time may lie ahead of the leader's clock unless its topic says otherwise, milliseconds: an hour, Kafka's
+/// default since 4.0.
+pub const TIMESTAMP_AFTER_MAX_MS_DEFAULT: u64 = 60 * 60 * 1_000;
+
 /// Bytes of log between two points to which it can be purged, unless the topic says otherwise. Each point costs a
 /// checkpoint of the state, so they must stay a small part of the log.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 16 * MIB as u64;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::batch::{BatchLimits, TimestampType};
 use crate::limits::{
     BATCH_BYTES_DEFAULT, BATCH_BYTES_MAX, BATCH_BYTES_MIN, RETENTION_MS_DEFAULT, SEGMENT_BYTES_DEFAULT,
-    SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
+    SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, TIMESTAMP_AFTER_MAX_MS_DEFAULT,
 };
 use crate::reason::Reason;
 
@@ -25,6 +25,10 @@ pub struct TopicConfig {
     pub timestamp_type: TimestampType,
     /// `segment.bytes`: bytes of log between two points to which it can be purged.
     pub segment_bytes: u64,
+    /// `message.timestamp.before.max.ms`: how long before the leader's clock a record's time may be, milliseconds.
+    pub timestamp_before_max_ms: u64,
+    /// `message.timestamp.after.max.ms`: how long after the leader's clock a record's time may be, milliseconds.
+    pub timestamp_after_max_ms: u64,
     /// `validation.compressed`: the leader unpacks compressed batches and counts their records before it accepts them.
     pub compressed_validation: bool,
     /// `validation.full`: the leader unpacks and decodes every batch before it accepts it.
@@ -55,6 +59,10 @@ pub mod key {
     pub const TIMESTAMP_TYPE: &str = "message.timestamp.type";
     /// See [`TopicConfig::segment_bytes`](super::TopicConfig::segment_bytes).
     pub const SEGMENT_BYTES: &str = "segment.bytes";
+    /// See [`TopicConfig::timestamp_before_max_ms`](super::TopicConfig::timestamp_before_max_ms).
+    pub const TIMESTAMP_BEFORE_MAX_MS: &str = "message.timestamp.before.max.ms";
+    /// See [`TopicConfig::timestamp_after_max_ms`](super::TopicConfig::timestamp_after_max_ms).
+    pub const TIMESTAMP_AFTER_MAX_MS: &str = "message.timestamp.after.max.ms";
     /// See [`TopicConfig::compressed_validation`](super::TopicConfig::compressed_validation).
     pub const COMPRESSED_VALIDATION: &str = "validation.compressed";
     /// See [`TopicConfig::full_validation`](super::TopicConfig::full_validation).
@@ -100,6 +108,22 @@ pub const KEYS: &[ConfigKey] = &[
         default: "1048576",
         allowed: "1024 to 8388608",
         documentation: "The largest record batch, in bytes as it is sent, header included.",
+    },
+    ConfigKey {
+        name: key::TIMESTAMP_AFTER_MAX_MS,
+        default: "3600000",
+        allowed: "0 to 9223372036854775807",
+        documentation: "How far a record's own time may lie ahead of the leader's clock, in milliseconds; a batch with a later one is \
+                        refused, as it would stay for as long beyond retention.ms. The largest value: no bound. Without effect with \
+                        LogAppendTime.",
+    },
+    ConfigKey {
+        name: key::TIMESTAMP_BEFORE_MAX_MS,
+        default: "9223372036854775807",
+        allowed: "0 to 9223372036854775807",
+        documentation: "How far a record's own time may lie behind the leader's clock, in milliseconds; a batch with an earlier one is \
+                        refused. Below retention.ms it keeps out what would be deleted at once. The largest value: no bound. Without \
+                        effect with LogAppendTime.",
     },
     ConfigKey {
         name: key::TIMESTAMP_TYPE,
@@ -189,6 +213,8 @@ impl Default for TopicConfig {
             max_batch_bytes: BATCH_BYTES_DEFAULT,
             timestamp_type: TimestampType::CreateTime,
             segment_bytes: SEGMENT_BYTES_DEFAULT,
+            timestamp_before_max_ms: UNBOUNDED_MS,
+            timestamp_after_max_ms: TIMESTAMP_AFTER_MAX_MS_DEFAULT,
             compressed_validation: true,
             full_validation: false,
             cleanup_policy: CleanupPolicy::Delete,
@@ -196,6 +222,9 @@ impl Default for TopicConfig {
         }
     }
 }
+
+/// A bound of time that nothing exceeds: Kafka's largest value.
+pub const UNBOUNDED_MS: u64 = i64::MAX as u64;
 
 impl TopicConfig {
     /// The effective settings where `set` is what was set.
@@ -238,6 +267,8 @@ impl TopicConfig {
             }
             key::TIMESTAMP_TYPE => self.timestamp_type = TimestampType::parse(value).ok_or_else(bad)?,
             key::SEGMENT_BYTES => self.segment_bytes = within(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)?,
+            key::TIMESTAMP_BEFORE_MAX_MS => self.timestamp_before_max_ms = within(0, UNBOUNDED_MS)?,
+            key::TIMESTAMP_AFTER_MAX_MS => self.timestamp_after_max_ms = within(0, UNBOUNDED_MS)?,
             key::COMPRESSED_VALIDATION => self.compressed_validation = value.parse().map_err(|_| bad())?,
             key::FULL_VALIDATION => self.full_validation = value.parse().map_err(|_| bad())?,
             key::KEY_INDEX => self.key_index = value.parse().map_err(|_| bad())?,
@@ -318,6 +349,8 @@ mod tests {
             ("retention.bytes", "1000000"),
             ("max.message.bytes", "2097152"),
             ("message.timestamp.type", "LogAppendTime"),
+            ("message.timestamp.before.max.ms", "60000"),
+            ("message.timestamp.after.max.ms", "9223372036854775807"),
             ("validation.compressed", "false"),
             ("segment.bytes", "1048576"),
             ("validation.full", "true"),
@@ -330,6 +363,8 @@ mod tests {
             max_batch_bytes: 2 << 20,
             timestamp_type: TimestampType::LogAppendTime,
             segment_bytes: 1 << 20,
+            timestamp_before_max_ms: 60_000,
+            timestamp_after_max_ms: UNBOUNDED_MS,
             compressed_validation: false,
             full_validation: true,
             cleanup_policy: CleanupPolicy::Delete,
@@ -349,6 +384,8 @@ mod tests {
             ("max.message.bytes", " 2048"),
             ("message.timestamp.type", "createtime"),
             ("segment.bytes", "1.5"),
+            ("message.timestamp.after.max.ms", "-1"),
+            ("message.timestamp.before.max.ms", "9223372036854775808"),
             ("validation.compressed", "no"),
             ("validation.full", "yes"),
             ("key.index.enable", "1"),

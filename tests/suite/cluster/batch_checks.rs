@@ -1,12 +1,14 @@
 //! What a broker looks at in a batch before it takes it.
 
 use bytes::Bytes;
+use jangada_client::NewTopic;
+use jangada_proto::v1::produce_request::Payload;
 use jangada_proto::v1::produce_stream_response::Result as StreamResult;
-use jangada_proto::v1::ProduceStreamRequest;
+use jangada_proto::v1::{PlainRecords, ProduceRequest, ProduceStreamRequest, Record};
 use jangada_types::batch::set_producer;
 use jangada_types::{BatchBuilder, BatchHeader, Codec, ProducerEpoch, ProducerId, Sequence};
 
-use crate::harness::{Cluster, raw};
+use crate::harness::{Cluster, WAIT, eventually, raw};
 
 const TOPIC: &str = "orders";
 const PACKED: [Codec; 4] = [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
@@ -73,4 +75,70 @@ async fn a_compressed_batch_that_does_not_hold_what_its_header_says_is_refused()
         assert_eq!(reasons, ["INVALID_BATCH", "", "INVALID_BATCH"], "{said:?}");
     }
     assert_eq!(cluster.high_watermark(TOPIC, 0).await, 400, "only the sound ones");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn times_far_from_the_clock_are_refused_in_every_form() {
+    let cluster = Cluster::start(1).await;
+    let before = [("message.timestamp.before.max.ms".to_owned(), "60000".to_owned())];
+    cluster
+        .create(NewTopic {
+            config: before.into(),
+            ..NewTopic::new(TOPIC, 1, 1)
+        })
+        .await;
+    let mut log = raw::log(&cluster.brokers()[0]).await;
+    let now_ms = raw::now_ms();
+    for (at_ms, named) in [
+        (
+            now_ms * 1_000,
+            ["message.timestamp.after.max.ms", "are these microseconds?"],
+        ),
+        (
+            now_ms / 1_000,
+            ["message.timestamp.before.max.ms", "are these seconds?"],
+        ),
+    ] {
+        for codec in Codec::ALL {
+            let batch: Bytes = packed(codec, at_ms).into();
+            let refused = raw::produce(&mut log, raw::partition(TOPIC, 0), batch.clone()).await;
+            let status = raw::assert_refused(refused, "INVALID_TIMESTAMP", &named);
+            assert_eq!(raw::detail(&status, "actual"), Some(at_ms.to_string()));
+            let said = on_stream(&mut log, TOPIC, vec![batch]).await;
+            assert_eq!(said[0].0, "INVALID_TIMESTAMP", "{said:?}");
+        }
+        let record = Record {
+            value: Some(Bytes::from_static(b"plain")),
+            timestamp_ms: Some(at_ms),
+            ..Record::default()
+        };
+        let request = ProduceRequest {
+            partition: Some(raw::partition(TOPIC, 0)),
+            payload: Some(Payload::Records(PlainRecords {
+                records: vec![record],
+                ..PlainRecords::default()
+            })),
+            ..ProduceRequest::default()
+        };
+        raw::assert_refused(log.produce(request).await, "INVALID_TIMESTAMP", &named);
+    }
+    assert_eq!(cluster.high_watermark(TOPIC, 0).await, 0);
+    // A compressed record that its batch's header does not tell of.
+    let mut builder = BatchBuilder::new(Codec::Lz4);
+    for at_ms in [now_ms, now_ms - 120_000, now_ms] {
+        builder.append(at_ms, None, Some(&[b'x'; 200]), []).expect("small");
+    }
+    let refused = raw::produce(&mut log, raw::partition(TOPIC, 0), builder.build()).await;
+    raw::assert_refused(refused, "INVALID_TIMESTAMP", &["record 1 of the batch", "behind"]);
+    // With the leader's time theirs do not count.
+    let set = ["topic", "alter", TOPIC, "-c", "message.timestamp.type=LogAppendTime"];
+    cluster.cli(&set).await.expect(0);
+    eventually("it gets another time", WAIT, || {
+        let mut log = log.clone();
+        async move {
+            let batch = packed(Codec::None, 1).into();
+            raw::produce(&mut log, raw::partition(TOPIC, 0), batch).await.ok()
+        }
+    })
+    .await;
 }

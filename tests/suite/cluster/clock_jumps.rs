@@ -150,6 +150,12 @@ async fn a_leader_that_is_alone_and_days_off_for_a_moment_deletes_and_forgets_no
 
     set_off(EIGHT_DAYS_BACK_MS);
     said(&cluster, 1, STEPPED, 3).await;
+    let refused = write_young(2).await;
+    raw::assert_refused(
+        refused,
+        "INVALID_TIMESTAMP",
+        &["message.timestamp.after.max.ms", "clock"],
+    );
     tokio::time::sleep(off).await;
     kept().await;
     set_right();

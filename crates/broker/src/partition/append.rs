@@ -1,26 +1,29 @@
 //! Appending: a batch is checked and handed to the quorum ([`Partition::admit`]), and answered when it is applied
 //! ([`Partition::acknowledged`]).
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use jangada_types::batch::{self, TimestampType};
 use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
-use jangada_types::{BatchError, BatchHeader, Codec, Offset, Reason, TopicConfig};
+use jangada_types::{BatchError, BatchHeader, Codec, Offset, Reason, RecordTimes, TopicConfig};
 use tokio::time::Instant;
 
-use super::Partition;
 use super::command::{PartitionCommand, PartitionReply};
 use super::condition::{Conditions, Expectation, NO_OFFSET};
 use super::key_index::IndexGuard;
 use super::keyed::Pending;
 use super::room::Room;
+use super::{Partition, timestamps};
 use crate::error::RequestError;
 use crate::pool::SMALL_BYTES;
 use crate::proposed::Proposed;
 
 /// A small batch that unpacks to no more than this is looked at where it came in: a producer's usual batch, before it was packed.
 const UNPACKED_INLINE_BYTES: usize = 2 * SMALL_BYTES;
+/// How often it is said that records come which go at once.
+const WARN_EVERY_MS: u64 = 60_000;
 
 /// How an append is acknowledged.
 pub(crate) struct Appended {
@@ -52,10 +55,14 @@ impl Partition {
             .check_disk(&self.group, format_args!("partition {}", self.name))?;
         self.check_expectation(expected)?;
         let config = self.config();
-        let header = batch::validate(&batch, &config.batch_limits()).map_err(|error| self.refuse(error.into()))?;
+        let (header, times) =
+            batch::validate_with_times(&batch, &config.batch_limits()).map_err(|error| self.refuse(error.into()))?;
         let bytes = batch.len();
         let mut room = self.fit(room, bytes)?;
-        self.check_records(&config, &header, &batch).await?;
+        self.check_times(&config, &times)?;
+        if let Some(times) = self.check_records(&config, &header, &batch).await? {
+            self.check_times(&config, &times)?;
+        }
         if !header.producer_id.is_some() {
             self.refuse_early(expected)?;
         }
@@ -156,19 +163,19 @@ impl Partition {
         }
     }
 
-    /// Looks at the records of a batch as far as the topic wants it, beyond what the header says. Not on a worker of the runtime
-    /// when that may take long: heartbeats of all groups run there.
+    /// Looks at the records of a batch as far as the topic wants it, beyond what the header says; their times, if they were looked
+    /// at. Not on a worker of the runtime when that may take long: heartbeats of all groups run there.
     async fn check_records(
         &self,
         config: &TopicConfig,
         header: &BatchHeader,
         batch: &Bytes,
-    ) -> Result<(), RequestError> {
+    ) -> Result<Option<RecordTimes>, RequestError> {
         let is_packed = header.attributes.codec() != Ok(Codec::None);
         let check = match (config.full_validation, config.compressed_validation && is_packed) {
             (true, _) => batch::validate_records_with_times,
             (false, true) => batch::validate_packed,
-            (false, false) => return Ok(()),
+            (false, false) => return Ok(None),
         };
         let is_small = batch.len() <= SMALL_BYTES;
         let most = if is_packed {
@@ -187,7 +194,40 @@ impl Partition {
             }
             Some(checked) => checked,
         };
-        checked.map(drop).map_err(|error| self.refuse(error.into()))
+        checked.map(Some).map_err(|error| self.refuse(error.into()))
+    }
+
+    /// Refuses times beyond the topic's bounds. With LogAppendTime the records get others.
+    fn check_times(&self, config: &TopicConfig, times: &RecordTimes) -> Result<(), RequestError> {
+        if config.timestamp_type == TimestampType::LogAppendTime {
+            return Ok(());
+        }
+        let now_ms = self.shared.clock.now_ms();
+        timestamps::check(config, times, now_ms).map_err(|error| self.refuse(error))?;
+        if let Some(latest_ms) = timestamps::is_gone_at_once(config, times, now_ms) {
+            self.warn_of_old_records(latest_ms, now_ms);
+        }
+        Ok(())
+    }
+
+    /// Now and then: whoever writes such records mostly writes many.
+    fn warn_of_old_records(&self, latest_ms: i64, now_ms: i64) {
+        let at_ms = self.shared.clock.monotonic_ms();
+        let due_ms = self.warn_of_old_at_ms.load(Ordering::Relaxed);
+        let next_ms = at_ms + WARN_EVERY_MS;
+        let is_turn = at_ms >= due_ms
+            && self
+                .warn_of_old_at_ms
+                .compare_exchange(due_ms, next_ms, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        if is_turn {
+            tracing::warn!(
+                partition = %self.name, latest_ms, now_ms,
+                "records come that are older than retention.ms, and go again at once{}; \
+                 message.timestamp.before.max.ms would refuse them",
+                timestamps::unit_hint(latest_ms, now_ms)
+            );
+        }
     }
 
     /// Waits until an admitted batch is acknowledged by the quorum and applied.

@@ -59,6 +59,7 @@ mod tests {
     use std::sync::Arc;
 
     use jangada_types::batch::BatchIter;
+    use jangada_types::topic_config::UNBOUNDED_MS;
     use jangada_types::{BatchBuilder, Codec, Offset, TimestampType, TopicConfig};
 
     use super::super::Partition;
@@ -77,6 +78,7 @@ mod tests {
     async fn lead(broker: &Broker, timestamp_type: TimestampType) -> Partition {
         let config = TopicConfig {
             timestamp_type,
+            timestamp_after_max_ms: UNBOUNDED_MS,
             ..TopicConfig::default()
         };
         broker.lead(config).await

@@ -5,6 +5,7 @@
 //! - [`producers`]: the idempotent producers.
 //! - [`append`]: taking batches.
 //! - [`append_time`]: the times that they get from the leader.
+//! - [`timestamps`]: whether the times that they have may be.
 //! - [`room`]: whether there is room for them.
 //! - [`refusals`]: why not.
 //! - [`fetch`][]: reading; [`rows`]: what is read has no gap.
@@ -29,12 +30,14 @@ mod refusals;
 mod retention;
 mod room;
 mod rows;
+mod timestamps;
 
 #[cfg(test)]
 mod testing;
 
 use std::fmt::Display;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use jangada_replication::{Group, ReadError, Registry};
@@ -113,6 +116,8 @@ pub(crate) struct Partition {
     key_index: KeptIndex,
     inflight: Arc<Semaphore>,
     traffic: Arc<TopicTraffic>,
+    /// When it may be said again that records come which retention takes at once, on the monotonic clock.
+    warn_of_old_at_ms: AtomicU64,
     shared: Arc<Shared>,
 }
 
@@ -137,6 +142,7 @@ impl Partition {
             append_times: Mutex::new(AppendTimes::new()),
             key_index,
             inflight,
+            warn_of_old_at_ms: AtomicU64::new(0),
             shared,
         }
     }

@@ -45,7 +45,9 @@ pub(super) async fn need_level_of(node: &Node, settings: impl Iterator<Item = &S
 fn level_of(setting: &str) -> Option<u32> {
     match setting {
         key::KEY_INDEX => Some(CONDITIONS_FEATURE_LEVEL),
-        key::COMPRESSED_VALIDATION => Some(BATCH_CHECKS_FEATURE_LEVEL),
+        key::TIMESTAMP_BEFORE_MAX_MS | key::TIMESTAMP_AFTER_MAX_MS | key::COMPRESSED_VALIDATION => {
+            Some(BATCH_CHECKS_FEATURE_LEVEL)
+        }
         _ => None,
     }
 }
