@@ -65,7 +65,9 @@ pub use admin::{
 };
 pub use client::{Client, ListedOffset, OffsetAt};
 pub use config::ClientConfig;
-pub use consumer::{ConsumedRecord, Consumer, ConsumerConfig, EndOffsets, OffsetReset, RawBatches, StartAt};
+pub use consumer::{
+    ConsumedRecord, Consumer, ConsumerConfig, EndOffsets, OffsetReset, OnBadBatch, RawBatches, Skipped, StartAt,
+};
 pub use error::{ClientError, Rejection};
 pub use group::{
     Assignor, CommitMode, GroupConfig, GroupConsumer, GroupHandle, ListenerError, OffsetCommit, PartitionPosition,

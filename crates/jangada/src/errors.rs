@@ -174,7 +174,7 @@ fn next_step(error: &ClientError) -> Option<&'static str> {
             "the leader lost records: `jangada cluster health` and the logs of the brokers tell; another replica may have \
              them (`jangada partition transfer-leader`)",
         ),
-        ClientError::Corrupt { .. } => Some("`--from` with a later offset reads on after it; please report this"),
+        ClientError::Corrupt { .. } => Some("`--on-bad-batch skip` reads on after it, and tells what it skips"),
         _ => None,
     }
 }

@@ -1,16 +1,17 @@
-//! What a broker looks at in a batch before it takes it.
+//! What a broker looks at in a batch before it takes it, and what consumers do with one that nobody can read.
 
 use bytes::Bytes;
 use jangada_client::NewTopic;
 use jangada_proto::v1::produce_request::Payload;
 use jangada_proto::v1::produce_stream_response::Result as StreamResult;
-use jangada_proto::v1::{PlainRecords, ProduceRequest, ProduceStreamRequest, Record};
+use jangada_proto::v1::{PlainRecords, ProduceRequest, ProduceStreamRequest, Record, RecordForm};
 use jangada_types::batch::set_producer;
 use jangada_types::{BatchBuilder, BatchHeader, Codec, ProducerEpoch, ProducerId, Sequence};
 
 use crate::harness::{Cluster, WAIT, eventually, raw};
 
 const TOPIC: &str = "orders";
+const UNCHECKED: &str = "unchecked";
 const PACKED: [Codec; 4] = [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
 
 /// A hundred records of this time.
@@ -75,6 +76,83 @@ async fn a_compressed_batch_that_does_not_hold_what_its_header_says_is_refused()
         assert_eq!(reasons, ["INVALID_BATCH", "", "INVALID_BATCH"], "{said:?}");
     }
     assert_eq!(cluster.high_watermark(TOPIC, 0).await, 400, "only the sound ones");
+}
+
+/// A topic that takes anything: three records, a batch of garbage, three records, a batch of garbage.
+async fn unchecked(cluster: &Cluster, log: &mut raw::Log) {
+    cluster
+        .create(NewTopic {
+            config: [("validation.compressed".to_owned(), "false".to_owned())].into(),
+            ..NewTopic::new(UNCHECKED, 1, 1)
+        })
+        .await;
+    for _ in 0..2 {
+        for batch in [raw::batch(None, &[b"a", b"b", b"c"]), garbage(Codec::Zstd)] {
+            raw::produce(log, raw::partition(UNCHECKED, 0), batch)
+                .await
+                .expect("it is not looked at");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consumers_stop_at_a_bad_batch_with_its_offset_or_skip_it_and_tell() {
+    let cluster = Cluster::start(1).await;
+    let mut log = raw::log(&cluster.brokers()[0]).await;
+    unchecked(&cluster, &mut log).await;
+    let print = ["--exit-at-end", "-f", "%o %v\n"];
+    let consume = |more: &[&'static str]| [&["consume", UNCHECKED], &print[..], more].concat();
+
+    let stopped = cluster.cli(&consume(&[])).await.expect(1);
+    assert_eq!(stopped.text(), "0 a\n1 b\n2 c\n");
+    stopped.names(&["unchecked[0] at offset 3", "--on-bad-batch skip"]);
+    let sound = "0 a\n1 b\n2 c\n103 a\n104 b\n105 c\n";
+    let told = [
+        "offsets 3 to 102",
+        "offsets 106 to 205",
+        "skipped 2 batches",
+        "200 records",
+    ];
+    let skipped = cluster.cli(&consume(&["--on-bad-batch", "skip"])).await.expect(0);
+    assert_eq!(skipped.text(), sound);
+    skipped.names(&told);
+
+    // A group goes on behind what it skipped, the last one included.
+    let group = ["--on-bad-batch", "skip", "--group", "billing"];
+    let skipped = cluster.cli(&consume(&group)).await.expect(0);
+    assert_eq!(skipped.text(), sound);
+    skipped.names(&told);
+    let again = cluster.cli(&consume(&group)).await.expect(0);
+    assert_eq!((again.text().as_str(), again.stderr.as_str()), ("", ""));
+    let stopped = cluster.cli(&consume(&["--group", "careful"])).await.expect(1);
+    assert_eq!(stopped.text(), "0 a\n1 b\n2 c\n");
+
+    // A time that lies in a batch that cannot be read leads to that batch.
+    let garbage_ms = raw::now_ms() + 60_000;
+    let mut batch = packed(Codec::Gzip, garbage_ms);
+    batch[BatchHeader::LEN..].fill(0xa5);
+    let written = raw::produce(&mut log, raw::partition(UNCHECKED, 0), sealed(batch)).await;
+    assert_eq!(written.expect("it is not looked at").base_offset, 206);
+    let found = raw::at_time(&mut log, raw::partition(UNCHECKED, 0), garbage_ms).await;
+    assert_eq!(found.expect("its leader answers"), 206);
+
+    // In the plain form the error says where to go on.
+    let mut offset = 0;
+    let mut values = Vec::new();
+    while offset < 206 {
+        match raw::fetch(&mut log, raw::partition(UNCHECKED, 0), offset, RecordForm::Plain).await {
+            Ok(fetched) => {
+                offset = fetched.next_offset;
+                values.extend(fetched.records.into_iter().filter_map(|record| record.value));
+            }
+            Err(status) => {
+                assert_eq!(raw::detail(&status, "offset"), Some(offset.to_string()));
+                let next = raw::detail(&status, "next_offset").expect("it is said");
+                offset = next.parse().expect("an offset");
+            }
+        }
+    }
+    assert_eq!(values.concat(), b"abcabc");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -294,8 +294,15 @@ impl Partition {
             let log_start = self.view.log_start();
             let find = move || first_at(batches, timestamp_ms, log_start);
             let found = self.shared.compute.run(find).await?;
-            if let Some(found) = found.map_err(|error| self.undecodable(&error))? {
-                return Ok(Some(found));
+            match found {
+                Ok(Some(found)) => return Ok(Some(found)),
+                Ok(None) => {}
+                Err(error @ BatchError::Corrupt { .. }) => return Err(self.undecodable(&error)),
+                Err(error) => {
+                    // Some record of it has such a time. Consumers that begin there do with the batch what they are told to.
+                    tracing::warn!(partition = %self.name, offset = %row.base_offset, %error, "a batch cannot be decoded");
+                    return Ok(Some((row.base_offset.max(log_start), row.max_timestamp_ms)));
+                }
             }
             // The records of that batch with such a time lie below the log start.
             from = Offset(row.last_offset.get() + 1);

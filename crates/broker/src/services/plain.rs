@@ -54,9 +54,10 @@ pub(crate) fn unpack(batches: Bytes, from: Offset, room: Room) -> Result<Unpacke
     };
     for batch in BatchIter::new(batches) {
         let end = unpacked.end();
-        let added = batch
-            .map_err(RequestError::from)
-            .and_then(|(header, batch)| unpacked.add(&header, &batch, from, room));
+        let added = batch.map_err(RequestError::from).and_then(|(header, batch)| {
+            let added = unpacked.add(&header, &batch, from, room);
+            added.map_err(|error| with_place(error, &header))
+        });
         match added {
             Ok(true) => {}
             Ok(false) => break,
@@ -166,6 +167,21 @@ impl Unpacked {
     }
 }
 
+/// Says where the batch lies that cannot be read, so that a client can go on after it.
+fn with_place(error: RequestError, header: &BatchHeader) -> RequestError {
+    if error.reason == Reason::RecordTooLarge {
+        return error;
+    }
+    // The broker gives each stored batch its place, and has held the count against the records that it knew of.
+    let next_offset = header
+        .base_offset
+        .saturating_add(i64::from(header.last_offset_delta))
+        .saturating_add(1);
+    error
+        .with("offset", header.base_offset)
+        .with("next_offset", next_offset)
+}
+
 fn too_large(offset: Offset, bytes: usize, limit: usize) -> RequestError {
     let message = format!(
         "the record at offset {offset} takes {bytes} bytes in the plain form, and a response carries {limit}: fetch it \
@@ -173,6 +189,7 @@ fn too_large(offset: Offset, bytes: usize, limit: usize) -> RequestError {
     );
     RequestError::new(Reason::RecordTooLarge, message)
         .with("offset", offset)
+        .with("next_offset", offset.get() + 1)
         .with("actual", bytes)
         .with("limit", limit)
 }
@@ -283,6 +300,10 @@ mod tests {
             assert_eq!((sound.next_offset, sound.bytes), (Offset(3), 2 * RECORD));
             let error = unpack(log.slice(second..), sound.next_offset, roomy).unwrap_err();
             assert_eq!(error.reason, Reason::CorruptBatch);
+            assert_eq!(
+                (&*error.metadata["offset"], &*error.metadata["next_offset"]),
+                ("3", "5")
+            );
         }
     }
 
@@ -310,6 +331,7 @@ mod tests {
         let error = unpack(batches(Codec::None, &[2]), Offset(1), room(RECORD, RECORD - 1)).unwrap_err();
         assert_eq!(error.reason, Reason::RecordTooLarge);
         assert!(error.message.contains("offset 1"), "{error}");
+        assert_eq!(error.metadata["next_offset"], "2");
     }
 
     #[test]

@@ -28,6 +28,27 @@ pub enum OffsetReset {
     Latest,
 }
 
+/// What happens at a batch that cannot be decoded, because of who wrote it or because it was damaged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnBadBatch {
+    /// [`ClientError::Corrupt`], which names the offset; the partition then waits for a seek.
+    #[default]
+    Stop,
+    /// Reading goes on behind it. Each one is told as [`Notice::BatchSkipped`](crate::Notice::BatchSkipped), which is logged, and
+    /// counted in [`Skipped`]. Records of the batch before the damage are handed out. Where not even the end of the batch can be
+    /// told, reading stops all the same.
+    Skip,
+}
+
+/// What was skipped because it could not be decoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Skipped {
+    /// Batches.
+    pub batches: u64,
+    /// Their offsets that were not handed out.
+    pub records: u64,
+}
+
 /// How a consumer reads.
 #[derive(Clone, Debug)]
 pub struct ConsumerConfig {
@@ -39,6 +60,8 @@ pub struct ConsumerConfig {
     pub max_partition_bytes: usize,
     /// Default: [`OffsetReset::Error`].
     pub offset_reset: OffsetReset,
+    /// Default: [`OnBadBatch::Stop`].
+    pub on_bad_batch: OnBadBatch,
 }
 
 impl Default for ConsumerConfig {
@@ -47,6 +70,7 @@ impl Default for ConsumerConfig {
             prefetch_bytes: 32 * 1024 * 1024,
             max_partition_bytes: FETCH_BYTES_DEFAULT,
             offset_reset: OffsetReset::Error,
+            on_bad_batch: OnBadBatch::Stop,
         }
     }
 }

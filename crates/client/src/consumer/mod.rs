@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use futures::future::try_join_all;
 
-pub use config::{ConsumerConfig, OffsetReset, StartAt};
+pub use config::{ConsumerConfig, OffsetReset, OnBadBatch, Skipped, StartAt};
 pub(crate) use inbox::Life;
 pub(crate) use reader::{Filled, Reader};
 pub use record::{ConsumedRecord, RawBatches};
@@ -195,20 +195,30 @@ impl Consumer {
     /// # Errors
     /// What a partition runs into; see [`Consumer`].
     pub async fn next(&mut self) -> Result<ConsumedRecord, ClientError> {
-        self.fill().await?;
-        let (_, record) = self.reader.pop().expect("filled");
-        Ok(record)
+        loop {
+            self.fill().await?;
+            if let Some((_, record)) = self.reader.pop() {
+                return Ok(record);
+            }
+            self.reader.take_passed();
+        }
     }
 
     /// The next records of some partition, at least one, about 1 MiB or one batch of them; waits for them. A call that is dropped
     /// loses nothing.
     ///
+    /// None when a batch was skipped and nothing came behind it ([`OnBadBatch::Skip`]), so that a caller who waits for an end sees
+    /// that it is [reached](Self::reached).
+    ///
     /// # Errors
     /// What a partition runs into; see [`Consumer`].
     pub async fn next_batch(&mut self) -> Result<Vec<ConsumedRecord>, ClientError> {
         self.fill().await?;
-        let (_, records) = self.reader.pop_all(usize::MAX).expect("filled");
-        Ok(records)
+        self.reader.take_passed();
+        Ok(self
+            .reader
+            .pop_all(usize::MAX)
+            .map_or_else(Vec::new, |(_, records)| records))
     }
 
     /// The next batches of some partition, undecoded and unchecked; waits for them. A call that is dropped loses nothing.
@@ -227,6 +237,11 @@ impl Consumer {
                 () = Subscribed::changed(&mut self.subscribed) => {}
             }
         }
+    }
+
+    /// What was skipped so far, with [`OnBadBatch::Skip`].
+    pub fn skipped(&self) -> Skipped {
+        self.reader.skipped()
     }
 
     /// The next offset of a partition that will be handed out. `None`: it is not assigned.

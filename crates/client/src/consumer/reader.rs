@@ -6,13 +6,14 @@ use std::sync::atomic::Ordering;
 
 use tokio::task::JoinHandle;
 
-use super::config::ConsumerConfig;
+use super::config::{ConsumerConfig, OnBadBatch, Skipped};
 use super::fetcher::Fetcher;
 use super::inbox::{Fetched, Inbox, Life, Window};
 use super::record::{ConsumedRecord, Gap, RawBatches, Undecoded, find_gap};
 use crate::cluster::Cluster;
 use crate::error::ClientError;
 use crate::metadata::TopicMetadata;
+use crate::notice::Notice;
 
 /// An error, and which partition ran into it.
 type Failed = (Life, ClientError);
@@ -30,6 +31,9 @@ pub(crate) struct Reader {
     decoded_of: Life,
     /// Partitions that may have kept something while they were paused, and go on.
     resumed: VecDeque<Life>,
+    skipped: Skipped,
+    /// A partition that went past a batch which was skipped, with nothing to hand out behind it so far.
+    passed: Option<Life>,
 }
 
 /// How much of a response is decoded at once: batches are, until they take so many bytes.
@@ -43,6 +47,8 @@ struct Decoded {
     rest: Option<Undecoded>,
     /// Or, without those, the end, or the error behind them.
     end: Option<Result<i64, ClientError>>,
+    /// Something was skipped, and nothing is decoded behind it so far.
+    ends_skipped: bool,
 }
 
 impl Decoded {
@@ -119,7 +125,19 @@ impl Reader {
             decoded: Decoded::default(),
             decoded_of: Life::default(),
             resumed: VecDeque::new(),
+            skipped: Skipped::default(),
+            passed: None,
         })
+    }
+
+    /// What was skipped so far.
+    pub fn skipped(&self) -> Skipped {
+        self.skipped
+    }
+
+    /// A partition that went past a batch which was skipped, with nothing to hand out behind it. Told once.
+    pub fn take_passed(&mut self) -> Option<Life> {
+        self.passed.take()
     }
 
     /// Begins to read partitions, each at its offset. The others go on. Must be called within a tokio runtime.
@@ -266,7 +284,8 @@ impl Reader {
         (heard >= 0).then_some(heard)
     }
 
-    /// Waits until there are records to hand out. A call that is dropped loses nothing.
+    /// Waits until there are records to hand out, or a partition [went past](Self::take_passed) something. A call that is dropped
+    /// loses nothing.
     pub async fn fill(&mut self) -> Result<(), Failed> {
         while self.decoded.records.is_empty() {
             if self.decoded.rest.is_some() {
@@ -274,6 +293,9 @@ impl Reader {
                 continue;
             }
             self.finish_decoded()?;
+            if self.passed.is_some() {
+                return Ok(());
+            }
             if let Some((life, decoded)) = self.kept_decoded() {
                 (self.decoded, self.decoded_of) = (decoded, life);
                 continue;
@@ -430,19 +452,46 @@ impl Reader {
     /// Decodes what comes next of a response.
     fn decode(&mut self) {
         let position = self.position(self.decoded_of);
-        let Decoded { records, rest, end } = &mut self.decoded;
+        let Decoded {
+            records,
+            rest,
+            end,
+            ends_skipped,
+        } = &mut self.decoded;
         let Some(undecoded) = rest else { return };
         let mut bytes = 0;
         while bytes < DECODED_BYTES && !undecoded.is_empty() {
-            match undecoded.decode_next(records) {
-                Ok(size) => bytes += size,
-                Err(error) => {
-                    let raw = undecoded.raw();
+            let before = records.len();
+            let bad = match undecoded.decode_next(records) {
+                Ok(size) => {
+                    bytes += size;
+                    *ends_skipped &= records.len() == before;
+                    continue;
+                }
+                Err(bad) => bad,
+            };
+            let raw = undecoded.raw();
+            let next = records.back().map_or(position, |record| record.offset + 1);
+            match bad.offsets.filter(|_| self.config.on_bad_batch == OnBadBatch::Skip) {
+                Some((base_offset, next_offset)) => {
+                    let offset = next.max(base_offset);
+                    self.skipped.batches += 1;
+                    self.skipped.records += next_offset.saturating_sub(offset).max(0) as u64;
+                    *ends_skipped = true;
+                    self.cluster.notices.tell(&Notice::BatchSkipped {
+                        topic: raw.topic.clone(),
+                        partition: raw.partition,
+                        offset,
+                        next_offset,
+                        cause: bad.cause.to_string(),
+                    });
+                }
+                None => {
                     *end = Some(Err(ClientError::Corrupt {
                         topic: raw.topic.clone(),
                         partition: raw.partition,
-                        offset: records.back().map_or(position, |record| record.offset + 1),
-                        message: error.to_string(),
+                        offset: next,
+                        message: bad.cause.to_string(),
                     }));
                     *rest = None;
                     return;
@@ -459,7 +508,10 @@ impl Reader {
     fn finish_decoded(&mut self) -> Result<(), Failed> {
         let life = self.decoded_of;
         match self.decoded.end.take() {
-            Some(Ok(next_offset)) => self.slot(life).position = next_offset,
+            Some(Ok(next_offset)) => {
+                self.slot(life).position = next_offset;
+                self.passed = std::mem::take(&mut self.decoded.ends_skipped).then_some(life);
+            }
             Some(Err(error)) => {
                 // Nothing behind the damage is handed out until a seek.
                 let slot = self.slot(life);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jangada_types::batch::{BatchIter, Records};
 use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
-use jangada_types::{BatchError, Header};
+use jangada_types::{BatchError, BatchHeader, Header};
 
 /// A record that was read.
 ///
@@ -92,6 +92,14 @@ pub(crate) fn find_gap(raw: &RawBatches) -> Option<Gap> {
     (found > expected).then_some(Gap { at, expected, found })
 }
 
+/// A batch that cannot be decoded.
+#[derive(Debug)]
+pub(crate) struct BadBatch {
+    pub cause: BatchError,
+    /// Its first offset, and the one after its last, if that can be told.
+    pub offsets: Option<(i64, i64)>,
+}
+
 /// Batches that are decoded one after the other: unpacked they may take a thousand times as much.
 pub(crate) struct Undecoded {
     raw: RawBatches,
@@ -115,15 +123,36 @@ impl Undecoded {
 
     /// The next batch's records from `first_offset` on, appended to `records`; about how many bytes they take. On an error those
     /// before it are there.
-    pub fn decode_next(&mut self, records: &mut impl Extend<ConsumedRecord>) -> Result<usize, BatchError> {
+    pub fn decode_next(&mut self, records: &mut impl Extend<ConsumedRecord>) -> Result<usize, BadBatch> {
         let Some(batch) = self.rest.next() else { return Ok(0) };
-        let (header, bytes) = batch?;
+        let (header, bytes) = batch.map_err(|cause| BadBatch { cause, offsets: None })?;
+        self.decode(&header, &bytes, records).map_err(|cause| BadBatch {
+            cause,
+            offsets: self.offsets_of(&header),
+        })
+    }
+
+    /// The offsets of a batch whose checksum may be wrong: where the next one begins says where it ends.
+    fn offsets_of(&self, header: &BatchHeader) -> Option<(i64, i64)> {
+        let end = match self.rest.clone().next() {
+            Some(next) => next.ok()?.0.base_offset,
+            None => self.raw.next_offset,
+        };
+        (header.base_offset < end && end <= self.raw.next_offset).then_some((header.base_offset, end))
+    }
+
+    fn decode(
+        &self,
+        header: &BatchHeader,
+        bytes: &Bytes,
+        records: &mut impl Extend<ConsumedRecord>,
+    ) -> Result<usize, BatchError> {
         let first_offset = self.raw.first_offset;
         if header.base_offset.saturating_add(i64::from(header.last_offset_delta)) < first_offset {
             return Ok(0);
         }
         let mut size = 0;
-        for record in Records::new(&bytes, DECOMPRESSED_BYTES_MAX)? {
+        for record in Records::new(bytes, DECOMPRESSED_BYTES_MAX)? {
             let record = record?;
             let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
             size += size_of::<ConsumedRecord>() + length(&record.key) + length(&record.value);
@@ -160,6 +189,40 @@ mod tests {
         let mut bytes = BytesMut::from(&builder.build()[..]);
         set_position(&mut bytes, Offset(base), LeaderEpoch(1));
         bytes.freeze()
+    }
+
+    #[test]
+    fn a_bad_batch_ends_where_the_next_one_begins() {
+        let mut bad = batch(12, &["c", "d", "e"]).to_vec();
+        *bad.last_mut().expect("not empty") ^= 1;
+        let batches = [
+            batch(10, &["a", "b"]),
+            bad.clone().into(),
+            batch(15, &["f"]),
+            bad.into(),
+        ]
+        .concat();
+        let raw = RawBatches {
+            topic: "t".into(),
+            partition: 2,
+            batches: batches.into(),
+            first_offset: 10,
+            next_offset: 19,
+            high_watermark: 20,
+        };
+        let mut records = Vec::new();
+        let mut undecoded = Undecoded::new(raw);
+        undecoded.decode_next(&mut records).expect("good");
+        let bad = undecoded.decode_next(&mut records).expect_err("damaged");
+        assert_eq!(bad.offsets, Some((12, 15)));
+        undecoded.decode_next(&mut records).expect("good");
+        let last = undecoded.decode_next(&mut records).expect_err("damaged");
+        assert_eq!(
+            last.offsets,
+            Some((12, 19)),
+            "the response says where the last one ends"
+        );
+        assert_eq!(records.len(), 3);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jangada_proto::v1;
 
-use crate::consumer::{ConsumerConfig, OffsetReset};
+use crate::consumer::{ConsumerConfig, OffsetReset, OnBadBatch};
 use crate::error::ClientError;
 
 /// When the position is committed, which decides what happens to records when a consumer fails.
@@ -99,6 +99,8 @@ pub struct GroupConfig {
     pub prefetch_bytes: usize,
     /// As [`ConsumerConfig::max_partition_bytes`].
     pub max_partition_bytes: usize,
+    /// As [`ConsumerConfig::on_bad_batch`]. What is skipped counts as finished.
+    pub on_bad_batch: OnBadBatch,
 }
 
 impl GroupConfig {
@@ -126,6 +128,7 @@ impl GroupConfig {
             },
             prefetch_bytes: reading.prefetch_bytes,
             max_partition_bytes: reading.max_partition_bytes,
+            on_bad_batch: reading.on_bad_batch,
         }
     }
 
@@ -163,6 +166,7 @@ impl GroupConfig {
             prefetch_bytes: self.prefetch_bytes,
             max_partition_bytes: self.max_partition_bytes,
             offset_reset: self.out_of_range_reset.unwrap_or(self.offset_reset),
+            on_bad_batch: self.on_bad_batch,
         }
     }
 }

@@ -36,7 +36,7 @@ pub use listener::{
 pub(crate) use starts::fetch as fetch_offsets;
 
 use crate::cluster::Cluster;
-use crate::consumer::{ConsumedRecord, Filled, Life, Reader, StartAt, start_offset};
+use crate::consumer::{ConsumedRecord, Filled, Life, Reader, Skipped, StartAt, start_offset};
 use crate::error::ClientError;
 use committer::{Committer, Finished, Position};
 use membership::{Membership, View};
@@ -356,6 +356,20 @@ impl GroupConsumer {
         }
     }
 
+    /// A batch that was skipped is finished, also when nothing comes after it: otherwise it would be skipped again and again.
+    fn finish_passed(&mut self) {
+        if let Some(life) = self.reader.take_passed()
+            && let Some(finished) = self.owned.finished(life)
+        {
+            finished.set(Position::start(self.reader.position(life)));
+        }
+    }
+
+    /// What was skipped so far, with [`OnBadBatch::Skip`](crate::OnBadBatch::Skip).
+    pub fn skipped(&self) -> Skipped {
+        self.reader.skipped()
+    }
+
     fn hand_over(&mut self, life: Life, leader_epoch: Option<u32>) {
         if let Some(finished) = self.owned.finished(life) {
             let position = Position {
@@ -436,6 +450,7 @@ impl GroupConsumer {
                     if let Err((life, error)) = result {
                         self.take_failed(life, error)?;
                     }
+                    self.finish_passed();
                 }
             }
         }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use jangada_client::{
-    Client, ClientError, Codec, Consumer, ConsumerConfig, OffsetReset, OnNotice, ProducerConfig, ProducerRecord,
-    Reason, StartAt,
+    Client, ClientError, Codec, Consumer, ConsumerConfig, Notice, OffsetReset, OnBadBatch, OnNotice, ProducerConfig,
+    ProducerRecord, Reason, StartAt,
 };
 use jangada_types::batch::BatchIter;
 use tokio::time::timeout;
@@ -301,6 +301,59 @@ async fn a_damaged_batch_stops_its_partition() {
         timeout(Duration::from_millis(200), consumer.next()).await.is_err(),
         "nothing behind it"
     );
+}
+
+/// Damages a batch's last byte; gives its first offset and the one after its last.
+pub fn damage(cluster: &Cluster, batch: usize) -> (i64, i64) {
+    let mut state = cluster.state();
+    let batches = &mut state.partition("t", 0).batches;
+    let mut bytes = batches[batch].to_vec();
+    *bytes.last_mut().expect("not empty") ^= 1;
+    batches[batch] = bytes.into();
+    let header = jangada_types::BatchHeader::parse(&batches[batch]).expect("a header");
+    (header.base_offset, header.base_offset + i64::from(header.record_count))
+}
+
+#[tokio::test]
+async fn damaged_batches_are_skipped_told_and_counted_when_that_is_wanted() {
+    let cluster = Cluster::start(1);
+    filled(&cluster, 1, 300).await;
+    let last = cluster.state().partition("t", 0).batches.len() - 1;
+    assert!(last > 2, "there are sound ones between");
+    let damaged = [damage(&cluster, 1), damage(&cluster, last)];
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let mut config = cluster.config();
+    let tell = told.clone();
+    config.on_notice = OnNotice::new(move |notice| {
+        if let Notice::BatchSkipped {
+            offset,
+            next_offset,
+            cause,
+            ..
+        } = notice
+        {
+            assert!(cause.contains("CRC"), "{cause}");
+            tell.lock().expect("no panic").push((*offset, *next_offset));
+        }
+    });
+    let client = Client::connect(config).await.expect("it answers");
+    let config = ConsumerConfig {
+        on_bad_batch: OnBadBatch::Skip,
+        ..ConsumerConfig::default()
+    };
+    let mut consumer = client.consumer(config).expect("good settings");
+    consumer.assign_topic("t", StartAt::Earliest).await.expect("assigned");
+    let is_damaged = |offset: i64| damaged.iter().any(|(first, end)| (*first..*end).contains(&offset));
+    let sound: Vec<i64> = (0..300).filter(|offset| !is_damaged(*offset)).collect();
+    let records = read(&mut consumer, sound.len()).await;
+    assert_eq!(records.iter().map(|record| record.1).collect::<Vec<_>>(), sound);
+    // The last one has nothing behind it.
+    let next = timeout(Duration::from_millis(500), consumer.next()).await;
+    assert!(next.is_err(), "{next:?}");
+    assert_eq!(consumer.position("t", 0), Some(300));
+    assert_eq!(*told.lock().expect("no panic"), damaged);
+    let skipped = consumer.skipped();
+    assert_eq!((skipped.batches, skipped.records), (2, 300 - sound.len() as u64));
 }
 
 #[tokio::test]

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use jangada_client::{ClientError, CommitMode, GroupConfig, OffsetCommit, ProducerConfig, ProducerRecord, Reason};
+use jangada_client::{
+    ClientError, CommitMode, GroupConfig, OffsetCommit, OnBadBatch, ProducerConfig, ProducerRecord, Reason,
+};
 use tokio::time::timeout;
 
-use crate::consume::{fill, filled};
+use crate::consume::{damage, fill, filled};
 use crate::fake::{Cluster, GroupFault};
 use crate::group::{committed, config, idle, member, offsets, soon, take, until};
 
@@ -55,6 +57,34 @@ async fn commits_carry_the_leader_epoch_of_the_last_record() {
     let mut consumer = member(&client, before());
     soon(consumer.next_batch(3)).await.expect("records");
     assert_eq!((committed(&cluster, 0), epoch(&cluster)), (Some(15), Some(2)));
+}
+
+#[tokio::test]
+async fn a_batch_that_was_skipped_is_finished_also_at_the_end_of_the_log() {
+    for commit in [config().commit, CommitMode::Before, CommitMode::Manual] {
+        let cluster = Cluster::start(1);
+        let client = filled(&cluster, 1, 300).await;
+        let last = cluster.state().partition("t", 0).batches.len() - 1;
+        let (first, end) = damage(&cluster, last);
+        let config = GroupConfig {
+            commit,
+            on_bad_batch: OnBadBatch::Skip,
+            ..config()
+        };
+        let mut consumer = member(&client, config);
+        take(&mut consumer, first as usize).await;
+        idle(&mut consumer, 500).await;
+        assert_eq!(consumer.position("t", 0), Some(end));
+        assert_eq!(
+            (consumer.skipped().batches, consumer.skipped().records),
+            (1, (end - first) as u64)
+        );
+        if commit == CommitMode::Manual {
+            consumer.commit().await.expect("committed");
+        }
+        soon(consumer.close()).await.expect("closed");
+        assert_eq!(committed(&cluster, 0), Some(end), "{commit:?}");
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use jangada_client::OffsetReset;
+use jangada_client::{OffsetReset, OnBadBatch};
 
 use super::milliseconds_u32;
 use super::when::{FromArg, SinceArg, UntilArg};
@@ -97,6 +97,10 @@ pub struct ConsumeArgs {
     #[arg(short = 'e', long)]
     pub exit_at_end: bool,
 
+    /// What to do at a batch that cannot be decoded
+    #[arg(long, value_enum, default_value_t = OnBadBatchArg::Stop)]
+    pub on_bad_batch: OnBadBatchArg,
+
     /// How to print a record: %t topic, %p partition, %o offset, %k key, %v (or %s) value, %K length of the key, %S
     /// length of the value, %T timestamp in milliseconds, %D the same as a date, %h headers, %% a percent sign; \n, \t,
     /// \r, \0, \\. No key or value, and its length, prints as --null says
@@ -174,6 +178,24 @@ impl ConsumeArgs {
     /// Whether this ends by itself.
     pub fn ends(&self) -> bool {
         self.exit_at_end || self.max.is_some() || self.until.is_some()
+    }
+}
+
+/// What `consume` does at a batch that cannot be decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnBadBatchArg {
+    /// End with an error that names the offset
+    Stop,
+    /// Go on behind it; what is skipped is told on stderr
+    Skip,
+}
+
+impl From<OnBadBatchArg> for OnBadBatch {
+    fn from(on_bad_batch: OnBadBatchArg) -> OnBadBatch {
+        match on_bad_batch {
+            OnBadBatchArg::Stop => OnBadBatch::Stop,
+            OnBadBatchArg::Skip => OnBadBatch::Skip,
+        }
     }
 }
 

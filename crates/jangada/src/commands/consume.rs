@@ -7,7 +7,7 @@ use std::future::pending;
 use std::io::{self, BufWriter, Write};
 use std::time::Duration;
 
-use jangada_client::{ClientError, ConsumedRecord, Consumer, ConsumerConfig, OffsetReset};
+use jangada_client::{ClientError, ConsumedRecord, Consumer, ConsumerConfig, OffsetReset, Skipped};
 use tokio::time::sleep;
 
 use super::consume_group;
@@ -68,6 +68,7 @@ pub async fn run(brokers: &Brokers, args: &ConsumeArgs) -> Result<()> {
     let plan = Plan::of(&client, args, &topics).await?;
     let mut consumer = client.consumer(ConsumerConfig {
         offset_reset: args.reset.map_or(OffsetReset::Error, OffsetReset::from),
+        on_bad_batch: args.on_bad_batch.into(),
         ..ConsumerConfig::default()
     })?;
     let partitions = plan.partitions.clone();
@@ -92,6 +93,7 @@ pub async fn run(brokers: &Brokers, args: &ConsumeArgs) -> Result<()> {
         left = print(&printer, &mut out, &ends, batch, left)?;
         out.flush()?;
     }
+    tell_skipped(consumer.skipped());
     Ok(())
 }
 
@@ -152,6 +154,16 @@ impl Waits {
                 message = self.told() => note(&message),
             }
         }
+    }
+}
+
+/// Says at the end what was left out.
+pub fn tell_skipped(skipped: Skipped) {
+    if skipped.batches > 0 {
+        let Skipped { batches, records } = skipped;
+        note(&format!(
+            "warning: skipped {batches} batches that cannot be decoded, {records} records in all"
+        ));
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use super::consume::{Printer, WRITE_BYTES, Waits, passes};
+use super::consume::{Printer, WRITE_BYTES, Waits, passes, tell_skipped};
 use crate::brokers::Brokers;
 use crate::cli::{CommitArg, ConsumeArgs, FromArg};
 use crate::connect::connect;
@@ -54,7 +54,11 @@ pub async fn run(brokers: &Brokers, args: &ConsumeArgs, group: &str) -> Result<(
     }
     let owner = Arc::new(Owner::new(args, client.clone())?);
     let mut consumer = client.group_consumer_with(config, owner.clone())?;
-    match print(&client, &mut consumer, &owner, &printer, args, &mut stop).await {
+    let printed = print(&client, &mut consumer, &owner, &printer, args, &mut stop).await;
+    if !matches!(printed, Ok(Ended::Stuck)) {
+        tell_skipped(consumer.skipped());
+    }
+    match printed {
         Ok(Ended::InOrder) => Ok(consumer.close().await?),
         Ok(Ended::Stuck) => {
             consumer.abandon().await;
@@ -130,6 +134,7 @@ fn config(args: &ConsumeArgs, group: &str) -> Result<GroupConfig> {
         }
     };
     config.out_of_range_reset = args.reset.map(OffsetReset::from);
+    config.on_bad_batch = args.on_bad_batch.into();
     config.commit = match args.group.commit {
         CommitArg::Before => CommitMode::Before,
         CommitArg::After => CommitMode::After {

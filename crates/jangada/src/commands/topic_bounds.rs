@@ -16,7 +16,8 @@ pub fn warn<'a>(topic: &str, settings: impl IntoIterator<Item = (&'a str, &'a st
         }
         if value == "false" && name == key::COMPRESSED_VALIDATION {
             note(&format!(
-                "warning: topic {topic} takes compressed batches unseen ({name}=false): one that nobody can read stops its consumers"
+                "warning: topic {topic} takes compressed batches unseen ({name}=false): one that nobody can read stops its consumers \
+                 (consume --on-bad-batch skip goes on)"
             ));
         }
     }
