@@ -2,10 +2,11 @@
 
 use std::io;
 
-use jangada_storage::{Store, StoreError};
+use bytes::Bytes;
+use jangada_storage::{StateKind, Store, StoreError};
 use jangada_types::{GroupId, Offset};
 
-use crate::codec::CodecError;
+use crate::codec::{self, CodecError};
 use crate::host::next_index;
 use crate::raft_types::LogId;
 
@@ -45,6 +46,21 @@ pub(crate) fn check_index(store: &dyn Store, group: GroupId, position: Offset) -
         "offset {last} is in entry {} of term {}, and the log has there {found}",
         row.raft_index, row.epoch
     )))
+}
+
+/// What the state machine's state was at the group's snapshot; `None`: there is none. Of a group whose log is its data the offset
+/// index begins at its position: rows below go in the write that brings the snapshot, and only then.
+///
+/// # Errors
+/// [`StoreError::Damaged`] when it cannot be read, and what reading runs into.
+pub fn snapshot_state(store: &dyn Store, group: GroupId) -> Result<Option<Bytes>, StoreError> {
+    let Some(row) = store.get_state(group, StateKind::SNAPSHOT, None)? else {
+        return Ok(None);
+    };
+    match codec::decode_state(&row) {
+        Ok(record) => Ok(Some(record.state)),
+        Err(cause) => Err(unreadable(store, group, "the snapshot", &cause)),
+    }
 }
 
 /// An entry is applied only right behind the one before: one that is left out would shift all offsets after it.

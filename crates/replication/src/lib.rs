@@ -41,6 +41,7 @@ mod wire;
 
 pub use clocks::PeerClocks;
 pub use codec::CodecError;
+pub use damage::snapshot_state;
 pub use group::{Applied, Group, GroupMembers, GroupStatus, Proposal, ProposeError, ReadError, ReplicaProgress};
 pub use leaders::{Leader, Leaders};
 pub use raft_types::Command;

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use jangada_replication::snapshot_state;
 use jangada_storage::{Durability, Op, StateKind, Store, StoreError};
 use jangada_types::batch::{BatchIter, Records};
 use jangada_types::limits::{DECOMPRESSED_BYTES_MAX, INDEXED_KEY_BYTES_MAX};
@@ -21,7 +22,8 @@ use tokio::task::AbortHandle;
 
 use super::View;
 use super::key_locks::KeyLocks;
-use super::rows::{assemble, follow, keep_below, rows_within};
+use super::machine::position_of;
+use super::rows::{assemble, begins_at, follow, keep_below, rows_within};
 use crate::pool::Pool;
 
 const VERSION: u8 = 1;
@@ -249,7 +251,16 @@ fn read_marker(store: &dyn Store, group: GroupId) -> Result<Option<Offset>, Stor
 fn index_run(store: &dyn Store, group: GroupId, range: std::ops::Range<Offset>) -> Result<Option<Run>, StoreError> {
     let mut rows = rows_within(store.index_at_or_after(group, range.start, RUN_ROWS)?, RUN_BYTES);
     keep_below(&mut rows, range.end);
-    follow(&rows).map_err(|gap| store.damage().report(group, gap.0))?;
+    let mut checked = follow(&rows);
+    if begins_at(&rows, range.start).is_err() {
+        // Without the rows below the snapshot nothing is missing. It comes in the write that takes them away, so it is read last.
+        let from = range.start.max(snapshot_position(store, group)?);
+        if from >= range.end {
+            return Ok(None);
+        }
+        checked = checked.and_then(|()| begins_at(&rows, from));
+    }
+    checked.map_err(|gap| store.damage().report(group, gap.0))?;
     let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
         return Ok(None);
     };
@@ -263,6 +274,14 @@ fn index_run(store: &dyn Store, group: GroupId, range: std::ops::Range<Offset>) 
         return Ok(None);
     }
     Ok(Some(read_run(group, batches, range.start, next)))
+}
+
+/// Up to where rows of the offset index are gone rightly.
+fn snapshot_position(store: &dyn Store, group: GroupId) -> Result<Offset, StoreError> {
+    let Some(state) = snapshot_state(store, group)? else {
+        return Ok(Offset(0));
+    };
+    position_of(&state).map_err(|error| store.damage().report(group, error.to_string()))
 }
 
 /// The keys of batches that end before `next`, from an offset on, until the run is full.
@@ -309,8 +328,9 @@ fn collect(batch: &Bytes, from: Offset, run: &mut Run) -> Result<Option<Offset>,
 
 #[cfg(test)]
 mod tests {
-    use jangada_types::{BatchBuilder, Codec};
+    use jangada_types::{BatchBuilder, Codec, TopicConfig};
 
+    use super::super::testing::{self, Broker, GROUP, Options, PATIENCE};
     use super::*;
 
     /// Batches behind one another, each with these keys.
@@ -406,5 +426,79 @@ mod tests {
         }
         assert_eq!(found, expected);
         assert!((4..=6).contains(&runs), "{runs} runs");
+    }
+
+    /// One record with a key.
+    fn record(key: &[u8], bytes: usize) -> Bytes {
+        let mut builder = BatchBuilder::new(Codec::None);
+        builder.append(0, Some(key), Some(&vec![7; bytes]), []).expect("small");
+        builder.build()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn rows_that_are_missing_at_the_very_start_are_damage() {
+        let broker = Broker::start(Options::default());
+        let partition = broker.lead(TopicConfig::default()).await;
+        for key in [b"a", b"b", b"c"] {
+            testing::append(&partition, record(key, 1)).await.expect("written");
+        }
+        let store = &*broker.shared.store;
+        let run = index_run(store, GROUP, Offset(0)..Offset(3))
+            .expect("whole")
+            .expect("there");
+        assert_eq!((run.keys.len(), run.next), (3, Offset(3)));
+        store.write(GROUP, vec![Op::DeleteIndexBelow(Offset(2))], Durability::Lazy, None);
+        let run = index_run(store, GROUP, Offset(2)..Offset(3))
+            .expect("whole")
+            .expect("there");
+        assert_eq!((run.keys.len(), run.next), (1, Offset(3)));
+        let Err(StoreError::Damaged { what, .. }) = index_run(store, GROUP, Offset(1)..Offset(3)) else {
+            panic!("offset 1 was passed over");
+        };
+        assert!(what.contains("offset 1 is missing"), "{what}");
+        store.write(GROUP, vec![Op::DeleteIndexBelow(Offset(3))], Durability::Lazy, None);
+        let gone = index_run(store, GROUP, Offset(1)..Offset(3));
+        assert!(matches!(gone, Err(StoreError::Damaged { .. })), "all are missing");
+        broker.stop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn rows_that_went_with_a_snapshot_are_not_missing() {
+        let broker = Broker::start(Options::default());
+        let config = TopicConfig {
+            segment_bytes: 1 << 16,
+            ..TopicConfig::default()
+        };
+        let partition = broker.lead(config).await;
+        let mut next = 0;
+        while next < 20 {
+            testing::append(&partition, record(b"key", 20_000))
+                .await
+                .expect("written");
+            next += 1;
+        }
+        partition.trim(Some(Offset(15))).await.expect("it leads");
+        let store = &*broker.shared.store;
+        let purged = async {
+            while index_first(store) == Offset(0) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, purged)
+            .await
+            .expect("rows go with the purge");
+        // As of a replica that has not applied the new log start, or was away.
+        let run = index_run(store, GROUP, Offset(0)..Offset(next))
+            .expect("whole")
+            .expect("there");
+        assert_eq!(run.next, Offset(next));
+        assert!(snapshot_position(store, GROUP).expect("whole") > Offset(0));
+        broker.stop().await;
+    }
+
+    /// Where the offset index begins.
+    fn index_first(store: &dyn Store) -> Offset {
+        let rows = store.index_at_or_after(GROUP, Offset(0), 1).expect("whole");
+        rows.first().expect("some stay").base_offset
     }
 }
