@@ -155,8 +155,8 @@ pub const KEYS: &[ConfigKey] = &[
         default: "true",
         allowed: "true or false",
         documentation: "Whether the leader unpacks each compressed batch before it accepts it, and checks that it has the records that its \
-                        header says. Without it a batch that nobody can read is accepted, and stops consumers. Saves the leader the CPU \
-                        of unpacking.",
+                        header says. Costs the leader about 0.3 (lz4) to 1 (gzip) CPU seconds for each GiB of unpacked records. Without \
+                        it a batch that nobody can read is accepted, and stops consumers.",
     },
     ConfigKey {
         name: key::FULL_VALIDATION,
