@@ -185,6 +185,11 @@ impl ClockGuard {
 
     /// Looks at the clocks now and then, so that no step goes unnoticed while nobody asks.
     pub async fn watch(self: Arc<Self>) {
+        tracing::info!(
+            "nothing is deleted or forgotten by time before this broker has seen its wall clock steady for {} s, or for as long as it \
+             is kept if that is less",
+            self.steady_ms / 1_000
+        );
         let mut tick = tokio::time::interval(LOOK_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
