@@ -246,6 +246,19 @@ impl Group {
         }
     }
 
+    /// For so long this replica stands for no election: others may have what it lacks. It votes, and takes a leadership that
+    /// it is offered.
+    pub(crate) fn yield_for(&self, time: Duration) {
+        self.inner.raft.runtime_config().elect(false);
+        let group = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            if group.inner.may_lead.load(Ordering::Relaxed) {
+                group.inner.raft.runtime_config().elect(true);
+            }
+        });
+    }
+
     /// The group's id.
     pub fn id(&self) -> GroupId {
         self.inner.log.group()

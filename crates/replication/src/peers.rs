@@ -158,6 +158,11 @@ impl Peers {
         })
     }
 
+    /// Whether a loss of commits was accepted since the start before this one.
+    pub fn has_just_lost(&self) -> bool {
+        self.starts.have_just_lost()
+    }
+
     /// How far this broker's commits reach now.
     pub fn own_commits(&self) -> Option<Commits> {
         let store = self.store.as_ref()?;

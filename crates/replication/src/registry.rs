@@ -46,6 +46,9 @@ const SNAPSHOTS_KIB: u32 = 1 << 20;
 const UNKNOWN_GROUPS_MAX: u64 = 100_000;
 /// A peer that could not be called so often is away: the tries are 50, 100 and 200 ms apart where nothing listens.
 const ASK_TRIES: u32 = 3;
+/// For so long after its start a broker that lacks commits, whose loss was accepted, leaves elections to others: as long as
+/// some elections take. The one among them with the longest log would win against it, but may be heard of too late.
+const YIELDS_AFTER_LOSS: Duration = Duration::from_secs(10);
 /// How long a broker that starts waits for peers that do not answer.
 const ASK_WITHIN: Duration = Duration::from_secs(2);
 /// And for those that say that they open their store.
@@ -151,6 +154,7 @@ pub struct Registry {
     low_disks: RwLock<HashSet<BrokerId>>,
     timings: Arc<Timings>,
     clocks: PeerClocks,
+    started: Instant,
 }
 
 impl Registry {
@@ -187,7 +191,14 @@ impl Registry {
             low_disks: RwLock::default(),
             timings: Arc::default(),
             clocks: PeerClocks::default(),
+            started: Instant::now(),
         });
+        if registry.peers.has_just_lost() {
+            tracing::warn!(
+                "the loss of commits was accepted: for {YIELDS_AFTER_LOSS:?} this broker leads nothing, so that others which \
+                 still have them are elected"
+            );
+        }
         let weak = Arc::downgrade(&registry);
         let greeting = move || weak.upgrade().map(|registry| registry.all_led()).unwrap_or_default();
         let transport = Arc::new(Transport::new(identity, peers, Box::new(greeting)));
@@ -595,6 +606,10 @@ impl Registry {
             believed,
             self.timings.clone(),
         );
+        let yields = YIELDS_AFTER_LOSS.saturating_sub(self.started.elapsed());
+        if self.peers.has_just_lost() && !yields.is_zero() {
+            group.yield_for(yields);
+        }
         self.groups.write().insert(id, group.clone());
         tokio::spawn(observe(self.clone(), id, raft, signals, status));
         Ok(group)

@@ -79,6 +79,12 @@ impl Starts {
         if commit <= end { Past::There } else { Past::Short(end) }
     }
 
+    /// Whether the loss was accepted between the last two starts: that is a commit, whose number is above those that are lost.
+    pub fn have_just_lost(&self) -> bool {
+        let before = self.list.iter().rev().nth(1);
+        self.accepted_loss > 0 && before.is_none_or(|before| before.after <= self.accepted_loss)
+    }
+
     pub(crate) fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(HEAD_LEN + self.list.len() * START_LEN);
         out.put_u8(VERSION);
@@ -165,13 +171,17 @@ mod tests {
 
     #[test]
     fn an_accepted_loss_excuses_what_came_before_it_only() {
-        let known = Starts {
+        let mut known = Starts {
             accepted_loss: 50,
             ..starts(&[(7, 0), (9, 51)])
         };
         assert_eq!(known.past(8, 50, 60), Past::There);
         assert_eq!(known.past(8, 51, 60), Past::Unknown);
         assert_eq!(known.past(9, 61, 60), Past::Short(60));
+        assert!(known.have_just_lost());
+        known.begin(Start { id: 11, after: 70 });
+        assert!(!known.have_just_lost(), "it was back once");
+        assert!(!starts(&[(7, 0), (9, 51)]).have_just_lost());
     }
 
     #[test]

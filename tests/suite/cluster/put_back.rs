@@ -149,6 +149,15 @@ async fn two_of_three_that_were_put_back_are_stopped_by_the_third() {
     for id in put {
         is_refused(&mut cluster, id).await;
     }
+    // All that is left is on the third. They leave it the election, though they were a majority without it.
+    for id in put {
+        confirm(&cluster, id).await;
+    }
+    for id in put {
+        cluster.restart(id);
+    }
+    cluster.healthy().await;
+    has_all(&cluster, BEFORE + AFTER).await;
 }
 
 /// Honest deaths, again and again: no peer takes them for a loss.
