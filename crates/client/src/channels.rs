@@ -1,8 +1,12 @@
-//! One HTTP/2 connection per broker address, made on first use and remade by tonic after it broke. A request to an address
-//! that refuses fails at once.
+//! HTTP/2 connections to brokers, made on first use and remade by tonic after they broke. A request to an address that refuses
+//! fails at once.
+//!
+//! A broker bounds what is open on a connection, and HTTP/2 lets the next request wait without a word. Streams stay open, so they have
+//! connections apart from calls, so many streams on each: calls, heartbeats among them, never wait behind them, nor do streams
+//! behind each other.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tonic::Code;
@@ -40,7 +44,41 @@ const _: () = assert!(
 pub(crate) struct Channels {
     client_id: String,
     connect_timeout: Duration,
-    by_address: Mutex<HashMap<String, Channel>>,
+    streams_per_connection_max: usize,
+    by_address: Mutex<HashMap<String, Connections>>,
+}
+
+/// Those to one address.
+struct Connections {
+    calls: Channel,
+    streams: Arc<StreamChannel>,
+    /// When there are more streams than one connection takes. Each ends with its last stream.
+    more_streams: Vec<Weak<StreamChannel>>,
+}
+
+/// A stream's connection. The stream counts as open on it for as long as this is held.
+pub(crate) struct StreamChannel(Channel);
+
+impl StreamChannel {
+    pub fn channel(&self) -> Channel {
+        self.0.clone()
+    }
+}
+
+impl Connections {
+    /// The first connection with room for a stream.
+    fn with_room(&mut self, streams_max: usize) -> Option<Arc<StreamChannel>> {
+        self.more_streams.retain(|more| more.strong_count() > 0);
+        // One is held here.
+        if Arc::strong_count(&self.streams) - 1 < streams_max {
+            return Some(self.streams.clone());
+        }
+        let mut with_room = self
+            .more_streams
+            .iter()
+            .filter(|more| more.strong_count() < streams_max);
+        with_room.find_map(Weak::upgrade)
+    }
 }
 
 impl Channels {
@@ -48,29 +86,55 @@ impl Channels {
         Self {
             client_id: config.client_id.clone(),
             connect_timeout: config.connect_timeout,
+            streams_per_connection_max: config.streams_per_connection_max,
             by_address: Mutex::default(),
         }
     }
 
-    /// Must be called within a tokio runtime.
-    pub fn get(&self, address: &str) -> Result<Channel, Failure> {
+    /// The connection for calls. Must be called within a tokio runtime, as [`for_stream`](Self::for_stream).
+    pub fn for_calls(&self, address: &str) -> Result<Channel, Failure> {
+        self.with(address, |connections| Ok(connections.calls.clone()))
+    }
+
+    /// A connection with room for one stream more.
+    pub fn for_stream(&self, address: &str) -> Result<Arc<StreamChannel>, Failure> {
+        self.with(address, |connections| {
+            if let Some(with_room) = connections.with_room(self.streams_per_connection_max) {
+                return Ok(with_room);
+            }
+            let another = Arc::new(StreamChannel(self.connect(address)?));
+            connections.more_streams.push(Arc::downgrade(&another));
+            Ok(another)
+        })
+    }
+
+    fn with<T>(&self, address: &str, take: impl FnOnce(&mut Connections) -> Result<T, Failure>) -> Result<T, Failure> {
         let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(channel) = by_address.get(address) {
-            return Ok(channel.clone());
+        if let Some(connections) = by_address.get_mut(address) {
+            return take(connections);
         }
-        let channel = self.endpoint(address).map_err(|error| {
+        let connections = Connections {
+            calls: self.connect(address)?,
+            streams: Arc::new(StreamChannel(self.connect(address)?)),
+            more_streams: Vec::new(),
+        };
+        take(by_address.entry(address.to_owned()).or_insert(connections))
+    }
+
+    /// On first use.
+    fn connect(&self, address: &str) -> Result<Channel, Failure> {
+        let channel = self.endpoint(address).map(|endpoint| endpoint.connect_lazy());
+        channel.map_err(|error| {
             Failure::local(
                 Code::InvalidArgument,
                 format!("{address:?} is not an address: {error}"),
                 true,
             )
-        })?;
-        by_address.insert(address.to_owned(), channel.clone());
-        Ok(channel)
+        })
     }
 
-    fn endpoint(&self, address: &str) -> Result<Channel, tonic::transport::Error> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+    fn endpoint(&self, address: &str) -> Result<Endpoint, tonic::transport::Error> {
+        Ok(Endpoint::from_shared(format!("http://{address}"))?
             .user_agent(self.client_id.clone())?
             .connect_timeout(self.connect_timeout)
             .tcp_nodelay(true)
@@ -79,7 +143,36 @@ impl Channels {
             .http2_adaptive_window(false)
             .max_frame_size(FRAME_BYTES_MAX)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-        Ok(endpoint.connect_lazy())
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn streams_share_connections_so_many_on_each() {
+        let mut config = ClientConfig::new(["127.0.0.1:1"]);
+        config.streams_per_connection_max = 2;
+        let channels = Channels::new(&config);
+        let open = || channels.for_stream("127.0.0.1:1").expect("it is an address");
+        let more = || {
+            let mut by_address = channels.by_address.lock().expect("nothing panicked");
+            let connections = by_address.get_mut("127.0.0.1:1").expect("it was used");
+            connections.more_streams.retain(|more| more.strong_count() > 0);
+            connections.more_streams.len()
+        };
+        let mut streams: Vec<_> = (0..2).map(|_| open()).collect();
+        assert_eq!(more(), 0);
+        streams.extend((0..3).map(|_| open()));
+        assert_eq!(more(), 2, "two, two and one");
+        // The place of one that ended is taken again.
+        streams.remove(0);
+        streams.push(open());
+        assert!(Arc::ptr_eq(&streams[0], streams.last().expect("there are some")));
+        assert_eq!(more(), 2);
+        streams.clear();
+        assert_eq!(more(), 0, "a connection ends with its last stream");
     }
 }

@@ -31,6 +31,10 @@ pub struct ClientConfig {
     /// How long a call is tried in all. Default: 30 s. Producing has a limit of its own,
     /// [`ProducerConfig::delivery_timeout`](crate::ProducerConfig::delivery_timeout).
     pub retry_timeout: Duration,
+    /// How many streams share a connection to a broker: a consumer has one for each partition, a producer one for each broker. More of them
+    /// get another connection; calls have one of their own. It must be below the broker's `limits.calls_per_connection_max`, and
+    /// below what a proxy on the way allows. Default: 100, which any HTTP/2 server should take (RFC 9113, section 6.5.2).
+    pub streams_per_connection_max: usize,
     /// After this time a producer, and a consumer that reads whole topics, asks for the metadata of its topics anew even if nothing
     /// failed: that is how it learns of partitions that were added. Default: 60 s.
     pub metadata_max_age: Duration,
@@ -51,6 +55,7 @@ impl ClientConfig {
             connect_timeout: Duration::from_millis(1500),
             request_timeout: Duration::from_secs(10),
             retry_timeout: Duration::from_secs(30),
+            streams_per_connection_max: 100,
             metadata_max_age: Duration::from_secs(60),
             on_notice: OnNotice::default(),
         }
@@ -70,6 +75,11 @@ impl ClientConfig {
             if port.and_then(|p| p.parse::<u16>().ok()).is_none_or(|p| p == 0) {
                 return Err(ClientError::Config(format!("brokers: {address:?} is not host:port")));
             }
+        }
+        if self.streams_per_connection_max == 0 {
+            return Err(ClientError::Config(
+                "streams_per_connection_max 0: at least 1".to_owned(),
+            ));
         }
         for (name, value) in [
             ("connect_timeout", self.connect_timeout),
@@ -116,6 +126,9 @@ mod tests {
         let mut config = ClientConfig::new(["localhost:9400"]);
         config.retry_timeout = Duration::ZERO;
         config.check().expect_err("no time");
+        let mut config = ClientConfig::new(["localhost:9400"]);
+        config.streams_per_connection_max = 0;
+        config.check().expect_err("no place for a stream");
         for set in [
             |config: &mut ClientConfig| config.connect_timeout = Duration::MAX,
             |config: &mut ClientConfig| config.request_timeout = Duration::MAX,

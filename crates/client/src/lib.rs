@@ -26,7 +26,7 @@
 //! |---|---|
 //! | [`client`](Client), `config` | the entry point and its settings |
 //! | `cluster` | calls to any broker or to a partition's leader, with retry; `backoff` has the delays, `attempts` what failed |
-//! | `channels` | one HTTP/2 connection per broker address |
+//! | `channels` | HTTP/2 connections to each broker: one for calls, and one for each so many streams |
 //! | `metadata` | the image of brokers, topics and leaders, and the cache that keeps it fresh and calls the brokers that it knows |
 //! | `notice` | what a client tells of what it does by itself: retries, waits, resets, skips |
 //! | `error`, `wire_error` | what callers see, and the one place where gRPC's errors become that |

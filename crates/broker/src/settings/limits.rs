@@ -42,7 +42,8 @@ settings! {
             /// Calls of all connections together, streams included; each takes about 16 KiB beside its messages. Shared as all
             /// else. Beyond it: BROKER_BUSY.
             calls_max: u32 = 20_000, range(100, 1_000_000);
-            /// Calls that one connection may have open at once.
+            /// Calls that one connection may have open at once; HTTP/2 lets others wait. The client of this project has up to 100
+            /// streams on a connection.
             calls_per_connection_max: u32 = 2_000, range(1, 100_000);
             /// Connections of clients, as far as the limit of open files has room beside the store's. When all are taken, an
             /// idle connection of the address that has most makes way for one from another address; others are refused

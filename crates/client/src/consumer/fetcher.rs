@@ -18,6 +18,7 @@ use tonic::{Code, Streaming};
 use super::config::OffsetReset;
 use super::inbox::{Fetched, Inbox, Life, Window};
 use crate::backoff::Backoff;
+use crate::channels::StreamChannel;
 use crate::client::OffsetAt;
 use crate::cluster::{Cluster, log_service};
 use crate::error::ClientError;
@@ -55,6 +56,16 @@ enum Left {
     Failed(Failure),
     /// Another broker leads by now.
     LeaderMoved,
+}
+
+/// A stream to the partition's leader.
+struct Opened {
+    stream: Streaming<v1::FetchStreamResponse>,
+    grants: mpsc::Sender<v1::FetchStreamRequest>,
+    /// Of the leader.
+    epoch: u32,
+    /// Held while the stream is open.
+    _connection: Arc<StreamChannel>,
 }
 
 impl Fetcher {
@@ -145,7 +156,12 @@ impl Fetcher {
         };
         // Before the leader is looked up, so that no change after that is missed.
         let mut images = self.cluster.metadata.subscribe();
-        let (mut stream, grants, epoch) = self.open(credit).await.map_err(Left::Failed)?;
+        let Opened {
+            mut stream,
+            grants,
+            epoch,
+            _connection,
+        } = self.open(credit).await.map_err(Left::Failed)?;
         // A stream may end with an error as soon as it is open.
         let works_at = Instant::now() + WORKS_AFTER;
         loop {
@@ -179,17 +195,7 @@ impl Fetcher {
         }
     }
 
-    async fn open(
-        &self,
-        credit: i64,
-    ) -> Result<
-        (
-            Streaming<v1::FetchStreamResponse>,
-            mpsc::Sender<v1::FetchStreamRequest>,
-            u32,
-        ),
-        Failure,
-    > {
+    async fn open(&self, credit: i64) -> Result<Opened, Failure> {
         let (address, epoch) = match self.cluster.metadata.image().leader(self.topic.id, self.partition) {
             LeaderLookup::Known { address, epoch, .. } => (address, epoch),
             LeaderLookup::Unknown { .. } | LeaderLookup::Missing => return Err(Failure::no_leader()),
@@ -216,8 +222,13 @@ impl Fetcher {
             let mut service = log_service(channel);
             async move { service.fetch_stream(ReceiverStream::new(receiver)).await }
         };
-        let stream = self.cluster.metadata.attempt(&address, within, open).await?;
-        Ok((stream, grants, epoch))
+        let (stream, connection) = self.cluster.metadata.open_stream(&address, within, open).await?;
+        Ok(Opened {
+            stream,
+            grants,
+            epoch,
+            _connection: connection,
+        })
     }
 
     /// Takes a response: it must go on where the last one ended.

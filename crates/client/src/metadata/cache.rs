@@ -21,7 +21,7 @@ use tonic::{Response, Status};
 
 use super::image::Image;
 use crate::attempts::Attempts;
-use crate::channels::{Channels, RESPONSE_BYTES_MAX};
+use crate::channels::{Channels, RESPONSE_BYTES_MAX, StreamChannel};
 use crate::config::ClientConfig;
 use crate::notice::{Notice, Notices};
 use crate::wire_error::{Failure, LeaderHint};
@@ -289,7 +289,35 @@ impl MetadataCache {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let channel = self.channels.get(address)?;
+        self.attempt_on(self.channels.for_calls(address)?, address, within, call)
+            .await
+    }
+
+    /// One attempt to open a stream, which counts as open for as long as its channel is held.
+    pub async fn open_stream<T, F>(
+        &self,
+        address: &str,
+        within: Duration,
+        call: impl FnOnce(Channel) -> F,
+    ) -> Result<(T, Arc<StreamChannel>), Failure>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let connection = self.channels.for_stream(address)?;
+        let stream = self.attempt_on(connection.channel(), address, within, call).await?;
+        Ok((stream, connection))
+    }
+
+    async fn attempt_on<T, F>(
+        &self,
+        channel: Channel,
+        address: &str,
+        within: Duration,
+        call: impl FnOnce(Channel) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let waits = || format!("waiting for an answer of {}", self.name_of(address));
         let answer = timeout(within, call(channel));
         // The answer itself says that it is over.

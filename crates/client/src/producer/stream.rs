@@ -13,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
 use super::lane::Ticket;
+use crate::channels::StreamChannel;
 use crate::cluster::{Cluster, log_service};
 use crate::wire_error::Failure;
 
@@ -50,6 +51,8 @@ pub(crate) struct Link {
 struct Open {
     requests: mpsc::Sender<v1::ProduceStreamRequest>,
     answers: AbortHandle,
+    /// Held while the stream is open.
+    _connection: Arc<StreamChannel>,
 }
 
 impl Drop for Open {
@@ -68,6 +71,7 @@ pub(crate) enum LinkEvent {
 pub(crate) struct Opened {
     requests: mpsc::Sender<v1::ProduceStreamRequest>,
     answers: Streaming<v1::ProduceStreamResponse>,
+    connection: Arc<StreamChannel>,
 }
 
 pub(crate) type LinkEvents = BoxStream<'static, (LinkId, LinkEvent)>;
@@ -96,8 +100,12 @@ impl Link {
             let mut service = log_service(channel);
             async move { service.produce_stream(ReceiverStream::new(receiver)).await }
         };
-        match cluster.metadata.attempt(&address, within, open).await {
-            Ok(answers) => Ok(Opened { requests, answers }),
+        match cluster.metadata.open_stream(&address, within, open).await {
+            Ok((answers, connection)) => Ok(Opened {
+                requests,
+                answers,
+                connection,
+            }),
             // No batch has been sent.
             Err(failure) => Err(Failure {
                 definite: true,
@@ -107,7 +115,12 @@ impl Link {
     }
 
     /// From now on it can be sent on. The events end with [`LinkEvent::Ended`], or without when the link is dropped.
-    pub fn opened(&mut self, Opened { requests, answers }: Opened) -> LinkEvents {
+    pub fn opened(&mut self, opened: Opened) -> LinkEvents {
+        let Opened {
+            requests,
+            answers,
+            connection,
+        } = opened;
         let id = self.id;
         let ended = Failure::local(Code::Unavailable, "the broker ended the stream", false);
         let events = answers
@@ -118,7 +131,11 @@ impl Link {
             .chain(once(std::future::ready(LinkEvent::Ended(ended))))
             .map(move |event| (id, event));
         let (events, answers) = abortable(events);
-        self.open = Some(Open { requests, answers });
+        self.open = Some(Open {
+            requests,
+            answers,
+            _connection: connection,
+        });
         events.boxed()
     }
 

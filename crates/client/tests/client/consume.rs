@@ -71,6 +71,27 @@ async fn all_partitions_are_read_in_order() {
 }
 
 #[tokio::test]
+async fn more_streams_than_a_connection_takes_neither_wait_nor_hold_calls_up() {
+    const STREAMS: usize = 3;
+    let cluster = Cluster::start_with(1, Some(STREAMS as u32));
+    let _ = filled(&cluster, 10, 5).await;
+    let mut config = cluster.config();
+    config.streams_per_connection_max = STREAMS;
+    // Nothing here waits for anything that takes time.
+    config.request_timeout = Duration::from_secs(5);
+    config.retry_timeout = Duration::from_secs(5);
+    let client = Client::connect(config).await.expect("the brokers answer");
+    let mut consumer = client.consumer(ConsumerConfig::default()).expect("good settings");
+    consumer.assign_topic("t", StartAt::Earliest).await.expect("assigned");
+    // Every partition's stream is open from its first record on.
+    read(&mut consumer, 50).await;
+    let ends = consumer.end_offsets().await.expect("calls have their own connection");
+    assert!(consumer.reached(&ends));
+    fill(&client, 10, 5..10).await;
+    read(&mut consumer, 50).await;
+}
+
+#[tokio::test]
 async fn partitions_that_are_added_are_read_from_their_first_record() {
     let cluster = Cluster::start(2);
     let _ = filled(&cluster, 2, 10).await;

@@ -190,6 +190,7 @@ impl State {
 pub struct Cluster {
     state: Arc<Shared>,
     runtimes: BTreeMap<u32, Runtime>,
+    calls_per_connection_max: Option<u32>,
 }
 
 struct Shared {
@@ -227,6 +228,11 @@ impl Broker {
 
 impl Cluster {
     pub fn start(brokers: u32) -> Self {
+        Self::start_with(brokers, None)
+    }
+
+    /// Each connection may have so many calls open at once, streams included.
+    pub fn start_with(brokers: u32, calls_per_connection_max: Option<u32>) -> Self {
         let shared = Shared {
             state: Mutex::default(),
             changes: watch::Sender::new(0),
@@ -234,6 +240,7 @@ impl Cluster {
         let mut cluster = Self {
             state: Arc::new(shared),
             runtimes: BTreeMap::new(),
+            calls_per_connection_max,
         };
         for id in 1..=brokers {
             cluster.start_broker(id);
@@ -256,9 +263,11 @@ impl Cluster {
             id,
             shared: self.state.clone(),
         };
+        let calls_max = self.calls_per_connection_max;
         runtime.spawn(async move {
             let listener = TcpListenerStream::new(TcpListener::from_std(listener).expect("a listener"));
             tonic::transport::Server::builder()
+                .max_concurrent_streams(calls_max)
                 .add_service(v1::metadata_service_server::MetadataServiceServer::new(broker.clone()))
                 .add_service(v1::log_service_server::LogServiceServer::new(broker.clone()))
                 .add_service(v1::group_service_server::GroupServiceServer::new(broker.clone()))
