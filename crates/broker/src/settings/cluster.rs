@@ -16,7 +16,7 @@ settings! {
             /// Replicas that a broker may have. A topic or more partitions that would give one more are refused with
             /// TOO_MANY_REPLICAS. Each costs memory and CPU also when nobody uses it; the coordinator's shards are not
             /// held to it.
-            replicas_per_broker_max: u32 = 4_000, range(1, 1_000_000);
+            replicas_per_broker_max: u32 = 3_000, range(1, 1_000_000);
         }
         sections {}
     }
