@@ -89,7 +89,7 @@ impl From<rocksdb::Error> for StoreError {
 
 /// Whether a file that should be there is not, or its disk cannot read it any more. RocksDB has one kind of error for these
 /// and for what passes (too many open files), so the system's words decide.
-fn is_lost(text: &str) -> bool {
+pub(crate) fn is_lost(text: &str) -> bool {
     text.contains("No such file or directory") || text.contains("Input/output error")
 }
 

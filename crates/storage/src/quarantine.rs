@@ -10,7 +10,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use crate::error::StoreError;
+use crate::error::{StoreError, is_lost};
+
+/// What RocksDB says it did when the system refused to read a file of it.
+const READ_FAILED: [&str; 2] = ["While pread", "While open a file for random read"];
 
 const FILE: &str = "damaged-files";
 
@@ -44,9 +47,12 @@ impl Quarantine {
         what.contains(".sst")
     }
 
-    /// Whether the store failed because of damage, and not for want of space or a dead disk.
+    /// Whether the store failed because a file of its own cannot be read any more, and not for want of space, of descriptors or
+    /// of a disk that takes writes. What a compaction could not read it cannot read after a restart either.
     pub(crate) fn is_damage(fenced: &str) -> bool {
-        fenced.contains("Corruption:")
+        let is_file = [".sst", ".blob"].iter().any(|ending| fenced.contains(ending));
+        let is_read = READ_FAILED.iter().any(|words| fenced.contains(words));
+        fenced.contains("Corruption:") || (is_file && is_read && is_lost(fenced))
     }
 
     /// Remembers a damaged file. True: it is the first one.
@@ -70,6 +76,25 @@ impl Quarantine {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_told_from_a_disk_that_takes_no_writes() {
+        for damage in [
+            "damaged data: Corruption: block checksum mismatch in /x/000009.sst",
+            "damaged data: IO error: Input/output error: While pread offset 0 len 4096: /x/000009.sst",
+            "damaged data: IO error: No such file or directory: While open a file for random read: /x/000012.blob",
+        ] {
+            assert!(Quarantine::is_damage(damage), "{damage}");
+        }
+        for other in [
+            "RocksDB: IO error: No space left on device: While appending to file: /x/000009.sst",
+            "damaged data: IO error: Input/output error: While fsync: /x/000009.sst",
+            "damaged data: IO error: Input/output error: While fdatasync: /x/000010.log",
+            "RocksDB: IO error: Too many open files: While open a file for random read: /x/000009.sst",
+        ] {
+            assert!(!Quarantine::is_damage(other), "{other}");
+        }
+    }
 
     #[test]
     fn a_damaged_file_is_remembered_by_the_next_opening() {
