@@ -17,7 +17,7 @@
 //! The memory is a row for each peer, of some 60 bytes, written at most every two seconds and only when it changed. The
 //! write is synced, so that it survives a crash after the last record; under load it shares the sync of others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ use crate::codec::CodecError;
 
 const ROW_VERSION: u8 = 1;
 const ROW_HEAD_LEN: usize = 1 + 4 + 8 + 8;
+/// More commits than a directory that is put back can lack: years of them.
+const COMMITS_LOST_MAX: u64 = 1 << 40;
 /// A refusal of one broker is logged at most this often.
 const TOLD_EVERY: Duration = Duration::from_secs(30);
 /// Brokers of which that is remembered.
@@ -89,6 +91,8 @@ struct Memory {
     seen: BTreeMap<BrokerId, Seen>,
     /// Of which the row in the store is older.
     unsaved: Vec<BrokerId>,
+    /// Brokers that said of this one that it was taken out.
+    removed_by: BTreeSet<BrokerId>,
     /// When a refusal was logged last.
     told: BTreeMap<BrokerId, Instant>,
 }
@@ -200,6 +204,7 @@ impl Peers {
         Err(PutBack {
             seen: seen.commit,
             last,
+            start: seen.start,
         })
     }
 
@@ -268,6 +273,13 @@ impl Peers {
             .collect()
     }
 
+    /// Whether what is missing of a broker is of the process that it has now. Mostly it is on its way then, on a connection
+    /// that is slower than the one that told of it.
+    pub fn is_under_way(hello: &Hello, lost: &PutBack) -> bool {
+        let newest = hello.past.as_ref().and_then(|past| past.starts.last());
+        newest.is_some_and(|newest| newest.id == lost.start)
+    }
+
     /// Whether it is time to log once more that a broker is refused.
     pub fn is_worth_telling(&self, broker: BrokerId) -> bool {
         let mut memory = self.memory.lock();
@@ -285,7 +297,24 @@ impl Peers {
     }
 
     /// A peer that this broker called refuses it: it has seen more of its commits than there are.
+    ///
+    /// What this process has by now is no loss: the peer was told of it on one connection before it read what had been said
+    /// earlier on another. Nor is what this broker cannot have written.
     pub fn was_put_back(&self, refusal: PutBack) {
+        if let Some(own) = self.own_commits() {
+            if refusal.start == own.start && refusal.seen <= own.commit {
+                tracing::debug!(seen = refusal.seen, "a peer has not read yet how far this broker is");
+                return;
+            }
+            if refusal.seen > own.commit.saturating_add(COMMITS_LOST_MAX) {
+                tracing::error!(
+                    seen = refusal.seen,
+                    own = own.commit,
+                    "a refusal is not believed: the peer says that it has seen commits which this broker cannot have written"
+                );
+                return;
+            }
+        }
         self.put_back.send_if_modified(|known| {
             let is_more = known.as_ref().is_none_or(|known| known.seen < refusal.seen);
             if is_more {
@@ -295,9 +324,16 @@ impl Peers {
         });
     }
 
-    /// A peer that this broker called says that it does not belong to the cluster any more.
-    pub fn was_removed(&self, why: &str) {
-        self.removed.send_replace(Some(why.to_owned()));
+    /// A peer that this broker called says that it does not belong to the cluster any more. Believed when half of those that
+    /// were ever met say so: one that joined by mistake could end all others.
+    pub fn was_removed(&self, by: BrokerId, why: &str) {
+        let mut memory = self.memory.lock();
+        memory.removed_by.insert(by);
+        let is_believed = 2 * memory.removed_by.len() >= memory.seen.len();
+        drop(memory);
+        if is_believed {
+            self.removed.send_replace(Some(why.to_owned()));
+        }
     }
 
     /// Whether peers say that this broker was taken out of the cluster.

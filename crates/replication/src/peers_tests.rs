@@ -52,7 +52,7 @@ fn what_was_seen_outlives_the_process() {
     let store = open_store(directory.path());
     let peers = peers(&store);
     assert_eq!(peers.addresses()[&BrokerId::from(2)], ADDRESS);
-    let lost = |seen, last| Err(PutBack { seen, last });
+    let lost = |seen, last| Err(PutBack { seen, last, start: 8 });
     assert_eq!(peers.judge(&hello(past(&[(7, 0), (8, 40), (9, 97)], 98))), Ok(()));
     assert_eq!(peers.judge(&hello(past(&[(7, 0), (8, 40), (9, 96)], 98))), lost(97, 96));
     assert_eq!(peers.judge(&hello(past(&[(7, 0), (9, 40)], 41))), lost(97, 40));
@@ -109,12 +109,56 @@ fn only_progress_of_the_start_that_was_met_counts() {
     );
 }
 
+/// What broker 3 remembers of this one.
+fn put_back(start: u64, seen: u64) -> PutBack {
+    PutBack { seen, last: 2, start }
+}
+
 #[tokio::test]
 async fn the_highest_that_peers_say_is_what_is_missing() {
     let peers = Peers::none();
     let watched = peers.watch_put_back();
-    peers.was_put_back(PutBack { seen: 5, last: 2 });
-    peers.was_put_back(PutBack { seen: 9, last: 2 });
-    peers.was_put_back(PutBack { seen: 7, last: 3 });
-    assert_eq!(*watched.borrow(), Some(PutBack { seen: 9, last: 2 }));
+    for seen in [5, 9, 7] {
+        peers.was_put_back(put_back(8, seen));
+    }
+    assert_eq!(*watched.borrow(), Some(put_back(8, 9)));
+}
+
+#[tokio::test]
+async fn a_refusal_for_what_is_there_or_cannot_be_is_not_believed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut options = StoreOptions::new(directory.path());
+    options.disk_reserve_bytes = 0;
+    let (store, _) = RocksStore::open(options, Box::new(|cause| panic!("fenced: {cause}"))).unwrap();
+    let starts = store.begin_start(8).unwrap();
+    let peers = Peers::load(Arc::new(store), starts).unwrap();
+    let own = peers.own_commits().expect("it tells of itself");
+    assert_eq!(own.start, 8);
+    let watched = peers.watch_put_back();
+    peers.was_put_back(put_back(8, own.commit));
+    peers.was_put_back(put_back(7, u64::MAX));
+    assert_eq!(*watched.borrow(), None);
+    peers.was_put_back(put_back(8, own.commit + 1));
+    assert!(watched.borrow().is_some(), "a machine that was set back while it ran");
+}
+
+#[test]
+fn one_of_three_that_were_met_cannot_say_that_this_broker_was_taken_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open_store(directory.path());
+    let peers = peers(&store);
+    for broker in [2, 3, 77] {
+        let met = Hello {
+            broker_id: broker,
+            ..hello(past(&[(8, 0)], 9))
+        };
+        peers.learn(&met, ADDRESS);
+    }
+    let removed = peers.watch_removed();
+    for _ in 0..3 {
+        peers.was_removed(BrokerId::from(77), "gone");
+    }
+    assert_eq!(*removed.borrow(), None);
+    peers.was_removed(BrokerId::from(2), "gone");
+    assert_eq!(removed.borrow().as_deref(), Some("gone"));
 }

@@ -39,7 +39,8 @@ pub(crate) fn judge_caller(peers: &Peers, hello: &Hello) -> Result<(), Status> {
     peers.judge(hello).map_err(|lost| {
         let broker = BrokerId::from(hello.broker_id);
         let message = told(broker, &lost);
-        if peers.is_worth_telling(broker) {
+        // The broker knows itself whether it has them, and says so.
+        if !Peers::is_under_way(hello, &lost) && peers.is_worth_telling(broker) {
             tracing::error!(%broker, "a broker is refused: {message}");
         }
         let details = lost.encode_to_vec().into();
@@ -49,7 +50,7 @@ pub(crate) fn judge_caller(peers: &Peers, hello: &Hello) -> Result<(), Status> {
 
 /// What is wrong, and what to do.
 fn told(broker: BrokerId, lost: &PutBack) -> String {
-    let PutBack { seen, last } = lost;
+    let PutBack { seen, last, .. } = lost;
     let what = match last < seen {
         true => format!("its commits {} to {seen} are missing", last + 1),
         false => format!("its commit {seen} is not in its directory's past"),
@@ -80,7 +81,7 @@ pub(crate) fn judge_answerer(
     }
     if let Err(lost) = peers.judge(&hello) {
         let message = told(broker, &lost);
-        if peers.is_worth_telling(broker) {
+        if !Peers::is_under_way(&hello, &lost) && peers.is_worth_telling(broker) {
             tracing::error!(%broker, "a broker is not talked to: {message}");
         }
         return Err(message);
@@ -90,7 +91,7 @@ pub(crate) fn judge_answerer(
 }
 
 /// Remembers the refusal of a broker that was put back, or taken out of the cluster.
-pub(crate) fn heed_refusal(peers: &Peers, status: &Status) {
+pub(crate) fn heed_refusal(peers: &Peers, by: BrokerId, status: &Status) {
     if status.code() != Code::FailedPrecondition {
         return;
     }
@@ -99,7 +100,7 @@ pub(crate) fn heed_refusal(peers: &Peers, status: &Status) {
         peers.was_put_back(PutBack::decode(status.details()).unwrap_or_default());
     }
     if let Some(why) = status.message().strip_prefix(REMOVED) {
-        peers.was_removed(why.trim_start_matches(": "));
+        peers.was_removed(by, why.trim_start_matches(": "));
     }
 }
 

@@ -487,7 +487,7 @@ impl Driver {
             Lane::Bulk => client.bulk(request).await,
         };
         let response = response.map_err(|status| {
-            introduction::heed_refusal(&self.caller.known, &status);
+            introduction::heed_refusal(&self.caller.known, self.broker, &status);
             Down {
                 is_starting: introduction::is_starting(&status),
                 ..Down::new(&refused(&address, &status))
