@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
+	"log"
 	"maps"
 	"math"
 	"slices"
@@ -91,11 +92,31 @@ func (m *Member) assign(ctx context.Context, given map[uint32]bool) error {
 	answer, err := onCoordinator(ctx, m.cluster, m.group, func(ctx context.Context, service v1.GroupServiceClient) (*v1.FetchOffsetsResponse, error) {
 		return service.FetchOffsets(ctx, request)
 	})
-	for at, committed := range answer.GetOffsets() {
-		// -1: nothing is committed, so it begins with the first record.
-		m.positions[request.Partitions[at].GetPartition()] = max(committed.GetOffset(), 0)
+	if err != nil {
+		return err
 	}
-	return err
+	for at, committed := range answer.GetOffsets() {
+		partition, offset := request.Partitions[at].GetPartition(), committed.GetOffset()
+		if offset < 0 {
+			if offset, err = m.earliest(ctx, partition, "nothing is committed"); err != nil {
+				return err
+			}
+		}
+		m.positions[partition] = offset
+	}
+	return nil
+}
+
+// earliest is the first offset that is there: records may be gone from the log's start.
+func (m *Member) earliest(ctx context.Context, partition uint32, why string) (int64, error) {
+	offset, err := listOffset(ctx, m.cluster, &v1.ListOffsetsRequest{
+		Partition: &v1.TopicPartition{Topic: m.topic, Partition: partition},
+		Position:  &v1.ListOffsetsRequest_Earliest{Earliest: true},
+	})
+	if err == nil {
+		log.Printf("%s/%d: %s: reading begins at the first record that is there, %d", m.topic, partition, why, offset)
+	}
+	return offset, err
 }
 
 func (m *Member) commit(ctx context.Context) error {
@@ -130,6 +151,10 @@ func (m *Member) round(ctx context.Context, to io.Writer, left int) (int, error)
 	seen := 0
 	for _, partition := range slices.Sorted(maps.Keys(m.positions)) {
 		answer, err := fetch(ctx, m.cluster, m.topic, partition, m.positions[partition], 50)
+		if said, _ := reason(err); said == "OFFSET_OUT_OF_RANGE" {
+			why := fmt.Sprintf("there is no offset %d", m.positions[partition])
+			m.positions[partition], err = m.earliest(ctx, partition, why)
+		}
 		if err != nil {
 			return seen, err
 		}

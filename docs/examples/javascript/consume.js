@@ -6,6 +6,11 @@ import { Cluster } from "./cluster.js";
 
 const NEWLINE = Buffer.from("\n");
 
+// A record without a value, a tombstone, is an empty line.
+function print(value) {
+  process.stdout.write(Buffer.concat([value ?? Buffer.alloc(0), NEWLINE]));
+}
+
 const [brokers, topic] = process.argv.slice(2);
 const cluster = new Cluster(brokers);
 const { partitions } = await cluster.describe(topic);
@@ -21,7 +26,7 @@ for (let index = 0; index < partitions.length; index += 1) {
     const request = { partition, offset: `${position}`, max_wait_ms: 1_000, form: "RECORD_FORM_PLAIN" };
     const answer = await cluster.onLeader(topic, index, "Fetch", request);
     for (const record of answer.records) {
-      if (BigInt(record.offset) < end) process.stdout.write(Buffer.concat([record.value, NEWLINE]));
+      if (BigInt(record.offset) < end) print(record.value);
     }
     position = BigInt(answer.next_offset);
   }

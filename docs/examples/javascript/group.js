@@ -59,22 +59,38 @@ class Member {
     if (added.length === 0) return;
     const partitions = added.map((partition) => ({ topic: this.topic, partition }));
     const { offsets } = await this.call("FetchOffsets", { partitions });
-    // -1: nothing is committed, so it begins with the first record.
-    added.forEach((partition, at) => {
+    for (const [at, partition] of added.entries()) {
       const committed = BigInt(offsets[at].offset);
-      this.positions.set(partition, committed < 0n ? 0n : committed);
-    });
+      const nothing = "nothing is committed";
+      this.positions.set(partition, committed < 0n ? await this.earliest(partition, nothing) : committed);
+    }
+  }
+
+  // The first offset that is there: records may be gone from the log's start.
+  async earliest(partition, why) {
+    const request = { partition: { topic: this.topic, partition }, earliest: true };
+    const { offset } = await this.cluster.onLeader(this.topic, partition, "ListOffsets", request);
+    console.error(`${this.topic}/${partition}: ${why}: reading begins at the first record that is there, ${offset}`);
+    return BigInt(offset);
   }
 
   // Records that came, as [partition, offset, value].
   async *poll() {
     for (const [partition, position] of [...this.positions]) {
-      const answer = await this.cluster.onLeader(this.topic, partition, "Fetch", {
+      const request = {
         partition: { topic: this.topic, partition },
         offset: `${position}`,
         max_wait_ms: 50,
         form: "RECORD_FORM_PLAIN",
-      });
+      };
+      let answer;
+      try {
+        answer = await this.cluster.onLeader(this.topic, partition, "Fetch", request);
+      } catch (error) {
+        if (explain(error).reason !== "OFFSET_OUT_OF_RANGE") throw error;
+        this.positions.set(partition, await this.earliest(partition, `there is no offset ${position}`));
+        continue;
+      }
       for (const record of answer.records) yield [partition, BigInt(record.offset), record.value];
     }
   }
@@ -105,7 +121,8 @@ for (let seen = 0; seen < wanted && !stopped; ) {
   await member.heartbeat();
   for await (const [partition, offset, value] of member.poll()) {
     if (seen === wanted) break;
-    process.stdout.write(Buffer.concat([value, NEWLINE]));
+    // A record without a value, a tombstone, is an empty line.
+    process.stdout.write(Buffer.concat([value ?? Buffer.alloc(0), NEWLINE]));
     member.positions.set(partition, offset + 1n);
     seen += 1;
   }

@@ -69,8 +69,18 @@ class Member:
         request = group.FetchOffsetsRequest(group=self.name, partitions=named)
         committed = self.call(lambda service: service.FetchOffsets(request, timeout=CALL_SECONDS)).offsets
         for partition, known in zip(new, committed):
-            # -1: nothing is committed, so it begins with the first record.
-            self.positions[partition] = max(known.offset, 0)
+            committed = known.offset >= 0
+            self.positions[partition] = known.offset if committed else self.earliest(partition, "nothing is committed")
+
+    def earliest(self, partition, why):
+        """The first offset that is there: records may be gone from the log's start."""
+        request = log.ListOffsetsRequest(
+            partition=common.TopicPartition(topic=self.topic, partition=partition), earliest=True
+        )
+        call = lambda service: service.ListOffsets(request, timeout=CALL_SECONDS)
+        offset = self.cluster.on_leader(self.topic, partition, call).offset
+        print(f"{self.topic}/{partition}: {why}: reading begins at the first record that is there, {offset}", file=sys.stderr)
+        return offset
 
     def poll(self):
         """Records that came, as (partition, offset, value)."""
@@ -82,7 +92,13 @@ class Member:
                 form=common.RECORD_FORM_PLAIN,
             )
             call = lambda service: service.Fetch(request, timeout=CALL_SECONDS)
-            answer = self.cluster.on_leader(self.topic, partition, call)
+            try:
+                answer = self.cluster.on_leader(self.topic, partition, call)
+            except grpc.RpcError as error:
+                if details(error)[0] != "OFFSET_OUT_OF_RANGE":
+                    raise
+                self.positions[partition] = self.earliest(partition, f"there is no offset {position}")
+                continue
             for record in answer.records:
                 yield partition, record.offset, record.value
 

@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
@@ -21,6 +21,11 @@ const RUN_WITHIN: Duration = Duration::from_secs(120);
 
 const LINES: usize = 2_000;
 const PARTITIONS: u32 = 3;
+/// Records that are gone from the start of partition 0.
+const GONE: usize = 5;
+const NEW_GROUP: &str = "billing";
+/// It has committed offset 0 of every partition.
+const OLD_GROUP: &str = "audit";
 
 /// How a language's examples are made ready, and run.
 struct Language {
@@ -71,6 +76,8 @@ async fn examples_of_other_languages_lose_and_double_nothing_when_a_broker_dies(
     let brokers = cluster.brokers().join(",");
     let file = awkward_lines(LINES);
     let mut expected = lines_of(&file);
+    // The tombstone's.
+    expected.push(b"");
     expected.sort_unstable();
     for language in LANGUAGES {
         let name = language.name;
@@ -78,6 +85,7 @@ async fn examples_of_other_languages_lose_and_double_nothing_when_a_broker_dies(
         let prepared = run(&folder, "sh", &["-c", language.prepare], &[], PREPARE_WITHIN).await;
         assert!(prepared.is_ok(), "{name}: {prepared:?}");
         cluster.create_topic(name, PARTITIONS, 3).await;
+        start_is_gone(&cluster, name).await;
 
         // A third of the partitions is led by the dead one, and it comes first among the addresses.
         cluster.kill(1);
@@ -95,12 +103,34 @@ async fn examples_of_other_languages_lose_and_double_nothing_when_a_broker_dies(
         };
         example("produce", &[], &file).await;
         let consumed = example("consume", &[], &[]).await;
-        assert_same_lines(name, &consumed, &expected);
-        let shared = example("group", &["billing", &LINES.to_string()], &[]).await;
-        assert_same_lines(name, &shared, &expected);
+        assert_same_lines(name, &consumed.stdout, &expected);
+        for (group, told) in [(NEW_GROUP, "nothing is committed"), (OLD_GROUP, "there is no offset 0")] {
+            let shared = example("group", &[group, &expected.len().to_string()], &[]).await;
+            assert_same_lines(name, &shared.stdout, &expected);
+            let stderr = String::from_utf8_lossy(&shared.stderr);
+            let told = format!("{name}/0: {told}: reading begins at the first record that is there, {GONE}");
+            assert!(stderr.contains(&told), "{told:?} is not in:\n{stderr}");
+        }
         cluster.restart(1);
         cluster.healthy().await;
     }
+}
+
+/// Takes the first records of a partition away, after a group has committed an offset before them; a tombstone stays.
+async fn start_is_gone(cluster: &Cluster, topic: &str) {
+    let to_first = ["produce", topic, "-p", "0"];
+    cluster.cli_with(&to_first, b"gone\n".repeat(GONE)).await.expect(0);
+    cluster
+        .cli(&[&to_first[..], &["-k", "key", "--tombstone"]].concat())
+        .await
+        .expect(0);
+    let seek = ["group", "seek", OLD_GROUP, "--topic", topic, "--to", "earliest"];
+    cluster.cli(&[&seek[..], &["--execute"]].concat()).await.expect(0);
+    let trim = ["topic", "trim", topic, "--partition", "0"];
+    cluster
+        .cli(&[&trim[..], &["--before", &GONE.to_string()]].concat())
+        .await
+        .expect(0);
 }
 
 #[track_caller]
@@ -110,14 +140,14 @@ fn assert_same_lines(what: &str, printed: &[u8], expected: &[&[u8]]) {
     assert!(lines == expected, "{what}: {} lines of {}", lines.len(), expected.len());
 }
 
-/// Runs a program to its end, and gives what it printed.
+/// Runs a program to its end, with success.
 async fn run(
     folder: &Path,
     program: &str,
     arguments: &[&str],
     input: &[u8],
     within: Duration,
-) -> Result<Vec<u8>, String> {
+) -> Result<Output, String> {
     // A relative path means one in the folder.
     let path = match program.contains('/') {
         true => folder.join(program),
@@ -142,7 +172,7 @@ async fn run(
     let ended = ended.map_err(|_| format!("{program} {arguments:?} did not end within {within:?}"))?;
     let ended = ended.map_err(|error| error.to_string())?;
     match ended.status.success() {
-        true => Ok(ended.stdout),
+        true => Ok(ended),
         false => Err(format!("{}: {}", ended.status, String::from_utf8_lossy(&ended.stderr))),
     }
 }
