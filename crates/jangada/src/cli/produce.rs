@@ -83,11 +83,12 @@ pub struct ProduceArgs {
     #[arg(long, value_name = "FORM", value_enum, default_value_t = Encoding::Raw, conflicts_with = "format")]
     pub value_as: Encoding,
 
-    /// Write to this partition instead of by key
+    /// Write to this partition instead of by key, or instead of the one that a line of --format jsonl names
     #[arg(short = 'p', long, value_name = "P")]
     pub partition: Option<u32>,
 
-    /// The time of every record, instead of now: RFC 3339, or milliseconds since 1970
+    /// The time of every record, instead of now, or instead of the one that a line of --format jsonl names: RFC 3339, or
+    /// milliseconds since 1970
     #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
     pub timestamp: Option<TimeArg>,
 
@@ -151,7 +152,8 @@ pub enum ProduceFormat {
     /// The value, or key and value with --key-separator
     Lines,
     /// A JSON object: key or key_base64, value or value_base64 (absent or null: none), headers, timestamp_ms,
-    /// partition. `topic` and `offset`, which consume writes, are ignored
+    /// partition. --timestamp and --partition go before what a line says. `topic` and `offset`, which consume writes, are
+    /// ignored
     Jsonl,
 }
 

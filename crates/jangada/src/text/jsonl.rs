@@ -114,7 +114,7 @@ struct ReadHeader {
     value_base64: Option<String>,
 }
 
-/// Reads one line.
+/// Reads one line. What the flags say of every record, time and partition, goes before what the line says.
 pub fn read(line: &[u8], record: ProducerRecord) -> Result<ProducerRecord, String> {
     // serde would take an array for the fields in their order.
     if line.trim_ascii_start().first() != Some(&b'{') {
@@ -124,8 +124,8 @@ pub fn read(line: &[u8], record: ProducerRecord) -> Result<ProducerRecord, Strin
     let mut record = record;
     record.key = bytes_of("key", read.key, read.key_base64)?;
     record.value = bytes_of("value", read.value, read.value_base64)?;
-    record.timestamp_ms = read.timestamp_ms.or(record.timestamp_ms);
-    record.partition = read.partition.or(record.partition);
+    record.timestamp_ms = record.timestamp_ms.or(read.timestamp_ms);
+    record.partition = record.partition.or(read.partition);
     for header in read.headers {
         let value = bytes_of("value", header.value, header.value_base64)?;
         record.headers.push(Header { key: header.key, value });
@@ -200,6 +200,16 @@ mod tests {
             assert_eq!((read.partition, read.timestamp_ms), (Some(1), Some(9)));
             assert_eq!(read.headers.len(), 1);
         }
+    }
+
+    #[test]
+    fn partition_and_time_of_the_flags_go_before_those_of_a_line() {
+        let line = line(&consumed(None, None));
+        let mut flags = ProducerRecord::new("orders");
+        flags.partition = Some(0);
+        flags.timestamp_ms = Some(5);
+        let read = read(line.as_bytes(), flags).expect("the line is valid");
+        assert_eq!((read.partition, read.timestamp_ms), (Some(0), Some(5)));
     }
 
     #[test]
