@@ -10,6 +10,7 @@
 //! | `errors`, `exit` | what a failed command says, and the exit code |
 //! | `brokers` | which brokers a command begins with: flag, variable, files, default |
 //! | `connect` | from these to a client |
+//! | `files` | files that are written whole or not at all |
 //! | `logging`, `notices`, `progress` | what goes to stderr |
 //! | `cpu` | the instructions that the build needs; runs before `main` |
 //!
@@ -28,6 +29,7 @@ mod connect;
 mod cpu;
 mod errors;
 mod exit;
+mod files;
 mod logging;
 mod notices;
 mod output;

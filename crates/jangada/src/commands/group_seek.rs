@@ -13,6 +13,7 @@ use super::group::partitions_of;
 use super::group_lag::bounds;
 use crate::cli::{FromArg, SeekArgs, ToArg};
 use crate::errors::{CliError, Result};
+use crate::files::write_whole;
 use crate::output::{Show, note, or_dash, plain_table};
 
 pub async fn run(client: &Client, args: &SeekArgs) -> Result<()> {
@@ -70,11 +71,25 @@ async fn refuse_members(client: &Client, group: &str) -> Result<()> {
     )))
 }
 
-/// Writes the committed offsets to a file.
+/// Writes the committed offsets to a file. Without any it stays as it is: it may be the only copy of an earlier call's.
 async fn keep_committed(client: &Client, args: &SeekArgs, path: &Path) -> Result<()> {
-    let committed = client.admin().fetch_offsets(&args.group, None).await?;
-    let committed = committed.iter().filter_map(|of| Some((&of.partition, of.offset?)));
-    let count = keep(path, committed)?;
+    let nothing = |why: &str| {
+        let message = format!("group {:?} {why}; {} was not written", args.group, path.display());
+        CliError::new(message).hint("`jangada group ls` shows the groups, `jangada group lag` their offsets")
+    };
+    let committed = match client.admin().fetch_offsets(&args.group, None).await {
+        Ok(committed) => committed,
+        Err(error) if error.reason() == Some(Reason::UnknownGroup) => return Err(nothing("does not exist")),
+        Err(error) => return Err(error.into()),
+    };
+    let committed: Vec<_> = committed
+        .iter()
+        .filter_map(|of| Some((&of.partition, of.offset?)))
+        .collect();
+    if committed.is_empty() {
+        return Err(nothing("has no committed offsets"));
+    }
+    let count = keep(path, committed.into_iter())?;
     note(&format!(
         "wrote {count} offsets of group {} to {}",
         args.group,
@@ -91,7 +106,7 @@ fn keep<'a>(path: &Path, offsets: impl Iterator<Item = (&'a TopicPartition, i64)
         .map(|(partition, offset)| format!("{},{},{offset}\n", partition.topic, partition.partition))
         .collect();
     let text = format!("# topic,partition,offset\n{}", lines.concat());
-    std::fs::write(path, text).map_err(|error| CliError::new(format!("cannot write {}: {error}", path.display())))?;
+    write_whole(path, &text)?;
     Ok(lines.len())
 }
 

@@ -13,18 +13,17 @@
 //! A process id in a file may be stale, and the number may belong to another program by now: a process counts as the
 //! node only if its command line says so. Only such a process is ever sent a signal.
 
-use std::fs::{self, File, Permissions, TryLockError};
-use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs::{self, File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
 
 use crate::brokers;
 use crate::errors::{CliError, Result};
+use crate::files::write_whole;
 use crate::output::note;
 
 /// Between two looks whether a process still runs: one that is not our child cannot be waited for.
@@ -236,19 +235,6 @@ impl NodeDir {
 fn runs_from(command_line: &[u8], config: &Path) -> bool {
     let mut words = command_line.split(|byte| *byte == 0).skip(1);
     words.next() == Some(b"server") && words.any(|word| word == config.as_os_str().as_encoded_bytes())
-}
-
-/// Writes a file so that it is there as a whole or not at all.
-fn write_whole(path: &Path, text: &str) -> Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let written = NamedTempFile::with_prefix_in(".new-", folder).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.as_file().set_permissions(Permissions::from_mode(0o644))?;
-        Ok(file.persist(path)?)
-    });
-    written
-        .map(drop)
-        .map_err(|error| CliError::new(format!("cannot write {}: {error}", path.display())))
 }
 
 /// Stops processes: asks all, waits, and kills those that have not ended. `reap` collects children that ended.
