@@ -9,6 +9,9 @@ use crate::complete::VARIABLE;
 use crate::errors::{CliError, Result};
 use crate::output::print_text;
 
+/// What bash needs beside what all shells get.
+const BASH: &str = include_str!("completion.bash");
+
 /// Prints the script. With it the shell calls this program when a key for completion is pressed.
 pub fn run(shell: Shell) -> Result<()> {
     let name = shell.to_string();
@@ -20,5 +23,8 @@ pub fn run(shell: Shell) -> Result<()> {
     let program = env::current_exe()?.display().to_string();
     let mut script = Vec::new();
     completer.write_registration(VARIABLE, "jangada", "jangada", &program, &mut script)?;
+    if shell == Shell::Bash {
+        script.extend_from_slice(BASH.as_bytes());
+    }
     print_text(&String::from_utf8_lossy(&script))
 }
