@@ -51,10 +51,24 @@ async fn no_command_shows_a_number_for_what_is_not_known() {
         let partitions = cluster.cli(&["partition", "ls", "alone", "-o", "json"]).await.json();
         let mut partitions = partitions.as_array()?.iter();
         let leaderless = partitions.find(|partition| partition["leader_id"].is_null())?.clone();
-        for field in ["leader_id", "high_watermark", "log_start_offset", "size_bytes"] {
+        for field in [
+            "leader_id",
+            "leader_epoch",
+            "in_sync",
+            "high_watermark",
+            "log_start_offset",
+            "size_bytes",
+        ] {
             assert!(leaderless[field].is_null(), "{field}: {leaderless}");
         }
         Some(())
+    })
+    .await;
+    eventually("a dead broker's disk is not known", WAIT, || async {
+        let info = cluster.cli(&["cluster", "info", "-o", "json"]).await.json();
+        let brokers = &info["brokers"];
+        assert_eq!(brokers[0]["disk_low"], false, "{brokers}");
+        (brokers[2]["alive"] == false).then(|| assert!(brokers[2]["disk_low"].is_null(), "{brokers}"))
     })
     .await;
 

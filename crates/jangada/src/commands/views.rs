@@ -2,8 +2,8 @@
 //! in JSON, and `-` in a table.
 
 use jangada_client::{
-    BrokerState, ClusterDescription, DamagedReplica, MetadataRole, PartitionState, TopicDescription, TopicSummary,
-    WriteRefusal,
+    BrokerId, BrokerState, ClusterDescription, DamagedReplica, MetadataRole, PartitionState, TopicDescription,
+    TopicSummary, WriteRefusal,
 };
 use jangada_types::Quantity;
 use jangada_types::units::annotated;
@@ -119,7 +119,7 @@ fn partitions_table(partitions: &[PartitionState]) -> String {
             or_dash(partition.leader_id),
             or_dash(partition.leader_epoch),
             join(&partition.replicas),
-            join(&partition.in_sync),
+            in_sync(partition).map_or_else(|| "-".to_owned(), join),
             or_dash(partition.log_start_offset),
             or_dash(partition.high_watermark),
             or_dash(partition.size_bytes),
@@ -148,7 +148,7 @@ fn partitions_json(partitions: &[PartitionState]) -> Value {
             "leader_id": partition.leader_id.map(|id| id.get()),
             "leader_epoch": partition.leader_epoch,
             "replicas": partition.replicas.iter().map(|id| id.get()).collect::<Vec<_>>(),
-            "in_sync": partition.in_sync.iter().map(|id| id.get()).collect::<Vec<_>>(),
+            "in_sync": in_sync(partition).map(|all| all.iter().map(|id| id.get()).collect::<Vec<_>>()),
             "high_watermark": partition.high_watermark,
             "log_start_offset": partition.log_start_offset,
             "size_bytes": partition.size_bytes,
@@ -156,6 +156,11 @@ fn partitions_json(partitions: &[PartitionState]) -> Value {
         })
     };
     partitions.iter().map(partition).collect()
+}
+
+/// Only the leader knows, if there is one to ask.
+fn in_sync(partition: &PartitionState) -> Option<&[BrokerId]> {
+    partition.high_watermark.map(|_| &partition.in_sync[..])
 }
 
 fn refusal_json(refusal: &WriteRefusal) -> Value {
@@ -263,7 +268,8 @@ fn broker_json(broker: &BrokerState) -> Value {
         "leaders": broker.leaders,
         "replicas": broker.replicas,
         "incarnation": broker.incarnation.get(),
-        "disk_low": broker.disk_low,
+        // One that does not answer may have told before that it is.
+        "disk_low": (broker.alive || broker.disk_low).then_some(broker.disk_low),
     })
 }
 
