@@ -81,6 +81,14 @@ async fn records_get_keys_headers_times_and_partitions(cluster: &Cluster) {
         consumed(cluster, &["-t", "fields", "-p", "0", "-f", r"%T %v\n"]).await,
         "1500 z\n"
     );
+    // What the flags say goes before what a line says, and a condition is judged where the flag says.
+    let line = r#"{"value":"json","partition":1,"timestamp_ms":1}"#;
+    let flags = ["fields", "--format", "jsonl", "-p", "2", "--timestamp", "1700"];
+    produced(cluster, &[&flags[..], &["--expect-end-offset", "0"]].concat(), line)
+        .await
+        .expect(0);
+    let written = consumed(cluster, &["fields", "-p", "1,2", "-f", r"%p %T %v\n"]).await;
+    assert_eq!(written, "2 1700 json\n");
 }
 
 async fn a_tombstone_has_a_key_and_no_value(cluster: &Cluster) {
@@ -236,8 +244,14 @@ async fn offsets_go_to_a_file_and_come_back(cluster: &Cluster) {
         .await
         .expect(0);
     seek(&["--to-file", file]).await.expect(0).names(&["wrote 3 offsets"]);
-    let kept = std::fs::read_to_string(file).expect("it was written");
-    assert_eq!(kept, "# topic,partition,offset\nplain,0,0\ntimes,0,2\ntimes,1,2\n");
+    let kept = || std::fs::read_to_string(file).expect("it was written");
+    let mistyped = ["group", "seek", "fiels", "--to-file", file];
+    cluster
+        .cli(&mistyped)
+        .await
+        .expect(1)
+        .names(&["\"fiels\"", "was not written", "group ls"]);
+    assert_eq!(kept(), "# topic,partition,offset\nplain,0,0\ntimes,0,2\ntimes,1,2\n");
     seek(&["--topic", "times", "--to", "latest", "--execute"])
         .await
         .expect(0);
@@ -333,15 +347,36 @@ async fn who_waits_says_for_what(cluster: &Cluster) {
     }
 }
 
+/// Bash's words of a line: it takes them apart at ':' and '='.
+fn bash_words(line: &[&str]) -> Vec<String> {
+    let mut words = Vec::new();
+    for word in line {
+        let before = words.len();
+        let mut rest = *word;
+        while let Some(at) = rest.find([':', '=']) {
+            words.extend((at > 0).then(|| rest[..at].to_owned()));
+            words.push(rest[at..=at].to_owned());
+            rest = &rest[at + 1..];
+        }
+        if !rest.is_empty() || words.len() == before {
+            words.push(rest.to_owned());
+        }
+    }
+    words
+}
+
 /// What bash offers for the last word of a line.
 async fn completed(cluster: &Cluster, line: &[&str]) -> String {
-    let words: Vec<String> = line.iter().map(|word| format!("'{word}'")).collect();
+    let words = bash_words(line);
+    let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
     let script = format!(
-        "source <(\"$PROGRAM\" completion bash)\nCOMP_WORDS=(jangada {})\nCOMP_CWORD={}\nCOMP_TYPE=9\n\
-         _clap_complete_jangada jangada '{}'\nprintf '%s ' \"${{COMPREPLY[@]}}\"",
-        words.join(" "),
-        line.len(),
-        line.last().expect("a word"),
+        "source <(\"$PROGRAM\" completion bash)\nCOMP_WORDS=(jangada {})\nCOMP_CWORD={}\nCOMP_LINE='jangada {}'\nCOMP_TYPE=9\n\
+         function=$(complete -p jangada) && function=${{function#*-F }} && ${{function% jangada}} jangada '{}'\n\
+         printf '%s ' \"${{COMPREPLY[@]}}\"",
+        quoted.join(" "),
+        words.len(),
+        line.join(" "),
+        words.last().expect("a word"),
     );
     let child = tokio::process::Command::new("bash")
         .args(["-c", &script])
@@ -359,6 +394,8 @@ async fn completed(cluster: &Cluster, line: &[&str]) -> String {
 }
 
 async fn a_shell_completes_names(cluster: &Cluster) {
+    let brokers = cluster.brokers().join(",");
+    let typed = format!("--brokers={brokers}");
     for (line, expected) in [
         (&["topic", "describe", "many-"][..], "many-a many-b"),
         (&["consume", "plain", "un"], "units"),
@@ -366,6 +403,10 @@ async fn a_shell_completes_names(cluster: &Cluster) {
         (&["group", "describe", "rea"], "readers"),
         (&["group", "seek", "readers", "--topic", "too"], "too-many-c"),
         (&["clu"], "cluster"),
+        (&["--brokers", &brokers, "topic", "describe", "many-"], "many-a many-b"),
+        (&[&typed, "topic", "describe", "many-"], "many-a many-b"),
+        (&["consume", "--topic=un"], "units"),
+        (&["--brokers", "127.0.0.1:1", "clu"], "cluster"),
         (&["--brokers", "127.0.0.1:1", "topic", "describe", "many-"], ""),
     ] {
         // A cluster that takes longer than a key press may wait completes nothing.
