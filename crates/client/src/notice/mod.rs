@@ -60,17 +60,6 @@ pub enum Notice {
         /// The new partitions.
         partitions: Vec<u32>,
     },
-    /// Batches do not follow each other: records are missing between them.
-    Gap {
-        /// The topic.
-        topic: Arc<str>,
-        /// The partition.
-        partition: u32,
-        /// The offset that should have come.
-        expected: i64,
-        /// The offset that came.
-        found: i64,
-    },
     /// A batch that cannot be read is skipped, as the policy says.
     BatchSkipped {
         /// The topic.
@@ -218,15 +207,6 @@ impl std::fmt::Display for Notice {
                 f,
                 "partitions were added to {topic}: {} read from the beginning",
                 Partitions(topic, partitions)
-            ),
-            Self::Gap {
-                topic,
-                partition,
-                expected,
-                found,
-            } => write!(
-                f,
-                "records are missing in {topic}[{partition}]: offset {expected} should come, {found} came"
             ),
             Self::BatchSkipped {
                 topic,
