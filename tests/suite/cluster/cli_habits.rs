@@ -1,7 +1,5 @@
 //! What people type from habit, option by option, at one cluster of one node.
 
-use std::process::Stdio;
-
 use serde_json::json;
 
 use crate::binary;
@@ -378,19 +376,12 @@ async fn completed(cluster: &Cluster, line: &[&str]) -> String {
         line.join(" "),
         words.last().expect("a word"),
     );
-    let child = tokio::process::Command::new("bash")
-        .args(["-c", &script])
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin")
-        .env("PROGRAM", binary::jangada())
-        .env("JANGADA_BROKERS", cluster.brokers().join(","))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("there is a shell");
-    cli::end(child, &script).await.expect(0).text().trim_end().to_owned()
+    let completed = cli::in_shell(&script, |shell| {
+        shell
+            .env("PROGRAM", binary::jangada())
+            .env("JANGADA_BROKERS", cluster.brokers().join(","));
+    });
+    completed.await.expect(0).text().trim_end().to_owned()
 }
 
 async fn a_shell_completes_names(cluster: &Cluster) {

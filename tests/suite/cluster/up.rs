@@ -57,18 +57,8 @@ impl Demo {
 
 /// Runs commands in a shell that knows nothing of the program.
 async fn pasted(commands: &[&str]) -> Run {
-    let script = commands.join("\n");
-    let child = Command::new("sh")
-        .args(["-e", "-c", &script])
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("there is a shell");
-    cli::end(child, &script).await.expect(0)
+    let script = format!("set -e\n{}", commands.join("\n"));
+    cli::in_shell(&script, |_| {}).await.expect(0)
 }
 
 impl Drop for Demo {
@@ -160,19 +150,10 @@ async fn each_line_of_the_readme_works() {
     }
     let program = binary::jangada();
     let path = format!("{}:/usr/bin:/bin", program.parent().expect("a folder").display());
-    let child = Command::new("bash")
-        .args(["-c", &script])
-        .current_dir(&root)
-        .env_clear()
-        .env("PATH", path)
-        .env("HOME", &root)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("there is a shell");
-    let ended = cli::end(child, "the README's walk").await;
+    let ended = cli::in_shell(&script, |shell| {
+        shell.current_dir(&root).env("PATH", path).env("HOME", &root);
+    });
+    let ended = ended.await;
     for node in 1..=3 {
         // What still runs if the walk ended early.
         let pid = std::fs::read_to_string(data.join(format!("node-{node}/pid"))).unwrap_or_default();

@@ -79,6 +79,21 @@ pub fn start(brokers: &[String], args: &[&str]) -> Child {
         .expect("the program starts")
 }
 
+/// Runs a script in a shell, to its end. It knows nothing but a path, and what is set up.
+pub async fn in_shell(script: &str, set_up: impl FnOnce(&mut Command)) -> Run {
+    let mut shell = Command::new("bash");
+    shell
+        .args(["-c", script])
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    set_up(&mut shell);
+    end(shell.spawn().expect("there is a shell"), script).await
+}
+
 /// Waits for a command's end.
 pub async fn end(child: Child, what: &str) -> Run {
     let output = tokio::time::timeout(RUN_TIMEOUT, child.wait_with_output())
