@@ -75,5 +75,5 @@ pub use group::{
 };
 pub use jangada_types::{BrokerId, Codec, Header, Incarnation, Reason, TopicId};
 pub use metadata::{PartitionMetadata, TopicMetadata};
-pub use notice::{Notice, OnNotice, PositionReset, Retrying};
+pub use notice::{NOTICE_TARGET, Notice, OnNotice, PositionReset, Retrying};
 pub use producer::{Acks, Condition, Delivery, Producer, ProducerConfig, ProducerRecord, RecordMetadata};

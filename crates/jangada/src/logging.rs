@@ -3,10 +3,12 @@
 use std::io;
 
 use jangada_broker::settings::{LogFormat, LogSettings};
-use tracing_subscriber::EnvFilter;
+use jangada_client::NOTICE_TARGET;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::layer;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
 use crate::errors::{CliError, Result};
 
@@ -27,13 +29,18 @@ pub fn start(settings: &LogSettings) -> Result<()> {
     started.map_err(|error| CliError::new(format!("cannot start logging: {error}")))
 }
 
-/// For the other commands: only what `--log` or JANGADA_LOG asks for.
+/// For the other commands: only what `--log` or JANGADA_LOG asks for. Without the client's notices, which commands write to stderr
+/// by themselves, or each would be there twice.
 pub fn start_for_command(filter: &str) -> Result<()> {
     let parsed = EnvFilter::builder().parse(filter);
     let parsed = parsed.map_err(|error| CliError::usage(format!("--log (or JANGADA_LOG) is {filter:?}: {error}")))?;
     let started = tracing_subscriber::registry()
         .with(parsed)
-        .with(layer().with_writer(io::stderr))
+        .with(
+            layer()
+                .with_writer(io::stderr)
+                .with_filter(filter_fn(|metadata| metadata.target() != NOTICE_TARGET)),
+        )
         .try_init();
     started.map_err(|error| CliError::new(format!("cannot start logging: {error}")))
 }

@@ -2,10 +2,10 @@
 //! other addresses get in.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jangada_client::{Client, ProducerConfig, ProducerRecord};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -185,6 +185,89 @@ async fn a_client_that_gets_no_place_is_told_why() {
         (cluster.cli(&["topic", "ls"]).await.code == Some(0)).then_some(())
     })
     .await;
+    eventually("the log says that it is over", WAIT, || async {
+        let log = cluster.node(1).log();
+        log.contains("connections are no longer refused").then_some(())
+    })
+    .await;
+}
+
+/// Whatever the shares are: somebody lowers the limit of a process that runs, or the system itself has no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_without_descriptors_says_so_waits_and_goes_on_when_there_are_some() {
+    let cluster = Cluster::start(1).await;
+    cluster.create_topic(TOPIC, 1, 1).await;
+    let node = cluster.node(1);
+    let client = cluster.client().await;
+    write(&client, 1).await;
+    // Of those who are there already nobody notices.
+    let mut scraper = TcpStream::connect(&node.addresses.http).await.expect("it listens");
+    let failures = r#"jangada_accept_failures_total{listener="public"}"#;
+    assert_eq!(counted(&mut scraper, failures).await, 0);
+    let before = limit_open_files(node.pid(), Some(1));
+    let mut waiting = Vec::new();
+    for _ in 0..8 {
+        waiting.push(connect(&node.addresses.public, 1).await.expect("the kernel takes it"));
+    }
+    eventually("the log says so", WAIT, || async {
+        node.log().contains("connections can't be accepted").then_some(())
+    })
+    .await;
+    let (cpu, began) = (node.cpu(), Instant::now());
+    let first = counted(&mut scraper, failures).await;
+    // The time that it is measured over.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let last = counted(&mut scraper, failures).await;
+    let (cpu, elapsed) = (node.cpu() - cpu, began.elapsed());
+    // At most 20 a second, and one each second in the end.
+    assert!(
+        last > first && last - first < 20,
+        "{first} and then {last} in {elapsed:?}"
+    );
+    assert!(cpu < elapsed / 2, "{cpu:?} of {elapsed:?}: it spins");
+    let told = node.log().matches("connections can't be accepted").count();
+    assert_eq!(told, 1, "once, and then at an interval");
+    write(&client, 1).await;
+
+    limit_open_files(node.pid(), before);
+    eventually("those that waited are in", WAIT, || async {
+        node.log().contains("connections are accepted again").then_some(())
+    })
+    .await;
+    let client = cluster.client().await;
+    write(&client, 1).await;
+}
+
+/// Lowers the soft limit of a process, and gives what it was.
+fn limit_open_files(pid: u32, soft: Option<u64>) -> Option<u64> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let hard = getrlimit(Resource::Nofile).maximum;
+    let new = Rlimit {
+        current: soft,
+        maximum: hard,
+    };
+    let old = prlimit(pid, Resource::Nofile, new).expect("our own child can be limited");
+    old.current
+}
+
+/// A counter, by a connection that stays open.
+async fn counted(scraper: &mut TcpStream, series: &str) -> u64 {
+    let request = "GET /metrics HTTP/1.1\r\nHost: it\r\n\r\n";
+    scraper.write_all(request.as_bytes()).await.expect("it is open");
+    let mut answer = Vec::new();
+    loop {
+        let read = tokio::time::timeout(WAIT, scraper.read_buf(&mut answer)).await;
+        let read = read.expect("it is answered").expect("it is open");
+        let text = String::from_utf8_lossy(&answer);
+        let found = text
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
+        // The last family of a scrape.
+        if text.contains("# TYPE jangada_group_lag_unknown") {
+            return found.expect("there is such a series");
+        }
+        assert!(read > 0, "the answer ends early:\n{text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

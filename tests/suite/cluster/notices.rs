@@ -66,6 +66,27 @@ async fn a_group_below_the_log_start_tells_what_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_log_on_stderr_each_notice_is_there_once() {
+    let cluster = Cluster::start(1).await;
+    cluster.create_topic(TOPIC, 1, 1).await;
+    cluster.cli_with(&["produce", TOPIC], lines(100)).await.expect(0);
+    cluster.cli(&["topic", "trim", TOPIC, "--before", "57"]).await.expect(0);
+    for filter in ["warn", "debug"] {
+        let consume = ["consume", TOPIC, "--from", "3", "--reset", "earliest", "--exit-at-end"];
+        let run = cluster
+            .cli(&[&["--log", filter], &consume[..]].concat())
+            .await
+            .expect(0);
+        assert_eq!(
+            run.stderr.matches("54 records are gone").count(),
+            1,
+            "{filter}: {}",
+            run.stderr
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_without_a_cluster_says_so_at_once() {
     let nobody = format!("127.0.0.1:{}", ports::free());
     for args in [["topic", "ls"], ["consume", TOPIC], ["cluster", "health"]] {

@@ -39,6 +39,8 @@ pub(super) const MAKING_WAY_MAX: usize = 32;
 const HTTP_IDLE: Duration = Duration::from_secs(90);
 /// Between two lines of the log about connections that were refused.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
+/// Without a refusal for so long it is over: clients that were refused try again each second.
+const REFUSALS_OVER_AFTER: Duration = Duration::from_secs(5);
 
 /// How many connections a listener takes, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -269,9 +271,17 @@ struct Places {
     total: usize,
     /// By address; none is empty.
     by_address: HashMap<IpAddr, Vec<Arc<Occupant>>>,
-    /// Refused since the log was told, and when it was.
+    /// While connections are refused.
+    refusing: Option<Refusing>,
+}
+
+/// Connections are refused, since then.
+struct Refusing {
+    since: Instant,
+    last: Instant,
+    told_at: Instant,
+    count: u64,
     untold: u64,
-    told_at: Option<Instant>,
 }
 
 /// See the module text. One per listener.
@@ -381,14 +391,35 @@ impl Gate {
     /// Counts it, and tells the log: the first at once, then how many there were.
     fn refused(&self, places: &mut Places, refused: Refused) {
         self.metrics.refused(self.kind.name(), refused.cause());
-        places.untold += 1;
-        if places.told_at.is_some_and(|at| at.elapsed() < TOLD_EVERY) {
+        let now = Instant::now();
+        let is_first = places.refusing.is_none();
+        let refusing = places.refusing.get_or_insert(Refusing {
+            since: now,
+            last: now,
+            told_at: now,
+            count: 0,
+            untold: 0,
+        });
+        refusing.last = now;
+        refusing.count += 1;
+        refusing.untold += 1;
+        if !is_first && now - refusing.told_at < TOLD_EVERY {
             return;
         }
-        let (listener, count) = (self.kind.name(), places.untold);
+        let (listener, count) = (self.kind.name(), refusing.untold);
         tracing::warn!(listener, count, reason = %refused, "connections were refused");
-        places.told_at = Some(Instant::now());
-        places.untold = 0;
+        refusing.told_at = now;
+        refusing.untold = 0;
+    }
+
+    /// Tells the log when connections have not been refused for a while.
+    fn look_at_refusals(&self, places: &mut Places) {
+        let is_over = |refusing: &mut Refusing| refusing.last.elapsed() >= REFUSALS_OVER_AFTER;
+        if let Some(over) = places.refusing.take_if(is_over) {
+            let (listener, count) = (self.kind.name(), over.count);
+            let seconds = (over.last - over.since).as_secs();
+            tracing::info!(listener, count, seconds, "connections are no longer refused");
+        }
     }
 
     /// Ends connections that nobody uses, from now on, as long as the gate is there.
@@ -398,7 +429,8 @@ impl Gate {
     }
 
     fn end_idle(&self) {
-        let places = self.places.lock();
+        let mut places = self.places.lock();
+        self.look_at_refusals(&mut places);
         for occupant in places.by_address.values().flatten() {
             let Some(at_rest) = occupant.at_rest_for() else {
                 continue;

@@ -13,8 +13,10 @@
 //! - [`connection`]: the socket of an admitted connection. It gives its place back when it is dropped.
 //! - [`calls`]: counts the calls of a connection, to tell an idle one from one that waits.
 //! - [`refusal`]: what a connection is told that does not get in.
+//! - [`accept_failures`]: what is told and waited when the system gives no connection.
 //! - [`descriptors`]: the limit of open files, raised and shared out.
 
+mod accept_failures;
 mod calls;
 mod connection;
 pub(crate) mod descriptors;
@@ -26,20 +28,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::Stream;
 use tokio::net::{TcpListener, TcpStream};
 
+use self::accept_failures::AcceptFailures;
 pub(crate) use self::calls::count_calls;
 pub(crate) use self::connection::{Connection, ConnectionInfo};
 pub(crate) use self::gate::{Gate, GateLimits};
 use self::refusal::Refusals;
 use crate::metrics::ConnectionMetrics;
-
-/// After an accept that failed for want of resources, before the next one: at first, and at most.
-const BACKOFF_MIN: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// Whom a listener is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +98,7 @@ impl Listener {
             address: self.address,
             refusals: Refusals::new(self.gate.kind()),
             gate: self.gate.clone(),
-            backoff: BACKOFF_MIN,
+            failures: AcceptFailures::default(),
         })
     }
 }
@@ -111,7 +109,7 @@ pub(crate) struct Acceptor {
     address: SocketAddr,
     gate: Arc<Gate>,
     refusals: Refusals,
-    backoff: Duration,
+    failures: AcceptFailures,
 }
 
 impl Acceptor {
@@ -125,7 +123,7 @@ impl Acceptor {
                     continue;
                 }
             };
-            self.backoff = BACKOFF_MIN;
+            self.failures.are_over(self.gate.kind());
             match self.gate.admit(peer) {
                 Ok(place) => {
                     tune(&socket);
@@ -144,12 +142,8 @@ impl Acceptor {
             return;
         }
         self.gate.accept_failed();
-        if self.backoff == BACKOFF_MIN {
-            let listener = self.gate.kind().name();
-            tracing::error!(listener, %error, "connections can't be accepted; trying again");
-        }
-        tokio::time::sleep(self.backoff).await;
-        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+        let pause = self.failures.again(self.gate.kind(), error);
+        tokio::time::sleep(pause).await;
     }
 
     /// All connections, for tonic.

@@ -9,6 +9,9 @@ mod troubles;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The target under which notices are logged (`tracing`): whoever shows them by an observer can leave them out of the log.
+pub const NOTICE_TARGET: &str = "jangada_client::notice";
+
 pub use observer::OnNotice;
 pub(crate) use troubles::{Next, Notices, Trouble};
 

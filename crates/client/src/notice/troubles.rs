@@ -13,7 +13,7 @@ use std::time::Duration;
 use jangada_types::Reason;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Notice, OnNotice, Retrying};
+use super::{NOTICE_TARGET, Notice, OnNotice, Retrying};
 use crate::wire_error::Failure;
 
 /// A failure that is over by then is not told: a change of leader in good order takes less.
@@ -113,9 +113,9 @@ impl Notices {
     pub fn tell(&self, notice: &Notice) {
         if self.may_log() {
             if notice.is_info() {
-                tracing::info!("{notice}");
+                tracing::info!(target: NOTICE_TARGET, "{notice}");
             } else {
-                tracing::warn!("{notice}");
+                tracing::warn!(target: NOTICE_TARGET, "{notice}");
             }
         }
         self.observer.call(notice);
@@ -165,7 +165,7 @@ impl Notices {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         if log.since.elapsed() >= TELL_EVERY {
             if log.lines > LOGGED_MAX {
-                tracing::warn!("{} more notices were not logged", log.lines - LOGGED_MAX);
+                tracing::warn!(target: NOTICE_TARGET, "{} more notices were not logged", log.lines - LOGGED_MAX);
             }
             *log = Log {
                 since: Instant::now(),
