@@ -37,7 +37,8 @@ fn endpoint(address: &str) -> Endpoint {
         .initial_connection_window_size(WINDOW_BYTES)
 }
 
-/// Sends messages to a method, such as `LogService/Produce`, or of another package with its name. What it answers is not taken until it is asked for.
+/// Sends messages to a method, such as `LogService/Produce`, or of another package with its name. What it answers is not taken
+/// until it is asked for.
 pub async fn call(
     channel: &Channel,
     method: &str,
