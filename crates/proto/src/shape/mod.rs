@@ -52,7 +52,9 @@ struct Shape {
 
 #[derive(Clone, Copy, Debug)]
 struct Field {
-    number: u32,
+    /// By which it is known whether the message had it: its number, or that of the first field of its `oneof`. Of those
+    /// decoders keep one.
+    slot: u32,
     kind: Kind,
     is_repeated: bool,
 }
@@ -136,13 +138,16 @@ fn collect<'a>(within: &str, messages: &'a [DescriptorProto], all: &mut Vec<(Str
 
 fn shape(message: &DescriptorProto, indexes: &HashMap<&str, usize>) -> Shape {
     let mut fields = Vec::new();
+    let mut first_of: HashMap<i32, i32> = HashMap::new();
     for field in &message.field {
+        let oneof = field.oneof_index.filter(|_| !field.proto3_optional());
+        let slot = oneof.map_or(field.number(), |index| *first_of.entry(index).or_insert(field.number()));
         let number = usize::try_from(field.number()).expect("numbers of fields are positive");
         if fields.len() <= number {
             fields.resize(number + 1, None);
         }
         fields[number] = Some(Field {
-            number: u32::try_from(number).expect("numbers of fields have 29 bits"),
+            slot: u32::try_from(slot).expect("numbers of fields have 29 bits"),
             kind: kind(field, indexes),
             is_repeated: field.label() == Label::Repeated,
         });

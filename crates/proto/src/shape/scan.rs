@@ -60,7 +60,7 @@ struct Open {
     shape: usize,
     /// Where it ends.
     end: u64,
-    /// Fields that it has had already, by number.
+    /// Fields that it has had already, by slot.
     had: u64,
 }
 
@@ -294,18 +294,20 @@ impl Scan {
     /// first each time.
     fn is_first(&mut self, field: Field) -> bool {
         let open = self.open.last_mut().expect("the outermost is never closed");
-        let bit = 1u64.checked_shl(field.number).unwrap_or(0);
+        let bit = 1u64.checked_shl(field.slot).unwrap_or(0);
         let is_first = open.had & bit == 0;
         open.had |= bit;
         is_first
     }
 
     /// A field that is not repeated. Decoders take the last one that comes, and the bytes of those before it are kept with
-    /// it for nothing; nobody encodes such a message.
+    /// it for nothing; nobody encodes such a message. Those of a `oneof` are one field.
     fn once(&mut self, field: Field) -> Result<(), Excess> {
         match self.is_first(field) {
             true => Ok(()),
-            false => Err(Excess::Malformed("a field that is not repeated comes again")),
+            false => Err(Excess::Malformed(
+                "a field that is not repeated comes again, or another one of its oneof",
+            )),
         }
     }
 
@@ -479,6 +481,25 @@ mod tests {
             let refused = scan(PRODUCE, bytes, 1).expect_err("it is no message");
             assert!(matches!(refused, Excess::Malformed(_)), "{bytes:?}: {refused:?}");
         }
+    }
+
+    #[test]
+    fn a_second_field_of_a_oneof_is_refused() {
+        let batch: &[u8] = &[0x22, 3, 1, 2, 3];
+        let records: &[u8] = &[0x2a, 2, 0x0a, 0];
+        for bytes in [[batch, records].concat(), [records, batch].concat()] {
+            for piece in 1..bytes.len() {
+                let refused = scan(PRODUCE, &bytes, piece).expect_err("decoders would keep one");
+                assert!(matches!(refused, Excess::Malformed(_)), "{refused:?}");
+            }
+        }
+        // Optional fields are no choice: each may come.
+        let both = ProduceRequest {
+            expected_end_offset: Some(1),
+            expected_key_offset: Some(2),
+            ..plain(1)
+        };
+        scan(PRODUCE, &both.encode_to_vec(), 7).expect("it is a message");
     }
 
     #[test]
