@@ -7,8 +7,13 @@ use std::marker::PhantomData;
 
 use prost::Message;
 use tonic::Status;
-use tonic::codec::{Codec, EncodeBuf, Encoder};
+use tonic::codec::{BufferSettings, Codec, EncodeBuf, Encoder};
 use tonic_prost::ProstDecoder;
+
+/// What the transport's buffer begins with, bytes; as tonic has it.
+const BUFFER_BYTES: usize = 8 << 10;
+/// So much is encoded before it is passed on, bytes. A stream keeps a buffer that is as large as what was once passed on.
+const PASSED_ON_BYTES: usize = 12 << 10;
 
 /// Encodes `T`, decodes `U`.
 #[derive(Debug)]
@@ -56,5 +61,9 @@ impl<T: Message> Encoder for RoomyEncoder<T> {
         message
             .encode(buffer)
             .map_err(|error| Status::internal(error.to_string()))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(BUFFER_BYTES, PASSED_ON_BYTES)
     }
 }

@@ -92,6 +92,10 @@ pub const RESPONSE_BYTES_MAX: usize = FETCH_BYTES_MAX + BATCH_BYTES_MAX + MESSAG
 /// Bytes of a request that carries no records. The largest that means anything names 10,000 partitions by the longest names.
 pub const CONTROL_REQUEST_BYTES_MAX: usize = 4 * MIB;
 
+/// A message of a fetch stream, or to a service that is not of the contract (health, reflection): streams keep a buffer for it,
+/// which has so much anyway.
+pub const SHORT_REQUEST_BYTES_MAX: usize = 8 * KIB;
+
 /// Elements of repeated fields in one request: records and their headers in the plain form, partitions, names. An element
 /// takes two bytes on the wire and up to 400 in memory.
 pub const REQUEST_ELEMENTS_MAX: usize = 1 << 17;

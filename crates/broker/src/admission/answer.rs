@@ -1,5 +1,6 @@
 //! An answer's body on its way out. Its bytes count until they have left the process, not until they were handed over.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::SeqCst;
@@ -17,11 +18,15 @@ use tonic::Status;
 use super::budget::Resource;
 use super::call::Call;
 use super::caller::{Caller, Holding};
+use super::frame::HEAD_BYTES;
 use crate::metrics::Ending;
 
 /// What HTTP/2 gets at once. It takes a piece as soon as its window and its buffer have any room, so a small piece is what
 /// goes out at once and a large answer waits here, where its progress is seen.
 const PIECE_BYTES: usize = 64 << 10;
+
+/// So much of the transport's buffer is among what a call counts for.
+const BUFFER_BYTES: usize = 16 << 10;
 
 /// An answer that is being sent: how many of its bytes are in memory, and when it last got on.
 pub(super) struct Sending {
@@ -70,7 +75,7 @@ impl Drop for Sent {
 struct Unsent {
     bytes: Bytes,
     sent: Arc<Sent>,
-    _room: Vec<Holding>,
+    _room: Arc<Vec<Holding>>,
 }
 
 impl AsRef<[u8]> for Unsent {
@@ -93,7 +98,11 @@ pub(super) struct AnswerBody {
     call: Arc<Call>,
     sent: Arc<Sent>,
     /// What was encoded and not handed over.
-    rest: Bytes,
+    rest: VecDeque<Bytes>,
+    /// What the transport's buffer for the stream takes beyond what a call counts for.
+    buffer: Option<Holding>,
+    /// Whether that buffer lives on: not of a call with one answer.
+    is_stream: bool,
     /// Nothing comes any more.
     is_over: bool,
     /// Counts the call when its status goes out.
@@ -101,38 +110,97 @@ pub(super) struct AnswerBody {
 }
 
 impl AnswerBody {
-    pub fn new(body: Body, call: Arc<Call>, ending: Ending) -> Self {
+    pub fn new(body: Body, call: Arc<Call>, is_stream: bool, ending: Ending) -> Self {
         let sent = Arc::new(Sent(call.caller.begin_answer()));
         Self {
             body,
             call,
             sent,
-            rest: Bytes::new(),
+            rest: VecDeque::new(),
+            buffer: None,
+            is_stream,
             is_over: false,
             ending,
         }
     }
 
     /// The next piece of what is left.
-    fn piece(&mut self) -> Bytes {
+    fn piece(&mut self) -> Option<Bytes> {
+        let first = self.rest.front_mut()?;
+        let piece = first.split_to(first.len().min(PIECE_BYTES));
+        if first.is_empty() {
+            self.rest.pop_front();
+        }
         self.sent.0.moves();
-        let length = self.rest.len().min(PIECE_BYTES);
-        self.rest.split_to(length)
+        Some(piece)
     }
 
-    /// Counts what was encoded: against what the service holds for it, the rest as an answer.
+    /// Counts what was encoded. Of empty messages that stand for others those are sent, with the room that they have.
     fn keep(&mut self, bytes: Bytes) -> Result<(), Status> {
-        let mut room = self.call.take_deposits();
-        let covered: usize = room.iter().map(Holding::amount).sum();
-        if let Some(more) = bytes.len().checked_sub(covered).filter(|more| *more > 0) {
-            room.push(self.call.caller.try_take(Resource::Answers, more)?);
+        let framed = self.call.take_framed(bytes.len() / HEAD_BYTES);
+        if framed.is_empty() {
+            self.keep_buffer(bytes.len())?;
+            let room = self.room(bytes.len())?;
+            self.hold(bytes, Arc::new(room));
+            return Ok(());
+        }
+        debug_assert!(framed.len() * HEAD_BYTES == bytes.len() && bytes.iter().all(|byte| *byte == 0));
+        for message in framed {
+            let beside = message.len().saturating_sub(message.room.amount());
+            let mut room = vec![message.room];
+            if beside > 0 {
+                room.push(self.call.caller.try_take(Resource::Answers, beside)?);
+            }
+            let room = Arc::new(room);
+            self.hold(message.head, room.clone());
+            self.hold(message.rest, room);
+        }
+        Ok(())
+    }
+
+    /// For what tonic encoded: what the service has for it, and as much as is missing. A little of a stream is among what a call
+    /// counts for: it does not end because others have all the room.
+    fn room(&self, bytes: usize) -> Result<Vec<Holding>, Status> {
+        let mut room: Vec<Holding> = self.call.take_deposit().into_iter().collect();
+        let covered = room.first().map_or(0, Holding::amount);
+        if let Some(held) = room.first_mut() {
+            held.shrink_to(bytes);
+        }
+        if bytes > covered {
+            let missing = bytes - covered;
+            match self.call.caller.try_take(Resource::Answers, missing) {
+                Ok(more) => room.push(more),
+                Err(_) if self.is_stream && missing <= BUFFER_BYTES => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(room)
+    }
+
+    /// Bytes that are to be sent. Their room is given back when the last of those that share it are.
+    fn hold(&mut self, bytes: Bytes, room: Arc<Vec<Holding>>) {
+        if bytes.is_empty() {
+            return;
         }
         self.sent.0.unsent.fetch_add(bytes.len(), SeqCst);
-        self.rest = Bytes::from_owner(Unsent {
+        self.rest.push_back(Bytes::from_owner(Unsent {
             bytes,
             sent: self.sent.clone(),
             _room: room,
-        });
+        }));
+    }
+
+    /// The transport encodes the messages of a stream in one buffer and keeps it, as large as they were, until it needs a
+    /// larger one.
+    fn keep_buffer(&mut self, bytes: usize) -> Result<(), Status> {
+        let Some(more) = bytes.checked_sub(BUFFER_BYTES).filter(|_| self.is_stream) else {
+            return Ok(());
+        };
+        match &mut self.buffer {
+            Some(buffer) if buffer.amount() >= more => {}
+            Some(buffer) => buffer.resize(more)?,
+            None => self.buffer = Some(self.call.caller.try_take(Resource::Answers, more)?),
+        }
         Ok(())
     }
 }
@@ -144,8 +212,8 @@ impl http_body::Body for AnswerBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let body = &mut *self;
         loop {
-            if !body.rest.is_empty() {
-                return Poll::Ready(Some(Ok(Frame::data(body.piece()))));
+            if let Some(piece) = body.piece() {
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
             if body.is_over {
                 return Poll::Ready(None);

@@ -19,11 +19,11 @@ const EMPTIES: [u8; 1024 * EMPTY.len()] = [0; 1024 * EMPTY.len()];
 
 /// The messages that came and were not asked for. Few: the body is read when there are none.
 #[derive(Clone, Default)]
-pub(crate) struct Batches(Arc<Mutex<VecDeque<ProduceStreamRequest>>>);
+pub(crate) struct Batches(Arc<Mutex<VecDeque<(ProduceStreamRequest, usize)>>>);
 
 impl Batches {
-    /// The message that an empty one stands for.
-    pub fn take(&self) -> Option<ProduceStreamRequest> {
+    /// The message that an empty one stands for, and how many bytes it had.
+    pub fn take(&self) -> Option<(ProduceStreamRequest, usize)> {
         self.0.lock().pop_front()
     }
 }
@@ -65,9 +65,10 @@ impl Collector {
     pub fn hand_over(&mut self) -> (Option<Bytes>, Result<(), DecodeError>) {
         let (mut count, mut result) = (0, Ok(()));
         for message in self.complete.drain(..) {
+            let bytes = message.len();
             match ProduceStreamRequest::decode(message) {
                 Ok(message) => {
-                    self.batches.0.lock().push_back(message);
+                    self.batches.0.lock().push_back((message, bytes));
                     count += 1;
                 }
                 Err(error) => {
@@ -103,13 +104,14 @@ mod tests {
         let mut collector = Collector::new(batches.clone());
         let sent = message(9, 1000);
         let mut bytes = Bytes::from(sent.encode_to_vec());
+        let length = bytes.len();
         while !bytes.is_empty() {
             assert_eq!(collector.hand_over(), (None, Ok(())));
             let piece = bytes.split_to(bytes.len().min(100));
             collector.push(piece, bytes.len());
         }
         assert_eq!(collector.hand_over(), (Some(Bytes::from_static(&EMPTY)), Ok(())));
-        assert_eq!(batches.take(), Some(sent));
+        assert_eq!(batches.take(), Some((sent, length)));
         assert_eq!(batches.take(), None);
     }
 
@@ -126,7 +128,7 @@ mod tests {
         assert_eq!(empties.map(|bytes| bytes.len()), Some(3 * EMPTY.len()));
         result.expect_err("the last one is no message");
         let numbers: Vec<_> = std::iter::from_fn(|| batches.take())
-            .map(|message| message.correlation_id)
+            .map(|(message, _)| message.correlation_id)
             .collect();
         assert_eq!(numbers, [0, 1, 2]);
     }

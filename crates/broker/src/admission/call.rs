@@ -1,6 +1,9 @@
 //! The layer around every call: bounds what comes in and what goes out.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -8,8 +11,8 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use http_body::Body as _;
-use jangada_proto::shape::{Contract, Method};
-use jangada_types::limits::{CONTROL_REQUEST_BYTES_MAX, MESSAGE_OVERHEAD_BYTES};
+use jangada_proto::shape::Contract;
+use jangada_types::limits::{CONTROL_REQUEST_BYTES_MAX, SHORT_REQUEST_BYTES_MAX};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::Status;
@@ -19,7 +22,8 @@ use super::batches::Batches;
 use super::budget::Resource;
 use super::caller::{Caller, Holding};
 use super::connection::Origin;
-use super::request::{Limit, Received, RequestBody};
+use super::frame::Framed;
+use super::request::{Limit, Of, Received, RequestBody};
 use crate::error::RequestError;
 use crate::listener::ConnectionInfo;
 use crate::metrics::{Ending, Metrics};
@@ -63,20 +67,23 @@ impl Admission {
 
     /// A request whose messages are counted as they arrive.
     fn watched(&self, request: Request, call: Arc<Call>, received: Received) -> Request {
-        match self.contract.method(request.uri().path()).cloned() {
-            Some(method) => request.map(|body| Body::new(RequestBody::new(body, self, method, call, received))),
-            None => request,
-        }
+        let path = request.uri().path();
+        let of = match self.contract.method(path) {
+            Some(method) => Of::Contract(method.clone()),
+            None => Of::Other(path.trim_start_matches('/').to_owned()),
+        };
+        request.map(|body| Body::new(RequestBody::new(body, self, of, call, received)))
     }
 
     /// How long a method's messages may be.
-    pub(super) fn limit(&self, method: &Method) -> Limit {
-        let carries = CARRIERS.contains(&method.name.as_str());
-        let of_method = match method.name.as_str() {
-            _ if carries => self.bytes_max,
+    pub(super) fn limit(&self, of: &Of) -> Limit {
+        let of_method = match of {
+            // They name a service, a file or a type.
+            Of::Other(_) => SHORT_REQUEST_BYTES_MAX,
+            Of::Contract(method) if CARRIERS.contains(&method.name.as_str()) => self.bytes_max,
             // The transport keeps room for the largest as long as the stream.
-            "LogService/FetchStream" => MESSAGE_OVERHEAD_BYTES,
-            _ => CONTROL_REQUEST_BYTES_MAX,
+            Of::Contract(method) if method.name == "LogService/FetchStream" => SHORT_REQUEST_BYTES_MAX,
+            Of::Contract(_) => CONTROL_REQUEST_BYTES_MAX,
         };
         Limit {
             of_method: of_method.min(self.bytes_max),
@@ -85,12 +92,16 @@ impl Admission {
     }
 }
 
-/// A call: who made it, and what its service holds for the answer. In the extensions of its request.
+/// A call: who made it, and what its service has for the answer. In the extensions of its request.
 pub(crate) struct Call {
     pub caller: Arc<Caller>,
-    deposits: Mutex<Vec<Holding>>,
+    deposit: Mutex<Option<Holding>>,
+    /// In their order, each for an empty message of the answer.
+    framed: Mutex<VecDeque<Framed>>,
     /// Of a produce stream.
     pub batches: Batches,
+    /// The length of the message that was last begun.
+    message_bytes: AtomicUsize,
     /// For the call itself, until its answer is sent.
     _room: Option<Holding>,
 }
@@ -99,19 +110,45 @@ impl Call {
     fn new(caller: Arc<Caller>, room: Option<Holding>) -> Arc<Self> {
         Arc::new(Self {
             caller,
-            deposits: Mutex::default(),
+            deposit: Mutex::default(),
+            framed: Mutex::default(),
             batches: Batches::default(),
+            message_bytes: AtomicUsize::new(0),
             _room: room,
         })
     }
 
-    /// What the next bytes of the answer are counted by until they are sent. They may be fewer.
-    pub fn deposit(&self, room: Holding) {
-        self.deposits.lock().push(room);
+    /// How long the request of a unary call is, bytes.
+    pub fn message_bytes(&self) -> usize {
+        self.message_bytes.load(Relaxed)
     }
 
-    pub(super) fn take_deposits(&self) -> Vec<Holding> {
-        std::mem::take(&mut self.deposits.lock())
+    pub(super) fn begins_message(&self, bytes: usize) {
+        self.message_bytes.store(bytes, Relaxed);
+    }
+
+    /// What the next bytes of the answer are counted by, until they are sent. They may be fewer.
+    pub fn deposit(&self, room: Holding) {
+        match &mut *self.deposit.lock() {
+            Some(held) => held.merge(room),
+            none => *none = Some(room),
+        }
+    }
+
+    pub(super) fn take_deposit(&self) -> Option<Holding> {
+        self.deposit.lock().take()
+    }
+
+    /// What goes out for the next message of the answer, which the service leaves empty.
+    pub fn send(&self, message: Framed) {
+        self.framed.lock().push_back(message);
+    }
+
+    /// What goes out for so many empty messages.
+    pub(super) fn take_framed(&self, count: usize) -> Vec<Framed> {
+        let mut framed = self.framed.lock();
+        let count = count.min(framed.len());
+        framed.drain(..count).collect()
     }
 }
 
@@ -147,7 +184,7 @@ pub(crate) async fn admit(State(admission): State<Arc<Admission>>, mut request: 
     let request = admission.watched(request, call.clone(), received.clone());
     let began = Instant::now();
     let response = next.run(request).await;
-    if let Some(unary) = unary {
+    if let Some(unary) = &unary {
         unary.took(began.elapsed());
     }
     // Of a unary call the service is done with the request. The body of a stream goes on, and has its own.
@@ -156,7 +193,8 @@ pub(crate) async fn admit(State(admission): State<Arc<Admission>>, mut request: 
         end_at_once(ending, &response);
         return response;
     }
-    response.map(|body| Body::new(AnswerBody::new(body, call, ending)))
+    let is_stream = unary.is_none();
+    response.map(|body| Body::new(AnswerBody::new(body, call, is_stream, ending)))
 }
 
 fn without_connection() -> Response {

@@ -76,6 +76,11 @@ impl Caller {
         Self::new(SocketAddr::from(([127, 0, 0, 1], 1)), &budgets)
     }
 
+    #[cfg(test)]
+    pub fn held(&self, resource: Resource) -> usize {
+        self.used[resource as usize].load(SeqCst)
+    }
+
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }
@@ -85,7 +90,7 @@ impl Caller {
     }
 
     /// Takes so much at once, or says whose part is used up.
-    pub(super) fn take_now(self: &Arc<Self>, resource: Resource, amount: usize) -> Result<Holding, Whose> {
+    pub fn take_now(self: &Arc<Self>, resource: Resource, amount: usize) -> Result<Holding, Whose> {
         let at = resource as usize;
         self.budgets()
             .take(resource, amount, &self.address.used[at], &self.used[at])?;

@@ -20,6 +20,7 @@
 //! - [`request`]: a request's body on its way in.
 //! - [`batches`]: the messages of a produce stream.
 //! - [`answer`]: an answer's body on its way out.
+//! - [`frame`]: messages of it that tonic does not encode.
 //! - [`stalled`]: the end of those who do not read.
 
 mod answer;
@@ -28,6 +29,7 @@ mod budget;
 mod call;
 mod caller;
 mod connection;
+mod frame;
 mod request;
 mod stalled;
 
@@ -36,4 +38,5 @@ pub(crate) use self::budget::{Budgets, Resource, Whose};
 pub(crate) use self::call::{Admission, Call, admit, admit_peer};
 pub(crate) use self::caller::{Caller, Holding};
 pub(crate) use self::connection::{CONNECTION_WINDOW_BYTES, Guarded, STREAM_WINDOW_BYTES};
+pub(crate) use self::frame::Framed;
 pub(crate) use self::stalled::watch as watch_stalled;

@@ -70,13 +70,38 @@ const BETWEEN: Place = Place::Head([0; HEAD_BYTES], 0);
 
 type TakingRoom = Pin<Box<dyn Future<Output = Result<Taken, RequestError>> + Send>>;
 
+/// What a request is for.
+pub(super) enum Of {
+    /// A method whose messages are known.
+    Contract(Method),
+    /// One of another service, or of none, by its path: health, reflection.
+    Other(String),
+}
+
+impl Of {
+    fn name(&self) -> &str {
+        match self {
+            Self::Contract(method) => &method.name,
+            Self::Other(path) => path,
+        }
+    }
+
+    fn is_stream(&self) -> bool {
+        match self {
+            Self::Contract(method) => method.is_stream,
+            // A stream may be; of a call with one message it makes no difference that its room is given back a little earlier.
+            Self::Other(_) => true,
+        }
+    }
+}
+
 /// Where in a message the body is.
 enum Place {
     /// In its head, of which these bytes are there.
     Head([u8; HEAD_BYTES], usize),
     /// In its content, of which so much is still to come.
     Content(Scan, usize),
-    /// In the content of one that is passed on as it is: whoever reads it refuses it.
+    /// In the content of one that is passed on as it is: of no method of the contract, or whoever reads it refuses it.
     Unscanned(usize),
 }
 
@@ -85,7 +110,7 @@ pub(super) struct RequestBody {
     body: Body,
     contract: Arc<Contract>,
     metrics: Arc<Metrics>,
-    method: Method,
+    of: Of,
     bytes_max: Limit,
     call: Arc<Call>,
     received: Received,
@@ -112,14 +137,14 @@ pub(super) struct Limit {
 }
 
 impl RequestBody {
-    pub fn new(body: Body, admission: &Admission, method: Method, call: Arc<Call>, received: Received) -> Self {
-        let collects = method.name == "LogService/ProduceStream";
+    pub fn new(body: Body, admission: &Admission, of: Of, call: Arc<Call>, received: Received) -> Self {
+        let collects = of.name() == "LogService/ProduceStream";
         Self {
             body,
             contract: admission.contract.clone(),
             metrics: admission.metrics.clone(),
-            bytes_max: admission.limit(&method),
-            method,
+            bytes_max: admission.limit(&of),
+            of,
             collector: collects.then(|| Collector::new(call.batches.clone())),
             failed: None,
             call,
@@ -134,7 +159,7 @@ impl RequestBody {
 
     /// Everything before the message that is under way was taken: of a stream it is the service's now.
     fn let_go(&mut self) {
-        if !self.method.is_stream {
+        if !self.of.is_stream() {
             return;
         }
         let mut received = self.received.lock();
@@ -176,7 +201,7 @@ impl RequestBody {
             Place::Content(scan, left) => {
                 let content = bytes.split_to(bytes.len().min(*left));
                 scan.push(&self.contract, &content)
-                    .map_err(|excess| refused(&self.method, excess))?;
+                    .map_err(|excess| refused(self.of.name(), excess))?;
                 *left -= content.len();
                 let (left, decoded) = (*left, scan.memory());
                 self.collect(content, left);
@@ -191,6 +216,7 @@ impl RequestBody {
                 let passed = bytes.split_to(bytes.len().min(*left));
                 *left -= passed.len();
                 if *left == 0 {
+                    self.of_message = 0;
                     self.place = BETWEEN;
                 }
                 Ok(Wanted::default())
@@ -211,14 +237,14 @@ impl RequestBody {
             of_method,
             of_transport,
         } = self.bytes_max;
-        let name = &self.method.name;
+        let name = self.of.name();
         if flag != 0 || length > of_transport {
             if self.collector.is_none() {
                 self.place = Place::Unscanned(length);
                 return Ok(0);
             }
             if flag != 0 {
-                return Err(unreadable(&self.method, &"it is compressed, which no message may be"));
+                return Err(unreadable(name, &"it is compressed, which no message may be"));
             }
             let message = format!(
                 "{name}: a message has at most {of_transport} bytes (limits.request_bytes_max): send less at once; \
@@ -238,8 +264,12 @@ impl RequestBody {
             self.collect(Bytes::new(), 0);
             return Ok(0);
         }
-        self.place = Place::Content(Scan::new(&self.method, length as u64, BOUNDS), length);
+        self.place = match &self.of {
+            Of::Contract(method) => Place::Content(Scan::new(method, length as u64, BOUNDS), length),
+            Of::Other(_) => Place::Unscanned(length),
+        };
         self.of_message = length;
+        self.call.begins_message(length);
         Ok(length)
     }
 
@@ -254,7 +284,7 @@ impl RequestBody {
     }
 
     fn stalled(&self) -> RequestError {
-        let (name, after) = (&self.method.name, self.stalled_after);
+        let (name, after) = (self.of.name(), self.stalled_after);
         let message = format!(
             "{name}: a message was begun and nothing of it has come for {after:?} (limits.stalled_ms); send it again"
         );
@@ -267,7 +297,7 @@ impl RequestBody {
             Some(collector) if frame.is_data() => {
                 let (empties, result) = collector.hand_over();
                 if let Err(error) = result {
-                    self.failed = Some(unreadable(&self.method, &error));
+                    self.failed = Some(unreadable(self.of.name(), &error));
                 }
                 empties.map(Frame::data)
             }
@@ -283,12 +313,12 @@ impl RequestBody {
             return None;
         }
         self.place = BETWEEN;
-        Some(unreadable(&self.method, &"the stream ends in the middle of it"))
+        Some(unreadable(self.of.name(), &"the stream ends in the middle of it"))
     }
 
     /// An error as whoever reads the body gets it. The service of a stream counts it; of a unary call nobody else does.
     fn to_reader(&self, error: RequestError) -> axum::Error {
-        if !self.method.is_stream {
+        if !self.of.is_stream() {
             self.metrics.failed(error.reason);
         }
         axum::Error::new(Status::from(error))
@@ -297,7 +327,7 @@ impl RequestBody {
     /// How much is to come on the stream while it waits, bytes.
     fn to_come(&self) -> usize {
         match self.place {
-            _ if self.method.is_stream => usize::MAX,
+            _ if self.of.is_stream() => usize::MAX,
             Place::Content(_, left) | Place::Unscanned(left) => left,
             Place::Head(..) => 0,
         }
@@ -340,10 +370,9 @@ impl RequestBody {
     }
 }
 
-fn refused(method: &Method, excess: Excess) -> RequestError {
-    let name = &method.name;
+fn refused(name: &str, excess: Excess) -> RequestError {
     match excess {
-        Excess::Malformed(cause) => unreadable(method, &cause),
+        Excess::Malformed(cause) => unreadable(name, &cause),
         Excess::Elements(limit) | Excess::Unknown(limit) | Excess::Text(limit) => {
             let message = format!("{name}: the message would take too much memory: {excess}; send less at once");
             RequestError::new(Reason::InvalidRequest, message).with("limit", limit)
@@ -351,8 +380,8 @@ fn refused(method: &Method, excess: Excess) -> RequestError {
     }
 }
 
-fn unreadable(method: &Method, cause: &dyn Display) -> RequestError {
-    let message = format!("{}: the message cannot be read: {cause}", method.name);
+fn unreadable(name: &str, cause: &dyn Display) -> RequestError {
+    let message = format!("{name}: the message cannot be read: {cause}");
     RequestError::new(Reason::InvalidRequest, message)
 }
 

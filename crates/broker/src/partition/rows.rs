@@ -89,7 +89,12 @@ pub(super) fn assemble(rows: &[IndexEntry], entries: &[LogEntry]) -> Result<(Byt
         batch::set_position(&mut out[start..], row.base_offset, row.epoch);
         next_offset = Offset(row.last_offset.get() + 1);
     }
-    Ok((out.freeze(), next_offset))
+    // What is read waits to be sent, and is counted as long as it is.
+    let batches = match out.len() < size / 2 {
+        true => Bytes::copy_from_slice(&out),
+        false => out.freeze(),
+    };
+    Ok((batches, next_offset))
 }
 
 #[cfg(test)]

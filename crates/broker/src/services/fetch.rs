@@ -20,7 +20,7 @@ use tonic::{Status, Streaming};
 
 use super::plain::{self, Unpacked};
 use super::unread::unread;
-use crate::admission::{Call, Caller, Holding, Resource};
+use crate::admission::{Call, Caller, Framed, Holding, Resource};
 use crate::error::RequestError;
 use crate::node::Node;
 use crate::partition::Partition;
@@ -40,6 +40,7 @@ const START_WITHIN: Duration = Duration::from_secs(10);
 /// After this time a consumer whose stream ended for that should open another.
 const STALLED_RETRY: Duration = Duration::from_secs(1);
 
+/// Reads once. The answer goes past the transport: what this gives stands for it.
 pub(crate) async fn unary(node: &Arc<Node>, call: &Call, request: FetchRequest) -> Result<FetchResponse, RequestError> {
     let target = find(&node.metadata.image(), request.partition.as_ref())?;
     let form = form(request.form)?;
@@ -65,8 +66,8 @@ pub(crate) async fn unary(node: &Arc<Node>, call: &Call, request: FetchRequest) 
         form,
     };
     let Read { response, room, .. } = read(node, &call.caller, &partition, ask).await?;
-    call.deposit(room);
-    Ok(response)
+    call.send(Framed::fetched(response, room));
+    Ok(FetchResponse::default())
 }
 
 /// What is to be read.
@@ -200,24 +201,23 @@ pub(crate) async fn stream(
 #[derive(Clone)]
 struct Parcel(Arc<Mutex<Option<Content>>>);
 
-type Content = (Result<FetchStreamResponse, Status>, Option<Holding>);
+type Content = Result<(FetchResponse, Holding), Status>;
 
 impl Parcel {
-    fn new(response: FetchStreamResponse, room: Holding) -> Self {
-        Self(Arc::new(Mutex::new(Some((Ok(response), Some(room))))))
+    fn new(response: FetchResponse, room: Holding) -> Self {
+        Self(Arc::new(Mutex::new(Some(Ok((response, room))))))
     }
 
     fn end(status: Status) -> Self {
-        Self(Arc::new(Mutex::new(Some((Err(status), None)))))
+        Self(Arc::new(Mutex::new(Some(Err(status)))))
     }
 
-    /// For the transport, and its room for the call: it counts until it is sent.
+    /// Sends the response, which counts until it has left; the transport gets what stands for it.
     fn open(self, call: &Call) -> Result<FetchStreamResponse, Status> {
-        let (response, room) = self.0.lock().take().expect("a parcel is opened once");
-        if let Some(room) = room {
-            call.deposit(room);
-        }
-        response
+        let content = self.0.lock().take().expect("a parcel is opened once");
+        let (response, room) = content?;
+        call.send(Framed::pushed(response, room));
+        Ok(FetchStreamResponse::default())
     }
 
     fn is_waiting(&self) -> bool {
@@ -229,7 +229,7 @@ impl Parcel {
         let mut content = self.0.lock();
         let is_waiting = content.is_some();
         if is_waiting {
-            *content = Some((Err(status), None));
+            *content = Some(Err(status));
         }
         is_waiting
     }
@@ -379,10 +379,7 @@ impl Pusher {
     fn push(&mut self, place: mpsc::OwnedPermit<Parcel>, read: Read) {
         self.credit = self.credit.saturating_sub(signed(read.bytes as u64));
         self.ask.offset = Offset(read.response.next_offset);
-        let response = FetchStreamResponse {
-            fetch: Some(read.response),
-        };
-        let parcel = Parcel::new(response, read.room);
+        let parcel = Parcel::new(read.response, read.room);
         self.pushed = Some((parcel.clone(), Instant::now() + TAKEN_WITHIN));
         place.send(parcel);
     }

@@ -40,7 +40,7 @@ fn call_of<T>(request: &Request<T>) -> Arc<Call> {
 impl LogService for Log {
     async fn produce(&self, request: Request<ProduceRequest>) -> Result<Response<ProduceResponse>, Status> {
         let call = call_of(&request);
-        produce::unary(&self.node, &call.caller, request.into_inner())
+        produce::unary(&self.node, &call, request.into_inner())
             .await
             .map(Response::new)
             .map_err(|error| self.fail(error))
@@ -53,7 +53,7 @@ impl LogService for Log {
         request: Request<Streaming<ProduceStreamRequest>>,
     ) -> Result<Response<Self::ProduceStreamStream>, Status> {
         let call = call_of(&request);
-        produce::stream(self.node.clone(), &call, request.into_inner())
+        produce::stream(self.node.clone(), call, request.into_inner())
             .map(Response::new)
             .map_err(|error| self.fail(error))
     }

@@ -13,4 +13,5 @@ mod pack;
 mod plain;
 pub(crate) mod produce;
 pub(crate) mod status;
+mod unanswered;
 pub(crate) mod unread;

@@ -17,12 +17,13 @@ use jangada_types::limits::PRODUCE_TIMEOUT_MS_MAX;
 use jangada_types::{BatchHeader, GroupId, Offset, ProducerId, Reason};
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::pack;
 use super::status;
+use super::unanswered::{Place, Unanswered};
 use super::unread::unread;
 use crate::admission::{Batches, Call, Caller, Holding, Resource};
 use crate::error::RequestError;
@@ -44,10 +45,14 @@ const IDS_AHEAD_MAX: i64 = 16_000;
 const SHARED_BYTES_MIN: usize = 128 << 10;
 /// Batches of one partition on one stream that wait for their quorum.
 const PENDING_MAX: usize = 1024;
+/// From so many partitions on those are forgotten that have nothing under way.
+const LANES_FEW: usize = 256;
+/// How often they are in any case: a task and room for requests is much for a stream that waits.
+const FORGET_EVERY: Duration = Duration::from_secs(10);
 
 pub(crate) async fn unary(
     node: &Arc<Node>,
-    caller: &Arc<Caller>,
+    call: &Call,
     request: ProduceRequest,
 ) -> Result<ProduceResponse, RequestError> {
     let target = find(&node.metadata.image(), request.partition.as_ref())?;
@@ -70,9 +75,9 @@ pub(crate) async fn unary(
             records.encoded_len()
         }
     };
-    let (partition, room) = leader_with_room(node, caller, &target, bytes).await?;
+    let (partition, room) = leader_with_room(node, &call.caller, &target, bytes).await?;
     let batch = match payload {
-        Payload::Batch(batch) => owned(batch),
+        Payload::Batch(batch) => owned(batch, call.message_bytes()),
         Payload::Records(records) => pack::pack(node, records).await?,
     };
     let expected = expectation(node, request.expected_end_offset, request.expected_key_offset, acks).await?;
@@ -107,9 +112,9 @@ async fn leader_with_room(
 }
 
 /// A batch that lives on: out of the buffer that it came in, when that is much larger than it. It is as large as the
-/// message, which has little beside its batch, and a frame or two.
-fn owned(batch: Bytes) -> Bytes {
-    if batch.len() < SHARED_BYTES_MIN {
+/// message, and a frame or two.
+fn owned(batch: Bytes, message_bytes: usize) -> Bytes {
+    if batch.len() < SHARED_BYTES_MIN || message_bytes > batch.len() + SHARED_BYTES_MIN {
         return Bytes::copy_from_slice(&batch);
     }
     batch
@@ -229,7 +234,7 @@ async fn check_allocated(node: &Node, id: ProducerId) -> Result<(), RequestError
 /// answers, in order.
 pub(crate) fn stream(
     node: Arc<Node>,
-    call: &Call,
+    call: Arc<Call>,
     requests: Streaming<ProduceStreamRequest>,
 ) -> Result<Answers, RequestError> {
     node.refuse_when_stopping()?;
@@ -242,20 +247,53 @@ pub(crate) fn stream(
         lanes: HashMap::new(),
         targets: HashMap::new(),
         batches: call.batches.clone(),
+        unanswered: Unanswered::new(call.caller.clone()),
+        forget_at: LANES_FEW,
         slot,
     };
     tokio::spawn(reader.run(requests, failure));
     let failed = futures::stream::once(failed).filter_map(|failed| std::future::ready(failed.ok().map(Err)));
     // Behind the last answer: only then are all its senders gone.
-    Ok(Box::pin(ReceiverStream::new(outgoing).chain(failed)))
+    let answers = ReceiverStream::new(outgoing).map(move |(answer, place): Answer| {
+        if let Some(room) = place.into_room() {
+            call.deposit(room);
+        }
+        Ok(answer)
+    });
+    Ok(Box::pin(answers.chain(failed)))
 }
 
-type Answer = Result<ProduceStreamResponse, Status>;
+/// With the place of its request, until the transport has it.
+type Answer = (ProduceStreamResponse, Place);
 
 /// One request on its way through a partition's lane.
 struct Pending {
     correlation_id: u64,
     outcome: Outcome,
+    place: Place,
+    /// Its lane is in use until it is answered.
+    in_use: Arc<()>,
+}
+
+/// The requests of one partition, in their order.
+struct Lane {
+    /// Boxed: the channel has room for some of them from the first on, for each partition.
+    waiting: mpsc::Sender<Box<Pending>>,
+    /// Each request has a clone.
+    in_use: Arc<()>,
+}
+
+impl Lane {
+    fn begin(node: Arc<Node>, answers: mpsc::Sender<Answer>) -> Self {
+        let (waiting, requests) = mpsc::channel(PENDING_MAX);
+        tokio::spawn(run_lane(node, requests, answers));
+        let in_use = Arc::new(());
+        Self { waiting, in_use }
+    }
+
+    fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.in_use) > 1
+    }
 }
 
 enum Outcome {
@@ -293,11 +331,14 @@ struct Reader {
     answers: mpsc::Sender<Answer>,
     /// By partition, however requests name it. What names none that there is shares one, or a careless client would have a
     /// task for each name.
-    lanes: HashMap<Option<GroupId>, mpsc::Sender<Pending>>,
+    lanes: HashMap<Option<GroupId>, Lane>,
     /// Resolved once per metadata version.
     targets: HashMap<Name, (u64, Target)>,
     /// The requests: what is read from the stream only says that there is one.
     batches: Batches,
+    unanswered: Unanswered,
+    /// How many partitions it may know before it forgets some.
+    forget_at: usize,
     /// Its place among the streams.
     slot: Holding,
 }
@@ -308,16 +349,22 @@ impl Reader {
         let node = self.node.clone();
         let stopping = node.stopping();
         tokio::pin!(stopping);
+        let mut forget = tokio::time::interval(FORGET_EVERY);
+        forget.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let request = tokio::select! {
                 request = requests.message() => request,
                 // What is in flight is still answered: the lanes go on.
                 _ = &mut stopping => return,
+                _ = forget.tick() => {
+                    self.forget();
+                    continue;
+                }
             };
             match request {
                 Ok(Some(_)) => {
-                    let request = self.batches.take().expect("there is one for each that is read");
-                    if !self.take(request).await {
+                    let (request, message_bytes) = self.batches.take().expect("there is one for each that is read");
+                    if !self.take(request, message_bytes).await {
                         return;
                     }
                 }
@@ -334,31 +381,50 @@ impl Reader {
     }
 
     /// False: nobody reads the answers any more.
-    async fn take(&mut self, request: ProduceStreamRequest) -> bool {
+    async fn take(&mut self, request: ProduceStreamRequest, message_bytes: usize) -> bool {
         let mut request = request;
         let correlation_id = request.correlation_id;
+        let place = tokio::select! {
+            biased;
+            place = self.unanswered.place() => place,
+            () = self.answers.closed() => return false,
+            // What was not taken has no effect.
+            _ = self.node.stopping() => return false,
+        };
         let name = request.partition.take().map(Name::from);
         let target = self.resolve(name.as_ref());
         // Also of a topic that is gone: its requests keep their order.
         let known = name.and_then(|name| self.targets.get(&name));
         let group = known.map(|(_, target)| target.group);
-        let outcome = self.decide(target, request).await;
+        let outcome = self.decide(target, request, message_bytes).await;
+        if self.lanes.len().max(self.targets.len()) > self.forget_at {
+            self.forget();
+        }
+        let lane = self.lanes.entry(group);
+        let lane = lane.or_insert_with(|| Lane::begin(self.node.clone(), self.answers.clone()));
         let pending = Pending {
             correlation_id,
             outcome: outcome.unwrap_or_else(|error| Outcome::Decided(Err(error))),
+            place,
+            in_use: lane.in_use.clone(),
         };
-        let lane = self.lanes.entry(group).or_insert_with(|| {
-            let (lane, waiting) = mpsc::channel(PENDING_MAX);
-            tokio::spawn(run_lane(self.node.clone(), waiting, self.answers.clone()));
-            lane
-        });
-        lane.send(pending).await.is_ok()
+        lane.waiting.send(Box::new(pending)).await.is_ok()
+    }
+
+    /// Forgets the partitions that have nothing under way: no order of theirs is to be kept.
+    fn forget(&mut self) {
+        self.lanes.retain(|_, lane| lane.is_in_use());
+        let lanes = &self.lanes;
+        self.targets
+            .retain(|_, (_, target)| lanes.contains_key(&Some(target.group)));
+        self.forget_at = LANES_FEW.max(2 * self.lanes.len());
     }
 
     async fn decide(
         &self,
         target: Result<Target, RequestError>,
         request: ProduceStreamRequest,
+        message_bytes: usize,
     ) -> Result<Outcome, RequestError> {
         let timeout = timeout(&self.node, request.timeout_ms)?;
         let acks = acks(request.acks)?;
@@ -377,7 +443,7 @@ impl Reader {
                 return Err(RequestError::new(Reason::InvalidRequest, message));
             }
             Some(records) => pack::pack(&self.node, records).await?,
-            None => owned(request.batch),
+            None => owned(request.batch, message_bytes),
         };
         let (end, key) = (request.expected_end_offset, request.expected_key_offset);
         let expected = expectation(&self.node, end, key, acks).await?;
@@ -419,12 +485,14 @@ fn plain_len(request: &ProduceStreamRequest) -> usize {
 }
 
 /// Answers the requests of one partition in their order.
-async fn run_lane(node: Arc<Node>, mut waiting: mpsc::Receiver<Pending>, answers: mpsc::Sender<Answer>) {
-    while let Some(Pending {
-        correlation_id,
-        outcome,
-    }) = waiting.recv().await
-    {
+async fn run_lane(node: Arc<Node>, mut waiting: mpsc::Receiver<Box<Pending>>, answers: mpsc::Sender<Answer>) {
+    while let Some(pending) = waiting.recv().await {
+        let Pending {
+            correlation_id,
+            outcome,
+            place,
+            in_use: _in_use,
+        } = *pending;
         let result = match outcome {
             Outcome::Decided(result) => result,
             Outcome::Admitted(partition, admitted, deadline) => {
@@ -439,15 +507,27 @@ async fn run_lane(node: Arc<Node>, mut waiting: mpsc::Receiver<Pending>, answers
                 StreamResult::Error(status::in_stream(&error))
             }
         };
-        if answers
-            .send(Ok(ProduceStreamResponse {
-                correlation_id,
-                result: Some(result),
-            }))
-            .await
-            .is_err()
-        {
+        let answer = ProduceStreamResponse {
+            correlation_id,
+            result: Some(result),
+        };
+        if answers.send((answer, place)).await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_keeps_no_message_that_is_much_larger() {
+        let message = Bytes::from(vec![7; 4 << 20]);
+        let batch = message.slice(..SHARED_BYTES_MIN);
+        let shared = |batch: &Bytes, bytes| owned(batch.clone(), bytes).as_ptr() == batch.as_ptr();
+        assert!(!shared(&batch, message.len()));
+        assert!(shared(&batch, batch.len() + 1000));
+        assert!(!shared(&message.slice(..1000), 1010), "a frame is larger than that");
     }
 }
