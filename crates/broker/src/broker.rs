@@ -611,10 +611,10 @@ async fn serve_public(node: Arc<Node>, acceptor: Acceptor, stopping: watch::Rece
     let log = LogServiceServer::new(Log { node: node.clone() })
         .max_decoding_message_size(request_max)
         .max_encoding_message_size(RESPONSE_BYTES_MAX);
-    let admin = AdminServiceServer::new(Admin { node: node.clone() })
+    let admin = AdminServiceServer::new(Admin::new(node.clone()))
         .max_decoding_message_size(request_max)
         .max_encoding_message_size(RESPONSE_BYTES_MAX);
-    let groups = GroupServiceServer::new(Groups { node: node.clone() })
+    let groups = GroupServiceServer::new(Groups::new(node.clone()))
         .max_decoding_message_size(request_max)
         .max_encoding_message_size(RESPONSE_BYTES_MAX);
     let metadata = MetadataServiceServer::new(MetadataOf { node: node.clone() })

@@ -1,21 +1,21 @@
 //! `GroupService`. The leader of a group's shard takes the calls about it; any broker says who that is, and lists the
 //! groups of all.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_controller::{Image, REMEMBERED_TOPICS_FEATURE_LEVEL, Topic, admission};
 use jangada_coordinator::limits::OFFSETS_PER_COMMIT_MAX;
 use jangada_coordinator::{Answer, CommitRequest, PartitionSet};
-use jangada_proto::v1::group_service_client::GroupServiceClient;
 use jangada_proto::v1::group_service_server::GroupService;
 use jangada_proto::v1::*;
 use jangada_types::{BrokerId, PartitionIndex, Reason, partition_for_key, validate_topic_name};
 use prost::Message as _;
 use tonic::{Request, Response, Status};
 
-use super::forward::{FORWARDED, channel, forward};
+use super::forward::FORWARDED;
+use super::gathering::Gathering;
+use super::group_list::GroupList;
 use super::group_wire as wire;
 use crate::error::RequestError;
 use crate::groups::Shard;
@@ -27,19 +27,41 @@ const VERSION_PATIENCE: Duration = Duration::from_secs(5);
 const TOPIC_PATIENCE: Duration = Duration::from_millis(500);
 /// How long finding a coordinator waits for its leader: shards may just have been created.
 const FOUND_WITHIN: Duration = Duration::from_secs(10);
-/// How long listing waits for another broker.
-const LISTED_WITHIN: Duration = Duration::from_secs(4);
 /// After this time a client should ask again.
 const RETRY: Duration = Duration::from_millis(50);
 
 /// See `group.proto`.
 pub(crate) struct Groups {
-    pub node: Arc<Node>,
+    node: Arc<Node>,
+    /// For all who ask at a time: those of all brokers, or only of this one.
+    lists: Gathering<bool, Result<Arc<ListGroupsResponse>>>,
 }
 
 type Result<T, E = RequestError> = std::result::Result<T, E>;
 
 impl Groups {
+    pub fn new(node: Arc<Node>) -> Self {
+        let of_list = node.clone();
+        Self {
+            node,
+            lists: Gathering::new(move |everywhere| {
+                let list = GroupList { node: of_list.clone() };
+                async move {
+                    match everywhere {
+                        true => list.all().await.map(Arc::new),
+                        false => list.here().await.map(Arc::new),
+                    }
+                }
+            }),
+        }
+    }
+
+    async fn list(&self, everywhere: bool) -> Result<ListGroupsResponse> {
+        let list = self.lists.get(everywhere).await;
+        let list = list.ok_or_else(|| RequestError::new(Reason::Internal, "listing the groups failed"))??;
+        Ok(Arc::unwrap_or_clone(list))
+    }
+
     /// An answer, or an error on its way out: counted, and with the address of the leader that it names.
     fn answer<T>(&self, result: Result<T>) -> Result<Response<T>, Status> {
         result.map(Response::new).map_err(|mut error| {
@@ -278,74 +300,6 @@ impl Groups {
             other => Err(not_the_answer(&other)),
         }
     }
-
-    /// Groups of the shards that this broker leads; the other shards are named as missing.
-    async fn list_here(&self, topic: &Topic) -> ListGroupsResponse {
-        let coordinator_id = self.node.broker().get();
-        let lists = topic.indexed().map(|(index, partition)| async move {
-            let Some(shard) = self.node.shards.get(partition.group) else {
-                return (index, None);
-            };
-            let list = shard.read(|state| {
-                let groups = state.groups().map(|(name, group)| GroupSummary {
-                    group: name.to_string(),
-                    state: group.state().as_str().to_owned(),
-                    members: u32::try_from(group.members.len()).unwrap_or(u32::MAX),
-                    coordinator_id,
-                    epoch: group.epoch.get(),
-                });
-                groups.collect::<Vec<_>>()
-            });
-            (index, list.await.ok())
-        });
-        let mut response = ListGroupsResponse::default();
-        for (index, list) in futures::future::join_all(lists).await {
-            match list {
-                Some(groups) => response.groups.extend(groups),
-                None => response.missing_shards.push(index.get()),
-            }
-        }
-        response
-    }
-
-    async fn list_at(&self, address: String) -> Option<ListGroupsResponse> {
-        let channel = channel(&address).ok()?;
-        let mut client =
-            GroupServiceClient::new(channel).max_decoding_message_size(jangada_types::limits::RESPONSE_BYTES_MAX);
-        let asked = client.list_groups(forward(ListGroupsRequest {}));
-        let answer = tokio::time::timeout(LISTED_WITHIN, asked).await;
-        Some(answer.ok()?.ok()?.into_inner())
-    }
-
-    async fn list(&self) -> Result<ListGroupsResponse> {
-        let image = self.node.metadata.image();
-        // Who only looks creates nothing: that would keep older brokers out.
-        let Some(topic) = image.coordinator() else {
-            return Ok(ListGroupsResponse::default());
-        };
-        let leaders: BTreeSet<BrokerId> = topic
-            .partitions
-            .iter()
-            .filter_map(|partition| self.node.leader_of(partition.group))
-            .map(|(broker, _)| broker)
-            .filter(|broker| *broker != self.node.broker())
-            .collect();
-        let others = leaders.into_iter().filter_map(|leader| image.broker(leader));
-        let others = others.map(|broker| self.list_at(broker.address.clone()));
-        let (here, others) = tokio::join!(self.list_here(topic), futures::future::join_all(others));
-        let mut missing: BTreeSet<u32> = (0..).take(topic.partitions.len()).collect();
-        // A group that two brokers name is of a shard that changed hands meanwhile.
-        let mut groups = BTreeMap::new();
-        for list in others.into_iter().flatten().chain([here]) {
-            let unknown: BTreeSet<u32> = list.missing_shards.into_iter().collect();
-            missing.retain(|shard| unknown.contains(shard));
-            groups.extend(list.groups.into_iter().map(|group| (group.group.clone(), group)));
-        }
-        Ok(ListGroupsResponse {
-            groups: groups.into_values().collect(),
-            missing_shards: missing.into_iter().collect(),
-        })
-    }
 }
 
 fn check_name(group: &str) -> Result<()> {
@@ -405,16 +359,8 @@ impl GroupService for Groups {
     }
 
     async fn list_groups(&self, request: Request<ListGroupsRequest>) -> Result<Response<ListGroupsResponse>, Status> {
-        if !request.metadata().contains_key(FORWARDED) {
-            return self.answer(self.list().await);
-        }
-        match self.node.metadata.image().coordinator() {
-            Some(topic) => Ok(Response::new(self.list_here(topic).await)),
-            None => self.answer(Err(RequestError::new(
-                Reason::NotReady,
-                "this broker does not know the coordinator yet",
-            ))),
-        }
+        let everywhere = !request.metadata().contains_key(FORWARDED);
+        self.answer(self.list(everywhere).await)
     }
 
     async fn describe_group(

@@ -4,6 +4,8 @@
 pub(crate) mod admin;
 pub(crate) mod fetch;
 mod forward;
+mod gathering;
+mod group_list;
 pub(crate) mod group_wire;
 pub(crate) mod groups;
 pub(crate) mod internal;

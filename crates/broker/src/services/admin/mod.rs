@@ -20,23 +20,50 @@ use jangada_controller::{Reply, Topic, TopicKind, admission};
 use jangada_proto::v1::admin_service_client::AdminServiceClient;
 use jangada_proto::v1::admin_service_server::AdminService;
 use jangada_proto::v1::*;
-use jangada_types::{BrokerId, Offset, Reason};
+use jangada_types::{BrokerId, Offset, Reason, TopicId};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use self::create::{create_partitions, create_topic, need_level_of};
 use self::describe::{config_entries, describe_cluster};
 pub(crate) use self::states::in_sync_brokers;
-use self::states::partition_states;
+use self::states::{Asked, states_of};
 use self::transfer::transfer_leader;
 use super::forward::{FORWARDED, channel, forward};
+use super::gathering::Gathering;
 use crate::error::RequestError;
 use crate::node::Node;
 use crate::partitions::{Target, find, find_any, find_topic};
 
 /// See `admin.proto`.
 pub(crate) struct Admin {
-    pub node: Arc<Node>,
+    node: Arc<Node>,
+    /// For all who ask at a time: looking at all partitions is work, also of other brokers.
+    states: Gathering<Asked, Arc<Vec<PartitionState>>>,
+    cluster: Gathering<(), Arc<DescribeClusterResponse>>,
+}
+
+impl Admin {
+    pub fn new(node: Arc<Node>) -> Self {
+        let (of_states, of_cluster) = (node.clone(), node.clone());
+        Self {
+            node,
+            states: Gathering::new(move |asked| {
+                let node = of_states.clone();
+                async move { Arc::new(states_of(&node, asked).await) }
+            }),
+            cluster: Gathering::new(move |()| {
+                let node = of_cluster.clone();
+                async move { Arc::new(describe_cluster(&node).await) }
+            }),
+        }
+    }
+
+    async fn states(&self, topic: Option<TopicId>, only_local: bool) -> Result<Vec<PartitionState>, RequestError> {
+        let states = self.states.get(Asked { topic, only_local }).await;
+        let states = states.ok_or_else(|| RequestError::new(Reason::Internal, "looking at the partitions failed"))?;
+        Ok(Arc::unwrap_or_clone(states))
+    }
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -65,7 +92,7 @@ impl AdminService for Admin {
         let DescribeTopicRequest { name, topic_id: id } = request.into_inner();
         let image = self.node.metadata.image();
         let topic = find_topic(&image, &id, &name)?;
-        let partitions = partition_states(&self.node, &image, std::slice::from_ref(topic), false).await;
+        let partitions = self.states(Some(topic.id), false).await?;
         Ok(Response::new(DescribeTopicResponse {
             name: topic.name.to_string(),
             topic_id: topic_id(topic),
@@ -130,7 +157,9 @@ impl AdminService for Admin {
         if request.metadata().contains_key(FORWARDED) {
             return Ok(Response::new(damage::damage_here(&self.node)));
         }
-        Ok(Response::new(describe_cluster(&self.node).await))
+        let cluster = self.cluster.get(()).await;
+        let cluster = cluster.ok_or_else(|| RequestError::new(Reason::Internal, "looking at the cluster failed"))?;
+        Ok(Response::new(Arc::unwrap_or_clone(cluster)))
     }
 
     async fn describe_partitions(
@@ -142,13 +171,11 @@ impl AdminService for Admin {
             topic: name,
             topic_id: id,
         } = request.into_inner();
-        let image = self.node.metadata.image();
-        let topics: Vec<Arc<Topic>> = if name.is_empty() && id.is_empty() {
-            image.topics_by_name().cloned().collect()
-        } else {
-            vec![find_topic(&image, &id, &name)?.clone()]
+        let topic = match name.is_empty() && id.is_empty() {
+            true => None,
+            false => Some(find_topic(&self.node.metadata.image(), &id, &name)?.id),
         };
-        let partitions = partition_states(&self.node, &image, &topics, forwarded).await;
+        let partitions = self.states(topic, forwarded).await?;
         Ok(Response::new(DescribePartitionsResponse { partitions }))
     }
 

@@ -10,7 +10,7 @@ use jangada_proto::v1::admin_service_client::AdminServiceClient;
 use jangada_proto::v1::{DescribePartitionsRequest, PartitionState, WriteRefusal};
 use jangada_replication::Group;
 use jangada_types::limits::RESPONSE_BYTES_MAX;
-use jangada_types::{BrokerId, GroupId, LeaderEpoch, PartitionIndex};
+use jangada_types::{BrokerId, GroupId, LeaderEpoch, PartitionIndex, TopicId};
 use tokio::time::Instant;
 
 use super::topic_id;
@@ -19,6 +19,27 @@ use crate::services::forward::{channel, forward};
 
 /// Calls to other brokers at once.
 const PARALLEL: usize = 16;
+/// Partitions that are looked at before others have a turn.
+const LOOKS_AT_ONCE: usize = 128;
+
+/// What is asked for.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Asked {
+    /// The partitions of one topic, or all.
+    pub topic: Option<TopicId>,
+    /// Nothing that only other brokers know.
+    pub only_local: bool,
+}
+
+/// The state of the partitions that are asked for; of a topic that is gone there are none.
+pub(super) async fn states_of(node: &Arc<Node>, asked: Asked) -> Vec<PartitionState> {
+    let image = node.metadata.image();
+    let topics: Vec<Arc<Topic>> = match asked.topic {
+        Some(topic) => image.topic(topic).cloned().into_iter().collect(),
+        None => image.topics_by_name().cloned().collect(),
+    };
+    partition_states(node, &image, &topics, asked.only_local).await
+}
 
 /// The state of all partitions of the topics: those led here from memory, the others from their leaders.
 pub(super) async fn partition_states(
@@ -46,14 +67,9 @@ pub(super) async fn partition_states(
             }
         }
     }
-    let here = futures::stream::iter(local)
-        .map(|(state, led)| leaders_view(node, state, led))
-        .buffer_unordered(1024);
-    let here: Vec<PartitionState> = here.collect().await;
-    states.extend(
-        here.into_iter()
-            .map(|state| ((state.topic.clone(), state.partition), state)),
-    );
+    for state in leaders_view(node, local).await {
+        states.insert((state.topic.clone(), state.partition), state);
+    }
     if !only_local {
         let request = match topics {
             [topic] => DescribePartitionsRequest {
@@ -79,7 +95,8 @@ pub(super) async fn partition_states(
 pub(crate) async fn in_sync_brokers(node: &Arc<Node>, partition: &PartitionRef<'_>) -> Option<(BrokerId, Vec<u32>)> {
     let bare = bare_state(node, partition.topic, partition.index, partition.group);
     if let Some(led) = node.hosted(partition.group).filter(|group| group.status().ready) {
-        return Some((node.broker(), leaders_view(node, bare, led).await.in_sync));
+        let seen = leaders_view(node, vec![(bare, led)]).await;
+        return seen.into_iter().next().map(|state| (node.broker(), state.in_sync));
     }
     let (leader, _) = node.live_leader_of(partition.group)?;
     let request = DescribePartitionsRequest {
@@ -128,28 +145,43 @@ fn bare_state(node: &Node, topic: &Topic, index: PartitionIndex, group: GroupId)
     }
 }
 
-/// What the leader knows. In sync is who has a vote and reaches what is committed now within two heartbeats: a replica
-/// that is only being filled keeps nothing from being lost.
-async fn leaders_view(node: &Arc<Node>, mut state: PartitionState, group: Group) -> PartitionState {
+/// What the leader of these partitions knows. In sync is who has a vote and reaches what is committed now within two
+/// heartbeats: a replica that is only being filled keeps nothing from being lost. They are waited for together.
+async fn leaders_view(node: &Arc<Node>, led: Vec<(PartitionState, Group)>) -> Vec<PartitionState> {
     let heartbeat = node.registry().heartbeat_interval();
-    let committed = group.committed_next();
     let deadline = Instant::now() + 2 * heartbeat;
+    let mut seen = Vec::with_capacity(led.len());
+    let led = led
+        .into_iter()
+        .map(|(state, group)| (state, group.committed_next(), group));
+    let mut behind: Vec<(PartitionState, u64, Group)> = led.collect();
     loop {
-        let in_sync = in_sync(&group, committed, 2 * heartbeat + heartbeat / 2);
-        let all = state.replicas.iter().all(|broker| in_sync.contains(broker));
-        if all || Instant::now() >= deadline {
-            state.in_sync = state
-                .replicas
-                .iter()
-                .copied()
-                .filter(|broker| in_sync.contains(broker))
-                .collect();
-            break;
+        let is_over = Instant::now() >= deadline;
+        for (at, (mut state, committed, group)) in std::mem::take(&mut behind).into_iter().enumerate() {
+            if at % LOOKS_AT_ONCE == LOOKS_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
+            let in_sync = in_sync(&group, committed, 2 * heartbeat + heartbeat / 2);
+            let all = state.replicas.iter().all(|broker| in_sync.contains(broker));
+            if !all && !is_over {
+                behind.push((state, committed, group));
+                continue;
+            }
+            let replicas = state.replicas.iter().copied();
+            state.in_sync = replicas.filter(|broker| in_sync.contains(broker)).collect();
+            seen.push(with_log(node, state, &group));
+        }
+        if behind.is_empty() {
+            return seen;
         }
         // Silence, which counts against a replica, is no event, and how far each one is only a look tells: there is nothing to
         // watch.
         tokio::time::sleep(heartbeat / 4).await;
     }
+}
+
+/// The state with what the leader knows of the log.
+fn with_log(node: &Arc<Node>, mut state: PartitionState, group: &Group) -> PartitionState {
     // A shard of the coordinator has no offsets; 0 says that its leader answered.
     let partition = node.partitions.get(group.id());
     let view = partition.as_ref().map(|partition| &partition.view);
@@ -157,7 +189,7 @@ async fn leaders_view(node: &Arc<Node>, mut state: PartitionState, group: Group)
     state.log_start_offset = view.map_or(0, |view| view.log_start().get());
     state.size_bytes = view.map_or(0, |view| view.retained_bytes());
     let name = format!("partition {}-{}", state.topic, state.partition);
-    let refused = node.check_disk(&group, name).err();
+    let refused = node.check_disk(group, name).err();
     state.write_refusal = refused.map(|error| WriteRefusal {
         reason: error.reason.as_str().to_owned(),
         message: error.message,
