@@ -1,11 +1,15 @@
 //! What one client can make a broker keep in memory: no more than the settings say, and others are served meanwhile.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
 use jangada_proto::v1::fetch_stream_request::Message;
 use jangada_proto::v1::{
-    FetchRequest, FetchStreamRequest, FetchStreamStart, ProduceStreamRequest, RecordForm, TopicPartition,
+    DescribePartitionsResponse, FetchRequest, FetchStreamRequest, FetchStreamStart, ProduceStreamRequest, RecordForm,
+    TopicPartition,
 };
 use prost::Message as _;
 use tokio::task::JoinSet;
@@ -371,4 +375,192 @@ async fn small_batches_take_what_the_tail_counts() {
     }
     // In buffers of their own they would be 80 MiB.
     assert_grown(&cluster, before, 48 * MIB);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_payload_beside_another_one_is_refused_and_not_kept() {
+    let cluster = cluster().await;
+    let channel = bare::connect(&cluster.node(1).addresses.public).await;
+    let before = peak(&cluster);
+    // Decoders keep the last of a oneof, here a batch that is kept in the buffer that it came in.
+    let record = bare::field(2, &vec![0; 15 * MIB]);
+    let mut message = bare::field(1, &raw::partition(TOPIC, 0).encode_to_vec());
+    message.extend(bare::field(5, &bare::field(1, &record)));
+    message.extend(bare::field(4, &raw::batch(None, &[&vec![b'x'; 140_000]])));
+    let message = Bytes::from(message);
+    let attack = async {
+        for _ in 0..30 {
+            let refused = bare::ask(&channel, "LogService/Produce", message.clone()).await;
+            raw::assert_refused(refused, "INVALID_REQUEST", &["LogService/Produce", "oneof"]);
+        }
+    };
+    served_during(&cluster, TOPIC, attack).await;
+    assert_grown(&cluster, before, SLACK_BYTES);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_health_and_reflection_are_bounded_too() {
+    const METHODS: [&str; 3] = ["grpc.health.v1.Health/Check", "grpc.health.v1.Health/Watch", REFLECTION];
+    const REFLECTION: &str = "grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+    let cluster = cluster().await;
+    let address = cluster.node(1).addresses.public.clone();
+    let before = peak(&cluster);
+    let held = || metric(&cluster, r#"jangada_admission_held_bytes{resource="requests"}"#);
+    let attack = async {
+        let channel = bare::connect(&address).await;
+        let large = Bytes::from(vec![0; 4 * MIB - 8]);
+        let mut calls = JoinSet::new();
+        for number in 0..300 {
+            let (channel, large) = (channel.clone(), large.clone());
+            calls.spawn(async move {
+                let method = METHODS[number % METHODS.len()];
+                (method, bare::ask(&channel, method, large).await)
+            });
+        }
+        while let Some(ended) = calls.join_next().await {
+            let (method, answer) = ended.expect("the call ends");
+            if method == REFLECTION {
+                // It ends its stream without a word.
+                answer.expect_err("it is refused");
+            } else {
+                raw::assert_refused(answer, "INVALID_REQUEST", &[method, "8192"]);
+            }
+        }
+        // What is short enough is counted while it does not come, and not for ever.
+        let mut sockets = Vec::new();
+        for _ in 0..40 {
+            sockets.push(bare::begin(&address, METHODS[0], 8000).await);
+        }
+        eventually("messages that were announced have their room", WAIT, || async {
+            (held().await >= 40 * 8000).then_some(())
+        })
+        .await;
+        eventually("their room is given back", WAIT, || async {
+            (held().await < 8000).then_some(())
+        })
+        .await;
+        sockets
+    };
+    served_during(&cluster, TOPIC, attack).await;
+    assert_grown(&cluster, before, SLACK_BYTES);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_on_a_produce_stream_that_nobody_reads_are_bounded() {
+    const PARTITIONS: u32 = 100;
+    const EACH: usize = 200_000;
+    let cluster = cluster().await;
+    cluster.create_topic("wide", PARTITIONS, 1).await;
+    let before = peak(&cluster);
+    let address = cluster.node(1).addresses.public.clone();
+    let sent = Arc::new(AtomicUsize::new(0));
+    let attack = async {
+        let channel = bare::connect(&address).await;
+        let mut calls = JoinSet::new();
+        for _ in 0..8 {
+            let (channel, sent) = (channel.clone(), sent.clone());
+            // Too short for a batch: refused, in an answer of some hundred bytes.
+            let requests = iter(0..EACH).map(move |number| {
+                sent.fetch_add(1, Relaxed);
+                let partition = u32::try_from(number).expect("it is small") % PARTITIONS;
+                let request = ProduceStreamRequest {
+                    partition: Some(raw::partition("wide", partition)),
+                    batch: Bytes::from_static(b"x"),
+                    ..ProduceStreamRequest::default()
+                };
+                Bytes::from(request.encode_to_vec())
+            });
+            let requests = requests.chain(pending());
+            calls.spawn(async move { bare::call(&channel, "LogService/ProduceStream", requests).await });
+        }
+        let mut unread = Vec::new();
+        while let Some(called) = calls.join_next().await {
+            unread.push(called.expect("the call ends"));
+        }
+        eventually("nobody reads, and the connection is closed", WAIT, || async {
+            (metric(&cluster, "jangada_stalled_connections_total").await > 0).then_some(())
+        })
+        .await;
+        eventually("what nobody reads is given back", WAIT, || async {
+            (metric(&cluster, r#"jangada_admission_held_bytes{resource="answers"}"#).await < 65_536).then_some(())
+        })
+        .await;
+        unread
+    };
+    served_during(&cluster, TOPIC, attack).await;
+    println!("{} requests were sent", sent.load(Relaxed));
+    assert_grown(&cluster, before, SLACK_BYTES);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fetch_streams_that_wait_keep_nothing_of_what_they_had() {
+    let cluster = filled().await;
+    let before = peak(&cluster);
+    let mut idle = Vec::new();
+    for _ in 0..40 {
+        let mut log = raw::log(&cluster.node(1).addresses.public).await;
+        let start = FetchStreamStart {
+            partition: Some(raw::partition(TOPIC, 0)),
+            max_bytes: u32::try_from(8 * MIB).expect("it is small"),
+            form: RecordForm::Raw.into(),
+            // For one response.
+            credit_bytes: 1,
+            ..FetchStreamStart::default()
+        };
+        let start = FetchStreamRequest {
+            message: Some(Message::Start(start)),
+        };
+        let stream = log.fetch_stream(iter([start]).chain(pending())).await;
+        let mut stream = stream.expect("it is opened").into_inner();
+        let response = stream
+            .message()
+            .await
+            .expect("the stream goes on")
+            .expect("it is pushed");
+        let batches = response.fetch.expect("it has what was fetched").batches;
+        assert!(batches.len() > 6 * MIB, "{} bytes", batches.len());
+        idle.push(stream);
+    }
+    assert_grown(&cluster, before, FETCHES + SLACK_BYTES);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_who_ask_for_all_partitions_get_one_answer() {
+    const PARTITIONS: u32 = 60;
+    let mut cluster = Cluster::start(3).await;
+    cluster.create_topic(TOPIC, PARTITIONS, 3).await;
+    cluster.healthy().await;
+    // None is wholly in sync any more, so each look waits.
+    cluster.kill(3);
+    let mut admin = bare::connect(&cluster.node(1).addresses.public).await;
+    eventually("the others lead all partitions", WAIT, || async {
+        let described = bare::ask(&admin, "AdminService/DescribePartitions", Bytes::new())
+            .await
+            .ok()?;
+        let described = DescribePartitionsResponse::decode(described).expect("it is an answer");
+        let led = described
+            .partitions
+            .iter()
+            .all(|state| [1, 2].contains(&state.leader_id));
+        led.then_some(())
+    })
+    .await;
+    let (memory, cpu) = (peak(&cluster), cluster.node(1).cpu());
+    let mut calls = JoinSet::new();
+    for number in 0..1500 {
+        if number % 500 == 0 {
+            admin = bare::connect(&cluster.node(1).addresses.public).await;
+        }
+        let channel = admin.clone();
+        let method = ["DescribePartitions", "DescribeCluster"][number % 2];
+        calls.spawn(async move { bare::ask(&channel, &format!("AdminService/{method}"), Bytes::new()).await });
+    }
+    while let Some(answered) = calls.join_next().await {
+        // Those that wait for their answers to be taken have their share of the room.
+        if let Err(status) = answered.expect("the call ends") {
+            assert_eq!(raw::reason(&status), "BROKER_BUSY", "{status:?}");
+        }
+    }
+    println!("{:?} of CPU", cluster.node(1).cpu().saturating_sub(cpu));
+    assert_grown(&cluster, memory, SLACK_BYTES);
 }

@@ -51,13 +51,16 @@ pub async fn call(
         .ready()
         .await
         .map_err(|error| Status::unavailable(error.to_string()))?;
-    let path = match method.contains('.') {
-        true => format!("/{method}"),
-        false => format!("/jangada.v1.{method}"),
-    };
-    let path = PathAndQuery::try_from(path).expect("it is a path");
+    let path = PathAndQuery::try_from(path(method)).expect("it is a path");
     let answers = client.streaming(Request::new(messages), path, Bare).await?;
     Ok(answers.into_inner())
+}
+
+fn path(method: &str) -> String {
+    match method.contains('.') {
+        true => format!("/{method}"),
+        false => format!("/jangada.v1.{method}"),
+    }
 }
 
 /// Sends one message, and takes what is answered.
@@ -83,7 +86,7 @@ pub async fn begin(address: &str, method: &str, announced: u32) -> TcpStream {
     const END_HEADERS: u8 = 4;
     const DATA: u8 = 0;
     frame(SETTINGS, 0, 0, &[]);
-    let path = format!("/jangada.v1.{method}");
+    let path = path(method);
     let mut headers = Vec::new();
     for (name, value) in [
         (":method", "POST"),
