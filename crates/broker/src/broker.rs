@@ -578,7 +578,8 @@ fn successor(node: &Node, group: &Group) -> Option<jangada_types::ReplicaId> {
         .filter(|p| p.replica != group.replica() && members.voters.contains(&p.replica));
     candidates
         .filter(|p| node.registry().is_alive(p.replica.broker))
-        .max_by_key(|p| p.matched_next)
+        // A damaged one leads if there is no other.
+        .max_by_key(|p| (!node.registry().is_unfit(group.id(), p.replica.broker), p.matched_next))
         .map(|p| p.replica)
 }
 

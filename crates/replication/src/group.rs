@@ -171,7 +171,7 @@ struct Inner {
     heartbeats: Arc<Semaphore>,
     horizon: Arc<Horizon>,
     check: Arc<dyn Check>,
-    may_lead: Arc<AtomicBool>,
+    may_lead: AtomicBool,
     timings: Arc<Timings>,
     _paced: Paced,
 }
@@ -197,7 +197,7 @@ impl Group {
             heartbeats: Arc::new(Semaphore::new(HEARTBEATS_MAX)),
             horizon,
             check,
-            may_lead: Arc::new(AtomicBool::new(true)),
+            may_lead: AtomicBool::new(true),
             timings,
             _paced: Paced::begin(),
         };
@@ -222,25 +222,26 @@ impl Group {
         &self.inner.check
     }
 
-    pub(crate) fn may_lead(&self) -> &Arc<AtomicBool> {
-        &self.inner.may_lead
-    }
-
     /// Nothing of this replica is written any more.
     pub(crate) fn retire(&self) {
         self.inner.log.retire();
     }
 
-    /// From now on this replica stands for no election and takes no leadership that it is offered, until it is opened
-    /// anew. It goes on following, and leading if it does.
-    pub fn refuse_to_lead(&self) {
+    /// From now on this replica stands for no election. It goes on following, and leading if it does, and takes a leadership
+    /// that it is offered.
+    pub(crate) fn refuse_to_lead(&self) {
         if self.inner.may_lead.swap(false, Ordering::Relaxed) {
             self.inner.raft.runtime_config().elect(false);
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn stands_for_elections(&self) -> bool {
+        self.inner.may_lead.load(Ordering::Relaxed)
+    }
+
     /// Takes back [`Group::refuse_to_lead`].
-    pub fn lead_again(&self) {
+    pub(crate) fn lead_again(&self) {
         if !self.inner.may_lead.swap(true, Ordering::Relaxed) {
             self.inner.raft.runtime_config().elect(true);
         }

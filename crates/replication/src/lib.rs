@@ -37,6 +37,7 @@ mod state_machine;
 #[cfg(test)]
 mod suite_tests;
 pub mod transport;
+mod unfit;
 mod wire;
 
 pub use clocks::PeerClocks;

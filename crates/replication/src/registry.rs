@@ -1,7 +1,6 @@
 //! The groups of one broker, and all that they share: the store, the transport, the table of leaders.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -37,6 +36,7 @@ use crate::transport::inbound::{self, FrameStream};
 use crate::transport::introduction;
 use crate::transport::link::FirstLook;
 use crate::transport::plausible::{Cause, Horizon, Judge, Refusal, Rejections};
+use crate::unfit::Unfit;
 
 /// A broker counts as alive when it was heard of within this time.
 pub(crate) const ALIVE_WITHIN: Duration = Duration::from_secs(2);
@@ -109,9 +109,8 @@ pub(crate) struct Hosted {
     /// What peers are believed.
     pub horizon: Arc<Horizon>,
     pub check: Arc<dyn Check>,
-    local: ReplicaId,
-    /// False: this replica takes no leadership.
-    pub may_lead: Arc<AtomicBool>,
+    pub group: GroupId,
+    pub local: ReplicaId,
 }
 
 impl Hosted {
@@ -152,6 +151,8 @@ pub struct Registry {
     heard: Mutex<HashMap<BrokerId, Instant>>,
     /// Other brokers that said that their disks are down to the reserve, and have not taken it back.
     low_disks: RwLock<HashSet<BrokerId>>,
+    /// Replicas that are damaged and lead only if nobody else does.
+    unfit: Unfit,
     timings: Arc<Timings>,
     clocks: PeerClocks,
     started: Instant,
@@ -189,6 +190,7 @@ impl Registry {
             announce_soon: Arc::default(),
             heard: Mutex::default(),
             low_disks: RwLock::default(),
+            unfit: Unfit::default(),
             timings: Arc::default(),
             clocks: PeerClocks::default(),
             started: Instant::now(),
@@ -329,8 +331,11 @@ impl Registry {
         }
     }
 
-    /// What a peer says that it leads.
+    /// What a peer says that it leads, and what it does not want to.
     pub(crate) fn announced(&self, peer: BrokerId, mut announcement: LeaderAnnouncement) {
+        let unfit = std::mem::take(&mut announcement.unfit_group_ids).into_iter();
+        let unfit = unfit.map(GroupId::from).filter(|group| self.has_part(*group, peer));
+        self.unfit.told(peer, unfit.collect());
         let mut refusal = None;
         announcement.leaders.retain(|leader| {
             let group = GroupId::from(leader.group_id);
@@ -507,6 +512,40 @@ impl Registry {
         }
     }
 
+    /// Whether another broker said that its replica of a group is damaged, and leads only if nobody else does.
+    pub fn is_unfit(&self, group: GroupId, broker: BrokerId) -> bool {
+        self.unfit.is(broker, group)
+    }
+
+    /// From now on this broker's replica of a group stands for no election, and the other brokers know that it is not to be
+    /// handed the leadership. It goes on following, and leading if it does. Offered the leadership all the same it takes it:
+    /// the leader that offers it takes no writes and sends no heartbeats any more, so the group would be led by nobody.
+    pub fn refuse_to_lead(&self, id: GroupId) {
+        let Some(group) = self.group(id) else { return };
+        if !self.unfit.is_asked(id) {
+            group.refuse_to_lead();
+        }
+        if self.unfit.add(id) {
+            self.announce_soon.notify_one();
+        }
+    }
+
+    /// A replica that refused to lead stands for elections again, as nobody leads. The others still hand it nothing.
+    pub fn lead_again(&self, id: GroupId) {
+        if let Some(group) = self.group(id) {
+            group.lead_again();
+        }
+    }
+
+    /// The leader asks this broker's replica to take over. True: it had refused to lead, and does so now.
+    pub(crate) fn asked_to_lead(&self, id: GroupId) -> bool {
+        let is_unfit = self.unfit.asked(id);
+        if is_unfit {
+            self.lead_again(id);
+        }
+        is_unfit
+    }
+
     /// The replica that this broker has, or would have, of a group in which it was not given an id of its own.
     pub fn local_replica(&self) -> ReplicaId {
         ReplicaId {
@@ -537,8 +576,8 @@ impl Registry {
                 heartbeats: group.heartbeats().clone(),
                 horizon: group.horizon().clone(),
                 check: group.check().clone(),
+                group: id,
                 local: group.replica(),
-                may_lead: group.may_lead().clone(),
             }),
             None => Err(format!("group {id} is not open on broker {}", self.identity.broker)),
         }
@@ -610,6 +649,7 @@ impl Registry {
         if self.peers.has_just_lost() && !yields.is_zero() {
             group.yield_for(yields);
         }
+        self.unfit.remove(id);
         self.groups.write().insert(id, group.clone());
         tokio::spawn(observe(self.clone(), id, raft, signals, status));
         Ok(group)
@@ -626,6 +666,7 @@ impl Registry {
     /// Stops this broker's replica; its data stays.
     pub async fn close(&self, id: GroupId) {
         let group = self.groups.write().remove(&id);
+        self.unfit.remove(id);
         if let Some(group) = group {
             // The error is that of a task that ended already.
             let _ = group.raft().shutdown().await;
@@ -738,6 +779,7 @@ impl Registry {
                 leaders,
                 complete,
                 disk_low,
+                unfit_group_ids: self.unfit.own(),
                 wall_ms: self.clocks.own_ms(),
             })),
             ..Message::default()

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use jangada_proto::internal::message::Body;
-use jangada_proto::internal::{AppendEntries, Message};
+use jangada_proto::internal::{AppendEntries, LeaderAnnouncement, Message};
 use jangada_storage::{Starts, Store};
 use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId};
 
@@ -116,10 +116,16 @@ async fn data_is_opened_only_as_the_replica_that_it_belongs_to() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_replica_takes_no_leadership() {
+async fn a_damaged_replica_tells_that_it_does_not_lead_and_takes_it_when_its_leader_stopped_for_it() {
     let (_directory, store) = open_store();
     let (registry, group) = open(store).await;
-    group.refuse_to_lead();
+    registry.refuse_to_lead(GROUP);
+    assert!(!group.stands_for_elections());
+    let unfit = || match registry.announcement(Vec::new(), false).body {
+        Some(Body::Leaders(leaders)) => leaders.unfit_group_ids,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(unfit(), [GROUP.get()]);
     let offer = Message {
         body: Some(Body::TransferLeader(jangada_proto::internal::TransferLeader {
             from_leader: Some(vote()),
@@ -133,5 +139,27 @@ async fn a_damaged_replica_takes_no_leadership() {
     let Some(Body::TransferLeaderResult(result)) = answer.body else {
         panic!("{:?}", answer.body);
     };
-    assert!(result.error.contains("does not lead"), "{}", result.error);
+    assert!(!result.error.contains("damaged"), "{}", result.error);
+    // The repair looks again, while the leader still waits for it.
+    registry.refuse_to_lead(GROUP);
+    assert!(group.stands_for_elections());
+    assert_eq!(unfit(), [GROUP.get()], "others hand it nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_broker_does_not_lead_is_remembered_until_it_takes_it_back() {
+    let (_directory, store) = open_store();
+    let (registry, _group) = open(store).await;
+    let peer = BrokerId::from(2);
+    let tell = |unfit_group_ids| {
+        let told = LeaderAnnouncement {
+            unfit_group_ids,
+            ..LeaderAnnouncement::default()
+        };
+        registry.announced(peer, told);
+    };
+    tell(vec![GROUP.get()]);
+    assert!(registry.is_unfit(GROUP, peer) && !registry.is_unfit(GROUP, BrokerId::from(3)));
+    tell(Vec::new());
+    assert!(!registry.is_unfit(GROUP, peer));
 }

@@ -256,6 +256,54 @@ async fn the_only_copy_is_never_given_up() {
     }
 }
 
+/// With two replicas a damaged one is only held. Neither the balancer, whose turn comes at once, nor an operator hands it the
+/// leadership back: its leader would stop for it, and nobody would lead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_preferred_leader_that_is_damaged_and_held_is_not_handed_the_leadership_back() {
+    let mut options = options(NO_SCRUB);
+    options
+        .sections
+        .push_str("[cluster]\npreferred_leader_after_ms = 200\n");
+    let cluster = Cluster::start_with(3, options).await;
+    cluster.create_topic("two", 1, 2).await;
+    let lines = fill(&cluster, "two").await;
+    let preferred = cluster.partition("two", 0).await.replicas[0].get();
+    eventually("the preferred replica leads", WAIT, || async {
+        (cluster.leader("two", 0).await == preferred).then_some(())
+    })
+    .await;
+    flip(&files(&cluster, preferred, "blob"));
+    // The read meets the damage, and goes on with the other replica.
+    consumes(&cluster, "two", &lines).await;
+    let other = eventually("the other replica leads", WAIT, || async {
+        let leader = cluster.leader("two", 0).await;
+        (leader != preferred).then_some(leader)
+    })
+    .await;
+    let to = preferred.to_string();
+    eventually("an operator's transfer is refused with the reason", WAIT, || async {
+        let run = cluster
+            .cli(&["partition", "transfer-leader", "two", "0", "--to", &to])
+            .await;
+        let said = format!("{run:?}");
+        (run.code != Some(0) && said.contains("is damaged and leads only if no other can")).then_some(())
+    })
+    .await;
+    // The balancer looks each 100 ms.
+    let until = Instant::now() + Duration::from_secs(3);
+    let mut taken = 0;
+    while Instant::now() < until {
+        cluster
+            .cli_with(&["produce", "two"], b"more\n".to_vec())
+            .await
+            .expect(0);
+        taken += 1;
+        assert_eq!(cluster.leader("two", 0).await, other, "after {taken} writes");
+    }
+    let lines = format!("{lines}{}", "more\n".repeat(taken));
+    consumes(&cluster, "two", &lines).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_more_replicas_are_in_repair_at_once_than_is_set() {
     let repair = format!("{SCRUB}\nreplicas_max = 1");

@@ -2,7 +2,7 @@
 //! replicas. Placement spreads those evenly, so after a restart the load is even again.
 //!
 //! One task on each broker looks at the partitions that this broker leads, the coordinator's shards among them. A
-//! preferred leader must have been alive, in sync and with space on its disk for a while, without a break; then
+//! preferred leader must have been alive, sound, in sync and with space on its disk for a while, without a break; then
 //! leadership is handed over as an operator would, a few at a time.
 
 use std::collections::BTreeMap;
@@ -122,6 +122,10 @@ impl Balancer {
         }
         let registry = self.registry();
         if !registry.is_alive(preferred.broker) || registry.low_disks().contains(&preferred.broker) {
+            return None;
+        }
+        // It is damaged: it would give it back, and the partition takes nothing for the time of both.
+        if registry.is_unfit(group.id(), preferred.broker) {
             return None;
         }
         let committed_next = group.committed_next();

@@ -70,6 +70,9 @@ pub(crate) struct Case {
     pub again: Option<Arc<str>>,
 }
 
+/// Rounds without a leader after which a damaged replica stands for election again.
+const LEADERLESS_ROUNDS: u32 = 10;
+
 /// The damaged replicas of this broker.
 #[derive(Default)]
 pub(crate) struct Repairs {
@@ -121,6 +124,12 @@ impl Repairs {
         (cases.len() as u64 - given_up, given_up)
     }
 
+    /// A renewal came to nothing, or nobody knows what came of it: what was closed for it is opened again, under its old id. If
+    /// it went through after all the metadata says so, and what was opened meanwhile is closed before it is deleted.
+    fn reopen(&self, group: GroupId) {
+        self.change(group, |case| case.is_closed = false);
+    }
+
     fn change(&self, group: GroupId, change: impl FnOnce(&mut Case)) {
         if let Some(case) = self.cases.lock().get_mut(&group) {
             change(case);
@@ -133,6 +142,12 @@ impl Repairs {
 }
 
 impl Case {
+    /// Counts a round, and says whether the replica should stand for election again, as nobody led for a while.
+    fn should_lead(&mut self, is_led: bool) -> bool {
+        self.leaderless = if is_led { 0 } else { self.leaderless.saturating_add(1) };
+        self.leaderless >= LEADERLESS_ROUNDS
+    }
+
     fn new(what: Arc<str>) -> Self {
         Self {
             name: String::new(),
@@ -203,6 +218,30 @@ mod tests {
         assert_eq!(repairs.all()[0].1.again.as_deref(), Some("third"));
         repairs.remove(GROUP);
         assert_eq!(repairs.count(), (0, 0));
+    }
+
+    #[test]
+    fn a_replica_that_nobody_leads_stands_for_election_again_after_a_while_and_not_before() {
+        let mut case = Case::new("x".into());
+        let mut rounds = |is_led: &[bool]| {
+            is_led
+                .iter()
+                .map(|is_led| case.should_lead(*is_led))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(rounds(&[false; 9]), [false; 9]);
+        assert_eq!(rounds(&[false, false]), [true; 2]);
+        assert_eq!(rounds(&[true, false]), [false; 2]);
+    }
+
+    #[test]
+    fn what_was_closed_for_a_renewal_is_opened_again_when_it_fails() {
+        let repairs = Repairs::default();
+        repairs.found(GROUP, "x");
+        repairs.change(GROUP, |case| case.is_closed = true);
+        assert!(repairs.is_closed(GROUP));
+        repairs.reopen(GROUP);
+        assert!(!repairs.is_closed(GROUP) && !repairs.may_delete(GROUP));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_controller::{Image, PartitionRef, Reply, admission};
+use jangada_controller::{Command, Image, PartitionRef, Reply, admission};
 use jangada_replication::Group;
 use jangada_types::{GroupId, ReplicaId};
 
@@ -19,9 +19,6 @@ const IDLE: Duration = Duration::from_secs(30);
 const HAND_OVER_WITHIN: Duration = Duration::from_secs(2);
 /// A replica that lacks at most so many entries can take a leadership: the hand-over waits for these.
 const ENTRIES_BEHIND_MAX: u64 = 64;
-
-/// Rounds without a leader after which a damaged replica stands for election again.
-const LEADERLESS_ROUNDS: u32 = 10;
 
 /// See the module text.
 pub(crate) struct Repairer {
@@ -208,6 +205,8 @@ impl Repairer {
     ) -> Result<(), String> {
         let id = partition.group;
         self.step_down(id, name, partition.replicas.len()).await;
+        // Whatever keeps it from being given up, it must not keep the group without a leader.
+        self.lead_if_nobody_does(id);
         let command = admission::validate_renew_replica(image, id, replica).map_err(|why| why.message)?;
         let limit = u64::from(self.node.settings.repair.replicas_max);
         if limit == 0 {
@@ -218,29 +217,34 @@ impl Repairer {
                 "{limit} replicas of this broker are being filled again (repair.replicas_max); it waits for its turn"
             ));
         }
-        if let Err(why) = self.check_others(partition, replica).await {
-            self.lead_if_nobody_does(id);
-            return Err(why);
-        }
+        self.check_others(partition, replica).await?;
         // From here on nothing is committed that counts on this replica, so that the second answer stays true.
         self.repairs().change(id, |case| case.is_closed = true);
         self.close(id).await;
-        if let Err(why) = self.check_others(partition, replica).await {
-            self.repairs().change(id, |case| case.is_closed = false);
-            return Err(why);
-        }
-        match self.node.metadata.propose(&command).await {
-            Ok((Reply::ReplicaRenewed { replica, .. }, _)) => {
-                self.given_up(id, name, replica);
+        match self.renew(partition, replica, &command).await {
+            Ok(new) => {
+                self.given_up(id, name, new);
                 Ok(())
             }
-            Ok((other, _)) => Err(format!("not the reply to a renewal: {other:?}")),
-            Err(error) => {
-                if error.definite {
-                    self.repairs().change(id, |case| case.is_closed = false);
-                }
-                Err(format!("it could not be given up yet: {error}"))
+            Err(why) => {
+                self.repairs().reopen(id);
+                Err(why)
             }
+        }
+    }
+
+    /// Of a replica that is closed.
+    async fn renew(
+        &self,
+        partition: &PartitionRef<'_>,
+        replica: ReplicaId,
+        command: &Command,
+    ) -> Result<ReplicaId, String> {
+        self.check_others(partition, replica).await?;
+        match self.node.metadata.propose(command).await {
+            Ok((Reply::ReplicaRenewed { replica, .. }, _)) => Ok(replica),
+            Ok((other, _)) => Err(format!("not the reply to a renewal: {other:?}")),
+            Err(error) => Err(format!("it could not be given up yet: {error}")),
         }
     }
 
@@ -267,22 +271,17 @@ impl Repairer {
             }
         }
         if self.node.live_leader_of(id).is_some() {
-            group.refuse_to_lead();
+            self.node.registry().refuse_to_lead(id);
         }
     }
 
     /// A damaged replica that has everything is better than none: when nobody led for a while it stands for election again.
     fn lead_if_nobody_does(&self, id: GroupId) {
         let is_led = self.node.live_leader_of(id).is_some();
-        let mut rounds = 0;
-        self.repairs().change(id, |case| {
-            case.leaderless = if is_led { 0 } else { case.leaderless + 1 };
-            rounds = case.leaderless;
-        });
-        if rounds >= LEADERLESS_ROUNDS
-            && let Some(group) = self.node.registry().group(id)
-        {
-            group.lead_again();
+        let mut leads = false;
+        self.repairs().change(id, |case| leads = case.should_lead(is_led));
+        if leads {
+            self.node.registry().lead_again(id);
         }
     }
 
@@ -293,6 +292,7 @@ impl Repairer {
             progress.replica != group.replica()
                 && members.voters.contains(&progress.replica)
                 && progress.matched_next + ENTRIES_BEHIND_MAX >= committed
+                && !self.node.registry().is_unfit(group.id(), progress.replica.broker)
                 && self.node.registry().is_alive(progress.replica.broker)
         });
         fit.max_by_key(|progress| progress.matched_next)

@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -156,7 +155,7 @@ pub(crate) async fn serve_call(registry: Arc<Registry>, peer: BrokerId, mut mess
         Err(refused) => return Some(answer(&message, refused)),
     };
     let result = match registry.may_speak(GroupId::from(message.group_id), peer) {
-        Ok(()) => serve_judged(&hosted, peer, body).await,
+        Ok(()) => serve_judged(&registry, &hosted, peer, body).await,
         Err(refusal) => Err(refusal),
     };
     let body = result.unwrap_or_else(|refusal| {
@@ -167,7 +166,7 @@ pub(crate) async fn serve_call(registry: Arc<Registry>, peer: BrokerId, mut mess
 }
 
 /// A call that openraft sees only if it can be true.
-async fn serve_judged(hosted: &Hosted, peer: BrokerId, body: Body) -> Result<Body, Refusal> {
+async fn serve_judged(registry: &Registry, hosted: &Hosted, peer: BrokerId, body: Body) -> Result<Body, Refusal> {
     let judge = hosted.judge(peer);
     match body {
         Body::Append(request) => {
@@ -190,9 +189,10 @@ async fn serve_judged(hosted: &Hosted, peer: BrokerId, body: Body) -> Result<Bod
         Body::TransferLeader(request) => {
             let request = wire::transfer_from(request)?;
             judge.transfer(&request)?;
-            if !hosted.may_lead.load(Ordering::Relaxed) {
-                let error = "this replica is damaged and does not lead".to_owned();
-                return Ok(Body::TransferLeaderResult(TransferLeaderResult { error }));
+            // Its leader takes no writes and sends no heartbeats any more: a damaged leader is better than none.
+            if request.to_node_id() == &hosted.local && registry.asked_to_lead(hosted.group) {
+                let (group, from) = (hosted.group, peer);
+                tracing::warn!(%group, %from, "a damaged replica here is asked to lead, and takes it: its leader stopped for that");
             }
             let taken = hosted
                 .raft

@@ -132,6 +132,7 @@ impl Numbers {
                 complete: self.flip(),
                 wall_ms: None,
                 disk_low: self.flip(),
+                unfit_group_ids: vec![self.number()],
             }),
             _ => Body::Append(self.append()),
         }

@@ -53,6 +53,14 @@ pub(super) async fn transfer_leader(
         );
         return Err(RequestError::new(Reason::InvalidRequest, message));
     }
+    if node.registry().is_unfit(group.id(), to) {
+        let message = format!(
+            "{name}: the replica on broker {to} is damaged and leads only if no other can; `jangada cluster health` tells \
+             more. The leader stays broker {}",
+            node.broker()
+        );
+        return Err(RequestError::new(Reason::InvalidRequest, message));
+    }
     let status = group
         .transfer_leader(*replica, TRANSFER_WITHIN)
         .await
