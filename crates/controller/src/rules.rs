@@ -200,6 +200,12 @@ pub(crate) fn may_renew(image: &Image, partition: &PartitionRef<'_>, replica: Re
             replica.broker
         ));
     }
+    // Until that one has left the group counts on it: two that are gone at once are a majority that never comes back.
+    if let Some(other) = partition.leaving.first() {
+        return refuse(format!(
+            "replica {other} is on its way out of it, and one is given up at a time: try again later"
+        ));
+    }
     if broker(image, replica.broker)?.is_awaiting_replacement() {
         return refuse(format!(
             "all replicas of broker {} are given up: start it with an empty data directory",

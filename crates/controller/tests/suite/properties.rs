@@ -207,6 +207,8 @@ proptest! {
             if was_sent_again {
                 prop_assert_eq!(last(&before), last(&image));
             } else {
+                // One at a time.
+                prop_assert!(before.partition_of_group(*group).is_some_and(|p| p.leaving.is_empty()));
                 prop_assert!(last(&before) < Some(replica.incarnation));
                 prop_assert_eq!(last(&image), Some(replica.incarnation));
             }
