@@ -772,7 +772,7 @@ impl Registry {
         self.announce_soon.notify_one();
     }
 
-    fn announcement(&self, leaders: Vec<GroupLeader>, complete: bool) -> Message {
+    pub(crate) fn announcement(&self, leaders: Vec<GroupLeader>, complete: bool) -> Message {
         let disk_low = matches!(self.store.condition(), StoreCondition::DiskLow { .. });
         Message {
             body: Some(Body::Leaders(LeaderAnnouncement {
