@@ -143,20 +143,20 @@ fn a_damaged_replica_gives_its_place_to_a_new_one_on_the_same_broker() {
 fn no_two_replicas_of_a_partition_are_renewed_at_once() {
     let mut log = Log::formed_at(4, RENEWAL_FEATURE_LEVEL);
     let group = log.create(1, "a", &firsts(&[1, 2, 3]));
-    renewed(&mut log, &renew(group, replica(2, 1)));
+    let second = renewed(&mut log, &renew(group, replica(2, 1)));
     let rejection = log.reject(&renew(group, replica(3, 1)));
     assert_eq!(rejection.reason, Reason::InvalidReplicas);
     assert!(rejection.message.contains("one is given up at a time"), "{rejection}");
     assert_eq!(settled(&mut log, &deleted(replica(2, 1), &[group.get()])), 1);
-    renewed(&mut log, &renew(group, replica(3, 1)));
+    let third = renewed(&mut log, &renew(group, replica(3, 1)));
     assert_eq!(settled(&mut log, &deleted(replica(3, 1), &[group.get()])), 1);
 
     // Nor while an assignment moves one away.
-    log.accept(&set_replicas(group, vec![replica(4, 1), replica(2, 2), replica(3, 3)]));
-    let rejection = log.reject(&renew(group, replica(2, 2)));
+    log.accept(&set_replicas(group, vec![replica(4, 1), second, third]));
+    let rejection = log.reject(&renew(group, second));
     assert!(rejection.message.contains("on its way out"), "{rejection}");
     assert_eq!(settled(&mut log, &deleted(replica(1, 1), &[group.get()])), 1);
-    renewed(&mut log, &renew(group, replica(2, 2)));
+    renewed(&mut log, &renew(group, second));
 }
 
 #[test]

@@ -315,7 +315,8 @@ impl Judge<'_> {
             }
             last = Some(id);
         }
-        within(last, term)
+        within(last, term)?;
+        in_one_log(request.leader_commit, last)
     }
 
     /// openraft takes every entry up to what is committed as the one that is there, and what follows as higher.
@@ -384,6 +385,24 @@ fn within(id: Option<LogId>, term: u64) -> Judged {
         Some(id) if id.index > INDEX_MAX => refuse(Cause::Log, format!("log id {id}")),
         Some(id) if id.leader_id.term > term => refuse(Cause::Log, format!("log id {id} in a message of term {term}")),
         _ => Ok(()),
+    }
+}
+
+/// What a leader has committed and what it sends are in its log, where terms never fall. openraft takes the lower one of both
+/// as what is committed here, and it compares terms first.
+fn in_one_log(committed: Option<LogId>, sent: Option<LogId>) -> Judged {
+    let (Some(committed), Some(sent)) = (committed, sent) else {
+        return Ok(());
+    };
+    let by_index = committed.index.cmp(&sent.index);
+    let by_term = committed.leader_id.term.cmp(&sent.leader_id.term);
+    let is_sound = match by_index {
+        std::cmp::Ordering::Equal => by_term.is_eq(),
+        _ => by_term.is_eq() || by_term == by_index,
+    };
+    match is_sound {
+        true => Ok(()),
+        false => refuse(Cause::Log, format!("{committed} is committed, and {sent} is sent")),
     }
 }
 
