@@ -532,7 +532,7 @@ async fn thousands_who_ask_for_all_partitions_get_one_answer() {
     cluster.healthy().await;
     // None is wholly in sync any more, so each look waits.
     cluster.kill(3);
-    let mut admin = bare::connect(&cluster.node(1).addresses.public).await;
+    let mut admin = bare::connect_with_room(&cluster.node(1).addresses.public).await;
     eventually("the others lead all partitions", WAIT, || async {
         let described = bare::ask(&admin, "AdminService/DescribePartitions", Bytes::new())
             .await
@@ -549,7 +549,7 @@ async fn thousands_who_ask_for_all_partitions_get_one_answer() {
     let mut calls = JoinSet::new();
     for number in 0..1500 {
         if number % 500 == 0 {
-            admin = bare::connect(&cluster.node(1).addresses.public).await;
+            admin = bare::connect_with_room(&cluster.node(1).addresses.public).await;
         }
         let channel = admin.clone();
         let method = ["DescribePartitions", "DescribeCluster"][number % 2];

@@ -23,7 +23,16 @@ pub async fn connect(address: &str) -> Channel {
     endpoint(address).connect().await.expect("the node listens")
 }
 
-/// The same from another address of this machine, such as 127.0.0.2.
+/// A connection with room for what a client of this project takes: HTTP/2 ends one of a client that has little and gets many
+/// small pieces.
+pub async fn connect_with_room(address: &str) -> Channel {
+    let endpoint = endpoint(address)
+        .initial_stream_window_size(8 << 20)
+        .initial_connection_window_size(32 << 20);
+    endpoint.connect().await.expect("the node listens")
+}
+
+/// The same as [`connect`] from another address of this machine, such as 127.0.0.2.
 pub async fn connect_from(from: &str, address: &str) -> Channel {
     let from: IpAddr = from.parse().expect("it is an address");
     let endpoint = endpoint(address).local_address(Some(from));
