@@ -10,8 +10,8 @@ use jangada_proto::internal::{
 };
 use jangada_storage::{LatencyHistogram, Op, Starts, StateKind, Store, StoreCondition, StoreError};
 use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId};
+use openraft::Config;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::{Config, SnapshotPolicy};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
@@ -29,6 +29,7 @@ use crate::peers::Peers;
 use crate::roster::{Roster, Standing};
 use crate::runtime::steady;
 use crate::state_machine::{Check, StateMachine};
+use crate::timing::{Timing, raft_config};
 use crate::transport::Transport;
 use crate::transport::client::NetworkFactory;
 use crate::transport::handshake::Identity;
@@ -63,18 +64,6 @@ const SAVE_EVERY_SIGNS: u32 = 4;
 const SIGN_OF_LIFE_EVERY: Duration = Duration::from_millis(500);
 /// After an announcement, before the next one: elections come in bursts, and so leave in few messages.
 const GATHER_FOR: Duration = Duration::from_millis(20);
-
-/// Raft's clocks.
-#[derive(Clone, Copy, Debug)]
-pub struct Timing {
-    /// Between two heartbeats of a leader, milliseconds.
-    pub heartbeat_ms: u64,
-    /// A follower stands for election after the leader's lease (the maximum below) and a random time between these
-    /// two, milliseconds.
-    pub election_timeout_min_ms: u64,
-    /// See `election_timeout_min_ms`.
-    pub election_timeout_max_ms: u64,
-}
 
 /// A group could not be opened; nothing of it runs.
 #[derive(Debug, thiserror::Error)]
@@ -791,38 +780,6 @@ fn owner(store: &dyn Store, group: GroupId) -> Result<Option<Incarnation>, Store
     let row = store.peek_state(group, StateKind::REPLICA)?;
     let owner = row.map(|row| codec::decode_owner(&row)).transpose();
     owner.map_err(|error| unreadable(store, group, "the owner of the data", &error))
-}
-
-fn raft_config(identity: &Identity, timing: Timing) -> Result<Config, OpenError> {
-    let config = Config {
-        cluster_name: identity.cluster_id.clone(),
-        heartbeat_interval: timing.heartbeat_ms,
-        election_timeout_min: timing.election_timeout_min_ms,
-        election_timeout_max: timing.election_timeout_max_ms,
-        // Reads are capped in bytes; this only bounds messages of tiny entries.
-        max_payload_entries: 1024,
-        // Snapshots are asked for by the host; a follower gets one only when the log that it needs is gone.
-        snapshot_policy: SnapshotPolicy::Never,
-        replication_lag_threshold: u64::MAX / 2,
-        max_in_snapshot_log_to_keep: 0,
-        purge_batch_size: 1,
-        install_snapshot_timeout: 30_000,
-        enable_pre_vote: Some(true),
-        // A restarted leader must be elected anew: going on in its old term it could write other entries under log ids
-        // that followers have already acknowledged, because they may have synced what it lost.
-        enable_leader_restore: Some(false),
-        // A leader that only some can reach must not block elections (openraft issue 2080). At least lease plus
-        // election time-out.
-        quorum_loss_probe_interval: Some(timing.election_timeout_max_ms * 2 + timing.heartbeat_ms),
-        // A follower that has less than it acknowledged is filled up again instead of being left behind until the next
-        // election. That is one whose operator accepted a lost tail (the store notices it and refuses to start), or one
-        // whose disk lied about its last commit. What was counted as committed is not taken back.
-        allow_log_reversion: Some(true),
-        // Of statistics that are not compiled in; it allocates for them all the same.
-        log_stage_capacity: Some(1),
-        ..Config::default()
-    };
-    config.validate().map_err(|error| OpenError::Timing(error.to_string()))
 }
 
 /// A group's watcher: keeps its status and the table of leaders true, and lets the log shrink when it may.

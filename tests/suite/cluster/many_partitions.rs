@@ -34,7 +34,9 @@ fn lost(cluster: &Cluster) -> usize {
 /// Replicas that a node has open, the metadata's included.
 async fn hosted(cluster: &Cluster, id: u32) -> Option<u64> {
     let metrics = node::get(&cluster.node(id).addresses.http, "/metrics").await.ok()?;
-    let line = metrics.lines().find_map(|line| line.strip_prefix("jangada_replicas "))?;
+    let line = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("jangada_replicas "))?;
     line.parse().ok()
 }
 

@@ -319,7 +319,8 @@ mod tests {
                 while builder.estimated_size() < target - 300 {
                     let noise = nth.wrapping_mul(6_364_136_223_846_793_005);
                     let value = format!(
-                        "{{\"order\":{nth},\"customer\":\"{noise:016x}\",\"city\":\"city-{}\",\"items\":[{},{}],\"note\":\"leave it at the door\"}}",
+                        "{{\"order\":{nth},\"customer\":\"{noise:016x}\",\"city\":\"city-{}\",\
+                         \"items\":[{},{}],\"note\":\"leave it at the door\"}}",
                         noise % 97,
                         noise % 1000,
                         noise % 777

@@ -357,7 +357,10 @@ mod tests {
             };
             assert_eq!(with(codec, &counted(301)), Err(missing.into()), "{codec}");
             let garbage = with(codec, &|batch| batch[BatchHeader::LEN..].fill(0xa5));
-            let is_named = |error: &BatchError| matches!(error, BatchError::Invalid(Malformed::Compression { codec: named, .. }) if *named == codec);
+            let is_named = |error: &BatchError| match error {
+                BatchError::Invalid(Malformed::Compression { codec: named, .. }) => *named == codec,
+                _ => false,
+            };
             assert!(garbage.as_ref().is_err_and(is_named), "{codec}: {garbage:?}");
             let cut = with(codec, &|batch| batch.truncate(BatchHeader::LEN + 40));
             assert!(cut.is_err(), "{codec}");
