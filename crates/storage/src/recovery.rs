@@ -35,7 +35,7 @@ pub(crate) struct Opened {
     pub(crate) point: CommitPoint,
     pub(crate) recovery: Recovery,
     /// Held for as long as the database is open.
-    pub(crate) lock: File,
+    pub(crate) lock: DirectoryLock,
 }
 
 /// Opens or creates it. Blocks while the write-ahead log is read and replayed.
@@ -89,12 +89,24 @@ pub(crate) fn open(
     })
 }
 
+/// A lock on the directory, until this is dropped. It is given up by name: closing the file is not enough while a process that
+/// was forked meanwhile has a copy of it, as each has for a moment before it runs its own program.
+pub(crate) struct DirectoryLock(File);
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        if let Err(error) = flock(&self.0, FlockOperation::Unlock) {
+            tracing::warn!(%error, "the lock on the store's directory is given up with the process only");
+        }
+    }
+}
+
 /// Nobody else may look at the directory while this one does, nor write to it.
-fn lock(directory: &Path) -> Result<File, StoreError> {
+fn lock(directory: &Path) -> Result<DirectoryLock, StoreError> {
     let path = directory.join("lock");
     let file = File::create(&path).map_err(|error| StoreError::io("open", &path, error))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(DirectoryLock(file)),
         Err(error) if error == rustix::io::Errno::WOULDBLOCK => Err(StoreError::InUse(directory.to_owned())),
         Err(error) => Err(StoreError::io("lock", &path, error)),
     }

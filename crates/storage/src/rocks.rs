@@ -1,7 +1,6 @@
 //! [`RocksStore`]: puts the parts of the crate together, starts and stops its threads.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +21,7 @@ use crate::quarantine::Quarantine;
 use crate::queue::{Answer, CommitQueue, Item};
 use crate::read;
 use crate::reclaim::Reclaim;
-use crate::recovery::{self, Recovery};
+use crate::recovery::{self, DirectoryLock, Recovery};
 use crate::reserve::Reserve;
 use crate::scrub::{self, ScrubCursor, Scrubbed};
 use crate::starts::{Start, Starts};
@@ -54,7 +53,7 @@ pub struct RocksStore {
     quarantine: Arc<Quarantine>,
     threads: Mutex<Option<Threads>>,
     /// Last, so that it is let go of after the database.
-    _lock: File,
+    _lock: DirectoryLock,
 }
 
 struct Threads {
