@@ -70,6 +70,10 @@ else
 	cargo test $(BUILD) --no-fail-fast
 endif
 
+.PHONY: set-aside
+set-aside: build ## Run the tests from outside that are set aside; the reason of each stands at it
+	cargo test $(BUILD) --test suite -- --ignored
+
 .PHONY: examples
 examples: build ## Run the examples of other languages (needs python3, node with npm, go 1.24 or later, protoc, and their registries)
 	JANGADA_EXAMPLES=1 cargo test $(BUILD) --test suite -- cluster::examples::

@@ -295,7 +295,7 @@ mod tests {
         }
     }
 
-    /// `cargo test --release -p jangada-types -- --ignored --nocapture what_the_check_costs`
+    /// `cargo test --release --workspace --locked --lib -- --ignored --nocapture what_the_check_costs`
     #[test]
     #[ignore = "prints figures for docs/architecture.md"]
     fn what_the_check_costs() {
