@@ -15,7 +15,9 @@
 
 mod answers;
 mod identify;
+mod lane_state;
 mod links;
+mod refresh;
 mod timers;
 
 use std::collections::HashMap;
@@ -44,8 +46,10 @@ use super::stream::{Link, LinkEvents, LinkId, Opened, Outstanding};
 use crate::backoff::Backoff;
 use crate::error::ClientError;
 use crate::metadata::{Image, LeaderLookup};
-use crate::notice::{Next, Notice, Trouble};
+use crate::notice::Notice;
 use crate::wire_error::Failure;
+use lane_state::LaneState;
+use refresh::Refresh;
 use timers::{Timer, Timers};
 
 /// A leader that answers nothing for this long may be cut off. Other brokers are asked whether there is another one.
@@ -56,9 +60,6 @@ const STALL_AGAIN: Duration = Duration::from_millis(300);
 
 /// Beyond the time that the leader waits for the quorum: after this its stream is given up.
 const SILENCE_GRACE: Duration = Duration::from_secs(5);
-
-/// Metadata is not asked for more often, however many lanes want it.
-const REFRESH_PAUSE: Duration = Duration::from_millis(50);
 
 pub(crate) struct Driver {
     shared: Arc<Shared>,
@@ -78,60 +79,6 @@ pub(crate) struct Driver {
     next_generation: u64,
     /// Everything is to be settled, then the driver ends.
     closing: bool,
-}
-
-struct LaneState {
-    queue: Arc<PartitionQueue>,
-    lane: Lane<Batch>,
-    backoff: Backoff,
-    /// No attempt before this.
-    blocked_until: Option<Instant>,
-    /// The newest leader epoch when it was blocked: a newer one ends that.
-    blocked_epoch: u32,
-    /// In the waiting list of this link.
-    parked: Option<LinkId>,
-    /// Where its attempts were sent; all that are under way are on one link.
-    link: Option<LinkId>,
-    /// Of the leader that they were sent to.
-    sent_epoch: u32,
-    /// When it last sent with nothing under way, or got an answer.
-    progress: Instant,
-    /// A timer runs for the oldest batch's delivery.
-    deadline_armed: bool,
-    /// What a batch is told whose time is over.
-    last_failure: Option<Failure>,
-    /// Producing to the partition, while it fails.
-    trouble: Trouble,
-}
-
-impl LaneState {
-    /// What comes after a failed attempt: another one, until the time of the oldest batch is over.
-    fn next(&self, delivery_timeout: Duration, next_try: Duration, now: Instant) -> Next {
-        let oldest = self.lane.batches().map(|batch| batch.opened).next();
-        let oldest = oldest.or_else(|| self.queue.lock().batches().map(|batch| batch.opened).next());
-        Next {
-            next_try,
-            gives_up_in: oldest.map(|opened| (opened + delivery_timeout).saturating_duration_since(now)),
-            at_once: false,
-        }
-    }
-
-    /// Whether the next batch may leave as far as conditions go: a conditional one is the only one under way.
-    fn has_turn(&self, new: bool, linger: Duration, now: Instant) -> bool {
-        let (conditional, alone) = match new {
-            true => (self.queue.lock().is_conditional(linger, now), self.lane.is_empty()),
-            false => self.lane.next_requeued(|batch| batch.condition.is_some()),
-        };
-        let before = self.lane.numbered().any(|batch| batch.condition.is_some());
-        !before && (!conditional || alone)
-    }
-}
-
-#[derive(PartialEq, Eq)]
-enum Refresh {
-    Idle { since: Instant },
-    Scheduled,
-    Running,
 }
 
 /// A job has ended.
@@ -461,82 +408,6 @@ impl Driver {
         state.trouble.failed(&failure, next);
         state.last_failure = Some(failure);
         self.want_refresh();
-    }
-
-    fn want_refresh(&mut self) {
-        let Refresh::Idle { since } = self.refresh else { return };
-        let at = since + REFRESH_PAUSE;
-        if at > Instant::now() {
-            self.refresh = Refresh::Scheduled;
-            self.timers.set(at, Timer::Refresh);
-        } else {
-            self.start_refresh();
-        }
-    }
-
-    /// No refresh is needed until something fails or the metadata are too old.
-    fn rest_until_stale(&mut self) {
-        let since = Instant::now();
-        self.refresh = Refresh::Idle { since };
-        let stale_at = since + self.shared.cluster.config.metadata_max_age;
-        self.timers.set(stale_at, Timer::Refresh);
-    }
-
-    fn start_refresh(&mut self) {
-        self.refresh = Refresh::Running;
-        let cluster = self.shared.cluster.clone();
-        let seen = self.image.borrow().refreshes;
-        self.jobs.push(
-            async move {
-                let refreshed = cluster.metadata.refresh(seen).await;
-                if let Err(failure) = &refreshed {
-                    tracing::debug!(error = failure.message, "no broker gives metadata");
-                }
-                Done::Refreshed(refreshed.is_ok())
-            }
-            .boxed(),
-        );
-    }
-
-    /// Leaders may have moved, and topics changed.
-    fn on_image(&mut self) {
-        let image = self.image.borrow_and_update().clone();
-        self.shared.take_changes(&image);
-        let now = Instant::now();
-        let mut moved = Vec::new();
-        let mut gone = Vec::new();
-        for (id, state) in &mut self.lanes {
-            let queue = &state.queue;
-            let (leader, epoch) = match image.leader(queue.topic.id, queue.partition) {
-                LeaderLookup::Known { broker, epoch, .. } => (Some(broker), epoch),
-                LeaderLookup::Unknown { .. } => continue,
-                LeaderLookup::Missing if !state.lane.is_in_flight() => {
-                    gone.push((*id, queue.topic.name.clone()));
-                    continue;
-                }
-                LeaderLookup::Missing => (None, u32::MAX),
-            };
-            if state.lane.is_in_flight() {
-                let elsewhere = state.link.is_some_and(|link| Some(link.broker) != leader) && epoch > state.sent_epoch;
-                // A leader that hands over in good order still answers; one that is cut off does not.
-                if elsewhere && now >= state.progress + STALL {
-                    state.lane.lose_in_flight();
-                    moved.push(*id);
-                }
-            } else if state.blocked_until.is_some() && epoch > state.blocked_epoch {
-                state.blocked_until = None;
-                moved.push(*id);
-            } else if state.parked.is_some_and(|link| Some(link.broker) != leader) {
-                state.parked = None;
-                moved.push(*id);
-            }
-        }
-        for (id, topic) in gone {
-            self.retire(id, ClientError::UnknownTopic { topic });
-        }
-        for id in moved {
-            self.pump(id);
-        }
     }
 
     /// The producer can do no more. `in_doubt` makes the error for batches whose outcome is unknown.
