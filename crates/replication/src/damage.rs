@@ -7,8 +7,8 @@ use jangada_storage::{StateKind, Store, StoreError};
 use jangada_types::{GroupId, Offset};
 
 use crate::codec::{self, CodecError};
-use crate::host::next_index;
 use crate::raft_types::LogId;
+use crate::raft_types::next_index;
 
 /// A record of a group that cannot be read: damage, unless a later version wrote it.
 pub(crate) fn unreadable(store: &dyn Store, group: GroupId, what: &str, cause: &CodecError) -> StoreError {

@@ -31,7 +31,8 @@ use tokio::time::Instant;
 use crate::codec::{self, CodecError, StateRecord};
 use crate::damage::{self, unreadable};
 use crate::log_store::{Durable, LogStore, blocking};
-use crate::raft_types::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::purge_points::{Checkpoint, Progress, PurgePoints, SNAPSHOT_EVERY_ENTRIES};
+use crate::raft_types::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, next_index};
 use crate::state_machine::{Effects, Retention, StateMachine};
 
 /// The state is saved after this many bytes of applied log: what a restart has to read and apply again at most, per
@@ -41,10 +42,8 @@ const SAVE_EVERY_BYTES: u64 = 1 << 20;
 const SAVE_EVERY_ENTRIES: u64 = 1024;
 /// And not before this many times the size of the state itself.
 const SAVE_EVERY_STATES: u64 = 8;
-/// A compacted group asks for a snapshot after this many bytes of applied log.
+/// A compacted group asks for a snapshot after this many bytes of applied log, or [`SNAPSHOT_EVERY_ENTRIES`].
 const SNAPSHOT_EVERY_BYTES: u64 = 4 << 20;
-/// And after this many entries; in both cases not before the state's own size was applied.
-const SNAPSHOT_EVERY_ENTRIES: u64 = 4096;
 /// A checkpoint is made not before this many times the size of the state itself.
 const CHECKPOINT_EVERY_STATES: u64 = 4;
 /// Replies are sent, and state is published, at least this often within one long run of entries.
@@ -69,33 +68,6 @@ pub(crate) struct Timings {
     pub applies: Latency,
 }
 
-/// Where a checkpoint lies.
-#[derive(Clone, Copy, Debug)]
-struct Checkpoint {
-    index: u64,
-    /// The state's position then: every record below it lies in entries up to `index`.
-    position: Offset,
-}
-
-/// The purge points that are left, and the one that the snapshot stands at. Shared with the builder, which runs apart
-/// from apply.
-#[derive(Default)]
-struct PurgePoints {
-    checkpoints: VecDeque<Checkpoint>,
-    snapshot_index: Option<u64>,
-}
-
-impl PurgePoints {
-    /// The last checkpoint at or below `start`. It is news: what becomes the snapshot is a checkpoint no more.
-    fn reachable(&self, start: Offset) -> Option<Checkpoint> {
-        self.checkpoints
-            .iter()
-            .rev()
-            .find(|point| point.position <= start)
-            .copied()
-    }
-}
-
 /// See the module text.
 pub(crate) struct Host {
     log: LogStore,
@@ -115,52 +87,6 @@ pub(crate) struct Host {
     /// Entries may be left out: openraft's own suite applies such.
     #[cfg(test)]
     may_skip: bool,
-}
-
-/// Applied log since some event.
-#[derive(Clone, Copy, Default)]
-struct Progress {
-    bytes: u64,
-    entries: u64,
-}
-
-impl Progress {
-    /// More than any distance: what is due by bytes is due now.
-    const UNKNOWN: Self = Self {
-        bytes: u64::MAX,
-        entries: u64::MAX,
-    };
-
-    fn add(&mut self, bytes: u64) {
-        self.bytes = self.bytes.saturating_add(bytes);
-        self.entries = self.entries.saturating_add(1);
-    }
-}
-
-/// What earlier runs applied since the newest point that the log can be cut at. Were it forgotten, a group that no run
-/// of the process takes far enough would never shrink. How many bytes it was is not known, so a point is made soon.
-fn inherited(points: &PurgePoints, last_applied: Option<LogId>, retention: Retention) -> Progress {
-    let newest = points.checkpoints.back();
-    let cut = newest.map(|point| point.index).max(points.snapshot_index);
-    let entries = next_index(last_applied) - cut.map_or(0, |index| index + 1);
-    let is_far = match retention {
-        Retention::Compacted => entries >= SNAPSHOT_EVERY_ENTRIES,
-        // Where no records came, there is nothing to cut: a broker that is restarted often makes no rows for its idle
-        // partitions.
-        Retention::LogIsData { position, .. } => match newest {
-            Some(point) => point.position < position,
-            None => entries > 0 && position > Offset::from(0),
-        },
-    };
-    if is_far {
-        Progress::UNKNOWN
-    } else {
-        Progress { bytes: 0, entries }
-    }
-}
-
-pub(crate) fn next_index(id: Option<LogId>) -> u64 {
-    id.map_or(0, |id| id.index + 1)
 }
 
 impl Host {
@@ -220,7 +146,7 @@ impl Host {
             damage::check_index(&*store, group, position)?;
         }
         machine.publish();
-        let since_checkpoint = inherited(&points, last_applied, machine.retention());
+        let since_checkpoint = Progress::inherited(&points, last_applied, machine.retention());
         let signals = HostSignals {
             applied_term: watch::Sender::new(0),
             applied_next: AtomicU64::new(next_index(last_applied)),

@@ -27,6 +27,7 @@ mod pace;
 mod peers;
 #[cfg(test)]
 mod peers_tests;
+mod purge_points;
 mod raft_types;
 mod registry;
 #[cfg(test)]

@@ -117,3 +117,8 @@ pub(crate) fn log_id(term: u64, index: u64) -> LogId {
         index,
     }
 }
+
+/// The index after this one; that of a log that is empty is 0.
+pub(crate) fn next_index(id: Option<LogId>) -> u64 {
+    id.map_or(0, |id| id.index + 1)
+}
