@@ -46,6 +46,8 @@ mod seams;
 mod services;
 pub mod settings;
 mod tail;
+#[cfg(test)]
+mod testing;
 
 pub use broker::{Addresses, Broker, RunError, StartError};
 pub use cluster::bootstrap::BootstrapError;

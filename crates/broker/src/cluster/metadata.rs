@@ -239,30 +239,18 @@ mod tests {
     use std::collections::BTreeSet;
 
     use jangada_controller::{DirectoryId, SeedBroker};
-    use jangada_replication::{Identity, Timing};
-    use jangada_storage::{RocksStore, StoreOptions};
-    use jangada_types::{BrokerId, Incarnation};
+    use jangada_types::BrokerId;
 
     use super::*;
+    use crate::testing::Alone;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_was_applied_and_is_not_seen_here_in_time_is_no_definite_failure() {
-        let directory = tempfile::tempdir().expect("a temporary folder");
-        let mut options = StoreOptions::new(directory.path());
-        options.disk_reserve_bytes = 0;
-        let (store, _) = RocksStore::open(options, Box::new(|cause| panic!("fenced: {cause}"))).expect("it is new");
-        let identity = Identity {
-            cluster_id: "one".to_owned(),
-            broker: BrokerId(1),
-            incarnation: Incarnation(1),
-        };
-        let timing = Timing {
-            heartbeat_ms: 50,
-            election_timeout_min_ms: 150,
-            election_timeout_max_ms: 300,
-        };
-        let registry =
-            Registry::start(identity, Arc::new(store), timing, Default::default()).expect("the timing is sound");
+        let Alone {
+            directory: _directory,
+            registry,
+            ..
+        } = Alone::start();
         let (machine, image) = MetadataMachine::new();
         let group = registry
             .open(GroupId::METADATA, Box::new(machine))

@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use jangada_replication::{Identity, Registry, Timing};
-use jangada_storage::{RocksStore, StoreOptions};
-use jangada_types::{BrokerId, GroupId, Incarnation, PartitionIndex, TopicConfig};
+use jangada_types::{GroupId, PartitionIndex, TopicConfig};
 use tempfile::TempDir;
 
 use super::{Appended, Expectation, Partition, PartitionMachine, PartitionName, Shared, View, checkpoint_bytes};
@@ -18,6 +16,7 @@ use crate::error::RequestError;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 use crate::seams::WallClock;
+use crate::testing::Alone;
 
 pub const GROUP: GroupId = GroupId(1);
 pub const BYTES: usize = 1 << 20;
@@ -63,23 +62,11 @@ impl Default for Options {
 
 impl Broker {
     pub fn start(with: Options) -> Self {
-        let directory = tempfile::tempdir().expect("a temporary folder");
-        let mut options = StoreOptions::new(directory.path());
-        options.disk_reserve_bytes = 0;
-        let (store, _) = RocksStore::open(options, Box::new(|cause| panic!("fenced: {cause}"))).expect("it is new");
-        let store = Arc::new(store);
-        let identity = Identity {
-            cluster_id: "one".to_owned(),
-            broker: BrokerId(1),
-            incarnation: Incarnation(1),
-        };
-        let timing = Timing {
-            heartbeat_ms: 50,
-            election_timeout_min_ms: 150,
-            election_timeout_max_ms: 300,
-        };
-        let registry =
-            Registry::start(identity, store.clone(), timing, Default::default()).expect("the timing is sound");
+        let Alone {
+            directory,
+            store,
+            registry,
+        } = Alone::start();
         let clock = Arc::new(Clock {
             now_ms: AtomicI64::new(0),
             step_ms: with.step_ms,
