@@ -18,7 +18,7 @@
 //! - `proposed`: what a command holds until Raft lets go of it.
 //! - `disk`: whether the disk takes more.
 //! - `services`: the gRPC surface.
-//! - `listener`: who may connect, and how many.
+//! - `listener`: who may connect, and how many. `serving`: what each listener serves.
 //! - `refusal_log`: what an operator reads of requests that are refused.
 //! - `http`: probes and metrics.
 //! - `health`: the probe of gRPC.
@@ -44,6 +44,7 @@ mod refusal_log;
 mod repair;
 mod seams;
 mod services;
+mod serving;
 pub mod settings;
 mod tail;
 #[cfg(test)]

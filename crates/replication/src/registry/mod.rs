@@ -1,14 +1,14 @@
 //! The groups of one broker, and all that they share: the store, the transport, the table of leaders.
 
+mod admitting;
+mod announcing;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use jangada_proto::internal::message::Body;
-use jangada_proto::internal::{
-    Frame, GroupLeader, Hello, InstallSnapshotResponse, LeaderAnnouncement, Message, PutBack, SnapshotChunk,
-};
-use jangada_storage::{LatencyHistogram, Op, Starts, StateKind, Store, StoreCondition, StoreError};
+use jangada_proto::internal::{Frame, GroupLeader, InstallSnapshotResponse, SnapshotChunk};
+use jangada_storage::{LatencyHistogram, Op, Starts, StateKind, Store, StoreError};
 use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId};
 use openraft::Config;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -26,7 +26,7 @@ use crate::leaders::Leaders;
 use crate::log_store::LogStore;
 use crate::pace;
 use crate::peers::Peers;
-use crate::roster::{Roster, Standing};
+use crate::roster::Roster;
 use crate::runtime::steady;
 use crate::state_machine::{Check, StateMachine};
 use crate::timing::{Timing, raft_config};
@@ -34,37 +34,16 @@ use crate::transport::Transport;
 use crate::transport::client::NetworkFactory;
 use crate::transport::handshake::Identity;
 use crate::transport::inbound::{self, FrameStream};
-use crate::transport::introduction;
-use crate::transport::link::FirstLook;
-use crate::transport::plausible::{Cause, Horizon, Judge, Refusal, Rejections};
+use crate::transport::plausible::{Cause, Horizon, Judge, Rejections};
 use crate::unfit::Unfit;
 
 /// A broker counts as alive when it was heard of within this time.
 pub(crate) const ALIVE_WITHIN: Duration = Duration::from_secs(2);
 /// Bytes of snapshots that are received at once, over all groups; a larger one alone. The rest is sent again.
 const SNAPSHOTS_KIB: u32 = 1 << 20;
-/// A leader may be announced of a group that the metadata here does not know yet: so many were created meanwhile at most.
-const UNKNOWN_GROUPS_MAX: u64 = 100_000;
-/// A peer that could not be called so often is away: the tries are 50, 100 and 200 ms apart where nothing listens.
-const ASK_TRIES: u32 = 3;
 /// For so long after its start a broker that lacks commits, whose loss was accepted, leaves elections to others: as long as
 /// some elections take. The one among them with the longest log would win against it, but may be heard of too late.
 const YIELDS_AFTER_LOSS: Duration = Duration::from_secs(10);
-/// How long a broker that starts waits for peers that do not answer.
-const ASK_WITHIN: Duration = Duration::from_secs(2);
-/// And for those that say that they open their store.
-const ASK_STARTING_WITHIN: Duration = Duration::from_secs(10);
-/// Between two looks.
-const ASK_AGAIN: Duration = Duration::from_millis(25);
-/// After the first peer said that this broker was put back.
-const OTHERS_WITHIN: Duration = Duration::from_millis(300);
-/// What is known of peers' commits is saved each so many signs of life.
-const SAVE_EVERY_SIGNS: u32 = 4;
-/// How often brokers let each other know that they are there, when they have nothing else to say.
-const SIGN_OF_LIFE_EVERY: Duration = Duration::from_millis(500);
-/// After an announcement, before the next one: elections come in bursts, and so leave in few messages.
-const GATHER_FOR: Duration = Duration::from_millis(20);
-
 /// A group could not be opened; nothing of it runs.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -195,7 +174,7 @@ impl Registry {
         let transport = Arc::new(Transport::new(identity, peers, Box::new(greeting)));
         registry.transport.get_or_init(|| transport);
         let announce_soon = registry.announce_soon.clone();
-        tokio::spawn(announcements(Arc::downgrade(&registry), announce_soon));
+        tokio::spawn(announcing::announcements(Arc::downgrade(&registry), announce_soon));
         Ok(registry)
     }
 
@@ -216,39 +195,6 @@ impl Registry {
 
     pub(crate) fn peers(&self) -> &Peers {
         &self.peers
-    }
-
-    /// What this broker says first to `to`.
-    pub fn hello(&self, to: BrokerId) -> Hello {
-        self.transport().hello(to)
-    }
-
-    /// Lets a caller in by what it said first, or refuses it.
-    pub fn admit(&self, hello: Option<Hello>) -> Result<BrokerId, Status> {
-        let refused = |cause| move |status| self.rejected(cause, status);
-        let hello = self.identity.check(hello).map_err(refused(Cause::Handshake))?;
-        self.known(&hello).map_err(refused(Cause::Stranger))?;
-        introduction::judge_caller(&self.peers, &hello).map_err(refused(Cause::PutBack))?;
-        Ok(BrokerId::from(hello.broker_id))
-    }
-
-    /// As [`Registry::admit`], for one that may not be known: whether it is comes with it.
-    pub fn admit_stranger(&self, hello: Option<Hello>) -> Result<bool, Status> {
-        let hello = self
-            .identity
-            .check(hello)
-            .map_err(|status| self.rejected(Cause::Handshake, status))?;
-        introduction::judge_caller(&self.peers, &hello).map_err(|status| self.rejected(Cause::PutBack, status))?;
-        Ok(self.known(&hello).is_ok())
-    }
-
-    /// Why this broker does not belong to the cluster any more, once a peer that it called has said so.
-    pub async fn removed(&self) -> String {
-        let mut watched = self.peers.watch_removed();
-        match watched.wait_for(Option::is_some).await {
-            Ok(said) => said.clone().unwrap_or_default(),
-            Err(_) => std::future::pending().await,
-        }
     }
 
     /// Counts a refusal.
@@ -278,91 +224,6 @@ impl Registry {
         let _ = self.roster.set(roster);
     }
 
-    /// Whether the metadata knows a caller.
-    fn known(&self, hello: &Hello) -> Result<(), Status> {
-        let Some(roster) = self.roster.get() else { return Ok(()) };
-        let broker = BrokerId::from(hello.broker_id);
-        let (reason, why) = match roster.standing(broker, Incarnation::from(hello.incarnation)) {
-            Standing::Member => return Ok(()),
-            Standing::Stranger(why) => ("UNKNOWN_BROKER", why),
-            Standing::Removed(why) => (introduction::REMOVED, why),
-        };
-        if self.peers.is_worth_telling(broker) {
-            tracing::warn!(%broker, "a caller on the internal listener is refused: {why}");
-        }
-        Err(Status::failed_precondition(format!("{reason}: {why}")))
-    }
-
-    /// Whether the metadata does not have a caller any more that was let in.
-    pub(crate) fn is_expelled(&self, broker: BrokerId) -> bool {
-        self.roster.get().is_some_and(|roster| !roster.is_known(broker))
-    }
-
-    /// Says and counts that something of a peer was refused.
-    pub(crate) fn refused(&self, peer: BrokerId, group: u64, refusal: &Refusal) {
-        let Refusal::Implausible(implausible) = refusal else {
-            return;
-        };
-        self.rejections.count(implausible.cause);
-        if self.peers.is_worth_telling(peer) {
-            tracing::warn!(%peer, group, %refusal, "a message of another broker is refused");
-        }
-    }
-
-    /// Refuses what a broker says of a group that it has no part in.
-    pub(crate) fn may_speak(&self, group: GroupId, peer: BrokerId) -> Result<(), Refusal> {
-        match self.has_part(group, peer) {
-            true => Ok(()),
-            false => Err(Refusal::of(
-                Cause::Sender,
-                format!("broker {peer} has no replica of group {group}"),
-            )),
-        }
-    }
-
-    /// What a peer says that it leads, and what it does not want to.
-    pub(crate) fn announced(&self, peer: BrokerId, mut announcement: LeaderAnnouncement) {
-        let unfit = std::mem::take(&mut announcement.unfit_group_ids).into_iter();
-        let unfit = unfit.map(GroupId::from).filter(|group| self.has_part(*group, peer));
-        self.unfit.told(peer, unfit.collect());
-        let mut refusal = None;
-        announcement.leaders.retain(|leader| {
-            let group = GroupId::from(leader.group_id);
-            let judged = self
-                .may_speak(group, peer)
-                .and_then(|()| self.believes(group, leader.term));
-            judged
-                .inspect_err(|error| refusal = Some((leader.group_id, error.clone())))
-                .is_ok()
-        });
-        if let Some((group, refusal)) = refusal {
-            self.refused(peer, group, &refusal);
-        }
-        self.leaders.announced(peer, announcement);
-    }
-
-    /// The term of a leader that is announced.
-    fn believes(&self, group: GroupId, term: u64) -> Result<(), Refusal> {
-        if let Some(here) = self.group(group) {
-            return Ok(here.horizon().term(term)?);
-        }
-        let is_far = self
-            .roster
-            .get()
-            .is_some_and(|roster| group.get() > roster.newest_group().get().saturating_add(UNKNOWN_GROUPS_MAX));
-        if is_far {
-            return Err(Refusal::of(Cause::Malformed, format!("there is no group {group}")));
-        }
-        let max = Horizon::of_others(self.leaders.get(group).map(|leader| leader.term));
-        match term <= max {
-            true => Ok(()),
-            false => Err(Refusal::of(
-                Cause::Term,
-                format!("a leader of term {term}; up to {max} is believed"),
-            )),
-        }
-    }
-
     /// Groups that are open here.
     pub(crate) fn group_count(&self) -> usize {
         self.groups.read().len()
@@ -372,65 +233,6 @@ impl Registry {
     pub(crate) fn snapshot_room(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         let kib = u32::try_from(bytes / 1024 + 1).ok()?.min(SNAPSHOTS_KIB);
         self.snapshots.clone().try_acquire_many_owned(kib).ok()
-    }
-
-    /// Whether a broker may say something of a group: it is to have a replica of it, or has one.
-    pub(crate) fn has_part(&self, group: GroupId, broker: BrokerId) -> bool {
-        let Some(roster) = self.roster.get() else { return true };
-        roster.has_part(group, broker)
-            || self.group(group).is_some_and(|group| {
-                let members = group.members();
-                members
-                    .voters
-                    .iter()
-                    .chain(&members.learners)
-                    .any(|member| member.broker == broker)
-            })
-    }
-
-    /// Brokers that this one has met, also in earlier runs, with the addresses where they were.
-    pub fn met(&self) -> HashMap<BrokerId, String> {
-        self.peers.addresses().into_iter().collect()
-    }
-
-    /// Returns when each peer whose address is known has answered a call, and so judged this broker's past, or is not
-    /// there. To be awaited before a group is opened: a broker whose directory was put back must not vote before its peers
-    /// could say so. When one does it never returns: see [`Registry::put_back`].
-    pub async fn ask_peers(&self) {
-        let started = Instant::now();
-        let put_back = self.peers.watch_put_back();
-        loop {
-            if put_back.borrow().is_some() {
-                // Who waits for the other outcome ends this.
-                return std::future::pending().await;
-            }
-            let peers = self.transport().all();
-            let looks: Vec<FirstLook> = peers.iter().map(|peer| peer.control.first_look(ASK_TRIES)).collect();
-            let limit = match () {
-                () if looks.contains(&FirstLook::Starting) => ASK_STARTING_WITHIN,
-                () if looks.contains(&FirstLook::UnderWay) => ASK_WITHIN,
-                () => return,
-            };
-            if started.elapsed() >= limit {
-                tracing::warn!(
-                    "not all peers could be asked what they have seen of this broker; going on without them"
-                );
-                return;
-            }
-            tokio::time::sleep(ASK_AGAIN).await;
-        }
-    }
-
-    /// What a peer has seen of this broker's commits that this broker lacks, once one has said so.
-    pub async fn put_back(&self) -> PutBack {
-        let mut watched = self.peers.watch_put_back();
-        if watched.wait_for(Option::is_some).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        // Others may have seen more.
-        tokio::time::sleep(OTHERS_WITHIN).await;
-        let said = *watched.borrow();
-        said.unwrap_or_default()
     }
 
     /// Between two heartbeats of a leader, as it is now: with very many replicas they are rarer than the timing says.
@@ -720,60 +522,6 @@ impl Registry {
     ) -> Result<Response<InstallSnapshotResponse>, Status> {
         inbound::install_snapshot(self, request).await
     }
-
-    /// Everything that this broker leads, as an announcement.
-    fn all_led(&self) -> Message {
-        let groups = self.groups.read();
-        let led = groups.values().filter_map(|group| {
-            let status = group.status();
-            status.ready.then(|| GroupLeader {
-                group_id: group.id().get(),
-                term: status.term,
-                leading: true,
-            })
-        });
-        self.announcement(led.collect(), true)
-    }
-
-    async fn announce(&self, leaders: Vec<GroupLeader>) {
-        for peer in self.transport().all() {
-            peer.control.send(self.announcement(leaders.clone(), false)).await;
-        }
-    }
-
-    /// Tells all brokers, in a moment, when this one leads a group now, or does not any more.
-    fn announce_change(&self, id: GroupId, before: GroupStatus, seen: GroupStatus) {
-        if before.ready == seen.ready && (!seen.ready || before.term == seen.term) {
-            return;
-        }
-        let term = if seen.ready { seen.term } else { before.term };
-        if seen.ready {
-            tracing::info!(group = %id, term, "leading");
-        } else {
-            tracing::info!(group = %id, term, "not leading any more");
-        }
-        let change = GroupLeader {
-            group_id: id.get(),
-            term,
-            leading: seen.ready,
-        };
-        self.unannounced.lock().insert(id, change);
-        self.announce_soon.notify_one();
-    }
-
-    pub(crate) fn announcement(&self, leaders: Vec<GroupLeader>, complete: bool) -> Message {
-        let disk_low = matches!(self.store.condition(), StoreCondition::DiskLow { .. });
-        Message {
-            body: Some(Body::Leaders(LeaderAnnouncement {
-                leaders,
-                complete,
-                disk_low,
-                unfit_group_ids: self.unfit.own(),
-                wall_ms: self.clocks.own_ms(),
-            })),
-            ..Message::default()
-        }
-    }
 }
 
 fn owner(store: &dyn Store, group: GroupId) -> Result<Option<Incarnation>, StoreError> {
@@ -839,36 +587,4 @@ async fn observe(
 fn known_leader(registry: &Registry, status: GroupStatus) -> Option<BrokerId> {
     let leader = status.leader?;
     (leader.broker != registry.identity.broker || status.ready).then_some(leader.broker)
-}
-
-/// Tells all peers what became of leaderships here, and now and then that this broker is there; and who watches the leaders
-/// when a peer came or went.
-async fn announcements(registry: std::sync::Weak<Registry>, soon: Arc<Notify>) {
-    let mut alive_before = HashSet::new();
-    let mut tick = tokio::time::interval(SIGN_OF_LIFE_EVERY);
-    let mut signs = 0u32;
-    loop {
-        tokio::select! {
-            _ = tick.tick() => {
-                let Some(registry) = registry.upgrade() else { return };
-                signs = signs.wrapping_add(1);
-                if signs.is_multiple_of(SAVE_EVERY_SIGNS) {
-                    registry.peers.save();
-                }
-                registry.announce(Vec::new()).await;
-                let alive = registry.heard_lately();
-                if alive != alive_before {
-                    registry.leaders.changed();
-                }
-                alive_before = alive;
-            }
-            () = soon.notified() => {
-                let Some(registry) = registry.upgrade() else { return };
-                let changes = std::mem::take(&mut *registry.unannounced.lock());
-                registry.announce(changes.into_values().collect()).await;
-                drop(registry);
-                tokio::time::sleep(GATHER_FOR).await;
-            }
-        }
-    }
 }
