@@ -515,5 +515,5 @@ enum Holes {
 }
 
 #[cfg(test)]
-#[path = "lane_tests/mod.rs"]
+#[path = "lane_tests.rs"]
 mod tests;

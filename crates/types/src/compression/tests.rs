@@ -1,3 +1,5 @@
+//! Each codec against what was written, cut off, made large or made to harm.
+
 use std::io::Write as _;
 
 use ::zstd::zstd_safe;

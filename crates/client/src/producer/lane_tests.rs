@@ -2,7 +2,7 @@
 //! - the log has the batches in the order in which they were given to the lane, none twice;
 //! - what was reported as appended is there, what was reported as absent is not.
 
-mod world;
+mod lane_world;
 
 use jangada_types::limits::PRODUCER_BATCHES_IN_FLIGHT_MAX;
 use jangada_types::{ProducerEpoch, Sequence};
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::super::identity::Stamp;
 use super::*;
-use world::{Event, Request, World, event, identity};
+use lane_world::{Event, Request, World, event, identity};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
