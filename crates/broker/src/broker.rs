@@ -263,7 +263,8 @@ impl Broker {
             election_timeout_min_ms: raft.election_timeout_min_ms,
             election_timeout_max_ms: raft.election_timeout_max_ms,
         };
-        let registry = Registry::start(identity, store.clone(), timing, starts).map_err(StartError::from)?;
+        let registry = Registry::start(identity, store.clone(), timing, starts)
+            .map_err(|error| self.of_metadata(&store, error))?;
         self.bootstrap.registry.send_replace(Some(registry.clone()));
         let mut early_fence = fence.clone();
         let result = tokio::select! {
@@ -338,24 +339,26 @@ impl Broker {
     /// What is damaged when the store cannot be opened is not one partition's.
     fn of_store(&self, error: StoreError) -> StartError {
         match error {
-            StoreError::Corrupt(detail) => StartError::StoreDamaged {
-                directory: self.bootstrap.store_path().display().to_string(),
-                broker: self.bootstrap.local.broker,
-                detail,
-            },
+            StoreError::Corrupt(detail) => self.store_damaged(detail),
+            StoreError::Damaged { group, what } => self.store_damaged(format!("group {group}: {what}")),
             error => error.into(),
+        }
+    }
+
+    fn store_damaged(&self, detail: String) -> StartError {
+        StartError::StoreDamaged {
+            directory: self.bootstrap.store_path().display().to_string(),
+            broker: self.bootstrap.local.broker,
+            detail,
         }
     }
 
     /// Without the metadata's replica the broker cannot run, and cannot say so to anybody.
     fn of_metadata(&self, store: &Arc<dyn Store>, error: OpenError) -> StartError {
-        match store.damage().of(GroupId::METADATA) {
-            Some(what) => StartError::StoreDamaged {
-                directory: self.bootstrap.store_path().display().to_string(),
-                broker: self.bootstrap.local.broker,
-                detail: format!("the metadata: {what}"),
-            },
-            None => error.into(),
+        match (store.damage().of(GroupId::METADATA), error) {
+            (Some(what), _) => self.store_damaged(format!("the metadata: {what}")),
+            (None, OpenError::Store(error)) => self.of_store(error),
+            (None, error) => error.into(),
         }
     }
 

@@ -22,6 +22,7 @@ use crate::key_floors::KeyFloors;
 use crate::keys;
 use crate::mark::CommitPoint;
 use crate::options::StoreOptions;
+use crate::places::{self, Place};
 use crate::statistics::Counters;
 use crate::store::{IndexEntry, LogEntry, LogPosition, StateKind};
 use crate::wal;
@@ -120,17 +121,17 @@ impl Database {
     /// Entries from `range.start` on until the range's end, the first gap or `max_bytes` (but at least one).
     pub(crate) fn read_log(
         &self,
-        group: GroupId,
+        place: Place,
         range: Range<u64>,
         max_bytes: usize,
     ) -> Result<Vec<LogEntry>, StoreError> {
         let mut entries = Vec::new();
         let mut bytes = 0;
-        let mut rows = self.rows(LOG, &keys::log(group, range.start), &keys::log(group, range.end));
+        let mut rows = self.rows(LOG, &place.log(range.start), &place.log(range.end));
         rows.seek_to_first();
         while let Some((key, value)) = rows.item() {
             let index = range.start + entries.len() as u64;
-            if keys::number_of(key) != Some(index) || (bytes + value.len() > max_bytes && bytes > 0) {
+            if places::number_of(key) != Some(index) || (bytes + value.len() > max_bytes && bytes > 0) {
                 break;
             }
             bytes += value.len();
@@ -144,30 +145,30 @@ impl Database {
     }
 
     /// Term of one entry.
-    pub(crate) fn term_at(&self, group: GroupId, index: u64) -> Result<Option<u64>, StoreError> {
-        match self.db.get_pinned_cf(&self.family(LOG), keys::log(group, index))? {
+    pub(crate) fn term_at(&self, place: Place, index: u64) -> Result<Option<u64>, StoreError> {
+        match self.db.get_pinned_cf(&self.family(LOG), place.log(index))? {
             Some(value) => codec::decode_log_term(&value).map(Some),
             None => Ok(None),
         }
     }
 
     /// First and last entry of a group's log.
-    pub(crate) fn log_ends(&self, group: GroupId) -> Result<Option<(u64, LogPosition)>, StoreError> {
-        let mut rows = self.rows(LOG, &keys::group_start(group), &keys::group_end(group));
+    pub(crate) fn log_ends(&self, place: Place) -> Result<Option<(u64, LogPosition)>, StoreError> {
+        let mut rows = self.rows(LOG, &place.start(), &place.end());
         rows.seek_to_first();
         let Some((key, _)) = rows.item() else {
             rows.status()?;
             return Ok(None);
         };
-        let first = keys::number_of(key).ok_or_else(|| foreign_key(LOG, key))?;
-        rows.seek_to_last();
+        let first = places::number_of(key).ok_or_else(|| foreign_key(LOG, key))?;
+        seek_to_last(place, &mut rows)?;
         let Some((key, value)) = rows.item() else {
             rows.status()?;
-            return Err(StoreError::Corrupt(format!(
-                "group {group} has a first entry but no last one"
-            )));
+            return Err(StoreError::Corrupt(
+                "the log has a first entry but no last one".to_owned(),
+            ));
         };
-        let index = keys::number_of(key).ok_or_else(|| foreign_key(LOG, key))?;
+        let index = places::number_of(key).ok_or_else(|| foreign_key(LOG, key))?;
         Ok(Some((
             first,
             LogPosition {
@@ -178,28 +179,26 @@ impl Database {
     }
 
     /// Last purged log id of a group.
-    pub(crate) fn purged(&self, group: GroupId) -> Result<Option<LogPosition>, StoreError> {
-        self.state(group, StateKind::PURGED, 0)?
+    pub(crate) fn purged(&self, place: Place) -> Result<Option<LogPosition>, StoreError> {
+        self.state(place, StateKind::PURGED, 0)?
             .map(|value| codec::decode_purged(&value))
             .transpose()
     }
 
     /// One row of state.
-    pub(crate) fn state(&self, group: GroupId, kind: StateKind, suffix: u64) -> Result<Option<Bytes>, StoreError> {
-        let value = self
-            .db
-            .get_pinned_cf(&self.family(STATE), keys::state(group, kind, suffix))?;
+    pub(crate) fn state(&self, place: Place, kind: StateKind, suffix: u64) -> Result<Option<Bytes>, StoreError> {
+        let value = self.db.get_pinned_cf(&self.family(STATE), place.state(kind, suffix))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
     /// All rows of state of one kind, ascending by suffix.
-    pub(crate) fn scan_state(&self, group: GroupId, kind: StateKind) -> Result<Vec<(u64, Bytes)>, StoreError> {
+    pub(crate) fn scan_state(&self, place: Place, kind: StateKind) -> Result<Vec<(u64, Bytes)>, StoreError> {
         // The largest suffix is none that anybody uses, so the range may end before it.
-        let mut rows = self.rows(STATE, &keys::state(group, kind, 0), &keys::state(group, kind, u64::MAX));
+        let mut rows = self.rows(STATE, &place.state(kind, 0), &place.state(kind, u64::MAX));
         let mut found = Vec::new();
         rows.seek_to_first();
         while let Some((key, value)) = rows.item() {
-            let suffix = keys::suffix_of(key).ok_or_else(|| foreign_key(STATE, key))?;
+            let suffix = places::suffix_of(key).ok_or_else(|| foreign_key(STATE, key))?;
             found.push((suffix, Bytes::copy_from_slice(value)));
             rows.next();
         }
@@ -208,14 +207,9 @@ impl Database {
     }
 
     /// Rows of the index from `offset` on, ascending, at most `limit`.
-    pub(crate) fn index_from(
-        &self,
-        group: GroupId,
-        offset: Offset,
-        limit: usize,
-    ) -> Result<Vec<IndexEntry>, StoreError> {
+    pub(crate) fn index_from(&self, place: Place, offset: Offset, limit: usize) -> Result<Vec<IndexEntry>, StoreError> {
         let mut found = Vec::new();
-        let mut rows = self.rows(INDEX, &keys::index(group, offset), &keys::group_end(group));
+        let mut rows = self.rows(INDEX, &place.index(offset), &place.end());
         rows.seek_to_first();
         while let Some((key, value)) = rows.item() {
             if found.len() == limit {
@@ -229,9 +223,9 @@ impl Database {
     }
 
     /// Last row of the index.
-    pub(crate) fn index_last(&self, group: GroupId) -> Result<Option<IndexEntry>, StoreError> {
-        let mut rows = self.rows(INDEX, &keys::group_start(group), &keys::group_end(group));
-        rows.seek_to_last();
+    pub(crate) fn index_last(&self, place: Place) -> Result<Option<IndexEntry>, StoreError> {
+        let mut rows = self.rows(INDEX, &place.start(), &place.end());
+        seek_to_last(place, &mut rows)?;
         let last = rows.item().map(|(key, value)| index_row(key, value)).transpose()?;
         rows.status()?;
         Ok(last)
@@ -243,12 +237,12 @@ impl Database {
     /// if that is the very first row the maximum may come from a row before `from`; then rows are looked at one by one.
     pub(crate) fn index_by_timestamp(
         &self,
-        group: GroupId,
+        place: Place,
         from: Offset,
         timestamp_ms: i64,
     ) -> Result<Option<IndexEntry>, StoreError> {
-        let mut rows = self.rows(INDEX, &keys::index(group, from), &keys::group_end(group));
-        rows.seek_to_last();
+        let mut rows = self.rows(INDEX, &place.index(from), &place.end());
+        seek_to_last(place, &mut rows)?;
         let Some((key, value)) = rows.item() else {
             return Ok(rows.status().map(|()| None)?);
         };
@@ -261,7 +255,7 @@ impl Database {
         let mut high = last.last_offset.get();
         while low < high {
             let middle = low + (high - low) / 2;
-            rows.seek(keys::index(group, Offset::from(middle)));
+            rows.seek(place.index(Offset::from(middle)));
             let (key, value) = match rows.item() {
                 Some(item) => item,
                 None => return Ok(rows.status().map(|()| None)?),
@@ -273,7 +267,7 @@ impl Database {
                 low = row.last_offset.get() + 1;
             }
         }
-        rows.seek(keys::index(group, Offset::from(low)));
+        rows.seek(place.index(Offset::from(low)));
         while let Some((key, value)) = rows.item() {
             let row = index_row(key, value)?;
             if row.max_timestamp_ms >= timestamp_ms {
@@ -286,8 +280,8 @@ impl Database {
     }
 
     /// The last offset of a key.
-    pub(crate) fn key(&self, group: GroupId, key: &[u8]) -> Result<Option<Offset>, StoreError> {
-        match self.db.get_pinned_cf(&self.family(KEYS), keys::key(group, key))? {
+    pub(crate) fn key(&self, place: Place, key: &[u8]) -> Result<Option<Offset>, StoreError> {
+        match self.db.get_pinned_cf(&self.family(KEYS), place.key(key))? {
             Some(value) => codec::decode_key_offset(&value).map(Some),
             None => Ok(None),
         }
@@ -377,8 +371,34 @@ impl Database {
     }
 }
 
+/// Positions an iterator over the rows of a place at the last one. In a place apart only forward: see `places`.
+fn seek_to_last(place: Place, rows: &mut DBRawIterator<'_>) -> Result<(), StoreError> {
+    if !place.is_apart() {
+        rows.seek_to_last();
+        return Ok(());
+    }
+    rows.seek_to_first();
+    let Some(mut low) = rows.key().and_then(places::number_of) else {
+        return Ok(rows.status()?);
+    };
+    let mut high = u64::MAX;
+    // There is a row at `low`, and none above `high`.
+    while low < high {
+        let middle = low + (high - low).div_ceil(2);
+        rows.seek(place.row(middle));
+        if let Some(number) = rows.key().and_then(places::number_of) {
+            low = number;
+        } else {
+            rows.status()?;
+            high = middle - 1;
+        }
+    }
+    rows.seek(place.row(low));
+    Ok(rows.status()?)
+}
+
 pub(crate) fn index_row(key: &[u8], value: &[u8]) -> Result<IndexEntry, StoreError> {
-    let last_offset = keys::number_of(key).ok_or_else(|| foreign_key(INDEX, key))?;
+    let last_offset = places::number_of(key).ok_or_else(|| foreign_key(INDEX, key))?;
     codec::decode_index(last_offset, value)
 }
 
@@ -554,7 +574,7 @@ mod tests {
         database
             .raw()
             .compact_range_cf_opt(&family, None::<&[u8]>, None::<&[u8]>, &compact);
-        let found = |group, key: &[u8]| database.key(group, key).expect("readable").map(Offset::get);
+        let found = |group: GroupId, key: &[u8]| database.key(group.into(), key).expect("readable").map(Offset::get);
         assert_eq!([found(purged, b"old"), found(purged, b"new")], [None, Some(10)]);
         assert_eq!([found(whole, b"old"), found(whole, b"new")], [Some(9), Some(10)]);
     }

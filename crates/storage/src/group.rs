@@ -14,6 +14,7 @@ use crate::codec;
 use crate::database::Database;
 use crate::error::StoreError;
 use crate::overlay::{PendingKeys, PendingState, RecentIndex};
+use crate::places::{Moved, Place};
 use crate::store::{IndexEntry, LogBounds, LogEntry, LogPosition, Op, StateKind};
 use crate::tail::{Tail, TailBudget};
 
@@ -28,6 +29,8 @@ pub(crate) enum Change {
     DeleteIndexBelow(Offset),
     PutKeys(Vec<(Bytes, Offset)>),
     DeleteGroup,
+    /// What comes after it lies elsewhere, and the row of places says where.
+    Move(Moved),
 }
 
 /// Memory of an operation beside its payload, bytes.
@@ -39,6 +42,7 @@ impl Change {
         let payload = match self {
             Self::Append(entries) => entries.iter().map(crate::tail::entry_bytes).sum(),
             Self::PutState(_, _, value) => value.len(),
+            Self::Move(moved) => moved.row.len(),
             Self::PutIndex(rows) => rows.len() * size_of::<IndexEntry>(),
             Self::PutKeys(rows) => rows
                 .iter()
@@ -53,6 +57,8 @@ impl Change {
 /// An open group.
 pub(crate) struct Group {
     pub(crate) id: GroupId,
+    /// Where its rows lie.
+    pub(crate) place: Place,
     state: Mutex<GroupState>,
 }
 
@@ -76,9 +82,19 @@ pub(crate) struct GroupState {
 
 impl Group {
     /// Loads a group of which nothing is queued.
-    pub(crate) fn load(id: GroupId, database: &Database, budget: Arc<TailBudget>) -> Result<Self, StoreError> {
-        let purged = database.purged(id)?;
-        let ends = database.log_ends(id)?;
+    pub(crate) fn load(
+        id: GroupId,
+        place: Place,
+        database: &Database,
+        budget: Arc<TailBudget>,
+    ) -> Result<Self, StoreError> {
+        if id == GroupId::NODE {
+            // It has no log. What its families have beside the state are the numbers of commits, at the end of each table, and
+            // a damaged one there must not keep the node from its own rows.
+            return Ok(Self::blank(id, place, budget));
+        }
+        let purged = database.purged(place)?;
+        let ends = database.log_ends(place)?;
         if let (Some(purged), Some((first, _))) = (purged, ends)
             && first != purged.index + 1
         {
@@ -91,17 +107,17 @@ impl Group {
             purged,
             last: ends.map(|(_, last)| last).or(purged),
         };
-        let loaded = Self::blank(id, budget);
+        let loaded = Self::blank(id, place, budget);
         let mut state = loaded.state.lock();
         state.bounds = bounds;
         state.first = ends.map(|(first, _)| first);
-        state.index = RecentIndex::new(database.index_last(id)?);
+        state.index = RecentIndex::new(database.index_last(place)?);
         drop(state);
         Ok(loaded)
     }
 
     /// A group of which nothing is known.
-    pub(crate) fn blank(id: GroupId, budget: Arc<TailBudget>) -> Self {
+    pub(crate) fn blank(id: GroupId, place: Place, budget: Arc<TailBudget>) -> Self {
         let state = GroupState {
             id,
             bounds: LogBounds::default(),
@@ -116,6 +132,7 @@ impl Group {
         };
         Self {
             id,
+            place,
             state: Mutex::new(state),
         }
     }

@@ -28,7 +28,7 @@
 //! | `quarantine` | keeps compactions off a damaged file |
 //! | `scrub` | reads what is at rest, to find damage before a reader does |
 //! | `fence`, `reserve`, `reclaim` | failed disk, full disk, space of purged entries |
-//! | `database`, `keys`, `codec` | RocksDB and the format on disk |
+//! | `database`, `keys`, `places`, `codec` | RocksDB and the format on disk |
 
 #![allow(
     clippy::disallowed_methods,
@@ -50,6 +50,9 @@ mod keys;
 mod mark;
 pub mod options;
 mod overlay;
+mod places;
+#[cfg(test)]
+mod places_tests;
 mod quarantine;
 mod queue;
 mod read;

@@ -74,7 +74,7 @@ pub(crate) fn log(
                 None => rest,
             }
         };
-        let read = database.read_log(group.id, on_disk.clone(), max_bytes.saturating_sub(bytes))?;
+        let read = database.read_log(group.place, on_disk.clone(), max_bytes.saturating_sub(bytes))?;
         if read.is_empty() && removals == Some(group.lock().removals) {
             return Err(missing(on_disk.start));
         }
@@ -107,7 +107,7 @@ pub(crate) fn term_at(group: &Group, database: &Database, index: u64) -> Result<
             }
             state.removals
         };
-        let term = database.term_at(group.id, index)?;
+        let term = database.term_at(group.place, index)?;
         if group.lock().removals == removals {
             return match term {
                 Some(term) => Ok(Some(term)),
@@ -127,7 +127,7 @@ pub(crate) fn state(
     let pending = group.lock().pending.get(kind, suffix);
     match pending {
         Some(value) => Ok(value),
-        None => database.state(group.id, kind, suffix),
+        None => database.state(group.place, kind, suffix),
     }
 }
 
@@ -136,7 +136,7 @@ pub(crate) fn key(group: &Group, database: &Database, key: &[u8]) -> Result<Opti
     let pending = group.lock().keys.get(key);
     match pending {
         Some(offset) => Ok(offset),
-        None => database.key(group.id, key),
+        None => database.key(group.place, key),
     }
 }
 
@@ -144,7 +144,7 @@ pub(crate) fn key(group: &Group, database: &Database, key: &[u8]) -> Result<Opti
 pub(crate) fn scan_state(group: &Group, database: &Database, kind: StateKind) -> Result<Vec<(u64, Bytes)>, StoreError> {
     let (pending, disk_visible) = group.lock().pending.scan(kind);
     let on_disk = if disk_visible {
-        database.scan_state(group.id, kind)?
+        database.scan_state(group.place, kind)?
     } else {
         Vec::new()
     };
@@ -172,7 +172,7 @@ pub(crate) fn index_at_or_after(
             Ok(rows)
         }
         IndexView::Merge(from, in_memory) => {
-            let on_disk = database.index_from(group.id, from, limit)?;
+            let on_disk = database.index_from(group.place, from, limit)?;
             let mut rows: BTreeMap<Offset, IndexEntry> =
                 on_disk.into_iter().map(|row| (row.last_offset, row)).collect();
             rows.extend(in_memory.into_iter().map(|row| (row.last_offset, row)));
@@ -192,7 +192,7 @@ pub(crate) fn index_by_timestamp(
     let view = group.lock().index.view(from);
     let (on_disk, in_memory) = match view {
         IndexView::Memory(rows) => (None, rows),
-        IndexView::Merge(from, rows) => (database.index_by_timestamp(group.id, from, timestamp_ms)?, rows),
+        IndexView::Merge(from, rows) => (database.index_by_timestamp(group.place, from, timestamp_ms)?, rows),
     };
     // Rows come in the order of offsets, so the lower one of the two is the first.
     let in_memory = in_memory.into_iter().find(reaches);

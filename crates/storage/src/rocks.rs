@@ -17,6 +17,7 @@ use crate::fence::{Fence, OnFence};
 use crate::group::{Change, Group, GroupState};
 use crate::mark::{CommitPoint, Found, LostTail, LostTailCause, MarkFile, Marker};
 use crate::options::{RESERVE_INTERVAL, StoreOptions};
+use crate::places::{Moved, Places};
 use crate::quarantine::Quarantine;
 use crate::queue::{Answer, CommitQueue, Item};
 use crate::read;
@@ -40,6 +41,7 @@ pub struct RocksStore {
     /// Where the chain of commits went on.
     opened_at: CommitPoint,
     groups: RwLock<HashMap<GroupId, Arc<Group>>>,
+    places: Places,
     /// Held while a group is loaded, so that nobody opens, writes and closes it meanwhile.
     opening: Mutex<()>,
     queue: Arc<CommitQueue>,
@@ -85,6 +87,8 @@ impl RocksStore {
         let compacts = quarantine.cause().is_none();
         let opened = recovery::open(&options, &mark_path, counters.clone(), compacts)?;
         let (point, database) = (opened.point, Arc::new(opened.database));
+        let places = database.state(GroupId::NODE.into(), StateKind::PLACES, 0)?;
+        let places = Places::load(places.as_deref())?;
         let remembered = quarantine.clone();
         let on_fence: OnFence = Box::new(move |reason| {
             if Quarantine::is_damage(reason) {
@@ -98,6 +102,7 @@ impl RocksStore {
             mark_path,
             opened_at: point,
             groups: RwLock::new(HashMap::new()),
+            places,
             opening: Mutex::new(()),
             queue: Arc::new(CommitQueue::new()),
             marker: Arc::new(Marker::after(point.sequence)),
@@ -256,6 +261,11 @@ impl RocksStore {
         &self.database
     }
 
+    #[cfg(test)]
+    pub(crate) fn place_of(&self, group: GroupId) -> crate::places::Place {
+        self.places.of(group)
+    }
+
     fn group(&self, group: GroupId) -> Result<Arc<Group>, StoreError> {
         self.groups
             .read()
@@ -279,21 +289,55 @@ impl RocksStore {
     fn queue(
         &self,
         group: &Arc<Group>,
-        mut state: MutexGuard<'_, GroupState>,
+        state: MutexGuard<'_, GroupState>,
         ops: Vec<Op>,
         kept: &[(u64, u64)],
         durability: Durability,
         answer: Answer,
+    ) {
+        self.queue_changes(group, state, durability, answer, |state, position| {
+            let mut changes = Vec::with_capacity(ops.len() + 1);
+            for op in ops {
+                state.apply(op, position, kept, &mut changes);
+            }
+            changes
+        });
+    }
+
+    /// Deletes a group, and leaves these rows, where its rows lie from now on.
+    fn queue_deletion(
+        &self,
+        group: &Arc<Group>,
+        state: MutexGuard<'_, GroupState>,
+        leave: Vec<Op>,
+        moved: Option<Moved>,
+        answer: Answer,
+    ) {
+        self.queue_changes(group, state, Durability::Synced, answer, |state, position| {
+            let mut changes = Vec::with_capacity(leave.len() + 2);
+            state.apply(Op::DeleteGroup, position, &[], &mut changes);
+            changes.extend(moved.map(Change::Move));
+            for op in leave {
+                state.apply(op, position, &[], &mut changes);
+            }
+            changes
+        });
+    }
+
+    fn queue_changes(
+        &self,
+        group: &Arc<Group>,
+        mut state: MutexGuard<'_, GroupState>,
+        durability: Durability,
+        answer: Answer,
+        change: impl FnOnce(&mut GroupState, u64) -> Vec<Change>,
     ) {
         let Some(place) = self.queue.next_place() else {
             drop(state);
             return answer.send(Err(StoreError::ShuttingDown));
         };
         let position = place.position();
-        let mut changes = Vec::with_capacity(ops.len() + 1);
-        for op in ops {
-            state.apply(op, position, kept, &mut changes);
-        }
+        let changes = change(&mut state, position);
         let bytes = changes.iter().map(Change::bytes).sum::<usize>() + ITEM_OVERHEAD;
         place.push(Item {
             group: group.clone(),
@@ -349,7 +393,7 @@ impl Store for RocksStore {
         }
         // Writes from before the group was closed may still be queued.
         self.wait_written()?;
-        let loaded = Group::load(group, &self.database, self.tails.clone());
+        let loaded = Group::load(group, self.places.of(group), &self.database, self.tails.clone());
         let loaded = Arc::new(self.met(group, loaded)?);
         let bounds = loaded.lock().bounds;
         self.groups.write().insert(group, loaded);
@@ -365,12 +409,17 @@ impl Store for RocksStore {
         let _opening = self.opening.lock();
         self.damage.forget(group);
         let open = self.groups.write().remove(&group);
-        let group = open.unwrap_or_else(|| Arc::new(Group::blank(group, self.tails.clone())));
-        let mut state = group.lock();
+        let blank = || Arc::new(Group::blank(group, self.places.of(group), self.tails.clone()));
+        let deleted = open.unwrap_or_else(blank);
+        let moved = match leave.is_empty() {
+            true => self.places.forget(group),
+            false if self.quarantine.cause().is_some() => Some(self.places.give(group)),
+            false => None,
+        };
+        let mut state = deleted.lock();
         state.deleted = true;
-        let ops = std::iter::once(Op::DeleteGroup).chain(leave).collect();
         let answer = Answer::new(Some(done));
-        self.queue(&group, state, ops, &[], Durability::Synced, answer);
+        self.queue_deletion(&deleted, state, leave, moved, answer);
     }
 
     fn write(&self, group: GroupId, ops: Vec<Op>, durability: Durability, done: Option<Completion>) {
@@ -437,7 +486,7 @@ impl Store for RocksStore {
         }
         // Writes from before the group was closed may still be queued.
         self.wait_written()?;
-        self.met(group, self.database.state(group, kind, 0))
+        self.met(group, self.database.state(self.places.of(group), kind, 0))
     }
 
     fn scrub(&self, group: GroupId, cursor: ScrubCursor, max_bytes: u64) -> Result<Scrubbed, StoreError> {
@@ -476,7 +525,10 @@ impl Store for RocksStore {
 
     fn groups(&self) -> Result<Vec<GroupId>, StoreError> {
         self.wait_written()?;
-        self.database.groups()
+        let mut groups = self.database.groups()?;
+        groups.extend(self.places.groups());
+        groups.sort_unstable();
+        Ok(groups)
     }
 
     fn damage(&self) -> &Damage {

@@ -10,7 +10,7 @@ use crate::codec;
 use crate::database::{Database, INDEX, KEYS, LOG, STATE};
 use crate::error::StoreError;
 use crate::group::Group;
-use crate::keys;
+use crate::places;
 
 /// The families, in the order in which they are read.
 const FAMILIES: [&str; 4] = [LOG, INDEX, KEYS, STATE];
@@ -48,10 +48,10 @@ pub(crate) fn piece(
         // What was purged meanwhile is no concern any more.
         let start = cursor.next.unwrap_or(log.first).max(log.first);
         cursor.next = Some(start);
-        cursor.key = keys::log(group.id, start).to_vec();
+        cursor.key = group.place.log(start).to_vec();
     }
     let start = match cursor.key.is_empty() {
-        true => keys::group_start(group.id).to_vec(),
+        true => group.place.start().to_vec(),
         false => cursor.key.clone(),
     };
     let mut next = cursor.next;
@@ -60,7 +60,7 @@ pub(crate) fn piece(
         let is_next = !std::mem::take(&mut is_first) || key == cursor.key;
         match family {
             LOG => {
-                let index = keys::number_of(key).unwrap_or(u64::MAX);
+                let index = places::number_of(key).unwrap_or(u64::MAX);
                 if next.is_some_and(|next| next != index) {
                     return Err(StoreError::Corrupt(missing(next, index)));
                 }
@@ -77,7 +77,7 @@ pub(crate) fn piece(
         }
         Ok(())
     };
-    let read = database.scrub(family, &start, &keys::group_end(group.id), max_bytes, &mut check);
+    let read = database.scrub(family, &start, &group.place.end(), max_bytes, &mut check);
     let (bytes, rest) = match read {
         // Rows went while they were read: what is left is judged in the next piece.
         Err(_) if log.as_ref().is_some_and(|log| log.has_changed(group)) => (0, Some(cursor.key.clone())),

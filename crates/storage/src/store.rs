@@ -90,6 +90,8 @@ impl StateKind {
     pub const STARTS: Self = Self(16);
     /// What the node remembers of a peer's commits; the suffix is the peer's broker id. Under [`GroupId::NODE`].
     pub const PEER: Self = Self(17);
+    /// Groups whose rows do not lie under their number (see `places`). The store's own, under [`GroupId::NODE`].
+    pub const PLACES: Self = Self(18);
     /// The commit sequence and hash of the last commit (see `mark`). The store's own, under [`GroupId::NODE`].
     pub const COMMIT: Self = Self(255);
 }

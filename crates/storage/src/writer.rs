@@ -21,7 +21,7 @@ use crate::options::COMMIT_BYTES_MAX;
 use crate::queue::{CommitQueue, Item};
 use crate::reclaim::Reclaim;
 use crate::statistics::Counters;
-use crate::store::Durability;
+use crate::store::{Durability, StateKind};
 use crate::tail::Evictor;
 
 /// Where the writer writes: the seam at which tests let the disk fail.
@@ -159,7 +159,10 @@ impl Writer {
                         Counters::add(&self.counters.entries, entries.len());
                         self.evictor.wrote(item.group.clone(), item.position);
                     }
-                    Change::DeleteLog(from, to) => self.reclaim.note_range(item.group.id, *from..*to),
+                    // While rows lie apart nothing is compacted.
+                    Change::DeleteLog(from, to) if !item.group.place.is_apart() => {
+                        self.reclaim.note_range(item.group.id, *from..*to);
+                    }
                     // All of the index goes when a snapshot takes the log's place; its offset is none then.
                     Change::DeleteIndexBelow(floor) if *floor < Offset::from(i64::MAX) => {
                         self.database.key_floors().raise(item.group.id, *floor);
@@ -188,42 +191,46 @@ impl Writer {
         let mut batch = WriteBatch::with_capacity_bytes(expected + 512);
         let mut chain = ChainHasher::after(self.point);
         for item in items {
-            let group = item.group.id;
+            let (group, mut place) = (item.group.id, item.group.place);
             for change in &item.changes {
                 match change {
                     Change::Append(entries) => {
                         for entry in entries {
                             chain.update([group.get(), entry.index, entry.term]);
                             codec::encode_log(&mut self.scratch, entry);
-                            batch.put_cf(&log, keys::log(group, entry.index), &self.scratch);
+                            batch.put_cf(&log, place.log(entry.index), &self.scratch);
                         }
                     }
                     Change::DeleteLog(from, to) => {
-                        delete_range(&mut batch, &log, &keys::log(group, *from), &keys::log(group, *to));
+                        delete_range(&mut batch, &log, &place.log(*from), &place.log(*to));
                     }
                     Change::PutState(kind, suffix, value) => {
-                        batch.put_cf(&state, keys::state(group, *kind, *suffix), value);
+                        batch.put_cf(&state, place.state(*kind, *suffix), value);
                     }
                     Change::DeleteState(kind, suffix) => {
-                        batch.delete_cf(&state, keys::state(group, *kind, *suffix));
+                        batch.delete_cf(&state, place.state(*kind, *suffix));
                     }
                     Change::PutIndex(rows) => {
                         for row in rows {
-                            batch.put_cf(&index, keys::index(group, row.last_offset), codec::encode_index(row));
+                            batch.put_cf(&index, place.index(row.last_offset), codec::encode_index(row));
                         }
                     }
                     Change::DeleteIndexBelow(offset) => {
-                        let start = keys::index(group, Offset::from(0));
-                        delete_range(&mut batch, &index, &start, &keys::index(group, *offset));
+                        let start = place.index(Offset::from(0));
+                        delete_range(&mut batch, &index, &start, &place.index(*offset));
                     }
                     Change::PutKeys(rows) => {
                         for (key, offset) in rows {
-                            batch.put_cf(&last_offsets, keys::key(group, key), codec::encode_key_offset(*offset));
+                            batch.put_cf(&last_offsets, place.key(key), codec::encode_key_offset(*offset));
                         }
+                    }
+                    Change::Move(moved) => {
+                        batch.put_cf(&state, keys::state(GroupId::NODE, StateKind::PLACES, 0), &moved.row);
+                        place = moved.to;
                     }
                     Change::DeleteGroup => {
                         for family in [&log, &index, &last_offsets, &state] {
-                            delete_range(&mut batch, family, &keys::group_start(group), &keys::group_end(group));
+                            delete_range(&mut batch, family, &place.start(), &place.end());
                         }
                     }
                 }

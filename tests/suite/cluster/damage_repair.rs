@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use jangada_client::{ClusterDescription, NewTopic};
 
-use crate::harness::{Cluster, Load, Options, WAIT, eventually};
+use crate::harness::{Cluster, Load, Options, WAIT, eventually, node};
 
 const TOPIC: &str = "orders";
 /// A damaged replica is sound again within this time.
@@ -19,11 +19,18 @@ const LINE_BYTES: usize = 2_000;
 
 /// Small tables and little memory, so that data comes to rest soon.
 fn options(repair: &str) -> Options {
+    options_with(repair, "")
+}
+
+/// Values go into tables, not into files of blobs.
+const IN_TABLES: &str = "blob_bytes_min = 1048576\n";
+
+fn options_with(repair: &str, storage: &str) -> Options {
     let small = "[storage]\nmemtable_bytes = 1048576\nmemtables_bytes = 4194304\nwal_bytes = 4194304\n\
                    tail_bytes = 1048576\nblock_cache_bytes = 1048576\nblob_file_bytes = 1048576\n\
                    reclaim_interval_ms = 500\ndisk_reserve_bytes = 0\n";
     Options {
-        sections: format!("{small}[repair]\n{repair}\n"),
+        sections: format!("{small}{storage}[repair]\n{repair}\n"),
         plain_storage: true,
         ..Options::default()
     }
@@ -52,8 +59,13 @@ fn files(cluster: &Cluster, id: u32, ending: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Flips a bit in the first half of each file: rows and values lie there, and what describes the file at its end.
+/// Flips bits in the first half of each file: rows and values lie there, and what describes the file at its end.
 fn flip(files: &[PathBuf]) {
+    flip_at(files, [(1, 5), (1, 3)]);
+}
+
+/// Flips a bit at each of these fractions of each file.
+fn flip_at(files: &[PathBuf], fractions: [(u64, u64); 2]) {
     for path in files {
         let mut file = fs::File::options()
             .read(true)
@@ -61,7 +73,8 @@ fn flip(files: &[PathBuf]) {
             .open(path)
             .expect("the file is ours");
         let length = file.metadata().expect("it is a file").len();
-        for at in [length / 5, length / 3] {
+        for (part, of) in fractions {
+            let at = length * part / of;
             let mut byte = [0];
             file.seek(SeekFrom::Start(at)).expect("within the file");
             file.read_exact(&mut byte).expect("within the file");
@@ -116,9 +129,28 @@ async fn consumes(cluster: &Cluster, topic: &str, lines: &str) {
     assert!(run.text() == lines, "{count} of {LINES} lines");
 }
 
+/// Waits until a node is ready. A compaction that meets a damaged table before the scrub does ends the process, once: what watches
+/// over it starts it again, and from then on nothing is compacted there.
+async fn ready_if_started_again(cluster: &mut Cluster, id: u32) {
+    let http = cluster.node(id).addresses.http.clone();
+    let deadline = Instant::now() + WAIT;
+    let mut is_started_again = false;
+    while node::ready(&http).await.is_err() {
+        assert!(Instant::now() < deadline, "node {id} is not ready");
+        if !cluster.is_running(id) {
+            let tail = cluster.node(id).log_tail();
+            assert!(!is_started_again, "node {id} ended twice: {tail}");
+            assert!(tail.contains("no compaction will read it again"), "{tail}");
+            is_started_again = true;
+            cluster.restart(id);
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+}
+
 /// A follower's files are damaged while it is down; nobody reads there, so only the scrub can find it.
-async fn damage_at_rest_is_mended(ending: &str) {
-    let mut cluster = Cluster::start_with(3, options(SCRUB)).await;
+async fn damage_at_rest_is_mended(ending: &str, storage: &str, fractions: [(u64, u64); 2]) {
+    let mut cluster = Cluster::start_with(3, options_with(SCRUB, storage)).await;
     cluster.create_topic(TOPIC, 1, 3).await;
     cluster.create_topic("busy", 2, 3).await;
     let lines = fill(&cluster, TOPIC).await;
@@ -126,10 +158,10 @@ async fn damage_at_rest_is_mended(ending: &str) {
     let leader = cluster.leader(TOPIC, 0).await;
     let victim = leader % 3 + 1;
     cluster.stop(victim).await;
-    flip(&files(&cluster, victim, ending)[..2]);
+    flip_at(&files(&cluster, victim, ending)[..2], fractions);
     let since = Instant::now();
     cluster.restart(victim);
-    cluster.ready(victim).await;
+    ready_if_started_again(&mut cluster, victim).await;
     found(&cluster, victim).await;
     repaired(&cluster, since).await;
     let log = cluster.node(victim).log();
@@ -145,15 +177,30 @@ async fn damage_at_rest_is_mended(ending: &str) {
         .await
         .expect(0);
     consumes(&cluster, TOPIC, &lines).await;
+    // What is created later finds its place beside the damage.
+    cluster.create_topic("later", 3, 3).await;
+    let said = "one line\n";
+    cluster.cli_with(&["produce", "later"], said.into()).await.expect(0);
+    repaired(&cluster, Instant::now()).await;
     // And a restart finds it sound.
     cluster.stop(victim).await;
     cluster.restart(victim);
     cluster.healthy().await;
+    repaired(&cluster, Instant::now()).await;
+    let read = cluster.cli(&["consume", "later", "--exit-at-end"]).await.expect(0);
+    assert_eq!(read.text(), said);
+    consumes(&cluster, TOPIC, &lines).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bits_flipped_in_a_followers_blobs_are_found_by_the_scrub_and_mended() {
-    damage_at_rest_is_mended("blob").await;
+    damage_at_rest_is_mended("blob", "", [(1, 5), (1, 3)]).await;
+}
+
+/// A table begins with the rows of the metadata's group, whose replica is not repaired: what is damaged lies behind its block.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bits_flipped_in_a_followers_tables_are_found_and_mended() {
+    damage_at_rest_is_mended("sst", IN_TABLES, [(1, 2), (3, 5)]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,6 +10,8 @@
 //! was found to be as it should be is not looked at again before the image, its leader or a moment of rest gives reason to:
 //! there may be thousands of replicas, and elections come in bursts.
 
+mod deleting;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Display;
 use std::sync::Arc;
@@ -18,12 +20,12 @@ use std::time::Duration;
 use futures::StreamExt;
 use jangada_controller::{Command, Image, PartitionRef, TopicKind, metadata_voters, place_more};
 use jangada_replication::{Group, Registry};
-use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId, TopicConfig};
+use jangada_types::{BrokerId, GroupId, ReplicaId, TopicConfig};
 use tokio::time::Instant;
 
 use super::bootstrap;
 use super::forming::Forming;
-use super::known::{Known, Leaving};
+use super::known::Known;
 use super::metadata::Metadata;
 use super::opening::{Opening, RETRY, Unopened};
 use crate::groups::{COORDINATOR_REPLICAS, Shard, Shards};
@@ -352,86 +354,6 @@ impl Reconciler {
             }
         }
         self.forming.is_settled()
-    }
-
-    /// Deletes what a tombstone or an assignment that left a replica out names. Data that no record names stays.
-    async fn delete_replicas(&self, image: &Arc<Image>) -> Done {
-        let dead = image.tombstones_of(self.broker());
-        let dead = dead.map(|(group, replica)| Leaving {
-            group,
-            replica,
-            next: None,
-        });
-        let left = self.known.leaving.iter().copied();
-        let left = left.filter(|left| left.next.is_some() || self.has_left(left.group));
-        let mut leaving: Vec<Leaving> = dead.chain(left).collect();
-        let is_more = leaving.len() > OF_A_ROUND;
-        leaving.truncate(OF_A_ROUND);
-        let all = leaving.len();
-        let deleting = leaving
-            .into_iter()
-            .map(|left| async move { self.delete(left).await.then_some(left) });
-        let deleted: Vec<Option<Leaving>> = futures::stream::iter(deleting)
-            .buffer_unordered(PARALLEL)
-            .collect()
-            .await;
-        let mut reports: BTreeMap<ReplicaId, Vec<GroupId>> = BTreeMap::new();
-        for left in deleted.iter().flatten() {
-            reports.entry(left.replica).or_default().push(left.group);
-        }
-        let mut settled = deleted.iter().flatten().count() == all;
-        for (replica, groups) in reports {
-            tracing::info!(groups = groups.len(), %replica, "deleted replicas");
-            let command = Command::ReplicaDeleted { replica, groups };
-            if let Err(error) = self.metadata.propose(&command).await {
-                tracing::warn!(%error, "the deletion of replicas could not be recorded yet");
-                settled = false;
-            }
-        }
-        match settled {
-            true if is_more => Done::MoreAtOnce,
-            true => Done::All,
-            false => Done::NotAll,
-        }
-    }
-
-    /// Deletes the data of one replica, if it may go. True: it is gone.
-    async fn delete(&self, left: Leaving) -> bool {
-        if left.next.is_some() {
-            match self.is_gone(left.group, left.replica).await {
-                Some(true) => return true,
-                Some(false) if self.repairs.may_delete(left.group) => {}
-                Some(false) | None => return false,
-            }
-        }
-        self.delete_replica(left.group, left.next.map(|next| next.incarnation))
-            .await
-    }
-
-    async fn delete_replica(&self, group: GroupId, next: Option<Incarnation>) -> bool {
-        if let Some(partition) = self.partitions.get(group) {
-            partition.stop_index().await;
-        }
-        self.partitions.remove(group);
-        self.shards.remove(group);
-        let deleted = self.registry().delete(group, next).await;
-        match &deleted {
-            Ok(()) => self.shared.store.damage().forget(group),
-            Err(error) => tracing::error!(%group, %error, "a replica could not be deleted"),
-        }
-        deleted.is_ok()
-    }
-
-    /// Whether the data of a replica that was given up is gone already, and what is here belongs to the next one. None: that
-    /// cannot be read, so nothing is deleted.
-    async fn is_gone(&self, group: GroupId, replica: ReplicaId) -> Option<bool> {
-        match self.registry().owner_of(group).await {
-            Ok(owner) => Some(owner.is_some_and(|owner| owner > replica.incarnation)),
-            Err(error) => {
-                tracing::error!(%group, %replica, %error, "it cannot be read whose data is here; it stays");
-                None
-            }
-        }
     }
 
     /// Forgets who led groups that are gone. Those that this image does not know yet, of which the leader may have been

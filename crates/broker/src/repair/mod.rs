@@ -14,8 +14,8 @@
 //! - [`worker`]: the task that takes them through the steps.
 //! - [`scrub`]: reads what is at rest, so that damage is met before it is needed.
 //!
-//! The replica of the metadata group is not repaired: it has the broker's own id, and the broker cannot run without it. It is
-//! held with what to do, and an operator replaces the broker.
+//! The replica of the metadata group is not repaired: it has the broker's own id, and the broker cannot run without it. It
+//! hands its leadership over, is held with what to do, and an operator replaces the broker.
 
 pub(crate) mod scrub;
 pub(crate) mod worker;
@@ -66,8 +66,14 @@ pub(crate) struct Case {
     pub may_delete: bool,
     /// Rounds in which no leader answered.
     pub leaderless: u32,
-    /// More damage was met after it was given up: in what was filled again.
+    /// More damage was met after it was given up: in what was filled again, or where that was to be opened.
     pub again: Option<Arc<str>>,
+    /// How often what came in its place was damaged as well.
+    pub refills: u32,
+    /// The data here is that of the replica which was given up, for certain: this process closed it.
+    pub is_old: bool,
+    /// It was given up, and its data cannot be deleted, for this reason.
+    pub stuck: Option<String>,
 }
 
 /// Rounds without a leader after which a damaged replica stands for election again.
@@ -107,6 +113,33 @@ impl Repairs {
         self.cases.lock().get(&group).is_some_and(|case| case.may_delete)
     }
 
+    /// Whether the data that is here is for certain that of the replica which `next` comes after, so that it need not be asked
+    /// whose it is.
+    pub fn is_surely_old(&self, group: GroupId, next: ReplicaId) -> bool {
+        let cases = self.cases.lock();
+        let case = cases.get(&group);
+        case.is_some_and(|case| case.is_old && case.may_delete && case.stage == Stage::GivenUp(next))
+    }
+
+    /// The data of a replica that was given up cannot be deleted; `None`: it can, or it is gone. Told when it is news.
+    pub fn stuck(&self, group: GroupId, why: Option<String>) {
+        self.change(group, |case| {
+            if case.stuck == why {
+                return;
+            }
+            if let Some(why) = &why {
+                tracing::error!(%group, partition = case.name, "the data of a replica that was given up stays: {why}");
+            }
+            case.stuck = why;
+        });
+    }
+
+    /// The data of a replica that was given up is gone.
+    pub fn deleted(&self, group: GroupId) {
+        self.change(group, |case| case.is_old = false);
+        self.stuck(group, None);
+    }
+
     /// All of them, by group.
     pub fn all(&self) -> Vec<(GroupId, Case)> {
         self.cases
@@ -119,7 +152,9 @@ impl Repairs {
     /// How many are damaged and as they were, and how many are being filled again.
     pub fn count(&self) -> (u64, u64) {
         let cases = self.cases.lock();
-        let given_up = cases.values().filter(|case| matches!(case.stage, Stage::GivenUp(_)));
+        let given_up = cases
+            .values()
+            .filter(|case| matches!(case.stage, Stage::GivenUp(_)) && case.stuck.is_none());
         let given_up = given_up.count() as u64;
         (cases.len() as u64 - given_up, given_up)
     }
@@ -159,6 +194,9 @@ impl Case {
             may_delete: false,
             leaderless: 0,
             again: None,
+            refills: 0,
+            is_old: false,
+            stuck: None,
         }
     }
 
@@ -169,13 +207,16 @@ impl Case {
             partition: self.partition,
             broker_id: broker,
             damage: self.what.to_string(),
-            state: match self.stage {
-                Stage::Found => "damaged",
-                Stage::Held(_) => "held",
-                Stage::GivenUp(_) => "refilling",
+            state: match (&self.stage, &self.stuck) {
+                (Stage::Found, _) => "damaged",
+                (Stage::Held(_), _) | (Stage::GivenUp(_), Some(_)) => "held",
+                (Stage::GivenUp(_), None) => "refilling",
             }
             .to_owned(),
-            detail: self.stage.to_string(),
+            detail: match &self.stuck {
+                None => self.stage.to_string(),
+                Some(why) => format!("{}: {why}", self.stage),
+            },
         }
     }
 }
@@ -242,6 +283,27 @@ mod tests {
         assert!(repairs.is_closed(GROUP));
         repairs.reopen(GROUP);
         assert!(!repairs.is_closed(GROUP) && !repairs.may_delete(GROUP));
+    }
+
+    #[test]
+    fn a_replica_whose_data_cannot_be_deleted_takes_no_room_of_those_that_are_filled_again() {
+        let repairs = Repairs::default();
+        repairs.found(GROUP, "x");
+        let new = ReplicaId::new(BrokerId(1), Incarnation(2));
+        repairs.change(GROUP, |case| {
+            case.stage = Stage::GivenUp(new);
+            (case.may_delete, case.is_old) = (true, true);
+        });
+        assert!(repairs.is_surely_old(GROUP, new));
+        assert!(!repairs.is_surely_old(GROUP, ReplicaId::new(BrokerId(1), Incarnation(3))));
+        repairs.stuck(GROUP, Some("a block is damaged".to_owned()));
+        assert_eq!(repairs.count(), (1, 0));
+        let shown = repairs.all()[0].1.to_wire(1);
+        assert_eq!(shown.state, "held");
+        assert!(shown.detail.contains("a block is damaged"), "{}", shown.detail);
+        repairs.deleted(GROUP);
+        assert_eq!(repairs.count(), (0, 1));
+        assert!(!repairs.is_surely_old(GROUP, new));
     }
 
     #[test]

@@ -17,6 +17,8 @@ const ROUND: Duration = Duration::from_millis(500);
 const IDLE: Duration = Duration::from_secs(30);
 /// How long a leadership may take to move.
 const HAND_OVER_WITHIN: Duration = Duration::from_secs(2);
+/// How often what comes in the place of a replica may be damaged as well before an operator is asked: its disk is worn out.
+const REFILLS_MAX: u32 = 3;
 /// A replica that lacks at most so many entries can take a leadership: the hand-over waits for these.
 const ENTRIES_BEHIND_MAX: u64 = 64;
 
@@ -79,14 +81,14 @@ impl Repairer {
             });
             if case.stage != Stage::GivenUp(new) {
                 case.stage = Stage::GivenUp(new);
-                case.may_delete = false;
+                (case.may_delete, case.is_old) = (false, false);
             }
         }
     }
 
     async fn step(&self, image: &Image, group: GroupId, case: Case) {
         let Some(partition) = image.partition_of_group(group) else {
-            return self.step_without_partition(group, &case);
+            return self.step_without_partition(group, &case).await;
         };
         let name = format!("{}-{}", partition.topic.name, partition.index);
         if case.name.is_empty() {
@@ -109,18 +111,18 @@ impl Repairer {
                 if partition.is_leaving(self.node.broker()) && !case.may_delete {
                     self.allow_deletion(&partition, &name, replica).await;
                 } else {
-                    self.watch_refill(group, &name, new, case.again);
+                    self.watch_refill(group, &name, new, &case);
                 }
             }
             _ => {
-                if let Err(why) = self.give_up(image, &partition, &name, replica).await {
+                if let Err(why) = self.give_up(image, &partition, &name, replica, case.refills).await {
                     self.hold(group, &name, why);
                 }
             }
         }
     }
 
-    fn step_without_partition(&self, group: GroupId, case: &Case) {
+    async fn step_without_partition(&self, group: GroupId, case: &Case) {
         if group != GroupId::METADATA {
             self.repairs().remove(group);
             return;
@@ -129,12 +131,20 @@ impl Repairer {
             self.repairs()
                 .change(group, |case| "the metadata".clone_into(&mut case.name));
         }
-        let broker = self.node.broker();
-        let why = format!(
-            "the metadata's replica is not repaired by itself: stop this broker, then `jangada cluster replace-broker \
-             {broker} --yes`, empty its data directory and start it again"
-        );
+        let voters = self.node.registry().group(group);
+        let voters = voters.map_or(0, |group| group.members().voters.len());
+        self.step_down(group, "the metadata", voters).await;
+        self.lead_if_nobody_does(group);
+        let why = format!("the metadata's replica is not repaired by itself: {}", self.replace());
         self.hold(group, "the metadata", why);
+    }
+
+    /// What an operator does where nothing else helps.
+    fn replace(&self) -> String {
+        let broker = self.node.broker();
+        format!(
+            "stop this broker, then `jangada cluster replace-broker {broker} --yes`, empty its data directory and start it again"
+        )
     }
 
     fn hold(&self, group: GroupId, name: &str, why: String) {
@@ -147,7 +157,8 @@ impl Repairer {
         });
     }
 
-    fn given_up(&self, group: GroupId, name: &str, new: ReplicaId) {
+    /// `is_old`: this process has just closed the replica that was given up.
+    fn given_up(&self, group: GroupId, name: &str, new: ReplicaId, is_old: bool) {
         self.repairs().change(group, |case| {
             tracing::warn!(
                 %group, partition = name, replica = %new, what = %case.what,
@@ -156,6 +167,7 @@ impl Repairer {
             case.stage = Stage::GivenUp(new);
             case.is_closed = false;
             case.may_delete = true;
+            case.is_old = is_old;
             case.again = None;
         });
     }
@@ -165,7 +177,7 @@ impl Repairer {
     async fn allow_deletion(&self, partition: &PartitionRef<'_>, name: &str, new: ReplicaId) {
         self.close(partition.group).await;
         match self.check_others(partition, new).await {
-            Ok(()) => self.given_up(partition.group, name, new),
+            Ok(()) => self.given_up(partition.group, name, new, false),
             Err(why) => tracing::debug!(
                 partition = name,
                 why,
@@ -175,20 +187,24 @@ impl Repairer {
     }
 
     /// Ends a case when the new replica has a vote, which it gets when it has caught up.
-    fn watch_refill(&self, id: GroupId, name: &str, new: ReplicaId, again: Option<Arc<str>>) {
-        let group = self.node.registry().group(id).filter(|group| group.replica() == new);
-        let Some(group) = group else { return };
-        if let Some(what) = again {
-            // What was filled again is damaged as well: from the beginning.
+    fn watch_refill(&self, id: GroupId, name: &str, new: ReplicaId, case: &Case) {
+        if let Some(what) = &case.again {
+            // What was filled again is damaged as well, or cannot be opened: from the beginning.
+            tracing::warn!(group = %id, partition = name, replica = %new, %what, "a replica that was filled again is damaged");
             self.repairs().change(id, |case| {
                 *case = Case {
                     name: case.name.clone(),
                     topic: case.topic.clone(),
                     partition: case.partition,
-                    ..Case::new(what)
+                    refills: case.refills + 1,
+                    ..Case::new(what.clone())
                 };
             });
-        } else if group.members().voters.contains(&new) && !group.members().changing {
+            return;
+        }
+        let group = self.node.registry().group(id).filter(|group| group.replica() == new);
+        let Some(group) = group else { return };
+        if group.members().voters.contains(&new) && !group.members().changing {
             tracing::warn!(group = %id, partition = name, replica = %new, "a damaged replica is filled again");
             self.node.metrics.repaired();
             self.repairs().remove(id);
@@ -202,12 +218,19 @@ impl Repairer {
         partition: &PartitionRef<'_>,
         name: &str,
         replica: ReplicaId,
+        refills: u32,
     ) -> Result<(), String> {
         let id = partition.group;
         self.step_down(id, name, partition.replicas.len()).await;
         // Whatever keeps it from being given up, it must not keep the group without a leader.
         self.lead_if_nobody_does(id);
         let command = admission::validate_renew_replica(image, id, replica).map_err(|why| why.message)?;
+        if refills >= REFILLS_MAX {
+            let replace = self.replace();
+            return Err(format!(
+                "what came in its place was damaged {refills} times as well: {replace}"
+            ));
+        }
         let limit = u64::from(self.node.settings.repair.replicas_max);
         if limit == 0 {
             return Err("repair.replicas_max is 0: replace this broker, or set it".to_owned());
@@ -223,7 +246,7 @@ impl Repairer {
         self.close(id).await;
         match self.renew(partition, replica, &command).await {
             Ok(new) => {
-                self.given_up(id, name, new);
+                self.given_up(id, name, new, true);
                 Ok(())
             }
             Err(why) => {
