@@ -175,11 +175,16 @@ impl Number {
         Some((Number { digits, decimals }, rest))
     }
 
-    /// So many of a unit, as a whole number; `None`: it is none.
-    fn times(&self, unit: u64) -> Option<u128> {
-        let total = self.digits.checked_mul(u128::from(unit))?;
+    /// So many of a unit, as a whole number of what `of` names. `text` is what it was taken from.
+    fn times(&self, unit: u64, text: &str, of: &'static str) -> Result<u128, UnitError> {
+        let text = || text.to_owned();
+        let total = self.digits.checked_mul(u128::from(unit));
+        let total = total.ok_or_else(|| UnitError::TooLarge { text: text() })?;
         let divisor = 10_u128.pow(self.decimals);
-        (total % divisor == 0).then_some(total / divisor)
+        match total % divisor {
+            0 => Ok(total / divisor),
+            _ => Err(UnitError::Fraction { text: text(), of }),
+        }
     }
 }
 
@@ -211,10 +216,10 @@ pub fn milliseconds(text: &str, plain: u64) -> Result<u64, UnitError> {
             return Err(UnitError::Order { text: owned() });
         }
         smallest = unit;
-        total += number.times(unit).ok_or_else(|| UnitError::Fraction {
-            text: owned(),
-            of: "milliseconds",
-        })?;
+        let part = number.times(unit, text, "milliseconds")?;
+        total = total
+            .checked_add(part)
+            .ok_or_else(|| UnitError::TooLarge { text: owned() })?;
         rest = next.trim_start();
         if rest.is_empty() {
             return u64::try_from(total).map_err(|_| UnitError::TooLarge { text: owned() });
@@ -276,10 +281,7 @@ pub fn bytes(text: &str) -> Result<u64, UnitError> {
         "" | "B" => 1,
         name => byte_unit(name).ok_or_else(|| wrong_byte_unit(text, name))?,
     };
-    let total = number.times(unit).ok_or_else(|| UnitError::Fraction {
-        text: text.to_owned(),
-        of: "bytes",
-    })?;
+    let total = number.times(unit, text, "bytes")?;
     u64::try_from(total).map_err(|_| UnitError::TooLarge { text: text.to_owned() })
 }
 
@@ -428,6 +430,11 @@ mod tests {
             ("-5s", "a number and a unit"),
             ("1..5s", "a number and a unit"),
             ("99999999999w", "too large"),
+            ("999999999999999999999999999999w", "too large"),
+            (
+                "500000000000000000000000000000w500000000000000000000000000000d",
+                "too large",
+            ),
         ] {
             let error = time(text).expect_err(text).to_string();
             assert!(error.contains(expected), "{text}: {error}");

@@ -208,7 +208,7 @@ impl Follower {
     ) -> Result<T, StoreError> {
         let store = self.store.clone();
         let read = self.reads.run(move || read(&*store)).await;
-        read.unwrap_or_else(|error| Err(StoreError::Corrupt(error.message)))
+        read.unwrap_or_else(|error| Err(StoreError::Database(error.message)))
     }
 
     /// Whether there is no use in trying again.

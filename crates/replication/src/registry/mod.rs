@@ -487,7 +487,7 @@ impl Registry {
         let queued = tokio::task::spawn_blocking(move || {
             store.delete_group(id, leave, Box::new(move |result| drop(done.send(result))));
         });
-        queued.await.map_err(|error| StoreError::Corrupt(error.to_string()))?;
+        queued.await.map_err(|error| StoreError::Database(error.to_string()))?;
         durable.await.unwrap_or(Err(StoreError::ShuttingDown))
     }
 
