@@ -60,4 +60,4 @@ pub use scrape::Scrape;
 pub use served::served_during;
 pub use skip::{are_examples_wanted, is_long, is_promtool_there, is_too_long, skipped};
 pub use small_disk::SmallDisk;
-pub use wait::{WAIT, eventually};
+pub use wait::{LOOK_INTERVAL, WAIT, eventually};
