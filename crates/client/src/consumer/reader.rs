@@ -380,10 +380,16 @@ impl Reader {
             // A task that is aborted may still have delivered.
             let Some(slot) = current else { continue };
             if slot.has_gap {
-                // Behind a gap only its error counts.
-                if let Fetched::Failed(error @ ClientError::Gap { .. }) = fetched {
-                    slot.is_stopped = true;
-                    return Err((life, error));
+                // Behind a gap only its error counts. It comes after what was kept before it.
+                match fetched {
+                    fetched @ Fetched::Failed(ClientError::Gap { .. }) if slot.is_paused => {
+                        slot.kept.fetched.push_back(fetched);
+                    }
+                    Fetched::Failed(error @ ClientError::Gap { .. }) => {
+                        slot.is_stopped = true;
+                        return Err((life, error));
+                    }
+                    _ => {}
                 }
                 continue;
             }

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use crate::consume::filled;
 use crate::fake::Cluster;
-use crate::group::{config, member, soon};
+use crate::group::{config, idle, member, soon};
 
 /// Takes a batch out of the middle of a partition's log; first offset of it and of the next one.
 fn lose_a_batch(cluster: &Cluster) -> (i64, i64) {
@@ -97,6 +97,26 @@ async fn a_member_of_a_group_is_told_of_a_gap() {
     let (lost, next) = lose_a_batch(&cluster);
     let mut consumer = member(&client, config());
     for offset in 0..lost {
+        assert_eq!(soon(consumer.next()).await.expect("a record").offset, offset);
+    }
+    assert_gap(
+        &soon(consumer.next()).await.expect_err("records are missing"),
+        lost,
+        next,
+    );
+}
+
+#[tokio::test]
+async fn a_gap_waits_behind_what_a_paused_partition_has_before_it() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 1000).await;
+    let (lost, next) = lose_a_batch(&cluster);
+    let mut consumer = member(&client, config());
+    assert_eq!(soon(consumer.next()).await.expect("a record").offset, 0);
+    consumer.pause("t", 0).expect("owned");
+    idle(&mut consumer, 200).await;
+    consumer.resume("t", 0).expect("owned");
+    for offset in 1..lost {
         assert_eq!(soon(consumer.next()).await.expect("a record").offset, offset);
     }
     assert_gap(
