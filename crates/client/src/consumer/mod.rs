@@ -297,10 +297,11 @@ pub(crate) async fn start_offset(
         StartAt::Offset(offset) => return Ok(offset),
         StartAt::Earliest => list(OffsetAt::Earliest).await?,
         StartAt::Latest => list(OffsetAt::Latest).await?,
-        StartAt::Timestamp(ms) => match list(OffsetAt::Timestamp(ms)).await? {
-            Some(offset) => Some(offset),
-            None => list(OffsetAt::Latest).await?,
-        },
+        StartAt::Timestamp(ms) => {
+            // The end comes first: what is appended after it is looked for, or read.
+            let end = list(OffsetAt::Latest).await?;
+            list(OffsetAt::Timestamp(ms)).await?.or(end)
+        }
     };
     Ok(found.unwrap_or(0))
 }

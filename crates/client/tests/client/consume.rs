@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use jangada_client::{
-    Client, ClientError, Codec, Consumer, ConsumerConfig, Notice, OffsetReset, OnBadBatch, OnNotice, ProducerConfig,
-    ProducerRecord, Reason, StartAt,
+    Client, ClientError, Codec, Consumer, ConsumerConfig, Notice, OffsetReset, OnBadBatch, OnNotice,
+    ProducerConfig, ProducerRecord, Reason, StartAt,
 };
+use jangada_types::BatchBuilder;
 use jangada_types::batch::BatchIter;
 use tokio::time::timeout;
 
-use crate::fake::{Cluster, Error};
+use crate::fake::{Cluster, Error, Partition};
 use crate::produce::{numbers, send, small_batches};
 
 /// A topic "t" with so many records per partition.
@@ -227,6 +228,37 @@ async fn an_offset_out_of_range_moves_as_the_settings_say() {
         .await
         .expect("assigned");
     assert_eq!(read(&mut consumer, 3).await, expected(0, 50..53));
+}
+
+/// As if a producer wrote a record.
+fn a_record_comes(partition: &mut Partition) {
+    let mut batch = BatchBuilder::new(Codec::None);
+    let value = partition.high_watermark().to_string();
+    let headers: [(&str, Option<&[u8]>); 0] = [];
+    batch
+        .append(1, None, Some(value.as_bytes()), headers)
+        .expect("it is small");
+    partition.append(&batch.build()).expect("a good batch");
+}
+
+#[tokio::test]
+async fn what_comes_while_a_time_is_looked_up_is_not_skipped() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 10).await;
+    let mut consumer = client.consumer(ConsumerConfig::default()).expect("good settings");
+    cluster.state().after_list = Some(a_record_comes);
+    // No record is that late.
+    let late = vec![("t", 0, StartAt::Timestamp(i64::MAX))];
+    consumer.assign(late).await.expect("assigned");
+    cluster.state().after_list = None;
+    let end = cluster.state().partition("t", 0).high_watermark() as u32;
+    assert!(end > 11, "records came between the calls");
+    let first = read(&mut consumer, 1).await;
+    assert_eq!(
+        first,
+        expected(0, 10..11),
+        "it came after the consumer had asked where the log ends"
+    );
 }
 
 #[tokio::test]

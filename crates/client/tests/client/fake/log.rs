@@ -222,6 +222,7 @@ impl v1::log_service_server::LogService for Broker {
             return Err(error.status());
         }
         let target = request.partition.expect("a partition");
+        let after_list = state.after_list;
         let partition = state.led_by(self.id, &target).map_err(|error| error.status())?;
         let offset = match request.position.expect("a position") {
             Position::Earliest(_) => partition.log_start,
@@ -229,6 +230,9 @@ impl v1::log_service_server::LogService for Broker {
             Position::TimestampMs(_) => -1,
         };
         let leader_epoch = partition.epoch;
+        if let Some(happens) = after_list {
+            happens(partition);
+        }
         Ok(Response::new(v1::ListOffsetsResponse {
             offset,
             timestamp_ms: -1,

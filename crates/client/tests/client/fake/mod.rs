@@ -141,6 +141,8 @@ pub struct State {
     pub metadata_calls: u32,
     /// Scripted answers to who lists offsets.
     pub list_faults: VecDeque<Error>,
+    /// Done to a partition as soon as one of its offsets was listed.
+    pub after_list: Option<fn(&mut Partition)>,
     /// Brokers that no longer answer.
     pub frozen: Vec<u32>,
     /// Bytes of batches that fetch streams have sent.
