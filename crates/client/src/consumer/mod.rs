@@ -101,13 +101,18 @@ impl Consumer {
         let starts = try_join_all(partitions.into_iter().map(|(topic, partition, at)| async move {
             let topic = cluster.partition(&topic, partition).await?;
             let offset = start_offset(cluster, &topic, partition, at).await?;
-            Ok((topic, partition, offset))
+            Ok::<_, ClientError>((topic, partition, offset))
         }))
         .await?;
+        self.replace(starts, None);
+        Ok(())
+    }
+
+    /// Reads these from now on, and nothing else.
+    fn replace(&mut self, starts: Vec<(Arc<TopicMetadata>, u32, i64)>, subscribed: Option<Subscribed>) {
         self.reader.clear();
         self.reader.add(starts);
-        self.subscribed = None;
-        Ok(())
+        self.subscribed = subscribed;
     }
 
     /// Reads all partitions of a topic from now on, instead of the ones before, also those that are added later: within
@@ -125,15 +130,27 @@ impl Consumer {
     /// # Errors
     /// As [`assign`](Self::assign).
     pub async fn assign_topics<T: Into<Arc<str>>>(&mut self, topics: Vec<(T, StartAt)>) -> Result<(), ClientError> {
-        let mut names = Vec::new();
-        let mut partitions = Vec::new();
+        let mut followed: Vec<Followed> = Vec::new();
+        let mut wanted = Vec::new();
         for (name, at) in topics {
-            let found = self.cluster.topic(&name.into()).await?;
-            partitions.extend((0..found.partitions.len() as u32).map(|partition| (found.name.clone(), partition, at)));
-            names.push(found.name.clone());
+            let topic = self.cluster.topic(&name.into()).await?;
+            if followed.iter().any(|other| other.topic.id == topic.id) {
+                return Err(ClientError::Config(format!("{} is named twice", topic.name)));
+            }
+            let partitions = topic.partitions.len() as u32;
+            wanted.extend((0..partitions).map(|partition| (topic.clone(), partition, at)));
+            followed.push(Followed { topic, partitions });
         }
-        self.assign(partitions).await?;
-        self.follow(names).await
+        let cluster = &self.cluster;
+        let starts = try_join_all(wanted.into_iter().map(|(topic, partition, at)| async move {
+            let offset = start_offset(cluster, &topic, partition, at).await?;
+            Ok::<_, ClientError>((topic, partition, offset))
+        }))
+        .await?;
+        // From here on nothing fails.
+        let subscribed = Subscribed::new(&self.cluster, followed);
+        self.replace(starts, Some(subscribed));
+        Ok(())
     }
 
     /// Reads partitions that are added to these topics, too, from their first record on, until the next assignment: those behind

@@ -262,6 +262,28 @@ async fn what_comes_while_a_time_is_looked_up_is_not_skipped() {
 }
 
 #[tokio::test]
+async fn topics_are_assigned_as_a_whole_or_not_at_all() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 10).await;
+    for topic in ["gone", "other"] {
+        cluster.create_topic(topic, 1);
+        client.topic(topic).await.expect("it is there");
+    }
+    let mut consumer = client.consumer(ConsumerConfig::default()).expect("good settings");
+    consumer.assign_topic("t", StartAt::Earliest).await.expect("assigned");
+    // The client hears that one topic is gone while it looks up where the other one ends.
+    cluster.delete_topic("gone");
+    let not_ready = Error::definite(Reason::NotReady);
+    cluster.state().list_faults.push_back(not_ready);
+    let topics = vec![("gone", StartAt::Offset(0)), ("other", StartAt::Latest)];
+    let positions = match consumer.assign_topics(topics).await {
+        Ok(()) => ["gone", "other"].map(|topic| consumer.position(topic, 0)),
+        Err(_) => ["t"; 2].map(|topic| consumer.position(topic, 0)),
+    };
+    assert_eq!(positions, [Some(0); 2]);
+}
+
+#[tokio::test]
 async fn what_is_fetched_ahead_is_bounded() {
     let cluster = Cluster::start(1);
     cluster.create_topic("t", 1);
