@@ -66,6 +66,34 @@ async fn a_group_below_the_log_start_tells_what_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reset_to_the_end_ends_what_stops_at_the_end() {
+    let cluster = Cluster::start(1).await;
+    cluster.create_topic(TOPIC, 1, 1).await;
+    cluster.cli_with(&["produce", TOPIC], lines(100)).await.expect(0);
+    for group in ["earliest", "latest"] {
+        let first = ["consume", TOPIC, "--group", group, "--max", "10"];
+        cluster.cli(&first).await.expect(0);
+    }
+    cluster
+        .cli(&["topic", "trim", TOPIC, "--before", "100"])
+        .await
+        .expect(0);
+    // Everything is gone; then there is a record that a reset to the latest passes over.
+    for policy in ["earliest", "latest"] {
+        for reader in [&["--from", "0"][..], &["--group", policy]] {
+            let args = [&["consume", TOPIC, "--exit-at-end", "--reset", policy], reader].concat();
+            let run = tokio::time::timeout(WAIT, cluster.cli(&args)).await;
+            let run = run.unwrap_or_else(|_| panic!("{args:?} does not end"));
+            assert_eq!(run.expect(0).names(&["records are gone"]).text(), "", "{args:?}");
+        }
+        cluster.cli_with(&["produce", TOPIC], lines(1)).await.expect(0);
+    }
+    // A group is done with what is gone.
+    let lag = cluster.cli(&["group", "lag", "latest", "-o", "json"]).await;
+    assert_eq!(lag.expect(0).json()[0]["offset"], 101);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_a_log_on_stderr_each_notice_is_there_once() {
     let cluster = Cluster::start(1).await;
     cluster.create_topic(TOPIC, 1, 1).await;

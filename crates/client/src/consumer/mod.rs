@@ -44,8 +44,9 @@ use subscribed::{Followed, Subscribed};
 /// // Up to what is there now.
 /// let ends = consumer.end_offsets().await?;
 /// while !consumer.reached(&ends) {
-///     let record = consumer.next().await?;
-///     println!("{}[{}]@{}: {:?}", record.topic, record.partition, record.offset, record.value);
+///     for record in consumer.next_batch().await? {
+///         println!("{}[{}]@{}: {:?}", record.topic, record.partition, record.offset, record.value);
+///     }
 /// }
 /// # Ok(())
 /// # }
@@ -209,6 +210,9 @@ impl Consumer {
 
     /// The next record; waits for one. A call that is dropped loses nothing.
     ///
+    /// It waits on when an end is [reached](Self::reached) without a record, because a batch was skipped or a position was reset:
+    /// who reads up to an end takes [`next_batch`](Self::next_batch).
+    ///
     /// # Errors
     /// What a partition runs into; see [`Consumer`].
     pub async fn next(&mut self) -> Result<ConsumedRecord, ClientError> {
@@ -224,8 +228,9 @@ impl Consumer {
     /// The next records of some partition, at least one, about 1 MiB or one batch of them; waits for them. A call that is dropped
     /// loses nothing.
     ///
-    /// None when a batch was skipped and nothing came behind it ([`OnBadBatch::Skip`]), so that a caller who waits for an end sees
-    /// that it is [reached](Self::reached).
+    /// None when a partition's position moved without a record, so that a caller who waits for an end sees that it is
+    /// [reached](Self::reached): when a batch was skipped and nothing came behind it ([`OnBadBatch::Skip`]), or when the position
+    /// was reset because its records are gone ([`OffsetReset`]).
     ///
     /// # Errors
     /// What a partition runs into; see [`Consumer`].
@@ -238,7 +243,8 @@ impl Consumer {
             .map_or_else(Vec::new, |(_, records)| records))
     }
 
-    /// The next batches of some partition, undecoded and unchecked; waits for them. A call that is dropped loses nothing.
+    /// The next batches of some partition, undecoded and unchecked; waits for them. A call that is dropped loses nothing. There are
+    /// none, and both offsets are the new position, when the position was reset because its records are gone ([`OffsetReset`]).
     ///
     /// Not to be mixed with the other two while they have records left of a response: those come first there and are skipped
     /// here.

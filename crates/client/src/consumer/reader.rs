@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use tokio::task::JoinHandle;
 
 use super::config::{ConsumerConfig, OnBadBatch, Skipped};
@@ -32,7 +33,8 @@ pub(crate) struct Reader {
     /// Partitions that may have kept something while they were paused, and go on.
     resumed: VecDeque<Life>,
     skipped: Skipped,
-    /// A partition that went past a batch which was skipped, with nothing to hand out behind it so far.
+    /// A partition whose position moved without a record to hand out: past a batch that was skipped with nothing behind it so
+    /// far, or to where it was reset.
     passed: Option<Life>,
 }
 
@@ -135,7 +137,8 @@ impl Reader {
         self.skipped
     }
 
-    /// A partition that went past a batch which was skipped, with nothing to hand out behind it. Told once.
+    /// A partition whose position moved without a record to hand out: past a batch that was skipped, with nothing behind it, or
+    /// to where it was reset. Told once.
     pub fn take_passed(&mut self) -> Option<Life> {
         self.passed.take()
     }
@@ -284,7 +287,7 @@ impl Reader {
         (heard >= 0).then_some(heard)
     }
 
-    /// Waits until there are records to hand out, or a partition [went past](Self::take_passed) something. A call that is dropped
+    /// Waits until there are records to hand out, or a partition [moved without one](Self::take_passed). A call that is dropped
     /// loses nothing.
     pub async fn fill(&mut self) -> Result<(), Failed> {
         while self.decoded.records.is_empty() {
@@ -300,7 +303,11 @@ impl Reader {
                 (self.decoded, self.decoded_of) = (decoded, life);
                 continue;
             }
-            let (life, raw) = self.take().await?;
+            let (life, taken) = self.take().await?;
+            let Some(raw) = taken else {
+                self.passed = Some(life);
+                return Ok(());
+            };
             self.decoded.rest = Some(Undecoded::new(raw));
             self.decoded_of = life;
         }
@@ -340,15 +347,26 @@ impl Reader {
         Some((self.decoded_of, records))
     }
 
-    /// Batches of some partition, undecoded. What is left of decoded ones is skipped.
+    /// Batches of some partition, undecoded; none when it was reset to another position. What is left of decoded ones is skipped.
     pub async fn next_raw(&mut self) -> Result<RawBatches, Failed> {
         self.decoded.records.clear();
         if let Some(skipped) = self.decoded.rest.take() {
             self.decoded.end = Some(Ok(skipped.raw().next_offset));
         }
         self.finish_decoded()?;
-        let (life, raw) = self.take().await?;
-        self.slot(life).position = raw.next_offset;
+        let (life, taken) = self.take().await?;
+        let high_watermark = self.high_watermark(life);
+        let slot = self.slot(life);
+        let raw = taken.unwrap_or_else(|| RawBatches {
+            topic: slot.topic.name.clone(),
+            partition: slot.partition,
+            batches: Bytes::new(),
+            first_offset: slot.position,
+            next_offset: slot.position,
+            // The answer that led to the reset may have been the first one, and tells none.
+            high_watermark: high_watermark.unwrap_or(slot.position),
+        });
+        slot.position = raw.next_offset;
         Ok(raw)
     }
 
@@ -369,8 +387,8 @@ impl Reader {
         }
     }
 
-    /// What was fetched next, and of which partition.
-    async fn take(&mut self) -> Result<(Life, RawBatches), Failed> {
+    /// What was fetched next, and of which partition. `None`: its position was reset.
+    async fn take(&mut self) -> Result<(Life, Option<RawBatches>), Failed> {
         loop {
             let (life, fetched) = match self.kept_fetched() {
                 Some(kept) => kept,
@@ -398,7 +416,10 @@ impl Reader {
                 Fetched::Failed(error) if slot.is_paused && error.is_retryable() => {}
                 fetched if slot.is_paused => slot.kept.fetched.push_back(fetched),
                 Fetched::Failed(error) => return Err((life, error)),
-                Fetched::Moved { to } => slot.position = to,
+                Fetched::Moved { to } => {
+                    slot.position = to;
+                    return Ok((life, None));
+                }
                 Fetched::Batches {
                     batches,
                     first_offset,
@@ -425,7 +446,7 @@ impl Reader {
                         raw.next_offset = gap.expected;
                         self.inbox.put(life, Fetched::Failed(error));
                     }
-                    return Ok((life, raw));
+                    return Ok((life, Some(raw)));
                 }
             }
         }

@@ -356,12 +356,15 @@ impl GroupConsumer {
         }
     }
 
-    /// A batch that was skipped is finished, also when nothing comes after it: otherwise it would be skipped again and again.
+    /// A batch that was skipped is finished, also when nothing comes after it, and so is what is gone before a position that was
+    /// reset: otherwise both would happen again and again.
     fn finish_passed(&mut self) {
         if let Some(life) = self.reader.take_passed()
-            && let Some(finished) = self.owned.finished(life)
+            && let Some((partition, owned)) = self.owned.by_life(life)
         {
-            finished.set(Position::start(self.reader.position(life)));
+            owned.finished.set(Position::start(self.reader.position(life)));
+            // It may have gone back, as after a seek.
+            self.committer.moved(partition);
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use jangada_client::{
-    Client, ClientError, Codec, Consumer, ConsumerConfig, Notice, OffsetReset, OnBadBatch, OnNotice,
+    Client, ClientError, Codec, Consumer, ConsumerConfig, EndOffsets, Notice, OffsetReset, OnBadBatch, OnNotice,
     ProducerConfig, ProducerRecord, Reason, StartAt,
 };
 use jangada_types::BatchBuilder;
@@ -228,6 +228,45 @@ async fn an_offset_out_of_range_moves_as_the_settings_say() {
         .await
         .expect("assigned");
     assert_eq!(read(&mut consumer, 3).await, expected(0, 50..53));
+}
+
+/// A reset to the end is all that comes of the partition, and everything before the end is done with.
+async fn resets_to_the_end(log_start: i64, offset_reset: OffsetReset) -> (Consumer, EndOffsets, Cluster) {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 300).await;
+    cluster.state().partition("t", 0).log_start = log_start;
+    let config = ConsumerConfig {
+        offset_reset,
+        ..ConsumerConfig::default()
+    };
+    let mut consumer = client.consumer(config).expect("good settings");
+    let start = vec![("t", 0, StartAt::Offset(10))];
+    consumer.assign(start).await.expect("assigned");
+    let ends = consumer.end_offsets().await.expect("listed");
+    assert!(!consumer.reached(&ends));
+    (consumer, ends, cluster)
+}
+
+#[tokio::test]
+async fn who_reads_up_to_an_end_hears_of_a_reset_to_it() {
+    for (log_start, policy) in [(300, OffsetReset::Earliest), (50, OffsetReset::Latest)] {
+        let (mut consumer, ends, _cluster) = resets_to_the_end(log_start, policy).await;
+        while !consumer.reached(&ends) {
+            let batch = timeout(Duration::from_secs(20), consumer.next_batch()).await;
+            let batch = batch.unwrap_or_else(|_| panic!("{policy:?}: the reset is not told"));
+            assert!(batch.expect("no error").is_empty(), "{policy:?}");
+        }
+        assert_eq!(consumer.position("t", 0), Some(300));
+
+        let (mut consumer, ends, _cluster) = resets_to_the_end(log_start, policy).await;
+        while !consumer.reached(&ends) {
+            let raw = timeout(Duration::from_secs(20), consumer.next_raw()).await;
+            let raw = raw.unwrap_or_else(|_| panic!("{policy:?}: the reset is not told"));
+            let raw = raw.expect("no error");
+            assert_eq!((raw.records(), raw.next_offset), (0, 300), "{policy:?}");
+        }
+        assert_eq!(consumer.position("t", 0), Some(300));
+    }
 }
 
 /// As if a producer wrote a record.

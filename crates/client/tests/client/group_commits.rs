@@ -60,6 +60,22 @@ async fn commits_carry_the_leader_epoch_of_the_last_record() {
 }
 
 #[tokio::test]
+async fn a_position_that_was_reset_is_finished_also_at_the_end_of_the_log() {
+    let cluster = Cluster::start(1);
+    let client = filled(&cluster, 1, 300).await;
+    let mut first = member(&client, config());
+    take(&mut first, 10).await;
+    soon(first.close()).await.expect("closed");
+    assert_eq!(committed(&cluster, 0), Some(10));
+    cluster.state().partition("t", 0).log_start = 300;
+    let mut second = member(&client, config());
+    idle(&mut second, 500).await;
+    assert_eq!(second.position("t", 0), Some(300));
+    soon(second.close()).await.expect("closed");
+    assert_eq!(committed(&cluster, 0), Some(300));
+}
+
+#[tokio::test]
 async fn a_batch_that_was_skipped_is_finished_also_at_the_end_of_the_log() {
     for commit in [config().commit, CommitMode::Before, CommitMode::Manual] {
         let cluster = Cluster::start(1);
