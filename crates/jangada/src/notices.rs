@@ -3,20 +3,26 @@
 //! The client calls from its own tasks, which must not wait for somebody to read stderr: a thread writes.
 
 use std::sync::OnceLock;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use jangada_client::{Notice, OnNotice};
 
 use crate::output::note;
 
-/// Lines that may wait to be written; more are not told.
+/// Lines that may wait to be written; more are only counted.
 const WAITING_MAX: usize = 256;
 
-/// How long the end of a command waits for the last lines.
+/// How long the end of a command waits for the last lines, and how often it looks.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 static PRINTER: OnceLock<SyncSender<Line>> = OnceLock::new();
+
+/// Lines that found no room, since it was last told how many.
+static UNTOLD: AtomicU64 = AtomicU64::new(0);
 
 enum Line {
     Text(String),
@@ -32,7 +38,9 @@ pub fn on_stderr() -> OnNotice {
             return;
         }
         let severity = if notice.is_info() { "note" } else { "warning" };
-        let _ = printer().try_send(Line::Text(format!("{severity}: {notice}")));
+        if printer().try_send(Line::Text(format!("{severity}: {notice}"))).is_err() {
+            UNTOLD.fetch_add(1, Ordering::Relaxed);
+        }
     })
 }
 
@@ -40,25 +48,70 @@ pub fn on_stderr() -> OnNotice {
 pub fn settle() {
     if let Some(printer) = PRINTER.get() {
         let (written, waiting) = sync_channel(1);
-        if printer.try_send(Line::Written(written)).is_ok() {
-            let _ = waiting.recv_timeout(WRITTEN_WITHIN);
+        let until = Instant::now() + WRITTEN_WITHIN;
+        let mut line = Line::Written(written);
+        while let Err(TrySendError::Full(again)) = printer.try_send(line) {
+            if Instant::now() >= until {
+                return;
+            }
+            sleep(LOOK_EVERY);
+            line = again;
         }
+        let _ = waiting.recv_timeout(until.saturating_duration_since(Instant::now()));
     }
 }
 
 fn printer() -> &'static SyncSender<Line> {
     PRINTER.get_or_init(|| {
         let (sender, lines) = sync_channel(WAITING_MAX);
-        std::thread::spawn(move || print(&lines));
+        std::thread::spawn(move || print(&lines, &UNTOLD, note));
         sender
     })
 }
 
-fn print(lines: &Receiver<Line>) {
-    for line in lines {
+/// Writes lines as they come, and, whenever it has caught up, how many it did not get.
+fn print(lines: &Receiver<Line>, untold: &AtomicU64, mut write: impl FnMut(&str)) {
+    loop {
+        let line = lines.try_recv();
+        if matches!(line, Err(_) | Ok(Line::Written(_))) {
+            match untold.swap(0, Ordering::Relaxed) {
+                0 => {}
+                1 => write("warning: 1 more notice is left out: stderr is read too slowly"),
+                more => write(&format!(
+                    "warning: {more} more notices are left out: stderr is read too slowly"
+                )),
+            }
+        }
+        let Ok(line) = line.or_else(|_| lines.recv()) else {
+            return;
+        };
         match line {
-            Line::Text(text) => note(&text),
+            Line::Text(text) => write(&text),
             Line::Written(written) => drop(written.try_send(())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_found_no_room_are_counted_behind_those_that_did() {
+        let (sender, lines) = sync_channel(4);
+        let untold = AtomicU64::new(3);
+        for line in ["a", "b"] {
+            sender.try_send(Line::Text(line.to_owned())).expect("there is room");
+        }
+        let (written, waiting) = sync_channel(1);
+        sender.try_send(Line::Written(written)).expect("there is room");
+        sender.try_send(Line::Text("c".to_owned())).expect("there is room");
+        drop(sender);
+        let mut told = Vec::new();
+        print(&lines, &untold, |line| told.push(line.to_owned()));
+        waiting.try_recv().expect("it is answered");
+        assert_eq!(told.len(), 4, "{told:?}");
+        assert!(told[2].contains("3 more notices are left out"), "{told:?}");
+        assert_eq!(told[3], "c");
     }
 }
