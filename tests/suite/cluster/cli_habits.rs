@@ -333,15 +333,46 @@ async fn combinations_that_make_no_sense_are_refused(cluster: &Cluster) {
 }
 
 async fn who_waits_says_for_what(cluster: &Cluster) {
-    let mut child = cli::start(&cluster.brokers(), &["consume", "plain"]);
-    let stderr = child.stderr.take().expect("stderr is a pipe");
-    let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(stderr));
-    let line = tokio::time::timeout(WAIT, lines.next_line())
-        .await
-        .expect("it says something");
-    let line = line.expect("the pipe is open").unwrap_or_default();
-    for expected in ["waiting for more records of plain", "Ctrl-C", "--exit-at-end"] {
-        assert!(line.contains(expected), "{line}");
+    create(cluster, &["waited"]).await;
+    produced(cluster, &["waited"], "0\n").await.expect(0);
+    let cases: [(&[&str], &[&str]); 5] = [
+        (&[], &["waiting for more records of waited", "Ctrl-C", "--exit-at-end"]),
+        (
+            &["--max", "5"],
+            &["waiting for 4 more records of waited", "Ctrl-C", "--exit-at-end"],
+        ),
+        (
+            &["--until", "100"],
+            &["waiting for more records of waited until offset 100;", "--exit-at-end"],
+        ),
+        (
+            &["--max", "5", "--until", "100"],
+            &["waiting for 4 more records of waited or until offset 100;"],
+        ),
+        (
+            &["--max", "5", "--group", "waits"],
+            &[
+                "waiting for 4 more records of waited",
+                "Ctrl-C commits",
+                "leaves group waits",
+            ],
+        ),
+    ];
+    for (args, expected) in cases {
+        let mut child = cli::start(&cluster.brokers(), &[&["consume", "waited"], args].concat());
+        let stderr = child.stderr.take().expect("stderr is a pipe");
+        let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(stderr));
+        let line = tokio::time::timeout(WAIT, lines.next_line()).await;
+        let line = line.unwrap_or_else(|_| panic!("{args:?}: it says nothing"));
+        let line = line.expect("the pipe is open").unwrap_or_default();
+        for expected in expected {
+            assert!(line.contains(expected), "{args:?}: {line}");
+        }
+    }
+    // What ends by itself waits for nothing.
+    for args in [&["--exit-at-end", "--max", "5"][..], &["--until", "-0s", "--max", "5"]] {
+        let run = cluster.cli(&[&["consume", "waited"], args].concat()).await.expect(0);
+        assert_eq!((run.text().as_str(), run.stderr.as_str()), ("0\n", ""), "{args:?}");
     }
 }
 

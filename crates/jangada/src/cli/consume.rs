@@ -179,6 +179,11 @@ impl ConsumeArgs {
     pub fn ends(&self) -> bool {
         self.exit_at_end || self.max.is_some() || self.until.is_some()
     }
+
+    /// Whether this ends with what is there now, and waits for nothing that is still to be written.
+    pub fn ends_now(&self) -> bool {
+        self.exit_at_end || matches!(self.until, Some(UntilArg::Timestamp(_)))
+    }
 }
 
 /// What `consume` does at a batch that cannot be decoded.

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use super::consume_group;
 use super::consume_range::{Ends, Plan, matching};
 use crate::brokers::Brokers;
-use crate::cli::{ConsumeArgs, ConsumeOutput};
+use crate::cli::{ConsumeArgs, ConsumeOutput, UntilArg};
 use crate::connect::connect;
 use crate::errors::{CliError, Result};
 use crate::output::note;
@@ -83,7 +83,7 @@ pub async fn run(brokers: &Brokers, args: &ConsumeArgs) -> Result<()> {
     let mut left = args.max.unwrap_or(u64::MAX);
     let mut waits = Waits::new(args, &topics);
     while left > 0 && !ends.reached(&consumer) {
-        let batch = match waits.next_batch(&mut consumer).await {
+        let batch = match waits.next_batch(&mut consumer, left).await {
             Err(error) if passes(args, &error) => {
                 note(&format!("warning: {error}; still trying"));
                 continue;
@@ -120,38 +120,57 @@ fn print(
 
 /// What this waits for, to be told once.
 pub struct Waits {
-    message: Option<String>,
+    /// What of, and what it ends with.
+    message: Option<(String, String)>,
+    counts: bool,
 }
 
 impl Waits {
-    /// Nothing is to be told of what ends by itself.
+    /// Nothing is to be told of what ends with what is there now.
     pub fn new(args: &ConsumeArgs, topics: &[String]) -> Waits {
         let and = match &args.group.group {
             None => "ends this, and --exit-at-end would have ended it here".to_owned(),
             Some(group) => format!("commits what was printed and leaves group {group}"),
         };
-        let message = format!("waiting for more records of {}; Ctrl-C {and}", topics.join(", "));
+        let until = match (args.until, args.max) {
+            (Some(UntilArg::Offset(offset)), None) => format!(" until offset {offset}"),
+            (Some(UntilArg::Offset(offset)), Some(_)) => format!(" or until offset {offset}"),
+            _ => String::new(),
+        };
+        let message = (format!("{}{until}", topics.join(", ")), and);
         Waits {
-            message: (!args.ends()).then_some(message),
+            message: (!args.ends_now()).then_some(message),
+            counts: args.max.is_some(),
         }
     }
 
-    /// Completes with what is to be told when it has been quiet for so long; never if there is nothing to tell.
-    pub async fn told(&mut self) -> String {
+    /// Completes with what is to be told when it has been quiet for so long; never if there is nothing to tell. `left`: how many
+    /// records are still to come, if they are counted.
+    pub async fn told(&mut self, left: u64) -> String {
         if self.message.is_none() {
             pending::<()>().await;
         }
         sleep(QUIET).await;
-        self.message.take().unwrap_or_default()
+        let (of, and) = self.message.take().unwrap_or_default();
+        let records = match (self.counts, left) {
+            (false, _) => "more records".to_owned(),
+            (true, 1) => "1 more record".to_owned(),
+            (true, left) => format!("{left} more records"),
+        };
+        format!("waiting for {records} of {of}; Ctrl-C {and}")
     }
 
     /// The next records.
-    async fn next_batch(&mut self, consumer: &mut Consumer) -> std::result::Result<Vec<ConsumedRecord>, ClientError> {
+    async fn next_batch(
+        &mut self,
+        consumer: &mut Consumer,
+        left: u64,
+    ) -> std::result::Result<Vec<ConsumedRecord>, ClientError> {
         loop {
             tokio::select! {
                 biased;
                 batch = consumer.next_batch() => return batch,
-                message = self.told() => note(&message),
+                message = self.told(left) => note(&message),
             }
         }
     }

@@ -157,11 +157,10 @@ async fn print(
     let mut left = args.max.unwrap_or(u64::MAX);
     let mut waits = waits(args);
     while left > 0 {
-        let max = usize::try_from(left).unwrap_or(usize::MAX);
         let batch = tokio::select! {
             biased;
             () = stop.asked() => break,
-            batch = next_batch(consumer, args, max, &mut waits) => batch?,
+            batch = next_batch(consumer, args, left, &mut waits) => batch?,
         };
         left -= batch.len() as u64;
         tokio::select! {
@@ -187,13 +186,15 @@ fn waits(args: &ConsumeArgs) -> Waits {
     Waits::new(args, &topics)
 }
 
-/// The next records; with `--exit-at-end` perhaps none. Of an error that may pass it tells, and waits on.
+/// The next records, of those that are left to read; with `--exit-at-end` perhaps none. Of an error that may pass it tells, and
+/// waits on.
 async fn next_batch(
     consumer: &mut GroupConsumer,
     args: &ConsumeArgs,
-    max: usize,
+    left: u64,
     waits: &mut Waits,
 ) -> Result<Vec<ConsumedRecord>> {
+    let max = usize::try_from(left).unwrap_or(usize::MAX);
     if args.exit_at_end {
         return tokio::select! {
             batch = consumer.next_batch(max) => Ok(batch?),
@@ -204,7 +205,7 @@ async fn next_batch(
         let batch = tokio::select! {
             biased;
             batch = consumer.next_batch(max) => batch,
-            message = waits.told() => {
+            message = waits.told(left) => {
                 let _ = spawn_blocking(move || note(&message)).await;
                 continue;
             }
