@@ -73,7 +73,7 @@ pub use group::{
     Assignor, CommitMode, GroupConfig, GroupConsumer, GroupHandle, ListenerError, OffsetCommit, PartitionPosition,
     RebalanceListener, StartPositions, TopicPartition,
 };
-pub use jangada_types::{BrokerId, Codec, Header, Incarnation, Reason, TopicId};
+pub use jangada_types::{BrokerId, Codec, Header, Incarnation, NO_TIMESTAMP, Reason, TopicId};
 pub use metadata::{PartitionMetadata, TopicMetadata};
 pub use notice::{NOTICE_TARGET, Notice, OnNotice, PositionReset, Retrying};
 pub use producer::{Acks, Condition, Delivery, Producer, ProducerConfig, ProducerRecord, RecordMetadata};

@@ -29,8 +29,8 @@ pub mod topic_config;
 pub mod units;
 
 pub use batch::{
-    Attributes, BatchBuilder, BatchError, BatchHeader, BatchIter, BatchLimits, Header, Record, RecordTimes, Records,
-    TimestampType,
+    Attributes, BatchBuilder, BatchError, BatchHeader, BatchIter, BatchLimits, Header, NO_TIMESTAMP, Record,
+    RecordTimes, Records, TimestampType,
 };
 pub use compression::{Codec, CompressionError};
 pub use frame::CodecError;

@@ -4,6 +4,45 @@ use serde_json::Value;
 
 use crate::harness::{Cluster, WAIT, eventually};
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_without_a_time_has_none_and_keeps_none() {
+    let cluster = Cluster::start(1).await;
+    for topic in ["from", "to"] {
+        cluster.create_topic(topic, 1, 1).await;
+    }
+    let lines = "{\"value\":\"none\",\"timestamp_ms\":null}\n{\"value\":\"now\"}\n";
+    let produce = |topic, input: String| {
+        let args = ["produce", topic, "--format", "jsonl"];
+        let (cluster, input) = (&cluster, input.into_bytes());
+        async move { cluster.cli_with(&args, input).await.expect(0) }
+    };
+    produce("from", lines.to_owned()).await;
+    let printed = cluster
+        .cli(&["consume", "from", "-e", "-o", "jsonl"])
+        .await
+        .expect(0)
+        .text();
+    produce("to", printed.clone()).await;
+    for topic in ["from", "to"] {
+        let read = cluster
+            .cli(&["consume", topic, "-e", "-o", "jsonl"])
+            .await
+            .expect(0)
+            .text();
+        let times: Vec<Value> = read
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["timestamp_ms"].clone())
+            .collect();
+        assert!(times[0].is_null() && times[1].as_i64() > Some(0), "{topic}: {times:?}");
+        assert_eq!(read.replace("\"to\"", "\"from\""), printed, "{topic}");
+        let format = ["-p", "0", "--max", "1", "-f", r"%T %D\n"];
+        let shown = cluster.cli(&[&["consume", topic][..], &format].concat()).await;
+        assert_eq!(shown.expect(0).text(), " \n");
+        let null = [&["consume", topic][..], &format, &["--null", "-"]].concat();
+        assert_eq!(cluster.cli(&null).await.expect(0).text(), "- -\n");
+    }
+}
+
 /// Each number below zero, with the way to it.
 fn negatives(path: &str, json: &Value, found: &mut Vec<String>) {
     match json {

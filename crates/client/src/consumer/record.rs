@@ -21,7 +21,7 @@ pub struct ConsumedRecord {
     pub offset: i64,
     /// Of the leader that appended it. `None`: its batch does not say.
     pub leader_epoch: Option<u32>,
-    /// Milliseconds since the Unix epoch.
+    /// Milliseconds since the Unix epoch; [`NO_TIMESTAMP`](crate::NO_TIMESTAMP) when the record has none.
     pub timestamp_ms: i64,
     /// An empty key is a key.
     pub key: Option<Bytes>,

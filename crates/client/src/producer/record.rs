@@ -24,7 +24,7 @@ pub struct ProducerRecord {
     pub value: Option<Bytes>,
     /// In this order; a key may appear more than once.
     pub headers: Vec<Header>,
-    /// Milliseconds since the Unix epoch. `None`: now.
+    /// Milliseconds since the Unix epoch. `None`: now. [`NO_TIMESTAMP`](crate::NO_TIMESTAMP): it has none.
     pub timestamp_ms: Option<i64>,
 }
 

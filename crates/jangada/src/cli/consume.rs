@@ -103,7 +103,7 @@ pub struct ConsumeArgs {
 
     /// How to print a record: %t topic, %p partition, %o offset, %k key, %v (or %s) value, %K length of the key, %S
     /// length of the value, %T timestamp in milliseconds, %D the same as a date, %h headers, %% a percent sign; \n, \t,
-    /// \r, \0, \\. No key or value, and its length, prints as --null says
+    /// \r, \0, \\. No key or value, its length, and no timestamp print as --null says
     #[arg(
         short = 'f',
         long,
@@ -121,7 +121,7 @@ pub struct ConsumeArgs {
     #[arg(long, value_name = "FORM", value_enum, default_value_t = Encoding::Raw, conflicts_with = "output")]
     pub value_as: Encoding,
 
-    /// What to print for a key or a value that is none. Default: nothing
+    /// What to print for a key, a value or a timestamp that is none. Default: nothing
     #[arg(
         long,
         value_name = "TEXT",

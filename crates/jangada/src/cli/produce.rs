@@ -151,9 +151,9 @@ impl FromStr for KeyOffsetArg {
 pub enum ProduceFormat {
     /// The value, or key and value with --key-separator
     Lines,
-    /// A JSON object: key or key_base64, value or value_base64 (absent or null: none), headers, timestamp_ms,
-    /// partition. --timestamp and --partition go before what a line says. `topic` and `offset`, which consume writes, are
-    /// ignored
+    /// A JSON object: key or key_base64, value or value_base64 (absent or null: none), headers, timestamp_ms (absent:
+    /// now; null: none), partition. --timestamp and --partition go before what a line says. `topic` and `offset`, which
+    /// consume writes, are ignored
     Jsonl,
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use jangada_client::{ConsumedRecord, Header};
+use jangada_client::{ConsumedRecord, Header, NO_TIMESTAMP};
 
 use super::encoding::Encoding;
 
@@ -21,7 +21,7 @@ pub struct Forms {
     pub key: Encoding,
     /// Values, those of headers too.
     pub value: Encoding,
-    /// What stands for a key or value that is none, and for its length.
+    /// What stands for a key or value that is none, for its length, and for a time that is none.
     pub null: String,
 }
 
@@ -121,6 +121,9 @@ impl Format {
                 Part::Value => self.write_bytes(out, self.forms.value, record.value.as_deref())?,
                 Part::KeyLength => self.write_length(out, record.key.as_deref())?,
                 Part::ValueLength => self.write_length(out, record.value.as_deref())?,
+                Part::Timestamp | Part::Date if record.timestamp_ms == NO_TIMESTAMP => {
+                    out.write_all(self.forms.null.as_bytes())?;
+                }
                 Part::Timestamp => write!(out, "{}", record.timestamp_ms)?,
                 Part::Date => match jiff::Timestamp::from_millisecond(record.timestamp_ms) {
                     Ok(time) => write!(out, "{time:.3}")?,

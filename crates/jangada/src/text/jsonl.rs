@@ -8,8 +8,8 @@ use std::io::{self, Write};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use jangada_client::{ConsumedRecord, Header, ProducerRecord};
-use serde::{Deserialize, Serialize};
+use jangada_client::{ConsumedRecord, Header, NO_TIMESTAMP, ProducerRecord};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// A record as `consume -o jsonl` prints it.
 #[derive(Serialize)]
@@ -17,7 +17,7 @@ struct Printed<'a> {
     topic: &'a str,
     partition: u32,
     offset: i64,
-    timestamp_ms: i64,
+    timestamp_ms: Option<i64>,
     #[serde(flatten)]
     key: KeyText<'a>,
     #[serde(flatten)]
@@ -78,7 +78,7 @@ pub fn write(out: &mut impl Write, record: &ConsumedRecord) -> io::Result<()> {
         topic: &record.topic,
         partition: record.partition,
         offset: record.offset,
-        timestamp_ms: record.timestamp_ms,
+        timestamp_ms: Some(record.timestamp_ms).filter(|ms| *ms != NO_TIMESTAMP),
         key: KeyText::of(record.key.as_deref()),
         value: ValueText::of(record.value.as_deref()),
         headers: headers.collect(),
@@ -97,7 +97,9 @@ struct Read {
     value_base64: Option<String>,
     #[serde(default)]
     headers: Vec<ReadHeader>,
-    timestamp_ms: Option<i64>,
+    /// Without it the time is that of producing; null is no time.
+    #[serde(default, deserialize_with = "present")]
+    timestamp_ms: Option<Option<i64>>,
     partition: Option<u32>,
     /// What `consume` prints beside; it says where the record was, not where it goes.
     #[serde(rename = "topic")]
@@ -114,6 +116,11 @@ struct ReadHeader {
     value_base64: Option<String>,
 }
 
+/// A field that is there, be it null.
+fn present<'de, D: Deserializer<'de>>(field: D) -> Result<Option<Option<i64>>, D::Error> {
+    Option::deserialize(field).map(Some)
+}
+
 /// Reads one line. What the flags say of every record, time and partition, goes before what the line says.
 pub fn read(line: &[u8], record: ProducerRecord) -> Result<ProducerRecord, String> {
     // serde would take an array for the fields in their order.
@@ -124,7 +131,8 @@ pub fn read(line: &[u8], record: ProducerRecord) -> Result<ProducerRecord, Strin
     let mut record = record;
     record.key = bytes_of("key", read.key, read.key_base64)?;
     record.value = bytes_of("value", read.value, read.value_base64)?;
-    record.timestamp_ms = record.timestamp_ms.or(read.timestamp_ms);
+    let time = read.timestamp_ms.map(|ms| ms.unwrap_or(NO_TIMESTAMP));
+    record.timestamp_ms = record.timestamp_ms.or(time);
     record.partition = record.partition.or(read.partition);
     for header in read.headers {
         let value = bytes_of("value", header.value, header.value_base64)?;
@@ -200,6 +208,19 @@ mod tests {
             assert_eq!((read.partition, read.timestamp_ms), (Some(1), Some(9)));
             assert_eq!(read.headers.len(), 1);
         }
+    }
+
+    #[test]
+    fn no_time_is_null_and_an_absent_one_is_left_to_the_producer() {
+        let mut record = consumed(None, None);
+        record.timestamp_ms = NO_TIMESTAMP;
+        let line = line(&record);
+        assert!(line.contains("\"timestamp_ms\":null"), "{line}");
+        assert_eq!(
+            parsed(&line).expect("the line is valid").timestamp_ms,
+            Some(NO_TIMESTAMP)
+        );
+        assert_eq!(parsed("{}").expect("the line is valid").timestamp_ms, None);
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub use record::{
     Header, RECORD_BYTES_MIN, Record, Records, decode_records, validate_packed, validate_records,
     validate_records_with_times,
 };
-pub use scan::{RecordTime, RecordTimes};
+pub use scan::{NO_TIMESTAMP, RecordTime, RecordTimes};
 pub use validate::{BatchLimits, validate, validate_with_times, verify};
 
 /// CRC-32C of what a batch's checksum covers, given the whole batch.

@@ -27,8 +27,8 @@ const HEADER_BYTES_MIN: usize = 2;
 pub struct Record {
     /// Its position in the partition.
     pub offset: Offset,
-    /// Milliseconds since the Unix epoch; -1 when the producer gave none. The time of the append on a topic with
-    /// that.
+    /// Milliseconds since the Unix epoch; [`NO_TIMESTAMP`](super::NO_TIMESTAMP) when the producer gave none. The time of the append
+    /// on a topic with that.
     pub timestamp_ms: i64,
     /// The key, if it has one; an empty key is one.
     pub key: Option<Bytes>,

@@ -12,8 +12,10 @@ const LENGTH_MAX: usize = 10;
 /// The most that stands between the length and the key: attributes, timestamp delta and offset delta.
 const FRONT_MAX: usize = 1 + 10 + 10;
 
-/// The earliest and the latest time of a batch's records, milliseconds since the Unix epoch. Records without a time, -1, do not
-/// count.
+/// The time of a record that has none, as in Kafka.
+pub const NO_TIMESTAMP: i64 = -1;
+
+/// The earliest and the latest time of a batch's records, milliseconds since the Unix epoch. Records without a time do not count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RecordTimes {
     /// None: no record has one.
@@ -30,9 +32,6 @@ pub struct RecordTime {
 }
 
 impl RecordTimes {
-    /// A record without a time has this one.
-    const NONE_MS: i64 = -1;
-
     /// The record with the earliest time.
     pub fn earliest(&self) -> Option<RecordTime> {
         self.range.map(|(earliest, _)| earliest)
@@ -46,7 +45,7 @@ impl RecordTimes {
     /// Of the record at this place; `None`: as the header has it.
     #[inline]
     pub(super) fn add(&mut self, ms: i64, index: Option<i32>) {
-        if ms == Self::NONE_MS {
+        if ms == NO_TIMESTAMP {
             return;
         }
         let time = RecordTime { ms, index };
