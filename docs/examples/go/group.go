@@ -15,11 +15,15 @@ import (
 	v1 "jangada-examples/jangada/v1"
 )
 
+// What says that the group goes on without this member: it was silent for too long, and what it owned belongs to others.
+var membershipLost = map[string]bool{"UNKNOWN_MEMBER": true, "UNKNOWN_GROUP": true, "FENCED_MEMBER_EPOCH": true}
+
 // Member shares a topic's partitions with the other members of its group.
 type Member struct {
 	cluster       *Cluster
 	topic, group  string
 	topicID       []byte
+	sessionMs     uint32
 	id            string
 	epoch         int64
 	version       uint64
@@ -28,9 +32,21 @@ type Member struct {
 	positions map[uint32]int64
 }
 
-func (m *Member) join() {
+// begin makes it a new member that owns nothing; the next heartbeat joins.
+func (m *Member) begin() {
 	m.id, m.epoch, m.version, m.nextHeartbeat = rand.Text(), 0, 0, time.Time{}
 	m.positions = map[uint32]int64{}
+}
+
+// lost begins anew after an error that says that the membership is lost, and gives back any other.
+func (m *Member) lost(err error) error {
+	said, _ := reason(err)
+	if !membershipLost[said] {
+		return err
+	}
+	log.Printf("group %s: the membership is lost (%s); joining again", m.group, said)
+	m.begin()
+	return nil
 }
 
 // heartbeat joins, or says that the member lives, and takes up or gives up partitions.
@@ -41,6 +57,7 @@ func (m *Member) heartbeat(ctx context.Context) error {
 	request := &v1.HeartbeatRequest{Group: m.group, MemberId: m.id, MemberEpoch: m.epoch, AssignmentVersion: m.version}
 	if m.epoch == 0 {
 		request.ClientId = "go-example"
+		request.SessionTimeoutMs = m.sessionMs
 		request.Subscription = &v1.Subscription{Topics: []string{m.topic}}
 	} else {
 		request.Owned = &v1.PartitionSet{}
@@ -52,12 +69,7 @@ func (m *Member) heartbeat(ctx context.Context) error {
 		return service.Heartbeat(ctx, request)
 	})
 	if err != nil {
-		if said, _ := reason(err); said == "UNKNOWN_MEMBER" || said == "FENCED_MEMBER_EPOCH" {
-			// The group went on without this member: what it owned belongs to others. It joins again as another.
-			m.join()
-			return nil
-		}
-		return err
+		return m.lost(err)
 	}
 	m.epoch, m.version = answer.GetMemberEpoch(), answer.GetAssignmentVersion()
 	m.nextHeartbeat = time.Now().Add(time.Duration(answer.GetHeartbeatIntervalMs()) * time.Millisecond)
@@ -119,27 +131,43 @@ func (m *Member) earliest(ctx context.Context, partition uint32, why string) (in
 	return offset, err
 }
 
+// commit writes down what was handled. It is nothing any more when the membership is lost.
 func (m *Member) commit(ctx context.Context) error {
-	request := &v1.CommitOffsetsRequest{Group: m.group, MemberId: m.id, MemberEpoch: m.epoch}
+	request := &v1.CommitOffsetsRequest{Group: m.group, MemberId: m.id}
 	for partition, offset := range m.positions {
 		request.Offsets = append(request.Offsets, &v1.PartitionOffset{
 			Partition: &v1.TopicPartition{Topic: m.topic, Partition: partition},
 			Offset:    offset,
 		})
 	}
-	if len(request.Offsets) == 0 {
-		return nil
+	// An epoch of 0: the membership was lost meanwhile.
+	for len(request.Offsets) > 0 && m.epoch != 0 {
+		request.MemberEpoch = m.epoch
+		_, err := onCoordinator(ctx, m.cluster, m.group, func(ctx context.Context, service v1.GroupServiceClient) (*v1.CommitOffsetsResponse, error) {
+			return service.CommitOffsets(ctx, request)
+		})
+		if err == nil {
+			return nil
+		}
+		if said, _ := reason(err); said != "STALE_MEMBER_EPOCH" {
+			return m.lost(err)
+		}
+		// A heartbeat's answer has the newer epoch. What it takes away is still the member's until the next one.
+		m.nextHeartbeat = time.Time{}
+		if err := m.heartbeat(ctx); err != nil {
+			return err
+		}
 	}
-	_, err := onCoordinator(ctx, m.cluster, m.group, func(ctx context.Context, service v1.GroupServiceClient) (*v1.CommitOffsetsResponse, error) {
-		return service.CommitOffsets(ctx, request)
-	})
-	return err
+	return nil
 }
 
 func (m *Member) leave(ctx context.Context) error {
 	_, err := onCoordinator(ctx, m.cluster, m.group, func(ctx context.Context, service v1.GroupServiceClient) (*v1.HeartbeatResponse, error) {
 		return service.Heartbeat(ctx, &v1.HeartbeatRequest{Group: m.group, MemberId: m.id, MemberEpoch: -1})
 	})
+	if said, _ := reason(err); membershipLost[said] {
+		return nil
+	}
 	return err
 }
 
@@ -175,7 +203,7 @@ func (m *Member) round(ctx context.Context, to io.Writer, left int) (int, error)
 // consumeAsMember ends after so many records (default: never), leaving the group.
 func consumeAsMember(ctx context.Context, cluster *Cluster, topic string, arguments []string, to io.Writer) error {
 	if len(arguments) == 0 {
-		return fmt.Errorf("usage: group BROKERS TOPIC GROUP [RECORDS]")
+		return fmt.Errorf("usage: group BROKERS TOPIC GROUP [RECORDS [SESSION_MS]]")
 	}
 	left := math.MaxInt
 	if len(arguments) > 1 {
@@ -185,12 +213,22 @@ func consumeAsMember(ctx context.Context, cluster *Cluster, topic string, argume
 		}
 		left = records
 	}
+	sessionMs := uint64(45_000)
+	if len(arguments) > 2 {
+		given, err := strconv.ParseUint(arguments[2], 10, 32)
+		if err != nil {
+			return fmt.Errorf("SESSION_MS: %w", err)
+		}
+		sessionMs = given
+	}
 	described, err := cluster.describe(ctx, topic)
 	if err != nil {
 		return err
 	}
-	member := &Member{cluster: cluster, topic: topic, group: arguments[0], topicID: described.GetTopicId()}
-	member.join()
+	member := &Member{
+		cluster: cluster, topic: topic, group: arguments[0], topicID: described.GetTopicId(), sessionMs: uint32(sessionMs),
+	}
+	member.begin()
 	for left > 0 && ctx.Err() == nil {
 		seen, err := member.round(ctx, to, left)
 		if err != nil && ctx.Err() == nil {

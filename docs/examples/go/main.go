@@ -3,7 +3,7 @@
 //	go generate                                            # once: needs protoc
 //	go run . produce 127.0.0.1:9400,127.0.0.1:9401 clicks < lines.txt
 //	go run . consume 127.0.0.1:9400 clicks
-//	go run . group 127.0.0.1:9400 clicks billing [RECORDS]
+//	go run . group 127.0.0.1:9400 clicks billing [RECORDS [SESSION_MS]]
 package main
 
 import (
@@ -18,7 +18,7 @@ import (
 
 func run(ctx context.Context, arguments []string) error {
 	if len(arguments) < 3 {
-		return fmt.Errorf("usage: produce|consume|group BROKERS TOPIC [GROUP [RECORDS]]")
+		return fmt.Errorf("usage: produce|consume|group BROKERS TOPIC [GROUP [RECORDS [SESSION_MS]]]")
 	}
 	cluster := NewCluster(arguments[1])
 	defer cluster.Close()

@@ -1,25 +1,37 @@
 // A member of a consumer group: shares a topic's partitions with the other members, and commits how far it is.
 //
-//     node group.js 127.0.0.1:9400 clicks billing [RECORDS]
+//     node group.js 127.0.0.1:9400 clicks billing [RECORDS [SESSION_MS]]
 //
 // Ends after so many records (default: never), leaving the group. Each record is handled before its offset is committed, so
-// none is lost, and some may come again after a crash.
+// none is lost, and some may come again after a crash, or when the member was silent for longer than its session and lost its
+// partitions.
 
 import { randomUUID } from "node:crypto";
 import { Cluster, explain } from "./cluster.js";
 
 const NEWLINE = Buffer.from("\n");
+// The group goes on without this member: it was silent for too long, and what it owned belongs to others.
+const LOST = ["UNKNOWN_MEMBER", "UNKNOWN_GROUP", "FENCED_MEMBER_EPOCH"];
 
 class Member {
-  constructor(cluster, topic, group, topicId) {
-    Object.assign(this, { cluster, topic, group, topicId });
-    this.join();
+  constructor(cluster, topic, group, topicId, sessionMs) {
+    Object.assign(this, { cluster, topic, group, topicId, sessionMs });
+    this.begin();
   }
 
-  join() {
+  // Becomes a new member that owns nothing; the next heartbeat joins.
+  begin() {
     Object.assign(this, { memberId: randomUUID(), epoch: "0", version: "0", nextHeartbeat: 0 });
     // Where to read next, by partition: exactly what the member owns.
     this.positions = new Map();
+  }
+
+  // Begins anew after an error that says that the membership is lost; throws any other.
+  lost(error) {
+    const { reason } = explain(error);
+    if (!LOST.includes(reason)) throw error;
+    console.error(`group ${this.group}: the membership is lost (${reason}); joining again`);
+    this.begin();
   }
 
   call(method, request) {
@@ -31,7 +43,8 @@ class Member {
     if (Date.now() < this.nextHeartbeat) return;
     const request = { member_id: this.memberId, member_epoch: this.epoch, assignment_version: this.version };
     if (this.epoch === "0") {
-      Object.assign(request, { client_id: "javascript-example", subscription: { topics: [this.topic] } });
+      const subscription = { topics: [this.topic] };
+      Object.assign(request, { client_id: "javascript-example", session_timeout_ms: this.sessionMs, subscription });
     } else {
       const partitions = [...this.positions.keys()].sort((a, b) => a - b);
       request.owned = { topics: partitions.length > 0 ? [{ topic_id: this.topicId, partitions }] : [] };
@@ -40,9 +53,7 @@ class Member {
     try {
       answer = await this.call("Heartbeat", request);
     } catch (error) {
-      // The group went on without this member: what it owned belongs to others. It joins again as another.
-      if (["UNKNOWN_MEMBER", "FENCED_MEMBER_EPOCH"].includes(explain(error).reason)) return this.join();
-      throw error;
+      return this.lost(error);
     }
     this.epoch = answer.member_epoch;
     this.version = answer.assignment_version;
@@ -95,26 +106,40 @@ class Member {
     }
   }
 
+  // Commits what was handled. It is nothing any more when the membership is lost.
   async commit() {
     const offsets = [...this.positions].map(([partition, offset]) => ({
       partition: { topic: this.topic, partition },
       offset: `${offset}`,
     }));
-    if (offsets.length > 0) {
-      await this.call("CommitOffsets", { member_id: this.memberId, member_epoch: this.epoch, offsets });
+    // An epoch of 0: the membership was lost meanwhile.
+    while (offsets.length > 0 && this.epoch !== "0") {
+      try {
+        await this.call("CommitOffsets", { member_id: this.memberId, member_epoch: this.epoch, offsets });
+        return;
+      } catch (error) {
+        if (explain(error).reason !== "STALE_MEMBER_EPOCH") return this.lost(error);
+        // A heartbeat's answer has the newer epoch. What it takes away is still the member's until the next one.
+        this.nextHeartbeat = 0;
+        await this.heartbeat();
+      }
     }
   }
 
-  leave() {
-    return this.call("Heartbeat", { member_id: this.memberId, member_epoch: -1 });
+  async leave() {
+    try {
+      await this.call("Heartbeat", { member_id: this.memberId, member_epoch: -1 });
+    } catch (error) {
+      if (!LOST.includes(explain(error).reason)) throw error;
+    }
   }
 }
 
-const [brokers, topic, group, records] = process.argv.slice(2);
+const [brokers, topic, group, records, sessionMs] = process.argv.slice(2);
 const wanted = Number(records ?? Infinity);
 const cluster = new Cluster(brokers);
 const { topic_id } = await cluster.describe(topic);
-const member = new Member(cluster, topic, group, topic_id);
+const member = new Member(cluster, topic, group, topic_id, Number(sessionMs ?? 45_000));
 let stopped = false;
 process.once("SIGINT", () => (stopped = true));
 for (let seen = 0; seen < wanted && !stopped; ) {

@@ -1,9 +1,10 @@
 """A member of a consumer group: shares a topic's partitions with the other members, and commits how far it is.
 
-    python group.py 127.0.0.1:9400 clicks billing [RECORDS]
+    python group.py 127.0.0.1:9400 clicks billing [RECORDS [SESSION_MS]]
 
 Ends after so many records (default: never), leaving the group. Each record is handled before its offset is committed, so
-none is lost, and some may come again after a crash.
+none is lost, and some may come again after a crash, or when the member was silent for longer than its session and lost its
+partitions.
 """
 
 import sys
@@ -14,14 +15,26 @@ import grpc
 from cluster import CALL_SECONDS, Cluster, common, details, group, log, new_id
 
 
+# The group goes on without this member: it was silent for too long, and what it owned belongs to others.
+LOST = ("UNKNOWN_MEMBER", "UNKNOWN_GROUP", "FENCED_MEMBER_EPOCH")
+
+
 class Member:
-    def __init__(self, cluster, topic, name):
-        self.cluster, self.topic, self.name = cluster, topic, name
+    def __init__(self, cluster, topic, name, session_ms):
+        self.cluster, self.topic, self.name, self.session_ms = cluster, topic, name, session_ms
         self.topic_id = cluster.topic_id(topic)
+        self.begin()
+
+    def begin(self):
+        """Becomes a new member that owns nothing; the next heartbeat joins."""
         self.member_id = new_id()
         self.epoch, self.version, self.next_heartbeat = 0, 0, 0.0
         # Where to read next, by partition: exactly what the member owns.
         self.positions = {}
+
+    def lost(self, reason):
+        print(f"group {self.name}: the membership is lost ({reason}); joining again", file=sys.stderr)
+        self.begin()
 
     def call(self, call):
         return self.cluster.on_coordinator(self.name, call)
@@ -38,16 +51,16 @@ class Member:
         )
         if self.epoch == 0:
             request.client_id = "python-example"
+            request.session_timeout_ms = self.session_ms
             request.subscription.topics.append(self.topic)
         else:
             request.owned.CopyFrom(self.owned())
         try:
             answer = self.call(lambda service: service.Heartbeat(request, timeout=CALL_SECONDS))
         except grpc.RpcError as error:
-            if details(error)[0] in ("UNKNOWN_MEMBER", "FENCED_MEMBER_EPOCH"):
-                # The group went on without this member: what it owned belongs to others. It joins again as another.
-                self.__init__(self.cluster, self.topic, self.name)
-                return
+            reason = details(error)[0]
+            if reason in LOST:
+                return self.lost(reason)
             raise
         self.epoch, self.version = answer.member_epoch, answer.assignment_version
         self.next_heartbeat = time.monotonic() + answer.heartbeat_interval_ms / 1000
@@ -103,25 +116,43 @@ class Member:
                 yield partition, record.offset, record.value
 
     def commit(self):
+        """Commits what was handled. It is nothing any more when the membership is lost."""
         offsets = [
             group.PartitionOffset(partition=common.TopicPartition(topic=self.topic, partition=p), offset=o)
             for p, o in self.positions.items()
         ]
-        if offsets:
+        # An epoch of 0: the membership was lost meanwhile.
+        while offsets and self.epoch != 0:
             request = group.CommitOffsetsRequest(
                 group=self.name, member_id=self.member_id, member_epoch=self.epoch, offsets=offsets
             )
-            self.call(lambda service: service.CommitOffsets(request, timeout=CALL_SECONDS))
+            try:
+                self.call(lambda service: service.CommitOffsets(request, timeout=CALL_SECONDS))
+                return
+            except grpc.RpcError as error:
+                reason = details(error)[0]
+                if reason in LOST:
+                    return self.lost(reason)
+                if reason != "STALE_MEMBER_EPOCH":
+                    raise
+                # A heartbeat's answer has the newer epoch. What it takes away is still the member's until the next one.
+                self.next_heartbeat = 0.0
+                self.heartbeat()
 
     def leave(self):
         request = group.HeartbeatRequest(group=self.name, member_id=self.member_id, member_epoch=-1)
-        self.call(lambda service: service.Heartbeat(request, timeout=CALL_SECONDS))
+        try:
+            self.call(lambda service: service.Heartbeat(request, timeout=CALL_SECONDS))
+        except grpc.RpcError as error:
+            if details(error)[0] not in LOST:
+                raise
 
 
 def main():
     brokers, topic, name = sys.argv[1:4]
     wanted = int(sys.argv[4]) if len(sys.argv) > 4 else sys.maxsize
-    member = Member(Cluster(brokers), topic, name)
+    session_ms = int(sys.argv[5]) if len(sys.argv) > 5 else 45_000
+    member = Member(Cluster(brokers), topic, name, session_ms)
     seen = 0
     try:
         while seen < wanted:

@@ -3,15 +3,18 @@
 //! With `JANGADA_EXAMPLES=1` only (`make examples`): they need python3, node with npm, go and protoc, and the libraries that the
 //! package registries of these languages serve.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use crate::harness::{Cluster, are_examples_wanted, awkward_lines, lines_of};
+use crate::harness::{Cluster, are_examples_wanted, awkward_lines, eventually, lines_of};
 use crate::tree;
 
 /// Libraries are downloaded and compiled.
@@ -26,6 +29,10 @@ const GONE: usize = 5;
 const NEW_GROUP: &str = "billing";
 /// It has committed offset 0 of every partition.
 const OLD_GROUP: &str = "audit";
+/// Of the member that stands still for longer.
+const SESSION_MS: &str = "3000";
+/// More than there are: the member reads until it is told to end.
+const ENDLESS: &str = "1000000";
 
 /// How a language's examples are made ready, and run.
 struct Language {
@@ -113,7 +120,89 @@ async fn examples_of_other_languages_lose_and_double_nothing_when_a_broker_dies(
         }
         cluster.restart(1);
         cluster.healthy().await;
+        a_member_that_stood_still_goes_on(&cluster, &language, &folder).await;
     }
+}
+
+/// A member that lost its membership while it stood still hears of that in the middle of its work: it joins again, and goes on.
+async fn a_member_that_stood_still_goes_on(cluster: &Cluster, language: &Language, folder: &Path) {
+    let topic = format!("{}-paused", language.name);
+    let group = topic.as_str();
+    cluster.create_topic(&topic, PARTITIONS, 3).await;
+    let numbers = |from, to| (from..to).map(|n| format!("{n}\n")).collect::<String>();
+    let produce = ["produce", topic.as_str()];
+    cluster.cli_with(&produce, numbers(0, 300).into_bytes()).await.expect(0);
+
+    let [out, err] = ["out", "err"].map(|name| folder.join(format!("paused.{name}")));
+    let mut arguments = (language.run)("group");
+    let brokers = cluster.brokers().join(",");
+    let more = [&brokers, &topic, group, ENDLESS, SESSION_MS];
+    arguments.extend(more.map(str::to_owned));
+    let mut member = Command::new(path_of(folder, &arguments[0]))
+        .args(&arguments[1..])
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(fs::File::create(&out).expect("a file for its lines"))
+        .stderr(fs::File::create(&err).expect("a file for its notes"))
+        .kill_on_drop(true)
+        .spawn()
+        .expect("it ran before");
+    let pid = member.id().and_then(|id| i32::try_from(id).ok());
+    let pid = pid.and_then(Pid::from_raw).expect("the process runs");
+    let signal = |signal| kill_process(pid, signal).expect("our own child can be signalled");
+    let printed = |count: usize| {
+        let out = &out;
+        async move {
+            let text = fs::read_to_string(out).expect("text");
+            let lines: BTreeSet<u32> = text.lines().filter_map(|line| line.parse().ok()).collect();
+            (lines.len() == count).then_some(())
+        }
+    };
+
+    let all_is_committed = || async {
+        let lag = cluster.cli(&["group", "lag", group, "-o", "json"]).await;
+        let lag = (lag.code == Some(0)).then(|| lag.json())?;
+        let is_done = |partition: &serde_json::Value| partition["lag"] == 0 && partition["offset"].is_u64();
+        (lag.as_array()?.len() == PARTITIONS as usize && lag.as_array()?.iter().all(is_done)).then_some(())
+    };
+
+    eventually("the first lines are committed", RUN_WITHIN, all_is_committed).await;
+    printed(300).await.expect("it commits what it has printed");
+    signal(Signal::STOP);
+    eventually("its session ends", RUN_WITHIN, || async {
+        let described = cluster.cli(&["group", "describe", group, "-o", "json"]).await.expect(0);
+        described.json()["members"].as_array()?.is_empty().then_some(())
+    })
+    .await;
+    cluster
+        .cli_with(&produce, numbers(300, 600).into_bytes())
+        .await
+        .expect(0);
+    signal(Signal::CONT);
+    let stderr = || fs::read_to_string(&err).expect("text");
+    eventually("it goes on, and commits", RUN_WITHIN, || {
+        let ended = member.try_wait().expect("our own child can be waited for");
+        assert_eq!(ended, None, "{}: {}", language.name, stderr());
+        all_is_committed()
+    })
+    .await;
+    printed(600).await.expect("it commits what it has printed");
+    signal(Signal::INT);
+    let status = tokio::time::timeout(RUN_WITHIN, member.wait()).await;
+    let status = status.expect("it ends").expect("our own child can be waited for");
+    let stderr = stderr();
+    assert!(status.success(), "{}: {status}:\n{stderr}", language.name);
+    assert!(
+        stderr.contains("the membership is lost (UNKNOWN_MEMBER); joining again"),
+        "{stderr}"
+    );
+    let left = cluster.cli(&["group", "describe", group, "-o", "json"]).await.expect(0);
+    assert_eq!(
+        left.json()["members"],
+        serde_json::json!([]),
+        "{}: it left",
+        language.name
+    );
 }
 
 /// Takes the first records of a partition away, after a group has committed an offset before them; a tombstone stays.
@@ -140,6 +229,14 @@ fn assert_same_lines(what: &str, printed: &[u8], expected: &[&[u8]]) {
     assert!(lines == expected, "{what}: {} lines of {}", lines.len(), expected.len());
 }
 
+/// A relative path means one in the folder.
+fn path_of(folder: &Path, program: &str) -> PathBuf {
+    match program.contains('/') {
+        true => folder.join(program),
+        false => PathBuf::from(OsString::from(program)),
+    }
+}
+
 /// Runs a program to its end, with success.
 async fn run(
     folder: &Path,
@@ -148,12 +245,7 @@ async fn run(
     input: &[u8],
     within: Duration,
 ) -> Result<Output, String> {
-    // A relative path means one in the folder.
-    let path = match program.contains('/') {
-        true => folder.join(program),
-        false => PathBuf::from(OsString::from(program)),
-    };
-    let mut child = Command::new(path)
+    let mut child = Command::new(path_of(folder, program))
         .args(arguments)
         .current_dir(folder)
         .stdin(Stdio::piped())
