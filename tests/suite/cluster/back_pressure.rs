@@ -18,11 +18,13 @@ const FREE: &str = "free";
 /// Enough that each broker leads one, whatever else it leads.
 const FREE_PARTITIONS: u32 = 6;
 
-/// The least that the setting takes: eight of these batches, and a small one.
+/// The least that the setting takes: eight of these batches, and a small one. One connection gets half of it.
 const SECTIONS: &str = "[limits]\nproduce_inflight_bytes_per_partition = 8388608\n
 # The leader keeps its lease while its followers are silent, and they elect nobody when they are back.
 [raft]\nelection_timeout_min_ms = 15000\nelection_timeout_max_ms = 20000\n";
-const FIT: usize = 8;
+const FIT: usize = 4;
+/// As much as a connection beside it gets.
+const FIT_BESIDE: usize = 2;
 const SENT: usize = 13;
 const VALUE_BYTES: usize = 1_000_000;
 const PATIENCE_MS: u32 = 60_000;
@@ -87,6 +89,23 @@ async fn a_partition_without_quorum_refuses_beyond_its_limit_and_answers_what_it
     }
     a_stream_is_told_too(&mut log).await;
     nothing_is_packed_that_has_no_room(&mut log).await;
+    // Another connection finds its share beside the one that has taken all that it may.
+    let beside = raw::log(&cluster.node(leader).addresses.public).await;
+    for number in SENT + 1..=SENT + 1 + FIT_BESIDE {
+        let mut log = beside.clone();
+        let batch = raw::batch(None, &[&value(number)]);
+        calls.spawn(async move {
+            let partition = raw::partition(STUCK, 0);
+            let answer = raw::produce_with(&mut log, partition, Acks::Quorum.into(), PATIENCE_MS, batch).await;
+            (number, answer)
+        });
+    }
+    let (_, answer) = next(&mut calls).await;
+    raw::assert_refused(
+        answer,
+        "PARTITION_BUSY",
+        &[STUCK, "this connection", "inflight_bytes_per_partition"],
+    );
     // Another partition of the same broker has its quorum.
     let written = raw::produce(&mut log, free, raw::batch(None, &[b"on"])).await;
     assert_eq!(written.expect("it has a quorum").base_offset, 0);
@@ -97,7 +116,7 @@ async fn a_partition_without_quorum_refuses_beyond_its_limit_and_answers_what_it
 
     followers.iter().for_each(|id| cluster.resume(*id));
     let mut expected = BTreeMap::new();
-    for _ in 0..FIT {
+    for _ in 0..FIT + FIT_BESIDE {
         let (number, answer) = next(&mut calls).await;
         let offset = answer.expect("its leader kept its lease").base_offset;
         assert_eq!(expected.insert(offset, value(number)), None, "two at offset {offset}");
@@ -109,7 +128,7 @@ async fn a_partition_without_quorum_refuses_beyond_its_limit_and_answers_what_it
     let fetched = raw::fetch(&mut log, raw::partition(STUCK, 0), 1, RecordForm::Plain)
         .await
         .expect("its leader serves");
-    assert_eq!(fetched.high_watermark, 2 + FIT as i64);
+    assert_eq!(fetched.high_watermark, 2 + (FIT + FIT_BESIDE) as i64);
     let found: BTreeMap<i64, Vec<u8>> = fetched
         .records
         .into_iter()

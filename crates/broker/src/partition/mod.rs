@@ -6,7 +6,7 @@
 //! - [`append`]: taking batches.
 //! - [`append_time`]: the times that they get from the leader.
 //! - [`timestamps`]: whether the times that they have may be.
-//! - [`room`]: whether there is room for them.
+//! - [`room`]: whether there is room for them; [`inflight`]: how connections share a partition's.
 //! - [`refusals`]: why not.
 //! - [`fetch`][]: reading; [`rows`]: what is read has no gap.
 //! - [`retention`]: dropping what is old.
@@ -21,6 +21,7 @@ mod append_time;
 pub(crate) mod command;
 mod condition;
 mod fetch;
+mod inflight;
 mod key_index;
 mod key_locks;
 mod keyed;
@@ -44,11 +45,12 @@ use jangada_replication::{Group, ReadError, Registry};
 use jangada_storage::Store;
 use jangada_types::{LeaderEpoch, Offset, PartitionIndex, Reason, TopicConfig};
 use parking_lot::RwLock;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 
 pub(crate) use self::append::{Admitted, Appended};
 use self::append_time::AppendTimes;
 pub(crate) use self::condition::Expectation;
+use self::inflight::Inflight;
 use self::key_index::{KeptIndex, KeyIndex};
 pub(crate) use self::machine::{PartitionMachine, View, epoch_of};
 use self::refusals::LEADER_RETRY;
@@ -114,7 +116,7 @@ pub(crate) struct Partition {
     append_times: Mutex<AppendTimes>,
     /// While the topic has `key.index.enable`.
     key_index: KeptIndex,
-    inflight: Arc<Semaphore>,
+    inflight: Arc<Inflight>,
     traffic: Arc<TopicTraffic>,
     /// When it may be said again that records come which retention takes at once, on the monotonic clock.
     warn_of_old_at_ms: AtomicU64,
@@ -129,7 +131,7 @@ impl Partition {
         config: Arc<TopicConfig>,
         shared: Arc<Shared>,
     ) -> Self {
-        let inflight = Arc::new(Semaphore::new(shared.inflight_per_partition));
+        let inflight = Inflight::new(shared.inflight_per_partition);
         let start = || start_index(&group, &view, &shared);
         let key_index = KeptIndex::new(config.key_index.then(start));
         Self {

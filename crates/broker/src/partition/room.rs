@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_types::Reason;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::inflight::{Full, InflightPart};
 use super::{Partition, Shared};
 use crate::admission::{Caller, Holding, Resource};
 use crate::error::RequestError;
@@ -17,7 +17,7 @@ pub(super) const BUSY_RETRY: Duration = Duration::from_millis(25);
 /// Part of the budgets: the broker's, and a partition's.
 pub(crate) struct Room {
     of_broker: Holding,
-    of_partition: Option<OwnedSemaphorePermit>,
+    of_partition: Option<InflightPart>,
 }
 
 impl Shared {
@@ -43,16 +43,32 @@ impl Partition {
     /// one request never needs more than there is.
     pub fn fit(&self, mut room: Room, bytes: usize) -> Result<Room, RequestError> {
         let bytes = bytes.min(self.shared.inflight_per_partition);
-        let of_partition = match room.of_partition.take() {
-            Some(permit) => resized(permit, &self.inflight, bytes),
-            None => take(&self.inflight, bytes),
-        };
-        room.of_partition = Some(of_partition.ok_or_else(|| {
-            let message = format!("partition {}: too many bytes wait for its quorum", self.name);
-            self.or_no_quorum(RequestError::new(Reason::PartitionBusy, message).retry_after(BUSY_RETRY))
-        })?);
+        match &mut room.of_partition {
+            Some(part) => part.resize(bytes).map_err(|full| self.full(full))?,
+            none => {
+                let part = self.inflight.take(room.of_broker.caller(), bytes);
+                *none = Some(part.map_err(|full| self.full(full))?);
+            }
+        }
         room.of_broker.resize(bytes).map_err(|error| self.or_no_quorum(error))?;
         Ok(room)
+    }
+
+    fn full(&self, full: Full) -> RequestError {
+        let limit = self.shared.inflight_per_partition;
+        let what = match full {
+            Full::Connection { held } => format!(
+                "{held} bytes of this connection wait for its quorum, which is the connection's share of {limit} \
+                 (limits.produce_inflight_bytes_per_partition)"
+            ),
+            Full::Partition => "too many bytes wait for its quorum".to_owned(),
+        };
+        let message = format!(
+            "partition {}: {what}; wait for acknowledgements before sending more",
+            self.name
+        );
+        let busy = RequestError::new(Reason::PartitionBusy, message).with("limit", limit);
+        self.or_no_quorum(busy.retry_after(BUSY_RETRY))
     }
 
     /// What waits for a quorum that does not answer may wait for long, and another broker may lead by now: who is told to
@@ -60,19 +76,4 @@ impl Partition {
     fn or_no_quorum(&self, busy: RequestError) -> RequestError {
         if self.quorum.is_lost() { self.no_quorum() } else { busy }
     }
-}
-
-fn take(budget: &Arc<Semaphore>, bytes: usize) -> Option<OwnedSemaphorePermit> {
-    let permits = u32::try_from(bytes).expect("a budget's part is at most 1 GiB");
-    budget.clone().try_acquire_many_owned(permits).ok()
-}
-
-fn resized(mut permit: OwnedSemaphorePermit, budget: &Arc<Semaphore>, bytes: usize) -> Option<OwnedSemaphorePermit> {
-    let has = permit.num_permits();
-    if bytes > has {
-        permit.merge(take(budget, bytes - has)?);
-    } else if bytes < has {
-        drop(permit.split(has - bytes));
-    }
-    Some(permit)
 }

@@ -26,7 +26,7 @@ settings! {
             /// With 100 an address may take all: for clients behind one proxy.
             address_share_percent: u32 = 75, range(1, 100);
             /// Batches of one partition that are received and on their way through its quorum, bytes. Beyond it:
-            /// PARTITION_BUSY.
+            /// PARTITION_BUSY. A connection with several may hold half of what it holds and what is free together.
             produce_inflight_bytes_per_partition: u64 = 16_777_216, range(8_388_608, 1_073_741_824);
             /// The same over all partitions of the broker, bytes; and as much may wait for the broker's disk when its
             /// followers are faster. Beyond either: BROKER_BUSY.
