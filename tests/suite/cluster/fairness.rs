@@ -1,5 +1,8 @@
 //! What one client takes leaves others their share: of streams, of room to fetch, of room to produce.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,7 +16,7 @@ use tokio_stream::{StreamExt as _, iter, pending};
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
-use crate::harness::{Cluster, Options, bare, raw, served_during};
+use crate::harness::{Cluster, Options, WAIT, bare, eventually, raw, served_during};
 
 const TOPIC: &str = "orders";
 const MIB: usize = 1 << 20;
@@ -122,6 +125,68 @@ async fn large_fetches_of_some_do_not_hold_up_small_ones_of_others() {
     };
     let ((), rounds) = served_during(&cluster, TOPIC, greedy).await;
     println!("{rounds} rounds of small calls beside large fetches");
+}
+
+/// Connections that fetch as much as they can, with so many calls each.
+const GREEDY: usize = 4;
+const CALLS: usize = 10;
+const FETCHES: usize = 10;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_with_many_large_fetches_take_turns_with_one_that_has_one_at_a_time() {
+    let cluster = cluster().await;
+    let address = cluster.node(1).addresses.public.clone();
+    let mut log = raw::log(&address).await;
+    let batch = raw::batch(None, &[&vec![b'x'; 1_000_000]]);
+    for _ in 0..17 {
+        raw::produce(&mut log, raw::partition(TOPIC, 0), batch.clone())
+            .await
+            .expect("it is written");
+    }
+    // All want as much, and only one fits beside another.
+    let large = FetchRequest {
+        partition: Some(raw::partition(TOPIC, 0)),
+        max_bytes: u32::try_from(16 * MIB).expect("it is small"),
+        ..FetchRequest::default()
+    };
+    let greedy = Arc::new(AtomicUsize::new(0));
+    let mut calls = JoinSet::new();
+    for _ in 0..GREEDY {
+        let channel = bare::connect_with_room(&address).await;
+        for _ in 0..CALLS {
+            let (large, channel, greedy) = (large.clone(), channel.clone(), greedy.clone());
+            calls.spawn(async move {
+                let mut log = LogServiceClient::new(channel).max_decoding_message_size(64 * MIB);
+                loop {
+                    match log.fetch(large.clone()).await {
+                        Ok(_) => _ = greedy.fetch_add(1, Relaxed),
+                        // Behind the others of its connection it may be told to try again.
+                        Err(status) => assert_eq!(raw::reason(&status), "BROKER_BUSY", "{status:?}"),
+                    }
+                }
+            });
+        }
+    }
+    let channel = bare::connect_with_room(&address).await;
+    let mut log = LogServiceClient::new(channel).max_decoding_message_size(64 * MIB);
+    let mut longest = Duration::ZERO;
+    eventually("the greedy ones are served", WAIT, || {
+        let served = greedy.load(Relaxed);
+        async move { (served > GREEDY).then_some(()) }
+    })
+    .await;
+    let before = greedy.load(Relaxed);
+    for _ in 0..FETCHES {
+        let began = Instant::now();
+        log.fetch(large.clone()).await.expect("it gets its turn in time");
+        longest = longest.max(began.elapsed());
+    }
+    let others = greedy.load(Relaxed) - before;
+    println!("{FETCHES} fetches of one, {longest:?} at most, beside {others} of {GREEDY} with {CALLS} calls each");
+    calls.shutdown().await;
+    // Each of the others once for each of its own, and what is on its way.
+    assert!(others <= 2 * GREEDY * FETCHES, "{others} of others for {FETCHES}");
+    assert!(longest < Duration::from_secs(4), "one took {longest:?}");
 }
 
 /// An id that nobody was given, and nobody will be soon.

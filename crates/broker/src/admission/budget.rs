@@ -12,6 +12,8 @@
 //! Two exceptions. Who holds nothing may take more at once, as long as it leaves as much again: a large request would never
 //! fit into a small budget. And a little is always there, or a client whose neighbours are greedy could not even ask who
 //! leads.
+//!
+//! What is given back while some wait goes round the connections: see [`super::waits`].
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -21,10 +23,10 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::caller::Caller;
+use super::waits::Waits;
 use crate::metrics::AdmissionMetrics;
 use crate::settings::LimitSettings;
 
@@ -130,9 +132,7 @@ impl Whose {
 pub(crate) struct Budgets {
     limits: PerResource<usize>,
     used: PerResource<AtomicUsize>,
-    /// Told when something of it was given back and somebody waits.
-    pub(super) given_back: PerResource<Notify>,
-    pub(super) waiting: PerResource<AtomicUsize>,
+    pub(super) waits: PerResource<Waits>,
     address_percent: usize,
     /// Those that have connections.
     addresses: Mutex<HashMap<IpAddr, Weak<Address>>>,
@@ -173,8 +173,7 @@ impl Budgets {
         Self {
             limits,
             used: PerResource::default(),
-            given_back: std::array::from_fn(|_| Notify::new()),
-            waiting: PerResource::default(),
+            waits: PerResource::default(),
             address_percent,
             addresses: Mutex::default(),
             callers: Mutex::default(),
@@ -240,7 +239,7 @@ impl Budgets {
             let free = limit.checked_sub(known.saturating_add(amount)).ok_or(Whose::Broker)?;
             let of_address = address.load(SeqCst) + amount;
             let of_connection = connection.load(SeqCst) + amount;
-            if of_connection > limit / LITTLE_PART && of_address > amount {
+            if !self.is_little(resource, of_connection) && of_address > amount {
                 let left = self.left(free, of_address).ok_or(Whose::Address)?;
                 match of_connection == amount {
                     true if amount > left => return Err(Whose::Address),
@@ -258,6 +257,11 @@ impl Budgets {
         Ok(())
     }
 
+    /// Whether so much is a little, which is always there as long as not everything is taken.
+    pub(super) fn is_little(&self, resource: Resource, amount: usize) -> bool {
+        amount <= self.limit(resource) / LITTLE_PART
+    }
+
     /// What an address that holds so much may still take while so much is free; `None` when it holds too much. Each bit that
     /// it takes makes both less.
     fn left(&self, free: usize, of_address: usize) -> Option<usize> {
@@ -273,9 +277,7 @@ impl Budgets {
         address.fetch_sub(amount, SeqCst);
         let used = self.used[resource as usize].fetch_sub(amount, SeqCst);
         debug_assert!(used >= amount, "{resource:?}: {amount} given back of {used}");
-        if self.waiting[resource as usize].load(SeqCst) > 0 {
-            self.given_back[resource as usize].notify_waiters();
-        }
+        self.waits[resource as usize].wake();
     }
 }
 

@@ -18,6 +18,7 @@ use super::answer::Sending;
 use super::budget::{Address, Budgets, PerResource, Resource, Whose};
 use super::connection::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use super::stalled::{PRESS_EVERY, WHILE_OTHERS_WAIT};
+use super::waits::Wish;
 use crate::error::RequestError;
 
 /// After this time who found no room should try again.
@@ -122,23 +123,33 @@ impl Caller {
         };
         let _turn = turn.expect("it is never closed");
         let budgets = self.budgets();
-        let _waiting = Waiting::begin(&budgets.waiting[at]);
+        let mut waiter = budgets.waits[at].begin();
         loop {
-            let given_back = budgets.given_back[at].notified();
+            let given_back = budgets.waits[at].given_back();
             tokio::pin!(given_back);
             // From now on nothing that is given back is missed.
             given_back.as_mut().enable();
-            let whose = match self.take_now(resource, amount) {
+            let wish = Wish {
+                address: Arc::as_ptr(&self.address).addr(),
+                held: self.used[at].load(SeqCst),
+                amount,
+            };
+            let others = waiter.leaves_it(wish);
+            let others = others.filter(|_| !budgets.is_little(resource, wish.held + amount));
+            let taken = others.map_or_else(|| self.take_now(resource, amount), Err);
+            let whose = match taken {
                 Ok(holding) => return Ok(holding),
                 Err(whose) => whose,
             };
+            waiter.lacks(wish, whose);
             match whose {
                 Whose::Connection => {}
                 Whose::Address => budgets.end_stalled(WHILE_OTHERS_WAIT, Some(self.peer.ip())),
                 Whose::Broker => budgets.end_stalled(WHILE_OTHERS_WAIT, None),
             }
             let look_again = deadline.min(Instant::now() + PRESS_EVERY);
-            if tokio::time::timeout_at(look_again, given_back).await.is_err() && look_again == deadline {
+            let given_back = tokio::time::timeout_at(look_again, given_back).await;
+            if given_back.is_err() && look_again == deadline {
                 return Err(self.refused(resource, amount, whose));
             }
         }
@@ -244,22 +255,6 @@ impl Caller {
         }
         self.socket.register(cx.waker());
         self.is_ended.load(SeqCst)
-    }
-}
-
-/// Counts who waits.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn begin(waiting: &'a AtomicUsize) -> Self {
-        waiting.fetch_add(1, SeqCst);
-        Self(waiting)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, SeqCst);
     }
 }
 
@@ -384,6 +379,65 @@ mod tests {
             .take(Resource::Fetch, 100, Duration::ZERO)
             .await
             .expect("there is room");
+    }
+
+    #[tokio::test]
+    async fn who_holds_something_takes_no_more_while_one_with_nothing_waits() {
+        let [greedy, other, good] = &callers(3)[..] else {
+            unreachable!()
+        };
+        let most = other.try_take(Resource::Fetch, 600).expect("nobody else holds any");
+        let _some = greedy.try_take(Resource::Fetch, 10).expect("there is room");
+        let waits = good.clone();
+        let waiting = tokio::spawn(async move { waits.take(Resource::Fetch, 300, PATIENCE).await });
+        tokio::task::yield_now().await;
+        let more = greedy.take(Resource::Fetch, 10, Duration::from_millis(10)).await;
+        let refused = more.map(drop).expect_err("it is the other's turn");
+        assert_eq!(refused.reason, Reason::BrokerBusy);
+        drop(most);
+        let taken = waiting.await.expect("it ends").expect("there is room");
+        greedy
+            .take(Resource::Fetch, 10, Duration::ZERO)
+            .await
+            .map(drop)
+            .expect("nobody waits any more");
+        drop(taken);
+    }
+
+    #[tokio::test]
+    async fn a_connection_with_many_calls_takes_turns_with_one_that_has_one() {
+        let [first, many, one] = &callers(3)[..] else {
+            unreachable!()
+        };
+        let all = first.try_take(Resource::Fetch, LIMIT).expect("nobody else holds any");
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let take = |caller: &Arc<Caller>, name: char| {
+            let (caller, order) = (caller.clone(), order.clone());
+            async move {
+                let held = caller.take(Resource::Fetch, 600, PATIENCE).await;
+                let _held = held.expect("it comes to everybody");
+                order.lock().push(name);
+                tokio::task::yield_now().await;
+            }
+        };
+        let mut calls = tokio::task::JoinSet::new();
+        for _ in 0..5 {
+            calls.spawn(take(many, 'm'));
+        }
+        let ones = [take(one, '1'), take(one, '1'), take(one, '1')];
+        calls.spawn(async move {
+            for one in ones {
+                one.await;
+            }
+        });
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        drop(all);
+        while let Some(ended) = calls.join_next().await {
+            ended.expect("it ends");
+        }
+        assert_eq!(order.lock().iter().collect::<String>(), "m1m1m1mm");
     }
 
     #[test]

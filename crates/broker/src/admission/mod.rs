@@ -15,6 +15,7 @@
 //!
 //! - [`budget`]: how much there is, and how it is shared.
 //! - [`caller`]: a connection with what it holds.
+//! - [`waits`]: the order in which connections get what is given back.
 //! - [`connection`]: its socket.
 //! - [`call`]: the layer around every call.
 //! - [`request`]: a request's body on its way in.
@@ -32,6 +33,7 @@ mod connection;
 mod frame;
 mod request;
 mod stalled;
+mod waits;
 
 pub(crate) use self::batches::Batches;
 pub(crate) use self::budget::{Budgets, Resource, Whose};
