@@ -19,6 +19,7 @@ use super::budget::Resource;
 use super::call::Call;
 use super::caller::{Caller, Holding};
 use super::frame::HEAD_BYTES;
+use crate::error::RequestError;
 use crate::metrics::Ending;
 
 /// What HTTP/2 gets at once. It takes a piece as soon as its window and its buffer have any room, so a small piece is what
@@ -92,6 +93,15 @@ impl Drop for Unsent {
     }
 }
 
+/// What call an answer is of.
+#[derive(Clone, Copy)]
+pub(super) struct Kind {
+    /// Whether the transport's buffer for its messages lives on: not of a call with one answer.
+    pub is_stream: bool,
+    /// Whether it may have changed something: then nobody is told that it was refused for certain.
+    pub changes: bool,
+}
+
 /// See the module text.
 pub(super) struct AnswerBody {
     body: Body,
@@ -101,8 +111,7 @@ pub(super) struct AnswerBody {
     rest: VecDeque<Bytes>,
     /// What the transport's buffer for the stream takes beyond what a call counts for.
     buffer: Option<Holding>,
-    /// Whether that buffer lives on: not of a call with one answer.
-    is_stream: bool,
+    kind: Kind,
     /// Nothing comes any more.
     is_over: bool,
     /// Counts the call when its status goes out.
@@ -110,7 +119,7 @@ pub(super) struct AnswerBody {
 }
 
 impl AnswerBody {
-    pub fn new(body: Body, call: Arc<Call>, is_stream: bool, ending: Ending) -> Self {
+    pub fn new(body: Body, call: Arc<Call>, kind: Kind, ending: Ending) -> Self {
         let sent = Arc::new(Sent(call.caller.begin_answer()));
         Self {
             body,
@@ -118,7 +127,7 @@ impl AnswerBody {
             sent,
             rest: VecDeque::new(),
             buffer: None,
-            is_stream,
+            kind,
             is_over: false,
             ending,
         }
@@ -136,7 +145,7 @@ impl AnswerBody {
     }
 
     /// Counts what was encoded. Of empty messages that stand for others those are sent, with the room that they have.
-    fn keep(&mut self, bytes: Bytes) -> Result<(), Status> {
+    fn keep(&mut self, bytes: Bytes) -> Result<(), RequestError> {
         let framed = self.call.take_framed(bytes.len() / HEAD_BYTES);
         if framed.is_empty() {
             self.keep_buffer(bytes.len())?;
@@ -160,7 +169,7 @@ impl AnswerBody {
 
     /// For what tonic encoded: what the service has for it, and as much as is missing. A little of a stream is among what a call
     /// counts for: it does not end because others have all the room.
-    fn room(&self, bytes: usize) -> Result<Vec<Holding>, Status> {
+    fn room(&self, bytes: usize) -> Result<Vec<Holding>, RequestError> {
         let mut room: Vec<Holding> = self.call.take_deposit().into_iter().collect();
         let covered = room.first().map_or(0, Holding::amount);
         if let Some(held) = room.first_mut() {
@@ -170,8 +179,8 @@ impl AnswerBody {
             let missing = bytes - covered;
             match self.call.caller.try_take(Resource::Answers, missing) {
                 Ok(more) => room.push(more),
-                Err(_) if self.is_stream && missing <= BUFFER_BYTES => {}
-                Err(error) => return Err(error.into()),
+                Err(_) if self.kind.is_stream && missing <= BUFFER_BYTES => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(room)
@@ -192,8 +201,8 @@ impl AnswerBody {
 
     /// The transport encodes the messages of a stream in one buffer and keeps it, as large as they were, until it needs a
     /// larger one.
-    fn keep_buffer(&mut self, bytes: usize) -> Result<(), Status> {
-        let Some(more) = bytes.checked_sub(BUFFER_BYTES).filter(|_| self.is_stream) else {
+    fn keep_buffer(&mut self, bytes: usize) -> Result<(), RequestError> {
+        let Some(more) = bytes.checked_sub(BUFFER_BYTES).filter(|_| self.kind.is_stream) else {
             return Ok(());
         };
         match &mut self.buffer {
@@ -203,6 +212,12 @@ impl AnswerBody {
         }
         Ok(())
     }
+}
+
+/// What a call hears that has been carried out, or refused, and finds no room for saying so.
+fn unanswered(no_room: RequestError) -> RequestError {
+    let message = format!("the call may have been carried out, but its answer was given up: {no_room}");
+    RequestError { message, ..no_room }.unknown()
 }
 
 impl http_body::Body for AnswerBody {
@@ -231,8 +246,12 @@ impl http_body::Body for AnswerBody {
                     return Poll::Ready(Some(Ok(trailers)));
                 }
             };
-            if let Err(status) = body.keep(bytes) {
+            if let Err(error) = body.keep(bytes) {
                 body.is_over = true;
+                let status = Status::from(match body.kind.changes {
+                    true => unanswered(error),
+                    false => error,
+                });
                 body.ending.with(&status);
                 let trailers = status.into_http::<Body>().into_parts().0.headers;
                 return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
@@ -246,5 +265,91 @@ impl http_body::Body for AnswerBody {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tonic_types::StatusExt as _;
+
+    use super::super::budget::Budgets;
+    use super::*;
+    use crate::metrics::AdmissionMetrics;
+
+    const LIMIT: usize = 1 << 20;
+    const READER: Kind = Kind {
+        is_stream: false,
+        changes: false,
+    };
+    const WRITER: Kind = Kind {
+        is_stream: false,
+        changes: true,
+    };
+
+    /// Two connections from different addresses.
+    fn callers() -> [Arc<Caller>; 2] {
+        let budgets = Arc::new(Budgets::with([LIMIT; 8], 75, AdmissionMetrics::default()));
+        [1, 2].map(|last| Caller::new(SocketAddr::from(([127, 0, 0, last], 1)), &budgets))
+    }
+
+    /// Takes all that is left of the room for answers.
+    fn fill(caller: &Arc<Caller>) -> Holding {
+        let left = LIMIT - caller.budgets().used(Resource::Answers);
+        let all = caller.try_take(Resource::Answers, left);
+        all.expect("it holds nothing, and is alone at its address")
+    }
+
+    /// How many bytes of an answer go out, or why none do.
+    async fn send(call: &Arc<Call>, kind: Kind, bytes: usize) -> Result<usize, Status> {
+        let body = Body::from(vec![7; bytes]);
+        let mut body = AnswerBody::new(body, call.clone(), kind, Ending::uncounted());
+        let mut sent = 0;
+        while let Some(frame) = std::future::poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut body), cx)).await {
+            match frame.expect("the body is in memory").into_data() {
+                Ok(bytes) => sent += bytes.len(),
+                Err(trailers) => {
+                    let trailers = trailers.into_trailers().expect("it is no data");
+                    return Err(Status::from_header_map(&trailers).expect("they have a status"));
+                }
+            }
+        }
+        Ok(sent)
+    }
+
+    fn is_definite(status: &Status) -> bool {
+        let info = status.get_details_error_info().expect("it is an error of ours");
+        assert_eq!(info.reason, "BROKER_BUSY");
+        info.metadata["definite"] == "true"
+    }
+
+    #[tokio::test]
+    async fn what_was_reserved_is_answered_whatever_others_take_meanwhile() {
+        let [caller, other] = callers();
+        let call = Call::new(caller.clone(), None);
+        call.reserve_answer().expect("there is room");
+        let all = fill(&other);
+        // The next one is refused before anything is done.
+        let refused = Call::new(caller.clone(), None).reserve_answer();
+        assert!(refused.expect_err("there is no room").definite);
+        assert_eq!(send(&call, WRITER, 600).await.expect("it has its room"), 600);
+        assert_eq!(caller.held(Resource::Answers), 0);
+        drop(all);
+        assert_eq!(other.budgets().used(Resource::Answers), 0);
+    }
+
+    #[tokio::test]
+    async fn a_longer_answer_that_finds_no_room_says_that_its_outcome_is_unknown() {
+        let [caller, other] = callers();
+        let call = Call::new(caller.clone(), None);
+        call.reserve_answer().expect("there is room");
+        let _all = fill(&other);
+        let refused = send(&call, WRITER, 10_000).await.expect_err("there is no room");
+        assert!(!is_definite(&refused), "{refused:?}");
+        assert!(refused.message().contains("may have been carried out"), "{refused:?}");
+        let refused = send(&call, READER, 10_000).await.expect_err("there is no room");
+        assert!(is_definite(&refused), "{refused:?}");
+        assert_eq!(caller.held(Resource::Answers), 0);
     }
 }

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::answer::AnswerBody;
+use super::answer::{AnswerBody, Kind};
 use super::batches::Batches;
 use super::budget::Resource;
 use super::caller::{Caller, Holding};
@@ -37,6 +37,25 @@ const CARRIERS: [&str; 6] = [
     "InternalService/InstallSnapshot",
     "InternalService/ProposeMetadata",
 ];
+
+/// Methods that change nothing: a call that was not answered can be called refused.
+const READERS: [&str; 12] = [
+    "LogService/Fetch",
+    "LogService/FetchStream",
+    "LogService/ListOffsets",
+    "GroupService/FindCoordinator",
+    "GroupService/FetchOffsets",
+    "GroupService/ListGroups",
+    "GroupService/DescribeGroup",
+    "AdminService/ListTopics",
+    "AdminService/DescribeTopic",
+    "AdminService/DescribeCluster",
+    "AdminService/DescribePartitions",
+    "MetadataService/GetMetadata",
+];
+
+/// Room for the answer of a call that changes something, which is taken before anything is done: nearly all are shorter.
+const ANSWER_BYTES: usize = 1024;
 
 /// What the layer knows.
 pub(crate) struct Admission {
@@ -107,7 +126,7 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    fn new(caller: Arc<Caller>, room: Option<Holding>) -> Arc<Self> {
+    pub(super) fn new(caller: Arc<Caller>, room: Option<Holding>) -> Arc<Self> {
         Arc::new(Self {
             caller,
             deposit: Mutex::default(),
@@ -125,6 +144,12 @@ impl Call {
 
     pub(super) fn begins_message(&self, bytes: usize) {
         self.message_bytes.store(bytes, Relaxed);
+    }
+
+    /// Takes room for a short answer, before anything is done: there must be room to say so afterwards.
+    pub(super) fn reserve_answer(&self) -> Result<(), RequestError> {
+        self.deposit(self.caller.try_take(Resource::Answers, ANSWER_BYTES)?);
+        Ok(())
     }
 
     /// What the next bytes of the answer are counted by, until they are sent. They may be fewer.
@@ -179,6 +204,13 @@ pub(crate) async fn admit(State(admission): State<Arc<Admission>>, mut request: 
         Err(error) => return admission.refuse(error, ending),
     };
     let call = Call::new(caller, Some(room));
+    let changes = method.is_some_and(|method| !READERS.contains(&method.name.as_str()));
+    if changes
+        && unary.is_some()
+        && let Err(error) = call.reserve_answer()
+    {
+        return admission.refuse(error, ending);
+    }
     request.extensions_mut().insert(call.clone());
     let received = Received::default();
     let request = admission.watched(request, call.clone(), received.clone());
@@ -193,8 +225,11 @@ pub(crate) async fn admit(State(admission): State<Arc<Admission>>, mut request: 
         end_at_once(ending, &response);
         return response;
     }
-    let is_stream = unary.is_none();
-    response.map(|body| Body::new(AnswerBody::new(body, call, is_stream, ending)))
+    let kind = Kind {
+        is_stream: unary.is_none(),
+        changes,
+    };
+    response.map(|body| Body::new(AnswerBody::new(body, call, kind, ending)))
 }
 
 fn without_connection() -> Response {
@@ -206,5 +241,19 @@ fn without_connection() -> Response {
 fn end_at_once(mut ending: Ending, response: &Response) {
     if let Some(status) = Status::from_header_map(response.headers()) {
         ending.with(&status);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_that_are_named_here_are_in_the_contract() {
+        let contract = Contract::new();
+        let names: Vec<&str> = contract.methods().iter().map(|method| method.name.as_str()).collect();
+        for name in READERS.iter().chain(&CARRIERS) {
+            assert!(names.contains(name), "{name}");
+        }
     }
 }
