@@ -11,6 +11,7 @@ use jangada_proto::internal::{
     ProposeMetadataRequest, Refused, SnapshotChunk, SnapshotHeader, TransferLeader, Vote, VoteRequest,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio_stream::{StreamExt as _, iter};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -376,6 +377,51 @@ async fn a_stranger_is_refused_and_one_that_joined_is_taken_out() {
     // Under its id another one may come.
     broker.join(join(78)).await.expect("an empty directory");
     cluster.cli(&remove).await.expect(0);
+    cluster.healthy().await;
+}
+
+/// Sends as much of a message as a stream's window takes, and not its end.
+async fn send_half(address: &str, message: &[u8]) -> TcpStream {
+    const FRAME_BYTES: usize = 16_384;
+    const ACKNOWLEDGED: [u8; 9] = [0, 0, 0, 4, 1, 0, 0, 0, 0];
+    let length = u32::try_from(message.len()).expect("it is small");
+    let method = "jangada.internal.v1.InternalService/InstallSnapshot";
+    let mut socket = bare::begin(address, method, length).await;
+    // The node's settings: only then its windows are open.
+    let mut settings = [0; 9];
+    socket.read_exact(&mut settings).await.expect("it answers");
+    let mut frames = ACKNOWLEDGED.to_vec();
+    for content in message[..15 << 20].chunks(FRAME_BYTES) {
+        let length = u32::try_from(content.len()).expect("a frame is short");
+        frames.extend_from_slice(&length.to_be_bytes()[1..]);
+        frames.extend_from_slice(&[0, 0, 0, 0, 0, 1]);
+        frames.extend_from_slice(content);
+    }
+    // It may be refused before all of it is there.
+    let _ = tokio::time::timeout(WAIT, socket.write_all(&frames)).await;
+    socket
+}
+
+/// Whoever reaches the port can send this, without saying who it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_room_in_windows_is_bounded_over_all_connections() {
+    const MIB: usize = 1 << 20;
+    const CONNECTIONS: usize = 60;
+    /// Three quarters of the room for what is received, and of that for what waits; and what the allocator keeps.
+    const GROWTH_BYTES: usize = (192 + 192 + 96) * MIB;
+    let cluster = Cluster::start(1).await;
+    let node = cluster.node(1);
+    let before = node.memory("VmHWM");
+    let address = node.addresses.internal.to_string();
+    let message = bare::field(3, &vec![0; 31 * MIB]);
+    let mut sockets = Vec::new();
+    for _ in 0..CONNECTIONS {
+        sockets.push(send_half(&address, &message).await);
+    }
+    let grown = node.memory("VmHWM").saturating_sub(before);
+    println!("{} MiB more beside {CONNECTIONS} connections", grown / MIB);
+    assert!(grown <= GROWTH_BYTES, "{} MiB more", grown / MIB);
+    drop(sockets);
     cluster.healthy().await;
 }
 

@@ -290,7 +290,11 @@ mod tests {
 
     /// Two connections from different addresses.
     fn callers() -> [Arc<Caller>; 2] {
-        let budgets = Arc::new(Budgets::with([LIMIT; 8], 75, AdmissionMetrics::default()));
+        let budgets = Arc::new(Budgets::with(
+            [LIMIT; Resource::ALL.len()],
+            75,
+            AdmissionMetrics::default(),
+        ));
         [1, 2].map(|last| Caller::new(SocketAddr::from(([127, 0, 0, last], 1)), &budgets))
     }
 

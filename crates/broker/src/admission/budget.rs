@@ -22,10 +22,12 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use jangada_replication::transport;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::caller::Caller;
+use super::connection::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use super::waits::Waits;
 use crate::metrics::AdmissionMetrics;
 use crate::settings::LimitSettings;
@@ -59,10 +61,12 @@ pub(crate) enum Resource {
     Streams,
     /// Calls of any kind: each has a task, buffers of the transport and headers.
     Calls,
+    /// Bytes that may lie in flow-control windows, of messages that wait for room. They are in memory before they have any.
+    Windows,
 }
 
 impl Resource {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Requests,
         Self::Decoded,
         Self::Answers,
@@ -71,6 +75,7 @@ impl Resource {
         Self::Produce,
         Self::Streams,
         Self::Calls,
+        Self::Windows,
     ];
 
     /// Whether it is counted in bytes; others are numbers.
@@ -89,13 +94,14 @@ impl Resource {
             Self::Produce => "produce",
             Self::Streams => "streams",
             Self::Calls => "calls",
+            Self::Windows => "windows",
         }
     }
 
     /// The setting that says how much there is.
     pub fn setting(self) -> &'static str {
         match self {
-            Self::Requests | Self::Decoded => "limits.request_inflight_bytes",
+            Self::Requests | Self::Decoded | Self::Windows => "limits.request_inflight_bytes",
             Self::Answers => "limits.answer_inflight_bytes",
             Self::Fetch | Self::PlainFetch => "limits.fetch_inflight_bytes",
             Self::Produce => "limits.produce_inflight_bytes",
@@ -128,9 +134,27 @@ impl Whose {
     }
 }
 
+/// How much a client may send that nothing has taken up yet, bytes (RFC 9113, section 5.2).
+#[derive(Clone, Copy)]
+pub(super) struct Window {
+    pub stream: usize,
+    /// Of all streams of a connection.
+    pub connection: usize,
+}
+
+impl Window {
+    fn of(stream: u32, connection: u32) -> Self {
+        Self {
+            stream: stream as usize,
+            connection: connection as usize,
+        }
+    }
+}
+
 /// All that a listener's clients share.
 pub(crate) struct Budgets {
     limits: PerResource<usize>,
+    pub(super) windows: Window,
     used: PerResource<AtomicUsize>,
     pub(super) waits: PerResource<Waits>,
     address_percent: usize,
@@ -150,7 +174,7 @@ impl Budgets {
     pub fn new(settings: &LimitSettings, metrics: AdmissionMetrics) -> Arc<Self> {
         let bytes = |bytes: u64| usize::try_from(bytes).expect("usize has 64 bits");
         let limits = Resource::ALL.map(|resource| match resource {
-            Resource::Requests | Resource::Decoded => bytes(settings.request_inflight_bytes),
+            Resource::Requests | Resource::Decoded | Resource::Windows => bytes(settings.request_inflight_bytes),
             Resource::Answers => bytes(settings.answer_inflight_bytes),
             Resource::Fetch | Resource::PlainFetch => bytes(settings.fetch_inflight_bytes),
             Resource::Produce => bytes(settings.produce_inflight_bytes),
@@ -166,12 +190,18 @@ impl Budgets {
         let mut limits = PerResource::default();
         limits[Resource::Requests as usize] = BETWEEN_BROKERS_BYTES;
         limits[Resource::Decoded as usize] = BETWEEN_BROKERS_BYTES;
-        Arc::new(Self::with(limits, 75, metrics))
+        limits[Resource::Windows as usize] = BETWEEN_BROKERS_BYTES;
+        let windows = Window::of(transport::STREAM_WINDOW_BYTES, transport::CONNECTION_WINDOW_BYTES);
+        Arc::new(Self {
+            windows,
+            ..Self::with(limits, 75, metrics)
+        })
     }
 
     pub(super) fn with(limits: PerResource<usize>, address_percent: usize, metrics: AdmissionMetrics) -> Self {
         Self {
             limits,
+            windows: Window::of(STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES),
             used: PerResource::default(),
             waits: PerResource::default(),
             address_percent,

@@ -16,7 +16,6 @@ use tokio::time::Instant;
 
 use super::answer::Sending;
 use super::budget::{Address, Budgets, PerResource, Resource, Whose};
-use super::connection::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use super::stalled::{PRESS_EVERY, WHILE_OTHERS_WAIT};
 use super::waits::Wish;
 use crate::error::RequestError;
@@ -27,10 +26,6 @@ const RETRY: Duration = Duration::from_millis(500);
 const PRODUCE_RETRY: Duration = Duration::from_millis(25);
 /// The same of streams.
 const STREAM_RETRY: Duration = Duration::from_secs(1);
-
-/// How much of its window a connection may keep occupied with what waits for room. One stream more can always go on: it may
-/// be the one that has the room.
-const HELD_BACK_BYTES_MAX: usize = (CONNECTION_WINDOW_BYTES - STREAM_WINDOW_BYTES) as usize;
 
 /// See the module text.
 pub(crate) struct Caller {
@@ -156,15 +151,19 @@ impl Caller {
     }
 
     /// Lets a message wait for room of which so many bytes are to come. They stay in the connection's window meanwhile; none
-    /// when that is too much of it.
+    /// when that is too much of it, or of all connections' windows. Of a connection's own one stream more can always go on: it
+    /// may be the one that has the room.
     pub(super) fn hold_back(self: &Arc<Self>, bytes: usize) -> Option<HeldBack> {
-        let bytes = bytes.min(STREAM_WINDOW_BYTES as usize);
+        let windows = self.budgets().windows;
+        let bytes = bytes.min(windows.stream);
+        let in_all = self.take_now(Resource::Windows, bytes).ok()?;
         let held_back = HeldBack {
             caller: self.clone(),
             bytes,
+            _in_all: in_all,
         };
         let before = self.held_back.fetch_add(bytes, SeqCst);
-        (before + bytes <= HELD_BACK_BYTES_MAX).then_some(held_back)
+        (before + bytes <= windows.connection - windows.stream).then_some(held_back)
     }
 
     /// Why there is no room, counted.
@@ -199,6 +198,7 @@ impl Caller {
                 "bytes of batches that wait for their quorums",
                 "wait for acknowledgements before sending more",
             ),
+            Resource::Windows => ("bytes of requests that wait", "wait for answers before sending more"),
             Resource::Calls => ("calls under way", "wait for answers before asking for more"),
             Resource::Streams => (
                 "streams",
@@ -262,6 +262,7 @@ impl Caller {
 pub(super) struct HeldBack {
     caller: Arc<Caller>,
     bytes: usize,
+    _in_all: Holding,
 }
 
 impl Drop for HeldBack {
@@ -442,8 +443,8 @@ mod tests {
 
     #[test]
     fn what_waits_leaves_a_stream_its_window() {
-        let [caller] = &callers(1)[..] else { unreachable!() };
-        let window = STREAM_WINDOW_BYTES as usize;
+        let caller = &Caller::alone();
+        let window = caller.budgets().windows.stream;
         let small = caller.hold_back(window - 1).expect("nothing else waits");
         let one = caller.hold_back(1).expect("there is so much");
         assert!(caller.hold_back(1).is_none());
@@ -453,6 +454,25 @@ mod tests {
         assert!(caller.hold_back(16 * window).is_none());
         drop(large);
         assert_eq!(caller.held_back.load(SeqCst), 0);
+        assert_eq!(caller.budgets().used(Resource::Windows), 0);
+    }
+
+    #[test]
+    fn what_waits_on_many_connections_has_a_bound_over_all_of_them() {
+        let settings = crate::settings::LimitSettings::default();
+        let budgets = Budgets::new(&settings, AdmissionMetrics::default());
+        let callers: Vec<_> = (0..1_000)
+            .map(|port| Caller::new(SocketAddr::from(([127, 0, 0, 1], port)), &budgets))
+            .collect();
+        let waiting: Vec<_> = callers
+            .iter()
+            .filter_map(|caller| caller.hold_back(usize::MAX))
+            .collect();
+        let most = budgets.limit(Resource::Windows) / 4 * 3;
+        let held = waiting.len() * budgets.windows.stream;
+        assert!(held <= most && held > most / 2, "{held} bytes of {most}");
+        let elsewhere = Caller::new(SocketAddr::from(([127, 0, 0, 2], 1)), &budgets);
+        elsewhere.hold_back(usize::MAX).expect("there is more for others");
     }
 
     #[test]

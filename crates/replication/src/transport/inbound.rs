@@ -254,7 +254,10 @@ pub(crate) async fn bulk(
             }
             inbound.registry.heard_from(peer);
             for message in frame.messages {
-                inbound.take(message).await;
+                if !inbound.take(message) {
+                    tracing::warn!(%peer, "its bulk connection ends here: it takes no answers, or is gone");
+                    return;
+                }
             }
             next = frames.message().await.ok().flatten();
         }
@@ -277,22 +280,24 @@ struct AppendStream {
 }
 
 impl Inbound {
-    async fn take(&mut self, mut message: Message) {
+    /// False: the answers of as many messages wait as may. The reader does not wait for a peer that does not read, or what it
+    /// sends would lie in the connection's window.
+    fn take(&mut self, mut message: Message) -> bool {
         let refusal = match message.body.take() {
             Some(Body::StreamEnd(_)) => {
                 self.streams.remove(&message.call_id);
-                return;
+                return true;
             }
             Some(Body::Append(request)) => match self.append(&message, request) {
-                Ok(()) => return,
+                Ok(()) => return true,
                 Err(refusal) => refusal,
             },
             _ => Refusal::malformed("only append streams go over the bulk connection"),
         };
         self.registry.refused(self.peer, message.group_id, &refusal);
         self.streams.remove(&message.call_id);
-        // The connection's end is noticed by the reader.
-        let _ = self.answers.send(answer(&message, refused(refusal.to_string()))).await;
+        let refusal = answer(&message, refused(refusal.to_string()));
+        self.answers.try_send(refusal).is_ok()
     }
 
     fn append(&mut self, message: &Message, request: AppendEntries) -> Result<(), Refusal> {

@@ -46,9 +46,10 @@ pub(crate) const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 /// What a peer may send in one gRPC message: a frame of one largest append (entries of one read, and one batch of the
 /// largest size more).
 pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
-/// HTTP/2 flow control: large enough that the window per group is what limits.
-const STREAM_WINDOW_BYTES: u32 = 16 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+/// HTTP/2 flow control, bytes of a stream: large enough that the window per group is what limits.
+pub const STREAM_WINDOW_BYTES: u32 = 16 << 20;
+/// The same for all streams of a connection together.
+pub const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 /// Small beside a message: tonic makes room for a message of this length when it has the first frame of it, in addition to
 /// that frame, and moves it there. The room is kept as long as an entry of the message is.
 const HTTP2_FRAME_BYTES: u32 = 64 << 10;
