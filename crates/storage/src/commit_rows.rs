@@ -67,6 +67,15 @@ fn sequence(db: &DB, family: &str) -> Result<Option<u64>, StoreError> {
     Ok(Some(sequence))
 }
 
+/// The last commit that any of these families has; 0 if none has a row.
+pub(crate) fn greatest(db: &DB, families: &[&str]) -> Result<u64, StoreError> {
+    let mut greatest = 0;
+    for family in families {
+        greatest = greatest.max(sequence(db, family)?.unwrap_or(0));
+    }
+    Ok(greatest)
+}
+
 /// Up to which commit all of these families have everything; 0 if one has no row.
 pub(crate) fn least(db: &DB, families: &[&str]) -> Result<u64, StoreError> {
     let mut least = u64::MAX;

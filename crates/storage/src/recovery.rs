@@ -17,7 +17,7 @@ use crate::error::StoreError;
 use crate::mark::{CommitPoint, Found, LostTail, LostTailCause, MarkFile};
 use crate::options::StoreOptions;
 use crate::statistics::Counters;
-use crate::wholeness::{self, Missing};
+use crate::wholeness::{self, Log, Missing};
 
 /// What opening the store found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,8 +140,11 @@ fn look(path: &Path, aside: &Path, found: Found, whole_from: Option<u64>) -> Res
         lacks_family: flushed.lacks_family,
     };
     if let Some(whole_from) = whole_from {
-        let missing = wholeness::missing(path, whole_from.max(flushed.commit), marked.sequence)?;
-        before.lost = missing.map(|missing| lost(missing, marked));
+        match wholeness::look_at_log(path, whole_from, &flushed, marked.sequence)? {
+            Log::Whole => {}
+            Log::Lacks(missing) => before.lost = Some(lost(missing, marked)),
+            Log::GoesOn(behind) => behind.cut_off(path)?,
+        }
     }
     Ok(before)
 }

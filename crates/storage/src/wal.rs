@@ -48,19 +48,26 @@ pub(crate) fn list(directory: &Path) -> Result<Vec<(u64, PathBuf)>, StoreError> 
     Ok(found)
 }
 
-/// Calls `each` with every commit of a file, in the order of the file.
-pub(crate) fn commits(number: u64, path: &Path, each: impl FnMut(CommitPoint)) -> Result<(), StoreError> {
+/// Calls `each` with every commit of a file and where its record ends, in the order of the file.
+pub(crate) fn commits(number: u64, path: &Path, each: impl FnMut(CommitPoint, u64)) -> Result<(), StoreError> {
     let file = File::open(path).map_err(|error| StoreError::io("open", path, error))?;
     let input = BufReader::with_capacity(READ_BYTES, file);
     read(number, input, each).map_err(|error| StoreError::io("read", path, error))
 }
 
-fn read(number: u64, mut input: impl Read, mut each: impl FnMut(CommitPoint)) -> io::Result<()> {
+fn read(number: u64, mut input: impl Read, mut each: impl FnMut(CommitPoint, u64)) -> io::Result<()> {
     let mut block = vec![0; BLOCK];
+    let mut block_end = 0;
+    let mut record = |batch: &[u8], end| {
+        if let Some(point) = codec::last_commit(batch) {
+            each(point, end);
+        }
+    };
     // The parts of a record that goes over several fragments.
     let mut parts: Option<Vec<u8>> = None;
     loop {
         let filled = fill(&mut input, &mut block)?;
+        block_end += filled as u64;
         let mut rest = &block[..filled];
         loop {
             let (part, payload, len) = match Fragment::read(number, rest) {
@@ -70,13 +77,14 @@ fn read(number: u64, mut input: impl Read, mut each: impl FnMut(CommitPoint)) ->
                 Fragment::Zeros | Fragment::End => return Ok(()),
             };
             rest = &rest[len..];
+            let end = block_end - rest.len() as u64;
             match (part, &mut parts) {
-                (Part::Full, None) => codec::last_commit(payload).into_iter().for_each(&mut each),
+                (Part::Full, None) => record(payload, end),
                 (Part::First, None) => parts = Some(payload.to_vec()),
                 (Part::Middle, Some(parts)) => parts.extend_from_slice(payload),
                 (Part::Last, Some(whole)) => {
                     whole.extend_from_slice(payload);
-                    codec::last_commit(whole).into_iter().for_each(&mut each);
+                    record(whole, end);
                     parts = None;
                 }
                 (Part::Other, None) => {}
@@ -212,7 +220,19 @@ mod tests {
             }
             let mut found = Vec::new();
             for (number, path) in list(&path).unwrap() {
-                commits(number, &path, |point| found.push(point)).unwrap();
+                let mut ends = Vec::new();
+                commits(number, &path, |point, end| {
+                    found.push(point);
+                    ends.push(end);
+                })
+                .unwrap();
+                // Cut where a record ends, a file has the commits up to there.
+                let whole = std::fs::read(&path).unwrap();
+                for (before, end) in ends.into_iter().enumerate() {
+                    let mut count = 0;
+                    read(number, &whole[..end as usize], |_, _| count += 1).unwrap();
+                    assert_eq!(count, before + 1);
+                }
             }
             // What was flushed may be there or gone.
             assert!(found.len() >= 20 && found.is_sorted_by(|a, b| a.sequence + 1 == b.sequence));
@@ -248,7 +268,7 @@ mod tests {
         }
         let found = |number, file: &[u8]| {
             let mut found = Vec::new();
-            read(number, file, |point| found.push(point.sequence)).unwrap();
+            read(number, file, |point, _| found.push(point.sequence)).unwrap();
             found
         };
         assert_eq!(found(9, &file), [1, 2, 3, 4]);

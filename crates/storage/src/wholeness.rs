@@ -7,8 +7,12 @@
 //! ```
 //!
 //! RocksDB notices neither a missing nor an emptied log file, nor zeros in one, and replays what comes behind it: the store
-//! would have a hole, and no end that is missing. Here every commit from the flushed ones to the mark must be there, and
-//! none may be left out before one that is there.
+//! would have a hole, and no end that is missing. Here every commit from the flushed ones to the mark must be there.
+//!
+//! Above the mark nothing must be there, but what is must have no gap either. A power failure may keep a later block or file
+//! that was not synced, and lose one before. RocksDB would replay what lies behind such a gap, so it is cut off first: no sync
+//! that anybody was told of covers it. As RocksDB syncs log files before it flushes what they hold, no family's files have
+//! anything from behind such a gap; if one has, it is none of a power failure, but damage.
 //!
 //! What makes that safe to demand, at any moment of a crash: RocksDB lets a log file go only after the manifest says that
 //! every family has flushed what it holds, and each family's files then have the number of the last commit in it
@@ -16,7 +20,8 @@
 //! unwritten end lies above the mark. What may have gaps is told by the mark's file: commits of builds that did not number
 //! each family, and what an operator gave up.
 
-use std::path::Path;
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
 
 use rocksdb::{ColumnFamilyDescriptor, DB, LogLevel, Options};
 
@@ -43,6 +48,8 @@ pub(crate) struct Missing {
 pub(crate) struct Flushed {
     /// Up to this commit they have everything.
     pub(crate) commit: u64,
+    /// The last commit that any family has.
+    pub(crate) last: u64,
     /// A family is not there yet: the database is of an earlier build.
     pub(crate) lacks_family: bool,
 }
@@ -83,34 +90,111 @@ fn look(path: &Path, options: &Options) -> Result<Flushed, StoreError> {
     let db = DB::open_cf_descriptors_read_only(options, path, named, false)?;
     Ok(Flushed {
         commit: commit_rows::least(&db, &families)?,
+        last: commit_rows::greatest(&db, &families)?,
         lacks_family: families.len() < FAMILIES.len(),
     })
 }
 
-/// The first commits after `whole_to` that the write-ahead log does not have, up to the mark or, if it goes further, to its
-/// own end.
-pub(crate) fn missing(path: &Path, whole_to: u64, marked: u64) -> Result<Option<Missing>, StoreError> {
-    let mut next = whole_to + 1;
-    let mut hole = None;
-    for (number, file) in wal::list(path)? {
-        wal::commits(number, &file, |point| {
-            if point.sequence == next {
-                next += 1;
-            } else if point.sequence > next && hole.is_none() {
-                hole = Some(Missing {
-                    first: next,
-                    last: point.sequence - 1,
-                    is_hole: true,
-                });
+/// What the write-ahead log has.
+#[derive(Debug)]
+pub(crate) enum Log {
+    /// Everything that must be there, and no gap.
+    Whole,
+    /// These commits are missing.
+    Lacks(Missing),
+    /// Everything that must be there, and more behind a gap.
+    GoesOn(BehindGap),
+}
+
+/// The part of the log behind a gap that begins above the mark.
+#[derive(Debug)]
+pub(crate) struct BehindGap {
+    /// The first commit that is not there.
+    missing: u64,
+    /// The first behind the gap.
+    found: u64,
+    /// The file that has it, and where the part before it ends.
+    file: PathBuf,
+    keep: u64,
+    /// The files after that.
+    later: Vec<PathBuf>,
+}
+
+/// Looks for the commits after `whole_to`, up to the mark and to the log's own end.
+pub(crate) fn look_at_log(path: &Path, whole_to: u64, flushed: &Flushed, marked: u64) -> Result<Log, StoreError> {
+    let mut next = whole_to.max(flushed.commit) + 1;
+    let mut files = wal::list(path)?.into_iter();
+    while let Some((number, file)) = files.next() {
+        // Where the last commit before a gap ends, and the first one behind it.
+        let (mut keep, mut behind) = (0, None);
+        wal::commits(number, &file, |point, end| {
+            if point.sequence > next || behind.is_some() {
+                behind.get_or_insert(point.sequence);
+                return;
             }
+            keep = end;
+            next += u64::from(point.sequence == next);
         })?;
-        if hole.is_some() {
-            return Ok(hole);
+        let Some(found) = behind else { continue };
+        if next > marked && next > flushed.last {
+            return Ok(Log::GoesOn(BehindGap {
+                missing: next,
+                found,
+                file,
+                keep,
+                later: files.map(|(_, file)| file).collect(),
+            }));
         }
+        return Ok(Log::Lacks(Missing {
+            first: next,
+            last: found - 1,
+            is_hole: true,
+        }));
     }
-    Ok((next <= marked).then_some(Missing {
-        first: next,
-        last: marked,
-        is_hole: false,
-    }))
+    Ok(match next <= marked {
+        false => Log::Whole,
+        true => Log::Lacks(Missing {
+            first: next,
+            last: marked,
+            is_hole: false,
+        }),
+    })
+}
+
+impl BehindGap {
+    /// Ends the log before the gap. Cut short by a crash, it is done again at the next start: a gap is still there then.
+    pub(crate) fn cut_off(self, path: &Path) -> Result<(), StoreError> {
+        let Self {
+            missing,
+            found,
+            file,
+            keep,
+            later,
+        } = self;
+        tracing::warn!(
+            missing,
+            found,
+            file = %file.display(),
+            keep,
+            files_after = later.len(),
+            "the write-ahead log is cut off before commits that were never acknowledged: others before them were not written when \
+             the machine stopped"
+        );
+        let mut gone = later;
+        if keep > 0 {
+            let cut = OpenOptions::new().write(true).open(&file);
+            cut.and_then(|cut| {
+                cut.set_len(keep)?;
+                cut.sync_all()
+            })
+            .map_err(|error| StoreError::io("cut", &file, error))?;
+        } else {
+            gone.push(file);
+        }
+        for file in gone {
+            fs::remove_file(&file).map_err(|error| StoreError::io("remove", &file, error))?;
+        }
+        let synced = File::open(path).and_then(|directory| directory.sync_all());
+        synced.map_err(|error| StoreError::io("sync", path, error))
+    }
 }
