@@ -256,6 +256,13 @@ fn ends_of(range: &impl RangeBounds<u64>) -> (u64, u64) {
     (start, end)
 }
 
+fn to_position(id: LogId) -> LogPosition {
+    LogPosition {
+        term: id.leader_id.term,
+        index: id.index,
+    }
+}
+
 fn to_log_id(position: LogPosition) -> LogId {
     log_id(position.term, position.index)
 }
@@ -379,7 +386,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
         // Durable with the append that follows it, which is the first thing that anybody is told of.
-        self.write_lazy(vec![Op::TruncateAfter(last_log_id.map(|id| id.index))]);
+        self.write_lazy(vec![Op::TruncateAfter(last_log_id.map(to_position))]);
         Ok(())
     }
 

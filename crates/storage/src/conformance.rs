@@ -170,16 +170,16 @@ pub fn truncation_makes_room_for_another_history<D: Disk>(disk: &D) {
     let store = disk.open();
     store.open_group(A).expect("opens");
     write(&store, A, vec![Op::Append(entries(0..10, 1))]);
-    queue(&store, A, vec![Op::TruncateAfter(Some(6))]);
+    queue(&store, A, vec![Op::TruncateAfter(at(1, 6))]);
     assert_eq!(store.bounds(A).last, at(1, 6));
     assert_eq!(read_all(&store, A), entries(0..7, 1));
     assert_eq!(store.term_at(A, 7).expect("readable"), None);
     write(
         &store,
         A,
-        vec![Op::TruncateAfter(Some(4)), Op::Append(entries(5..8, 2))],
+        vec![Op::TruncateAfter(at(1, 4)), Op::Append(entries(5..8, 2))],
     );
-    queue(&store, A, vec![Op::TruncateAfter(Some(100))]);
+    queue(&store, A, vec![Op::TruncateAfter(at(2, 100))]);
     now_and_after_reopening(disk, store, &[A], |store| {
         assert_eq!(store.bounds(A).last, at(2, 7));
         assert_eq!(read_all(store, A), [entries(0..5, 1), entries(5..8, 2)].concat());
@@ -187,7 +187,7 @@ pub fn truncation_makes_room_for_another_history<D: Disk>(disk: &D) {
     let store = disk.open();
     store.open_group(A).expect("opens");
     // The entry that is kept is on disk only.
-    queue(&store, A, vec![Op::TruncateAfter(Some(4))]);
+    queue(&store, A, vec![Op::TruncateAfter(at(1, 4))]);
     assert_eq!(store.bounds(A).last, at(1, 4));
     now_and_after_reopening(disk, store, &[A], |store| assert_eq!(store.bounds(A).last, at(1, 4)));
 }

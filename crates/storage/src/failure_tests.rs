@@ -15,7 +15,7 @@ use crate::keys;
 use crate::options::StoreOptions;
 use crate::rocks::RocksStore;
 use crate::scrub::{ScrubCursor, Scrubbed};
-use crate::store::{Durability, LogBounds, Op, StateKind, Store, StoreCondition};
+use crate::store::{Durability, LogBounds, LogPosition, Op, StateKind, Store, StoreCondition};
 use crate::writer::Device;
 
 const GROUP: GroupId = GroupId(1);
@@ -256,6 +256,27 @@ fn a_damaged_group_can_be_deleted() {
     delete(&rig.store).unwrap();
     assert_eq!(rig.store.groups().unwrap(), []);
     assert_eq!(rig.store.open_group(GROUP).unwrap(), LogBounds::default());
+}
+
+/// What a read would have met, damage or a lack of descriptors, must not keep the log from being truncated and going on.
+#[test]
+fn a_truncation_reads_nothing() {
+    let rig = rig();
+    for index in 0..5 {
+        append(&rig.store, index).unwrap();
+    }
+    rig.store.close_group(GROUP);
+    let mut unreadable = WriteBatch::default();
+    let mut database = rig.database.upgrade().unwrap();
+    unreadable.put_cf(&database.family(LOG), keys::log(GROUP, 2), b"\x01cut");
+    database.write(unreadable).unwrap();
+    drop(database);
+    rig.store.open_group(GROUP).unwrap();
+    let keep = LogPosition { term: 1, index: 2 };
+    let ops = vec![Op::TruncateAfter(Some(keep)), Op::Append(vec![entry(3, 2)])];
+    write_synced(&rig.store, GROUP, ops).unwrap();
+    assert_eq!(rig.store.bounds(GROUP).next_index(), Some(4));
+    assert_eq!(rig.store.damage().all(), []);
 }
 
 #[test]

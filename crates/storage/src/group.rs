@@ -68,8 +68,6 @@ pub(crate) struct GroupState {
     pub(crate) bounds: LogBounds,
     /// The group was deleted for good: nothing is written any more, or it would be left behind.
     pub(crate) deleted: bool,
-    /// The log could not be truncated, for what it was to end with could not be read: nothing is written any more.
-    pub(crate) unreadable: Option<Arc<str>>,
     /// Index of the first entry that is there; none when there is no entry.
     pub(crate) first: Option<u64>,
     /// Counts everything that removes entries. A read that found it changed after looking into RocksDB looks again.
@@ -122,7 +120,6 @@ impl Group {
             id,
             bounds: LogBounds::default(),
             deleted: false,
-            unreadable: None,
             first: None,
             removals: 0,
             tail: Tail::new(budget),
@@ -161,12 +158,10 @@ impl GroupState {
     }
 
     /// Carries out an operation in memory and says what is to be written.
-    ///
-    /// `kept` has index and term of the entries that truncations keep as the last, as they may be on disk only.
-    pub(crate) fn apply(&mut self, op: Op, position: u64, kept: &[(u64, u64)], changes: &mut Vec<Change>) {
+    pub(crate) fn apply(&mut self, op: Op, position: u64, changes: &mut Vec<Change>) {
         match op {
             Op::Append(entries) => self.append(entries, position, changes),
-            Op::TruncateAfter(keep) => self.truncate(keep, kept, changes),
+            Op::TruncateAfter(keep) => self.truncate(keep, changes),
             Op::Purge { upto, upto_term } => {
                 self.purge(
                     LogPosition {
@@ -227,24 +222,27 @@ impl GroupState {
         changes.push(Change::Append(entries));
     }
 
-    fn truncate(&mut self, keep: Option<u64>, kept: &[(u64, u64)], changes: &mut Vec<Change>) {
+    fn truncate(&mut self, keep: Option<LogPosition>, changes: &mut Vec<Change>) {
         let (Some(first), Some(last)) = (self.first, self.bounds.last) else {
             return;
         };
-        if keep.is_some_and(|keep| keep >= last.index) {
+        if keep.is_some_and(|keep| keep.index >= last.index) {
             return;
         }
         match keep {
-            Some(keep) if keep >= first => {
-                let on_disk = || kept.iter().find(|(index, _)| *index == keep).map(|(_, term)| *term);
-                let term = self.term_in_memory(keep).or_else(on_disk);
-                let term = term.expect("an entry inside the log has a term");
-                self.bounds.last = Some(LogPosition { term, index: keep });
-                changes.push(Change::DeleteLog(keep + 1, last.index + 1));
+            Some(keep) if keep.index >= first => {
+                let known = self.term_in_memory(keep.index);
+                assert!(
+                    known.is_none_or(|term| term == keep.term),
+                    "group {}: truncated to {keep:?}, which has term {known:?}",
+                    self.id,
+                );
+                self.bounds.last = Some(keep);
+                changes.push(Change::DeleteLog(keep.index + 1, last.index + 1));
             }
             _ => {
                 assert!(
-                    keep.is_none_or(|keep| keep + 1 >= self.bounds.first_index()),
+                    keep.is_none_or(|keep| keep.index + 1 >= self.bounds.first_index()),
                     "group {}: truncated to {keep:?}, below what is purged",
                     self.id,
                 );
@@ -253,7 +251,7 @@ impl GroupState {
                 changes.push(Change::DeleteLog(first, last.index + 1));
             }
         }
-        self.tail.truncate_after(self.first.and(keep));
+        self.tail.truncate_after(self.first.and(keep).map(|keep| keep.index));
         self.removals += 1;
     }
 

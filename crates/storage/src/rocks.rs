@@ -274,31 +274,18 @@ impl RocksStore {
             .ok_or(StoreError::GroupNotOpen(group))
     }
 
-    /// Index and term of each entry that a truncation keeps as the last. Only here a write may have to read, as entries
-    /// that are truncated are nearly always in memory, and the one before them too.
-    fn kept_by_truncations(&self, group: &Group, ops: &[Op]) -> Result<Vec<(u64, u64)>, StoreError> {
-        let mut kept = Vec::new();
-        for op in ops {
-            let Op::TruncateAfter(Some(keep)) = op else { continue };
-            let term = self.met(group.id, read::term_at(group, &self.database, *keep))?;
-            kept.extend(term.map(|term| (*keep, term)));
-        }
-        Ok(kept)
-    }
-
     fn queue(
         &self,
         group: &Arc<Group>,
         state: MutexGuard<'_, GroupState>,
         ops: Vec<Op>,
-        kept: &[(u64, u64)],
         durability: Durability,
         answer: Answer,
     ) {
         self.queue_changes(group, state, durability, answer, |state, position| {
             let mut changes = Vec::with_capacity(ops.len() + 1);
             for op in ops {
-                state.apply(op, position, kept, &mut changes);
+                state.apply(op, position, &mut changes);
             }
             changes
         });
@@ -315,10 +302,10 @@ impl RocksStore {
     ) {
         self.queue_changes(group, state, Durability::Synced, answer, |state, position| {
             let mut changes = Vec::with_capacity(leave.len() + 2);
-            state.apply(Op::DeleteGroup, position, &[], &mut changes);
+            state.apply(Op::DeleteGroup, position, &mut changes);
             changes.extend(moved.map(Change::Move));
             for op in leave {
-                state.apply(op, position, &[], &mut changes);
+                state.apply(op, position, &mut changes);
             }
             changes
         });
@@ -428,31 +415,12 @@ impl Store for RocksStore {
             Ok(group) => group,
             Err(error) => return answer.send(Err(error)),
         };
-        let kept = self.kept_by_truncations(&group, &ops);
-        let mut state = group.lock();
-        let refused = match kept {
-            _ if state.deleted => Err(StoreError::GroupNotOpen(group.id)),
-            Ok(kept) => match &state.unreadable {
-                None => Ok(kept),
-                Some(what) => Err(StoreError::Damaged {
-                    group: group.id,
-                    what: what.clone(),
-                }),
-            },
-            // What comes after it would not fit any more.
-            Err(error) => {
-                state.unreadable = Some(error.to_string().into());
-                Err(error)
-            }
-        };
-        let kept = match refused {
-            Ok(kept) => kept,
-            Err(error) => {
-                drop(state);
-                return answer.send(Err(error));
-            }
-        };
-        self.queue(&group, state, ops, &kept, durability, answer);
+        let state = group.lock();
+        if state.deleted {
+            drop(state);
+            return answer.send(Err(StoreError::GroupNotOpen(group.id)));
+        }
+        self.queue(&group, state, ops, durability, answer);
     }
 
     fn bounds(&self, group: GroupId) -> LogBounds {

@@ -101,8 +101,10 @@ impl StateKind {
 pub enum Op {
     /// Appends entries: consecutive, the first right after the group's last index. Anything else is a bug and panics.
     Append(Vec<LogEntry>),
-    /// Removes all entries after this index. `None` removes all that are left (those after the purged one).
-    TruncateAfter(Option<u64>),
+    /// Removes all entries after this one. `None` removes all that are left (those after the purged one).
+    ///
+    /// It has its term, so that a write never reads: a read that fails for a moment must not decide what becomes of the log.
+    TruncateAfter(Option<LogPosition>),
     /// Removes all entries up to and with `upto`. The log id is kept, as the start of the log.
     ///
     /// `upto` may lie beyond the last entry (a snapshot was installed): the log is then empty and goes on after `upto`.
@@ -220,8 +222,8 @@ pub trait Store: Send + Sync + 'static {
     /// `leave` is what it has from then on, in the same write: rows of state that say why it is empty.
     fn delete_group(&self, group: GroupId, leave: Vec<Op>, done: Completion);
 
-    /// Queues operations as one atomic write. Effects on bounds and reads are visible when it returns. Never waits for
-    /// a write or a sync; a truncation may read one entry from disk, which is nearly always in memory.
+    /// Queues operations as one atomic write. Effects on bounds and reads are visible when it returns. Never reads
+    /// from disk, nor waits for a write or a sync.
     ///
     /// The completion of a write to a group that is not open gets an error. Panics when an append leaves a gap: that is
     /// a bug of the caller.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use bytes::Bytes;
 use jangada_storage::conformance::{Disk, entries, entry, write_synced};
-use jangada_storage::{Durability, Op, RocksStore, StateKind, Store, StoreError};
+use jangada_storage::{Durability, LogPosition, Op, RocksStore, StateKind, Store, StoreError};
 use jangada_types::GroupId;
 
 use crate::directory::Directory;
@@ -131,7 +131,7 @@ fn readers_never_see_two_histories_joined() {
                 let fresh = (next..next + 60).map(|index| large(index, term)).collect();
                 write_synced(&store, group, vec![Op::Append(fresh)]).unwrap();
                 let ops = vec![
-                    Op::TruncateAfter(Some(next + 30)),
+                    Op::TruncateAfter(Some(LogPosition { term, index: next + 30 })),
                     Op::Purge {
                         upto: next + 5,
                         upto_term: term,

@@ -109,7 +109,7 @@ impl Model {
                 self.term += 1;
                 let kept = first + count * percent / 100;
                 self.log.retain(|index, _| *index < kept);
-                Op::TruncateAfter(kept.checked_sub(1))
+                Op::TruncateAfter(self.bounds().last)
             }
             Step::Purge { percent } => {
                 let upto = first + count * percent / 100;
