@@ -40,7 +40,7 @@ async fn stopped(nodes: u32, seeds: usize) -> Cluster {
 }
 
 /// Waits for the node's death at the step.
-async fn dies(cluster: &mut Cluster, id: u32, step: &str) {
+pub(super) async fn dies(cluster: &mut Cluster, id: u32, step: &str) {
     let status = cluster.ended(id).await;
     let log = cluster.node(id).log_tail();
     assert_eq!(
@@ -56,7 +56,7 @@ async fn dies(cluster: &mut Cluster, id: u32, step: &str) {
     );
 }
 
-fn start_with_failpoint(cluster: &mut Cluster, id: u32, step: &str) {
+pub(super) fn start_with_failpoint(cluster: &mut Cluster, id: u32, step: &str) {
     cluster.restart_with(id, &[("JANGADA_FAILPOINT", step)]);
 }
 

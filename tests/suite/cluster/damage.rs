@@ -93,7 +93,7 @@ fn assert_clear(cluster: &Cluster, id: u32, before: usize) {
 }
 
 /// The operator replaces the node: its replicas are filled again from the others.
-async fn replace(cluster: &mut Cluster, id: u32) {
+pub(super) async fn replace(cluster: &mut Cluster, id: u32) {
     let number = id.to_string();
     let replace = ["cluster", "replace-broker", &number, "--yes"];
     eventually("the broker is given up", WAIT, || async {

@@ -10,7 +10,7 @@ use jangada_client::{ClusterDescription, NewTopic};
 
 use crate::harness::{Cluster, Load, Options, WAIT, eventually, node};
 
-const TOPIC: &str = "orders";
+pub(super) const TOPIC: &str = "orders";
 /// A damaged replica is sound again within this time.
 const REPAIRED_WITHIN: Duration = Duration::from_secs(60);
 /// Records of one fill, and their size: in all more than the memory tables hold, so that most of it lies in files.
@@ -25,7 +25,7 @@ fn options(repair: &str) -> Options {
 /// Values go into tables, not into files of blobs.
 const IN_TABLES: &str = "blob_bytes_min = 1048576\n";
 
-fn options_with(repair: &str, storage: &str) -> Options {
+pub(super) fn options_with(repair: &str, storage: &str) -> Options {
     let small = "[storage]\nmemtable_bytes = 1048576\nmemtables_bytes = 4194304\nwal_bytes = 4194304\n\
                    tail_bytes = 1048576\nblock_cache_bytes = 1048576\nblob_file_bytes = 1048576\n\
                    reclaim_interval_ms = 500\ndisk_reserve_bytes = 0\n";
@@ -36,10 +36,10 @@ fn options_with(repair: &str, storage: &str) -> Options {
     }
 }
 
-const SCRUB: &str = "scrub_bytes_per_second = 1073741824\nscrub_interval_ms = 1000";
+pub(super) const SCRUB: &str = "scrub_bytes_per_second = 1073741824\nscrub_interval_ms = 1000";
 const NO_SCRUB: &str = "scrub_bytes_per_second = 0";
 
-async fn fill(cluster: &Cluster, topic: &str) -> String {
+pub(super) async fn fill(cluster: &Cluster, topic: &str) -> String {
     let line = |number: usize| format!("{number:0width$}\n", width = LINE_BYTES - 1);
     let lines: String = (0..LINES).map(line).collect();
     let input = lines.clone().into_bytes();
@@ -48,7 +48,7 @@ async fn fill(cluster: &Cluster, topic: &str) -> String {
 }
 
 /// The files of a node's store with this ending, largest first.
-fn files(cluster: &Cluster, id: u32, ending: &str) -> Vec<PathBuf> {
+pub(super) fn files(cluster: &Cluster, id: u32, ending: &str) -> Vec<PathBuf> {
     let folder = cluster.node(id).data().join("store").join("rocksdb");
     let files = fs::read_dir(&folder).expect("the store is there");
     let mut files: Vec<PathBuf> = files
@@ -60,7 +60,7 @@ fn files(cluster: &Cluster, id: u32, ending: &str) -> Vec<PathBuf> {
 }
 
 /// Flips bits in the first half of each file: rows and values lie there, and what describes the file at its end.
-fn flip(files: &[PathBuf]) {
+pub(super) fn flip(files: &[PathBuf]) {
     flip_at(files, [(1, 5), (1, 3)]);
 }
 
@@ -84,12 +84,12 @@ fn flip_at(files: &[PathBuf], fractions: [(u64, u64); 2]) {
     }
 }
 
-async fn describe(cluster: &Cluster) -> Option<ClusterDescription> {
+pub(super) async fn describe(cluster: &Cluster) -> Option<ClusterDescription> {
     cluster.client().await.admin().describe_cluster().await.ok()
 }
 
 /// Waits until nothing is damaged and everything is in sync; gives the most replicas that were refilled at once.
-async fn repaired(cluster: &Cluster, since: Instant) -> usize {
+pub(super) async fn repaired(cluster: &Cluster, since: Instant) -> usize {
     let client = cluster.client().await;
     let mut most = 0;
     loop {
@@ -123,7 +123,7 @@ async fn found(cluster: &Cluster, id: u32) {
     .await;
 }
 
-async fn consumes(cluster: &Cluster, topic: &str, lines: &str) {
+pub(super) async fn consumes(cluster: &Cluster, topic: &str, lines: &str) {
     let run = cluster.cli(&["consume", topic, "--exit-at-end"]).await.expect(0);
     let count = run.text().lines().count();
     assert!(run.text() == lines, "{count} of {LINES} lines");

@@ -18,6 +18,7 @@ mod cut_off;
 mod cut_replies;
 mod damage;
 mod damage_repair;
+mod damage_steps;
 mod disk_full;
 mod effectively_once;
 mod examples;

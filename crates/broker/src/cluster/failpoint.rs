@@ -1,5 +1,5 @@
-//! For tests only: lets this process die at a named step of [`bootstrap`](super::bootstrap), as SIGKILL would at that moment. The step is
-//! named by the variable `JANGADA_FAILPOINT`, which is read once; without it a step costs one comparison.
+//! For tests only: lets this process die at a named step of [`bootstrap`](super::bootstrap) or of a [`repair`](crate::repair), as
+//! SIGKILL would at that moment. The step is named by the variable `JANGADA_FAILPOINT`, which is read once; without it a step costs one comparison.
 
 use std::process::abort;
 use std::sync::LazyLock;
@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 static DEADLY: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("JANGADA_FAILPOINT").ok());
 
 /// This step is reached: nothing after it happens when it is the one that was named.
-pub(super) fn reached(step: &str) {
+pub(crate) fn reached(step: &str) {
     if DEADLY.as_deref() == Some(step) {
         tracing::error!(step, "dying here, as JANGADA_FAILPOINT says");
         abort();

@@ -12,7 +12,7 @@
 pub(crate) mod balance;
 pub(crate) mod bootstrap;
 pub(crate) mod directory;
-mod failpoint;
+pub(crate) mod failpoint;
 mod forming;
 mod known;
 pub(crate) mod metadata;

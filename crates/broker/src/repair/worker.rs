@@ -8,6 +8,7 @@ use jangada_replication::Group;
 use jangada_types::{GroupId, ReplicaId};
 
 use super::{Case, Repairs, Stage, kind_of};
+use crate::cluster::failpoint;
 use crate::node::Node;
 use crate::services::admin::in_sync_brokers;
 
@@ -244,8 +245,10 @@ impl Repairer {
         // From here on nothing is committed that counts on this replica, so that the second answer stays true.
         self.repairs().change(id, |case| case.is_closed = true);
         self.close(id).await;
+        failpoint::reached("repair.closed");
         match self.renew(partition, replica, &command).await {
             Ok(new) => {
+                failpoint::reached("repair.given-up");
                 self.given_up(id, name, new, true);
                 Ok(())
             }

@@ -8,6 +8,7 @@ use jangada_controller::{Command, Image};
 use jangada_types::{GroupId, Incarnation, ReplicaId};
 
 use super::{Done, OF_A_ROUND, PARALLEL, Reconciler};
+use crate::cluster::failpoint;
 use crate::cluster::known::Leaving;
 
 impl Reconciler {
@@ -67,6 +68,7 @@ impl Reconciler {
         }
         let is_deleted = self.delete_replica(left.group, next).await;
         if is_deleted {
+            failpoint::reached("repair.deleted");
             self.repairs.deleted(left.group);
         }
         is_deleted
