@@ -13,6 +13,7 @@ mod cli_habits;
 mod clock_jumps;
 mod conditional;
 mod connections;
+mod create_races;
 mod cut_from_nodes;
 mod cut_off;
 mod cut_replies;

@@ -151,12 +151,13 @@ impl Metadata {
                 Ok((reply, version)) => {
                     let reply = Reply::decode(&reply)
                         .map_err(|error| RequestError::new(Reason::Internal, error.to_string()).unknown())?;
+                    // Also of one that is refused: whoever asks why looks at the metadata here.
+                    let seen = self.wait_for_version(version, TIMEOUT).await;
                     let reply = reply.into_result().map_err(|rejection| {
                         let error = RequestError::from(rejection);
                         if unknown { error.unknown() } else { error }
                     })?;
                     // It has taken effect, though this broker may not see it in time.
-                    let seen = self.wait_for_version(version, TIMEOUT).await;
                     seen.map_err(RequestError::unknown)?;
                     return Ok((reply, version));
                 }

@@ -67,16 +67,16 @@ pub(super) async fn create_topic(
         if_not_exists: request.if_not_exists,
     };
     need_level_of(node, config.keys()).await?;
-    let existing = |topic: &Topic| CreateTopicResponse {
+    let existing = |topic: &Topic, version| CreateTopicResponse {
         topic_id: topic_id(topic),
         created: false,
-        version: image.version(),
+        version,
         partitions: topic.partitions.len() as u32,
         replicas: topic.partitions[0].replicas.len() as u32,
     };
     if let CreateTopic::Exists(topic) = admission::validate_create_topic(&image, &wanted)? {
         await_leaders(node, &topic.name, topic.id, image.version()).await?;
-        return Ok(existing(&topic));
+        return Ok(existing(&topic, image.version()));
     }
     let id = TopicId::from_u128(node.seams.ids.new_id().as_u128());
     let brokers = node.can_take_replicas(&image, replicas as usize);
@@ -89,7 +89,11 @@ pub(super) async fn create_topic(
             let image = node.metadata.image();
             match image.topic_named(&request.name) {
                 Some(topic) if topic.id == id => image.version(),
-                Some(topic) if request.if_not_exists => return Ok(existing(topic)),
+                // Somebody was faster: their topic may have no leaders yet.
+                Some(topic) if request.if_not_exists => {
+                    await_leaders(node, &topic.name, topic.id, image.version()).await?;
+                    return Ok(existing(topic, image.version()));
+                }
                 _ => return Err(error),
             }
         }
