@@ -1,4 +1,4 @@
-//! What one client takes leaves others their share: of streams, of room to fetch, of room to produce.
+//! What one client takes leaves others their share: of streams, of room to fetch, of room to produce, of a coordinator.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -9,16 +9,19 @@ use bytes::Bytes;
 use jangada_proto::v1::FetchRequest;
 use jangada_proto::v1::fetch_stream_request::Message;
 use jangada_proto::v1::log_service_client::LogServiceClient;
-use jangada_proto::v1::{FetchStreamRequest, FetchStreamStart};
+use jangada_proto::v1::{CommitOffsetsRequest, FetchStreamRequest, FetchStreamStart, HeartbeatRequest, Subscription};
 use prost::Message as _;
 use tokio::task::JoinSet;
 use tokio_stream::{StreamExt as _, iter, pending};
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
-use crate::harness::{Cluster, Options, WAIT, bare, eventually, raw, served_during};
+use super::groups::topic_id;
+use crate::harness::groups::{Coordinator, Member, offsets};
+use crate::harness::{Cluster, Options, WAIT, bare, eventually, is_long, raw, served_during};
 
 const TOPIC: &str = "orders";
+const GROUP: &str = "billing";
 const MIB: usize = 1 << 20;
 const SECTIONS: &str = "[limits]\nstreams_max = 1000\nfetch_inflight_bytes = 33554432\n";
 const STREAMS: usize = 1000;
@@ -231,4 +234,128 @@ async fn made_up_producers_take_no_room_from_others() {
     println!("{alone} rounds alone, {beside} beside {refused} refused batches");
     assert!(refused > 20, "each is refused at once, not after a second: {refused}");
     assert!(beside * 8 >= alone, "{beside} rounds beside the others, {alone} alone");
+}
+
+/// How long a member keeps its place beside others who fill the coordinator.
+fn measured() -> Duration {
+    Duration::from_secs(if is_long() { 30 } else { 5 })
+}
+
+/// Sizes of requests, bytes, and how many of a connection are under way: from large to none, so that what is left is taken too.
+const FILLING: [(usize, usize); 9] = [
+    (3_900_000, 8),
+    (3_900_000, 8),
+    (1_000_000, 8),
+    (200_000, 10),
+    (50_000, 20),
+    (8_000, 50),
+    (1_000, 200),
+    (100, 400),
+    (0, 400),
+];
+
+/// Sends requests as fast as they are answered from nine connections, while a member and its commits go on beside them. Every
+/// one of them is refused.
+async fn member_beside(method: &'static str, message: impl Fn(usize) -> Bytes) {
+    let cluster = cluster().await;
+    let mut calls = Coordinator::new(cluster.brokers(), GROUP);
+    let (coordinator, _) = calls.find().await;
+    let address = cluster.node(coordinator).addresses.public.clone();
+    let session = Duration::from_secs(10);
+    let member = Member::start(calls.clone(), "bystander", TOPIC, session);
+    let topic = topic_id(&cluster, TOPIC).await;
+    eventually("the member has its partition", WAIT, || {
+        let owned = member.owned();
+        async move { (owned.len() == 1).then_some(()) }
+    })
+    .await;
+    let until = Instant::now() + measured();
+    let mut attack = JoinSet::new();
+    for (bytes, under_way) in FILLING {
+        let (channel, message) = (bare::connect(&address).await, message(bytes));
+        for _ in 0..under_way {
+            let (channel, message) = (channel.clone(), message.clone());
+            attack.spawn(async move {
+                let mut refused = 0_u32;
+                while Instant::now() < until {
+                    bare::ask(&channel, method, message.clone())
+                        .await
+                        .expect_err("nothing of it is right");
+                    refused += 1;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                refused
+            });
+        }
+    }
+    let (mut commits, mut offset) = (0, 0);
+    while Instant::now() < until {
+        offset += 1;
+        let commit = CommitOffsetsRequest {
+            group: GROUP.to_owned(),
+            member_id: "bystander".to_owned(),
+            member_epoch: member.seen().epoch,
+            offsets: offsets(&topic, [(0, offset)]),
+        };
+        calls.commit(commit).await.expect("it has its share");
+        // Sees in any case whether there is room, and changes nothing.
+        let strange = HeartbeatRequest {
+            group: GROUP.to_owned(),
+            member_id: "strange".to_owned(),
+            member_epoch: 7,
+            ..HeartbeatRequest::default()
+        };
+        raw::assert_refused(calls.heartbeat(strange).await, "UNKNOWN_MEMBER", &[]);
+        commits += 1;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let mut refused = 0;
+    while let Some(ended) = attack.join_next().await {
+        refused += ended.expect("the calls end");
+    }
+    let seen = member.seen();
+    println!("{method}: {commits} commits beside {refused} refused requests");
+    assert_eq!(seen.errors, Vec::<String>::new());
+    assert_eq!((seen.joins, seen.owned.len()), (1, 1), "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heartbeats_that_wait_for_a_version_keep_no_member_out() {
+    // Both of no member: one that no cluster has, and one that may come.
+    for version in [1 << 63, 100_000] {
+        member_beside("GroupService/Heartbeat", |bytes| {
+            let heartbeat = HeartbeatRequest {
+                group: GROUP.to_owned(),
+                member_id: "made up".to_owned(),
+                member_epoch: 5,
+                min_metadata_version: version,
+                subscription: Some(Subscription {
+                    topics: vec!["x".repeat(60_000); bytes / 60_000],
+                    pattern: "y".repeat(bytes % 60_000),
+                }),
+                ..HeartbeatRequest::default()
+            };
+            heartbeat.encode_to_vec().into()
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commits_for_topics_that_do_not_exist_keep_no_member_out() {
+    member_beside("GroupService/CommitOffsets", |bytes| {
+        let unknown = Bytes::from_static(&[1; 16]);
+        let mut rows = offsets(&unknown, (0..1 + bytes / 60_000).map(|row| (row as u32, 1)));
+        for row in &mut rows {
+            row.metadata = "y".repeat((bytes + 1).min(60_000));
+        }
+        let commit = CommitOffsetsRequest {
+            group: GROUP.to_owned(),
+            member_id: "made up".to_owned(),
+            member_epoch: 5,
+            offsets: rows,
+        };
+        commit.encode_to_vec().into()
+    })
+    .await;
 }

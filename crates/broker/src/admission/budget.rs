@@ -37,6 +37,11 @@ const CONNECTION_PART: usize = 2;
 /// A connection may hold one part in so many of all, whatever others of its address hold.
 const LITTLE_PART: usize = 2048;
 
+/// Of commits on their way, and deletions of offsets, bytes.
+const COMMITS_BYTES: usize = 64 << 20;
+/// Of heartbeats on their way, bytes. Apart: they must not wait for commits, or members would be thrown out.
+const HEARTBEATS_BYTES: usize = 64 << 20;
+
 /// Of messages from other brokers that are received, and of what they take decoded: some links' windows.
 const BETWEEN_BROKERS_BYTES: usize = 256 << 20;
 
@@ -57,6 +62,10 @@ pub(crate) enum Resource {
     PlainFetch,
     /// Bytes of batches that were received and that Raft has not let go of.
     Produce,
+    /// Bytes of commits, and deletions of offsets, that Raft has not let go of.
+    Commits,
+    /// The same of heartbeats.
+    Heartbeats,
     /// Produce and fetch streams.
     Streams,
     /// Calls of any kind: each has a task, buffers of the transport and headers.
@@ -66,13 +75,15 @@ pub(crate) enum Resource {
 }
 
 impl Resource {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Requests,
         Self::Decoded,
         Self::Answers,
         Self::Fetch,
         Self::PlainFetch,
         Self::Produce,
+        Self::Commits,
+        Self::Heartbeats,
         Self::Streams,
         Self::Calls,
         Self::Windows,
@@ -92,19 +103,22 @@ impl Resource {
             Self::Fetch => "fetch",
             Self::PlainFetch => "plain_fetch",
             Self::Produce => "produce",
+            Self::Commits => "commits",
+            Self::Heartbeats => "heartbeats",
             Self::Streams => "streams",
             Self::Calls => "calls",
             Self::Windows => "windows",
         }
     }
 
-    /// The setting that says how much there is.
+    /// The setting that says how much there is, in words.
     pub fn setting(self) -> &'static str {
         match self {
             Self::Requests | Self::Decoded | Self::Windows => "limits.request_inflight_bytes",
             Self::Answers => "limits.answer_inflight_bytes",
             Self::Fetch | Self::PlainFetch => "limits.fetch_inflight_bytes",
             Self::Produce => "limits.produce_inflight_bytes",
+            Self::Commits | Self::Heartbeats => "fixed",
             Self::Streams => "limits.streams_max",
             Self::Calls => "limits.calls_max",
         }
@@ -178,6 +192,8 @@ impl Budgets {
             Resource::Answers => bytes(settings.answer_inflight_bytes),
             Resource::Fetch | Resource::PlainFetch => bytes(settings.fetch_inflight_bytes),
             Resource::Produce => bytes(settings.produce_inflight_bytes),
+            Resource::Commits => COMMITS_BYTES,
+            Resource::Heartbeats => HEARTBEATS_BYTES,
             Resource::Streams => settings.streams_max as usize,
             Resource::Calls => settings.calls_max as usize,
         });

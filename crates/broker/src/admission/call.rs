@@ -188,6 +188,12 @@ pub(crate) async fn admit_peer(State(admission): State<Arc<Admission>>, mut requ
     next.run(admission.watched(request, call, Received::default())).await
 }
 
+/// The call that a request makes.
+pub(crate) fn call_of<T>(request: &tonic::Request<T>) -> Arc<Call> {
+    let call = request.extensions().get::<Arc<Call>>();
+    call.expect("every call goes through the admission").clone()
+}
+
 /// Lets a client's call through, with its bodies under watch.
 pub(crate) async fn admit(State(admission): State<Arc<Admission>>, mut request: Request, next: Next) -> Response {
     let origin = request.extensions().get::<Origin<ConnectionInfo>>().cloned();

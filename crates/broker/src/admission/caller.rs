@@ -24,6 +24,8 @@ use crate::error::RequestError;
 const RETRY: Duration = Duration::from_millis(500);
 /// The same of batches, which wait for a quorum and not for a client.
 const PRODUCE_RETRY: Duration = Duration::from_millis(25);
+/// The same of commits and heartbeats.
+const GROUP_RETRY: Duration = Duration::from_millis(100);
 /// The same of streams.
 const STREAM_RETRY: Duration = Duration::from_secs(1);
 
@@ -199,6 +201,14 @@ impl Caller {
                 "wait for acknowledgements before sending more",
             ),
             Resource::Windows => ("bytes of requests that wait", "wait for answers before sending more"),
+            Resource::Commits => (
+                "bytes of commits that wait for their quorums",
+                "wait for answers before committing more",
+            ),
+            Resource::Heartbeats => (
+                "bytes of heartbeats that wait for their quorums",
+                "send one at a time, with a shorter subscription",
+            ),
             Resource::Calls => ("calls under way", "wait for answers before asking for more"),
             Resource::Streams => (
                 "streams",
@@ -214,6 +224,7 @@ impl Caller {
         let (reason, retry) = match resource {
             Resource::Streams => (Reason::TooManyStreams, STREAM_RETRY),
             Resource::Produce => (Reason::BrokerBusy, PRODUCE_RETRY),
+            Resource::Commits | Resource::Heartbeats => (Reason::BrokerBusy, GROUP_RETRY),
             _ => (Reason::BrokerBusy, RETRY),
         };
         RequestError::new(reason, message)

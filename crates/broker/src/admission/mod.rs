@@ -37,7 +37,7 @@ mod waits;
 
 pub(crate) use self::batches::Batches;
 pub(crate) use self::budget::{Budgets, Resource, Whose};
-pub(crate) use self::call::{Admission, Call, admit, admit_peer};
+pub(crate) use self::call::{Admission, Call, admit, admit_peer, call_of};
 pub(crate) use self::caller::{Caller, Holding};
 pub(crate) use self::connection::{CONNECTION_WINDOW_BYTES, Guarded, STREAM_WINDOW_BYTES};
 pub(crate) use self::frame::Framed;

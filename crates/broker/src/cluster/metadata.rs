@@ -24,6 +24,9 @@ use crate::error::RequestError;
 
 /// Until when a command is tried again, elections included. With one try more it is less than the 10 s that a client waits.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How far above the version that this broker has may lie that is waited for. A new broker lacks many, and gets them at once with a
+/// snapshot.
+const VERSIONS_AHEAD_MAX: u64 = 1 << 24;
 /// Between two tries while no leader is known.
 const RETRY: Duration = Duration::from_millis(50);
 /// One try at one leader.
@@ -122,9 +125,17 @@ impl Metadata {
         self.image.clone()
     }
 
-    /// Waits until this broker's image has at least this version.
+    /// Waits until this broker's image has at least this version. Not for one that no cluster has.
     pub async fn wait_for_version(&self, version: u64, timeout: Duration) -> Result<Arc<Image>, RequestError> {
         let mut image = self.image.clone();
+        let known = image.borrow().version();
+        if version > known.saturating_add(VERSIONS_AHEAD_MAX) {
+            let message = format!(
+                "version {version} of the metadata is asked for, and this broker's has {known}: send a version that an \
+                 answer of this cluster named"
+            );
+            return Err(RequestError::new(Reason::InvalidRequest, message).with("actual", version));
+        }
         match tokio::time::timeout(timeout, image.wait_for(|image| image.version() >= version)).await {
             Ok(Ok(image)) => Ok(image.clone()),
             _ => Err(RequestError::new(

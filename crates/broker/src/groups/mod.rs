@@ -12,14 +12,12 @@
 //! - [`shards`]: all of them, and what they share.
 //! - [`tick`]: the timers.
 //! - [`time`]: both clocks.
-//! - [`budget`]: bytes that are taken at once.
 //! - [`lag`]: how far the groups are behind.
 //! - [`journal`]: what people may ask about later, in the log and the counters.
 //!
 //! The rules are in `jangada-coordinator`, which is pure. One short lock per shard is held over each decision and each
 //! command that is applied, and never over a wait.
 
-mod budget;
 mod journal;
 mod lag;
 mod machine;

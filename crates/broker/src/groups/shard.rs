@@ -11,9 +11,9 @@ use jangada_replication::{self as replication, Group, GroupStatus, ProposeError,
 use jangada_types::{Offset, Reason, Rejection};
 use parking_lot::Mutex;
 
-use super::budget::Room;
 use super::machine::{Led, State};
 use super::shards::Shared;
+use crate::admission::Holding;
 use crate::error::RequestError;
 use crate::partition::PartitionName;
 use crate::proposed::Proposed;
@@ -58,7 +58,7 @@ impl Shard {
     /// there is room.
     pub async fn decide(
         &self,
-        room: Option<Room>,
+        room: Option<Holding>,
         first: impl FnOnce(&mut Leader, &Image, Now) -> Step,
     ) -> Result<Answer, RequestError> {
         let room = room.map(Arc::new);

@@ -9,7 +9,6 @@ use jangada_coordinator::{Config, TopicTable};
 use jangada_types::GroupId;
 use parking_lot::{Mutex, RwLock};
 
-use super::budget::Budget;
 use super::machine::{CoordinatorMachine, State};
 use super::shard::Shard;
 use super::time::{Alarm, Clock};
@@ -26,8 +25,6 @@ pub(crate) struct Shared {
     pub metrics: GroupMetrics,
     /// A leader that no quorum answered for so long does not answer members: the others may have elected another one.
     pub quorum_within: Duration,
-    pub commits: Budget,
-    pub heartbeats: Budget,
     topics: RwLock<Arc<TopicTable>>,
 }
 
@@ -82,8 +79,6 @@ impl Shards {
             config,
             metrics,
             quorum_within: quorum::within(settings),
-            commits: Budget::of_commits(),
-            heartbeats: Budget::of_heartbeats(),
             topics: RwLock::default(),
         };
         Self {

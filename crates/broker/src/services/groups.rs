@@ -10,13 +10,13 @@ use jangada_coordinator::{Answer, CommitRequest, PartitionSet};
 use jangada_proto::v1::group_service_server::GroupService;
 use jangada_proto::v1::*;
 use jangada_types::{BrokerId, PartitionIndex, Reason, partition_for_key, validate_topic_name};
-use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use super::forward::FORWARDED;
 use super::gathering::Gathering;
 use super::group_list::GroupList;
 use super::group_wire as wire;
+use crate::admission::{Caller, Resource, call_of};
 use crate::error::RequestError;
 use crate::groups::Shard;
 use crate::node::Node;
@@ -27,6 +27,10 @@ const VERSION_PATIENCE: Duration = Duration::from_secs(5);
 const TOPIC_PATIENCE: Duration = Duration::from_millis(500);
 /// How long finding a coordinator waits for its leader: shards may just have been created.
 const FOUND_WITHIN: Duration = Duration::from_secs(10);
+/// A row of a request takes more in memory than in its message.
+const BYTES_PER_WIRE_BYTE: usize = 2;
+/// And a request something at least.
+const REQUEST_BYTES: usize = 512;
 /// After this time a client should ask again.
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -144,13 +148,10 @@ impl Groups {
         });
     }
 
-    async fn beat(&self, request: HeartbeatRequest, client_host: Arc<str>) -> Result<HeartbeatResponse> {
+    async fn beat(&self, request: HeartbeatRequest, caller: &Arc<Caller>) -> Result<HeartbeatResponse> {
         // Who leaves makes room for others.
         let leaves = request.member_epoch < 0;
-        let bytes = request.encoded_len();
-        let room = (!leaves)
-            .then(|| self.node.shards.shared.heartbeats.take(bytes))
-            .transpose()?;
+        let bytes = room_for(&request);
         let shard = self.shard(&request.group).await?;
         if request.member_epoch == 0 {
             self.let_groups_remember();
@@ -159,7 +160,11 @@ impl Groups {
             let wanted = request.min_metadata_version;
             self.node.metadata.wait_for_version(wanted, VERSION_PATIENCE).await?;
         }
-        let request = wire::heartbeat_of(request, client_host)?;
+        let client_host = caller.peer().ip().to_string();
+        let request = wire::heartbeat_of(request, client_host.into())?;
+        // Only now: what waits above would keep others out. Until here the request has its share of what is received.
+        let room = (!leaves).then(|| caller.try_take(Resource::Heartbeats, bytes));
+        let room = room.transpose()?;
         self.node.shards.shared.learn(&self.node.metadata.image());
         let answer = shard
             .decide(room, |leader, image, now| leader.heartbeat(image, request, now))
@@ -179,8 +184,8 @@ impl Groups {
         }
     }
 
-    async fn commit(&self, request: CommitOffsetsRequest) -> Result<CommitOffsetsResponse> {
-        let room = self.node.shards.shared.commits.take(request.encoded_len())?;
+    async fn commit(&self, request: CommitOffsetsRequest, caller: &Arc<Caller>) -> Result<CommitOffsetsResponse> {
+        let bytes = room_for(&request);
         let shard = self.shard(&request.group).await?;
         self.node
             .check_disk(&shard.group, format_args!("shard {}", shard.name))?;
@@ -196,6 +201,8 @@ impl Groups {
             member,
             offsets,
         };
+        // Only now, as with heartbeats.
+        let room = caller.try_take(Resource::Commits, bytes)?;
         self.node.shards.shared.learn(&image);
         match shard
             .decide(Some(room), |leader, image, now| leader.commit(image, commit, now))
@@ -273,9 +280,9 @@ impl Groups {
         }
     }
 
-    async fn delete_some(&self, request: DeleteOffsetsRequest) -> Result<DeleteOffsetsResponse> {
+    async fn delete_some(&self, request: DeleteOffsetsRequest, caller: &Arc<Caller>) -> Result<DeleteOffsetsResponse> {
         check_count(&request.partitions)?;
-        let room = self.node.shards.shared.commits.take(request.encoded_len())?;
+        let bytes = room_for(&request);
         let shard = self.shard(&request.group).await?;
         if request.partitions.is_empty() {
             return Err(RequestError::new(
@@ -289,6 +296,7 @@ impl Groups {
             .iter()
             .map(|partition| wire::partition(&image, Some(partition)));
         let partitions = partitions.collect::<Result<PartitionSet>>()?;
+        let room = caller.try_take(Resource::Commits, bytes)?;
         let name = request.group.into();
         match shard
             .decide(Some(room), |leader, image, now| {
@@ -300,6 +308,11 @@ impl Groups {
             other => Err(not_the_answer(&other)),
         }
     }
+}
+
+/// What a request takes until Raft lets go of its command, bytes.
+fn room_for(request: &impl prost::Message) -> usize {
+    request.encoded_len() * BYTES_PER_WIRE_BYTE + REQUEST_BYTES
 }
 
 fn check_name(group: &str) -> Result<()> {
@@ -339,16 +352,16 @@ impl GroupService for Groups {
     }
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
-        let host = request.remote_addr().map(|address| address.ip().to_string());
-        let host = Arc::from(host.unwrap_or_default());
-        self.answer(self.beat(request.into_inner(), host).await)
+        let call = call_of(&request);
+        self.answer(self.beat(request.into_inner(), &call.caller).await)
     }
 
     async fn commit_offsets(
         &self,
         request: Request<CommitOffsetsRequest>,
     ) -> Result<Response<CommitOffsetsResponse>, Status> {
-        self.answer(self.commit(request.into_inner()).await)
+        let call = call_of(&request);
+        self.answer(self.commit(request.into_inner(), &call.caller).await)
     }
 
     async fn fetch_offsets(
@@ -381,6 +394,7 @@ impl GroupService for Groups {
         &self,
         request: Request<DeleteOffsetsRequest>,
     ) -> Result<Response<DeleteOffsetsResponse>, Status> {
-        self.answer(self.delete_some(request.into_inner()).await)
+        let call = call_of(&request);
+        self.answer(self.delete_some(request.into_inner(), &call.caller).await)
     }
 }

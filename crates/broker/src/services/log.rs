@@ -12,7 +12,7 @@ use jangada_types::{ProducerEpoch, ProducerId, Reason};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{fetch, produce};
-use crate::admission::Call;
+use crate::admission::call_of;
 use crate::error::RequestError;
 use crate::node::Node;
 use crate::partitions::find;
@@ -28,12 +28,6 @@ impl Log {
         self.node.metrics.failed(error.reason);
         error.into()
     }
-}
-
-/// The call that a request makes.
-fn call_of<T>(request: &Request<T>) -> Arc<Call> {
-    let call = request.extensions().get::<Arc<Call>>();
-    call.expect("every call goes through the admission").clone()
 }
 
 #[tonic::async_trait]
