@@ -5,6 +5,7 @@
 //! says when nobody answered it for longer than the others need to elect another one.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jangada_replication::{Group, GroupStatus};
@@ -28,6 +29,9 @@ pub(crate) struct Quorum {
     within: Duration,
     seen: Mutex<Seen>,
     is_lost: watch::Sender<bool>,
+    /// Raft refused a command of this leader, and no quorum has answered since. It does as soon as its lease is over, which is
+    /// earlier than `is_lost`.
+    is_refusing: AtomicBool,
 }
 
 /// What the last look saw.
@@ -36,6 +40,8 @@ struct Seen {
     committed_next: u64,
     /// When a quorum was known to answer.
     heard_at: Instant,
+    /// When Raft last refused a command.
+    refused_at: Option<Instant>,
 }
 
 /// What a look sees.
@@ -52,12 +58,26 @@ impl Quorum {
             term: 0,
             committed_next: 0,
             heard_at: Instant::now(),
+            refused_at: None,
         };
         Self {
             within,
             seen: Mutex::new(seen),
             is_lost: watch::Sender::new(false),
+            is_refusing: AtomicBool::new(false),
         }
+    }
+
+    /// Raft refused a command although this replica leads as far as it knows.
+    pub fn refused(&self) {
+        let mut seen = self.seen.lock();
+        seen.refused_at = Some(Instant::now());
+        self.is_refusing.store(true, Ordering::Relaxed);
+    }
+
+    /// What is proposed now is likely thrown away.
+    pub fn is_in_doubt(&self) -> bool {
+        self.is_refusing.load(Ordering::Relaxed) || self.is_lost()
     }
 
     /// This replica leads by its term, and no quorum answers it, as of the last look.
@@ -108,7 +128,12 @@ impl Quorum {
             } else {
                 seen.heard_at.max(heartbeat_at)
             },
+            refused_at: seen.refused_at,
         };
+        if seen.refused_at.is_some_and(|at| at < seen.heard_at) {
+            seen.refused_at = None;
+            self.is_refusing.store(false, Ordering::Relaxed);
+        }
         look.now - seen.heard_at > self.within
     }
 }
@@ -174,6 +199,7 @@ mod tests {
         assert!(!quorum.judge(&look(at(2_000), Duration::MAX)));
         assert!(quorum.judge(&look(at(2_001), Duration::MAX)));
         assert!(!quorum.judge(&look(at(2_500), Duration::from_millis(100))));
+        assert!(!quorum.is_in_doubt());
         // Heartbeats are late, and something was committed.
         let mut committed = look(at(4_400), Duration::from_secs(9));
         committed.committed_next += 1;
@@ -185,5 +211,20 @@ mod tests {
         // It does not lead any more.
         committed.status.leading = false;
         assert!(!quorum.judge(&committed));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_counts_until_a_quorum_answers_again() {
+        let quorum = Quorum::new(WITHIN);
+        quorum.judge(&look(Instant::now(), Duration::ZERO));
+        quorum.refused();
+        assert!(quorum.is_in_doubt() && !quorum.is_lost());
+        let refused = Instant::now();
+        let at = |ms| refused + Duration::from_millis(ms);
+        // The last answer was before that.
+        quorum.judge(&look(at(500), Duration::from_secs(1)));
+        assert!(quorum.is_in_doubt());
+        quorum.judge(&look(at(1_000), Duration::from_millis(100)));
+        assert!(!quorum.is_in_doubt());
     }
 }

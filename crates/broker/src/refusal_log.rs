@@ -1,5 +1,6 @@
 //! Says in the log that requests are refused for want of something, and for how long: at once, then at an interval with their
-//! number, and when it is over. Each refusal is answered to its client; an operator sees only the log.
+//! number, and when it is over. Each refusal is answered to its client; an operator sees only the log. So are batches that were
+//! answered on admission (acks none) and then not appended: of those nobody else hears.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +17,15 @@ const OVER_AFTER: Duration = Duration::from_secs(5);
 /// What is refused now, by reason.
 #[derive(Default)]
 pub(crate) struct RefusalLog {
-    reasons: Mutex<BTreeMap<&'static str, Refused>>,
+    reasons: Mutex<BTreeMap<(What, &'static str), Refused>>,
+}
+
+/// What it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    Refused,
+    /// Answered before, and then not appended.
+    Lost,
 }
 
 struct Refused {
@@ -38,29 +47,36 @@ impl RefusalLog {
     /// A request was refused.
     pub fn refused(&self, reason: Reason) {
         if lacks(reason)
-            && let Some(line) = self.count(reason.as_str(), Instant::now())
+            && let Some(line) = self.count(What::Refused, reason.as_str(), Instant::now())
         {
-            line.write(reason.as_str());
+            line.write(What::Refused, reason.as_str());
+        }
+    }
+
+    /// A batch that was answered on admission was not appended, or nobody knows whether it was.
+    pub fn lost(&self, reason: Reason) {
+        if let Some(line) = self.count(What::Lost, reason.as_str(), Instant::now()) {
+            line.write(What::Lost, reason.as_str());
         }
     }
 
     /// Notices what is over. To be called now and then.
     pub fn look(&self) {
-        for (reason, line) in self.over(Instant::now()) {
-            line.write(reason);
+        for ((what, reason), line) in self.over(Instant::now()) {
+            line.write(what, reason);
         }
     }
 
-    fn count(&self, reason: &'static str, now: Instant) -> Option<Line> {
+    fn count(&self, what: What, reason: &'static str, now: Instant) -> Option<Line> {
         let mut reasons = self.reasons.lock();
-        let Some(refused) = reasons.get_mut(reason) else {
+        let Some(refused) = reasons.get_mut(&(what, reason)) else {
             let refused = Refused {
                 since: now,
                 last: now,
                 told: now,
                 count: 1,
             };
-            reasons.insert(reason, refused);
+            reasons.insert((what, reason), refused);
             return Some(Line::Begins);
         };
         refused.count += 1;
@@ -75,16 +91,16 @@ impl RefusalLog {
         })
     }
 
-    fn over(&self, now: Instant) -> Vec<(&'static str, Line)> {
+    fn over(&self, now: Instant) -> Vec<((What, &'static str), Line)> {
         let mut over = Vec::new();
-        self.reasons.lock().retain(|reason, refused| {
+        self.reasons.lock().retain(|of, refused| {
             let is_over = now >= refused.last + OVER_AFTER;
             if is_over {
                 let line = Line::IsOver {
                     count: refused.count,
                     elapsed: refused.last - refused.since,
                 };
-                over.push((*reason, line));
+                over.push((*of, line));
             }
             !is_over
         });
@@ -93,19 +109,26 @@ impl RefusalLog {
 }
 
 impl Line {
-    fn write(self, reason: &'static str) {
+    fn write(self, what: What, reason: &'static str) {
+        let (begins, goes_on, is_over) = match what {
+            What::Refused => (
+                "requests are refused",
+                "requests are still refused",
+                "requests are no longer refused",
+            ),
+            What::Lost => (
+                "batches with acks none, which were answered, were not appended or may not have been",
+                "more batches with acks none were not appended or may not have been",
+                "batches with acks none are appended again",
+            ),
+        };
         match self {
-            Self::Begins => tracing::warn!(reason, "requests are refused"),
+            Self::Begins => tracing::warn!(reason, "{begins}"),
             Self::GoesOn { count, elapsed } => {
-                tracing::warn!(reason, count, seconds = elapsed.as_secs(), "requests are still refused");
+                tracing::warn!(reason, count, seconds = elapsed.as_secs(), "{goes_on}");
             }
             Self::IsOver { count, elapsed } => {
-                tracing::info!(
-                    reason,
-                    count,
-                    seconds = elapsed.as_secs(),
-                    "requests are no longer refused"
-                );
+                tracing::info!(reason, count, seconds = elapsed.as_secs(), "{is_over}");
             }
         }
     }
@@ -136,15 +159,17 @@ mod tests {
         let log = RefusalLog::default();
         let begin = Instant::now();
         let at = |seconds| begin + Duration::from_secs(seconds);
-        assert_eq!(log.count("DISK_FULL", at(0)), Some(Line::Begins));
-        let told: Vec<u64> = (1..=25).filter(|s| log.count("DISK_FULL", at(*s)).is_some()).collect();
+        assert_eq!(log.count(What::Refused, "DISK_FULL", at(0)), Some(Line::Begins));
+        let told: Vec<u64> = (1..=25)
+            .filter(|s| log.count(What::Refused, "DISK_FULL", at(*s)).is_some())
+            .collect();
         assert_eq!(told, [10, 20]);
         assert_eq!(log.over(at(29)), []);
         let over = Line::IsOver {
             count: 26,
             elapsed: Duration::from_secs(25),
         };
-        assert_eq!(log.over(at(30)), [("DISK_FULL", over)]);
+        assert_eq!(log.over(at(30)), [((What::Refused, "DISK_FULL"), over)]);
         assert_eq!(log.over(at(31)), []);
     }
 }

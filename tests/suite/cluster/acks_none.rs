@@ -1,11 +1,13 @@
-//! `acks = none`: an answer without an offset, and the record arrives all the same.
+//! `acks = none`: an answer without an offset, and the record arrives all the same; or it is refused, or counted as lost.
+
+use std::time::{Duration, Instant};
 
 use jangada_client::{Acks as ClientAcks, ClientError, ProducerConfig, ProducerRecord};
 use jangada_proto::v1::produce_stream_response::Result as StreamResult;
 use jangada_proto::v1::{Acks, ProduceStreamRequest, RecordForm};
 use tonic::Code;
 
-use crate::harness::{Cluster, raw};
+use crate::harness::{Cluster, Scrape, WAIT, eventually, raw};
 
 const TOPIC: &str = "orders";
 
@@ -121,4 +123,99 @@ async fn through_the_client(cluster: &Cluster) {
         .await
         .expect("it is taken");
     assert_eq!(sent.await.expect("it is admitted").offset, None);
+}
+
+/// Longer than a leader needs to notice that nobody answers.
+const NOTICED_WITHIN: Duration = Duration::from_secs(15);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_nobody_answers_says_so_and_counts_what_it_lost() {
+    let cluster = Cluster::start(3).await;
+    cluster.create_topic(TOPIC, 1, 3).await;
+    let leader = cluster.leader(TOPIC, 0).await;
+    let mut log = raw::log(&cluster.node(leader).addresses.public).await;
+    let followers: Vec<u32> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+    for follower in &followers {
+        cluster.pause(*follower);
+    }
+    let began = Instant::now();
+    let (mut taken, mut refused) = (0, 0);
+    let mut send = async || {
+        let batch = raw::batch(None, &[b"into the void"]);
+        // What nobody waits for is given up soon, too.
+        raw::produce_with(&mut log, raw::partition(TOPIC, 0), Acks::None.into(), 1_000, batch).await
+    };
+    while refused == 0 {
+        assert!(
+            began.elapsed() < NOTICED_WITHIN,
+            "{taken} batches were taken, and none refused"
+        );
+        match send().await {
+            Ok(_) => taken += 1,
+            Err(status) => {
+                raw::assert_refused(Err::<(), _>(status), "LEADER_NOT_AVAILABLE", &["no quorum answers"]);
+                refused += 1;
+            }
+        }
+    }
+    println!("{taken} taken before the first refusal, after {:?}", began.elapsed());
+    for _ in 0..100 {
+        raw::assert_refused(send().await, "LEADER_NOT_AVAILABLE", &["no quorum answers"]);
+        refused += 1;
+    }
+    on_a_stream_nothing_is_taken(&mut log).await;
+    refused += 1;
+    let counted = eventually("what is lost is counted and told", WAIT, || async {
+        let scrape = Scrape::of(&cluster, leader).await;
+        let of = |reason| scrape.sum("jangada_request_errors_total", &[("reason", reason)]);
+        let counted = of("LEADER_NOT_AVAILABLE").unwrap_or(0.0) + of("QUORUM_TIMEOUT").unwrap_or(0.0);
+        let is_told = cluster
+            .node(leader)
+            .log()
+            .contains("batches with acks none, which were answered");
+        (counted > f64::from(refused) && is_told).then_some(counted)
+    });
+    let counted = counted.await;
+    for follower in &followers {
+        cluster.resume(*follower);
+    }
+    cluster.in_sync().await;
+    // The quorum is there again, and what is taken arrives.
+    let end = cluster.high_watermark(TOPIC, 0).await;
+    let leader = cluster.leader(TOPIC, 0).await;
+    let log = raw::log(&cluster.node(leader).addresses.public).await;
+    eventually("it is taken again", WAIT, || {
+        let mut log = log.clone();
+        async move {
+            let batch = raw::batch(None, &[b"heard"]);
+            let answer = raw::produce_with(&mut log, raw::partition(TOPIC, 0), Acks::None.into(), 0, batch).await;
+            answer.ok()
+        }
+    })
+    .await;
+    cluster.grown(TOPIC, 0, end + 1).await;
+    let lost = counted - f64::from(refused);
+    println!("{taken} taken, {end} in the log, {lost} counted as lost or unknown");
+    assert!(
+        end as f64 + lost >= f64::from(taken),
+        "{taken} taken, {end} there, {lost} counted"
+    );
+}
+
+async fn on_a_stream_nothing_is_taken(log: &mut raw::Log) {
+    let request = ProduceStreamRequest {
+        correlation_id: 1,
+        partition: Some(raw::partition(TOPIC, 0)),
+        acks: Acks::None.into(),
+        batch: raw::batch(None, &[b"into the void"]),
+        ..ProduceStreamRequest::default()
+    };
+    let answers = raw::produce_stream(log, vec![request]).await;
+    let [answer] = &answers[..] else {
+        panic!("not one answer: {answers:?}");
+    };
+    let Some(StreamResult::Error(error)) = &answer.result else {
+        panic!("not refused: {answer:?}");
+    };
+    assert_eq!(error.reason, "LEADER_NOT_AVAILABLE");
 }

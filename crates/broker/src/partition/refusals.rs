@@ -44,7 +44,7 @@ impl Partition {
     }
 
     /// This broker believes that it leads, and nobody says so.
-    pub(super) fn no_quorum(&self) -> RequestError {
+    pub fn no_quorum(&self) -> RequestError {
         let message = format!(
             "partition {}: no quorum answers this broker; another one may lead it by now",
             self.name
@@ -108,7 +108,12 @@ impl Partition {
 
     pub(super) fn propose_error(&self, error: ProposeError) -> RequestError {
         match error {
-            ProposeError::NotLeader(_) => self.not_leader(),
+            ProposeError::NotLeader(_) => {
+                if self.group.status().leading {
+                    self.quorum.refused();
+                }
+                self.not_leader()
+            }
             ProposeError::Timeout => RequestError::new(
                 Reason::QuorumTimeout,
                 format!(

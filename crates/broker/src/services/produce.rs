@@ -76,6 +76,7 @@ pub(crate) async fn unary(
         }
     };
     let (partition, room) = leader_with_room(node, &call.caller, &target, bytes).await?;
+    check_quorum(&partition, acks)?;
     let batch = match payload {
         Payload::Batch(batch) => owned(batch, call.message_bytes()),
         Payload::Records(records) => pack::pack(node, records).await?,
@@ -83,7 +84,7 @@ pub(crate) async fn unary(
     let expected = expectation(node, request.expected_end_offset, request.expected_key_offset, acks).await?;
     let admitted = partition.admit(batch, expected, room).await?;
     match acks {
-        Acks::None => Ok(acknowledge_later(partition, admitted, timeout)),
+        Acks::None => Ok(acknowledge_later(node, partition, admitted, timeout)),
         _ => partition.acknowledged(admitted, timeout).await.map(response),
     }
 }
@@ -121,12 +122,19 @@ fn owned(batch: Bytes, message_bytes: usize) -> Bytes {
 }
 
 /// Answered on admission; the batch goes on in the background, where it counts against the limits until it is
-/// applied.
-fn acknowledge_later(partition: Arc<Partition>, admitted: Admitted, timeout: Duration) -> ProduceResponse {
+/// applied. Its sender is gone when it fails: it is counted, and told in the log.
+fn acknowledge_later(
+    node: &Arc<Node>,
+    partition: Arc<Partition>,
+    admitted: Admitted,
+    timeout: Duration,
+) -> ProduceResponse {
     let log_start_offset = partition.view.log_start().get();
+    let node = node.clone();
     tokio::spawn(async move {
         if let Err(error) = partition.acknowledged(admitted, timeout).await {
-            tracing::debug!(%error, "a batch without acknowledgement failed");
+            node.metrics.failed(error.reason);
+            node.metrics.refusals.lost(error.reason);
         }
     });
     ProduceResponse {
@@ -168,6 +176,14 @@ fn acks(value: i32) -> Result<Acks, RequestError> {
             format!("acks {value} is not known: use ACKS_QUORUM or ACKS_NONE"),
         )
     })
+}
+
+/// Refuses what is answered on admission when Raft would throw it away.
+fn check_quorum(partition: &Partition, acks: Acks) -> Result<(), RequestError> {
+    match acks == Acks::None && partition.quorum.is_in_doubt() {
+        true => Err(partition.no_quorum()),
+        false => Ok(()),
+    }
 }
 
 /// What the batch expects; nobody would learn of its refusal without an answer.
@@ -430,6 +446,7 @@ impl Reader {
         let acks = acks(request.acks)?;
         // Not waited for: that would hold up the stream's other partitions.
         let partition = self.node.leader_now(&target?)?;
+        check_quorum(&partition, acks)?;
         let producer = match &request.records {
             Some(records) => plain_producer(records),
             None => producer_of(&request.batch),
@@ -449,7 +466,7 @@ impl Reader {
         let expected = expectation(&self.node, end, key, acks).await?;
         let admitted = partition.admit(batch, expected, room).await?;
         Ok(match acks {
-            Acks::None => Outcome::Decided(Ok(acknowledge_later(partition, admitted, timeout))),
+            Acks::None => Outcome::Decided(Ok(acknowledge_later(&self.node, partition, admitted, timeout))),
             _ => Outcome::Admitted(partition, admitted, Instant::now() + timeout),
         })
     }
