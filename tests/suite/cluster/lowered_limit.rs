@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use jangada_client::{ClientError, Codec, ProducerConfig, ProducerRecord};
+use jangada_proto::v1::ProduceStreamRequest;
+use jangada_proto::v1::produce_stream_response::Result as StreamResult;
 
-use crate::harness::{Cluster, WAIT, eventually};
+use crate::harness::{Cluster, WAIT, eventually, raw};
 
 const TOPIC: &str = "orders";
 const LIMITS: [&str; 3] = ["20000", "2048", "60000"];
@@ -110,4 +113,78 @@ async fn a_record_that_is_too_large_by_itself_fails_alone() {
         }
     }
     assert_eq!(cluster.high_watermark(TOPIC, 0).await, 29);
+}
+
+/// Sends a batch again until the topic's new settings are known where it goes, which another batch tells.
+async fn is_refused(log: &mut raw::Log, other: Bytes, reason: &str) {
+    eventually("the settings are known", WAIT, || {
+        let (mut log, other) = (log.clone(), other.clone());
+        async move {
+            let answer = raw::produce(&mut log, raw::partition(TOPIC, 0), other).await;
+            answer.err().filter(|status| raw::reason(status) == reason)
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_appended_is_a_duplicate_whatever_the_settings_say_now() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.create_topic(TOPIC, 1, 3).await;
+    let leader = cluster.leader(TOPIC, 0).await;
+    let mut log = raw::log(&cluster.node(leader).addresses.public).await;
+    let producer = raw::new_producer(&mut log).await;
+    let batch = |sequence| raw::batch(Some(raw::Producer { sequence, ..producer }), &[&[7; 3_000], b"b"]);
+    // As if the answer were lost with the leader.
+    let taken = batch(0);
+    let appended = raw::produce(&mut log, raw::partition(TOPIC, 0), taken.clone()).await;
+    let appended = appended.expect("it is small enough");
+    cluster.kill(leader);
+    let leader = eventually("another one leads", WAIT, || async {
+        let states = cluster.admin().await.describe_partitions(Some(TOPIC)).await.ok()?;
+        states[0]
+            .leader_id
+            .map(|broker| broker.get())
+            .filter(|now| *now != leader)
+    })
+    .await;
+    let mut log = raw::log(&cluster.node(leader).addresses.public).await;
+    let settings = [
+        ("max.message.bytes=2048", "BATCH_TOO_LARGE"),
+        ("message.timestamp.before.max.ms=1", "INVALID_TIMESTAMP"),
+    ];
+    for (setting, reason) in settings {
+        // A batch before this one is missing, so it is refused in any case.
+        let old = batch(40);
+        cluster.cli(&["topic", "alter", TOPIC, "-c", setting]).await.expect(0);
+        is_refused(&mut log, old.clone(), reason).await;
+        let again = raw::produce(&mut log, raw::partition(TOPIC, 0), taken.clone()).await;
+        let again = again.expect("it was appended before");
+        assert!(again.duplicate, "{again:?}");
+        assert_eq!(
+            (again.base_offset, again.last_offset),
+            (appended.base_offset, appended.last_offset)
+        );
+        let request = ProduceStreamRequest {
+            correlation_id: 1,
+            partition: Some(raw::partition(TOPIC, 0)),
+            batch: taken.clone(),
+            ..ProduceStreamRequest::default()
+        };
+        let answers = raw::produce_stream(&mut log, vec![request]).await;
+        let Some(StreamResult::Ok(streamed)) = &answers[0].result else {
+            panic!("refused: {answers:?}");
+        };
+        assert!(streamed.duplicate, "{streamed:?}");
+        // What was not appended is refused for certain.
+        for absent in [old, batch(2)] {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let refused = raw::produce(&mut log, raw::partition(TOPIC, 0), absent).await;
+            let status = raw::assert_refused(refused, reason, &[TOPIC]);
+            assert_eq!(raw::detail(&status, "definite").as_deref(), Some("true"), "{status:?}");
+        }
+        assert_eq!(cluster.high_watermark(TOPIC, 0).await, 2);
+        let wider = ["topic", "alter", TOPIC, "-c", "max.message.bytes=1048576"];
+        cluster.cli(&wider).await.expect(0);
+    }
 }

@@ -37,10 +37,12 @@ pub(crate) struct Appended {
 /// A batch that was taken: on its way to the quorum. Its bytes count against the limits until Raft lets go of it, also
 /// when this is dropped.
 pub(crate) struct Admitted {
-    pending: Pending,
-    append_time_ms: i64,
-    bytes: usize,
-    began: Instant,
+    pub(super) pending: Pending,
+    pub(super) append_time_ms: i64,
+    pub(super) bytes: usize,
+    pub(super) began: Instant,
+    /// What it is answered unless it was appended before. Most have none.
+    pub(super) refusal: Option<Box<RequestError>>,
 }
 
 impl Partition {
@@ -110,11 +112,12 @@ impl Partition {
             append_time_ms,
             bytes,
             began,
+            refusal: None,
         })
     }
 
     /// When silent producers are forgotten, as far as this leader's clock may say so: a clock that is ahead would let retries in twice.
-    fn producer_expiration_ms(&self) -> i64 {
+    pub(super) fn producer_expiration_ms(&self) -> i64 {
         let expiration_ms = self.shared.producer_expiration_ms;
         let kept_ms = u64::try_from(expiration_ms).unwrap_or(0);
         match self.shared.clock.old_before_ms(kept_ms) {
@@ -237,6 +240,7 @@ impl Partition {
             append_time_ms,
             bytes,
             began,
+            refusal,
         } = admitted;
         let applied = pending.applied(timeout).await;
         self.shared.metrics.decided(began.elapsed());
@@ -258,7 +262,9 @@ impl Partition {
                     duplicate,
                 })
             }
-            other => Err(self.refused(other)),
+            // Only that it was appended before is more than the refusal says.
+            PartitionReply::TooOld => Err(self.refused(reply)),
+            other => Err(refusal.map_or_else(|| self.refused(other), |refusal| *refusal)),
         }
     }
 }

@@ -7,7 +7,7 @@
 //! - [`append_time`]: the times that they get from the leader.
 //! - [`timestamps`]: whether the times that they have may be.
 //! - [`room`]: whether there is room for them; [`inflight`]: how connections share a partition's.
-//! - [`refusals`]: why not.
+//! - [`refusals`]: why not. [`retried`]: whether what is refused was appended before.
 //! - [`fetch`][]: reading; [`rows`]: what is read has no gap.
 //! - [`retention`]: dropping what is old.
 //! - [`condition`]: what a batch may expect.
@@ -29,6 +29,7 @@ mod machine;
 mod producers;
 mod refusals;
 mod retention;
+mod retried;
 mod room;
 mod rows;
 mod timestamps;
@@ -54,6 +55,7 @@ use self::inflight::Inflight;
 use self::key_index::{KeptIndex, KeyIndex};
 pub(crate) use self::machine::{PartitionMachine, View, epoch_of};
 use self::refusals::LEADER_RETRY;
+pub(crate) use self::retried::{QUESTION_BYTES, may_have_been_taken};
 use self::room::BUSY_RETRY;
 pub(crate) use self::room::Room;
 use crate::clock_guard::ClockGuard;

@@ -28,7 +28,7 @@ use super::unread::unread;
 use crate::admission::{Batches, Call, Caller, Holding, Resource};
 use crate::error::RequestError;
 use crate::node::Node;
-use crate::partition::{Admitted, Appended, Expectation, Partition, Room};
+use crate::partition::{Admitted, Appended, Expectation, Partition, QUESTION_BYTES, Room, may_have_been_taken};
 use crate::partitions::{Target, find};
 
 /// The answers of a produce stream.
@@ -82,7 +82,7 @@ pub(crate) async fn unary(
         Payload::Records(records) => pack::pack(node, records).await?,
     };
     let expected = expectation(node, request.expected_end_offset, request.expected_key_offset, acks).await?;
-    let admitted = partition.admit(batch, expected, room).await?;
+    let admitted = admit(node, &call.caller, &partition, (batch, expected), room).await?;
     match acks {
         Acks::None => Ok(acknowledge_later(node, partition, admitted, timeout)),
         _ => partition.acknowledged(admitted, timeout).await.map(response),
@@ -110,6 +110,28 @@ async fn leader_with_room(
         }
         Err(error) => Err(error),
     }
+}
+
+/// Takes a batch. One that is refused and may be the retry of one that was taken is answered by what became of that.
+async fn admit(
+    node: &Node,
+    caller: &Arc<Caller>,
+    partition: &Partition,
+    (batch, expected): (Bytes, Expectation),
+    room: Room,
+) -> Result<Admitted, RequestError> {
+    let retried = producer_of(&batch).map(|_| batch.clone());
+    let refusal = match (partition.admit(batch, expected, room).await, &retried) {
+        (Err(refusal), Some(_)) if may_have_been_taken(&refusal) => refusal,
+        (admitted, _) => return admitted,
+    };
+    let batch = retried.expect("it was matched above");
+    // A replica that cannot read the question would stop.
+    if node.need_level(CONDITIONS_FEATURE_LEVEL).await.is_err() {
+        return Err(refusal.unknown());
+    }
+    let room = partition.room(caller, QUESTION_BYTES)?;
+    partition.ask(&batch, refusal, room).await
 }
 
 /// A batch that lives on: out of the buffer that it came in, when that is much larger than it. It is as large as the
@@ -464,7 +486,8 @@ impl Reader {
         };
         let (end, key) = (request.expected_end_offset, request.expected_key_offset);
         let expected = expectation(&self.node, end, key, acks).await?;
-        let admitted = partition.admit(batch, expected, room).await?;
+        let caller = self.slot.caller();
+        let admitted = admit(&self.node, caller, &partition, (batch, expected), room).await?;
         Ok(match acks {
             Acks::None => Outcome::Decided(Ok(acknowledge_later(&self.node, partition, admitted, timeout))),
             _ => Outcome::Admitted(partition, admitted, Instant::now() + timeout),

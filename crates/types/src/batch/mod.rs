@@ -46,7 +46,7 @@ pub use builder::BatchBuilder;
 pub use error::{BatchError, Malformed, RecordFlaw};
 pub use header::{Attributes, BatchHeader, TimestampType};
 pub use iter::BatchIter;
-pub use patch::{set_append_time, set_position, set_producer};
+pub use patch::{header_alone, set_append_time, set_position, set_producer};
 pub use record::{
     Header, RECORD_BYTES_MIN, Record, Records, decode_records, validate_packed, validate_records,
     validate_records_with_times,

@@ -1,7 +1,7 @@
 //! Changing fields of a batch in place. The buffer holds exactly one batch that has been validated; anything else is
 //! a bug of the caller and panics.
 
-use super::header::{Attributes, BatchHeader, TimestampType, at, put};
+use super::header::{Attributes, BatchHeader, LENGTH_COUNTS_FROM, TimestampType, at, put};
 use crate::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence};
 
 /// Sets where the batch stands in its partition. These fields are outside the checksum.
@@ -27,6 +27,17 @@ pub fn set_producer(batch: &mut [u8], id: ProducerId, epoch: ProducerEpoch, base
     put(batch, at::PRODUCER_EPOCH, epoch.get().to_be_bytes());
     put(batch, at::BASE_SEQUENCE, base_sequence.get().to_be_bytes());
     set_checksum(batch, &header);
+}
+
+/// The header of a batch as a batch of its own, without the records: what says whose it is and where it stands, for whoever
+/// asks what became of it. It has no records to read.
+pub fn header_alone(batch: &[u8]) -> [u8; BatchHeader::LEN] {
+    let mut alone = *batch.first_chunk().expect("only validated batches are patched");
+    let length = BatchHeader::LEN - LENGTH_COUNTS_FROM;
+    put(&mut alone, at::BATCH_LENGTH, (length as i32).to_be_bytes());
+    let header = BatchHeader::parse(&alone).expect("only its length is another");
+    set_checksum(&mut alone, &header);
+    alone
 }
 
 fn set_checksum(batch: &mut [u8], header: &BatchHeader) {
