@@ -220,6 +220,30 @@ fn files_are_small() {
 
 /// A Rust file that no `mod` names is not compiled, and rots.
 #[test]
+fn the_guide_names_files_that_are_there() {
+    let files = tree::files();
+    let guide = files
+        .iter()
+        .find(|file| file.path == "docs/adding.md")
+        .expect("docs/adding.md");
+    let code = guide.text.split('`').skip(1).step_by(2);
+    let paths: BTreeSet<_> = code
+        .filter(|code| code.starts_with("crates/") || code.starts_with("tests/"))
+        .collect();
+    assert!(!paths.is_empty(), "docs/adding.md names no file");
+    let is_there = |path: &str| {
+        let is_in = |file: &File| {
+            file.path
+                .strip_prefix(path)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        files.iter().any(is_in)
+    };
+    let missing = paths.into_iter().filter(|path| !is_there(path)).map(str::to_owned);
+    assert_none("docs/adding.md names files that are not there", missing.collect());
+}
+
+#[test]
 fn every_rust_file_is_part_of_a_crate() {
     let files = tree::files();
     let mut declared = BTreeSet::new();

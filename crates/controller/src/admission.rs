@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use jangada_types::{BrokerId, GroupId, ProducerEpoch, ProducerId, Reason, Rejection, ReplicaId, TopicId};
 
-use crate::command::Command;
-use crate::image::{Image, RENEWAL_FEATURE_LEVEL, Topic};
+use crate::command::{Command, RENEWAL_FEATURE_LEVEL};
+use crate::image::{Image, Topic};
 use crate::placement::{BrokerView, PlacementError, place};
 use crate::rules;
 

@@ -21,32 +21,10 @@ use std::sync::Arc;
 
 use jangada_types::{BrokerId, ConfigError, GroupId, Incarnation, PartitionIndex, ReplicaId, TopicConfig, TopicId};
 
-use crate::command::DirectoryId;
+use crate::registration::DirectoryId;
 
 /// The name of the topic whose partitions are the coordinator's shards. No user's topic may begin with `__`.
 pub const COORDINATOR_TOPIC: &str = "__groups";
-
-/// The feature level that knows [`TopicKind::Coordinator`].
-pub const COORDINATOR_FEATURE_LEVEL: u32 = 2;
-/// The feature level that knows conditional appends, the setting `key.index.enable`, and
-/// [`Command::RaiseFeatureLevel`](crate::Command::RaiseFeatureLevel).
-pub const CONDITIONS_FEATURE_LEVEL: u32 = 3;
-
-/// The feature level that knows [`Command::AddPartitions`](crate::Command::AddPartitions).
-pub const ADD_PARTITIONS_FEATURE_LEVEL: u32 = 4;
-
-/// The feature level that knows [`Command::RemoveBroker`](crate::Command::RemoveBroker).
-pub const REMOVE_BROKER_FEATURE_LEVEL: u32 = 5;
-
-/// The feature level at which groups remember how many partitions a topic had when they began to read it.
-pub const REMEMBERED_TOPICS_FEATURE_LEVEL: u32 = 5;
-
-/// The feature level that knows [`Command::RenewReplica`](crate::Command::RenewReplica).
-pub const RENEWAL_FEATURE_LEVEL: u32 = 5;
-
-/// The feature level from which brokers know the topic settings `message.timestamp.before.max.ms`,
-/// `message.timestamp.after.max.ms` and `validation.compressed`.
-pub const BATCH_CHECKS_FEATURE_LEVEL: u32 = 5;
 
 /// The first producer id that is given out; lower ones never belong to a producer.
 pub const FIRST_PRODUCER_ID: i64 = 1000;

@@ -11,7 +11,8 @@
 //!
 //! Map of the crate:
 //! - [`image`]: the state and its lookups; cheap to clone.
-//! - [`command`], [`reply`]: what goes in and comes out, with their encodings. `wire` has the encoded forms.
+//! - [`command`], [`reply`]: what goes in and comes out, with their encodings. [`registration`]: brokers as they say who
+//!   they are. `wire`: the messages that these and the image are made of.
 //! - `apply`: the fold, one file per subject. `rules`: the checks that admission and apply share.
 //! - [`snapshot`]: the image as bytes.
 //! - [`placement`]: which brokers get the replicas of a new topic.
@@ -25,23 +26,17 @@ mod error;
 pub mod image;
 pub mod metadata_quorum;
 pub mod placement;
+pub mod registration;
 pub mod reply;
 mod rules;
 pub mod snapshot;
 mod wire;
 
-pub use command::{BrokerRegistration, Command, DirectoryId, SeedBroker};
+pub use command::{Command, CommandKind, RENEWAL_FEATURE_LEVEL};
 pub use error::RestoreError;
-pub use image::{
-    ADD_PARTITIONS_FEATURE_LEVEL, BATCH_CHECKS_FEATURE_LEVEL, Broker, CONDITIONS_FEATURE_LEVEL,
-    COORDINATOR_FEATURE_LEVEL, COORDINATOR_TOPIC, Image, Partition, PartitionRef, REMEMBERED_TOPICS_FEATURE_LEVEL,
-    REMOVE_BROKER_FEATURE_LEVEL, RENEWAL_FEATURE_LEVEL, Tombstone, Topic, TopicKind,
-};
-pub use jangada_types::{CodecError, Rejection};
+pub use image::{Broker, COORDINATOR_TOPIC, Image, Partition, PartitionRef, Tombstone, Topic, TopicKind};
+pub use jangada_types::{CodecError, FEATURE_LEVEL, Rejection};
 pub use metadata_quorum::{QuorumCandidate, metadata_voters};
 pub use placement::{BrokerView, PlacementError, place, place_more};
-pub use reply::Reply;
-
-/// The highest feature level that this build understands. A build that folds a command in another way than its
-/// predecessor, or knows a new one, has a higher level.
-pub const FEATURE_LEVEL: u32 = 5;
+pub use registration::{BrokerRegistration, DirectoryId, SeedBroker};
+pub use reply::{Reply, ReplyKind};

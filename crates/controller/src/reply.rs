@@ -1,113 +1,124 @@
 //! What applying a command answers to its proposer. Every command is answered once, by
 //! [`Image::apply`](crate::Image::apply).
 //!
-//! Encoding: as for commands.
+//! Declared as commands are. The level of a reply is that of its command.
 
-use bytes::Bytes;
+use jangada_types::rejection::WireRejection;
 use jangada_types::{
-    BrokerId, CodecError, GroupId, Incarnation, ProducerEpoch, ProducerId, Rejection, ReplicaId, TopicId,
+    BrokerId, GroupId, Incarnation, ProducerEpoch, ProducerId, Rejection, ReplicaId, TopicId, replicated,
 };
 
-use crate::wire;
+use crate::wire::WireReplica;
 
-/// The outcome of a command. Definite: anything but `Rejected` has happened, and `Rejected` changed nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reply {
-    /// The command was refused and changed nothing.
-    Rejected(Rejection),
-    /// Of `FormCluster`.
-    ClusterFormed {
-        /// The cluster's id.
-        cluster_id: String,
-    },
-    /// Of `RegisterBroker`.
-    BrokerRegistered {
-        /// Who.
-        broker: BrokerId,
-        /// The incarnation that the broker has from now on; it writes it to its data directory before it opens a
-        /// replica.
-        incarnation: Incarnation,
-    },
-    /// Of `ReplaceBroker`.
-    BrokerReplaced {
-        /// Who.
-        broker: BrokerId,
-        /// The incarnation that it gets when it comes back.
-        incarnation: Incarnation,
-    },
-    /// Of `RemoveBroker`.
-    BrokerRemoved {
-        /// The metadata version that no longer has the broker.
-        version: u64,
-    },
-    /// Of `CreateTopic`.
-    TopicCreated {
-        /// As in the command.
-        topic_id: TopicId,
-        /// The group of partition 0; the others follow without a gap.
-        first_group: GroupId,
-        /// The metadata version that has the topic.
-        version: u64,
-    },
-    /// Of `RaiseFeatureLevel`.
-    FeatureLevelRaised {
-        /// The cluster's level now.
-        level: u32,
-    },
-    /// Of `AlterTopic` and `AddPartitions`.
-    TopicAltered {
-        /// The metadata version that has the change.
-        version: u64,
-    },
-    /// Of `DeleteTopic`.
-    TopicDeleted {
-        /// The metadata version that no longer has the topic.
-        version: u64,
-    },
-    /// Of `ReplicaDeleted`.
-    ReplicaDeleted {
-        /// How many deletions were owed until now.
-        settled: u32,
-    },
-    /// Of `SetReplicas`.
-    ReplicasSet {
-        /// The metadata version that has the new list.
-        version: u64,
-    },
-    /// Of `RenewReplica`.
-    ReplicaRenewed {
-        /// The replica that takes the place of the one that is given up.
-        replica: ReplicaId,
-        /// The metadata version that has it.
-        version: u64,
-    },
-    /// Of `AllocateProducerIds`: the ids `first .. first + count` belong to the proposer.
-    ProducerIds {
-        /// The first id.
-        first: ProducerId,
-        /// As in the command.
-        count: u32,
-    },
-    /// Of `BumpProducerEpoch`.
-    ProducerEpoch {
-        /// The same id, or a fresh one when the epochs of the old one are used up.
-        producer_id: ProducerId,
-        /// The epoch to go on with.
-        epoch: ProducerEpoch,
-    },
+replicated! {
+    /// The outcome of a command. Definite: anything but `Rejected` has happened, and `Rejected` changed nothing.
+    pub enum Reply, ReplyKind, "reply" {
+        /// The command was refused and changed nothing.
+        Rejected(Rejection as WireRejection) = 1,
+        /// Of `FormCluster`.
+        ClusterFormed = 2 {
+            /// The cluster's id.
+            #[prost(string, tag = "1")]
+            cluster_id: String,
+        },
+        /// Of `RegisterBroker`.
+        BrokerRegistered = 3 {
+            /// Who.
+            #[prost(uint32, tag = "1")]
+            broker: BrokerId as u32,
+            /// The incarnation that the broker has from now on; it writes it to its data directory before it opens a
+            /// replica.
+            #[prost(uint32, tag = "2")]
+            incarnation: Incarnation as u32,
+        },
+        /// Of `ReplaceBroker`.
+        BrokerReplaced = 4 {
+            /// Who.
+            #[prost(uint32, tag = "1")]
+            broker: BrokerId as u32,
+            /// The incarnation that it gets when it comes back.
+            #[prost(uint32, tag = "2")]
+            incarnation: Incarnation as u32,
+        },
+        /// Of `RemoveBroker`.
+        BrokerRemoved = 14 {
+            /// The metadata version that no longer has the broker.
+            #[prost(uint64, tag = "1")]
+            version: u64,
+        },
+        /// Of `CreateTopic`.
+        TopicCreated = 5 {
+            /// As in the command.
+            #[prost(bytes = "vec", tag = "1")]
+            topic_id: TopicId as Vec<u8>,
+            /// The group of partition 0; the others follow without a gap.
+            #[prost(uint64, tag = "2")]
+            first_group: GroupId as u64,
+            /// The metadata version that has the topic.
+            #[prost(uint64, tag = "3")]
+            version: u64,
+        },
+        /// Of `RaiseFeatureLevel`.
+        FeatureLevelRaised = 12 {
+            /// The cluster's level now.
+            #[prost(uint32, tag = "1")]
+            level: u32,
+        },
+        /// Of `AlterTopic` and `AddPartitions`.
+        TopicAltered = 6 {
+            /// The metadata version that has the change.
+            #[prost(uint64, tag = "1")]
+            version: u64,
+        },
+        /// Of `DeleteTopic`.
+        TopicDeleted = 7 {
+            /// The metadata version that no longer has the topic.
+            #[prost(uint64, tag = "1")]
+            version: u64,
+        },
+        /// Of `ReplicaDeleted`.
+        ReplicaDeleted = 8 {
+            /// How many deletions were owed until now.
+            #[prost(uint32, tag = "1")]
+            settled: u32,
+        },
+        /// Of `SetReplicas`.
+        ReplicasSet = 9 {
+            /// The metadata version that has the new list.
+            #[prost(uint64, tag = "1")]
+            version: u64,
+        },
+        /// Of `RenewReplica`.
+        ReplicaRenewed = 13 {
+            /// The replica that takes the place of the one that is given up.
+            #[prost(message, required, tag = "1")]
+            replica: ReplicaId as WireReplica,
+            /// The metadata version that has it.
+            #[prost(uint64, tag = "2")]
+            version: u64,
+        },
+        /// Of `AllocateProducerIds`: the ids `first .. first + count` belong to the proposer.
+        ProducerIds = 10 {
+            /// The first id.
+            #[prost(int64, tag = "1")]
+            first: ProducerId as i64,
+            /// As in the command.
+            #[prost(uint32, tag = "2")]
+            count: u32,
+        },
+        /// Of `BumpProducerEpoch`.
+        ProducerEpoch = 11 {
+            /// The same id, or a fresh one when the epochs of the old one are used up.
+            #[prost(int64, tag = "1")]
+            producer_id: ProducerId as i64,
+            /// The epoch to go on with.
+            #[prost(int32, tag = "2")]
+            epoch: ProducerEpoch as i32,
+        },
+    }
 }
 
 impl Reply {
-    /// What the state machine hands to the proposer.
-    pub fn encode(&self) -> Bytes {
-        wire::reply::encode(self)
-    }
-
-    /// Reads what [`Reply::encode`] wrote.
-    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        wire::reply::decode(bytes)
-    }
-
     /// The rejection as an error, anything else as it is.
     pub fn into_result(self) -> Result<Self, Rejection> {
         match self {

@@ -10,7 +10,8 @@ use jangada_types::{
     TopicId, validate_topic_name,
 };
 
-use crate::image::{Broker, FIRST_PRODUCER_ID, Image, PartitionRef, REMOVE_BROKER_FEATURE_LEVEL, Topic, TopicKind};
+use crate::command::CommandKind;
+use crate::image::{Broker, FIRST_PRODUCER_ID, Image, PartitionRef, Topic, TopicKind};
 
 /// Bytes of a broker's address. A host name has at most 253, and a port 5.
 pub(crate) const ADDRESS_BYTES_MAX: usize = 260;
@@ -258,7 +259,7 @@ pub(crate) fn may_remove(image: &Image, id: BrokerId) -> Result<(), Rejection> {
         ));
     }
     // The one that goes does not count: a stranger of an old version must not prevent its own removal.
-    others.try_for_each(|other| has_level(other, REMOVE_BROKER_FEATURE_LEVEL))
+    others.try_for_each(|other| has_level(other, CommandKind::RemoveBroker.since()))
 }
 
 pub(crate) fn live_group(image: &Image, group: GroupId) -> Result<PartitionRef<'_>, Rejection> {

@@ -6,168 +6,168 @@
 //! Each names the version of what it was decided from. What has changed meanwhile makes it `GROUP_CHANGED`, without an
 //! effect, and the leader decides again.
 //!
-//! Encoding: version byte, kind byte, prost fields.
+//! The declaration is all that there is of a command's encoding; [`jangada_types::replicated`] says how to read it.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use jangada_types::{CodecError, LeaderEpoch, Offset, TopicId};
+use jangada_types::{TopicId, replicated};
 
 use crate::image::{Epoch, MemberSpec, SubscribedTopic};
-use crate::partitions::{PartitionSet, TopicPartition};
-use crate::wire;
+use crate::offset_commit::OffsetCommit;
+use crate::partitions::PartitionSet;
+use crate::removal::RemovalCause;
+use crate::wire::command::{WireCommitter, WireMember, WireOffset, WireSetAway, WireTarget};
+use crate::wire::{WirePartitions, WireSpec, WireTopic};
 
-/// A change of one group.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// A member joins, comes back, or changes what it says of itself. The first makes the group.
-    PutMember {
-        /// The group's name.
-        group: Arc<str>,
-        /// The member's id, which the client chose.
-        member: Arc<str>,
-        /// The member whose place a static member takes: it is gone afterwards.
-        replaces: Option<Arc<str>>,
-        /// The version of the member, or of the one that it replaces; 0 for a new one.
-        version: u64,
-        /// All that the member says of itself.
-        spec: MemberSpec,
-    },
-    /// The target for the next assignment epoch.
-    SetTarget {
-        /// The group's name.
-        group: Arc<str>,
-        /// The epoch of this target: the group's, or the one after when no change of members asked for it.
-        epoch: Epoch,
-        /// The group's `changed_at` from which it was computed. After a later change the group goes on to wait.
-        computed_at: u64,
-        /// The topics over which it was computed, by name.
-        topics: Arc<[SubscribedTopic]>,
-        /// The version of the metadata from which the topics came.
-        topics_version: u64,
-        /// What each member should own; one that is not named gets nothing.
-        targets: Vec<(Arc<str>, PartitionSet)>,
-        /// The group remembers how many partitions a topic had when the group began to read it
-        /// ([`Group::is_added`](crate::Group::is_added)). A kind of its own in the log, which brokers below feature level 5
-        /// do not know.
-        remembers: bool,
-    },
-    /// A member goes a step towards its target.
-    Progress {
-        /// The group's name.
-        group: Arc<str>,
-        /// Who.
-        member: Arc<str>,
-        /// The version of the member.
-        version: u64,
-        /// The epoch of the target that it goes towards.
-        assignment_epoch: Epoch,
-        /// The member's epoch from now on.
-        epoch: Epoch,
-        /// What it may go on with or take up.
-        assigned: PartitionSet,
-        /// What it must give up first.
-        revoking: PartitionSet,
-    },
-    /// A static member leaves for a while and keeps its place until its session ends.
-    SetAway {
-        /// The group's name.
-        group: Arc<str>,
-        /// Who.
-        member: Arc<str>,
-        /// The version of the member.
-        version: u64,
-    },
-    /// Members leave, or are fenced. Those that changed meanwhile stay.
-    RemoveMembers {
-        /// The group's name.
-        group: Arc<str>,
-        /// Who, with the version of each.
-        members: Vec<(Arc<str>, u64)>,
-        /// Why.
-        cause: RemovalCause,
-        /// The leader's clock, milliseconds since the Unix epoch.
-        at_ms: u64,
-    },
-    /// Writes offsets, all or none.
-    CommitOffsets {
-        /// The group's name. Without a member it is made when it does not exist.
-        group: Arc<str>,
-        /// Who, and at which epoch; none only while the group has no members.
-        member: Option<(Arc<str>, Epoch)>,
-        /// At least one, each partition once.
-        offsets: Vec<OffsetCommit>,
-        /// The leader's clock, milliseconds since the Unix epoch.
-        at_ms: u64,
-        /// The version of the metadata that has the topics.
-        topics_version: u64,
-    },
-    /// Deletes offsets of a group without members.
-    DeleteOffsets {
-        /// The group's name.
-        group: Arc<str>,
-        /// Those without an offset are ignored.
-        partitions: PartitionSet,
-    },
-    /// Deletes the offsets of topics that are gone.
-    ForgetTopics {
-        /// The group's name.
-        group: Arc<str>,
-        /// Ids of topics that were deleted.
-        topics: Vec<TopicId>,
-        /// The version of the metadata that no longer has them.
-        topics_version: u64,
-    },
-    /// Deletes a group without members, and its offsets.
-    DeleteGroup {
-        /// The group's name.
-        group: Arc<str>,
-    },
-    /// Deletes a group that has been empty for long, and its offsets.
-    ExpireGroup {
-        /// The group's name.
-        group: Arc<str>,
-        /// Since when it was empty.
-        empty_since_ms: u64,
-    },
-}
-
-/// Why a member is removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RemovalCause {
-    /// It said so.
-    Left,
-    /// It was silent for its session.
-    SessionExpired,
-    /// It did not give up partitions in time.
-    RebalanceTimedOut,
-}
-
-impl RemovalCause {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Left, Self::SessionExpired, Self::RebalanceTimedOut];
-
-    /// As it is shown.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Left => "left",
-            Self::SessionExpired => "session_expired",
-            Self::RebalanceTimedOut => "rebalance_timed_out",
-        }
+replicated! {
+    /// A change of one group.
+    pub enum Command, CommandKind, "command" {
+        /// A member joins, comes back, or changes what it says of itself. The first makes the group.
+        PutMember = 1 since 2 {
+            /// The group's name.
+            #[prost(string, tag = "1")]
+            group: Arc<str> as String,
+            /// The member's id, which the client chose.
+            #[prost(string, tag = "2")]
+            member: Arc<str> as String,
+            /// The member whose place a static member takes: it is gone afterwards.
+            #[prost(string, optional, tag = "3")]
+            replaces: Option<Arc<str>> as Option<String>,
+            /// The version of the member, or of the one that it replaces; 0 for a new one.
+            #[prost(uint64, tag = "4")]
+            version: u64,
+            /// All that the member says of itself.
+            #[prost(message, required, tag = "5")]
+            spec: MemberSpec as WireSpec,
+        },
+        /// The target for the next assignment epoch.
+        SetTarget = 2 since 2 {
+            /// The group's name.
+            #[prost(string, tag = "1")]
+            group: Arc<str> as String,
+            /// The epoch of this target: the group's, or the one after when no change of members asked for it.
+            #[prost(uint32, tag = "2")]
+            epoch: Epoch as u32,
+            /// The group's `changed_at` from which it was computed. After a later change the group goes on to wait.
+            #[prost(uint64, tag = "3")]
+            computed_at: u64,
+            /// The topics over which it was computed, by name.
+            #[prost(message, repeated, tag = "4")]
+            topics: Arc<[SubscribedTopic]> as Vec<WireTopic>,
+            /// The version of the metadata from which the topics came.
+            #[prost(uint64, tag = "5")]
+            topics_version: u64,
+            /// What each member should own; one that is not named gets nothing.
+            #[prost(message, repeated, tag = "6")]
+            targets: Vec<(Arc<str>, PartitionSet)> as Vec<WireTarget>,
+        } or SetTargetRemembering = 11 since 5 with {
+            /// The group remembers how many partitions a topic had when the group began to read it
+            /// ([`Group::is_added`](crate::Group::is_added)).
+            remembers
+        },
+        /// A member goes a step towards its target.
+        Progress = 3 since 2 {
+            /// The group's name.
+            #[prost(string, tag = "1")]
+            group: Arc<str> as String,
+            /// Who.
+            #[prost(string, tag = "2")]
+            member: Arc<str> as String,
+            /// The version of the member.
+            #[prost(uint64, tag = "3")]
+            version: u64,
+            /// The epoch of the target that it goes towards.
+            #[prost(uint32, tag = "4")]
+            assignment_epoch: Epoch as u32,
+            /// The member's epoch from now on.
+            #[prost(uint32, tag = "5")]
+            epoch: Epoch as u32,
+            /// What it may go on with or take up.
+            #[prost(message, repeated, tag = "6")]
+            assigned: PartitionSet as Vec<WirePartitions>,
+            /// What it must give up first.
+            #[prost(message, repeated, tag = "7")]
+            revoking: PartitionSet as Vec<WirePartitions>,
+        },
+        /// A static member leaves for a while and keeps its place until its session ends.
+        SetAway = 4 since 2 as WireSetAway {
+            /// The group's name.
+            group: Arc<str>,
+            /// Who.
+            member: Arc<str>,
+            /// The version of the member.
+            version: u64,
+        },
+        /// Members leave, or are fenced. Those that changed meanwhile stay.
+        RemoveMembers = 5 since 2 {
+            /// The group's name.
+            #[prost(string, tag = "1")]
+            group: Arc<str> as String,
+            /// Who, with the version of each.
+            #[prost(message, repeated, tag = "2")]
+            members: Vec<(Arc<str>, u64)> as Vec<WireMember>,
+            /// Why.
+            #[prost(uint32, tag = "3")]
+            cause: RemovalCause as u32,
+            /// The leader's clock, milliseconds since the Unix epoch.
+            #[prost(uint64, tag = "4")]
+            at_ms: u64,
+        },
+        /// Writes offsets, all or none.
+        CommitOffsets = 6 since 2 {
+            /// The group's name. Without a member it is made when it does not exist.
+            #[prost(string, tag = "1")]
+            group: Arc<str> as String,
+            /// Who, and at which epoch; none only while the group has no members.
+            #[prost(message, optional, tag = "2")]
+            member: Option<(Arc<str>, Epoch)> as Option<WireCommitter>,
+            /// At least one, each partition once.
+            #[prost(message, repeated, tag = "3")]
+            offsets: Vec<OffsetCommit> as Vec<WireOffset>,
+            /// The leader's clock, milliseconds since the Unix epoch.
+            #[prost(uint64, tag = "4")]
+            at_ms: u64,
+            /// The version of the metadata that has the topics.
+            #[prost(uint64, tag = "5")]
+            topics_version: u64,
+        },
+        /// Deletes offsets of a group without members.
+        DeleteOffsets = 7 since 2 {
+            /// The group's name.
+            #[prost(string, tag = "1")]
+            group: Arc<str> as String,
+            /// Those without an offset are ignored.
+            #[prost(message, repeated, tag = "2")]
+            partitions: PartitionSet as Vec<WirePartitions>,
+        },
+        /// Deletes the offsets of topics that are gone.
+        ForgetTopics = 8 since 2 {
+            /// The group's name.
+            #[prost(string, tag = "1")]
+            group: Arc<str> as String,
+            /// Ids of topics that were deleted.
+            #[prost(bytes = "vec", repeated, tag = "2")]
+            topics: Vec<TopicId> as Vec<Vec<u8>>,
+            /// The version of the metadata that no longer has them.
+            #[prost(uint64, tag = "3")]
+            topics_version: u64,
+        },
+        /// Deletes a group without members, and its offsets.
+        DeleteGroup = 9 since 2 {
+            /// The group's name.
+            #[prost(string, tag = "1")]
+            group: Arc<str> as String,
+        },
+        /// Deletes a group that has been empty for long, and its offsets.
+        ExpireGroup = 10 since 2 {
+            /// The group's name.
+            #[prost(string, tag = "1")]
+            group: Arc<str> as String,
+            /// Since when it was empty.
+            #[prost(uint64, tag = "2")]
+            empty_since_ms: u64,
+        },
     }
-}
-
-/// The offset of one partition in a commit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OffsetCommit {
-    /// Which.
-    pub partition: TopicPartition,
-    /// The next record to read.
-    pub offset: Offset,
-    /// The leader epoch of the last record that was read, when known.
-    pub leader_epoch: Option<LeaderEpoch>,
-    /// The consumer's own text.
-    pub metadata: Box<str>,
 }
 
 impl Command {
@@ -185,17 +185,5 @@ impl Command {
             | Self::DeleteGroup { group }
             | Self::ExpireGroup { group, .. } => group,
         }
-    }
-
-    /// What goes into the shard's log.
-    pub fn encode(&self) -> Bytes {
-        wire::command::encode(self)
-    }
-
-    /// Reads what [`Command::encode`] wrote. An error means that a newer build wrote it, or that it is damaged: a
-    /// replica that can't read a committed command must stop, for skipping it would part its state from the
-    /// others'.
-    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        wire::command::decode(bytes)
     }
 }

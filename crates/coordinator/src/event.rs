@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use jangada_types::TopicId;
 
-use crate::command::{Command, RemovalCause};
+use crate::command::Command;
 use crate::image::{Epoch, Image};
+use crate::removal::RemovalCause;
 
 /// Something that happened to a group, or could not.
 #[derive(Clone, Debug, PartialEq, Eq)]

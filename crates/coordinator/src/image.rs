@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use jangada_types::replicated::{Sample, Seeds};
 use jangada_types::{LeaderEpoch, Offset, PartitionIndex, TopicId};
 
 use crate::assignor::Assignor;
@@ -39,6 +40,12 @@ impl Epoch {
     /// The one after this.
     pub(crate) const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
+    }
+}
+
+impl Sample for Epoch {
+    fn sample(seeds: &mut Seeds) -> Self {
+        Self(Sample::sample(seeds))
     }
 }
 
@@ -127,6 +134,25 @@ pub struct MemberSpec {
     pub assignor: Option<Assignor>,
 }
 
+impl Sample for MemberSpec {
+    fn sample(seeds: &mut Seeds) -> Self {
+        let assignors = [None, Some(Assignor::Uniform), Some(Assignor::Range)];
+        Self {
+            instance_id: Sample::sample(seeds),
+            client_id: Sample::sample(seeds),
+            client_host: Sample::sample(seeds),
+            rack: Sample::sample(seeds),
+            subscription: Arc::new(Subscription {
+                topics: BTreeSet::from_iter(Vec::sample(seeds)).into_iter().collect(),
+                pattern: Sample::sample(seeds),
+            }),
+            session_timeout_ms: Sample::sample(seeds),
+            rebalance_timeout_ms: Sample::sample(seeds),
+            assignor: assignors[seeds.below(3) as usize],
+        }
+    }
+}
+
 /// Which topics a member wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subscription {
@@ -169,6 +195,16 @@ pub struct SubscribedTopic {
     pub name: Arc<str>,
     /// How many partitions it had.
     pub partitions: u32,
+}
+
+impl Sample for SubscribedTopic {
+    fn sample(seeds: &mut Seeds) -> Self {
+        Self {
+            id: Sample::sample(seeds),
+            name: Sample::sample(seeds),
+            partitions: Sample::sample(seeds),
+        }
+    }
 }
 
 /// A committed offset.

@@ -15,7 +15,8 @@
 //!
 //! Map of the crate:
 //! - [`image`]: the replicated state and its lookups. [`partitions`]: sets of partitions.
-//! - [`command`], [`reply`]: what goes in and comes out, with their encodings. `wire` has the encoded forms.
+//! - [`command`], [`reply`]: what goes in and comes out, with their encodings. [`offset_commit`], [`removal`]: parts of
+//!   commands. `wire`: the messages that these and the image are made of.
 //! - `apply`: the fold, one file per subject. `rules`: the checks that leader and apply share.
 //! - [`snapshot`]: the state as bytes.
 //! - `event`: what people may ask about later.
@@ -31,8 +32,10 @@ mod event;
 pub mod image;
 pub mod leader;
 pub mod limits;
+pub mod offset_commit;
 pub mod partitions;
 pub mod pattern;
+pub mod removal;
 pub mod reply;
 mod rules;
 mod size;
@@ -41,7 +44,7 @@ pub mod topics;
 mod wire;
 
 pub use assignor::Assignor;
-pub use command::{Command, OffsetCommit, RemovalCause};
+pub use command::{Command, CommandKind};
 pub use error::RestoreError;
 pub use event::Event;
 pub use image::{
@@ -49,7 +52,9 @@ pub use image::{
 };
 pub use jangada_types::{CodecError, Rejection};
 pub use leader::{Answer, CommitRequest, Config, HeartbeatRequest, HeartbeatResponse, Leader, Now, Pending, Step};
+pub use offset_commit::OffsetCommit;
 pub use partitions::{PartitionSet, TopicPartition};
-pub use reply::Reply;
+pub use removal::RemovalCause;
+pub use reply::{Reply, ReplyKind};
 pub use size::Size;
 pub use topics::TopicTable;

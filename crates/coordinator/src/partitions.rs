@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use jangada_types::replicated::{Sample, Seeds};
 use jangada_types::{PartitionIndex, TopicId};
 
 /// A partition of a topic, by the topic's id: a topic that was created again under its name has other partitions.
@@ -110,5 +111,20 @@ impl FromIterator<TopicPartition> for PartitionSet {
         partitions.sort_unstable();
         partitions.dedup();
         Self(partitions.into())
+    }
+}
+
+impl Sample for TopicPartition {
+    fn sample(seeds: &mut Seeds) -> Self {
+        Self {
+            topic: Sample::sample(seeds),
+            partition: Sample::sample(seeds),
+        }
+    }
+}
+
+impl Sample for PartitionSet {
+    fn sample(seeds: &mut Seeds) -> Self {
+        Vec::sample(seeds).into_iter().collect()
     }
 }

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use jangada_types::{Reason, Rejection};
 
-use crate::command::OffsetCommit;
 use crate::image::{Epoch, Group, Image, Member, SubscribedTopic};
 use crate::limits::{
     GROUPS_MAX, MEMBERS_BYTES_MAX, MEMBERS_PER_GROUP_MAX, OFFSETS_BYTES_MAX, OFFSETS_PER_GROUP_MAX, TARGETS_BYTES_MAX,
 };
+use crate::offset_commit::OffsetCommit;
 use crate::partitions::PartitionSet;
 use crate::size;
 

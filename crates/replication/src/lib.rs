@@ -52,6 +52,6 @@ pub use registry::{OpenError, Registry};
 pub use roster::{Roster, Standing};
 pub use state_machine::{Check, Effects, RestoreError, Retention, StateMachine};
 pub use timing::Timing;
-pub use transport::handshake::{FEATURE_LEVEL, Identity, PROTOCOL_MAX, PROTOCOL_MIN, check_protocol};
+pub use transport::handshake::{Identity, PROTOCOL_MAX, PROTOCOL_MIN, check_protocol};
 pub use transport::introduction::STARTING;
 pub use transport::plausible::{Cause, Rejections};

@@ -11,6 +11,8 @@
 //! | [`reason`] | the reasons of the public API's errors |
 //! | [`rejection`] | a refusal with its reason |
 //! | [`frame`] | the encoded form of replicated commands, replies and snapshots |
+//! | [`mod@replicated`] | commands and replies by declaration |
+//! | [`feature_level`] | what brokers of different versions may use together |
 //! | [`topic_config`] | the settings of a topic |
 //! | [`compression`] | the codecs of a record batch, with bounded decompression |
 //! | [`batch`] | Kafka's record batch v2: check, read, build, patch |
@@ -18,6 +20,7 @@
 
 pub mod batch;
 pub mod compression;
+pub mod feature_level;
 pub mod frame;
 pub mod ids;
 pub mod limits;
@@ -25,6 +28,7 @@ pub mod names;
 pub mod partitioner;
 pub mod reason;
 pub mod rejection;
+pub mod replicated;
 pub mod topic_config;
 pub mod units;
 
@@ -33,6 +37,7 @@ pub use batch::{
     RecordTimes, Records, TimestampType,
 };
 pub use compression::{Codec, CompressionError};
+pub use feature_level::FEATURE_LEVEL;
 pub use frame::CodecError;
 pub use ids::{
     BrokerId, GroupId, Incarnation, LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId, ReplicaId,

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-
-use crate::frame::{self, CodecError};
+use crate::frame::{CodecError, malformed};
 use crate::reason::Reason;
+use crate::replicated::Wire;
 
 /// Why a request or a command was refused: definite, it had no effect.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,8 +18,9 @@ pub struct Rejection {
     pub metadata: BTreeMap<String, String>,
 }
 
+/// A rejection in a reply.
 #[derive(Clone, PartialEq, prost::Message)]
-struct WireRejection {
+pub struct WireRejection {
     /// As in `ErrorInfo.reason`.
     #[prost(string, tag = "1")]
     reason: String,
@@ -45,31 +45,24 @@ impl Rejection {
         self.metadata.insert(key.to_owned(), value.to_string());
         self
     }
+}
 
-    /// As a reply of the given kind.
-    pub fn encode(&self, kind: u8) -> Bytes {
-        frame::frame(
-            Some(kind),
-            &WireRejection {
-                reason: self.reason.as_str().to_owned(),
-                message: self.message.clone(),
-                metadata: self.metadata.clone(),
-            },
-        )
+impl Wire<WireRejection> for Rejection {
+    fn to_form(&self) -> WireRejection {
+        WireRejection {
+            reason: self.reason.as_str().to_owned(),
+            message: self.message.clone(),
+            metadata: self.metadata.clone(),
+        }
     }
 
-    /// Reads the message of the reply that [`Rejection::encode`] wrote.
-    ///
-    /// # Errors
-    /// It is damaged, or has a field or a reason that this build doesn't know.
-    pub fn decode(what: &'static str, body: &[u8]) -> Result<Self, CodecError> {
-        let wire: WireRejection = frame::message(what, body)?;
-        let reason = Reason::parse(&wire.reason)
-            .ok_or_else(|| frame::malformed(what, format!("unknown reason {:?}", wire.reason)))?;
+    fn from_form(what: &'static str, form: WireRejection) -> Result<Self, CodecError> {
+        let reason =
+            Reason::parse(&form.reason).ok_or_else(|| malformed(what, format!("unknown reason {:?}", form.reason)))?;
         Ok(Self {
             reason,
-            message: wire.message,
-            metadata: wire.metadata,
+            message: form.message,
+            metadata: form.metadata,
         })
     }
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_controller::{Image, REMEMBERED_TOPICS_FEATURE_LEVEL, Topic, TopicKind};
-use jangada_coordinator::{Config, TopicTable};
+use jangada_controller::{Image, Topic, TopicKind};
+use jangada_coordinator::{CommandKind, Config, TopicTable};
 use jangada_types::GroupId;
 use parking_lot::{Mutex, RwLock};
 
@@ -49,7 +49,7 @@ impl Shared {
             let rows = logs().map(|topic| (topic.id, topic.name.clone(), partitions(topic)));
             TopicTable::new(image.version(), rows)
         };
-        let table = table.letting_groups_remember(image.feature_level() >= REMEMBERED_TOPICS_FEATURE_LEVEL);
+        let table = table.letting_groups_remember(image.feature_level() >= CommandKind::SetTargetRemembering.since());
         let mut known = self.topics.write();
         if known.version() < table.version() {
             *known = Arc::new(table);

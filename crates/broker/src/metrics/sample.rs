@@ -3,9 +3,9 @@
 
 use std::fmt::Error;
 
-use jangada_controller::FEATURE_LEVEL;
 use jangada_replication::Cause;
 use jangada_storage::{LatencyHistogram, StoreStatistics};
+use jangada_types::FEATURE_LEVEL;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 

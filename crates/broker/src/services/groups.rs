@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_controller::{Image, REMEMBERED_TOPICS_FEATURE_LEVEL, Topic, admission};
+use jangada_controller::{Image, Topic, admission};
 use jangada_coordinator::limits::OFFSETS_PER_COMMIT_MAX;
-use jangada_coordinator::{Answer, CommitRequest, PartitionSet};
+use jangada_coordinator::{Answer, CommandKind, CommitRequest, PartitionSet};
 use jangada_proto::v1::group_service_server::GroupService;
 use jangada_proto::v1::*;
 use jangada_types::{BrokerId, PartitionIndex, Reason, partition_for_key, validate_topic_name};
@@ -135,7 +135,7 @@ impl Groups {
     /// Raises the cluster's feature level, if all brokers are new enough, so that groups remember how many partitions their
     /// topics had. Nobody waits for it: until then a group does without.
     fn let_groups_remember(&self) {
-        let level = REMEMBERED_TOPICS_FEATURE_LEVEL;
+        let level = CommandKind::SetTargetRemembering.since();
         let image = self.node.metadata.image();
         if image.feature_level() >= level || admission::validate_raise_feature_level(&image, level).is_err() {
             return;

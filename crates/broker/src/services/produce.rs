@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use jangada_controller::CONDITIONS_FEATURE_LEVEL;
 use jangada_proto::v1::produce_request::Payload;
 use jangada_proto::v1::produce_stream_response::Result as StreamResult;
 use jangada_proto::v1::{
     Acks, PlainRecords, ProduceRequest, ProduceResponse, ProduceStreamRequest, ProduceStreamResponse, TopicPartition,
 };
+use jangada_types::feature_level::CONDITIONS_FEATURE_LEVEL;
 use jangada_types::limits::PRODUCE_TIMEOUT_MS_MAX;
 use jangada_types::{BatchHeader, GroupId, Offset, ProducerId, Reason};
 use prost::Message as _;

@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use jangada_types::{BrokerId, Incarnation, Reason, Rejection, ReplicaId};
 
-use crate::command::{BrokerRegistration, SeedBroker};
-use crate::image::{Broker, Image, REMOVE_BROKER_FEATURE_LEVEL, RemovedBroker, Tombstone};
+use crate::command::CommandKind;
+use crate::image::{Broker, Image, RemovedBroker, Tombstone};
+use crate::registration::{BrokerRegistration, SeedBroker};
 use crate::reply::Reply;
 use crate::rules::{self, BrokerFields};
 
@@ -217,7 +218,7 @@ impl Image {
             incarnation: known.expected_incarnation.unwrap_or(known.incarnation),
             directory: known.directory,
         };
-        self.feature_level = self.feature_level.max(REMOVE_BROKER_FEATURE_LEVEL);
+        self.feature_level = self.feature_level.max(CommandKind::RemoveBroker.since());
         Arc::make_mut(&mut self.brokers).remove(&id);
         Arc::make_mut(&mut self.removed).insert(id, removed);
         Ok(Reply::BrokerRemoved { version })

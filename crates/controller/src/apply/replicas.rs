@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use jangada_types::{GroupId, PartitionIndex, Reason, Rejection, ReplicaId, TopicId};
 
-use crate::image::{Image, Partition, RENEWAL_FEATURE_LEVEL};
+use crate::command::RENEWAL_FEATURE_LEVEL;
+use crate::image::{Image, Partition};
 use crate::reply::Reply;
 use crate::rules;
 

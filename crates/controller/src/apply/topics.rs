@@ -5,10 +5,8 @@ use std::sync::Arc;
 
 use jangada_types::{GroupId, Reason, Rejection, ReplicaId, TopicId};
 
-use crate::image::{
-    ADD_PARTITIONS_FEATURE_LEVEL, COORDINATOR_FEATURE_LEVEL, COORDINATOR_TOPIC, Image, Partition, Tombstone, Topic,
-    TopicKind,
-};
+use crate::command::CommandKind;
+use crate::image::{COORDINATOR_TOPIC, Image, Partition, Tombstone, Topic, TopicKind};
 use crate::reply::Reply;
 use crate::rules;
 
@@ -41,7 +39,7 @@ impl Image {
                 version: self.version,
             });
         }
-        rules::all_have_level(self, COORDINATOR_FEATURE_LEVEL)?;
+        rules::all_have_level(self, CommandKind::CreateCoordinator.since())?;
         let created = self.add_topic(
             id,
             TopicKind::Coordinator,
@@ -49,7 +47,7 @@ impl Image {
             &BTreeMap::new(),
             assignments,
         )?;
-        self.feature_level = self.feature_level.max(COORDINATOR_FEATURE_LEVEL);
+        self.feature_level = self.feature_level.max(CommandKind::CreateCoordinator.since());
         Ok(created)
     }
 
@@ -143,9 +141,9 @@ impl Image {
             .with("expected", existing)
             .with("actual", actual));
         }
-        rules::all_have_level(self, ADD_PARTITIONS_FEATURE_LEVEL)?;
+        rules::all_have_level(self, CommandKind::AddPartitions.since())?;
         let added = self.new_partitions(&name, actual, assignments)?;
-        self.feature_level = self.feature_level.max(ADD_PARTITIONS_FEATURE_LEVEL);
+        self.feature_level = self.feature_level.max(CommandKind::AddPartitions.since());
         let topic = Arc::make_mut(&mut self.topics)
             .get_mut(&id)
             .expect("the topic was found above");

@@ -1,13 +1,13 @@
 //! The encoded form of the image. The derived indexes are not in it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use jangada_types::frame::{CodecError, frame, malformed, message, topic_id, unframe_plain};
-use jangada_types::{BrokerId, GroupId, Incarnation};
+use jangada_types::replicated::Wire;
+use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId};
 
-use super::{WireReplica, directory_id, from_wire, to_wire};
+use super::WireReplica;
 use crate::image::{Broker, Image, Partition, RemovedBroker, Tombstone, Topic, TopicKind};
 
 const WHAT: &str = "image snapshot";
@@ -130,8 +130,8 @@ impl From<&Topic> for WireTopic {
     fn from(topic: &Topic) -> Self {
         let partition = |partition: &Partition| WirePartition {
             group: partition.group.get(),
-            replicas: to_wire(&partition.replicas),
-            leaving: to_wire(&partition.leaving),
+            replicas: partition.replicas.to_form(),
+            leaving: partition.leaving.to_form(),
             is_reassigned: partition.is_reassigned,
         };
         Self {
@@ -152,7 +152,7 @@ impl WireBroker {
         Ok(Broker {
             id: BrokerId(self.id),
             incarnation: Incarnation(self.incarnation),
-            directory: directory_id(WHAT, &self.directory)?,
+            directory: Wire::from_form(WHAT, self.directory)?,
             address: self.address,
             internal_address: self.internal_address,
             rack: self.rack,
@@ -169,11 +169,13 @@ impl WireBroker {
 
 impl WireTopic {
     fn into_topic(self) -> Result<Topic, CodecError> {
-        let partition = |wire: WirePartition| Partition {
-            group: GroupId(wire.group),
-            replicas: from_wire(wire.replicas),
-            leaving: from_wire(wire.leaving),
-            is_reassigned: wire.is_reassigned,
+        let partition = |wire: WirePartition| {
+            Ok::<_, CodecError>(Partition {
+                group: GroupId(wire.group),
+                replicas: Wire::from_form(WHAT, wire.replicas)?,
+                leaving: Wire::from_form(WHAT, wire.leaving)?,
+                is_reassigned: wire.is_reassigned,
+            })
         };
         let kind = match self.kind {
             KIND_LOG => TopicKind::Log,
@@ -184,7 +186,7 @@ impl WireTopic {
             id: topic_id(WHAT, &self.id)?,
             kind,
             name: self.name.into(),
-            partitions: self.partitions.into_iter().map(partition).collect(),
+            partitions: self.partitions.into_iter().map(partition).collect::<Result<_, _>>()?,
             config: self.config,
         })
     }
@@ -206,7 +208,7 @@ pub(crate) struct Parts {
 pub(crate) fn encode(image: &Image) -> Bytes {
     let tombstone = |(group, tombstone): (GroupId, &Tombstone)| WireTombstone {
         group: group.get(),
-        replicas: to_wire(&tombstone.replicas),
+        replicas: tombstone.replicas.to_vec().to_form(),
     };
     let removed = |(id, removed): (&BrokerId, &RemovedBroker)| WireRemoved {
         id: id.get(),
@@ -230,13 +232,14 @@ pub(crate) fn encode(image: &Image) -> Bytes {
 pub(crate) fn decode(bytes: &[u8]) -> Result<Parts, CodecError> {
     let wire: WireImage = message(WHAT, unframe_plain(WHAT, bytes)?)?;
     let tombstone = |wire: WireTombstone| {
-        let replicas: Arc<[_]> = from_wire(wire.replicas).into();
-        (GroupId(wire.group), Tombstone { replicas })
+        let replicas: Vec<ReplicaId> = Wire::from_form(WHAT, wire.replicas)?;
+        let replicas = replicas.into();
+        Ok::<_, CodecError>((GroupId(wire.group), Tombstone { replicas }))
     };
     let removed = |wire: WireRemoved| {
         let removed = RemovedBroker {
             incarnation: Incarnation(wire.incarnation),
-            directory: directory_id(WHAT, &wire.directory)?,
+            directory: Wire::from_form(WHAT, wire.directory)?,
         };
         Ok::<_, CodecError>((BrokerId(wire.id), removed))
     };
@@ -256,7 +259,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Parts, CodecError> {
             .into_iter()
             .map(WireTopic::into_topic)
             .collect::<Result<_, _>>()?,
-        tombstones: wire.tombstones.into_iter().map(tombstone).collect(),
+        tombstones: wire.tombstones.into_iter().map(tombstone).collect::<Result<_, _>>()?,
         removed: wire.removed.into_iter().map(removed).collect::<Result<_, _>>()?,
     })
 }

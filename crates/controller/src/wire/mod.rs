@@ -1,19 +1,13 @@
-//! The encoded forms: which kinds of commands and replies there are, and the fields of each. How they are framed is
-//! in [`jangada_types::frame`].
-//!
-//! Rules for changes: a field number is never used again, and a kind byte neither. A command that a level-1 broker
-//! would fold differently gets a new kind, and is proposed only once every broker has the feature level that knows
-//! it. What this build doesn't know, it refuses to read; it never skips it, for then its image would part from the
-//! others'.
+//! The messages that commands, replies and the image are made of, beside those that their declarations make. How they
+//! are framed is in [`jangada_types::frame`], the rules for changes in [`jangada_types::replicated`].
 
-pub(crate) mod command;
 pub(crate) mod image;
-pub(crate) mod reply;
 
 use jangada_types::frame::{CodecError, malformed};
-use jangada_types::{BrokerId, Incarnation, ProducerEpoch, ReplicaId};
+use jangada_types::replicated::Wire;
+use jangada_types::{BrokerId, Incarnation, ReplicaId};
 
-use crate::command::DirectoryId;
+use crate::registration::{BrokerRegistration, DirectoryId, SeedBroker};
 
 /// A replica's id.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -24,27 +18,17 @@ pub(crate) struct WireReplica {
     incarnation: u32,
 }
 
-impl From<ReplicaId> for WireReplica {
-    fn from(replica: ReplicaId) -> Self {
-        Self {
-            broker: replica.broker.get(),
-            incarnation: replica.incarnation.get(),
+impl Wire<WireReplica> for ReplicaId {
+    fn to_form(&self) -> WireReplica {
+        WireReplica {
+            broker: self.broker.get(),
+            incarnation: self.incarnation.get(),
         }
     }
-}
 
-impl From<WireReplica> for ReplicaId {
-    fn from(wire: WireReplica) -> Self {
-        Self::new(BrokerId(wire.broker), Incarnation(wire.incarnation))
+    fn from_form(_: &'static str, form: WireReplica) -> Result<Self, CodecError> {
+        Ok(Self::new(BrokerId(form.broker), Incarnation(form.incarnation)))
     }
-}
-
-fn to_wire(replicas: &[ReplicaId]) -> Vec<WireReplica> {
-    replicas.iter().copied().map(WireReplica::from).collect()
-}
-
-fn from_wire(replicas: Vec<WireReplica>) -> Vec<ReplicaId> {
-    replicas.into_iter().map(ReplicaId::from).collect()
 }
 
 /// The list of replicas of one partition.
@@ -54,13 +38,94 @@ pub(crate) struct WireReplicas {
     replicas: Vec<WireReplica>,
 }
 
-fn directory_id(what: &'static str, bytes: &[u8]) -> Result<DirectoryId, CodecError> {
-    DirectoryId::from_slice(bytes)
-        .ok_or_else(|| malformed(what, format!("a directory id of {} bytes, not 16", bytes.len())))
+impl Wire<WireReplicas> for Vec<ReplicaId> {
+    fn to_form(&self) -> WireReplicas {
+        let replicas = self.to_form();
+        WireReplicas { replicas }
+    }
+
+    fn from_form(what: &'static str, form: WireReplicas) -> Result<Self, CodecError> {
+        Self::from_form(what, form.replicas)
+    }
 }
 
-fn epoch(what: &'static str, epoch: i32) -> Result<ProducerEpoch, CodecError> {
-    i16::try_from(epoch)
-        .map(ProducerEpoch)
-        .map_err(|_| malformed(what, format!("producer epoch {epoch} is beyond 16 bits")))
+/// What a broker says of itself. That of a seed has no incarnation.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct WireRegistration {
+    #[prost(uint32, tag = "1")]
+    broker: u32,
+    #[prost(uint32, tag = "2")]
+    incarnation: u32,
+    #[prost(bytes = "vec", tag = "3")]
+    directory: Vec<u8>,
+    #[prost(string, tag = "4")]
+    address: String,
+    #[prost(string, tag = "5")]
+    internal_address: String,
+    #[prost(string, tag = "6")]
+    rack: String,
+    #[prost(uint32, tag = "7")]
+    feature_level: u32,
+}
+
+impl Wire<WireRegistration> for SeedBroker {
+    fn to_form(&self) -> WireRegistration {
+        WireRegistration {
+            broker: self.broker.get(),
+            incarnation: 0,
+            directory: self.directory.to_form(),
+            address: self.address.clone(),
+            internal_address: self.internal_address.clone(),
+            rack: self.rack.clone(),
+            feature_level: self.feature_level,
+        }
+    }
+
+    fn from_form(what: &'static str, form: WireRegistration) -> Result<Self, CodecError> {
+        Ok(Self {
+            broker: BrokerId(form.broker),
+            directory: Wire::from_form(what, form.directory)?,
+            address: form.address,
+            internal_address: form.internal_address,
+            rack: form.rack,
+            feature_level: form.feature_level,
+        })
+    }
+}
+
+impl Wire<WireRegistration> for BrokerRegistration {
+    fn to_form(&self) -> WireRegistration {
+        WireRegistration {
+            broker: self.broker.get(),
+            incarnation: self.incarnation.get(),
+            directory: self.directory.to_form(),
+            address: self.address.clone(),
+            internal_address: self.internal_address.clone(),
+            rack: self.rack.clone(),
+            feature_level: self.feature_level,
+        }
+    }
+
+    fn from_form(what: &'static str, form: WireRegistration) -> Result<Self, CodecError> {
+        Ok(Self {
+            broker: BrokerId(form.broker),
+            incarnation: Incarnation(form.incarnation),
+            directory: Wire::from_form(what, form.directory)?,
+            address: form.address,
+            internal_address: form.internal_address,
+            rack: form.rack,
+            feature_level: form.feature_level,
+        })
+    }
+}
+
+impl Wire<Vec<u8>> for DirectoryId {
+    fn to_form(&self) -> Vec<u8> {
+        self.as_bytes().to_vec()
+    }
+
+    fn from_form(what: &'static str, form: Vec<u8>) -> Result<Self, CodecError> {
+        Self::from_slice(&form)
+            .ok_or_else(|| malformed(what, format!("a directory id of {} bytes, not 16", form.len())))
+    }
 }

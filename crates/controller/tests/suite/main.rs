@@ -2,6 +2,7 @@
 
 mod admission;
 mod brokers;
+mod declared;
 mod fixture;
 mod golden;
 mod metadata_quorum;

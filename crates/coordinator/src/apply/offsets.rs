@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use jangada_types::{Rejection, TopicId};
 
-use crate::command::OffsetCommit;
 use crate::image::{Committed, Epoch, Group, Image};
+use crate::offset_commit::OffsetCommit;
 use crate::partitions::PartitionSet;
 use crate::rules;
 use crate::size;

@@ -6,11 +6,12 @@ use jangada_types::{Reason, Rejection};
 
 use super::request::{Answer, HeartbeatRequest, HeartbeatResponse, JOIN_EPOCH, LEAVE_EPOCH, Request, Step};
 use super::{Decision, Leader, Now, STATIC_LEAVE_EPOCH, request_rules};
-use crate::command::{Command, RemovalCause};
+use crate::command::Command;
 use crate::image::{Group, Image, Member, MemberSpec};
 use crate::limits::{REBALANCE_TIMEOUT_MS_DEFAULT, SESSION_TIMEOUT_MS_DEFAULT};
 use crate::partitions::PartitionSet;
 use crate::pattern::Pattern;
+use crate::removal::RemovalCause;
 use crate::rules;
 use crate::size;
 

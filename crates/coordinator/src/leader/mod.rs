@@ -27,10 +27,11 @@ pub use request::{
     Step,
 };
 
-use crate::command::{Command, OffsetCommit};
+use crate::command::Command;
 use crate::event::Event;
 use crate::image::Image;
 use crate::limits::OFFSETS_RETENTION_MS_DEFAULT;
+use crate::offset_commit::OffsetCommit;
 use crate::pattern::Patterns;
 use crate::reply::Reply;
 use crate::topics::TopicTable;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use jangada_types::{Reason, Rejection};
 
 use crate::assignor::Assignor;
-use crate::command::{Command, OffsetCommit};
+use crate::command::Command;
 use crate::image::{Epoch, Subscription};
+use crate::offset_commit::OffsetCommit;
 use crate::partitions::PartitionSet;
 
 /// The epoch of a heartbeat that joins.

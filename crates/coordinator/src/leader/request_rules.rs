@@ -3,13 +3,13 @@
 
 use jangada_types::{Reason, Rejection, validate_topic_name};
 
-use crate::command::OffsetCommit;
 use crate::image::MemberSpec;
 use crate::limits::{
     CLIENT_TEXT_BYTES_MAX, COMMIT_METADATA_BYTES_MAX, INSTANCE_ID_BYTES_MAX, MEMBER_ID_BYTES_MAX,
     OFFSET_METADATA_BYTES_MAX, OFFSETS_PER_COMMIT_MAX, PATTERN_BYTES_MAX, REBALANCE_TIMEOUT_MS_MAX,
     REBALANCE_TIMEOUT_MS_MIN, SESSION_TIMEOUT_MS_MAX, SESSION_TIMEOUT_MS_MIN, TOPICS_PER_SUBSCRIPTION_MAX,
 };
+use crate::offset_commit::OffsetCommit;
 
 fn invalid(what: String) -> Rejection {
     Rejection::new(Reason::InvalidRequest, what)

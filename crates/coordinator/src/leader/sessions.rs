@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::timers::{GroupTimers, PROPOSE_AGAIN_MS};
 use super::{Config, Leader, Now};
-use crate::command::RemovalCause;
 use crate::image::{Group, Member};
+use crate::removal::RemovalCause;
 
 /// For how long a static member's place is kept for the process that asked for it last, milliseconds. Clients ask each
 /// second.

@@ -1,140 +1,109 @@
-//! The encoded form of commands.
+//! The messages that commands are made of, beside those that their declaration makes.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use jangada_types::frame::{CodecError, frame, malformed, message, topic_id, unframe};
-use jangada_types::{LeaderEpoch, Offset};
+use jangada_types::frame::{CodecError, malformed};
+use jangada_types::replicated::Wire;
 
-use super::{
-    WirePartitions, WireSpec, WireTopic, leader_epoch_to_wire, partitions_from_wire, partitions_to_wire,
-    topics_from_wire, topics_to_wire,
-};
-use crate::command::{Command, OffsetCommit, RemovalCause};
+use super::WirePartitions;
 use crate::image::Epoch;
-use crate::partitions::TopicPartition;
+use crate::offset_commit::OffsetCommit;
+use crate::partitions::{PartitionSet, TopicPartition};
+use crate::removal::RemovalCause;
 
-const PUT_MEMBER: u8 = 1;
-const SET_TARGET: u8 = 2;
-const PROGRESS: u8 = 3;
-const SET_AWAY: u8 = 4;
-const REMOVE_MEMBERS: u8 = 5;
-const COMMIT_OFFSETS: u8 = 6;
-const DELETE_OFFSETS: u8 = 7;
-const FORGET_TOPICS: u8 = 8;
-const DELETE_GROUP: u8 = 9;
-const EXPIRE_GROUP: u8 = 10;
-/// SET_TARGET after which the group remembers the topics' partitions; from feature level 5 on.
-const SET_TARGET_REMEMBERING: u8 = 11;
-
+/// What one member should own.
 #[derive(Clone, PartialEq, prost::Message)]
-struct PutMember {
-    #[prost(string, tag = "1")]
-    group: String,
-    #[prost(string, tag = "2")]
-    member: String,
-    #[prost(string, optional, tag = "3")]
-    replaces: Option<String>,
-    #[prost(uint64, tag = "4")]
-    version: u64,
-    #[prost(message, required, tag = "5")]
-    spec: WireSpec,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct SetTarget {
-    #[prost(string, tag = "1")]
-    group: String,
-    #[prost(uint32, tag = "2")]
-    epoch: u32,
-    #[prost(uint64, tag = "3")]
-    computed_at: u64,
-    #[prost(message, repeated, tag = "4")]
-    topics: Vec<WireTopic>,
-    #[prost(uint64, tag = "5")]
-    topics_version: u64,
-    #[prost(message, repeated, tag = "6")]
-    targets: Vec<WireTarget>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct WireTarget {
+pub(crate) struct WireTarget {
     #[prost(string, tag = "1")]
     member: String,
     #[prost(message, repeated, tag = "2")]
     partitions: Vec<WirePartitions>,
 }
 
-#[derive(Clone, PartialEq, prost::Message)]
-struct Progress {
-    #[prost(string, tag = "1")]
-    group: String,
-    #[prost(string, tag = "2")]
-    member: String,
-    #[prost(uint64, tag = "3")]
-    version: u64,
-    #[prost(uint32, tag = "4")]
-    assignment_epoch: u32,
-    #[prost(uint32, tag = "5")]
-    epoch: u32,
-    #[prost(message, repeated, tag = "6")]
-    assigned: Vec<WirePartitions>,
-    #[prost(message, repeated, tag = "7")]
-    revoking: Vec<WirePartitions>,
+impl Wire<WireTarget> for (Arc<str>, PartitionSet) {
+    fn to_form(&self) -> WireTarget {
+        WireTarget {
+            member: self.0.to_form(),
+            partitions: self.1.to_form(),
+        }
+    }
+
+    fn from_form(what: &'static str, form: WireTarget) -> Result<Self, CodecError> {
+        Ok((form.member.into(), Wire::from_form(what, form.partitions)?))
+    }
 }
 
+/// A member with its version.
 #[derive(Clone, PartialEq, prost::Message)]
-struct WireMember {
+pub(crate) struct WireMember {
     #[prost(string, tag = "1")]
     member: String,
     #[prost(uint64, tag = "2")]
     version: u64,
 }
 
+impl Wire<WireMember> for (Arc<str>, u64) {
+    fn to_form(&self) -> WireMember {
+        WireMember {
+            member: self.0.to_form(),
+            version: self.1,
+        }
+    }
+
+    fn from_form(_: &'static str, form: WireMember) -> Result<Self, CodecError> {
+        Ok((form.member.into(), form.version))
+    }
+}
+
+/// `SetAway`: its member and version are a message in it.
 #[derive(Clone, PartialEq, prost::Message)]
-struct SetAway {
+pub(crate) struct WireSetAway {
     #[prost(string, tag = "1")]
     group: String,
     #[prost(message, required, tag = "2")]
     member: WireMember,
 }
 
-#[derive(Clone, PartialEq, prost::Message)]
-struct RemoveMembers {
-    #[prost(string, tag = "1")]
-    group: String,
-    #[prost(message, repeated, tag = "2")]
-    members: Vec<WireMember>,
-    #[prost(uint32, tag = "3")]
-    cause: u32,
-    #[prost(uint64, tag = "4")]
-    at_ms: u64,
+/// Group, member, version.
+impl Wire<WireSetAway> for (Arc<str>, Arc<str>, u64) {
+    fn to_form(&self) -> WireSetAway {
+        WireSetAway {
+            group: self.0.to_form(),
+            member: (Arc::clone(&self.1), self.2).to_form(),
+        }
+    }
+
+    fn from_form(what: &'static str, form: WireSetAway) -> Result<Self, CodecError> {
+        let (member, version) = Wire::from_form(what, form.member)?;
+        Ok((form.group.into(), member, version))
+    }
 }
 
+/// Who commits, and at which epoch.
 #[derive(Clone, PartialEq, prost::Message)]
-struct WireCommitter {
+pub(crate) struct WireCommitter {
     #[prost(string, tag = "1")]
     member: String,
     #[prost(uint32, tag = "2")]
     epoch: u32,
 }
 
-#[derive(Clone, PartialEq, prost::Message)]
-struct CommitOffsets {
-    #[prost(string, tag = "1")]
-    group: String,
-    #[prost(message, optional, tag = "2")]
-    member: Option<WireCommitter>,
-    #[prost(message, repeated, tag = "3")]
-    offsets: Vec<WireOffset>,
-    #[prost(uint64, tag = "4")]
-    at_ms: u64,
-    #[prost(uint64, tag = "5")]
-    topics_version: u64,
+impl Wire<WireCommitter> for (Arc<str>, Epoch) {
+    fn to_form(&self) -> WireCommitter {
+        WireCommitter {
+            member: self.0.to_form(),
+            epoch: self.1.get(),
+        }
+    }
+
+    fn from_form(_: &'static str, form: WireCommitter) -> Result<Self, CodecError> {
+        Ok((form.member.into(), Epoch(form.epoch)))
+    }
 }
 
+/// The offset of one partition.
 #[derive(Clone, PartialEq, prost::Message)]
-struct WireOffset {
+pub(crate) struct WireOffset {
     #[prost(bytes = "vec", tag = "1")]
     topic: Vec<u8>,
     #[prost(uint32, tag = "2")]
@@ -147,315 +116,52 @@ struct WireOffset {
     metadata: String,
 }
 
-#[derive(Clone, PartialEq, prost::Message)]
-struct DeleteOffsets {
-    #[prost(string, tag = "1")]
-    group: String,
-    #[prost(message, repeated, tag = "2")]
-    partitions: Vec<WirePartitions>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct ForgetTopics {
-    #[prost(string, tag = "1")]
-    group: String,
-    #[prost(bytes = "vec", repeated, tag = "2")]
-    topics: Vec<Vec<u8>>,
-    #[prost(uint64, tag = "3")]
-    topics_version: u64,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct DeleteGroup {
-    #[prost(string, tag = "1")]
-    group: String,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct ExpireGroup {
-    #[prost(string, tag = "1")]
-    group: String,
-    #[prost(uint64, tag = "2")]
-    empty_since_ms: u64,
-}
-
-fn cause_to_wire(cause: RemovalCause) -> u32 {
-    match cause {
-        RemovalCause::Left => 1,
-        RemovalCause::SessionExpired => 2,
-        RemovalCause::RebalanceTimedOut => 3,
-    }
-}
-
-fn cause_from_wire(cause: u32) -> Result<RemovalCause, CodecError> {
-    match cause {
-        1 => Ok(RemovalCause::Left),
-        2 => Ok(RemovalCause::SessionExpired),
-        3 => Ok(RemovalCause::RebalanceTimedOut),
-        other => Err(malformed("command RemoveMembers", format!("unknown cause {other}"))),
-    }
-}
-
-impl From<&OffsetCommit> for WireOffset {
-    fn from(commit: &OffsetCommit) -> Self {
-        Self {
-            topic: commit.partition.topic.as_bytes().to_vec(),
-            partition: commit.partition.partition.get(),
-            offset: commit.offset.get(),
-            leader_epoch: leader_epoch_to_wire(commit.leader_epoch),
-            metadata: commit.metadata.to_string(),
+impl Wire<WireOffset> for OffsetCommit {
+    fn to_form(&self) -> WireOffset {
+        WireOffset {
+            topic: self.partition.topic.to_form(),
+            partition: self.partition.partition.get(),
+            offset: self.offset.get(),
+            leader_epoch: self.leader_epoch.to_form(),
+            metadata: self.metadata.to_string(),
         }
     }
-}
 
-impl WireOffset {
-    fn into_commit(self) -> Result<OffsetCommit, CodecError> {
-        let topic = topic_id("command CommitOffsets", &self.topic)?;
-        Ok(OffsetCommit {
-            partition: TopicPartition::new(topic, self.partition),
-            offset: Offset(self.offset),
-            leader_epoch: self.leader_epoch.map(LeaderEpoch),
-            metadata: self.metadata.into(),
+    fn from_form(what: &'static str, form: WireOffset) -> Result<Self, CodecError> {
+        Ok(Self {
+            partition: TopicPartition::new(Wire::from_form(what, form.topic)?, form.partition),
+            offset: Wire::from_form(what, form.offset)?,
+            leader_epoch: Wire::from_form(what, form.leader_epoch)?,
+            metadata: form.metadata.into(),
         })
     }
 }
 
-fn member_to_wire(member: &Arc<str>, version: u64) -> WireMember {
-    WireMember {
-        member: member.to_string(),
-        version,
+impl Wire<u32> for RemovalCause {
+    fn to_form(&self) -> u32 {
+        match self {
+            Self::Left => 1,
+            Self::SessionExpired => 2,
+            Self::RebalanceTimedOut => 3,
+        }
     }
-}
 
-pub(crate) fn encode(command: &Command) -> Bytes {
-    let group = command.group().to_string();
-    match command {
-        Command::PutMember {
-            member,
-            replaces,
-            version,
-            spec,
-            ..
-        } => frame(
-            Some(PUT_MEMBER),
-            &PutMember {
-                group,
-                member: member.to_string(),
-                replaces: replaces.as_deref().map(str::to_owned),
-                version: *version,
-                spec: spec.into(),
-            },
-        ),
-        Command::SetTarget {
-            epoch,
-            computed_at,
-            topics,
-            topics_version,
-            targets,
-            remembers,
-            ..
-        } => {
-            let kind = if *remembers { SET_TARGET_REMEMBERING } else { SET_TARGET };
-            let target = |(member, set): &(Arc<str>, _)| WireTarget {
-                member: member.to_string(),
-                partitions: partitions_to_wire(set),
-            };
-            frame(
-                Some(kind),
-                &SetTarget {
-                    group,
-                    epoch: epoch.get(),
-                    computed_at: *computed_at,
-                    topics: topics_to_wire(topics),
-                    topics_version: *topics_version,
-                    targets: targets.iter().map(target).collect(),
-                },
-            )
-        }
-        Command::Progress {
-            member,
-            version,
-            assignment_epoch,
-            epoch,
-            assigned,
-            revoking,
-            ..
-        } => frame(
-            Some(PROGRESS),
-            &Progress {
-                group,
-                member: member.to_string(),
-                version: *version,
-                assignment_epoch: assignment_epoch.get(),
-                epoch: epoch.get(),
-                assigned: partitions_to_wire(assigned),
-                revoking: partitions_to_wire(revoking),
-            },
-        ),
-        Command::SetAway { member, version, .. } => {
-            let member = member_to_wire(member, *version);
-            frame(Some(SET_AWAY), &SetAway { group, member })
-        }
-        Command::RemoveMembers {
-            members, cause, at_ms, ..
-        } => frame(
-            Some(REMOVE_MEMBERS),
-            &RemoveMembers {
-                group,
-                members: members
-                    .iter()
-                    .map(|(id, version)| member_to_wire(id, *version))
-                    .collect(),
-                cause: cause_to_wire(*cause),
-                at_ms: *at_ms,
-            },
-        ),
-        Command::CommitOffsets {
-            member,
-            offsets,
-            at_ms,
-            topics_version,
-            ..
-        } => frame(
-            Some(COMMIT_OFFSETS),
-            &CommitOffsets {
-                group,
-                member: member.as_ref().map(|(member, epoch)| WireCommitter {
-                    member: member.to_string(),
-                    epoch: epoch.get(),
-                }),
-                offsets: offsets.iter().map(WireOffset::from).collect(),
-                at_ms: *at_ms,
-                topics_version: *topics_version,
-            },
-        ),
-        Command::DeleteOffsets { partitions, .. } => {
-            let partitions = partitions_to_wire(partitions);
-            frame(Some(DELETE_OFFSETS), &DeleteOffsets { group, partitions })
-        }
-        Command::ForgetTopics {
-            topics, topics_version, ..
-        } => frame(
-            Some(FORGET_TOPICS),
-            &ForgetTopics {
-                group,
-                topics: topics.iter().map(|topic| topic.as_bytes().to_vec()).collect(),
-                topics_version: *topics_version,
-            },
-        ),
-        Command::DeleteGroup { .. } => frame(Some(DELETE_GROUP), &DeleteGroup { group }),
-        Command::ExpireGroup { empty_since_ms, .. } => {
-            let empty_since_ms = *empty_since_ms;
-            frame(Some(EXPIRE_GROUP), &ExpireGroup { group, empty_since_ms })
+    fn from_form(what: &'static str, form: u32) -> Result<Self, CodecError> {
+        match form {
+            1 => Ok(Self::Left),
+            2 => Ok(Self::SessionExpired),
+            3 => Ok(Self::RebalanceTimedOut),
+            other => Err(malformed(what, format!("unknown cause {other}"))),
         }
     }
 }
 
-pub(crate) fn decode(bytes: &[u8]) -> Result<Command, CodecError> {
-    let (kind, body) = unframe("command", bytes)?;
-    match kind {
-        PUT_MEMBER => {
-            let wire: PutMember = message("command PutMember", body)?;
-            Ok(Command::PutMember {
-                group: wire.group.into(),
-                member: wire.member.into(),
-                replaces: wire.replaces.map(Arc::from),
-                version: wire.version,
-                spec: wire.spec.into_spec("command PutMember")?,
-            })
-        }
-        SET_TARGET | SET_TARGET_REMEMBERING => {
-            set_target(message("command SetTarget", body)?, kind == SET_TARGET_REMEMBERING)
-        }
-        PROGRESS => {
-            let wire: Progress = message("command Progress", body)?;
-            Ok(Command::Progress {
-                group: wire.group.into(),
-                member: wire.member.into(),
-                version: wire.version,
-                assignment_epoch: Epoch(wire.assignment_epoch),
-                epoch: Epoch(wire.epoch),
-                assigned: partitions_from_wire("command Progress", wire.assigned)?,
-                revoking: partitions_from_wire("command Progress", wire.revoking)?,
-            })
-        }
-        SET_AWAY => {
-            let wire: SetAway = message("command SetAway", body)?;
-            Ok(Command::SetAway {
-                group: wire.group.into(),
-                member: wire.member.member.into(),
-                version: wire.member.version,
-            })
-        }
-        REMOVE_MEMBERS => {
-            let wire: RemoveMembers = message("command RemoveMembers", body)?;
-            let members = wire.members.into_iter();
-            Ok(Command::RemoveMembers {
-                group: wire.group.into(),
-                members: members.map(|member| (member.member.into(), member.version)).collect(),
-                cause: cause_from_wire(wire.cause)?,
-                at_ms: wire.at_ms,
-            })
-        }
-        COMMIT_OFFSETS => {
-            let wire: CommitOffsets = message("command CommitOffsets", body)?;
-            Ok(Command::CommitOffsets {
-                group: wire.group.into(),
-                member: wire.member.map(|by| (by.member.into(), Epoch(by.epoch))),
-                offsets: wire
-                    .offsets
-                    .into_iter()
-                    .map(WireOffset::into_commit)
-                    .collect::<Result<_, _>>()?,
-                at_ms: wire.at_ms,
-                topics_version: wire.topics_version,
-            })
-        }
-        DELETE_OFFSETS => {
-            let wire: DeleteOffsets = message("command DeleteOffsets", body)?;
-            Ok(Command::DeleteOffsets {
-                group: wire.group.into(),
-                partitions: partitions_from_wire("command DeleteOffsets", wire.partitions)?,
-            })
-        }
-        FORGET_TOPICS => {
-            let wire: ForgetTopics = message("command ForgetTopics", body)?;
-            let topics = wire.topics.iter().map(|topic| topic_id("command ForgetTopics", topic));
-            Ok(Command::ForgetTopics {
-                group: wire.group.into(),
-                topics: topics.collect::<Result<_, _>>()?,
-                topics_version: wire.topics_version,
-            })
-        }
-        DELETE_GROUP => {
-            let wire: DeleteGroup = message("command DeleteGroup", body)?;
-            Ok(Command::DeleteGroup {
-                group: wire.group.into(),
-            })
-        }
-        EXPIRE_GROUP => {
-            let wire: ExpireGroup = message("command ExpireGroup", body)?;
-            Ok(Command::ExpireGroup {
-                group: wire.group.into(),
-                empty_since_ms: wire.empty_since_ms,
-            })
-        }
-        kind => Err(CodecError::UnknownKind { what: "command", kind }),
+impl Wire<u32> for Epoch {
+    fn to_form(&self) -> u32 {
+        self.get()
     }
-}
 
-fn set_target(wire: SetTarget, remembers: bool) -> Result<Command, CodecError> {
-    let target = |target: WireTarget| {
-        let set = partitions_from_wire("command SetTarget", target.partitions)?;
-        Ok((target.member.into(), set))
-    };
-    Ok(Command::SetTarget {
-        group: wire.group.into(),
-        epoch: Epoch(wire.epoch),
-        computed_at: wire.computed_at,
-        topics: topics_from_wire("command SetTarget", wire.topics)?,
-        topics_version: wire.topics_version,
-        targets: wire.targets.into_iter().map(target).collect::<Result<_, _>>()?,
-        remembers,
-    })
+    fn from_form(_: &'static str, form: u32) -> Result<Self, CodecError> {
+        Ok(Self(form))
+    }
 }

@@ -5,12 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jangada_types::frame::{CodecError, frame, malformed, message, topic_id, unframe_plain};
+use jangada_types::replicated::Wire;
 use jangada_types::{LeaderEpoch, Offset, TopicId};
 
-use super::{
-    WirePartitions, WireSpec, WireTopic, leader_epoch_to_wire, partitions_from_wire, partitions_to_wire,
-    topics_from_wire, topics_to_wire,
-};
+use super::{WirePartitions, WireSpec, WireTopic};
 use crate::image::{Committed, Epoch, Group, Holding, Image, Member};
 use crate::partitions::TopicPartition;
 use crate::size::{self, Size};
@@ -158,7 +156,7 @@ fn offsets_to_wire(offsets: &BTreeMap<TopicPartition, Committed>) -> Vec<WireOff
         last.partitions.push(WireCommitted {
             partition: partition.partition.get(),
             offset: committed.offset.get(),
-            leader_epoch: leader_epoch_to_wire(committed.leader_epoch),
+            leader_epoch: committed.leader_epoch.to_form(),
             metadata: committed.metadata.to_string(),
             committed_at_ms: committed.committed_at_ms,
         });
@@ -189,25 +187,25 @@ fn offsets_from_wire(wire: Vec<WireOffsets>) -> Result<BTreeMap<TopicPartition, 
 fn member_to_wire(id: &str, member: &Member) -> WireMember {
     WireMember {
         id: id.to_owned(),
-        spec: (&member.spec).into(),
+        spec: member.spec.to_form(),
         version: member.version,
         epoch: member.epoch.get(),
         previous_epoch: member.previous_epoch.get(),
         is_away: member.is_away,
         holdings: holdings_to_wire(&member.holdings),
-        target: partitions_to_wire(&member.target),
+        target: member.target.to_form(),
     }
 }
 
 fn member_from_wire(wire: WireMember) -> Result<(Arc<str>, Member), CodecError> {
     let member = Member {
-        spec: wire.spec.into_spec(WHAT)?,
+        spec: Wire::from_form(WHAT, wire.spec)?,
         version: wire.version,
         epoch: Epoch(wire.epoch),
         previous_epoch: Epoch(wire.previous_epoch),
         is_away: wire.is_away,
         holdings: holdings_from_wire(wire.holdings)?,
-        target: partitions_from_wire(WHAT, wire.target)?,
+        target: Wire::from_form(WHAT, wire.target)?,
     };
     Ok((wire.id.into(), member))
 }
@@ -256,7 +254,7 @@ fn group_from_wire(wire: WireGroup) -> Result<(Arc<str>, Group), CodecError> {
         changed_at: wire.changed_at,
         members,
         first_partitions: first_from_wire(&wire.topics, &wire.offsets)?,
-        topics: topics_from_wire(WHAT, wire.topics)?,
+        topics: Wire::from_form(WHAT, wire.topics)?,
         offsets: offsets_from_wire(wire.offsets)?,
         empty_since_ms: wire.empty_since_ms,
         held,
@@ -267,7 +265,7 @@ fn group_from_wire(wire: WireGroup) -> Result<(Arc<str>, Group), CodecError> {
 }
 
 fn group_to_wire(name: &str, group: &Group) -> WireGroup {
-    let mut topics = topics_to_wire(&group.topics);
+    let mut topics: Vec<WireTopic> = group.topics.to_form();
     let mut offsets = offsets_to_wire(&group.offsets);
     first_to_wire(group, &mut topics, &mut offsets);
     WireGroup {

@@ -1,19 +1,13 @@
-//! The encoded forms: which kinds of commands and replies there are, and the fields of each. How they are framed is
-//! in [`jangada_types::frame`].
-//!
-//! Rules for changes: a field number is never used again, and a kind byte neither. A command that a level-1 broker
-//! would fold differently gets a new kind, and is proposed only once every broker has the feature level that knows
-//! it. What this build doesn't know, it refuses to read; it never skips it, for then its state would part from the
-//! others'.
+//! The messages that commands and the image are made of, beside those that declarations make. How they are framed is in
+//! [`jangada_types::frame`], the rules for changes in [`jangada_types::replicated`].
 
 pub(crate) mod command;
 pub(crate) mod image;
-pub(crate) mod reply;
 
 use std::sync::Arc;
 
-use jangada_types::LeaderEpoch;
 use jangada_types::frame::{CodecError, malformed, topic_id};
+use jangada_types::replicated::Wire;
 
 use crate::assignor::Assignor;
 use crate::image::{MemberSpec, SubscribedTopic, Subscription};
@@ -65,99 +59,90 @@ pub(crate) struct WireSpec {
     assignor: String,
 }
 
-impl From<&MemberSpec> for WireSpec {
-    fn from(spec: &MemberSpec) -> Self {
-        Self {
-            instance_id: spec.instance_id.as_deref().map(str::to_owned),
-            client_id: spec.client_id.to_string(),
-            client_host: spec.client_host.to_string(),
-            rack: spec.rack.to_string(),
-            topics: spec.subscription.topics.iter().map(|name| name.to_string()).collect(),
-            pattern: spec.subscription.pattern.as_deref().map(str::to_owned),
-            session_timeout_ms: spec.session_timeout_ms,
-            rebalance_timeout_ms: spec.rebalance_timeout_ms,
-            assignor: spec.assignor.map_or("", Assignor::as_str).to_owned(),
+impl Wire<WireSpec> for MemberSpec {
+    fn to_form(&self) -> WireSpec {
+        WireSpec {
+            instance_id: self.instance_id.as_deref().map(str::to_owned),
+            client_id: self.client_id.to_string(),
+            client_host: self.client_host.to_string(),
+            rack: self.rack.to_string(),
+            topics: self.subscription.topics.iter().map(|name| name.to_string()).collect(),
+            pattern: self.subscription.pattern.as_deref().map(str::to_owned),
+            session_timeout_ms: self.session_timeout_ms,
+            rebalance_timeout_ms: self.rebalance_timeout_ms,
+            assignor: self.assignor.map_or("", Assignor::as_str).to_owned(),
         }
     }
-}
 
-impl WireSpec {
-    fn into_spec(self, what: &'static str) -> Result<MemberSpec, CodecError> {
-        let assignor = match self.assignor.as_str() {
+    fn from_form(what: &'static str, form: WireSpec) -> Result<Self, CodecError> {
+        let assignor = match form.assignor.as_str() {
             "" => None,
             name => {
                 let known = Assignor::parse(name);
                 Some(known.ok_or_else(|| malformed(what, format!("unknown assignor {name:?}")))?)
             }
         };
-        Ok(MemberSpec {
-            instance_id: self.instance_id.map(Arc::from),
-            client_id: self.client_id.into(),
-            client_host: self.client_host.into(),
-            rack: self.rack.into(),
+        Ok(Self {
+            instance_id: form.instance_id.map(Arc::from),
+            client_id: form.client_id.into(),
+            client_host: form.client_host.into(),
+            rack: form.rack.into(),
             subscription: Arc::new(Subscription {
-                topics: self.topics.into_iter().map(Arc::from).collect(),
-                pattern: self.pattern.map(Arc::from),
+                topics: form.topics.into_iter().map(Arc::from).collect(),
+                pattern: form.pattern.map(Arc::from),
             }),
-            session_timeout_ms: self.session_timeout_ms,
-            rebalance_timeout_ms: self.rebalance_timeout_ms,
+            session_timeout_ms: form.session_timeout_ms,
+            rebalance_timeout_ms: form.rebalance_timeout_ms,
             assignor,
         })
     }
 }
 
-fn partitions_to_wire(set: &PartitionSet) -> Vec<WirePartitions> {
-    set.by_topic()
-        .map(|(topic, run)| WirePartitions {
-            topic: topic.as_bytes().to_vec(),
-            partitions: run.iter().map(|partition| partition.partition.get()).collect(),
-        })
-        .collect()
-}
-
-/// Refuses what is not ascending, so that a set has one encoding.
-fn partitions_from_wire(what: &'static str, wire: Vec<WirePartitions>) -> Result<PartitionSet, CodecError> {
-    let mut all = Vec::new();
-    let mut last = None;
-    for WirePartitions { topic, partitions } in wire {
-        let topic = topic_id(what, &topic)?;
-        if partitions.is_empty() || last.is_some_and(|last| last >= topic) {
-            return Err(malformed(what, "partitions that are not ascending"));
-        }
-        last = Some(topic);
-        all.extend(
-            partitions
-                .into_iter()
-                .map(|partition| TopicPartition::new(topic, partition)),
-        );
-    }
-    PartitionSet::from_sorted(all).ok_or_else(|| malformed(what, "partitions that are not ascending"))
-}
-
-fn topics_to_wire(topics: &[SubscribedTopic]) -> Vec<WireTopic> {
-    topics
-        .iter()
-        .map(|topic| WireTopic {
-            id: topic.id.as_bytes().to_vec(),
-            name: topic.name.to_string(),
-            partitions: topic.partitions,
-            first: None,
-        })
-        .collect()
-}
-
-fn topics_from_wire(what: &'static str, wire: Vec<WireTopic>) -> Result<Arc<[SubscribedTopic]>, CodecError> {
-    wire.into_iter()
-        .map(|topic| {
-            Ok(SubscribedTopic {
-                id: topic_id(what, &topic.id)?,
-                name: topic.name.into(),
-                partitions: topic.partitions,
+impl Wire<Vec<WirePartitions>> for PartitionSet {
+    fn to_form(&self) -> Vec<WirePartitions> {
+        self.by_topic()
+            .map(|(topic, run)| WirePartitions {
+                topic: topic.to_form(),
+                partitions: run.iter().map(|partition| partition.partition.get()).collect(),
             })
-        })
-        .collect()
+            .collect()
+    }
+
+    /// Refuses what is not ascending, so that a set has one encoding.
+    fn from_form(what: &'static str, form: Vec<WirePartitions>) -> Result<Self, CodecError> {
+        let mut all = Vec::new();
+        let mut last = None;
+        for WirePartitions { topic, partitions } in form {
+            let topic = topic_id(what, &topic)?;
+            if partitions.is_empty() || last.is_some_and(|last| last >= topic) {
+                return Err(malformed(what, "partitions that are not ascending"));
+            }
+            last = Some(topic);
+            all.extend(
+                partitions
+                    .into_iter()
+                    .map(|partition| TopicPartition::new(topic, partition)),
+            );
+        }
+        Self::from_sorted(all).ok_or_else(|| malformed(what, "partitions that are not ascending"))
+    }
 }
 
-fn leader_epoch_to_wire(epoch: Option<LeaderEpoch>) -> Option<u32> {
-    epoch.map(LeaderEpoch::get)
+impl Wire<WireTopic> for SubscribedTopic {
+    fn to_form(&self) -> WireTopic {
+        WireTopic {
+            id: self.id.to_form(),
+            name: self.name.to_form(),
+            partitions: self.partitions,
+            first: None,
+        }
+    }
+
+    fn from_form(what: &'static str, form: WireTopic) -> Result<Self, CodecError> {
+        Ok(Self {
+            id: topic_id(what, &form.id)?,
+            name: form.name.into(),
+            partitions: form.partitions,
+        })
+    }
 }

@@ -3,6 +3,7 @@
 mod assignors;
 mod bad_input;
 mod bounds;
+mod declared;
 mod events;
 mod fixture;
 mod golden;

@@ -2,15 +2,13 @@
 //! common.
 
 use jangada_proto::internal::Hello;
-use jangada_types::{BrokerId, Incarnation};
+use jangada_types::{BrokerId, FEATURE_LEVEL, Incarnation};
 use tonic::{Code, Status};
 
 /// Protocol versions of the internal listener that this build speaks.
 pub const PROTOCOL_MIN: u32 = 1;
 /// See [`PROTOCOL_MIN`].
 pub const PROTOCOL_MAX: u32 = 1;
-/// The highest feature level of this build: what the cluster may use once every broker has it.
-pub const FEATURE_LEVEL: u32 = 5;
 /// Starts that a caller may list. Builds list 32.
 const STARTS_MAX: usize = 1024;
 

@@ -2,7 +2,8 @@
 
 use jangada_controller::Reply;
 use jangada_proto::internal::{AdoptRequest, JoinRequest, JoinResponse, Member, ProbeRequest, ProbeResponse};
-use jangada_replication::{Cause, FEATURE_LEVEL, PROTOCOL_MAX, PROTOCOL_MIN, check_protocol};
+use jangada_replication::{Cause, PROTOCOL_MAX, PROTOCOL_MIN, check_protocol};
+use jangada_types::FEATURE_LEVEL;
 use tonic::Status;
 
 use super::register::registration;

@@ -32,8 +32,8 @@ use std::time::Duration;
 
 use jangada_controller::DirectoryId;
 use jangada_proto::internal::Member;
-use jangada_replication::{FEATURE_LEVEL, Registry};
-use jangada_types::{BrokerId, Incarnation};
+use jangada_replication::Registry;
+use jangada_types::{BrokerId, FEATURE_LEVEL, Incarnation};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 

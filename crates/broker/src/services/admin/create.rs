@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_controller::admission::{self, CreateTopic, NewTopic};
-use jangada_controller::{
-    ADD_PARTITIONS_FEATURE_LEVEL, BATCH_CHECKS_FEATURE_LEVEL, Broker, CONDITIONS_FEATURE_LEVEL, Image, Partition, Topic,
-};
+use jangada_controller::{Broker, CommandKind, Image, Partition, Topic};
 use jangada_proto::v1::metadata_service_client::MetadataServiceClient;
 use jangada_proto::v1::{
     CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicRequest, CreateTopicResponse, GetMetadataRequest,
 };
+use jangada_types::feature_level::{BATCH_CHECKS_FEATURE_LEVEL, CONDITIONS_FEATURE_LEVEL};
 use jangada_types::limits::RESPONSE_BYTES_MAX;
 use jangada_types::topic_config::key;
 use jangada_types::{BrokerId, Reason, TopicId};
@@ -134,7 +133,7 @@ pub(super) async fn create_partitions(
             version: image.version(),
         });
     };
-    node.need_level(ADD_PARTITIONS_FEATURE_LEVEL).await?;
+    node.need_level(CommandKind::AddPartitions.since()).await?;
     let brokers = node.can_take_replicas(&image, topic.partitions[0].replicas.len());
     let seed = seed_of(TopicId::from_u128(node.seams.ids.new_id().as_u128()));
     let command = admission::place_partitions(topic, total, &brokers, seed)?;

@@ -4,10 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jangada_coordinator::command::OffsetCommit;
 use jangada_coordinator::{
-    Answer, Assignor, CommitRequest, Config, HeartbeatRequest, Image, Leader, Now, PartitionSet, Rejection, Step,
-    Subscription, TopicPartition, TopicTable,
+    Answer, Assignor, CommitRequest, Config, HeartbeatRequest, Image, Leader, Now, OffsetCommit, PartitionSet,
+    Rejection, Step, Subscription, TopicPartition, TopicTable,
 };
 use jangada_proto::v1;
 use jangada_types::{LeaderEpoch, Offset, Reason, TopicId};

@@ -1,0 +1,120 @@
+//! What follows from the declarations of commands and replies: golden cases of every kind, and properties of every kind.
+//!
+//! A new kind needs no code here. Its golden cases are recorded with `JANGADA_BLESS=1`, which adds lines to the files in
+//! `tests/golden` and changes none.
+
+use jangada_controller::{Command, CommandKind, FEATURE_LEVEL, Image, Reply, ReplyKind};
+use jangada_types::replicated::Seeds;
+use proptest::prelude::*;
+
+/// Golden cases of each kind. Whatever is drawn for another kind leaves them as they are.
+const CASES: u64 = 4;
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn seeds(case: u64, kind: u8) -> Seeds {
+    Seeds::new((case << 8) | u64::from(kind))
+}
+
+/// The lines `name, case, bytes` must be those of the file. A line that is not there yet may be recorded.
+fn compare(file: &str, lines: impl Iterator<Item = (String, String)>) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(file);
+    let mut golden = std::fs::read_to_string(&path).unwrap_or_default();
+    for (case, bytes) in lines {
+        let known = golden.lines().find_map(|line| line.strip_prefix(&format!("{case} ")));
+        match known {
+            Some(known) => assert_eq!(bytes, known, "{case} has other bytes than in {file}"),
+            None => {
+                assert!(
+                    std::env::var_os("JANGADA_BLESS").is_some(),
+                    "{case} is not in {file}: record it with JANGADA_BLESS=1"
+                );
+                golden += &format!("{case} {bytes}\n");
+            }
+        }
+    }
+    if std::env::var_os("JANGADA_BLESS").is_some() {
+        std::fs::write(&path, golden).expect("the golden file can be written");
+    }
+}
+
+#[test]
+fn every_kind_of_command_keeps_its_bytes() {
+    let cases = CommandKind::ALL
+        .iter()
+        .flat_map(|kind| (0..CASES).map(move |case| (*kind, case)));
+    let lines = cases.map(|(kind, case)| {
+        let bytes = Command::sample(kind, &mut seeds(case, kind.byte())).encode();
+        assert_eq!(Command::decode(&bytes).map(|command| command.kind()), Ok(kind));
+        (format!("{} {case}", kind.as_str()), hex(&bytes))
+    });
+    compare("commands.txt", lines);
+}
+
+#[test]
+fn every_kind_of_reply_keeps_its_bytes() {
+    let cases = ReplyKind::ALL
+        .iter()
+        .flat_map(|kind| (0..CASES).map(move |case| (*kind, case)));
+    let lines = cases.map(|(kind, case)| {
+        let bytes = Reply::sample(kind, &mut seeds(case, kind.byte())).encode();
+        assert_eq!(Reply::decode(&bytes).map(|reply| reply.kind()), Ok(kind));
+        (format!("{} {case}", kind.as_str()), hex(&bytes))
+    });
+    compare("replies.txt", lines);
+}
+
+/// What each level added. A command's level is part of what older brokers rely on.
+#[test]
+fn commands_keep_their_levels() {
+    let since = |level| -> Vec<_> {
+        let kinds = CommandKind::ALL.iter().filter(|kind| kind.since() == level);
+        kinds.map(|kind| kind.as_str()).collect()
+    };
+    assert_eq!(since(2), ["CreateCoordinator"]);
+    assert_eq!(since(3), ["RaiseFeatureLevel"]);
+    assert_eq!(since(4), ["AddPartitions"]);
+    assert_eq!(since(5), ["RemoveBroker", "RenewReplica"]);
+    assert!(
+        CommandKind::ALL
+            .iter()
+            .all(|kind| (1..=FEATURE_LEVEL).contains(&kind.since()))
+    );
+}
+
+proptest! {
+    #[test]
+    fn every_command_comes_back(seed: u64) {
+        for kind in CommandKind::ALL {
+            let command = Command::sample(*kind, &mut Seeds::new(seed));
+            let bytes = command.encode();
+            prop_assert_eq!(&bytes[..2], &[1, kind.byte()]);
+            prop_assert_eq!(Command::decode(&bytes), Ok(command));
+        }
+    }
+
+    #[test]
+    fn every_reply_comes_back(seed: u64) {
+        for kind in ReplyKind::ALL {
+            let reply = Reply::sample(*kind, &mut Seeds::new(seed));
+            prop_assert_eq!(Reply::decode(&reply.encode()), Ok(reply));
+        }
+    }
+
+    /// Any history: nothing that can be decoded makes the fold panic, and a snapshot gives back what was folded.
+    #[test]
+    fn every_command_is_folded(seeds in prop::collection::vec(any::<u64>(), 1..40)) {
+        let mut image = Image::new();
+        for (index, seed) in (1..).zip(seeds) {
+            let mut seeds = Seeds::new(seed);
+            let kind = CommandKind::ALL[seeds.below(CommandKind::ALL.len() as u64) as usize];
+            image.apply(index, &Command::sample(kind, &mut seeds));
+        }
+        let restored = Image::restore(&image.snapshot());
+        prop_assert_eq!(restored.as_ref(), Ok(&image));
+    }
+}
