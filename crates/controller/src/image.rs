@@ -278,6 +278,11 @@ impl Image {
         self.removed.contains_key(&id)
     }
 
+    /// The last incarnation of a broker that was taken out and has not joined anew, as far as is known here.
+    pub fn removed_incarnation(&self, id: BrokerId) -> Option<Incarnation> {
+        self.removed.get(&id).map(|removed| removed.incarnation)
+    }
+
     /// The id under which the broker's replicas take part in Raft groups now.
     pub fn replica_of(&self, id: BrokerId) -> Option<ReplicaId> {
         self.broker(id).map(Broker::replica)

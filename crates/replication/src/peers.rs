@@ -86,11 +86,25 @@ impl Seen {
     }
 }
 
+/// What a broker said of its commits on one connection, where it cannot go back.
+#[derive(Default)]
+pub(crate) struct SaidCommits(Option<Commits>);
+
+impl SaidCommits {
+    /// Takes what it says now. False: it has less than it said before, as a machine that was set back while it ran.
+    pub fn goes_on(&mut self, now: Commits) -> bool {
+        let before = self.0.replace(now);
+        before.is_none_or(|before| before.start != now.start || before.commit <= now.commit)
+    }
+}
+
 #[derive(Default)]
 struct Memory {
     seen: BTreeMap<BrokerId, Seen>,
     /// Of which the row in the store is older.
     unsaved: Vec<BrokerId>,
+    /// The brokers that this one connects to; empty before it knows any.
+    current: BTreeSet<BrokerId>,
     /// Brokers that said of this one that it was taken out.
     removed_by: BTreeSet<BrokerId>,
     /// When a refusal was logged last.
@@ -226,21 +240,19 @@ impl Peers {
         self.memory.lock().keep(BrokerId::from(hello.broker_id), seen);
     }
 
-    /// A broker that was called, and has said who it is, says how far it is now. False: it has less than before.
-    pub fn progressed(&self, broker: BrokerId, commits: Commits) -> bool {
+    /// A broker that was called, and has said who it is, says how far it is now. What it said on another connection meanwhile
+    /// may be further.
+    pub fn progressed(&self, broker: BrokerId, commits: Commits) {
         let mut memory = self.memory.lock();
-        let Some(seen) = memory.seen.get(&broker).filter(|seen| seen.start == commits.start) else {
-            return true;
+        let known = memory.seen.get(&broker);
+        let Some(seen) = known.filter(|seen| seen.start == commits.start && seen.commit < commits.commit) else {
+            return;
         };
-        if commits.commit < seen.commit {
-            return false;
-        }
         let seen = Seen {
             commit: commits.commit,
             ..seen.clone()
         };
         memory.keep(broker, seen);
-        true
     }
 
     /// Writes what has changed.
@@ -324,12 +336,19 @@ impl Peers {
         });
     }
 
+    /// From now on this broker connects to these.
+    pub fn set_current(&self, brokers: impl Iterator<Item = BrokerId>) {
+        self.memory.lock().current = brokers.collect();
+    }
+
     /// A peer that this broker called says that it does not belong to the cluster any more. Believed when half of those that
-    /// were ever met say so: one that joined by mistake could end all others.
+    /// it connects to and has met say so: one that joined by mistake could end all others, and those that left say nothing.
     pub fn was_removed(&self, by: BrokerId, why: &str) {
         let mut memory = self.memory.lock();
         memory.removed_by.insert(by);
-        let is_believed = 2 * memory.removed_by.len() >= memory.seen.len();
+        let counts = |broker: &&BrokerId| memory.current.is_empty() || memory.current.contains(broker);
+        let met = memory.seen.keys().filter(counts).count();
+        let is_believed = 2 * memory.removed_by.iter().filter(counts).count() >= met;
         drop(memory);
         if is_believed {
             self.removed.send_replace(Some(why.to_owned()));

@@ -6,7 +6,7 @@ use jangada_proto::internal::{Commits, Hello, Past, PutBack, Start};
 use jangada_storage::{RocksStore, Starts, Store, StoreOptions};
 use jangada_types::BrokerId;
 
-use crate::peers::Peers;
+use crate::peers::{Peers, SaidCommits};
 
 const ADDRESS: &str = "127.0.0.1:9440";
 
@@ -46,7 +46,8 @@ fn what_was_seen_outlives_the_process() {
         let store = open_store(directory.path());
         let peers = peers(&store);
         peers.learn(&hello(past(&[(7, 0), (8, 40)], 90)), ADDRESS);
-        assert!(peers.progressed(BrokerId::from(2), Commits { start: 8, commit: 97 }));
+        peers.progressed(BrokerId::from(2), Commits { start: 8, commit: 97 });
+        peers.progressed(BrokerId::from(2), Commits { start: 8, commit: 96 });
         peers.save();
     }
     let store = open_store(directory.path());
@@ -84,29 +85,26 @@ fn only_progress_of_the_start_that_was_met_counts() {
     let store = open_store(directory.path());
     let peers = peers(&store);
     let broker = BrokerId::from(2);
-    assert!(
-        peers.progressed(
-            broker,
-            Commits {
-                start: 8,
-                commit: u64::MAX
-            }
-        ),
-        "it was never met"
-    );
+    let far = |start| Commits {
+        start,
+        commit: u64::MAX,
+    };
+    peers.progressed(broker, far(8));
+    assert_eq!(peers.judge(&hello(past(&[(8, 40)], 90))), Ok(()), "it was never met");
     peers.learn(&hello(past(&[(8, 40)], 90)), ADDRESS);
-    assert!(peers.progressed(
-        broker,
-        Commits {
-            start: 9,
-            commit: u64::MAX
-        }
-    ));
+    peers.progressed(broker, far(9));
     assert_eq!(peers.judge(&hello(past(&[(8, 40)], 90))), Ok(()));
-    assert!(
-        !peers.progressed(broker, Commits { start: 8, commit: 89 }),
-        "a machine that was set back while it ran"
-    );
+}
+
+#[test]
+fn a_connection_goes_back_only_with_the_machine_behind_it() {
+    let mut said = SaidCommits::default();
+    let at = |start, commit| Commits { start, commit };
+    assert!(said.goes_on(at(8, 90)));
+    assert!(said.goes_on(at(8, 90)));
+    assert!(said.goes_on(at(8, 97)));
+    assert!(!said.goes_on(at(8, 96)), "a machine that was set back while it ran");
+    assert!(said.goes_on(at(9, 3)), "a new start");
 }
 
 /// What broker 3 remembers of this one.
@@ -160,5 +158,25 @@ fn one_of_three_that_were_met_cannot_say_that_this_broker_was_taken_out() {
     }
     assert_eq!(*removed.borrow(), None);
     peers.was_removed(BrokerId::from(2), "gone");
+    assert_eq!(removed.borrow().as_deref(), Some("gone"));
+}
+
+#[test]
+fn brokers_that_left_are_not_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open_store(directory.path());
+    let peers = peers(&store);
+    for broker in 2..=7 {
+        let met = Hello {
+            broker_id: broker,
+            ..hello(past(&[(8, 0)], 9))
+        };
+        peers.learn(&met, ADDRESS);
+    }
+    let removed = peers.watch_removed();
+    peers.set_current([2, 3].into_iter().map(BrokerId::from));
+    peers.was_removed(BrokerId::from(7), "gone");
+    assert_eq!(*removed.borrow(), None, "it has left itself");
+    peers.was_removed(BrokerId::from(3), "gone");
     assert_eq!(removed.borrow().as_deref(), Some("gone"));
 }

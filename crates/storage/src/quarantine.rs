@@ -41,6 +41,12 @@ impl Quarantine {
         self.cause.get().map(String::as_str)
     }
 
+    /// Whether damage that a read met is RocksDB's word on a file, and not ours on what its rows say. Words on a blob do not
+    /// name it as one.
+    pub(crate) fn is_file(what: &str) -> bool {
+        what.contains("Corruption:") || is_lost(what)
+    }
+
     /// Whether damage that a read met concerns a file that compactions read: rows lie in SST files. Blobs are read by
     /// compactions only to be moved.
     pub(crate) fn is_table(what: &str) -> bool {

@@ -9,7 +9,7 @@
 //! `delete_file_in_range` would be cheaper but is wrong here: it does not count the blobs of the keys that it drops, so
 //! their files would stay.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -49,7 +49,8 @@ pub(crate) struct Reclaim {
     notes: Mutex<Notes>,
     wake: Condvar,
     paused: AtomicBool,
-    blobs_stay: AtomicBool,
+    /// Groups with blobs that cannot be read. While there are any no blobs are moved, as files have blobs of all groups.
+    damaged_blobs: Mutex<BTreeSet<GroupId>>,
 }
 
 impl Reclaim {
@@ -75,9 +76,20 @@ impl Reclaim {
         self.paused.store(true, Relaxed);
     }
 
-    /// No more blobs are moved: one that would be read is damaged.
-    pub(crate) fn leave_blobs(&self) {
-        self.blobs_stay.store(true, Relaxed);
+    /// No blobs are moved for now: one of this group, which would be read, is damaged.
+    pub(crate) fn leave_blobs(&self, group: GroupId) {
+        if self.damaged_blobs.lock().insert(group) {
+            tracing::warn!(%group, "blobs are moved no more until the group's damaged ones are gone");
+        }
+    }
+
+    /// The group's rows are deleted: nothing moves its blobs any more.
+    pub(crate) fn blobs_are_gone(&self, group: GroupId) {
+        self.damaged_blobs.lock().remove(&group);
+    }
+
+    fn blobs_stay(&self) -> bool {
+        !self.damaged_blobs.lock().is_empty()
     }
 
     /// Lets `run` return after the compaction that is under way.
@@ -170,7 +182,7 @@ impl Reclaim {
     /// Moves live blobs out of files with garbage, if there is much of it.
     fn move_blobs(&self, database: &Database) {
         for age_cutoff in ["0.25", "0.5", "1.0"] {
-            let stays = self.stopped() || self.blobs_stay.load(Relaxed);
+            let stays = self.stopped() || self.blobs_stay();
             if stays || !LogFiles::of(database).worth_moving() {
                 return;
             }
@@ -193,7 +205,7 @@ impl Reclaim {
             ],
         )?;
         for (start, end) in ranges {
-            if self.blobs_stay.load(Relaxed) || !LogFiles::of(database).worth_moving() {
+            if self.blobs_stay() || !LogFiles::of(database).worth_moving() {
                 break;
             }
             self.compact(database, LOG, &start, &end, true);

@@ -340,14 +340,16 @@ impl RocksStore {
     fn met<T>(&self, group: GroupId, read: Result<T, StoreError>) -> Result<T, StoreError> {
         let read = self.damage.note(read.map_err(|error| error.of_group(group)));
         if let Err(StoreError::Damaged { what, .. }) = &read {
-            self.leave_alone(what);
+            self.leave_alone(group, what);
         }
         read
     }
 
     /// Lets no compaction read what is damaged.
-    fn leave_alone(&self, what: &str) {
-        self.reclaim.leave_blobs();
+    fn leave_alone(&self, group: GroupId, what: &str) {
+        if Quarantine::is_file(what) {
+            self.reclaim.leave_blobs(group);
+        }
         if !Quarantine::is_table(what) || !self.quarantine.add(what) {
             return;
         }
@@ -405,7 +407,13 @@ impl Store for RocksStore {
         };
         let mut state = deleted.lock();
         state.deleted = true;
-        let answer = Answer::new(Some(done));
+        let reclaim = self.reclaim.clone();
+        let answer = Answer::new(Some(Box::new(move |deleted| {
+            if deleted.is_ok() {
+                reclaim.blobs_are_gone(group);
+            }
+            done(deleted);
+        })));
         self.queue_deletion(&deleted, state, leave, moved, answer);
     }
 

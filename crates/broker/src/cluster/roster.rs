@@ -4,7 +4,7 @@
 //! A broker that was away may be called by one that joined meanwhile, and may need it to catch up: the newcomer may lead the
 //! metadata. So a stranger that calls is asked after at those that are known, and let in when one of them knows it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,12 +31,12 @@ pub(crate) struct ImageRoster {
     called: Notify,
 }
 
-/// Brokers that the image here does not have.
+/// Brokers that the image here does not have, with the incarnations under which they called.
 #[derive(Default)]
 struct Callers {
-    unknown: BTreeSet<BrokerId>,
+    unknown: BTreeMap<BrokerId, Incarnation>,
     /// Another broker's image has them.
-    introduced: BTreeSet<BrokerId>,
+    introduced: BTreeMap<BrokerId, Incarnation>,
 }
 
 impl ImageRoster {
@@ -63,20 +63,28 @@ impl ImageRoster {
             let known: BTreeSet<BrokerId> = answers.into_iter().flatten().collect();
             {
                 let mut callers = self.callers.lock();
-                let met: Vec<BrokerId> = callers.unknown.intersection(&known).copied().collect();
-                for broker in &met {
+                let unknown = std::mem::take(&mut callers.unknown);
+                for (broker, incarnation) in unknown.into_iter().filter(|(broker, _)| known.contains(broker)) {
                     tracing::info!(%broker, "other brokers know this caller");
+                    callers.introduced.insert(broker, incarnation);
                 }
-                callers.introduced.extend(met);
-                callers.unknown.clear();
             }
             tokio::time::sleep(ASK_AGAIN).await;
         }
     }
 
     fn is_introduced(&self, image: &Image, broker: BrokerId) -> bool {
-        self.callers.lock().introduced.contains(&broker) && !image.was_removed(broker)
+        let callers = self.callers.lock();
+        let introduced = callers.introduced.get(&broker);
+        introduced.is_some_and(|incarnation| !is_gone(image, broker, *incarnation))
     }
+}
+
+/// Whether a broker was taken out under this incarnation. A higher one is news that has not come here yet: it joined anew.
+fn is_gone(image: &Image, broker: BrokerId, incarnation: Incarnation) -> bool {
+    image
+        .removed_incarnation(broker)
+        .is_some_and(|removed| incarnation <= removed)
 }
 
 async fn image_is_gone(mut image: watch::Receiver<Arc<Image>>) {
@@ -122,14 +130,14 @@ impl Roster for ImageRoster {
                 "broker {broker} comes as incarnation {incarnation}, which was given up when it was replaced: it is {} now",
                 known.incarnation
             )),
-            None if image.was_removed(broker) => Standing::Removed(format!(
+            None if is_gone(&image, broker, incarnation) => Standing::Removed(format!(
                 "broker {broker} was taken out of the cluster: stop it; it may join anew with an empty data directory"
             )),
             None if self.is_introduced(&image, broker) => Standing::Member,
             None => {
                 let mut callers = self.callers.lock();
                 if callers.unknown.len() < STRANGERS_MAX {
-                    callers.unknown.insert(broker);
+                    callers.unknown.insert(broker, incarnation);
                     self.called.notify_one();
                 }
                 Standing::Stranger(format!(
@@ -156,5 +164,56 @@ impl Roster for ImageRoster {
 
     fn newest_group(&self) -> GroupId {
         self.image.borrow().newest_group()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cluster of brokers 1 to 3, of which 2 was taken out.
+    fn without_the_second() -> Arc<Image> {
+        use jangada_controller::{Command, DirectoryId, Reply, SeedBroker};
+
+        let seed = |id: u32| SeedBroker {
+            broker: BrokerId(id),
+            directory: DirectoryId::new([id as u8; 16]),
+            address: format!("127.0.0.1:{id}"),
+            internal_address: format!("127.0.0.1:1{id}"),
+            rack: String::new(),
+            feature_level: jangada_types::FEATURE_LEVEL,
+        };
+        let mut image = Image::new();
+        let commands = [
+            Command::FormCluster {
+                cluster_id: "tests".to_owned(),
+                brokers: [1, 2, 3].map(seed).to_vec(),
+            },
+            Command::RemoveBroker { broker: BrokerId(2) },
+        ];
+        for (index, command) in (1..).zip(&commands) {
+            let reply = image.apply(index, command);
+            assert!(!matches!(reply, Reply::Rejected(_)), "{reply:?}");
+        }
+        Arc::new(image)
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_joined_anew_is_not_told_that_it_was_taken_out() {
+        let image = without_the_second();
+        let gone = image.removed_incarnation(BrokerId(2)).expect("it was taken out");
+        let (_image, watched) = watch::channel(image);
+        let roster = ImageRoster::new(watched);
+        let standing = |incarnation| roster.standing(BrokerId(2), incarnation);
+        assert!(matches!(standing(gone), Standing::Removed(_)), "{:?}", standing(gone));
+        let anew = Incarnation(gone.get() + 1);
+        assert!(
+            matches!(standing(anew), Standing::Stranger(_)),
+            "the metadata here are behind: {:?}",
+            standing(anew)
+        );
+        roster.callers.lock().introduced.insert(BrokerId(2), anew);
+        assert!(matches!(standing(anew), Standing::Member));
+        assert!(matches!(standing(gone), Standing::Removed(_)));
     }
 }

@@ -230,7 +230,7 @@ pub(crate) fn kind_of(what: &str) -> &'static str {
     let [checksum, missing, unreadable] = DAMAGE_KINDS;
     if has(&["checksum", "CRC", "crc"]) {
         checksum
-    } else if has(&["missing", "belongs", "gap"]) {
+    } else if has(&["missing", "belongs", "gap", "goes on with"]) {
         missing
     } else {
         unreadable

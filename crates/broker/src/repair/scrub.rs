@@ -1,7 +1,8 @@
 //! Reads what this broker has at rest, group by group, at a bounded rate and on one thread of the blocking pool at a time.
 //!
-//! Damage that a piece meets is told by the store like that of any read; the group is left then. How far a round is, and when
-//! the last one ended, is kept in the store, so that restarts do not begin it anew.
+//! Damage that a piece meets is told by the store like that of any read; the group is left then. A piece that cannot be read for
+//! another reason is tried again for a while; a round that had to leave such a group out has not ended, and begins anew. How far a
+//! round is, and when the last one ended, is kept in the store, so that restarts do not begin it anew.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -20,6 +21,12 @@ const PIECE_BYTES: u64 = 256 * 1024;
 const REST_MIN: Duration = Duration::from_millis(2);
 /// How often an idle scrub looks whether the next round is due.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two tries of a piece that cannot be read, though nothing says that it is damaged.
+const RETRY: Duration = Duration::from_secs(5);
+/// How often it is tried again.
+const RETRIES: u32 = 12;
+/// After a round that left something out, before the next one.
+const REST_AFTER_GAPS: Duration = Duration::from_secs(600);
 /// Version of the row that remembers.
 const VERSION: u8 = 1;
 
@@ -117,7 +124,19 @@ impl Scrubber {
                 progress.next = GroupId::METADATA;
             }
             self.show(progress);
-            self.round(&mut progress, rate).await;
+            let left_out = self.round(&mut progress, rate).await;
+            if left_out > 0 {
+                tracing::warn!(
+                    groups = left_out,
+                    "the scrub could not read everything on the disk; it begins anew in {REST_AFTER_GAPS:?}"
+                );
+                progress.began_ms = 0;
+                progress.next = GroupId::METADATA;
+                self.save(progress);
+                self.show(progress);
+                tokio::time::sleep(REST_AFTER_GAPS).await;
+                continue;
+            }
             let ended_ms = self.node.seams.clock.now_ms();
             tracing::info!(
                 began_ms = progress.began_ms,
@@ -134,12 +153,16 @@ impl Scrubber {
         }
     }
 
-    async fn round(&self, progress: &mut Progress, rate: u64) {
+    /// Reads what is left of a round. Returns how many groups could not be read.
+    async fn round(&self, progress: &mut Progress, rate: u64) -> usize {
+        // The node's own rows; they are few.
+        let mut left_out = usize::from(!self.group(GroupId::NODE, rate).await);
         while let Some(group) = self.first_group(progress.next) {
-            self.group(group, rate).await;
+            left_out += usize::from(!self.group(group, rate).await);
             progress.next = GroupId(group.get() + 1);
             self.save(*progress);
         }
+        left_out
     }
 
     /// The first group from this one on that is open here.
@@ -152,21 +175,35 @@ impl Scrubber {
             .min()
     }
 
-    async fn group(&self, group: GroupId, rate: u64) {
+    /// Reads a group. False: it could not be read, and nothing says why it should be damaged.
+    async fn group(&self, group: GroupId, rate: u64) -> bool {
         let mut next = Some(ScrubCursor::default());
-        while let Some(cursor) = next {
+        let mut failures = 0;
+        while let Some(cursor) = next.clone() {
             let began = Instant::now();
             let store = self.store().clone();
             let piece = tokio::task::spawn_blocking(move || store.scrub(group, cursor, PIECE_BYTES)).await;
-            let piece = match piece {
-                Ok(Ok(piece)) => piece,
-                // It was closed meanwhile, or is damaged, which the store has told.
-                Ok(Err(_)) | Err(_) => return,
-            };
-            let due = Duration::from_secs_f64(piece.bytes as f64 / rate as f64).max(REST_MIN);
-            tokio::time::sleep(due.saturating_sub(began.elapsed())).await;
-            next = piece.next;
+            let piece = piece.unwrap_or_else(|error| Err(StoreError::Database(error.to_string())));
+            match piece {
+                Ok(piece) => {
+                    let due = Duration::from_secs_f64(piece.bytes as f64 / rate as f64).max(REST_MIN);
+                    tokio::time::sleep(due.saturating_sub(began.elapsed())).await;
+                    next = piece.next;
+                    failures = 0;
+                }
+                // The store has told it; or the group was closed or deleted meanwhile.
+                Err(StoreError::Damaged { .. } | StoreError::GroupNotOpen(_)) => return true,
+                Err(error) if failures < RETRIES => {
+                    if failures == 0 {
+                        tracing::warn!(%group, %error, "the scrub cannot read this group; it is tried again");
+                    }
+                    failures += 1;
+                    tokio::time::sleep(RETRY).await;
+                }
+                Err(_) => return false,
+            }
         }
+        true
     }
 
     async fn load(&self) -> Result<Progress, StoreError> {

@@ -19,7 +19,7 @@ use tonic::Status;
 
 use super::handshake::Identity;
 use super::{FRAME_BYTES_MAX, client, endpoint, introduction, queue};
-use crate::peers::Peers;
+use crate::peers::{Peers, SaidCommits};
 use crate::wire;
 
 /// Messages that wait to be sent. Bulk data is bounded by windows long before; control messages are small.
@@ -505,15 +505,17 @@ impl Driver {
         let calls_alive = self.calls.clone();
         let (broker, known) = (self.broker, self.caller.known.clone());
         let receive = async {
+            let mut said = SaidCommits::default();
             loop {
                 match answers.message().await {
                     Ok(Some(frame)) => {
                         for message in frame.messages {
                             match message.body {
-                                Some(Body::Commits(commits)) if !known.progressed(broker, commits) => {
+                                Some(Body::Commits(commits)) if !said.goes_on(commits) => {
                                     return "it has fewer commits than it had before".to_owned();
                                 }
-                                Some(Body::Commits(_)) | None => {}
+                                Some(Body::Commits(commits)) => known.progressed(broker, commits),
+                                None => {}
                                 Some(body) => calls.answer(message.call_id, body),
                             }
                         }

@@ -122,6 +122,8 @@ impl Transport {
     /// The brokers there are, with the addresses of their internal listeners. This broker itself is left out. Links
     /// of brokers that are gone end.
     pub(crate) fn set_peers(self: &Arc<Self>, addresses: &HashMap<BrokerId, String>) {
+        let others = addresses.keys().filter(|broker| **broker != self.identity.broker);
+        self.known.set_current(others.copied());
         let mut peers = self.peers.write();
         peers.retain(|broker, _| addresses.contains_key(broker));
         for (&broker, address) in addresses {
