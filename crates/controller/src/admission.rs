@@ -219,11 +219,16 @@ pub fn validate_remove_broker(image: &Image, broker: BrokerId) -> Result<Command
 }
 
 /// Judges the renewal of a damaged replica. That a majority of all replicas has everything without it is for the caller to
-/// make sure of.
+/// make sure of, for the list of this image: the command says which one that was.
 pub fn validate_renew_replica(image: &Image, group: GroupId, replica: ReplicaId) -> Result<Command, Rejection> {
-    rules::may_renew(image, &rules::live_group(image, group)?, replica)?;
+    let partition = rules::live_group(image, group)?;
+    rules::may_renew(image, &partition, replica)?;
     rules::all_have_level(image, RENEWAL_FEATURE_LEVEL)?;
-    Ok(Command::RenewReplica { group, replica })
+    Ok(Command::RenewReplica {
+        group,
+        replica,
+        checked: partition.replicas.to_vec(),
+    })
 }
 
 /// Judges a producer that wants to go on under its id.

@@ -131,6 +131,10 @@ replicated! {
             /// The replica that is given up, as it is in the partition's list.
             #[prost(message, required, tag = "2")]
             replica: ReplicaId as WireReplica,
+            /// The partition's list when it was made sure of; another one at the moment of apply, and the command is rejected: what
+            /// was true of those replicas says nothing of these. Empty: the proposer did not say.
+            #[prost(message, repeated, tag = "3")]
+            checked: Vec<ReplicaId> as Vec<WireReplica>,
         },
         /// Takes a block of producer ids out of circulation, for the proposer to give out.
         AllocateProducerIds = 9 since 1 {

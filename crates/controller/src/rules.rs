@@ -201,7 +201,8 @@ pub(crate) fn may_renew(image: &Image, partition: &PartitionRef<'_>, replica: Re
             replica.broker
         ));
     }
-    // Until that one has left the group counts on it: two that are gone at once are a majority that never comes back.
+    // The group counts on that one until its successor has its vote, which is later than this: that the others are a majority
+    // without it is for the leader to say. But two moves at once are more than one answer speaks of.
     if let Some(other) = partition.leaving.first() {
         return refuse(format!(
             "replica {other} is on its way out of it, and one is given up at a time: try again later"
@@ -221,6 +222,21 @@ pub(crate) fn may_renew(image: &Image, partition: &PartitionRef<'_>, replica: Re
         ));
     }
     Ok(())
+}
+
+/// Whether the replicas are those of which the proposer of a renewal made sure. A proposal is tried again for seconds, and another
+/// replica may have been given up meanwhile that was counted on.
+pub(crate) fn is_as_checked(partition: &PartitionRef<'_>, checked: &[ReplicaId]) -> Result<(), Rejection> {
+    if checked.is_empty() || checked == partition.replicas {
+        return Ok(());
+    }
+    Err(Rejection::new(
+        Reason::InvalidReplicas,
+        format!(
+            "partition {} of topic {:?}: its replicas are not those any more that were seen in sync: look again, then try again",
+            partition.index, partition.topic.name
+        ),
+    ))
 }
 
 pub(crate) fn broker(image: &Image, id: BrokerId) -> Result<&Broker, Rejection> {

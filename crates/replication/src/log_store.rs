@@ -27,6 +27,9 @@ use crate::raft_types::{Entry, LogId, TypeConfig, Vote, log_id};
 /// counts entries.
 pub(crate) const READ_BYTES_MAX: usize = 1 << 20;
 
+/// After a read for another replica met damage, before the next one: the leadership is about to move.
+const DAMAGED_READ_PAUSE: Duration = Duration::from_millis(500);
+
 /// An append that waits longer than this for a snapshot says so.
 const LONG_INSTALLATION: Duration = Duration::from_secs(30);
 
@@ -308,8 +311,21 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.read(start, end, READ_BYTES_MAX).await
+        match self.read(start, end, READ_BYTES_MAX).await {
+            // openraft asks so only to fill another replica, and an error would stop this one, which may be needed to vote and to
+            // serve what it can read. Nothing is sent for now, as if there were nothing; the repair was told.
+            Err(error) if is_damage(&error) => {
+                tokio::time::sleep(DAMAGED_READ_PAUSE).await;
+                Ok(Vec::new())
+            }
+            read => read,
+        }
     }
+}
+
+fn is_damage(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<StoreError>());
+    matches!(cause, Some(StoreError::Damaged { .. }))
 }
 
 impl RaftLogStorage<TypeConfig> for LogStore {

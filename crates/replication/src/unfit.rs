@@ -39,6 +39,11 @@ impl Unfit {
         }
     }
 
+    /// Whether this broker's replica is damaged.
+    pub fn is_own(&self, group: GroupId) -> bool {
+        self.own.read().contains_key(&group)
+    }
+
     /// Its leader asks it to take over. False: it is sound.
     pub fn asked(&self, group: GroupId) -> bool {
         // For each hand-over, and nearly always empty.

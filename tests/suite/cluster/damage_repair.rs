@@ -369,3 +369,82 @@ async fn no_more_replicas_are_in_repair_at_once_than_is_set() {
     let refilled = cluster.node(victim).log().matches("is filled again").count();
     assert!(refilled >= 2, "{refilled} replicas were filled again");
 }
+
+async fn is_written(cluster: &Cluster, what: &str) -> usize {
+    let begun = Instant::now();
+    eventually(what, WAIT, || async {
+        let run = cluster.cli_with(&["produce", TOPIC], b"more\n".to_vec()).await;
+        (run.code == Some(0)).then_some(())
+    })
+    .await;
+    println!("{what}: after {:?}", begun.elapsed());
+    1
+}
+
+/// A leader reads all its log to fill another replica, also what nobody has read for long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_meets_damage_while_it_fills_a_replica_makes_room_for_another_leader() {
+    let mut cluster = Cluster::start_with(3, options(NO_SCRUB)).await;
+    cluster.create_topic(TOPIC, 1, 3).await;
+    let lines = fill(&cluster, TOPIC).await;
+    let leader = cluster.leader(TOPIC, 0).await;
+    let empty = leader % 3 + 1;
+    cluster.stop(empty).await;
+    flip(&files(&cluster, leader, "blob"));
+    let id = empty.to_string();
+    eventually("it is not heard of", WAIT, || async {
+        let run = cluster.cli(&["cluster", "replace-broker", &id, "--yes"]).await;
+        (run.code == Some(0)).then_some(())
+    })
+    .await;
+    fs::remove_dir_all(cluster.node(empty).data()).expect("it is ours");
+    cluster.restart(empty);
+    found(&cluster, leader).await;
+    let since = Instant::now();
+    eventually("another replica leads", WAIT, || async {
+        let described = cluster.partition(TOPIC, 0).await;
+        described.leader_id.filter(|now| now.get() != leader).map(drop)
+    })
+    .await;
+    let more = is_written(&cluster, "another leader takes writes").await;
+    repaired(&cluster, since).await;
+    let log = cluster.node(leader).log();
+    assert!(!log.contains("has stopped by itself"), "{log}");
+    consumes(&cluster, TOPIC, &format!("{lines}{}", "more\n".repeat(more))).await;
+}
+
+/// What was given up keeps its vote until the others have everything, also when the broker died between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_given_up_half_way_votes_on_while_another_one_is_down() {
+    let mut cluster = Cluster::start_with(3, options(SCRUB)).await;
+    cluster.create_topic(TOPIC, 1, 3).await;
+    let lines = fill(&cluster, TOPIC).await;
+    let leader = cluster.leader(TOPIC, 0).await;
+    let (victim, other) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    cluster.stop(victim).await;
+    let damaged = files(&cluster, victim, "blob");
+    flip(&damaged);
+    cluster.restart_with(victim, &[("JANGADA_FAILPOINT", "repair.given-up")]);
+    cluster.ended(victim).await;
+    let log = cluster.node(victim).log_tail();
+    assert!(log.contains("as JANGADA_FAILPOINT says"), "{log}");
+    // Of little data a start applies all again, and could not read it: here it is the same as damage in older records.
+    flip(&damaged);
+    cluster.stop(other).await;
+    cluster.restart(victim);
+    let more = is_written(&cluster, "the leader has a majority").await;
+    let log = cluster.node(victim).log();
+    assert!(!log.contains("is filled again"), "{log}");
+    cluster.restart(other);
+    repaired(&cluster, Instant::now()).await;
+    eventually("the new one has its vote", WAIT, || async {
+        cluster.node(victim).log().contains("is filled again").then_some(())
+    })
+    .await;
+    let to = victim.to_string();
+    cluster
+        .cli(&["partition", "transfer-leader", TOPIC, "0", "--to", &to])
+        .await
+        .expect(0);
+    consumes(&cluster, TOPIC, &format!("{lines}{}", "more\n".repeat(more))).await;
+}

@@ -20,6 +20,10 @@ pub(super) struct Opening {
     pub index: PartitionIndex,
     pub group: GroupId,
     pub replica: ReplicaId,
+    /// It was given up, and its vote may be needed until the others have everything.
+    pub is_leaving: bool,
+    /// Others may lead, too.
+    pub has_others: bool,
     /// Of a topic of records; an error, for the log, when they can't be read.
     pub config: Option<Result<Arc<TopicConfig>, String>>,
     pub before: Option<Unopened>,

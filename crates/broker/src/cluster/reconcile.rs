@@ -201,11 +201,14 @@ impl Reconciler {
         let (mut is_more, mut waits) = (false, false);
         for (wanted, replica) in image.partitions_of(broker) {
             let group = wanted.partition.group;
-            // What a replica left behind that was given up goes first.
-            if wanted.is_leaving(broker) || self.repairs.is_closed(group) {
+            // What a replica left behind that was given up goes first. As long as it may not go the group may need its vote.
+            let leaving = wanted.leaving.iter().copied().find(|leaving| leaving.broker == broker);
+            waits |= leaving.is_some();
+            if self.repairs.is_closed(group) || leaving.is_some() && self.repairs.may_delete(group) {
                 waits = true;
                 continue;
             }
+            let replica = leaving.unwrap_or(replica);
             match before.remove(&group) {
                 Some(unopened) if Instant::now() < unopened.again_at => {
                     self.unopened.insert(group, unopened);
@@ -237,6 +240,8 @@ impl Reconciler {
             index: wanted.index,
             group: wanted.partition.group,
             replica,
+            is_leaving: !wanted.replicas.contains(&replica),
+            has_others: wanted.replicas.len() > 1,
             config: (topic.kind == TopicKind::Log).then(|| self.known.settings_of(&topic)),
             before,
             topic,
@@ -247,11 +252,7 @@ impl Reconciler {
         let this = &*self;
         let opening = opening.into_iter().map(|opening| async move {
             let group = opening.group;
-            let opened = match opening.config.clone() {
-                Some(Ok(config)) => this.open_replica(&opening, config).await,
-                Some(Err(cause)) => Err(cause),
-                None => this.open_shard(&opening).await,
-            };
+            let opened = this.open(&opening).await;
             let is_formed = match (&opened, this.registry().group(group)) {
                 (Ok(()), Some(group)) => group.status().term > 0 || group.is_initialized().await,
                 _ => true,
@@ -283,7 +284,38 @@ impl Reconciler {
         }
     }
 
-    /// Opens one replica. An error is for the log.
+    /// Opens a replica, unless it must not be. An error is for the log.
+    async fn open(&self, opening: &Opening) -> Result<(), String> {
+        let group = opening.group;
+        let Some(_opening) = self.repairs.begin_opening(group) else {
+            return Ok(());
+        };
+        if opening.is_leaving && !self.is_there(group, opening.replica).await? {
+            return Ok(());
+        }
+        match opening.config.clone() {
+            Some(Ok(config)) => self.open_replica(opening, config).await?,
+            Some(Err(cause)) => return Err(cause),
+            None => self.open_shard(opening).await?,
+        }
+        // Before it can stand for election: it would lead until it meets the damage again.
+        let is_damaged = opening.is_leaving || self.shared.store.damage().of(group).is_some();
+        if is_damaged && opening.has_others {
+            self.registry().refuse_to_lead(group);
+        }
+        Ok(())
+    }
+
+    /// Whether the data that is here is that of this replica.
+    async fn is_there(&self, group: GroupId, replica: ReplicaId) -> Result<bool, String> {
+        let owner = self
+            .registry()
+            .owner_of(group)
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok(owner.unwrap_or(self.registry().identity().incarnation) == replica.incarnation)
+    }
+
     async fn open_replica(&self, opening: &Opening, config: Arc<TopicConfig>) -> Result<(), String> {
         let (id, replica) = (opening.group, opening.replica);
         let view = Arc::new(View::new(checkpoint_bytes(&config)));
@@ -490,8 +522,10 @@ impl Reconciler {
         if members.voters != *voters {
             let new: HashSet<ReplicaId> = voters.difference(&members.voters).copied().collect();
             let committed = group.committed_next();
-            let behind =
-                |progress: &jangada_replication::ReplicaProgress| progress.matched_next + CAUGHT_UP_ENTRIES < committed;
+            // One that has nothing yet may never have been there, however short the log is: the change would wait for its vote.
+            let behind = |progress: &jangada_replication::ReplicaProgress| {
+                progress.matched_next == 0 || progress.matched_next + CAUGHT_UP_ENTRIES < committed
+            };
             let progress = group.progress().unwrap_or_default();
             let caught_up = new
                 .iter()

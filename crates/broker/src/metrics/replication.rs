@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use jangada_controller::Image;
 use jangada_replication::Group;
-use jangada_types::GroupId;
+use jangada_types::{GroupId, ReplicaId};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -101,9 +101,10 @@ fn is_replicated(node: &Node, image: &Image, group: &Group, asked: u64) -> bool 
     let heard_within = Duration::from_millis(node.settings.raft.heartbeat_ms * 5 / 2);
     let members = group.members();
     let progress = group.progress().unwrap_or_default();
-    let is_in_sync = |broker| {
+    // By its id: what was given up is heard for a moment after it was closed.
+    let is_in_sync = |wanted: &ReplicaId| {
         progress.iter().any(|replica| {
-            replica.replica.broker == broker
+            replica.replica == *wanted
                 && members.voters.contains(&replica.replica)
                 && replica.matched_next >= asked
                 && replica.silent_for.is_some_and(|silent| silent <= heard_within)
@@ -113,9 +114,9 @@ fn is_replicated(node: &Node, image: &Image, group: &Group, asked: u64) -> bool 
         return false;
     }
     match image.partition_of_group(group.id()) {
-        Some(partition) => partition.replicas.iter().all(|replica| is_in_sync(replica.broker)),
+        Some(partition) => partition.replicas.iter().all(is_in_sync),
         // The metadata, which has the voters that it gave itself.
-        None => members.voters.iter().all(|replica| is_in_sync(replica.broker)),
+        None => members.voters.iter().all(is_in_sync),
     }
 }
 

@@ -1,21 +1,26 @@
 //! The task that repairs this broker's damaged replicas, a bounded number at once.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use jangada_controller::{Command, Image, PartitionRef, Reply, admission};
 use jangada_replication::Group;
 use jangada_types::{GroupId, ReplicaId};
+use tokio::time::Instant;
 
-use super::{Case, Repairs, Stage, kind_of};
+use super::evidence::check_others;
+use super::{Case, Repairs, Stage, kind_of, waits_for_room};
 use crate::cluster::failpoint;
 use crate::node::Node;
-use crate::services::admin::in_sync_brokers;
 
 /// Between two rounds while a replica is damaged.
 const ROUND: Duration = Duration::from_millis(500);
 /// Between two rounds while none is.
 const IDLE: Duration = Duration::from_secs(30);
+/// Cases that are looked at at once: most of the time they wait for an answer.
+const AT_ONCE: usize = 32;
 /// How long a leadership may take to move.
 const HAND_OVER_WITHIN: Duration = Duration::from_secs(2);
 /// How often what comes in the place of a replica may be damaged as well before an operator is asked: its disk is worn out.
@@ -32,15 +37,19 @@ impl Repairer {
     /// Runs until it is dropped.
     pub async fn run(self) {
         let (repairs, metrics) = (self.node.repairs.clone(), self.node.metrics.clone());
+        let registry = Arc::downgrade(self.node.registry());
         let listener = move |group: GroupId, what: &str| {
             metrics.damaged(kind_of(what));
             repairs.found(group, what);
+            if let Some(registry) = registry.upgrade() {
+                registry.tell_unfit(group);
+            }
         };
         self.node.store().damage().listen(Box::new(listener));
         let mut image = self.node.metadata.watch();
         loop {
             image.borrow_and_update();
-            self.round().await;
+            beside(self.round(), ROUND, || self.watch_leaders()).await;
             let repairs = &self.node.repairs;
             let pause = if repairs.all().is_empty() { IDLE } else { ROUND };
             tokio::select! {
@@ -62,8 +71,39 @@ impl Repairer {
             return;
         }
         self.remember_given_up(&image);
-        for (group, case) in self.repairs().all() {
+        let steps = self.repairs().all().into_iter().map(|(group, _)| self.look_at(group));
+        futures::stream::iter(steps)
+            .buffer_unordered(AT_ONCE)
+            .collect::<()>()
+            .await;
+    }
+
+    /// As of now: others may have been waited for.
+    async fn look_at(&self, group: GroupId) {
+        let image = self.node.metadata.image();
+        if let Some(case) = self.repairs().case(group) {
             self.step(&image, group, case).await;
+        }
+    }
+
+    /// What must not wait for anybody's answer: the others know which replicas are damaged, and a damaged replica that has everything
+    /// is better than none. When nobody led for a while it stands for election again.
+    fn watch_leaders(&self) {
+        let now = Instant::now();
+        for (group, case) in self.repairs().all() {
+            // Under its new id it is sound, and its old one is gone, or about to go.
+            let here = self.node.registry().group(group).map(|group| group.replica());
+            if matches!(case.stage, Stage::GivenUp(new) if case.may_delete || here == Some(new)) {
+                continue;
+            }
+            self.node.registry().tell_unfit(group);
+            let is_led = self.node.live_leader_of(group).is_some();
+            let mut leads = false;
+            self.repairs()
+                .change(group, |case| leads = case.should_lead(is_led, now));
+            if leads {
+                self.node.registry().lead_again(group);
+            }
         }
     }
 
@@ -109,15 +149,20 @@ impl Repairer {
         };
         match case.stage {
             Stage::GivenUp(new) if new == replica => {
-                if partition.is_leaving(self.node.broker()) && !case.may_delete {
-                    self.allow_deletion(&partition, &name, replica).await;
-                } else {
+                if !partition.is_leaving(self.node.broker()) {
+                    // Its data was gone already when it was closed: the next one may be opened.
+                    if case.is_closed {
+                        self.reopen(group);
+                    }
                     self.watch_refill(group, &name, new, &case);
+                } else if !case.may_delete {
+                    self.allow_deletion(&partition, &name, replica).await;
                 }
             }
             _ => {
                 if let Err(why) = self.give_up(image, &partition, &name, replica, case.refills).await {
                     self.hold(group, &name, why);
+                    self.restart_if_stopped(group, &name).await;
                 }
             }
         }
@@ -135,7 +180,6 @@ impl Repairer {
         let voters = self.node.registry().group(group);
         let voters = voters.map_or(0, |group| group.members().voters.len());
         self.step_down(group, "the metadata", voters).await;
-        self.lead_if_nobody_does(group);
         let why = format!("the metadata's replica is not repaired by itself: {}", self.replace());
         self.hold(group, "the metadata", why);
     }
@@ -165,26 +209,43 @@ impl Repairer {
                 %group, partition = name, replica = %new, what = %case.what,
                 "a damaged replica is given up; it is filled again under a new id"
             );
-            case.stage = Stage::GivenUp(new);
-            case.is_closed = false;
-            case.may_delete = true;
-            case.is_old = is_old;
-            case.again = None;
         });
+        self.repairs().given_up(group, new, is_old);
     }
 
-    /// Of a replica that was given up by a proposal whose outcome was unknown, or before a restart: it may have been opened
-    /// again meanwhile, and something may have been committed that counted on it.
+    /// Of a replica that was given up by a proposal whose outcome was unknown, or before a restart: it was opened again, and
+    /// something may have been committed that counts on it. Until the others have everything the group may need its vote.
     async fn allow_deletion(&self, partition: &PartitionRef<'_>, name: &str, new: ReplicaId) {
-        self.close(partition.group).await;
-        match self.check_others(partition, new).await {
-            Ok(()) => self.given_up(partition.group, name, new, false),
-            Err(why) => tracing::debug!(
-                partition = name,
-                why,
-                "the data of a replica that was given up stays for now"
-            ),
+        let id = partition.group;
+        self.step_down(id, name, partition.replicas.len()).await;
+        match self.close_if_others_have_all(partition, new).await {
+            Ok(()) => self.given_up(id, name, new, false),
+            Err(why) => {
+                tracing::debug!(
+                    partition = name,
+                    why,
+                    "the data of a replica that was given up stays for now"
+                );
+                self.restart_if_stopped(id, name).await;
+            }
         }
+    }
+
+    /// Asks, closes the old replica, asks again; opened again if the second answer is no.
+    async fn close_if_others_have_all(&self, partition: &PartitionRef<'_>, new: ReplicaId) -> Result<(), String> {
+        check_others(&self.node, partition, new).await?;
+        // Its data may have gone meanwhile, and the next one be here.
+        let image = self.node.metadata.image();
+        let now = image.partition_of_group(partition.group);
+        if !now.is_some_and(|now| now.is_leaving(self.node.broker())) {
+            return Err("it is gone".to_owned());
+        }
+        self.close_for_good(partition.group).await?;
+        let checked = check_others(&self.node, partition, new).await;
+        if checked.is_err() {
+            self.reopen(partition.group);
+        }
+        checked
     }
 
     /// Ends a case when the new replica has a vote, which it gets when it has caught up.
@@ -208,6 +269,7 @@ impl Repairer {
         if group.members().voters.contains(&new) && !group.members().changing {
             tracing::warn!(group = %id, partition = name, replica = %new, "a damaged replica is filled again");
             self.node.metrics.repaired();
+            self.node.registry().tell_fit(id);
             self.repairs().remove(id);
         }
     }
@@ -223,8 +285,6 @@ impl Repairer {
     ) -> Result<(), String> {
         let id = partition.group;
         self.step_down(id, name, partition.replicas.len()).await;
-        // Whatever keeps it from being given up, it must not keep the group without a leader.
-        self.lead_if_nobody_does(id);
         let command = admission::validate_renew_replica(image, id, replica).map_err(|why| why.message)?;
         if refills >= REFILLS_MAX {
             let replace = self.replace();
@@ -237,13 +297,11 @@ impl Repairer {
             return Err("repair.replicas_max is 0: replace this broker, or set it".to_owned());
         }
         if self.repairs().count().1 >= limit {
-            return Err(format!(
-                "{limit} replicas of this broker are being filled again (repair.replicas_max); it waits for its turn"
-            ));
+            return Err(waits_for_room(limit));
         }
-        self.check_others(partition, replica).await?;
+        check_others(&self.node, partition, replica).await?;
         // From here on nothing is committed that counts on this replica, so that the second answer stays true.
-        self.repairs().change(id, |case| case.is_closed = true);
+        self.repairs().close_within(id, limit)?;
         self.close(id).await;
         failpoint::reached("repair.closed");
         match self.renew(partition, replica, &command).await {
@@ -253,7 +311,7 @@ impl Repairer {
                 Ok(())
             }
             Err(why) => {
-                self.repairs().reopen(id);
+                self.reopen(id);
                 Err(why)
             }
         }
@@ -266,7 +324,7 @@ impl Repairer {
         replica: ReplicaId,
         command: &Command,
     ) -> Result<ReplicaId, String> {
-        self.check_others(partition, replica).await?;
+        check_others(&self.node, partition, replica).await?;
         match self.node.metadata.propose(command).await {
             Ok((Reply::ReplicaRenewed { replica, .. }, _)) => Ok(replica),
             Ok((other, _)) => Err(format!("not the reply to a renewal: {other:?}")),
@@ -301,16 +359,6 @@ impl Repairer {
         }
     }
 
-    /// A damaged replica that has everything is better than none: when nobody led for a while it stands for election again.
-    fn lead_if_nobody_does(&self, id: GroupId) {
-        let is_led = self.node.live_leader_of(id).is_some();
-        let mut leads = false;
-        self.repairs().change(id, |case| leads = case.should_lead(is_led));
-        if leads {
-            self.node.registry().lead_again(id);
-        }
-    }
-
     fn successor(&self, group: &Group) -> Option<ReplicaId> {
         let members = group.members();
         let committed = group.committed_next();
@@ -325,23 +373,37 @@ impl Repairer {
             .map(|progress| progress.replica)
     }
 
-    /// Whether a majority of all replicas, without this one, has everything that is committed.
-    async fn check_others(&self, partition: &PartitionRef<'_>, replica: ReplicaId) -> Result<(), String> {
-        let majority = partition.replicas.len() / 2 + 1;
-        let in_sync = in_sync_brokers(&self.node, partition).await;
-        let Some((leader, in_sync)) = in_sync else {
-            return Err("no leader of the partition answers".to_owned());
-        };
-        if leader == replica.broker {
-            return Err("no other replica is in sync and could lead; it goes on leading".to_owned());
+    /// Closes a replica, which is not opened again before its data is gone or [`Repairer::reopen`] says so.
+    async fn close_for_good(&self, id: GroupId) -> Result<(), String> {
+        self.repairs().keep_closed(id)?;
+        self.close(id).await;
+        Ok(())
+    }
+
+    /// Lets the reconciler open a replica again that was closed.
+    fn reopen(&self, id: GroupId) {
+        self.repairs().reopen(id);
+        // The reconciler watches these.
+        self.node.registry().leaders().changed();
+    }
+
+    /// A damaged replica that stays is worth its vote, and all that it can still read. One that met damage while it led and filled
+    /// another one, or while it applied, has stopped: it is started again, and leads only if no other can.
+    async fn restart_if_stopped(&self, id: GroupId, name: &str) {
+        let group = self.node.registry().group(id);
+        if group.is_none_or(|group| !group.status().stopped) {
+            return;
         }
-        let others = in_sync.iter().filter(|broker| **broker != replica.broker.get()).count();
-        if others >= majority {
-            return Ok(());
+        let mut is_due = false;
+        self.repairs()
+            .change(id, |case| is_due = case.should_restart(Instant::now()));
+        if !is_due || self.close_for_good(id).await.is_err() {
+            return;
         }
-        Err(format!(
-            "{others} of the other replicas are in sync, and {majority} must be: it may be the only one that has all records"
-        ))
+        tracing::warn!(group = %id, partition = name, "a damaged replica has stopped, and is started again");
+        // Others have as long as ever to take over.
+        self.repairs().change(id, |case| case.leaderless = None);
+        self.reopen(id);
     }
 
     async fn close(&self, id: GroupId) {
@@ -351,5 +413,65 @@ impl Repairer {
         self.node.partitions.remove(id);
         self.node.shards.remove(id);
         self.node.registry().give_up(id).await;
+    }
+}
+
+/// Does the work, and looks every so often until it is done; at once for the first time.
+async fn beside<T>(work: impl Future<Output = T>, every: Duration, mut look: impl FnMut()) -> T {
+    tokio::pin!(work);
+    loop {
+        look();
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = tokio::time::sleep(every) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Leaders that hang hold up one another's questions, and not the look at who leads.
+    #[tokio::test]
+    async fn replicas_are_watched_while_leaders_do_not_answer() {
+        let repairs = Repairs::default();
+        let groups: Vec<GroupId> = (1..=50).map(GroupId).collect();
+        for group in &groups {
+            repairs.found(*group, "x");
+        }
+        let mut now = Instant::now();
+        let mut stood = Vec::new();
+        let (enough, is_enough) = tokio::sync::oneshot::channel::<()>();
+        let mut enough = Some(enough);
+        let begin = now;
+        let look = || {
+            for group in &groups {
+                repairs.change(*group, |case| {
+                    if case.should_lead(false, now) {
+                        stood.push((*group, now - begin));
+                    }
+                });
+            }
+            if stood.len() >= groups.len()
+                && let Some(enough) = enough.take()
+            {
+                let _ = enough.send(());
+            }
+            now += ROUND;
+        };
+        // Each question hangs until all have stood: none would if they came after it.
+        let _ = tokio::time::timeout(
+            Duration::from_secs(5),
+            beside(is_enough, Duration::from_millis(1), look),
+        )
+        .await;
+        assert!(stood.len() >= groups.len(), "{} stood", stood.len());
+        assert!(
+            stood[..groups.len()]
+                .iter()
+                .all(|(_, after)| *after <= Duration::from_secs(6))
+        );
     }
 }

@@ -64,7 +64,11 @@ impl Image {
             Command::DeleteTopic { topic_id } => self.delete_topic(*topic_id),
             Command::ReplicaDeleted { replica, groups } => Ok(self.replica_deleted(*replica, groups)),
             Command::SetReplicas { group, replicas } => self.set_replicas(*group, replicas),
-            Command::RenewReplica { group, replica } => self.renew_replica(*group, *replica),
+            Command::RenewReplica {
+                group,
+                replica,
+                checked,
+            } => self.renew_replica(*group, *replica, checked),
             Command::AllocateProducerIds { count } => self.allocate_producer_ids(*count),
             Command::BumpProducerEpoch { producer_id, epoch } => self.bump_producer_epoch(*producer_id, *epoch),
         }

@@ -39,7 +39,12 @@ impl Image {
         Ok(Reply::ReplicasSet { version: self.version })
     }
 
-    pub(super) fn renew_replica(&mut self, group: GroupId, replica: ReplicaId) -> Result<Reply, Rejection> {
+    pub(super) fn renew_replica(
+        &mut self,
+        group: GroupId,
+        replica: ReplicaId,
+        checked: &[ReplicaId],
+    ) -> Result<Reply, Rejection> {
         let found = rules::live_group(self, group)?;
         let version = self.version;
         if found.leaving.contains(&replica)
@@ -48,6 +53,7 @@ impl Image {
             return Ok(Reply::ReplicaRenewed { replica, version });
         }
         rules::may_renew(self, &found, replica)?;
+        rules::is_as_checked(&found, checked)?;
         let incarnation = rules::next_incarnation(rules::broker(self, replica.broker)?)?;
         rules::all_have_level(self, RENEWAL_FEATURE_LEVEL)?;
         let (topic, index) = (found.topic.id, found.index);

@@ -112,8 +112,17 @@ fn commands() -> Vec<(Command, &'static str)> {
             Command::RenewReplica {
                 group: GroupId(7),
                 replica: replica(3, 1),
+                checked: vec![],
             },
             "010e0807120408031001",
+        ),
+        (
+            Command::RenewReplica {
+                group: GroupId(7),
+                replica: replica(3, 1),
+                checked: firsts(&[3, 1]),
+            },
+            "010e08071204080310011a04080310011a0408011001",
         ),
         (Command::AllocateProducerIds { count: 1000 }, "010908e807"),
         (
@@ -255,6 +264,7 @@ fn the_image_with_a_renewed_replica_keeps_its_bytes() {
     log.accept(&Command::RenewReplica {
         group,
         replica: replica(2, 1),
+        checked: vec![],
     });
     let image = log.image;
     assert_eq!(hex(&image.snapshot()), RENEWED);

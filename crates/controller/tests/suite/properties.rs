@@ -85,7 +85,8 @@ fn command() -> impl Strategy<Value = Command> {
             Command::ReplicaDeleted { replica, groups }
         }),
         6 => (group(), replicas()).prop_map(|(group, replicas)| Command::SetReplicas { group, replicas }),
-        6 => (group(), replica()).prop_map(|(group, replica)| Command::RenewReplica { group, replica }),
+        6 => (group(), replica(), prop_oneof![3 => Just(Vec::new()), 1 => replicas()])
+            .prop_map(|(group, replica, checked)| Command::RenewReplica { group, replica, checked }),
         1 => prop_oneof![Just(0u32), Just(u32::MAX), 1u32..100].prop_map(|count| Command::AllocateProducerIds { count }),
         1 => (990i64..1100, prop_oneof![Just(i16::MAX), any::<i16>()]).prop_map(|(id, epoch)| {
             Command::BumpProducerEpoch { producer_id: ProducerId(id), epoch: ProducerEpoch(epoch) }
@@ -198,7 +199,7 @@ proptest! {
         for (index, command) in (1..).zip(&history) {
             let before = image.clone();
             let reply = image.apply(index, command);
-            let (Command::RenewReplica { group, replica: old }, Reply::ReplicaRenewed { replica, .. }) = (command, &reply)
+            let (Command::RenewReplica { group, replica: old, checked }, Reply::ReplicaRenewed { replica, .. }) = (command, &reply)
             else {
                 continue;
             };
@@ -207,8 +208,11 @@ proptest! {
             if was_sent_again {
                 prop_assert_eq!(last(&before), last(&image));
             } else {
-                // One at a time.
-                prop_assert!(before.partition_of_group(*group).is_some_and(|p| p.leaving.is_empty()));
+                // One at a time, and of the list that was checked.
+                let was = |p: &jangada_controller::PartitionRef<'_>| {
+                    p.leaving.is_empty() && (checked.is_empty() || *checked == p.replicas)
+                };
+                prop_assert!(before.partition_of_group(*group).is_some_and(|p| was(&p)));
                 prop_assert!(last(&before) < Some(replica.incarnation));
                 prop_assert_eq!(last(&image), Some(replica.incarnation));
             }

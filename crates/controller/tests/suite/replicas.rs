@@ -1,6 +1,6 @@
 //! Reassignment, and who may delete what.
 
-use jangada_controller::{Command, RENEWAL_FEATURE_LEVEL, Reply};
+use jangada_controller::{Command, RENEWAL_FEATURE_LEVEL, Reply, admission};
 use jangada_types::{BrokerId, GroupId, Incarnation, Reason, ReplicaId};
 
 use crate::fixture::{Log, delete, deleted, firsts, register, replace, replica, set_replicas};
@@ -102,7 +102,11 @@ fn a_list_that_can_not_be_is_rejected() {
 }
 
 fn renew(group: GroupId, replica: ReplicaId) -> Command {
-    Command::RenewReplica { group, replica }
+    Command::RenewReplica {
+        group,
+        replica,
+        checked: Vec::new(),
+    }
 }
 
 fn renewed(log: &mut Log, command: &Command) -> ReplicaId {
@@ -157,6 +161,25 @@ fn no_two_replicas_of_a_partition_are_renewed_at_once() {
     assert!(rejection.message.contains("on its way out"), "{rejection}");
     assert_eq!(settled(&mut log, &deleted(replica(1, 1), &[group.get()])), 1);
     renewed(&mut log, &renew(group, second));
+}
+
+/// The second one was judged while the first had its place, and its proposal arrives when that one's data is gone already.
+#[test]
+fn a_renewal_that_was_judged_by_another_list_is_refused() {
+    let mut log = Log::formed_at(3, RENEWAL_FEATURE_LEVEL);
+    let group = log.create(1, "a", &firsts(&[1, 2, 3]));
+    let first = admission::validate_renew_replica(&log.image, group, replica(1, 1)).expect("it may go");
+    let second = admission::validate_renew_replica(&log.image, group, replica(2, 1)).expect("it may go");
+    let new = renewed(&mut log, &first);
+    assert_eq!(settled(&mut log, &deleted(replica(1, 1), &[group.get()])), 1);
+    let rejection = log.reject(&second);
+    assert_eq!(rejection.reason, Reason::InvalidReplicas);
+    assert!(rejection.message.contains("look again"), "{rejection}");
+    assert_eq!(log.replicas(group), [new, replica(2, 1), replica(3, 1)]);
+    let again = admission::validate_renew_replica(&log.image, group, replica(2, 1)).expect("it may go");
+    renewed(&mut log, &again);
+    // The answer was lost, and the list is another one since.
+    renewed(&mut log, &again);
 }
 
 #[test]

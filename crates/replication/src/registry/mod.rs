@@ -2,6 +2,7 @@
 
 mod admitting;
 mod announcing;
+mod fitness;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
@@ -303,40 +304,6 @@ impl Registry {
         }
     }
 
-    /// Whether another broker said that its replica of a group is damaged, and leads only if nobody else does.
-    pub fn is_unfit(&self, group: GroupId, broker: BrokerId) -> bool {
-        self.unfit.is(broker, group)
-    }
-
-    /// From now on this broker's replica of a group stands for no election, and the other brokers know that it is not to be
-    /// handed the leadership. It goes on following, and leading if it does. Offered the leadership all the same it takes it:
-    /// the leader that offers it takes no writes and sends no heartbeats any more, so the group would be led by nobody.
-    pub fn refuse_to_lead(&self, id: GroupId) {
-        let Some(group) = self.group(id) else { return };
-        if !self.unfit.is_asked(id) {
-            group.refuse_to_lead();
-        }
-        if self.unfit.add(id) {
-            self.announce_soon.notify_one();
-        }
-    }
-
-    /// A replica that refused to lead stands for elections again, as nobody leads. The others still hand it nothing.
-    pub fn lead_again(&self, id: GroupId) {
-        if let Some(group) = self.group(id) {
-            group.lead_again();
-        }
-    }
-
-    /// The leader asks this broker's replica to take over. True: it had refused to lead, and does so now.
-    pub(crate) fn asked_to_lead(&self, id: GroupId) -> bool {
-        let is_unfit = self.unfit.asked(id);
-        if is_unfit {
-            self.lead_again(id);
-        }
-        is_unfit
-    }
-
     /// The replica that this broker has, or would have, of a group in which it was not given an id of its own.
     pub fn local_replica(&self) -> ReplicaId {
         ReplicaId {
@@ -440,7 +407,7 @@ impl Registry {
         if self.peers.has_just_lost() && !yields.is_zero() {
             group.yield_for(yields);
         }
-        self.unfit.remove(id);
+        self.fit_unless_damaged(id);
         self.groups.write().insert(id, group.clone());
         tokio::spawn(observe(self.clone(), id, raft, signals, status));
         Ok(group)
@@ -457,7 +424,7 @@ impl Registry {
     /// Stops this broker's replica; its data stays.
     pub async fn close(&self, id: GroupId) {
         let group = self.groups.write().remove(&id);
-        self.unfit.remove(id);
+        self.fit_unless_damaged(id);
         if let Some(group) = group {
             // The error is that of a task that ended already.
             let _ = group.raft().shutdown().await;
@@ -476,6 +443,7 @@ impl Registry {
     /// replica of that incarnation, and only that one can be opened here from then on.
     pub async fn delete(&self, id: GroupId, next: Option<Incarnation>) -> Result<(), StoreError> {
         self.give_up(id).await;
+        self.unfit.remove(id);
         let keep = |next| Op::PutState {
             kind: StateKind::REPLICA,
             suffix: None,

@@ -60,7 +60,10 @@ impl Reconciler {
             // It may lie in what is damaged whose data is here.
             Some(next) if self.repairs.is_surely_old(left.group, next) => {}
             Some(_) => match self.is_gone(left.group, left.replica).await {
-                Some(true) => return true,
+                Some(true) => {
+                    self.repairs.deleted(left.group);
+                    return true;
+                }
                 Some(false) if self.repairs.may_delete(left.group) => {}
                 Some(false) | None => return false,
             },

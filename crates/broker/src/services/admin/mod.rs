@@ -26,8 +26,8 @@ use tonic::{Request, Response, Status};
 
 use self::create::{create_partitions, create_topic, need_level_of};
 use self::describe::{config_entries, describe_cluster};
-pub(crate) use self::states::in_sync_brokers;
 use self::states::{Asked, states_of};
+pub(crate) use self::states::{id_of, voters_of};
 use self::transfer::transfer_leader;
 use super::forward::{FORWARDED, channel, forward};
 use super::gathering::Gathering;

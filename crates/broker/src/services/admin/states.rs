@@ -7,10 +7,10 @@ use std::time::Duration;
 use futures::StreamExt;
 use jangada_controller::{Image, PartitionRef, Topic};
 use jangada_proto::v1::admin_service_client::AdminServiceClient;
-use jangada_proto::v1::{DescribePartitionsRequest, PartitionState, WriteRefusal};
+use jangada_proto::v1::{DescribePartitionsRequest, PartitionState, PartitionVoter, WriteRefusal};
 use jangada_replication::Group;
 use jangada_types::limits::RESPONSE_BYTES_MAX;
-use jangada_types::{BrokerId, GroupId, LeaderEpoch, PartitionIndex, TopicId};
+use jangada_types::{BrokerId, GroupId, Incarnation, LeaderEpoch, PartitionIndex, ReplicaId, TopicId};
 use tokio::time::Instant;
 
 use super::topic_id;
@@ -91,12 +91,15 @@ pub(super) async fn partition_states(
     states.into_values().collect()
 }
 
-/// Who leads a partition, and which brokers are in sync there as that one sees it; none if no leader answers.
-pub(crate) async fn in_sync_brokers(node: &Arc<Node>, partition: &PartitionRef<'_>) -> Option<(BrokerId, Vec<u32>)> {
+/// Who leads a partition, and who votes in it as that one sees it; none if no leader answers.
+pub(crate) async fn voters_of(
+    node: &Arc<Node>,
+    partition: &PartitionRef<'_>,
+) -> Option<(BrokerId, Vec<PartitionVoter>)> {
     let bare = bare_state(node, partition.topic, partition.index, partition.group);
     if let Some(led) = node.hosted(partition.group).filter(|group| group.status().ready) {
         let seen = leaders_view(node, vec![(bare, led)]).await;
-        return seen.into_iter().next().map(|state| (node.broker(), state.in_sync));
+        return seen.into_iter().next().map(|state| (node.broker(), state.voters));
     }
     let (leader, _) = node.live_leader_of(partition.group)?;
     let request = DescribePartitionsRequest {
@@ -105,7 +108,7 @@ pub(crate) async fn in_sync_brokers(node: &Arc<Node>, partition: &PartitionRef<'
     };
     let answer = ask_leader(&node.metadata.image(), leader, request).await;
     let state = answer.into_iter().find(|state| state.partition == bare.partition)?;
-    (state.high_watermark >= 0).then_some((leader, state.in_sync))
+    (state.high_watermark >= 0).then_some((leader, state.voters))
 }
 
 async fn ask_leader(image: &Arc<Image>, broker: BrokerId, request: DescribePartitionsRequest) -> Vec<PartitionState> {
@@ -142,6 +145,7 @@ fn bare_state(node: &Node, topic: &Topic, index: PartitionIndex, group: GroupId)
         log_start_offset: -1,
         size_bytes: 0,
         write_refusal: None,
+        voters: Vec::new(),
     }
 }
 
@@ -157,18 +161,21 @@ async fn leaders_view(node: &Arc<Node>, led: Vec<(PartitionState, Group)>) -> Ve
     let mut behind: Vec<(PartitionState, u64, Group)> = led.collect();
     loop {
         let is_over = Instant::now() >= deadline;
+        let image = node.metadata.image();
         for (at, (mut state, committed, group)) in std::mem::take(&mut behind).into_iter().enumerate() {
             if at % LOOKS_AT_ONCE == LOOKS_AT_ONCE - 1 {
                 tokio::task::yield_now().await;
             }
-            let in_sync = in_sync(&group, committed, 2 * heartbeat + heartbeat / 2);
+            let voters = voters(node, &group, committed, 2 * heartbeat + heartbeat / 2);
+            let listed = image.partition_of_group(group.id());
+            let in_sync = in_sync(&voters, listed.as_ref().map_or(&[], |listed| &listed.replicas));
             let all = state.replicas.iter().all(|broker| in_sync.contains(broker));
             if !all && !is_over {
                 behind.push((state, committed, group));
                 continue;
             }
-            let replicas = state.replicas.iter().copied();
-            state.in_sync = replicas.filter(|broker| in_sync.contains(broker)).collect();
+            state.in_sync = in_sync;
+            state.voters = voters;
             seen.push(with_log(node, state, &group));
         }
         if behind.is_empty() {
@@ -198,15 +205,63 @@ fn with_log(node: &Arc<Node>, mut state: PartitionState, group: &Group) -> Parti
     state
 }
 
-fn in_sync(group: &Group, committed: u64, heard_within: Duration) -> Vec<u32> {
+/// The voters of a group that is led here; none while they change.
+fn voters(node: &Node, group: &Group, committed: u64, heard_within: Duration) -> Vec<PartitionVoter> {
     let members = group.members();
     if members.changing {
         return Vec::new();
     }
     let progress = group.progress().unwrap_or_default();
-    let in_sync = progress
+    let is_in_sync = |voter: &ReplicaId| {
+        let progress = progress.iter().find(|progress| progress.replica == *voter);
+        progress
+            .is_some_and(|p| p.matched_next >= committed && p.silent_for.is_some_and(|silent| silent <= heard_within))
+    };
+    let voters = members.voters.iter().map(|voter| PartitionVoter {
+        broker_id: voter.broker.get(),
+        incarnation: voter.incarnation.get(),
+        in_sync: is_in_sync(voter),
+        damaged: node.registry().is_unfit(group.id(), voter.broker),
+    });
+    voters.collect()
+}
+
+/// The brokers of the listed replicas that are in sync. It is the replica's id that counts: what was given up is heard for a moment
+/// after it was closed, and is not the one that has its place on its broker now.
+fn in_sync(voters: &[PartitionVoter], listed: &[ReplicaId]) -> Vec<u32> {
+    let is_in_sync = |replica: &&ReplicaId| {
+        let mut voters = voters.iter();
+        voters.any(|voter| voter.in_sync && id_of(voter) == **replica)
+    };
+    listed
         .iter()
-        .filter(|p| members.voters.contains(&p.replica))
-        .filter(|p| p.matched_next >= committed && p.silent_for.is_some_and(|silent| silent <= heard_within));
-    in_sync.map(|p| p.replica.broker.get()).collect()
+        .filter(is_in_sync)
+        .map(|replica| replica.broker.get())
+        .collect()
+}
+
+/// A voter's id.
+pub(crate) fn id_of(voter: &PartitionVoter) -> ReplicaId {
+    ReplicaId::new(BrokerId(voter.broker_id), Incarnation(voter.incarnation))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_voter_that_gave_its_place_to_a_new_replica_is_not_in_sync() {
+        let voter = |broker_id, incarnation, in_sync| PartitionVoter {
+            broker_id,
+            incarnation,
+            in_sync,
+            damaged: false,
+        };
+        let replica = |broker, incarnation| ReplicaId::new(BrokerId(broker), Incarnation(incarnation));
+        let voters = [voter(1, 1, true), voter(2, 1, true), voter(3, 1, false)];
+        let listed = [replica(2, 1), replica(1, 1), replica(3, 1)];
+        assert_eq!(in_sync(&voters, &listed), [2, 1]);
+        assert_eq!(in_sync(&voters, &[replica(1, 2), replica(2, 1), replica(3, 1)]), [2]);
+        assert_eq!(in_sync(&voters, &[]), [0u32; 0]);
+    }
 }
