@@ -34,7 +34,8 @@ async fn it_is_answered_without_an_offset_and_arrives() {
     cluster
         .cli_with(&["produce", TOPIC, "--acks", "none"], b"a line\n".to_vec())
         .await
-        .expect(0);
+        .expect(0)
+        .names(&["1 records were taken", "nobody says whether they are kept"]);
     cluster.grown(TOPIC, 0, 6).await;
 
     let fetched = raw::fetch(&mut log, partition, 0, RecordForm::Plain)
@@ -89,13 +90,7 @@ async fn refused_for_idempotent_batches(log: &mut raw::Log) {
         batch,
         ..ProduceStreamRequest::default()
     };
-    let answers = raw::produce_stream(log, vec![request]).await;
-    let [answer] = &answers[..] else {
-        panic!("not one answer: {answers:?}");
-    };
-    let Some(StreamResult::Error(error)) = &answer.result else {
-        panic!("not refused: {answer:?}");
-    };
+    let error = refused_on_a_stream(log, request).await;
     assert_eq!(error.reason, "ACKS_NONE_IDEMPOTENT");
     let unknown = raw::produce_with(log, raw::partition(TOPIC, 0), 7, 0, raw::batch(None, &[b"neither"])).await;
     raw::assert_refused(unknown, "INVALID_REQUEST", &["acks 7"]);
@@ -165,23 +160,30 @@ async fn a_leader_that_nobody_answers_says_so_and_counts_what_it_lost() {
     }
     on_a_stream_nothing_is_taken(&mut log).await;
     refused += 1;
-    let counted = eventually("what is lost is counted and told", WAIT, || async {
+    let lost = async || {
         let scrape = Scrape::of(&cluster, leader).await;
         let of = |reason| scrape.sum("jangada_request_errors_total", &[("reason", reason)]);
         let counted = of("LEADER_NOT_AVAILABLE").unwrap_or(0.0) + of("QUORUM_TIMEOUT").unwrap_or(0.0);
-        let is_told = cluster
-            .node(leader)
-            .log()
-            .contains("batches with acks none, which were answered");
-        (counted > f64::from(refused) && is_told).then_some(counted)
-    });
-    let counted = counted.await;
+        counted - f64::from(refused)
+    };
+    eventually("what is lost is counted and told", WAIT, || async {
+        let log = cluster.node(leader).log();
+        let is_told = log.contains("batches with acks none, which were answered");
+        (lost().await > 0.0 && is_told).then_some(())
+    })
+    .await;
     for follower in &followers {
         cluster.resume(*follower);
     }
     cluster.in_sync().await;
+    // What was under way arrives, or is given up, one after the other.
+    let (end, lost) = eventually("each batch that was taken is there or counted", WAIT, || async {
+        let (end, lost) = (cluster.high_watermark(TOPIC, 0).await, lost().await);
+        (end as f64 + lost >= f64::from(taken)).then_some((end, lost))
+    })
+    .await;
+    println!("{taken} taken, {end} in the log, {lost} counted as lost or unknown");
     // The quorum is there again, and what is taken arrives.
-    let end = cluster.high_watermark(TOPIC, 0).await;
     let leader = cluster.leader(TOPIC, 0).await;
     let log = raw::log(&cluster.node(leader).addresses.public).await;
     eventually("it is taken again", WAIT, || {
@@ -194,12 +196,15 @@ async fn a_leader_that_nobody_answers_says_so_and_counts_what_it_lost() {
     })
     .await;
     cluster.grown(TOPIC, 0, end + 1).await;
-    let lost = counted - f64::from(refused);
-    println!("{taken} taken, {end} in the log, {lost} counted as lost or unknown");
-    assert!(
-        end as f64 + lost >= f64::from(taken),
-        "{taken} taken, {end} there, {lost} counted"
-    );
+}
+
+/// The one answer of a stream, which is an error.
+async fn refused_on_a_stream(log: &mut raw::Log, request: ProduceStreamRequest) -> jangada_proto::v1::Error {
+    let mut answers = raw::produce_stream(log, vec![request]).await;
+    match answers.pop().and_then(|answer| answer.result) {
+        Some(StreamResult::Error(error)) if answers.is_empty() => error,
+        other => panic!("not refused alone: {other:?} after {answers:?}"),
+    }
 }
 
 async fn on_a_stream_nothing_is_taken(log: &mut raw::Log) {
@@ -210,12 +215,6 @@ async fn on_a_stream_nothing_is_taken(log: &mut raw::Log) {
         batch: raw::batch(None, &[b"into the void"]),
         ..ProduceStreamRequest::default()
     };
-    let answers = raw::produce_stream(log, vec![request]).await;
-    let [answer] = &answers[..] else {
-        panic!("not one answer: {answers:?}");
-    };
-    let Some(StreamResult::Error(error)) = &answer.result else {
-        panic!("not refused: {answer:?}");
-    };
+    let error = refused_on_a_stream(log, request).await;
     assert_eq!(error.reason, "LEADER_NOT_AVAILABLE");
 }

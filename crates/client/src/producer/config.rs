@@ -13,7 +13,8 @@ use crate::error::ClientError;
 pub enum Acks {
     /// When a majority of the replicas has it on disk.
     Quorum,
-    /// When the leader took it into its queue: no offset, and a crash may lose it. Not with an idempotent producer.
+    /// When the leader took it into its queue: no offset, and a crash, a change of leader or a quorum that does not answer may lose
+    /// it without a word. Not with an idempotent producer.
     None,
 }
 

@@ -74,6 +74,10 @@ pub async fn run(brokers: &Brokers, args: &ProduceArgs) -> Result<()> {
         last: None,
         producer: producer.clone(),
         unanswered: VecDeque::new(),
+        fate: match acks {
+            Acks::Quorum => "acknowledged",
+            Acks::None => "taken by their leaders, and with --acks none nobody says whether they are kept",
+        },
         acknowledged: 0,
         failure: None,
         bar,
@@ -125,6 +129,9 @@ struct Work {
     last: Option<RecordMetadata>,
     /// In the order they were sent.
     unanswered: VecDeque<(u64, Delivery)>,
+    /// What an answer says of a record.
+    fate: &'static str,
+    /// Records that were answered.
     acknowledged: u64,
     failure: Option<Failure>,
     bar: ProgressBar,
@@ -257,8 +264,8 @@ impl Work {
 
     /// Fine only if all input was read and every record was acknowledged.
     fn verdict(self, ended: Result<()>) -> Result<()> {
-        let acknowledged = self.acknowledged;
-        let because = |error: CliError| error.doing(format_args!("{acknowledged} records were acknowledged, then"));
+        let (acknowledged, fate) = (self.acknowledged, self.fate);
+        let because = |error: CliError| error.doing(format_args!("{acknowledged} records were {fate}, then"));
         if let Some(Failure { line, error }) = self.failure {
             return Err(because(CliError::from(error).doing(format_args!("line {line}"))));
         }
@@ -271,7 +278,7 @@ impl Work {
             }) => format!("; the last one has offset {offset} in partition {partition}"),
             _ => String::new(),
         };
-        note(&format!("{acknowledged} records were acknowledged{at}"));
+        note(&format!("{acknowledged} records were {fate}{at}"));
         Ok(())
     }
 }
