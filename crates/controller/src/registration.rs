@@ -22,6 +22,34 @@ pub struct SeedBroker {
     pub feature_level: u32,
 }
 
+/// A seed has no incarnation yet.
+impl From<SeedBroker> for BrokerRegistration {
+    fn from(seed: SeedBroker) -> Self {
+        Self {
+            broker: seed.broker,
+            incarnation: Incarnation(0),
+            directory: seed.directory,
+            address: seed.address,
+            internal_address: seed.internal_address,
+            rack: seed.rack,
+            feature_level: seed.feature_level,
+        }
+    }
+}
+
+impl From<BrokerRegistration> for SeedBroker {
+    fn from(registration: BrokerRegistration) -> Self {
+        Self {
+            broker: registration.broker,
+            directory: registration.directory,
+            address: registration.address,
+            internal_address: registration.internal_address,
+            rack: registration.rack,
+            feature_level: registration.feature_level,
+        }
+    }
+}
+
 /// A broker that starts says who it is and what it has.
 ///
 /// A broker writes its [`DirectoryId`] durably before it registers, and the incarnation that it is given before it

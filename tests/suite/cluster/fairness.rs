@@ -89,22 +89,32 @@ async fn six_connections_cannot_take_all_streams() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn large_fetches_of_some_do_not_hold_up_small_ones_of_others() {
-    let cluster = cluster().await;
-    let address = cluster.node(1).addresses.public.clone();
-    let mut log = raw::log(&address).await;
+/// Fills the partition with so many batches of a megabyte.
+async fn write_megabytes(address: &str, batches: usize) {
+    let mut log = raw::log(address).await;
     let batch = raw::batch(None, &[&vec![b'x'; 1_000_000]]);
-    for _ in 0..20 {
+    for _ in 0..batches {
         raw::produce(&mut log, raw::partition(TOPIC, 0), batch.clone())
             .await
             .expect("it is written");
     }
-    let large = FetchRequest {
+}
+
+/// As much as a fetch may ask for.
+fn large_fetch() -> FetchRequest {
+    FetchRequest {
         partition: Some(raw::partition(TOPIC, 0)),
         max_bytes: u32::try_from(16 * MIB).expect("it is small"),
         ..FetchRequest::default()
-    };
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_fetches_of_some_do_not_hold_up_small_ones_of_others() {
+    let cluster = cluster().await;
+    let address = cluster.node(1).addresses.public.clone();
+    write_megabytes(&address, 20).await;
+    let large = large_fetch();
     let greedy = async {
         let mut calls = JoinSet::new();
         for _ in 0..3 {
@@ -139,19 +149,9 @@ const FETCHES: usize = 10;
 async fn connections_with_many_large_fetches_take_turns_with_one_that_has_one_at_a_time() {
     let cluster = cluster().await;
     let address = cluster.node(1).addresses.public.clone();
-    let mut log = raw::log(&address).await;
-    let batch = raw::batch(None, &[&vec![b'x'; 1_000_000]]);
-    for _ in 0..17 {
-        raw::produce(&mut log, raw::partition(TOPIC, 0), batch.clone())
-            .await
-            .expect("it is written");
-    }
+    write_megabytes(&address, 17).await;
     // All want as much, and only one fits beside another.
-    let large = FetchRequest {
-        partition: Some(raw::partition(TOPIC, 0)),
-        max_bytes: u32::try_from(16 * MIB).expect("it is small"),
-        ..FetchRequest::default()
-    };
+    let large = large_fetch();
     let greedy = Arc::new(AtomicUsize::new(0));
     let mut calls = JoinSet::new();
     for _ in 0..GREEDY {

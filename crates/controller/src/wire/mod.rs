@@ -70,26 +70,11 @@ pub(crate) struct WireRegistration {
 
 impl Wire<WireRegistration> for SeedBroker {
     fn to_form(&self) -> WireRegistration {
-        WireRegistration {
-            broker: self.broker.get(),
-            incarnation: 0,
-            directory: self.directory.to_form(),
-            address: self.address.clone(),
-            internal_address: self.internal_address.clone(),
-            rack: self.rack.clone(),
-            feature_level: self.feature_level,
-        }
+        BrokerRegistration::from(self.clone()).to_form()
     }
 
     fn from_form(what: &'static str, form: WireRegistration) -> Result<Self, CodecError> {
-        Ok(Self {
-            broker: BrokerId(form.broker),
-            directory: Wire::from_form(what, form.directory)?,
-            address: form.address,
-            internal_address: form.internal_address,
-            rack: form.rack,
-            feature_level: form.feature_level,
-        })
+        BrokerRegistration::from_form(what, form).map(Self::from)
     }
 }
 
