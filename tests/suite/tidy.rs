@@ -244,6 +244,67 @@ fn the_guide_names_files_that_are_there() {
 }
 
 #[test]
+fn links_of_the_documents_lead_somewhere() {
+    let files = tree::files();
+    let find = |path: &str| files.iter().find(|file| file.path == path);
+    let mut broken = Vec::new();
+    for page in files.iter().filter(|file| file.path.ends_with(".md")) {
+        let folder = page.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        for (line, link) in links(&page.text) {
+            let (target, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let path = match target {
+                "" => page.path.clone(),
+                _ => resolved(folder, target),
+            };
+            let is_folder = || files.iter().any(|file| file.path.starts_with(&format!("{path}/")));
+            let is_there = match find(&path) {
+                Some(found) => anchor.is_empty() || headings(&found.text).any(|heading| heading == anchor),
+                None => anchor.is_empty() && is_folder(),
+            };
+            if !is_there {
+                broken.push(format!("{}:{line}: {link}", page.path));
+            }
+        }
+    }
+    assert_none("links that lead nowhere", broken);
+}
+
+/// Targets of the links to files of the project, with the number of the line that each stands in.
+fn links(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let of_line = |(number, line): (usize, _)| {
+        let targets = str::split(line, "](").skip(1).filter_map(|rest| rest.split(')').next());
+        targets.map(move |target| (number + 1, target))
+    };
+    let links = text.lines().enumerate().flat_map(of_line);
+    links.filter(|(_, target)| !target.contains("://"))
+}
+
+/// A relative path from the project's root.
+fn resolved(folder: &str, target: &str) -> String {
+    let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
+    for part in target.split('/') {
+        match part {
+            ".." => drop(parts.pop()),
+            "." | "" => {}
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+/// The anchors of a page's headings.
+fn headings(text: &str) -> impl Iterator<Item = String> {
+    let is_heading = |line: &&str| line.starts_with('#');
+    text.lines().filter(is_heading).map(|line| {
+        let title = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = title
+            .chars()
+            .filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    })
+}
+
+#[test]
 fn every_rust_file_is_part_of_a_crate() {
     let files = tree::files();
     let mut declared = BTreeSet::new();

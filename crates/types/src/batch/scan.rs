@@ -296,7 +296,7 @@ mod tests {
 
     /// `cargo test --release --workspace --locked --lib -- --ignored --nocapture what_the_check_costs`
     #[test]
-    #[ignore = "prints figures for docs/architecture.md"]
+    #[ignore = "prints figures for docs/architecture/produce.md"]
     fn what_the_check_costs() {
         const MAX: usize = 64 << 20;
         const GIB: f64 = 1_073_741_824.0;
