@@ -45,7 +45,7 @@ pub use ids::{
 };
 pub use names::{NameError, is_internal_topic, validate_topic_name};
 pub use partitioner::{murmur2, partition_for_key};
-pub use reason::Reason;
+pub use reason::{Category, Reason};
 pub use rejection::Rejection;
 pub use topic_config::{ConfigError, TopicConfig};
 pub use units::{Quantity, UnitError};

@@ -3,30 +3,63 @@
 
 use std::fmt;
 
+/// The kind of an error, for callers that do not know its reason. Each protocol has a code for each kind, so a reason without
+/// one does not compile. They are the canonical codes of gRPC that refusals use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Category {
+    /// The request is wrong, whatever the state of the cluster.
+    InvalidArgument,
+    /// What the request names does not exist.
+    NotFound,
+    /// What the request wants to create exists.
+    AlreadyExists,
+    /// The request does not fit the state it met, and would not fit it if it were repeated.
+    FailedPrecondition,
+    /// An offset beyond what can be read.
+    OutOfRange,
+    /// Something is used up: memory, disk, places.
+    ResourceExhausted,
+    /// It cannot be answered here now.
+    Unavailable,
+    /// It took too long, and its outcome is not known.
+    DeadlineExceeded,
+    /// Data is damaged.
+    DataLoss,
+    /// A fault of the broker.
+    Internal,
+}
+
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $variant:ident = $text:literal,)*) => {
+    ($($category:ident { $($(#[$doc:meta])* $variant:ident = $text:literal,)* })*) => {
         /// Why a request was refused or failed.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[non_exhaustive]
         pub enum Reason {
-            $($(#[$doc])* $variant,)*
+            $($($(#[$doc])* $variant,)*)*
         }
 
         impl Reason {
             /// All of them, in the order of `log.proto`.
-            pub const ALL: &[Self] = &[$(Self::$variant),*];
+            pub const ALL: &[Self] = &[$($(Self::$variant),*),*];
 
             /// As it stands in `ErrorInfo.reason`.
             pub const fn as_str(self) -> &'static str {
                 match self {
-                    $(Self::$variant => $text,)*
+                    $($(Self::$variant => $text,)*)*
+                }
+            }
+
+            /// What kind of error it is.
+            pub const fn category(self) -> Category {
+                match self {
+                    $($(Self::$variant => Category::$category,)*)*
                 }
             }
 
             /// From the text in `ErrorInfo.reason`; `None` for one that a newer broker may have sent.
             pub fn parse(text: &str) -> Option<Self> {
                 match text {
-                    $($text => Some(Self::$variant),)*
+                    $($($text => Some(Self::$variant),)*)*
                     _ => None,
                 }
             }
@@ -35,112 +68,132 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// A field of the request is missing or out of its bounds.
-    InvalidRequest = "INVALID_REQUEST",
-    /// The batch breaks a rule of its format, or uses what is not supported.
-    InvalidBatch = "INVALID_BATCH",
-    /// The batch's checksum does not match: it was damaged on its way.
-    CorruptBatch = "CORRUPT_BATCH",
-    /// The batch is compressed with an unknown codec.
-    UnsupportedCodec = "UNSUPPORTED_CODEC",
-    /// The batch is larger than the topic allows.
-    BatchTooLarge = "BATCH_TOO_LARGE",
-    /// A single record is larger than the topic allows.
-    RecordTooLarge = "RECORD_TOO_LARGE",
-    /// The topic name is not allowed.
-    InvalidTopicName = "INVALID_TOPIC_NAME",
-    /// An unknown setting, or a bad value of one.
-    InvalidConfig = "INVALID_CONFIG",
-    /// A number of partitions that is not allowed.
-    InvalidPartitions = "INVALID_PARTITIONS",
-    /// A number of replicas that cannot be placed.
-    InvalidReplicas = "INVALID_REPLICAS",
-    /// A timestamp that is not allowed.
-    InvalidTimestamp = "INVALID_TIMESTAMP",
-    /// The group name is not allowed.
-    InvalidGroupName = "INVALID_GROUP_NAME",
-    /// The pattern of a subscription does not compile, or is too large.
-    InvalidPattern = "INVALID_PATTERN",
-    /// The member of a group subscribes to nothing.
-    EmptySubscription = "EMPTY_SUBSCRIPTION",
-    /// The text kept with a committed offset is too large.
-    OffsetMetadataTooLarge = "OFFSET_METADATA_TOO_LARGE",
-    /// No such topic, or no longer.
-    UnknownTopic = "UNKNOWN_TOPIC",
-    /// The topic has no such partition.
-    UnknownPartition = "UNKNOWN_PARTITION",
-    /// No such broker.
-    UnknownBroker = "UNKNOWN_BROKER",
-    /// No such consumer group.
-    UnknownGroup = "UNKNOWN_GROUP",
-    /// The group has no such member, or no longer: it must join again.
-    UnknownMember = "UNKNOWN_MEMBER",
-    /// There is a topic of that name.
-    TopicExists = "TOPIC_EXISTS",
-    /// This broker does not lead the partition.
-    NotLeader = "NOT_LEADER",
-    /// The client knows an older leader epoch.
-    StaleLeaderEpoch = "STALE_LEADER_EPOCH",
-    /// The client knows a newer leader epoch than this broker.
-    UnknownLeaderEpoch = "UNKNOWN_LEADER_EPOCH",
-    /// The batch does not follow its producer's last one.
-    OutOfOrderSequence = "OUT_OF_ORDER_SEQUENCE",
-    /// The batch was appended before, too long ago to tell its offsets.
-    DuplicateSequence = "DUPLICATE_SEQUENCE",
-    /// A newer epoch of the producer has written.
-    ProducerFenced = "PRODUCER_FENCED",
-    /// The partition no longer knows the producer.
-    UnknownProducer = "UNKNOWN_PRODUCER",
-    /// An idempotent batch cannot go without an answer.
-    AcksNoneIdempotent = "ACKS_NONE_IDEMPOTENT",
-    /// The member's epoch is not one that it was given last: it must give up its partitions and join again.
-    FencedMemberEpoch = "FENCED_MEMBER_EPOCH",
-    /// The commit has another epoch than its member: a heartbeat gives the right one.
-    StaleMemberEpoch = "STALE_MEMBER_EPOCH",
-    /// Another process took the static member's place.
-    FencedInstanceId = "FENCED_INSTANCE_ID",
-    /// A live member has the instance id.
-    UnreleasedInstanceId = "UNRELEASED_INSTANCE_ID",
-    /// The member committed for a partition that it does not own.
-    PartitionNotOwned = "PARTITION_NOT_OWNED",
-    /// The group has members.
-    GroupNotEmpty = "GROUP_NOT_EMPTY",
-    /// The end offset, or the last offset of the key, is not the one that the batch expects.
-    ConditionFailed = "CONDITION_FAILED",
-    /// The batch expects an offset of its key, and the topic keeps no index of keys.
-    NoKeyIndex = "NO_KEY_INDEX",
-    /// The offset is below the log start or above the high watermark.
-    OffsetOutOfRange = "OFFSET_OUT_OF_RANGE",
-    /// The partition's queue is full.
-    PartitionBusy = "PARTITION_BUSY",
-    /// The broker's memory for requests is used up.
-    BrokerBusy = "BROKER_BUSY",
-    /// The disk is down to its reserve.
-    DiskFull = "DISK_FULL",
-    /// The client has too many streams.
-    TooManyStreams = "TOO_MANY_STREAMS",
-    /// The group has as many members as it may.
-    GroupFull = "GROUP_FULL",
-    /// The coordinator has as many groups as it may.
-    TooManyGroups = "TOO_MANY_GROUPS",
-    /// A broker would have more replicas than it may.
-    TooManyReplicas = "TOO_MANY_REPLICAS",
-    /// The partition has no leader at the moment.
-    LeaderNotAvailable = "LEADER_NOT_AVAILABLE",
-    /// The broker or the leader is still starting.
-    NotReady = "NOT_READY",
-    /// The broker is stopping.
-    ShuttingDown = "SHUTTING_DOWN",
-    /// The broker's store failed and takes no more writes.
-    StoreFenced = "STORE_FENCED",
-    /// The group changed while the request was under way.
-    GroupChanged = "GROUP_CHANGED",
-    /// The quorum did not confirm in time; the outcome is unknown.
-    QuorumTimeout = "QUORUM_TIMEOUT",
-    /// The replica's data is damaged: records that are there on other replicas are missing or unreadable on this one.
-    DataCorrupted = "DATA_CORRUPTED",
-    /// A fault of the broker.
-    Internal = "INTERNAL",
+    InvalidArgument {
+        /// A field of the request is missing or out of its bounds.
+        InvalidRequest = "INVALID_REQUEST",
+        /// The batch breaks a rule of its format, or uses what is not supported.
+        InvalidBatch = "INVALID_BATCH",
+        /// The batch's checksum does not match: it was damaged on its way.
+        CorruptBatch = "CORRUPT_BATCH",
+        /// The batch is compressed with an unknown codec.
+        UnsupportedCodec = "UNSUPPORTED_CODEC",
+        /// The batch is larger than the topic allows.
+        BatchTooLarge = "BATCH_TOO_LARGE",
+        /// A single record is larger than the topic allows.
+        RecordTooLarge = "RECORD_TOO_LARGE",
+        /// The topic name is not allowed.
+        InvalidTopicName = "INVALID_TOPIC_NAME",
+        /// An unknown setting, or a bad value of one.
+        InvalidConfig = "INVALID_CONFIG",
+        /// A number of partitions that is not allowed.
+        InvalidPartitions = "INVALID_PARTITIONS",
+        /// A number of replicas that cannot be placed.
+        InvalidReplicas = "INVALID_REPLICAS",
+        /// A timestamp that is not allowed.
+        InvalidTimestamp = "INVALID_TIMESTAMP",
+        /// The group name is not allowed.
+        InvalidGroupName = "INVALID_GROUP_NAME",
+        /// The pattern of a subscription does not compile, or is too large.
+        InvalidPattern = "INVALID_PATTERN",
+        /// The member of a group subscribes to nothing.
+        EmptySubscription = "EMPTY_SUBSCRIPTION",
+        /// The text kept with a committed offset is too large.
+        OffsetMetadataTooLarge = "OFFSET_METADATA_TOO_LARGE",
+    }
+    NotFound {
+        /// No such topic, or no longer.
+        UnknownTopic = "UNKNOWN_TOPIC",
+        /// The topic has no such partition.
+        UnknownPartition = "UNKNOWN_PARTITION",
+        /// No such broker.
+        UnknownBroker = "UNKNOWN_BROKER",
+        /// No such consumer group.
+        UnknownGroup = "UNKNOWN_GROUP",
+        /// The group has no such member, or no longer: it must join again.
+        UnknownMember = "UNKNOWN_MEMBER",
+    }
+    AlreadyExists {
+        /// There is a topic of that name.
+        TopicExists = "TOPIC_EXISTS",
+    }
+    FailedPrecondition {
+        /// This broker does not lead the partition.
+        NotLeader = "NOT_LEADER",
+        /// The client knows an older leader epoch.
+        StaleLeaderEpoch = "STALE_LEADER_EPOCH",
+        /// The client knows a newer leader epoch than this broker.
+        UnknownLeaderEpoch = "UNKNOWN_LEADER_EPOCH",
+        /// The batch does not follow its producer's last one.
+        OutOfOrderSequence = "OUT_OF_ORDER_SEQUENCE",
+        /// The batch was appended before, too long ago to tell its offsets.
+        DuplicateSequence = "DUPLICATE_SEQUENCE",
+        /// A newer epoch of the producer has written.
+        ProducerFenced = "PRODUCER_FENCED",
+        /// The partition no longer knows the producer.
+        UnknownProducer = "UNKNOWN_PRODUCER",
+        /// An idempotent batch cannot go without an answer.
+        AcksNoneIdempotent = "ACKS_NONE_IDEMPOTENT",
+        /// The member's epoch is not one that it was given last: it must give up its partitions and join again.
+        FencedMemberEpoch = "FENCED_MEMBER_EPOCH",
+        /// The commit has another epoch than its member: a heartbeat gives the right one.
+        StaleMemberEpoch = "STALE_MEMBER_EPOCH",
+        /// Another process took the static member's place.
+        FencedInstanceId = "FENCED_INSTANCE_ID",
+        /// A live member has the instance id.
+        UnreleasedInstanceId = "UNRELEASED_INSTANCE_ID",
+        /// The member committed for a partition that it does not own.
+        PartitionNotOwned = "PARTITION_NOT_OWNED",
+        /// The group has members.
+        GroupNotEmpty = "GROUP_NOT_EMPTY",
+        /// The end offset, or the last offset of the key, is not the one that the batch expects.
+        ConditionFailed = "CONDITION_FAILED",
+        /// The batch expects an offset of its key, and the topic keeps no index of keys.
+        NoKeyIndex = "NO_KEY_INDEX",
+    }
+    OutOfRange {
+        /// The offset is below the log start or above the high watermark.
+        OffsetOutOfRange = "OFFSET_OUT_OF_RANGE",
+    }
+    ResourceExhausted {
+        /// The partition's queue is full.
+        PartitionBusy = "PARTITION_BUSY",
+        /// The broker's memory for requests is used up.
+        BrokerBusy = "BROKER_BUSY",
+        /// The disk is down to its reserve.
+        DiskFull = "DISK_FULL",
+        /// The client has too many streams.
+        TooManyStreams = "TOO_MANY_STREAMS",
+        /// The group has as many members as it may.
+        GroupFull = "GROUP_FULL",
+        /// The coordinator has as many groups as it may.
+        TooManyGroups = "TOO_MANY_GROUPS",
+        /// A broker would have more replicas than it may.
+        TooManyReplicas = "TOO_MANY_REPLICAS",
+    }
+    Unavailable {
+        /// The partition has no leader at the moment.
+        LeaderNotAvailable = "LEADER_NOT_AVAILABLE",
+        /// The broker or the leader is still starting.
+        NotReady = "NOT_READY",
+        /// The broker is stopping.
+        ShuttingDown = "SHUTTING_DOWN",
+        /// The broker's store failed and takes no more writes.
+        StoreFenced = "STORE_FENCED",
+        /// The group changed while the request was under way.
+        GroupChanged = "GROUP_CHANGED",
+    }
+    DeadlineExceeded {
+        /// The quorum did not confirm in time; the outcome is unknown.
+        QuorumTimeout = "QUORUM_TIMEOUT",
+    }
+    DataLoss {
+        /// The replica's data is damaged: records that are there on other replicas are missing or unreadable on this one.
+        DataCorrupted = "DATA_CORRUPTED",
+    }
+    Internal {
+        /// A fault of the broker.
+        Internal = "INTERNAL",
+    }
 }
 
 impl fmt::Display for Reason {
@@ -162,21 +215,39 @@ mod tests {
         assert_eq!(Reason::parse("not_leader"), None);
     }
 
-    /// Reads the table in the head of `log.proto`: after each line's gRPC code come the reasons.
+    /// Reads the table in the head of `log.proto`: after each gRPC code come the reasons that travel under it.
     #[test]
-    fn reasons_are_those_of_the_contract() {
+    fn reasons_are_those_of_the_contract_under_the_code_of_their_category() {
         let proto = include_str!("../../../proto/jangada/v1/log.proto");
         let table = proto
             .lines()
             .skip_while(|l| *l != "// Reasons, by code:")
             .skip(1)
             .take_while(|l| l.starts_with("//"));
-        let documented: Vec<&str> = table
-            .flat_map(|line| line.get(2 + 3 + 19 + 2..).unwrap_or("").split(','))
-            .map(|entry| entry.split('(').next().unwrap_or("").trim())
-            .filter(|entry| !entry.is_empty())
-            .collect();
-        let ours: Vec<&str> = Reason::ALL.iter().map(|r| r.as_str()).collect();
-        assert_eq!(documented, ours);
+        let mut code = String::new();
+        let mut documented = Vec::new();
+        for line in table {
+            let (before, reasons) = line.split_at_checked(CODE_COLUMN_END).unwrap_or((line, ""));
+            // A code may have several lines.
+            match before.trim_start_matches('/').trim() {
+                "" => {}
+                next => next.clone_into(&mut code),
+            }
+            let names = reasons
+                .split(',')
+                .map(|entry| entry.split('(').next().unwrap_or("").trim());
+            documented.extend(
+                names
+                    .filter(|name| !name.is_empty())
+                    .map(|name| (name, code.replace('_', ""))),
+            );
+        }
+        let ours = Reason::ALL
+            .iter()
+            .map(|reason| (reason.as_str(), format!("{:?}", reason.category()).to_uppercase()));
+        assert_eq!(documented, ours.collect::<Vec<_>>());
     }
+
+    /// Behind `//   `, a code of 19 letters at most, and two spaces.
+    const CODE_COLUMN_END: usize = 2 + 3 + 19 + 2;
 }

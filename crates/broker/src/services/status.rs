@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use jangada_proto::v1;
-use jangada_types::Reason;
+use jangada_types::Category;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -15,60 +15,17 @@ const DOMAIN: &str = "jangada";
 const TEXT_BYTES_MAX: usize = 1024;
 
 fn code(error: &RequestError) -> Code {
-    match error.reason {
-        Reason::InvalidRequest
-        | Reason::InvalidBatch
-        | Reason::CorruptBatch
-        | Reason::UnsupportedCodec
-        | Reason::BatchTooLarge
-        | Reason::RecordTooLarge
-        | Reason::InvalidTopicName
-        | Reason::InvalidConfig
-        | Reason::InvalidPartitions
-        | Reason::InvalidReplicas
-        | Reason::InvalidTimestamp
-        | Reason::InvalidGroupName
-        | Reason::InvalidPattern
-        | Reason::EmptySubscription
-        | Reason::OffsetMetadataTooLarge => Code::InvalidArgument,
-        Reason::UnknownTopic
-        | Reason::UnknownPartition
-        | Reason::UnknownBroker
-        | Reason::UnknownGroup
-        | Reason::UnknownMember => Code::NotFound,
-        Reason::TopicExists => Code::AlreadyExists,
-        Reason::NotLeader
-        | Reason::StaleLeaderEpoch
-        | Reason::UnknownLeaderEpoch
-        | Reason::OutOfOrderSequence
-        | Reason::DuplicateSequence
-        | Reason::ProducerFenced
-        | Reason::UnknownProducer
-        | Reason::AcksNoneIdempotent
-        | Reason::FencedMemberEpoch
-        | Reason::StaleMemberEpoch
-        | Reason::FencedInstanceId
-        | Reason::UnreleasedInstanceId
-        | Reason::PartitionNotOwned
-        | Reason::GroupNotEmpty
-        | Reason::ConditionFailed
-        | Reason::NoKeyIndex => Code::FailedPrecondition,
-        Reason::OffsetOutOfRange => Code::OutOfRange,
-        Reason::PartitionBusy
-        | Reason::BrokerBusy
-        | Reason::DiskFull
-        | Reason::TooManyStreams
-        | Reason::GroupFull
-        | Reason::TooManyGroups
-        | Reason::TooManyReplicas => Code::ResourceExhausted,
-        Reason::LeaderNotAvailable
-        | Reason::NotReady
-        | Reason::ShuttingDown
-        | Reason::StoreFenced
-        | Reason::GroupChanged => Code::Unavailable,
-        Reason::QuorumTimeout => Code::DeadlineExceeded,
-        Reason::DataCorrupted => Code::DataLoss,
-        _ => Code::Internal,
+    match error.reason.category() {
+        Category::InvalidArgument => Code::InvalidArgument,
+        Category::NotFound => Code::NotFound,
+        Category::AlreadyExists => Code::AlreadyExists,
+        Category::FailedPrecondition => Code::FailedPrecondition,
+        Category::OutOfRange => Code::OutOfRange,
+        Category::ResourceExhausted => Code::ResourceExhausted,
+        Category::Unavailable => Code::Unavailable,
+        Category::DeadlineExceeded => Code::DeadlineExceeded,
+        Category::DataLoss => Code::DataLoss,
+        Category::Internal => Code::Internal,
     }
 }
 
@@ -123,6 +80,8 @@ impl From<RequestError> for Status {
 
 #[cfg(test)]
 mod tests {
+    use jangada_types::Reason;
+
     use super::*;
 
     /// What clients of gRPC take without being told to take more.
