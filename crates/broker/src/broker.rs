@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use jangada_controller::DirectoryId;
+use jangada_controller::{DirectoryId, Endpoints};
 use jangada_replication::{Group, Identity, OpenError, Registry, Timing};
 use jangada_storage::{LostTail, RocksStore, Starts, Store, StoreError};
 use jangada_types::{BrokerId, GroupId};
@@ -199,6 +199,7 @@ impl Broker {
             broker,
             address: settings.listeners.public_address().to_owned(),
             internal_address: settings.listeners.internal_address().to_owned(),
+            endpoints: Endpoints::default(),
             rack: settings.rack.clone(),
             seeds,
         };
@@ -418,6 +419,10 @@ impl Broker {
             self.stop.subscribe(),
         ));
         let balancer = self.balance(&node);
+        let registered = tokio::spawn({
+            let (bootstrap, metadata) = (self.bootstrap.clone(), metadata.clone());
+            async move { bootstrap.keep_registered(metadata).await }
+        });
         let shards = node.shards.clone();
         let ticker = tokio::spawn(groups::tick(shards.clone(), metadata.clone()));
         let repairs = node.repairs.clone();
@@ -459,6 +464,7 @@ impl Broker {
                 tracing::warn!(?limit, "not all requests could be answered in time");
             }
         }
+        registered.abort();
         reconciler.abort();
         ticker.abort();
         quorums.abort();

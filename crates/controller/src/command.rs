@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use jangada_types::{BrokerId, GroupId, ProducerEpoch, ProducerId, ReplicaId, TopicId, replicated};
 
+use crate::endpoints::Endpoints;
 use crate::registration::{BrokerRegistration, SeedBroker};
-use crate::wire::{WireRegistration, WireReplica, WireReplicas};
+use crate::wire::{WireEndpoint, WireRegistration, WireReplica, WireReplicas};
 
 replicated! {
     /// A change of the cluster's metadata.
@@ -23,8 +24,18 @@ replicated! {
             #[prost(message, repeated, tag = "2")]
             brokers: Vec<SeedBroker> as Vec<WireRegistration>,
         },
-        /// A broker joins, comes back, or has new addresses. See [`BrokerRegistration`].
+        /// A broker joins, comes back, or has new addresses. See [`BrokerRegistration`]. It has no listeners but `public` and
+        /// `internal`, or the cluster is not at the level that knows others.
         RegisterBroker(BrokerRegistration as WireRegistration) = 2 since 1,
+        /// The same for a broker that has other listeners, too.
+        RegisterEndpoints = 16 since 6 {
+            /// As in `RegisterBroker`.
+            #[prost(message, required, tag = "1")]
+            registration: BrokerRegistration as WireRegistration,
+            /// The other listeners.
+            #[prost(message, repeated, tag = "2")]
+            endpoints: Endpoints as Vec<WireEndpoint>,
+        },
         /// Gives up a broker's replicas: it may come back with an empty directory, under the next incarnation, and no
         /// longer under its old one. Again before it came back: accepted, without an effect.
         ReplaceBroker = 3 since 1 {
@@ -159,6 +170,10 @@ replicated! {
         },
     }
 }
+
+/// The feature level from which brokers register endpoints beside `public` and `internal`, and pass calls on to each other over
+/// the internal listener.
+pub const ENDPOINTS_FEATURE_LEVEL: u32 = CommandKind::RegisterEndpoints.since();
 
 /// The feature level from which damaged replicas are given up for new ones.
 pub const RENEWAL_FEATURE_LEVEL: u32 = CommandKind::RenewReplica.since();

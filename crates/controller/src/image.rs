@@ -21,7 +21,8 @@ use std::sync::Arc;
 
 use jangada_types::{BrokerId, ConfigError, GroupId, Incarnation, PartitionIndex, ReplicaId, TopicConfig, TopicId};
 
-use crate::registration::DirectoryId;
+use crate::endpoints::Endpoints;
+use crate::registration::{BrokerRegistration, DirectoryId};
 
 /// The name of the topic whose partitions are the coordinator's shards. No user's topic may begin with `__`.
 pub const COORDINATOR_TOPIC: &str = "__groups";
@@ -61,23 +62,14 @@ pub(crate) struct Run {
     pub(crate) first: PartitionIndex,
 }
 
-/// A registered broker.
+/// A registered broker: what it said of itself, with the incarnation that it has. That counts how often it came back with an
+/// empty disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broker {
-    /// From 1 on.
-    pub id: BrokerId,
-    /// From 1 on; counts how often the broker came back with an empty disk.
-    pub incarnation: Incarnation,
-    /// The data directory that holds this incarnation.
-    pub directory: DirectoryId,
-    /// Where clients reach it: host:port.
-    pub address: String,
-    /// Where brokers reach it: host:port.
-    pub internal_address: String,
-    /// Failure domain; empty when unknown.
-    pub rack: String,
-    /// The highest feature level that its build understands.
-    pub feature_level: u32,
+    /// What it said when it registered last; also reached by dereferencing.
+    pub registration: BrokerRegistration,
+    /// Where it is reached beside `address` and `internal_address`.
+    pub endpoints: Endpoints,
     /// Set between `ReplaceBroker` and the broker's return: the incarnation that it will get.
     pub expected_incarnation: Option<Incarnation>,
     /// The highest incarnation that the broker or one of its replicas was ever given. A replica that was renewed has an
@@ -85,7 +77,22 @@ pub struct Broker {
     pub last_incarnation: Incarnation,
 }
 
+impl Deref for Broker {
+    type Target = BrokerRegistration;
+
+    fn deref(&self) -> &BrokerRegistration {
+        &self.registration
+    }
+}
+
 impl Broker {
+    /// Where clients reach it that came by the listener of this name; the public address if it has no such listener.
+    pub fn address_at(&self, listener: &str) -> &str {
+        self.endpoints
+            .get(listener)
+            .map_or(&self.address, |endpoint| &endpoint.address)
+    }
+
     /// The id under which the broker's replicas take part in Raft groups.
     pub fn replica(&self) -> ReplicaId {
         ReplicaId {

@@ -12,7 +12,7 @@
 //! Map of the crate:
 //! - [`image`]: the state and its lookups; cheap to clone.
 //! - [`command`], [`reply`]: what goes in and comes out, with their encodings. [`registration`]: brokers as they say who
-//!   they are. `wire`: the messages that these and the image are made of.
+//!   they are. [`endpoints`]: where they are reached. `wire`: the messages that these and the image are made of.
 //! - `apply`: the fold, one file per subject. `rules`: the checks that admission and apply share.
 //! - [`snapshot`]: the image as bytes.
 //! - [`placement`]: which brokers get the replicas of a new topic.
@@ -22,6 +22,7 @@
 pub mod admission;
 mod apply;
 pub mod command;
+pub mod endpoints;
 mod error;
 pub mod image;
 pub mod metadata_quorum;
@@ -32,7 +33,8 @@ mod rules;
 pub mod snapshot;
 mod wire;
 
-pub use command::{Command, CommandKind, RENEWAL_FEATURE_LEVEL};
+pub use command::{Command, CommandKind, ENDPOINTS_FEATURE_LEVEL, RENEWAL_FEATURE_LEVEL};
+pub use endpoints::{Endpoint, Endpoints, INTERNAL_LISTENER, PUBLIC_LISTENER};
 pub use error::RestoreError;
 pub use image::{Broker, COORDINATOR_TOPIC, Image, Partition, PartitionRef, Tombstone, Topic, TopicKind};
 pub use jangada_types::{CodecError, FEATURE_LEVEL, Rejection};

@@ -1,54 +1,10 @@
 //! Brokers as they say who they are: as seeds of a new cluster, and when they register.
 
 use std::fmt;
+use std::ops::Deref;
 
 use jangada_types::replicated::{Sample, Seeds};
 use jangada_types::{BrokerId, Incarnation};
-
-/// A broker of a new cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SeedBroker {
-    /// From 1 on.
-    pub broker: BrokerId,
-    /// The data directory that holds the broker's first incarnation.
-    pub directory: DirectoryId,
-    /// Where clients reach it: host:port.
-    pub address: String,
-    /// Where brokers reach it: host:port.
-    pub internal_address: String,
-    /// Failure domain; empty when unknown.
-    pub rack: String,
-    /// The highest feature level that its build understands.
-    pub feature_level: u32,
-}
-
-/// A seed has no incarnation yet.
-impl From<SeedBroker> for BrokerRegistration {
-    fn from(seed: SeedBroker) -> Self {
-        Self {
-            broker: seed.broker,
-            incarnation: Incarnation(0),
-            directory: seed.directory,
-            address: seed.address,
-            internal_address: seed.internal_address,
-            rack: seed.rack,
-            feature_level: seed.feature_level,
-        }
-    }
-}
-
-impl From<BrokerRegistration> for SeedBroker {
-    fn from(registration: BrokerRegistration) -> Self {
-        Self {
-            broker: registration.broker,
-            directory: registration.directory,
-            address: registration.address,
-            internal_address: registration.internal_address,
-            rack: registration.rack,
-            feature_level: registration.feature_level,
-        }
-    }
-}
 
 /// A broker that starts says who it is and what it has.
 ///
@@ -58,7 +14,7 @@ impl From<BrokerRegistration> for SeedBroker {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokerRegistration {
     /// From 1 on.
-    pub broker: BrokerId,
+    pub id: BrokerId,
     /// The incarnation that the data directory holds; 0 when it holds none yet.
     pub incarnation: Incarnation,
     /// The data directory.
@@ -71,6 +27,27 @@ pub struct BrokerRegistration {
     pub rack: String,
     /// The highest feature level that its build understands.
     pub feature_level: u32,
+}
+
+/// A broker of a new cluster: it has no incarnation yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeedBroker(BrokerRegistration);
+
+impl From<BrokerRegistration> for SeedBroker {
+    fn from(registration: BrokerRegistration) -> Self {
+        Self(BrokerRegistration {
+            incarnation: Incarnation(0),
+            ..registration
+        })
+    }
+}
+
+impl Deref for SeedBroker {
+    type Target = BrokerRegistration;
+
+    fn deref(&self) -> &BrokerRegistration {
+        &self.0
+    }
 }
 
 /// Tells data directories apart: 16 random bytes that are written once, when a directory is made. All zero is no id.
@@ -120,30 +97,14 @@ impl Sample for DirectoryId {
 
 impl Sample for SeedBroker {
     fn sample(seeds: &mut Seeds) -> Self {
-        let BrokerRegistration {
-            broker,
-            directory,
-            address,
-            internal_address,
-            rack,
-            feature_level,
-            ..
-        } = Sample::sample(seeds);
-        Self {
-            broker,
-            directory,
-            address,
-            internal_address,
-            rack,
-            feature_level,
-        }
+        BrokerRegistration::sample(seeds).into()
     }
 }
 
 impl Sample for BrokerRegistration {
     fn sample(seeds: &mut Seeds) -> Self {
         Self {
-            broker: Sample::sample(seeds),
+            id: Sample::sample(seeds),
             incarnation: Sample::sample(seeds),
             directory: Sample::sample(seeds),
             address: Sample::sample(seeds),

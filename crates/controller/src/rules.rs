@@ -11,10 +11,18 @@ use jangada_types::{
 };
 
 use crate::command::CommandKind;
+use crate::endpoints::{Endpoints, INTERNAL_LISTENER, PUBLIC_LISTENER};
 use crate::image::{Broker, FIRST_PRODUCER_ID, Image, PartitionRef, Topic, TopicKind};
+use crate::registration::BrokerRegistration;
 
 /// Bytes of a broker's address. A host name has at most 253, and a port 5.
 pub(crate) const ADDRESS_BYTES_MAX: usize = 260;
+
+/// Listeners of a broker beside `public` and `internal`. All brokers' are in every answer about the metadata.
+pub(crate) const ENDPOINTS_MAX: usize = 16;
+
+/// Bytes of a listener's name, and of a protocol's.
+pub(crate) const WORD_BYTES_MAX: usize = 32;
 
 /// Bytes of a rack's name. A generous bound, since the name is in every metadata answer.
 pub(crate) const RACK_BYTES_MAX: usize = 255;
@@ -288,44 +296,71 @@ pub(crate) fn live_group(image: &Image, group: GroupId) -> Result<PartitionRef<'
 }
 
 /// What a broker says of itself, whether as a seed or when it registers.
-pub(crate) struct BrokerFields<'a> {
-    pub(crate) broker: BrokerId,
-    pub(crate) directory_is_zero: bool,
-    pub(crate) address: &'a str,
-    pub(crate) internal_address: &'a str,
-    pub(crate) rack: &'a str,
-    pub(crate) feature_level: u32,
-}
-
-pub(crate) fn broker_fields(fields: &BrokerFields<'_>) -> Result<(), Rejection> {
-    let id = fields.broker;
+pub(crate) fn registration(said: &BrokerRegistration) -> Result<(), Rejection> {
+    let id = said.id;
     let refuse = |what: String| Err(Rejection::new(Reason::InvalidRequest, what));
     if id.get() == 0 {
         return refuse("a broker has id 0: ids begin at 1".to_owned());
     }
-    if fields.directory_is_zero {
+    if said.directory.is_zero() {
         return refuse(format!("broker {id} gave no id of its data directory"));
     }
-    for (what, address) in [
-        ("address", fields.address),
-        ("internal address", fields.internal_address),
-    ] {
-        if address.is_empty() || address.len() > ADDRESS_BYTES_MAX || !address.chars().all(|c| c.is_ascii_graphic()) {
-            return refuse(format!(
-                "broker {id} has {what} {address:?}: give host:port, at most {ADDRESS_BYTES_MAX} bytes of ASCII"
-            ));
-        }
-    }
-    if fields.rack.len() > RACK_BYTES_MAX || fields.rack.chars().any(char::is_control) {
+    address(id, "address", &said.address)?;
+    address(id, "internal address", &said.internal_address)?;
+    if said.rack.len() > RACK_BYTES_MAX || said.rack.chars().any(char::is_control) {
         return refuse(format!(
             "broker {id} has rack {:?}: give at most {RACK_BYTES_MAX} bytes without control characters",
-            fields.rack
+            said.rack
         ));
     }
-    if fields.feature_level == 0 {
+    if said.feature_level == 0 {
         return refuse(format!("broker {id} has feature level 0: levels begin at 1"));
     }
     Ok(())
+}
+
+/// Where a broker is reached beside its two addresses.
+pub(crate) fn endpoints(broker: BrokerId, endpoints: &Endpoints) -> Result<(), Rejection> {
+    let refuse = |what: String| Err(Rejection::new(Reason::InvalidRequest, what));
+    if endpoints.len() > ENDPOINTS_MAX {
+        let count = endpoints.len();
+        return refuse(format!(
+            "broker {broker} has {count} listeners beside its two: at most {ENDPOINTS_MAX} are allowed"
+        ));
+    }
+    for (listener, endpoint) in endpoints.iter() {
+        if [PUBLIC_LISTENER, INTERNAL_LISTENER].contains(&&**listener) {
+            return refuse(format!(
+                "broker {broker} lists its listener {listener:?} among the others: its address has a field of its own"
+            ));
+        }
+        for (what, word) in [("listener", listener), ("protocol", &endpoint.protocol)] {
+            if !is_word(word) {
+                return refuse(format!(
+                    "broker {broker} has {what} {word:?}: give 1 to {WORD_BYTES_MAX} of a-z, 0-9, - and _, a letter first"
+                ));
+            }
+        }
+        address(broker, &format!("address of listener {listener:?}"), &endpoint.address)?;
+    }
+    Ok(())
+}
+
+fn is_word(word: &str) -> bool {
+    let is_letter = |byte: u8| byte.is_ascii_lowercase();
+    let is_other = |byte: u8| byte.is_ascii_digit() || byte == b'-' || byte == b'_';
+    word.len() <= WORD_BYTES_MAX
+        && word.bytes().next().is_some_and(is_letter)
+        && word.bytes().all(|byte| is_letter(byte) || is_other(byte))
+}
+
+fn address(broker: BrokerId, what: &str, address: &str) -> Result<(), Rejection> {
+    if !address.is_empty() && address.len() <= ADDRESS_BYTES_MAX && address.chars().all(|c| c.is_ascii_graphic()) {
+        return Ok(());
+    }
+    let message =
+        format!("broker {broker} has {what} {address:?}: give host:port, at most {ADDRESS_BYTES_MAX} bytes of ASCII");
+    Err(Rejection::new(Reason::InvalidRequest, message))
 }
 
 pub(crate) fn cluster_id(id: &str) -> Result<(), Rejection> {
@@ -370,6 +405,22 @@ impl Image {
 /// Whether every broker understands a feature level; one that is down counts, for it may come back.
 pub(crate) fn all_have_level(image: &Image, level: u32) -> Result<(), Rejection> {
     image.brokers().try_for_each(|broker| has_level(broker, level))
+}
+
+/// Whether the cluster itself has a feature level, so that no broker below it can be there.
+pub(crate) fn cluster_has_level(image: &Image, level: u32) -> Result<(), Rejection> {
+    if image.feature_level() >= level {
+        return Ok(());
+    }
+    Err(Rejection::new(
+        Reason::NotReady,
+        format!(
+            "the cluster is at feature level {}, this needs {level}",
+            image.feature_level()
+        ),
+    )
+    .with("expected", level)
+    .with("actual", image.feature_level()))
 }
 
 fn has_level(broker: &Broker, level: u32) -> Result<(), Rejection> {

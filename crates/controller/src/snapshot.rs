@@ -9,7 +9,7 @@ use jangada_types::{GroupId, PartitionIndex, ReplicaId};
 
 use crate::error::RestoreError;
 use crate::image::{COORDINATOR_TOPIC, FIRST_PRODUCER_ID, Image, Topic, TopicKind};
-use crate::wire;
+use crate::{rules, wire};
 
 impl Image {
     /// The whole image. The same image gives the same bytes on every replica.
@@ -104,6 +104,9 @@ impl Image {
                     )
                 },
             )?;
+        }
+        for broker in self.brokers() {
+            rules::endpoints(broker.id, &broker.endpoints).map_err(|rejection| rejection.message)?;
         }
         for (id, removed) in &*self.removed {
             ensure(

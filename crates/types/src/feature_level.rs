@@ -6,7 +6,7 @@
 
 /// The highest feature level that this build understands. A build that folds a command in another way than its
 /// predecessor, or knows a new one, has a higher level.
-pub const FEATURE_LEVEL: u32 = 5;
+pub const FEATURE_LEVEL: u32 = 6;
 
 /// The level that knows conditional appends and the setting `key.index.enable`.
 pub const CONDITIONS_FEATURE_LEVEL: u32 = 3;

@@ -329,7 +329,7 @@ async fn a_stranger_is_refused_and_one_that_joined_is_taken_out() {
             internal_address: "127.0.0.1:1".to_owned(),
             address: "127.0.0.1:2".to_owned(),
             directory_id: vec![directory; 16].into(),
-            feature_level: 5,
+            feature_level: jangada_types::FEATURE_LEVEL,
             ..Member::default()
         }),
         protocol_min: 1,

@@ -250,8 +250,8 @@ fn propose_error(error: ProposeError) -> RequestError {
 mod tests {
     use std::collections::BTreeSet;
 
-    use jangada_controller::{DirectoryId, SeedBroker};
-    use jangada_types::BrokerId;
+    use jangada_controller::{BrokerRegistration, DirectoryId};
+    use jangada_types::{BrokerId, Incarnation};
 
     use super::*;
     use crate::testing::Alone;
@@ -278,8 +278,9 @@ mod tests {
         let (_, frozen) = watch::channel(Arc::new(Image::new()));
         let metadata = Metadata::new(registry.clone(), group, frozen);
 
-        let seed = SeedBroker {
-            broker: BrokerId(1),
+        let seed = BrokerRegistration {
+            id: BrokerId(1),
+            incarnation: Incarnation(0),
             directory: DirectoryId::new([1; 16]),
             address: "127.0.0.1:1".to_owned(),
             internal_address: "127.0.0.1:2".to_owned(),
@@ -288,7 +289,7 @@ mod tests {
         };
         let command = Command::FormCluster {
             cluster_id: "one".to_owned(),
-            brokers: vec![seed],
+            brokers: vec![seed.into()],
         };
         let error = metadata.propose(&command).await.expect_err("it is not seen here");
         assert_eq!((error.reason, error.definite), (Reason::NotReady, false), "{error}");

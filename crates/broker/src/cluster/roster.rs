@@ -173,15 +173,18 @@ mod tests {
 
     /// A cluster of brokers 1 to 3, of which 2 was taken out.
     fn without_the_second() -> Arc<Image> {
-        use jangada_controller::{Command, DirectoryId, Reply, SeedBroker};
+        use jangada_controller::{BrokerRegistration, Command, DirectoryId, Reply, SeedBroker};
 
-        let seed = |id: u32| SeedBroker {
-            broker: BrokerId(id),
-            directory: DirectoryId::new([id as u8; 16]),
-            address: format!("127.0.0.1:{id}"),
-            internal_address: format!("127.0.0.1:1{id}"),
-            rack: String::new(),
-            feature_level: jangada_types::FEATURE_LEVEL,
+        let seed = |id: u32| {
+            SeedBroker::from(BrokerRegistration {
+                id: BrokerId(id),
+                incarnation: Incarnation(0),
+                directory: DirectoryId::new([id as u8; 16]),
+                address: format!("127.0.0.1:{id}"),
+                internal_address: format!("127.0.0.1:1{id}"),
+                rack: String::new(),
+                feature_level: jangada_types::FEATURE_LEVEL,
+            })
         };
         let mut image = Image::new();
         let commands = [

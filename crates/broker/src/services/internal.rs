@@ -112,7 +112,7 @@ impl InternalService for Internal {
         match Command::decode(&request.command) {
             Err(error) => return refuse(Cause::Command, format!("metadata command: {error}")),
             // The metadata judges by itself who comes back, and says what to do.
-            Ok(Command::RegisterBroker(_)) => {}
+            Ok(Command::RegisterBroker(_) | Command::RegisterEndpoints { .. }) => {}
             Ok(_) if !is_known => return refuse(Cause::Stranger, "UNKNOWN_BROKER: only brokers propose".to_owned()),
             Ok(_) => {}
         }

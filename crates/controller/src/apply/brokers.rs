@@ -13,10 +13,11 @@ use std::sync::Arc;
 use jangada_types::{BrokerId, Incarnation, Reason, Rejection, ReplicaId};
 
 use crate::command::CommandKind;
+use crate::endpoints::Endpoints;
 use crate::image::{Broker, Image, RemovedBroker, Tombstone};
 use crate::registration::{BrokerRegistration, SeedBroker};
 use crate::reply::Reply;
-use crate::rules::{self, BrokerFields};
+use crate::rules;
 
 const FIRST: Incarnation = Incarnation(1);
 
@@ -40,22 +41,20 @@ impl Image {
         };
         let mut brokers = BTreeMap::new();
         for seed in seeds {
-            rules::broker_fields(&seed.fields())?;
+            rules::registration(seed)?;
             let broker = Broker {
-                id: seed.broker,
-                incarnation: FIRST,
-                directory: seed.directory,
-                address: seed.address.clone(),
-                internal_address: seed.internal_address.clone(),
-                rack: seed.rack.clone(),
-                feature_level: seed.feature_level,
+                registration: BrokerRegistration {
+                    incarnation: FIRST,
+                    ..(**seed).clone()
+                },
+                endpoints: Endpoints::default(),
                 expected_incarnation: None,
                 last_incarnation: FIRST,
             };
-            if brokers.insert(seed.broker, broker).is_some() {
+            if brokers.insert(seed.id, broker).is_some() {
                 return Err(refused(format!(
                     "broker {} is twice among the seeds: give each broker an id of its own",
-                    seed.broker
+                    seed.id
                 )));
             }
         }
@@ -73,9 +72,24 @@ impl Image {
         })
     }
 
-    pub(super) fn register_broker(&mut self, registration: &BrokerRegistration) -> Result<Reply, Rejection> {
-        rules::broker_fields(&registration.fields())?;
-        let id = registration.broker;
+    /// Only at the level that knows it, which is no lower than that of any broker.
+    pub(super) fn register_endpoints(
+        &mut self,
+        registration: &BrokerRegistration,
+        endpoints: &Endpoints,
+    ) -> Result<Reply, Rejection> {
+        rules::cluster_has_level(self, CommandKind::RegisterEndpoints.since())?;
+        rules::endpoints(registration.id, endpoints)?;
+        self.register_broker(registration, endpoints)
+    }
+
+    pub(super) fn register_broker(
+        &mut self,
+        registration: &BrokerRegistration,
+        endpoints: &Endpoints,
+    ) -> Result<Reply, Rejection> {
+        rules::registration(registration)?;
+        let id = registration.id;
         if registration.feature_level < self.feature_level {
             return Err(refused(format!(
                 "broker {id} has feature level {}, the cluster is at {}: upgrade the broker",
@@ -91,13 +105,11 @@ impl Image {
             _ => incarnation,
         };
         let broker = Broker {
-            id,
-            incarnation,
-            directory: registration.directory,
-            address: registration.address.clone(),
-            internal_address: registration.internal_address.clone(),
-            rack: registration.rack.clone(),
-            feature_level: registration.feature_level,
+            registration: BrokerRegistration {
+                incarnation,
+                ..registration.clone()
+            },
+            endpoints: endpoints.clone(),
             expected_incarnation: None,
             last_incarnation,
         };
@@ -117,7 +129,7 @@ impl Image {
 
     /// The incarnation that the broker has from now on.
     fn judge_incarnation(&self, registration: &BrokerRegistration) -> Result<Incarnation, Rejection> {
-        let id = registration.broker;
+        let id = registration.id;
         let claimed = registration.incarnation;
         let is_empty = claimed.get() == 0;
         let Some(known) = self.broker(id) else {
@@ -245,7 +257,7 @@ impl Image {
 
 /// The incarnation of a broker that comes back after it was taken out.
 fn judge_return(registration: &BrokerRegistration, removed: &RemovedBroker) -> Result<Incarnation, Rejection> {
-    let id = registration.broker;
+    let id = registration.id;
     if registration.incarnation.get() != 0 || registration.directory == removed.directory {
         return Err(refused(format!(
             "broker {id} was taken out of the cluster: it may join anew with an empty data directory"
@@ -273,32 +285,6 @@ impl Tombstone {
                 .copied()
                 .filter(|owing| *owing != replica)
                 .collect(),
-        }
-    }
-}
-
-impl SeedBroker {
-    fn fields(&self) -> BrokerFields<'_> {
-        BrokerFields {
-            broker: self.broker,
-            directory_is_zero: self.directory.is_zero(),
-            address: &self.address,
-            internal_address: &self.internal_address,
-            rack: &self.rack,
-            feature_level: self.feature_level,
-        }
-    }
-}
-
-impl BrokerRegistration {
-    fn fields(&self) -> BrokerFields<'_> {
-        BrokerFields {
-            broker: self.broker,
-            directory_is_zero: self.directory.is_zero(),
-            address: &self.address,
-            internal_address: &self.internal_address,
-            rack: &self.rack,
-            feature_level: self.feature_level,
         }
     }
 }

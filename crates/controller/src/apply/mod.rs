@@ -15,6 +15,7 @@ mod topics;
 use jangada_types::{Reason, Rejection};
 
 use crate::command::Command;
+use crate::endpoints::Endpoints;
 use crate::image::Image;
 use crate::reply::Reply;
 
@@ -44,7 +45,11 @@ impl Image {
         }
         match command {
             Command::FormCluster { cluster_id, brokers } => self.form_cluster(cluster_id, brokers),
-            Command::RegisterBroker(registration) => self.register_broker(registration),
+            Command::RegisterBroker(registration) => self.register_broker(registration, &Endpoints::default()),
+            Command::RegisterEndpoints {
+                registration,
+                endpoints,
+            } => self.register_endpoints(registration, endpoints),
             Command::ReplaceBroker { broker } => self.replace_broker(*broker),
             Command::RemoveBroker { broker } => self.remove_broker(*broker),
             Command::CreateTopic {

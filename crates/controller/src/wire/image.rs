@@ -7,8 +7,9 @@ use jangada_types::frame::{CodecError, frame, malformed, message, topic_id, unfr
 use jangada_types::replicated::Wire;
 use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId};
 
-use super::WireReplica;
+use super::{WireEndpoint, WireReplica};
 use crate::image::{Broker, Image, Partition, RemovedBroker, Tombstone, Topic, TopicKind};
+use crate::registration::BrokerRegistration;
 
 const WHAT: &str = "image snapshot";
 
@@ -66,6 +67,9 @@ struct WireBroker {
     /// 0: as the incarnation; so it is in images of before replicas were renewed.
     #[prost(uint32, tag = "9")]
     last_incarnation: u32,
+    /// Empty in images of before brokers had other endpoints than those two.
+    #[prost(message, repeated, tag = "10")]
+    endpoints: Vec<WireEndpoint>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -122,6 +126,7 @@ impl From<&Broker> for WireBroker {
             } else {
                 broker.last_incarnation.get()
             },
+            endpoints: broker.endpoints.to_form(),
         }
     }
 }
@@ -150,13 +155,16 @@ impl From<&Topic> for WireTopic {
 impl WireBroker {
     fn into_broker(self) -> Result<Broker, CodecError> {
         Ok(Broker {
-            id: BrokerId(self.id),
-            incarnation: Incarnation(self.incarnation),
-            directory: Wire::from_form(WHAT, self.directory)?,
-            address: self.address,
-            internal_address: self.internal_address,
-            rack: self.rack,
-            feature_level: self.feature_level,
+            registration: BrokerRegistration {
+                id: BrokerId(self.id),
+                incarnation: Incarnation(self.incarnation),
+                directory: Wire::from_form(WHAT, self.directory)?,
+                address: self.address,
+                internal_address: self.internal_address,
+                rack: self.rack,
+                feature_level: self.feature_level,
+            },
+            endpoints: Wire::from_form(WHAT, self.endpoints)?,
             expected_incarnation: (self.expected_incarnation != 0).then_some(Incarnation(self.expected_incarnation)),
             last_incarnation: Incarnation(if self.last_incarnation == 0 {
                 self.incarnation

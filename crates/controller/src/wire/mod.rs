@@ -7,6 +7,7 @@ use jangada_types::frame::{CodecError, malformed};
 use jangada_types::replicated::Wire;
 use jangada_types::{BrokerId, Incarnation, ReplicaId};
 
+use crate::endpoints::{Endpoint, Endpoints};
 use crate::registration::{BrokerRegistration, DirectoryId, SeedBroker};
 
 /// A replica's id.
@@ -70,7 +71,7 @@ pub(crate) struct WireRegistration {
 
 impl Wire<WireRegistration> for SeedBroker {
     fn to_form(&self) -> WireRegistration {
-        BrokerRegistration::from(self.clone()).to_form()
+        (**self).to_form()
     }
 
     fn from_form(what: &'static str, form: WireRegistration) -> Result<Self, CodecError> {
@@ -81,7 +82,7 @@ impl Wire<WireRegistration> for SeedBroker {
 impl Wire<WireRegistration> for BrokerRegistration {
     fn to_form(&self) -> WireRegistration {
         WireRegistration {
-            broker: self.broker.get(),
+            broker: self.id.get(),
             incarnation: self.incarnation.get(),
             directory: self.directory.to_form(),
             address: self.address.clone(),
@@ -93,7 +94,7 @@ impl Wire<WireRegistration> for BrokerRegistration {
 
     fn from_form(what: &'static str, form: WireRegistration) -> Result<Self, CodecError> {
         Ok(Self {
-            broker: BrokerId(form.broker),
+            id: BrokerId(form.broker),
             incarnation: Incarnation(form.incarnation),
             directory: Wire::from_form(what, form.directory)?,
             address: form.address,
@@ -101,6 +102,40 @@ impl Wire<WireRegistration> for BrokerRegistration {
             rack: form.rack,
             feature_level: form.feature_level,
         })
+    }
+}
+
+/// A listener of a broker.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct WireEndpoint {
+    #[prost(string, tag = "1")]
+    listener: String,
+    #[prost(string, tag = "2")]
+    protocol: String,
+    #[prost(string, tag = "3")]
+    address: String,
+}
+
+/// Ascending by listener, none twice: that anything else is no encoding is seen when it is encoded again.
+impl Wire<Vec<WireEndpoint>> for Endpoints {
+    fn to_form(&self) -> Vec<WireEndpoint> {
+        let endpoint = |(listener, endpoint): (&String, &Endpoint)| WireEndpoint {
+            listener: listener.clone(),
+            protocol: endpoint.protocol.clone(),
+            address: endpoint.address.clone(),
+        };
+        self.iter().map(endpoint).collect()
+    }
+
+    fn from_form(_: &'static str, form: Vec<WireEndpoint>) -> Result<Self, CodecError> {
+        let endpoint = |wire: WireEndpoint| {
+            let endpoint = Endpoint {
+                protocol: wire.protocol,
+                address: wire.address,
+            };
+            (wire.listener, endpoint)
+        };
+        Ok(form.into_iter().map(endpoint).collect())
     }
 }
 

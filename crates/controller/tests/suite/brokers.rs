@@ -1,11 +1,14 @@
 //! Forming the cluster; brokers that join, come back, and are replaced.
 
-use jangada_controller::{BrokerRegistration, Command, DirectoryId, FEATURE_LEVEL, Image, Reply};
+use jangada_controller::{
+    BrokerRegistration, Command, CommandKind, DirectoryId, ENDPOINTS_FEATURE_LEVEL, Endpoint, Endpoints, FEATURE_LEVEL,
+    Image, Reply,
+};
 use jangada_types::{BrokerId, GroupId, Incarnation, Reason};
 
 use crate::fixture::{
-    Log, create, delete, deleted, directory, firsts, register, registration, replace, replica, seed, set_replicas,
-    topic_id,
+    Log, create, delete, deleted, directory, firsts, register, registration, replace, replica, seed, seed_at,
+    set_replicas, topic_id,
 };
 
 fn form(cluster_id: &str, ids: &[u32]) -> Command {
@@ -58,9 +61,11 @@ fn seeds_that_make_no_cluster_are_rejected() {
     log.reject(&form("two words", &[1]));
     log.reject(&form("cluster", &[]));
     log.reject(&form("cluster", &[1, 2, 1]));
-    let mut nobody = seed(1);
-    nobody.broker = BrokerId(0);
-    let brokers = vec![nobody];
+    let nobody = BrokerRegistration {
+        id: BrokerId(0),
+        ..(*seed(1)).clone()
+    };
+    let brokers = vec![nobody.into()];
     let cluster_id = "cluster".to_owned();
     log.reject(&Command::FormCluster { cluster_id, brokers });
     assert_eq!(log.image.brokers().len(), 0);
@@ -69,11 +74,7 @@ fn seeds_that_make_no_cluster_are_rejected() {
 #[test]
 fn the_cluster_begins_at_the_lowest_feature_level_of_its_seeds_and_refuses_what_is_below() {
     let mut log = Log::empty();
-    let brokers = [(1, 3), (2, 2)].map(|(id, feature_level)| {
-        let mut seed = seed(id);
-        seed.feature_level = feature_level;
-        seed
-    });
+    let brokers = [(1, 3), (2, 2)].map(|(id, feature_level)| seed_at(id, feature_level));
     let cluster_id = "cluster".to_owned();
     let brokers = brokers.to_vec();
     log.accept(&Command::FormCluster { cluster_id, brokers });
@@ -152,11 +153,90 @@ fn data_of_another_cluster_is_refused() {
     assert!(rejection.message.contains("another cluster"), "{rejection}");
 }
 
+/// A broker that has a listener more, in a cluster at the level that knows it.
+fn with_listener(listener: &str, protocol: &str, address: &str) -> Command {
+    let endpoint = Endpoint {
+        protocol: protocol.to_owned(),
+        address: address.to_owned(),
+    };
+    Command::RegisterEndpoints {
+        registration: BrokerRegistration {
+            feature_level: ENDPOINTS_FEATURE_LEVEL,
+            ..registration(2, 1, 2)
+        },
+        endpoints: Endpoints::from_iter([(listener.to_owned(), endpoint)]),
+    }
+}
+
+#[test]
+fn clients_of_a_listener_are_told_its_addresses_and_the_public_ones_of_brokers_without_it() {
+    let mut log = Log::formed_at(3, ENDPOINTS_FEATURE_LEVEL);
+    assert_eq!(log.accept(&with_listener("inside", "grpc", "in-2:1")), registered(2, 1));
+    let at =
+        |log: &Log, id: u32, listener: &str| log.image.broker(BrokerId(id)).unwrap().address_at(listener).to_owned();
+    assert_eq!(at(&log, 2, "inside"), "in-2:1");
+    assert_eq!(at(&log, 2, "public"), "host-2:9400");
+    assert_eq!(at(&log, 2, "outside"), "host-2:9400");
+    assert_eq!(at(&log, 3, "inside"), "host-3:9400");
+    assert_eq!(Image::restore(&log.image.snapshot()).as_ref(), Ok(&log.image));
+
+    // It starts without that listener.
+    let without = BrokerRegistration {
+        feature_level: ENDPOINTS_FEATURE_LEVEL,
+        ..registration(2, 1, 2)
+    };
+    log.accept(&Command::RegisterBroker(without));
+    assert_eq!(at(&log, 2, "inside"), "host-2:9400");
+}
+
+#[test]
+fn listeners_are_registered_only_once_the_cluster_is_at_their_level() {
+    let mut log = Log::formed_at(3, ENDPOINTS_FEATURE_LEVEL - 1);
+    let refused = log.reject(&with_listener("inside", "grpc", "in-2:1"));
+    assert_eq!(refused.reason, Reason::NotReady);
+    for id in 1..=3 {
+        let upgraded = BrokerRegistration {
+            feature_level: ENDPOINTS_FEATURE_LEVEL,
+            ..registration(id, 1, id as u8)
+        };
+        log.accept(&Command::RegisterBroker(upgraded));
+    }
+    log.reject(&with_listener("inside", "grpc", "in-2:1"));
+    log.accept(&Command::RaiseFeatureLevel {
+        level: ENDPOINTS_FEATURE_LEVEL,
+    });
+    log.accept(&with_listener("inside", "grpc", "in-2:1"));
+}
+
+#[test]
+fn a_listener_with_a_bad_name_protocol_or_address_is_refused() {
+    let mut log = Log::formed_at(3, ENDPOINTS_FEATURE_LEVEL);
+    for (listener, protocol, address) in [
+        ("", "grpc", "a:1"),
+        ("9", "grpc", "a:1"),
+        ("Inside", "grpc", "a:1"),
+        ("public", "grpc", "a:1"),
+        ("internal", "internal", "a:1"),
+        ("inside", "", "a:1"),
+        ("inside", "grpc", ""),
+        ("inside", "grpc", "a b:1"),
+    ] {
+        let refused = log.reject(&with_listener(listener, protocol, address));
+        assert_eq!(
+            refused.reason,
+            Reason::InvalidRequest,
+            "{listener:?} {protocol:?} {address:?}"
+        );
+    }
+    // Whatever later builds speak.
+    log.accept(&with_listener("inside", "amqp", "a:1"));
+}
+
 #[test]
 fn a_registration_with_bad_fields_is_refused() {
     let good = || registration(1, 1, 1);
     let nobody = BrokerRegistration {
-        broker: BrokerId(0),
+        id: BrokerId(0),
         ..good()
     };
     let homeless = BrokerRegistration {
@@ -293,7 +373,7 @@ fn a_broker_without_replicas_is_taken_out_and_does_not_come_back_by_itself() {
     );
     assert_eq!(
         log.image.feature_level(),
-        FEATURE_LEVEL,
+        CommandKind::RemoveBroker.since(),
         "no broker may join that cannot read it"
     );
     for comes_back in [of_today(77, 1, 77), of_today(77, 0, 77)] {

@@ -28,11 +28,7 @@ impl Log {
     pub fn formed_at(brokers: u32, feature_level: u32) -> Self {
         let mut log = Self::empty();
         let cluster_id = "cluster".to_owned();
-        let at_level = |id| SeedBroker {
-            feature_level,
-            ..seed(id)
-        };
-        let brokers = (1..=brokers).map(at_level).collect();
+        let brokers = (1..=brokers).map(|id| seed_at(id, feature_level)).collect();
         log.accept(&Command::FormCluster { cluster_id, brokers });
         log
     }
@@ -118,19 +114,20 @@ pub fn directory(number: u8) -> DirectoryId {
 }
 
 pub fn seed(id: u32) -> SeedBroker {
-    SeedBroker {
-        broker: BrokerId(id),
-        directory: directory(id.try_into().expect("a small id")),
-        address: format!("host-{id}:9400"),
-        internal_address: format!("host-{id}:9440"),
-        rack: String::new(),
-        feature_level: 1,
-    }
+    seed_at(id, 1)
+}
+
+pub fn seed_at(id: u32, feature_level: u32) -> SeedBroker {
+    let registration = registration(id, 0, id.try_into().expect("a small id"));
+    SeedBroker::from(BrokerRegistration {
+        feature_level,
+        ..registration
+    })
 }
 
 pub fn registration(id: u32, incarnation: u32, directory_number: u8) -> BrokerRegistration {
     BrokerRegistration {
-        broker: BrokerId(id),
+        id: BrokerId(id),
         incarnation: Incarnation(incarnation),
         directory: directory(directory_number),
         address: format!("host-{id}:9400"),

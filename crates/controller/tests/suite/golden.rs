@@ -4,7 +4,8 @@
 use std::fmt::Write;
 
 use jangada_controller::{
-    BrokerRegistration, CodecError, Command, Image, RENEWAL_FEATURE_LEVEL, Rejection, Reply, RestoreError, SeedBroker,
+    BrokerRegistration, CodecError, Command, ENDPOINTS_FEATURE_LEVEL, Endpoint, Endpoints, Image,
+    RENEWAL_FEATURE_LEVEL, Rejection, Reply, RestoreError, SeedBroker,
 };
 use jangada_types::{BrokerId, GroupId, Incarnation, ProducerEpoch, ProducerId, Reason};
 
@@ -31,9 +32,18 @@ fn topic() -> jangada_types::TopicId {
     topic_id(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff)
 }
 
+/// Two listeners, as of a broker with one for clients inside and one that other tools are told of.
+fn endpoints() -> Endpoints {
+    let endpoint = |listener: &str, protocol: &str, address: &str| {
+        let (protocol, address) = (protocol.to_owned(), address.to_owned());
+        (listener.to_owned(), Endpoint { protocol, address })
+    };
+    Endpoints::from_iter([endpoint("inside", "grpc", "c:3"), endpoint("http", "http", "d:4")])
+}
+
 fn commands() -> Vec<(Command, &'static str)> {
     let registration = BrokerRegistration {
-        broker: BrokerId(3),
+        id: BrokerId(3),
         incarnation: Incarnation(2),
         directory: directory(0xd3),
         address: "a:1".to_owned(),
@@ -42,10 +52,10 @@ fn commands() -> Vec<(Command, &'static str)> {
         feature_level: 1,
     };
     let seeds = vec![
-        SeedBroker {
+        SeedBroker::from(BrokerRegistration {
             rack: "r".to_owned(),
-            ..seed(1)
-        },
+            ..(*seed(1)).clone()
+        }),
         seed(7),
     ];
     vec![
@@ -59,8 +69,16 @@ fn commands() -> Vec<(Command, &'static str)> {
              686f73742d373a393434303801",
         ),
         (
-            Command::RegisterBroker(registration),
+            Command::RegisterBroker(registration.clone()),
             "0102080310021a10d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d32203613a312a03623a323201723801",
+        ),
+        (
+            Command::RegisterEndpoints {
+                registration: registration.clone(),
+                endpoints: endpoints(),
+            },
+            "01100a25080310021a10d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d32203613a312a03623a32320172380112110a04687474\
+             701204687474701a03643a3412130a06696e736964651204677270631a03633a33",
         ),
         (replace(3), "01030803"),
         (Command::RemoveBroker { broker: BrokerId(3) }, "010f0803"),
@@ -277,6 +295,30 @@ const RENEWED: &str = "\
     742d323a393430302a0b686f73742d323a39343430380548023232080310011a1003030303030303030303030303030303220b\
     686f73742d333a393430302a0b686f73742d333a3934343038053a330a10000000000000000000000000000000011201\
     61221c08011204080110011204080210021204080310011a04080210012001";
+
+/// Its endpoints are in the image only where it has others than every broker.
+#[test]
+fn the_image_with_endpoints_keeps_its_bytes() {
+    let mut log = Log::formed_at(1, ENDPOINTS_FEATURE_LEVEL);
+    log.accept(&Command::RegisterEndpoints {
+        registration: BrokerRegistration {
+            feature_level: ENDPOINTS_FEATURE_LEVEL,
+            ..crate::fixture::registration(1, 1, 1)
+        },
+        endpoints: endpoints(),
+    });
+    let image = log.image;
+    assert_eq!(hex(&image.snapshot()), WITH_ENDPOINTS);
+    assert_eq!(Image::restore(&unhex(WITH_ENDPOINTS)).as_ref(), Ok(&image));
+    let wrong = WITH_ENDPOINTS.replace(&hex(b"inside"), &hex(b"public"));
+    let error = Image::restore(&unhex(&wrong)).unwrap_err();
+    assert!(error.to_string().contains("public"), "{error}");
+}
+
+const WITH_ENDPOINTS: &str = "\
+    010a07636c757374657210021806200128e807325a080110011a1001010101010101010101010101010101220b686f73742d\
+    313a393430302a0b686f73742d313a39343430380652110a04687474701204687474701a03643a3452130a06696e73696465\
+    1204677270631a03633a33";
 
 #[test]
 fn a_later_version_is_named() {

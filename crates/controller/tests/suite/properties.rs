@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jangada_controller::{BrokerRegistration, Command, DirectoryId, Image, Reply, SeedBroker};
+use jangada_controller::{BrokerRegistration, Command, DirectoryId, Endpoint, Endpoints, Image, Reply, SeedBroker};
 use jangada_types::{BrokerId, GroupId, Incarnation, PartitionIndex, ProducerEpoch, ProducerId, ReplicaId, TopicId};
 use proptest::prelude::*;
 
-use crate::fixture::{directory, same_but_version, seed};
+use crate::fixture::{directory, same_but_version, seed, seed_at};
 
 /// Small spaces, so that commands meet: brokers 0 to 5, of which 1 to 3 are seeds.
 fn broker() -> impl Strategy<Value = BrokerId> {
@@ -46,9 +46,9 @@ fn config() -> impl Strategy<Value = BTreeMap<String, String>> {
 }
 
 fn registration() -> impl Strategy<Value = BrokerRegistration> {
-    (broker(), 0u32..4, 0u8..6, address(), "[ab]?", 0u32..6).prop_map(
-        |(broker, incarnation, number, address, rack, level)| BrokerRegistration {
-            broker,
+    (broker(), 0u32..4, 0u8..6, address(), "[ab]?", 0u32..7).prop_map(
+        |(id, incarnation, number, address, rack, level)| BrokerRegistration {
+            id,
             incarnation: Incarnation(incarnation),
             directory: directory(number),
             internal_address: address.clone(),
@@ -59,6 +59,15 @@ fn registration() -> impl Strategy<Value = BrokerRegistration> {
     )
 }
 
+fn endpoints() -> impl Strategy<Value = Endpoints> {
+    let listener = prop_oneof![6 => Just("inside"), 6 => Just("outside"), 1 => Just("public"), 1 => Just("")];
+    let endpoint = address().prop_map(|address| Endpoint {
+        protocol: "grpc".to_owned(),
+        address,
+    });
+    prop::collection::btree_map(listener.prop_map(str::to_owned), endpoint, 0..3).prop_map(Endpoints::from_iter)
+}
+
 fn seeds() -> impl Strategy<Value = Vec<SeedBroker>> {
     prop_oneof![4 => Just((1..=3).map(seed).collect()), 1 => prop::collection::vec((0u32..4).prop_map(seed), 0..4)]
 }
@@ -67,7 +76,9 @@ fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         1 => ("[a-b]?", seeds()).prop_map(|(cluster_id, brokers)| Command::FormCluster { cluster_id, brokers }),
         6 => registration().prop_map(Command::RegisterBroker),
-        1 => (0u32..6).prop_map(|level| Command::RaiseFeatureLevel { level }),
+        6 => (registration(), endpoints())
+            .prop_map(|(registration, endpoints)| Command::RegisterEndpoints { registration, endpoints }),
+        1 => (0u32..7).prop_map(|level| Command::RaiseFeatureLevel { level }),
         3 => broker().prop_map(|broker| Command::ReplaceBroker { broker }),
         2 => broker().prop_map(|broker| Command::RemoveBroker { broker }),
         9 => (topic(), name(), config(), prop::collection::vec(replicas(), 0..4)).prop_map(
@@ -97,12 +108,7 @@ fn command() -> impl Strategy<Value = Command> {
 /// Begins with a formed cluster most of the time, and with a few good topics.
 fn history() -> impl Strategy<Value = Vec<Command>> {
     let cluster_id = "cluster".to_owned();
-    let brokers = (1..=4)
-        .map(|id| SeedBroker {
-            feature_level: 5,
-            ..seed(id)
-        })
-        .collect();
+    let brokers = (1..=4).map(|id| seed_at(id, 6)).collect();
     let form = Command::FormCluster { cluster_id, brokers };
     let distinct = prop::sample::subsequence(vec![1u32, 2, 3, 4], 1..=3).prop_shuffle();
     let list = distinct.prop_map(|ids| {

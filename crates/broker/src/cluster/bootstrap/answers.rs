@@ -1,13 +1,12 @@
 //! What this broker answers to others that look for a cluster, form one, or join its own.
 
-use jangada_controller::Reply;
-use jangada_proto::internal::{AdoptRequest, JoinRequest, JoinResponse, Member, ProbeRequest, ProbeResponse};
+use jangada_controller::{Command, Reply};
+use jangada_proto::internal::{AdoptRequest, JoinRequest, JoinResponse, ProbeRequest, ProbeResponse};
 use jangada_replication::{Cause, PROTOCOL_MAX, PROTOCOL_MIN, check_protocol};
-use jangada_types::FEATURE_LEVEL;
 use tonic::Status;
 
-use super::register::registration;
-use super::{Bootstrap, FIRST_INCARNATION};
+use super::member::{member_of, registration_of};
+use super::state::{Bootstrap, FIRST_INCARNATION};
 use crate::cluster::failpoint;
 use crate::cluster::metadata::Metadata;
 
@@ -20,7 +19,7 @@ impl Bootstrap {
     /// Answers what this broker is.
     pub fn answer_probe(&self, request: &ProbeRequest) -> Result<ProbeResponse, Status> {
         check_protocol(request.protocol_min, request.protocol_max)?;
-        let me = self.member();
+        let me = member_of(&self.registration());
         let ready = self
             .metadata
             .borrow()
@@ -43,7 +42,7 @@ impl Bootstrap {
             protocol_max: PROTOCOL_MAX,
             incarnation: me.incarnation,
             directory_id: me.directory_id,
-            feature_level: FEATURE_LEVEL,
+            feature_level: me.feature_level,
         })
     }
 
@@ -96,23 +95,18 @@ pub(crate) async fn admit(metadata: &Metadata, request: JoinRequest) -> Result<J
             "a field of more than {FIELD_BYTES_MAX} bytes"
         )));
     }
-    match metadata.propose(&registration(&member)).await {
+    match metadata
+        .propose(&Command::RegisterBroker(registration_of(&member)))
+        .await
+    {
         Ok((Reply::BrokerRegistered { incarnation, .. }, _)) => {
             failpoint::reached("bootstrap.admitted");
             let image = metadata.image();
-            let members = image.brokers().map(|broker| Member {
-                broker_id: broker.id.get(),
-                incarnation: broker.incarnation.get(),
-                internal_address: broker.internal_address.clone(),
-                address: broker.address.clone(),
-                rack: broker.rack.clone(),
-                directory_id: broker.directory.as_bytes().to_vec().into(),
-                feature_level: broker.feature_level,
-            });
+            let members = image.brokers().map(|broker| member_of(broker)).collect();
             Ok(JoinResponse {
                 cluster_id,
                 incarnation: incarnation.get(),
-                members: members.collect(),
+                members,
             })
         }
         Ok((other, _)) => Err(Status::internal(format!("not the reply to a registration: {other:?}"))),

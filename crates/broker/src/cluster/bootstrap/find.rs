@@ -7,8 +7,10 @@ use jangada_replication::{PROTOCOL_MAX, PROTOCOL_MIN};
 use jangada_types::Incarnation;
 use tonic::Status;
 
+use super::error::BootstrapError;
+use super::member::member_of;
 use super::seeds::{Seed, connect};
-use super::{Bootstrap, BootstrapError, Bound, FIRST_INCARNATION, ROUND};
+use super::state::{Bootstrap, Bound, FIRST_INCARNATION, ROUND};
 use crate::cluster::failpoint;
 
 /// An answer that includes a proposal.
@@ -81,7 +83,7 @@ impl Bootstrap {
     async fn join(&self, address: &str) -> Result<Option<Bound>, BootstrapError> {
         let request = JoinRequest {
             cluster_id: String::new(),
-            member: Some(self.member()),
+            member: Some(member_of(&self.registration())),
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL_MAX,
         };

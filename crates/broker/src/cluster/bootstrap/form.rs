@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jangada_controller::metadata_quorum::metadata_voter_count;
-use jangada_controller::{Command, DirectoryId, SeedBroker};
-use jangada_proto::internal::{AdoptRequest, Member, ProbeResponse};
+use jangada_controller::{BrokerRegistration, Command, SeedBroker};
+use jangada_proto::internal::AdoptRequest;
 use jangada_types::{BrokerId, ReplicaId};
 use tonic::Status;
 
+use super::error::BootstrapError;
+use super::member::{member_of, probed};
 use super::seeds::{PROBE_TIMEOUT, Seed, connect};
-use super::{Bootstrap, BootstrapError, Bound, FIRST_INCARNATION, ROUND};
+use super::state::{Bootstrap, Bound, FIRST_INCARNATION, ROUND};
 use crate::cluster::failpoint;
 use crate::cluster::metadata::Metadata;
 
@@ -47,13 +49,20 @@ impl Bootstrap {
     async fn form(&self, metadata: &Metadata, bound: &Bound, seeds: &[Seed]) {
         let brokers: BTreeMap<BrokerId, SeedBroker> = seeds
             .iter()
-            .map(|seed| (BrokerId(seed.answer.broker_id), seed_broker(&seed.answer)))
+            .map(|seed| (BrokerId(seed.answer.broker_id), probed(&seed.answer).into()))
             .collect();
         for seed in seeds
             .iter()
             .filter(|seed| seed.answer.broker_id != self.local.broker.get())
         {
-            let members = seeds.iter().map(|seed| member_of(&seed.answer)).collect();
+            let member = |seed: &Seed| {
+                let registration = probed(&seed.answer);
+                member_of(&BrokerRegistration {
+                    incarnation: FIRST_INCARNATION,
+                    ..registration
+                })
+            };
+            let members = seeds.iter().map(member).collect();
             let request = AdoptRequest {
                 cluster_id: bound.cluster_id.clone(),
                 broker_id: self.local.broker.get(),
@@ -95,28 +104,5 @@ impl Bootstrap {
             }
             Err(error) => tracing::warn!(%error, "the cluster is not formed yet"),
         }
-    }
-}
-
-fn seed_broker(answer: &ProbeResponse) -> SeedBroker {
-    SeedBroker {
-        broker: BrokerId(answer.broker_id),
-        directory: DirectoryId::from_slice(&answer.directory_id).unwrap_or_default(),
-        address: answer.address.clone(),
-        internal_address: answer.internal_address.clone(),
-        rack: answer.rack.clone(),
-        feature_level: answer.feature_level,
-    }
-}
-
-fn member_of(answer: &ProbeResponse) -> Member {
-    Member {
-        broker_id: answer.broker_id,
-        incarnation: FIRST_INCARNATION.get(),
-        internal_address: answer.internal_address.clone(),
-        address: answer.address.clone(),
-        rack: answer.rack.clone(),
-        directory_id: answer.directory_id.clone(),
-        feature_level: answer.feature_level,
     }
 }

@@ -1,14 +1,20 @@
 //! Telling the cluster that this broker is back, with its addresses as they are now.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
-use jangada_controller::{BrokerRegistration, Command, DirectoryId};
-use jangada_proto::internal::Member;
-use jangada_types::{BrokerId, Incarnation};
+use jangada_controller::admission::validate_raise_feature_level;
+use jangada_controller::{Broker, Command, ENDPOINTS_FEATURE_LEVEL, Image};
+use jangada_types::BrokerId;
 
-use super::{Bootstrap, BootstrapError, ROUND};
+use super::error::BootstrapError;
+use super::state::{Bootstrap, ROUND};
 use crate::cluster::failpoint;
 use crate::cluster::metadata::Metadata;
+use crate::error::RequestError;
+
+/// Between two tries to bring endpoints, when nothing has changed meanwhile.
+const BRING_AGAIN: Duration = Duration::from_secs(30);
 
 impl Bootstrap {
     /// Tells the cluster that this broker is back, with its addresses as they are now. Refused for a broker that was
@@ -41,9 +47,8 @@ impl Bootstrap {
     }
 
     async fn propose_registration(&self, metadata: &Metadata) -> Result<(), BootstrapError> {
-        let member = self.member();
         loop {
-            match metadata.propose(&registration(&member)).await {
+            match metadata.propose(&self.registering(&metadata.image())).await {
                 Ok(_) => {
                     failpoint::reached("bootstrap.registered");
                     return Ok(());
@@ -55,18 +60,59 @@ impl Bootstrap {
             }
         }
     }
-}
 
-pub(super) fn registration(member: &Member) -> Command {
-    Command::RegisterBroker(BrokerRegistration {
-        broker: BrokerId(member.broker_id),
-        incarnation: Incarnation(member.incarnation),
-        directory: DirectoryId::from_slice(&member.directory_id).unwrap_or_default(),
-        address: member.address.clone(),
-        internal_address: member.internal_address.clone(),
-        rack: member.rack.clone(),
-        feature_level: member.feature_level,
-    })
+    /// The command that names the endpoints of this broker as far as the cluster knows such.
+    fn registering(&self, image: &Image) -> Command {
+        let registration = self.registration();
+        let endpoints = self.local.endpoints.clone();
+        if endpoints.is_empty() || image.feature_level() < ENDPOINTS_FEATURE_LEVEL {
+            return Command::RegisterBroker(registration);
+        }
+        Command::RegisterEndpoints {
+            registration,
+            endpoints,
+        }
+    }
+
+    /// Brings the endpoints that this broker could not tell when it registered, because the cluster had brokers that would not
+    /// have understood: once all of them do, it raises the cluster's feature level, and registers again. Never ends.
+    pub async fn keep_registered(&self, metadata: Metadata) {
+        let mut image = metadata.watch();
+        let mut told = false;
+        loop {
+            let now = image.borrow_and_update().clone();
+            let is_known = |broker: &Broker| broker.endpoints == self.local.endpoints;
+            if now.broker(self.local.broker).is_none_or(is_known) {
+                told = false;
+            } else {
+                match self.bring_endpoints(&metadata, &now).await {
+                    Ok(()) => {}
+                    Err(error) if !told => {
+                        told = true;
+                        tracing::info!(%error, "clients of some listeners are told the public addresses for now");
+                    }
+                    Err(_) => {}
+                }
+            }
+            // Looked at again also without news: what failed may not fail now.
+            if let Ok(Err(_)) = tokio::time::timeout(BRING_AGAIN, image.changed()).await {
+                return;
+            }
+        }
+    }
+
+    async fn bring_endpoints(&self, metadata: &Metadata, image: &Image) -> Result<(), RequestError> {
+        if let Some(raise) = validate_raise_feature_level(image, ENDPOINTS_FEATURE_LEVEL)? {
+            metadata.propose(&raise).await?;
+            tracing::info!(
+                level = ENDPOINTS_FEATURE_LEVEL,
+                "raised the cluster's feature level for the endpoints of this broker"
+            );
+        }
+        metadata.propose(&self.registering(&metadata.image())).await?;
+        tracing::info!(listeners = ?self.local.endpoints.keys(), "registered the endpoints of more listeners");
+        Ok(())
+    }
 }
 
 /// Ids of the brokers as a shared set of addresses for the transport.

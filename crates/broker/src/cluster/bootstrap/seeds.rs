@@ -4,14 +4,19 @@ use std::time::Duration;
 
 use jangada_proto::internal::internal_service_client::InternalServiceClient;
 use jangada_proto::internal::{ProbeRequest, ProbeResponse};
-use jangada_replication::{PROTOCOL_MAX, PROTOCOL_MIN, transport};
+use jangada_replication::{PROTOCOL_MAX, PROTOCOL_MIN, Registry, transport};
+use jangada_types::BrokerId;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use super::{Bootstrap, BootstrapError};
+use super::error::BootstrapError;
+use super::state::Bootstrap;
 
 /// One seed's answer.
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a start waits for the seeds to say who they are, before it asks those that it knows.
+const ASK_SEEDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// A reachable seed.
 pub(super) struct Seed {
@@ -20,6 +25,23 @@ pub(super) struct Seed {
 }
 
 impl Bootstrap {
+    /// Calls the peers that this broker has met and the seeds, and returns when each has judged its past, or is not there.
+    pub async fn ask_peers(&self, registry: &Registry) {
+        let met = registry.met();
+        registry.set_peers(&met);
+        let probed = async {
+            // What is wrong with the seeds is told when the cluster is completed.
+            let mut found = met.clone();
+            let seeds = self.probe_seeds().await.unwrap_or_default().into_iter();
+            let bound = seeds.filter(|seed| !seed.answer.cluster_id.is_empty());
+            found.extend(bound.map(|seed| (BrokerId(seed.answer.broker_id), seed.answer.internal_address)));
+            registry.set_peers(&found);
+        };
+        // A seed that is silent has been called as one that was met, if it ever was.
+        let _ = tokio::time::timeout(ASK_SEEDS_WITHIN, probed).await;
+        registry.ask_peers().await;
+    }
+
     /// Asks all seeds at once, this broker among them.
     pub(super) async fn probe_seeds(&self) -> Result<Vec<Seed>, BootstrapError> {
         let probes = self
