@@ -87,6 +87,27 @@ fn openraft_and_rocksdb_are_each_behind_one_crate() {
     }
 }
 
+/// What the api does is the same for every protocol, so it knows none. Its tests may compare it with one.
+#[test]
+fn the_api_knows_no_protocol() {
+    const PROTOCOLS: [&str; 5] = ["jangada_proto", "tonic", "prost", "axum", "crate::services"];
+    let mut offences = Vec::new();
+    for file in tree::files()
+        .iter()
+        .filter(|file| file.path.starts_with("crates/broker/src/api/"))
+    {
+        let code = file.text.split("#[cfg(test)]").next().unwrap_or_default();
+        let names = |name: &&&str| code.contains(**name);
+        offences.extend(
+            PROTOCOLS
+                .iter()
+                .filter(names)
+                .map(|name| format!("{}: {name}", file.path)),
+        );
+    }
+    assert_eq!(offences, Vec::<String>::new());
+}
+
 #[test]
 fn only_the_contract_is_generated() {
     let scripts: Vec<String> = tree::files()

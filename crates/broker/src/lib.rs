@@ -9,6 +9,7 @@
 //!
 //! - [`Broker`]: start and stop.
 //! - [`settings`]: what can be configured.
+//! - `api`: what is done for clients, whatever protocol they speak.
 //! - `admission`: what one client may take of what all share.
 //! - `cluster`: data directory, bootstrap, metadata, reconciling.
 //! - `partition`: append, read, retention of one partition.
@@ -24,6 +25,7 @@
 //! - `health`: the probe of gRPC.
 
 mod admission;
+mod api;
 mod broker;
 mod clock_guard;
 mod cluster;

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::budget::Resource;
-use super::call::Call;
+use super::call::{Call, outcome};
 use super::caller::{Caller, Holding};
 use super::frame::HEAD_BYTES;
 use crate::error::RequestError;
@@ -120,7 +120,7 @@ pub(super) struct AnswerBody {
 
 impl AnswerBody {
     pub fn new(body: Body, call: Arc<Call>, kind: Kind, ending: Ending) -> Self {
-        let sent = Arc::new(Sent(call.caller.begin_answer()));
+        let sent = Arc::new(Sent(call.caller().begin_answer()));
         Self {
             body,
             call,
@@ -158,7 +158,7 @@ impl AnswerBody {
             let beside = message.len().saturating_sub(message.room.amount());
             let mut room = vec![message.room];
             if beside > 0 {
-                room.push(self.call.caller.try_take(Resource::Answers, beside)?);
+                room.push(self.call.caller().try_take(Resource::Answers, beside)?);
             }
             let room = Arc::new(room);
             self.hold(message.head, room.clone());
@@ -177,7 +177,7 @@ impl AnswerBody {
         }
         if bytes > covered {
             let missing = bytes - covered;
-            match self.call.caller.try_take(Resource::Answers, missing) {
+            match self.call.caller().try_take(Resource::Answers, missing) {
                 Ok(more) => room.push(more),
                 Err(_) if self.kind.is_stream && missing <= BUFFER_BYTES => {}
                 Err(error) => return Err(error),
@@ -208,7 +208,7 @@ impl AnswerBody {
         match &mut self.buffer {
             Some(buffer) if buffer.amount() >= more => {}
             Some(buffer) => buffer.resize(more)?,
-            None => self.buffer = Some(self.call.caller.try_take(Resource::Answers, more)?),
+            None => self.buffer = Some(self.call.caller().try_take(Resource::Answers, more)?),
         }
         Ok(())
     }
@@ -241,7 +241,7 @@ impl http_body::Body for AnswerBody {
                 Ok(bytes) => bytes,
                 Err(trailers) => {
                     if let Some(status) = trailers.trailers_ref().and_then(Status::from_header_map) {
-                        body.ending.with(&status);
+                        body.ending.with(outcome(&status));
                     }
                     return Poll::Ready(Some(Ok(trailers)));
                 }
@@ -252,7 +252,7 @@ impl http_body::Body for AnswerBody {
                     true => unanswered(error),
                     false => error,
                 });
-                body.ending.with(&status);
+                body.ending.with(outcome(&status));
                 let trailers = status.into_http::<Body>().into_parts().0.headers;
                 return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
             }
@@ -276,6 +276,7 @@ mod tests {
 
     use super::super::budget::Budgets;
     use super::*;
+    use crate::api::context::RequestContext;
     use crate::metrics::AdmissionMetrics;
 
     const LIMIT: usize = 1 << 20;
@@ -331,11 +332,11 @@ mod tests {
     #[tokio::test]
     async fn what_was_reserved_is_answered_whatever_others_take_meanwhile() {
         let [caller, other] = callers();
-        let call = Call::new(caller.clone(), None);
+        let call = Call::new(RequestContext::by(caller.clone()), None);
         call.reserve_answer().expect("there is room");
         let all = fill(&other);
         // The next one is refused before anything is done.
-        let refused = Call::new(caller.clone(), None).reserve_answer();
+        let refused = Call::new(RequestContext::by(caller.clone()), None).reserve_answer();
         assert!(refused.expect_err("there is no room").definite);
         assert_eq!(send(&call, WRITER, 600).await.expect("it has its room"), 600);
         assert_eq!(caller.held(Resource::Answers), 0);
@@ -346,7 +347,7 @@ mod tests {
     #[tokio::test]
     async fn a_longer_answer_that_finds_no_room_says_that_its_outcome_is_unknown() {
         let [caller, other] = callers();
-        let call = Call::new(caller.clone(), None);
+        let call = Call::new(RequestContext::by(caller.clone()), None);
         call.reserve_answer().expect("there is room");
         let _all = fill(&other);
         let refused = send(&call, WRITER, 10_000).await.expect_err("there is no room");

@@ -8,14 +8,17 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use http_body::Body as _;
-use jangada_proto::shape::Contract;
+use jangada_proto::shape::{Contract, Method};
+use jangada_types::Reason;
 use jangada_types::limits::{CONTROL_REQUEST_BYTES_MAX, SHORT_REQUEST_BYTES_MAX};
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use tonic::Status;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 
 use super::answer::{AnswerBody, Kind};
 use super::batches::Batches;
@@ -24,42 +27,33 @@ use super::caller::{Caller, Holding};
 use super::connection::Origin;
 use super::frame::Framed;
 use super::request::{Limit, Of, Received, RequestBody};
+use crate::api::boundary::Boundary;
+use crate::api::context::{Principal, RequestContext};
+use crate::api::operation::Operation;
 use crate::error::RequestError;
 use crate::listener::ConnectionInfo;
-use crate::metrics::{Ending, Metrics};
+use crate::metrics::{Ending, Metrics, OK};
 
-/// Methods whose messages carry payloads: records, or what is replicated. All others only say what to do.
-const CARRIERS: [&str; 6] = [
-    "LogService/Produce",
-    "LogService/ProduceStream",
+/// What brokers send each other that carries what is replicated. All other messages only say what to do, but those that carry
+/// records.
+const CARRIERS_BETWEEN_BROKERS: [&str; 4] = [
     "InternalService/Control",
     "InternalService/Bulk",
     "InternalService/InstallSnapshot",
     "InternalService/ProposeMetadata",
 ];
 
-/// Methods that change nothing: a call that was not answered can be called refused.
-const READERS: [&str; 12] = [
-    "LogService/Fetch",
-    "LogService/FetchStream",
-    "LogService/ListOffsets",
-    "GroupService/FindCoordinator",
-    "GroupService/FetchOffsets",
-    "GroupService/ListGroups",
-    "GroupService/DescribeGroup",
-    "AdminService/ListTopics",
-    "AdminService/DescribeTopic",
-    "AdminService/DescribeCluster",
-    "AdminService/DescribePartitions",
-    "MetadataService/GetMetadata",
-];
-
+/// The head in which a gRPC client says how long it waits.
+const GRPC_TIMEOUT: &str = "grpc-timeout";
 /// Room for the answer of a call that changes something, which is taken before anything is done: nearly all are shorter.
 const ANSWER_BYTES: usize = 1024;
 
 /// What the layer knows.
 pub(crate) struct Admission {
     pub(super) contract: Arc<Contract>,
+    /// By the number of the method; none for those between brokers.
+    operations: Vec<Option<Operation>>,
+    boundary: Boundary,
     pub(super) metrics: Arc<Metrics>,
     /// The largest message, bytes.
     bytes_max: usize,
@@ -69,19 +63,18 @@ pub(crate) struct Admission {
 
 impl Admission {
     pub fn new(bytes_max: usize, stalled_after: Duration, metrics: Arc<Metrics>) -> Arc<Self> {
+        let contract = Contract::new();
+        let operation = |name: &str| Operation::ALL.iter().copied().find(|known| known.name() == name);
+        let methods = contract.methods();
+        let operations = methods.iter().map(|method| operation(&method.name)).collect();
         Arc::new(Self {
-            contract: Arc::new(Contract::new()),
+            contract: Arc::new(contract),
+            operations,
+            boundary: Boundary::new(metrics.clone()),
             bytes_max,
             stalled_after,
             metrics,
         })
-    }
-
-    fn refuse(&self, error: RequestError, mut ending: Ending) -> Response {
-        self.metrics.failed(error.reason);
-        let status = Status::from(error);
-        ending.with(&status);
-        status.into_http()
     }
 
     /// A request whose messages are counted as they arrive.
@@ -94,12 +87,19 @@ impl Admission {
         request.map(|body| Body::new(RequestBody::new(body, self, of, call, received)))
     }
 
+    fn is_carrier(&self, method: &Method) -> bool {
+        match self.operations[method.number] {
+            Some(operation) => operation.carries_records(),
+            None => CARRIERS_BETWEEN_BROKERS.contains(&method.name.as_str()),
+        }
+    }
+
     /// How long a method's messages may be.
     pub(super) fn limit(&self, of: &Of) -> Limit {
         let of_method = match of {
             // They name a service, a file or a type.
             Of::Other(_) => SHORT_REQUEST_BYTES_MAX,
-            Of::Contract(method) if CARRIERS.contains(&method.name.as_str()) => self.bytes_max,
+            Of::Contract(method) if self.is_carrier(method) => self.bytes_max,
             // The transport keeps room for the largest as long as the stream.
             Of::Contract(method) if method.name == "LogService/FetchStream" => SHORT_REQUEST_BYTES_MAX,
             Of::Contract(_) => CONTROL_REQUEST_BYTES_MAX,
@@ -113,7 +113,7 @@ impl Admission {
 
 /// A call: who made it, and what its service has for the answer. In the extensions of its request.
 pub(crate) struct Call {
-    pub caller: Arc<Caller>,
+    pub context: RequestContext,
     deposit: Mutex<Option<Holding>>,
     /// In their order, each for an empty message of the answer.
     framed: Mutex<VecDeque<Framed>>,
@@ -126,15 +126,20 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    pub(super) fn new(caller: Arc<Caller>, room: Option<Holding>) -> Arc<Self> {
+    pub(super) fn new(context: RequestContext, room: Option<Holding>) -> Arc<Self> {
         Arc::new(Self {
-            caller,
+            context,
             deposit: Mutex::default(),
             framed: Mutex::default(),
             batches: Batches::default(),
             message_bytes: AtomicUsize::new(0),
             _room: room,
         })
+    }
+
+    /// The connection that it came on, with what that holds.
+    pub fn caller(&self) -> &Arc<Caller> {
+        &self.context.caller
     }
 
     /// How long the request of a unary call is, bytes.
@@ -148,7 +153,7 @@ impl Call {
 
     /// Takes room for a short answer, before anything is done: there must be room to say so afterwards.
     pub(super) fn reserve_answer(&self) -> Result<(), RequestError> {
-        self.deposit(self.caller.try_take(Resource::Answers, ANSWER_BYTES)?);
+        self.deposit(self.caller().try_take(Resource::Answers, ANSWER_BYTES)?);
         Ok(())
     }
 
@@ -179,13 +184,44 @@ impl Call {
 
 /// Lets another broker's call through, with its request under watch: whoever reaches the internal listener may be a stranger.
 pub(crate) async fn admit_peer(State(admission): State<Arc<Admission>>, mut request: Request, next: Next) -> Response {
-    let origin = request.extensions().get::<Origin<ConnectionInfo>>().cloned();
-    let Some(Origin { socket, caller }) = origin else {
+    let Some(context) = context_of(&mut request) else {
         return without_connection();
     };
-    request.extensions_mut().insert(socket);
-    let call = Call::new(caller, None);
+    let call = Call::new(context, None);
     next.run(admission.watched(request, call, Received::default())).await
+}
+
+/// Who makes a call, by its connection and its head.
+fn context_of(request: &mut Request) -> Option<RequestContext> {
+    let origin = request.extensions().get::<Origin<ConnectionInfo>>().cloned();
+    let Origin { socket, caller } = origin?;
+    let client_id = request.headers().get(header::USER_AGENT);
+    let deadline = request.headers().get(GRPC_TIMEOUT).and_then(timeout);
+    let context = RequestContext {
+        principal: Principal::Anonymous,
+        client_id: client_id.and_then(|name| name.to_str().ok()).map(Box::from),
+        listener: socket.listener(),
+        peer: caller.peer(),
+        deadline: deadline.and_then(|timeout| Instant::now().checked_add(timeout)),
+        caller,
+    };
+    request.extensions_mut().insert(socket);
+    Some(context)
+}
+
+/// The time that a gRPC client gives a call: up to eight digits and a unit (PROTOCOL-HTTP2.md, "Timeout").
+fn timeout(value: &HeaderValue) -> Option<Duration> {
+    let (digits, unit) = value.to_str().ok()?.split_at_checked(value.len().checked_sub(1)?)?;
+    let count: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    match unit {
+        "H" => Some(Duration::from_secs(3_600 * count)),
+        "M" => Some(Duration::from_secs(60 * count)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
 }
 
 /// The call that a request makes.
@@ -196,34 +232,34 @@ pub(crate) fn call_of<T>(request: &tonic::Request<T>) -> Arc<Call> {
 
 /// Lets a client's call through, with its bodies under watch.
 pub(crate) async fn admit(State(admission): State<Arc<Admission>>, mut request: Request, next: Next) -> Response {
-    let origin = request.extensions().get::<Origin<ConnectionInfo>>().cloned();
-    let Some(Origin { socket, caller }) = origin else {
+    let Some(context) = context_of(&mut request) else {
         return without_connection();
     };
-    request.extensions_mut().insert(socket);
     let method = admission.contract.method(request.uri().path());
-    let counted = method.map(|method| admission.metrics.requests.method(method.number));
-    let unary = counted.filter(|_| method.is_some_and(|method| !method.is_stream));
-    let ending = counted.map_or_else(Ending::uncounted, Ending::of);
-    let room = match caller.try_take(Resource::Calls, 1) {
-        Ok(room) => room,
-        Err(error) => return admission.refuse(error, ending),
+    let operation = method.and_then(|method| admission.operations[method.number]);
+    let is_unary = operation.is_some() && method.is_some_and(|method| !method.is_stream);
+    let begun = match admission.boundary.begin(&context, operation) {
+        Ok(begun) => begun,
+        Err(error) => return Status::from(error).into_http(),
     };
-    let call = Call::new(caller, Some(room));
-    let changes = method.is_some_and(|method| !READERS.contains(&method.name.as_str()));
+    let answered = begun.answering();
+    let (place, mut ending) = begun.into_parts();
+    let call = Call::new(context, Some(place));
+    let changes = operation.is_some_and(Operation::changes);
     if changes
-        && unary.is_some()
+        && is_unary
         && let Err(error) = call.reserve_answer()
     {
-        return admission.refuse(error, ending);
+        admission.boundary.refused(&call.context, &error);
+        ending.with(error.reason.as_str());
+        return Status::from(error).into_http();
     }
     request.extensions_mut().insert(call.clone());
     let received = Received::default();
     let request = admission.watched(request, call.clone(), received.clone());
-    let began = Instant::now();
     let response = next.run(request).await;
-    if let Some(unary) = &unary {
-        unary.took(began.elapsed());
+    if is_unary {
+        answered.now();
     }
     // Of a unary call the service is done with the request. The body of a stream goes on, and has its own.
     drop(received);
@@ -232,7 +268,7 @@ pub(crate) async fn admit(State(admission): State<Arc<Admission>>, mut request: 
         return response;
     }
     let kind = Kind {
-        is_stream: unary.is_none(),
+        is_stream: !is_unary,
         changes,
     };
     response.map(|body| Body::new(AnswerBody::new(body, call, kind, ending)))
@@ -246,7 +282,39 @@ fn without_connection() -> Response {
 /// Counts a call that is answered without a message: its status stands in the head.
 fn end_at_once(mut ending: Ending, response: &Response) {
     if let Some(status) = Status::from_header_map(response.headers()) {
-        ending.with(&status);
+        ending.with(outcome(&status));
+    }
+}
+
+/// How a call ended: the reason of an error of ours, or else the name of the code.
+pub(super) fn outcome(status: &Status) -> &'static str {
+    if status.code() == Code::Ok {
+        return OK;
+    }
+    let info = status.get_details_error_info();
+    let reason = info.and_then(|info| Reason::parse(&info.reason));
+    reason.map_or_else(|| code_name(status.code()), Reason::as_str)
+}
+
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => OK,
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 
@@ -255,11 +323,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_outcome_is_ok_a_reason_or_a_code() {
+        let refused = Status::from(RequestError::new(Reason::DiskFull, "the disk is full"));
+        for (status, name) in [
+            (Status::ok(""), "OK"),
+            (refused, "DISK_FULL"),
+            (Status::unimplemented("no such method"), "UNIMPLEMENTED"),
+        ] {
+            assert_eq!(outcome(&status), name);
+        }
+    }
+
+    #[test]
     fn methods_that_are_named_here_are_in_the_contract() {
         let contract = Contract::new();
         let names: Vec<&str> = contract.methods().iter().map(|method| method.name.as_str()).collect();
-        for name in READERS.iter().chain(&CARRIERS) {
-            assert!(names.contains(name), "{name}");
+        for name in CARRIERS_BETWEEN_BROKERS {
+            assert!(names.contains(&name), "{name}");
+        }
+    }
+
+    #[test]
+    fn timeouts_are_read_as_grpc_writes_them() {
+        for (text, read) in [
+            ("5S", Some(Duration::from_secs(5))),
+            ("99999999H", Some(Duration::from_secs(3_600 * 99_999_999))),
+            ("100m", Some(Duration::from_millis(100))),
+            ("7u", Some(Duration::from_micros(7))),
+            ("123456789n", None),
+            ("S", None),
+            ("", None),
+            ("5s", None),
+        ] {
+            assert_eq!(timeout(&HeaderValue::from_static(text)), read, "{text}");
         }
     }
 }

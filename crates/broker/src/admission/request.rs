@@ -335,7 +335,7 @@ impl RequestBody {
 
     /// Room for a frame: now, or what waits for it.
     fn make_room(&self, wanted: Wanted) -> Result<Option<TakingRoom>, RequestError> {
-        let caller = &self.call.caller;
+        let caller = self.call.caller();
         let now = |resource, amount| match amount {
             0 => Ok(None),
             amount => caller

@@ -24,6 +24,13 @@ pub(crate) struct Connection {
 #[derive(Clone)]
 pub(crate) struct ConnectionInfo(pub(super) Arc<Occupant>);
 
+impl ConnectionInfo {
+    /// The name of the listener that it came in by.
+    pub fn listener(&self) -> &'static str {
+        self.0.kind().name()
+    }
+}
+
 impl Connection {
     pub(super) fn new(socket: TcpStream, place: Place) -> Self {
         Self { socket, place }

@@ -180,6 +180,10 @@ impl Occupant {
         }
     }
 
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }

@@ -26,7 +26,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_coordinator::RemovalCause;
-use jangada_proto::shape::Contract;
 use jangada_storage::Latency;
 use jangada_types::Reason;
 use parking_lot::Mutex;
@@ -42,7 +41,7 @@ pub(crate) use self::connections::ConnectionMetrics;
 pub(crate) use self::lag::{LagBoard, LagReport};
 use self::process::ProcessSample;
 use self::replication::CommitLooks;
-pub(crate) use self::requests::{Ending, RequestMetrics};
+pub(crate) use self::requests::{Ending, MethodMetrics, OK, RequestMetrics};
 use self::sample::NodeSample;
 pub(crate) use self::text::Form;
 pub(crate) use self::topics::{TopicMetrics, TopicTraffic};
@@ -189,7 +188,7 @@ impl Metrics {
         connections.register(all);
         let durations = Arc::<Durations>::default();
         all.register_collector(Box::new(durations.clone()));
-        let requests = Arc::new(RequestMetrics::new(&Contract::new()));
+        let requests = Arc::new(RequestMetrics::new());
         all.register_collector(Box::new(requests.clone()));
         let metrics = Self {
             produced_bytes: in_bytes(all, "produced", "Bytes of acknowledged batches"),
@@ -325,6 +324,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::api::operation::Operation;
 
     const BATCHES: u32 = 100_000;
 
@@ -335,9 +335,9 @@ mod tests {
             let admitted = Instant::now();
             metrics.produced(topic, 1000, 10);
             metrics.decided(admitted.elapsed());
-            let mut call = Ending::of(metrics.requests.method(0));
-            metrics.requests.method(0).took(admitted.elapsed());
-            call.with(&tonic::Status::ok(""));
+            let mut call = Ending::of(metrics.requests.of(Operation::Produce));
+            metrics.requests.of(Operation::Produce).took(admitted.elapsed());
+            call.with(OK);
         }
         began.elapsed() / BATCHES
     }

@@ -7,22 +7,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use jangada_proto::shape::Contract;
 use jangada_storage::Latency;
-use jangada_types::Reason;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
-use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
 
 use super::writer::Writer;
+use crate::api::operation::Operation;
 
-/// Between brokers: refused here, and counted by the internal listener.
-const INTERNAL_SERVICE: &str = "InternalService/";
-const OK: &str = "OK";
+/// The outcome of a call that went well.
+pub(crate) const OK: &str = "OK";
+/// And of one that nobody waited for any more.
+const CANCELLED: &str = "CANCELLED";
 
-/// All methods, by their number in the contract.
+/// All operations, by their number.
 #[derive(Debug)]
 pub(crate) struct RequestMetrics {
     methods: Vec<Arc<MethodMetrics>>,
@@ -31,7 +29,7 @@ pub(crate) struct RequestMetrics {
 /// What is counted of one method. A call that goes well costs three relaxed additions.
 #[derive(Debug)]
 pub(crate) struct MethodMetrics {
-    name: String,
+    name: &'static str,
     ok: AtomicU64,
     /// By outcome.
     failed: Mutex<BTreeMap<&'static str, u64>>,
@@ -40,10 +38,10 @@ pub(crate) struct MethodMetrics {
 }
 
 impl RequestMetrics {
-    pub fn new(contract: &Contract) -> Self {
-        let methods = contract.methods().into_iter().map(|method| {
+    pub fn new() -> Self {
+        let methods = Operation::ALL.iter().map(|operation| {
             Arc::new(MethodMetrics {
-                name: method.name.clone(),
+                name: operation.name(),
                 ok: AtomicU64::new(0),
                 failed: Mutex::default(),
                 took: Latency::default(),
@@ -54,14 +52,9 @@ impl RequestMetrics {
         }
     }
 
-    /// The method with this number.
-    pub fn method(&self, number: usize) -> &Arc<MethodMetrics> {
-        &self.methods[number]
-    }
-
-    fn shown(&self) -> impl Iterator<Item = &Arc<MethodMetrics>> {
-        let methods = self.methods.iter();
-        methods.filter(|method| !method.name.starts_with(INTERNAL_SERVICE))
+    /// What is counted of an operation.
+    pub fn of(&self, operation: Operation) -> &Arc<MethodMetrics> {
+        &self.methods[operation as usize]
     }
 }
 
@@ -94,10 +87,10 @@ impl Ending {
         Self(None)
     }
 
-    /// The call ends with this status.
-    pub fn with(&mut self, status: &Status) {
+    /// The call ends so: OK, the reason of an error, or the name of a code.
+    pub fn with(&mut self, outcome: &'static str) {
         if let Some(method) = self.0.take() {
-            method.ended(outcome(status));
+            method.ended(outcome);
         }
     }
 }
@@ -105,40 +98,8 @@ impl Ending {
 impl Drop for Ending {
     fn drop(&mut self) {
         if let Some(method) = self.0.take() {
-            method.ended(code_name(Code::Cancelled));
+            method.ended(CANCELLED);
         }
-    }
-}
-
-/// The reason of an error of ours, or else the code's name.
-fn outcome(status: &Status) -> &'static str {
-    if status.code() == Code::Ok {
-        return OK;
-    }
-    let info = status.get_details_error_info();
-    let reason = info.and_then(|info| Reason::parse(&info.reason));
-    reason.map_or_else(|| code_name(status.code()), Reason::as_str)
-}
-
-fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => OK,
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 
@@ -146,12 +107,13 @@ impl Collector for RequestMetrics {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let mut to = Writer(encoder);
         let outcomes: Vec<(&str, &str, u64)> = self
-            .shown()
+            .methods
+            .iter()
             .flat_map(|method| {
                 let failed = method.failed.lock().clone();
                 let ok = (OK, method.ok.load(Relaxed));
                 let all = std::iter::once(ok).chain(failed);
-                all.map(|(outcome, count)| (method.name.as_str(), outcome, count))
+                all.map(|(outcome, count)| (method.name, outcome, count))
             })
             .collect();
         to.counters(
@@ -161,13 +123,13 @@ impl Collector for RequestMetrics {
                 .into_iter()
                 .map(|(method, outcome, count)| ([("method", method), ("outcome", outcome)], count)),
         )?;
-        let called = self.shown().map(|method| (method, method.took.read()));
+        let called = self.methods.iter().map(|method| (method, method.took.read()));
         to.latencies(
             "request_duration_seconds",
             "How long unary calls took their service, by method; those of Fetch with their wait for records",
             called
                 .filter(|(_, took)| took.count() > 0)
-                .map(|(method, took)| ([("method", method.name.as_str())], took)),
+                .map(|(method, took)| ([("method", method.name)], took)),
         )
     }
 }
@@ -175,28 +137,14 @@ impl Collector for RequestMetrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::RequestError;
-
-    #[test]
-    fn an_outcome_is_ok_a_reason_or_a_code() {
-        let refused = Status::from(RequestError::new(Reason::DiskFull, "the disk is full"));
-        for (status, name) in [
-            (Status::ok(""), "OK"),
-            (refused, "DISK_FULL"),
-            (Status::unimplemented("no such method"), "UNIMPLEMENTED"),
-        ] {
-            assert_eq!(outcome(&status), name);
-        }
-    }
 
     #[test]
     fn a_call_counts_once_and_one_that_is_given_up_as_cancelled() {
-        let metrics = RequestMetrics::new(&Contract::new());
-        let method = metrics.methods.iter().find(|method| method.name == "LogService/Fetch");
-        let method = method.expect("it is in the contract");
+        let metrics = RequestMetrics::new();
+        let method = metrics.of(Operation::Fetch);
         let mut call = Ending::of(method);
-        call.with(&Status::ok(""));
-        call.with(&Status::internal("again"));
+        call.with(OK);
+        call.with("INTERNAL");
         drop(call);
         drop(Ending::of(method));
         assert_eq!(method.ok.load(Relaxed), 1);

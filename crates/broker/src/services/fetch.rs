@@ -18,13 +18,14 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
+use super::names;
 use super::plain::{self, Unpacked};
 use super::unread::unread;
 use crate::admission::{Call, Caller, Framed, Holding, Resource};
+use crate::api::resolve;
 use crate::error::RequestError;
 use crate::node::Node;
 use crate::partition::Partition;
-use crate::partitions::find;
 use crate::pool::SMALL_BYTES;
 
 /// What a fetch stream pushes.
@@ -42,7 +43,8 @@ const STALLED_RETRY: Duration = Duration::from_secs(1);
 
 /// Reads once. The answer goes past the transport: what this gives stands for it.
 pub(crate) async fn unary(node: &Arc<Node>, call: &Call, request: FetchRequest) -> Result<FetchResponse, RequestError> {
-    let target = find(&node.metadata.image(), request.partition.as_ref())?;
+    let wanted = names::partition(request.partition)?;
+    let target = resolve::partition_of_records(&node.metadata.image(), &wanted)?;
     let form = form(request.form)?;
     let max_bytes = max_bytes(node, request.max_bytes)?;
     if request.max_wait_ms > FETCH_WAIT_MS_MAX {
@@ -65,7 +67,7 @@ pub(crate) async fn unary(node: &Arc<Node>, call: &Call, request: FetchRequest) 
         max_bytes,
         form,
     };
-    let Read { response, room, .. } = read(node, &call.caller, &partition, ask).await?;
+    let Read { response, room, .. } = read(node, call.caller(), &partition, ask).await?;
     call.send(Framed::fetched(response, room));
     Ok(FetchResponse::default())
 }
@@ -184,8 +186,8 @@ pub(crate) async fn stream(
         }
     };
     // Only now: who says nothing keeps nobody out.
-    let slot = call.caller.try_take(Resource::Streams, 1)?;
-    let pusher = Pusher::open(&node, call.caller.clone(), start).await?;
+    let slot = call.caller().try_take(Resource::Streams, 1)?;
+    let pusher = Pusher::open(&node, call.caller().clone(), start).await?;
     // One response is being sent, one waits.
     let (responses, outgoing) = mpsc::channel(1);
     tokio::spawn(pusher.run(requests, responses));
@@ -250,7 +252,8 @@ struct Pusher {
 
 impl Pusher {
     async fn open(node: &Arc<Node>, caller: Arc<Caller>, start: FetchStreamStart) -> Result<Self, RequestError> {
-        let target = find(&node.metadata.image(), start.partition.as_ref())?;
+        let wanted = names::partition(start.partition)?;
+        let target = resolve::partition_of_records(&node.metadata.image(), &wanted)?;
         let partition = node.leader(&target).await?;
         partition.check_epoch(start.leader_epoch)?;
         Ok(Self {

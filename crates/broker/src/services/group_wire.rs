@@ -9,8 +9,8 @@ use jangada_coordinator::{
 use jangada_proto::v1;
 use jangada_types::{LeaderEpoch, Offset, PartitionIndex, Reason, TopicId};
 
+use crate::api::resolve::{self, TopicRef};
 use crate::error::RequestError;
-use crate::partitions::named;
 
 fn invalid(message: impl Into<String>) -> RequestError {
     RequestError::new(Reason::InvalidRequest, message)
@@ -33,7 +33,7 @@ fn text(text: &str) -> Option<Arc<str>> {
 pub(crate) fn partition(image: &Image, wanted: Option<&v1::TopicPartition>) -> Result<TopicPartition, RequestError> {
     let wanted = wanted.ok_or_else(|| invalid("a partition is missing: set `partition`"))?;
     let id = if wanted.topic_id.is_empty() {
-        named(image, &wanted.topic)?.id
+        resolve::topic(image, &TopicRef::Name(wanted.topic.clone()))?.id
     } else {
         topic_id(&wanted.topic_id)?
     };

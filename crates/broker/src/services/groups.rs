@@ -353,7 +353,7 @@ impl GroupService for Groups {
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
         let call = call_of(&request);
-        self.answer(self.beat(request.into_inner(), &call.caller).await)
+        self.answer(self.beat(request.into_inner(), call.caller()).await)
     }
 
     async fn commit_offsets(
@@ -361,7 +361,7 @@ impl GroupService for Groups {
         request: Request<CommitOffsetsRequest>,
     ) -> Result<Response<CommitOffsetsResponse>, Status> {
         let call = call_of(&request);
-        self.answer(self.commit(request.into_inner(), &call.caller).await)
+        self.answer(self.commit(request.into_inner(), call.caller()).await)
     }
 
     async fn fetch_offsets(
@@ -395,6 +395,6 @@ impl GroupService for Groups {
         request: Request<DeleteOffsetsRequest>,
     ) -> Result<Response<DeleteOffsetsResponse>, Status> {
         let call = call_of(&request);
-        self.answer(self.delete_some(request.into_inner(), &call.caller).await)
+        self.answer(self.delete_some(request.into_inner(), call.caller()).await)
     }
 }

@@ -11,11 +11,11 @@ use jangada_proto::v1::{
 use jangada_types::{ProducerEpoch, ProducerId, Reason};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{fetch, produce};
+use super::{fetch, names, produce};
 use crate::admission::call_of;
+use crate::api::resolve;
 use crate::error::RequestError;
 use crate::node::Node;
-use crate::partitions::find;
 
 /// See `log.proto`.
 pub(crate) struct Log {
@@ -95,7 +95,8 @@ impl LogService for Log {
 }
 
 async fn list_offsets(node: &Node, request: ListOffsetsRequest) -> Result<ListOffsetsResponse, RequestError> {
-    let target = find(&node.metadata.image(), request.partition.as_ref())?;
+    let wanted = names::partition(request.partition)?;
+    let target = resolve::partition_of_records(&node.metadata.image(), &wanted)?;
     let partition = node.leader(&target).await?;
     let leader_epoch = partition.leader_epoch()?.get();
     let none = ListOffsetsResponse {

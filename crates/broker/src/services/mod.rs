@@ -11,6 +11,7 @@ pub(crate) mod groups;
 pub(crate) mod internal;
 pub(crate) mod log;
 pub(crate) mod metadata;
+mod names;
 mod pack;
 mod plain;
 pub(crate) mod produce;

@@ -7,42 +7,32 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use jangada_proto::v1::produce_request::Payload;
+use jangada_proto::v1::produce_request::Payload as Sent;
 use jangada_proto::v1::produce_stream_response::Result as StreamResult;
-use jangada_proto::v1::{
-    Acks, PlainRecords, ProduceRequest, ProduceResponse, ProduceStreamRequest, ProduceStreamResponse, TopicPartition,
-};
-use jangada_types::feature_level::CONDITIONS_FEATURE_LEVEL;
-use jangada_types::limits::PRODUCE_TIMEOUT_MS_MAX;
-use jangada_types::{BatchHeader, GroupId, Offset, ProducerId, Reason};
+use jangada_proto::v1::{PlainRecords, ProduceRequest, ProduceResponse, ProduceStreamRequest, ProduceStreamResponse};
+use jangada_types::{GroupId, Offset, ProducerId, Reason};
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use super::pack;
-use super::status;
 use super::unanswered::{Place, Unanswered};
 use super::unread::unread;
-use crate::admission::{Batches, Call, Caller, Holding, Resource};
+use super::{names, pack, status};
+use crate::admission::{Batches, Call, Holding, Resource};
+use crate::api::produce::{self, Accepted, Acks, Append, Patience, Payload, Produced, ReadyBatch};
+use crate::api::resolve::{self, PartitionRef};
 use crate::error::RequestError;
 use crate::node::Node;
-use crate::partition::{Admitted, Appended, Expectation, Partition, QUESTION_BYTES, Room, may_have_been_taken};
-use crate::partitions::{Target, find};
+use crate::partition::Expectation;
+use crate::partitions::Target;
 
 /// The answers of a produce stream.
 pub(crate) type Answers = Pin<Box<dyn Stream<Item = Result<ProduceStreamResponse, Status>> + Send>>;
 
 /// Answers that wait to be sent on one stream. Beyond it the stream's requests are read more slowly.
 const ANSWERS_MAX: usize = 1024;
-/// How long a producer id that this broker's metadata does not have yet is waited for.
-const METADATA_PATIENCE: Duration = Duration::from_secs(1);
-/// How far above what this broker knows of an id may lie that is waited for: sixteen blocks that brokers took meanwhile.
-const IDS_AHEAD_MAX: i64 = 16_000;
-/// Batches from this size on stay in the buffer that they came in: with at most two frames of 64 KiB and as much of other
-/// fields beside them it is less than three times as large.
-const SHARED_BYTES_MIN: usize = 128 << 10;
 /// Batches of one partition on one stream that wait for their quorum.
 const PENDING_MAX: usize = 1024;
 /// From so many partitions on those are forgotten that have nothing under way.
@@ -55,217 +45,110 @@ pub(crate) async fn unary(
     call: &Call,
     request: ProduceRequest,
 ) -> Result<ProduceResponse, RequestError> {
-    let target = find(&node.metadata.image(), request.partition.as_ref())?;
-    let timeout = timeout(node, request.timeout_ms)?;
-    let acks = acks(request.acks)?;
-    let Some(payload) = request.payload else {
-        return Err(RequestError::new(
-            Reason::InvalidRequest,
-            "the request has no payload: set `batch` or `records`",
-        ));
+    let partition = names::partition(request.partition)?;
+    let target = resolve::partition_of_records(&node.metadata.image(), &partition)?;
+    let payload = match request.payload {
+        Some(Sent::Batch(batch)) => ContractPayload::batch(batch, call.message_bytes()),
+        Some(Sent::Records(records)) => ContractPayload::Plain(records),
+        None => return Err(invalid("the request has no payload: set `batch` or `records`")),
     };
-    // Before it takes room: who makes up a producer id waits, and what waits there keeps others out.
-    let bytes = match &payload {
-        Payload::Batch(batch) => {
-            check_producer(node, producer_of(batch), acks).await?;
-            batch.len()
-        }
-        Payload::Records(records) => {
-            check_producer(node, plain_producer(records), acks).await?;
-            records.encoded_len()
-        }
+    let append = Append {
+        payload,
+        expected: expectation(request.expected_end_offset, request.expected_key_offset),
+        acks: acks(request.acks)?,
+        timeout: produce::timeout(node, request.timeout_ms)?,
     };
-    let (partition, room) = leader_with_room(node, &call.caller, &target, bytes).await?;
-    check_quorum(&partition, acks)?;
-    let batch = match payload {
-        Payload::Batch(batch) => owned(batch, call.message_bytes()),
-        Payload::Records(records) => pack::pack(node, records).await?,
-    };
-    let expected = expectation(node, request.expected_end_offset, request.expected_key_offset, acks).await?;
-    let admitted = admit(node, &call.caller, &partition, (batch, expected), room).await?;
-    match acks {
-        Acks::None => Ok(acknowledge_later(node, partition, admitted, timeout)),
-        _ => partition.acknowledged(admitted, timeout).await.map(response),
-    }
+    let accepted = produce::admit(node, &call.context, &target, append, Patience::Wait).await?;
+    accepted.answer().await.map(response)
 }
 
-/// The partition's leader here, and room there for so many bytes, which count while the leader is waited for. Who is sent
-/// elsewhere needs none.
-async fn leader_with_room(
-    node: &Node,
-    caller: &Arc<Caller>,
-    target: &Target,
-    bytes: usize,
-) -> Result<(Arc<Partition>, Room), RequestError> {
-    match node.leader_now(target) {
-        Ok(partition) => {
-            let room = partition.room(caller, bytes)?;
-            Ok((partition, room))
+/// The two forms in which the contract takes records.
+enum ContractPayload {
+    Batch(ReadyBatch),
+    Plain(PlainRecords),
+}
+
+impl ContractPayload {
+    fn batch(batch: Bytes, message_bytes: usize) -> Self {
+        Self::Batch(ReadyBatch { batch, message_bytes })
+    }
+
+    /// Of a request on a stream.
+    fn of(batch: Bytes, records: Option<PlainRecords>, message_bytes: usize) -> Result<Self, RequestError> {
+        match records {
+            None => Ok(Self::batch(batch, message_bytes)),
+            Some(records) if batch.is_empty() => Ok(Self::Plain(records)),
+            Some(_) => Err(invalid("the request has both `batch` and `records`: set one of them")),
         }
-        Err(error) if error.reason == Reason::LeaderNotAvailable => {
-            let room = node.room(caller, bytes)?;
-            let partition = node.leader(target).await?;
-            let room = partition.fit(room, bytes)?;
-            Ok((partition, room))
+    }
+}
+
+impl Payload for ContractPayload {
+    fn producer(&self) -> Option<ProducerId> {
+        match self {
+            Self::Batch(batch) => batch.producer(),
+            Self::Plain(records) => {
+                let id = ProducerId(records.producer.as_ref()?.producer_id);
+                id.is_some().then_some(id)
+            }
         }
-        Err(error) => Err(error),
     }
-}
 
-/// Takes a batch. One that is refused and may be the retry of one that was taken is answered by what became of that.
-async fn admit(
-    node: &Node,
-    caller: &Arc<Caller>,
-    partition: &Partition,
-    (batch, expected): (Bytes, Expectation),
-    room: Room,
-) -> Result<Admitted, RequestError> {
-    let retried = producer_of(&batch).map(|_| batch.clone());
-    let refusal = match (partition.admit(batch, expected, room).await, &retried) {
-        (Err(refusal), Some(_)) if may_have_been_taken(&refusal) => refusal,
-        (admitted, _) => return admitted,
-    };
-    let batch = retried.expect("it was matched above");
-    // A replica that cannot read the question would stop.
-    if node.need_level(CONDITIONS_FEATURE_LEVEL).await.is_err() {
-        return Err(refusal.unknown());
-    }
-    let room = partition.room(caller, QUESTION_BYTES)?;
-    partition.ask(&batch, refusal, room).await
-}
-
-/// A batch that lives on: out of the buffer that it came in, when that is much larger than it. It is as large as the
-/// message, and a frame or two.
-fn owned(batch: Bytes, message_bytes: usize) -> Bytes {
-    if batch.len() < SHARED_BYTES_MIN || message_bytes > batch.len() + SHARED_BYTES_MIN {
-        return Bytes::copy_from_slice(&batch);
-    }
-    batch
-}
-
-/// Answered on admission; the batch goes on in the background, where it counts against the limits until it is
-/// applied. Its sender is gone when it fails: it is counted, and told in the log.
-fn acknowledge_later(
-    node: &Arc<Node>,
-    partition: Arc<Partition>,
-    admitted: Admitted,
-    timeout: Duration,
-) -> ProduceResponse {
-    let log_start_offset = partition.view.log_start().get();
-    let node = node.clone();
-    tokio::spawn(async move {
-        if let Err(error) = partition.acknowledged(admitted, timeout).await {
-            node.metrics.failed(error.reason);
-            node.metrics.refusals.lost(error.reason);
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Batch(batch) => batch.bytes(),
+            Self::Plain(records) => records.encoded_len(),
         }
-    });
-    ProduceResponse {
-        base_offset: -1,
-        last_offset: -1,
-        append_time_ms: -1,
-        log_start_offset,
-        duplicate: false,
+    }
+
+    async fn into_batch(self, node: &Node) -> Result<Bytes, RequestError> {
+        match self {
+            Self::Batch(batch) => batch.into_batch(node).await,
+            Self::Plain(records) => pack::pack(node, records).await,
+        }
     }
 }
 
-fn response(appended: Appended) -> ProduceResponse {
-    ProduceResponse {
-        base_offset: appended.base_offset.get(),
-        last_offset: appended.last_offset.get(),
-        append_time_ms: appended.append_time_ms,
-        log_start_offset: appended.log_start.get(),
-        duplicate: appended.duplicate,
+fn response(produced: Produced) -> ProduceResponse {
+    match produced {
+        Produced::Appended(appended) => ProduceResponse {
+            base_offset: appended.base_offset.get(),
+            last_offset: appended.last_offset.get(),
+            append_time_ms: appended.append_time_ms,
+            log_start_offset: appended.log_start.get(),
+            duplicate: appended.duplicate,
+        },
+        Produced::Taken { log_start } => ProduceResponse {
+            base_offset: -1,
+            last_offset: -1,
+            append_time_ms: -1,
+            log_start_offset: log_start.get(),
+            duplicate: false,
+        },
     }
-}
-
-fn timeout(node: &Node, timeout_ms: u32) -> Result<Duration, RequestError> {
-    if timeout_ms > PRODUCE_TIMEOUT_MS_MAX {
-        let message = format!("timeout_ms is {timeout_ms}: at most {PRODUCE_TIMEOUT_MS_MAX}");
-        return Err(RequestError::new(Reason::InvalidRequest, message).with("limit", PRODUCE_TIMEOUT_MS_MAX));
-    }
-    let ms = if timeout_ms == 0 {
-        node.settings.produce.timeout_ms
-    } else {
-        timeout_ms
-    };
-    Ok(Duration::from_millis(u64::from(ms)))
 }
 
 fn acks(value: i32) -> Result<Acks, RequestError> {
-    Acks::try_from(value).map_err(|_| {
-        RequestError::new(
-            Reason::InvalidRequest,
-            format!("acks {value} is not known: use ACKS_QUORUM or ACKS_NONE"),
-        )
-    })
-}
+    use jangada_proto::v1::Acks as Asked;
 
-/// Refuses what is answered on admission when Raft would throw it away.
-fn check_quorum(partition: &Partition, acks: Acks) -> Result<(), RequestError> {
-    match acks == Acks::None && partition.quorum.is_in_doubt() {
-        true => Err(partition.no_quorum()),
-        false => Ok(()),
+    match Asked::try_from(value) {
+        Ok(Asked::None) => Ok(Acks::None),
+        Ok(Asked::Unspecified | Asked::Quorum) => Ok(Acks::Quorum),
+        Err(_) => Err(invalid(format!(
+            "acks {value} is not known: use ACKS_QUORUM or ACKS_NONE"
+        ))),
     }
 }
 
-/// What the batch expects; nobody would learn of its refusal without an answer.
-async fn expectation(node: &Node, end: Option<i64>, key: Option<i64>, acks: Acks) -> Result<Expectation, RequestError> {
-    let expected = Expectation {
+fn expectation(end: Option<i64>, key: Option<i64>) -> Expectation {
+    Expectation {
         end_offset: end.map(Offset),
         key_offset: key.map(Offset),
-    };
-    if acks == Acks::None && !expected.is_none() {
-        let message = "a conditional batch needs its answer: use ACKS_QUORUM, or send it without a condition";
-        return Err(RequestError::new(Reason::InvalidRequest, message));
     }
-    if !expected.is_none() {
-        // A replica that cannot read it would stop.
-        node.need_level(CONDITIONS_FEATURE_LEVEL).await?;
-    }
-    Ok(expected)
 }
 
-/// The id of a batch's producer, if it has one. What is no batch is refused later.
-fn producer_of(batch: &[u8]) -> Option<ProducerId> {
-    let header = BatchHeader::parse(batch).ok()?;
-    header.producer_id.is_some().then_some(header.producer_id)
-}
-
-/// The same of records in the plain form.
-fn plain_producer(records: &PlainRecords) -> Option<ProducerId> {
-    let id = ProducerId(records.producer.as_ref()?.producer_id);
-    id.is_some().then_some(id)
-}
-
-/// What a batch's producer must be, as far as the log order does not matter.
-async fn check_producer(node: &Node, producer: Option<ProducerId>, acks: Acks) -> Result<(), RequestError> {
-    let Some(id) = producer else { return Ok(()) };
-    if acks == Acks::None {
-        let message =
-            "an idempotent batch needs its acknowledgement: use ACKS_QUORUM, or send it without a producer id";
-        return Err(RequestError::new(Reason::AcksNoneIdempotent, message));
-    }
-    check_allocated(node, id).await
-}
-
-/// An id that nobody was given would one day collide with the one who is.
-async fn check_allocated(node: &Node, id: ProducerId) -> Result<(), RequestError> {
-    let ahead = node.metadata.image().ids_ahead(id);
-    if ahead == Some(0) {
-        return Ok(());
-    }
-    // This broker's metadata may be behind the one that gave the id, by a moment. Not by more ids than are given in one.
-    let mut image = node.metadata.watch();
-    let may_come = ahead.is_some_and(|ahead| ahead <= IDS_AHEAD_MAX);
-    if may_come
-        && let Ok(Ok(_)) = tokio::time::timeout(METADATA_PATIENCE, image.wait_for(|image| image.is_allocated(id))).await
-    {
-        return Ok(());
-    }
-    Err(RequestError::new(
-        Reason::UnknownProducer,
-        format!("producer id {id} was never given out: call InitProducer"),
-    ))
+fn invalid(message: impl Into<String>) -> RequestError {
+    RequestError::new(Reason::InvalidRequest, message)
 }
 
 /// A produce stream: one task reads and admits, in order; one task for each partition waits for the quorum and
@@ -276,7 +159,7 @@ pub(crate) fn stream(
     requests: Streaming<ProduceStreamRequest>,
 ) -> Result<Answers, RequestError> {
     node.refuse_when_stopping()?;
-    let slot = call.caller.try_take(Resource::Streams, 1)?;
+    let slot = call.caller().try_take(Resource::Streams, 1)?;
     let (answers, outgoing) = mpsc::channel(ANSWERS_MAX);
     let (failure, failed) = oneshot::channel();
     let reader = Reader {
@@ -285,9 +168,10 @@ pub(crate) fn stream(
         lanes: HashMap::new(),
         targets: HashMap::new(),
         batches: call.batches.clone(),
-        unanswered: Unanswered::new(call.caller.clone()),
+        unanswered: Unanswered::new(call.caller().clone()),
         forget_at: LANES_FEW,
-        slot,
+        call: call.clone(),
+        _slot: slot,
     };
     tokio::spawn(reader.run(requests, failure));
     let failed = futures::stream::once(failed).filter_map(|failed| std::future::ready(failed.ok().map(Err)));
@@ -307,7 +191,8 @@ type Answer = (ProduceStreamResponse, Place);
 /// One request on its way through a partition's lane.
 struct Pending {
     correlation_id: u64,
-    outcome: Outcome,
+    /// A refusal only keeps its place.
+    outcome: Result<Accepted, RequestError>,
     place: Place,
     /// Its lane is in use until it is answered.
     in_use: Arc<()>,
@@ -334,36 +219,6 @@ impl Lane {
     }
 }
 
-enum Outcome {
-    /// Waits for its quorum.
-    Admitted(Arc<Partition>, Admitted, Instant),
-    /// Decided already; it only keeps its place.
-    Decided(Result<ProduceResponse, RequestError>),
-}
-
-/// A partition as requests name it: by its topic's id or, if that is empty, by its name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Name {
-    topic_id: Bytes,
-    topic: String,
-    partition: u32,
-}
-
-impl From<TopicPartition> for Name {
-    fn from(named: TopicPartition) -> Self {
-        Self {
-            // Beside an id the name means nothing: any number of them are one partition.
-            topic: if named.topic_id.is_empty() {
-                named.topic
-            } else {
-                String::new()
-            },
-            topic_id: named.topic_id,
-            partition: named.partition,
-        }
-    }
-}
-
 struct Reader {
     node: Arc<Node>,
     answers: mpsc::Sender<Answer>,
@@ -371,14 +226,15 @@ struct Reader {
     /// task for each name.
     lanes: HashMap<Option<GroupId>, Lane>,
     /// Resolved once per metadata version.
-    targets: HashMap<Name, (u64, Target)>,
+    targets: HashMap<PartitionRef, (u64, Target)>,
     /// The requests: what is read from the stream only says that there is one.
     batches: Batches,
     unanswered: Unanswered,
     /// How many partitions it may know before it forgets some.
     forget_at: usize,
+    call: Arc<Call>,
     /// Its place among the streams.
-    slot: Holding,
+    _slot: Holding,
 }
 
 impl Reader {
@@ -429,12 +285,15 @@ impl Reader {
             // What was not taken has no effect.
             _ = self.node.stopping() => return false,
         };
-        let name = request.partition.take().map(Name::from);
-        let target = self.resolve(name.as_ref());
+        let wanted = names::partition(request.partition.take());
+        let target = match &wanted {
+            Ok(wanted) => self.resolve(wanted),
+            Err(error) => Err(error.clone()),
+        };
         // Also of a topic that is gone: its requests keep their order.
-        let known = name.and_then(|name| self.targets.get(&name));
+        let known = wanted.ok().and_then(|wanted| self.targets.get(&wanted));
         let group = known.map(|(_, target)| target.group);
-        let outcome = self.decide(target, request, message_bytes).await;
+        let outcome = self.admit(target, request, message_bytes).await;
         if self.lanes.len().max(self.targets.len()) > self.forget_at {
             self.forget();
         }
@@ -442,7 +301,7 @@ impl Reader {
         let lane = lane.or_insert_with(|| Lane::begin(self.node.clone(), self.answers.clone()));
         let pending = Pending {
             correlation_id,
-            outcome: outcome.unwrap_or_else(|error| Outcome::Decided(Err(error))),
+            outcome,
             place,
             in_use: lane.in_use.clone(),
         };
@@ -458,70 +317,33 @@ impl Reader {
         self.forget_at = LANES_FEW.max(2 * self.lanes.len());
     }
 
-    async fn decide(
+    async fn admit(
         &self,
         target: Result<Target, RequestError>,
         request: ProduceStreamRequest,
         message_bytes: usize,
-    ) -> Result<Outcome, RequestError> {
-        let timeout = timeout(&self.node, request.timeout_ms)?;
-        let acks = acks(request.acks)?;
-        // Not waited for: that would hold up the stream's other partitions.
-        let partition = self.node.leader_now(&target?)?;
-        check_quorum(&partition, acks)?;
-        let producer = match &request.records {
-            Some(records) => plain_producer(records),
-            None => producer_of(&request.batch),
+    ) -> Result<Accepted, RequestError> {
+        let append = Append {
+            payload: ContractPayload::of(request.batch, request.records, message_bytes)?,
+            expected: expectation(request.expected_end_offset, request.expected_key_offset),
+            acks: acks(request.acks)?,
+            timeout: produce::timeout(&self.node, request.timeout_ms)?,
         };
-        check_producer(&self.node, producer, acks).await?;
-        // What waits below counts.
-        let room = partition.room(self.slot.caller(), request.batch.len().max(plain_len(&request)))?;
-        let batch = match request.records {
-            Some(_) if !request.batch.is_empty() => {
-                let message = "the request has both `batch` and `records`: set one of them";
-                return Err(RequestError::new(Reason::InvalidRequest, message));
-            }
-            Some(records) => pack::pack(&self.node, records).await?,
-            None => owned(request.batch, message_bytes),
-        };
-        let (end, key) = (request.expected_end_offset, request.expected_key_offset);
-        let expected = expectation(&self.node, end, key, acks).await?;
-        let caller = self.slot.caller();
-        let admitted = admit(&self.node, caller, &partition, (batch, expected), room).await?;
-        Ok(match acks {
-            Acks::None => Outcome::Decided(Ok(acknowledge_later(&self.node, partition, admitted, timeout))),
-            _ => Outcome::Admitted(partition, admitted, Instant::now() + timeout),
-        })
+        // An election is not waited for: that would hold up the stream's other partitions.
+        produce::admit(&self.node, &self.call.context, &target?, append, Patience::Now).await
     }
 
-    fn resolve(&mut self, name: Option<&Name>) -> Result<Target, RequestError> {
+    fn resolve(&mut self, wanted: &PartitionRef) -> Result<Target, RequestError> {
         let image = self.node.metadata.image();
-        if let Some((version, target)) = name.and_then(|name| self.targets.get(name))
+        if let Some((version, target)) = self.targets.get(wanted)
             && *version == image.version()
         {
             return Ok(target.clone());
         }
-        let wanted = name.map(|name| TopicPartition {
-            topic_id: name.topic_id.clone(),
-            topic: name.topic.clone(),
-            partition: name.partition,
-        });
-        let target = find(&image, wanted.as_ref())?;
-        if let Some(name) = name {
-            // Not a slice of the message, which would be kept with it.
-            let name = Name {
-                topic_id: Bytes::copy_from_slice(&name.topic_id),
-                ..name.clone()
-            };
-            self.targets.insert(name, (image.version(), target.clone()));
-        }
+        let target = resolve::partition_of_records(&image, wanted)?;
+        self.targets.insert(wanted.clone(), (image.version(), target.clone()));
         Ok(target)
     }
-}
-
-/// What the records of a request in the plain form take, bytes.
-fn plain_len(request: &ProduceStreamRequest) -> usize {
-    request.records.as_ref().map_or(0, prost::Message::encoded_len)
 }
 
 /// Answers the requests of one partition in their order.
@@ -534,11 +356,8 @@ async fn run_lane(node: Arc<Node>, mut waiting: mpsc::Receiver<Box<Pending>>, an
             in_use: _in_use,
         } = *pending;
         let result = match outcome {
-            Outcome::Decided(result) => result,
-            Outcome::Admitted(partition, admitted, deadline) => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                partition.acknowledged(admitted, left).await.map(response)
-            }
+            Ok(accepted) => accepted.answer().await.map(response),
+            Err(error) => Err(error),
         };
         let result = match result {
             Ok(response) => StreamResult::Ok(response),
@@ -554,20 +373,5 @@ async fn run_lane(node: Arc<Node>, mut waiting: mpsc::Receiver<Box<Pending>>, an
         if answers.send((answer, place)).await.is_err() {
             return;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_batch_keeps_no_message_that_is_much_larger() {
-        let message = Bytes::from(vec![7; 4 << 20]);
-        let batch = message.slice(..SHARED_BYTES_MIN);
-        let shared = |batch: &Bytes, bytes| owned(batch.clone(), bytes).as_ptr() == batch.as_ptr();
-        assert!(!shared(&batch, message.len()));
-        assert!(shared(&batch, batch.len() + 1000));
-        assert!(!shared(&message.slice(..1000), 1010), "a frame is larger than that");
     }
 }

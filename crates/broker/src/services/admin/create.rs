@@ -18,10 +18,11 @@ use tokio::time::{Instant, timeout_at};
 use tonic::Request;
 
 use super::topic_id;
+use crate::api::resolve;
 use crate::error::RequestError;
 use crate::node::Node;
-use crate::partitions::find_topic;
 use crate::services::forward::{CALL_TIMEOUT, channel};
+use crate::services::names;
 
 /// How long creating a topic waits until all brokers know all leaders.
 const CREATED_WITHIN: Duration = Duration::from_secs(30);
@@ -126,7 +127,7 @@ pub(super) async fn create_partitions(
 ) -> Result<CreatePartitionsResponse, RequestError> {
     let CreatePartitionsRequest { name, total, topic_id } = request;
     let image = node.metadata.image();
-    let found = find_topic(&image, &topic_id, &name)?;
+    let found = resolve::topic(&image, &names::topic(&topic_id, name)?)?;
     let Some(topic) = admission::validate_add_partitions(&image, &found.name, total)? else {
         await_leaders(node, &found.name, found.id, image.version()).await?;
         return Ok(CreatePartitionsResponse {

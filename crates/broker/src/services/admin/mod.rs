@@ -31,9 +31,11 @@ pub(crate) use self::states::{id_of, voters_of};
 use self::transfer::transfer_leader;
 use super::forward::{FORWARDED, channel, forward};
 use super::gathering::Gathering;
+use super::names;
+use crate::api::resolve;
 use crate::error::RequestError;
 use crate::node::Node;
-use crate::partitions::{Target, find, find_any, find_topic};
+use crate::partitions::Target;
 
 /// See `admin.proto`.
 pub(crate) struct Admin {
@@ -91,7 +93,7 @@ impl AdminService for Admin {
     async fn describe_topic(&self, request: Request<DescribeTopicRequest>) -> Answer<DescribeTopicResponse> {
         let DescribeTopicRequest { name, topic_id: id } = request.into_inner();
         let image = self.node.metadata.image();
-        let topic = find_topic(&image, &id, &name)?;
+        let topic = resolve::topic(&image, &names::topic(&id, name)?)?;
         let partitions = self.states(Some(topic.id), false).await?;
         Ok(Response::new(DescribeTopicResponse {
             name: topic.name.to_string(),
@@ -107,7 +109,7 @@ impl AdminService for Admin {
         let set: BTreeMap<String, String> = request.set.into_iter().collect();
         need_level_of(&self.node, set.keys().chain(&request.unset)).await?;
         let image = self.node.metadata.image();
-        let topic = find_topic(&image, &request.topic_id, &request.name)?;
+        let topic = resolve::topic(&image, &names::topic(&request.topic_id, request.name)?)?;
         let command =
             admission::validate_alter_topic(&image, &topic.name, &set, &request.unset).map_err(RequestError::from)?;
         let (_, version) = self.node.metadata.propose(&command).await?;
@@ -123,14 +125,15 @@ impl AdminService for Admin {
     async fn delete_topic(&self, request: Request<DeleteTopicRequest>) -> Answer<DeleteTopicResponse> {
         let DeleteTopicRequest { name, topic_id: id } = request.into_inner();
         let image = self.node.metadata.image();
-        let topic = find_topic(&image, &id, &name)?;
+        let topic = resolve::topic(&image, &names::topic(&id, name)?)?;
         let command = admission::validate_delete_topic(&image, &topic.name).map_err(RequestError::from)?;
         let (_, version) = self.node.metadata.propose(&command).await?;
         Ok(Response::new(DeleteTopicResponse { version }))
     }
 
     async fn trim_partition(&self, request: Request<TrimPartitionRequest>) -> Answer<TrimPartitionResponse> {
-        let target = find(&self.node.metadata.image(), request.get_ref().partition.as_ref())?;
+        let wanted = names::partition(request.get_ref().partition.clone())?;
+        let target = resolve::partition_of_records(&self.node.metadata.image(), &wanted)?;
         if let Some((broker, mut leader)) = elsewhere(&self.node, &target, &request)? {
             let answer = leader.trim_partition(forward(request.into_inner())).await;
             return passed_on(&target, broker, answer);
@@ -173,14 +176,15 @@ impl AdminService for Admin {
         } = request.into_inner();
         let topic = match name.is_empty() && id.is_empty() {
             true => None,
-            false => Some(find_topic(&self.node.metadata.image(), &id, &name)?.id),
+            false => Some(resolve::topic(&self.node.metadata.image(), &names::topic(&id, name)?)?.id),
         };
         let partitions = self.states(topic, forwarded).await?;
         Ok(Response::new(DescribePartitionsResponse { partitions }))
     }
 
     async fn transfer_leader(&self, request: Request<TransferLeaderRequest>) -> Answer<TransferLeaderResponse> {
-        let target = find_any(&self.node.metadata.image(), request.get_ref().partition.as_ref())?;
+        let wanted = names::partition(request.get_ref().partition.clone())?;
+        let target = resolve::partition(&self.node.metadata.image(), &wanted)?;
         if let Some((broker, mut leader)) = elsewhere(&self.node, &target, &request)? {
             let answer = leader.transfer_leader(forward(request.into_inner())).await;
             return passed_on(&target, broker, answer);

@@ -1,0 +1,332 @@
+//! The one way of a batch to its partition, whatever it came in: admitted in order, answered when it is applied.
+//!
+//! ```text
+//!   admit: leader here? -> quorum in doubt? -> producer id given out? -> room -> payload becomes a batch
+//!          -> condition known to all brokers? -> Partition::admit
+//!   InQuorum::acknowledged: waits for the quorum, until the time-out counted from admission
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jangada_types::feature_level::CONDITIONS_FEATURE_LEVEL;
+use jangada_types::limits::PRODUCE_TIMEOUT_MS_MAX;
+use jangada_types::{BatchHeader, Offset, ProducerId, Reason};
+use tokio::time::Instant;
+
+use super::context::RequestContext;
+use crate::error::RequestError;
+use crate::node::Node;
+use crate::partition::{Admitted, Appended, Expectation, Partition, QUESTION_BYTES, Room, may_have_been_taken};
+use crate::partitions::Target;
+
+/// How long a producer id that this broker's metadata does not have yet is waited for.
+const METADATA_PATIENCE: Duration = Duration::from_secs(1);
+/// How far above what this broker knows of an id may lie that is waited for: sixteen blocks that brokers took meanwhile.
+const IDS_AHEAD_MAX: i64 = 16_000;
+/// Batches from this size on stay in the buffer that they came in: with at most two frames of 64 KiB and as much of other
+/// fields beside them it is less than three times as large.
+const SHARED_BYTES_MIN: usize = 128 << 10;
+
+/// When an append is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Acks {
+    /// When a quorum has it on disk and it is applied.
+    Quorum,
+    /// On admission.
+    None,
+}
+
+/// Whether an append waits for a leader that is being elected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// A moment, holding room.
+    Wait,
+    /// Not at all: it would hold up others behind it.
+    Now,
+}
+
+/// What a producer sends, in the form of its protocol, until it is a record batch.
+pub(crate) trait Payload: Send {
+    /// The producer's id, if it has one. What is no batch is refused later.
+    fn producer(&self) -> Option<ProducerId>;
+
+    /// What it takes in memory, about, before and after it is a batch.
+    fn bytes(&self) -> usize;
+
+    /// Becomes a batch that lives on. Not on a worker of the runtime when that is much work.
+    fn into_batch(self, node: &Node) -> impl Future<Output = Result<Bytes, RequestError>> + Send;
+}
+
+/// A batch as Kafka's producers make it.
+pub(crate) struct ReadyBatch {
+    pub batch: Bytes,
+    /// The size of the message that it came in, bytes: it lies in a buffer as large as that, and a frame or two.
+    pub message_bytes: usize,
+}
+
+impl Payload for ReadyBatch {
+    fn producer(&self) -> Option<ProducerId> {
+        producer_of(&self.batch)
+    }
+
+    fn bytes(&self) -> usize {
+        self.batch.len()
+    }
+
+    async fn into_batch(self, _node: &Node) -> Result<Bytes, RequestError> {
+        Ok(self.owned())
+    }
+}
+
+impl ReadyBatch {
+    /// Out of the buffer that it came in, when that is much larger than it.
+    fn owned(self) -> Bytes {
+        let Self { batch, message_bytes } = self;
+        if batch.len() < SHARED_BYTES_MIN || message_bytes > batch.len() + SHARED_BYTES_MIN {
+            return Bytes::copy_from_slice(&batch);
+        }
+        batch
+    }
+}
+
+/// An append to one partition.
+pub(crate) struct Append<P> {
+    pub payload: P,
+    pub expected: Expectation,
+    pub acks: Acks,
+    /// Until it is answered, from admission on.
+    pub timeout: Duration,
+}
+
+/// What became of an append.
+pub(crate) enum Produced {
+    /// It is in the log.
+    Appended(Appended),
+    /// It was taken, and nobody says more of it.
+    Taken { log_start: Offset },
+}
+
+/// An append that was admitted.
+pub(crate) enum Accepted {
+    /// It is answered already.
+    Answered(Produced),
+    /// It waits for its quorum.
+    InQuorum(InQuorum),
+}
+
+/// An append on its way through its quorum.
+pub(crate) struct InQuorum {
+    partition: Arc<Partition>,
+    admitted: Admitted,
+    deadline: Instant,
+}
+
+impl InQuorum {
+    /// Returns when the append is applied.
+    ///
+    /// # Errors
+    /// What became of it instead. Not definite after QUORUM_TIMEOUT, or when the leader changed.
+    pub async fn acknowledged(self) -> Result<Produced, RequestError> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let appended = self.partition.acknowledged(self.admitted, left).await;
+        appended.map(Produced::Appended)
+    }
+}
+
+impl Accepted {
+    /// Returns when there is an answer.
+    pub async fn answer(self) -> Result<Produced, RequestError> {
+        match self {
+            Self::Answered(produced) => Ok(produced),
+            Self::InQuorum(waiting) => waiting.acknowledged().await,
+        }
+    }
+}
+
+/// The time until an append is answered: what was asked for, or the setting when that is 0.
+///
+/// # Errors
+/// INVALID_REQUEST: it is longer than allowed.
+pub(crate) fn timeout(node: &Node, timeout_ms: u32) -> Result<Duration, RequestError> {
+    if timeout_ms > PRODUCE_TIMEOUT_MS_MAX {
+        let message = format!("timeout_ms is {timeout_ms}: at most {PRODUCE_TIMEOUT_MS_MAX}");
+        return Err(RequestError::new(Reason::InvalidRequest, message).with("limit", PRODUCE_TIMEOUT_MS_MAX));
+    }
+    let ms = if timeout_ms == 0 {
+        node.settings.produce.timeout_ms
+    } else {
+        timeout_ms
+    };
+    Ok(Duration::from_millis(u64::from(ms)))
+}
+
+/// Takes an append, or says why not. Appends to one partition keep the order of these calls.
+///
+/// # Errors
+/// Those of `Produce` in the contract, all of them definite but that of a retry whose first try may be in the log.
+pub(crate) async fn admit<P: Payload>(
+    node: &Arc<Node>,
+    context: &RequestContext,
+    target: &Target,
+    append: Append<P>,
+    patience: Patience,
+) -> Result<Accepted, RequestError> {
+    let Append {
+        payload,
+        expected,
+        acks,
+        timeout,
+    } = append;
+    let here = match node.leader_now(target) {
+        Ok(partition) => Some(partition),
+        Err(error) if patience == Patience::Wait && error.reason == Reason::LeaderNotAvailable => None,
+        Err(error) => return Err(error),
+    };
+    if let Some(partition) = &here {
+        check_quorum(partition, acks)?;
+    }
+    // Before the append takes room: one with an invented producer id waits here, and would keep others out.
+    check_producer(node, payload.producer(), acks).await?;
+    // From here on everything that waits counts.
+    let bytes = payload.bytes();
+    let (partition, room) = match here {
+        Some(partition) => {
+            let room = partition.room(&context.caller, bytes)?;
+            (partition, room)
+        }
+        None => {
+            let room = node.room(&context.caller, bytes)?;
+            let partition = node.leader(target).await?;
+            check_quorum(&partition, acks)?;
+            let room = partition.fit(room, bytes)?;
+            (partition, room)
+        }
+    };
+    let batch = payload.into_batch(node).await?;
+    check_expectation(node, expected, acks).await?;
+    let admitted = admit_batch(node, context, &partition, (batch, expected), room).await?;
+    Ok(match acks {
+        Acks::None => Accepted::Answered(acknowledge_later(node, partition, admitted, timeout)),
+        Acks::Quorum => Accepted::InQuorum(InQuorum {
+            partition,
+            admitted,
+            deadline: Instant::now() + timeout,
+        }),
+    })
+}
+
+/// Takes a batch. One that is refused and may be the retry of one that was taken is answered by what became of that.
+async fn admit_batch(
+    node: &Node,
+    context: &RequestContext,
+    partition: &Partition,
+    (batch, expected): (Bytes, Expectation),
+    room: Room,
+) -> Result<Admitted, RequestError> {
+    let retried = producer_of(&batch).map(|_| batch.clone());
+    let refusal = match (partition.admit(batch, expected, room).await, &retried) {
+        (Err(refusal), Some(_)) if may_have_been_taken(&refusal) => refusal,
+        (admitted, _) => return admitted,
+    };
+    let batch = retried.expect("it was matched above");
+    // A replica that cannot read the question would stop.
+    if node.need_level(CONDITIONS_FEATURE_LEVEL).await.is_err() {
+        return Err(refusal.unknown());
+    }
+    let room = partition.room(&context.caller, QUESTION_BYTES)?;
+    partition.ask(&batch, refusal, room).await
+}
+
+/// The batch goes on in the background, where it counts against the limits until it is applied. Its sender is gone when it
+/// fails: that is counted, and told in the log.
+fn acknowledge_later(node: &Arc<Node>, partition: Arc<Partition>, admitted: Admitted, timeout: Duration) -> Produced {
+    let log_start = partition.view.log_start();
+    let metrics = node.metrics.clone();
+    tokio::spawn(async move {
+        if let Err(error) = partition.acknowledged(admitted, timeout).await {
+            metrics.failed(error.reason);
+            metrics.refusals.lost(error.reason);
+        }
+    });
+    Produced::Taken { log_start }
+}
+
+/// Refuses what is answered on admission when Raft would throw it away.
+fn check_quorum(partition: &Partition, acks: Acks) -> Result<(), RequestError> {
+    match acks == Acks::None && partition.quorum.is_in_doubt() {
+        true => Err(partition.no_quorum()),
+        false => Ok(()),
+    }
+}
+
+/// Refuses a condition without an answer, of whose refusal nobody would learn.
+async fn check_expectation(node: &Node, expected: Expectation, acks: Acks) -> Result<(), RequestError> {
+    if expected.is_none() {
+        return Ok(());
+    }
+    if acks == Acks::None {
+        let message = "a conditional batch needs its answer: use ACKS_QUORUM, or send it without a condition";
+        return Err(RequestError::new(Reason::InvalidRequest, message));
+    }
+    // A replica that cannot read it would stop.
+    node.need_level(CONDITIONS_FEATURE_LEVEL).await
+}
+
+fn producer_of(batch: &[u8]) -> Option<ProducerId> {
+    let header = BatchHeader::parse(batch).ok()?;
+    header.producer_id.is_some().then_some(header.producer_id)
+}
+
+/// What a batch's producer must be, as far as the log order does not matter.
+async fn check_producer(node: &Node, producer: Option<ProducerId>, acks: Acks) -> Result<(), RequestError> {
+    let Some(id) = producer else { return Ok(()) };
+    if acks == Acks::None {
+        let message =
+            "an idempotent batch needs its acknowledgement: use ACKS_QUORUM, or send it without a producer id";
+        return Err(RequestError::new(Reason::AcksNoneIdempotent, message));
+    }
+    check_allocated(node, id).await
+}
+
+/// Refuses ids that were never given out: they will be, to others.
+async fn check_allocated(node: &Node, id: ProducerId) -> Result<(), RequestError> {
+    let ahead = node.metadata.image().ids_ahead(id);
+    if ahead == Some(0) {
+        return Ok(());
+    }
+    // This broker's metadata may be behind the one that gave the id, by a moment. Not by more ids than are given in one.
+    let mut image = node.metadata.watch();
+    let may_come = ahead.is_some_and(|ahead| ahead <= IDS_AHEAD_MAX);
+    if may_come
+        && let Ok(Ok(_)) = tokio::time::timeout(METADATA_PATIENCE, image.wait_for(|image| image.is_allocated(id))).await
+    {
+        return Ok(());
+    }
+    Err(RequestError::new(
+        Reason::UnknownProducer,
+        format!("producer id {id} was never given out: call InitProducer"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_keeps_no_message_that_is_much_larger() {
+        let message = Bytes::from(vec![7; 4 << 20]);
+        let batch = message.slice(..SHARED_BYTES_MIN);
+        let shared = |batch: &Bytes, message_bytes| {
+            let ready = ReadyBatch {
+                batch: batch.clone(),
+                message_bytes,
+            };
+            ready.owned().as_ptr() == batch.as_ptr()
+        };
+        assert!(!shared(&batch, message.len()));
+        assert!(shared(&batch, batch.len() + 1000));
+        assert!(!shared(&message.slice(..1000), 1010), "a frame is larger than that");
+    }
+}

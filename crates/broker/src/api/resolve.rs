@@ -1,0 +1,85 @@
+//! The topic and the partition that a call names.
+
+use std::sync::Arc;
+
+use jangada_controller::{Image, Topic, TopicKind};
+use jangada_types::{PartitionIndex, Reason, TopicId};
+
+use crate::error::RequestError;
+use crate::partitions::Target;
+
+/// A topic as a call names it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum TopicRef {
+    /// What clients use: it is never another topic's.
+    Id(TopicId),
+    /// For tools and first calls.
+    Name(String),
+}
+
+/// A partition as a call names it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PartitionRef {
+    pub topic: TopicRef,
+    pub index: PartitionIndex,
+}
+
+/// The partition of records with that name.
+///
+/// # Errors
+/// UNKNOWN_TOPIC, UNKNOWN_PARTITION; INVALID_TOPIC_NAME for one that holds no records.
+pub(crate) fn partition_of_records(image: &Image, wanted: &PartitionRef) -> Result<Target, RequestError> {
+    let target = partition(image, wanted)?;
+    if target.topic.kind == TopicKind::Log {
+        return Ok(target);
+    }
+    Err(RequestError::new(
+        Reason::InvalidTopicName,
+        format!(
+            "topic {:?} is internal: it holds the cluster's consumer groups, not records; use the group service",
+            target.topic.name
+        ),
+    ))
+}
+
+/// The partition with that name, also of internal topics.
+///
+/// # Errors
+/// UNKNOWN_TOPIC, UNKNOWN_PARTITION.
+pub(crate) fn partition(image: &Image, wanted: &PartitionRef) -> Result<Target, RequestError> {
+    let topic = topic(image, &wanted.topic)?;
+    let index = wanted.index;
+    match topic.partition(index) {
+        Some(partition) => Ok(Target {
+            topic: topic.clone(),
+            index,
+            group: partition.group,
+        }),
+        None => {
+            let count = topic.partitions.len();
+            let message = format!(
+                "topic {:?} has no partition {index}: it has {count}, counted from 0",
+                topic.name
+            );
+            Err(RequestError::new(Reason::UnknownPartition, message).with("limit", count))
+        }
+    }
+}
+
+/// The topic with that name.
+///
+/// # Errors
+/// UNKNOWN_TOPIC.
+pub(crate) fn topic<'a>(image: &'a Image, wanted: &TopicRef) -> Result<&'a Arc<Topic>, RequestError> {
+    let unknown = |message| RequestError::new(Reason::UnknownTopic, message);
+    match wanted {
+        TopicRef::Id(id) => image.topic(*id).ok_or_else(|| {
+            unknown(format!(
+                "there is no topic with id {id}: it was deleted, or this broker does not know it yet"
+            ))
+        }),
+        TopicRef::Name(name) => image
+            .topic_named(name)
+            .ok_or_else(|| unknown(format!("there is no topic {name:?}"))),
+    }
+}
