@@ -5,14 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_controller::{BrokerView, Command, Image, Reply, Topic, admission, place};
-use jangada_proto::v1::RecordForm;
 use jangada_replication::{Group, Registry};
 use jangada_storage::Store;
-use jangada_types::limits::PLAIN_BYTES_MAX;
 use jangada_types::{BrokerId, GroupId, PartitionIndex, ProducerEpoch, ProducerId, Reason, TopicId};
 use tokio::sync::{Mutex, watch};
 
-use crate::admission::{Budgets, Caller, Holding, Resource};
+use crate::admission::{Budgets, Caller};
 use crate::cluster::metadata::Metadata;
 use crate::error::RequestError;
 use crate::groups::{COORDINATOR_REPLICAS, Shard, Shards};
@@ -33,10 +31,6 @@ const PRODUCER_ID_BLOCK: u32 = 1000;
 const LEADER_PATIENCE: Duration = Duration::from_millis(1500);
 /// After this time a client should look for the leader again.
 const LEADER_RETRY: Duration = Duration::from_millis(50);
-/// How long a fetch waits for room. Longer, and whoever asks for much would hold up those behind it on its connection that
-/// ask for little.
-const ROOM_PATIENCE: Duration = Duration::from_secs(5);
-
 /// See the module text.
 pub(crate) struct Node {
     pub settings: BrokerSettings,
@@ -326,30 +320,6 @@ impl Node {
                 }
             }
         }
-    }
-
-    /// Waits a moment until so many bytes may be read into memory: BROKER_BUSY when there is no room by then.
-    pub async fn room_to_fetch(
-        &self,
-        caller: &Arc<Caller>,
-        bytes: usize,
-        form: RecordForm,
-    ) -> Result<Holding, RequestError> {
-        let resource = match form {
-            RecordForm::Plain => Resource::PlainFetch,
-            _ => Resource::Fetch,
-        };
-        tokio::select! {
-            biased;
-            room = caller.take(resource, bytes, ROOM_PATIENCE) => room,
-            refused = self.stopping() => Err(refused),
-        }
-    }
-
-    /// Bytes of records in the plain form that one response may carry.
-    pub fn plain_bytes_max(&self) -> usize {
-        let budget = usize::try_from(self.settings.limits.fetch_inflight_bytes).expect("usize has 64 bits");
-        PLAIN_BYTES_MAX.min(budget)
     }
 
     /// An id that no producer had, with epoch 0.

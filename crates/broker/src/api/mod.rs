@@ -10,12 +10,15 @@
 //! - [`context`]: who calls.
 //! - [`boundary`]: where each call begins and ends, is counted, and may be refused.
 //! - [`resolve`]: the partition that a call names.
+//! - [`fetch`]: reading; [`offsets`]: where.
 //! - [`produce`]: the one way of a batch to its partition.
 //!
 //! [`RequestError`]: crate::error::RequestError
 
 pub(crate) mod boundary;
 pub(crate) mod context;
+pub(crate) mod fetch;
+pub(crate) mod offsets;
 pub(crate) mod operation;
 pub(crate) mod produce;
 pub(crate) mod resolve;

@@ -51,6 +51,7 @@ use tokio::sync::Mutex;
 pub(crate) use self::append::{Admitted, Appended};
 use self::append_time::AppendTimes;
 pub(crate) use self::condition::Expectation;
+pub(crate) use self::fetch::Fetched;
 use self::inflight::Inflight;
 use self::key_index::{KeptIndex, KeyIndex};
 pub(crate) use self::machine::{PartitionMachine, View, epoch_of};

@@ -10,7 +10,7 @@ use jangada_proto::v1::fetch_stream_request::Message;
 use jangada_proto::v1::{
     FetchRequest, FetchResponse, FetchStreamRequest, FetchStreamResponse, FetchStreamStart, RecordForm,
 };
-use jangada_types::limits::{FETCH_BYTES_DEFAULT, FETCH_CREDIT_BYTES_DEFAULT, FETCH_WAIT_MS_MAX};
+use jangada_types::limits::FETCH_CREDIT_BYTES_DEFAULT;
 use jangada_types::{Offset, Reason};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -21,11 +21,12 @@ use tonic::{Status, Streaming};
 use super::names;
 use super::plain::{self, Unpacked};
 use super::unread::unread;
-use crate::admission::{Call, Caller, Framed, Holding, Resource};
+use crate::admission::{Call, Framed, Holding, Resource};
+use crate::api::context::RequestContext;
+use crate::api::fetch::{self, Fetch, Form, PartitionReader, Read};
 use crate::api::resolve;
 use crate::error::RequestError;
 use crate::node::Node;
-use crate::partition::Partition;
 use crate::pool::SMALL_BYTES;
 
 /// What a fetch stream pushes.
@@ -45,64 +46,36 @@ const STALLED_RETRY: Duration = Duration::from_secs(1);
 pub(crate) async fn unary(node: &Arc<Node>, call: &Call, request: FetchRequest) -> Result<FetchResponse, RequestError> {
     let wanted = names::partition(request.partition)?;
     let target = resolve::partition_of_records(&node.metadata.image(), &wanted)?;
-    let form = form(request.form)?;
-    let max_bytes = max_bytes(node, request.max_bytes)?;
-    if request.max_wait_ms > FETCH_WAIT_MS_MAX {
-        let message = format!("max_wait_ms is {}: at most {FETCH_WAIT_MS_MAX}", request.max_wait_ms);
-        return Err(RequestError::new(Reason::InvalidRequest, message).with("limit", FETCH_WAIT_MS_MAX));
-    }
-    let partition = node.leader(&target).await?;
-    partition.check_epoch(request.leader_epoch)?;
-    let max_wait = Duration::from_millis(u64::from(request.max_wait_ms));
-    let min_bytes = usize::try_from(request.min_bytes)
-        .expect("usize has 64 bits")
-        .min(max_bytes);
-    let offset = Offset(request.offset);
-    tokio::select! {
-        waited = partition.await_bytes(offset, min_bytes, max_wait) => waited?,
-        refused = node.stopping() => return Err(refused),
-    }
-    let ask = Ask {
-        offset,
-        max_bytes,
-        form,
+    let fetch = Fetch {
+        offset: Offset(request.offset),
+        max_bytes: fetch::max_bytes(node, request.max_bytes)?,
+        form: form(request.form)?,
     };
-    let Read { response, room, .. } = read(node, call.caller(), &partition, ask).await?;
-    call.send(Framed::fetched(response, room));
+    let max_wait = fetch::max_wait(request.max_wait_ms)?;
+    let reader = PartitionReader::open(node, &call.context, &target, request.leader_epoch).await?;
+    let min_bytes = usize::try_from(request.min_bytes).expect("usize has 64 bits");
+    reader
+        .await_bytes(fetch.offset, min_bytes.min(fetch.max_bytes), max_wait)
+        .await?;
+    let Response { message, room, .. } = read(node, &reader, fetch).await?;
+    call.send(Framed::fetched(message, room));
     Ok(FetchResponse::default())
 }
 
-/// What is to be read.
-#[derive(Clone, Copy)]
-struct Ask {
-    offset: Offset,
-    max_bytes: usize,
-    form: RecordForm,
-}
-
-/// What was read.
-struct Read {
-    response: FetchResponse,
+/// What was read, as it goes out.
+struct Response {
+    message: FetchResponse,
     /// What it counts for, bytes.
     bytes: usize,
     /// Its part of the budget for bytes that were read and not sent.
     room: Holding,
 }
 
-/// Reads what there is, once there is room for it.
-async fn read(node: &Node, caller: &Arc<Caller>, partition: &Partition, ask: Ask) -> Result<Read, RequestError> {
-    let Ask {
-        offset,
-        max_bytes,
-        form,
-    } = ask;
+/// Reads what there is, and decodes it for a client that wants that.
+async fn read(node: &Node, reader: &PartitionReader, fetch: Fetch) -> Result<Response, RequestError> {
     let began = Instant::now();
-    let is_plain = form == RecordForm::Plain;
-    let most = node.plain_bytes_max();
-    let wanted = if is_plain { most.max(max_bytes) } else { max_bytes };
-    let mut room = node.room_to_fetch(caller, wanted, form).await?;
-    let fetched = partition.read(offset, max_bytes).await?;
-    let mut response = FetchResponse {
+    let Read { fetched, mut room } = reader.read(fetch).await?;
+    let mut message = FetchResponse {
         batches: Bytes::new(),
         records: Vec::new(),
         high_watermark: fetched.high_watermark.get(),
@@ -110,24 +83,24 @@ async fn read(node: &Node, caller: &Arc<Caller>, partition: &Partition, ask: Ask
         next_offset: fetched.next_offset.get(),
         leader_epoch: fetched.epoch.get(),
     };
-    let bytes = if is_plain && !fetched.batches.is_empty() {
-        let room = plain::Room::new(max_bytes, most);
-        let unpacked = unpack(node, fetched.batches, offset, room)
+    let bytes = if fetch.form == Form::Decoded && !fetched.batches.is_empty() {
+        let most = plain::Room::new(fetch.max_bytes, fetch::decoded_bytes_max(node));
+        let unpacked = unpack(node, fetched.batches, fetch.offset, most)
             .await
-            .map_err(|error| partition.refuse(error))?;
-        response.records = unpacked.records;
-        response.next_offset = unpacked.next_offset.get();
+            .map_err(|error| reader.partition.refuse(error))?;
+        message.records = unpacked.records;
+        message.next_offset = unpacked.next_offset.get();
         unpacked.bytes
     } else {
-        response.batches = fetched.batches;
-        response.batches.len()
+        message.batches = fetched.batches;
+        message.batches.len()
     };
     // What was not needed goes back at once: many streams may wait with a small response each.
     room.shrink_to(bytes);
     if bytes > 0 {
         node.metrics.read(began.elapsed());
     }
-    Ok(Read { response, bytes, room })
+    Ok(Response { message, bytes, room })
 }
 
 /// Unpacks, not on a worker of the runtime when it is much.
@@ -138,24 +111,15 @@ async fn unpack(node: &Node, batches: Bytes, from: Offset, room: plain::Room) ->
     node.compute().run(move || plain::unpack(batches, from, room)).await?
 }
 
-fn form(value: i32) -> Result<RecordForm, RequestError> {
-    RecordForm::try_from(value)
-        .map_err(|_| RequestError::new(Reason::InvalidRequest, format!("record form {value} is not known")))
-}
-
-fn max_bytes(node: &Node, asked: u32) -> Result<usize, RequestError> {
-    let limit = node.settings.limits.fetch_bytes_max;
-    if u64::from(asked) > limit {
-        return Err(
-            RequestError::new(Reason::InvalidRequest, format!("max_bytes is {asked}: at most {limit}"))
-                .with("limit", limit),
-        );
+fn form(value: i32) -> Result<Form, RequestError> {
+    match RecordForm::try_from(value) {
+        Ok(RecordForm::Plain) => Ok(Form::Decoded),
+        Ok(_) => Ok(Form::Batches),
+        Err(_) => Err(RequestError::new(
+            Reason::InvalidRequest,
+            format!("record form {value} is not known"),
+        )),
     }
-    Ok(if asked == 0 {
-        FETCH_BYTES_DEFAULT.min(usize::try_from(limit).expect("usize has 64 bits"))
-    } else {
-        asked as usize
-    })
 }
 
 fn signed(bytes: u64) -> i64 {
@@ -185,9 +149,9 @@ pub(crate) async fn stream(
             return Err(unread.unwrap_or_else(|| no_start("a fetch stream begins with `start`".to_owned())));
         }
     };
-    // Only now: who says nothing keeps nobody out.
+    // A stream takes its place only after its first message, so that idle connections do not use up all places.
     let slot = call.caller().try_take(Resource::Streams, 1)?;
-    let pusher = Pusher::open(&node, call.caller().clone(), start).await?;
+    let pusher = Pusher::open(&node, &call.context, start).await?;
     // One response is being sent, one waits.
     let (responses, outgoing) = mpsc::channel(1);
     tokio::spawn(pusher.run(requests, responses));
@@ -240,10 +204,9 @@ impl Parcel {
 /// One fetch stream.
 struct Pusher {
     node: Arc<Node>,
-    caller: Arc<Caller>,
-    partition: Arc<Partition>,
+    reader: PartitionReader,
     /// What is to be read next.
-    ask: Ask,
+    next: Fetch,
     /// Bytes; below zero after a response that went over it, as the consumer counts too.
     credit: i64,
     /// The last response, and until when it is to be taken.
@@ -251,18 +214,16 @@ struct Pusher {
 }
 
 impl Pusher {
-    async fn open(node: &Arc<Node>, caller: Arc<Caller>, start: FetchStreamStart) -> Result<Self, RequestError> {
+    async fn open(node: &Arc<Node>, context: &RequestContext, start: FetchStreamStart) -> Result<Self, RequestError> {
         let wanted = names::partition(start.partition)?;
         let target = resolve::partition_of_records(&node.metadata.image(), &wanted)?;
-        let partition = node.leader(&target).await?;
-        partition.check_epoch(start.leader_epoch)?;
+        let reader = PartitionReader::open(node, context, &target, start.leader_epoch).await?;
         Ok(Self {
             node: node.clone(),
-            caller,
-            partition,
-            ask: Ask {
+            reader,
+            next: Fetch {
                 offset: Offset(start.offset),
-                max_bytes: max_bytes(node, start.max_bytes)?,
+                max_bytes: fetch::max_bytes(node, start.max_bytes)?,
                 form: form(start.form)?,
             },
             credit: signed(if start.credit_bytes == 0 {
@@ -354,14 +315,13 @@ impl Pusher {
     }
 
     fn read_next(&self, responses: mpsc::Sender<Parcel>) -> Reading {
-        let (node, caller, partition) = (self.node.clone(), self.caller.clone(), self.partition.clone());
-        Box::pin(read_next(node, caller, partition, self.ask, responses))
+        Box::pin(read_next(self.node.clone(), self.reader.clone(), self.next, responses))
     }
 
     fn stalled(&self) -> RequestError {
         let message = format!(
             "partition {}: the stream ends, for {TAKEN_WITHIN:?} its response was not taken; open another one",
-            self.partition.name
+            self.reader.partition.name
         );
         RequestError::new(Reason::BrokerBusy, message).retry_after(STALLED_RETRY)
     }
@@ -379,25 +339,24 @@ impl Pusher {
         }
     }
 
-    fn push(&mut self, place: mpsc::OwnedPermit<Parcel>, read: Read) {
+    fn push(&mut self, place: mpsc::OwnedPermit<Parcel>, read: Response) {
         self.credit = self.credit.saturating_sub(signed(read.bytes as u64));
-        self.ask.offset = Offset(read.response.next_offset);
-        let parcel = Parcel::new(read.response, read.room);
+        self.next.offset = Offset(read.message.next_offset);
+        let parcel = Parcel::new(read.message, read.room);
         self.pushed = Some((parcel.clone(), Instant::now() + TAKEN_WITHIN));
         place.send(parcel);
     }
 }
 
 /// A place to send, and what goes there; nothing when nobody reads any more.
-type Next = Option<(mpsc::OwnedPermit<Parcel>, Read)>;
+type Next = Option<(mpsc::OwnedPermit<Parcel>, Response)>;
 type Reading = Pin<Box<dyn Future<Output = Result<Next, RequestError>> + Send>>;
 
 /// What comes next, as soon as there is anything.
 async fn read_next(
     node: Arc<Node>,
-    caller: Arc<Caller>,
-    partition: Arc<Partition>,
-    ask: Ask,
+    reader: PartitionReader,
+    fetch: Fetch,
     responses: mpsc::Sender<Parcel>,
 ) -> Result<Next, RequestError> {
     // Reads only when there is room to send, so that a consumer that stalls holds one response, not many.
@@ -405,8 +364,8 @@ async fn read_next(
         return Ok(None);
     };
     loop {
-        partition.await_bytes(ask.offset, 1, STREAM_WAIT).await?;
-        match read(&node, &caller, &partition, ask).await {
+        reader.await_bytes(fetch.offset, 1, STREAM_WAIT).await?;
+        match read(&node, &reader, fetch).await {
             Ok(read) if read.bytes > 0 => return Ok(Some((place, read))),
             Ok(_) => {}
             // Behind the others again: nobody waits for an answer.

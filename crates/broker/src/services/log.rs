@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use jangada_proto::v1::list_offsets_request::Position;
+use jangada_proto::v1::list_offsets_request::Position as Asked;
 use jangada_proto::v1::log_service_server::LogService;
 use jangada_proto::v1::{
     FetchRequest, FetchResponse, FetchStreamRequest, InitProducerRequest, InitProducerResponse, ListOffsetsRequest,
     ListOffsetsResponse, ProduceRequest, ProduceResponse, ProduceStreamRequest,
 };
-use jangada_types::{ProducerEpoch, ProducerId, Reason};
+use jangada_types::{Offset, ProducerEpoch, ProducerId, Reason};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{fetch, names, produce};
 use crate::admission::call_of;
+use crate::api::offsets::{self, Position};
 use crate::api::resolve;
 use crate::error::RequestError;
 use crate::node::Node;
@@ -94,44 +95,26 @@ impl LogService for Log {
     }
 }
 
-async fn list_offsets(node: &Node, request: ListOffsetsRequest) -> Result<ListOffsetsResponse, RequestError> {
+async fn list_offsets(node: &Arc<Node>, request: ListOffsetsRequest) -> Result<ListOffsetsResponse, RequestError> {
     let wanted = names::partition(request.partition)?;
     let target = resolve::partition_of_records(&node.metadata.image(), &wanted)?;
-    let partition = node.leader(&target).await?;
-    let leader_epoch = partition.leader_epoch()?.get();
-    let none = ListOffsetsResponse {
-        offset: -1,
-        timestamp_ms: -1,
-        leader_epoch,
-    };
-    match request.position {
-        Some(Position::Earliest(_)) => Ok(ListOffsetsResponse {
-            offset: partition.view.log_start().get(),
-            ..none
-        }),
-        Some(Position::Latest(_)) => Ok(ListOffsetsResponse {
-            offset: partition.latest_offset().await?.get(),
-            ..none
-        }),
-        Some(Position::TimestampMs(timestamp_ms)) => {
-            if timestamp_ms < 0 {
-                return Err(RequestError::new(
-                    Reason::InvalidTimestamp,
-                    format!("timestamp {timestamp_ms} lies before 1970"),
-                ));
-            }
-            let found = partition.offset_by_timestamp(timestamp_ms).await?;
-            Ok(found.map_or(none, |(offset, timestamp_ms)| ListOffsetsResponse {
-                offset: offset.get(),
-                timestamp_ms,
-                leader_epoch,
-            }))
+    let position = match request.position {
+        Some(Asked::Earliest(_)) => Position::Earliest,
+        Some(Asked::Latest(_)) => Position::Latest,
+        Some(Asked::TimestampMs(timestamp_ms)) => Position::Timestamp(timestamp_ms),
+        None => {
+            return Err(RequestError::new(
+                Reason::InvalidRequest,
+                "the request names no position: set earliest, latest or timestamp_ms",
+            ));
         }
-        None => Err(RequestError::new(
-            Reason::InvalidRequest,
-            "the request names no position: set earliest, latest or timestamp_ms",
-        )),
-    }
+    };
+    let found = offsets::find(node, &target, position).await?;
+    Ok(ListOffsetsResponse {
+        offset: found.offset.map_or(-1, Offset::get),
+        timestamp_ms: found.timestamp_ms.unwrap_or(-1),
+        leader_epoch: found.leader_epoch.get(),
+    })
 }
 
 async fn init_producer(node: &Node, request: InitProducerRequest) -> Result<InitProducerResponse, RequestError> {
