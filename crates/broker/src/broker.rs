@@ -19,20 +19,19 @@ use crate::clock_guard::ClockGuard;
 use crate::cluster::balance::Balancer;
 use crate::cluster::bootstrap::{Bootstrap, BootstrapError, Local};
 use crate::cluster::directory::{DataDirectory, DirectoryError};
-use crate::cluster::metadata::{Metadata, MetadataMachine};
+use crate::cluster::metadata::Metadata;
 use crate::cluster::reconcile::Reconciler;
 use crate::cluster::roster::ImageRoster;
-use crate::groups;
+use crate::groups::{self, LagSources};
 use crate::listener::descriptors::{self, Shares, TooFewDescriptors, Wanted};
 use crate::listener::{Acceptor, GateLimits, Kind, Listener};
 use crate::metrics::{ConnectionMetrics, Metrics};
 use crate::node::Node;
-use crate::partition::Shared;
-use crate::partitions::Partitions;
+use crate::partition::{Partition, Shared};
 use crate::pool::Pool;
-use crate::quorum;
 use crate::repair::scrub::Scrubber;
 use crate::repair::worker::Repairer;
+use crate::replica::Replicas;
 use crate::seams::Seams;
 use crate::services::internal::Internal;
 use crate::serving::{serve_http, serve_internal, serve_public, stalled_after};
@@ -43,6 +42,8 @@ use crate::tail::Missing;
 const TRANSFERS_AT_ONCE: usize = 64;
 /// Partitions whose retention is looked at at once: one without a quorum must not hold up the others.
 const RETENTION_AT_ONCE: usize = 16;
+/// Between two looks for refusals that are over.
+const REFUSALS_INTERVAL: Duration = Duration::from_millis(500);
 /// How long one leadership's hand-over may take.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -267,10 +268,11 @@ impl Broker {
         let registry = Registry::start(identity, store.clone(), timing, starts)
             .map_err(|error| self.of_metadata(&store, error))?;
         self.bootstrap.registry.send_replace(Some(registry.clone()));
+        let replicas = Arc::new(Replicas::new(registry.clone(), raft.quorum_timeout()));
         let mut early_fence = fence.clone();
         let result = tokio::select! {
-            joined = self.join(&registry) => match joined {
-                Ok(metadata) => self.serve(metadata, rocks.clone(), &mut fence, shutdown).await,
+            joined = self.join(&registry, &replicas) => match joined {
+                Ok(metadata) => self.serve(metadata, replicas.clone(), rocks.clone(), &mut fence, shutdown).await,
                 Err(error) => Err(error.into()),
             },
             () = &mut shutdown => Ok(()),
@@ -284,6 +286,7 @@ impl Broker {
         self.bootstrap.registry.send_replace(None);
         self.bootstrap.metadata.send_replace(None);
         self.node.send_replace(None);
+        drop(replicas);
         // Writes what is queued, syncs, joins the threads. Tasks of connections that are still open keep only a store
         // that takes nothing more.
         if let Err(error) = tokio::task::spawn_blocking(move || rocks.shutdown()).await {
@@ -293,12 +296,11 @@ impl Broker {
     }
 
     /// Asks the peers what they have seen of this broker, and only then takes part: in the metadata group, in the cluster.
-    async fn join(&self, registry: &Arc<Registry>) -> Result<Metadata, StartError> {
+    async fn join(&self, registry: &Arc<Registry>, replicas: &Replicas) -> Result<Metadata, StartError> {
         self.bootstrap.ask_peers(registry).await;
-        let (machine, image) = MetadataMachine::new();
-        let opened = registry.open(GroupId::METADATA, Box::new(machine)).await;
-        let group = opened.map_err(|error| self.of_metadata(registry.store(), error))?;
-        let metadata = Metadata::new(registry.clone(), group, image);
+        let opened = Metadata::open(replicas, registry).await;
+        let opened = opened.map_err(|error| self.of_metadata(registry.store(), error))?;
+        let metadata = Metadata::clone(&opened);
         registry.set_roster(ImageRoster::new(metadata.watch()));
         self.bootstrap.metadata.send_replace(Some(metadata.clone()));
         self.bootstrap.complete(&metadata).await?;
@@ -389,6 +391,7 @@ impl Broker {
     async fn serve(
         &self,
         metadata: Metadata,
+        replicas: Arc<Replicas>,
         rocks: Arc<RocksStore>,
         fence: &mut watch::Receiver<Option<String>>,
         mut shutdown: std::pin::Pin<&mut impl Future<Output = ()>>,
@@ -407,13 +410,11 @@ impl Broker {
             read_pool: Pool::new(settings.storage.read_threads as usize),
             compute: Pool::of_processors(),
             producer_expiration_ms: i64::try_from(settings.produce.producer_expiration_ms).unwrap_or(i64::MAX),
-            quorum_within: quorum::within(settings),
         });
-        let partitions = Arc::new(Partitions::default());
         let node = Arc::new(Node::new(
             settings.clone(),
             metadata.clone(),
-            partitions.clone(),
+            replicas.clone(),
             self.seams.clone(),
             shared.clone(),
             self.stop.subscribe(),
@@ -423,18 +424,25 @@ impl Broker {
             let (bootstrap, metadata) = (self.bootstrap.clone(), metadata.clone());
             async move { bootstrap.keep_registered(metadata).await }
         });
-        let shards = node.shards.clone();
-        let ticker = tokio::spawn(groups::tick(shards.clone(), metadata.clone()));
+        let groups = node.groups.clone();
+        let ticker = tokio::spawn(groups::tick(replicas.clone(), groups.clone(), metadata.clone()));
         let repairs = node.repairs.clone();
-        let reconciler = tokio::spawn(Reconciler::new(metadata, partitions.clone(), shards, shared, repairs).run());
+        let reconciler = Reconciler::new(metadata.clone(), replicas.clone(), shared, groups, repairs);
+        let reconciler = tokio::spawn(reconciler.run());
         let repairer = tokio::spawn(Repairer { node: node.clone() }.run());
         let scrubber = tokio::spawn(Scrubber { node: node.clone() }.run());
-        let quorums = tokio::spawn(quorum::watch(node.clone()));
-        let lag = tokio::spawn(groups::watch_lag(node.clone()));
+        let quorums = tokio::spawn(replicas.clone().check_quorums());
+        let refusals = tokio::spawn(report_refusals(self.metrics.clone()));
+        let sources = LagSources {
+            metadata,
+            replicas: replicas.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let lag = tokio::spawn(groups::watch_lag(sources, settings.metrics.clone()));
         let stalled = tokio::spawn(admission::watch_stalled(node.budgets.clone(), stalled_after(settings)));
         let clocks = tokio::spawn(clock.watch());
         let retention = tokio::spawn(enforce_retention(
-            partitions,
+            replicas,
             Duration::from_millis(settings.retention.check_interval_ms),
         ));
         self.node.send_replace(Some(node.clone()));
@@ -468,6 +476,7 @@ impl Broker {
         reconciler.abort();
         ticker.abort();
         quorums.abort();
+        refusals.abort();
         lag.abort();
         stalled.abort();
         clocks.abort();
@@ -491,8 +500,7 @@ impl Broker {
         let after = Duration::from_millis(self.settings.cluster.preferred_leader_after_ms);
         let balancer = Balancer {
             metadata: node.metadata.clone(),
-            partitions: node.partitions.clone(),
-            shards: node.shards.clone(),
+            replicas: node.replicas.clone(),
             after,
             fit_since: BTreeMap::new(),
         };
@@ -517,13 +525,24 @@ async fn fence_of(fence: &mut watch::Receiver<Option<String>>) -> String {
     }
 }
 
+/// Writes down which refusals are over.
+async fn report_refusals(metrics: Arc<Metrics>) {
+    let mut tick = tokio::time::interval(REFUSALS_INTERVAL);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        metrics.refusals.look();
+    }
+}
+
 /// Retention, looked at now and then on whatever this broker leads.
-async fn enforce_retention(partitions: Arc<Partitions>, every: Duration) {
+async fn enforce_retention(replicas: Arc<Replicas>, every: Duration) {
     let mut tick = tokio::time::interval(every);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        let enforce = partitions.all().into_iter().map(|partition| async move {
+        let partitions = replicas.fronts::<Partition>();
+        let enforce = partitions.into_iter().map(|partition| async move {
             if let Err(error) = partition.enforce_retention().await {
                 tracing::debug!(%error, "retention");
             }

@@ -45,7 +45,7 @@ impl Health {
     pub async fn report(mut self, node: Arc<Node>) {
         let mut image = node.metadata.watch();
         let mut leaders = node.registry().leaders().watch();
-        let stopping = node.stopping();
+        let stopping = node.stopping.begun();
         tokio::pin!(stopping);
         loop {
             image.borrow_and_update();

@@ -13,15 +13,20 @@ use tokio::sync::watch;
 
 use crate::metrics::Form;
 use crate::node::Node;
+use crate::scrape::Scrape;
 
 /// Set once this broker is part of a cluster.
 pub(crate) type NodeWatch = watch::Receiver<Option<Arc<Node>>>;
 
 pub(crate) fn router(node: NodeWatch) -> Router {
+    let scrape = Arc::<Scrape>::default();
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
+        .route(
+            "/metrics",
+            get(move |node, headers| metrics(node, headers, scrape.clone())),
+        )
         .with_state(node)
 }
 
@@ -40,7 +45,7 @@ async fn readyz(State(node): State<NodeWatch>) -> (StatusCode, String) {
 /// Ready: the metadata is caught up, this broker has all replicas that it is to have, and each knows its leader, which
 /// lives.
 pub(crate) fn not_ready(node: &Node) -> Option<String> {
-    if node.refuse_when_stopping().is_err() {
+    if node.stopping.refuse().is_err() {
         return Some("the broker is shutting down".into());
     }
     if let StoreCondition::Fenced(cause) = node.store().condition() {
@@ -53,13 +58,13 @@ pub(crate) fn not_ready(node: &Node) -> Option<String> {
     let mut missing = 0;
     let mut leaderless = 0;
     for (wanted, _) in image.partitions_of(node.broker()) {
-        match node.hosted(wanted.partition.group) {
+        match node.replicas.get(wanted.partition.group) {
             None => missing += 1,
-            Some(group) if !node.knows_leader(&group) => leaderless += 1,
+            Some(replica) if !node.replicas.knows_leader(&replica.group) => leaderless += 1,
             Some(_) => {}
         }
     }
-    if !node.knows_leader(&node.metadata.group) {
+    if !node.replicas.knows_leader(&node.metadata.hosted.group) {
         return Some("the metadata group has no leader".into());
     }
     (missing + leaderless > 0).then(|| format!("{missing} replicas are not open yet, {leaderless} know no leader"))
@@ -76,7 +81,7 @@ fn refuses_writes(node: &Node) -> Option<String> {
     }
 }
 
-async fn metrics(State(node): State<NodeWatch>, headers: HeaderMap) -> Response {
+async fn metrics(State(node): State<NodeWatch>, headers: HeaderMap, scrape: Arc<Scrape>) -> Response {
     let node = node.borrow().clone();
     let Some(node) = node else {
         let text = "this broker does not belong to a cluster yet\n";
@@ -85,7 +90,7 @@ async fn metrics(State(node): State<NodeWatch>, headers: HeaderMap) -> Response 
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
     let form = Form::accepted(accept);
     // With many replicas it takes some milliseconds, which calls must not wait for.
-    match tokio::task::spawn_blocking(move || node.metrics.render(&node, form)).await {
+    match tokio::task::spawn_blocking(move || scrape.render(&node, form)).await {
         Ok(text) => ([(CONTENT_TYPE, form.content_type())], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }

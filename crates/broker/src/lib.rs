@@ -2,9 +2,11 @@
 //! storage.
 //!
 //! ```text
-//!  services (gRPC) --> node --> partition --> replication::Group --> ... --> apply --> partition::machine --> view --> fetch
+//!  services (gRPC) --> api --> leader_lookup --> partition --> replication::Group --> ... --> partition::machine --> view --> fetch
 //!                       |
 //!                       +--> cluster::metadata (group 0) --> image --> cluster::reconcile --> opens, deletes, re-members groups
+//!
+//!  replica::Replicas: all of them, partitions, shards and the metadata alike; who leads them; whether a quorum answers
 //! ```
 //!
 //! - [`Broker`]: start and stop.
@@ -15,7 +17,10 @@
 //! - `partition`: append, read, retention of one partition.
 //! - `groups`: the coordinator's shards, which hold the consumer groups.
 //! - `repair`: damaged replicas, from finding them to filling them again.
-//! - `quorum`: whether anybody answers a leader.
+//! - `replica`: a Raft group's replica here, of whatever kind: opening, leadership, CheckQuorum.
+//! - `node`: the handles that the services share. `leader_lookup`: who answers a request. `producer_ids`: ids of producers.
+//!   `stopping`: whether the broker stops. `target`: a partition that a request names.
+//! - `metrics`: what is counted. `scrape`: what `/metrics` shows.
 //! - `proposed`: what a command holds until Raft lets go of it.
 //! - `disk`: whether the disk takes more.
 //! - `services`: the gRPC surface.
@@ -34,21 +39,25 @@ mod error;
 mod groups;
 mod health;
 mod http;
+mod leader_lookup;
 mod listener;
 mod metrics;
 mod node;
 mod partition;
-mod partitions;
 mod pool;
+mod producer_ids;
 mod proposed;
-mod quorum;
 mod refusal_log;
 mod repair;
+mod replica;
+mod scrape;
 mod seams;
 mod services;
 mod serving;
 pub mod settings;
+mod stopping;
 mod tail;
+mod target;
 #[cfg(test)]
 mod testing;
 

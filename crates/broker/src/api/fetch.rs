@@ -11,7 +11,7 @@ use crate::admission::{Caller, Holding, Resource};
 use crate::error::RequestError;
 use crate::node::Node;
 use crate::partition::{Fetched, Partition};
-use crate::partitions::Target;
+use crate::target::Target;
 
 /// How long a fetch waits for room. Longer, and whoever asks for much would hold up those behind it on its connection that
 /// ask for little.
@@ -62,7 +62,7 @@ impl PartitionReader {
         target: &Target,
         leader_epoch: Option<u32>,
     ) -> Result<Self, RequestError> {
-        let partition = node.leader(target).await?;
+        let partition = node.leaders.leading::<Partition>(target).await?;
         partition.check_epoch(leader_epoch)?;
         Ok(Self {
             node: node.clone(),
@@ -78,7 +78,7 @@ impl PartitionReader {
     pub async fn await_bytes(&self, offset: Offset, min_bytes: usize, max_wait: Duration) -> Result<(), RequestError> {
         tokio::select! {
             waited = self.partition.await_bytes(offset, min_bytes, max_wait) => waited,
-            refused = self.node.stopping() => Err(refused),
+            refused = self.node.stopping.begun() => Err(refused),
         }
     }
 
@@ -99,7 +99,7 @@ impl PartitionReader {
         let room = tokio::select! {
             biased;
             room = self.caller.take(resource, wanted, ROOM_PATIENCE) => room?,
-            refused = self.node.stopping() => return Err(refused),
+            refused = self.node.stopping.begun() => return Err(refused),
         };
         let fetched = self.partition.read(offset, max_bytes).await?;
         Ok(Read { fetched, room })

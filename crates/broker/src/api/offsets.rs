@@ -6,7 +6,8 @@ use jangada_types::{LeaderEpoch, Offset, Reason};
 
 use crate::error::RequestError;
 use crate::node::Node;
-use crate::partitions::Target;
+use crate::partition::Partition;
+use crate::target::Target;
 
 /// Which offset is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +35,8 @@ pub(crate) struct Found {
 /// # Errors
 /// INVALID_TIMESTAMP, NOT_LEADER, LEADER_NOT_AVAILABLE, DATA_CORRUPTED; QUORUM_TIMEOUT when no quorum confirms the lead.
 pub(crate) async fn find(node: &Arc<Node>, target: &Target, position: Position) -> Result<Found, RequestError> {
-    let partition = node.leader(target).await?;
-    let leader_epoch = partition.leader_epoch()?;
+    let partition = node.leaders.leading::<Partition>(target).await?;
+    let leader_epoch = partition.hosted.leader_epoch()?;
     let (offset, timestamp_ms) = match position {
         Position::Earliest => (Some(partition.view.log_start()), None),
         Position::Latest => (Some(partition.latest_offset().await?), None),

@@ -19,7 +19,7 @@ use super::context::RequestContext;
 use crate::error::RequestError;
 use crate::node::Node;
 use crate::partition::{Admitted, Appended, Expectation, Partition, QUESTION_BYTES, Room, may_have_been_taken};
-use crate::partitions::Target;
+use crate::target::Target;
 
 /// How long a producer id that this broker's metadata does not have yet is waited for.
 const METADATA_PATIENCE: Duration = Duration::from_secs(1);
@@ -179,7 +179,7 @@ pub(crate) async fn admit<P: Payload>(
         acks,
         timeout,
     } = append;
-    let here = match node.leader_now(target) {
+    let here = match node.leaders.leading_now::<Partition>(target) {
         Ok(partition) => Some(partition),
         Err(error) if patience == Patience::Wait && error.reason == Reason::LeaderNotAvailable => None,
         Err(error) => return Err(error),
@@ -197,8 +197,8 @@ pub(crate) async fn admit<P: Payload>(
             (partition, room)
         }
         None => {
-            let room = node.room(&context.caller, bytes)?;
-            let partition = node.leader(target).await?;
+            let room = node.partitions.room(&context.caller, bytes)?;
+            let partition = node.leaders.leading::<Partition>(target).await?;
             check_quorum(&partition, acks)?;
             let room = partition.fit(room, bytes)?;
             (partition, room)
@@ -232,7 +232,12 @@ async fn admit_batch(
     };
     let batch = retried.expect("it was matched above");
     // A replica that cannot read the question would stop.
-    if node.need_level(CONDITIONS_FEATURE_LEVEL).await.is_err() {
+    if node
+        .metadata
+        .require_feature_level(CONDITIONS_FEATURE_LEVEL)
+        .await
+        .is_err()
+    {
         return Err(refusal.unknown());
     }
     let room = partition.room(&context.caller, QUESTION_BYTES)?;
@@ -255,8 +260,8 @@ fn acknowledge_later(node: &Arc<Node>, partition: Arc<Partition>, admitted: Admi
 
 /// Refuses what is answered on admission when Raft would throw it away.
 fn check_quorum(partition: &Partition, acks: Acks) -> Result<(), RequestError> {
-    match acks == Acks::None && partition.quorum.is_in_doubt() {
-        true => Err(partition.no_quorum()),
+    match acks == Acks::None && partition.hosted.check_quorum.is_in_doubt() {
+        true => Err(partition.hosted.no_quorum()),
         false => Ok(()),
     }
 }
@@ -271,7 +276,7 @@ async fn check_expectation(node: &Node, expected: Expectation, acks: Acks) -> Re
         return Err(RequestError::new(Reason::InvalidRequest, message));
     }
     // A replica that cannot read it would stop.
-    node.need_level(CONDITIONS_FEATURE_LEVEL).await
+    node.metadata.require_feature_level(CONDITIONS_FEATURE_LEVEL).await
 }
 
 fn producer_of(batch: &[u8]) -> Option<ProducerId> {

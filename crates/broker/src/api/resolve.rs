@@ -6,7 +6,7 @@ use jangada_controller::{Image, Topic, TopicKind};
 use jangada_types::{PartitionIndex, Reason, TopicId};
 
 use crate::error::RequestError;
-use crate::partitions::Target;
+use crate::target::Target;
 
 /// A topic as a call names it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -49,21 +49,14 @@ pub(crate) fn partition_of_records(image: &Image, wanted: &PartitionRef) -> Resu
 pub(crate) fn partition(image: &Image, wanted: &PartitionRef) -> Result<Target, RequestError> {
     let topic = topic(image, &wanted.topic)?;
     let index = wanted.index;
-    match topic.partition(index) {
-        Some(partition) => Ok(Target {
-            topic: topic.clone(),
-            index,
-            group: partition.group,
-        }),
-        None => {
-            let count = topic.partitions.len();
-            let message = format!(
-                "topic {:?} has no partition {index}: it has {count}, counted from 0",
-                topic.name
-            );
-            Err(RequestError::new(Reason::UnknownPartition, message).with("limit", count))
-        }
-    }
+    Target::of(topic, index).ok_or_else(|| {
+        let count = topic.partitions.len();
+        let message = format!(
+            "topic {:?} has no partition {index}: it has {count}, counted from 0",
+            topic.name
+        );
+        RequestError::new(Reason::UnknownPartition, message).with("limit", count)
+    })
 }
 
 /// The topic with that name.

@@ -1,7 +1,7 @@
 //! Puts leaderships back to where the placement wants them: to each partition's preferred leader, the first of its
 //! replicas. Placement spreads those evenly, so after a restart the load is even again.
 //!
-//! One task on each broker looks at the partitions that this broker leads, the coordinator's shards among them. A
+//! One task on each broker looks at the groups of topics that this broker leads, of every kind. A
 //! preferred leader must have been alive, sound, in sync and with space on its disk for a while, without a break; then
 //! leadership is handed over as an operator would, a few at a time.
 
@@ -16,9 +16,7 @@ use jangada_types::{GroupId, ReplicaId};
 use tokio::time::Instant;
 
 use super::metadata::Metadata;
-use crate::groups::Shards;
-use crate::partition::PartitionName;
-use crate::partitions::Partitions;
+use crate::replica::{Hosted, Replicas};
 
 /// Between two looks, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -36,18 +34,11 @@ const HEARTBEATS_SILENT_MAX: u32 = 3;
 /// See the module text.
 pub(crate) struct Balancer {
     pub metadata: Metadata,
-    pub partitions: Arc<Partitions>,
-    pub shards: Arc<Shards>,
+    pub replicas: Arc<Replicas>,
     /// How long a preferred leader must have been fit.
     pub after: Duration,
     /// Since when the preferred leaders of partitions that this broker leads have been fit.
     pub fit_since: BTreeMap<GroupId, Instant>,
-}
-
-/// A replica here, of a partition or of a shard.
-struct Hosted {
-    name: PartitionName,
-    group: Group,
 }
 
 impl Balancer {
@@ -58,7 +49,7 @@ impl Balancer {
         loop {
             tick.tick().await;
             let due = self.look();
-            let hand_overs = due.into_iter().map(|(hosted, to)| self.hand_over(hosted, to));
+            let hand_overs = due.into_iter().map(|(replica, to)| self.hand_over(replica, to));
             let handed_over: Vec<GroupId> = futures::stream::iter(hand_overs)
                 .buffer_unordered(AT_ONCE)
                 .collect()
@@ -74,36 +65,20 @@ impl Balancer {
         &self.metadata.registry
     }
 
-    /// What is led here.
-    fn hosted(&self) -> Vec<Hosted> {
-        let partitions = self.partitions.all().into_iter();
-        let partitions = partitions.filter(|partition| partition.group.status().ready);
-        let partitions = partitions.map(|partition| Hosted {
-            name: partition.name.clone(),
-            group: partition.group.clone(),
-        });
-        let shards = self.shards.all().into_iter().filter(|shard| shard.group.status().ready);
-        let shards = shards.map(|shard| Hosted {
-            name: shard.name.clone(),
-            group: shard.group.clone(),
-        });
-        partitions.chain(shards).collect()
-    }
-
     /// The replicas whose leadership is due to move, and where to.
-    fn look(&mut self) -> Vec<(Hosted, ReplicaId)> {
+    fn look(&mut self) -> Vec<(Arc<Hosted>, ReplicaId)> {
         let image = self.metadata.image();
         let mut fit_since = BTreeMap::new();
         let mut due = Vec::new();
-        for hosted in self.hosted() {
-            let Some(to) = self.fit_preferred(&image, &hosted.group) else {
+        for replica in self.replicas.all() {
+            let Some(to) = self.fit_preferred(&image, &replica.group) else {
                 continue;
             };
-            let group = hosted.group.id();
+            let group = replica.id();
             let since = *self.fit_since.get(&group).unwrap_or(&Instant::now());
             fit_since.insert(group, since);
             if since.elapsed() >= self.after {
-                due.push((hosted, to));
+                due.push((replica, to));
             }
         }
         self.fit_since = fit_since;
@@ -138,9 +113,10 @@ impl Balancer {
         (is_near && answers).then_some(preferred)
     }
 
-    async fn hand_over(&self, Hosted { name, group }: Hosted, to: ReplicaId) -> GroupId {
+    async fn hand_over(&self, replica: Arc<Hosted>, to: ReplicaId) -> GroupId {
+        let Hosted { name, group, .. } = &*replica;
         // Others went first, and much may have changed meanwhile.
-        if self.fit_preferred(&self.metadata.image(), &group) == Some(to) {
+        if self.fit_preferred(&self.metadata.image(), group) == Some(to) {
             match group.transfer_leader(to, HAND_OVER_WITHIN).await {
                 Ok(status) => {
                     let leader = status.leader.map(|leader| leader.broker.get());

@@ -4,24 +4,34 @@
 //! Every broker holds a replica (a voter or a learner), so each has the whole image in memory. A command that is
 //! proposed elsewhere than at the leader is passed on to it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jangada_controller::{Command, Image, Reply};
+use jangada_controller::{Command, Image, Reply, admission};
 use jangada_proto::internal::ProposeMetadataRequest;
 use jangada_proto::internal::internal_service_client::InternalServiceClient;
 use jangada_replication::{
-    self as replication, Check, Effects, Group, ProposeError, Registry, RestoreError, Retention, StateMachine,
+    self as replication, Check, Effects, OpenError, ProposeError, Registry, RestoreError, Retention, StateMachine,
     transport,
 };
 use jangada_storage::LogPosition;
-use jangada_types::{GroupId, Reason};
+use jangada_types::{BrokerId, GroupId, Reason};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::error::RequestError;
+use crate::replica::{Front, Hosted, Kind, ReplicaName, Replicas};
 
+/// The metadata group, among the kinds of hosted groups. There is one.
+const KIND: Kind = Kind {
+    noun: "",
+    not_ready: Reason::LeaderNotAvailable,
+    replicas_min: 1,
+    without_quorum: "nothing can be created or changed",
+    is_vital: true,
+};
 /// Until when a command is tried again, elections included. With one try more it is less than the 10 s that a client waits.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How far above the version that this broker has may lie that is waited for. A new broker lacks many, and gets them at once with a
@@ -106,13 +116,31 @@ impl Check for MetadataCheck {
 #[derive(Clone)]
 pub(crate) struct Metadata {
     pub registry: Arc<Registry>,
-    pub group: Group,
+    pub hosted: Arc<Hosted>,
     image: watch::Receiver<Arc<Image>>,
 }
 
+impl Front for Metadata {}
+
 impl Metadata {
-    pub fn new(registry: Arc<Registry>, group: Group, image: watch::Receiver<Arc<Image>>) -> Self {
-        Self { registry, group, image }
+    pub fn new(registry: Arc<Registry>, hosted: Arc<Hosted>, image: watch::Receiver<Arc<Image>>) -> Self {
+        Self {
+            registry,
+            hosted,
+            image,
+        }
+    }
+
+    /// Opens this broker's replica of the metadata group.
+    pub async fn open(replicas: &Replicas, registry: &Arc<Registry>) -> Result<Arc<Self>, OpenError> {
+        let (machine, image) = MetadataMachine::new();
+        let name = ReplicaName {
+            topic: "metadata".into(),
+            index: None,
+        };
+        let id = (GroupId::METADATA, registry.local_replica());
+        let front = |hosted| Self::new(registry.clone(), hosted, image);
+        replicas.open(id, (&KIND, name), Box::new(machine), front).await
     }
 
     /// The image as of now.
@@ -182,16 +210,46 @@ impl Metadata {
         }
     }
 
+    /// Makes sure that every broker of the cluster knows what is to be used, now and from now on.
+    pub async fn require_feature_level(&self, level: u32) -> Result<(), RequestError> {
+        if let Some(raise) = admission::validate_raise_feature_level(&self.image(), level)? {
+            self.propose(&raise).await?;
+            tracing::info!(level, "raised the cluster's feature level");
+        }
+        Ok(())
+    }
+
+    /// An error that names a leader, with the address that clients reach it at.
+    pub fn with_leader_address(&self, error: RequestError) -> RequestError {
+        let leader = error.metadata.get("leader_id").and_then(|id| id.parse().ok());
+        let image = self.image();
+        match leader.and_then(|leader| image.broker(BrokerId(leader))) {
+            Some(broker) => error.with("leader_address", &broker.address),
+            None => error,
+        }
+    }
+
+    /// A client does not look for the metadata's leader: for it each failure is one to find it.
+    fn propose_error(&self, error: &ProposeError) -> RequestError {
+        let refused = self.hosted.propose_error(error);
+        RequestError {
+            reason: Reason::LeaderNotAvailable,
+            message: format!("{}: {error}", self.hosted.title),
+            definite: error.is_definite(),
+            metadata: BTreeMap::new(),
+            ..refused.retry_after(RETRY)
+        }
+    }
+
     /// One try: here, or passed on to the leader unless it was passed on already.
     pub async fn propose_once(&self, command: Bytes, forwarded: bool) -> Result<(Bytes, u64), RequestError> {
-        if self.group.status().leading || forwarded {
-            let proposed = self
-                .group
-                .propose(replication::Command::new(&[1], command), TRY_TIMEOUT)
-                .await;
+        let group = &self.hosted.group;
+        if group.status().leading || forwarded {
+            let command = replication::Command::new(&[1], command);
+            let proposed = group.propose(command, TRY_TIMEOUT).await;
             return proposed
                 .map(|applied| (applied.reply, applied.position.index + 1))
-                .map_err(propose_error);
+                .map_err(|error| self.propose_error(&error));
         }
         let leader = self
             .registry
@@ -240,18 +298,12 @@ impl Metadata {
     }
 }
 
-fn propose_error(error: ProposeError) -> RequestError {
-    let definite = error.is_definite();
-    let error = RequestError::new(Reason::LeaderNotAvailable, format!("metadata: {error}")).retry_after(RETRY);
-    if definite { error } else { error.unknown() }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     use jangada_controller::{BrokerRegistration, DirectoryId};
-    use jangada_types::{BrokerId, Incarnation};
+    use jangada_types::Incarnation;
 
     use super::*;
     use crate::testing::Alone;
@@ -263,11 +315,10 @@ mod tests {
             registry,
             ..
         } = Alone::start();
-        let (machine, image) = MetadataMachine::new();
-        let group = registry
-            .open(GroupId::METADATA, Box::new(machine))
-            .await
-            .expect("it is new");
+        let replicas = Replicas::new(registry.clone(), TIMEOUT);
+        let opened = Metadata::open(&replicas, &registry).await.expect("it is new");
+        let (hosted, image) = (opened.hosted.clone(), opened.watch());
+        let group = hosted.group.clone();
         let alone = BTreeSet::from([registry.local_replica()]);
         group.initialize(&alone).await.expect("it is new");
         let mut status = group.watch();
@@ -276,7 +327,7 @@ mod tests {
         drop(ready.expect("the group is open"));
         // An image that never moves, and of which that is known at once.
         let (_, frozen) = watch::channel(Arc::new(Image::new()));
-        let metadata = Metadata::new(registry.clone(), group, frozen);
+        let metadata = Metadata::new(registry.clone(), hosted, frozen);
 
         let seed = BrokerRegistration {
             id: BrokerId(1),

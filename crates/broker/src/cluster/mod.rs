@@ -7,6 +7,7 @@
 //! - [`roster`]: who belongs to the cluster, for the internal listener.
 //! - [`reconcile`]: opens, deletes and re-members groups until they are as the image says. `known`: what it has seen of
 //!   the image; `opening`: replicas that are opened; `forming`: at which pace new groups get their first leader.
+//! - [`placement`]: which brokers new replicas can be placed on.
 //! - [`balance`]: gives leaderships back to the preferred leaders.
 
 pub(crate) mod balance;
@@ -17,5 +18,6 @@ mod forming;
 mod known;
 pub(crate) mod metadata;
 mod opening;
+pub(crate) mod placement;
 pub(crate) mod reconcile;
 pub(crate) mod roster;

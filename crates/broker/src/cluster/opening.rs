@@ -1,13 +1,16 @@
-//! A replica on its way to be opened, and one that could not be.
+//! A replica on its way to be opened, and one that could not be. Here, and only here, it is asked of which kind its group is:
+//! a kind has a state machine and a front, and one arm in [`Opener::open`].
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_controller::Topic;
+use jangada_controller::{Topic, TopicKind};
 use jangada_types::{GroupId, PartitionIndex, ReplicaId, TopicConfig};
 use tokio::time::Instant;
 
-use crate::partition::PartitionName;
+use crate::groups::{self, CoordinatorMachine, CoordinatorReplica};
+use crate::partition::{self, Partition, PartitionMachine, View, checkpoint_bytes};
+use crate::replica::{ReplicaName, Replicas};
 
 /// The first attempt to open again what could not be opened comes after this time.
 pub(super) const RETRY: Duration = Duration::from_millis(500);
@@ -24,17 +27,51 @@ pub(super) struct Opening {
     pub is_leaving: bool,
     /// Others may lead, too.
     pub has_others: bool,
-    /// Of a topic of records; an error, for the log, when they can't be read.
-    pub config: Option<Result<Arc<TopicConfig>, String>>,
+    /// The topic's settings; an error, for the log, when they can't be read.
+    pub config: Result<Arc<TopicConfig>, String>,
     pub before: Option<Unopened>,
 }
 
 impl Opening {
-    pub fn name(&self) -> PartitionName {
-        PartitionName {
+    fn name(&self) -> ReplicaName {
+        ReplicaName {
             topic: self.topic.name.clone(),
-            index: self.index,
+            index: Some(self.index),
         }
+    }
+}
+
+/// What replicas of topics are made with.
+pub(super) struct Opener {
+    pub replicas: Arc<Replicas>,
+    pub partitions: Arc<partition::Shared>,
+    pub groups: Arc<groups::Shared>,
+}
+
+impl Opener {
+    /// Opens a replica of the topic's kind. An error is for the log.
+    pub async fn open(&self, opening: &Opening) -> Result<(), String> {
+        let id = (opening.group, opening.replica);
+        let name = opening.name();
+        let opened = match opening.topic.kind {
+            TopicKind::Log => {
+                let config = opening.config.clone()?;
+                let view = Arc::new(View::new(checkpoint_bytes(&config)));
+                let machine = PartitionMachine::new(opening.group, view.clone());
+                let front = |hosted| Partition::new(hosted, view, config, self.partitions.clone());
+                let opened = self
+                    .replicas
+                    .open(id, (&partition::KIND, name), Box::new(machine), front);
+                opened.await.map(drop)
+            }
+            TopicKind::Coordinator => {
+                let (machine, state) = CoordinatorMachine::new(opening.group, self.groups.clone());
+                let front = |hosted| CoordinatorReplica::new(hosted, state, self.groups.clone());
+                let opened = self.replicas.open(id, (&groups::KIND, name), Box::new(machine), front);
+                opened.await.map(drop)
+            }
+        };
+        opened.map_err(|error| error.to_string())
     }
 }
 

@@ -1,7 +1,8 @@
 //! Makes true what the metadata says: one task that compares, and acts where something differs.
 //!
 //! - this broker's replicas: opens those that it is to have, deletes those that a tombstone names, and nothing else;
-//! - shards of the coordinator that it leads: asks for more replicas once there are brokers for them;
+//! - groups that it leads and that have fewer replicas than their kind wants: asks for more once there are brokers for
+//!   them;
 //! - groups that it leads: brings their members in line with the assignment (a new learner, then a voter, then the
 //!   old one leaves);
 //! - the metadata group, if it leads it: promotes and demotes its voters.
@@ -13,25 +14,24 @@
 mod deleting;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use jangada_controller::{Command, Image, PartitionRef, TopicKind, metadata_voters, place_more};
-use jangada_replication::{Group, Registry};
-use jangada_types::{BrokerId, GroupId, ReplicaId, TopicConfig};
+use jangada_controller::{Command, Image, PartitionRef, metadata_voters, place_more};
+use jangada_replication::Registry;
+use jangada_types::{BrokerId, GroupId, ReplicaId};
 use tokio::time::Instant;
 
 use super::bootstrap;
 use super::forming::Forming;
 use super::known::Known;
 use super::metadata::Metadata;
-use super::opening::{Opening, RETRY, Unopened};
-use crate::groups::{COORDINATOR_REPLICAS, Shard, Shards};
-use crate::partition::{Partition, PartitionMachine, Shared, View, checkpoint_bytes};
-use crate::partitions::Partitions;
+use super::opening::{Opener, Opening, RETRY, Unopened};
+use crate::groups;
+use crate::partition::{self, Partition};
 use crate::repair::Repairs;
+use crate::replica::{Hosted, ReplicaName, Replicas};
 
 /// When there is nothing to do; members that went out of sync are looked at again.
 const IDLE: Duration = Duration::from_secs(5);
@@ -51,9 +51,8 @@ const CAUGHT_UP_ENTRIES: u64 = 64;
 /// See the module text.
 pub(crate) struct Reconciler {
     pub metadata: Metadata,
-    pub partitions: Arc<Partitions>,
-    pub shards: Arc<Shards>,
-    pub shared: Arc<Shared>,
+    pub replicas: Arc<Replicas>,
+    opener: Opener,
     /// Damaged replicas, which are opened, or whose data goes, only when the repair says so.
     pub repairs: Arc<Repairs>,
     /// Groups that are to be formed.
@@ -88,16 +87,19 @@ impl Done {
 impl Reconciler {
     pub fn new(
         metadata: Metadata,
-        partitions: Arc<Partitions>,
-        shards: Arc<Shards>,
-        shared: Arc<Shared>,
+        replicas: Arc<Replicas>,
+        partitions: Arc<partition::Shared>,
+        groups: Arc<groups::Shared>,
         repairs: Arc<Repairs>,
     ) -> Self {
         Self {
+            opener: Opener {
+                replicas: replicas.clone(),
+                partitions,
+                groups,
+            },
             metadata,
-            partitions,
-            shards,
-            shared,
+            replicas,
             repairs,
             forming: Forming::default(),
             known: Known::default(),
@@ -163,7 +165,7 @@ impl Reconciler {
         let deleted = self.delete_replicas(image).await;
         let opened = self.open_replicas(image).await;
         let formed = self.form_groups(image).await;
-        let grown = self.grow_shards(image).await;
+        let grown = self.grow_groups(image).await;
         let members = self.change_members(image).await;
         let voters = self.change_metadata_voters(image).await;
         match deleted.and(opened) {
@@ -181,7 +183,7 @@ impl Reconciler {
                 continue;
             };
             for partition in &topic.partitions {
-                if let Some(partition) = self.partitions.get(partition.group) {
+                if let Some(partition) = self.replicas.front::<Partition>(partition.group) {
                     partition.set_config(config.clone()).await;
                 }
             }
@@ -214,7 +216,7 @@ impl Reconciler {
                     self.unopened.insert(group, unopened);
                     continue;
                 }
-                _ if self.partitions.get(group).is_some() || self.shards.get(group).is_some() => {}
+                _ if self.replicas.get(group).is_some() => {}
                 before if opening.len() < OF_A_ROUND => opening.push(self.opening_of(&wanted, replica, before)),
                 before => {
                     is_more = true;
@@ -242,7 +244,7 @@ impl Reconciler {
             replica,
             is_leaving: !wanted.replicas.contains(&replica),
             has_others: wanted.replicas.len() > 1,
-            config: (topic.kind == TopicKind::Log).then(|| self.known.settings_of(&topic)),
+            config: self.known.settings_of(&topic),
             before,
             topic,
         }
@@ -293,13 +295,9 @@ impl Reconciler {
         if opening.is_leaving && !self.is_there(group, opening.replica).await? {
             return Ok(());
         }
-        match opening.config.clone() {
-            Some(Ok(config)) => self.open_replica(opening, config).await?,
-            Some(Err(cause)) => return Err(cause),
-            None => self.open_shard(opening).await?,
-        }
+        self.opener.open(opening).await?;
         // Before it can stand for election: it would lead until it meets the damage again.
-        let is_damaged = opening.is_leaving || self.shared.store.damage().of(group).is_some();
+        let is_damaged = opening.is_leaving || self.registry().store().damage().of(group).is_some();
         if is_damaged && opening.has_others {
             self.registry().refuse_to_lead(group);
         }
@@ -314,32 +312,6 @@ impl Reconciler {
             .await
             .map_err(|error| error.to_string())?;
         Ok(owner.unwrap_or(self.registry().identity().incarnation) == replica.incarnation)
-    }
-
-    async fn open_replica(&self, opening: &Opening, config: Arc<TopicConfig>) -> Result<(), String> {
-        let (id, replica) = (opening.group, opening.replica);
-        let view = Arc::new(View::new(checkpoint_bytes(&config)));
-        let machine = PartitionMachine::new(id, view.clone());
-        let opened = self.registry().open_as(id, replica, Box::new(machine)).await;
-        let group = opened.map_err(|error| error.to_string())?;
-        let name = opening.name();
-        let partition = Partition::new(name, group, view, config, self.shared.clone());
-        self.partitions.insert(Arc::new(partition));
-        // Its leader may be known by now, and a request may wait for both.
-        self.registry().leaders().changed();
-        Ok(())
-    }
-
-    async fn open_shard(&self, opening: &Opening) -> Result<(), String> {
-        let (id, replica) = (opening.group, opening.replica);
-        let (machine, state) = self.shards.machine(id);
-        let opened = self.registry().open_as(id, replica, Box::new(machine)).await;
-        let group = opened.map_err(|error| error.to_string())?;
-        let name = opening.name();
-        self.shards
-            .insert(Shard::new(name, group, state, self.shards.shared.clone()));
-        self.registry().leaders().changed();
-        Ok(())
     }
 
     /// Forms new groups, at their pace: the preferred leader at once, another replica when that takes too long.
@@ -405,65 +377,55 @@ impl Reconciler {
         })
     }
 
-    /// A coordinator that began in a smaller cluster gets the replicas that it would get today: committed offsets must not
-    /// hang on one disk because the first group came early. From one replica straight to three, since with two the loss
-    /// of either would stop the shard.
-    async fn grow_shards(&self, image: &Arc<Image>) -> bool {
-        let is_small = |shard: &Arc<Shard>| {
-            let partition = image.partition_of_group(shard.group.id());
-            partition.is_some_and(|partition| partition.replicas.len() < COORDINATOR_REPLICAS)
-        };
-        if !self.shards.all().iter().any(is_small) {
+    /// A group that began in a smaller cluster gets the replicas that its kind would get today: the coordinator's committed
+    /// offsets must not hang on one disk because the first group came early. From one replica straight to three, since with
+    /// two the loss of either would stop the shard.
+    async fn grow_groups(&mut self, image: &Arc<Image>) -> bool {
+        let lacking = self.replicas.all().into_iter().filter_map(|replica| {
+            let partition = image.partition_of_group(replica.id())?;
+            (partition.replicas.len() < replica.kind.replicas_min).then_some((replica, partition))
+        });
+        let lacking: Vec<_> = lacking.collect();
+        if lacking.is_empty() {
             return true;
         }
         let mut brokers = image.broker_views();
         brokers.retain(|view| self.registry().is_alive(view.replica.broker));
-        if brokers.len() < COORDINATOR_REPLICAS {
-            return true;
-        }
         let mut settled = true;
-        for shard in self.shards.all() {
-            let Some(partition) = image.partition_of_group(shard.group.id()) else {
-                continue;
-            };
-            if partition.replicas.len() >= COORDINATOR_REPLICAS || !shard.group.status().ready {
+        for (replica, partition) in lacking {
+            let wanted = replica.kind.replicas_min;
+            if brokers.len() < wanted || !replica.is_ready() {
                 continue;
             }
             settled = false;
             let group = partition.group;
-            let replicas = place_more(&brokers, &partition.replicas, COORDINATOR_REPLICAS, group.get());
-            tracing::info!(shard = %shard.name, ?replicas, "there are brokers for more replicas");
+            let replicas = place_more(&brokers, &partition.replicas, wanted, group.get());
+            tracing::info!(group = %replica.name, ?replicas, "there are brokers for more replicas");
             if let Err(error) = self.metadata.propose(&Command::SetReplicas { group, replicas }).await {
-                tracing::info!(shard = %shard.name, %error, "more replicas could not be asked for; trying again");
+                tracing::info!(group = %replica.name, %error, "more replicas could not be asked for; trying again");
             }
         }
         settled
     }
 
-    /// For each partition that this broker leads.
+    /// For each group of a topic that this broker leads.
     async fn change_members(&mut self, image: &Arc<Image>) -> bool {
-        let partitions = self.partitions.all().into_iter();
-        let partitions = partitions.map(|partition| (partition.group.clone(), partition.name.clone()));
-        let shards = self.shards.all().into_iter();
-        let shards = shards.map(|shard| (shard.group.clone(), shard.name.clone()));
-        let changes = partitions.chain(shards).filter_map(|(group, name)| {
-            let status = group.status();
-            let wanted = image.partition_of_group(group.id()).filter(|_| status.ready)?;
+        let changes = self.replicas.all().into_iter().filter_map(|replica| {
+            let status = replica.group.status();
+            let wanted = image.partition_of_group(replica.id()).filter(|_| status.ready)?;
             let (term, topic) = (status.term, wanted.topic);
-            let is_in_line = self.known.is_in_line(group.id(), term, topic);
+            let is_in_line = self.known.is_in_line(replica.id(), term, topic);
             (!is_in_line).then(|| {
                 let voters: BTreeSet<ReplicaId> = wanted.partition.replicas.iter().copied().collect();
-                (group, name, term, topic.clone(), voters)
+                (replica, term, topic.clone(), voters)
             })
         });
         let changes: Vec<_> = changes.collect();
         let this = &*self;
-        let changed = changes
-            .into_iter()
-            .map(|(group, name, term, topic, voters)| async move {
-                let is_reached = this.bring_in_line(&group, &voters, &BTreeSet::new(), &name).await;
-                (group.id(), term, topic, is_reached)
-            });
+        let changed = changes.into_iter().map(|(replica, term, topic, voters)| async move {
+            let is_reached = this.bring_in_line(&replica, &voters, &BTreeSet::new()).await;
+            (replica.id(), term, topic, is_reached)
+        });
         let changed: Vec<_> = futures::stream::iter(changed)
             .buffer_unordered(PARALLEL)
             .collect()
@@ -479,27 +441,26 @@ impl Reconciler {
     }
 
     async fn change_metadata_voters(&self, image: &Arc<Image>) -> bool {
-        let group = &self.metadata.group;
-        if !group.status().ready {
+        let replica = &self.metadata.hosted;
+        if !replica.is_ready() {
             return true;
         }
-        let members = group.members();
+        let members = replica.group.members();
         let voters = metadata_voters(&image.quorum_candidates(), &members.voters);
         let learners: BTreeSet<ReplicaId> = image
             .brokers()
             .map(|broker| broker.replica())
             .filter(|replica| !voters.contains(replica))
             .collect();
-        self.bring_in_line(group, &voters, &learners, &"the metadata").await
+        self.bring_in_line(replica, &voters, &learners).await
     }
 
     /// One step towards these members. True: they are reached.
     async fn bring_in_line(
         &self,
-        group: &Group,
+        Hosted { group, name, .. }: &Hosted,
         voters: &BTreeSet<ReplicaId>,
         learners: &BTreeSet<ReplicaId>,
-        name: &(dyn Display + Sync),
     ) -> bool {
         let members = group.members();
         if members.changing {
@@ -546,7 +507,7 @@ impl Reconciler {
     }
 }
 
-fn report(name: &(dyn Display + Sync), result: Result<(), jangada_replication::ProposeError>) -> bool {
+fn report(name: &ReplicaName, result: Result<(), jangada_replication::ProposeError>) -> bool {
     if let Err(error) = &result {
         tracing::info!(group = %name, %error, "a change of members did not go through; trying again");
     }

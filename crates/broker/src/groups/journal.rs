@@ -3,7 +3,7 @@
 
 use jangada_coordinator::Event;
 
-use super::shards::Shared;
+use super::shared::Shared;
 use crate::metrics::REPLACED;
 
 impl Shared {

@@ -14,13 +14,16 @@ use futures::StreamExt;
 use jangada_controller::Image;
 use jangada_proto::internal::EndOffsetsRequest;
 use jangada_proto::internal::internal_service_client::InternalServiceClient;
-use jangada_replication::transport;
+use jangada_replication::{Registry, transport};
 use jangada_types::{BrokerId, GroupId, Offset};
 use tokio::time::Instant;
 
-use super::shard::GroupOffsets;
-use crate::metrics::LagReport;
-use crate::node::Node;
+use super::replica::{CoordinatorReplica, GroupOffsets};
+use crate::cluster::metadata::Metadata;
+use crate::metrics::{LagReport, Metrics};
+use crate::partition::Partition;
+use crate::replica::Replicas;
+use crate::settings::MetricsSettings;
 
 /// Brokers that are asked at once.
 const PARALLEL: usize = 16;
@@ -29,18 +32,24 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
 /// The end of a partition that nobody leads at the moment counts for so long.
 const END_KEPT_FOR: Duration = Duration::from_secs(30);
 
+/// Where the watcher finds offsets and ends, and where it puts what it found.
+pub(crate) struct LagSources {
+    pub metadata: Metadata,
+    pub replicas: Arc<Replicas>,
+    pub metrics: Arc<Metrics>,
+}
+
 /// Runs until it is dropped.
-pub(crate) async fn watch(node: Arc<Node>) {
-    let settings = &node.settings.metrics;
+pub(crate) async fn watch(sources: LagSources, settings: MetricsSettings) {
     if settings.group_series_max == 0 {
         return;
     }
     let mut watcher = LagWatcher::new(settings.group_series_max as usize);
     let interval = Duration::from_millis(settings.group_lag_interval_ms);
     loop {
-        node.metrics.lag.wanted().await;
-        let report = watcher.look(&node).await;
-        node.metrics.lag.publish(report, Instant::now());
+        sources.metrics.lag.wanted().await;
+        let report = watcher.look(&sources).await;
+        sources.metrics.lag.publish(report, Instant::now());
         tokio::time::sleep(interval).await;
     }
 }
@@ -75,38 +84,37 @@ impl LagWatcher {
         }
     }
 
-    async fn look(&mut self, node: &Arc<Node>) -> LagReport {
-        let shards = node.shards.all();
+    async fn look(&mut self, sources: &LagSources) -> LagReport {
+        let shards = sources.replicas.fronts::<CoordinatorReplica>();
         let committed = tokio::task::spawn_blocking(move || {
             let committed = shards.iter().flat_map(|shard| shard.committed());
             committed.collect::<Vec<GroupOffsets>>()
         });
-        let positions = positions(&node.metadata.image(), committed.await.unwrap_or_default());
-        self.find_ends(node, &positions).await;
+        let positions = positions(&sources.metadata.image(), committed.await.unwrap_or_default());
+        self.find_ends(sources, &positions).await;
         self.report(positions, Instant::now())
     }
 
     /// Learns where these partitions end.
-    async fn find_ends(&mut self, node: &Arc<Node>, positions: &Positions) {
+    async fn find_ends(&mut self, sources: &LagSources, positions: &Positions) {
+        let replicas = &sources.replicas;
+        let registry = &sources.metadata.registry;
         let wanted: BTreeSet<GroupId> = positions.values().flatten().map(|(group, _)| *group).collect();
         self.ends.retain(|group, _| wanted.contains(group));
         let mut leaders = BTreeSet::new();
         for group in &wanted {
-            let here = node
-                .partitions
-                .get(*group)
-                .and_then(|partition| partition.ends_if_led());
-            match here {
+            let here = replicas.front::<Partition>(*group);
+            match here.and_then(|partition| partition.ends_if_led()) {
                 Some((log_start, end)) => {
                     let at = Instant::now();
                     self.ends.insert(*group, Ends { log_start, end, at });
                 }
-                None => leaders.extend(node.live_leader_of(*group).map(|(broker, _)| broker)),
+                None => leaders.extend(replicas.live_leader_of(*group).map(|(broker, _)| broker)),
             }
         }
-        leaders.remove(&node.broker());
+        leaders.remove(&registry.identity().broker);
         let mut answers = futures::stream::iter(leaders)
-            .map(|broker| ask(node, broker))
+            .map(|broker| ask(registry, broker))
             .buffer_unordered(PARALLEL);
         while let Some(answer) = answers.next().await {
             let found = answer.into_iter().filter(|(group, _)| wanted.contains(group));
@@ -173,8 +181,7 @@ fn positions(image: &Image, committed: Vec<GroupOffsets>) -> Positions {
 }
 
 /// Where the partitions end that a broker leads; nothing if it does not answer, as one of an older build.
-async fn ask(node: &Arc<Node>, broker: BrokerId) -> Vec<(GroupId, Ends)> {
-    let registry = node.registry();
+async fn ask(registry: &Registry, broker: BrokerId) -> Vec<(GroupId, Ends)> {
     let Some(address) = registry.peer_address(broker) else {
         return Vec::new();
     };

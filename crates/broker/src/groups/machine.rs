@@ -9,7 +9,7 @@ use jangada_storage::LogPosition;
 use jangada_types::GroupId;
 use parking_lot::Mutex;
 
-use super::shards::Shared;
+use super::shared::Shared;
 
 /// What one lock guards: the replicated state and, while this replica leads, the leader's side.
 #[derive(Default)]

@@ -1,15 +1,16 @@
 //! The coordinator's shards that this broker has: Raft groups that hold consumer groups.
 //!
 //! ```text
-//!   GroupService --> Shard::decide --> Leader (sessions, assignors) --> Command --> the shard's log
-//!                      ^                                                               |
-//!                      +---- resume <---- reply <---- machine: Image::apply <----------+
+//!   GroupService --> CoordinatorReplica::decide --> Leader (sessions, assignors) --> Command --> the shard's log
+//!                      ^                                                                            |
+//!                      +---- resume <---- reply <---- machine: Image::apply <-----------------------+
 //!   tick, one task for all shards: sessions that end, targets that are due, offsets that expire
 //! ```
 //!
 //! - [`machine`]: the state machine, and the state that it shares with the shard.
-//! - [`shard`]: decides requests, reads.
-//! - [`shards`]: all of them, and what they share.
+//! - [`replica`]: decides requests, reads.
+//! - [`shared`]: what all of them share.
+//! - [`creation`]: the topic that they are partitions of, which is created for the first who asks.
 //! - [`tick`]: the timers.
 //! - [`time`]: both clocks.
 //! - [`lag`]: how far the groups are behind.
@@ -18,17 +19,20 @@
 //! The rules are in `jangada-coordinator`, which is pure. One short lock per shard is held over each decision and each
 //! command that is applied, and never over a wait.
 
+mod creation;
 mod journal;
 mod lag;
 mod machine;
-mod shard;
-mod shards;
+mod replica;
+mod shared;
 mod ticker;
 mod time;
 
-pub(crate) use lag::watch as watch_lag;
-pub(crate) use shard::Shard;
-pub(crate) use shards::Shards;
+pub(crate) use creation::CoordinatorTopic;
+pub(crate) use lag::{LagSources, watch as watch_lag};
+pub(crate) use machine::CoordinatorMachine;
+pub(crate) use replica::{CoordinatorReplica, KIND};
+pub(crate) use shared::Shared;
 pub(crate) use ticker::tick;
 
 /// Replicas of the coordinator's shards, once there are so many brokers.

@@ -3,38 +3,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::shards::Shards;
+use super::replica::CoordinatorReplica;
+use super::shared::Shared;
 use crate::cluster::metadata::Metadata;
+use crate::replica::Replicas;
 
-/// How often a leader looks whether a quorum still answers it.
-const LOOK_EVERY_MS: u64 = 200;
-/// How long it sleeps while nothing is led here; changes of leaders wake it.
+/// How long it sleeps at most; changes of leaders wake it.
 const IDLE_MS: u64 = 5_000;
 /// Between two rounds at least.
 const PAUSE_MS: u64 = 5;
 
 /// Runs until the metadata is gone.
-pub(crate) async fn tick(shards: Arc<Shards>, metadata: Metadata) {
+pub(crate) async fn tick(replicas: Arc<Replicas>, shared: Arc<Shared>, metadata: Metadata) {
     let mut image = metadata.watch();
     let mut leaders = metadata.registry.leaders().watch();
-    let shared = shards.shared.clone();
     loop {
         leaders.borrow_and_update();
         let current = image.borrow_and_update().clone();
         shared.learn(&current);
         shared.alarm.clear();
-        let mut longest = IDLE_MS;
-        for shard in shards.all() {
-            if shard.look() {
-                metadata.registry.leaders().changed();
-            }
+        for shard in replicas.fronts::<CoordinatorReplica>() {
             shard.tick();
-            if shard.is_led() {
-                longest = LOOK_EVERY_MS;
-            }
         }
         let now = shared.clock.now().monotonic_ms;
-        let pause = shared.alarm.at_ms().saturating_sub(now).clamp(PAUSE_MS, longest);
+        let pause = shared.alarm.at_ms().saturating_sub(now).clamp(PAUSE_MS, IDLE_MS);
         tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(pause)) => {}
             () = shared.alarm.earlier() => {}

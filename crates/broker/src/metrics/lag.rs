@@ -1,4 +1,4 @@
-//! The lag of consumer groups as scrapes show it. It is found out beside scrapes ([`crate::groups::lag`]), while somebody
+//! The lag of consumer groups as scrapes show it. It is found out beside scrapes (`groups::lag`), while somebody
 //! scrapes; what was not renewed for long is not shown any more.
 
 use std::fmt::Error;

@@ -1,22 +1,19 @@
 //! The broker's metrics, for `GET /metrics`, in Prometheus' conventions.
 //!
 //! Counters are added to where things happen: on the paths of records by relaxed atomics, once for each batch, without a lock,
-//! an allocation or a look-up of labels. Everything else is read from where it is known when somebody asks.
+//! an allocation or a look-up of labels. Everything else is read from where it is known when somebody asks ([`crate::scrape`]).
 //!
 //! - [`connections`]: what the listeners count.
 //! - [`requests`]: calls, by method and outcome.
 //! - [`topics`]: what came and went, and what is kept, by topic.
 //! - [`lag`]: how far consumer groups are behind.
-//! - [`sample`], [`replication`]: the broker and its cluster at the moment of a scrape.
 //! - [`process`]: the process at that moment.
 //! - [`writer`]: families of such values as text. [`text`]: the two forms of a scrape.
 
 mod connections;
 mod lag;
 mod process;
-mod replication;
 mod requests;
-mod sample;
 mod text;
 mod topics;
 mod writer;
@@ -40,14 +37,11 @@ use tokio::time::Instant;
 pub(crate) use self::connections::ConnectionMetrics;
 pub(crate) use self::lag::{LagBoard, LagReport};
 use self::process::ProcessSample;
-use self::replication::CommitLooks;
 pub(crate) use self::requests::{Ending, MethodMetrics, OK, RequestMetrics};
-use self::sample::NodeSample;
 pub(crate) use self::text::Form;
 pub(crate) use self::topics::{TopicMetrics, TopicTraffic};
-use self::writer::Writer;
+pub(crate) use self::writer::Writer;
 use crate::admission::{Resource, Whose};
-use crate::node::Node;
 use crate::refusal_log::RefusalLog;
 use crate::repair::DAMAGE_KINDS;
 use crate::settings::MetricsSettings;
@@ -100,7 +94,6 @@ pub(crate) struct Metrics {
     durations: Arc<Durations>,
     /// The calls of the public listener.
     pub requests: Arc<RequestMetrics>,
-    looks: CommitLooks,
 }
 
 /// How long records are on their way.
@@ -213,7 +206,6 @@ impl Metrics {
             lag: LagBoard::new(Duration::from_millis(settings.group_lag_interval_ms)),
             durations,
             requests,
-            looks: CommitLooks::default(),
             registry: Mutex::default(),
         };
         // A series is there before its first event, or that event would not be seen as growth.
@@ -272,13 +264,15 @@ impl Metrics {
             .inc();
     }
 
-    /// The text for one scrape. It reads some files of the kernel's, and takes a moment when there are many replicas.
-    pub fn render(&self, node: &Node, form: Form) -> String {
+    /// The text for one scrape: what is counted here, with what else there is at that moment. Reads some files of the
+    /// kernel's.
+    pub fn render(&self, others: Vec<Box<dyn Collector>>, form: Form) -> String {
         let mut moment = Registry::default();
         moment.register_collector(Box::new(ProcessSample::take()));
         let ours = moment.sub_registry_with_prefix(PREFIX);
-        ours.register_collector(Box::new(NodeSample::take(node, &self.looks)));
-        ours.register_collector(Box::new(self.topics.sample(&node.partitions.all())));
+        for other in others {
+            ours.register_collector(other);
+        }
         ours.register_collector(Box::new(self.lag.sample(Instant::now())));
         let mut text = String::new();
         encode_registry(&mut text, &self.registry.lock())

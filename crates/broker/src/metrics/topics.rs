@@ -14,7 +14,6 @@ use prometheus_client::encoding::DescriptorEncoder;
 
 use super::OTHERS;
 use super::writer::Writer;
-use crate::partition::Partition;
 
 /// What came and went of one topic, or of those that share this.
 #[derive(Debug, Default)]
@@ -68,23 +67,25 @@ impl TopicMetrics {
         traffic
     }
 
-    /// The topics of these replicas.
-    pub(super) fn sample(&self, replicas: &[Arc<Partition>]) -> TopicSample {
+    /// The topics of the replicas here: of each its topic's name and counters, and the bytes that it keeps.
+    pub fn sample<'a>(
+        &self,
+        replicas: impl Iterator<Item = (&'a Arc<str>, &'a Arc<TopicTraffic>, u64)>,
+    ) -> TopicSample {
         let mut sample = TopicSample::default();
         let mut left_out = BTreeSet::new();
-        for replica in replicas {
-            let traffic = replica.traffic();
+        for (topic, traffic, kept_bytes) in replicas {
             let name: Arc<str> = if Arc::ptr_eq(traffic, &self.others) {
-                left_out.insert(replica.name.topic.clone());
+                left_out.insert(topic.clone());
                 OTHERS.into()
             } else {
-                replica.name.topic.clone()
+                topic.clone()
             };
             let topic = sample.topics.entry(name).or_insert_with(|| Topic {
                 size_bytes: 0,
                 traffic: traffic.clone(),
             });
-            topic.size_bytes += replica.view.retained_bytes();
+            topic.size_bytes += kept_bytes;
         }
         sample.left_out = left_out.len();
         sample
@@ -93,7 +94,7 @@ impl TopicMetrics {
 
 /// The topics at the moment of a scrape.
 #[derive(Debug, Default)]
-pub(super) struct TopicSample {
+pub(crate) struct TopicSample {
     topics: BTreeMap<Arc<str>, Topic>,
     left_out: usize,
 }

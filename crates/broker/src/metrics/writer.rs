@@ -12,10 +12,10 @@ const FIRST_BUCKET: usize = 8;
 const MICROSECONDS_PER_SECOND: f64 = 1e6;
 
 /// The names of a series' labels with their values.
-pub(super) type Labels<'a, const N: usize> = [(&'static str, &'a str); N];
+pub(crate) type Labels<'a, const N: usize> = [(&'static str, &'a str); N];
 
 /// See the module text.
-pub(super) struct Writer<'a>(pub DescriptorEncoder<'a>);
+pub(crate) struct Writer<'a>(pub DescriptorEncoder<'a>);
 
 impl Writer<'_> {
     fn family(&mut self, name: &str, help: &str, kind: MetricType) -> Family {

@@ -52,9 +52,8 @@ impl Partition {
     /// On a topic with an index of keys this waits for other batches with the same keys, if one of them is conditional.
     pub async fn admit(&self, batch: Bytes, expected: Expectation, room: Room) -> Result<Admitted, RequestError> {
         let began = Instant::now();
-        self.leader_epoch()?;
-        self.shared
-            .check_disk(&self.group, format_args!("partition {}", self.name))?;
+        self.hosted.leader_epoch()?;
+        self.shared.check_disk(&self.hosted)?;
         self.check_expectation(expected)?;
         let config = self.config();
         let (header, times) =
@@ -100,13 +99,13 @@ impl Partition {
         };
         let command = command.encode(batch);
         let pending = match turn {
-            Some(turn) => Pending::propose(self.group.clone(), command, turn, room).await,
-            None => Proposed::submit(&self.group, command, room)
+            Some(turn) => Pending::propose(self.hosted.group.clone(), command, turn, room).await,
+            None => Proposed::submit(&self.hosted.group, command, room)
                 .await
                 .map(Pending::Proposed),
         };
         drop((times, index));
-        let pending = pending.map_err(|error| self.propose_error(error))?;
+        let pending = pending.map_err(|error| self.hosted.propose_error(&error))?;
         Ok(Admitted {
             pending,
             append_time_ms,
@@ -144,7 +143,7 @@ impl Partition {
 
     fn check_expectation(&self, expected: Expectation) -> Result<(), RequestError> {
         let bad = |field, offset: Offset, least| {
-            let message = format!("partition {}: {field} is {offset}: {least} or more", self.name);
+            let message = format!("partition {}: {field} is {offset}: {least} or more", self.hosted.name);
             Err(RequestError::new(Reason::InvalidRequest, message).with("actual", offset))
         };
         match (expected.end_offset, expected.key_offset) {
@@ -225,7 +224,7 @@ impl Partition {
                 .is_ok();
         if is_turn {
             tracing::warn!(
-                partition = %self.name, latest_ms, now_ms,
+                partition = %self.hosted.name, latest_ms, now_ms,
                 "records come that are older than retention.ms, and go again at once{}; \
                  message.timestamp.before.max.ms would refuse them",
                 timestamps::unit_hint(latest_ms, now_ms)
@@ -244,7 +243,7 @@ impl Partition {
         } = admitted;
         let applied = pending.applied(timeout).await;
         self.shared.metrics.decided(began.elapsed());
-        let applied = applied.map_err(|error| self.propose_error(error))?;
+        let applied = applied.map_err(|error| self.hosted.propose_error(&error))?;
         let reply = PartitionReply::decode(&applied.reply).expect("the reply was encoded by this process");
         match reply {
             PartitionReply::Appended {

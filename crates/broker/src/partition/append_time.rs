@@ -42,7 +42,7 @@ impl Partition {
         let mut times = self.append_times.lock().await;
         loop {
             // A ready leader has applied what earlier terms appended; what this one appends gets its times here.
-            let epoch = self.leader_epoch()?;
+            let epoch = self.hosted.leader_epoch()?;
             if times.epoch == Some(epoch) {
                 return Ok(times);
             }
@@ -75,7 +75,7 @@ mod tests {
         })
     }
 
-    async fn lead(broker: &Broker, timestamp_type: TimestampType) -> Partition {
+    async fn lead(broker: &Broker, timestamp_type: TimestampType) -> Arc<Partition> {
         let config = TopicConfig {
             timestamp_type,
             timestamp_after_max_ms: UNBOUNDED_MS,
@@ -143,7 +143,7 @@ mod tests {
     async fn times_have_the_order_of_the_log() {
         const BATCHES: usize = 500;
         let broker = start(1);
-        let partition = Arc::new(lead(&broker, TimestampType::LogAppendTime).await);
+        let partition = lead(&broker, TimestampType::LogAppendTime).await;
         let appending: Vec<_> = (0..BATCHES)
             .map(|_| {
                 let partition = partition.clone();

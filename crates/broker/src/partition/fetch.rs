@@ -15,10 +15,10 @@ use jangada_types::batch::{BatchIter, Records, TimestampType};
 use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
 use jangada_types::{BatchError, BatchHeader, GroupId, LeaderEpoch, Offset, Reason};
 
-use super::Partition;
-use super::refusals::LEADER_RETRY;
 use super::rows::{Gap, assemble, begins_at, follow, keep_below, rows_within};
+use super::{Partition, READ_TIMEOUT};
 use crate::error::RequestError;
+use crate::replica::LEADER_RETRY;
 
 /// Index rows that one read looks at: with the smallest batches, what fills a response may need more than one read.
 const ROWS_MAX: usize = 1024;
@@ -40,7 +40,7 @@ pub(crate) struct Fetched {
 impl Partition {
     /// Reads at once what there is, at most `max_bytes` but at least one batch.
     pub async fn read(&self, offset: Offset, max_bytes: usize) -> Result<Fetched, RequestError> {
-        let epoch = self.leader_epoch()?;
+        let epoch = self.hosted.leader_epoch()?;
         let high_watermark = self.end_for(offset).await?;
         let empty = Fetched {
             batches: Bytes::new(),
@@ -66,16 +66,20 @@ impl Partition {
 
     /// A damaged replica hands its leadership over if it can (`repair`): then the reader is sent to the next leader.
     async fn after_hand_over(&self, error: RequestError) -> RequestError {
-        if self.group.members().voters.len() < 2 {
+        if self.hosted.group.members().voters.len() < 2 {
             return error;
         }
-        let mut status = self.group.watch();
+        let mut status = self.hosted.group.watch();
         let handed_over = |status: &GroupStatus| {
-            let next = status.leader.filter(|leader| *leader != self.group.replica());
+            let next = status.leader.filter(|leader| *leader != self.hosted.group.replica());
             status.stopped || next.is_some()
         };
         let handed_over = tokio::time::timeout(HAND_OVER_WITHIN, status.wait_for(handed_over)).await;
-        if handed_over.is_ok() { self.not_leader() } else { error }
+        if handed_over.is_ok() {
+            self.hosted.not_leader()
+        } else {
+            error
+        }
     }
 
     /// Waits until at least `min_bytes` of batches can be read from `offset` on, leadership changes, or the time is
@@ -84,9 +88,9 @@ impl Partition {
         let deadline = tokio::time::sleep(max_wait);
         tokio::pin!(deadline);
         let mut high_watermark = self.view.watch_high_watermark();
-        let mut status = self.group.watch();
+        let mut status = self.hosted.group.watch();
         status.borrow_and_update();
-        self.leader_epoch()?;
+        self.hosted.leader_epoch()?;
         loop {
             high_watermark.borrow_and_update();
             let known = self.end_for(offset).await?;
@@ -97,7 +101,7 @@ impl Partition {
                 changed = high_watermark.changed() => if changed.is_err() { return Ok(()) },
                 // Losing the lead ends the wait; the read that follows says who leads now.
                 _ = status.changed() => return Ok(()),
-                () = self.quorum.lost() => return Err(self.no_quorum()),
+                () = self.hosted.check_quorum.lost() => return Err(self.hosted.no_quorum()),
                 () = &mut deadline => return Ok(()),
             }
         }
@@ -117,12 +121,15 @@ impl Partition {
         Ok(high_watermark)
     }
 
-    /// As [`Partition::confirm_lead`]; nobody who waits for nothing is told to wait longer.
+    /// Like [`Hosted::confirm_lead`], but a time-out is reported as a lost quorum: a reader is to look for another leader.
     async fn check_lead(&self) -> Result<(), RequestError> {
-        self.confirm_lead().await.map_err(|error| match error {
-            ReadError::NotLeader(_) => self.not_leader(),
-            ReadError::Timeout => self.no_quorum(),
-        })
+        self.hosted
+            .confirm_lead(READ_TIMEOUT)
+            .await
+            .map_err(|error| match error {
+                ReadError::NotLeader(_) => self.hosted.not_leader(),
+                ReadError::Timeout => self.hosted.no_quorum(),
+            })
     }
 
     fn check_range(&self, offset: Offset, high_watermark: Offset) -> Result<(), RequestError> {
@@ -132,7 +139,7 @@ impl Partition {
         }
         let message = format!(
             "partition {}: offset {offset} is out of range; it has offsets {log_start} to {high_watermark} (the next one to be written)",
-            self.name
+            self.hosted.name
         );
         Err(RequestError::new(Reason::OffsetOutOfRange, message)
             .with("offset", offset)
@@ -169,7 +176,7 @@ impl Partition {
             Err(Unread::Gap(_)) => {}
             read => return read.map_err(|unread| self.unread(unread)),
         }
-        self.leader_epoch()?;
+        self.hosted.leader_epoch()?;
         self.end_for(offset).await?;
         let again = self.read_batches(offset, high_watermark, max_bytes).await;
         again.map_err(|unread| self.unread(unread))
@@ -192,7 +199,10 @@ impl Partition {
         let mut rows = self.view.recent_rows(offset, max_bytes)?;
         keep_below(&mut rows, high_watermark);
         let range = rows.first()?.raft_index..rows.last()?.raft_index + 1;
-        let entries = self.shared.store.read_log_cached(self.group.id(), range, max_bytes)?;
+        let entries = self
+            .shared
+            .store
+            .read_log_cached(self.hosted.group.id(), range, max_bytes)?;
         // What does not fit is looked at again where it is stored.
         begins_at(&rows, offset).and_then(|()| follow(&rows)).ok()?;
         assemble(&rows, &entries)
@@ -206,7 +216,7 @@ impl Partition {
         high_watermark: Offset,
         max_bytes: usize,
     ) -> Result<(Bytes, Offset), Unread> {
-        let (store, group) = (self.shared.store.clone(), self.group.id());
+        let (store, group) = (self.shared.store.clone(), self.hosted.group.id());
         let read = move || {
             let mut rows = rows_within(store.index_at_or_after(group, offset, ROWS_MAX)?, max_bytes);
             keep_below(&mut rows, high_watermark);
@@ -233,12 +243,12 @@ impl Partition {
         match unread {
             Unread::Request(error) => error,
             Unread::Store(error) => self.reading_failed(&error),
-            Unread::Gap(what) => self.reading_failed(&self.shared.store.damage().report(self.group.id(), what)),
+            Unread::Gap(what) => self.reading_failed(&self.shared.store.damage().report(self.hosted.group.id(), what)),
         }
     }
 
     pub(super) fn reading_failed(&self, cause: &StoreError) -> RequestError {
-        let name = &self.name;
+        let name = &self.hosted.name;
         match cause {
             StoreError::Damaged { what, .. } => {
                 let message = format!("partition {name}: this replica's data is damaged: {what}");
@@ -249,7 +259,7 @@ impl Partition {
     }
 
     fn undecodable(&self, cause: &BatchError) -> RequestError {
-        let message = format!("partition {}: reading failed: {cause}", self.name);
+        let message = format!("partition {}: reading failed: {cause}", self.hosted.name);
         RequestError::new(Reason::Internal, message)
     }
 
@@ -257,7 +267,7 @@ impl Partition {
     /// committed; that there is none is said only after a quorum has confirmed that this replica leads, as a leader that
     /// was deposed and does not know lacks the newest records.
     pub async fn offset_by_timestamp(&self, timestamp_ms: i64) -> Result<Option<(Offset, i64)>, RequestError> {
-        self.leader_epoch()?;
+        self.hosted.leader_epoch()?;
         let found = self.search_timestamp(timestamp_ms).await?;
         if found.is_some() {
             return Ok(found);
@@ -270,7 +280,7 @@ impl Partition {
         let mut from = self.view.log_start();
         loop {
             let high_watermark = self.view.high_watermark();
-            let (store, group) = (self.shared.store.clone(), self.group.id());
+            let (store, group) = (self.shared.store.clone(), self.hosted.group.id());
             let search = move || search_rows(&*store, group, from..high_watermark, timestamp_ms);
             let row = match self.shared.read_pool.run(search).await? {
                 // The log start moved meanwhile.
@@ -300,7 +310,7 @@ impl Partition {
                 Err(error @ BatchError::Corrupt { .. }) => return Err(self.undecodable(&error)),
                 Err(error) => {
                     // Some record of it has such a time. Consumers that begin there do with the batch what they are told to.
-                    tracing::warn!(partition = %self.name, offset = %row.base_offset, %error, "a batch cannot be decoded");
+                    tracing::warn!(partition = %self.hosted.name, offset = %row.base_offset, %error, "a batch cannot be decoded");
                     return Ok(Some((row.base_offset.max(log_start), row.max_timestamp_ms)));
                 }
             }

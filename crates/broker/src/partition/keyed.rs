@@ -16,10 +16,11 @@ use super::condition::{Expectation, KeyFinding, NO_OFFSET};
 use super::key_index::KeyIndex;
 use super::key_locks::{Claim, KeyLocks, Keys, KeysBuilder, UnderWay};
 use super::room::Room;
-use super::{BUSY_RETRY, LEADER_RETRY, Partition};
+use super::{BUSY_RETRY, Partition};
 use crate::error::RequestError;
 use crate::pool::SMALL_BYTES;
 use crate::proposed::{Proposed, UNTIL_ANSWERED};
+use crate::replica::LEADER_RETRY;
 
 /// How long a batch waits for others with its key, and for the index. Its stream waits with it.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -148,7 +149,7 @@ impl Partition {
         let busy = |_| {
             let message = format!(
                 "partition {}: other batches with the same key wait for their quorum",
-                self.name
+                self.hosted.name
             );
             RequestError::new(Reason::PartitionBusy, message).retry_after(BUSY_RETRY)
         };
@@ -161,7 +162,7 @@ impl Partition {
         let Some(key) = keys.only else {
             let message = format!(
                 "partition {}: expected_key_offset needs a batch whose records all have one and the same key",
-                self.name
+                self.hosted.name
             );
             return Err(RequestError::new(Reason::InvalidRequest, message));
         };
@@ -176,17 +177,17 @@ impl Partition {
     async fn find_key(&self, index: &KeyIndex, key: Bytes, expected: Offset) -> Result<KeyFinding, RequestError> {
         // In this order: a ready leader has applied what was written in earlier terms, and what was written in this one
         // was proposed here and is through.
-        let status = self.group.status();
+        let status = self.hosted.group.status();
         if !status.ready {
-            self.leader_epoch()?;
-            return Err(self.not_leader());
+            self.hosted.leader_epoch()?;
+            return Err(self.hosted.not_leader());
         }
         let end = self.view.high_watermark();
         match tokio::time::timeout(PATIENCE, index.reaches(end)).await {
             Ok(true) => {}
             Ok(false) | Err(_) => return Err(self.index_not_ready()),
         }
-        let (store, group) = (self.shared.store.clone(), self.group.id());
+        let (store, group) = (self.shared.store.clone(), self.hosted.group.id());
         let read = self.shared.read_pool.run(move || store.get_key(group, &key)).await?;
         let found = read.map_err(|error| self.read_failed(&error.to_string()))?;
         let found = found.filter(|offset| *offset >= self.view.log_start());
@@ -199,7 +200,7 @@ impl Partition {
 
     /// Lets everything through that was admitted before the index was switched on, when keys were not looked at.
     pub(super) async fn settle_keys(&self, index: &Arc<KeyIndex>) -> Result<(), RequestError> {
-        self.leader_epoch()?;
+        self.hosted.leader_epoch()?;
         self.key_index.pass().await;
         // It changes nothing, and is applied after everything that was proposed before.
         let from = self.view.log_start();
@@ -208,9 +209,9 @@ impl Partition {
             to: from,
             dropped_bytes: 0,
         };
-        match self.group.propose(command.encode(Bytes::new()), PATIENCE).await {
+        match self.hosted.group.propose(command.encode(Bytes::new()), PATIENCE).await {
             Ok(_) => index.settled.store(true, Ordering::Release),
-            Err(ProposeError::NotLeader(_)) => return Err(self.not_leader()),
+            Err(ProposeError::NotLeader(_)) => return Err(self.hosted.not_leader()),
             Err(_) => return Err(self.index_not_ready()),
         }
         Ok(())
@@ -219,18 +220,21 @@ impl Partition {
     pub(super) fn no_key_index(&self) -> RequestError {
         let message = format!(
             "partition {}: the topic keeps no index of keys; set key.index.enable=true to expect offsets of keys",
-            self.name
+            self.hosted.name
         );
         RequestError::new(Reason::NoKeyIndex, message)
     }
 
     fn index_not_ready(&self) -> RequestError {
-        let message = format!("partition {}: the index of keys is being built", self.name);
+        let message = format!("partition {}: the index of keys is being built", self.hosted.name);
         RequestError::new(Reason::NotReady, message).retry_after(LEADER_RETRY)
     }
 
     fn read_failed(&self, cause: &str) -> RequestError {
-        let message = format!("partition {}: reading the index of keys failed: {cause}", self.name);
+        let message = format!(
+            "partition {}: reading the index of keys failed: {cause}",
+            self.hosted.name
+        );
         RequestError::new(Reason::Internal, message)
     }
 }

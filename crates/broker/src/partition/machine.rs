@@ -220,7 +220,7 @@ impl PartitionMachine {
 }
 
 /// A Raft term as a leader epoch.
-pub(crate) fn epoch_of(term: u64) -> LeaderEpoch {
+fn epoch_of(term: u64) -> LeaderEpoch {
     LeaderEpoch(
         u32::try_from(term)
             .ok()

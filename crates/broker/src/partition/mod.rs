@@ -37,14 +37,15 @@ mod timestamps;
 #[cfg(test)]
 mod testing;
 
-use std::fmt::Display;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use jangada_replication::{Group, ReadError, Registry};
+use jangada_replication::{Group, Registry};
 use jangada_storage::Store;
-use jangada_types::{LeaderEpoch, Offset, PartitionIndex, Reason, TopicConfig};
+use jangada_types::{LeaderEpoch, Offset, Reason, TopicConfig};
 use parking_lot::RwLock;
 use tokio::sync::Mutex;
 
@@ -54,8 +55,7 @@ pub(crate) use self::condition::Expectation;
 pub(crate) use self::fetch::Fetched;
 use self::inflight::Inflight;
 use self::key_index::{KeptIndex, KeyIndex};
-pub(crate) use self::machine::{PartitionMachine, View, epoch_of};
-use self::refusals::LEADER_RETRY;
+pub(crate) use self::machine::{PartitionMachine, View};
 pub(crate) use self::retried::{QUESTION_BYTES, may_have_been_taken};
 use self::room::BUSY_RETRY;
 pub(crate) use self::room::Room;
@@ -64,23 +64,19 @@ use crate::disk;
 use crate::error::RequestError;
 use crate::metrics::{Metrics, TopicTraffic};
 use crate::pool::Pool;
-use crate::quorum::Quorum;
+use crate::replica::{Front, Hosted, Kind, LEADER_RETRY};
 
 /// How long a linearizable read waits for its quorum.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Which partition, in a message for people.
-#[derive(Clone, Debug)]
-pub(crate) struct PartitionName {
-    pub topic: Arc<str>,
-    pub index: PartitionIndex,
-}
-
-impl Display for PartitionName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}-{}", self.topic, self.index)
-    }
-}
+/// Partitions, among the kinds of hosted groups.
+pub(crate) const KIND: Kind = Kind {
+    noun: "partition",
+    not_ready: Reason::LeaderNotAvailable,
+    replicas_min: 1,
+    without_quorum: "readers are sent away",
+    is_vital: false,
+};
 
 /// What all partitions of a broker share.
 pub(crate) struct Shared {
@@ -97,24 +93,20 @@ pub(crate) struct Shared {
     /// Packing, unpacking and checking of batches.
     pub compute: Pool,
     pub producer_expiration_ms: i64,
-    /// A leader that no quorum answered for so long sends its readers away.
-    pub quorum_within: Duration,
 }
 
 impl Shared {
-    /// Refuses more for a group that is led here when the disk does not take it. `name` says which group, in words.
-    pub fn check_disk(&self, group: &Group, name: impl Display) -> Result<(), RequestError> {
-        disk::check(&*self.store, self.queue_bytes_max, &self.registry, group, name)
+    /// Refuses more for a group that is led here when the disk does not take it.
+    pub fn check_disk(&self, hosted: &Hosted) -> Result<(), RequestError> {
+        let Hosted { group, title, .. } = hosted;
+        disk::check(&*self.store, self.queue_bytes_max, &self.registry, group, title)
     }
 }
 
 /// See the module text.
 pub(crate) struct Partition {
-    pub name: PartitionName,
-    pub group: Group,
+    pub hosted: Arc<Hosted>,
     pub view: Arc<View>,
-    /// Whether a quorum answers this leader.
-    pub quorum: Quorum,
     config: RwLock<Arc<TopicConfig>>,
     append_times: Mutex<AppendTimes>,
     /// While the topic has `key.index.enable`.
@@ -127,22 +119,14 @@ pub(crate) struct Partition {
 }
 
 impl Partition {
-    pub fn new(
-        name: PartitionName,
-        group: Group,
-        view: Arc<View>,
-        config: Arc<TopicConfig>,
-        shared: Arc<Shared>,
-    ) -> Self {
+    pub fn new(hosted: Arc<Hosted>, view: Arc<View>, config: Arc<TopicConfig>, shared: Arc<Shared>) -> Self {
         let inflight = Inflight::new(shared.inflight_per_partition);
-        let start = || start_index(&group, &view, &shared);
+        let start = || start_index(&hosted.group, &view, &shared);
         let key_index = KeptIndex::new(config.key_index.then(start));
         Self {
-            traffic: shared.metrics.topics.join(&name.topic),
-            name,
-            group,
+            traffic: shared.metrics.topics.join(&hosted.name.topic),
+            hosted,
             view,
-            quorum: Quorum::new(shared.quorum_within),
             config: RwLock::new(config),
             append_times: Mutex::new(AppendTimes::new()),
             key_index,
@@ -157,14 +141,8 @@ impl Partition {
         let wanted = config.key_index;
         self.view.set_checkpoint_bytes(checkpoint_bytes(&config));
         *self.config.write() = config;
-        let start = || start_index(&self.group, &self.view, &self.shared);
+        let start = || start_index(&self.hosted.group, &self.view, &self.shared);
         self.key_index.keep(wanted, start).await;
-    }
-
-    /// Ends what writes for this replica beside Raft: it is closed for good.
-    pub async fn stop_index(&self) {
-        let start = || start_index(&self.group, &self.view, &self.shared);
-        self.key_index.keep(false, start).await;
     }
 
     /// Where the topic's records are counted.
@@ -176,25 +154,9 @@ impl Partition {
         self.config.read().clone()
     }
 
-    /// The leader epoch, if this replica leads and is ready.
-    pub fn leader_epoch(&self) -> Result<LeaderEpoch, RequestError> {
-        let status = self.group.status();
-        if status.ready {
-            return Ok(epoch_of(status.term));
-        }
-        if status.leading {
-            let message = format!(
-                "partition {}: this broker was just elected and is not ready yet",
-                self.name
-            );
-            return Err(RequestError::new(Reason::LeaderNotAvailable, message).retry_after(LEADER_RETRY));
-        }
-        Err(self.not_leader())
-    }
-
     /// Checks the epoch that a client knows.
     pub fn check_epoch(&self, known: Option<u32>) -> Result<LeaderEpoch, RequestError> {
-        let epoch = self.leader_epoch()?;
+        let epoch = self.hosted.leader_epoch()?;
         let Some(known) = known else { return Ok(epoch) };
         let (reason, what) = match known.cmp(&epoch.get()) {
             std::cmp::Ordering::Equal => return Ok(epoch),
@@ -209,7 +171,7 @@ impl Partition {
         };
         let message = format!(
             "partition {}: leader epoch {known} was sent, this is epoch {epoch}; {what}",
-            self.name
+            self.hosted.name
         );
         Err(RequestError::new(reason, message)
             .with("expected", epoch)
@@ -219,24 +181,24 @@ impl Partition {
 
     /// The high watermark, at or after that of any acknowledgement before the call.
     pub async fn latest_offset(&self) -> Result<Offset, RequestError> {
-        self.leader_epoch()?;
-        self.confirm_lead().await.map_err(|error| self.read_error(error))?;
+        self.hosted.leader_epoch()?;
+        let confirmed = self.hosted.confirm_lead(READ_TIMEOUT).await;
+        confirmed.map_err(|error| self.hosted.read_error(&error))?;
         Ok(self.view.high_watermark())
     }
 
     /// The log start and the high watermark as this replica knows them, if it leads and a quorum answers it.
     pub fn ends_if_led(&self) -> Option<(Offset, Offset)> {
-        let leads = self.group.status().ready && !self.quorum.is_lost();
+        let leads = self.hosted.is_ready() && !self.hosted.check_quorum.is_lost();
         leads.then(|| (self.view.log_start(), self.view.high_watermark()))
     }
+}
 
-    /// Returns when a quorum has confirmed that this replica leads, and everything is applied that was committed anywhere
-    /// before the call.
-    async fn confirm_lead(&self) -> Result<(), ReadError> {
-        tokio::select! {
-            confirmed = self.group.confirm_read(READ_TIMEOUT) => confirmed,
-            () = self.quorum.lost() => Err(ReadError::NotLeader(None)),
-        }
+impl Front for Partition {
+    /// Ends the index of keys, which writes to the store by itself.
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        let start = || start_index(&self.hosted.group, &self.view, &self.shared);
+        Box::pin(self.key_index.keep(false, start))
     }
 }
 

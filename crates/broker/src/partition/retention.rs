@@ -36,13 +36,13 @@ enum Until {
 impl Partition {
     /// Drops the records below `before`; `None`: all that are there. Returns the new log start.
     pub async fn trim(&self, before: Option<Offset>) -> Result<Offset, RequestError> {
-        self.leader_epoch()?;
+        self.hosted.leader_epoch()?;
         let high_watermark = self.latest_offset().await?;
         let to = before.unwrap_or(high_watermark);
         if to < Offset(0) || to > high_watermark {
             let message = format!(
                 "partition {}: offset {to} is beyond the high watermark {high_watermark}; nothing was dropped",
-                self.name
+                self.hosted.name
             );
             return Err(RequestError::new(Reason::OffsetOutOfRange, message)
                 .with("offset", to)
@@ -54,7 +54,7 @@ impl Partition {
     /// Applies the topic's retention settings, if this replica leads.
     pub async fn enforce_retention(&self) -> Result<(), RequestError> {
         let config = self.config();
-        if self.leader_epoch().is_err() || self.view.log_start() == self.view.high_watermark() {
+        if self.hosted.leader_epoch().is_err() || self.view.log_start() == self.view.high_watermark() {
             return Ok(());
         }
         // Not by a clock that may be wrong.
@@ -78,28 +78,25 @@ impl Partition {
                 to,
                 dropped_bytes,
             };
-            let applied = self
-                .group
-                .propose(command.encode(Bytes::new()), TIMEOUT)
-                .await
-                .map_err(|error| self.propose_error(error))?;
+            let applied = self.hosted.group.propose(command.encode(Bytes::new()), TIMEOUT).await;
+            let applied = applied.map_err(|error| self.hosted.propose_error(&error))?;
             match PartitionReply::decode(&applied.reply) {
                 Some(PartitionReply::LogStart(offset)) => {
-                    tracing::info!(partition = %self.name, from = %from, to = %offset, dropped_bytes, "log start advanced");
+                    tracing::info!(partition = %self.hosted.name, from = %from, to = %offset, dropped_bytes, "log start advanced");
                     return Ok(offset);
                 }
                 Some(PartitionReply::LogStartMoved(_)) => {}
                 _ => unreachable!("not the reply to a new log start"),
             }
         }
-        let message = format!("partition {}: its log start kept moving; try again", self.name);
+        let message = format!("partition {}: its log start kept moving; try again", self.hosted.name);
         Err(RequestError::new(Reason::PartitionBusy, message).retry_after(super::BUSY_RETRY))
     }
 
     /// Where the log would start, and how many bytes of batches lie before that. Reads the index only as far as
     /// records are dropped.
     async fn look(&self, from: Offset, until: Until) -> Result<(Offset, u64), RequestError> {
-        let (store, group) = (self.shared.store.clone(), self.group.id());
+        let (store, group) = (self.shared.store.clone(), self.hosted.group.id());
         let (high_watermark, retained) = (self.view.high_watermark(), self.view.retained_bytes());
         let look = tokio::task::spawn_blocking(move || {
             let (mut to, mut dropped) = (from, 0);
@@ -126,7 +123,7 @@ impl Partition {
         let looked = look.await.map_err(|error| {
             RequestError::new(
                 Reason::Internal,
-                format!("partition {}: retention failed: {error}", self.name),
+                format!("partition {}: retention failed: {error}", self.hosted.name),
             )
         })?;
         match looked {

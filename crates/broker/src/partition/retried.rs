@@ -57,8 +57,8 @@ impl Partition {
                 key: None,
             },
         };
-        let proposed = Proposed::submit(&self.group, command.encode(question), room).await;
-        let proposed = proposed.map_err(|error| self.propose_error(error))?;
+        let proposed = Proposed::submit(&self.hosted.group, command.encode(question), room).await;
+        let proposed = proposed.map_err(|error| self.hosted.propose_error(&error))?;
         Ok(Admitted {
             pending: Pending::Proposed(proposed),
             append_time_ms: -1,

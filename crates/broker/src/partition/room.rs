@@ -65,7 +65,7 @@ impl Partition {
         };
         let message = format!(
             "partition {}: {what}; wait for acknowledgements before sending more",
-            self.name
+            self.hosted.name
         );
         let busy = RequestError::new(Reason::PartitionBusy, message).with("limit", limit);
         self.or_no_quorum(busy.retry_after(BUSY_RETRY))
@@ -74,6 +74,10 @@ impl Partition {
     /// What waits for a quorum that does not answer may wait for long, and another broker may lead by now: who is told to
     /// try again should look there.
     fn or_no_quorum(&self, busy: RequestError) -> RequestError {
-        if self.quorum.is_lost() { self.no_quorum() } else { busy }
+        if self.hosted.check_quorum.is_lost() {
+            self.hosted.no_quorum()
+        } else {
+            busy
+        }
     }
 }

@@ -9,12 +9,13 @@ use bytes::Bytes;
 use jangada_types::{GroupId, PartitionIndex, TopicConfig};
 use tempfile::TempDir;
 
-use super::{Appended, Expectation, Partition, PartitionMachine, PartitionName, Shared, View, checkpoint_bytes};
+use super::{Appended, Expectation, KIND, Partition, PartitionMachine, Shared, View, checkpoint_bytes};
 use crate::admission::Caller;
 use crate::clock_guard::ClockGuard;
 use crate::error::RequestError;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
+use crate::replica::{ReplicaName, Replicas};
 use crate::seams::WallClock;
 use crate::testing::Alone;
 
@@ -81,7 +82,6 @@ impl Broker {
             read_pool: Pool::new(1),
             compute: Pool::new(1),
             producer_expiration_ms: with.producer_expiration_ms,
-            quorum_within: PATIENCE,
         };
         Self {
             shared: Arc::new(shared),
@@ -91,23 +91,28 @@ impl Broker {
     }
 
     /// The partition, led by this broker in a new term.
-    pub async fn lead(&self, config: TopicConfig) -> Partition {
+    pub async fn lead(&self, config: TopicConfig) -> Arc<Partition> {
         let registry = &self.shared.registry;
         registry.close(GROUP).await;
         let config = Arc::new(config);
         let view = Arc::new(View::new(checkpoint_bytes(&config)));
         let machine = PartitionMachine::new(GROUP, view.clone());
-        let group = registry.open(GROUP, Box::new(machine)).await.expect("it opens");
+        let name = ReplicaName {
+            topic: "readings".into(),
+            index: Some(PartitionIndex(0)),
+        };
+        let replicas = Replicas::new(registry.clone(), PATIENCE);
+        let id = (GROUP, registry.local_replica());
+        let front = |hosted| Partition::new(hosted, view, config, self.shared.clone());
+        let opened = replicas.open(id, (&KIND, name), Box::new(machine), front).await;
+        let partition = opened.expect("it opens");
+        let group = &partition.hosted.group;
         let alone = BTreeSet::from([registry.local_replica()]);
         group.initialize(&alone).await.expect("it is formed, now or before");
         let mut status = group.watch();
         let ready = tokio::time::timeout(PATIENCE, status.wait_for(|status| status.ready)).await;
         drop(ready.expect("it elects itself").expect("the group is open"));
-        let name = PartitionName {
-            topic: "readings".into(),
-            index: PartitionIndex(0),
-        };
-        Partition::new(name, group, view, config, self.shared.clone())
+        partition
     }
 
     pub fn set_clock(&self, now_ms: i64) {

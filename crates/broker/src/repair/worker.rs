@@ -97,7 +97,7 @@ impl Repairer {
                 continue;
             }
             self.node.registry().tell_unfit(group);
-            let is_led = self.node.live_leader_of(group).is_some();
+            let is_led = self.node.replicas.live_leader_of(group).is_some();
             let mut leads = false;
             self.repairs()
                 .change(group, |case| leads = case.should_lead(is_led, now));
@@ -354,7 +354,7 @@ impl Repairer {
                 }
             }
         }
-        if self.node.live_leader_of(id).is_some() {
+        if self.node.replicas.live_leader_of(id).is_some() {
             self.node.registry().refuse_to_lead(id);
         }
     }
@@ -407,11 +407,7 @@ impl Repairer {
     }
 
     async fn close(&self, id: GroupId) {
-        if let Some(partition) = self.node.partitions.get(id) {
-            partition.stop_index().await;
-        }
-        self.node.partitions.remove(id);
-        self.node.shards.remove(id);
+        self.node.replicas.close(id).await;
         self.node.registry().give_up(id).await;
     }
 }

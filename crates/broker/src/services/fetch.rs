@@ -108,7 +108,10 @@ async fn unpack(node: &Node, batches: Bytes, from: Offset, room: plain::Room) ->
     if batches.len() <= SMALL_BYTES && plain::is_light(&batches) {
         return plain::unpack(batches, from, room);
     }
-    node.compute().run(move || plain::unpack(batches, from, room)).await?
+    node.partitions
+        .compute
+        .run(move || plain::unpack(batches, from, room))
+        .await?
 }
 
 fn form(value: i32) -> Result<Form, RequestError> {
@@ -135,7 +138,7 @@ pub(crate) async fn stream(
     let no_start = |message: String| RequestError::new(Reason::InvalidRequest, message);
     let first = tokio::select! {
         first = requests.message() => first,
-        refused = node.stopping() => return Err(refused),
+        refused = node.stopping.begun() => return Err(refused),
         () = tokio::time::sleep(START_WITHIN) => {
             return Err(no_start(format!("a fetch stream begins with `start`, and none came within {START_WITHIN:?}")));
         }
@@ -250,7 +253,7 @@ impl Pusher {
         responses: &mpsc::Sender<Parcel>,
     ) -> Option<RequestError> {
         let node = self.node.clone();
-        let stopping = node.stopping();
+        let stopping = node.stopping.begun();
         tokio::pin!(stopping);
         // A read that has begun goes on while credit comes in.
         let mut reading: Option<Reading> = None;
@@ -321,7 +324,7 @@ impl Pusher {
     fn stalled(&self) -> RequestError {
         let message = format!(
             "partition {}: the stream ends, for {TAKEN_WITHIN:?} its response was not taken; open another one",
-            self.reader.partition.name
+            self.reader.partition.hosted.name
         );
         RequestError::new(Reason::BrokerBusy, message).retry_after(STALLED_RETRY)
     }

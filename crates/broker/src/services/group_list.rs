@@ -11,6 +11,7 @@ use jangada_types::{BrokerId, Reason};
 
 use super::forward::{channel, forward};
 use crate::error::RequestError;
+use crate::groups::CoordinatorReplica;
 use crate::node::Node;
 
 /// How long listing waits for another broker.
@@ -26,7 +27,7 @@ impl GroupList {
     async fn list_here(&self, topic: &Topic) -> ListGroupsResponse {
         let coordinator_id = self.node.broker().get();
         let lists = topic.indexed().map(|(index, partition)| async move {
-            let Some(shard) = self.node.shards.get(partition.group) else {
+            let Some(shard) = self.node.replicas.front::<CoordinatorReplica>(partition.group) else {
                 return (index, None);
             };
             let list = shard.read(|state| {
@@ -81,7 +82,7 @@ impl GroupList {
         let leaders: BTreeSet<BrokerId> = topic
             .partitions
             .iter()
-            .filter_map(|partition| self.node.leader_of(partition.group))
+            .filter_map(|partition| self.node.replicas.leader_of(partition.group))
             .map(|(broker, _)| broker)
             .filter(|broker| *broker != self.node.broker())
             .collect();

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_controller::{Image, Topic, admission};
+use jangada_controller::{Image, admission};
 use jangada_coordinator::limits::OFFSETS_PER_COMMIT_MAX;
 use jangada_coordinator::{Answer, CommandKind, CommitRequest, PartitionSet};
 use jangada_proto::v1::group_service_server::GroupService;
 use jangada_proto::v1::*;
-use jangada_types::{BrokerId, PartitionIndex, Reason, partition_for_key, validate_topic_name};
+use jangada_types::{Reason, partition_for_key, validate_topic_name};
 use tonic::{Request, Response, Status};
 
 use super::forward::FORWARDED;
@@ -18,8 +18,9 @@ use super::group_list::GroupList;
 use super::group_wire as wire;
 use crate::admission::{Caller, Resource, call_of};
 use crate::error::RequestError;
-use crate::groups::Shard;
+use crate::groups::CoordinatorReplica;
 use crate::node::Node;
+use crate::target::Target;
 
 /// How long a request waits for the version of the metadata that it asks for.
 const VERSION_PATIENCE: Duration = Duration::from_secs(5);
@@ -68,45 +69,39 @@ impl Groups {
 
     /// An answer, or an error on its way out: counted, and with the address of the leader that it names.
     fn answer<T>(&self, result: Result<T>) -> Result<Response<T>, Status> {
-        result.map(Response::new).map_err(|mut error| {
+        result.map(Response::new).map_err(|error| {
             self.node.metrics.failed(error.reason);
-            if let Some(leader) = error.metadata.get("leader_id").and_then(|id| id.parse().ok())
-                && let Some(broker) = self.node.metadata.image().broker(BrokerId(leader))
-            {
-                error = error.with("leader_address", &broker.address);
-            }
-            error.into()
+            self.node.metadata.with_leader_address(error).into()
         })
     }
 
     /// The shard of a group, which this broker leads.
-    async fn shard(&self, group: &str) -> Result<Arc<Shard>> {
-        self.node.refuse_when_stopping()?;
-        let (topic, index) = self.shard_of(group).await?;
-        self.node.shard(&topic, index).await
+    async fn shard(&self, group: &str) -> Result<Arc<CoordinatorReplica>> {
+        self.node.stopping.refuse()?;
+        self.node.leaders.leading(&self.shard_of(group).await?).await
     }
 
-    async fn shard_of(&self, group: &str) -> Result<(Arc<Topic>, PartitionIndex)> {
+    async fn shard_of(&self, group: &str) -> Result<Target> {
         check_name(group)?;
-        let topic = self.node.coordinator().await?;
+        let topic = self.node.coordinator.get().await?;
         let shards = u32::try_from(topic.partitions.len()).expect("a topic has few partitions");
-        Ok((topic, partition_for_key(group.as_bytes(), shards)))
+        let index = partition_for_key(group.as_bytes(), shards);
+        Ok(Target::of(&topic, index).expect("the index was chosen among the topic's"))
     }
 
     async fn find(&self, group: &str) -> Result<FindCoordinatorResponse> {
-        self.node.refuse_when_stopping()?;
-        let (topic, index) = self.shard_of(group).await?;
-        let id = topic.partition(index).expect("the index was chosen among them").group;
+        self.node.stopping.refuse()?;
+        let Target { index, group: id, .. } = self.shard_of(group).await?;
         let registry = self.node.registry();
         let mut leaders = registry.leaders().watch();
         let find = async {
             loop {
                 leaders.borrow_and_update();
-                if self.node.has_lost_quorum(id) {
+                if self.node.replicas.has_lost_quorum(id) {
                     // It cannot learn who does; others may know.
                     return None;
                 }
-                let leader = self.node.leader_of(id).map(|(broker, _)| broker);
+                let leader = self.node.replicas.leader_of(id).map(|(broker, _)| broker);
                 let image = self.node.metadata.image();
                 if let Some(leader) = leader.filter(|leader| registry.is_alive(*leader))
                     && let Some(broker) = image.broker(leader)
@@ -142,7 +137,7 @@ impl Groups {
         }
         let node = self.node.clone();
         tokio::spawn(async move {
-            if let Err(error) = node.need_level(level).await {
+            if let Err(error) = node.metadata.require_feature_level(level).await {
                 tracing::debug!(%error, "the feature level was not raised");
             }
         });
@@ -165,7 +160,7 @@ impl Groups {
         // Only now: what waits above would keep others out. Until here the request has its share of what is received.
         let room = (!leaves).then(|| caller.try_take(Resource::Heartbeats, bytes));
         let room = room.transpose()?;
-        self.node.shards.shared.learn(&self.node.metadata.image());
+        self.node.groups.learn(&self.node.metadata.image());
         let answer = shard
             .decide(room, |leader, image, now| leader.heartbeat(image, request, now))
             .await?;
@@ -187,8 +182,7 @@ impl Groups {
     async fn commit(&self, request: CommitOffsetsRequest, caller: &Arc<Caller>) -> Result<CommitOffsetsResponse> {
         let bytes = room_for(&request);
         let shard = self.shard(&request.group).await?;
-        self.node
-            .check_disk(&shard.group, format_args!("shard {}", shard.name))?;
+        self.node.partitions.check_disk(&shard.hosted)?;
         let image = self.image_with_topics(&request.offsets).await;
         let offsets = request
             .offsets
@@ -203,7 +197,7 @@ impl Groups {
         };
         // Only now, as with heartbeats.
         let room = caller.try_take(Resource::Commits, bytes)?;
-        self.node.shards.shared.learn(&image);
+        self.node.groups.learn(&image);
         match shard
             .decide(Some(room), |leader, image, now| leader.commit(image, commit, now))
             .await?

@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::cluster::bootstrap::{self, Bootstrap};
 use crate::cluster::metadata::Metadata;
 use crate::http::NodeWatch;
+use crate::partition::Partition;
 
 /// See `internal.proto`.
 pub(crate) struct Internal {
@@ -84,10 +85,10 @@ impl InternalService for Internal {
     async fn end_offsets(&self, request: Request<EndOffsetsRequest>) -> Result<Response<EndOffsetsResponse>, Status> {
         self.registry()?.admit(request.into_inner().hello)?;
         let node = self.node.borrow().clone().ok_or_else(|| self.not_yet())?;
-        let led = node.partitions.all().into_iter().filter_map(|partition| {
+        let led = node.replicas.fronts::<Partition>().into_iter().filter_map(|partition| {
             let (log_start, end) = partition.ends_if_led()?;
             Some(PartitionEnds {
-                group_id: partition.group.id().get(),
+                group_id: partition.hosted.id().get(),
                 log_start_offset: log_start.get(),
                 end_offset: end.get(),
             })

@@ -118,9 +118,9 @@ async fn list_offsets(node: &Arc<Node>, request: ListOffsetsRequest) -> Result<L
 }
 
 async fn init_producer(node: &Node, request: InitProducerRequest) -> Result<InitProducerResponse, RequestError> {
-    node.refuse_when_stopping()?;
+    node.stopping.refuse()?;
     let (producer_id, epoch) = match (request.producer_id, request.producer_epoch) {
-        (None, None) => node.new_producer().await?,
+        (None, None) => node.producer_ids.new_producer().await?,
         (Some(id), Some(epoch)) => {
             let invalid = || {
                 RequestError::new(
@@ -132,7 +132,9 @@ async fn init_producer(node: &Node, request: InitProducerRequest) -> Result<Init
                 .ok()
                 .filter(|epoch| *epoch >= 0)
                 .ok_or_else(invalid)?;
-            node.next_epoch(ProducerId(id), ProducerEpoch(epoch)).await?
+            node.producer_ids
+                .next_epoch(ProducerId(id), ProducerEpoch(epoch))
+                .await?
         }
         _ => {
             return Err(RequestError::new(

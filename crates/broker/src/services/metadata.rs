@@ -48,6 +48,7 @@ impl MetadataService for MetadataOf {
             topics: topics.iter().map(|topic| describe(&self.node, topic)).collect(),
             controller_id: self
                 .node
+                .replicas
                 .leader_of(GroupId::METADATA)
                 .map_or(0, |(broker, _)| broker.get()),
         }))
@@ -83,7 +84,7 @@ fn wanted(image: &Image, request: &GetMetadataRequest) -> Result<Vec<Arc<Topic>>
 
 fn describe(node: &Node, topic: &Topic) -> v1::Topic {
     let partitions = topic.indexed().map(|(index, partition)| {
-        let leader = node.leader_of(partition.group);
+        let leader = node.replicas.leader_of(partition.group);
         v1::Partition {
             partition: index.get(),
             leader_id: leader.map_or(0, |(broker, _)| broker.get()),

@@ -14,11 +14,11 @@ use crate::pool::SMALL_BYTES;
 /// # Errors
 /// INVALID_REQUEST (no records, or a producer out of its bounds), UNSUPPORTED_CODEC, and what a batch refuses.
 pub(crate) async fn pack(node: &Node, records: PlainRecords) -> Result<Bytes, RequestError> {
-    let now_ms = node.now_ms();
+    let now_ms = node.partitions.clock.now_ms();
     if records.encoded_len() <= SMALL_BYTES {
         return batch_of(&records, now_ms);
     }
-    node.compute().run(move || batch_of(&records, now_ms)).await?
+    node.partitions.compute.run(move || batch_of(&records, now_ms)).await?
 }
 
 fn batch_of(records: &PlainRecords, now_ms: i64) -> Result<Bytes, RequestError> {

@@ -26,7 +26,7 @@ use crate::api::resolve::{self, PartitionRef};
 use crate::error::RequestError;
 use crate::node::Node;
 use crate::partition::Expectation;
-use crate::partitions::Target;
+use crate::target::Target;
 
 /// The answers of a produce stream.
 pub(crate) type Answers = Pin<Box<dyn Stream<Item = Result<ProduceStreamResponse, Status>> + Send>>;
@@ -158,7 +158,7 @@ pub(crate) fn stream(
     call: Arc<Call>,
     requests: Streaming<ProduceStreamRequest>,
 ) -> Result<Answers, RequestError> {
-    node.refuse_when_stopping()?;
+    node.stopping.refuse()?;
     let slot = call.caller().try_take(Resource::Streams, 1)?;
     let (answers, outgoing) = mpsc::channel(ANSWERS_MAX);
     let (failure, failed) = oneshot::channel();
@@ -241,7 +241,7 @@ impl Reader {
     /// Takes requests until there are no more, or one cannot be read: then `failure` gets why.
     async fn run(mut self, mut requests: Streaming<ProduceStreamRequest>, failure: oneshot::Sender<Status>) {
         let node = self.node.clone();
-        let stopping = node.stopping();
+        let stopping = node.stopping.begun();
         tokio::pin!(stopping);
         let mut forget = tokio::time::interval(FORGET_EVERY);
         forget.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -283,7 +283,7 @@ impl Reader {
             place = self.unanswered.place() => place,
             () = self.answers.closed() => return false,
             // What was not taken has no effect.
-            _ = self.node.stopping() => return false,
+            _ = self.node.stopping.begun() => return false,
         };
         let wanted = names::partition(request.partition.take());
         let target = match &wanted {

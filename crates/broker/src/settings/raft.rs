@@ -1,5 +1,7 @@
 //! Timing of replication.
 
+use std::time::Duration;
+
 use super::Problem;
 
 settings! {
@@ -21,6 +23,11 @@ settings! {
 }
 
 impl RaftSettings {
+    /// A leader that no quorum answered for so long may have a successor.
+    pub(crate) fn quorum_timeout(&self) -> Duration {
+        Duration::from_millis(2 * self.election_timeout_max_ms + self.heartbeat_ms)
+    }
+
     pub(super) fn check(&self, problems: &mut Vec<Problem>) {
         if self.election_timeout_min_ms < self.heartbeat_ms.saturating_mul(2) {
             let message = format!(

@@ -88,7 +88,7 @@ impl Bootstrap {
                 incarnation: FIRST_INCARNATION,
             })
             .collect();
-        if let Err(error) = metadata.group.initialize(&voters).await {
+        if let Err(error) = metadata.hosted.group.initialize(&voters).await {
             tracing::warn!(%error, "the metadata group could not be formed yet");
             return;
         }

@@ -78,14 +78,10 @@ impl Reconciler {
     }
 
     async fn delete_replica(&self, group: GroupId, next: Option<Incarnation>) -> bool {
-        if let Some(partition) = self.partitions.get(group) {
-            partition.stop_index().await;
-        }
-        self.partitions.remove(group);
-        self.shards.remove(group);
+        self.replicas.close(group).await;
         let deleted = self.registry().delete(group, next).await;
         match &deleted {
-            Ok(()) => self.shared.store.damage().forget(group),
+            Ok(()) => self.registry().store().damage().forget(group),
             Err(error) => tracing::error!(%group, %error, "a replica could not be deleted"),
         }
         deleted.is_ok()

@@ -19,6 +19,7 @@ use tonic::Request;
 
 use super::topic_id;
 use crate::api::resolve;
+use crate::cluster::placement::can_take_replicas;
 use crate::error::RequestError;
 use crate::node::Node;
 use crate::services::forward::{CALL_TIMEOUT, channel};
@@ -36,7 +37,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// A broker that does not know a setting would refuse it where the others take it.
 pub(super) async fn need_level_of(node: &Node, settings: impl Iterator<Item = &String>) -> Result<(), RequestError> {
     match settings.filter_map(|name| level_of(name)).max() {
-        Some(level) => node.need_level(level).await,
+        Some(level) => node.metadata.require_feature_level(level).await,
         None => Ok(()),
     }
 }
@@ -79,7 +80,7 @@ pub(super) async fn create_topic(
         return Ok(existing(&topic, image.version()));
     }
     let id = TopicId::from_u128(node.seams.ids.new_id().as_u128());
-    let brokers = node.can_take_replicas(&image, replicas as usize);
+    let brokers = can_take_replicas(node.registry(), &image, replicas as usize);
     let command = admission::place_topic(&wanted, &brokers, id, seed_of(id))?;
     admission::validate_replicas_per_broker(&command, &brokers, node.settings.cluster.replicas_per_broker_max)?;
     let version = match node.metadata.propose(&command).await {
@@ -134,8 +135,10 @@ pub(super) async fn create_partitions(
             version: image.version(),
         });
     };
-    node.need_level(CommandKind::AddPartitions.since()).await?;
-    let brokers = node.can_take_replicas(&image, topic.partitions[0].replicas.len());
+    node.metadata
+        .require_feature_level(CommandKind::AddPartitions.since())
+        .await?;
+    let brokers = can_take_replicas(node.registry(), &image, topic.partitions[0].replicas.len());
     let seed = seed_of(TopicId::from_u128(node.seams.ids.new_id().as_u128()));
     let command = admission::place_partitions(topic, total, &brokers, seed)?;
     admission::validate_replicas_per_broker(&command, &brokers, node.settings.cluster.replicas_per_broker_max)?;
@@ -199,7 +202,7 @@ async fn known_here(node: &Node, topic: TopicId) {
         leaders.borrow_and_update();
         let topic = image.borrow_and_update().topic(topic).cloned();
         let Some(topic) = topic else { return };
-        let is_led = |partition: &Partition| node.leader_of(partition.group).is_some();
+        let is_led = |partition: &Partition| node.replicas.leader_of(partition.group).is_some();
         led += topic
             .partitions
             .iter()

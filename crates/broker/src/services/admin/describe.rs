@@ -19,7 +19,7 @@ pub(super) async fn describe_cluster(node: &Arc<Node>) -> DescribeClusterRespons
     let topics: Vec<Arc<Topic>> = image.topics_by_name().cloned().collect();
     let partitions = partition_states(node, &image, &topics, false).await;
     let (damaged_replicas, damaged_stores) = damage_everywhere(node).await;
-    let members = node.metadata.group.members();
+    let members = node.metadata.hosted.group.members();
     let low_disks = node.registry().low_disks();
     let is_low_here = matches!(node.store().condition(), StoreCondition::DiskLow { .. });
     let brokers = image.brokers().map(|broker| {
@@ -52,6 +52,7 @@ pub(super) async fn describe_cluster(node: &Arc<Node>) -> DescribeClusterRespons
         cluster_id: node.registry().identity().cluster_id.clone(),
         version: image.version(),
         controller_id: node
+            .replicas
             .live_leader_of(GroupId::METADATA)
             .map_or(0, |(broker, _)| broker.get()),
         brokers: brokers.collect(),

@@ -35,7 +35,7 @@ use super::names;
 use crate::api::resolve;
 use crate::error::RequestError;
 use crate::node::Node;
-use crate::partitions::Target;
+use crate::target::Target;
 
 /// See `admin.proto`.
 pub(crate) struct Admin {
@@ -138,7 +138,11 @@ impl AdminService for Admin {
             let answer = leader.trim_partition(forward(request.into_inner())).await;
             return passed_on(&target, broker, answer);
         }
-        let partition = self.node.leader(&target).await?;
+        let partition = self
+            .node
+            .leaders
+            .leading::<crate::partition::Partition>(&target)
+            .await?;
         let before = match request.get_ref().before_offset {
             -1 => None,
             offset if offset < 0 => {
@@ -241,6 +245,7 @@ fn elsewhere<T>(
     request: &Request<T>,
 ) -> Result<Option<(BrokerId, AdminServiceClient<Channel>)>, RequestError> {
     let leader = node
+        .replicas
         .live_leader_of(target.group)
         .map(|(broker, _)| broker)
         .filter(|broker| *broker != node.broker());

@@ -15,6 +15,8 @@ use tokio::time::Instant;
 
 use super::topic_id;
 use crate::node::Node;
+use crate::partition::Partition;
+use crate::replica::Hosted;
 use crate::services::forward::{channel, forward};
 
 /// Calls to other brokers at once.
@@ -54,11 +56,12 @@ pub(super) async fn partition_states(
     for topic in topics {
         for (index, partition) in topic.indexed() {
             let state = bare_state(node, topic, index, partition.group);
-            match node.hosted(partition.group).filter(|group| group.status().ready) {
+            match node.replicas.get(partition.group).filter(|replica| replica.is_ready()) {
                 Some(led) => local.push((state, led)),
                 None => {
                     led_elsewhere.extend(
-                        node.live_leader_of(partition.group)
+                        node.replicas
+                            .live_leader_of(partition.group)
                             .map(|(broker, _)| broker)
                             .filter(|broker| *broker != node.broker()),
                     );
@@ -97,11 +100,11 @@ pub(crate) async fn voters_of(
     partition: &PartitionRef<'_>,
 ) -> Option<(BrokerId, Vec<PartitionVoter>)> {
     let bare = bare_state(node, partition.topic, partition.index, partition.group);
-    if let Some(led) = node.hosted(partition.group).filter(|group| group.status().ready) {
+    if let Some(led) = node.replicas.get(partition.group).filter(|replica| replica.is_ready()) {
         let seen = leaders_view(node, vec![(bare, led)]).await;
         return seen.into_iter().next().map(|state| (node.broker(), state.voters));
     }
-    let (leader, _) = node.live_leader_of(partition.group)?;
+    let (leader, _) = node.replicas.live_leader_of(partition.group)?;
     let request = DescribePartitionsRequest {
         topic: partition.topic.name.to_string(),
         topic_id: topic_id(partition.topic),
@@ -128,7 +131,7 @@ async fn ask_leader(image: &Arc<Image>, broker: BrokerId, request: DescribeParti
 
 /// What every broker knows.
 fn bare_state(node: &Node, topic: &Topic, index: PartitionIndex, group: GroupId) -> PartitionState {
-    let leader = node.live_leader_of(group);
+    let leader = node.replicas.live_leader_of(group);
     let replicas = topic
         .partition(index)
         .map(|partition| partition.replicas.iter().map(|replica| replica.broker.get()).collect())
@@ -151,32 +154,32 @@ fn bare_state(node: &Node, topic: &Topic, index: PartitionIndex, group: GroupId)
 
 /// What the leader of these partitions knows. In sync is who has a vote and reaches what is committed now within two
 /// heartbeats: a replica that is only being filled keeps nothing from being lost. They are waited for together.
-async fn leaders_view(node: &Arc<Node>, led: Vec<(PartitionState, Group)>) -> Vec<PartitionState> {
+async fn leaders_view(node: &Arc<Node>, led: Vec<(PartitionState, Arc<Hosted>)>) -> Vec<PartitionState> {
     let heartbeat = node.registry().heartbeat_interval();
     let deadline = Instant::now() + 2 * heartbeat;
     let mut seen = Vec::with_capacity(led.len());
     let led = led
         .into_iter()
-        .map(|(state, group)| (state, group.committed_next(), group));
-    let mut behind: Vec<(PartitionState, u64, Group)> = led.collect();
+        .map(|(state, replica)| (state, replica.group.committed_next(), replica));
+    let mut behind: Vec<(PartitionState, u64, Arc<Hosted>)> = led.collect();
     loop {
         let is_over = Instant::now() >= deadline;
         let image = node.metadata.image();
-        for (at, (mut state, committed, group)) in std::mem::take(&mut behind).into_iter().enumerate() {
+        for (at, (mut state, committed, replica)) in std::mem::take(&mut behind).into_iter().enumerate() {
             if at % LOOKS_AT_ONCE == LOOKS_AT_ONCE - 1 {
                 tokio::task::yield_now().await;
             }
-            let voters = voters(node, &group, committed, 2 * heartbeat + heartbeat / 2);
-            let listed = image.partition_of_group(group.id());
+            let voters = voters(node, &replica.group, committed, 2 * heartbeat + heartbeat / 2);
+            let listed = image.partition_of_group(replica.id());
             let in_sync = in_sync(&voters, listed.as_ref().map_or(&[], |listed| &listed.replicas));
             let all = state.replicas.iter().all(|broker| in_sync.contains(broker));
             if !all && !is_over {
-                behind.push((state, committed, group));
+                behind.push((state, committed, replica));
                 continue;
             }
             state.in_sync = in_sync;
             state.voters = voters;
-            seen.push(with_log(node, state, &group));
+            seen.push(with_log(node, state, &replica));
         }
         if behind.is_empty() {
             return seen;
@@ -188,15 +191,14 @@ async fn leaders_view(node: &Arc<Node>, led: Vec<(PartitionState, Group)>) -> Ve
 }
 
 /// The state with what the leader knows of the log.
-fn with_log(node: &Arc<Node>, mut state: PartitionState, group: &Group) -> PartitionState {
-    // A shard of the coordinator has no offsets; 0 says that its leader answered.
-    let partition = node.partitions.get(group.id());
+fn with_log(node: &Arc<Node>, mut state: PartitionState, replica: &Hosted) -> PartitionState {
+    // Other kinds of groups have no offsets; 0 says that the leader answered.
+    let partition = node.replicas.front::<Partition>(replica.id());
     let view = partition.as_ref().map(|partition| &partition.view);
     state.high_watermark = view.map_or(0, |view| view.high_watermark().get());
     state.log_start_offset = view.map_or(0, |view| view.log_start().get());
     state.size_bytes = view.map_or(0, |view| view.retained_bytes());
-    let name = format!("partition {}-{}", state.topic, state.partition);
-    let refused = node.check_disk(group, name).err();
+    let refused = node.partitions.check_disk(replica).err();
     state.write_refusal = refused.map(|error| WriteRefusal {
         reason: error.reason.as_str().to_owned(),
         message: error.message,

@@ -8,7 +8,7 @@ use jangada_types::{BrokerId, LeaderEpoch, Reason, ReplicaId};
 
 use crate::error::RequestError;
 use crate::node::Node;
-use crate::partitions::Target;
+use crate::target::Target;
 
 /// How long a transfer of leadership may take.
 const TRANSFER_WITHIN: Duration = Duration::from_secs(10);
@@ -19,7 +19,7 @@ pub(super) async fn transfer_leader(
     to: BrokerId,
 ) -> Result<TransferLeaderResponse, RequestError> {
     let image = node.metadata.image();
-    let name = format!("partition {}-{}", target.topic.name, target.index);
+    let name = target.to_string();
     if image.broker(to).is_none() {
         return Err(RequestError::new(
             Reason::UnknownBroker,
@@ -39,7 +39,8 @@ pub(super) async fn transfer_leader(
         );
         return Err(RequestError::new(Reason::InvalidRequest, message));
     };
-    let group = node.leading_group(target).await?;
+    let hosted = node.leaders.leading_any(target).await?;
+    let group = &hosted.group;
     if *replica == group.replica() {
         return Ok(TransferLeaderResponse {
             leader_id: to.get(),

@@ -1,57 +1,54 @@
-//! One shard's replica on this broker: decides what members and tools ask, and reads.
-//!
-//! Only the leader answers, and only once it is ready: it has applied an entry of its own term, so it knows everything
-//! that was committed before.
+//! One shard's replica on this broker, as the front that the services use: decides what members and tools ask, and reads.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_coordinator::{Answer, Command, Image, Leader, Now, Reply, Step, TopicPartition};
-use jangada_replication::{self as replication, Group, GroupStatus, ProposeError, ReadError};
+use jangada_replication::{self as replication, GroupStatus};
 use jangada_types::{Offset, Reason, Rejection};
 use parking_lot::Mutex;
 
+use super::COORDINATOR_REPLICAS;
 use super::machine::{Led, State};
-use super::shards::Shared;
+use super::shared::Shared;
 use crate::admission::Holding;
 use crate::error::RequestError;
-use crate::partition::PartitionName;
 use crate::proposed::Proposed;
-use crate::quorum::Quorum;
+use crate::replica::{Front, Hosted, Kind};
 
 /// How long one command may wait for its quorum. Then its outcome is unknown.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a linearizable read waits for its quorum.
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
-/// After this time a client should look for the leader again, or ask a group that has just changed.
-const LEADER_RETRY: Duration = Duration::from_millis(50);
+/// After this time a client should ask a group again that has just changed.
+const GROUP_RETRY: Duration = Duration::from_millis(50);
 /// After this time the member that has an instance id may have left.
 const INSTANCE_RETRY: Duration = Duration::from_secs(1);
 /// The head of each command: its version.
 const HEAD: [u8; 1] = [1];
 
+/// Shards of the coordinator, among the kinds of hosted groups.
+pub(crate) const KIND: Kind = Kind {
+    noun: "shard",
+    not_ready: Reason::NotReady,
+    replicas_min: COORDINATOR_REPLICAS,
+    without_quorum: "members are sent away",
+    is_vital: false,
+};
+
 /// A group's name, and its committed offsets.
 pub(super) type GroupOffsets = (Arc<str>, Vec<(TopicPartition, Offset)>);
 
 /// See the module text.
-pub(crate) struct Shard {
-    pub name: PartitionName,
-    pub group: Group,
-    /// Whether a quorum answers this leader.
-    pub quorum: Quorum,
+pub(crate) struct CoordinatorReplica {
+    pub hosted: Arc<Hosted>,
     state: Arc<Mutex<State>>,
     shared: Arc<Shared>,
 }
 
-impl Shard {
-    pub fn new(name: PartitionName, group: Group, state: Arc<Mutex<State>>, shared: Arc<Shared>) -> Self {
-        Self {
-            name,
-            group,
-            quorum: Quorum::new(shared.quorum_within),
-            state,
-            shared,
-        }
+impl CoordinatorReplica {
+    pub fn new(hosted: Arc<Hosted>, state: Arc<Mutex<State>>, shared: Arc<Shared>) -> Self {
+        Self { hosted, state, shared }
     }
 
     /// Decides a request, and proposes what it takes, until there is an answer. Many may be under way at once, as far as
@@ -68,12 +65,12 @@ impl Shard {
                 Step::Done(result) => return result.map_err(refused),
                 Step::Propose { command, pending } => (command, pending),
             };
-            let proposed = Proposed::submit(&self.group, encoded(&command), room.clone()).await;
+            let proposed = Proposed::submit(&self.hosted.group, encoded(&command), room.clone()).await;
             let applied = match proposed {
                 Ok(proposed) => proposed.applied(PROPOSE_TIMEOUT).await,
                 Err(error) => Err(error),
             };
-            let applied = applied.map_err(|error| self.propose_error(&error))?;
+            let applied = applied.map_err(|error| self.hosted.propose_error(&error))?;
             let reply = Reply::decode(&applied.reply)
                 .map_err(|error| RequestError::new(Reason::Internal, error.to_string()))?;
             step = self
@@ -85,22 +82,10 @@ impl Shard {
     /// Reads what is at least as new as everything that was answered before the call. Calls that wait at the same time
     /// share one round.
     pub async fn read<T>(&self, read: impl FnOnce(&Image) -> T) -> Result<T, RequestError> {
-        if !self.group.status().ready {
-            return Err(self.not_leading());
-        }
-        let confirmed = tokio::select! {
-            confirmed = self.group.confirm_read(READ_TIMEOUT) => confirmed,
-            () = self.quorum.lost() => Err(ReadError::NotLeader(None)),
-        };
-        match confirmed {
-            Ok(()) => Ok(read(&self.state.lock().image)),
-            Err(ReadError::NotLeader(_)) => Err(self.not_leading()),
-            Err(ReadError::Timeout) => Err(RequestError::new(
-                Reason::QuorumTimeout,
-                format!("shard {}: no quorum confirmed the read", self.name),
-            )
-            .retry_after(LEADER_RETRY)),
-        }
+        self.hosted.leader_epoch()?;
+        let confirmed = self.hosted.confirm_lead(READ_TIMEOUT).await;
+        confirmed.map_err(|error| self.hosted.read_error(&error))?;
+        Ok(read(&self.state.lock().image))
     }
 
     /// Groups and members.
@@ -113,7 +98,7 @@ impl Shard {
     /// The committed offsets of all groups, if this replica leads and a quorum answers it. Walks all of them, not under the
     /// lock: a command that comes meanwhile copies the group that it touches.
     pub fn committed(&self) -> Vec<GroupOffsets> {
-        if !self.group.status().ready || self.quorum.is_lost() {
+        if !self.hosted.is_ready() || self.hosted.check_quorum.is_lost() {
             return Vec::new();
         }
         let image = self.state.lock().image.clone();
@@ -129,18 +114,9 @@ impl Shard {
             .collect()
     }
 
-    /// Whether a quorum answers. True: that has changed.
-    pub(super) fn look(&self) -> bool {
-        let looked = self.quorum.look(&self.group);
-        if looked == Some(true) {
-            tracing::info!(shard = %self.name, "no quorum answers: members are sent away until one does");
-        }
-        looked.is_some()
-    }
-
-    /// What is due now. Nobody waits for it; what gets lost comes again.
+    /// Proposes what is due now. Nobody waits for it; what gets lost is due again at the next tick.
     pub(super) fn tick(&self) {
-        let status = self.group.status();
+        let status = self.hosted.group.status();
         let (commands, events) = {
             let mut state = self.state.lock();
             let now = self.shared.clock.now();
@@ -156,7 +132,7 @@ impl Shard {
         if commands.is_empty() {
             return;
         }
-        let group = self.group.clone();
+        let group = self.hosted.group.clone();
         tokio::spawn(async move {
             for command in commands {
                 if let Err(error) = group.submit(encoded(&command)).await {
@@ -167,20 +143,15 @@ impl Shard {
         });
     }
 
-    /// Whether this replica leads as far as it knows.
-    pub(super) fn is_led(&self) -> bool {
-        self.group.status().leading
-    }
-
     fn lead<T>(&self, decide: impl FnOnce(&mut Leader, &Image, Now) -> T) -> Result<T, RequestError> {
-        let status = self.group.status();
+        let status = self.hosted.group.status();
         let mut state = self.state.lock();
         let now = self.shared.clock.now();
         self.bring_in_line(&mut state, status, now);
         let State { image, led, .. } = &mut *state;
         let Some(led) = led else {
             drop(state);
-            return Err(self.not_leading());
+            return Err(self.hosted.not_leader());
         };
         let decided = decide(&mut led.leader, image, now);
         self.shared.alarm.set(led.leader.next_deadline());
@@ -191,7 +162,7 @@ impl Shard {
     /// newest topics.
     fn bring_in_line(&self, state: &mut State, status: GroupStatus, now: Now) {
         // A leader that is cut off would let members go on whose partitions the next leader gives to others.
-        if !status.ready || self.quorum.is_lost() {
+        if !status.ready || self.hosted.check_quorum.is_lost() {
             state.led = None;
             return;
         }
@@ -213,59 +184,15 @@ impl Shard {
             }
         }
     }
-
-    /// Why this replica does not answer now.
-    pub fn not_leading(&self) -> RequestError {
-        let status = self.group.status();
-        let name = &self.name;
-        let error = if status.leading && (status.ready || self.quorum.is_lost()) {
-            let message = format!("shard {name}: no quorum answers this broker; another one may lead it by now");
-            RequestError::new(Reason::LeaderNotAvailable, message)
-        } else if status.leading {
-            let message = format!("shard {name}: this broker leads it and is not ready yet: try again after a moment");
-            RequestError::new(Reason::NotReady, message)
-        } else {
-            match status.leader.filter(|leader| *leader != self.group.replica()) {
-                Some(leader) => RequestError::new(
-                    Reason::NotLeader,
-                    format!("shard {name}: broker {} leads it", leader.broker),
-                )
-                .with("leader_id", leader.broker)
-                .with("leader_epoch", status.term),
-                None => RequestError::new(
-                    Reason::LeaderNotAvailable,
-                    format!("shard {name}: no leader is known; an election may be under way"),
-                ),
-            }
-        };
-        error.retry_after(LEADER_RETRY)
-    }
-
-    fn propose_error(&self, error: &ProposeError) -> RequestError {
-        match error {
-            ProposeError::NotLeader(_) => self.not_leading(),
-            ProposeError::Timeout => RequestError::new(
-                Reason::QuorumTimeout,
-                format!(
-                    "shard {}: no quorum answered within {PROPOSE_TIMEOUT:?}; the outcome is unknown, send it again",
-                    self.name
-                ),
-            )
-            .unknown(),
-            ProposeError::Discarded | ProposeError::Refused(_) | ProposeError::Stopped(_) => {
-                RequestError::new(Reason::LeaderNotAvailable, format!("shard {}: {error}", self.name))
-                    .unknown()
-                    .retry_after(LEADER_RETRY)
-            }
-        }
-    }
 }
+
+impl Front for CoordinatorReplica {}
 
 /// With the time after which a refusal that passes by itself may be gone.
 fn refused(rejection: Rejection) -> RequestError {
     let error = RequestError::from(rejection);
     match error.reason {
-        Reason::GroupChanged | Reason::NotReady => error.retry_after(LEADER_RETRY),
+        Reason::GroupChanged | Reason::NotReady => error.retry_after(GROUP_RETRY),
         Reason::UnreleasedInstanceId => error.retry_after(INSTANCE_RETRY),
         _ => error,
     }

@@ -78,7 +78,7 @@ impl Replicas {
         let mut looks = looks.0.lock();
         for group in &groups {
             let status = group.status();
-            if !node.knows_leader(group) {
+            if !node.replicas.knows_leader(group) {
                 found.leaderless += 1;
             }
             if !status.ready {

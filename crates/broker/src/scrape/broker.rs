@@ -10,15 +10,16 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 
 use super::replication::{CommitLooks, Replicas};
-use super::writer::Writer;
 use crate::admission::Resource;
+use crate::groups::CoordinatorReplica;
+use crate::metrics::Writer;
 use crate::node::Node;
 
 const MS_PER_SECOND: f64 = 1e3;
 
 /// See the module text.
 #[derive(Debug)]
-pub(super) struct NodeSample {
+pub(super) struct BrokerSample {
     replicas: Replicas,
     partitions: u64,
     /// No broker that is alive is known to lead them.
@@ -45,18 +46,22 @@ pub(super) struct NodeSample {
     applies: LatencyHistogram,
 }
 
-impl NodeSample {
+impl BrokerSample {
     pub fn take(node: &Node, looks: &CommitLooks) -> Self {
         let image = node.metadata.image();
         let registry = node.registry();
         let (mut partitions, mut offline) = (0, 0);
         for partition in image.partitions() {
             partitions += 1;
-            offline += u64::from(node.live_leader_of(partition.group).is_none());
+            offline += u64::from(node.replicas.live_leader_of(partition.group).is_none());
         }
         let alive = image.brokers().filter(|broker| registry.is_alive(broker.id)).count() as u64;
         let (damaged, refilling) = node.repairs.count();
-        let (groups, members) = node.shards.count();
+        let shards = node.replicas.fronts::<CoordinatorReplica>();
+        let led = shards.iter().filter(|shard| shard.hosted.is_ready());
+        let (groups, members) = led
+            .map(|shard| shard.count())
+            .fold((0, 0), |(groups, members), (g, m)| (groups + g, members + m));
         let held = Resource::ALL.map(|resource| {
             let budgets = &node.budgets;
             (resource, budgets.used(resource) as u64, budgets.limit(resource) as u64)
@@ -68,7 +73,7 @@ impl NodeSample {
             offline,
             brokers_alive: alive,
             brokers_dead: image.brokers().count() as u64 - alive,
-            leads_metadata: node.metadata.group.status().ready && !node.metadata_quorum.is_lost(),
+            leads_metadata: node.metadata.hosted.is_ready() && !node.metadata.hosted.check_quorum.is_lost(),
             feature_level: image.feature_level(),
             clock_ms: node.seams.clock.now_ms(),
             held: held.to_vec(),
@@ -231,7 +236,7 @@ impl NodeSample {
     }
 }
 
-impl Collector for NodeSample {
+impl Collector for BrokerSample {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let mut to = Writer(encoder);
         self.cluster(&mut to)?;

@@ -1,10 +1,9 @@
-//! Whether a quorum still answers a leader.
+//! Whether a quorum still answers a leader (Raft's CheckQuorum).
 //!
-//! A leader that is cut off never learns of the next one, and Raft lets it believe for as long as nobody tells it. It
-//! can do no harm to what is written, but who waits there waits for nothing. So each leader looks now and then, and
-//! says when nobody answered it for longer than the others need to elect another one.
+//! A leader that is cut off never learns of the next one. It is harmless to the log, because it commits nothing, but it must
+//! stop answering readers and members: they would wait for what is decided elsewhere. So each leader checks now and then,
+//! and counts as lost when no quorum answered it for longer than the others need to elect another one.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -13,28 +12,17 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::node::Node;
-use crate::settings::BrokerSettings;
-
-/// How often what is led here is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-
-/// A leader that no quorum answered for so long may have a successor.
-pub(crate) fn within(settings: &BrokerSettings) -> Duration {
-    Duration::from_millis(2 * settings.raft.election_timeout_max_ms + settings.raft.heartbeat_ms)
-}
-
 /// See the module text. One for each replica.
-pub(crate) struct Quorum {
-    within: Duration,
+pub(crate) struct CheckQuorum {
+    timeout: Duration,
     seen: Mutex<Seen>,
     is_lost: watch::Sender<bool>,
-    /// Raft refused a command of this leader, and no quorum has answered since. It does as soon as its lease is over, which is
-    /// earlier than `is_lost`.
+    /// Raft refused a command of this leader, and no quorum has answered since. Raft refuses commands as soon as its lease is
+    /// over, which is earlier than `is_lost`.
     is_refusing: AtomicBool,
 }
 
-/// What the last look saw.
+/// What the last check saw.
 struct Seen {
     term: u64,
     committed_next: u64,
@@ -44,16 +32,16 @@ struct Seen {
     refused_at: Option<Instant>,
 }
 
-/// What a look sees.
-struct Look {
+/// What one check sees.
+struct QuorumSample {
     status: GroupStatus,
     committed_next: u64,
     silent_for: Duration,
     now: Instant,
 }
 
-impl Quorum {
-    pub fn new(within: Duration) -> Self {
+impl CheckQuorum {
+    pub fn new(timeout: Duration) -> Self {
         let seen = Seen {
             term: 0,
             committed_next: 0,
@@ -61,7 +49,7 @@ impl Quorum {
             refused_at: None,
         };
         Self {
-            within,
+            timeout,
             seen: Mutex::new(seen),
             is_lost: watch::Sender::new(false),
             is_refusing: AtomicBool::new(false),
@@ -80,7 +68,7 @@ impl Quorum {
         self.is_refusing.load(Ordering::Relaxed) || self.is_lost()
     }
 
-    /// This replica leads by its term, and no quorum answers it, as of the last look.
+    /// This replica leads by its term, and no quorum answers it, as of the last check.
     pub fn is_lost(&self) -> bool {
         *self.is_lost.borrow()
     }
@@ -93,11 +81,11 @@ impl Quorum {
         }
     }
 
-    /// Looks. To be called often as long as this replica leads, and when it ceases to. `Some`: whether it is lost has
+    /// To be called often as long as this replica leads, and when it ceases to. `Some`: whether it is lost has
     /// changed.
-    pub fn look(&self, group: &Group) -> Option<bool> {
+    pub fn check(&self, group: &Group) -> Option<bool> {
         let status = group.status();
-        let look = Look {
+        let sample = QuorumSample {
             status,
             committed_next: group.committed_next(),
             silent_for: match status.leading {
@@ -106,25 +94,25 @@ impl Quorum {
             },
             now: Instant::now(),
         };
-        let is_lost = self.judge(&look);
+        let is_lost = self.judge(&sample);
         let changed = self
             .is_lost
             .send_if_modified(|known| std::mem::replace(known, is_lost) != is_lost);
         changed.then_some(is_lost)
     }
 
-    fn judge(&self, look: &Look) -> bool {
+    fn judge(&self, sample: &QuorumSample) -> bool {
         let mut seen = self.seen.lock();
         // What is committed was answered by a quorum, too, and heartbeats may be late behind it. A new leader has heard
         // of nobody yet.
         let is_heard =
-            !look.status.leading || look.status.term != seen.term || look.committed_next > seen.committed_next;
-        let heartbeat_at = look.now.checked_sub(look.silent_for).unwrap_or(seen.heard_at);
+            !sample.status.leading || sample.status.term != seen.term || sample.committed_next > seen.committed_next;
+        let heartbeat_at = sample.now.checked_sub(sample.silent_for).unwrap_or(seen.heard_at);
         *seen = Seen {
-            term: look.status.term,
-            committed_next: look.committed_next,
+            term: sample.status.term,
+            committed_next: sample.committed_next,
             heard_at: if is_heard {
-                look.now
+                sample.now
             } else {
                 seen.heard_at.max(heartbeat_at)
             },
@@ -134,37 +122,7 @@ impl Quorum {
             seen.refused_at = None;
             self.is_refusing.store(false, Ordering::Relaxed);
         }
-        look.now - seen.heard_at > self.within
-    }
-}
-
-/// Looks at the metadata group and at all partitions, for ever; shards of the coordinator look by themselves. Wakes who
-/// watches the leaders when this broker ceases to be one, or is one again.
-pub(crate) async fn watch(node: Arc<Node>) {
-    let mut tick = tokio::time::interval(LOOK_EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        node.metrics.refusals.look();
-        let looked = node.metadata_quorum.look(&node.metadata.group);
-        if looked == Some(true) {
-            tracing::warn!("no quorum of the metadata group answers: nothing can be created or changed until one does");
-        }
-        let mut has_changed = looked.is_some();
-        for partition in node.partitions.all() {
-            // Of thousands most are led elsewhere.
-            if !partition.group.status().leading && !partition.quorum.is_lost() {
-                continue;
-            }
-            let looked = partition.quorum.look(&partition.group);
-            if looked == Some(true) {
-                tracing::info!(partition = %partition.name, "no quorum answers: readers are sent away until one does");
-            }
-            has_changed |= looked.is_some();
-        }
-        if has_changed {
-            node.registry().leaders().changed();
-        }
+        sample.now - seen.heard_at > self.timeout
     }
 }
 
@@ -172,16 +130,16 @@ pub(crate) async fn watch(node: Arc<Node>) {
 mod tests {
     use super::*;
 
-    const WITHIN: Duration = Duration::from_secs(2);
+    const TIMEOUT: Duration = Duration::from_secs(2);
 
-    fn look(now: Instant, silent_for: Duration) -> Look {
+    fn sample(now: Instant, silent_for: Duration) -> QuorumSample {
         let status = GroupStatus {
             term: 3,
             ready: true,
             leading: true,
             ..GroupStatus::default()
         };
-        Look {
+        QuorumSample {
             status,
             committed_next: 7,
             silent_for,
@@ -191,17 +149,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_leader_is_lost_when_nobody_answers_for_long_and_found_again_by_an_answer() {
-        let quorum = Quorum::new(WITHIN);
+        let quorum = CheckQuorum::new(TIMEOUT);
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         // It was elected just now, and has heard of nobody.
-        assert!(!quorum.judge(&look(at(0), Duration::MAX)));
-        assert!(!quorum.judge(&look(at(2_000), Duration::MAX)));
-        assert!(quorum.judge(&look(at(2_001), Duration::MAX)));
-        assert!(!quorum.judge(&look(at(2_500), Duration::from_millis(100))));
+        assert!(!quorum.judge(&sample(at(0), Duration::MAX)));
+        assert!(!quorum.judge(&sample(at(2_000), Duration::MAX)));
+        assert!(quorum.judge(&sample(at(2_001), Duration::MAX)));
+        assert!(!quorum.judge(&sample(at(2_500), Duration::from_millis(100))));
         assert!(!quorum.is_in_doubt());
         // Heartbeats are late, and something was committed.
-        let mut committed = look(at(4_400), Duration::from_secs(9));
+        let mut committed = sample(at(4_400), Duration::from_secs(9));
         committed.committed_next += 1;
         assert!(!quorum.judge(&committed));
         committed.now = at(6_300);
@@ -215,16 +173,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_counts_until_a_quorum_answers_again() {
-        let quorum = Quorum::new(WITHIN);
-        quorum.judge(&look(Instant::now(), Duration::ZERO));
+        let quorum = CheckQuorum::new(TIMEOUT);
+        quorum.judge(&sample(Instant::now(), Duration::ZERO));
         quorum.refused();
         assert!(quorum.is_in_doubt() && !quorum.is_lost());
         let refused = Instant::now();
         let at = |ms| refused + Duration::from_millis(ms);
         // The last answer was before that.
-        quorum.judge(&look(at(500), Duration::from_secs(1)));
+        quorum.judge(&sample(at(500), Duration::from_secs(1)));
         assert!(quorum.is_in_doubt());
-        quorum.judge(&look(at(1_000), Duration::from_millis(100)));
+        quorum.judge(&sample(at(1_000), Duration::from_millis(100)));
         assert!(!quorum.is_in_doubt());
     }
 }

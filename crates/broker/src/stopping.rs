@@ -1,0 +1,41 @@
+//! Whether this broker stops: streams end then, and new requests are refused.
+
+use jangada_types::{BrokerId, Reason};
+use tokio::sync::watch;
+
+use crate::error::RequestError;
+use crate::replica::LEADER_RETRY;
+
+/// See the module text. Clones watch the same broker.
+#[derive(Clone)]
+pub(crate) struct Stopping {
+    broker: BrokerId,
+    is_stopping: watch::Receiver<bool>,
+}
+
+impl Stopping {
+    pub fn new(broker: BrokerId, is_stopping: watch::Receiver<bool>) -> Self {
+        Self { broker, is_stopping }
+    }
+
+    /// Returns when the broker begins to stop; with what a request that still waits is told then.
+    pub async fn begun(&self) -> RequestError {
+        let mut is_stopping = self.is_stopping.clone();
+        // An error: the sender is gone, so the broker has stopped.
+        let _ = is_stopping.wait_for(|stopping| *stopping).await;
+        self.shutting_down()
+    }
+
+    /// Refuses a request that comes now when the broker stops.
+    pub fn refuse(&self) -> Result<(), RequestError> {
+        match *self.is_stopping.borrow() {
+            true => Err(self.shutting_down()),
+            false => Ok(()),
+        }
+    }
+
+    fn shutting_down(&self) -> RequestError {
+        let message = format!("broker {} is shutting down: go to another one", self.broker);
+        RequestError::new(Reason::ShuttingDown, message).retry_after(LEADER_RETRY)
+    }
+}
