@@ -7,16 +7,27 @@ use toml::{Table, Value};
 use crate::tree;
 
 /// Which crates of the workspace each may depend on. `types` and `proto` are the ground.
-const ALLOWED: [(&str, &[&str]); 9] = [
+const ALLOWED: [(&str, &[&str]); 11] = [
     ("types", &[]),
     ("proto", &[]),
     ("storage", &["types"]),
-    ("controller", &["types"]),
-    ("coordinator", &["types"]),
-    ("replication", &["storage", "types", "proto"]),
+    ("machine", &["types"]),
+    ("controller", &["machine", "types"]),
+    ("coordinator", &["machine", "types"]),
+    ("log", &["machine", "types"]),
+    ("replication", &["machine", "storage", "types", "proto"]),
     (
         "broker",
-        &["controller", "coordinator", "replication", "storage", "types", "proto"],
+        &[
+            "controller",
+            "coordinator",
+            "log",
+            "machine",
+            "replication",
+            "storage",
+            "types",
+            "proto",
+        ],
     ),
     ("client", &["types", "proto"]),
     ("jangada", &["broker", "client", "storage", "types", "proto"]),

@@ -2,7 +2,7 @@
 //! storage.
 //!
 //! ```text
-//!  services (gRPC) --> api --> leader_lookup --> partition --> replication::Group --> ... --> partition::machine --> view --> fetch
+//!  services (gRPC) --> api --> leader_lookup --> partition --> replication::Group --> ... --> partition::view --> fetch
 //!                       |
 //!                       +--> cluster::metadata (group 0) --> image --> cluster::reconcile --> opens, deletes, re-members groups
 //!

@@ -3,33 +3,37 @@
 
 use std::time::Duration;
 
-use jangada_replication::{Applied, Command, Group, Proposal, ProposeError};
+use jangada_machine::Machine;
+use jangada_replication::{Applied, Group, Proposal, ProposeError};
 
 /// Raft answers when a command is applied, or never will be here.
 pub(crate) const UNTIL_ANSWERED: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// See the module text.
-pub(crate) struct Proposed<T: Send + 'static>(Option<(Proposal, T)>);
+/// See the module text. The reply will be an `R`.
+pub(crate) struct Proposed<R: Send + 'static, T: Send + 'static>(Option<(Proposal<R>, T)>);
 
-impl<T: Send + 'static> Proposed<T> {
-    /// Returns when the command has its place in the log's order.
-    pub async fn submit(group: &Group, command: Command, held: T) -> Result<Self, ProposeError> {
-        let proposal = group.submit(command).await?;
+impl<R: Send + 'static, T: Send + 'static> Proposed<R, T> {
+    /// Returns when the command has its place in the log's order. `M` is the group's machine.
+    pub async fn submit<M>(group: &Group, command: M::Command, held: T) -> Result<Self, ProposeError>
+    where
+        M: Machine<Reply = R>,
+    {
+        let proposal = group.submit::<M>(command).await?;
         Ok(Self(Some((proposal, held))))
     }
 
     /// Waits until it is applied.
-    pub async fn applied(mut self, timeout: Duration) -> Result<Applied, ProposeError> {
+    pub async fn applied(mut self, timeout: Duration) -> Result<Applied<R>, ProposeError> {
         let (proposal, _) = self.0.as_mut().expect("it is taken out below, or when dropped");
         let applied = proposal.applied(timeout).await;
-        if applied != Err(ProposeError::Timeout) {
+        if !matches!(applied, Err(ProposeError::Timeout)) {
             self.0 = None;
         }
         applied
     }
 }
 
-impl<T: Send + 'static> Drop for Proposed<T> {
+impl<R: Send + 'static, T: Send + 'static> Drop for Proposed<R, T> {
     /// Nobody waits for it any more, and Raft has it still.
     fn drop(&mut self) {
         if let Some((mut proposal, held)) = self.0.take()

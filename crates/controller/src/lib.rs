@@ -14,7 +14,7 @@
 //! - [`command`], [`reply`]: what goes in and comes out, with their encodings. [`registration`]: brokers as they say who
 //!   they are. [`endpoints`]: where they are reached. `wire`: the messages that these and the image are made of.
 //! - `apply`: the fold, one file per subject. `rules`: the checks that admission and apply share.
-//! - [`snapshot`]: the image as bytes.
+//! - [`snapshot`]: the image as bytes. `machine`: the image as `replication` runs it.
 //! - [`placement`]: which brokers get the replicas of a new topic.
 //! - [`metadata_quorum`]: which brokers vote in group 0.
 //! - [`admission`]: checks before a command is proposed, for quick and clear errors.
@@ -25,6 +25,7 @@ pub mod command;
 pub mod endpoints;
 mod error;
 pub mod image;
+mod machine;
 pub mod metadata_quorum;
 pub mod placement;
 pub mod registration;

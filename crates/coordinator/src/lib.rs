@@ -18,7 +18,7 @@
 //! - [`command`], [`reply`]: what goes in and comes out, with their encodings. [`offset_commit`], [`removal`]: parts of
 //!   commands. `wire`: the messages that these and the image are made of.
 //! - `apply`: the fold, one file per subject. `rules`: the checks that leader and apply share.
-//! - [`snapshot`]: the state as bytes.
+//! - [`snapshot`]: the state as bytes. `machine`: the state as `replication` runs it.
 //! - `event`: what people may ask about later.
 //! - [`leader`]: sessions, deadlines, batching of changes, and the answers to members.
 //! - [`assignor`]: who gets which partitions. [`pattern`], [`topics`]: which topics a subscription means.
@@ -32,6 +32,7 @@ mod event;
 pub mod image;
 pub mod leader;
 pub mod limits;
+mod machine;
 pub mod offset_commit;
 pub mod partitions;
 pub mod pattern;

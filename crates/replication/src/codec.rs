@@ -5,13 +5,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use jangada_machine::EncodedCommand;
 use jangada_storage::LogEntry;
 use jangada_types::{BrokerId, Incarnation, Offset, ReplicaId};
 use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
 
 use crate::raft_types::{
-    Command, ENTRY_VERSION, Entry, EntryKind, LeaderId, LogId, Membership, SnapshotMeta, StoredMembership, Vote, log_id,
+    ENTRY_VERSION, Entry, EntryKind, LeaderId, LogId, Membership, SnapshotMeta, StoredMembership, Vote, log_id,
 };
 
 /// Version of the records below.
@@ -84,7 +85,7 @@ pub(crate) fn encode_entry(entry: Entry) -> LogEntry {
     let LogId { leader_id, index } = entry.log_id();
     let (head, body) = match entry.payload {
         EntryPayload::Blank => (Bytes::from_static(&BLANK_HEAD), Bytes::new()),
-        EntryPayload::Normal(command) => command.into_encoded(),
+        EntryPayload::Normal(command) => command.into_log(),
         EntryPayload::Membership(membership) => (Bytes::from_static(&MEMBERSHIP_HEAD), encode_membership(&membership)),
     };
     LogEntry {
@@ -110,7 +111,7 @@ pub(crate) fn decode_entry(entry: LogEntry) -> Result<Entry, CodecError> {
     }
     let payload = match kind {
         k if k == EntryKind::Blank as u8 => EntryPayload::Blank,
-        k if k == EntryKind::Command as u8 => EntryPayload::Normal(Command::from_encoded(entry.head, entry.body)),
+        k if k == EntryKind::Command as u8 => EntryPayload::Normal(EncodedCommand::from_log(entry.head, entry.body)),
         k if k == EntryKind::Membership as u8 => EntryPayload::Membership(decode_membership(&entry.body)?),
         _ => return Err(CodecError::Damaged("log entry kind")),
     };
@@ -339,7 +340,7 @@ mod tests {
         let body = Bytes::from(vec![7; 100]);
         let entry = Entry {
             log_id: log_id(3, 9),
-            payload: EntryPayload::Normal(Command::new(&[1, 2], body.clone())),
+            payload: EntryPayload::Normal(EncodedCommand::new(&[1, 2], body.clone())),
         };
         let stored = encode_entry(entry.clone());
         assert_eq!(&stored.head[..], &[1, 1, 1, 2]);

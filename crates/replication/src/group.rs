@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use jangada_storage::LogPosition;
-use jangada_types::{GroupId, ReplicaId};
+use jangada_machine::Machine;
+use jangada_types::{GroupId, LogPosition, ReplicaId};
 use openraft::error::{ClientWriteError, Fatal, InitializeError, RaftError};
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::host::{Host, HostSignals, Timings};
 use crate::log_store::LogStore;
 use crate::pace::Paced;
-use crate::raft_types::{Command, TypeConfig};
+use crate::raft_types::TypeConfig;
 use crate::state_machine::Check;
 use crate::transport::plausible::Horizon;
 
@@ -55,24 +55,25 @@ impl ProposeError {
 
 /// A command that was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Applied {
+pub struct Applied<R> {
     /// Where it stands in the group's log.
     pub position: LogPosition,
     /// What the state machine replied.
-    pub reply: Bytes,
+    pub reply: R,
 }
 
-/// A command that was handed to Raft and is not answered yet.
-pub struct Proposal {
+/// A command that was handed to Raft and is not answered yet; the reply will be an `R`.
+pub struct Proposal<R> {
     completed: openraft::alias::OneshotReceiverOf<TypeConfig, ClientWriteResult<TypeConfig>>,
     began: Instant,
     timings: Arc<Timings>,
+    reply: PhantomData<fn() -> R>,
 }
 
-impl Proposal {
+impl<R: 'static> Proposal<R> {
     /// Waits until it is applied here. Raft alone would wait for ever on a leader that lost its quorum, so there is a
     /// time-out; after that, and only then, it can be waited for again.
-    pub async fn applied(&mut self, timeout: Duration) -> Result<Applied, ProposeError> {
+    pub async fn applied(&mut self, timeout: Duration) -> Result<Applied<R>, ProposeError> {
         match tokio::time::timeout(timeout, &mut self.completed).await {
             Err(_) => Err(ProposeError::Timeout),
             Ok(Err(_)) => Err(ProposeError::Stopped("it was dropped".into())),
@@ -83,7 +84,7 @@ impl Proposal {
                         term: response.log_id.leader_id.term,
                         index: response.log_id.index,
                     },
-                    reply: response.data,
+                    reply: response.data.into_typed(),
                 })
             }
             Ok(Ok(Err(ClientWriteError::ForwardToLeader(forward)))) => Err(ProposeError::NotLeader(forward.leader_id)),
@@ -288,23 +289,33 @@ impl Group {
             .load(std::sync::atomic::Ordering::Acquire)
     }
 
-    /// Hands a command to Raft. Commands of one caller are appended in the order of its calls.
-    pub async fn submit(&self, command: Command) -> Result<Proposal, ProposeError> {
+    /// Hands a command to Raft. Commands of one caller are appended in the order of its calls. `M` is the group's machine.
+    pub async fn submit<M: Machine>(&self, command: M::Command) -> Result<Proposal<M::Reply>, ProposeError> {
         let (responder, completed) = ProgressResponder::complete_only();
         let began = Instant::now();
-        match self.inner.raft.client_write_ff(command, Some(responder)).await {
+        match self
+            .inner
+            .raft
+            .client_write_ff(M::encode(command), Some(responder))
+            .await
+        {
             Ok(()) => Ok(Proposal {
                 completed,
                 began,
                 timings: self.inner.timings.clone(),
+                reply: PhantomData,
             }),
             Err(fatal) => Err(stopped(fatal)),
         }
     }
 
     /// [`Group::submit`], then [`Proposal::applied`].
-    pub async fn propose(&self, command: Command, timeout: Duration) -> Result<Applied, ProposeError> {
-        self.submit(command).await?.applied(timeout).await
+    pub async fn propose<M: Machine>(
+        &self,
+        command: M::Command,
+        timeout: Duration,
+    ) -> Result<Applied<M::Reply>, ProposeError> {
+        self.submit::<M>(command).await?.applied(timeout).await
     }
 
     /// Returns when this replica has applied everything that was committed, anywhere, before the call (ReadIndex,

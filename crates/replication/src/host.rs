@@ -20,8 +20,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use jangada_storage::{Latency, LogPosition, Op, StateKind};
-use jangada_types::Offset;
+use jangada_machine::{Effects, Retention};
+use jangada_storage::{Latency, Op, StateKind};
+use jangada_types::{LogPosition, Offset};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, Snapshot as RaftSnapshot};
 use parking_lot::Mutex;
@@ -33,7 +34,7 @@ use crate::damage::{self, unreadable};
 use crate::log_store::{Durable, LogStore, blocking};
 use crate::purge_points::{Checkpoint, Progress, PurgePoints, SNAPSHOT_EVERY_ENTRIES};
 use crate::raft_types::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, next_index};
-use crate::state_machine::{Effects, Retention, StateMachine};
+use crate::state_machine::{Reply, StateMachine};
 
 /// The state is saved after this many bytes of applied log: what a restart has to read and apply again at most, per
 /// group.
@@ -202,23 +203,30 @@ impl Host {
         }
     }
 
-    fn apply_entry(&mut self, entry: Entry) -> Bytes {
+    fn apply_entry(&mut self, entry: Entry, awaits: bool) -> Reply {
         let id = entry.log_id;
         let (bytes, reply) = match entry.payload {
-            EntryPayload::Blank => (0, Bytes::new()),
+            EntryPayload::Blank => (0, Reply::none()),
             EntryPayload::Normal(command) => {
                 let at = LogPosition {
                     term: id.leader_id.term,
                     index: id.index,
                 };
-                (
-                    command.size() as u64,
-                    self.machine.apply(at, &command, &mut self.effects),
-                )
+                let bytes = command.size() as u64;
+                let applied = self.machine.apply(at, command, awaits, &mut self.effects);
+                // Going on would let this replica part from the others; it stops here instead.
+                let reply = applied.unwrap_or_else(|error| {
+                    panic!(
+                        "group {}: the command at index {} cannot be applied: {error}",
+                        self.log.group(),
+                        at.index
+                    )
+                });
+                (bytes, reply)
             }
             EntryPayload::Membership(membership) => {
                 self.membership = StoredMembership::new(Some(id), membership);
-                (0, Bytes::new())
+                (0, Reply::none())
             }
         };
         self.last_applied = Some(id);
@@ -229,7 +237,7 @@ impl Host {
 
     /// Everything that follows from the entries applied since the last flush: rows first, then publication, then the
     /// replies.
-    fn flush(&mut self, replies: &mut Vec<(ApplyResponder<TypeConfig>, Bytes)>) {
+    fn flush(&mut self, replies: &mut Vec<(ApplyResponder<TypeConfig>, Reply)>) {
         let mut ops = self.index_ops();
         let due = self.checkpoint_if_due(&mut ops);
         if self.save_is_due() {
@@ -283,7 +291,7 @@ impl Host {
     /// Adds a checkpoint when one is due, and says whether the log could shrink now.
     fn checkpoint_if_due(&mut self, ops: &mut Vec<Op>) -> bool {
         let Some(id) = self.last_applied else { return false };
-        let (position, start, checkpoint_bytes) = match self.machine.retention() {
+        let (position, start) = match self.machine.retention() {
             Retention::Compacted => {
                 let progress = self.since_checkpoint;
                 // A large state is written less often, so that snapshots are at most about as much as the log.
@@ -295,16 +303,15 @@ impl Host {
                 }
                 return due;
             }
-            Retention::LogIsData {
-                position,
-                start,
-                checkpoint_bytes,
-            } => (position, start, checkpoint_bytes),
+            Retention::LogIsData { position, start } => (position, start),
         };
         let mut points = self.points.lock();
         let emptied = start == position && self.since_checkpoint.bytes > 0;
         // A large state is written less often, so that checkpoints stay a small part of the log.
-        let distance = checkpoint_bytes.max(self.saved_bytes.saturating_mul(CHECKPOINT_EVERY_STATES));
+        let distance = self
+            .machine
+            .checkpoint_bytes()
+            .max(self.saved_bytes.saturating_mul(CHECKPOINT_EVERY_STATES));
         if self.since_checkpoint.bytes >= distance || emptied {
             self.since_checkpoint = Progress::default();
             let value = codec::encode_checkpoint(position, &self.meta(), &self.machine.snapshot());
@@ -362,7 +369,7 @@ impl RaftStateMachine<TypeConfig> for Host {
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
             self.check_next(entry.log_id.index)?;
-            let reply = self.apply_entry(entry);
+            let reply = self.apply_entry(entry, responder.is_some());
             if let Some(responder) = responder {
                 replies.push((responder, reply));
             }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{FutureExt, stream};
-use jangada_storage::{Durability, IndexEntry, LogPosition, Op, RocksStore, StateKind, Store, StoreOptions};
-use jangada_types::{GroupId, LeaderEpoch, Offset};
+use jangada_machine::{Effects, EncodedCommand, RestoreError, Retention};
+use jangada_storage::{Durability, Op, RocksStore, StateKind, Store, StoreOptions};
+use jangada_types::{CodecError, GroupId, IndexEntry, LeaderEpoch, LogPosition, Offset};
 use openraft::EntryPayload;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 use parking_lot::Mutex;
@@ -15,8 +16,8 @@ use tempfile::TempDir;
 use crate::codec;
 use crate::host::Host;
 use crate::log_store::LogStore;
-use crate::raft_types::{Command, Entry, SnapshotMeta, StoredMembership, log_id};
-use crate::state_machine::{Check, Effects, RestoreError, Retention, StateMachine};
+use crate::raft_types::{Entry, SnapshotMeta, StoredMembership, log_id};
+use crate::state_machine::{Check, Reply, StateMachine};
 
 const GROUP: GroupId = GroupId(7);
 const KIB: usize = 1 << 10;
@@ -50,13 +51,19 @@ impl Journal {
 const TRIM: &[u8] = b"trim";
 
 impl StateMachine for Journal {
-    fn apply(&mut self, _at: LogPosition, command: &Command, _effects: &mut Effects) -> Bytes {
+    fn apply(
+        &mut self,
+        _at: LogPosition,
+        command: EncodedCommand,
+        _awaits: bool,
+        _effects: &mut Effects,
+    ) -> Result<Reply, CodecError> {
         match command.head() {
             TRIM => self.start = self.position - 1,
             b"" => self.position += 1,
             other => panic!("a command of a later version: {other:?}"),
         }
-        Bytes::new()
+        Ok(Reply::none())
     }
 
     fn publish(&mut self) {}
@@ -83,15 +90,18 @@ impl StateMachine for Journal {
         Retention::LogIsData {
             position: Offset::from(self.position),
             start: Offset::from(self.start),
-            checkpoint_bytes: self.checkpoint_bytes,
         }
+    }
+
+    fn checkpoint_bytes(&self) -> u64 {
+        self.checkpoint_bytes
     }
 }
 
 struct JournalCheck;
 
 impl Check for JournalCheck {
-    fn command(&self, command: &Command) -> Result<(), String> {
+    fn command(&self, command: &EncodedCommand) -> Result<(), String> {
         match command.head() {
             TRIM | b"" => Ok(()),
             other => Err(format!("a command of a later version: {other:?}")),
@@ -110,8 +120,14 @@ impl Check for JournalCheck {
 struct Compacted(Journal);
 
 impl StateMachine for Compacted {
-    fn apply(&mut self, at: LogPosition, command: &Command, effects: &mut Effects) -> Bytes {
-        self.0.apply(at, command, effects)
+    fn apply(
+        &mut self,
+        at: LogPosition,
+        command: EncodedCommand,
+        awaits: bool,
+        effects: &mut Effects,
+    ) -> Result<Reply, CodecError> {
+        self.0.apply(at, command, awaits, effects)
     }
 
     fn publish(&mut self) {}
@@ -131,6 +147,10 @@ impl StateMachine for Compacted {
     fn retention(&self) -> Retention {
         Retention::Compacted
     }
+
+    fn checkpoint_bytes(&self) -> u64 {
+        self.0.checkpoint_bytes
+    }
 }
 
 pub(crate) fn open_store() -> (TempDir, Arc<dyn Store>) {
@@ -144,7 +164,7 @@ pub(crate) fn open_store() -> (TempDir, Arc<dyn Store>) {
 fn command(index: u64, head: &[u8], bytes: usize) -> Entry {
     Entry {
         log_id: log_id(1, index),
-        payload: EntryPayload::Normal(Command::new(head, vec![0; bytes].into())),
+        payload: EntryPayload::Normal(EncodedCommand::new(head, vec![0; bytes].into())),
     }
 }
 

@@ -3,8 +3,8 @@
 //!
 //! - [`Registry`]: the groups of one broker, and what they share.
 //! - [`Group`]: a handle to one of them.
-//! - [`StateMachine`]: what a group's log is folded into; implemented above this crate.
-//! - [`Command`]: what is proposed.
+//! - [`StateMachine`]: what a group's log is folded into. [`Publisher`]: how a [`Machine`](jangada_machine::Machine)
+//!   becomes one; implemented above this crate.
 //! - [`Leaders`]: who leads which group of the cluster.
 //! - [`transport`]: the connections between two brokers.
 //! - `log_store`, `host`: openraft's storage and state machine on [`jangada_storage::Store`].
@@ -47,10 +47,9 @@ pub use codec::CodecError;
 pub use damage::snapshot_state;
 pub use group::{Applied, Group, GroupMembers, GroupStatus, Proposal, ProposeError, ReadError, ReplicaProgress};
 pub use leaders::{Leader, Leaders};
-pub use raft_types::Command;
 pub use registry::{OpenError, Registry};
 pub use roster::{Roster, Standing};
-pub use state_machine::{Check, Effects, RestoreError, Retention, StateMachine};
+pub use state_machine::{Check, Publisher, Reply, StateMachine};
 pub use timing::Timing;
 pub use transport::handshake::{Identity, PROTOCOL_MAX, PROTOCOL_MIN, check_protocol};
 pub use transport::introduction::STARTING;

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use jangada_types::Offset;
 
 use crate::raft_types::{LogId, next_index};
-use crate::state_machine::Retention;
+use jangada_machine::Retention;
 
 /// A compacted group asks for a snapshot after this many entries of applied log; but not before the state's own size was applied.
 pub(crate) const SNAPSHOT_EVERY_ENTRIES: u64 = 4096;

@@ -1,61 +1,73 @@
-//! What a group's log is folded into. The trait is implemented above this crate; `host` runs it.
+//! What `host` runs: a state machine whose types are erased, so that groups of all kinds are of one type. A
+//! [`Machine`] becomes one by a [`Publisher`], which shows its state to readers.
 
+use std::any::Any;
+use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jangada_storage::{IndexEntry, LogPosition};
-use jangada_types::Offset;
+use jangada_machine::{Effects, EncodedCommand, Machine, RestoreError, Retention};
+use jangada_types::{CodecError, LogPosition};
 
-use crate::raft_types::Command;
+/// What a machine replied, on its way to the proposer in the same process. Both ends know its type.
+#[derive(Default)]
+pub struct Reply(Option<Box<dyn Any + Send + Sync>>);
 
-/// A state that this build cannot read, or that is damaged.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("state machine: {0}")]
-pub struct RestoreError(pub String);
+impl Reply {
+    /// A reply that somebody waits for.
+    pub fn new<T: Any + Send + Sync>(reply: T) -> Self {
+        Self(Some(Box::new(reply)))
+    }
 
-/// How a group's log is kept small.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retention {
-    /// The snapshot is the current state; the log before it goes. For groups whose state is what matters: metadata,
-    /// coordinators.
-    Compacted,
-    /// The log is the data: it goes only below `start`, at the checkpoints along it.
-    LogIsData {
-        /// The offset that the next record gets: where the state is now.
-        position: Offset,
-        /// The log start offset: what lies below may go.
-        start: Offset,
-        /// Bytes of log between two checkpoints.
-        checkpoint_bytes: u64,
-    },
+    /// No reply: nobody waits for it, or the entry was none of the machine's commands.
+    pub const fn none() -> Self {
+        Self(None)
+    }
+
+    /// What the machine replied. Panics when that is of another type: whoever proposes to a group knows its machine.
+    pub(crate) fn into_typed<T: Any>(self) -> T {
+        let reply = self.0.expect("a command that was proposed here has a reply");
+        *reply.downcast().unwrap_or_else(|_| {
+            panic!(
+                "the group's machine replies with another type than {}",
+                std::any::type_name::<T>()
+            )
+        })
+    }
 }
 
-/// What applying commands adds to the store besides the state.
-#[derive(Debug, Default)]
-pub struct Effects {
-    /// Rows for the offset index, in the order of their offsets.
-    pub index: Vec<IndexEntry>,
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "a reply" } else { "no reply" })
+    }
 }
 
 /// Says whether what a peer sends could be applied: a replica that cannot apply what is committed stops, so it must not
 /// get into the log. Looks at no state, and is called from any task.
 pub trait Check: Send + Sync + 'static {
     /// A command; an error says what is wrong with it.
-    fn command(&self, command: &Command) -> Result<(), String>;
+    fn command(&self, command: &EncodedCommand) -> Result<(), String>;
 
     /// A state, as [`StateMachine::restore`] takes it.
     fn snapshot(&self, snapshot: &Bytes) -> Result<(), RestoreError>;
 }
 
-/// A deterministic fold of a group's committed commands. Every replica applies the same commands in the same order,
-/// so nothing but the state and the command may go into the new state and the reply: no clock, no randomness, no I/O.
-/// What an implementation keeps beside the state for its own replica, sessions of a leader say, may use a clock.
-///
-/// It runs on one task; readers see what `publish` put where they look.
+/// A [`Machine`] with its types erased, and what it publishes. It runs on one task; readers see what `publish` put where
+/// they look.
 pub trait StateMachine: Send + Sync + 'static {
-    /// Applies one command and gives the reply for its proposer. After a restart, commands may be applied again to
-    /// the state that was saved before them.
-    fn apply(&mut self, at: LogPosition, command: &Command, effects: &mut Effects) -> Bytes;
+    /// Applies one command, and gives the reply for its proposer; if nobody `awaits` it here, it may be none. After a
+    /// restart, commands may be applied again to the state that was saved before them.
+    ///
+    /// # Errors
+    /// This build cannot read the command, and the state is as it was. The replica must stop.
+    fn apply(
+        &mut self,
+        at: LogPosition,
+        command: EncodedCommand,
+        awaits: bool,
+        effects: &mut Effects,
+    ) -> Result<Reply, CodecError>;
 
     /// Called after a run of `apply` and before any of their replies is sent.
     fn publish(&mut self);
@@ -71,4 +83,201 @@ pub trait StateMachine: Send + Sync + 'static {
 
     /// How the log is kept small, as of now.
     fn retention(&self) -> Retention;
+
+    /// Bytes of log between two checkpoints, of a group whose log is its data.
+    fn checkpoint_bytes(&self) -> u64;
+}
+
+/// Holds a [`Machine`] on one broker, and shows its state to readers.
+///
+/// What it keeps beside the state for its own replica, sessions of a leader say, may use a clock; nothing of that goes into
+/// the state or into a reply.
+pub trait Publisher: Send + Sync + 'static {
+    /// The machine.
+    type Machine: Machine;
+
+    /// Applies the command to the machine.
+    fn apply(
+        &mut self,
+        at: LogPosition,
+        command: <Self::Machine as Machine>::Command,
+        effects: &mut Effects,
+    ) -> <Self::Machine as Machine>::Reply;
+
+    /// Shows readers the state as it is now: after a run of `apply`, before any of their replies is sent.
+    fn publish(&mut self) {}
+
+    /// [`Machine::snapshot`] of the machine.
+    fn snapshot(&self) -> Bytes;
+
+    /// Puts a restored machine in the place of the one that is there.
+    fn replace(&mut self, machine: Self::Machine);
+
+    /// [`Machine::retention`] of the machine.
+    fn retention(&self) -> Retention;
+
+    /// Bytes of log between two checkpoints, of a group whose log is its data.
+    fn checkpoint_bytes(&self) -> u64 {
+        u64::MAX
+    }
+
+    /// As `host` runs it.
+    fn erased(self) -> Box<dyn StateMachine>
+    where
+        Self: Sized,
+    {
+        Box::new(Erased(self))
+    }
+}
+
+/// A publisher and its machine, as `host` runs them.
+struct Erased<P>(P);
+
+impl<P: Publisher> StateMachine for Erased<P> {
+    fn apply(
+        &mut self,
+        at: LogPosition,
+        command: EncodedCommand,
+        awaits: bool,
+        effects: &mut Effects,
+    ) -> Result<Reply, CodecError> {
+        let command = P::Machine::decode(command)?;
+        let reply = self.0.apply(at, command, effects);
+        Ok(if awaits { Reply::new(reply) } else { Reply::none() })
+    }
+
+    fn publish(&mut self) {
+        self.0.publish();
+    }
+
+    fn snapshot(&self) -> Bytes {
+        self.0.snapshot()
+    }
+
+    fn restore(&mut self, snapshot: &Bytes) -> Result<(), RestoreError> {
+        self.0.replace(P::Machine::restore(snapshot)?);
+        Ok(())
+    }
+
+    fn check(&self) -> Arc<dyn Check> {
+        Arc::new(MachineCheck::<P::Machine>(PhantomData))
+    }
+
+    fn retention(&self) -> Retention {
+        self.0.retention()
+    }
+
+    fn checkpoint_bytes(&self) -> u64 {
+        self.0.checkpoint_bytes()
+    }
+}
+
+/// Judges by what a machine says of its commands and states.
+struct MachineCheck<M>(PhantomData<fn() -> M>);
+
+impl<M: Machine> Check for MachineCheck<M> {
+    fn command(&self, command: &EncodedCommand) -> Result<(), String> {
+        M::check_command(command)
+    }
+
+    fn snapshot(&self, snapshot: &Bytes) -> Result<(), RestoreError> {
+        M::check_snapshot(snapshot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The sum of what was added.
+    #[derive(Default)]
+    struct Sum(u64);
+
+    impl Machine for Sum {
+        type Command = u8;
+        type Reply = u64;
+
+        fn encode(command: u8) -> EncodedCommand {
+            EncodedCommand::new(&[command], Bytes::new())
+        }
+
+        fn decode(command: EncodedCommand) -> Result<u8, CodecError> {
+            match *command.head() {
+                [kind] => Ok(kind),
+                _ => Err(CodecError::UnknownFields { what: "number" }),
+            }
+        }
+
+        fn apply(&mut self, _: LogPosition, command: &u8, _: &mut Effects) -> u64 {
+            self.0 += u64::from(*command);
+            self.0
+        }
+
+        fn snapshot(&self) -> Bytes {
+            Bytes::copy_from_slice(&self.0.to_be_bytes())
+        }
+
+        fn restore(snapshot: &Bytes) -> Result<Self, RestoreError> {
+            let bytes = <[u8; 8]>::try_from(&snapshot[..]);
+            bytes
+                .map(|bytes| Self(u64::from_be_bytes(bytes)))
+                .map_err(|error| RestoreError(error.to_string()))
+        }
+
+        fn retention(&self) -> Retention {
+            Retention::Compacted
+        }
+    }
+
+    impl Publisher for Sum {
+        type Machine = Self;
+
+        fn apply(&mut self, at: LogPosition, command: u8, effects: &mut Effects) -> u64 {
+            Machine::apply(self, at, &command, effects)
+        }
+
+        fn snapshot(&self) -> Bytes {
+            Machine::snapshot(self)
+        }
+
+        fn replace(&mut self, machine: Self) {
+            *self = machine;
+        }
+
+        fn retention(&self) -> Retention {
+            Retention::Compacted
+        }
+    }
+
+    fn apply(machine: &mut dyn StateMachine, command: EncodedCommand, awaits: bool) -> Result<Reply, CodecError> {
+        machine.apply(LogPosition::default(), command, awaits, &mut Effects::default())
+    }
+
+    #[test]
+    fn a_reply_comes_back_as_it_was_and_is_kept_only_for_who_waits() {
+        let mut machine = Sum::default().erased();
+        let reply = apply(&mut *machine, Sum::encode(3), true).expect("it can be read");
+        assert_eq!(reply.into_typed::<u64>(), 3);
+        let reply = apply(&mut *machine, Sum::encode(4), false).expect("it can be read");
+        assert!(reply.0.is_none(), "nothing is allocated where nobody waits");
+        assert_eq!(machine.snapshot(), Machine::snapshot(&Sum(7)));
+    }
+
+    #[test]
+    fn what_cannot_be_read_changes_nothing_and_is_refused_of_peers() {
+        let mut machine = Sum::default().erased();
+        let unreadable = EncodedCommand::new(&[1, 2], Bytes::new());
+        assert!(apply(&mut *machine, unreadable.clone(), true).is_err());
+        assert!(machine.restore(&Bytes::from_static(b"short")).is_err());
+        assert_eq!(machine.snapshot(), Machine::snapshot(&Sum(0)));
+        let check = machine.check();
+        assert!(check.command(&unreadable).is_err() && check.command(&Sum::encode(1)).is_ok());
+        assert!(check.snapshot(&Bytes::new()).is_err() && check.snapshot(&machine.snapshot()).is_ok());
+    }
+
+    #[test]
+    #[should_panic(expected = "replies with another type than u8")]
+    fn a_reply_of_another_machine_is_a_bug() {
+        Reply::new(3_u64).into_typed::<u8>();
+    }
 }

@@ -3,24 +3,31 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jangada_storage::{LogPosition, RocksStore, Store, StoreOptions};
-use jangada_types::GroupId;
+use jangada_machine::{Effects, EncodedCommand, RestoreError, Retention};
+use jangada_storage::{RocksStore, Store, StoreOptions};
+use jangada_types::{CodecError, GroupId, LogPosition};
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 
 use crate::host::Host;
 use crate::log_store::LogStore;
-use crate::raft_types::{Command, TypeConfig};
-use crate::state_machine::{Check, Effects, RestoreError, Retention, StateMachine};
+use crate::raft_types::TypeConfig;
+use crate::state_machine::{Check, Reply, StateMachine};
 
 /// Counts commands: the least that has a state.
 #[derive(Default)]
 struct Counter(u64);
 
 impl StateMachine for Counter {
-    fn apply(&mut self, _at: LogPosition, _command: &Command, _effects: &mut Effects) -> Bytes {
+    fn apply(
+        &mut self,
+        _at: LogPosition,
+        _command: EncodedCommand,
+        _awaits: bool,
+        _effects: &mut Effects,
+    ) -> Result<Reply, CodecError> {
         self.0 += 1;
-        Bytes::new()
+        Ok(Reply::none())
     }
 
     fn publish(&mut self) {}
@@ -44,12 +51,16 @@ impl StateMachine for Counter {
     fn retention(&self) -> Retention {
         Retention::Compacted
     }
+
+    fn checkpoint_bytes(&self) -> u64 {
+        u64::MAX
+    }
 }
 
 struct Any;
 
 impl Check for Any {
-    fn command(&self, _command: &Command) -> Result<(), String> {
+    fn command(&self, _command: &EncodedCommand) -> Result<(), String> {
         Ok(())
     }
 

@@ -13,7 +13,8 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use jangada_types::{GroupId, LeaderEpoch, Offset};
+use jangada_types::{GroupId, Offset};
+pub use jangada_types::{IndexEntry, LogPosition};
 
 use crate::damage::Damage;
 use crate::error::StoreError;
@@ -38,25 +39,6 @@ impl LogEntry {
     pub fn payload_len(&self) -> usize {
         self.head.len() + self.body.len()
     }
-}
-
-/// One row of a partition's offset index: where the batch that ends at `last_offset` lies in the Raft log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IndexEntry {
-    /// Offset of the batch's last record, the key of the row.
-    pub last_offset: Offset,
-    /// Offset of the batch's first record.
-    pub base_offset: Offset,
-    /// Raft index of the entry that holds the batch.
-    pub raft_index: u64,
-    /// Leader epoch (the Raft term) in which it was proposed.
-    pub epoch: LeaderEpoch,
-    /// Largest timestamp in the batch, in milliseconds since 1970.
-    pub max_timestamp_ms: i64,
-    /// Largest timestamp in this and all earlier batches: it never falls, so it can be searched by halving.
-    pub running_max_timestamp_ms: i64,
-    /// Size of the batch in bytes.
-    pub size_bytes: u32,
 }
 
 /// What a row of the `state` column family is about. The store looks only at `PURGED` (its own) and passes on the rest.
@@ -152,15 +134,6 @@ pub enum Durability {
 
 /// Called exactly once, on the writer thread. It must be short and never block.
 pub type Completion = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
-
-/// A Raft log id as the store sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct LogPosition {
-    /// Raft term.
-    pub term: u64,
-    /// Raft log index.
-    pub index: u64,
-}
 
 /// First and last of a group's log.
 ///

@@ -6,6 +6,7 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`ids`] | a newtype for each id, offset, epoch and sequence |
+//! | [`log`] | places in a replicated log |
 //! | [`names`] | which topic names are allowed |
 //! | [`limits`] | every limit that a client can run into |
 //! | [`reason`] | the reasons of the public API's errors |
@@ -24,6 +25,7 @@ pub mod feature_level;
 pub mod frame;
 pub mod ids;
 pub mod limits;
+pub mod log;
 pub mod names;
 pub mod partitioner;
 pub mod reason;
@@ -43,6 +45,7 @@ pub use ids::{
     BrokerId, GroupId, Incarnation, LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId, ReplicaId,
     Sequence, TopicId,
 };
+pub use log::{IndexEntry, LogPosition};
 pub use names::{NameError, is_internal_topic, validate_topic_name};
 pub use partitioner::{murmur2, partition_for_key};
 pub use reason::{Category, Reason};

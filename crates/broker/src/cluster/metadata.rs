@@ -1,5 +1,4 @@
-//! The metadata group on this broker: the state machine that folds commands into the image, and the handle that
-//! proposes them.
+//! The metadata group on this broker: the image that its commands are folded into, and the handle that proposes them.
 //!
 //! Every broker holds a replica (a voter or a learner), so each has the whole image in memory. A command that is
 //! proposed elsewhere than at the leader is passed on to it.
@@ -10,14 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jangada_controller::{Command, Image, Reply, admission};
+use jangada_machine::{Effects, Machine, Retention};
 use jangada_proto::internal::ProposeMetadataRequest;
 use jangada_proto::internal::internal_service_client::InternalServiceClient;
-use jangada_replication::{
-    self as replication, Check, Effects, OpenError, ProposeError, Registry, RestoreError, Retention, StateMachine,
-    transport,
-};
-use jangada_storage::LogPosition;
-use jangada_types::{BrokerId, GroupId, Reason};
+use jangada_replication::{OpenError, ProposeError, Publisher, Registry, transport};
+use jangada_types::{BrokerId, GroupId, LogPosition, Reason};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -42,33 +38,26 @@ const RETRY: Duration = Duration::from_millis(50);
 /// One try at one leader.
 const TRY_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Folds the metadata group's commands into the image.
-pub(crate) struct MetadataMachine {
+/// Holds the image that the metadata group's commands are folded into, and shows it to the rest of the broker.
+pub(crate) struct MetadataPublisher {
     image: Image,
     published: watch::Sender<Arc<Image>>,
 }
 
-impl MetadataMachine {
-    /// The machine, and the image that it publishes.
+impl MetadataPublisher {
+    /// The publisher, and the image that it publishes.
     pub fn new() -> (Self, watch::Receiver<Arc<Image>>) {
         let (published, watched) = watch::channel(Arc::new(Image::new()));
-        (
-            Self {
-                image: Image::new(),
-                published,
-            },
-            watched,
-        )
+        let image = Image::new();
+        (Self { image, published }, watched)
     }
 }
 
-impl StateMachine for MetadataMachine {
-    fn apply(&mut self, at: LogPosition, command: &replication::Command, _effects: &mut Effects) -> Bytes {
-        match Command::decode(command.body()) {
-            // The log begins at index 0, versions at 1.
-            Ok(command) => self.image.apply(at.index + 1, &command).encode(),
-            Err(error) => panic!("metadata command at index {}: {error}: upgrade this broker", at.index),
-        }
+impl Publisher for MetadataPublisher {
+    type Machine = Image;
+
+    fn apply(&mut self, at: LogPosition, command: Command, effects: &mut Effects) -> Reply {
+        Machine::apply(&mut self.image, at, &command, effects)
     }
 
     fn publish(&mut self) {
@@ -81,34 +70,12 @@ impl StateMachine for MetadataMachine {
         self.image.snapshot()
     }
 
-    fn restore(&mut self, snapshot: &Bytes) -> Result<(), RestoreError> {
-        self.image = Image::restore(snapshot).map_err(|error| RestoreError(error.to_string()))?;
-        Ok(())
-    }
-
-    fn check(&self) -> Arc<dyn Check> {
-        Arc::new(MetadataCheck)
+    fn replace(&mut self, image: Image) {
+        self.image = image;
     }
 
     fn retention(&self) -> Retention {
-        Retention::Compacted
-    }
-}
-
-/// Judges commands and images of peers.
-struct MetadataCheck;
-
-impl Check for MetadataCheck {
-    fn command(&self, command: &replication::Command) -> Result<(), String> {
-        Command::decode(command.body())
-            .map(drop)
-            .map_err(|error| error.to_string())
-    }
-
-    fn snapshot(&self, snapshot: &Bytes) -> Result<(), RestoreError> {
-        Image::restore(snapshot)
-            .map(drop)
-            .map_err(|error| RestoreError(error.to_string()))
+        self.image.retention()
     }
 }
 
@@ -133,14 +100,14 @@ impl Metadata {
 
     /// Opens this broker's replica of the metadata group.
     pub async fn open(replicas: &Replicas, registry: &Arc<Registry>) -> Result<Arc<Self>, OpenError> {
-        let (machine, image) = MetadataMachine::new();
+        let (publisher, image) = MetadataPublisher::new();
         let name = ReplicaName {
             topic: "metadata".into(),
             index: None,
         };
         let id = (GroupId::METADATA, registry.local_replica());
         let front = |hosted| Self::new(registry.clone(), hosted, image);
-        replicas.open(id, (&KIND, name), Box::new(machine), front).await
+        replicas.open(id, (&KIND, name), publisher.erased(), front).await
     }
 
     /// The image as of now.
@@ -182,14 +149,11 @@ impl Metadata {
     /// Commands may be sent again after an unknown outcome, so each of them is made so that this does no harm; where
     /// it shows (a topic that exists already), the error says that the outcome is unknown.
     pub async fn propose(&self, command: &Command) -> Result<(Reply, u64), RequestError> {
-        let encoded = command.encode();
         let deadline = Instant::now() + TIMEOUT;
         let mut unknown = false;
         loop {
-            let error = match self.propose_once(encoded.clone(), false).await {
+            let error = match self.propose_once(command.clone(), false).await {
                 Ok((reply, version)) => {
-                    let reply = Reply::decode(&reply)
-                        .map_err(|error| RequestError::new(Reason::Internal, error.to_string()).unknown())?;
                     // Also of one that is refused: whoever asks why looks at the metadata here.
                     let seen = self.wait_for_version(version, TIMEOUT).await;
                     let reply = reply.into_result().map_err(|rejection| {
@@ -242,11 +206,10 @@ impl Metadata {
     }
 
     /// One try: here, or passed on to the leader unless it was passed on already.
-    pub async fn propose_once(&self, command: Bytes, forwarded: bool) -> Result<(Bytes, u64), RequestError> {
+    pub async fn propose_once(&self, command: Command, forwarded: bool) -> Result<(Reply, u64), RequestError> {
         let group = &self.hosted.group;
         if group.status().leading || forwarded {
-            let command = replication::Command::new(&[1], command);
-            let proposed = group.propose(command, TRY_TIMEOUT).await;
+            let proposed = group.propose::<Image>(command, TRY_TIMEOUT).await;
             return proposed
                 .map(|applied| (applied.reply, applied.position.index + 1))
                 .map_err(|error| self.propose_error(&error));
@@ -279,7 +242,7 @@ impl Metadata {
             .map_err(|error| unreachable(error.to_string()))?;
         let request = ProposeMetadataRequest {
             hello: Some(self.registry.hello(leader)),
-            command,
+            command: command.encode(),
             forwarded: true,
         };
         let mut client = InternalServiceClient::new(channel);
@@ -292,7 +255,9 @@ impl Metadata {
             Ok(Err(status)) => Err(unreachable(status.message().to_owned()).unknown()),
             Ok(Ok(response)) => {
                 let response = response.into_inner();
-                Ok((response.reply, response.version))
+                let reply = Reply::decode(&response.reply)
+                    .map_err(|error| RequestError::new(Reason::Internal, error.to_string()).unknown())?;
+                Ok((reply, response.version))
             }
         }
     }

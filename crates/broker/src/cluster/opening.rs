@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_controller::{Topic, TopicKind};
+use jangada_replication::Publisher;
 use jangada_types::{GroupId, PartitionIndex, ReplicaId, TopicConfig};
 use tokio::time::Instant;
 
-use crate::groups::{self, CoordinatorMachine, CoordinatorReplica};
-use crate::partition::{self, Partition, PartitionMachine, View, checkpoint_bytes};
+use crate::groups::{self, CoordinatorPublisher, CoordinatorReplica};
+use crate::partition::{self, Partition, PartitionPublisher, View, checkpoint_bytes};
 use crate::replica::{ReplicaName, Replicas};
 
 /// The first attempt to open again what could not be opened comes after this time.
@@ -57,17 +58,17 @@ impl Opener {
             TopicKind::Log => {
                 let config = opening.config.clone()?;
                 let view = Arc::new(View::new(checkpoint_bytes(&config)));
-                let machine = PartitionMachine::new(opening.group, view.clone());
+                let publisher = PartitionPublisher::new(view.clone());
                 let front = |hosted| Partition::new(hosted, view, config, self.partitions.clone());
                 let opened = self
                     .replicas
-                    .open(id, (&partition::KIND, name), Box::new(machine), front);
+                    .open(id, (&partition::KIND, name), publisher.erased(), front);
                 opened.await.map(drop)
             }
             TopicKind::Coordinator => {
-                let (machine, state) = CoordinatorMachine::new(opening.group, self.groups.clone());
+                let (publisher, state) = CoordinatorPublisher::new(self.groups.clone());
                 let front = |hosted| CoordinatorReplica::new(hosted, state, self.groups.clone());
-                let opened = self.replicas.open(id, (&groups::KIND, name), Box::new(machine), front);
+                let opened = self.replicas.open(id, (&groups::KIND, name), publisher.erased(), front);
                 opened.await.map(drop)
             }
         };

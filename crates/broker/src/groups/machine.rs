@@ -1,12 +1,12 @@
-//! A shard's state machine: folds commands into the groups, and tells the leader's side of it what was applied.
+//! What holds a shard's state: folds commands into the groups, and tells the leader's side of it what was applied.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use jangada_coordinator::{Command, Event, Image, Leader, Reply, TopicTable};
-use jangada_replication::{self as replication, Check, Effects, RestoreError, Retention, StateMachine};
-use jangada_storage::LogPosition;
-use jangada_types::GroupId;
+use jangada_machine::{Effects, Machine, Retention};
+use jangada_replication::Publisher;
+use jangada_types::LogPosition;
 use parking_lot::Mutex;
 
 use super::shared::Shared;
@@ -27,41 +27,32 @@ pub(crate) struct Led {
 }
 
 /// See the module text.
-pub(crate) struct CoordinatorMachine {
-    group: GroupId,
+pub(crate) struct CoordinatorPublisher {
     state: Arc<Mutex<State>>,
     shared: Arc<Shared>,
 }
 
-impl CoordinatorMachine {
-    /// The machine, and the state that it folds into.
-    pub fn new(group: GroupId, shared: Arc<Shared>) -> (Self, Arc<Mutex<State>>) {
+impl CoordinatorPublisher {
+    /// The publisher, and the state that it keeps.
+    pub fn new(shared: Arc<Shared>) -> (Self, Arc<Mutex<State>>) {
         let state = Arc::new(Mutex::new(State::default()));
-        let machine = Self {
-            group,
+        let publisher = Self {
             state: state.clone(),
             shared,
         };
-        (machine, state)
+        (publisher, state)
     }
 }
 
-impl StateMachine for CoordinatorMachine {
-    fn apply(&mut self, at: LogPosition, command: &replication::Command, _effects: &mut Effects) -> Bytes {
-        let command = match Command::decode(command.body()) {
-            Ok(command) => command,
-            // Going on would let this replica part from the others; the shard stops here instead.
-            Err(error) => panic!(
-                "group {}: coordinator command at index {}: {error}: upgrade this broker",
-                self.group, at.index
-            ),
-        };
+impl Publisher for CoordinatorPublisher {
+    type Machine = Image;
+
+    fn apply(&mut self, at: LogPosition, command: Command, effects: &mut Effects) -> Reply {
         let now = self.shared.clock.now();
         let mut state = self.state.lock();
         let State { image, led, .. } = &mut *state;
         let events = led.as_ref().map(|_| Event::of(image, &command));
-        // The log begins at index 0, versions at 1.
-        let reply = image.apply(at.index + 1, &command);
+        let reply = Machine::apply(image, at, &command, effects);
         if let Some(led) = led {
             led.leader.applied(image, &command, &reply, now);
             self.shared.alarm.set(led.leader.next_deadline());
@@ -74,10 +65,8 @@ impl StateMachine for CoordinatorMachine {
                 self.shared.metrics.commits.inc();
             }
         }
-        reply.encode()
+        reply
     }
-
-    fn publish(&mut self) {}
 
     fn snapshot(&self) -> Bytes {
         // The clone shares the groups, and no command is applied until it is gone: nothing is copied.
@@ -85,37 +74,14 @@ impl StateMachine for CoordinatorMachine {
         image.snapshot()
     }
 
-    fn restore(&mut self, snapshot: &Bytes) -> Result<(), RestoreError> {
-        let image = Image::restore(snapshot).map_err(|error| RestoreError(error.to_string()))?;
+    fn replace(&mut self, image: Image) {
         *self.state.lock() = State {
             image,
             ..State::default()
         };
-        Ok(())
-    }
-
-    fn check(&self) -> Arc<dyn Check> {
-        Arc::new(CoordinatorCheck)
     }
 
     fn retention(&self) -> Retention {
         Retention::Compacted
-    }
-}
-
-/// Judges commands and images of peers.
-struct CoordinatorCheck;
-
-impl Check for CoordinatorCheck {
-    fn command(&self, command: &replication::Command) -> Result<(), String> {
-        Command::decode(command.body())
-            .map(drop)
-            .map_err(|error| error.to_string())
-    }
-
-    fn snapshot(&self, snapshot: &Bytes) -> Result<(), RestoreError> {
-        Image::restore(snapshot)
-            .map(drop)
-            .map_err(|error| RestoreError(error.to_string()))
     }
 }

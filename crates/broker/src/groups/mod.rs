@@ -30,7 +30,7 @@ mod time;
 
 pub(crate) use creation::CoordinatorTopic;
 pub(crate) use lag::{LagSources, watch as watch_lag};
-pub(crate) use machine::CoordinatorMachine;
+pub(crate) use machine::CoordinatorPublisher;
 pub(crate) use replica::{CoordinatorReplica, KIND};
 pub(crate) use shared::Shared;
 pub(crate) use ticker::tick;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_coordinator::{Answer, Command, Image, Leader, Now, Reply, Step, TopicPartition};
-use jangada_replication::{self as replication, GroupStatus};
+use jangada_coordinator::{Answer, Image, Leader, Now, Step, TopicPartition};
+use jangada_replication::GroupStatus;
 use jangada_types::{Offset, Reason, Rejection};
 use parking_lot::Mutex;
 
@@ -24,8 +24,6 @@ const READ_TIMEOUT: Duration = Duration::from_secs(3);
 const GROUP_RETRY: Duration = Duration::from_millis(50);
 /// After this time the member that has an instance id may have left.
 const INSTANCE_RETRY: Duration = Duration::from_secs(1);
-/// The head of each command: its version.
-const HEAD: [u8; 1] = [1];
 
 /// Shards of the coordinator, among the kinds of hosted groups.
 pub(crate) const KIND: Kind = Kind {
@@ -65,16 +63,14 @@ impl CoordinatorReplica {
                 Step::Done(result) => return result.map_err(refused),
                 Step::Propose { command, pending } => (command, pending),
             };
-            let proposed = Proposed::submit(&self.hosted.group, encoded(&command), room.clone()).await;
+            let proposed = Proposed::submit::<Image>(&self.hosted.group, command, room.clone()).await;
             let applied = match proposed {
                 Ok(proposed) => proposed.applied(PROPOSE_TIMEOUT).await,
                 Err(error) => Err(error),
             };
             let applied = applied.map_err(|error| self.hosted.propose_error(&error))?;
-            let reply = Reply::decode(&applied.reply)
-                .map_err(|error| RequestError::new(Reason::Internal, error.to_string()))?;
             step = self
-                .lead(|leader, image, now| leader.resume(image, pending, reply, now))
+                .lead(|leader, image, now| leader.resume(image, pending, applied.reply, now))
                 .map_err(RequestError::unknown)?;
         }
     }
@@ -135,7 +131,7 @@ impl CoordinatorReplica {
         let group = self.hosted.group.clone();
         tokio::spawn(async move {
             for command in commands {
-                if let Err(error) = group.submit(encoded(&command)).await {
+                if let Err(error) = group.submit::<Image>(command).await {
                     tracing::debug!(group = %group.id(), %error, "what was due could not be proposed");
                     return;
                 }
@@ -196,8 +192,4 @@ fn refused(rejection: Rejection) -> RequestError {
         Reason::UnreleasedInstanceId => error.retry_after(INSTANCE_RETRY),
         _ => error,
     }
-}
-
-fn encoded(command: &Command) -> replication::Command {
-    replication::Command::new(&HEAD, command.encode())
 }

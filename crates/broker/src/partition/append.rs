@@ -5,13 +5,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use jangada_log::{
+    ConditionFailed, Conditions, Expectation, NO_OFFSET, PartitionCommand, PartitionReply, PartitionState, Refusal,
+};
 use jangada_types::batch::{self, TimestampType};
 use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
 use jangada_types::{BatchError, BatchHeader, Codec, Offset, Reason, RecordTimes, TopicConfig};
 use tokio::time::Instant;
 
-use super::command::{PartitionCommand, PartitionReply};
-use super::condition::{Conditions, Expectation, NO_OFFSET};
 use super::key_index::IndexGuard;
 use super::keyed::Pending;
 use super::room::Room;
@@ -96,11 +97,11 @@ impl Partition {
             now_ms,
             expiration_ms: self.producer_expiration_ms(),
             conditions,
+            batch,
         };
-        let command = command.encode(batch);
         let pending = match turn {
             Some(turn) => Pending::propose(self.hosted.group.clone(), command, turn, room).await,
-            None => Proposed::submit(&self.hosted.group, command, room)
+            None => Proposed::submit::<PartitionState>(&self.hosted.group, command, room)
                 .await
                 .map(Pending::Proposed),
         };
@@ -159,7 +160,7 @@ impl Partition {
         let actual = self.view.high_watermark();
         match expected.end_offset {
             Some(expected) if expected < actual => {
-                Err(self.refused(PartitionReply::EndOffsetDiffers { expected, actual }))
+                Err(self.refused(ConditionFailed::EndOffsetDiffers { expected, actual }.into()))
             }
             _ => Ok(()),
         }
@@ -244,8 +245,7 @@ impl Partition {
         let applied = pending.applied(timeout).await;
         self.shared.metrics.decided(began.elapsed());
         let applied = applied.map_err(|error| self.hosted.propose_error(&error))?;
-        let reply = PartitionReply::decode(&applied.reply).expect("the reply was encoded by this process");
-        match reply {
+        match applied.reply {
             PartitionReply::Appended {
                 base_offset,
                 last_offset,
@@ -262,8 +262,11 @@ impl Partition {
                 })
             }
             // Only that it was appended before is more than the refusal says.
-            PartitionReply::TooOld => Err(self.refused(reply)),
-            other => Err(refusal.map_or_else(|| self.refused(other), |refusal| *refusal)),
+            PartitionReply::Refused(Refusal::TooOld) => Err(self.refused(Refusal::TooOld)),
+            PartitionReply::Refused(other) => Err(refusal.map_or_else(|| self.refused(other), |refusal| *refusal)),
+            PartitionReply::LogStart(_) | PartitionReply::LogStartMoved(_) => {
+                unreachable!("not the reply to a batch")
+            }
         }
     }
 }

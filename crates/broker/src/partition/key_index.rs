@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use jangada_log::PartitionState;
+use jangada_machine::Machine;
 use jangada_replication::snapshot_state;
 use jangada_storage::{Durability, Op, StateKind, Store, StoreError};
 use jangada_types::batch::{BatchIter, Records};
@@ -22,7 +24,6 @@ use tokio::task::AbortHandle;
 
 use super::View;
 use super::key_locks::KeyLocks;
-use super::machine::position_of;
 use super::rows::{assemble, begins_at, follow, keep_below, rows_within};
 use crate::pool::Pool;
 
@@ -281,7 +282,10 @@ fn snapshot_position(store: &dyn Store, group: GroupId) -> Result<Offset, StoreE
     let Some(state) = snapshot_state(store, group)? else {
         return Ok(Offset(0));
     };
-    position_of(&state).map_err(|error| store.damage().report(group, error.to_string()))
+    let restored = PartitionState::restore(&state);
+    restored
+        .map(|state| state.next_offset())
+        .map_err(|error| store.damage().report(group, error.to_string()))
 }
 
 /// The keys of batches that end before `next`, from an offset on, until the run is full.

@@ -5,14 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jangada_replication::{Applied, Command, Group, ProposeError};
+use jangada_log::{Expectation, KeyFinding, NO_OFFSET, PartitionCommand, PartitionReply, PartitionState};
+use jangada_replication::{Applied, Group, ProposeError};
 use jangada_types::batch::Records;
 use jangada_types::limits::{DECOMPRESSED_BYTES_MAX, INDEXED_KEY_BYTES_MAX};
 use jangada_types::{BatchHeader, Codec, Offset, Reason};
 use tokio::sync::oneshot;
 
-use super::command::PartitionCommand;
-use super::condition::{Expectation, KeyFinding, NO_OFFSET};
 use super::key_index::KeyIndex;
 use super::key_locks::{Claim, KeyLocks, Keys, KeysBuilder, UnderWay};
 use super::room::Room;
@@ -72,21 +71,29 @@ pub(super) enum Turn {
     Claim(Claim),
 }
 
+/// What became of a batch's command.
+type Outcome = Result<Applied<PartitionReply>, ProposeError>;
+
 /// A batch's command on its way through the quorum. Its room is taken until Raft lets go of it.
 pub(super) enum Pending {
-    Proposed(Proposed<Room>),
+    Proposed(Proposed<PartitionReply, Room>),
     /// Watched by a task of its own, which knows when its keys are free again.
-    Watched(oneshot::Receiver<Result<Applied, ProposeError>>),
+    Watched(oneshot::Receiver<Outcome>),
 }
 
 impl Pending {
     /// Proposes a command that has its turn; returns when it has its place in the log's order. By a task of its own, so
     /// that a caller who goes away in the middle frees no key of a batch that is on its way.
-    pub async fn propose(group: Group, command: Command, turn: Turn, room: Room) -> Result<Self, ProposeError> {
+    pub async fn propose(
+        group: Group,
+        command: PartitionCommand,
+        turn: Turn,
+        room: Room,
+    ) -> Result<Self, ProposeError> {
         let (submitted, in_order) = oneshot::channel();
         let (answer, answered) = oneshot::channel();
         tokio::spawn(async move {
-            let proposal = group.submit(command).await;
+            let proposal = group.submit::<PartitionState>(command).await;
             let under_way = match turn {
                 Turn::UnderWay(under_way) => under_way,
                 Turn::Claim(claim) => claim.proposed(),
@@ -106,7 +113,7 @@ impl Pending {
         Ok(Self::Watched(answered))
     }
 
-    pub async fn applied(self, timeout: Duration) -> Result<Applied, ProposeError> {
+    pub async fn applied(self, timeout: Duration) -> Outcome {
         match self {
             Self::Proposed(proposed) => proposed.applied(timeout).await,
             Self::Watched(answered) => match tokio::time::timeout(timeout, answered).await {
@@ -202,14 +209,8 @@ impl Partition {
     pub(super) async fn settle_keys(&self, index: &Arc<KeyIndex>) -> Result<(), RequestError> {
         self.hosted.leader_epoch()?;
         self.key_index.pass().await;
-        // It changes nothing, and is applied after everything that was proposed before.
-        let from = self.view.log_start();
-        let command = PartitionCommand::AdvanceLogStart {
-            from,
-            to: from,
-            dropped_bytes: 0,
-        };
-        match self.hosted.group.propose(command.encode(Bytes::new()), PATIENCE).await {
+        let barrier = PartitionCommand::barrier(self.view.log_start());
+        match self.hosted.group.propose::<PartitionState>(barrier, PATIENCE).await {
             Ok(_) => index.settled.store(true, Ordering::Release),
             Err(ProposeError::NotLeader(_)) => return Err(self.hosted.not_leader()),
             Err(_) => return Err(self.index_not_ready()),

@@ -1,8 +1,6 @@
 //! One partition's replica on this broker: what the services call to append, read and trim.
 //!
-//! - [`machine`]: the state machine, and the view that readers see.
-//! - [`command`]: what is replicated.
-//! - [`producers`]: the idempotent producers.
+//! - [`view`]: what readers see of the state, and what puts it there. The state itself is of the crate `log`.
 //! - [`append`]: taking batches.
 //! - [`append_time`]: the times that they get from the leader.
 //! - [`timestamps`]: whether the times that they have may be.
@@ -10,7 +8,6 @@
 //! - [`refusals`]: why not. [`retried`]: whether what is refused was appended before.
 //! - [`fetch`][]: reading; [`rows`]: what is read has no gap.
 //! - [`retention`]: dropping what is old.
-//! - [`condition`]: what a batch may expect.
 //! - [`keyed`], [`key_index`], [`key_locks`]: the last offsets of keys.
 //!
 //! Only the leader answers, and only once it is ready: it has applied an entry of its own term, so it knows
@@ -18,21 +15,18 @@
 
 mod append;
 mod append_time;
-pub(crate) mod command;
-mod condition;
 mod fetch;
 mod inflight;
 mod key_index;
 mod key_locks;
 mod keyed;
-mod machine;
-mod producers;
 mod refusals;
 mod retention;
 mod retried;
 mod room;
 mod rows;
 mod timestamps;
+mod view;
 
 #[cfg(test)]
 mod testing;
@@ -43,6 +37,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+pub(crate) use jangada_log::Expectation;
+pub(crate) use jangada_log::question::QUESTION_BYTES;
 use jangada_replication::{Group, Registry};
 use jangada_storage::Store;
 use jangada_types::{LeaderEpoch, Offset, Reason, TopicConfig};
@@ -51,14 +47,13 @@ use tokio::sync::Mutex;
 
 pub(crate) use self::append::{Admitted, Appended};
 use self::append_time::AppendTimes;
-pub(crate) use self::condition::Expectation;
 pub(crate) use self::fetch::Fetched;
 use self::inflight::Inflight;
 use self::key_index::{KeptIndex, KeyIndex};
-pub(crate) use self::machine::{PartitionMachine, View};
-pub(crate) use self::retried::{QUESTION_BYTES, may_have_been_taken};
+pub(crate) use self::retried::may_have_been_taken;
 use self::room::BUSY_RETRY;
 pub(crate) use self::room::Room;
+pub(crate) use self::view::{PartitionPublisher, View};
 use crate::clock_guard::ClockGuard;
 use crate::disk;
 use crate::error::RequestError;

@@ -1,10 +1,10 @@
 //! Why a partition refused a batch, in words: what its state machine answered.
 
+use jangada_log::{ConditionFailed, Refusal};
 use jangada_types::Reason;
 use jangada_types::limits::PRODUCERS_PER_PARTITION_MAX;
 
 use super::Partition;
-use super::command::PartitionReply;
 use crate::error::RequestError;
 use crate::replica::LEADER_RETRY;
 
@@ -15,41 +15,41 @@ impl Partition {
         error
     }
 
-    pub(super) fn refused(&self, reply: PartitionReply) -> RequestError {
+    pub(super) fn refused(&self, refusal: Refusal) -> RequestError {
         let name = &self.hosted.name;
-        match reply {
-            PartitionReply::OutOfOrder { expected } => RequestError::new(
+        match refusal {
+            Refusal::OutOfOrder { expected } => RequestError::new(
                 Reason::OutOfOrderSequence,
                 format!(
                     "partition {name}: the producer's next sequence is {expected}; a batch before this one is missing"
                 ),
             )
             .with("expected", expected),
-            PartitionReply::Fenced { current } => RequestError::new(
+            Refusal::Fenced { current } => RequestError::new(
                 Reason::ProducerFenced,
                 format!(
                     "partition {name}: epoch {current} of this producer has written; this is an older one and must stop"
                 ),
             )
             .with("expected", current),
-            PartitionReply::TooOld => RequestError::new(
+            Refusal::TooOld => RequestError::new(
                 Reason::DuplicateSequence,
                 format!("partition {name}: the batch was appended before, but its offsets are no longer remembered"),
             ),
-            PartitionReply::UnknownProducer => RequestError::new(
+            Refusal::UnknownProducer => RequestError::new(
                 Reason::UnknownProducer,
                 format!(
                     "partition {name}: nothing is remembered of this producer: it was silent for too long, or \
                      {PRODUCERS_PER_PARTITION_MAX} others have written since; begin again with a new epoch and sequence 0"
                 ),
             ),
-            PartitionReply::EndOffsetDiffers { expected, actual } => RequestError::new(
+            Refusal::Condition(ConditionFailed::EndOffsetDiffers { expected, actual }) => RequestError::new(
                 Reason::ConditionFailed,
                 format!("partition {name}: the batch expects to begin at offset {expected}; the log ends at {actual}"),
             )
             .with("expected", expected)
             .with("actual", actual),
-            PartitionReply::KeyOffsetDiffers { expected, actual } => RequestError::new(
+            Refusal::Condition(ConditionFailed::KeyOffsetDiffers { expected, actual }) => RequestError::new(
                 Reason::ConditionFailed,
                 format!(
                     "partition {name}: the batch expects its key's last record at offset {expected}; it is at {actual} \
@@ -58,14 +58,11 @@ impl Partition {
             )
             .with("expected", expected)
             .with("actual", actual),
-            PartitionReply::LeaderChanged => RequestError::new(
+            Refusal::Condition(ConditionFailed::LeaderChanged) => RequestError::new(
                 Reason::LeaderNotAvailable,
                 format!("partition {name}: its leader changed while the key was looked up; nothing was appended"),
             )
             .retry_after(LEADER_RETRY),
-            PartitionReply::Appended { .. } | PartitionReply::LogStart(_) | PartitionReply::LogStartMoved(_) => {
-                unreachable!("not the reply to a refused batch")
-            }
         }
     }
 }

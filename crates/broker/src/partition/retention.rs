@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use jangada_log::{PartitionCommand, PartitionReply, PartitionState};
 use jangada_storage::IndexEntry;
 use jangada_types::{Offset, Reason};
 
 use super::Partition;
-use super::command::{PartitionCommand, PartitionReply};
 use super::fetch::Unread;
 use super::rows::{begins_at, follow};
 use crate::error::RequestError;
@@ -78,15 +77,17 @@ impl Partition {
                 to,
                 dropped_bytes,
             };
-            let applied = self.hosted.group.propose(command.encode(Bytes::new()), TIMEOUT).await;
+            let applied = self.hosted.group.propose::<PartitionState>(command, TIMEOUT).await;
             let applied = applied.map_err(|error| self.hosted.propose_error(&error))?;
-            match PartitionReply::decode(&applied.reply) {
-                Some(PartitionReply::LogStart(offset)) => {
+            match applied.reply {
+                PartitionReply::LogStart(offset) => {
                     tracing::info!(partition = %self.hosted.name, from = %from, to = %offset, dropped_bytes, "log start advanced");
                     return Ok(offset);
                 }
-                Some(PartitionReply::LogStartMoved(_)) => {}
-                _ => unreachable!("not the reply to a new log start"),
+                PartitionReply::LogStartMoved(_) => {}
+                PartitionReply::Appended { .. } | PartitionReply::Refused(_) => {
+                    unreachable!("not the reply to a new log start")
+                }
             }
         }
         let message = format!("partition {}: its log start kept moving; try again", self.hosted.name);
@@ -159,6 +160,7 @@ fn end(until: Until, to: Offset, dropped: u64) -> (Offset, u64) {
 mod tests {
     use std::time::Duration;
 
+    use bytes::Bytes;
     use jangada_types::{BatchBuilder, Codec, ProducerEpoch, ProducerId, Sequence, TopicConfig};
 
     use super::super::testing::{Broker, Options, PATIENCE, append};

@@ -1,25 +1,19 @@
 //! A batch that the partition does not take as it is now, and perhaps took before: its answer was lost, then the topic's limits were
 //! changed, or time went by, and it is sent again. What it is answered must be what became of it, not what would become of it today.
 //!
-//! Only the log's order tells whether it was appended, and the state machine already judges it there. So its header alone goes through
-//! the quorum, as a batch with a condition that never holds: a batch that was appended is answered with its offsets, as any
-//! duplicate, and nothing else changes anything. That costs a quorum's round for a batch that is refused, and nothing for others.
+//! Only the log's order tells whether it was appended: a question goes through the quorum
+//! ([`question`](jangada_log::question)). That costs a quorum's round for a batch that is refused, and nothing for others.
 
 use bytes::Bytes;
-use jangada_types::batch::{self, BatchHeader};
-use jangada_types::{Offset, Reason};
+use jangada_log::{PartitionCommand, PartitionState};
+use jangada_types::Reason;
 use tokio::time::Instant;
 
 use super::append::Admitted;
-use super::command::PartitionCommand;
-use super::condition::{Conditions, NO_OFFSET};
 use super::room::Room;
 use super::{Partition, keyed::Pending};
 use crate::error::RequestError;
 use crate::proposed::Proposed;
-
-/// No batch begins there.
-const NOWHERE: Offset = NO_OFFSET;
 
 /// Whether a batch that is refused so may have been taken before: by other settings of the topic, or at another time.
 pub(crate) fn may_have_been_taken(refusal: &RequestError) -> bool {
@@ -29,35 +23,16 @@ pub(crate) fn may_have_been_taken(refusal: &RequestError) -> bool {
     )
 }
 
-/// What is asked about an idempotent batch; `None`: no leader ever took it.
-fn question(batch: &Bytes) -> Option<Bytes> {
-    let header = batch::verify(batch).ok()?;
-    let is_whole = header.record_count > 0 && header.last_offset_delta == header.record_count - 1;
-    let has_sequence = header.producer_epoch.get() >= 0 && header.base_sequence.get() >= 0;
-    let is_askable = header.producer_id.is_some() && is_whole && has_sequence;
-    is_askable.then(|| Bytes::copy_from_slice(&batch::header_alone(batch)))
-}
-
-/// The room that a question takes.
-pub(crate) const QUESTION_BYTES: usize = BatchHeader::LEN;
-
 impl Partition {
     /// Asks whether a batch that is refused was appended before. What is admitted is answered with its offsets then, and with the
     /// refusal if not.
     pub async fn ask(&self, batch: &Bytes, refusal: RequestError, room: Room) -> Result<Admitted, RequestError> {
-        let Some(question) = question(batch) else {
+        let began = Instant::now();
+        let (now_ms, expiration_ms) = (self.shared.clock.now_ms(), self.producer_expiration_ms());
+        let Some(question) = PartitionCommand::question(batch, now_ms, expiration_ms) else {
             return Err(refusal);
         };
-        let began = Instant::now();
-        let command = PartitionCommand::Append {
-            now_ms: self.shared.clock.now_ms(),
-            expiration_ms: self.producer_expiration_ms(),
-            conditions: Conditions {
-                end_offset: Some(NOWHERE),
-                key: None,
-            },
-        };
-        let proposed = Proposed::submit(&self.hosted.group, command.encode(question), room).await;
+        let proposed = Proposed::submit::<PartitionState>(&self.hosted.group, question, room).await;
         let proposed = proposed.map_err(|error| self.hosted.propose_error(&error))?;
         Ok(Admitted {
             pending: Pending::Proposed(proposed),
@@ -71,7 +46,8 @@ impl Partition {
 
 #[cfg(test)]
 mod tests {
-    use jangada_types::{BatchBuilder, Codec, ProducerEpoch, ProducerId, Sequence, TopicConfig};
+    use jangada_log::question::QUESTION_BYTES;
+    use jangada_types::{BatchBuilder, Codec, Offset, ProducerEpoch, ProducerId, Sequence, TopicConfig};
 
     use super::super::testing::{Broker, Options, PATIENCE, append};
     use super::super::{Appended, Expectation};
@@ -124,19 +100,5 @@ mod tests {
         assert_eq!(partition.view.high_watermark(), Offset(20));
         append(&partition, batch(20, 1)).await.expect("it is next");
         broker.stop().await;
-    }
-
-    #[tokio::test]
-    async fn nothing_is_asked_of_what_no_leader_took() {
-        let mut damaged = batch(0, 1).to_vec();
-        *damaged.last_mut().expect("it is not empty") ^= 1;
-        assert!(question(&damaged.into()).is_none());
-        let mut builder = BatchBuilder::new(Codec::None);
-        builder.append(0, None, None, []).expect("it is small");
-        assert!(question(&builder.build()).is_none(), "it has no producer");
-        let asked = question(&batch(3, 2)).expect("it may be there");
-        assert_eq!(asked.len(), QUESTION_BYTES);
-        let header = batch::verify(&asked).expect("it is one batch");
-        assert_eq!((header.base_sequence, header.last_offset_delta), (Sequence(3), 1));
     }
 }

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use jangada_replication::Publisher;
 use jangada_types::{GroupId, PartitionIndex, TopicConfig};
 use tempfile::TempDir;
 
-use super::{Appended, Expectation, KIND, Partition, PartitionMachine, Shared, View, checkpoint_bytes};
+use super::{Appended, Expectation, KIND, Partition, PartitionPublisher, Shared, View, checkpoint_bytes};
 use crate::admission::Caller;
 use crate::clock_guard::ClockGuard;
 use crate::error::RequestError;
@@ -96,7 +97,7 @@ impl Broker {
         registry.close(GROUP).await;
         let config = Arc::new(config);
         let view = Arc::new(View::new(checkpoint_bytes(&config)));
-        let machine = PartitionMachine::new(GROUP, view.clone());
+        let publisher = PartitionPublisher::new(view.clone());
         let name = ReplicaName {
             topic: "readings".into(),
             index: Some(PartitionIndex(0)),
@@ -104,7 +105,7 @@ impl Broker {
         let replicas = Replicas::new(registry.clone(), PATIENCE);
         let id = (GROUP, registry.local_replica());
         let front = |hosted| Partition::new(hosted, view, config, self.shared.clone());
-        let opened = replicas.open(id, (&KIND, name), Box::new(machine), front).await;
+        let opened = replicas.open(id, (&KIND, name), publisher.erased(), front).await;
         let partition = opened.expect("it opens");
         let group = &partition.hosted.group;
         let alone = BTreeSet::from([registry.local_replica()]);

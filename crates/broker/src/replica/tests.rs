@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jangada_replication::{Check, Command, Effects, ProposeError, ReadError, RestoreError, Retention, StateMachine};
-use jangada_storage::LogPosition;
-use jangada_types::{GroupId, PartitionIndex, Reason};
+use jangada_machine::{Effects, EncodedCommand, Machine, RestoreError, Retention};
+use jangada_replication::{ProposeError, Publisher, ReadError};
+use jangada_types::{CodecError, GroupId, LogPosition, PartitionIndex, Reason};
 
 use super::{Front, Hosted, Kind, ReplicaName, Replicas};
 use crate::testing::Alone;
@@ -23,44 +23,59 @@ const KIND: Kind = Kind {
 };
 
 /// Counts what is applied.
+#[derive(Default)]
 struct Toy(u64);
 
-struct ToyCheck;
+impl Machine for Toy {
+    type Command = ();
+    type Reply = ();
 
-impl Check for ToyCheck {
-    fn command(&self, _: &Command) -> Result<(), String> {
+    fn encode((): ()) -> EncodedCommand {
+        EncodedCommand::new(&[], Bytes::new())
+    }
+
+    fn decode(_: EncodedCommand) -> Result<(), CodecError> {
         Ok(())
     }
 
-    fn snapshot(&self, _: &Bytes) -> Result<(), RestoreError> {
-        Ok(())
-    }
-}
-
-impl StateMachine for Toy {
-    fn apply(&mut self, _: LogPosition, _: &Command, _: &mut Effects) -> Bytes {
+    fn apply(&mut self, _: LogPosition, (): &(), _: &mut Effects) {
         self.0 += 1;
-        Bytes::new()
     }
-
-    fn publish(&mut self) {}
 
     fn snapshot(&self) -> Bytes {
         Bytes::copy_from_slice(&self.0.to_be_bytes())
     }
 
-    fn restore(&mut self, snapshot: &Bytes) -> Result<(), RestoreError> {
+    fn restore(snapshot: &Bytes) -> Result<Self, RestoreError> {
         let count = <[u8; 8]>::try_from(&snapshot[..]).map_err(|error| RestoreError(error.to_string()))?;
-        self.0 = u64::from_be_bytes(count);
-        Ok(())
-    }
-
-    fn check(&self) -> Arc<dyn Check> {
-        Arc::new(ToyCheck)
+        Ok(Self(u64::from_be_bytes(count)))
     }
 
     fn retention(&self) -> Retention {
         Retention::Compacted
+    }
+}
+
+#[derive(Default)]
+struct ToyPublisher(Toy);
+
+impl Publisher for ToyPublisher {
+    type Machine = Toy;
+
+    fn apply(&mut self, at: LogPosition, (): (), effects: &mut Effects) {
+        self.0.apply(at, &(), effects);
+    }
+
+    fn snapshot(&self) -> Bytes {
+        self.0.snapshot()
+    }
+
+    fn replace(&mut self, toy: Toy) {
+        self.0 = toy;
+    }
+
+    fn retention(&self) -> Retention {
+        self.0.retention()
     }
 }
 
@@ -79,7 +94,9 @@ async fn open(alone: &Alone) -> (Replicas, Arc<ToyFront>) {
         index: Some(PartitionIndex(3)),
     };
     let id = (GROUP, alone.registry.local_replica());
-    let opened = replicas.open(id, (&KIND, name), Box::new(Toy(0)), ToyFront).await;
+    let opened = replicas
+        .open(id, (&KIND, name), ToyPublisher::default().erased(), ToyFront)
+        .await;
     (replicas, opened.expect("it is new"))
 }
 

@@ -110,15 +110,17 @@ impl InternalService for Internal {
             Err(Status::failed_precondition(message))
         };
         // What cannot be read would stop the metadata group on every broker when it is applied.
-        match Command::decode(&request.command) {
+        let command = match Command::decode(&request.command) {
             Err(error) => return refuse(Cause::Command, format!("metadata command: {error}")),
-            // The metadata judges by itself who comes back, and says what to do.
-            Ok(Command::RegisterBroker(_) | Command::RegisterEndpoints { .. }) => {}
-            Ok(_) if !is_known => return refuse(Cause::Stranger, "UNKNOWN_BROKER: only brokers propose".to_owned()),
-            Ok(_) => {}
+            Ok(command) => command,
+        };
+        // The metadata judges by itself who comes back, and says what to do.
+        let comes_back = matches!(command, Command::RegisterBroker(_) | Command::RegisterEndpoints { .. });
+        if !is_known && !comes_back {
+            return refuse(Cause::Stranger, "UNKNOWN_BROKER: only brokers propose".to_owned());
         }
         let (reply, version) = metadata
-            .propose_once(request.command, request.forwarded)
+            .propose_once(command, request.forwarded)
             .await
             .map_err(|error| {
                 // Definite errors are told apart by their code alone.
@@ -128,6 +130,7 @@ impl InternalService for Internal {
                     Status::unavailable(error.message)
                 }
             })?;
+        let reply = reply.encode();
         Ok(Response::new(ProposeMetadataResponse { reply, version }))
     }
 }

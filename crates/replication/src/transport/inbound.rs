@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
+use jangada_machine::RestoreError;
 use jangada_proto::internal::message::Body;
 use jangada_proto::internal::{
     AppendEntries, Frame, InstallSnapshotResponse, Message, Refused, SnapshotChunk, SnapshotHeader,
@@ -32,7 +33,6 @@ use super::queue;
 use crate::codec::{self, CodecError};
 use crate::raft_types::{SnapshotMeta, StoredMembership, TypeConfig, Vote};
 use crate::registry::{Hosted, Registry};
-use crate::state_machine::RestoreError;
 use crate::wire;
 
 /// A stream of frames to a peer.

@@ -9,9 +9,11 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Buf, BufMut, BytesMut};
-use jangada_replication::RestoreError;
+use jangada_machine::RestoreError;
 use jangada_types::limits::{PRODUCER_BATCHES_IN_FLIGHT_MAX, PRODUCERS_PER_PARTITION_MAX};
 use jangada_types::{BatchHeader, Offset, ProducerEpoch, ProducerId, Sequence};
+
+use crate::reply::Refusal;
 
 /// A batch that was appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,14 +41,23 @@ pub(crate) enum Verdict {
     Append,
     /// It was appended, at these offsets.
     Duplicate { base_offset: Offset, last_offset: Offset },
-    /// It was appended, but longer ago than is remembered.
-    TooOld,
-    /// A batch before it is missing.
-    OutOfOrder { expected: Sequence },
-    /// A newer epoch has written.
-    Fenced { current: ProducerEpoch },
-    /// Nothing is remembered of the producer, and this is not its first batch.
-    Unknown,
+    /// It is not to be appended.
+    Refused(Refusal),
+}
+
+/// Nothing is remembered of the producer, and this is not its first batch.
+const UNKNOWN: Verdict = Verdict::Refused(Refusal::UnknownProducer);
+/// It was appended, but longer ago than is remembered.
+const TOO_OLD: Verdict = Verdict::Refused(Refusal::TooOld);
+
+/// A batch before it is missing.
+fn out_of_order(expected: Sequence) -> Verdict {
+    Verdict::Refused(Refusal::OutOfOrder { expected })
+}
+
+/// A newer epoch has written.
+fn fenced(current: ProducerEpoch) -> Verdict {
+    Verdict::Refused(Refusal::Fenced { current })
 }
 
 /// See the module text.
@@ -76,19 +87,17 @@ impl Producers {
             return if header.base_sequence == first {
                 Verdict::Append
             } else {
-                Verdict::Unknown
+                UNKNOWN
             };
         };
         if header.producer_epoch < producer.epoch {
-            return Verdict::Fenced {
-                current: producer.epoch,
-            };
+            return fenced(producer.epoch);
         }
         if header.producer_epoch > producer.epoch {
             return if header.base_sequence == first {
                 Verdict::Append
             } else {
-                Verdict::OutOfOrder { expected: first }
+                out_of_order(first)
             };
         }
         let same = |b: &&Appended| b.base_sequence == header.base_sequence && b.last_sequence == header.last_sequence();
@@ -103,9 +112,9 @@ impl Producers {
             return Verdict::Append;
         }
         if is_before(header.base_sequence, expected) {
-            Verdict::TooOld
+            TOO_OLD
         } else {
-            Verdict::OutOfOrder { expected }
+            out_of_order(expected)
         }
     }
 
@@ -283,17 +292,14 @@ mod tests {
             );
         }
         assert_eq!(log.append(&header(7, 0, 10, 1), 0), Verdict::Append);
-        assert_eq!(log.append(&header(7, 0, 0, 2), 0), Verdict::TooOld);
+        assert_eq!(log.append(&header(7, 0, 0, 2), 0), TOO_OLD);
     }
 
     #[test]
     fn a_gap_is_refused_and_takes_nothing() {
         let mut log = Log::new();
         assert_eq!(log.append(&header(7, 0, 0, 3), 0), Verdict::Append);
-        assert_eq!(
-            log.append(&header(7, 0, 4, 1), 0),
-            Verdict::OutOfOrder { expected: Sequence(3) }
-        );
+        assert_eq!(log.append(&header(7, 0, 4, 1), 0), out_of_order(Sequence(3)));
         assert_eq!(log.append(&header(7, 0, 3, 1), 0), Verdict::Append);
     }
 
@@ -301,17 +307,9 @@ mod tests {
     fn a_new_epoch_begins_at_zero_and_fences_the_old_one() {
         let mut log = Log::new();
         assert_eq!(log.append(&header(7, 0, 0, 3), 0), Verdict::Append);
-        assert_eq!(
-            log.append(&header(7, 1, 3, 1), 0),
-            Verdict::OutOfOrder { expected: Sequence(0) }
-        );
+        assert_eq!(log.append(&header(7, 1, 3, 1), 0), out_of_order(Sequence(0)));
         assert_eq!(log.append(&header(7, 1, 0, 1), 0), Verdict::Append);
-        assert_eq!(
-            log.append(&header(7, 0, 3, 1), 0),
-            Verdict::Fenced {
-                current: ProducerEpoch(1)
-            }
-        );
+        assert_eq!(log.append(&header(7, 0, 3, 1), 0), fenced(ProducerEpoch(1)));
         assert!(matches!(log.append(&header(7, 1, 0, 1), 0), Verdict::Duplicate { .. }));
     }
 
@@ -320,10 +318,10 @@ mod tests {
         let mut log = Log::new();
         assert_eq!(log.append(&header(7, 0, 0, 1), 0), Verdict::Append);
         assert_eq!(log.append(&header(7, 0, 1, 1), EXPIRATION_MS), Verdict::Append);
-        assert_eq!(log.append(&header(7, 0, 2, 1), 2 * EXPIRATION_MS + 1), Verdict::Unknown);
+        assert_eq!(log.append(&header(7, 0, 2, 1), 2 * EXPIRATION_MS + 1), UNKNOWN);
         log.producers.expire(2 * EXPIRATION_MS + 1, EXPIRATION_MS);
         assert_eq!(log.producers, Producers::default());
-        assert_eq!(log.append(&header(9, 0, 4, 1), 0), Verdict::Unknown);
+        assert_eq!(log.append(&header(9, 0, 4, 1), 0), UNKNOWN);
     }
 
     #[test]
@@ -335,7 +333,7 @@ mod tests {
         log.next = 1;
         assert_eq!(log.append(&header(7, 0, start, 3), 0), Verdict::Append);
         assert_eq!(log.append(&header(7, 0, 1, 1), 0), Verdict::Append);
-        assert_eq!(log.append(&header(7, 0, i32::MAX - 100, 1), 0), Verdict::TooOld);
+        assert_eq!(log.append(&header(7, 0, i32::MAX - 100, 1), 0), TOO_OLD);
     }
 
     #[test]
@@ -365,12 +363,12 @@ mod tests {
         assert_eq!(log.append(&header(0, 0, 1, 1), -5), Verdict::Append);
         assert_eq!(log.append(&header(MOST, 0, 0, 1), 0), Verdict::Append);
         assert_eq!(log.producers.by_id.len(), PRODUCERS_PER_PARTITION_MAX);
-        assert_eq!(log.append(&header(1, 0, 1, 1), 0), Verdict::Unknown);
+        assert_eq!(log.append(&header(1, 0, 1, 1), 0), UNKNOWN);
         assert_eq!(log.append(&header(0, 0, 2, 1), 0), Verdict::Append);
         assert_eq!(log.append(&header(2, 0, 1, 1), 0), Verdict::Append);
         // It begins again at 0, which puts out the next one.
         assert_eq!(log.append(&header(1, 1, 0, 1), 0), Verdict::Append);
-        assert_eq!(log.append(&header(3, 0, 1, 1), 0), Verdict::Unknown);
+        assert_eq!(log.append(&header(3, 0, 1, 1), 0), UNKNOWN);
         // A refused batch puts nobody out.
         assert_eq!(log.append(&header(4, 0, 1, 1), 0), Verdict::Append);
     }
@@ -407,7 +405,7 @@ mod tests {
         log.next = MOST + 3;
         assert_eq!(log.append(&header(MOST + 3, 0, 0, 1), 0), Verdict::Append);
         assert_eq!(log.producers.by_id.len(), PRODUCERS_PER_PARTITION_MAX);
-        assert_eq!(log.append(&header(3, 0, 1, 1), 0), Verdict::Unknown);
+        assert_eq!(log.append(&header(3, 0, 1, 1), 0), UNKNOWN);
         assert_eq!(log.append(&header(4, 0, 1, 1), 0), Verdict::Append);
     }
 

@@ -2,17 +2,14 @@
 //! and that a replica gives the same answers whether it applied everything or began with a snapshot.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bytes::Bytes;
-use jangada_replication::{Command, Effects, StateMachine};
-use jangada_storage::LogPosition;
-use jangada_types::{BatchBuilder, Codec, GroupId, Offset, ProducerEpoch, ProducerId, Sequence};
+use jangada_log::{
+    ConditionFailed, Conditions, KeyFinding, NO_OFFSET, PartitionCommand, PartitionReply, PartitionState, Refusal,
+};
+use jangada_machine::{Effects, Machine};
+use jangada_types::{BatchBuilder, Codec, LogPosition, Offset, ProducerEpoch, ProducerId, Sequence};
 use proptest::prelude::*;
-
-use super::super::command::{PartitionCommand, PartitionReply};
-use super::super::condition::{Conditions, KeyFinding, NO_OFFSET};
-use super::{PartitionMachine, View};
 
 const TERM: u64 = 3;
 
@@ -89,15 +86,15 @@ impl Model {
             && expected.get() != self.next
         {
             let actual = Offset(self.next);
-            return PartitionReply::EndOffsetDiffers { expected, actual };
+            return refused(ConditionFailed::EndOffsetDiffers { expected, actual });
         }
         if let Some(KeyFinding { expected, term, .. }) = conditions.key {
             if term != TERM {
-                return PartitionReply::LeaderChanged;
+                return refused(ConditionFailed::LeaderChanged);
             }
             let actual = Offset(self.last_of(step.key));
             if actual != expected {
-                return PartitionReply::KeyOffsetDiffers { expected, actual };
+                return refused(ConditionFailed::KeyOffsetDiffers { expected, actual });
             }
         }
         let base = self.next;
@@ -108,6 +105,10 @@ impl Model {
         }
         appended(base, step.records, false)
     }
+}
+
+fn refused(failed: ConditionFailed) -> PartitionReply {
+    Refusal::from(failed).into()
 }
 
 fn appended(base: i64, records: usize, duplicate: bool) -> PartitionReply {
@@ -129,26 +130,21 @@ fn batch(key: u8, records: usize, producer: Option<(i64, i32)>) -> Bytes {
     builder.build()
 }
 
+#[derive(Default)]
 struct Replica {
-    machine: PartitionMachine,
+    state: PartitionState,
     index: u64,
 }
 
 impl Replica {
-    fn new() -> Self {
-        let machine = PartitionMachine::new(GroupId(1), Arc::new(View::new(1 << 20)));
-        Self { machine, index: 0 }
-    }
-
-    fn apply(&mut self, command: &Command) -> PartitionReply {
+    fn apply(&mut self, command: &PartitionCommand) -> PartitionReply {
         self.index += 1;
         let at = LogPosition {
             term: TERM,
             index: self.index,
         };
         let mut effects = Effects::default();
-        let reply = self.machine.apply(at, command, &mut effects);
-        let reply = PartitionReply::decode(&reply).expect("a reply");
+        let reply = self.state.apply(at, command, &mut effects);
         let taken = matches!(reply, PartitionReply::Appended { duplicate: false, .. });
         assert_eq!(
             effects.index.len(),
@@ -159,18 +155,18 @@ impl Replica {
     }
 }
 
-fn append(batch: Bytes, conditions: Conditions) -> Command {
-    let command = PartitionCommand::Append {
+fn append(batch: Bytes, conditions: Conditions) -> PartitionCommand {
+    PartitionCommand::Append {
         now_ms: 0,
         expiration_ms: 1_000,
         conditions,
-    };
-    command.encode(batch)
+        batch,
+    }
 }
 
 /// Runs the steps on a replica and in the model; what was applied, and the answers.
-fn run(steps: &[Step]) -> (Vec<(Command, PartitionReply)>, Replica) {
-    let (mut replica, mut model) = (Replica::new(), Model::default());
+fn run(steps: &[Step]) -> (Vec<(PartitionCommand, PartitionReply)>, Replica) {
+    let (mut replica, mut model) = (Replica::default(), Model::default());
     let mut history = Vec::new();
     for step in steps {
         let mut step = step.clone();
@@ -203,7 +199,6 @@ fn run(steps: &[Step]) -> (Vec<(Command, PartitionReply)>, Replica) {
                 to: Offset(to),
                 dropped_bytes: 0,
             };
-            let command = command.encode(Bytes::new());
             model.log_start = to;
             assert_eq!(replica.apply(&command), PartitionReply::LogStart(Offset(to)));
             history.push((command, PartitionReply::LogStart(Offset(to))));
@@ -230,38 +225,38 @@ proptest! {
     ) {
         let (history, replica) = run(&steps);
         let at = (history.len() as f64 * share) as usize;
-        let mut first = Replica::new();
+        let mut first = Replica::default();
         for (command, _) in &history[..at] {
             first.apply(command);
         }
-        let mut second = Replica::new();
-        second.machine.restore(&first.machine.snapshot()).expect("its own snapshot");
+        let state = PartitionState::restore(&first.state.snapshot()).expect("its own snapshot");
+        let mut second = Replica { state, index: 0 };
         for (command, expected) in &history[at..] {
             prop_assert_eq!(second.apply(command), *expected);
         }
-        prop_assert_eq!(second.machine.snapshot(), replica.machine.snapshot());
+        prop_assert_eq!(second.state, replica.state);
     }
 }
 
 #[test]
 fn a_refused_batch_leaves_its_producer_the_sequence() {
-    let mut replica = Replica::new();
+    let mut replica = Replica::default();
     let ends_at = |offset| Conditions {
         end_offset: Some(Offset(offset)),
         key: None,
     };
     let first = append(batch(1, 2, Some((7, 0))), ends_at(5));
-    let refused = PartitionReply::EndOffsetDiffers {
+    let differs = refused(ConditionFailed::EndOffsetDiffers {
         expected: Offset(5),
         actual: Offset(0),
-    };
-    assert_eq!(replica.apply(&first), refused, "also for a producer that is not known");
+    });
+    assert_eq!(replica.apply(&first), differs, "also for a producer that is not known");
     let first = append(batch(1, 2, Some((7, 0))), ends_at(0));
     assert_eq!(replica.apply(&first), appended(0, 2, false));
     let second = append(batch(1, 1, Some((7, 2))), ends_at(1));
     assert!(matches!(
         replica.apply(&second),
-        PartitionReply::EndOffsetDiffers { .. }
+        PartitionReply::Refused(Refusal::Condition(ConditionFailed::EndOffsetDiffers { .. }))
     ));
     assert_eq!(
         replica.apply(&first),

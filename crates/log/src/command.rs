@@ -1,0 +1,165 @@
+//! What goes through a partition's Raft group.
+//!
+//! A command's head begins with version and kind; the body of an append is the record batch itself, never copied.
+//! Later kinds (leases, schedules, routing) are further commands of the same group. Integers are big-endian.
+//!
+//! Written by hand, not declared with `replicated!`: that makes one message of a command, so the batch would be copied into
+//! it and out of it, and the head of each append would cost a buffer more.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use jangada_machine::EncodedCommand;
+use jangada_types::{CodecError, Offset};
+
+use crate::condition::Conditions;
+
+/// What errors call it.
+const WHAT: &str = "partition command";
+const VERSION: u8 = 1;
+const KIND_APPEND: u8 = 1;
+const KIND_ADVANCE_LOG_START: u8 = 2;
+/// An append with conditions behind its head. One without keeps the kind that all versions read.
+const KIND_CONDITIONAL_APPEND: u8 = 3;
+/// Version, kind, and two integers of 64 bits.
+const HEAD_LEN: usize = 18;
+const ADVANCE_LEN: usize = 26;
+
+/// A partition's command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PartitionCommand {
+    /// Append a batch.
+    Append {
+        /// The leader's clock when it proposed, milliseconds since the Unix epoch.
+        now_ms: i64,
+        /// How long the leader remembers silent producers, milliseconds.
+        expiration_ms: i64,
+        /// What must hold for it.
+        conditions: Conditions,
+        /// The batch, as the leader checked it.
+        batch: Bytes,
+    },
+    /// Drop the records below an offset.
+    AdvanceLogStart {
+        /// The log start that the leader counted from; another one refuses the command.
+        from: Offset,
+        /// The new log start.
+        to: Offset,
+        /// Bytes of the batches between the two.
+        dropped_bytes: u64,
+    },
+}
+
+impl PartitionCommand {
+    /// A command that changes nothing, and is applied after everything that was proposed before it.
+    pub fn barrier(log_start: Offset) -> Self {
+        Self::AdvanceLogStart {
+            from: log_start,
+            to: log_start,
+            dropped_bytes: 0,
+        }
+    }
+
+    /// As it goes into the log. The batch is its body.
+    pub fn encode(self) -> EncodedCommand {
+        match self {
+            Self::Append {
+                now_ms,
+                expiration_ms,
+                conditions,
+                batch,
+            } if !conditions.is_none() => {
+                let mut head = BytesMut::with_capacity(2 * HEAD_LEN + 16);
+                head.put_u8(VERSION);
+                head.put_u8(KIND_CONDITIONAL_APPEND);
+                head.put_i64(now_ms);
+                head.put_i64(expiration_ms);
+                conditions.encode(&mut head);
+                EncodedCommand::new(&head, batch)
+            }
+            Self::Append {
+                now_ms,
+                expiration_ms,
+                batch,
+                ..
+            } => {
+                let mut head = [0; HEAD_LEN];
+                let mut out = &mut head[..];
+                out.put_u8(VERSION);
+                out.put_u8(KIND_APPEND);
+                out.put_i64(now_ms);
+                out.put_i64(expiration_ms);
+                EncodedCommand::new(&head, batch)
+            }
+            Self::AdvanceLogStart {
+                from,
+                to,
+                dropped_bytes,
+            } => {
+                let mut head = [0; ADVANCE_LEN];
+                let mut out = &mut head[..];
+                out.put_u8(VERSION);
+                out.put_u8(KIND_ADVANCE_LOG_START);
+                out.put_i64(from.get());
+                out.put_i64(to.get());
+                out.put_u64(dropped_bytes);
+                EncodedCommand::new(&head, Bytes::new())
+            }
+        }
+    }
+
+    /// The reverse of [`PartitionCommand::encode`]. Copies nothing of the batch, and does not look into it.
+    ///
+    /// # Errors
+    /// A later build wrote it, or it is damaged; a replica that skipped it would part from the others.
+    pub fn decode(command: EncodedCommand) -> Result<Self, CodecError> {
+        let mut decoded = Self::decode_head(command.head())?;
+        if let Self::Append { batch, .. } = &mut decoded {
+            *batch = command.into_body();
+        }
+        Ok(decoded)
+    }
+
+    /// [`PartitionCommand::decode`] without the batch, which is empty.
+    pub(crate) fn decode_head(head: &[u8]) -> Result<Self, CodecError> {
+        let mut input = head;
+        let length = input.len();
+        let cut_off = |required| CodecError::Truncated {
+            what: WHAT,
+            length,
+            required,
+        };
+        let short = |_| cut_off(HEAD_LEN);
+        let version = input.try_get_u8().map_err(short)?;
+        if version != VERSION {
+            return Err(CodecError::UnknownVersion {
+                what: WHAT,
+                version,
+                known: VERSION,
+            });
+        }
+        match input.try_get_u8().map_err(short)? {
+            kind @ (KIND_APPEND | KIND_CONDITIONAL_APPEND) => {
+                let now_ms = input.try_get_i64().map_err(short)?;
+                let expiration_ms = input.try_get_i64().map_err(short)?;
+                let conditions = match kind {
+                    KIND_APPEND => Conditions::default(),
+                    _ => Conditions::decode(&mut input)?,
+                };
+                Ok(Self::Append {
+                    now_ms,
+                    expiration_ms,
+                    conditions,
+                    batch: Bytes::new(),
+                })
+            }
+            KIND_ADVANCE_LOG_START => {
+                let short = |_| cut_off(ADVANCE_LEN);
+                Ok(Self::AdvanceLogStart {
+                    from: Offset(input.try_get_i64().map_err(short)?),
+                    to: Offset(input.try_get_i64().map_err(short)?),
+                    dropped_bytes: input.try_get_u64().map_err(short)?,
+                })
+            }
+            kind => Err(CodecError::UnknownKind { what: WHAT, kind }),
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! A partition's log as a pure state machine: no clock, no I/O, no randomness, no threads.
+//!
+//! A partition is a Raft group whose log is its data. Its replicas fold [`PartitionCommand`]s into the same
+//! [`PartitionState`]: a few numbers and the producer table. The records stay in the log.
+//!
+//! ```text
+//!   batch -> checked by the leader -> PartitionCommand -> the partition's log -> PartitionState::apply -> PartitionReply
+//!                                                                                      |
+//!                                                                                      +-> a row of the offset index
+//! ```
+//!
+//! Map of the crate:
+//! - [`state`]: the replicated state, the fold, and the state as bytes.
+//! - [`command`]: what is replicated, and its encoding. [`reply`]: what its proposer is told.
+//! - `producers`: the idempotent producers, and which batch of theirs is next.
+//! - [`condition`]: what a batch may expect of the log.
+//! - [`question`]: whether a batch was appended before.
+
+pub mod command;
+pub mod condition;
+mod producers;
+pub mod question;
+pub mod reply;
+pub mod state;
+
+pub use command::PartitionCommand;
+pub use condition::{ConditionFailed, Conditions, Expectation, KeyFinding, NO_OFFSET};
+pub use reply::{PartitionReply, Refusal};
+pub use state::PartitionState;

@@ -1,0 +1,58 @@
+//! What a command's proposer is told. It stays in the process: nothing of it is encoded.
+
+use jangada_types::{Offset, ProducerEpoch, Sequence};
+
+use crate::condition::ConditionFailed;
+
+/// What applying a command came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartitionReply {
+    /// The batch has its offsets.
+    Appended {
+        /// Offset of its first record.
+        base_offset: Offset,
+        /// Offset of its last record.
+        last_offset: Offset,
+        /// It was appended before, and had them already.
+        duplicate: bool,
+    },
+    /// The batch was not appended, and nothing changed.
+    Refused(Refusal),
+    /// The log starts here now.
+    LogStart(Offset),
+    /// The log start has moved since the leader looked, and is here; nothing changed.
+    LogStartMoved(Offset),
+}
+
+/// Why a batch was not appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It was appended before, longer ago than offsets are remembered.
+    TooOld,
+    /// A batch of the producer is missing before this one.
+    OutOfOrder {
+        /// The producer's next sequence.
+        expected: Sequence,
+    },
+    /// A newer epoch of the producer has written.
+    Fenced {
+        /// That epoch.
+        current: ProducerEpoch,
+    },
+    /// The partition does not know the producer.
+    UnknownProducer,
+    /// The log is not what the batch expects.
+    Condition(ConditionFailed),
+}
+
+impl From<ConditionFailed> for Refusal {
+    fn from(failed: ConditionFailed) -> Self {
+        Self::Condition(failed)
+    }
+}
+
+impl From<Refusal> for PartitionReply {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}

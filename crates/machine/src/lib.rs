@@ -1,0 +1,18 @@
+//! What a replicated state machine is, as traits: no I/O, no clock, no threads. The crates of the machines implement them,
+//! `replication` runs what implements them, and neither knows the other.
+//!
+//! ```text
+//!   Command -> encode -> the group's log -> decode -> Machine::apply -> Reply, to the proposer
+//!                                                          |
+//!                                                          +-> Effects: rows for the store
+//! ```
+//!
+//! - [`Machine`]: a deterministic fold of a group's committed commands into a state.
+//! - [`EncodedCommand`]: a command as it is in the log: a small head, and a body that is shared and never copied.
+//! - [`Effects`]: what applying a command adds to the store. [`Retention`]: how the log is kept small.
+
+mod command;
+mod machine;
+
+pub use command::EncodedCommand;
+pub use machine::{Effects, Machine, RestoreError, Retention};
