@@ -15,7 +15,7 @@
 //!
 //! Map of the crate:
 //! - [`image`]: the replicated state and its lookups. [`partitions`]: sets of partitions.
-//! - [`command`], [`reply`]: what goes in and comes out, with their encodings. [`offset_commit`], [`removal`]: parts of
+//! - [`command`]: what goes in, with its encoding. [`reply`]: what comes out. [`offset_commit`], [`removal`]: parts of
 //!   commands. `wire`: the messages that these and the image are made of.
 //! - `apply`: the fold, one file per subject. `rules`: the checks that leader and apply share.
 //! - [`snapshot`]: the state as bytes. `machine`: the state as `replication` runs it.
@@ -56,6 +56,6 @@ pub use leader::{Answer, CommitRequest, Config, HeartbeatRequest, HeartbeatRespo
 pub use offset_commit::OffsetCommit;
 pub use partitions::{PartitionSet, TopicPartition};
 pub use removal::RemovalCause;
-pub use reply::{Reply, ReplyKind};
+pub use reply::Reply;
 pub use size::Size;
 pub use topics::TopicTable;

@@ -1,24 +1,20 @@
 //! What applying a command answers to its proposer. Every command is answered once, by
-//! [`Image::apply`](crate::Image::apply).
+//! [`Image::apply`](crate::Image::apply). It stays in the process: nothing of it is encoded.
 
-use jangada_types::rejection::WireRejection;
-use jangada_types::{Rejection, replicated};
+use jangada_types::Rejection;
 
-replicated! {
-    /// The outcome of a command. Definite: `Applied` has happened, and `Rejected` changed nothing.
-    pub enum Reply, ReplyKind, "reply" {
-        /// The command was refused and changed nothing.
-        Rejected(Rejection as WireRejection) = 1,
-        /// The command took effect.
-        Applied = 2 {
-            /// The state's version that has it.
-            #[prost(uint64, tag = "1")]
-            version: u64,
-            /// What it touched: members put or removed, offsets written or deleted, groups removed.
-            #[prost(uint32, tag = "2")]
-            count: u32,
-        },
-    }
+/// The outcome of a command. Definite: `Applied` has happened, and `Rejected` changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The command was refused and changed nothing.
+    Rejected(Rejection),
+    /// The command took effect.
+    Applied {
+        /// The state's version that has it.
+        version: u64,
+        /// What it touched: members put or removed, offsets written or deleted, groups removed.
+        count: u32,
+    },
 }
 
 impl Reply {

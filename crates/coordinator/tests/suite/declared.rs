@@ -1,9 +1,9 @@
-//! What follows from the declarations of commands and replies: golden cases of every kind, and properties of every kind.
+//! What follows from the declarations of commands: golden cases of every kind, and properties of every kind.
 //!
 //! A new kind needs no code here. Its golden cases are recorded with `JANGADA_BLESS=1`, which adds lines to the files in
 //! `tests/golden` and changes none.
 
-use jangada_coordinator::{Command, CommandKind, Image, Reply, ReplyKind};
+use jangada_coordinator::{Command, CommandKind, Image};
 use jangada_types::replicated::Seeds;
 use proptest::prelude::*;
 
@@ -55,19 +55,6 @@ fn every_kind_of_command_keeps_its_bytes() {
     compare("commands.txt", lines);
 }
 
-#[test]
-fn every_kind_of_reply_keeps_its_bytes() {
-    let cases = ReplyKind::ALL
-        .iter()
-        .flat_map(|kind| (0..CASES).map(move |case| (*kind, case)));
-    let lines = cases.map(|(kind, case)| {
-        let bytes = Reply::sample(kind, &mut seeds(case, kind.byte())).encode();
-        assert_eq!(Reply::decode(&bytes).map(|reply| reply.kind()), Ok(kind));
-        (format!("{} {case}", kind.as_str()), hex(&bytes))
-    });
-    compare("replies.txt", lines);
-}
-
 /// What each level added. A command's level is part of what older brokers rely on.
 #[test]
 fn commands_keep_their_levels() {
@@ -84,14 +71,6 @@ proptest! {
             let bytes = command.encode();
             prop_assert_eq!(&bytes[..2], &[1, kind.byte()]);
             prop_assert_eq!(Command::decode(&bytes), Ok(command));
-        }
-    }
-
-    #[test]
-    fn every_reply_comes_back(seed: u64) {
-        for kind in ReplyKind::ALL {
-            let reply = Reply::sample(*kind, &mut Seeds::new(seed));
-            prop_assert_eq!(Reply::decode(&reply.encode()), Ok(reply));
         }
     }
 
