@@ -3,12 +3,13 @@
 use crate::error::ClientError;
 use crate::wire_error::{Disposition, Failure};
 
-/// Of a call that is tried again, perhaps elsewhere.
+/// The failed attempts so far of one call that is tried again, perhaps at another broker.
 #[derive(Debug, Default)]
 pub(crate) struct Attempts {
-    /// What a broker said last: that another one could not be reached after that explains nothing. A refusal stands.
-    said: Option<Failure>,
-    /// One of them may have had its effect.
+    /// The last failure that a broker answered with. It is reported rather than that another broker could not be
+    /// reached after that, which would explain nothing. Once it is a refusal it stays.
+    last_answer: Option<Failure>,
+    /// Whether one of the attempts may have had its effect.
     in_doubt: bool,
 }
 
@@ -20,28 +21,28 @@ pub(crate) struct CallFailed {
 }
 
 impl Attempts {
-    /// Counts an attempt. What it means for the next one.
+    /// Counts a failed attempt. Returns what it means for the next one.
     pub fn failed(&mut self, failure: &Failure) -> Disposition {
         let disposition = failure.disposition();
         self.in_doubt |= disposition == Disposition::Unknown;
         let is_refusal = |failure: &Failure| failure.disposition() == Disposition::Refuse;
-        if !self.said.as_ref().is_some_and(is_refusal) && (failure.reason.is_some() || is_refusal(failure)) {
-            self.said = Some(failure.clone());
+        if !self.last_answer.as_ref().is_some_and(is_refusal) && (failure.reason.is_some() || is_refusal(failure)) {
+            self.last_answer = Some(failure.clone());
         }
         disposition
     }
 
-    /// There is no other attempt after this one.
+    /// Ends the call after `last`, the last attempt.
     pub fn give_up(self, last: Failure) -> CallFailed {
         CallFailed {
-            failure: self.said.unwrap_or(last),
+            failure: self.last_answer.unwrap_or(last),
             in_doubt: self.in_doubt,
         }
     }
 }
 
 impl CallFailed {
-    /// The same of a call that changes nothing that anyone sees: nothing is in doubt.
+    /// Marks the failed call as one that changes nothing that others see, so that nothing is in doubt.
     #[must_use]
     pub fn without_effect(mut self) -> Self {
         self.failure.definite = true;
@@ -49,7 +50,7 @@ impl CallFailed {
         self
     }
 
-    /// As a caller sees it.
+    /// The error that the caller gets.
     pub fn into_error(self, context: &str) -> ClientError {
         // A refusal says nothing about the attempts before it.
         if self.in_doubt {
@@ -87,24 +88,28 @@ mod tests {
 
     #[test]
     fn what_a_broker_said_last_is_told() {
-        let said = |reason| Failure::said(reason, "words");
+        let answered = |reason| Failure::from_brokers(reason, "words");
         let failed = given_up(&[
-            said(Reason::NotReady),
+            answered(Reason::NotReady),
             unreachable(),
-            said(Reason::BrokerBusy),
+            answered(Reason::BrokerBusy),
             unreachable(),
         ]);
         assert_eq!(failed.failure.reason, Some(Reason::BrokerBusy));
         assert!(matches!(failed.into_error("x"), ClientError::Unavailable(_)));
         let failed = given_up(&[unreachable(), unreachable()]);
         assert_eq!(failed.failure.message, "connection refused");
-        let failed = given_up(&[said(Reason::UnknownTopic), said(Reason::NotReady)]);
+        let failed = given_up(&[answered(Reason::UnknownTopic), answered(Reason::NotReady)]);
         assert_eq!(failed.failure.reason, Some(Reason::UnknownTopic), "a refusal stands");
     }
 
     #[test]
     fn an_attempt_without_an_answer_leaves_the_outcome_open() {
-        let failed = given_up(&[silent(), Failure::said(Reason::NotReady, "words"), unreachable()]);
+        let failed = given_up(&[
+            silent(),
+            Failure::from_brokers(Reason::NotReady, "words"),
+            unreachable(),
+        ]);
         assert_eq!(failed.failure.reason, Some(Reason::NotReady));
         assert!(matches!(failed.into_error("x"), ClientError::OutcomeUnknown(_)));
         let failed = given_up(&[unreachable(), silent()]).without_effect();

@@ -1,9 +1,9 @@
 //! HTTP/2 connections to brokers, made on first use and remade by tonic after they broke. A request to an address that refuses
 //! fails at once.
 //!
-//! A broker bounds what is open on a connection, and HTTP/2 lets the next request wait without a word. Streams stay open, so they have
-//! connections apart from calls, so many streams on each: calls, heartbeats among them, never wait behind them, nor do streams
-//! behind each other.
+//! A broker bounds the calls that are open on a connection, and HTTP/2 lets the next request wait silently. Streams
+//! stay open, so they have connections apart from those for calls, a bounded number of streams on each: no call or
+//! heartbeat waits behind a stream, and no stream behind another.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -17,17 +17,19 @@ use crate::wire_error::Failure;
 
 const MIB: u32 = 1024 * 1024;
 
-/// What a stream may send without an acknowledgement of the receiver's HTTP/2. One fetch stream's default credit.
+/// HTTP/2 window of a stream: bytes that it may send before the receiver acknowledges them. It equals the default
+/// credit of a fetch stream.
 const STREAM_WINDOW_BYTES: u32 = 8 * MIB;
 
-/// The same for all streams of a connection.
+/// HTTP/2 window of a connection, which all its streams share.
 const CONNECTION_WINDOW_BYTES: u32 = 32 * MIB;
 
-/// Small beside a message: the first frame of one is moved once more, and keeps its room for as long as the message lives.
+/// Small beside a message: the first frame of a message is copied once more, and its buffer is kept as long as the
+/// message.
 const FRAME_BYTES_MAX: u32 = 64 * 1024;
 
-/// A broker that was cut off without a reset is noticed after this and [`KEEPALIVE_TIMEOUT`], while something is under way to it. That ends
-/// what nothing else watches: a consumer's stream, and calls to a partition's leader.
+/// A broker that was cut off without a reset is noticed after this and [`KEEPALIVE_TIMEOUT`], while a request to it is
+/// under way. That ends what no timeout of ours watches: a consumer's stream, and calls to a partition's leader.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long a ping may stay unanswered.
@@ -48,11 +50,12 @@ pub(crate) struct Channels {
     by_address: Mutex<HashMap<String, Connections>>,
 }
 
-/// Those to one address.
+/// The connections to one address.
 struct Connections {
     calls: Channel,
     streams: Arc<StreamChannel>,
-    /// When there are more streams than one connection takes. Each ends with its last stream.
+    /// Further connections for streams, when there are more streams than one connection takes. Each ends with its last
+    /// stream.
     more_streams: Vec<Weak<StreamChannel>>,
 }
 
@@ -69,7 +72,7 @@ impl Connections {
     /// The first connection with room for a stream.
     fn with_room(&mut self, streams_max: usize) -> Option<Arc<StreamChannel>> {
         self.more_streams.retain(|more| more.strong_count() > 0);
-        // One is held here.
+        // The field itself holds one reference, which is not a stream.
         if Arc::strong_count(&self.streams) - 1 < streams_max {
             return Some(self.streams.clone());
         }
@@ -91,7 +94,7 @@ impl Channels {
         }
     }
 
-    /// The connection for calls. Must be called within a tokio runtime, as [`for_stream`](Self::for_stream).
+    /// The connection for calls. Must be called within a tokio runtime, like [`for_stream`](Self::for_stream).
     pub fn for_calls(&self, address: &str) -> Result<Channel, Failure> {
         self.with(address, |connections| Ok(connections.calls.clone()))
     }
@@ -121,7 +124,7 @@ impl Channels {
         take(by_address.entry(address.to_owned()).or_insert(connections))
     }
 
-    /// On first use.
+    /// The connection to an address, opened on first use.
     fn connect(&self, address: &str) -> Result<Channel, Failure> {
         let channel = self.endpoint(address).map(|endpoint| endpoint.connect_lazy());
         channel.map_err(|error| {
@@ -167,7 +170,7 @@ mod tests {
         assert_eq!(more(), 0);
         streams.extend((0..3).map(|_| open()));
         assert_eq!(more(), 2, "two, two and one");
-        // The place of one that ended is taken again.
+        // A connection whose last stream ended gives its place to a new one.
         streams.remove(0);
         streams.push(open());
         assert!(Arc::ptr_eq(&streams[0], streams.last().expect("there are some")));

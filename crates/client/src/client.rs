@@ -19,12 +19,12 @@ pub struct Client {
     cluster: Arc<Cluster>,
 }
 
-/// Which offset of a partition is wanted.
+/// The offset of a partition that is asked for, by position or by time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OffsetAt {
-    /// The first that there is.
+    /// The first offset that can be read.
     Earliest,
-    /// The one after the last committed record, confirmed with a quorum.
+    /// The offset after the last committed record, confirmed with a quorum.
     Latest,
     /// The first record at or after this time, milliseconds since the Unix epoch.
     Timestamp(i64),
@@ -33,11 +33,11 @@ pub enum OffsetAt {
 /// An offset that was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListedOffset {
-    /// `None`: no record has such a timestamp.
+    /// The offset that was found. `None`: no record has such a timestamp.
     pub offset: Option<i64>,
     /// The record's timestamp, when one was asked for.
     pub timestamp_ms: Option<i64>,
-    /// The epoch of the leader that answered.
+    /// The leader epoch of the leader that answered.
     pub leader_epoch: u32,
 }
 
@@ -77,10 +77,11 @@ impl Client {
         GroupConsumer::start(self.cluster.clone(), config, None)
     }
 
-    /// The same with a listener that hears of each change of its partitions.
+    /// Like [`group_consumer`](Self::group_consumer), with a listener that is called at each change of the member's
+    /// partitions.
     ///
     /// # Errors
-    /// As [`group_consumer`](Self::group_consumer).
+    /// The errors of [`group_consumer`](Self::group_consumer).
     pub fn group_consumer_with(
         &self,
         config: GroupConfig,
@@ -89,7 +90,7 @@ impl Client {
         GroupConsumer::start(self.cluster.clone(), config, Some(listener))
     }
 
-    /// For managing topics and the cluster.
+    /// The handle for managing topics, groups and the cluster.
     pub fn admin(&self) -> Admin {
         Admin::new(self.cluster.clone())
     }

@@ -1,8 +1,8 @@
-//! What producer, consumer and admin share: the metadata, and calls with retry.
+//! The part that producer, consumer and admin share: the metadata, and calls with retry.
 //!
-//! A call to a partition's leader follows the leader as it moves. A call to any broker goes to the next one when one cannot be
-//! reached or is not able; one that changes nothing does so already while a broker is silent. Both make no further attempt after
-//! `retry_timeout`; the first ends then, whatever it waits for.
+//! A call to a partition's leader follows the leader as it moves. A call to any broker goes to the next one when a
+//! broker cannot be reached or cannot answer; a call that changes nothing does so already while a broker is silent.
+//! Both make no further attempt after `retry_timeout`; the first kind ends then even while it waits for an answer.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -20,11 +20,12 @@ use crate::backoff::Backoff;
 use crate::channels::RESPONSE_BYTES_MAX;
 use crate::config::ClientConfig;
 use crate::error::ClientError;
-use crate::metadata::{LeaderLookup, MetadataCache, Then, TopicMetadata};
+use crate::metadata::{LeaderLookup, MetadataCache, OnFailure, TopicMetadata};
 use crate::notice::{Next, Notices};
 use crate::wire_error::{Disposition, Failure};
 
-/// How long a broker may be silent before the next one is asked as well, where a call may be made at two at once.
+/// Delay after which the next broker is asked as well while one is silent, for calls that may be made at two brokers at
+/// once.
 const HEDGE_AFTER: Duration = Duration::from_millis(500);
 
 pub(crate) struct Cluster {
@@ -33,14 +34,14 @@ pub(crate) struct Cluster {
     pub notices: Arc<Notices>,
 }
 
-/// Which failures of a call are tried again.
+/// The failures of a call after which it is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeat {
-    /// It changes nothing that anyone sees: while a broker is silent the next one may be asked as well.
+    /// The call changes nothing that others see: while a broker is silent the next one may be asked as well.
     Hedged,
-    /// Doing it twice is as good as once.
+    /// The call may be repeated after any failure: making it twice has the effect of making it once.
     Always,
-    /// Only when the attempt certainly had no effect.
+    /// The call is repeated only when the attempt certainly had no effect.
     IfDefinite,
 }
 
@@ -73,7 +74,7 @@ impl Cluster {
                 let failed = attempts.give_up(failure);
                 return Err(ClientError::Unavailable(failed.failure.rejection(&context)));
             }
-            // Nobody answers: whoever typed the address wants to know at once.
+            // No broker answers: a user who has just typed the address wants to know at once.
             let next = Next {
                 at_once: true,
                 ..Next::until(deadline, delay)
@@ -108,8 +109,9 @@ impl Cluster {
                         self.metadata.forget(name);
                         return Err(ClientError::UnknownTopic { topic: name.clone() });
                     }
-                    // By a broker that lags behind what this client has seen, or before the name was wanted.
-                    None => Failure::said(Reason::NotReady, "the brokers that answer know too little yet"),
+                    // The broker that answered lags behind what this client has seen, or was asked before the topic was
+                    // wanted.
+                    None => Failure::from_brokers(Reason::NotReady, "the brokers that answer know too little yet"),
                 },
                 Err(failure) => failure,
             };
@@ -195,7 +197,7 @@ impl Cluster {
                 Err(failure) if others_answer => failure.of_last_leader(),
                 Err(failure) => failure,
             };
-            // Unless the metadata says so, too, the broker only lags behind.
+            // Unless the metadata confirms that the topic is gone, the broker only lags behind.
             let gone = failure.reason == Some(Reason::UnknownTopic);
             if !gone && attempts.failed(&failure) == Disposition::Refuse {
                 return Err(failure.into_error(&context));
@@ -228,7 +230,7 @@ impl Cluster {
             .await
     }
 
-    /// A call that any broker takes, and each attempt of which may take that long.
+    /// A call that any broker takes, with a timeout of its own for each attempt.
     pub async fn call_any_within<T, F>(
         &self,
         within: Duration,
@@ -240,7 +242,7 @@ impl Cluster {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let is_hedged = repeat == Repeat::Hedged;
-        let patience = if is_hedged { HEDGE_AFTER } else { Duration::MAX };
+        let hedge_after = if is_hedged { HEDGE_AFTER } else { Duration::MAX };
         let deadline = self.deadline();
         let mut backoff = Backoff::new();
         let mut attempts = Attempts::default();
@@ -249,22 +251,22 @@ impl Cluster {
             let again = match attempts.failed(failure) {
                 Disposition::Retry => true,
                 Disposition::Unknown => repeat != Repeat::IfDefinite,
-                // Whoever refused may know less than one that has not answered yet.
-                Disposition::Refuse => return Then::Wait,
+                // The broker that refused may know less than one that has not answered yet.
+                Disposition::Refuse => return OnFailure::Wait,
             };
-            // The others are asked without delay; a whole round without success is followed by one.
+            // The next broker is asked without delay; there is a delay only after a whole round of failures.
             let delay = if is_last {
                 backoff.next(failure.retry_delay)
             } else {
                 Duration::ZERO
             };
             if !again || Instant::now() + delay >= deadline {
-                return Then::GiveUp;
+                return OnFailure::GiveUp;
             }
             trouble.failed(failure, Next::until(deadline, delay));
-            Then::Ask(delay)
+            OnFailure::Ask(delay)
         };
-        let answer = self.metadata.ask_in_turn(within, patience, call, judge).await;
+        let answer = self.metadata.ask_in_turn(within, hedge_after, call, judge).await;
         if answer.is_ok() {
             trouble.works();
         }
@@ -274,13 +276,13 @@ impl Cluster {
         })
     }
 
-    /// When a call that begins now is given up.
+    /// The time at which a call that begins now is given up.
     pub fn deadline(&self) -> Instant {
         Instant::now() + self.config.retry_timeout
     }
 }
 
-/// A broker's log service.
+/// A client of a broker's log service.
 pub(crate) fn log_service(channel: Channel) -> LogServiceClient<Channel> {
     LogServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX)
 }
@@ -291,7 +293,8 @@ mod tests {
 
     use super::*;
 
-    /// What the caller gets when the first broker answers so after a while and the second refuses at once.
+    /// The outcome of a hedged call when the first broker answers with `first` after a while and the second refuses at
+    /// once.
     async fn hedged(first: Result<u32, Status>) -> Result<u32, CallFailed> {
         let cluster = Cluster::new(ClientConfig::new(["127.0.0.1:1", "127.0.0.1:2"]));
         let asked = AtomicUsize::new(0);

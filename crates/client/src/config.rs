@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::error::ClientError;
 use crate::notice::OnNotice;
 
-/// The most that any time may be: times are added to the clock's, which has an end.
+/// Upper bound of every configured time: times are added to the clock's, which must not overflow.
 pub(crate) const TIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// How a client finds the cluster, and how long it tries.
@@ -38,12 +38,13 @@ pub struct ClientConfig {
     /// After this time a producer, and a consumer that reads whole topics, asks for the metadata of its topics anew even if nothing
     /// failed: that is how it learns of partitions that were added. Default: 60 s.
     pub metadata_max_age: Duration,
-    /// Hears of all that the client does by itself: see [`Notice`](crate::Notice). Default: nobody; it is logged in any case.
+    /// Callback for everything that the client does by itself: see [`Notice`](crate::Notice). Default: none; notices
+    /// are logged in any case.
     pub on_notice: OnNotice,
 }
 
 impl ClientConfig {
-    /// Defaults, for a cluster that has these brokers (`host:port`).
+    /// Default settings, for a cluster that has these brokers (`host:port`).
     pub fn new<I, S>(brokers: I) -> Self
     where
         I: IntoIterator<Item = S>,

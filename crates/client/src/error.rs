@@ -1,4 +1,4 @@
-//! What goes wrong, by what the caller can do about it.
+//! The errors of the client, divided by what the caller can do about them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tonic::Code;
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// A setting or an argument that cannot be used: mend it.
+    /// A setting or an argument cannot be used: correct it.
     #[error("{0}")]
     Config(String),
 
@@ -26,11 +26,11 @@ pub enum ClientError {
     /// The record is larger than its topic or the producer's buffer allows. It is not stored.
     #[error("a record of {size} bytes is too large for topic {topic:?}: at most {limit} bytes; raise {knob}")]
     RecordTooLarge {
-        /// Where it should go.
+        /// The topic that the record was for.
         topic: Arc<str>,
-        /// What it would take, bytes.
+        /// Bytes that the record would take.
         size: usize,
-        /// What is allowed, bytes.
+        /// Bytes that are allowed.
         limit: usize,
         /// The setting that holds the limit.
         knob: &'static str,
@@ -39,18 +39,18 @@ pub enum ClientError {
     /// There is no such topic, or it was deleted.
     #[error("topic {topic:?} does not exist; create it first")]
     UnknownTopic {
-        /// Its name.
+        /// The topic's name.
         topic: Arc<str>,
     },
 
     /// The topic has no such partition.
     #[error("topic {topic:?} has no partition {partition}; it has {partitions}, from 0 on")]
     UnknownPartition {
-        /// Its name.
+        /// The topic's name.
         topic: Arc<str>,
-        /// What was asked for.
+        /// The partition that was asked for.
         partition: u32,
-        /// How many it has.
+        /// Number of partitions of the topic.
         partitions: u32,
     },
 
@@ -61,25 +61,25 @@ pub enum ClientError {
     OffsetOutOfRange {
         /// The topic's name.
         topic: Arc<str>,
-        /// The partition.
+        /// The partition's index.
         partition: u32,
-        /// What was asked for.
+        /// The offset that was asked for.
         offset: i64,
-        /// The first offset that there is.
+        /// The first offset that can be read.
         log_start_offset: i64,
         /// The offset after the last committed record.
         high_watermark: i64,
     },
 
-    /// Refused, without effect; the same request will be refused again.
+    /// The request was refused, without effect; the same request will be refused again.
     #[error("{0}")]
     Refused(Arc<Rejection>),
 
-    /// Not done, without effect, for as long as it was tried; it may work later.
+    /// The request was not done, without effect, for as long as it was tried; it may succeed later.
     #[error("{0}")]
     Unavailable(Arc<Rejection>),
 
-    /// Whether it was done is not known. Doing it again may do it twice.
+    /// Whether the request was done is not known. Doing it again may do it twice.
     #[error("the outcome is unknown: {0}")]
     OutcomeUnknown(Arc<Rejection>),
 
@@ -93,7 +93,7 @@ pub enum ClientError {
     UnknownProducer {
         /// Whether the records are certainly not in the partition.
         definite: bool,
-        /// What the broker said.
+        /// The broker's answer.
         rejection: Arc<Rejection>,
     },
 
@@ -102,28 +102,30 @@ pub enum ClientError {
     ProducerFenced {
         /// Whether the records are certainly not in the partition.
         definite: bool,
-        /// What the broker said.
+        /// The broker's answer.
         rejection: Arc<Rejection>,
     },
 
-    /// The record's [`Condition`](crate::Condition) did not hold. When [`is_definite`](Self::is_definite) is false an earlier
-    /// attempt got lost: it was not in the partition when the condition was judged, but may still come.
+    /// The record's [`Condition`](crate::Condition) did not hold. When [`is_definite`](Self::is_definite) is false an
+    /// earlier attempt ended without an answer: its record was not in the partition when the condition was judged, but
+    /// may still come.
     #[error("{rejection}")]
     ConditionFailed {
         /// Whether the record is certainly not in the partition.
         definite: bool,
         /// The end offset, or the last offset of the key, as it was found; -1: no record has the key.
         actual: i64,
-        /// What the broker said.
+        /// The broker's answer.
         rejection: Arc<Rejection>,
     },
 
-    /// The broker misses records of this producer that it had acknowledged: it lost some.
+    /// The broker lacks records of this producer that it had acknowledged: it lost data.
     #[error("the partition lost acknowledged records: {0}")]
     OutOfOrderSequence(Arc<Rejection>),
 
-    /// The group went on without this member, or gave the partition to another one. What was to be committed is not, and the
-    /// records since the last commit may be handed out again elsewhere: undo their effects, or expect them twice.
+    /// The group went on without this member, or gave the partition to another one. The offsets were not committed, and
+    /// the records since the last commit may be handed out again to another member: undo their effects, or expect them
+    /// twice.
     #[error("{0}; records since the last commit may be handed out again elsewhere")]
     MembershipLost(Arc<Rejection>),
 
@@ -131,20 +133,20 @@ pub enum ClientError {
     /// partition waits for a seek.
     #[error("group {group:?} has no committed offset for {topic}[{partition}]")]
     NoCommittedOffset {
-        /// The group.
+        /// The group's name.
         group: Arc<str>,
         /// The topic's name.
         topic: Arc<str>,
-        /// The partition.
+        /// The partition's index.
         partition: u32,
     },
 
-    /// A rebalance listener could not say where partitions begin. It is asked again by the next call.
+    /// A rebalance listener failed to say where partitions begin. It is asked again by the next call.
     #[error("the rebalance listener failed: {0}")]
     Listener(Arc<dyn std::error::Error + Send + Sync>),
 
-    /// Records are missing: what a broker sent does not go on where it should. Nothing behind the gap is handed out until a
-    /// seek.
+    /// Records are missing: the records that a broker sent do not begin where the last ones ended. Nothing behind the
+    /// gap is handed out until a seek.
     #[error(
         "records of {topic}[{partition}] are missing: after offset {} comes {found}; the broker that sent them has lost some, or \
          seek to {found} to go on without them",
@@ -153,43 +155,43 @@ pub enum ClientError {
     Gap {
         /// The topic's name.
         topic: Arc<str>,
-        /// The partition.
+        /// The partition's index.
         partition: u32,
         /// The offset that comes next.
         expected: i64,
-        /// The one that came.
+        /// The offset that came instead.
         found: i64,
     },
 
-    /// A broker sent what cannot be read.
+    /// A broker sent data that cannot be read.
     #[error("unreadable data from {topic}[{partition}] at offset {offset}: {message}")]
     Corrupt {
         /// The topic's name.
         topic: Arc<str>,
-        /// The partition.
+        /// The partition's index.
         partition: u32,
-        /// Where reading stopped.
+        /// The offset at which reading stopped.
         offset: i64,
-        /// What is wrong with it.
+        /// A sentence about what is wrong with the data.
         message: String,
     },
 }
 
-/// What a broker said, or what happened on the way to it.
+/// The answer of a broker that did not do what was asked, or the failure to reach one.
 #[derive(Clone, Debug)]
 pub struct Rejection {
-    /// What was tried, on which object: `produce to orders[3]`.
+    /// The call that failed, and its object: `produce to orders[3]`.
     pub context: String,
     /// The canonical gRPC code.
     pub code: Code,
-    /// The broker's reason, or what it comes to that the brokers which answer know no leader; `None` when no broker answered, or
-    /// one newer than this client.
+    /// The broker's reason; `None` when no broker answered, or one that is newer than this client. When brokers answer
+    /// but know no leader, the client sets the reason itself.
     pub reason: Option<Reason>,
-    /// In the broker's words.
+    /// The message in the broker's words.
     pub message: String,
-    /// After which the broker wants to be asked again.
+    /// Delay after which the broker wants to be asked again.
     pub retry_delay: Option<Duration>,
-    /// The values that a check compared, among others.
+    /// Further values, among them those that a check compared.
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -204,7 +206,7 @@ impl std::fmt::Display for Rejection {
 }
 
 impl ClientError {
-    /// What a broker said, if it comes from one.
+    /// The broker's answer, if the error comes from one.
     pub fn rejection(&self) -> Option<&Rejection> {
         match self {
             Self::Refused(r)
@@ -231,12 +233,12 @@ impl ClientError {
         }
     }
 
-    /// The gRPC code, if it comes from a broker or the way to it.
+    /// The gRPC code, if the error comes from a broker or from the way to it.
     pub fn code(&self) -> Option<Code> {
         self.rejection().map(|r| r.code)
     }
 
-    /// True: the request had no effect. False: it may have had.
+    /// True: the request had no effect. False: it may have had one.
     pub fn is_definite(&self) -> bool {
         match self {
             Self::OutcomeUnknown(_) | Self::DuplicateSequence(_) => false,
@@ -252,7 +254,7 @@ impl ClientError {
         matches!(self, Self::Unavailable(_) | Self::OutcomeUnknown(_) | Self::Listener(_))
     }
 
-    /// After which the broker wants to be asked again.
+    /// Delay after which the broker wants to be asked again.
     pub fn retry_delay(&self) -> Option<Duration> {
         self.rejection().and_then(|r| r.retry_delay)
     }

@@ -28,11 +28,12 @@
 //! | `cluster` | calls to any broker or to a partition's leader, with retry; `backoff` has the delays, `attempts` what failed |
 //! | `channels` | HTTP/2 connections to each broker: one for calls, and one for each so many streams |
 //! | `metadata` | the image of brokers, topics and leaders, and the cache that keeps it fresh and calls the brokers that it knows |
-//! | `notice` | what a client tells of what it does by itself: retries, waits, resets, skips |
-//! | `error`, `wire_error` | what callers see, and the one place where gRPC's errors become that |
+//! | `notice` | the events that a client tells its user of: retries, waits, resets, skips |
+//! | `error`, `wire_error` | the errors that callers see, and the one place where gRPC's errors become those |
 //! | `producer` | `accumulator` gathers records into batches, `lane` numbers and orders a partition's batches (pure), `driver` sends them |
 //! | `consumer` | a `fetcher` per partition fills the `inbox`, from which the `reader` hands out |
-//! | `group` | a member of a consumer group: `membership` heartbeats, `committer` commits, `coordinator` finds whom to talk to |
+//! | `group` | a member of a consumer group: `membership` heartbeats, `committer` commits, `coordinator` finds the
+//! broker to talk to |
 //! | `admin` | one method for each call of the AdminService, and the calls on groups from outside |
 //!
 //! # What holds

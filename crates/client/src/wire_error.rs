@@ -12,7 +12,7 @@ use tonic_types::StatusExt as _;
 
 use crate::error::{ClientError, Rejection};
 
-/// The domain of our `ErrorInfo`; details of another are not ours to read.
+/// The domain of our `ErrorInfo`; details of other domains are ignored.
 const DOMAIN: &str = "jangada";
 
 /// A failed attempt.
@@ -21,13 +21,13 @@ pub(crate) struct Failure {
     pub code: Code,
     pub reason: Option<Reason>,
     pub message: String,
-    /// The attempt had no effect.
+    /// Whether the attempt certainly had no effect.
     pub definite: bool,
     pub retry_delay: Option<Duration>,
     pub metadata: HashMap<String, String>,
 }
 
-/// Where a broker says that the leader is.
+/// The leader that a broker named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LeaderHint {
     pub broker: BrokerId,
@@ -38,16 +38,16 @@ pub(crate) struct LeaderHint {
 /// What an attempt's failure means for the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Disposition {
-    /// No effect, and another attempt, perhaps elsewhere, may succeed.
+    /// The attempt had no effect, and another one, perhaps at another broker, may succeed.
     Retry,
-    /// It may have had its effect.
+    /// The attempt may have had its effect.
     Unknown,
-    /// No effect, and never will have.
+    /// The attempt had no effect, and no later one will have.
     Refuse,
 }
 
 impl Failure {
-    /// Nothing was sent, or an answer did not come, for a cause on our side.
+    /// A failure on the client's side: nothing was sent, or an answer did not come.
     pub fn local(code: Code, message: impl Into<String>, definite: bool) -> Self {
         Self {
             code,
@@ -59,8 +59,8 @@ impl Failure {
         }
     }
 
-    /// Nothing was done, for a reason that the brokers that answer give, if not in these words.
-    pub fn said(reason: Reason, message: impl Into<String>) -> Self {
+    /// A definite failure with a reason that follows from the brokers' answers, though none sent it in these words.
+    pub fn from_brokers(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             reason: Some(reason),
             ..Self::local(Code::Unavailable, message, true)
@@ -70,10 +70,10 @@ impl Failure {
     /// The brokers that answer know no leader of a partition.
     pub fn no_leader() -> Self {
         let message = "no leader of the partition is known; too few of its replicas may be alive";
-        Self::said(Reason::LeaderNotAvailable, message)
+        Self::from_brokers(Reason::LeaderNotAvailable, message)
     }
 
-    /// Of a call to a partition's leader, when other brokers answer and name no other one.
+    /// The failure of a call to a partition's leader, when other brokers answer and name no other leader.
     #[must_use]
     pub fn of_last_leader(self) -> Self {
         let is_silence = matches!(self.code, Code::Unavailable | Code::DeadlineExceeded);
@@ -87,7 +87,7 @@ impl Failure {
         }
     }
 
-    /// No answer within the time for one attempt.
+    /// No answer came within the timeout of one attempt.
     pub fn timeout(after: Duration) -> Self {
         Self::local(
             Code::DeadlineExceeded,
@@ -105,7 +105,7 @@ impl Failure {
                 | DataCorrupted | Internal | GroupChanged,
             ) => true,
             Some(_) => false,
-            // A newer broker's reason, or none: the code and the hint to try again decide.
+            // The reason is a newer broker's, or missing: the code and the retry hint decide.
             None => self.retry_delay.is_some() || !code_refuses(self.code),
         };
         match (self.definite, again) {
@@ -130,7 +130,7 @@ impl Failure {
         })
     }
 
-    /// A number that a check compared.
+    /// A number among the values that a check compared.
     pub fn number(&self, key: &str) -> Option<i64> {
         self.metadata.get(key).and_then(|v| v.parse().ok())
     }
@@ -146,7 +146,7 @@ impl Failure {
         })
     }
 
-    /// As a caller sees it when no further attempt is made.
+    /// The error that the caller gets when no further attempt is made.
     pub fn into_error(self, context: &str) -> ClientError {
         let rejection = self.rejection(context);
         match self.disposition() {
@@ -167,7 +167,7 @@ impl From<Status> for Failure {
         });
         let mut message = status.message().to_owned();
         if info.is_none() {
-            // Without a broker's words the cause is further down.
+            // Without a broker's answer the cause is further down the chain of sources.
             let mut source = std::error::Error::source(&status);
             while let Some(cause) = source {
                 let text = cause.to_string();
@@ -206,7 +206,7 @@ fn definite(metadata: &HashMap<String, String>) -> Option<bool> {
     metadata.get("definite").map(|text| text == "true")
 }
 
-/// Codes that say, without details, that the request was looked at and turned down.
+/// Whether a code says, without details, that the request was looked at and turned down.
 fn code_refuses(code: Code) -> bool {
     matches!(
         code,
@@ -221,7 +221,7 @@ fn code_refuses(code: Code) -> bool {
     )
 }
 
-/// The request never left, for there was no connection.
+/// Whether the request was never sent because there was no connection.
 fn never_connected(status: &Status) -> bool {
     let mut source = std::error::Error::source(status);
     while let Some(cause) = source {

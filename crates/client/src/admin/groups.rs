@@ -13,7 +13,7 @@ use crate::group::{Assignor, Coordinator, OffsetCommit, TopicPartition, fetch_of
 /// The groups of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupListing {
-    /// By name.
+    /// The groups, ordered by name.
     pub groups: Vec<GroupSummary>,
     /// Shards of the coordinator that did not answer in time: their groups are missing.
     pub missing_shards: Vec<u32>,
@@ -22,11 +22,11 @@ pub struct GroupListing {
 /// A group in the list of all groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupSummary {
-    /// Its name.
+    /// The group's name.
     pub group: String,
     /// Empty, Assigning, Reconciling, Stable.
     pub state: String,
-    /// How many there are.
+    /// Number of members.
     pub members: u32,
     /// The broker that coordinates it.
     pub coordinator_id: BrokerId,
@@ -37,7 +37,7 @@ pub struct GroupSummary {
 /// A group with its members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupDescription {
-    /// Its name.
+    /// The group's name.
     pub group: String,
     /// Empty, Assigning, Reconciling, Stable.
     pub state: String,
@@ -47,64 +47,64 @@ pub struct GroupDescription {
     pub epoch: u32,
     /// The epoch for which the targets were computed.
     pub assignment_epoch: u32,
-    /// By member id.
+    /// The members, ordered by member id.
     pub members: Vec<GroupMember>,
 }
 
 /// A member of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupMember {
-    /// Its id.
+    /// The member's id.
     pub member_id: String,
     /// `None`: not static.
     pub instance_id: Option<String>,
-    /// Its name for itself.
+    /// The client id that the member gave itself.
     pub client_id: String,
-    /// Where it connected from.
+    /// Address that the member connected from.
     pub client_host: String,
-    /// Empty: unknown.
+    /// Failure domain of the member; empty if unknown.
     pub rack: String,
     /// Stable, Behind (has not heard of the newest target), Revoking, Waiting (for others to give up), Away.
     pub state: String,
-    /// The assignment epoch that it has taken up.
+    /// The assignment epoch that the member has taken up.
     pub epoch: u32,
-    /// Topics that it subscribes to by name.
+    /// Topics that the member subscribes to by name.
     pub topics: Vec<String>,
-    /// And by pattern.
+    /// Pattern of topic names that the member subscribes to, besides `topics`.
     pub pattern: Option<String>,
-    /// What it owns, with what it has yet to give up.
+    /// Partitions that the member owns, including those that it has yet to give up.
     pub owned: Vec<OwnedPartition>,
-    /// What it should own.
+    /// Partitions that the member should own.
     pub target: Vec<TopicPartition>,
-    /// How long it may be silent.
+    /// How long the member may be silent before its session ends, milliseconds.
     pub session_timeout_ms: u32,
-    /// How long it may take to give up partitions.
+    /// How long the member may take to give up partitions, milliseconds.
     pub rebalance_timeout_ms: u32,
-    /// What it prefers.
+    /// The assignor that the member prefers.
     pub assignor: Assignor,
 }
 
 /// A partition that a member owns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnedPartition {
-    /// Which.
+    /// The partition that is owned.
     pub partition: TopicPartition,
     /// The member's epoch when it got the partition: it has not paused since.
     pub since_epoch: u32,
-    /// It was told to give it up and has not acknowledged that yet.
+    /// True if the member was told to give the partition up and has not acknowledged that yet.
     pub revoking: bool,
 }
 
 /// A committed offset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommittedOffset {
-    /// Of which partition.
+    /// The partition that the offset was committed for.
     pub partition: TopicPartition,
     /// The next record to read. `None`: none is committed.
     pub offset: Option<i64>,
     /// The leader epoch of the last record that was read, when known.
     pub leader_epoch: Option<u32>,
-    /// The consumer's own text.
+    /// Text that the consumer committed along with the offset.
     pub metadata: String,
     /// The coordinator's clock, milliseconds since the Unix epoch. `None`: none is committed.
     pub committed_at_ms: Option<i64>,
@@ -247,8 +247,8 @@ impl Admin {
         }
     }
 
-    /// Deletes offsets of a group without members; those that there are not are passed over. Returns how many are gone: when an
-    /// attempt ended without an answer, those of the last one.
+    /// Deletes offsets of a group without members; partitions without a committed offset are passed over. Returns how
+    /// many offsets were deleted: when an attempt ended without an answer, only those of the last attempt.
     ///
     /// # Errors
     /// [`ClientError::Refused`] with `UNKNOWN_GROUP`, or with `GROUP_NOT_EMPTY`.

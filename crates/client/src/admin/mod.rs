@@ -31,9 +31,9 @@ use crate::channels::RESPONSE_BYTES_MAX;
 use crate::cluster::{Cluster, Repeat};
 use crate::error::ClientError;
 
-/// How long one attempt to create partitions may take. A broker waits up to 30 s until all know their leaders; then it says
-/// what it waited for.
-const CREATED_WITHIN: Duration = Duration::from_secs(35);
+/// Timeout of one attempt to create partitions. A broker waits up to 30 s until all brokers know the new leaders; then
+/// it says what it waited for.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(35);
 
 /// Manages topics and the cluster. Clones are cheap.
 ///
@@ -85,7 +85,7 @@ impl Admin {
             Err(failed) if failed.in_doubt && failed.failure.reason == Some(Reason::TopicExists) => {
                 self.check_ours(&topic, failed, &context).await?;
                 is_ours = true;
-                // The broker that finds the topic there waits for its leaders only for those who do not mind.
+                // A broker that finds the topic there waits for its leaders only if the request has `if_not_exists`.
                 request.if_not_exists = true;
                 self.create(&request).await
             }
@@ -111,7 +111,8 @@ impl Admin {
             .await
     }
 
-    /// The topic exists: an attempt of ours may have made it if it is just as it was asked for.
+    /// Called when the topic exists: an earlier attempt of this call may have created it if it is exactly as it was
+    /// asked for.
     async fn check_ours(&self, wanted: &NewTopic, failed: CallFailed, context: &str) -> Result<(), ClientError> {
         let found = self.describe_topic(&wanted.name).await?;
         let set: BTreeMap<_, _> = found
@@ -261,7 +262,7 @@ impl Admin {
                 let seen = self.cluster.metadata.image().refreshes;
                 let mut found = self.cluster.partition(&topic.into(), partition.partition).await?;
                 if found.id_bytes() != partition.topic_id {
-                    // What this client knew is another topic, deleted since.
+                    // The id that this client knew belongs to another topic, deleted since.
                     let refreshed = self.cluster.refresh(seen, self.cluster.deadline()).await;
                     refreshed.map_err(|failure| ClientError::Unavailable(failure.rejection(&context)))?;
                     found = self.cluster.partition(&topic.into(), partition.partition).await?;
@@ -365,7 +366,7 @@ impl Admin {
         Ok(Incarnation(answer.incarnation))
     }
 
-    /// Takes a broker without replicas out of the cluster. Again: changes nothing more.
+    /// Takes a broker without replicas out of the cluster. Removing it again changes nothing more.
     ///
     /// # Errors
     /// [`ClientError::Refused`] for an unknown broker, and for one that has replicas; [`ClientError::OutcomeUnknown`] when an
@@ -382,8 +383,8 @@ impl Admin {
         answer.await.map(drop).map_err(|failed| failed.into_error(&context))
     }
 
-    /// A topic of records as it is now, whatever this client knew of it. Without an id if there is none of that name: the name
-    /// counts then, and the broker that is called says what is wrong with it.
+    /// The topic of this name as it is now, whatever this client knew of it. If there is none, the answer has no id:
+    /// the broker that is called then goes by the name, and says what is wrong with it.
     async fn find(&self, name: &str, context: &str) -> Result<v1::Topic, ClientError> {
         let mut min_version = self.cluster.metadata.min_version();
         let answer = loop {
@@ -397,7 +398,7 @@ impl Admin {
                 async move { service.get_metadata(request).await }
             });
             match asked.await {
-                // Versions of a cluster that was made anew begin anew.
+                // A cluster that was made anew counts its versions from the beginning again.
                 Err(failed) if failed.failure.reason == Some(Reason::NotReady) && min_version > 0 => min_version = 0,
                 answer => break answer.map_err(|failed| failed.into_error(context))?,
             }
@@ -405,7 +406,7 @@ impl Admin {
         Ok(answer.topics.into_iter().next().unwrap_or_default())
     }
 
-    /// A partition by its topic's id.
+    /// Names a partition by its topic's id.
     async fn target(&self, topic: &str, partition: u32, context: &str) -> Result<v1::TopicPartition, ClientError> {
         let v1::Topic {
             topic_id, partitions, ..
@@ -449,13 +450,14 @@ impl Admin {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let within = CREATED_WITHIN.max(self.cluster.config.request_timeout);
+        let within = CREATE_TIMEOUT.max(self.cluster.config.request_timeout);
         let call = |channel| call(service(channel));
         self.cluster.call_any_within(within, what, repeat, call).await
     }
 }
 
-/// How a call about a topic may be repeated: by its name another attempt could meet another topic.
+/// How a call about a topic may be repeated: a call by name is repeated only if definite, as another attempt could meet
+/// another topic of that name.
 fn repeat_of(topic_id: &[u8]) -> Repeat {
     match topic_id.is_empty() {
         true => Repeat::IfDefinite,
@@ -467,7 +469,8 @@ fn service(channel: Channel) -> AdminServiceClient<Channel> {
     AdminServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX)
 }
 
-/// A refusal because the topic is unknown is definite whatever happened before: nothing is there to be changed.
+/// A refusal because the topic is unknown is definite whatever happened before: there is no topic left that could be
+/// changed.
 fn topic_error(failed: CallFailed, topic: &str, context: &str) -> ClientError {
     match failed.failure.reason {
         Some(Reason::UnknownTopic) => ClientError::UnknownTopic { topic: topic.into() },

@@ -1,4 +1,5 @@
-//! What the admin calls take and give. Field names are those of `admin.proto`; what is 0 or -1 there for "not known" is `None`.
+//! Arguments and results of the admin calls. Field names are those of `admin.proto`; a 0 or -1 that means "not known"
+//! there is `None` here.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +20,7 @@ pub struct NewTopic {
     pub replicas: u32,
     /// Settings by key.
     pub config: BTreeMap<String, String>,
-    /// A topic of that name, whatever its settings, is fine. Default: false.
+    /// Accept a topic of that name that exists, whatever its settings. Default: false.
     pub if_not_exists: bool,
 }
 
@@ -39,58 +40,58 @@ impl NewTopic {
 /// A topic that was created or was there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CreatedTopic {
-    /// Its id.
+    /// The topic's id.
     pub topic_id: TopicId,
-    /// False: it was there before.
+    /// Whether this call created the topic; false if it was there before.
     pub created: bool,
-    /// The metadata version that has it.
+    /// The first metadata version that has the topic.
     pub version: u64,
-    /// How many partitions it has. `None`: the broker is of an earlier version.
+    /// Number of partitions. `None`: the broker is of an earlier version.
     pub partitions: Option<u32>,
-    /// How many replicas each has. `None`: the broker is of an earlier version.
+    /// Replicas of each partition. `None`: the broker is of an earlier version.
     pub replicas: Option<u32>,
 }
 
 /// A topic in the list of all topics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicSummary {
-    /// Its name.
+    /// The topic's name.
     pub name: String,
-    /// Its id.
+    /// The topic's id.
     pub topic_id: TopicId,
-    /// How many partitions it has.
+    /// Number of partitions.
     pub partitions: u32,
-    /// How many replicas each has.
+    /// Replicas of each partition.
     pub replicas: u32,
 }
 
 /// A topic with everything about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicDescription {
-    /// Its name.
+    /// The topic's name.
     pub name: String,
-    /// Its id.
+    /// The topic's id.
     pub topic_id: TopicId,
-    /// How many replicas each partition has.
+    /// Replicas of each partition.
     pub replicas: u32,
     /// Every setting, by key.
     pub config: Vec<ConfigEntry>,
-    /// By index.
+    /// The partitions, ordered by index.
     pub partitions: Vec<PartitionState>,
 }
 
 /// A setting of a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigEntry {
-    /// Its key.
+    /// The setting's key.
     pub key: String,
     /// The value in effect.
     pub value: String,
-    /// Set on the topic; false: the default.
+    /// Whether the value is set on the topic; false if it is the default.
     pub is_set: bool,
-    /// The value when it is not set.
+    /// The value that is in effect when none is set.
     pub default_value: String,
-    /// What it does, with unit and bounds.
+    /// What the setting does, with unit and bounds.
     pub documentation: String,
 }
 
@@ -101,9 +102,9 @@ pub struct PartitionState {
     pub topic: String,
     /// The topic's id.
     pub topic_id: TopicId,
-    /// Its index.
+    /// The partition's index in its topic.
     pub partition: u32,
-    /// `None`: no leader is known.
+    /// The broker that leads. `None`: no leader is known.
     pub leader_id: Option<BrokerId>,
     /// Grows with each election. `None`: no leader is known.
     pub leader_epoch: Option<u32>,
@@ -111,13 +112,13 @@ pub struct PartitionState {
     pub replicas: Vec<BrokerId>,
     /// Replicas that reached the leader's commit within two heartbeats.
     pub in_sync: Vec<BrokerId>,
-    /// `None`: there is no leader to ask.
+    /// The offset after the last committed record. `None`: there is no leader to ask.
     pub high_watermark: Option<i64>,
-    /// `None`: there is no leader to ask.
+    /// The first offset that can be read. `None`: there is no leader to ask.
     pub log_start_offset: Option<i64>,
     /// Bytes of batches between log start and high watermark on the leader. `None`: there is no leader to ask.
     pub size_bytes: Option<u64>,
-    /// Why the leader refuses records now.
+    /// Why the leader refuses records now. `None`: it takes them.
     pub write_refusal: Option<WriteRefusal>,
 }
 
@@ -126,26 +127,26 @@ pub struct PartitionState {
 pub struct WriteRefusal {
     /// `DISK_FULL`, `BROKER_BUSY` or `STORE_FENCED`.
     pub reason: String,
-    /// What a producer is told.
+    /// The message that producers get.
     pub message: String,
-    /// How many partitions refuse for it.
+    /// Number of partitions that refuse records for this reason.
     pub partitions: u32,
 }
 
 /// The cluster as the answering broker sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterDescription {
-    /// A UUID.
+    /// The cluster's id, a UUID.
     pub cluster_id: String,
     /// Metadata version that the answering broker has applied.
     pub version: u64,
-    /// The metadata group's leader.
+    /// The metadata group's leader. `None`: none is known.
     pub controller_id: Option<BrokerId>,
-    /// By id.
+    /// The brokers, ordered by id.
     pub brokers: Vec<BrokerState>,
-    /// How many topics there are.
+    /// Number of topics.
     pub topics: u32,
-    /// How many partitions there are.
+    /// Number of partitions.
     pub partitions: u32,
     /// Partitions without a known leader.
     pub leaderless_partitions: u32,
@@ -165,11 +166,11 @@ pub struct ClusterDescription {
 pub struct DamagedReplica {
     /// The topic's name; empty: the metadata group.
     pub topic: String,
-    /// Its index in the topic.
+    /// The partition's index in its topic.
     pub partition: u32,
     /// The broker whose replica it is.
     pub broker_id: BrokerId,
-    /// What is damaged, in words.
+    /// A sentence about what is damaged.
     pub damage: String,
     /// "damaged", "held" (`detail` says why it stays as it is) or "refilling".
     pub state: String,
@@ -180,16 +181,16 @@ pub struct DamagedReplica {
 /// A broker's part in the metadata group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetadataRole {
-    /// It votes.
+    /// The broker has a vote in the metadata group.
     Voter,
-    /// It follows without a vote.
+    /// The broker follows the metadata group without a vote.
     Learner,
-    /// None, as yet.
+    /// The broker has no part in the metadata group as yet.
     None,
 }
 
 impl MetadataRole {
-    /// As in `admin.proto`.
+    /// The role's name as in `admin.proto`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Voter => "voter",
@@ -208,38 +209,38 @@ impl std::fmt::Display for MetadataRole {
 /// The state of a broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokerState {
-    /// From 1 on.
+    /// The broker's id, from 1 on.
     pub broker_id: BrokerId,
-    /// Where clients reach it.
+    /// Address where clients reach the broker.
     pub address: String,
-    /// Where brokers reach it.
+    /// Address where other brokers reach it.
     pub internal_address: String,
-    /// Failure domain; may be empty.
+    /// The broker's failure domain; may be empty.
     pub rack: String,
-    /// Heard of within the last two seconds.
+    /// Whether the broker was heard of within the last two seconds.
     pub alive: bool,
-    /// Its part in the metadata group.
+    /// The broker's role in the metadata group.
     pub metadata_role: MetadataRole,
-    /// Partitions that it leads.
+    /// Number of partitions that the broker leads.
     pub leaders: u32,
-    /// Replicas that it holds.
+    /// Number of replicas that the broker holds.
     pub replicas: u32,
-    /// How often it came back with an empty disk, from 1 on.
+    /// The broker's incarnation: how often it came back with an empty disk, counted from 1.
     pub incarnation: Incarnation,
-    /// Its disk is down to its reserve.
+    /// Whether the free space of the broker's disk is down to the reserve.
     pub disk_low: bool,
 }
 
 /// A partition's leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leader {
-    /// The broker.
+    /// The broker that leads.
     pub id: BrokerId,
-    /// Its epoch.
+    /// The leader epoch of the partition under this leader.
     pub epoch: u32,
 }
 
-/// The 16 bytes of an answer.
+/// A topic id from the 16 bytes of an answer.
 pub(super) fn topic_id(bytes: &[u8], context: &str) -> Result<TopicId, ClientError> {
     TopicId::from_slice(bytes).ok_or_else(|| {
         let message = format!("the answer has a topic id of {} bytes instead of 16", bytes.len());

@@ -7,28 +7,28 @@ use crate::error::ClientError;
 /// Where reading a partition begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartAt {
-    /// The first record that there is.
+    /// The first record that the partition still has.
     Earliest,
     /// After the last record that is committed now.
     Latest,
-    /// This offset.
+    /// The record with this offset.
     Offset(i64),
     /// The first record at or after this time, milliseconds since the Unix epoch; after the last one when there is none.
     Timestamp(i64),
 }
 
-/// What happens when the offset to read is not there, because retention took it or it is beyond the end.
+/// The reaction when the offset to read is not there, because retention took it or it is beyond the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OffsetReset {
     /// [`ClientError::OffsetOutOfRange`]; the partition then waits for a seek.
     Error,
-    /// Reading goes on at the first record that there is.
+    /// Reading goes on at the first record that the partition still has.
     Earliest,
     /// Reading goes on after the last record.
     Latest,
 }
 
-/// What happens at a batch that cannot be decoded, because of who wrote it or because it was damaged.
+/// The reaction to a batch that cannot be decoded, because its producer wrote it so or because it was damaged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnBadBatch {
     /// [`ClientError::Corrupt`], which names the offset; the partition then waits for a seek.
@@ -40,12 +40,12 @@ pub enum OnBadBatch {
     Skip,
 }
 
-/// What was skipped because it could not be decoded.
+/// How much a consumer skipped because it could not be decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Skipped {
-    /// Batches.
+    /// Number of batches that were skipped, in whole or in part.
     pub batches: u64,
-    /// Their offsets that were not handed out.
+    /// Number of offsets of these batches that were not handed out.
     pub records: u64,
 }
 
@@ -58,9 +58,9 @@ pub struct ConsumerConfig {
     pub prefetch_bytes: usize,
     /// Bytes of one response, 1 KiB to 16 MiB; a larger batch still comes. Default: 1 MiB.
     pub max_partition_bytes: usize,
-    /// Default: [`OffsetReset::Error`].
+    /// The reaction when the offset to read is not there. Default: [`OffsetReset::Error`].
     pub offset_reset: OffsetReset,
-    /// Default: [`OnBadBatch::Stop`].
+    /// The reaction to a batch that cannot be decoded. Default: [`OnBadBatch::Stop`].
     pub on_bad_batch: OnBadBatch,
 }
 
@@ -75,7 +75,7 @@ impl Default for ConsumerConfig {
     }
 }
 
-/// The least that a partition may fetch ahead: a batch of a producer's default size.
+/// Least number of bytes that a partition may fetch ahead: a batch of a producer's default size.
 const SHARE_BYTES_MIN: usize = 64 * 1024;
 
 const PARTITION_BYTES_MIN: usize = 1024;
@@ -96,7 +96,7 @@ impl ConsumerConfig {
         Ok(())
     }
 
-    /// What each of so many partitions may fetch ahead, bytes.
+    /// Bytes that each partition may fetch ahead when `partitions` are read.
     pub(crate) fn share_bytes(&self, partitions: usize) -> usize {
         (self.prefetch_bytes / partitions.max(1)).max(SHARE_BYTES_MIN)
     }

@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
 use super::config::OffsetReset;
-use super::inbox::{Fetched, Inbox, Life, Window};
+use super::inbox::{FetchSession, Fetched, Inbox, Window};
 use crate::backoff::Backoff;
 use crate::channels::StreamChannel;
 use crate::client::OffsetAt;
@@ -26,35 +26,36 @@ use crate::metadata::{LeaderLookup, TopicMetadata};
 use crate::notice::{Next, Notice, PositionReset, Trouble};
 use crate::wire_error::{Disposition, Failure};
 
-/// Grants under way to the stream. They are few and small; one that finds no room waits for the next occasion.
+/// Capacity of the queue of grants to the stream. Grants are few and small; one that finds the queue full is made up
+/// for by the next.
 const GRANTS_QUEUED: usize = 8;
 
-/// A stream without data that is open for this long counts as one that works.
-const WORKS_AFTER: Duration = Duration::from_secs(1);
+/// A stream that stays open for this long counts as working even without data.
+const STREAM_STABLE_AFTER: Duration = Duration::from_secs(1);
 
 pub(crate) struct Fetcher {
     pub cluster: Arc<Cluster>,
     pub topic: Arc<TopicMetadata>,
     pub partition: u32,
-    pub life: Life,
+    pub session: FetchSession,
     pub inbox: Arc<Inbox>,
     pub window: Arc<Window>,
     pub max_bytes: u32,
     pub offset_reset: OffsetReset,
-    /// Whose member reads.
+    /// The group whose member reads, if one does.
     pub group: Option<Arc<str>>,
     /// The next offset to fetch.
     pub next_offset: i64,
     /// The partition was added while its topic was read: it begins with its first record, wherever that is by now.
     pub is_added: bool,
-    /// Fetching, while it fails.
+    /// The trouble "fetching fails", open while it does.
     pub trouble: Trouble,
 }
 
-/// Why a stream is left.
+/// The reasons for leaving a stream.
 enum Left {
     Failed(Failure),
-    /// Another broker leads by now.
+    /// Another broker leads the partition by now.
     LeaderMoved,
 }
 
@@ -62,9 +63,9 @@ enum Left {
 struct Opened {
     stream: Streaming<v1::FetchStreamResponse>,
     grants: mpsc::Sender<v1::FetchStreamRequest>,
-    /// Of the leader.
+    /// The epoch of the leader that the stream leads to.
     epoch: u32,
-    /// Held while the stream is open.
+    /// Keeps the stream counted on its connection while it is open.
     _connection: Arc<StreamChannel>,
 }
 
@@ -94,7 +95,7 @@ impl Fetcher {
             if failure.reason == Some(Reason::OffsetOutOfRange) {
                 match self.out_of_range(&failure).await {
                     Ok(()) => continue,
-                    // It was tried for `retry_timeout`: the consumer hears of it; trying goes on.
+                    // Fetching was tried for `retry_timeout`: the consumer gets the error while the attempts go on.
                     Err(error) if error.is_retryable() => {
                         self.deliver(Fetched::Failed(error));
                         continue;
@@ -110,13 +111,14 @@ impl Fetcher {
                 .leader_hint()
                 .is_some_and(|hint| self.cluster.metadata.apply_hint(self.topic.id, self.partition, &hint));
             if told && backoff.is_reset() {
-                // At once, but only once: two brokers that name each other are asked at intervals.
+                // The named leader is asked at once, but only once: two brokers that name each other are asked at
+                // intervals.
                 let _ = backoff.next(None);
                 continue;
             }
             let since = *failing_since.get_or_insert_with(Instant::now);
             if since.elapsed() >= self.cluster.config.retry_timeout {
-                // The consumer hears of it; trying goes on.
+                // The consumer gets the error while the attempts go on.
                 let error = ClientError::Unavailable(failure.rejection(&self.context()));
                 self.deliver(Fetched::Failed(error));
                 failing_since = None;
@@ -142,7 +144,7 @@ impl Fetcher {
     }
 
     fn deliver(&self, fetched: Fetched) {
-        self.inbox.put(self.life, fetched);
+        self.inbox.put(self.session, fetched);
     }
 
     /// One stream, from opening to its end.
@@ -154,7 +156,7 @@ impl Fetcher {
                 _ => self.window.released().await,
             }
         };
-        // Before the leader is looked up, so that no change after that is missed.
+        // Subscribed before the leader is looked up, so that no later change is missed.
         let mut images = self.cluster.metadata.subscribe();
         let Opened {
             mut stream,
@@ -163,7 +165,7 @@ impl Fetcher {
             _connection,
         } = self.open(credit).await.map_err(Left::Failed)?;
         // A stream may end with an error as soon as it is open.
-        let works_at = Instant::now() + WORKS_AFTER;
+        let works_at = Instant::now() + STREAM_STABLE_AFTER;
         loop {
             tokio::select! {
                 () = sleep_until(works_at), if self.trouble.is_open() => self.trouble.works(),
@@ -171,7 +173,8 @@ impl Fetcher {
                     let response = response.map_err(|status| Left::Failed(status.into()))?;
                     let ended = || Left::Failed(Failure::local(Code::Unavailable, "the broker ended the stream", true));
                     let fetch = response.and_then(|response| response.fetch).ok_or_else(ended)?;
-                    // Below zero when the response went over it by a batch, as the broker counts, too.
+                    // Below zero when the response exceeded the credit by a batch; the broker counts it in the same
+                    // way.
                     credit -= fetch.batches.len() as i64;
                     self.take(fetch).map_err(Left::Failed)?;
                 }
@@ -183,7 +186,7 @@ impl Fetcher {
                     }
                 }
             }
-            // What is neither held nor granted may be granted; saved up, so that grants are few.
+            // Bytes that are neither held nor granted may be granted; they are saved up, so that grants are few.
             let size = self.window.size_bytes();
             let free = size - self.window.held_bytes() - credit;
             let grant = || v1::FetchStreamRequest {
@@ -231,7 +234,7 @@ impl Fetcher {
         })
     }
 
-    /// Takes a response: it must go on where the last one ended.
+    /// Takes a response, which must begin where the last one ended.
     fn take(&mut self, fetch: v1::FetchResponse) -> Result<(), Failure> {
         self.window
             .high_watermark
@@ -260,7 +263,7 @@ impl Fetcher {
         Ok(())
     }
 
-    /// The offset is not there: as the settings say.
+    /// Handles an offset that is not there, as the settings say.
     async fn out_of_range(&mut self, failure: &Failure) -> Result<(), ClientError> {
         let bound = |keys: [&str; 2]| keys.into_iter().find_map(|key| failure.number(key));
         let low = match bound(["log_start_offset", "expected"]) {
@@ -298,7 +301,7 @@ impl Fetcher {
             high_watermark: high,
             policy,
         });
-        self.cluster.notices.tell(&reset);
+        self.cluster.notices.publish(&reset);
         self.next_offset = to;
         self.deliver(Fetched::Moved { to });
         Ok(())

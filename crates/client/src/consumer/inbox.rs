@@ -1,7 +1,8 @@
-//! Between the fetchers and the consumer: what was fetched, in the order in which it came.
+//! The queue between the fetchers and the consumer: responses in the order in which they came.
 //!
-//! The fetchers never wait here, so that a connection is always drained and nobody else's answers get stuck behind records that
-//! no one takes. What bounds the inbox is each fetcher's credit, which comes back when its data is handed out.
+//! The fetchers never wait here, so that a connection is always drained and answers to others never get stuck behind
+//! records that nobody takes. The inbox is bounded by each fetcher's credit, which comes back when its data is handed
+//! out.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -12,7 +13,7 @@ use tokio::sync::Notify;
 
 use crate::error::ClientError;
 
-/// What a fetcher delivers.
+/// An item that a fetcher delivers.
 pub(crate) enum Fetched {
     Batches {
         batches: Bytes,
@@ -20,35 +21,36 @@ pub(crate) enum Fetched {
         next_offset: i64,
         high_watermark: i64,
     },
-    /// The offset asked for was not there; reading goes on here.
+    /// The offset asked for was not there; reading goes on at `to`.
     Moved {
         to: i64,
     },
     Failed(ClientError),
 }
 
-/// A partition's reading from one offset on: a seek ends it and begins another. What is left of an ended one is dropped.
+/// Identifies one reading of a partition, from one offset on: a seek ends it and begins another. Items of an ended one
+/// are dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Life(pub u64);
+pub(crate) struct FetchSession(pub u64);
 
 #[derive(Default)]
 pub(crate) struct Inbox {
-    fetched: Mutex<VecDeque<(Life, Fetched)>>,
+    fetched: Mutex<VecDeque<(FetchSession, Fetched)>>,
     arrived: Notify,
 }
 
 impl Inbox {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<(Life, Fetched)>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(FetchSession, Fetched)>> {
         self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn put(&self, life: Life, fetched: Fetched) {
-        self.lock().push_back((life, fetched));
+    pub fn put(&self, session: FetchSession, fetched: Fetched) {
+        self.lock().push_back((session, fetched));
         self.arrived.notify_one();
     }
 
-    /// The oldest; waits for one. Nothing is lost when the call is dropped.
-    pub async fn take(&self) -> (Life, Fetched) {
+    /// Takes the oldest item; waits for one. Nothing is lost when the call is dropped.
+    pub async fn take(&self) -> (FetchSession, Fetched) {
         loop {
             if let Some(fetched) = self.lock().pop_front() {
                 return fetched;
@@ -57,20 +59,20 @@ impl Inbox {
         }
     }
 
-    /// Drops what does not pass.
-    pub fn retain(&self, keep: impl Fn(Life) -> bool) {
-        self.lock().retain(|(life, _)| keep(*life));
+    /// Drops the items of the fetch sessions that `keep` rejects.
+    pub fn retain(&self, keep: impl Fn(FetchSession) -> bool) {
+        self.lock().retain(|(session, _)| keep(*session));
     }
 }
 
-/// What a fetcher and the consumer both see of a partition.
+/// The credit of a partition, seen by its fetcher and by the consumer.
 pub(crate) struct Window {
-    /// How much may be under way or in the inbox, bytes.
+    /// Bytes that may be under way or in the inbox.
     size_bytes: AtomicI64,
-    /// How much is in the inbox.
+    /// Bytes that are in the inbox.
     held_bytes: AtomicI64,
     pub high_watermark: AtomicI64,
-    /// Credit came back, or there is more of it.
+    /// Notified when credit came back, or when the size changed.
     released: Notify,
 }
 
@@ -88,7 +90,8 @@ impl Window {
         self.size_bytes.load(Ordering::Relaxed)
     }
 
-    /// Other partitions came or went. One that shrinks grants nothing until enough is taken out.
+    /// Changes the size after other partitions came or went. A window that shrinks grants nothing until enough is taken
+    /// out.
     pub fn resize(&self, size_bytes: usize) {
         let before = self.size_bytes.swap(as_i64(size_bytes), Ordering::Relaxed);
         if before != as_i64(size_bytes) {
@@ -96,12 +99,12 @@ impl Window {
         }
     }
 
-    /// The fetcher puts so many bytes into the inbox.
+    /// Counts bytes that the fetcher puts into the inbox.
     pub fn hold(&self, bytes: i64) {
         self.held_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// The consumer took them out.
+    /// Counts bytes that the consumer took out.
     pub fn release(&self, bytes: i64) {
         let before = self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
         assert!(before >= bytes, "only what is held is released");

@@ -1,4 +1,4 @@
-//! The consumer.
+//! The consumer: reads partitions that its caller assigns.
 //!
 //! ```text
 //! fetcher (a task per partition, FetchStream) ──► Inbox ──► Reader ──► next(), next_batch(), next_raw()
@@ -18,8 +18,8 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 
 pub use config::{ConsumerConfig, OffsetReset, OnBadBatch, Skipped, StartAt};
-pub(crate) use inbox::Life;
-pub(crate) use reader::{Filled, Reader};
+pub(crate) use inbox::FetchSession;
+pub(crate) use reader::{NextBatch, Reader};
 pub use record::{ConsumedRecord, RawBatches};
 
 use crate::client::OffsetAt;
@@ -54,7 +54,7 @@ use subscribed::{Followed, Subscribed};
 pub struct Consumer {
     cluster: Arc<Cluster>,
     reader: Reader,
-    /// Topics that are read as a whole.
+    /// The topics that are read as a whole, with partitions that are added later.
     subscribed: Option<Subscribed>,
 }
 
@@ -65,7 +65,7 @@ pub struct EndOffsets {
 }
 
 impl EndOffsets {
-    /// Topic, partition, and the offset after the last committed record.
+    /// Iterates over topic, partition, and the offset after the last committed record.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u32, i64)> {
         self.ends
             .iter()
@@ -109,7 +109,7 @@ impl Consumer {
         Ok(())
     }
 
-    /// Reads these from now on, and nothing else.
+    /// Replaces all that is read by `starts`.
     fn replace(&mut self, starts: Vec<(Arc<TopicMetadata>, u32, i64)>, subscribed: Option<Subscribed>) {
         self.reader.clear();
         self.reader.add(starts);
@@ -121,15 +121,15 @@ impl Consumer {
     /// A [`Notice`](crate::Notice) tells of them.
     ///
     /// # Errors
-    /// As [`assign`](Self::assign).
+    /// The errors of [`assign`](Self::assign).
     pub async fn assign_topic(&mut self, topic: &str, at: StartAt) -> Result<(), ClientError> {
         self.assign_topics(vec![(topic, at)]).await
     }
 
-    /// The same for several topics.
+    /// Like [`assign_topic`](Self::assign_topic), for several topics.
     ///
     /// # Errors
-    /// As [`assign`](Self::assign).
+    /// The errors of [`assign`](Self::assign).
     pub async fn assign_topics<T: Into<Arc<str>>>(&mut self, topics: Vec<(T, StartAt)>) -> Result<(), ClientError> {
         let mut followed: Vec<Followed> = Vec::new();
         let mut wanted = Vec::new();
@@ -148,15 +148,15 @@ impl Consumer {
             Ok::<_, ClientError>((topic, partition, offset))
         }))
         .await?;
-        // From here on nothing fails.
+        // No failure is possible from here on.
         let subscribed = Subscribed::new(&self.cluster, followed);
         self.replace(starts, Some(subscribed));
         Ok(())
     }
 
-    /// Reads partitions that are added to these topics, too, from their first record on, until the next assignment: those behind
-    /// the last one that is read now. It is what [`assign_topic`](Self::assign_topic) does, for partitions that begin each
-    /// elsewhere.
+    /// Also reads partitions that are added to these topics after the last one that is read now, from their first
+    /// record on, until the next assignment. [`assign_topic`](Self::assign_topic) does this by itself; this is for
+    /// partitions that begin each at another offset.
     ///
     /// # Errors
     /// [`ClientError::UnknownTopic`], or when no broker answers within `retry_timeout`.
@@ -191,30 +191,30 @@ impl Consumer {
         }
     }
 
-    /// Goes on elsewhere in one of the partitions.
+    /// Continues one of the partitions at another position.
     ///
     /// # Errors
     /// [`ClientError::Config`] for a partition that is not assigned or a negative offset; or when its leader does not answer
     /// within `retry_timeout`.
     pub async fn seek(&mut self, topic: &str, partition: u32, at: StartAt) -> Result<(), ClientError> {
-        let life = self
+        let session = self
             .reader
             .find(topic, partition)
             .ok_or_else(|| ClientError::Config(format!("{topic}[{partition}] is not assigned")))?;
-        let topic = self.reader.topic(life).clone();
+        let topic = self.reader.topic(session).clone();
         let offset = start_offset(&self.cluster, &topic, partition, at).await?;
-        self.reader.remove(&[life]);
+        self.reader.remove(&[session]);
         self.reader.add([(topic, partition, offset)]);
         Ok(())
     }
 
     /// The next record; waits for one. A call that is dropped loses nothing.
     ///
-    /// It waits on when an end is [reached](Self::reached) without a record, because a batch was skipped or a position was reset:
-    /// who reads up to an end takes [`next_batch`](Self::next_batch).
+    /// It waits on when an end is [reached](Self::reached) without a record, because a batch was skipped or a position
+    /// was reset: a caller that reads up to an end uses [`next_batch`](Self::next_batch).
     ///
     /// # Errors
-    /// What a partition runs into; see [`Consumer`].
+    /// The error that a partition runs into; see [`Consumer`].
     pub async fn next(&mut self) -> Result<ConsumedRecord, ClientError> {
         loop {
             self.fill().await?;
@@ -228,12 +228,12 @@ impl Consumer {
     /// The next records of some partition, at least one, about 1 MiB or one batch of them; waits for them. A call that is dropped
     /// loses nothing.
     ///
-    /// None when a partition's position moved without a record, so that a caller who waits for an end sees that it is
-    /// [reached](Self::reached): when a batch was skipped and nothing came behind it ([`OnBadBatch::Skip`]), or when the position
-    /// was reset because its records are gone ([`OffsetReset`]).
+    /// The result is empty when a partition's position moved without a record, so that a caller that waits for an end
+    /// sees that it is [reached](Self::reached): when a batch was skipped and nothing came behind it
+    /// ([`OnBadBatch::Skip`]), or when the position was reset because its records are gone ([`OffsetReset`]).
     ///
     /// # Errors
-    /// What a partition runs into; see [`Consumer`].
+    /// The error that a partition runs into; see [`Consumer`].
     pub async fn next_batch(&mut self) -> Result<Vec<ConsumedRecord>, ClientError> {
         self.fill().await?;
         self.reader.take_passed();
@@ -243,14 +243,15 @@ impl Consumer {
             .map_or_else(Vec::new, |(_, records)| records))
     }
 
-    /// The next batches of some partition, undecoded and unchecked; waits for them. A call that is dropped loses nothing. There are
-    /// none, and both offsets are the new position, when the position was reset because its records are gone ([`OffsetReset`]).
+    /// The next batches of some partition, undecoded and unchecked; waits for them. A call that is dropped loses
+    /// nothing. The result has no batches, and both offsets are the new position, when the position was reset because
+    /// its records are gone ([`OffsetReset`]).
     ///
-    /// Not to be mixed with the other two while they have records left of a response: those come first there and are skipped
-    /// here.
+    /// Do not mix it with the other two while they have records left of a response: those records come first there, and
+    /// are skipped here.
     ///
     /// # Errors
-    /// What a partition runs into; see [`Consumer`].
+    /// The error that a partition runs into; see [`Consumer`].
     pub async fn next_raw(&mut self) -> Result<RawBatches, ClientError> {
         loop {
             self.take_added();
@@ -262,7 +263,7 @@ impl Consumer {
         }
     }
 
-    /// What was skipped so far, with [`OnBadBatch::Skip`].
+    /// How much was skipped so far, with [`OnBadBatch::Skip`].
     pub fn skipped(&self) -> Skipped {
         self.reader.skipped()
     }
@@ -271,10 +272,11 @@ impl Consumer {
     pub fn position(&self, topic: &str, partition: u32) -> Option<i64> {
         self.reader
             .find(topic, partition)
-            .map(|life| self.reader.position(life))
+            .map(|session| self.reader.position(session))
     }
 
-    /// The offset after a partition's last committed record, as far as was heard. `None`: not assigned, or nothing heard yet.
+    /// The offset after a partition's last committed record, by the newest answer. `None`: not assigned, or no answer
+    /// yet.
     pub fn high_watermark(&self, topic: &str, partition: u32) -> Option<i64> {
         self.reader.high_watermark(self.reader.find(topic, partition)?)
     }
@@ -282,7 +284,7 @@ impl Consumer {
     /// Where the assigned partitions end now, confirmed with their quorums.
     ///
     /// # Errors
-    /// When a leader does not answer within `retry_timeout`.
+    /// Fails when a leader does not answer within `retry_timeout`.
     pub async fn end_offsets(&self) -> Result<EndOffsets, ClientError> {
         let ends = self.reader.partitions().map(|(topic, partition)| async move {
             let found = self.cluster.list_offsets(topic, partition, OffsetAt::Latest).await?;
@@ -321,7 +323,7 @@ pub(crate) async fn start_offset(
         StartAt::Earliest => list(OffsetAt::Earliest).await?,
         StartAt::Latest => list(OffsetAt::Latest).await?,
         StartAt::Timestamp(ms) => {
-            // The end comes first: what is appended after it is looked for, or read.
+            // The end is found first: records that are appended after it are then found by the search, or read.
             let end = list(OffsetAt::Latest).await?;
             list(OffsetAt::Timestamp(ms)).await?.or(end)
         }

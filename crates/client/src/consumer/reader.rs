@@ -1,4 +1,4 @@
-//! Reads a set of partitions that may change at any time: what every kind of consumer stands on.
+//! Reads a set of partitions that may change at any time. Every kind of consumer is built on it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -9,47 +9,47 @@ use tokio::task::JoinHandle;
 
 use super::config::{ConsumerConfig, OnBadBatch, Skipped};
 use super::fetcher::Fetcher;
-use super::inbox::{Fetched, Inbox, Life, Window};
+use super::inbox::{FetchSession, Fetched, Inbox, Window};
 use super::record::{ConsumedRecord, Gap, RawBatches, Undecoded, find_gap};
 use crate::cluster::Cluster;
 use crate::error::ClientError;
 use crate::metadata::TopicMetadata;
 use crate::notice::Notice;
 
-/// An error, and which partition ran into it.
-type Failed = (Life, ClientError);
+/// An error, and the fetch session that ran into it.
+type Failed = (FetchSession, ClientError);
 
 pub(crate) struct Reader {
     cluster: Arc<Cluster>,
     config: ConsumerConfig,
-    /// Whose member reads.
+    /// The group whose member reads, if one does.
     group: Option<Arc<str>>,
     inbox: Arc<Inbox>,
-    slots: BTreeMap<Life, Slot>,
-    next_life: u64,
-    /// What is handed out next, and of which partition.
+    slots: BTreeMap<FetchSession, Slot>,
+    next_session: u64,
+    /// The response that is handed out next; `decoded_of` is its fetch session.
     decoded: Decoded,
-    decoded_of: Life,
-    /// Partitions that may have kept something while they were paused, and go on.
-    resumed: VecDeque<Life>,
+    decoded_of: FetchSession,
+    /// Paused fetch sessions that were resumed, and may have responses buffered from their pause.
+    resumed: VecDeque<FetchSession>,
     skipped: Skipped,
     /// A partition whose position moved without a record to hand out: past a batch that was skipped with nothing behind it so
     /// far, or to where it was reset.
-    passed: Option<Life>,
+    passed: Option<FetchSession>,
 }
 
-/// How much of a response is decoded at once: batches are, until they take so many bytes.
+/// How much of a response is decoded at once: further batches are decoded until their records take so many bytes.
 const DECODED_BYTES: usize = 1024 * 1024;
 
-/// A response; what is not handed out yet.
+/// The part of a response that is not handed out yet.
 #[derive(Default)]
 struct Decoded {
     records: VecDeque<ConsumedRecord>,
-    /// What comes after them: batches that are not decoded yet.
+    /// The batches behind the records, not decoded yet.
     rest: Option<Undecoded>,
-    /// Or, without those, the end, or the error behind them.
+    /// The end of the response, or the error there; handed out after `records` and `rest`.
     end: Option<Result<i64, ClientError>>,
-    /// Something was skipped, and nothing is decoded behind it so far.
+    /// Whether a batch was skipped and no record behind it has been decoded so far.
     ends_skipped: bool,
 }
 
@@ -59,14 +59,14 @@ impl Decoded {
     }
 }
 
-/// What is there to hand out next, without waiting.
+/// The records that can be handed out next without waiting.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Filled {
-    /// Of which partition.
-    pub life: Life,
+pub(crate) struct NextBatch {
+    /// The fetch session that they belong to.
+    pub session: FetchSession,
     /// The offset after the last record.
     pub end: i64,
-    /// The last record's.
+    /// The leader epoch of the last record.
     pub leader_epoch: Option<u32>,
 }
 
@@ -76,20 +76,21 @@ struct Slot {
     partition: u32,
     /// The next offset that is handed out.
     position: i64,
-    /// Nothing more is taken: it is damaged there.
+    /// Set at a damaged place: nothing behind it is taken.
     is_stopped: bool,
-    /// Nothing more is taken but the error that says so: records are missing there.
+    /// Set where records are missing: nothing is taken any more except the error that says so.
     has_gap: bool,
-    /// Nothing of it is handed out; what comes is kept.
+    /// Whether the partition is paused: nothing of it is handed out, and responses are buffered.
     is_paused: bool,
-    kept: Kept,
+    buffered: BufferedWhilePaused,
     window: Arc<Window>,
     task: JoinHandle<()>,
 }
 
-/// What came of a paused partition, in this order. It counts in the window until it is handed out, but for what was decoded.
+/// Data of a paused partition, `decoded` before `fetched`. All of it but the decoded records counts in the window until
+/// it is handed out.
 #[derive(Default)]
-struct Kept {
+struct BufferedWhilePaused {
     decoded: Option<Decoded>,
     fetched: VecDeque<Fetched>,
 }
@@ -123,28 +124,28 @@ impl Reader {
             group,
             inbox: Arc::default(),
             slots: BTreeMap::new(),
-            next_life: 0,
+            next_session: 0,
             decoded: Decoded::default(),
-            decoded_of: Life::default(),
+            decoded_of: FetchSession::default(),
             resumed: VecDeque::new(),
             skipped: Skipped::default(),
             passed: None,
         })
     }
 
-    /// What was skipped so far.
+    /// How much was skipped so far.
     pub fn skipped(&self) -> Skipped {
         self.skipped
     }
 
-    /// A partition whose position moved without a record to hand out: past a batch that was skipped, with nothing behind it, or
-    /// to where it was reset. Told once.
-    pub fn take_passed(&mut self) -> Option<Life> {
+    /// A partition whose position moved without a record to hand out: past a batch that was skipped, with nothing
+    /// behind it, or to where it was reset. Each is returned once.
+    pub fn take_passed(&mut self) -> Option<FetchSession> {
         self.passed.take()
     }
 
     /// Begins to read partitions, each at its offset. The others go on. Must be called within a tokio runtime.
-    pub fn add(&mut self, starts: impl IntoIterator<Item = (Arc<TopicMetadata>, u32, i64)>) -> Vec<Life> {
+    pub fn add(&mut self, starts: impl IntoIterator<Item = (Arc<TopicMetadata>, u32, i64)>) -> Vec<FetchSession> {
         let starts: Vec<_> = starts.into_iter().collect();
         let share = self.config.share_bytes(self.slots.len() + starts.len());
         self.resize(share);
@@ -167,15 +168,15 @@ impl Reader {
         (topic, partition, offset): (Arc<TopicMetadata>, u32, i64),
         is_added: bool,
         share: usize,
-    ) -> Life {
-        let life = Life(self.next_life);
-        self.next_life += 1;
+    ) -> FetchSession {
+        let session = FetchSession(self.next_session);
+        self.next_session += 1;
         let window = Arc::new(Window::new(share));
         let fetcher = Fetcher {
             cluster: self.cluster.clone(),
             topic: topic.clone(),
             partition,
-            life,
+            session,
             inbox: self.inbox.clone(),
             window: window.clone(),
             max_bytes: self.config.max_partition_bytes.min(share) as u32,
@@ -195,23 +196,23 @@ impl Reader {
             is_stopped: false,
             has_gap: false,
             is_paused: false,
-            kept: Kept::default(),
+            buffered: BufferedWhilePaused::default(),
             window,
             task: tokio::spawn(fetcher.run()),
         };
-        self.slots.insert(life, slot);
-        life
+        self.slots.insert(session, slot);
+        session
     }
 
     /// Ends the reading of partitions at once: nothing of them is handed out any more. The others go on.
-    pub fn remove(&mut self, lives: &[Life]) {
-        for life in lives {
-            self.slots.remove(life);
+    pub fn remove(&mut self, sessions: &[FetchSession]) {
+        for session in sessions {
+            self.slots.remove(session);
         }
-        if lives.contains(&self.decoded_of) {
+        if sessions.contains(&self.decoded_of) {
             self.decoded = Decoded::default();
         }
-        self.inbox.retain(|life| !lives.contains(&life));
+        self.inbox.retain(|session| !sessions.contains(&session));
         if !self.slots.is_empty() {
             self.resize(self.config.share_bytes(self.slots.len()));
         }
@@ -229,14 +230,14 @@ impl Reader {
     ///
     /// # Panics
     /// For a partition that is not read.
-    pub fn pause(&mut self, life: Life) {
-        let is_decoded = self.decoded_of == life;
+    pub fn pause(&mut self, session: FetchSession) {
+        let is_decoded = self.decoded_of == session;
         let decoded = is_decoded.then(|| std::mem::take(&mut self.decoded));
-        let slot = self.slot(life);
+        let slot = self.slot(session);
         slot.is_paused = true;
-        // What was kept before comes after what was taken out of it.
+        // Responses that were buffered in an earlier pause stay behind this one, in `fetched`.
         if let Some(decoded) = decoded.filter(|decoded| !decoded.is_over()) {
-            slot.kept.decoded = Some(decoded);
+            slot.buffered.decoded = Some(decoded);
         }
     }
 
@@ -244,9 +245,9 @@ impl Reader {
     ///
     /// # Panics
     /// For a partition that is not read.
-    pub fn resume(&mut self, life: Life) {
-        self.slot(life).is_paused = false;
-        self.resumed.push_back(life);
+    pub fn resume(&mut self, session: FetchSession) {
+        self.slot(session).is_paused = false;
+        self.resumed.push_back(session);
     }
 
     fn resize(&self, share: usize) {
@@ -255,18 +256,18 @@ impl Reader {
         }
     }
 
-    pub fn find(&self, topic: &str, partition: u32) -> Option<Life> {
+    pub fn find(&self, topic: &str, partition: u32) -> Option<FetchSession> {
         let found = self
             .slots
             .iter()
             .find(|(_, slot)| slot.partition == partition && *slot.topic.name == *topic);
-        found.map(|(life, _)| *life)
+        found.map(|(session, _)| *session)
     }
 
     /// # Panics
     /// For a partition that is not read.
-    pub fn topic(&self, life: Life) -> &Arc<TopicMetadata> {
-        &self.slots[&life].topic
+    pub fn topic(&self, session: FetchSession) -> &Arc<TopicMetadata> {
+        &self.slots[&session].topic
     }
 
     pub fn partitions(&self) -> impl Iterator<Item = (&Arc<TopicMetadata>, u32)> {
@@ -277,13 +278,13 @@ impl Reader {
     ///
     /// # Panics
     /// For a partition that is not read.
-    pub fn position(&self, life: Life) -> i64 {
-        self.slots[&life].position
+    pub fn position(&self, session: FetchSession) -> i64 {
+        self.slots[&session].position
     }
 
-    /// The offset after the last committed record, as far as was heard.
-    pub fn high_watermark(&self, life: Life) -> Option<i64> {
-        let heard = self.slots.get(&life)?.window.high_watermark.load(Ordering::Relaxed);
+    /// The offset after the last committed record, by the newest answer.
+    pub fn high_watermark(&self, session: FetchSession) -> Option<i64> {
+        let heard = self.slots.get(&session)?.window.high_watermark.load(Ordering::Relaxed);
         (heard >= 0).then_some(heard)
     }
 
@@ -299,44 +300,44 @@ impl Reader {
             if self.passed.is_some() {
                 return Ok(());
             }
-            if let Some((life, decoded)) = self.kept_decoded() {
-                (self.decoded, self.decoded_of) = (decoded, life);
+            if let Some((session, decoded)) = self.take_buffered_decoded() {
+                (self.decoded, self.decoded_of) = (decoded, session);
                 continue;
             }
-            let (life, taken) = self.take().await?;
+            let (session, taken) = self.take().await?;
             let Some(raw) = taken else {
-                self.passed = Some(life);
+                self.passed = Some(session);
                 return Ok(());
             };
             self.decoded.rest = Some(Undecoded::new(raw));
-            self.decoded_of = life;
+            self.decoded_of = session;
         }
         Ok(())
     }
 
-    /// What is to be handed out next, up to `max` records.
-    pub fn filled(&self, max: usize) -> Option<Filled> {
+    /// Describes the records that are handed out next, up to `max`, without taking them.
+    pub fn peek_batch(&self, max: usize) -> Option<NextBatch> {
         let records = &self.decoded.records;
         let last = match records.len() <= max {
             true => records.back(),
             false => records.get(max.saturating_sub(1)),
         };
-        last.map(|record| Filled {
-            life: self.decoded_of,
+        last.map(|record| NextBatch {
+            session: self.decoded_of,
             end: record.offset + 1,
             leader_epoch: record.leader_epoch,
         })
     }
 
     /// The next record, if there is one without waiting.
-    pub fn pop(&mut self) -> Option<(Life, ConsumedRecord)> {
+    pub fn pop(&mut self) -> Option<(FetchSession, ConsumedRecord)> {
         let record = self.decoded.records.pop_front()?;
         self.handed_out(record.offset + 1);
         Some((self.decoded_of, record))
     }
 
     /// The next records, all of one partition, if there are some without waiting.
-    pub fn pop_all(&mut self, max: usize) -> Option<(Life, Vec<ConsumedRecord>)> {
+    pub fn pop_all(&mut self, max: usize) -> Option<(FetchSession, Vec<ConsumedRecord>)> {
         let decoded = &mut self.decoded.records;
         let records: Vec<_> = if decoded.len() <= max {
             std::mem::take(decoded).into()
@@ -347,32 +348,33 @@ impl Reader {
         Some((self.decoded_of, records))
     }
 
-    /// Batches of some partition, undecoded; none when it was reset to another position. What is left of decoded ones is skipped.
+    /// Batches of some partition, undecoded; none when its position was reset. Records that are already decoded are
+    /// skipped.
     pub async fn next_raw(&mut self) -> Result<RawBatches, Failed> {
         self.decoded.records.clear();
         if let Some(skipped) = self.decoded.rest.take() {
             self.decoded.end = Some(Ok(skipped.raw().next_offset));
         }
         self.finish_decoded()?;
-        let (life, taken) = self.take().await?;
-        let high_watermark = self.high_watermark(life);
-        let slot = self.slot(life);
+        let (session, taken) = self.take().await?;
+        let high_watermark = self.high_watermark(session);
+        let slot = self.slot(session);
         let raw = taken.unwrap_or_else(|| RawBatches {
             topic: slot.topic.name.clone(),
             partition: slot.partition,
             batches: Bytes::new(),
             first_offset: slot.position,
             next_offset: slot.position,
-            // The answer that led to the reset may have been the first one, and tells none.
+            // The answer that led to the reset may have been the first one, and carries no high watermark.
             high_watermark: high_watermark.unwrap_or(slot.position),
         });
         slot.position = raw.next_offset;
         Ok(raw)
     }
 
-    fn slot(&mut self, life: Life) -> &mut Slot {
+    fn slot(&mut self, session: FetchSession) -> &mut Slot {
         self.slots
-            .get_mut(&life)
+            .get_mut(&session)
             .expect("what is decoded belongs to a partition that is read")
     }
 
@@ -387,38 +389,38 @@ impl Reader {
         }
     }
 
-    /// What was fetched next, and of which partition. `None`: its position was reset.
-    async fn take(&mut self) -> Result<(Life, Option<RawBatches>), Failed> {
+    /// The fetch session and the batches of the next response. `None` for the batches: its position was reset.
+    async fn take(&mut self) -> Result<(FetchSession, Option<RawBatches>), Failed> {
         loop {
-            let (life, fetched) = match self.kept_fetched() {
-                Some(kept) => kept,
+            let (session, fetched) = match self.take_buffered_response() {
+                Some(buffered) => buffered,
                 None => self.inbox.take().await,
             };
-            let current = self.slots.get_mut(&life).filter(|slot| !slot.is_stopped);
-            // A task that is aborted may still have delivered.
+            let current = self.slots.get_mut(&session).filter(|slot| !slot.is_stopped);
+            // A fetcher that was aborted may still have delivered.
             let Some(slot) = current else { continue };
             if slot.has_gap {
-                // Behind a gap only its error counts. It comes after what was kept before it.
+                // Behind a gap only the gap's error counts. It follows what was buffered before it.
                 match fetched {
                     fetched @ Fetched::Failed(ClientError::Gap { .. }) if slot.is_paused => {
-                        slot.kept.fetched.push_back(fetched);
+                        slot.buffered.fetched.push_back(fetched);
                     }
                     Fetched::Failed(error @ ClientError::Gap { .. }) => {
                         slot.is_stopped = true;
-                        return Err((life, error));
+                        return Err((session, error));
                     }
                     _ => {}
                 }
                 continue;
             }
             match fetched {
-                // It is tried again all the time; what was so then need not be so when the partition goes on.
+                // Dropped: the fetcher keeps trying, and the error may no longer hold when the partition is resumed.
                 Fetched::Failed(error) if slot.is_paused && error.is_retryable() => {}
-                fetched if slot.is_paused => slot.kept.fetched.push_back(fetched),
-                Fetched::Failed(error) => return Err((life, error)),
+                fetched if slot.is_paused => slot.buffered.fetched.push_back(fetched),
+                Fetched::Failed(error) => return Err((session, error)),
                 Fetched::Moved { to } => {
                     slot.position = to;
-                    return Ok((life, None));
+                    return Ok((session, None));
                 }
                 Fetched::Batches {
                     batches,
@@ -439,44 +441,44 @@ impl Reader {
                         let error = slot.stop_at(&gap);
                         if gap.at == 0 {
                             slot.is_stopped = true;
-                            return Err((life, error));
+                            return Err((session, error));
                         }
                         // What comes before the gap is handed out, then the error.
                         raw.batches.truncate(gap.at);
                         raw.next_offset = gap.expected;
-                        self.inbox.put(life, Fetched::Failed(error));
+                        self.inbox.put(session, Fetched::Failed(error));
                     }
-                    return Ok((life, Some(raw)));
+                    return Ok((session, Some(raw)));
                 }
             }
         }
     }
 
-    /// What a partition that goes on kept of a response.
-    fn kept_decoded(&mut self) -> Option<(Life, Decoded)> {
-        for life in &self.resumed {
-            if let Some(slot) = self.slots.get_mut(life).filter(|slot| !slot.is_paused)
-                && let Some(decoded) = slot.kept.decoded.take()
+    /// The decoded rest of a response that a resumed partition had buffered.
+    fn take_buffered_decoded(&mut self) -> Option<(FetchSession, Decoded)> {
+        for session in &self.resumed {
+            if let Some(slot) = self.slots.get_mut(session).filter(|slot| !slot.is_paused)
+                && let Some(decoded) = slot.buffered.decoded.take()
             {
-                return Some((*life, decoded));
+                return Some((*session, decoded));
             }
         }
         None
     }
 
-    /// The oldest that a partition that goes on kept.
-    fn kept_fetched(&mut self) -> Option<(Life, Fetched)> {
-        while let Some(life) = self.resumed.front().copied() {
-            let slot = self.slots.get_mut(&life).filter(|slot| !slot.is_paused);
-            match slot.and_then(|slot| slot.kept.fetched.pop_front()) {
-                Some(fetched) => return Some((life, fetched)),
+    /// The oldest response that a resumed partition had buffered.
+    fn take_buffered_response(&mut self) -> Option<(FetchSession, Fetched)> {
+        while let Some(session) = self.resumed.front().copied() {
+            let slot = self.slots.get_mut(&session).filter(|slot| !slot.is_paused);
+            match slot.and_then(|slot| slot.buffered.fetched.pop_front()) {
+                Some(fetched) => return Some((session, fetched)),
                 None => self.resumed.pop_front(),
             };
         }
         None
     }
 
-    /// Decodes what comes next of a response.
+    /// Decodes the next part of the response.
     fn decode(&mut self) {
         let position = self.position(self.decoded_of);
         let Decoded {
@@ -505,7 +507,7 @@ impl Reader {
                     self.skipped.batches += 1;
                     self.skipped.records += next_offset.saturating_sub(offset).max(0) as u64;
                     *ends_skipped = true;
-                    self.cluster.notices.tell(&Notice::BatchSkipped {
+                    self.cluster.notices.publish(&Notice::BatchSkipped {
                         topic: raw.topic.clone(),
                         partition: raw.partition,
                         offset,
@@ -531,20 +533,20 @@ impl Reader {
         }
     }
 
-    /// All that was decoded is handed out: what came after it?
+    /// Called when all that was decoded is handed out: ends the response, or returns the error behind it.
     fn finish_decoded(&mut self) -> Result<(), Failed> {
-        let life = self.decoded_of;
+        let session = self.decoded_of;
         match self.decoded.end.take() {
             Some(Ok(next_offset)) => {
-                self.slot(life).position = next_offset;
-                self.passed = std::mem::take(&mut self.decoded.ends_skipped).then_some(life);
+                self.slot(session).position = next_offset;
+                self.passed = std::mem::take(&mut self.decoded.ends_skipped).then_some(session);
             }
             Some(Err(error)) => {
                 // Nothing behind the damage is handed out until a seek.
-                let slot = self.slot(life);
+                let slot = self.slot(session);
                 slot.task.abort();
                 slot.is_stopped = true;
-                return Err((life, error));
+                return Err((session, error));
             }
             None => {}
         }

@@ -1,4 +1,4 @@
-//! What a consumer hands out.
+//! The records and batches that a consumer hands out.
 
 use std::sync::Arc;
 
@@ -13,30 +13,30 @@ use jangada_types::{BatchError, BatchHeader, Header};
 /// what is to stay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsumedRecord {
-    /// The topic.
+    /// The topic's name.
     pub topic: Arc<str>,
-    /// The partition.
+    /// The partition's index.
     pub partition: u32,
-    /// Its position in the partition.
+    /// The record's position in its partition.
     pub offset: i64,
-    /// Of the leader that appended it. `None`: its batch does not say.
+    /// Epoch of the leader that appended the record. `None`: its batch does not say.
     pub leader_epoch: Option<u32>,
-    /// Milliseconds since the Unix epoch; [`NO_TIMESTAMP`](crate::NO_TIMESTAMP) when the record has none.
+    /// The record's time, milliseconds since the Unix epoch; [`NO_TIMESTAMP`](crate::NO_TIMESTAMP) when it has none.
     pub timestamp_ms: i64,
-    /// An empty key is a key.
+    /// The record's key; an empty key is a key.
     pub key: Option<Bytes>,
-    /// Without one it is a tombstone.
+    /// The record's value. `None`: the record is a tombstone.
     pub value: Option<Bytes>,
-    /// In the producer's order.
+    /// The record's headers, in the producer's order.
     pub headers: Vec<Header>,
 }
 
 /// Record batches of one partition, undecoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawBatches {
-    /// The topic.
+    /// The topic's name.
     pub topic: Arc<str>,
-    /// The partition.
+    /// The partition's index.
     pub partition: u32,
     /// Whole Kafka record batches (magic 2), one after the other. The first may begin below `first_offset`.
     pub batches: Bytes,
@@ -44,28 +44,28 @@ pub struct RawBatches {
     pub first_offset: i64,
     /// The offset after the last record.
     pub next_offset: i64,
-    /// The offset after the last committed record of the partition, as of then.
+    /// The offset after the last committed record of the partition, as of the fetch.
     pub high_watermark: i64,
 }
 
 impl RawBatches {
-    /// How many offsets there are from `first_offset` on.
+    /// Number of offsets from `first_offset` on.
     pub fn records(&self) -> u64 {
         self.next_offset.saturating_sub(self.first_offset).max(0) as u64
     }
 }
 
-/// Where batches do not follow one another.
+/// A place where batches do not follow one another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Gap {
-    /// Up to there they do, bytes.
+    /// Number of bytes before the gap.
     pub at: usize,
     pub expected: i64,
     pub found: i64,
 }
 
-/// Holds batches against each other: the first has the first offset or begins below it, each begins where the one before
-/// ends, and the last ends at the next offset. What cannot be read is left to the decoding.
+/// Checks that batches are contiguous: the first begins at or below the first offset, each begins where the one before
+/// ends, and the last ends at the next offset. Batches that cannot be read are left to the decoder.
 pub(crate) fn find_gap(raw: &RawBatches) -> Option<Gap> {
     let mut at = 0;
     let mut expected = None;
@@ -84,7 +84,7 @@ pub(crate) fn find_gap(raw: &RawBatches) -> Option<Gap> {
         let end = found
             .saturating_add(i64::from(header.last_offset_delta))
             .saturating_add(1);
-        // One that ends before what was asked for has nothing to say.
+        // A batch that ends before the offset that was asked for proves nothing about the next one.
         expected = (end > raw.first_offset).then_some(end);
     }
     let expected = expected?;
@@ -96,11 +96,11 @@ pub(crate) fn find_gap(raw: &RawBatches) -> Option<Gap> {
 #[derive(Debug)]
 pub(crate) struct BadBatch {
     pub cause: BatchError,
-    /// Its first offset, and the one after its last, if that can be told.
+    /// The batch's first offset, and the one after its last, if they can be told.
     pub offsets: Option<(i64, i64)>,
 }
 
-/// Batches that are decoded one after the other: unpacked they may take a thousand times as much.
+/// Batches that are decoded one after the other: decompressed they may take a thousand times as much.
 pub(crate) struct Undecoded {
     raw: RawBatches,
     rest: BatchIter,
@@ -112,7 +112,7 @@ impl Undecoded {
         Self { raw, rest }
     }
 
-    /// Where they come from.
+    /// The batches that it decodes.
     pub fn raw(&self) -> &RawBatches {
         &self.raw
     }
@@ -121,8 +121,8 @@ impl Undecoded {
         self.rest.is_empty()
     }
 
-    /// The next batch's records from `first_offset` on, appended to `records`; about how many bytes they take. On an error those
-    /// before it are there.
+    /// Appends the next batch's records from `first_offset` on to `records`. Returns about how many bytes they take. On
+    /// an error the records before it have been appended.
     pub fn decode_next(&mut self, records: &mut impl Extend<ConsumedRecord>) -> Result<usize, BadBatch> {
         let Some(batch) = self.rest.next() else { return Ok(0) };
         let (header, bytes) = batch.map_err(|cause| BadBatch { cause, offsets: None })?;

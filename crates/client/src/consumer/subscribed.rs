@@ -1,6 +1,7 @@
 //! Topics that are read as a whole: which partitions were added to them.
 //!
-//! The metadata tells. Nobody else need have them asked for, so a task does when they are older than `metadata_max_age`.
+//! The metadata tells. A consumer may have no other need to refresh it, so a task does when it is older than
+//! `metadata_max_age`.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -30,7 +31,7 @@ impl Subscribed {
     /// Must be called within a tokio runtime.
     pub fn new(cluster: &Arc<Cluster>, topics: Vec<Followed>) -> Self {
         let mut image = cluster.metadata.subscribe();
-        // It may have changed since the topics were looked up.
+        // The metadata may have changed since the topics were looked up.
         image.mark_changed();
         Self {
             cluster: cluster.clone(),
@@ -40,7 +41,7 @@ impl Subscribed {
         }
     }
 
-    /// What was added since the last call.
+    /// Partitions that were added since the last call.
     pub fn added(&mut self) -> Vec<(Arc<TopicMetadata>, Range<u32>)> {
         let mut added = Vec::new();
         if !self.image.has_changed().unwrap_or(false) {
@@ -48,7 +49,7 @@ impl Subscribed {
         }
         let image = self.image.borrow_and_update().clone();
         for known in &mut self.topics {
-            // One that was created anew is another topic.
+            // A topic that was deleted and created again is another topic.
             let newest = image.topic(&known.topic.name);
             let Some(newest) = newest.filter(|newest| newest.id == known.topic.id) else {
                 continue;
@@ -58,7 +59,7 @@ impl Subscribed {
                 continue;
             }
             known.partitions = partitions.end;
-            self.cluster.notices.tell(&Notice::PartitionsAdded {
+            self.cluster.notices.publish(&Notice::PartitionsAdded {
                 topic: newest.name.clone(),
                 partitions: partitions.clone().collect(),
             });
@@ -72,7 +73,7 @@ impl Subscribed {
         if let Some(subscribed) = subscribed
             && subscribed.image.changed().await.is_ok()
         {
-            // `added` looks at it.
+            // `added` is to see the change, too.
             subscribed.image.mark_changed();
             return;
         }
@@ -86,12 +87,12 @@ impl Drop for Subscribed {
     }
 }
 
-/// Asks for the metadata whenever they are too old, for ever.
+/// Refreshes the metadata whenever it is older than `metadata_max_age`, forever.
 async fn refresh(cluster: Arc<Cluster>) {
     let mut seen = cluster.metadata.image().refreshes;
     loop {
         sleep(cluster.config.metadata_max_age).await;
-        // When no broker answers the fetchers say so.
+        // When no broker answers, the fetchers report it.
         let _ = cluster.metadata.refresh(seen).await;
         seen = cluster.metadata.image().refreshes;
     }

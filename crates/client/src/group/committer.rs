@@ -1,4 +1,4 @@
-//! Commits of a member: one at a time, so that an older offset never overtakes a newer one.
+//! Commits a member's offsets: one commit at a time, so that an older offset never overtakes a newer one.
 //!
 //! The ledger says how far each partition is finished. The consumer moves that forward as it hands out; a task commits it by the
 //! interval, whatever the consumer's caller does meanwhile. A commit whose caller no longer waits goes on, and the next one waits
@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::coordinator::Coordinator;
 use super::listener::{OffsetCommit, TopicPartition};
-use super::membership::View;
+use super::membership::MembershipView;
 use crate::error::ClientError;
 use crate::notice::Notice;
 use crate::wire_error::Failure;
@@ -25,17 +25,17 @@ use crate::wire_error::Failure;
 /// How many offsets a request may have.
 const OFFSETS_MAX: usize = 10_000;
 
-/// Where a partition is.
+/// A position in a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
-    /// The next record's.
+    /// The offset of the next record.
     pub offset: i64,
-    /// Of the last record.
+    /// The leader epoch of the last record.
     pub leader_epoch: Option<u32>,
 }
 
 impl Position {
-    /// Before any record was read.
+    /// A position before any record was read.
     pub fn start(offset: i64) -> Self {
         Self {
             offset,
@@ -51,7 +51,7 @@ impl Position {
     }
 }
 
-/// How far a partition is finished, if a record is. Shared with the consumer, which moves it.
+/// How far a partition is finished; `None` inside before its first record. Shared with the consumer, which moves it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Finished(Arc<Mutex<Option<Position>>>);
 
@@ -73,27 +73,27 @@ impl Finished {
     }
 }
 
-/// What is to be committed.
-enum What {
-    /// What is finished and not committed when its turn has come, of all partitions or of these.
+/// The work of one commit.
+enum CommitWork {
+    /// Commit the offsets that are finished and not committed when the turn comes, of all partitions or of these.
     Finished(Option<BTreeSet<TopicPartition>>),
-    /// These, under this membership.
+    /// Commit these offsets, under the membership with this number.
     These(u64, Vec<OffsetCommit>),
-    /// Nothing of these any more.
+    /// Forget these partitions: nothing more is committed for them.
     Forgotten(BTreeSet<TopicPartition>),
 }
 
 struct Entry {
     finished: Finished,
-    /// By the last answer; not known while a commit is under way, and after one without an answer.
+    /// The committed offset by the last answer; `None` while a commit is under way, and after one without an answer.
     committed: Option<i64>,
 }
 
-/// How far the partitions are.
+/// How far each partition is finished.
 #[derive(Default)]
 struct Ledger {
-    /// The membership that they were owned under, as [`View::losses`] counts. Under another one nothing of them is committed: the
-    /// partition may have come back from a member that is further.
+    /// The membership that the partitions were owned under, as [`MembershipView::losses`] counts. Nothing is committed
+    /// under another one: the partition may have come back from a member that is further.
     losses: u64,
     entries: BTreeMap<TopicPartition, Entry>,
 }
@@ -101,11 +101,11 @@ struct Ledger {
 pub(crate) struct Committer {
     coordinator: Arc<Coordinator>,
     member_id: Arc<str>,
-    view: watch::Receiver<View>,
-    /// Asks for a heartbeat at once.
+    view: watch::Receiver<MembershipView>,
+    /// Notified to send a heartbeat at once.
     heartbeat: Arc<Notify>,
-    /// Who commits holds it; those who wait get it in their order.
-    lane: Arc<tokio::sync::Mutex<()>>,
+    /// Held by the commit that is under way; the others get it in the order in which they asked.
+    turn: Arc<tokio::sync::Mutex<()>>,
     ledger: Mutex<Ledger>,
 }
 
@@ -113,7 +113,7 @@ impl Committer {
     pub fn new(
         coordinator: Arc<Coordinator>,
         member_id: Arc<str>,
-        view: watch::Receiver<View>,
+        view: watch::Receiver<MembershipView>,
         heartbeat: Arc<Notify>,
     ) -> Self {
         Self {
@@ -121,7 +121,7 @@ impl Committer {
             member_id,
             view,
             heartbeat,
-            lane: Arc::default(),
+            turn: Arc::default(),
             ledger: Mutex::default(),
         }
     }
@@ -138,7 +138,7 @@ impl Committer {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The member got a partition.
+    /// Adds a partition that the member was assigned.
     pub fn add(&self, partition: TopicPartition) -> Finished {
         let finished = Finished::default();
         let entry = Entry {
@@ -149,7 +149,7 @@ impl Committer {
         finished
     }
 
-    /// The membership is lost; the next one begins with nothing.
+    /// Starts an empty ledger for the membership that follows a lost one.
     pub fn begin(&self, losses: u64) {
         *self.ledger() = Ledger {
             losses,
@@ -157,18 +157,19 @@ impl Committer {
         };
     }
 
-    /// The partitions are given up, after what may still be under way for them: it would be refused with all that it came with.
+    /// Forgets partitions that are given up, after the commits that are still under way for them: the coordinator would
+    /// refuse a later commit, with all offsets in it.
     pub async fn forget(self: &Arc<Self>, partitions: BTreeSet<TopicPartition>) {
-        // Nothing is sent that could fail.
-        let _ = self.commit(What::Forgotten(partitions)).await;
+        // Forgetting sends nothing, so it cannot fail.
+        let _ = self.commit(CommitWork::Forgotten(partitions)).await;
     }
 
-    /// The partition is where the group has it.
+    /// Records that the group has this offset for the partition.
     pub fn is_committed(&self, partition: &TopicPartition, offset: i64) {
         self.note(partition, Some(offset));
     }
 
-    /// The partition goes on elsewhere: what is committed says nothing about that.
+    /// Records that the partition goes on at another offset: what was committed says nothing about that one.
     pub fn moved(&self, partition: &TopicPartition) {
         self.note(partition, None);
     }
@@ -181,7 +182,7 @@ impl Committer {
 
     /// Whether the group has this offset or a later one, and no commit is under way that could take it back.
     pub fn has_committed(&self, partition: &TopicPartition, offset: i64) -> bool {
-        let Ok(_alone) = self.lane.try_lock() else {
+        let Ok(_alone) = self.turn.try_lock() else {
             return false;
         };
         let ledger = self.ledger();
@@ -189,12 +190,12 @@ impl Committer {
         entry.is_some_and(|entry| entry.committed >= Some(offset))
     }
 
-    /// Commits every interval what is finished, for ever.
+    /// Commits every interval what is finished, forever.
     pub async fn run(self: Arc<Self>, interval: Duration) {
         loop {
             sleep(interval).await;
             if let Err(error) = self.commit_finished(None).await {
-                self.coordinator.notices().tell(&Notice::NotCommitted {
+                self.coordinator.notices().publish(&Notice::NotCommitted {
                     group: self.coordinator.group().clone(),
                     error,
                 });
@@ -204,10 +205,10 @@ impl Committer {
 
     /// Commits what is finished and not committed yet, of all partitions or of these.
     pub async fn commit_finished(self: &Arc<Self>, only: Option<BTreeSet<TopicPartition>>) -> Result<(), ClientError> {
-        self.commit(What::Finished(only)).await
+        self.commit(CommitWork::Finished(only)).await
     }
 
-    /// Commits these.
+    /// Commits these offsets, all or none.
     pub async fn commit_offsets(self: &Arc<Self>, offsets: Vec<OffsetCommit>) -> Result<(), ClientError> {
         if let Some(bad) = offsets.iter().find(|commit| commit.offset < 0) {
             return Err(ClientError::Config(format!(
@@ -216,15 +217,15 @@ impl Committer {
             )));
         }
         let losses = self.ledger().losses;
-        self.commit(What::These(losses, offsets)).await
+        self.commit(CommitWork::These(losses, offsets)).await
     }
 
-    /// Commits when its turn has come. Does so in a task: a caller that no longer waits, and is not polled, must not stand in the
-    /// others' way.
-    async fn commit(self: &Arc<Self>, what: What) -> Result<(), ClientError> {
+    /// Commits when its turn has come. It does so in a task: a caller that was dropped, or is not polled, must not hold
+    /// up the others.
+    async fn commit(self: &Arc<Self>, what: CommitWork) -> Result<(), ClientError> {
         let deadline = self.coordinator.deadline();
-        // The place in the queue is taken here, and not whenever the task comes to run.
-        let mut turn = Box::pin(self.lane.clone().lock_owned());
+        // The place in the queue is taken here, not when the task happens to run.
+        let mut turn = Box::pin(self.turn.clone().lock_owned());
         let first = futures::poll!(&mut turn);
         let committer = self.clone();
         let task = tokio::spawn(async move {
@@ -233,12 +234,12 @@ impl Committer {
                 Poll::Pending => turn.await,
             };
             match what {
-                What::Finished(only) => {
+                CommitWork::Finished(only) => {
                     let (losses, offsets) = committer.due(only.as_ref());
                     committer.send_finished(losses, &offsets, deadline).await
                 }
-                What::These(losses, offsets) => committer.send(losses, &offsets, deadline).await,
-                What::Forgotten(partitions) => {
+                CommitWork::These(losses, offsets) => committer.send(losses, &offsets, deadline).await,
+                CommitWork::Forgotten(partitions) => {
                     let entries = &mut committer.ledger().entries;
                     entries.retain(|partition, _| !partitions.contains(partition));
                     Ok(())
@@ -248,12 +249,12 @@ impl Committer {
         match task.await {
             Ok(committed) => committed,
             Err(failed) if failed.is_panic() => resume_unwind(failed.into_panic()),
-            // The runtime ends.
+            // The task is gone because the runtime shuts down.
             Err(_) => Err(ClientError::Closed),
         }
     }
 
-    /// What is finished and not committed, and under which membership.
+    /// The offsets that are finished and not committed, and the membership that they belong to.
     fn due(&self, only: Option<&BTreeSet<TopicPartition>>) -> (u64, Vec<OffsetCommit>) {
         let ledger = self.ledger();
         let wanted = ledger
@@ -267,8 +268,8 @@ impl Committer {
         (ledger.losses, due.collect())
     }
 
-    /// What is finished, by topic. A request is taken as a whole or not at all, and a topic that was deleted and not given up yet must
-    /// not keep the others' offsets from being committed.
+    /// Sends finished offsets, a request for each topic. A request is taken as a whole or not at all, and a topic that
+    /// was deleted and not given up yet must not keep the others' offsets from being committed.
     async fn send_finished(&self, losses: u64, offsets: &[OffsetCommit], deadline: Instant) -> Result<(), ClientError> {
         let is_gone = |error: &ClientError| error.reason() == Some(Reason::UnknownTopic);
         let whole = self.send(losses, offsets, deadline).await;
@@ -296,7 +297,7 @@ impl Committer {
         Ok(())
     }
 
-    /// What is known of the offsets, unless the membership is another one by now.
+    /// Updates the committed offsets, unless the membership has changed meanwhile.
     fn note_all(&self, losses: u64, offsets: &[OffsetCommit], committed: impl Fn(&OffsetCommit) -> Option<i64>) {
         let mut ledger = self.ledger();
         if ledger.losses != losses {
@@ -309,7 +310,7 @@ impl Committer {
         }
     }
 
-    /// One request, until it succeeds, is refused, or the time is up.
+    /// Sends one request, until it succeeds, is refused, or the time is up.
     async fn send_one(&self, losses: u64, offsets: &[OffsetCommit], deadline: Instant) -> Result<(), ClientError> {
         let context = || format!("commit offsets of group {}", self.group());
         let mut view = self.view.clone();
@@ -335,7 +336,7 @@ impl Committer {
                 Err(failed) => failed,
             };
             match failed.failure.reason {
-                // A heartbeat's answer with the newer epoch is on its way, or was lost.
+                // The heartbeat answer with the newer epoch is on its way, or was lost.
                 Some(Reason::StaleMemberEpoch) => {
                     self.heartbeat.notify_one();
                     let newer = view.wait_for(|view| view.epoch != seen.epoch || view.losses != losses);
@@ -347,7 +348,7 @@ impl Committer {
                 Some(
                     Reason::UnknownMember | Reason::UnknownGroup | Reason::FencedMemberEpoch | Reason::FencedInstanceId,
                 ) => {
-                    // The heartbeat hears the same, and then the consumer.
+                    // The next heartbeat gets the same error and tells the consumer.
                     self.heartbeat.notify_one();
                     return Err(ClientError::MembershipLost(failed.failure.rejection(&context())));
                 }

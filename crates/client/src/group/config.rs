@@ -7,31 +7,35 @@ use jangada_proto::v1;
 use crate::consumer::{ConsumerConfig, OffsetReset, OnBadBatch};
 use crate::error::ClientError;
 
-/// When the position is committed, which decides what happens to records when a consumer fails.
+/// When positions are committed, which decides what happens to records when a consumer fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommitMode {
-    /// At most once: before records are handed out. Those that were handed out and not finished when the consumer fails are
-    /// lost. [`next`](crate::GroupConsumer::next) commits for up to all that came in one response, so that one failure may lose
-    /// as many; [`next_batch`](crate::GroupConsumer::next_batch) for what it returns.
+    /// At most once: offsets are committed before records are handed out. Records that were handed out and not finished
+    /// when the consumer fails are lost. [`next`](crate::GroupConsumer::next) commits for up to all records of one
+    /// response, so that one failure may lose as many; [`next_batch`](crate::GroupConsumer::next_batch) commits for the
+    /// records that it returns.
     Before,
-    /// At least once: after records are finished, which is when the next ones are asked for, or by
-    /// [`commit`](crate::GroupConsumer::commit). Those since the last commit come again when the consumer fails.
+    /// At least once: offsets are committed after records are finished, which is when the next ones are asked for, or
+    /// by [`commit`](crate::GroupConsumer::commit). The records since the last commit come again when the consumer
+    /// fails.
     After {
         /// How often finished records are committed.
         interval: Duration,
     },
-    /// Only by [`commit`](crate::GroupConsumer::commit) and [`commit_offsets`](crate::GroupConsumer::commit_offsets).
+    /// Offsets are committed only by [`commit`](crate::GroupConsumer::commit) and
+    /// [`commit_offsets`](crate::GroupConsumer::commit_offsets).
     Manual,
 }
 
 /// How the coordinator divides partitions among members. The group takes what most members prefer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Assignor {
-    /// No preference: uniform.
+    /// The member has no preference. The uniform assignor is used if no member has one.
     Any,
-    /// Balanced, and moves as little as possible.
+    /// Spreads partitions evenly and moves as few as possible.
     Uniform,
-    /// Neighbouring partitions of each topic; the same indexes of topics with equally many partitions to the same member.
+    /// Gives each member neighbouring partitions of each topic; of topics with equally many partitions, the same
+    /// indexes.
     Range,
 }
 
@@ -54,7 +58,7 @@ impl Assignor {
     }
 }
 
-/// A member of a consumer group.
+/// Settings of a member of a consumer group.
 ///
 /// ```
 /// use std::time::Duration;
@@ -66,18 +70,18 @@ impl Assignor {
 /// ```
 #[derive(Clone, Debug)]
 pub struct GroupConfig {
-    /// `[A-Za-z0-9._-]{1,249}`, not `.` or `..`.
+    /// The group's name: `[A-Za-z0-9._-]{1,249}`, not `.` or `..`.
     pub group: String,
     /// Topics to read, by name. They need not exist yet.
     pub topics: Vec<String>,
     /// Also the topics whose whole name this matches, now or later: a regular expression of RE2's syntax.
     pub pattern: Option<String>,
-    /// Makes the member static: a process that comes back under this name within the session goes on with the partitions it had,
-    /// and nobody else notices. Each process of a group needs another one.
+    /// Makes the member static: a process that comes back under this name within the session goes on with the
+    /// partitions it had, without a rebalance. Each process of a group needs another name.
     pub instance_id: Option<String>,
-    /// What people see who look at the group. Default: the client's.
+    /// The name that people see who look at the group. Default: the client's `client_id`.
     pub client_id: Option<String>,
-    /// Failure domain. Default: unknown.
+    /// The member's failure domain. Default: unknown.
     pub rack: String,
     /// How long the member may be silent before its partitions go to others, 1 s to 30 min. It stops handing out records by itself
     /// after that. Default: 45 s.
@@ -85,26 +89,26 @@ pub struct GroupConfig {
     /// How long it may take to give up partitions, 1 s to 1 h: a handler that works longer on what it was handed loses its
     /// membership when partitions are to move. Default: 5 min.
     pub rebalance_timeout: Duration,
-    /// Default: [`Assignor::Any`].
+    /// The assignor that this member prefers. Default: [`Assignor::Any`].
     pub assignor: Assignor,
     /// Where partitions without a committed offset begin: partitions that were there when the group began to read their topic. Those
     /// that were added later begin with their first record in any case. Default: earliest, which misses nothing.
     pub offset_reset: OffsetReset,
-    /// Where reading goes on when the offset to read is no longer there, since retention took it, which a
-    /// [`Notice`](crate::Notice) tells. Default: none, which is as `offset_reset` says.
+    /// Where reading goes on when the offset to read is no longer there, since retention took it; a
+    /// [`Notice`](crate::Notice) tells of it. Default: none, and `offset_reset` decides.
     pub out_of_range_reset: Option<OffsetReset>,
-    /// Default: after, every 5 s.
+    /// When positions are committed. Default: after, every 5 s.
     pub commit: CommitMode,
-    /// As [`ConsumerConfig::prefetch_bytes`].
+    /// See [`ConsumerConfig::prefetch_bytes`].
     pub prefetch_bytes: usize,
-    /// As [`ConsumerConfig::max_partition_bytes`].
+    /// See [`ConsumerConfig::max_partition_bytes`].
     pub max_partition_bytes: usize,
-    /// As [`ConsumerConfig::on_bad_batch`]. What is skipped counts as finished.
+    /// See [`ConsumerConfig::on_bad_batch`]. Skipped records count as finished.
     pub on_bad_batch: OnBadBatch,
 }
 
 impl GroupConfig {
-    /// Defaults, for a member of the group that reads these topics.
+    /// Default settings, for a member of the group that reads these topics.
     pub fn new<I, S>(group: impl Into<String>, topics: I) -> Self
     where
         I: IntoIterator<Item = S>,
@@ -132,7 +136,7 @@ impl GroupConfig {
         }
     }
 
-    /// What the brokers cannot tell better.
+    /// Checks the settings that brokers would not report as well.
     pub(crate) fn check(&self) -> Result<(), ClientError> {
         if self.topics.is_empty() && self.pattern.as_ref().is_none_or(String::is_empty) {
             return Err(ClientError::Config(

@@ -1,6 +1,6 @@
-//! Calls to the broker that coordinates a group, wherever it is.
+//! Calls to the broker that coordinates a group, as it moves.
 //!
-//! Any broker says which one that is. The answer is kept until a call shows that it is no longer true.
+//! Any broker can name the coordinator. The answer is kept until a call shows that it is no longer true.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,8 +20,8 @@ use crate::cluster::Cluster;
 use crate::notice::{Next, Notices};
 use crate::wire_error::{Disposition, Failure};
 
-/// How long a broker may take to say who coordinates a group.
-const FIND_WITHIN: Duration = Duration::from_secs(6);
+/// Timeout of asking one broker for a group's coordinator.
+const FIND_TIMEOUT: Duration = Duration::from_secs(6);
 
 pub(crate) struct Coordinator {
     cluster: Arc<Cluster>,
@@ -30,9 +30,9 @@ pub(crate) struct Coordinator {
 }
 
 /// A failed attempt.
-pub(crate) struct Missed {
+pub(crate) struct FailedAttempt {
     pub failure: Failure,
-    /// The broker named another one: it may be asked at once.
+    /// Whether the broker named another coordinator, which may be asked at once.
     pub redirected: bool,
 }
 
@@ -53,21 +53,21 @@ impl Coordinator {
         &self.cluster.notices
     }
 
-    /// When a call that begins now is given up.
+    /// The time at which a call that begins now is given up.
     pub fn deadline(&self) -> Instant {
         self.cluster.deadline()
     }
 
-    /// One attempt, at the broker that is taken for the coordinator.
+    /// Makes one attempt, at the broker that is believed to be the coordinator.
     pub async fn attempt<T, F>(
         &self,
         within: Duration,
         call: impl FnOnce(GroupServiceClient<Channel>) -> F,
-    ) -> Result<T, Missed>
+    ) -> Result<T, FailedAttempt>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let not_found = |failure| Missed {
+        let not_found = |failure| FailedAttempt {
             failure,
             redirected: false,
         };
@@ -78,13 +78,13 @@ impl Coordinator {
         };
         let call = |channel| call(group_service(channel));
         let answer = self.cluster.metadata.attempt(&address, within, call).await;
-        answer.map_err(|failure| Missed {
-            redirected: self.learn(&address, &failure),
+        answer.map_err(|failure| FailedAttempt {
+            redirected: self.update(&address, &failure),
             failure,
         })
     }
 
-    /// A call that may be repeated at will, until it succeeds, is refused, or the time is up.
+    /// Makes a call that may be repeated at will, until it succeeds, is refused, or the time is up.
     pub async fn call<T, F>(
         &self,
         deadline: Instant,
@@ -103,7 +103,7 @@ impl Coordinator {
                 .config
                 .request_timeout
                 .min(deadline.saturating_duration_since(Instant::now()));
-            let Missed { failure, redirected } = match self.attempt(within, &call).await {
+            let FailedAttempt { failure, redirected } = match self.attempt(within, &call).await {
                 Ok(answer) => {
                     trouble.works();
                     return Ok(answer);
@@ -124,7 +124,7 @@ impl Coordinator {
         let found = self
             .cluster
             .metadata
-            .first_answer(within.min(FIND_WITHIN), |channel| {
+            .first_answer(within.min(FIND_TIMEOUT), |channel| {
                 let request = v1::FindCoordinatorRequest {
                     group: self.group.to_string(),
                 };
@@ -138,8 +138,8 @@ impl Coordinator {
         Ok(address)
     }
 
-    /// What a failure says about where the coordinator is. Whether it named another broker.
-    fn learn(&self, asked: &Arc<str>, failure: &Failure) -> bool {
+    /// Updates the believed coordinator after a failure. Returns whether the failure named another broker.
+    fn update(&self, asked: &Arc<str>, failure: &Failure) -> bool {
         let told = match failure.reason {
             Some(Reason::NotLeader) => failure.leader_hint().and_then(|hint| {
                 let known = || {
@@ -148,7 +148,7 @@ impl Coordinator {
                 };
                 hint.address.map(Arc::from).or_else(known)
             }),
-            // It will be able, or it refuses, but it is the right one.
+            // The coordinator is the right one, though not able to answer yet or refusing.
             Some(Reason::NotReady | Reason::GroupChanged | Reason::BrokerBusy) => return false,
             _ if failure.disposition() == Disposition::Refuse => return false,
             _ => None,
@@ -156,7 +156,7 @@ impl Coordinator {
         let told = told.filter(|address| address != asked);
         let redirected = told.is_some();
         let mut address = self.address.lock().unwrap_or_else(PoisonError::into_inner);
-        // Another call may have found out more meanwhile.
+        // A concurrent call may have found the new coordinator meanwhile.
         if address.as_ref() == Some(asked) {
             *address = told;
         }

@@ -1,4 +1,4 @@
-//! What a listener of a group's member sees and does.
+//! The listener of a group's member: the trait and the types that it sees.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub struct TopicPartition {
     pub topic: Arc<str>,
     /// The topic's id.
     pub topic_id: TopicId,
-    /// The partition.
+    /// The partition's index.
     pub partition: u32,
 }
 
@@ -42,27 +42,27 @@ impl TopicPartition {
 /// A partition that is given up, and how far it is finished.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionPosition {
-    /// Which.
+    /// The partition that is given up.
     pub partition: TopicPartition,
-    /// The offset after the last record that counts as finished. `None`: this member finished none.
+    /// The offset after the last record that counts as finished. `None`: this member finished no record.
     pub position: Option<i64>,
 }
 
 /// An offset to commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OffsetCommit {
-    /// Of which partition.
+    /// The partition that the offset is for.
     pub partition: TopicPartition,
-    /// The next record to read.
+    /// The offset of the next record to read.
     pub offset: i64,
     /// The leader epoch of the last record that was read, when known.
     pub leader_epoch: Option<u32>,
-    /// The consumer's own text, up to 4,096 bytes.
+    /// Text that the consumer stores along with the offset, up to 4,096 bytes.
     pub metadata: String,
 }
 
 impl OffsetCommit {
-    /// Without metadata.
+    /// An offset to commit without metadata.
     pub fn new(partition: TopicPartition, offset: i64) -> Self {
         Self {
             partition,
@@ -84,13 +84,14 @@ impl OffsetCommit {
     }
 }
 
-/// Where partitions begin, by a listener's word. Those that are not named begin at their committed offset.
+/// The positions where a listener wants partitions to begin. Partitions that it does not name begin at their committed
+/// offset.
 pub type StartPositions = Vec<(TopicPartition, StartAt)>;
 
-/// What a listener fails with.
+/// The error type of listeners.
 pub type ListenerError = Box<dyn Error + Send + Sync>;
 
-/// Hears of each change of a member's partitions.
+/// Callbacks at each change of a member's partitions.
 ///
 /// The methods run inside the calls of [`GroupConsumer`](crate::GroupConsumer), never while a record is handled by the caller,
 /// one at a time; partitions that are not part of the change are read on meanwhile, but handed out only by such calls.
@@ -172,7 +173,7 @@ pub trait RebalanceListener: Send + Sync + 'static {
     }
 }
 
-/// The member, for its listener.
+/// The member, as its listener sees it.
 #[derive(Clone)]
 pub struct GroupHandle {
     pub(super) committer: Arc<Committer>,

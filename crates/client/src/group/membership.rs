@@ -1,8 +1,8 @@
-//! A task that keeps the membership: it joins, heartbeats, hears what the member may own, and leaves.
+//! The task that keeps the membership: it joins, heartbeats, receives the assignment, and leaves.
 //!
-//! It does so whatever the consumer's caller does, so that a slow handler costs no membership. What it heard stands in the
-//! [`View`]; what the consumer has done about it comes back by [`Ack`]. One heartbeat is under way at a time, and the answer of
-//! one that was given up is never taken.
+//! It runs whatever the consumer's caller does, so that a slow handler costs no membership. It publishes the last
+//! answer in the [`MembershipView`]; the consumer reports back with an [`Ack`]. One heartbeat is under way at a time,
+//! and the answer to a heartbeat that was given up is never taken.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +15,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::config::GroupConfig;
-use super::coordinator::{Coordinator, Missed, pause};
+use super::coordinator::{Coordinator, FailedAttempt, pause};
 use super::listener::TopicPartition;
 use crate::backoff::Backoff;
 use crate::cluster::Cluster;
@@ -23,50 +23,50 @@ use crate::error::ClientError;
 use crate::notice::{Next, Notice, Notices, Trouble};
 use crate::wire_error::Disposition;
 
-/// Before another attempt to take a static member's place: its old process may have died a moment ago.
+/// Delay before another attempt to take a static member's place: its old process may have died a moment ago.
 const UNRELEASED_RETRY: Duration = Duration::from_secs(1);
 
-/// How long leaving is tried, and before that the answer to a join that is under way is waited for. Without it the partitions are
-/// free when the session ends.
-const LEAVE_WITHIN: Duration = Duration::from_secs(3);
+/// Timeout of leaving, and before it of waiting for the answer to a join that is under way. A member that cannot leave
+/// frees its partitions when its session ends.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 
 const JOIN: i64 = 0;
 const LEAVE: i64 = -1;
 const LEAVE_STATIC: i64 = -2;
 
-/// What the member knows of itself.
+/// The state of the membership as of the last answer.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct View {
-    /// Counts losses: whatever was owned under a lower number is lost.
+pub(crate) struct MembershipView {
+    /// Counts losses: partitions that were owned under a lower number are lost.
     pub losses: u64,
-    /// 0: not a member now.
+    /// The member epoch; 0 while not a member.
     pub epoch: i64,
     pub assignment_version: u64,
-    /// All that the member may own.
+    /// All partitions that the member may own.
     pub assignment: Arc<BTreeSet<TopicPartition>>,
-    /// Until then nobody else has its partitions, by the last answer; from when its heartbeat was sent.
+    /// Until then no other member has its partitions, by the last answer; counted from when that heartbeat was sent.
     pub session_until: Option<Instant>,
-    /// It ended for good.
+    /// The error that ended the membership for good.
     pub fatal: Option<ClientError>,
 }
 
-impl View {
-    /// Whether the member is known to own what it owns.
+impl MembershipView {
+    /// Whether the session has not ended, so that no other member can own the partitions.
     pub fn is_within_session(&self) -> bool {
         self.session_until.is_some_and(|until| Instant::now() < until)
     }
 }
 
-/// The consumer has done what an assignment asks for: this is all that it owns.
+/// The consumer's report that it has applied an assignment: these are all the partitions that it owns.
 pub(crate) struct Ack {
     pub losses: u64,
     pub assignment_version: u64,
     pub owned: Arc<BTreeSet<TopicPartition>>,
 }
 
-/// The consumer's end. When it is dropped the task leaves the group, too, if it still gets the time.
+/// The consumer's handle on the task. When it is dropped the task leaves the group, too, if it still gets the time.
 pub(crate) struct Membership {
-    pub view: watch::Receiver<View>,
+    pub view: watch::Receiver<MembershipView>,
     ack: Arc<Mutex<Option<Ack>>>,
     now: Arc<Notify>,
     leave: oneshot::Sender<oneshot::Sender<()>>,
@@ -81,7 +81,7 @@ impl Membership {
         member_id: Arc<str>,
     ) -> Self {
         let (leave, leaving) = oneshot::channel();
-        let view = watch::Sender::new(View::default());
+        let view = watch::Sender::new(MembershipView::default());
         let membership = Self {
             view: view.subscribe(),
             ack: Arc::default(),
@@ -94,7 +94,7 @@ impl Membership {
         let task = Heartbeats {
             client_id: client_id.clone(),
             metadata_version: cluster.metadata.image().version,
-            // Two attempts fit a session, and the coordinator that hangs is noticed before.
+            // Two attempts fit into a session, so that a coordinator that hangs is noticed before it ends.
             within: cluster.config.request_timeout.min(config.session_timeout / 3),
             coordinator,
             config,
@@ -122,7 +122,7 @@ impl Membership {
         }
     }
 
-    /// Leaves the group, if it can be told in time, and ends.
+    /// Leaves the group, if the coordinator answers in time, and ends.
     pub async fn leave(self) {
         let (left, done) = oneshot::channel();
         if self.leave.send(left).is_ok() {
@@ -138,11 +138,11 @@ struct Heartbeats {
     metadata_version: u64,
     member_id: Arc<str>,
     within: Duration,
-    view: watch::Sender<View>,
+    view: watch::Sender<MembershipView>,
     ack: Arc<Mutex<Option<Ack>>>,
     now: Arc<Notify>,
     backoff: Backoff,
-    /// Heartbeats, while they fail.
+    /// The trouble "heartbeats fail", open while they do.
     trouble: Trouble,
     notices: Arc<Notices>,
 }
@@ -154,7 +154,7 @@ impl Heartbeats {
             tokio::select! {
                 left = &mut leaving => return self.leave(left).await,
                 () = sleep_until(next_at) => {}
-                // While it fails, the pauses between attempts hold.
+                // After a failure the backoff decides when the next attempt comes.
                 () = self.now.notified(), if self.backoff.is_reset() => {}
             }
             let request = self.request();
@@ -170,8 +170,9 @@ impl Heartbeats {
                 tokio::select! {
                     left = &mut leaving => {
                         if joins {
-                            // One that came to the coordinator after the member left would make it a member for a session.
-                            let _ = timeout(LEAVE_WITHIN, answer).await;
+                            // A join that reached the coordinator after the leave would make a member again, for a
+                            // session.
+                            let _ = timeout(LEAVE_TIMEOUT, answer).await;
                         }
                         Err(left)
                     }
@@ -227,7 +228,7 @@ impl Heartbeats {
         }
     }
 
-    /// Takes an answer. When the next heartbeat is due.
+    /// Takes an answer. Returns when the next heartbeat is due.
     fn answered(&mut self, answer: v1::HeartbeatResponse, sent: Instant) -> Instant {
         let assignment = answer.assignment.as_ref().map(from_wire);
         self.view.send_modify(|view| {
@@ -241,8 +242,8 @@ impl Heartbeats {
         Instant::now() + Duration::from_millis(answer.heartbeat_interval_ms.max(1).into())
     }
 
-    /// How long to wait before the next attempt; `None`: there is none.
-    fn missed(&mut self, Missed { failure, redirected }: Missed) -> Option<Duration> {
+    /// Takes a failed attempt. Returns how long to wait before the next one; `None`: there is none.
+    fn missed(&mut self, FailedAttempt { failure, redirected }: FailedAttempt) -> Option<Duration> {
         tracing::debug!(
             group = %self.coordinator.group(), member = %self.member_id, reason = ?failure.reason, error = failure.message,
             "a heartbeat failed"
@@ -252,7 +253,7 @@ impl Heartbeats {
                 let was_member = self.view.borrow().epoch != JOIN;
                 if was_member {
                     self.lost();
-                    self.notices.tell(&Notice::MembershipLost {
+                    self.notices.publish(&Notice::MembershipLost {
                         group: self.coordinator.group().clone(),
                         cause: failure.rejection("heartbeat"),
                     });
@@ -280,26 +281,26 @@ impl Heartbeats {
 
     fn lost(&self) {
         self.view.send_modify(|view| {
-            *view = View {
+            *view = MembershipView {
                 losses: view.losses + 1,
-                ..View::default()
+                ..MembershipView::default()
             };
         });
     }
 
-    /// Leaves, and says so if someone waits for it.
+    /// Leaves the group, and tells the caller that waits for it, if there is one.
     async fn leave(self, left: Result<oneshot::Sender<()>, oneshot::error::RecvError>) {
         let epoch = match self.config.instance_id {
             Some(_) => LEAVE_STATIC,
             None => LEAVE,
         };
         if self.view.borrow().fatal.is_none() {
-            let deadline = Instant::now() + LEAVE_WITHIN;
+            let deadline = Instant::now() + LEAVE_TIMEOUT;
             let leaving = self.coordinator.call(deadline, |mut service| {
                 let request = self.blank(epoch);
                 async move { service.heartbeat(request).await }
             });
-            // What the group no longer knows of has left.
+            // A member that the group no longer knows has left.
             let is_gone = |reason| {
                 matches!(
                     reason,
@@ -311,7 +312,7 @@ impl Heartbeats {
             {
                 let group = self.coordinator.group().clone();
                 let error = failed.into_error("leave");
-                self.notices.tell(&Notice::NotLeft {
+                self.notices.publish(&Notice::NotLeft {
                     group,
                     session_timeout: self.config.session_timeout,
                     error,

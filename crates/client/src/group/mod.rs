@@ -36,13 +36,13 @@ pub use listener::{
 pub(crate) use starts::fetch as fetch_offsets;
 
 use crate::cluster::Cluster;
-use crate::consumer::{ConsumedRecord, Filled, Life, Reader, Skipped, StartAt, start_offset};
+use crate::consumer::{ConsumedRecord, FetchSession, NextBatch, Reader, Skipped, StartAt, start_offset};
 use crate::error::ClientError;
 use committer::{Committer, Finished, Position};
-use membership::{Membership, View};
+use membership::{Membership, MembershipView};
 use owned::{OwnedPartitions, State};
-use rebalance::Done;
-use starts::{Found, Starts};
+use rebalance::FinishedStep;
+use starts::{LookupResult, Starts};
 
 /// A member of a consumer group: reads the partitions that the group's coordinator gives it.
 ///
@@ -82,28 +82,29 @@ pub struct GroupConsumer {
     starts: Starts,
     reader: Reader,
     owned: OwnedPartitions,
-    /// As the membership had it when it was last looked at.
-    view: View,
-    /// Something happened since the last look at what is to be done.
-    is_stirred: bool,
-    /// The assignment that was acknowledged.
+    /// The membership's state when it was last looked at.
+    view: MembershipView,
+    /// Set when something happened that [`Self::advance`] may have to act on.
+    needs_advance: bool,
+    /// The losses and epoch of the assignment that was acknowledged.
     acknowledged: Option<(u64, u64)>,
-    /// Lost, and the listener does not know yet; with the membership under which they were owned.
+    /// Partitions that were lost and that the listener has not been told of, with the membership under which they were
+    /// owned.
     lost: Option<(GroupHandle, Vec<PartitionPosition>)>,
-    /// The listener is at work. One call at a time.
-    work: Option<BoxFuture<'static, Done>>,
-    lookups: FuturesUnordered<BoxFuture<'static, Found>>,
-    /// When partitions whose start could not be found out are tried again.
+    /// The call of the listener that is under way; at most one.
+    work: Option<BoxFuture<'static, FinishedStep>>,
+    lookups: FuturesUnordered<BoxFuture<'static, LookupResult>>,
+    /// The time at which partitions whose start could not be found are tried again.
     retry_at: Option<Instant>,
-    /// The last hand-over: finished when the next one is asked for.
+    /// The position behind the records handed out last: finished when the next ones are asked for.
     handed: Option<(Finished, Position)>,
-    /// The commit before a hand-over.
-    guard: Option<BoxFuture<'static, Guarded>>,
+    /// The commit that must succeed before the next records are handed out.
+    pending_commit: Option<BoxFuture<'static, PendingCommit>>,
     _commits: Option<EndedOnDrop>,
 }
 
-/// A commit before a hand-over: of which partition, and what became of it.
-type Guarded = (Life, TopicPartition, Result<(), ClientError>);
+/// The outcome of a commit before a hand-over, with the fetch session and the partition.
+type PendingCommit = (FetchSession, TopicPartition, Result<(), ClientError>);
 
 struct EndedOnDrop(JoinHandle<()>);
 
@@ -149,15 +150,15 @@ impl GroupConsumer {
             listener,
             reader,
             owned: OwnedPartitions::default(),
-            view: View::default(),
-            is_stirred: true,
+            view: MembershipView::default(),
+            needs_advance: true,
             acknowledged: None,
             lost: None,
             work: None,
             lookups: FuturesUnordered::new(),
             retry_at: None,
             handed: None,
-            guard: None,
+            pending_commit: None,
             _commits: commits,
         })
     }
@@ -165,26 +166,26 @@ impl GroupConsumer {
     /// The next record; waits for one. The one before counts as finished. A call that is dropped loses nothing.
     ///
     /// # Errors
-    /// What a partition runs into: the others go on, and so does this one if the error is
-    /// [retryable](ClientError::is_retryable); else it waits for a [`seek`](Self::seek). [`ClientError::Refused`] when the group does
-    /// not take the member, or took another one in its place: then every call returns it.
+    /// The error that a partition runs into: the others go on, and so does this one if the error is
+    /// [retryable](ClientError::is_retryable); otherwise it waits for a [`seek`](Self::seek). [`ClientError::Refused`]
+    /// when the group does not take the member, or took another one in its place: then every call returns it.
     pub async fn next(&mut self) -> Result<ConsumedRecord, ClientError> {
         self.ready(usize::MAX).await?;
-        let (life, record) = self.reader.pop().expect("ready");
-        self.hand_over(life, record.leader_epoch);
+        let (session, record) = self.reader.pop().expect("ready");
+        self.hand_over(session, record.leader_epoch);
         Ok(record)
     }
 
-    /// The next records of some partition, at least one and at most `max`; waits for them. Those before count as finished. A call
-    /// that is dropped loses nothing.
+    /// The next records of some partition, at least one and at most `max`; waits for them. The records before count as
+    /// finished. A call that is dropped loses nothing.
     ///
     /// # Errors
-    /// As [`next`](Self::next).
+    /// The errors of [`next`](Self::next).
     pub async fn next_batch(&mut self, max: usize) -> Result<Vec<ConsumedRecord>, ClientError> {
         let max = max.max(1);
         self.ready(max).await?;
-        let (life, records) = self.reader.pop_all(max).expect("ready");
-        self.hand_over(life, records.last().and_then(|record| record.leader_epoch));
+        let (session, records) = self.reader.pop_all(max).expect("ready");
+        self.hand_over(session, records.last().and_then(|record| record.leader_epoch));
         Ok(records)
     }
 
@@ -209,12 +210,14 @@ impl GroupConsumer {
     /// Commits these offsets, all or none, of partitions that the member owns.
     ///
     /// # Errors
-    /// As [`commit`](Self::commit); [`ClientError::Refused`] with `PARTITION_NOT_OWNED` when one is of another partition.
+    /// Those of [`commit`](Self::commit); [`ClientError::Refused`] with `PARTITION_NOT_OWNED` when an offset is of
+    /// another partition.
     pub async fn commit_offsets(&mut self, offsets: &[OffsetCommit]) -> Result<(), ClientError> {
         self.committer.commit_offsets(offsets.to_vec()).await
     }
 
-    /// Goes on elsewhere in one of the member's partitions. The next commit has the new position, unless commits are manual.
+    /// Continues one of the member's partitions at another position. The next commit has the new position, unless
+    /// commits are manual.
     ///
     /// # Errors
     /// [`ClientError::Config`] for a partition that the member does not own; or when its leader does not answer within
@@ -239,7 +242,7 @@ impl GroupConsumer {
         let state = State::At {
             topic: metadata,
             offset,
-            life: None,
+            session: None,
         };
         self.owned.set(&found, state);
         self.read(&[found]);
@@ -255,13 +258,16 @@ impl GroupConsumer {
         let found = self.owned_partition(topic, partition)?;
         let owned = self.owned.get_mut(&found).expect("just found");
         owned.is_paused = true;
-        if let State::At { life: Some(life), .. } = owned.state {
-            self.reader.pause(life);
+        if let State::At {
+            session: Some(session), ..
+        } = owned.state
+        {
+            self.reader.pause(session);
         }
         Ok(())
     }
 
-    /// Goes on after [`pause`](Self::pause).
+    /// Hands out records of a partition again after [`pause`](Self::pause).
     ///
     /// # Errors
     /// [`ClientError::Config`] for a partition that the member does not own.
@@ -270,17 +276,21 @@ impl GroupConsumer {
         let owned = self.owned.get_mut(&found).expect("just found");
         owned.is_paused = false;
         match owned.state {
-            State::At { life: Some(life), .. } => self.reader.resume(life),
+            State::At {
+                session: Some(session), ..
+            } => self.reader.resume(session),
             _ => self.read(&[found]),
         }
         Ok(())
     }
 
-    /// The next offset of a partition that will be handed out. `None`: it is not owned, or not known yet where it begins.
+    /// The next offset of a partition that will be handed out. `None`: it is not owned, or its start is not known yet.
     pub fn position(&self, topic: &str, partition: u32) -> Option<i64> {
         let found = self.owned_partition(topic, partition).ok()?;
         match self.owned.get(&found)?.state {
-            State::At { life: Some(life), .. } => Some(self.reader.position(life)),
+            State::At {
+                session: Some(session), ..
+            } => Some(self.reader.position(session)),
             State::At { offset, .. } => Some(offset),
             _ => None,
         }
@@ -319,16 +329,16 @@ impl GroupConsumer {
     }
 
     async fn end(mut self, commit: bool) -> Result<(), ClientError> {
-        self.guard = None;
+        self.pending_commit = None;
         if let Some(work) = self.work.take() {
             work.await;
         }
-        self.look();
+        self.poll_view();
         let all: BTreeSet<_> = self.owned.partitions().cloned().collect();
         let mut ended = Ok(());
         if !all.is_empty()
             && self.view.fatal.is_none()
-            && let Done::GaveUp { committed } = self.give_up(all, commit).await
+            && let FinishedStep::GaveUp { committed } = self.give_up(all, commit).await
         {
             ended = committed;
         }
@@ -349,43 +359,43 @@ impl GroupConsumer {
             .ok_or_else(|| ClientError::Config(format!("{topic}[{partition}] is not assigned to this member")))
     }
 
-    /// The last hand-over is finished.
+    /// Counts the last hand-over as finished.
     fn finish(&mut self) {
         if let Some((finished, position)) = self.handed.take() {
             finished.set(position);
         }
     }
 
-    /// A batch that was skipped is finished, also when nothing comes after it, and so is what is gone before a position that was
-    /// reset: otherwise both would happen again and again.
+    /// Counts a skipped batch as finished, also when nothing comes after it, and likewise the records before a position
+    /// that was reset: otherwise both would be skipped again and again.
     fn finish_passed(&mut self) {
-        if let Some(life) = self.reader.take_passed()
-            && let Some((partition, owned)) = self.owned.by_life(life)
+        if let Some(session) = self.reader.take_passed()
+            && let Some((partition, owned)) = self.owned.by_fetch_session(session)
         {
-            owned.finished.set(Position::start(self.reader.position(life)));
-            // It may have gone back, as after a seek.
+            owned.finished.set(Position::start(self.reader.position(session)));
+            // The position may have gone back, as after a seek.
             self.committer.moved(partition);
         }
     }
 
-    /// What was skipped so far, with [`OnBadBatch::Skip`](crate::OnBadBatch::Skip).
+    /// How much was skipped so far, with [`OnBadBatch::Skip`](crate::OnBadBatch::Skip).
     pub fn skipped(&self) -> Skipped {
         self.reader.skipped()
     }
 
-    fn hand_over(&mut self, life: Life, leader_epoch: Option<u32>) {
-        if let Some(finished) = self.owned.finished(life) {
+    fn hand_over(&mut self, session: FetchSession, leader_epoch: Option<u32>) {
+        if let Some(finished) = self.owned.finished(session) {
             let position = Position {
-                offset: self.reader.position(life),
+                offset: self.reader.position(session),
                 leader_epoch,
             };
             self.handed = Some((finished.clone(), position));
         }
     }
 
-    /// Goes on with partitions that move, as far as nothing has to be waited for. Each call does that once, so that a handler of many
-    /// records that are at hand is in nobody's way.
-    fn go_on(&mut self) -> Result<(), ClientError> {
+    /// Takes the results of background work that are there already, without waiting. Each call does that once, so that
+    /// a handler that always has records at hand does not hold up a rebalance.
+    fn poll_work(&mut self) -> Result<(), ClientError> {
         if let Some(done) = some(&mut self.work).now_or_never() {
             self.work = None;
             self.take_done(done)?;
@@ -395,7 +405,7 @@ impl GroupConsumer {
         }
         if self.retry_at.is_some_and(|at| at <= Instant::now()) {
             self.retry_at = None;
-            self.is_stirred = true;
+            self.needs_advance = true;
         }
         Ok(())
     }
@@ -403,14 +413,14 @@ impl GroupConsumer {
     /// Waits until there are records that may be handed out.
     async fn ready(&mut self, max: usize) -> Result<(), ClientError> {
         self.finish();
-        self.go_on()?;
+        self.poll_work()?;
         loop {
             self.advance()?;
-            let filled = self.reader.filled(max);
+            let next = self.reader.peek_batch(max);
             let may_hand_out = self.view.is_within_session();
             if may_hand_out
-                && let Some(filled) = filled
-                && self.is_guarded(filled)
+                && let Some(next) = next
+                && self.is_committed_before(next)
             {
                 return Ok(());
             }
@@ -428,16 +438,17 @@ impl GroupConsumer {
                     self.take_done(done)?;
                 }
                 Some(found) = self.lookups.next() => self.take_found(found)?,
-                (life, partition, committed) = some(&mut self.guard) => {
-                    self.guard = None;
-                    if self.owned.by_life(life).is_none() {
-                        // Given up, or it goes on elsewhere: whether that was committed says nothing any more.
+                (session, partition, committed) = some(&mut self.pending_commit) => {
+                    self.pending_commit = None;
+                    if self.owned.by_fetch_session(session).is_none() {
+                        // The partition was given up, or its position moved: the outcome of the commit means nothing
+                        // any more.
                         self.committer.moved(&partition);
                         continue;
                     }
                     match committed {
                         Ok(()) => {}
-                        // Nothing was handed out. The next heartbeat's answer says what is still owned.
+                        // Nothing was handed out. The answer to the next heartbeat says what is still owned.
                         Err(ClientError::MembershipLost(_)) => {
                             let _ = self.membership.view.changed().await;
                             self.take_view();
@@ -447,11 +458,11 @@ impl GroupConsumer {
                 }
                 () = sleep_until(retry_at), if self.retry_at.is_some() => {
                     self.retry_at = None;
-                    self.is_stirred = true;
+                    self.needs_advance = true;
                 }
-                result = self.reader.fill(), if filled.is_none() => {
-                    if let Err((life, error)) = result {
-                        self.take_failed(life, error)?;
+                result = self.reader.fill(), if next.is_none() => {
+                    if let Err((session, error)) = result {
+                        self.take_failed(session, error)?;
                     }
                     self.finish_passed();
                 }
@@ -459,25 +470,30 @@ impl GroupConsumer {
         }
     }
 
-    /// Whether what is handed out next is committed before, if it has to be; begins with that.
-    fn is_guarded(&mut self, filled: Filled) -> bool {
+    /// Whether the offsets of `next` are committed already, where [`CommitMode::Before`] asks for that. If not, begins
+    /// the commit.
+    fn is_committed_before(&mut self, next: NextBatch) -> bool {
         if self.config.commit != CommitMode::Before {
             return true;
         }
-        let Filled {
-            life,
+        let NextBatch {
+            session,
             end,
             leader_epoch,
-        } = filled;
-        let Some((partition, owned)) = self.owned.by_life(life).filter(|_| self.guard.is_none()) else {
+        } = next;
+        let Some((partition, owned)) = self
+            .owned
+            .by_fetch_session(session)
+            .filter(|_| self.pending_commit.is_none())
+        else {
             return false;
         };
         if self.committer.has_committed(partition, end) {
             return true;
         }
         if owned.finished.get().is_none() {
-            // What is committed now and never handed out can be taken back when the partition is given up.
-            owned.finished.set(Position::start(self.reader.position(life)));
+            // The commit can be taken back when the partition is given up before these records were handed out.
+            owned.finished.set(Position::start(self.reader.position(session)));
         }
         let partition = partition.clone();
         let position = Position {
@@ -486,9 +502,9 @@ impl GroupConsumer {
         };
         let commit = position.commit(partition.clone());
         let committer = self.committer.clone();
-        self.guard = Some(Box::pin(async move {
+        self.pending_commit = Some(Box::pin(async move {
             let committed = committer.commit_offsets(vec![commit]).await;
-            (life, partition, committed)
+            (session, partition, committed)
         }));
         false
     }
@@ -502,7 +518,7 @@ fn new_member_id() -> Arc<str> {
     uuid::Uuid::new_v4().to_string().into()
 }
 
-/// The output of a future that may be there; waits for ever without one. It stays where it is when this is dropped.
+/// Waits for the future if there is one, otherwise forever. The future stays in place when this is dropped.
 async fn some<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
     match future {
         Some(future) => future.await,

@@ -5,44 +5,44 @@ use std::sync::Arc;
 
 use super::committer::Finished;
 use super::listener::{PartitionPosition, TopicPartition};
-use crate::consumer::{Life, StartAt};
+use crate::consumer::{FetchSession, StartAt};
 use crate::metadata::TopicMetadata;
 
-/// An owned partition.
+/// A partition that the member owns.
 pub(crate) struct Owned {
     pub state: State,
     pub is_paused: bool,
     pub finished: Finished,
-    /// Counts what was asked about its start: an older answer does not count.
+    /// Counts the lookups of its start: the answer to an older one does not count.
     turn: u64,
 }
 
-/// How far it is.
+/// How far the partition is on its way to being read.
 pub(crate) enum State {
-    /// The listener does not know it.
+    /// The listener has not been told of it.
     New,
-    /// It does; perhaps it said where to begin.
+    /// The listener was told; perhaps it said where to begin.
     Announced(Option<StartAt>),
-    /// Where it begins is being found out.
+    /// The offset where it begins is being looked up.
     LookedUp(Option<StartAt>),
-    /// It is read, or could be.
+    /// Its position is known: it is being read, or paused.
     At {
         topic: Arc<TopicMetadata>,
-        /// Where reading begins, or stopped.
+        /// The offset where reading begins, or where it stopped.
         offset: i64,
-        /// It is read.
-        life: Option<Life>,
+        /// The fetch session, while it is read.
+        session: Option<FetchSession>,
     },
-    /// Waits for a seek.
+    /// Reading waits for a seek.
     Stuck,
 }
 
 #[derive(Default)]
 pub(crate) struct OwnedPartitions {
     by_partition: BTreeMap<TopicPartition, Owned>,
-    by_life: HashMap<Life, TopicPartition>,
+    by_fetch_session: HashMap<FetchSession, TopicPartition>,
     turns: u64,
-    /// Partitions were given up, and the coordinator has not been told.
+    /// Whether partitions were given up since the coordinator was last told.
     pub gave_up: bool,
 }
 
@@ -63,13 +63,13 @@ impl OwnedPartitions {
         self.by_partition.get_mut(partition)
     }
 
-    pub fn by_life(&self, life: Life) -> Option<(&TopicPartition, &Owned)> {
-        let partition = self.by_life.get(&life)?;
+    pub fn by_fetch_session(&self, session: FetchSession) -> Option<(&TopicPartition, &Owned)> {
+        let partition = self.by_fetch_session.get(&session)?;
         Some((partition, &self.by_partition[partition]))
     }
 
-    pub fn finished(&self, life: Life) -> Option<&Finished> {
-        self.by_life(life).map(|(_, owned)| &owned.finished)
+    pub fn finished(&self, session: FetchSession) -> Option<&Finished> {
+        self.by_fetch_session(session).map(|(_, owned)| &owned.finished)
     }
 
     pub fn insert(&mut self, partition: TopicPartition, finished: Finished) {
@@ -82,7 +82,8 @@ impl OwnedPartitions {
         self.by_partition.insert(partition, owned);
     }
 
-    /// Sets the state of a partition that is not read and still owned; what was asked about its start no longer counts.
+    /// Sets the state of a partition that is not read and still owned; lookups of its start that are under way no
+    /// longer count.
     pub fn set(&mut self, partition: &TopicPartition, state: State) {
         if let Some(owned) = self.by_partition.get_mut(partition) {
             owned.state = state;
@@ -108,7 +109,7 @@ impl OwnedPartitions {
         (owned.turn, given)
     }
 
-    /// Whether an answer about its start still counts.
+    /// Whether the answer to this lookup of its start still counts.
     pub fn is_looked_up(&self, partition: &TopicPartition, turn: u64) -> bool {
         self.get(partition)
             .is_some_and(|owned| owned.turn == turn && matches!(owned.state, State::LookedUp(_)))
@@ -122,36 +123,36 @@ impl OwnedPartitions {
         }
     }
 
-    pub fn started(&mut self, partition: &TopicPartition, begun: Life) {
+    pub fn started(&mut self, partition: &TopicPartition, begun: FetchSession) {
         if let Some(Owned {
-            state: State::At { life, .. },
+            state: State::At { session, .. },
             ..
         }) = self.by_partition.get_mut(partition)
         {
-            *life = Some(begun);
-            self.by_life.insert(begun, partition.clone());
+            *session = Some(begun);
+            self.by_fetch_session.insert(begun, partition.clone());
         }
     }
 
-    /// Marks partitions as not read any more; which lives that ends.
-    pub fn stop(&mut self, partitions: &[TopicPartition], position: impl Fn(Life) -> i64) -> Vec<Life> {
+    /// Marks partitions as not read any more; returns the fetch sessions that this ends.
+    pub fn stop(&mut self, partitions: &[TopicPartition], position: impl Fn(FetchSession) -> i64) -> Vec<FetchSession> {
         let mut ended = Vec::new();
         for partition in partitions {
             if let Some(Owned {
-                state: State::At { offset, life, .. },
+                state: State::At { offset, session, .. },
                 ..
             }) = self.by_partition.get_mut(partition)
-                && let Some(life) = life.take()
+                && let Some(session) = session.take()
             {
-                *offset = position(life);
-                self.by_life.remove(&life);
-                ended.push(life);
+                *offset = position(session);
+                self.by_fetch_session.remove(&session);
+                ended.push(session);
             }
         }
         ended
     }
 
-    /// Takes partitions out that are not read any more.
+    /// Removes partitions that are not read any more, and returns how far each is finished.
     pub fn remove(&mut self, partitions: &BTreeSet<TopicPartition>) -> Vec<PartitionPosition> {
         self.gave_up = true;
         let removed = partitions.iter().filter_map(|partition| {
@@ -164,9 +165,9 @@ impl OwnedPartitions {
         removed.collect()
     }
 
-    /// Takes out all that the listener knows of.
+    /// Removes all partitions, and returns how far each is finished.
     pub fn take_all(&mut self) -> Vec<PartitionPosition> {
-        self.by_life.clear();
+        self.by_fetch_session.clear();
         let all = std::mem::take(&mut self.by_partition).into_iter();
         all.map(|(partition, owned)| PartitionPosition {
             partition,

@@ -1,4 +1,5 @@
-//! What a member does when its partitions change, step by step: lost ones are told, others given up, new ones taken up.
+//! The steps of a rebalance in a member: the listener is told of lost partitions, others are given up, new ones are
+//! taken up.
 //!
 //! One step is under way at a time; each begins in [`GroupConsumer::advance`] and ends in `take_done` or `take_found`.
 
@@ -14,16 +15,16 @@ use super::config::CommitMode;
 use super::listener::{GroupHandle, ListenerError, StartPositions, TopicPartition};
 use super::membership::Ack;
 use super::owned::{Owned, State};
-use super::starts::{Found, Known};
-use crate::consumer::Life;
+use super::starts::{LookupResult, StoredStart};
+use crate::consumer::FetchSession;
 use crate::error::ClientError;
 use crate::notice::Notice;
 
-/// Before partitions whose start could not be found out are tried again.
+/// Delay before partitions whose start could not be found are tried again.
 const START_RETRY: Duration = Duration::from_millis(500);
 
-/// What a piece of work came to.
-pub(super) enum Done {
+/// The outcome of a step that had to be waited for.
+pub(super) enum FinishedStep {
     Announced {
         losses: u64,
         partitions: Vec<TopicPartition>,
@@ -36,8 +37,8 @@ pub(super) enum Done {
 }
 
 impl GroupConsumer {
-    /// Takes what the membership has heard.
-    pub(super) fn look(&mut self) {
+    /// Takes the newest state of the membership, if it has changed.
+    pub(super) fn poll_view(&mut self) {
         if self.membership.view.has_changed().unwrap_or(true) {
             self.take_view();
         }
@@ -45,14 +46,14 @@ impl GroupConsumer {
 
     pub(super) fn take_view(&mut self) {
         let view = self.membership.view.borrow_and_update().clone();
-        self.is_stirred = true;
+        self.needs_advance = true;
         if view.losses != self.view.losses {
             self.reader.clear();
             self.handed = None;
-            self.guard = None;
+            self.pending_commit = None;
             self.lookups.clear();
             self.acknowledged = None;
-            // Nothing is taken up before the listener was told of what is lost: no loss puts out another.
+            // No partition is taken up before the listener was told of this loss, so one loss never replaces another.
             let lost = self.owned.take_all();
             if !lost.is_empty() {
                 self.lost = Some((self.handle(), lost));
@@ -62,13 +63,13 @@ impl GroupConsumer {
         self.view = view;
     }
 
-    /// Begins with the next thing that is to be done about the assignment.
+    /// Begins the next step that the assignment asks for.
     pub(super) fn advance(&mut self) -> Result<(), ClientError> {
-        self.look();
-        if !self.is_stirred || self.work.is_some() {
+        self.poll_view();
+        if !self.needs_advance || self.work.is_some() {
             return Ok(());
         }
-        self.is_stirred = false;
+        self.needs_advance = false;
         if let Some((group, lost)) = self.lost.take() {
             tracing::warn!(
                 group = self.config.group, member = self.member_id(), lost = %list(lost.iter().map(|l| &l.partition)), "partitions lost"
@@ -76,13 +77,13 @@ impl GroupConsumer {
             if let Some(listener) = self.listener.clone() {
                 self.work = Some(Box::pin(async move {
                     listener.on_lost(&group, &lost).await;
-                    Done::ToldLost
+                    FinishedStep::ToldLost
                 }));
                 return Ok(());
             }
         }
         if let Some(error) = &self.view.fatal {
-            self.is_stirred = true;
+            self.needs_advance = true;
             return Err(error.clone());
         }
         let excess: BTreeSet<_> = self
@@ -120,7 +121,7 @@ impl GroupConsumer {
         }
     }
 
-    /// Says to the coordinator that all that had to be given up is given up.
+    /// Tells the coordinator that all partitions that had to be given up are given up.
     fn acknowledge(&mut self) {
         let version = (self.view.losses, self.view.assignment_version);
         if self.view.epoch == 0 || self.acknowledged == Some(version) {
@@ -131,7 +132,7 @@ impl GroupConsumer {
             assignment_version: version.1,
             owned: self.view.assignment.clone(),
         };
-        // Someone may wait for what was given up; nobody for what was taken up.
+        // Heartbeat at once only after a revocation: another member may be waiting for the partitions.
         let at_once = std::mem::take(&mut self.owned.gave_up);
         self.membership.acknowledge(ack, at_once);
         self.acknowledged = Some(version);
@@ -153,7 +154,7 @@ impl GroupConsumer {
         let losses = self.view.losses;
         self.work = Some(Box::pin(async move {
             let starts = listener.on_assigned(&group, &new).await;
-            Done::Announced {
+            FinishedStep::Announced {
                 losses,
                 partitions: new,
                 starts,
@@ -161,7 +162,7 @@ impl GroupConsumer {
         }));
     }
 
-    /// Finds out where partitions begin.
+    /// Looks up where partitions begin.
     fn look_up(&mut self) {
         let mut unknown = Vec::new();
         for partition in self.owned.in_state(|state| matches!(state, State::Announced(_))) {
@@ -169,7 +170,7 @@ impl GroupConsumer {
             match given {
                 Some(_) => self
                     .lookups
-                    .push(self.starts.start(partition, turn, given, Known::Nothing)),
+                    .push(self.starts.start(partition, turn, given, StoredStart::Nothing)),
                 None => unknown.push((partition, turn)),
             }
         }
@@ -178,8 +179,12 @@ impl GroupConsumer {
         }
     }
 
-    /// Stops with partitions, calls the listener, commits, in this order. The coordinator is told when that is done.
-    pub(super) fn give_up(&mut self, partitions: BTreeSet<TopicPartition>, commit: bool) -> BoxFuture<'static, Done> {
+    /// Stops reading partitions, calls the listener, commits, in this order. The coordinator is told after that.
+    pub(super) fn give_up(
+        &mut self,
+        partitions: BTreeSet<TopicPartition>,
+        commit: bool,
+    ) -> BoxFuture<'static, FinishedStep> {
         let list: Vec<_> = partitions.iter().cloned().collect();
         self.stop(&list);
         let given_up = self.owned.remove(&partitions);
@@ -196,18 +201,18 @@ impl GroupConsumer {
                 false => Ok(()),
             };
             committer.forget(partitions).await;
-            Done::GaveUp { committed }
+            FinishedStep::GaveUp { committed }
         })
     }
 
-    /// Ends reading of partitions, and remembers where.
+    /// Ends reading of partitions, and keeps their positions.
     pub(super) fn stop(&mut self, partitions: &[TopicPartition]) {
         let reader = &self.reader;
-        let lives = self.owned.stop(partitions, |life| reader.position(life));
-        self.reader.remove(&lives);
+        let sessions = self.owned.stop(partitions, |session| reader.position(session));
+        self.reader.remove(&sessions);
     }
 
-    /// Begins to read partitions where they are, unless they are paused.
+    /// Begins to read partitions at their positions, unless they are paused.
     pub(super) fn read(&mut self, partitions: &[TopicPartition]) {
         for partition in partitions {
             let Some(Owned {
@@ -215,7 +220,7 @@ impl GroupConsumer {
                     State::At {
                         topic,
                         offset,
-                        life: None,
+                        session: None,
                     },
                 is_paused: false,
                 ..
@@ -223,29 +228,29 @@ impl GroupConsumer {
             else {
                 continue;
             };
-            let lives = self.reader.add([(topic.clone(), partition.partition, *offset)]);
-            self.owned.started(partition, lives[0]);
+            let sessions = self.reader.add([(topic.clone(), partition.partition, *offset)]);
+            self.owned.started(partition, sessions[0]);
         }
     }
 
-    pub(super) fn take_done(&mut self, done: Done) -> Result<(), ClientError> {
-        self.is_stirred = true;
+    pub(super) fn take_done(&mut self, done: FinishedStep) -> Result<(), ClientError> {
+        self.needs_advance = true;
         match done {
-            Done::ToldLost => {}
-            Done::GaveUp { committed } => {
+            FinishedStep::ToldLost => {}
+            FinishedStep::GaveUp { committed } => {
                 if let Err(error) = committed {
-                    self.cluster.notices.tell(&Notice::NotCommitted {
+                    self.cluster.notices.publish(&Notice::NotCommitted {
                         group: self.config.group.as_str().into(),
                         error,
                     });
                 }
             }
-            Done::Announced { losses, .. } if losses != self.view.losses => {}
-            Done::Announced { partitions, starts, .. } => {
+            FinishedStep::Announced { losses, .. } if losses != self.view.losses => {}
+            FinishedStep::Announced { partitions, starts, .. } => {
                 let starts = starts.map_err(|error| ClientError::Listener(error.into()))?;
                 for partition in &partitions {
                     let given = starts.iter().find(|(start, _)| start == partition).map(|(_, at)| *at);
-                    // Unless a seek came first.
+                    // A seek may have come first.
                     if matches!(self.owned.get(partition), Some(Owned { state: State::New, .. })) {
                         self.owned.set(partition, State::Announced(given));
                     }
@@ -255,9 +260,9 @@ impl GroupConsumer {
         Ok(())
     }
 
-    pub(super) fn take_found(&mut self, found: Found) -> Result<(), ClientError> {
+    pub(super) fn take_found(&mut self, found: LookupResult) -> Result<(), ClientError> {
         match found {
-            Found::Committed(partitions, Ok(offsets)) => {
+            LookupResult::Committed(partitions, Ok(offsets)) => {
                 for ((partition, turn), known) in partitions.into_iter().zip(offsets) {
                     if self.owned.is_looked_up(&partition, turn) {
                         self.lookups.push(self.starts.start(partition, turn, None, known));
@@ -265,7 +270,7 @@ impl GroupConsumer {
                 }
                 Ok(())
             }
-            Found::Committed(partitions, Err(error)) => {
+            LookupResult::Committed(partitions, Err(error)) => {
                 let is_wanted = partitions.iter().any(|(p, turn)| self.owned.is_looked_up(p, *turn));
                 for (partition, turn) in partitions {
                     self.failed_lookup(&partition, turn, &error);
@@ -276,7 +281,7 @@ impl GroupConsumer {
                     Ok(())
                 }
             }
-            Found::Start(partition, turn, Ok(start)) => {
+            LookupResult::Start(partition, turn, Ok(start)) => {
                 let Some(owned) = self
                     .owned
                     .get(&partition)
@@ -288,26 +293,26 @@ impl GroupConsumer {
                     self.committer.is_committed(&partition, start.offset);
                 }
                 if start.is_added {
-                    self.cluster.notices.tell(&Notice::PartitionsAdded {
+                    self.cluster.notices.publish(&Notice::PartitionsAdded {
                         topic: partition.topic.clone(),
                         partitions: vec![partition.partition],
                     });
                 }
-                // The member's position counts from here on, so that the next owner begins there and not at an end that has
-                // moved on meanwhile.
+                // The position is committed with the next commit, so that the next owner begins there and not at an end
+                // that has moved on meanwhile.
                 if self.config.commit != CommitMode::Manual {
                     owned.finished.set(Position::start(start.offset));
                 }
                 let state = State::At {
                     topic: start.topic,
                     offset: start.offset,
-                    life: None,
+                    session: None,
                 };
                 self.owned.set(&partition, state);
                 self.read(&[partition]);
                 Ok(())
             }
-            Found::Start(partition, turn, Err(error)) => {
+            LookupResult::Start(partition, turn, Err(error)) => {
                 if !self.owned.is_looked_up(&partition, turn) {
                     return Ok(());
                 }
@@ -320,12 +325,12 @@ impl GroupConsumer {
         }
     }
 
-    /// Again later, or never if that is of no use.
+    /// Schedules another attempt, or none if that would be of no use.
     fn failed_lookup(&mut self, partition: &TopicPartition, turn: u64, error: &ClientError) {
         if !self.owned.is_looked_up(partition, turn) {
             return;
         }
-        // A topic that is gone is taken from the member soon; one just created may not be known everywhere.
+        // A topic that is gone is soon revoked; one that was just created may not be known everywhere.
         let again = error.is_retryable() || matches!(error, ClientError::UnknownTopic { .. });
         tracing::warn!(group = self.config.group, %partition, %error, again, "where to begin could not be found out");
         self.owned.end_lookup(partition, again);
@@ -334,13 +339,13 @@ impl GroupConsumer {
         }
     }
 
-    pub(super) fn take_failed(&mut self, life: Life, error: ClientError) -> Result<(), ClientError> {
+    pub(super) fn take_failed(&mut self, session: FetchSession, error: ClientError) -> Result<(), ClientError> {
         if !matches!(error, ClientError::UnknownTopic { .. }) {
             return Err(error);
         }
-        // The coordinator takes it from the member soon.
-        if let Some((partition, _)) = self.owned.by_life(life) {
-            self.cluster.notices.tell(&Notice::PartitionGone {
+        // The coordinator soon revokes it.
+        if let Some((partition, _)) = self.owned.by_fetch_session(session) {
+            self.cluster.notices.publish(&Notice::PartitionGone {
                 topic: partition.topic.clone(),
                 partition: partition.partition,
             });

@@ -1,4 +1,4 @@
-//! Where partitions begin: at the committed offset, else as the settings say.
+//! Where partitions begin: at the committed offset, otherwise as the settings say.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,57 +19,58 @@ use crate::notice::Notice;
 /// Partitions that one call may name, as the contract says.
 const PARTITIONS_PER_FETCH_MAX: usize = 10_000;
 
-/// How long reading waits until it is known what a group passes over that begins at a partition's end.
-const TOLD_WITHIN: Duration = Duration::from_secs(1);
+/// Timeout of finding out, for a notice, which records a group skips that begins at a partition's end.
+const NOTICE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Asks for where partitions begin. Its futures stand alone: one whose partition was given up meanwhile is passed over.
+/// Looks up where partitions begin. Its futures are independent of the consumer: the result for a partition that was
+/// given up meanwhile is ignored.
 pub(crate) struct Starts {
     pub cluster: Arc<Cluster>,
     pub coordinator: Arc<Coordinator>,
     pub offset_reset: OffsetReset,
 }
 
-/// What was asked for, each with the turn of its partition, which tells whether it still counts.
-pub(crate) enum Found {
-    /// What is committed.
-    Committed(Vec<(TopicPartition, u64)>, Result<Vec<Known>, ClientError>),
+/// The result of a lookup, with the number of the lookup per partition, which tells whether it still counts.
+pub(crate) enum LookupResult {
+    /// The committed offsets of partitions.
+    Committed(Vec<(TopicPartition, u64)>, Result<Vec<StoredStart>, ClientError>),
     Start(TopicPartition, u64, Result<Start, ClientError>),
 }
 
-/// What the group knows of where a partition begins.
+/// The group's stored knowledge of where a partition begins.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Known {
+pub(crate) enum StoredStart {
     Committed(i64),
-    /// Nothing is committed.
+    /// No offset is committed.
     Nothing,
-    /// Nothing is committed, and the partition was added after the group began to read its topic.
+    /// No offset is committed, and the partition was added after the group began to read its topic.
     Added,
 }
 
-/// Where a partition begins.
+/// The position where a partition begins.
 pub(crate) struct Start {
     pub topic: Arc<TopicMetadata>,
     pub offset: i64,
     pub is_committed: bool,
-    /// All that is in it came after the group.
+    /// Whether the partition was added after the group began, so that the group must read all of it.
     pub is_added: bool,
 }
 
 impl Starts {
-    /// What the group has committed for partitions.
-    pub fn committed(&self, partitions: Vec<(TopicPartition, u64)>) -> BoxFuture<'static, Found> {
+    /// Fetches the offsets that the group has committed for partitions.
+    pub fn committed(&self, partitions: Vec<(TopicPartition, u64)>) -> BoxFuture<'static, LookupResult> {
         let coordinator = self.coordinator.clone();
         Box::pin(async move {
             let wanted = partitions.iter().map(|(partition, _)| partition.wire()).collect();
             let committed = fetch(&coordinator, wanted).await.map(|offsets| {
                 let known = |offset: &v1::PartitionOffset| match offset.offset {
-                    committed @ 0.. => Known::Committed(committed),
-                    _ if offset.added => Known::Added,
-                    _ => Known::Nothing,
+                    committed @ 0.. => StoredStart::Committed(committed),
+                    _ if offset.added => StoredStart::Added,
+                    _ => StoredStart::Nothing,
                 };
                 offsets.iter().map(known).collect::<Vec<_>>()
             });
-            Found::Committed(partitions, committed)
+            LookupResult::Committed(partitions, committed)
         })
     }
 
@@ -80,8 +81,8 @@ impl Starts {
         partition: TopicPartition,
         turn: u64,
         given: Option<StartAt>,
-        known: Known,
-    ) -> BoxFuture<'static, Found> {
+        known: StoredStart,
+    ) -> BoxFuture<'static, LookupResult> {
         let cluster = self.cluster.clone();
         let group = self.coordinator.group().clone();
         let reset = match self.offset_reset {
@@ -91,9 +92,9 @@ impl Starts {
         };
         Box::pin(async move {
             let by_group = match known {
-                Known::Committed(offset) => Some(StartAt::Offset(offset)),
-                Known::Added => Some(StartAt::Earliest),
-                Known::Nothing => None,
+                StoredStart::Committed(offset) => Some(StartAt::Offset(offset)),
+                StoredStart::Added => Some(StartAt::Earliest),
+                StoredStart::Nothing => None,
             };
             let at = given.or(by_group).or(reset);
             let start = async {
@@ -105,31 +106,31 @@ impl Starts {
                 let topic = topic(&cluster, &partition).await?;
                 let offset = start_offset(&cluster, &topic, partition.partition, at).await?;
                 if at == StartAt::Latest && given.is_none() {
-                    // It is only for the notice: reading does not wait long for it.
-                    let told = tell_skipped(&cluster, group, &topic, partition.partition, offset);
-                    let _ = timeout(TOLD_WITHIN, told).await;
+                    // Only the notice needs this, so reading does not wait long for it.
+                    let notified = notify_skipped(&cluster, group, &topic, partition.partition, offset);
+                    let _ = timeout(NOTICE_TIMEOUT, notified).await;
                 }
                 Ok(Start {
                     topic,
                     offset,
-                    is_committed: given.is_none() && matches!(known, Known::Committed(_)),
-                    is_added: given.is_none() && matches!(known, Known::Added),
+                    is_committed: given.is_none() && matches!(known, StoredStart::Committed(_)),
+                    is_added: given.is_none() && matches!(known, StoredStart::Added),
                 })
             };
             let start = start.await;
-            Found::Start(partition, turn, start)
+            LookupResult::Start(partition, turn, start)
         })
     }
 }
 
-/// Says which records a group passes over that begins at a partition's end.
-async fn tell_skipped(cluster: &Cluster, group: Arc<str>, topic: &TopicMetadata, partition: u32, offset: i64) {
+/// Publishes a notice of the records that a group skips by beginning at a partition's end.
+async fn notify_skipped(cluster: &Cluster, group: Arc<str>, topic: &TopicMetadata, partition: u32, offset: i64) {
     let Ok(first) = cluster.list_offsets(topic, partition, OffsetAt::Earliest).await else {
         return;
     };
     let log_start_offset = first.offset.unwrap_or(0);
     if log_start_offset < offset {
-        cluster.notices.tell(&Notice::BeginsAtEnd {
+        cluster.notices.publish(&Notice::BeginsAtEnd {
             group,
             topic: topic.name.clone(),
             partition,
@@ -139,7 +140,7 @@ async fn tell_skipped(cluster: &Cluster, group: Arc<str>, topic: &TopicMetadata,
     }
 }
 
-/// The topic of a partition, if it is still there under that id.
+/// The topic of a partition, if it still exists under that id.
 async fn topic(cluster: &Cluster, partition: &TopicPartition) -> Result<Arc<TopicMetadata>, ClientError> {
     let find = async || {
         let found = cluster.topic(&partition.topic).await?;
@@ -149,7 +150,7 @@ async fn topic(cluster: &Cluster, partition: &TopicPartition) -> Result<Arc<Topi
     if let Some(found) = find().await? {
         return Ok(found);
     }
-    // Created anew, or with more partitions, since the metadata was read.
+    // The topic may have been created anew, or may have got more partitions, since the metadata was read.
     let seen = cluster.metadata.image().refreshes;
     let _ = cluster.metadata.refresh(seen).await;
     find().await?.ok_or_else(|| ClientError::UnknownTopic {
@@ -157,7 +158,7 @@ async fn topic(cluster: &Cluster, partition: &TopicPartition) -> Result<Arc<Topi
     })
 }
 
-/// Committed offsets, linearizable. All there are when none are named.
+/// Committed offsets, linearizable: of the named partitions, or of all if none is named.
 pub(crate) async fn fetch(
     coordinator: &Coordinator,
     mut partitions: Vec<v1::TopicPartition>,

@@ -1,8 +1,8 @@
-//! Keeps the image fresh. Only topics that someone uses are asked for. One refresh runs at a time; who comes while it runs takes
-//! its result if it succeeds, and else that of the next one, which all share who wait by then. A broker that does not answer soon
-//! does not hold the others up: the next one is asked meanwhile.
+//! Keeps the image fresh. Only topics that this client uses are asked for. One refresh runs at a time; a caller that
+//! comes while one runs takes its result if it succeeds, and otherwise that of the next refresh, which all waiting
+//! callers share. A broker that does not answer soon does not hold the others up: the next one is asked meanwhile.
 //!
-//! It knows the brokers, so whoever calls one, or any of them, does so here.
+//! The cache knows the brokers, so all calls to a broker, or to any broker, are made here.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -29,14 +29,14 @@ use crate::wire_error::{Failure, LeaderHint};
 /// How long a broker may take before the next one is asked as well. They answer from memory.
 const HEDGE_AFTER: Duration = Duration::from_millis(250);
 
-/// How long a broker may take at all. It waits up to 5 s for a metadata version that it does not have yet.
-const ANSWER_WITHIN: Duration = Duration::from_secs(6);
+/// Timeout of one broker's answer. A broker waits up to 5 s for a metadata version that it does not have yet.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// What comes after a failure.
-pub(crate) enum Then {
-    /// Another broker is asked, after this time.
+/// What [`MetadataCache::ask_in_turn`] does after a failure.
+pub(crate) enum OnFailure {
+    /// Ask another broker, after this delay.
     Ask(Duration),
-    /// No other one; but who was asked and has not answered may know more.
+    /// Ask no other broker; but wait for those that were asked and have not answered, as they may know more.
     Wait,
     GiveUp,
 }
@@ -46,13 +46,14 @@ pub(crate) struct MetadataCache {
     notices: Arc<Notices>,
     channels: Channels,
     image: watch::Sender<Arc<Image>>,
-    /// Topics that someone used.
+    /// Topics that this client has used.
     wanted: Mutex<HashSet<Arc<str>>>,
-    /// What a broker must have to answer: set by changes that this client made, so that it sees them itself.
+    /// Least metadata version that an answer must have: set by changes that this client made, so that it sees them
+    /// itself.
     min_version: AtomicU64,
-    /// How many attempts at a refresh were begun.
+    /// Number of refreshes that were begun.
     attempts: AtomicU64,
-    /// Who refreshes holds it. The last attempt that was ended: its number, and why it failed.
+    /// Held during a refresh. It holds the number of the last refresh that ended, and why it failed.
     refreshing: tokio::sync::Mutex<(u64, Option<Failure>)>,
     /// Moves on with each refresh, so that a broker that is cut off from the others is not asked again and again.
     next_broker: AtomicUsize,
@@ -86,7 +87,7 @@ impl MetadataCache {
         self.image.subscribe()
     }
 
-    /// From now on refreshes ask for this topic, too.
+    /// Makes later refreshes ask for this topic, too.
     pub fn want(&self, topic: &Arc<str>) {
         self.wanted
             .lock()
@@ -94,12 +95,12 @@ impl MetadataCache {
             .insert(topic.clone());
     }
 
-    /// A topic that does not exist any more is not asked for for ever.
+    /// Makes later refreshes leave this topic out: one that does not exist any more is not asked for forever.
     pub fn forget(&self, topic: &str) {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner).remove(topic);
     }
 
-    /// The cluster changed to this version: older answers will not do.
+    /// Requires this metadata version of later answers, after a change to the cluster.
     pub fn require_version(&self, version: u64) {
         self.min_version.fetch_max(version, Ordering::Relaxed);
     }
@@ -109,7 +110,7 @@ impl MetadataCache {
         self.min_version.load(Ordering::Relaxed)
     }
 
-    /// A broker named another leader. Returns whether that was news.
+    /// Takes over the leader that a broker named. Returns whether that was news.
     pub fn apply_hint(&self, topic: TopicId, partition: u32, hint: &LeaderHint) -> bool {
         self.image
             .send_if_modified(|image| match image.with_leader(topic, partition, hint) {
@@ -121,8 +122,9 @@ impl MetadataCache {
             })
     }
 
-    /// Brokers to ask, the next one in turn first: those alive, the others, the seeds that are none of them. A broker that is
-    /// cut off calls itself alone alive: when that is less than a majority, all take turns, or it would be asked for ever.
+    /// Addresses to ask, the next one in turn first: brokers that are alive, then the others, then the seeds that are
+    /// neither. A broker that is cut off believes that only itself is alive: when fewer than a majority are alive, all
+    /// take turns, or it would be asked forever.
     pub fn candidates(&self) -> Vec<Arc<str>> {
         let image = self.image();
         let majority_is_alive = 2 * image.brokers.values().filter(|b| b.alive).count() > image.brokers.len();
@@ -151,7 +153,8 @@ impl MetadataCache {
         alive
     }
 
-    /// Asks the brokers, unless that has been done since the caller saw `seen`, or was tried in vain since the call.
+    /// Refreshes the image, unless that has been done since the caller saw `seen`, or a later attempt
+    /// than this call has failed.
     pub async fn refresh(&self, seen: u64) -> Result<(), Failure> {
         let before = self.attempts.load(Ordering::Relaxed);
         let mut last = self.refreshing.lock().await;
@@ -173,7 +176,7 @@ impl MetadataCache {
         let asked = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut request = v1::GetMetadataRequest {
             topics: asked.iter().map(|name| name.to_string()).collect(),
-            // Without any names all topics would come; the nil id is nobody's.
+            // A request without any names would ask for all topics; the nil id is no topic's.
             topic_ids: if asked.is_empty() {
                 vec![Bytes::from_static(&[0; 16])]
             } else {
@@ -182,7 +185,8 @@ impl MetadataCache {
             min_version: self.min_version(),
         };
         let answer = match self.ask(&request).await {
-            // No broker has that version. Versions of a cluster that was made anew begin anew, and then it never comes.
+            // No broker has that version. A cluster that was made anew counts versions from the beginning, and would
+            // never reach it.
             Err(failure) if failure.reason == Some(Reason::NotReady) && request.min_version > 0 => {
                 request.min_version = 0;
                 let answer = self.ask(&request).await?;
@@ -195,7 +199,7 @@ impl MetadataCache {
         };
         let before = self.image();
         if before.is_of_another_cluster(&answer) {
-            self.notices.tell(&Notice::ClusterChanged {
+            self.notices.publish(&Notice::ClusterChanged {
                 before: before.cluster_id.clone(),
                 now: answer.cluster_id.clone(),
             });
@@ -207,7 +211,7 @@ impl MetadataCache {
     }
 
     async fn ask(&self, request: &v1::GetMetadataRequest) -> Result<v1::GetMetadataResponse, Failure> {
-        self.first_answer(ANSWER_WITHIN, |channel| {
+        self.first_answer(ANSWER_TIMEOUT, |channel| {
             let mut service = v1::metadata_service_client::MetadataServiceClient::new(channel)
                 .max_decoding_message_size(RESPONSE_BYTES_MAX);
             let request = request.clone();
@@ -216,7 +220,8 @@ impl MetadataCache {
         .await
     }
 
-    /// The first answer of any broker to a question that each of them answers at once; when all failed, what was said last.
+    /// The first answer of any broker to a question that each of them answers at once; when all failed, the last
+    /// failure.
     pub async fn first_answer<T, F>(&self, within: Duration, call: impl Fn(Channel) -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -224,21 +229,26 @@ impl MetadataCache {
         let mut attempts = Attempts::default();
         let judge = |failure: &Failure, is_last: bool| {
             attempts.failed(failure);
-            if is_last { Then::Wait } else { Then::Ask(Duration::ZERO) }
+            if is_last {
+                OnFailure::Wait
+            } else {
+                OnFailure::Ask(Duration::ZERO)
+            }
         };
         let answer = self.ask_in_turn(within, HEDGE_AFTER, call, judge).await;
         answer.map_err(|last| attempts.give_up(last).failure)
     }
 
-    /// Asks one broker after the other until one answers, each of which has its time, `within`: the next one when one fails, or is
-    /// silent for longer than `patience` while others have not been asked. After a failure `judge` says what comes; it also hears
-    /// whether all were asked, in which case they are asked again from the first on. An error is the last failure.
+    /// Asks one broker after the other until one answers, each with the timeout `within`: the next one when one fails,
+    /// or is silent for longer than `hedge_after` while others have not been asked. After a failure `judge` decides
+    /// what comes next; its second argument says whether all were asked, in which case the round begins again. An error
+    /// is the last failure.
     pub async fn ask_in_turn<T, F>(
         &self,
         within: Duration,
-        patience: Duration,
+        hedge_after: Duration,
         call: impl Fn(Channel) -> F,
-        mut judge: impl FnMut(&Failure, bool) -> Then,
+        mut judge: impl FnMut(&Failure, bool) -> OnFailure,
     ) -> Result<T, Failure>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -257,7 +267,7 @@ impl MetadataCache {
                 asked.push(ask(address));
             }
             let answered = if !is_over && candidates.len() > 0 {
-                timeout(patience, asked.next()).await
+                timeout(hedge_after, asked.next()).await
             } else {
                 Ok(asked.next().await)
             };
@@ -266,20 +276,20 @@ impl MetadataCache {
                 Ok(Some(Err(failure))) => {
                     match judge(&failure, candidates.len() == 0) {
                         _ if is_over => {}
-                        Then::Ask(delay) => sleep(delay).await,
-                        Then::Wait => is_over = true,
-                        Then::GiveUp => return Err(failure),
+                        OnFailure::Ask(delay) => sleep(delay).await,
+                        OnFailure::Wait => is_over = true,
+                        OnFailure::GiveUp => return Err(failure),
                     }
                     last = Some(failure);
                 }
                 Ok(None) => return Err(last.expect("one was asked")),
-                // It may be cut off, and silent until its time is over.
+                // The broker may be cut off, and stay silent until its timeout.
                 Err(_) => {}
             }
         }
     }
 
-    /// One attempt of a call, at one broker. What is not the broker's own word comes with its address.
+    /// Makes one attempt of a call, at one broker. An error that is not the broker's own answer names its address.
     pub async fn attempt<T, F>(
         &self,
         address: &str,
@@ -320,7 +330,7 @@ impl MetadataCache {
     {
         let waits = || format!("waiting for an answer of {}", self.name_of(address));
         let answer = timeout(within, call(channel));
-        // The answer itself says that it is over.
+        // The answer itself shows that the wait is over.
         let answer = self.notices.waiting(waits, |_| false, answer);
         let mut failure = match answer.await {
             Ok(Ok(response)) => return Ok(response.into_inner()),
@@ -356,7 +366,7 @@ mod tests {
         let cache = MetadataCache::new(&config, Arc::new(Notices::new(config.on_notice.clone())));
         let asked = join_all((0..40).map(|_| cache.refresh(0))).await;
         assert!(asked.iter().all(Result::is_err));
-        // Those who came while the first round ran took the result of the second, which began after they came.
+        // Callers that came during the first round took the result of the second, which began after they came.
         assert_eq!(cache.next_broker.load(Ordering::Relaxed), 2);
         cache.refresh(0).await.expect_err("nobody is there");
         assert_eq!(
@@ -386,7 +396,7 @@ mod tests {
         cache
     }
 
-    /// Whom a cache asks first in its next three refreshes, when these brokers of three are alive.
+    /// The brokers that a cache asks first in its next three refreshes, when these of three are alive.
     fn first_asked(alive: &[u32]) -> Vec<String> {
         let cache = knowing(alive);
         let mut first: Vec<String> = (0..3).map(|_| cache.candidates()[0].to_string()).collect();
@@ -410,7 +420,7 @@ mod tests {
                 let mut service = v1::metadata_service_client::MetadataServiceClient::new(channel);
                 service.get_metadata(v1::GetMetadataRequest::default()).await
             };
-            let failure = cache.attempt(address, ANSWER_WITHIN, call).await;
+            let failure = cache.attempt(address, ANSWER_TIMEOUT, call).await;
             failure.expect_err("nobody is there").message
         };
         let known = ask("127.0.0.1:3").await;

@@ -13,40 +13,40 @@ use jangada_types::{BrokerId, TopicId};
 
 use crate::wire_error::LeaderHint;
 
-/// A topic as clients see it.
+/// A topic, as the newest metadata has it.
 #[derive(Clone, Debug)]
 pub struct TopicMetadata {
-    /// Its name.
+    /// The topic's name.
     pub name: Arc<str>,
-    /// One that was deleted and created again under its name has another id.
+    /// The topic's id; a topic that was deleted and created again under its name has another one.
     pub id: TopicId,
-    /// By index, without gaps.
+    /// The partitions by index, without gaps.
     pub partitions: Vec<PartitionMetadata>,
     /// The settings that differ from the defaults.
     pub config: BTreeMap<String, String>,
 }
 
-/// A partition as clients see it.
+/// A partition, as the newest metadata has it.
 #[derive(Clone, Debug)]
 pub struct PartitionMetadata {
-    /// Its index.
+    /// The partition's index in its topic.
     pub partition: u32,
-    /// `None`: no leader is known at this moment.
+    /// The broker that leads. `None`: no leader is known at this moment.
     pub leader: Option<BrokerId>,
-    /// Grows with each election; 0: none is known.
+    /// The leader epoch, which grows with each election; 0: none is known.
     pub leader_epoch: u32,
     /// Brokers that hold a replica, the preferred leader first.
     pub replicas: Arc<[BrokerId]>,
 }
 
-/// A broker as clients see it.
+/// A broker, as the newest metadata has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BrokerMetadata {
     pub address: Arc<str>,
     pub alive: bool,
 }
 
-/// Where a partition's requests go.
+/// The leader of a partition, to which its requests go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum LeaderLookup {
     Known {
@@ -54,23 +54,23 @@ pub(crate) enum LeaderLookup {
         address: Arc<str>,
         epoch: u32,
     },
-    /// The partition has none that is known; an election may be going on.
+    /// The partition has no known leader; an election may be going on.
     Unknown { epoch: u32 },
-    /// No such topic id, or no such partition of it.
+    /// There is no such topic id, or no such partition of it.
     Missing,
 }
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Image {
     pub cluster_id: String,
-    /// Of the newest answer that was merged.
+    /// The metadata version of the newest answer that was merged.
     pub version: u64,
-    /// How often an answer was merged: tells callers whether someone refreshed since they looked.
+    /// Number of answers that were merged: tells callers whether the image was refreshed since they looked.
     pub refreshes: u64,
     pub brokers: BTreeMap<BrokerId, BrokerMetadata>,
     topics: HashMap<Arc<str>, Arc<TopicMetadata>>,
     names: HashMap<TopicId, Arc<str>>,
-    /// Names that the last answer was asked for: one that is not in `topics` then does not exist.
+    /// Names that the last refresh asked for: one that is not in `topics` then does not exist.
     asked: HashSet<Arc<str>>,
 }
 
@@ -103,12 +103,12 @@ impl Image {
         }
     }
 
-    /// Whether the broker that answers belongs to another cluster than this image is of.
+    /// Whether the broker that answers belongs to another cluster than this image.
     pub fn is_of_another_cluster(&self, answer: &v1::GetMetadataResponse) -> bool {
         !self.cluster_id.is_empty() && self.cluster_id != answer.cluster_id
     }
 
-    /// With a broker's answer to a request for the topics named.
+    /// The image with a broker's answer to a request for the topics in `asked`.
     #[must_use]
     pub fn merged(&self, answer: v1::GetMetadataResponse, asked: &HashSet<Arc<str>>) -> Self {
         if self.is_of_another_cluster(&answer) {
@@ -118,7 +118,7 @@ impl Image {
             };
             return nothing.merged(answer, asked);
         }
-        // One that lags behind says nothing about topics created or deleted since, and nothing new about brokers.
+        // An answer that lags behind says nothing about topics created or deleted since, and nothing new about brokers.
         let lags = answer.version < self.version;
         let mut image = self.clone();
         image.refreshes += 1;
@@ -158,7 +158,7 @@ impl Image {
         let known = self.topics.get(topic.name.as_str());
         let same = known.filter(|known| known.id == id && known.partitions.len() == topic.partitions.len());
         if lags && same.is_none() {
-            // Either newer than the answer, or gone since.
+            // The topic is either newer than the answer, or gone since.
             return known.cloned();
         }
         let name = known.map_or_else(|| Arc::from(topic.name.as_str()), |known| known.name.clone());
@@ -194,7 +194,7 @@ impl Image {
         }))
     }
 
-    /// With what a broker said of a partition's leader; `None` if that is not new.
+    /// The image with the leader that a broker named; `None` if that is not new.
     pub fn with_leader(&self, topic: TopicId, partition: u32, hint: &LeaderHint) -> Option<Self> {
         let name = self.names.get(&topic)?;
         let known = self.topics.get(name)?;
@@ -232,7 +232,7 @@ impl Image {
 }
 
 impl TopicMetadata {
-    /// As requests carry it.
+    /// The id as requests carry it.
     pub(crate) fn id_bytes(&self) -> Bytes {
         Bytes::copy_from_slice(self.id.as_bytes())
     }

@@ -1,7 +1,7 @@
-//! What a client does by itself that its user should hear of: it retries, waits, skips, or goes on elsewhere.
+//! Notices: what a client does by itself and its user should know of. It retries, waits, skips, or goes on elsewhere.
 //!
 //! Every such event is one [`Notice`]. It goes to the log (`tracing`) and to the observer of [`ClientConfig`](crate::ClientConfig).
-//! `troubles` decides when a failure that lasts is told: see there.
+//! `troubles` decides when a failure that lasts is published: see there.
 
 mod observer;
 mod troubles;
@@ -9,7 +9,8 @@ mod troubles;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The target under which notices are logged (`tracing`): whoever shows them by an observer can leave them out of the log.
+/// The target under which notices are logged (`tracing`): a program that shows them by an observer can leave them out
+/// of the log.
 pub const NOTICE_TARGET: &str = "jangada_client::notice";
 
 pub use observer::OnNotice;
@@ -18,100 +19,101 @@ pub(crate) use troubles::{Next, Notices, Trouble};
 use crate::consumer::OffsetReset;
 use crate::error::{ClientError, Rejection};
 
-/// Something that a client does by itself and its user should hear of. Its text says what, where, why, and what comes next.
+/// An action that a client takes by itself and its user should know of. Its text says what, where, why, and what comes
+/// next.
 ///
 /// A failure that lasts is told after a second (at once when it will not pass by itself, such as a full disk), then every ten
 /// seconds, and once more when it is over. Everything else is told when it happens.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Notice {
-    /// Something fails again and again, and is tried on.
+    /// A call fails again and again, and is tried on.
     Retrying(Retrying),
-    /// Something takes long, without a failure so far.
+    /// A call takes long, without a failure so far.
     Waiting {
-        /// For what, as a sentence: `the producer waits for room in its buffer`.
+        /// A sentence that says what waits, and for what: `the producer waits for room in its buffer`.
         what: Arc<str>,
-        /// For how long by now.
+        /// How long it has waited by now.
         elapsed: Duration,
     },
-    /// What was told as [`Retrying`](Self::Retrying) or [`Waiting`](Self::Waiting) works again.
+    /// What was published as [`Retrying`](Self::Retrying) or [`Waiting`](Self::Waiting) works again.
     Recovered {
-        /// What, as it was told.
+        /// The same text as in the notice that it ends.
         what: Arc<str>,
         /// How long it did not work.
         elapsed: Duration,
     },
     /// The offset to read was not there. Reading goes on elsewhere, as the reset policy says.
     PositionReset(PositionReset),
-    /// A group has no committed offset for a partition and begins at its end: what is before that is not read.
+    /// A group has no committed offset for a partition and begins at its end: the records before that are not read.
     BeginsAtEnd {
-        /// The group.
+        /// The group's name.
         group: Arc<str>,
-        /// The topic.
+        /// The topic's name.
         topic: Arc<str>,
-        /// The partition.
+        /// The partition's index.
         partition: u32,
-        /// The first offset that there is.
+        /// The first offset that can be read.
         log_start_offset: i64,
         /// Where reading begins.
         offset: i64,
     },
     /// Partitions were added to a topic that is read, and are read from their beginning.
     PartitionsAdded {
-        /// The topic.
+        /// The topic's name.
         topic: Arc<str>,
-        /// The new partitions.
+        /// The indexes of the new partitions.
         partitions: Vec<u32>,
     },
     /// A batch that cannot be read is skipped, as the policy says.
     BatchSkipped {
-        /// The topic.
+        /// The topic's name.
         topic: Arc<str>,
-        /// The partition.
+        /// The partition's index.
         partition: u32,
         /// The batch's first offset that was not handed out.
         offset: i64,
         /// Where reading goes on.
         next_offset: i64,
-        /// What is wrong with the batch.
+        /// A sentence about what is wrong with the batch.
         cause: String,
     },
     /// The membership in a group is lost. The consumer joins again by itself, unless the group does not take it.
     MembershipLost {
-        /// The group.
+        /// The group's name.
         group: Arc<str>,
-        /// Why.
+        /// The coordinator's answer that says so.
         cause: Arc<Rejection>,
     },
     /// A member that leaves could not tell its group. Its partitions go to others when its session ends.
     NotLeft {
-        /// The group.
+        /// The group's name.
         group: Arc<str>,
-        /// How long that may take.
+        /// The longest time until then.
         session_timeout: Duration,
-        /// Why.
+        /// The error of the last attempt to leave.
         error: ClientError,
     },
-    /// Offsets of a group could not be committed. What is finished is committed with the next attempt, if the member still has
-    /// its partitions; otherwise its records may be handed out again elsewhere.
+    /// Offsets of a group could not be committed. The next attempt commits the finished offsets, if the member still
+    /// has its partitions; otherwise the records may be handed out again to another member.
     NotCommitted {
-        /// The group.
+        /// The group's name.
         group: Arc<str>,
-        /// Why.
+        /// The error of the last attempt.
         error: ClientError,
     },
     /// A partition that is read or written no longer exists.
     PartitionGone {
-        /// The topic.
+        /// The topic's name.
         topic: Arc<str>,
-        /// The partition.
+        /// The partition's index.
         partition: u32,
     },
-    /// A batch is given up. The deliveries of its records tell the same.
+    /// A batch is given up. The deliveries of its records have the same error.
     GivenUp {
-        /// How many records.
+        /// Number of records in the batch.
         records: u32,
-        /// Why.
+        /// The error that the deliveries get.
         error: ClientError,
     },
     /// The brokers belong to another cluster than before, or to one that was made anew.
@@ -123,23 +125,23 @@ pub enum Notice {
     },
 }
 
-/// Something fails again and again, and is tried on.
+/// A call that fails again and again, and is tried on.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Retrying {
-    /// What is tried: `produce to orders`, `heartbeat to group billing`.
+    /// The call that is tried: `produce to orders`, `heartbeat to group billing`.
     pub what: Arc<str>,
-    /// The topic's partitions that fail now; none when it is not about partitions.
+    /// The topic's partitions that fail now; empty when the call is not about partitions.
     pub partitions: Vec<u32>,
-    /// What the last attempt failed with.
+    /// The failure of the last attempt.
     pub cause: Arc<Rejection>,
-    /// Since the first failure.
+    /// Time since the first failure.
     pub elapsed: Duration,
-    /// Failed attempts since then.
+    /// Number of failed attempts since then.
     pub attempts: u64,
-    /// Before the next attempt.
+    /// Delay before the next attempt.
     pub next_try: Duration,
-    /// When it is given up, from now on. `None`: never.
+    /// Time from now until the call is given up. `None`: never.
     pub gives_up_in: Option<Duration>,
 }
 
@@ -147,31 +149,31 @@ pub struct Retrying {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PositionReset {
-    /// The group, when a member of one reads.
+    /// The group whose member reads, if one does.
     pub group: Option<Arc<str>>,
-    /// The topic.
+    /// The topic's name.
     pub topic: Arc<str>,
-    /// The partition.
+    /// The partition's index.
     pub partition: u32,
     /// The offset that was to be read.
     pub from: i64,
-    /// Where reading goes on.
+    /// The offset where reading goes on.
     pub to: i64,
-    /// The first offset that there is.
+    /// The first offset that can be read.
     pub log_start_offset: i64,
     /// The offset after the last committed record.
     pub high_watermark: i64,
-    /// Which policy decided.
+    /// The policy that decided.
     pub policy: OffsetReset,
 }
 
 impl PositionReset {
-    /// Records that were to be read and are no longer there: retention or trimming took them.
+    /// Number of records that were to be read and are no longer there: retention or trimming took them.
     pub fn records_gone(&self) -> u64 {
         self.log_start_offset.saturating_sub(self.from).max(0) as u64
     }
 
-    /// Records that are there and are passed over because the policy says so.
+    /// Number of records that are there and are passed over because the policy says so.
     pub fn records_passed_over(&self) -> u64 {
         let first = self.from.max(self.log_start_offset);
         self.to.saturating_sub(first).max(0) as u64
@@ -179,7 +181,7 @@ impl PositionReset {
 }
 
 impl Notice {
-    /// Whether it is good news or a matter of course; everything else is a warning.
+    /// Whether the notice is good news or a matter of course; all others are warnings.
     pub fn is_info(&self) -> bool {
         matches!(self, Self::Recovered { .. } | Self::PartitionsAdded { .. })
     }

@@ -19,7 +19,7 @@ pub struct OnNotice(Option<Arc<Observer>>);
 type Observer = dyn Fn(&Notice) + Send + Sync;
 
 impl OnNotice {
-    /// Calls this.
+    /// Calls `observer` with each notice.
     pub fn new(observer: impl Fn(&Notice) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(observer)))
     }

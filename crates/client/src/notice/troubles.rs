@@ -1,8 +1,9 @@
-//! When a failure that lasts is told.
+//! Decides when a failure that lasts is published as a notice.
 //!
-//! Whatever is tried again has a [`Trouble`]: a handle that costs nothing until an attempt fails. Troubles of the same thing (all
-//! partitions of a topic that one produces to) are told together: first after [`TELL_AFTER`], or at once when the cause will not
-//! pass by itself; then every [`TELL_EVERY`]; and when all of them are over.
+//! Each thing that is retried has a [`Trouble`]: a handle that costs nothing until an attempt fails. Troubles of the
+//! same thing (all partitions of a topic that a producer writes to) are published together: first after
+//! [`NOTICE_DELAY`], or at once when the cause will not pass by itself; then every [`NOTICE_INTERVAL`]; and when all of
+//! them are over.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -16,16 +17,16 @@ use tokio::time::{Instant, sleep_until};
 use super::{NOTICE_TARGET, Notice, OnNotice, Retrying};
 use crate::wire_error::Failure;
 
-/// A failure that is over by then is not told: a change of leader in good order takes less.
-const TELL_AFTER: Duration = Duration::from_secs(1);
+/// A failure that ends before this is not published: an orderly change of leader takes less.
+const NOTICE_DELAY: Duration = Duration::from_secs(1);
 
-/// Between two notices of the same trouble.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+/// Interval between two notices of the same trouble.
+const NOTICE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Lines that single events may write to the log within [`TELL_EVERY`]; the callback gets all.
+/// Most lines that single events may write to the log within [`NOTICE_INTERVAL`]; the callback gets all.
 const LOGGED_MAX: u32 = 100;
 
-/// A client's notices. Shared by all that comes from it.
+/// The publisher of a client's notices, shared by all that the client makes.
 pub(crate) struct Notices {
     observer: OnNotice,
     open: Mutex<HashMap<Arc<str>, Open>>,
@@ -33,14 +34,14 @@ pub(crate) struct Notices {
     log: Mutex<Log>,
 }
 
-/// All troubles of one thing.
+/// The open troubles of one thing, such as a topic.
 #[derive(Default)]
 struct Open {
-    /// Those that fail now, by the handle's id.
+    /// The troubles that fail now, by their handles' ids.
     failing: BTreeMap<u64, Failing>,
-    /// When it was told last, and why it failed then.
-    told: Option<(Instant, Option<Reason>)>,
-    /// The first failure that was told.
+    /// The time of the last notice, and the reason of the failure then.
+    published: Option<(Instant, Option<Reason>)>,
+    /// The time of the first failure that was published.
     since: Option<Instant>,
 }
 
@@ -50,13 +51,13 @@ struct Failing {
     attempts: u64,
 }
 
-/// How many lines the log got since when.
+/// The number of lines that the log got since a time.
 struct Log {
     since: Instant,
     lines: u32,
 }
 
-/// Something that is tried until it succeeds. Dropped, it is over without a word.
+/// A handle on something that is tried until it succeeds. When it is dropped the trouble ends without a notice.
 pub(crate) struct Trouble {
     notices: Arc<Notices>,
     what: Arc<str>,
@@ -65,17 +66,17 @@ pub(crate) struct Trouble {
     is_open: bool,
 }
 
-/// What comes after a failed attempt.
+/// What follows a failed attempt.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Next {
     pub next_try: Duration,
     pub gives_up_in: Option<Duration>,
-    /// Told at once, whatever the cause.
+    /// Publish at once, whatever the cause.
     pub at_once: bool,
 }
 
 impl Next {
-    /// Another attempt after this time, and none after the deadline.
+    /// Another attempt after `next_try`, and none after the deadline.
     pub fn until(deadline: Instant, next_try: Duration) -> Self {
         Self {
             next_try,
@@ -98,7 +99,7 @@ impl Notices {
         }
     }
 
-    /// For something that may fail and is tried again then: `produce to orders`, and which partition.
+    /// A handle for something that may fail and is retried: `produce to orders`, and which partition.
     pub fn trouble(self: &Arc<Self>, what: Arc<str>, partition: Option<u32>) -> Trouble {
         Trouble {
             notices: self.clone(),
@@ -109,8 +110,8 @@ impl Notices {
         }
     }
 
-    /// Tells at once.
-    pub fn tell(&self, notice: &Notice) {
+    /// Publishes a notice at once.
+    pub fn publish(&self, notice: &Notice) {
         if self.may_log() {
             if notice.is_info() {
                 tracing::info!(target: NOTICE_TARGET, "{notice}");
@@ -121,15 +122,16 @@ impl Notices {
         self.observer.call(notice);
     }
 
-    /// Awaits something that is quick as a rule, and tells that it waits when it is not; `what` is a sentence. That it goes on is
-    /// told when the output is one that `is_over` takes.
+    /// Awaits a future that is quick as a rule, and publishes a notice when it is not; `what` is a sentence. The end of
+    /// the wait is published if `is_over` takes the output.
     pub async fn waiting<T>(
         self: &Arc<Self>,
         what: impl Fn() -> String,
         is_over: impl Fn(&T) -> bool,
         future: impl Future<Output = T>,
     ) -> T {
-        self.waiting_at((TELL_AFTER, TELL_EVERY), what, is_over, future).await
+        self.waiting_at((NOTICE_DELAY, NOTICE_INTERVAL), what, is_over, future)
+            .await
     }
 
     async fn waiting_at<T>(
@@ -163,7 +165,7 @@ impl Notices {
 
     fn may_log(&self) -> bool {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        if log.since.elapsed() >= TELL_EVERY {
+        if log.since.elapsed() >= NOTICE_INTERVAL {
             if log.lines > LOGGED_MAX {
                 tracing::warn!(target: NOTICE_TARGET, "{} more notices were not logged", log.lines - LOGGED_MAX);
             }
@@ -184,11 +186,11 @@ impl Notices {
 impl Open {
     fn is_due(&self, failing_for: Duration, cause: &Failure, next: Next, now: Instant) -> bool {
         let is_urgent = next.at_once || cause.reason.is_some_and(stays);
-        match self.told {
-            None => is_urgent || failing_for >= TELL_AFTER,
+        match self.published {
+            None => is_urgent || failing_for >= NOTICE_DELAY,
             Some((at, reason)) => {
-                let is_news = is_urgent && reason != cause.reason && now >= at + TELL_AFTER;
-                is_news || now >= at + TELL_EVERY
+                let is_news = is_urgent && reason != cause.reason && now >= at + NOTICE_DELAY;
+                is_news || now >= at + NOTICE_INTERVAL
             }
         }
     }
@@ -203,21 +205,21 @@ fn stays(reason: Reason) -> bool {
 }
 
 impl Trouble {
-    /// An attempt failed, and another one will be made.
+    /// Records a failed attempt that will be followed by another one.
     pub fn failed(&mut self, cause: &Failure, next: Next) {
         self.failed_at(Instant::now(), cause, next);
     }
 
-    /// An attempt has no answer yet.
+    /// Records that an attempt has no answer yet.
     pub fn silent(&mut self, cause: &Failure, next: Next) {
-        self.tell_if_due(Instant::now(), cause, next, 0);
+        self.publish_if_due(Instant::now(), cause, next, 0);
     }
 
     fn failed_at(&mut self, now: Instant, cause: &Failure, next: Next) {
-        self.tell_if_due(now, cause, next, 1);
+        self.publish_if_due(now, cause, next, 1);
     }
 
-    /// It waits, since then. Others that wait for the same are not told besides.
+    /// Records that it has been waiting since then. Others that wait for the same thing share its notice.
     fn waits(&mut self, since: Instant, every: Duration) {
         let now = Instant::now();
         self.is_open = true;
@@ -230,19 +232,19 @@ impl Trouble {
                 attempts: 0,
             };
             open.failing.insert(self.id, failing);
-            if open.told.is_some_and(|(at, _)| now < at + every) {
+            if open.published.is_some_and(|(at, _)| now < at + every) {
                 return;
             }
-            open.told = Some((now, None));
+            open.published = Some((now, None));
             open.since.get_or_insert(since);
         }
-        self.notices.tell(&Notice::Waiting {
+        self.notices.publish(&Notice::Waiting {
             what: self.what.clone(),
             elapsed: now - since,
         });
     }
 
-    fn tell_if_due(&mut self, now: Instant, cause: &Failure, next: Next, attempts: u64) {
+    fn publish_if_due(&mut self, now: Instant, cause: &Failure, next: Next, attempts: u64) {
         self.is_open = true;
         let notice = {
             let mut all = self.notices.open();
@@ -257,7 +259,7 @@ impl Trouble {
             if !open.is_due(now - since, cause, next, now) {
                 return;
             }
-            open.told = Some((now, cause.reason));
+            open.published = Some((now, cause.reason));
             open.since.get_or_insert(since);
             let first = self.partition;
             let others = open.failing.values().filter_map(|failing| failing.partition);
@@ -272,10 +274,10 @@ impl Trouble {
                 gives_up_in: next.gives_up_in,
             })
         };
-        self.notices.tell(&notice);
+        self.notices.publish(&notice);
     }
 
-    /// It works, or works again.
+    /// Records that an attempt succeeded.
     pub fn works(&mut self) {
         self.works_at(Instant::now());
     }
@@ -283,7 +285,7 @@ impl Trouble {
     fn works_at(&mut self, now: Instant) {
         if let Some(since) = self.close() {
             let what = self.what.clone();
-            self.notices.tell(&Notice::Recovered {
+            self.notices.publish(&Notice::Recovered {
                 what,
                 elapsed: now - since,
             });
@@ -295,12 +297,12 @@ impl Trouble {
         self.is_open
     }
 
-    /// It is given up, or no longer wanted.
+    /// Records that it is given up, or no longer wanted.
     pub fn ends(&mut self) {
         let _ = self.close();
     }
 
-    /// Ends it. The first failure, when this was the last that failed and it was told.
+    /// Ends it. Returns the first failure, when this was the last trouble of its thing and a notice was published.
     fn close(&mut self) -> Option<Instant> {
         if !std::mem::take(&mut self.is_open) {
             return None;
@@ -325,8 +327,8 @@ impl Drop for Trouble {
 mod tests {
     use super::*;
 
-    /// Notices, and the texts that they were told with.
-    fn heard() -> (Arc<Notices>, Arc<Mutex<Vec<String>>>) {
+    /// Notices, and the texts that they were published with.
+    fn observed() -> (Arc<Notices>, Arc<Mutex<Vec<String>>>) {
         let texts: Arc<Mutex<Vec<String>>> = Arc::default();
         let sink = texts.clone();
         let observer = OnNotice::new(move |notice| sink.lock().expect("no panic").push(notice.to_string()));
@@ -338,14 +340,14 @@ mod tests {
     }
 
     fn failure(reason: Reason) -> Failure {
-        Failure::said(reason, "words")
+        Failure::from_brokers(reason, "words")
     }
 
     const STEP: Duration = Duration::from_millis(100);
 
     #[test]
     fn a_failure_is_told_after_a_second_then_every_ten() {
-        let (notices, texts) = heard();
+        let (notices, texts) = observed();
         let mut trouble = notices.trouble("produce to t".into(), Some(3));
         let mut told_at = Vec::new();
         let begin = Instant::now();
@@ -365,7 +367,7 @@ mod tests {
 
     #[test]
     fn what_passes_within_a_second_is_not_told_and_a_full_disk_at_once() {
-        let (notices, texts) = heard();
+        let (notices, texts) = observed();
         let mut trouble = notices.trouble("produce to t".into(), Some(0));
         let begin = Instant::now();
         trouble.failed_at(begin, &failure(Reason::NotLeader), Next::default());
@@ -377,14 +379,14 @@ mod tests {
 
     #[test]
     fn partitions_that_fail_together_are_told_together() {
-        let (notices, texts) = heard();
+        let (notices, texts) = observed();
         let mut troubles: Vec<_> = (0..100)
             .map(|p| notices.trouble("produce to t".into(), Some(p)))
             .collect();
         let begin = Instant::now();
         for round in 0..3 {
             for trouble in &mut troubles {
-                let now = begin + round * TELL_EVERY;
+                let now = begin + round * NOTICE_INTERVAL;
                 trouble.failed_at(now, &failure(Reason::DiskFull), Next::default());
             }
         }
@@ -393,18 +395,18 @@ mod tests {
         for trouble in &mut troubles {
             trouble.works();
         }
-        assert_eq!(count(&texts), 4, "that it works again is told once");
+        assert_eq!(count(&texts), 4, "that it works again is published once");
     }
 
     #[tokio::test]
     async fn what_takes_long_is_told() {
-        let (notices, texts) = heard();
+        let (notices, texts) = observed();
         let what = || "reading waits".to_owned();
         notices.waiting(what, |()| true, std::future::ready(())).await;
         assert_eq!(count(&texts), 0);
-        let told = texts.clone();
+        let published = texts.clone();
         let until_told_twice = async move {
-            while count(&told) < 2 {
+            while count(&published) < 2 {
                 tokio::task::yield_now().await;
             }
         };

@@ -1,7 +1,7 @@
-//! Gathering a partition's records into batches.
+//! Gathers a partition's records into batches.
 //!
-//! Senders append under a short lock; the driver takes batches out. An open batch is taken when it is due: its linger is over,
-//! or someone flushes. Until then, and while the partition's lane has no room, it grows up to its limit.
+//! Senders append under a short lock; the driver takes batches out. An open batch is taken when it is due: its linger
+//! is over, or a flush was asked for. Until then, and while the partition's lane has no room, it grows up to its limit.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,26 +18,27 @@ use super::identity::Stamp;
 use super::record::{Condition, ProducerRecord};
 use crate::error::ClientError;
 
-/// Records that travel and settle together.
+/// Records that are sent together and have one outcome.
 pub(crate) struct Batch {
-    /// Until it is built.
+    /// The builder, until the batch is built.
     builder: Option<BatchBuilder>,
-    /// From then on: one whole record batch.
+    /// The record batch, once it is built.
     bytes: Bytes,
-    /// What its header says.
+    /// The producer's id, epoch and sequence in the batch's header.
     stamp: Stamp,
     pub reporter: Reporter,
-    /// When its first record came: its time for delivery runs from here.
+    /// The time at which its first record came: the delivery timeout runs from here.
     pub opened: Instant,
-    /// Bytes that it holds of the producer's buffer.
+    /// Bytes of the producer's buffer that it holds.
     pub charged: usize,
     pub records: i32,
-    /// What must hold for it.
+    /// The condition under which it may be appended.
     pub condition: Option<Condition>,
 }
 
 impl Batch {
-    /// The batch under this number. Built the first time, patched when the number is another one, and otherwise shared.
+    /// The record batch with this stamp. It is built the first time, patched when the stamp is another one, and shared
+    /// otherwise.
     pub fn bytes_as(&mut self, stamp: Stamp) -> Bytes {
         if let Some(mut builder) = self.builder.take() {
             builder.producer(stamp.id, stamp.epoch, stamp.sequence);
@@ -54,9 +55,9 @@ impl Batch {
         self.bytes.clone()
     }
 
-    /// The same records in at least two batches, each as large as the limit allows as far as can be told before it is packed;
-    /// without a limit about half as large. One record alone may still be too large. Only of a batch that was sent, with at least
-    /// two records.
+    /// Divides the records among at least two batches, each as large as the limit allows as far as can be told before
+    /// compression; without a limit about half as large. One record alone may still be too large. Only for a batch that
+    /// was sent, with at least two records.
     pub fn split(self, codec: Codec, limit: Option<usize>) -> Vec<Self> {
         let records =
             Records::new(&self.bytes, DECOMPRESSED_BYTES_MAX).and_then(Iterator::collect::<Result<Vec<_>, _>>);
@@ -65,7 +66,7 @@ impl Batch {
         let unpacked: usize = BatchHeader::LEN + records.iter().map(size_max).sum::<usize>();
         let half = unpacked.div_ceil(2);
         let target = match limit {
-            // Parts pack about as well as the whole; a little worse, as they are smaller.
+            // Parts compress about as well as the whole; a little worse, as they are smaller.
             Some(limit) => {
                 let packs = limit.saturating_mul(unpacked) / self.bytes.len().max(1);
                 limit.max(packs - packs / 8).min(half)
@@ -101,7 +102,7 @@ impl Batch {
         parts.map(part).collect()
     }
 
-    /// No more records will come. What costs time, compression, is done here, in the sender's task.
+    /// Closes the batch for further records. Compression, which costs time, is done here, in the sender's task.
     fn seal(&mut self, codec: Codec) {
         if codec != Codec::None
             && let Some(builder) = self.builder.take()
@@ -111,14 +112,14 @@ impl Batch {
     }
 }
 
-/// The most that a record takes before it is packed, bytes.
+/// Upper bound of a record's size before compression, bytes.
 fn size_max(record: &Record) -> usize {
     let headers = record.headers.iter();
     let headers = headers.map(|header| (header.key.as_str(), header.value.as_deref()));
     BatchBuilder::record_size_max(record.key.as_deref(), record.value.as_deref(), headers)
 }
 
-/// Divides `whole` by these numbers of records, with nothing left over.
+/// Divides `whole` in proportion to these numbers of records, with nothing left over.
 fn shares(whole: usize, counts: &[i32]) -> Vec<usize> {
     let records = counts.iter().map(|count| *count as usize).sum::<usize>();
     let (mut left, mut records_left) = (whole, records);
@@ -132,32 +133,32 @@ fn shares(whole: usize, counts: &[i32]) -> Vec<usize> {
 
 pub(crate) struct Accumulator {
     codec: Codec,
-    /// When a batch is full, bytes before compression.
+    /// The size at which a batch is full, bytes before compression.
     batch_bytes: usize,
     open: Option<Batch>,
     full: VecDeque<Batch>,
-    /// What the last batch took: room for the next one.
+    /// Bytes to allocate for the next batch: the size of the last one.
     size_hint: usize,
-    /// Nothing is taken any more.
+    /// The error for later appends, once the queue is closed.
     closed: Option<ClientError>,
 }
 
-/// Where a record may go.
+/// The batches that an append may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// Into a new batch if need be.
+    /// A new batch is opened if need be.
     Anywhere,
-    /// Only into the open batch, if it has room: otherwise another partition gets its turn.
+    /// Only the open batch, if it has room: otherwise the caller turns to another partition.
     OpenBatch,
 }
 
-/// What an append did.
+/// The effects of an append.
 pub(crate) struct Appended {
-    /// `None`: no room where it was allowed to go. The record was not taken.
+    /// The record's delivery. `None`: there was no room where it was allowed to go, and the record was not taken.
     pub delivery: Option<Delivery>,
-    /// A batch was opened: its linger runs from then.
+    /// The time at which a batch was opened, if one was: its linger runs from then.
     pub opened: Option<Instant>,
-    /// A batch became full: it may leave.
+    /// Whether a batch became full and may leave.
     pub filled: bool,
 }
 
@@ -173,7 +174,7 @@ impl Accumulator {
         }
     }
 
-    /// From now on batches are full at so many bytes.
+    /// Sets the size at which batches are full from now on.
     pub fn set_batch_bytes(&mut self, batch_bytes: usize) {
         self.batch_bytes = batch_bytes;
     }
@@ -258,7 +259,7 @@ impl Accumulator {
         !self.full.is_empty() || self.open.as_ref().is_some_and(|batch| batch.opened + linger <= now)
     }
 
-    /// Whether [`take`](Self::take) would give a conditional one.
+    /// Whether [`take`](Self::take) would give a conditional batch.
     pub fn is_conditional(&self, linger: Duration, now: Instant) -> bool {
         let due = self.full.front().or(self.open.as_ref());
         self.has_due(linger, now) && due.is_some_and(|batch| batch.condition.is_some())
@@ -276,8 +277,8 @@ impl Accumulator {
         self.full.pop_front()
     }
 
-    /// Someone flushes: the open batch does not linger any more.
-    pub fn hurry(&mut self) {
+    /// Makes the open batch due, whatever its linger.
+    pub fn flush_now(&mut self) {
         self.close_open();
     }
 
@@ -290,7 +291,7 @@ impl Accumulator {
         self.full.iter().chain(&self.open)
     }
 
-    /// Takes out, oldest first, what is not wanted any more.
+    /// Takes out the batches whose time is over, oldest first.
     pub fn expire(&mut self, is_over: impl Fn(&Batch) -> bool) -> Vec<Batch> {
         let mut over = Vec::new();
         while self.full.front().is_some_and(&is_over) {
@@ -302,7 +303,7 @@ impl Accumulator {
         over
     }
 
-    /// Takes everything out, and nothing in any more.
+    /// Takes everything out, and refuses later appends with `error`.
     pub fn close(&mut self, error: ClientError) -> Vec<Batch> {
         self.closed = Some(error);
         self.expire(|_| true)
@@ -389,7 +390,7 @@ mod tests {
         for codec in [Codec::None, Codec::Lz4] {
             let mut accumulator = Accumulator::new(codec, 300);
             append(&mut accumulator, b"hello", Place::Anywhere);
-            accumulator.hurry();
+            accumulator.flush_now();
             let mut batch = accumulator.take(LINGER, Instant::now()).expect("hurried");
             let stamp = |epoch, sequence| Stamp {
                 id: ProducerId(9),
@@ -421,18 +422,18 @@ mod tests {
         for codec in Codec::ALL {
             let mut accumulator = Accumulator::new(codec, 100_000);
             for nth in 0..100_u8 {
-                // One is larger than what the parts may have.
+                // One record is larger than the limit of the parts.
                 let size = if nth == 40 { 3000 } else { 100 };
                 append(&mut accumulator, &vec![nth; size], Place::Anywhere);
             }
-            accumulator.hurry();
+            accumulator.flush_now();
             for limit in [Some(1000), None] {
                 let mut batch = accumulator.take(LINGER, Instant::now());
                 if batch.is_none() {
                     for nth in 0..100_u8 {
                         append(&mut accumulator, &[nth; 100], Place::Anywhere);
                     }
-                    accumulator.hurry();
+                    accumulator.flush_now();
                     batch = accumulator.take(LINGER, Instant::now());
                 }
                 let mut batch = batch.expect("hurried");

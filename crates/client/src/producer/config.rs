@@ -11,14 +11,14 @@ use crate::error::ClientError;
 /// When a record counts as delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acks {
-    /// When a majority of the replicas has it on disk.
+    /// A record is delivered when a majority of the replicas has it on disk.
     Quorum,
-    /// When the leader took it into its queue: no offset, and a crash, a change of leader or a quorum that does not answer may lose
-    /// it without a word. Not with an idempotent producer.
+    /// A record counts as delivered when the leader has queued it: no offset is known, and a crash, a change of leader
+    /// or a quorum that does not answer may lose it silently. Not with an idempotent producer.
     None,
 }
 
-/// How a producer gathers and sends.
+/// Settings of a producer.
 ///
 /// ```
 /// use std::time::Duration;
@@ -28,7 +28,7 @@ pub enum Acks {
 /// ```
 #[derive(Clone, Debug)]
 pub struct ProducerConfig {
-    /// Default: [`Acks::Quorum`].
+    /// When a record counts as delivered. Default: [`Acks::Quorum`].
     pub acks: Acks,
     /// Each record is stored once, however often it has to be sent. Default: true.
     pub idempotent: bool,
@@ -41,7 +41,7 @@ pub struct ProducerConfig {
     pub batch_bytes: usize,
     /// Bytes of records that may wait for delivery; then `send` waits. At least `batch_bytes`, at most 2 GiB, default 64 MiB.
     pub buffer_bytes: usize,
-    /// Default: none.
+    /// The codec that batches are compressed with. Default: none.
     pub compression: Codec,
     /// Batches of one partition that may be in flight, 1 to 5. Without `idempotent` it is always 1. Default: 5.
     pub max_in_flight: usize,
@@ -68,7 +68,7 @@ impl Default for ProducerConfig {
     }
 }
 
-/// What the semaphore that counts the buffer can hand out at once.
+/// The largest number that the semaphore of the buffer can hand out at once.
 const BUFFER_BYTES_MAX: usize = 2 * 1024 * 1024 * 1024;
 
 impl ProducerConfig {
@@ -110,7 +110,7 @@ impl ProducerConfig {
         Ok(())
     }
 
-    /// Batches of a partition that are in flight at most.
+    /// Most batches of a partition that are in flight.
     pub(crate) fn in_flight_max(&self) -> usize {
         if self.idempotent { self.max_in_flight } else { 1 }
     }

@@ -1,8 +1,8 @@
-//! Telling the senders what became of their records. All records of a batch share one [`BatchReport`]; a [`Delivery`] is a
-//! place in it, so that a record costs no allocation of its own.
+//! Reports the outcome of records to their senders. All records of a batch share one [`BatchReport`]; a [`Delivery`] is
+//! a place in it, so that a record costs no allocation of its own.
 //!
-//! The report is made exactly once: by whoever holds the [`Reporter`], or when that is dropped. A batch that was too large and
-//! is sent in parts has a reporter for each part; each makes the report for its own records.
+//! The report is made exactly once: by the holder of the [`Reporter`], or when that is dropped. A batch that was too
+//! large and is sent in parts has a reporter for each part; each makes the report for its own records.
 
 use std::future::Future;
 use std::ops::Range;
@@ -16,17 +16,17 @@ use super::record::RecordMetadata;
 use crate::error::ClientError;
 use crate::wire_error::Failure;
 
-/// Where a batch was appended.
+/// The place where a batch was appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Receipt {
-    /// `None` with acks none.
+    /// The offset of the first record. `None` with acks none.
     pub base_offset: Option<i64>,
-    /// The leader's time of the append, if that counts.
+    /// The leader's time of the append, milliseconds since the Unix epoch, if the topic uses it.
     pub append_time_ms: Option<i64>,
     pub duplicate: bool,
 }
 
-/// The fate of a batch.
+/// The outcome of a batch, shared by its deliveries.
 pub(crate) struct BatchReport {
     topic: Arc<str>,
     partition: u32,
@@ -34,25 +34,25 @@ pub(crate) struct BatchReport {
 }
 
 enum State {
-    /// Those who wait. A delivery that is polled again replaces its waker.
+    /// No outcome yet: the wakers of the deliveries that wait. A delivery that is polled again replaces its waker.
     Open(Vec<Option<Waker>>),
     Made(Result<Receipt, ClientError>),
-    /// The batch travels in parts.
+    /// The batch was divided, and its parts have outcomes of their own.
     Parts(Parts),
 }
 
-/// What became of the parts of a batch so far.
+/// The outcomes of the parts of a batch so far.
 #[derive(Default)]
 struct Parts {
     waiting: Vec<Option<Waker>>,
-    /// By the records of a part, as they are counted in the whole batch; so is a receipt's base offset.
+    /// Outcomes by ranges of records, counted from the start of the whole batch; so is a receipt's base offset.
     made: Vec<(Range<i32>, Result<Receipt, ClientError>)>,
-    /// Parts without an outcome.
+    /// Number of parts without an outcome.
     open: usize,
 }
 
 impl State {
-    /// Of this record; `None`: of all.
+    /// The outcome of this record; `None`: of the whole batch.
     fn outcome(&self, record: Option<i32>) -> Option<&Result<Receipt, ClientError>> {
         match self {
             Self::Open(_) => None,
@@ -74,7 +74,7 @@ impl State {
 }
 
 impl BatchReport {
-    /// The report and the right to make it.
+    /// A report without outcome, and the reporter that makes it.
     pub fn open(topic: Arc<str>, partition: u32) -> Reporter {
         let report = Arc::new(Self {
             topic,
@@ -107,7 +107,7 @@ impl BatchReport {
                 });
                 parts.made.push((records.clone(), outcome));
                 parts.open -= 1;
-                // Those of other parts come back; their places stay theirs.
+                // Wakers for other parts' records are woken, poll again and register anew.
                 parts.waiting.iter_mut().map(Option::take).collect()
             }
             State::Made(_) => unreachable!("a report is made once"),
@@ -116,7 +116,7 @@ impl BatchReport {
         waiting.into_iter().flatten().for_each(Waker::wake);
     }
 
-    /// One part of the batch becomes so many.
+    /// Counts that one part of the batch becomes `into` parts.
     fn split(&self, into: usize) {
         let mut state = self.lock();
         match &mut *state {
@@ -132,13 +132,13 @@ impl BatchReport {
         }
     }
 
-    /// Waits without wanting to know.
+    /// Waits until the report is made, without its outcome.
     pub fn done(self: Arc<Self>) -> impl Future<Output = ()> {
         let mut place = None;
         std::future::poll_fn(move |context| self.poll(None, &mut place, context).map(drop))
     }
 
-    /// Of this record; `None`: of all.
+    /// Polls for the outcome of this record; `None`: of the whole batch.
     fn poll(
         &self,
         record: Option<i32>,
@@ -164,15 +164,15 @@ impl BatchReport {
     }
 }
 
-/// The right, and the duty, to make a report.
+/// The right, and the duty, to make a report: dropped, it makes one that says the outcome is unknown.
 pub(crate) struct Reporter {
     report: Option<Arc<BatchReport>>,
-    /// Of which records of the batch: of all, until it is split.
+    /// The records of the batch that it reports on: all, until the batch is split.
     records: Range<i32>,
 }
 
 impl Reporter {
-    /// For those who wait.
+    /// The report that it makes.
     pub fn report(&self) -> &Arc<BatchReport> {
         self.report.as_ref().expect("taken only when the report is made")
     }
@@ -183,7 +183,7 @@ impl Reporter {
         }
     }
 
-    /// A reporter for each part of the batch, which have so many records.
+    /// One reporter for each part of the batch; `parts` are their numbers of records.
     pub fn split(mut self, parts: &[i32]) -> Vec<Self> {
         let report = self.report.take().expect("taken only when the report is made");
         report.split(parts.len());
@@ -210,14 +210,14 @@ impl Drop for Reporter {
     }
 }
 
-/// The fate of one record, as a future.
+/// The outcome of one record, as a future.
 ///
 /// # Errors
 /// [`ClientError::is_definite`] says whether the record is certainly not stored. [`ClientError::OutcomeUnknown`]: it may be.
 #[must_use = "the record is sent, but whether it arrived only the delivery tells"]
 pub struct Delivery {
     report: Arc<BatchReport>,
-    /// Of the record in its batch.
+    /// The record's index in its batch.
     index: i32,
     timestamp_ms: i64,
     place: Option<usize>,

@@ -1,4 +1,4 @@
-//! Under which id and epoch a producer writes.
+//! The id and epoch that a producer writes under.
 
 use jangada_types::{ProducerEpoch, ProducerId, Sequence};
 
@@ -11,7 +11,7 @@ pub(crate) struct Identity {
     pub epoch: ProducerEpoch,
 }
 
-/// What a batch's header says of its producer.
+/// The producer's fields in a batch header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub id: ProducerId,
@@ -20,7 +20,7 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    /// Of a producer that is not idempotent.
+    /// The stamp of a producer that is not idempotent.
     pub const NONE: Self = Self {
         id: ProducerId::NONE,
         epoch: ProducerEpoch::NONE,

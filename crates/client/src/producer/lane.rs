@@ -42,7 +42,7 @@ pub(crate) struct Lane<B> {
     window: VecDeque<Entry<B>>,
     requeued: VecDeque<Unnumbered<B>>,
     holes: Vec<Hole>,
-    /// Under what the entries of the window are numbered, and the next sequence.
+    /// The identity that the window's entries are numbered under, and the next sequence.
     numbering: Option<(Identity, Sequence)>,
     next_ordinal: u64,
     next_id: u64,
@@ -56,19 +56,19 @@ struct Unnumbered<B> {
 struct Entry<B> {
     batch: B,
     records: i32,
-    /// Its own for good.
+    /// The entry's id, which it keeps when it is numbered anew.
     id: u64,
-    /// Its place among all batches that the lane numbered.
+    /// The entry's place among all batches that the lane numbered.
     ordinal: u64,
     stamp: Stamp,
     attempt: u32,
     in_flight: bool,
-    /// An attempt ended without an answer, so the batch may be in the log or on its way there.
+    /// Whether an attempt ended without an answer, so that the batch may be in the log or on its way there.
     in_doubt: bool,
 }
 
 struct Hole {
-    /// Entries from this ordinal on are behind it.
+    /// The entries from this ordinal on are behind the hole.
     before: u64,
     sealed: bool,
 }
@@ -80,10 +80,10 @@ pub(crate) struct Ticket {
     attempt: u32,
 }
 
-/// What the lane would do next.
+/// The next action of the lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Nothing until an answer comes.
+    /// Do nothing until an answer comes.
     Wait,
     /// Send the oldest held entry again.
     Resend,
@@ -100,33 +100,33 @@ pub(crate) enum Step {
 /// The answer to an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// It is in the log.
+    /// The batch is in the log.
     Appended,
-    /// It is in the log, from before, at offsets that are not known.
+    /// The batch is in the log from an earlier attempt, at offsets that are not known.
     AppendedBefore,
-    /// No effect; worth another attempt.
+    /// The attempt had no effect; another one may succeed.
     Retry,
-    /// Lost, or the broker does not know.
+    /// The answer was lost, or the broker does not know the outcome.
     Unknown,
-    /// No effect: an earlier sequence is missing.
+    /// The attempt had no effect: an earlier sequence is missing.
     OutOfOrder,
-    /// No effect: the partition does not know the producer.
+    /// The attempt had no effect: the partition does not know the producer.
     UnknownProducer,
-    /// No effect: the partition knows a newer epoch, which is this producer's own.
+    /// The attempt had no effect: the partition knows a newer epoch, which is this producer's own.
     FencedByUs,
-    /// No effect, and there never will be one.
+    /// The attempt had no effect, and no later one will have.
     Refused,
-    /// As [`Answer::Refused`], and the sequence was not used: the next batch may have it.
+    /// Like [`Answer::Refused`], and the sequence was not used: the next batch may have it.
     ConditionFailed,
 }
 
-/// What becomes of a batch that leaves the lane.
+/// The outcome of a batch that leaves the lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Appended,
-    /// Certainly not in the log.
+    /// The batch is certainly not in the log.
     Absent,
-    /// Perhaps in the log.
+    /// The batch may be in the log.
     InDoubt,
 }
 
@@ -148,23 +148,23 @@ impl<B> Lane<B> {
         }
     }
 
-    /// No batch is in the lane.
+    /// Whether no batch is in the lane.
     pub fn is_empty(&self) -> bool {
         self.window.is_empty() && self.requeued.is_empty()
     }
 
-    /// An attempt's answer is outstanding.
+    /// Whether the answer to an attempt is outstanding.
     pub fn is_in_flight(&self) -> bool {
         self.window.iter().any(|entry| entry.in_flight)
     }
 
-    /// Its batches are numbered under an identity that is no longer the producer's newest.
+    /// Whether its batches are numbered under an identity that is no longer the producer's newest.
     pub fn is_behind(&self, newest: Option<Identity>) -> bool {
         let numbered = self.numbering.map(|(identity, _)| identity.generation);
         newest.is_some_and(|newest| numbered < Some(newest.generation))
     }
 
-    /// The attempt is under way.
+    /// Whether this attempt is the one that is under way for its batch.
     pub fn is_current(&self, ticket: Ticket) -> bool {
         let current = |entry: &Entry<B>| {
             entry.in_flight
@@ -195,7 +195,7 @@ impl<B> Lane<B> {
         (next, self.window.is_empty())
     }
 
-    /// What to do next, given the newest identity that the producer has.
+    /// The next action, given the newest identity that the producer has.
     pub fn step(&self, newest: Option<Identity>) -> Step {
         if let Some(held) = self.window.iter().position(|entry| !entry.in_flight) {
             if self.window.range(held + 1..).any(|entry| entry.in_flight) {
@@ -203,7 +203,7 @@ impl<B> Lane<B> {
             }
             let entry = &self.window[held];
             return match self.holes_before(entry.ordinal) {
-                // Only where a batch was split there are more than may be in flight.
+                // More entries than may be in flight occur only where a batch was split.
                 Holes::None if entry.ordinal - self.window[0].ordinal >= self.in_flight_max => Step::Wait,
                 Holes::None => Step::Resend,
                 _ if held > 0 => Step::Wait,
@@ -280,7 +280,7 @@ impl<B> Lane<B> {
         self.next_id
     }
 
-    /// Numbers and counts as sent what lost its number. Only after [`Step::Readmit`].
+    /// Numbers the oldest batch that lost its number, and counts it as sent. Only after [`Step::Readmit`].
     pub fn readmit(&mut self, newest: Option<Identity>) -> Ticket {
         let Unnumbered { batch, records } = self.requeued.pop_front().expect("as step() said");
         self.admit(batch, records, newest)
@@ -305,7 +305,7 @@ impl<B> Lane<B> {
         if !self.idempotent {
             return Stamp::NONE;
         }
-        // With nothing unsettled the lane may go over to an identity that another one needed.
+        // With nothing unsettled the lane may adopt a newer identity that another lane needed.
         let adopt = match self.numbering {
             None => newest,
             Some((now, _)) if self.window.is_empty() => newest.filter(|newest| newest.generation > now.generation),
@@ -334,7 +334,8 @@ impl<B> Lane<B> {
         (&mut entry.batch, entry.stamp)
     }
 
-    /// Goes over to a newer identity: what is left in the window is absent and will be numbered anew, from sequence 0 on.
+    /// Adopts a newer identity: the batches left in the window are absent and will be numbered anew, from sequence 0
+    /// on.
     pub fn renumber(&mut self, identity: Identity) {
         assert!(!self.is_in_flight(), "nothing is renumbered while it is under way");
         assert!(
@@ -360,13 +361,14 @@ impl<B> Lane<B> {
         let (ordinal, in_doubt, first) = (entry.ordinal, entry.in_doubt, entry.stamp.sequence == Sequence(0));
         match answer {
             Answer::Appended => {
-                // Its predecessors are there, too, or it would not be.
+                // Batches before it are in the log, too, or it would not be.
                 self.holes.retain(|hole| hole.before > ordinal);
                 self.settle(place, End::Appended)
             }
             Answer::AppendedBefore => {
                 if !in_doubt {
-                    // It was never sent under this number, so the number is another batch's. Don't trust the next one either.
+                    // The batch was never sent under this number, so the number is another batch's. The next answer is
+                    // not to be trusted either.
                     self.open_hole(ordinal + 1, false);
                 }
                 self.settle(place, End::Appended)
@@ -383,7 +385,7 @@ impl<B> Lane<B> {
                 Holes::None => self.give_up(place),
             },
             Answer::UnknownProducer if in_doubt || first => self.give_up(place),
-            // The partition forgot the producer after all before this was settled: begin anew.
+            // The partition forgot the producer before this batch was settled: all are numbered anew.
             Answer::UnknownProducer => {
                 self.open_hole(ordinal, true);
                 None
@@ -450,7 +452,7 @@ impl<B> Lane<B> {
         }
     }
 
-    /// All attempts under way got lost.
+    /// Counts all attempts under way as lost.
     pub fn lose_in_flight(&mut self) {
         for entry in self.window.iter_mut().filter(|entry| entry.in_flight) {
             entry.in_flight = false;
@@ -462,7 +464,7 @@ impl<B> Lane<B> {
     pub fn expire(&mut self, is_over: impl Fn(&B) -> bool) -> Vec<(B, End)> {
         let mut given_up = Vec::new();
         while self.window.front().is_some_and(|entry| is_over(&entry.batch)) {
-            // What is under way may still arrive.
+            // An attempt that is under way may still arrive.
             self.window[0].in_doubt |= self.window[0].in_flight;
             given_up.extend(self.give_up(0));
         }
@@ -504,13 +506,13 @@ impl<B> Lane<B> {
     }
 }
 
-/// What is missing before an entry.
+/// The kind of hole before an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Holes {
     None,
-    /// Nothing that could still come.
+    /// Only sealed holes: nothing can fill them any more.
     Sealed,
-    /// Something that could still come.
+    /// An open hole: an attempt under way may still fill it.
     Open,
 }
 

@@ -1,4 +1,4 @@
-//! A lane against a [`World`]. Whatever happens:
+//! Runs a lane against a [`World`]. Whatever happens:
 //! - the log has the batches in the order in which they were given to the lane, none twice;
 //! - what was reported as appended is there, what was reported as absent is not.
 
@@ -161,7 +161,7 @@ fn behind_a_batch_in_doubt_one_that_is_not_there_stays_in_doubt() {
     world.lane.lose_in_flight();
     assert_eq!(world.lane.expire(|batch| *batch == 0), [(0, End::InDoubt)]);
     let probe = world.lane.resend();
-    // Both may still be under way, one behind the other.
+    // Both attempts may still be under way, one behind the other.
     assert_eq!(world.lane.answer(probe, Answer::OutOfOrder), Some((10, End::InDoubt)));
     assert_eq!(world.lane.step(world.newest), Step::Renumber(identity(0)));
 }
@@ -238,7 +238,7 @@ fn a_producer_that_the_partition_forgot_begins_anew() {
     while world.step() {}
     let stamp = world.requests[0].stamp;
     assert_eq!((stamp.epoch, stamp.sequence), (ProducerEpoch(1), Sequence(0)));
-    // Where an attempt is in doubt, or the number is the first, that would prove nothing.
+    // Where an attempt is in doubt, or the number is the first, the answer would prove nothing.
     let ticket = world.requests[0].ticket;
     assert_eq!(
         world.lane.answer(ticket, Answer::UnknownProducer),

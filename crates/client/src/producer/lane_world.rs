@@ -28,7 +28,7 @@ pub struct Request {
     pub stamp: Stamp,
 }
 
-/// What a partition knows.
+/// The state that a partition keeps.
 #[derive(Default)]
 pub struct Partition {
     pub log: Vec<u32>,
@@ -78,23 +78,23 @@ impl Partition {
 
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
-    /// The user sends a batch of so many records.
+    /// The user sends a batch of this many records.
     Send(i32),
     /// The lane does its next step.
     Step,
     /// The partition takes the next request.
     Judge,
-    /// It is busy.
+    /// The partition answers that it is busy.
     Busy,
-    /// It takes it, but says that the outcome is unknown.
+    /// The partition appends the batch, but answers that the outcome is unknown.
     TimeoutAppended,
-    /// It says so and does not take it.
+    /// The partition answers that the outcome is unknown, and does not append the batch.
     TimeoutLost,
-    /// It says so and takes it much later.
+    /// The partition answers that the outcome is unknown, and appends the batch much later.
     TimeoutLater,
-    /// It refuses it for good.
+    /// The partition refuses the batch for good.
     Refuse,
-    /// It is too large for the partition as it is now.
+    /// The batch is too large for the partition's limit as it is now.
     TooLarge,
     /// The batch's condition does not hold.
     FailCondition,
@@ -139,9 +139,9 @@ pub fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// What the lane is told of an attempt.
+/// The answer to an attempt, as the lane gets it.
 #[derive(Clone, Copy, Debug)]
-pub enum Told {
+pub enum LaneAnswer {
     Answer(Answer),
     TooLarge,
 }
@@ -151,11 +151,11 @@ pub struct World {
     pub partition: Partition,
     pub newest: Option<Identity>,
     pub queued: VecDeque<(u32, i32)>,
-    /// Records; a batch is named by its first one.
+    /// Number of records sent; a batch is named by its first one.
     pub sent: u32,
-    /// On the stream, and answers on the way back.
+    /// Requests on the current stream.
     pub requests: VecDeque<Request>,
-    pub answers: VecDeque<(Ticket, Told)>,
+    pub answers: VecDeque<(Ticket, LaneAnswer)>,
     /// Requests of streams that broke: each stream's arrive in order.
     pub late: Vec<VecDeque<Request>>,
     pub records: BTreeMap<u32, i32>,
@@ -186,7 +186,7 @@ impl World {
         self.sent += records as u32;
     }
 
-    /// The lane hears that a batch is too large.
+    /// Gives the lane the answer that a batch is too large.
     pub fn too_large(&mut self, ticket: Ticket) {
         let whole = self.records.clone();
         let divisible = |batch: &u32| whole[batch] > 1;
@@ -259,12 +259,12 @@ impl World {
         assert_eq!(self.ends.insert(batch, end), None, "batch {batch} is settled once");
     }
 
-    /// The next request, answered by `judge`.
+    /// Takes the next request; `judge` answers it.
     pub fn take(&mut self, judge: impl FnOnce(&mut Self, Request) -> Answer) {
         if let Some(request) = self.requests.pop_front() {
             let ticket = request.ticket;
             let answer = judge(self, request);
-            self.answers.push_back((ticket, Told::Answer(answer)));
+            self.answers.push_back((ticket, LaneAnswer::Answer(answer)));
         }
     }
 
@@ -272,7 +272,7 @@ impl World {
         self.late.retain(|stream| !stream.is_empty());
         if let Some(request) = self.late.first_mut().and_then(VecDeque::pop_front) {
             self.partition.judge(&request);
-            // The next time another stream's.
+            // The next call takes a request of another stream.
             self.late.rotate_left(1);
         }
     }
@@ -296,12 +296,12 @@ impl World {
             Event::TooLarge => {
                 let request = self.requests.pop_front();
                 self.answers
-                    .extend(request.map(|request| (request.ticket, Told::TooLarge)));
+                    .extend(request.map(|request| (request.ticket, LaneAnswer::TooLarge)));
             }
             Event::FailCondition => self.take(|_, _| Answer::ConditionFailed),
             Event::Answer => match self.answers.pop_front() {
-                Some((ticket, Told::Answer(answer))) => self.answer(ticket, answer),
-                Some((ticket, Told::TooLarge)) => self.too_large(ticket),
+                Some((ticket, LaneAnswer::Answer(answer))) => self.answer(ticket, answer),
+                Some((ticket, LaneAnswer::TooLarge)) => self.too_large(ticket),
                 None => {}
             },
             Event::Break { late } => {
@@ -333,7 +333,7 @@ impl World {
         }
     }
 
-    /// No more faults: everything gets settled.
+    /// Runs without further faults until everything is settled.
     pub fn finish(&mut self) {
         for _ in 0..10_000 {
             let mut busy = self.step();

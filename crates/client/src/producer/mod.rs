@@ -1,4 +1,4 @@
-//! The producer.
+//! The producer: sends records to partitions.
 //!
 //! ```text
 //! send() ── partitioner ── PartitionQueue (accumulator) ─┐ a batch opened or filled up
@@ -69,7 +69,7 @@ pub struct Producer {
     handle: Arc<Handle>,
 }
 
-/// What all clones share. The driver has only `shared`, so it notices when the last clone goes.
+/// The state that all clones share. The driver has only `shared`, so it notices when the last clone is dropped.
 struct Handle {
     shared: Arc<Shared>,
 }
@@ -90,8 +90,8 @@ impl Producer {
         })
     }
 
-    /// Puts a record into its partition's batch. Waits while the buffer is full, and for metadata the first time that a topic
-    /// is used. What becomes of the record the [`Delivery`] tells; it need not be awaited.
+    /// Puts a record into its partition's batch. Waits while the buffer is full, and for metadata the first time that a
+    /// topic is used. The [`Delivery`] gives the record's outcome; it need not be awaited.
     ///
     /// The record is taken when this returns: a call that is dropped before has no effect.
     ///
@@ -107,18 +107,18 @@ impl Producer {
     /// delivery gives [`ClientError::ConditionFailed`] with the offset as it is. A retry of a record that was appended finds
     /// itself, not the condition.
     ///
-    /// The record is a batch of its own, sent at once when everything before it in its partition is settled; records after it
-    /// wait until it is. So a partition takes one of a producer per round trip.
+    /// The record is a batch of its own, sent at once when everything before it in its partition is settled; records
+    /// after it wait until it is. So a partition takes one conditional record of a producer per round trip.
     ///
     /// # Errors
-    /// As [`send`](Self::send), and [`ClientError::Config`] for a condition without the key or partition that it is about, or
-    /// with [`Acks::None`].
+    /// The errors of [`send`](Self::send), and [`ClientError::Config`] for a condition without the key or partition
+    /// that it is about, or with [`Acks::None`].
     pub async fn send_if(&self, record: ProducerRecord, condition: Condition) -> Result<Delivery, ClientError> {
         self.handle.shared.send(record, Some(condition)).await
     }
 
-    /// Sends what is gathered without lingering and waits until the fate of everything sent before is known: delivered or given
-    /// up. The deliveries tell which.
+    /// Sends the gathered records without lingering and waits until the outcome of everything sent before is known:
+    /// delivered or given up. The deliveries tell which.
     pub async fn flush(&self) {
         self.handle.shared.flush().await;
     }

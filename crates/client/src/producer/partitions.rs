@@ -17,19 +17,19 @@ use crate::metadata::TopicMetadata;
 /// The topic setting that bounds a batch.
 const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
 
-/// That setting, in an error.
+/// The name of that setting in error messages.
 pub(crate) const TOPIC_LIMIT: &str = "the topic's max.message.bytes";
 
-/// What senders put records into and the driver takes batches from.
+/// A partition's queue: senders put records in, the driver takes batches out.
 pub(crate) struct PartitionQueue {
     /// Names the partition's lane in the driver; never used again.
     pub lane: u64,
     pub topic: Arc<TopicMetadata>,
-    /// As requests carry it.
+    /// The topic id as requests carry it.
     pub topic_id: Bytes,
     pub partition: u32,
     accumulator: Mutex<Accumulator>,
-    /// Its leader cannot be reached or refuses: records without a key go elsewhere meanwhile.
+    /// Whether its leader cannot be reached or refuses: records without a key go to other partitions meanwhile.
     pub struggling: AtomicBool,
 }
 
@@ -48,7 +48,7 @@ impl PartitionQueue {
             .append((&self.topic.name, self.partition), record, size_and_time, place)
     }
 
-    /// For error messages.
+    /// The partition's name in error messages.
     pub fn context(&self) -> String {
         format!("produce to {}[{}]", self.topic.name, self.partition)
     }
@@ -59,7 +59,7 @@ pub(crate) struct TopicQueues {
     pub queues: Vec<Arc<PartitionQueue>>,
     /// The partition whose turn it is for records without a key.
     turn: AtomicU32,
-    /// The largest batch that the topic takes, bytes, as far as is known.
+    /// The largest batch that the topic takes, bytes, by the newest metadata.
     topic_bytes: AtomicUsize,
 }
 
@@ -96,7 +96,7 @@ impl TopicQueues {
             .saturating_sub(BatchHeader::LEN)
     }
 
-    /// Takes over the limit of the topic's newest metadata. What is gathered already stays as it is.
+    /// Takes over the limit of the topic's newest metadata. Records that are gathered already keep their batches.
     pub fn take_limit(&self, newest: &TopicMetadata, config: &ProducerConfig) {
         let topic_bytes = batch_limit(newest);
         if self.topic_bytes.swap(topic_bytes, Ordering::Relaxed) != topic_bytes {
@@ -106,7 +106,8 @@ impl TopicQueues {
         }
     }
 
-    /// Puts a record into its partition's queue; `report` is told of each queue that something happened to.
+    /// Puts a record into its partition's queue; `report` is called for each queue in which a batch was opened or
+    /// filled.
     pub fn append(
         &self,
         (record, condition): (&ProducerRecord, Option<Condition>),
@@ -152,7 +153,7 @@ impl TopicQueues {
         }
     }
 
-    /// The next partition in turn that does not struggle; if all do, just the next.
+    /// The next partition in turn that does not struggle; if all do, simply the next one.
     fn after(&self, turn: u32) -> u32 {
         let partitions = self.queues.len() as u32;
         let mut in_turn = (1..=partitions).map(|step| (turn + step) % partitions);

@@ -1,4 +1,4 @@
-//! Records on their way in, and what comes back.
+//! The records that a producer takes, and the metadata of those that were delivered.
 
 use std::sync::Arc;
 
@@ -14,17 +14,19 @@ use jangada_types::Header;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProducerRecord {
-    /// Where it goes. Keep the `Arc` and clone it to send many.
+    /// The record's topic. Keep the `Arc` and clone it to send many.
     pub topic: Arc<str>,
-    /// `None`: by the hash of the key as in Kafka, or without a key the partition in turn, which changes with each batch.
+    /// The record's partition. `None`: by the hash of the key as in Kafka, or without a key the partition in turn,
+    /// which changes with each batch.
     pub partition: Option<u32>,
-    /// An empty key is a key.
+    /// The record's key; an empty key is a key.
     pub key: Option<Bytes>,
-    /// Without one it is a tombstone.
+    /// The record's value. `None`: the record is a tombstone.
     pub value: Option<Bytes>,
-    /// In this order; a key may appear more than once.
+    /// The record's headers, in this order; a key may appear more than once.
     pub headers: Vec<Header>,
-    /// Milliseconds since the Unix epoch. `None`: now. [`NO_TIMESTAMP`](crate::NO_TIMESTAMP): it has none.
+    /// The record's time, milliseconds since the Unix epoch. `None`: now. [`NO_TIMESTAMP`](crate::NO_TIMESTAMP): it has
+    /// none.
     pub timestamp_ms: Option<i64>,
 }
 
@@ -41,28 +43,28 @@ impl ProducerRecord {
         }
     }
 
-    /// With a partition.
+    /// Sets the record's partition.
     #[must_use]
     pub fn with_partition(mut self, partition: u32) -> Self {
         self.partition = Some(partition);
         self
     }
 
-    /// With a key.
+    /// Sets the record's key.
     #[must_use]
     pub fn with_key(mut self, key: impl Into<Bytes>) -> Self {
         self.key = Some(key.into());
         self
     }
 
-    /// With a value.
+    /// Sets the record's value.
     #[must_use]
     pub fn with_value(mut self, value: impl Into<Bytes>) -> Self {
         self.value = Some(value.into());
         self
     }
 
-    /// With one more header.
+    /// Appends a header to the record.
     #[must_use]
     pub fn with_header(mut self, key: impl Into<String>, value: impl Into<Bytes>) -> Self {
         self.headers.push(Header {
@@ -72,7 +74,7 @@ impl ProducerRecord {
         self
     }
 
-    /// With a time, milliseconds since the Unix epoch.
+    /// Sets the record's time, milliseconds since the Unix epoch.
     #[must_use]
     pub fn with_timestamp_ms(mut self, timestamp_ms: i64) -> Self {
         self.timestamp_ms = Some(timestamp_ms);
@@ -80,7 +82,7 @@ impl ProducerRecord {
     }
 }
 
-/// What must hold for a record to be appended. Judged by the partition's leader, in the order of its log.
+/// A condition that must hold for a record to be appended. The partition's leader judges it, in the order of its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
     /// The record gets this offset: the partition ends here.
@@ -90,17 +92,17 @@ pub enum Condition {
     KeyOffset(Option<i64>),
 }
 
-/// Where a delivered record is.
+/// The place where a delivered record is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordMetadata {
-    /// The topic.
+    /// The topic's name.
     pub topic: Arc<str>,
-    /// The partition.
+    /// The partition's index.
     pub partition: u32,
-    /// `None` with [`Acks::None`](crate::Acks::None).
+    /// The record's offset. `None` with [`Acks::None`](crate::Acks::None).
     pub offset: Option<i64>,
-    /// Of the record, or of the append on a topic with `message.timestamp.type=LogAppendTime`.
+    /// The time of the record, or of the append on a topic with `message.timestamp.type=LogAppendTime`.
     pub timestamp_ms: i64,
-    /// The answer to an earlier attempt had got lost: the offset is that of then.
+    /// Whether the record was in the log already, from an attempt whose answer got lost: the offset is that of then.
     pub duplicate: bool,
 }

@@ -1,4 +1,5 @@
-//! What senders and the driver share: the buffer's permits, the topics' queues, and the signals that wake the driver.
+//! The state that senders and the driver share: the buffer's permits, the topics' queues, and the signals that wake the
+//! driver.
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
@@ -21,7 +22,7 @@ use crate::metadata::{Image, TopicMetadata};
 pub(crate) struct Shared {
     pub cluster: Arc<Cluster>,
     pub config: ProducerConfig,
-    /// Bytes of the buffer that are free. A record takes its size when it is sent; its batch gives all back when it is settled.
+    /// Free bytes of the buffer. A record takes its size when it is sent; its batch gives all back when it is settled.
     buffer: Semaphore,
     topics: RwLock<HashMap<Arc<str>, Arc<TopicQueues>>>,
     next_lane: AtomicU64,
@@ -29,20 +30,20 @@ pub(crate) struct Shared {
     wake: Notify,
 }
 
-/// What happened since the driver looked.
+/// The events since the driver last looked.
 #[derive(Default)]
 pub(crate) struct Signals {
     /// Queues in which a batch was opened, and when.
     pub opened: Vec<(Instant, Arc<PartitionQueue>)>,
     /// Queues in which a batch became full.
     pub filled: Vec<Arc<PartitionQueue>>,
-    /// Those who flush want to know what to wait for.
+    /// Callers that flush; each is sent the reports to wait for.
     pub flushes: Vec<oneshot::Sender<Vec<Arc<BatchReport>>>>,
-    /// The driver will look within the linger anyway: an opened batch need not wake it.
+    /// Whether the driver wakes within the linger anyway, so that an opened batch need not wake it.
     pub will_look: bool,
-    /// No more records are taken, for this reason.
+    /// The error of later sends, once no more records are taken.
     pub ended: Option<ClientError>,
-    /// The driver is gone.
+    /// Whether the driver is gone.
     pub stopped: bool,
 }
 
@@ -83,12 +84,12 @@ impl Shared {
                 Ok(_) => unreachable!("a record that may go anywhere is taken"),
                 Err(error) => error,
             };
-            // From here on the record holds nothing of the buffer, so that a dropped call does not either.
+            // From here on the record holds nothing of the buffer, so that a dropped call leaks nothing.
             self.release(size);
             if !matches!(error, ClientError::UnknownTopic { .. }) {
                 return Err(error);
             }
-            // It was deleted; there may be a new one under its name.
+            // The topic was deleted; there may be a new one of its name.
             self.forget(&topic);
             topic = self.topic_for(&record.topic, size).await?;
             self.reserve(size).await?;
@@ -118,7 +119,7 @@ impl Shared {
             self.check_size(&topic, size)?;
             return Ok(topic);
         }
-        // The limit may have been raised. When nobody answers, the one that is known counts.
+        // The limit may have been raised. When no broker answers, the known limit counts.
         let seen = self.cluster.metadata.image().refreshes;
         let _ = self.cluster.refresh(seen, self.cluster.deadline()).await;
         self.take_changes(&self.cluster.metadata.image());
@@ -127,8 +128,8 @@ impl Shared {
         Ok(topic)
     }
 
-    /// Takes over what topics have become: limits that were altered, partitions that were added; one that was created anew
-    /// is another one.
+    /// Takes over changes of topics: limits that were altered, partitions that were added. A topic that was created
+    /// anew is another one.
     pub fn take_changes(&self, image: &Image) {
         let mut replaced = Vec::new();
         let mut grown = Vec::new();
@@ -157,7 +158,7 @@ impl Shared {
         let Some(place) = topics.get_mut(&known.topic.name) else {
             return;
         };
-        // Somebody else may have been here.
+        // A concurrent call may have replaced the topic's queues.
         if Arc::ptr_eq(place, known) {
             *place = Arc::new(known.grown(newest, &self.config, &self.next_lane));
         }
@@ -259,7 +260,7 @@ impl Shared {
         self.signals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns when a signal came.
+    /// Returns when a signal has come.
     pub async fn woken(&self) {
         self.wake.notified().await;
     }
@@ -280,19 +281,19 @@ impl Shared {
         }
     }
 
-    /// Takes no more records. What was taken is delivered, then the driver ends.
+    /// Refuses later records. Those that were taken are delivered, then the driver ends.
     pub fn begin_close(&self) {
         self.end(ClientError::Closed);
     }
 
-    /// Takes no more records, for this reason; a reason given before stays.
+    /// Refuses later records, with this error; an error that was set before stays.
     pub fn end(&self, error: ClientError) {
         self.signals().ended.get_or_insert(error);
         self.buffer.close();
         self.wake.notify_one();
     }
 
-    /// The driver's last act. Returns what is still in the queues.
+    /// Marks the driver as gone, as its last act. Returns the batches that are still in the queues.
     pub fn stop(&self) -> Vec<(Arc<PartitionQueue>, Vec<super::accumulator::Batch>)> {
         self.end(ClientError::Closed);
         let ended = {

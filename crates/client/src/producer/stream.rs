@@ -1,4 +1,4 @@
-//! The produce stream to one broker: what was sent on it and not answered yet.
+//! The produce stream to one broker, with the attempts that were sent on it and not answered yet.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::channels::StreamChannel;
 use crate::cluster::{Cluster, log_service};
 use crate::wire_error::Failure;
 
-/// Attempts under way to one broker. Throughput no longer grows from some dozens on; latency does.
+/// Most attempts under way to one broker. Throughput no longer grows beyond some dozens; latency does.
 pub(crate) const OUTSTANDING_MAX: usize = 256;
 
 /// An attempt that waits for its answer.
@@ -26,7 +26,7 @@ pub(crate) struct Outstanding {
     pub ticket: Ticket,
 }
 
-/// One life of the stream to a broker. The generation tells its events from those of an earlier life.
+/// Identifies one stream to a broker. The generation tells its events from those of an earlier stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct LinkId {
     pub broker: BrokerId,
@@ -37,21 +37,21 @@ pub(crate) struct Link {
     pub id: LinkId,
     pub address: Arc<str>,
     since: Instant,
-    /// `None` while it is being opened.
+    /// The open stream. `None` while it is being opened.
     open: Option<Open>,
     pub outstanding: HashMap<u64, Outstanding>,
-    /// In the order of sending; answered ones are skipped when they come to the front.
+    /// Attempts in the order of sending; answered ones are skipped when they come to the front.
     sent: VecDeque<(Instant, u64)>,
-    /// Lanes that wait for it to open or to have room.
+    /// Lanes that wait for the stream to open or to have room.
     pub waiting: VecDeque<u64>,
-    /// A timer looks after what waits for an answer.
+    /// Whether a timer watches the attempts that wait for an answer.
     pub watched: bool,
 }
 
 struct Open {
     requests: mpsc::Sender<v1::ProduceStreamRequest>,
     answers: AbortHandle,
-    /// Held while the stream is open.
+    /// Keeps the stream counted on its connection while it is open.
     _connection: Arc<StreamChannel>,
 }
 
@@ -61,7 +61,7 @@ impl Drop for Open {
     }
 }
 
-/// What comes from a link.
+/// An event of a link.
 pub(crate) enum LinkEvent {
     Answer(v1::ProduceStreamResponse),
     Ended(Failure),
@@ -94,7 +94,7 @@ impl Link {
     pub async fn connect(cluster: Arc<Cluster>, address: Arc<str>) -> Result<Opened, Failure> {
         // A little more than the connection may take.
         let within = cluster.config.connect_timeout + Duration::from_secs(1);
-        // As many as may be outstanding, so that handing one over never waits.
+        // Capacity for all that may be outstanding, so that handing a request over never waits.
         let (requests, receiver) = mpsc::channel(OUTSTANDING_MAX);
         let open = |channel| {
             let mut service = log_service(channel);
@@ -106,7 +106,7 @@ impl Link {
                 answers,
                 connection,
             }),
-            // No batch has been sent.
+            // No batch has been sent, so the failure is definite.
             Err(failure) => Err(Failure {
                 definite: true,
                 ..failure
@@ -114,7 +114,8 @@ impl Link {
         }
     }
 
-    /// From now on it can be sent on. The events end with [`LinkEvent::Ended`], or without when the link is dropped.
+    /// Installs the opened stream, which can be sent on from now. The events end with [`LinkEvent::Ended`], or without
+    /// it when the link is dropped.
     pub fn opened(&mut self, opened: Opened) -> LinkEvents {
         let Opened {
             requests,
@@ -155,7 +156,8 @@ impl Link {
         }
     }
 
-    /// Since when something has been waiting for an answer: the oldest attempt, or the stream itself for its opening.
+    /// The time since which something has been waiting for an answer: the oldest attempt, or the stream itself for its
+    /// opening.
     pub fn oldest(&mut self) -> Option<Instant> {
         if self.open.is_none() {
             return Some(self.since);

@@ -1,4 +1,4 @@
-//! What answers mean for a lane, and what a batch's senders are told.
+//! Translates answers of brokers for a lane, and outcomes for a batch's senders.
 
 use std::sync::atomic::Ordering;
 
@@ -70,7 +70,7 @@ impl Driver {
             Some(Reason::UnknownProducer) => Answer::UnknownProducer,
             Some(Reason::ProducerFenced) if state.lane.is_behind(self.identity) => Answer::FencedByUs,
             Some(Reason::ProducerFenced) => return self.on_fenced(id, ticket, &failure),
-            // Unless the metadata says so, too, the broker only lags behind.
+            // Unless the metadata confirms that the partition is gone, the broker only lags behind.
             Some(Reason::UnknownTopic | Reason::UnknownPartition) => Answer::Retry,
             _ => match failure.disposition() {
                 Disposition::Retry => Answer::Retry,
@@ -79,7 +79,7 @@ impl Driver {
             },
         };
         if failure.reason == Some(Reason::BatchTooLarge) {
-            // The topic's limit was lowered: the next ones are to be smaller.
+            // The topic's limit was lowered: the next batches are to be smaller.
             self.want_refresh();
             if self.split(id, ticket, &failure) {
                 return;
@@ -106,15 +106,15 @@ impl Driver {
         });
         let Some(state) = self.lanes.get_mut(&id) else { return };
         if told && state.backoff.is_reset() {
-            // The leader moved and we know where to: no reason to wait.
+            // The leader moved and its new address is known: no reason to wait.
             state.last_failure = Some(failure);
         } else {
             self.block(id, failure);
         }
     }
 
-    /// Sends a batch that is refused as too large in parts, in its place. False: it has one record, or an earlier attempt may have
-    /// been appended.
+    /// Sends a batch that was refused as too large in parts, in its place. Returns false if it has one record, or if an
+    /// earlier attempt may have been appended.
     fn split(&mut self, id: u64, ticket: Ticket, failure: &Failure) -> bool {
         let codec = self.shared.config.compression;
         let Some(state) = self.lanes.get_mut(&id) else {
@@ -141,10 +141,10 @@ impl Driver {
 
     fn report_failed(&mut self, batch: Batch, error: ClientError) {
         if let ClientError::ConditionFailed { .. } = error {
-            // What writers that compete for a key see all the time.
+            // Logged at debug: writers that compete for a key see this all the time.
             tracing::debug!(%error, records = batch.records, "a conditional batch is refused");
         } else {
-            self.shared.cluster.notices.tell(&Notice::GivenUp {
+            self.shared.cluster.notices.publish(&Notice::GivenUp {
                 records: batch.records as u32,
                 error: error.clone(),
             });
@@ -152,10 +152,10 @@ impl Driver {
         self.report(batch, Err(error));
     }
 
-    /// Someone else goes on under our id.
+    /// Handles that another producer continues under this one's id.
     fn on_fenced(&mut self, id: u64, ticket: Ticket, failure: &Failure) {
         let Some(state) = self.lanes.get_mut(&id) else { return };
-        // An answer to an attempt that was given up long ago does not count.
+        // The answer to an attempt that was given up long ago does not count.
         if !state.lane.is_current(ticket) {
             return;
         }
@@ -169,7 +169,7 @@ impl Driver {
     }
 }
 
-/// What the sender of a record is told that is too large for the topic's limit as it is now.
+/// The error of a record that is too large for the topic's limit as it is now; `None` for other failures.
 fn too_large(queue: &PartitionQueue, failure: &Failure, (records, end): (i32, End)) -> Option<ClientError> {
     let bytes = |key| failure.number(key).and_then(|bytes| usize::try_from(bytes).ok());
     if failure.reason != Some(Reason::BatchTooLarge) || records > 1 || end != End::Absent {
@@ -183,7 +183,7 @@ fn too_large(queue: &PartitionQueue, failure: &Failure, (records, end): (i32, En
     })
 }
 
-/// What the senders of a batch that leaves its lane are told.
+/// The error of a batch that leaves its lane.
 fn settled_error(queue: &PartitionQueue, failure: &Failure, answer: Answer, end: End) -> ClientError {
     let rejection = failure.rejection(&queue.context());
     match (answer, end) {

@@ -1,11 +1,12 @@
-//! Getting the producer its id and epochs. One request is under way at a time; lanes that need its outcome wait for it together.
+//! Gets the producer's id and epochs. One request is under way at a time; lanes that need its outcome wait for it
+//! together.
 
 use futures::FutureExt as _;
 use jangada_proto::v1;
 use jangada_types::{ProducerEpoch, ProducerId, Reason};
 
 use super::super::identity::Identity;
-use super::{Done, Driver};
+use super::{Driver, FinishedJob};
 use crate::cluster::{Cluster, Repeat};
 use crate::error::ClientError;
 use crate::wire_error::{Disposition, Failure};
@@ -19,7 +20,7 @@ impl Driver {
         if !under_way {
             let cluster = self.shared.cluster.clone();
             self.jobs
-                .push(async move { Done::Identified(identify(&cluster, stale).await) }.boxed());
+                .push(async move { FinishedJob::Identified(identify(&cluster, stale).await) }.boxed());
         }
     }
 
@@ -34,7 +35,7 @@ impl Driver {
             Err(failure) if failure.disposition() == Disposition::Refuse => {
                 return self.fail(&ClientError::Refused(failure.rejection("get a producer id")), |_| None);
             }
-            // The next one will try again; meanwhile time for delivery runs.
+            // The lanes are pumped below and ask again; meanwhile the delivery timeout runs.
             Err(failure) => {
                 for id in &waiting {
                     if let Some(state) = self.lanes.get_mut(id) {

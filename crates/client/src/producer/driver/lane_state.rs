@@ -1,4 +1,4 @@
-//! What the driver knows of one lane: where its batches are under way, and what it waits for.
+//! The driver's state of one lane: where its batches are under way, and what it waits for.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,23 +17,23 @@ pub(super) struct LaneState {
     pub queue: Arc<PartitionQueue>,
     pub lane: Lane<Batch>,
     pub backoff: Backoff,
-    /// No attempt before this.
+    /// The earliest time of the next attempt.
     pub blocked_until: Option<Instant>,
     /// The newest leader epoch when it was blocked: a newer one ends that.
     pub blocked_epoch: u32,
-    /// In the waiting list of this link.
+    /// The link in whose waiting list the lane is.
     pub parked: Option<LinkId>,
-    /// Where its attempts were sent; all that are under way are on one link.
+    /// The link that its attempts were sent on; all that are under way are on one link.
     pub link: Option<LinkId>,
-    /// Of the leader that they were sent to.
+    /// The epoch of the leader that they were sent to.
     pub sent_epoch: u32,
-    /// When it last sent with nothing under way, or got an answer.
+    /// The time when the lane last sent with nothing under way, or got an answer.
     pub progress: Instant,
-    /// A timer runs for the oldest batch's delivery.
+    /// Whether a timer runs for the oldest batch's delivery timeout.
     pub deadline_armed: bool,
-    /// What a batch is told whose time is over.
+    /// The failure that a batch is given when its time is over.
     pub last_failure: Option<Failure>,
-    /// Producing to the partition, while it fails.
+    /// The trouble "producing to the partition fails", open while it does.
     pub trouble: Trouble,
 }
 

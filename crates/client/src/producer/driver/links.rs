@@ -1,4 +1,4 @@
-//! The driver's streams to brokers: opening, losing, and who waits for them.
+//! The driver's streams to brokers: opening them, losing them, and the lanes that wait for them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::super::stream::{Link, LinkEvent, LinkId, Opened};
 use super::timers::Timer;
-use super::{Done, Driver, STALL};
+use super::{Driver, FinishedJob, STALL_TIMEOUT};
 use crate::wire_error::Failure;
 
 impl Driver {
@@ -23,10 +23,10 @@ impl Driver {
         let cluster = self.shared.cluster.clone();
         let target = address.clone();
         self.jobs
-            .push(async move { Done::Connected(id, Link::connect(cluster, target).await) }.boxed());
+            .push(async move { FinishedJob::Connected(id, Link::connect(cluster, target).await) }.boxed());
         let now = Instant::now();
         self.links.insert(broker, Link::new(id, address, now));
-        self.timers.set(now + STALL, Timer::Silence(id));
+        self.timers.set(now + STALL_TIMEOUT, Timer::Silence(id));
     }
 
     pub(super) fn on_connected(&mut self, id: LinkId, opened: Result<Opened, Failure>) {
@@ -62,7 +62,7 @@ impl Driver {
         }
     }
 
-    /// Lanes that waited go on, as far as there is room.
+    /// Pumps the lanes that waited, as far as there is room.
     fn admit_waiting(&mut self, broker: BrokerId) {
         while let Some(link) = self.links.get_mut(&broker).filter(|link| link.has_room()) {
             let Some(lane) = link.waiting.pop_front() else { return };

@@ -5,9 +5,9 @@
 //! for its answer, shared with whatever else is ready then.
 //!
 //! | what it waits for | who notices |
-//! |---|---|
+//! | event | noticed by |
 //! | linger, pause before another attempt, time for delivery | `timers` |
-//! | a leader is cut off without a reset | a link whose oldest attempt waits longer than [`STALL`]: other brokers are asked |
+//! | a leader is cut off without a reset | a link whose oldest attempt waits longer than [`STALL_TIMEOUT`]: other brokers are asked |
 //! | a stream breaks | its last event: all its attempts are in doubt and are made again |
 //! | a topic is deleted | the metadata no longer has its id |
 //! | a topic's largest batch is altered | the metadata; a batch that is refused as too large has them asked for, and is sent in parts |
@@ -52,13 +52,13 @@ use lane_state::LaneState;
 use refresh::Refresh;
 use timers::{Timer, Timers};
 
-/// A leader that answers nothing for this long may be cut off. Other brokers are asked whether there is another one.
-const STALL: Duration = Duration::from_secs(1);
+/// A leader that answers nothing for this long may be cut off. Other brokers are asked whether there is another leader.
+const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often they are asked then.
-const STALL_AGAIN: Duration = Duration::from_millis(300);
+/// Interval at which other brokers are asked while a leader stalls.
+const STALL_RETRY_INTERVAL: Duration = Duration::from_millis(300);
 
-/// Beyond the time that the leader waits for the quorum: after this its stream is given up.
+/// A stream is given up after the time that the leader waits for the quorum and this.
 const SILENCE_GRACE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Driver {
@@ -66,25 +66,25 @@ pub(crate) struct Driver {
     lanes: HashMap<u64, LaneState>,
     links: HashMap<BrokerId, Link>,
     answers: SelectAll<LinkEvents>,
-    jobs: FuturesUnordered<BoxFuture<'static, Done>>,
+    jobs: FuturesUnordered<BoxFuture<'static, FinishedJob>>,
     timers: Timers,
     image: watch::Receiver<Arc<Image>>,
     refresh: Refresh,
     /// Whether any broker answered when metadata was asked for last.
     brokers_answer: bool,
     identity: Option<Identity>,
-    /// Lanes that wait for an identity; a job is under way for them.
+    /// Lanes that wait for an identity, for which a job is under way.
     awaiting_identity: Vec<u64>,
     next_correlation: u64,
     next_generation: u64,
-    /// Everything is to be settled, then the driver ends.
+    /// Set when the driver is to settle everything and end.
     closing: bool,
 }
 
-/// A job has ended.
-enum Done {
+/// The result of a job.
+enum FinishedJob {
     Connected(LinkId, Result<Opened, Failure>),
-    /// Whether a broker answered.
+    /// Metadata was asked for; whether a broker answered.
     Refreshed(bool),
     Identified(Result<(ProducerId, ProducerEpoch), Failure>),
 }
@@ -113,7 +113,7 @@ impl Driver {
     pub async fn run(mut self) {
         let shared = self.shared.clone();
         self.rest_until_stale();
-        // One timer for all, moved only when the earliest changes.
+        // One timer serves all; it is moved only when the earliest deadline changes.
         let alarm = sleep_until(Instant::now());
         tokio::pin!(alarm);
         loop {
@@ -132,7 +132,7 @@ impl Driver {
                 () = shared.woken() => {}
                 Some((id, event)) = self.answers.next(), if !self.answers.is_empty() => {
                     self.on_link_event(id, event);
-                    // What else is there needs no further turn.
+                    // Further answers that are there already are taken in the same turn.
                     while let Some(Some((id, event))) = self.answers.next().now_or_never() {
                         self.on_link_event(id, event);
                     }
@@ -144,18 +144,18 @@ impl Driver {
         }
     }
 
-    fn on_done(&mut self, done: Done) {
+    fn on_done(&mut self, done: FinishedJob) {
         match done {
-            Done::Connected(id, opened) => self.on_connected(id, opened),
-            Done::Refreshed(answered) => {
+            FinishedJob::Connected(id, opened) => self.on_connected(id, opened),
+            FinishedJob::Refreshed(answered) => {
                 self.brokers_answer = answered;
                 self.rest_until_stale();
             }
-            Done::Identified(identified) => self.on_identified(identified),
+            FinishedJob::Identified(identified) => self.on_identified(identified),
         }
     }
 
-    /// What the senders did.
+    /// Takes the signals that the senders left.
     fn take_signals(&mut self) {
         let (opened, filled, flushes, ended) = {
             let mut signals = self.shared.signals();
@@ -189,11 +189,11 @@ impl Driver {
         }
         if ended && !self.closing {
             self.closing = true;
-            self.hurry_all();
+            self.flush_all_now();
         }
     }
 
-    /// The queue has a batch: there is a lane for it, and a timer for its delivery.
+    /// Ensures that a queue with a batch has a lane, and a timer for its delivery.
     fn admit_queue(&mut self, queue: Arc<PartitionQueue>, now: Instant) {
         let id = queue.lane;
         let notices = &self.shared.cluster.notices;
@@ -219,7 +219,7 @@ impl Driver {
     }
 
     fn flush(&mut self, answer: oneshot::Sender<Vec<Arc<BatchReport>>>) {
-        self.hurry_all();
+        self.flush_all_now();
         let mut reports = Vec::new();
         for state in self.lanes.values() {
             reports.extend(state.lane.batches().map(|batch| batch.reporter.report().clone()));
@@ -231,15 +231,15 @@ impl Driver {
                     .map(|batch| batch.reporter.report().clone()),
             );
         }
-        // Who flushed may have gone.
+        // The caller that flushed may have gone.
         let _ = answer.send(reports);
     }
 
-    /// Nothing lingers any more.
-    fn hurry_all(&mut self) {
+    /// Makes every open batch due.
+    fn flush_all_now(&mut self) {
         let lanes: Vec<u64> = self.lanes.keys().copied().collect();
         for id in lanes {
-            self.lanes[&id].queue.lock().hurry();
+            self.lanes[&id].queue.lock().flush_now();
             self.pump(id);
         }
     }
@@ -250,7 +250,7 @@ impl Driver {
             .all(|state| state.lane.is_empty() && state.queue.lock().is_empty())
     }
 
-    /// Lets a lane do what it can.
+    /// Lets a lane do all that it can without waiting.
     fn pump(&mut self, id: u64) {
         let now = Instant::now();
         let linger = self.shared.config.linger;
@@ -284,7 +284,7 @@ impl Driver {
         }
     }
 
-    /// The broker to which the lane may send now. `None`: it will be pumped again when that is possible.
+    /// The broker to which the lane may send now. `None`: the lane is pumped again when that is possible.
     fn route(&mut self, id: u64) -> Option<(BrokerId, u32)> {
         let state = self.lanes.get_mut(&id)?;
         let queue = &state.queue;
@@ -302,7 +302,7 @@ impl Driver {
             }
         };
         if self.links.get(&broker).is_some_and(|link| link.address != address) {
-            // It came back elsewhere; the stream leads nowhere.
+            // The broker is at another address: the old stream leads nowhere.
             self.lose_link(
                 broker,
                 &Failure::local(tonic::Code::Unavailable, "the broker's address changed", false),
@@ -317,7 +317,7 @@ impl Driver {
             return None;
         }
         if state.lane.is_in_flight() && state.link != Some(link.id) {
-            // The old leader's answers come first: order is kept within a stream only.
+            // The old leader's answers come first: order is kept only within a stream.
             return None;
         }
         if !link.has_room() {
@@ -380,16 +380,16 @@ impl Driver {
         link.send(request, Outstanding { lane: id, ticket }, now);
         if !link.watched {
             link.watched = true;
-            self.timers.set(now + STALL, Timer::Silence(link.id));
+            self.timers.set(now + STALL_TIMEOUT, Timer::Silence(link.id));
         }
     }
 
-    /// No further attempt for a while.
+    /// Blocks a lane: no further attempt until its backoff has passed.
     fn block(&mut self, id: u64, failure: Failure) {
         let now = Instant::now();
         let Some(state) = self.lanes.get_mut(&id) else { return };
         let asked = failure.retry_delay;
-        // The failures of one round, of batches sent together, count once.
+        // Failures of batches that were sent together count as one.
         let delay = match state.blocked_until.filter(|until| *until > now) {
             Some(_) => asked.unwrap_or_default(),
             None => state.backoff.next(asked),
@@ -410,7 +410,7 @@ impl Driver {
         self.want_refresh();
     }
 
-    /// The producer can do no more. `in_doubt` makes the error for batches whose outcome is unknown.
+    /// Ends the producer. `in_doubt` makes the error for batches whose outcome is unknown.
     fn fail(&mut self, error: &ClientError, in_doubt: impl Fn(&PartitionQueue) -> Option<ClientError>) {
         tracing::error!(%error, "the producer ends");
         self.shared.end(error.clone());
@@ -422,10 +422,10 @@ impl Driver {
         }
     }
 
-    /// The partition is gone.
+    /// Ends the lane of a partition that is gone.
     fn retire(&mut self, id: u64, error: ClientError) {
         if let Some(state) = self.lanes.get(&id) {
-            self.shared.cluster.notices.tell(&Notice::PartitionGone {
+            self.shared.cluster.notices.publish(&Notice::PartitionGone {
                 topic: state.queue.topic.name.clone(),
                 partition: state.queue.partition,
             });
@@ -433,7 +433,8 @@ impl Driver {
         self.drop_lane(id, &error, None);
     }
 
-    /// Ends a lane: what is certainly absent gets `error`, what is in doubt `in_doubt` or an unknown outcome for the same cause.
+    /// Ends a lane: batches that are certainly absent get `error`, those in doubt `in_doubt` or an unknown outcome for
+    /// the same cause.
     fn drop_lane(&mut self, id: u64, error: &ClientError, in_doubt: Option<ClientError>) {
         let Some(mut state) = self.lanes.remove(&id) else {
             return;
@@ -453,7 +454,7 @@ impl Driver {
         }
     }
 
-    /// A batch is settled.
+    /// Reports a batch's outcome and frees its room in the buffer.
     fn report(&self, batch: Batch, outcome: Result<Receipt, ClientError>) {
         self.shared.release(batch.charged);
         batch.reporter.make(outcome);
@@ -461,12 +462,13 @@ impl Driver {
 }
 
 impl Drop for Driver {
-    /// Also when the runtime ends before everything is settled: what is left answers for itself when it is dropped.
+    /// Runs also when the runtime ends before everything is settled: reports that are left are made when they are
+    /// dropped.
     fn drop(&mut self) {
         let error = self.shared.signals().ended.clone().unwrap_or(ClientError::Closed);
         for (_, batches) in self.shared.stop() {
             for batch in batches {
-                // Never sent.
+                // These batches were never sent.
                 self.report(batch, Err(error.clone()));
             }
         }

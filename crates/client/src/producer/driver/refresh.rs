@@ -6,14 +6,14 @@ use futures::FutureExt as _;
 use tokio::time::Instant;
 
 use super::timers::Timer;
-use super::{Done, Driver, STALL};
+use super::{Driver, FinishedJob, STALL_TIMEOUT};
 use crate::error::ClientError;
 use crate::metadata::LeaderLookup;
 
-/// Metadata is not asked for more often, however many lanes want it.
-const REFRESH_PAUSE: Duration = Duration::from_millis(50);
+/// Least interval between two refreshes of the metadata, however many lanes want one.
+const REFRESH_INTERVAL_MIN: Duration = Duration::from_millis(50);
 
-/// Where the driver stands with asking.
+/// The state of the driver's refreshes.
 #[derive(PartialEq, Eq)]
 pub(super) enum Refresh {
     Idle { since: Instant },
@@ -24,7 +24,7 @@ pub(super) enum Refresh {
 impl Driver {
     pub(super) fn want_refresh(&mut self) {
         let Refresh::Idle { since } = self.refresh else { return };
-        let at = since + REFRESH_PAUSE;
+        let at = since + REFRESH_INTERVAL_MIN;
         if at > Instant::now() {
             self.refresh = Refresh::Scheduled;
             self.timers.set(at, Timer::Refresh);
@@ -33,7 +33,7 @@ impl Driver {
         }
     }
 
-    /// No refresh is needed until something fails or the metadata are too old.
+    /// Schedules no refresh until something fails or the metadata is too old.
     pub(super) fn rest_until_stale(&mut self) {
         let since = Instant::now();
         self.refresh = Refresh::Idle { since };
@@ -51,13 +51,13 @@ impl Driver {
                 if let Err(failure) = &refreshed {
                     tracing::debug!(error = failure.message, "no broker gives metadata");
                 }
-                Done::Refreshed(refreshed.is_ok())
+                FinishedJob::Refreshed(refreshed.is_ok())
             }
             .boxed(),
         );
     }
 
-    /// Leaders may have moved, and topics changed.
+    /// Reacts to new metadata: leaders may have moved, and topics may have changed.
     pub(super) fn on_image(&mut self) {
         let image = self.image.borrow_and_update().clone();
         self.shared.take_changes(&image);
@@ -78,7 +78,7 @@ impl Driver {
             if state.lane.is_in_flight() {
                 let elsewhere = state.link.is_some_and(|link| Some(link.broker) != leader) && epoch > state.sent_epoch;
                 // A leader that hands over in good order still answers; one that is cut off does not.
-                if elsewhere && now >= state.progress + STALL {
+                if elsewhere && now >= state.progress + STALL_TIMEOUT {
                     state.lane.lose_in_flight();
                     moved.push(*id);
                 }

@@ -1,4 +1,4 @@
-//! The driver's timers. A timer that is no longer wanted fires all the same; whoever handles it looks first.
+//! The driver's timers. A timer that is no longer wanted still fires; its handler checks first.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::super::lane::End;
 use super::super::stream::LinkId;
-use super::{Driver, Refresh, SILENCE_GRACE, STALL, STALL_AGAIN};
+use super::{Driver, Refresh, SILENCE_GRACE, STALL_RETRY_INTERVAL, STALL_TIMEOUT};
 use crate::error::ClientError;
 use crate::notice::Notice;
 use crate::wire_error::{Disposition, Failure};
@@ -55,7 +55,7 @@ impl Timers {
         !self.lingering.is_empty()
     }
 
-    /// When the earliest fires.
+    /// The time at which the earliest timer fires.
     pub fn next(&self) -> Option<Instant> {
         let other = self.others.peek().map(|Reverse((at, _))| *at);
         let lingering = self.lingering.front().map(|(at, _)| *at);
@@ -100,14 +100,14 @@ impl Driver {
         }
     }
 
-    /// Gives up what has been tried for long enough.
+    /// Gives up the batches whose delivery timeout has passed.
     fn on_deadline(&mut self, id: u64, now: Instant) {
         let allowed = self.shared.config.delivery_timeout;
         let Some(state) = self.lanes.get_mut(&id) else { return };
         let is_over = |opened: Instant| opened + allowed <= now;
         let mut over = state.lane.expire(|batch| is_over(batch.opened));
         if state.lane.is_empty() {
-            // What was never sent is younger than what was.
+            // Batches that were never sent are younger than those that were.
             let queued = state.queue.lock().expire(|batch| is_over(batch.opened));
             over.extend(queued.into_iter().map(|batch| (batch, End::Absent)));
         }
@@ -146,13 +146,13 @@ impl Driver {
             self.report(batch, Err(error));
         }
         if let Some((records, error)) = given_up {
-            self.shared.cluster.notices.tell(&Notice::GivenUp { records, error });
+            self.shared.cluster.notices.publish(&Notice::GivenUp { records, error });
         }
         self.pump(id);
     }
 
-    /// Says which partitions wait for a leader that does not answer.
-    fn tell_silence(&mut self, id: LinkId, oldest: Instant, now: Instant) {
+    /// Publishes which partitions wait for a leader that does not answer.
+    fn notify_silence(&mut self, id: LinkId, oldest: Instant, now: Instant) {
         let Some(link) = self.links.get(&id.broker) else { return };
         let waited = (now - oldest).as_secs_f32();
         let message = format!("the leader, broker {}, has not answered for {waited:.1} s", id.broker);
@@ -160,13 +160,13 @@ impl Driver {
         let lanes: BTreeSet<u64> = link.outstanding.values().map(|outstanding| outstanding.lane).collect();
         for lane in lanes {
             if let Some(state) = self.lanes.get_mut(&lane) {
-                let next = state.next(self.shared.config.delivery_timeout, STALL_AGAIN, now);
+                let next = state.next(self.shared.config.delivery_timeout, STALL_RETRY_INTERVAL, now);
                 state.trouble.silent(&cause, next);
             }
         }
     }
 
-    /// Looks after attempts without an answer.
+    /// Handles attempts without an answer.
     fn on_silence(&mut self, id: LinkId, now: Instant) {
         let Some(link) = self.links.get_mut(&id.broker).filter(|link| link.id == id) else {
             return;
@@ -175,19 +175,19 @@ impl Driver {
             link.watched = false;
             return;
         };
-        let patience = self.shared.config.request_timeout + SILENCE_GRACE;
-        if oldest + patience <= now {
-            let failure = Failure::timeout(patience);
+        let silence_timeout = self.shared.config.request_timeout + SILENCE_GRACE;
+        if oldest + silence_timeout <= now {
+            let failure = Failure::timeout(silence_timeout);
             self.lose_link(id.broker, &failure);
-        } else if oldest + STALL <= now {
+        } else if oldest + STALL_TIMEOUT <= now {
             tracing::debug!(broker = %id.broker, "the leader does not answer; asking others");
-            self.tell_silence(id, oldest, now);
+            self.notify_silence(id, oldest, now);
             self.want_refresh();
             // Its lanes may have been known to have moved before they stalled.
             self.on_image();
-            self.timers.set(now + STALL_AGAIN, Timer::Silence(id));
+            self.timers.set(now + STALL_RETRY_INTERVAL, Timer::Silence(id));
         } else {
-            self.timers.set(oldest + STALL, Timer::Silence(id));
+            self.timers.set(oldest + STALL_TIMEOUT, Timer::Silence(id));
         }
     }
 }
