@@ -1,10 +1,10 @@
-//! What is replicated through a shard's log. A command carries results: what the leader decided (targets, matches of
-//! patterns, expiry, time stamps). Each replica decides only what depends on the order of the log, from the state and
-//! from numbers that are part of the format: whether what the command was decided from is still so, and whether there
-//! is room.
+//! The commands that are replicated through a shard's log. A command carries results: what the leader decided (targets,
+//! matches of patterns, expiry, time stamps). Each replica decides only what depends on the order of the log, from the
+//! state and from numbers that are part of the format: whether the state that the command was decided from is still the
+//! same, and whether there is room.
 //!
-//! Each names the version of what it was decided from. What has changed meanwhile makes it `GROUP_CHANGED`, without an
-//! effect, and the leader decides again.
+//! Each command names the version of the state that it was decided from. If that has changed meanwhile the command is
+//! `GROUP_CHANGED`, without an effect, and the leader decides again.
 //!
 //! The declaration is all that there is of a command's encoding; [`jangada_types::replicated`] says how to read it.
 
@@ -22,7 +22,7 @@ use crate::wire::{WirePartitions, WireSpec, WireTopic};
 replicated! {
     /// A change of one group.
     pub enum Command, CommandKind, "command" {
-        /// A member joins, comes back, or changes what it says of itself. The first makes the group.
+        /// A member joins, comes back, or changes what it says of itself. The first member creates the group.
         PutMember = 1 since 2 {
             /// The group's name.
             #[prost(string, tag = "1")]
@@ -30,13 +30,13 @@ replicated! {
             /// The member's id, which the client chose.
             #[prost(string, tag = "2")]
             member: Arc<str> as String,
-            /// The member whose place a static member takes: it is gone afterwards.
+            /// The member whose place a static member takes; it is removed.
             #[prost(string, optional, tag = "3")]
             replaces: Option<Arc<str>> as Option<String>,
             /// The version of the member, or of the one that it replaces; 0 for a new one.
             #[prost(uint64, tag = "4")]
             version: u64,
-            /// All that the member says of itself.
+            /// The member's own description of itself.
             #[prost(message, required, tag = "5")]
             spec: MemberSpec as WireSpec,
         },
@@ -45,10 +45,11 @@ replicated! {
             /// The group's name.
             #[prost(string, tag = "1")]
             group: Arc<str> as String,
-            /// The epoch of this target: the group's, or the one after when no change of members asked for it.
+            /// The epoch of this target: the group's, or the next one when no change of members asked for the target.
             #[prost(uint32, tag = "2")]
             epoch: Epoch as u32,
-            /// The group's `changed_at` from which it was computed. After a later change the group goes on to wait.
+            /// The group's `changed_at` from which it was computed. After a later change the group still waits for
+            /// another target.
             #[prost(uint64, tag = "3")]
             computed_at: u64,
             /// The topics over which it was computed, by name.
@@ -70,7 +71,7 @@ replicated! {
             /// The group's name.
             #[prost(string, tag = "1")]
             group: Arc<str> as String,
-            /// Who.
+            /// The member's id.
             #[prost(string, tag = "2")]
             member: Arc<str> as String,
             /// The version of the member.
@@ -82,10 +83,10 @@ replicated! {
             /// The member's epoch from now on.
             #[prost(uint32, tag = "5")]
             epoch: Epoch as u32,
-            /// What it may go on with or take up.
+            /// The partitions that the member may keep or take up.
             #[prost(message, repeated, tag = "6")]
             assigned: PartitionSet as Vec<WirePartitions>,
-            /// What it must give up first.
+            /// The partitions that the member must give up first.
             #[prost(message, repeated, tag = "7")]
             revoking: PartitionSet as Vec<WirePartitions>,
         },
@@ -93,20 +94,20 @@ replicated! {
         SetAway = 4 since 2 as WireSetAway {
             /// The group's name.
             group: Arc<str>,
-            /// Who.
+            /// The member's id.
             member: Arc<str>,
             /// The version of the member.
             version: u64,
         },
-        /// Members leave, or are fenced. Those that changed meanwhile stay.
+        /// Members leave, or are fenced. Members that have changed since their version stay.
         RemoveMembers = 5 since 2 {
             /// The group's name.
             #[prost(string, tag = "1")]
             group: Arc<str> as String,
-            /// Who, with the version of each.
+            /// The ids of the members, with the version of each.
             #[prost(message, repeated, tag = "2")]
             members: Vec<(Arc<str>, u64)> as Vec<WireMember>,
-            /// Why.
+            /// The reason for the removal.
             #[prost(uint32, tag = "3")]
             cause: RemovalCause as u32,
             /// The leader's clock, milliseconds since the Unix epoch.
@@ -115,13 +116,13 @@ replicated! {
         },
         /// Writes offsets, all or none.
         CommitOffsets = 6 since 2 {
-            /// The group's name. Without a member it is made when it does not exist.
+            /// The group's name. A commit without a member creates the group when it does not exist.
             #[prost(string, tag = "1")]
             group: Arc<str> as String,
-            /// Who, and at which epoch; none only while the group has no members.
+            /// The member that commits and its epoch; none only while the group has no members.
             #[prost(message, optional, tag = "2")]
             member: Option<(Arc<str>, Epoch)> as Option<WireCommitter>,
-            /// At least one, each partition once.
+            /// The offsets; at least one, each partition once.
             #[prost(message, repeated, tag = "3")]
             offsets: Vec<OffsetCommit> as Vec<WireOffset>,
             /// The leader's clock, milliseconds since the Unix epoch.
@@ -136,7 +137,7 @@ replicated! {
             /// The group's name.
             #[prost(string, tag = "1")]
             group: Arc<str> as String,
-            /// Those without an offset are ignored.
+            /// The partitions whose offsets are deleted; those without an offset are ignored.
             #[prost(message, repeated, tag = "2")]
             partitions: PartitionSet as Vec<WirePartitions>,
         },
@@ -163,7 +164,7 @@ replicated! {
             /// The group's name.
             #[prost(string, tag = "1")]
             group: Arc<str> as String,
-            /// Since when it was empty.
+            /// The time since which the group was empty when its expiry was decided, milliseconds since the Unix epoch.
             #[prost(uint64, tag = "2")]
             empty_since_ms: u64,
         },

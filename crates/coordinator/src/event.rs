@@ -1,4 +1,4 @@
-//! What people may ask about a group later. The host of a shard's leader writes it down.
+//! Events that people may ask about later. The host of a shard's leader writes them down.
 
 use std::sync::Arc;
 
@@ -8,83 +8,84 @@ use crate::command::Command;
 use crate::image::{Epoch, Image};
 use crate::removal::RemovalCause;
 
-/// Something that happened to a group, or could not.
+/// A change of a group, or one that was not possible.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A member is gone, and what it had goes to others.
+    /// A member is removed, and its partitions go to others.
     MemberRemoved {
         /// The group's name.
         group: Arc<str>,
-        /// Who.
+        /// The member's id.
         member: Arc<str>,
-        /// Why.
+        /// The reason for the removal.
         cause: RemovalCause,
     },
-    /// Another process has the place of a static member.
+    /// Another process takes the place of a static member.
     MemberReplaced {
         /// The group's name.
         group: Arc<str>,
-        /// Who is gone.
+        /// The id of the member that is gone.
         member: Arc<str>,
-        /// Who came.
+        /// The id of the member that took its place.
         by: Arc<str>,
     },
     /// The group has a new target.
     TargetSet {
         /// The group's name.
         group: Arc<str>,
-        /// The target's.
+        /// The target's epoch.
         epoch: Epoch,
-        /// How many get something.
+        /// Number of members that get partitions.
         members: usize,
-        /// What they get, all together.
+        /// Number of partitions that they get, all together.
         partitions: usize,
     },
     /// Offsets of topics that were deleted are gone.
     TopicsForgotten {
         /// The group's name.
         group: Arc<str>,
-        /// Which.
+        /// The ids of the deleted topics.
         topics: Vec<TopicId>,
-        /// How many offsets.
+        /// Number of offsets that are gone.
         offsets: usize,
     },
-    /// Somebody deleted offsets.
+    /// Offsets were deleted by request.
     OffsetsDeleted {
         /// The group's name.
         group: Arc<str>,
-        /// How many.
+        /// Number of offsets that are gone.
         offsets: usize,
     },
     /// The group is gone with its offsets.
     GroupDeleted {
         /// The group's name.
         group: Arc<str>,
-        /// How many.
+        /// Number of offsets that are gone with the group.
         offsets: usize,
-        /// It was empty for the retention; otherwise somebody deleted it.
+        /// Whether it was empty for the retention; otherwise it was deleted by request.
         is_expired: bool,
     },
-    /// The targets of the shard's groups are at their bound: the group goes on with the one that it has, and nobody
-    /// reads the partitions of members that are gone. Said once, until there is room.
+    /// The targets of the shard's groups are at their bound: the group keeps its old target, and partitions of members
+    /// that are gone are not read. Emitted once, until there is room.
     NoRoomForTarget {
         /// The group's name.
         group: Arc<str>,
-        /// What there is too much of, and how much.
+        /// A sentence that says which bound is passed, and by how much.
         why: String,
     },
-    /// The group subscribes to more partitions than it can share, so nobody reads these topics. Said when they change.
+    /// The group subscribes to more partitions than it can share, so these topics are not read. Emitted when they
+    /// change.
     TopicsLeftOut {
         /// The group's name.
         group: Arc<str>,
-        /// Their names, ascending.
+        /// The topics' names, ascending.
         topics: Arc<[Arc<str>]>,
     },
 }
 
 impl Event {
-    /// What it comes to when the command is applied to this state and not refused. Nothing for what happens all the
-    /// time: heartbeats, steps towards a target, commits.
+    /// The events of a command that is applied to this state and not refused. Frequent changes have none: heartbeats,
+    /// steps towards a target, commits.
     pub fn of(image: &Image, command: &Command) -> Vec<Self> {
         let group = || Arc::clone(command.group());
         let known = image.group(command.group());

@@ -23,21 +23,21 @@ use crate::assignor::Assignor;
 use crate::partitions::{PartitionSet, TopicPartition};
 use crate::size::{self, Size};
 
-/// Counts the assignments of a group, from 1 on; a member's is the one that it has taken up. What comes with an older
-/// one is fenced.
+/// Counts the assignments of a group, from 1 on; a member's epoch is the one that it has taken up. A request with an
+/// older epoch is fenced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u32);
 
 impl Epoch {
-    /// That of a group in which nothing was assigned yet.
+    /// The epoch of a group in which nothing was assigned yet.
     pub const FIRST: Self = Self(1);
 
-    /// The plain number.
+    /// The epoch as a plain number.
     pub const fn get(self) -> u32 {
         self.0
     }
 
-    /// The one after this.
+    /// The next epoch.
     pub(crate) const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
@@ -60,10 +60,10 @@ impl fmt::Display for Epoch {
 pub struct Image {
     /// Log index of the last command applied.
     pub(crate) version: u64,
-    /// The newest version of the cluster's metadata by which anything here was decided.
+    /// The newest version of the cluster's metadata that any command here was decided by.
     pub(crate) topics_version: u64,
     pub(crate) groups: BTreeMap<Arc<str>, Arc<Group>>,
-    /// Derived: what all groups take.
+    /// Derived: the size of all groups together.
     pub(crate) bytes: Size,
 }
 
@@ -76,61 +76,62 @@ pub struct Group {
     pub assignment_epoch: Epoch,
     /// Log index of the last change of members or subscriptions.
     pub changed_at: u64,
-    /// By member id.
+    /// The members by id.
     pub members: BTreeMap<Arc<str>, Member>,
     /// The topics over which the targets were computed, by name.
     pub topics: Arc<[SubscribedTopic]>,
-    /// Where consumers go on.
+    /// The committed offsets.
     pub offsets: BTreeMap<TopicPartition, Committed>,
-    /// How many partitions a topic had when the group began to read it: of the topics that it reads, and those that it has
-    /// offsets of. Those after are new to the group. A topic that came after its subscription had none.
+    /// Number of partitions that a topic had when the group began to read it: of topics that it reads, and those that
+    /// it has offsets of. Later partitions are new to the group. A topic that came after its subscription had none.
     pub(crate) first_partitions: BTreeMap<TopicId, u32>,
-    /// Since when the group has no members, or the last commit from outside it if that is later, milliseconds since
-    /// the Unix epoch on the leader's clock. None while there are members.
+    /// The time since which the group has no members, or of the last commit from outside if that is later, milliseconds
+    /// since the Unix epoch on the leader's clock. None while there are members.
     pub empty_since_ms: Option<u64>,
-    /// Derived: what the members hold, all together. Whether a partition is free is asked for each step of each member.
+    /// Derived: the partitions that the members hold, all together. Each step of each member asks whether a partition
+    /// is free.
     pub(crate) held: BTreeSet<TopicPartition>,
-    /// Derived: what it takes.
+    /// Derived: the size of the group.
     pub(crate) bytes: Size,
 }
 
 /// A member of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// What the member says of itself.
+    /// The member's own description of itself.
     pub spec: MemberSpec,
     /// Log index of the last change of this member, its target apart. The member names it when it says what it owns.
     pub version: u64,
     /// The assignment epoch that the member has taken up.
     pub epoch: Epoch,
-    /// The one before.
+    /// The assignment epoch before the present one.
     pub previous_epoch: Epoch,
-    /// A static member that left and is expected back.
+    /// Whether this is a static member that left and is expected back.
     pub is_away: bool,
-    /// What the member holds, ascending by partition.
+    /// The partitions that the member holds, ascending.
     pub holdings: Box<[Holding]>,
-    /// What it should own at the group's assignment epoch.
+    /// The partitions that it should own at the group's assignment epoch.
     pub target: PartitionSet,
 }
 
-/// What a member says of itself when it joins or changes.
+/// A member's description of itself, given when it joins or changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberSpec {
     /// Set for a static member, which comes back under a new member id and goes on with what it had.
     pub instance_id: Option<Arc<str>>,
-    /// The client's name for itself.
+    /// The client id that the member gave itself.
     pub client_id: Arc<str>,
-    /// Where it connected from.
+    /// Address that the member connected from.
     pub client_host: Arc<str>,
-    /// Failure domain; empty when unknown.
+    /// The member's failure domain; empty when unknown.
     pub rack: Arc<str>,
-    /// What it wants to read.
+    /// The topics that the member wants to read.
     pub subscription: Arc<Subscription>,
-    /// How long it may be silent.
+    /// How long the member may be silent before its session ends, milliseconds.
     pub session_timeout_ms: u32,
-    /// How long it may take to give up partitions.
+    /// How long the member may take to give up partitions, milliseconds.
     pub rebalance_timeout_ms: u32,
-    /// None: no preference.
+    /// The assignor that the member prefers. None: no preference.
     pub assignor: Option<Assignor>,
 }
 
@@ -153,17 +154,17 @@ impl Sample for MemberSpec {
     }
 }
 
-/// Which topics a member wants.
+/// The topics that a member wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subscription {
     /// Topic names, ascending. They need not exist.
     pub topics: Box<[Arc<str>]>,
-    /// Also those whose whole name this matches.
+    /// A pattern: also the topics whose whole name it matches.
     pub pattern: Option<Arc<str>>,
 }
 
 impl Subscription {
-    /// By names and perhaps a pattern.
+    /// A subscription to topics by name and perhaps by a pattern.
     pub fn new<'a>(topics: impl IntoIterator<Item = &'a str>, pattern: Option<&str>) -> Self {
         let mut topics: Vec<Arc<str>> = topics.into_iter().map(Arc::from).collect();
         topics.sort_unstable();
@@ -178,22 +179,22 @@ impl Subscription {
 /// A partition that a member holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holding {
-    /// Which.
+    /// The partition that is held.
     pub partition: TopicPartition,
     /// The member's epoch when it got the partition: it has not paused since.
     pub since: Epoch,
-    /// The member was told to give it up and has not acknowledged that yet.
+    /// Whether the member was told to give the partition up and has not acknowledged that yet.
     pub is_revoking: bool,
 }
 
 /// A topic that members of a group subscribe to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubscribedTopic {
-    /// Never given to another topic.
+    /// The topic's id, never given to another topic.
     pub id: TopicId,
-    /// As members subscribe to it.
+    /// The topic's name, which members subscribe to.
     pub name: Arc<str>,
-    /// How many partitions it had.
+    /// Number of partitions that it had.
     pub partitions: u32,
 }
 
@@ -210,20 +211,20 @@ impl Sample for SubscribedTopic {
 /// A committed offset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
-    /// The next record to read.
+    /// The offset of the next record to read.
     pub offset: Offset,
     /// The leader epoch of the last record that was read, when known.
     pub leader_epoch: Option<LeaderEpoch>,
-    /// The consumer's own text.
+    /// Text that the consumer keeps with the offset.
     pub metadata: Box<str>,
-    /// Milliseconds since the Unix epoch on the leader's clock.
+    /// The time of the commit, milliseconds since the Unix epoch on the leader's clock.
     pub committed_at_ms: u64,
 }
 
 /// The state of a group, as KIP-848 names it. A group that does not exist is dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupState {
-    /// No members.
+    /// The group has no members.
     Empty,
     /// A new target is yet to be computed.
     Assigning,
@@ -236,7 +237,7 @@ pub enum GroupState {
 }
 
 impl GroupState {
-    /// As it is shown.
+    /// The state's name, as it is shown.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Empty => "Empty",
@@ -251,20 +252,20 @@ impl GroupState {
 /// How far a member is on its way to its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemberState {
-    /// Owns its target at the assignment epoch.
+    /// The member owns its target at the assignment epoch.
     Stable,
-    /// Has not heard of the newest target.
+    /// The member has not heard of the newest target.
     Behind,
-    /// Has yet to give up partitions.
+    /// The member has yet to give up partitions.
     Revoking,
-    /// Waits for partitions that others have yet to give up.
+    /// The member waits for partitions that others have yet to give up.
     Waiting,
     /// A static member that left and is expected back.
     Away,
 }
 
 impl MemberState {
-    /// As it is shown.
+    /// The state's name, as it is shown.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Stable => "Stable",
@@ -277,24 +278,24 @@ impl MemberState {
 }
 
 impl Member {
-    /// What the member may go on with: all that it holds and need not give up.
+    /// The partitions that the member may keep: all that it holds and need not give up.
     pub fn assigned(&self) -> PartitionSet {
         let kept = self.holdings.iter().filter(|holding| !holding.is_revoking);
         kept.map(|holding| holding.partition).collect()
     }
 
-    /// What it was told to give up.
+    /// The partitions that it was told to give up.
     pub fn revoking(&self) -> PartitionSet {
         let revoking = self.holdings.iter().filter(|holding| holding.is_revoking);
         revoking.map(|holding| holding.partition).collect()
     }
 
-    /// All that it holds.
+    /// All partitions that it holds.
     pub fn held(&self) -> PartitionSet {
         self.holdings.iter().map(|holding| holding.partition).collect()
     }
 
-    /// Whether it holds the partition, also while it gives it up: it may commit.
+    /// Whether it holds the partition and so may commit for it, also while it gives it up.
     pub fn holds(&self, partition: TopicPartition) -> bool {
         self.holdings
             .binary_search_by_key(&partition, |holding| holding.partition)
@@ -347,7 +348,7 @@ impl Group {
         }
     }
 
-    /// How far one of its members is.
+    /// How far one of the group's members is.
     pub fn member_state(&self, member: &Member) -> MemberState {
         if member.is_away {
             MemberState::Away
@@ -366,7 +367,7 @@ impl Group {
         member.epoch == self.assignment_epoch && member.owns_its_target()
     }
 
-    /// Whether the member may take up the partition: no other one holds it.
+    /// Whether the member may take up the partition: no other member holds it.
     pub(crate) fn is_free_for(&self, member: &Member, partition: TopicPartition) -> bool {
         !self.held.contains(&partition) || member.holds(partition)
     }
@@ -377,8 +378,8 @@ impl Group {
         members.find(|(_, member)| member.spec.instance_id.as_deref() == Some(instance_id))
     }
 
-    /// Whether the partition was added to its topic after the group began to read that: everything in it came after the
-    /// group. False also when that is not known.
+    /// Whether the partition was added to its topic after the group began to read that topic, so that everything in it
+    /// is new to the group. False also when that is not known.
     pub fn is_added(&self, partition: TopicPartition) -> bool {
         let first = self.first_partitions.get(&partition.topic);
         first.is_some_and(|first| partition.partition.get() >= *first)
@@ -401,18 +402,18 @@ impl Image {
         self.version
     }
 
-    /// The newest version of the cluster's metadata by which anything here was decided. A leader whose broker knows
+    /// The newest version of the cluster's metadata that any command here was decided by. A leader whose broker knows
     /// less than that can't tell which topics are gone.
     pub fn topics_version(&self) -> u64 {
         self.topics_version
     }
 
-    /// What the state takes in a snapshot, at most.
+    /// Upper bound of the state's size in a snapshot.
     pub fn size(&self) -> Size {
         self.bytes
     }
 
-    /// What one group takes of it; nothing if there is no such group.
+    /// The size of one group; zero if there is no such group.
     pub(crate) fn bytes_of(&self, name: &str) -> Size {
         self.group(name).map_or_else(Size::default, |group| group.bytes)
     }
@@ -427,7 +428,7 @@ impl Image {
         self.groups.get(name).map(|group| &**group)
     }
 
-    /// The group with this name as it is now, for who reads it without holding up the shard.
+    /// A shared handle on the group as it is now, for a reader that must not hold up the shard.
     pub fn shared_group(&self, name: &str) -> Option<Arc<Group>> {
         self.groups.get(name).cloned()
     }

@@ -15,14 +15,14 @@
 //!
 //! Map of the crate:
 //! - [`image`]: the replicated state and its lookups. [`partitions`]: sets of partitions.
-//! - [`command`]: what goes in, with its encoding. [`reply`]: what comes out. [`offset_commit`], [`removal`]: parts of
+//! - [`command`]: the input of the fold, with its encoding. [`reply`]: its output. [`offset_commit`], [`removal`]: parts of
 //!   commands. `wire`: the messages that these and the image are made of.
 //! - `apply`: the fold, one file per subject. `rules`: the checks that leader and apply share.
 //! - [`snapshot`]: the state as bytes. `machine`: the state as `replication` runs it.
-//! - `event`: what people may ask about later.
+//! - `event`: events that people may ask about later.
 //! - [`leader`]: sessions, deadlines, batching of changes, and the answers to members.
-//! - [`assignor`]: who gets which partitions. [`pattern`], [`topics`]: which topics a subscription means.
-//! - [`limits`]: every bound. `size`: what the state takes.
+//! - [`assignor`]: divides partitions among members. [`pattern`], [`topics`]: the topics that a subscription means.
+//! - [`limits`]: every bound. `size`: the size of the state.
 
 mod apply;
 pub mod assignor;

@@ -1,13 +1,13 @@
 //! Every limit of a coordinator shard, with unit, bound and why.
 //!
-//! Those of the state are judged when a command is applied, in the order of the log (and before by the leader, which
-//! spares the log what would be refused). Those of requests are judged by the leader alone, and may differ from build
-//! to build.
+//! Limits of the state are judged when a command is applied, in the order of the log (and before that by the leader,
+//! which keeps commands that would be refused out of the log). Limits of requests are judged by the leader alone, and
+//! may differ from build to build.
 
 // Limits of the state.
 //
-// Part of the replicated format, as is how `size` counts: replicas that disagree about one take different commands. So
-// none of them changes, or the commands that are judged by it become new kinds; see the rules in `wire`.
+// They are part of the replicated format, as is how `size` counts: replicas that disagree about one take different
+// commands. So none of them changes, or the commands that are judged by it become new kinds; see the rules in `wire`.
 
 /// Consumer groups of one shard. Each costs memory on every replica and a row in each snapshot.
 pub const GROUPS_MAX: usize = 20_000;
@@ -15,22 +15,22 @@ pub const GROUPS_MAX: usize = 20_000;
 /// Members of one group. An assignment is computed over all of them, and each can own a partition at best.
 pub const MEMBERS_PER_GROUP_MAX: usize = 1_000;
 
-/// Partitions for which one group keeps an offset.
+/// Partitions that one group may have committed offsets for.
 pub const OFFSETS_PER_GROUP_MAX: usize = 100_000;
 
-/// Bytes of one shard's committed offsets, counted as a snapshot takes them at most. That, what members say and the
-/// targets have bounds apart: a group that commits much, or commits again and again what is refused, takes no room from
-/// the members of another one.
+/// Bytes of one shard's committed offsets, as the upper bound of their size in a snapshot. Offsets, members and targets
+/// have bounds apart: a group that commits much, or repeats a commit that is refused, takes no room from the members of
+/// another one.
 pub const OFFSETS_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
-/// Bytes of what the members of one shard's groups say of themselves, counted likewise.
+/// Bytes of the members' descriptions of one shard, counted in the same way.
 pub const MEMBERS_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
-/// Bytes of one shard's targets and their topics, counted likewise: three million partitions. What members have taken up
-/// of them is not refused, and takes 1.4 times as much.
+/// Bytes of one shard's targets and their topics, counted in the same way: three million partitions. The partitions
+/// that members have taken up are not refused, and take 1.4 times as much.
 pub const TARGETS_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
-/// Bytes that a snapshot may have: a larger one reaches no replica.
+/// Bytes of a snapshot: a larger one reaches no replica.
 pub(crate) const SNAPSHOT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 // Limits of requests, and times.
@@ -71,31 +71,31 @@ pub const OFFSETS_PER_COMMIT_MAX: usize = 10_000;
 /// The shortest session, milliseconds. A shorter one ends with any pause of a process or a network.
 pub const SESSION_TIMEOUT_MS_MIN: u32 = 1_000;
 
-/// The longest session, milliseconds. That long nobody reads the partitions of a member that died.
+/// The longest session, milliseconds. The partitions of a member that died are not read for that long.
 pub const SESSION_TIMEOUT_MS_MAX: u32 = 30 * 60 * 1_000;
 
-/// The session of a member that does not say, milliseconds. Kafka's default.
+/// The session of a member that asks for none, milliseconds. Kafka's default.
 pub const SESSION_TIMEOUT_MS_DEFAULT: u32 = 45_000;
 
 /// The shortest time to give up partitions, milliseconds.
 pub const REBALANCE_TIMEOUT_MS_MIN: u32 = 1_000;
 
-/// The longest time to give up partitions, milliseconds. That long the new owner waits.
+/// The longest time to give up partitions, milliseconds. The new owner waits for that long.
 pub const REBALANCE_TIMEOUT_MS_MAX: u32 = 60 * 60 * 1_000;
 
-/// The time to give up partitions of a member that does not say, milliseconds. Kafka's default of `max.poll.interval.ms`.
+/// The time to give up partitions of a member that asks for none, milliseconds. Kafka's default of
+/// `max.poll.interval.ms`.
 pub const REBALANCE_TIMEOUT_MS_DEFAULT: u32 = 300_000;
 
-/// How long a group without members and without offsets is kept, milliseconds: an hour, so that a look at it still
-/// finds it. With offsets it is kept for `offsets.retention`.
+/// How long a group without members and without offsets is kept, milliseconds: an hour, so that it can still be looked
+/// up. With offsets it is kept for `offsets.retention`.
 pub const EMPTY_GROUP_MS: u64 = 60 * 60 * 1_000;
 
-/// For how long a leader must have seen a group without members before it deletes it, milliseconds, and how often it looks
-/// at the wall clock for it. A broker whose clock is wrong has an hour in which somebody can notice.
+/// How long a leader must have seen a group without members before it deletes it, milliseconds, and how often it checks
+/// the wall clock for that. If a broker's clock is wrong, there is an hour to notice.
 pub const SEEN_EMPTY_MS: u64 = 60 * 60 * 1_000;
 
-/// How long offsets of a group without members are kept unless the settings say otherwise, milliseconds: 7 days, Kafka's
-/// default.
+/// How long offsets of a group without members are kept by default, milliseconds: 7 days, as in Kafka.
 pub const OFFSETS_RETENTION_MS_DEFAULT: u64 = 7 * 24 * 60 * 60 * 1_000;
 
 const _: () = {

@@ -8,13 +8,13 @@ use crate::partitions::TopicPartition;
 /// The offset of one partition in a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OffsetCommit {
-    /// Which.
+    /// The partition that the offset is of.
     pub partition: TopicPartition,
-    /// The next record to read.
+    /// The offset of the next record to read.
     pub offset: Offset,
     /// The leader epoch of the last record that was read, when known.
     pub leader_epoch: Option<LeaderEpoch>,
-    /// The consumer's own text.
+    /// Text that the consumer keeps with the offset.
     pub metadata: Box<str>,
 }
 

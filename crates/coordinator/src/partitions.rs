@@ -1,4 +1,4 @@
-//! Sets of partitions: what a member should own, owns, or gives up.
+//! Sets of partitions: those that a member should own, owns, or gives up.
 
 use std::fmt;
 
@@ -8,14 +8,14 @@ use jangada_types::{PartitionIndex, TopicId};
 /// A partition of a topic, by the topic's id: a topic that was created again under its name has other partitions.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicPartition {
-    /// The topic.
+    /// The id of the topic.
     pub topic: TopicId,
-    /// The partition in it.
+    /// The partition's index in the topic.
     pub partition: PartitionIndex,
 }
 
 impl TopicPartition {
-    /// From its parts.
+    /// A partition from its topic's id and its index.
     pub const fn new(topic: TopicId, partition: u32) -> Self {
         Self {
             topic,
@@ -47,12 +47,12 @@ impl PartitionSet {
         Self::default()
     }
 
-    /// How many.
+    /// Number of partitions.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// True for none.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -74,32 +74,32 @@ impl PartitionSet {
             .map(|run| (run[0].topic, run))
     }
 
-    /// What is in either.
+    /// The partitions that are in either set.
     pub fn union(&self, other: &Self) -> Self {
         self.iter().chain(other.iter()).collect()
     }
 
-    /// What is in this one and not in the other.
+    /// The partitions that are in this set and not in the other.
     pub fn difference(&self, other: &Self) -> Self {
         self.iter().filter(|partition| !other.contains(*partition)).collect()
     }
 
-    /// What is in both.
+    /// The partitions that are in both sets.
     pub fn intersection(&self, other: &Self) -> Self {
         self.iter().filter(|partition| other.contains(*partition)).collect()
     }
 
-    /// True when the other has all of these.
+    /// Whether the other set has all of these partitions.
     pub fn is_subset(&self, other: &Self) -> bool {
         self.iter().all(|partition| other.contains(partition))
     }
 
-    /// True when the other has none of these.
+    /// Whether the other set has none of these partitions.
     pub fn is_disjoint(&self, other: &Self) -> bool {
         !self.iter().any(|partition| other.contains(partition))
     }
 
-    /// From partitions that must be ascending and distinct already; none if they are not.
+    /// A set of partitions that must be ascending and distinct already; none if they are not.
     pub(crate) fn from_sorted(partitions: Vec<TopicPartition>) -> Option<Self> {
         partitions.is_sorted_by(|a, b| a < b).then(|| Self(partitions.into()))
     }

@@ -1,6 +1,6 @@
 //! Subscription by pattern: a regular expression of a linear-time engine that must match a topic's whole name.
 //!
-//! Only the leader compiles and matches. What it found is replicated, so replicas need not agree on the engine.
+//! Only the leader compiles and matches. The matches are replicated, so replicas need not agree on the engine.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use crate::limits::{PATTERN_BYTES_MAX, PATTERN_COMPILED_BYTES_MAX, PATTERN_NESTING_MAX};
 
-/// Compiled patterns that are kept. Groups of one application mostly share one.
+/// Most compiled patterns that are cached. Groups of one application mostly share one.
 const CACHED_MAX: usize = 64;
 
 /// A compiled pattern.
@@ -18,7 +18,7 @@ const CACHED_MAX: usize = 64;
 pub struct Pattern(Regex);
 
 impl Pattern {
-    /// Compiles. Topic names are ASCII, so classes such as `\w` are those of ASCII.
+    /// Compiles a pattern. Topic names are ASCII, so classes such as `\w` are those of ASCII.
     ///
     /// # Errors
     /// `INVALID_PATTERN`, saying where the pattern is wrong or that it is too large.
@@ -45,7 +45,7 @@ impl Pattern {
                 .build()
                 .map_err(|error| invalid(error.to_string()))
         };
-        // Alone first: a closing bracket too many must not close ours.
+        // Compiled without our brackets first: a closing bracket too many must not close ours.
         build(pattern)?;
         build(&format!(r"\A(?:{pattern})\z")).map(Self)
     }

@@ -1,23 +1,23 @@
-//! Why members are removed.
+//! The reasons for removing members.
 
 use jangada_types::replicated::{Sample, Seeds};
 
-/// Why a member is removed.
+/// The reason for which a member is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RemovalCause {
-    /// It said so.
+    /// The member left by itself.
     Left,
-    /// It was silent for its session.
+    /// The member was silent for its session.
     SessionExpired,
-    /// It did not give up partitions in time.
+    /// The member did not give up partitions in time.
     RebalanceTimedOut,
 }
 
 impl RemovalCause {
-    /// All of them.
+    /// All reasons for a removal.
     pub const ALL: [Self; 3] = [Self::Left, Self::SessionExpired, Self::RebalanceTimedOut];
 
-    /// As it is shown.
+    /// The reason's name, as it is shown.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Left => "left",

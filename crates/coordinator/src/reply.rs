@@ -1,5 +1,5 @@
-//! What applying a command answers to its proposer. Every command is answered once, by
-//! [`Image::apply`](crate::Image::apply). It stays in the process: nothing of it is encoded.
+//! The answer of applying a command to its proposer. Every command is answered once, by
+//! [`Image::apply`](crate::Image::apply). It stays in the process and is never encoded.
 
 use jangada_types::Rejection;
 
@@ -10,9 +10,9 @@ pub enum Reply {
     Rejected(Rejection),
     /// The command took effect.
     Applied {
-        /// The state's version that has it.
+        /// The first version of the state that has it.
         version: u64,
-        /// What it touched: members put or removed, offsets written or deleted, groups removed.
+        /// The number of things that it changed: members put or removed, offsets written or deleted, groups removed.
         count: u32,
     },
 }

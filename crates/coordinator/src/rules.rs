@@ -1,7 +1,7 @@
-//! The rules that both the leader (advisory, before a command is proposed) and apply (which decides) judge by: what
-//! depends on the state, and so on the order of the log. One text for each error: what, where, and what to do.
+//! The rules that both the leader (advisory, before a command is proposed) and apply (which decides) judge by: those
+//! that depend on the state, and so on the order of the log. One text for each error: what, where, and what to do.
 //!
-//! What a request may be whatever the state is judged by the leader alone, in `leader::request_rules`.
+//! The bounds of requests, whatever the state, are judged by the leader alone, in `leader::request_rules`.
 
 use std::sync::Arc;
 
@@ -26,7 +26,8 @@ pub(crate) fn room_for_group(image: &Image) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Whether `after` bytes may take the place of `before`, where there are `used`. What does not make them more always may.
+/// Judges whether `after` bytes may replace `before`, where `used` are taken. A change that adds no bytes is always
+/// accepted.
 fn room(what: &str, used: u64, before: u64, after: u64, limit: u64) -> Result<(), Rejection> {
     let bytes = used.saturating_sub(before).saturating_add(after);
     if after > before && bytes > limit {
@@ -40,12 +41,13 @@ fn room(what: &str, used: u64, before: u64, after: u64, limit: u64) -> Result<()
     Ok(())
 }
 
-/// For what a member says of itself.
+/// Judges the room for a member's description of itself.
 pub(crate) fn room_for_member_bytes(image: &Image, before: u64, after: u64) -> Result<(), Rejection> {
     room("the members", image.bytes.members, before, after, MEMBERS_BYTES_MAX)
 }
 
-/// Without it the group goes on with the target that it has, and nobody reads the partitions of members that are gone.
+/// Judges the room for targets. Without it the group keeps its old target, and partitions of members that are gone are
+/// not read.
 pub(crate) fn room_for_targets(
     image: &Image,
     group: &Group,
@@ -105,7 +107,7 @@ pub(crate) fn fenced(name: &str, id: &str, actual: i64, expected: Epoch) -> Reje
     .with("actual", actual)
 }
 
-/// The instance id belongs to a member that lives.
+/// The rejection when the instance id belongs to a member that lives.
 pub(crate) fn unreleased(name: &str, instance: &str, holder: &str) -> Rejection {
     Rejection::new(
         Reason::UnreleasedInstanceId,
@@ -116,7 +118,7 @@ pub(crate) fn unreleased(name: &str, instance: &str, holder: &str) -> Rejection 
     )
 }
 
-/// What a command was decided from is no longer so.
+/// The rejection when the state that a command was decided from has changed.
 pub(crate) fn changed(name: &str) -> Rejection {
     Rejection::new(
         Reason::GroupChanged,
@@ -138,7 +140,8 @@ pub(crate) fn no_members(name: &str, group: &Group) -> Result<(), Rejection> {
     .with("actual", group.members.len()))
 }
 
-/// Who may commit what: a member at its epoch what it holds, and somebody from outside while there are no members.
+/// Judges who may commit what: a member, at its epoch, the partitions that it holds; a caller from outside only while
+/// there are no members.
 pub(crate) fn may_commit(
     image: &Image,
     name: &str,

@@ -1,5 +1,5 @@
-//! What the state takes in a snapshot, at most: the sum of what is counted here for its parts. Kept up to date by each
-//! command, so that the bound of a shard is judged without a look at the whole state.
+//! Upper bound of the state's size in a snapshot: the sum of what is counted here for its parts. Each command updates
+//! it, so that the bound of a shard is judged without going through the whole state.
 //!
 //! **Part of the replicated format**, as the bounds in `limits` that apply judges by: a replica that counts otherwise
 //! takes a command that the others refuse.
@@ -10,21 +10,22 @@ use crate::image::{Committed, Group, Holding, Member, MemberSpec, SubscribedTopi
 use crate::limits::{GROUPS_MAX, MEMBERS_BYTES_MAX, OFFSETS_BYTES_MAX, SNAPSHOT_BYTES_MAX, TARGETS_BYTES_MAX};
 use crate::partitions::PartitionSet;
 
-/// What something takes, bytes, apart by the bounds for which it counts.
+/// The size of a part of the state, bytes, divided by the bounds that it counts for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Size {
-    /// Committed offsets.
+    /// Bytes of committed offsets.
     pub offsets: u64,
-    /// Members, with what they say of themselves.
+    /// Bytes of members, with their descriptions of themselves.
     pub members: u64,
-    /// Targets, and the topics over which they were computed.
+    /// Bytes of targets, and of the topics that they were computed over.
     pub targets: u64,
-    /// What has no bound in bytes: groups have one in number, and members hold what was in their targets.
+    /// Bytes that have no bound of their own: groups are bounded in number, and members hold only partitions that were
+    /// in their targets.
     pub others: u64,
 }
 
 impl Size {
-    /// All together.
+    /// The sum of all parts.
     pub const fn total(self) -> u64 {
         self.offsets + self.members + self.targets + self.others
     }
@@ -68,15 +69,15 @@ impl SubAssign for Size {
     }
 }
 
-/// A group with a name of any length, without its parts.
+/// Bytes of a group with a name of any length, without its parts.
 const GROUP_BYTES: u64 = 320;
-/// A member without its texts and partitions.
+/// Bytes of a member without its texts and partitions.
 const MEMBER_BYTES: u64 = 128;
-/// A topic, a topic of a subscription, and a committed offset, each without its text.
+/// Bytes of a topic, a topic of a subscription, and a committed offset, each without its text.
 const TOPIC_BYTES: u64 = 32;
 const NAME_BYTES: u64 = 4;
 const OFFSET_BYTES: u64 = 72;
-/// A partition that is alone of its topic, in a target and as a holding.
+/// Bytes of a partition that is alone of its topic, in a target and as a holding.
 const TARGET_BYTES: u64 = 40;
 const HOLDING_BYTES: u64 = 56;
 
@@ -94,7 +95,7 @@ pub(crate) fn offset(committed: &Committed) -> u64 {
     OFFSET_BYTES + text(&committed.metadata)
 }
 
-/// Of an offset that would be written with this text.
+/// Bytes of a committed offset with this metadata text.
 pub(crate) fn offset_with(metadata: &str) -> u64 {
     OFFSET_BYTES + text(metadata)
 }
@@ -119,7 +120,7 @@ pub(crate) fn holdings(holdings: &[Holding]) -> u64 {
     HOLDING_BYTES * holdings.len() as u64
 }
 
-/// A member that has nothing yet.
+/// Bytes of a member that has no partitions yet.
 pub(crate) fn new_member(id: &str, spec: &MemberSpec) -> u64 {
     MEMBER_BYTES + text(id) + self::spec(spec)
 }
@@ -133,7 +134,7 @@ pub(crate) fn member(id: &str, member: &Member) -> Size {
     }
 }
 
-/// A group with all its parts, counted anew.
+/// The size of a group with all its parts, counted anew.
 pub(crate) fn group(group: &Group) -> Size {
     let alone = Size {
         offsets: group.offsets.values().map(offset).sum(),

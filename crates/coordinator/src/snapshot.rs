@@ -1,4 +1,4 @@
-//! The state as bytes, and back. What comes back is checked against every invariant before it replaces anything: a
+//! The state as bytes, and back. A restored state is checked against every invariant before it replaces anything: a
 //! snapshot is the one way by which damage could get in without passing apply.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,8 +12,8 @@ use crate::size::{self, Size};
 use crate::wire;
 
 impl Image {
-    /// The whole state. The same state gives the same bytes on every replica. May be called on a clone, on another
-    /// thread.
+    /// Encodes the whole state. The same state gives the same bytes on every replica. May be called on a clone, on
+    /// another thread.
     pub fn snapshot(&self) -> Bytes {
         wire::image::encode(self)
     }
@@ -41,10 +41,10 @@ impl Image {
         Ok(image)
     }
 
-    /// Says which invariant is broken, and where. Limits are none: a build with others may have written the state.
+    /// Checks the invariants. Limits are not checked: a build with other limits may have written the state.
     ///
     /// # Errors
-    /// The first that is.
+    /// Says which invariant is broken, and where; the first one that is.
     pub fn check(&self) -> Result<(), String> {
         for (name, group) in self.groups() {
             check_group(self.version, group).map_err(|what| format!("group {name:?}: {what}"))?;

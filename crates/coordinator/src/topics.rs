@@ -13,7 +13,7 @@ use crate::pattern::Patterns;
 pub struct TopicTable {
     version: u64,
     topics: Arc<Topics>,
-    /// Every broker of the cluster knows of targets after which a group remembers its topics.
+    /// Whether every broker of the cluster can read targets after which a group remembers its topics.
     lets_remember: bool,
 }
 
@@ -24,7 +24,7 @@ struct Topics {
 }
 
 impl TopicTable {
-    /// `version` is that of the metadata from which the topics were read; they come as id, name and number of
+    /// `version` is that of the metadata that the topics were read from; each topic is an id, a name and a number of
     /// partitions.
     pub fn new(version: u64, topics: impl IntoIterator<Item = (TopicId, Arc<str>, u32)>) -> Self {
         let by_name: BTreeMap<_, _> = topics
@@ -42,8 +42,8 @@ impl TopicTable {
         }
     }
 
-    /// The same when every broker of the cluster has feature level 5: groups remember how many partitions a topic had when
-    /// they began to read it.
+    /// This table, with `lets_remember` set if every broker of the cluster has feature level 5: groups then remember
+    /// how many partitions a topic had when they began to read it.
     #[must_use]
     pub fn letting_groups_remember(self, lets_remember: bool) -> Self {
         Self { lets_remember, ..self }
@@ -53,7 +53,7 @@ impl TopicTable {
         self.lets_remember
     }
 
-    /// The same topics at a later version, at which others than topics had changed.
+    /// The same topics at a later version, at which only other metadata had changed.
     pub fn at_version(&self, version: u64) -> Self {
         Self {
             version,
@@ -62,13 +62,13 @@ impl TopicTable {
         }
     }
 
-    /// Whether these are all topics that there are. They come by id.
+    /// Whether these are all topics that there are. They are ordered by id.
     pub fn is_all<'a>(&'a self, topics: impl IntoIterator<Item = (TopicId, &'a str, u32)>) -> bool {
         let known = self.topics.by_id.values().filter_map(|name| self.named(name));
         known.map(|topic| (topic.id, &*topic.name, topic.partitions)).eq(topics)
     }
 
-    /// Whether the topics are the same, at whatever version.
+    /// Whether the topics are the same, whatever the versions.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.topics, &other.topics) || self.topics == other.topics
     }
@@ -88,7 +88,7 @@ impl TopicTable {
         self.topics.by_name.get(name)
     }
 
-    /// The topics that the subscription means and that exist, by name. A pattern never means an internal topic.
+    /// The topics that the subscription means and that exist, ordered by name. A pattern never means an internal topic.
     pub(crate) fn resolve<'a>(
         &'a self,
         subscription: &Subscription,
@@ -97,7 +97,7 @@ impl TopicTable {
         let named = subscription.topics.iter().filter_map(|name| self.named(name));
         let mut found: BTreeMap<_, _> = named.map(|topic| (&*topic.name, topic)).collect();
         if let Some(pattern) = &subscription.pattern {
-            // The pattern compiled when its member joined. One that a newer build accepted matches nothing here.
+            // The pattern compiled when its member joined. One that only a newer build accepts matches nothing here.
             if let Some(pattern) = patterns.compiled(pattern) {
                 let matching = self
                     .topics

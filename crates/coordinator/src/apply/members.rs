@@ -98,7 +98,7 @@ impl Image {
         let removed = before - group.members.len();
         group.change(index);
         if group.members.is_empty() {
-            // Nothing is left to compute.
+            // Without members there is no target left to compute.
             group.assignment_epoch = group.epoch;
             group.bytes.targets -= size::topics(&group.topics);
             group.topics = Arc::default();
@@ -117,7 +117,7 @@ fn judge_put(
     version: u64,
     spec: &MemberSpec,
 ) -> Result<(), Rejection> {
-    // Whose place it is that the member has or takes.
+    // The member whose place it has or takes.
     let place = replaces.map_or(id, |old| &**old);
     let known = group.members.get(place);
     if known.map_or(0, |member| member.version) != version || (replaces.is_some() && group.members.contains_key(id)) {
@@ -145,7 +145,8 @@ fn judge_put(
 }
 
 impl Group {
-    /// Members or subscriptions are no longer those of the target. Changes until the next target share one epoch.
+    /// Marks the target as outdated: members or subscriptions have changed. Changes until the next target share one
+    /// epoch.
     pub(super) fn change(&mut self, index: u64) {
         self.changed_at = index;
         if self.epoch == self.assignment_epoch {
@@ -187,7 +188,7 @@ impl Group {
         }
     }
 
-    /// The same, sharing the texts that another member has too.
+    /// A copy of the spec that shares the texts that another member has too.
     fn shared(&self, spec: &MemberSpec) -> MemberSpec {
         let mut spec = spec.clone();
         let Some(other) = self.members.values().next().map(|member| &member.spec) else {
@@ -209,7 +210,7 @@ impl Group {
 }
 
 impl Member {
-    /// What it was to give up is free.
+    /// Frees the partitions that the member was to give up.
     pub(super) fn drop_revoking(&mut self, held: &mut BTreeSet<TopicPartition>) {
         if self.is_revoking() {
             let all = self.holdings.iter().copied();

@@ -1,7 +1,7 @@
 //! The fold: one command, one state, one reply. Total and deterministic: the same commands at the same indexes give
-//! the same state on every replica, and no command that can be decoded makes it panic. What the leader decided is
+//! the same state on every replica, and no command that can be decoded makes it panic. The leader's decisions are
 //! judged again, since other commands may have come in between, and whether there is room is judged here, in the order
-//! of the log. What else a request may be is not: replicas of several versions must agree.
+//! of the log. Other limits of requests are not judged here: replicas of several versions must agree.
 //!
 //! Each command is judged first and changes the state after, so a rejected one changes nothing but the version.
 
@@ -66,7 +66,7 @@ impl Image {
                 targets,
                 remembers,
             } => {
-                let target = targets::Target {
+                let target = targets::NewTarget {
                     epoch: *epoch,
                     computed_at: *computed_at,
                     topics,
@@ -85,7 +85,7 @@ impl Image {
                 assigned,
                 revoking,
             } => {
-                let step = targets::Step {
+                let step = targets::ProgressStep {
                     version: *version,
                     assignment_epoch: *assignment_epoch,
                     epoch: *epoch,
@@ -116,7 +116,7 @@ impl Image {
         }
     }
 
-    /// The group to change, after it was judged.
+    /// The group to change, after the command was judged.
     fn group_mut(&mut self, name: &str) -> Result<&mut Group, Rejection> {
         let group = self.groups.get_mut(name).ok_or_else(|| rules::changed(name))?;
         Ok(Arc::make_mut(group))

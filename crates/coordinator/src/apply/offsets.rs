@@ -1,4 +1,4 @@
-//! Committed offsets, and groups that go.
+//! Committed offsets: writing and deleting them, and deleting groups.
 
 use std::sync::Arc;
 
@@ -28,8 +28,8 @@ impl Image {
             .or_insert_with(|| Arc::new(Group::new()));
         let group = Arc::make_mut(group);
         if member.is_none() {
-            // Forward even when the clock of this leader is behind that of one before: an expiry that was decided from
-            // the earlier stamp must not take what is written now.
+            // The stamp goes forward even when this leader's clock is behind the last leader's: an expiry that was
+            // decided from the earlier stamp must not delete what is written now.
             let next = group.empty_since_ms.map_or(0, |since| since.saturating_add(1));
             group.empty_since_ms = Some(at_ms.max(next));
         }

@@ -1,4 +1,4 @@
-//! Targets, and the members' steps towards them.
+//! Applies targets, and the members' steps towards them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use crate::partitions::{PartitionSet, TopicPartition};
 use crate::rules;
 use crate::size;
 
-/// A member's step, as the command has it.
-pub(super) struct Step<'a> {
+/// The fields of `Command::Progress`: a member's step towards its target.
+pub(super) struct ProgressStep<'a> {
     pub(super) version: u64,
     pub(super) assignment_epoch: Epoch,
     pub(super) epoch: Epoch,
@@ -19,8 +19,8 @@ pub(super) struct Step<'a> {
     pub(super) revoking: &'a PartitionSet,
 }
 
-/// A new target, as the command has it.
-pub(super) struct Target<'a> {
+/// The fields of `Command::SetTarget`.
+pub(super) struct NewTarget<'a> {
     pub(super) epoch: Epoch,
     pub(super) computed_at: u64,
     pub(super) topics: &'a Arc<[SubscribedTopic]>,
@@ -30,8 +30,8 @@ pub(super) struct Target<'a> {
 }
 
 impl Image {
-    pub(super) fn set_target(&mut self, name: &str, target: &Target<'_>) -> Result<usize, Rejection> {
-        let Target {
+    pub(super) fn set_target(&mut self, name: &str, target: &NewTarget<'_>) -> Result<usize, Rejection> {
+        let NewTarget {
             epoch,
             computed_at,
             topics,
@@ -72,13 +72,14 @@ impl Image {
         if group.changed_at > computed_at {
             group.change(group.changed_at);
         } else if count < targets.len() {
-            // A static member was replaced meanwhile, which moves nothing else: what was meant for it is nobody's.
+            // The target names a member that is gone: a static member was replaced meanwhile, which changes nothing
+            // else of the group. Its partitions have no owner until another target.
             group.change(index);
         }
         Ok(count)
     }
 
-    pub(super) fn progress(&mut self, name: &str, id: &str, step: &Step<'_>) -> Result<usize, Rejection> {
+    pub(super) fn progress(&mut self, name: &str, id: &str, step: &ProgressStep<'_>) -> Result<usize, Rejection> {
         let (group, member) = rules::member(self, name, id)?;
         if member.version != step.version || group.assignment_epoch != step.assignment_epoch || member.is_away {
             return Err(rules::changed(name));
@@ -127,9 +128,9 @@ fn judge_targets(
     Ok(())
 }
 
-/// Keeps the invariants whatever the leader computed: nobody takes what another holds or what is not its target, and
-/// who gives up does not take up.
-fn judge_step(group: &Group, member: &Member, step: &Step<'_>) -> Option<()> {
+/// Keeps the invariants whatever the leader computed: a member takes no partition that another holds or that is not in
+/// its target, and takes none while it gives some up.
+fn judge_step(group: &Group, member: &Member, step: &ProgressStep<'_>) -> Option<()> {
     let gained = |partition: &_| !member.holds(*partition);
     let is_gain_fine = step
         .assigned
@@ -157,7 +158,7 @@ impl Group {
         for topic in topics {
             let before = self.topics.iter().find(|before| before.id == topic.id);
             self.first_partitions.entry(topic.id).or_insert(match before {
-                // From before the group remembered.
+                // The topic was read before groups remembered this.
                 Some(before) => before.partitions,
                 None if is_change_of_members => topic.partitions,
                 None => 0,
@@ -165,7 +166,7 @@ impl Group {
         }
     }
 
-    /// Keeps what it remembers of topics that it reads or has offsets of. A group that comes back to another begins anew.
+    /// Forgets topics that the group neither reads nor has offsets of. A group that comes back to a topic begins anew.
     pub(super) fn forget_unread(&mut self) {
         let Self {
             topics,
@@ -189,7 +190,7 @@ impl Group {
 }
 
 impl Member {
-    fn take(&mut self, index: u64, step: &Step<'_>) {
+    fn take(&mut self, index: u64, step: &ProgressStep<'_>) {
         let since = |partition, held: &[Holding]| {
             let found = held.binary_search_by_key(&partition, |holding| holding.partition);
             found.map_or(step.epoch, |at| held[at].since)

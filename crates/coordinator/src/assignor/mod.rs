@@ -1,7 +1,7 @@
-//! Who gets which partitions of a group's topics. Pure functions: the same members and topics give the same target,
-//! in whatever order they come.
+//! Divides the partitions of a group's topics among its members. Pure functions: the same members and topics give the
+//! same target, in whatever order they come.
 //!
-//! Both give each partition that has a subscriber to exactly one of its subscribers.
+//! Both assignors give each partition that has a subscriber to exactly one of its subscribers.
 
 mod range;
 mod uniform;
@@ -13,23 +13,24 @@ use jangada_types::TopicId;
 
 use crate::partitions::PartitionSet;
 
-/// A way to share partitions out.
+/// A strategy for dividing partitions among members.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Assignor {
-    /// Balanced over all partitions, and sticky: what need not move stays. With equal subscriptions the numbers differ
-    /// by one at most and as few partitions move as can; with different ones no single move improves the balance.
+    /// Balanced over all partitions, and sticky: a partition moves only if it must. With equal subscriptions the
+    /// numbers differ by one at most and as few partitions move as can; with different ones no single move improves the
+    /// balance.
     #[default]
     Uniform,
-    /// Of each topic a run of neighbouring partitions to each subscriber, so that equal keys of topics with equally
+    /// Gives each subscriber a run of neighbouring partitions of each topic, so that equal keys of topics with equally
     /// many partitions meet in one member. Not sticky.
     Range,
 }
 
 impl Assignor {
-    /// All of them.
+    /// All assignors, the default first.
     pub const ALL: &[Self] = &[Self::Uniform, Self::Range];
 
-    /// Its name.
+    /// The assignor's name, as requests have it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Uniform => "uniform",
@@ -37,7 +38,7 @@ impl Assignor {
         }
     }
 
-    /// From its name.
+    /// The assignor with this name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|assignor| assignor.as_str() == name)
     }
@@ -61,8 +62,8 @@ impl Assignor {
 pub struct Subscriber {
     /// The member's id.
     pub id: Arc<str>,
-    /// The topics that it wants. Those that are not among the group's topics are ignored.
+    /// The topics that the member wants. Those that are not among the group's topics are ignored.
     pub topics: Arc<BTreeSet<TopicId>>,
-    /// Its target until now.
+    /// The member's target until now.
     pub current: PartitionSet,
 }

@@ -1,4 +1,4 @@
-//! The range assignor: each topic for itself, in runs.
+//! The range assignor: divides each topic by itself, into runs.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use jangada_types::TopicId;
 use super::Subscriber;
 use crate::partitions::TopicPartition;
 
-/// `members` come by id, and so do the answers.
+/// `members` are ordered by id; the result has the same order.
 pub(super) fn assign(members: &[&Subscriber], topics: &BTreeMap<TopicId, u32>) -> Vec<Vec<TopicPartition>> {
     let mut targets = vec![Vec::new(); members.len()];
     for (topic, partitions) in topics {
@@ -19,7 +19,7 @@ pub(super) fn assign(members: &[&Subscriber], topics: &BTreeMap<TopicId, u32>) -
         };
         let mut next = 0;
         for (at, member) in (0..count).zip(subscribers) {
-            // The first members take what does not divide.
+            // The first members get one more while there is a remainder.
             let run = partitions / count + u32::from(at < partitions % count);
             targets[member].extend((next..next + run).map(|partition| TopicPartition::new(*topic, partition)));
             next += run;

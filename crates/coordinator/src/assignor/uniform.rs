@@ -1,10 +1,10 @@
 //! The uniform assignor: balanced and sticky.
 //!
 //! First each member keeps what it had and may still have. Then:
-//! - When all want the same, each has a quota, and the larger quotas go to those that had most. A member gives up what
-//!   is beyond its quota, and what nobody has fills the quotas up: fewer moves can't balance.
-//! - Otherwise what nobody has goes to the subscriber with the least, topics with few subscribers first. Then one
-//!   partition at a time moves from a member to another with at least two fewer, until none can. Each move makes the
+//! - When all members want the same topics, each has a quota, and the larger quotas go to those that had most. A member
+//!   gives up what is beyond its quota, and partitions without an owner fill the quotas up: fewer moves can't balance.
+//! - Otherwise partitions without an owner go to the subscriber with the least, topics with few subscribers first. Then
+//!   one partition at a time moves from a member to another with at least two fewer, until none can. Each move makes the
 //!   sum of the squares smaller, so that ends.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,7 @@ use jangada_types::TopicId;
 use super::Subscriber;
 use crate::partitions::TopicPartition;
 
-/// `members` come by id, and so do the answers.
+/// `members` are ordered by id; the result has the same order.
 pub(super) fn assign(members: &[&Subscriber], topics: &BTreeMap<TopicId, u32>) -> Vec<Vec<TopicPartition>> {
     let wanted: Vec<BTreeSet<TopicId>> = members
         .iter()
@@ -37,7 +37,7 @@ pub(super) fn assign(members: &[&Subscriber], topics: &BTreeMap<TopicId, u32>) -
     }
 }
 
-/// What each had and may keep: of topics that it wants, partitions that exist, each with one member.
+/// The partitions that each member had and may keep: of topics that it wants, existing ones, each with one member.
 fn kept(
     members: &[&Subscriber],
     topics: &BTreeMap<TopicId, u32>,
@@ -135,11 +135,11 @@ fn different(
     targets
 }
 
-/// A target in the making.
+/// A target that is being computed.
 struct Sharing {
     /// The number of partitions of each member.
     loads: Vec<usize>,
-    /// The owner of each partition, and whether it had it before.
+    /// The owner of each partition, and whether it owned it before.
     owners: BTreeMap<TopicId, BTreeMap<TopicPartition, (usize, bool)>>,
 }
 
@@ -161,12 +161,13 @@ impl Sharing {
         }
     }
 
-    /// Moves partitions of one topic while that improves the balance. Says whether any moved.
+    /// Moves partitions of one topic while that improves the balance. Returns whether any moved.
     fn balance(&mut self, topic: TopicId, subscribers: &[usize]) -> bool {
         let Some(mut owners) = self.owners.remove(&topic) else {
             return false;
         };
-        // Of each member's partitions the last one goes first, but those that it did not have before go before all.
+        // The last partition of a member moves first, but partitions that it did not have before move before all
+        // others.
         let mut stacks: BTreeMap<usize, Vec<(bool, TopicPartition)>> = BTreeMap::new();
         for (partition, (at, was_its)) in &owners {
             stacks.entry(*at).or_default().push((!*was_its, *partition));

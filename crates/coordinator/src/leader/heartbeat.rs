@@ -1,4 +1,4 @@
-//! Heartbeats: joining, staying, going step by step towards the target, leaving.
+//! Heartbeats: joining, staying, steps towards the target, leaving.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::rules;
 use crate::size;
 
 impl Leader {
-    /// A heartbeat of any kind.
+    /// Answers a heartbeat of any kind.
     pub fn heartbeat(&mut self, image: &Image, request: HeartbeatRequest, now: Now) -> Step {
         let request = Box::new(request);
         let request = if request.epoch < JOIN_EPOCH {
@@ -40,12 +40,12 @@ impl Leader {
         }
         let (group, member) = member_at_epoch(image, request)?;
         let spec = changed_spec(&member.spec, request)?;
-        let is_heard = self.heard_of(&request.group, &request.member, member, now);
+        let is_heard = self.touch(&request.group, &request.member, member, now);
         if spec != member.spec || !is_heard {
             return Ok(Decision::Propose(put(request, None, member.version, spec)));
         }
-        // Who does not know its epoch yet hears of it first. Two steps of which it has not heard would leave it with an
-        // epoch that is neither the current one nor the one before.
+        // A member that does not know its epoch yet is told it first. Two steps that it has not heard of would leave it
+        // with an epoch that is neither the current one nor the one before.
         let knows_its_epoch = request.epoch == i64::from(member.epoch.get());
         if let Some(command) = knows_its_epoch.then(|| step_of(group, member, request)).flatten() {
             return Ok(Decision::Propose(command));
@@ -70,9 +70,9 @@ impl Leader {
             return Ok(Decision::Propose(put(request, None, 0, spec)));
         };
         if let Some(member) = group.members.get(&request.member) {
-            // Again, since the answer was lost or the client began anew.
+            // The member joins again, since the answer was lost or the client began anew.
             let spec = changed_spec(&member.spec, request)?;
-            let is_heard = self.heard_of(&request.group, &request.member, member, now);
+            let is_heard = self.touch(&request.group, &request.member, member, now);
             if spec != member.spec || member.is_away || !is_heard {
                 return Ok(Decision::Propose(put(request, None, member.version, spec)));
             }
@@ -82,7 +82,7 @@ impl Leader {
             && let Some((holder, member)) = group.instance(instance)
         {
             let spec = changed_spec(&member.spec, request)?;
-            // One that is silent may have been killed, or may still hand out records: it may until its session ends.
+            // A silent member may have been killed, or may still hand out records: it may do so until its session ends.
             if !self.claim(&request.group, holder, member, now) {
                 return Err(rules::unreleased(&request.group, instance, holder));
             }
@@ -99,11 +99,11 @@ impl Leader {
         Ok(Decision::Propose(put(request, None, 0, spec)))
     }
 
-    /// Nothing is to be replicated.
+    /// The answer to a heartbeat that changes nothing that is replicated.
     fn stay(&mut self, group: &Group, member: &Member, request: &HeartbeatRequest, now: Now) -> Decision {
         let has_newest = request.epoch != JOIN_EPOCH && request.assignment_version == member.version;
         let interval = self.interval(&request.group, group, member, now);
-        self.told(&request.group, &request.member, interval);
+        self.set_interval(&request.group, &request.member, interval);
         Decision::Answer(Answer::Heartbeat(HeartbeatResponse {
             epoch: member.epoch,
             heartbeat_interval_ms: interval,
@@ -157,7 +157,7 @@ fn put(request: &HeartbeatRequest, replaces: Option<&Arc<str>>, version: u64, sp
     }
 }
 
-/// The member, if its epoch is the current one, or the one before and the answer with the current one was lost.
+/// The member, if its epoch is the current one, or the previous one because the answer with the current one was lost.
 fn member_at_epoch<'a>(image: &'a Image, request: &HeartbeatRequest) -> Result<(&'a Group, &'a Member), Rejection> {
     let (group, member) = rules::member(image, &request.group, &request.member)
         .map_err(|rejection| fenced_instance(image, request).unwrap_or(rejection))?;
@@ -177,7 +177,7 @@ fn member_at_epoch<'a>(image: &'a Image, request: &HeartbeatRequest) -> Result<(
     Ok((group, member))
 }
 
-/// Another process came under the instance id of this one.
+/// The rejection if another process has taken the instance id of this member.
 fn fenced_instance(image: &Image, request: &HeartbeatRequest) -> Option<Rejection> {
     let instance = request.instance_id.as_deref()?;
     let (holder, _) = image.group(&request.group)?.instance(instance)?;
@@ -204,7 +204,7 @@ fn first_spec(request: &HeartbeatRequest) -> Result<MemberSpec, Rejection> {
     changed_spec(&blank, request)
 }
 
-/// The spec with what the request says, judged if that is anything new.
+/// The spec with the changes of the request, judged if there are any.
 fn changed_spec(known: &MemberSpec, request: &HeartbeatRequest) -> Result<MemberSpec, Rejection> {
     let or = |new: u32, old: u32| if new == 0 { old } else { new };
     let mut spec = MemberSpec {
@@ -230,13 +230,13 @@ fn changed_spec(known: &MemberSpec, request: &HeartbeatRequest) -> Result<Member
     Ok(spec)
 }
 
-/// The next step towards its target of a member that knows its epoch, if there is one to take now.
+/// The next step towards its target of a member that knows its epoch, if one is due now.
 fn step_of(group: &Group, member: &Member, request: &HeartbeatRequest) -> Option<Command> {
     if group.is_settled(member) {
         return None;
     }
-    // What the member owns, if it knows its newest assignment. A heartbeat that is older, or was held up on its way,
-    // acknowledges nothing.
+    // The partitions that the member owns, if it knows its newest assignment. A heartbeat that is older, or was held up
+    // on its way, acknowledges nothing.
     let owned = request.owned.as_ref();
     let owned = owned.filter(|_| request.assignment_version == member.version);
     let revoking = member.revoking();
@@ -255,7 +255,8 @@ fn step_of(group: &Group, member: &Member, request: &HeartbeatRequest) -> Option
         assigned,
         revoking,
     };
-    // Also what it does not name: it was given that, and may begin with it until it hears that it must not.
+    // The excess includes partitions that the member does not name: it was given them, and may begin with them until it
+    // hears that it must not.
     if !excess.is_empty() {
         return Some(progress(member.epoch, kept, excess));
     }

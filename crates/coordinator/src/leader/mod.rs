@@ -1,12 +1,12 @@
-//! The leader's side of a shard: it answers members at once where nothing changes, and decides what to propose where
-//! something does.
+//! The leader's side of a shard: it answers members at once when nothing changes, and otherwise decides which command
+//! to propose.
 //!
-//! It has what is not replicated: since when a member is silent, how long one may still take to give up partitions, and
-//! which changes wait for the next target. A new leader begins with full sessions, so that a failover throws nobody
-//! out.
+//! It holds state that is not replicated: since when a member is silent, how long one may still take to give up
+//! partitions, and which changes wait for the next target. A new leader begins with full sessions, so that a failover
+//! removes no member.
 //!
-//! All time comes in as [`Now`]. Nothing here changes the [`Image`]: a [`Step::Propose`] goes through the log, and what
-//! became of it comes back by [`Leader::applied`] and [`Leader::resume`].
+//! All time comes in as [`Now`]. Nothing here changes the [`Image`]: a [`Step::Propose`] goes through the log, and its
+//! outcome comes back by [`Leader::applied`] and [`Leader::resume`].
 
 mod heartbeat;
 mod offsets;
@@ -38,28 +38,28 @@ use crate::topics::TopicTable;
 use request::{Request, is_retryable};
 use timers::GroupTimers;
 
-/// How often one request is decided anew because its group changed meanwhile. Each time another command of the same
-/// group was applied first, so this bounds the unfairness, not the work.
+/// Most times that one request is decided. It is decided anew when its group changed meanwhile; each time another
+/// command of the same group was applied first, so this bounds the unfairness, not the work.
 const ATTEMPTS_MAX: u32 = 16;
 
 /// The time, read by the caller once per call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// Never goes back while this process runs, milliseconds.
+    /// A clock that never goes back while this process runs, milliseconds.
     pub monotonic_ms: u64,
-    /// Milliseconds since the Unix epoch: for what outlives a process.
+    /// Milliseconds since the Unix epoch, for stamps that outlive a process.
     pub wall_ms: u64,
-    /// Since when the wall clock has been steady, on the monotonic one: it did not step, and other brokers' clocks agree.
+    /// The monotonic time since which the wall clock has been steady: it did not step, and other brokers' clocks agree.
     pub steady_since_ms: u64,
 }
 
 /// Settings of a shard's leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// How often a member of a group at rest sends a heartbeat, milliseconds; at most a third of its session.
+    /// Heartbeat interval of the members of a group at rest, milliseconds; at most a third of a member's session.
     pub heartbeat_interval_ms: u32,
-    /// How often while the member or its group is on the way to a target, or the session of a silent member is about to
-    /// end, milliseconds.
+    /// Heartbeat interval while the member or its group is on the way to a target, or the session of a silent member is
+    /// about to end, milliseconds.
     pub busy_heartbeat_interval_ms: u32,
     /// How long changes of a group are gathered into one target, milliseconds. Doubles with each target that soon
     /// follows another.
@@ -82,17 +82,17 @@ impl Default for Config {
     }
 }
 
-/// The volatile side of a shard, on the replica that leads it. Made when that replica has applied an entry of its own
-/// term, dropped when it no longer leads.
+/// The volatile side of a shard, on the replica that leads it. It is made when that replica has applied an entry of its
+/// own term, and dropped when it no longer leads.
 #[derive(Debug)]
 pub struct Leader {
     config: Config,
     topics: Arc<TopicTable>,
     patterns: Patterns,
     groups: BTreeMap<Arc<str>, GroupTimers>,
-    /// When to look at a group next, the earliest first. Entries that were overtaken are skipped.
+    /// The times at which groups are due, the earliest first. Entries that were overtaken are skipped.
     queue: BinaryHeap<Reverse<(u64, Arc<str>)>>,
-    /// What the host has yet to write down.
+    /// Events that the host has yet to write down.
     events: Vec<Event>,
 }
 
@@ -107,29 +107,29 @@ impl Leader {
             queue: BinaryHeap::new(),
             events: Vec::new(),
         };
-        leader.look_at_all(image, now);
+        leader.refresh_all(image, now);
         leader
     }
 
-    /// The metadata of the cluster changed, and perhaps its topics. Only then is it work, for all groups.
+    /// Takes the topics of newer metadata. It costs work, for all groups, only if the topics have changed.
     pub fn topics_changed(&mut self, image: &Image, topics: Arc<TopicTable>, now: Now) {
-        // A table that was too old for the shard was not looked at.
+        // A table that was too old for the shard was not compared with the groups.
         let is_known = self.knows_topics(image) && self.topics.is_same(&topics);
         self.topics = topics;
         if !is_known {
-            self.look_at_all(image, now);
+            self.refresh_all(image, now);
         }
     }
 
-    fn look_at_all(&mut self, image: &Image, now: Now) {
+    fn refresh_all(&mut self, image: &Image, now: Now) {
         let names: Vec<Arc<str>> = image.groups.keys().cloned().collect();
         for name in names {
             self.notice_topics(image, &name);
-            self.look_at(image, &name, now);
+            self.refresh_group(image, &name, now);
         }
     }
 
-    /// A command of the shard was applied, with whatever reply; `image` has it already.
+    /// Takes note of a command that was applied, whatever the reply; `image` has it already.
     pub fn applied(&mut self, image: &Image, command: &Command, reply: &Reply, now: Now) {
         let name = command.group();
         match command {
@@ -141,27 +141,28 @@ impl Leader {
             } => {
                 let is_new = !self.groups.contains_key(name);
                 if member.is_none() && matches!(reply, Reply::Applied { .. }) {
-                    self.written_from_outside(name, now);
+                    self.committed_from_outside(name, now);
                 }
-                // Since it was decided a topic may have been deleted, and what the group had of it forgotten.
+                // Since the commit was decided a topic may have been deleted, and the group's offsets of it forgotten.
                 let is_gone = |commit: &OffsetCommit| self.topics.topic(commit.partition.topic).is_none();
                 if *topics_version < self.topics.version() && offsets.iter().any(is_gone) {
                     self.notice_topics(image, name);
                 } else if !is_new {
-                    // Nothing that is timed, unless it put off the group's expiry, and expiry looks for itself.
+                    // A commit moves no timer, except that it may put off the group's expiry, which is checked when it
+                    // is due.
                     return;
                 }
             }
-            Command::Progress { member, .. } => return self.look_at_member(image, name, member, now),
+            Command::Progress { member, .. } => return self.refresh_after_step(image, name, member, now),
             Command::SetTarget { .. } => {
                 self.target_applied(name, now);
                 self.notice_topics(image, name);
             }
-            // A change of members is a change of the target anyway, which is computed from the newest topics.
+            // A change of members asks for a new target anyway, which is computed from the newest topics.
             Command::ForgetTopics { .. } if matches!(reply, Reply::Applied { .. }) => self.notice_topics(image, name),
             _ => {}
         }
-        self.look_at(image, name, now);
+        self.refresh_group(image, name, now);
     }
 
     /// Goes on with a request whose command was applied. A command whose outcome is not known (the replica stopped
@@ -176,7 +177,7 @@ impl Leader {
             Err(rejection) => return Step::Done(Err(rejection)),
         };
         match request {
-            // What was applied is a part of what the answer says.
+            // The applied command is a part of what the answer says.
             Request::Heartbeat(_) if attempts >= ATTEMPTS_MAX => Step::Done(Err(busy())),
             Request::Heartbeat(_) => self.decide(image, request, attempts + 1, now),
             Request::Leave(_) => Step::Done(Ok(Answer::Left)),
@@ -206,7 +207,7 @@ impl Leader {
     }
 }
 
-/// What one look at a request and the state came to.
+/// The decision about a request.
 enum Decision {
     Propose(Command),
     Answer(Answer),

@@ -1,4 +1,4 @@
-//! Commits and deletions.
+//! Commits offsets, and deletes offsets and groups.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ impl Leader {
         }
         let who = request.member.as_ref().map(|(id, epoch)| (&**id, *epoch));
         rules::may_commit(image, &request.group, who, &request.offsets)?;
-        // It is the member's own epoch, so it fits.
+        // The epoch was compared with the member's own, so it fits.
         let member = request.member.as_ref().map(|(id, epoch)| {
             let epoch = Epoch(u32::try_from(*epoch).unwrap_or(u32::MAX));
             (Arc::clone(id), epoch)

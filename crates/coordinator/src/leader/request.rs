@@ -1,4 +1,4 @@
-//! What members and tools ask of a leader, and what they are told.
+//! Requests of members and tools to a leader, and its answers.
 
 use std::sync::Arc;
 
@@ -19,90 +19,91 @@ pub const LEAVE_EPOCH: i64 = -1;
 /// The epoch of a heartbeat by which a static member leaves and keeps its place until its session ends.
 pub const STATIC_LEAVE_EPOCH: i64 = -2;
 
-/// A member says that it lives, and what is new.
+/// A member's sign of life, with what has changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeartbeatRequest {
     /// The group's name.
     pub group: Arc<str>,
-    /// The member's id, which it chose when it began; another one for each run.
+    /// The member's id, which it chose when it started; each run has another one.
     pub member: Arc<str>,
-    /// The epoch of the last answer, or 0 to join, -1 to leave, -2 to leave for a while.
+    /// The epoch of the last answer; 0 to join, -1 to leave, -2 to leave for a while.
     pub epoch: i64,
     /// The assignment version of the last answer; 0 when there was none.
     pub assignment_version: u64,
-    /// All that the member owns, once it has done what the answer with this `assignment_version` asked for: it has
-    /// stopped with what is not in there. None: unchanged. Nothing is given up without it, and only what the member was
-    /// told to give up: what it was given is its own from when it was answered, also before it begins with it.
+    /// All partitions that the member owns, once it has done what the answer with this `assignment_version` asked for:
+    /// it has stopped reading all others. None: unchanged. Only this acknowledges giving up partitions, and only those
+    /// that the member was told to give up: a partition that it was given is its own from the answer on, even before it
+    /// begins to read it.
     pub owned: Option<PartitionSet>,
-    /// Set for a static member.
+    /// The instance id of a static member.
     pub instance_id: Option<Arc<str>>,
-    /// The client's name for itself.
+    /// The client id that the member gave itself.
     pub client_id: Arc<str>,
-    /// Where it connected from, as the broker sees it.
+    /// Address that the member connected from, as the broker sees it.
     pub client_host: Arc<str>,
-    /// Failure domain; None: unchanged, or unknown.
+    /// The member's failure domain; None: unchanged, or unknown.
     pub rack: Option<Arc<str>>,
-    /// How long it may be silent, milliseconds; 0: unchanged, or the default.
+    /// How long the member may be silent, milliseconds; 0: unchanged, or the default.
     pub session_timeout_ms: u32,
-    /// How long it may take to give up partitions, milliseconds; 0: unchanged, or the default.
+    /// How long the member may take to give up partitions, milliseconds; 0: unchanged, or the default.
     pub rebalance_timeout_ms: u32,
-    /// What it wants to read; None: unchanged.
+    /// The topics that the member wants to read; None: unchanged.
     pub subscription: Option<Subscription>,
-    /// None: unchanged, or no preference.
+    /// The assignor that the member prefers; None: unchanged, or no preference.
     pub assignor: Option<Assignor>,
 }
 
-/// What a member is to do.
+/// The answer to a heartbeat: what the member is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeartbeatResponse {
     /// The member's epoch, for its next heartbeat and its commits.
     pub epoch: Epoch,
-    /// When to send the next heartbeat, milliseconds from now.
+    /// Time until the next heartbeat, milliseconds.
     pub heartbeat_interval_ms: u32,
-    /// Names the assignment. The next heartbeat carries it, whether or not this answer has one.
+    /// The version of the assignment. The next heartbeat carries it, whether or not this answer has an assignment.
     pub assignment_version: u64,
-    /// What the member may own, in full; what it owns beyond that it gives up, and then says so by `owned`. None:
-    /// the member has the newest.
+    /// All partitions that the member may own; it gives up the others that it owns, and then acknowledges by `owned`.
+    /// None: the member has the newest assignment.
     pub assignment: Option<PartitionSet>,
 }
 
-/// Offsets to commit.
+/// A request to commit offsets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommitRequest {
     /// The group's name.
     pub group: Arc<str>,
-    /// The member and its epoch; none from outside, while the group has no members.
+    /// The member and its epoch; none for a commit from outside, while the group has no members.
     pub member: Option<(Arc<str>, i64)>,
-    /// At least one, each partition once. All are written or none.
+    /// The offsets; at least one, each partition once. All are written or none.
     pub offsets: Vec<OffsetCommit>,
 }
 
-/// What a request came to.
+/// The successful answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Of a heartbeat.
+    /// The answer to a heartbeat.
     Heartbeat(HeartbeatResponse),
-    /// Of a heartbeat that left.
+    /// The member has left.
     Left,
-    /// Of a commit: all of it is in the log.
+    /// The offsets are committed: all of them are in the log.
     Committed,
-    /// Of a deletion.
+    /// The groups or offsets are deleted.
     Deleted {
-        /// Groups or offsets that are gone.
+        /// Number of groups or offsets that are gone.
         count: u32,
     },
 }
 
-/// What the host does next for a request.
+/// The host's next action for a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Answer. An error is definite: the request has had no effect that its sender need care for.
+    /// Answer the request. An error is definite: the request has had no effect that its sender need care for.
     Done(Result<Answer, Rejection>),
     /// Propose the command, wait until it is applied, and call [`Leader::resume`](crate::Leader::resume).
     Propose {
-        /// For the shard's log.
+        /// The command for the shard's log.
         command: Command,
-        /// For `resume`.
+        /// The state of the request, to be passed to `resume`.
         pending: Pending,
     },
 }
@@ -123,7 +124,7 @@ pub(super) enum Request {
     DeleteOffsets(Arc<str>, PartitionSet),
 }
 
-/// Whether deciding again may come to something else.
+/// Whether deciding again may have another outcome.
 pub(super) fn is_retryable(rejection: &Rejection) -> bool {
     rejection.reason == Reason::GroupChanged
 }

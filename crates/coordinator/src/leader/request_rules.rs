@@ -1,4 +1,4 @@
-//! What a request may be, whatever the state. The leader judges that once: neither the request nor the answer changes
+//! The bounds of requests, whatever the state. The leader judges them once: neither the request nor the answer changes
 //! until its command is applied, so replicas take it as it is, and a later build may have other limits.
 
 use jangada_types::{Reason, Rejection, validate_topic_name};
@@ -15,7 +15,7 @@ fn invalid(what: String) -> Rejection {
     Rejection::new(Reason::InvalidRequest, what)
 }
 
-/// As topic names.
+/// Judges a group's name by the rule of topic names.
 pub(super) fn group_name(name: &str) -> Result<(), Rejection> {
     validate_topic_name(name).map_err(|error| {
         Rejection::new(
@@ -111,7 +111,7 @@ pub(super) fn spec(spec: &MemberSpec) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// What a commit is made of, whoever sends it.
+/// Judges the offsets of a commit, by a member or from outside.
 pub(super) fn offsets(offsets: &[OffsetCommit]) -> Result<(), Rejection> {
     if offsets.is_empty() || offsets.len() > OFFSETS_PER_COMMIT_MAX {
         let actual = offsets.len();

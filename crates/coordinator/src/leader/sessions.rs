@@ -1,4 +1,4 @@
-//! The members' timers: until when each may be silent, and until when it has to give up partitions.
+//! The members' timers: when their sessions end, and when they must have given up partitions.
 
 use std::sync::Arc;
 
@@ -7,40 +7,41 @@ use super::{Config, Leader, Now};
 use crate::image::{Group, Member};
 use crate::removal::RemovalCause;
 
-/// For how long a static member's place is kept for the process that asked for it last, milliseconds. Clients ask each
+/// How long a static member's place is kept for the process that asked for it last, milliseconds. Clients ask each
 /// second.
 const CLAIM_MS: u64 = 3_000;
 
 /// The time beyond one and a half intervals after which a heartbeat is overdue, milliseconds.
 const OVERDUE_SLACK_MS: u64 = 250;
 
-/// Members with the version at which they were seen.
-type Versioned = Vec<(Arc<str>, u64)>;
+/// Member ids, with the version that the removal was decided from.
+type MemberVersions = Vec<(Arc<str>, u64)>;
 
 #[derive(Debug)]
 pub(super) struct MemberTimer {
     last_heard: u64,
-    /// The interval that it was told.
+    /// The heartbeat interval that the member was told, milliseconds.
     interval_ms: u64,
-    /// How long it may be silent. Brought in line by each look, so that the queue knows of a session that became shorter.
+    /// The session timeout, milliseconds. Each refresh updates it, so that the queue has the end of a session that
+    /// became shorter.
     session_ms: u64,
-    /// The version of the member whose end was proposed when its session was over. What it says from then on comes
-    /// behind that in the log.
+    /// The version of the member whose removal was proposed when its session was over. Its later requests come behind
+    /// that in the log.
     ending: Option<u64>,
-    /// Nobody proposes its removal before this.
+    /// Time before which its removal is not proposed.
     kept_until: u64,
-    /// When another process asked for its instance id last.
+    /// Time at which another process last asked for its instance id.
     claimed_at: Option<u64>,
-    /// The version under which the member is to give up partitions, and until when it has to.
+    /// The version under which the member is to give up partitions, and the time by which it must have done so.
     revoking: Option<(u64, u64)>,
 }
 
 impl Leader {
-    /// A member sent a heartbeat. False if its end is under way in the log: then its session goes on only by a command
-    /// that changes its version. If that comes first, the end has no effect; if it comes second, the member is gone. So
-    /// nobody is removed after it was answered.
+    /// Records a heartbeat of a member. Returns false if its removal is under way in the log: then its session goes on
+    /// only by a command that changes its version. If that comes first, the removal has no effect; if it comes second,
+    /// the member is gone. So no member is removed after its heartbeat was answered.
     #[must_use]
-    pub(super) fn heard_of(&mut self, name: &str, id: &str, member: &Member, now: Now) -> bool {
+    pub(super) fn touch(&mut self, name: &str, id: &str, member: &Member, now: Now) -> bool {
         let Some(timer) = self.timer(name, id) else {
             return true;
         };
@@ -51,9 +52,9 @@ impl Leader {
         true
     }
 
-    /// Another process asks for the place of a static member. True if it may take it: the member left for a while, or
-    /// its session is over. Otherwise the place is kept for a moment when the session ends, so that the process that
-    /// waits for it goes on without a rebalance.
+    /// Another process asks for the place of a static member. Returns whether it may take it: the member left for a
+    /// while, or its session is over. Otherwise the place is kept for a moment when the session ends, so that the
+    /// process that waits for it goes on without a rebalance.
     pub(super) fn claim(&mut self, name: &str, id: &str, member: &Member, now: Now) -> bool {
         let Some(timer) = self.timer(name, id) else {
             return member.is_away;
@@ -72,8 +73,8 @@ impl Leader {
         self.groups.get_mut(name)?.members.get_mut(id)
     }
 
-    /// A member was told when to send the next.
-    pub(super) fn told(&mut self, name: &str, id: &str, interval_ms: u32) {
+    /// Records the heartbeat interval that a member was told.
+    pub(super) fn set_interval(&mut self, name: &str, id: &str, interval_ms: u32) {
         if let Some(timer) = self.timer(name, id) {
             timer.interval_ms = interval_ms.into();
         }
@@ -81,8 +82,8 @@ impl Leader {
 }
 
 impl GroupTimers {
-    /// Brings the timer of a member in line with its state. When to look at it next.
-    pub(super) fn look_at(&mut self, id: &Arc<str>, member: &Member, config: &Config, now: Now) -> u64 {
+    /// Updates the timer of a member from its state. Returns when the member is due.
+    pub(super) fn refresh_member(&mut self, id: &Arc<str>, member: &Member, config: &Config, now: Now) -> u64 {
         let session = u64::from(member.spec.session_timeout_ms);
         let timer = self.members.entry(Arc::clone(id)).or_insert_with(|| MemberTimer {
             last_heard: now.monotonic_ms,
@@ -95,7 +96,7 @@ impl GroupTimers {
         });
         timer.session_ms = session;
         if timer.ending.is_some_and(|version| version != member.version) {
-            // It was heard before its end was applied, which then had no effect.
+            // The member was heard before its removal was applied, which then had no effect.
             timer.ending = None;
             timer.last_heard = now.monotonic_ms;
         }
@@ -107,8 +108,8 @@ impl GroupTimers {
         timer.next()
     }
 
-    /// Members whose time is up, by cause. They are named again only after a while.
-    pub(super) fn overdue(&mut self, group: &Group, now: Now) -> Vec<(RemovalCause, Versioned)> {
+    /// Members whose time is up, by cause. They are returned again only after a while.
+    pub(super) fn overdue(&mut self, group: &Group, now: Now) -> Vec<(RemovalCause, MemberVersions)> {
         let again = now.monotonic_ms + PROPOSE_AGAIN_MS;
         let (mut silent, mut slow) = (Vec::new(), Vec::new());
         for (id, timer) in &mut self.members {
@@ -136,7 +137,7 @@ impl GroupTimers {
 }
 
 impl MemberTimer {
-    /// When to look at the member next.
+    /// The time at which the member is due.
     pub(super) fn next(&self) -> u64 {
         let revoked = self.revoking.map(|(_, ends)| ends);
         revoked.map_or(self.removable_at(), |ends| ends.min(self.removable_at()))
@@ -151,13 +152,13 @@ impl MemberTimer {
         self.session_ends().max(self.kept_until).max(claimed_until)
     }
 
-    /// Whether the member should have sent a heartbeat by now: it may be dead, or it is away.
+    /// Whether the member should have sent a heartbeat by now: it may be dead, or away.
     fn is_overdue(&self, now: Now) -> bool {
         let silent = now.monotonic_ms.saturating_sub(self.last_heard);
         silent > self.interval_ms + self.interval_ms / 2 + OVERDUE_SLACK_MS
     }
 
-    /// Whether the member is silent and may be removed within the time.
+    /// Whether the member is silent and may be removed within this time.
     pub(super) fn may_end_within(&self, within_ms: u64, now: Now) -> bool {
         self.removable_at() <= now.monotonic_ms + within_ms && self.is_overdue(now)
     }

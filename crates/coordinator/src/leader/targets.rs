@@ -1,4 +1,4 @@
-//! New targets: which topics a group's subscriptions mean now, and who gets which of their partitions.
+//! Computes targets: the topics that a group's subscriptions mean now, and the division of their partitions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,19 +13,19 @@ use crate::image::{Group, Image, SubscribedTopic, Subscription};
 use crate::limits::PARTITIONS_PER_GROUP_MAX;
 use crate::rules;
 
-/// What a group's subscriptions mean.
+/// The topics that a group's subscriptions mean.
 struct Resolved {
-    /// By name.
+    /// The topics, ordered by name.
     topics: Arc<[SubscribedTopic]>,
-    /// Of each member, in the order of the group.
+    /// The topics that each member wants, in the order of the group's members.
     wanted: Vec<Arc<BTreeSet<TopicId>>>,
     /// The names of topics that are beyond the bound of a group.
     left_out: BTreeSet<Arc<str>>,
 }
 
 impl Leader {
-    /// Whether this broker knows at least the metadata by which the shard's state was decided. Otherwise it can't
-    /// tell what is gone.
+    /// Whether this broker knows at least the metadata by which the shard's state was decided. Otherwise it can't tell
+    /// which topics are gone.
     pub(super) fn knows_topics(&self, image: &Image) -> bool {
         self.topics.version() >= image.topics_version()
     }
@@ -38,7 +38,7 @@ impl Leader {
         let mut wanted = Vec::with_capacity(group.members.len());
         for member in group.members.values() {
             let subscription = &*member.spec.subscription;
-            // Mostly all have the same.
+            // Mostly all members have the same subscription.
             if let Some((_, same)) = known.iter().find(|(other, _)| *other == subscription) {
                 wanted.push(Arc::clone(same));
                 continue;
@@ -46,7 +46,7 @@ impl Leader {
             let mut ids = BTreeSet::new();
             for topic in self.topics.resolve(subscription, &mut self.patterns).into_values() {
                 if !all.contains_key(&topic.name) {
-                    // What is beyond the bound is left out, the same whenever it is computed.
+                    // Topics beyond the bound are left out, the same ones whenever it is computed.
                     if partitions + topic.partitions as usize > PARTITIONS_PER_GROUP_MAX {
                         left_out.insert(Arc::clone(&topic.name));
                         continue;
@@ -68,8 +68,8 @@ impl Leader {
         }
     }
 
-    /// Finds out whether the group's topics are still those of its target, and whether it has offsets of topics that
-    /// are gone.
+    /// Checks whether the group's topics are still those of its target, and whether it has offsets of topics that are
+    /// gone.
     pub(super) fn notice_topics(&mut self, image: &Image, name: &Arc<str>) {
         let Some(group) = image.group(name) else {
             return;
@@ -91,7 +91,7 @@ impl Leader {
         distinct.filter(|id| self.topics.topic(*id).is_none())
     }
 
-    /// Deletes what the group has of topics that are gone.
+    /// The command that deletes the group's offsets of topics that are gone.
     pub(super) fn forget(&self, image: &Image, name: &Arc<str>) -> Option<Command> {
         let topics: Vec<TopicId> = self.gone_topics(image.group(name)?).collect();
         (!topics.is_empty() && self.knows_topics(image)).then(|| Command::ForgetTopics {
@@ -101,7 +101,7 @@ impl Leader {
         })
     }
 
-    /// The next target of a group.
+    /// The command that sets the group's next target.
     pub(super) fn compute_target(&mut self, image: &Image, name: &Arc<str>) -> Option<Command> {
         let group = image.group(name).filter(|group| !group.members.is_empty())?;
         if !self.knows_topics(image) {
@@ -126,7 +126,7 @@ impl Leader {
         let targets = preferred_assignor(group).assign(&members, &partitions);
         let targets: Vec<_> = targets.into_iter().filter(|(_, target)| !target.is_empty()).collect();
         let room = rules::room_for_targets(image, group, &topics, &targets);
-        self.say_what_is_missing(name, left_out, &room);
+        self.emit_missing(name, left_out, &room);
         room.ok()?;
         Some(Command::SetTarget {
             group: Arc::clone(name),
@@ -141,8 +141,9 @@ impl Leader {
 }
 
 impl Leader {
-    /// Once for each change: an unlucky group computes its target again every few seconds.
-    fn say_what_is_missing(&mut self, name: &Arc<str>, left_out: BTreeSet<Arc<str>>, room: &Result<(), Rejection>) {
+    /// Emits events about topics that are left out and missing room, once for each change: an affected group computes
+    /// its target again every few seconds.
+    fn emit_missing(&mut self, name: &Arc<str>, left_out: BTreeSet<Arc<str>>, room: &Result<(), Rejection>) {
         let timers = self.groups.entry(Arc::clone(name)).or_default();
         if !timers.left_out.iter().eq(&left_out) {
             timers.left_out = left_out.into_iter().collect();
@@ -165,7 +166,7 @@ impl Leader {
     }
 }
 
-/// The one that most members with a preference prefer, and among equals the first.
+/// The assignor that most members with a preference prefer; among equals the first.
 fn preferred_assignor(group: &Group) -> Assignor {
     let votes = |assignor: Assignor| {
         let preferences = group.members.values().filter_map(|member| member.spec.assignor);

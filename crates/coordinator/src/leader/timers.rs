@@ -1,7 +1,7 @@
-//! What is timed in a group: its members, gathering changes, its expiry. What is timed of a member is in `sessions`.
+//! A group's timers: gathering changes, and its expiry. The timers of members are in `sessions`.
 //!
-//! One entry of the queue per group says when to look at it. A heartbeat only puts a deadline off, and the look finds
-//! that out: so a heartbeat costs no work in the queue.
+//! One entry of the queue per group says when the group is due. A heartbeat only puts a deadline off, and that is found
+//! out when the group is due: so a heartbeat costs no work in the queue.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -14,48 +14,51 @@ use crate::event::Event;
 use crate::image::{Group, Image, Member};
 use crate::limits::{EMPTY_GROUP_MS, SEEN_EMPTY_MS};
 
-/// Commands of one [`Leader::tick`] at most; what is left is due again at once.
+/// Most commands of one [`Leader::tick`]; the rest is due again at once.
 const COMMANDS_PER_TICK_MAX: usize = 256;
 
-/// When to propose again what was proposed and is not applied yet, milliseconds.
+/// Delay before a command that was proposed and is not applied yet is proposed again, milliseconds.
 pub(super) const PROPOSE_AGAIN_MS: u64 = 2_000;
 
-/// Of one group.
+/// The timers of one group.
 #[derive(Debug, Default)]
 pub(super) struct GroupTimers {
     pub(super) members: BTreeMap<Arc<str>, MemberTimer>,
-    /// When the next target is to be computed.
+    /// The time at which the next target is computed.
     target_due: Option<u64>,
-    /// For how long changes were gathered last, and when the target came of it.
+    /// How long changes were gathered for the last target, milliseconds; `last_target` is the time of that target.
     window_ms: u64,
     last_target: Option<u64>,
-    /// The topics are no longer those of the target.
+    /// Whether the topics are no longer those of the target.
     pub(super) topics_differ: bool,
-    /// There are offsets of topics that are gone.
+    /// Whether there are offsets of topics that are gone.
     pub(super) has_gone_topics: bool,
-    /// It was said that there is no room for the target, and which topics are left out of it.
+    /// Whether the event was emitted that there is no room for the target; `left_out` are the topics of the last such
+    /// event.
     pub(super) is_short_of_room: bool,
     pub(super) left_out: Arc<[Arc<str>]>,
-    /// No deletion is proposed again before this.
+    /// Time before which no deletion is proposed again.
     quiet_until: u64,
-    /// Since when this leader has seen the group without members and without commits.
+    /// Time since which this leader has seen the group without members and without commits.
     empty_since: Option<u64>,
-    /// The earliest entry of the queue for this group; none if there is none.
+    /// The time of the group's earliest entry in the queue; none if it has no entry.
     queued: Option<u64>,
 }
 
 impl Leader {
-    /// When [`Leader::tick`] has something to do next, on the monotonic clock. May be too early, never too late.
+    /// The time at which [`Leader::tick`] has something to do next, on the monotonic clock. May be too early, never too
+    /// late.
     pub fn next_deadline(&self) -> Option<u64> {
         self.queue.peek().map(|Reverse((deadline, _))| *deadline)
     }
 
-    /// What came up in the ticks since the last call, for people.
+    /// Takes the events since the last call.
     pub fn take_events(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.events)
     }
 
-    /// What is to be proposed now. Nobody waits for these commands; one that gets lost comes again.
+    /// Runs the timers that are due, and returns the commands to propose. Best effort: a command that gets lost is
+    /// proposed again.
     pub fn tick(&mut self, image: &Image, now: Now) -> Vec<Command> {
         let mut commands = Vec::new();
         while commands.len() < COMMANDS_PER_TICK_MAX && self.next_deadline().is_some_and(|due| due <= now.monotonic_ms)
@@ -71,15 +74,15 @@ impl Leader {
                 continue;
             };
             timers.queued = None;
-            self.look_at(image, &name, now);
+            self.refresh_group(image, &name, now);
             self.collect(image, &name, now, &mut commands);
             self.enqueue(image, &name, now);
         }
         commands
     }
 
-    /// Brings the timers of a group in line with its state.
-    pub(super) fn look_at(&mut self, image: &Image, name: &Arc<str>, now: Now) {
+    /// Updates the timers of a group from its state.
+    pub(super) fn refresh_group(&mut self, image: &Image, name: &Arc<str>, now: Now) {
         let Some(group) = image.group(name) else {
             self.groups.remove(name);
             return;
@@ -90,7 +93,7 @@ impl Leader {
         let is_empty = group.members.is_empty();
         timers.empty_since = is_empty.then(|| timers.empty_since.unwrap_or(now.monotonic_ms));
         for (id, member) in &group.members {
-            timers.look_at(id, member, config, now);
+            timers.refresh_member(id, member, config, now);
         }
         let wants_target = !group.members.is_empty() && (group.is_assigning() || timers.topics_differ);
         match timers.target_due {
@@ -101,21 +104,21 @@ impl Leader {
         self.enqueue(image, name, now);
     }
 
-    /// The same after a change of one member that changes neither the members nor the target: a whole group takes as
-    /// many steps as it has members.
-    pub(super) fn look_at_member(&mut self, image: &Image, name: &Arc<str>, id: &Arc<str>, now: Now) {
+    /// Updates the timers after a change of one member that changes neither the members nor the target. It is cheaper
+    /// than refreshing the group, which has as many of these steps as members.
+    pub(super) fn refresh_after_step(&mut self, image: &Image, name: &Arc<str>, id: &Arc<str>, now: Now) {
         let member = image.group(name).and_then(|group| group.members.get(id));
         let (Some(member), Some(timers)) = (member, self.groups.get_mut(name)) else {
-            return self.look_at(image, name, now);
+            return self.refresh_group(image, name, now);
         };
-        let next = timers.look_at(id, member, &self.config, now);
+        let next = timers.refresh_member(id, member, &self.config, now);
         if timers.queued.is_none_or(|queued| next < queued) {
             timers.queued = Some(next);
             self.queue.push(Reverse((next, Arc::clone(name))));
         }
     }
 
-    /// What is due for one group.
+    /// Adds the commands that are due for one group.
     fn collect(&mut self, image: &Image, name: &Arc<str>, now: Now, commands: &mut Vec<Command>) {
         let (Some(group), Some(timers)) = (image.group(name), self.groups.get_mut(name)) else {
             return;
@@ -151,7 +154,7 @@ impl Leader {
         }
     }
 
-    /// When a group without members is deleted, on the monotonic clock, if the wall clock does not step.
+    /// The time at which a group without members is deleted, on the monotonic clock, if the wall clock does not step.
     ///
     /// The stamp outlives leaders, and any of their clocks may be wrong. So the wall clock alone deletes nothing: this
     /// leader has seen the group empty for a while, without a step of its clock. And where it has seen that for the
@@ -171,8 +174,8 @@ impl Leader {
         Some(by_stamp.max(at_least).min(seen + kept))
     }
 
-    /// Somebody committed for a group without members.
-    pub(super) fn written_from_outside(&mut self, name: &str, now: Now) {
+    /// Records a commit from outside for a group without members.
+    pub(super) fn committed_from_outside(&mut self, name: &str, now: Now) {
         if let Some(timers) = self.groups.get_mut(name) {
             timers.empty_since = Some(now.monotonic_ms);
         }
@@ -182,7 +185,7 @@ impl Leader {
         let Some(group) = image.group(name) else {
             return;
         };
-        // Not so far that a step of the wall clock goes unnoticed.
+        // Capped, so that a step of the wall clock is noticed in time.
         let expiry = self
             .expires_at(group, self.groups.get(name), now)
             .map(|at| at.min(now.monotonic_ms + SEEN_EMPTY_MS));
@@ -201,7 +204,7 @@ impl Leader {
         }
     }
 
-    /// A target was applied or refused.
+    /// Records that a target was applied or refused.
     pub(super) fn target_applied(&mut self, name: &Arc<str>, now: Now) {
         if let Some(timers) = self.groups.get_mut(name) {
             timers.target_due = None;
@@ -209,11 +212,12 @@ impl Leader {
         }
     }
 
-    /// When the member is to send its next heartbeat.
+    /// The interval to a member's next heartbeat, milliseconds.
     ///
-    /// The others hear of a dead member's partitions soon after its session ends: who would come only after that is
-    /// asked to come more often from one interval before. Not sooner, or one member that died, or is away on purpose,
-    /// would make all of its group send many times as much for its whole session.
+    /// The other members should hear of a dead member's partitions soon after its session ends. So a member whose next
+    /// heartbeat would come only after that end is asked to come more often, from one interval before it. It is not
+    /// asked earlier, or one member that died, or is away on purpose, would make its whole group send many times as
+    /// much for its whole session.
     pub(super) fn interval(&self, name: &str, group: &Group, member: &Member, now: Now) -> u32 {
         let timers = self.groups.get(name);
         let is_busy = !group.is_settled(member)
@@ -234,13 +238,13 @@ impl GroupTimers {
     /// Whether a silent member may be removed before those at rest send their next heartbeats.
     fn is_an_end_near(&self, interval_ms: u32, now: Now) -> bool {
         let within_ms = u64::from(interval_ms);
-        // No member ends before the group is looked at, so most heartbeats ask for no member.
+        // No member is removed before the group is due, so for most heartbeats no member is checked.
         let is_look_near = self.queued.is_some_and(|look| look <= now.monotonic_ms + within_ms);
         let mut members = self.members.values();
         is_look_near && members.any(|timer| timer.may_end_within(within_ms, now))
     }
 
-    /// A change waits for the next target from now on.
+    /// Starts to gather changes for the next target, which is due when the window ends.
     fn gather(&mut self, config: &super::Config, now: Now) {
         let (least, most) = (u64::from(config.batch_window_ms), u64::from(config.batch_window_ms_max));
         let is_soon_after = self.last_target.is_some_and(|last| now.monotonic_ms < last + 2 * most);

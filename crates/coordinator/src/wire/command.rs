@@ -1,4 +1,4 @@
-//! The messages that commands are made of, beside those that their declaration makes.
+//! The messages that commands are made of, in addition to those that their declaration makes.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::offset_commit::OffsetCommit;
 use crate::partitions::{PartitionSet, TopicPartition};
 use crate::removal::RemovalCause;
 
-/// What one member should own.
+/// The partitions that one member should own.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct WireTarget {
     #[prost(string, tag = "1")]
@@ -33,7 +33,7 @@ impl Wire<WireTarget> for (Arc<str>, PartitionSet) {
     }
 }
 
-/// A member with its version.
+/// A member's id with its version.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct WireMember {
     #[prost(string, tag = "1")]
@@ -55,7 +55,7 @@ impl Wire<WireMember> for (Arc<str>, u64) {
     }
 }
 
-/// `SetAway`: its member and version are a message in it.
+/// The message of `SetAway`, which has the member and its version in a message of their own.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct WireSetAway {
     #[prost(string, tag = "1")]
@@ -64,7 +64,7 @@ pub(crate) struct WireSetAway {
     member: WireMember,
 }
 
-/// Group, member, version.
+/// The group, the member and the version.
 impl Wire<WireSetAway> for (Arc<str>, Arc<str>, u64) {
     fn to_form(&self) -> WireSetAway {
         WireSetAway {
@@ -79,7 +79,7 @@ impl Wire<WireSetAway> for (Arc<str>, Arc<str>, u64) {
     }
 }
 
-/// Who commits, and at which epoch.
+/// The member that commits, and its epoch.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct WireCommitter {
     #[prost(string, tag = "1")]
@@ -101,7 +101,7 @@ impl Wire<WireCommitter> for (Arc<str>, Epoch) {
     }
 }
 
-/// The offset of one partition.
+/// The committed offset of one partition.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct WireOffset {
     #[prost(bytes = "vec", tag = "1")]

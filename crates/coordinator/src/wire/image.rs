@@ -65,7 +65,7 @@ struct WireMember {
     target: Vec<WirePartitions>,
 }
 
-/// What a member holds of one topic; the lists are parallel.
+/// The partitions of one topic that a member holds; the lists are parallel.
 #[derive(Clone, PartialEq, prost::Message)]
 struct WireHoldings {
     #[prost(bytes = "vec", tag = "1")]
@@ -85,7 +85,7 @@ struct WireOffsets {
     topic: Vec<u8>,
     #[prost(message, repeated, tag = "2")]
     partitions: Vec<WireCommitted>,
-    /// As in `WireTopic`, of a topic that is not read now.
+    /// Like `WireTopic::first`, for a topic that is not read now.
     #[prost(uint32, optional, tag = "3")]
     first: Option<u32>,
 }
@@ -104,7 +104,7 @@ struct WireCommitted {
     committed_at_ms: u64,
 }
 
-/// What a snapshot says, before it is checked.
+/// The decoded parts of a snapshot, before they are checked.
 pub(crate) struct Parts {
     pub(crate) version: u64,
     pub(crate) topics_version: u64,
@@ -210,7 +210,7 @@ fn member_from_wire(wire: WireMember) -> Result<(Arc<str>, Member), CodecError> 
     Ok((wire.id.into(), member))
 }
 
-/// What a group remembers of its topics, beside what else it has of them.
+/// Adds the remembered partition counts of a group to its topics and offsets.
 fn first_to_wire(group: &Group, topics: &mut [WireTopic], offsets: &mut [WireOffsets]) {
     let first = |id: &[u8]| group.first_partitions.get(&TopicId::from_slice(id)?).copied();
     for topic in &mut *topics {

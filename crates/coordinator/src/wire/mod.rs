@@ -1,5 +1,5 @@
-//! The messages that commands and the image are made of, beside those that declarations make. How they are framed is in
-//! [`jangada_types::frame`], the rules for changes in [`jangada_types::replicated`].
+//! The messages that commands and the image are made of, in addition to those that declarations make.
+//! [`jangada_types::frame`] says how they are framed, [`jangada_types::replicated`] has the rules for changes.
 
 pub(crate) mod command;
 pub(crate) mod image;
@@ -30,12 +30,12 @@ pub(crate) struct WireTopic {
     name: String,
     #[prost(uint32, tag = "3")]
     partitions: u32,
-    /// In a snapshot: how many it had when the group began to read it, if that is known.
+    /// Only in a snapshot: number of partitions when the group began to read the topic, if that is known.
     #[prost(uint32, optional, tag = "4")]
     first: Option<u32>,
 }
 
-/// What a member says of itself.
+/// A member's description of itself.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct WireSpec {
     #[prost(string, optional, tag = "1")]
@@ -54,7 +54,7 @@ pub(crate) struct WireSpec {
     session_timeout_ms: u32,
     #[prost(uint32, tag = "8")]
     rebalance_timeout_ms: u32,
-    /// By name; empty for none.
+    /// The assignor's name; empty for none.
     #[prost(string, tag = "9")]
     assignor: String,
 }
@@ -108,7 +108,7 @@ impl Wire<Vec<WirePartitions>> for PartitionSet {
             .collect()
     }
 
-    /// Refuses what is not ascending, so that a set has one encoding.
+    /// Refuses partitions that are not ascending, so that a set has one encoding.
     fn from_form(what: &'static str, form: Vec<WirePartitions>) -> Result<Self, CodecError> {
         let mut all = Vec::new();
         let mut last = None;

@@ -1,4 +1,4 @@
-//! The assignors' promises, for any members and topics.
+//! The promises of the assignors, for any members and topics.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,12 +24,12 @@ fn subscriber(id: usize, topics: impl IntoIterator<Item = u8>, current: Partitio
     }
 }
 
-/// Topics 0 to n-1.
+/// Any topics, with ids 0 to n-1.
 fn topics() -> impl Strategy<Value = Topics> {
     prop::collection::vec(0u32..12, 1..6).prop_map(|counts| (0u8..).map(topic).zip(counts).collect())
 }
 
-/// Any earlier targets, also such as overlap or name what is gone.
+/// Any earlier targets, also such as overlap or name partitions that are gone.
 fn current() -> impl Strategy<Value = PartitionSet> {
     prop::collection::vec((0u8..7, 0u32..14), 0..20).prop_map(|all| {
         all.into_iter()
@@ -118,7 +118,8 @@ proptest! {
         let floor = total / members.len();
         prop_assert!(targets.values().all(|target| (floor..=floor + 1).contains(&target.len())));
 
-        // What each may keep, where several claim a partition the first by id; the best that any balance can keep.
+        // The partitions that each member may keep (where several claim one, the first by id), and the best that any
+        // balance can keep.
         let mut claimed = BTreeSet::new();
         let mut valid: Vec<usize> = members.iter().map(|member| {
             let mine = member.current.iter().filter(|p| topics.get(&p.topic).is_some_and(|n| p.partition.get() < *n));
@@ -163,7 +164,7 @@ proptest! {
         for (_, run) in targets.values().flat_map(PartitionSet::by_topic) {
             prop_assert!(run.windows(2).all(|pair| pair[0].partition.get() + 1 == pair[1].partition.get()));
         }
-        // The same partition of topics with as many partitions meets in one member.
+        // Partitions with the same index, of topics with equally many partitions, go to the same member.
         let (first, second) = (topic(0), topic(1));
         if topics.get(&first) == topics.get(&second) {
             let of = |topic| targets.values().map(move |target| {

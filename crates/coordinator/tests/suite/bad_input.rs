@@ -137,7 +137,7 @@ fn a_full_group_takes_nobody() {
             }
             other => other,
         };
-        // Not through the fixture, which checks the whole state each time.
+        // Pushed without the fixture, which checks the whole state each time.
         world.log.push(spec_without_instance.clone());
         let reply = world.image.apply(world.log.len() as u64, &spec_without_instance);
         assert!(reply.into_result().is_ok());

@@ -10,7 +10,7 @@ use jangada_types::{Reason, TopicId};
 
 use crate::fixture::{Client, GROUP, World, commit, counts, partition, settled};
 
-/// Straight into the state: the fixture keeps each command, and looks at all of the state at each.
+/// Applies a command without the fixture, which keeps each command and checks the whole state after each.
 fn apply(world: &mut World, command: &Command) -> Reply {
     world.log.push(Command::DeleteGroup { group: "none".into() });
     world.image.apply(world.log.len() as u64, command)
@@ -32,7 +32,7 @@ fn write(world: &mut World, group: &str, partitions: u32, text_bytes: usize) -> 
     apply(world, &command)
 }
 
-/// A group that commits as much as there is room for, and a little more. How many of its commits were taken.
+/// A group that commits as much as there is room for, and a little more. Returns how many of its commits were taken.
 fn fill(world: &mut World) -> usize {
     let mut taken = 0;
     for (partitions, text_bytes) in [(250, 4_000), (10, 4_000), (1, 4_000), (1, 100), (1, 0)] {
@@ -58,7 +58,7 @@ fn full_of_offsets_it_takes_no_more_and_goes_on() {
     assert!(taken > 200, "{taken} groups of a megabyte");
     assert!(world.image.size().offsets <= limits::OFFSETS_BYTES_MAX);
 
-    // What does not grow goes on, and what grows less than others gave up.
+    // Commits that add no bytes are taken, and those that add less than others gave up.
     for (group, text_bytes) in [("mine", 4_000), ("mine", 0), ("other", 3_000)] {
         let reply = write(&mut world, group, 250, text_bytes);
         assert!(matches!(reply, Reply::Applied { .. }), "{reply:?}");
@@ -74,7 +74,7 @@ fn full_of_offsets_it_still_shares_out_the_partitions_of_the_dead() {
     for _ in 0..300 {
         let until = world.now_ms + 50;
         world.run(until, &mut clients);
-        // It tries again and again, also in the moment in which a member is gone and the next target is not there.
+        // It tries again and again, also in the moment when a member is gone and the next target is not there.
         fill(&mut world);
     }
     assert_eq!(counts(&clients[1..]), [60, 60]);
@@ -117,7 +117,7 @@ fn full_of_members_it_takes_no_more_and_goes_on() {
     let refused = apply(&mut world, &put(0, "another")).into_result().unwrap_err();
     assert_eq!(refused.reason, Reason::TooManyGroups);
 
-    // Who is there goes on, commits, and gets what others leave.
+    // The remaining member goes on, commits, and gets the partitions that others leave.
     let owned = clients[1].owned.iter().next().expect("it owns some");
     let committed = world.commit(Some((&clients[1].id, clients[1].epoch)), owned, 1);
     assert!(committed.is_ok(), "{committed:?}");

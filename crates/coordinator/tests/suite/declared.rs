@@ -1,4 +1,4 @@
-//! What follows from the declarations of commands: golden cases of every kind, and properties of every kind.
+//! Tests that follow from the declarations of commands: golden cases and properties of every kind.
 //!
 //! A new kind needs no code here. Its golden cases are recorded with `JANGADA_BLESS=1`, which adds lines to the files in
 //! `tests/golden` and changes none.
@@ -55,7 +55,7 @@ fn every_kind_of_command_keeps_its_bytes() {
     compare("commands.txt", lines);
 }
 
-/// What each level added. A command's level is part of what older brokers rely on.
+/// The commands that each level added. A command's level is part of what older brokers rely on.
 #[test]
 fn commands_keep_their_levels() {
     let late: Vec<_> = CommandKind::ALL.iter().filter(|kind| kind.since() != 2).collect();
@@ -74,7 +74,7 @@ proptest! {
         }
     }
 
-    /// Any history: nothing that can be decoded makes the fold panic, and a snapshot gives back what was folded.
+    /// For any history: no command that can be decoded makes the fold panic, and a snapshot gives back the folded state.
     #[test]
     fn every_command_is_folded(seeds in prop::collection::vec(any::<u64>(), 1..40)) {
         let mut image = Image::new();

@@ -1,11 +1,11 @@
-//! What people are told of groups: once each, with the cause.
+//! The events of groups: each is emitted once, with its cause.
 
 use jangada_coordinator::{Event, HeartbeatRequest, PartitionSet, RemovalCause};
 use jangada_types::TopicId;
 
 use crate::fixture::{Client, GROUP, World, counts, partition, settled};
 
-/// What was told since the last call.
+/// The events since the last call.
 fn told(world: &mut World) -> Vec<Event> {
     std::mem::take(&mut world.events)
 }
@@ -46,7 +46,7 @@ fn why_a_member_is_gone() {
         (expected.to_vec(), vec![6, 6])
     );
 
-    // It beats on and never says that it gave up what it was asked to.
+    // The member sends heartbeats and never acknowledges giving up.
     let mut slow = clients.remove(2);
     clients.push(Client {
         next_ms: world.now_ms,

@@ -10,19 +10,19 @@ use jangada_types::{Offset, TopicId};
 
 pub const GROUP: &str = "g";
 
-/// What a topic's name is at a time: its id and number of partitions.
+/// The topics at a time: id, name and number of partitions.
 pub type Topics = Vec<(u128, &'static str, u32)>;
 
 pub struct World {
     pub image: Image,
     pub leader: Leader,
     pub log: Vec<Command>,
-    /// What people are told.
+    /// The events that were emitted.
     pub events: Vec<Event>,
     pub config: Config,
     pub topics: Arc<TopicTable>,
     pub now_ms: u64,
-    /// How far the wall clock of the broker that leads is ahead.
+    /// Milliseconds by which the wall clock of the leading broker is ahead.
     wall_ahead_ms: u64,
     steady_since_ms: u64,
 }
@@ -46,7 +46,7 @@ impl World {
         }
     }
 
-    /// The wall clock steps.
+    /// Steps the wall clock.
     pub fn set_wall_ahead(&mut self, ms: u64) {
         (self.wall_ahead_ms, self.steady_since_ms) = (ms, self.now_ms);
     }
@@ -60,7 +60,8 @@ impl World {
         }
     }
 
-    /// As a replica does, from the encoded log. Sees that the state stays sound and a rejection changes nothing.
+    /// Applies a command from its encoding, as a replica does. Checks that the state stays sound and a rejection
+    /// changes nothing.
     pub fn apply(&mut self, command: &Command) -> Reply {
         let command = Command::decode(&command.encode()).expect("what was encoded can be decoded");
         let before = self.image.clone();
@@ -80,7 +81,7 @@ impl World {
         reply
     }
 
-    /// Until the request is answered.
+    /// Applies commands until the request is answered.
     pub fn finish(&mut self, mut step: Step) -> Result<Answer, Rejection> {
         loop {
             match step {
@@ -123,7 +124,8 @@ impl World {
         }
     }
 
-    /// Lets time pass up to `until`; ticks when the leader asks for it, and `clients` beat when they were told to.
+    /// Lets time pass up to `until`: ticks when the leader asks for it, and `clients` send heartbeats when they are
+    /// due.
     pub fn run(&mut self, until: u64, clients: &mut [Client]) {
         loop {
             let beat = clients
@@ -148,7 +150,7 @@ impl World {
         }
     }
 
-    /// Another replica leads from now on.
+    /// Another replica becomes the leader.
     pub fn fail_over(&mut self) {
         let at = self.now();
         self.leader = Leader::new(self.config.clone(), &self.image, Arc::clone(&self.topics), at);
@@ -206,7 +208,7 @@ pub struct Client {
     pub session_ms: u32,
     pub epoch: i64,
     pub version: u64,
-    /// What it hands records out of.
+    /// The partitions whose records it hands out.
     pub owned: PartitionSet,
     pub next_ms: u64,
     pub is_alive: bool,
@@ -258,7 +260,7 @@ impl Client {
         self.take(answer, world.now_ms);
     }
 
-    /// Does at once as the answer says.
+    /// Does at once what the answer asks for.
     pub fn take(&mut self, answer: Result<Answer, Rejection>, now_ms: u64) {
         match answer {
             Ok(Answer::Heartbeat(response)) => {
@@ -300,7 +302,7 @@ impl Client {
     }
 }
 
-/// `count` members that begin at once, settled.
+/// `count` members that started together, in a settled group.
 pub fn settled(count: usize, topics: Topics) -> (World, Vec<Client>) {
     let names: Vec<&str> = topics.iter().map(|(_, name, _)| *name).collect();
     let mut clients: Vec<_> = (0..count).map(|at| Client::new(&format!("m{at}"), &names)).collect();

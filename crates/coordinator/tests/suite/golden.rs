@@ -244,14 +244,14 @@ fn the_state_keeps_its_bytes() {
 
 #[test]
 fn the_numbers_that_apply_judges_by_keep_their_values() {
-    // Replicas that disagree about one of them take different commands: that is a change of the format.
+    // Replicas that disagree about a limit take different commands: changing one is a change of the format.
     assert_eq!(limits::GROUPS_MAX, 20_000);
     assert_eq!(limits::MEMBERS_PER_GROUP_MAX, 1_000);
     assert_eq!(limits::OFFSETS_PER_GROUP_MAX, 100_000);
     assert_eq!(limits::OFFSETS_BYTES_MAX, 256 << 20);
     assert_eq!(limits::MEMBERS_BYTES_MAX, 128 << 20);
     assert_eq!(limits::TARGETS_BYTES_MAX, 128 << 20);
-    // What each part of the state counts for.
+    // The size that each part of the state counts for.
     let mut image = Image::new();
     let bytes = (1..).zip(commands()).map(|(index, command)| {
         image.apply(index, &command);
@@ -261,7 +261,7 @@ fn the_numbers_that_apply_judges_by_keep_their_values() {
     assert_eq!(bytes.collect::<Vec<_>>(), BYTES);
 }
 
-/// What the state counts for after each command: offsets, members, targets, and what has no bound in bytes.
+/// The size of the state after each command: offsets, members, targets, and the rest without a bound in bytes.
 const BYTES: [[u64; 4]; 18] = [
     [0, 146, 0, 320],
     [0, 146, 186, 320],
@@ -349,7 +349,7 @@ fn what_is_cut_off_is_refused() {
     for command in commands() {
         let bytes = command.encode();
         for length in 0..bytes.len() {
-            // Where a field ends, what is left is a command with other fields.
+            // Bytes that end where a field ends decode as a command with other fields.
             assert_ne!(Command::decode(&bytes[..length]), Ok(command.clone()));
         }
     }

@@ -1,4 +1,4 @@
-//! Joining, staying, going: scenarios on a clock.
+//! Joining, staying and leaving: scenarios on a clock.
 
 use jangada_coordinator::{Answer, Command, GroupState, HeartbeatRequest, MemberState};
 use jangada_types::Reason;
@@ -27,14 +27,14 @@ fn the_others_take_over_from_a_dead_member_soon_after_its_session() {
     let (mut world, mut clients) = settled(3, vec![(1, "t", 12)]);
     let kept: Vec<_> = clients[1..].iter().map(|client| client.owned.clone()).collect();
     clients[0].is_alive = false;
-    // Its last heartbeat was before now, so its session ends within these ten seconds.
+    // The member's last heartbeat was before now, so its session ends within these ten seconds.
     let until = world.now_ms + 10_000 + 3_000;
     world.run(until, &mut clients);
     assert_eq!(counts(&clients[1..]), [6, 6]);
     for (client, kept) in clients[1..].iter().zip(kept) {
         assert!(kept.is_subset(&client.owned), "what they had did not move");
     }
-    // And what they had did not pause.
+    // The partitions that they had did not pause.
     for member in world.group().members.values() {
         let new = member
             .holdings
@@ -45,7 +45,7 @@ fn the_others_take_over_from_a_dead_member_soon_after_its_session() {
     }
 }
 
-/// What a member of the group is told at a time, after everybody else was heard until then.
+/// The interval that a member of the group is told at a time, after all others were heard until then.
 fn told_at(world: &mut World, clients: &mut [Client], at_ms: u64) -> u32 {
     world.run(at_ms, clients);
     match world.heartbeat(clients[1].request()) {
@@ -135,7 +135,7 @@ fn a_partition_moves_only_when_its_owner_has_given_it_up() {
     world.tick();
     second.beat(&mut world);
     assert!(second.owned.is_empty());
-    // The owner is told to give one up and goes on reading both for a while.
+    // The owner is told to give one partition up and goes on reading both for a while.
     let mut slow = clients.remove(0);
     let before = slow.owned.clone();
     slow.beat(&mut world);
@@ -151,12 +151,12 @@ fn a_partition_moves_only_when_its_owner_has_given_it_up() {
         world.group().member_state(&world.group().members["second"]),
         MemberState::Waiting
     );
-    // It may commit what it still reads.
+    // The member may commit for partitions that it still reads.
     let given_up = slow.owned.difference(&asked).iter().next().expect("one is to go");
     world
         .commit(Some((&slow.id, slow.epoch)), given_up, 7)
         .expect("it still owns it");
-    // A heartbeat without a word of what it owns acknowledges nothing.
+    // A heartbeat that does not name the owned partitions acknowledges nothing.
     let silent = HeartbeatRequest {
         owned: None,
         ..slow.request()
@@ -182,7 +182,7 @@ fn what_a_member_was_given_is_its_own_until_it_gives_it_up() {
     let kept = world.group().members[&first.id].target.clone();
     let moves = first.owned.difference(&kept);
     assert_eq!((kept.len(), moves.len()), (1, 1));
-    // It knows its assignment and has begun with a part of it. With the rest it may begin at any moment.
+    // The member knows its assignment and has begun with a part of it. It may begin with the rest at any moment.
     let request = HeartbeatRequest {
         owned: Some(kept),
         ..first.request()
@@ -205,7 +205,7 @@ fn who_does_not_give_up_in_time_is_removed() {
     second.next_ms = world.now_ms;
     let mut all = vec![second];
     let mut slow = clients.remove(0);
-    // It beats on and never says what it owns.
+    // The member sends heartbeats and never says what it owns.
     for _ in 0..20 {
         let request = HeartbeatRequest {
             owned: None,
@@ -246,7 +246,7 @@ fn a_failover_throws_nobody_out_and_moves_nothing() {
     let (mut world, mut clients) = settled(3, vec![(1, "t", 12)]);
     let owned: Vec<_> = clients.iter().map(|client| client.owned.clone()).collect();
     let (epoch, commands) = (world.epoch(), world.log.len());
-    // For nearly a session nobody could be heard.
+    // No member could be heard for nearly a session.
     world.now_ms += 9_900;
     world.fail_over();
     let until = world.now_ms + 30_000;
@@ -263,7 +263,7 @@ fn an_answer_that_was_lost_is_given_again() {
     let mut world = World::new(vec![(1, "t", 2)]);
     let mut client = Client::new("m", &["t"]);
     world.heartbeat(client.request()).expect("joined");
-    // It never heard of that.
+    // The member never heard of that.
     client.beat(&mut world);
     let epoch = client.epoch;
     world.now_ms += 200;
@@ -280,13 +280,13 @@ fn a_static_member_comes_back_without_a_rebalance() {
     let (mut world, mut clients) = two_static_members();
     let (epoch, owned) = (world.epoch(), clients[0].owned.clone());
 
-    // A restart that says so.
+    // The member restarts, and says that it leaves for a while.
     clients[0].leave(&mut world, -2);
     let mut again = Client::with_instance("a2", "a", &["t"]);
     again.beat(&mut world);
     assert_eq!((again.owned.clone(), world.epoch()), (owned.clone(), epoch));
 
-    // One that does not: as long as it might live, nobody takes its place.
+    // The member vanishes: as long as it might live, its place is not taken.
     let third = Client::with_instance("a3", "a", &["t"]);
     clients[0] = Client {
         next_ms: world.now_ms,
@@ -318,7 +318,7 @@ fn a_static_member_that_is_only_late_keeps_its_place() {
         next_ms: world.now_ms,
         ..Client::with_instance("a2", "a", &["t"])
     });
-    // Its last heartbeat was at most 3 s ago, and its session is 10 s.
+    // The last heartbeat was at most 3 s ago, and the session is 10 s.
     let until = world.now_ms + 6_900;
     world.run(until, &mut clients);
     late.beat(&mut world);
@@ -467,7 +467,7 @@ fn nobody_is_removed_after_a_heartbeat_was_answered() {
             let answer = world.finish(step);
             clients[0].take(answer, world.now_ms);
             assert_eq!(clients[0].last_error, None);
-            // It comes after all.
+            // The late removal arrives after all.
             removal.iter().for_each(|command| drop(world.apply(command)));
             world.heartbeat(clients[0].request()).expect("it is a member");
             let until = world.now_ms + 30_000;
@@ -483,7 +483,7 @@ fn nobody_is_removed_after_a_heartbeat_was_answered() {
 #[test]
 fn a_held_up_heartbeat_acknowledges_nothing() {
     let (mut world, mut clients) = settled(1, vec![(1, "t", 2)]);
-    // As it was before it owned anything, with the epoch that it still has.
+    // A heartbeat from before the member owned anything, with the epoch that it still has.
     let old = HeartbeatRequest {
         owned: Some(jangada_coordinator::PartitionSet::new()),
         assignment_version: clients[0].version - 1,

@@ -1,4 +1,4 @@
-//! Committed offsets: who may, what stays, what goes.
+//! Committed offsets: who may commit, which offsets stay, which are deleted.
 
 use jangada_coordinator::{Answer, CommitRequest, GroupState, PartitionSet, limits};
 use jangada_types::Reason;
@@ -155,7 +155,7 @@ fn a_clock_that_steps_expires_nothing_for_an_hour() {
     world.tick();
     world.run(3 * HOUR_MS - 3, &mut []);
     assert_eq!(world.image.state(GROUP), GroupState::Empty);
-    // It was noticed, and set right.
+    // The wrong clock was noticed, and corrected.
     world.set_wall_ahead(0);
     world.run(30 * HOUR_MS, &mut []);
     assert_eq!(world.image.state(GROUP), GroupState::Empty);

@@ -40,7 +40,7 @@ fn what_is_no_pattern_is_refused() {
     );
 }
 
-/// Would take a backtracking engine longer than the universe is old.
+/// A backtracking engine would need longer than the age of the universe for this pattern.
 #[test]
 fn matching_takes_linear_time() {
     let pattern = Pattern::compile("(a*)*(a*)*(a*)*b").expect("it is a pattern");

@@ -15,19 +15,19 @@ const CLIENTS: usize = 5;
 
 #[derive(Clone, Debug)]
 enum Op {
-    /// A heartbeat whose answer comes when what it proposed is applied.
+    /// A heartbeat whose answer comes when its command is applied.
     Beat(usize),
-    /// One whose answer is lost.
+    /// A heartbeat whose answer is lost.
     BeatUnheard(usize),
     /// A heartbeat that does not name the first partition that the client may begin with, although it reads it.
     BeatShort(usize),
-    /// A client does what the last answer asked for, and says so by its next heartbeats.
+    /// A client does what the last answer asked for, and acknowledges by its next heartbeats.
     GiveUp(usize),
     /// An earlier heartbeat of the client arrives again.
     Again(usize, prop::sample::Index),
     Leave(usize),
     StaticLeave(usize),
-    /// Ends without a word and begins under another member id.
+    /// A client vanishes and starts again under another member id.
     Restart(usize),
     Commit(usize, u32, i64),
     CommitFromOutside(u32, i64),
@@ -74,13 +74,13 @@ fn topics(which: usize) -> Topics {
     }
 }
 
-/// A client, and what it was asked to give up and still hands records out of.
+/// A client, and the partitions that it was asked to give up and still reads.
 struct Process {
     client: Client,
     excess: PartitionSet,
     sent: Vec<HeartbeatRequest>,
     lives: usize,
-    /// It was removed from the group since it last heard of it. A join of its own that was held up may have put it
+    /// Whether it was removed from the group since it last heard from it. A delayed join of its own may have put it
     /// there again.
     is_zombie: bool,
 }
@@ -107,7 +107,7 @@ impl Process {
 
     fn request(&mut self) -> HeartbeatRequest {
         let request = HeartbeatRequest {
-            // While it has not given up all that it was asked to, it says nothing of it.
+            // While the client has not given up all that it was asked to, it does not name its partitions.
             owned: self.excess.is_empty().then(|| self.client.owned.clone()),
             ..self.client.request()
         };
@@ -126,7 +126,7 @@ impl Process {
         };
     }
 
-    /// What it hands records out of.
+    /// The partitions that it hands records out of.
     fn reads(&self) -> PartitionSet {
         self.client.owned.union(&self.excess)
     }
@@ -135,11 +135,11 @@ impl Process {
 struct Chaos {
     world: World,
     processes: Vec<Process>,
-    /// Proposed and not applied, in order, and whose request waits for it.
+    /// Commands that are proposed and not applied, in order, with the request that waits for each.
     proposals: VecDeque<(Command, Option<Waiting>)>,
 }
 
-/// Which process hears of the answer, the member that asked, and the request.
+/// The process that gets the answer, the member that asked, and the request.
 type Waiting = (Option<usize>, Arc<str>, Pending);
 
 impl Chaos {
@@ -156,7 +156,7 @@ impl Chaos {
             Step::Propose { command, pending } => self.proposals.push_back((command, Some((hears, id, pending)))),
             Step::Done(answer) => {
                 let now_ms = self.world.now_ms;
-                // An answer to an earlier life reaches nobody.
+                // An answer to an earlier run of the process reaches nobody.
                 if let Some(process) = hears.and_then(|at| self.processes.get_mut(at))
                     && process.client.id == id
                     && !matches!(answer, Ok(Answer::Committed | Answer::Deleted { .. }))
@@ -193,7 +193,7 @@ impl Chaos {
         if let Some((hears, id, pending)) = by {
             let now = self.world.now();
             let step = self.world.leader.resume(&self.world.image, pending, reply, now);
-            // Only a heartbeat's answer is taken; what a commit says does not matter here.
+            // Only the answer to a heartbeat is taken; that of a commit does not matter here.
             self.go_on(step, hears, id);
         }
     }
@@ -272,7 +272,7 @@ impl Chaos {
             Op::ApplyOne => self.apply_one(),
             Op::ApplyAll => self.apply_all(),
             Op::FailOver { keeps_proposals } => {
-                // What was proposed may have been committed or not; nobody is answered.
+                // Proposed commands may have been committed or not; their requests get no answer.
                 self.proposals.iter_mut().for_each(|(_, by)| *by = None);
                 if *keeps_proposals {
                     self.apply_all();
@@ -309,7 +309,8 @@ impl Chaos {
         }
     }
 
-    /// No two members read one partition. Who was removed and has not heard of it is fenced instead.
+    /// Asserts that no two members read one partition. A member that was removed and has not heard of it is fenced
+    /// instead.
     fn assert_owners(&self) {
         let Some(group) = self.world.image.group(GROUP) else {
             return;
@@ -331,7 +332,7 @@ impl Chaos {
         }
     }
 
-    /// From now on everybody is heard.
+    /// Lets all heartbeats arrive from now on.
     fn calm_down(&mut self) {
         self.apply_all();
         let until = self.world.now_ms + 60_000;
@@ -418,7 +419,7 @@ fn assert_offsets_change_by_commits(before: &Image, after: &Image, command: &Com
     assert_eq!(new, expected, "{command:?}");
 }
 
-/// More by `PROPTEST_CASES`.
+/// The number of cases; more with `PROPTEST_CASES`.
 fn config() -> ProptestConfig {
     let asked = ProptestConfig::default();
     ProptestConfig {

@@ -1,5 +1,5 @@
-//! What the largest group costs. It prints times, which mean something only when it runs alone:
-//! `cargo test --release -p jangada-coordinator --test suite -- --nocapture scale`.
+//! Measures the largest group. The printed times mean something only when it runs alone: `cargo test --release -p
+//! jangada-coordinator --test suite -- --nocapture scale`.
 
 #![allow(clippy::disallowed_methods, reason = "it measures real time")]
 
@@ -12,7 +12,7 @@ use crate::fixture::{Client, GROUP, World};
 const MEMBERS: usize = 1_000;
 const PARTITIONS: u32 = 100_000;
 
-/// Straight, without the fixture's checks of the whole state at each command.
+/// A shard without the fixture's checks of the whole state after each command.
 struct Shard {
     image: Image,
     leader: Leader,
@@ -60,8 +60,8 @@ fn a_thousand_members_share_a_hundred_thousand_partitions() {
     let mut clients: Vec<_> = (0..MEMBERS)
         .map(|at| Client::new(&format!("m{at:04}"), &["t"]))
         .collect();
-    // Each round is one heartbeat of everybody. After some, half of them leave; then as many join, and wait for two rounds
-    // in which the others are not heard and give nothing up.
+    // Each round is one heartbeat of every member. After some rounds half of them leave; then as many join, and wait
+    // for two rounds in which the others are not heard and give nothing up.
     for round in 0..18 {
         if round == 6 {
             for client in clients.drain(..MEMBERS / 2) {

@@ -1,4 +1,4 @@
-//! Topics that come, grow, go and come again.
+//! Topics that appear, grow, disappear and appear again.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ fn partitions_that_are_added_are_shared_out() {
     assert_eq!(counts(&clients), [3, 3]);
 }
 
-/// Which partitions of topic 1 a group counts as added.
+/// The partitions of topic 1 that a group counts as added.
 fn added(world: &World, partitions: u32) -> Vec<u32> {
     let is_added = |index: &u32| world.group().is_added(partition(1, *index));
     (0..partitions).filter(is_added).collect()
