@@ -2,17 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use jangada_controller::{DirectoryId, Endpoints};
+use jangada_controller::DirectoryId;
 use jangada_replication::{Group, Identity, OpenError, Registry, Timing};
 use jangada_storage::{LostTail, RocksStore, Starts, Store, StoreError};
 use jangada_types::{BrokerId, GroupId};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 
 use crate::admission;
 use crate::clock_guard::ClockGuard;
@@ -23,9 +22,10 @@ use crate::cluster::metadata::Metadata;
 use crate::cluster::reconcile::Reconciler;
 use crate::cluster::roster::ImageRoster;
 use crate::groups::{self, LagSources};
-use crate::listener::descriptors::{self, Shares, TooFewDescriptors, Wanted};
-use crate::listener::{Acceptor, GateLimits, Kind, Listener};
-use crate::metrics::{ConnectionMetrics, Metrics};
+use crate::listener::descriptors::{self, Shares, TooFewDescriptors};
+use crate::listener::{ConnectionMetrics, Listener, Protocol};
+use crate::listening::{self, Addresses, ListenError};
+use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::partition::{Partition, Shared};
 use crate::pool::Pool;
@@ -34,7 +34,7 @@ use crate::repair::worker::Repairer;
 use crate::replica::Replicas;
 use crate::seams::Seams;
 use crate::services::internal::Internal;
-use crate::serving::{serve_http, serve_internal, serve_public, stalled_after};
+use crate::serving::{Service, stalled_after};
 use crate::settings::BrokerSettings;
 use crate::tail::Missing;
 
@@ -51,15 +51,8 @@ const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A listener's address cannot be used.
-    #[error("the {listener} listener cannot use {address}: {source}; is another process using the port?")]
-    Listen {
-        /// Which.
-        listener: &'static str,
-        /// Its address.
-        address: String,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The limit of open files is too low.
     #[error(transparent)]
     Descriptors(#[from] TooFewDescriptors),
@@ -113,7 +106,7 @@ pub enum StartError {
     #[error("serving {listener}: {cause}")]
     Serve {
         /// Which.
-        listener: &'static str,
+        listener: String,
         /// Why.
         cause: String,
     },
@@ -137,59 +130,34 @@ pub struct Broker {
     bootstrap: Arc<Bootstrap>,
     descriptors: Shares,
     metrics: Arc<Metrics>,
-    public: Listener,
+    /// For clients, who are served once this broker is part of a cluster.
+    for_clients: Vec<Arc<Listener>>,
     servers: Vec<JoinHandle<()>>,
+    /// What the servers among these wait for that are aborted.
+    _never_stops: watch::Sender<bool>,
     node: watch::Sender<Option<Arc<Node>>>,
     stop: watch::Sender<bool>,
     addresses: Addresses,
 }
 
-/// Where a broker really listens: with port 0 the system chose.
-#[derive(Clone, Copy, Debug)]
-pub struct Addresses {
-    /// For clients.
-    pub public: SocketAddr,
-    /// For brokers.
-    pub internal: SocketAddr,
-    /// For probes and metrics.
-    pub http: SocketAddr,
-}
-
-/// How many descriptors the store and the listeners get, of as many as the system lets this process have.
-fn share_descriptors(settings: &BrokerSettings) -> Result<Shares, StartError> {
-    let limit = descriptors::raise().map_err(StartError::DescriptorLimit)?;
-    let wanted = Wanted {
-        store: u64::from(settings.storage.open_files_max),
-        wal_recycled: u64::from(settings.storage.wal_recycled_files),
-        public: u64::from(settings.limits.connections_max),
-    };
-    Ok(descriptors::share_out(limit, &wanted)?)
-}
-
-fn cannot_listen(kind: Kind, address: &str) -> impl Fn(std::io::Error) -> StartError {
-    move |source| StartError::Listen {
-        listener: kind.name(),
-        address: address.to_owned(),
-        source,
-    }
+/// Serves a listener that nobody waits for, until the broker ends it.
+fn spawn(service: &Service, listener: &Arc<Listener>, stop: &watch::Sender<bool>) -> JoinHandle<()> {
+    let serving = service.clone().serve(listener.clone(), stop.subscribe());
+    let listener = listener.clone();
+    tokio::spawn(async move {
+        if let Err(error) = serving.await {
+            tracing::error!(listener = listener.name(), %error, "the listener has ended");
+        }
+    })
 }
 
 impl Broker {
     /// Binds the listeners, opens the data directory, and answers other brokers' probes from now on.
     pub async fn start(settings: BrokerSettings) -> Result<Self, StartError> {
-        let descriptors = share_descriptors(&settings)?;
+        let limit = descriptors::raise().map_err(StartError::DescriptorLimit)?;
+        let descriptors = descriptors::share_out(limit, &listening::wanted(&settings))?;
         let connections = ConnectionMetrics::default();
-        let bind = async |kind, address, places| {
-            let limits = GateLimits::new(kind, places, &settings.limits);
-            let bound = Listener::bind(kind, address, limits, &connections).await;
-            bound.map_err(cannot_listen(kind, address))
-        };
-        let public = bind(Kind::Public, &settings.listeners.public, descriptors.public).await?;
-        let internal = bind(Kind::Internal, &settings.listeners.internal, descriptors.internal).await?;
-        let http = bind(Kind::Http, &settings.listeners.http, descriptors.http).await?;
-        let accept = |listener: &Listener, kind, address| listener.acceptor().map_err(cannot_listen(kind, address));
-        let internal_acceptor = accept(&internal, Kind::Internal, &settings.listeners.internal)?;
-        let http_acceptor = accept(&http, Kind::Http, &settings.listeners.http)?;
+        let listeners = listening::bind(&settings, &descriptors, &connections).await?;
         let seams = Seams::of_system();
         let broker = BrokerId(settings.broker_id);
         let directory_id = DirectoryId::new(*seams.ids.new_id().as_bytes());
@@ -198,9 +166,9 @@ impl Broker {
         seeds.sort();
         let local = Local {
             broker,
-            address: settings.listeners.public_address().to_owned(),
-            internal_address: settings.listeners.internal_address().to_owned(),
-            endpoints: Endpoints::default(),
+            address: settings.listeners.public().address().to_owned(),
+            internal_address: settings.listeners.internal().address().to_owned(),
+            endpoints: listening::endpoints(&settings),
             rack: settings.rack.clone(),
             seeds,
         };
@@ -208,31 +176,40 @@ impl Broker {
         let stop = watch::Sender::new(false);
         let (node, node_watch) = watch::channel(None);
         let metrics = Metrics::new(&connections, &settings.metrics);
-        let servers = vec![
-            serve_internal(
-                Internal {
-                    bootstrap: bootstrap.clone(),
-                    node: node_watch.clone(),
-                },
-                internal_acceptor,
-                &settings,
-                metrics.clone(),
-            ),
-            serve_http(http_acceptor, node_watch),
-        ];
+        let internal = Internal {
+            bootstrap: bootstrap.clone(),
+            node: node_watch.clone(),
+        };
+        let of_brokers = Service::of_brokers(internal, &settings, metrics.clone());
+        let of_probes = Service::of_probes(node_watch);
+        // These are served to the end, when they are aborted: how this broker stops is asked there.
+        let never = watch::Sender::new(false);
+        let [public, internal, http, ..] = &*listeners else {
+            unreachable!("those three are always there")
+        };
         let addresses = Addresses {
             public: public.address(),
             internal: internal.address(),
             http: http.address(),
         };
+        let mut servers = Vec::new();
+        let mut for_clients = Vec::new();
+        for listener in &listeners {
+            match listener.protocol() {
+                Protocol::Grpc => for_clients.push(listener.clone()),
+                Protocol::Internal => servers.push(spawn(&of_brokers, listener, &never)),
+                Protocol::Http => servers.push(spawn(&of_probes, listener, &never)),
+            }
+        }
         Ok(Self {
             settings,
             seams,
             bootstrap,
             descriptors,
             metrics,
-            public,
+            for_clients,
             servers,
+            _never_stops: never,
             node,
             stop,
             addresses,
@@ -446,16 +423,12 @@ impl Broker {
             Duration::from_millis(settings.retention.check_interval_ms),
         ));
         self.node.send_replace(Some(node.clone()));
-        let mut public = tokio::spawn(serve_public(
-            node.clone(),
-            self.public_acceptor()?,
-            self.stop.subscribe(),
-        ));
+        let mut clients = self.serve_clients(&node).await?;
         tracing::info!(broker = %node.broker(), address = %self.addresses.public, "serving");
         let result = tokio::select! {
             () = &mut shutdown => Ok(()),
             failure = self.failed(fence, node.registry(), &rocks) => Err(failure),
-            ended = &mut public => Err(RunError::Start(StartError::Serve { listener: "public", cause: format!("{ended:?}") })),
+            Some(ended) = clients.join_next() => Err(ended_early(ended)),
         };
         // Leaderships go to whoever is furthest from now on.
         balancer.abort();
@@ -468,7 +441,8 @@ impl Broker {
             }
             self.stop.send_replace(true);
             let limit = Duration::from_millis(settings.shutdown.drain_ms);
-            if tokio::time::timeout(limit, &mut public).await.is_err() {
+            let all = async { while clients.join_next().await.is_some() {} };
+            if tokio::time::timeout(limit, all).await.is_err() {
                 tracing::warn!(?limit, "not all requests could be answered in time");
             }
         }
@@ -481,7 +455,7 @@ impl Broker {
         stalled.abort();
         clocks.abort();
         retention.abort();
-        public.abort();
+        clients.abort_all();
         result
     }
 
@@ -511,10 +485,30 @@ impl Broker {
         })
     }
 
-    fn public_acceptor(&self) -> Result<Acceptor, StartError> {
-        let failed = cannot_listen(Kind::Public, &self.settings.listeners.public);
-        self.public.acceptor().map_err(failed)
+    /// Serves clients on all of their listeners from now on, until the broker stops.
+    async fn serve_clients(&self, node: &Arc<Node>) -> Result<JoinSet<(String, Result<(), String>)>, StartError> {
+        let service = Service::of_clients(node).await.map_err(|cause| StartError::Serve {
+            listener: Protocol::Grpc.name().to_owned(),
+            cause,
+        })?;
+        let mut serving = JoinSet::new();
+        for listener in &self.for_clients {
+            let served = service.clone().serve(listener.clone(), self.stop.subscribe());
+            let name = listener.name().to_owned();
+            serving.spawn(async move { (name, served.await) });
+        }
+        Ok(serving)
     }
+}
+
+/// A listener of clients ended although nobody told it to.
+fn ended_early(ended: Result<(String, Result<(), String>), JoinError>) -> RunError {
+    let (listener, cause) = match ended {
+        Ok((listener, Ok(()))) => (listener, "it ended".to_owned()),
+        Ok((listener, Err(cause))) => (listener, cause),
+        Err(error) => (Protocol::Grpc.name().to_owned(), error.to_string()),
+    };
+    RunError::Start(StartError::Serve { listener, cause })
 }
 
 async fn fence_of(fence: &mut watch::Receiver<Option<String>>) -> String {

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::cluster::metadata::Metadata;
 use crate::error::RequestError;
 use crate::replica::{Front, Hosted, Replicas};
 use crate::stopping::Stopping;
@@ -11,17 +10,12 @@ use crate::target::Target;
 /// See the module text.
 pub(crate) struct LeaderLookup {
     replicas: Arc<Replicas>,
-    metadata: Metadata,
     stopping: Stopping,
 }
 
 impl LeaderLookup {
-    pub fn new(replicas: Arc<Replicas>, metadata: Metadata, stopping: Stopping) -> Self {
-        Self {
-            replicas,
-            metadata,
-            stopping,
-        }
+    pub fn new(replicas: Arc<Replicas>, stopping: Stopping) -> Self {
+        Self { replicas, stopping }
     }
 
     /// The front of the replica here, leading and ready. Waits a moment for an election or an opening that is under way
@@ -39,15 +33,12 @@ impl LeaderLookup {
     /// As [`LeaderLookup::leading`], without waiting.
     pub fn leading_now<F: Front>(&self, target: &Target) -> Result<Arc<F>, RequestError> {
         self.stopping.refuse()?;
-        self.replicas.ready(target.group).ok_or_else(|| {
-            let error = self.replicas.not_here(target.group, target);
-            self.metadata.with_leader_address(error)
-        })
+        let here = self.replicas.ready(target.group);
+        here.ok_or_else(|| self.replicas.not_here(target.group, target))
     }
 
     async fn when_ready<T>(&self, target: &Target, find: impl Fn() -> Option<T>) -> Result<T, RequestError> {
         self.stopping.refuse()?;
-        let found = self.replicas.when_ready(target.group, target, find).await;
-        found.map_err(|error| self.metadata.with_leader_address(error))
+        self.replicas.when_ready(target.group, target, find).await
     }
 }

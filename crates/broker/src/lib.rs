@@ -24,7 +24,7 @@
 //! - `proposed`: what a command holds until Raft lets go of it.
 //! - `disk`: whether the disk takes more.
 //! - `services`: the gRPC surface.
-//! - `listener`: who may connect, and how many. `serving`: what each listener serves.
+//! - `listener`: who may connect, and how many. `listening`: the listeners of the settings, bound. `serving`: what is served there.
 //! - `refusal_log`: what an operator reads of requests that are refused.
 //! - `http`: probes and metrics.
 //! - `health`: the probe of gRPC.
@@ -41,6 +41,7 @@ mod health;
 mod http;
 mod leader_lookup;
 mod listener;
+mod listening;
 mod metrics;
 mod node;
 mod partition;
@@ -61,7 +62,8 @@ mod target;
 #[cfg(test)]
 mod testing;
 
-pub use broker::{Addresses, Broker, RunError, StartError};
+pub use broker::{Broker, RunError, StartError};
 pub use cluster::bootstrap::BootstrapError;
 pub use cluster::directory::DirectoryError;
+pub use listening::{Addresses, ListenError};
 pub use tail::DoubtfulTail;

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::admission::Budgets;
 use crate::cluster::metadata::Metadata;
+use crate::error::RequestError;
 use crate::groups::{self, CoordinatorTopic};
 use crate::leader_lookup::LeaderLookup;
 use crate::metrics::Metrics;
@@ -58,7 +59,7 @@ impl Node {
         let stopping = Stopping::new(metadata.registry.identity().broker, is_stopping);
         let groups = groups::Shared::new(&settings.groups, partitions.clock.clone(), metrics.groups.clone());
         Self {
-            leaders: LeaderLookup::new(replicas.clone(), metadata.clone(), stopping.clone()),
+            leaders: LeaderLookup::new(replicas.clone(), stopping.clone()),
             groups: Arc::new(groups),
             coordinator: CoordinatorTopic::new(metadata.clone(), seams.ids.clone(), settings.groups.shards),
             producer_ids: ProducerIds::new(metadata.clone()),
@@ -85,5 +86,11 @@ impl Node {
 
     pub fn broker(&self) -> BrokerId {
         self.registry().identity().broker
+    }
+
+    /// An error on its way to a client of this listener: counted, and with the address of the leader that it names.
+    pub fn refused(&self, error: RequestError, listener: &str) -> RequestError {
+        self.metrics.failed(error.reason);
+        self.metadata.with_leader_address(error, listener)
     }
 }

@@ -40,7 +40,7 @@ const OLD: [(&str, &str); 2] = [
 ];
 
 /// By their number.
-fn archives() -> BTreeMap<u32, PathBuf> {
+pub(super) fn archives() -> BTreeMap<u32, PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/data");
     let files = fs::read_dir(folder).expect("it is part of the tree");
     files
@@ -57,12 +57,12 @@ fn lines(from: usize) -> String {
     (from..LINES).map(|i| format!("golden line {i}\n")).collect()
 }
 
-fn tar(arguments: &[&str]) {
+pub(super) fn tar(arguments: &[&str]) {
     let status = Command::new("tar").args(arguments).status().expect("tar runs");
     assert!(status.success(), "tar {arguments:?}");
 }
 
-async fn stopped() -> Cluster {
+pub(super) async fn stopped() -> Cluster {
     let options = Options {
         stopped: true,
         ..Options::default()
@@ -230,7 +230,7 @@ async fn what_came_with_later_levels_is_read(cluster: &Cluster) {
 }
 
 /// A broker of this feature level joins, which exists only as far as it says so.
-async fn join(cluster: &Cluster, feature_level: u32) -> Result<JoinResponse, Status> {
+pub(super) async fn join(cluster: &Cluster, feature_level: u32) -> Result<JoinResponse, Status> {
     let address = format!("http://{}", cluster.node(1).addresses.internal);
     let mut broker = InternalServiceClient::connect(address).await.expect("it listens");
     let request = JoinRequest {

@@ -43,6 +43,7 @@ mod health;
 mod idempotence;
 mod internal_port;
 mod leader_kills;
+mod listeners;
 mod lost_tail;
 mod lowered_limit;
 mod many_partitions;

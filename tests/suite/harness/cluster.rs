@@ -57,6 +57,8 @@ pub struct Options {
     pub network: bool,
     /// The limit of open files of each node, soft and hard.
     pub open_files: Option<u32>,
+    /// Nodes up to this id have a listener `inside` for clients; 0: none has.
+    pub inside: u32,
 }
 
 /// Nodes with ids from 1 on. Dropping it kills them; after a panic it shows their logs first.
@@ -103,9 +105,13 @@ impl Cluster {
         let mut network = options.network.then(Network::new);
         let mut addresses = Vec::new();
         for id in 1..=nodes {
-            addresses.push(match &mut network {
+            let of_node = match &mut network {
                 Some(network) => Addresses::behind(network, id).await,
                 None => Addresses::free(),
+            };
+            addresses.push(match id <= options.inside {
+                true => of_node.with_inside(),
+                false => of_node,
             });
         }
         let sections = match options.plain_storage {

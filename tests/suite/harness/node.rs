@@ -30,6 +30,8 @@ pub struct Addresses {
     pub advertised: String,
     pub internal: String,
     pub http: String,
+    /// Of a listener `inside`, if it has one: where clients are sent that came by it.
+    pub inside: Option<String>,
     /// Where it listens, which is the same unless there are proxies before it.
     pub public_bind: String,
     pub internal_bind: String,
@@ -47,6 +49,15 @@ impl Addresses {
             public,
             internal,
             http: address(),
+            inside: None,
+        }
+    }
+
+    /// The same with one more listener for clients.
+    pub fn with_inside(self) -> Addresses {
+        Addresses {
+            inside: Some(format!("localhost:{}", ports::free())),
+            ..self
         }
     }
 
@@ -90,9 +101,14 @@ internal = "{internal_bind}"
 internal_advertised = "{internal}"
 http = "{http}"
 
+{inside}
 {retention}
 {sections}
 "#,
+            inside = addresses.inside.as_ref().map_or_else(String::new, |inside| {
+                let bind = inside.replace("localhost", "127.0.0.1");
+                format!("[listeners.inside]\nbind = \"{bind}\"\nadvertised = \"{inside}\"\n")
+            }),
             advertised = addresses.advertised,
             public_bind = addresses.public_bind,
             internal = addresses.internal,

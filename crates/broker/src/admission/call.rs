@@ -200,7 +200,7 @@ fn context_of(request: &mut Request) -> Option<RequestContext> {
     let context = RequestContext {
         principal: Principal::Anonymous,
         client_id: client_id.and_then(|name| name.to_str().ok()).map(Box::from),
-        listener: socket.listener(),
+        listener: socket.listener().clone(),
         peer: caller.peer(),
         deadline: deadline.and_then(|timeout| Instant::now().checked_add(timeout)),
         caller,

@@ -13,7 +13,7 @@ pub(crate) struct RequestContext {
     /// What the client calls itself; for people, as anybody can say anything.
     pub client_id: Option<Box<str>>,
     /// The listener that the connection came in by.
-    pub listener: &'static str,
+    pub listener: Arc<str>,
     pub peer: SocketAddr,
     /// After it nobody waits for the answer.
     pub deadline: Option<Instant>,
@@ -34,7 +34,7 @@ impl RequestContext {
         Self {
             principal: Principal::Anonymous,
             client_id: None,
-            listener: "test",
+            listener: "test".into(),
             peer: caller.peer(),
             deadline: None,
             caller,

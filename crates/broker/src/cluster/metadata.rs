@@ -183,12 +183,12 @@ impl Metadata {
         Ok(())
     }
 
-    /// An error that names a leader, with the address that clients reach it at.
-    pub fn with_leader_address(&self, error: RequestError) -> RequestError {
+    /// An error that names a leader, with the address at which clients of this listener reach it.
+    pub fn with_leader_address(&self, error: RequestError, listener: &str) -> RequestError {
         let leader = error.metadata.get("leader_id").and_then(|id| id.parse().ok());
         let image = self.image();
         match leader.and_then(|leader| image.broker(BrokerId(leader))) {
-            Some(broker) => error.with("leader_address", &broker.address),
+            Some(broker) => error.with("leader_address", broker.address_at(listener)),
             None => error,
         }
     }

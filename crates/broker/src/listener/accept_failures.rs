@@ -7,8 +7,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Kind;
-
 /// Before the next accept: at first, and at most.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -28,8 +26,7 @@ struct Failing {
 
 impl AcceptFailures {
     /// One more. How long to wait before the next try.
-    pub fn again(&mut self, kind: Kind, error: &io::Error) -> Duration {
-        let listener = kind.name();
+    pub fn again(&mut self, listener: &str, error: &io::Error) -> Duration {
         let now = Instant::now();
         let Some(failing) = &mut self.0 else {
             tracing::error!(
@@ -56,10 +53,10 @@ impl AcceptFailures {
     }
 
     /// A connection was accepted.
-    pub fn are_over(&mut self, kind: Kind) {
+    pub fn are_over(&mut self, listener: &str) {
         if let Some(failing) = self.0.take() {
             let (count, seconds) = (failing.count, failing.since.elapsed().as_secs());
-            tracing::info!(listener = kind.name(), count, seconds, "connections are accepted again");
+            tracing::info!(listener, count, seconds, "connections are accepted again");
         }
     }
 }
@@ -72,10 +69,10 @@ mod tests {
     fn pauses_grow_and_begin_anew_after_a_connection() {
         let mut failures = AcceptFailures::default();
         let error = io::Error::from(io::ErrorKind::Other);
-        let mut pauses = || failures.again(Kind::Public, &error).as_millis();
+        let mut pauses = || failures.again("public", &error).as_millis();
         let first: Vec<u128> = (0..7).map(|_| pauses()).collect();
         assert_eq!(first, [50, 100, 200, 400, 800, 1000, 1000]);
-        failures.are_over(Kind::Public);
-        assert_eq!(failures.again(Kind::Public, &error).as_millis(), 50);
+        failures.are_over("public");
+        assert_eq!(failures.again("public", &error).as_millis(), 50);
     }
 }

@@ -10,7 +10,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tonic::transport::server::Connected;
 
-use super::Kind;
 use super::gate::{Occupant, Place};
 use super::refusal;
 
@@ -26,8 +25,8 @@ pub(crate) struct ConnectionInfo(pub(super) Arc<Occupant>);
 
 impl ConnectionInfo {
     /// The name of the listener that it came in by.
-    pub fn listener(&self) -> &'static str {
-        self.0.kind().name()
+    pub fn listener(&self) -> &Arc<str> {
+        self.0.listener()
     }
 }
 
@@ -46,7 +45,7 @@ impl Connection {
         let occupant = self.place.occupant();
         occupant.wake_by(cx.waker());
         let Some(cause) = occupant.ends() else { return false };
-        if self.place.kind() != Kind::Http {
+        if self.place.protocol().is_http2() {
             // It has no call, so nobody minds if a peer that does not read misses it.
             let _ = self.socket.try_write(&refusal::farewell(cause));
         }

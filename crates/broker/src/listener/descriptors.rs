@@ -1,7 +1,7 @@
 //! The limit of open files: raised as far as the system lets us, then shared out so that no part can take another's.
 //!
 //! ```text
-//!   limit = the process itself + links to other brokers + the write-ahead log | the store's tables | public | internal | http
+//!   limit = the process itself + links to other brokers + the write-ahead log | the store's tables | each listener
 //! ```
 //!
 //! When the limit is too low for what the settings want, the store's tables and the listeners get less, with a warning;
@@ -24,8 +24,8 @@ const OF_PROCESS: u64 = 64;
 const OUTGOING: u64 = 64;
 /// The write-ahead log's live files, and what flushes and compactions write at the moment.
 const OF_WRITES: u64 = 32;
-/// At three listeners, on top of their places.
-const AT_DOORS: u64 = 3 * (REFUSALS_AT_ONCE + MAKING_WAY_MAX) as u64;
+/// At a listener, on top of its places.
+const BESIDE_PLACES: u64 = (REFUSALS_AT_ONCE + MAKING_WAY_MAX) as u64;
 
 /// Connections of other brokers, which have two each and some for a moment.
 const INTERNAL_MAX: u64 = 1_000;
@@ -44,8 +44,26 @@ pub(crate) struct Wanted {
     pub store: u64,
     /// `storage.wal_recycled_files`.
     pub wal_recycled: u64,
-    /// `limits.connections_max`.
+    /// `limits.connections_max`, for each listener of clients.
     pub public: u64,
+    /// Listeners of clients, brokers and probes; at least one of each.
+    pub listeners: Listeners,
+}
+
+/// How many listeners there are of each protocol.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Listeners {
+    pub grpc: u64,
+    pub internal: u64,
+    pub http: u64,
+}
+
+impl Wanted {
+    /// What nobody shares.
+    fn fixed(&self) -> u64 {
+        let Listeners { grpc, internal, http } = self.listeners;
+        OF_PROCESS + OUTGOING + OF_WRITES + (grpc + internal + http) * BESIDE_PLACES + self.wal_recycled
+    }
 }
 
 /// How many descriptors each part gets.
@@ -53,10 +71,20 @@ pub(crate) struct Wanted {
 pub(crate) struct Shares {
     /// Tables and blob files that the store keeps open.
     pub store: u64,
-    /// Places of the listeners.
+    /// Places of each listener of clients.
     pub public: u64,
+    /// Of each of brokers.
     pub internal: u64,
+    /// Of each of probes.
     pub http: u64,
+}
+
+impl Shares {
+    /// All together.
+    fn total(&self, listeners: Listeners) -> u64 {
+        let Listeners { grpc, internal, http } = listeners;
+        self.store + grpc * self.public + internal * self.internal + http * self.http
+    }
 }
 
 /// The limit does not even do for the least.
@@ -91,18 +119,24 @@ pub(crate) fn raise() -> io::Result<u64> {
 
 /// Shares the limit out.
 pub(crate) fn share_out(limit: u64, wanted: &Wanted) -> Result<Shares, TooFewDescriptors> {
-    let fixed = OF_PROCESS + OUTGOING + OF_WRITES + AT_DOORS + wanted.wal_recycled;
+    let (fixed, listeners) = (wanted.fixed(), wanted.listeners);
     let all = Shares {
         store: wanted.store,
         public: wanted.public,
         internal: INTERNAL_MAX,
         http: HTTP_MAX,
     };
-    let recommended = fixed + all.store + all.public + all.internal + all.http;
+    let recommended = fixed + all.total(listeners);
     if limit >= recommended {
         return Ok(all);
     }
-    let least = fixed + STORE_MIN.min(wanted.store) + PUBLIC_MIN.min(wanted.public) + INTERNAL_MIN + HTTP_MIN;
+    let least = Shares {
+        store: STORE_MIN.min(wanted.store),
+        public: PUBLIC_MIN.min(wanted.public),
+        internal: INTERNAL_MIN,
+        http: HTTP_MIN,
+    };
+    let least = fixed + least.total(listeners);
     if limit < least {
         return Err(TooFewDescriptors {
             limit,
@@ -111,13 +145,14 @@ pub(crate) fn share_out(limit: u64, wanted: &Wanted) -> Result<Shares, TooFewDes
         });
     }
     let free = limit - fixed;
-    let internal = (free / 8).clamp(INTERNAL_MIN, INTERNAL_MAX);
-    let http = (free / 16).clamp(HTTP_MIN, HTTP_MAX);
-    let free = free - internal - http;
+    let internal = (free / 8 / listeners.internal).clamp(INTERNAL_MIN, INTERNAL_MAX);
+    let http = (free / 16 / listeners.http).clamp(HTTP_MIN, HTTP_MAX);
+    let free = free - listeners.internal * internal - listeners.http * http;
     // Half each, and what one does not need is the other's.
-    let store_at_least = (free / 2).max(STORE_MIN).min(wanted.store);
-    let public = wanted.public.min(free - store_at_least);
-    let store = wanted.store.min(free - public);
+    let clients_at_least = listeners.grpc * PUBLIC_MIN.min(wanted.public);
+    let store_at_least = (free / 2).max(STORE_MIN).min(wanted.store).min(free - clients_at_least);
+    let public = wanted.public.min((free - store_at_least) / listeners.grpc);
+    let store = wanted.store.min(free - listeners.grpc * public);
     let shares = Shares {
         store,
         public,
@@ -144,25 +179,57 @@ mod tests {
         store: 2_000,
         wal_recycled: 5,
         public: 10_000,
+        listeners: THREE,
+    };
+    const THREE: Listeners = Listeners {
+        grpc: 1,
+        internal: 1,
+        http: 1,
     };
 
     #[test]
     fn what_is_shared_out_never_exceeds_the_limit() {
-        let fixed = OF_PROCESS + OUTGOING + OF_WRITES + AT_DOORS + WANTED.wal_recycled;
+        let lowest = lowest_limit(&WANTED);
+        assert!(lowest.is_some_and(|lowest| lowest <= 600), "{lowest:?}");
+    }
+
+    #[test]
+    fn each_of_several_listeners_has_places_of_its_own() {
+        let listeners = Listeners {
+            grpc: 3,
+            internal: 2,
+            http: 2,
+        };
+        let wanted = Wanted { listeners, ..WANTED };
+        let lowest = lowest_limit(&wanted);
+        assert!(lowest.is_some_and(|lowest| lowest <= 1_024), "{lowest:?}");
+        let shares = share_out(RAISED_TO_MAX, &wanted).expect("it does");
+        assert_eq!((shares.public, shares.internal), (10_000, INTERNAL_MAX));
+    }
+
+    /// Tries all limits. The lowest that does.
+    fn lowest_limit(wanted: &Wanted) -> Option<u64> {
         let mut lowest = None;
-        for limit in (0..20_000).chain([RAISED_TO_MAX]) {
-            let Ok(shares) = share_out(limit, &WANTED) else {
+        for limit in (0..50_000).chain([RAISED_TO_MAX]) {
+            let Ok(shares) = share_out(limit, wanted) else {
                 assert_eq!(lowest, None, "a higher limit is never refused");
                 continue;
             };
             lowest.get_or_insert(limit);
-            assert!(fixed + shares.store + shares.public + shares.internal + shares.http <= limit);
+            assert!(
+                wanted.fixed() + shares.total(wanted.listeners) <= limit,
+                "{limit}: {shares:?}"
+            );
             assert!(
                 shares.store >= STORE_MIN && shares.public >= PUBLIC_MIN,
                 "{limit}: {shares:?}"
             );
+            assert!(
+                shares.internal >= INTERNAL_MIN && shares.http >= HTTP_MIN,
+                "{limit}: {shares:?}"
+            );
         }
-        assert!(lowest.is_some_and(|lowest| lowest <= 600), "{lowest:?}");
+        lowest
     }
 
     #[test]

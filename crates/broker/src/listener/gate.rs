@@ -19,9 +19,8 @@ use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::Kind;
-use crate::metrics::ConnectionMetrics;
-use crate::settings::LimitSettings;
+use super::metrics::{ConnectionMetrics, ListenerMetrics};
+use super::protocol::Protocol;
 
 /// Connections are looked at for silence so often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -36,13 +35,13 @@ const PING_BYTES: usize = 17;
 /// Connections that may be on their way out while others have their places already.
 pub(super) const MAKING_WAY_MAX: usize = 32;
 /// HTTP/1 without a byte: longer than between two scrapes.
-const HTTP_IDLE: Duration = Duration::from_secs(90);
+pub(crate) const HTTP_IDLE: Duration = Duration::from_secs(90);
 /// Between two lines of the log about connections that were refused.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 /// Without a refusal for so long it is over: clients that were refused try again each second.
 const REFUSALS_OVER_AFTER: Duration = Duration::from_secs(5);
 
-/// How many connections a listener takes, and for how long.
+/// How many connections a listener takes, and for how long they may have no call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GateLimits {
     /// All together.
@@ -51,26 +50,6 @@ pub(crate) struct GateLimits {
     pub per_address: usize,
     /// Without a call.
     pub idle: Duration,
-}
-
-impl GateLimits {
-    /// A listener with so many places. No address gets all of them. Only clients are held to the setting: brokers need
-    /// their connections to each other whatever it says.
-    pub fn new(kind: Kind, places: u64, settings: &LimitSettings) -> Self {
-        let total = usize::try_from(places).expect("usize has 64 bits");
-        let share = (total / 4 * 3).max(1);
-        Self {
-            total,
-            per_address: match kind {
-                Kind::Public => share.min(settings.connections_per_address_max as usize),
-                Kind::Internal | Kind::Http => share,
-            },
-            idle: match kind {
-                Kind::Public | Kind::Internal => Duration::from_millis(settings.connection_idle_ms),
-                Kind::Http => HTTP_IDLE,
-            },
-        }
-    }
 }
 
 /// Why a connection did not get in.
@@ -151,7 +130,8 @@ impl Cause {
 
 /// An admitted connection, as the gate sees it.
 pub(crate) struct Occupant {
-    kind: Kind,
+    listener: Arc<str>,
+    protocol: Protocol,
     peer: SocketAddr,
     opened: Instant,
     bytes_read: AtomicU64,
@@ -166,9 +146,10 @@ pub(crate) struct Occupant {
 }
 
 impl Occupant {
-    fn new(kind: Kind, peer: SocketAddr) -> Self {
+    fn new(listener: Arc<str>, protocol: Protocol, peer: SocketAddr) -> Self {
         Self {
-            kind,
+            listener,
+            protocol,
             peer,
             opened: Instant::now(),
             bytes_read: AtomicU64::new(0),
@@ -180,12 +161,12 @@ impl Occupant {
         }
     }
 
-    pub fn kind(&self) -> Kind {
-        self.kind
-    }
-
     pub fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    pub fn listener(&self) -> &Arc<str> {
+        &self.listener
     }
 
     fn now_ms(&self) -> u64 {
@@ -208,7 +189,7 @@ impl Occupant {
     /// Bytes came.
     pub(super) fn has_read(&self, bytes: usize) {
         self.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
-        if bytes != PING_BYTES || self.kind == Kind::Http {
+        if bytes != PING_BYTES || !self.protocol.is_http2() {
             self.is_active();
         }
     }
@@ -259,8 +240,8 @@ impl Place {
         &self.occupant
     }
 
-    pub fn kind(&self) -> Kind {
-        self.gate.kind
+    pub fn protocol(&self) -> Protocol {
+        self.gate.protocol
     }
 }
 
@@ -290,32 +271,37 @@ struct Refusing {
 
 /// See the module text. One per listener.
 pub(crate) struct Gate {
-    kind: Kind,
+    listener: Arc<str>,
+    protocol: Protocol,
     limits: GateLimits,
     at_rest_after: Duration,
-    metrics: ConnectionMetrics,
+    metrics: ListenerMetrics,
     places: Mutex<Places>,
 }
 
 impl Gate {
-    pub fn new(kind: Kind, limits: GateLimits, metrics: ConnectionMetrics) -> Arc<Self> {
-        metrics.begin(kind.name(), limits.total, &REFUSALS, &Cause::ALL.map(Cause::name));
+    pub fn new(listener: &str, protocol: Protocol, limits: GateLimits, metrics: &ConnectionMetrics) -> Arc<Self> {
         Arc::new(Self {
-            kind,
+            listener: listener.into(),
+            protocol,
             limits,
             at_rest_after: AT_REST_AFTER,
-            metrics,
+            metrics: metrics.of_listener(listener, limits.total, &REFUSALS, &Cause::ALL.map(Cause::name)),
             places: Mutex::default(),
         })
     }
 
-    pub fn kind(&self) -> Kind {
-        self.kind
+    pub fn listener(&self) -> &str {
+        &self.listener
+    }
+
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
     }
 
     /// The system gave no connection although one waits.
     pub(super) fn accept_failed(&self) {
-        self.metrics.accept_failed(self.kind.name());
+        self.metrics.accept_failed();
     }
 
     /// Gives a new connection its place.
@@ -327,11 +313,11 @@ impl Gate {
             self.refused(&mut places, refused);
             return Err(refused);
         }
-        let occupant = Arc::new(Occupant::new(self.kind, peer));
+        let occupant = Arc::new(Occupant::new(self.listener.clone(), self.protocol, peer));
         places.total += 1;
         places.by_address.entry(address).or_default().push(occupant.clone());
         drop(places);
-        self.metrics.opened(self.kind.name());
+        self.metrics.opened();
         Ok(Place {
             gate: self.clone(),
             occupant,
@@ -344,8 +330,9 @@ impl Gate {
         let has_all_but_those = places.total < total + MAKING_WAY_MAX;
         let own = places.by_address.get(&address).map_or(0, Vec::len);
         if own >= per_address {
-            // Every connection between brokers has a call: one without is a stranger's, also if it has a broker's address.
-            let makes_way = self.kind == Kind::Internal && has_all_but_those && self.make_way(places, address);
+            // Every connection between brokers that matters has a call: one without is a stranger's, also if it has a broker's
+            // address, or can be made again.
+            let makes_way = self.protocol == Protocol::Internal && has_all_but_those && self.make_way(places, address);
             return makes_way.then_some(()).ok_or(Refused::Address {
                 address,
                 limit: per_address,
@@ -374,7 +361,7 @@ impl Gate {
     }
 
     fn end(&self, occupant: &Occupant, cause: Cause) {
-        self.metrics.ended(self.kind.name(), cause.name());
+        self.metrics.ended(cause.name());
         occupant.end(cause);
     }
 
@@ -389,12 +376,12 @@ impl Gate {
         }
         places.total -= 1;
         drop(places);
-        self.metrics.closed(self.kind.name());
+        self.metrics.closed();
     }
 
     /// Counts it, and tells the log: the first at once, then how many there were.
     fn refused(&self, places: &mut Places, refused: Refused) {
-        self.metrics.refused(self.kind.name(), refused.cause());
+        self.metrics.refused(refused.cause());
         let now = Instant::now();
         let is_first = places.refusing.is_none();
         let refusing = places.refusing.get_or_insert(Refusing {
@@ -410,7 +397,7 @@ impl Gate {
         if !is_first && now - refusing.told_at < TOLD_EVERY {
             return;
         }
-        let (listener, count) = (self.kind.name(), refusing.untold);
+        let (listener, count) = (self.listener(), refusing.untold);
         tracing::warn!(listener, count, reason = %refused, "connections were refused");
         refusing.told_at = now;
         refusing.untold = 0;
@@ -420,7 +407,7 @@ impl Gate {
     fn look_at_refusals(&self, places: &mut Places) {
         let is_over = |refusing: &mut Refusing| refusing.last.elapsed() >= REFUSALS_OVER_AFTER;
         if let Some(over) = places.refusing.take_if(is_over) {
-            let (listener, count) = (self.kind.name(), over.count);
+            let (listener, count) = (self.listener(), over.count);
             let seconds = (over.last - over.since).as_secs();
             tracing::info!(listener, count, seconds, "connections are no longer refused");
         }
@@ -482,10 +469,11 @@ mod tests {
 
     fn gate(at_rest_after: Duration) -> Arc<Gate> {
         Arc::new(Gate {
-            kind: Kind::Public,
+            listener: "public".into(),
+            protocol: Protocol::Grpc,
             limits: LIMITS,
             at_rest_after,
-            metrics: ConnectionMetrics::default(),
+            metrics: ListenerMetrics::default(),
             places: Mutex::default(),
         })
     }
@@ -539,7 +527,7 @@ mod tests {
 
     #[test]
     fn a_call_that_comes_in_time_keeps_its_connection() {
-        let occupant = Occupant::new(Kind::Public, from(1));
+        let occupant = Occupant::new("public".into(), Protocol::Grpc, from(1));
         occupant.end(Cause::Idle);
         assert_eq!(occupant.ends(), Some(Cause::Idle));
         occupant.begins_call();

@@ -8,9 +8,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-use super::Kind;
 use super::descriptors::REFUSALS_AT_ONCE;
 use super::gate::{Cause, Refused};
+use super::protocol::Protocol;
 
 /// How long a refused connection may take to read why. Closed at once with bytes of its own unread, the kernel would
 /// reset it, and the peer might never see the reason.
@@ -26,14 +26,14 @@ const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 
 /// Tells connections why they do not get in, a bounded number at once.
 pub(super) struct Refusals {
-    kind: Kind,
+    protocol: Protocol,
     room: Arc<Semaphore>,
 }
 
 impl Refusals {
-    pub fn new(kind: Kind) -> Self {
+    pub fn new(protocol: Protocol) -> Self {
         Self {
-            kind,
+            protocol,
             room: Arc::new(Semaphore::new(REFUSALS_AT_ONCE)),
         }
     }
@@ -44,9 +44,9 @@ impl Refusals {
             return;
         };
         let text = refused.to_string();
-        let bytes = match self.kind {
-            Kind::Http => http_answer(&text),
-            Kind::Public | Kind::Internal => [&EMPTY_SETTINGS[..], &go_away(ENHANCE_YOUR_CALM, &text)].concat(),
+        let bytes = match self.protocol.is_http2() {
+            true => [&EMPTY_SETTINGS[..], &go_away(ENHANCE_YOUR_CALM, &text)].concat(),
+            false => http_answer(&text),
         };
         tokio::spawn(async move {
             let telling = async {

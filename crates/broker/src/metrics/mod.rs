@@ -3,14 +3,12 @@
 //! Counters are added to where things happen: on the paths of records by relaxed atomics, once for each batch, without a lock,
 //! an allocation or a look-up of labels. Everything else is read from where it is known when somebody asks ([`crate::scrape`]).
 //!
-//! - [`connections`]: what the listeners count.
 //! - [`requests`]: calls, by method and outcome.
 //! - [`topics`]: what came and went, and what is kept, by topic.
 //! - [`lag`]: how far consumer groups are behind.
 //! - [`process`]: the process at that moment.
 //! - [`writer`]: families of such values as text. [`text`]: the two forms of a scrape.
 
-mod connections;
 mod lag;
 mod process;
 mod requests;
@@ -34,7 +32,6 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::{Metric, Registry, Unit};
 use tokio::time::Instant;
 
-pub(crate) use self::connections::ConnectionMetrics;
 pub(crate) use self::lag::{LagBoard, LagReport};
 use self::process::ProcessSample;
 pub(crate) use self::requests::{Ending, MethodMetrics, OK, RequestMetrics};
@@ -42,6 +39,7 @@ pub(crate) use self::text::Form;
 pub(crate) use self::topics::{TopicMetrics, TopicTraffic};
 pub(crate) use self::writer::Writer;
 use crate::admission::{Resource, Whose};
+use crate::listener::ConnectionMetrics;
 use crate::refusal_log::RefusalLog;
 use crate::repair::DAMAGE_KINDS;
 use crate::settings::MetricsSettings;

@@ -157,7 +157,7 @@ pub(crate) async fn stream(
     let pusher = Pusher::open(&node, &call.context, start).await?;
     // One response is being sent, one waits.
     let (responses, outgoing) = mpsc::channel(1);
-    tokio::spawn(pusher.run(requests, responses));
+    tokio::spawn(pusher.run(call.context.listener.clone(), requests, responses));
     Ok(Box::pin(ReceiverStream::new(outgoing).map(move |parcel: Parcel| {
         // What is being sent takes memory until the transport lets go of the stream, though its task may have ended.
         let _slot = &slot;
@@ -238,11 +238,14 @@ impl Pusher {
         })
     }
 
-    async fn run(mut self, requests: Streaming<FetchStreamRequest>, responses: mpsc::Sender<Parcel>) {
+    async fn run(
+        mut self,
+        listener: Arc<str>,
+        requests: Streaming<FetchStreamRequest>,
+        responses: mpsc::Sender<Parcel>,
+    ) {
         let error = self.push_all(requests, &responses).await;
-        if let Some(error) = &error {
-            self.node.metrics.failed(error.reason);
-        }
+        let error = error.map(|error| self.node.refused(error, &listener));
         self.finish(error, responses).await;
     }
 

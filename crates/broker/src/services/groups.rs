@@ -16,7 +16,7 @@ use super::forward::FORWARDED;
 use super::gathering::Gathering;
 use super::group_list::GroupList;
 use super::group_wire as wire;
-use crate::admission::{Caller, Resource, call_of};
+use crate::admission::{Call, Caller, Resource, call_of};
 use crate::error::RequestError;
 use crate::groups::CoordinatorReplica;
 use crate::node::Node;
@@ -67,12 +67,10 @@ impl Groups {
         Ok(Arc::unwrap_or_clone(list))
     }
 
-    /// An answer, or an error on its way out: counted, and with the address of the leader that it names.
-    fn answer<T>(&self, result: Result<T>) -> Result<Response<T>, Status> {
-        result.map(Response::new).map_err(|error| {
-            self.node.metrics.failed(error.reason);
-            self.node.metadata.with_leader_address(error).into()
-        })
+    /// An answer, or an error on its way out.
+    fn answer<T>(&self, call: &Call, result: Result<T>) -> Result<Response<T>, Status> {
+        let answer = result.map(Response::new);
+        answer.map_err(|error| self.node.refused(error, &call.context.listener).into())
     }
 
     /// The shard of a group, which this broker leads.
@@ -89,7 +87,8 @@ impl Groups {
         Ok(Target::of(&topic, index).expect("the index was chosen among the topic's"))
     }
 
-    async fn find(&self, group: &str) -> Result<FindCoordinatorResponse> {
+    /// Where the leader of a group's shard is, for a client that came by this listener.
+    async fn find(&self, group: &str, listener: &str) -> Result<FindCoordinatorResponse> {
         self.node.stopping.refuse()?;
         let Target { index, group: id, .. } = self.shard_of(group).await?;
         let registry = self.node.registry();
@@ -108,7 +107,7 @@ impl Groups {
                 {
                     return Some(FindCoordinatorResponse {
                         broker_id: leader.get(),
-                        address: broker.address.clone(),
+                        address: broker.address_at(listener).to_owned(),
                         shard: index.get(),
                     });
                 }
@@ -342,12 +341,13 @@ impl GroupService for Groups {
         &self,
         request: Request<FindCoordinatorRequest>,
     ) -> Result<Response<FindCoordinatorResponse>, Status> {
-        self.answer(self.find(&request.get_ref().group).await)
+        let call = call_of(&request);
+        self.answer(&call, self.find(&request.get_ref().group, &call.context.listener).await)
     }
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
         let call = call_of(&request);
-        self.answer(self.beat(request.into_inner(), call.caller()).await)
+        self.answer(&call, self.beat(request.into_inner(), call.caller()).await)
     }
 
     async fn commit_offsets(
@@ -355,33 +355,37 @@ impl GroupService for Groups {
         request: Request<CommitOffsetsRequest>,
     ) -> Result<Response<CommitOffsetsResponse>, Status> {
         let call = call_of(&request);
-        self.answer(self.commit(request.into_inner(), call.caller()).await)
+        self.answer(&call, self.commit(request.into_inner(), call.caller()).await)
     }
 
     async fn fetch_offsets(
         &self,
         request: Request<FetchOffsetsRequest>,
     ) -> Result<Response<FetchOffsetsResponse>, Status> {
-        self.answer(self.fetch(request.into_inner()).await)
+        let call = call_of(&request);
+        self.answer(&call, self.fetch(request.into_inner()).await)
     }
 
     async fn list_groups(&self, request: Request<ListGroupsRequest>) -> Result<Response<ListGroupsResponse>, Status> {
+        let call = call_of(&request);
         let everywhere = !request.metadata().contains_key(FORWARDED);
-        self.answer(self.list(everywhere).await)
+        self.answer(&call, self.list(everywhere).await)
     }
 
     async fn describe_group(
         &self,
         request: Request<DescribeGroupRequest>,
     ) -> Result<Response<DescribeGroupResponse>, Status> {
-        self.answer(self.describe(&request.get_ref().group).await)
+        let call = call_of(&request);
+        self.answer(&call, self.describe(&request.get_ref().group).await)
     }
 
     async fn delete_group(
         &self,
         request: Request<DeleteGroupRequest>,
     ) -> Result<Response<DeleteGroupResponse>, Status> {
-        self.answer(self.delete(&request.get_ref().group).await)
+        let call = call_of(&request);
+        self.answer(&call, self.delete(&request.get_ref().group).await)
     }
 
     async fn delete_offsets(
@@ -389,6 +393,6 @@ impl GroupService for Groups {
         request: Request<DeleteOffsetsRequest>,
     ) -> Result<Response<DeleteOffsetsResponse>, Status> {
         let call = call_of(&request);
-        self.answer(self.delete_some(request.into_inner(), call.caller()).await)
+        self.answer(&call, self.delete_some(request.into_inner(), call.caller()).await)
     }
 }

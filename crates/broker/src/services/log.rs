@@ -24,10 +24,9 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Counts an error on its way out.
-    fn fail(&self, error: RequestError) -> Status {
-        self.node.metrics.failed(error.reason);
-        error.into()
+    /// An error on its way out.
+    fn fail(&self, listener: &str, error: RequestError) -> Status {
+        self.node.refused(error, listener).into()
     }
 }
 
@@ -38,7 +37,7 @@ impl LogService for Log {
         produce::unary(&self.node, &call, request.into_inner())
             .await
             .map(Response::new)
-            .map_err(|error| self.fail(error))
+            .map_err(|error| self.fail(&call.context.listener, error))
     }
 
     type ProduceStreamStream = produce::Answers;
@@ -48,9 +47,9 @@ impl LogService for Log {
         request: Request<Streaming<ProduceStreamRequest>>,
     ) -> Result<Response<Self::ProduceStreamStream>, Status> {
         let call = call_of(&request);
-        produce::stream(self.node.clone(), call, request.into_inner())
+        produce::stream(self.node.clone(), call.clone(), request.into_inner())
             .map(Response::new)
-            .map_err(|error| self.fail(error))
+            .map_err(|error| self.fail(&call.context.listener, error))
     }
 
     async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<FetchResponse>, Status> {
@@ -58,7 +57,7 @@ impl LogService for Log {
         fetch::unary(&self.node, &call, request.into_inner())
             .await
             .map(Response::new)
-            .map_err(|error| self.fail(error))
+            .map_err(|error| self.fail(&call.context.listener, error))
     }
 
     type FetchStreamStream = fetch::Pushed;
@@ -68,30 +67,32 @@ impl LogService for Log {
         request: Request<Streaming<FetchStreamRequest>>,
     ) -> Result<Response<Self::FetchStreamStream>, Status> {
         let call = call_of(&request);
-        fetch::stream(self.node.clone(), call, request.into_inner())
+        fetch::stream(self.node.clone(), call.clone(), request.into_inner())
             .await
             .map(Response::new)
-            .map_err(|error| self.fail(error))
+            .map_err(|error| self.fail(&call.context.listener, error))
     }
 
     async fn list_offsets(
         &self,
         request: Request<ListOffsetsRequest>,
     ) -> Result<Response<ListOffsetsResponse>, Status> {
+        let call = call_of(&request);
         list_offsets(&self.node, request.into_inner())
             .await
             .map(Response::new)
-            .map_err(|error| self.fail(error))
+            .map_err(|error| self.fail(&call.context.listener, error))
     }
 
     async fn init_producer(
         &self,
         request: Request<InitProducerRequest>,
     ) -> Result<Response<InitProducerResponse>, Status> {
+        let call = call_of(&request);
         init_producer(&self.node, request.into_inner())
             .await
             .map(Response::new)
-            .map_err(|error| self.fail(error))
+            .map_err(|error| self.fail(&call.context.listener, error))
     }
 }
 

@@ -10,6 +10,7 @@ use jangada_proto::v1::{GetMetadataRequest, GetMetadataResponse};
 use jangada_types::{GroupId, LeaderEpoch, Reason, TopicId};
 use tonic::{Request, Response, Status};
 
+use crate::admission::call_of;
 use crate::error::RequestError;
 use crate::node::Node;
 
@@ -27,6 +28,7 @@ impl MetadataService for MetadataOf {
         &self,
         request: Request<GetMetadataRequest>,
     ) -> Result<Response<GetMetadataResponse>, Status> {
+        let call = call_of(&request);
         let request = request.into_inner();
         let image = self
             .node
@@ -37,7 +39,7 @@ impl MetadataService for MetadataOf {
         let registry = self.node.registry();
         let brokers = image.brokers().map(|broker| v1::Broker {
             broker_id: broker.id.get(),
-            address: broker.address.clone(),
+            address: broker.address_at(&call.context.listener).to_owned(),
             rack: broker.rack.clone(),
             alive: registry.is_alive(broker.id),
         });

@@ -207,9 +207,9 @@ struct Lane {
 }
 
 impl Lane {
-    fn begin(node: Arc<Node>, answers: mpsc::Sender<Answer>) -> Self {
+    fn begin(node: Arc<Node>, listener: Arc<str>, answers: mpsc::Sender<Answer>) -> Self {
         let (waiting, requests) = mpsc::channel(PENDING_MAX);
-        tokio::spawn(run_lane(node, requests, answers));
+        tokio::spawn(run_lane(node, listener, requests, answers));
         let in_use = Arc::new(());
         Self { waiting, in_use }
     }
@@ -265,7 +265,7 @@ impl Reader {
                 Ok(None) => return,
                 Err(said) => {
                     if let Some(error) = unread(&said, &node) {
-                        node.metrics.failed(error.reason);
+                        let error = node.refused(error, &self.call.context.listener);
                         let _ = failure.send(error.into());
                     }
                     return;
@@ -298,7 +298,10 @@ impl Reader {
             self.forget();
         }
         let lane = self.lanes.entry(group);
-        let lane = lane.or_insert_with(|| Lane::begin(self.node.clone(), self.answers.clone()));
+        let lane = lane.or_insert_with(|| {
+            let listener = self.call.context.listener.clone();
+            Lane::begin(self.node.clone(), listener, self.answers.clone())
+        });
         let pending = Pending {
             correlation_id,
             outcome,
@@ -347,7 +350,12 @@ impl Reader {
 }
 
 /// Answers the requests of one partition in their order.
-async fn run_lane(node: Arc<Node>, mut waiting: mpsc::Receiver<Box<Pending>>, answers: mpsc::Sender<Answer>) {
+async fn run_lane(
+    node: Arc<Node>,
+    listener: Arc<str>,
+    mut waiting: mpsc::Receiver<Box<Pending>>,
+    answers: mpsc::Sender<Answer>,
+) {
     while let Some(pending) = waiting.recv().await {
         let Pending {
             correlation_id,
@@ -361,10 +369,7 @@ async fn run_lane(node: Arc<Node>, mut waiting: mpsc::Receiver<Box<Pending>>, an
         };
         let result = match result {
             Ok(response) => StreamResult::Ok(response),
-            Err(error) => {
-                node.metrics.failed(error.reason);
-                StreamResult::Error(status::in_stream(&error))
-            }
+            Err(error) => StreamResult::Error(status::in_stream(&node.refused(error, &listener))),
         };
         let answer = ProduceStreamResponse {
             correlation_id,

@@ -1,95 +1,360 @@
-//! The three listeners of a broker.
+//! Where a broker listens: listeners by name.
+//!
+//! `public`, `internal` and `http` are always there. Others have a table of their own, `[listeners.NAME]`. Those three can also be
+//! written in the form that was the only one before there were others; [`older_form`] is where the two meet.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use super::Problem;
+use serde::{Deserialize, Serialize};
 
-settings! {
-    /// Where the broker listens. Each address is host:port; a bind address is an IP address and a port. An advertised
-    /// address is what others are told to connect to; empty, it is the bind address, which must then be one that others
-    /// can reach.
-    ListenerSettings {
-        keys {
-            /// Where clients connect (gRPC, package jangada.v1).
-            public: String = "127.0.0.1:9400".to_owned(), said("an IP address and a port");
-            /// The public address that clients are told. Empty: `public`.
-            public_advertised: String = String::new(), said("empty, or host:port");
-            /// Where other brokers connect. Clients are refused there; keep it inside the cluster's network.
-            internal: String = "127.0.0.1:9440".to_owned(), said("an IP address and a port");
-            /// The internal address that other brokers are told. Empty: `internal`.
-            internal_advertised: String = String::new(), said("empty, or host:port");
-            /// Where /metrics, /livez and /readyz are served (HTTP).
-            http: String = "127.0.0.1:9480".to_owned(), said("an IP address and a port");
+use super::schema::join_documentation;
+use super::{Bound, Key, Problem, Section, Setting};
+use crate::listener::Protocol;
+
+/// Listeners of one broker. What others are told of it has an address for each.
+pub(super) const LISTENERS_MAX: usize = 16;
+/// Bytes of a listener's name, which is in metrics and in what others are told.
+const NAME_BYTES_MAX: usize = 32;
+/// In a declared key: any listener's name.
+pub(super) const ANY_NAME: &str = "NAME";
+
+const PUBLIC: &str = "public";
+const INTERNAL: &str = "internal";
+const HTTP: &str = "http";
+/// The listeners that are always there, in the order in which they are shown: what is spoken, and where.
+const ALWAYS: [(&str, Protocol, &str); 3] = [
+    (PUBLIC, Protocol::Grpc, "127.0.0.1:9400"),
+    (INTERNAL, Protocol::Internal, "127.0.0.1:9440"),
+    (HTTP, Protocol::Http, "127.0.0.1:9480"),
+];
+
+/// Keys of the older form, with those that they mean.
+const OLDER_KEYS: [(&str, &str); 5] = [
+    ("listeners.public", "listeners.public.bind"),
+    ("listeners.public_advertised", "listeners.public.advertised"),
+    ("listeners.internal", "listeners.internal.bind"),
+    ("listeners.internal_advertised", "listeners.internal.advertised"),
+    ("listeners.http", "listeners.http.bind"),
+];
+
+/// The key that one of the older form means.
+pub(super) fn older_form(key: &str) -> Option<&'static str> {
+    OLDER_KEYS
+        .iter()
+        .find(|(older, _)| *older == key)
+        .map(|(_, meant)| *meant)
+}
+
+/// How a key is written in the older form, if it can be.
+pub(super) fn in_older_form(key: &str) -> Option<&'static str> {
+    OLDER_KEYS
+        .iter()
+        .find(|(_, meant)| *meant == key)
+        .map(|(older, _)| *older)
+}
+
+/// The listener that a key `listeners.NAME.WHAT` is about.
+pub(super) fn listener_of(key: &str) -> Option<&str> {
+    let (name, _) = key.strip_prefix("listeners.")?.split_once('.')?;
+    Some(name)
+}
+
+/// What is wrong with a listener's name.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    let is_letter = |byte: u8| byte.is_ascii_lowercase();
+    let is_other = |byte: u8| byte.is_ascii_digit() || byte == b'-' || byte == b'_';
+    let is_name = name.len() <= NAME_BYTES_MAX
+        && name.bytes().next().is_some_and(is_letter)
+        && name.bytes().all(|byte| is_letter(byte) || is_other(byte));
+    if is_name {
+        return Ok(());
+    }
+    Err(format!(
+        "has {name:?} for a listener's name: give 1 to {NAME_BYTES_MAX} of a-z, 0-9, - and _, a letter first"
+    ))
+}
+
+/// Writes the listeners of a settings file that are in the older form in the newer one.
+pub(super) fn modernise(file: &mut toml::Table) {
+    let Some(listeners) = file.get_mut("listeners").and_then(toml::Value::as_table_mut) else {
+        return;
+    };
+    for (older, meant) in OLDER_KEYS {
+        let older = older.strip_prefix("listeners.").expect("they are all there");
+        let name = listener_of(meant).expect("it names one");
+        let what = meant.rsplit('.').next().expect("it has a last part");
+        if listeners.get(older).is_none_or(toml::Value::is_table) {
+            continue;
         }
-        sections {}
+        let Some(value) = listeners.remove(older) else { continue };
+        let listener = listeners
+            .entry(name)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        if let toml::Value::Table(listener) = listener {
+            listener.insert(what.to_owned(), value);
+        }
+    }
+}
+
+/// One listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ListenerSetting {
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// Where it is bound: an IP address and a port.
+    pub bind: String,
+    /// The address that others are told; empty: `bind`.
+    pub advertised: String,
+}
+
+impl ListenerSetting {
+    /// The address that others are told.
+    pub fn address(&self) -> &str {
+        if self.advertised.is_empty() {
+            &self.bind
+        } else {
+            &self.advertised
+        }
+    }
+
+    /// Whether others are told an address. Of a listener of probes only when there is one for that.
+    fn is_told(&self) -> bool {
+        self.protocol != Protocol::Http || !self.advertised.is_empty()
+    }
+
+    fn default_of(name: &str) -> Self {
+        let always = ALWAYS.iter().find(|(always, ..)| *always == name);
+        let (protocol, bind) = always.map_or((Protocol::Grpc, ""), |(_, protocol, bind)| (*protocol, *bind));
+        Self {
+            protocol,
+            bind: bind.to_owned(),
+            advertised: String::new(),
+        }
+    }
+}
+
+/// All listeners of a broker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "BTreeMap<String, Given>")]
+#[serde(into = "BTreeMap<String, ListenerSetting>")]
+pub struct ListenerSettings(BTreeMap<String, ListenerSetting>);
+
+/// What a file says of a listener.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Given {
+    protocol: Option<Protocol>,
+    bind: Option<String>,
+    advertised: Option<String>,
+}
+
+impl From<BTreeMap<String, Given>> for ListenerSettings {
+    fn from(given: BTreeMap<String, Given>) -> Self {
+        let mut settings = Self::default();
+        for (name, given) in given {
+            let default = ListenerSetting::default_of(&name);
+            let listener = ListenerSetting {
+                protocol: given.protocol.unwrap_or(default.protocol),
+                bind: given.bind.unwrap_or(default.bind),
+                advertised: given.advertised.unwrap_or(default.advertised),
+            };
+            settings.0.insert(name, listener);
+        }
+        settings
+    }
+}
+
+impl From<ListenerSettings> for BTreeMap<String, ListenerSetting> {
+    fn from(settings: ListenerSettings) -> Self {
+        settings.0
+    }
+}
+
+impl Default for ListenerSettings {
+    fn default() -> Self {
+        let always = ALWAYS.map(|(name, ..)| (name.to_owned(), ListenerSetting::default_of(name)));
+        Self(BTreeMap::from(always))
     }
 }
 
 impl ListenerSettings {
-    /// The address that clients are told.
-    pub fn public_address(&self) -> &str {
-        if self.public_advertised.is_empty() {
-            &self.public
-        } else {
-            &self.public_advertised
-        }
+    /// All: first those that are always there.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &ListenerSetting)> {
+        let always = ALWAYS.iter().map(|(name, ..)| (*name, self.always(name)));
+        let is_other = |name: &str| ALWAYS.iter().all(|(always, ..)| *always != name);
+        let others = self.0.iter().map(|(name, listener)| (name.as_str(), listener));
+        always.chain(others.filter(move |(name, _)| is_other(name)))
     }
 
-    /// The address that other brokers are told.
-    pub fn internal_address(&self) -> &str {
-        if self.internal_advertised.is_empty() {
-            &self.internal
-        } else {
-            &self.internal_advertised
-        }
+    fn always(&self, name: &str) -> &ListenerSetting {
+        self.0.get(name).expect("it is always there")
+    }
+
+    /// Where clients connect.
+    pub fn public(&self) -> &ListenerSetting {
+        self.always(PUBLIC)
+    }
+
+    /// Where other brokers connect.
+    pub fn internal(&self) -> &ListenerSetting {
+        self.always(INTERNAL)
+    }
+
+    /// Where probes and metrics are served.
+    pub fn http(&self) -> &ListenerSetting {
+        self.always(HTTP)
+    }
+
+    /// The listeners beside `public` and `internal` that others are told of.
+    pub fn others_told(&self) -> impl Iterator<Item = (&str, &ListenerSetting)> {
+        self.iter()
+            .filter(|(name, listener)| ![PUBLIC, INTERNAL].contains(name) && listener.is_told())
     }
 
     pub(super) fn check(&self, problems: &mut Vec<Problem>) {
-        let binds = [
-            ("public", &self.public),
-            ("internal", &self.internal),
-            ("http", &self.http),
-        ];
-        for (key, value) in binds {
-            if let Err(error) = value.parse::<SocketAddr>() {
-                let message = format!("is {value:?}, must be an IP address and a port such as 127.0.0.1:9400: {error}");
-                problems.push(Problem::new(&format!("listeners.{key}"), message));
-            }
-        }
-        for (i, (key, value)) in binds.iter().enumerate() {
-            for (other, _) in binds[..i]
-                .iter()
-                .filter(|(_, other)| other == value && !value.ends_with(":0"))
+        let mut problem = |name: &str, what: &str, message: String| {
+            problems.push(Problem::new(&format!("listeners.{name}.{what}"), message));
+        };
+        for (at, (name, listener)) in self.iter().enumerate() {
+            let ListenerSetting {
+                protocol,
+                bind,
+                advertised,
+            } = listener;
+            if let Some((_, always, _)) = ALWAYS.iter().find(|(always, ..)| *always == name)
+                && always != protocol
             {
-                problems.push(Problem::new(
-                    &format!("listeners.{key}"),
-                    format!("is {value}, which listeners.{other} uses already"),
-                ));
+                let message = format!(
+                    "is {}, must be {}: give another listener another name",
+                    protocol.name(),
+                    always.name()
+                );
+                problem(name, "protocol", message);
+            }
+            let address = bind.parse::<SocketAddr>();
+            match &address {
+                Err(_) if bind.is_empty() => problem(
+                    name,
+                    "bind",
+                    "is required: an IP address and a port such as 0.0.0.0:9401".to_owned(),
+                ),
+                Err(error) => problem(
+                    name,
+                    "bind",
+                    format!("is {bind:?}, must be an IP address and a port such as 127.0.0.1:9400: {error}"),
+                ),
+                Ok(_) => {}
+            }
+            let before = self.iter().take(at);
+            for (other, _) in
+                before.filter(|(_, other)| other.bind == *bind && !bind.is_empty() && !bind.ends_with(":0"))
+            {
+                problem(name, "bind", format!("is {bind}, which listeners.{other} uses already"));
+            }
+            if !advertised.is_empty() {
+                if let Err(why) = check_address(advertised) {
+                    problem(
+                        name,
+                        "advertised",
+                        format!("is {advertised:?}, must be host:port: {why}"),
+                    );
+                }
+            } else if listener.is_told() && address.is_ok_and(|address| address.ip().is_unspecified()) {
+                let message = format!("is required, because listeners.{name} is {bind}, which nobody can connect to");
+                problem(name, "advertised", message);
             }
         }
-        let advertised = [
-            ("public", &self.public, &self.public_advertised),
-            ("internal", &self.internal, &self.internal_advertised),
-        ];
-        for (key, bind, advertised) in advertised {
-            let name = format!("listeners.{key}_advertised");
-            if advertised.is_empty() {
-                if bind
-                    .parse::<SocketAddr>()
-                    .is_ok_and(|address| address.ip().is_unspecified())
-                {
-                    let message =
-                        format!("is required, because listeners.{key} is {bind}, which nobody can connect to");
-                    problems.push(Problem::new(&name, message));
-                }
-            } else if let Err(why) = check_address(advertised) {
-                problems.push(Problem::new(
-                    &name,
-                    format!("is {advertised:?}, must be host:port: {why}"),
-                ));
-            }
+        if self.0.len() > LISTENERS_MAX {
+            let message = format!("has {} listeners, at most {LISTENERS_MAX} are allowed", self.0.len());
+            problems.push(Problem::new("listeners", message));
         }
     }
+}
+
+/// A key of a listener.
+struct Field {
+    name: &'static str,
+    default: &'static str,
+    bound: Bound,
+    documentation: &'static str,
+    value: fn(&ListenerSetting) -> String,
+}
+
+const FIELDS: [Field; 3] = [
+    Field {
+        name: "protocol",
+        default: "grpc",
+        bound: Bound::one_of(Protocol::NAMES),
+        documentation: "What is spoken there: `grpc` for clients (package jangada.v1), `internal` for other brokers, `http` for \
+                        /metrics, /livez and /readyz. `public` is grpc, `internal` internal and `http` http.",
+        value: |listener| listener.protocol.name().to_owned(),
+    },
+    Field {
+        name: "bind",
+        default: "",
+        bound: Bound::said("an IP address and a port"),
+        documentation: "Where it is bound. Required, but for `public` (127.0.0.1:9400), `internal` (127.0.0.1:9440) and `http` \
+                        (127.0.0.1:9480).",
+        value: |listener| listener.bind.clone(),
+    },
+    Field {
+        name: "advertised",
+        default: "",
+        bound: Bound::said("empty, or host:port"),
+        documentation: "The address that others are told: clients that came by a listener of this name, of `internal` the other \
+                        brokers. Empty: `bind`; of protocol `http`: none.",
+        value: |listener| listener.advertised.clone(),
+    },
+];
+
+impl Field {
+    fn key(&self, prefix: &str, listener: &str, default: &str) -> Key {
+        let default = default.to_owned();
+        Key {
+            name: format!("{prefix}{listener}.{}", self.name),
+            kind: default.kind(),
+            default: default.show(),
+            bound: self.bound.clone(),
+            documentation: self.documentation.to_owned(),
+        }
+    }
+}
+
+impl Section for ListenerSettings {
+    fn documentation() -> String {
+        join_documentation(&[
+            "Where the broker listens: a table `[listeners.NAME]` for each listener.",
+            "`public` (clients), `internal` (other brokers; clients are refused there; keep it inside the cluster's network) and",
+            "`http` are always there. Others may be added, also of the same protocol: such as one for clients inside the network",
+            "and one for those outside, each of which is told the addresses of the listener by whose name it came, at all brokers",
+            "(of a broker without such a listener the public address). A bind address is an IP address and a port, an advertised",
+            "one host:port; where it is not given, the bind address must be one that others can reach.",
+            "Names: 1 to 32 of a-z, 0-9, - and _, a letter first; in a variable: `JANGADA__LISTENERS__NAME__BIND`.",
+            "`public`, `internal` and `http` may also be written as `listeners.public = \"IP:PORT\"` and",
+            "`listeners.public_advertised = \"HOST:PORT\"`, as before there were others; not in both forms.",
+        ])
+    }
+
+    fn keys(prefix: &str) -> Vec<Key> {
+        let key = |field: &Field| field.key(prefix, ANY_NAME, field.default);
+        FIELDS.iter().map(key).collect()
+    }
+
+    fn shown(&self, prefix: &str) -> Vec<(Key, String)> {
+        let of_listener = |(name, listener): (&str, &ListenerSetting)| {
+            let default = ListenerSetting::default_of(name);
+            let field = |field: &Field| {
+                let key = field.key(prefix, name, &(field.value)(&default));
+                (key, (field.value)(listener).show())
+            };
+            FIELDS.iter().map(field).collect::<Vec<_>>()
+        };
+        self.iter().flat_map(of_listener).collect()
+    }
+
+    /// All are said in words, and checked together.
+    fn check_bounds(&self, _prefix: &str, _problems: &mut Vec<Problem>) {}
 }
 
 /// Checks the form host:port; the host may be a name, an IPv4 address or an IPv6 address in brackets.

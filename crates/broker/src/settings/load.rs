@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use config::{Config, ConfigError, File, FileFormat};
 
 use super::source::Declared;
-use super::{BrokerSettings, Problem, Section, SettingsError};
+use super::{BrokerSettings, Problem, Section, SettingsError, listeners};
 
 /// Variables that begin with this set a key: `JANGADA__RAFT__HEARTBEAT_MS` sets `raft.heartbeat_ms`.
 pub const ENVIRONMENT_PREFIX: &str = "JANGADA__";
@@ -72,7 +72,7 @@ impl Layers {
     /// Merges the layers and checks the result.
     pub fn load(&self) -> Result<Loaded, SettingsError> {
         let declared = Declared::new(BrokerSettings::keys(""));
-        let mut places = BTreeMap::new();
+        let mut places = Places::default();
         let mut problems = Vec::new();
         let mut builder = Config::builder();
 
@@ -90,7 +90,9 @@ impl Layers {
                 .map_err(syntax)?;
             problems.extend(checked.problems);
             places.extend(checked.places);
-            builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
+            let mut document: toml::Table = text.parse().map_err(syntax)?;
+            listeners::modernise(&mut document);
+            builder = builder.add_source(File::from_str(&document.to_string(), FileFormat::Toml));
             builder = builder.add_source(layer(checked.with_units)?);
         }
 
@@ -102,7 +104,7 @@ impl Layers {
             let key = rest.to_lowercase().replace("__", ".");
             let place = format!("environment {name}");
             match declared.parse(&key, value, &place) {
-                Ok(value) => variables.push((key.clone(), value)),
+                Ok(value) => variables.push((meant(&key), value)),
                 Err(problem) => problems.push(problem),
             }
             places.insert(key, place);
@@ -116,31 +118,28 @@ impl Layers {
                 continue;
             };
             match declared.parse(key.trim(), value, &place) {
-                Ok(value) => builder = builder.set_override(key.trim(), value)?,
+                Ok(value) => builder = builder.set_override(meant(key.trim()), value)?,
                 Err(problem) => problems.push(problem),
             }
             places.insert(key.trim().to_owned(), place);
         }
 
+        problems.extend(places.in_both_forms());
         if !problems.is_empty() {
             return Err(SettingsError::Invalid(problems));
         }
         let mut settings: BrokerSettings = builder.build()?.try_deserialize()?;
         problems = settings.problems();
         if !problems.is_empty() {
-            let place = |key: &str| places.get(key).cloned().unwrap_or_default();
             return Err(SettingsError::Invalid(
-                problems
-                    .into_iter()
-                    .map(|problem| {
-                        let place = place(&problem.key);
-                        problem.at(&place)
-                    })
-                    .collect(),
+                problems.into_iter().map(|problem| places.told(problem)).collect(),
             ));
         }
         settings.data_dir = self.beside_file(&settings.data_dir);
-        Ok(Loaded { settings, places })
+        Ok(Loaded {
+            settings,
+            places: places.by_key,
+        })
     }
 
     /// A relative path starts at the settings file's directory, so that a directory with both can be moved and used
@@ -148,6 +147,71 @@ impl Layers {
     fn beside_file(&self, path: &Path) -> PathBuf {
         let directory = self.file.as_deref().and_then(Path::parent);
         directory.map_or_else(|| path.to_owned(), |directory| directory.join(path))
+    }
+}
+
+/// The key that is meant: another one only where there is an older form.
+fn meant(key: &str) -> String {
+    listeners::older_form(key).unwrap_or(key).to_owned()
+}
+
+/// Where keys were set, last.
+#[derive(Default)]
+struct Places {
+    /// By the key that is meant.
+    by_key: BTreeMap<String, String>,
+    /// As they were written: where, and what is meant.
+    written: BTreeMap<String, (String, String)>,
+}
+
+impl Places {
+    fn insert(&mut self, key: String, place: String) {
+        let meant = meant(&key);
+        self.by_key.insert(meant.clone(), place.clone());
+        self.written.insert(key, (place, meant));
+    }
+
+    fn extend(&mut self, places: BTreeMap<String, String>) {
+        for (key, place) in places {
+            self.insert(key, place);
+        }
+    }
+
+    /// The key of a listener that is written in the older form.
+    fn older_of(&self, listener: &str) -> Option<(&String, &String)> {
+        let mut written = self.written.iter();
+        written.find_map(|(key, (place, meant))| {
+            let is_of = key != meant && listeners::listener_of(meant) == Some(listener);
+            is_of.then_some((key, place))
+        })
+    }
+
+    /// Listeners that are written in the older form and in the newer one: nobody could tell which is meant.
+    fn in_both_forms(&self) -> Vec<Problem> {
+        let newer = self.written.iter().filter(|(key, (_, meant))| *key == meant);
+        let twice = newer.filter_map(|(key, (place, _))| {
+            let (older, older_place) = self.older_of(listeners::listener_of(key)?)?;
+            let message = format!(
+                "and `{older}` ({older_place}) are the newer and the older form of settings of one listener: use one of the forms"
+            );
+            Some(Problem::new(key, message).at(place))
+        });
+        twice.collect()
+    }
+
+    /// A problem with its place, and its key as it is written.
+    fn told(&self, problem: Problem) -> Problem {
+        let place = self.by_key.get(&problem.key).cloned().unwrap_or_default();
+        let is_older = listeners::listener_of(&problem.key).is_some_and(|name| self.older_of(name).is_some());
+        let key = match listeners::in_older_form(&problem.key) {
+            Some(older) if is_older => older.to_owned(),
+            _ => problem.key,
+        };
+        Problem {
+            key,
+            message: problem.message,
+            place,
+        }
     }
 }
 
@@ -163,9 +227,6 @@ fn layer<V: Into<config::Value>>(values: impl IntoIterator<Item = (String, V)>) 
 impl Loaded {
     /// Every setting with its value and where it came from.
     pub fn rows(&self) -> Vec<Row> {
-        let keys = BrokerSettings::keys("");
-        let values = self.settings.values();
-        assert_eq!(keys.len(), values.len(), "each declared key has a value");
         let row = |(key, value): (super::Key, String)| Row {
             source: self
                 .places
@@ -179,6 +240,6 @@ impl Loaded {
             default: key.default,
             documentation: key.documentation,
         };
-        keys.into_iter().zip(values).map(row).collect()
+        self.settings.shown("").into_iter().map(row).collect()
     }
 }

@@ -37,7 +37,7 @@ pub use cluster::ClusterSettings;
 pub use error::{Problem, SettingsError};
 pub use groups::GroupSettings;
 pub use limits::LimitSettings;
-pub use listeners::ListenerSettings;
+pub use listeners::{ListenerSetting, ListenerSettings};
 pub use load::{ENVIRONMENT_PREFIX, Layers, Loaded, Row};
 pub use log::{LogFormat, LogSettings};
 pub use metrics::MetricsSettings;

@@ -213,8 +213,8 @@ pub trait Section: Default {
     /// section's.
     fn keys(prefix: &str) -> Vec<Key>;
 
-    /// The values, as TOML text, in the order of `keys`.
-    fn values(&self) -> Vec<String>;
+    /// Each setting with its value as TOML text, in the order of `keys`. What a key declares for all names is there for each.
+    fn shown(&self, prefix: &str) -> Vec<(Key, String)>;
 
     /// Adds what is out of bounds.
     fn check_bounds(&self, prefix: &str, problems: &mut Vec<Problem>);
@@ -284,12 +284,17 @@ macro_rules! settings {
                 keys
             }
 
-            fn values(&self) -> Vec<String> {
+            fn shown(&self, prefix: &str) -> Vec<($crate::settings::Key, String)> {
                 use $crate::settings::Setting as _;
+                // The own keys come first.
+                let values: Vec<String> = vec![$( self.$field.show(), )*];
                 #[allow(unused_mut)]
-                let mut values = vec![$( self.$field.show(), )*];
-                $( values.extend(self.$inner.values()); )*
-                values
+                let mut shown: Vec<_> = Self::keys(prefix).into_iter().zip(values).collect();
+                $( shown.extend(<$inner_ty as $crate::settings::Section>::shown(
+                    &self.$inner,
+                    concat!(stringify!($inner), "."),
+                )); )*
+                shown
             }
 
             fn check_bounds(&self, prefix: &str, problems: &mut Vec<$crate::settings::Problem>) {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use toml::de::{DeTable, DeValue};
 
+use super::listeners::{self, ANY_NAME};
 use super::{Bound, Key, Kind, Problem};
 
 /// The declared keys, and the sections they are in.
@@ -19,15 +20,26 @@ impl Declared {
         }
     }
 
+    /// The declaration of a key, which may be that of all listeners or one of the older form.
+    fn key(&self, name: &str) -> Option<&Key> {
+        let name = listeners::older_form(name).unwrap_or(name);
+        self.keys.get(&of_any_name(name))
+    }
+
     fn has_section(&self, name: &str) -> bool {
-        self.keys
-            .keys()
-            .any(|key| key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+        let name = of_any_name(&format!("{name}."));
+        self.keys.keys().any(|key| key.starts_with(&name))
     }
 
     fn unknown(&self, key: &str, place: &str) -> Problem {
         let message = match self.nearest(key) {
-            Some(nearest) => format!("does not exist; did you mean `{nearest}`?"),
+            Some(nearest) => {
+                let nearest = match listeners::listener_of(key) {
+                    Some(name) => nearest.replace(ANY_NAME, name),
+                    None => nearest.to_owned(),
+                };
+                format!("does not exist; did you mean `{nearest}`?")
+            }
             None => "does not exist; `jangada server reference` lists all settings".to_owned(),
         };
         Problem::new(key, message).at(place)
@@ -46,13 +58,15 @@ impl Declared {
             .filter_map(|name| name.split_once('.'))
             .map(|(section, _)| section);
         let names = self.keys.keys().map(String::as_str).chain(sections);
+        let key = &of_any_name(key);
         let (distance, nearest) = names.map(|name| (edit_distance(key, name), name)).min()?;
         (distance <= key.len().div_ceil(3)).then_some(nearest)
     }
 
     /// The value that a variable or a flag gives to a key.
     pub(super) fn parse(&self, key: &str, text: &str, place: &str) -> Result<config::Value, Problem> {
-        let declared = self.keys.get(key).ok_or_else(|| self.unknown(key, place))?;
+        let declared = self.key(key).ok_or_else(|| self.unknown(key, place))?;
+        check_name(key).map_err(|message| Problem::new(key, message).at(place))?;
         let origin = place.to_owned();
         Ok(match declared.kind {
             Kind::Integer => {
@@ -109,7 +123,17 @@ impl Walk<'_> {
         for (name, value) in table.iter() {
             let key = format!("{prefix}{}", name.get_ref());
             let place = format!("{}:{}", self.file, line_of(self.text, name.span().start));
-            match (value.get_ref(), self.declared.keys.get(&key)) {
+            // A table is a listener's, whatever else its name may mean.
+            let declared = self.declared.key(&key);
+            let declared =
+                declared.filter(|_| !matches!(value.get_ref(), DeValue::Table(_)) || !self.declared.has_section(&key));
+            if declared.is_some()
+                && let Err(message) = check_name(&key)
+            {
+                checked.problems.push(Problem::new(&key, message).at(&place));
+                continue;
+            }
+            match (value.get_ref(), declared) {
                 (DeValue::Table(inner), None) if self.declared.has_section(&key) => {
                     self.table(&format!("{key}."), inner, checked);
                 }
@@ -134,6 +158,18 @@ impl Walk<'_> {
             }
         }
     }
+}
+
+/// The key with what stands for a listener's name in its place.
+fn of_any_name(key: &str) -> String {
+    match listeners::listener_of(key) {
+        Some(name) => key.replacen(&format!("listeners.{name}."), &format!("listeners.{ANY_NAME}."), 1),
+        None => key.to_owned(),
+    }
+}
+
+fn check_name(key: &str) -> Result<(), String> {
+    listeners::listener_of(key).map_or(Ok(()), listeners::check_name)
 }
 
 fn mismatch(declared: &Key, value: &DeValue<'_>) -> Option<String> {

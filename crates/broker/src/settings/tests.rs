@@ -54,7 +54,7 @@ fn the_defaults_hold_with_the_required_keys() {
     assert_eq!(settings.broker_id, 1);
     assert_eq!(settings.data_dir, scenario.directory.path().join("data"));
     assert_eq!(settings.raft, RaftSettings::default());
-    assert_eq!(settings.listeners.public_address(), "127.0.0.1:9400");
+    assert_eq!(settings.listeners.public().address(), "127.0.0.1:9400");
 }
 
 #[test]
@@ -279,9 +279,139 @@ fn addresses_are_checked() {
          public = \"0.0.0.0:9400\"\npublic_advertised = \"node-1.example:9400\"\n"
     ));
     assert_eq!(
-        named.accepted().settings.listeners.public_address(),
+        named.accepted().settings.listeners.public().address(),
         "node-1.example:9400"
     );
+}
+
+#[test]
+fn the_older_form_of_listeners_means_what_it_did() {
+    let older = Scenario::new(&format!(
+        "{MINIMAL}[listeners]\npublic = \"0.0.0.0:1\"\npublic_advertised = \"a.example:1\"\ninternal = \"127.0.0.1:2\"\n\
+         internal_advertised = \"b.example:2\"\nhttp = \"127.0.0.1:3\"\n"
+    ));
+    let newer = Scenario::new(&format!(
+        "{MINIMAL}[listeners.public]\nbind = \"0.0.0.0:1\"\nadvertised = \"a.example:1\"\n[listeners.internal]\n\
+         bind = \"127.0.0.1:2\"\nadvertised = \"b.example:2\"\n[listeners.http]\nbind = \"127.0.0.1:3\"\n"
+    ));
+    let listeners = older.accepted().settings.listeners;
+    assert_eq!(listeners, newer.accepted().settings.listeners);
+    assert_eq!(listeners.public().address(), "a.example:1");
+    assert_eq!(listeners.internal().address(), "b.example:2");
+    let flags = Scenario::new(MINIMAL)
+        .variable("JANGADA__LISTENERS__PUBLIC", "0.0.0.0:1")
+        .variable("JANGADA__LISTENERS__PUBLIC_ADVERTISED", "a.example:1")
+        .flag("listeners.internal=127.0.0.1:2")
+        .flag("listeners.internal_advertised=b.example:2")
+        .flag("listeners.http=127.0.0.1:3");
+    assert_eq!(flags.accepted().settings.listeners, listeners);
+    let rows = older.accepted().rows();
+    let row = |key: &str| rows.iter().find(|row| row.key == key).expect("the key has a row");
+    let advertised = row("listeners.public.advertised");
+    assert_eq!(advertised.value, "\"a.example:1\"");
+    assert!(advertised.source.ends_with("jangada.toml:6"), "{}", advertised.source);
+    assert_eq!(row("listeners.http.protocol").value, "\"http\"");
+}
+
+#[test]
+fn later_layers_win_over_a_listener_in_either_form() {
+    let file = |listeners: &str| Scenario::new(&format!("{MINIMAL}{listeners}"));
+    let older = file("[listeners]\npublic = \"127.0.0.1:1\"\n").flag("listeners.public=127.0.0.1:2");
+    assert_eq!(older.accepted().settings.listeners.public().bind, "127.0.0.1:2");
+    let newer = file("[listeners.public]\nbind = \"127.0.0.1:1\"\n")
+        .variable("JANGADA__LISTENERS__PUBLIC__BIND", "127.0.0.1:2");
+    assert_eq!(newer.accepted().settings.listeners.public().bind, "127.0.0.1:2");
+}
+
+#[test]
+fn one_listener_in_both_forms_is_refused() {
+    let in_file = Scenario::new(&format!(
+        "{MINIMAL}[listeners]\npublic_advertised = \"a.example:1\"\n[listeners.public]\nbind = \"127.0.0.1:1\"\n"
+    ));
+    let refusal = in_file.refused();
+    let expected = "setting `listeners.public.bind` and `listeners.public_advertised` (jangada.toml:5) are the newer and the older \
+                    form of settings of one listener: use one of the forms (jangada.toml:7)";
+    assert!(refusal.contains(expected), "{refusal}");
+    let over_layers = Scenario::new(&format!("{MINIMAL}[listeners]\ninternal = \"127.0.0.1:1\"\n"))
+        .flag("listeners.internal.advertised=a.example:1")
+        .refused();
+    assert!(over_layers.contains("one of the forms"), "{over_layers}");
+    // Another listener in the other form does no harm.
+    let mixed = Scenario::new(&format!(
+        "{MINIMAL}[listeners]\npublic = \"127.0.0.1:1\"\n[listeners.http]\nbind = \"127.0.0.1:3\"\n"
+    ));
+    assert_eq!(mixed.accepted().settings.listeners.http().bind, "127.0.0.1:3");
+}
+
+#[test]
+fn there_may_be_more_listeners_of_one_protocol() {
+    let scenario = Scenario::new(&format!(
+        "{MINIMAL}[listeners.inside]\nbind = \"0.0.0.0:9500\"\nadvertised = \"in.example:9500\"\n"
+    ))
+    .variable("JANGADA__LISTENERS__PROBES__PROTOCOL", "http")
+    .variable("JANGADA__LISTENERS__PROBES__BIND", "127.0.0.1:9481");
+    let listeners = scenario.accepted().settings.listeners;
+    let names: Vec<&str> = listeners.iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["public", "internal", "http", "inside", "probes"]);
+    let told: Vec<_> = listeners
+        .others_told()
+        .map(|(name, listener)| (name, listener.protocol.name(), listener.address()))
+        .collect();
+    assert_eq!(
+        told,
+        [("inside", "grpc", "in.example:9500")],
+        "nobody is told of probes"
+    );
+}
+
+#[test]
+fn what_is_wrong_with_a_listener_is_said() {
+    let refused = |listeners: &str| Scenario::new(&format!("{MINIMAL}{listeners}")).refused();
+    for (listeners, expected) in [
+        (
+            "[listeners.inside]\nadvertised = \"a:1\"\n",
+            "`listeners.inside.bind` is required",
+        ),
+        (
+            "[listeners.inside]\nbind = \"0.0.0.0:1\"\n",
+            "`listeners.inside.advertised` is required, because listeners.inside is 0.0.0.0:1",
+        ),
+        (
+            "[listeners.inside]\nbind = \"127.0.0.1:9400\"\n",
+            "`listeners.inside.bind` is 127.0.0.1:9400, which listeners.public uses already (jangada.toml:5)",
+        ),
+        (
+            "[listeners.inside]\nprotocol = \"kafka\"\nbind = \"127.0.0.1:1\"\n",
+            "`listeners.inside.protocol` is \"kafka\", must be grpc or internal or http (jangada.toml:5)",
+        ),
+        (
+            "[listeners.public]\nprotocol = \"http\"\n",
+            "`listeners.public.protocol` is http, must be grpc",
+        ),
+        (
+            "[listeners.Inside]\nbind = \"127.0.0.1:1\"\n",
+            "has \"Inside\" for a listener's name",
+        ),
+        (
+            "[listeners.inside]\nbnd = \"127.0.0.1:1\"\n",
+            "`listeners.inside.bnd` does not exist; did you mean `listeners.inside.bind`?",
+        ),
+        (
+            "[listeners.public.tls]\ncert = \"c\"\n",
+            "`listeners.public.tls` does not exist",
+        ),
+        (
+            "[listeners]\ninside = \"127.0.0.1:1\"\n",
+            "`listeners.inside` is a section",
+        ),
+    ] {
+        let refusal = refused(listeners);
+        assert!(refusal.contains(expected), "{expected} is missing from\n{refusal}");
+    }
+    let many: String = (0..14)
+        .map(|n| format!("[listeners.l{n}]\nbind = \"127.0.0.1:{}\"\n", n + 1))
+        .collect();
+    assert!(refused(&many).contains("17 listeners, at most 16"));
 }
 
 #[test]

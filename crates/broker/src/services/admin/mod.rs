@@ -3,6 +3,7 @@
 //!
 //! - [`create`]: creating topics, and more partitions of one.
 //! - [`transfer`]: moving leaderships.
+//! - [`trim`]: dropping records.
 //! - [`states`]: what partitions are like.
 //! - [`damage`]: the damaged replicas of all brokers.
 //! - [`describe`]: the cluster, and a topic's settings.
@@ -12,6 +13,7 @@ mod damage;
 mod describe;
 mod states;
 mod transfer;
+mod trim;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +22,7 @@ use jangada_controller::{Reply, Topic, TopicKind, admission};
 use jangada_proto::v1::admin_service_client::AdminServiceClient;
 use jangada_proto::v1::admin_service_server::AdminService;
 use jangada_proto::v1::*;
-use jangada_types::{BrokerId, Offset, Reason, TopicId};
+use jangada_types::{BrokerId, Reason, TopicId};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
@@ -29,9 +31,11 @@ use self::describe::{config_entries, describe_cluster};
 use self::states::{Asked, states_of};
 pub(crate) use self::states::{id_of, voters_of};
 use self::transfer::transfer_leader;
+use self::trim::trim_partition;
 use super::forward::{FORWARDED, channel, forward};
 use super::gathering::Gathering;
 use super::names;
+use crate::admission::{Call, call_of};
 use crate::api::resolve;
 use crate::error::RequestError;
 use crate::node::Node;
@@ -65,6 +69,12 @@ impl Admin {
         let states = self.states.get(Asked { topic, only_local }).await;
         let states = states.ok_or_else(|| RequestError::new(Reason::Internal, "looking at the partitions failed"))?;
         Ok(Arc::unwrap_or_clone(states))
+    }
+
+    /// An answer, or an error with the address of the leader that it names.
+    fn answer<T>(&self, call: &Call, result: Result<T, RequestError>) -> Answer<T> {
+        let told = |error| self.node.metadata.with_leader_address(error, &call.context.listener);
+        Ok(Response::new(result.map_err(told)?))
     }
 }
 
@@ -132,41 +142,33 @@ impl AdminService for Admin {
     }
 
     async fn trim_partition(&self, request: Request<TrimPartitionRequest>) -> Answer<TrimPartitionResponse> {
+        let call = call_of(&request);
         let wanted = names::partition(request.get_ref().partition.clone())?;
         let target = resolve::partition_of_records(&self.node.metadata.image(), &wanted)?;
         if let Some((broker, mut leader)) = elsewhere(&self.node, &target, &request)? {
             let answer = leader.trim_partition(forward(request.into_inner())).await;
             return passed_on(&target, broker, answer);
         }
-        let partition = self
-            .node
-            .leaders
-            .leading::<crate::partition::Partition>(&target)
-            .await?;
-        let before = match request.get_ref().before_offset {
-            -1 => None,
-            offset if offset < 0 => {
-                return Err(RequestError::new(
-                    Reason::OffsetOutOfRange,
-                    format!("offset {offset} is negative; -1 is the high watermark"),
-                )
-                .into());
-            }
-            offset => Some(Offset(offset)),
-        };
-        let log_start = partition.trim(before).await?;
-        Ok(Response::new(TrimPartitionResponse {
-            log_start_offset: log_start.get(),
-        }))
+        let before = request.get_ref().before_offset;
+        self.answer(&call, trim_partition(&self.node, &target, before).await)
     }
 
     async fn describe_cluster(&self, request: Request<DescribeClusterRequest>) -> Answer<DescribeClusterResponse> {
+        let call = call_of(&request);
         if request.metadata().contains_key(FORWARDED) {
             return Ok(Response::new(damage::damage_here(&self.node)));
         }
         let cluster = self.cluster.get(()).await;
         let cluster = cluster.ok_or_else(|| RequestError::new(Reason::Internal, "looking at the cluster failed"))?;
-        Ok(Response::new(Arc::unwrap_or_clone(cluster)))
+        let mut cluster = Arc::unwrap_or_clone(cluster);
+        // It was gathered for all who ask, by whatever listener.
+        let image = self.node.metadata.image();
+        for state in &mut cluster.brokers {
+            if let Some(broker) = image.broker(BrokerId(state.broker_id)) {
+                state.address = broker.address_at(&call.context.listener).to_owned();
+            }
+        }
+        Ok(Response::new(cluster))
     }
 
     async fn describe_partitions(
@@ -187,15 +189,15 @@ impl AdminService for Admin {
     }
 
     async fn transfer_leader(&self, request: Request<TransferLeaderRequest>) -> Answer<TransferLeaderResponse> {
+        let call = call_of(&request);
         let wanted = names::partition(request.get_ref().partition.clone())?;
         let target = resolve::partition(&self.node.metadata.image(), &wanted)?;
         if let Some((broker, mut leader)) = elsewhere(&self.node, &target, &request)? {
             let answer = leader.transfer_leader(forward(request.into_inner())).await;
             return passed_on(&target, broker, answer);
         }
-        Ok(Response::new(
-            transfer_leader(&self.node, &target, BrokerId(request.get_ref().to_broker_id)).await?,
-        ))
+        let to = BrokerId(request.get_ref().to_broker_id);
+        self.answer(&call, transfer_leader(&self.node, &target, to).await)
     }
 
     async fn remove_broker(&self, request: Request<RemoveBrokerRequest>) -> Answer<RemoveBrokerResponse> {

@@ -60,7 +60,7 @@ enum State {
 /// What the cluster waits for. Fails with what no waiting mends: an address that is none.
 async fn what_is_missing(nodes: &[Node]) -> Result<State> {
     for node in nodes {
-        let why = match timeout(LOOK_TIMEOUT, not_ready(&node.settings.listeners.http)).await {
+        let why = match timeout(LOOK_TIMEOUT, not_ready(&node.settings.listeners.http().bind)).await {
             Ok(Ok(None)) => continue,
             Ok(Ok(Some(why))) => why,
             Ok(Err(_)) | Err(_) => "not ready: it does not answer".to_owned(),
@@ -69,7 +69,7 @@ async fn what_is_missing(nodes: &[Node]) -> Result<State> {
     }
     let brokers = nodes
         .iter()
-        .map(|node| node.settings.listeners.public_address().to_owned())
+        .map(|node| node.settings.listeners.public().address().to_owned())
         .collect();
     let client = match connect_silently(&Brokers::given(brokers), LOOK_TIMEOUT).await {
         Ok(client) => client,

@@ -133,6 +133,6 @@ mod tests {
             loaded.settings.seeds,
             ["127.0.0.1:9440", "127.0.0.1:9441", "127.0.0.1:9442"]
         );
-        assert_eq!(loaded.settings.listeners.http, "127.0.0.1:9481");
+        assert_eq!(loaded.settings.listeners.http().bind, "127.0.0.1:9481");
     }
 }

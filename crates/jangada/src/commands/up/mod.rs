@@ -46,13 +46,11 @@ pub struct Node {
 
 impl Node {
     /// What it listens on, by key.
-    fn addresses(&self) -> [(&'static str, String); 3] {
-        let listeners = &self.settings.listeners;
-        [
-            ("public", listeners.public.clone()),
-            ("internal", listeners.internal.clone()),
-            ("http", listeners.http.clone()),
-        ]
+    fn addresses(&self) -> Vec<(&str, String)> {
+        let listeners = self.settings.listeners.iter();
+        listeners
+            .map(|(name, listener)| (name, listener.bind.clone()))
+            .collect()
     }
 }
 
@@ -157,7 +155,7 @@ fn try_port(address: &str) -> io::Result<()> {
 }
 
 /// Fails if a node that is to start cannot have one of its addresses.
-fn check_ports(id: u16, addresses: &[(&str, String); 3]) -> Result<()> {
+fn check_ports(id: u16, addresses: &[(&str, String)]) -> Result<()> {
     for (key, address) in addresses {
         if let Err(error) = try_port(address) {
             let message =
@@ -205,7 +203,7 @@ fn word(path: &Path) -> String {
 
 /// Where clients find the nodes.
 fn public_addresses(nodes: &[Node]) -> Vec<String> {
-    let address = |node: &Node| node.settings.listeners.public_address().to_owned();
+    let address = |node: &Node| node.settings.listeners.public().address().to_owned();
     nodes.iter().map(address).collect()
 }
 
