@@ -1,6 +1,6 @@
-//! Checks before a command is proposed, against the image that the leader of group 0 has now: they spare the log what
-//! would be rejected anyway, and know more, such as which brokers are heard of. Apply decides. Where nothing is left
-//! to choose, the answer is the command to propose.
+//! Checks before a command is proposed, against the image that the leader of group 0 has now: they keep commands that
+//! would be rejected out of the log, and know more than apply does, such as which brokers are alive. Apply decides.
+//! Where nothing is left to choose, the result is the command to propose.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,24 +15,24 @@ use crate::rules;
 /// A topic that a client wants.
 #[derive(Clone, Copy, Debug)]
 pub struct NewTopic<'a> {
-    /// Its name.
+    /// The topic's name.
     pub name: &'a str,
-    /// How many partitions.
+    /// Number of partitions.
     pub partitions: u32,
-    /// How many replicas each partition gets.
+    /// Number of replicas of each partition.
     pub replicas: u32,
     /// The settings that differ from the defaults.
     pub config: &'a BTreeMap<String, String>,
-    /// Take the topic that exists instead of an error.
+    /// Accept the topic that exists instead of an error.
     pub if_not_exists: bool,
 }
 
-/// What to do about a wanted topic.
+/// The action for a wanted topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CreateTopic {
-    /// Nothing: it exists, and that was allowed.
+    /// Do nothing: the topic exists, and that was allowed.
     Exists(Arc<Topic>),
-    /// Choose a topic id and a placement, and propose it.
+    /// Choose a topic id and a placement, and propose the topic.
     Create,
 }
 
@@ -77,7 +77,7 @@ pub fn place_topic(
     })
 }
 
-/// Judges the growth of a topic to `total` partitions. `None`: it has as many.
+/// Judges the growth of a topic to `total` partitions. `None`: the topic has as many already.
 pub fn validate_add_partitions<'a>(image: &'a Image, name: &str, total: u32) -> Result<Option<&'a Topic>, Rejection> {
     let topic = rules::topic_by_name(image, name)?;
     let wanted = usize::try_from(total).unwrap_or(usize::MAX);
@@ -114,8 +114,8 @@ pub fn place_partitions(topic: &Topic, total: u32, brokers: &[BrokerView], seed:
     })
 }
 
-/// Judges a placement, which is in the command: no broker may come to have more than `max` replicas. `brokers` are those that
-/// it was chosen among.
+/// Judges the placement in a command: no broker may come to have more than `max` replicas. `brokers` are those that the
+/// placement was chosen among.
 pub fn validate_replicas_per_broker(command: &Command, brokers: &[BrokerView], max: u32) -> Result<(), Rejection> {
     let (Command::CreateTopic { assignments, .. } | Command::AddPartitions { assignments, .. }) = command else {
         return Ok(());
@@ -195,8 +195,8 @@ pub fn validate_delete_topic(image: &Image, name: &str) -> Result<Command, Rejec
     Ok(Command::DeleteTopic { topic_id: topic.id })
 }
 
-/// Judges the replacement of a broker. `is_alive`: it is heard of. Giving up the replicas of a broker that runs would
-/// only lose data.
+/// Judges the replacement of a broker; `is_alive` says whether it is heard of. Giving up the replicas of a broker that
+/// runs would only lose data.
 pub fn validate_replace_broker(image: &Image, broker: BrokerId, is_alive: bool) -> Result<Command, Rejection> {
     rules::broker(image, broker)?;
     if is_alive {
@@ -210,7 +210,7 @@ pub fn validate_replace_broker(image: &Image, broker: BrokerId, is_alive: bool) 
     Ok(Command::ReplaceBroker { broker })
 }
 
-/// Judges the removal of a broker. One that runs is told so and let go: it has nothing.
+/// Judges the removal of a broker. A running broker may be removed, too: it is told so, and it has no data to lose.
 pub fn validate_remove_broker(image: &Image, broker: BrokerId) -> Result<Command, Rejection> {
     if !image.was_removed(broker) {
         rules::may_remove(image, broker)?;
@@ -218,8 +218,8 @@ pub fn validate_remove_broker(image: &Image, broker: BrokerId) -> Result<Command
     Ok(Command::RemoveBroker { broker })
 }
 
-/// Judges the renewal of a damaged replica. That a majority of all replicas has everything without it is for the caller to
-/// make sure of, for the list of this image: the command says which one that was.
+/// Judges the renewal of a damaged replica. The caller must make sure that a majority of all replicas has everything
+/// without it, for the list of this image: the command says which list that was.
 pub fn validate_renew_replica(image: &Image, group: GroupId, replica: ReplicaId) -> Result<Command, Rejection> {
     let partition = rules::live_group(image, group)?;
     rules::may_renew(image, &partition, replica)?;
@@ -231,7 +231,7 @@ pub fn validate_renew_replica(image: &Image, group: GroupId, replica: ReplicaId)
     })
 }
 
-/// Judges a producer that wants to go on under its id.
+/// Judges a producer that wants to continue under its id.
 pub fn validate_bump_producer_epoch(
     image: &Image,
     producer_id: ProducerId,
@@ -241,7 +241,7 @@ pub fn validate_bump_producer_epoch(
     Ok(Command::BumpProducerEpoch { producer_id, epoch })
 }
 
-/// Whether the cluster's feature level can be raised so far. `None`: it is there.
+/// Judges raising the cluster's feature level to `level`. `None`: the cluster is there already.
 pub fn validate_raise_feature_level(image: &Image, level: u32) -> Result<Option<Command>, Rejection> {
     if image.feature_level() >= level {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Where a broker is reached, by the name of its listener.
+//! The addresses of a broker, by the names of its listeners.
 //!
 //! Every broker has an endpoint `public` and one `internal`; their addresses are fields of its
 //! [`BrokerRegistration`](crate::BrokerRegistration), as they were before there were others. [`Endpoints`] are the others.
@@ -8,12 +8,12 @@ use std::ops::Deref;
 
 use jangada_types::replicated::{Sample, Seeds};
 
-/// The listener that clients are told of when a broker has none of the name that they came by.
+/// The listener whose address clients get when a broker has none of the name that they connected to.
 pub const PUBLIC_LISTENER: &str = "public";
-/// The listener by which brokers reach each other.
+/// The listener that other brokers connect to.
 pub const INTERNAL_LISTENER: &str = "internal";
 
-/// The endpoints of a broker beside `public` and `internal`, by listener.
+/// The endpoints of a broker in addition to `public` and `internal`, by listener.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoints(BTreeMap<String, Endpoint>);
 
@@ -40,9 +40,9 @@ impl Sample for Endpoints {
 /// One listener as others reach it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// What is spoken there, as in the settings: `grpc`, `http`. Builds may know others than this one.
+    /// The protocol of the listener, as in the settings: `grpc`, `http`. Other builds may know further ones.
     pub protocol: String,
-    /// host:port.
+    /// The address, host:port.
     pub address: String,
 }
 

@@ -1,19 +1,19 @@
-//! The error of reading a snapshot. A caller can't mend it: it stops with the message.
+//! The error of reading a snapshot. A caller can't repair it: it stops with the message.
 
 use jangada_types::CodecError;
 
 /// A snapshot can't become an image. The image that was there is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {
-    /// It can't be read.
+    /// The bytes can't be decoded.
     #[error(transparent)]
     Codec(#[from] CodecError),
-    /// It can be read, and breaks an invariant of the image.
+    /// The image breaks an invariant.
     #[error("image snapshot at version {version} contradicts itself: {detail}")]
     Inconsistent {
         /// The log index at which it was taken.
         version: u64,
-        /// What, and where.
+        /// The invariant that is broken, and where.
         detail: String,
     },
 }

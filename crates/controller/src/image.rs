@@ -33,11 +33,11 @@ pub const FIRST_PRODUCER_ID: i64 = 1000;
 /// The cluster's metadata at one position of group 0's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
-    /// Empty until the cluster is formed.
+    /// The cluster's id; empty until the cluster is formed.
     pub(crate) cluster_id: Arc<str>,
     /// Log index of the last command applied.
     pub(crate) version: u64,
-    /// No broker below this level may join. 0 until the cluster is formed.
+    /// The level below which no broker may join; 0 until the cluster is formed.
     pub(crate) feature_level: u32,
     /// The group id that the next partition gets.
     pub(crate) next_group_id: u64,
@@ -50,11 +50,11 @@ pub struct Image {
     pub(crate) tombstones: Arc<BTreeMap<GroupId, Tombstone>>,
     /// Derived: topics by name.
     pub(crate) topics_by_name: Arc<BTreeMap<Arc<str>, TopicId>>,
-    /// Derived: where each run of consecutive groups begins.
+    /// Derived: the runs of consecutive groups, by their first groups.
     pub(crate) runs: Arc<BTreeMap<GroupId, Run>>,
 }
 
-/// Partitions of a topic whose groups are consecutive, by its first group.
+/// Partitions of a topic whose groups are consecutive. The map has them by the first group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run {
     pub(crate) topic: TopicId,
@@ -62,13 +62,13 @@ pub(crate) struct Run {
     pub(crate) first: PartitionIndex,
 }
 
-/// A registered broker: what it said of itself, with the incarnation that it has. That counts how often it came back with an
-/// empty disk.
+/// A registered broker: its last registration, with the incarnation that it has, which counts how often it came back
+/// with an empty disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broker {
-    /// What it said when it registered last; also reached by dereferencing.
+    /// The broker's last registration; also reached by dereferencing.
     pub registration: BrokerRegistration,
-    /// Where it is reached beside `address` and `internal_address`.
+    /// The broker's endpoints in addition to `address` and `internal_address`.
     pub endpoints: Endpoints,
     /// Set between `ReplaceBroker` and the broker's return: the incarnation that it will get.
     pub expected_incarnation: Option<Incarnation>,
@@ -86,7 +86,8 @@ impl Deref for Broker {
 }
 
 impl Broker {
-    /// Where clients reach it that came by the listener of this name; the public address if it has no such listener.
+    /// The address for clients that connected to the listener of this name; the public address if the broker has no
+    /// such listener.
     pub fn address_at(&self, listener: &str) -> &str {
         self.endpoints
             .get(listener)
@@ -107,7 +108,7 @@ impl Broker {
     }
 }
 
-/// What is left of a broker that was taken out.
+/// The record of a broker that was taken out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RemovedBroker {
     /// The last incarnation that was given to it or one of its replicas.
@@ -116,26 +117,27 @@ pub struct RemovedBroker {
     pub directory: DirectoryId,
 }
 
-/// What the partitions of a topic are.
+/// The purpose of a topic's partitions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TopicKind {
-    /// Logs of records.
+    /// The partitions are logs of records.
     #[default]
     Log,
-    /// Shards of the consumer groups' coordinator. There is one such topic at most, and users can't touch it.
+    /// The partitions are shards of the consumer groups' coordinator. There is one such topic at most, and users can't
+    /// change it.
     Coordinator,
 }
 
 /// A topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topic {
-    /// Never given to another topic.
+    /// The topic's id, never given to another topic.
     pub id: TopicId,
-    /// What its partitions are.
+    /// The purpose of its partitions.
     pub kind: TopicKind,
-    /// Unique among the topics that exist.
+    /// The topic's name, unique among the topics that exist.
     pub name: Arc<str>,
-    /// By partition index; at least one.
+    /// The partitions by index; at least one.
     pub partitions: Vec<Partition>,
     /// The settings that are set; the rest have their defaults.
     pub config: BTreeMap<String, String>,
@@ -188,13 +190,13 @@ pub struct Partition {
     /// group has committed a membership without it, and reports that with `ReplicaDeleted`; until then it can't
     /// come back into `replicas`.
     pub leaving: Vec<ReplicaId>,
-    /// The replicas are not those that the group was created with any more: a replica without data then waits to be
-    /// added by the leader, and must not form the group.
+    /// Whether the replicas have changed since the group was created: a replica without data then waits to be added by
+    /// the leader, and must not form the group.
     pub is_reassigned: bool,
 }
 
 impl Partition {
-    /// The replica that this broker should have.
+    /// The partition's replica on this broker, if it should have one.
     pub fn replica_on(&self, broker: BrokerId) -> Option<ReplicaId> {
         self.replicas.iter().copied().find(|replica| replica.broker == broker)
     }
@@ -205,19 +207,19 @@ impl Partition {
     }
 }
 
-/// A group whose topic was deleted while replicas still hold its data. Only what is named here may be deleted.
+/// A group whose topic was deleted while replicas still hold its data. Only data of groups named here may be deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tombstone {
     /// The replicas that have not reported their deletion yet, ascending; at least one.
     pub replicas: Arc<[ReplicaId]>,
 }
 
-/// A partition together with where it was found.
+/// A partition with its topic and index.
 #[derive(Clone, Copy, Debug)]
 pub struct PartitionRef<'a> {
-    /// Its topic.
+    /// The partition's topic.
     pub topic: &'a Arc<Topic>,
-    /// Its index in the topic.
+    /// The partition's index in the topic.
     pub index: PartitionIndex,
     /// The partition itself; also reached by dereferencing.
     pub partition: &'a Partition,
@@ -280,12 +282,12 @@ impl Image {
         self.brokers.get(&id)
     }
 
-    /// True when this broker was taken out and has not joined anew.
+    /// Whether this broker was taken out and has not joined anew.
     pub fn was_removed(&self, id: BrokerId) -> bool {
         self.removed.contains_key(&id)
     }
 
-    /// The last incarnation of a broker that was taken out and has not joined anew, as far as is known here.
+    /// The last incarnation of a broker that was taken out and has not joined anew, if this image has it.
     pub fn removed_incarnation(&self, id: BrokerId) -> Option<Incarnation> {
         self.removed.get(&id).map(|removed| removed.incarnation)
     }
@@ -295,8 +297,8 @@ impl Image {
         self.broker(id).map(Broker::replica)
     }
 
-    /// True when this id was given since the broker came with its present data directory: it is the broker's
-    /// incarnation, or one that a replica of it got later.
+    /// Whether this id was given since the broker came with its present data directory: it is the broker's incarnation,
+    /// or one that a replica of it got later.
     pub fn is_current(&self, replica: ReplicaId) -> bool {
         self.broker(replica.broker)
             .is_some_and(|broker| (broker.incarnation..=broker.last_incarnation).contains(&replica.incarnation))
@@ -322,7 +324,7 @@ impl Image {
         self.topics.get(self.topics_by_name.get(name)?)
     }
 
-    /// The topic whose partitions are the coordinator's shards; none until somebody asked for a group.
+    /// The topic whose partitions are the coordinator's shards; none until the first group was asked for.
     pub fn coordinator(&self) -> Option<&Arc<Topic>> {
         self.topic_named(COORDINATOR_TOPIC)
             .filter(|topic| topic.kind == TopicKind::Coordinator)
@@ -360,7 +362,7 @@ impl Image {
         })
     }
 
-    /// The highest group id that was given out; that of the metadata group if there was none.
+    /// The highest group id that was given out; that of the metadata group if none was.
     pub fn newest_group(&self) -> GroupId {
         GroupId(self.next_group_id.saturating_sub(1))
     }

@@ -11,8 +11,8 @@
 //!
 //! Map of the crate:
 //! - [`image`]: the state and its lookups; cheap to clone.
-//! - [`command`], [`reply`]: what goes in and comes out, with their encodings. [`registration`]: brokers as they say who
-//!   they are. [`endpoints`]: where they are reached. `wire`: the messages that these and the image are made of.
+//! - [`command`], [`reply`]: the input and output of the fold, with their encodings. [`registration`]: what brokers say
+//!   of themselves. [`endpoints`]: the addresses of brokers. `wire`: the messages that these and the image are made of.
 //! - `apply`: the fold, one file per subject. `rules`: the checks that admission and apply share.
 //! - [`snapshot`]: the image as bytes. `machine`: the image as `replication` runs it.
 //! - [`placement`]: which brokers get the replicas of a new topic.

@@ -1,5 +1,5 @@
-//! Which brokers vote in group 0. The leader of group 0 compares the answer with the membership and promotes or
-//! demotes.
+//! Chooses the brokers that vote in group 0. The leader of group 0 compares the choice with the membership and promotes
+//! or demotes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,17 +10,17 @@ use crate::image::{Broker, Image};
 /// A broker that may vote in group 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuorumCandidate {
-    /// Its current incarnation.
+    /// The broker's current incarnation.
     pub replica: ReplicaId,
-    /// Failure domain; empty when unknown, which counts as one of its own.
+    /// The broker's failure domain; empty when unknown, which counts as one of its own.
     pub rack: String,
-    /// `ReplaceBroker` was applied and the broker is not back yet. It doesn't become a voter, and remains one only as
-    /// long as there is nobody to take its place.
+    /// Whether `ReplaceBroker` was applied and the broker is not back yet. It doesn't become a voter, and remains one
+    /// only as long as no other broker can take its place.
     pub is_given_up: bool,
 }
 
-/// How many of this many brokers vote: an odd number, since an even one tolerates no more failures than the odd one
-/// below it. Five (two failures) from 5 brokers on, three up to 4, one below 3.
+/// The number of voters among this many brokers: an odd number, since an even one tolerates no more failures than the
+/// odd one below it. Five (two failures) from 5 brokers on, three up to 4, one below 3.
 pub const fn metadata_voter_count(brokers: usize) -> usize {
     match brokers {
         0 => 0,

@@ -1,4 +1,4 @@
-//! Which brokers get the replicas of a new topic's partitions. Pure: the same input, with the same seed, gives the
+//! Chooses the brokers of the replicas of a new topic's partitions. Pure: the same input, with the same seed, gives the
 //! same answer. The leader of group 0 calls it and proposes the result.
 //!
 //! Two steps. First each partition's set of brokers, one broker at a time: a rack that the partition has least of,
@@ -20,33 +20,33 @@ use crate::image::Image;
 /// A broker that can take replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokerView {
-    /// Its current incarnation.
+    /// The broker's current incarnation.
     pub replica: ReplicaId,
-    /// Failure domain; empty when unknown, which counts as one of its own.
+    /// The broker's failure domain; empty when unknown, which counts as one of its own.
     pub rack: String,
-    /// Partitions of which it is the preferred leader.
+    /// Number of partitions of which it is the preferred leader.
     pub leaders: u32,
-    /// Replicas that it holds, leaders included.
+    /// Number of replicas that it holds, leaders included.
     pub replicas: u32,
 }
 
-/// There is no placement.
+/// The reason why there is no placement.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlacementError {
-    /// More replicas than brokers.
+    /// More replicas were asked for than brokers can take.
     #[error(
         "{wanted} replicas need {wanted} brokers, and {available} can take replicas now: start more brokers or ask for fewer replicas"
     )]
     TooFewBrokers {
-        /// Replicas asked for.
+        /// Number of replicas asked for.
         wanted: u32,
-        /// Brokers given.
+        /// Number of brokers given.
         available: usize,
     },
-    /// No replica asked for.
+    /// No replica was asked for.
     #[error("a partition needs at least one replica")]
     NoReplicas,
-    /// The same broker twice.
+    /// The same broker was given twice.
     #[error("broker {0} was given twice")]
     DuplicateBroker(BrokerId),
 }
@@ -75,7 +75,7 @@ pub fn place(
     let sets = choose_sets(brokers, partitions, wanted, seed);
     let leaders = choose_leaders(brokers, &sets, seed);
     let assignments = sets.into_iter().zip(leaders).map(|(mut set, leader)| {
-        // The others keep the order of choice: the emptiest and farthest first.
+        // The other replicas keep the order of choice: the emptiest and farthest first.
         let at = set
             .iter()
             .position(|broker| *broker == leader)
@@ -86,11 +86,11 @@ pub fn place(
     Ok(assignments.collect())
 }
 
-/// More replicas for a partition that has `replicas`, up to `wanted` or as far as there are `brokers`: those that it has,
-/// then for each one more a rack that it has least of, in it the broker with the fewest replicas. `seed` breaks ties.
+/// The replicas of a partition with more added, up to `wanted` or as far as there are `brokers`. Each one more goes to
+/// a rack that the partition has least of, in it to the broker with the fewest replicas. `seed` breaks ties.
 pub fn place_more(brokers: &[BrokerView], replicas: &[ReplicaId], wanted: usize, seed: u64) -> Vec<ReplicaId> {
     let rack = rack_numbers(brokers);
-    // A replica may have an id of its own.
+    // A replica may have an incarnation other than its broker's.
     let has = |replicas: &[ReplicaId], broker: usize| {
         replicas
             .iter()
@@ -112,7 +112,7 @@ pub fn place_more(brokers: &[BrokerView], replicas: &[ReplicaId], wanted: usize,
     replicas
 }
 
-/// What a broker has: of this topic, and in all.
+/// The load of a broker: of this topic, and in all.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Load {
     topic: u64,
@@ -137,13 +137,13 @@ impl Load {
         self.total -= 1;
     }
 
-    /// True when one unit less here and one more there is more even: within the topic, or else in all.
+    /// Whether one unit less here and one more there is more even: within the topic, or else in all.
     fn should_give_to(self, other: Load) -> bool {
         self.topic >= other.topic + 2 || (self.topic == other.topic + 1 && self.total >= other.total + 2)
     }
 }
 
-/// For each partition the indexes of its brokers.
+/// Chooses for each partition the indexes of its brokers.
 fn choose_sets(brokers: &[BrokerView], partitions: u32, replicas: usize, seed: u64) -> Vec<Vec<usize>> {
     let racks = rack_numbers(brokers);
     let mut load: Vec<Load> = brokers.iter().map(|view| Load::new(view.replicas)).collect();
@@ -172,7 +172,7 @@ fn choose_sets(brokers: &[BrokerView], partitions: u32, replicas: usize, seed: u
     sets
 }
 
-/// A number below the number of brokers for each broker's rack. A broker without a rack is a rack of its own.
+/// For each broker the number of its rack, below the number of brokers. A broker without a rack is a rack of its own.
 fn rack_numbers(brokers: &[BrokerView]) -> Vec<usize> {
     let mut first_of_rack: BTreeMap<&str, usize> = BTreeMap::new();
     let mut numbers = Vec::with_capacity(brokers.len());
@@ -187,10 +187,10 @@ fn rack_numbers(brokers: &[BrokerView]) -> Vec<usize> {
     numbers
 }
 
-/// The preferred leader of each set.
+/// Chooses the preferred leader of each set.
 fn choose_leaders(brokers: &[BrokerView], sets: &[Vec<usize>], seed: u64) -> Vec<usize> {
     let mut load: Vec<Load> = brokers.iter().map(|view| Load::new(view.leaders)).collect();
-    // Partitions by leader.
+    // The partitions that each broker leads.
     let mut led: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); brokers.len()];
     let mut leaders = Vec::with_capacity(sets.len());
     for (partition, set) in (0u32..).zip(sets) {
@@ -214,7 +214,7 @@ fn choose_leaders(brokers: &[BrokerView], sets: &[Vec<usize>], seed: u64) -> Vec
     leaders
 }
 
-/// Hands one partition's leadership on.
+/// A hand-over of one partition's leadership.
 #[derive(Clone, Copy)]
 struct Step {
     partition: usize,
@@ -222,8 +222,8 @@ struct Step {
     to: usize,
 }
 
-/// A chain of hand-overs that takes one leader from a broker with more and gives one to a broker with fewer, so that
-/// the counts get more even.
+/// A chain of hand-overs that takes one leadership from a broker with more and gives one to a broker with fewer, so
+/// that the counts get more even.
 fn improving_path(sets: &[Vec<usize>], load: &[Load], led: &[BTreeSet<usize>]) -> Option<Vec<Step>> {
     let mut sources: Vec<usize> = (0..load.len()).collect();
     sources.sort_by_key(|&broker| (Reverse(load[broker]), broker));
@@ -249,7 +249,7 @@ fn improving_path(sets: &[Vec<usize>], load: &[Load], led: &[BTreeSet<usize>]) -
 }
 
 /// For each broker the hand-over through which a leadership of `source` gets there, by the shortest chain. None for
-/// `source` itself and for what can't be reached.
+/// `source` itself and for brokers that can't be reached.
 fn reachable(sets: &[Vec<usize>], led: &[BTreeSet<usize>], source: usize) -> Vec<Option<Step>> {
     let mut reached_by: Vec<Option<Step>> = vec![None; led.len()];
     let mut queue = VecDeque::from([source]);
@@ -278,8 +278,8 @@ fn mix(seed: u64, partition: u32, broker: usize) -> u64 {
 }
 
 impl Image {
-    /// The registered brokers with their load; those that were given up by `ReplaceBroker` are left out until they
-    /// are back. The caller takes out those that it doesn't hear of.
+    /// The registered brokers with their load; those that were given up by `ReplaceBroker` are left out until they are
+    /// back. The caller must remove those that are not alive.
     pub fn broker_views(&self) -> Vec<BrokerView> {
         let mut load: BTreeMap<BrokerId, (u32, u32)> = BTreeMap::new();
         for partition in self.partitions() {

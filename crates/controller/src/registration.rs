@@ -1,4 +1,4 @@
-//! Brokers as they say who they are: as seeds of a new cluster, and when they register.
+//! What brokers say of themselves: as seeds of a new cluster, and when they register.
 
 use std::fmt;
 use std::ops::Deref;
@@ -6,24 +6,24 @@ use std::ops::Deref;
 use jangada_types::replicated::{Sample, Seeds};
 use jangada_types::{BrokerId, Incarnation};
 
-/// A broker that starts says who it is and what it has.
+/// A broker's description of itself, which it registers when it starts.
 ///
 /// A broker writes its [`DirectoryId`] durably before it registers, and the incarnation that it is given before it
 /// opens a replica. A directory that lost its data has lost its id too, so an empty directory can't pass for the old
 /// one, while a registration whose answer was lost can be sent again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokerRegistration {
-    /// From 1 on.
+    /// The broker's id, from 1 on.
     pub id: BrokerId,
     /// The incarnation that the data directory holds; 0 when it holds none yet.
     pub incarnation: Incarnation,
-    /// The data directory.
+    /// The id of the data directory.
     pub directory: DirectoryId,
-    /// Where clients reach it: host:port.
+    /// Address where clients reach the broker: host:port.
     pub address: String,
-    /// Where brokers reach it: host:port.
+    /// Address where other brokers reach it: host:port.
     pub internal_address: String,
-    /// Failure domain; empty when unknown.
+    /// The broker's failure domain; empty when unknown.
     pub rack: String,
     /// The highest feature level that its build understands.
     pub feature_level: u32,
@@ -55,22 +55,22 @@ impl Deref for SeedBroker {
 pub struct DirectoryId([u8; 16]);
 
 impl DirectoryId {
-    /// From 16 bytes.
+    /// An id of these 16 bytes.
     pub const fn new(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 
-    /// From a slice of exactly 16 bytes.
+    /// An id from a slice of exactly 16 bytes.
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
 
-    /// The 16 bytes.
+    /// The id's 16 bytes.
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
 
-    /// True for all zero.
+    /// Whether all bytes are zero, which is no id.
     pub fn is_zero(&self) -> bool {
         self.0 == [0; 16]
     }

@@ -1,7 +1,7 @@
-//! What applying a command answers to its proposer. Every command is answered once, by
+//! The answer of applying a command to its proposer. Every command is answered once, by
 //! [`Image::apply`](crate::Image::apply).
 //!
-//! Declared as commands are. The level of a reply is that of its command.
+//! Declared like commands. The level of a reply is that of its command.
 
 use jangada_types::rejection::WireRejection;
 use jangada_types::{
@@ -15,15 +15,15 @@ replicated! {
     pub enum Reply, ReplyKind, "reply" {
         /// The command was refused and changed nothing.
         Rejected(Rejection as WireRejection) = 1,
-        /// Of `FormCluster`.
+        /// The reply to `FormCluster`.
         ClusterFormed = 2 {
             /// The cluster's id.
             #[prost(string, tag = "1")]
             cluster_id: String,
         },
-        /// Of `RegisterBroker`.
+        /// The reply to `RegisterBroker`.
         BrokerRegistered = 3 {
-            /// Who.
+            /// The broker that registered.
             #[prost(uint32, tag = "1")]
             broker: BrokerId as u32,
             /// The incarnation that the broker has from now on; it writes it to its data directory before it opens a
@@ -31,24 +31,24 @@ replicated! {
             #[prost(uint32, tag = "2")]
             incarnation: Incarnation as u32,
         },
-        /// Of `ReplaceBroker`.
+        /// The reply to `ReplaceBroker`.
         BrokerReplaced = 4 {
-            /// Who.
+            /// The broker that is replaced.
             #[prost(uint32, tag = "1")]
             broker: BrokerId as u32,
-            /// The incarnation that it gets when it comes back.
+            /// The incarnation that the broker gets when it comes back.
             #[prost(uint32, tag = "2")]
             incarnation: Incarnation as u32,
         },
-        /// Of `RemoveBroker`.
+        /// The reply to `RemoveBroker`.
         BrokerRemoved = 14 {
             /// The metadata version that no longer has the broker.
             #[prost(uint64, tag = "1")]
             version: u64,
         },
-        /// Of `CreateTopic`.
+        /// The reply to `CreateTopic`.
         TopicCreated = 5 {
-            /// As in the command.
+            /// The topic's id, as in the command.
             #[prost(bytes = "vec", tag = "1")]
             topic_id: TopicId as Vec<u8>,
             /// The group of partition 0; the others follow without a gap.
@@ -58,60 +58,60 @@ replicated! {
             #[prost(uint64, tag = "3")]
             version: u64,
         },
-        /// Of `RaiseFeatureLevel`.
+        /// The reply to `RaiseFeatureLevel`.
         FeatureLevelRaised = 12 {
             /// The cluster's level now.
             #[prost(uint32, tag = "1")]
             level: u32,
         },
-        /// Of `AlterTopic` and `AddPartitions`.
+        /// The reply to `AlterTopic` and `AddPartitions`.
         TopicAltered = 6 {
             /// The metadata version that has the change.
             #[prost(uint64, tag = "1")]
             version: u64,
         },
-        /// Of `DeleteTopic`.
+        /// The reply to `DeleteTopic`.
         TopicDeleted = 7 {
             /// The metadata version that no longer has the topic.
             #[prost(uint64, tag = "1")]
             version: u64,
         },
-        /// Of `ReplicaDeleted`.
+        /// The reply to `ReplicaDeleted`.
         ReplicaDeleted = 8 {
-            /// How many deletions were owed until now.
+            /// Number of deletions that were owed until now.
             #[prost(uint32, tag = "1")]
             settled: u32,
         },
-        /// Of `SetReplicas`.
+        /// The reply to `SetReplicas`.
         ReplicasSet = 9 {
             /// The metadata version that has the new list.
             #[prost(uint64, tag = "1")]
             version: u64,
         },
-        /// Of `RenewReplica`.
+        /// The reply to `RenewReplica`.
         ReplicaRenewed = 13 {
             /// The replica that takes the place of the one that is given up.
             #[prost(message, required, tag = "1")]
             replica: ReplicaId as WireReplica,
-            /// The metadata version that has it.
+            /// The metadata version that has the new replica.
             #[prost(uint64, tag = "2")]
             version: u64,
         },
-        /// Of `AllocateProducerIds`: the ids `first .. first + count` belong to the proposer.
+        /// The reply to `AllocateProducerIds`: the ids `first .. first + count` belong to the proposer.
         ProducerIds = 10 {
             /// The first id.
             #[prost(int64, tag = "1")]
             first: ProducerId as i64,
-            /// As in the command.
+            /// The number of ids, as in the command.
             #[prost(uint32, tag = "2")]
             count: u32,
         },
-        /// Of `BumpProducerEpoch`.
+        /// The reply to `BumpProducerEpoch`.
         ProducerEpoch = 11 {
             /// The same id, or a fresh one when the epochs of the old one are used up.
             #[prost(int64, tag = "1")]
             producer_id: ProducerId as i64,
-            /// The epoch to go on with.
+            /// The epoch to continue with.
             #[prost(int32, tag = "2")]
             epoch: ProducerEpoch as i32,
         },

@@ -18,10 +18,11 @@ use crate::registration::BrokerRegistration;
 /// Bytes of a broker's address. A host name has at most 253, and a port 5.
 pub(crate) const ADDRESS_BYTES_MAX: usize = 260;
 
-/// Listeners of a broker beside `public` and `internal`. All brokers' are in every answer about the metadata.
+/// Most listeners of a broker in addition to `public` and `internal`. Every answer about the metadata has those of all
+/// brokers.
 pub(crate) const ENDPOINTS_MAX: usize = 16;
 
-/// Bytes of a listener's name, and of a protocol's.
+/// Bytes of a listener's name, and of a protocol's name.
 pub(crate) const WORD_BYTES_MAX: usize = 32;
 
 /// Bytes of a rack's name. A generous bound, since the name is in every metadata answer.
@@ -30,7 +31,7 @@ pub(crate) const RACK_BYTES_MAX: usize = 255;
 /// Bytes of the cluster's id. A UUID has 36.
 pub(crate) const CLUSTER_ID_BYTES_MAX: usize = 64;
 
-/// Below so many replicas the others are no majority without the one that is given up.
+/// The least number of replicas of which one may be renewed: of fewer, the others are no majority without it.
 pub(crate) const RENEWAL_REPLICAS_MIN: usize = 3;
 
 pub(crate) fn topic_name(name: &str) -> Result<(), Rejection> {
@@ -68,7 +69,7 @@ pub(crate) fn topic_by_name<'a>(image: &'a Image, name: &str) -> Result<&'a Topi
     })
 }
 
-/// What users may change or delete.
+/// Judges whether users may change or delete the topic.
 pub(crate) fn is_users(topic: &Topic) -> Result<(), Rejection> {
     if topic.kind == TopicKind::Log {
         return Ok(());
@@ -82,8 +83,8 @@ pub(crate) fn is_users(topic: &Topic) -> Result<(), Rejection> {
     ))
 }
 
-/// What may get more partitions. A key may then belong to another partition than before, so where conditions on keys
-/// are judged, which only know their own partition, it must not happen.
+/// Judges whether the topic may get more partitions. A key may then belong to another partition than before. So the
+/// partition count is fixed where conditions on keys are judged, as each partition only knows its own keys.
 pub(crate) fn may_grow(topic: &Topic) -> Result<(), Rejection> {
     is_users(topic)?;
     if topic.settings().is_ok_and(|settings| settings.key_index) {
@@ -146,7 +147,8 @@ pub(crate) fn partition_count(topic: &str, partitions: usize) -> Result<(), Reje
     .with("actual", partitions))
 }
 
-/// Non-empty, each broker once, and only current incarnations. `place` says whose list it is.
+/// Judges a list of replicas: non-empty, each broker once, and only current incarnations. `place` says whose list it
+/// is.
 pub(crate) fn replica_list(image: &Image, place: &str, replicas: &[ReplicaId]) -> Result<(), Rejection> {
     if replicas.is_empty() {
         return Err(Rejection::new(
@@ -195,8 +197,8 @@ pub(crate) fn next_incarnation(broker: &Broker) -> Result<Incarnation, Rejection
     })
 }
 
-/// Whether a replica may be given up for a new one on the same broker. That the others have everything only their leader
-/// knows; with fewer than three replicas they are no majority in any case.
+/// Judges whether a replica may be given up for a new one on the same broker. Only the leader knows whether the others
+/// have everything; with fewer than three replicas they are no majority in any case.
 pub(crate) fn may_renew(image: &Image, partition: &PartitionRef<'_>, replica: ReplicaId) -> Result<(), Rejection> {
     let place = format!("partition {} of topic {:?}", partition.index, partition.topic.name);
     let refuse = |what: String| Err(Rejection::new(Reason::InvalidReplicas, format!("{place}: {what}")));
@@ -209,8 +211,8 @@ pub(crate) fn may_renew(image: &Image, partition: &PartitionRef<'_>, replica: Re
             replica.broker
         ));
     }
-    // The group counts on that one until its successor has its vote, which is later than this: that the others are a majority
-    // without it is for the leader to say. But two moves at once are more than one answer speaks of.
+    // The group counts on the leaving replica until its successor has its vote, which is later than this. Whether the
+    // others are a majority without it the leader must say; but its answer covers one move, not two at once.
     if let Some(other) = partition.leaving.first() {
         return refuse(format!(
             "replica {other} is on its way out of it, and one is given up at a time: try again later"
@@ -232,8 +234,8 @@ pub(crate) fn may_renew(image: &Image, partition: &PartitionRef<'_>, replica: Re
     Ok(())
 }
 
-/// Whether the replicas are those of which the proposer of a renewal made sure. A proposal is tried again for seconds, and another
-/// replica may have been given up meanwhile that was counted on.
+/// Judges whether the replicas are the ones that the proposer of a renewal checked. A proposal is retried for seconds,
+/// and a replica that the check counted on may have been given up meanwhile.
 pub(crate) fn is_as_checked(partition: &PartitionRef<'_>, checked: &[ReplicaId]) -> Result<(), Rejection> {
     if checked.is_empty() || checked == partition.replicas {
         return Ok(());
@@ -256,8 +258,8 @@ pub(crate) fn broker(image: &Image, id: BrokerId) -> Result<&Broker, Rejection> 
     })
 }
 
-/// What may be taken out of the cluster: a broker that no list of replicas names, while others are left that all know the
-/// command.
+/// Judges whether a broker may be taken out of the cluster: no list of replicas names it, and other brokers are left,
+/// which all know the command.
 pub(crate) fn may_remove(image: &Image, id: BrokerId) -> Result<(), Rejection> {
     let known = broker(image, id)?;
     let refuse = |what: String| Err(Rejection::new(Reason::InvalidRequest, what));
@@ -282,7 +284,7 @@ pub(crate) fn may_remove(image: &Image, id: BrokerId) -> Result<(), Rejection> {
             "broker {id} is the only one of the cluster: there is nothing to take it out of"
         ));
     }
-    // The one that goes does not count: a stranger of an old version must not prevent its own removal.
+    // The broker that goes does not count: a stranger of an old version must not prevent its own removal.
     others.try_for_each(|other| has_level(other, CommandKind::RemoveBroker.since()))
 }
 
@@ -295,7 +297,7 @@ pub(crate) fn live_group(image: &Image, group: GroupId) -> Result<PartitionRef<'
     })
 }
 
-/// What a broker says of itself, whether as a seed or when it registers.
+/// Judges a broker's description of itself, as a seed or when it registers.
 pub(crate) fn registration(said: &BrokerRegistration) -> Result<(), Rejection> {
     let id = said.id;
     let refuse = |what: String| Err(Rejection::new(Reason::InvalidRequest, what));
@@ -319,7 +321,7 @@ pub(crate) fn registration(said: &BrokerRegistration) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Where a broker is reached beside its two addresses.
+/// Judges the addresses of a broker in addition to `public` and `internal`.
 pub(crate) fn endpoints(broker: BrokerId, endpoints: &Endpoints) -> Result<(), Rejection> {
     let refuse = |what: String| Err(Rejection::new(Reason::InvalidRequest, what));
     if endpoints.len() > ENDPOINTS_MAX {
@@ -390,24 +392,24 @@ pub(crate) fn producer(image: &Image, id: ProducerId, epoch: ProducerEpoch) -> R
 }
 
 impl Image {
-    /// How far an id lies above those that were allocated: 0 for one that was, `None` for one that never is.
+    /// How far an id lies above the allocated ones: 0 for an allocated one, `None` for an id that never is.
     pub fn ids_ahead(&self, id: ProducerId) -> Option<i64> {
         let above = id.get().checked_sub(self.next_producer_id)?;
         (id.get() >= FIRST_PRODUCER_ID).then(|| (above + 1).max(0))
     }
 
-    /// True when this id is in a block that was allocated.
+    /// Whether this id is in a block that was allocated.
     pub fn is_allocated(&self, id: ProducerId) -> bool {
         (FIRST_PRODUCER_ID..self.next_producer_id).contains(&id.get())
     }
 }
 
-/// Whether every broker understands a feature level; one that is down counts, for it may come back.
+/// Judges whether every broker understands a feature level; one that is down counts, as it may come back.
 pub(crate) fn all_have_level(image: &Image, level: u32) -> Result<(), Rejection> {
     image.brokers().try_for_each(|broker| has_level(broker, level))
 }
 
-/// Whether the cluster itself has a feature level, so that no broker below it can be there.
+/// Judges whether the cluster itself has a feature level, so that no broker below it can be there.
 pub(crate) fn cluster_has_level(image: &Image, level: u32) -> Result<(), Rejection> {
     if image.feature_level() >= level {
         return Ok(());

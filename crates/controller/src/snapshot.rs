@@ -1,5 +1,5 @@
-//! The image as bytes, and back. What comes back is checked against every invariant of the image before it replaces
-//! anything: a snapshot is the one way by which damage could get in without passing apply.
+//! The image as bytes, and back. A restored image is checked against every invariant before it replaces anything: a
+//! snapshot is the one way by which damage could get in without passing apply.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::image::{COORDINATOR_TOPIC, FIRST_PRODUCER_ID, Image, Topic, TopicKind
 use crate::{rules, wire};
 
 impl Image {
-    /// The whole image. The same image gives the same bytes on every replica.
+    /// Encodes the whole image. The same image gives the same bytes on every replica.
     pub fn snapshot(&self) -> Bytes {
         wire::image::encode(self)
     }
@@ -150,7 +150,7 @@ impl Image {
             before = partition.group;
         }
         for (index, partition) in topic.indexed() {
-            // Also finds groups that lie in another topic's range.
+            // This check also finds groups that lie in another topic's range.
             let found = self.partition_of_group(partition.group);
             if found.is_none_or(|found| !Arc::ptr_eq(found.topic, topic) || found.index != index) {
                 return Err(format!(

@@ -1,7 +1,7 @@
-//! The gRPC codec of the contract: protobuf by prost, with room made for a whole message before it is written.
+//! The gRPC codec of the contract: protobuf by prost, with memory reserved for a whole message before it is written.
 //!
-//! A message here is mostly record batches, up to some megabytes. Without room the buffer doubles while it fills, and
-//! each time moves what is in it already.
+//! A message here is mostly record batches, up to some megabytes. Without the reservation the buffer doubles while it
+//! fills, and each time copies what is in it already.
 
 use std::marker::PhantomData;
 
@@ -10,12 +10,13 @@ use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, EncodeBuf, Encoder};
 use tonic_prost::ProstDecoder;
 
-/// What the transport's buffer begins with, bytes; as tonic has it.
+/// Initial size of the transport's buffer, bytes; the same as tonic's.
 const BUFFER_BYTES: usize = 8 << 10;
-/// So much is encoded before it is passed on, bytes. A stream keeps a buffer that is as large as what was once passed on.
+/// Bytes that are encoded before they are passed on. A stream keeps a buffer as large as the largest piece that was
+/// passed on.
 const PASSED_ON_BYTES: usize = 12 << 10;
 
-/// Encodes `T`, decodes `U`.
+/// A codec that encodes `T` and decodes `U`.
 #[derive(Debug)]
 pub struct RoomyCodec<T, U> {
     of: PhantomData<(T, U)>,
@@ -46,7 +47,7 @@ where
     }
 }
 
-/// See [`RoomyCodec`].
+/// The encoder of [`RoomyCodec`].
 #[derive(Debug)]
 pub struct RoomyEncoder<T> {
     of: PhantomData<T>,

@@ -1,8 +1,8 @@
 //! Jangada's gRPC contract, generated from `/proto`; the text there is the documentation.
 //!
 //! - [`v1`]: the public API (package `jangada.v1`).
-//! - [`internal`]: what brokers say to each other (package `jangada.internal.v1`).
-//! - [`shape`]: what a message becomes in memory, from its bytes.
+//! - [`internal`]: the messages between brokers (package `jangada.internal.v1`).
+//! - [`shape`]: the memory that a message will take, from its bytes.
 
 mod codec;
 pub mod shape;

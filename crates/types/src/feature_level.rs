@@ -1,18 +1,19 @@
-//! Feature levels: what brokers of different versions may use together.
+//! Feature levels: the commands and settings that brokers of different versions may use together.
 //!
-//! A command that the older brokers of a cluster could not read is proposed only when every broker has its level. The level
-//! of each replicated command stands beside it, in its declaration ([`replicated!`](crate::replicated)). Here is what has a
-//! level without being such a command, and the level of the build, which each crate with commands checks at compile time.
+//! A command that the older brokers of a cluster could not read is proposed only when every broker has its level. The
+//! level of each replicated command is in its declaration ([`replicated!`](crate::replicated)). This module has the
+//! levels of other things than commands, and the level of the build, which each crate with commands checks at compile
+//! time.
 
 /// The highest feature level that this build understands. A build that folds a command in another way than its
 /// predecessor, or knows a new one, has a higher level.
 pub const FEATURE_LEVEL: u32 = 6;
 
-/// The level that knows conditional appends and the setting `key.index.enable`.
+/// The first level that knows conditional appends and the setting `key.index.enable`.
 pub const CONDITIONS_FEATURE_LEVEL: u32 = 3;
 
-/// The level from which brokers know the topic settings `message.timestamp.before.max.ms`,
-/// `message.timestamp.after.max.ms` and `validation.compressed`.
+/// The first level that knows the topic settings `message.timestamp.before.max.ms`, `message.timestamp.after.max.ms`
+/// and `validation.compressed`.
 pub const BATCH_CHECKS_FEATURE_LEVEL: u32 = 5;
 
 const _: () = assert!(CONDITIONS_FEATURE_LEVEL <= FEATURE_LEVEL && BATCH_CHECKS_FEATURE_LEVEL <= FEATURE_LEVEL);

@@ -1,70 +1,70 @@
-//! Framed messages: the encoded form of what a replicated state machine takes in, answers and keeps.
+//! Framed messages: the encoded form of the commands, replies and snapshots of a replicated state machine.
 //!
 //! ```text
 //!   version (1 byte) | kind (1 byte, of commands and replies) | a prost message
 //! ```
 //!
-//! Replicas must read alike, so reading refuses what this build doesn't know: a version, a kind, a field. Skipping it
-//! could part this replica's state from the others'. A message has one encoding only.
+//! Replicas must read alike, so reading refuses everything that this build doesn't know: a version, a kind, a field.
+//! Skipping it could make this replica's state differ from the others'. A message has one encoding only.
 //!
-//! Used by the metadata and by the coordinator's shards. Each says in its own `wire` which kinds and fields there are.
+//! Used by the metadata and by the coordinator's shards. Each defines its kinds and fields in its own `wire`.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::ids::TopicId;
 
-/// The version byte of everything that this build writes, and the only one that it reads.
+/// The version byte that this build writes, and the only one that it reads.
 const VERSION: u8 = 1;
 
-/// Something encoded can't be read. A caller can't mend it: it stops with the message. `what` is what was read:
-/// "command", "reply" or a snapshot's name, with the kind where it is known.
+/// The error of reading encoded bytes. A caller can't repair it: it stops with the message. `what` names the thing that
+/// was read: "command", "reply" or a snapshot's name, with the kind where it is known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
-    /// Shorter than its fixed head.
+    /// The bytes are shorter than the fixed head.
     #[error("{what} is cut off: {length} bytes, at least {required} are needed")]
     Truncated {
-        /// What was read.
+        /// The thing that was read.
         what: &'static str,
-        /// Bytes there.
+        /// Bytes that are there.
         length: usize,
-        /// Bytes needed.
+        /// Bytes that are needed.
         required: usize,
     },
     /// The version byte is not one that this build reads.
     #[error("{what} has encoding version {version}, this build reads version {known}: upgrade this broker")]
     UnknownVersion {
-        /// What was read.
+        /// The thing that was read.
         what: &'static str,
-        /// Found.
+        /// The version byte that was found.
         version: u8,
-        /// Known.
+        /// The version byte that this build reads.
         known: u8,
     },
     /// The kind byte is not one that this build knows.
     #[error("{what} is of kind {kind}, which this build doesn't know: upgrade this broker")]
     UnknownKind {
-        /// What was read.
+        /// The thing that was read.
         what: &'static str,
-        /// Found.
+        /// The kind byte that was found.
         kind: u8,
     },
     /// The fields are damaged.
     #[error("{what} is damaged: {detail}")]
     Malformed {
-        /// What was read.
+        /// The thing that was read.
         what: &'static str,
-        /// Which field, and how.
+        /// The damaged field, and what is wrong with it.
         detail: String,
     },
-    /// There are fields that this build doesn't know. Ignoring them could part its state from the others'.
+    /// There are fields that this build doesn't know. Ignoring them could make its state differ from the others'.
     #[error("{what} has fields that this build doesn't know: upgrade this broker")]
     UnknownFields {
-        /// What was read.
+        /// The thing that was read.
         what: &'static str,
     },
 }
 
-/// [`CodecError::Malformed`].
+/// Makes a [`CodecError::Malformed`].
 pub fn malformed(what: &'static str, detail: impl Into<String>) -> CodecError {
     CodecError::Malformed {
         what,
@@ -72,7 +72,7 @@ pub fn malformed(what: &'static str, detail: impl Into<String>) -> CodecError {
     }
 }
 
-/// Version, kind where there is one, message.
+/// Frames a message: version, kind where there is one, message.
 pub fn frame(kind: Option<u8>, message: &impl prost::Message) -> Bytes {
     let mut buffer = BytesMut::with_capacity(2 + message.encoded_len());
     buffer.put_u8(VERSION);
@@ -86,7 +86,7 @@ pub fn frame(kind: Option<u8>, message: &impl prost::Message) -> Bytes {
 /// The kind byte of a frame that has one, and the bytes of its message.
 ///
 /// # Errors
-/// It is cut off, or of another version.
+/// When the frame is cut off, or of another version.
 pub fn unframe<'a>(what: &'static str, bytes: &'a [u8]) -> Result<(u8, &'a [u8]), CodecError> {
     let rest = unversioned(what, bytes, 2)?;
     let (kind, body) = rest.split_first().expect("the length was checked");
@@ -96,7 +96,7 @@ pub fn unframe<'a>(what: &'static str, bytes: &'a [u8]) -> Result<(u8, &'a [u8])
 /// The bytes of the message of a frame without a kind.
 ///
 /// # Errors
-/// It is empty, or of another version.
+/// When the frame is empty, or of another version.
 pub fn unframe_plain<'a>(what: &'static str, bytes: &'a [u8]) -> Result<&'a [u8], CodecError> {
     unversioned(what, bytes, 1)
 }
@@ -118,11 +118,11 @@ fn unversioned<'a>(what: &'static str, bytes: &'a [u8], required: usize) -> Resu
     }
 }
 
-/// A message of which this build knows every field. [`frame`] writes one form of each message only, so what doesn't
-/// come out as it went in has fields that were skipped.
+/// Decodes a message of which this build knows every field. [`frame`] writes one form of each message only, so a
+/// message that differs when it is encoded again has fields that were skipped.
 ///
 /// # Errors
-/// It is damaged, or has fields that `M` doesn't.
+/// When the message is damaged, or has fields that `M` doesn't.
 pub fn message<M: prost::Message + Default>(what: &'static str, body: &[u8]) -> Result<M, CodecError> {
     let message = M::decode(body).map_err(|error| malformed(what, error.to_string()))?;
     if message.encode_to_vec() != body {
@@ -134,7 +134,7 @@ pub fn message<M: prost::Message + Default>(what: &'static str, body: &[u8]) -> 
 /// A topic's id from a message's field.
 ///
 /// # Errors
-/// It has not 16 bytes.
+/// When the field does not have 16 bytes.
 pub fn topic_id(what: &'static str, bytes: &[u8]) -> Result<TopicId, CodecError> {
     TopicId::from_slice(bytes).ok_or_else(|| malformed(what, format!("a topic id of {} bytes, not 16", bytes.len())))
 }

@@ -40,20 +40,21 @@ macro_rules! number {
 }
 
 number! {
-    /// A broker, from 1 on; 0 means none in the public API.
+    /// A broker's id, from 1 on; 0 means none in the public API.
     #[derive(Default)]
     BrokerId(u32)
 }
 
 number! {
-    /// How often a broker came back with an empty disk, from 1 on. A replica that lost its log must not vote under its old
-    /// identity, so the incarnation is part of it.
+    /// The incarnation of a broker: how often it came back with an empty disk, from 1 on. A replica that lost its log
+    /// must not vote under its old identity, so the incarnation is part of it.
     #[derive(Default)]
     Incarnation(u32)
 }
 
 number! {
-    /// A replication group: the metadata group, a topic partition, or a coordinator partition. Never used again once given.
+    /// The id of a replication group: the metadata group, a topic partition, or a coordinator partition. An id is never
+    /// used again.
     #[derive(Default)]
     GroupId(u64)
 }
@@ -61,26 +62,26 @@ number! {
 impl GroupId {
     /// The group of the cluster's metadata.
     pub const METADATA: Self = Self(0);
-    /// No group: what belongs to the node itself in the store.
+    /// No group: the store keeps rows of the node itself under this id.
     pub const NODE: Self = Self(u64::MAX);
 }
 
 number! {
-    /// A partition within its topic, 0 to partitions - 1.
+    /// The index of a partition in its topic, from 0 on.
     #[derive(Default)]
     PartitionIndex(u32)
 }
 
 number! {
-    /// An idempotent producer.
+    /// The id of an idempotent producer.
     ProducerId(i64)
 }
 
 impl ProducerId {
-    /// The batch has no idempotent producer.
+    /// The id in a batch without an idempotent producer.
     pub const NONE: Self = Self(-1);
 
-    /// Whether this names a producer.
+    /// Whether this is the id of a producer.
     pub const fn is_some(self) -> bool {
         self.0 >= 0
     }
@@ -93,12 +94,12 @@ impl Default for ProducerId {
 }
 
 number! {
-    /// Fences the earlier users of a producer id.
+    /// The epoch of a producer id: a higher one fences the earlier users of the id.
     ProducerEpoch(i16)
 }
 
 impl ProducerEpoch {
-    /// The batch has no idempotent producer.
+    /// The epoch in a batch without an idempotent producer.
     pub const NONE: Self = Self(-1);
 }
 
@@ -114,7 +115,7 @@ number! {
 }
 
 impl Sequence {
-    /// The batch has no idempotent producer.
+    /// The sequence in a batch without an idempotent producer.
     pub const NONE: Self = Self(-1);
 
     /// The sequence `n` records later.
@@ -155,7 +156,7 @@ impl Add<i64> for Offset {
 }
 
 impl Sub for Offset {
-    /// The number of records in between.
+    /// The number of records between two offsets.
     type Output = i64;
 
     fn sub(self, earlier: Self) -> i64 {
@@ -164,13 +165,14 @@ impl Sub for Offset {
 }
 
 number! {
-    /// A leader's term of office: the Raft term, which a record batch holds as an `i32`.
+    /// The epoch of a partition's leader: the Raft term, which a record batch holds as an `i32`.
     #[derive(Default)]
     LeaderEpoch(u32)
 }
 
 impl LeaderEpoch {
-    /// From a Raft term. Terms beyond `i32::MAX`, which would take two thousand million elections, become `i32::MAX`.
+    /// The epoch of a Raft term. Terms beyond `i32::MAX`, which would take two thousand million elections, become
+    /// `i32::MAX`.
     pub const fn from_term(term: u64) -> Self {
         if term > i32::MAX as u64 {
             Self(i32::MAX as u32)
@@ -179,7 +181,7 @@ impl LeaderEpoch {
         }
     }
 
-    /// As a record batch holds it.
+    /// The epoch as a record batch holds it.
     pub const fn as_i32(self) -> i32 {
         if self.0 > i32::MAX as u32 {
             i32::MAX
@@ -189,23 +191,23 @@ impl LeaderEpoch {
     }
 }
 
-/// A broker in one of its lives: what votes and holds replicas. Displays as `3.1`.
+/// A broker in one of its incarnations: it votes and holds replicas under this id. Displays as `3.1`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplicaId {
-    /// The broker.
+    /// The broker's id.
     pub broker: BrokerId,
-    /// Its life.
+    /// The broker's incarnation.
     pub incarnation: Incarnation,
 }
 
 impl ReplicaId {
-    /// From its parts.
+    /// The id of this incarnation of a broker.
     pub const fn new(broker: BrokerId, incarnation: Incarnation) -> Self {
         Self { broker, incarnation }
     }
 }
 
-/// Packed into one number: the broker in the high half, the incarnation in the low one.
+/// A replica id packed into one number: the broker in the high half, the incarnation in the low one.
 impl From<u64> for ReplicaId {
     fn from(packed: u64) -> Self {
         let half = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).expect("masked to 32 bits");
@@ -219,7 +221,7 @@ impl fmt::Display for ReplicaId {
     }
 }
 
-/// A topic, apart from its name: one that was deleted and created again is another topic. Displays as a UUID.
+/// A topic's id: a topic that was deleted and created again under its name has another one. Displays as a UUID.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicId(pub [u8; 16]);
 
@@ -229,12 +231,12 @@ impl TopicId {
         bytes.try_into().ok().map(Self)
     }
 
-    /// From a number, most significant byte first.
+    /// The id with these bytes, the most significant byte first.
     pub const fn from_u128(value: u128) -> Self {
         Self(value.to_be_bytes())
     }
 
-    /// As a number, most significant byte first.
+    /// The id as a number, the most significant byte first.
     pub const fn as_u128(self) -> u128 {
         u128::from_be_bytes(self.0)
     }

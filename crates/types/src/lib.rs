@@ -7,17 +7,17 @@
 //! |---|---|
 //! | [`ids`] | a newtype for each id, offset, epoch and sequence |
 //! | [`log`] | places in a replicated log |
-//! | [`names`] | which topic names are allowed |
+//! | [`names`] | the rule of topic names |
 //! | [`limits`] | every limit that a client can run into |
 //! | [`reason`] | the reasons of the public API's errors |
 //! | [`rejection`] | a refusal with its reason |
 //! | [`frame`] | the encoded form of replicated commands, replies and snapshots |
 //! | [`mod@replicated`] | commands and replies by declaration |
-//! | [`feature_level`] | what brokers of different versions may use together |
+//! | [`feature_level`] | the feature levels of brokers of different versions |
 //! | [`topic_config`] | the settings of a topic |
 //! | [`compression`] | the codecs of a record batch, with bounded decompression |
 //! | [`batch`] | Kafka's record batch v2: check, read, build, patch |
-//! | [`partitioner`] | which partition a key belongs to |
+//! | [`partitioner`] | the partition that a key belongs to |
 
 pub mod batch;
 pub mod compression;

@@ -1,20 +1,19 @@
-//! Every limit that a client can run into, with unit, bound and why.
+//! Every limit that a client can run into, with unit, bound and reason.
 //!
-//! Limits of one crate's inner workings stand in that crate. Relations between these are asserted below, at compile
-//! time.
+//! Limits of one crate's inner workings are in that crate. Relations between these are asserted below, at compile time.
 
 use crate::batch::{BatchHeader, RECORD_BYTES_MIN};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-/// Characters, all ASCII, of a topic name. Kafka's limit, which comes from file names of 255 bytes with a suffix.
+/// Bytes of a topic name, which is ASCII. Kafka's limit, which comes from file names of 255 bytes with a suffix.
 pub const TOPIC_NAME_BYTES_MAX: usize = 249;
 
 /// Partitions of one topic. Each is a replication group with tasks and memory of its own on every replica.
 pub const PARTITIONS_PER_TOPIC_MAX: u32 = 10_000;
 
-/// Bytes of a record batch as it is sent and stored, header included, unless the topic says otherwise. Kafka's
+/// Bytes of a record batch as it is sent and stored, header included, unless the topic sets another limit. Kafka's
 /// default.
 pub const BATCH_BYTES_DEFAULT: usize = MIB;
 
@@ -25,12 +24,12 @@ pub const BATCH_BYTES_MAX: usize = 8 * MIB;
 /// The least that a topic may allow for a batch, bytes. Below this a header and a few small records no longer fit.
 pub const BATCH_BYTES_MIN: usize = KIB;
 
-/// Bytes of a batch's records after decompression. What does not fit is never unpacked: a few bytes can claim
-/// gigabytes.
+/// Bytes of a batch's records after decompression. A batch that exceeds it is never decompressed further: a few bytes
+/// can claim gigabytes.
 pub const DECOMPRESSED_BYTES_MAX: usize = 64 * MIB;
 
-/// Records of one batch. Bounds what a decoded batch takes in memory, and how fast a producer can use up offsets: a
-/// compressed batch's count cannot be checked without unpacking it.
+/// Records of one batch. Bounds the memory of a decoded batch, and how fast a producer can use up offsets: a compressed
+/// batch's count cannot be checked without decompressing it.
 pub const RECORDS_PER_BATCH_MAX: i32 = 1 << 20;
 
 /// Bytes of a record's key on a topic with `key.index.enable`: each key is a row of its own in the index.
@@ -49,13 +48,13 @@ pub const PRODUCER_BATCHES_IN_FLIGHT_MAX: usize = 5;
 /// forget alike. Another number needs another kind of command.
 pub const PRODUCERS_PER_PARTITION_MAX: usize = 10_000;
 
-/// How long a produce request waits for the quorum when it does not say, milliseconds.
+/// How long a produce request without a timeout waits for the quorum, milliseconds.
 pub const PRODUCE_TIMEOUT_MS_DEFAULT: u32 = 10_000;
 
 /// The longest that a produce request may wait for the quorum, milliseconds.
 pub const PRODUCE_TIMEOUT_MS_MAX: u32 = 60_000;
 
-/// Bytes that a fetch returns when it does not say. One whole batch is always returned.
+/// Bytes that a fetch without a limit returns. One whole batch is always returned.
 pub const FETCH_BYTES_DEFAULT: usize = MIB;
 
 /// The most bytes that a fetch may ask for.
@@ -64,55 +63,55 @@ pub const FETCH_BYTES_MAX: usize = 16 * MIB;
 /// The longest that a fetch may wait for bytes, milliseconds.
 pub const FETCH_WAIT_MS_MAX: u32 = 60_000;
 
-/// Credit of a fetch stream that does not say, bytes.
+/// Bytes of credit of a fetch stream that asks for none.
 pub const FETCH_CREDIT_BYTES_DEFAULT: u64 = 8 * MIB as u64;
 
-/// What a record in the plain form counts for beside its key, value and headers, bytes: what it takes in memory.
+/// Bytes that a record in the plain form counts for beside its key, value and headers: its own memory.
 pub const PLAIN_RECORD_BYTES: usize = 128;
 
-/// What a header of such a record counts for beside its key and value, bytes.
+/// Bytes that a header of such a record counts for beside its key and value.
 pub const PLAIN_HEADER_BYTES: usize = 64;
 
-/// Bytes of records in the plain form that one response carries. A batch that unpacks to more comes in several.
+/// Bytes of records in the plain form in one response. A batch that decompresses to more comes in several.
 pub const PLAIN_BYTES_MAX: usize = FETCH_BYTES_MAX + BATCH_BYTES_MAX;
 
-/// Bytes of records in the plain form of a batch that comes in pieces, in each, unless the client asks for more: with the other
-/// fields below the 4 MiB that most gRPC libraries accept unless told otherwise.
+/// Bytes of records in the plain form in each piece of a batch that comes in pieces, unless the client asks for more:
+/// with the other fields below the 4 MiB that most gRPC libraries accept by default.
 pub const PLAIN_PIECE_BYTES: usize = 3 * MIB;
 
 /// Room for a message's other fields beside its payload, bytes.
 pub const MESSAGE_OVERHEAD_BYTES: usize = 64 * KIB;
 
-/// Bytes of a request on the wire. Records in the plain form come unpacked, so this is above the largest batch.
+/// Bytes of a request on the wire. Records in the plain form come uncompressed, so this is above the largest batch.
 pub const REQUEST_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX + MESSAGE_OVERHEAD_BYTES;
 
-/// Bytes of a response on the wire: what was asked for, and one batch that goes over it.
+/// Bytes of a response on the wire: the bytes asked for, and one batch that exceeds them.
 pub const RESPONSE_BYTES_MAX: usize = FETCH_BYTES_MAX + BATCH_BYTES_MAX + MESSAGE_OVERHEAD_BYTES;
 
-/// Bytes of a request that carries no records. The largest that means anything names 10,000 partitions by the longest names.
+/// Bytes of a request that carries no records. The largest useful one names 10,000 partitions by the longest names.
 pub const CONTROL_REQUEST_BYTES_MAX: usize = 4 * MIB;
 
-/// A message of a fetch stream, or to a service that is not of the contract (health, reflection): streams keep a buffer for it,
-/// which has so much anyway.
+/// Bytes of a message of a fetch stream, or to a service outside the contract (health, reflection): streams keep a
+/// buffer for it, which has this size anyway.
 pub const SHORT_REQUEST_BYTES_MAX: usize = 8 * KIB;
 
 /// Elements of repeated fields in one request: records and their headers in the plain form, partitions, names. An element
 /// takes two bytes on the wire and up to 400 in memory.
 pub const REQUEST_ELEMENTS_MAX: usize = 1 << 17;
 
-/// Bytes of one text in a request: far more than any name may have, and so little that what is kept of a request is not much
-/// beside its payload.
+/// Bytes of one text in a request: far more than any name may have, and so few that the parts of a request that are
+/// kept stay small beside its payload.
 pub const REQUEST_TEXT_BYTES_MAX: usize = 64 * KIB;
 
-/// How long records are kept unless the topic says otherwise, milliseconds: 7 days, Kafka's default.
+/// How long records are kept unless the topic sets another time, milliseconds: 7 days, Kafka's default.
 pub const RETENTION_MS_DEFAULT: u64 = 7 * 24 * 60 * 60 * 1000;
 
-/// How far a record's own time may lie ahead of the leader's clock unless its topic says otherwise, milliseconds: an hour, Kafka's
-/// default since 4.0.
+/// How far a record's own time may lie ahead of the leader's clock unless its topic sets another bound, milliseconds:
+/// an hour, Kafka's default since 4.0.
 pub const TIMESTAMP_AFTER_MAX_MS_DEFAULT: u64 = 60 * 60 * 1_000;
 
-/// Bytes of log between two points to which it can be purged, unless the topic says otherwise. Each point costs a
-/// checkpoint of the state, so they must stay a small part of the log.
+/// Bytes of log between two points to which it can be purged, unless the topic sets another distance. Each point costs
+/// a checkpoint of the state, so they must stay a small part of the log.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 16 * MIB as u64;
 
 /// The least distance between two purge points, bytes.

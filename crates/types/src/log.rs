@@ -1,13 +1,13 @@
-//! Places in a group's replicated log, and what a partition's offset index says of them.
+//! Positions in a group's replicated log, and the rows of a partition's offset index.
 
 use crate::ids::{LeaderEpoch, Offset};
 
-/// A Raft log id: where an entry stands in a group's log.
+/// A Raft log id: the position of an entry in a group's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct LogPosition {
-    /// Raft term.
+    /// The Raft term of the entry.
     pub term: u64,
-    /// Raft log index.
+    /// The Raft index of the entry.
     pub index: u64,
 }
 

@@ -1,41 +1,41 @@
-//! Which topic names are allowed: Kafka's rule, so that a name works with every Kafka tool.
+//! The rule of topic names: Kafka's, so that a name works with every Kafka tool.
 //!
 //! Called by the broker on creation, and by clients to fail early.
 
 use crate::limits::TOPIC_NAME_BYTES_MAX;
 use crate::reason::Reason;
 
-/// What names of internal topics begin with. Users can neither create nor delete them.
+/// The beginning of the names of internal topics. Users can neither create nor delete them.
 pub const INTERNAL_PREFIX: &str = "__";
 
-/// Why a topic name is refused.
+/// The reason why a topic name is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// No characters.
+    /// The name has no characters.
     #[error("a topic name must not be empty")]
     Empty,
-    /// Too many characters.
+    /// The name has too many characters.
     #[error("a topic name has at most {TOPIC_NAME_BYTES_MAX} characters, this one has {length} bytes")]
     TooLong {
         /// Bytes of the name.
         length: usize,
     },
-    /// `.` or `..`, which cannot name a folder.
+    /// The name is `.` or `..`, which cannot name a folder.
     #[error("a topic name must not be \".\" or \"..\"")]
     Dots,
-    /// A character that is not allowed.
+    /// The name has a character that is not allowed.
     #[error("a topic name consists of letters, digits, '.', '_' and '-' of ASCII; {character:?} is none of them")]
     Character {
         /// The first such character.
         character: char,
     },
-    /// Begins as internal topics do.
+    /// The name begins like those of internal topics.
     #[error("topic names that begin with \"{INTERNAL_PREFIX}\" are internal")]
     Internal,
 }
 
 impl NameError {
-    /// The reason for the public API.
+    /// The error's reason in the public API.
     pub const fn reason(&self) -> Reason {
         Reason::InvalidTopicName
     }

@@ -1,5 +1,5 @@
-//! Which partition a key belongs to. The same hash as Kafka's default partitioner, so that producers in all languages
-//! put a key into the same partition.
+//! Chooses the partition of a key. The same hash as Kafka's default partitioner, so that producers in all languages put
+//! a key into the same partition.
 //!
 //! The hash is Austin Appleby's MurmurHash2 (32 bit) with the seed that Kafka chose.
 
@@ -14,7 +14,7 @@ pub fn murmur2(data: &[u8]) -> i32 {
         let k = k.wrapping_mul(MULTIPLIER);
         (k ^ (k >> 24)).wrapping_mul(MULTIPLIER)
     };
-    // Kafka's lengths are i32 and wrap alike.
+    // Kafka's lengths are i32 and wrap in the same way.
     let mut hash = SEED ^ data.len() as u32;
     let (words, tail) = data.as_chunks::<4>();
     for word in words {
@@ -32,7 +32,7 @@ pub fn murmur2(data: &[u8]) -> i32 {
 /// The partition of a key among `partitions`.
 ///
 /// # Panics
-/// Without partitions: every topic has one.
+/// Panics without partitions: every topic has one.
 pub fn partition_for_key(key: &[u8], partitions: u32) -> PartitionIndex {
     assert!(partitions > 0, "a topic has at least one partition");
     // Kafka clears the sign bit rather than taking the absolute value.
@@ -43,7 +43,7 @@ pub fn partition_for_key(key: &[u8], partitions: u32) -> PartitionIndex {
 mod tests {
     use super::*;
 
-    /// The vectors of Kafka's own `UtilsTest.testMurmur2`.
+    /// The test vectors of Kafka's own `UtilsTest.testMurmur2`.
     #[test]
     fn murmur2_is_kafkas() {
         let vectors = [

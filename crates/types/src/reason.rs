@@ -1,5 +1,5 @@
-//! The reasons of the public API's errors, as they stand in `ErrorInfo.reason`. `log.proto` says what each means and
-//! under which gRPC code it travels.
+//! The reasons of the public API's errors, as in `ErrorInfo.reason`. `log.proto` says what each means and which gRPC
+//! code it has.
 
 use std::fmt;
 
@@ -9,29 +9,29 @@ use std::fmt;
 pub enum Category {
     /// The request is wrong, whatever the state of the cluster.
     InvalidArgument,
-    /// What the request names does not exist.
+    /// The object that the request names does not exist.
     NotFound,
-    /// What the request wants to create exists.
+    /// The object that the request is to create exists already.
     AlreadyExists,
-    /// The request does not fit the state it met, and would not fit it if it were repeated.
+    /// The request does not fit the present state, and would not fit it if it were repeated.
     FailedPrecondition,
-    /// An offset beyond what can be read.
+    /// The request asks for an offset beyond those that can be read.
     OutOfRange,
-    /// Something is used up: memory, disk, places.
+    /// A resource is used up: memory, disk, places.
     ResourceExhausted,
-    /// It cannot be answered here now.
+    /// The request cannot be answered by this broker now.
     Unavailable,
-    /// It took too long, and its outcome is not known.
+    /// The request took too long, and its outcome is not known.
     DeadlineExceeded,
-    /// Data is damaged.
+    /// Data is damaged or lost.
     DataLoss,
-    /// A fault of the broker.
+    /// The broker has a fault.
     Internal,
 }
 
 macro_rules! reasons {
     ($($category:ident { $($(#[$doc:meta])* $variant:ident = $text:literal,)* })*) => {
-        /// Why a request was refused or failed.
+        /// The reason why a request was refused or failed.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[non_exhaustive]
         pub enum Reason {
@@ -39,24 +39,24 @@ macro_rules! reasons {
         }
 
         impl Reason {
-            /// All of them, in the order of `log.proto`.
+            /// All reasons, in the order of `log.proto`.
             pub const ALL: &[Self] = &[$($(Self::$variant),*),*];
 
-            /// As it stands in `ErrorInfo.reason`.
+            /// The reason's text in `ErrorInfo.reason`.
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $($(Self::$variant => $text,)*)*
                 }
             }
 
-            /// What kind of error it is.
+            /// The reason's category.
             pub const fn category(self) -> Category {
                 match self {
                     $($(Self::$variant => Category::$category,)*)*
                 }
             }
 
-            /// From the text in `ErrorInfo.reason`; `None` for one that a newer broker may have sent.
+            /// The reason with this text in `ErrorInfo.reason`; `None` for one that a newer broker may have sent.
             pub fn parse(text: &str) -> Option<Self> {
                 match text {
                     $($($text => Some(Self::$variant),)*)*
@@ -83,13 +83,13 @@ reasons! {
         RecordTooLarge = "RECORD_TOO_LARGE",
         /// The topic name is not allowed.
         InvalidTopicName = "INVALID_TOPIC_NAME",
-        /// An unknown setting, or a bad value of one.
+        /// A setting is unknown or has a bad value.
         InvalidConfig = "INVALID_CONFIG",
-        /// A number of partitions that is not allowed.
+        /// The number of partitions is not allowed.
         InvalidPartitions = "INVALID_PARTITIONS",
-        /// A number of replicas that cannot be placed.
+        /// The number of replicas cannot be placed.
         InvalidReplicas = "INVALID_REPLICAS",
-        /// A timestamp that is not allowed.
+        /// A timestamp is not allowed.
         InvalidTimestamp = "INVALID_TIMESTAMP",
         /// The group name is not allowed.
         InvalidGroupName = "INVALID_GROUP_NAME",
@@ -101,19 +101,19 @@ reasons! {
         OffsetMetadataTooLarge = "OFFSET_METADATA_TOO_LARGE",
     }
     NotFound {
-        /// No such topic, or no longer.
+        /// There is no such topic, or no longer.
         UnknownTopic = "UNKNOWN_TOPIC",
         /// The topic has no such partition.
         UnknownPartition = "UNKNOWN_PARTITION",
-        /// No such broker.
+        /// There is no such broker.
         UnknownBroker = "UNKNOWN_BROKER",
-        /// No such consumer group.
+        /// There is no such consumer group.
         UnknownGroup = "UNKNOWN_GROUP",
         /// The group has no such member, or no longer: it must join again.
         UnknownMember = "UNKNOWN_MEMBER",
     }
     AlreadyExists {
-        /// There is a topic of that name.
+        /// There is a topic of that name already.
         TopicExists = "TOPIC_EXISTS",
     }
     FailedPrecondition {
@@ -131,13 +131,13 @@ reasons! {
         ProducerFenced = "PRODUCER_FENCED",
         /// The partition no longer knows the producer.
         UnknownProducer = "UNKNOWN_PRODUCER",
-        /// An idempotent batch cannot go without an answer.
+        /// An idempotent batch must not be sent without asking for an answer.
         AcksNoneIdempotent = "ACKS_NONE_IDEMPOTENT",
-        /// The member's epoch is not one that it was given last: it must give up its partitions and join again.
+        /// The member's epoch is not the one that it was given last: it must give up its partitions and join again.
         FencedMemberEpoch = "FENCED_MEMBER_EPOCH",
         /// The commit has another epoch than its member: a heartbeat gives the right one.
         StaleMemberEpoch = "STALE_MEMBER_EPOCH",
-        /// Another process took the static member's place.
+        /// Another process has taken the static member's place.
         FencedInstanceId = "FENCED_INSTANCE_ID",
         /// A live member has the instance id.
         UnreleasedInstanceId = "UNRELEASED_INSTANCE_ID",
@@ -191,7 +191,7 @@ reasons! {
         DataCorrupted = "DATA_CORRUPTED",
     }
     Internal {
-        /// A fault of the broker.
+        /// The broker has a fault.
         Internal = "INTERNAL",
     }
 }
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(Reason::parse("not_leader"), None);
     }
 
-    /// Reads the table in the head of `log.proto`: after each gRPC code come the reasons that travel under it.
+    /// Reads the table in the head of `log.proto`: after each gRPC code come the reasons that have it.
     #[test]
     fn reasons_are_those_of_the_contract_under_the_code_of_their_category() {
         let proto = include_str!("../../../proto/jangada/v1/log.proto");

@@ -1,4 +1,4 @@
-//! The refusal of a request or of a replicated command, which is definite: nothing changed.
+//! The refusal of a request or of a replicated command. It is definite: nothing has changed.
 
 use std::collections::BTreeMap;
 
@@ -6,22 +6,22 @@ use crate::frame::{CodecError, malformed};
 use crate::reason::Reason;
 use crate::replicated::Wire;
 
-/// Why a request or a command was refused: definite, it had no effect.
+/// A refusal of a request or a command. It is definite: the request had no effect.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Rejection {
-    /// For programs.
+    /// The reason, for programs.
     pub reason: Reason,
-    /// For people: what, where, and what to do.
+    /// The message for people: what, where, and what to do.
     pub message: String,
-    /// The values that a check compared, as `ErrorInfo.metadata`.
+    /// Values that a check compared, as in `ErrorInfo.metadata`.
     pub metadata: BTreeMap<String, String>,
 }
 
 /// A rejection in a reply.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct WireRejection {
-    /// As in `ErrorInfo.reason`.
+    /// The reason's text in `ErrorInfo.reason`.
     #[prost(string, tag = "1")]
     reason: String,
     #[prost(string, tag = "2")]
@@ -31,7 +31,7 @@ pub struct WireRejection {
 }
 
 impl Rejection {
-    /// Without metadata.
+    /// A rejection without metadata.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             reason,
@@ -40,7 +40,7 @@ impl Rejection {
         }
     }
 
-    /// Adds one value.
+    /// Adds one value to the metadata.
     pub fn with(mut self, key: &str, value: impl ToString) -> Self {
         self.metadata.insert(key.to_owned(), value.to_string());
         self

@@ -1,7 +1,7 @@
 //! The settings of a topic, by Kafka's names.
 //!
-//! The controller keeps what was set, as text; [`TopicConfig::from_map`] judges it on creation and change, and gives
-//! the brokers the effective values.
+//! The controller keeps the given settings as text; [`TopicConfig::from_map`] judges them on creation and change, and
+//! gives the brokers the effective values.
 
 use std::collections::BTreeMap;
 
@@ -15,13 +15,13 @@ use crate::reason::Reason;
 /// The effective settings of a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicConfig {
-    /// `retention.ms`: how long records are kept; `None` is for ever.
+    /// `retention.ms`: how long records are kept, milliseconds; `None` is forever.
     pub retention_ms: Option<u64>,
-    /// `retention.bytes`: how much of each partition is kept; `None` is everything.
+    /// `retention.bytes`: how many bytes of each partition are kept; `None` is all.
     pub retention_bytes: Option<u64>,
-    /// `max.message.bytes`: bytes of a batch as it is sent, header included.
+    /// `max.message.bytes`: most bytes of a batch as it is sent, header included.
     pub max_batch_bytes: usize,
-    /// `message.timestamp.type`: whose clock counts.
+    /// `message.timestamp.type`: the clock that record times are from.
     pub timestamp_type: TimestampType,
     /// `segment.bytes`: bytes of log between two points to which it can be purged.
     pub segment_bytes: u64,
@@ -33,21 +33,21 @@ pub struct TopicConfig {
     pub compressed_validation: bool,
     /// `validation.full`: the leader unpacks and decodes every batch before it accepts it.
     pub full_validation: bool,
-    /// `cleanup.policy`: what happens to old records.
+    /// `cleanup.policy`: how old records are removed.
     pub cleanup_policy: CleanupPolicy,
     /// `key.index.enable`: the last offset of each key is kept, for conditional appends.
     pub key_index: bool,
 }
 
-/// What happens to old records.
+/// How old records are removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CleanupPolicy {
-    /// They are deleted by age and size.
+    /// Old records are deleted by age and size.
     #[default]
     Delete,
 }
 
-/// Names of the settings.
+/// The names of the settings.
 pub mod key {
     /// See [`TopicConfig::retention_ms`](super::TopicConfig::retention_ms).
     pub const RETENTION_MS: &str = "retention.ms";
@@ -73,20 +73,20 @@ pub mod key {
     pub const KEY_INDEX: &str = "key.index.enable";
 }
 
-/// A setting as users see it.
+/// A setting, with its documentation for users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConfigKey {
-    /// Its name.
+    /// The setting's name.
     pub name: &'static str,
-    /// Its value unless set.
+    /// The value in effect when none is set.
     pub default: &'static str,
-    /// What it may be set to.
+    /// The values that are allowed.
     pub allowed: &'static str,
-    /// What it does, with its unit.
+    /// What the setting does, with its unit.
     pub documentation: &'static str,
 }
 
-/// Every setting, by name.
+/// Every setting, ordered by name.
 pub const KEYS: &[ConfigKey] = &[
     ConfigKey {
         name: key::CLEANUP_POLICY,
@@ -167,35 +167,35 @@ pub const KEYS: &[ConfigKey] = &[
     },
 ];
 
-/// Why settings are refused.
+/// The reason why settings are refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// There is no such setting.
     #[error("unknown setting {key:?}; there are {}", names())]
     UnknownKey {
-        /// The name given.
+        /// The name that was given.
         key: String,
     },
     /// The value is not allowed.
     #[error("{key}={value}: the value must be {allowed}")]
     BadValue {
-        /// The setting.
+        /// The setting's name.
         key: &'static str,
-        /// The value given.
+        /// The value that was given.
         value: String,
-        /// What it may be set to.
+        /// The values that are allowed.
         allowed: &'static str,
     },
-    /// Kafka has it, Jangada does not.
+    /// Kafka has this policy, Jangada does not.
     #[error("cleanup.policy={value}: compaction is not supported, only \"delete\" is")]
     CompactionUnsupported {
-        /// The value given.
+        /// The value that was given.
         value: String,
     },
 }
 
 impl ConfigError {
-    /// The reason for the public API.
+    /// The error's reason in the public API.
     pub const fn reason(&self) -> Reason {
         Reason::InvalidConfig
     }
@@ -223,11 +223,11 @@ impl Default for TopicConfig {
     }
 }
 
-/// A bound of time that nothing exceeds: Kafka's largest value.
+/// A bound of time that no time exceeds: Kafka's largest value.
 pub const UNBOUNDED_MS: u64 = i64::MAX as u64;
 
 impl TopicConfig {
-    /// The effective settings where `set` is what was set.
+    /// The effective settings, given those that are `set`.
     ///
     /// # Errors
     /// The first setting, by name, that is unknown or has a bad value.
@@ -245,7 +245,7 @@ impl TopicConfig {
         KEYS.iter().find(|key| key.name == name)
     }
 
-    /// What a batch may be.
+    /// The bounds of batches under these settings.
     pub fn batch_limits(&self) -> BatchLimits {
         BatchLimits {
             max_batch_bytes: self.max_batch_bytes,
@@ -291,7 +291,7 @@ fn parse_within(value: &str, min: u64, max: u64) -> Option<u64> {
     value.parse().ok().filter(|number| (min..=max).contains(number))
 }
 
-/// -1 is no limit.
+/// Parses a bound; -1 is no limit.
 fn parse_unlimited(value: &str) -> Option<Option<u64>> {
     match value.parse::<i64>().ok()? {
         -1 => Some(None),

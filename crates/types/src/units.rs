@@ -5,64 +5,64 @@
 
 use std::fmt;
 
-/// What a number of a setting counts.
+/// The unit of a setting's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quantity {
-    /// Milliseconds.
+    /// The number counts milliseconds.
     Time,
-    /// Bytes.
+    /// The number counts bytes.
     Bytes,
 }
 
-/// Why a text is no time or size.
+/// The reason why a text is no time or size.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// There is no number where one should be.
     #[error("is {text:?}: write a number and a unit, such as {example}")]
     NotANumber {
-        /// The text given.
+        /// The text that was given.
         text: String,
-        /// A good one.
+        /// An example of a valid text.
         example: &'static str,
     },
     /// The unit could mean two things.
     #[error("is {text:?}: the unit {unit:?} is ambiguous, write {instead}")]
     Ambiguous {
-        /// The text given.
+        /// The text that was given.
         text: String,
-        /// The unit given.
+        /// The unit that was given.
         unit: String,
-        /// What is not ambiguous.
+        /// The unambiguous unit to write instead.
         instead: &'static str,
     },
     /// There is no such unit.
     #[error("is {text:?}: there is no unit {unit:?}, there are {units}")]
     Unknown {
-        /// The text given.
+        /// The text that was given.
         text: String,
-        /// The unit given.
+        /// The unit that was given.
         unit: String,
-        /// Those that there are.
+        /// The units that there are.
         units: &'static str,
     },
     /// The value is no whole number of milliseconds or bytes.
     #[error("is {text:?}, which is not a whole number of {of}")]
     Fraction {
-        /// The text given.
+        /// The text that was given.
         text: String,
-        /// Milliseconds or bytes.
+        /// "milliseconds" or "bytes".
         of: &'static str,
     },
     /// The value does not fit.
     #[error("is {text:?}, which is too large")]
     TooLarge {
-        /// The text given.
+        /// The text that was given.
         text: String,
     },
     /// A unit is followed by one that is not smaller.
     #[error("is {text:?}: write each unit once, the largest first, such as 1h30min")]
     Order {
-        /// The text given.
+        /// The text that was given.
         text: String,
     },
 }
@@ -106,7 +106,8 @@ const DECIMAL: [(&str, u64); 5] = [
 const BYTES_TEXT: &str = "B, KiB, MiB, GiB, TiB, PiB (powers of 1024) and kB, MB, GB, TB, PB (powers of 1000)";
 
 impl Quantity {
-    /// What a setting of this name counts, if it is a time or a size. One has `ms` or `bytes` among the words of its name.
+    /// The quantity of a setting of this name, if it is a time or a size: one of the words of its name is `ms` or
+    /// `bytes`.
     pub fn of_key(name: &str) -> Option<Quantity> {
         let mut words = name.split(['_', '.', '-']);
         words.find_map(|word| match word {
@@ -119,7 +120,7 @@ impl Quantity {
     /// Reads a number, which has the setting's own unit, or numbers with units.
     ///
     /// # Errors
-    /// [`UnitError`], to be read after the setting's name.
+    /// A [`UnitError`], whose text is to be read after the setting's name.
     pub fn parse(self, text: &str) -> Result<u64, UnitError> {
         match self {
             Quantity::Time => milliseconds(text, 1),
@@ -127,7 +128,7 @@ impl Quantity {
         }
     }
 
-    /// The value with a unit, where that says the same: `604800000` is `7d`.
+    /// The value with a unit, where that is exact: `604800000` is `7d`.
     pub fn readable(self, value: u64) -> Option<String> {
         match self {
             Quantity::Time => readable_time(value),
@@ -135,7 +136,7 @@ impl Quantity {
         }
     }
 
-    /// The units that there are, in words.
+    /// The units that there are, as a sentence.
     pub const fn units(self) -> &'static str {
         match self {
             Quantity::Time => TIMES_TEXT,
@@ -152,14 +153,14 @@ pub fn annotated(quantity: Option<Quantity>, value: u64) -> String {
     }
 }
 
-/// A number as it is written: its digits, without the point, and how many of them stand behind it.
+/// A number as it is written: its digits without the point, and how many of them are behind the point.
 struct Number {
     digits: u128,
     decimals: u32,
 }
 
 impl Number {
-    /// Takes one from the front of the text. `None`: there is none, or it has more digits than fit.
+    /// Takes a number from the front of the text. `None`: there is none, or it has more digits than fit.
     fn take(text: &str) -> Option<(Number, &str)> {
         let end = text
             .find(|c: char| !c.is_ascii_digit() && c != '.')
@@ -175,7 +176,7 @@ impl Number {
         Some((Number { digits, decimals }, rest))
     }
 
-    /// So many of a unit, as a whole number of what `of` names. `text` is what it was taken from.
+    /// This many of a unit, as a whole number of what `of` names. `text` is the text that it was taken from.
     fn times(&self, unit: u64, text: &str, of: &'static str) -> Result<u128, UnitError> {
         let text = || text.to_owned();
         let total = self.digits.checked_mul(u128::from(unit));
@@ -188,11 +189,11 @@ impl Number {
     }
 }
 
-/// Reads a time as milliseconds: a number counts `plain` milliseconds each, or it has a unit; several units may follow each other, as
-/// in `1h30min`.
+/// Parses a time as milliseconds: a plain number counts `plain` milliseconds each, or it has a unit; several units may
+/// follow each other, as in `1h30min`.
 ///
 /// # Errors
-/// [`UnitError`].
+/// A [`UnitError`] for a text that is no time.
 pub fn milliseconds(text: &str, plain: u64) -> Result<u64, UnitError> {
     let owned = || text.to_owned();
     let not_a_number = || UnitError::NotANumber {
@@ -263,10 +264,10 @@ fn wrong_time_unit(text: &str, unit: &str) -> UnitError {
     }
 }
 
-/// Reads a size as bytes: a number counts bytes, or it has a unit.
+/// Parses a size as bytes: a plain number counts bytes, or it has a unit.
 ///
 /// # Errors
-/// [`UnitError`].
+/// A [`UnitError`] for a text that is no size.
 pub fn bytes(text: &str) -> Result<u64, UnitError> {
     let not_a_number = || UnitError::NotANumber {
         text: text.to_owned(),
@@ -285,7 +286,8 @@ pub fn bytes(text: &str) -> Result<u64, UnitError> {
     u64::try_from(total).map_err(|_| UnitError::TooLarge { text: text.to_owned() })
 }
 
-/// Binary units are the same in every case; of decimal ones it counts, for `Mb` would be bits.
+/// The bytes of a unit. Binary units may be written in any case; the case of decimal ones matters, for `Mb` would be
+/// bits.
 fn byte_unit(name: &str) -> Option<u64> {
     let binary = BINARY.iter().find(|(unit, _)| unit.eq_ignore_ascii_case(name));
     let found = binary.or_else(|| DECIMAL.iter().find(|(unit, _)| *unit == name));
@@ -315,7 +317,7 @@ fn wrong_byte_unit(text: &str, unit: &str) -> UnitError {
     }
 }
 
-/// Days and what is smaller; a week is `7d`, as people say.
+/// The value in days and smaller units; a week is `7d`, as people say.
 fn readable_time(value: u64) -> Option<String> {
     if value < SECOND {
         return None;
@@ -331,7 +333,8 @@ fn readable_time(value: u64) -> Option<String> {
     Some(text)
 }
 
-/// The shortest of what says exactly the same with at most two decimals; else about so many of the largest binary unit.
+/// The shortest of the texts that are exact with at most two decimals; otherwise approximately, in the largest binary
+/// unit.
 fn readable_bytes(value: u64) -> Option<String> {
     if value < 1000 {
         return None;
@@ -342,7 +345,7 @@ fn readable_bytes(value: u64) -> Option<String> {
     shortest.or_else(|| units().next().map(|unit| format!("about {}", with_unit(value, *unit))))
 }
 
-/// So many of the unit, with at most two decimals.
+/// The value in this unit, with at most two decimals.
 fn with_unit(value: u64, (name, unit): (&str, u64)) -> String {
     let hundredths = u128::from(value) * 100 / u128::from(unit);
     let (whole, decimals) = (hundredths / 100, hundredths % 100);

@@ -72,7 +72,7 @@ impl Image {
         })
     }
 
-    /// Only at the level that knows it, which is no lower than that of any broker.
+    /// Accepted only at the feature level of this command, which is no lower than that of any broker.
     pub(super) fn register_endpoints(
         &mut self,
         registration: &BrokerRegistration,
@@ -127,7 +127,7 @@ impl Image {
         })
     }
 
-    /// The incarnation that the broker has from now on.
+    /// The incarnation that the broker has from this registration on.
     fn judge_incarnation(&self, registration: &BrokerRegistration) -> Result<Incarnation, Rejection> {
         let id = registration.id;
         let claimed = registration.incarnation;
@@ -184,8 +184,8 @@ impl Image {
         }
     }
 
-    /// A broker came back empty: its partitions shall have the new incarnation in place of the ids that its replicas
-    /// had, and what those owed is gone with its disk.
+    /// Hands the replicas of a broker that came back empty over to its new incarnation: the partitions have that in
+    /// place of the ids that its replicas had. The deletions that those owed are gone with its disk.
     fn hand_over(&mut self, current: ReplicaId) {
         let is_previous = |replica: &ReplicaId| replica.broker == current.broker && *replica != current;
         let names = |list: &[ReplicaId]| list.iter().any(is_previous);
@@ -276,7 +276,7 @@ fn refused(message: impl Into<String>) -> Rejection {
 }
 
 impl Tombstone {
-    /// The same without one of the replicas.
+    /// The tombstone without one of the replicas.
     pub(super) fn without(&self, replica: ReplicaId) -> Self {
         Self {
             replicas: self

@@ -1,6 +1,6 @@
 //! The fold: one command, one image, one reply. Total and deterministic: the same commands at the same indexes give
-//! the same image on every replica, and no command that can be decoded makes it panic. What the proposer checked is
-//! judged again, since other commands may have come in between.
+//! the same image on every replica, and no command that can be decoded makes it panic. The proposer's checks are made
+//! again, since other commands may have come in between.
 //!
 //! Each command is judged first and changes the image after, so a rejected one changes nothing but the version.
 //!

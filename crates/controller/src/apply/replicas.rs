@@ -1,4 +1,4 @@
-//! The replicas of single partitions: who should have one, and who has deleted its data.
+//! The replicas of single partitions: their lists, and the deletion of their data.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ impl Image {
         let found = rules::live_group(self, group)?;
         let place = format!("partition {} of topic {:?}", found.index, found.topic.name);
         rules::replica_list(self, &place, replicas)?;
-        // One that may be deleting its data right now must not count on that data.
+        // A broker that may be deleting its old replica's data right now must not count on that data.
         let is_deleting = |replica: &&ReplicaId| found.is_leaving(replica.broker) && !found.replicas.contains(replica);
         if let Some(replica) = replicas.iter().find(is_deleting) {
             return Err(Rejection::new(
@@ -111,7 +111,7 @@ impl Image {
         true
     }
 
-    /// Only for what was just looked up.
+    /// Only for a partition that was just looked up.
     fn partition_mut(&mut self, topic: TopicId, index: PartitionIndex) -> &mut Partition {
         let topic = Arc::make_mut(&mut self.topics)
             .get_mut(&topic)

@@ -19,14 +19,14 @@ impl Image {
         assignments: &[Vec<ReplicaId>],
     ) -> Result<Reply, Rejection> {
         rules::topic_name(name)?;
-        // Before the id: a proposal that was applied twice finds its own id in the rejection, and so knows that it
-        // succeeded.
+        // The name is judged before the id: a proposal that was applied twice finds its own id in the rejection, and so
+        // knows that it succeeded.
         rules::topic_name_is_free(self, name)?;
         rules::config(name, config)?;
         self.add_topic(id, TopicKind::Log, name, config, assignments)
     }
 
-    /// Several brokers may propose it at once: the first one wins, and all learn what came of it.
+    /// Several brokers may propose this command at once: the first one wins, and all learn the outcome.
     pub(super) fn create_coordinator(
         &mut self,
         id: TopicId,
@@ -51,7 +51,7 @@ impl Image {
         Ok(created)
     }
 
-    /// A topic whose name and settings were judged.
+    /// Adds a topic whose name and settings were judged.
     fn add_topic(
         &mut self,
         id: TopicId,
@@ -86,8 +86,8 @@ impl Image {
         })
     }
 
-    /// Judges partitions for a topic that has `existing` ones, and gives them their groups. When it is an error, nothing
-    /// has changed.
+    /// Judges partitions for a topic that has `existing` ones, and gives them their groups. On an error nothing has
+    /// changed.
     fn new_partitions(
         &mut self,
         name: &str,
@@ -117,8 +117,8 @@ impl Image {
         Ok((first_group..).zip(assignments).map(partition).collect())
     }
 
-    /// Partitions `existing` and up. A proposal that was applied twice is rejected the second time, as the topic then
-    /// has more than `existing`.
+    /// Adds partitions from index `existing` on. A proposal that was applied twice is rejected the second time, as the
+    /// topic then has more than `existing`.
     pub(super) fn add_partitions(
         &mut self,
         id: TopicId,
@@ -148,7 +148,7 @@ impl Image {
             .get_mut(&id)
             .expect("the topic was found above");
         Arc::make_mut(topic).partitions.extend(added);
-        // The last run may have become longer; all others are there.
+        // The last run may have become longer; all others are there already.
         Arc::make_mut(&mut self.runs).extend(topic.runs());
         Ok(Reply::TopicAltered { version: self.version })
     }

@@ -1,4 +1,4 @@
-//! The encoded form of the image. The derived indexes are not in it.
+//! The encoded form of the image. It does not have the derived indexes.
 
 use std::collections::BTreeMap;
 
@@ -61,13 +61,13 @@ struct WireBroker {
     rack: String,
     #[prost(uint32, tag = "7")]
     feature_level: u32,
-    /// 0: none.
+    /// The expected incarnation; 0: none.
     #[prost(uint32, tag = "8")]
     expected_incarnation: u32,
-    /// 0: as the incarnation; so it is in images of before replicas were renewed.
+    /// The last incarnation; 0: the same as the incarnation, as in images from before replicas were renewed.
     #[prost(uint32, tag = "9")]
     last_incarnation: u32,
-    /// Empty in images of before brokers had other endpoints than those two.
+    /// The other endpoints; empty in images from before brokers had others than those two.
     #[prost(message, repeated, tag = "10")]
     endpoints: Vec<WireEndpoint>,
 }
@@ -82,7 +82,7 @@ struct WireTopic {
     config: BTreeMap<String, String>,
     #[prost(message, repeated, tag = "4")]
     partitions: Vec<WirePartition>,
-    /// 0: log; so it is in images that were written before there were others.
+    /// The kind of topic; 0: log, as in images from before there were others.
     #[prost(uint32, tag = "5")]
     kind: u32,
 }
@@ -200,7 +200,7 @@ impl WireTopic {
     }
 }
 
-/// What a snapshot holds, before it has become an image.
+/// The decoded parts of a snapshot, before they have become an image.
 pub(crate) struct Parts {
     pub(crate) cluster_id: String,
     pub(crate) version: u64,

@@ -1,5 +1,5 @@
-//! The messages that commands, replies and the image are made of, beside those that their declarations make. How they
-//! are framed is in [`jangada_types::frame`], the rules for changes in [`jangada_types::replicated`].
+//! The messages that commands, replies and the image are made of, in addition to those that their declarations make.
+//! [`jangada_types::frame`] says how they are framed, [`jangada_types::replicated`] has the rules for changes.
 
 pub(crate) mod image;
 
@@ -10,7 +10,7 @@ use jangada_types::{BrokerId, Incarnation, ReplicaId};
 use crate::endpoints::{Endpoint, Endpoints};
 use crate::registration::{BrokerRegistration, DirectoryId, SeedBroker};
 
-/// A replica's id.
+/// A replica's broker and incarnation.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub(crate) struct WireReplica {
     #[prost(uint32, tag = "1")]
@@ -50,7 +50,7 @@ impl Wire<WireReplicas> for Vec<ReplicaId> {
     }
 }
 
-/// What a broker says of itself. That of a seed has no incarnation.
+/// A broker's description of itself. That of a seed has no incarnation.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct WireRegistration {
     #[prost(uint32, tag = "1")]
@@ -116,7 +116,7 @@ pub(crate) struct WireEndpoint {
     address: String,
 }
 
-/// Ascending by listener, none twice: that anything else is no encoding is seen when it is encoded again.
+/// Ascending by listener, none twice. Any other order is found when the message is encoded again and differs.
 impl Wire<Vec<WireEndpoint>> for Endpoints {
     fn to_form(&self) -> Vec<WireEndpoint> {
         let endpoint = |(listener, endpoint): (&String, &Endpoint)| WireEndpoint {

@@ -153,7 +153,7 @@ fn data_of_another_cluster_is_refused() {
     assert!(rejection.message.contains("another cluster"), "{rejection}");
 }
 
-/// A broker that has a listener more, in a cluster at the level that knows it.
+/// The registration of a broker with one more listener, in a cluster at the level that knows it.
 fn with_listener(listener: &str, protocol: &str, address: &str) -> Command {
     let endpoint = Endpoint {
         protocol: protocol.to_owned(),
@@ -180,7 +180,7 @@ fn clients_of_a_listener_are_told_its_addresses_and_the_public_ones_of_brokers_w
     assert_eq!(at(&log, 3, "inside"), "host-3:9400");
     assert_eq!(Image::restore(&log.image.snapshot()).as_ref(), Ok(&log.image));
 
-    // It starts without that listener.
+    // The broker starts without that listener.
     let without = BrokerRegistration {
         feature_level: ENDPOINTS_FEATURE_LEVEL,
         ..registration(2, 1, 2)
@@ -228,7 +228,7 @@ fn a_listener_with_a_bad_name_protocol_or_address_is_refused() {
             "{listener:?} {protocol:?} {address:?}"
         );
     }
-    // Whatever later builds speak.
+    // A protocol that only later builds know.
     log.accept(&with_listener("inside", "amqp", "a:1"));
 }
 
@@ -340,7 +340,7 @@ fn an_unknown_broker_can_not_be_replaced() {
     assert_eq!(log.reject(&replace(9)).reason, Reason::UnknownBroker);
 }
 
-/// A broker of a build that knows everything, with this data directory.
+/// The registration of a broker whose build knows everything, with this data directory.
 fn of_today(id: u32, incarnation: u32, directory_number: u8) -> Command {
     Command::RegisterBroker(BrokerRegistration {
         feature_level: FEATURE_LEVEL,
@@ -352,7 +352,7 @@ fn remove(id: u32) -> Command {
     Command::RemoveBroker { broker: BrokerId(id) }
 }
 
-/// Three brokers of today, and a stranger of an old build.
+/// Three brokers of this build, and a stranger of an old build.
 fn with_a_stranger() -> Log {
     let mut log = Log::formed(3);
     for id in 1..=3 {

@@ -1,4 +1,4 @@
-//! What follows from the declarations of commands and replies: golden cases of every kind, and properties of every kind.
+//! Tests that follow from the declarations of commands and replies: golden cases and properties of every kind.
 //!
 //! A new kind needs no code here. Its golden cases are recorded with `JANGADA_BLESS=1`, which adds lines to the files in
 //! `tests/golden` and changes none.
@@ -7,7 +7,7 @@ use jangada_controller::{Command, CommandKind, FEATURE_LEVEL, Image, Reply, Repl
 use jangada_types::replicated::Seeds;
 use proptest::prelude::*;
 
-/// Golden cases of each kind. Whatever is drawn for another kind leaves them as they are.
+/// Number of golden cases of each kind. Cases drawn for another kind leave them as they are.
 const CASES: u64 = 4;
 
 fn hex(bytes: &[u8]) -> String {
@@ -18,7 +18,7 @@ fn seeds(case: u64, kind: u8) -> Seeds {
     Seeds::new((case << 8) | u64::from(kind))
 }
 
-/// The lines `name, case, bytes` must be those of the file. A line that is not there yet may be recorded.
+/// Compares the lines `name, case, bytes` with those of the file. A line that is not there yet may be recorded.
 fn compare(file: &str, lines: impl Iterator<Item = (String, String)>) {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden")
@@ -68,7 +68,7 @@ fn every_kind_of_reply_keeps_its_bytes() {
     compare("replies.txt", lines);
 }
 
-/// What each level added. A command's level is part of what older brokers rely on.
+/// The commands that each level added. A command's level is part of what older brokers rely on.
 #[test]
 fn commands_keep_their_levels() {
     let since = |level| -> Vec<_> {
@@ -105,7 +105,8 @@ proptest! {
         }
     }
 
-    /// Any history: nothing that can be decoded makes the fold panic, and a snapshot gives back what was folded.
+    /// For any history: no command that can be decoded makes the fold panic, and a snapshot gives back the folded
+    /// image.
     #[test]
     fn every_command_is_folded(seeds in prop::collection::vec(any::<u64>(), 1..40)) {
         let mut image = Image::new();

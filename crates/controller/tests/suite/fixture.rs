@@ -24,7 +24,7 @@ impl Log {
         Self::formed_at(brokers, 1)
     }
 
-    /// The same with brokers that understand this feature level.
+    /// Like [`Self::formed`], with brokers that understand this feature level.
     pub fn formed_at(brokers: u32, feature_level: u32) -> Self {
         let mut log = Self::empty();
         let cluster_id = "cluster".to_owned();
@@ -42,7 +42,7 @@ impl Log {
         self.apply(command).into_result().expect("the command is accepted")
     }
 
-    /// Also sees that nothing but the version changed.
+    /// Applies a command that must be rejected, and checks that nothing but the version changed.
     pub fn reject(&mut self, command: &Command) -> Rejection {
         let before = self.image.clone();
         let rejection = self.apply(command).into_result().expect_err("the command is rejected");
@@ -53,7 +53,7 @@ impl Log {
         rejection
     }
 
-    /// A topic of one partition.
+    /// Creates a topic of one partition.
     pub fn create(&mut self, id: u128, name: &str, replicas: &[ReplicaId]) -> GroupId {
         match self.accept(&create(id, name, vec![replicas.to_vec()])) {
             Reply::TopicCreated { first_group, .. } => first_group,
@@ -92,7 +92,7 @@ pub fn same_but_version(a: &Image, b: &Image) -> bool {
     let tombstones = a.tombstones().eq(b.tombstones());
     let rest = |image: &Image| (image.cluster_id().map(str::to_owned), image.feature_level());
     let next = |image: &Image| {
-        // The counters show in what the next commands get.
+        // The counters show in the ids that the next commands get.
         let mut image = image.clone();
         let version = image.version();
         image.apply(version + 1, &Command::AllocateProducerIds { count: 1 })

@@ -274,7 +274,7 @@ fn the_image_keeps_its_bytes() {
     assert_eq!(Image::restore(&unhex(IMAGE)), Ok(image()));
 }
 
-/// A broker's last incarnation is in the image only where it is another one than its own.
+/// A broker's last incarnation is in the image only where it differs from the broker's own.
 #[test]
 fn the_image_with_a_renewed_replica_keeps_its_bytes() {
     let mut log = Log::formed_at(3, RENEWAL_FEATURE_LEVEL);
@@ -296,7 +296,7 @@ const RENEWED: &str = "\
     686f73742d333a393430302a0b686f73742d333a3934343038053a330a10000000000000000000000000000000011201\
     61221c08011204080110011204080210021204080310011a04080210012001";
 
-/// Its endpoints are in the image only where it has others than every broker.
+/// A broker's endpoints are in the image only where it has more than every broker has.
 #[test]
 fn the_image_with_endpoints_keeps_its_bytes() {
     let mut log = Log::formed_at(1, ENDPOINTS_FEATURE_LEVEL);
@@ -373,7 +373,7 @@ fn what_is_cut_off_is_refused() {
     for (command, _) in commands() {
         let bytes = command.encode();
         for length in 0..bytes.len() {
-            // Where a field ends, what is left is a command with other fields.
+            // Bytes that end where a field ends decode as a command with other fields.
             assert_ne!(Command::decode(&bytes[..length]), Ok(command.clone()));
         }
     }

@@ -1,4 +1,4 @@
-//! Which brokers vote in group 0.
+//! Tests of the choice of brokers that vote in group 0.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Where the replicas of a new topic go.
+//! Tests of where the replicas of a new topic go.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,7 +25,7 @@ fn racked(racks: &[&str]) -> Vec<BrokerView> {
     (1..).zip(racks).map(|(id, rack)| view(id, rack, 0, 0)).collect()
 }
 
-/// Leaders and replicas of each broker.
+/// The numbers of leaders and replicas of each broker.
 fn counts(brokers: &[BrokerView], placed: &[Vec<ReplicaId>]) -> (Vec<usize>, Vec<usize>) {
     let leaders = brokers
         .iter()
@@ -40,7 +40,7 @@ fn spread(counts: &[usize]) -> usize {
     counts.iter().max().unwrap() - counts.iter().min().unwrap()
 }
 
-/// How many replicas each rack has of one partition.
+/// The number of replicas of one partition in each rack.
 fn per_rack(brokers: &[BrokerView], list: &[ReplicaId]) -> BTreeMap<String, usize> {
     let mut racks = BTreeMap::new();
     for replica in list {

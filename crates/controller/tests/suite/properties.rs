@@ -1,4 +1,4 @@
-//! What holds after any sequence of commands.
+//! Properties that hold after any sequence of commands.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ fn broker() -> impl Strategy<Value = BrokerId> {
     (0u32..6).prop_map(BrokerId)
 }
 
-/// Mostly one that was current at some time.
+/// Any replica id, mostly one that was current at some time.
 fn replica() -> impl Strategy<Value = ReplicaId> {
     (1u32..5, prop_oneof![6 => Just(1u32), 3 => Just(2), 1 => 0u32..9])
         .prop_map(|(broker, incarnation)| ReplicaId::new(BrokerId(broker), Incarnation(incarnation)))
@@ -180,7 +180,7 @@ fn assert_invariants(image: &Image) {
     }
 }
 
-/// Who holds data, as far as the image knows.
+/// The replicas that hold data, as far as the image knows.
 fn holders(image: &Image) -> BTreeSet<(GroupId, ReplicaId)> {
     let live = image.partitions().flat_map(|p| {
         p.partition
@@ -198,7 +198,7 @@ fn holders(image: &Image) -> BTreeSet<(GroupId, ReplicaId)> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
-    /// A renewed replica gets an id that no replica and no broker had before; sent again it is the same one.
+    /// A renewed replica gets an id that no replica and no broker had before; repeating the command gives the same one.
     #[test]
     fn a_renewed_replica_has_an_id_that_nobody_had(history in history()) {
         let mut image = Image::new();
@@ -214,7 +214,7 @@ proptest! {
             if was_sent_again {
                 prop_assert_eq!(last(&before), last(&image));
             } else {
-                // One at a time, and of the list that was checked.
+                // One replica at a time, and of the list that was checked.
                 let was = |p: &jangada_controller::PartitionRef<'_>| {
                     p.leaving.is_empty() && (checked.is_empty() || *checked == p.replicas)
                 };
@@ -290,7 +290,7 @@ proptest! {
         prop_assert_eq!(restored.snapshot(), image.snapshot());
     }
 
-    /// Replayed from the encoded log, as a replica does after a restart.
+    /// Replays the encoded log, as a replica does after a restart.
     #[test]
     fn a_replay_gives_the_same_image(history in history()) {
         let log: Vec<_> = history.iter().map(Command::encode).collect();

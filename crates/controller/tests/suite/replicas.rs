@@ -1,4 +1,4 @@
-//! Reassignment, and who may delete what.
+//! Reassignment of replicas, and the deletion of their data.
 
 use jangada_controller::{Command, RENEWAL_FEATURE_LEVEL, Reply, admission};
 use jangada_types::{BrokerId, GroupId, Incarnation, Reason, ReplicaId};
@@ -133,7 +133,7 @@ fn a_damaged_replica_gives_its_place_to_a_new_one_on_the_same_broker() {
         Some(replica(2, 1)),
         "of the broker itself"
     );
-    // Its answer was lost.
+    // The answer to the renewal was lost.
     assert_eq!(renewed(&mut log, &renew(group, replica(2, 1))), replica(2, 2));
 
     let rejection = log.reject(&renew(group, replica(2, 2)));
@@ -155,7 +155,7 @@ fn no_two_replicas_of_a_partition_are_renewed_at_once() {
     let third = renewed(&mut log, &renew(group, replica(3, 1)));
     assert_eq!(settled(&mut log, &deleted(replica(3, 1), &[group.get()])), 1);
 
-    // Nor while an assignment moves one away.
+    // A renewal is refused while an assignment moves a replica away, too.
     log.accept(&set_replicas(group, vec![replica(4, 1), second, third]));
     let rejection = log.reject(&renew(group, second));
     assert!(rejection.message.contains("on its way out"), "{rejection}");
@@ -163,7 +163,8 @@ fn no_two_replicas_of_a_partition_are_renewed_at_once() {
     renewed(&mut log, &renew(group, second));
 }
 
-/// The second one was judged while the first had its place, and its proposal arrives when that one's data is gone already.
+/// The second renewal was judged while the first replica had its place, and arrives when that one's data is gone
+/// already.
 #[test]
 fn a_renewal_that_was_judged_by_another_list_is_refused() {
     let mut log = Log::formed_at(3, RENEWAL_FEATURE_LEVEL);
@@ -178,7 +179,7 @@ fn a_renewal_that_was_judged_by_another_list_is_refused() {
     assert_eq!(log.replicas(group), [new, replica(2, 1), replica(3, 1)]);
     let again = admission::validate_renew_replica(&log.image, group, replica(2, 1)).expect("it may go");
     renewed(&mut log, &again);
-    // The answer was lost, and the list is another one since.
+    // The answer was lost, and the list has changed since.
     renewed(&mut log, &again);
 }
 
@@ -213,7 +214,7 @@ fn a_broker_that_is_replaced_gets_an_incarnation_that_none_of_its_replicas_had()
         unreachable!()
     };
     again.feature_level = RENEWAL_FEATURE_LEVEL;
-    // A restart keeps what was given.
+    // A restart keeps the incarnations that were given.
     log.accept(&Command::RegisterBroker(again.clone()));
     assert_eq!(log.replicas(group)[1], replica(2, 2));
     assert_eq!(

@@ -1,4 +1,4 @@
-//! What a message will become in memory, found out from its bytes before it is decoded.
+//! The memory that a message will take, found out from its bytes before it is decoded.
 //!
 //! Two bytes on the wire can be an empty message, which takes a hundred bytes decoded: a small request may become
 //! gigabytes. [`Contract`] knows the fields of every message from the descriptors of the contract, and a [`Scan`] walks a
@@ -33,27 +33,27 @@ pub struct Contract {
 /// A method of the contract.
 #[derive(Clone, Debug)]
 pub struct Method {
-    /// Service and method without the package, as in `LogService/Produce`.
+    /// The names of service and method without the package, as in `LogService/Produce`.
     pub name: String,
     /// Whether its requests are a stream.
     pub is_stream: bool,
-    /// Its place in [`Contract::methods`].
+    /// The method's index in [`Contract::methods`].
     pub number: usize,
     input: usize,
 }
 
-/// A message: what its fields are, and what it takes in memory beside what they refer to, bytes.
+/// A kind of message: its fields, and the bytes that it takes in memory without those that its fields refer to.
 #[derive(Debug, Default)]
 struct Shape {
-    /// By number; there are no large ones.
+    /// The fields by number; the contract has no large numbers.
     fields: Vec<Option<Field>>,
     bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Field {
-    /// By which it is known whether the message had it: its number, or that of the first field of its `oneof`. Of those
-    /// decoders keep one.
+    /// Identifies the field among those that a message had: its number, or that of the first field of its `oneof`, of
+    /// which decoders keep one.
     slot: u32,
     kind: Kind,
     is_repeated: bool,
@@ -66,12 +66,12 @@ enum Kind {
     Fixed64,
     Text,
     Slice,
-    /// Index of its shape.
+    /// A message, by the index of its shape.
     Message(usize),
 }
 
 impl Contract {
-    /// Reads the descriptors.
+    /// Reads the contract from its descriptors.
     pub fn new() -> Self {
         let files = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).expect("the build wrote descriptors");
         let mut messages = Vec::new();
@@ -107,7 +107,7 @@ impl Contract {
         self.methods.get(path)
     }
 
-    /// All methods, each at the place of its number.
+    /// All methods, each at the index of its number.
     pub fn methods(&self) -> Vec<&Method> {
         let mut methods: Vec<&Method> = self.methods.values().collect();
         methods.sort_by_key(|method| method.number);
@@ -127,7 +127,7 @@ impl Shape {
     }
 }
 
-/// All messages with their full names, nested ones too.
+/// Adds all messages with their full names, nested ones too.
 fn collect<'a>(within: &str, messages: &'a [DescriptorProto], all: &mut Vec<(String, &'a DescriptorProto)>) {
     for message in messages {
         let name = format!("{within}.{}", message.name());
@@ -166,8 +166,8 @@ fn kind(field: &FieldDescriptorProto, indexes: &HashMap<&str, usize>) -> Kind {
     }
 }
 
-/// What a message takes by itself: an upper bound, since of a `oneof` all fields are counted. No message of the contract
-/// contains itself.
+/// Bytes that a message takes by itself: an upper bound, since all fields of a `oneof` are counted. No message of the
+/// contract contains itself.
 fn bytes_of(shapes: &[Shape], index: usize) -> usize {
     let fields = shapes[index].fields.iter().flatten();
     let bytes = fields.map(|field| match field.kind {

@@ -1,52 +1,52 @@
-//! Walks the bytes of one message.
+//! Walks the bytes of one message and counts what decoding it would take.
 
 use super::{Contract, Field, Kind, Method, TEXT_BYTES};
 use crate::shape::SLICE_BYTES;
 
-/// A vector begins with room for so many small elements, and doubles.
+/// Capacity of a vector of small elements when it gets the first one; it doubles from there.
 const VECTOR_MIN: usize = 4;
-/// An allocation takes up to this much more than was asked for, bytes.
+/// Bytes that an allocation may take beyond those that were asked for.
 const ALLOCATION_BYTES: usize = 16;
-/// Messages within messages: far more than the contract has, and far less than what a decoder's stack takes.
+/// Most messages within messages: far more than the contract has, and far fewer than a decoder's stack can take.
 const DEPTH_MAX: usize = 32;
-/// What a number that nobody knows counts for, bytes.
+/// Bytes that an unknown number counts for.
 const UNKNOWN_NUMBER_BYTES: usize = 10;
 
-/// What one message may have.
+/// The bounds of one message.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Elements of repeated fields, over all of them. Packed numbers are none.
+    /// Elements of repeated fields, over all of them. Packed numbers do not count.
     pub elements: usize,
     /// Bytes of fields that the contract does not have: those of a later version.
     pub unknown_bytes: usize,
-    /// Bytes of one text. Payloads are no texts.
+    /// Bytes of one text. Payloads do not count as texts.
     pub text_bytes: usize,
 }
 
-/// Why a message is not to be decoded.
+/// The reason why a message must not be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Excess {
-    /// More elements than it may have.
+    /// There are more elements than the bound, which this is.
     #[error("it has more than {0} elements in its repeated fields")]
     Elements(usize),
-    /// More unknown bytes than it may have.
+    /// There are more unknown bytes than the bound, which this is.
     #[error("it has more than {0} bytes in fields that this version does not know")]
     Unknown(usize),
-    /// A longer text than there may be.
+    /// A text is longer than the bound, which this is.
     #[error("it has a text of more than {0} bytes")]
     Text(usize),
-    /// It is no message of that kind.
+    /// The bytes are no message of that kind; what is wrong with them.
     #[error("{0}")]
     Malformed(&'static str),
 }
 
-/// A message that is being walked. All bytes of it are pushed in order.
+/// The scan of a message. All bytes of the message are pushed in order.
 #[derive(Debug)]
 pub struct Scan {
     bounds: Bounds,
-    /// Those that are open, the outermost first.
+    /// The messages that are open, the outermost first.
     open: Vec<Open>,
-    /// Bytes that were pushed.
+    /// Number of bytes that were pushed.
     at: u64,
     state: State,
     elements: usize,
@@ -54,25 +54,25 @@ pub struct Scan {
     memory: usize,
 }
 
-/// A message within the message.
+/// A message within the message, or the message itself.
 #[derive(Clone, Copy, Debug)]
 struct Open {
     shape: usize,
-    /// Where it ends.
+    /// The place of its end, in bytes from the start of the outermost message.
     end: u64,
-    /// Fields that it has had already, by slot.
+    /// The fields that it has had already, a bit for each slot.
     had: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// A field begins, or the message ends.
+    /// At the start of a field, or at the end of the message.
     Tag(Varint),
-    /// The value of a varint, which is passed over.
+    /// In the value of a varint, which is skipped.
     Number(Varint),
-    /// The length of a field's value. Without a field: of an unknown one.
+    /// In the length of a field's value; `None`: of an unknown field.
     Length(Varint, Option<Field>),
-    /// So many bytes are passed over.
+    /// In bytes that are skipped; so many are left.
     Skip(u64),
 }
 
@@ -85,7 +85,7 @@ struct Varint {
 }
 
 impl Varint {
-    /// Takes its next byte. The value when that was the last one.
+    /// Takes the next byte. Returns the value when that was the last one.
     fn push(&mut self, byte: u8) -> Result<Option<u64>, Excess> {
         if self.shift > 63 {
             return Err(Excess::Malformed("a number has more than ten bytes"));
@@ -97,7 +97,7 @@ impl Varint {
 }
 
 impl Scan {
-    /// Of a request of this method that has so many bytes.
+    /// The scan of a request of this method that has `length` bytes.
     pub fn new(method: &Method, length: u64, bounds: Bounds) -> Self {
         let root = Open {
             shape: method.input,
@@ -115,17 +115,17 @@ impl Scan {
         }
     }
 
-    /// What the message takes decoded beside its own bytes, as far as it was walked; an upper bound, bytes.
+    /// Upper bound of the bytes that the decoded message takes beside its own bytes, as far as it was scanned.
     pub fn memory(&self) -> usize {
         self.memory
     }
 
-    /// Elements of repeated fields, as far as it was walked.
+    /// Number of elements of repeated fields, as far as it was scanned.
     pub fn elements(&self) -> usize {
         self.elements
     }
 
-    /// Walks its next bytes.
+    /// Scans the next bytes.
     pub fn push(&mut self, contract: &Contract, mut bytes: &[u8]) -> Result<(), Excess> {
         self.close();
         while let Some((&byte, rest)) = bytes.split_first() {
@@ -147,7 +147,7 @@ impl Scan {
         Ok(())
     }
 
-    /// Closes what ends here.
+    /// Closes the messages that end here.
     fn close(&mut self) {
         while self.open.len() > 1
             && matches!(self.state, State::Tag(Varint { shift: 0, .. }))
@@ -184,7 +184,7 @@ impl Scan {
         Ok(())
     }
 
-    /// A field begins.
+    /// Starts a field from its tag.
     fn begin(&mut self, contract: &Contract, tag: u64) -> Result<(), Excess> {
         let (number, wire_type) = (tag >> 3, tag & 7);
         if number == 0 {
@@ -224,7 +224,7 @@ impl Scan {
         }
     }
 
-    /// The value of a field with a length.
+    /// Starts the value of a field with a length.
     fn value(&mut self, contract: &Contract, field: Option<Field>, length: u64) -> Result<(), Excess> {
         let Some(field) = field else {
             self.unknown(length.saturating_add(2))?;
@@ -255,12 +255,12 @@ impl Scan {
                 }
             }
             Kind::Slice if field.is_repeated => self.element(field, SLICE_BYTES)?,
-            // A slice of the message itself.
+            // The value is a slice of the message itself.
             Kind::Slice => self.once(field)?,
             _ if !field.is_repeated => {
                 return Err(Excess::Malformed("a field has another wire type than in the contract"));
             }
-            // Packed: a number has at least one byte, and takes at most eight. The vector doubles.
+            // Packed numbers: each has at least one byte, and takes at most eight. The vector doubles.
             _ => self.takes(bytes.saturating_mul(2 * size_of::<u64>())),
         }
         self.skip(length)
@@ -272,14 +272,14 @@ impl Scan {
         Ok(())
     }
 
-    /// Where a value of this length ends.
+    /// The place where a value of this length ends.
     fn end_of(&self, length: u64) -> Result<u64, Excess> {
         let within = self.open.last().expect("the outermost is never closed").end;
         let end = self.at.checked_add(length).filter(|end| *end <= within);
         end.ok_or(Excess::Malformed("a field goes on behind the end of its message"))
     }
 
-    /// One more element of a repeated field, of so many bytes.
+    /// Counts one more element of a repeated field, of `bytes` bytes.
     fn element(&mut self, field: Field, bytes: usize) -> Result<(), Excess> {
         self.elements += 1;
         if self.elements > self.bounds.elements {
@@ -290,8 +290,8 @@ impl Scan {
         Ok(())
     }
 
-    /// Whether the message that is open has not had the field before. One of a higher number than there are counts as the
-    /// first each time.
+    /// Whether the open message has not had the field before. A field whose number is too high for the bits counts as
+    /// the first each time.
     fn is_first(&mut self, field: Field) -> bool {
         let open = self.open.last_mut().expect("the outermost is never closed");
         let bit = 1u64.checked_shl(field.slot).unwrap_or(0);
@@ -300,8 +300,8 @@ impl Scan {
         is_first
     }
 
-    /// A field that is not repeated. Decoders take the last one that comes, and the bytes of those before it are kept with
-    /// it for nothing; nobody encodes such a message. Those of a `oneof` are one field.
+    /// Refuses a field that is not repeated and comes again. Decoders take the last one, and the bytes of the earlier
+    /// ones stay in memory unused; no encoder writes such a message. The fields of a `oneof` are one field.
     fn once(&mut self, field: Field) -> Result<(), Excess> {
         match self.is_first(field) {
             true => Ok(()),
@@ -412,7 +412,7 @@ mod tests {
 
     #[test]
     fn empty_messages_are_refused_before_all_of_them_are_there() {
-        // Two bytes each: a record that has nothing.
+        // Two bytes for each record: a record without any field.
         let records = [0x0a, 0x00].repeat(1 << 20);
         let mut bytes = vec![0x2a];
         prost::encoding::encode_varint(records.len() as u64, &mut bytes);
@@ -448,7 +448,7 @@ mod tests {
         }
         .encode_to_vec();
         assert_eq!(scan(COMMIT, &bytes, 1).expect("it is a message").elements(), 3);
-        // Field 15 with a length.
+        // Field 15, which has a length.
         bytes.extend_from_slice(&[0x7a, 50]);
         bytes.extend_from_slice(&[7; 50]);
         scan(COMMIT, &bytes, 1).expect("what a later version adds is passed over");
@@ -493,7 +493,7 @@ mod tests {
                 assert!(matches!(refused, Excess::Malformed(_)), "{refused:?}");
             }
         }
-        // Optional fields are no choice: each may come.
+        // Optional fields are no choice: both may come.
         let both = ProduceRequest {
             expected_end_offset: Some(1),
             expected_key_offset: Some(2),
@@ -513,7 +513,7 @@ mod tests {
         assert_eq!(refused, Excess::Text(50));
     }
 
-    /// Whatever the scan lets through, decoding gives no more elements than it counted.
+    /// For any bytes that the scan accepts, decoding gives no more elements than it counted.
     #[test]
     fn no_mutation_decodes_to_more_than_was_counted() {
         let original = plain(6).encode_to_vec();

@@ -1,4 +1,4 @@
-//! Building a record batch.
+//! Builds a record batch.
 
 use bytes::Bytes;
 
@@ -10,10 +10,10 @@ use crate::compression::{self, Codec};
 use crate::ids::{ProducerEpoch, ProducerId, Sequence};
 use crate::limits::{DECOMPRESSED_BYTES_MAX, RECORDS_PER_BATCH_MAX};
 
-/// The most that a record's own fields take beside key, value and headers: length, attributes, timestamp, offset, two
+/// Most bytes that a record's own fields take beside key, value and headers: length, attributes, timestamp, offset, two
 /// lengths and a count.
 const RECORD_OVERHEAD_MAX: usize = 5 + 1 + 10 + 5 + 5 + 5 + 5;
-/// The most that a header's lengths take.
+/// Most bytes that a header's lengths take.
 const HEADER_OVERHEAD_MAX: usize = 5 + 5;
 
 /// Collects records into one batch: in the client's producer, and in the broker for records in the plain form.
@@ -22,7 +22,7 @@ const HEADER_OVERHEAD_MAX: usize = 5 + 5;
 #[derive(Debug)]
 pub struct BatchBuilder {
     codec: Codec,
-    /// Room for the header, then the records, not compressed.
+    /// Room for the header, then the uncompressed records.
     buffer: Vec<u8>,
     count: i32,
     base_timestamp: i64,
@@ -54,7 +54,7 @@ impl BatchBuilder {
         }
     }
 
-    /// The most bytes that a record takes in a batch before compression.
+    /// Upper bound of the bytes that a record takes in a batch before compression.
     pub fn record_size_max<'a>(
         key: Option<&[u8]>,
         value: Option<&[u8]>,
@@ -92,7 +92,7 @@ impl BatchBuilder {
             }
             .into());
         }
-        // Kafka's deltas wrap too.
+        // Kafka's deltas wrap, too.
         let timestamp_delta = if self.count == 0 {
             0
         } else {
@@ -141,10 +141,10 @@ impl BatchBuilder {
         Ok(())
     }
 
-    /// Adds a record that was decoded; its offset is ignored.
+    /// Adds a decoded record; its offset is ignored.
     ///
     /// # Errors
-    /// As [`BatchBuilder::append`].
+    /// The errors of [`BatchBuilder::append`].
     pub fn append_record(&mut self, record: &Record) -> Result<(), BatchError> {
         let headers = record
             .headers
@@ -158,7 +158,7 @@ impl BatchBuilder {
         )
     }
 
-    /// Makes it an idempotent producer's batch.
+    /// Sets the idempotent producer that the batch is from.
     pub fn producer(&mut self, id: ProducerId, epoch: ProducerEpoch, base_sequence: Sequence) -> &mut Self {
         self.producer_id = id;
         self.producer_epoch = epoch;
@@ -166,12 +166,12 @@ impl BatchBuilder {
         self
     }
 
-    /// Bytes of the batch before compression, header included: the most that it will have.
+    /// Bytes of the batch before compression, header included: no built batch is larger.
     pub fn estimated_size(&self) -> usize {
         self.buffer.len()
     }
 
-    /// Records so far.
+    /// Number of records so far.
     pub fn len(&self) -> usize {
         self.count as usize
     }
@@ -181,10 +181,10 @@ impl BatchBuilder {
         self.count == 0
     }
 
-    /// The batch, with base offset 0 and leader epoch -1. It is compressed only if that makes it smaller.
+    /// Builds the batch, with base offset 0 and leader epoch -1. It is compressed only if that makes it smaller.
     ///
     /// # Panics
-    /// Without records: there is no such batch.
+    /// Panics without records: a batch has at least one.
     pub fn build(self) -> Bytes {
         assert!(self.count > 0, "a batch has at least one record");
         let (codec, mut batch) = match self.codec {
@@ -192,7 +192,8 @@ impl BatchBuilder {
             codec => {
                 let mut packed = vec![0; BatchHeader::LEN];
                 compression::compress_into(codec, &self.buffer[BatchHeader::LEN..], &mut packed);
-                // What does not get smaller is left as it is, so that no batch is larger than it was estimated.
+                // Records that do not get smaller are left uncompressed, so that no batch is larger than it was
+                // estimated.
                 if packed.len() < self.buffer.len() {
                     (codec, packed)
                 } else {
@@ -223,7 +224,7 @@ impl BatchBuilder {
     }
 }
 
-/// Bytes of a length and what it is the length of.
+/// Bytes of a length and of the field that it belongs to.
 fn nullable_len(bytes: Option<&[u8]>) -> usize {
     bytes.map_or(1, |bytes| varint::len(bytes.len() as i64) + bytes.len())
 }

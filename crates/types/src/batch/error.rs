@@ -1,20 +1,20 @@
-//! Why a record batch is refused.
+//! The errors of record batches that are refused.
 
 use crate::compression::{Codec, CompressionError};
 use crate::reason::Reason;
 
-/// Why a record batch is refused. Each variant is one reason of the public API.
+/// The reason why a record batch is refused. Each variant is one reason of the public API.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
-    /// `INVALID_BATCH`: it breaks a rule of the format. Sending it again does not help.
+    /// `INVALID_BATCH`: the batch breaks a rule of the format. Sending it again does not help.
     #[error("invalid record batch: {0}")]
     Invalid(#[from] Malformed),
-    /// `CORRUPT_BATCH`: it was damaged after it was built.
+    /// `CORRUPT_BATCH`: the batch was damaged after it was built.
     #[error("corrupt record batch: its CRC-32C is {actual:#010x}, its header says {expected:#010x}")]
     Corrupt {
-        /// What the header says.
+        /// The checksum in the header.
         expected: u32,
-        /// What the bytes give.
+        /// The checksum of the bytes.
         actual: u32,
     },
     /// `UNSUPPORTED_CODEC`: no codec has this number.
@@ -23,10 +23,10 @@ pub enum BatchError {
         /// The number in the attributes.
         id: u8,
     },
-    /// `BATCH_TOO_LARGE`: as it stands, or after decompression.
+    /// `BATCH_TOO_LARGE`: the batch is too large as it stands, or after decompression.
     #[error("record batch too large: {size} bytes, at most {limit} are allowed")]
     TooLarge {
-        /// Bytes that it has, or at least has.
+        /// Bytes that the batch has, or at least has.
         size: usize,
         /// Bytes that it may have.
         limit: usize,
@@ -52,7 +52,7 @@ impl From<CompressionError> for BatchError {
                 size: max.saturating_add(1),
                 limit: max,
             },
-            // The checksum was right, so it was the producer that packed it wrongly.
+            // The checksum was right, so the producer compressed it wrongly.
             CompressionError::Damaged { codec, detail } => Malformed::Compression { codec, detail }.into(),
         }
     }
@@ -61,7 +61,7 @@ impl From<CompressionError> for BatchError {
 /// The rule of the format that a batch breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// It ends before it should.
+    /// The batch ends before it should.
     #[error("{actual} bytes where {needed} are needed")]
     Truncated {
         /// Bytes that should be there.
@@ -69,19 +69,19 @@ pub enum Malformed {
         /// Bytes that are there.
         actual: usize,
     },
-    /// Something follows it where exactly one batch is expected.
+    /// Bytes follow where exactly one batch is expected.
     #[error("{extra} bytes follow the batch")]
     Trailing {
-        /// Bytes that follow.
+        /// Number of bytes that follow.
         extra: usize,
     },
     /// The batch length is too small for a header.
     #[error("batch length {0} is less than a header's")]
     Length(i32),
-    /// Another version of the format.
+    /// The batch has another version of the format.
     #[error("magic {0}, only record batches of magic 2 are supported")]
     Magic(i8),
-    /// Attribute bits without a meaning.
+    /// Attribute bits are set that have no meaning.
     #[error("unknown attributes {0:#06x}")]
     UnknownAttributes(i16),
     /// Control batches are the broker's own.
@@ -96,41 +96,41 @@ pub enum Malformed {
     /// Record count and last offset delta contradict each other, or there are no records.
     #[error("record count {count} with last offset delta {last_offset_delta}")]
     Count {
-        /// Records that the header claims.
+        /// The header's record count.
         count: i32,
-        /// The last record's offset less the first's.
+        /// The last record's offset minus the first's.
         last_offset_delta: i32,
     },
     /// More records than a batch may have.
     #[error("{count} records, at most {limit} are allowed")]
     TooManyRecords {
-        /// Records that the header claims.
+        /// The header's record count.
         count: i32,
-        /// Records that a batch may have.
+        /// Most records that a batch may have.
         limit: i32,
     },
-    /// More records than its bytes can hold.
+    /// The count is larger than the bytes can hold.
     #[error("{count} records in {bytes} bytes")]
     CountOutOfReach {
-        /// Records that the header claims.
+        /// The header's record count.
         count: i32,
-        /// Bytes of records.
+        /// Bytes of the records.
         bytes: usize,
     },
-    /// The greatest timestamp is not that of the records.
+    /// The greatest timestamp in the header is not that of the records.
     #[error("max timestamp {max} is not that of the records, {actual} or later")]
     MaxTimestamp {
-        /// What the header says, milliseconds.
+        /// The header's timestamp, milliseconds since the Unix epoch.
         max: i64,
-        /// What a record says, milliseconds.
+        /// The record's timestamp, milliseconds since the Unix epoch.
         actual: i64,
     },
     /// Producer id, epoch and sequence contradict each other.
     #[error("producer id {producer_id} with epoch {epoch} and base sequence {base_sequence}")]
     Producer {
-        /// The producer id.
+        /// The producer id in the header.
         producer_id: i64,
-        /// The producer's epoch.
+        /// The producer epoch in the header.
         epoch: i16,
         /// The first record's sequence.
         base_sequence: i32,
@@ -141,46 +141,46 @@ pub enum Malformed {
     /// The records could not be decompressed.
     #[error("the records are not valid {codec}: {detail}")]
     Compression {
-        /// The codec.
+        /// The codec of the batch.
         codec: Codec,
-        /// What its decoder says.
+        /// The decoder's error message.
         detail: String,
     },
-    /// A record breaks a rule.
+    /// A record breaks a rule of the format.
     #[error("record {index}: {flaw}")]
     Record {
-        /// The record's place in the batch, from 0 on.
+        /// The record's index in the batch, from 0 on.
         index: i32,
-        /// What is wrong.
+        /// The rule that the record breaks.
         flaw: RecordFlaw,
     },
     /// Bytes are left after the last record.
     #[error("{bytes} bytes follow the last record")]
     TrailingRecords {
-        /// Bytes that are left.
+        /// Number of bytes that are left.
         bytes: usize,
     },
 }
 
-/// What is wrong with a record.
+/// The rule of the format that a record breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordFlaw {
-    /// It ends before it should.
+    /// The record ends before it should.
     #[error("cut off")]
     Truncated,
-    /// A number that is longer than its type.
+    /// A number is longer than its type allows.
     #[error("a variable-length number is out of range")]
     Varint,
-    /// A length below what it can be.
+    /// A length is negative where it must not be.
     #[error("a negative length")]
     NegativeLength,
-    /// The fields end before the record does.
+    /// The record's fields end before the record does.
     #[error("bytes are left after its last field")]
     Trailing,
-    /// Its offset is not its place in the batch.
+    /// The record's offset delta is not its index in the batch.
     #[error("its offset delta is not its place in the batch")]
     OffsetDelta,
-    /// A header key that is not text.
+    /// A header key is not text.
     #[error("a header key is not UTF-8")]
     HeaderKey,
 }

@@ -27,7 +27,7 @@ pub(super) mod at {
 
 /// The first byte that the checksum covers.
 pub(super) const CRC_COVERS_FROM: usize = at::ATTRIBUTES;
-/// What a batch length does not count: the base offset and itself.
+/// Bytes that a batch length does not count: the base offset and the length itself.
 pub(super) const LENGTH_COUNTS_FROM: usize = at::LEADER_EPOCH;
 
 const _: () = {
@@ -50,43 +50,43 @@ pub(super) fn put<const N: usize>(batch: &mut [u8], start: usize, bytes: [u8; N]
 /// The header of a record batch, decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchHeader {
-    /// The first record's offset. The broker sets it.
+    /// The first record's offset, set by the broker.
     pub base_offset: i64,
     /// Bytes of the batch from the leader epoch on.
     pub batch_length: i32,
-    /// The epoch of the leader that appended it. The broker sets it.
+    /// The epoch of the leader that appended the batch, set by the broker.
     pub partition_leader_epoch: i32,
     /// The version of the format.
     pub magic: i8,
     /// CRC-32C of everything from the attributes on.
     pub crc: u32,
-    /// Codec, timestamp type and flags.
+    /// The codec, the timestamp type and flags.
     pub attributes: Attributes,
-    /// The last record's offset less the first's.
+    /// The last record's offset minus the first's.
     pub last_offset_delta: i32,
     /// The first record's timestamp, milliseconds since the Unix epoch.
     pub base_timestamp: i64,
     /// The greatest timestamp of the records, or the time of the append, milliseconds since the Unix epoch.
     pub max_timestamp: i64,
-    /// The idempotent producer.
+    /// The idempotent producer's id; [`ProducerId::NONE`] without one.
     pub producer_id: ProducerId,
     /// The producer's epoch.
     pub producer_epoch: ProducerEpoch,
     /// The first record's sequence.
     pub base_sequence: Sequence,
-    /// Records in the batch.
+    /// Number of records in the batch.
     pub record_count: i32,
 }
 
 impl BatchHeader {
-    /// Bytes of a header.
+    /// Bytes of a batch header.
     pub const LEN: usize = 61;
 
     /// Reads the header at the start of `bytes`. Judges only the structure: enough bytes, magic 2, and a length that
-    /// has room for the header. The batch may go on beyond `bytes`.
+    /// has room for the header. The batch may continue beyond `bytes`.
     ///
     /// # Errors
-    /// [`BatchError::Invalid`].
+    /// [`BatchError::Invalid`] for a wrong structure.
     pub fn parse(bytes: &[u8]) -> Result<Self, BatchError> {
         let Some(header) = bytes.first_chunk::<{ Self::LEN }>() else {
             return Err(Malformed::Truncated {
@@ -122,7 +122,7 @@ impl BatchHeader {
     /// Writes the header to the start of `batch`.
     ///
     /// # Panics
-    /// When `batch` has no room for it.
+    /// Panics when `batch` has no room for it.
     pub(super) fn write(&self, batch: &mut [u8]) {
         put(batch, at::BASE_OFFSET, self.base_offset.to_be_bytes());
         put(batch, at::BATCH_LENGTH, self.batch_length.to_be_bytes());
@@ -141,7 +141,7 @@ impl BatchHeader {
 
     /// Bytes of the whole batch, header included.
     pub fn total_size(&self) -> usize {
-        // `parse` lets no negative length through.
+        // `parse` accepts no negative length.
         LENGTH_COUNTS_FROM + self.batch_length as usize
     }
 
@@ -171,15 +171,15 @@ impl Attributes {
     const CONTROL: i16 = 0b0010_0000;
     const KNOWN: i16 = Self::CODEC | Self::APPEND_TIME | Self::TRANSACTIONAL | Self::CONTROL;
 
-    /// With this codec and otherwise nothing set.
+    /// Attributes with this codec and no other bit.
     pub const fn of_codec(codec: Codec) -> Self {
         Self(codec.id() as i16)
     }
 
-    /// How the records are compressed.
+    /// The codec that the records are compressed with.
     ///
     /// # Errors
-    /// [`BatchError::UnsupportedCodec`].
+    /// [`BatchError::UnsupportedCodec`] for an unknown number.
     pub const fn codec(self) -> Result<Codec, BatchError> {
         let id = (self.0 & Self::CODEC) as u8;
         match Codec::from_id(id) {
@@ -188,7 +188,7 @@ impl Attributes {
         }
     }
 
-    /// Whose clock the timestamps are from.
+    /// The clock that the timestamps are from.
     pub const fn timestamp_type(self) -> TimestampType {
         if self.0 & Self::APPEND_TIME == 0 {
             TimestampType::CreateTime
@@ -197,7 +197,7 @@ impl Attributes {
         }
     }
 
-    /// The same with another timestamp type.
+    /// These attributes with another timestamp type.
     #[must_use]
     pub const fn with_timestamp_type(self, timestamp_type: TimestampType) -> Self {
         match timestamp_type {
@@ -206,34 +206,34 @@ impl Attributes {
         }
     }
 
-    /// Whether it is part of a transaction.
+    /// Whether the batch is part of a transaction.
     pub const fn is_transactional(self) -> bool {
         self.0 & Self::TRANSACTIONAL != 0
     }
 
-    /// Whether it holds markers of the broker instead of records.
+    /// Whether the batch holds markers of the broker instead of records.
     pub const fn is_control(self) -> bool {
         self.0 & Self::CONTROL != 0
     }
 
-    /// Whether bits are set that mean nothing yet.
+    /// Whether bits are set that have no meaning yet.
     pub const fn has_unknown(self) -> bool {
         self.0 & !Self::KNOWN != 0
     }
 }
 
-/// Whose clock the timestamps of records are from.
+/// The clock that the timestamps of records are from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum TimestampType {
-    /// The producer's.
+    /// The producer's clock.
     #[default]
     CreateTime,
-    /// The leader's, when it appended the batch. All records of a batch have the same.
+    /// The leader's clock when it appended the batch. All records of a batch have the same time.
     LogAppendTime,
 }
 
 impl TimestampType {
-    /// As the setting `message.timestamp.type` has it.
+    /// The value of the setting `message.timestamp.type`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::CreateTime => "CreateTime",
@@ -241,7 +241,7 @@ impl TimestampType {
         }
     }
 
-    /// From the setting `message.timestamp.type`.
+    /// The type for a value of the setting `message.timestamp.type`.
     pub fn parse(name: &str) -> Option<Self> {
         [Self::CreateTime, Self::LogAppendTime]
             .into_iter()

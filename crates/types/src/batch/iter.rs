@@ -5,8 +5,8 @@ use bytes::Bytes;
 use super::error::{BatchError, Malformed};
 use super::header::BatchHeader;
 
-/// Splits concatenated batches without copying. Judges only the framing: the checksum and the rest are for
-/// [`verify`](super::verify) or [`decode_records`](super::decode_records). A batch that is cut off is an error, and
+/// Splits concatenated batches without copying. Judges only the framing: [`verify`](super::verify) and
+/// [`decode_records`](super::decode_records) check the checksum and the rest. A batch that is cut off is an error, and
 /// the last item.
 #[derive(Clone, Debug)]
 pub struct BatchIter {
@@ -14,12 +14,12 @@ pub struct BatchIter {
 }
 
 impl BatchIter {
-    /// Over `batches`.
+    /// An iterator over the batches in `batches`.
     pub fn new(batches: Bytes) -> Self {
         Self { rest: batches }
     }
 
-    /// Whether there are no more.
+    /// Whether there are no more batches.
     pub fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }

@@ -1,4 +1,4 @@
-//! Kafka's record batch, format v2 (magic 2): the form of records in storage, in replication and in the fast path of
+//! Kafka's record batch, format v2 (magic 2): the form of records in storage, in replication and on the fast path of
 //! clients.
 //!
 //! ```text
@@ -18,7 +18,7 @@
 //! 61  records, compressed together
 //! ```
 //!
-//! All numbers are big endian. Who calls what:
+//! All numbers are big endian. The functions, by caller:
 //!
 //! - a broker that takes a batch: [`validate_with_times`], [`validate_packed`] when it is compressed, [`validate_records`] when
 //!   the topic asks for it, [`set_append_time`];
@@ -54,7 +54,7 @@ pub use record::{
 pub use scan::{NO_TIMESTAMP, RecordTime, RecordTimes};
 pub use validate::{BatchLimits, validate, validate_with_times, verify};
 
-/// CRC-32C of what a batch's checksum covers, given the whole batch.
+/// CRC-32C of the bytes that a batch's checksum covers, given the whole batch.
 fn checksum(batch: &[u8]) -> u32 {
     crc_fast::crc32_iscsi(&batch[header::CRC_COVERS_FROM..])
 }

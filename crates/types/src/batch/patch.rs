@@ -1,10 +1,10 @@
-//! Changing fields of a batch in place. The buffer holds exactly one batch that has been validated; anything else is
-//! a bug of the caller and panics.
+//! Changes fields of a batch in place. The buffer holds exactly one batch that has been validated; anything else is a
+//! bug of the caller and panics.
 
 use super::header::{Attributes, BatchHeader, LENGTH_COUNTS_FROM, TimestampType, at, put};
 use crate::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence};
 
-/// Sets where the batch stands in its partition. These fields are outside the checksum.
+/// Sets the batch's position in its partition. These fields are outside the checksum.
 pub fn set_position(batch: &mut [u8], base_offset: Offset, epoch: LeaderEpoch) {
     put(batch, at::BASE_OFFSET, base_offset.get().to_be_bytes());
     put(batch, at::LEADER_EPOCH, epoch.as_i32().to_be_bytes());
@@ -19,8 +19,7 @@ pub fn set_append_time(batch: &mut [u8], timestamp_ms: i64) {
     set_checksum(batch, &header);
 }
 
-/// Makes the batch another producer's, or the same producer's with another epoch or sequence, and computes the
-/// checksum anew.
+/// Changes the producer's id, epoch or sequence in the batch, and computes the checksum anew.
 pub fn set_producer(batch: &mut [u8], id: ProducerId, epoch: ProducerEpoch, base_sequence: Sequence) {
     let header = BatchHeader::parse(batch).expect("only validated batches are patched");
     put(batch, at::PRODUCER_ID, id.get().to_be_bytes());
@@ -29,8 +28,8 @@ pub fn set_producer(batch: &mut [u8], id: ProducerId, epoch: ProducerEpoch, base
     set_checksum(batch, &header);
 }
 
-/// The header of a batch as a batch of its own, without the records: what says whose it is and where it stands, for whoever
-/// asks what became of it. It has no records to read.
+/// The header of a batch as a batch of its own, without the records. It has the batch's producer and position, for
+/// looking up the batch's outcome, and no records to read.
 pub fn header_alone(batch: &[u8]) -> [u8; BatchHeader::LEN] {
     let mut alone = *batch.first_chunk().expect("only validated batches are patched");
     let length = BatchHeader::LEN - LENGTH_COUNTS_FROM;

@@ -1,4 +1,4 @@
-//! What holds of any batch and of any bytes.
+//! Properties of any batch, and of reading any bytes.
 
 use bytes::Bytes;
 use proptest::collection::vec;
@@ -53,7 +53,7 @@ fn encode(codec: Codec, records: &[Record]) -> Bytes {
     builder.build()
 }
 
-/// Makes the checksum right again, so that what lies behind it is reached.
+/// Corrects the checksum, so that the fields behind it are reached.
 fn reseal(batch: &mut [u8]) {
     if batch.len() >= BatchHeader::LEN {
         let crc = checksum(batch);
@@ -61,7 +61,7 @@ fn reseal(batch: &mut [u8]) {
     }
 }
 
-/// Reads `bytes` in every way there is; what comes of it is bounded, and the ways agree.
+/// Reads `bytes` in every way there is; the results are bounded, and the ways agree.
 fn read_everywhere(bytes: &[u8]) {
     let bytes = Bytes::copy_from_slice(bytes);
     let _ = BatchHeader::parse(&bytes).map(|header| header.last_sequence());
@@ -146,7 +146,8 @@ proptest! {
         }
     }
 
-    /// Base offset and leader epoch are the broker's and outside the checksum; a change there leaves the records as they are.
+    /// Base offset and leader epoch are the broker's and outside the checksum; a change there leaves the records
+    /// unchanged.
     #[test]
     fn corruption_is_noticed_or_harmless(
         codec in codecs(),
@@ -195,7 +196,7 @@ proptest! {
         varint::take_i32(&mut rest).unwrap();
         rest = &rest[1..];
         varint::take_i64(&mut rest).unwrap();
-        // Below 64 it is one byte.
+        // Below 64 it takes one byte.
         let place = batch.len() - rest.len();
         batch[place] = delta << 1;
         reseal(&mut batch);
@@ -275,7 +276,7 @@ proptest! {
         read_everywhere(&batch);
     }
 
-    /// Damage that a right checksum hides, as a faulty or hostile producer makes it.
+    /// Damage under a correct checksum, as from a faulty or hostile producer.
     #[test]
     fn hidden_damage_is_survived(
         codec in codecs(),

@@ -1,12 +1,12 @@
-//! The records of a batch: reading them, with or without keeping them.
+//! Reads the records of a batch, with or without keeping them.
 //!
 //! ```text
 //! length varint | attributes i8 | timestamp delta varint | offset delta varint |
 //! key length varint, key | value length varint, value | header count varint, (key length, key, value length, value)*
 //! ```
 //!
-//! A length of -1 is null. Every length and count is checked against the bytes that are left before anything is set
-//! aside for it.
+//! A length of -1 is null. Every length and count is checked against the bytes that are left before memory is allocated
+//! for it.
 
 use bytes::Bytes;
 
@@ -25,25 +25,25 @@ const HEADER_BYTES_MIN: usize = 2;
 /// One record, as a consumer gets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Its position in the partition.
+    /// The record's position in its partition.
     pub offset: Offset,
-    /// Milliseconds since the Unix epoch; [`NO_TIMESTAMP`](super::NO_TIMESTAMP) when the producer gave none. The time of the append
-    /// on a topic with that.
+    /// The record's time, milliseconds since the Unix epoch; [`NO_TIMESTAMP`](super::NO_TIMESTAMP) when the producer
+    /// gave none. On a topic with `LogAppendTime` it is the time of the append.
     pub timestamp_ms: i64,
-    /// The key, if it has one; an empty key is one.
+    /// The key, if the record has one; an empty key is a key.
     pub key: Option<Bytes>,
-    /// The value; without one it is a tombstone.
+    /// The value; a record without one is a tombstone.
     pub value: Option<Bytes>,
-    /// In the order given; a key may appear more than once.
+    /// The headers in the order given; a key may appear more than once.
     pub headers: Vec<Header>,
 }
 
 /// One header of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// May be empty.
+    /// The header's key, which may be empty.
     pub key: String,
-    /// The value, if it has one.
+    /// The header's value, if it has one.
     pub value: Option<Bytes>,
 }
 
@@ -54,10 +54,10 @@ pub struct Header {
 /// [`Records`] gives them one at a time.
 ///
 /// # Errors
-/// As [`Records::new`], and for the first record that is malformed.
+/// The errors of [`Records::new`], and [`BatchError::Invalid`] for the first record that is malformed.
 pub fn decode_records(batch: &Bytes, max_decompressed: usize) -> Result<Vec<Record>, BatchError> {
     let records = Records::new(batch, max_decompressed)?;
-    // `Records::new` has held the count against the bytes.
+    // `Records::new` has checked the count against the bytes.
     let mut decoded = Vec::with_capacity(records.remaining());
     for record in records {
         decoded.push(record?);
@@ -69,15 +69,15 @@ pub fn decode_records(batch: &Bytes, max_decompressed: usize) -> Result<Vec<Reco
 /// that the greatest timestamp in the header is theirs. The checksum is not checked again.
 ///
 /// # Errors
-/// As [`decode_records`].
+/// The errors of [`decode_records`].
 pub fn validate_records(bytes: &[u8], max_decompressed: usize) -> Result<(), BatchError> {
     validate_records_with_times(bytes, max_decompressed).map(drop)
 }
 
-/// As [`validate_records`]; gives the times of the records as well.
+/// Like [`validate_records`]; also returns the times of the records.
 ///
 /// # Errors
-/// As [`decode_records`].
+/// The errors of [`decode_records`].
 pub fn validate_records_with_times(bytes: &[u8], max_decompressed: usize) -> Result<RecordTimes, BatchError> {
     let header = BatchHeader::parse(bytes)?;
     let unpacked;
@@ -114,8 +114,8 @@ pub fn validate_records_with_times(bytes: &[u8], max_decompressed: usize) -> Res
     Ok(times)
 }
 
-/// Checks that `body`, which is not compressed, is exactly `count` records, each with its place as its offset delta.
-/// Touches a few bytes of each: what is in a record is for [`validate_records`]. Gives their times.
+/// Checks that `body`, which is not compressed, is exactly `count` records, each with its index as its offset delta. It
+/// reads a few bytes of each: [`validate_records`] checks the rest. Returns their times.
 pub(super) fn check_places(mut body: &[u8], header: &BatchHeader) -> Result<RecordTimes, Malformed> {
     let mut times = RecordTimes::default();
     for index in 0..header.record_count {
@@ -128,9 +128,9 @@ pub(super) fn check_places(mut body: &[u8], header: &BatchHeader) -> Result<Reco
     Ok(times)
 }
 
-/// Unpacks the records of a compressed batch that [`validate`](super::validate()) has accepted, piece by piece, and checks what
-/// that checks of records that are not compressed. Gives their times. Keeps no more than a piece: 64 KiB as a rule, but all of
-/// what snappy without xerial's framing and zstd unpack to.
+/// Decompresses the records of a compressed batch that [`validate`](super::validate()) has accepted, piece by piece,
+/// and makes the checks that it makes of uncompressed records. Returns their times. Keeps no more than a piece: 64 KiB
+/// as a rule, but the whole output of zstd and of snappy without xerial's framing.
 ///
 /// # Errors
 /// [`BatchError::Invalid`], and [`BatchError::TooLarge`] when there are more than `max_decompressed` bytes of records.
@@ -150,20 +150,20 @@ pub struct Records {
     body: Bytes,
     position: usize,
     next_index: i32,
-    /// Records that there are, or what has been read when one was malformed.
+    /// Number of records; after an error the number that was read.
     count: i32,
     base_offset: i64,
     base_timestamp: i64,
-    /// Of every record, when the leader's clock counts.
+    /// The time of every record, on a topic with `LogAppendTime`.
     append_time: Option<i64>,
 }
 
 impl Records {
-    /// Checks framing, checksum and count of the batch and unpacks it.
+    /// Checks framing, checksum and count of the batch and decompresses it.
     ///
     /// # Errors
-    /// As [`verify`](super::verify), and [`BatchError::TooLarge`] when there are more than `max_decompressed` bytes
-    /// of records.
+    /// The errors of [`verify`](super::verify), and [`BatchError::TooLarge`] when there are more than
+    /// `max_decompressed` bytes of records.
     pub fn new(batch: &Bytes, max_decompressed: usize) -> Result<Self, BatchError> {
         let header = validate::verify(batch)?;
         let packed = batch.slice(BatchHeader::LEN..);
@@ -244,7 +244,7 @@ impl Iterator for Records {
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         let left = self.remaining();
-        // An error may end it early.
+        // An error may end the iteration early.
         (left.min(1), Some(left))
     }
 }
@@ -262,7 +262,7 @@ fn check_body(header: &BatchHeader, bytes: usize, max_decompressed: usize) -> Re
 
 impl std::iter::FusedIterator for Records {}
 
-/// A record's fields where they lie. The headers are still to be read.
+/// A record's fields as slices of the batch. The headers are not parsed yet.
 struct RawRecord<'a> {
     timestamp_delta: i64,
     key: Option<&'a [u8]>,
@@ -301,7 +301,7 @@ impl<'a> RawRecord<'a> {
     }
 }
 
-/// The headers of a record where they lie. Gives `header_count` items or ends with an error.
+/// The headers of a record as slices of the batch. Yields `header_count` items or ends with an error.
 struct RawHeaders<'a> {
     left: usize,
     bytes: &'a [u8],
@@ -330,7 +330,7 @@ impl<'a> Iterator for RawHeaders<'a> {
     }
 }
 
-/// Takes record `index` from the front of `body`, of which it reads no more than what stands before the key: the
+/// Takes record `index` from the front of `body`, of which it reads no more than the fields before the key. Returns the
 /// timestamp delta, and the fields that are left.
 #[inline]
 fn take_front<'a>(body: &mut &'a [u8], index: i32) -> Result<(i64, &'a [u8]), RecordFlaw> {
@@ -373,7 +373,7 @@ mod tests {
 
     const MAX: usize = 1 << 20;
 
-    /// A batch of one record whose fields, from the attributes on, are these bytes.
+    /// A batch of one record; `fields` are its bytes from the attributes on.
     fn batch_of(fields: &[u8]) -> Bytes {
         let mut record = Vec::new();
         varint::put(&mut record, fields.len() as i64);
@@ -398,7 +398,7 @@ mod tests {
         batch.into()
     }
 
-    /// What both readers say, which must be the same.
+    /// The error of both readers, which must be the same.
     fn error_of(batch: &Bytes) -> BatchError {
         let error = decode_records(batch, MAX).unwrap_err();
         assert_eq!(validate_records(batch, MAX), Err(error.clone()));

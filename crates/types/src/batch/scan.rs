@@ -1,33 +1,34 @@
-//! Walking over the records of a batch as their bytes come, without keeping them: what the broker checks of compressed batches.
+//! Walks over the records of a batch as their bytes come, without keeping them: the broker's check of compressed
+//! batches.
 //!
-//! Of each record the scan reads what stands before its key, and steps over the rest. So it sees what
-//! [`validate`](super::validate()) sees of records that are not compressed: that there are as many as the header says, that
-//! each has its place as its offset delta, that the last one ends where the bytes do, and the records' times.
+//! Of each record the scan reads the fields before its key, and skips the rest. So it makes the checks that
+//! [`validate`](super::validate()) makes of uncompressed records: that there are as many as the header says, that each
+//! has its index as its offset delta, and that the last one ends where the bytes do. It also finds the records' times.
 
 use super::error::{Malformed, RecordFlaw};
 use super::varint;
 
-/// The most that a record's length takes, bytes.
+/// Most bytes that a record's length takes.
 const LENGTH_MAX: usize = 10;
-/// The most that stands between the length and the key: attributes, timestamp delta and offset delta.
+/// Most bytes between the length and the key: attributes, timestamp delta and offset delta.
 const FRONT_MAX: usize = 1 + 10 + 10;
 
 /// The time of a record that has none, as in Kafka.
 pub const NO_TIMESTAMP: i64 = -1;
 
-/// The earliest and the latest time of a batch's records, milliseconds since the Unix epoch. Records without a time do not count.
+/// The earliest and the latest time of a batch's records. Records without a time do not count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RecordTimes {
-    /// None: no record has one.
+    /// The earliest and the latest time. None: no record has one.
     range: Option<(RecordTime, RecordTime)>,
 }
 
 /// The time of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordTime {
-    /// Milliseconds since the Unix epoch.
+    /// The time, milliseconds since the Unix epoch.
     pub ms: i64,
-    /// The record's place in the batch. `None`: the batch's header says so, and the records were not looked at.
+    /// The record's index in the batch. `None`: the time is from the batch's header, and the records were not read.
     pub index: Option<i32>,
 }
 
@@ -42,7 +43,7 @@ impl RecordTimes {
         self.range.map(|(_, latest)| latest)
     }
 
-    /// Of the record at this place; `None`: as the header has it.
+    /// Adds the time of the record at this index; `None`: the time in the header.
     #[inline]
     pub(super) fn add(&mut self, ms: i64, index: Option<i32>) {
         if ms == NO_TIMESTAMP {
@@ -59,16 +60,16 @@ impl RecordTimes {
     }
 }
 
-/// See the module text.
+/// A scan of a batch's records, fed with pieces of any size.
 pub(super) struct RecordScan {
     count: i32,
     base_timestamp: i64,
     times: RecordTimes,
-    /// The record that comes next.
+    /// Index of the record that comes next.
     next: i32,
-    /// Bytes of the record before it that are still to come.
+    /// Bytes of the record before it that are still to be skipped.
     skip: usize,
-    /// The beginning of a record whose front goes on in the next piece.
+    /// The beginning of a record whose front continues in the next piece.
     held: [u8; LENGTH_MAX + FRONT_MAX],
     held_len: usize,
 }
@@ -76,9 +77,9 @@ pub(super) struct RecordScan {
 /// The front of a record.
 struct Front {
     timestamp_delta: i64,
-    /// Its bytes, the length included.
+    /// Bytes of the front, the length included.
     bytes: usize,
-    /// The record's bytes behind it.
+    /// Bytes of the record behind the front.
     left: usize,
 }
 
@@ -124,7 +125,7 @@ impl RecordScan {
         }
     }
 
-    /// Completes the front that is held; gives what is left of the piece.
+    /// Completes the front that is held; returns the rest of the piece.
     fn complete<'a>(&mut self, piece: &'a [u8]) -> Result<&'a [u8], Malformed> {
         let before = self.held_len;
         let taken = (self.held.len() - before).min(piece.len());
@@ -134,7 +135,7 @@ impl RecordScan {
             Some(front) => {
                 self.held_len = 0;
                 self.take(&front);
-                // What was held before was not enough, so the front ends in this piece.
+                // The held bytes alone were not a whole front, so the front ends in this piece.
                 Ok(&piece[front.bytes - before..])
             }
             None => {
@@ -153,7 +154,7 @@ impl RecordScan {
         self.skip = front.left;
     }
 
-    /// There are no more bytes.
+    /// Ends the scan after the last byte.
     pub fn finish(self) -> Result<RecordTimes, Malformed> {
         if self.skip > 0 {
             return Err(Malformed::Record {
@@ -172,7 +173,7 @@ impl RecordScan {
     }
 }
 
-/// Reads the front of record `index`. `None`: it goes on behind these bytes.
+/// Reads the front of record `index`. `None`: it continues behind these bytes.
 #[inline]
 fn front(bytes: &[u8], index: i32) -> Result<Option<Front>, RecordFlaw> {
     let mut rest = bytes;
@@ -294,14 +295,14 @@ mod tests {
         }
     }
 
-    /// `cargo test --release --workspace --locked --lib -- --ignored --nocapture what_the_check_costs`
+    /// Run it by `cargo test --release --workspace --locked --lib -- --ignored --nocapture what_the_check_costs`.
     #[test]
     #[ignore = "prints figures for docs/architecture/produce.md"]
     fn what_the_check_costs() {
         const MAX: usize = 64 << 20;
         const GIB: f64 = 1_073_741_824.0;
         const ROUNDS_SECONDS: f64 = 0.7;
-        // What this thread had of a processor, so that others' load does not count.
+        // The CPU time of this thread, so that others' load does not count.
         let cpu_seconds = || {
             let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux tells");
             let nanoseconds: f64 = text

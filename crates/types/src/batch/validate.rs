@@ -1,7 +1,7 @@
-//! What a broker checks of a batch without decompressing it.
+//! The broker's checks of a batch without decompressing it.
 //!
-//! Called on the leader's request path for every batch, up to 8 MiB: one pass over the bytes, for the checksum, a look
-//! at the first bytes of each record that is not compressed, and no allocation.
+//! They run on the leader's request path for every batch, up to 8 MiB: one pass over the bytes for the checksum, a few
+//! bytes of each uncompressed record, and no allocation.
 
 use super::error::{BatchError, Malformed};
 use super::header::{BatchHeader, TimestampType};
@@ -11,10 +11,10 @@ use crate::compression::Codec;
 use crate::ids::{ProducerEpoch, ProducerId, Sequence};
 use crate::limits::{BATCH_BYTES_DEFAULT, RECORDS_PER_BATCH_MAX};
 
-/// What a topic allows.
+/// The bounds that a topic sets for batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchLimits {
-    /// Bytes of a batch, header included.
+    /// Most bytes of a batch, header included.
     pub max_batch_bytes: usize,
 }
 
@@ -26,23 +26,24 @@ impl Default for BatchLimits {
     }
 }
 
-/// As [`validate_with_times`].
+/// Like [`validate_with_times`], without the times.
 ///
 /// # Errors
-/// The first rule that it breaks; the size is judged before all else.
+/// The first rule that the batch breaks; the size is judged before all else.
 pub fn validate(bytes: &[u8], limits: &BatchLimits) -> Result<BatchHeader, BatchError> {
     validate_with_times(bytes, limits).map(|(header, _)| header)
 }
 
-/// Checks a batch that a producer sent: what [`verify`] does, size, codec, count, producer, and nothing in it that is
-/// not the producer's to set or not supported. The base offset and the leader epoch are ignored. Records that are not
-/// compressed are counted, and each has its place as its offset delta; compressed ones are for
-/// [`validate_packed`](super::validate_packed), and what is in records for [`validate_records`](super::validate_records).
+/// Checks a batch that a producer sent: the checks of [`verify`], size, codec, count, producer, and that nothing is set
+/// that only the broker may set or that is not supported. The base offset and the leader epoch are ignored.
+/// Uncompressed records are counted, and each must have its index as its offset delta;
+/// [`validate_packed`](super::validate_packed) does that for compressed ones, and
+/// [`validate_records`](super::validate_records) checks the contents of records.
 ///
-/// Gives the times of the records as well; of compressed ones those that the header has.
+/// Also returns the times of the records; of compressed ones those in the header.
 ///
 /// # Errors
-/// The first rule that it breaks; the size is judged before all else.
+/// The first rule that the batch breaks; the size is judged before all else.
 pub fn validate_with_times(bytes: &[u8], limits: &BatchLimits) -> Result<(BatchHeader, RecordTimes), BatchError> {
     if bytes.len() > limits.max_batch_bytes {
         return Err(BatchError::TooLarge {
@@ -63,7 +64,7 @@ pub fn validate_with_times(bytes: &[u8], limits: &BatchLimits) -> Result<(BatchH
         }
         .into());
     }
-    // The header counts in any case: retention goes by it.
+    // The header's time counts in any case: retention goes by it.
     let mut times = match unpacked {
         Some(records) => record::check_places(records, &header)?,
         None => RecordTimes::default(),
@@ -73,11 +74,11 @@ pub fn validate_with_times(bytes: &[u8], limits: &BatchLimits) -> Result<(BatchH
     Ok((header, times))
 }
 
-/// Checks that `bytes` are exactly one batch of magic 2 and that the checksum is right: what a reader checks of a
-/// batch that a broker has accepted.
+/// Checks that `bytes` are exactly one batch of magic 2 and that the checksum is right: a reader's check of a batch
+/// that a broker has accepted.
 ///
 /// # Errors
-/// [`BatchError::Invalid`] or [`BatchError::Corrupt`].
+/// [`BatchError::Invalid`] or [`BatchError::Corrupt`], by the check that failed.
 pub fn verify(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
     let header = BatchHeader::parse(bytes)?;
     let size = header.total_size();
@@ -121,8 +122,8 @@ fn check_attributes(header: &BatchHeader) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// Holds the header's count against its other fields and, when the records are not or no longer compressed, against
-/// their bytes: after that it can be trusted for what is set aside.
+/// Checks the header's count against its other fields and, given the size of the uncompressed records, against their
+/// bytes: after that memory may be allocated by it.
 pub(super) fn check_count(header: &BatchHeader, unpacked_bytes: Option<usize>) -> Result<(), Malformed> {
     let BatchHeader {
         record_count: count,
@@ -177,7 +178,7 @@ mod tests {
     /// Bytes of each record of [`build`]: seven fields of a byte, and the value.
     const RECORD: usize = 12;
 
-    /// Three records.
+    /// A batch of three records.
     fn build(codec: Codec) -> Vec<u8> {
         let mut builder = BatchBuilder::new(codec);
         builder.producer(ProducerId(1), ProducerEpoch(0), Sequence(0));
@@ -191,7 +192,7 @@ mod tests {
         validate(batch, &BatchLimits::default())
     }
 
-    /// What is said of a batch with one field changed and the checksum right.
+    /// The error for a batch with one field changed and the checksum corrected.
     fn with<const N: usize>(place: usize, bytes: [u8; N]) -> BatchError {
         let mut batch = build(Codec::None);
         put(&mut batch, place, bytes);
@@ -369,7 +370,7 @@ mod tests {
 
     #[test]
     fn each_record_has_its_place_as_its_offset_delta() {
-        // Length, attributes and timestamp delta stand before it.
+        // Length, attributes and timestamp delta come before it.
         let delta_of = |index: usize| BatchHeader::LEN + index * RECORD + 3;
         for (index, delta) in [(0, 1_i32), (1, 0), (1, 2), (2, -1)] {
             let wrong = Malformed::Record {

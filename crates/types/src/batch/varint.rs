@@ -11,13 +11,13 @@ const fn unzigzag(bits: u64) -> i64 {
     (bits >> 1) as i64 ^ -((bits & 1) as i64)
 }
 
-/// Bytes of a number.
+/// Bytes that a number takes.
 pub(super) const fn len(value: i64) -> usize {
     let bits = 64 - (zigzag(value) | 1).leading_zeros();
     bits.div_ceil(7) as usize
 }
 
-/// Appends a number.
+/// Appends a number to `out`.
 pub(super) fn put(out: &mut Vec<u8>, value: i64) {
     let mut rest = zigzag(value);
     while rest >= 0x80 {
@@ -43,7 +43,7 @@ pub(super) fn take_i64(bytes: &mut &[u8]) -> Result<i64, RecordFlaw> {
 fn take_long(bytes: &mut &[u8]) -> Result<i64, RecordFlaw> {
     let mut bits = 0_u64;
     for (i, byte) in bytes.iter().enumerate() {
-        // The tenth byte has room for one bit.
+        // The tenth byte has one bit of the number.
         if i == 9 && *byte > 1 {
             return Err(RecordFlaw::Varint);
         }

@@ -42,9 +42,9 @@ pub(super) fn unpack<E: From<CompressionError>>(
     Ok(())
 }
 
-/// Checks that the frame has ended, and the input with it. `lz4_flex` takes an empty block for the end, too. Asked once more, it
-/// begins another frame behind one that has ended, and passes on that there is none; within a frame it takes
-/// `UnexpectedEof` for the end.
+/// Checks that the frame has ended, and the input with it. `lz4_flex` takes an empty block for the end, too. When it is
+/// read once more, behind a frame that has ended it tries to begin another one and passes on that there is none; within
+/// a frame it takes `UnexpectedEof` for the end.
 fn check_end(mut decoder: FrameDecoder<NotPastEnd<'_>>) -> Result<(), CompressionError> {
     let damaged = |detail: &str| Err(CompressionError::damaged(Codec::Lz4, detail));
     if !decoder.get_ref().left.is_empty() {
@@ -57,7 +57,7 @@ fn check_end(mut decoder: FrameDecoder<NotPastEnd<'_>>) -> Result<(), Compressio
     }
 }
 
-/// What the decoder sets aside for a block of this frame, bytes. An input that is no frame has none.
+/// Bytes that the decoder allocates for a block of this frame. An input that is no frame has none.
 fn block_bytes(input: &[u8]) -> usize {
     const LEGACY: [u8; 4] = 0x184c_2102_u32.to_le_bytes();
     match input {
@@ -73,10 +73,10 @@ fn block_bytes(input: &[u8]) -> usize {
 }
 
 /// A slice that must not be read past its end. `lz4_flex` takes the end of its input for the end of the frame, also
-/// where the frame should go on.
+/// where the frame should continue.
 struct NotPastEnd<'a> {
     left: &'a [u8],
-    /// What reading past the end says.
+    /// The error of reading past the end.
     past_end: io::ErrorKind,
 }
 

@@ -1,7 +1,7 @@
 //! The codecs of a record batch, in Kafka's framing, with decompression bounded by the caller.
 //!
-//! Input is what a client sent: it may be damaged or made to harm. No decoder returns more than `max` bytes, and none
-//! sets aside memory beyond `max` plus a constant because of a length that the input merely claims.
+//! Input comes from clients: it may be damaged or made to harm. No decoder returns more than `max` bytes, and none
+//! allocates memory beyond `max` plus a constant because of a length that the input merely claims.
 //!
 //! | codec | framing |
 //! |---|---|
@@ -22,40 +22,40 @@ use std::io::{BufRead, BufReader, Read, Write};
 use flate2::bufread::MultiGzDecoder;
 use flate2::write::GzEncoder;
 
-/// Level of gzip, Kafka's default.
+/// The level of gzip, Kafka's default.
 const GZIP_LEVEL: u32 = 6;
-/// Bytes of gzip that are unpacked at once.
+/// Bytes of gzip output that are decompressed at once.
 const GZIP_PIECE: usize = 32 * 1024;
-/// How much room a thread keeps for the next batch, bytes.
+/// Bytes of its buffer that a thread keeps for the next batch.
 const PIECE_KEPT: usize = 1024 * 1024;
 
 thread_local! {
-    /// What a batch unpacks to while it is looked at. At most [`PIECE_KEPT`] for each thread that unpacks are kept, so that batches
-    /// of usual sizes find their room.
+    /// The decompressed piece of a batch while it is read. Each thread that decompresses keeps at most [`PIECE_KEPT`],
+    /// so that batches of usual sizes need no allocation.
     static PIECE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// How a batch's records are compressed. The numbers are those of the batch's attributes.
+/// The codec of a batch's records. The numbers are those of the batch's attributes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Codec {
-    /// Not at all.
+    /// The records are not compressed.
     #[default]
     None = 0,
-    /// Gzip.
+    /// Gzip, in the format of RFC 1952.
     Gzip = 1,
-    /// Snappy.
+    /// Snappy, in xerial's blocks or raw.
     Snappy = 2,
-    /// LZ4.
+    /// LZ4, as one frame.
     Lz4 = 3,
-    /// Zstandard.
+    /// Zstandard, as frames.
     Zstd = 4,
 }
 
 impl Codec {
-    /// All of them.
+    /// All codecs, by number.
     pub const ALL: [Self; 5] = [Self::None, Self::Gzip, Self::Snappy, Self::Lz4, Self::Zstd];
 
-    /// From the number in the batch's attributes.
+    /// The codec with this number in the batch's attributes.
     pub const fn from_id(id: u8) -> Option<Self> {
         match id {
             0 => Some(Self::None),
@@ -67,12 +67,12 @@ impl Codec {
         }
     }
 
-    /// The number in the batch's attributes.
+    /// The codec's number in the batch's attributes.
     pub const fn id(self) -> u8 {
         self as u8
     }
 
-    /// Kafka's name of it: `none`, `gzip`, `snappy`, `lz4`, `zstd`.
+    /// Kafka's name of the codec: `none`, `gzip`, `snappy`, `lz4`, `zstd`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -83,7 +83,7 @@ impl Codec {
         }
     }
 
-    /// From Kafka's name.
+    /// The codec with this name of Kafka's.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|codec| codec.as_str() == name)
     }
@@ -95,21 +95,21 @@ impl std::fmt::Display for Codec {
     }
 }
 
-/// Why bytes could not be decompressed.
+/// The reason why bytes could not be decompressed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CompressionError {
-    /// There is more than the caller allows.
+    /// The output would be larger than the caller allows.
     #[error("more than {max} bytes after decompression")]
     TooLarge {
-        /// What the caller allows, bytes.
+        /// Bytes that the caller allows.
         max: usize,
     },
-    /// The bytes are not what the codec writes.
+    /// The bytes are not output of the codec.
     #[error("not valid {codec}: {detail}")]
     Damaged {
-        /// The codec.
+        /// The codec of the input.
         codec: Codec,
-        /// What its decoder says.
+        /// The decoder's error message.
         detail: String,
     },
 }
@@ -123,7 +123,7 @@ impl CompressionError {
     }
 }
 
-/// Compresses `input`.
+/// Compresses `input` with `codec`.
 pub fn compress(codec: Codec, input: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     compress_into(codec, input, &mut out);
@@ -152,7 +152,7 @@ fn compress_gzip(input: &[u8], out: &mut Vec<u8>) {
 /// Decompresses the whole of `input` into at most `max` bytes.
 ///
 /// # Errors
-/// When there is more than `max`, when the bytes are damaged or cut off, and when something follows them.
+/// When the output is larger than `max`, when the bytes are damaged or cut off, and when further bytes follow them.
 pub fn decompress(codec: Codec, input: &[u8], max: usize) -> Result<Vec<u8>, CompressionError> {
     match codec {
         Codec::None if input.len() > max => Err(CompressionError::TooLarge { max }),
@@ -164,11 +164,12 @@ pub fn decompress(codec: Codec, input: &[u8], max: usize) -> Result<Vec<u8>, Com
     }
 }
 
-/// Decompresses the whole of `input`, at most `max` bytes, and gives it to `take` piece by piece, in order. What comes after an
-/// error is not unpacked. Keeps one piece: a block of LZ4 or of xerial's snappy, 32 KiB of gzip, all of zstd and of raw snappy.
+/// Decompresses the whole of `input`, at most `max` bytes, and gives it to `take` piece by piece, in order. Nothing is
+/// decompressed after an error. Keeps one piece: a block of LZ4 or of xerial's snappy, 32 KiB of gzip, the whole output
+/// of zstd and of raw snappy.
 ///
 /// # Errors
-/// Those of [`decompress`], and those of `take`.
+/// The errors of [`decompress`], and those of `take`.
 pub(crate) fn decompress_pieces<E: From<CompressionError>>(
     codec: Codec,
     input: &[u8],
@@ -191,7 +192,8 @@ pub(crate) fn decompress_pieces<E: From<CompressionError>>(
     }
 }
 
-/// Lends the thread's piece, and gives back what a large batch made it take, also when that batch was refused.
+/// Lends the thread's piece, and frees the memory that a large batch made it allocate, also when that batch was
+/// refused.
 fn with_piece<R>(unpack: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     PIECE.with_borrow_mut(|piece| {
         let unpacked = unpack(piece);
@@ -203,7 +205,7 @@ fn with_piece<R>(unpack: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     })
 }
 
-/// Gives to `take` what the reader has, up to its end, but no more than `max` bytes.
+/// Passes the reader's output to `take`, up to its end, but no more than `max` bytes.
 fn take_bounded<E: From<CompressionError>>(
     codec: Codec,
     mut reader: impl BufRead,
@@ -239,7 +241,7 @@ fn read_bounded(codec: Codec, reader: impl Read, packed: usize, max: usize) -> R
     Ok(out)
 }
 
-/// What to set aside when the unpacked size is not known: records commonly shrink to a quarter.
+/// Bytes to allocate when the decompressed size is not known: records commonly shrink to a quarter.
 fn first_guess(packed: usize, max: usize) -> usize {
     packed.saturating_mul(4).min(max)
 }

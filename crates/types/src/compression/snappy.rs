@@ -2,13 +2,13 @@
 
 use super::{Codec, CompressionError};
 
-/// What begins a stream of xerial's snappy blocks: the magic, then version 1, compatible with 1.
+/// The beginning of a stream of xerial's snappy blocks: the magic, then version 1, compatible with 1.
 const XERIAL_HEADER: [u8; 16] = *b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01";
 const XERIAL_MAGIC_LEN: usize = 8;
-/// Bytes before compression of one xerial block.
+/// Bytes of one xerial block before compression.
 pub(super) const XERIAL_BLOCK: usize = 32 * 1024;
-/// Snappy's best element gives 64 bytes for 3. What claims to grow by more is damaged, and nothing is set aside for
-/// it.
+/// Snappy's best element gives 64 bytes for 3. Input that claims to grow by more is damaged, and nothing is allocated
+/// for it.
 const SNAPPY_RATIO_MAX: usize = 22;
 
 /// Compresses `input` to the end of `out`.
@@ -31,7 +31,7 @@ pub(super) fn decompress(input: &[u8], max: usize) -> Result<Vec<u8>, Compressio
     let mut out = Vec::new();
     let mut piece = Vec::new();
     unpack(input, max, &mut piece, |piece| {
-        // One piece is the rule for raw snappy, which may be large.
+        // Raw snappy, which may be large, comes as one piece.
         match out.is_empty() {
             true => std::mem::swap(&mut out, piece),
             false => out.extend_from_slice(piece),
@@ -41,7 +41,7 @@ pub(super) fn decompress(input: &[u8], max: usize) -> Result<Vec<u8>, Compressio
     Ok(out)
 }
 
-/// Unpacks one block after the other into `piece`, and gives each to `take`.
+/// Decompresses one block after the other into `piece`, and passes each to `take`.
 pub(super) fn unpack<E: From<CompressionError>>(
     input: &[u8],
     max: usize,
@@ -57,7 +57,7 @@ pub(super) fn unpack<E: From<CompressionError>>(
         if size > block.len().saturating_mul(SNAPPY_RATIO_MAX) {
             return Err(damaged("the claimed size is out of reach").into());
         }
-        // What is there is written over.
+        // The old bytes are overwritten.
         piece.resize(size, 0);
         let written = decoder.decompress(block, piece).map_err(|e| damaged(&e.to_string()))?;
         piece.truncate(written);

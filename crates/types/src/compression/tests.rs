@@ -1,4 +1,4 @@
-//! Each codec against what was written, cut off, made large or made to harm.
+//! Tests of each codec with bytes that it wrote, and with bytes that are cut off, made large or made to harm.
 
 use std::io::Write as _;
 
@@ -10,7 +10,7 @@ use super::*;
 
 const MAX: usize = 1 << 20;
 
-/// What [`decompress`] says, after it was held against what comes in pieces.
+/// The result of [`decompress`], after a check that decompressing in pieces agrees.
 fn decompress(codec: Codec, input: &[u8], max: usize) -> Result<Vec<u8>, CompressionError> {
     let whole = super::decompress(codec, input, max);
     let mut out = Vec::new();
@@ -26,7 +26,7 @@ fn damaged(result: Result<Vec<u8>, CompressionError>) -> bool {
     matches!(result, Err(CompressionError::Damaged { .. }))
 }
 
-/// Compresses well but not to nothing, over several blocks of each codec.
+/// A text that compresses well but not to nothing, over several blocks of each codec.
 fn text(bytes: usize) -> Vec<u8> {
     (0_u32..)
         .flat_map(|i| format!("record {i} of {}; ", i.wrapping_mul(2_654_435_761)).into_bytes())
@@ -100,7 +100,7 @@ fn every_truncation_is_noticed() {
     for codec in [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
         let packed = compress(codec, &input);
         for length in (0..packed.len()).step_by(997).chain(packed.len() - 12..packed.len()) {
-            // Cut off at a block's end, a snappy stream is whole; the record count tells.
+            // A snappy stream that is cut off at a block's end is whole; only the record count shows it.
             let result = decompress(codec, &packed[..length], MAX);
             assert_ne!(result.as_ref(), Ok(&input), "{codec} {length}");
             let is_silent = matches!(codec, Codec::Snappy) || length == 0;
@@ -217,7 +217,7 @@ fn lz4_is_written_as_kafkas_java_client_reads_it() {
     assert_eq!(packed[4], version_1_independent_blocks);
 }
 
-/// As Kafka's Java client sends it: no content size. Packed by python-zstandard: `b"0123456789" * 20_000`.
+/// A zstd frame as Kafka's Java client sends it: no content size. Packed by python-zstandard: `b"0123456789" * 20_000`.
 #[test]
 fn zstd_of_unknown_size_is_read() {
     let packed = from_hex("28b52ffd005894000050303132333435363738390100f3ffcd0b124d0000083201003c0d391002");

@@ -10,9 +10,10 @@ use super::{Codec, CompressionError, first_guess};
 const LEVEL: i32 = 3;
 
 thread_local! {
-    /// Setting one up costs as much as packing a batch of a few KiB. About 1 MiB for each thread that packs.
+    /// Creating a context costs as much as compressing a batch of a few KiB. About 1 MiB for each thread that
+    /// compresses.
     static PACKER: RefCell<zstd_safe::CCtx<'static>> = RefCell::new(zstd_safe::CCtx::create());
-    /// About 100 KiB for each thread that unpacks.
+    /// About 100 KiB for each thread that decompresses.
     static UNPACKER: RefCell<zstd_safe::DCtx<'static>> = RefCell::new(zstd_safe::DCtx::create());
 }
 
@@ -26,15 +27,15 @@ pub(super) fn compress(input: &[u8], out: &mut Vec<u8>) {
     out.truncate(start + written);
 }
 
-/// In one go into a buffer that is made larger until everything fits. The streaming decoder would set aside the
-/// window that the frame claims, up to 128 MiB, and copy everything once more.
+/// Decompresses in one go into a buffer that is enlarged until everything fits. The streaming decoder would allocate
+/// the window that the frame claims, up to 128 MiB, and copy everything once more.
 pub(super) fn decompress(input: &[u8], max: usize) -> Result<Vec<u8>, CompressionError> {
     let mut out = Vec::new();
     unpack(input, max, &mut out)?;
     Ok(out)
 }
 
-/// [`decompress`], into room that may be there already.
+/// Like [`decompress`], into a buffer that may have room already.
 pub(super) fn unpack(input: &[u8], max: usize, out: &mut Vec<u8>) -> Result<(), CompressionError> {
     const OUTPUT_TOO_SMALL: usize =
         (zstd_safe::zstd_sys::ZSTD_ErrorCode::ZSTD_error_dstSize_tooSmall as usize).wrapping_neg();

@@ -1,4 +1,4 @@
-//! The declaration. See the text of [`replicated`](super).
+//! The macro that declares replicated commands and replies, described in [`replicated`](super).
 
 /// Declares the commands, or the replies, of a replicated state machine: `pub enum NAME, KINDS, "what they are called in
 /// errors" { variants }`. A variant is one of
@@ -67,15 +67,15 @@ macro_rules! replicated {
         }
 
         impl $Kind {
-            /// All of them, as they were declared.
+            /// All kinds, as they were declared.
             pub const ALL: &[Self] = &[$(Self::$Name, $($(Self::$Other,)?)?)*];
 
-            /// Its byte in the encoding.
+            /// The kind's byte in the encoding.
             pub const fn byte(self) -> u8 {
                 self as u8
             }
 
-            /// Its name in the declaration.
+            /// The kind's name in the declaration.
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(
@@ -85,7 +85,7 @@ macro_rules! replicated {
                 }
             }
 
-            /// The first feature level that knows it; 0 where none is declared.
+            /// The first feature level that knows the kind; 0 where none is declared.
             pub const fn since(self) -> u32 {
                 match self {
                     $(
@@ -95,7 +95,7 @@ macro_rules! replicated {
                 }
             }
 
-            /// The highest level that one of them needs.
+            /// The highest feature level that one of the kinds needs.
             pub const fn highest_since() -> u32 {
                 let (mut highest, mut at) = (0, 0);
                 while at < Self::ALL.len() {
@@ -109,11 +109,11 @@ macro_rules! replicated {
             }
         }
 
-        // What the group replicates must be within what the build says that it understands.
+        // The commands of the group must be within the level that the build says it understands.
         const _: () = assert!($Kind::highest_since() <= $crate::FEATURE_LEVEL);
 
         impl $Command {
-            /// Its kind.
+            /// The kind of this value.
             pub fn kind(&self) -> $Kind {
                 match self {
                     $(
@@ -155,8 +155,8 @@ macro_rules! replicated {
             #[doc = concat!("Reads what [`", stringify!($Command), "::encode`] wrote.")]
             ///
             /// # Errors
-            /// A newer build wrote it, or it is damaged. A replica that can't read what is committed must stop, for skipping
-            /// it would part its state from the others'.
+            /// When a newer build wrote it, or it is damaged. A replica that can't read a committed entry must stop,
+            /// for skipping it would make its state differ from the others'.
             pub fn decode(bytes: &[u8]) -> Result<Self, $crate::CodecError> {
                 use $crate::replicated::Wire;
                 let (kind, body) = $crate::frame::unframe($what, bytes)?;
@@ -186,7 +186,7 @@ macro_rules! replicated {
                 }
             }
 
-            /// One of this kind, for tests.
+            /// A sample value of this kind, for tests.
             pub fn sample(kind: $Kind, seeds: &mut $crate::replicated::Seeds) -> Self {
                 use $crate::replicated::Sample;
                 match kind {
@@ -211,7 +211,7 @@ macro_rules! replicated {
             }
         }
 
-        /// The messages.
+        /// The message types of the variants.
         mod forms {
             #[allow(unused_imports, reason = "a declaration may need none of them")]
             use super::*;

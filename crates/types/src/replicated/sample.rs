@@ -1,6 +1,6 @@
-//! Values of every kind of command and reply, for tests: golden cases from one seed, property cases from many.
+//! Sample values of every kind of command and reply, for tests: golden cases from one seed, property cases from many.
 //!
-//! The values of a seed are in golden files: what is drawn for a type does not change.
+//! Golden files have the values of a seed: the numbers drawn for a type never change.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,12 +16,12 @@ use crate::rejection::Rejection;
 pub struct Seeds(u64);
 
 impl Seeds {
-    /// Those of `seed`.
+    /// The numbers of `seed`.
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The next number, any.
+    /// The next number, of any size.
     pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -34,7 +34,8 @@ impl Seeds {
         self.draw() % end
     }
 
-    /// Mostly small ones, since those are encoded in few bytes and name what exists; sometimes any.
+    /// A number that is mostly small, since small ones are encoded in few bytes and name existing things; sometimes
+    /// any.
     fn number(&mut self) -> u64 {
         match self.below(8) {
             0 => 0,
@@ -45,9 +46,9 @@ impl Seeds {
     }
 }
 
-/// A type of which tests can have values.
+/// A type that tests can have values of.
 pub trait Sample {
-    /// A value that follows from `seeds`.
+    /// A value made from numbers of `seeds`.
     fn sample(seeds: &mut Seeds) -> Self;
 }
 
@@ -55,7 +56,7 @@ macro_rules! numbers {
     ($($ty:ident($inner:ty)),*) => {$(
         impl Sample for $ty {
             fn sample(seeds: &mut Seeds) -> Self {
-                // Cut off where it is wider.
+                // Truncated to the type.
                 Self::from(seeds.number() as $inner)
             }
         }

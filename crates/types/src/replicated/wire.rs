@@ -1,4 +1,4 @@
-//! How the fields of commands and replies stand in messages.
+//! Conversions of the fields of commands and replies to and from their forms in messages.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use crate::ids::{
 
 /// A value with `Form` as its type in a message.
 pub trait Wire<Form>: Sized {
-    /// As it stands in the message.
+    /// The value's form in the message.
     fn to_form(&self) -> Form;
 
-    /// The reverse. `what` is what is read, for the error.
+    /// The value of a form. `what` names the thing that is read, for the error.
     ///
     /// # Errors
-    /// No value has this form.
+    /// When no value has this form.
     fn from_form(what: &'static str, form: Form) -> Result<Self, CodecError>;
 }
 
-/// Types that messages have themselves.
+/// Types that messages can have directly.
 macro_rules! as_they_are {
     ($($ty:ty),*) => {$(
         impl Wire<$ty> for $ty {
