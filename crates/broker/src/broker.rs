@@ -31,7 +31,7 @@ use crate::partition::{Partition, Shared};
 use crate::pool::Pool;
 use crate::repair::scrub::Scrubber;
 use crate::repair::worker::Repairer;
-use crate::replica::Replicas;
+use crate::replica::{Replicas, Timers};
 use crate::seams::Seams;
 use crate::services::internal::Internal;
 use crate::serving::{Service, stalled_after};
@@ -388,12 +388,14 @@ impl Broker {
             compute: Pool::of_processors(),
             producer_expiration_ms: i64::try_from(settings.produce.producer_expiration_ms).unwrap_or(i64::MAX),
         });
+        let timers = Arc::new(Timers::new(clock.clone()));
         let node = Arc::new(Node::new(
             settings.clone(),
             metadata.clone(),
             replicas.clone(),
             self.seams.clone(),
             shared.clone(),
+            timers.clone(),
             self.stop.subscribe(),
         ));
         let balancer = self.balance(&node);
@@ -402,7 +404,8 @@ impl Broker {
             async move { bootstrap.keep_registered(metadata).await }
         });
         let groups = node.groups.clone();
-        let ticker = tokio::spawn(groups::tick(replicas.clone(), groups.clone(), metadata.clone()));
+        let ticker = tokio::spawn(timers.run(replicas.clone()));
+        let topics = tokio::spawn(groups.clone().follow(metadata.clone()));
         let repairs = node.repairs.clone();
         let reconciler = Reconciler::new(metadata.clone(), replicas.clone(), shared, groups, repairs);
         let reconciler = tokio::spawn(reconciler.run());
@@ -449,6 +452,7 @@ impl Broker {
         registered.abort();
         reconciler.abort();
         ticker.abort();
+        topics.abort();
         quorums.abort();
         refusals.abort();
         lag.abort();

@@ -17,7 +17,7 @@ use crate::partition;
 use crate::producer_ids::ProducerIds;
 use crate::repair::Repairs;
 use crate::repair::scrub::ScrubStatus;
-use crate::replica::Replicas;
+use crate::replica::{Replicas, Timers};
 use crate::seams::Seams;
 use crate::settings::BrokerSettings;
 use crate::stopping::Stopping;
@@ -53,11 +53,12 @@ impl Node {
         replicas: Arc<Replicas>,
         seams: Seams,
         partitions: Arc<partition::Shared>,
+        timers: Arc<Timers>,
         is_stopping: watch::Receiver<bool>,
     ) -> Self {
         let metrics = partitions.metrics.clone();
         let stopping = Stopping::new(metadata.registry.identity().broker, is_stopping);
-        let groups = groups::Shared::new(&settings.groups, partitions.clock.clone(), metrics.groups.clone());
+        let groups = groups::Shared::new(&settings.groups, timers, metrics.groups.clone());
         Self {
             leaders: LeaderLookup::new(replicas.clone(), stopping.clone()),
             groups: Arc::new(groups),

@@ -52,7 +52,9 @@ pub use image::{
     Committed, Epoch, Group, GroupState, Holding, Image, Member, MemberSpec, MemberState, SubscribedTopic, Subscription,
 };
 pub use jangada_types::{CodecError, Rejection};
-pub use leader::{Answer, CommitRequest, Config, HeartbeatRequest, HeartbeatResponse, Leader, Now, Pending, Step};
+pub use leader::{
+    Answer, CommitRequest, Config, HeartbeatRequest, HeartbeatResponse, Leader, Now, Pending, Step, Surroundings,
+};
 pub use offset_commit::OffsetCommit;
 pub use partitions::{PartitionSet, TopicPartition};
 pub use removal::RemovalCause;

@@ -8,11 +8,14 @@
 //! ```
 //!
 //! - [`Machine`]: a deterministic fold of a group's committed commands into a state.
+//! - [`Leader`]: what the replica that leads decides beside that: requests, resumed when their commands are applied, and timers.
 //! - [`EncodedCommand`]: a command as it is in the log: a small head, and a body that is shared and never copied.
 //! - [`Effects`]: what applying a command adds to the store. [`Retention`]: how the log is kept small.
 
 mod command;
+mod leader;
 mod machine;
 
 pub use command::EncodedCommand;
+pub use leader::{CommandOf, Leader, Now, ReplyOf, Step, StepOf};
 pub use machine::{Effects, Machine, RestoreError, Retention};

@@ -9,9 +9,9 @@ use jangada_replication::Publisher;
 use jangada_types::{GroupId, PartitionIndex, ReplicaId, TopicConfig};
 use tokio::time::Instant;
 
-use crate::groups::{self, CoordinatorPublisher, CoordinatorReplica};
+use crate::groups::{self, CoordinatorReplica};
 use crate::partition::{self, Partition, PartitionPublisher, View, checkpoint_bytes};
-use crate::replica::{ReplicaName, Replicas};
+use crate::replica::{DrivenPublisher, ReplicaName, Replicas};
 
 /// The first attempt to open again what could not be opened comes after this time.
 pub(super) const RETRY: Duration = Duration::from_millis(500);
@@ -66,8 +66,9 @@ impl Opener {
                 opened.await.map(drop)
             }
             TopicKind::Coordinator => {
-                let (publisher, state) = CoordinatorPublisher::new(self.groups.clone());
-                let front = |hosted| CoordinatorReplica::new(hosted, state, self.groups.clone());
+                let shard = self.groups.empty_shard();
+                let publisher = DrivenPublisher(shard.clone());
+                let front = |hosted| CoordinatorReplica::new(hosted, shard);
                 let opened = self.replicas.open(id, (&groups::KIND, name), publisher.erased(), front);
                 opened.await.map(drop)
             }

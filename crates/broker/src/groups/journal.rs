@@ -1,14 +1,24 @@
 //! What happens to groups, in the log and the counters of the broker that leads their shard, for people who ask later:
 //! why a member is gone, where offsets went, what could not be done.
 
-use jangada_coordinator::Event;
+use jangada_coordinator::{Command, Event, Leader};
 
-use super::shared::Shared;
-use crate::metrics::REPLACED;
+use crate::metrics::{GroupMetrics, REPLACED};
+use crate::replica::Observer;
 
-impl Shared {
-    /// Writes it down.
-    pub fn tell(&self, event: &Event) {
+/// See the module text.
+pub(super) struct Journal {
+    pub metrics: GroupMetrics,
+}
+
+impl Observer<Leader> for Journal {
+    fn took_effect(&self, command: &Command) {
+        if matches!(command, Command::CommitOffsets { .. }) {
+            self.metrics.commits.inc();
+        }
+    }
+
+    fn event(&self, event: &Event) {
         match event {
             Event::MemberRemoved { group, member, cause } => {
                 let cause = cause.as_str();

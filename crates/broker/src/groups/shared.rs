@@ -3,25 +3,21 @@
 use std::sync::Arc;
 
 use jangada_controller::{Image, Topic, TopicKind};
-use jangada_coordinator::{CommandKind, Config, TopicTable};
-use parking_lot::RwLock;
+use jangada_coordinator::{CommandKind, Config, Leader, Surroundings, TopicTable};
 
-use super::time::{Alarm, Clock};
-use crate::clock_guard::ClockGuard;
+use super::journal::Journal;
+use crate::cluster::metadata::Metadata;
 use crate::metrics::GroupMetrics;
+use crate::replica::{Driven, DriverShared, Timers};
 use crate::settings::GroupSettings;
 
-/// What all shards of a broker share.
+/// See the module text.
 pub(crate) struct Shared {
-    pub clock: Clock,
-    pub alarm: Alarm,
-    pub config: Config,
-    pub metrics: GroupMetrics,
-    topics: RwLock<Arc<TopicTable>>,
+    driving: Arc<DriverShared<Leader>>,
 }
 
 impl Shared {
-    pub fn new(settings: &GroupSettings, clock: Arc<ClockGuard>, metrics: GroupMetrics) -> Self {
+    pub fn new(settings: &GroupSettings, timers: Arc<Timers>, metrics: GroupMetrics) -> Self {
         let config = Config {
             heartbeat_interval_ms: settings.heartbeat_interval_ms,
             busy_heartbeat_interval_ms: settings.busy_heartbeat_interval_ms,
@@ -29,24 +25,37 @@ impl Shared {
             batch_window_ms_max: settings.batch_window_ms_max,
             offsets_retention_ms: settings.offsets_retention_ms,
         };
-        Self {
-            clock: Clock::new(clock),
-            alarm: Alarm::new(),
+        let surroundings = Surroundings {
             config,
-            metrics,
-            topics: RwLock::default(),
+            topics: Arc::default(),
+        };
+        Self {
+            driving: Arc::new(DriverShared::new(timers, surroundings, Journal { metrics })),
         }
     }
 
-    /// The cluster's topics as this broker knows them.
-    pub fn topics(&self) -> Arc<TopicTable> {
-        self.topics.read().clone()
+    /// The state of a shard that is to be opened.
+    pub fn empty_shard(&self) -> Arc<Driven<Leader>> {
+        Driven::new(self.driving.clone())
+    }
+
+    /// Takes the topics of each image, until the metadata is gone.
+    pub async fn follow(self: Arc<Self>, metadata: Metadata) {
+        let mut image = metadata.watch();
+        loop {
+            let current = image.borrow_and_update().clone();
+            self.learn(&current);
+            if image.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Takes the topics of a newer image. Most versions change something else: then only the number is new, and the shards
     /// have nothing to look at.
     pub fn learn(&self, image: &Image) {
-        let known = self.topics();
+        let surroundings = self.driving.surroundings();
+        let known = &surroundings.topics;
         if image.version() <= known.version() {
             return;
         }
@@ -59,9 +68,12 @@ impl Shared {
             TopicTable::new(image.version(), rows)
         };
         let table = table.letting_groups_remember(image.feature_level() >= CommandKind::SetTargetRemembering.since());
-        let mut known = self.topics.write();
-        if known.version() < table.version() {
-            *known = Arc::new(table);
-        }
+        let version = table.version();
+        let newer = Surroundings {
+            config: surroundings.config.clone(),
+            topics: Arc::new(table),
+        };
+        self.driving
+            .set_surroundings(newer, |known| known.topics.version() < version);
     }
 }

@@ -89,4 +89,12 @@ pub(crate) trait Front: Any + Send + Sync {
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(std::future::ready(()))
     }
+
+    /// Whether [`Front::tick`] is to be called. Asked once, when the replica is opened.
+    fn has_timers(&self) -> bool {
+        false
+    }
+
+    /// Does what is due, and says to [`super::Timers`] when to call it next. Must not wait.
+    fn tick(&self) {}
 }

@@ -5,19 +5,27 @@
 //! - [`Replicas`]: all of them, in the order of their ids. It opens and closes them, and checks their quorums.
 //! - [`leaders`]: who leads a group, and waiting until a replica here does.
 //! - [`leadership`]: why a replica does not answer, and what became of a proposal or of a read, for all kinds.
+//! - [`Driver`]: runs the leader's side of a machine: requests that are resumed when their commands are applied, and timers.
+//!   [`Timers`]: the one task for all of them.
 //! - [`check_quorum`]: whether a quorum answers a leader.
 //!
 //! A kind is a state machine, a front, and a [`Kind`]. Which one a group is of is asked where it is opened (the
 //! reconciler; the metadata opens when the broker starts), and nowhere else.
 
 mod check_quorum;
+mod driver;
+#[cfg(test)]
+mod driver_tests;
 mod hosted;
 mod leaders;
 mod leadership;
 mod replicas;
 #[cfg(test)]
 mod tests;
+mod timers;
 
+pub(crate) use self::driver::{Driven, DrivenPublisher, Driver, DriverShared, Observer};
 pub(crate) use self::hosted::{Front, Hosted, Kind, ReplicaName};
 pub(crate) use self::leadership::LEADER_RETRY;
 pub(crate) use self::replicas::Replicas;
+pub(crate) use self::timers::Timers;

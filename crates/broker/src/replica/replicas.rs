@@ -21,6 +21,8 @@ pub(crate) struct Replicas {
     pub(super) registry: Arc<Registry>,
     quorum_timeout: Duration,
     by_group: RwLock<BTreeMap<GroupId, Replica>>,
+    /// Of these, those that have timers: of thousands most have none.
+    timed: RwLock<BTreeMap<GroupId, Arc<dyn Front>>>,
 }
 
 struct Replica {
@@ -43,6 +45,7 @@ impl Replicas {
             registry,
             quorum_timeout,
             by_group: RwLock::default(),
+            timed: RwLock::default(),
         }
     }
 
@@ -61,6 +64,9 @@ impl Replicas {
             hosted,
             front: front.clone(),
         };
+        if front.has_timers() {
+            self.timed.write().insert(id, front.clone());
+        }
         self.by_group.write().insert(id, opened);
         // Its leader may be known by now, and a request may wait for both.
         self.registry.leaders().changed();
@@ -73,6 +79,7 @@ impl Replicas {
         if let Some(front) = front {
             front.close().await;
         }
+        self.timed.write().remove(&group);
         self.by_group.write().remove(&group);
     }
 
@@ -97,6 +104,11 @@ impl Replicas {
     pub fn all(&self) -> Vec<Arc<Hosted>> {
         let replicas = self.by_group.read();
         replicas.values().map(|replica| replica.hosted.clone()).collect()
+    }
+
+    /// The fronts of all that have timers.
+    pub(super) fn timed(&self) -> Vec<Arc<dyn Front>> {
+        self.timed.read().values().cloned().collect()
     }
 
     /// The fronts of all that are open here and of this kind.

@@ -8,6 +8,7 @@
 //! All time comes in as [`Now`]. Nothing here changes the [`Image`]: a [`Step::Propose`] goes through the log, and its
 //! outcome comes back by [`Leader::applied`] and [`Leader::resume`].
 
+mod driven;
 mod heartbeat;
 mod offsets;
 mod request;
@@ -20,8 +21,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
+pub use driven::Surroundings;
+pub use jangada_machine::Now;
 use jangada_types::{Reason, Rejection};
-
 pub use request::{
     Answer, CommitRequest, HeartbeatRequest, HeartbeatResponse, JOIN_EPOCH, LEAVE_EPOCH, Pending, STATIC_LEAVE_EPOCH,
     Step,
@@ -41,17 +43,6 @@ use timers::GroupTimers;
 /// Most times that one request is decided. It is decided anew when its group changed meanwhile; each time another
 /// command of the same group was applied first, so this bounds the unfairness, not the work.
 const ATTEMPTS_MAX: u32 = 16;
-
-/// The time, read by the caller once per call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Now {
-    /// A clock that never goes back while this process runs, milliseconds.
-    pub monotonic_ms: u64,
-    /// Milliseconds since the Unix epoch, for stamps that outlive a process.
-    pub wall_ms: u64,
-    /// The monotonic time since which the wall clock has been steady: it did not step, and other brokers' clocks agree.
-    pub steady_since_ms: u64,
-}
 
 /// Settings of a shard's leader.
 #[derive(Clone, Debug, PartialEq, Eq)]

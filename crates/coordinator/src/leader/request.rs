@@ -95,18 +95,7 @@ pub enum Answer {
 }
 
 /// The host's next action for a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Answer the request. An error is definite: the request has had no effect that its sender need care for.
-    Done(Result<Answer, Rejection>),
-    /// Propose the command, wait until it is applied, and call [`Leader::resume`](crate::Leader::resume).
-    Propose {
-        /// The command for the shard's log.
-        command: Command,
-        /// The state of the request, to be passed to `resume`.
-        pending: Pending,
-    },
-}
+pub type Step = jangada_machine::Step<Command, Pending, Answer>;
 
 /// A request whose command is under way.
 #[derive(Clone, Debug, PartialEq, Eq)]

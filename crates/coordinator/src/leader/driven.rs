@@ -1,0 +1,68 @@
+//! The shard's leader as the host's driver runs it, which is the same for all machines.
+
+use std::sync::Arc;
+
+use jangada_machine as machine;
+use machine::Now;
+
+use super::request::{Answer, Pending, Step};
+use super::{Config, Leader};
+use crate::command::Command;
+use crate::event::Event;
+use crate::image::Image;
+use crate::reply::Reply;
+use crate::topics::TopicTable;
+
+/// What a shard's leader goes by that is not in the shard.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// Settings.
+    pub config: Config,
+    /// The cluster's topics.
+    pub topics: Arc<TopicTable>,
+}
+
+impl machine::Leader for Leader {
+    type Machine = Image;
+    type Pending = Pending;
+    type Answer = Answer;
+    type Event = Event;
+    type Surroundings = Surroundings;
+
+    fn begin(image: &Image, surroundings: &Arc<Surroundings>, now: Now) -> Self {
+        let Surroundings { config, topics } = &**surroundings;
+        Self::new(config.clone(), image, topics.clone(), now)
+    }
+
+    fn surroundings_changed(&mut self, image: &Image, surroundings: &Arc<Surroundings>, now: Now) {
+        self.topics_changed(image, surroundings.topics.clone(), now);
+    }
+
+    fn applied(&mut self, image: &Image, command: &Command, reply: &Reply, now: Now) {
+        self.applied(image, command, reply, now);
+    }
+
+    fn resume(&mut self, image: &Image, pending: Pending, reply: Reply, now: Now) -> Step {
+        self.resume(image, pending, reply, now)
+    }
+
+    fn tick(&mut self, image: &Image, now: Now) -> Vec<Command> {
+        self.tick(image, now)
+    }
+
+    fn next_deadline(&self) -> Option<u64> {
+        self.next_deadline()
+    }
+
+    fn take_events(&mut self) -> Vec<Event> {
+        self.take_events()
+    }
+
+    fn events_of(image: &Image, command: &Command) -> Vec<Event> {
+        Event::of(image, command)
+    }
+
+    fn had_effect(reply: &Reply) -> bool {
+        matches!(reply, Reply::Applied { .. })
+    }
+}
