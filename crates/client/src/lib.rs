@@ -27,6 +27,7 @@
 //! | [`client`](Client), `config` | the entry point and its settings |
 //! | `cluster` | calls to any broker or to a partition's leader, with retry; `backoff` has the delays, `attempts` what failed |
 //! | `channels` | HTTP/2 connections to each broker: one for calls, and one for each so many streams |
+//! | `offset_at` | finds offsets by position or by time |
 //! | `metadata` | the image of brokers, topics and leaders, and the cache that keeps it fresh and calls the brokers that it knows |
 //! | `notice` | the events that a client tells its user of: retries, waits, resets, skips |
 //! | `error`, `wire_error` | the errors that callers see, and the one place where gRPC's errors become those |
@@ -56,6 +57,7 @@ mod error;
 mod group;
 mod metadata;
 mod notice;
+mod offset_at;
 mod producer;
 mod wire_error;
 
@@ -64,7 +66,7 @@ pub use admin::{
     GroupDescription, GroupListing, GroupMember, GroupSummary, Leader, MetadataRole, NewTopic, OwnedPartition,
     PartitionState, TopicDescription, TopicSummary, WriteRefusal,
 };
-pub use client::{Client, ListedOffset, OffsetAt};
+pub use client::Client;
 pub use config::ClientConfig;
 pub use consumer::{
     ConsumedRecord, Consumer, ConsumerConfig, EndOffsets, OffsetReset, OnBadBatch, RawBatches, Skipped, StartAt,
@@ -77,4 +79,5 @@ pub use group::{
 pub use jangada_types::{BrokerId, Codec, Header, Incarnation, NO_TIMESTAMP, Reason, TopicId};
 pub use metadata::{PartitionMetadata, TopicMetadata};
 pub use notice::{NOTICE_TARGET, Notice, OnNotice, PositionReset, Retrying};
+pub use offset_at::{ListedOffset, OffsetAt};
 pub use producer::{Acks, Condition, Delivery, Producer, ProducerConfig, ProducerRecord, RecordMetadata};

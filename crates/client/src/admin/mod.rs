@@ -269,7 +269,7 @@ impl Admin {
                 }
                 let latest = self
                     .cluster
-                    .list_offsets(&found, partition.partition, crate::OffsetAt::Latest)
+                    .list_offsets(&found, partition.partition, crate::offset_at::OffsetAt::Latest)
                     .await?;
                 latest.offset.unwrap_or(0)
             }

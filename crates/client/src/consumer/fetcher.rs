@@ -19,11 +19,11 @@ use super::config::OffsetReset;
 use super::inbox::{FetchSession, Fetched, Inbox, Window};
 use crate::backoff::Backoff;
 use crate::channels::StreamChannel;
-use crate::client::OffsetAt;
 use crate::cluster::{Cluster, log_service};
 use crate::error::ClientError;
 use crate::metadata::{LeaderLookup, TopicMetadata};
 use crate::notice::{Next, Notice, PositionReset, Trouble};
+use crate::offset_at::OffsetAt;
 use crate::wire_error::{Disposition, Failure};
 
 /// Capacity of the queue of grants to the stream. Grants are few and small; one that finds the queue full is made up

@@ -22,10 +22,10 @@ pub(crate) use inbox::FetchSession;
 pub(crate) use reader::{NextBatch, Reader};
 pub use record::{ConsumedRecord, RawBatches};
 
-use crate::client::OffsetAt;
 use crate::cluster::Cluster;
 use crate::error::ClientError;
 use crate::metadata::TopicMetadata;
+use crate::offset_at::OffsetAt;
 use subscribed::{Followed, Subscribed};
 
 /// Reads partitions that it is assigned by hand.

@@ -16,8 +16,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::coordinator::Coordinator;
-use super::listener::{OffsetCommit, TopicPartition};
 use super::membership::MembershipView;
+use super::position::{OffsetCommit, TopicPartition};
 use crate::error::ClientError;
 use crate::notice::Notice;
 use crate::wire_error::Failure;

@@ -1,88 +1,12 @@
-//! The listener of a group's member: the trait and the types that it sees.
+//! The listener of a group's member: the trait and what it gives back.
 
 use std::error::Error;
-use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::future::{BoxFuture, ready};
-use jangada_proto::v1;
-use jangada_types::TopicId;
 
-use super::committer::Committer;
+use super::handle::GroupHandle;
+use super::position::{PartitionPosition, TopicPartition};
 use crate::consumer::StartAt;
-use crate::error::ClientError;
-
-/// A partition of a topic.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TopicPartition {
-    /// The topic's name.
-    pub topic: Arc<str>,
-    /// The topic's id.
-    pub topic_id: TopicId,
-    /// The partition's index.
-    pub partition: u32,
-}
-
-impl std::fmt::Display for TopicPartition {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}[{}]", self.topic, self.partition)
-    }
-}
-
-impl TopicPartition {
-    pub(crate) fn wire(&self) -> v1::TopicPartition {
-        v1::TopicPartition {
-            topic_id: Bytes::copy_from_slice(self.topic_id.as_bytes()),
-            topic: String::new(),
-            partition: self.partition,
-        }
-    }
-}
-
-/// A partition that is given up, and how far it is finished.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PartitionPosition {
-    /// The partition that is given up.
-    pub partition: TopicPartition,
-    /// The offset after the last record that counts as finished. `None`: this member finished no record.
-    pub position: Option<i64>,
-}
-
-/// An offset to commit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OffsetCommit {
-    /// The partition that the offset is for.
-    pub partition: TopicPartition,
-    /// The offset of the next record to read.
-    pub offset: i64,
-    /// The leader epoch of the last record that was read, when known.
-    pub leader_epoch: Option<u32>,
-    /// Text that the consumer stores along with the offset, up to 4,096 bytes.
-    pub metadata: String,
-}
-
-impl OffsetCommit {
-    /// An offset to commit without metadata.
-    pub fn new(partition: TopicPartition, offset: i64) -> Self {
-        Self {
-            partition,
-            offset,
-            leader_epoch: None,
-            metadata: String::new(),
-        }
-    }
-
-    pub(crate) fn wire(&self) -> v1::PartitionOffset {
-        v1::PartitionOffset {
-            added: false,
-            partition: Some(self.partition.wire()),
-            offset: self.offset,
-            leader_epoch: self.leader_epoch,
-            metadata: self.metadata.clone(),
-            committed_at_ms: 0,
-        }
-    }
-}
 
 /// The positions where a listener wants partitions to begin. Partitions that it does not name begin at their committed
 /// offset.
@@ -170,38 +94,5 @@ pub trait RebalanceListener: Send + Sync + 'static {
     fn on_lost<'a>(&'a self, group: &'a GroupHandle, partitions: &'a [PartitionPosition]) -> BoxFuture<'a, ()> {
         let _ = (group, partitions);
         Box::pin(ready(()))
-    }
-}
-
-/// The member, as its listener sees it.
-#[derive(Clone)]
-pub struct GroupHandle {
-    pub(super) committer: Arc<Committer>,
-    pub(super) epoch: i64,
-}
-
-impl GroupHandle {
-    /// The group's name.
-    pub fn group(&self) -> &str {
-        self.committer.group()
-    }
-
-    /// The member's id, another one for each consumer.
-    pub fn member_id(&self) -> &str {
-        self.committer.member_id()
-    }
-
-    /// The member's epoch under which this change of its partitions takes place: in `on_lost` the one under which they were owned.
-    pub fn member_epoch(&self) -> i64 {
-        self.epoch
-    }
-
-    /// Commits offsets, all or none, of partitions that the member owns.
-    ///
-    /// # Errors
-    /// [`ClientError::MembershipLost`]; [`ClientError::Refused`] with `PARTITION_NOT_OWNED` when one is of another partition;
-    /// [`ClientError::Unavailable`] and [`ClientError::OutcomeUnknown`] after trying for as long as `retry_timeout`.
-    pub async fn commit_offsets(&self, offsets: &[OffsetCommit]) -> Result<(), ClientError> {
-        self.committer.commit_offsets(offsets.to_vec()).await
     }
 }

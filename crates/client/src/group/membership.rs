@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::config::GroupConfig;
 use super::coordinator::{Coordinator, FailedAttempt, pause};
-use super::listener::TopicPartition;
+use super::position::TopicPartition;
 use crate::backoff::Backoff;
 use crate::cluster::Cluster;
 use crate::error::ClientError;

@@ -13,9 +13,11 @@
 mod committer;
 mod config;
 mod coordinator;
+mod handle;
 mod listener;
 mod membership;
 mod owned;
+mod position;
 mod rebalance;
 mod starts;
 
@@ -30,9 +32,9 @@ use tokio::time::{Instant, sleep_until};
 
 pub use config::{Assignor, CommitMode, GroupConfig};
 pub(crate) use coordinator::{Coordinator, group_service};
-pub use listener::{
-    GroupHandle, ListenerError, OffsetCommit, PartitionPosition, RebalanceListener, StartPositions, TopicPartition,
-};
+pub use handle::GroupHandle;
+pub use listener::{ListenerError, RebalanceListener, StartPositions};
+pub use position::{OffsetCommit, PartitionPosition, TopicPartition};
 pub(crate) use starts::fetch as fetch_offsets;
 
 use crate::cluster::Cluster;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::committer::Finished;
-use super::listener::{PartitionPosition, TopicPartition};
+use super::position::{PartitionPosition, TopicPartition};
 use crate::consumer::{FetchSession, StartAt};
 use crate::metadata::TopicMetadata;
 

@@ -8,13 +8,13 @@ use jangada_proto::v1;
 use tokio::time::timeout;
 
 use super::coordinator::Coordinator;
-use super::listener::TopicPartition;
-use crate::client::OffsetAt;
+use super::position::TopicPartition;
 use crate::cluster::Cluster;
 use crate::consumer::{OffsetReset, StartAt, start_offset};
 use crate::error::ClientError;
 use crate::metadata::TopicMetadata;
 use crate::notice::Notice;
+use crate::offset_at::OffsetAt;
 
 /// Partitions that one call may name, as the contract says.
 const PARTITIONS_PER_FETCH_MAX: usize = 10_000;

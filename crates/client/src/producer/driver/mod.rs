@@ -14,6 +14,7 @@
 //! | a topic gets more partitions | the metadata, which are asked for anew after `metadata_max_age` |
 
 mod answers;
+mod firing;
 mod identify;
 mod lane_state;
 mod links;
