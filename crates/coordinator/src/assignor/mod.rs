@@ -4,12 +4,15 @@
 //! Both assignors give each partition that has a subscriber to exactly one of its subscribers.
 
 mod range;
+mod subscriber;
 mod uniform;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jangada_types::TopicId;
+
+pub use subscriber::Subscriber;
 
 use crate::partitions::PartitionSet;
 
@@ -55,15 +58,4 @@ impl Assignor {
         let ids = members.iter().map(|member| Arc::clone(&member.id));
         ids.zip(targets.into_iter().map(PartitionSet::from_iter)).collect()
     }
-}
-
-/// A member, as an assignor sees it.
-#[derive(Clone, Debug)]
-pub struct Subscriber {
-    /// The member's id.
-    pub id: Arc<str>,
-    /// The topics that the member wants. Those that are not among the group's topics are ignored.
-    pub topics: Arc<BTreeSet<TopicId>>,
-    /// The member's target until now.
-    pub current: PartitionSet,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jangada_types::TopicId;
 
-use super::Subscriber;
+use super::subscriber::Subscriber;
 use crate::partitions::TopicPartition;
 
 /// `members` are ordered by id; the result has the same order.

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jangada_types::TopicId;
 
-use super::Subscriber;
+use super::subscriber::Subscriber;
 use crate::partitions::TopicPartition;
 
 /// `members` are ordered by id; the result has the same order.

@@ -8,8 +8,10 @@
 //! All time comes in as [`Now`]. Nothing here changes the [`Image`]: a [`Step::Propose`] goes through the log, and its
 //! outcome comes back by [`Leader::applied`] and [`Leader::resume`].
 
+mod config;
 mod driven;
 mod heartbeat;
+mod member_timer;
 mod offsets;
 mod request;
 mod request_rules;
@@ -21,6 +23,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
+pub use config::Config;
 pub use driven::Surroundings;
 pub use jangada_machine::Now;
 use jangada_types::{Reason, Rejection};
@@ -32,7 +35,6 @@ pub use request::{
 use crate::command::Command;
 use crate::event::Event;
 use crate::image::Image;
-use crate::limits::OFFSETS_RETENTION_MS_DEFAULT;
 use crate::offset_commit::OffsetCommit;
 use crate::pattern::Patterns;
 use crate::reply::Reply;
@@ -43,35 +45,6 @@ use timers::GroupTimers;
 /// Most times that one request is decided. It is decided anew when its group changed meanwhile; each time another
 /// command of the same group was applied first, so this bounds the unfairness, not the work.
 const ATTEMPTS_MAX: u32 = 16;
-
-/// Settings of a shard's leader.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// Heartbeat interval of the members of a group at rest, milliseconds; at most a third of a member's session.
-    pub heartbeat_interval_ms: u32,
-    /// Heartbeat interval while the member or its group is on the way to a target, or the session of a silent member is
-    /// about to end, milliseconds.
-    pub busy_heartbeat_interval_ms: u32,
-    /// How long changes of a group are gathered into one target, milliseconds. Doubles with each target that soon
-    /// follows another.
-    pub batch_window_ms: u32,
-    /// The longest that changes are gathered, milliseconds.
-    pub batch_window_ms_max: u32,
-    /// How long offsets of a group without members are kept, milliseconds.
-    pub offsets_retention_ms: u64,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            heartbeat_interval_ms: 3_000,
-            busy_heartbeat_interval_ms: 300,
-            batch_window_ms: 100,
-            batch_window_ms_max: 2_000,
-            offsets_retention_ms: OFFSETS_RETENTION_MS_DEFAULT,
-        }
-    }
-}
 
 /// The volatile side of a shard, on the replica that leads it. It is made when that replica has applied an entry of its
 /// own term, and dropped when it no longer leads.

@@ -7,8 +7,11 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::sessions::MemberTimer;
-use super::{Leader, Now};
+use jangada_machine::Now;
+
+use super::Leader;
+use super::config::Config;
+use super::member_timer::MemberTimer;
 use crate::command::Command;
 use crate::event::Event;
 use crate::image::{Group, Image, Member};
@@ -245,7 +248,7 @@ impl GroupTimers {
     }
 
     /// Starts to gather changes for the next target, which is due when the window ends.
-    fn gather(&mut self, config: &super::Config, now: Now) {
+    fn gather(&mut self, config: &Config, now: Now) {
         let (least, most) = (u64::from(config.batch_window_ms), u64::from(config.batch_window_ms_max));
         let is_soon_after = self.last_target.is_some_and(|last| now.monotonic_ms < last + 2 * most);
         self.window_ms = if is_soon_after {
