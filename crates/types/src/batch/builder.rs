@@ -218,7 +218,7 @@ impl BatchBuilder {
             record_count: self.count,
         };
         header.write(&mut batch);
-        let crc = super::checksum(&batch);
+        let crc = super::header::checksum(&batch);
         put(&mut batch, at::CRC, crc.to_be_bytes());
         batch.into()
     }

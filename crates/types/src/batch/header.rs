@@ -30,6 +30,14 @@ pub(super) const CRC_COVERS_FROM: usize = at::ATTRIBUTES;
 /// Bytes that a batch length does not count: the base offset and the length itself.
 pub(super) const LENGTH_COUNTS_FROM: usize = at::LEADER_EPOCH;
 
+/// Bytes of the smallest record: seven fields of a byte each.
+pub const RECORD_BYTES_MIN: usize = 7;
+
+/// CRC-32C of the bytes that a batch's checksum covers, given the whole batch.
+pub(super) fn checksum(batch: &[u8]) -> u32 {
+    crc_fast::crc32_iscsi(&batch[CRC_COVERS_FROM..])
+}
+
 const _: () = {
     assert!(at::RECORDS == 61 && BatchHeader::LEN == at::RECORDS);
     assert!(at::MAGIC == 16, "every version of the format has its magic there");

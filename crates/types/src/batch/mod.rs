@@ -44,17 +44,13 @@ mod property_tests;
 
 pub use builder::BatchBuilder;
 pub use error::{BatchError, Malformed, RecordFlaw};
-pub use header::{Attributes, BatchHeader, TimestampType};
+#[cfg(test)]
+use header::checksum;
+pub use header::{Attributes, BatchHeader, RECORD_BYTES_MIN, TimestampType};
 pub use iter::BatchIter;
 pub use patch::{header_alone, set_append_time, set_position, set_producer};
 pub use record::{
-    Header, RECORD_BYTES_MIN, Record, Records, decode_records, validate_packed, validate_records,
-    validate_records_with_times,
+    Header, Record, Records, decode_records, validate_packed, validate_records, validate_records_with_times,
 };
 pub use scan::{NO_TIMESTAMP, RecordTime, RecordTimes};
 pub use validate::{BatchLimits, validate, validate_with_times, verify};
-
-/// CRC-32C of the bytes that a batch's checksum covers, given the whole batch.
-fn checksum(batch: &[u8]) -> u32 {
-    crc_fast::crc32_iscsi(&batch[header::CRC_COVERS_FROM..])
-}

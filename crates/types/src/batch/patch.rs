@@ -45,7 +45,7 @@ fn set_checksum(batch: &mut [u8], header: &BatchHeader) {
         header.total_size(),
         "the checksum covers exactly one batch"
     );
-    let crc = super::checksum(batch);
+    let crc = super::header::checksum(batch);
     put(batch, at::CRC, crc.to_be_bytes());
 }
 

@@ -17,8 +17,6 @@ use super::{validate, varint};
 use crate::compression::{self, Codec};
 use crate::ids::Offset;
 
-/// Bytes of the smallest record: seven fields of a byte each.
-pub const RECORD_BYTES_MIN: usize = 7;
 /// Bytes of the smallest header: two lengths.
 const HEADER_BYTES_MIN: usize = 2;
 

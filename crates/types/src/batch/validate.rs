@@ -4,8 +4,8 @@
 //! bytes of each uncompressed record, and no allocation.
 
 use super::error::{BatchError, Malformed};
-use super::header::{BatchHeader, TimestampType};
-use super::record::{self, RECORD_BYTES_MIN};
+use super::header::{BatchHeader, RECORD_BYTES_MIN, TimestampType};
+use super::record;
 use super::scan::RecordTimes;
 use crate::compression::Codec;
 use crate::ids::{ProducerEpoch, ProducerId, Sequence};
@@ -95,7 +95,7 @@ pub fn verify(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
         }
         .into());
     }
-    let actual = super::checksum(bytes);
+    let actual = super::header::checksum(bytes);
     if header.crc != actual {
         return Err(BatchError::Corrupt {
             expected: header.crc,

@@ -4,7 +4,8 @@ use std::io::{self, BufRead, Read, Write};
 
 use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
 
-use super::{Codec, CompressionError, read_bounded, take_bounded};
+use super::bounded::{read_bounded, take_bounded};
+use super::codec::{Codec, CompressionError};
 
 /// Bytes of the smallest blocks of LZ4, those of Kafka's clients.
 const BLOCK_BYTES_MIN: usize = 64 * 1024;

@@ -1,6 +1,6 @@
 //! Snappy: written in xerial's blocks, as Kafka's Java client does; read in those and raw.
 
-use super::{Codec, CompressionError};
+use super::codec::{Codec, CompressionError};
 
 /// The beginning of a stream of xerial's snappy blocks: the magic, then version 1, compatible with 1.
 const XERIAL_HEADER: [u8; 16] = *b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01";

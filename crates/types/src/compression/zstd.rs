@@ -4,7 +4,8 @@ use std::cell::RefCell;
 
 use zstd::zstd_safe;
 
-use super::{Codec, CompressionError, first_guess};
+use super::bounded::first_guess;
+use super::codec::{Codec, CompressionError};
 
 /// Kafka's default level.
 const LEVEL: i32 = 3;
