@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::BrokersArgs;
 use crate::errors::{CliError, Result};
-use crate::output::note;
+use crate::note::note;
 
 /// The first broker of a cluster of `up`, unless said otherwise.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:9400";

@@ -9,7 +9,7 @@ use jangada_client::{ClientError, Reason};
 
 use crate::brokers::Brokers;
 use crate::exit::Exit;
-use crate::output::note;
+use crate::note::note;
 
 /// A command's failure.
 #[derive(Clone, Debug)]

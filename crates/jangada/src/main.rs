@@ -11,7 +11,7 @@
 //! | `brokers` | which brokers a command begins with: flag, variable, files, default |
 //! | `connect` | from these to a client |
 //! | `files` | files that are written whole or not at all |
-//! | `logging`, `notices`, `progress` | what goes to stderr |
+//! | `logging`, `note`, `notices`, `progress` | what goes to stderr |
 //! | `cpu` | the instructions that the build needs; runs before `main` |
 //!
 //! Data goes to stdout, everything else to stderr.
@@ -31,6 +31,7 @@ mod errors;
 mod exit;
 mod files;
 mod logging;
+mod note;
 mod notices;
 mod output;
 mod progress;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use jangada_client::{Notice, OnNotice};
 
-use crate::output::note;
+use crate::note::note;
 
 /// Lines that may wait to be written; more are only counted.
 const WAITING_MAX: usize = 256;

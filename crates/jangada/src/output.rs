@@ -11,6 +11,7 @@ use comfy_table::presets::NOTHING;
 use serde::Serialize;
 
 use crate::errors::Result;
+use crate::note::note;
 
 /// `-o table|json`, for every command that shows something.
 #[derive(Args, Clone, Copy, Debug)]
@@ -72,12 +73,6 @@ pub fn print_text(text: &str) -> Result<()> {
         stdout.write_all(b"\n")?;
     }
     Ok(stdout.flush()?)
-}
-
-/// A note for the person at the terminal; never data. Nobody may be there (`2>&1 | head`): that is no failure, and `eprintln!` would
-/// panic.
-pub fn note(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// A plain table: no lines, two spaces between columns, so that it also cuts well with other tools.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{CompressionArg, bytes, milliseconds, wait};
+use super::parse::{bytes, milliseconds, wait};
+use super::produce::CompressionArg;
 use crate::complete::topics;
 use crate::output::OutputArgs;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::wait;
+use super::parse::wait;
 use crate::complete::topics;
 use crate::output::OutputArgs;
 

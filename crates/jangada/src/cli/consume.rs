@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use jangada_client::{OffsetReset, OnBadBatch};
 
-use super::milliseconds_u32;
+use super::parse::milliseconds_u32;
 use super::when::{FromArg, SinceArg, UntilArg};
 use crate::complete::{groups, topics};
 use crate::text::encoding::Encoding;

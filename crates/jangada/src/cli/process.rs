@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::wait;
+use super::parse::wait;
 use crate::brokers::DEFAULT_DIR;
 use crate::output::OutputArgs;
 

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 use jangada_client::{Acks, Codec, Condition};
 
+use super::parse::{delimiter, pair, separator};
 use super::when::TimeArg;
-use super::{delimiter, pair, separator};
 use crate::complete::topics;
 use crate::text::encoding::Encoding;
 

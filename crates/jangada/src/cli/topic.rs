@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 
-use super::pair;
+use super::parse::pair;
 use crate::complete::topics;
 use crate::output::OutputArgs;
 

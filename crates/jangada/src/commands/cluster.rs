@@ -11,7 +11,8 @@ use crate::cli::{ClusterCommand, HealthArgs, RemoveArgs, ReplaceArgs};
 use crate::connect::{connect, connect_silently, connect_within};
 use crate::errors::{CliError, Result};
 use crate::exit::Exit;
-use crate::output::{Show, note, plain_table};
+use crate::note::note;
+use crate::output::{Show, plain_table};
 use crate::progress;
 
 /// Between two looks while waiting for health. Health is made of what every leader sees of its followers: there is no

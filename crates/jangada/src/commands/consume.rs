@@ -16,7 +16,7 @@ use crate::brokers::Brokers;
 use crate::cli::{ConsumeArgs, ConsumeOutput, UntilArg};
 use crate::connect::connect;
 use crate::errors::{CliError, Result};
-use crate::output::note;
+use crate::note::note;
 use crate::text::format::{Format, Forms};
 use crate::text::jsonl;
 

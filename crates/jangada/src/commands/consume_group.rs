@@ -26,7 +26,7 @@ use crate::brokers::Brokers;
 use crate::cli::{CommitArg, ConsumeArgs, FromArg};
 use crate::connect::connect;
 use crate::errors::{CliError, Result};
-use crate::output::note;
+use crate::note::note;
 
 /// How often finished records are committed.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);

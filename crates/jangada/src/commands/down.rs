@@ -4,7 +4,7 @@ use super::node::{ClusterDir, stop};
 use crate::brokers::withdraw;
 use crate::cli::DownArgs;
 use crate::errors::Result;
-use crate::output::note;
+use crate::note::note;
 use crate::progress;
 
 pub async fn run(args: &DownArgs) -> Result<()> {

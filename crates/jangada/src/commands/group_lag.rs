@@ -11,7 +11,8 @@ use tokio::time::sleep;
 
 use crate::cli::LagArgs;
 use crate::errors::Result;
-use crate::output::{Output, Show, note, or_dash, plain_table, print_text, some_text};
+use crate::note::note;
+use crate::output::{Output, Show, or_dash, plain_table, print_text, some_text};
 
 /// Between two looks with `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);

@@ -14,7 +14,8 @@ use super::group_lag::bounds;
 use crate::cli::{FromArg, SeekArgs, ToArg};
 use crate::errors::{CliError, Result};
 use crate::files::write_whole;
-use crate::output::{Show, note, or_dash, plain_table};
+use crate::note::note;
+use crate::output::{Show, or_dash, plain_table};
 
 pub async fn run(client: &Client, args: &SeekArgs) -> Result<()> {
     if let (Some(path), None) = (&args.to_file, args.to) {

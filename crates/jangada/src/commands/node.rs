@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::brokers;
 use crate::errors::{CliError, Result};
 use crate::files::write_whole;
-use crate::output::note;
+use crate::note::note;
 
 /// Between two looks whether a process still runs: one that is not our child cannot be waited for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);

@@ -22,7 +22,7 @@ use crate::brokers::Brokers;
 use crate::cli::{ProduceArgs, ProduceFormat};
 use crate::connect::connect;
 use crate::errors::{CliError, Result};
-use crate::output::note;
+use crate::note::note;
 use crate::progress;
 use crate::text::lines::{LineSplitter, LineTooLong};
 

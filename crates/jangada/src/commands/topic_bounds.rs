@@ -2,7 +2,7 @@
 
 use jangada_types::topic_config::{UNBOUNDED_MS, key};
 
-use crate::output::note;
+use crate::note::note;
 
 /// Says what the settings let happen; of those that are not named nothing is said.
 pub fn warn<'a>(topic: &str, settings: impl IntoIterator<Item = (&'a str, &'a str)>) {

@@ -86,7 +86,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_file(&self.path) {
-            crate::output::note(&format!("warning: cannot remove {}: {error}", self.path.display()));
+            crate::note::note(&format!("warning: cannot remove {}: {error}", self.path.display()));
         }
     }
 }

@@ -14,7 +14,7 @@ use super::payload::Payload;
 use super::report::Report;
 use crate::cli::{CpuArgs, PayloadKind, StoreBench};
 use crate::errors::{CliError, Result};
-use crate::output::note;
+use crate::note::note;
 use crate::progress;
 
 /// The Raft term of all entries.

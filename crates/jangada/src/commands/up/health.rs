@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::super::cluster::problems;
-use super::Node;
+use super::node::Node;
 use super::processes::Processes;
 use crate::brokers::Brokers;
 use crate::connect::connect_silently;

@@ -5,6 +5,7 @@
 
 mod health;
 mod layout;
+mod node;
 mod processes;
 
 use std::env;
@@ -19,12 +20,14 @@ use jangada_broker::settings::{BrokerSettings, Layers};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::layout::Ports;
+use self::node::Node;
 use self::processes::Processes;
 use super::node::{ClusterDir, ClusterPlan, NodeDir};
 use crate::brokers::{Brokers, DEFAULT_DIR, withdraw};
 use crate::cli::{BrokersArgs, UpArgs};
 use crate::errors::{CliError, Result};
-use crate::output::{note, print_text};
+use crate::note::note;
+use crate::output::print_text;
 
 /// Nodes of a new cluster, unless said otherwise.
 const NODES_DEFAULT: u16 = 3;
@@ -37,22 +40,6 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Between two looks whether the nodes still run.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
-
-/// A node with its settings as the file, the environment and the defaults make them.
-pub struct Node {
-    pub directory: NodeDir,
-    pub settings: BrokerSettings,
-}
-
-impl Node {
-    /// What it listens on, by key.
-    fn addresses(&self) -> Vec<(&str, String)> {
-        let listeners = self.settings.listeners.iter();
-        listeners
-            .map(|(name, listener)| (name, listener.bind.clone()))
-            .collect()
-    }
-}
 
 pub async fn run(args: &UpArgs) -> Result<()> {
     let mut stop = Stop::new()?;

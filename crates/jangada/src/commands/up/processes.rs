@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::super::node::{NodeDir, stop};
-use super::Node;
+use super::node::Node;
 use crate::errors::{CliError, Result};
 
 /// Lines of a node's log that an error shows.
