@@ -21,11 +21,13 @@
 )]
 
 mod binary;
+mod circles;
 mod cluster;
 mod contract;
 mod deploy;
 mod features;
 mod harness;
+mod imports;
 mod layers;
 mod tidy;
 mod tree;
