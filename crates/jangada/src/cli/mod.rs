@@ -22,7 +22,7 @@ pub use cluster::{ClusterCommand, HealthArgs, PartitionCommand, RemoveArgs, Repl
 pub use consume::{CommitArg, ConsumeArgs, ConsumeOutput};
 pub use group::{GroupCommand, GroupRemoveArgs, LagArgs, SeekArgs, ToArg};
 pub use process::{DownArgs, ServerArgs, ServerCommand, UpArgs};
-pub use produce::{CompressionArg, ProduceArgs, ProduceFormat};
+pub use produce::{ProduceArgs, ProduceFormat};
 pub use topic::{AlterArgs, BeforeArg, CreateArgs, TopicCommand, TrimArgs};
 pub use when::{FromArg, UntilArg};
 
@@ -266,27 +266,5 @@ mod tests {
                 panic!("{line}: {error}");
             }
         }
-    }
-
-    #[test]
-    fn a_separator_may_be_written_as_an_escape() {
-        assert_eq!(separator("\\t"), Ok("\t".to_owned()));
-        assert_eq!(separator("::"), Ok("::".to_owned()));
-        assert!(separator("").is_err());
-        assert!(separator("\\n").is_err());
-        assert_eq!(delimiter("\\0"), Ok("\0".to_owned()));
-        assert_eq!(delimiter("a\\\\\\n"), Ok("a\\\n".to_owned()));
-        assert!(delimiter("").is_err());
-        assert!(delimiter("\\x").is_err());
-    }
-
-    #[test]
-    fn a_wait_is_in_seconds_unless_it_says_otherwise() {
-        assert_eq!(wait("30"), Ok(Duration::from_secs(30)));
-        assert_eq!(wait("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(wait("1d"), Ok(WAIT_MAX));
-        assert!(wait("25h").is_err());
-        assert_eq!(bytes::<u32>(1..=1024)("1KiB"), Ok(1024));
-        assert!(bytes::<u32>(1..=1024)("1025").is_err());
     }
 }

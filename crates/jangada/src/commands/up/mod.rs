@@ -16,13 +16,13 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use jangada_broker::settings::{BrokerSettings, Layers};
+use jangada_broker::settings::Layers;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::layout::Ports;
 use self::node::Node;
 use self::processes::Processes;
-use super::node::{ClusterDir, ClusterPlan, NodeDir};
+use super::node::{ClusterDir, ClusterPlan};
 use crate::brokers::{Brokers, DEFAULT_DIR, withdraw};
 use crate::cli::{BrokersArgs, UpArgs};
 use crate::errors::{CliError, Result};
