@@ -30,7 +30,7 @@ const ALLOWED: [(&str, &[&str]); 11] = [
         ],
     ),
     ("client", &["types", "proto"]),
-    ("jangada", &["broker", "client", "storage", "types", "proto"]),
+    ("jangada", &["broker", "client", "log", "storage", "types", "proto"]),
 ];
 
 /// Packages that only one crate may name: what they do is behind that crate's own types.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jangada_log::TABLES;
 use jangada_replication::{Identity, Registry, Timing};
 use jangada_storage::{RocksStore, StoreOptions};
 use jangada_types::{BrokerId, Incarnation};
@@ -21,6 +22,7 @@ impl Alone {
         let directory = tempfile::tempdir().expect("a temporary folder");
         let mut options = StoreOptions::new(directory.path());
         options.disk_reserve_bytes = 0;
+        options.tables = TABLES.to_vec();
         let (store, _) = RocksStore::open(options, Box::new(|cause| panic!("fenced: {cause}"))).expect("it is new");
         let store = Arc::new(store);
         let identity = Identity {

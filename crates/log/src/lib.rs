@@ -14,6 +14,7 @@
 //! - [`command`]: what is replicated, and its encoding. [`reply`]: what its proposer is told.
 //! - `producers`: the idempotent producers, and which batch of theirs is next.
 //! - [`condition`]: what a batch may expect of the log.
+//! - [`tables`]: rows of the partition beside its state: their declarations and encodings.
 //! - [`question`]: whether a batch was appended before.
 
 pub mod command;
@@ -22,8 +23,10 @@ mod producers;
 pub mod question;
 pub mod reply;
 pub mod state;
+pub mod tables;
 
 pub use command::PartitionCommand;
 pub use condition::{ConditionFailed, Conditions, Expectation, KeyFinding, NO_OFFSET};
 pub use reply::{PartitionReply, Refusal};
 pub use state::PartitionState;
+pub use tables::{IndexEntry, TABLES};

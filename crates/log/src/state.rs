@@ -11,12 +11,13 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use jangada_machine::{Effects, EncodedCommand, Machine, RestoreError, Retention};
-use jangada_types::{BatchHeader, CodecError, IndexEntry, LeaderEpoch, LogPosition, Offset};
+use jangada_types::{BatchHeader, CodecError, LeaderEpoch, LogPosition, Offset};
 
 use crate::command::PartitionCommand;
 use crate::condition::Conditions;
 use crate::producers::{Producers, Verdict};
 use crate::reply::{PartitionReply, Refusal};
+use crate::tables::IndexEntry;
 
 const STATE_VERSION: u8 = 1;
 /// Far beyond what can be written, and far from where adding a batch would overflow.
@@ -180,7 +181,9 @@ impl Machine for PartitionState {
 
     fn apply(&mut self, at: LogPosition, command: &PartitionCommand, effects: &mut Effects) -> PartitionReply {
         let (reply, row) = self.fold(at, command);
-        effects.index.extend(row);
+        if let Some(row) = row {
+            row.put_into(effects);
+        }
         reply
     }
 

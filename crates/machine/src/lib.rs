@@ -10,7 +10,7 @@
 //! - [`Machine`]: a deterministic fold of a group's committed commands into a state.
 //! - [`Leader`]: what the replica that leads decides beside that: requests, resumed when their commands are applied, and timers.
 //! - [`EncodedCommand`]: a command as it is in the log: a small head, and a body that is shared and never copied.
-//! - [`Effects`]: what applying a command adds to the store. [`Retention`]: how the log is kept small.
+//! - [`Effects`]: the rows that applying a command changes in the store. [`Retention`]: how the log is kept small.
 
 mod command;
 mod leader;

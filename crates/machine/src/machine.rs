@@ -3,7 +3,8 @@
 use std::fmt::Debug;
 
 use bytes::Bytes;
-use jangada_types::{CodecError, IndexEntry, LogPosition, Offset};
+use jangada_types::table::row::RowBuffer;
+use jangada_types::{CodecError, LogPosition, Offset, RowChange, Table};
 
 use crate::EncodedCommand;
 
@@ -27,11 +28,34 @@ pub enum Retention {
     },
 }
 
-/// What applying commands adds to the store besides the state.
+/// What applying commands changes in the store besides the state: rows of tables that the machine declares.
 #[derive(Debug, Default)]
 pub struct Effects {
-    /// Rows for the offset index, in the order of their offsets.
-    pub index: Vec<IndexEntry>,
+    rows: Vec<RowChange>,
+    buffer: RowBuffer,
+}
+
+impl Effects {
+    /// Puts a row. Key and value are copied into a buffer that rows share.
+    pub fn put(&mut self, table: &'static Table, key: &[u8], value: &[u8]) {
+        let (key, value) = self.buffer.copy(key, value);
+        self.rows.push(RowChange::Put { table, key, value });
+    }
+
+    /// Changes rows in any way.
+    pub fn change(&mut self, change: RowChange) {
+        self.rows.push(change);
+    }
+
+    /// The changes so far, in their order.
+    pub fn rows(&self) -> &[RowChange] {
+        &self.rows
+    }
+
+    /// Takes the changes away.
+    pub fn take(&mut self) -> Vec<RowChange> {
+        std::mem::take(&mut self.rows)
+    }
 }
 
 /// A deterministic fold of a group's committed commands. Every replica applies the same commands in the same order,

@@ -1,10 +1,11 @@
-//! What a replica's log, index and records cannot be: damage, which is told to the store and stops the group.
+//! What a replica's log, tables and records cannot be: damage, which is told to the store and stops the group.
 
 use std::io;
 
 use bytes::Bytes;
-use jangada_storage::{StateKind, Store, StoreError};
-use jangada_types::{GroupId, Offset};
+use jangada_storage::{StateKind, Store, StoreError, first_at_or_after};
+use jangada_types::table::{CutOff, ReadEntry, number_key};
+use jangada_types::{GroupId, Offset, Table};
 
 use crate::codec::{self, CodecError};
 use crate::raft_types::LogId;
@@ -18,38 +19,54 @@ pub(crate) fn unreadable(store: &dyn Store, group: GroupId, what: &str, cause: &
     }
 }
 
-/// The offset index lies within the log: its first row is of an entry that is not purged, and the row of the last offset
-/// of the saved state, if it is there, of one that is. What lies between is looked at when it is read.
-pub(crate) fn check_index(store: &dyn Store, group: GroupId, position: Offset) -> io::Result<()> {
-    let row_at = |offset| {
-        let rows = store.index_at_or_after(group, offset, 1).map_err(io::Error::other)?;
-        Ok::<_, io::Error>(rows.first().copied())
-    };
+/// Rows that are about log entries lie within the log: the first one of each table is about an entry that is not purged, and the
+/// one of the last position of the saved state, if it is there, about one that is there. What lies between is looked at when it
+/// is read.
+pub(crate) fn check_tables(store: &dyn Store, group: GroupId, position: Offset) -> io::Result<()> {
+    let cut_by_key = |table: &&&Table| matches!(table.cut_off, CutOff::ByKey);
+    for table in store.tables().iter().filter(cut_by_key) {
+        if let Some(entry_of) = table.entry {
+            check_table(store, group, table, entry_of, position)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_table(
+    store: &dyn Store,
+    group: GroupId,
+    table: &'static Table,
+    entry_of: ReadEntry,
+    position: Offset,
+) -> io::Result<()> {
+    let entry_from = |key: &[u8]| first_at_or_after(store, group, table, key, entry_of).map_err(io::Error::other);
     let damaged = |what: String| io::Error::other(store.damage().report(group, what));
     let begin = store.bounds(group).first_index();
-    if let Some(row) = row_at(Offset(0))?.filter(|row| row.raft_index < begin) {
+    if let Some(first) = entry_from(b"")?.filter(|entry| entry.index < begin) {
         return Err(damaged(format!(
-            "the index begins with offset {} in entry {}, and the log begins at {begin}",
-            row.base_offset, row.raft_index
+            "the table {} begins with a row of entry {}, and the log begins at {begin}",
+            table.name, first.index
         )));
     }
-    let last = Offset(position.get() - 1);
-    let Some(row) = row_at(last)?.filter(|_| last >= Offset(0)) else {
+    let Some(last) = u64::try_from(position.get()).ok().and_then(|next| next.checked_sub(1)) else {
         return Ok(());
     };
-    let term = store.term_at(group, row.raft_index).map_err(io::Error::other)?;
-    if term == Some(u64::from(row.epoch.get())) {
+    let Some(entry) = entry_from(&number_key(last))? else {
+        return Ok(());
+    };
+    let term = store.term_at(group, entry.index).map_err(io::Error::other)?;
+    if term == Some(entry.term) {
         return Ok(());
     }
     let found = term.map_or_else(|| "nothing".to_owned(), |term| format!("an entry of term {term}"));
     Err(damaged(format!(
-        "offset {last} is in entry {} of term {}, and the log has there {found}",
-        row.raft_index, row.epoch
+        "the row of position {last} in the table {} is of entry {} of term {}, and the log has there {found}",
+        table.name, entry.index, entry.term
     )))
 }
 
-/// What the state machine's state was at the group's snapshot; `None`: there is none. Of a group whose log is its data the offset
-/// index begins at its position: rows below go in the write that brings the snapshot, and only then.
+/// What the state machine's state was at the group's snapshot; `None`: there is none. Of a group whose log is its data the tables
+/// that are cut off with it begin at its position: rows below go in the write that brings the snapshot, and only then.
 ///
 /// # Errors
 /// [`StoreError::Damaged`] when it cannot be read, and what reading runs into.

@@ -209,6 +209,11 @@ impl Group {
         &self.inner.raft
     }
 
+    /// What writes for this replica.
+    pub(crate) fn log(&self) -> &LogStore {
+        &self.inner.log
+    }
+
     pub(crate) fn heartbeats(&self) -> &Arc<Semaphore> {
         &self.inner.heartbeats
     }

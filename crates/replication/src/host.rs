@@ -8,7 +8,7 @@
 //!   purged                                              re-applied after a restart
 //! ```
 //!
-//! Saving the state costs no sync: the row goes into the WAL after the entries and index rows that it covers, so
+//! Saving the state costs no sync: the row goes into the WAL after the entries and rows of tables that it covers, so
 //! whatever prefix of the WAL a crash leaves, a saved state never covers entries that are not there. A checkpoint is
 //! the exact state, with the membership, at one log index; only there may the log's head be cut off, because a new
 //! replica starts from it and receives every entry after it.
@@ -144,7 +144,7 @@ impl Host {
             return Err(io::Error::other(store.damage().report(group, what)));
         }
         if let Retention::LogIsData { position, .. } = machine.retention() {
-            damage::check_index(&*store, group, position)?;
+            damage::check_tables(&*store, group, position)?;
         }
         machine.publish();
         let since_checkpoint = Progress::inherited(&points, last_applied, machine.retention());
@@ -238,7 +238,7 @@ impl Host {
     /// Everything that follows from the entries applied since the last flush: rows first, then publication, then the
     /// replies.
     fn flush(&mut self, replies: &mut Vec<(ApplyResponder<TypeConfig>, Reply)>) {
-        let mut ops = self.index_ops();
+        let mut ops = self.row_ops();
         let due = self.checkpoint_if_due(&mut ops);
         if self.save_is_due() {
             ops.push(self.save_op());
@@ -261,13 +261,8 @@ impl Host {
         }
     }
 
-    fn index_ops(&mut self) -> Vec<Op> {
-        let rows = std::mem::take(&mut self.effects.index);
-        if rows.is_empty() {
-            Vec::new()
-        } else {
-            vec![Op::PutIndex(rows)]
-        }
+    fn row_ops(&mut self) -> Vec<Op> {
+        self.effects.take().into_iter().map(Op::Row).collect()
     }
 
     /// A large state is saved less often, so that saving it stays a small part of what is written.
@@ -343,7 +338,7 @@ impl Drop for Host {
     fn drop(&mut self) {
         // After a panic the state may be half way into an entry.
         if self.unsaved.entries > 0 && !std::thread::panicking() {
-            let mut ops = self.index_ops();
+            let mut ops = self.row_ops();
             ops.push(self.save_op());
             self.log.write_lazy(ops);
         }
@@ -433,7 +428,7 @@ impl RaftStateMachine<TypeConfig> for Host {
         ];
         if matches!(self.machine.retention(), Retention::LogIsData { .. }) {
             // Rows of the log that the snapshot stands in for.
-            ops.push(Op::DeleteIndexBelow(Offset::from(i64::MAX)));
+            ops.push(Op::CutOff(None));
         }
         let durable = {
             let mut points = self.points.lock();
@@ -526,7 +521,8 @@ impl SnapshotBuilder {
             stays
         });
         if let Some(below) = below {
-            ops.push(Op::DeleteIndexBelow(below));
+            let start = u64::try_from(below.get()).expect("a position is not negative");
+            ops.push(Op::CutOff(Some(start)));
         }
         points.snapshot_index = index;
         Some(self.log.start_synced(ops))

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use futures::{FutureExt, stream};
 use jangada_machine::{Effects, EncodedCommand, RestoreError, Retention};
 use jangada_storage::{Durability, Op, RocksStore, StateKind, Store, StoreOptions};
-use jangada_types::{CodecError, GroupId, IndexEntry, LeaderEpoch, LogPosition, Offset};
+use jangada_types::table::{CutOff, EntryOfRow, KeyForm, number_key};
+use jangada_types::{CodecError, GroupId, LogPosition, Offset, RowChange, RowError, Table, TableId};
 use openraft::EntryPayload;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 use parking_lot::Mutex;
@@ -23,6 +24,18 @@ const GROUP: GroupId = GroupId(7);
 const KIB: usize = 1 << 10;
 /// No test waits longer for what must happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A table whose rows are about entries of the log: their value is the index, and the term is 1.
+static ROWS: Table = Table {
+    cut_off: CutOff::ByKey,
+    entry: Some(entry_of),
+    ..Table::new(TableId(1), "rows", KeyForm::Number)
+};
+
+fn entry_of(_key: &[u8], value: &[u8]) -> Result<EntryOfRow, RowError> {
+    let index = u64::from(value[0]);
+    Ok(EntryOfRow { index, term: 1 })
+}
 
 /// A machine whose log is its data: each command is a record.
 pub(crate) struct Journal {
@@ -157,6 +170,7 @@ pub(crate) fn open_store() -> (TempDir, Arc<dyn Store>) {
     let directory = tempfile::tempdir().unwrap();
     let mut options = StoreOptions::new(directory.path());
     options.disk_reserve_bytes = 0;
+    options.tables = vec![&ROWS];
     let (store, _) = RocksStore::open(options, Box::new(|cause| panic!("fenced: {cause}"))).unwrap();
     (directory, Arc::new(store))
 }
@@ -226,21 +240,17 @@ async fn an_entry_that_does_not_follow_is_damage_and_not_applied() {
 }
 
 #[tokio::test]
-async fn an_index_that_does_not_fit_the_log_is_damage_at_the_start() {
-    let row = |raft_index| IndexEntry {
-        last_offset: Offset(0),
-        base_offset: Offset(0),
-        raft_index,
-        epoch: LeaderEpoch(1),
-        max_timestamp_ms: 0,
-        running_max_timestamp_ms: 0,
-        size_bytes: 10,
-    };
+async fn rows_that_do_not_fit_the_log_are_damage_at_the_start() {
     for (raft_index, is_sound) in [(0, true), (5, false)] {
         let (_directory, store) = open_store();
         let mut replica = Replica::open(&store, Journal::new(64 * KIB, 16));
         replica.apply(b"", 10).await;
-        let ops = vec![Op::PutIndex(vec![row(raft_index)])];
+        let row = RowChange::Put {
+            table: &ROWS,
+            key: number_key(0),
+            value: vec![raft_index].into(),
+        };
+        let ops = vec![Op::Row(row)];
         store.write(GROUP, ops, Durability::Lazy, None);
         drop(replica);
         let log = LogStore::open(GROUP, store.clone()).unwrap();

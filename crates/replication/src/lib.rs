@@ -5,6 +5,7 @@
 //! - [`Group`]: a handle to one of them.
 //! - [`StateMachine`]: what a group's log is folded into. [`Publisher`]: how a [`Machine`](jangada_machine::Machine)
 //!   becomes one; implemented above this crate.
+//! - [`DerivedRows`]: what a task makes from a group's log beside the state machine.
 //! - [`Leaders`]: who leads which group of the cluster.
 //! - [`transport`]: the connections between two brokers.
 //! - `log_store`, `host`: openraft's storage and state machine on [`jangada_storage::Store`].
@@ -17,6 +18,7 @@
 mod clocks;
 mod codec;
 mod damage;
+mod derived;
 mod group;
 mod host;
 #[cfg(test)]
@@ -45,6 +47,7 @@ mod wire;
 pub use clocks::PeerClocks;
 pub use codec::CodecError;
 pub use damage::snapshot_state;
+pub use derived::{DerivedRows, Written};
 pub use group::{Applied, Group, GroupMembers, GroupStatus, Proposal, ProposeError, ReadError, ReplicaProgress};
 pub use leaders::{Leader, Leaders};
 pub use registry::{OpenError, Registry};

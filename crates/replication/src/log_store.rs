@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
-use jangada_storage::{Durability, LogEntry, LogPosition, Op, StateKind, Store, StoreError};
+use jangada_storage::{Completion, Durability, LogEntry, LogPosition, Op, StateKind, Store, StoreError};
 use jangada_types::GroupId;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use parking_lot::Mutex;
@@ -162,27 +162,40 @@ impl LogStore {
         Ok(())
     }
 
-    /// Queues a write; [`Durable::wait`] waits for it.
-    pub fn start_synced(&self, ops: Vec<Op>) -> Durable {
-        let (done, durable) = oneshot::channel();
-        if self.is_retired() {
-            // Its waiter hears that nobody will answer.
-            return Durable(durable);
+    /// The one place from which anything of the group is written.
+    fn write(&self, ops: Vec<Op>, durability: Durability, done: Option<Completion>) {
+        if !self.is_retired() {
+            return self.store.write(self.group, ops, durability, done);
         }
+        if let Some(done) = done {
+            done(Err(StoreError::GroupNotOpen(self.group)));
+        }
+    }
+
+    fn start(&self, ops: Vec<Op>, durability: Durability) -> Durable {
+        let (done, durable) = oneshot::channel();
         let completion = Box::new(move |result| {
             // The waiter may be gone: a group that shuts down.
             let _ = done.send(result);
         });
-        self.store.write(self.group, ops, Durability::Synced, Some(completion));
+        self.write(ops, durability, Some(completion));
         Durable(durable)
+    }
+
+    /// Queues a write; [`Durable::wait`] waits until it is on disk.
+    pub fn start_synced(&self, ops: Vec<Op>) -> Durable {
+        self.start(ops, Durability::Synced)
+    }
+
+    /// Writes with the next commit; [`Durable::wait`] waits until the store's files have it, though a power failure may still take
+    /// it back.
+    pub fn start_lazy(&self, ops: Vec<Op>) -> Durable {
+        self.start(ops, Durability::Lazy)
     }
 
     /// Writes with the next commit.
     pub fn write_lazy(&self, ops: Vec<Op>) {
-        if self.is_retired() {
-            return;
-        }
-        self.store.write(self.group, ops, Durability::Lazy, None);
+        self.write(ops, Durability::Lazy, None);
     }
 
     pub fn store(&self) -> &Arc<dyn Store> {
@@ -396,7 +409,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         }
         let completion =
             Box::new(move |result: Result<(), StoreError>| callback.io_completed(result.map_err(io::Error::other)));
-        self.store.write(self.group, ops, Durability::Synced, Some(completion));
+        self.write(ops, Durability::Synced, Some(completion));
         Ok(())
     }
 

@@ -1,24 +1,27 @@
 //! Scenarios that every [`Store`] must pass, whatever it keeps its data in.
 //!
 //! A test of an implementation gives a [`Disk`] and calls [`check_all`], or single scenarios. Scenarios panic when the
-//! store is wrong.
+//! store is wrong. [`rows`] has those of tables.
+
+pub mod rows;
 
 use std::ops::Range;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jangada_types::{GroupId, LeaderEpoch, Offset};
+use jangada_types::GroupId;
 
+use self::rows::{NUMBERED, TABLES, numbered, numbered_rows, put_all};
 use crate::error::StoreError;
-use crate::store::{Durability, IndexEntry, LogBounds, LogEntry, LogPosition, Op, StateKind, Store};
+use crate::store::{Durability, LogBounds, LogEntry, LogPosition, Op, StateKind, Store};
 
 /// Where a store keeps its data, so that it can be opened again.
 pub trait Disk {
     /// The store under test.
     type Store: Store;
 
-    /// Opens the store. The one opened before is gone by then, after an orderly end.
+    /// Opens the store with [`TABLES`]. The one opened before is gone by then, after an orderly end.
     fn open(&self) -> Self::Store;
 }
 
@@ -31,7 +34,7 @@ const C: GroupId = GroupId(3);
 
 /// Runs all scenarios, each on a disk of its own.
 pub fn check_all<D: Disk>(new_disk: impl Fn() -> D) {
-    let scenarios: [fn(&D); 14] = [
+    let scenarios: [fn(&D); 17] = [
         appended_entries_are_read_back,
         reads_respect_range_and_byte_cap,
         truncation_makes_room_for_another_history,
@@ -39,9 +42,12 @@ pub fn check_all<D: Disk>(new_disk: impl Fn() -> D) {
         purge_removes_the_start_and_keeps_its_position,
         purge_beyond_the_end_empties_the_log,
         state_rows_are_kept_apart,
-        index_rows_are_found_by_offset,
-        index_rows_are_found_by_timestamp,
-        keys_have_the_offset_that_was_set_last,
+        rows::rows_are_found_from_a_key_on,
+        rows::rows_have_the_value_that_was_put_last,
+        rows::rows_come_and_go_in_each_table,
+        rows::rows_are_shown_until_there_are_enough,
+        rows::rows_are_cut_off_with_the_log_as_their_table_says,
+        rows::a_row_that_cannot_be_read_is_damage_of_its_group,
         a_deleted_group_is_as_new_and_its_neighbours_stay,
         all_groups_with_data_are_listed,
         completions_come_once_and_in_order,
@@ -347,143 +353,43 @@ pub fn state_rows_are_kept_apart<D: Disk>(disk: &D) {
     });
 }
 
-/// Index rows of batches of ten records; `running` is the running maximum of the timestamps.
-fn index_rows(timestamps: &[i64]) -> Vec<IndexEntry> {
-    let mut running = i64::MIN;
-    let rows = timestamps.iter().enumerate().map(|(at, timestamp)| {
-        running = running.max(*timestamp);
-        let base = at as i64 * 10;
-        IndexEntry {
-            last_offset: Offset(base + 9),
-            base_offset: Offset(base),
-            raft_index: at as u64 + 1,
-            epoch: LeaderEpoch(3),
-            max_timestamp_ms: *timestamp,
-            running_max_timestamp_ms: running,
-            size_bytes: 1000 + at as u32,
-        }
-    });
-    rows.collect()
-}
-
-/// The row that holds an offset is the first that ends at or after it.
-pub fn index_rows_are_found_by_offset<D: Disk>(disk: &D) {
-    let rows = index_rows(&(0..500).collect::<Vec<i64>>());
-    let store = disk.open();
-    store.open_group(A).expect("opens");
-    store.open_group(B).expect("opens");
-    write(&store, A, vec![Op::PutIndex(rows[..400].to_vec())]);
-    queue(&store, B, vec![Op::PutIndex(rows[..1].to_vec())]);
-    queue(&store, A, vec![Op::PutIndex(rows[400..].to_vec())]);
-    queue(&store, A, vec![Op::DeleteIndexBelow(Offset(100))]);
-    now_and_after_reopening(disk, store, &[A, B], |store| {
-        let found = |group, offset, limit| store.index_at_or_after(group, Offset(offset), limit).expect("readable");
-        assert_eq!(found(A, 0, 3), rows[10..13]);
-        assert_eq!(found(A, 100, 1), rows[10..11]);
-        assert_eq!(found(A, 109, 1), rows[10..11]);
-        assert_eq!(found(A, 110, 1), rows[11..12]);
-        assert_eq!(found(A, 3985, 5), rows[398..403]);
-        assert_eq!(found(A, 4995, 10), rows[499..]);
-        assert_eq!(found(A, 0, 1000), rows[10..]);
-        assert!(found(A, 5000, 10).is_empty());
-        assert_eq!(found(B, 0, 10), rows[..1]);
-    });
-}
-
-/// The first row with a timestamp at or after the given one, also when timestamps go back and forth.
-pub fn index_rows_are_found_by_timestamp<D: Disk>(disk: &D) {
-    let mut timestamps: Vec<i64> = (0..300).map(|at| at * 10).collect();
-    timestamps[50] = 2000;
-    let rows = index_rows(&timestamps);
-    let store = disk.open();
-    store.open_group(A).expect("opens");
-    write(&store, A, vec![Op::PutIndex(rows[..290].to_vec())]);
-    queue(&store, A, vec![Op::PutIndex(rows[290..].to_vec())]);
-    now_and_after_reopening(disk, store, &[A], |store| {
-        for from in [0, 5, 300, 505, 510, 2500, 2995, 3000] {
-            for timestamp in [-5, 0, 1, 100, 495, 500, 501, 1999, 2000, 2001, 2890, 2990, 2991] {
-                let expected = rows
-                    .iter()
-                    .find(|row| row.last_offset >= Offset(from) && row.max_timestamp_ms >= timestamp);
-                let found = store.index_by_timestamp(A, Offset(from), timestamp).expect("readable");
-                assert_eq!(found.as_ref(), expected, "from {from}, timestamp {timestamp}");
-            }
-        }
-    });
-}
-
-/// Keys of groups are kept apart, the last one set counts, and a key is its bytes.
-pub fn keys_have_the_offset_that_was_set_last<D: Disk>(disk: &D) {
-    let store = disk.open();
-    for group in [A, B] {
-        store.open_group(group).expect("opens");
-    }
-    let row = |key: &'static [u8], offset| (Bytes::from_static(key), Offset(offset));
-    write(
-        &store,
-        A,
-        vec![Op::PutKeys(vec![row(b"", 1), row(b"a", 2), row(b"ab", 3)])],
-    );
-    queue(&store, B, vec![Op::PutKeys(vec![row(b"a", 7), row(b"\xff\xff", 8)])]);
-    queue(&store, A, vec![Op::PutKeys(vec![row(b"a", 9)])]);
-    now_and_after_reopening(disk, store, &[A, B], |store| {
-        let found = |group, key: &[u8]| store.get_key(group, key).expect("readable").map(Offset::get);
-        assert_eq!(
-            [found(A, b""), found(A, b"a"), found(A, b"ab"), found(A, b"abc")],
-            [Some(1), Some(9), Some(3), None]
-        );
-        assert_eq!(
-            [found(B, b""), found(B, b"a"), found(B, b"\xff\xff")],
-            [None, Some(7), Some(8)]
-        );
-    });
-    let store = disk.open();
-    store.open_group(A).expect("opens");
-    store.open_group(B).expect("opens");
-    queue(&store, A, vec![Op::DeleteGroup]);
-    queue(&store, A, vec![Op::PutKeys(vec![row(b"ab", 0)])]);
-    now_and_after_reopening(disk, store, &[A, B], |store| {
-        let found = |group, key: &[u8]| store.get_key(group, key).expect("readable").map(Offset::get);
-        assert_eq!(
-            [found(A, b"a"), found(A, b"ab"), found(B, b"a")],
-            [None, Some(0), Some(7)]
-        );
-    });
-}
-
-/// Deleting a group removes its log, index and state, and nothing of other groups.
+/// Deleting a group removes its log, rows and state, and nothing of other groups.
 pub fn a_deleted_group_is_as_new_and_its_neighbours_stay<D: Disk>(disk: &D) {
     let store = disk.open();
-    let rows = index_rows(&[1, 2, 3]);
+    let rows = numbered_rows(0..3);
+    let all = |store: &D::Store, group| numbered(store, group, 0, 10);
     for group in [A, B, C] {
         store.open_group(group).expect("opens");
         let value = Bytes::from_static(b"vote");
-        write(
-            &store,
-            group,
-            vec![
-                Op::Append(entries(0..5, 1)),
-                Op::Purge { upto: 1, upto_term: 1 },
-                Op::PutIndex(rows.clone()),
-                Op::PutState {
-                    kind: StateKind::VOTE,
-                    suffix: None,
-                    value,
-                },
-            ],
-        );
+        let mut ops = vec![
+            Op::Append(entries(0..5, 1)),
+            Op::Purge { upto: 1, upto_term: 1 },
+            Op::PutState {
+                kind: StateKind::VOTE,
+                suffix: None,
+                value,
+            },
+        ];
+        for table in TABLES {
+            ops.extend(put_all(table, &rows));
+        }
+        write(&store, group, ops);
     }
     queue(&store, B, vec![Op::DeleteGroup]);
     now_and_after_reopening(disk, store, &[A, B, C], |store| {
         assert_eq!(store.bounds(B), LogBounds::default());
         assert!(read_all(store, B).is_empty());
-        assert!(store.index_at_or_after(B, Offset(0), 10).expect("readable").is_empty());
+        for table in TABLES {
+            assert!(rows::all(store, B, table).is_empty(), "{table:?}");
+        }
         assert_eq!(store.get_state(B, StateKind::VOTE, None).expect("readable"), None);
         assert_eq!(store.get_state(B, StateKind::PURGED, None).expect("readable"), None);
         assert!(store.scan_state(B, StateKind::VOTE).expect("readable").is_empty());
         for group in [A, C] {
             assert_eq!(read_all(store, group), entries(2..5, 1));
-            assert_eq!(store.index_at_or_after(group, Offset(0), 10).expect("readable"), rows);
+            for table in TABLES {
+                assert_eq!(rows::all(store, group, table), rows, "{table:?}");
+            }
             assert!(
                 store
                     .get_state(group, StateKind::VOTE, None)
@@ -494,14 +400,12 @@ pub fn a_deleted_group_is_as_new_and_its_neighbours_stay<D: Disk>(disk: &D) {
     });
     let store = disk.open();
     store.open_group(B).expect("opens");
-    queue(
-        &store,
-        B,
-        vec![Op::Append(entries(0..2, 9)), Op::PutIndex(rows[..1].to_vec())],
-    );
+    let mut ops = vec![Op::Append(entries(0..2, 9))];
+    ops.extend(put_all(&NUMBERED, &rows[..1]));
+    queue(&store, B, ops);
     now_and_after_reopening(disk, store, &[B], |store| {
         assert_eq!(read_all(store, B), entries(0..2, 9));
-        assert_eq!(store.index_at_or_after(B, Offset(0), 10).expect("readable"), rows[..1]);
+        assert_eq!(all(store, B), rows[..1]);
     });
 }
 
@@ -518,7 +422,7 @@ pub fn all_groups_with_data_are_listed<D: Disk>(disk: &D) {
     };
     write(&store, A, vec![Op::Append(entries(0..1, 1))]);
     write(&store, C, vec![vote(StateKind::VOTE)]);
-    queue(&store, GroupId(0), vec![Op::PutIndex(index_rows(&[1]))]);
+    queue(&store, GroupId(0), put_all(&NUMBERED, &numbered_rows(0..1)));
     queue(&store, GroupId::NODE, vec![vote(StateKind::NODE)]);
     queue(&store, B, vec![vote(StateKind::VOTE)]);
     queue(&store, B, vec![Op::DeleteGroup]);

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
-use jangada_types::{GroupId, Offset};
+use jangada_types::table::{CutOff, KeyForm};
+use jangada_types::{GroupId, Table};
 use rocksdb::{
     BlockBasedOptions, BoundColumnFamily, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
     DBRecoveryMode, Options, ReadOptions, WriteBatch, WriteOptions,
@@ -18,26 +19,15 @@ use rustix::fs::{Mode, OFlags};
 use crate::codec;
 use crate::commit_rows;
 use crate::error::StoreError;
-use crate::key_floors::KeyFloors;
+use crate::floors::Floors;
 use crate::keys;
 use crate::mark::CommitPoint;
 use crate::options::StoreOptions;
 use crate::places::{self, Place};
 use crate::statistics::Counters;
-use crate::store::{IndexEntry, LogEntry, LogPosition, StateKind};
+use crate::store::{LogEntry, LogPosition, RowVisitor, StateKind};
+use crate::tables::{LOG, STATE, Tables, state_key};
 use crate::wal;
-
-/// Name of the column family of log entries.
-pub(crate) const LOG: &str = "log";
-/// Name of the column family of the offset indexes.
-pub(crate) const INDEX: &str = "index";
-/// Name of the column family of the last offsets of keys.
-pub(crate) const KEYS: &str = "keys";
-/// Name of the column family of groups' and the node's state.
-pub(crate) const STATE: &str = "state";
-
-/// All of them.
-pub(crate) const FAMILIES: [&str; 4] = [LOG, INDEX, KEYS, STATE];
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -45,11 +35,26 @@ const MIB: usize = 1024 * KIB;
 /// Judges a row, key and value.
 pub(crate) type RowCheck<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError> + 'a;
 
+/// The column families of a database.
+pub(crate) struct Families<'a> {
+    pub(crate) log: Arc<BoundColumnFamily<'a>>,
+    /// By slot.
+    pub(crate) tables: Vec<Arc<BoundColumnFamily<'a>>>,
+}
+
+impl<'a> Families<'a> {
+    /// That of the rows of state.
+    pub(crate) fn state(&self) -> &Arc<BoundColumnFamily<'a>> {
+        self.tables.last().expect("it is there")
+    }
+}
+
 /// The open database.
 pub(crate) struct Database {
     db: DB,
     counters: Arc<Counters>,
-    key_floors: KeyFloors,
+    tables: Arc<Tables>,
+    floors: Floors,
 }
 
 impl Database {
@@ -57,17 +62,15 @@ impl Database {
     pub(crate) fn open(
         path: &Path,
         options: &StoreOptions,
+        tables: Arc<Tables>,
         counters: Arc<Counters>,
         compacts: bool,
     ) -> Result<Self, StoreError> {
-        let key_floors = KeyFloors::default();
+        let floors = Floors::default();
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
-        let families = [
-            (LOG, log_options(options, &cache)?),
-            (INDEX, small_options(&cache)),
-            (KEYS, key_options(&cache, key_floors.clone())),
-            (STATE, small_options(&cache)),
-        ];
+        let of_tables = tables.all().iter();
+        let of_tables = of_tables.map(|table| (table.name, table_options(table, &cache, &floors)));
+        let families = [(LOG, log_options(options, &cache)?)].into_iter().chain(of_tables);
         let families = families.map(|(name, mut options)| {
             options.set_disable_auto_compactions(!compacts);
             ColumnFamilyDescriptor::new(name, options)
@@ -75,8 +78,11 @@ impl Database {
         let mut database_options = database_options(options)?;
         database_options.set_use_direct_io_for_flush_and_compaction(options.direct_io && takes_direct_io(path)?);
         let db = DB::open_cf_descriptors(&database_options, path, families).map_err(|error| {
-            if error.as_ref().contains("/LOCK") {
+            let text: &str = error.as_ref();
+            if text.contains("/LOCK") {
                 StoreError::InUse(path.to_owned())
+            } else if text.contains("olumn families not opened") {
+                StoreError::LaterVersion(format!("the store has tables that this build does not declare: {text}"))
             } else {
                 StoreError::from(error)
             }
@@ -84,7 +90,8 @@ impl Database {
         Ok(Self {
             db,
             counters,
-            key_floors,
+            tables,
+            floors,
         })
     }
 
@@ -92,6 +99,18 @@ impl Database {
         self.db
             .cf_handle(name)
             .expect("all column families are opened at the start")
+    }
+
+    pub(crate) fn families(&self) -> Families<'_> {
+        let tables = self.tables.all().iter();
+        Families {
+            log: self.family(LOG),
+            tables: tables.map(|table| self.family(table.name)).collect(),
+        }
+    }
+
+    pub(crate) fn tables(&self) -> &Arc<Tables> {
+        &self.tables
     }
 
     /// Writes a batch to the WAL's buffer and the memtables. Not durable yet.
@@ -107,15 +126,15 @@ impl Database {
     /// Where the chain of commits ends.
     pub(crate) fn commit_point(&self) -> Result<CommitPoint, StoreError> {
         let key = keys::state(GroupId::NODE, StateKind::COMMIT, 0);
-        match self.db.get_pinned_cf(&self.family(STATE), key)? {
+        match self.db.get_pinned_cf(&self.family(STATE.name), key)? {
             Some(value) => codec::decode_commit(&value),
             None => Ok(CommitPoint::default()),
         }
     }
 
-    /// Up to which commit all families have everything.
-    pub(crate) fn whole_to(&self) -> Result<u64, StoreError> {
-        commit_rows::least(&self.db, &FAMILIES)
+    /// Up to which commit these families have everything.
+    pub(crate) fn whole_to(&self, families: &[&str]) -> Result<u64, StoreError> {
+        commit_rows::least(&self.db, &self.tables, families)
     }
 
     /// Entries from `range.start` on until the range's end, the first gap or `max_bytes` (but at least one).
@@ -187,110 +206,51 @@ impl Database {
 
     /// One row of state.
     pub(crate) fn state(&self, place: Place, kind: StateKind, suffix: u64) -> Result<Option<Bytes>, StoreError> {
-        let value = self.db.get_pinned_cf(&self.family(STATE), place.state(kind, suffix))?;
+        self.row(place, &STATE, &state_key(kind, suffix))
+    }
+
+    /// One row of a table.
+    pub(crate) fn row(&self, place: Place, table: &Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let value = self.db.get_pinned_cf(&self.family(table.name), place.key(key))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
-    /// All rows of state of one kind, ascending by suffix.
-    pub(crate) fn scan_state(&self, place: Place, kind: StateKind) -> Result<Vec<(u64, Bytes)>, StoreError> {
-        // The largest suffix is none that anybody uses, so the range may end before it.
-        let mut rows = self.rows(STATE, &place.state(kind, 0), &place.state(kind, u64::MAX));
-        let mut found = Vec::new();
-        rows.seek_to_first();
-        while let Some((key, value)) = rows.item() {
-            let suffix = places::suffix_of(key).ok_or_else(|| foreign_key(STATE, key))?;
-            found.push((suffix, Bytes::copy_from_slice(value)));
-            rows.next();
-        }
-        rows.status()?;
-        Ok(found)
-    }
-
-    /// Rows of the index from `offset` on, ascending, at most `limit`.
-    pub(crate) fn index_from(&self, place: Place, offset: Offset, limit: usize) -> Result<Vec<IndexEntry>, StoreError> {
-        let mut found = Vec::new();
-        let mut rows = self.rows(INDEX, &place.index(offset), &place.end());
-        rows.seek_to_first();
-        while let Some((key, value)) = rows.item() {
-            if found.len() == limit {
-                break;
-            }
-            found.push(index_row(key, value)?);
-            rows.next();
-        }
-        rows.status()?;
-        Ok(found)
-    }
-
-    /// Last row of the index.
-    pub(crate) fn index_last(&self, place: Place) -> Result<Option<IndexEntry>, StoreError> {
-        let mut rows = self.rows(INDEX, &place.start(), &place.end());
-        seek_to_last(place, &mut rows)?;
-        let last = rows.item().map(|(key, value)| index_row(key, value)).transpose()?;
-        rows.status()?;
-        Ok(last)
-    }
-
-    /// First row of the index from `from` on with `max_timestamp_ms >= timestamp_ms`.
-    ///
-    /// The running maximum never falls, so halving the offsets finds the first row where it reaches the timestamp. Only
-    /// if that is the very first row the maximum may come from a row before `from`; then rows are looked at one by one.
-    pub(crate) fn index_by_timestamp(
+    /// Shows the rows of a table with keys from `from` on and, if there is an end, before `to`, ascending.
+    pub(crate) fn scan(
         &self,
         place: Place,
-        from: Offset,
-        timestamp_ms: i64,
-    ) -> Result<Option<IndexEntry>, StoreError> {
-        let mut rows = self.rows(INDEX, &place.index(from), &place.end());
+        table: &Table,
+        from: &[u8],
+        to: Option<&[u8]>,
+        visitor: &mut RowVisitor<'_>,
+    ) -> Result<(), StoreError> {
+        let end = to.map_or_else(|| place.end().to_vec(), |to| place.key(to));
+        let mut rows = self.rows(table.name, &place.key(from), &end);
+        rows.seek_to_first();
+        while let Some((key, value)) = rows.item() {
+            if visitor(row_key(place, table, key)?, value)?.is_break() {
+                return Ok(());
+            }
+            rows.next();
+        }
+        Ok(rows.status()?)
+    }
+
+    /// Last row of a table with numbers.
+    pub(crate) fn last_row(&self, place: Place, table: &Table) -> Result<Option<(Bytes, Bytes)>, StoreError> {
+        let mut rows = self.rows(table.name, &place.start(), &place.end());
         seek_to_last(place, &mut rows)?;
         let Some((key, value)) = rows.item() else {
             return Ok(rows.status().map(|()| None)?);
         };
-        let last = index_row(key, value)?;
-        if last.running_max_timestamp_ms < timestamp_ms {
-            return Ok(None);
-        }
-        // The first row that reaches it ends at an offset in low..=high.
-        let mut low = from.get().max(0);
-        let mut high = last.last_offset.get();
-        while low < high {
-            let middle = low + (high - low) / 2;
-            rows.seek(place.index(Offset::from(middle)));
-            let (key, value) = match rows.item() {
-                Some(item) => item,
-                None => return Ok(rows.status().map(|()| None)?),
-            };
-            let row = index_row(key, value)?;
-            if row.running_max_timestamp_ms >= timestamp_ms {
-                high = middle;
-            } else {
-                low = row.last_offset.get() + 1;
-            }
-        }
-        rows.seek(place.index(Offset::from(low)));
-        while let Some((key, value)) = rows.item() {
-            let row = index_row(key, value)?;
-            if row.max_timestamp_ms >= timestamp_ms {
-                return Ok(Some(row));
-            }
-            rows.next();
-        }
-        rows.status()?;
-        Ok(None)
-    }
-
-    /// The last offset of a key.
-    pub(crate) fn key(&self, place: Place, key: &[u8]) -> Result<Option<Offset>, StoreError> {
-        match self.db.get_pinned_cf(&self.family(KEYS), place.key(key))? {
-            Some(value) => codec::decode_key_offset(&value).map(Some),
-            None => Ok(None),
-        }
+        let key = Bytes::copy_from_slice(row_key(place, table, key)?);
+        Ok(Some((key, Bytes::copy_from_slice(value))))
     }
 
     /// All groups with any row, ascending.
     pub(crate) fn groups(&self) -> Result<Vec<GroupId>, StoreError> {
         let mut found = std::collections::BTreeSet::new();
-        for family in FAMILIES {
+        for family in self.tables.families() {
             let mut rows = self.rows(
                 family,
                 &keys::group_start(GroupId::from(0)),
@@ -340,7 +300,7 @@ impl Database {
 
     /// Compactions that are under way go on; no more begin by themselves.
     pub(crate) fn stop_compacting(&self) -> Result<(), StoreError> {
-        for family in [LOG, INDEX, KEYS, STATE] {
+        for family in self.tables.families() {
             let family = self.family(family);
             self.db
                 .set_options_cf(&family, &[("disable_auto_compactions", "true")])?;
@@ -360,9 +320,9 @@ impl Database {
         self.db.raw_iterator_cf_opt(&self.family(family), options)
     }
 
-    /// Below which the rows of keys may go.
-    pub(crate) fn key_floors(&self) -> &KeyFloors {
-        &self.key_floors
+    /// Below which rows may go.
+    pub(crate) fn floors(&self) -> &Floors {
+        &self.floors
     }
 
     /// The RocksDB itself, for cleaning.
@@ -385,7 +345,7 @@ fn seek_to_last(place: Place, rows: &mut DBRawIterator<'_>) -> Result<(), StoreE
     // There is a row at `low`, and none above `high`.
     while low < high {
         let middle = low + (high - low).div_ceil(2);
-        rows.seek(place.row(middle));
+        rows.seek(place.number(middle));
         if let Some(number) = rows.key().and_then(places::number_of) {
             low = number;
         } else {
@@ -393,13 +353,15 @@ fn seek_to_last(place: Place, rows: &mut DBRawIterator<'_>) -> Result<(), StoreE
             high = middle - 1;
         }
     }
-    rows.seek(place.row(low));
+    rows.seek(place.number(low));
     Ok(rows.status()?)
 }
 
-pub(crate) fn index_row(key: &[u8], value: &[u8]) -> Result<IndexEntry, StoreError> {
-    let last_offset = places::number_of(key).ok_or_else(|| foreign_key(INDEX, key))?;
-    codec::decode_index(last_offset, value)
+/// The row's own key.
+pub(crate) fn row_key<'a>(place: Place, table: &Table, key: &'a [u8]) -> Result<&'a [u8], StoreError> {
+    let row_key = place.row_key(key);
+    let row_key = row_key.filter(|row_key| table.keys == KeyForm::Bytes || row_key.len() == size_of::<u64>());
+    row_key.ok_or_else(|| foreign_key(table.name, key))
 }
 
 fn foreign_key(family: &str, key: &[u8]) -> StoreError {
@@ -484,7 +446,7 @@ fn database_options(options: &StoreOptions) -> Result<Options, StoreError> {
     Ok(db)
 }
 
-fn table_options(cache: &Cache) -> BlockBasedOptions {
+fn block_options(cache: &Cache) -> BlockBasedOptions {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
     table.set_block_size(16 * KIB);
@@ -498,7 +460,7 @@ fn table_options(cache: &Cache) -> BlockBasedOptions {
 /// The log: values are large, come in order, are compressed already, and leave from the front.
 fn log_options(options: &StoreOptions, cache: &Cache) -> Result<Options, StoreError> {
     let mut log = Options::default();
-    log.set_block_based_table_factory(&table_options(cache));
+    log.set_block_based_table_factory(&block_options(cache));
     log.set_compression_type(DBCompressionType::None);
     log.set_write_buffer_size(options.memtable_bytes);
     log.set_max_write_buffer_number(4);
@@ -526,56 +488,64 @@ fn log_options(options: &StoreOptions, cache: &Cache) -> Result<Options, StoreEr
     Ok(log)
 }
 
-/// Index and state: many small rows.
-fn small_options(cache: &Cache) -> Options {
-    let mut small = Options::default();
-    small.set_block_based_table_factory(&table_options(cache));
-    small.set_compression_type(DBCompressionType::Lz4);
-    small.set_write_buffer_size(16 * MIB);
-    small.set_max_write_buffer_number(4);
-    small.set_level_zero_slowdown_writes_trigger(200);
-    small.set_level_zero_stop_writes_trigger(400);
-    small
-}
-
-/// Last offsets of keys: as the other small rows, and looked up one by one, often in vain.
-fn key_options(cache: &Cache, floors: KeyFloors) -> Options {
-    let mut keys = small_options(cache);
-    let mut table = table_options(cache);
-    table.set_bloom_filter(10.0, false);
-    keys.set_block_based_table_factory(&table);
-    keys.set_compaction_filter("key floors", move |_, key, value| floors.judge(key, value));
-    keys
+/// Tables: many small rows.
+fn table_options(table: &Table, cache: &Cache, floors: &Floors) -> Options {
+    let mut options = Options::default();
+    let mut blocks = block_options(cache);
+    if table.bloom_filter {
+        blocks.set_bloom_filter(10.0, false);
+    }
+    options.set_block_based_table_factory(&blocks);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_write_buffer_size(16 * MIB);
+    options.set_max_write_buffer_number(4);
+    options.set_level_zero_slowdown_writes_trigger(200);
+    options.set_level_zero_stop_writes_trigger(400);
+    if let CutOff::WhenCompacted(position_of) = table.cut_off {
+        let floors = floors.clone();
+        options.set_compaction_filter("floors", move |_, key, value| floors.judge(key, value, position_of));
+    }
+    options
 }
 
 #[cfg(test)]
 mod tests {
+    use jangada_types::TableId;
+
     use super::*;
 
+    static NAMED: Table = Table {
+        cut_off: CutOff::WhenCompacted(|_, value| Some(u64::from(*value.first()?))),
+        ..Table::new(TableId(1), "named", KeyForm::Bytes)
+    };
+
     #[test]
-    fn compaction_drops_the_keys_of_what_was_purged() {
+    fn compaction_drops_the_rows_of_what_was_purged() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let options = StoreOptions::new(directory.path());
-        let database = Database::open(directory.path(), &options, Arc::default(), true).expect("opens");
+        let tables = Arc::new(Tables::new(&[&NAMED]).expect("sound"));
+        let database = Database::open(directory.path(), &options, tables, Arc::default(), true).expect("opens");
         let (purged, whole) = (GroupId(1), GroupId(2));
         let mut batch = WriteBatch::default();
         for group in [purged, whole] {
-            for (key, offset) in [(b"old", 9), (b"new", 10)] {
-                let value = codec::encode_key_offset(Offset(offset));
-                batch.put_cf(&database.family(KEYS), keys::key(group, &key[..]), value);
+            for (key, position) in [(&b"old"[..], 9), (b"new", 10)] {
+                batch.put_cf(&database.family(NAMED.name), keys::key(group, key), [position]);
             }
+            batch.put_cf(&database.family(NAMED.name), keys::key(group, b"unread"), []);
         }
         database.write(batch).expect("writes");
-        database.key_floors().raise(purged, Offset(10));
-        let family = database.family(KEYS);
+        database.floors().raise(purged, 10);
+        let family = database.family(NAMED.name);
         database.raw().flush_cf(&family).expect("flushes");
         let mut compact = rocksdb::CompactOptions::default();
         compact.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
         database
             .raw()
             .compact_range_cf_opt(&family, None::<&[u8]>, None::<&[u8]>, &compact);
-        let found = |group: GroupId, key: &[u8]| database.key(group.into(), key).expect("readable").map(Offset::get);
-        assert_eq!([found(purged, b"old"), found(purged, b"new")], [None, Some(10)]);
-        assert_eq!([found(whole, b"old"), found(whole, b"new")], [Some(9), Some(10)]);
+        let is_there =
+            |group: GroupId, key: &[u8]| database.row(group.into(), &NAMED, key).expect("readable").is_some();
+        let all = |group| [&b"old"[..], b"new", b"unread"].map(|key| is_there(group, key));
+        assert_eq!(all(purged), [false, true, true]);
+        assert_eq!(all(whole), [true, true, true]);
     }
 }

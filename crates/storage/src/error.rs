@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use jangada_types::GroupId;
+use jangada_types::{GroupId, RowError};
 
 /// Error of the store.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +73,15 @@ impl StoreError {
             action,
             path: path.into(),
             source: source.into(),
+        }
+    }
+}
+
+impl From<RowError> for StoreError {
+    fn from(error: RowError) -> Self {
+        match error {
+            RowError::Damaged(what) => Self::Corrupt(what),
+            RowError::LaterVersion(what) => Self::LaterVersion(what),
         }
     }
 }

@@ -9,13 +9,14 @@ use rocksdb::WriteBatch;
 use tempfile::TempDir;
 
 use crate::conformance::{entries, entry, write_synced};
-use crate::database::{Database, LOG};
+use crate::database::Database;
 use crate::error::StoreError;
 use crate::keys;
 use crate::options::StoreOptions;
 use crate::rocks::RocksStore;
 use crate::scrub::{ScrubCursor, Scrubbed};
 use crate::store::{Durability, LogBounds, LogPosition, Op, StateKind, Store, StoreCondition};
+use crate::tables::LOG;
 use crate::writer::Device;
 
 const GROUP: GroupId = GroupId(1);

@@ -7,15 +7,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jangada_types::{GroupId, Offset};
+use jangada_types::{GroupId, RowChange, Table};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::codec;
 use crate::database::Database;
 use crate::error::StoreError;
-use crate::overlay::{PendingKeys, PendingState, RecentIndex};
+use crate::pending::PendingRows;
 use crate::places::{Moved, Place};
-use crate::store::{IndexEntry, LogBounds, LogEntry, LogPosition, Op, StateKind};
+use crate::store::{LogBounds, LogEntry, LogPosition, Op, StateKind};
+use crate::tables::{STATE, Tables, state_key};
 use crate::tail::{Tail, TailBudget};
 
 /// What an operation writes to RocksDB, with every range resolved.
@@ -23,32 +24,25 @@ pub(crate) enum Change {
     Append(Vec<LogEntry>),
     /// Entries from the first index up to, but not including, the second.
     DeleteLog(u64, u64),
-    PutState(StateKind, u64, Bytes),
-    DeleteState(StateKind, u64),
-    PutIndex(Vec<IndexEntry>),
-    DeleteIndexBelow(Offset),
-    PutKeys(Vec<(Bytes, Offset)>),
+    Row(RowChange),
+    /// Rows below this position need not stay where a table drops them when it is compacted.
+    Floor(u64),
     DeleteGroup,
     /// What comes after it lies elsewhere, and the row of places says where.
     Move(Moved),
 }
 
 /// Memory of an operation beside its payload, bytes.
-const CHANGE_OVERHEAD: usize = 64;
+const CHANGE_OVERHEAD: usize = size_of::<Change>();
 
 impl Change {
     /// Memory that the queue is charged with.
     pub(crate) fn bytes(&self) -> usize {
         let payload = match self {
             Self::Append(entries) => entries.iter().map(crate::tail::entry_bytes).sum(),
-            Self::PutState(_, _, value) => value.len(),
+            Self::Row(change) => change.payload_len(),
             Self::Move(moved) => moved.row.len(),
-            Self::PutIndex(rows) => rows.len() * size_of::<IndexEntry>(),
-            Self::PutKeys(rows) => rows
-                .iter()
-                .map(|(key, _)| key.len() + size_of::<(Bytes, Offset)>())
-                .sum(),
-            _ => 0,
+            Self::DeleteLog(..) | Self::Floor(_) | Self::DeleteGroup => 0,
         };
         payload + CHANGE_OVERHEAD
     }
@@ -73,9 +67,9 @@ pub(crate) struct GroupState {
     /// Counts everything that removes entries. A read that found it changed after looking into RocksDB looks again.
     pub(crate) removals: u64,
     pub(crate) tail: Tail,
-    pub(crate) pending: PendingState,
-    pub(crate) index: RecentIndex,
-    pub(crate) keys: PendingKeys,
+    tables: Arc<Tables>,
+    /// By slot of the table.
+    rows: Vec<PendingRows>,
 }
 
 impl Group {
@@ -89,7 +83,7 @@ impl Group {
         if id == GroupId::NODE {
             // It has no log. What its families have beside the state are the numbers of commits, at the end of each table, and
             // a damaged one there must not keep the node from its own rows.
-            return Ok(Self::blank(id, place, budget));
+            return Ok(Self::blank(id, place, database.tables().clone(), budget));
         }
         let purged = database.purged(place)?;
         let ends = database.log_ends(place)?;
@@ -105,17 +99,26 @@ impl Group {
             purged,
             last: ends.map(|(_, last)| last).or(purged),
         };
-        let loaded = Self::blank(id, place, budget);
+        let tables = database.tables();
+        let loaded = Self::blank(id, place, tables.clone(), budget);
         let mut state = loaded.state.lock();
         state.bounds = bounds;
         state.first = ends.map(|(first, _)| first);
-        state.index = RecentIndex::new(database.index_last(place)?);
+        for (slot, table) in tables.all().iter().enumerate() {
+            if table.recent_rows > 0 {
+                state.rows[slot] = PendingRows::new(table.recent_rows, database.last_row(place, table)?);
+            }
+        }
         drop(state);
         Ok(loaded)
     }
 
     /// A group of which nothing is known.
-    pub(crate) fn blank(id: GroupId, place: Place, budget: Arc<TailBudget>) -> Self {
+    pub(crate) fn blank(id: GroupId, place: Place, tables: Arc<Tables>, budget: Arc<TailBudget>) -> Self {
+        let rows = tables
+            .all()
+            .iter()
+            .map(|table| PendingRows::new(table.recent_rows, None));
         let state = GroupState {
             id,
             bounds: LogBounds::default(),
@@ -123,9 +126,8 @@ impl Group {
             first: None,
             removals: 0,
             tail: Tail::new(budget),
-            pending: PendingState::default(),
-            index: RecentIndex::new(None),
-            keys: PendingKeys::default(),
+            rows: rows.collect(),
+            tables,
         };
         Self {
             id,
@@ -152,9 +154,14 @@ impl GroupState {
 
     /// Everything up to this position is in RocksDB.
     pub(crate) fn written(&mut self, position: u64) {
-        self.pending.written(position);
-        self.index.written(position);
-        self.keys.written(position);
+        for rows in &mut self.rows {
+            rows.written(position);
+        }
+    }
+
+    /// What is in memory of a table's rows.
+    pub(crate) fn rows(&self, table: &'static Table) -> &PendingRows {
+        &self.rows[self.tables.slot(table)]
     }
 
     /// Carries out an operation in memory and says what is to be written.
@@ -180,25 +187,14 @@ impl GroupState {
                 self.put_state(kind, suffix.unwrap_or(0), value, position, changes);
             }
             Op::DeleteState { kind, suffix } => {
-                let suffix = suffix.unwrap_or(0);
-                self.pending.put(kind, suffix, None, position);
-                changes.push(Change::DeleteState(kind, suffix));
+                let key = state_key(kind, suffix.unwrap_or(0));
+                self.row(RowChange::Delete { table: &STATE, key }, position, changes);
             }
-            Op::PutIndex(rows) => {
-                for row in &rows {
-                    assert!(row.last_offset.get() >= 0, "a row ends at a real offset");
-                    self.index.put(*row, position);
-                }
-                changes.push(Change::PutIndex(rows));
+            Op::Row(change) => {
+                assert!(*change.table() != STATE, "rows of state have operations of their own");
+                self.row(change, position, changes);
             }
-            Op::DeleteIndexBelow(offset) => {
-                self.index.delete_below(offset, position);
-                changes.push(Change::DeleteIndexBelow(offset));
-            }
-            Op::PutKeys(rows) => {
-                self.keys.put(&rows, position);
-                changes.push(Change::PutKeys(rows));
-            }
+            Op::CutOff(start) => self.cut_off(start, position, changes),
             Op::DeleteGroup => self.delete(position, changes),
         }
     }
@@ -276,8 +272,23 @@ impl GroupState {
     }
 
     fn put_state(&mut self, kind: StateKind, suffix: u64, value: Bytes, position: u64, changes: &mut Vec<Change>) {
-        self.pending.put(kind, suffix, Some(value.clone()), position);
-        changes.push(Change::PutState(kind, suffix, value));
+        let key = state_key(kind, suffix);
+        let table = &STATE;
+        self.row(RowChange::Put { table, key, value }, position, changes);
+    }
+
+    fn row(&mut self, change: RowChange, position: u64, changes: &mut Vec<Change>) {
+        self.rows[self.tables.slot(change.table())].apply(&change, position);
+        changes.push(Change::Row(change));
+    }
+
+    fn cut_off(&mut self, start: Option<u64>, position: u64, changes: &mut Vec<Change>) {
+        let tables = self.tables.clone();
+        for change in tables.declared().iter().filter_map(|table| table.cut_off_at(start)) {
+            self.row(change, position, changes);
+        }
+        // A snapshot may be of a log that begins anywhere: what is true of rows that outlive it is not known.
+        changes.extend(start.map(Change::Floor));
     }
 
     fn delete(&mut self, position: u64, changes: &mut Vec<Change>) {
@@ -288,9 +299,9 @@ impl GroupState {
         self.bounds = LogBounds::default();
         self.first = None;
         self.tail.truncate_after(None);
-        self.pending.delete_all(position);
-        self.index.delete_all();
-        self.keys.delete_all(position);
+        for rows in &mut self.rows {
+            rows.delete_all(position);
+        }
         self.removals += 1;
         changes.push(Change::DeleteGroup);
     }

@@ -1,21 +1,19 @@
-//! Keys of the four column families: big-endian and, but for those of `keys`, of fixed size, so that RocksDB's byte
-//! order is the order of the numbers.
+//! Keys of the column families: numbers are big-endian, so that RocksDB's byte order is the order of the numbers.
 //!
 //! ```text
-//! log    group u64 | raft index u64
-//! index  group u64 | last offset u64
-//! keys   group u64 | a record's key
-//! state  group u64 | kind u8 | suffix u64
+//! log     group u64 | raft index u64
+//! tables  group u64 | the row's key
+//! state   group u64 | kind u8 | suffix u64
 //! ```
 //!
 //! Every key begins with its group, so everything of a group lies in one range of each column family.
 
-use jangada_types::{GroupId, Offset};
+use jangada_types::GroupId;
 
 use crate::store::StateKind;
 
 const GROUP_LEN: usize = 8;
-/// Length of a key in `log` and in `index`.
+/// Length of a key in `log`.
 pub(crate) const ROW_KEY_LEN: usize = GROUP_LEN + 8;
 /// Length of a key in `state`.
 pub(crate) const STATE_KEY_LEN: usize = GROUP_LEN + 1 + 8;
@@ -37,12 +35,7 @@ pub(crate) fn log(group: GroupId, index: u64) -> RowKey {
     row(group, index)
 }
 
-/// Key of an index row. Negative offsets, which only searches have, come before all rows.
-pub(crate) fn index(group: GroupId, last_offset: Offset) -> RowKey {
-    row(group, u64::try_from(last_offset.get()).unwrap_or(0))
-}
-
-/// Key of a row with the last offset of a record's key.
+/// Key of a row of a table.
 pub(crate) fn key(group: GroupId, key: &[u8]) -> Vec<u8> {
     [&group.get().to_be_bytes()[..], key].concat()
 }
@@ -62,7 +55,7 @@ pub(crate) fn group_start(group: GroupId) -> [u8; GROUP_LEN] {
 }
 
 /// First possible key after a group, in any column family. After [`GroupId::NODE`] comes no group, and it has no
-/// records with keys; this is longer than any other key.
+/// rows of tables but those of state; this is longer than any other key.
 pub(crate) fn group_end(group: GroupId) -> Vec<u8> {
     match group.get().checked_add(1) {
         Some(next) => next.to_be_bytes().to_vec(),
@@ -76,24 +69,25 @@ pub(crate) fn group_of(key: &[u8]) -> Option<GroupId> {
     Some(GroupId::from(u64::from_be_bytes(bytes)))
 }
 
-/// Raft index or last offset of a key of `log` or `index`.
+/// Group and row's key of a key of a table.
+pub(crate) fn split(key: &[u8]) -> Option<(GroupId, &[u8])> {
+    Some((group_of(key)?, &key[GROUP_LEN..]))
+}
+
+/// Raft index of a key of `log`.
 pub(crate) fn number_of(key: &[u8]) -> Option<u64> {
     let key: &RowKey = key.try_into().ok()?;
     Some(u64::from_be_bytes(key[GROUP_LEN..].try_into().ok()?))
 }
 
-/// Suffix of a key of `state`.
-pub(crate) fn suffix_of(key: &[u8]) -> Option<u64> {
-    let key: &StateKey = key.try_into().ok()?;
-    Some(u64::from_be_bytes(key[GROUP_LEN + 1..].try_into().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
+    use jangada_types::table::number_key;
     use proptest::collection::vec;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tables::state_key;
 
     /// Often neighbours, often those at the ends and where a byte overflows.
     fn groups() -> impl Strategy<Value = GroupId> {
@@ -111,8 +105,9 @@ mod tests {
         prop_oneof![vec(any::<u8>(), 0..12), vec(Just(0xff), 0..12)]
     }
 
-    fn of_offset(group: GroupId, number: u64) -> RowKey {
-        index(group, Offset::from(number as i64))
+    /// As of a table with numbers.
+    fn of_number(group: GroupId, number: u64) -> Vec<u8> {
+        key(group, &number_key(number))
     }
 
     proptest! {
@@ -124,14 +119,14 @@ mod tests {
             let row = log(group, number);
             prop_assert_eq!((group_of(&row), number_of(&row)), (Some(group), Some(number)));
             let row = state(group, StateKind(kind), number);
-            prop_assert_eq!((group_of(&row), suffix_of(&row)), (Some(group), Some(number)));
+            prop_assert_eq!(split(&row), Some((group, &state_key(StateKind(kind), number)[..])));
             let row = key(group, &record_key);
-            prop_assert_eq!((group_of(&row), &row[GROUP_LEN..]), (Some(group), &record_key[..]));
+            prop_assert_eq!(split(&row), Some((group, &record_key[..])));
         }
 
         #[test]
-        fn an_offset_comes_out(group in groups(), number in numbers()) {
-            let row = of_offset(group, number);
+        fn a_number_comes_out(group in groups(), number in numbers()) {
+            let row = of_number(group, number);
             prop_assert_eq!((group_of(&row), number_of(&row)), (Some(group), Some(number)));
         }
 
@@ -142,7 +137,7 @@ mod tests {
         ) {
             let numbered = (one.0, one.1).cmp(&(other.0, other.1));
             prop_assert_eq!(log(one.0, one.1).cmp(&log(other.0, other.1)), numbered);
-            prop_assert_eq!(of_offset(one.0, one.1).cmp(&of_offset(other.0, other.1)), numbered);
+            prop_assert_eq!(of_number(one.0, one.1).cmp(&of_number(other.0, other.1)), numbered);
             let of_state = |(group, number, kind, _): &(GroupId, u64, u8, Vec<u8>)| {
                 let kind = StateKind(*kind);
                 ((*group, kind, *number), state(*group, kind, *number))
@@ -161,7 +156,7 @@ mod tests {
             let (start, end) = (group_start(group), group_end(group));
             let is_within = |row: &[u8]| row >= &start[..] && row < &end[..];
             prop_assert_eq!(is_within(&log(other, number)), other == group);
-            prop_assert_eq!(is_within(&of_offset(other, number)), other == group);
+            prop_assert_eq!(is_within(&of_number(other, number)), other == group);
             prop_assert_eq!(is_within(&state(other, StateKind(kind), number)), other == group);
             // The node's own group has no records.
             if other != GroupId::NODE {
@@ -169,16 +164,13 @@ mod tests {
             }
         }
 
-        /// A row's key has a number or a suffix, by its length, and nothing in it is lost.
+        /// A row's key has a number by its length, and nothing in it is lost.
         #[test]
         fn no_key_is_taken_for_one_of_another_shape(bytes in vec(any::<u8>(), 0..STATE_KEY_LEN + 3)) {
             let group = group_of(&bytes);
             prop_assert_eq!(group.is_some(), bytes.len() >= GROUP_LEN);
             let numbered = number_of(&bytes).zip(group).map(|(number, group)| log(group, number).to_vec());
             prop_assert_eq!(numbered, (bytes.len() == ROW_KEY_LEN).then(|| bytes.clone()));
-            let suffixed = suffix_of(&bytes).zip(group);
-            let suffixed = suffixed.map(|(suffix, group)| state(group, StateKind(bytes[GROUP_LEN]), suffix).to_vec());
-            prop_assert_eq!(suffixed, (bytes.len() == STATE_KEY_LEN).then(|| bytes.clone()));
         }
     }
 
@@ -190,7 +182,7 @@ mod tests {
             [1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0, 0, 0x0a, 0x0b]
         );
         assert_eq!(
-            index(group, Offset::from(258)),
+            key(group, &number_key(258)),
             [1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0, 0, 1, 2]
         );
         assert_eq!(key(group, b"k"), [1, 2, 3, 4, 5, 6, 7, 8, b'k']);
@@ -206,7 +198,6 @@ mod tests {
         let key = log(group, u64::MAX);
         assert_eq!(group_of(&key), Some(group));
         assert_eq!(number_of(&key), Some(u64::MAX));
-        assert_eq!(suffix_of(&state(group, StateKind::VOTE, 9)), Some(9));
         assert_eq!(number_of(b"short"), None);
         assert_eq!(group_of(b"short"), None);
     }
@@ -219,7 +210,5 @@ mod tests {
                 assert!(key >= &group_start(group)[..] && key < &group_end(group)[..]);
             }
         }
-        let group = GroupId::from(41);
-        assert!(index(group, Offset::from(-5)) == index(group, Offset::from(0)));
     }
 }

@@ -1,4 +1,4 @@
-//! One RocksDB per node: the Raft logs of all groups, the offset indexes of partitions, and the state of groups.
+//! One RocksDB per node: the Raft logs of all groups, tables of rows that others declare, and the state of groups.
 //!
 //! A write goes through one queue and one writer thread, which makes everything that is queued durable with one sync.
 //! Reads of recent entries come from memory; other reads block and belong on a read pool.
@@ -6,7 +6,7 @@
 //! ```text
 //!  any thread                        writer thread                     marking thread
 //!  write() -> group lock:            take all that is queued
-//!             bounds, tail, overlay  -> one WriteBatch -> sync WAL --> mark this commit
+//!             bounds, tail, pending  -> one WriteBatch -> sync WAL --> mark this commit
 //!             -> commit queue        -> answer in order                (while the next one is written)
 //! ```
 //!
@@ -18,7 +18,7 @@
 //! | [`statistics`] | counters |
 //! | `rocks` | [`RocksStore`]: puts the parts together |
 //! | `read` | reads that merge memory and RocksDB |
-//! | `group`, `tail`, `overlay` | what an open group has in memory |
+//! | `group`, `tail`, `pending` | what an open group has in memory |
 //! | `queue`, `writer` | the commit path |
 //! | `recovery` | opens the database and judges what it has |
 //! | `mark` | notices a lost tail of the WAL |
@@ -28,6 +28,7 @@
 //! | `quarantine` | keeps compactions off a damaged file |
 //! | `scrub` | reads what is at rest, to find damage before a reader does |
 //! | `fence`, `reserve`, `reclaim` | failed disk, full disk, space of purged entries |
+//! | `tables`, `floors` | the tables that the store was opened with, and which of their rows may go |
 //! | `database`, `keys`, `places`, `codec` | RocksDB and the format on disk |
 
 #![allow(
@@ -44,12 +45,12 @@ mod error;
 #[cfg(test)]
 mod failure_tests;
 mod fence;
+mod floors;
 mod group;
-mod key_floors;
 mod keys;
 mod mark;
 pub mod options;
-mod overlay;
+mod pending;
 mod places;
 #[cfg(test)]
 mod places_tests;
@@ -64,6 +65,7 @@ mod scrub;
 mod starts;
 pub mod statistics;
 pub mod store;
+mod tables;
 mod tail;
 mod wal;
 mod wholeness;
@@ -79,5 +81,6 @@ pub use scrub::{ScrubCursor, Scrubbed};
 pub use starts::{Past, STARTS_KEPT, Start, Starts};
 pub use statistics::{LATENCY_BUCKETS, Latency, LatencyHistogram, StoreStatistics};
 pub use store::{
-    Completion, Durability, IndexEntry, LogBounds, LogEntry, LogPosition, Op, StateKind, Store, StoreCondition,
+    Completion, Durability, KeyRange, LogBounds, LogEntry, LogPosition, Op, RowVisitor, StateKind, Store,
+    StoreCondition, first_at_or_after, read_row,
 };

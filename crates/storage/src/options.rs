@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jangada_types::Table;
+
 use crate::error::StoreError;
 
 const KIB: usize = 1024;
@@ -17,9 +19,6 @@ pub(crate) const LAZY_BYTES_MAX: usize = 64 * KIB;
 
 /// How long lazy operations wait for a commit to ride along with.
 pub(crate) const LAZY_DELAY: Duration = Duration::from_millis(20);
-
-/// Written index rows per group that stay in memory, so that reading at the log's end needs no disk.
-pub(crate) const RECENT_INDEX_ROWS: usize = 64;
 
 /// How often the free space is looked at.
 pub(crate) const RESERVE_INTERVAL: Duration = Duration::from_secs(1);
@@ -87,6 +86,10 @@ pub struct StoreOptions {
 
     /// The least time between two rounds that give back the space of purged entries. Default 5 s.
     pub reclaim_interval: Duration,
+
+    /// The tables of rows that there are beside the log and the state. Default none. Those that the directory does not have are
+    /// created; one that it has and that is not named here keeps the store from opening.
+    pub tables: Vec<&'static Table>,
 }
 
 impl StoreOptions {
@@ -106,6 +109,7 @@ impl StoreOptions {
             open_files_max: 512,
             direct_io: true,
             reclaim_interval: Duration::from_secs(5),
+            tables: Vec::new(),
         }
     }
 

@@ -21,18 +21,17 @@ use std::fmt;
 use std::ops::Deref;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use jangada_types::{GroupId, Offset};
+use jangada_types::GroupId;
 use parking_lot::Mutex;
 
 use crate::error::StoreError;
 use crate::keys;
-use crate::store::StateKind;
 
 /// What all keys of places apart begin with: behind all keys of [`GroupId::NODE`], as [`keys::group_end`] says.
 const APART: [u8; 18] = [0xff; 18];
 /// With the number of a place.
 const APART_LEN: usize = APART.len() + 8;
-const KEY_LEN_MAX: usize = APART_LEN + 1 + 8;
+const KEY_LEN_MAX: usize = APART_LEN + 8;
 
 const _: () = assert!(
     APART.len() == keys::STATE_KEY_LEN + 1,
@@ -104,8 +103,8 @@ impl Place {
         matches!(self, Self::Apart(_))
     }
 
-    /// Key of a row of the log or of the index.
-    pub(crate) fn row(self, number: u64) -> Key {
+    /// Key of a row of the log, or of a table with numbers.
+    pub(crate) fn number(self, number: u64) -> Key {
         match self {
             Self::Group(group) => Key::of(&[&keys::log(group, number)]),
             Self::Apart(place) => Key::of(&[&APART, &place.to_be_bytes(), &number.to_be_bytes()]),
@@ -114,25 +113,24 @@ impl Place {
 
     /// Key of a log entry.
     pub(crate) fn log(self, index: u64) -> Key {
-        self.row(index)
+        self.number(index)
     }
 
-    /// Key of an index row. Negative offsets, which only searches have, come before all rows.
-    pub(crate) fn index(self, last_offset: Offset) -> Key {
-        self.row(u64::try_from(last_offset.get()).unwrap_or(0))
-    }
-
-    /// Key of a row of state.
-    pub(crate) fn state(self, kind: StateKind, suffix: u64) -> Key {
-        match self {
-            Self::Group(group) => Key::of(&[&keys::state(group, kind, suffix)]),
-            Self::Apart(place) => Key::of(&[&APART, &place.to_be_bytes(), &[kind.0], &suffix.to_be_bytes()]),
-        }
-    }
-
-    /// Key of a row with the last offset of a record's key.
+    /// Key of a row of a table.
     pub(crate) fn key(self, key: &[u8]) -> Vec<u8> {
         [&self.start(), key].concat()
+    }
+
+    /// Puts the key of a row of a table into `out`, in the place of what is there.
+    pub(crate) fn put_key(self, key: &[u8], out: &mut Vec<u8>) {
+        out.clear();
+        out.extend_from_slice(&self.start());
+        out.extend_from_slice(key);
+    }
+
+    /// What such a key has behind its place: the row's own key.
+    pub(crate) fn row_key(self, key: &[u8]) -> Option<&[u8]> {
+        key.strip_prefix(&*self.start())
     }
 
     /// First possible key, in any column family.
@@ -152,16 +150,9 @@ impl Place {
     }
 }
 
-/// Raft index or last offset of a key of `log` or `index`.
+/// Raft index of a key of `log`, or the number of a key of a table with numbers.
 pub(crate) fn number_of(key: &[u8]) -> Option<u64> {
     keys::number_of(key).or_else(|| Some(u64::from_be_bytes(apart(key)?.try_into().ok()?)))
-}
-
-/// Suffix of a key of `state`.
-pub(crate) fn suffix_of(key: &[u8]) -> Option<u64> {
-    let kind_and_suffix = || <[u8; 9]>::try_from(apart(key)?).ok();
-    let suffix = |bytes: [u8; 9]| u64::from_be_bytes(bytes[1..].try_into().expect("eight bytes"));
-    keys::suffix_of(key).or_else(|| kind_and_suffix().map(suffix))
 }
 
 /// What a key of a place apart has behind its place.
@@ -278,24 +269,29 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use jangada_types::table::number_key;
+
     use super::*;
+    use crate::store::StateKind;
+    use crate::tables::state_key;
 
     #[test]
     fn keys_of_a_place_apart_lie_behind_all_others_and_in_its_range_only() {
         let (place, next) = (Place::Apart(7), Place::Apart(8));
         let node = Place::Group(GroupId::NODE);
-        let all_ones = node.state(StateKind(255), u64::MAX);
-        for key in [place.log(0), place.log(u64::MAX), place.state(StateKind(255), u64::MAX)] {
-            assert!(key[..] >= place.start()[..] && key[..] < place.end()[..]);
-            assert!(key[..] > all_ones[..] && key[..] >= node.end()[..]);
-            assert!(key[..] < next.start()[..]);
+        let last = state_key(StateKind(255), u64::MAX);
+        let all_ones = node.key(&last);
+        for key in [&place.log(0)[..], &place.log(u64::MAX), &place.key(&last)] {
+            assert!(key >= &place.start()[..] && key < &place.end()[..]);
+            assert!(key > &all_ones[..] && key >= &node.end()[..]);
+            assert!(key < &next.start()[..]);
         }
         let key = place.key(&[0xff; 1024]);
         assert!(key[..] >= place.start()[..] && key[..] < place.end()[..]);
         let group = Place::Group(GroupId(7));
         assert_eq!(group.log(9)[..], keys::log(GroupId(7), 9));
         assert_eq!(
-            group.state(StateKind::VOTE, 1)[..],
+            group.key(&state_key(StateKind::VOTE, 1)),
             keys::state(GroupId(7), StateKind::VOTE, 1)
         );
     }
@@ -306,23 +302,27 @@ mod tests {
         let head = [&[0xff; 18][..], &[0, 0, 0, 0, 0, 0, 1, 2]].concat();
         assert_eq!(place.start()[..], head);
         assert_eq!(place.log(3)[..], [&head[..], &[0, 0, 0, 0, 0, 0, 0, 3]].concat());
-        assert_eq!(place.index(Offset(-5)), place.row(0));
+        assert_eq!(place.key(&number_key(3))[..], place.number(3)[..]);
         assert_eq!(
-            place.state(StateKind::CHECKPOINT, 1)[..],
+            place.key(&state_key(StateKind::CHECKPOINT, 1)),
             [&head[..], &[6, 0, 0, 0, 0, 0, 0, 0, 1]].concat()
         );
         assert_eq!(place.key(b"k"), [&head[..], b"k"].concat());
     }
 
     #[test]
-    fn numbers_come_out_of_keys_of_both_forms() {
+    fn numbers_and_rows_come_out_of_keys_of_both_forms() {
         for place in [Place::Group(GroupId(3)), Place::Apart(3)] {
             assert_eq!(number_of(&place.log(u64::MAX)), Some(u64::MAX));
-            assert_eq!(suffix_of(&place.state(StateKind::VOTE, 9)), Some(9));
-            assert_eq!(number_of(&place.state(StateKind::VOTE, 9)), None);
-            assert_eq!(suffix_of(&place.log(9)), None);
+            let key = place.key(b"row");
+            assert_eq!(place.row_key(&key), Some(&b"row"[..]));
+            let mut same = b"old".to_vec();
+            place.put_key(b"row", &mut same);
+            assert_eq!(same, key);
+            assert_eq!(number_of(&key), None);
+            assert_eq!(Place::Group(GroupId(4)).row_key(&key), None);
         }
-        assert_eq!((number_of(b"short"), suffix_of(&[0xff; 20])), (None, None));
+        assert_eq!(number_of(b"short"), None);
     }
 
     #[test]

@@ -4,17 +4,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
-use jangada_types::{GroupId, LeaderEpoch, Offset};
+use jangada_types::GroupId;
+use jangada_types::table::number_key;
 use tempfile::TempDir;
 
+use crate::conformance::rows::{NAMED, NUMBERED, TABLES, numbered, numbered_rows, put, put_all};
 use crate::conformance::{entries, write_synced};
-use crate::database::{FAMILIES, INDEX, KEYS, LOG};
 use crate::error::StoreError;
 use crate::options::StoreOptions;
 use crate::places::Place;
 use crate::rocks::RocksStore;
 use crate::scrub::ScrubCursor;
-use crate::store::{IndexEntry, LogBounds, LogPosition, Op, StateKind, Store};
+use crate::store::{LogBounds, LogPosition, Op, StateKind, Store, first_at_or_after};
+use crate::tables::LOG;
 
 const GROUPS: [GroupId; 4] = [GroupId(1), GroupId(2), GroupId(3), GroupId(9)];
 /// Entries of each group: so few that all groups share one block of each family.
@@ -24,20 +26,8 @@ fn open(directory: &Path) -> RocksStore {
     let mut options = StoreOptions::new(directory);
     options.blob_bytes_min = 1024 * 1024;
     options.disk_reserve_bytes = 0;
+    options.tables = TABLES.to_vec();
     RocksStore::open(options, Box::new(|_| {})).expect("it opens").0
-}
-
-fn index_rows(range: std::ops::Range<u64>) -> Vec<IndexEntry> {
-    let row = |raft_index: u64| IndexEntry {
-        last_offset: Offset((raft_index * 3 + 2) as i64),
-        base_offset: Offset((raft_index * 3) as i64),
-        raft_index,
-        epoch: LeaderEpoch(1),
-        max_timestamp_ms: raft_index as i64,
-        running_max_timestamp_ms: raft_index as i64,
-        size_bytes: 10,
-    };
-    range.map(row).collect()
 }
 
 fn fill(store: &RocksStore, group: GroupId) {
@@ -47,18 +37,18 @@ fn fill(store: &RocksStore, group: GroupId) {
         suffix: None,
         value: "vote".into(),
     };
-    let ops = vec![
+    let mut ops = vec![
         Op::Append(entries(0..ENTRIES, 1)),
-        Op::PutIndex(index_rows(0..ENTRIES)),
-        Op::PutKeys(vec![("key".into(), Offset(5))]),
+        put(&NAMED, "key", "offset 5 "),
         vote,
     ];
+    ops.extend(put_all(&NUMBERED, &numbered_rows(0..ENTRIES)));
     write_synced(store, group, ops).expect("it is written");
 }
 
 fn flush(store: &RocksStore) {
-    for family in FAMILIES {
-        let database = store.database();
+    let database = store.database();
+    for family in database.tables().families() {
         database
             .raw()
             .flush_cf(&database.family(family))
@@ -111,7 +101,7 @@ fn damaged() -> (TempDir, RocksStore) {
         fill(&store, group);
     }
     flush(&store);
-    let shared = tables(&store, &[LOG, INDEX, KEYS]);
+    let shared = tables(&store, &[LOG, NUMBERED.name, NAMED.name]);
     assert_eq!(shared.len(), 3);
     fill(&store, GroupId(20));
     flush(&store);
@@ -141,17 +131,16 @@ fn check_filled(store: &RocksStore, group: GroupId, owner: &'static str) {
     let read = store.read_log(group, 0..ENTRIES, usize::MAX).expect("it can be read");
     assert_eq!(read, entries(10..ENTRIES, 1));
     assert_eq!(store.term_at(group, ENTRIES - 1).expect("it can be read"), Some(1));
-    let last = Offset((ENTRIES * 3 - 1) as i64);
-    let found = store.index_at_or_after(group, last, 5).expect("it can be read");
-    assert_eq!(found, index_rows(ENTRIES - 1..ENTRIES));
-    let by_time = store.index_by_timestamp(group, Offset(0), 25).expect("it can be read");
-    assert_eq!(by_time.map(|row| row.raft_index), Some(25));
-    let late = store
-        .index_by_timestamp(group, Offset(0), 1000)
-        .expect("it can be read");
-    assert_eq!(late, None);
-    assert_eq!(store.get_key(group, b"key").expect("it can be read"), Some(Offset(5)));
-    assert_eq!(store.get_key(group, b"other").expect("it can be read"), None);
+    let found = numbered(store, group, ENTRIES - 1, 5);
+    assert_eq!(found, numbered_rows(ENTRIES - 1..ENTRIES));
+    let first_from = |number| {
+        let found = first_at_or_after(store, group, &NUMBERED, &number_key(number), |key, _| Ok(key.to_vec()));
+        found.expect("it can be read")
+    };
+    assert_eq!(first_from(25), Some(number_key(25).to_vec()));
+    assert_eq!(first_from(1000), None);
+    let named = |key: &[u8]| store.get_row(group, &NAMED, key).expect("it can be read");
+    assert_eq!((named(b"key"), named(b"other")), (Some("offset 5 ".into()), None));
     let state = |kind| store.get_state(group, kind, None).expect("it can be read");
     assert_eq!(
         (state(StateKind::VOTE), state(StateKind::REPLICA)),
@@ -207,9 +196,9 @@ fn a_second_damage_is_filled_again_behind_the_first_one() {
         renew(&store, group, "2");
         fill(&store, group);
     }
-    let before = tables(&store, &[LOG, INDEX, KEYS]);
+    let before = tables(&store, &[LOG, NUMBERED.name, NAMED.name]);
     flush(&store);
-    let mut second = tables(&store, &[LOG, INDEX, KEYS]);
+    let mut second = tables(&store, &[LOG, NUMBERED.name, NAMED.name]);
     second.retain(|file| !before.contains(file));
     assert_eq!(second.len(), 3);
     store.open_group(GroupId::NODE).expect("its log is not read");

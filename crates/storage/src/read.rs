@@ -4,17 +4,16 @@
 //! `removals`; a read that finds the count changed afterwards looks again, so that it never joins entries of two
 //! histories.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use bytes::Bytes;
-use jangada_types::Offset;
+use jangada_types::{RowError, Table};
 
 use crate::database::Database;
 use crate::error::StoreError;
 use crate::group::{Group, GroupState};
-use crate::overlay::IndexView;
-use crate::store::{IndexEntry, LogEntry, StateKind};
+use crate::store::{KeyRange, LogEntry, RowVisitor, StateKind};
+use crate::tables::{STATE, state_key, state_suffix};
 
 /// The part of a range that the log has; `None` if it has none of it.
 fn present(state: &GroupState, range: &Range<u64>) -> Option<Range<u64>> {
@@ -124,80 +123,90 @@ pub(crate) fn state(
     kind: StateKind,
     suffix: u64,
 ) -> Result<Option<Bytes>, StoreError> {
-    let pending = group.lock().pending.get(kind, suffix);
-    match pending {
-        Some(value) => Ok(value),
-        None => database.state(group.place, kind, suffix),
-    }
+    row(group, database, &STATE, &state_key(kind, suffix))
 }
 
-/// The last offset of a key.
-pub(crate) fn key(group: &Group, database: &Database, key: &[u8]) -> Result<Option<Offset>, StoreError> {
-    let pending = group.lock().keys.get(key);
+/// One row of a table.
+pub(crate) fn row(
+    group: &Group,
+    database: &Database,
+    table: &'static Table,
+    key: &[u8],
+) -> Result<Option<Bytes>, StoreError> {
+    let pending = group.lock().rows(table).get(key);
     match pending {
-        Some(offset) => Ok(offset),
-        None => database.key(group.place, key),
+        Some(value) => Ok(value),
+        None => database.row(group.place, table, key),
     }
 }
 
 /// All rows of state of one kind.
 pub(crate) fn scan_state(group: &Group, database: &Database, kind: StateKind) -> Result<Vec<(u64, Bytes)>, StoreError> {
-    let (pending, disk_visible) = group.lock().pending.scan(kind);
-    let on_disk = if disk_visible {
-        database.scan_state(group.place, kind)?
-    } else {
-        Vec::new()
+    let (from, to) = (state_key(kind, 0), kind.0.checked_add(1).map(|next| [next]));
+    let keys = KeyRange {
+        from: &from,
+        to: to.as_ref().map(|next| &next[..]),
     };
-    let mut rows: BTreeMap<u64, Bytes> = on_disk.into_iter().collect();
-    for (suffix, value) in pending {
-        match value {
-            Some(value) => rows.insert(suffix, value),
-            None => rows.remove(&suffix),
-        };
-    }
-    Ok(rows.into_iter().collect())
+    let mut found = Vec::new();
+    rows(group, database, &STATE, keys, usize::MAX, &mut |key, value| {
+        let suffix =
+            state_suffix(key).ok_or_else(|| RowError::Damaged("a row of state has a foreign key".to_owned()))?;
+        found.push((suffix, Bytes::copy_from_slice(value)));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(found)
 }
 
-/// Rows of the index from an offset on.
-pub(crate) fn index_at_or_after(
+/// Rows of a table, those in memory before those on disk with the same key.
+pub(crate) fn rows(
     group: &Group,
     database: &Database,
-    offset: Offset,
+    table: &'static Table,
+    keys: KeyRange<'_>,
     limit: usize,
-) -> Result<Vec<IndexEntry>, StoreError> {
-    let view = group.lock().index.view(offset);
-    match view {
-        IndexView::Memory(mut rows) => {
-            rows.truncate(limit);
-            Ok(rows)
+    visitor: &mut RowVisitor<'_>,
+) -> Result<(), StoreError> {
+    let mut view = group.lock().rows(table).view(keys.from, keys.to, limit);
+    let mut memory = std::mem::take(&mut view.memory).into_iter().peekable();
+    let mut shown = 0;
+    // Break also says that there are as many as may be.
+    let mut show = |key: &[u8], value: &[u8]| {
+        if shown == limit {
+            return Ok(ControlFlow::Break(()));
         }
-        IndexView::Merge(from, in_memory) => {
-            let on_disk = database.index_from(group.place, from, limit)?;
-            let mut rows: BTreeMap<Offset, IndexEntry> =
-                on_disk.into_iter().map(|row| (row.last_offset, row)).collect();
-            rows.extend(in_memory.into_iter().map(|row| (row.last_offset, row)));
-            Ok(rows.into_values().take(limit).collect())
+        shown += 1;
+        visitor(key, value)
+    };
+    if let Some(from) = &view.disk_from {
+        let mut has_enough = false;
+        database.scan(group.place, table, from, keys.to, &mut |key, value| {
+            while let Some((before, pending)) = memory.next_if(|(pending, _)| pending[..] < *key) {
+                if let Some(pending) = pending
+                    && show(&before, &pending)?.is_break()
+                {
+                    has_enough = true;
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            let step = match memory.next_if(|(pending, _)| pending[..] == *key) {
+                Some((_, Some(pending))) => show(key, &pending)?,
+                Some((_, None)) => ControlFlow::Continue(()),
+                None if view.is_hidden(key) => ControlFlow::Continue(()),
+                None => show(key, value)?,
+            };
+            has_enough = step.is_break();
+            Ok(step)
+        })?;
+        if has_enough {
+            return Ok(());
         }
     }
-}
-
-/// First row from an offset on that reaches a timestamp.
-pub(crate) fn index_by_timestamp(
-    group: &Group,
-    database: &Database,
-    from: Offset,
-    timestamp_ms: i64,
-) -> Result<Option<IndexEntry>, StoreError> {
-    let reaches = |row: &IndexEntry| row.max_timestamp_ms >= timestamp_ms;
-    let view = group.lock().index.view(from);
-    let (on_disk, in_memory) = match view {
-        IndexView::Memory(rows) => (None, rows),
-        IndexView::Merge(from, rows) => (database.index_by_timestamp(group.place, from, timestamp_ms)?, rows),
-    };
-    // Rows come in the order of offsets, so the lower one of the two is the first.
-    let in_memory = in_memory.into_iter().find(reaches);
-    Ok([on_disk, in_memory]
-        .into_iter()
-        .flatten()
-        .min_by_key(|row| row.last_offset))
+    for (key, value) in memory {
+        if let Some(value) = value
+            && show(&key, &value)?.is_break()
+        {
+            break;
+        }
+    }
+    Ok(())
 }

@@ -18,9 +18,10 @@ use jangada_types::GroupId;
 use parking_lot::{Condvar, Mutex};
 use rocksdb::{BottommostLevelCompaction, CompactOptions};
 
-use crate::database::{Database, INDEX, KEYS, LOG, STATE};
+use crate::database::Database;
 use crate::keys;
 use crate::options::{BLOB_GARBAGE_MIN, BLOB_GARBAGE_PERCENT, RECLAIM_DELAY_MAX, RECLAIM_ENTRIES_MIN};
+use crate::tables::LOG;
 
 #[derive(Default)]
 struct Notes {
@@ -142,7 +143,7 @@ impl Reclaim {
         let started = Instant::now();
         let before = LogFiles::of(database);
         for group in &work.groups {
-            for family in [LOG, INDEX, KEYS, STATE] {
+            for family in database.tables().families() {
                 self.compact(
                     database,
                     family,

@@ -17,6 +17,7 @@ use crate::error::StoreError;
 use crate::mark::{CommitPoint, Found, LostTail, LostTailCause, MarkFile};
 use crate::options::StoreOptions;
 use crate::statistics::Counters;
+use crate::tables::Tables;
 use crate::wholeness::{self, Log, Missing};
 
 /// What opening the store found.
@@ -47,6 +48,7 @@ pub(crate) fn open(
     counters: Arc<Counters>,
     compacts: bool,
 ) -> Result<Opened, StoreError> {
+    let tables = Arc::new(Tables::new(&options.tables)?);
     let directory = &options.directory;
     std::fs::create_dir_all(directory).map_err(|error| StoreError::io("create", directory, error))?;
     let lock = lock(directory)?;
@@ -54,18 +56,19 @@ pub(crate) fn open(
     let (found, whole_from) = Found::read(mark_path)?;
     make_wals_durable(&path)?;
     let started = Instant::now();
-    let before = look(&path, &directory.join("look"), found, whole_from)?;
+    let before = look(&path, &directory.join("look"), &tables, found, whole_from)?;
     tracing::debug!(took = ?started.elapsed(), "looked whether the write-ahead log is whole");
     if let (Some(lost), Found::Mark(newest)) = (before.lost, found) {
         MarkFile::start(mark_path, newest, Err(lost))?;
     }
 
-    let database = Database::open(&path, options, counters, compacts)?;
+    let all = tables.families();
+    let database = Database::open(&path, options, tables, counters, compacts)?;
     let recovered = database.commit_point()?;
     let lost_tail = match before.lost {
         Some(lost) => Some(lost),
         None => match found.judge(recovered) {
-            None => behind(&database, found, whole_from)?,
+            None => behind(&database, &before.families, found, whole_from)?,
             lost => lost,
         },
     };
@@ -78,7 +81,8 @@ pub(crate) fn open(
         ..recovered
     };
     // From before this build, or of a family that was not there, nothing is known.
-    let whole_from = whole_from.filter(|_| !before.lacks_family).unwrap_or(point.sequence);
+    let lacks_family = before.families.len() < all.len();
+    let whole_from = whole_from.filter(|_| !lacks_family).unwrap_or(point.sequence);
     let mark = MarkFile::start(mark_path, point, lost_tail.map_or(Ok(whole_from), Err))?;
     Ok(Opened {
         database,
@@ -113,40 +117,47 @@ fn lock(directory: &Path) -> Result<DirectoryLock, StoreError> {
 }
 
 /// What was seen before the database was opened.
-#[derive(Default)]
 struct Before {
     lost: Option<LostTail>,
-    lacks_family: bool,
+    /// The families that there were, as far as it was looked.
+    families: Vec<&'static str>,
 }
 
-fn look(path: &Path, aside: &Path, found: Found, whole_from: Option<u64>) -> Result<Before, StoreError> {
+fn look(
+    path: &Path,
+    aside: &Path,
+    tables: &Tables,
+    found: Found,
+    whole_from: Option<u64>,
+) -> Result<Before, StoreError> {
+    let unseen = |lost| Before {
+        lost,
+        families: tables.families(),
+    };
     // Without a mark, or with a doubt, nothing that is seen would change the judgement.
     let Found::Mark(marked) = found else {
-        return Ok(Before::default());
+        return Ok(unseen(None));
     };
-    let Some(flushed) = wholeness::flushed(path, aside)? else {
+    let Some(flushed) = wholeness::flushed(path, aside, tables)? else {
         let missing = (marked.sequence > 0).then_some(Missing {
             first: 1,
             last: marked.sequence,
             is_hole: false,
         });
-        return Ok(Before {
-            lost: missing.map(|missing| lost(missing, marked)),
-            lacks_family: false,
-        });
+        return Ok(unseen(missing.map(|missing| lost(missing, marked))));
     };
-    let mut before = Before {
-        lost: None,
-        lacks_family: flushed.lacks_family,
-    };
+    let mut missing = None;
     if let Some(whole_from) = whole_from {
         match wholeness::look_at_log(path, whole_from, &flushed, marked.sequence)? {
             Log::Whole => {}
-            Log::Lacks(missing) => before.lost = Some(lost(missing, marked)),
+            Log::Lacks(lacks) => missing = Some(lost(lacks, marked)),
             Log::GoesOn(behind) => behind.cut_off(path)?,
         }
     }
-    Ok(before)
+    Ok(Before {
+        lost: missing,
+        families: flushed.families,
+    })
 }
 
 fn lost(missing: Missing, marked: CommitPoint) -> LostTail {
@@ -162,12 +173,21 @@ fn lost(missing: Missing, marked: CommitPoint) -> LostTail {
     }
 }
 
-/// Whether a family ends before the mark, whatever the look before said.
-fn behind(database: &Database, found: Found, whole_from: Option<u64>) -> Result<Option<LostTail>, StoreError> {
+/// Whether one of these families ends before the mark, whatever the look before said.
+fn behind(
+    database: &Database,
+    families: &[&str],
+    found: Found,
+    whole_from: Option<u64>,
+) -> Result<Option<LostTail>, StoreError> {
     let marked = found.newest();
     // Commits up to there need not have a row in each family.
     let has_rows = whole_from.is_some_and(|from| from < marked.sequence);
-    let whole_to = if has_rows { database.whole_to()? } else { u64::MAX };
+    let whole_to = if has_rows {
+        database.whole_to(families)?
+    } else {
+        u64::MAX
+    };
     let missing = (whole_to < marked.sequence).then(|| Missing {
         first: whole_to + 1,
         last: marked.sequence,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use jangada_types::{GroupId, Offset};
+use jangada_types::{GroupId, Table};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::damage::Damage;
@@ -27,7 +27,9 @@ use crate::reserve::Reserve;
 use crate::scrub::{self, ScrubCursor, Scrubbed};
 use crate::starts::{Start, Starts};
 use crate::statistics::{Counters, StoreStatistics};
-use crate::store::{Completion, Durability, IndexEntry, LogBounds, LogEntry, Op, StateKind, Store, StoreCondition};
+use crate::store::{
+    Completion, Durability, KeyRange, LogBounds, LogEntry, Op, RowVisitor, StateKind, Store, StoreCondition,
+};
 use crate::tail::{Evictor, TailBudget};
 use crate::writer::{Device, Writer};
 
@@ -398,7 +400,8 @@ impl Store for RocksStore {
         let _opening = self.opening.lock();
         self.damage.forget(group);
         let open = self.groups.write().remove(&group);
-        let blank = || Arc::new(Group::blank(group, self.places.of(group), self.tails.clone()));
+        let tables = || self.database.tables().clone();
+        let blank = || Arc::new(Group::blank(group, self.places.of(group), tables(), self.tails.clone()));
         let deleted = open.unwrap_or_else(blank);
         let moved = match leave.is_empty() {
             true => self.places.forget(group),
@@ -476,27 +479,24 @@ impl Store for RocksStore {
         self.met(group, read::scan_state(&*self.group(group)?, &self.database, kind))
     }
 
-    fn index_at_or_after(&self, group: GroupId, offset: Offset, limit: usize) -> Result<Vec<IndexEntry>, StoreError> {
-        self.met(
-            group,
-            read::index_at_or_after(&*self.group(group)?, &self.database, offset, limit),
-        )
+    fn tables(&self) -> &[&'static Table] {
+        self.database.tables().declared()
     }
 
-    fn index_by_timestamp(
+    fn get_row(&self, group: GroupId, table: &'static Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.met(group, read::row(&*self.group(group)?, &self.database, table, key))
+    }
+
+    fn scan_rows(
         &self,
         group: GroupId,
-        from: Offset,
-        timestamp_ms: i64,
-    ) -> Result<Option<IndexEntry>, StoreError> {
-        self.met(
-            group,
-            read::index_by_timestamp(&*self.group(group)?, &self.database, from, timestamp_ms),
-        )
-    }
-
-    fn get_key(&self, group: GroupId, key: &[u8]) -> Result<Option<Offset>, StoreError> {
-        self.met(group, read::key(&*self.group(group)?, &self.database, key))
+        table: &'static Table,
+        keys: KeyRange<'_>,
+        limit: usize,
+        visitor: &mut RowVisitor<'_>,
+    ) -> Result<(), StoreError> {
+        let read = read::rows(&*self.group(group)?, &self.database, table, keys, limit, visitor);
+        self.met(group, read)
     }
 
     fn groups(&self) -> Result<Vec<GroupId>, StoreError> {

@@ -1,28 +1,26 @@
 //! Reads a group's rows as they lie in RocksDB, so that damage is found before a reader needs what is damaged.
 //!
 //! A scrub goes through the families of one group in pieces of bounded size, each with an iterator of its own, so that it
-//! pins no files. Checksums of blocks and of blobs are verified, the block cache is left alone, and entries of the log and
-//! rows of the index must follow one another. What is still in memory is at rest nowhere and is not looked at.
+//! pins no files. Checksums of blocks and of blobs are verified, the block cache is left alone, entries of the log must follow
+//! one another, and each table judges its rows. What is still in memory is at rest nowhere and is not looked at.
 
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::codec;
-use crate::database::{Database, INDEX, KEYS, LOG, STATE};
+use crate::database::{Database, row_key};
 use crate::error::StoreError;
 use crate::group::Group;
 use crate::places;
-
-/// The families, in the order in which they are read.
-const FAMILIES: [&str; 4] = [LOG, INDEX, KEYS, STATE];
+use crate::tables::LOG;
 
 /// Where the scrub of a group goes on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScrubCursor {
-    /// Index into the families.
+    /// Place among the families: first the log, then the tables.
     family: usize,
     /// First key to be read; empty: the family's first.
     key: Vec<u8>,
-    /// Number that the next row of the log or the index must begin with, if it is known.
+    /// What the next row is judged by, if it is known: the index of the next entry of the log, or what a table's check gave.
     next: Option<u64>,
 }
 
@@ -42,8 +40,10 @@ pub(crate) fn piece(
     mut cursor: ScrubCursor,
     max_bytes: u64,
 ) -> Result<Scrubbed, StoreError> {
-    let family = FAMILIES[cursor.family];
-    let log = (family == LOG).then(|| LogPart::of(group));
+    let tables = database.tables().all();
+    let table = cursor.family.checked_sub(1).map(|slot| tables[slot]);
+    let family = table.map_or(LOG, |table| table.name);
+    let log = table.is_none().then(|| LogPart::of(group));
     if let Some(log) = &log {
         // What was purged meanwhile is no concern any more.
         let start = cursor.next.unwrap_or(log.first).max(log.first);
@@ -58,23 +58,18 @@ pub(crate) fn piece(
     let mut is_first = true;
     let mut check = |key: &[u8], value: &[u8]| -> Result<(), StoreError> {
         let is_next = !std::mem::take(&mut is_first) || key == cursor.key;
-        match family {
-            LOG => {
-                let index = places::number_of(key).unwrap_or(u64::MAX);
-                if next.is_some_and(|next| next != index) {
-                    return Err(StoreError::Corrupt(missing(next, index)));
-                }
-                codec::decode_log(index, value)?;
-                next = Some(index + 1);
+        let Some(table) = table else {
+            let index = places::number_of(key).unwrap_or(u64::MAX);
+            if next.is_some_and(|next| next != index) {
+                return Err(StoreError::Corrupt(missing(next, index)));
             }
-            // Rows may have gone between two pieces.
-            INDEX => next = Some(check_index(key, value, next.filter(|_| is_next))?),
-            KEYS => {
-                codec::decode_key_offset(value)?;
-            }
-            // Their form is a matter of the crates above.
-            _ => {}
-        }
+            codec::decode_log(index, value)?;
+            next = Some(index + 1);
+            return Ok(());
+        };
+        // Rows may have gone between two pieces.
+        let before = next.filter(|_| is_next);
+        next = (table.check)(before, row_key(group.place, table, key)?, value)?;
         Ok(())
     };
     let read = database.scrub(family, &start, &group.place.end(), max_bytes, &mut check);
@@ -97,7 +92,7 @@ pub(crate) fn piece(
             key,
             next,
         }),
-        None => (cursor.family + 1 < FAMILIES.len()).then(|| ScrubCursor {
+        None => (cursor.family < tables.len()).then(|| ScrubCursor {
             family: cursor.family + 1,
             ..ScrubCursor::default()
         }),
@@ -108,19 +103,6 @@ pub(crate) fn piece(
 fn missing(expected: Option<u64>, found: u64) -> String {
     let expected = expected.unwrap_or_default();
     format!("log entry {expected} is missing on disk; the next one is {found}")
-}
-
-/// The offset that the row after this one begins with.
-fn check_index(key: &[u8], value: &[u8], expected: Option<u64>) -> Result<u64, StoreError> {
-    let row = crate::database::index_row(key, value)?;
-    let base = u64::try_from(row.base_offset.get()).unwrap_or(u64::MAX);
-    if expected.is_some_and(|expected| expected != base) {
-        return Err(StoreError::Corrupt(format!(
-            "the index has a row from offset {base} on where offset {} belongs",
-            expected.unwrap_or_default()
-        )));
-    }
-    Ok(row.last_offset.get().unsigned_abs() + 1)
 }
 
 /// What a log has on disk.

@@ -10,11 +10,11 @@
 //! - a `Synced` completion with `Ok` says that this write and all writes before it, of every group, are durable;
 //! - after one failed write or sync nothing is acknowledged any more.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use bytes::Bytes;
-use jangada_types::{GroupId, Offset};
-pub use jangada_types::{IndexEntry, LogPosition};
+pub use jangada_types::LogPosition;
+use jangada_types::{GroupId, RowChange, RowError, Table};
 
 use crate::damage::Damage;
 use crate::error::StoreError;
@@ -62,7 +62,7 @@ impl StateKind {
     pub const GROUP: Self = Self(7);
     /// What the node knows about itself.
     pub const NODE: Self = Self(8);
-    /// How far the index of keys reaches.
+    /// How far the rows of keys reach that are derived from the log.
     pub const KEYS: Self = Self(9);
     /// The incarnation of the replica that the group's data belongs to, if it is not the broker's own.
     pub const REPLICA: Self = Self(10);
@@ -113,15 +113,45 @@ pub enum Op {
         /// Tells rows of one kind apart; none is 0.
         suffix: Option<u64>,
     },
-    /// Adds rows to the offset index. The caller orders them: `last_offset` rises.
-    PutIndex(Vec<IndexEntry>),
-    /// Removes the rows with `last_offset` below this offset.
-    DeleteIndexBelow(Offset),
-    /// Sets the last offset of these keys.
-    PutKeys(Vec<(Bytes, Offset)>),
-    /// Removes everything of the group: log, index, keys and state. The group stays open, and is as new.
+    /// Changes rows of a table.
+    Row(RowChange),
+    /// The log's start has moved to this position (`None`: a snapshot has taken the log's place): removes the rows of tables that
+    /// are cut off with it, as each table declares.
+    CutOff(Option<u64>),
+    /// Removes everything of the group: log, tables and state. The group stays open, and is as new.
     DeleteGroup,
 }
+
+impl From<RowChange> for Op {
+    fn from(change: RowChange) -> Self {
+        Self::Row(change)
+    }
+}
+
+const _: () = assert!(
+    size_of::<Op>() == size_of::<RowChange>(),
+    "a list of changes becomes one of operations where it lies"
+);
+
+/// A range of keys of a table.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyRange<'a> {
+    /// The first key.
+    pub from: &'a [u8],
+    /// The first key behind it; none: it has no end.
+    pub to: Option<&'a [u8]>,
+}
+
+impl<'a> KeyRange<'a> {
+    /// All keys from this one on; all there are from the empty one on.
+    pub fn from(key: &'a [u8]) -> Self {
+        Self { from: key, to: None }
+    }
+}
+
+/// Takes rows, key and value, until it says that it has enough. It must not call the store. Its error is that of a row which it
+/// cannot read, and becomes damage of the group.
+pub type RowVisitor<'a> = dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, RowError> + 'a;
 
 /// What a completion of a write waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,20 +262,22 @@ pub trait Store: Send + Sync + 'static {
     /// All rows of state of one kind, ascending by suffix, as of all writes that have returned. Blocks.
     fn scan_state(&self, group: GroupId, kind: StateKind) -> Result<Vec<(u64, Bytes)>, StoreError>;
 
-    /// Rows of the index with `last_offset >= offset`, ascending, at most `limit`, as of all writes that have returned.
-    /// Blocks.
-    fn index_at_or_after(&self, group: GroupId, offset: Offset, limit: usize) -> Result<Vec<IndexEntry>, StoreError>;
+    /// The tables that the store was opened with, by rising id.
+    fn tables(&self) -> &[&'static Table];
 
-    /// First row from `from` on with `max_timestamp_ms >= timestamp_ms`, as of all writes that have returned. Blocks.
-    fn index_by_timestamp(
+    /// One row of a table, as of all writes that have returned. Blocks.
+    fn get_row(&self, group: GroupId, table: &'static Table, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
+
+    /// Shows the rows of a range of keys, ascending, at most `limit`, as of all writes that have returned, until the visitor has
+    /// enough. Blocks.
+    fn scan_rows(
         &self,
         group: GroupId,
-        from: Offset,
-        timestamp_ms: i64,
-    ) -> Result<Option<IndexEntry>, StoreError>;
-
-    /// The offset that was set last for a key, as of all writes that have returned. Blocks.
-    fn get_key(&self, group: GroupId, key: &[u8]) -> Result<Option<Offset>, StoreError>;
+        table: &'static Table,
+        keys: KeyRange<'_>,
+        limit: usize,
+        visitor: &mut RowVisitor<'_>,
+    ) -> Result<(), StoreError>;
 
     /// All groups that have anything on disk, ascending, without [`GroupId::NODE`]. Blocks.
     fn groups(&self) -> Result<Vec<GroupId>, StoreError>;
@@ -270,4 +302,38 @@ pub trait Store: Send + Sync + 'static {
 
     /// Counters since the start. Cheap.
     fn statistics(&self) -> StoreStatistics;
+}
+
+/// The first row of a table with this key or a higher one, as `read` understands it. Blocks.
+pub fn first_at_or_after<T>(
+    store: &dyn Store,
+    group: GroupId,
+    table: &'static Table,
+    key: &[u8],
+    read: impl Fn(&[u8], &[u8]) -> Result<T, RowError>,
+) -> Result<Option<T>, StoreError> {
+    let mut found = None;
+    store.scan_rows(group, table, KeyRange::from(key), 1, &mut |key, value| {
+        found = Some(read(key, value)?);
+        Ok(ControlFlow::Break(()))
+    })?;
+    Ok(found)
+}
+
+/// One row of a table, as `read` understands its value. What it cannot read is told as damage of the group. Blocks.
+pub fn read_row<T>(
+    store: &dyn Store,
+    group: GroupId,
+    table: &'static Table,
+    key: &[u8],
+    read: impl FnOnce(&[u8]) -> Result<T, RowError>,
+) -> Result<Option<T>, StoreError> {
+    let Some(value) = store.get_row(group, table, key)? else {
+        return Ok(None);
+    };
+    match read(&value) {
+        Ok(row) => Ok(Some(row)),
+        Err(RowError::Damaged(what)) => Err(store.damage().report(group, what)),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -26,8 +26,8 @@ use std::path::{Path, PathBuf};
 use rocksdb::{ColumnFamilyDescriptor, DB, LogLevel, Options};
 
 use crate::commit_rows;
-use crate::database::FAMILIES;
 use crate::error::StoreError;
+use crate::tables::Tables;
 use crate::wal;
 
 /// Files that are kept open for the look.
@@ -50,13 +50,13 @@ pub(crate) struct Flushed {
     pub(crate) commit: u64,
     /// The last commit that any family has.
     pub(crate) last: u64,
-    /// A family is not there yet: the database is of an earlier build.
-    pub(crate) lacks_family: bool,
+    /// The families that there are. Where one is not there yet, the database is of an earlier build.
+    pub(crate) families: Vec<&'static str>,
 }
 
 /// Opens the database for reading only and without its write-ahead log. `aside` is a directory for files that RocksDB
 /// writes meanwhile; it is removed again. `None`: there is no database.
-pub(crate) fn flushed(path: &Path, aside: &Path) -> Result<Option<Flushed>, StoreError> {
+pub(crate) fn flushed(path: &Path, aside: &Path, tables: &Tables) -> Result<Option<Flushed>, StoreError> {
     if !path.join("CURRENT").exists() {
         return Ok(None);
     }
@@ -72,26 +72,24 @@ pub(crate) fn flushed(path: &Path, aside: &Path) -> Result<Option<Flushed>, Stor
     options.set_db_log_dir(aside);
     options.set_log_level(LogLevel::Error);
     options.set_max_open_files(OPEN_FILES_MAX);
-    let looked = look(path, &options);
+    let looked = look(path, &options, tables);
     clear()?;
     looked.map(Some)
 }
 
-fn look(path: &Path, options: &Options) -> Result<Flushed, StoreError> {
+fn look(path: &Path, options: &Options, tables: &Tables) -> Result<Flushed, StoreError> {
     let there = DB::list_cf(options, path)?;
-    let families: Vec<&str> = FAMILIES
-        .into_iter()
-        .filter(|name| there.iter().any(|n| n == name))
-        .collect();
+    let mut families = tables.families();
+    families.retain(|name| there.iter().any(|n| n == name));
     // All must be named, also those that only a later build knows.
     let named = there
         .iter()
         .map(|name| ColumnFamilyDescriptor::new(name, Options::default()));
     let db = DB::open_cf_descriptors_read_only(options, path, named, false)?;
     Ok(Flushed {
-        commit: commit_rows::least(&db, &families)?,
-        last: commit_rows::greatest(&db, &families)?,
-        lacks_family: families.len() < FAMILIES.len(),
+        commit: commit_rows::least(&db, tables, &families)?,
+        last: commit_rows::greatest(&db, tables, &families)?,
+        families,
     })
 }
 

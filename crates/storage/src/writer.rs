@@ -6,18 +6,19 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use jangada_types::{GroupId, Offset};
+use jangada_types::{GroupId, RowChange};
 use rocksdb::{BoundColumnFamily, WriteBatch};
 
 use crate::codec;
 use crate::commit_rows;
-use crate::database::{Database, INDEX, KEYS, LOG, STATE};
+use crate::database::Database;
 use crate::error::StoreError;
 use crate::fence::Fence;
 use crate::group::Change;
 use crate::keys;
 use crate::mark::{ChainHasher, CommitPoint, Marker};
 use crate::options::COMMIT_BYTES_MAX;
+use crate::places::Place;
 use crate::queue::{CommitQueue, Item};
 use crate::reclaim::Reclaim;
 use crate::statistics::Counters;
@@ -163,12 +164,9 @@ impl Writer {
                     Change::DeleteLog(from, to) if !item.group.place.is_apart() => {
                         self.reclaim.note_range(item.group.id, *from..*to);
                     }
-                    // All of the index goes when a snapshot takes the log's place; its offset is none then.
-                    Change::DeleteIndexBelow(floor) if *floor < Offset::from(i64::MAX) => {
-                        self.database.key_floors().raise(item.group.id, *floor);
-                    }
+                    Change::Floor(floor) => self.database.floors().raise(item.group.id, *floor),
                     Change::DeleteGroup => {
-                        self.database.key_floors().forget(item.group.id);
+                        self.database.floors().forget(item.group.id);
                         self.reclaim.note_group(item.group.id);
                     }
                     _ => {}
@@ -181,12 +179,7 @@ impl Writer {
     }
 
     fn encode(&mut self, items: &[Item]) -> WriteBatch {
-        let (log, index, last_offsets, state) = (
-            self.database.family(LOG),
-            self.database.family(INDEX),
-            self.database.family(KEYS),
-            self.database.family(STATE),
-        );
+        let (tables, families) = (self.database.tables(), self.database.families());
         let expected = items.iter().map(|item| item.bytes).sum::<usize>();
         let mut batch = WriteBatch::with_capacity_bytes(expected + 512);
         let mut chain = ChainHasher::after(self.point);
@@ -198,38 +191,24 @@ impl Writer {
                         for entry in entries {
                             chain.update([group.get(), entry.index, entry.term]);
                             codec::encode_log(&mut self.scratch, entry);
-                            batch.put_cf(&log, place.log(entry.index), &self.scratch);
+                            batch.put_cf(&families.log, place.log(entry.index), &self.scratch);
                         }
                     }
                     Change::DeleteLog(from, to) => {
-                        delete_range(&mut batch, &log, &place.log(*from), &place.log(*to));
+                        delete_range(&mut batch, &families.log, &place.log(*from), &place.log(*to));
                     }
-                    Change::PutState(kind, suffix, value) => {
-                        batch.put_cf(&state, place.state(*kind, *suffix), value);
+                    Change::Row(change) => {
+                        let family = &families.tables[tables.slot(change.table())];
+                        put_row(&mut batch, family, place, change, &mut self.scratch);
                     }
-                    Change::DeleteState(kind, suffix) => {
-                        batch.delete_cf(&state, place.state(*kind, *suffix));
-                    }
-                    Change::PutIndex(rows) => {
-                        for row in rows {
-                            batch.put_cf(&index, place.index(row.last_offset), codec::encode_index(row));
-                        }
-                    }
-                    Change::DeleteIndexBelow(offset) => {
-                        let start = place.index(Offset::from(0));
-                        delete_range(&mut batch, &index, &start, &place.index(*offset));
-                    }
-                    Change::PutKeys(rows) => {
-                        for (key, offset) in rows {
-                            batch.put_cf(&last_offsets, place.key(key), codec::encode_key_offset(*offset));
-                        }
-                    }
+                    Change::Floor(_) => {}
                     Change::Move(moved) => {
-                        batch.put_cf(&state, keys::state(GroupId::NODE, StateKind::PLACES, 0), &moved.row);
+                        let key = keys::state(GroupId::NODE, StateKind::PLACES, 0);
+                        batch.put_cf(families.state(), key, &moved.row);
                         place = moved.to;
                     }
                     Change::DeleteGroup => {
-                        for family in [&log, &index, &last_offsets, &state] {
+                        for family in [&families.log].into_iter().chain(&families.tables) {
                             delete_range(&mut batch, family, &place.start(), &place.end());
                         }
                     }
@@ -241,8 +220,32 @@ impl Writer {
         if items.iter().any(|item| item.group.id != GroupId::NODE) {
             self.told = self.point.sequence;
         }
-        commit_rows::put(&mut batch, [&log, &index, &last_offsets, &state], self.point);
+        commit_rows::put(&mut batch, tables, &families, self.point);
         batch
+    }
+}
+
+/// Adds a change of a row. `key` is overwritten.
+fn put_row(
+    batch: &mut WriteBatch,
+    family: &Arc<BoundColumnFamily<'_>>,
+    place: Place,
+    change: &RowChange,
+    key: &mut Vec<u8>,
+) {
+    match change {
+        RowChange::Put { key: row, value, .. } => {
+            place.put_key(row, key);
+            batch.put_cf(family, &*key, value);
+        }
+        RowChange::Delete { key: row, .. } => {
+            place.put_key(row, key);
+            batch.delete_cf(family, &*key);
+        }
+        RowChange::DeleteRange { from, to, .. } => {
+            let end = to.as_ref().map_or_else(|| place.end().to_vec(), |to| place.key(to));
+            delete_range(batch, family, &place.key(from), &end);
+        }
     }
 }
 

@@ -13,6 +13,7 @@
 //! | [`rejection`] | a refusal with its reason |
 //! | [`frame`] | the encoded form of replicated commands, replies and snapshots |
 //! | [`mod@replicated`] | commands and replies by declaration |
+//! | [`table`] | tables of rows by declaration |
 //! | [`feature_level`] | the feature levels of brokers of different versions |
 //! | [`topic_config`] | the settings of a topic |
 //! | [`compression`] | the codecs of a record batch, with bounded decompression |
@@ -31,6 +32,7 @@ pub mod partitioner;
 pub mod reason;
 pub mod rejection;
 pub mod replicated;
+pub mod table;
 pub mod topic_config;
 pub mod units;
 
@@ -45,10 +47,12 @@ pub use ids::{
     BrokerId, GroupId, Incarnation, LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId, ReplicaId,
     Sequence, TopicId,
 };
-pub use log::{IndexEntry, LogPosition};
+pub use log::LogPosition;
 pub use names::{NameError, is_internal_topic, validate_topic_name};
 pub use partitioner::{murmur2, partition_for_key};
 pub use reason::{Category, Reason};
 pub use rejection::Rejection;
+pub use table::row::RowError;
+pub use table::{RowChange, Table, TableId};
 pub use topic_config::{ConfigError, TopicConfig};
 pub use units::{Quantity, UnitError};

@@ -9,13 +9,15 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
+use jangada_log::IndexEntry;
 use jangada_replication::{GroupStatus, ReadError};
-use jangada_storage::{IndexEntry, Store, StoreError};
+use jangada_storage::{Store, StoreError};
 use jangada_types::batch::{BatchIter, Records, TimestampType};
 use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
 use jangada_types::{BatchError, BatchHeader, GroupId, LeaderEpoch, Offset, Reason};
 
-use super::rows::{Gap, assemble, begins_at, follow, keep_below, rows_within};
+use super::index_reads::{row_at, row_by_timestamp, rows_from};
+use super::rows::{Gap, assemble, begins_at, follow, keep_below};
 use super::{Partition, READ_TIMEOUT};
 use crate::error::RequestError;
 use crate::replica::LEADER_RETRY;
@@ -218,7 +220,7 @@ impl Partition {
     ) -> Result<(Bytes, Offset), Unread> {
         let (store, group) = (self.shared.store.clone(), self.hosted.group.id());
         let read = move || {
-            let mut rows = rows_within(store.index_at_or_after(group, offset, ROWS_MAX)?, max_bytes);
+            let mut rows = rows_from(&*store, group, offset, ROWS_MAX, max_bytes)?;
             keep_below(&mut rows, high_watermark);
             begins_at(&rows, offset)?;
             follow(&rows)?;
@@ -348,11 +350,11 @@ fn search_rows(
     within: Range<Offset>,
     timestamp_ms: i64,
 ) -> Result<Option<IndexEntry>, Unread> {
-    let found = store.index_by_timestamp(group, within.start, timestamp_ms)?;
+    let found = row_by_timestamp(store, group, within.clone(), timestamp_ms)?;
     let end = found.map_or(within.end, |row| row.base_offset.min(within.end));
     if end > within.start {
         let before = Offset(end.get() - 1);
-        begins_at(&store.index_at_or_after(group, before, 1)?, before)?;
+        begins_at(row_at(store, group, before)?.as_slice(), before)?;
     }
     Ok(found)
 }

@@ -13,18 +13,21 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use jangada_log::PartitionState;
+use jangada_log::tables::key_rows::{KEY_INDEX, encode_offset};
 use jangada_machine::Machine;
-use jangada_replication::snapshot_state;
-use jangada_storage::{Durability, Op, StateKind, Store, StoreError};
+use jangada_replication::{DerivedRows, Written, snapshot_state};
+use jangada_storage::{StateKind, Store, StoreError};
 use jangada_types::batch::{BatchIter, Records};
 use jangada_types::limits::{DECOMPRESSED_BYTES_MAX, INDEXED_KEY_BYTES_MAX};
-use jangada_types::{GroupId, Offset};
+use jangada_types::table::row::RowBuffer;
+use jangada_types::{GroupId, Offset, RowChange};
 use tokio::sync::{RwLock, RwLockReadGuard, watch};
 use tokio::task::AbortHandle;
 
 use super::View;
+use super::index_reads::rows_from;
 use super::key_locks::KeyLocks;
-use super::rows::{assemble, begins_at, follow, keep_below, rows_within};
+use super::rows::{assemble, begins_at, follow, keep_below};
 use crate::pool::Pool;
 
 const VERSION: u8 = 1;
@@ -95,11 +98,12 @@ impl KeptIndex {
 
 impl KeyIndex {
     /// Begins to follow the log. Needs a runtime.
-    pub fn start(group: GroupId, store: Arc<dyn Store>, view: Arc<View>, reads: Pool) -> Self {
+    pub fn start(group: GroupId, store: Arc<dyn Store>, rows: DerivedRows, view: Arc<View>, reads: Pool) -> Self {
         let (sender, reached) = watch::channel(Offset(0));
         let follower = Follower {
             group,
             store,
+            rows,
             view,
             reads,
         };
@@ -132,6 +136,7 @@ impl KeyIndex {
 struct Follower {
     group: GroupId,
     store: Arc<dyn Store>,
+    rows: DerivedRows,
     view: Arc<View>,
     /// Reads that may wait for the disk at once, over all partitions.
     reads: Pool,
@@ -163,7 +168,7 @@ impl Follower {
                     next = run.next;
                     // A caught-up index does not wait for the disk; one that is being built must not outrun it.
                     let written = self.write(run);
-                    if next < end && written.await.is_err() {
+                    if next < end && !written.wait().await {
                         return;
                     }
                 }
@@ -174,33 +179,23 @@ impl Follower {
         }
     }
 
-    /// Queues a run; readable when this returns. The answer says that it is written.
-    fn write(&self, run: Run) -> tokio::sync::oneshot::Receiver<()> {
-        let (done, written) = tokio::sync::oneshot::channel();
+    /// Queues a run; readable when this returns.
+    fn write(&self, run: Run) -> Written {
         let mut marker = BytesMut::with_capacity(9);
         marker.put_u8(VERSION);
         marker.put_i64(run.next.get());
-        let mut rows: Vec<(Bytes, Offset)> = run.keys.into_iter().collect();
-        // Rows before their marker do no harm: they are true, and are written again if the marker does not come.
-        while rows.len() > WRITE_KEYS {
-            let ahead = vec![Op::PutKeys(rows.split_off(rows.len() - WRITE_KEYS))];
-            self.store.write(self.group, ahead, Durability::Lazy, None);
-        }
-        let ops = vec![
-            Op::PutKeys(rows),
-            Op::PutState {
-                kind: StateKind::KEYS,
-                suffix: None,
-                value: marker.freeze(),
-            },
-        ];
-        let completion = Box::new(move |result: Result<(), StoreError>| {
-            if result.is_ok() {
-                let _ = done.send(());
+        let mut buffer = RowBuffer::default();
+        let mut rows = Vec::with_capacity(run.keys.len().min(WRITE_KEYS));
+        for (key, offset) in run.keys {
+            // Rows before their marker do no harm: they are true, and are written again if the marker does not come.
+            if rows.len() == WRITE_KEYS {
+                drop(self.rows.write(std::mem::take(&mut rows), None));
             }
-        });
-        self.store.write(self.group, ops, Durability::Lazy, Some(completion));
-        written
+            let (key, value) = buffer.copy(&key, &encode_offset(offset));
+            let table = &KEY_INDEX;
+            rows.push(RowChange::Put { table, key, value });
+        }
+        self.rows.write(rows, Some((StateKind::KEYS, marker.freeze())))
     }
 
     async fn blocking<T: Send + 'static>(
@@ -250,7 +245,7 @@ fn read_marker(store: &dyn Store, group: GroupId) -> Result<Option<Offset>, Stor
 
 /// The keys of the next batches. `None`: they are not there.
 fn index_run(store: &dyn Store, group: GroupId, range: std::ops::Range<Offset>) -> Result<Option<Run>, StoreError> {
-    let mut rows = rows_within(store.index_at_or_after(group, range.start, RUN_ROWS)?, RUN_BYTES);
+    let mut rows = rows_from(store, group, range.start, RUN_ROWS, RUN_BYTES)?;
     keep_below(&mut rows, range.end);
     let mut checked = follow(&rows);
     if begins_at(&rows, range.start).is_err() {
@@ -332,6 +327,7 @@ fn collect(batch: &Bytes, from: Offset, run: &mut Run) -> Result<Option<Offset>,
 
 #[cfg(test)]
 mod tests {
+    use jangada_storage::{Durability, Op};
     use jangada_types::{BatchBuilder, Codec, TopicConfig};
 
     use super::super::testing::{self, Broker, GROUP, Options, PATIENCE};
@@ -451,7 +447,7 @@ mod tests {
             .expect("whole")
             .expect("there");
         assert_eq!((run.keys.len(), run.next), (3, Offset(3)));
-        store.write(GROUP, vec![Op::DeleteIndexBelow(Offset(2))], Durability::Lazy, None);
+        store.write(GROUP, vec![Op::CutOff(Some(2))], Durability::Lazy, None);
         let run = index_run(store, GROUP, Offset(2)..Offset(3))
             .expect("whole")
             .expect("there");
@@ -460,7 +456,7 @@ mod tests {
             panic!("offset 1 was passed over");
         };
         assert!(what.contains("offset 1 is missing"), "{what}");
-        store.write(GROUP, vec![Op::DeleteIndexBelow(Offset(3))], Durability::Lazy, None);
+        store.write(GROUP, vec![Op::CutOff(Some(3))], Durability::Lazy, None);
         let gone = index_run(store, GROUP, Offset(1)..Offset(3));
         assert!(matches!(gone, Err(StoreError::Damaged { .. })), "all are missing");
         broker.stop().await;
@@ -502,7 +498,7 @@ mod tests {
 
     /// Where the offset index begins.
     fn index_first(store: &dyn Store) -> Offset {
-        let rows = store.index_at_or_after(GROUP, Offset(0), 1).expect("whole");
-        rows.first().expect("some stay").base_offset
+        let first = super::super::index_reads::row_at(store, GROUP, Offset(0)).expect("whole");
+        first.expect("some stay").base_offset
     }
 }

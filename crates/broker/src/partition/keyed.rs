@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use jangada_log::tables::key_rows::{KEY_INDEX, decode_offset};
 use jangada_log::{Expectation, KeyFinding, NO_OFFSET, PartitionCommand, PartitionReply, PartitionState};
 use jangada_replication::{Applied, Group, ProposeError};
 use jangada_types::batch::Records;
@@ -195,7 +196,8 @@ impl Partition {
             Ok(false) | Err(_) => return Err(self.index_not_ready()),
         }
         let (store, group) = (self.shared.store.clone(), self.hosted.group.id());
-        let read = self.shared.read_pool.run(move || store.get_key(group, &key)).await?;
+        let read = move || jangada_storage::read_row(&*store, group, &KEY_INDEX, &key, decode_offset);
+        let read = self.shared.read_pool.run(read).await?;
         let found = read.map_err(|error| self.read_failed(&error.to_string()))?;
         let found = found.filter(|offset| *offset >= self.view.log_start());
         Ok(KeyFinding {

@@ -9,6 +9,7 @@
 //! - [`fetch`][]: reading; [`rows`]: what is read has no gap.
 //! - [`retention`]: dropping what is old.
 //! - [`keyed`], [`key_index`], [`key_locks`]: the last offsets of keys.
+//! - [`index_reads`]: rows of the offset index (`jangada_log::tables`) in the store.
 //!
 //! Only the leader answers, and only once it is ready: it has applied an entry of its own term, so it knows
 //! everything that was acknowledged before.
@@ -16,6 +17,7 @@
 mod append;
 mod append_time;
 mod fetch;
+mod index_reads;
 mod inflight;
 mod key_index;
 mod key_locks;
@@ -198,7 +200,8 @@ impl Front for Partition {
 }
 
 fn start_index(group: &Group, view: &Arc<View>, shared: &Shared) -> KeyIndex {
-    KeyIndex::start(group.id(), shared.store.clone(), view.clone(), shared.read_pool.clone())
+    let (store, rows) = (shared.store.clone(), group.derived_rows());
+    KeyIndex::start(group.id(), store, rows, view.clone(), shared.read_pool.clone())
 }
 
 /// Bytes between two checkpoints: the segment size, or less when the topic keeps little, so that retention by size

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use jangada_log::{PartitionCommand, PartitionReply, PartitionState};
-use jangada_storage::IndexEntry;
+use jangada_log::{IndexEntry, PartitionCommand, PartitionReply, PartitionState};
 use jangada_types::{Offset, Reason};
 
 use super::Partition;
 use super::fetch::Unread;
+use super::index_reads::rows_from;
 use super::rows::{begins_at, follow};
 use crate::error::RequestError;
 
@@ -102,7 +102,7 @@ impl Partition {
         let look = tokio::task::spawn_blocking(move || {
             let (mut to, mut dropped) = (from, 0);
             loop {
-                let rows = store.index_at_or_after(group, to, ROWS_AT_ONCE)?;
+                let rows = rows_from(&*store, group, to, ROWS_AT_ONCE, usize::MAX)?;
                 // What is missing would be dropped without being counted.
                 if to < high_watermark {
                     begins_at(&rows, to)?;

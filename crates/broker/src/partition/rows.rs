@@ -3,7 +3,8 @@
 //! look to consumers as if nothing were.
 
 use bytes::{Bytes, BytesMut};
-use jangada_storage::{IndexEntry, LogEntry};
+use jangada_log::IndexEntry;
+use jangada_storage::LogEntry;
 use jangada_types::{Offset, batch};
 
 /// Offsets that should be there and are not: what was expected, and what was found.
@@ -13,18 +14,6 @@ pub(super) struct Gap(pub String);
 /// Leaves out what was applied after the high watermark was looked at: rows are there a moment before it moves.
 pub(super) fn keep_below(rows: &mut Vec<IndexEntry>, high_watermark: Offset) {
     rows.truncate(rows.partition_point(|row| row.last_offset < high_watermark));
-}
-
-/// Rows whose batches together have at most `max_bytes`, at least one.
-pub(super) fn rows_within(mut rows: Vec<IndexEntry>, max_bytes: usize) -> Vec<IndexEntry> {
-    let mut bytes = 0;
-    let fitting = rows.iter().take_while(|row| {
-        bytes += row.size_bytes as usize;
-        bytes <= max_bytes
-    });
-    let count = fitting.count().max(1).min(rows.len());
-    rows.truncate(count);
-    rows
 }
 
 /// That the first row has the offset.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use jangada_log::{PartitionCommand, PartitionReply, PartitionState};
+use jangada_log::{IndexEntry, PartitionCommand, PartitionReply, PartitionState};
 use jangada_machine::{Effects, Machine, Retention};
 use jangada_replication::Publisher;
-use jangada_types::{IndexEntry, LogPosition, Offset};
+use jangada_types::{LogPosition, Offset};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
@@ -120,7 +120,7 @@ impl Publisher for PartitionPublisher {
     fn apply(&mut self, at: LogPosition, command: PartitionCommand, effects: &mut Effects) -> PartitionReply {
         let (reply, row) = self.state.fold(at, &command);
         if let Some(row) = row {
-            effects.index.push(row);
+            row.put_into(effects);
             self.unpublished.push(row);
         }
         reply

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jangada_log::TABLES;
 use jangada_storage::StoreOptions;
 use serde::{Deserialize, Serialize};
 
@@ -91,6 +92,7 @@ impl StorageSettings {
             open_files_max: i32::try_from(self.open_files_max).expect("the bound is below 2^31"),
             direct_io: self.direct_io == DirectIo::Auto,
             reclaim_interval: Duration::from_millis(self.reclaim_interval_ms),
+            tables: TABLES.to_vec(),
             ..StoreOptions::new(directory)
         }
     }

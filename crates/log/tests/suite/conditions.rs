@@ -147,7 +147,7 @@ impl Replica {
         let reply = self.state.apply(at, command, &mut effects);
         let taken = matches!(reply, PartitionReply::Appended { duplicate: false, .. });
         assert_eq!(
-            effects.index.len(),
+            effects.rows().len(),
             usize::from(taken),
             "only what takes offsets is indexed"
         );

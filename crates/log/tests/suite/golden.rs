@@ -6,12 +6,16 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use jangada_log::{ConditionFailed, Conditions, KeyFinding, PartitionCommand, PartitionReply, PartitionState, Refusal};
+use jangada_log::{
+    ConditionFailed, Conditions, IndexEntry, KeyFinding, PartitionCommand, PartitionReply, PartitionState, Refusal,
+};
 use jangada_machine::{Effects, EncodedCommand, Machine};
 use jangada_types::replicated::Seeds;
 use jangada_types::{
-    BatchBuilder, BatchHeader, Codec, CodecError, IndexEntry, LogPosition, Offset, ProducerEpoch, ProducerId, Sequence,
+    BatchBuilder, BatchHeader, Codec, CodecError, LogPosition, Offset, ProducerEpoch, ProducerId, Sequence,
 };
+
+use crate::world::rows_of;
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -287,7 +291,7 @@ fn run(seed: u64, lines: &mut Lines) {
         assert_eq!(PartitionState::decode(encoded), Ok(command));
         lines
             .replies
-            .push((case.clone(), describe(reply, effects.index.first())));
+            .push((case.clone(), describe(reply, rows_of(&effects).first())));
         if step.is_multiple_of(20) {
             lines.states.push((case, hex(&state.snapshot())));
         }

@@ -1,5 +1,6 @@
 //! The conformance scenarios on RocksDB.
 
+use jangada_storage::conformance::rows::TABLES;
 use jangada_storage::conformance::{Disk, check_all};
 use jangada_storage::{RocksStore, StoreOptions};
 
@@ -11,7 +12,11 @@ impl Disk for DefaultSettings {
     type Store = RocksStore;
 
     fn open(&self) -> RocksStore {
-        open_with(StoreOptions::new(self.0.path())).0
+        open_with(StoreOptions {
+            tables: TABLES.to_vec(),
+            ..StoreOptions::new(self.0.path())
+        })
+        .0
     }
 }
 

@@ -7,15 +7,19 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use bytes::Bytes;
+use jangada_storage::conformance::rows::{self, NUMBERED, PLAIN, numbered_row, numbered_rows};
 use jangada_storage::conformance::{Disk, entry, write_synced};
 use jangada_storage::{Durability, LogEntry, Op, RocksStore, Store};
-use jangada_types::{GroupId, Offset};
+use jangada_types::table::number_key;
+use jangada_types::{GroupId, RowChange};
 
 use crate::directory::{Directory, eventually, open_small};
 
 const CHILD_DIRECTORY: &str = "JANGADA_CRASH_TEST_DIRECTORY";
 const RUNS: usize = 20;
 const GROUPS: u64 = 4;
+/// Rows of the plain table that there are at once.
+const PLAIN_ROWS: u64 = 10;
 
 /// Large enough that memtables are flushed and WALs recycled while the child lives.
 fn large_entry(index: u64) -> LogEntry {
@@ -29,7 +33,12 @@ fn large_entry(index: u64) -> LogEntry {
 fn a_deletion_of_nothing_does_no_harm() {
     let disk = Directory::new();
     let nothing = [
-        Op::DeleteIndexBelow(Offset(0)),
+        Op::CutOff(Some(0)),
+        Op::Row(RowChange::DeleteRange {
+            table: &PLAIN,
+            from: "b".into(),
+            to: Some("a".into()),
+        }),
         Op::TruncateAfter(None),
         Op::Purge { upto: 0, upto_term: 0 },
         Op::DeleteGroup,
@@ -71,12 +80,24 @@ fn write_to_all_groups(store: &RocksStore, directory: &Path) {
             // In one call, so that a kill does not tear the line.
             file.write_all(format!("{group} {next}\n").as_bytes()).unwrap();
         });
-        let mut ops = vec![Op::Append(vec![large_entry(next)])];
+        let (key, value) = numbered_row(next);
+        let mut ops = vec![
+            Op::Append(vec![large_entry(next)]),
+            rows::put(&NUMBERED, key.clone(), value.clone()),
+            rows::put(&PLAIN, key, value),
+        ];
+        if let Some(old) = next.checked_sub(PLAIN_ROWS) {
+            ops.push(Op::Row(RowChange::Delete {
+                table: &PLAIN,
+                key: number_key(old),
+            }));
+        }
         if next > 100 && next.is_multiple_of(50) {
             ops.push(Op::Purge {
                 upto: next - 100,
                 upto_term: 1,
             });
+            ops.push(Op::CutOff(Some(next - 99)));
         }
         store.write(GroupId(group), ops, Durability::Synced, Some(done));
     }
@@ -121,6 +142,10 @@ fn a_killed_process_loses_nothing_that_was_acknowledged() {
                 range.contains(&last),
                 "run {run}: group {group} lost {last} of {range:?}"
             );
+            let rows_of = |table| rows::all(&store, GroupId(group), table);
+            assert_eq!(rows_of(&NUMBERED), numbered_rows(range.clone()), "run {run}");
+            let plain = range.end.saturating_sub(PLAIN_ROWS)..range.end;
+            assert_eq!(rows_of(&PLAIN), numbered_rows(plain), "run {run}");
             let found = store.read_log(GroupId(group), range.clone(), usize::MAX).unwrap();
             assert_eq!(found, range.map(large_entry).collect::<Vec<_>>(), "run {run}");
         }

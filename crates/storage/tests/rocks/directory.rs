@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jangada_storage::conformance::Disk;
+use jangada_storage::conformance::rows::TABLES;
 use jangada_storage::{Recovery, RocksStore, StoreOptions};
 use tempfile::TempDir;
 
@@ -44,10 +45,12 @@ pub fn small_options(path: &Path) -> StoreOptions {
         disk_reserve_bytes: 0,
         tail_bytes: 1 << 20,
         memtable_bytes: 1 << 20,
-        memtables_bytes: 4 << 20,
+        // A mebibyte for each family, which allocates no less.
+        memtables_bytes: 5 << 20,
         wal_bytes: 3 << 20,
         blob_file_bytes: 1 << 20,
         reclaim_interval: Duration::from_millis(100),
+        tables: TABLES.to_vec(),
         ..StoreOptions::new(path)
     }
 }

@@ -6,11 +6,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use jangada_storage::conformance::rows::{self, NUMBERED, numbered_row, numbered_rows};
 use jangada_storage::conformance::{Disk, write_synced};
-use jangada_storage::{
-    IndexEntry, LogEntry, LostTailCause, Op, RocksStore, StateKind, Store, StoreError, StoreOptions,
-};
-use jangada_types::{GroupId, LeaderEpoch, Offset};
+use jangada_storage::{LogEntry, LostTailCause, Op, RocksStore, StateKind, Store, StoreError, StoreOptions};
+use jangada_types::GroupId;
 
 use crate::directory::{Directory, copy, files, open_small, open_with, small_options};
 
@@ -34,15 +33,8 @@ fn append(store: &RocksStore, group: GroupId) {
         body: body(next),
     }])];
     if next > 0 {
-        ops.push(Op::PutIndex(vec![IndexEntry {
-            last_offset: Offset(next as i64 - 1),
-            base_offset: Offset(next as i64 - 1),
-            raft_index: next - 1,
-            epoch: LeaderEpoch(1),
-            max_timestamp_ms: 0,
-            running_max_timestamp_ms: 0,
-            size_bytes: 0,
-        }]));
+        let (key, value) = numbered_row(next - 1);
+        ops.push(rows::put(&NUMBERED, key, value));
     }
     if next.is_multiple_of(7) {
         ops.push(Op::PutState {
@@ -159,9 +151,9 @@ fn look(directory: &Path, lengths: &[u64]) -> Found {
             entries.into_iter().map(|entry| (entry.index, entry.body)).eq(expected),
             "{group}: an entry is missing"
         );
-        let rows = store.index_at_or_after(group, Offset(0), usize::MAX).unwrap();
-        assert!(
-            rows.iter().map(|row| row.raft_index).eq(0..next.saturating_sub(1)),
+        assert_eq!(
+            rows::all(&store, group, &NUMBERED),
+            numbered_rows(0..next.saturating_sub(1)),
             "{group}: a row is missing"
         );
         if next > 0 {

@@ -10,3 +10,4 @@ mod holes;
 mod lost_tail;
 mod model;
 mod space;
+mod tables;

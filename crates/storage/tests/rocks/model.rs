@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use jangada_storage::conformance::rows::{self, NUMBERED, PLAIN, numbered, numbered_row};
 use jangada_storage::conformance::{Disk, write_synced};
-use jangada_storage::{Durability, IndexEntry, LogBounds, LogEntry, LogPosition, Op, RocksStore, StateKind, Store};
-use jangada_types::{GroupId, LeaderEpoch, Offset};
+use jangada_storage::{Durability, KeyRange, LogBounds, LogEntry, LogPosition, Op, RocksStore, StateKind, Store};
+use jangada_types::table::number_of;
+use jangada_types::{GroupId, RowChange};
 use proptest::prelude::*;
 
 use crate::directory::Directory;
@@ -33,12 +35,22 @@ enum Step {
     DeleteState {
         suffix: u64,
     },
-    PutIndex {
-        count: i64,
-        timestamp: i64,
+    PutNumbered {
+        count: u64,
     },
-    DeleteIndexBelow {
-        percent: i64,
+    CutOff {
+        percent: u64,
+    },
+    PutPlain {
+        key: u8,
+        value: u8,
+    },
+    DeletePlain {
+        key: u8,
+    },
+    DeletePlainRange {
+        from: u8,
+        to: Option<u8>,
     },
     DeleteGroup,
     Sync,
@@ -54,8 +66,11 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..120_u64).prop_map(|percent| Step::Purge { percent }),
         3 => (0..4_u64, any::<u8>()).prop_map(|(suffix, value)| Step::PutState { suffix, value }),
         1 => (0..4_u64).prop_map(|suffix| Step::DeleteState { suffix }),
-        4 => (1..60_i64, 0..1000_i64).prop_map(|(count, timestamp)| Step::PutIndex { count, timestamp }),
-        1 => (0..110_i64).prop_map(|percent| Step::DeleteIndexBelow { percent }),
+        4 => (1..60_u64).prop_map(|count| Step::PutNumbered { count }),
+        1 => (0..110_u64).prop_map(|percent| Step::CutOff { percent }),
+        6 => (0..20_u8, any::<u8>()).prop_map(|(key, value)| Step::PutPlain { key, value }),
+        2 => (0..20_u8).prop_map(|key| Step::DeletePlain { key }),
+        2 => (0..20_u8, proptest::option::of(0..22_u8)).prop_map(|(from, to)| Step::DeletePlainRange { from, to }),
         1 => Just(Step::DeleteGroup),
         2 => Just(Step::Sync),
         1 => Just(Step::Reopen),
@@ -69,8 +84,8 @@ struct Model {
     purged: Option<LogPosition>,
     log: BTreeMap<u64, LogEntry>,
     state: BTreeMap<u64, Bytes>,
-    index: BTreeMap<i64, IndexEntry>,
-    running_max: i64,
+    numbered: BTreeMap<u64, Bytes>,
+    plain: BTreeMap<u8, u8>,
     term: u64,
 }
 
@@ -87,7 +102,7 @@ impl Model {
     }
 
     /// Carries out a step and says which operation does the same.
-    fn apply(&mut self, step: &Step) -> Option<Op> {
+    fn apply(&mut self, step: &Step) -> Option<Vec<Op>> {
         let first = self.bounds().first_index();
         let count = self.log.len() as u64;
         let op = match *step {
@@ -137,29 +152,37 @@ impl Model {
                     suffix: Some(suffix),
                 }
             }
-            Step::PutIndex { count, timestamp } => {
-                let next = self.index.keys().last().map_or(0, |last| last + 1);
-                let mut rows = Vec::new();
-                for at in 0..count {
-                    self.running_max = self.running_max.max(timestamp + at % 7);
-                    rows.push(IndexEntry {
-                        last_offset: Offset(next + at * 3 + 2),
-                        base_offset: Offset(next + at * 3),
-                        raft_index: at as u64,
-                        epoch: LeaderEpoch(1),
-                        max_timestamp_ms: timestamp + at % 7,
-                        running_max_timestamp_ms: self.running_max,
-                        size_bytes: 1,
-                    });
+            Step::PutNumbered { count } => {
+                let next = self.numbered.keys().last().map_or(0, |last| last + 1);
+                let rows: Vec<_> = (0..count).map(|at| numbered_row(next + at * 3 + 2)).collect();
+                for (key, value) in &rows {
+                    self.numbered.insert(number_of(key).unwrap(), value.clone());
                 }
-                self.index.extend(rows.iter().map(|row| (row.last_offset.get(), *row)));
-                Op::PutIndex(rows)
+                return Some(rows::put_all(&NUMBERED, &rows));
             }
-            Step::DeleteIndexBelow { percent } => {
-                let last = self.index.keys().last().copied().unwrap_or(0);
+            Step::CutOff { percent } => {
+                let last = self.numbered.keys().last().copied().unwrap_or(0);
                 let below = last * percent / 100;
-                self.index.retain(|offset, _| *offset >= below);
-                Op::DeleteIndexBelow(Offset(below))
+                self.numbered.retain(|number, _| *number >= below);
+                Op::CutOff(Some(below))
+            }
+            Step::PutPlain { key, value } => {
+                self.plain.insert(key, value);
+                rows::put(&PLAIN, vec![key], vec![value])
+            }
+            Step::DeletePlain { key } => {
+                self.plain.remove(&key);
+                let key = vec![key].into();
+                Op::Row(RowChange::Delete { table: &PLAIN, key })
+            }
+            Step::DeletePlainRange { from, to } => {
+                self.plain
+                    .retain(|key, _| *key < from || to.is_some_and(|to| *key >= to));
+                Op::Row(RowChange::DeleteRange {
+                    table: &PLAIN,
+                    from: vec![from].into(),
+                    to: to.map(|to| vec![to].into()),
+                })
             }
             Step::DeleteGroup => {
                 *self = Self {
@@ -170,7 +193,7 @@ impl Model {
             }
             Step::Sync | Step::Reopen | Step::CloseAndOpen => return None,
         };
-        Some(op)
+        Some(vec![op])
     }
 
     fn check(&self, store: &RocksStore, group: GroupId) {
@@ -188,17 +211,34 @@ impl Model {
             let found = store.get_state(group, StateKind::CHECKPOINT, Some(suffix)).unwrap();
             assert_eq!(found.as_ref(), self.state.get(&suffix));
         }
-        let end = self.index.keys().last().copied().unwrap_or(0) + 2;
-        for from in [0, end / 3, end / 2, end - 4, end] {
+        let end = self.numbered.keys().last().copied().unwrap_or(0) + 2;
+        for from in [0, end / 3, end / 2, end.saturating_sub(4), end] {
             for limit in [1, 10, 1000] {
-                let rows: Vec<_> = self.index.range(from..).map(|(_, row)| *row).take(limit).collect();
-                assert_eq!(store.index_at_or_after(group, Offset(from), limit).unwrap(), rows);
+                let rows: Vec<_> = self
+                    .numbered
+                    .range(from..)
+                    .map(|(number, _)| numbered_row(*number))
+                    .take(limit)
+                    .collect();
+                assert_eq!(numbered(store, group, from, limit), rows);
             }
-            for timestamp in [0, 300, 700, 1001] {
-                let row = self.index.range(from..).map(|(_, row)| *row);
-                let row = row.into_iter().find(|row| row.max_timestamp_ms >= timestamp);
-                assert_eq!(store.index_by_timestamp(group, Offset(from), timestamp).unwrap(), row);
-            }
+        }
+        let plain = |keys: std::ops::Range<u8>, limit: usize| -> Vec<_> {
+            let rows = self.plain.range(keys).take(limit);
+            rows.map(|(key, value)| (Bytes::from(vec![*key]), Bytes::from(vec![*value])))
+                .collect()
+        };
+        assert_eq!(rows::all(store, group, &PLAIN), plain(0..255, 1000));
+        for (from, to, limit) in [(0, 5, 1000), (3, 12, 4), (11, 12, 2), (7, 30, 1)] {
+            let keys = KeyRange {
+                from: &[from],
+                to: Some(&[to]),
+            };
+            assert_eq!(rows::scan(store, group, &PLAIN, keys, limit), plain(from..to, limit));
+        }
+        for key in [0, 7, 19] {
+            let found = store.get_row(group, &PLAIN, &[key]).unwrap();
+            assert_eq!(found.as_deref(), self.plain.get(&key).map(std::slice::from_ref));
         }
     }
 }
@@ -231,7 +271,7 @@ proptest! {
             let model = &mut models[*group as usize];
             let group = GroupId(*group);
             match (model.apply(step), step) {
-                (Some(op), _) => store.write(group, vec![op], Durability::Lazy, None),
+                (Some(ops), _) => store.write(group, ops, Durability::Lazy, None),
                 (None, Step::Sync) => write_synced(&store, group, Vec::new()).unwrap(),
                 (None, Step::CloseAndOpen) => {
                     store.close_group(group);

@@ -5,8 +5,10 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use jangada_storage::{Durability, IndexEntry, LogEntry, Op, RocksStore, Store as _, StoreError, StoreOptions};
-use jangada_types::{GroupId, LeaderEpoch, Offset};
+use jangada_log::tables::{IndexEntry, OFFSET_INDEX};
+use jangada_storage::{Durability, LogEntry, Op, RocksStore, Store as _, StoreError, StoreOptions};
+use jangada_types::table::row::RowBuffer;
+use jangada_types::{GroupId, LeaderEpoch, Offset, RowChange};
 
 use super::cpu::CpuMeter;
 use super::latency::Latencies;
@@ -47,7 +49,11 @@ pub fn run(args: &StoreBench) -> Result<Report> {
 
 fn open(args: &StoreBench) -> Result<RocksStore> {
     let on_fence = Box::new(|reason: &str| note(&format!("the store stopped writing: {reason}")));
-    let (store, recovery) = RocksStore::open(StoreOptions::new(&args.dir), on_fence).map_err(failed)?;
+    let options = StoreOptions {
+        tables: vec![&OFFSET_INDEX],
+        ..StoreOptions::new(&args.dir)
+    };
+    let (store, recovery) = RocksStore::open(options, on_fence).map_err(failed)?;
     match recovery.lost_tail {
         None => Ok(store),
         Some(lost) => Err(CliError::new(format!(
@@ -167,7 +173,10 @@ fn operations(i: u64, size_bytes: u32, body: Bytes) -> Vec<Op> {
         head: Bytes::from_static(&HEAD),
         body,
     };
-    vec![Op::Append(vec![entry]), Op::PutIndex(vec![row])]
+    let (key, value) = row.encode();
+    let (key, value) = RowBuffer::default().copy(&key, &value);
+    let table = &OFFSET_INDEX;
+    vec![Op::Append(vec![entry]), Op::Row(RowChange::Put { table, key, value })]
 }
 
 /// Reads every group from its first to its last entry.

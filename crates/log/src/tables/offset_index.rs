@@ -1,0 +1,167 @@
+//! The offset index: where the batch of an offset lies in the Raft log. One row for each batch, which applying it adds.
+//!
+//! ```text
+//! key    last offset u64, big-endian
+//! value  1 | base offset u64 | raft index u64 | epoch u32 | max timestamp i64 | running max i64 | size u32
+//! ```
+
+use jangada_machine::Effects;
+use jangada_types::table::row::{RowReader, RowWriter};
+use jangada_types::table::{CutOff, EntryOfRow, KeyForm, number_of};
+use jangada_types::{LeaderEpoch, Offset, RowChange, RowError, Table, TableId};
+
+const VERSION: u8 = 1;
+const VALUE_BYTES: usize = 1 + 8 + 8 + 4 + 8 + 8 + 4;
+
+const _: () = assert!(VALUE_BYTES == 41, "the format on disk");
+
+/// See the module text.
+pub static OFFSET_INDEX: Table = Table {
+    value_bytes: Some(VALUE_BYTES),
+    recent_rows: 64,
+    cut_off: CutOff::ByKey,
+    check: check_follows,
+    entry: Some(entry_of),
+    ..Table::new(TableId(1), "index", KeyForm::Number)
+};
+
+/// One row: where the batch that ends at `last_offset` lies in the Raft log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexEntry {
+    /// Offset of the batch's last record, the key of the row.
+    pub last_offset: Offset,
+    /// Offset of the batch's first record.
+    pub base_offset: Offset,
+    /// Raft index of the entry that holds the batch.
+    pub raft_index: u64,
+    /// Leader epoch (the Raft term) in which it was proposed.
+    pub epoch: LeaderEpoch,
+    /// Largest timestamp in the batch, in milliseconds since 1970.
+    pub max_timestamp_ms: i64,
+    /// Largest timestamp in this and all earlier batches: it never falls, so it can be searched by halving.
+    pub running_max_timestamp_ms: i64,
+    /// Size of the batch in bytes.
+    pub size_bytes: u32,
+}
+
+/// The key of the row that ends at an offset. Negative offsets, which only searches have, come before all rows.
+pub fn key_of(last_offset: Offset) -> [u8; 8] {
+    u64::try_from(last_offset.get()).unwrap_or(0).to_be_bytes()
+}
+
+impl IndexEntry {
+    /// The row's key and value.
+    pub fn encode(&self) -> ([u8; 8], [u8; VALUE_BYTES]) {
+        assert!(self.last_offset >= Offset(0), "a row ends at a real offset");
+        let mut value = RowWriter::new(VERSION);
+        value.put(&self.base_offset.get().to_le_bytes());
+        value.put(&self.raft_index.to_le_bytes());
+        value.put(&self.epoch.get().to_le_bytes());
+        value.put(&self.max_timestamp_ms.to_le_bytes());
+        value.put(&self.running_max_timestamp_ms.to_le_bytes());
+        value.put(&self.size_bytes.to_le_bytes());
+        (key_of(self.last_offset), value.finish())
+    }
+
+    /// Puts the row into the table.
+    pub fn put_into(&self, effects: &mut Effects) {
+        let (key, value) = self.encode();
+        effects.put(&OFFSET_INDEX, &key, &value);
+    }
+
+    /// The row that a change puts into the table; none: it is no such change.
+    pub fn of_change(change: &RowChange) -> Option<Result<Self, RowError>> {
+        match change {
+            RowChange::Put { table, key, value } if **table == OFFSET_INDEX => Some(Self::decode(key, value)),
+            _ => None,
+        }
+    }
+
+    /// The reverse of [`IndexEntry::encode`].
+    pub fn decode(key: &[u8], value: &[u8]) -> Result<Self, RowError> {
+        let mut reader = RowReader::new("index row", VERSION, value)?;
+        let last_offset = i64::try_from(number_of(key)?);
+        let entry = Self {
+            last_offset: Offset(last_offset.map_err(|_| reader.damaged())?),
+            base_offset: Offset(reader.i64()?),
+            raft_index: reader.u64()?,
+            epoch: LeaderEpoch(reader.u32()?),
+            max_timestamp_ms: reader.i64()?,
+            running_max_timestamp_ms: reader.i64()?,
+            size_bytes: reader.u32()?,
+        };
+        reader.finish()?;
+        Ok(entry)
+    }
+}
+
+/// Each row begins where the one before ends.
+fn check_follows(before: Option<u64>, key: &[u8], value: &[u8]) -> Result<Option<u64>, RowError> {
+    let row = IndexEntry::decode(key, value)?;
+    let base = u64::try_from(row.base_offset.get()).unwrap_or(u64::MAX);
+    match before {
+        Some(expected) if expected != base => Err(RowError::Damaged(format!(
+            "the index has a row from offset {base} on where offset {expected} belongs"
+        ))),
+        _ => Ok(Some(row.last_offset.get().unsigned_abs() + 1)),
+    }
+}
+
+fn entry_of(key: &[u8], value: &[u8]) -> Result<EntryOfRow, RowError> {
+    let row = IndexEntry::decode(key, value)?;
+    Ok(EntryOfRow {
+        index: row.raft_index,
+        term: u64::from(row.epoch.get()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row() -> IndexEntry {
+        IndexEntry {
+            last_offset: Offset(9),
+            base_offset: Offset(2),
+            raft_index: 3,
+            epoch: LeaderEpoch(4),
+            max_timestamp_ms: 5,
+            running_max_timestamp_ms: -1,
+            size_bytes: 7,
+        }
+    }
+
+    #[test]
+    fn the_format_is_pinned() {
+        let (key, value) = row().encode();
+        let golden: &[u8] = b"\x01\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x04\0\0\0\x05\0\0\0\0\0\0\0\
+            \xff\xff\xff\xff\xff\xff\xff\xff\x07\0\0\0";
+        assert_eq!((key, &value[..]), ([0, 0, 0, 0, 0, 0, 0, 9], golden));
+        assert_eq!(IndexEntry::decode(&key, &value), Ok(row()));
+        assert_eq!(key_of(Offset(-5)), key_of(Offset(0)));
+    }
+
+    #[test]
+    fn damaged_rows_are_refused() {
+        let (key, value) = row().encode();
+        assert!(IndexEntry::decode(&key, &value[..40]).is_err());
+        assert!(IndexEntry::decode(&key, &[&value[..], b"x"].concat()).is_err());
+        assert!(IndexEntry::decode(&[0xff; 8], &value).is_err());
+        assert!(IndexEntry::decode(&key[1..], &value).is_err());
+        assert!(matches!(
+            IndexEntry::decode(&key, &[2; 41]),
+            Err(RowError::LaterVersion(_))
+        ));
+    }
+
+    #[test]
+    fn a_row_that_does_not_begin_where_the_one_before_ends_is_damage() {
+        let (key, value) = row().encode();
+        assert_eq!(check_follows(None, &key, &value), Ok(Some(10)));
+        assert_eq!(check_follows(Some(2), &key, &value), Ok(Some(10)));
+        assert!(matches!(
+            check_follows(Some(3), &key, &value),
+            Err(RowError::Damaged(_))
+        ));
+    }
+}
