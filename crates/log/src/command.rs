@@ -8,20 +8,59 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use jangada_machine::EncodedCommand;
-use jangada_types::{CodecError, Offset};
+use jangada_types::{CodecError, FEATURE_LEVEL, Offset};
 
 use crate::condition::Conditions;
 
 /// What errors call it.
 const WHAT: &str = "partition command";
 const VERSION: u8 = 1;
-const KIND_APPEND: u8 = 1;
-const KIND_ADVANCE_LOG_START: u8 = 2;
-/// An append with conditions behind its head. One without keeps the kind that all versions read.
-const KIND_CONDITIONAL_APPEND: u8 = 3;
 /// Version, kind, and two integers of 64 bits.
 const HEAD_LEN: usize = 18;
 const ADVANCE_LEN: usize = 26;
+
+/// The kinds of [`PartitionCommand`], with the byte of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum PartitionCommandKind {
+    /// An append without conditions.
+    Append = 1,
+    /// A new log start.
+    AdvanceLogStart = 2,
+    /// An append with conditions, which stand behind its head. One without keeps the kind that all versions read.
+    ConditionalAppend = 3,
+}
+
+impl PartitionCommandKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Append, Self::AdvanceLogStart, Self::ConditionalAppend];
+
+    /// Its byte in the head.
+    pub const fn byte(self) -> u8 {
+        self as u8
+    }
+
+    /// The first feature level that knows it.
+    pub const fn since(self) -> u32 {
+        match self {
+            Self::Append | Self::AdvanceLogStart => 1,
+            Self::ConditionalAppend => 3,
+        }
+    }
+
+    fn of_byte(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.byte() == byte)
+    }
+}
+
+// What a partition replicates must be within what the build says that it understands.
+const _: () = {
+    let mut at = 0;
+    while at < PartitionCommandKind::ALL.len() {
+        assert!(PartitionCommandKind::ALL[at].since() <= FEATURE_LEVEL);
+        at += 1;
+    }
+};
 
 /// A partition's command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,18 +97,28 @@ impl PartitionCommand {
         }
     }
 
+    /// Its kind.
+    pub fn kind(&self) -> PartitionCommandKind {
+        match self {
+            Self::Append { conditions, .. } if !conditions.is_none() => PartitionCommandKind::ConditionalAppend,
+            Self::Append { .. } => PartitionCommandKind::Append,
+            Self::AdvanceLogStart { .. } => PartitionCommandKind::AdvanceLogStart,
+        }
+    }
+
     /// As it goes into the log. The batch is its body.
     pub fn encode(self) -> EncodedCommand {
+        let kind = self.kind();
         match self {
             Self::Append {
                 now_ms,
                 expiration_ms,
                 conditions,
                 batch,
-            } if !conditions.is_none() => {
+            } if kind == PartitionCommandKind::ConditionalAppend => {
                 let mut head = BytesMut::with_capacity(2 * HEAD_LEN + 16);
                 head.put_u8(VERSION);
-                head.put_u8(KIND_CONDITIONAL_APPEND);
+                head.put_u8(kind.byte());
                 head.put_i64(now_ms);
                 head.put_i64(expiration_ms);
                 conditions.encode(&mut head);
@@ -84,7 +133,7 @@ impl PartitionCommand {
                 let mut head = [0; HEAD_LEN];
                 let mut out = &mut head[..];
                 out.put_u8(VERSION);
-                out.put_u8(KIND_APPEND);
+                out.put_u8(kind.byte());
                 out.put_i64(now_ms);
                 out.put_i64(expiration_ms);
                 EncodedCommand::new(&head, batch)
@@ -97,7 +146,7 @@ impl PartitionCommand {
                 let mut head = [0; ADVANCE_LEN];
                 let mut out = &mut head[..];
                 out.put_u8(VERSION);
-                out.put_u8(KIND_ADVANCE_LOG_START);
+                out.put_u8(kind.byte());
                 out.put_i64(from.get());
                 out.put_i64(to.get());
                 out.put_u64(dropped_bytes);
@@ -136,13 +185,15 @@ impl PartitionCommand {
                 known: VERSION,
             });
         }
-        match input.try_get_u8().map_err(short)? {
-            kind @ (KIND_APPEND | KIND_CONDITIONAL_APPEND) => {
+        let byte = input.try_get_u8().map_err(short)?;
+        let kind = PartitionCommandKind::of_byte(byte).ok_or(CodecError::UnknownKind { what: WHAT, kind: byte })?;
+        match kind {
+            PartitionCommandKind::Append | PartitionCommandKind::ConditionalAppend => {
                 let now_ms = input.try_get_i64().map_err(short)?;
                 let expiration_ms = input.try_get_i64().map_err(short)?;
                 let conditions = match kind {
-                    KIND_APPEND => Conditions::default(),
-                    _ => Conditions::decode(&mut input)?,
+                    PartitionCommandKind::ConditionalAppend => Conditions::decode(&mut input)?,
+                    _ => Conditions::default(),
                 };
                 Ok(Self::Append {
                     now_ms,
@@ -151,7 +202,7 @@ impl PartitionCommand {
                     batch: Bytes::new(),
                 })
             }
-            KIND_ADVANCE_LOG_START => {
+            PartitionCommandKind::AdvanceLogStart => {
                 let short = |_| cut_off(ADVANCE_LEN);
                 Ok(Self::AdvanceLogStart {
                     from: Offset(input.try_get_i64().map_err(short)?),
@@ -159,7 +210,6 @@ impl PartitionCommand {
                     dropped_bytes: input.try_get_u64().map_err(short)?,
                 })
             }
-            kind => Err(CodecError::UnknownKind { what: WHAT, kind }),
         }
     }
 }

@@ -25,7 +25,7 @@ pub mod reply;
 pub mod state;
 pub mod tables;
 
-pub use command::PartitionCommand;
+pub use command::{PartitionCommand, PartitionCommandKind};
 pub use condition::{ConditionFailed, Conditions, Expectation, KeyFinding, NO_OFFSET};
 pub use reply::{PartitionReply, Refusal};
 pub use state::PartitionState;

@@ -1,7 +1,7 @@
 //! Feature levels: the commands and settings that brokers of different versions may use together.
 //!
 //! A command that the older brokers of a cluster could not read is proposed only when every broker has its level. The
-//! level of each replicated command is in its declaration ([`replicated!`](crate::replicated)). This module has the
+//! level of each replicated command is in its declaration ([`replicated!`](crate::replicated)), or beside its kind. This module has the
 //! levels of other things than commands, and the level of the build, which each crate with commands checks at compile
 //! time.
 
@@ -9,11 +9,8 @@
 /// predecessor, or knows a new one, has a higher level.
 pub const FEATURE_LEVEL: u32 = 6;
 
-/// The first level that knows conditional appends and the setting `key.index.enable`.
-pub const CONDITIONS_FEATURE_LEVEL: u32 = 3;
-
 /// The first level that knows the topic settings `message.timestamp.before.max.ms`, `message.timestamp.after.max.ms`
 /// and `validation.compressed`.
 pub const BATCH_CHECKS_FEATURE_LEVEL: u32 = 5;
 
-const _: () = assert!(CONDITIONS_FEATURE_LEVEL <= FEATURE_LEVEL && BATCH_CHECKS_FEATURE_LEVEL <= FEATURE_LEVEL);
+const _: () = assert!(BATCH_CHECKS_FEATURE_LEVEL <= FEATURE_LEVEL);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jangada_types::feature_level::CONDITIONS_FEATURE_LEVEL;
+use jangada_log::PartitionCommandKind;
 use jangada_types::limits::PRODUCE_TIMEOUT_MS_MAX;
 use jangada_types::{BatchHeader, Offset, ProducerId, Reason};
 use tokio::time::Instant;
@@ -21,6 +21,8 @@ use crate::node::Node;
 use crate::partition::{Admitted, Appended, Expectation, Partition, QUESTION_BYTES, Room, may_have_been_taken};
 use crate::target::Target;
 
+/// The first feature level that reads conditional batches.
+const CONDITIONS_SINCE: u32 = PartitionCommandKind::ConditionalAppend.since();
 /// How long a producer id that this broker's metadata does not have yet is waited for.
 const METADATA_PATIENCE: Duration = Duration::from_secs(1);
 /// How far above what this broker knows of an id may lie that is waited for: sixteen blocks that brokers took meanwhile.
@@ -232,12 +234,7 @@ async fn admit_batch(
     };
     let batch = retried.expect("it was matched above");
     // A replica that cannot read the question would stop.
-    if node
-        .metadata
-        .require_feature_level(CONDITIONS_FEATURE_LEVEL)
-        .await
-        .is_err()
-    {
+    if node.metadata.require_feature_level(CONDITIONS_SINCE).await.is_err() {
         return Err(refusal.unknown());
     }
     let room = partition.room(&context.caller, QUESTION_BYTES)?;
@@ -276,7 +273,7 @@ async fn check_expectation(node: &Node, expected: Expectation, acks: Acks) -> Re
         return Err(RequestError::new(Reason::InvalidRequest, message));
     }
     // A replica that cannot read it would stop.
-    node.metadata.require_feature_level(CONDITIONS_FEATURE_LEVEL).await
+    node.metadata.require_feature_level(CONDITIONS_SINCE).await
 }
 
 fn producer_of(batch: &[u8]) -> Option<ProducerId> {

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use jangada_log::{
-    ConditionFailed, Conditions, IndexEntry, KeyFinding, PartitionCommand, PartitionReply, PartitionState, Refusal,
+    ConditionFailed, Conditions, IndexEntry, KeyFinding, PartitionCommand, PartitionCommandKind, PartitionReply,
+    PartitionState, Refusal,
 };
 use jangada_machine::{Effects, EncodedCommand, Machine};
 use jangada_types::replicated::Seeds;
@@ -315,6 +316,26 @@ fn commands_replies_and_states_are_those_of_earlier_builds() {
     compare("commands.txt", lines.commands);
     compare("replies.txt", lines.replies);
     compare("states.txt", lines.states);
+}
+
+/// A byte that stands in logs is never used for another kind, and older brokers rely on the levels.
+#[test]
+fn kinds_keep_their_bytes_and_levels() {
+    let kinds = PartitionCommandKind::ALL.map(|kind| (kind, kind.byte(), kind.since()));
+    assert_eq!(
+        kinds,
+        [
+            (PartitionCommandKind::Append, 1, 1),
+            (PartitionCommandKind::AdvanceLogStart, 2, 1),
+            (PartitionCommandKind::ConditionalAppend, 3, 3),
+        ]
+    );
+    for kind in PartitionCommandKind::ALL {
+        assert!(
+            shapes().iter().any(|(_, command)| command.kind() == kind),
+            "no golden bytes of {kind:?}"
+        );
+    }
 }
 
 #[test]

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use jangada_controller::admission::{self, CreateTopic, NewTopic};
 use jangada_controller::{Broker, CommandKind, Image, Partition, Topic};
+use jangada_log::PartitionCommandKind;
 use jangada_proto::v1::metadata_service_client::MetadataServiceClient;
 use jangada_proto::v1::{
     CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicRequest, CreateTopicResponse, GetMetadataRequest,
 };
-use jangada_types::feature_level::{BATCH_CHECKS_FEATURE_LEVEL, CONDITIONS_FEATURE_LEVEL};
+use jangada_types::feature_level::BATCH_CHECKS_FEATURE_LEVEL;
 use jangada_types::limits::RESPONSE_BYTES_MAX;
 use jangada_types::topic_config::key;
 use jangada_types::{BrokerId, Reason, TopicId};
@@ -45,7 +46,8 @@ pub(super) async fn need_level_of(node: &Node, settings: impl Iterator<Item = &S
 /// From which feature level on brokers know a topic's setting; `None`: they always did.
 fn level_of(setting: &str) -> Option<u32> {
     match setting {
-        key::KEY_INDEX => Some(CONDITIONS_FEATURE_LEVEL),
+        // It came with the appends that it is for.
+        key::KEY_INDEX => Some(PartitionCommandKind::ConditionalAppend.since()),
         key::TIMESTAMP_BEFORE_MAX_MS | key::TIMESTAMP_AFTER_MAX_MS | key::COMPRESSED_VALIDATION => {
             Some(BATCH_CHECKS_FEATURE_LEVEL)
         }
