@@ -1,5 +1,5 @@
-//! A command that was handed to Raft, with what it holds (room in a budget) until Raft lets go of it: also when nobody
-//! waits for the answer any more, as it takes memory until then.
+//! A command that was handed to Raft, with what it holds (room in a budget) until Raft lets go of it: also when its caller
+//! no longer waits for the answer, since the command takes memory until then.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use jangada_replication::{Applied, Group, Proposal, ProposeError};
 /// Raft answers when a command is applied, or never will be here.
 pub(crate) const UNTIL_ANSWERED: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// See the module text. The reply will be an `R`.
+/// A proposal with what it holds, a `T`. The reply will be an `R`.
 pub(crate) struct Proposed<R: Send + 'static, T: Send + 'static>(Option<(Proposal<R>, T)>);
 
 impl<R: Send + 'static, T: Send + 'static> Proposed<R, T> {

@@ -1,4 +1,4 @@
-//! The idempotent producers of one partition: who wrote last, under which epoch, and the last five batches of each.
+//! The idempotent producers of one partition: the epoch, the time of the last append and the last five batches of each.
 //!
 //! Judged in log order, by every replica alike, from nothing but the batch and the time that its leader wrote into
 //! the command (KIP-98, KIP-360).
@@ -60,11 +60,11 @@ fn fenced(current: ProducerEpoch) -> Verdict {
     Verdict::Refused(Refusal::Fenced { current })
 }
 
-/// See the module text.
+/// The producer table: what a partition remembers of its idempotent producers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Producers {
     by_id: BTreeMap<ProducerId, Producer>,
-    /// The same producers by the last offset of their last batch: who has been silent longest comes first.
+    /// The same producers by the last offset of their last batch: the one that has been silent longest comes first.
     by_last_offset: BTreeMap<Offset, ProducerId>,
 }
 
@@ -161,7 +161,7 @@ impl Producers {
         }
     }
 
-    /// Forgets who has been silent for too long.
+    /// Forgets the producers that have been silent for longer than `expiration_ms`.
     pub fn expire(&mut self, now_ms: i64, expiration_ms: i64) {
         let by_last_offset = &mut self.by_last_offset;
         self.by_id.retain(|_, producer| {
@@ -359,7 +359,7 @@ mod tests {
         for id in 0..MOST {
             assert_eq!(log.append(&header(id, 0, 0, 1), 0), Verdict::Append);
         }
-        // Not the lowest id and not the oldest time: who wrote last counts.
+        // The order of the last appends decides, not the lowest id and not the oldest time.
         assert_eq!(log.append(&header(0, 0, 1, 1), -5), Verdict::Append);
         assert_eq!(log.append(&header(MOST, 0, 0, 1), 0), Verdict::Append);
         assert_eq!(log.producers.by_id.len(), PRODUCERS_PER_PARTITION_MAX);
@@ -369,7 +369,7 @@ mod tests {
         // It begins again at 0, which puts out the next one.
         assert_eq!(log.append(&header(1, 1, 0, 1), 0), Verdict::Append);
         assert_eq!(log.append(&header(3, 0, 1, 1), 0), UNKNOWN);
-        // A refused batch puts nobody out.
+        // A refused batch makes the table forget no producer.
         assert_eq!(log.append(&header(4, 0, 1, 1), 0), Verdict::Append);
     }
 

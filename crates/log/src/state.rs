@@ -25,7 +25,7 @@ const OFFSET_MAX: Offset = Offset(1 << 60);
 /// Silent producers are looked for after so many appends.
 const EXPIRE_EVERY_APPENDS: u64 = 1024;
 
-/// See the module text.
+/// The state of one partition: equal on every replica that applied the same commands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionState {
     next_offset: Offset,

@@ -15,17 +15,17 @@ use jangada_types::{CodecError, LogPosition};
 pub struct Reply(Option<Box<dyn Any + Send + Sync>>);
 
 impl Reply {
-    /// A reply that somebody waits for.
+    /// A reply whose proposer waits for it here.
     pub fn new<T: Any + Send + Sync>(reply: T) -> Self {
         Self(Some(Box::new(reply)))
     }
 
-    /// No reply: nobody waits for it, or the entry was none of the machine's commands.
+    /// No reply: it is not waited for, or the entry was none of the machine's commands.
     pub const fn none() -> Self {
         Self(None)
     }
 
-    /// What the machine replied. Panics when that is of another type: whoever proposes to a group knows its machine.
+    /// What the machine replied. Panics when that is of another type: the proposer must name the group's machine.
     pub(crate) fn into_typed<T: Any>(self) -> T {
         let reply = self.0.expect("a command that was proposed here has a reply");
         *reply.downcast().unwrap_or_else(|_| {
@@ -56,8 +56,8 @@ pub trait Check: Send + Sync + 'static {
 /// A [`Machine`] with its types erased, and what it publishes. It runs on one task; readers see what `publish` put where
 /// they look.
 pub trait StateMachine: Send + Sync + 'static {
-    /// Applies one command, and gives the reply for its proposer; if nobody `awaits` it here, it may be none. After a
-    /// restart, commands may be applied again to the state that was saved before them.
+    /// Applies one command, and gives the reply for its proposer; the reply may be none if no proposer `awaits`
+    /// it here. After a restart, commands may be applied again to the state that was saved before them.
     ///
     /// # Errors
     /// This build cannot read the command, and the state is as it was. The replica must stop.
@@ -254,12 +254,12 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_comes_back_as_it_was_and_is_kept_only_for_who_waits() {
+    fn a_reply_comes_back_as_it_was_and_is_kept_only_if_its_proposer_waits() {
         let mut machine = Sum::default().erased();
         let reply = apply(&mut *machine, Sum::encode(3), true).expect("it can be read");
         assert_eq!(reply.into_typed::<u64>(), 3);
         let reply = apply(&mut *machine, Sum::encode(4), false).expect("it can be read");
-        assert!(reply.0.is_none(), "nothing is allocated where nobody waits");
+        assert!(reply.0.is_none(), "nothing is allocated where no proposer waits");
         assert_eq!(machine.snapshot(), Machine::snapshot(&Sum(7)));
     }
 

@@ -189,7 +189,7 @@ impl World {
         self.waiting.push(Waiting { entry, producer, batch });
     }
 
-    /// A batch of nobody in particular.
+    /// A batch without an idempotent producer.
     pub fn send_plain(&mut self, records: usize, expected_end: Option<i64>) {
         let mut builder = BatchBuilder::new(Codec::None);
         for _ in 0..records {
@@ -264,8 +264,8 @@ impl World {
         }
     }
 
-    /// What the leader had not answered is answered by nobody, and may be lost if nobody applied it; another replica leads,
-    /// once it has applied everything.
+    /// Proposals that the leader had not answered stay without an answer, and `loses` drops those that no replica applied.
+    /// Another replica leads, once it has applied everything.
     pub fn fail_over(&mut self, to: usize, loses: bool) {
         self.waiting.clear();
         if loses {
