@@ -87,7 +87,7 @@ verify: ## Read-only checks: format, lints, the contract's compatibility, tidine
 	@.ci/prepare lint
 	cargo fmt --all --check
 	cargo clippy $(BUILD) --all-targets -- -D warnings
-	cargo test $(BUILD) --test suite -- contract:: layers:: tidy::
+	cargo test $(BUILD) --test suite -- contract:: language:: layers:: tidy::
 
 .PHONY: fix
 fix: ## Mend the format

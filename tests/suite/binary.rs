@@ -1,4 +1,4 @@
-//! Where the `jangada` program under test is.
+//! The path of the `jangada` program under test.
 //!
 //! Cargo hands the path of a binary only to the tests of its own package, and builds it only for those. So it is looked for beside
 //! this test's own executable: `target/release/jangada` for `target/release/deps/suite-*`. `make test` builds the whole workspace before it

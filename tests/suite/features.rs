@@ -1,4 +1,4 @@
-//! What `make up` builds is what `make test` needs: no dependency is compiled a second time for the tests.
+//! `make up` builds everything that `make test` needs: no dependency is compiled a second time for the tests.
 //!
 //! Cargo chooses the features of a dependency for all that is built together. A dependency that only the tests have could switch on a
 //! feature of one that the program has too, and then `make test` would compile it, and all that stands on it, once more.

@@ -7,16 +7,16 @@ use std::collections::BTreeMap;
 
 use crate::tree::File;
 
-/// One import.
+/// An import of one file by another.
 #[derive(Debug)]
 pub struct Import {
     /// The file that imports, below `src/`.
     pub from: String,
     /// The file that defines what is imported.
     pub to: String,
-    /// Where.
+    /// The number of its line, from 1 on.
     pub line: usize,
-    /// As it is written there.
+    /// The path as it is written there.
     pub path: String,
 }
 

@@ -6,7 +6,7 @@ use toml::{Table, Value};
 
 use crate::tree;
 
-/// Which crates of the workspace each may depend on. `types` and `proto` are the ground.
+/// The crates of the workspace that each may depend on. `types` and `proto` are the ground.
 const ALLOWED: [(&str, &[&str]); 11] = [
     ("types", &[]),
     ("proto", &[]),
@@ -33,7 +33,7 @@ const ALLOWED: [(&str, &[&str]); 11] = [
     ("jangada", &["broker", "client", "log", "storage", "types", "proto"]),
 ];
 
-/// Packages that only one crate may name: what they do is behind that crate's own types.
+/// Packages that only one crate may name, which hides them behind types of its own.
 const BEHIND: [(&str, &str); 2] = [("openraft", "replication"), ("rocksdb", "storage")];
 
 const SECTIONS: [&str; 3] = ["dependencies", "dev-dependencies", "build-dependencies"];
@@ -98,7 +98,7 @@ fn openraft_and_rocksdb_are_each_behind_one_crate() {
     }
 }
 
-/// What the api does is the same for every protocol, so it knows none. Its tests may compare it with one.
+/// The api does the same for every protocol, so it knows none. Its tests may compare it with one.
 #[test]
 fn the_api_knows_no_protocol() {
     const PROTOCOLS: [&str; 5] = ["jangada_proto", "tonic", "prost", "axum", "crate::services"];
@@ -129,7 +129,7 @@ fn only_the_contract_is_generated() {
     assert_eq!(scripts, ["crates/proto/build.rs"]);
 }
 
-/// Versions stand in one place, so that every crate has the same.
+/// Versions are in one place, so that every crate has the same.
 #[test]
 fn dependencies_come_from_the_workspace() {
     for (name, manifest) in manifests() {

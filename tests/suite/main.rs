@@ -28,6 +28,7 @@ mod deploy;
 mod features;
 mod harness;
 mod imports;
+mod language;
 mod layers;
 mod tidy;
 mod tree;

@@ -4,16 +4,16 @@ use std::collections::BTreeSet;
 
 use crate::tree::{self, File};
 
-/// A file is one noun; past this it is several.
+/// A file is one noun; a longer one is several.
 const RUST_LINES_MAX: usize = 600;
 
 /// Code is wrapped at 120 (rustfmt.toml); comments may go a little further.
 const RUST_COLUMNS_MAX: usize = 140;
 
-/// Nothing but the golden files is large.
+/// Only golden files may be large.
 const FILE_BYTES_MAX: usize = 512 * 1024;
 
-/// What the top level may hold.
+/// The names that the top level may hold.
 const TOP_LEVEL: [&str; 18] = [
     ".cargo",
     ".ci",
@@ -32,11 +32,11 @@ const TOP_LEVEL: [&str; 18] = [
     "proto",
     "rustfmt.toml",
     "tests",
-    // Of those who build in place. Git ignores it.
+    // The folder of builds in place, which git ignores.
     "target",
 ];
 
-/// The words are put together here so that this file does not offend itself.
+/// The words are composed here so that this file does not offend itself.
 const LEFTOVER_MACROS: [&str; 3] = [concat!("db", "g!"), concat!("to", "do!"), concat!("unimpl", "emented!")];
 const LEFTOVER_NOTES: [&str; 4] = [
     concat!("TO", "DO"),
@@ -56,7 +56,7 @@ fn assert_none(rule: &str, offences: Vec<String>) {
     assert!(offences.is_empty(), "{rule}:\n  {}\n", offences.join("\n  "));
 }
 
-/// Each place where `offends` says so, as `path:line: text`.
+/// Each place where `offends` is true, as `path:line: text`.
 fn offending_lines<'a>(files: impl Iterator<Item = &'a File>, offends: impl Fn(&File, &str) -> bool) -> Vec<String> {
     let mut offences = Vec::new();
     for file in files {
@@ -69,7 +69,7 @@ fn offending_lines<'a>(files: impl Iterator<Item = &'a File>, offends: impl Fn(&
     offences
 }
 
-/// Whether `word` stands in `line` and is not the end of a longer word.
+/// Whether `word` is in `line` and is not the end of a longer word.
 fn has_word(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| {
         let before = line[..at].chars().next_back();
@@ -81,7 +81,7 @@ fn is_comment(line: &str) -> bool {
     line.trim_start().starts_with("//")
 }
 
-/// Tests, and the binary, whose work is to print.
+/// Whether the file is of tests, or of the binary, whose work is to print.
 fn may_print(file: &File) -> bool {
     let path = &file.path;
     path.starts_with("crates/jangada/")
@@ -145,7 +145,7 @@ fn nothing_is_left_over() {
         .iter()
         .filter(|file| file.path != "Cargo.lock" && file.path != "LICENSE");
     let notes = offending_lines(ours, |_, line| {
-        // As a word of its own only: a constant may have one of them in its name.
+        // Only as a whole word: a constant may have one of them in its name.
         line.split(|c: char| !c.is_alphanumeric() && c != '_')
             .any(|word| LEFTOVER_NOTES.contains(&word))
     });
@@ -218,7 +218,7 @@ fn files_are_small() {
     assert_none("large file", offences);
 }
 
-/// A Rust file that no `mod` names is not compiled, and rots.
+/// Every file that docs/adding.md names exists.
 #[test]
 fn the_guide_names_files_that_are_there() {
     let files = tree::files();
@@ -269,7 +269,7 @@ fn links_of_the_documents_lead_somewhere() {
     assert_none("links that lead nowhere", broken);
 }
 
-/// Targets of the links to files of the project, with the number of the line that each stands in.
+/// Targets of the links to files of the project, each with the number of its line.
 fn links(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let of_line = |(number, line): (usize, _)| {
         let targets = str::split(line, "](").skip(1).filter_map(|rest| rest.split(')').next());
@@ -304,6 +304,7 @@ fn headings(text: &str) -> impl Iterator<Item = String> {
     })
 }
 
+/// A Rust file that no `mod` names is not compiled, and rots.
 #[test]
 fn every_rust_file_is_part_of_a_crate() {
     let files = tree::files();

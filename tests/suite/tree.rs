@@ -1,4 +1,4 @@
-//! The files of the checkout, for the tests that read it (`tidy`, `layers`, `contract`, `deploy`).
+//! The files of the checkout, for the tests that read it (`tidy`, `language`, `layers`, `contract`, `deploy`).
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use std::{
 /// One file, by its path below the root with `/` between its parts.
 pub struct File {
     pub path: String,
-    /// Empty for files that are not UTF-8.
+    /// The contents; empty for files that are not UTF-8.
     pub text: String,
 }
 
@@ -18,7 +18,7 @@ impl File {
         self.path.ends_with(".rs")
     }
 
-    /// Its lines with their numbers, from 1 on.
+    /// The file's lines with their numbers, from 1 on.
     pub fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
         self.text.lines().enumerate().map(|(index, line)| (index + 1, line))
     }
@@ -32,7 +32,8 @@ pub fn root() -> PathBuf {
         .to_owned()
 }
 
-/// Every file that belongs to the project: what git has or would add. Without git, everything but what its ignore list names.
+/// Every file that belongs to the project: those that git has or would add. Without git, all that its ignore list does
+/// not name.
 pub fn files() -> Vec<File> {
     let root = root();
     let mut paths = listed_by_git(&root).unwrap_or_else(|| {

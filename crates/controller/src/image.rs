@@ -128,7 +128,7 @@ pub enum TopicKind {
     Coordinator,
 }
 
-/// A topic.
+/// A topic, as the metadata has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topic {
     /// The topic's id, never given to another topic.

@@ -1,6 +1,6 @@
-//! Which brokers a command begins with, and where that was said.
+//! Chooses the brokers that a command begins with, and remembers where they were named.
 //!
-//! In this order, the first that says something:
+//! The sources in order; the first one that names brokers counts:
 //!
 //! 1. `--brokers`
 //! 2. `JANGADA_BROKERS`
@@ -23,22 +23,22 @@ use crate::cli::BrokersArgs;
 use crate::errors::{CliError, Result};
 use crate::note::note;
 
-/// The first broker of a cluster of `up`, unless said otherwise.
+/// The first broker of a cluster of `up` by default.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:9400";
 
-/// The directory of a cluster of `up`, unless said otherwise.
+/// The directory of a cluster of `up` by default.
 pub const DEFAULT_DIR: &str = "jangada-data";
 
 /// The file in a cluster's directory that names its brokers.
 pub const FILE_NAME: &str = "brokers";
 
-/// The environment's list of brokers.
+/// The environment variable with the list of brokers.
 const VARIABLE: &str = "JANGADA_BROKERS";
 
-/// Brokers to begin with.
+/// The brokers that a command begins with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Brokers {
-    /// host:port each.
+    /// Their addresses, host:port each.
     pub addresses: Vec<String>,
     /// The cluster that they must belong to, when that is known.
     pub cluster_id: Option<String>,
@@ -51,11 +51,11 @@ enum Source {
     Variable,
     File(PathBuf),
     Default,
-    /// The command itself knows them.
+    /// The command itself knows the brokers.
     Given,
 }
 
-/// Where files are looked for.
+/// The places where files with brokers are looked for.
 struct Places {
     variable: Option<String>,
     working_directory: PathBuf,
@@ -63,10 +63,10 @@ struct Places {
 }
 
 impl Brokers {
-    /// Those of a command.
+    /// The brokers of a command.
     ///
     /// # Errors
-    /// A file that is to name them cannot be read.
+    /// When a file that is to name them cannot be read.
     pub fn find(args: &BrokersArgs) -> Result<Brokers> {
         let places = Places {
             variable: env::var(VARIABLE).ok(),
@@ -99,7 +99,7 @@ impl Brokers {
         Ok(of(vec![DEFAULT_ADDRESS.to_owned()], Source::Default))
     }
 
-    /// Those that the command itself knows.
+    /// Brokers that the command itself knows.
     pub fn given(addresses: Vec<String>) -> Brokers {
         Brokers {
             addresses,
@@ -108,7 +108,7 @@ impl Brokers {
         }
     }
 
-    /// The addresses, and where they were named.
+    /// The addresses, and the place where they were named.
     pub fn described(&self) -> String {
         let addresses = self.addresses.join(", ");
         match &self.source {
@@ -120,7 +120,7 @@ impl Brokers {
         }
     }
 
-    /// What to do when none of them answers.
+    /// The advice for a user when none of them answers.
     pub fn hint(&self) -> String {
         let asked = format!("asked: {}", self.described());
         match &self.source {
@@ -171,13 +171,13 @@ pub fn file_text(addresses: &[String], cluster_id: &str) -> String {
     )
 }
 
-/// Lets commands from any directory find the cluster whose first broker has this address. Without a home directory there is nowhere to
-/// note that; then they need the flag.
+/// Lets commands from any directory find the cluster whose first broker has this address. Without a home directory the
+/// link has no place; then commands need the flag.
 pub fn publish(first_address: &str, file: &Path) {
     let Some(links) = links_folder() else { return };
     let link = links.join(first_address);
     let linked = fs::create_dir_all(&links).and_then(|()| {
-        // Made beside and moved, so that there is always one or the other.
+        // The link is made beside and moved, so that there is always either the old or the new one.
         let beside = links.join(format!(".new-{}", std::process::id()));
         let _ = fs::remove_file(&beside);
         symlink(file, &beside)?;
@@ -191,7 +191,7 @@ pub fn publish(first_address: &str, file: &Path) {
     }
 }
 
-/// Takes back what [`publish`] noted of the cluster with this file.
+/// Removes the link that [`publish`] made for the cluster with this file.
 pub fn withdraw(file: &Path) {
     let Some(links) = links_folder() else { return };
     let links = fs::read_dir(links).into_iter().flatten().flatten();
@@ -222,7 +222,8 @@ fn links_folder() -> Option<PathBuf> {
     Some(state.join("jangada/clusters"))
 }
 
-/// The brokers that a file names. `None`: there is no such file, or it is someone else's, who must not choose where commands go.
+/// The brokers that a file names. `None`: there is no such file, or it is another user's, who must not choose where
+/// commands go.
 fn read(path: &Path) -> Result<Option<Brokers>> {
     let failed = |error: io::Error| {
         CliError::new(format!(
@@ -231,7 +232,7 @@ fn read(path: &Path) -> Result<Option<Brokers>> {
         ))
         .hint(format!("name them with --brokers or {VARIABLE}"))
     };
-    // Where a link leads, so that messages name the cluster's own directory.
+    // The target of a link, so that messages name the cluster's own directory.
     let real = match path.canonicalize() {
         Ok(real) => real,
         Err(_) => return Ok(None),

@@ -1,7 +1,7 @@
-//! Completion in a shell of what only a cluster knows: names of topics and groups.
+//! Shell completion of names that only a cluster knows: topics and groups.
 //!
-//! The shell calls the program with the line so far in its arguments; clap finds out what is to be completed there, and asks here for
-//! names. A key was pressed, so the answer comes soon or not at all, and nothing is said about why.
+//! The shell calls the program with the line so far in its arguments; clap finds out what is to be completed there, and
+//! asks here for names. The user has pressed a key, so the answer comes soon or not at all, and failures are silent.
 
 use std::env;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::brokers::Brokers;
 use crate::cli::BrokersArgs;
 use crate::connect::connect_silently;
 
-/// The variable by which a shell asks for completions.
+/// The environment variable by which a shell asks for completions.
 pub const VARIABLE: &str = "JANGADA_COMPLETE";
 
-/// How long the cluster may take.
-const WITHIN: Duration = Duration::from_millis(800);
+/// Timeout of the cluster's answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// Names of topics.
 pub fn topics() -> ArgValueCandidates {
@@ -46,11 +46,11 @@ fn names(list: impl AsyncFnOnce(Client) -> Result<Vec<String>, ClientError>) -> 
     };
     let asked = async {
         let brokers = Brokers::find(&typed_brokers(env::args())).ok()?;
-        let client = connect_silently(&brokers, WITHIN).await.ok()?;
+        let client = connect_silently(&brokers, ANSWER_TIMEOUT).await.ok()?;
         list(client).await.ok()
     };
-    // The clock of the time-out is the runtime's.
-    let names = runtime.block_on(async { timeout(WITHIN, asked).await });
+    // The timeout uses the runtime's clock.
+    let names = runtime.block_on(async { timeout(ANSWER_TIMEOUT, asked).await });
     let names = names.ok().flatten().unwrap_or_default();
     names.into_iter().map(CompletionCandidate::new).collect()
 }

@@ -1,4 +1,4 @@
-//! From a list of brokers to a client.
+//! Makes a client from a list of brokers.
 
 use std::time::Duration;
 
@@ -8,22 +8,22 @@ use crate::brokers::Brokers;
 use crate::errors::Result;
 use crate::notices;
 
-/// How long a command waits for a cluster before it says that there is none.
+/// How long a command tries to reach a cluster before it reports that there is none.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How soon a command hears of partitions that were added to what it reads or writes.
+/// How soon a command learns of partitions that were added to the topics it reads or writes.
 const METADATA_MAX_AGE: Duration = Duration::from_secs(10);
 
-/// How long a broker takes at most to create a topic: it answers when every partition has a leader that all brokers know, or after
-/// 30 s. The rest is for the way.
-const CREATED_WITHIN: Duration = Duration::from_secs(35);
+/// Timeout of creating a topic: a broker answers when every partition has a leader that all brokers know, or after 30
+/// s. The rest is for the network.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(35);
 
-/// Connects to any of the brokers, with the time-outs of a command that a person waits for.
+/// Connects to any of the brokers, with the timeouts of a command that a person waits for.
 pub async fn connect(brokers: &Brokers) -> Result<Client> {
     connect_within(brokers, RETRY_TIMEOUT).await
 }
 
-/// The same with another limit for all attempts of one call.
+/// Like [`connect`], with another limit for all attempts of one call.
 pub async fn connect_within(brokers: &Brokers, retry_timeout: Duration) -> Result<Client> {
     let config = ClientConfig {
         retry_timeout,
@@ -34,7 +34,7 @@ pub async fn connect_within(brokers: &Brokers, retry_timeout: Duration) -> Resul
     Ok(client)
 }
 
-/// The same without a word on stderr: for those who try again and again, and say what they wait for.
+/// Like [`connect_within`], without notices on stderr: for callers that retry, and report what they wait for.
 pub async fn connect_silently(brokers: &Brokers, retry_timeout: Duration) -> Result<Client> {
     let config = ClientConfig {
         retry_timeout,
@@ -46,14 +46,14 @@ pub async fn connect_silently(brokers: &Brokers, retry_timeout: Duration) -> Res
     Ok(client)
 }
 
-/// The same for creating a topic, which may take longer than any other call: an attempt that is given up too early would be told by
-/// the next one that the topic exists.
+/// Like [`connect`], for creating a topic, which may take longer than any other call: an attempt that is given up too
+/// early would be told by the next one that the topic exists.
 pub async fn connect_to_create(brokers: &Brokers) -> Result<Client> {
-    // Whether there is a cluster is found out as soon as ever.
+    // A missing cluster is reported as soon as possible.
     connect(brokers).await?;
     let config = ClientConfig {
-        request_timeout: CREATED_WITHIN,
-        retry_timeout: CREATED_WITHIN + RETRY_TIMEOUT,
+        request_timeout: CREATE_TIMEOUT,
+        retry_timeout: CREATE_TIMEOUT + RETRY_TIMEOUT,
         ..config(brokers)
     };
     Ok(Client::connect(config).await?)

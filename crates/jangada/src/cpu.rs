@@ -1,9 +1,9 @@
 //! Refuses a CPU without the instructions that the build uses, with words instead of SIGILL.
 //!
-//! The workspace is compiled for `broadwell`, C++ included, and static initialisers of C++ run before `main`. So the check
-//! runs before them, from `.preinit_array`: the first code of a program after the dynamic loader. It must not need what it
-//! checks. It therefore looks at one feature at a time and keeps nothing, so that there is nothing for the compiler to put
-//! into wide registers. To see that it works: `qemu-x86_64 -cpu Nehalem jangada --version`.
+//! The workspace is compiled for `broadwell`, C++ included, and static initialisers of C++ run before `main`. So the
+//! check runs before them, from `.preinit_array`: the first code of a program after the dynamic loader. It must not
+//! need the instructions that it checks for. It therefore looks at one feature at a time and keeps nothing, so that the
+//! compiler has nothing to put into wide registers. To see that it works: `qemu-x86_64 -cpu Nehalem jangada --version`.
 //!
 //! `is_x86_feature_detected!` would answer from the build setting without looking, so the CPU is asked directly.
 
@@ -62,7 +62,7 @@ impl Register {
     }
 }
 
-/// Says what a CPU with these registers lacks. False: nothing.
+/// Reports the instructions that a CPU with these registers lacks. Returns false if it lacks none.
 fn lacks(read: impl Fn(Register) -> u32, mut say: impl FnMut(&str)) -> bool {
     let mut lacks = false;
     for feature in &FEATURES {

@@ -1,4 +1,4 @@
-//! What a failed command says: the cause with its object, and what to do next.
+//! The errors of commands: the cause with its object, and what to do next.
 
 use std::fmt;
 use std::io;
@@ -17,13 +17,13 @@ pub struct CliError {
     exit: Exit,
     message: String,
     hint: Option<String>,
-    /// There is nothing to say: nobody reads stdout any more, or it was said.
+    /// Set when nothing is to be printed: the reader of stdout is gone, or the error was printed already.
     silent: bool,
-    /// No broker said anything.
+    /// Set when no broker answered.
     no_broker: bool,
 }
 
-/// What commands return.
+/// The result of a command.
 pub type Result<T> = std::result::Result<T, CliError>;
 
 impl CliError {
@@ -38,7 +38,7 @@ impl CliError {
         }
     }
 
-    /// Asked in a way that makes no sense, exit code 2.
+    /// The arguments make no sense, exit code 2.
     pub fn usage(message: impl Into<String>) -> CliError {
         CliError {
             exit: Exit::Usage,
@@ -54,7 +54,7 @@ impl CliError {
         }
     }
 
-    /// Says what to do next.
+    /// Adds a hint on what to do next.
     pub fn hint(self, hint: impl Into<String>) -> CliError {
         CliError {
             hint: Some(hint.into()),
@@ -62,7 +62,7 @@ impl CliError {
         }
     }
 
-    /// Puts before the cause what was being done, and to what.
+    /// Puts the action that failed, with its object, before the cause.
     pub fn doing(self, what: impl fmt::Display) -> CliError {
         CliError {
             message: format!("{what}: {}", self.message),
@@ -70,17 +70,17 @@ impl CliError {
         }
     }
 
-    /// The same with another exit code.
+    /// The same error with another exit code.
     pub fn with_exit(self, exit: Exit) -> CliError {
         CliError { exit, ..self }
     }
 
-    /// The same when it was [reported](Self::report) already.
+    /// The same error, marked as [reported](Self::report) already.
     pub fn reported(self) -> CliError {
         CliError { silent: true, ..self }
     }
 
-    /// Says which brokers were asked, if none of them said anything.
+    /// Adds the brokers that were asked, if none of them answered.
     pub fn asked(self, brokers: &Brokers) -> CliError {
         match self.no_broker {
             true => self.hint(brokers.hint()),
@@ -88,12 +88,12 @@ impl CliError {
         }
     }
 
-    /// Whether it was asked in a way that makes no sense.
+    /// Whether the arguments make no sense.
     pub fn is_usage(&self) -> bool {
         self.exit == Exit::Usage
     }
 
-    /// Writes it to stderr; gives the exit code.
+    /// Writes the error to stderr; returns the exit code.
     pub fn report(&self) -> ExitCode {
         if self.silent {
             return self.exit.into();
@@ -113,7 +113,7 @@ impl fmt::Display for CliError {
 }
 
 impl From<io::Error> for CliError {
-    /// A closed stdout (`jangada consume orders | head`) ends the command quietly: the reader has what it wanted.
+    /// A closed stdout (`jangada consume orders | head`) ends the command quietly: its reader has enough.
     fn from(error: io::Error) -> CliError {
         let silent = error.kind() == io::ErrorKind::BrokenPipe;
         CliError {
@@ -149,12 +149,12 @@ impl From<ClientError> for CliError {
     }
 }
 
-/// Whether no broker said anything.
+/// Whether no broker answered.
 fn is_silence(error: &ClientError) -> bool {
     matches!(error, ClientError::Unavailable(rejection) if rejection.reason.is_none())
 }
 
-/// What to do about an error of the client.
+/// The advice for an error of the client.
 fn next_step(error: &ClientError) -> Option<&'static str> {
     if let Some(hint) = error.reason().and_then(next_step_for_reason) {
         return Some(hint);

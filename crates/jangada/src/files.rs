@@ -1,4 +1,4 @@
-//! Files that are there as a whole or not at all.
+//! Files that are written as a whole or not at all.
 
 use std::fs::{self, Permissions};
 use std::io::{self, Write as _};
@@ -9,13 +9,13 @@ use tempfile::Builder;
 
 use crate::errors::{CliError, Result};
 
-/// What may be done with a new file, before the umask.
+/// The permissions of a new file, before the umask.
 const MODE: u32 = 0o666;
 
-/// Writes a text into a file, or leaves what is there.
+/// Writes a text into a file, or leaves the old contents.
 ///
 /// # Errors
-/// It cannot be written; the file's name is in the message.
+/// When it cannot be written; the message has the file's name.
 pub fn write_whole(path: &Path, text: &str) -> Result<()> {
     write(path, text).map_err(|error| CliError::new(format!("cannot write {}: {error}", path.display())))
 }
@@ -24,7 +24,7 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     let path = match path.metadata() {
         // A pipe or a terminal cannot be replaced.
         Ok(there) if !there.is_file() => return fs::write(path, text),
-        // What a link leads to is replaced, not the link.
+        // The target of a link is replaced, not the link.
         Ok(_) => path.canonicalize()?,
         Err(_) => path.to_owned(),
     };

@@ -1,4 +1,4 @@
-//! `tracing` to stderr.
+//! Sends `tracing` events to stderr.
 
 use std::io;
 
@@ -12,7 +12,7 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 
 use crate::errors::{CliError, Result};
 
-/// For a broker: as its settings say.
+/// Starts the log of a broker, as its settings say.
 pub fn start(settings: &LogSettings) -> Result<()> {
     let filter = EnvFilter::builder().parse(&settings.filter);
     let filter =
@@ -29,8 +29,8 @@ pub fn start(settings: &LogSettings) -> Result<()> {
     started.map_err(|error| CliError::new(format!("cannot start logging: {error}")))
 }
 
-/// For the other commands: only what `--log` or JANGADA_LOG asks for. Without the client's notices, which commands write to stderr
-/// by themselves, or each would be there twice.
+/// Starts the log of the other commands: only the events that `--log` or JANGADA_LOG asks for. The client's notices are
+/// left out, as commands write them to stderr by themselves.
 pub fn start_for_command(filter: &str) -> Result<()> {
     let parsed = EnvFilter::builder().parse(filter);
     let parsed = parsed.map_err(|error| CliError::usage(format!("--log (or JANGADA_LOG) is {filter:?}: {error}")))?;

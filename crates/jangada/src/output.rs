@@ -1,7 +1,7 @@
-//! What goes to stdout: tables for people, JSON for programs.
+//! Output on stdout: tables for people, JSON for programs.
 //!
-//! JSON keys are the field names of `/proto`; a listing is an array. What is not known, or not there, is null, never a number
-//! or a text that stands for it.
+//! JSON keys are the field names of `/proto`; a listing is an array. A value that is not known, or not there, is null,
+//! never a number or a text that stands for it.
 
 use std::io::{self, Write as _};
 
@@ -30,16 +30,16 @@ pub enum Output {
     Json,
 }
 
-/// Something that has both looks.
+/// A result that can be shown in both forms.
 pub trait Show {
-    /// As a table.
+    /// The result as a table.
     fn table(&self) -> String;
-    /// As JSON.
+    /// The result as JSON.
     fn json(&self) -> serde_json::Value;
 }
 
 impl OutputArgs {
-    /// Writes it to stdout in the look that was asked for.
+    /// Writes the result to stdout in the form that was asked for.
     pub fn show(self, what: &impl Show) -> Result<()> {
         let text = match self.output {
             Output::Table => what.table(),
@@ -48,7 +48,7 @@ impl OutputArgs {
         print_text(&text)
     }
 
-    /// For commands whose only result is that it was done: JSON to stdout, or a sentence to stderr.
+    /// Reports the success of a command without other results: JSON to stdout, or a sentence to stderr.
     pub fn done(self, sentence: &str, json: serde_json::Value) -> Result<()> {
         match self.output {
             Output::Table => {
@@ -60,7 +60,7 @@ impl OutputArgs {
     }
 }
 
-/// A text in JSON: null if it is empty, which is how one that is not there comes over the wire.
+/// A text in JSON: null if it is empty, as a missing text is on the wire.
 pub fn some_text(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }
@@ -99,12 +99,12 @@ pub fn pretty(value: &impl Serialize) -> String {
     serde_json::to_string_pretty(value).expect("a JSON value can be written as text")
 }
 
-/// `-` for what is not known.
+/// The value, or `-` if it is not known.
 pub fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-/// Numbers with commas between.
+/// Values with commas between them.
 pub fn join<T: ToString>(values: impl IntoIterator<Item = T>) -> String {
     values
         .into_iter()

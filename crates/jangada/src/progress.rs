@@ -1,11 +1,11 @@
-//! Progress of long work, on stderr, and only when a person looks at it.
+//! Progress of long work, on stderr, and only on a terminal.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// A bar over a known number of bytes; without one, a spinner that counts them.
+/// A progress bar over a known number of bytes; without one, a spinner that counts them.
 pub fn bytes(total: Option<u64>, what: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -19,7 +19,7 @@ pub fn bytes(total: Option<u64>, what: &str) -> ProgressBar {
     shown(bar, what)
 }
 
-/// A line that says what is waited for.
+/// A spinner with a line that says what is waited for.
 pub fn waiting(what: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();

@@ -27,7 +27,7 @@ pub enum PartitionReply {
 /// Why a batch was not appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// It was appended before, longer ago than offsets are remembered.
+    /// The batch was appended before, longer ago than offsets are remembered.
     TooOld,
     /// A batch of the producer is missing before this one.
     OutOfOrder {
@@ -36,7 +36,7 @@ pub enum Refusal {
     },
     /// A newer epoch of the producer has written.
     Fenced {
-        /// That epoch.
+        /// The newest epoch of the producer.
         current: ProducerEpoch,
     },
     /// The partition does not know the producer.

@@ -48,7 +48,7 @@ impl EncodedCommand {
         &self.prefixed_head[Self::PREFIX.len()..]
     }
 
-    /// The body.
+    /// The body of the command.
     pub fn body(&self) -> &Bytes {
         &self.body
     }

@@ -96,7 +96,7 @@ pub trait Machine: Sized + Send + Sync + 'static {
             .map_err(|error| error.to_string())
     }
 
-    /// The same of a snapshot: whether [`Machine::restore`] takes it.
+    /// Like [`Self::check_command`], for a snapshot: whether [`Machine::restore`] takes it.
     fn check_snapshot(snapshot: &Bytes) -> Result<(), RestoreError> {
         Self::restore(snapshot).map(drop)
     }

@@ -120,8 +120,8 @@ async fn through_the_client(cluster: &Cluster) {
     assert_eq!(sent.await.expect("it is admitted").offset, None);
 }
 
-/// Longer than a leader needs to notice that nobody answers.
-const NOTICED_WITHIN: Duration = Duration::from_secs(15);
+/// Longer than a leader needs to notice that no follower answers.
+const NOTICED_TIMEOUT: Duration = Duration::from_secs(15);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_nobody_answers_says_so_and_counts_what_it_lost() {
@@ -142,7 +142,7 @@ async fn a_leader_that_nobody_answers_says_so_and_counts_what_it_lost() {
     };
     while refused == 0 {
         assert!(
-            began.elapsed() < NOTICED_WITHIN,
+            began.elapsed() < NOTICED_TIMEOUT,
             "{taken} batches were taken, and none refused"
         );
         match send().await {
@@ -198,7 +198,7 @@ async fn a_leader_that_nobody_answers_says_so_and_counts_what_it_lost() {
     cluster.grown(TOPIC, 0, end + 1).await;
 }
 
-/// The one answer of a stream, which is an error.
+/// The only answer of a stream, which is an error.
 async fn refused_on_a_stream(log: &mut raw::Log, request: ProduceStreamRequest) -> jangada_proto::v1::Error {
     let mut answers = raw::produce_stream(log, vec![request]).await;
     match answers.pop().and_then(|answer| answer.result) {

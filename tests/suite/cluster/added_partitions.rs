@@ -1,4 +1,4 @@
-//! Partitions that are added while a topic is read: no record of theirs is left out.
+//! Partitions that are added while a topic is read: none of their records is left out.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use tokio::process::{Child, ChildStdout};
 use crate::harness::{Cluster, WAIT, cli};
 
 const TOPIC: &str = "orders";
-/// Its partitions are free a second after it was killed.
+/// The session is short: its partitions are free a second after the member was killed.
 const MEMBER: [&str; 4] = ["--group", "g", "--session-timeout-ms", "1000"];
 const FORMAT: &str = r"%p %v\n";
 
@@ -40,7 +40,7 @@ impl Reader {
         tokio::time::timeout(WAIT, read).await.expect("all come")
     }
 
-    /// Produces until this reads: from then on its partitions have begun.
+    /// Produces until this consumer reads: from then on its partitions have begun.
     async fn begins(&mut self, cluster: &Cluster) {
         let begun = async {
             loop {
@@ -56,7 +56,7 @@ impl Reader {
         tokio::time::timeout(WAIT, begun).await.expect("it begins");
     }
 
-    /// The next records but probes.
+    /// The next records that are not probes.
     async fn read_orders(&mut self, count: usize) -> BTreeSet<String> {
         let mut all = BTreeSet::new();
         while all.len() < count {

@@ -8,7 +8,7 @@ use crate::harness::{Cluster, WAIT, consumer_from_start};
 
 const TOPIC: &str = "readings";
 
-/// What the producer says that the time is: 2001.
+/// The timestamp in the producer's records: 2001.
 const CLAIMED_MS: i64 = 1_000_000_000_000;
 
 fn now_ms() -> i64 {
@@ -16,7 +16,7 @@ fn now_ms() -> i64 {
     i64::try_from(since.as_millis()).expect("not that late")
 }
 
-/// Sends records that go into one batch; the times that the producer is told.
+/// Sends records as one batch; returns the times in their deliveries.
 async fn produce(cluster: &Cluster, compression: Codec) -> Vec<i64> {
     let config = ProducerConfig {
         linger: std::time::Duration::from_millis(50),

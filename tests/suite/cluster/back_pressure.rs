@@ -15,21 +15,21 @@ use crate::harness::{Cluster, Options, WAIT, raw};
 
 const STUCK: &str = "stuck";
 const FREE: &str = "free";
-/// Enough that each broker leads one, whatever else it leads.
+/// Enough partitions that each broker leads one of them, however leaders are spread.
 const FREE_PARTITIONS: u32 = 6;
 
-/// The least that the setting takes: eight of these batches, and a small one. One connection gets half of it.
+/// The least value of the setting: eight of these batches, and a small one. One connection gets half of it.
 const SECTIONS: &str = "[limits]\nproduce_inflight_bytes_per_partition = 8388608\n
 # The leader keeps its lease while its followers are silent, and they elect nobody when they are back.
 [raft]\nelection_timeout_min_ms = 15000\nelection_timeout_max_ms = 20000\n";
 const FIT: usize = 4;
-/// As much as a connection beside it gets.
+/// Number of batches that fit on a connection beside the first.
 const FIT_BESIDE: usize = 2;
 const SENT: usize = 13;
 const VALUE_BYTES: usize = 1_000_000;
 const PATIENCE_MS: u32 = 60_000;
 
-/// A value that tells which it is.
+/// A value that has its number.
 fn value(number: usize) -> Vec<u8> {
     vec![b'a' + u8::try_from(number).expect("few"); VALUE_BYTES]
 }
@@ -137,7 +137,7 @@ async fn a_partition_without_quorum_refuses_beyond_its_limit_and_answers_what_it
     assert!(found == expected, "other records: {:?}", found.keys());
 }
 
-/// A batch takes memory until its quorum has it, also when nobody waits for its answer any more.
+/// A batch takes memory until its quorum has it, also when its client has stopped waiting for the answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_that_nobody_waits_for_count_until_their_quorum_has_them() {
     let options = Options {

@@ -1,4 +1,4 @@
-//! What is wrong is refused with its reason, by a message that names the object, and changes nothing.
+//! Bad input is refused with its reason, by a message that names the object, and changes nothing.
 
 use std::collections::BTreeMap;
 
@@ -222,7 +222,7 @@ async fn batches(cluster: &Cluster) {
     );
 }
 
-/// A change within what the checksum covers, with the checksum made right again.
+/// Changes bytes that the checksum covers, and corrects the checksum.
 fn resealed(batch: &Bytes, change: &dyn Fn(&mut Vec<u8>)) -> Bytes {
     let mut bytes = batch.to_vec();
     change(&mut bytes);
@@ -231,7 +231,7 @@ fn resealed(batch: &Bytes, change: &dyn Fn(&mut Vec<u8>)) -> Bytes {
     bytes.into()
 }
 
-/// CRC-32C, bit by bit: another way than the product's.
+/// CRC-32C, bit by bit: independent of the product's code.
 fn crc32c(bytes: &[u8]) -> u32 {
     let crc = bytes.iter().fold(!0u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
@@ -345,7 +345,7 @@ async fn a_client_on_the_internal_listener(cluster: &Cluster) {
     );
 }
 
-/// Waits for a node that must not start; gives its log since.
+/// Waits for a node that must not start; returns its log from this start.
 async fn refused_start(cluster: &mut Cluster, id: u32) -> String {
     let before = cluster.node(id).log().len();
     cluster.restart(id);

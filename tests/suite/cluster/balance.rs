@@ -1,4 +1,4 @@
-//! After a node was away its leaderships come back to it, and nobody who produces notices.
+//! After a node was away its leaderships come back to it, without an error for producers.
 
 use tokio::io::AsyncWriteExt as _;
 
@@ -6,7 +6,7 @@ use crate::harness::groups::Coordinator;
 use crate::harness::{Cluster, Options, WAIT, cli, eventually};
 
 const TOPIC: &str = "orders";
-/// Of the coordinator's shards.
+/// The topic of the coordinator's shards.
 const SHARDS: &str = "__groups";
 const PARTITIONS: u32 = 6;
 

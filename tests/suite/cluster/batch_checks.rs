@@ -1,4 +1,4 @@
-//! What a broker looks at in a batch before it takes it, and what consumers do with one that nobody can read.
+//! The broker's checks of a batch, and consumers at a batch that cannot be read.
 
 use bytes::Bytes;
 use jangada_client::NewTopic;
@@ -14,7 +14,7 @@ const TOPIC: &str = "orders";
 const UNCHECKED: &str = "unchecked";
 const PACKED: [Codec; 4] = [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
 
-/// A hundred records of this time.
+/// A batch of a hundred records of this time.
 fn packed(codec: Codec, at_ms: i64) -> Vec<u8> {
     let mut builder = BatchBuilder::new(codec);
     for _ in 0..100 {
@@ -23,7 +23,7 @@ fn packed(codec: Codec, at_ms: i64) -> Vec<u8> {
     builder.build().to_vec()
 }
 
-/// With the checksum right, whatever the records are.
+/// The batch with a correct checksum, whatever the records are.
 fn sealed(mut batch: Vec<u8>) -> Bytes {
     set_producer(&mut batch, ProducerId::NONE, ProducerEpoch::NONE, Sequence::NONE);
     batch.into()
@@ -36,7 +36,7 @@ fn garbage(codec: Codec) -> Bytes {
     sealed(batch)
 }
 
-/// A batch that unpacks to one record less than its header says.
+/// A batch that decompresses to one record less than its header says.
 fn short(codec: Codec) -> Bytes {
     let mut batch = packed(codec, raw::now_ms());
     batch[23..27].copy_from_slice(&100_i32.to_be_bytes());
@@ -78,7 +78,7 @@ async fn a_compressed_batch_that_does_not_hold_what_its_header_says_is_refused()
     assert_eq!(cluster.high_watermark(TOPIC, 0).await, 400, "only the sound ones");
 }
 
-/// A topic that takes anything: three records, a batch of garbage, three records, a batch of garbage.
+/// Writes to a topic without checks: three records, a batch of garbage, three records, a batch of garbage.
 async fn unchecked(cluster: &Cluster, log: &mut raw::Log) {
     cluster
         .create(NewTopic {

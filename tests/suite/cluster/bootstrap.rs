@@ -11,7 +11,7 @@ use crate::harness::{Cluster, Options};
 
 const ROUNDS: u64 = 6;
 
-/// Forming takes about this long.
+/// About the time that forming takes.
 const FORMING: Duration = Duration::from_millis(1_000);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -27,7 +27,7 @@ const STEPS: [(&str, u32); 14] = [
     ("bootstrap.registered", 1),
 ];
 
-/// What `abort` ends a process with.
+/// The signal that `abort` ends a process with.
 const ABORTED: i32 = Signal::ABORT.as_raw();
 
 async fn stopped(nodes: u32, seeds: usize) -> Cluster {
@@ -60,7 +60,7 @@ pub(super) fn start_with_failpoint(cluster: &mut Cluster, id: u32, step: &str) {
     cluster.restart_with(id, &[("JANGADA_FAILPOINT", step)]);
 }
 
-/// Three seeds that begin anew; one has died at the step.
+/// Starts three seeds anew, of which one has died at the step.
 async fn seed_dies(victim: u32, step: &str) -> Cluster {
     println!("{step}, node {victim}");
     let mut cluster = stopped(3, 3).await;
@@ -70,7 +70,7 @@ async fn seed_dies(victim: u32, step: &str) -> Cluster {
     cluster
 }
 
-/// All nodes are of one cluster: their directories say so, and so do they; it takes records.
+/// Asserts that all nodes are of one cluster, by their directories and their answers, and that it takes records.
 async fn is_one(cluster: &Cluster) {
     cluster.healthy().await;
     let mut ids = BTreeSet::new();
@@ -123,7 +123,7 @@ async fn the_other_seeds_are_killed_at_that_moment_too() {
     }
 }
 
-/// The same step again and again: a process that a supervisor restarts at once.
+/// A process that a supervisor restarts at once may die at the same step again and again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_seed_may_die_at_every_step_one_after_the_other() {
     let mut cluster = stopped(3, 3).await;

@@ -1,4 +1,4 @@
-//! What people type from habit, option by option, at one cluster of one node.
+//! Options as people type them from habit, one by one, at one cluster of one node.
 
 use serde_json::json;
 
@@ -376,7 +376,7 @@ async fn who_waits_says_for_what(cluster: &Cluster) {
     }
 }
 
-/// Bash's words of a line: it takes them apart at ':' and '='.
+/// Bash's words of a line: it divides words at ':' and '='.
 fn bash_words(line: &[&str]) -> Vec<String> {
     let mut words = Vec::new();
     for word in line {
@@ -394,7 +394,7 @@ fn bash_words(line: &[&str]) -> Vec<String> {
     words
 }
 
-/// What bash offers for the last word of a line.
+/// The completions that bash offers for the last word of a line.
 async fn completed(cluster: &Cluster, line: &[&str]) -> String {
     let words = bash_words(line);
     let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();

@@ -9,11 +9,11 @@ use crate::harness::raw::{self, Producer};
 use crate::harness::{Cluster, Options, WAIT, eventually, is_long};
 
 const TOPIC: &str = "orders";
-/// Its records are older than a topic keeps: they go as soon as the leader may delete by time.
+/// A topic whose records are older than its retention: they are deleted as soon as the leader may delete by time.
 const PROBE: &str = "old";
 const EIGHT_DAYS_MS: &str = "691200000";
 const EIGHT_DAYS_BACK_MS: &str = "-691200000";
-/// For so long a clock must be steady here, and for longer it is wrong.
+/// How long a clock must be steady here; it is wrong for longer.
 const STEADY: Duration = Duration::from_millis(1_500);
 
 const STEPPED: &str = "the wall clock stepped; nothing is deleted or forgotten";
@@ -31,7 +31,7 @@ fn options(steady: Duration) -> Options {
     }
 }
 
-/// Starts all nodes, each with a clock that its file sets off.
+/// Starts all nodes, each with a clock that a file of its own sets off.
 async fn start(nodes: u32, steady: Duration) -> (Cluster, impl Fn(u32) -> PathBuf) {
     let mut cluster = Cluster::start_with(nodes, options(steady)).await;
     let folder = cluster.folder();

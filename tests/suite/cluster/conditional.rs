@@ -30,7 +30,7 @@ async fn create(cluster: &Cluster, name: &str, config: &[(&str, &str)]) {
         .await;
 }
 
-/// What a writer knows of its own writes.
+/// A writer's knowledge of its own writes.
 #[derive(Default)]
 struct Written {
     won: Vec<(i64, String)>,
@@ -356,7 +356,7 @@ async fn trimmed_records_do_not_count(cluster: &Cluster, log: &mut LogServiceCli
     );
 }
 
-/// A refused record of an idempotent producer is not missed by those after it.
+/// A refused record of an idempotent producer leaves no gap in its sequences.
 async fn a_writer_goes_on_after_a_refusal(cluster: &Cluster) {
     let client = cluster.client().await;
     let producer = client

@@ -1,5 +1,5 @@
-//! Connections that others open and leave alone: the broker keeps the descriptors that its store needs, and clients of
-//! other addresses get in.
+//! Idle connections of strangers: the broker keeps the descriptors that its store needs, and clients of other addresses
+//! get in.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -25,10 +25,10 @@ wal_recycled_files = 0
 disk_reserve_bytes = 0
 ";
 
-/// What an HTTP/2 client says first: the preface, and settings, none of them.
+/// The first bytes of an HTTP/2 client: the preface, and an empty settings frame.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// This process opens more than the usual limit, too.
+/// This process opens more files than the usual limit, too.
 fn raise_own_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -45,7 +45,7 @@ async fn connect(address: &str, host: u8) -> std::io::Result<TcpStream> {
     socket.connect(address.parse().expect("an address")).await
 }
 
-/// So many of them. Every second one begins as HTTP/2 does, the others say nothing.
+/// Opens `each` connections from each host. Every second one begins as HTTP/2 does, the others send nothing.
 async fn flood(address: &str, hosts: std::ops::RangeInclusive<u8>, each: usize) -> Vec<TcpStream> {
     let mut connections = Vec::new();
     for host in hosts {
@@ -63,7 +63,7 @@ async fn flood(address: &str, hosts: std::ops::RangeInclusive<u8>, each: usize) 
     connections
 }
 
-/// All that is sent on a connection until it ends.
+/// All bytes of a connection until it ends, as text.
 async fn words(mut connection: TcpStream) -> String {
     let mut bytes = Vec::new();
     let end = tokio::time::timeout(WAIT, connection.read_to_end(&mut bytes));
@@ -192,7 +192,8 @@ async fn a_client_that_gets_no_place_is_told_why() {
     .await;
 }
 
-/// Whatever the shares are: somebody lowers the limit of a process that runs, or the system itself has no more.
+/// The descriptors run out whatever the shares are: the limit of a running process is lowered, or the system has no
+/// more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_listener_without_descriptors_says_so_waits_and_goes_on_when_there_are_some() {
     let cluster = Cluster::start(1).await;
@@ -238,7 +239,7 @@ async fn a_listener_without_descriptors_says_so_waits_and_goes_on_when_there_are
     write(&client, 1).await;
 }
 
-/// Lowers the soft limit of a process, and gives what it was.
+/// Sets the soft limit of a process, and returns the old one.
 fn limit_open_files(pid: u32, soft: Option<u64>) -> Option<u64> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let hard = getrlimit(Resource::Nofile).maximum;

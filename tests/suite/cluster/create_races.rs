@@ -1,4 +1,5 @@
-//! Several who create the same topic at once: whoever is answered finds its leaders, also who was not the first.
+//! Concurrent creations of one topic: every caller that gets an answer finds the topic's leaders, also those that were
+//! not first.
 
 use jangada_proto::v1::admin_service_client::AdminServiceClient;
 use jangada_proto::v1::metadata_service_client::MetadataServiceClient;

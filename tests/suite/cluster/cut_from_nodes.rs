@@ -1,4 +1,4 @@
-//! A leader that is cut off from the other nodes while clients still reach it: it must not pass for what it was.
+//! A leader that is cut off from the other nodes while clients still reach it must not answer as the leader.
 
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,8 @@ use crate::harness::{Cluster, Options, WAIT, consumer_from_start, eventually, ra
 const TOPIC: &str = "orders";
 const GROUP: &str = "billing";
 
-/// Within this a leader knows that no quorum answers it, and says so, at default settings.
-const KNOWN_WITHIN: Duration = Duration::from_secs(5);
+/// Within this time a leader knows that no quorum answers it, and says so, at default settings.
+const KNOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 async fn cluster() -> Cluster {
     let options = Options {
@@ -30,7 +30,7 @@ async fn cluster() -> Cluster {
     cluster
 }
 
-/// Writes one record to whoever leads among these nodes; returns who that is.
+/// Writes one record to the leader among these nodes; returns its id.
 async fn produce_at(cluster: &Cluster, nodes: &[u32], value: &[u8]) -> u32 {
     eventually("one of the nodes takes a record", WAIT, || async {
         for node in nodes {
@@ -104,10 +104,10 @@ async fn a_deposed_leader_calls_no_offset_out_of_range_and_holds_no_reader() {
         let status = raw::assert_refused(answer, "LEADER_NOT_AVAILABLE", &[TOPIC]);
         assert_eq!(raw::detail(&status, "definite").as_deref(), Some("true"));
     }
-    let ended = tokio::time::timeout(KNOWN_WITHIN, held.next()).await;
+    let ended = tokio::time::timeout(KNOWN_TIMEOUT, held.next()).await;
     let ended = ended.expect("the stream ends").expect("with a reason");
     raw::assert_refused(ended, "LEADER_NOT_AVAILABLE", &[TOPIC, "quorum"]);
-    let polled = tokio::time::timeout(KNOWN_WITHIN, polled)
+    let polled = tokio::time::timeout(KNOWN_TIMEOUT, polled)
         .await
         .expect("it is answered");
     raw::assert_refused(polled.expect("no panic"), "LEADER_NOT_AVAILABLE", &[TOPIC, "quorum"]);
@@ -219,7 +219,7 @@ async fn a_cut_off_coordinator_sends_its_members_away() {
         let mut find = Request::new(FindCoordinatorRequest {
             group: GROUP.to_owned(),
         });
-        find.set_timeout(KNOWN_WITHIN);
+        find.set_timeout(KNOWN_TIMEOUT);
         raw::assert_refused(calls.find_coordinator(find).await, "LEADER_NOT_AVAILABLE", &[GROUP]);
     }
     cluster.heal();

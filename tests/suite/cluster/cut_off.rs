@@ -1,4 +1,4 @@
-//! A leader that is cut off from everybody without a reset: its connections stay open, and no byte passes.
+//! A leader that is cut off without a reset: its connections stay open, and no byte passes.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ use crate::harness::{Cluster, Options, WAIT, consumer_from_start, eventually, ra
 
 const TOPIC: &str = "orders";
 
-/// Its partitions take writes again within this, at default settings.
+/// Its partitions take writes again within this time, at default settings.
 const FAILOVER_MAX: Duration = Duration::from_secs(3);
 
-/// A client that only waits finds out within this, at default settings.
+/// A client that only waits finds out within this time, at default settings.
 const NOTICED_MAX: Duration = Duration::from_secs(10);
 
 async fn cluster() -> Cluster {

@@ -12,7 +12,7 @@ use crate::harness::{Cluster, Load, Options, WAIT, eventually, is_long, node};
 
 const TOPIC: &str = "orders";
 const PARTITIONS: u32 = 2;
-/// Every so many records of a partition one goes to a blob file.
+/// One in this many records of a partition is large, and goes to a blob file.
 const LARGE_EVERY: u64 = 10;
 const LARGE_BYTES: usize = 16 * 1024;
 
@@ -40,15 +40,15 @@ async fn cluster() -> Cluster {
     Cluster::start_with(3, options).await
 }
 
-/// How a start with damaged files ended.
+/// The outcome of a start with damaged files.
 enum Start {
     Refused,
     Ready,
-    /// It runs without a replica whose data is damaged, and says so.
+    /// The node runs without a replica whose data is damaged, and says so.
     Told,
 }
 
-/// So long a node has to be ready although it told of damage.
+/// How long a node must be ready although it reported damage.
 const TOLD_FOR: Duration = Duration::from_secs(5);
 
 /// Starts a node whose files were damaged.
@@ -79,7 +79,7 @@ async fn start(cluster: &mut Cluster, id: u32) -> Start {
     }
 }
 
-/// The refusal tells what is wrong and where, behind what was logged before.
+/// Asserts that the refusal says what is wrong and where; `before` is the length of the log before.
 fn assert_clear(cluster: &Cluster, id: u32, before: usize) {
     let log = &cluster.node(id).log()[before..];
     let last = log
@@ -92,7 +92,7 @@ fn assert_clear(cluster: &Cluster, id: u32, before: usize) {
     assert!(is_clear && !log.contains("panicked"), "{}", cluster.node(id).log_tail());
 }
 
-/// The operator replaces the node: its replicas are filled again from the others.
+/// Replaces the node as an operator would: its replicas are filled again from the others.
 pub(super) async fn replace(cluster: &mut Cluster, id: u32) {
     let number = id.to_string();
     let replace = ["cluster", "replace-broker", &number, "--yes"];
@@ -105,7 +105,7 @@ pub(super) async fn replace(cluster: &mut Cluster, id: u32) {
     cluster.healthy().await;
 }
 
-/// Lines that [`filled`] writes.
+/// Number of lines that [`filled`] writes.
 const FILLED_LINES: usize = 1500;
 
 /// Lets several runs of a node write, each to a file of the log of its own. It is too little for a memory table, so a start
@@ -166,7 +166,7 @@ async fn a_broker_that_lost_a_file_from_the_middle_of_its_log_does_not_start() {
     assert_eq!(consumed.text().lines().count(), FILLED_LINES);
 }
 
-/// What an operator sees who must go on without the others.
+/// The case of an operator who must go on without the other nodes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hole_that_the_operator_accepts_is_told_and_never_served_as_if_nothing_were_missing() {
     let mut cluster = filled().await;
@@ -198,14 +198,14 @@ async fn a_hole_that_the_operator_accepts_is_told_and_never_served_as_if_nothing
     }
 }
 
-/// What a reader of everything got.
+/// The outcome of reading everything.
 #[derive(Debug)]
 enum Outcome {
     Whole(u64),
     Damaged(String),
 }
 
-/// Reads all there is. A gap that a broker served fails the test.
+/// Reads all records. A gap that a broker served fails the test.
 async fn read(client: &Client, partitions: u32) -> Outcome {
     let mut consumer = client.consumer(ConsumerConfig::default()).expect("good settings");
     let wanted = (0..partitions)
@@ -234,7 +234,7 @@ async fn read(client: &Client, partitions: u32) -> Outcome {
     }
 }
 
-/// The node leads, and serves everything or says what it cannot.
+/// Makes the node lead, and asserts that it serves everything or reports what it cannot serve.
 async fn serves_all_or_says_so(cluster: &Cluster, id: u32) -> Outcome {
     for partition in 0..PARTITIONS {
         let (partition, id) = (partition.to_string(), id.to_string());
@@ -247,21 +247,21 @@ async fn serves_all_or_says_so(cluster: &Cluster, id: u32) -> Outcome {
     read(&client, PARTITIONS).await
 }
 
-/// A damaged node is as it was within this time, or says what an operator is to do.
-const MENDED_WITHIN: Duration = Duration::from_secs(60);
-/// Rounds of the scrub that read everything after the node was ready.
+/// A damaged node is repaired within this time, or says what an operator is to do.
+const MENDED_TIMEOUT: Duration = Duration::from_secs(60);
+/// Number of scrub rounds that read everything after the node was ready.
 const SCRUBS: usize = 2;
 
-/// What became of a damage.
+/// The outcome of a damage.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Verdict {
     /// The node refuses to start, with what is wrong and what to do.
     Refused,
-    /// It was filled again from the others, by itself, in this time from its start on.
+    /// The replica was filled again from the others, automatically, in this time after the start.
     Repaired(Duration),
-    /// What is damaged is not repaired here; the cluster's health says so, and what to do.
+    /// The damage is not repaired automatically; the cluster's health reports it, and says what to do.
     Held,
-    /// Nothing needs what was damaged.
+    /// The damaged bytes are not needed.
     Harmless,
 }
 
@@ -284,7 +284,7 @@ async fn is_mended(cluster: &Cluster, client: &Client, id: u32) -> Result<(), Op
     if is_sound && is_ready { Ok(()) } else { Err(None) }
 }
 
-/// Waits for what becomes of a node that runs with a damaged file. `before` is where its log began.
+/// Waits for the outcome on a node that runs with a damaged file. `before` is the length of its log before.
 async fn settled(cluster: &mut Cluster, client: &Client, id: u32, before: usize, since: Instant) -> Verdict {
     let mut is_started_again = false;
     let mut ready_at = None;
@@ -315,7 +315,7 @@ async fn settled(cluster: &mut Cluster, client: &Client, id: u32, before: usize,
                 }
             }
         }
-        if since.elapsed() > MENDED_WITHIN {
+        if since.elapsed() > MENDED_TIMEOUT {
             let described = client.admin().describe_cluster().await;
             panic!("node {id} is neither mended nor refused: {described:#?}");
         }
@@ -323,7 +323,7 @@ async fn settled(cluster: &mut Cluster, client: &Client, id: u32, before: usize,
     }
 }
 
-/// One damage from the restart of the node on, until everything is sound again.
+/// The course of one damage from the restart of the node until everything is sound again.
 async fn survive(cluster: &mut Cluster, client: &Client, id: u32) -> Verdict {
     let before = cluster.node(id).log().len();
     let since = Instant::now();
@@ -352,7 +352,7 @@ async fn survive(cluster: &mut Cluster, client: &Client, id: u32) -> Verdict {
             cluster.kill(id);
         }
         replace(cluster, id).await;
-        eventually("all replicas are sound again", MENDED_WITHIN, || async {
+        eventually("all replicas are sound again", MENDED_TIMEOUT, || async {
             is_mended(cluster, client, id).await.ok()
         })
         .await;
@@ -360,12 +360,12 @@ async fn survive(cluster: &mut Cluster, client: &Client, id: u32) -> Verdict {
     verdict
 }
 
-/// Damages in all, and of one cluster: a log that is filled again and again must not grow too long.
+/// Number of damages in all, and of one cluster: a log that is filled again and again must not grow too long.
 fn damages() -> (usize, usize) {
     if is_long() { (100, 10) } else { (5, 5) }
 }
 
-/// What became of the damages of one kind of file.
+/// The outcomes of the damages of one kind of file, as a line.
 fn told(target: Target, verdicts: &[(Target, Harm, Verdict)]) -> String {
     let of_target = || verdicts.iter().filter(|(found, ..)| *found == target);
     let count = |wanted: Verdict| of_target().filter(|(.., verdict)| *verdict == wanted).count();

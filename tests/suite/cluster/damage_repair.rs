@@ -12,12 +12,13 @@ use crate::harness::{Cluster, Load, Options, WAIT, eventually, node};
 
 pub(super) const TOPIC: &str = "orders";
 /// A damaged replica is sound again within this time.
-const REPAIRED_WITHIN: Duration = Duration::from_secs(60);
-/// Records of one fill, and their size: in all more than the memory tables hold, so that most of it lies in files.
+const REPAIRED_TIMEOUT: Duration = Duration::from_secs(60);
+/// Number of records of one fill, and below their size: more than the memory tables hold, so that most of it is in
+/// files.
 const LINES: usize = 6_000;
 const LINE_BYTES: usize = 2_000;
 
-/// Small tables and little memory, so that data comes to rest soon.
+/// Small tables and little memory, so that data is soon flushed to files.
 fn options(repair: &str) -> Options {
     options_with(repair, "")
 }
@@ -88,7 +89,7 @@ pub(super) async fn describe(cluster: &Cluster) -> Option<ClusterDescription> {
     cluster.client().await.admin().describe_cluster().await.ok()
 }
 
-/// Waits until nothing is damaged and everything is in sync; gives the most replicas that were refilled at once.
+/// Waits until nothing is damaged and everything is in sync; returns the most replicas that were refilled at once.
 pub(super) async fn repaired(cluster: &Cluster, since: Instant) -> usize {
     let client = cluster.client().await;
     let mut most = 0;
@@ -107,7 +108,7 @@ pub(super) async fn repaired(cluster: &Cluster, since: Instant) -> usize {
                 return most;
             }
         }
-        assert!(since.elapsed() < REPAIRED_WITHIN, "not repaired: {described:#?}");
+        assert!(since.elapsed() < REPAIRED_TIMEOUT, "not repaired: {described:#?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -148,7 +149,7 @@ async fn ready_if_started_again(cluster: &mut Cluster, id: u32) {
     }
 }
 
-/// A follower's files are damaged while it is down; nobody reads there, so only the scrub can find it.
+/// A follower's files are damaged while it is down; nothing is read there, so only the scrub can find it.
 async fn damage_at_rest_is_mended(ending: &str, storage: &str, fractions: [(u64, u64); 2]) {
     let mut cluster = Cluster::start_with(3, options_with(SCRUB, storage)).await;
     cluster.create_topic(TOPIC, 1, 3).await;
@@ -303,8 +304,8 @@ async fn the_only_copy_is_never_given_up() {
     }
 }
 
-/// With two replicas a damaged one is only held. Neither the balancer, whose turn comes at once, nor an operator hands it the
-/// leadership back: its leader would stop for it, and nobody would lead.
+/// With two replicas a damaged one is only held. Neither the balancer, whose turn comes at once, nor an operator hands
+/// it the leadership back: it would stop as leader, and the partition would have no leader.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_preferred_leader_that_is_damaged_and_held_is_not_handed_the_leadership_back() {
     let mut options = options(NO_SCRUB);
@@ -381,7 +382,7 @@ async fn is_written(cluster: &Cluster, what: &str) -> usize {
     1
 }
 
-/// A leader reads all its log to fill another replica, also what nobody has read for long.
+/// A leader reads its whole log to fill another replica, also old records that no consumer has read for long.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_meets_damage_while_it_fills_a_replica_makes_room_for_another_leader() {
     let mut cluster = Cluster::start_with(3, options(NO_SCRUB)).await;
@@ -413,7 +414,7 @@ async fn a_leader_that_meets_damage_while_it_fills_a_replica_makes_room_for_anot
     consumes(&cluster, TOPIC, &format!("{lines}{}", "more\n".repeat(more))).await;
 }
 
-/// What was given up keeps its vote until the others have everything, also when the broker died between.
+/// A replica that is given up keeps its vote until the others have everything, also when the broker died between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_is_given_up_half_way_votes_on_while_another_one_is_down() {
     let mut cluster = Cluster::start_with(3, options(SCRUB)).await;

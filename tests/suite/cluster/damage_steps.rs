@@ -1,4 +1,4 @@
-//! Damage to replicas that are no topic's, and repairs that a crash cuts short.
+//! Damage to replicas of the metadata and the coordinator, and repairs that a crash cuts short.
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -15,7 +15,7 @@ const ALL_IN_BLOBS: &str = "blob_bytes_min = 0\n";
 /// The topic of the coordinator's shards.
 const SHARDS: &str = "__groups";
 
-/// Flips a bit in each place where these files have these bytes; gives how many there are.
+/// Flips a bit in each place where these files have these bytes; returns the number of places.
 fn flip_where(files: &[PathBuf], needle: &[u8]) -> usize {
     let mut count = 0;
     for path in files {
@@ -65,7 +65,7 @@ async fn a_damaged_replica_of_the_metadata_hands_over_and_is_held_with_what_to_d
     consumes(&cluster, TOPIC, &lines).await;
 }
 
-/// Offsets are data like any other.
+/// Committed offsets are repaired like any other data.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_replica_of_the_coordinator_is_filled_again_and_no_offset_is_lost() {
     const GROUP: &str = "readers-of-orders";

@@ -1,4 +1,5 @@
-//! A leader's disk fills up: producing is refused there and nowhere else, reading goes on, and both come back without anybody's help.
+//! A leader's disk fills up: producing is refused there and nowhere else, reading goes on, and both recover by
+//! themselves.
 
 use jangada_client::BrokerId;
 use jangada_proto::v1::RecordForm;
@@ -13,10 +14,10 @@ const TOPIC: &str = "orders";
 
 const DISK_BYTES: u64 = 256 * 1024 * 1024;
 const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
-/// Half of the reserve: what the node itself writes and gives back meanwhile is much less.
+/// Half of the reserve: the node itself writes and frees much less meanwhile.
 const LEFT_BYTES: u64 = RESERVE_BYTES / 2;
 
-/// The node whose disk is small.
+/// The node with the small disk.
 const POOR: u32 = 1;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

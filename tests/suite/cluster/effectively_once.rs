@@ -1,4 +1,5 @@
-//! Effectively once: results that are stored with the offset after them happen once, whatever becomes of who stores them.
+//! Effectively once: results that are stored with the offset after them happen once, whatever fails in the process that
+//! stores them.
 //!
 //! Each member lives on a thread of its own with a runtime of one thread, so that it can be stopped like a process: a handler that
 //! blocks the thread stops its heartbeats, too, and a runtime that is dropped says nothing to anybody.
@@ -19,12 +20,12 @@ use crate::harness::{Cluster, Orders, WAIT, Written, eventually};
 
 const PARTITIONS: u32 = 4;
 
-/// Of the members. Long enough that a busy machine throws nobody out.
+/// The members' session. Long enough that a busy machine does not end one.
 const SESSION: Duration = Duration::from_secs(3);
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Results, and with them how far each partition is. What a lock spans is a transaction.
+/// Results, together with how far each partition is. Everything under one lock is a transaction.
 #[derive(Default)]
 struct Database {
     rows: Mutex<BTreeMap<u32, Row>>,
@@ -34,9 +35,9 @@ struct Database {
 #[derive(Clone, Default)]
 struct Row {
     next: i64,
-    /// Of the owner: nobody stores under an older one.
+    /// The epoch of the owner: a store under an older one is refused.
     epoch: i64,
-    /// Offset, value, and who stored it.
+    /// Offset, value, and the member that stored it.
     effects: Vec<(i64, String, &'static str)>,
 }
 
@@ -46,7 +47,7 @@ struct Refused {
     by: &'static str,
     at: (u32, i64),
     epoch: i64,
-    /// The row's.
+    /// The epoch and the offset of the row.
     row: (i64, i64),
 }
 
@@ -64,14 +65,14 @@ impl Database {
         refused.iter().filter(|refused| refused.by == by).cloned().collect()
     }
 
-    /// Effects of a member.
+    /// Number of effects that a member stored.
     fn stored(&self, by: &str) -> usize {
         let rows = self.rows();
         let effects = rows.values().flat_map(|row| &row.effects);
         effects.filter(|(_, _, who)| *who == by).count()
     }
 
-    /// A new owner fences those before it; where it goes on.
+    /// Fences earlier owners for a new one; returns the offset where it goes on.
     fn claim(&self, partition: u32, epoch: i64) -> i64 {
         let mut rows = self.rows();
         let row = rows.entry(partition).or_default();
@@ -79,7 +80,7 @@ impl Database {
         row.next
     }
 
-    /// The result and the offset after it, if the record is next and nobody has come after its owner.
+    /// Stores the result and the offset after it, if the record is the next one and its owner has not been replaced.
     fn store(&self, record: &ConsumedRecord, epoch: i64, by: &'static str) -> bool {
         let mut rows = self.rows();
         let row = rows.entry(record.partition).or_default();
@@ -116,15 +117,15 @@ impl RebalanceListener for Listener {
     }
 }
 
-/// What happens to a member with a record in its hands.
+/// The fate of a member that holds a record.
 enum Fate {
-    /// It is gone before the result is stored.
+    /// It ends before the result is stored.
     DieBefore,
-    /// It is gone when the result is stored, before anybody hears of that.
+    /// It ends when the result is stored, before the caller learns that.
     DieAfter,
-    /// It stands still, heartbeats and all, until it is told to go on.
+    /// It stops completely, heartbeats included, until it is told to go on.
     Sleep(mpsc::Sender<(u32, i64)>, mpsc::Receiver<()>),
-    /// With this record it waits until it is told to go on, a living member.
+    /// It waits with this record until it is told to go on, and stays a member meanwhile.
     Hold(
         (u32, i64),
         mpsc::Sender<&'static str>,
@@ -155,7 +156,7 @@ impl Member {
         *self.fate.lock().expect("no panic") = Some(fate);
     }
 
-    /// Waits for its end.
+    /// Waits for the member's end.
     async fn ended(self) {
         eventually(&format!("{} ends", self.name), WAIT, || async {
             self.thread.is_finished().then_some(())
@@ -165,7 +166,8 @@ impl Member {
     }
 }
 
-/// A member's life. Who dies returns at once: what the consumer would say when it is dropped is never sent, because the runtime ends.
+/// Runs a member. A member that dies returns at once: the leave that a dropped consumer sends never leaves, because the
+/// runtime ends.
 async fn work(name: &'static str, config: ClientConfig, database: Arc<Database>, fate: Arc<Mutex<Option<Fate>>>) {
     let client = Client::connect(config).await.expect("a broker answers");
     let mut config = GroupConfig::new(GROUP, [TOPIC]);
@@ -210,7 +212,7 @@ async fn work(name: &'static str, config: ClientConfig, database: Arc<Database>,
     }
 }
 
-/// Somebody else stored this record or owns its partition: on with what the database has next.
+/// Handles a record that another member stored, or whose partition another owns: continues where the database is.
 async fn follow(consumer: &mut GroupConsumer, database: &Database, record: &ConsumedRecord) {
     let next = StartAt::Offset(database.next(record.partition));
     match consumer.seek(TOPIC, record.partition, next).await {
@@ -220,12 +222,12 @@ async fn follow(consumer: &mut GroupConsumer, database: &Database, record: &Cons
     }
 }
 
-/// What a thread says, without holding up this one.
+/// Receives a message of a thread without blocking this one.
 async fn said<T>(what: &str, receiver: &mpsc::Receiver<T>) -> T {
     eventually(what, WAIT, || async { receiver.try_recv().ok() }).await
 }
 
-/// Waits until these partitions are so many records further than they are now.
+/// Waits until each of these partitions is `by` records further than now.
 async fn further(database: &Database, partitions: impl Iterator<Item = u32>, by: i64) {
     let goals: Vec<_> = partitions
         .map(|partition| (partition, database.next(partition) + by))
@@ -237,7 +239,7 @@ async fn further(database: &Database, partitions: impl Iterator<Item = u32>, by:
     .await;
 }
 
-/// Puts a member to sleep with a record in its hands; which, and how to wake it.
+/// Puts a member to sleep with a record in its hands; returns the record, and the means to wake it.
 async fn asleep(member: &Member) -> ((u32, i64), mpsc::Sender<()>) {
     let (sender, receiver) = mpsc::channel();
     let (wake, woken) = mpsc::channel();

@@ -1,4 +1,4 @@
-//! The examples under `docs/examples` do what they say, while the first broker that they are told is dead.
+//! The examples under `docs/examples` work as described, while the first broker that they are given is dead.
 //!
 //! With `JANGADA_EXAMPLES=1` only (`make examples`): they need python3, node with npm, go and protoc, and the libraries that the
 //! package registries of these languages serve.
@@ -17,29 +17,29 @@ use tokio::process::Command;
 use crate::harness::{Cluster, are_examples_wanted, awkward_lines, eventually, lines_of};
 use crate::tree;
 
-/// Libraries are downloaded and compiled.
-const PREPARE_WITHIN: Duration = Duration::from_secs(300);
-/// One run of an example.
-const RUN_WITHIN: Duration = Duration::from_secs(120);
+/// Timeout of making an example ready, which downloads and compiles libraries.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Timeout of one run of an example.
+const RUN_TIMEOUT: Duration = Duration::from_secs(120);
 
 const LINES: usize = 2_000;
 const PARTITIONS: u32 = 3;
-/// Records that are gone from the start of partition 0.
+/// Number of records that are gone from the start of partition 0.
 const GONE: usize = 5;
 const NEW_GROUP: &str = "billing";
-/// It has committed offset 0 of every partition.
+/// A group that has committed offset 0 of every partition.
 const OLD_GROUP: &str = "audit";
-/// Of the member that stands still for longer.
+/// The session of the member that stands still for longer, milliseconds.
 const SESSION_MS: &str = "3000";
-/// More than there are: the member reads until it is told to end.
+/// More records than there are: the member reads until it is told to end.
 const ENDLESS: &str = "1000000";
 
-/// How a language's examples are made ready, and run.
+/// The commands that prepare and run a language's examples.
 struct Language {
     name: &'static str,
-    /// In the folder of its examples, for `sh -c`.
+    /// The command that prepares them, in their folder, for `sh -c`.
     prepare: &'static str,
-    /// What runs the example of that name: a program, and its first arguments.
+    /// The command of the example with this name: a program, and its first arguments.
     run: fn(&str) -> Vec<String>,
 }
 
@@ -89,7 +89,7 @@ async fn examples_of_other_languages_lose_and_double_nothing_when_a_broker_dies(
     for language in LANGUAGES {
         let name = language.name;
         let folder = copy.path().join("docs/examples").join(name);
-        let prepared = run(&folder, "sh", &["-c", language.prepare], &[], PREPARE_WITHIN).await;
+        let prepared = run(&folder, "sh", &["-c", language.prepare], &[], PREPARE_TIMEOUT).await;
         assert!(prepared.is_ok(), "{name}: {prepared:?}");
         cluster.create_topic(name, PARTITIONS, 3).await;
         start_is_gone(&cluster, name).await;
@@ -104,7 +104,7 @@ async fn examples_of_other_languages_lose_and_double_nothing_when_a_broker_dies(
             let (folder, input) = (folder.clone(), input.to_vec());
             async move {
                 let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-                let ran = run(&folder, &program, &arguments, &input, RUN_WITHIN).await;
+                let ran = run(&folder, &program, &arguments, &input, RUN_TIMEOUT).await;
                 ran.unwrap_or_else(|why| panic!("{name}: {example}: {why}"))
             }
         };
@@ -166,10 +166,10 @@ async fn a_member_that_stood_still_goes_on(cluster: &Cluster, language: &Languag
         (lag.as_array()?.len() == PARTITIONS as usize && lag.as_array()?.iter().all(is_done)).then_some(())
     };
 
-    eventually("the first lines are committed", RUN_WITHIN, all_is_committed).await;
+    eventually("the first lines are committed", RUN_TIMEOUT, all_is_committed).await;
     printed(300).await.expect("it commits what it has printed");
     signal(Signal::STOP);
-    eventually("its session ends", RUN_WITHIN, || async {
+    eventually("its session ends", RUN_TIMEOUT, || async {
         let described = cluster.cli(&["group", "describe", group, "-o", "json"]).await.expect(0);
         described.json()["members"].as_array()?.is_empty().then_some(())
     })
@@ -180,7 +180,7 @@ async fn a_member_that_stood_still_goes_on(cluster: &Cluster, language: &Languag
         .expect(0);
     signal(Signal::CONT);
     let stderr = || fs::read_to_string(&err).expect("text");
-    eventually("it goes on, and commits", RUN_WITHIN, || {
+    eventually("it goes on, and commits", RUN_TIMEOUT, || {
         let ended = member.try_wait().expect("our own child can be waited for");
         assert_eq!(ended, None, "{}: {}", language.name, stderr());
         all_is_committed()
@@ -188,7 +188,7 @@ async fn a_member_that_stood_still_goes_on(cluster: &Cluster, language: &Languag
     .await;
     printed(600).await.expect("it commits what it has printed");
     signal(Signal::INT);
-    let status = tokio::time::timeout(RUN_WITHIN, member.wait()).await;
+    let status = tokio::time::timeout(RUN_TIMEOUT, member.wait()).await;
     let status = status.expect("it ends").expect("our own child can be waited for");
     let stderr = stderr();
     assert!(status.success(), "{}: {status}:\n{stderr}", language.name);
@@ -205,7 +205,7 @@ async fn a_member_that_stood_still_goes_on(cluster: &Cluster, language: &Languag
     );
 }
 
-/// Takes the first records of a partition away, after a group has committed an offset before them; a tombstone stays.
+/// Trims the first records of a partition, after a group has committed an offset before them; a tombstone stays.
 async fn start_is_gone(cluster: &Cluster, topic: &str) {
     let to_first = ["produce", topic, "-p", "0"];
     cluster.cli_with(&to_first, b"gone\n".repeat(GONE)).await.expect(0);

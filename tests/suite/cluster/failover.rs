@@ -11,16 +11,16 @@ use crate::harness::{Cluster, MURMUR2, WAIT, awkward_lines, cli, eventually, par
 
 const TOPIC: &str = "orders";
 
-/// Bytes that are written to the producer at once.
+/// Bytes that are written to the producer in one piece.
 const PIECE_BYTES: usize = 8 * 1024;
 
-/// Of the topic whose records have keys.
+/// Number of partitions of the topic whose records have keys.
 const PARTITIONS: u32 = 5;
 
-/// Between two rounds, each a record of every key.
+/// Interval between two rounds, each of which writes a record of every key.
 const ROUND_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Records that a partition takes before its leader dies, and then from the next one.
+/// Number of records that a partition takes before its leader dies, and then from the next one.
 const GROWTH: i64 = 200;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -105,7 +105,8 @@ async fn each_keys_records_survive_a_leaders_death_while_they_stream() {
     assert_each_key_is_whole(&cluster, rounds).await;
 }
 
-/// Writes rounds of lines until it is told to stop; gives their number. The value of a record is the number of its round.
+/// Writes rounds of lines until it is told to stop; returns their number. The value of a record is the number of its
+/// round.
 async fn feed(mut stdin: ChildStdin, stop: Arc<AtomicBool>) -> usize {
     let mut ticks = tokio::time::interval(ROUND_INTERVAL);
     let mut rounds = 0;

@@ -1,4 +1,4 @@
-//! What one client takes leaves others their share: of streams, of room to fetch, of room to produce, of a coordinator.
+//! One client cannot use up what others need: streams, room to fetch, room to produce, a coordinator.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -89,7 +89,7 @@ async fn six_connections_cannot_take_all_streams() {
     }
 }
 
-/// Fills the partition with so many batches of a megabyte.
+/// Fills the partition with `batches` batches of a megabyte.
 async fn write_megabytes(address: &str, batches: usize) {
     let mut log = raw::log(address).await;
     let batch = raw::batch(None, &[&vec![b'x'; 1_000_000]]);
@@ -100,7 +100,7 @@ async fn write_megabytes(address: &str, batches: usize) {
     }
 }
 
-/// As much as a fetch may ask for.
+/// A fetch of the largest size that is allowed.
 fn large_fetch() -> FetchRequest {
     FetchRequest {
         partition: Some(raw::partition(TOPIC, 0)),
@@ -140,7 +140,7 @@ async fn large_fetches_of_some_do_not_hold_up_small_ones_of_others() {
     println!("{rounds} rounds of small calls beside large fetches");
 }
 
-/// Connections that fetch as much as they can, with so many calls each.
+/// Number of connections that fetch as much as they can, and below the calls of each.
 const GREEDY: usize = 4;
 const CALLS: usize = 10;
 const FETCHES: usize = 10;
@@ -192,7 +192,7 @@ async fn connections_with_many_large_fetches_take_turns_with_one_that_has_one_at
     assert!(longest < Duration::from_secs(4), "one took {longest:?}");
 }
 
-/// An id that nobody was given, and nobody will be soon.
+/// A producer id that was not given out, and will not be soon.
 const MADE_UP: raw::Producer = raw::Producer {
     id: 1_000_000_000,
     epoch: 0,
@@ -236,7 +236,7 @@ async fn made_up_producers_take_no_room_from_others() {
     assert!(beside * 8 >= alone, "{beside} rounds beside the others, {alone} alone");
 }
 
-/// How long a member keeps its place beside others who fill the coordinator.
+/// How long a member is measured beside clients that fill the coordinator.
 fn measured() -> Duration {
     Duration::from_secs(if is_long() { 30 } else { 5 })
 }

@@ -1,4 +1,4 @@
-//! A disk that is down to its reserve at the followers: the leader refuses what no quorum could store.
+//! Disks of followers that are down to their reserve: the leader refuses records that no quorum could store.
 
 use crate::harness::node::ready;
 use crate::harness::{Cluster, Options, WAIT, eventually, raw};
@@ -9,7 +9,7 @@ const TOPIC: &str = "orders";
 const NO_SPACE: &str = "disk_reserve_bytes = 1099511627776";
 const SPACE: &str = "disk_reserve_bytes = 0";
 
-/// Rewrites a node's settings, which count from its next start on.
+/// Rewrites a node's settings, which take effect at its next start.
 fn set_disk(cluster: &Cluster, id: u32, from: &str, to: &str) {
     let file = cluster.node(id).settings_file();
     let settings = std::fs::read_to_string(&file).expect("the node has settings");
@@ -17,7 +17,7 @@ fn set_disk(cluster: &Cluster, id: u32, from: &str, to: &str) {
     std::fs::write(&file, settings.replace(from, to)).expect("the settings are ours");
 }
 
-/// What the leader, node 1, answers to a batch.
+/// Produces a batch to the leader, node 1; returns its answer.
 async fn produce(cluster: &Cluster) -> Result<i64, tonic::Status> {
     let mut log = raw::log(&cluster.node(1).addresses.public).await;
     let produced = raw::produce(&mut log, raw::partition(TOPIC, 0), raw::batch(None, &[b"a"])).await;

@@ -1,5 +1,5 @@
-//! Record batches that other implementations encoded, in every codec: they go in raw and come out as the records they were made of, and as
-//! the bytes they were. `tests/golden/batches` says how they were made.
+//! Record batches that other implementations encoded, in every codec: they are produced raw and read as the records
+//! they were made of, and as the same bytes. `tests/golden/batches` says how they were made.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -16,14 +16,14 @@ const TOPIC: &str = "foreign";
 const IMPLEMENTATIONS: [&str; 3] = ["kafka-python", "aiokafka", "librdkafka"];
 const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
 
-/// Where a batch's codec is: the low bits of its attributes.
+/// Position of a batch's codec: the low bits of its attributes.
 const ATTRIBUTES_AT: usize = 22;
-/// What the broker sets: the base offset, and the leader epoch, which stands behind the length.
+/// Position of the base offset, which the broker sets like the leader epoch behind the length.
 const BASE_OFFSET: std::ops::Range<usize> = 0..8;
 const LEADER_EPOCH: std::ops::Range<usize> = 12..16;
-/// Where the records begin.
+/// Position of the first record.
 const RECORDS_AT: usize = 61;
-/// What begins snappy in xerial blocks.
+/// The beginning of snappy in xerial blocks.
 const XERIAL_MAGIC: &[u8] = b"\x82SNAPPY\0";
 
 fn folder() -> PathBuf {
@@ -86,7 +86,7 @@ fn headers(list: &Value) -> Vec<RecordHeader> {
         .collect()
 }
 
-/// The batch without what the broker sets.
+/// The batch without the fields that the broker sets.
 fn bare(batch: &[u8]) -> Vec<u8> {
     let mut bare = batch.to_vec();
     bare[BASE_OFFSET].fill(0);

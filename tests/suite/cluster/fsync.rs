@@ -19,10 +19,10 @@ const WAL_END: &str = ".log";
 const WRITES: [&str; 5] = ["write", "pwrite64", "writev", "pwritev", "pwritev2"];
 const SYNCS: [&str; 2] = ["fdatasync", "fsync"];
 
-/// Each sync takes so much longer, in microseconds: an answer that does not wait for it is far ahead of it.
+/// Each sync takes this much longer, in microseconds: an answer that does not wait for it is far ahead of it.
 const SLOW: &str = "inject=fdatasync,fsync:delay_enter=50000";
 
-/// More than is written to the log at once here: what is longer is cut in the trace.
+/// More bytes than are written to the log at once here: the trace cuts longer ones.
 const SHOWN_BYTES: &str = "65536";
 
 /// A trace of a node's writes and syncs.
@@ -40,7 +40,7 @@ impl Trace {
         Trace { strace, file }
     }
 
-    /// Detaches; gives what was seen.
+    /// Detaches; returns the calls that were traced.
     fn calls(self) -> Vec<Call> {
         self.strace.detach();
         calls(&fs::read_to_string(&self.file).expect("strace has written it"))
@@ -51,7 +51,7 @@ impl Trace {
 struct Call {
     name: String,
     file: String,
-    /// Behind the file, as the trace has them: letters and digits as they are.
+    /// The arguments behind the file, as in the trace.
     arguments: String,
     begun: f64,
     ended: f64,
@@ -81,7 +81,7 @@ impl Call {
         is_wal && WRITES.contains(&self.name.as_str()) && self.arguments.contains(text)
     }
 
-    /// Begun when the other was over, and about the same file.
+    /// Whether this call began when the other was over, and is about the same file.
     fn syncs(&self, write: &Call) -> bool {
         SYNCS.contains(&self.name.as_str()) && self.file == write.file && self.begun >= write.ended
     }

@@ -33,13 +33,13 @@ const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
 /// The longest that a broker can be told to remember a silent producer, milliseconds: a year.
 const EXPIRATION_MS: i64 = 31_536_000_000;
 
-/// The archives get old. What is dropped with age is to stay: nobody looks for old records within a test.
+/// The archives get old. Their records must not be dropped by age: no test here is about retention.
 const OLD: [(&str, &str); 2] = [
     ("JANGADA__RETENTION__CHECK_INTERVAL_MS", "3600000"),
     ("JANGADA__PRODUCE__PRODUCER_EXPIRATION_MS", "31536000000"),
 ];
 
-/// By their number.
+/// The archives by their number.
 pub(super) fn archives() -> BTreeMap<u32, PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/data");
     let files = fs::read_dir(folder).expect("it is part of the tree");
@@ -85,7 +85,7 @@ async fn consume(cluster: &Cluster, topic: &str, partition: &str) -> String {
     cluster.cli(&args).await.expect(0).text()
 }
 
-/// What the group has not read yet. It commits it.
+/// The records that the group has not read yet, which it commits.
 async fn consume_as_group(cluster: &Cluster, topic: &str) -> String {
     let args = ["consume", topic, "--group", "billing", "--exit-at-end"];
     cluster.cli(&args).await.expect(0).text()
@@ -187,7 +187,8 @@ async fn earlier_builds_data_is_read() {
     }
 }
 
-/// The batch of partition 1, sent again as it lies there, is known; and a new producer gets an id that nobody had.
+/// The batch of partition 1 is recognised when it is sent again; and a new producer gets an id that was never given
+/// out.
 async fn a_producer_is_remembered(cluster: &Cluster) {
     let mut log = raw::log(&cluster.node(1).addresses.public).await;
     let partition = raw::partition("golden", 1);
@@ -229,7 +230,7 @@ async fn what_came_with_later_levels_is_read(cluster: &Cluster) {
     assert!(refused.message().contains("upgrade"), "{refused:?}");
 }
 
-/// A broker of this feature level joins, which exists only as far as it says so.
+/// Joins as a broker of this feature level, which exists only for this call.
 pub(super) async fn join(cluster: &Cluster, feature_level: u32) -> Result<JoinResponse, Status> {
     let address = format!("http://{}", cluster.node(1).addresses.internal);
     let mut broker = InternalServiceClient::connect(address).await.expect("it listens");

@@ -1,4 +1,4 @@
-//! What is wrong about a group is refused with its reason, and changes nothing.
+//! Bad requests about groups are refused with their reason, and change nothing.
 
 use std::collections::BTreeSet;
 
@@ -155,7 +155,7 @@ async fn heartbeats(calls: &mut Coordinator) {
     }
 }
 
-/// The shards are no topic for records.
+/// The topic of the shards takes no records.
 async fn internal_topic(cluster: &Cluster) {
     const SHARDS: &str = "__groups";
     let mut log = raw::log(&cluster.brokers()[0]).await;
@@ -179,7 +179,7 @@ async fn internal_topic(cluster: &Cluster) {
     assert!(leaders.len() > 1, "one broker leads all shards");
 }
 
-/// A broker that does not coordinate the group says who does.
+/// A broker that does not coordinate the group names the one that does.
 async fn elsewhere(cluster: &Cluster, calls: &mut Coordinator) {
     let (leader, _) = calls.find().await;
     let other = cluster.ids().into_iter().find(|id| *id != leader).expect("three nodes");

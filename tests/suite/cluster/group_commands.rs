@@ -1,4 +1,4 @@
-//! `jangada group ...`: groups are shown, moved and deleted.
+//! `jangada group ...`: shows, moves and deletes groups.
 
 use serde_json::json;
 
@@ -6,10 +6,10 @@ use super::group_processes::{GROUP, TOPIC, described, lag, settled};
 use crate::harness::cli::Run;
 use crate::harness::{Cluster, GroupProcess, WAIT, eventually};
 
-/// When the first record was written, and the rest one second after the other: 2024-05-01T12:00:00Z.
+/// The time of the first record, 2024-05-01T12:00:00Z; the others follow one second after the other.
 const FIRST_MS: i64 = 1_714_564_800_000;
 
-/// A record of each second from the first on, of one partition.
+/// Records of one partition, one of each second from the first on.
 fn records(partition: u32, count: i64) -> String {
     let record = |number: i64| {
         let value = json!({ "n": number }).to_string();
@@ -34,7 +34,7 @@ async fn offsets(cluster: &Cluster) -> Vec<i64> {
         .collect()
 }
 
-/// What a plan says, by partition.
+/// The offsets of a plan, by partition.
 fn targets(run: &Run) -> Vec<i64> {
     let json = run.json();
     let rows = json.as_array().expect("a list").iter();
@@ -229,7 +229,7 @@ async fn a_group_is_deleted(cluster: &Cluster) {
     again.names(&[GROUP, "UNKNOWN_GROUP"]);
 }
 
-/// A table's lines as words.
+/// The lines of a table, as words.
 fn words(run: &Run) -> Vec<Vec<String>> {
     let text = run.text();
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect();

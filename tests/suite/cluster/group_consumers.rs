@@ -1,4 +1,4 @@
-//! Members made by the client: many that start at once, and some that commit while their coordinator dies.
+//! Members of the client: many that start at once, and some that commit while their coordinator dies.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -21,17 +21,17 @@ const GROUP: &str = "billing";
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Who owns what, by the word of the members themselves.
+/// The owners of partitions, as the members themselves report.
 #[derive(Default)]
 struct Book {
     owners: Mutex<BTreeMap<u32, usize>>,
     /// Partitions that two members had at once.
     shared: Mutex<Vec<String>>,
-    /// Changes since the beginning.
+    /// Number of changes since the beginning.
     changes: AtomicUsize,
 }
 
-/// A member's entries.
+/// A listener that enters a member's changes.
 struct Writer {
     member: usize,
     book: Arc<Book>,
@@ -75,7 +75,7 @@ impl RebalanceListener for Writer {
     }
 }
 
-/// A member that reads until it is stopped, as a process of its own would: with its own connections.
+/// A member that reads until it is stopped, with connections of its own as a process would have.
 fn reading(config: ClientConfig, member: usize, book: Arc<Book>) -> JoinHandle<()> {
     tokio::spawn(async move {
         let client = jangada_client::Client::connect(config).await.expect("a broker answers");
@@ -136,7 +136,7 @@ async fn fifty_consumers_that_start_at_once_settle_soon() {
     }
 }
 
-/// What a member's commits were answered.
+/// The answers to a member's commits.
 #[derive(Default)]
 struct Acknowledged {
     offsets: Mutex<BTreeMap<u32, i64>>,
@@ -144,7 +144,7 @@ struct Acknowledged {
     records: Mutex<BTreeMap<(u32, i64), usize>>,
 }
 
-/// A member that commits after each batch until it is told to stop; what its member epoch was then.
+/// A member that commits after each batch until it is told to stop; returns its member epoch at that time.
 fn committing(
     config: ClientConfig,
     member: usize,

@@ -1,4 +1,4 @@
-//! `jangada consume --group` with each of its flags: what is printed, what is committed, and how it ends.
+//! `jangada consume --group` with each of its flags: what it prints, what it commits, and how it ends.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ use tokio::process::Child;
 use crate::harness::cli::{self, Run};
 use crate::harness::{Cluster, WAIT, eventually};
 
-/// A command that is told to end does so within this, whatever its stdout does.
+/// A command that is told to end does so within this time, whatever its stdout does.
 const END: Duration = Duration::from_secs(5);
 
-/// Of processes that are killed: short, because the next one waits for it.
+/// The session of processes that are killed: short, because the next one waits for it.
 const SESSION_MS: &str = "2000";
 
 /// `consume TOPIC --group TOPIC`: each topic of this file has the group of its name.
@@ -35,14 +35,14 @@ fn signal(child: &Child, signal: Signal) {
     kill_process(pid, signal).expect("our own child can be signalled");
 }
 
-/// SIGTERM, and its end in time.
+/// Sends SIGTERM, and waits for the end in time.
 async fn terminated(child: Child) -> Run {
     signal(&child, Signal::TERM);
     let ended = tokio::time::timeout(END, cli::end(child, "consume --group")).await;
     ended.unwrap_or_else(|_| panic!("it has not ended {END:?} after SIGTERM"))
 }
 
-/// A topic of one partition with so many lines of so many bytes. Each begins with its offset.
+/// Creates a topic of one partition with `lines` lines of `bytes` bytes. Each begins with its offset.
 async fn topic(cluster: &Cluster, name: &str, lines: usize, bytes: usize) {
     cluster.create_topic(name, 1, 1).await;
     let line = |number| format!("{number:<bytes$}\n");
@@ -60,14 +60,14 @@ fn numbers(text: &[u8]) -> Vec<usize> {
         .collect()
 }
 
-/// What the group of a topic's name has committed for its one partition.
+/// The offset that the group of a topic's name has committed for its one partition.
 async fn committed(cluster: &Cluster, topic: &str) -> Option<usize> {
     let run = cluster.cli(&["group", "lag", topic, "-o", "json"]).await;
     let offset = (run.code == Some(0)).then(|| run.json())?[0]["offset"].as_i64()?;
     usize::try_from(offset).ok()
 }
 
-/// Reads so many lines.
+/// Reads `count` lines.
 async fn lines(out: &mut (impl AsyncRead + Unpin), count: usize) -> Vec<usize> {
     let mut lines = BufReader::with_capacity(1, out).lines();
     let mut read = Vec::new();
@@ -144,7 +144,7 @@ async fn without_commits_all_comes_again(cluster: &Cluster) {
     assert_eq!(committed(cluster, "none").await, None);
 }
 
-/// Begins to print 4 MB into a pipe that nobody reads.
+/// Begins to print 4 MB into a pipe that is not read.
 async fn stuck(cluster: &Cluster, topic: &str, more: &[&str]) -> Child {
     let mut child = start(cluster, topic, more);
     let out = child.stdout.as_mut().expect("stdout is a pipe");
@@ -155,11 +155,11 @@ async fn stuck(cluster: &Cluster, topic: &str, more: &[&str]) -> Child {
     child
 }
 
-/// Lines of 1 KiB, of which a pipe takes some sixty, and a response of a broker a thousand.
+/// Number of lines of 1 KiB: a pipe takes some sixty of them, and a response of a broker a thousand.
 const LINES: usize = 4000;
 const LINE_BYTES: usize = 1023;
 
-/// SIGKILL; the numbers that it had printed, and what it has committed.
+/// Sends SIGKILL; returns the numbers that were printed, and the offset that is committed.
 async fn killed(cluster: &Cluster, topic: &str, child: Child) -> (Vec<usize>, Option<usize>) {
     signal(&child, Signal::KILL);
     // The first byte was read already: of a number that begins with it, nothing but spaces is left.
@@ -225,7 +225,7 @@ async fn it_ends_though_nobody_reads(cluster: &Cluster) {
     assert_eq!(numbers(&run.stdout), (0..LINES).collect::<Vec<_>>());
 }
 
-/// `group describe`, when so many members own so many partitions each.
+/// `group describe`, once `members` members own `each` partitions each.
 async fn settled(cluster: &Cluster, group: &str, members: usize, each: usize) -> Value {
     eventually("the group is settled", WAIT, || async {
         let run = cluster.cli(&["group", "describe", group, "-o", "json"]).await;
@@ -242,7 +242,7 @@ async fn settled(cluster: &Cluster, group: &str, members: usize, each: usize) ->
     .await
 }
 
-/// What the member with this instance id owns, and the group's epoch.
+/// The partitions of the member with this instance id, and the group's epoch.
 fn place(group: &Value, instance: &str) -> (Value, Value) {
     let members = group["members"].as_array().expect("a list");
     let member = members.iter().find(|member| member["instance_id"] == instance);
@@ -285,7 +285,7 @@ async fn an_instance_goes_on_with_its_partitions(cluster: &Cluster) {
     assert_eq!(printed, (0..100).collect::<Vec<_>>());
 }
 
-/// Last: the broker dies.
+/// Runs last, because the broker dies.
 async fn who_follows_a_topic_waits_for_its_leader(cluster: &mut Cluster) {
     topic(cluster, "follow", 10, 8).await;
     let plain = ["consume", "follow", "-f", r"%v\n"];

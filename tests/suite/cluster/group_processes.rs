@@ -1,4 +1,4 @@
-//! Consumer groups as users have them: `jangada consume --group` processes that are killed and stopped.
+//! Consumer groups of `jangada consume --group` processes that are killed and stopped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::harness::{Change, Cluster, GroupProcess, Orders, Printed, WAIT, Writt
 pub(super) const TOPIC: &str = "orders";
 pub(super) const GROUP: &str = "billing";
 
-/// Of the processes. Long enough that a busy machine throws nobody out.
+/// The session of the processes. Long enough that a busy machine does not end one.
 const SESSION: Duration = Duration::from_secs(3);
 
-/// For what comes after the session: the new assignment, and that the members hear of it.
+/// Time after the end of a session for the new assignment, and for the members to receive it.
 const TAKE_OVER: Duration = Duration::from_secs(3);
 
 pub(super) fn coordinator(cluster: &Cluster) -> Coordinator {
@@ -29,7 +29,7 @@ fn now_ms() -> i64 {
     i64::try_from(since.as_millis()).expect("not that late")
 }
 
-/// `group describe`.
+/// The output of `group describe`.
 pub(super) async fn described(cluster: &Cluster) -> Value {
     eventually("the group can be described", WAIT, || async {
         let run = cluster.cli(&["group", "describe", GROUP, "-o", "json"]).await;
@@ -39,7 +39,7 @@ pub(super) async fn described(cluster: &Cluster) -> Value {
     .await
 }
 
-/// Each partition's owner, and since which epoch it has been that.
+/// The owner of each partition, and the epoch since which it owns it.
 pub(super) fn owners(group: &Value) -> BTreeMap<u64, (String, u64)> {
     let members = group["members"].as_array().expect("a list").iter();
     members
@@ -55,7 +55,7 @@ pub(super) fn owners(group: &Value) -> BTreeMap<u64, (String, u64)> {
         .collect()
 }
 
-/// Waits until so many members have so many partitions each, and nothing is under way.
+/// Waits until `members` members have `each` partitions each, and no change is under way.
 pub(super) async fn settled(cluster: &Cluster, members: usize, each: usize) -> Value {
     let what = format!("{members} members have {each} partitions each");
     eventually(&what, WAIT, || async {
@@ -70,7 +70,7 @@ pub(super) async fn settled(cluster: &Cluster, members: usize, each: usize) -> V
     .await
 }
 
-/// Waits until each process has printed something of each of its partitions after this moment.
+/// Waits until each process has printed a record of each of its partitions after this moment.
 async fn flowing(processes: &[&GroupProcess]) {
     let since = Instant::now();
     for process in processes {
@@ -85,7 +85,7 @@ async fn flowing(processes: &[&GroupProcess]) {
     }
 }
 
-/// Who printed a record, in the order of the processes.
+/// The processes that printed a record, by their index.
 type PrintedBy = BTreeMap<(u32, i64), Vec<usize>>;
 
 fn printed_by(processes: &[&GroupProcess]) -> PrintedBy {
@@ -98,7 +98,7 @@ fn printed_by(processes: &[&GroupProcess]) -> PrintedBy {
     by
 }
 
-/// Waits until all that was written is printed, and asserts that it is what was written.
+/// Waits until all written records are printed, and asserts that nothing else is.
 async fn all_printed(processes: &[&GroupProcess], written: &Written) -> PrintedBy {
     let by = eventually("all that was written is printed", WAIT, || async {
         let by = printed_by(processes);
@@ -118,7 +118,7 @@ async fn all_printed(processes: &[&GroupProcess], written: &Written) -> PrintedB
     by
 }
 
-/// The longest time in which nothing of a partition was printed, from a moment on.
+/// The longest time in which no record of a partition was printed, from a moment on.
 fn longest_pause(printed: &[Printed], partition: u32, from: Instant) -> Duration {
     let times = printed
         .iter()
@@ -144,7 +144,7 @@ async fn end(cluster: &Cluster, processes: Vec<&mut GroupProcess>) {
     }
 }
 
-/// `group lag`, by partition.
+/// The output of `group lag`, by partition.
 pub(super) async fn lag(cluster: &Cluster) -> Vec<Value> {
     let lag = cluster
         .cli(&["group", "lag", GROUP, "-o", "json"])
@@ -230,7 +230,7 @@ async fn only_what_a_killed_process_had_moves_and_pauses() {
     }
 }
 
-/// Reads the committed offsets again and again: none may ever go back. Ends with what was read last.
+/// Reads the committed offsets again and again: none may ever go back. Returns those that were read last.
 pub(super) fn watch_offsets(cluster: &Cluster, stop: Arc<AtomicBool>) -> JoinHandle<BTreeMap<u32, i64>> {
     let mut calls = coordinator(cluster);
     tokio::spawn(async move {
@@ -259,7 +259,8 @@ fn last_printed(process: &GroupProcess) -> BTreeMap<u32, i64> {
     printed.iter().map(|record| (record.partition, record.offset)).collect()
 }
 
-/// Waits until a process has committed a moment ago, and has printed more of each of its partitions since. What is committed.
+/// Waits until a process has committed a moment ago, and has printed more of each of its partitions since. Returns the
+/// committed offsets.
 async fn between_commits(cluster: &Cluster, process: &GroupProcess) -> BTreeMap<u32, i64> {
     let mine = process.owned();
     let mut calls = coordinator(cluster);

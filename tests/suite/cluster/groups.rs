@@ -1,4 +1,4 @@
-//! Consumer groups from outside: membership, commits, and the death of whoever coordinates them.
+//! Consumer groups from outside: membership, commits, and the death of their coordinator.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::harness::{Cluster, Options, WAIT, eventually, raw};
 pub(super) const TOPIC: &str = "orders";
 pub(super) const GROUP: &str = "billing";
 
-/// Longer than any of these tests: nobody is thrown out for a slow machine.
+/// Longer than any of these tests: a slow machine ends no session.
 pub(super) const SESSION: Duration = Duration::from_secs(120);
 
 pub(super) fn coordinator(cluster: &Cluster, group: &str) -> Coordinator {
@@ -34,7 +34,7 @@ async fn members(cluster: &Cluster, group: &str, count: usize) -> Vec<Member> {
         .collect()
 }
 
-/// Waits until the group is at rest with so many members that own all partitions between them.
+/// Waits until the group is at rest with `count` members that own all partitions between them.
 pub(super) async fn settled(
     cluster: &Cluster,
     group: &str,
@@ -62,7 +62,7 @@ pub(super) async fn settled(
     }
 }
 
-/// Since which epoch each partition has been with its owner.
+/// The owner of each partition, and the epoch since which it owns it.
 fn since(group: &DescribeGroupResponse) -> BTreeMap<u32, (String, u32)> {
     let owned = group
         .members
@@ -163,7 +163,7 @@ async fn members_share_a_topic_and_only_what_moves_pauses() {
     );
 }
 
-/// Commits growing offsets for what a member owns, and remembers what was acknowledged.
+/// A task that commits growing offsets of a member's partitions, and remembers those that were acknowledged.
 struct Committer {
     acknowledged: Arc<Vec<AtomicU64>>,
     commits: Arc<AtomicU64>,
@@ -207,7 +207,7 @@ fn commit_on(mut calls: Coordinator, member: &Member, topic: &Bytes, partitions:
     }
 }
 
-/// Waits until each has committed twenty times more.
+/// Waits until each committer has committed twenty times more.
 async fn twenty_more(committers: &[Committer]) {
     let commits = || committers.iter().map(|c| c.commits.load(Ordering::SeqCst));
     let at_least: Vec<u64> = commits().map(|count| count + 20).collect();
@@ -218,7 +218,8 @@ async fn twenty_more(committers: &[Committer]) {
     .await;
 }
 
-/// The group has all six partitions where they were before; nothing moved, and no member joined again or saw an error.
+/// Asserts that the group has all six partitions where they were before, and that no member joined again or saw an
+/// error.
 async fn undisturbed(cluster: &Cluster, members: &[&Member], before: &DescribeGroupResponse) {
     let after = settled(cluster, GROUP, members, 6).await;
     assert_eq!(
@@ -399,7 +400,7 @@ async fn a_low_disk_refuses_commits_and_lets_members_go() {
     fetched.expect("reading goes on");
 }
 
-/// Commits whose quorum does not answer take memory until it does: there is a bound, and heartbeats have their own.
+/// Commits whose quorum does not answer take memory until it does: they have a bound, and heartbeats have their own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commits_beyond_the_budget_are_told_to_wait() {
     const PARTITIONS: u32 = 256;

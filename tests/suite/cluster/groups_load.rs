@@ -1,4 +1,4 @@
-//! What many groups cost: memory, heartbeats, commits. Figures are printed; `JANGADA_LONG=1` runs it.
+//! The cost of many groups: memory, heartbeats, commits. Figures are printed; `JANGADA_LONG=1` runs it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use crate::harness::{Cluster, WAIT, eventually, is_too_long};
 const TOPIC: &str = "orders";
 const GROUPS: usize = 1_000;
 const MEMBERS: usize = 10;
-/// For how long heartbeats, and commits, are counted.
+/// How long heartbeats, and commits, are counted.
 const MEASURED: Duration = Duration::from_secs(20);
 
 /// Resident memory of all nodes in MiB, and the CPU seconds that they have used.
@@ -27,7 +27,7 @@ fn used(cluster: &Cluster) -> (f64, f64) {
     sum
 }
 
-/// One member as the load has it: no task of its own.
+/// A member without a task of its own, so that there can be many.
 struct Light {
     client: Client,
     request: HeartbeatRequest,

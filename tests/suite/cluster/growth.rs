@@ -1,4 +1,4 @@
-//! What grows while it is in use: a topic's partitions, and the replicas of the groups' coordinator.
+//! Growth in use: of a topic's partitions, and of the replicas of the groups' coordinator.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::harness::{Cluster, Options, WAIT, cli, eventually};
 const TOPIC: &str = "orders";
 const GROUP: &str = "billing";
 
-/// Longer than any of these tests: nobody is thrown out for a slow machine.
+/// Longer than any of these tests: a slow machine ends no session.
 const SESSION: Duration = Duration::from_secs(120);
 
 async fn topic_id(cluster: &Cluster) -> Bytes {
@@ -21,7 +21,7 @@ async fn topic_id(cluster: &Cluster) -> Bytes {
     Bytes::copy_from_slice(topic.topic_id.as_bytes())
 }
 
-/// Waits until the group is at rest and its members own so many partitions between them.
+/// Waits until the group is at rest and its members own `partitions` partitions between them.
 async fn owned(cluster: &Cluster, partitions: usize) -> DescribeGroupResponse {
     let calls = Coordinator::new(cluster.brokers(), GROUP);
     eventually("the members share all partitions", WAIT, || {
@@ -35,7 +35,7 @@ async fn owned(cluster: &Cluster, partitions: usize) -> DescribeGroupResponse {
     .await
 }
 
-/// Since which epoch each partition is its owner's.
+/// The epoch since which each partition has its owner.
 fn since(owned: &[OwnedPartition]) -> BTreeMap<u32, u32> {
     let row = |owned: &OwnedPartition| Some((owned.partition.as_ref()?.partition, owned.since_epoch));
     owned.iter().filter_map(row).collect()

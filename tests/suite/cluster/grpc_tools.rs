@@ -1,4 +1,4 @@
-//! What generic gRPC tools need: reflection and health, on the public listener.
+//! The services that generic gRPC tools need: reflection and health, on the public listener.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use crate::harness::{Cluster, WAIT};
 
-/// What the contract has, besides health and reflection themselves.
+/// The services of the contract, besides health and reflection themselves.
 const SERVICES: [&str; 4] = [
     "jangada.v1.AdminService",
     "jangada.v1.GroupService",
@@ -24,7 +24,7 @@ const SERVICES: [&str; 4] = [
     "jangada.v1.MetadataService",
 ];
 
-/// One call.
+/// Timeout of one call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn request<T>(message: T) -> Request<T> {
@@ -43,7 +43,7 @@ async fn the_public_listener_answers_reflection_and_health() {
     health(channel).await;
 }
 
-/// One question.
+/// Asks reflection one question.
 async fn reflect(channel: &Channel, question: MessageRequest) -> MessageResponse {
     let question = ServerReflectionRequest {
         host: String::new(),
@@ -56,7 +56,7 @@ async fn reflect(channel: &Channel, question: MessageRequest) -> MessageResponse
     answer.message_response.expect("a message")
 }
 
-/// As `grpcurl list` and `grpcurl describe` ask.
+/// Asks as `grpcurl list` and `grpcurl describe` do.
 async fn reflection(channel: Channel) {
     let MessageResponse::ListServicesResponse(listed) =
         reflect(&channel, MessageRequest::ListServices(String::new())).await
@@ -88,7 +88,7 @@ async fn reflection(channel: Channel) {
     }
 }
 
-/// As load balancers and orchestrators ask.
+/// Asks as load balancers and orchestrators do.
 async fn health(channel: Channel) {
     let mut client = HealthClient::new(channel);
     for service in SERVICES.into_iter().chain([""]) {

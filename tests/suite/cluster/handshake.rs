@@ -1,4 +1,5 @@
-//! The internal listener lets in only who belongs there: a broker of this cluster that means this one, by a protocol version in common.
+//! The internal listener admits only brokers of this cluster that mean this one and have a protocol version in common
+//! with it.
 
 use jangada_proto::internal::internal_service_client::InternalServiceClient;
 use jangada_proto::internal::{Frame, Hello, JoinRequest, Member, ProbeRequest, ProposeMetadataRequest, SnapshotChunk};
@@ -26,7 +27,7 @@ fn assert_refused<T>(what: &str, answer: Result<T, Status>, reason: &str) {
     assert!(status.message().starts_with(reason), "{what}: not {reason}: {status:?}");
 }
 
-/// What broker 2 of this cluster says to broker 1.
+/// The first message of broker 2 of this cluster to broker 1.
 fn hello(cluster_id: &str) -> Hello {
     Hello {
         cluster_id: cluster_id.to_owned(),
@@ -146,7 +147,8 @@ async fn probing_and_joining(broker: &mut InternalServiceClient<Channel>, cluste
     assert_refused("join", broker.join(join(cluster_id, 2)).await, "UNSUPPORTED_PROTOCOL");
 }
 
-/// A client that was given the wrong port is told which one is right; a broker that was, finds nothing on the public one.
+/// A client that was given the wrong port is told the right one; a broker that was, finds its service missing on the
+/// public one.
 async fn a_public_client(cluster: &Cluster) {
     let node = cluster.node(cluster.leader(TOPIC, 0).await);
     let mut log = raw::log(&node.addresses.internal).await;
@@ -181,7 +183,7 @@ async fn a_public_client(cluster: &Cluster) {
     );
 }
 
-/// A new broker's seed that speaks another protocol: it says so and ends, instead of waiting for ever.
+/// A new broker whose seed speaks another protocol says so and ends, instead of waiting forever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_broker_whose_seed_speaks_another_protocol_says_so() {
     let options = Options {

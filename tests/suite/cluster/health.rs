@@ -11,7 +11,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use crate::harness::node::ready;
 use crate::harness::{Cluster, Options, WAIT, eventually};
 
-/// So long that who holds up the end is noticed.
+/// Long enough that a stream that delays the end is noticed.
 const SECTIONS: &str = "[shutdown]\ndrain_ms = 600000";
 
 async fn next(watched: &mut Streaming<HealthCheckResponse>) -> Option<ServingStatus> {

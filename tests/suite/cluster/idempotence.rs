@@ -1,4 +1,5 @@
-//! A batch that is sent twice lands once if it names its producer, and twice if not: so these tests can tell.
+//! A batch that is sent twice lands once if it names its producer, and twice if not: so these tests can tell the
+//! difference.
 
 use jangada_proto::v1::{Acks, InitProducerRequest, ProduceStreamRequest};
 use tokio_stream::iter;

@@ -1,5 +1,5 @@
-//! The internal port does not believe everything: numbers that cannot be true stop no group, whoever sends them; who does
-//! not belong to the cluster is refused, and one that joined by mistake can be taken out again.
+//! The internal port checks what it is told: impossible numbers stop no group, whoever sends them; strangers are
+//! refused, and a broker that joined by mistake can be taken out again.
 
 use std::time::Instant;
 
@@ -20,9 +20,9 @@ use crate::harness::{Cluster, Load, WAIT, bare, raw};
 
 const TOPIC: &str = "orders";
 const PARTITIONS: u32 = 2;
-/// Of the metadata, and of the partitions.
+/// The groups of the metadata and of the partitions.
 const GROUPS: [u64; 3] = [0, 1, 2];
-/// Messages of one flood.
+/// Number of messages of one flood.
 const FLOOD: usize = 20_000;
 
 async fn internal(cluster: &Cluster, id: u32) -> InternalServiceClient<Channel> {
@@ -43,7 +43,7 @@ fn hello(cluster_id: &str, from: u32, to: u32) -> Hello {
     }
 }
 
-/// What stops a group for good that believes it, as broker `from` would say it.
+/// Messages as of broker `from` that would stop a group for good if it believed them.
 fn lies(from: u32) -> Vec<Body> {
     let mut lies = Vec::new();
     for term in [u64::MAX, u64::MAX - 1, 1 << 62, (1 << 31) - 1, 1 << 31] {
@@ -110,7 +110,7 @@ fn lies(from: u32) -> Vec<Body> {
     lies
 }
 
-/// Says all of it on both connections, and returns when it is answered.
+/// Sends all of them on both connections, and returns when they are answered.
 async fn lie(cluster: &Cluster, cluster_id: &str, from: u32, to: u32) {
     let mut broker = internal(cluster, to).await;
     let messages = |call: u64, body: &Body| {
@@ -229,7 +229,7 @@ fn refused<T>(answer: Result<T, Status>, part: &str) {
     assert!(status.message().contains(part), "{status:?}");
 }
 
-/// Calls without end on one connection whose answers nobody reads.
+/// Sends calls without end on one connection, and reads no answer.
 async fn flood(cluster: &Cluster, cluster_id: &str, from: u32, to: u32) {
     let message = |call_id| Message {
         group_id: call_id % 3,
@@ -402,7 +402,7 @@ async fn send_half(address: &str, message: &[u8]) -> TcpStream {
     socket
 }
 
-/// Whoever reaches the port can send this, without saying who it is.
+/// Any client that reaches the port can send this, without identifying itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_for_room_in_windows_is_bounded_over_all_connections() {
     const MIB: usize = 1 << 20;

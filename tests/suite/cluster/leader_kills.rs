@@ -24,20 +24,20 @@ const FAULTS_FOR_P99: usize = 50;
 /// No fault may take longer, even on a machine that does other work.
 const FAILOVER_MAX: Duration = Duration::from_secs(10);
 
-/// How a leader is lost.
+/// The way in which a leader is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     Kill,
     CutOff,
 }
 
-/// One fault: when, and whose leader it took.
+/// One fault: its time, and the leader that it took.
 struct Lost {
     at: Instant,
     partitions: Vec<u32>,
 }
 
-/// Loses one leader, waits until the partitions that it led take writes again, and brings it back.
+/// Loses one leader, waits until its partitions take writes again, and brings it back.
 async fn lose_a_leader(cluster: &mut Cluster, load: &Load, fault: Fault, partition: u32) -> Lost {
     let victim = cluster.leader(TOPIC, partition).await;
     let states = cluster.admin().await.describe_partitions(Some(TOPIC)).await;

@@ -7,8 +7,8 @@ use crate::harness::{Cluster, WAIT, cli, eventually};
 
 const TOPIC: &str = "orders";
 const LINES: u32 = 3000;
-/// More than a memory table of the test nodes, so that a part of it is beyond the reach of the write-ahead log; and not just
-/// so much that one has become full, or the newest file of the log would hold nearly nothing.
+/// More bytes than a memory table of the test nodes, so that a part of them is beyond the reach of the write-ahead log;
+/// and not so many that one has just become full, or the newest file of the log would hold nearly nothing.
 const LARGE: usize = 21 << 20;
 
 /// Deletes the newest file of a dead node's write-ahead log.
@@ -28,7 +28,7 @@ fn settings(cluster: &Cluster, id: u32) -> String {
     cluster.node(id).settings_file().display().to_string()
 }
 
-/// It refuses to start, and says what to do.
+/// Asserts that the node refuses to start, and says what to do.
 async fn is_refused(cluster: &mut Cluster, id: u32) {
     cluster.restart(id);
     let status = cluster.ended(id).await;

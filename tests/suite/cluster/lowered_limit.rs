@@ -14,7 +14,7 @@ use crate::harness::{Cluster, WAIT, eventually, raw};
 const TOPIC: &str = "orders";
 const LIMITS: [&str; 3] = ["20000", "2048", "60000"];
 
-/// Does not compress to nothing.
+/// A value that does not compress to nothing.
 fn value(number: usize) -> String {
     let mut noise = number as u64 | 1;
     let mut digit = || {
@@ -115,7 +115,7 @@ async fn a_record_that_is_too_large_by_itself_fails_alone() {
     assert_eq!(cluster.high_watermark(TOPIC, 0).await, 29);
 }
 
-/// Sends a batch again until the topic's new settings are known where it goes, which another batch tells.
+/// Sends a batch again until the broker knows the topic's new settings, which the answer to another batch tells.
 async fn is_refused(log: &mut raw::Log, other: Bytes, reason: &str) {
     eventually("the settings are known", WAIT, || {
         let (mut log, other) = (log.clone(), other.clone());

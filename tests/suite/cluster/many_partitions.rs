@@ -12,11 +12,12 @@ use crate::harness::{Cluster, WAIT, eventually, is_long, node};
 
 const TOPIC: &str = "many";
 
-/// The most partitions that a topic may have. With three replicas on three brokers each broker would have as many replicas.
+/// The most partitions that a topic may have. With three replicas on three brokers each broker would have as many
+/// replicas.
 const TOO_MANY: u32 = 10_000;
 
-/// The long form's bound from the call to health.
-const HEALTHY_WITHIN: Duration = Duration::from_secs(15);
+/// The bound from the call to health, in the long form.
+const HEALTHY_TIMEOUT: Duration = Duration::from_secs(15);
 
 async fn described(admin: &Admin) -> ClusterDescription {
     eventually("the cluster is described", WAIT, || async {
@@ -25,13 +26,13 @@ async fn described(admin: &Admin) -> ClusterDescription {
     .await
 }
 
-/// Lines of all logs that tell of a lost leadership.
+/// Number of log lines that report a lost leadership.
 fn lost(cluster: &Cluster) -> usize {
     let count = |id| cluster.node(id).log().matches("not leading any more").count();
     cluster.ids().into_iter().map(count).sum()
 }
 
-/// Replicas that a node has open, the metadata's included.
+/// Number of replicas that a node has open, the metadata's included.
 async fn hosted(cluster: &Cluster, id: u32) -> Option<u64> {
     let metrics = node::get(&cluster.node(id).addresses.http, "/metrics").await.ok()?;
     let line = metrics
@@ -86,7 +87,7 @@ async fn thousands_of_partitions_come_to_rest_and_too_many_are_refused() {
         "the metadata has another leader"
     );
     if is_long() {
-        assert!(healthy_in <= HEALTHY_WITHIN, "healthy after {healthy_in:?}");
+        assert!(healthy_in <= HEALTHY_TIMEOUT, "healthy after {healthy_in:?}");
         assert_eq!(lost_at_rest, 0, "leaderships were lost at rest");
     }
 

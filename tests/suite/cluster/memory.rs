@@ -1,4 +1,4 @@
-//! How much memory a broker takes when there are many partitions: for each of them, and at most when all else goes wrong.
+//! The memory of a broker with many partitions: for each of them, and at most under faults.
 
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use crate::harness::{Cluster, Options, WAIT, eventually, is_too_long, raw};
 const TOPIC: &str = "many";
 const PARTITIONS: u32 = 200;
 
-/// Room for one replica, and its share of what is counted beside. Its Raft group takes 0.15 MiB; with openraft's own queue
-/// sizes (`.cargo/rustc`) it is 1.5 MiB more, and all of that is resident after a while.
+/// Bound of the bytes for one replica, with its share of what is counted beside it. Its Raft group takes 0.15 MiB; with
+/// openraft's own queue sizes (`.cargo/rustc`) it is 1.5 MiB more, all of which is resident after a while.
 const REPLICA_BYTES_MAX: usize = 1024 * 1024;
 
 /// Rust's default for a thread's stack.
@@ -38,7 +38,7 @@ async fn a_replica_takes_little_memory() {
     );
 }
 
-/// Topics of the crowded cluster, and partitions of each.
+/// Topics of the crowded cluster, and below the partitions of each.
 const TOPICS: [&str; 5] = ["many-0", "many-1", "many-2", "many-3", "many-4"];
 const CROWD: usize = TOPICS.len() * PARTITIONS as usize;
 const _: () = assert!(CROWD == 1_000);
@@ -46,22 +46,23 @@ const _: () = assert!(CROWD == 1_000);
 const STALLED: usize = 200;
 const RESPONSE_BYTES: u32 = 1 << 20;
 
-/// What is written while all live, and after one has died.
+/// Bytes that are written while all nodes live, and below those after one has died.
 const BYTES_BEFORE: usize = 512 << 20;
 const BYTES_AFTER: usize = 1 << 30;
 const VALUE_BYTES: usize = 1024;
 
-/// What values are cut from, and the distance between two of them: a prime, so that they repeat late.
+/// Bytes of the buffer that values are cut from, and below the distance between two of them: a prime, so that they
+/// repeat late.
 const NOISE_BYTES: usize = 8 << 20;
 const STRIDE: usize = 4_099;
 
-/// Nobody's resident memory may ever be more.
+/// Bound of the resident memory of each node.
 const RESIDENT_BYTES_MAX: usize = 1 << 30;
 
-/// By default old records are looked for twenty times less often than in other tests.
+/// The default interval of retention, twenty times as long as in other tests.
 const AS_BY_DEFAULT: [(&str, &str); 1] = [("JANGADA__RETENTION__CHECK_INTERVAL_MS", "5000")];
 
-/// Writes this much, a batch to each partition in turn.
+/// Writes `bytes` bytes, a batch to each partition in turn.
 async fn write(client: &Client, bytes: usize) {
     let producer = client
         .producer(ProducerConfig::default())

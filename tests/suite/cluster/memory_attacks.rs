@@ -1,4 +1,4 @@
-//! What one client can make a broker keep in memory: no more than the settings say, and others are served meanwhile.
+//! The memory that one client can make a broker use: no more than the settings say, and others are served meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -23,20 +23,20 @@ use crate::harness::{Cluster, Options, WAIT, bare, eventually, node, raw, served
 const TOPIC: &str = "orders";
 const MIB: usize = 1 << 20;
 
-/// What a broker may take beside its budgets: connections' windows, the store, what the allocator keeps.
+/// Bytes that a broker may use beside its budgets: connections' windows, the store, what the allocator keeps.
 const SLACK_BYTES: usize = 96 * MIB;
 
-/// Small budgets, so that a test that passes them is seen.
+/// Small budgets, so that a request that passes them is noticed.
 const REQUESTS: usize = 64 * MIB;
 const FETCHES: usize = 32 * MIB;
 const SECTIONS: &str =
     "[limits]\nrequest_inflight_bytes = 67108864\nfetch_inflight_bytes = 33554432\nstalled_ms = 3000\n";
 
-/// After which a client tries again that was refused for want of room.
+/// Delay before a client tries again that was refused for want of room.
 const BUSY_RETRY: Duration = Duration::from_millis(20);
 
 const VALUE_BYTES: usize = 1_000_000;
-/// More than one fetch gives.
+/// More values than one fetch returns.
 const VALUES: usize = 20;
 
 async fn cluster() -> Cluster {
@@ -49,7 +49,7 @@ async fn cluster() -> Cluster {
     cluster
 }
 
-/// One with records to fetch.
+/// A cluster of one node with records to fetch.
 async fn filled() -> Cluster {
     let cluster = cluster().await;
     let mut log = raw::log(&cluster.node(1).addresses.public).await;
@@ -243,7 +243,7 @@ fn large_fetch() -> Bytes {
     Bytes::from(request.encode_to_vec())
 }
 
-/// When the last of what was fetched is given back.
+/// Waits until the memory of all fetched records is free again.
 async fn given_back(cluster: &Cluster) {
     eventually("what nobody reads is given back", WAIT, || async {
         (metric(cluster, r#"jangada_admission_held_bytes{resource="fetch"}"#).await == 0).then_some(())

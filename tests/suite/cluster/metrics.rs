@@ -1,4 +1,5 @@
-//! `/metrics` as a monitoring system sees it: what moves under load, the lag of groups, and bounds on the number of series.
+//! `/metrics` as a monitoring system sees it: series that move under load, the lag of groups, and bounds on the number
+//! of series.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +13,10 @@ use crate::harness::{Cluster, Options, Scrape, WAIT, eventually, raw};
 
 const TOPIC: &str = "orders";
 const GROUP: &str = "billing";
-/// So that a test need not wait for long.
+/// A short interval, so that a test need not wait for long.
 const LAG_SOON: &str = "[metrics]\ngroup_lag_interval_ms = 500\n";
 
-/// Writes so many records to each partition, in one batch each; how many bytes these have.
+/// Writes `records` records to each partition, in one batch each; returns the bytes of these batches.
 async fn write(cluster: &Cluster, topic: &str, partitions: u32, records: usize) -> usize {
     let mut bytes = 0;
     for partition in 0..partitions {
@@ -40,7 +41,7 @@ async fn commit(cluster: &Cluster, group: &str, topic: &str, rows: impl IntoIter
     committed.expect("a group without members takes it");
 }
 
-/// What all nodes say together; none if no node says anything.
+/// The sum over all nodes; none if no node has the series.
 async fn sum(cluster: &Cluster, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let mut sum = None;
     for id in cluster.ids() {

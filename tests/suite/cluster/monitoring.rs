@@ -19,7 +19,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(tree::root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// All metrics that a text names: words that begin as ours do.
+/// All metrics that a text names: words with our prefix.
 fn named(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
     words
@@ -83,7 +83,7 @@ fn anchors(page: &str) -> BTreeSet<String> {
     headings.map(anchor).collect()
 }
 
-/// A cluster of one that has everything that a metric is about.
+/// The metrics of a cluster of one node that has everything that a metric is about.
 async fn scrape() -> Scrape {
     let options = Options {
         sections: "[metrics]\ngroup_lag_interval_ms = 500\n".to_owned(),
@@ -167,7 +167,7 @@ fn path(path: &str) -> String {
     path.display().to_string()
 }
 
-/// Runs it, and asserts that it finds nothing wrong.
+/// Runs promtool, and asserts that it finds no error.
 fn promtool(args: &[&str], input: Option<&str>) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("input");

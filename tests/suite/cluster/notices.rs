@@ -1,4 +1,4 @@
-//! Whatever skips, waits, resets or retries says so on stderr, at once.
+//! Every skip, wait, reset and retry is reported on stderr, at once.
 
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;

@@ -1,4 +1,4 @@
-//! What is not known is null in JSON: no number stands for it.
+//! Values that are not known are null in JSON: no number stands for them.
 
 use serde_json::Value;
 
@@ -43,7 +43,7 @@ async fn a_record_without_a_time_has_none_and_keeps_none() {
     }
 }
 
-/// Each number below zero, with the way to it.
+/// Adds each number below zero, with its path.
 fn negatives(path: &str, json: &Value, found: &mut Vec<String>) {
     match json {
         Value::Number(number) if number.as_f64().is_some_and(|number| number < 0.0) => {

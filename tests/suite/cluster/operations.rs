@@ -1,5 +1,5 @@
-//! What operators do: hand leaderships over, stop a node, replace one that lost its disk; and what they are told when they ask for
-//! what cannot be done.
+//! The work of operators: handing leaderships over, stopping a node, replacing one that lost its disk; and the errors
+//! when they ask for the impossible.
 
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,8 @@ use crate::harness::{Cluster, WAIT, eventually, raw};
 
 const TOPIC: &str = "orders";
 
-/// What a broker refuses at once is told in this time, that of starting the command and of connecting included.
-const REFUSED_WITHIN: Duration = Duration::from_secs(15);
+/// A refusal comes within this time, including the start of the command and the connection.
+const REFUSED_TIMEOUT: Duration = Duration::from_secs(15);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leaderships_are_handed_over() {
@@ -167,7 +167,7 @@ async fn with_dead_brokers_it_is_told_what_is_missing() {
     let began = Instant::now();
     let run = cluster.cli(&transfer).await.expect(1);
     let took = began.elapsed();
-    assert!(took < REFUSED_WITHIN, "{took:?}");
+    assert!(took < REFUSED_TIMEOUT, "{took:?}");
     run.names(&["orders-0", "broker 3", "not alive"]);
 
     cluster.kill(2);

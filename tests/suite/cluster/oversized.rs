@@ -1,4 +1,5 @@
-//! What is too large, or cannot be read, is refused as everything else is: with a reason, its limit, and words that reach the client.
+//! Input that is too large, or cannot be read, is refused like all other: with a reason, its limit, and a message that
+//! reaches the client.
 
 use std::fmt::Debug;
 
@@ -21,13 +22,13 @@ use crate::harness::{Cluster, WAIT, bare, raw};
 
 const TOPIC: &str = "orders";
 const TOO_LARGE: usize = REQUEST_BYTES_MAX + (4 << 20);
-/// More than gRPC takes unless it is told to take more.
+/// More bytes than gRPC takes by default.
 const LARGE: usize = 5 << 20;
 /// Longer than any text may be.
 const LONGER: usize = 70 << 10;
-/// More than fits into headers.
+/// More bytes than fit into headers.
 const LONG: usize = 20_000;
-/// A field with a wire type that there is not.
+/// A field with a wire type that does not exist.
 const NO_MESSAGE: &[u8] = &[0x0f];
 
 /// The answers on a stream, and how it ends.
@@ -168,7 +169,7 @@ fn create<'a>(name: &'a str, setting: &'a str) -> [&'a str; 9] {
     ["topic", "create", name, "-p", "1", "-r", "1", "-c", setting]
 }
 
-/// What a method says of bytes that are no message of it.
+/// Sends bytes that are no message of the method; returns its answer.
 async fn malformed(address: &str, method: &str) -> Result<(), Status> {
     let channel = bare::connect(address).await;
     match bare::call(&channel, method, iter([Bytes::from_static(NO_MESSAGE)])).await {

@@ -1,11 +1,11 @@
-//! Where replicas go: apart by rack, and as many to each broker.
+//! The placement of replicas: apart by rack, and equally many on each broker.
 
 use std::collections::BTreeMap;
 
 use crate::harness::{Cluster, Options};
 
 const RACK_VARIABLE: &str = "JANGADA__RACK";
-/// Of nodes 1 to 4.
+/// The racks of nodes 1 to 4.
 const RACKS: [&str; 4] = ["east", "east", "west", "west"];
 const PARTITIONS: u32 = 8;
 

@@ -1,4 +1,5 @@
-//! Idempotent producing in the plain form: what a program in another language does that knows gRPC and no batch format.
+//! Idempotent producing in the plain form, as a program in another language does it that knows gRPC and no batch
+//! format.
 
 use jangada_proto::v1::produce_request::Payload;
 use jangada_proto::v1::produce_stream_response::Result as StreamResult;
@@ -14,7 +15,7 @@ use crate::harness::{Cluster, WAIT};
 
 const TOPIC: &str = "plain";
 
-/// What most gRPC libraries accept unless told otherwise.
+/// Bytes that most gRPC libraries accept by default.
 const GRPC_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -160,7 +161,7 @@ async fn a_stream_that_is_cut_is_gone_on_with(cluster: &Cluster, log: &mut Log) 
     assert_eq!((ok.base_offset, ok.duplicate), (0, true));
 }
 
-/// A batch that is small on the wire and large unpacked, read with what a library accepts by default.
+/// A batch that is small on the wire and large decompressed is read with the default limit of a library.
 async fn a_large_batch_comes_in_pieces_that_clients_accept(log: &mut Log) {
     const RECORDS: usize = 100;
     let value = vec![7; 100_000];

@@ -1,4 +1,4 @@
-//! Nodes lose power: what was acknowledged is there, once, in order, and every node starts again.
+//! Nodes lose power: acknowledged records are there, once, in order, and every node starts again.
 //!
 //! Each data directory is an ext4 of its own that stops without writing anything more; see [`crate::harness::Disk`]. That takes root: where
 //! it is not to be had these tests say that they were not run.
@@ -12,10 +12,10 @@ use crate::harness::{Cluster, Disk, Load, Options, can_mount, cli, is_long, skip
 const TOPIC: &str = "orders";
 const PARTITIONS: u32 = 3;
 
-/// Of each node's disk.
+/// Size of each node's disk.
 const DISK_BYTES: u64 = 1 << 30;
 
-/// Every so many records of a partition one is large, and goes to a blob file.
+/// One in this many records of a partition is large, and goes to a blob file.
 const LARGE_EVERY: u64 = 40;
 const LARGE_BYTES: usize = 64 * 1024;
 
@@ -120,8 +120,8 @@ async fn nothing_acknowledged_is_lost_when_all_nodes_lose_power() {
     );
 }
 
-/// What a killed process had written but not synced is replayed from the page cache and built upon. It must be on the disk
-/// before that, or the power failure takes it from the middle of the log.
+/// Bytes that a killed process had written but not synced are replayed from the page cache and built upon. They must be
+/// on the disk before that, or a power failure takes them from the middle of the log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_restart_replays_outlives_a_power_failure() {
     let test = "what_a_restart_replays_outlives_a_power_failure";

@@ -1,4 +1,4 @@
-//! Whole files through the command line, and out again.
+//! Whole files go in and come out through the command line.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,8 @@ async fn files_come_out_as_they_went_in() {
     exit_codes(&cluster).await;
 }
 
-/// Without a retry: the first request to each partition's leader, as any broker names it right after the creation, succeeds.
+/// Produces without a retry: the first request to each partition's leader, as any broker names it right after the
+/// creation, succeeds.
 async fn a_new_topic_takes_writes_through_any_broker(cluster: &Cluster) {
     for (round, asked) in cluster.brokers().into_iter().enumerate() {
         let topic = format!("new-{round}");

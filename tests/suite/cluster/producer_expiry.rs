@@ -12,7 +12,7 @@ use crate::harness::{Cluster, Options};
 const TOPIC: &str = "orders";
 
 const EXPIRATION: Duration = Duration::from_millis(4_000);
-/// Between two batches of the producer that is not silent.
+/// Interval between two batches of the producer that is not silent.
 const BREATH: Duration = Duration::from_millis(400);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

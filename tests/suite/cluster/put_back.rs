@@ -1,5 +1,5 @@
-//! A data directory is put back to an older state: its broker must not vote with what it forgot. Peers remember what they
-//! have seen of it.
+//! A data directory is put back to an older state: its broker must not vote with what it forgot. Peers remember how far
+//! they have seen it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use crate::harness::{Cluster, cli, is_long};
 
 const TOPIC: &str = "orders";
-/// Records before the copy is made, and those that the copy lacks.
+/// Records before the copy is made, and below those that the copy lacks.
 const BEFORE: u32 = 40;
 const AFTER: u32 = 60;
-/// What a broker says that was put back.
+/// Words in the refusal of a broker whose directory was put back.
 const SEEN: &str = "which other brokers have seen";
 
 fn lines(numbers: std::ops::Range<u32>) -> String {
@@ -46,7 +46,7 @@ fn put_back(cluster: &Cluster, id: u32, aside: &Path) {
     copy(aside, &cluster.node(id).data());
 }
 
-/// It ends by itself, and says what is missing and what to do.
+/// Asserts that the node ends by itself, and says what is missing and what to do.
 async fn is_refused(cluster: &mut Cluster, id: u32) {
     let status = cluster.ended(id).await;
     assert_eq!(status.code(), Some(1), "{}", cluster.node(id).log_tail());
@@ -160,7 +160,7 @@ async fn two_of_three_that_were_put_back_are_stopped_by_the_third() {
     has_all(&cluster, BEFORE + AFTER).await;
 }
 
-/// Honest deaths, again and again: no peer takes them for a loss.
+/// Ordinary deaths, again and again: no peer takes them for a loss.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_only_killed_is_never_refused() {
     let rounds = if is_long() { 100 } else { 6 };

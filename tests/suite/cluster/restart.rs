@@ -81,10 +81,10 @@ async fn five_nodes_survive_the_death_of_two() {
     assert_eq!(consume(&cluster, "orders").await.lines().count(), 50);
 }
 
-/// What the write-ahead log of a node holds in this test.
+/// Bytes in the write-ahead log of a node in this test.
 const UNFLUSHED_BYTES: u64 = 1 << 30;
 
-/// After a crash with this much a cluster serves again within this.
+/// A cluster serves again within this time after a crash with that much in the log.
 const READY_MAX: Duration = Duration::from_secs(10);
 
 /// The files with this ending in a folder: number and bytes.

@@ -1,4 +1,4 @@
-//! Old records go: by trimming and by size. A replica that was away meanwhile comes back, leads and serves.
+//! Old records are deleted, by trimming and by size. A replica that was away meanwhile comes back, leads and serves.
 
 use jangada_client::{BrokerId, ClientError, ConsumerConfig, NewTopic, StartAt};
 
@@ -82,7 +82,7 @@ async fn a_replica_that_was_away_while_its_log_was_purged_comes_back_and_leads()
     assert_eq!(consumed.text(), "9010 on");
 }
 
-/// Both bounds are told.
+/// Asserts that the error of a read below the log start names both bounds.
 async fn below_the_log_start(cluster: &Cluster) {
     let client = cluster.client().await;
     let mut consumer = client

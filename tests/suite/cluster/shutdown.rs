@@ -16,16 +16,16 @@ const TOPIC: &str = "orders";
 const PARTITIONS: u32 = 3;
 const BATCHES: u64 = 5;
 
-/// Answering may take as long as a slow disk needs.
+/// A drain time as long as answers on a slow disk need.
 const SECTIONS: &str = "[shutdown]\ndrain_ms = 60000";
-/// Each sync takes so long, in microseconds: SIGTERM comes while the batches wait for theirs.
+/// Each sync takes this long, in microseconds: SIGTERM comes while the batches wait for theirs.
 const SLOW: &str = "inject=fdatasync:delay_enter=1000000";
-/// Longer than the node needs to end: a fetch that waits so long is answered before its time, or the node waited for it.
+/// Longer than the node needs to end: a fetch that waits this long is answered early, or the node waited for it.
 const FETCH_WAIT_MS: u32 = 45_000;
 
-/// Whoever must be elected because its leader vanished waits for 10 s first.
+/// After a leader vanished, an election begins only after 10 s.
 const SLOW_ELECTIONS: &str = "[raft]\nelection_timeout_min_ms = 10000\nelection_timeout_max_ms = 12000";
-/// A record's answer may take so long while each node is stopped and started in turn.
+/// A record's answer may take this long while each node is stopped and started in turn.
 const SLOWEST: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

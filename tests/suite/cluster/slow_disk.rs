@@ -1,5 +1,5 @@
-//! A leader whose disk is slower than its followers': they commit what it has in memory only, so it must say when that is
-//! enough.
+//! A leader whose disk is slower than its followers': they commit records that it has in memory only, so it must bound
+//! those.
 
 use std::ffi::OsStr;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::harness::{Cluster, Options, WAIT, eventually, raw, skipped};
 
 const TOPIC: &str = "orders";
 
-/// The least that the settings take.
+/// The least values of the settings.
 const SECTIONS: &str = "[limits]\nproduce_inflight_bytes_per_partition = 8388608\nproduce_inflight_bytes = 16777216\n
 # The leader keeps its lease while each of its system calls is looked at.
 [raft]\nelection_timeout_min_ms = 15000\nelection_timeout_max_ms = 20000\n";
@@ -21,10 +21,11 @@ const QUEUE_BYTES_MAX: usize = 16_777_216;
 const VALUE_BYTES: usize = 1_000_000;
 /// Four times as many bytes as may wait for the disk.
 const SENT_MAX: usize = 64;
-/// What memory may grow by: what waits, once more in the transport and in buffers, and what comes of nothing.
+/// Bound of the growth of memory: the waiting bytes, once more in the transport and in buffers, and some for everything
+/// else.
 const GROWTH_BYTES_MAX: usize = 3 * QUEUE_BYTES_MAX;
 
-/// Each sync takes so long, in microseconds: longer than all batches take to be sent.
+/// Each sync takes this long, in microseconds: longer than all batches take to be sent.
 const SLOW: &str = "inject=fdatasync:delay_enter=20000000";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

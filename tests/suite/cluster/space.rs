@@ -11,16 +11,16 @@ use jangada_client::{ProducerConfig, ProducerRecord};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use crate::harness::{Cluster, LOOK_INTERVAL, Options, Scrape, is_long};
+use crate::harness::{Cluster, Options, POLL_INTERVAL, Scrape, is_long};
 
-/// Written to each of the four topics.
+/// Bytes written to each of the four topics.
 const TOPIC_BYTES: u64 = 160 << 20;
 
 const RECORD_BYTES: usize = 8 * 1024;
 const PARTITIONS: u32 = 2;
 
-/// The space is back within this.
-const BACK_WITHIN: Duration = Duration::from_secs(60);
+/// The space is free again within this time.
+const BACK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Files that hold records. They may be garbage to less than a quarter (what was deleted shares files with what stays, and moving
 /// it is not worth it yet), so they take up to four thirds of what stays. A little more is for rows beside the records.
@@ -32,10 +32,10 @@ const DATA_PERCENT: u64 = 140;
 /// catalogue and its own log.
 const OTHER_BYTES: u64 = 144 << 20;
 
-/// What takes a node's space: files and bytes by the end of their names (`blob`, `sst`, `log`), or by their folder.
+/// The space that a node takes: files and bytes by the end of their names (`blob`, `sst`, `log`), or by their folder.
 type Taken = BTreeMap<String, (usize, u64)>;
 
-/// Adds what a folder takes on disk.
+/// Adds the disk space of a folder.
 fn add_taken(folder: &Path, taken: &mut Taken) {
     let Ok(entries) = std::fs::read_dir(folder) else {
         return;
@@ -70,7 +70,7 @@ fn data_and_others(taken: &Taken) -> (u64, u64) {
     (sum(data), sum(others))
 }
 
-/// What holds the space of each node, and what the node says of giving it back: for a failed test.
+/// The files that hold the space of each node, and its log lines about giving it back: for a failed test.
 async fn who_holds_it(cluster: &Cluster) -> String {
     let mut said = String::new();
     for id in cluster.ids() {
@@ -160,11 +160,11 @@ async fn space_of_deleted_and_trimmed_topics_comes_back() {
     };
     while !cluster.ids().into_iter().all(is_back) {
         assert!(
-            gone.elapsed() < BACK_WITHIN,
-            "not within {BACK_WITHIN:?}: on each node {enough} bytes of data and {OTHER_BYTES} of others are allowed:\n{}",
+            gone.elapsed() < BACK_TIMEOUT,
+            "not within {BACK_TIMEOUT:?}: on each node {enough} bytes of data and {OTHER_BYTES} of others are allowed:\n{}",
             who_holds_it(&cluster).await
         );
-        tokio::time::sleep(LOOK_INTERVAL).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     let took = gone.elapsed();
     println!(

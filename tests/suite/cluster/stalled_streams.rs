@@ -1,4 +1,4 @@
-//! Consumers that open streams and do not read take what room there is for fetches: others are told, and get it back.
+//! Consumers that open streams and do not read use the room for fetches: others are refused, and get the room back.
 
 use std::time::{Duration, Instant};
 
@@ -13,18 +13,18 @@ use crate::harness::{Cluster, Options, WAIT, eventually, node, raw};
 
 const TOPIC: &str = "orders";
 
-/// The least that the setting takes: as many responses as there are streams do not fit.
+/// The least value of the setting: not enough for a response of each stream.
 const SECTIONS: &str = "[limits]\nfetch_inflight_bytes = 16777216";
 const STREAMS: usize = 20;
 const RESPONSE_BYTES: u32 = 1 << 20;
 const VALUE_BYTES: usize = 1_000_000;
-/// How long a fetch may wait for those who do not read: it is refused after that. One that reads no more is ended after 2 s, and
-/// it can take two in turn.
+/// How long a fetch may wait for streams that are not read: it is refused after that. A stream that is no longer read
+/// is ended after 2 s, and the fetch may need two in turn.
 const MADE_WAY: Duration = Duration::from_secs(5);
-/// Of each stream one response is in the transport and one waits. More than that there is to read.
+/// More records than a stream sends without being read: one response is in the transport and one waits.
 const RECORDS: i64 = 4;
 
-/// A stream that nobody reads.
+/// A stream that is never read.
 async fn stalled(address: &str) -> Streaming<FetchStreamResponse> {
     raw::stalled(address, raw::partition(TOPIC, 0), RESPONSE_BYTES).await
 }
@@ -79,7 +79,7 @@ async fn streams_that_nobody_reads_do_not_stop_other_fetches() {
     assert!(log.contains("an answer on it was not taken in time"), "{log}");
 }
 
-/// Without anybody who waits for its room it has longer, and is told.
+/// A stalled stream for whose room no fetch waits has longer, and its client gets the reason.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_consumer_that_goes_on_late_has_lost_nothing_and_is_told_why_its_stream_ended() {
     let cluster = filled("").await;
@@ -97,7 +97,7 @@ async fn a_consumer_that_goes_on_late_has_lost_nothing_and_is_told_why_its_strea
     raw::assert_refused(Err::<(), _>(status), "BROKER_BUSY", &[TOPIC, "not taken"]);
 }
 
-/// Why the stream was ended; nothing if all records came.
+/// Reads a stream to its end; returns its error, or none if all records came.
 async fn read_on(stream: &mut Streaming<FetchStreamResponse>) -> Option<Status> {
     let mut next_offset = 0;
     while next_offset < RECORDS {
@@ -112,7 +112,7 @@ async fn read_on(stream: &mut Streaming<FetchStreamResponse>) -> Option<Status> 
     None
 }
 
-/// It keeps neither others out nor the broker from ending.
+/// The stream keeps neither others out nor the broker from ending.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_never_says_what_it_wants_holds_nothing() {
     let options = Options {

@@ -1,4 +1,4 @@
-//! `jangada up` and `down`: three processes in the background, with their data, again and again.
+//! `jangada up` and `down`: three processes in the background keep their data over many starts and stops.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -10,7 +10,7 @@ use crate::harness::cli::{self, Run};
 use crate::harness::{WAIT, eventually, ports, turn};
 use crate::{binary, tree};
 
-/// A cluster that `up` starts. Dropping it kills what runs of it.
+/// A cluster that `up` starts. Dropping it kills its processes.
 struct Demo {
     folder: tempfile::TempDir,
     port: u16,
@@ -35,7 +35,7 @@ impl Demo {
         self.folder.path().to_str().expect("the path is text").to_owned()
     }
 
-    /// The processes that are said to run.
+    /// The processes by their stored ids.
     fn pids(&self) -> Vec<Pid> {
         let file = |node: u32| PathBuf::from(self.dir()).join(format!("node-{node}/pid"));
         let read = |node| {
@@ -55,7 +55,7 @@ impl Demo {
     }
 }
 
-/// Runs commands in a shell that knows nothing of the program.
+/// Runs commands in a shell that does not have the program in its path.
 async fn pasted(commands: &[&str]) -> Run {
     let script = format!("set -e\n{}", commands.join("\n"));
     cli::in_shell(&script, |_| {}).await.expect(0)

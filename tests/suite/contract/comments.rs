@@ -1,5 +1,6 @@
-//! What a .proto file must say: a comment before each field, enum value and method; at a method also `Errors:`, and after
-//! it the reasons that it may give. A comment behind a field does not count: it is easily taken for the next one's.
+//! Checks the comments of a .proto file: one before each field, enum value and method; at a method also `Errors:`, and
+//! after it the reasons that it may give. A comment behind a field does not count: it is easily taken for the next
+//! one's.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,7 @@ use prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorProto};
 
 use super::listing::is_map_entry;
 
-/// What the path of a comment consists of, besides indexes: numbers of fields in `descriptor.proto`.
+/// The components of a comment's path, besides indexes: numbers of fields in `descriptor.proto`.
 mod tag {
     pub const FILE_MESSAGE: i32 = 4;
     pub const FILE_ENUM: i32 = 5;
@@ -20,7 +21,7 @@ mod tag {
     pub const SERVICE_METHOD: i32 = 2;
 }
 
-/// What a file leaves out, as sentences.
+/// The omissions of a file, as sentences.
 pub fn omissions(file: &FileDescriptorProto) -> Vec<String> {
     let mut comments = Comments::of(file);
     for (index, message) in (0..).zip(&file.message_type) {
@@ -39,7 +40,7 @@ pub fn omissions(file: &FileDescriptorProto) -> Vec<String> {
 }
 
 struct Comments<'a> {
-    /// Those before something, by its path.
+    /// The comments before things, by the things' paths.
     by_path: BTreeMap<&'a [i32], &'a str>,
     omissions: Vec<String>,
 }
@@ -57,7 +58,7 @@ impl<'a> Comments<'a> {
         }
     }
 
-    /// The comment; that there is none is an omission.
+    /// Takes a comment; records an omission if there is none.
     fn take(&mut self, path: &[i32], name: &str) -> Option<&'a str> {
         let comment = self.by_path.get(path).copied();
         if comment.is_none() {

@@ -1,4 +1,4 @@
-//! What makes a contract incompatible with an older one. Adding is never a break.
+//! Finds changes that make a contract incompatible with an older one. Adding is never a break.
 
 use super::listing::{Contract, Member, Members};
 
@@ -63,7 +63,7 @@ fn breaks_of_members(item: &str, noun: &str, old: &Members, new: &Members, break
     }
 }
 
-/// Fields and values that are gone without leaving their number and their name reserved: someone would use them again.
+/// Fields and values that were removed without reserving their number and name: a later field could use them again.
 pub fn removed_without_reservation(old: &Contract, new: &Contract) -> Vec<String> {
     let mut forgotten = Vec::new();
     for (noun, old, new) in [

@@ -236,7 +236,7 @@ pub fn is_map_entry(message: &DescriptorProto) -> bool {
     message.options.as_ref().is_some_and(|options| options.map_entry())
 }
 
-/// As it is written in the .proto file: `repeated string`, `map<string, string>`, `oneof payload bytes`.
+/// The type of a field as in the .proto file: `repeated string`, `map<string, string>`, `oneof payload bytes`.
 fn field_kind(message: &DescriptorProto, message_name: &str, field: &FieldDescriptorProto) -> String {
     let entry = message
         .nested_type

@@ -1,4 +1,4 @@
-//! gRPC with messages as the bytes that they are: for what no client would send, and for answers that nobody reads.
+//! gRPC with messages as plain bytes: for messages that no client would send, and for answers that are never read.
 
 use std::net::IpAddr;
 
@@ -15,16 +15,16 @@ use tonic::{Request, Status, Streaming};
 /// More than any message that a broker takes.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
-/// The least that HTTP/2 begins with.
+/// The smallest window that HTTP/2 begins with.
 const WINDOW_BYTES: u32 = 65_535;
 
-/// A connection with next to no room on the way: what is not taken stays with the broker.
+/// A connection with next to no room on the way: unread bytes stay with the broker.
 pub async fn connect(address: &str) -> Channel {
     endpoint(address).connect().await.expect("the node listens")
 }
 
-/// A connection with room for what a client of this project takes: HTTP/2 ends one of a client that has little and gets many
-/// small pieces.
+/// A connection with the windows of this project's client: HTTP/2 ends a connection of a client that has small ones and
+/// gets many small pieces.
 pub async fn connect_with_room(address: &str) -> Channel {
     let endpoint = endpoint(address)
         .initial_stream_window_size(8 << 20)
@@ -32,7 +32,7 @@ pub async fn connect_with_room(address: &str) -> Channel {
     endpoint.connect().await.expect("the node listens")
 }
 
-/// The same as [`connect`] from another address of this machine, such as 127.0.0.2.
+/// Like [`connect`], from another address of this machine, such as 127.0.0.2.
 pub async fn connect_from(from: &str, address: &str) -> Channel {
     let from: IpAddr = from.parse().expect("it is an address");
     let endpoint = endpoint(address).local_address(Some(from));
@@ -46,8 +46,8 @@ fn endpoint(address: &str) -> Endpoint {
         .initial_connection_window_size(WINDOW_BYTES)
 }
 
-/// Sends messages to a method, such as `LogService/Produce`, or of another package with its name. What it answers is not taken
-/// until it is asked for.
+/// Sends messages to a method, such as `LogService/Produce`, or of another package with its name. Its answer is not
+/// read until it is asked for.
 pub async fn call(
     channel: &Channel,
     method: &str,
@@ -72,7 +72,7 @@ fn path(method: &str) -> String {
     }
 }
 
-/// Sends one message, and takes what is answered.
+/// Sends one message, and returns the answer.
 pub async fn ask(channel: &Channel, method: &str, message: Bytes) -> Result<Bytes, Status> {
     let mut answers = call(channel, method, tokio_stream::iter([message])).await?;
     let answer = answers.message().await?;
@@ -139,7 +139,7 @@ pub fn empties(number: u8, bytes: usize) -> Vec<u8> {
     [number << 3 | 2, 0].repeat(bytes / 2)
 }
 
-/// Messages as the bytes that they are.
+/// The codec of messages that are plain bytes.
 pub struct Bare;
 
 impl Codec for Bare {

@@ -1,4 +1,4 @@
-//! Whether what writers were told and what readers saw fit together. Pure.
+//! Checks that the outcomes of writes and the records of readers fit together. Pure.
 //!
 //! Every value is written once by its writer, and each writer numbers its values of a partition from 0 on in the order in which it sends
 //! them. So for each partition, given the final read of everything:
@@ -24,19 +24,19 @@ pub struct Value {
 }
 
 impl Value {
-    /// As a record's value.
+    /// The value as a record's value.
     pub fn text(self) -> String {
         format!("{}:{}", self.writer, self.number)
     }
 
-    /// The same, filled up to this many bytes.
+    /// Like [`Self::text`], padded to this many bytes.
     pub fn padded(self, bytes: usize) -> String {
         let text = self.text() + " ";
         let filling = ".".repeat(bytes.saturating_sub(text.len()));
         text + &filling
     }
 
-    /// The reverse of both.
+    /// Parses the text of a value, padded or not.
     pub fn parse(bytes: &[u8]) -> Option<Value> {
         let text = std::str::from_utf8(bytes).ok()?;
         let (writer, number) = text.split(' ').next()?.split_once(':')?;
@@ -47,56 +47,56 @@ impl Value {
     }
 }
 
-/// What a writer was told.
+/// The outcome of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is there, at this offset.
+    /// The value is there, at this offset.
     Acknowledged(i64),
-    /// It may be there.
+    /// The value may be there.
     Unknown,
-    /// It is not there.
+    /// The value is not there.
     Refused,
 }
 
-/// What happened to one partition.
+/// The history of one partition.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     sent: HashMap<Value, Outcome>,
-    /// What one reader saw while it went on, in its order.
+    /// The values that one reader saw while it went on, in its order.
     seen: Vec<(i64, Value)>,
-    /// What a fresh reader found from the first offset to the end, after everything.
+    /// The values that a fresh reader found from the first offset to the end, after everything.
     found: Vec<(i64, Value)>,
 }
 
 impl History {
-    /// A writer was told.
+    /// Records a writer's outcome.
     pub fn sent(&mut self, value: Value, outcome: Outcome) {
         let before = self.sent.insert(value, outcome);
         assert_eq!(before, None, "{value:?} was sent twice: the test is wrong");
     }
 
-    /// The reader that goes along saw a value.
+    /// Records that the reader that goes along saw a value.
     pub fn seen(&mut self, offset: i64, value: Value) {
         self.seen.push((offset, value));
     }
 
-    /// The final read met a value.
+    /// Records that the final read met a value.
     pub fn found(&mut self, offset: i64, value: Value) {
         self.found.push((offset, value));
     }
 
-    /// Values that were sent.
+    /// Number of values that were sent.
     pub fn attempted(&self) -> usize {
         self.sent.len()
     }
 
-    /// Values that were acknowledged.
+    /// Number of values that were acknowledged.
     pub fn acknowledged(&self) -> usize {
         let acknowledged = self.sent.values().filter(|o| matches!(o, Outcome::Acknowledged(_)));
         acknowledged.count()
     }
 
-    /// Every fault, as a line. None: it is as it must be.
+    /// Every fault, as a line. None: the history is as it must be.
     pub fn check(&self) -> Vec<String> {
         let mut faults = Vec::new();
         let mut at: BTreeMap<Value, i64> = BTreeMap::new();

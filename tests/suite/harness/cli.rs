@@ -8,10 +8,10 @@ use tokio::process::{Child, Command};
 
 use crate::binary;
 
-/// No command of a test takes longer.
+/// Bound of every command of a test.
 const RUN_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How a command ended.
+/// The outcome of a command.
 #[derive(Clone, Debug)]
 pub struct Run {
     pub code: Option<i32>,
@@ -79,7 +79,7 @@ pub fn start(brokers: &[String], args: &[&str]) -> Child {
         .expect("the program starts")
 }
 
-/// Runs a script in a shell, to its end. It knows nothing but a path, and what is set up.
+/// Runs a script in a shell, to its end. The shell's environment has only a path, and what `set_up` adds.
 pub async fn in_shell(script: &str, set_up: impl FnOnce(&mut Command)) -> Run {
     let mut shell = Command::new("bash");
     shell

@@ -12,21 +12,21 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use super::cli::{self, Run};
 use super::node::{self, Addresses, Node};
-use super::wait::LOOK_INTERVAL;
+use super::wait::POLL_INTERVAL;
 use super::{Disk, Network, Proxy, WAIT, eventually};
 
-/// Clusters live one at a time.
+/// A lock by which only one cluster lives at a time.
 static TURN: Mutex<()> = Mutex::const_new(());
 
-/// Waits for the turn to start one, for a test that does so by itself.
+/// Waits for the turn to start a cluster, for a test that does so by itself.
 pub async fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().await
 }
 
-/// How often a start is tried again with other ports, when somebody else took one in the moment between.
+/// Most attempts of a start, each with other ports, when another process took one in the meantime.
 const START_ATTEMPTS: usize = 3;
 
-/// Memory is small: several nodes share the machine.
+/// Little memory: several nodes share the machine.
 const SMALL_STORAGE: &str = "[storage]
 memtable_bytes = 8388608
 memtables_bytes = 33554432
@@ -38,22 +38,22 @@ reclaim_interval_ms = 500
 disk_reserve_bytes = 0
 ";
 
-/// What is not the default of a cluster.
+/// The options of a cluster that differ from its defaults.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// More sections for each node's settings, TOML.
+    /// Further sections for each node's settings, TOML.
     pub sections: String,
-    /// `sections` has a `[storage]` of its own, in place of the one with little memory.
+    /// Whether `sections` has a `[storage]` of its own, in place of the one with little memory.
     pub plain_storage: bool,
-    /// Leave the nodes down.
+    /// Whether the nodes are left down.
     pub stopped: bool,
-    /// Only the nodes up to this id are seeds; 0: all are.
+    /// Number of nodes that are seeds, from id 1 on; 0: all are.
     pub seeds: usize,
-    /// Clients are sent to a proxy before each node.
+    /// Whether clients are sent to a proxy before each node.
     pub proxied: bool,
-    /// Each data directory is a file system of its own, of this many bytes, that can lose power; see [`Disk`].
+    /// Size of a file system for each data directory, which can lose power; see [`Disk`].
     pub disk_bytes: Option<u64>,
-    /// There is a network that nodes can be cut off from; see [`Network`].
+    /// Whether there is a network that nodes can be cut off from; see [`Network`].
     pub network: bool,
     /// The limit of open files of each node, soft and hard.
     pub open_files: Option<u32>,
@@ -64,7 +64,7 @@ pub struct Options {
 /// Nodes with ids from 1 on. Dropping it kills them; after a panic it shows their logs first.
 pub struct Cluster {
     nodes: Vec<Node>,
-    /// By node, if it has been asked for.
+    /// The proxies by node, if they were asked for.
     proxies: Vec<Proxy>,
     network: Option<Network>,
     /// Dropped before the folder that has their files and mount points.
@@ -79,7 +79,7 @@ impl Cluster {
         Cluster::start_with(nodes, Options::default()).await
     }
 
-    /// The same with other settings.
+    /// Like [`Self::start`], with other options.
     pub async fn start_with(nodes: u32, options: Options) -> Cluster {
         let mut turn = turn().await;
         for _ in 0..START_ATTEMPTS {
@@ -151,7 +151,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until all are ready. False: one found its port taken.
+    /// Waits until all nodes are ready. False: one found its port taken.
     async fn formed(&mut self) -> bool {
         for index in 0..self.nodes.len() {
             let ready = eventually("all nodes are ready", WAIT, || {
@@ -176,7 +176,7 @@ impl Cluster {
         true
     }
 
-    /// Ends what runs, and lets go of the turn for another attempt.
+    /// Ends the running nodes, and frees the turn for another attempt.
     async fn give_up(self) -> MutexGuard<'static, ()> {
         drop(self);
         turn().await
@@ -230,17 +230,17 @@ impl Cluster {
         self.node_mut(id).start();
     }
 
-    /// The same with these variables in its environment.
+    /// Like [`Self::restart`], with these variables in its environment.
     pub fn restart_with(&mut self, id: u32, environment: &[(&str, &str)]) {
         self.node_mut(id).start_with(environment);
     }
 
-    /// SIGKILL; returns when the process is gone.
+    /// Sends SIGKILL; returns when the process is gone.
     pub fn kill(&mut self, id: u32) {
         self.node_mut(id).kill();
     }
 
-    /// SIGKILL for all that run.
+    /// Sends SIGKILL to all that run.
     pub fn kill_all(&mut self) {
         for node in self.nodes.iter_mut().filter(|node| node.is_running()) {
             node.kill();
@@ -252,7 +252,7 @@ impl Cluster {
         self.disks.get_mut(&id).expect("it was started with disks")
     }
 
-    /// These nodes lose power at once, and are left down.
+    /// Cuts the power of these nodes at once, and leaves them down.
     pub fn lose_power(&mut self, ids: &[u32]) {
         for &id in ids {
             self.kill(id);
@@ -263,19 +263,20 @@ impl Cluster {
         }
     }
 
-    /// A running node is cut off from all others and from all clients, without a reset. In a cluster that was started with a network.
+    /// Cuts a running node off from all others and from all clients, without a reset. In a cluster that was started
+    /// with a network.
     pub fn cut_off(&self, id: u32) {
         let network = self.network.as_ref().expect("it was started with a network");
         network.cut(id, self.node(id).pid());
     }
 
-    /// A running node is cut off from all others, but not from clients, without a reset.
+    /// Cuts a running node off from all others, but not from clients, without a reset.
     pub fn cut_from_nodes(&self, id: u32) {
         let network = self.network.as_ref().expect("it was started with a network");
         network.cut_from_nodes(id, self.node(id).pid());
     }
 
-    /// Nobody is cut off any more.
+    /// Connects all nodes that were cut off again.
     pub fn heal(&self) {
         self.network.as_ref().expect("it was started with a network").heal();
     }
@@ -286,7 +287,7 @@ impl Cluster {
         node.is_running() && node.crashed().is_none()
     }
 
-    /// SIGTERM; returns when the process has ended.
+    /// Sends SIGTERM; returns when the process has ended.
     pub async fn stop(&mut self, id: u32) -> ExitStatus {
         let node = self.node_mut(id);
         node.signal(Signal::TERM);
@@ -298,12 +299,12 @@ impl Cluster {
         self.node_mut(id).ended(WAIT).await
     }
 
-    /// SIGSTOP: it is silent, and its connections stay open.
+    /// Sends SIGSTOP: the node is silent, and its connections stay open.
     pub fn pause(&self, id: u32) {
         self.node(id).signal(Signal::STOP);
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT, which ends a pause.
     pub fn resume(&self, id: u32) {
         self.node(id).signal(Signal::CONT);
     }
@@ -325,7 +326,7 @@ impl Cluster {
         self.in_sync().await;
     }
 
-    /// The same, whether or not a node refuses records and so is not ready.
+    /// Like [`Self::healthy`], also if a node refuses records and so is not ready.
     pub async fn in_sync(&self) {
         let client = self.client().await;
         let count = self.nodes.len();
@@ -339,7 +340,7 @@ impl Cluster {
                 }
                 last = Some(cluster);
             }
-            tokio::time::sleep(LOOK_INTERVAL).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         let partitions = client.admin().describe_partitions(None).await;
         panic!("not healthy after {WAIT:?}: {last:#?}\n{partitions:#?}");
@@ -350,7 +351,7 @@ impl Cluster {
         Client::connect(self.client_config()).await.expect("a broker answers")
     }
 
-    /// Its settings.
+    /// The settings of such a client.
     pub fn client_config(&self) -> ClientConfig {
         ClientConfig::new(self.brokers())
     }
@@ -383,13 +384,13 @@ impl Cluster {
         .await
     }
 
-    /// Where a partition's committed records end. Waits for a leader that answers.
+    /// The offset after a partition's last committed record. Waits for a leader that answers.
     pub async fn high_watermark(&self, topic: &str, partition: u32) -> i64 {
         let state = self.partition(topic, partition).await;
         state.high_watermark.expect("its leader answers")
     }
 
-    /// Where a partition's records begin. Waits for a leader that answers.
+    /// The offset of a partition's first record. Waits for a leader that answers.
     pub async fn log_start(&self, topic: &str, partition: u32) -> i64 {
         let state = self.partition(topic, partition).await;
         state.log_start_offset.expect("its leader answers")
@@ -418,7 +419,7 @@ impl Cluster {
         self.cli_with(args, Vec::new()).await
     }
 
-    /// The same with an input.
+    /// Like [`Self::cli`], with an input.
     pub async fn cli_with(&self, args: &[&str], input: Vec<u8>) -> Run {
         cli::run(&self.brokers(), args, input).await
     }

@@ -16,7 +16,7 @@ const _: () = assert!(SHUTDOWN == 0x8004_587D, "as in the kernel's ext4.h");
 /// `EXT4_GOING_FLAGS_NOLOGFLUSH`: the journal is not written either.
 const NO_LOG_FLUSH: u32 = 2;
 
-/// A file that is not synced.
+/// The contents of a file that is not synced.
 const PROBE: &[u8] = &[7; 64 * 1024];
 
 /// A mounted file system of its own. Dropping it unmounts and detaches it.
@@ -48,7 +48,7 @@ pub fn can_mount() -> Result<(), String> {
 }
 
 impl Disk {
-    /// A new one of this size, mounted at `mount`. Its blocks take space only when they are written.
+    /// Makes a disk of this size, mounted at `mount`. Its blocks take space only when they are written.
     pub fn new(image: PathBuf, mount: PathBuf, bytes: u64) -> Disk {
         let file = File::create(&image).expect("the temporary folder is writable");
         file.set_len(bytes).expect("a file can have a hole");
@@ -66,7 +66,7 @@ impl Disk {
         disk
     }
 
-    /// Where it is mounted.
+    /// The path where it is mounted.
     pub fn path(&self) -> &Path {
         &self.mount
     }
@@ -79,7 +79,8 @@ impl Disk {
         self.is_mounted = true;
     }
 
-    /// What was not synced is gone. Nobody may write at this moment: a sync that races with it would be told success and be lost.
+    /// Loses all bytes that were not synced. No process may write at this moment: a sync that races with it would
+    /// succeed and its bytes be lost.
     ///
     /// Proves it each time: a file that was just written and not synced is not there afterwards.
     pub fn lose_power(&mut self) {

@@ -1,4 +1,5 @@
-//! `jangada consume --group` as a process of its own: what it printed and when, and what it says that it owned.
+//! `jangada consume --group` as a process of its own, with the records that it printed and the partitions that it
+//! owned.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,10 +14,10 @@ use tokio::task::JoinHandle;
 
 use super::{Cluster, WAIT, cli, eventually};
 
-/// A record that it printed.
+/// A record that the process printed.
 #[derive(Clone, Debug)]
 pub struct Printed {
-    /// When this process read it from the pipe.
+    /// The time when this process read it from the pipe.
     pub at: Instant,
     pub partition: u32,
     pub offset: i64,
@@ -24,16 +25,16 @@ pub struct Printed {
     pub value: String,
 }
 
-/// A line of its ownership log.
+/// A line of the process's ownership log.
 #[derive(Clone, Debug)]
 pub struct Change {
     /// `assigned`, `revoked` or `lost`.
     pub event: String,
     pub at_ms: i64,
     pub member_epoch: i64,
-    /// Those that came or went.
+    /// The partitions that came or went.
     pub partitions: BTreeSet<u32>,
-    /// All that it owns from now on.
+    /// All partitions that it owns from now on.
     pub owned: BTreeSet<u32>,
 }
 
@@ -48,7 +49,7 @@ pub struct GroupProcess {
 }
 
 impl GroupProcess {
-    /// Starts one; its ownership log is a file of the cluster's folder.
+    /// Starts a process; its ownership log is a file in the cluster's folder.
     pub fn start(cluster: &Cluster, name: &str, topic: &str, group: &str, session: Duration) -> GroupProcess {
         let log = cluster.folder().join(format!("owned-by-{name}"));
         let (log_text, session) = (log.to_string_lossy(), session.as_millis().to_string());
@@ -103,22 +104,22 @@ impl GroupProcess {
         }
     }
 
-    /// All that it printed, in its order.
+    /// All records that it printed, in its order.
     pub fn printed(&self) -> Vec<Printed> {
         self.printed.lock().expect("no panic").clone()
     }
 
-    /// How many records it printed.
+    /// Number of records that it printed.
     pub fn count(&self) -> usize {
         self.printed.lock().expect("no panic").len()
     }
 
-    /// What it wrote to stderr.
+    /// The text that it wrote to stderr.
     pub fn stderr(&self) -> String {
         self.stderr.lock().expect("no panic").clone()
     }
 
-    /// Its ownership log, oldest first.
+    /// The process's ownership log, oldest first.
     pub fn changes(&self) -> Vec<Change> {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         let set = |names: &serde_json::Value| -> BTreeSet<u32> {
@@ -146,7 +147,7 @@ impl GroupProcess {
         whole.lines().map(change).collect()
     }
 
-    /// What it owns, as it says.
+    /// The partitions that it owns, by its log.
     pub fn owned(&self) -> BTreeSet<u32> {
         self.changes().pop().map(|last| last.owned).unwrap_or_default()
     }
@@ -157,13 +158,13 @@ impl GroupProcess {
         kill_process(pid, signal).expect("our own child can be signalled");
     }
 
-    /// SIGKILL. Returns when all that it printed is read.
+    /// Sends SIGKILL. Returns when all that it printed is read.
     pub async fn kill(&mut self) {
         self.child.kill().await.expect("our own child can be killed");
         self.drained().await;
     }
 
-    /// SIGSTOP. Returns when it stands still.
+    /// Sends SIGSTOP. Returns when it has stopped.
     pub async fn pause(&self) {
         self.signal(Signal::STOP);
         let stat = format!("/proc/{}/stat", self.child.id().expect("the process runs"));
@@ -174,12 +175,12 @@ impl GroupProcess {
         .await;
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT, which ends a pause.
     pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
 
-    /// SIGTERM: it has to end well.
+    /// Sends SIGTERM, and asserts that it ends well.
     pub async fn end(&mut self) {
         self.signal(Signal::TERM);
         let status = tokio::time::timeout(WAIT, self.child.wait()).await;

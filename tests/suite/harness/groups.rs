@@ -17,7 +17,7 @@ use tonic::{Request, Status};
 
 use super::{WAIT, raw};
 
-/// What a client tries again, at the coordinator as it is then.
+/// Reasons that a client retries, at the coordinator at that time.
 const RETRYABLE: [&str; 8] = [
     "",
     "NOT_LEADER",
@@ -29,11 +29,11 @@ const RETRYABLE: [&str; 8] = [
     "STORE_FENCED",
 ];
 
-/// One call.
+/// Timeout of one call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Between two tries.
-const RETRY: Duration = Duration::from_millis(50);
+/// Delay between two attempts.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 pub type Client = GroupServiceClient<Channel>;
 
@@ -43,7 +43,7 @@ pub fn at(address: &str) -> Client {
     Client::new(endpoint.connect_timeout(Duration::from_secs(1)).connect_lazy())
 }
 
-/// Calls about one group, sent to whoever coordinates it.
+/// Calls about one group, sent to its coordinator.
 #[derive(Clone)]
 pub struct Coordinator {
     brokers: Arc<Vec<String>>,
@@ -83,11 +83,11 @@ impl Coordinator {
                 "no coordinator of {} within {WAIT:?}",
                 self.group
             );
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(RETRY_INTERVAL).await;
         }
     }
 
-    /// One call, tried again while the coordinator changes.
+    /// Makes a call, which is retried while the coordinator changes.
     pub async fn call<T, F>(&mut self, mut call: impl FnMut(Client) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
@@ -104,7 +104,7 @@ impl Coordinator {
                 return Err(error);
             }
             self.known = None;
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(RETRY_INTERVAL).await;
         }
     }
 
@@ -171,14 +171,14 @@ pub fn offsets(topic: &Bytes, rows: impl IntoIterator<Item = (u32, i64)>) -> Vec
     rows.into_iter().map(row).collect()
 }
 
-/// What a member has been through.
+/// The history of a member.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     pub epoch: i64,
     pub owned: BTreeSet<u32>,
-    /// How often it joined.
+    /// Number of times that it joined.
     pub joins: u32,
-    /// Errors that it did not expect.
+    /// Errors that are not expected.
     pub errors: Vec<String>,
 }
 
@@ -219,13 +219,13 @@ impl Member {
         self.seen().owned
     }
 
-    /// Leaves; returns when the coordinator knows.
+    /// Leaves the group; returns when the coordinator knows.
     pub async fn leave(self) {
         self.stop.send_replace(true);
         self.task.await.expect("a member ends well");
     }
 
-    /// Falls silent.
+    /// Stops without leaving the group.
     pub fn vanish(self) {
         self.task.abort();
     }
@@ -276,7 +276,7 @@ async fn run(
                 seen.owned.clear();
                 request.member_epoch = 0;
                 request.assignment_version = 0;
-                RETRY
+                RETRY_INTERVAL
             }
         };
         tokio::select! {

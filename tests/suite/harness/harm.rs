@@ -48,12 +48,12 @@ impl Target {
     }
 }
 
-/// What is done to a file.
+/// A damage to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Harm {
-    /// One bit.
+    /// One bit is flipped.
     Flip,
-    /// Cut at some place.
+    /// The file is cut at a random place.
     Cut,
     Delete,
     Empty,

@@ -1,4 +1,4 @@
-//! Generated input.
+//! Generated input for tests.
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};

@@ -1,4 +1,5 @@
-//! Load that goes on while faults happen: one writer per partition and one reader of everything, and the check of what came of it.
+//! Load that goes on while faults happen: one writer per partition, one reader of everything, and the check of the
+//! outcome.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,22 +11,22 @@ use tokio::task::JoinHandle;
 
 use super::{Cluster, History, Outcome, Value, WAIT, consumer_from_start};
 
-/// Between two records of a partition.
+/// Interval between two records of a partition.
 const SEND_INTERVAL: Duration = Duration::from_millis(3);
 
-/// Records of a partition whose answers nobody has taken yet.
+/// Most records of a partition whose answers have not been taken yet.
 const UNANSWERED_MAX: usize = 20_000;
 
-/// A producer tries for two minutes, longer than any fault lasts, so hardly a record may be left in doubt.
+/// A producer retries for two minutes, longer than any fault lasts, so hardly any record may be left in doubt.
 const ACKNOWLEDGED_PERCENT: usize = 90;
 
-/// Faults that are shown when a check fails.
+/// Number of faults that are shown when a check fails.
 const FAULTS_SHOWN: usize = 20;
 
-/// When a record was sent and acknowledged.
+/// The times when a record was sent and acknowledged.
 type Times = (Instant, Instant);
 
-/// What one partition's writer did.
+/// The result of one partition's writer.
 struct Written {
     outcomes: Vec<(Value, Outcome)>,
     times: Vec<Times>,
@@ -36,7 +37,7 @@ pub struct Load {
     topic: Arc<str>,
     stop: watch::Sender<bool>,
     writers: Vec<JoinHandle<Written>>,
-    /// By partition: when the newest record was sent that was acknowledged.
+    /// By partition: the time when the newest acknowledged record was sent.
     acknowledged: Vec<watch::Receiver<Option<Instant>>>,
     reader: JoinHandle<Vec<(u32, i64, Value)>>,
 }
@@ -90,7 +91,7 @@ impl Load {
             .expect("the writer lives");
     }
 
-    /// Ends it when everything is answered, and reads all that is there with a client that has not seen anything yet.
+    /// Ends the load when everything is answered, and reads all records with a new client.
     pub async fn finish(self, cluster: &Cluster) -> Ran {
         self.stop.send_replace(true);
         let mut ran = Ran::default();
@@ -118,16 +119,16 @@ impl Load {
     }
 }
 
-/// What happened under a load.
+/// The result of a load.
 #[derive(Default)]
 pub struct Ran {
-    /// By partition.
+    /// The histories by partition.
     pub histories: BTreeMap<u32, History>,
     times: BTreeMap<u32, Vec<Times>>,
 }
 
 impl Ran {
-    /// From a moment to the first acknowledgement of a record that was sent after it.
+    /// The time from `since` to the first acknowledgement of a record that was sent after it.
     pub fn writes_again_after(&self, partition: u32, since: Instant) -> Duration {
         let times = &self.times[&partition];
         let first = times.iter().find(|(sent, _)| *sent > since);
@@ -145,8 +146,8 @@ impl Ran {
         took.max().unwrap_or_default()
     }
 
-    /// Asserts that every acknowledged record is there, once, in order, and that nearly all are acknowledged; gives their
-    /// number.
+    /// Asserts that every acknowledged record is there, once, in order, and that nearly all are acknowledged; returns
+    /// their number.
     pub fn check(&self) -> usize {
         for (partition, history) in &self.histories {
             let faults = history.check();
@@ -236,7 +237,7 @@ fn read(client: Client, topic: Arc<str>, mut stop: watch::Receiver<bool>) -> Joi
     })
 }
 
-/// Everything that is there.
+/// Reads all records that are there.
 async fn read_all(cluster: &Cluster, topic: &str) -> Vec<(u32, i64, Value)> {
     let client = cluster.client().await;
     let mut consumer = consumer_from_start(&client, topic).await;

@@ -1,23 +1,24 @@
-//! Clusters of real processes, and what the tests need to work with them.
+//! Clusters of real processes, and the tools that the tests need to work with them.
 //!
 //! - [`Cluster`]: starts `jangada server` processes on loopback, kills, stops, pauses and restarts them, and ends them all when it is
 //!   dropped. Only one cluster lives at a time: tests run in threads, and the machine has few cores.
 //! - [`cli`]: one run of the command line, with its exit code and output.
 //! - [`Disk`]: a file system that can lose power. [`Network`]: proxies that can cut a node off without a reset.
-//! - [`GroupProcess`]: `jangada consume --group`, with what it printed and owned. [`Orders`]: keyed records that go on.
+//! - [`GroupProcess`]: `jangada consume --group`, with its records and partitions. [`Orders`]: keyed records that go
+//!   on.
 //! - [`groups`]: consumer groups below the client: calls that follow the coordinator, and small members.
 //! - [`harm`]: damage to the files of a node that is down.
 //! - [`consumer_from_start`]: reads a whole topic.
 //! - [`raw`]: calls below the client: batches made by hand, and an error's reason.
-//! - [`bare`]: calls below that: messages as bytes, and answers that nobody reads.
+//! - [`bare`]: calls below that: messages as bytes, and answers that are never read.
 //! - [`Proxy`]: stands before a node and loses its answers. [`SmallDisk`]: a file system that can be filled up.
-//! - [`History`]: what writers were told and readers saw, and the [`History::check`] of it.
+//! - [`History`]: the outcomes of writers and the records of readers, and the [`History::check`] of it.
 //! - [`Load`]: writers and a reader that go on while faults happen, and keep such a history.
 //! - [`strace`]: sees a node's system calls, or lets it die at one.
-//! - [`MURMUR2`]: keys with their hashes by other programs. [`partition_of`]: where a hash belongs.
-//! - [`Scrape`]: what `/metrics` says.
+//! - [`MURMUR2`]: keys with their hashes by other programs. [`partition_of`]: the partition of a hash.
+//! - [`Scrape`]: the answer of `/metrics`.
 //! - [`served_during`]: a good client beside a bad one.
-//! - [`skipped`]: says what this machine cannot run. [`is_long`]: whether to run what takes minutes.
+//! - [`skipped`]: reports tests that this machine cannot run. [`is_long`]: whether to run tests that take minutes.
 //! - [`eventually`]: the only way to wait here: for a condition, with a bound.
 
 pub mod bare;
@@ -60,4 +61,4 @@ pub use scrape::Scrape;
 pub use served::served_during;
 pub use skip::{are_examples_wanted, is_long, is_promtool_there, is_too_long, skipped};
 pub use small_disk::SmallDisk;
-pub use wait::{LOOK_INTERVAL, WAIT, eventually};
+pub use wait::{POLL_INTERVAL, WAIT, eventually};

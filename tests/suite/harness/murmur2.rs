@@ -1,4 +1,4 @@
-//! Keys, and the partitions that are theirs by other programs' word.
+//! Keys, and their partitions according to other programs.
 
 /// Keys with their hashes, as Kafka's own tests have them (`UtilsTest.testMurmur2`) for all but the last three; those come from another
 /// program (Python), which agrees on the others. Over five partitions they leave none out.
@@ -15,7 +15,7 @@ pub const MURMUR2: [(&str, i32); 10] = [
     ("\u{4e2d}\u{6587}", 1_074_123_597),
 ];
 
-/// Where Kafka's default partitioner sends a key of this hash.
+/// The partition to which Kafka's default partitioner sends a key of this hash.
 pub fn partition_of(hash: i32, partitions: u32) -> u32 {
     (hash as u32 & 0x7fff_ffff) % partitions
 }

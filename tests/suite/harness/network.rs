@@ -16,17 +16,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// What one read takes.
+/// Bytes of one read.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Who is cut off.
+/// The nodes that are cut off.
 #[derive(Clone, Debug, Default)]
 struct Cut {
-    /// Ids of nodes.
+    /// The ids of the nodes.
     nodes: HashSet<u32>,
-    /// Their processes.
+    /// The ids of their processes.
     pids: HashSet<u32>,
-    /// Only from the other nodes.
+    /// Whether they are cut off only from the other nodes.
     is_internal: bool,
 }
 
@@ -44,7 +44,8 @@ impl Network {
         }
     }
 
-    /// A proxy before this address of a node, which is for the other nodes or for clients; gives the proxy's.
+    /// Makes a proxy before this address of a node, which is for the other nodes or for clients; returns the proxy's
+    /// address.
     pub async fn proxy(&mut self, node: u32, target: String, is_internal: bool) -> String {
         let port = super::ports::free();
         let listener = TcpListener::bind(("127.0.0.1", port)).await;
@@ -60,7 +61,7 @@ impl Network {
         address
     }
 
-    /// Nothing goes to this node any more, and nothing comes from it.
+    /// Stops all bytes to this node and from it.
     pub fn cut(&self, node: u32, pid: u32) {
         self.cut.send_modify(|cut| {
             cut.nodes.insert(node);
@@ -68,13 +69,13 @@ impl Network {
         });
     }
 
-    /// The same, but clients still reach it.
+    /// Like [`Self::cut`], but clients still reach it.
     pub fn cut_from_nodes(&self, node: u32, pid: u32) {
         self.cut.send_modify(|cut| cut.is_internal = true);
         self.cut(node, pid);
     }
 
-    /// Everybody reaches everybody.
+    /// Connects all nodes again.
     pub fn heal(&self) {
         self.cut.send_replace(Cut::default());
     }
@@ -88,7 +89,7 @@ impl Drop for Network {
     }
 }
 
-/// What a proxy stands before.
+/// The address that a proxy stands before.
 #[derive(Clone)]
 struct Place {
     node: u32,
@@ -185,7 +186,7 @@ fn inode_of(from: SocketAddr, to: SocketAddr) -> Option<String> {
     })
 }
 
-/// As in that list: the address as a number in the machine's own byte order.
+/// An address in the form of that list: a number in the machine's own byte order.
 fn listed(address: SocketAddr) -> Option<String> {
     let SocketAddr::V4(address) = address else { return None };
     let number = u32::from_ne_bytes(address.ip().octets());
@@ -221,7 +222,7 @@ mod tests {
         comes(stream, byte).await
     }
 
-    /// Within a time that is far more than loopback needs.
+    /// Whether a byte comes within a time that is far more than loopback needs.
     async fn comes(stream: &mut TcpStream, byte: u8) -> bool {
         let read = tokio::time::timeout(Duration::from_millis(300), stream.read_u8()).await;
         read.is_ok_and(|read| read.expect("it stays open") == byte)

@@ -15,30 +15,30 @@ use crate::binary;
 /// Lines of a log that are shown when a test fails.
 const LOG_LINES_SHOWN: usize = 40;
 
-/// `USER_HZ`, in which the kernel tells CPU time.
+/// `USER_HZ`, the unit in which the kernel counts CPU time.
 const TICKS_PER_SECOND: u64 = 100;
 
-/// One look at `/readyz`.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Timeout of one request to `/readyz`.
+const POLL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A node's addresses.
 #[derive(Clone, Debug)]
 pub struct Addresses {
-    /// What others connect to.
+    /// The address that others connect to.
     pub public: String,
-    /// Where clients are sent: to `public`, or to a proxy before it.
+    /// The address that clients are given: `public`, or a proxy before it.
     pub advertised: String,
     pub internal: String,
     pub http: String,
-    /// Of a listener `inside`, if it has one: where clients are sent that came by it.
+    /// The address for clients of the listener `inside`, if the node has one.
     pub inside: Option<String>,
-    /// Where it listens, which is the same unless there are proxies before it.
+    /// The address that the node listens on, which is the same unless there are proxies before it.
     pub public_bind: String,
     pub internal_bind: String,
 }
 
 impl Addresses {
-    /// On loopback, with ports that are free now.
+    /// Addresses on loopback, with ports that are free now.
     pub fn free() -> Addresses {
         let address = || format!("127.0.0.1:{}", ports::free());
         let (public, internal) = (address(), address());
@@ -53,7 +53,7 @@ impl Addresses {
         }
     }
 
-    /// The same with one more listener for clients.
+    /// The addresses with one more listener for clients.
     pub fn with_inside(self) -> Addresses {
         Addresses {
             inside: Some(format!("localhost:{}", ports::free())),
@@ -61,7 +61,7 @@ impl Addresses {
         }
     }
 
-    /// The same with proxies before the node.
+    /// The addresses with proxies before the node.
     pub async fn behind(network: &mut Network, id: u32) -> Addresses {
         let mut addresses = Addresses::free();
         addresses.public = network.proxy(id, addresses.public_bind.clone(), false).await;
@@ -151,7 +151,7 @@ http = "{http}"
         self.folder.join("data")
     }
 
-    /// What its data directory says of itself.
+    /// The identity file of its data directory.
     pub fn identity(&self) -> toml::Table {
         let text = fs::read_to_string(self.data().join("broker.toml")).expect("the node has been started");
         text.parse().expect("the file is TOML")
@@ -178,7 +178,7 @@ http = "{http}"
         self.start_with(&[]);
     }
 
-    /// With these variables in its environment.
+    /// Starts it with these variables in its environment.
     pub fn start_with(&mut self, environment: &[(&str, &str)]) {
         assert!(self.child.is_none(), "node {} runs already", self.id);
         let log = File::options()
@@ -210,7 +210,7 @@ http = "{http}"
         self.child.as_ref().expect("the node runs").id()
     }
 
-    /// What the kernel counts of the process's memory under this name in `/proc/PID/status` (`VmRSS`, `VmData`), bytes.
+    /// The kernel's count of the process's memory under this name in `/proc/PID/status` (`VmRSS`, `VmData`), bytes.
     pub fn memory(&self, name: &str) -> usize {
         self.status(name) * 1024
     }
@@ -225,13 +225,13 @@ http = "{http}"
         Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
     }
 
-    /// Files that the process has open.
+    /// Number of files that the process has open.
     pub fn open_files(&self) -> usize {
         let files = fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the process runs");
         files.count()
     }
 
-    /// Threads that the process has.
+    /// Number of threads of the process.
     pub fn threads(&self) -> usize {
         self.status("Threads")
     }
@@ -253,7 +253,7 @@ http = "{http}"
         kill_process(pid.expect("a process has an id"), signal).expect("our own child can be signalled");
     }
 
-    /// SIGKILL. Returns when the process is gone.
+    /// Sends SIGKILL. Returns when the process is gone.
     pub fn kill(&mut self) {
         let mut child = self.child.take().expect("the node runs");
         child.kill().expect("our own child can be killed");
@@ -289,7 +289,7 @@ http = "{http}"
 
 /// Asks `/readyz` at this address; `Err` has what it answered, or why it did not.
 pub async fn ready(http: &str) -> Result<(), String> {
-    match tokio::time::timeout(LOOK_TIMEOUT, get(http, "/readyz")).await {
+    match tokio::time::timeout(POLL_TIMEOUT, get(http, "/readyz")).await {
         Ok(Ok(answer)) if answer.starts_with("HTTP/1.1 200 ") => Ok(()),
         Ok(Ok(answer)) => Err(answer),
         Ok(Err(error)) => Err(error.to_string()),

@@ -11,13 +11,13 @@ use tokio::task::JoinHandle;
 
 use super::{Cluster, WAIT};
 
-/// Between two orders.
+/// Interval between two orders.
 const SEND_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Who orders; each has its partition.
+/// Number of customers; each is a key, and so has its partition.
 const CUSTOMERS: u64 = 500;
 
-/// Orders whose answers nobody has taken yet.
+/// Most orders whose answers have not been taken yet.
 const UNANSWERED_MAX: usize = 20_000;
 
 /// Key and value by partition and offset.
@@ -41,7 +41,7 @@ fn order(number: u64) -> (String, String) {
     (format!("customer-{customer:04}"), value)
 }
 
-/// Its number, out of the value.
+/// The number of an order, from its value.
 pub fn number_of(value: &str) -> u64 {
     let order: serde_json::Value = serde_json::from_str(value).expect("an order");
     order["order"].as_u64().expect("its number")
@@ -103,7 +103,7 @@ impl Orders {
         self.next.load(Ordering::SeqCst)
     }
 
-    /// Ends it when all is acknowledged; what was written.
+    /// Ends it when all is acknowledged; returns what was written.
     pub async fn stop(self) -> Written {
         self.stop.send_replace(true);
         tokio::time::timeout(WAIT, self.writer)

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 const FIRST: u32 = 11_000;
 const COUNT: u32 = 20_000;
 
-/// A port that nobody listens on at this moment, and that this process has not been given yet.
+/// A port that no process listens on at this moment, and that this process has not been given yet.
 pub fn free() -> u16 {
     static TAKEN: AtomicU32 = AtomicU32::new(0);
     // Test processes that run at once begin at different places.

@@ -1,4 +1,4 @@
-//! A TCP proxy before a node's public listener, which can lose what the node answers.
+//! A TCP proxy before a node's public listener, which can drop the node's answers.
 
 use std::net::{SocketAddr, TcpListener as StdListener};
 
@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// Passes on what comes, until told otherwise. Ends when it is dropped.
+/// Forwards bytes, until told otherwise. Ends when it is dropped.
 pub struct Proxy {
     address: SocketAddr,
     state: watch::Sender<State>,
@@ -14,9 +14,9 @@ pub struct Proxy {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
-    /// What the node says is read and lost.
+    /// Whether the node's answers are read and dropped.
     muted: bool,
-    /// How often the connections were cut.
+    /// Number of times that the connections were cut.
     cuts: u64,
 }
 
@@ -44,12 +44,12 @@ impl Proxy {
         Proxy { address, state }
     }
 
-    /// Where clients connect.
+    /// The address that clients connect to.
     pub fn address(&self) -> String {
         self.address.to_string()
     }
 
-    /// From now on requests get through and answers do not.
+    /// From now on requests are forwarded and answers are dropped.
     pub fn lose_answers(&self) {
         self.state.send_modify(|state| state.muted = true);
     }
@@ -63,7 +63,7 @@ impl Proxy {
     }
 }
 
-/// One connection, until an end closes it or it is cut.
+/// Serves one connection, until an end closes it or it is cut.
 async fn serve(client: TcpStream, target: String, mut state: watch::Receiver<State>) {
     let before = state.borrow().cuts;
     let Ok(node) = TcpStream::connect(target).await else {

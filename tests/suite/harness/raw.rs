@@ -1,4 +1,4 @@
-//! Calls below the client: one broker, one request, what it answers.
+//! Calls below the client: one broker, one request, its answer.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -26,10 +26,10 @@ pub type Log = LogServiceClient<Channel>;
 /// More than any request that a broker takes.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// What one fetch gives at most.
+/// Most bytes of one fetch.
 const FETCH_BYTES: u32 = 16 * 1024 * 1024;
 
-/// The least that HTTP/2 begins with.
+/// The smallest window that HTTP/2 begins with.
 const WINDOW_BYTES: u32 = 65_535;
 
 /// A connection to one broker's log service.
@@ -50,7 +50,7 @@ pub fn partition(topic: &str, partition: u32) -> TopicPartition {
     }
 }
 
-/// A producer's place for a batch.
+/// A producer's id, epoch and sequence for a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Producer {
     pub id: i64,
@@ -80,7 +80,7 @@ pub fn batch(producer: Option<Producer>, values: &[&[u8]]) -> Bytes {
     builder.build()
 }
 
-/// One produce call.
+/// Makes one produce call.
 pub async fn produce(
     log: &mut LogServiceClient<Channel>,
     partition: TopicPartition,
@@ -89,7 +89,7 @@ pub async fn produce(
     produce_with(log, partition, Acks::Quorum.into(), 0, batch).await
 }
 
-/// The same with other acknowledgements and another time-out; 0 is the broker's.
+/// Like [`produce`], with other acknowledgements and another timeout; 0 is the broker's.
 pub async fn produce_with(
     log: &mut LogServiceClient<Channel>,
     partition: TopicPartition,
@@ -149,8 +149,8 @@ pub async fn fetch(
     log.fetch(request).await.map(tonic::Response::into_inner)
 }
 
-/// A stream of a partition's batches, from the first on, that nobody reads. It has a connection of its own, with next to no room on the
-/// way: what is not taken stays with the broker.
+/// A stream of a partition's batches, from the first on, that is never read. It has a connection of its own, with next
+/// to no room on the way: unread bytes stay with the broker.
 pub async fn stalled(address: &str, partition: TopicPartition, max_bytes: u32) -> Streaming<FetchStreamResponse> {
     let channel = Endpoint::from_shared(format!("http://{address}"))
         .expect("it is an address")

@@ -1,4 +1,4 @@
-//! Reading by the client.
+//! Reading with the client.
 
 use jangada_client::{Client, Consumer, ConsumerConfig, StartAt};
 

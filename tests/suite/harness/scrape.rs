@@ -1,16 +1,16 @@
-//! What `/metrics` says, as a monitoring system reads it.
+//! The answer of `/metrics`, as a monitoring system reads it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Cluster, node};
 
-/// One look at a node's metrics.
+/// One scrape of a node's metrics.
 #[derive(Debug)]
 pub struct Scrape {
     /// The answer's head, and all of its text.
     pub head: String,
     pub text: String,
-    /// By name of the family: its type.
+    /// The type of each family, by its name.
     pub families: BTreeMap<String, String>,
     samples: Vec<Sample>,
 }
@@ -23,7 +23,7 @@ struct Sample {
 }
 
 impl Scrape {
-    /// Of a node that runs.
+    /// Scrapes a node that runs.
     pub async fn of(cluster: &Cluster, id: u32) -> Scrape {
         let answer = node::get(&cluster.node(id).addresses.http, "/metrics").await;
         Scrape::parse(&answer.expect("the node answers"))
@@ -58,7 +58,7 @@ impl Scrape {
         Some(found.sum())
     }
 
-    /// The same of a series that must be there.
+    /// Like [`Self::sum`], for a series that must be there.
     #[track_caller]
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let value = self.sum(name, labels);

@@ -1,4 +1,4 @@
-//! Whether a good client is served while others do what they like.
+//! Checks that a good client is served whatever other clients do.
 
 use std::time::{Duration, Instant};
 
@@ -6,14 +6,13 @@ use jangada_proto::v1::FetchRequest;
 
 use super::{Cluster, raw};
 
-/// A good call answers in this time, whatever others do: who does not read has 2 s when there is no room, and the machine may
-/// be busy.
-const GOOD_WITHIN: Duration = Duration::from_secs(4);
-/// Between two rounds of calls.
-const PAUSE: Duration = Duration::from_millis(20);
+/// Bound of a good call, whatever others do: a stalled stream may hold room for 2 s, and the machine may be busy.
+const GOOD_CALL_TIMEOUT: Duration = Duration::from_secs(4);
+/// Interval between two rounds of calls.
+const ROUND_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Writes to a partition of node 1 and reads from it until `other` is done; panics when a call is refused or takes long. What
-/// `other` gave, and how many rounds there were.
+/// Writes to a partition of node 1 and reads from it until `other` is done; panics when a call is refused or takes
+/// long. Returns the result of `other`, and the number of rounds.
 pub async fn served_during<T>(cluster: &Cluster, topic: &str, other: impl Future<Output = T>) -> (T, usize) {
     let mut log = raw::log(&cluster.node(1).addresses.public).await;
     let mut rounds = 0;
@@ -30,9 +29,9 @@ pub async fn served_during<T>(cluster: &Cluster, topic: &str, other: impl Future
             };
             log.fetch(request).await.expect("a good fetch is answered");
             let took = began.elapsed();
-            assert!(took < GOOD_WITHIN, "a good produce and fetch took {took:?}");
+            assert!(took < GOOD_CALL_TIMEOUT, "a good produce and fetch took {took:?}");
             rounds += 1;
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(ROUND_INTERVAL).await;
         }
     };
     let done = tokio::select! {

@@ -1,18 +1,19 @@
-//! What is not tested: because this machine cannot, or because it would take minutes.
+//! Tests that are not run: because this machine cannot, or because they would take minutes.
 
 use std::io::Write as _;
 use std::process::Command;
 
-/// Says that a test was not run, or not all of it, and why. With `CI=true` that is a failure: what CI has not seen must not look passed.
+/// Reports that a test was not run, or not all of it, and why. With `CI=true` that is a failure: a test that CI has not
+/// run must not look passed.
 ///
-/// Straight to standard error, for what a test prints is thrown away when it passes.
+/// Writes straight to standard error, for the output of a test is thrown away when it passes.
 #[track_caller]
 pub fn skipped(what: &str, why: &str) {
     let is_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
     say(is_ci, what, why);
 }
 
-/// Whether a test takes too long to be run unasked. Says so.
+/// Whether a test takes too long to be run by default. If so, reports it.
 pub fn is_too_long(what: &str) -> bool {
     if !is_long() {
         say(false, what, "JANGADA_LONG is not set");
@@ -20,7 +21,8 @@ pub fn is_too_long(what: &str) -> bool {
     !is_long()
 }
 
-/// Whether the examples of other languages are to be run. Says so if not: they need toolchains, and what package registries serve.
+/// Whether the examples of other languages are to be run. If not, reports it: they need toolchains, and libraries of
+/// package registries.
 pub fn are_examples_wanted() -> bool {
     let are_wanted = std::env::var_os("JANGADA_EXAMPLES").is_some();
     if !are_wanted {
@@ -33,8 +35,8 @@ pub fn are_examples_wanted() -> bool {
     are_wanted
 }
 
-/// Whether Prometheus' own tool can be asked. Says so if not: it comes with Prometheus, which a build does not need. With
-/// `JANGADA_ALERTS=1` (`make alerts`) it must be there.
+/// Whether Prometheus' own tool can be run. If not, reports it: it comes with Prometheus, which a build does not need.
+/// With `JANGADA_ALERTS=1` (`make alerts`) it must be there.
 #[track_caller]
 pub fn is_promtool_there() -> bool {
     let is_there = Command::new("promtool").arg("--version").output().is_ok();
@@ -61,7 +63,7 @@ fn say(is_failure: bool, what: &str, why: &str) {
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
-/// Whether what takes minutes, or some GiB, is wanted, too.
+/// Whether tests that take minutes, or some GiB, are to be run, too.
 pub fn is_long() -> bool {
     std::env::var_os("JANGADA_LONG").is_some()
 }

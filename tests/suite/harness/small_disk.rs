@@ -1,4 +1,4 @@
-//! A small file system of a test's own, so that it can be filled up whatever else goes on on the machine's disks.
+//! A small file system of a test's own, which can be filled up whatever the machine's disks are used for.
 
 use std::fs;
 use std::io::Write as _;
@@ -10,13 +10,14 @@ use tempfile::TempDir;
 const BALLAST: &str = "ballast";
 const MIB: usize = 1024 * 1024;
 
-/// A file system in memory. Mounting takes root. Make it before the cluster that uses it: what is dropped last is unmounted last.
+/// A file system in memory. Mounting takes root. Make it before the cluster that uses it: the one that is dropped last
+/// is unmounted last.
 pub struct SmallDisk {
     folder: TempDir,
 }
 
 impl SmallDisk {
-    /// `Err` says why this machine does not let us.
+    /// Mounts a file system. `Err` says why this machine does not allow it.
     pub fn mount(bytes: u64) -> Result<SmallDisk, String> {
         let folder = tempfile::Builder::new()
             .prefix("jangada-disk-")
@@ -34,7 +35,7 @@ impl SmallDisk {
         self.folder.path()
     }
 
-    /// Free bytes.
+    /// Number of free bytes.
     pub fn free(&self) -> u64 {
         let found = rustix::fs::statvfs(self.path()).expect("it is mounted");
         found.f_bavail * found.f_frsize
@@ -53,7 +54,7 @@ impl SmallDisk {
         }
     }
 
-    /// Gives it back.
+    /// Frees the space again.
     pub fn empty(&self) {
         fs::remove_file(self.ballast()).expect("it was filled");
     }

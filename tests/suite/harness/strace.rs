@@ -1,4 +1,4 @@
-//! `strace` on a node: sees its system calls, or lets it die at one.
+//! Runs `strace` on a node: traces its system calls, or kills it at one.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -9,7 +9,7 @@ use tempfile::NamedTempFile;
 
 use super::{WAIT, eventually};
 
-/// What `strace` says first when it is attached.
+/// The first words of `strace` when it is attached.
 const ATTACHED: &str = "attached";
 
 /// A `strace` that is attached to a process and all its threads, until it is dropped.
@@ -36,7 +36,7 @@ impl Attached {
         attached
     }
 
-    /// Lets the process go on, and waits until everything is written.
+    /// Lets the process go on, and waits until the trace is written.
     pub fn detach(mut self) {
         let pid = i32::try_from(self.strace.id())
             .ok()
@@ -67,7 +67,7 @@ pub async fn kill_at_sync(pid: u32, file: &Path) -> Attached {
     Attached::to(pid, calls.map(OsStr::new).into_iter().chain([file.as_os_str()])).await
 }
 
-/// Why it cannot be used here.
+/// Checks that strace works; `Err` says why it cannot be used here.
 pub fn works_in(folder: &Path) -> Result<(), String> {
     let probe = Command::new("strace")
         .args(["-o"])

@@ -1,14 +1,14 @@
-//! Waiting for a condition, with a bound.
+//! Waits for a condition, with a bound.
 
 use std::time::{Duration, Instant};
 
-/// Enough for anything that works, even on a busy machine.
+/// Enough for any step that works, even on a busy machine.
 pub const WAIT: Duration = Duration::from_secs(60);
 
-/// Between two looks.
-pub const LOOK_INTERVAL: Duration = Duration::from_millis(25);
+/// Interval between two polls.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(25);
 
-/// Looks until there is something to see; gives it. Panics with `what` after `within`.
+/// Polls until the result is `Some`; returns it. Panics with `what` after `within`.
 pub async fn eventually<T, F>(what: &str, within: Duration, mut look: impl FnMut() -> F) -> T
 where
     F: Future<Output = Option<T>>,
@@ -20,6 +20,6 @@ where
             return seen;
         }
         assert!(Instant::now() < deadline, "not within {within:?}: {what}");
-        tokio::time::sleep(LOOK_INTERVAL).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Managing, with answers that get lost.
+//! Admin calls whose answers get lost.
 
 use std::time::Duration;
 

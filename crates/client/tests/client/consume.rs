@@ -1,4 +1,4 @@
-//! Consuming.
+//! Consumers against a scripted cluster.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::fake::{Cluster, Error, Partition};
 use crate::produce::{numbers, send, small_batches};
 
-/// A topic "t" with so many records per partition.
+/// A topic "t" with `records` records per partition.
 pub async fn filled(cluster: &Cluster, partitions: u32, records: u32) -> Client {
     cluster.create_topic("t", partitions);
     let client = cluster.client().await;
@@ -84,7 +84,7 @@ async fn more_streams_than_a_connection_takes_neither_wait_nor_hold_calls_up() {
     let client = Client::connect(config).await.expect("the brokers answer");
     let mut consumer = client.consumer(ConsumerConfig::default()).expect("good settings");
     consumer.assign_topic("t", StartAt::Earliest).await.expect("assigned");
-    // Every partition's stream is open from its first record on.
+    // The stream of every partition is open from its first record on.
     read(&mut consumer, 50).await;
     let ends = consumer.end_offsets().await.expect("calls have their own connection");
     assert!(consumer.reached(&ends));
@@ -230,7 +230,7 @@ async fn an_offset_out_of_range_moves_as_the_settings_say() {
     assert_eq!(read(&mut consumer, 3).await, expected(0, 50..53));
 }
 
-/// A reset to the end is all that comes of the partition, and everything before the end is done with.
+/// Consumes with a reset to the end: the reset is all that comes of the partition, and the end counts as reached.
 async fn resets_to_the_end(log_start: i64, offset_reset: OffsetReset) -> (Consumer, EndOffsets, Cluster) {
     let cluster = Cluster::start(1);
     let client = filled(&cluster, 1, 300).await;
@@ -269,7 +269,7 @@ async fn who_reads_up_to_an_end_hears_of_a_reset_to_it() {
     }
 }
 
-/// As if a producer wrote a record.
+/// Appends a record as a producer would.
 fn a_record_comes(partition: &mut Partition) {
     let mut batch = BatchBuilder::new(Codec::None);
     let value = partition.high_watermark().to_string();
@@ -417,7 +417,7 @@ async fn a_damaged_batch_stops_its_partition() {
     );
 }
 
-/// Damages a batch's last byte; gives its first offset and the one after its last.
+/// Damages a batch's last byte; returns its first offset and the one after its last.
 pub fn damage(cluster: &Cluster, batch: usize) -> (i64, i64) {
     let mut state = cluster.state();
     let batches = &mut state.partition("t", 0).batches;

@@ -1,4 +1,4 @@
-//! A broker that leaves records out: no consumer passes over them without a word.
+//! A broker that leaves records out: every consumer reports the gap.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::consume::filled;
 use crate::fake::Cluster;
 use crate::group::{config, idle, member, soon};
 
-/// Takes a batch out of the middle of a partition's log; first offset of it and of the next one.
+/// Takes a batch out of the middle of a partition's log; returns the first offsets of it and of the next one.
 fn lose_a_batch(cluster: &Cluster) -> (i64, i64) {
     let mut state = cluster.state();
     let batches = &mut state.partition("t", 0).batches;

@@ -17,7 +17,7 @@ use crate::consume::{fill, filled};
 use crate::fake::{Cluster, Event};
 use crate::produce::{send, small_batches};
 
-/// Longer than anything here takes.
+/// Longer than any step of these tests takes.
 pub const SOON: Duration = Duration::from_secs(20);
 
 pub fn config() -> GroupConfig {
@@ -33,7 +33,7 @@ pub fn member(client: &Client, config: GroupConfig) -> GroupConsumer {
     client.group_consumer(config).expect("good settings")
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let waiting = async {
         while !is_so() {
@@ -43,7 +43,7 @@ pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     timeout(SOON, waiting).await.unwrap_or_else(|_| panic!("{what}"));
 }
 
-/// What was handed out.
+/// Partitions and offsets of the records.
 pub fn offsets(records: &[ConsumedRecord]) -> BTreeSet<(u32, i64)> {
     records.iter().map(|record| (record.partition, record.offset)).collect()
 }
@@ -60,7 +60,7 @@ pub async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(SOON, future).await.expect("soon")
 }
 
-/// Lets a consumer do what it has to while no record comes.
+/// Lets a consumer do its background work while no record comes.
 pub async fn idle(consumer: &mut GroupConsumer, milliseconds: u64) {
     if let Ok(next) = timeout(Duration::from_millis(milliseconds), consumer.next()).await {
         panic!("{next:?} came");
@@ -73,7 +73,7 @@ pub fn committed(cluster: &Cluster, partition: u32) -> Option<i64> {
     state.groups().committed("g", topic, partition)
 }
 
-/// Writes down what it hears.
+/// A listener that records its calls.
 #[derive(Default)]
 pub struct Heard(pub Mutex<Vec<(&'static str, Vec<u32>)>>);
 
@@ -170,7 +170,7 @@ async fn two_members_share_and_partitions_that_stay_are_not_paused() {
     assert_eq!(moved, events[1].1.iter().copied().collect());
 }
 
-/// Says when it is asked to give something up, and takes its time until it is told to go on.
+/// A listener that reports when it is asked to give partitions up, and waits until it may go on.
 struct Slow {
     asked: watch::Sender<Vec<u32>>,
     may_go_on: watch::Receiver<bool>,

@@ -1,4 +1,4 @@
-//! What members commit, and when: before records are handed out, in order, with the leader's epoch.
+//! The commits of members: before records are handed out, in order, with the leader's epoch.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::consume::{damage, fill, filled};
 use crate::fake::{Cluster, GroupFault};
 use crate::group::{committed, config, idle, member, offsets, soon, take, until};
 
-/// The answer to a commit takes that long.
+/// The delay of the answer to a commit.
 const SLOW: Duration = Duration::from_millis(300);
 
 fn before() -> GroupConfig {

@@ -1,4 +1,4 @@
-//! Members of a group when something goes wrong.
+//! Members of a group under faults.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -263,7 +263,7 @@ async fn a_topic_that_is_deleted_goes_away_quietly() {
     drop(client);
 }
 
-/// Writes down the epochs of its handles.
+/// A listener that records the epochs of its handles.
 #[derive(Default)]
 struct Epochs(Mutex<Vec<(&'static str, i64)>>);
 

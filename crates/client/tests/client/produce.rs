@@ -1,4 +1,4 @@
-//! Producing when nothing goes wrong.
+//! Producing without faults.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub fn record(partition: u32, value: impl ToString) -> ProducerRecord {
         .with_value(value.to_string())
 }
 
-/// Sends numbered values to a partition, a batch each.
+/// Sends numbered values to a partition, each as a batch.
 pub async fn send(producer: &Producer, partition: u32, values: std::ops::Range<u32>) -> Vec<Delivery> {
     let mut deliveries = Vec::new();
     for value in values {

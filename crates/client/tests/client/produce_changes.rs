@@ -1,4 +1,4 @@
-//! A producer that goes on while its topic changes.
+//! A producer whose topic changes meanwhile.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use jangada_types::batch::decode_records;
 use crate::fake::Cluster;
 use crate::group::soon;
 
-/// Batches gather until they are full or someone flushes.
+/// A config by which batches gather until they are full or flushed.
 fn gathering() -> ProducerConfig {
     ProducerConfig {
         linger: Duration::from_secs(5),
@@ -22,7 +22,7 @@ fn record(bytes: usize) -> ProducerRecord {
     ProducerRecord::new("t").with_partition(0).with_value(vec![b'x'; bytes])
 }
 
-/// Sends records that gather in as few batches as may be; what became of each.
+/// Sends records in as few batches as possible; returns each outcome.
 async fn wave(producer: &Producer, records: usize) -> Vec<Result<(), ClientError>> {
     let mut deliveries = Vec::new();
     for _ in 0..records {

@@ -1,4 +1,4 @@
-//! Producing when something goes wrong.
+//! Producing under faults.
 
 use std::time::{Duration, Instant};
 

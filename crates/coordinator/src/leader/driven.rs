@@ -13,10 +13,10 @@ use crate::image::Image;
 use crate::reply::Reply;
 use crate::topics::TopicTable;
 
-/// What a shard's leader goes by that is not in the shard.
+/// The inputs of a shard's leader that are not in the shard.
 #[derive(Clone, Debug, Default)]
 pub struct Surroundings {
-    /// Settings.
+    /// The settings of the shard's leader.
     pub config: Config,
     /// The cluster's topics.
     pub topics: Arc<TopicTable>,

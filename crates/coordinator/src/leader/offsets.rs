@@ -12,7 +12,7 @@ use crate::partitions::{PartitionSet, TopicPartition};
 use crate::rules;
 
 impl Leader {
-    /// Commits offsets.
+    /// Commits offsets, all or none.
     pub fn commit(&mut self, image: &Image, request: CommitRequest, now: Now) -> Step {
         self.decide(image, Request::Commit(request), 1, now)
     }

@@ -1,4 +1,4 @@
-//! `jangada cluster ...`.
+//! `jangada cluster ...`: shows the cluster, and replaces or removes brokers.
 
 use std::time::{Duration, Instant};
 
@@ -15,16 +15,16 @@ use crate::note::note;
 use crate::output::{Show, plain_table};
 use crate::progress;
 
-/// Between two looks while waiting for health. Health is made of what every leader sees of its followers: there is no
-/// one thing to watch.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// Interval between two polls while waiting for health. Health is made of every leader's view of its followers: there
+/// is no one thing to watch.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// When somebody who looks at no spinner is told what is waited for, and between two such lines.
-const TELL_AFTER: Duration = Duration::from_secs(1);
-const TELL_EVERY: Duration = Duration::from_secs(10);
+/// Delay before a user without a spinner is told what is waited for; below, the interval between two such lines.
+const NOTICE_DELAY: Duration = Duration::from_secs(1);
+const NOTICE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long one look may take.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout of one poll.
+const POLL_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub async fn run(brokers: &Brokers, command: ClusterCommand) -> Result<()> {
     match command {
@@ -74,7 +74,7 @@ async fn remove(brokers: &Brokers, args: &RemoveArgs) -> Result<()> {
     args.output.done(&sentence, json!({ "broker_id": broker }))
 }
 
-/// What is wrong with a cluster; nothing if it is healthy.
+/// The problems of a cluster, as sentences; none if it is healthy.
 pub fn problems(cluster: &ClusterDescription) -> Vec<String> {
     let mut problems = Vec::new();
     if cluster.controller_id.is_none() {
@@ -132,7 +132,7 @@ fn damaged(replica: &DamagedReplica) -> String {
     )
 }
 
-/// The verdict and what it is made of.
+/// The verdict, and the reasons for it.
 struct Health {
     cluster: ClusterDescription,
     problems: Vec<String>,
@@ -162,11 +162,11 @@ impl Show for Health {
 async fn health(brokers: &Brokers, args: &HealthArgs) -> Result<()> {
     let deadline = Instant::now() + args.wait.unwrap_or_default();
     let spinner = progress::waiting("waiting for the cluster");
-    let mut tell_at = Instant::now() + TELL_AFTER;
+    let mut tell_at = Instant::now() + NOTICE_DELAY;
     let last = loop {
-        let looked = look(brokers, args.wait.is_some()).await;
+        let looked = poll_health(brokers, args.wait.is_some()).await;
         let healthy = looked.as_ref().is_ok_and(|health| health.problems.is_empty());
-        // What was typed wrong does not mend itself.
+        // Waiting does not correct a wrong argument.
         let is_usage = looked.as_ref().is_err_and(CliError::is_usage);
         if healthy || is_usage || Instant::now() >= deadline {
             break looked;
@@ -177,13 +177,13 @@ async fn health(brokers: &Brokers, args: &HealthArgs) -> Result<()> {
         };
         spinner.set_message(waits_for.clone());
         if spinner.is_hidden() && Instant::now() >= tell_at {
-            tell_at = Instant::now() + TELL_EVERY;
+            tell_at = Instant::now() + NOTICE_INTERVAL;
             note(&format!("waiting: {waits_for}"));
         }
-        tokio::time::sleep(LOOK_INTERVAL).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     };
     spinner.finish_and_clear();
-    // Not to be reached is as unhealthy as can be.
+    // A cluster that cannot be reached counts as unhealthy.
     let health = last.map_err(|error| match error.is_usage() {
         true => error,
         false => error.with_exit(Exit::Unhealthy),
@@ -196,10 +196,10 @@ async fn health(brokers: &Brokers, args: &HealthArgs) -> Result<()> {
     Err(CliError::unhealthy(format!("the cluster is unhealthy: {}", health.problems.join("; "))).hint(hint))
 }
 
-async fn look(brokers: &Brokers, is_repeated: bool) -> Result<Health> {
+async fn poll_health(brokers: &Brokers, is_repeated: bool) -> Result<Health> {
     let client = match is_repeated {
-        true => connect_silently(brokers, LOOK_TIMEOUT).await?,
-        false => connect_within(brokers, LOOK_TIMEOUT).await?,
+        true => connect_silently(brokers, POLL_TIMEOUT).await?,
+        false => connect_within(brokers, POLL_TIMEOUT).await?,
     };
     let cluster = client.admin().describe_cluster().await?;
     Ok(Health {

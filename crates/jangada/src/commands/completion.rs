@@ -1,4 +1,4 @@
-//! `jangada completion SHELL`.
+//! `jangada completion SHELL`: prints the script that makes a shell complete this program's arguments.
 
 use std::env;
 
@@ -9,7 +9,7 @@ use crate::complete::VARIABLE;
 use crate::errors::{CliError, Result};
 use crate::output::print_text;
 
-/// What bash needs beside what all shells get.
+/// The addition that only bash needs.
 const BASH: &str = include_str!("completion.bash");
 
 /// Prints the script. With it the shell calls this program when a key for completion is pressed.
@@ -19,7 +19,7 @@ pub fn run(shell: Shell) -> Result<()> {
     let completer = shells
         .completer(&name)
         .ok_or_else(|| CliError::usage(format!("there is no completion for {name}")))?;
-    // This very program: the shell may not find it by its name, or find another one.
+    // This very program: the shell may not find it by its name, or may find another one.
     let program = env::current_exe()?.display().to_string();
     let mut script = Vec::new();
     completer.write_registration(VARIABLE, "jangada", "jangada", &program, &mut script)?;

@@ -1,7 +1,7 @@
 //! `jangada consume`: records to stdout.
 //!
-//! Everything that came together is written together, and flushed before waiting for more, so that a reader of the pipe
-//! never waits for what is there. Ctrl-C ends it as it ends any other filter.
+//! Records that came together are written together, and flushed before waiting for more, so that a reader of the pipe
+//! never waits for records that are there. Ctrl-C ends it as it ends any other filter.
 
 use std::future::pending;
 use std::io::{self, BufWriter, Write};
@@ -20,13 +20,13 @@ use crate::note::note;
 use crate::text::format::{Format, Forms};
 use crate::text::jsonl;
 
-/// After so long without a record somebody is told what is waited for.
-const QUIET: Duration = Duration::from_secs(1);
+/// Delay without a record after which the user is told what is waited for.
+const QUIET_DELAY: Duration = Duration::from_secs(1);
 
-/// Room for output, bytes.
+/// Bytes of the output buffer.
 pub const WRITE_BYTES: usize = 256 * 1024;
 
-/// How records are printed.
+/// The format in which records are printed.
 pub enum Printer {
     Formatted(Format),
     Jsonl,
@@ -73,7 +73,7 @@ pub async fn run(brokers: &Brokers, args: &ConsumeArgs) -> Result<()> {
     })?;
     let partitions = plan.partitions.clone();
     consumer.assign(partitions).await?;
-    // Who asks for an end wants what is there now.
+    // A user who asks for an end wants the records that are there now.
     if args.partition.is_empty() && !args.exit_at_end && args.until.is_none() {
         consumer.follow(topics.iter().map(String::as_str).collect()).await?;
     }
@@ -93,11 +93,11 @@ pub async fn run(brokers: &Brokers, args: &ConsumeArgs) -> Result<()> {
         left = print(&printer, &mut out, &ends, batch, left)?;
         out.flush()?;
     }
-    tell_skipped(consumer.skipped());
+    report_skipped(consumer.skipped());
     Ok(())
 }
 
-/// Prints the records that are wanted, of at most so many; gives how many are left.
+/// Prints the wanted records, of at most `left`; returns how many are left.
 fn print(
     printer: &Printer,
     out: &mut impl Write,
@@ -118,15 +118,15 @@ fn print(
     Ok(left)
 }
 
-/// What this waits for, to be told once.
+/// The message about what is waited for, which is shown once.
 pub struct Waits {
-    /// What of, and what it ends with.
+    /// The message: what is waited for, and how the waiting ends.
     message: Option<(String, String)>,
     counts: bool,
 }
 
 impl Waits {
-    /// Nothing is to be told of what ends with what is there now.
+    /// There is no message for a command that ends with the records that are there now.
     pub fn new(args: &ConsumeArgs, topics: &[String]) -> Waits {
         let and = match &args.group.group {
             None => "ends this, and --exit-at-end would have ended it here".to_owned(),
@@ -144,13 +144,13 @@ impl Waits {
         }
     }
 
-    /// Completes with what is to be told when it has been quiet for so long; never if there is nothing to tell. `left`: how many
-    /// records are still to come, if they are counted.
-    pub async fn told(&mut self, left: u64) -> String {
+    /// Completes with the message when no record has come for [`QUIET_DELAY`]; never if there is no message. `left` is
+    /// the number of records that are still to come, if they are counted.
+    pub async fn message_when_quiet(&mut self, left: u64) -> String {
         if self.message.is_none() {
             pending::<()>().await;
         }
-        sleep(QUIET).await;
+        sleep(QUIET_DELAY).await;
         let (of, and) = self.message.take().unwrap_or_default();
         let records = match (self.counts, left) {
             (false, _) => "more records".to_owned(),
@@ -170,14 +170,14 @@ impl Waits {
             tokio::select! {
                 biased;
                 batch = consumer.next_batch() => return batch,
-                message = self.told(left) => note(&message),
+                message = self.message_when_quiet(left) => note(&message),
             }
         }
     }
 }
 
-/// Says at the end what was left out.
-pub fn tell_skipped(skipped: Skipped) {
+/// Reports at the end which records were skipped.
+pub fn report_skipped(skipped: Skipped) {
     if skipped.batches > 0 {
         let Skipped { batches, records } = skipped;
         note(&format!(
@@ -186,7 +186,7 @@ pub fn tell_skipped(skipped: Skipped) {
     }
 }
 
-/// Whether an error is waited out: one that may pass, unless the caller waits for this to end.
+/// Whether the command waits until the error passes: it may pass, and the caller does not wait for the command to end.
 pub fn passes(args: &ConsumeArgs, error: &ClientError) -> bool {
     error.is_retryable() && !args.ends()
 }

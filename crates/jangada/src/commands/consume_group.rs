@@ -1,8 +1,8 @@
 //! `jangada consume --group`: records to stdout, as a member of a consumer group.
 //!
-//! A batch is finished when it is written and flushed. SIGINT and SIGTERM end the command between batches: what was written is
-//! committed, and the group is left. When stdout fails, nothing of the batch is committed; nor when nobody reads it, so that a batch
-//! is still being written a moment after the signal.
+//! A batch is finished when it is written and flushed. SIGINT and SIGTERM end the command between batches: the written
+//! batches are committed, and the group is left. When stdout fails, nothing of the batch is committed; nor when the
+//! reader of stdout has stalled, so that a batch is still being written a moment after the signal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -21,26 +21,26 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use super::consume::{Printer, WRITE_BYTES, Waits, passes, tell_skipped};
+use super::consume::{Printer, WRITE_BYTES, Waits, passes, report_skipped};
 use crate::brokers::Brokers;
 use crate::cli::{CommitArg, ConsumeArgs, FromArg};
 use crate::connect::connect;
 use crate::errors::{CliError, Result};
 use crate::note::note;
 
-/// How often finished records are committed.
+/// Interval at which finished records are committed.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often a member without partitions looks whether it will get some, with `--exit-at-end`.
-const IDLE_LOOK: Duration = Duration::from_millis(300);
+/// Interval at which a member without partitions checks whether it will get some, with `--exit-at-end`.
+const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(300);
 
-/// How long a batch may still be written after a signal.
+/// How long a batch may still take to be written after a signal.
 const LAST_WRITE: Duration = Duration::from_secs(1);
 
 pub async fn run(brokers: &Brokers, args: &ConsumeArgs, group: &str) -> Result<()> {
     let printer = Arc::new(Printer::new(args)?);
     let config = config(args, group)?;
-    // From here on a signal ends the command in order.
+    // A signal ends the command in order from here on.
     let mut stop = Stop::new()?;
     let client = tokio::select! {
         client = connect(brokers) => client?,
@@ -56,7 +56,7 @@ pub async fn run(brokers: &Brokers, args: &ConsumeArgs, group: &str) -> Result<(
     let mut consumer = client.group_consumer_with(config, owner.clone())?;
     let printed = print(&client, &mut consumer, &owner, &printer, args, &mut stop).await;
     if !matches!(printed, Ok(Ended::Stuck)) {
-        tell_skipped(consumer.skipped());
+        report_skipped(consumer.skipped());
     }
     match printed {
         Ok(Ended::InOrder) => Ok(consumer.close().await?),
@@ -85,7 +85,7 @@ impl Stop {
         })
     }
 
-    /// Returns when one has come, or came before.
+    /// Returns when one of the signals has come, or came before.
     async fn asked(&mut self) {
         if !self.is_asked {
             let [interrupt, terminate] = &mut self.signals;
@@ -98,15 +98,15 @@ impl Stop {
     }
 }
 
-/// How printing came to its end.
+/// The way in which printing ended.
 enum Ended {
-    /// All that was handed out is written.
+    /// All records that were handed out are written.
     InOrder,
-    /// The last batch is not, because nobody reads stdout.
+    /// The last batch is not written, because the reader of stdout has stalled.
     Stuck,
 }
 
-/// What to say then. Stderr may be just as stuck, so it is said by a thread that need not come back.
+/// The message for that case. Stderr may be just as stuck, so a thread that need not return prints it.
 async fn stuck() -> CliError {
     let error = CliError::new("stdout is not read; the batch that was being written was not committed")
         .hint("the group's next member prints it again, unless it was committed before (--commit before)");
@@ -145,7 +145,8 @@ fn config(args: &ConsumeArgs, group: &str) -> Result<GroupConfig> {
     Ok(config)
 }
 
-/// Prints until the end, the last record wanted, a signal, or an error. What was printed is flushed whenever this waits.
+/// Prints until the end, the last record wanted, a signal, or an error. The printed records are flushed whenever this
+/// waits.
 async fn print(
     client: &Client,
     consumer: &mut GroupConsumer,
@@ -179,15 +180,15 @@ async fn print(
     Ok(Ended::InOrder)
 }
 
-/// What a member waits for: topics by name, and by pattern.
+/// The message about what a member waits for: topics by name, and by pattern.
 fn waits(args: &ConsumeArgs) -> Waits {
     let topics = args.topics().into_iter().map(str::to_owned);
     let topics: Vec<_> = topics.chain(args.pattern.clone()).collect();
     Waits::new(args, &topics)
 }
 
-/// The next records, of those that are left to read; with `--exit-at-end` perhaps none. Of an error that may pass it tells, and
-/// waits on.
+/// The next records, up to those that are left to read; with `--exit-at-end` perhaps none. It reports an error that may
+/// pass, and waits on.
 async fn next_batch(
     consumer: &mut GroupConsumer,
     args: &ConsumeArgs,
@@ -198,21 +199,21 @@ async fn next_batch(
     if args.exit_at_end {
         return tokio::select! {
             batch = consumer.next_batch(max) => Ok(batch?),
-            () = sleep(IDLE_LOOK) => Ok(Vec::new()),
+            () = sleep(IDLE_POLL_INTERVAL) => Ok(Vec::new()),
         };
     }
     loop {
         let batch = tokio::select! {
             biased;
             batch = consumer.next_batch(max) => batch,
-            message = waits.told(left) => {
+            message = waits.message_when_quiet(left) => {
                 let _ = spawn_blocking(move || note(&message)).await;
                 continue;
             }
         };
         match batch {
             Err(error) if passes(args, &error) => {
-                // Nobody may read stderr either.
+                // The reader of stderr may have stalled, too.
                 let _ = spawn_blocking(move || note(&format!("warning: {error}; still trying"))).await;
             }
             batch => return Ok(batch?),
@@ -220,7 +221,7 @@ async fn next_batch(
     }
 }
 
-/// Writes records and flushes them. In a thread of its own: a pipe that nobody reads must not keep signals from being heard.
+/// Writes records and flushes them, in a thread of its own: a stalled pipe must not keep signals from being handled.
 async fn write(printer: Arc<Printer>, records: Vec<ConsumedRecord>) -> Result<()> {
     let writing = spawn_blocking(move || {
         let mut out = BufWriter::with_capacity(WRITE_BYTES, io::stdout().lock());
@@ -233,8 +234,8 @@ async fn write(printer: Arc<Printer>, records: Vec<ConsumedRecord>) -> Result<()
     Ok(written?)
 }
 
-/// Whether all of the member's partitions are where they ended when the member got them. One without partitions is there when its
-/// group has come to rest.
+/// Whether all of the member's partitions are where they ended when the member got them. A member without partitions is
+/// done when its group has come to rest.
 async fn is_at_end(client: &Client, consumer: &GroupConsumer, owner: &Owner) -> Result<bool> {
     let assignment = consumer.assignment();
     if !assignment.is_empty() {
@@ -256,7 +257,7 @@ async fn is_at_end(client: &Client, consumer: &GroupConsumer, owner: &Owner) -> 
     Ok(group.state == "Stable" && me.is_some_and(|me| me.owned.is_empty() && me.target.is_empty()))
 }
 
-/// Keeps what the member owns and where its partitions ended, and the log of that.
+/// The member's partitions with their ends, and the log of their changes.
 struct Owner {
     client: Client,
     group: String,

@@ -1,4 +1,4 @@
-//! Which partitions `consume` reads, from where, and up to where.
+//! Chooses the partitions that `consume` reads, and where it starts and stops in each.
 
 use std::collections::BTreeMap;
 
@@ -27,32 +27,32 @@ pub async fn matching(client: &Client, args: &ConsumeArgs) -> Result<Vec<String>
     }
 }
 
-/// As groups match: the whole name, with classes such as `\w` those of ASCII.
+/// The pattern as groups match it: the whole name, with classes such as `\w` those of ASCII.
 fn whole_name(pattern: &str) -> Result<Regex> {
     let build = |text: &str| {
         let built = RegexBuilder::new(text).unicode(false).build();
         built.map_err(|error| CliError::usage(format!("--pattern {pattern:?}: {error}")))
     };
-    // Alone first: a closing bracket too many must not close ours.
+    // Compiled without our brackets first: a closing bracket too many must not close ours.
     build(pattern)?;
     build(&format!(r"\A(?:{pattern})\z"))
 }
 
-/// What to read.
+/// The partitions to read.
 pub struct Plan {
-    /// Topic, partition, and where to begin.
+    /// Topic, partition, and the position to begin at.
     pub partitions: Vec<(String, u32, StartAt)>,
 }
 
 impl Plan {
-    /// Finds the partitions, and where each begins.
+    /// Finds the partitions, and the position where each begins.
     pub async fn of(client: &Client, args: &ConsumeArgs, topics: &[String]) -> Result<Plan> {
         let mut wanted = Vec::new();
         for topic in topics {
             let count = client.topic(topic).await?.partitions.len() as u32;
             match args.partition.is_empty() {
                 true => wanted.extend((0..count).map(|partition| (topic.clone(), partition))),
-                // One that does not exist is refused by the client, with the number of partitions.
+                // The client refuses a partition that does not exist, and names the number of partitions.
                 false => wanted.extend(args.partition.iter().map(|partition| (topic.clone(), *partition))),
             }
         }
@@ -77,7 +77,7 @@ impl Plan {
         })
     }
 
-    /// Where each partition ends, as asked: at its end of now, before an offset, or before a time.
+    /// The ends of the partitions as asked: at the present end, before an offset, or before a time.
     pub async fn ends(&self, client: &Client, args: &ConsumeArgs, consumer: &Consumer) -> Result<Ends> {
         if !args.exit_at_end && args.until.is_none() {
             return Ok(Ends(None));
@@ -86,7 +86,7 @@ impl Plan {
         for (topic, partition, end) in consumer.end_offsets().await?.iter() {
             let until = match args.until {
                 None => end,
-                // What is not written yet is waited for.
+                // Records that are not written yet are waited for.
                 Some(UntilArg::Offset(offset)) if !args.exit_at_end => offset,
                 Some(UntilArg::Offset(offset)) => offset.min(end),
                 Some(UntilArg::Timestamp(ms)) => {
@@ -100,7 +100,7 @@ impl Plan {
         Ok(Ends(Some(ends)))
     }
 
-    /// To begin behind the end is an error, not the end that was to be waited for.
+    /// Beginning behind the end is an error, rather than an end to wait for.
     async fn check_start(&self, client: &Client, topic: &str, partition: u32, end: i64) -> Result<()> {
         let start = self.partitions.iter().find(|(t, p, _)| t == topic && *p == partition);
         let Some((_, _, StartAt::Offset(offset))) =
@@ -119,7 +119,7 @@ impl Plan {
     }
 }
 
-/// So many records before the end, or as many as there are.
+/// The position so many records before the end, or the first one if there are fewer.
 async fn last(client: &Client, topic: &str, partition: u32, records: u64) -> std::result::Result<StartAt, ClientError> {
     let list = async |at| Ok::<_, ClientError>(client.list_offsets(topic, partition, at).await?.offset.unwrap_or(0));
     let (first, end) = tokio::try_join!(list(OffsetAt::Earliest), list(OffsetAt::Latest))?;
@@ -127,11 +127,11 @@ async fn last(client: &Client, topic: &str, partition: u32, records: u64) -> std
     Ok(StartAt::Offset(end.saturating_sub(records).max(first)))
 }
 
-/// Where to stop in each partition; nowhere if this goes on until it is ended.
+/// The positions at which each partition stops; none if the command goes on until it is ended.
 pub struct Ends(Option<BTreeMap<(String, u32), i64>>);
 
 impl Ends {
-    /// Whether everything before was handed out.
+    /// Whether all records before the ends were handed out.
     pub fn reached(&self, consumer: &Consumer) -> bool {
         let Some(ends) = &self.0 else { return false };
         ends.iter().all(|((topic, partition), end)| {
@@ -140,7 +140,7 @@ impl Ends {
         })
     }
 
-    /// Where a partition ends: the offset after the last record that is wanted.
+    /// The end of a partition: the offset after the last record that is wanted.
     pub fn of(&self, topic: &str, partition: u32) -> i64 {
         let end = self
             .0

@@ -14,11 +14,11 @@ pub async fn run(args: &DownArgs) -> Result<()> {
     for node in directory.nodes(plan) {
         match node.running() {
             Some(pid) => running.push((node, pid)),
-            // What a killed node left behind.
+            // A killed node left its process id behind.
             None => node.forget_pid(),
         }
     }
-    // From elsewhere nobody is led here any more. The cluster's own list of brokers stays: it is there again when the cluster is.
+    // Commands in other directories no longer find this cluster. Its own list of brokers stays, for when it runs again.
     withdraw(&directory.brokers_path());
     if running.is_empty() {
         note(&format!("no node runs in {}", directory.path().display()));

@@ -1,4 +1,4 @@
-//! `jangada group ...`.
+//! `jangada group ...`: shows, deletes and moves consumer groups and their offsets.
 
 use jangada_client::{Admin, ClientError, TopicPartition};
 use serde_json::json;
@@ -59,7 +59,7 @@ async fn remove(admin: &Admin, args: &GroupRemoveArgs) -> Result<()> {
     args.output.done(&sentence, json!({ "deleted_offsets": deleted }))
 }
 
-/// The partitions of topics: these, or all if none is named.
+/// The partitions of the topics: those in `wanted`, or all if it is empty.
 pub async fn partitions_of(admin: &Admin, topics: &[String], wanted: &[u32]) -> Result<Vec<TopicPartition>> {
     let mut found = Vec::new();
     for topic in topics {

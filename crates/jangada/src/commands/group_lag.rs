@@ -14,17 +14,17 @@ use crate::errors::Result;
 use crate::note::note;
 use crate::output::{Output, Show, or_dash, plain_table, print_text, some_text};
 
-/// Between two looks with `--watch`.
+/// Interval between two polls with `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 pub async fn run(client: &Client, args: &LagArgs) -> Result<()> {
     if !args.watch {
         return args.output.show(&Lag::of(client, &args.group).await?);
     }
-    // Until interrupted, as any other filter is.
+    // Runs until it is interrupted, like any other filter.
     loop {
         let lag = match Lag::of(client, &args.group).await {
-            // It may pass, and whoever watches waits for that.
+            // The error may pass, and a watching user waits for that.
             Err(error) if error.is_retryable() => {
                 note(&format!("warning: {error}; still trying"));
                 sleep(WATCH_INTERVAL).await;
@@ -42,7 +42,8 @@ pub async fn run(client: &Client, args: &LagArgs) -> Result<()> {
     }
 }
 
-/// By topic and partition: those with a committed offset or an owner, and the others of their topics.
+/// The lag by topic and partition: of partitions with a committed offset or an owner, and of the others of their
+/// topics.
 struct Lag(Vec<PartitionLag>);
 
 struct PartitionLag {
@@ -50,7 +51,7 @@ struct PartitionLag {
     committed: Option<CommittedOffset>,
     log_start_offset: i64,
     high_watermark: i64,
-    /// Who owns it now.
+    /// The member that owns the partition now.
     owner: Option<GroupMember>,
 }
 
@@ -59,7 +60,7 @@ impl PartitionLag {
         self.committed.as_ref().and_then(|committed| committed.offset)
     }
 
-    /// Records that are still to be read: those that are no longer there do not count.
+    /// Number of records that are still to be read: those that are no longer there do not count.
     fn lag(&self) -> Option<i64> {
         let offset = self.offset()?.max(self.log_start_offset);
         Some((self.high_watermark - offset).max(0))
@@ -69,7 +70,7 @@ impl PartitionLag {
 impl Lag {
     async fn of(client: &Client, group: &str) -> std::result::Result<Lag, ClientError> {
         let admin = client.admin();
-        // Offsets before ends: what is committed meanwhile must not look like being ahead.
+        // Offsets are read before ends: a commit in between must not look like being ahead.
         let described = admin.describe_group(group).await?;
         let committed = admin.fetch_offsets(group, None).await?;
         let mut topics: BTreeSet<_> = committed.iter().map(|offset| offset.partition.topic.clone()).collect();
@@ -86,7 +87,7 @@ impl Lag {
         for topic in topics {
             let partitions = match admin.topic_partitions(&topic).await {
                 Ok(partitions) => partitions,
-                // Deleted: the coordinator drops its offsets soon.
+                // The topic was deleted: the coordinator soon drops its offsets.
                 Err(ClientError::UnknownTopic { .. }) => continue,
                 Err(error) => return Err(error),
             };

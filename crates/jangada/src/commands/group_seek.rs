@@ -1,5 +1,5 @@
-//! `jangada group seek`: moves a group's offsets while it has no members. First the plan, then, if asked for, the commit. Offsets can be
-//! kept in a file and taken from there.
+//! `jangada group seek`: moves a group's offsets while it has no members. First it shows the plan, then, if asked to,
+//! it commits. Offsets can be written to a file and read from one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -49,7 +49,7 @@ pub async fn run(client: &Client, args: &SeekArgs) -> Result<()> {
     Ok(())
 }
 
-/// A group with members would commit its own offsets over those that it is given.
+/// Refuses a group with members, which would commit its own offsets over the new ones.
 async fn refuse_members(client: &Client, group: &str) -> Result<()> {
     let members = match client.admin().describe_group(group).await {
         Ok(group) => group.members,
@@ -72,7 +72,8 @@ async fn refuse_members(client: &Client, group: &str) -> Result<()> {
     )))
 }
 
-/// Writes the committed offsets to a file. Without any it stays as it is: it may be the only copy of an earlier call's.
+/// Writes the committed offsets to a file. If there are none the file stays as it is: it may be the only copy of an
+/// earlier call's.
 async fn keep_committed(client: &Client, args: &SeekArgs, path: &Path) -> Result<()> {
     let nothing = |why: &str| {
         let message = format!("group {:?} {why}; {} was not written", args.group, path.display());
@@ -111,7 +112,7 @@ fn keep<'a>(path: &Path, offsets: impl Iterator<Item = (&'a TopicPartition, i64)
     Ok(lines.len())
 }
 
-/// What a file for `--from-file` says, with the numbers of its lines.
+/// The offsets in a file for `--from-file`; an error names its line.
 fn read(text: &str) -> std::result::Result<BTreeMap<(String, u32), i64>, String> {
     let mut offsets = BTreeMap::new();
     for (index, line) in text.lines().enumerate() {
@@ -204,7 +205,7 @@ async fn move_of(client: &Client, to: ToArg, partition: TopicPartition, committe
     })
 }
 
-/// What is to be done.
+/// The planned move of one partition's offset.
 struct Plan {
     moves: Vec<Move>,
 }
@@ -212,7 +213,7 @@ struct Plan {
 struct Move {
     partition: TopicPartition,
     committed: Option<i64>,
-    /// Between the two below.
+    /// The new offset, within the two below.
     target: i64,
     log_start_offset: i64,
     high_watermark: i64,

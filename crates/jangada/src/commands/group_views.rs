@@ -1,11 +1,11 @@
-//! How groups look as tables and as JSON. Field names are those of `/proto`.
+//! Tables and JSON of groups. Field names are those of `/proto`.
 
 use jangada_client::{Assignor, GroupDescription, GroupMember, GroupSummary, TopicPartition};
 use serde_json::{Value, json};
 
 use crate::output::{Show, join, plain_table, some_text};
 
-/// `group ls`.
+/// The view of `group ls`.
 pub struct Groups(pub Vec<GroupSummary>);
 
 impl Show for Groups {
@@ -36,7 +36,7 @@ impl Show for Groups {
     }
 }
 
-/// `group describe`.
+/// The view of `group describe`.
 pub struct Group(pub GroupDescription);
 
 impl Show for Group {

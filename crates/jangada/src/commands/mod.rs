@@ -1,4 +1,4 @@
-//! What each command does.
+//! The commands, one module each.
 
 mod bench;
 mod cluster;

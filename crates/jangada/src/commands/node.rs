@@ -26,17 +26,17 @@ use crate::errors::{CliError, Result};
 use crate::files::write_whole;
 use crate::note::note;
 
-/// Between two looks whether a process still runs: one that is not our child cannot be waited for.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// Interval between two polls whether a process still runs: one that is not our child cannot be waited for.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long a killed process may take to be gone.
+/// Timeout of a killed process's end.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What stays the same as long as the directory lives.
+/// The part of a cluster's setup that never changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterPlan {
-    /// How many nodes, with ids from 1 on.
+    /// Number of nodes, with ids from 1 on.
     pub nodes: u16,
     /// The first node's public port.
     pub port: u16,
@@ -79,12 +79,12 @@ impl ClusterDir {
         Ok((directory, plan))
     }
 
-    /// Its path, absolute.
+    /// The absolute path of the directory.
     pub fn path(&self) -> &Path {
         &self.root
     }
 
-    /// What it was made with; `None` before that.
+    /// The plan that the cluster was made with; `None` before it is made.
     pub fn plan(&self) -> Result<Option<ClusterPlan>> {
         let path = self.root.join("cluster.toml");
         let text = match fs::read_to_string(&path) {
@@ -97,25 +97,25 @@ impl ClusterDir {
             .map_err(|error| CliError::new(format!("{} is damaged: {error}", path.display())))
     }
 
-    /// Keeps what it is made with, all or nothing.
+    /// Stores the plan, all or nothing.
     pub fn keep_plan(&self, plan: ClusterPlan) -> Result<()> {
         let text = toml::to_string(&plan).expect("a plan can be written as TOML");
         write_whole(&self.root.join("cluster.toml"), &text)
     }
 
-    /// The file that names its brokers.
+    /// The file that names the cluster's brokers.
     pub fn brokers_path(&self) -> PathBuf {
         self.root.join(brokers::FILE_NAME)
     }
 
-    /// Notes its brokers, so that commands find all of them.
+    /// Stores the cluster's brokers, so that commands find all of them.
     pub fn keep_brokers(&self, addresses: &[String], cluster_id: &str) -> Result<()> {
         write_whole(&self.brokers_path(), &brokers::file_text(addresses, cluster_id))?;
         brokers::publish(&addresses[0], &self.brokers_path());
         Ok(())
     }
 
-    /// Keeps other `up`s and `down`s out while the returned file is open.
+    /// Locks the directory against other `up`s and `down`s while the returned file is open.
     pub fn lock(&self) -> Result<File> {
         let path = self.root.join("lock");
         let failed = |error: io::Error| CliError::new(format!("cannot lock {}: {error}", path.display()));
@@ -145,12 +145,12 @@ impl ClusterDir {
 }
 
 impl NodeDir {
-    /// Its settings.
+    /// The node's settings file.
     pub fn config_path(&self) -> PathBuf {
         self.path.join("jangada.toml")
     }
 
-    /// Its log.
+    /// The node's log file.
     pub fn log_path(&self) -> PathBuf {
         self.path.join("log")
     }
@@ -159,7 +159,7 @@ impl NodeDir {
         self.path.join("pid")
     }
 
-    /// Makes the directory, with these settings unless there are some.
+    /// Creates the directory, and the settings file unless it exists.
     pub fn prepare(&self, settings: &str) -> Result<()> {
         let failed =
             |error: io::Error| CliError::new(format!("cannot make the directory {}: {error}", self.path.display()));
@@ -171,17 +171,17 @@ impl NodeDir {
         }
     }
 
-    /// Notes its process id.
+    /// Stores the node's process id.
     pub fn keep_pid(&self, pid: u32) -> Result<()> {
         write_whole(&self.pid_path(), &format!("{pid}\n"))
     }
 
-    /// Whether a process id is noted, running or not.
+    /// Whether a process id is stored, running or not.
     pub fn has_pid(&self) -> bool {
         self.pid_path().exists()
     }
 
-    /// Forgets its process id.
+    /// Deletes the stored process id.
     pub fn forget_pid(&self) {
         let removed = fs::remove_file(self.pid_path());
         if let Err(error) = removed.or_else(|error| {
@@ -198,7 +198,7 @@ impl NodeDir {
         }
     }
 
-    /// Its process, if one runs. A noted number that belongs to another program does not count.
+    /// The node's process, if one runs. A stored id that belongs to another program does not count.
     pub fn running(&self) -> Option<u32> {
         let noted = fs::read_to_string(self.pid_path()).ok()?;
         let pid = noted.trim().parse().ok()?;
@@ -214,7 +214,7 @@ impl NodeDir {
         runs_from(&line, &self.config_path())
     }
 
-    /// Sends the node's process a signal. Gone already is fine.
+    /// Sends the node's process a signal. A process that is gone already is no error.
     fn signal(&self, pid: u32, signal: Signal) {
         let Some(target) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
             return;
@@ -231,7 +231,7 @@ impl NodeDir {
     }
 }
 
-/// Whether a command line, as /proc has it, is that of a broker with these settings.
+/// Whether a command line, in the form of /proc, is that of a broker with these settings.
 fn runs_from(command_line: &[u8], config: &Path) -> bool {
     let mut words = command_line.split(|byte| *byte == 0).skip(1);
     words.next() == Some(b"server") && words.any(|word| word == config.as_os_str().as_encoded_bytes())
@@ -281,7 +281,7 @@ async fn wait_until_gone(nodes: &[(NodeDir, u32)], wait: Duration, reap: &mut im
         if left.is_empty() || Instant::now() >= deadline {
             return left;
         }
-        tokio::time::sleep(LOOK_INTERVAL).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! `jangada partition ...`.
+//! `jangada partition ...`: lists partitions and moves their leaders.
 
 use jangada_client::{Admin, BrokerId};
 use serde_json::json;

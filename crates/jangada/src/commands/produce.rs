@@ -1,8 +1,8 @@
 //! `jangada produce`: lines in, records out.
 //!
-//! Reads in large pieces and sends every line at once; the producer's linger gathers what arrives together. What was
-//! sent is remembered until the brokers have answered, in order and bounded, so that the first failure is noticed while
-//! lines still arrive and can name its line.
+//! Reads in large pieces and sends every line at once; the producer's linger gathers lines that arrive together.
+//! Records that were sent are remembered until the brokers have answered, in order and bounded, so that the first
+//! failure is noticed while lines still arrive and can name its line.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -26,21 +26,21 @@ use crate::note::note;
 use crate::progress;
 use crate::text::lines::{LineSplitter, LineTooLong};
 
-/// The longest line, bytes: the largest batch. What a topic takes is mostly less.
+/// Bytes of the longest line: the largest batch. A topic's limit is mostly lower.
 const LINE_BYTES_MAX: usize = BATCH_BYTES_MAX;
 
-/// The longest line of JSON, bytes: base64 and escapes take more than what they stand for.
+/// Bytes of the longest line of JSON: base64 and escapes take more than the bytes that they stand for.
 const JSON_LINE_BYTES_MAX: usize = 4 * BATCH_BYTES_MAX;
 
-/// Room for one piece of input, bytes.
+/// Bytes of the buffer for one piece of input.
 const READ_BYTES: usize = 256 * 1024;
 
-/// Records that are sent and not answered. The producer bounds their bytes; this bounds their number, as empty records
-/// have none.
+/// Most records that are sent and not answered. The producer bounds their bytes; this bounds their number, as empty
+/// records have none.
 const UNANSWERED_MAX: usize = 1 << 18;
 
-/// After this many records answers are looked at without waiting.
-const SETTLE_EVERY: u64 = 1024;
+/// Number of records after which the answers that are there are taken without waiting.
+const RECORDS_PER_ANSWER_CHECK: u64 = 1024;
 
 pub async fn run(brokers: &Brokers, args: &ProduceArgs) -> Result<()> {
     let parser = Parser::new(args)?;
@@ -123,15 +123,15 @@ struct Work {
     splitter: LineSplitter,
     parser: Parser,
     producer: Producer,
-    /// What must hold for the next record to be written.
+    /// The condition for the next record to be written.
     condition: Option<Condition>,
-    /// Where the last record went, when there are conditions.
+    /// The metadata of the last record, when there are conditions.
     last: Option<RecordMetadata>,
-    /// In the order they were sent.
+    /// Records without an answer, in the order in which they were sent.
     unanswered: VecDeque<(u64, Delivery)>,
-    /// What an answer says of a record.
+    /// What an answer says of a record, in words.
     fate: &'static str,
-    /// Records that were answered.
+    /// Number of records that were acknowledged.
     acknowledged: u64,
     failure: Option<Failure>,
     bar: ProgressBar,
@@ -167,7 +167,7 @@ impl Work {
         }
     }
 
-    /// Waits for input; meanwhile takes answers, so that a failure is noticed while the input is idle. Gives 0 at the
+    /// Waits for input; meanwhile takes answers, so that a failure is noticed while the input is idle. Returns 0 at the
     /// end and after a failure.
     async fn read(&mut self) -> Result<usize> {
         self.splitter.buffer().reserve(READ_BYTES);
@@ -211,7 +211,7 @@ impl Work {
             .await
             .map_err(|error| CliError::from(error).doing(format_args!("line {number}")))?;
         self.unanswered.push_back((number, delivery));
-        if number.is_multiple_of(SETTLE_EVERY) {
+        if number.is_multiple_of(RECORDS_PER_ANSWER_CHECK) {
             self.take_answers();
         }
         if self.unanswered.len() >= UNANSWERED_MAX {
@@ -245,7 +245,7 @@ impl Work {
         }
     }
 
-    /// Sends what is still gathered and waits for all answers.
+    /// Sends the records that are still gathered and waits for all answers.
     async fn answer_all(&mut self) {
         self.producer.flush().await;
         while let Some((line, delivery)) = self.unanswered.pop_front() {
@@ -262,7 +262,7 @@ impl Work {
         }
     }
 
-    /// Fine only if all input was read and every record was acknowledged.
+    /// Succeeds only if all input was read and every record was acknowledged.
     fn verdict(self, ended: Result<()>) -> Result<()> {
         let (acknowledged, fate) = (self.acknowledged, self.fate);
         let because = |error: CliError| error.doing(format_args!("{acknowledged} records were {fate}, then"));
@@ -283,7 +283,7 @@ impl Work {
     }
 }
 
-/// What must hold for the next record when one was written at this offset.
+/// The condition for the next record when one was written at this offset.
 fn following(condition: Condition, offset: i64) -> Condition {
     match condition {
         Condition::EndOffset(_) => Condition::EndOffset(offset + 1),

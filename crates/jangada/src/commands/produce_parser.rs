@@ -1,4 +1,4 @@
-//! Makes a record of a piece of the input. Pure.
+//! Makes a record of a piece of the input. Pure: it does no I/O.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use crate::errors::{CliError, Result};
 use crate::text::encoding::Encoding;
 use crate::text::jsonl;
 
-/// Makes records.
+/// Makes records from lines.
 pub struct Parser {
-    /// What all records have alike.
+    /// The part that all records have in common.
     template: ProducerRecord,
     form: Form,
     key_as: Encoding,
     value_as: Encoding,
-    /// A key or value of just this text is none.
+    /// The text of a key or value that means none.
     null: Option<Bytes>,
 }
 
@@ -28,10 +28,10 @@ enum Form {
 }
 
 impl Parser {
-    /// As the flags say.
+    /// A parser as the flags ask for.
     ///
     /// # Errors
-    /// The key of the flags is not what `--key-as` says.
+    /// When the key of the flags is not in the form of `--key-as`.
     pub fn new(args: &ProduceArgs) -> Result<Parser> {
         let mut template = ProducerRecord::new(Arc::<str>::from(args.topic()));
         template.partition = args.partition;
@@ -58,7 +58,7 @@ impl Parser {
         })
     }
 
-    /// The record that has no value.
+    /// The record without a value.
     pub fn tombstone(&self) -> ProducerRecord {
         self.template.clone()
     }
@@ -111,7 +111,7 @@ mod tests {
         }
     }
 
-    /// Key and value of a line.
+    /// The key and the value of a line.
     fn fields(flags: &[&str], line: &'static [u8]) -> (Option<Bytes>, Option<Bytes>) {
         let parser = parser(flags).expect("the flags make sense");
         let record = parser.record(Bytes::from_static(line)).expect("the line is valid");

@@ -75,7 +75,7 @@ fn confirm_tail(settings: &BrokerSettings, yes: bool, output: OutputArgs) -> Res
 }
 
 /// Runs the broker until SIGTERM or SIGINT, and stops it in order. It also ends, with an error, when its store is
-/// fenced: a disk that failed a write or a sync cannot be trusted, and whoever supervises the process should know.
+/// fenced: a disk that failed a write or a sync cannot be trusted, and the process's supervisor should know.
 async fn serve(loaded: Loaded) -> Result<()> {
     logging::start(&loaded.settings.log)?;
     let stop = stop_signal()?;
@@ -113,7 +113,7 @@ async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str 
     }
 }
 
-/// `check-config`.
+/// The view of `check-config`.
 struct Effective(Vec<Row>);
 
 impl Show for Effective {

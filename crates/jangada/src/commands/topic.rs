@@ -1,4 +1,4 @@
-//! `jangada topic ...`.
+//! `jangada topic ...`: creates, shows, alters, trims and deletes topics.
 
 use std::collections::BTreeMap;
 
@@ -77,7 +77,7 @@ async fn create(admin: &Admin, args: CreateArgs) -> Result<()> {
     args.output.done(&sentence, json)
 }
 
-/// So many of something.
+/// A number with its noun, in the singular or plural.
 fn counted(count: u32, what: &str) -> String {
     match count {
         1 => format!("1 {what}"),
@@ -107,8 +107,8 @@ async fn remove(admin: &Admin, name: &str, output: OutputArgs) -> Result<()> {
     output.done(&format!("deleted topic {name}"), json!({ "version": version }))
 }
 
-/// Trims the partition that was named, or all: then every one of them is looked at first, so that an offset that one of
-/// them does not have yet trims none.
+/// Trims the partition that was named, or all. All partitions are checked before any is trimmed, so that an offset that
+/// one of them does not have yet trims none.
 async fn trim(admin: &Admin, args: TrimArgs) -> Result<()> {
     let before = match args.before {
         BeforeArg::Latest => None,
@@ -145,10 +145,10 @@ async fn trim(admin: &Admin, args: TrimArgs) -> Result<()> {
     args.output.show(&trimmed)
 }
 
-/// What `trim` did.
+/// The result of `trim`.
 struct Trimmed {
     topic: String,
-    /// Partition and log start offset.
+    /// Partitions with their log start offsets.
     starts: Vec<(u32, i64)>,
 }
 
@@ -178,7 +178,8 @@ fn by_key(pairs: Vec<(String, String)>) -> Result<BTreeMap<String, String>> {
     Ok(config)
 }
 
-/// A setting's value as brokers take it: a time or a size with a unit becomes a number. Whatever else it is, the brokers judge it.
+/// A setting's value in the form that brokers take: a time or a size with a unit becomes a number. Brokers judge all
+/// others.
 fn number_of(key: &str, value: String) -> Result<String> {
     let has_unit =
         |text: &str| text.starts_with(|c: char| c.is_ascii_digit()) && text.contains(|c: char| c.is_alphabetic());

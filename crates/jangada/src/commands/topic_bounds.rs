@@ -1,10 +1,10 @@
-//! A warning where a topic's settings let records in whose times retention cannot judge.
+//! A warning about settings that let in records whose times retention cannot judge.
 
 use jangada_types::topic_config::{UNBOUNDED_MS, key};
 
 use crate::note::note;
 
-/// Says what the settings let happen; of those that are not named nothing is said.
+/// Warns of the effects of the given settings; other settings cause no warning.
 pub fn warn<'a>(topic: &str, settings: impl IntoIterator<Item = (&'a str, &'a str)>) {
     for (name, value) in settings {
         let is_off = value.parse() == Ok(UNBOUNDED_MS);

@@ -1,5 +1,5 @@
-//! How the cluster's things look as tables and as JSON. Field names are those of `/proto`; what is not known is null
-//! in JSON, and `-` in a table.
+//! Tables and JSON of topics, partitions and the cluster. Field names are those of `/proto`; values that are not known
+//! are null in JSON, and `-` in a table.
 
 use jangada_client::{
     BrokerId, BrokerState, ClusterDescription, DamagedReplica, MetadataRole, PartitionState, TopicDescription,
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::output::{Show, join, or_dash, plain_table, some_text};
 
-/// `topic ls`.
+/// The view of `topic ls`.
 pub struct Topics(pub Vec<TopicSummary>);
 
 impl Show for Topics {
@@ -40,7 +40,7 @@ impl Show for Topics {
     }
 }
 
-/// `topic describe`.
+/// The view of `topic describe`.
 pub struct Topic(pub TopicDescription);
 
 impl Show for Topic {
@@ -98,7 +98,7 @@ fn with_unit(key: &str, value: &str) -> String {
     }
 }
 
-/// `partition ls`.
+/// The view of `partition ls`.
 pub struct Partitions(pub Vec<PartitionState>);
 
 impl Show for Partitions {
@@ -158,7 +158,7 @@ fn partitions_json(partitions: &[PartitionState]) -> Value {
     partitions.iter().map(partition).collect()
 }
 
-/// Only the leader knows, if there is one to ask.
+/// The replicas in sync, known only by the leader, if there is one to ask.
 fn in_sync(partition: &PartitionState) -> Option<&[BrokerId]> {
     partition.high_watermark.map(|_| &partition.in_sync[..])
 }
@@ -167,7 +167,7 @@ fn refusal_json(refusal: &WriteRefusal) -> Value {
     json!({ "reason": refusal.reason, "message": refusal.message, "partitions": refusal.partitions })
 }
 
-/// `cluster info`.
+/// The view of `cluster info`.
 pub struct Cluster(pub ClusterDescription);
 
 impl Show for Cluster {
@@ -268,7 +268,7 @@ fn broker_json(broker: &BrokerState) -> Value {
         "leaders": broker.leaders,
         "replicas": broker.replicas,
         "incarnation": broker.incarnation.get(),
-        // One that does not answer may have told before that it is.
+        // A broker that does not answer may have reported this before.
         "disk_low": (broker.alive || broker.disk_low).then_some(broker.disk_low),
     })
 }

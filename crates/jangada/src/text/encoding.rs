@@ -1,4 +1,4 @@
-//! How the bytes of a key or a value stand in text.
+//! Text forms of the bytes of a key or a value.
 
 use std::io::{self, Write};
 

@@ -14,14 +14,14 @@ pub struct Format {
     forms: Forms,
 }
 
-/// How keys and values stand in the text.
+/// The text forms of keys and values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Forms {
-    /// Keys.
+    /// The encoding of keys.
     pub key: Encoding,
-    /// Values, those of headers too.
+    /// The encoding of values, also those of headers.
     pub value: Encoding,
-    /// What stands for a key or value that is none, for its length, and for a time that is none.
+    /// The text for a missing key, value or time, and for the length of a missing one.
     pub null: String,
 }
 
@@ -40,12 +40,12 @@ enum Part {
     Headers,
 }
 
-/// Why a format string is refused.
+/// The reason why a format string is refused.
 #[derive(Debug, PartialEq, Eq)]
 pub enum FormatError {
-    /// `%` with a letter that means nothing.
+    /// `%` with a letter that has no meaning.
     UnknownField(char),
-    /// `\` with a letter that means nothing.
+    /// `\` with a letter that has no meaning.
     UnknownEscape(char),
     /// `%` or `\` at the end.
     Unfinished(char),
@@ -150,7 +150,7 @@ impl Format {
         }
     }
 
-    /// `name=value,name=value`.
+    /// Writes headers as `name=value,name=value`.
     fn write_headers(&self, out: &mut impl Write, headers: &[Header]) -> io::Result<()> {
         for (i, header) in headers.iter().enumerate() {
             if i > 0 {

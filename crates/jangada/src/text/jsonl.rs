@@ -1,7 +1,7 @@
 //! Records as JSON, one object a line.
 //!
-//! Keys are the field names of `jangada.v1.Record`. Bytes that are not UTF-8 stand as base64 under a key of their own
-//! (`key_base64`, `value_base64`), so that what is read back is what was there.
+//! Keys are the field names of `jangada.v1.Record`. Bytes that are not UTF-8 are written as base64 under a key of their
+//! own (`key_base64`, `value_base64`), so that reading a record back gives the same bytes.
 
 use std::io::{self, Write};
 
@@ -87,7 +87,7 @@ pub fn write(out: &mut impl Write, record: &ConsumedRecord) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
-/// A record as `produce --format jsonl` reads it. An unknown field is a mistake of the one who wrote it.
+/// A record as `produce --format jsonl` reads it. An unknown field is an error of the input.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Read {
@@ -97,11 +97,11 @@ struct Read {
     value_base64: Option<String>,
     #[serde(default)]
     headers: Vec<ReadHeader>,
-    /// Without it the time is that of producing; null is no time.
+    /// The record's time; absent: the time of producing, null: no time.
     #[serde(default, deserialize_with = "present")]
     timestamp_ms: Option<Option<i64>>,
     partition: Option<u32>,
-    /// What `consume` prints beside; it says where the record was, not where it goes.
+    /// A field that `consume` prints in addition: where the record was, not where it goes.
     #[serde(rename = "topic")]
     _topic: Option<serde::de::IgnoredAny>,
     #[serde(rename = "offset")]
@@ -116,14 +116,14 @@ struct ReadHeader {
     value_base64: Option<String>,
 }
 
-/// A field that is there, be it null.
+/// Reads a field that is present, even if it is null.
 fn present<'de, D: Deserializer<'de>>(field: D) -> Result<Option<Option<i64>>, D::Error> {
     Option::deserialize(field).map(Some)
 }
 
-/// Reads one line. What the flags say of every record, time and partition, goes before what the line says.
+/// Reads one line. The time and partition of flags, which are for every record, go before those of the line.
 pub fn read(line: &[u8], record: ProducerRecord) -> Result<ProducerRecord, String> {
-    // serde would take an array for the fields in their order.
+    // serde would accept an array as the fields in their order.
     if line.trim_ascii_start().first() != Some(&b'{') {
         return Err("not a record in JSON: a line is an object in braces".to_owned());
     }

@@ -10,9 +10,9 @@ use bytes::{Bytes, BytesMut};
 /// A line that is longer than allowed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct LineTooLong {
-    /// Which line, from 1 on.
+    /// The number of the line, from 1 on.
     pub line: u64,
-    /// What is allowed, bytes.
+    /// Bytes that are allowed.
     pub limit: usize,
 }
 
@@ -20,17 +20,17 @@ pub struct LineTooLong {
 /// [`finish`](Self::finish).
 pub struct LineSplitter {
     buffer: BytesMut,
-    /// Between two lines; not empty.
+    /// The bytes between two lines; not empty.
     delimiter: Vec<u8>,
-    /// Bytes at the front of the buffer in which no delimiter ends.
+    /// Number of bytes at the front of the buffer in which no delimiter ends.
     scanned: usize,
     limit: usize,
-    /// Lines taken so far.
+    /// Number of lines taken so far.
     taken: u64,
 }
 
 impl LineSplitter {
-    /// Lines may have `limit` bytes, and end with the delimiter, which is not empty.
+    /// A splitter for lines of at most `limit` bytes that end with the delimiter, which is not empty.
     pub fn new(limit: usize, delimiter: &[u8]) -> LineSplitter {
         assert!(!delimiter.is_empty(), "an empty delimiter is everywhere");
         LineSplitter {
@@ -42,12 +42,12 @@ impl LineSplitter {
         }
     }
 
-    /// Where the input goes, at its end.
+    /// The buffer, to which input is appended.
     pub fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer
     }
 
-    /// Number of the line that was taken last, from 1 on.
+    /// The number of the line that was taken last, from 1 on.
     pub fn line_number(&self) -> u64 {
         self.taken
     }
@@ -72,7 +72,7 @@ impl LineSplitter {
         }
     }
 
-    /// Takes the line whose delimiter ends where was scanned to.
+    /// Takes the line whose delimiter ends where the scan ended.
     fn take_line(&mut self) -> Result<Bytes, LineTooLong> {
         let end = self.scanned;
         let length = end - self.delimiter.len();

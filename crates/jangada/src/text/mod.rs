@@ -1,4 +1,4 @@
-//! Records as text: lines in, lines, JSON or formatted text out. Pure: bytes in, bytes out.
+//! Records as text: reads lines and JSON, writes lines, JSON and formatted text. Pure: bytes in, bytes out.
 
 pub mod encoding;
 pub mod format;

@@ -12,7 +12,7 @@ use jangada_types::{Offset, RowError, Table, TableId};
 const VERSION: u8 = 1;
 const VALUE_BYTES: usize = 1 + 8;
 
-/// See the module text. A row below the log start says nothing, and goes some time later.
+/// The index of keys. A row below the log start means nothing, and is deleted some time later.
 pub static KEY_INDEX: Table = Table {
     value_bytes: Some(VALUE_BYTES),
     bloom_filter: true,

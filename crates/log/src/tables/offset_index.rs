@@ -15,7 +15,7 @@ const VALUE_BYTES: usize = 1 + 8 + 8 + 4 + 8 + 8 + 4;
 
 const _: () = assert!(VALUE_BYTES == 41, "the format on disk");
 
-/// See the module text.
+/// The offset index of a partition.
 pub static OFFSET_INDEX: Table = Table {
     value_bytes: Some(VALUE_BYTES),
     recent_rows: 64,

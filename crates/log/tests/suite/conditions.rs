@@ -15,7 +15,7 @@ const TERM: u64 = 3;
 
 #[derive(Clone, Debug)]
 enum Guess {
-    /// No condition.
+    /// The batch has no condition.
     None,
     /// The end, this far off.
     End(i64),

@@ -71,7 +71,7 @@ pub type RowCheck = fn(before: Option<u64>, key: &[u8], value: &[u8]) -> Result<
 /// Reads which log entry a row is about.
 pub type ReadEntry = fn(key: &[u8], value: &[u8]) -> Result<EntryOfRow, RowError>;
 
-/// A declaration; see the module text.
+/// The declaration of a table, with which the store keeps its rows.
 pub struct Table {
     /// Tells it from others, where its name would be too long.
     pub id: TableId,
@@ -165,23 +165,23 @@ pub fn number_of(key: &[u8]) -> Result<u64, RowError> {
 pub enum RowChange {
     /// Adds a row, or takes the place of the one with the same key.
     Put {
-        /// The table.
+        /// The table of the row.
         table: &'static Table,
         /// The row's key.
         key: Bytes,
-        /// Its value.
+        /// The row's value.
         value: Bytes,
     },
     /// Removes a row, if it is there.
     Delete {
-        /// The table.
+        /// The table of the row.
         table: &'static Table,
         /// The row's key.
         key: Bytes,
     },
     /// Removes the rows of a range of keys.
     DeleteRange {
-        /// The table.
+        /// The table of the rows.
         table: &'static Table,
         /// First key of the range.
         from: Bytes,

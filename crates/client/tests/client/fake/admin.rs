@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 use super::{Broker, Error, Partition, State};
 
 impl Broker {
-    /// Does the work unless the script says otherwise.
+    /// Does the work unless the test's script says otherwise.
     fn admin<T>(&self, work: impl FnOnce(&mut State) -> Result<T, Error>) -> Result<Response<T>, Status> {
         let mut state = self.shared.lock();
         state.admin_calls += 1;

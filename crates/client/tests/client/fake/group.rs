@@ -1,4 +1,4 @@
-//! The group service: one shard, the real coordinator, on one of the brokers. What a command changes is applied at once.
+//! The group service: one shard, with the real coordinator, on one of the brokers. Commands are applied at once.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,29 +14,29 @@ use tonic::{Request, Response, Status};
 
 use super::{Broker, Error, State};
 
-/// What happens to the next call of its kind.
+/// The fault of the next call of its kind.
 #[derive(Clone, Debug)]
 pub enum GroupFault {
-    /// It is refused without effect.
+    /// The call is refused without effect.
     Refuse(Error),
-    /// It takes effect, and the answer is lost.
+    /// The call takes effect, and the answer is lost.
     Lose,
-    /// It takes effect, and the answer comes later. Of commits only.
+    /// The call takes effect, and the answer comes later. Only for commits.
     Slow(Duration),
-    /// It takes effect later, whether or not someone still waits.
+    /// The call takes effect later, whether or not its caller still waits.
     Late(Duration),
 }
 
-/// What came to the coordinator and took effect.
+/// A call that came to the coordinator and took effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// With what the member says that it owns, if it does.
+    /// A heartbeat, with the partitions that the member says it owns, if it does.
     Heartbeat(String, Option<Vec<u32>>),
-    /// With the partitions.
+    /// A commit, with its partitions.
     Commit(String, Vec<u32>),
 }
 
-/// The coordinator.
+/// The state of the coordinator.
 pub struct Groups {
     /// The broker that coordinates.
     pub broker: u32,
@@ -54,9 +54,9 @@ pub struct Groups {
     pub commits: Vec<v1::CommitOffsetsRequest>,
     /// Heartbeats and commits, in the order in which they came.
     pub events: Vec<Event>,
-    /// Why commits were refused.
+    /// The reasons of commits that were refused.
     pub refused: Vec<Reason>,
-    /// The answers to this member's heartbeats get lost.
+    /// The member whose heartbeats get no answer.
     pub deaf: Option<String>,
     pub finds: u32,
 }
@@ -104,7 +104,7 @@ fn now(began: Instant) -> Now {
 }
 
 impl Groups {
-    /// Another broker leads the shard: it has the image, and begins with full sessions.
+    /// Makes another broker the leader of the shard: it has the image, and begins with full sessions.
     pub fn move_to(&mut self, broker: u32) {
         self.broker = broker;
         let topics = Arc::default();
@@ -144,7 +144,7 @@ impl Groups {
             .collect()
     }
 
-    /// The members of a group, each with what it holds.
+    /// The members of a group, each with the partitions that it holds.
     pub fn members(&self, group: &str) -> Vec<(String, Vec<u32>)> {
         let Some(group) = self.image.group(group) else {
             return Vec::new();
@@ -153,18 +153,18 @@ impl Groups {
         group.members.iter().map(|(id, m)| (id.to_string(), held(m))).collect()
     }
 
-    /// All members have what they should.
+    /// Whether all members have their targets.
     pub fn is_stable(&self, group: &str) -> bool {
         self.image.state(group) == jangada_coordinator::GroupState::Stable
     }
 
-    /// Takes the next commit's fault if it is one of time.
+    /// Takes the next commit's fault if it is a delay.
     fn time_of_commit(&mut self) -> Option<GroupFault> {
         self.commit_faults
             .pop_front_if(|fault| matches!(fault, GroupFault::Slow(_) | GroupFault::Late(_)))
     }
 
-    /// A member of the group is to give something up.
+    /// Whether a member of the group is to give up partitions.
     pub fn is_revoking(&self, group: &str) -> bool {
         let group = self.image.group(group);
         group.is_some_and(|group| group.members.values().any(|member| !member.revoking().is_empty()))
@@ -183,7 +183,7 @@ impl Groups {
         Some(committed.offset.get())
     }
 
-    /// As if the member's session had ended.
+    /// Removes a member as if its session had ended.
     pub fn throw_out(&mut self, group: &str, member: &str) {
         let version = self.image.group(group).expect("it exists").members[member].version;
         self.apply(&jangada_coordinator::Command::RemoveMembers {

@@ -14,7 +14,7 @@ use super::{Broker, Error, Fault};
 
 type Answers<T> = BoxStream<'static, Result<T, Status>>;
 
-/// What becomes of a request on a produce stream.
+/// The outcome of a request on a produce stream.
 enum Fate {
     Answer(v1::ProduceStreamResponse),
     Silence,

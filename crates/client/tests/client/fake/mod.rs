@@ -25,18 +25,18 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 pub use group::{Event, GroupFault, Groups};
 pub use partition::Partition;
 
-/// What happens to the next batch that a partition is sent.
+/// The fault of the next batch that a partition is sent.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// An error without effect.
+    /// The batch gets an error without effect.
     Refuse(Error),
-    /// An error that leaves the outcome open, after the append.
+    /// The batch is appended, and then gets an error that leaves the outcome open.
     AppendThen(Error),
     /// The stream breaks before the append.
     Cut,
-    /// It breaks after the append.
+    /// The stream breaks after the append.
     AppendThenCut,
-    /// It is appended, but no answer comes.
+    /// The batch is appended, but no answer comes.
     AppendThenSilence,
 }
 
@@ -118,7 +118,7 @@ pub struct Topic {
 
 #[derive(Default)]
 pub struct State {
-    /// Another number is another cluster's id.
+    /// The number in the cluster's id: another number is another cluster.
     pub cluster: u32,
     pub version: u64,
     pub topics: BTreeMap<String, Topic>,
@@ -126,22 +126,22 @@ pub struct State {
     pub dead: Vec<u32>,
     next_topic: u8,
     pub next_producer: i64,
-    /// Epochs that were given, by producer id.
+    /// The epochs that were given, by producer id.
     pub epochs: HashMap<i64, i32>,
-    /// Scripted answers of admin calls: whether the work is done before.
+    /// Scripted answers of admin calls, each with whether the work is done before.
     pub admin_faults: VecDeque<(bool, Status)>,
     pub admin_calls: u32,
-    /// As soon as a topic is deleted somebody creates another one of its name, once.
+    /// Whether another topic of its name is created as soon as a topic is deleted, once.
     pub recreates: bool,
-    /// Topics get no leaders: who creates one waits.
+    /// Whether new topics get no leaders, so that creating one waits.
     pub leaderless: bool,
-    /// How many wait for leaders.
+    /// Number of calls that wait for leaders.
     pub awaiting_leaders: u32,
-    /// How often metadata was asked for.
+    /// Number of requests for metadata.
     pub metadata_calls: u32,
-    /// Scripted answers to who lists offsets.
+    /// Scripted answers to requests for offsets.
     pub list_faults: VecDeque<Error>,
-    /// Done to a partition as soon as one of its offsets was listed.
+    /// Applied to a partition as soon as one of its offsets was listed.
     pub after_list: Option<fn(&mut Partition)>,
     /// Brokers that no longer answer.
     pub frozen: Vec<u32>,
@@ -197,7 +197,7 @@ pub struct Cluster {
 
 struct Shared {
     state: Mutex<State>,
-    /// Counts changes: whoever waits for one looks again.
+    /// Counts changes: a task that waits for one checks again.
     changes: watch::Sender<u64>,
 }
 
@@ -233,7 +233,7 @@ impl Cluster {
         Self::start_with(brokers, None)
     }
 
-    /// Each connection may have so many calls open at once, streams included.
+    /// Starts a cluster in which each connection may have this many calls open at once, streams included.
     pub fn start_with(brokers: u32, calls_per_connection_max: Option<u32>) -> Self {
         let shared = Shared {
             state: Mutex::default(),
@@ -298,7 +298,7 @@ impl Cluster {
         Client::connect(self.config()).await.expect("the brokers answer")
     }
 
-    /// A topic whose partitions are led by the brokers in turn, from 1 on.
+    /// Creates a topic whose partitions are led by the brokers in turn, from 1 on.
     pub fn create_topic(&self, name: &str, partitions: u32) {
         let mut state = self.state();
         let brokers = state.addresses.len() as u32;
@@ -325,7 +325,7 @@ impl Cluster {
         }
     }
 
-    /// Topics that are created get leaders again, or do not.
+    /// Sets whether new topics get leaders.
     pub fn elect_leaders(&self, elect: bool) {
         self.state().leaderless = !elect;
         self.state.changed();
@@ -344,7 +344,7 @@ impl Cluster {
         self.state.changed();
     }
 
-    /// From now on the broker takes requests and does nothing with them.
+    /// Makes the broker take requests and do nothing with them.
     pub fn freeze(&self, broker: u32) {
         self.state().frozen.push(broker);
         self.state.changed();
@@ -355,7 +355,7 @@ impl Cluster {
         self.state.changed();
     }
 
-    /// Ends a broker at once. What it led is led by the next one from now on.
+    /// Ends a broker at once. The next one leads its partitions from now on.
     pub fn kill(&mut self, broker: u32) {
         self.runtimes.remove(&broker).expect("alive").shutdown_background();
         let mut state = self.state();

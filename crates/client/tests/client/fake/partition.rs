@@ -1,4 +1,4 @@
-//! A partition: its log, and the judgement of sequences.
+//! A partition: its log, and its check of sequences.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -10,16 +10,16 @@ use jangada_types::{BatchError, BatchHeader, BatchLimits, LeaderEpoch, Offset, R
 use super::{Error, Fault};
 
 pub struct Partition {
-    /// 0: none.
+    /// The broker that leads; 0: none.
     pub leader: u32,
     pub epoch: u32,
     /// Whether NOT_LEADER names the leader.
     pub hints: bool,
     pub log_start: i64,
     pub batches: Vec<Bytes>,
-    /// The largest batch that is taken.
+    /// Bytes of the largest batch that is taken.
     pub batch_bytes_max: usize,
-    /// Whether OFFSET_OUT_OF_RANGE says what the range is.
+    /// Whether OFFSET_OUT_OF_RANGE has the range.
     pub tells_bounds: bool,
     pub faults: VecDeque<Fault>,
     /// Headers of all batches that came, appended or not.
@@ -30,7 +30,7 @@ pub struct Partition {
 struct Producer {
     epoch: i16,
     next: Sequence,
-    /// First sequence, last sequence and base offset of the last five.
+    /// First sequence, last sequence and base offset of the last five batches.
     last: VecDeque<(Sequence, Sequence, i64)>,
 }
 
@@ -62,7 +62,7 @@ impl Partition {
         })
     }
 
-    /// What a leader does with a batch.
+    /// Does with a batch as a leader would.
     pub fn append(&mut self, batch: &Bytes) -> Result<Appended, Error> {
         let limits = BatchLimits {
             max_batch_bytes: self.batch_bytes_max,
@@ -100,7 +100,7 @@ impl Partition {
         })
     }
 
-    /// `Some`: it is there from before, at this offset.
+    /// Judges a batch. `Some`: it is in the log already, at this offset.
     fn judge(&mut self, header: &BatchHeader) -> Result<Option<i64>, Error> {
         let id = header.producer_id.get();
         let (first, epoch) = (header.base_sequence, header.producer_epoch.get());
@@ -145,7 +145,7 @@ impl Partition {
         Ok(None)
     }
 
-    /// As if the producers' entries had expired.
+    /// Forgets producers as if their entries had expired.
     pub fn forget_producers(&mut self) {
         self.producers.clear();
     }

@@ -9,7 +9,7 @@ use crate::errors::{CliError, Result};
 /// Ticks a second in /proc. Linux has given 100 to user space on every x86 since 2.6, whatever the kernel counts with.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// A running measurement.
+/// A measurement of CPU time that is running.
 pub struct CpuMeter {
     own: f64,
     others: Vec<(u32, f64)>,
@@ -18,14 +18,14 @@ pub struct CpuMeter {
 /// CPU seconds, user and system together.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CpuUse {
-    /// Of this process.
+    /// CPU seconds of this process.
     pub own: f64,
-    /// Of the processes that were named, if any were.
+    /// CPU seconds of the named processes, if any were named.
     pub others: Option<f64>,
 }
 
 impl CpuMeter {
-    /// Counts from now on.
+    /// Begins to count.
     pub fn start(args: &CpuArgs) -> Result<CpuMeter> {
         let mut pids = args.pids.clone();
         if let Some(directory) = &args.cluster_dir {
@@ -42,7 +42,7 @@ impl CpuMeter {
         })
     }
 
-    /// What was used since.
+    /// The CPU time that was used since the start.
     pub fn stop(&self) -> Result<CpuUse> {
         let mut others = 0.0;
         for (pid, before) in &self.others {
@@ -62,8 +62,8 @@ fn seconds_of(process: &str) -> Result<f64> {
     Ok(ticks as f64 / TICKS_PER_SECOND)
 }
 
-/// User and system time of a stat line. The second field, the program's name, may hold spaces and parentheses; its end
-/// is the last one.
+/// User and system time of a stat line. The second field, the program's name, may hold spaces and parentheses; it ends
+/// at the last closing one.
 fn ticks(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(") ")?;
     // `rest` begins with the third field; user time is the 14th, system time the 15th.

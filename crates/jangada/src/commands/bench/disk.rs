@@ -1,4 +1,5 @@
-//! `bench disk`: a plain file, each write synced. What a disk gives to a program that does nothing else.
+//! `bench disk`: writes a plain file and syncs each write. It shows the disk's speed for a program that does nothing
+//! else.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -14,8 +15,8 @@ use crate::cli::{CpuArgs, DiskBench, DiskMode, PayloadKind};
 use crate::errors::{CliError, Result};
 use crate::progress;
 
-/// Size of the file that is overwritten; more is written over it again from the front, as a store does with its
-/// recycled log files.
+/// Size of the file that is overwritten; further writes begin at its front again, as a store does with its recycled log
+/// files.
 const OVERWRITTEN_BYTES: u64 = 1 << 30;
 
 pub fn run(args: &DiskBench) -> Result<Report> {

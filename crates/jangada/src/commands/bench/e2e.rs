@@ -1,4 +1,4 @@
-//! `bench e2e`: from the scheduled send to the consumer that has the record.
+//! `bench e2e`: measures from the scheduled send to the consumer that has the record.
 //!
 //! Each record carries the number of the run and its own, so that the consumer knows when it was due, and that each
 //! came once.
@@ -20,10 +20,10 @@ use crate::connect::connect;
 use crate::errors::{CliError, Result};
 use crate::progress;
 
-/// How long after the last acknowledgement records may still come.
+/// Timeout for the last records after the last acknowledgement.
 const LAST_WAIT: Duration = Duration::from_secs(30);
 
-/// Records of one run; each takes a byte of memory.
+/// Most records of one run; each takes a byte of memory.
 const RECORDS_MAX: u64 = 1 << 30;
 
 /// Bytes of the two numbers at the front of a value.
@@ -58,7 +58,7 @@ pub async fn run(brokers: &Brokers, args: &E2eBench) -> Result<Report> {
         let mut record = ProducerRecord::new(topic.clone());
         record.value = Some(stamped(run, i, &payload.next()));
         schedule.wait(i).await;
-        // What becomes of it is seen on the other side.
+        // The consumer sees whether the record arrived.
         let _delivery = producer.send(record).await?;
     }
     producer.flush().await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// What is longer counts as this long.
+/// Longer latencies count as this one.
 const LONGEST: Duration = Duration::from_secs(600);
 
 /// A distribution of latencies.
@@ -13,7 +13,7 @@ pub struct Latencies {
     histogram: Histogram<u64>,
 }
 
-/// Its figures, milliseconds.
+/// The figures of a distribution, milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct LatencyFigures {
     pub count: u64,
@@ -40,7 +40,7 @@ impl Latencies {
         self.histogram.add(&other.histogram).expect("all have the same bounds");
     }
 
-    /// Nothing if nothing was recorded.
+    /// The figures; none if nothing was recorded.
     pub fn figures(&self) -> Option<LatencyFigures> {
         if self.histogram.is_empty() {
             return None;

@@ -24,7 +24,7 @@ pub async fn run(brokers: &Brokers, command: BenchCommand) -> Result<()> {
         BenchCommand::Produce(args) => {
             let (report, failure) = produce::run(brokers, &args).await?;
             args.output.show(&report)?;
-            // The figures are true, but not what a script asked to measure.
+            // The figures are correct, but not those that a script asked to measure.
             failure.map_or(Ok(()), Err)
         }
         BenchCommand::Consume(args) => args.output.show(&consume::run(brokers, &args).await?),

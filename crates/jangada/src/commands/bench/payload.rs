@@ -1,4 +1,4 @@
-//! What records are filled with: slices of one buffer, so that making a record costs nothing.
+//! The contents of records: slices of one buffer, so that making a record costs nothing.
 
 use bytes::Bytes;
 use rand::rngs::SmallRng;
@@ -6,10 +6,10 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use crate::cli::PayloadKind;
 
-/// Size of the buffer, beside one record. Larger than what a codec looks back over.
+/// Size of the buffer without the last record. Larger than the window of any codec.
 const BUFFER_BYTES: usize = 8 << 20;
 
-/// Distance between two records' places. A prime, so that places repeat late and at no codec's block size.
+/// Distance between two records in the buffer. A prime, so that positions repeat late and at no codec's block size.
 const STRIDE: usize = 4_099;
 
 const WORDS: [&str; 16] = [
@@ -41,7 +41,7 @@ pub struct Payload {
 impl Payload {
     /// Values of `size` bytes.
     pub fn new(kind: PayloadKind, size: usize) -> Payload {
-        // Always the same, so that runs can be compared.
+        // The seed is always the same, so that runs can be compared.
         let mut random = SmallRng::seed_from_u64(0x6a61_6e67_6164_6121);
         let mut buffer = Vec::with_capacity(BUFFER_BYTES + size);
         match kind {

@@ -1,4 +1,4 @@
-//! `bench produce`.
+//! `bench produce`: writes records and measures throughput and latency.
 //!
 //! The main thread sends on schedule and never waits for answers, except for room in the producer's buffer. One task
 //! for each partition takes the answers: within a partition they come in the order of sending, so each is seen when it
@@ -22,22 +22,22 @@ use crate::connect::connect;
 use crate::errors::{CliError, Result};
 use crate::progress;
 
-/// Bytes to write unless said otherwise.
+/// Bytes to write by default.
 const TOTAL_BYTES: u64 = 1 << 30;
 
-/// Records to write one after the other unless said otherwise.
+/// Records to write one after the other by default.
 const SAMPLES: u64 = 10_000;
 
-/// Size of a batch unless said otherwise.
+/// Size of a batch by default.
 const BATCH_BYTES: u32 = 64 << 10;
 
-/// Records of one partition that wait for the task that takes their answers.
+/// Records of one partition that may wait for the task that takes their answers.
 const QUEUE_RECORDS: usize = 1 << 16;
 
-/// Records that the task takes at once.
+/// Most records that the task takes at once.
 const TAKEN_RECORDS: usize = 256;
 
-/// Writes; gives the figures, and what went wrong if records failed.
+/// Writes the records; returns the figures, and an error if records failed.
 pub async fn run(brokers: &Brokers, args: &ProduceBench) -> Result<(Report, Option<CliError>)> {
     let client = connect(brokers).await?;
     let one_by_one = args.in_flight == 1 && args.batch_bytes.is_none();
@@ -88,7 +88,7 @@ struct Work {
     payload: Payload,
 }
 
-/// What became of the records.
+/// The outcome of the records.
 struct Outcome {
     latencies: Latencies,
     acknowledged: u64,

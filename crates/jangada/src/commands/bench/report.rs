@@ -7,29 +7,29 @@ use super::cpu::CpuUse;
 use super::latency::LatencyFigures;
 use crate::output::{Show, plain_table};
 
-/// What was measured.
+/// The result of a measurement.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Which bench.
+    /// The name of the bench.
     pub bench: &'static str,
-    /// Records, batches or writes, as the bench counts.
+    /// Number of records, batches or writes, as the bench counts.
     pub records: u64,
-    /// Those that failed; they count in nothing else.
+    /// Number of those that failed; they count in nothing else.
     pub failed: u64,
-    /// Bytes of values or writes.
+    /// Bytes of the values or writes.
     pub bytes: u64,
     pub seconds: f64,
-    /// 10^6 bytes a second.
+    /// Throughput in 10^6 bytes a second.
     pub mb_per_second: f64,
     pub records_per_second: f64,
     pub latency: Option<LatencyFigures>,
     /// CPU seconds of this process.
     pub cpu_seconds: f64,
-    /// CPU seconds of the processes that were named.
+    /// CPU seconds of the named processes, if any were named.
     pub other_cpu_seconds: Option<f64>,
-    /// All of them for each 2^30 bytes; none were moved: none.
+    /// CPU seconds of all of them for each 2^30 bytes; none if no bytes were moved.
     pub cpu_seconds_per_gib: Option<f64>,
-    /// What the bench did next with what it had written.
+    /// The result of reading back what the bench wrote.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scan: Option<Box<Report>>,
 }

@@ -1,20 +1,20 @@
-//! When requests are due.
+//! The schedule of requests.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// tokio's timer is this coarse; what is nearer is slept by the thread.
+/// The granularity of tokio's timer; the thread sleeps for the rest.
 const COARSE: Duration = Duration::from_millis(2);
 
 /// A steady rate, or as fast as possible.
 pub struct Schedule {
     start: Instant,
-    /// Nothing: as fast as possible.
+    /// The time between two requests. None: as fast as possible.
     interval: Option<Duration>,
 }
 
 impl Schedule {
-    /// `rate` requests a second from now on, at least 0.001; 0: as fast as possible.
+    /// A schedule of `rate` requests a second from now on, at least 0.001; 0: as fast as possible.
     pub fn start(rate: f64) -> Schedule {
         Schedule {
             start: Instant::now(),
@@ -22,7 +22,7 @@ impl Schedule {
         }
     }
 
-    /// When request `i` is due.
+    /// The time at which request `i` is due.
     pub fn due(&self, i: u64) -> Instant {
         match self.interval {
             Some(interval) => {
@@ -33,7 +33,7 @@ impl Schedule {
         }
     }
 
-    /// Waits until request `i` is due; gives that time, which may have passed. Only for the main thread: it may block
+    /// Waits until request `i` is due; returns that time, which may have passed. Only for the main thread: it may block
     /// it for a moment.
     pub async fn wait(&self, i: u64) -> Instant {
         let due = self.due(i);

@@ -25,7 +25,7 @@ const TERM: u64 = 1;
 /// Records that an entry counts for in the index: as many as 1 KiB records fit into 64 KiB.
 const RECORDS_PER_ENTRY: i64 = 64;
 
-/// Stands for the header that replication puts before each batch.
+/// A placeholder for the header that replication puts before each batch.
 const HEAD: [u8; 16] = [1; 16];
 
 /// Bytes that one read of the scan asks for.
@@ -40,7 +40,7 @@ pub fn run(args: &StoreBench) -> Result<Report> {
     let mut report = write(&store, args)?;
     store.shutdown();
     if args.scan {
-        // Opened again, so that nothing comes from the memory of the one that wrote.
+        // Opened again, so that nothing comes from the memory of the store that wrote.
         drop(store);
         report.scan = Some(Box::new(scan(&open(args)?, args)?));
     }
@@ -67,7 +67,7 @@ fn failed(error: StoreError) -> CliError {
     CliError::new(format!("the store failed: {error}"))
 }
 
-/// Writes under way, and what became of those that have ended.
+/// The writes under way, and the outcome of those that have ended.
 struct Flight {
     state: Mutex<State>,
     landed: Condvar,
@@ -84,7 +84,7 @@ impl Flight {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until fewer than `limit` are under way; fails when one has failed.
+    /// Waits until fewer than `limit` writes are under way; fails when one has failed.
     fn wait_below(&self, limit: u32) -> Result<()> {
         let waited = self
             .landed
@@ -154,7 +154,7 @@ fn write(store: &RocksStore, args: &StoreBench) -> Result<Report> {
     ))
 }
 
-/// What a partition writes for its `i`th batch: the entry, and its row of the index.
+/// The operations of a partition's `i`th batch: the entry, and its row of the index.
 fn operations(i: u64, size_bytes: u32, body: Bytes) -> Vec<Op> {
     let index = i + 1;
     let base = i64::try_from(i).expect("a bench writes fewer entries") * RECORDS_PER_ENTRY;

@@ -14,14 +14,14 @@ use crate::connect::connect_silently;
 use crate::errors::{CliError, Result};
 use crate::progress;
 
-/// Between two looks.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Interval between two polls.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long one look at one node may take.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Timeout of one poll of one node.
+const POLL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Waits until every node is ready and the cluster is healthy; gives its id. Fails when a node ends, or when it takes longer than
-/// `wait`.
+/// Waits until every node is ready and the cluster is healthy; returns its id. Fails when a node ends, or when it takes
+/// longer than `wait`.
 pub async fn wait_until_healthy(processes: &mut Processes, nodes: &[Node], wait: Duration) -> Result<String> {
     let spinner = progress::waiting("starting the cluster");
     let deadline = Instant::now() + wait;
@@ -43,24 +43,25 @@ pub async fn wait_until_healthy(processes: &mut Processes, nodes: &[Node], wait:
                 .hint("the logs tell why: DIR/node-*/log; --wait SECONDS gives it more time"));
         }
         spinner.set_message(missing);
-        tokio::time::sleep(LOOK_INTERVAL).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     };
     spinner.finish_and_clear();
     result
 }
 
-/// How a starting cluster is.
+/// The state of a starting cluster.
 enum State {
-    /// It waits for this.
+    /// The cluster does not take work yet; the text says what is missing.
     Missing(String),
-    /// It takes work.
+    /// The cluster takes work.
     Healthy { cluster_id: String },
 }
 
-/// What the cluster waits for. Fails with what no waiting mends: an address that is none.
+/// Finds out what is missing until the cluster takes work. Fails on errors that waiting does not correct: an address
+/// that is none.
 async fn what_is_missing(nodes: &[Node]) -> Result<State> {
     for node in nodes {
-        let why = match timeout(LOOK_TIMEOUT, not_ready(&node.settings.listeners.http().bind)).await {
+        let why = match timeout(POLL_TIMEOUT, not_ready(&node.settings.listeners.http().bind)).await {
             Ok(Ok(None)) => continue,
             Ok(Ok(Some(why))) => why,
             Ok(Err(_)) | Err(_) => "not ready: it does not answer".to_owned(),
@@ -71,7 +72,7 @@ async fn what_is_missing(nodes: &[Node]) -> Result<State> {
         .iter()
         .map(|node| node.settings.listeners.public().address().to_owned())
         .collect();
-    let client = match connect_silently(&Brokers::given(brokers), LOOK_TIMEOUT).await {
+    let client = match connect_silently(&Brokers::given(brokers), POLL_TIMEOUT).await {
         Ok(client) => client,
         Err(error) if error.is_usage() => return Err(error),
         Err(error) => return Ok(State::Missing(error.to_string())),
@@ -96,7 +97,7 @@ async fn what_is_missing(nodes: &[Node]) -> Result<State> {
     })
 }
 
-/// Asks a node's /readyz. What it says if it is not: `not ready: ...`.
+/// Asks a node's /readyz. Returns its answer if it is not ready: `not ready: ...`.
 async fn not_ready(address: &str) -> std::io::Result<Option<String>> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");

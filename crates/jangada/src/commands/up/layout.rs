@@ -1,16 +1,16 @@
-//! Which ports the nodes of `up` have, and their settings. Pure.
+//! The ports and settings of the nodes of `up`. Pure: it does no I/O.
 
 use std::fmt::Write as _;
 
 use super::super::node::ClusterPlan;
 
-/// From a node's public port to its internal one.
+/// Distance from a node's public port to its internal one.
 const INTERNAL: u16 = 40;
 
-/// From a node's public port to its HTTP one.
+/// Distance from a node's public port to its HTTP one.
 const HTTP: u16 = 80;
 
-/// The most nodes that fit between two kinds of ports.
+/// Most nodes whose ports fit between two kinds of ports.
 pub const NODES_MAX: u16 = INTERNAL;
 
 const _: () = assert!(
@@ -27,7 +27,7 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Node `id`, from 1 on.
+    /// The ports of node `id`, from 1 on.
     pub fn of(plan: ClusterPlan, id: u16) -> Ports {
         assert!((1..=NODES_MAX).contains(&id), "node ids are from 1 to {NODES_MAX}");
         let public = plan.port + id - 1;

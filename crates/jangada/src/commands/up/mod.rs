@@ -1,7 +1,7 @@
 //! `jangada up`: a cluster on this machine, one process for each node.
 //!
-//! Ports are checked before anything is started, and whatever goes wrong while starting stops again what this command
-//! started: it leaves a healthy cluster or nothing new.
+//! Ports are checked before anything is started. If a start fails, the nodes that this command started are stopped
+//! again: it leaves a healthy cluster or no new process.
 
 mod health;
 mod layout;
@@ -29,17 +29,17 @@ use crate::errors::{CliError, Result};
 use crate::note::note;
 use crate::output::print_text;
 
-/// Nodes of a new cluster, unless said otherwise.
+/// Number of nodes of a new cluster by default.
 const NODES_DEFAULT: u16 = 3;
 
-/// The first port of a new cluster, unless said otherwise.
+/// The first port of a new cluster by default.
 const PORT_DEFAULT: u16 = 9400;
 
-/// How long a node may take to stop before it is killed.
+/// Timeout of a node's stop, after which it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Between two looks whether the nodes still run.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// Interval between two polls whether the nodes still run.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 pub async fn run(args: &UpArgs) -> Result<()> {
     let mut stop = Stop::new()?;
@@ -48,7 +48,7 @@ pub async fn run(args: &UpArgs) -> Result<()> {
     let kept = directory.plan()?;
     let plan = plan(args, kept)?;
     if kept.is_none() {
-        // Before anything is written: the same directory can then be tried with another port.
+        // Checked before anything is written: the same directory can then be tried with another port.
         (1..=plan.nodes).try_for_each(|id| check_ports(id, &Ports::of(plan, id).addresses()))?;
     }
     let nodes = prepare(&directory, plan)?;
@@ -68,7 +68,7 @@ pub async fn run(args: &UpArgs) -> Result<()> {
     let cluster_id = match started {
         Ok(cluster_id) => cluster_id,
         Err(error) => {
-            // Why it did not start is what counts; what goes wrong besides is told before it.
+            // The first error, why the cluster did not start, is returned; a failure to stop is reported before it.
             if let Err(stopping) = processes.stop_started(STOP_TIMEOUT).await {
                 note(&format!("warning: not all that was started is stopped: {stopping}"));
             }
@@ -87,7 +87,7 @@ pub async fn run(args: &UpArgs) -> Result<()> {
     stay(processes, stop, &directory).await
 }
 
-/// What to run: what the directory was made with, or for a new one what the flags say.
+/// The plan to run: the one that the directory was made with, or for a new one the plan of the flags.
 fn plan(args: &UpArgs, kept: Option<ClusterPlan>) -> Result<ClusterPlan> {
     let Some(kept) = kept else {
         return Ok(ClusterPlan {
@@ -122,19 +122,20 @@ fn prepare(directory: &ClusterDir, plan: ClusterPlan) -> Result<Vec<Node>> {
     Ok(nodes)
 }
 
-/// A node that was killed a moment ago gives its ports back only when the last of its threads has ended.
-const PORT_TRIES: u32 = 40;
-/// Between two tries.
-const PORT_PAUSE: Duration = Duration::from_millis(50);
+/// Most attempts to bind a port. A node that was killed a moment ago frees its ports only when the last of its threads
+/// has ended.
+const PORT_ATTEMPTS_MAX: u32 = 40;
+/// Delay between two attempts.
+const PORT_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Binds the address and lets it go again.
+/// Binds the address and closes the socket again.
 fn try_port(address: &str) -> io::Result<()> {
     let mut tries = 1;
     loop {
         match TcpListener::bind(address) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < PORT_TRIES => {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < PORT_ATTEMPTS_MAX => {
                 tries += 1;
-                thread::sleep(PORT_PAUSE);
+                thread::sleep(PORT_RETRY_INTERVAL);
             }
             other => return other.map(drop),
         }
@@ -155,7 +156,7 @@ fn check_ports(id: u16, addresses: &[(&str, String)]) -> Result<()> {
     Ok(())
 }
 
-/// Starts what is missing; gives the cluster's id when it is healthy.
+/// Starts the missing nodes; returns the cluster's id when it is healthy.
 async fn start(processes: &mut Processes, missing: &[&Node], all: &[Node], wait: Duration) -> Result<String> {
     for node in missing {
         processes.spawn(&node.directory)?;
@@ -163,7 +164,7 @@ async fn start(processes: &mut Processes, missing: &[&Node], all: &[Node], wait:
     health::wait_until_healthy(processes, all, wait).await
 }
 
-/// How a shell with this PATH runs this program.
+/// The command by which a shell with this PATH runs this program.
 fn program(this: &Path, path: Option<&OsStr>) -> String {
     let files = path
         .into_iter()
@@ -188,13 +189,14 @@ fn word(path: &Path) -> String {
     }
 }
 
-/// Where clients find the nodes.
+/// The addresses where clients reach the nodes.
 fn public_addresses(nodes: &[Node]) -> Vec<String> {
     let address = |node: &Node| node.settings.listeners.public().address().to_owned();
     nodes.iter().map(address).collect()
 }
 
-/// How to produce and consume, to be pasted into a shell. Brokers are named only if a command would not find them by itself.
+/// The commands for producing and consuming, to be pasted into a shell. Brokers are named only if a command would not
+/// find them by itself.
 fn guide(program: &str, args: &UpArgs, nodes: &[Node]) -> String {
     let addresses = public_addresses(nodes);
     let brokers = match Brokers::find(&BrokersArgs::default()) {
@@ -219,7 +221,7 @@ fn guide(program: &str, args: &UpArgs, nodes: &[Node]) -> String {
     )
 }
 
-/// Stays until asked to stop, and stops the cluster then; or until all nodes have ended.
+/// Waits until asked to stop, and stops the cluster then; or until all nodes have ended.
 async fn stay(mut processes: Processes, mut stop: Stop, directory: &ClusterDir) -> Result<()> {
     loop {
         tokio::select! {
@@ -229,7 +231,7 @@ async fn stay(mut processes: Processes, mut stop: Stop, directory: &ClusterDir) 
                 withdraw(&directory.brokers_path());
                 return processes.stop_all(STOP_TIMEOUT).await;
             }
-            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
         }
         let ended = processes.ended();
         for node in &ended {

@@ -11,7 +11,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// What it listens on, by key.
+    /// The addresses that the node listens on, by key.
     pub fn addresses(&self) -> Vec<(&str, String)> {
         let listeners = self.settings.listeners.iter();
         listeners

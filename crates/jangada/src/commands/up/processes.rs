@@ -11,10 +11,10 @@ use super::super::node::{NodeDir, stop};
 use super::node::Node;
 use crate::errors::{CliError, Result};
 
-/// Lines of a node's log that an error shows.
+/// Number of lines of a node's log that an error shows.
 const LOG_LINES: usize = 5;
 
-/// How much of the log is read for them.
+/// Bytes at the end of the log that are read for them.
 const LOG_BYTES: u64 = 16 * 1024;
 
 /// The running nodes.
@@ -25,16 +25,16 @@ pub struct Processes {
 struct Running {
     node: NodeDir,
     pid: u32,
-    /// Present if this command started it.
+    /// The child process; present if this command started it.
     child: Option<Child>,
 }
 
 /// A node that does not run any more.
 pub struct Ended {
     pub directory: NodeDir,
-    /// How, if known; to be put after "has ended".
+    /// How the process ended, if known; to be put after "has ended".
     pub status: String,
-    /// It was stopped by `jangada down`.
+    /// Whether it was stopped by `jangada down`.
     pub stopped: bool,
 }
 
@@ -86,7 +86,7 @@ impl Processes {
         node.keep_pid(pid)
     }
 
-    /// Takes out the nodes that have ended since the last call.
+    /// Removes and returns the nodes that have ended since the last call.
     pub fn ended(&mut self) -> Vec<Ended> {
         let mut ended = Vec::new();
         self.running.retain_mut(|running| {
@@ -143,7 +143,7 @@ impl Processes {
 }
 
 impl Running {
-    /// How it ended, if it has. Collects a child, which is a zombie until then.
+    /// How the process ended, if it has. Collects a child, which is a zombie until then.
     fn end(&mut self) -> Option<String> {
         match &mut self.child {
             Some(child) => match child.try_wait() {
