@@ -11,6 +11,7 @@
 //! - [`boundary`]: where each call begins and ends, is counted, and may be refused.
 //! - [`resolve`]: the partition that a call names.
 //! - [`fetch`]: reading; [`offsets`]: where.
+//! - [`groups`]: consumer groups.
 //! - [`produce`]: the one way of a batch to its partition.
 //!
 //! [`RequestError`]: crate::error::RequestError
@@ -18,6 +19,7 @@
 pub(crate) mod boundary;
 pub(crate) mod context;
 pub(crate) mod fetch;
+pub(crate) mod groups;
 pub(crate) mod offsets;
 pub(crate) mod operation;
 pub(crate) mod produce;

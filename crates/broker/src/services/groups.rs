@@ -4,28 +4,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_controller::{Image, admission};
-use jangada_coordinator::limits::OFFSETS_PER_COMMIT_MAX;
-use jangada_coordinator::{Answer, CommandKind, CommitRequest, PartitionSet};
+use jangada_controller::Image;
+use jangada_coordinator::CommitRequest;
 use jangada_proto::v1::group_service_server::GroupService;
 use jangada_proto::v1::*;
-use jangada_types::{Reason, partition_for_key, validate_topic_name};
+use jangada_types::{Reason, TopicId};
 use tonic::{Request, Response, Status};
 
 use super::forward::FORWARDED;
 use super::gathering::Gathering;
 use super::group_list::GroupList;
 use super::group_wire as wire;
-use crate::admission::{Call, Caller, Resource, call_of};
+use crate::admission::{Call, call_of};
+use crate::api::context::RequestContext;
+use crate::api::groups::{self, GroupCoordinator};
 use crate::error::RequestError;
-use crate::groups::CoordinatorReplica;
 use crate::node::Node;
 use crate::target::Target;
 
-/// How long a request waits for the version of the metadata that it asks for.
-const VERSION_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a commit waits for a topic that this broker does not know (yet).
-const TOPIC_PATIENCE: Duration = Duration::from_millis(500);
 /// How long finding a coordinator waits for its leader: shards may just have been created.
 const FOUND_WITHIN: Duration = Duration::from_secs(10);
 /// A row of a request takes more in memory than in its message.
@@ -73,24 +69,10 @@ impl Groups {
         answer.map_err(|error| self.node.refused(error, &call.context.listener).into())
     }
 
-    /// The shard of a group, which this broker leads.
-    async fn shard(&self, group: &str) -> Result<Arc<CoordinatorReplica>> {
-        self.node.stopping.refuse()?;
-        self.node.leaders.leading(&self.shard_of(group).await?).await
-    }
-
-    async fn shard_of(&self, group: &str) -> Result<Target> {
-        check_name(group)?;
-        let topic = self.node.coordinator.get().await?;
-        let shards = u32::try_from(topic.partitions.len()).expect("a topic has few partitions");
-        let index = partition_for_key(group.as_bytes(), shards);
-        Ok(Target::of(&topic, index).expect("the index was chosen among the topic's"))
-    }
-
     /// Where the leader of a group's shard is, for a client that came by this listener.
     async fn find(&self, group: &str, listener: &str) -> Result<FindCoordinatorResponse> {
         self.node.stopping.refuse()?;
-        let Target { index, group: id, .. } = self.shard_of(group).await?;
+        let Target { index, group: id, .. } = groups::shard_of(&self.node, group).await?;
         let registry = self.node.registry();
         let mut leaders = registry.leaders().watch();
         let find = async {
@@ -126,123 +108,63 @@ impl Groups {
         })
     }
 
-    /// Raises the cluster's feature level, if all brokers are new enough, so that groups remember how many partitions their
-    /// topics had. Nobody waits for it: until then a group does without.
-    fn let_groups_remember(&self) {
-        let level = CommandKind::SetTargetRemembering.since();
-        let image = self.node.metadata.image();
-        if image.feature_level() >= level || admission::validate_raise_feature_level(&image, level).is_err() {
-            return;
-        }
-        let node = self.node.clone();
-        tokio::spawn(async move {
-            if let Err(error) = node.metadata.require_feature_level(level).await {
-                tracing::debug!(%error, "the feature level was not raised");
-            }
-        });
-    }
-
-    async fn beat(&self, request: HeartbeatRequest, caller: &Arc<Caller>) -> Result<HeartbeatResponse> {
-        // Who leaves makes room for others.
-        let leaves = request.member_epoch < 0;
+    async fn beat(&self, request: HeartbeatRequest, context: &RequestContext) -> Result<HeartbeatResponse> {
         let bytes = room_for(&request);
-        let shard = self.shard(&request.group).await?;
-        if request.member_epoch == 0 {
-            self.let_groups_remember();
-        }
-        if request.min_metadata_version > 0 {
-            let wanted = request.min_metadata_version;
-            self.node.metadata.wait_for_version(wanted, VERSION_PATIENCE).await?;
-        }
-        let client_host = caller.peer().ip().to_string();
-        let request = wire::heartbeat_of(request, client_host.into())?;
-        // Only now: what waits above would keep others out. Until here the request has its share of what is received.
-        let room = (!leaves).then(|| caller.try_take(Resource::Heartbeats, bytes));
-        let room = room.transpose()?;
-        self.node.groups.learn(&self.node.metadata.image());
-        let answer = shard
-            .decide(room, |leader, image, now| leader.heartbeat(image, request, now))
+        let coordinator = GroupCoordinator::of(&self.node, request.group.as_str()).await?;
+        let min_metadata_version = request.min_metadata_version;
+        let request = wire::heartbeat_of(request, context.peer.ip().to_string().into())?;
+        let answer = coordinator
+            .heartbeat(context, request, min_metadata_version, bytes)
             .await?;
-        self.node.metrics.groups.heartbeats.inc();
-        match answer {
-            Answer::Heartbeat(answer) => Ok(HeartbeatResponse {
-                member_epoch: answer.epoch.get().into(),
-                heartbeat_interval_ms: answer.heartbeat_interval_ms,
-                assignment_version: answer.assignment_version,
-                assignment: answer
-                    .assignment
-                    .map(|set| wire::set_to(&self.node.metadata.image(), &set)),
-            }),
-            Answer::Left => Ok(HeartbeatResponse::default()),
-            other => Err(not_the_answer(&other)),
-        }
+        let Some(answer) = answer else {
+            return Ok(HeartbeatResponse::default());
+        };
+        Ok(HeartbeatResponse {
+            member_epoch: answer.epoch.get().into(),
+            heartbeat_interval_ms: answer.heartbeat_interval_ms,
+            assignment_version: answer.assignment_version,
+            assignment: answer
+                .assignment
+                .map(|set| wire::set_to(&self.node.metadata.image(), &set)),
+        })
     }
 
-    async fn commit(&self, request: CommitOffsetsRequest, caller: &Arc<Caller>) -> Result<CommitOffsetsResponse> {
+    async fn commit(&self, request: CommitOffsetsRequest, context: &RequestContext) -> Result<CommitOffsetsResponse> {
         let bytes = room_for(&request);
-        let shard = self.shard(&request.group).await?;
-        self.node.partitions.check_disk(&shard.hosted)?;
-        let image = self.image_with_topics(&request.offsets).await;
+        let coordinator = GroupCoordinator::of(&self.node, request.group.as_str()).await?;
+        let named = request.offsets.iter().filter_map(|offset| offset.partition.as_ref());
+        let ids: Vec<_> = named
+            .filter_map(|partition| TopicId::from_slice(&partition.topic_id))
+            .collect();
+        let image = coordinator.begin_commit(&ids).await?;
         let offsets = request
             .offsets
             .into_iter()
             .map(|offset| wire::commit_of(&image, offset));
-        let offsets = offsets.collect::<Result<_>>()?;
-        let member = (!request.member_id.is_empty()).then(|| (request.member_id.into(), request.member_epoch));
         let commit = CommitRequest {
             group: request.group.into(),
-            member,
-            offsets,
+            member: (!request.member_id.is_empty()).then(|| (request.member_id.into(), request.member_epoch)),
+            offsets: offsets.collect::<Result<_>>()?,
         };
-        // Only now, as with heartbeats.
-        let room = caller.try_take(Resource::Commits, bytes)?;
-        self.node.groups.learn(&image);
-        match shard
-            .decide(Some(room), |leader, image, now| leader.commit(image, commit, now))
-            .await?
-        {
-            Answer::Committed => Ok(CommitOffsetsResponse {}),
-            other => Err(not_the_answer(&other)),
-        }
-    }
-
-    /// The metadata, after a moment of waiting for topics that it does not have: one that was created a moment ago.
-    async fn image_with_topics(&self, offsets: &[PartitionOffset]) -> Arc<Image> {
-        let ids = offsets.iter().filter_map(|offset| offset.partition.as_ref());
-        let ids: Vec<_> = ids
-            .filter_map(|partition| jangada_types::TopicId::from_slice(&partition.topic_id))
-            .collect();
-        let knows_all = |image: &Arc<Image>| ids.iter().all(|id| image.topic(*id).is_some());
-        let image = self.node.metadata.image();
-        if knows_all(&image) {
-            return image;
-        }
-        let mut watch = self.node.metadata.watch();
-        let _ = tokio::time::timeout(TOPIC_PATIENCE, watch.wait_for(knows_all)).await;
-        self.node.metadata.image()
+        coordinator.commit(context, commit, bytes).await?;
+        Ok(CommitOffsetsResponse {})
     }
 
     async fn fetch(&self, request: FetchOffsetsRequest) -> Result<FetchOffsetsResponse> {
-        check_count(&request.partitions)?;
-        let shard = self.shard(&request.group).await?;
+        groups::check_count(request.partitions.len())?;
+        let coordinator = GroupCoordinator::of(&self.node, request.group).await?;
         let image = self.node.metadata.image();
-        let wanted = request
-            .partitions
-            .iter()
-            .map(|partition| wire::partition(&image, Some(partition)));
-        let wanted = wanted.collect::<Result<Vec<_>>>()?;
-        let group = shard.read(|state| state.shared_group(&request.group)).await?;
+        let wanted = partitions_of(&image, &request.partitions).collect::<Result<Vec<_>>>()?;
+        let group = coordinator.read().await?;
         Ok(FetchOffsetsResponse {
             offsets: wire::offsets_to(&image, group.as_deref(), &wanted),
         })
     }
 
     async fn describe(&self, name: &str) -> Result<DescribeGroupResponse> {
-        let shard = self.shard(name).await?;
+        let coordinator = GroupCoordinator::of(&self.node, name).await?;
         let image = self.node.metadata.image();
-        let coordinator_id = self.node.broker().get();
-        let group = shard.read(|state| state.shared_group(name)).await?;
-        let group = group.ok_or_else(|| {
+        let group = coordinator.read().await?.ok_or_else(|| {
             RequestError::new(
                 Reason::UnknownGroup,
                 format!("there is no group {name:?}: list the groups to see what exists"),
@@ -251,7 +173,7 @@ impl Groups {
         Ok(DescribeGroupResponse {
             group: name.to_owned(),
             state: group.state().as_str().to_owned(),
-            coordinator_id,
+            coordinator_id: self.node.broker().get(),
             epoch: group.epoch.get(),
             assignment_epoch: group.assignment_epoch.get(),
             members: group
@@ -263,76 +185,41 @@ impl Groups {
     }
 
     async fn delete(&self, name: &str) -> Result<DeleteGroupResponse> {
-        let shard = self.shard(name).await?;
-        match shard
-            .decide(None, |leader, image, now| leader.delete_group(image, name.into(), now))
-            .await?
-        {
-            Answer::Deleted { count } => Ok(DeleteGroupResponse { deleted: count }),
-            other => Err(not_the_answer(&other)),
-        }
+        let deleted = GroupCoordinator::of(&self.node, name).await?.delete().await?;
+        Ok(DeleteGroupResponse { deleted })
     }
 
-    async fn delete_some(&self, request: DeleteOffsetsRequest, caller: &Arc<Caller>) -> Result<DeleteOffsetsResponse> {
-        check_count(&request.partitions)?;
+    async fn delete_offsets_of(
+        &self,
+        request: DeleteOffsetsRequest,
+        context: &RequestContext,
+    ) -> Result<DeleteOffsetsResponse> {
+        groups::check_count(request.partitions.len())?;
         let bytes = room_for(&request);
-        let shard = self.shard(&request.group).await?;
+        let coordinator = GroupCoordinator::of(&self.node, request.group.as_str()).await?;
         if request.partitions.is_empty() {
             return Err(RequestError::new(
                 Reason::InvalidRequest,
                 "the request names no partition: name at least one",
             ));
         }
-        let image = self.node.metadata.image();
-        let partitions = request
-            .partitions
-            .iter()
-            .map(|partition| wire::partition(&image, Some(partition)));
-        let partitions = partitions.collect::<Result<PartitionSet>>()?;
-        let room = caller.try_take(Resource::Commits, bytes)?;
-        let name = request.group.into();
-        match shard
-            .decide(Some(room), |leader, image, now| {
-                leader.delete_offsets(image, name, partitions, now)
-            })
-            .await?
-        {
-            Answer::Deleted { count } => Ok(DeleteOffsetsResponse { deleted: count }),
-            other => Err(not_the_answer(&other)),
-        }
+        let partitions = partitions_of(&self.node.metadata.image(), &request.partitions).collect::<Result<_>>()?;
+        let deleted = coordinator.delete_offsets(context, partitions, bytes).await?;
+        Ok(DeleteOffsetsResponse { deleted })
     }
+}
+
+/// The partitions that a request names, in its order.
+fn partitions_of(
+    image: &Image,
+    named: &[TopicPartition],
+) -> impl Iterator<Item = Result<jangada_coordinator::TopicPartition>> {
+    named.iter().map(|partition| wire::partition(image, Some(partition)))
 }
 
 /// What a request takes until Raft lets go of its command, bytes.
 fn room_for(request: &impl prost::Message) -> usize {
     request.encoded_len() * BYTES_PER_WIRE_BYTE + REQUEST_BYTES
-}
-
-fn check_name(group: &str) -> Result<()> {
-    validate_topic_name(group).map_err(|error| {
-        RequestError::new(
-            Reason::InvalidGroupName,
-            format!("group name {group:?}: the rules are those of topic names, and {error}"),
-        )
-    })
-}
-
-/// As many as one commit has, at most: each is looked up, and answered with its topic's name or written.
-fn check_count(partitions: &[TopicPartition]) -> Result<()> {
-    let count = partitions.len();
-    if count <= OFFSETS_PER_COMMIT_MAX {
-        return Ok(());
-    }
-    let message = format!(
-        "the request names {count} partitions: at most {OFFSETS_PER_COMMIT_MAX}, ask for the others in another one"
-    );
-    Err(RequestError::new(Reason::InvalidRequest, message)
-        .with("actual", count)
-        .with("limit", OFFSETS_PER_COMMIT_MAX))
-}
-
-fn not_the_answer(answer: &Answer) -> RequestError {
-    RequestError::new(Reason::Internal, format!("the coordinator answered {answer:?}"))
 }
 
 #[tonic::async_trait]
@@ -347,7 +234,7 @@ impl GroupService for Groups {
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Result<Response<HeartbeatResponse>, Status> {
         let call = call_of(&request);
-        self.answer(&call, self.beat(request.into_inner(), call.caller()).await)
+        self.answer(&call, self.beat(request.into_inner(), &call.context).await)
     }
 
     async fn commit_offsets(
@@ -355,7 +242,7 @@ impl GroupService for Groups {
         request: Request<CommitOffsetsRequest>,
     ) -> Result<Response<CommitOffsetsResponse>, Status> {
         let call = call_of(&request);
-        self.answer(&call, self.commit(request.into_inner(), call.caller()).await)
+        self.answer(&call, self.commit(request.into_inner(), &call.context).await)
     }
 
     async fn fetch_offsets(
@@ -393,6 +280,6 @@ impl GroupService for Groups {
         request: Request<DeleteOffsetsRequest>,
     ) -> Result<Response<DeleteOffsetsResponse>, Status> {
         let call = call_of(&request);
-        self.answer(&call, self.delete_some(request.into_inner(), call.caller()).await)
+        self.answer(&call, self.delete_offsets_of(request.into_inner(), &call.context).await)
     }
 }
