@@ -3,20 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_controller::{Image, admission};
+use jangada_controller::{Broker, Image, admission};
 use jangada_coordinator::limits::OFFSETS_PER_COMMIT_MAX;
 use jangada_coordinator::{
     Answer, CommandKind, CommitRequest, Group, HeartbeatRequest, HeartbeatResponse, PartitionSet,
 };
-use jangada_types::{Reason, TopicId, partition_for_key, validate_topic_name};
+use jangada_types::{PartitionIndex, Reason, TopicId, partition_for_key, validate_topic_name};
 
 use super::context::RequestContext;
 use crate::admission::Resource;
 use crate::error::RequestError;
 use crate::groups::CoordinatorReplica;
 use crate::node::Node;
+use crate::replica::LEADER_RETRY;
 use crate::target::Target;
 
+/// How long finding a coordinator waits for its leader: shards may just have been created.
+const FIND_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a request waits for the version of the metadata that it asks for.
 const VERSION_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a commit waits for a topic that this broker does not know (yet).
@@ -37,6 +40,46 @@ pub(crate) async fn shard_of(node: &Node, group: &str) -> Result<Target, Request
     let shards = u32::try_from(topic.partitions.len()).expect("a topic has few partitions");
     let index = partition_for_key(group.as_bytes(), shards);
     Ok(Target::of(&topic, index).expect("the index was chosen among the topic's"))
+}
+
+/// The broker that coordinates a group, and the index of the shard that holds it. Any broker may be asked.
+///
+/// # Errors
+/// INVALID_GROUP_NAME, SHUTTING_DOWN, NOT_READY; LEADER_NOT_AVAILABLE: no live leader was known for 10 s.
+pub(crate) async fn find_coordinator(node: &Node, group: &str) -> Result<(Broker, PartitionIndex), RequestError> {
+    node.stopping.refuse()?;
+    let shard = shard_of(node, group).await?;
+    let registry = node.registry();
+    let mut leaders = registry.leaders().watch();
+    let find = async {
+        loop {
+            leaders.borrow_and_update();
+            if node.replicas.has_lost_quorum(shard.group) {
+                // This broker cannot learn of the next leader; others may know it.
+                return None;
+            }
+            let leader = node.replicas.leader_of(shard.group).map(|(broker, _)| broker);
+            let image = node.metadata.image();
+            if let Some(leader) = leader.filter(|leader| registry.is_alive(*leader))
+                && let Some(broker) = image.broker(leader)
+            {
+                return Some(broker.clone());
+            }
+            if leaders.changed().await.is_err() {
+                return None;
+            }
+        }
+    };
+    let found = tokio::time::timeout(FIND_TIMEOUT, find).await;
+    let broker = found.ok().flatten().ok_or_else(|| {
+        let message = format!(
+            "group {group:?}: shard {} has no leader that broker {} knows of; see `jangada cluster health`",
+            shard.index,
+            node.broker()
+        );
+        RequestError::new(Reason::LeaderNotAvailable, message).retry_after(LEADER_RETRY)
+    })?;
+    Ok((broker, shard.index))
 }
 
 /// The coordinator of one group, which is this broker.

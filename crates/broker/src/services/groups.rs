@@ -2,7 +2,6 @@
 //! groups of all.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jangada_controller::Image;
 use jangada_coordinator::CommitRequest;
@@ -20,16 +19,11 @@ use crate::api::context::RequestContext;
 use crate::api::groups::{self, GroupCoordinator};
 use crate::error::RequestError;
 use crate::node::Node;
-use crate::target::Target;
 
-/// How long finding a coordinator waits for its leader: shards may just have been created.
-const FOUND_WITHIN: Duration = Duration::from_secs(10);
 /// A row of a request takes more in memory than in its message.
 const BYTES_PER_WIRE_BYTE: usize = 2;
 /// And a request something at least.
 const REQUEST_BYTES: usize = 512;
-/// After this time a client should ask again.
-const RETRY: Duration = Duration::from_millis(50);
 
 /// See `group.proto`.
 pub(crate) struct Groups {
@@ -69,42 +63,13 @@ impl Groups {
         answer.map_err(|error| self.node.refused(error, &call.context.listener).into())
     }
 
-    /// Where the leader of a group's shard is, for a client that came by this listener.
+    /// Where the coordinator of a group is, for a client that came by this listener.
     async fn find(&self, group: &str, listener: &str) -> Result<FindCoordinatorResponse> {
-        self.node.stopping.refuse()?;
-        let Target { index, group: id, .. } = groups::shard_of(&self.node, group).await?;
-        let registry = self.node.registry();
-        let mut leaders = registry.leaders().watch();
-        let find = async {
-            loop {
-                leaders.borrow_and_update();
-                if self.node.replicas.has_lost_quorum(id) {
-                    // It cannot learn who does; others may know.
-                    return None;
-                }
-                let leader = self.node.replicas.leader_of(id).map(|(broker, _)| broker);
-                let image = self.node.metadata.image();
-                if let Some(leader) = leader.filter(|leader| registry.is_alive(*leader))
-                    && let Some(broker) = image.broker(leader)
-                {
-                    return Some(FindCoordinatorResponse {
-                        broker_id: leader.get(),
-                        address: broker.address_at(listener).to_owned(),
-                        shard: index.get(),
-                    });
-                }
-                if leaders.changed().await.is_err() {
-                    return None;
-                }
-            }
-        };
-        let found = tokio::time::timeout(FOUND_WITHIN, find).await;
-        found.ok().flatten().ok_or_else(|| {
-            let message = format!(
-                "group {group:?}: shard {index} has no leader that broker {} knows of; see `jangada cluster health`",
-                self.node.broker()
-            );
-            RequestError::new(Reason::LeaderNotAvailable, message).retry_after(RETRY)
+        let (broker, shard) = groups::find_coordinator(&self.node, group).await?;
+        Ok(FindCoordinatorResponse {
+            broker_id: broker.id.get(),
+            address: broker.address_at(listener).to_owned(),
+            shard: shard.get(),
         })
     }
 
