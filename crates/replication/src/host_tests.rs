@@ -1,4 +1,4 @@
-//! Checkpoints, snapshots and what is applied, on the real store.
+//! Checkpoints, snapshots and what is applied, on a store in memory.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,13 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{FutureExt, stream};
 use jangada_machine::{Effects, EncodedCommand, RestoreError, Retention};
-use jangada_storage::{Durability, Op, RocksStore, StateKind, Store, StoreOptions};
+use jangada_storage::{Durability, MemoryStore, Op, StateKind, Store};
 use jangada_types::table::{CutOff, EntryOfRow, KeyForm, number_key};
 use jangada_types::{CodecError, GroupId, LogPosition, Offset, RowChange, RowError, Table, TableId};
 use openraft::EntryPayload;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 use parking_lot::Mutex;
-use tempfile::TempDir;
 
 use crate::codec;
 use crate::host::Host;
@@ -166,13 +165,8 @@ impl StateMachine for Compacted {
     }
 }
 
-pub(crate) fn open_store() -> (TempDir, Arc<dyn Store>) {
-    let directory = tempfile::tempdir().unwrap();
-    let mut options = StoreOptions::new(directory.path());
-    options.disk_reserve_bytes = 0;
-    options.tables = vec![&ROWS];
-    let (store, _) = RocksStore::open(options, Box::new(|cause| panic!("fenced: {cause}"))).unwrap();
-    (directory, Arc::new(store))
+pub(crate) fn open_store() -> Arc<dyn Store> {
+    Arc::new(MemoryStore::new(&[&ROWS]))
 }
 
 fn command(index: u64, head: &[u8], bytes: usize) -> Entry {
@@ -222,7 +216,7 @@ impl Replica {
 
 #[tokio::test]
 async fn an_entry_that_does_not_follow_is_damage_and_not_applied() {
-    let (_directory, store) = open_store();
+    let store = open_store();
     let mut replica = Replica::open(&store, Journal::new(64 * KIB, 16));
     replica.apply(b"", 10).await;
     let error = replica
@@ -242,7 +236,7 @@ async fn an_entry_that_does_not_follow_is_damage_and_not_applied() {
 #[tokio::test]
 async fn rows_that_do_not_fit_the_log_are_damage_at_the_start() {
     for (raft_index, is_sound) in [(0, true), (5, false)] {
-        let (_directory, store) = open_store();
+        let store = open_store();
         let mut replica = Replica::open(&store, Journal::new(64 * KIB, 16));
         replica.apply(b"", 10).await;
         let row = RowChange::Put {
@@ -263,7 +257,7 @@ async fn rows_that_do_not_fit_the_log_are_damage_at_the_start() {
 /// A partition with little traffic on a broker that is restarted often.
 #[tokio::test]
 async fn the_log_shrinks_although_no_run_reaches_the_distance_between_checkpoints() {
-    let (_directory, store) = open_store();
+    let store = open_store();
     for _ in 0..5 {
         let mut replica = Replica::open(&store, Journal::new(64 * KIB, 16));
         replica.apply(b"", 40 * KIB).await;
@@ -278,7 +272,7 @@ async fn the_log_shrinks_although_no_run_reaches_the_distance_between_checkpoint
 
 #[tokio::test]
 async fn restarts_without_records_make_no_checkpoints() {
-    let (_directory, store) = open_store();
+    let store = open_store();
     for _ in 0..5 {
         let mut replica = Replica::open(&store, Journal::new(64 * KIB, 16));
         if replica.next == 0 {
@@ -295,7 +289,7 @@ async fn restarts_without_records_make_no_checkpoints() {
 
 #[tokio::test]
 async fn the_distance_to_the_last_snapshot_outlives_a_restart() {
-    let (_directory, store) = open_store();
+    let store = open_store();
     for run in 0..5 {
         let mut replica = Replica::open(&store, Compacted(Journal::new(0, 16)));
         for _ in 0..1000 {
@@ -312,7 +306,7 @@ async fn the_distance_to_the_last_snapshot_outlives_a_restart() {
 
 #[tokio::test]
 async fn a_large_state_is_checkpointed_less_often() {
-    let (_directory, store) = open_store();
+    let store = open_store();
     let mut replica = Replica::open(&store, Journal::new(64 * KIB, 1 << 20));
     for _ in 0..64 {
         replica.apply(b"", 64 * KIB).await;
@@ -324,7 +318,7 @@ async fn a_large_state_is_checkpointed_less_often() {
 /// openraft accepts a snapshot, and what comes after it, before the state machine has it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_append_waits_for_the_snapshot_that_it_follows() {
-    let (_directory, store) = open_store();
+    let store = open_store();
     let journal = Journal::new(64 * KIB, 16);
     let gate = journal.gate.clone();
     let mut replica = Replica::open(&store, journal);
@@ -353,7 +347,7 @@ async fn an_append_waits_for_the_snapshot_that_it_follows() {
 
 #[tokio::test]
 async fn an_append_after_a_snapshot_that_cannot_be_installed_fails() {
-    let (_directory, store) = open_store();
+    let store = open_store();
     let mut replica = Replica::open(&store, Journal::new(64 * KIB, 16));
     replica.apply(b"", 1).await;
     let Replica { log, host, .. } = replica;
@@ -366,7 +360,7 @@ async fn an_append_after_a_snapshot_that_cannot_be_installed_fails() {
 
 #[tokio::test]
 async fn entries_that_are_not_there_are_not_left_out_in_silence() {
-    let (_directory, store) = open_store();
+    let store = open_store();
     let mut replica = Replica::open(&store, Journal::new(64 * KIB, 16));
     for _ in 0..10 {
         replica.write(b"", 1);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jangada_proto::internal::{Commits, Hello, Past, PutBack, Start};
-use jangada_storage::{RocksStore, Starts, Store, StoreOptions};
+use jangada_storage::{MemoryDisk, MemoryStore, Starts, Store};
 use jangada_types::BrokerId;
 
 use crate::peers::{Peers, SaidCommits};
@@ -28,11 +28,8 @@ fn hello(past: Past) -> Hello {
     }
 }
 
-fn open_store(directory: &std::path::Path) -> Arc<dyn Store> {
-    let mut options = StoreOptions::new(directory);
-    options.disk_reserve_bytes = 0;
-    let (store, _) = RocksStore::open(options, Box::new(|cause| panic!("fenced: {cause}"))).unwrap();
-    Arc::new(store)
+fn open_store(disk: &MemoryDisk) -> MemoryStore {
+    MemoryStore::open(disk, &[], Box::new(|cause| panic!("fenced: {cause}"))).unwrap()
 }
 
 fn peers(store: &Arc<dyn Store>) -> Peers {
@@ -41,16 +38,16 @@ fn peers(store: &Arc<dyn Store>) -> Peers {
 
 #[test]
 fn what_was_seen_outlives_the_process() {
-    let directory = tempfile::tempdir().unwrap();
+    let disk = MemoryDisk::new();
     {
-        let store = open_store(directory.path());
+        let store: Arc<dyn Store> = Arc::new(open_store(&disk));
         let peers = peers(&store);
         peers.learn(&hello(past(&[(7, 0), (8, 40)], 90)), ADDRESS);
         peers.progressed(BrokerId::from(2), Commits { start: 8, commit: 97 });
         peers.progressed(BrokerId::from(2), Commits { start: 8, commit: 96 });
         peers.save();
     }
-    let store = open_store(directory.path());
+    let store: Arc<dyn Store> = Arc::new(open_store(&disk));
     let peers = peers(&store);
     assert_eq!(peers.addresses()[&BrokerId::from(2)], ADDRESS);
     let lost = |seen, last| Err(PutBack { seen, last, start: 8 });
@@ -81,8 +78,7 @@ fn what_was_seen_outlives_the_process() {
 
 #[test]
 fn only_progress_of_the_start_that_was_met_counts() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open_store(directory.path());
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(&[]));
     let peers = peers(&store);
     let broker = BrokerId::from(2);
     let far = |start| Commits {
@@ -124,10 +120,7 @@ async fn the_highest_that_peers_say_is_what_is_missing() {
 
 #[tokio::test]
 async fn a_refusal_for_what_is_there_or_cannot_be_is_not_believed() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut options = StoreOptions::new(directory.path());
-    options.disk_reserve_bytes = 0;
-    let (store, _) = RocksStore::open(options, Box::new(|cause| panic!("fenced: {cause}"))).unwrap();
+    let store = MemoryStore::new(&[]);
     let starts = store.begin_start(8).unwrap();
     let peers = Peers::load(Arc::new(store), starts).unwrap();
     let own = peers.own_commits().expect("it tells of itself");
@@ -142,8 +135,7 @@ async fn a_refusal_for_what_is_there_or_cannot_be_is_not_believed() {
 
 #[test]
 fn one_of_three_that_were_met_cannot_say_that_this_broker_was_taken_out() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open_store(directory.path());
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(&[]));
     let peers = peers(&store);
     for broker in [2, 3, 77] {
         let met = Hello {
@@ -163,8 +155,7 @@ fn one_of_three_that_were_met_cannot_say_that_this_broker_was_taken_out() {
 
 #[test]
 fn brokers_that_left_are_not_waited_for() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open_store(directory.path());
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(&[]));
     let peers = peers(&store);
     for broker in 2..=7 {
         let met = Hello {

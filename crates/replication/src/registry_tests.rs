@@ -56,7 +56,7 @@ fn heartbeat() -> Message {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn heartbeats_that_wait_for_a_disk_are_bounded() {
-    let (_directory, store) = open_store();
+    let store = open_store();
     let (registry, group) = open(store).await;
     let peer = BrokerId::from(2);
     // What the first heartbeat waits for never comes: here, a permit of each that may wait.
@@ -81,7 +81,7 @@ async fn heartbeats_that_wait_for_a_disk_are_bounded() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn data_is_opened_only_as_the_replica_that_it_belongs_to() {
-    let (_directory, store) = open_store();
+    let store = open_store();
     let (registry, group) = open(store).await;
     let first = group.replica();
     group.initialize(&BTreeSet::from([first])).await.unwrap();
@@ -117,7 +117,7 @@ async fn data_is_opened_only_as_the_replica_that_it_belongs_to() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_replica_tells_that_it_does_not_lead_and_takes_it_when_its_leader_stopped_for_it() {
-    let (_directory, store) = open_store();
+    let store = open_store();
     let (registry, group) = open(store).await;
     registry.refuse_to_lead(GROUP);
     assert!(!group.stands_for_elections());
@@ -148,7 +148,7 @@ async fn a_damaged_replica_tells_that_it_does_not_lead_and_takes_it_when_its_lea
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_another_broker_does_not_lead_is_remembered_until_it_takes_it_back() {
-    let (_directory, store) = open_store();
+    let store = open_store();
     let (registry, _group) = open(store).await;
     let peer = BrokerId::from(2);
     let tell = |unfit_group_ids| {

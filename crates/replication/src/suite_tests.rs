@@ -1,10 +1,10 @@
-//! openraft's own suite for log stores and state machines, on the real store.
+//! openraft's own suite for log stores and state machines, on a store in memory.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use jangada_machine::{Effects, EncodedCommand, RestoreError, Retention};
-use jangada_storage::{RocksStore, Store, StoreOptions};
+use jangada_storage::{MemoryStore, Store};
 use jangada_types::{CodecError, GroupId, LogPosition};
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
@@ -71,19 +71,14 @@ impl Check for Any {
 
 struct Builder;
 
-impl StoreBuilder<TypeConfig, LogStore, Host, (Arc<dyn Store>, tempfile::TempDir)> for Builder {
-    async fn build(&self) -> Result<((Arc<dyn Store>, tempfile::TempDir), LogStore, Host), StorageError<TypeConfig>> {
-        let directory = tempfile::tempdir().unwrap();
-        let mut options = StoreOptions::new(directory.path());
-        options.disk_reserve_bytes = 0;
-        let (store, recovery) = RocksStore::open(options, Box::new(|cause| panic!("fenced: {cause}"))).unwrap();
-        assert!(recovery.lost_tail.is_none());
-        let store: Arc<dyn Store> = Arc::new(store);
+impl StoreBuilder<TypeConfig, LogStore, Host, Arc<dyn Store>> for Builder {
+    async fn build(&self) -> Result<(Arc<dyn Store>, LogStore, Host), StorageError<TypeConfig>> {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new(&[]));
         let log = LogStore::open(GroupId(7), store.clone()).unwrap();
         let host = Host::open(log.clone(), Box::new(Counter::default()))
             .unwrap()
             .skipping();
-        Ok(((store, directory), log, host))
+        Ok((store, log, host))
     }
 }
 

@@ -14,7 +14,7 @@ use crate::error::StoreError;
 use crate::keys;
 use crate::options::StoreOptions;
 use crate::rocks::RocksStore;
-use crate::scrub::{ScrubCursor, Scrubbed};
+use crate::scrub_cursor::{ScrubCursor, Scrubbed};
 use crate::store::{Durability, LogBounds, LogPosition, Op, StateKind, Store, StoreCondition};
 use crate::tables::LOG;
 use crate::writer::Device;

@@ -16,6 +16,7 @@
 //! | [`conformance`] | scenarios that every `Store` must pass |
 //! | [`options`] | all settings |
 //! | [`statistics`] | counters |
+//! | [`memory`] | [`MemoryStore`]: the same in memory, for tests and simulations |
 //! | `rocks` | [`RocksStore`]: puts the parts together |
 //! | `read` | reads that merge memory and RocksDB |
 //! | `group`, `tail`, `pending` | what an open group has in memory |
@@ -26,7 +27,7 @@
 //! | [`Damage`] | where damage to a group is told |
 //! | `starts` | what a node tells its peers of its past |
 //! | `quarantine` | keeps compactions off a damaged file |
-//! | `scrub` | reads what is at rest, to find damage before a reader does |
+//! | `scrub`, `scrub_cursor` | reads what is at rest, to find damage before a reader does |
 //! | `fence`, `reserve`, `reclaim` | failed disk, full disk, space of purged entries |
 //! | `tables`, `floors` | the tables that the store was opened with, and which of their rows may go |
 //! | `database`, `keys`, `places`, `codec` | RocksDB and the format on disk |
@@ -49,6 +50,7 @@ mod floors;
 mod group;
 mod keys;
 mod mark;
+pub mod memory;
 pub mod options;
 mod pending;
 mod places;
@@ -62,6 +64,7 @@ mod recovery;
 mod reserve;
 mod rocks;
 mod scrub;
+mod scrub_cursor;
 mod starts;
 pub mod statistics;
 pub mod store;
@@ -74,10 +77,11 @@ mod writer;
 pub use damage::{Damage, OnDamage};
 pub use error::StoreError;
 pub use mark::{CommitPoint, LostTail, LostTailCause};
+pub use memory::{MemoryDisk, MemoryStore};
 pub use options::StoreOptions;
 pub use recovery::Recovery;
 pub use rocks::RocksStore;
-pub use scrub::{ScrubCursor, Scrubbed};
+pub use scrub_cursor::{ScrubCursor, Scrubbed};
 pub use starts::{Past, STARTS_KEPT, Start, Starts};
 pub use statistics::{LATENCY_BUCKETS, Latency, LatencyHistogram, StoreStatistics};
 pub use store::{

@@ -14,7 +14,7 @@ use crate::error::StoreError;
 use crate::options::StoreOptions;
 use crate::places::Place;
 use crate::rocks::RocksStore;
-use crate::scrub::ScrubCursor;
+use crate::scrub_cursor::ScrubCursor;
 use crate::store::{LogBounds, LogPosition, Op, StateKind, Store, first_at_or_after};
 use crate::tables::LOG;
 

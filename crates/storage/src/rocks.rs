@@ -24,8 +24,9 @@ use crate::read;
 use crate::reclaim::Reclaim;
 use crate::recovery::{self, DirectoryLock, Recovery};
 use crate::reserve::Reserve;
-use crate::scrub::{self, ScrubCursor, Scrubbed};
-use crate::starts::{Start, Starts};
+use crate::scrub;
+use crate::scrub_cursor::{ScrubCursor, Scrubbed};
+use crate::starts::{self, Start, Starts};
 use crate::statistics::{Counters, StoreStatistics};
 use crate::store::{
     Completion, Durability, KeyRange, LogBounds, LogEntry, Op, RowVisitor, StateKind, Store, StoreCondition,
@@ -180,24 +181,19 @@ impl RocksStore {
     /// Says that an operator goes on with what this node has: the lost tail is forgotten, and peers will be told that its
     /// loss was accepted. Blocks.
     pub fn confirm_tail(&self) -> Result<(), StoreError> {
-        let mut starts = self.starts()?;
+        let mut starts = starts::load(self)?;
         let lost = Found::read(&self.mark_path)?.0.sequence();
         starts.accepted_loss = starts.accepted_loss.max(lost);
         // The commit brings the database up to the number that the mark has seen, or the next opening would doubt it again.
-        self.put_starts(&starts)?;
+        starts::save(self, &starts)?;
         MarkFile::clear_doubt(&self.mark_path, self.database.commit_point()?.sequence)
     }
 
     /// Adds a start of the process to those that the store knows of, durably, and gives them all. To be called once, when
     /// there is no lost tail, before anything is told to peers. Blocks.
     pub fn begin_start(&self, id: u64) -> Result<Starts, StoreError> {
-        let mut starts = self.starts()?;
-        starts.begin(Start {
-            id,
-            after: self.opened_at.sequence,
-        });
-        self.put_starts(&starts)?;
-        Ok(starts)
+        let after = self.opened_at.sequence;
+        starts::begin(self, Start { id, after })
     }
 
     /// Peers remember this node's commits up to `remembered`, and it has them up to `last` at most: later openings say so
@@ -211,27 +207,6 @@ impl RocksStore {
         };
         MarkFile::keep_doubt(&self.mark_path, lost)?;
         Ok(lost)
-    }
-
-    /// The starts that the store knows of.
-    fn starts(&self) -> Result<Starts, StoreError> {
-        self.open_group(GroupId::NODE)?;
-        let row = self.get_state(GroupId::NODE, StateKind::STARTS, None)?;
-        row.map_or_else(|| Ok(Starts::default()), |row| Starts::decode(&row))
-    }
-
-    fn put_starts(&self, starts: &Starts) -> Result<(), StoreError> {
-        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
-        let done = Box::new(move |result| {
-            let _ = sender.send(result);
-        });
-        let row = Op::PutState {
-            kind: StateKind::STARTS,
-            suffix: None,
-            value: starts.encode(),
-        };
-        self.write(GroupId::NODE, vec![row], Durability::Synced, Some(done));
-        receiver.recv().map_err(|_| StoreError::ShuttingDown)?
     }
 
     /// Takes no more writes, writes and syncs what is queued, answers it, and ends the threads. Reads still work.

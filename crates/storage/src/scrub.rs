@@ -11,27 +11,8 @@ use crate::database::{Database, row_key};
 use crate::error::StoreError;
 use crate::group::Group;
 use crate::places;
+use crate::scrub_cursor::{ScrubCursor, Scrubbed};
 use crate::tables::LOG;
-
-/// Where the scrub of a group goes on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ScrubCursor {
-    /// Place among the families: first the log, then the tables.
-    family: usize,
-    /// First key to be read; empty: the family's first.
-    key: Vec<u8>,
-    /// What the next row is judged by, if it is known: the index of the next entry of the log, or what a table's check gave.
-    next: Option<u64>,
-}
-
-/// One piece of a scrub.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scrubbed {
-    /// Bytes of keys and values that were read and are sound.
-    pub bytes: u64,
-    /// Where to go on; none: the group is through.
-    pub next: Option<ScrubCursor>,
-}
 
 /// Reads about `max_bytes` from the cursor on.
 pub(crate) fn piece(

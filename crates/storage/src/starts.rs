@@ -17,8 +17,10 @@
 //! ```
 
 use bytes::{BufMut, Bytes, BytesMut};
+use jangada_types::GroupId;
 
 use crate::error::StoreError;
+use crate::store::{Durability, Op, StateKind, Store};
 
 /// Starts that are kept. A peer that was away for longer than so many cannot be answered for by their ids, only by numbers.
 pub const STARTS_KEPT: usize = 32;
@@ -126,6 +128,36 @@ impl Starts {
             accepted_loss: number(1).ok_or_else(damaged)?,
         })
     }
+}
+
+/// The starts that a store knows of. Blocks.
+pub(crate) fn load(store: &impl Store) -> Result<Starts, StoreError> {
+    store.open_group(GroupId::NODE)?;
+    let row = store.get_state(GroupId::NODE, StateKind::STARTS, None)?;
+    row.map_or_else(|| Ok(Starts::default()), |row| Starts::decode(&row))
+}
+
+/// Writes the starts, and returns when they are durable. Blocks.
+pub(crate) fn save(store: &impl Store, starts: &Starts) -> Result<(), StoreError> {
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    let done = Box::new(move |result| {
+        let _ = sender.send(result);
+    });
+    let row = Op::PutState {
+        kind: StateKind::STARTS,
+        suffix: None,
+        value: starts.encode(),
+    };
+    store.write(GroupId::NODE, vec![row], Durability::Synced, Some(done));
+    receiver.recv().map_err(|_| StoreError::ShuttingDown)?
+}
+
+/// Adds a start to those that a store knows of, and gives them all. Blocks.
+pub(crate) fn begin(store: &impl Store, start: Start) -> Result<Starts, StoreError> {
+    let mut starts = load(store)?;
+    starts.begin(start);
+    save(store, &starts)?;
+    Ok(starts)
 }
 
 #[cfg(test)]

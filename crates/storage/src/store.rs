@@ -18,7 +18,7 @@ use jangada_types::{GroupId, RowChange, RowError, Table};
 
 use crate::damage::Damage;
 use crate::error::StoreError;
-use crate::scrub::{ScrubCursor, Scrubbed};
+use crate::scrub_cursor::{ScrubCursor, Scrubbed};
 use crate::statistics::StoreStatistics;
 
 /// One entry of a group's Raft log.

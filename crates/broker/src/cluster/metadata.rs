@@ -275,11 +275,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_was_applied_and_is_not_seen_here_in_time_is_no_definite_failure() {
-        let Alone {
-            directory: _directory,
-            registry,
-            ..
-        } = Alone::start();
+        let Alone { registry, .. } = Alone::start();
         let replicas = Replicas::new(registry.clone(), TIMEOUT);
         let opened = Metadata::open(&replicas, &registry).await.expect("it is new");
         let (hosted, image) = (opened.hosted.clone(), opened.watch());

@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use jangada_replication::Publisher;
 use jangada_types::{GroupId, PartitionIndex, TopicConfig};
-use tempfile::TempDir;
 
 use super::{Appended, Expectation, KIND, Partition, PartitionPublisher, Shared, View, checkpoint_bytes};
 use crate::admission::Caller;
@@ -41,7 +40,6 @@ impl WallClock for Clock {
 pub struct Broker {
     pub shared: Arc<Shared>,
     pub clock: Arc<Clock>,
-    _directory: TempDir,
 }
 
 /// What differs from broker to broker.
@@ -64,11 +62,7 @@ impl Default for Options {
 
 impl Broker {
     pub fn start(with: Options) -> Self {
-        let Alone {
-            directory,
-            store,
-            registry,
-        } = Alone::start();
+        let Alone { store, registry } = Alone::start();
         let clock = Arc::new(Clock {
             now_ms: AtomicI64::new(0),
             step_ms: with.step_ms,
@@ -87,7 +81,6 @@ impl Broker {
         Self {
             shared: Arc::new(shared),
             clock,
-            _directory: directory,
         }
     }
 

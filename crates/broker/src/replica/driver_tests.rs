@@ -271,6 +271,7 @@ async fn whoever_asks_while_the_leadership_is_lost_is_answered() {
     tokio::time::timeout(TIMEOUT, under_way)
         .await
         .expect("they are asked for");
+    let mut status = game.alone.registry.group(GROUP).expect("it is open").watch();
     game.replicas.close(GROUP).await;
     game.alone.registry.close(GROUP).await;
     for asked in asked {
@@ -282,6 +283,10 @@ async fn whoever_asks_while_the_leadership_is_lost_is_answered() {
         assert_eq!(error.reason, Reason::LeaderNotAvailable, "{error}");
         assert!(error.message.starts_with("purse kings: "), "{error}");
     }
+    // The status follows Raft's end a moment later, or ends with it.
+    let ended = status.wait_for(|status| !status.ready);
+    let ended = tokio::time::timeout(TIMEOUT, ended).await;
+    drop(ended.expect("its end is seen"));
     let error = game.put(1).await.expect_err("nobody leads it here");
     assert_eq!(
         (error.reason, error.definite),

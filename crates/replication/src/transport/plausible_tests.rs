@@ -155,8 +155,8 @@ fn membership_bytes(numbers: &mut Numbers) -> Vec<u8> {
     bytes
 }
 
-async fn open() -> (tempfile::TempDir, Arc<Registry>, Group) {
-    let (directory, store) = open_store();
+async fn open() -> (Arc<Registry>, Group) {
+    let store = open_store();
     let identity = Identity {
         cluster_id: "tests".into(),
         broker: BrokerId::from(1),
@@ -169,7 +169,7 @@ async fn open() -> (tempfile::TempDir, Arc<Registry>, Group) {
     };
     let registry = Registry::start(identity, store, timing, Starts::default()).unwrap();
     let group = registry.open(GROUP, Box::new(Journal::new(1 << 20, 16))).await.unwrap();
-    (directory, registry, group)
+    (registry, group)
 }
 
 fn message(body: Body) -> Message {
@@ -187,7 +187,7 @@ fn peer() -> BrokerId {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_that_a_peer_sends_stops_a_group() {
-    let (_directory, registry, group) = open().await;
+    let (registry, group) = open().await;
     let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
     for at in 0..MESSAGES {
         let sent = message(numbers.body());
@@ -258,7 +258,7 @@ async fn snapshot(registry: &Arc<Registry>, numbers: &mut Numbers) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_outlives_the_largest_term_and_is_led_by_who_tells_the_truth() {
-    let (_directory, registry, group) = open().await;
+    let (registry, group) = open().await;
     let vote = |term, committed| proto::Vote {
         term,
         broker_id: 2,

@@ -1,11 +1,13 @@
-//! Random operations on `RocksStore` and on a model of a few maps must give the same answers, also after reopening.
+//! Random operations on each store and on a model of a few maps must give the same answers, also after reopening.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use jangada_storage::conformance::rows::{self, NUMBERED, PLAIN, numbered, numbered_row};
+use jangada_storage::conformance::rows::{self, NUMBERED, PLAIN, TABLES, numbered, numbered_row};
 use jangada_storage::conformance::{Disk, write_synced};
-use jangada_storage::{Durability, KeyRange, LogBounds, LogEntry, LogPosition, Op, RocksStore, StateKind, Store};
+use jangada_storage::{
+    Durability, KeyRange, LogBounds, LogEntry, LogPosition, MemoryDisk, MemoryStore, Op, StateKind, Store,
+};
 use jangada_types::table::number_of;
 use jangada_types::{GroupId, RowChange};
 use proptest::prelude::*;
@@ -196,7 +198,7 @@ impl Model {
         Some(vec![op])
     }
 
-    fn check(&self, store: &RocksStore, group: GroupId) {
+    fn check(&self, store: &impl Store, group: GroupId) {
         assert_eq!(store.bounds(group), self.bounds());
         let all: Vec<_> = self.log.values().cloned().collect();
         let found = store.read_log(group, 0..u64::MAX, usize::MAX).unwrap();
@@ -251,7 +253,18 @@ fn outline(entries: &[LogEntry]) -> Vec<(u64, u64, usize)> {
         .collect()
 }
 
-fn open_all(disk: &Directory) -> RocksStore {
+/// The disk of a store in memory.
+struct InMemory(MemoryDisk);
+
+impl Disk for InMemory {
+    type Store = MemoryStore;
+
+    fn open(&self) -> MemoryStore {
+        MemoryStore::open(&self.0, &TABLES, Box::new(|cause| panic!("fenced: {cause}"))).unwrap()
+    }
+}
+
+fn open_all<D: Disk>(disk: &D) -> D::Store {
     let store = disk.open();
     for group in 0..GROUPS {
         store.open_group(GroupId(group)).unwrap();
@@ -259,35 +272,43 @@ fn open_all(disk: &Directory) -> RocksStore {
     store
 }
 
+fn compare<D: Disk>(disk: &D, steps: &[(u64, Step)]) {
+    let mut store = open_all(disk);
+    let mut models = vec![Model::default(); GROUPS as usize];
+    for (group, step) in steps {
+        let model = &mut models[*group as usize];
+        let group = GroupId(*group);
+        match (model.apply(step), step) {
+            (Some(ops), _) => store.write(group, ops, Durability::Lazy, None),
+            (None, Step::Sync) => write_synced(&store, group, Vec::new()).unwrap(),
+            (None, Step::CloseAndOpen) => {
+                store.close_group(group);
+                store.open_group(group).unwrap();
+            }
+            (None, _) => {
+                drop(store);
+                store = open_all(disk);
+            }
+        }
+        model.check(&store, group);
+    }
+    drop(store);
+    let store = open_all(disk);
+    for (group, model) in models.iter().enumerate() {
+        model.check(&store, GroupId(group as u64));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn store_and_model_agree(steps in proptest::collection::vec((0..GROUPS, step()), 1..80)) {
-        let disk = Directory::new();
-        let mut store = open_all(&disk);
-        let mut models = vec![Model::default(); GROUPS as usize];
-        for (group, step) in &steps {
-            let model = &mut models[*group as usize];
-            let group = GroupId(*group);
-            match (model.apply(step), step) {
-                (Some(ops), _) => store.write(group, ops, Durability::Lazy, None),
-                (None, Step::Sync) => write_synced(&store, group, Vec::new()).unwrap(),
-                (None, Step::CloseAndOpen) => {
-                    store.close_group(group);
-                    store.open_group(group).unwrap();
-                }
-                (None, _) => {
-                    drop(store);
-                    store = open_all(&disk);
-                }
-            }
-            model.check(&store, group);
-        }
-        drop(store);
-        let store = open_all(&disk);
-        for (group, model) in models.iter().enumerate() {
-            model.check(&store, GroupId(group as u64));
-        }
+        compare(&Directory::new(), &steps);
+    }
+
+    #[test]
+    fn memory_store_and_model_agree(steps in proptest::collection::vec((0..GROUPS, step()), 1..80)) {
+        compare(&InMemory(MemoryDisk::new()), &steps);
     }
 }

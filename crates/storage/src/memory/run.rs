@@ -1,0 +1,176 @@
+//! One run of a process on a disk: what it has written, what of it is not synced, and the answers that are due.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use jangada_types::GroupId;
+
+use super::disk::{MemoryDisk, NotSynced, RunId};
+use super::layer::{GroupData, Layer};
+use crate::error::StoreError;
+use crate::queue::Answer;
+use crate::statistics::Counters;
+use crate::store::{Durability, Op};
+use crate::tables::Tables;
+
+/// What is said of writes of a run that a crash has ended.
+const CUT_OFF: &str = "the process was cut off from its disk by a crash";
+
+/// A write that is not answered.
+struct Waiting {
+    /// The number of the write.
+    sequence: u64,
+    durability: Durability,
+    bytes: usize,
+    answer: Answer,
+}
+
+/// What [`Run::next_settled`] finds.
+pub(super) struct Settled {
+    answer: Answer,
+    result: Result<(), Arc<str>>,
+}
+
+impl Settled {
+    /// Calls the completion.
+    pub fn send(self) {
+        self.answer.send(self.result.map_err(StoreError::Fenced));
+    }
+}
+
+/// See the module text. It is behind the store's lock.
+pub(super) struct Run {
+    id: RunId,
+    written: Layer,
+    /// Groups that are open.
+    pub open: BTreeSet<GroupId>,
+    /// Not synced, in order.
+    unsynced: Vec<(GroupId, Vec<Op>)>,
+    waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
+    /// Writes up to this number are synced.
+    synced: u64,
+    /// The last write that is not only notes of the node's own, and the last such one that is synced.
+    noted: u64,
+    pub told: u64,
+    /// Somebody calls completions, and goes on with those that come meanwhile.
+    pub is_settling: bool,
+    /// Syncs wait until they are let go.
+    pub holds_syncs: bool,
+    pub is_closed: bool,
+    /// A sync has failed.
+    pub failure: Option<NotSynced>,
+}
+
+impl Run {
+    pub fn new(id: RunId, written: Layer) -> Self {
+        let sequence = written.sequence;
+        Self {
+            id,
+            written,
+            open: BTreeSet::new(),
+            unsynced: Vec::new(),
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            synced: sequence,
+            noted: sequence,
+            told: sequence,
+            is_settling: false,
+            holds_syncs: false,
+            is_closed: false,
+            failure: None,
+        }
+    }
+
+    pub fn layer(&self) -> &Layer {
+        &self.written
+    }
+
+    /// An open group's data.
+    pub fn group(&self, group: GroupId) -> Result<&GroupData, StoreError> {
+        let is_open = self.open.contains(&group);
+        let data = self.written.group(group).filter(|_| is_open);
+        data.ok_or(StoreError::GroupNotOpen(group))
+    }
+
+    pub fn open_group(&mut self, group: GroupId) {
+        if self.open.insert(group) {
+            self.written.open(group);
+        }
+    }
+
+    pub fn queue_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
+    /// Carries out a write, and lets its answer wait.
+    pub fn write(&mut self, group: GroupId, ops: Vec<Op>, durability: Durability, answer: Answer, tables: &Tables) {
+        self.written.write(group, &ops, tables);
+        let sequence = self.written.sequence;
+        if group != GroupId::NODE {
+            self.noted = sequence;
+        }
+        let bytes = ops.iter().map(payload_len).sum();
+        if self.failure.is_none() {
+            self.unsynced.push((group, ops));
+        }
+        self.waiting_bytes += bytes;
+        self.waiting.push_back(Waiting {
+            sequence,
+            durability,
+            bytes,
+            answer,
+        });
+    }
+
+    /// Syncs everything that is written.
+    pub fn sync(&mut self, disk: &MemoryDisk, tables: &Tables, counters: &Counters) {
+        if self.failure.is_some() || self.synced == self.written.sequence {
+            return;
+        }
+        match disk.sync(self.id, &self.unsynced, tables) {
+            Ok(()) => {
+                self.unsynced.clear();
+                self.synced = self.written.sequence;
+                self.told = self.noted;
+                Counters::add(&counters.syncs, 1);
+            }
+            Err(failure) => self.failure = Some(failure),
+        }
+    }
+
+    /// The next answer that can be given, in the order of the writes. Syncs if somebody waits for it.
+    pub fn next_settled(&mut self, disk: &MemoryDisk, tables: &Tables, counters: &Counters) -> Option<Settled> {
+        let first = self.waiting.front()?;
+        if first.durability == Durability::Synced && first.sequence > self.synced && self.failure.is_none() {
+            if self.holds_syncs && !self.is_closed {
+                return None;
+            }
+            self.sync(disk, tables, counters);
+        }
+        let first = self.waiting.pop_front()?;
+        self.waiting_bytes -= first.bytes;
+        let result = match &self.failure {
+            None => Ok(()),
+            Some(NotSynced::CutOff) => Err(CUT_OFF.into()),
+            Some(NotSynced::Failed(reason)) => Err(reason.clone()),
+        };
+        let answer = first.answer;
+        Some(Settled { answer, result })
+    }
+
+    /// The disk may be opened again. What is not answered hears that the store is shutting down.
+    pub fn end(&mut self, disk: &MemoryDisk) {
+        disk.end(self.id);
+    }
+}
+
+/// Bytes that an operation keeps in memory until it is answered.
+fn payload_len(op: &Op) -> usize {
+    match op {
+        Op::Append(entries) => entries.iter().map(|entry| entry.payload_len()).sum(),
+        Op::PutState { value, .. } => value.len(),
+        Op::Row(change) => change.payload_len(),
+        Op::TruncateAfter(_) | Op::Purge { .. } | Op::DeleteState { .. } | Op::CutOff(_) | Op::DeleteGroup => 0,
+    }
+}
