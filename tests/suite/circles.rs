@@ -20,7 +20,7 @@ struct Known {
 }
 
 /// This list only shrinks.
-const KNOWN: [Known; 5] = [
+const KNOWN: [Known; 3] = [
     Known {
         krate: "broker",
         file: "admission/call.rs",
@@ -38,18 +38,6 @@ const KNOWN: [Known; 5] = [
         file: "services/admin/mod.rs",
         files_max: 4,
         reason: "`topic_id` and `count` stand in `services/admin/mod.rs`; a file of their own opens it",
-    },
-    Known {
-        krate: "replication",
-        file: "transport/inbound.rs",
-        files_max: 6,
-        reason: "what comes in calls the registry, which hands out the service; a trait between them opens it",
-    },
-    Known {
-        krate: "replication",
-        file: "transport/link.rs",
-        files_max: 4,
-        reason: "errors and sizes of the transport stand in its client and `mod.rs`; a file of their own opens it",
     },
 ];
 

@@ -4,12 +4,14 @@
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use jangada_types::BrokerId;
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
-use crate::registry::ALIVE_WITHIN;
+/// A broker counts as alive when it was heard of within this time.
+pub(crate) const ALIVE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Reads this broker's wall clock, milliseconds since the Unix epoch.
 type OwnClock = Box<dyn Fn() -> i64 + Send + Sync>;
@@ -56,8 +58,6 @@ impl PeerClocks {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

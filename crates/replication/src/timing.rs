@@ -2,7 +2,7 @@
 
 use openraft::{Config, SnapshotPolicy};
 
-use crate::registry::OpenError;
+use crate::open_error::OpenError;
 use crate::transport::handshake::Identity;
 
 /// Raft's clocks.

@@ -11,7 +11,7 @@ use jangada_proto::internal::{
     SnapshotChunk,
 };
 use jangada_replication::transport::inbound::FrameStream;
-use jangada_replication::{Cause, Registry, STARTING};
+use jangada_replication::{Cause, PeerService, Registry, STARTING};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::cluster::bootstrap::{self, Bootstrap};
@@ -37,6 +37,10 @@ impl Internal {
         registry.ok_or_else(|| self.not_yet())
     }
 
+    fn peers(&self) -> Result<PeerService, Status> {
+        self.registry().map(PeerService::new)
+    }
+
     fn not_yet(&self) -> Status {
         let broker = self.bootstrap.local.broker;
         Status::unavailable(match self.bootstrap.is_bound() {
@@ -51,20 +55,20 @@ impl InternalService for Internal {
     type ControlStream = FrameStream;
 
     async fn control(&self, request: Request<Streaming<Frame>>) -> Result<Response<FrameStream>, Status> {
-        self.registry()?.serve_control(request).await
+        self.peers()?.control(request).await
     }
 
     type BulkStream = FrameStream;
 
     async fn bulk(&self, request: Request<Streaming<Frame>>) -> Result<Response<FrameStream>, Status> {
-        self.registry()?.serve_bulk(request).await
+        self.peers()?.bulk(request).await
     }
 
     async fn install_snapshot(
         &self,
         request: Request<Streaming<SnapshotChunk>>,
     ) -> Result<Response<InstallSnapshotResponse>, Status> {
-        self.registry()?.serve_snapshot(request).await
+        self.peers()?.install_snapshot(request).await
     }
 
     async fn probe(&self, request: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {

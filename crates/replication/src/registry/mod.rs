@@ -3,12 +3,13 @@
 mod admitting;
 mod announcing;
 mod fitness;
+mod inbox;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use jangada_proto::internal::{Frame, GroupLeader, InstallSnapshotResponse, SnapshotChunk};
+use jangada_proto::internal::GroupLeader;
 use jangada_storage::{LatencyHistogram, Op, Starts, StateKind, Store, StoreError};
 use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId};
 use openraft::Config;
@@ -16,86 +17,33 @@ use openraft::async_runtime::watch::WatchReceiver;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
-use tonic::{Request, Response, Status, Streaming};
 
-use crate::clocks::PeerClocks;
+use crate::clocks::{ALIVE_WITHIN, PeerClocks};
 use crate::codec;
 use crate::damage::unreadable;
 use crate::group::{Group, GroupStatus, Raft};
 use crate::host::{Host, HostSignals, Timings};
 use crate::leaders::Leaders;
 use crate::log_store::LogStore;
+use crate::open_error::OpenError;
 use crate::pace;
 use crate::peers::Peers;
 use crate::roster::Roster;
 use crate::runtime::steady;
-use crate::state_machine::{Check, StateMachine};
+use crate::state_machine::StateMachine;
 use crate::timing::{Timing, raft_config};
 use crate::transport::Transport;
 use crate::transport::client::NetworkFactory;
 use crate::transport::handshake::Identity;
-use crate::transport::inbound::{self, FrameStream};
-use crate::transport::plausible::{Cause, Horizon, Judge, Rejections};
+use crate::transport::inbox::Hosted;
+use crate::transport::plausible::{Cause, Horizon, Rejections};
 use crate::unfit::Unfit;
 
-/// A broker counts as alive when it was heard of within this time.
-pub(crate) const ALIVE_WITHIN: Duration = Duration::from_secs(2);
 /// Bytes of snapshots that are received at once, over all groups; a larger one alone. The rest is sent again.
 const SNAPSHOTS_KIB: u32 = 1 << 20;
 /// For so long after its start a broker that lacks commits, whose loss was accepted, leaves elections to others: as long as
 /// some elections take. The one among them with the longest log would win against it, but may be heard of too late.
 const YIELDS_AFTER_LOSS: Duration = Duration::from_secs(10);
-/// A group could not be opened; nothing of it runs.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The timing makes no sense.
-    #[error("raft timing: {0}")]
-    Timing(String),
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// What is stored of the group cannot be used.
-    #[error("group {0}: {1}")]
-    Group(GroupId, String),
-    /// The data is of another replica of the same broker: the metadata here is behind, or the data has yet to go.
-    #[error("group {group}: the data here belongs to incarnation {found}, and replica {wanted} is to be opened")]
-    OtherReplica {
-        /// The group.
-        group: GroupId,
-        /// Whose data it is.
-        found: Incarnation,
-        /// Who should have been opened.
-        wanted: ReplicaId,
-    },
-}
-
-/// A group's replica as the transport needs it.
-#[derive(Clone)]
-pub(crate) struct Hosted {
-    pub raft: Raft,
-    /// A permit for each heartbeat that may wait for its answer.
-    pub heartbeats: Arc<Semaphore>,
-    /// What peers are believed.
-    pub horizon: Arc<Horizon>,
-    pub check: Arc<dyn Check>,
-    pub group: GroupId,
-    pub local: ReplicaId,
-}
-
-impl Hosted {
-    /// What a message of `sender` is judged by now.
-    pub fn judge(&self, sender: BrokerId) -> Judge<'_> {
-        let metrics = self.raft.metrics();
-        let committed = metrics.borrow_watched().local_committed;
-        Judge {
-            horizon: &self.horizon,
-            check: &*self.check,
-            sender,
-            local: self.local,
-            committed,
-        }
-    }
-}
 
 /// See the module text. One per broker.
 pub struct Registry {
@@ -465,30 +413,6 @@ impl Registry {
         futures::future::join_all(groups.iter().map(|group| group.raft().shutdown())).await;
         self.transport().set_peers(&HashMap::new());
         self.peers.save();
-    }
-
-    /// Serves a peer's control connection.
-    pub async fn serve_control(
-        self: Arc<Self>,
-        request: Request<Streaming<Frame>>,
-    ) -> Result<Response<FrameStream>, Status> {
-        inbound::control(self, request).await
-    }
-
-    /// Serves a peer's bulk connection.
-    pub async fn serve_bulk(
-        self: Arc<Self>,
-        request: Request<Streaming<Frame>>,
-    ) -> Result<Response<FrameStream>, Status> {
-        inbound::bulk(self, request).await
-    }
-
-    /// Takes a snapshot from a peer.
-    pub async fn serve_snapshot(
-        self: Arc<Self>,
-        request: Request<Streaming<SnapshotChunk>>,
-    ) -> Result<Response<InstallSnapshotResponse>, Status> {
-        inbound::install_snapshot(self, request).await
     }
 }
 

@@ -12,8 +12,8 @@ use jangada_types::{BrokerId, GroupId};
 use tokio::sync::Semaphore;
 
 use super::inbound::{refusal_of, serve_call};
+use super::inbox::Inbox;
 use super::queue;
-use crate::registry::Registry;
 
 /// Calls of one connection that run at once; more are refused. A broker that leads 4,000 groups here has one heartbeat of
 /// each under way, or three of each while the disk is slow.
@@ -23,7 +23,7 @@ const METADATA_CALLS_MAX: usize = 64;
 
 /// See the module text.
 pub(super) struct Calls {
-    registry: Arc<Registry>,
+    inbox: Arc<dyn Inbox>,
     peer: BrokerId,
     answers: queue::Sender,
     room: Arc<Semaphore>,
@@ -31,9 +31,9 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    pub fn new(registry: Arc<Registry>, peer: BrokerId, answers: queue::Sender) -> Self {
+    pub fn new(inbox: Arc<dyn Inbox>, peer: BrokerId, answers: queue::Sender) -> Self {
         Self {
-            registry,
+            inbox,
             peer,
             answers,
             room: Arc::new(Semaphore::new(CALLS_MAX)),
@@ -56,9 +56,7 @@ impl Calls {
     fn begin_one(&self, message: Message, room: &Arc<Semaphore>) {
         // An announcement waits for nothing.
         if let Some(Body::Leaders(leaders)) = message.body {
-            self.registry.disk_of(self.peer, leaders.disk_low);
-            self.registry.clocks().heard(self.peer, leaders.wall_ms);
-            self.registry.announced(self.peer, leaders);
+            self.inbox.announced(self.peer, leaders);
             return;
         }
         let Ok(permit) = room.clone().try_acquire_owned() else {
@@ -66,9 +64,9 @@ impl Calls {
             let _ = self.answers.try_send(refusal_of(&message, "too many calls wait here"));
             return;
         };
-        let (registry, peer, answers) = (self.registry.clone(), self.peer, self.answers.clone());
+        let (inbox, peer, answers) = (self.inbox.clone(), self.peer, self.answers.clone());
         tokio::spawn(async move {
-            if let Some(answer) = serve_call(registry, peer, message).await {
+            if let Some(answer) = serve_call(inbox, peer, message).await {
                 // The connection's end is noticed by its reader.
                 let _ = answers.send(answer).await;
             }

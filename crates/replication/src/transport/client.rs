@@ -17,10 +17,11 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
+use super::channel::{SNAPSHOT_CHUNK_BYTES, endpoint, internal_client};
 use super::link::{Lane, LinkError};
 use super::pipeline::{self, Answer, Pipeline, Unanswered};
 use super::plausible::{self, Asked, Horizon, Implausible, Rejections};
-use super::{Peer, SNAPSHOT_CHUNK_BYTES, Transport, client, endpoint};
+use super::{Peer, Transport};
 use crate::codec;
 use crate::pace;
 use crate::raft_types::{Snapshot, TypeConfig, Vote};
@@ -218,7 +219,7 @@ impl Network {
                 .map_err(unreachable)?;
             let hello = self.transport.hello(self.target.broker);
             let chunks = snapshot_chunks(hello, self.group, self.target, vote, snapshot);
-            let response = client(channel).install_snapshot(stream::iter(chunks)).await;
+            let response = internal_client(channel).install_snapshot(stream::iter(chunks)).await;
             let response = response.map_err(|status| unreachable(status.message()))?;
             let judged = self
                 .transport

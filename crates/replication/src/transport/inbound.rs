@@ -26,13 +26,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::calls::Calls;
+use super::inbox::{Hosted, Inbox};
 use super::introduction;
 use super::link::send_frames;
 use super::plausible::{Cause, Refusal};
 use super::queue;
 use crate::codec::{self, CodecError};
 use crate::raft_types::{SnapshotMeta, StoredMembership, TypeConfig, Vote};
-use crate::registry::{Hosted, Registry};
 use crate::wire;
 
 /// A stream of frames to a peer.
@@ -53,26 +53,26 @@ const STREAMS_SPARE: usize = 64;
 const TELL_EVERY: Duration = Duration::from_millis(500);
 
 /// Takes the first frame and checks its handshake.
-async fn greet(registry: &Registry, frames: &mut Streaming<Frame>) -> Result<(BrokerId, Frame), Status> {
+async fn greet(inbox: &dyn Inbox, frames: &mut Streaming<Frame>) -> Result<(BrokerId, Frame), Status> {
     let mut first = frames.message().await?.unwrap_or_default();
-    let peer = registry.admit(first.hello.take())?;
+    let peer = inbox.admit(first.hello.take())?;
     Ok((peer, first))
 }
 
 /// A response that says who gives it.
-fn introduced<T>(registry: &Registry, to: BrokerId, body: T) -> Response<T> {
+fn introduced<T>(inbox: &dyn Inbox, to: BrokerId, body: T) -> Response<T> {
     let mut response = Response::new(body);
-    introduction::introduce(response.metadata_mut(), &registry.hello(to));
+    introduction::introduce(response.metadata_mut(), &inbox.hello(to));
     response
 }
 
 /// Tells a peer that called this broker how far its commits are, whenever that has changed.
-async fn tell_commits(registry: Weak<Registry>, answers: queue::Sender) {
+async fn tell_commits(inbox: Weak<dyn Inbox>, answers: queue::Sender) {
     let mut told = None;
     let mut tick = tokio::time::interval(TELL_EVERY);
     loop {
         tick.tick().await;
-        let Some(commits) = registry.upgrade().and_then(|registry| registry.peers().own_commits()) else {
+        let Some(commits) = inbox.upgrade().and_then(|inbox| inbox.own_commits()) else {
             return;
         };
         if told.replace(commits) == Some(commits) {
@@ -114,32 +114,32 @@ fn refused(reason: impl Into<String>) -> Body {
     Body::Refused(Refused { reason: reason.into() })
 }
 
-fn hosted(registry: &Registry, group_id: u64, to_incarnation: u32) -> Result<Hosted, Body> {
-    registry
+fn hosted(inbox: &dyn Inbox, group_id: u64, to_incarnation: u32) -> Result<Hosted, Body> {
+    inbox
         .hosted(GroupId::from(group_id), Incarnation::from(to_incarnation))
         .map_err(refused)
 }
 
 /// Serves a control connection: each message is a call of its own, answered when it is done, in any order.
 pub(crate) async fn control(
-    registry: Arc<Registry>,
+    inbox: Arc<dyn Inbox>,
     request: Request<Streaming<Frame>>,
 ) -> Result<Response<FrameStream>, Status> {
     let mut frames = request.into_inner();
-    let (peer, first) = greet(&registry, &mut frames).await?;
+    let (peer, first) = greet(&*inbox, &mut frames).await?;
     let (answers, outgoing) = answer_stream();
-    let response = introduced(&registry, peer, outgoing);
+    let response = introduced(&*inbox, peer, outgoing);
     tokio::spawn(async move {
         // Ends with this task.
         let mut telling = JoinSet::new();
-        telling.spawn(tell_commits(Arc::downgrade(&registry), answers.clone()));
-        let calls = Calls::new(registry.clone(), peer, answers);
+        telling.spawn(tell_commits(Arc::downgrade(&inbox), answers.clone()));
+        let calls = Calls::new(inbox.clone(), peer, answers);
         let mut next = Some(first);
         while let Some(frame) = next {
-            registry.heard_from(peer);
+            inbox.heard_from(peer);
             calls.begin(frame.messages);
             next = frames.message().await.ok().flatten();
-            if registry.is_expelled(peer) {
+            if inbox.is_expelled(peer) {
                 return;
             }
         }
@@ -148,25 +148,25 @@ pub(crate) async fn control(
 }
 
 /// One call. `None`: it is empty.
-pub(crate) async fn serve_call(registry: Arc<Registry>, peer: BrokerId, mut message: Message) -> Option<Message> {
+pub(crate) async fn serve_call(inbox: Arc<dyn Inbox>, peer: BrokerId, mut message: Message) -> Option<Message> {
     let body = message.body.take()?;
-    let hosted = match hosted(&registry, message.group_id, message.to_incarnation) {
+    let hosted = match hosted(&*inbox, message.group_id, message.to_incarnation) {
         Ok(hosted) => hosted,
         Err(refused) => return Some(answer(&message, refused)),
     };
-    let result = match registry.may_speak(GroupId::from(message.group_id), peer) {
-        Ok(()) => serve_judged(&registry, &hosted, peer, body).await,
+    let result = match inbox.may_speak(GroupId::from(message.group_id), peer) {
+        Ok(()) => serve_judged(&*inbox, &hosted, peer, body).await,
         Err(refusal) => Err(refusal),
     };
     let body = result.unwrap_or_else(|refusal| {
-        registry.refused(peer, message.group_id, &refusal);
+        inbox.refused(peer, GroupId::from(message.group_id), &refusal);
         refused(refusal.to_string())
     });
     Some(answer(&message, body))
 }
 
 /// A call that openraft sees only if it can be true.
-async fn serve_judged(registry: &Registry, hosted: &Hosted, peer: BrokerId, body: Body) -> Result<Body, Refusal> {
+async fn serve_judged(inbox: &dyn Inbox, hosted: &Hosted, peer: BrokerId, body: Body) -> Result<Body, Refusal> {
     let judge = hosted.judge(peer);
     match body {
         Body::Append(request) => {
@@ -190,7 +190,7 @@ async fn serve_judged(registry: &Registry, hosted: &Hosted, peer: BrokerId, body
             let request = wire::transfer_from(request)?;
             judge.transfer(&request)?;
             // Its leader takes no writes and sends no heartbeats any more: a damaged leader is better than none.
-            if request.to_node_id() == &hosted.local && registry.asked_to_lead(hosted.group) {
+            if request.to_node_id() == &hosted.local && inbox.asked_to_lead(hosted.group) {
                 let (group, from) = (hosted.group, peer);
                 tracing::warn!(%group, %from, "a damaged replica here is asked to lead, and takes it: its leader stopped for that");
             }
@@ -233,26 +233,26 @@ async fn append_once(hosted: &Hosted, request: AppendEntriesRequest<TypeConfig>)
 
 /// Serves a bulk connection: append streams, told apart by their call id.
 pub(crate) async fn bulk(
-    registry: Arc<Registry>,
+    inbox: Arc<dyn Inbox>,
     request: Request<Streaming<Frame>>,
 ) -> Result<Response<FrameStream>, Status> {
     let mut frames = request.into_inner();
-    let (peer, first) = greet(&registry, &mut frames).await?;
+    let (peer, first) = greet(&*inbox, &mut frames).await?;
     let (answers, outgoing) = answer_stream();
-    let response = introduced(&registry, peer, outgoing);
+    let response = introduced(&*inbox, peer, outgoing);
     tokio::spawn(async move {
         let mut inbound = Inbound {
-            registry,
+            inbox,
             peer,
             answers,
             streams: HashMap::new(),
         };
         let mut next = Some(first);
         while let Some(frame) = next {
-            if inbound.registry.is_expelled(peer) {
+            if inbound.inbox.is_expelled(peer) {
                 return;
             }
-            inbound.registry.heard_from(peer);
+            inbound.inbox.heard_from(peer);
             for message in frame.messages {
                 if !inbound.take(message) {
                     tracing::warn!(%peer, "its bulk connection ends here: it takes no answers, or is gone");
@@ -267,7 +267,7 @@ pub(crate) async fn bulk(
 
 /// One bulk connection's append streams.
 struct Inbound {
-    registry: Arc<Registry>,
+    inbox: Arc<dyn Inbox>,
     peer: BrokerId,
     answers: queue::Sender,
     streams: HashMap<u64, AppendStream>,
@@ -294,7 +294,7 @@ impl Inbound {
             },
             _ => Refusal::malformed("only append streams go over the bulk connection"),
         };
-        self.registry.refused(self.peer, message.group_id, &refusal);
+        self.inbox.refused(self.peer, GroupId::from(message.group_id), &refusal);
         self.streams.remove(&message.call_id);
         let refusal = answer(&message, refused(refusal.to_string()));
         self.answers.try_send(refusal).is_ok()
@@ -319,9 +319,9 @@ impl Inbound {
     fn open(&self, message: &Message) -> Result<AppendStream, Refusal> {
         let group = GroupId::from(message.group_id);
         let incarnation = Incarnation::from(message.to_incarnation);
-        let hosted = self.registry.hosted(group, incarnation).map_err(Refusal::Busy)?;
-        self.registry.may_speak(group, self.peer)?;
-        if self.streams.len() >= STREAMS_SPARE + 2 * self.registry.group_count() {
+        let hosted = self.inbox.hosted(group, incarnation).map_err(Refusal::Busy)?;
+        self.inbox.may_speak(group, self.peer)?;
+        if self.streams.len() >= STREAMS_SPARE + 2 * self.inbox.group_count() {
             return Err(Refusal::flood("more append streams than there are groups"));
         }
         let (requests, queue) = mpsc::channel(GROUP_QUEUE_MESSAGES);
@@ -414,12 +414,12 @@ async fn receive(first: Bytes, mut chunks: Streaming<SnapshotChunk>, size_bytes:
 
 /// Takes a snapshot for one group.
 pub(crate) async fn install_snapshot(
-    registry: Arc<Registry>,
+    inbox: Arc<dyn Inbox>,
     request: Request<Streaming<SnapshotChunk>>,
 ) -> Result<Response<InstallSnapshotResponse>, Status> {
     let mut chunks = request.into_inner();
     let first = chunks.message().await?.unwrap_or_default();
-    let peer = registry.admit(first.hello)?;
+    let peer = inbox.admit(first.hello)?;
     let header = first
         .header
         .ok_or_else(|| Status::invalid_argument("a snapshot begins with its header"))?;
@@ -430,18 +430,18 @@ pub(crate) async fn install_snapshot(
         )));
     }
     let group = GroupId::from(header.group_id);
-    let hosted = registry
+    let hosted = inbox
         .hosted(group, Incarnation::from(header.to_incarnation))
         .map_err(Status::unavailable)?;
     let refusal = |refusal: Refusal| {
-        registry.refused(peer, header.group_id, &refusal);
+        inbox.refused(peer, group, &refusal);
         Status::invalid_argument(refusal.to_string())
     };
-    registry.may_speak(group, peer).map_err(refusal)?;
+    inbox.may_speak(group, peer).map_err(refusal)?;
     let (vote, meta) = snapshot_meta(&header).map_err(|error| refusal(error.into()))?;
     // Before anything of it is kept, and again when it is there.
     judge_snapshot(&hosted, peer, &vote, &meta).map_err(refusal)?;
-    let _room = registry
+    let _room = inbox
         .snapshot_room(header.size_bytes)
         .ok_or_else(|| refusal(Refusal::flood("other snapshots are under way")))?;
     let received = tokio::time::timeout(SNAPSHOT_WITHIN, receive(first.data, chunks, header.size_bytes)).await;
@@ -450,5 +450,5 @@ pub(crate) async fn install_snapshot(
     let response = InstallSnapshotResponse {
         vote: Some(wire::vote_to(&vote)),
     };
-    Ok(introduced(&registry, peer, response))
+    Ok(introduced(&*inbox, peer, response))
 }

@@ -17,8 +17,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use super::channel::{FRAME_BYTES_MAX, endpoint, internal_client};
 use super::handshake::Identity;
-use super::{FRAME_BYTES_MAX, client, endpoint, introduction, queue};
+use super::{introduction, queue};
 use crate::peers::{Peers, SaidCommits};
 use crate::wire;
 
@@ -480,7 +481,7 @@ impl Driver {
         frames
             .try_send(first)
             .map_err(|_| Down::new("the first frame has no room"))?;
-        let mut client = client(channel);
+        let mut client = internal_client(channel);
         let request = ReceiverStream::new(outgoing);
         let response = match self.lane {
             Lane::Control => client.control(request).await,
