@@ -18,7 +18,7 @@ use jangada_types::{BrokerId, Reason, TopicId};
 use tokio::time::{Instant, timeout_at};
 use tonic::Request;
 
-use super::topic_id;
+use super::fields::topic_id;
 use crate::api::resolve;
 use crate::cluster::placement::can_take_replicas;
 use crate::error::RequestError;

@@ -9,8 +9,8 @@ use jangada_storage::StoreCondition;
 use jangada_types::GroupId;
 use jangada_types::topic_config::{ConfigKey, KEYS};
 
-use super::count;
 use super::damage::damage_everywhere;
+use super::fields::count;
 use super::states::partition_states;
 use crate::node::Node;
 

@@ -7,10 +7,12 @@
 //! - [`states`]: what partitions are like.
 //! - [`damage`]: the damaged replicas of all brokers.
 //! - [`describe`]: the cluster, and a topic's settings.
+//! - [`fields`]: fields that several responses have.
 
 mod create;
 mod damage;
 mod describe;
+mod fields;
 mod states;
 mod transfer;
 mod trim;
@@ -18,7 +20,7 @@ mod trim;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jangada_controller::{Reply, Topic, TopicKind, admission};
+use jangada_controller::{Reply, TopicKind, admission};
 use jangada_proto::v1::admin_service_client::AdminServiceClient;
 use jangada_proto::v1::admin_service_server::AdminService;
 use jangada_proto::v1::*;
@@ -28,6 +30,7 @@ use tonic::{Request, Response, Status};
 
 use self::create::{create_partitions, create_topic, need_level_of};
 use self::describe::{config_entries, describe_cluster};
+use self::fields::{count, replicas, topic_id};
 use self::states::{Asked, states_of};
 pub(crate) use self::states::{id_of, voters_of};
 use self::transfer::transfer_leader;
@@ -223,21 +226,6 @@ impl AdminService for Admin {
             }
         }
     }
-}
-
-fn topic_id(topic: &Topic) -> bytes::Bytes {
-    topic.id.as_bytes().to_vec().into()
-}
-
-fn count(len: usize) -> u32 {
-    u32::try_from(len).unwrap_or(u32::MAX)
-}
-
-fn replicas(topic: &Topic) -> u32 {
-    topic
-        .partitions
-        .first()
-        .map_or(0, |partition| count(partition.replicas.len()))
 }
 
 /// The broker that leads the partition, unless it is this one or the call was passed on already.

@@ -13,7 +13,7 @@ use jangada_types::limits::RESPONSE_BYTES_MAX;
 use jangada_types::{BrokerId, GroupId, Incarnation, LeaderEpoch, PartitionIndex, ReplicaId, TopicId};
 use tokio::time::Instant;
 
-use super::topic_id;
+use super::fields::topic_id;
 use crate::node::Node;
 use crate::partition::Partition;
 use crate::replica::Hosted;
