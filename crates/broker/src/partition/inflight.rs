@@ -13,10 +13,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::admission::Caller;
+
+/// After this time a producer that was turned away for lack of room should try again.
+pub(super) const BUSY_RETRY: Duration = Duration::from_millis(25);
 
 /// A connection may hold one part in so many of what it holds and what is free together.
 const CONNECTION_PART: usize = 2;

@@ -13,10 +13,11 @@ use jangada_types::limits::{DECOMPRESSED_BYTES_MAX, INDEXED_KEY_BYTES_MAX};
 use jangada_types::{BatchHeader, Codec, Offset, Reason};
 use tokio::sync::oneshot;
 
+use super::Partition;
+use super::inflight::BUSY_RETRY;
 use super::key_index::KeyIndex;
 use super::key_locks::{Claim, KeyLocks, Keys, KeysBuilder, UnderWay};
 use super::room::Room;
-use super::{BUSY_RETRY, Partition};
 use crate::error::RequestError;
 use crate::pool::SMALL_BYTES;
 use crate::proposed::{Proposed, UNTIL_ANSWERED};

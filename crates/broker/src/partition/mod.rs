@@ -53,7 +53,6 @@ pub(crate) use self::fetch::Fetched;
 use self::inflight::Inflight;
 use self::key_index::{KeptIndex, KeyIndex};
 pub(crate) use self::retried::may_have_been_taken;
-use self::room::BUSY_RETRY;
 pub(crate) use self::room::Room;
 pub(crate) use self::view::{PartitionPublisher, View};
 use crate::clock_guard::ClockGuard;

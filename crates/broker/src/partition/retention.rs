@@ -91,7 +91,7 @@ impl Partition {
             }
         }
         let message = format!("partition {}: its log start kept moving; try again", self.hosted.name);
-        Err(RequestError::new(Reason::PartitionBusy, message).retry_after(super::BUSY_RETRY))
+        Err(RequestError::new(Reason::PartitionBusy, message).retry_after(super::inflight::BUSY_RETRY))
     }
 
     /// Where the log would start, and how many bytes of batches lie before that. Reads the index only as far as

@@ -2,17 +2,13 @@
 //! partition's from when it is known which, until Raft lets go of them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jangada_types::Reason;
 
-use super::inflight::{Full, InflightPart};
+use super::inflight::{BUSY_RETRY, Full, InflightPart};
 use super::{Partition, Shared};
 use crate::admission::{Caller, Holding, Resource};
 use crate::error::RequestError;
-
-/// After this time a producer that was turned away for lack of room should try again.
-pub(super) const BUSY_RETRY: Duration = Duration::from_millis(25);
 
 /// Part of the budgets: the broker's, and a partition's.
 pub(crate) struct Room {
