@@ -97,7 +97,7 @@ impl PartitionCommand {
         }
     }
 
-    /// Its kind.
+    /// The kind of the command.
     pub fn kind(&self) -> PartitionCommandKind {
         match self {
             Self::Append { conditions, .. } if !conditions.is_none() => PartitionCommandKind::ConditionalAppend,
