@@ -137,7 +137,7 @@ async fn a_leader_that_nobody_answers_says_so_and_counts_what_it_lost() {
     let (mut taken, mut refused) = (0, 0);
     let mut send = async || {
         let batch = raw::batch(None, &[b"into the void"]);
-        // What nobody waits for is given up soon, too.
+        // A batch without a waiting client is given up soon, too.
         raw::produce_with(&mut log, raw::partition(TOPIC, 0), Acks::None.into(), 1_000, batch).await
     };
     while refused == 0 {

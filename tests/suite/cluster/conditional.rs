@@ -1,4 +1,4 @@
-//! Conditional appends: one writer at a time wins, whoever leads, and the others learn what is there.
+//! Conditional appends: one writer at a time wins, whichever broker leads, and the others learn the present offset.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -125,7 +125,8 @@ async fn two_writers_of_one_key_never_overwrite_each_other_while_leaders_die() {
             .await
             .expect("it stops")
             .expect("it found no fault");
-        // Nobody promises turns: who won knows the next offset a round trip before who lost, and may win for long.
+        // Turns are not promised: the winner knows the next offset a round trip before the others, and may win for
+        // long.
         assert!(
             !written.won.is_empty() || written.lost > 0,
             "a writer was never answered"

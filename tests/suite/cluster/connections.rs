@@ -151,7 +151,7 @@ async fn fifteen_hundred_idle_connections_take_neither_the_stores_files_nor_othe
     }
     assert!(node.log().contains("connections were refused"), "the log says so");
 
-    // Whoever says nothing is sent away; what spoke HTTP/2 and answers no ping is, too.
+    // Silent connections are closed; those that spoke HTTP/2 and answer no ping are, too.
     for connection in one.into_iter().chain(several).chain(of_brokers) {
         words(connection).await;
     }
@@ -201,7 +201,7 @@ async fn a_listener_without_descriptors_says_so_waits_and_goes_on_when_there_are
     let node = cluster.node(1);
     let client = cluster.client().await;
     write(&client, 1).await;
-    // Of those who are there already nobody notices.
+    // Connections that are open already are not disturbed.
     let mut scraper = TcpStream::connect(&node.addresses.http).await.expect("it listens");
     let failures = r#"jangada_accept_failures_total{listener="public"}"#;
     assert_eq!(counted(&mut scraper, failures).await, 0);

@@ -199,7 +199,7 @@ async fn a_cut_off_coordinator_sends_its_members_away() {
     let others: Vec<u32> = cluster.ids().into_iter().filter(|id| *id != old).collect();
     let others = others.iter().map(|id| cluster.node(*id).addresses.public.clone());
     let mut beside = Coordinator::new(others.collect(), GROUP);
-    // They name the next one, who answers.
+    // They name the next coordinator, which answers.
     beside.heartbeat(heartbeat()).await.expect("another broker coordinates");
     assert_ne!(beside.find().await.0, old);
     println!("the group went on elsewhere after {:?}", cut.elapsed());

@@ -78,7 +78,7 @@ async fn a_cut_off_leader_acknowledges_nothing() {
     let run = cluster.cli_with(&["produce", TOPIC], b"before\n".to_vec()).await;
     run.expect(0);
     let victim = cluster.leader(TOPIC, 0).await;
-    // Past its proxy: whoever is on its side of the cut.
+    // Past its proxy: a client on the leader's side of the cut.
     let mut beside = raw::log(&cluster.node(victim).addresses.public_bind).await;
     cluster.cut_off(victim);
     let mut write = async |value: &[u8]| {

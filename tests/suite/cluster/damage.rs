@@ -265,7 +265,8 @@ enum Verdict {
     Harmless,
 }
 
-/// Whether each replica is there, in sync and sound; what is to be done by an operator if it is not, once somebody says so.
+/// Whether each replica is there, in sync and sound; if one is not, what an operator is to do, once the cluster says
+/// so.
 async fn is_mended(cluster: &Cluster, client: &Client, id: u32) -> Result<(), Option<String>> {
     let described = client.admin().describe_cluster().await.map_err(|_| None)?;
     let held = described.damaged_replicas.iter().find(|replica| {

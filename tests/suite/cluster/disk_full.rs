@@ -22,7 +22,7 @@ const POOR: u32 = 1;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_refuses_produce_and_comes_back_by_itself() {
-    // On a disk that others use, nobody can say how much is free a second later.
+    // On a disk that others use, the free space a second later cannot be foreseen.
     let disk = match SmallDisk::mount(DISK_BYTES) {
         Ok(disk) => disk,
         Err(why) => {
@@ -104,7 +104,7 @@ async fn a_full_disk_refuses_produce_and_comes_back_by_itself() {
     raw::assert_refused(again, "DISK_FULL", &[]);
     assert_eq!(producer.try_wait().expect("our own child can be looked at"), None);
 
-    // Nobody has to ask why: the producer, health, readiness and the log tell.
+    // The producer, health, readiness and the log all give the reason.
     let mut told = BufReader::new(producer.stderr.as_mut().expect("stderr is a pipe")).lines();
     let line = tokio::time::timeout(WAIT, told.next_line())
         .await

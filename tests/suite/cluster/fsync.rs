@@ -171,7 +171,7 @@ async fn two_nodes_have_synced_before_the_acknowledgement() {
     }
     cluster.create_topic(TOPIC, 1, 3).await;
     let leader = cluster.leader(TOPIC, 0).await;
-    // With one follower down, the majority is the other two, and nobody's sync can be left out.
+    // With one follower down, the majority is the other two, and neither of them can skip its sync.
     let down = cluster
         .ids()
         .into_iter()

@@ -222,7 +222,7 @@ async fn the_coordinators_death_during_commits_throws_nobody_out() {
         let (victim, _) = coordinator(&cluster).find().await;
         cluster.kill(victim);
         let killed = Instant::now();
-        // What was acknowledged before this moment must be there, whoever answers.
+        // Offsets that were acknowledged before this moment must be there, whichever broker answers.
         let mut floor = BTreeMap::new();
         for member in &acknowledged {
             floor.extend(member.offsets.lock().expect("no panic").clone());

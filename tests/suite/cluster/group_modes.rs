@@ -179,7 +179,7 @@ async fn committed_before_nothing_comes_twice(cluster: &Cluster) {
         "{} printed, {committed} committed",
         printed.len()
     );
-    // It was in nobody's hands twice, and what the dead process had not printed is lost.
+    // No record was handed out twice, and those that the dead process had not printed are lost.
     let run = consume(cluster, "before", &["--commit", "before", "--exit-at-end"])
         .await
         .expect(0);
@@ -256,7 +256,7 @@ async fn an_instance_goes_on_with_its_partitions(cluster: &Cluster) {
     let two = start(cluster, "static", &["--instance-id", "two"]);
     let before = settled(cluster, "static", 2, 2).await;
     terminated(one).await.expect(0);
-    // Nobody takes what it had: it is to come back.
+    // Its partitions are not given to others: it is to come back.
     let again = start(cluster, "static", &["--instance-id", "one"]);
     let after = settled(cluster, "static", 2, 2).await;
     assert_eq!(place(&after, "one"), place(&before, "one"));

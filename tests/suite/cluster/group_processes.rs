@@ -33,7 +33,7 @@ fn now_ms() -> i64 {
 pub(super) async fn described(cluster: &Cluster) -> Value {
     eventually("the group can be described", WAIT, || async {
         let run = cluster.cli(&["group", "describe", GROUP, "-o", "json"]).await;
-        // There is none until somebody joins.
+        // There is no group until the first member joins.
         (run.code == Some(0)).then(|| run.json())
     })
     .await

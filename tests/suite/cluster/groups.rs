@@ -249,7 +249,7 @@ async fn the_coordinators_death_loses_no_offset_and_moves_no_partition() {
         let (victim, _) = coordinator(&cluster, GROUP).find().await;
         twenty_more(&committers).await;
         cluster.kill(victim);
-        // What was acknowledged before this moment must be there, whoever answers.
+        // Offsets that were acknowledged before this moment must be there, whichever broker answers.
         let floor: Vec<u64> = (0..6)
             .map(|partition| {
                 let of = |c: &Committer| c.acknowledged[partition].load(Ordering::SeqCst);

@@ -69,7 +69,7 @@ async fn without_a_quorum_nobody_is_ready_and_no_dead_leader_is_named() {
         ready(http).await.err().filter(|answer| answer.contains(" 503 "))
     })
     .await;
-    // Of what it led itself it learns last that nobody answers.
+    // It learns last that no quorum answers the partitions that it led itself.
     let admin = cluster.admin().await;
     eventually("no partition has a leader", WAIT, || async {
         let seen = admin.describe_cluster().await.ok()?;

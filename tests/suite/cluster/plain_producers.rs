@@ -151,7 +151,7 @@ async fn a_stream_that_is_cut_is_gone_on_with(cluster: &Cluster, log: &mut Log) 
     };
     let answers = log.produce_stream(iter([request(1)])).await.expect("the stream opens");
     cluster.grown(TOPIC, 3, 1).await;
-    // Nobody learns the outcome, so the same request is sent again.
+    // The outcome is not read, so the same request is sent again.
     drop(answers);
     let answers = tokio::time::timeout(WAIT, raw::produce_stream(log, vec![request(2)])).await;
     let answers = answers.expect("it is answered");

@@ -97,7 +97,7 @@ async fn a_broker_that_was_put_back_does_not_vote_and_nothing_acknowledged_is_lo
     is_refused(&mut cluster, 2).await;
     let log = cluster.node(1).log();
     assert!(!log[before..].contains("leading group"), "a quorum with it: {log}");
-    // It stays so, also when nobody tells it again.
+    // It stays refused, also when no peer tells it again.
     cluster.kill(1);
     cluster.restart(2);
     is_refused(&mut cluster, 2).await;

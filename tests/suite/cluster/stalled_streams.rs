@@ -66,7 +66,8 @@ async fn streams_that_nobody_reads_do_not_stop_other_fetches() {
     for _ in 0..STREAMS {
         streams.push(stalled(&address).await);
     }
-    // They have all the room that their address may have. Who does not read makes way for who waits.
+    // The streams have all the room that their address may have. A stream that is not read makes way for a fetch that
+    // waits.
     for _ in 0..5 {
         let began = Instant::now();
         let fetched = fetch(&mut log, RecordForm::Raw).await.expect("room is made");

@@ -257,7 +257,7 @@ impl Cluster {
         for &id in ids {
             self.kill(id);
         }
-        // Only now: nobody may sync while a disk stops.
+        // Only now: no node may sync while a disk stops.
         for &id in ids {
             self.disk(id).lose_power();
         }

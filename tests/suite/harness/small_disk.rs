@@ -62,7 +62,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // At once for all to see, and for real when nobody has a file open on it any more.
+        // Unmounted from view at once, and in fact when no process has a file open on it any more.
         if let Err(why) = run("umount", &["--lazy"], self.path()) {
             eprintln!("{}: {why}", self.path().display());
         }

@@ -494,7 +494,7 @@ async fn a_group_at_latest_reads_added_partitions_from_their_first_record() {
     );
     soon(consumer.close()).await.expect("committed");
 
-    // Nobody is there when the next one is added.
+    // The group has no member when the next partition is added.
     client.admin().create_partitions("t", 4).await.expect("created");
     let other = cluster.client().await;
     let producer = other.producer(small_batches()).expect("good settings");

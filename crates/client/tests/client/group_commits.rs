@@ -128,7 +128,7 @@ async fn a_commit_before_records_that_were_not_handed_out_is_taken_back() {
     assert_eq!(soon(first.next_batch(5)).await.expect("records").len(), 5);
     soon(first.close()).await.expect("closed");
     assert_eq!(committed(&cluster, 0), Some(5));
-    // The next ones are committed, and nobody waits any more when the answer comes.
+    // The next offsets are committed, and their caller no longer waits when the answer comes.
     let mut second = member(&client, before());
     cluster.state().groups().commit_faults.push_back(GroupFault::Slow(SLOW));
     let waiting = async {
@@ -228,7 +228,7 @@ async fn a_call_that_was_dropped_holds_no_commit_up() {
         .expect_err("the commit takes longer");
     soon(consumer.commit()).await.expect("committed");
     soon(consumer.close()).await.expect("closed");
-    // While a partition is to be given up, behind a commit that nobody waits for any more.
+    // A partition is to be given up behind a commit whose caller no longer waits.
     let manual = GroupConfig {
         group: "other".to_owned(),
         ..manual()

@@ -327,7 +327,7 @@ async fn a_consumer_that_ends_while_it_joins_leaves_no_member_behind() {
     let cluster = Cluster::start(1);
     let client = filled(&cluster, 1, 10).await;
     for closes in [true, false] {
-        // A coordinator that takes that long, and carries out what nobody waits for any more.
+        // A coordinator that takes that long, and carries out a call whose client no longer waits.
         let late = GroupFault::Late(Duration::from_millis(500));
         cluster.state().groups().heartbeat_faults.push_back(late);
         let consumer = member(&client, config());

@@ -102,7 +102,7 @@ async fn a_partition_without_a_leader_is_no_missing_cluster() {
     let mut config = cluster.config();
     config.retry_timeout = Duration::from_millis(500);
     cluster.kill(2);
-    // Nobody leads the first one, and of the second one the brokers know only its dead leader.
+    // The first partition has no leader, and of the second one the brokers know only its dead leader.
     cluster.move_leader("t", 0, 0);
     cluster.move_leader("t", 1, 2);
     let dead = cluster.address(2);

@@ -156,7 +156,7 @@ impl Chaos {
             Step::Propose { command, pending } => self.proposals.push_back((command, Some((hears, id, pending)))),
             Step::Done(answer) => {
                 let now_ms = self.world.now_ms;
-                // An answer to an earlier run of the process reaches nobody.
+                // An answer to an earlier run of the process is dropped.
                 if let Some(process) = hears.and_then(|at| self.processes.get_mut(at))
                     && process.client.id == id
                     && !matches!(answer, Ok(Answer::Committed | Answer::Deleted { .. }))
