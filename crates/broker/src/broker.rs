@@ -5,9 +5,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use jangada_controller::DirectoryId;
-use jangada_replication::{Group, Identity, OpenError, Registry, Timing};
+use jangada_replication::{Identity, OpenError, Registry, Timing};
 use jangada_storage::{LostTail, RocksStore, Starts, Store, StoreError};
 use jangada_types::{BrokerId, GroupId};
 use tokio::sync::watch;
@@ -18,6 +17,7 @@ use crate::clock_guard::ClockGuard;
 use crate::cluster::balance::Balancer;
 use crate::cluster::bootstrap::{Bootstrap, BootstrapError, Local};
 use crate::cluster::directory::{DataDirectory, DirectoryError};
+use crate::cluster::hand_over::hand_over;
 use crate::cluster::metadata::Metadata;
 use crate::cluster::reconcile::Reconciler;
 use crate::cluster::roster::ImageRoster;
@@ -27,7 +27,7 @@ use crate::listener::{ConnectionMetrics, Listener, Protocol};
 use crate::listening::{self, Addresses, ListenError};
 use crate::metrics::Metrics;
 use crate::node::Node;
-use crate::partition::{Partition, Shared};
+use crate::partition::{self, Shared};
 use crate::pool::Pool;
 use crate::repair::scrub::Scrubber;
 use crate::repair::worker::Repairer;
@@ -37,15 +37,6 @@ use crate::services::internal::Internal;
 use crate::serving::{Service, stalled_after};
 use crate::settings::BrokerSettings;
 use crate::tail::Missing;
-
-/// Leaderships handed over at once when the broker stops.
-const TRANSFERS_AT_ONCE: usize = 64;
-/// Partitions whose retention is looked at at once: one without a quorum must not hold up the others.
-const RETENTION_AT_ONCE: usize = 16;
-/// Between two looks for refusals that are over.
-const REFUSALS_INTERVAL: Duration = Duration::from_millis(500);
-/// How long one leadership's hand-over may take.
-const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A broker that could not start. Nothing of it runs any more.
 #[derive(Debug, thiserror::Error)]
@@ -410,9 +401,15 @@ impl Broker {
         let reconciler = Reconciler::new(metadata.clone(), replicas.clone(), shared, groups, repairs);
         let reconciler = tokio::spawn(reconciler.run());
         let repairer = tokio::spawn(Repairer { node: node.clone() }.run());
-        let scrubber = tokio::spawn(Scrubber { node: node.clone() }.run());
+        let scrubber = Scrubber {
+            registry: node.registry().clone(),
+            clock: self.seams.clock.clone(),
+            settings: settings.repair.clone(),
+            status: node.scrub.clone(),
+        };
+        let scrubber = tokio::spawn(scrubber.run());
         let quorums = tokio::spawn(replicas.clone().check_quorums());
-        let refusals = tokio::spawn(report_refusals(self.metrics.clone()));
+        let refusals = tokio::spawn(self.metrics.clone().report_refusals());
         let sources = LagSources {
             metadata,
             replicas: replicas.clone(),
@@ -421,7 +418,7 @@ impl Broker {
         let lag = tokio::spawn(groups::watch_lag(sources, settings.metrics.clone()));
         let stalled = tokio::spawn(admission::watch_stalled(node.budgets.clone(), stalled_after(settings)));
         let clocks = tokio::spawn(clock.watch());
-        let retention = tokio::spawn(enforce_retention(
+        let retention = tokio::spawn(partition::enforce_retention(
             replicas,
             Duration::from_millis(settings.retention.check_interval_ms),
         ));
@@ -439,7 +436,7 @@ impl Broker {
         scrubber.abort();
         if result.is_ok() {
             let limit = Duration::from_millis(settings.shutdown.transfer_ms);
-            if tokio::time::timeout(limit, hand_over(&node)).await.is_err() {
+            if tokio::time::timeout(limit, hand_over(node.registry())).await.is_err() {
                 tracing::warn!(?limit, "not all leaderships could be handed over in time");
             }
             self.stop.send_replace(true);
@@ -521,65 +518,4 @@ async fn fence_of(fence: &mut watch::Receiver<Option<String>>) -> String {
         // The store is gone without having failed.
         Err(_) => std::future::pending().await,
     }
-}
-
-/// Writes down which refusals are over.
-async fn report_refusals(metrics: Arc<Metrics>) {
-    let mut tick = tokio::time::interval(REFUSALS_INTERVAL);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        metrics.refusals.look();
-    }
-}
-
-/// Retention, looked at now and then on whatever this broker leads.
-async fn enforce_retention(replicas: Arc<Replicas>, every: Duration) {
-    let mut tick = tokio::time::interval(every);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        let partitions = replicas.fronts::<Partition>();
-        let enforce = partitions.into_iter().map(|partition| async move {
-            if let Err(error) = partition.enforce_retention().await {
-                tracing::debug!(%error, "retention");
-            }
-        });
-        futures::stream::iter(enforce)
-            .buffer_unordered(RETENTION_AT_ONCE)
-            .collect::<Vec<()>>()
-            .await;
-    }
-}
-
-/// Hands every leadership to the live voter that is furthest.
-async fn hand_over(node: &Node) {
-    let led = node
-        .registry()
-        .groups()
-        .into_iter()
-        .filter(|group| group.status().leading);
-    let transfers = led.map(|group| async move {
-        let Some(to) = successor(node, &group) else { return };
-        if let Err(error) = group.transfer_leader(to, TRANSFER_TIMEOUT).await {
-            tracing::debug!(group = %group.id(), %to, %error, "a leadership was not handed over");
-        }
-    });
-    futures::stream::iter(transfers)
-        .buffer_unordered(TRANSFERS_AT_ONCE)
-        .collect::<Vec<()>>()
-        .await;
-}
-
-fn successor(node: &Node, group: &Group) -> Option<jangada_types::ReplicaId> {
-    let members = group.members();
-    let progress = group.progress()?;
-    let candidates = progress
-        .into_iter()
-        .filter(|p| p.replica != group.replica() && members.voters.contains(&p.replica));
-    candidates
-        .filter(|p| node.registry().is_alive(p.replica.broker))
-        // A damaged one leads if there is no other.
-        .max_by_key(|p| (!node.registry().is_unfit(group.id(), p.replica.broker), p.matched_next))
-        .map(|p| p.replica)
 }

@@ -21,7 +21,6 @@
 //! - `node`: the handles that the services share. `leader_lookup`: who answers a request. `producer_ids`: ids of producers.
 //!   `stopping`: whether the broker stops. `target`: a partition that a request names.
 //! - `metrics`: what is counted. `scrape`: what `/metrics` shows.
-//! - `proposed`: what a command holds until Raft lets go of it.
 //! - `disk`: whether the disk takes more.
 //! - `services`: the gRPC surface.
 //! - `listener`: who may connect, and how many. `listening`: the listeners of the settings, bound. `serving`: what is served there.
@@ -47,7 +46,6 @@ mod node;
 mod partition;
 mod pool;
 mod producer_ids;
-mod proposed;
 mod refusal_log;
 mod repair;
 mod replica;

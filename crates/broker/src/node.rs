@@ -38,7 +38,7 @@ pub(crate) struct Node {
     pub producer_ids: ProducerIds,
     /// Damaged replicas here.
     pub repairs: Arc<Repairs>,
-    pub scrub: ScrubStatus,
+    pub scrub: Arc<ScrubStatus>,
     pub metrics: Arc<Metrics>,
     pub seams: Seams,
     pub stopping: Stopping,
@@ -65,7 +65,7 @@ impl Node {
             coordinator: CoordinatorTopic::new(metadata.clone(), seams.ids.clone(), settings.groups.shards),
             producer_ids: ProducerIds::new(metadata.clone()),
             repairs: Arc::default(),
-            scrub: ScrubStatus::default(),
+            scrub: Arc::default(),
             budgets: Budgets::new(&settings.limits, metrics.admission.clone()),
             settings,
             metadata,

@@ -8,6 +8,7 @@
 //! - [`reconcile`]: opens, deletes and re-members groups until they are as the image says. `known`: what it has seen of
 //!   the image; `opening`: replicas that are opened; `forming`: at which pace new groups get their first leader.
 //! - [`placement`]: which brokers new replicas can be placed on.
+//! - [`hand_over`]: gives leaderships away when the broker stops.
 //! - [`balance`]: gives leaderships back to the preferred leaders.
 
 pub(crate) mod balance;
@@ -15,6 +16,7 @@ pub(crate) mod bootstrap;
 pub(crate) mod directory;
 pub(crate) mod failpoint;
 mod forming;
+pub(crate) mod hand_over;
 mod known;
 pub(crate) mod metadata;
 mod opening;

@@ -1,7 +1,7 @@
 //! The broker's metrics, for `GET /metrics`, in Prometheus' conventions.
 //!
 //! Counters are added to where things happen: on the paths of records by relaxed atomics, once for each batch, without a lock,
-//! an allocation or a look-up of labels. Everything else is read from where it is known when somebody asks ([`crate::scrape`]).
+//! an allocation or a look-up of labels. Everything else is read from where it is known when somebody asks (`scrape`).
 //!
 //! - [`requests`]: calls, by method and outcome.
 //! - [`topics`]: what came and went, and what is kept, by topic.
@@ -30,7 +30,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::{Metric, Registry, Unit};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 pub(crate) use self::lag::{LagBoard, LagReport};
 use self::process::ProcessSample;
@@ -45,6 +45,8 @@ use crate::repair::DAMAGE_KINDS;
 use crate::settings::MetricsSettings;
 
 const PREFIX: &str = "jangada";
+/// Between two looks for refusals that are over.
+const REFUSALS_INTERVAL: Duration = Duration::from_millis(500);
 /// In place of names, of what has no series of its own. No topic has such a name.
 const OTHERS: &str = "(others)";
 /// A static member whose place another process took.
@@ -216,6 +218,16 @@ impl Metrics {
         }
         *metrics.registry.lock() = registry;
         Arc::new(metrics)
+    }
+
+    /// Writes down which refusals are over, for ever.
+    pub async fn report_refusals(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(REFUSALS_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            self.refusals.look();
+        }
     }
 
     /// A batch was acknowledged.

@@ -19,7 +19,7 @@ use super::room::Room;
 use super::{Partition, timestamps};
 use crate::error::RequestError;
 use crate::pool::SMALL_BYTES;
-use crate::proposed::Proposed;
+use crate::replica::InflightProposal;
 
 /// A small batch that unpacks to no more than this is looked at where it came in: a producer's usual batch, before it was packed.
 const UNPACKED_INLINE_BYTES: usize = 2 * SMALL_BYTES;
@@ -101,9 +101,9 @@ impl Partition {
         };
         let pending = match turn {
             Some(turn) => Pending::propose(self.hosted.group.clone(), command, turn, room).await,
-            None => Proposed::submit::<PartitionState>(&self.hosted.group, command, room)
+            None => InflightProposal::submit::<PartitionState>(&self.hosted.group, command, room)
                 .await
-                .map(Pending::Proposed),
+                .map(Pending::InflightProposal),
         };
         drop((times, index));
         let pending = pending.map_err(|error| self.hosted.propose_error(&error))?;

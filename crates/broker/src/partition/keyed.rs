@@ -20,8 +20,8 @@ use super::key_locks::{Claim, KeyLocks, Keys, KeysBuilder, UnderWay};
 use super::room::Room;
 use crate::error::RequestError;
 use crate::pool::SMALL_BYTES;
-use crate::proposed::{Proposed, UNTIL_ANSWERED};
 use crate::replica::LEADER_RETRY;
+use crate::replica::{InflightProposal, UNTIL_ANSWERED};
 
 /// How long a batch waits for others with its key, and for the index. Its stream waits with it.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -78,7 +78,7 @@ type Outcome = Result<Applied<PartitionReply>, ProposeError>;
 
 /// A batch's command on its way through the quorum. Its room is taken until Raft lets go of it.
 pub(super) enum Pending {
-    Proposed(Proposed<PartitionReply, Room>),
+    InflightProposal(InflightProposal<PartitionReply, Room>),
     /// Watched by a task of its own, which knows when its keys are free again.
     Watched(oneshot::Receiver<Outcome>),
 }
@@ -117,7 +117,7 @@ impl Pending {
 
     pub async fn applied(self, timeout: Duration) -> Outcome {
         match self {
-            Self::Proposed(proposed) => proposed.applied(timeout).await,
+            Self::InflightProposal(proposed) => proposed.applied(timeout).await,
             Self::Watched(answered) => match tokio::time::timeout(timeout, answered).await {
                 Err(_) => Err(ProposeError::Timeout),
                 Ok(Err(_)) => Err(dropped()),

@@ -52,6 +52,7 @@ use self::append_time::AppendTimes;
 pub(crate) use self::fetch::Fetched;
 use self::inflight::Inflight;
 use self::key_index::{KeptIndex, KeyIndex};
+pub(crate) use self::retention::enforce_retention;
 pub(crate) use self::retried::may_have_been_taken;
 pub(crate) use self::room::Room;
 pub(crate) use self::view::{PartitionPublisher, View};

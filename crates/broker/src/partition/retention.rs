@@ -1,23 +1,48 @@
 //! Dropping old records: the leader decides where the log shall start and proposes it; every replica then purges as
 //! far as its checkpoints allow.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use jangada_log::{IndexEntry, PartitionCommand, PartitionReply, PartitionState};
 use jangada_types::{Offset, Reason};
+use tokio::time::MissedTickBehavior;
 
 use super::Partition;
 use super::fetch::Unread;
 use super::index_reads::rows_from;
 use super::rows::{begins_at, follow};
 use crate::error::RequestError;
+use crate::replica::Replicas;
 
 /// How long the leader waits for the quorum.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Partitions whose retention is enforced at once: one without a quorum must not hold up the others.
+const MAX_CONCURRENT: usize = 16;
 /// Index rows that are read at once while counting what is dropped.
 const ROWS_AT_ONCE: usize = 4096;
 /// The log start may move between looking and applying; after so many tries somebody else is at it all the time.
 const TRIES: usize = 5;
+
+/// Enforces retention at an interval on all partitions that this broker leads, for ever.
+pub(crate) async fn enforce_retention(replicas: Arc<Replicas>, every: Duration) {
+    let mut tick = tokio::time::interval(every);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let partitions = replicas.fronts::<Partition>();
+        let enforce = partitions.into_iter().map(|partition| async move {
+            if let Err(error) = partition.enforce_retention().await {
+                tracing::debug!(%error, "retention");
+            }
+        });
+        futures::stream::iter(enforce)
+            .buffer_unordered(MAX_CONCURRENT)
+            .collect::<Vec<()>>()
+            .await;
+    }
+}
 
 /// Where the log shall start.
 #[derive(Clone, Copy, Debug)]

@@ -13,7 +13,7 @@ use super::append::Admitted;
 use super::room::Room;
 use super::{Partition, keyed::Pending};
 use crate::error::RequestError;
-use crate::proposed::Proposed;
+use crate::replica::InflightProposal;
 
 /// Whether a batch that is refused so may have been taken before: by other settings of the topic, or at another time.
 pub(crate) fn may_have_been_taken(refusal: &RequestError) -> bool {
@@ -32,10 +32,10 @@ impl Partition {
         let Some(question) = PartitionCommand::question(batch, now_ms, expiration_ms) else {
             return Err(refusal);
         };
-        let proposed = Proposed::submit::<PartitionState>(&self.hosted.group, question, room).await;
+        let proposed = InflightProposal::submit::<PartitionState>(&self.hosted.group, question, room).await;
         let proposed = proposed.map_err(|error| self.hosted.propose_error(&error))?;
         Ok(Admitted {
-            pending: Pending::Proposed(proposed),
+            pending: Pending::InflightProposal(proposed),
             append_time_ms: -1,
             bytes: batch.len(),
             began,

@@ -9,11 +9,13 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use jangada_replication::Registry;
 use jangada_storage::{Durability, Op, ScrubCursor, StateKind, Store, StoreError};
 use jangada_types::GroupId;
 use tokio::time::Instant;
 
-use crate::node::Node;
+use crate::seams::WallClock;
+use crate::settings::RepairSettings;
 
 /// Bytes that are read at once.
 const PIECE_BYTES: u64 = 256 * 1024;
@@ -88,13 +90,16 @@ impl ScrubStatus {
 
 /// See the module text.
 pub(crate) struct Scrubber {
-    pub node: Arc<Node>,
+    pub registry: Arc<Registry>,
+    pub clock: Arc<dyn WallClock>,
+    pub settings: RepairSettings,
+    pub status: Arc<ScrubStatus>,
 }
 
 impl Scrubber {
     /// Runs until it is dropped.
     pub async fn run(self) {
-        let rate = self.node.settings.repair.scrub_bytes_per_second;
+        let rate = self.settings.scrub_bytes_per_second;
         if rate == 0 {
             return;
         }
@@ -104,15 +109,15 @@ impl Scrubber {
     }
 
     fn store(&self) -> &Arc<dyn Store> {
-        self.node.store()
+        self.registry.store()
     }
 
     async fn rounds(&self, rate: u64) -> Result<(), StoreError> {
         let mut progress = self.load().await?;
         loop {
             self.show(progress);
-            let interval = i64::try_from(self.node.settings.repair.scrub_interval_ms).unwrap_or(i64::MAX);
-            let now = self.node.seams.clock.now_ms();
+            let interval = i64::try_from(self.settings.scrub_interval_ms).unwrap_or(i64::MAX);
+            let now = self.clock.now_ms();
             if progress.began_ms == 0 {
                 // A clock that went back must not stop it for long.
                 let since = now.saturating_sub(progress.last_began_ms);
@@ -137,7 +142,7 @@ impl Scrubber {
                 tokio::time::sleep(REST_AFTER_GAPS).await;
                 continue;
             }
-            let ended_ms = self.node.seams.clock.now_ms();
+            let ended_ms = self.clock.now_ms();
             tracing::info!(
                 began_ms = progress.began_ms,
                 ended_ms,
@@ -167,7 +172,7 @@ impl Scrubber {
 
     /// The first group from this one on that is open here.
     fn first_group(&self, from: GroupId) -> Option<GroupId> {
-        let groups = self.node.registry().groups();
+        let groups = self.registry.groups();
         groups
             .iter()
             .map(jangada_replication::Group::id)
@@ -226,7 +231,7 @@ impl Scrubber {
     }
 
     fn show(&self, progress: Progress) {
-        let status = &self.node.scrub;
+        let status = &self.status;
         status.began_ms.store(progress.began_ms, Ordering::Relaxed);
         status.last_ended_ms.store(progress.last_ended_ms, Ordering::Relaxed);
     }

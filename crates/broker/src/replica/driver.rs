@@ -20,9 +20,9 @@ use jangada_types::{LogPosition, Rejection};
 use parking_lot::{Mutex, RwLock};
 
 use super::hosted::Hosted;
+use super::inflight_proposal::InflightProposal;
 use super::timers::Timers;
 use crate::error::RequestError;
-use crate::proposed::Proposed;
 
 /// How long one command may wait for its quorum. Then its outcome is unknown.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -183,7 +183,7 @@ impl<L: Leader> Driver<L> {
                 Step::Done(result) => return Ok(result),
                 Step::Propose { command, pending } => (command, pending),
             };
-            let proposed = Proposed::submit::<L::Machine>(&self.hosted.group, command, holds.clone()).await;
+            let proposed = InflightProposal::submit::<L::Machine>(&self.hosted.group, command, holds.clone()).await;
             let applied = match proposed {
                 Ok(proposed) => proposed.applied(PROPOSE_TIMEOUT).await,
                 Err(error) => Err(error),

@@ -7,6 +7,7 @@
 //! - [`leadership`]: why a replica does not answer, and what became of a proposal or of a read, for all kinds.
 //! - [`Driver`]: runs the leader's side of a machine: requests that are resumed when their commands are applied, and timers.
 //!   [`Timers`]: the one task for all of them.
+//! - [`InflightProposal`]: what a command holds until Raft lets go of it.
 //! - [`check_quorum`]: whether a quorum answers a leader.
 //!
 //! A kind is a state machine, a front, and a [`Kind`]. Which one a group is of is asked where it is opened (the
@@ -17,6 +18,7 @@ mod driver;
 #[cfg(test)]
 mod driver_tests;
 mod hosted;
+mod inflight_proposal;
 mod leaders;
 mod leadership;
 mod replicas;
@@ -26,6 +28,7 @@ mod timers;
 
 pub(crate) use self::driver::{Driven, DrivenPublisher, Driver, DriverShared, Observer};
 pub(crate) use self::hosted::{Front, Hosted, Kind, ReplicaName};
+pub(crate) use self::inflight_proposal::{InflightProposal, UNTIL_ANSWERED};
 pub(crate) use self::leadership::LEADER_RETRY;
 pub(crate) use self::replicas::Replicas;
 pub(crate) use self::timers::Timers;

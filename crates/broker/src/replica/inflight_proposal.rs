@@ -10,9 +10,9 @@ use jangada_replication::{Applied, Group, Proposal, ProposeError};
 pub(crate) const UNTIL_ANSWERED: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// A proposal with what it holds, a `T`. The reply will be an `R`.
-pub(crate) struct Proposed<R: Send + 'static, T: Send + 'static>(Option<(Proposal<R>, T)>);
+pub(crate) struct InflightProposal<R: Send + 'static, T: Send + 'static>(Option<(Proposal<R>, T)>);
 
-impl<R: Send + 'static, T: Send + 'static> Proposed<R, T> {
+impl<R: Send + 'static, T: Send + 'static> InflightProposal<R, T> {
     /// Returns when the command has its place in the log's order. `M` is the group's machine.
     pub async fn submit<M>(group: &Group, command: M::Command, held: T) -> Result<Self, ProposeError>
     where
@@ -33,7 +33,7 @@ impl<R: Send + 'static, T: Send + 'static> Proposed<R, T> {
     }
 }
 
-impl<R: Send + 'static, T: Send + 'static> Drop for Proposed<R, T> {
+impl<R: Send + 'static, T: Send + 'static> Drop for InflightProposal<R, T> {
     /// Nobody waits for it any more, and Raft has it still.
     fn drop(&mut self) {
         if let Some((mut proposal, held)) = self.0.take()
