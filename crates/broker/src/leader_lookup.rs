@@ -7,7 +7,7 @@ use crate::replica::{Front, Hosted, Replicas};
 use crate::stopping::Stopping;
 use crate::target::Target;
 
-/// See the module text.
+/// Finds leading replicas on this broker.
 pub(crate) struct LeaderLookup {
     replicas: Arc<Replicas>,
     stopping: Stopping,
@@ -24,13 +24,13 @@ impl LeaderLookup {
         self.when_ready(target, || self.replicas.ready(target.group)).await
     }
 
-    /// As [`LeaderLookup::leading`], for a replica of any kind.
+    /// Like [`LeaderLookup::leading`], for a replica of any kind.
     pub async fn leading_any(&self, target: &Target) -> Result<Arc<Hosted>, RequestError> {
         let ready = || self.replicas.get(target.group).filter(|replica| replica.is_ready());
         self.when_ready(target, ready).await
     }
 
-    /// As [`LeaderLookup::leading`], without waiting.
+    /// Like [`LeaderLookup::leading`], without waiting.
     pub fn leading_now<F: Front>(&self, target: &Target) -> Result<Arc<F>, RequestError> {
         self.stopping.refuse()?;
         let here = self.replicas.ready(target.group);

@@ -22,7 +22,7 @@ use crate::seams::Seams;
 use crate::settings::BrokerSettings;
 use crate::stopping::Stopping;
 
-/// See the module text.
+/// The handles that the services share.
 pub(crate) struct Node {
     pub settings: BrokerSettings,
     pub metadata: Metadata,

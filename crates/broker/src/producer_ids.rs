@@ -12,7 +12,7 @@ use crate::error::RequestError;
 /// Ids that a broker takes from the metadata group at once.
 const BLOCK: u32 = 1000;
 
-/// See the module text.
+/// Allocates ids and epochs of producers.
 pub(crate) struct ProducerIds {
     metadata: Metadata,
     /// Of the last block, those that nobody got yet.

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use crate::error::RequestError;
 use crate::replica::LEADER_RETRY;
 
-/// See the module text. Clones watch the same broker.
+/// Watches whether the broker stops. Clones watch the same broker.
 #[derive(Clone)]
 pub(crate) struct Stopping {
     broker: BrokerId,

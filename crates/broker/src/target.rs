@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jangada_controller::Topic;
 use jangada_types::{GroupId, PartitionIndex};
 
-/// See the module text.
+/// A partition by its topic, its index and its Raft group.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     pub topic: Arc<Topic>,

@@ -31,7 +31,7 @@ const ENTRIES_BEHIND_MAX: u64 = 8;
 /// ... and has answered within so many heartbeats.
 const HEARTBEATS_SILENT_MAX: u32 = 3;
 
-/// See the module text.
+/// The task that gives leaderships back.
 pub(crate) struct Balancer {
     pub metadata: Metadata,
     pub replicas: Arc<Replicas>,

@@ -22,7 +22,7 @@ const FORMED_MEANWHILE: usize = 256;
 /// The groups of this broker that have no log yet.
 #[derive(Default)]
 pub(super) struct Forming {
-    /// Since when.
+    /// The groups, and since when each has been open here.
     unformed: BTreeMap<GroupId, Instant>,
     /// Groups that were formed here, and when.
     without_leader: BTreeMap<GroupId, Instant>,

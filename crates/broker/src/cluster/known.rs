@@ -15,7 +15,7 @@ pub(super) struct Leaving {
     pub next: Option<ReplicaId>,
 }
 
-/// See the module text.
+/// What the reconciler knows of the last image.
 #[derive(Default)]
 pub(super) struct Known {
     /// The version up to which all replicas were opened.
@@ -72,7 +72,7 @@ impl Known {
             .is_some_and(|(seen_term, seen)| *seen_term == term && Arc::ptr_eq(seen, topic))
     }
 
-    /// They were.
+    /// Remembers that the members of a group that is led here are as its topic says.
     pub fn are_in_line(&mut self, group: GroupId, term: u64, topic: Arc<Topic>) {
         self.in_line.insert(group, (term, topic));
     }

@@ -48,7 +48,7 @@ const REST_TIMES: u32 = 9;
 /// A learner is promoted when it is at most so many entries behind.
 const CAUGHT_UP_ENTRIES: u64 = 64;
 
-/// See the module text.
+/// The task that makes true what the metadata says.
 pub(crate) struct Reconciler {
     pub metadata: Metadata,
     pub replicas: Arc<Replicas>,

@@ -13,7 +13,7 @@ use crate::error::RequestError;
 use crate::replica::LEADER_RETRY;
 use crate::seams::IdSource;
 
-/// See the module text.
+/// Finds the topic of the coordinator's shards, and creates it once.
 pub(crate) struct CoordinatorTopic {
     metadata: Metadata,
     ids: Arc<dyn IdSource>,

@@ -6,7 +6,7 @@ use jangada_coordinator::{Command, Event, Leader};
 use crate::metrics::{GroupMetrics, REPLACED};
 use crate::replica::Observer;
 
-/// See the module text.
+/// Writes the events of the shards that are led here to the log, and counts them.
 pub(super) struct Journal {
     pub metrics: GroupMetrics,
 }

@@ -28,7 +28,7 @@ pub(crate) const KIND: Kind = Kind {
 /// A group's name, and its committed offsets.
 pub(super) type GroupOffsets = (Arc<str>, Vec<(TopicPartition, Offset)>);
 
-/// See the module text.
+/// A shard's replica, as the services call it.
 pub(crate) struct CoordinatorReplica {
     pub hosted: Arc<Hosted>,
     driver: Driver<Leader>,

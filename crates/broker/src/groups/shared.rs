@@ -11,7 +11,7 @@ use crate::metrics::GroupMetrics;
 use crate::replica::{Driven, DriverShared, Timers};
 use crate::settings::GroupSettings;
 
-/// See the module text.
+/// Settings and topics that all shards here go by.
 pub(crate) struct Shared {
     driving: Arc<DriverShared<Leader>>,
 }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// See the module text. One for each replica.
+/// Knows whether a quorum answers a replica that leads. There is one for each replica.
 pub(crate) struct CheckQuorum {
     timeout: Duration,
     seen: Mutex<Seen>,

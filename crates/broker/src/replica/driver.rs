@@ -152,7 +152,7 @@ impl<L: Leader> Publisher for DrivenPublisher<L> {
     }
 }
 
-/// See the module text. One for each replica.
+/// Runs the leader's side of one replica.
 pub(crate) struct Driver<L: Leader> {
     hosted: Arc<Hosted>,
     driven: Arc<Driven<L>>,

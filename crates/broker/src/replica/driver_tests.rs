@@ -96,7 +96,7 @@ impl Leader for Treasurer {
     type Pending = Rest;
     type Answer = u64;
     type Event = u64;
-    /// The wages.
+    /// How many coins are the wages.
     type Surroundings = u64;
 
     fn begin(_: &Purse, wages: &Arc<u64>, now: Now) -> Self {

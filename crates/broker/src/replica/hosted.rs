@@ -44,7 +44,7 @@ impl Display for ReplicaName {
     }
 }
 
-/// See the module text.
+/// A replica that is open on this broker.
 pub(crate) struct Hosted {
     pub kind: &'static Kind,
     pub name: ReplicaName,

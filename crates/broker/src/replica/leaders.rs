@@ -70,7 +70,7 @@ impl Replicas {
         (!is_lost).then_some((broker, leader.term))
     }
 
-    /// As [`Replicas::leader_of`], but not a broker that this one has not heard of lately.
+    /// Like [`Replicas::leader_of`], but not a broker that this one has not heard of lately.
     pub fn live_leader_of(&self, group: GroupId) -> Option<(BrokerId, u64)> {
         let leader = self.leader_of(group);
         leader.filter(|(broker, _)| self.registry.is_alive(*broker))

@@ -16,7 +16,7 @@ use super::hosted::{Front, Hosted, Kind, ReplicaName};
 /// How often a leader checks whether a quorum still answers it.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// See the module text. The order is that of the ids, and so is everything that is done with all of them.
+/// All replicas that are open on this broker. The order is that of the ids, and so is everything that is done with all of them.
 pub(crate) struct Replicas {
     pub(super) registry: Arc<Registry>,
     quorum_timeout: Duration,
@@ -93,7 +93,7 @@ impl Replicas {
         self.by_group.read().get(&group).and_then(Replica::front)
     }
 
-    /// As [`Replicas::front`], if the replica leads and is ready.
+    /// Like [`Replicas::front`], if the replica leads and is ready.
     pub fn ready<F: Front>(&self, group: GroupId) -> Option<Arc<F>> {
         let replicas = self.by_group.read();
         let replica = replicas.get(&group).filter(|replica| replica.hosted.is_ready())?;

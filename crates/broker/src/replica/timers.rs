@@ -15,7 +15,7 @@ const IDLE_MS: u64 = 5_000;
 /// Between two rounds at least.
 const PAUSE_MS: u64 = 5;
 
-/// See the module text. One for each broker.
+/// The deadlines of all leaders of a broker.
 pub(crate) struct Timers {
     clock: Arc<ClockGuard>,
     /// The earliest deadline of all leaders.
@@ -32,7 +32,7 @@ impl Timers {
         }
     }
 
-    /// Both clocks.
+    /// The time by both clocks.
     pub fn now(&self) -> Now {
         Now {
             // First: a clock that is not steady is so since it was asked.

@@ -17,7 +17,7 @@ use crate::node::Node;
 
 const MS_PER_SECOND: f64 = 1e3;
 
-/// See the module text.
+/// The broker and its cluster at the moment of a scrape.
 #[derive(Debug)]
 pub(super) struct BrokerSample {
     replicas: Replicas,
