@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_controller::DirectoryId;
+use jangada_replication::transport::dialer::Dialer;
 use jangada_replication::{Identity, OpenError, Registry, Timing};
 use jangada_storage::{LostTail, RocksStore, Starts, Store, StoreError};
 use jangada_types::{BrokerId, GroupId};
@@ -163,7 +164,7 @@ impl Broker {
             rack: settings.rack.clone(),
             seeds,
         };
-        let bootstrap = Arc::new(Bootstrap::new(local, directory, seams.ids.clone()));
+        let bootstrap = Arc::new(Bootstrap::new(local, directory, seams.ids.clone(), Dialer::new()));
         let stop = watch::Sender::new(false);
         let (node, node_watch) = watch::channel(None);
         let metrics = Metrics::new(&connections, &settings.metrics);
@@ -233,7 +234,7 @@ impl Broker {
             election_timeout_min_ms: raft.election_timeout_min_ms,
             election_timeout_max_ms: raft.election_timeout_max_ms,
         };
-        let registry = Registry::start(identity, store.clone(), timing, starts)
+        let registry = Registry::start(identity, store.clone(), timing, starts, self.bootstrap.dialer())
             .map_err(|error| self.of_metadata(&store, error))?;
         self.bootstrap.registry.send_replace(Some(registry.clone()));
         let replicas = Arc::new(Replicas::new(registry.clone(), raft.quorum_timeout()));
@@ -269,7 +270,7 @@ impl Broker {
         let opened = Metadata::open(replicas, registry).await;
         let opened = opened.map_err(|error| self.of_metadata(registry.store(), error))?;
         let metadata = Metadata::clone(&opened);
-        registry.set_roster(ImageRoster::new(metadata.watch()));
+        registry.set_roster(ImageRoster::new(metadata.watch(), Arc::downgrade(registry)));
         self.bootstrap.metadata.send_replace(Some(metadata.clone()));
         self.bootstrap.complete(&metadata).await?;
         self.bootstrap.register(&metadata).await?;

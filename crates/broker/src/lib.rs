@@ -35,6 +35,7 @@ mod clock_guard;
 mod cluster;
 mod disk;
 mod error;
+mod forward;
 mod groups;
 mod health;
 mod http;

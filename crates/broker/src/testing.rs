@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use jangada_log::TABLES;
+use jangada_replication::transport::dialer::Dialer;
 use jangada_replication::{Identity, Registry, Timing};
 use jangada_storage::MemoryStore;
 use jangada_types::{BrokerId, Incarnation};
@@ -27,7 +28,7 @@ impl Alone {
             election_timeout_min_ms: 150,
             election_timeout_max_ms: 300,
         };
-        let registry = Registry::start(identity, store.clone(), timing, Default::default());
+        let registry = Registry::start(identity, store.clone(), timing, Default::default(), Dialer::new());
         Self {
             store,
             registry: registry.expect("the timing is sound"),

@@ -232,9 +232,9 @@ mod later_seed {
 
     use jangada_proto::internal::internal_service_server::{InternalService, InternalServiceServer};
     use jangada_proto::internal::{
-        AdoptRequest, AdoptResponse, EndOffsetsRequest, EndOffsetsResponse, Frame, InstallSnapshotResponse,
-        JoinRequest, JoinResponse, ProbeRequest, ProbeResponse, ProposeMetadataRequest, ProposeMetadataResponse,
-        SnapshotChunk,
+        AdoptRequest, AdoptResponse, EndOffsetsRequest, EndOffsetsResponse, ForwardRequest, ForwardResponse, Frame,
+        InstallSnapshotResponse, JoinRequest, JoinResponse, ProbeRequest, ProbeResponse, ProposeMetadataRequest,
+        ProposeMetadataResponse, SnapshotChunk,
     };
     use tokio::net::TcpListener;
     use tokio::task::JoinSet;
@@ -285,6 +285,10 @@ mod later_seed {
         }
 
         async fn end_offsets(&self, _: Request<EndOffsetsRequest>) -> Result<Response<EndOffsetsResponse>, Status> {
+            refuse()
+        }
+
+        async fn forward(&self, _: Request<ForwardRequest>) -> Result<Response<ForwardResponse>, Status> {
             refuse()
         }
 

@@ -4,12 +4,17 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use jangada_client::{Client, ClientConfig, ProducerConfig, ProducerRecord};
+use jangada_proto::internal::ForwardRequest;
+use jangada_proto::internal::internal_service_client::InternalServiceClient;
 use jangada_proto::v1::admin_service_client::AdminServiceClient;
 use jangada_proto::v1::group_service_client::GroupServiceClient;
 use jangada_proto::v1::metadata_service_client::MetadataServiceClient;
-use jangada_proto::v1::{DescribeClusterRequest, FindCoordinatorRequest, GetMetadataRequest};
+use jangada_proto::v1::{
+    DescribeClusterRequest, FindCoordinatorRequest, GetMetadataRequest, ListGroupsRequest, TrimPartitionRequest,
+};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
+use tonic::{Code, Request, Status};
 
 use super::golden_data::{archives, join, stopped, tar};
 use crate::harness::{Cluster, Options, WAIT, eventually, ports, raw};
@@ -138,6 +143,65 @@ async fn a_connection_that_says_nothing_ends_on_every_listener() {
     }
 }
 
+/// A call as an older broker passes it on, and as any client may send it.
+fn marked<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let metadata = request.metadata_mut();
+    metadata.insert("jangada-forwarded", "1".parse().expect("it is one"));
+    request
+}
+
+/// With the mark a broker does not pass the call on: it says that it does not lead the partition.
+async fn trimmed_elsewhere(cluster: &Cluster) -> Result<(), Status> {
+    let leader = cluster.partition(TOPIC, 0).await.leader_id.expect("it has one").get();
+    let other = cluster
+        .ids()
+        .into_iter()
+        .find(|id| *id != leader)
+        .expect("there are more");
+    let url = format!("http://{}", cluster.node(other).addresses.public);
+    let mut admin = AdminServiceClient::connect(url).await.expect("it listens");
+    let request = TrimPartitionRequest {
+        partition: Some(raw::partition(TOPIC, 0)),
+        before_offset: -1,
+    };
+    admin.trim_partition(marked(request)).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_are_passed_on_over_the_internal_listener_and_a_client_cannot_pretend_that_they_were() {
+    let cluster = Cluster::start(3).await;
+    cluster.create_topic(TOPIC, 1, 3).await;
+    trimmed_elsewhere(&cluster).await.expect("the mark means nothing");
+    let url = format!("http://{}", cluster.node(1).addresses.public);
+    let mut admin = AdminServiceClient::connect(url.clone()).await.expect("it listens");
+    let described = admin.describe_cluster(marked(DescribeClusterRequest {})).await;
+    assert_eq!(described.expect("it answers").into_inner().brokers.len(), 3);
+    let mut groups = GroupServiceClient::connect(url).await.expect("it listens");
+    let request = FindCoordinatorRequest {
+        group: "readers".to_owned(),
+    };
+    groups.find_coordinator(request).await.expect("there is one");
+    eventually("the groups of all brokers are listed", WAIT, || {
+        let mut groups = groups.clone();
+        async move {
+            let listed = groups.list_groups(marked(ListGroupsRequest {})).await.ok()?;
+            listed.into_inner().missing_shards.is_empty().then_some(())
+        }
+    })
+    .await;
+    // Who has no part in the cluster passes nothing on.
+    let internal = cluster.node(1).addresses.internal.clone();
+    let mut broker = InternalServiceClient::connect(format!("http://{internal}"))
+        .await
+        .expect("it listens");
+    let refused = broker
+        .forward(ForwardRequest::default())
+        .await
+        .expect_err("it said nothing");
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+}
+
 /// An older broker could not read that another one has endpoints beside the two of every broker.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn endpoints_are_told_once_every_broker_knows_such() {
@@ -156,6 +220,11 @@ async fn endpoints_are_told_once_every_broker_knows_such() {
     cluster.ready(1).await;
     let public = cluster.node(1).addresses.public.clone();
     assert_eq!(told(&inside).await.get(&1), Some(&public));
+    // An older broker passes calls on with a mark, which counts as long as there is one.
+    let url = format!("http://{public}");
+    let mut admin = AdminServiceClient::connect(url).await.expect("it listens");
+    let described = admin.describe_cluster(marked(DescribeClusterRequest {})).await;
+    assert_eq!(described.expect("it answers").into_inner().brokers, []);
     join(&cluster, jangada_types::FEATURE_LEVEL)
         .await
         .expect("it is newer than before");

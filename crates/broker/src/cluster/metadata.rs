@@ -11,7 +11,7 @@ use bytes::Bytes;
 use jangada_controller::{Command, Image, Reply, admission};
 use jangada_machine::{Effects, Machine, Retention};
 use jangada_proto::internal::ProposeMetadataRequest;
-use jangada_proto::internal::internal_service_client::InternalServiceClient;
+use jangada_replication::transport::dialer::CallError;
 use jangada_replication::{OpenError, ProposeError, Publisher, Registry, transport};
 use jangada_types::{BrokerId, GroupId, LogPosition, Reason};
 use tokio::sync::watch;
@@ -235,31 +235,29 @@ impl Metadata {
             )
             .retry_after(RETRY)
         };
-        let endpoint = transport::endpoint(&address).map_err(|error| unreachable(error.to_string()))?;
-        let channel = endpoint
-            .connect()
-            .await
-            .map_err(|error| unreachable(error.to_string()))?;
         let request = ProposeMetadataRequest {
             hello: Some(self.registry.hello(leader)),
             command: command.encode(),
             forwarded: true,
         };
-        let mut client = InternalServiceClient::new(channel);
-        let response = tokio::time::timeout(TRY_TIMEOUT, client.propose_metadata(request)).await;
-        match response {
-            Err(_) => Err(unreachable(format!("no answer within {TRY_TIMEOUT:?}")).unknown()),
-            Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {
-                Err(unreachable(status.message().to_owned()))
-            }
-            Ok(Err(status)) => Err(unreachable(status.message().to_owned()).unknown()),
-            Ok(Ok(response)) => {
-                let response = response.into_inner();
-                let reply = Reply::decode(&response.reply)
-                    .map_err(|error| RequestError::new(Reason::Internal, error.to_string()).unknown())?;
-                Ok((reply, response.version))
-            }
-        }
+        let ask = |channel| async move { transport::internal_client(channel).propose_metadata(request).await };
+        let answer = self.registry.dialer().call(&address, TRY_TIMEOUT, ask).await;
+        let answer = answer.map_err(|error| match has_no_effect(&error) {
+            true => unreachable(error.to_string()),
+            false => unreachable(error.to_string()).unknown(),
+        })?;
+        let reply = Reply::decode(&answer.reply)
+            .map_err(|error| RequestError::new(Reason::Internal, error.to_string()).unknown())?;
+        Ok((reply, answer.version))
+    }
+}
+
+/// The leader tells definite errors apart by their code alone.
+fn has_no_effect(error: &CallError) -> bool {
+    match error {
+        CallError::NotSent(_) => true,
+        CallError::Silent(_) => false,
+        CallError::Failed(status) => status.code() == tonic::Code::FailedPrecondition,
     }
 }
 

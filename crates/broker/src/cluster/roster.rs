@@ -5,17 +5,17 @@
 //! metadata. So a stranger that calls is asked after at those that are known, and let in when one of them knows it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use jangada_controller::Image;
+use jangada_controller::{Broker, Image};
 use jangada_proto::v1::GetMetadataRequest;
-use jangada_proto::v1::metadata_service_client::MetadataServiceClient;
-use jangada_replication::{Roster, Standing};
+use jangada_replication::{Registry, Roster, Standing};
 use jangada_types::{BrokerId, GroupId, Incarnation};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
-use tonic::transport::Endpoint;
+
+use crate::forward::forward;
 
 /// Strangers that are asked after at once; who calls beyond is refused until there is room.
 const STRANGERS_MAX: usize = 64;
@@ -27,6 +27,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// See the module text.
 pub(crate) struct ImageRoster {
     image: watch::Receiver<Arc<Image>>,
+    /// Which has this roster.
+    registry: Weak<Registry>,
     callers: Mutex<Callers>,
     called: Notify,
 }
@@ -41,9 +43,10 @@ struct Callers {
 
 impl ImageRoster {
     /// Spawns the task that asks after strangers; it ends when the image is gone.
-    pub fn new(image: watch::Receiver<Arc<Image>>) -> Arc<Self> {
+    pub fn new(image: watch::Receiver<Arc<Image>>, registry: Weak<Registry>) -> Arc<Self> {
         let roster = Arc::new(Self {
             image,
+            registry,
             callers: Mutex::default(),
             called: Notify::new(),
         });
@@ -58,7 +61,10 @@ impl ImageRoster {
                 () = image_is_gone(self.image.clone()) => return,
             }
             let image = self.image.borrow().clone();
-            let asked = image.brokers().map(|broker| known_by(broker.address.clone()));
+            let Some(registry) = self.registry.upgrade() else {
+                return;
+            };
+            let asked = image.brokers().map(|broker| known_by(&registry, broker));
             let answers = futures::future::join_all(asked).await;
             let known: BTreeSet<BrokerId> = answers.into_iter().flatten().collect();
             {
@@ -91,30 +97,11 @@ async fn image_is_gone(mut image: watch::Receiver<Arc<Image>>) {
     while image.changed().await.is_ok() {}
 }
 
-/// The brokers that the one at this address knows of; none if it does not answer.
-async fn known_by(address: String) -> Vec<BrokerId> {
-    let asked = async {
-        let channel = Endpoint::from_shared(format!("http://{address}"))
-            .ok()?
-            .connect()
-            .await
-            .ok()?;
-        let mut client = MetadataServiceClient::new(channel);
-        let metadata = client
-            .get_metadata(GetMetadataRequest::default())
-            .await
-            .ok()?
-            .into_inner();
-        Some(
-            metadata
-                .brokers
-                .into_iter()
-                .map(|broker| BrokerId(broker.broker_id))
-                .collect(),
-        )
-    };
-    let answer = tokio::time::timeout(ASK_TIMEOUT, asked).await;
-    answer.ok().flatten().unwrap_or_default()
+/// The brokers that another one knows of; none if it does not answer.
+async fn known_by(registry: &Registry, broker: &Broker) -> Vec<BrokerId> {
+    let answer = forward(registry, broker, None, GetMetadataRequest::default(), ASK_TIMEOUT).await;
+    let brokers = answer.map(|metadata| metadata.brokers).unwrap_or_default();
+    brokers.into_iter().map(|broker| BrokerId(broker.broker_id)).collect()
 }
 
 impl Roster for ImageRoster {
@@ -206,7 +193,7 @@ mod tests {
         let image = without_the_second();
         let gone = image.removed_incarnation(BrokerId(2)).expect("it was taken out");
         let (_image, watched) = watch::channel(image);
-        let roster = ImageRoster::new(watched);
+        let roster = ImageRoster::new(watched, Weak::new());
         let standing = |incarnation| roster.standing(BrokerId(2), incarnation);
         assert!(matches!(standing(gone), Standing::Removed(_)), "{:?}", standing(gone));
         let anew = Incarnation(gone.get() + 1);

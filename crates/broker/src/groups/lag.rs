@@ -13,7 +13,6 @@ use std::time::Duration;
 use futures::StreamExt;
 use jangada_controller::Image;
 use jangada_proto::internal::EndOffsetsRequest;
-use jangada_proto::internal::internal_service_client::InternalServiceClient;
 use jangada_replication::{Registry, transport};
 use jangada_types::{BrokerId, GroupId, Offset};
 use tokio::time::Instant;
@@ -185,20 +184,12 @@ async fn ask(registry: &Registry, broker: BrokerId) -> Vec<(GroupId, Ends)> {
     let Some(address) = registry.peer_address(broker) else {
         return Vec::new();
     };
-    let asked = async {
-        let channel = transport::endpoint(&address).ok()?.connect().await.ok()?;
-        let mut client = InternalServiceClient::new(channel).max_decoding_message_size(transport::MESSAGE_BYTES_MAX);
-        let request = EndOffsetsRequest {
-            hello: Some(registry.hello(broker)),
-        };
-        Some(client.end_offsets(request).await.ok()?.into_inner())
+    let request = EndOffsetsRequest {
+        hello: Some(registry.hello(broker)),
     };
-    let answer = tokio::time::timeout(ANSWERED_WITHIN, asked).await;
-    let partitions = answer
-        .ok()
-        .flatten()
-        .map(|answer| answer.partitions)
-        .unwrap_or_default();
+    let asked = |channel| async move { transport::internal_client(channel).end_offsets(request).await };
+    let answer = registry.dialer().call(&address, ANSWERED_WITHIN, asked).await;
+    let partitions = answer.map(|answer| answer.partitions).unwrap_or_default();
     let at = Instant::now();
     let ends = partitions.into_iter().map(|found| {
         let ends = Ends {

@@ -4,13 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_controller::Topic;
-use jangada_proto::v1::group_service_client::GroupServiceClient;
+use jangada_controller::{Broker, Topic};
 use jangada_proto::v1::{GroupSummary, ListGroupsRequest, ListGroupsResponse};
 use jangada_types::{BrokerId, Reason};
 
-use super::forward::{channel, forward};
 use crate::error::RequestError;
+use crate::forward::forward;
 use crate::groups::CoordinatorReplica;
 use crate::node::Node;
 
@@ -52,13 +51,9 @@ impl GroupList {
         response
     }
 
-    async fn list_at(&self, address: String) -> Option<ListGroupsResponse> {
-        let channel = channel(&address).ok()?;
-        let mut client =
-            GroupServiceClient::new(channel).max_decoding_message_size(jangada_types::limits::RESPONSE_BYTES_MAX);
-        let asked = client.list_groups(forward(ListGroupsRequest {}));
-        let answer = tokio::time::timeout(LISTED_WITHIN, asked).await;
-        Some(answer.ok()?.ok()?.into_inner())
+    async fn list_at(&self, broker: &Broker) -> Option<ListGroupsResponse> {
+        let asked = forward(self.node.registry(), broker, None, ListGroupsRequest {}, LISTED_WITHIN);
+        asked.await.ok()
     }
 
     /// Those of the shards that this broker leads, for another one that asks.
@@ -87,7 +82,7 @@ impl GroupList {
             .filter(|broker| *broker != self.node.broker())
             .collect();
         let others = leaders.into_iter().filter_map(|leader| image.broker(leader));
-        let others = others.map(|broker| self.list_at(broker.address.clone()));
+        let others = others.map(|broker| self.list_at(broker));
         let (here, others) = tokio::join!(self.list_here(topic), futures::future::join_all(others));
         let mut missing: BTreeSet<u32> = (0..).take(topic.partitions.len()).collect();
         // A group that two brokers name is of a shard that changed hands meanwhile.

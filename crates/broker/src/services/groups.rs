@@ -10,7 +10,6 @@ use jangada_proto::v1::*;
 use jangada_types::{Reason, TopicId};
 use tonic::{Request, Response, Status};
 
-use super::forward::FORWARDED;
 use super::gathering::Gathering;
 use super::group_list::GroupList;
 use super::group_wire as wire;
@@ -18,6 +17,7 @@ use crate::admission::{Call, call_of};
 use crate::api::context::RequestContext;
 use crate::api::groups::{self, GroupCoordinator};
 use crate::error::RequestError;
+use crate::forward::was_passed_on;
 use crate::node::Node;
 
 /// A row of a request takes more in memory than in its message.
@@ -220,7 +220,7 @@ impl GroupService for Groups {
 
     async fn list_groups(&self, request: Request<ListGroupsRequest>) -> Result<Response<ListGroupsResponse>, Status> {
         let call = call_of(&request);
-        let everywhere = !request.metadata().contains_key(FORWARDED);
+        let everywhere = !was_passed_on(&self.node.metadata.image(), &request);
         self.answer(&call, self.list(everywhere).await)
     }
 

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use jangada_controller::Command;
 use jangada_proto::internal::internal_service_server::InternalService;
 use jangada_proto::internal::{
-    AdoptRequest, AdoptResponse, EndOffsetsRequest, EndOffsetsResponse, Frame, InstallSnapshotResponse, JoinRequest,
-    JoinResponse, PartitionEnds, ProbeRequest, ProbeResponse, ProposeMetadataRequest, ProposeMetadataResponse,
-    SnapshotChunk,
+    AdoptRequest, AdoptResponse, EndOffsetsRequest, EndOffsetsResponse, ForwardRequest, ForwardResponse, Frame,
+    InstallSnapshotResponse, JoinRequest, JoinResponse, PartitionEnds, ProbeRequest, ProbeResponse,
+    ProposeMetadataRequest, ProposeMetadataResponse, SnapshotChunk,
 };
 use jangada_replication::transport::inbound::FrameStream;
 use jangada_replication::{Cause, PeerService, Registry, STARTING};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::forwarded;
 use crate::cluster::bootstrap::{self, Bootstrap};
 use crate::cluster::metadata::Metadata;
 use crate::http::NodeWatch;
@@ -100,6 +101,14 @@ impl InternalService for Internal {
         Ok(Response::new(EndOffsetsResponse {
             partitions: led.collect(),
         }))
+    }
+
+    async fn forward(&self, request: Request<ForwardRequest>) -> Result<Response<ForwardResponse>, Status> {
+        let ForwardRequest { hello, context, call } = request.into_inner();
+        let from = self.registry()?.admit(hello)?;
+        let node = self.node.borrow().clone().ok_or_else(|| self.not_yet())?;
+        let answer = forwarded::answer(&node, from, context, call).await?;
+        Ok(Response::new(ForwardResponse { answer: Some(answer) }))
     }
 
     async fn propose_metadata(

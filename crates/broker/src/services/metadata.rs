@@ -29,32 +29,39 @@ impl MetadataService for MetadataOf {
         request: Request<GetMetadataRequest>,
     ) -> Result<Response<GetMetadataResponse>, Status> {
         let call = call_of(&request);
-        let request = request.into_inner();
-        let image = self
-            .node
-            .metadata
-            .wait_for_version(request.min_version, VERSION_PATIENCE)
-            .await?;
-        let topics = wanted(&image, &request)?;
-        let registry = self.node.registry();
-        let brokers = image.brokers().map(|broker| v1::Broker {
-            broker_id: broker.id.get(),
-            address: broker.address_at(&call.context.listener).to_owned(),
-            rack: broker.rack.clone(),
-            alive: registry.is_alive(broker.id),
-        });
-        Ok(Response::new(GetMetadataResponse {
-            cluster_id: registry.identity().cluster_id.clone(),
-            version: image.version(),
-            brokers: brokers.collect(),
-            topics: topics.iter().map(|topic| describe(&self.node, topic)).collect(),
-            controller_id: self
-                .node
-                .replicas
-                .leader_of(GroupId::METADATA)
-                .map_or(0, |(broker, _)| broker.get()),
-        }))
+        let metadata = metadata(&self.node, request.into_inner(), &call.context.listener).await?;
+        Ok(Response::new(metadata))
     }
+}
+
+/// What this broker knows of the cluster, for a client that came by this listener.
+pub(super) async fn metadata(
+    node: &Node,
+    request: GetMetadataRequest,
+    listener: &str,
+) -> Result<GetMetadataResponse, RequestError> {
+    let image = node
+        .metadata
+        .wait_for_version(request.min_version, VERSION_PATIENCE)
+        .await?;
+    let topics = wanted(&image, &request)?;
+    let registry = node.registry();
+    let brokers = image.brokers().map(|broker| v1::Broker {
+        broker_id: broker.id.get(),
+        address: broker.address_at(listener).to_owned(),
+        rack: broker.rack.clone(),
+        alive: registry.is_alive(broker.id),
+    });
+    Ok(GetMetadataResponse {
+        cluster_id: registry.identity().cluster_id.clone(),
+        version: image.version(),
+        brokers: brokers.collect(),
+        topics: topics.iter().map(|topic| describe(node, topic)).collect(),
+        controller_id: node
+            .replicas
+            .leader_of(GroupId::METADATA)
+            .map_or(0, |(broker, _)| broker.get()),
+    })
 }
 
 /// By name; those that do not exist are left out, and internal ones.

@@ -3,7 +3,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod fetch;
-mod forward;
+mod forwarded;
 mod gathering;
 mod group_list;
 pub(crate) mod group_wire;

@@ -34,6 +34,7 @@ use crate::state_machine::StateMachine;
 use crate::timing::{Timing, raft_config};
 use crate::transport::Transport;
 use crate::transport::client::NetworkFactory;
+use crate::transport::dialer::Dialer;
 use crate::transport::handshake::Identity;
 use crate::transport::inbox::Hosted;
 use crate::transport::plausible::{Cause, Horizon, Rejections};
@@ -85,6 +86,7 @@ impl Registry {
         store: Arc<dyn Store>,
         timing: Timing,
         starts: Starts,
+        dialer: Arc<Dialer>,
     ) -> Result<Arc<Self>, OpenError> {
         let config = raft_config(&identity, timing)?;
         let heartbeat = Duration::from_millis(timing.heartbeat_ms);
@@ -120,7 +122,7 @@ impl Registry {
         }
         let weak = Arc::downgrade(&registry);
         let greeting = move || weak.upgrade().map(|registry| registry.all_led()).unwrap_or_default();
-        let transport = Arc::new(Transport::new(identity, peers, Box::new(greeting)));
+        let transport = Arc::new(Transport::new(identity, peers, Box::new(greeting), dialer));
         registry.transport.get_or_init(|| transport);
         let announce_soon = registry.announce_soon.clone();
         tokio::spawn(announcing::announcements(Arc::downgrade(&registry), announce_soon));
@@ -201,6 +203,11 @@ impl Registry {
     /// The brokers of the cluster with the addresses of their internal listeners.
     pub fn set_peers(&self, addresses: &HashMap<BrokerId, String>) {
         self.transport().set_peers(addresses);
+    }
+
+    /// What opens connections to other brokers.
+    pub fn dialer(&self) -> &Arc<Dialer> {
+        self.transport().dialer()
     }
 
     /// The address of a broker's internal listener, if it is known.

@@ -1,9 +1,9 @@
-//! How connections between brokers are made and tuned, and what they may carry.
+//! How connections between brokers are tuned, and what they may carry.
 
 use std::time::Duration;
 
 use jangada_proto::internal::internal_service_client::InternalServiceClient;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 /// A frame's messages are at most this many bytes, unless one message alone is more. Bounds what a vote waits for
 /// behind others on its connection.
@@ -20,31 +20,18 @@ pub const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 /// Small beside a message: tonic makes room for a message of this length when it has the first frame of it, in addition to
 /// that frame, and moves it there. The room is kept as long as an entry of the message is.
 const HTTP2_FRAME_BYTES: u32 = 64 << 10;
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(1000);
 /// A peer that is cut off without a reset is noticed after interval plus time-out.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(1000);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(2000);
-
-/// A connection to a peer's internal listener that is made when first used.
-pub fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(format!("http://{address}"))?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
-}
+pub(super) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(1000);
+pub(super) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(2000);
 
 /// The internal service of a peer, with room for its largest messages.
-pub(crate) fn internal_client(channel: Channel) -> InternalServiceClient<Channel> {
+pub fn internal_client(channel: Channel) -> InternalServiceClient<Channel> {
     InternalServiceClient::new(channel)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-/// Sets a server up for connections as [`endpoint`] makes them.
+/// Sets a server up for connections as a [`Dialer`](super::dialer::Dialer) makes them.
 pub fn tune_server<L>(server: tonic::transport::Server<L>) -> tonic::transport::Server<L> {
     server
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

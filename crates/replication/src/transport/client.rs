@@ -17,7 +17,7 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
-use super::channel::{SNAPSHOT_CHUNK_BYTES, endpoint, internal_client};
+use super::channel::{SNAPSHOT_CHUNK_BYTES, internal_client};
 use super::link::{Lane, LinkError};
 use super::pipeline::{self, Answer, Pipeline, Unanswered};
 use super::plausible::{self, Asked, Horizon, Implausible, Rejections};
@@ -212,11 +212,8 @@ impl Network {
         self.pace.rest().await;
         let send = async {
             let address = self.peer()?.address();
-            let channel = endpoint(&address)
-                .map_err(unreachable)?
-                .connect()
-                .await
-                .map_err(unreachable)?;
+            let channel = self.transport.dialer().connect(&address).await;
+            let channel = channel.map_err(unreachable)?;
             let hello = self.transport.hello(self.target.broker);
             let chunks = snapshot_chunks(hello, self.group, self.target, vote, snapshot);
             let response = internal_client(channel).install_snapshot(stream::iter(chunks)).await;
@@ -400,6 +397,7 @@ mod tests {
     use jangada_types::{BrokerId, Incarnation};
     use tokio::time::Instant;
 
+    use super::super::dialer::Dialer;
     use super::super::handshake::Identity;
     use super::*;
     use crate::peers::Peers;
@@ -419,6 +417,7 @@ mod tests {
             Arc::new(identity),
             Arc::new(Peers::none()),
             Box::new(Default::default),
+            Dialer::new(),
         ));
         transport.set_peers(addresses);
         let mut factory = NetworkFactory {

@@ -17,7 +17,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::channel::{FRAME_BYTES_MAX, endpoint, internal_client};
+use super::channel::{FRAME_BYTES_MAX, internal_client};
+use super::dialer::Dialer;
 use super::handshake::Identity;
 use super::{introduction, queue};
 use crate::peers::{Peers, SaidCommits};
@@ -111,6 +112,7 @@ pub(crate) enum FirstLook {
 pub(crate) struct Caller {
     pub identity: Arc<Identity>,
     pub known: Arc<Peers>,
+    pub dialer: Arc<Dialer>,
 }
 
 #[derive(Default)]
@@ -463,11 +465,8 @@ impl Driver {
 
     async fn connect(&mut self) -> Result<(mpsc::Sender<Frame>, tonic::Streaming<Frame>), Down> {
         let address = self.address.borrow_and_update().clone();
-        let endpoint = endpoint(&address).map_err(|error| Down::new(&format!("address {address}: {error}")))?;
-        let channel = endpoint
-            .connect()
-            .await
-            .map_err(|error| Down::new(&format!("{address}: {}", chain(&error))))?;
+        let channel = self.caller.dialer.connect(&address).await;
+        let channel = channel.map_err(|cause| Down::new(&cause))?;
         let (frames, outgoing) = mpsc::channel(2);
         let messages = (self.greeting)().into_iter().collect();
         let first = Frame {
@@ -494,7 +493,7 @@ impl Driver {
                 ..Down::new(&refused(&address, &status))
             }
         })?;
-        let Caller { identity, known } = &self.caller;
+        let Caller { identity, known, .. } = &self.caller;
         let judged = introduction::judge_answerer(identity, known, (self.broker, &address), response.metadata());
         judged.map_err(|cause| Down::new(&cause))?;
         Ok((frames, response.into_inner()))
@@ -574,16 +573,4 @@ fn message_size(message: &Message) -> usize {
 
 fn refused(address: &str, status: &Status) -> String {
     format!("{address} refused: {}", status.message())
-}
-
-/// An error with its causes: tonic's own text is only "transport error".
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

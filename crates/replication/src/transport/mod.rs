@@ -4,7 +4,8 @@
 //! never makes a vote wait behind data. Messages that wait for a connection leave in one frame: the heartbeats of a
 //! thousand groups are a few frames. Each side opens its own pair; answers come back on the stream that asked.
 //!
-//! - `channel`: how connections are made and tuned, and what they may carry.
+//! - `channel`: how connections are tuned, and what they may carry.
+//! - [`dialer`]: opening them.
 //! - [`link`]: the opening side of one connection.
 //! - [`client`]: openraft's network on top of it.
 //! - [`inbound`]: the accepting side. `calls`: what its control connections ask for. `inbox`: who gets it.
@@ -17,6 +18,7 @@
 mod calls;
 mod channel;
 pub(crate) mod client;
+pub mod dialer;
 pub mod grpc;
 pub mod handshake;
 pub mod inbound;
@@ -36,7 +38,10 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 
-pub use self::channel::{CONNECTION_WINDOW_BYTES, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES, endpoint, tune_server};
+pub use self::channel::{
+    CONNECTION_WINDOW_BYTES, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES, internal_client, tune_server,
+};
+use self::dialer::Dialer;
 use self::handshake::Identity;
 use self::link::{Caller, Lane, Link};
 use crate::peers::Peers;
@@ -56,6 +61,7 @@ pub struct Transport {
     peers: RwLock<HashMap<BrokerId, Arc<Peer>>>,
     /// Makes the first message of each new control connection: everything that this broker leads.
     greeting: Box<dyn Fn() -> Message + Send + Sync>,
+    dialer: Arc<Dialer>,
 }
 
 impl Transport {
@@ -63,13 +69,20 @@ impl Transport {
         identity: Arc<Identity>,
         known: Arc<Peers>,
         greeting: Box<dyn Fn() -> Message + Send + Sync>,
+        dialer: Arc<Dialer>,
     ) -> Self {
         Self {
             identity,
             known,
             peers: RwLock::default(),
             greeting,
+            dialer,
         }
+    }
+
+    /// What opens the connections of this broker.
+    pub(crate) fn dialer(&self) -> &Arc<Dialer> {
+        &self.dialer
     }
 
     /// The brokers there are, with the addresses of their internal listeners. This broker itself is left out. Links
@@ -96,6 +109,7 @@ impl Transport {
                     let caller = Caller {
                         identity: self.identity.clone(),
                         known: self.known.clone(),
+                        dialer: self.dialer.clone(),
                     };
                     let greeting = Arc::downgrade(self);
                     let greet = move || greeting.upgrade().map(|transport| (transport.greeting)());

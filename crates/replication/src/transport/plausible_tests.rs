@@ -167,7 +167,14 @@ async fn open() -> (Arc<Registry>, Group) {
         election_timeout_min_ms: 300,
         election_timeout_max_ms: 600,
     };
-    let registry = Registry::start(identity, store, timing, Starts::default()).unwrap();
+    let registry = Registry::start(
+        identity,
+        store,
+        timing,
+        Starts::default(),
+        crate::transport::dialer::Dialer::new(),
+    )
+    .unwrap();
     let group = registry.open(GROUP, Box::new(Journal::new(1 << 20, 16))).await.unwrap();
     (registry, group)
 }

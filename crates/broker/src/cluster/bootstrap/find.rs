@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use jangada_proto::internal::JoinRequest;
-use jangada_replication::{PROTOCOL_MAX, PROTOCOL_MIN};
+use jangada_replication::transport::dialer::CallError;
+use jangada_replication::{PROTOCOL_MAX, PROTOCOL_MIN, transport};
 use jangada_types::Incarnation;
-use tonic::Status;
 
 use super::error::BootstrapError;
 use super::member::member_of;
-use super::seeds::{Seed, connect};
+use super::seeds::Seed;
 use super::state::{Bootstrap, Bound, FIRST_INCARNATION, ROUND};
 use crate::cluster::failpoint;
 
@@ -87,23 +87,22 @@ impl Bootstrap {
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL_MAX,
         };
-        let join = async { Ok::<_, Status>(connect(address).await?.join(request).await?.into_inner()) };
-        match tokio::time::timeout(JOIN_TIMEOUT, join).await {
-            Ok(Ok(response)) => {
+        let join = |channel| async move { transport::internal_client(channel).join(request).await };
+        match self.dialer.call(address, JOIN_TIMEOUT, join).await {
+            Ok(response) => {
                 tracing::info!(cluster = %response.cluster_id, incarnation = response.incarnation, "joined");
                 failpoint::reached("bootstrap.joined");
                 let bound = self.bind(&response.cluster_id, Incarnation(response.incarnation))?;
                 failpoint::reached("bootstrap.join-bound");
                 Ok(Some(bound))
             }
-            Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {
+            Err(CallError::Failed(status)) if status.code() == tonic::Code::FailedPrecondition => {
                 Err(BootstrapError::Refused(status.message().to_owned()))
             }
-            Ok(Err(status)) => {
-                tracing::warn!(seed = %address, %status, "could not join");
+            Err(error) => {
+                tracing::warn!(seed = %address, %error, "could not join");
                 Ok(None)
             }
-            Err(_) => Ok(None),
         }
     }
 }

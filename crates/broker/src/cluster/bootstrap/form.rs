@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use jangada_controller::metadata_quorum::metadata_voter_count;
 use jangada_controller::{BrokerRegistration, Command, SeedBroker};
 use jangada_proto::internal::AdoptRequest;
+use jangada_replication::transport;
 use jangada_types::{BrokerId, ReplicaId};
-use tonic::Status;
 
 use super::error::BootstrapError;
 use super::member::{member_of, probed};
-use super::seeds::{PROBE_TIMEOUT, Seed, connect};
+use super::seeds::{PROBE_TIMEOUT, Seed};
 use super::state::{Bootstrap, Bound, FIRST_INCARNATION, ROUND};
 use crate::cluster::failpoint;
 use crate::cluster::metadata::Metadata;
@@ -68,9 +68,9 @@ impl Bootstrap {
                 broker_id: self.local.broker.get(),
                 members,
             };
-            let adopt = async { Ok::<_, Status>(connect(&seed.address).await?.adopt(request).await?.into_inner()) };
-            match tokio::time::timeout(PROBE_TIMEOUT, adopt).await {
-                Ok(Ok(response)) if response.cluster_id == bound.cluster_id => {
+            let adopt = |channel| async move { transport::internal_client(channel).adopt(request).await };
+            match self.dialer.call(&seed.address, PROBE_TIMEOUT, adopt).await {
+                Ok(response) if response.cluster_id == bound.cluster_id => {
                     failpoint::reached("bootstrap.one-adopted");
                 }
                 other => {

@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use jangada_proto::internal::internal_service_client::InternalServiceClient;
 use jangada_proto::internal::{ProbeRequest, ProbeResponse};
 use jangada_replication::{PROTOCOL_MAX, PROTOCOL_MIN, Registry, transport};
 use jangada_types::BrokerId;
 use tonic::Status;
-use tonic::transport::Channel;
 
 use super::error::BootstrapError;
 use super::state::Bootstrap;
@@ -101,18 +99,8 @@ impl Bootstrap {
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL_MAX,
         };
-        let probe = async { Ok(connect(address).await?.probe(request).await?.into_inner()) };
-        tokio::time::timeout(PROBE_TIMEOUT, probe)
-            .await
-            .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")))
+        let probe = |channel| async move { transport::internal_client(channel).probe(request).await };
+        let answer = self.dialer.call(address, PROBE_TIMEOUT, probe).await;
+        answer.map_err(Status::from)
     }
-}
-
-pub(super) async fn connect(address: &str) -> Result<InternalServiceClient<Channel>, Status> {
-    let endpoint = transport::endpoint(address).map_err(|error| Status::invalid_argument(error.to_string()))?;
-    let channel = endpoint
-        .connect()
-        .await
-        .map_err(|error| Status::unavailable(error.to_string()))?;
-    Ok(InternalServiceClient::new(channel))
 }

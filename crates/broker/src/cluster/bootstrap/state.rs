@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jangada_controller::{BrokerRegistration, DirectoryId, Endpoints};
 use jangada_replication::Registry;
+use jangada_replication::transport::dialer::Dialer;
 use jangada_types::{BrokerId, FEATURE_LEVEL, Incarnation};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -37,6 +38,7 @@ pub(crate) struct Local {
 pub(crate) struct Bootstrap {
     pub local: Local,
     pub(super) ids: Arc<dyn IdSource>,
+    pub(super) dialer: Arc<Dialer>,
     pub(super) directory: Mutex<DataDirectory>,
     /// Changes when the directory is bound.
     pub(super) bound: watch::Sender<Option<Bound>>,
@@ -54,16 +56,22 @@ pub(crate) struct Bound {
 }
 
 impl Bootstrap {
-    pub fn new(local: Local, directory: DataDirectory, ids: Arc<dyn IdSource>) -> Self {
+    pub fn new(local: Local, directory: DataDirectory, ids: Arc<dyn IdSource>, dialer: Arc<Dialer>) -> Self {
         let bound = bound_to(&directory);
         Self {
             local,
             ids,
+            dialer,
             directory: Mutex::new(directory),
             bound: watch::Sender::new(bound),
             registry: watch::Sender::new(None),
             metadata: watch::Sender::new(None),
         }
+    }
+
+    /// What opens this broker's connections to others.
+    pub fn dialer(&self) -> Arc<Dialer> {
+        self.dialer.clone()
     }
 
     /// The directory belongs to a cluster.

@@ -7,23 +7,20 @@ use std::time::Duration;
 use jangada_controller::admission::{self, CreateTopic, NewTopic};
 use jangada_controller::{Broker, CommandKind, Image, Partition, Topic};
 use jangada_log::PartitionCommandKind;
-use jangada_proto::v1::metadata_service_client::MetadataServiceClient;
 use jangada_proto::v1::{
     CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicRequest, CreateTopicResponse, GetMetadataRequest,
 };
 use jangada_types::feature_level::BATCH_CHECKS_FEATURE_LEVEL;
-use jangada_types::limits::RESPONSE_BYTES_MAX;
 use jangada_types::topic_config::key;
 use jangada_types::{BrokerId, Reason, TopicId};
 use tokio::time::{Instant, timeout_at};
-use tonic::Request;
 
 use super::fields::topic_id;
 use crate::api::resolve;
 use crate::cluster::placement::can_take_replicas;
 use crate::error::RequestError;
+use crate::forward::{CALL_TIMEOUT, forward};
 use crate::node::Node;
-use crate::services::forward::{CALL_TIMEOUT, channel};
 use crate::services::names;
 
 /// How long creating a topic waits until all brokers know all leaders.
@@ -236,8 +233,6 @@ async fn known_here(node: &Node, topic: TopicId) {
 
 /// Returns when another broker knows them. It says so only when it is asked: from here there is nothing to watch.
 async fn known_by(node: &Node, broker: &Broker, topic: TopicId, version: u64) -> Result<(), RequestError> {
-    let channel = channel(&broker.address).map_err(RequestError::unknown)?;
-    let mut client = MetadataServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX);
     let mut pause = ASK_AGAIN_MIN;
     loop {
         let request = GetMetadataRequest {
@@ -245,11 +240,9 @@ async fn known_by(node: &Node, broker: &Broker, topic: TopicId, version: u64) ->
             topic_ids: vec![topic.as_bytes().to_vec().into()],
             min_version: version,
         };
-        let mut request = Request::new(request);
-        request.set_timeout(CALL_TIMEOUT);
-        let all_led = match client.get_metadata(request).await {
-            Ok(response) => {
-                let mut partitions = response.get_ref().topics.iter().flat_map(|topic| &topic.partitions);
+        let all_led = match forward(node.registry(), broker, None, request, CALL_TIMEOUT).await {
+            Ok(metadata) => {
+                let mut partitions = metadata.topics.iter().flat_map(|topic| &topic.partitions);
                 partitions.all(|partition| partition.leader_id != 0)
             }
             // It died meanwhile: who is dead need not know.

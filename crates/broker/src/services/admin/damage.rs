@@ -4,13 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use jangada_controller::RENEWAL_FEATURE_LEVEL;
-use jangada_proto::v1::admin_service_client::AdminServiceClient;
+use jangada_controller::{Broker, RENEWAL_FEATURE_LEVEL};
 use jangada_proto::v1::{DamagedReplica, DamagedStore, DescribeClusterRequest, DescribeClusterResponse};
-use jangada_types::limits::RESPONSE_BYTES_MAX;
 
+use crate::forward::forward;
 use crate::node::Node;
-use crate::services::forward::{channel, forward};
 
 /// Calls to other brokers at once.
 const PARALLEL: usize = 16;
@@ -18,7 +16,7 @@ const PARALLEL: usize = 16;
 const TOLD_WITHIN: Duration = Duration::from_secs(2);
 
 /// What another broker that asks is told: this broker's own damage, and nothing else.
-pub(super) fn damage_here(node: &Node) -> DescribeClusterResponse {
+pub(in crate::services) fn damage_here(node: &Node) -> DescribeClusterResponse {
     let broker = node.broker().get();
     let damaged = node.repairs.all().into_iter().map(|(_, case)| case.to_wire(broker));
     let store = node.store().damaged_file().map(|damage| DamagedStore {
@@ -40,14 +38,11 @@ pub(super) async fn damage_everywhere(node: &Arc<Node>) -> (Vec<DamagedReplica>,
             && broker.feature_level >= RENEWAL_FEATURE_LEVEL
             && node.registry().is_alive(broker.id)
     });
-    let addresses: Vec<String> = others.map(|broker| broker.address.clone()).collect();
-    let asked = futures::stream::iter(addresses)
-        .map(|address| async move {
-            let channel = channel(&address).ok()?;
-            let mut client = AdminServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX);
-            let call = client.describe_cluster(forward(DescribeClusterRequest {}));
-            let answer = tokio::time::timeout(TOLD_WITHIN, call).await;
-            Some(answer.ok()?.ok()?.into_inner())
+    let others: Vec<Broker> = others.cloned().collect();
+    let asked = futures::stream::iter(others)
+        .map(|broker| async move {
+            let asked = forward(node.registry(), &broker, None, DescribeClusterRequest {}, TOLD_WITHIN);
+            asked.await.ok()
         })
         .buffer_unordered(PARALLEL);
     let mut answers: Vec<DescribeClusterResponse> = asked.filter_map(std::future::ready).collect().await;

@@ -20,27 +20,27 @@ mod trim;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jangada_controller::{Reply, TopicKind, admission};
-use jangada_proto::v1::admin_service_client::AdminServiceClient;
+use jangada_controller::{Broker, Image, Reply, TopicKind, admission};
 use jangada_proto::v1::admin_service_server::AdminService;
 use jangada_proto::v1::*;
+use jangada_replication::transport::dialer::CallError;
 use jangada_types::{BrokerId, Reason, TopicId};
-use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use self::create::{create_partitions, create_topic, need_level_of};
+pub(super) use self::damage::damage_here;
 use self::describe::{config_entries, describe_cluster};
 use self::fields::{count, replicas, topic_id};
 use self::states::{Asked, states_of};
 pub(crate) use self::states::{id_of, voters_of};
 use self::transfer::transfer_leader;
 use self::trim::trim_partition;
-use super::forward::{FORWARDED, channel, forward};
 use super::gathering::Gathering;
 use super::names;
 use crate::admission::{Call, call_of};
 use crate::api::resolve;
 use crate::error::RequestError;
+use crate::forward::{CALL_TIMEOUT, Forwarded, forward, was_passed_on};
 use crate::node::Node;
 use crate::target::Target;
 
@@ -148,9 +148,8 @@ impl AdminService for Admin {
         let call = call_of(&request);
         let wanted = names::partition(request.get_ref().partition.clone())?;
         let target = resolve::partition_of_records(&self.node.metadata.image(), &wanted)?;
-        if let Some((broker, mut leader)) = elsewhere(&self.node, &target, &request)? {
-            let answer = leader.trim_partition(forward(request.into_inner())).await;
-            return passed_on(&target, broker, answer);
+        if let Some(leader) = elsewhere(&self.node, &target, &request) {
+            return pass_on(&self.node, &call, (&target, &leader), request.into_inner()).await;
         }
         let before = request.get_ref().before_offset;
         self.answer(&call, trim_partition(&self.node, &target, before).await)
@@ -158,8 +157,8 @@ impl AdminService for Admin {
 
     async fn describe_cluster(&self, request: Request<DescribeClusterRequest>) -> Answer<DescribeClusterResponse> {
         let call = call_of(&request);
-        if request.metadata().contains_key(FORWARDED) {
-            return Ok(Response::new(damage::damage_here(&self.node)));
+        if was_passed_on(&self.node.metadata.image(), &request) {
+            return Ok(Response::new(damage_here(&self.node)));
         }
         let cluster = self.cluster.get(()).await;
         let cluster = cluster.ok_or_else(|| RequestError::new(Reason::Internal, "looking at the cluster failed"))?;
@@ -178,15 +177,9 @@ impl AdminService for Admin {
         &self,
         request: Request<DescribePartitionsRequest>,
     ) -> Answer<DescribePartitionsResponse> {
-        let forwarded = request.metadata().contains_key(FORWARDED);
-        let DescribePartitionsRequest {
-            topic: name,
-            topic_id: id,
-        } = request.into_inner();
-        let topic = match name.is_empty() && id.is_empty() {
-            true => None,
-            false => Some(resolve::topic(&self.node.metadata.image(), &names::topic(&id, name)?)?.id),
-        };
+        let image = self.node.metadata.image();
+        let forwarded = was_passed_on(&image, &request);
+        let topic = topic_of(&image, request.get_ref())?;
         let partitions = self.states(topic, forwarded).await?;
         Ok(Response::new(DescribePartitionsResponse { partitions }))
     }
@@ -195,9 +188,8 @@ impl AdminService for Admin {
         let call = call_of(&request);
         let wanted = names::partition(request.get_ref().partition.clone())?;
         let target = resolve::partition(&self.node.metadata.image(), &wanted)?;
-        if let Some((broker, mut leader)) = elsewhere(&self.node, &target, &request)? {
-            let answer = leader.transfer_leader(forward(request.into_inner())).await;
-            return passed_on(&target, broker, answer);
+        if let Some(leader) = elsewhere(&self.node, &target, &request) {
+            return pass_on(&self.node, &call, (&target, &leader), request.into_inner()).await;
         }
         let to = BrokerId(request.get_ref().to_broker_id);
         self.answer(&call, transfer_leader(&self.node, &target, to).await)
@@ -228,39 +220,81 @@ impl AdminService for Admin {
     }
 }
 
-/// The broker that leads the partition, unless it is this one or the call was passed on already.
-fn elsewhere<T>(
-    node: &Node,
-    target: &Target,
-    request: &Request<T>,
-) -> Result<Option<(BrokerId, AdminServiceClient<Channel>)>, RequestError> {
-    let leader = node
-        .replicas
-        .live_leader_of(target.group)
-        .map(|(broker, _)| broker)
-        .filter(|broker| *broker != node.broker());
-    let Some(leader) = leader.filter(|_| !request.metadata().contains_key(FORWARDED)) else {
-        return Ok(None);
-    };
-    let image = node.metadata.image();
-    let Some(broker) = image.broker(leader) else {
-        return Ok(None);
-    };
-    Ok(Some((leader, AdminServiceClient::new(channel(&broker.address)?))))
+/// The topic whose partitions are asked for; none: those of all.
+fn topic_of(image: &Image, request: &DescribePartitionsRequest) -> Result<Option<TopicId>, RequestError> {
+    let DescribePartitionsRequest { topic: name, topic_id } = request;
+    match name.is_empty() && topic_id.is_empty() {
+        true => Ok(None),
+        false => Ok(Some(resolve::topic(image, &names::topic(topic_id, name.clone())?)?.id)),
+    }
 }
 
-/// The answer of the leader that a call was passed on to.
-fn passed_on<T>(target: &Target, leader: BrokerId, answer: Answer<T>) -> Answer<T> {
-    answer.map_err(|status| {
-        if !status.details().is_empty() {
-            return status;
-        }
+/// The broker that leads the partition, unless it is this one or the call was passed on already.
+fn elsewhere<T>(node: &Node, target: &Target, request: &Request<T>) -> Option<Broker> {
+    let image = node.metadata.image();
+    if was_passed_on(&image, request) {
+        return None;
+    }
+    let (leader, _) = node.replicas.live_leader_of(target.group)?;
+    image
+        .broker(leader)
+        .filter(|leader| leader.id != node.broker())
+        .cloned()
+}
+
+/// Passes a call on to the leader of its partition.
+async fn pass_on<R: Forwarded>(
+    node: &Node,
+    call: &Call,
+    (target, leader): (&Target, &Broker),
+    request: R,
+) -> Answer<R::Answer> {
+    let answer = forward(node.registry(), leader, Some(&call.context), request, CALL_TIMEOUT).await;
+    answer.map(Response::new).map_err(|error| {
+        let error = match error {
+            CallError::Failed(status) if !status.details().is_empty() => return status,
+            error => error,
+        };
         // Not the leader's own words: it could not be reached, or was silent.
         let name = format!("partition {}-{}", target.topic.name, target.index);
-        let message = format!(
-            "{name}: broker {leader} leads it and does not answer: {}",
-            status.message()
-        );
-        RequestError::new(Reason::LeaderNotAvailable, message).unknown().into()
+        let message = format!("{name}: broker {} leads it and does not answer: {error}", leader.id);
+        let refused = RequestError::new(Reason::LeaderNotAvailable, message);
+        match error.was_not_sent() {
+            true => refused.into(),
+            false => refused.unknown().into(),
+        }
     })
+}
+
+/// Drops records of a partition that is led here.
+pub(super) async fn trim_here(
+    node: &Arc<Node>,
+    request: TrimPartitionRequest,
+) -> Result<TrimPartitionResponse, RequestError> {
+    let wanted = names::partition(request.partition)?;
+    let target = resolve::partition_of_records(&node.metadata.image(), &wanted)?;
+    trim_partition(node, &target, request.before_offset).await
+}
+
+/// Hands over the leadership of a partition that is led here.
+pub(super) async fn transfer_here(
+    node: &Arc<Node>,
+    request: TransferLeaderRequest,
+) -> Result<TransferLeaderResponse, RequestError> {
+    let wanted = names::partition(request.partition)?;
+    let target = resolve::partition(&node.metadata.image(), &wanted)?;
+    transfer_leader(node, &target, BrokerId(request.to_broker_id)).await
+}
+
+/// The state of partitions as far as this broker knows it.
+pub(super) async fn partitions_here(
+    node: &Arc<Node>,
+    request: &DescribePartitionsRequest,
+) -> Result<DescribePartitionsResponse, RequestError> {
+    let asked = Asked {
+        topic: topic_of(&node.metadata.image(), request)?,
+        only_local: true,
+    };
+    let partitions = states_of(node, asked).await;
+    Ok(DescribePartitionsResponse { partitions })
 }

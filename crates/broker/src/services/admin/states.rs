@@ -6,18 +6,16 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use jangada_controller::{Image, PartitionRef, Topic};
-use jangada_proto::v1::admin_service_client::AdminServiceClient;
 use jangada_proto::v1::{DescribePartitionsRequest, PartitionState, PartitionVoter, WriteRefusal};
 use jangada_replication::Group;
-use jangada_types::limits::RESPONSE_BYTES_MAX;
 use jangada_types::{BrokerId, GroupId, Incarnation, LeaderEpoch, PartitionIndex, ReplicaId, TopicId};
 use tokio::time::Instant;
 
 use super::fields::topic_id;
+use crate::forward::{CALL_TIMEOUT, forward};
 use crate::node::Node;
 use crate::partition::Partition;
 use crate::replica::Hosted;
-use crate::services::forward::{channel, forward};
 
 /// Calls to other brokers at once.
 const PARALLEL: usize = 16;
@@ -82,7 +80,7 @@ pub(super) async fn partition_states(
             _ => DescribePartitionsRequest::default(),
         };
         let asked = futures::stream::iter(led_elsewhere)
-            .map(|broker| ask_leader(image, broker, request.clone()))
+            .map(|broker| ask_leader(node, image, broker, request.clone()))
             .buffer_unordered(PARALLEL);
         let answers: Vec<Vec<PartitionState>> = asked.collect().await;
         for state in answers.into_iter().flatten().filter(|state| state.high_watermark >= 0) {
@@ -109,24 +107,23 @@ pub(crate) async fn voters_of(
         topic: partition.topic.name.to_string(),
         topic_id: topic_id(partition.topic),
     };
-    let answer = ask_leader(&node.metadata.image(), leader, request).await;
+    let answer = ask_leader(node, &node.metadata.image(), leader, request).await;
     let state = answer.into_iter().find(|state| state.partition == bare.partition)?;
     (state.high_watermark >= 0).then_some((leader, state.voters))
 }
 
-async fn ask_leader(image: &Arc<Image>, broker: BrokerId, request: DescribePartitionsRequest) -> Vec<PartitionState> {
-    let Some(broker) = image.broker(broker) else {
+/// What the leader of partitions knows of them; nothing if it does not answer: they are shown without.
+async fn ask_leader(
+    node: &Node,
+    image: &Image,
+    leader: BrokerId,
+    request: DescribePartitionsRequest,
+) -> Vec<PartitionState> {
+    let Some(leader) = image.broker(leader) else {
         return Vec::new();
     };
-    let Ok(channel) = channel(&broker.address) else {
-        return Vec::new();
-    };
-    let mut client = AdminServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX);
-    match client.describe_partitions(forward(request)).await {
-        Ok(response) => response.into_inner().partitions,
-        // Shown without what only the leader knows.
-        Err(_) => Vec::new(),
-    }
+    let answer = forward(node.registry(), leader, None, request, CALL_TIMEOUT).await;
+    answer.map(|answer| answer.partitions).unwrap_or_default()
 }
 
 /// What every broker knows.
