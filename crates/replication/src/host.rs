@@ -34,7 +34,8 @@ use crate::damage::{self, unreadable};
 use crate::log_store::{Durable, LogStore, blocking};
 use crate::purge_points::{Checkpoint, Progress, PurgePoints, SNAPSHOT_EVERY_ENTRIES};
 use crate::raft_types::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, next_index};
-use crate::state_machine::{Reply, StateMachine};
+use crate::saves::Saves;
+use crate::state_machine::{Reply, StateImage, StateMachine};
 
 /// The state is saved after this many bytes of applied log: what a restart has to read and apply again at most, per
 /// group.
@@ -81,8 +82,7 @@ pub(crate) struct Host {
     unsaved: Progress,
     /// Since the newest point that the log can be cut at.
     since_checkpoint: Progress,
-    /// Size of the state when it was encoded last.
-    saved_bytes: u64,
+    saves: Arc<Saves>,
     signals: Arc<HostSignals>,
     timings: Arc<Timings>,
     /// Entries may be left out: openraft's own suite applies such.
@@ -162,7 +162,7 @@ impl Host {
             effects: Effects::default(),
             unsaved: Progress::default(),
             since_checkpoint,
-            saved_bytes,
+            saves: Saves::new(saved_bytes),
             signals: Arc::new(signals),
             timings: Arc::default(),
             #[cfg(test)]
@@ -181,6 +181,12 @@ impl Host {
     pub fn skipping(mut self) -> Self {
         self.may_skip = true;
         self
+    }
+
+    /// Whether a state is being encoded aside.
+    #[cfg(test)]
+    pub fn is_saving(&self) -> bool {
+        self.saves.is_under_way()
     }
 
     /// Refuses an entry that does not follow the last one that was applied.
@@ -240,11 +246,13 @@ impl Host {
     fn flush(&mut self, replies: &mut Vec<(ApplyResponder<TypeConfig>, Reply)>) {
         let mut ops = self.row_ops();
         let due = self.checkpoint_if_due(&mut ops);
-        if self.save_is_due() {
-            ops.push(self.save_op());
-        }
+        let aside = self.save_if_due(&mut ops);
         if !ops.is_empty() {
             self.log.write_lazy(ops);
+        }
+        // Only now: its row must not be queued before the rows of what it covers.
+        if let Some(image) = aside {
+            self.saves.encode_aside(&self.log, self.meta(), image);
         }
         self.machine.publish();
         if let Some(id) = self.last_applied {
@@ -267,20 +275,24 @@ impl Host {
 
     /// A large state is saved less often, so that saving it stays a small part of what is written.
     fn save_is_due(&self) -> bool {
-        let large = self.saved_bytes * SAVE_EVERY_STATES;
-        self.unsaved.bytes >= SAVE_EVERY_BYTES.max(large)
-            || self.unsaved.entries >= SAVE_EVERY_ENTRIES && self.unsaved.bytes >= large
+        let large = self.saves.bytes() * SAVE_EVERY_STATES;
+        let is_due = self.unsaved.bytes >= SAVE_EVERY_BYTES.max(large)
+            || self.unsaved.entries >= SAVE_EVERY_ENTRIES && self.unsaved.bytes >= large;
+        is_due && !self.saves.is_under_way()
     }
 
-    fn save_op(&mut self) -> Op {
-        self.unsaved = Progress::default();
-        let value = codec::encode_state(&self.meta(), &self.machine.snapshot());
-        self.saved_bytes = value.len() as u64;
-        Op::PutState {
-            kind: StateKind::APPLIED,
-            suffix: None,
-            value,
+    /// Adds the saved state when it is due. A large one is given back, to be encoded aside.
+    fn save_if_due(&mut self, ops: &mut Vec<Op>) -> Option<StateImage> {
+        if !self.save_is_due() {
+            return None;
         }
+        self.unsaved = Progress::default();
+        let image = self.machine.image();
+        if self.saves.goes_aside(&image) {
+            return Some(image);
+        }
+        ops.push(self.saves.encode(&self.meta(), image));
+        None
     }
 
     /// Adds a checkpoint when one is due, and says whether the log could shrink now.
@@ -290,7 +302,7 @@ impl Host {
             Retention::Compacted => {
                 let progress = self.since_checkpoint;
                 // A large state is written less often, so that snapshots are at most about as much as the log.
-                let large = self.saved_bytes;
+                let large = self.saves.bytes();
                 let due = progress.bytes >= SNAPSHOT_EVERY_BYTES.max(large)
                     || progress.entries >= SNAPSHOT_EVERY_ENTRIES && progress.bytes >= large;
                 if due {
@@ -306,11 +318,11 @@ impl Host {
         let distance = self
             .machine
             .checkpoint_bytes()
-            .max(self.saved_bytes.saturating_mul(CHECKPOINT_EVERY_STATES));
+            .max(self.saves.bytes().saturating_mul(CHECKPOINT_EVERY_STATES));
         if self.since_checkpoint.bytes >= distance || emptied {
             self.since_checkpoint = Progress::default();
             let value = codec::encode_checkpoint(position, &self.meta(), &self.machine.snapshot());
-            self.saved_bytes = value.len() as u64;
+            self.saves.set_bytes(value.len() as u64);
             ops.push(Op::PutState {
                 kind: StateKind::CHECKPOINT,
                 suffix: Some(id.index),
@@ -322,6 +334,10 @@ impl Host {
             });
         }
         points.reachable(start).is_some()
+    }
+
+    fn state_source(&self) -> Source {
+        Source::State(Some((self.meta(), self.machine.image())))
     }
 
     async fn read_snapshot(&self) -> io::Result<Option<Snapshot>> {
@@ -337,9 +353,10 @@ impl Drop for Host {
     /// A clean stop saves the state, so that the next start applies nothing again.
     fn drop(&mut self) {
         // After a panic the state may be half way into an entry.
-        if self.unsaved.entries > 0 && !std::thread::panicking() {
+        let has_unsaved = self.unsaved.entries > 0 || self.saves.is_under_way();
+        if has_unsaved && !std::thread::panicking() {
             let mut ops = self.row_ops();
-            ops.push(self.save_op());
+            ops.push(self.saves.encode(&self.meta(), self.machine.image()));
             self.log.write_lazy(ops);
         }
         self.log.installs_no_more();
@@ -381,20 +398,14 @@ impl RaftStateMachine<TypeConfig> for Host {
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
         let source = match self.machine.retention() {
-            Retention::Compacted => Some(Source::State {
-                meta: self.meta(),
-                state: self.machine.snapshot(),
-            }),
+            Retention::Compacted => Some(self.state_source()),
             Retention::LogIsData { start, .. } => {
                 let points = self.points.lock();
                 match points.reachable(start) {
                     Some(checkpoint) => Some(Source::Checkpoint(checkpoint)),
                     None if !force => None,
                     None if points.snapshot_index.is_some() => Some(Source::Current),
-                    None => Some(Source::State {
-                        meta: self.meta(),
-                        state: self.machine.snapshot(),
-                    }),
+                    None => Some(self.state_source()),
                 }
             }
         };
@@ -413,6 +424,8 @@ impl RaftStateMachine<TypeConfig> for Host {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> io::Result<()> {
         self.machine.restore(&snapshot).map_err(io::Error::other)?;
+        self.saves.supersede(meta);
+        self.saves.set_bytes(snapshot.len() as u64);
         let value = codec::encode_state(meta, &snapshot);
         let mut ops = vec![
             Op::PutState {
@@ -468,8 +481,8 @@ impl RaftStateMachine<TypeConfig> for Host {
 
 /// What a snapshot is made from.
 enum Source {
-    /// The state as it is.
-    State { meta: SnapshotMeta, state: Bytes },
+    /// The state as it was when the builder was made, until that is encoded.
+    State(Option<(SnapshotMeta, StateImage)>),
     /// The state as it was at a checkpoint.
     Checkpoint(Checkpoint),
     /// The snapshot that is there.
@@ -529,12 +542,24 @@ impl SnapshotBuilder {
     }
 }
 
+/// Encodes a state off the runtime's workers.
+async fn encode_aside(meta: SnapshotMeta, image: StateImage) -> io::Result<Bytes> {
+    blocking(move || Ok(codec::encode_state(&meta, &image.encode()))).await
+}
+
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = Bytes;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        let state = match &mut self.source {
+            Source::State(state) => state.take(),
+            _ => None,
+        };
         let (value, below) = match &self.source {
-            Source::State { meta, state } => (codec::encode_state(meta, state), None),
+            Source::State(_) => match state {
+                Some((meta, image)) => (encode_aside(meta, image).await?, None),
+                None => return self.current().await,
+            },
             Source::Checkpoint(point) => match self.read(StateKind::CHECKPOINT, Some(point.index)).await? {
                 Some(row) => (codec::decode_checkpoint(&row)?.1, Some(point.position)),
                 // A snapshot was installed meanwhile, which took the checkpoints away.

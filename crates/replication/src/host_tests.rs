@@ -19,7 +19,7 @@ use crate::log_store::LogStore;
 use crate::raft_types::{Entry, SnapshotMeta, StoredMembership, log_id};
 use crate::state_machine::{Check, Reply, StateMachine};
 
-const GROUP: GroupId = GroupId(7);
+pub(crate) const GROUP: GroupId = GroupId(7);
 const KIB: usize = 1 << 10;
 /// No test waits longer for what must happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -177,14 +177,14 @@ fn command(index: u64, head: &[u8], bytes: usize) -> Entry {
 }
 
 /// One run of a replica: opened on what the last one left.
-struct Replica {
+pub(crate) struct Replica {
     log: LogStore,
-    host: Host,
-    next: u64,
+    pub host: Host,
+    pub next: u64,
 }
 
 impl Replica {
-    fn open(store: &Arc<dyn Store>, machine: impl StateMachine) -> Self {
+    pub fn open(store: &Arc<dyn Store>, machine: impl StateMachine) -> Self {
         let log = LogStore::open(GROUP, store.clone()).unwrap();
         let host = Host::open(log.clone(), Box::new(machine)).unwrap();
         let next = store.bounds(GROUP).next_index().unwrap_or(0);
@@ -199,9 +199,13 @@ impl Replica {
         entry
     }
 
-    async fn apply(&mut self, head: &[u8], bytes: usize) {
+    pub async fn apply(&mut self, head: &[u8], bytes: usize) {
         let entry = self.write(head, bytes);
         self.host.apply(stream::iter([Ok((entry, None))])).await.unwrap();
+    }
+
+    pub fn is_saving(&self) -> bool {
+        self.host.is_saving()
     }
 
     fn checkpoints(&self) -> usize {

@@ -43,6 +43,29 @@ impl fmt::Debug for Reply {
     }
 }
 
+/// A state as of one moment, on its way to bytes.
+pub enum StateImage {
+    /// It is encoded, as [`StateMachine::restore`] takes it.
+    Encoded(Bytes),
+    /// A clone that shares what does not change, and is encoded when somebody calls this, on any thread.
+    Shared(Box<dyn FnOnce() -> Bytes + Send + Sync>),
+}
+
+impl StateImage {
+    /// A state that is cheap to clone and may be large.
+    pub fn shared<S: Send + Sync + 'static>(state: S, encode: fn(&S) -> Bytes) -> Self {
+        Self::Shared(Box::new(move || encode(&state)))
+    }
+
+    /// The bytes. May take long for a large state.
+    pub fn encode(self) -> Bytes {
+        match self {
+            Self::Encoded(state) => state,
+            Self::Shared(encode) => encode(),
+        }
+    }
+}
+
 /// Says whether what a peer sends could be applied: a replica that cannot apply what is committed stops, so it must not
 /// get into the log. Looks at no state, and is called from any task.
 pub trait Check: Send + Sync + 'static {
@@ -74,6 +97,11 @@ pub trait StateMachine: Send + Sync + 'static {
 
     /// The whole state, version byte first.
     fn snapshot(&self) -> Bytes;
+
+    /// The state as of now. [`StateMachine::snapshot`] of it comes later, if it is large.
+    fn image(&self) -> StateImage {
+        StateImage::Encoded(self.snapshot())
+    }
 
     /// Replaces the state. An error leaves it as it was.
     fn restore(&mut self, snapshot: &Bytes) -> Result<(), RestoreError>;
@@ -109,6 +137,12 @@ pub trait Publisher: Send + Sync + 'static {
 
     /// [`Machine::snapshot`] of the machine.
     fn snapshot(&self) -> Bytes;
+
+    /// The state as of now, to be encoded later: so does a machine whose state may be large and is cheap to clone. One whose state
+    /// is small is encoded at once.
+    fn image(&self) -> StateImage {
+        StateImage::Encoded(self.snapshot())
+    }
 
     /// Puts a restored machine in the place of the one that is there.
     fn replace(&mut self, machine: Self::Machine);
@@ -152,6 +186,10 @@ impl<P: Publisher> StateMachine for Erased<P> {
 
     fn snapshot(&self) -> Bytes {
         self.0.snapshot()
+    }
+
+    fn image(&self) -> StateImage {
+        self.0.image()
     }
 
     fn restore(&mut self, snapshot: &Bytes) -> Result<(), RestoreError> {

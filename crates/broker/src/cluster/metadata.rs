@@ -12,7 +12,7 @@ use jangada_controller::{Command, Image, Reply, admission};
 use jangada_machine::{Effects, Machine, Retention};
 use jangada_proto::internal::ProposeMetadataRequest;
 use jangada_replication::transport::dialer::CallError;
-use jangada_replication::{OpenError, ProposeError, Publisher, Registry, transport};
+use jangada_replication::{OpenError, ProposeError, Publisher, Registry, StateImage, transport};
 use jangada_types::{BrokerId, GroupId, LogPosition, Reason};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -68,6 +68,10 @@ impl Publisher for MetadataPublisher {
 
     fn snapshot(&self) -> Bytes {
         self.image.snapshot()
+    }
+
+    fn image(&self) -> StateImage {
+        StateImage::shared(self.image.clone(), Image::snapshot)
     }
 
     fn replace(&mut self, image: Image) {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jangada_machine::{CommandOf, Effects, Leader, Machine, Now, ReplyOf, Retention, Step, StepOf};
-use jangada_replication::{GroupStatus, Publisher};
+use jangada_replication::{GroupStatus, Publisher, StateImage};
 use jangada_types::{LogPosition, Rejection};
 use parking_lot::{Mutex, RwLock};
 
@@ -140,6 +140,10 @@ impl<L: Leader> Publisher for DrivenPublisher<L> {
     fn snapshot(&self) -> Bytes {
         let machine = self.0.with_machine(Clone::clone);
         machine.snapshot()
+    }
+
+    fn image(&self) -> StateImage {
+        StateImage::shared(self.0.with_machine(Clone::clone), Machine::snapshot)
     }
 
     fn replace(&mut self, machine: L::Machine) {
