@@ -8,6 +8,7 @@ use std::sync::Arc;
 use jangada_types::{BrokerId, GroupId, ProducerEpoch, ProducerId, Reason, Rejection, ReplicaId, TopicId};
 
 use crate::command::{Command, RENEWAL_FEATURE_LEVEL};
+use crate::endpoints::Endpoints;
 use crate::image::{Image, Topic};
 use crate::placement::{BrokerView, PlacementError, place};
 use crate::rules;
@@ -239,6 +240,11 @@ pub fn validate_bump_producer_epoch(
 ) -> Result<Command, Rejection> {
     rules::producer(image, producer_id, epoch)?;
     Ok(Command::BumpProducerEpoch { producer_id, epoch })
+}
+
+/// Judges the endpoints that a broker wants to register.
+pub fn validate_endpoints(broker: BrokerId, endpoints: &Endpoints) -> Result<(), Rejection> {
+    rules::endpoints(broker, endpoints)
 }
 
 /// Judges raising the cluster's feature level to `level`. `None`: the cluster is there already.

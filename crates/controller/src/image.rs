@@ -86,12 +86,12 @@ impl Deref for Broker {
 }
 
 impl Broker {
-    /// The address for clients that connected to the listener of this name; the public address if the broker has no
-    /// such listener.
-    pub fn address_at(&self, listener: &str) -> &str {
-        self.endpoints
-            .get(listener)
-            .map_or(&self.address, |endpoint| &endpoint.address)
+    /// The address for clients that connected to a listener of this name with this protocol; the public address if the
+    /// broker has no such listener. One of the same name with another protocol, such as that between brokers, is not for them.
+    pub fn address_at(&self, listener: &str, protocol: &str) -> &str {
+        let endpoint = self.endpoints.get(listener);
+        let endpoint = endpoint.filter(|endpoint| endpoint.protocol == protocol);
+        endpoint.map_or(&self.address, |endpoint| &endpoint.address)
     }
 
     /// The id under which the broker's replicas take part in Raft groups.

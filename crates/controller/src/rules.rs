@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jangada_types::limits::PARTITIONS_PER_TOPIC_MAX;
+use jangada_types::limits::{ADDRESS_BYTES_MAX, PARTITIONS_PER_TOPIC_MAX};
 use jangada_types::topic_config::key::KEY_INDEX;
 use jangada_types::{
     BrokerId, ConfigError, GroupId, Incarnation, ProducerEpoch, ProducerId, Reason, Rejection, ReplicaId, TopicConfig,
@@ -14,9 +14,6 @@ use crate::command::CommandKind;
 use crate::endpoints::{Endpoints, INTERNAL_LISTENER, PUBLIC_LISTENER};
 use crate::image::{Broker, FIRST_PRODUCER_ID, Image, PartitionRef, Topic, TopicKind};
 use crate::registration::BrokerRegistration;
-
-/// Bytes of a broker's address. A host name has at most 253, and a port 5.
-pub(crate) const ADDRESS_BYTES_MAX: usize = 260;
 
 /// Most listeners of a broker in addition to `public` and `internal`. Every answer about the metadata has those of all
 /// brokers.

@@ -10,6 +10,9 @@ const MIB: usize = 1024 * KIB;
 /// Bytes of a topic name, which is ASCII. Kafka's limit, which comes from file names of 255 bytes with a suffix.
 pub const TOPIC_NAME_BYTES_MAX: usize = 249;
 
+/// Bytes of an address, host and port. A host name has at most 253 (RFC 1035), and a port 5.
+pub const ADDRESS_BYTES_MAX: usize = 260;
+
 /// Partitions of one topic. Each is a replication group with tasks and memory of its own on every replica.
 pub const PARTITIONS_PER_TOPIC_MAX: u32 = 10_000;
 

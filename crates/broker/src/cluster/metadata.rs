@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::error::RequestError;
+use crate::listener::Protocol;
 use crate::replica::{Front, Hosted, Kind, ReplicaName, Replicas};
 
 /// The metadata group, among the kinds of hosted groups. There is one.
@@ -192,7 +193,7 @@ impl Metadata {
         let leader = error.metadata.get("leader_id").and_then(|id| id.parse().ok());
         let image = self.image();
         match leader.and_then(|leader| image.broker(BrokerId(leader))) {
-            Some(broker) => error.with("leader_address", broker.address_at(listener)),
+            Some(broker) => error.with("leader_address", broker.address_at(listener, Protocol::Grpc.name())),
             None => error,
         }
     }

@@ -18,6 +18,7 @@ use crate::api::context::RequestContext;
 use crate::api::groups::{self, GroupCoordinator};
 use crate::error::RequestError;
 use crate::forward::was_passed_on;
+use crate::listener::Protocol;
 use crate::node::Node;
 
 /// A row of a request takes more in memory than in its message.
@@ -68,7 +69,7 @@ impl Groups {
         let (broker, shard) = groups::find_coordinator(&self.node, group).await?;
         Ok(FindCoordinatorResponse {
             broker_id: broker.id.get(),
-            address: broker.address_at(listener).to_owned(),
+            address: broker.address_at(listener, Protocol::Grpc.name()).to_owned(),
             shard: shard.get(),
         })
     }

@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 
 use crate::admission::call_of;
 use crate::error::RequestError;
+use crate::listener::Protocol;
 use crate::node::Node;
 
 /// How long a request waits for the version that it asks for.
@@ -48,7 +49,7 @@ pub(super) async fn metadata(
     let registry = node.registry();
     let brokers = image.brokers().map(|broker| v1::Broker {
         broker_id: broker.id.get(),
-        address: broker.address_at(listener).to_owned(),
+        address: broker.address_at(listener, Protocol::Grpc.name()).to_owned(),
         rack: broker.rack.clone(),
         alive: registry.is_alive(broker.id),
     });

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use jangada_types::limits::ADDRESS_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
 use super::schema::join_documentation;
@@ -375,7 +376,10 @@ pub(super) fn check_address(text: &str) -> Result<(), &'static str> {
     if bare == host && host.contains(':') {
         return Err("an IPv6 address needs brackets");
     }
-    if bare.bytes().any(|byte| byte.is_ascii_whitespace() || byte == b'/') {
+    if text.len() > ADDRESS_BYTES_MAX {
+        return Err("the address is longer than a host name and a port can be");
+    }
+    if bare.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'/') {
         return Err("the host has a character that no host name has");
     }
     Ok(())

@@ -172,9 +172,16 @@ fn with_listener(listener: &str, protocol: &str, address: &str) -> Command {
 fn clients_of_a_listener_are_told_its_addresses_and_the_public_ones_of_brokers_without_it() {
     let mut log = Log::formed_at(3, ENDPOINTS_FEATURE_LEVEL);
     assert_eq!(log.accept(&with_listener("inside", "grpc", "in-2:1")), registered(2, 1));
-    let at =
-        |log: &Log, id: u32, listener: &str| log.image.broker(BrokerId(id)).unwrap().address_at(listener).to_owned();
+    let at = |log: &Log, id: u32, listener: &str| {
+        log.image
+            .broker(BrokerId(id))
+            .unwrap()
+            .address_at(listener, "grpc")
+            .to_owned()
+    };
     assert_eq!(at(&log, 2, "inside"), "in-2:1");
+    let broker = log.image.broker(BrokerId(2)).unwrap();
+    assert_eq!(broker.address_at("inside", "internal"), "host-2:9400");
     assert_eq!(at(&log, 2, "public"), "host-2:9400");
     assert_eq!(at(&log, 2, "outside"), "host-2:9400");
     assert_eq!(at(&log, 3, "inside"), "host-3:9400");

@@ -136,7 +136,9 @@ impl Dialer {
             kept.used = Instant::now();
             return Ok((kept.channel.clone(), kept.number));
         }
-        let channel = open(endpoint(address)?).await?;
+        // Its silence is noticed while nothing is asked on it, so that a call fails for certain instead of waiting for a peer that
+        // was cut off.
+        let channel = self.connect(address).await?;
         Ok(self.keep(address, channel))
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use jangada_controller::admission::validate_raise_feature_level;
+use jangada_controller::admission::{validate_endpoints, validate_raise_feature_level};
 use jangada_controller::{Broker, Command, ENDPOINTS_FEATURE_LEVEL, Image};
 use jangada_types::BrokerId;
 
@@ -13,7 +13,7 @@ use crate::cluster::failpoint;
 use crate::cluster::metadata::Metadata;
 use crate::error::RequestError;
 
-/// Between two tries to bring endpoints, when nothing has changed meanwhile.
+/// Between two tries to bring endpoints, after one that failed, and when nothing has changed meanwhile.
 const BRING_AGAIN: Duration = Duration::from_secs(30);
 
 impl Bootstrap {
@@ -78,31 +78,42 @@ impl Bootstrap {
     /// have understood: once all of them do, it raises the cluster's feature level, and registers again. Never ends.
     pub async fn keep_registered(&self, metadata: Metadata) {
         let mut image = metadata.watch();
-        let mut told = false;
+        let mut told = None;
         loop {
             let now = image.borrow_and_update().clone();
             let is_known = |broker: &Broker| broker.endpoints == self.local.endpoints;
-            if now.broker(self.local.broker).is_none_or(is_known) {
-                told = false;
-            } else {
-                match self.bring_endpoints(&metadata, &now).await {
-                    Ok(()) => {}
-                    Err(error) if !told => {
-                        told = true;
-                        tracing::info!(%error, "clients of some listeners are told the public addresses for now");
-                    }
-                    Err(_) => {}
-                }
+            let raise = match now.broker(self.local.broker).is_none_or(is_known) {
+                true => None,
+                false => Some(self.judge_endpoints(&now)),
+            };
+            let (error, was_proposed) = match raise {
+                None => (None, false),
+                Some(Err(error)) => (Some(error), false),
+                Some(Ok(raise)) => (self.bring_endpoints(&metadata, raise).await.err(), true),
+            };
+            let message = error.map(|error| error.to_string());
+            if let Some(error) = message.as_ref().filter(|_| message != told) {
+                tracing::info!(%error, "clients of some listeners are told the public addresses for now");
             }
-            // Looked at again also without news: what failed may not fail now.
-            if let Ok(Err(_)) = tokio::time::timeout(BRING_AGAIN, image.changed()).await {
+            let has_failed = message.is_some();
+            told = message;
+            if has_failed && was_proposed {
+                // Also when the image has changed: a command that is refused changes its version.
+                tokio::time::sleep(BRING_AGAIN).await;
+            } else if let Ok(Err(_)) = tokio::time::timeout(BRING_AGAIN, image.changed()).await {
                 return;
             }
         }
     }
 
-    async fn bring_endpoints(&self, metadata: &Metadata, image: &Image) -> Result<(), RequestError> {
-        if let Some(raise) = validate_raise_feature_level(image, ENDPOINTS_FEATURE_LEVEL)? {
+    /// What is to be proposed before the endpoints, unless they would be refused: nothing takes a feature level back.
+    fn judge_endpoints(&self, image: &Image) -> Result<Option<Command>, RequestError> {
+        validate_endpoints(self.local.broker, &self.local.endpoints)?;
+        Ok(validate_raise_feature_level(image, ENDPOINTS_FEATURE_LEVEL)?)
+    }
+
+    async fn bring_endpoints(&self, metadata: &Metadata, raise: Option<Command>) -> Result<(), RequestError> {
+        if let Some(raise) = raise {
             metadata.propose(&raise).await?;
             tracing::info!(
                 level = ENDPOINTS_FEATURE_LEVEL,

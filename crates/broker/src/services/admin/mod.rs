@@ -41,6 +41,7 @@ use crate::admission::{Call, call_of};
 use crate::api::resolve;
 use crate::error::RequestError;
 use crate::forward::{CALL_TIMEOUT, Forwarded, forward, was_passed_on};
+use crate::listener::Protocol;
 use crate::node::Node;
 use crate::target::Target;
 
@@ -167,7 +168,9 @@ impl AdminService for Admin {
         let image = self.node.metadata.image();
         for state in &mut cluster.brokers {
             if let Some(broker) = image.broker(BrokerId(state.broker_id)) {
-                state.address = broker.address_at(&call.context.listener).to_owned();
+                state.address = broker
+                    .address_at(&call.context.listener, Protocol::Grpc.name())
+                    .to_owned();
             }
         }
         Ok(Response::new(cluster))
