@@ -135,7 +135,8 @@ async fn records_move_the_counters_and_histograms_of_their_leaders() {
     let really = node.memory("VmRSS") as f64;
     assert!((memory / really - 1.0).abs() < 0.5, "{memory} and really {really}");
     assert!(scrape.value("process_open_fds", &[]) <= scrape.value("process_max_fds", &[]));
-    assert_eq!(scrape.value("jangada_build_info", &[("feature_level", "5")]), 1.0);
+    let level = jangada_types::FEATURE_LEVEL.to_string();
+    assert_eq!(scrape.value("jangada_build_info", &[("feature_level", &level)]), 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

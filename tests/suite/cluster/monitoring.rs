@@ -19,10 +19,11 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(tree::root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// All metrics that a text names: words with our prefix.
+/// All metrics that a text names: words with our prefix, but no paths of code.
 fn named(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
     words
+        .filter(|word| !word.contains("::"))
         .filter(|word| word.starts_with("jangada_") || word.starts_with("process_"))
         .collect()
 }
