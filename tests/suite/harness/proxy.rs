@@ -77,8 +77,15 @@ async fn serve(client: TcpStream, target: String, mut state: watch::Receiver<Sta
         let mut buffer = vec![0; 64 * 1024];
         loop {
             let count = from_node.read(&mut buffer).await?;
-            // A connection that was muted once is of no use any more, so it stays so until it is cut.
-            if watched.borrow().muted && watched.borrow().cuts == before {
+            let (is_cut, is_muted) = {
+                let state = watched.borrow();
+                (state.cuts > before, state.muted)
+            };
+            // An answer that comes with the cut is lost as well: the batch may be seen in the log before it is answered.
+            if is_cut {
+                return std::io::Result::Ok(());
+            }
+            if is_muted {
                 continue;
             }
             if count == 0 {
