@@ -1,4 +1,4 @@
-//! One broker: puts the parts together, starts them in order, stops them in order.
+//! One broker: builds its components, starts them in order, and stops them in order.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -39,7 +39,7 @@ use crate::serving::{Service, stalled_after};
 use crate::settings::BrokerSettings;
 use crate::tail::Missing;
 
-/// A broker that could not start. Nothing of it runs any more.
+/// Why a broker could not start. When it is returned, no task or listener of the broker is left.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A listener's address cannot be used.
@@ -48,19 +48,19 @@ pub enum StartError {
     /// The limit of open files is too low.
     #[error(transparent)]
     Descriptors(#[from] TooFewDescriptors),
-    /// The limit of open files can't be asked for or raised.
+    /// The limit of open files cannot be read or raised.
     #[error("the limit of open files: {0}")]
     DescriptorLimit(std::io::Error),
-    /// The data directory.
+    /// The data directory cannot be used, or belongs to another broker or cluster.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    /// The way into the cluster.
+    /// The broker could not form or join a cluster.
     #[error(transparent)]
     Bootstrap(#[from] BootstrapError),
-    /// The store.
+    /// The store cannot be opened.
     #[error("store: {0}")]
     Store(#[from] StoreError),
-    /// The end of the write-ahead log is gone, or a part before it.
+    /// The end of the write-ahead log, or a part before its end, is missing.
     #[error(
         "the store in {directory} lost {part} of its write-ahead log ({detail}): what this broker acknowledged may be \
          missing, so it must not vote. \
@@ -70,14 +70,14 @@ pub enum StartError {
     LostTail {
         /// The store's directory.
         directory: String,
-        /// This broker.
+        /// The id of this broker.
         broker: BrokerId,
-        /// Which part.
+        /// `the end` or `a part`.
         part: &'static str,
-        /// What was found.
+        /// Which commits are missing, in words.
         detail: String,
     },
-    /// What is damaged is not one partition's.
+    /// Something is damaged that no single partition owns, so it cannot be repaired from the replicas of a partition.
     #[error(
         "the store in {directory} is damaged and cannot be used: {detail}. \
          With a majority of each partition's replicas on other brokers nothing is lost: run `jangada cluster replace-broker \
@@ -86,31 +86,31 @@ pub enum StartError {
     StoreDamaged {
         /// The store's directory.
         directory: String,
-        /// This broker.
+        /// The id of this broker.
         broker: BrokerId,
-        /// What was found.
+        /// What is damaged, in words.
         detail: String,
     },
-    /// A group could not be opened.
+    /// The replica of a Raft group could not be opened.
     #[error("replication: {0}")]
     Replication(#[from] jangada_replication::OpenError),
-    /// A listener ended.
+    /// A listener stopped accepting connections while the broker ran.
     #[error("serving {listener}: {cause}")]
     Serve {
-        /// Which.
+        /// The listener's name in the settings.
         listener: String,
-        /// Why.
+        /// Why it stopped.
         cause: String,
     },
 }
 
-/// Why a broker that ran has ended, other than by being told to.
+/// Why a running broker ended although no shutdown was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// A write or sync failed. What was not acknowledged is unknown; starting again finds out.
+    /// A write or sync failed. The outcome of unacknowledged writes is unknown until the store is opened again.
     #[error("the store has failed and takes no more writes: {0}; check the disk, then start the broker again")]
     Fenced(String),
-    /// Starting up failed.
+    /// The broker failed after its listeners were bound.
     #[error(transparent)]
     Start(#[from] StartError),
 }
@@ -122,17 +122,17 @@ pub struct Broker {
     bootstrap: Arc<Bootstrap>,
     descriptors: Shares,
     metrics: Arc<Metrics>,
-    /// For clients, who are served once this broker is part of a cluster.
+    /// Listeners for clients. They are bound, but accept nothing until this broker is part of a cluster.
     for_clients: Vec<Arc<Listener>>,
     servers: Vec<JoinHandle<()>>,
-    /// What the servers among these wait for that are aborted.
+    /// The stop signal of `servers`, which never comes: they are aborted. Held because a dropped sender means "stop".
     _never_stops: watch::Sender<bool>,
     node: watch::Sender<Option<Arc<Node>>>,
     stop: watch::Sender<bool>,
     addresses: Addresses,
 }
 
-/// Serves a listener that nobody waits for, until the broker ends it.
+/// Serves a listener in a task of its own until the task is aborted. An early end is only logged.
 fn spawn(service: &Service, listener: &Arc<Listener>, stop: &watch::Sender<bool>) -> JoinHandle<()> {
     let serving = service.clone().serve(listener.clone(), stop.subscribe());
     let listener = listener.clone();
@@ -144,7 +144,8 @@ fn spawn(service: &Service, listener: &Arc<Listener>, stop: &watch::Sender<bool>
 }
 
 impl Broker {
-    /// Binds the listeners, opens the data directory, and answers other brokers' probes from now on.
+    /// Binds the listeners, opens the data directory, and serves the internal and HTTP listeners from now on, so that the brokers
+    /// of a new cluster can find each other.
     pub async fn start(settings: BrokerSettings) -> Result<Self, StartError> {
         let limit = descriptors::raise().map_err(StartError::DescriptorLimit)?;
         let descriptors = descriptors::share_out(limit, &listening::wanted(&settings))?;
@@ -172,9 +173,10 @@ impl Broker {
             bootstrap: bootstrap.clone(),
             node: node_watch.clone(),
         };
-        let of_brokers = Service::of_brokers(internal, &settings, metrics.clone());
-        let of_probes = Service::of_probes(node_watch);
-        // These are served to the end, when they are aborted: how this broker stops is asked there.
+        let for_brokers = Service::for_brokers(internal, &settings, metrics.clone());
+        let for_probes = Service::for_probes(node_watch);
+        // The internal and HTTP listeners serve until the end, when they are aborted: while this broker hands over its leaderships
+        // and drains, its peers and probes still need answers.
         let never = watch::Sender::new(false);
         let [public, internal, http, ..] = &*listeners else {
             unreachable!("those three are always there")
@@ -189,8 +191,8 @@ impl Broker {
         for listener in &listeners {
             match listener.protocol() {
                 Protocol::Grpc => for_clients.push(listener.clone()),
-                Protocol::Internal => servers.push(spawn(&of_brokers, listener, &never)),
-                Protocol::Http => servers.push(spawn(&of_probes, listener, &never)),
+                Protocol::Internal => servers.push(spawn(&for_brokers, listener, &never)),
+                Protocol::Http => servers.push(spawn(&for_probes, listener, &never)),
             }
         }
         Ok(Self {
@@ -208,12 +210,12 @@ impl Broker {
         })
     }
 
-    /// Where it listens.
+    /// The addresses that the listeners are bound to.
     pub fn addresses(&self) -> Addresses {
         self.addresses
     }
 
-    /// Becomes part of the cluster and serves, until `shutdown` is ready; then hands over and stops.
+    /// Joins the cluster and serves clients until `shutdown` is ready; then hands over its leaderships, drains and stops.
     pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
         tokio::pin!(shutdown);
         let bound = tokio::select! {
@@ -235,7 +237,7 @@ impl Broker {
             election_timeout_max_ms: raft.election_timeout_max_ms,
         };
         let registry = Registry::start(identity, store.clone(), timing, starts, self.bootstrap.dialer())
-            .map_err(|error| self.of_metadata(&store, error))?;
+            .map_err(|error| self.metadata_error(&store, error))?;
         self.bootstrap.registry.send_replace(Some(registry.clone()));
         let replicas = Arc::new(Replicas::new(registry.clone(), raft.quorum_timeout()));
         let mut early_fence = fence.clone();
@@ -256,19 +258,20 @@ impl Broker {
         self.bootstrap.metadata.send_replace(None);
         self.node.send_replace(None);
         drop(replicas);
-        // Writes what is queued, syncs, joins the threads. Tasks of connections that are still open keep only a store
-        // that takes nothing more.
+        // Writes what is queued, syncs, and joins the store's threads. Tasks of connections that are still open may hold the
+        // store longer, but it refuses further writes.
         if let Err(error) = tokio::task::spawn_blocking(move || rocks.shutdown()).await {
             tracing::error!(%error, "the store did not shut down");
         }
         result
     }
 
-    /// Asks the peers what they have seen of this broker, and only then takes part: in the metadata group, in the cluster.
+    /// Joins the metadata group and the cluster. First asks the peers which commits of this broker they have seen: a broker
+    /// whose data directory was restored from an older copy must not vote.
     async fn join(&self, registry: &Arc<Registry>, replicas: &Replicas) -> Result<Metadata, StartError> {
         self.bootstrap.ask_peers(registry).await;
         let opened = Metadata::open(replicas, registry).await;
-        let opened = opened.map_err(|error| self.of_metadata(registry.store(), error))?;
+        let opened = opened.map_err(|error| self.metadata_error(registry.store(), error))?;
         let metadata = Metadata::clone(&opened);
         registry.set_roster(ImageRoster::new(metadata.watch(), Arc::downgrade(registry)));
         self.bootstrap.metadata.send_replace(Some(metadata.clone()));
@@ -277,7 +280,8 @@ impl Broker {
         Ok(metadata)
     }
 
-    /// Returns when this broker must not go on: its disk has failed, or its peers remember more of it than it has.
+    /// Completes when this broker must stop: its store has failed, it was removed from the cluster, or its peers have seen
+    /// commits of it that its store does not have.
     async fn failed(
         &self,
         fence: &mut watch::Receiver<Option<String>>,
@@ -285,7 +289,7 @@ impl Broker {
         rocks: &Arc<RocksStore>,
     ) -> RunError {
         let lost = tokio::select! {
-            cause = fence_of(fence) => return RunError::Fenced(cause),
+            cause = store_failure(fence) => return RunError::Fenced(cause),
             why = registry.removed() => return StartError::from(BootstrapError::Refused(why)).into(),
             lost = registry.put_back() => lost,
         };
@@ -308,8 +312,8 @@ impl Broker {
         }
     }
 
-    /// What is damaged when the store cannot be opened is not one partition's.
-    fn of_store(&self, error: StoreError) -> StartError {
+    /// Maps an error of opening the store. Damage that prevents opening is never confined to one partition.
+    fn store_error(&self, error: StoreError) -> StartError {
         match error {
             StoreError::Corrupt(detail) => self.store_damaged(detail),
             StoreError::Damaged { group, what } => self.store_damaged(format!("group {group}: {what}")),
@@ -325,11 +329,12 @@ impl Broker {
         }
     }
 
-    /// Without the metadata's replica the broker cannot run, and cannot say so to anybody.
-    fn of_metadata(&self, store: &Arc<dyn Store>, error: OpenError) -> StartError {
+    /// Maps an error of opening the metadata replica. A damaged one cannot be repaired while the broker runs, since the broker
+    /// learns its peers from it.
+    fn metadata_error(&self, store: &Arc<dyn Store>, error: OpenError) -> StartError {
         match (store.damage().of(GroupId::METADATA), error) {
             (Some(what), _) => self.store_damaged(format!("the metadata: {what}")),
-            (None, OpenError::Store(error)) => self.of_store(error),
+            (None, OpenError::Store(error)) => self.store_error(error),
             (None, error) => error.into(),
         }
     }
@@ -351,7 +356,7 @@ impl Broker {
             Ok::<_, StoreError>((store, starts))
         });
         let opened = opened.await.map_err(|error| StoreError::Database(error.to_string()))?;
-        let (store, starts) = opened.map_err(|error| self.of_store(error))?;
+        let (store, starts) = opened.map_err(|error| self.store_error(error))?;
         let starts = starts.map_err(|lost| self.lost_tail(lost))?;
         self.bootstrap.store_opened()?;
         Ok((Arc::new(store), starts))
@@ -377,7 +382,7 @@ impl Broker {
             inflight_per_partition: usize_of(settings.limits.produce_inflight_bytes_per_partition),
             queue_bytes_max: usize_of(settings.limits.produce_inflight_bytes),
             read_pool: Pool::new(settings.storage.read_threads as usize),
-            compute: Pool::of_processors(),
+            compute: Pool::per_cpu(),
             producer_expiration_ms: i64::try_from(settings.produce.producer_expiration_ms).unwrap_or(i64::MAX),
         });
         let timers = Arc::new(Timers::new(clock.clone()));
@@ -431,7 +436,8 @@ impl Broker {
             failure = self.failed(fence, node.registry(), &rocks) => Err(failure),
             Some(ended) = clients.join_next() => Err(ended_early(ended)),
         };
-        // Leaderships go to whoever is furthest from now on.
+        // The balancer would move leaderships back here; hand_over gives them to the followers that are furthest ahead. The
+        // repairer and the scrubber would only delay the end.
         balancer.abort();
         repairer.abort();
         scrubber.abort();
@@ -461,7 +467,7 @@ impl Broker {
         result
     }
 
-    /// Holds this broker's clock against those of the others, and tells it to them.
+    /// Compares this broker's wall clock with its peers', and sends them this one's.
     fn guard_clock(&self, registry: &Arc<Registry>) -> Arc<ClockGuard> {
         let own = self.seams.clock.clone();
         registry.clocks().tell(move || own.now_ms());
@@ -471,7 +477,7 @@ impl Broker {
         Arc::new(ClockGuard::new(self.seams.clock.clone(), steady, others))
     }
 
-    /// Gives leaderships back to the preferred leaders, unless the settings say never.
+    /// Moves leaderships back to the preferred leaders, unless `cluster.preferred_leader_after_ms` is 0.
     fn balance(&self, node: &Node) -> JoinHandle<()> {
         let after = Duration::from_millis(self.settings.cluster.preferred_leader_after_ms);
         let balancer = Balancer {
@@ -487,9 +493,9 @@ impl Broker {
         })
     }
 
-    /// Serves clients on all of their listeners from now on, until the broker stops.
+    /// Serves clients on all of their listeners until the broker stops. Each task yields the listener's name with how it ended.
     async fn serve_clients(&self, node: &Arc<Node>) -> Result<JoinSet<(String, Result<(), String>)>, StartError> {
-        let service = Service::of_clients(node).await.map_err(|cause| StartError::Serve {
+        let service = Service::for_clients(node).await.map_err(|cause| StartError::Serve {
             listener: Protocol::Grpc.name().to_owned(),
             cause,
         })?;
@@ -503,7 +509,7 @@ impl Broker {
     }
 }
 
-/// A listener of clients ended although nobody told it to.
+/// The error for a client listener that ended before the broker was stopped.
 fn ended_early(ended: Result<(String, Result<(), String>), JoinError>) -> RunError {
     let (listener, cause) = match ended {
         Ok((listener, Ok(()))) => (listener, "it ended".to_owned()),
@@ -513,10 +519,11 @@ fn ended_early(ended: Result<(String, Result<(), String>), JoinError>) -> RunErr
     RunError::Start(StartError::Serve { listener, cause })
 }
 
-async fn fence_of(fence: &mut watch::Receiver<Option<String>>) -> String {
+/// Waits until the store has failed, and returns why.
+async fn store_failure(fence: &mut watch::Receiver<Option<String>>) -> String {
     match fence.wait_for(Option::is_some).await {
         Ok(cause) => cause.clone().unwrap_or_default(),
-        // The store is gone without having failed.
+        // The sender was dropped, so the store was closed without a failure.
         Err(_) => std::future::pending().await,
     }
 }

@@ -9,24 +9,25 @@
 //!  replica::Replicas: all of them, partitions, shards and the metadata alike; who leads them; whether a quorum answers
 //! ```
 //!
-//! - [`Broker`]: start and stop.
-//! - [`settings`]: what can be configured.
-//! - `api`: what is done for clients, whatever protocol they speak.
-//! - `admission`: what one client may take of what all share.
+//! - [`Broker`]: starts and stops all of the following.
+//! - [`settings`]: the configuration, from its file, variables and flags.
+//! - `api`: the operations of clients, independent of the protocol they come by.
+//! - `admission`: how much memory, and how many calls and streams, one client may hold of what all share.
 //! - `cluster`: data directory, bootstrap, metadata, reconciling.
 //! - `partition`: append, read, retention of one partition.
 //! - `groups`: the coordinator's shards, which hold the consumer groups.
-//! - `repair`: damaged replicas, from finding them to filling them again.
-//! - `replica`: a Raft group's replica here, of whatever kind: opening, leadership, CheckQuorum.
-//! - `node`: the handles that the services share. `leader_lookup`: who answers a request. `producer_ids`: ids of producers.
-//!   `stopping`: whether the broker stops. `target`: a partition that a request names.
-//! - `metrics`: what is counted. `scrape`: what `/metrics` shows.
-//! - `disk`: whether the disk takes more.
-//! - `services`: the gRPC surface.
-//! - `listener`: who may connect, and how many. `listening`: the listeners of the settings, bound. `serving`: what is served there.
-//! - `refusal_log`: what an operator reads of requests that are refused.
-//! - `http`: probes and metrics.
-//! - `health`: the probe of gRPC.
+//! - `repair`: finds damaged replicas and fills them again from their peers.
+//! - `replica`: a Raft group's replica on this broker, of any kind: opening, leadership, CheckQuorum.
+//! - `node`: the handles that the services share. `leader_lookup`: finds the leading replica for a request. `producer_ids`:
+//!   allocates producer ids and epochs. `stopping`: whether the broker is shutting down. `target`: a partition named by a request.
+//! - `metrics`: counters and histograms. `scrape`: the samples that `/metrics` adds to them.
+//! - `disk`: refuses appends when the disk is full or too slow.
+//! - `services`: the gRPC services.
+//! - `listener`: accepts connections and bounds their number. `listening`: binds the listeners of the settings. `serving`: the
+//!   HTTP services behind each of them.
+//! - `refusal_log`: log lines for the operator about requests that are refused for lack of resources.
+//! - `http`: `/livez`, `/readyz` and `/metrics`.
+//! - `health`: gRPC's health service.
 
 mod admission;
 mod api;

@@ -1,4 +1,5 @@
-//! The listeners of a broker: bound before anything else, with what each may take, and what others are told of them.
+//! The listeners of a broker: binds them before anything else starts, derives their connection limits, and lists the endpoints
+//! that the broker registers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,41 +8,41 @@ use std::time::Duration;
 use jangada_controller::{Endpoint, Endpoints};
 
 use crate::listener::descriptors::{Listeners, Shares, Wanted};
-use crate::listener::{ConnectionMetrics, GateLimits, HTTP_IDLE, Listener, Protocol};
+use crate::listener::{ConnectionMetrics, GateLimits, HTTP_IDLE_TIMEOUT, Listener, Protocol};
 use crate::settings::{BrokerSettings, LimitSettings};
 
 /// A listener's address cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("the {listener} listener cannot use {address}: {source}; is another process using the port?")]
 pub struct ListenError {
-    /// Which.
+    /// The listener's name in the settings.
     listener: String,
-    /// Its address.
+    /// The address that it was to be bound to.
     address: String,
-    /// What the system said.
+    /// The system's error.
     source: std::io::Error,
 }
 
-/// Where a broker really listens by the listeners that are always there: with port 0 the system chose.
+/// The bound addresses of the three listeners that every broker has; for port 0, with the port that the system chose.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
-    /// For clients.
+    /// The listener for clients.
     pub public: SocketAddr,
-    /// For brokers.
+    /// The listener for other brokers.
     pub internal: SocketAddr,
-    /// For probes and metrics.
+    /// The listener for probes and metrics.
     pub http: SocketAddr,
 }
 
-/// How many connections a listener takes. No address gets all of them. Only clients are held to the setting: brokers need
-/// their connections to each other whatever it says.
+/// How many connections a listener takes. One address gets at most three quarters of them. `limits.connections_per_address_max`
+/// holds only for clients: brokers need their connections to each other whatever it is.
 fn gate_limits(protocol: Protocol, shares: &Shares, settings: &LimitSettings) -> GateLimits {
-    let places = match protocol {
+    let slots = match protocol {
         Protocol::Grpc => shares.public,
         Protocol::Internal => shares.internal,
         Protocol::Http => shares.http,
     };
-    let total = usize::try_from(places).expect("usize has 64 bits");
+    let total = usize::try_from(slots).expect("usize has 64 bits");
     let share = (total / 4 * 3).max(1);
     GateLimits {
         total,
@@ -51,12 +52,12 @@ fn gate_limits(protocol: Protocol, shares: &Shares, settings: &LimitSettings) ->
         },
         idle: match protocol {
             Protocol::Grpc | Protocol::Internal => Duration::from_millis(settings.connection_idle_ms),
-            Protocol::Http => HTTP_IDLE,
+            Protocol::Http => HTTP_IDLE_TIMEOUT,
         },
     }
 }
 
-/// How many descriptors the store and the listeners want.
+/// How many file descriptors the settings ask for, for the store and the listeners.
 pub(crate) fn wanted(settings: &BrokerSettings) -> Wanted {
     let count = |protocol: Protocol| {
         let listeners = settings.listeners.iter();
@@ -74,7 +75,7 @@ pub(crate) fn wanted(settings: &BrokerSettings) -> Wanted {
     }
 }
 
-/// Binds all listeners: those that are always there come first.
+/// Binds all listeners. The result begins with `public`, `internal` and `http`, in this order.
 pub(crate) async fn bind(
     settings: &BrokerSettings,
     shares: &Shares,
@@ -94,14 +95,14 @@ pub(crate) async fn bind(
     Ok(bound)
 }
 
-/// The endpoints that others are told beside the two that every broker has.
+/// The endpoints that this broker registers beside its public and internal address.
 pub(crate) fn endpoints(settings: &BrokerSettings) -> Endpoints {
-    let told = settings.listeners.others_told().map(|(name, listener)| {
+    let registered = settings.listeners.others_told().map(|(name, listener)| {
         let endpoint = Endpoint {
             protocol: listener.protocol.name().to_owned(),
             address: listener.address().to_owned(),
         };
         (name.to_owned(), endpoint)
     });
-    told.collect()
+    registered.collect()
 }

@@ -1,5 +1,5 @@
-//! Work that must not hold up the runtime's workers, on which heartbeats and votes run: reading from disk, unpacking,
-//! packing and checking batches. It runs on the runtime's blocking threads, a bounded number at once.
+//! Runs work that would block the runtime's workers, on which heartbeats and votes run: reads from disk, and decompressing,
+//! compressing and checking batches. It runs on the runtime's blocking threads, a bounded number of pieces at once.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use tokio::sync::Semaphore;
 
 use crate::error::RequestError;
 
-/// Work on fewer bytes than this takes less time than handing it over, unless it unpacks.
+/// Work on fewer bytes than this takes less time than handing it to another thread, unless it decompresses.
 pub(crate) const SMALL_BYTES: usize = 64 * 1024;
 
-/// See the module text. Clones share the bound.
+/// A bound on how much work runs at once. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Pool {
     permits: Arc<Semaphore>,
@@ -24,12 +24,13 @@ impl Pool {
         }
     }
 
-    /// One piece of work for each processor at once.
-    pub fn of_processors() -> Self {
+    /// A pool that runs one piece of work per CPU at once.
+    pub fn per_cpu() -> Self {
         Self::new(std::thread::available_parallelism().map_or(1, usize::from))
     }
 
-    /// Runs `work` when it is its turn. It goes on when the caller stops waiting, and counts until it has ended.
+    /// Waits for a permit and runs `work`. When this future is dropped, work that has begun goes on, and holds its permit until it
+    /// ends.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, RequestError> {
         let permit = self.permits.clone().acquire_owned().await;
         let permit = permit.expect("the pool is never closed");
@@ -37,8 +38,8 @@ impl Pool {
             let _permit = permit;
             work()
         });
-        running
-            .await
-            .map_err(|error| RequestError::new(Reason::Internal, format!("work was not finished: {error}")))
+        running.await.map_err(|error| {
+            RequestError::new(Reason::Internal, format!("a task on the blocking pool failed: {error}"))
+        })
     }
 }

@@ -1,8 +1,8 @@
-//! What is served on the listeners of each protocol, and by what rules its calls are let in.
+//! The HTTP services of each protocol, with their limits and the admission of their calls.
 //!
 //! Every listener is bound and accepted in the same way ([`listener`](crate::listener)); by its protocol it gets a [`Service`].
-//! Services are made once and shared by all listeners of their protocol: what a call is told that depends on its listener is
-//! found by its [`RequestContext`](crate::api::context::RequestContext).
+//! A service is built once and shared by all listeners of its protocol. Answers that depend on the listener, such as a leader's
+//! address, are found by the listener's name in [`RequestContext`](crate::api::context::RequestContext).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -38,37 +38,38 @@ use crate::services::metadata::MetadataOf;
 use crate::services::unread;
 use crate::settings::BrokerSettings;
 
-/// Small beside a message: the first frame of one may be moved, and what it takes is kept as long as the message.
+/// The largest HTTP/2 DATA frame that clients may send. It is small beside a message: the first frame of a message may be copied,
+/// and its buffer is kept for as long as the message.
 const HTTP2_FRAME_BYTES: u32 = 64 << 10;
-/// A client that is cut off is noticed after these two.
+/// A client that has become unreachable is noticed after interval and timeout together, 15 s.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a message may be under way without progress.
+/// How long a message may be in transfer without progress (`limits.stalled_ms`).
 pub fn stalled_after(settings: &BrokerSettings) -> Duration {
     Duration::from_millis(settings.limits.stalled_ms)
 }
 
-/// What is served on the listeners of one protocol.
+/// The HTTP service behind all listeners of one protocol.
 #[derive(Clone)]
 pub struct Service {
     router: Router,
     server: Server,
-    /// What its connections share, if their calls are counted.
+    /// The budgets that its connections share; `None` when they are not limited (HTTP).
     budgets: Option<Arc<Budgets>>,
 }
 
 impl Service {
-    /// For clients: the services of the contract, gRPC's health and reflection. Spawns the task that reports health, which ends when
-    /// the broker stops.
-    pub async fn of_clients(node: &Arc<Node>) -> Result<Self, String> {
+    /// The service for clients: the services of the contract, gRPC health and reflection. Spawns the task that reports health,
+    /// which ends when the broker stops.
+    pub async fn for_clients(node: &Arc<Node>) -> Result<Self, String> {
         let request_max = usize::try_from(node.settings.limits.request_bytes_max).expect("usize has 64 bits");
         let (reporter, health_service) = tonic_health::server::health_reporter();
         let health = Health::not_serving(reporter).await;
-        // What tonic cannot read it answers by itself.
-        let of_answers = node.clone();
+        // tonic answers requests that it cannot decode itself; `unread` gives those answers our error details.
+        let for_unread = node.clone();
         let contract = contract(node, request_max).layer(map_response(move |response: Response| {
-            std::future::ready(unread::answer(response, &of_answers))
+            std::future::ready(unread::answer(response, &for_unread))
         }));
         let (reflection, reflection_alpha) = (reflection().build_v1(), reflection().build_v1alpha());
         let services = Routes::from(contract)
@@ -77,7 +78,7 @@ impl Service {
             .add_service(reflection_alpha.map_err(|error| error.to_string())?)
             .into_axum_router();
         tokio::spawn(health.report(node.clone()));
-        // Outermost: nothing of a call is taken up, and nothing of its answer given, that is not counted.
+        // The outermost layer, so that no byte of a request or a response passes uncounted.
         let admission = Admission::new(request_max, stalled_after(&node.settings), node.metrics.clone());
         let server = Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -93,8 +94,8 @@ impl Service {
         })
     }
 
-    /// For other brokers.
-    pub fn of_brokers(internal: Internal, settings: &BrokerSettings, metrics: Arc<Metrics>) -> Self {
+    /// The service for other brokers.
+    pub fn for_brokers(internal: Internal, settings: &BrokerSettings, metrics: Arc<Metrics>) -> Self {
         let broker = internal.bootstrap.local.broker;
         let public = internal.bootstrap.local.address.clone();
         let service = InternalServiceServer::new(internal)
@@ -116,8 +117,8 @@ impl Service {
         }
     }
 
-    /// For probes and scrapes.
-    pub fn of_probes(node: http::NodeWatch) -> Self {
+    /// The service for probes and scrapes.
+    pub fn for_probes(node: http::NodeWatch) -> Self {
         Self {
             router: http::router(node),
             server: Server::builder().accept_http1(true),
@@ -125,11 +126,11 @@ impl Service {
         }
     }
 
-    /// Serves a listener until `stopping`, and then until its calls are answered.
+    /// Serves a listener until `stopping` becomes true, and then until its open calls are answered.
     pub async fn serve(self, listener: Arc<Listener>, mut stopping: watch::Receiver<bool>) -> Result<(), String> {
         let acceptor = listener.acceptor().map_err(|error| error.to_string())?;
         let ends = async move {
-            // The sender is gone: the broker has stopped.
+            // An error means that the sender was dropped: the broker has stopped.
             let _ = stopping.wait_for(|stopping| *stopping).await;
         };
         let Self {
@@ -144,7 +145,7 @@ impl Service {
     }
 }
 
-/// The services that clients are promised.
+/// The gRPC services of the contract with clients.
 fn contract(node: &Arc<Node>, request_max: usize) -> Router {
     let log = LogServiceServer::new(Log { node: node.clone() })
         .max_decoding_message_size(request_max)
@@ -165,12 +166,12 @@ fn contract(node: &Arc<Node>, request_max: usize) -> Router {
         .into_axum_router()
 }
 
-/// Only what is served to clients: the descriptors have the internal listener's service as well.
+/// Reflection of the services that clients may call. The descriptor set also has the internal service, which is left out.
 fn reflection() -> tonic_reflection::server::Builder<'static> {
     let builder = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(jangada_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        // What the details of errors are made of, so that tools can show them.
+        // The types of error details, so that tools can decode them.
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET);
     let served = SERVICES
         .into_iter()
@@ -178,7 +179,7 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
     served.fold(builder, |builder, service| builder.with_service_name(service))
 }
 
-/// The connections of a listener, with what they hold of what all share.
+/// Wraps each connection of a listener so that what it holds of the budgets is counted.
 fn guarded(
     connections: impl Stream<Item = Result<Connection, Infallible>>,
     budgets: Arc<Budgets>,

@@ -211,7 +211,7 @@ async fn a_listener_without_descriptors_says_so_waits_and_goes_on_when_there_are
         waiting.push(connect(&node.addresses.public, 1).await.expect("the kernel takes it"));
     }
     eventually("the log says so", WAIT, || async {
-        node.log().contains("connections can't be accepted").then_some(())
+        node.log().contains("connections cannot be accepted").then_some(())
     })
     .await;
     let (cpu, began) = (node.cpu(), Instant::now());
@@ -226,7 +226,7 @@ async fn a_listener_without_descriptors_says_so_waits_and_goes_on_when_there_are
         "{first} and then {last} in {elapsed:?}"
     );
     assert!(cpu < elapsed / 2, "{cpu:?} of {elapsed:?}: it spins");
-    let told = node.log().matches("connections can't be accepted").count();
+    let told = node.log().matches("connections cannot be accepted").count();
     assert_eq!(told, 1, "once, and then at an interval");
     write(&client, 1).await;
 

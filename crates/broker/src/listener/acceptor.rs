@@ -1,4 +1,7 @@
 //! A bound listener, and the loop that accepts its connections.
+//!
+//! The socket belongs to [`Listener`] and is duplicated for each [`Acceptor`], so that connections queue in the kernel rather than
+//! being refused while nothing accepts.
 
 use std::convert::Infallible;
 use std::io;
@@ -16,7 +19,7 @@ use super::metrics::ConnectionMetrics;
 use super::protocol::Protocol;
 use super::refusal::Refusals;
 
-/// A bound socket with its bounds.
+/// A bound socket, with the limits of its connections.
 pub(crate) struct Listener {
     socket: TcpListener,
     address: SocketAddr,
@@ -24,7 +27,7 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Binds. Connections wait in the kernel's queue until somebody accepts.
+    /// Binds `address`. Connections wait in the kernel's queue until [`Listener::acceptor`] is served.
     pub async fn bind(
         name: &str,
         protocol: Protocol,
@@ -40,22 +43,23 @@ impl Listener {
         })
     }
 
-    /// Its name in settings, logs and metrics.
+    /// The listener's name in settings, logs and metrics.
     pub fn name(&self) -> &str {
         self.gate.listener()
     }
 
-    /// What is spoken there.
+    /// The protocol of the listener's connections.
     pub fn protocol(&self) -> Protocol {
         self.gate.protocol()
     }
 
-    /// Where it really listens: with port 0 the system chose.
+    /// The address that is bound; for port 0, with the port that the system chose.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What accepts its connections. The socket is shared with it: this one stays bound when the acceptor ends.
+    /// The stream of this listener's connections. The acceptor gets a duplicate of the socket, so the listener stays bound when the
+    /// acceptor is dropped.
     pub fn acceptor(&self) -> io::Result<Acceptor> {
         let socket = self.socket.as_fd().try_clone_to_owned()?;
         self.gate.watch_idle();
@@ -77,7 +81,7 @@ pub(crate) struct Acceptor {
 }
 
 impl Acceptor {
-    /// The next connection that gets in. Others are told why not.
+    /// Returns the next connection that is admitted. Refused ones are told why, and closed.
     async fn next(&mut self) -> Connection {
         loop {
             let (socket, peer) = match self.socket.accept().await {
@@ -87,30 +91,30 @@ impl Acceptor {
                     continue;
                 }
             };
-            self.failures.are_over(self.gate.listener());
+            self.failures.succeeded(self.gate.listener());
             match self.gate.admit(peer) {
-                Ok(place) => {
+                Ok(slot) => {
                     tune(&socket);
-                    return Connection::new(socket, place);
+                    return Connection::new(socket, slot);
                 }
                 Err(refused) => self.refusals.tell(socket, refused),
             }
         }
     }
 
-    /// The peer went away again: nothing to do. The process or the system is out of something: trying at once would
-    /// spin, since the connection stays in the queue.
+    /// Waits after a failed accept. Errors of the one connection (accept(2): its peer is gone) need no wait. All others mean that a
+    /// resource is exhausted: the connection stays in the queue, and an immediate retry would spin.
     async fn failed(&mut self, error: &io::Error) {
         use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
         if matches!(error.kind(), ConnectionRefused | ConnectionAborted | ConnectionReset) {
             return;
         }
         self.gate.accept_failed();
-        let pause = self.failures.again(self.gate.listener(), error);
-        tokio::time::sleep(pause).await;
+        let backoff = self.failures.failed(self.gate.listener(), error);
+        tokio::time::sleep(backoff).await;
     }
 
-    /// All connections, for a server.
+    /// The admitted connections as an endless stream, as tonic's server takes them.
     pub fn incoming(self) -> impl Stream<Item = Result<Connection, Infallible>> {
         futures::stream::unfold(self, |mut acceptor| async move {
             let connection = acceptor.next().await;
@@ -119,7 +123,8 @@ impl Acceptor {
     }
 }
 
-/// Small answers leave at once. That it fails is of no consequence: the connection is slower, or gone already.
+/// Sets TCP_NODELAY, so that small responses are not delayed. A failure is ignored: the connection is only slower, or closed
+/// already.
 fn tune(socket: &TcpStream) {
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");

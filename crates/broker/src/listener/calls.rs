@@ -1,5 +1,5 @@
-//! Counts the calls that a connection has open: from the request's head until the whole answer is handed over. HTTP/2's
-//! own pings keep bytes moving on a connection that nobody uses, so bytes do not tell.
+//! Counts the open calls of each connection: from the headers of the request until the end of the response's body. A connection is
+//! idle when it has none. Bytes are no measure of that, because HTTP/2 keep-alive pings go on without any call.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,33 +14,33 @@ use http_body::{Frame, SizeHint};
 use tonic::transport::server::TcpConnectInfo;
 
 use super::connection::ConnectionInfo;
-use super::gate::Occupant;
+use super::gate::ConnectionState;
 
-/// Counts every call that is served here with its connection.
+/// Wraps `router` so that every request counts as an open call of its connection.
 pub(crate) fn count_calls(router: Router) -> Router {
     router.layer(from_fn(counted))
 }
 
 async fn counted(mut request: Request, next: Next) -> Response {
-    let Some(ConnectionInfo(occupant)) = request.extensions().get::<ConnectionInfo>().cloned() else {
+    let Some(ConnectionInfo(connection)) = request.extensions().get::<ConnectionInfo>().cloned() else {
         return next.run(request).await;
     };
-    // Where tonic's requests look for their peer.
+    // tonic::Request::remote_addr reads this extension.
     request.extensions_mut().insert(TcpConnectInfo {
         local_addr: None,
-        remote_addr: Some(occupant.peer()),
+        remote_addr: Some(connection.peer()),
     });
-    let call = Call::begin(occupant);
+    let call = Call::begin(connection);
     let response = next.run(request).await;
     response.map(|body| Body::new(Counted { body, _call: call }))
 }
 
-struct Call(Arc<Occupant>);
+struct Call(Arc<ConnectionState>);
 
 impl Call {
-    fn begin(occupant: Arc<Occupant>) -> Self {
-        occupant.begins_call();
-        Self(occupant)
+    fn begin(connection: Arc<ConnectionState>) -> Self {
+        connection.begins_call();
+        Self(connection)
     }
 }
 
@@ -50,7 +50,7 @@ impl Drop for Call {
     }
 }
 
-/// An answer's body, with which the call ends.
+/// A response's body; the call ends when it is dropped.
 struct Counted {
     body: Body,
     _call: Call,

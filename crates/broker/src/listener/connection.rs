@@ -10,43 +10,44 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tonic::transport::server::Connected;
 
-use super::gate::{Occupant, Place};
+use super::gate::{ConnectionState, Slot};
 use super::refusal;
 
-/// See the module text. Dropping it gives its place back.
+/// An admitted connection, as the HTTP server reads and writes it. Dropping it frees its slot in the gate.
 pub(crate) struct Connection {
     socket: TcpStream,
-    place: Place,
+    slot: Slot,
 }
 
-/// What a request knows of the connection that it came on.
+/// The connection of a request, among the request's extensions.
 #[derive(Clone)]
-pub(crate) struct ConnectionInfo(pub(super) Arc<Occupant>);
+pub(crate) struct ConnectionInfo(pub(super) Arc<ConnectionState>);
 
 impl ConnectionInfo {
-    /// The name of the listener that it came in by.
+    /// The name of the listener that accepted the connection.
     pub fn listener(&self) -> &Arc<str> {
         self.0.listener()
     }
 }
 
 impl Connection {
-    pub(super) fn new(socket: TcpStream, place: Place) -> Self {
-        Self { socket, place }
+    pub(super) fn new(socket: TcpStream, slot: Slot) -> Self {
+        Self { socket, slot }
     }
 
-    /// Whom it is with.
+    /// The peer's address.
     pub fn peer(&self) -> SocketAddr {
-        self.place.occupant().peer()
+        self.slot.connection().peer()
     }
 
-    /// Whether it ends here, because the gate wants its place. The server reads the end of the connection then.
+    /// Whether the gate has decided to close this connection. If so, sends the peer a GOAWAY with the reason; the server then reads
+    /// the end of the stream.
     fn is_ended(&mut self, cx: &Context<'_>) -> bool {
-        let occupant = self.place.occupant();
-        occupant.wake_by(cx.waker());
-        let Some(cause) = occupant.ends() else { return false };
-        if self.place.protocol().is_http2() {
-            // It has no call, so nobody minds if a peer that does not read misses it.
+        let connection = self.slot.connection();
+        connection.wake_by(cx.waker());
+        let Some(cause) = connection.ends() else { return false };
+        if self.slot.protocol().is_http2() {
+            // Best effort: there is no open call to which the peer would miss an answer.
             let _ = self.socket.try_write(&refusal::farewell(cause));
         }
         true
@@ -57,7 +58,7 @@ impl Connected for Connection {
     type ConnectInfo = ConnectionInfo;
 
     fn connect_info(&self) -> ConnectionInfo {
-        ConnectionInfo(self.place.occupant().clone())
+        ConnectionInfo(self.slot.connection().clone())
     }
 }
 
@@ -69,7 +70,7 @@ impl AsyncRead for Connection {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.socket).poll_read(cx, buffer);
         if read.is_ready() {
-            self.place.occupant().has_read(buffer.filled().len() - before);
+            self.slot.connection().has_read(buffer.filled().len() - before);
         }
         read
     }

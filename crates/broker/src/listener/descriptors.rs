@@ -1,52 +1,55 @@
-//! The limit of open files: raised as far as the system lets us, then shared out so that no part can take another's.
+//! The limit of open files (RLIMIT_NOFILE): raised to the hard limit, then divided so that no component can use up the
+//! descriptors of another.
 //!
 //! ```text
 //!   limit = the process itself + links to other brokers + the write-ahead log | the store's tables | each listener
 //! ```
 //!
-//! When the limit is too low for what the settings want, the store's tables and the listeners get less, with a warning;
-//! when it is too low even for the least, the broker does not start.
+//! When the limit is too low for the settings, the store's tables and the listeners get less, with a warning. When it is too low
+//! for the minimum of each, the broker does not start.
 
 use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::gate::MAKING_WAY_MAX;
+use super::gate::EVICTING_MAX;
 
-/// More is never needed, and some programs that we might start close every possible one.
-const RAISED_TO_MAX: u64 = 1 << 20;
+/// The limit is raised no further, also when the hard limit is higher or infinite: more is never used, and some programs close
+/// every possible descriptor when they are started.
+const LIMIT_MAX: u64 = 1 << 20;
 
-/// Connections that are being told why they are refused.
+/// Refused connections per listener that may be open at once while they are told why.
 pub(super) const REFUSALS_AT_ONCE: usize = 32;
-/// Standard streams, the runtime's own, listeners, locks, files that are open for a moment.
+/// Descriptors of the process: standard streams, the runtime's, listening sockets, lock files, files that are open briefly.
 const OF_PROCESS: u64 = 64;
-/// Connections that this broker opens: two to each other broker, and calls that are passed on.
+/// Connections that this broker opens: two to each other broker, and those on which calls are forwarded.
 const OUTGOING: u64 = 64;
-/// The write-ahead log's live files, and what flushes and compactions write at the moment.
+/// Files that the store has open for writing: live files of the write-ahead log, outputs of flushes and compactions.
 const OF_WRITES: u64 = 32;
-/// At a listener, on top of its places.
-const BESIDE_PLACES: u64 = (REFUSALS_AT_ONCE + MAKING_WAY_MAX) as u64;
+/// Descriptors of a listener beyond its slots: connections that are being refused, and evicted ones that are still closing.
+const BEYOND_SLOTS: u64 = (REFUSALS_AT_ONCE + EVICTING_MAX) as u64;
 
-/// Connections of other brokers, which have two each and some for a moment.
+/// Connections of the internal listener: each other broker has two, and briefly more while it reconnects.
 const INTERNAL_MAX: u64 = 1_000;
 const INTERNAL_MIN: u64 = 32;
-/// Connections of probes and scrapes.
+/// Connections of the HTTP listener: probes and scrapes.
 const HTTP_MAX: u64 = 256;
 const HTTP_MIN: u64 = 16;
+/// The fewest connections of a client listener.
 const PUBLIC_MIN: u64 = 32;
-/// What the store does not work without.
+/// The fewest tables and blob files that the store must be able to keep open.
 const STORE_MIN: u64 = 128;
 
-/// What the settings ask for.
+/// How many descriptors the settings ask for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted {
-    /// `storage.open_files_max`.
+    /// The setting `storage.open_files_max`.
     pub store: u64,
-    /// `storage.wal_recycled_files`.
+    /// The setting `storage.wal_recycled_files`.
     pub wal_recycled: u64,
-    /// `limits.connections_max`, for each listener of clients.
+    /// The setting `limits.connections_max`, which holds for each client listener.
     pub public: u64,
-    /// Listeners of clients, brokers and probes; at least one of each.
+    /// How many listeners there are; at least one of each protocol.
     pub listeners: Listeners,
 }
 
@@ -59,35 +62,35 @@ pub(crate) struct Listeners {
 }
 
 impl Wanted {
-    /// What nobody shares.
+    /// Descriptors that are needed whatever the limit is.
     fn fixed(&self) -> u64 {
         let Listeners { grpc, internal, http } = self.listeners;
-        OF_PROCESS + OUTGOING + OF_WRITES + (grpc + internal + http) * BESIDE_PLACES + self.wal_recycled
+        OF_PROCESS + OUTGOING + OF_WRITES + (grpc + internal + http) * BEYOND_SLOTS + self.wal_recycled
     }
 }
 
 /// How many descriptors each part gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shares {
-    /// Tables and blob files that the store keeps open.
+    /// Tables and blob files that the store may keep open.
     pub store: u64,
-    /// Places of each listener of clients.
+    /// Connections of each client listener.
     pub public: u64,
-    /// Of each of brokers.
+    /// Connections of each internal listener.
     pub internal: u64,
-    /// Of each of probes.
+    /// Connections of each HTTP listener.
     pub http: u64,
 }
 
 impl Shares {
-    /// All together.
+    /// The sum over the store and all listeners.
     fn total(&self, listeners: Listeners) -> u64 {
         let Listeners { grpc, internal, http } = listeners;
         self.store + grpc * self.public + internal * self.internal + http * self.http
     }
 }
 
-/// The limit does not even do for the least.
+/// The limit of open files is below the sum of the minimums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the limit of open files is {limit}, and this broker needs at least {least}, better {recommended}: raise the hard limit \
@@ -99,12 +102,12 @@ pub struct TooFewDescriptors {
     recommended: u64,
 }
 
-/// Raises the soft limit to the hard one, and gives what it is then.
+/// Raises the soft limit to the hard one, and returns the soft limit that holds then.
 pub(crate) fn raise() -> io::Result<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let to = maximum.unwrap_or(RAISED_TO_MAX).min(RAISED_TO_MAX);
+    let to = maximum.unwrap_or(LIMIT_MAX).min(LIMIT_MAX);
     let Some(before) = current.filter(|before| *before < to) else {
-        let limit = current.unwrap_or(RAISED_TO_MAX);
+        let limit = current.unwrap_or(LIMIT_MAX);
         tracing::info!(limit, "open files");
         return Ok(limit);
     };
@@ -117,7 +120,7 @@ pub(crate) fn raise() -> io::Result<u64> {
     Ok(to)
 }
 
-/// Shares the limit out.
+/// Divides the limit between the store and the listeners.
 pub(crate) fn share_out(limit: u64, wanted: &Wanted) -> Result<Shares, TooFewDescriptors> {
     let (fixed, listeners) = (wanted.fixed(), wanted.listeners);
     let all = Shares {
@@ -148,7 +151,7 @@ pub(crate) fn share_out(limit: u64, wanted: &Wanted) -> Result<Shares, TooFewDes
     let internal = (free / 8 / listeners.internal).clamp(INTERNAL_MIN, INTERNAL_MAX);
     let http = (free / 16 / listeners.http).clamp(HTTP_MIN, HTTP_MAX);
     let free = free - listeners.internal * internal - listeners.http * http;
-    // Half each, and what one does not need is the other's.
+    // The store and the client listeners get half each; what one of them does not want goes to the other.
     let clients_at_least = listeners.grpc * PUBLIC_MIN.min(wanted.public);
     let store_at_least = (free / 2).max(STORE_MIN).min(wanted.store).min(free - clients_at_least);
     let public = wanted.public.min((free - store_at_least) / listeners.grpc);
@@ -203,14 +206,14 @@ mod tests {
         let wanted = Wanted { listeners, ..WANTED };
         let lowest = lowest_limit(&wanted);
         assert!(lowest.is_some_and(|lowest| lowest <= 1_024), "{lowest:?}");
-        let shares = share_out(RAISED_TO_MAX, &wanted).expect("it does");
+        let shares = share_out(LIMIT_MAX, &wanted).expect("it does");
         assert_eq!((shares.public, shares.internal), (10_000, INTERNAL_MAX));
     }
 
     /// Tries all limits. The lowest that does.
     fn lowest_limit(wanted: &Wanted) -> Option<u64> {
         let mut lowest = None;
-        for limit in (0..50_000).chain([RAISED_TO_MAX]) {
+        for limit in (0..50_000).chain([LIMIT_MAX]) {
             let Ok(shares) = share_out(limit, wanted) else {
                 assert_eq!(lowest, None, "a higher limit is never refused");
                 continue;

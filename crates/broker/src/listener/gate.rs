@@ -1,11 +1,11 @@
-//! Who gets in at a listener.
+//! Limits the connections of one listener.
 //!
-//! A listener has places for so many connections, and one address may have so many of them. When all are taken, a
-//! connection from an address that has fewer than the one with the most still gets in: the connection of the latter that
-//! has been without a call for longest makes way. So one address cannot keep others out by opening connections and
-//! leaving them alone. Others are refused.
+//! A listener has a bounded number of slots, and each address a bounded share of them ([`GateLimits`]). When all slots are taken,
+//! a new connection from an address that has fewer than the one with the most is still admitted: of the latter's connections the
+//! longest idle one is evicted. So one address cannot lock others out by holding idle connections. Any other new connection is
+//! refused.
 //!
-//! A connection that says nothing after it was opened, or has no call for long, is ended: nobody uses it.
+//! A connection that sends nothing after it was opened, or that has no call for [`GateLimits::idle`], is closed.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,46 +22,47 @@ use tokio::time::Instant;
 use super::metrics::{ConnectionMetrics, ListenerMetrics};
 use super::protocol::Protocol;
 
-/// Connections are looked at for silence so often.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A connection that has not sent its first bytes within this time ends: HTTP/2's preface takes no thought.
-const FIRST_BYTES_WITHIN: Duration = Duration::from_secs(10);
-/// HTTP/2's preface (RFC 9113, section 3.4) has so many bytes, and HTTP/1's shortest request not fewer.
+/// How often connections are checked for being idle.
+const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// A connection must send `FIRST_BYTES` within this time. A client sends them at once, without waiting for the server.
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
+/// The length of HTTP/2's preface (RFC 9113, section 3.4). No request of HTTP/1 that occurs here is shorter.
 const FIRST_BYTES: u64 = 24;
-/// A connection makes way only when nothing but pings came on it for so long: a request may be on its way to be counted.
-const AT_REST_AFTER: Duration = Duration::from_secs(1);
-/// A PING frame with its answer's flag, as one read.
+/// A connection may be evicted only after nothing but pings came on it for this long: bytes that have just arrived may belong to
+/// a request that is not counted as a call yet.
+const EVICTABLE_AFTER: Duration = Duration::from_secs(1);
+/// The length of an HTTP/2 PING frame (RFC 9113, section 6.7): a read of exactly this many bytes is taken for one.
 const PING_BYTES: usize = 17;
-/// Connections that may be on their way out while others have their places already.
-pub(super) const MAKING_WAY_MAX: usize = 32;
-/// HTTP/1 without a byte: longer than between two scrapes.
-pub(crate) const HTTP_IDLE: Duration = Duration::from_secs(90);
-/// Between two lines of the log about connections that were refused.
-const TOLD_EVERY: Duration = Duration::from_secs(10);
-/// Without a refusal for so long it is over: clients that were refused try again each second.
+/// Evicted connections that may still be closing while their successors are already admitted.
+pub(super) const EVICTING_MAX: usize = 32;
+/// An HTTP/1 connection is closed after this long without a byte. It is longer than the usual interval between two scrapes.
+pub(crate) const HTTP_IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// The least time between two log lines about refused connections.
+const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// After this long without a refusal the log says that refusals are over. Refused clients try again about each second.
 const REFUSALS_OVER_AFTER: Duration = Duration::from_secs(5);
 
 /// How many connections a listener takes, and for how long they may have no call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GateLimits {
-    /// All together.
+    /// Connections of all addresses together.
     pub total: usize,
-    /// From one address.
+    /// Connections of one address (of IPv6, of one /64 network).
     pub per_address: usize,
-    /// Without a call.
+    /// A connection without a call for this long is closed.
     pub idle: Duration,
 }
 
-/// Why a connection did not get in.
+/// Why a new connection was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// The listener is full.
+    /// The listener has `limit` connections.
     Full { limit: usize },
-    /// The address has as many as it may have.
+    /// The address has `limit` connections, its share of the listener.
     Address { address: IpAddr, limit: usize },
 }
 
-/// What [`Refused::cause`] gives.
+/// The values of [`Refused::cause`], which are labels of a metric.
 const REFUSALS: [&str; 2] = ["full", "address"];
 
 impl Refused {
@@ -91,61 +92,62 @@ impl fmt::Display for Refused {
     }
 }
 
-/// Why a connection that was in has to go.
+/// Why this broker closes an admitted connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Cause {
-    /// It never said anything.
+    /// The peer did not send its first bytes in time.
     Silent = 1,
-    /// It had no call for long.
+    /// The connection had no call for longer than the limit.
     Idle = 2,
-    /// It had no call, and its place was needed.
-    MadeWay = 3,
+    /// The connection had no call, and its slot was needed for another address.
+    Evicted = 3,
 }
 
 impl Cause {
-    const ALL: [Self; 3] = [Cause::Silent, Cause::Idle, Cause::MadeWay];
+    const ALL: [Self; 3] = [Cause::Silent, Cause::Idle, Cause::Evicted];
 
     fn of(code: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|cause| *cause as u8 == code)
     }
 
+    /// The value of the metric's label `cause`.
     fn name(self) -> &'static str {
         match self {
             Cause::Silent => "silent",
             Cause::Idle => "idle",
-            Cause::MadeWay => "made_way",
+            Cause::Evicted => "made_way",
         }
     }
 
-    /// For the peer.
+    /// The reason that the peer is sent.
     pub fn text(self) -> &'static str {
         match self {
             Cause::Silent => "nothing was sent on this connection",
             Cause::Idle => "no call on this connection for longer than limits.connection_idle_ms",
-            Cause::MadeWay => "this connection had no call, and its place was needed for another address",
+            Cause::Evicted => "this connection had no call, and its place was needed for another address",
         }
     }
 }
 
-/// An admitted connection, as the gate sees it.
-pub(crate) struct Occupant {
+/// The state of an admitted connection that the gate and the connection's own task share.
+pub(crate) struct ConnectionState {
     listener: Arc<str>,
     protocol: Protocol,
     peer: SocketAddr,
     opened: Instant,
     bytes_read: AtomicU64,
     calls: AtomicU32,
-    /// When a call began or ended, or bytes came that were no ping: milliseconds after `opened`.
+    /// When a call last ended, or bytes other than a ping last came: milliseconds after `opened`.
     active_at_ms: AtomicU64,
-    /// A [`Cause`]; 0: it may stay.
+    /// The [`Cause`] for which the connection is to be closed; 0 while it may stay.
     ending: AtomicU8,
-    /// When that was decided, in the same milliseconds.
+    /// When `ending` was set, milliseconds after `opened`.
     ending_at_ms: AtomicU64,
     reader: AtomicWaker,
 }
 
-impl Occupant {
+impl ConnectionState {
     fn new(listener: Arc<str>, protocol: Protocol, peer: SocketAddr) -> Self {
         Self {
             listener,
@@ -186,7 +188,7 @@ impl Occupant {
         self.calls.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Bytes came.
+    /// Records that the connection has read this many bytes.
     pub(super) fn has_read(&self, bytes: usize) {
         self.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
         if bytes != PING_BYTES || !self.protocol.is_http2() {
@@ -194,12 +196,12 @@ impl Occupant {
         }
     }
 
-    /// Whom to wake when the connection shall end.
+    /// Registers the task that reads the connection, which is woken when the connection is to be closed.
     pub(super) fn wake_by(&self, waker: &Waker) {
         self.reader.register(waker);
     }
 
-    /// Why the connection ends now, if it does. Not when a call came in after that was decided.
+    /// Why the connection is to be closed now, if it is. The gate's decision is revoked when a call has begun since.
     pub(super) fn ends(&self) -> Option<Cause> {
         let cause = Cause::of(self.ending.load(Ordering::Acquire))?;
         let is_used = self.calls.load(Ordering::Acquire) > 0
@@ -217,27 +219,27 @@ impl Occupant {
         self.reader.wake();
     }
 
-    /// For how long nothing but pings came; `None`: it has a call, or is on its way out.
-    fn at_rest_for(&self) -> Option<Duration> {
+    /// For how long the connection has been idle, pings apart; `None` while it has a call or is being closed.
+    fn idle_for(&self) -> Option<Duration> {
         let is_free = self.calls.load(Ordering::Acquire) == 0 && self.ending.load(Ordering::Acquire) == 0;
         let active_at = Duration::from_millis(self.active_at_ms.load(Ordering::Acquire));
         is_free.then(|| self.opened.elapsed().saturating_sub(active_at))
     }
 
     fn is_silent(&self) -> bool {
-        self.bytes_read.load(Ordering::Relaxed) < FIRST_BYTES && self.opened.elapsed() >= FIRST_BYTES_WITHIN
+        self.bytes_read.load(Ordering::Relaxed) < FIRST_BYTES && self.opened.elapsed() >= FIRST_BYTES_TIMEOUT
     }
 }
 
-/// A connection's place. Dropping it lets the next one in.
-pub(super) struct Place {
+/// An admitted connection's slot, which is free again when this is dropped.
+pub(super) struct Slot {
     gate: Arc<Gate>,
-    occupant: Arc<Occupant>,
+    connection: Arc<ConnectionState>,
 }
 
-impl Place {
-    pub fn occupant(&self) -> &Arc<Occupant> {
-        &self.occupant
+impl Slot {
+    pub fn connection(&self) -> &Arc<ConnectionState> {
+        &self.connection
     }
 
     pub fn protocol(&self) -> Protocol {
@@ -245,38 +247,39 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.gate.left(&self.occupant);
+        self.gate.left(&self.connection);
     }
 }
 
 #[derive(Default)]
-struct Places {
+struct Slots {
     total: usize,
-    /// By address; none is empty.
-    by_address: HashMap<IpAddr, Vec<Arc<Occupant>>>,
-    /// While connections are refused.
+    /// The connections of each address. No list is empty.
+    by_address: HashMap<IpAddr, Vec<Arc<ConnectionState>>>,
+    /// The current series of refusals, if there is one.
     refusing: Option<Refusing>,
 }
 
-/// Connections are refused, since then.
+/// A series of refusals, for the log.
 struct Refusing {
     since: Instant,
     last: Instant,
-    told_at: Instant,
+    logged_at: Instant,
     count: u64,
-    untold: u64,
+    /// Refusals since the last log line.
+    unlogged: u64,
 }
 
-/// See the module text. One per listener.
+/// Admits and closes the connections of one listener.
 pub(crate) struct Gate {
     listener: Arc<str>,
     protocol: Protocol,
     limits: GateLimits,
-    at_rest_after: Duration,
+    evictable_after: Duration,
     metrics: ListenerMetrics,
-    places: Mutex<Places>,
+    slots: Mutex<Slots>,
 }
 
 impl Gate {
@@ -285,9 +288,9 @@ impl Gate {
             listener: listener.into(),
             protocol,
             limits,
-            at_rest_after: AT_REST_AFTER,
+            evictable_after: EVICTABLE_AFTER,
             metrics: metrics.of_listener(listener, limits.total, &REFUSALS, &Cause::ALL.map(Cause::name)),
-            places: Mutex::default(),
+            slots: Mutex::default(),
         })
     }
 
@@ -299,144 +302,143 @@ impl Gate {
         self.protocol
     }
 
-    /// The system gave no connection although one waits.
+    /// Counts an accept that failed for lack of a resource.
     pub(super) fn accept_failed(&self) {
         self.metrics.accept_failed();
     }
 
-    /// Gives a new connection its place.
-    pub(super) fn admit(self: &Arc<Self>, peer: SocketAddr) -> Result<Place, Refused> {
-        let address = holder(peer.ip());
-        let mut places = self.places.lock();
-        let admitted = self.has_room(&places, address);
-        if let Err(refused) = admitted {
-            self.refused(&mut places, refused);
+    /// Gives a new connection a slot, or refuses it.
+    pub(super) fn admit(self: &Arc<Self>, peer: SocketAddr) -> Result<Slot, Refused> {
+        let address = counted_address(peer.ip());
+        let mut slots = self.slots.lock();
+        if let Err(refused) = self.check_room(&slots, address) {
+            self.refused(&mut slots, refused);
             return Err(refused);
         }
-        let occupant = Arc::new(Occupant::new(self.listener.clone(), self.protocol, peer));
-        places.total += 1;
-        places.by_address.entry(address).or_default().push(occupant.clone());
-        drop(places);
+        let connection = Arc::new(ConnectionState::new(self.listener.clone(), self.protocol, peer));
+        slots.total += 1;
+        slots.by_address.entry(address).or_default().push(connection.clone());
+        drop(slots);
         self.metrics.opened();
-        Ok(Place {
+        Ok(Slot {
             gate: self.clone(),
-            occupant,
+            connection,
         })
     }
 
-    /// Whether there is room for one more from this address, made by another connection if need be.
-    fn has_room(&self, places: &Places, address: IpAddr) -> Result<(), Refused> {
+    /// Checks that one more connection of this address fits, and evicts another connection if one is needed.
+    fn check_room(&self, slots: &Slots, address: IpAddr) -> Result<(), Refused> {
         let GateLimits { total, per_address, .. } = self.limits;
-        let has_all_but_those = places.total < total + MAKING_WAY_MAX;
-        let own = places.by_address.get(&address).map_or(0, Vec::len);
+        let may_evict = slots.total < total + EVICTING_MAX;
+        let own = slots.by_address.get(&address).map_or(0, Vec::len);
         if own >= per_address {
-            // Every connection between brokers that matters has a call: one without is a stranger's, also if it has a broker's
-            // address, or can be made again.
-            let makes_way = self.protocol == Protocol::Internal && has_all_but_those && self.make_way(places, address);
-            return makes_way.then_some(()).ok_or(Refused::Address {
+            // Connections between brokers carry a call for as long as they are in use. One without is either not a broker's, also
+            // when it comes from a broker's address, or can be opened again at no loss.
+            let evicted = self.protocol == Protocol::Internal && may_evict && self.evict_idlest(slots, address);
+            return evicted.then_some(()).ok_or(Refused::Address {
                 address,
                 limit: per_address,
             });
         }
-        if places.total < total {
+        if slots.total < total {
             return Ok(());
         }
-        let most = places.by_address.iter().max_by_key(|(_, occupants)| occupants.len());
-        let makes_way = most.is_some_and(|(from, occupants)| {
-            has_all_but_those && occupants.len() > own + 1 && self.make_way(places, *from)
+        let most = slots.by_address.iter().max_by_key(|(_, connections)| connections.len());
+        let evicted = most.is_some_and(|(from, connections)| {
+            may_evict && connections.len() > own + 1 && self.evict_idlest(slots, *from)
         });
-        makes_way.then_some(()).ok_or(Refused::Full { limit: total })
+        evicted.then_some(()).ok_or(Refused::Full { limit: total })
     }
 
-    /// The connection of an address that is at rest for longest is ended; false: none is.
-    fn make_way(&self, places: &Places, address: IpAddr) -> bool {
-        let occupants = places.by_address.get(&address).into_iter().flatten();
-        let at_rest = occupants.filter_map(|occupant| Some((occupant.at_rest_for()?, occupant)));
-        let at_rest = at_rest.filter(|(rest, _)| *rest >= self.at_rest_after);
-        let Some((_, longest)) = at_rest.max_by_key(|(rest, _)| *rest) else {
+    /// Closes the longest idle connection of an address; false when none of them may be evicted.
+    fn evict_idlest(&self, slots: &Slots, address: IpAddr) -> bool {
+        let connections = slots.by_address.get(&address).into_iter().flatten();
+        let idle = connections.filter_map(|connection| Some((connection.idle_for()?, connection)));
+        let evictable = idle.filter(|(idle, _)| *idle >= self.evictable_after);
+        let Some((_, idlest)) = evictable.max_by_key(|(idle, _)| *idle) else {
             return false;
         };
-        self.end(longest, Cause::MadeWay);
+        self.end(idlest, Cause::Evicted);
         true
     }
 
-    fn end(&self, occupant: &Occupant, cause: Cause) {
+    fn end(&self, connection: &ConnectionState, cause: Cause) {
         self.metrics.ended(cause.name());
-        occupant.end(cause);
+        connection.end(cause);
     }
 
-    fn left(&self, occupant: &Arc<Occupant>) {
-        let address = holder(occupant.peer.ip());
-        let mut places = self.places.lock();
-        let here = places.by_address.get_mut(&address).expect("it was put there");
-        let at = here.iter().position(|other| Arc::ptr_eq(other, occupant));
+    fn left(&self, connection: &Arc<ConnectionState>) {
+        let address = counted_address(connection.peer.ip());
+        let mut slots = self.slots.lock();
+        let here = slots.by_address.get_mut(&address).expect("it was put there");
+        let at = here.iter().position(|other| Arc::ptr_eq(other, connection));
         here.swap_remove(at.expect("it was put there"));
         if here.is_empty() {
-            places.by_address.remove(&address);
+            slots.by_address.remove(&address);
         }
-        places.total -= 1;
-        drop(places);
+        slots.total -= 1;
+        drop(slots);
         self.metrics.closed();
     }
 
-    /// Counts it, and tells the log: the first at once, then how many there were.
-    fn refused(&self, places: &mut Places, refused: Refused) {
+    /// Counts and logs a refusal: the first of a series at once, further ones by their number at an interval.
+    fn refused(&self, slots: &mut Slots, refused: Refused) {
         self.metrics.refused(refused.cause());
         let now = Instant::now();
-        let is_first = places.refusing.is_none();
-        let refusing = places.refusing.get_or_insert(Refusing {
+        let is_first = slots.refusing.is_none();
+        let refusing = slots.refusing.get_or_insert(Refusing {
             since: now,
             last: now,
-            told_at: now,
+            logged_at: now,
             count: 0,
-            untold: 0,
+            unlogged: 0,
         });
         refusing.last = now;
         refusing.count += 1;
-        refusing.untold += 1;
-        if !is_first && now - refusing.told_at < TOLD_EVERY {
+        refusing.unlogged += 1;
+        if !is_first && now - refusing.logged_at < REFUSAL_LOG_INTERVAL {
             return;
         }
-        let (listener, count) = (self.listener(), refusing.untold);
+        let (listener, count) = (self.listener(), refusing.unlogged);
         tracing::warn!(listener, count, reason = %refused, "connections were refused");
-        refusing.told_at = now;
-        refusing.untold = 0;
+        refusing.logged_at = now;
+        refusing.unlogged = 0;
     }
 
-    /// Tells the log when connections have not been refused for a while.
-    fn look_at_refusals(&self, places: &mut Places) {
+    /// Logs the end of a series of refusals, once there was none for `REFUSALS_OVER_AFTER`.
+    fn log_end_of_refusals(&self, slots: &mut Slots) {
         let is_over = |refusing: &mut Refusing| refusing.last.elapsed() >= REFUSALS_OVER_AFTER;
-        if let Some(over) = places.refusing.take_if(is_over) {
+        if let Some(over) = slots.refusing.take_if(is_over) {
             let (listener, count) = (self.listener(), over.count);
             let seconds = (over.last - over.since).as_secs();
             tracing::info!(listener, count, seconds, "connections are no longer refused");
         }
     }
 
-    /// Ends connections that nobody uses, from now on, as long as the gate is there.
+    /// Spawns the task that closes silent and idle connections. It ends when the gate is dropped.
     pub fn watch_idle(self: &Arc<Self>) {
         let weak = Arc::downgrade(self);
         tokio::spawn(watch_idle(weak));
     }
 
     fn end_idle(&self) {
-        let mut places = self.places.lock();
-        self.look_at_refusals(&mut places);
-        for occupant in places.by_address.values().flatten() {
-            let Some(at_rest) = occupant.at_rest_for() else {
+        let mut slots = self.slots.lock();
+        self.log_end_of_refusals(&mut slots);
+        for connection in slots.by_address.values().flatten() {
+            let Some(idle) = connection.idle_for() else {
                 continue;
             };
-            if occupant.is_silent() {
-                self.end(occupant, Cause::Silent);
-            } else if at_rest >= self.limits.idle {
-                self.end(occupant, Cause::Idle);
+            if connection.is_silent() {
+                self.end(connection, Cause::Silent);
+            } else if idle >= self.limits.idle {
+                self.end(connection, Cause::Idle);
             }
         }
     }
 }
 
 async fn watch_idle(gate: Weak<Gate>) {
-    let mut tick = tokio::time::interval(LOOK_EVERY);
+    let mut tick = tokio::time::interval(IDLE_CHECK_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
@@ -445,9 +447,9 @@ async fn watch_idle(gate: Weak<Gate>) {
     }
 }
 
-/// What connections are counted by: an IPv4 address, also when it comes in IPv6's clothes; of IPv6 the network, of which
-/// one host has all addresses (RFC 6177).
-fn holder(address: IpAddr) -> IpAddr {
+/// The address that a connection counts for: an IPv4 address, also when it is mapped into IPv6, or the /64 network of an IPv6
+/// address, since one host has all addresses of its network (RFC 6177).
+fn counted_address(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let network = u128::from(address) & !u128::from(u64::MAX);
@@ -467,14 +469,14 @@ mod tests {
         idle: Duration::from_secs(600),
     };
 
-    fn gate(at_rest_after: Duration) -> Arc<Gate> {
+    fn gate(evictable_after: Duration) -> Arc<Gate> {
         Arc::new(Gate {
             listener: "public".into(),
             protocol: Protocol::Grpc,
             limits: LIMITS,
-            at_rest_after,
+            evictable_after,
             metrics: ListenerMetrics::default(),
-            places: Mutex::default(),
+            slots: Mutex::default(),
         })
     }
 
@@ -482,35 +484,35 @@ mod tests {
         SocketAddr::from(([127, 0, 0, host], 1000))
     }
 
-    fn admit(gate: &Arc<Gate>, host: u8) -> Place {
+    fn admit(gate: &Arc<Gate>, host: u8) -> Slot {
         gate.admit(from(host)).unwrap_or_else(|refused| panic!("{refused}"))
     }
 
     #[test]
     fn an_address_gets_no_more_than_its_share_and_a_place_that_is_given_back_is_free() {
-        let gate = gate(AT_REST_AFTER);
-        let mut places: Vec<Place> = (0..6).map(|_| admit(&gate, 1)).collect();
+        let gate = gate(EVICTABLE_AFTER);
+        let mut slots: Vec<Slot> = (0..6).map(|_| admit(&gate, 1)).collect();
         let refused = gate.admit(from(1)).err();
         assert!(matches!(refused, Some(Refused::Address { limit: 6, .. })));
         let other = admit(&gate, 2);
-        places.pop();
-        places.push(admit(&gate, 1));
-        drop((places, other));
-        let places = gate.places.lock();
-        assert_eq!((places.total, places.by_address.len()), (0, 0));
+        slots.pop();
+        slots.push(admit(&gate, 1));
+        drop((slots, other));
+        let slots = gate.slots.lock();
+        assert_eq!((slots.total, slots.by_address.len()), (0, 0));
     }
 
     #[test]
     fn a_connection_without_a_call_makes_way_for_an_address_with_fewer() {
         let gate = gate(Duration::ZERO);
-        let many: Vec<Place> = (0..6).map(|_| admit(&gate, 1)).collect();
-        let few: Vec<Place> = (0..2).map(|_| admit(&gate, 2)).collect();
+        let many: Vec<Slot> = (0..6).map(|_| admit(&gate, 1)).collect();
+        let few: Vec<Slot> = (0..2).map(|_| admit(&gate, 2)).collect();
         for busy in &many[1..] {
-            busy.occupant.begins_call();
+            busy.connection.begins_call();
         }
-        let ending = |places: &[Place]| places.iter().filter(|place| place.occupant.ends().is_some()).count();
+        let ending = |slots: &[Slot]| slots.iter().filter(|slot| slot.connection.ends().is_some()).count();
         let newcomer = admit(&gate, 3);
-        assert_eq!(many[0].occupant.ends(), Some(Cause::MadeWay));
+        assert_eq!(many[0].connection.ends(), Some(Cause::Evicted));
         assert_eq!((ending(&many), ending(&few)), (1, 0));
         // The others all have calls.
         assert_eq!(gate.admit(from(4)).err(), Some(Refused::Full { limit: 8 }));
@@ -519,28 +521,29 @@ mod tests {
 
     #[test]
     fn a_connection_that_has_just_come_does_not_make_way() {
-        let gate = gate(AT_REST_AFTER);
-        let _many: Vec<Place> = (0..6).map(|_| admit(&gate, 1)).collect();
-        let _few: Vec<Place> = (0..2).map(|_| admit(&gate, 2)).collect();
+        let gate = gate(EVICTABLE_AFTER);
+        let _many: Vec<Slot> = (0..6).map(|_| admit(&gate, 1)).collect();
+        let _few: Vec<Slot> = (0..2).map(|_| admit(&gate, 2)).collect();
         assert_eq!(gate.admit(from(3)).err(), Some(Refused::Full { limit: 8 }));
     }
 
     #[test]
     fn a_call_that_comes_in_time_keeps_its_connection() {
-        let occupant = Occupant::new("public".into(), Protocol::Grpc, from(1));
-        occupant.end(Cause::Idle);
-        assert_eq!(occupant.ends(), Some(Cause::Idle));
-        occupant.begins_call();
-        assert_eq!(occupant.ends(), None);
-        occupant.ends_call();
-        assert_eq!(occupant.ends(), None, "the decision was taken back");
+        let connection = ConnectionState::new("public".into(), Protocol::Grpc, from(1));
+        connection.end(Cause::Idle);
+        assert_eq!(connection.ends(), Some(Cause::Idle));
+        connection.begins_call();
+        assert_eq!(connection.ends(), None);
+        connection.ends_call();
+        assert_eq!(connection.ends(), None, "the decision was taken back");
     }
 
     #[test]
     fn a_host_is_counted_once_whatever_its_address_looks_like() {
-        let mapped: IpAddr = "::ffff:10.0.0.1".parse().expect("an address");
-        assert_eq!(holder(mapped), "10.0.0.1".parse::<IpAddr>().expect("an address"));
-        let [one, other] = ["2001:db8::1", "2001:db8::2:0:0:3"].map(|text| text.parse::<IpAddr>().expect("an address"));
-        assert_eq!(holder(one), holder(other));
+        let counted = |text: &str| counted_address(text.parse().expect("an address"));
+        assert_eq!(counted("::ffff:10.0.0.1"), counted("10.0.0.1"));
+        assert_ne!(counted("10.0.0.1"), counted("10.0.0.2"));
+        assert_eq!(counted("2001:db8::1"), counted("2001:db8::2:0:0:3"));
+        assert_ne!(counted("2001:db8::1"), counted("2001:db8:0:1::1"));
     }
 }

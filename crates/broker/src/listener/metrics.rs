@@ -1,4 +1,4 @@
-//! What the listeners count, from before there is a cluster.
+//! The metrics of the listeners, which count from before this broker is part of a cluster.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -37,20 +37,20 @@ pub(super) struct ListenerMetrics {
 }
 
 impl ConnectionMetrics {
-    /// A listener with so many places, and what may become of its connections: a series is there before its first event, or
-    /// that event would not be seen.
+    /// The series of a listener with this many slots, for all causes of refusing and closing its connections. Each series exists
+    /// before its first event: Prometheus sees no increase in a series that begins with 1.
     pub(super) fn of_listener(
         &self,
         listener: &str,
-        places: usize,
+        slots: usize,
         refused: &[&'static str],
         ended: &[&'static str],
     ) -> ListenerMetrics {
         let label = ListenerLabel {
             listener: listener.to_owned(),
         };
-        let places = i64::try_from(places).unwrap_or(i64::MAX);
-        self.max.get_or_create(&label).set(places);
+        let slots = i64::try_from(slots).unwrap_or(i64::MAX);
+        self.max.get_or_create(&label).set(slots);
         let by_cause = |family: &Family<ListenerCauseLabel, Counter>, causes: &[&'static str]| {
             let series = causes.iter().map(|cause| {
                 let label = ListenerCauseLabel {
@@ -74,7 +74,7 @@ impl ConnectionMetrics {
         registry.register("connections_max", "Connections that a listener takes", self.max.clone());
         registry.register(
             "connections_refused",
-            "Connections that got no place: the listener was full, or their address had its share",
+            "Connections that were refused: the listener was full, or their address had its share",
             self.refused.clone(),
         );
         registry.register(
@@ -107,7 +107,7 @@ impl ListenerMetrics {
         count(&self.ended, cause);
     }
 
-    /// The system gave no connection although one waits.
+    /// Counts an accept that failed for lack of a resource.
     pub fn accept_failed(&self) {
         self.failed_accepts.inc();
     }

@@ -1,24 +1,24 @@
-//! What is spoken on a listener.
+//! The protocols of listeners.
 
 use serde::{Deserialize, Serialize};
 
-/// See the module text. Its name is the one in settings, in registrations of brokers and in errors.
+/// The protocol of a listener. Its name is used in settings, in registrations of brokers and in errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
-    /// Clients: gRPC over HTTP/2.
+    /// gRPC over HTTP/2, for clients.
     Grpc,
-    /// Other brokers: the same.
+    /// gRPC over HTTP/2, for other brokers.
     Internal,
-    /// Probes and scrapes: HTTP/1.
+    /// HTTP/1, for probes and scrapes.
     Http,
 }
 
 impl Protocol {
-    /// The names of all.
+    /// The names of all protocols.
     pub const NAMES: &[&str] = &["grpc", "internal", "http"];
 
-    /// Its name.
+    /// The protocol's name in settings.
     pub fn name(self) -> &'static str {
         match self {
             Protocol::Grpc => "grpc",
@@ -27,7 +27,7 @@ impl Protocol {
         }
     }
 
-    /// How one of its connections is told why it ends.
+    /// Whether a connection can be sent an HTTP/2 GOAWAY when it is closed.
     pub(super) fn is_http2(self) -> bool {
         match self {
             Protocol::Grpc | Protocol::Internal => true,

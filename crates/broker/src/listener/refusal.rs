@@ -1,5 +1,5 @@
-//! What a connection is told that gets no place, or has to give up the one that it had: an HTTP/2 GOAWAY with the reason
-//! as text, or an HTTP/1 answer. No server is made for it; the bytes are written as they are.
+//! Tells a refused connection, or an idle one that is closed, why: by an HTTP/2 GOAWAY frame with the reason as text, or by an
+//! HTTP/1 response. The bytes are built here, without an HTTP server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,19 +12,19 @@ use super::descriptors::REFUSALS_AT_ONCE;
 use super::gate::{Cause, Refused};
 use super::protocol::Protocol;
 
-/// How long a refused connection may take to read why. Closed at once with bytes of its own unread, the kernel would
-/// reset it, and the peer might never see the reason.
-const TOLD_WITHIN: Duration = Duration::from_secs(1);
-/// What such a connection may send meanwhile. A client begins with its preface and perhaps a first request.
+/// How long a refused connection stays open for its peer to read the reason. If it were closed at once with received bytes unread,
+/// the kernel would reset it, and the peer might never see the reason.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// How many bytes of a refused connection are read and dropped meanwhile. A client begins with its preface and perhaps a request.
 const UNREAD_BYTES_MAX: usize = 64 << 10;
 
 /// HTTP/2's error codes (RFC 9113, section 7).
 const NO_ERROR: u32 = 0;
 const ENHANCE_YOUR_CALM: u32 = 0xb;
-/// An HTTP/2 server's first frame: settings, none of them (RFC 9113, section 3.4).
+/// The first frame of an HTTP/2 server: a SETTINGS frame without a setting (RFC 9113, section 3.4).
 const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 
-/// Tells connections why they do not get in, a bounded number at once.
+/// Tells refused connections why, a bounded number at once.
 pub(super) struct Refusals {
     protocol: Protocol,
     room: Arc<Semaphore>,
@@ -38,7 +38,7 @@ impl Refusals {
         }
     }
 
-    /// Tells it in the background. When too many are being told, it is closed without a word.
+    /// Sends the reason in a task of its own. When `REFUSALS_AT_ONCE` such tasks run, the connection is closed without a reason.
     pub fn tell(&self, mut socket: TcpStream, refused: Refused) {
         let Ok(permit) = self.room.clone().try_acquire_owned() else {
             return;
@@ -57,20 +57,20 @@ impl Refusals {
                 while rest.read(&mut unread).await? > 0 {}
                 std::io::Result::Ok(())
             };
-            // The peer may be gone, or not read: it is closed all the same.
-            let _ = tokio::time::timeout(TOLD_WITHIN, telling).await;
+            // The connection is closed in any case, also when the peer is gone or does not read.
+            let _ = tokio::time::timeout(REFUSAL_TIMEOUT, telling).await;
             drop(permit);
         });
     }
 }
 
-/// The last frame of an HTTP/2 connection without calls: what the client sends from now on was not looked at, so it can
-/// send it again elsewhere.
+/// The last frame of an HTTP/2 connection without calls: a GOAWAY, by which the client knows that requests it sends from now on
+/// were not processed and can be sent again on another connection.
 pub(super) fn farewell(cause: Cause) -> Vec<u8> {
     go_away(NO_ERROR, cause.text())
 }
 
-/// A GOAWAY frame: no stream was or will be served beyond what was answered (RFC 9113, section 6.8).
+/// A GOAWAY frame with last stream id 0 (RFC 9113, section 6.8).
 fn go_away(code: u32, text: &str) -> Vec<u8> {
     let length = u32::try_from(8 + text.len()).expect("a reason is short");
     let mut frame = Vec::with_capacity(9 + 8 + text.len());

@@ -9,8 +9,8 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
-/// Serves a listener's connections until `ends` is ready, and then until the calls are answered that are open. `server` has the
-/// windows, times and bounds of its protocol.
+/// Serves a listener's connections until `ends` is ready, and then until the open calls are answered. `server` has the window
+/// sizes, timeouts and limits of its protocol.
 pub(crate) async fn serve<S>(
     mut server: Server,
     connections: impl Stream<Item = Result<S, Infallible>>,
