@@ -1,6 +1,7 @@
-//! Says in the log that requests are refused for want of something, and for how long: at once, then at an interval with their
-//! number, and when it is over. Each refusal is answered to its client; an operator sees only the log. So are batches that were
-//! answered on admission (acks none) and then not appended: of those nobody else hears.
+//! Log lines about requests that are refused for lack of a resource, and about batches with acks `none` that were acknowledged on
+//! admission and then not appended. For each reason the first event is logged at once, further ones by their number at an
+//! interval, and the end of the series. Clients learn of refusals from their answers, operators only from the log; of lost batches
+//! with acks `none` not even clients learn.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,33 +10,35 @@ use jangada_types::Reason;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Between two lines about the same reason.
-const TELL_EVERY: Duration = Duration::from_secs(10);
-/// Without a refusal for so long it is over: clients of a full disk try again each second.
+/// The least time between two log lines about the same reason.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// A series ends after this long without an event. Clients of a broker with a full disk retry each second.
 const OVER_AFTER: Duration = Duration::from_secs(5);
 
-/// What is refused now, by reason.
+/// The current series of refused requests and lost batches.
 #[derive(Default)]
 pub(crate) struct RefusalLog {
-    reasons: Mutex<BTreeMap<(What, &'static str), Refused>>,
+    series: Mutex<BTreeMap<(Event, &'static str), Series>>,
 }
 
-/// What it is about.
+/// The kind of event that a series counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum What {
+enum Event {
+    /// A request was refused.
     Refused,
-    /// Answered before, and then not appended.
+    /// A batch was acknowledged on admission, and then not appended.
     Lost,
 }
 
-struct Refused {
+/// Events of one kind and reason that follow each other within `OVER_AFTER`.
+struct Series {
     since: Instant,
     last: Instant,
-    told: Instant,
+    logged_at: Instant,
     count: u64,
 }
 
-/// What the log is told.
+/// A line to be logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
     Begins,
@@ -44,80 +47,80 @@ enum Line {
 }
 
 impl RefusalLog {
-    /// A request was refused.
+    /// Records that a request was refused.
     pub fn refused(&self, reason: Reason) {
-        if lacks(reason)
-            && let Some(line) = self.count(What::Refused, reason.as_str(), Instant::now())
+        if is_lack(reason)
+            && let Some(line) = self.count(Event::Refused, reason.as_str(), Instant::now())
         {
-            line.write(What::Refused, reason.as_str());
+            line.write(Event::Refused, reason.as_str());
         }
     }
 
-    /// A batch that was answered on admission was not appended, or nobody knows whether it was.
+    /// Records that a batch with acks `none` was acknowledged and then not appended, or that the outcome is unknown.
     pub fn lost(&self, reason: Reason) {
-        if let Some(line) = self.count(What::Lost, reason.as_str(), Instant::now()) {
-            line.write(What::Lost, reason.as_str());
+        if let Some(line) = self.count(Event::Lost, reason.as_str(), Instant::now()) {
+            line.write(Event::Lost, reason.as_str());
         }
     }
 
-    /// Notices what is over. To be called now and then.
-    pub fn look(&self) {
-        for ((what, reason), line) in self.over(Instant::now()) {
-            line.write(what, reason);
+    /// Logs the end of each series that is over. Must be called at intervals.
+    pub fn log_ended(&self) {
+        for ((event, reason), line) in self.take_ended(Instant::now()) {
+            line.write(event, reason);
         }
     }
 
-    fn count(&self, what: What, reason: &'static str, now: Instant) -> Option<Line> {
-        let mut reasons = self.reasons.lock();
-        let Some(refused) = reasons.get_mut(&(what, reason)) else {
-            let refused = Refused {
+    fn count(&self, event: Event, reason: &'static str, now: Instant) -> Option<Line> {
+        let mut all = self.series.lock();
+        let Some(series) = all.get_mut(&(event, reason)) else {
+            let series = Series {
                 since: now,
                 last: now,
-                told: now,
+                logged_at: now,
                 count: 1,
             };
-            reasons.insert((what, reason), refused);
+            all.insert((event, reason), series);
             return Some(Line::Begins);
         };
-        refused.count += 1;
-        refused.last = now;
-        if now < refused.told + TELL_EVERY {
+        series.count += 1;
+        series.last = now;
+        if now < series.logged_at + LOG_INTERVAL {
             return None;
         }
-        refused.told = now;
+        series.logged_at = now;
         Some(Line::GoesOn {
-            count: refused.count,
-            elapsed: now - refused.since,
+            count: series.count,
+            elapsed: now - series.since,
         })
     }
 
-    fn over(&self, now: Instant) -> Vec<((What, &'static str), Line)> {
-        let mut over = Vec::new();
-        self.reasons.lock().retain(|of, refused| {
-            let is_over = now >= refused.last + OVER_AFTER;
+    fn take_ended(&self, now: Instant) -> Vec<((Event, &'static str), Line)> {
+        let mut ended = Vec::new();
+        self.series.lock().retain(|key, series| {
+            let is_over = now >= series.last + OVER_AFTER;
             if is_over {
                 let line = Line::IsOver {
-                    count: refused.count,
-                    elapsed: refused.last - refused.since,
+                    count: series.count,
+                    elapsed: series.last - series.since,
                 };
-                over.push((*of, line));
+                ended.push((*key, line));
             }
             !is_over
         });
-        over
+        ended
     }
 }
 
 impl Line {
-    fn write(self, what: What, reason: &'static str) {
-        let (begins, goes_on, is_over) = match what {
-            What::Refused => (
+    fn write(self, event: Event, reason: &'static str) {
+        let (begins, goes_on, is_over) = match event {
+            Event::Refused => (
                 "requests are refused",
                 "requests are still refused",
                 "requests are no longer refused",
             ),
-            What::Lost => (
-                "batches with acks none, which were answered, were not appended or may not have been",
+            Event::Lost => (
+                "batches with acks none, which were acknowledged, were not appended or may not have been",
                 "more batches with acks none were not appended or may not have been",
                 "batches with acks none are appended again",
             ),
@@ -134,8 +137,8 @@ impl Line {
     }
 }
 
-/// Reasons by which a broker refuses what it would take if it had more of something.
-fn lacks(reason: Reason) -> bool {
+/// Whether a request with this reason is refused for lack of a resource: memory, disk, slots, or a quorum.
+fn is_lack(reason: Reason) -> bool {
     matches!(
         reason,
         Reason::DiskFull
@@ -155,21 +158,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_are_told_at_once_then_at_an_interval_and_when_they_are_over() {
+    fn refusals_are_logged_at_once_then_at_an_interval_and_when_they_are_over() {
         let log = RefusalLog::default();
         let begin = Instant::now();
         let at = |seconds| begin + Duration::from_secs(seconds);
-        assert_eq!(log.count(What::Refused, "DISK_FULL", at(0)), Some(Line::Begins));
-        let told: Vec<u64> = (1..=25)
-            .filter(|s| log.count(What::Refused, "DISK_FULL", at(*s)).is_some())
+        assert_eq!(log.count(Event::Refused, "DISK_FULL", at(0)), Some(Line::Begins));
+        let logged: Vec<u64> = (1..=25)
+            .filter(|s| log.count(Event::Refused, "DISK_FULL", at(*s)).is_some())
             .collect();
-        assert_eq!(told, [10, 20]);
-        assert_eq!(log.over(at(29)), []);
+        assert_eq!(logged, [10, 20]);
+        assert_eq!(log.take_ended(at(29)), []);
         let over = Line::IsOver {
             count: 26,
             elapsed: Duration::from_secs(25),
         };
-        assert_eq!(log.over(at(30)), [((What::Refused, "DISK_FULL"), over)]);
-        assert_eq!(log.over(at(31)), []);
+        assert_eq!(log.take_ended(at(30)), [((Event::Refused, "DISK_FULL"), over)]);
+        assert_eq!(log.take_ended(at(31)), []);
     }
 }

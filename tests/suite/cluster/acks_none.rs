@@ -168,7 +168,7 @@ async fn a_leader_that_nobody_answers_says_so_and_counts_what_it_lost() {
     };
     eventually("what is lost is counted and told", WAIT, || async {
         let log = cluster.node(leader).log();
-        let is_told = log.contains("batches with acks none, which were answered");
+        let is_told = log.contains("batches with acks none, which were acknowledged");
         (lost().await > 0.0 && is_told).then_some(())
     })
     .await;
@@ -176,7 +176,7 @@ async fn a_leader_that_nobody_answers_says_so_and_counts_what_it_lost() {
         cluster.resume(*follower);
     }
     cluster.in_sync().await;
-    // What was under way arrives, or is given up, one after the other.
+    // The batches in flight are appended or given up, one after the other.
     let (end, lost) = eventually("each batch that was taken is there or counted", WAIT, || async {
         let (end, lost) = (cluster.high_watermark(TOPIC, 0).await, lost().await);
         (end as f64 + lost >= f64::from(taken)).then_some((end, lost))

@@ -77,7 +77,7 @@ async fn streams_that_nobody_reads_do_not_stop_other_fetches() {
     let plain = fetch(&mut log, RecordForm::Plain).await.expect("there is room");
     assert_eq!(plain.records.len(), 1);
     let log = cluster.node(1).log();
-    assert!(log.contains("an answer on it was not taken in time"), "{log}");
+    assert!(log.contains("its peer did not read a response in time"), "{log}");
 }
 
 /// A stalled stream for whose room no fetch waits has longer, and its client gets the reason.

@@ -1,4 +1,5 @@
-//! An answer's body on its way out. Its bytes count until they have left the process, not until they were handed over.
+//! The body of a response. Its bytes count against the budgets until they are written to the socket, not only until they are
+//! handed to HTTP/2.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -22,14 +23,14 @@ use super::frame::HEAD_BYTES;
 use crate::error::RequestError;
 use crate::metrics::Ending;
 
-/// What HTTP/2 gets at once. It takes a piece as soon as its window and its buffer have any room, so a small piece is what
-/// goes out at once and a large answer waits here, where its progress is seen.
+/// How much of a response HTTP/2 gets at once. It accepts a whole piece as soon as its window and its buffer have any space, so
+/// with small pieces a large response waits here, where its progress is observed.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// So much of the transport's buffer is among what a call counts for.
+/// The part of the transport's encode buffer that the budget of a call (`limits.calls_max`) includes, bytes.
 const BUFFER_BYTES: usize = 16 << 10;
 
-/// An answer that is being sent: how many of its bytes are in memory, and when it last got on.
+/// A response that is being sent: how many of its bytes are in memory, and when one of them was last sent.
 pub(super) struct Sending {
     number: u64,
     caller: Weak<Caller>,
@@ -51,7 +52,7 @@ impl Sending {
         *self.moved_at.lock() = Instant::now();
     }
 
-    /// How long unsent bytes have not got on.
+    /// For how long no byte has been sent while some are unsent.
     pub fn stalled_for(&self, now: Instant) -> Duration {
         if self.unsent.load(SeqCst) == 0 {
             return Duration::ZERO;
@@ -60,7 +61,7 @@ impl Sending {
     }
 }
 
-/// The end of an answer, with its last byte: takes it off its connection's list.
+/// Shared by all bytes of a response: with the last of them the response is removed from its connection's list.
 pub(super) struct Sent(pub Arc<Sending>);
 
 impl Drop for Sent {
@@ -71,7 +72,7 @@ impl Drop for Sent {
     }
 }
 
-/// Bytes with their part of the budgets. HTTP/2 lets go of the last slice when it was written to the socket, or when the
+/// Bytes of a response with their holding. HTTP/2 drops its last slice of them once it is written to the socket, or when the
 /// stream or the connection ends.
 struct Unsent {
     bytes: Bytes,
@@ -93,28 +94,28 @@ impl Drop for Unsent {
     }
 }
 
-/// What call an answer is of.
+/// The kind of call that a response belongs to.
 #[derive(Clone, Copy)]
 pub(super) struct Kind {
-    /// Whether the transport's buffer for its messages lives on: not of a call with one answer.
+    /// Whether the call has several response messages, so that tonic's encode buffer lives on between them.
     pub is_stream: bool,
-    /// Whether it may have changed something: then nobody is told that it was refused for certain.
+    /// Whether the call may have changed something. If so, an error while its response is sent is not definite.
     pub changes: bool,
 }
 
-/// See the module text.
+/// The body of a response, with its bytes counted.
 pub(super) struct AnswerBody {
     body: Body,
     call: Arc<Call>,
     sent: Arc<Sent>,
-    /// What was encoded and not handed over.
+    /// Encoded bytes that were not handed to HTTP/2 yet.
     rest: VecDeque<Bytes>,
-    /// What the transport's buffer for the stream takes beyond what a call counts for.
+    /// The part of tonic's encode buffer that exceeds `BUFFER_BYTES`.
     buffer: Option<Holding>,
     kind: Kind,
-    /// Nothing comes any more.
+    /// Whether the body has ended with an error of its own.
     is_over: bool,
-    /// Counts the call when its status goes out.
+    /// Counts the call with its outcome when its status is sent.
     ending: Ending,
 }
 
@@ -133,7 +134,7 @@ impl AnswerBody {
         }
     }
 
-    /// The next piece of what is left.
+    /// The next piece for HTTP/2, if there is one.
     fn piece(&mut self) -> Option<Bytes> {
         let first = self.rest.front_mut()?;
         let piece = first.split_to(first.len().min(PIECE_BYTES));
@@ -144,7 +145,8 @@ impl AnswerBody {
         Some(piece)
     }
 
-    /// Counts what was encoded. Of empty messages that stand for others those are sent, with the room that they have.
+    /// Counts bytes that tonic has encoded. Where they are empty messages that stand for [`Framed`](super::frame::Framed) ones,
+    /// sends those instead, with the holdings that they bring.
     fn keep(&mut self, bytes: Bytes) -> Result<(), RequestError> {
         let framed = self.call.take_framed(bytes.len() / HEAD_BYTES);
         if framed.is_empty() {
@@ -167,8 +169,8 @@ impl AnswerBody {
         Ok(())
     }
 
-    /// For what tonic encoded: what the service has for it, and as much as is missing. A little of a stream is among what a call
-    /// counts for: it does not end because others have all the room.
+    /// The holdings for bytes that tonic has encoded: the service's deposit, and as much more as is missing. A small message of a
+    /// stream needs none, since the budget of a call includes it: a stream must not fail because others hold the whole budget.
     fn room(&self, bytes: usize) -> Result<Vec<Holding>, RequestError> {
         let mut room: Vec<Holding> = self.call.take_deposit().into_iter().collect();
         let covered = room.first().map_or(0, Holding::amount);
@@ -186,7 +188,7 @@ impl AnswerBody {
         Ok(room)
     }
 
-    /// Bytes that are to be sent. Their room is given back when the last of those that share it are.
+    /// Queues bytes to be sent. The holdings are given back when all bytes that share them are sent.
     fn hold(&mut self, bytes: Bytes, room: Arc<Vec<Holding>>) {
         if bytes.is_empty() {
             return;
@@ -199,8 +201,7 @@ impl AnswerBody {
         }));
     }
 
-    /// The transport encodes the messages of a stream in one buffer and keeps it, as large as they were, until it needs a
-    /// larger one.
+    /// Counts tonic's encode buffer, which a stream keeps at the size of its largest message so far.
     fn keep_buffer(&mut self, bytes: usize) -> Result<(), RequestError> {
         let Some(more) = bytes.checked_sub(BUFFER_BYTES).filter(|_| self.kind.is_stream) else {
             return Ok(());
@@ -214,7 +215,7 @@ impl AnswerBody {
     }
 }
 
-/// What a call hears that has been carried out, or refused, and finds no room for saying so.
+/// The error for a call that was executed or refused, but whose response does not fit into the budget.
 fn unanswered(no_room: RequestError) -> RequestError {
     let message = format!("the call may have been carried out, but its answer was given up: {no_room}");
     RequestError { message, ..no_room }.unknown()

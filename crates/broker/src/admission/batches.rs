@@ -1,8 +1,8 @@
-//! The messages of a produce stream, taken off its body before tonic sees them.
+//! The messages of a produce stream, decoded from its body in place of tonic.
 //!
-//! tonic collects messages in one buffer for each stream, which stays as large as the largest message ever was for as long as
-//! the stream lives: ten thousand streams that were busy once would hold gigabytes. So each message is collected here in a
-//! buffer of its own size, and an empty one takes its place on the way through tonic.
+//! tonic has one decode buffer per stream, which stays as large as the largest message so far until the stream ends: ten thousand
+//! streams that were busy once would hold gigabytes. So each message is collected here in a buffer of its own size, and tonic gets
+//! an empty message in its place.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,28 +12,28 @@ use jangada_proto::v1::ProduceStreamRequest;
 use parking_lot::Mutex;
 use prost::{DecodeError, Message as _};
 
-/// An empty message in gRPC's frame.
+/// An empty message with gRPC's prefix.
 const EMPTY: [u8; 5] = [0; 5];
-/// As many as one frame of HTTP/2 usually has.
+/// Empty messages, as many as one HTTP/2 frame usually brings, so that they need no allocation.
 const EMPTIES: [u8; 1024 * EMPTY.len()] = [0; 1024 * EMPTY.len()];
 
-/// The messages that came and were not asked for. Few: the body is read when there are none.
+/// Decoded messages that the service has not taken yet. They are few, since tonic reads the body only when it has none left.
 #[derive(Clone, Default)]
 pub(crate) struct Batches(Arc<Mutex<VecDeque<(ProduceStreamRequest, usize)>>>);
 
 impl Batches {
-    /// The message that an empty one stands for, and how many bytes it had.
+    /// The next message, with its encoded length in bytes. Called once for each empty message that tonic yields.
     pub fn take(&self) -> Option<(ProduceStreamRequest, usize)> {
         self.0.lock().pop_front()
     }
 }
 
-/// Puts the messages of a body together.
+/// Assembles the messages of a body.
 pub(super) struct Collector {
     batches: Batches,
-    /// Of the message that is under way.
+    /// The received part of the current message.
     part: BytesMut,
-    /// Messages that are complete and were not decoded: for that they need room.
+    /// Complete messages that are not decoded yet, since their decoded form must be counted first.
     complete: Vec<Bytes>,
 }
 
@@ -46,7 +46,7 @@ impl Collector {
         }
     }
 
-    /// The next bytes of a message, of which so many are still to come after them.
+    /// Adds the next bytes of a message, after which `left` more bytes of it are to come.
     pub fn push(&mut self, bytes: Bytes, left: usize) {
         if self.part.is_empty() && left == 0 {
             self.complete.push(bytes);
@@ -61,7 +61,8 @@ impl Collector {
         }
     }
 
-    /// Decodes the messages that are complete, up to one that cannot be. Empty messages for them; `None` if there are none.
+    /// Decodes the complete messages, up to the first one that cannot be decoded. Returns an empty message for each decoded one,
+    /// or `None` if there are none.
     pub fn hand_over(&mut self) -> (Option<Bytes>, Result<(), DecodeError>) {
         let (mut count, mut result) = (0, Ok(()));
         for message in self.complete.drain(..) {

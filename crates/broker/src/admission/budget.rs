@@ -1,7 +1,8 @@
-//! How much there is of each resource, and how connections and addresses share it.
+//! The limit of each resource, and how connections and addresses share it.
 //!
-//! Nobody has a fixed part: that would be too much when many come, and too little for one that is alone. What one may hold
-//! follows what is free, so there is always something left for who comes next:
+//! There are no fixed shares: they would be too large when many clients come, and too small for a single one. What a client may
+//! hold depends on what is free, so there is always something left for the next one (like the dynamic thresholds of
+//! shared-memory switches, Choudhury and Hahne 1998):
 //!
 //! - an address may hold `address_share_percent` of what it holds and what is free together;
 //! - a connection may hold half of what its address may still take.
@@ -9,14 +10,15 @@
 //! With 75 percent an address leaves a quarter to others, however many connections it has. One connection alone gets a
 //! quarter, each further one of the address two thirds of the one before; what six leave is 7 percent.
 //!
-//! Two exceptions. Who holds nothing may take more at once, as long as it leaves as much again: a large request would never
-//! fit into a small budget. And a little is always there, or a client whose neighbours are greedy could not even ask who
-//! leads.
+//! Exceptions. A connection that holds nothing may take more at once, as long as its address may then still take as much again,
+//! and an address that holds nothing may take all that is free: otherwise a large request would never fit into a small budget.
+//! And a connection may always hold a minimum (1/2048 of the limit), or a client whose neighbours hold their whole share could
+//! not even look up a leader.
 //!
-//! What is given back while some wait goes round the connections: see [`super::waits`].
+//! In which order waiting connections get what is given back: see [`super::waits`].
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Weak};
@@ -29,48 +31,51 @@ use tokio::time::Instant;
 use super::caller::Caller;
 use super::connection::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use super::waits::Waits;
+use crate::listener::counted_address;
 use crate::metrics::AdmissionMetrics;
 use crate::settings::LimitSettings;
 
-/// A connection may hold one part in so many of what its address may still take.
+/// A connection may hold 1/`CONNECTION_PART` of what its address may still take.
 const CONNECTION_PART: usize = 2;
-/// A connection may hold one part in so many of all, whatever others of its address hold.
-const LITTLE_PART: usize = 2048;
+/// A connection may always hold 1/`MINIMUM_PART` of the limit, whatever other connections of its address hold.
+const MINIMUM_PART: usize = 2048;
 
-/// Of commits on their way, and deletions of offsets, bytes.
+/// The limit of offset commits and deletions of offsets that wait for their quorum, bytes.
 const COMMITS_BYTES: usize = 64 << 20;
-/// Of heartbeats on their way, bytes. Apart: they must not wait for commits, or members would be thrown out.
+/// The limit of heartbeats that wait for their quorum, bytes. It is separate, since members whose heartbeats had to wait for
+/// commits would lose their sessions.
 const HEARTBEATS_BYTES: usize = 64 << 20;
 
-/// Of messages from other brokers that are received, and of what they take decoded: some links' windows.
+/// The limit of messages from other brokers, received and decoded each, bytes: the flow-control windows of several links.
 const BETWEEN_BROKERS_BYTES: usize = 256 << 20;
 
-/// What is shared.
+/// A resource that clients share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Resource {
-    /// Bytes of requests that are being received and answered, as they came.
+    /// Encoded bytes of requests that are being received or processed.
     Requests,
-    /// What they take decoded beside that, bytes. Apart, and taken at once when a message is complete: one that is waited
-    /// for is then never behind one that waits itself.
+    /// Additional bytes that those requests take when they are decoded. Separate from `Requests`, and taken at once when a
+    /// message is complete, so that a complete message never waits for one that is itself waiting.
     Decoded,
-    /// Bytes of answers that were not sent, other than records.
+    /// Bytes of responses, other than records, that are not sent yet.
     Answers,
-    /// Bytes of records in the raw form that were read and not sent.
+    /// Bytes of fetched batches that are not sent yet.
     Fetch,
-    /// The same in the plain form. Apart: such a fetch asks for much, whatever it needs in the end, and raw ones would wait
-    /// behind it.
+    /// Like `Fetch`, for fetches that return decoded records. Separate, since such a fetch reserves much more than it usually
+    /// needs, and fetches of batches would wait behind it.
     PlainFetch,
-    /// Bytes of batches that were received and that Raft has not let go of.
+    /// Bytes of batches that were received and that Raft still holds.
     Produce,
-    /// Bytes of commits, and deletions of offsets, that Raft has not let go of.
+    /// Bytes of offset commits and deletions of offsets that Raft still holds.
     Commits,
-    /// The same of heartbeats.
+    /// Bytes of heartbeats that Raft still holds.
     Heartbeats,
-    /// Produce and fetch streams.
+    /// Number of produce and fetch streams.
     Streams,
-    /// Calls of any kind: each has a task, buffers of the transport and headers.
+    /// Number of calls of any kind: each has a task, headers, and buffers of the transport.
     Calls,
-    /// Bytes that may lie in flow-control windows, of messages that wait for room. They are in memory before they have any.
+    /// Bytes in flow-control windows of messages that wait for their holding: they are in memory before they are counted in
+    /// `Requests`.
     Windows,
 }
 
@@ -89,12 +94,12 @@ impl Resource {
         Self::Windows,
     ];
 
-    /// Whether it is counted in bytes; others are numbers.
+    /// Whether the resource is counted in bytes; otherwise it is a number of things.
     pub fn is_bytes(self) -> bool {
         !matches!(self, Self::Streams | Self::Calls)
     }
 
-    /// In metrics.
+    /// The value of the label `resource` in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Requests => "requests",
@@ -111,7 +116,7 @@ impl Resource {
         }
     }
 
-    /// The setting that says how much there is, in words.
+    /// The setting that limits the resource, for error messages.
     pub fn setting(self) -> &'static str {
         match self {
             Self::Requests | Self::Decoded | Self::Windows => "limits.request_inflight_bytes",
@@ -125,18 +130,18 @@ impl Resource {
     }
 }
 
-/// An amount of each resource.
+/// One value per resource.
 pub(super) type PerResource<T> = [T; Resource::ALL.len()];
 
-/// Whose part is used up.
+/// The scope whose limit is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Whose {
+pub(crate) enum Scope {
     Connection,
     Address,
     Broker,
 }
 
-impl Whose {
+impl Scope {
     pub const ALL: [Self; 3] = [Self::Connection, Self::Address, Self::Broker];
 
     pub fn name(self) -> &'static str {
@@ -148,11 +153,12 @@ impl Whose {
     }
 }
 
-/// How much a client may send that nothing has taken up yet, bytes (RFC 9113, section 5.2).
+/// The flow-control windows of HTTP/2 (RFC 9113, section 5.2): how many unread bytes a client may send.
 #[derive(Clone, Copy)]
 pub(super) struct Window {
+    /// The window of one stream, bytes.
     pub stream: usize,
-    /// Of all streams of a connection.
+    /// The window of all streams of a connection together, bytes.
     pub connection: usize,
 }
 
@@ -165,20 +171,20 @@ impl Window {
     }
 }
 
-/// All that a listener's clients share.
+/// The budgets that all connections of the client listeners, or of the internal listeners, share.
 pub(crate) struct Budgets {
     limits: PerResource<usize>,
     pub(super) windows: Window,
     used: PerResource<AtomicUsize>,
     pub(super) waits: PerResource<Waits>,
     address_percent: usize,
-    /// Those that have connections.
+    /// The addresses that have connections.
     addresses: Mutex<HashMap<IpAddr, Weak<Address>>>,
     pub(super) callers: Mutex<Vec<Weak<Caller>>>,
     pub(super) metrics: AdmissionMetrics,
 }
 
-/// What the connections from one address hold together.
+/// The total of what the connections from one address hold.
 pub(crate) struct Address {
     pub(super) budgets: Arc<Budgets>,
     pub(super) used: PerResource<AtomicUsize>,
@@ -200,8 +206,8 @@ impl Budgets {
         Arc::new(Self::with(limits, settings.address_share_percent as usize, metrics))
     }
 
-    /// What brokers share that call this one. They take no other room here: what they replicate is bounded by each link's
-    /// window and written before it is answered, and their answers are small.
+    /// The budgets of calls from other brokers. Only what is received is limited: replicated entries are bounded by each link's
+    /// window and written before they are acknowledged, and the responses are small.
     pub fn between_brokers(metrics: AdmissionMetrics) -> Arc<Self> {
         let mut limits = PerResource::default();
         limits[Resource::Requests as usize] = BETWEEN_BROKERS_BYTES;
@@ -235,9 +241,9 @@ impl Budgets {
         self.used[resource as usize].load(SeqCst)
     }
 
-    /// The address, as its connections share it.
+    /// The shared total of an address.
     pub(super) fn address(self: &Arc<Self>, ip: IpAddr) -> Arc<Address> {
-        let ip = shared_by(ip);
+        let ip = counted_address(ip);
         let mut addresses = self.addresses.lock();
         if let Some(known) = addresses.get(&ip).and_then(Weak::upgrade) {
             return known;
@@ -251,45 +257,45 @@ impl Budgets {
         address
     }
 
-    /// Ends the connections, of one address or all, that have an answer which nobody took for so long.
+    /// Closes the connections, of one address or of all, that have made no progress with a response for `limit`.
     pub(super) fn end_stalled(&self, limit: Duration, of: Option<IpAddr>) {
         let callers: Vec<_> = self.callers.lock().iter().filter_map(Weak::upgrade).collect();
         let now = Instant::now();
         let callers = callers
             .iter()
-            .filter(|caller| of.is_none_or(|ip| shared_by(caller.peer().ip()) == shared_by(ip)));
+            .filter(|caller| of.is_none_or(|ip| counted_address(caller.peer().ip()) == counted_address(ip)));
         for caller in callers.filter(|caller| caller.stalled_for(now) >= limit) {
             if caller.end() {
                 tracing::warn!(
                     peer = %caller.peer(),
                     ?limit,
-                    "a connection is closed: an answer on it was not taken in time (limits.stalled_ms, less while others wait)"
+                    "a connection is closed: its peer did not read a response in time (limits.stalled_ms, less while others wait)"
                 );
                 self.metrics.stalled.inc();
             }
         }
     }
 
-    /// Takes so much of the whole, and of the parts of a connection and its address, or says whose part is used up. The
-    /// whole is never exceeded; a share may be by what others take at the same moment.
+    /// Takes `amount` for a connection and its address, or returns the scope whose limit is reached. The limit of the whole is
+    /// never exceeded; a share may be exceeded by what is taken concurrently.
     pub(super) fn take(
         &self,
         resource: Resource,
         amount: usize,
         address: &AtomicUsize,
         connection: &AtomicUsize,
-    ) -> Result<(), Whose> {
+    ) -> Result<(), Scope> {
         let (limit, used) = (self.limit(resource), &self.used[resource as usize]);
         let mut known = used.load(SeqCst);
         loop {
-            let free = limit.checked_sub(known.saturating_add(amount)).ok_or(Whose::Broker)?;
+            let free = limit.checked_sub(known.saturating_add(amount)).ok_or(Scope::Broker)?;
             let of_address = address.load(SeqCst) + amount;
             let of_connection = connection.load(SeqCst) + amount;
-            if !self.is_little(resource, of_connection) && of_address > amount {
-                let left = self.left(free, of_address).ok_or(Whose::Address)?;
+            if !self.is_within_minimum(resource, of_connection) && of_address > amount {
+                let left = self.left(free, of_address).ok_or(Scope::Address)?;
                 match of_connection == amount {
-                    true if amount > left => return Err(Whose::Address),
-                    false if of_connection > left / CONNECTION_PART => return Err(Whose::Connection),
+                    true if amount > left => return Err(Scope::Address),
+                    false if of_connection > left / CONNECTION_PART => return Err(Scope::Connection),
                     _ => {}
                 }
             }
@@ -303,13 +309,13 @@ impl Budgets {
         Ok(())
     }
 
-    /// Whether so much is a little, which is always there as long as not everything is taken.
-    pub(super) fn is_little(&self, resource: Resource, amount: usize) -> bool {
-        amount <= self.limit(resource) / LITTLE_PART
+    /// Whether a connection may hold this much whatever its address holds, as long as the whole is not used up.
+    pub(super) fn is_within_minimum(&self, resource: Resource, amount: usize) -> bool {
+        amount <= self.limit(resource) / MINIMUM_PART
     }
 
-    /// What an address that holds so much may still take while so much is free; `None` when it holds too much. Each bit that
-    /// it takes makes both less.
+    /// How much an address that holds `of_address` may still take while `free` is free; `None` when it holds more than its share.
+    /// What it takes reduces both `free` and the rest of its share.
     fn left(&self, free: usize, of_address: usize) -> Option<usize> {
         let (its, others) = (self.address_percent, 100 - self.address_percent);
         let left = free
@@ -324,14 +330,6 @@ impl Budgets {
         let used = self.used[resource as usize].fetch_sub(amount, SeqCst);
         debug_assert!(used >= amount, "{resource:?}: {amount} given back of {used}");
         self.waits[resource as usize].wake();
-    }
-}
-
-/// The address that a client has for itself: of version 6 it has a network of 64 bits.
-fn shared_by(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
-        ip => ip,
     }
 }
 
@@ -355,15 +353,15 @@ mod tests {
         }
 
         /// Takes one by one until it gets no more.
-        fn fill(&self, budgets: &Budgets) -> Whose {
+        fn fill(&self, budgets: &Budgets) -> Scope {
             loop {
-                if let Err(whose) = self.take(budgets, 1) {
-                    return whose;
+                if let Err(scope) = self.take(budgets, 1) {
+                    return scope;
                 }
             }
         }
 
-        fn take(&self, budgets: &Budgets, amount: usize) -> Result<(), Whose> {
+        fn take(&self, budgets: &Budgets, amount: usize) -> Result<(), Scope> {
             budgets.take(Resource::Fetch, amount, self.address, &self.held)
         }
 
@@ -381,7 +379,7 @@ mod tests {
         let budgets = budgets(75);
         let address = AtomicUsize::new(0);
         let greedy = Client::at(&address);
-        assert_eq!(greedy.fill(&budgets), Whose::Connection);
+        assert_eq!(greedy.fill(&budgets), Scope::Connection);
         assert_eq!(greedy.held(), 250);
         let next = Client::at(&address);
         assert_eq!(next.take(&budgets, 100), Ok(()));
@@ -428,7 +426,7 @@ mod tests {
         for amount in [100_000, 10_000, 1_000, 100] {
             while Client::at(&address).take(&budgets, amount).is_ok() && address.load(SeqCst) < 760_000 {}
         }
-        assert_eq!(Client::at(&address).take(&budgets, 5_000), Err(Whose::Address));
+        assert_eq!(Client::at(&address).take(&budgets, 5_000), Err(Scope::Address));
         assert_eq!(Client::at(&address).take(&budgets, 400), Ok(()));
     }
 
@@ -438,16 +436,7 @@ mod tests {
         let address = AtomicUsize::new(0);
         let large = Client::at(&address);
         assert_eq!(large.take(&budgets, LIMIT), Ok(()));
-        assert_eq!(Client::at(&AtomicUsize::new(0)).take(&budgets, 1), Err(Whose::Broker));
-    }
-
-    #[test]
-    fn a_network_of_version_6_is_one_address() {
-        let shared = |text: &str| shared_by(text.parse().expect("it is an address"));
-        assert_eq!(shared("2001:db8::1"), shared("2001:db8::ffff:2"));
-        assert_ne!(shared("2001:db8::1"), shared("2001:db8:0:1::1"));
-        assert_eq!(shared("::ffff:10.0.0.1"), shared("10.0.0.1"));
-        assert_ne!(shared("10.0.0.1"), shared("10.0.0.2"));
+        assert_eq!(Client::at(&AtomicUsize::new(0)).take(&budgets, 1), Err(Scope::Broker));
     }
 
     #[test]
@@ -469,7 +458,7 @@ mod tests {
         client.fill(&budgets);
         budgets.give_back(Resource::Fetch, client.held(), &address, &client.held);
         assert_eq!(budgets.used(Resource::Fetch), 0);
-        assert_eq!(client.fill(&budgets), Whose::Connection);
+        assert_eq!(client.fill(&budgets), Scope::Connection);
         assert_eq!(client.held(), 250);
     }
 }

@@ -1,4 +1,5 @@
-//! The layer around every call: bounds what comes in and what goes out.
+//! The layer around every call: counts its request and its response against the budgets, and begins and ends the call at the
+//! [`Boundary`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use super::budget::Resource;
 use super::caller::{Caller, Holding};
 use super::connection::Origin;
 use super::frame::Framed;
-use super::request::{Limit, Of, Received, RequestBody};
+use super::request::{CalledMethod, Limit, Received, RequestBody};
 use crate::api::boundary::Boundary;
 use crate::api::context::{Principal, RequestContext};
 use crate::api::operation::Operation;
@@ -34,8 +35,8 @@ use crate::error::RequestError;
 use crate::listener::ConnectionInfo;
 use crate::metrics::{Ending, Metrics, OK};
 
-/// What brokers send each other that carries what is replicated. All other messages only say what to do, but those that carry
-/// records.
+/// The methods between brokers whose messages carry replicated data, and so may be as long as the transport allows. Messages of
+/// other methods are short, except those of client operations that carry records ([`Operation::carries_records`]).
 const CARRIERS_BETWEEN_BROKERS: [&str; 4] = [
     "InternalService/Control",
     "InternalService/Bulk",
@@ -43,21 +44,21 @@ const CARRIERS_BETWEEN_BROKERS: [&str; 4] = [
     "InternalService/ProposeMetadata",
 ];
 
-/// The head in which a gRPC client says how long it waits.
+/// The header by which a gRPC client sets the timeout of a call.
 const GRPC_TIMEOUT: &str = "grpc-timeout";
-/// Room for the answer of a call that changes something, which is taken before anything is done: nearly all are shorter.
+/// What is reserved for the response of a call that changes something, before it is executed, bytes. Nearly all are shorter.
 const ANSWER_BYTES: usize = 1024;
 
-/// What the layer knows.
+/// The state that the layer shares between calls.
 pub(crate) struct Admission {
     pub(super) contract: Arc<Contract>,
-    /// By the number of the method; none for those between brokers.
+    /// The operation of each method, by the method's number; `None` for methods between brokers.
     operations: Vec<Option<Operation>>,
     boundary: Boundary,
     pub(super) metrics: Arc<Metrics>,
     /// The largest message, bytes.
     bytes_max: usize,
-    /// How long a message may be under way without a byte of it coming.
+    /// How long a message may be incomplete without a further byte of it coming.
     pub(super) stalled_after: Duration,
 }
 
@@ -77,14 +78,14 @@ impl Admission {
         })
     }
 
-    /// A request whose messages are counted as they arrive.
+    /// Wraps the body of a request so that its messages are counted as they arrive.
     fn watched(&self, request: Request, call: Arc<Call>, received: Received) -> Request {
         let path = request.uri().path();
-        let of = match self.contract.method(path) {
-            Some(method) => Of::Contract(method.clone()),
-            None => Of::Other(path.trim_start_matches('/').to_owned()),
+        let called = match self.contract.method(path) {
+            Some(method) => CalledMethod::Contract(method.clone()),
+            None => CalledMethod::Other(path.trim_start_matches('/').to_owned()),
         };
-        request.map(|body| Body::new(RequestBody::new(body, self, of, call, received)))
+        request.map(|body| Body::new(RequestBody::new(body, self, called, call, received)))
     }
 
     fn is_carrier(&self, method: &Method) -> bool {
@@ -94,15 +95,15 @@ impl Admission {
         }
     }
 
-    /// How long a method's messages may be.
-    pub(super) fn limit(&self, of: &Of) -> Limit {
-        let of_method = match of {
-            // They name a service, a file or a type.
-            Of::Other(_) => SHORT_REQUEST_BYTES_MAX,
-            Of::Contract(method) if self.is_carrier(method) => self.bytes_max,
-            // The transport keeps room for the largest as long as the stream.
-            Of::Contract(method) if method.name == "LogService/FetchStream" => SHORT_REQUEST_BYTES_MAX,
-            Of::Contract(_) => CONTROL_REQUEST_BYTES_MAX,
+    /// The largest message of a method.
+    pub(super) fn limit(&self, called: &CalledMethod) -> Limit {
+        let of_method = match called {
+            // Health and reflection: their requests name a service, a file or a type.
+            CalledMethod::Other(_) => SHORT_REQUEST_BYTES_MAX,
+            CalledMethod::Contract(method) if self.is_carrier(method) => self.bytes_max,
+            // tonic keeps a decode buffer of the largest message's size for as long as the stream lives.
+            CalledMethod::Contract(method) if method.name == "LogService/FetchStream" => SHORT_REQUEST_BYTES_MAX,
+            CalledMethod::Contract(_) => CONTROL_REQUEST_BYTES_MAX,
         };
         Limit {
             of_method: of_method.min(self.bytes_max),
@@ -111,17 +112,17 @@ impl Admission {
     }
 }
 
-/// A call: who made it, and what its service has for the answer. In the extensions of its request.
+/// A call: its context, and what its service passes to the response's body. It is among the extensions of the request.
 pub(crate) struct Call {
     pub context: RequestContext,
     deposit: Mutex<Option<Holding>>,
-    /// In their order, each for an empty message of the answer.
+    /// Encoded messages in order, each of which replaces an empty message of the response.
     framed: Mutex<VecDeque<Framed>>,
-    /// Of a produce stream.
+    /// The messages of a produce stream; empty for other calls.
     pub batches: Batches,
-    /// The length of the message that was last begun.
+    /// The length of the message that was begun last, bytes.
     message_bytes: AtomicUsize,
-    /// For the call itself, until its answer is sent.
+    /// The holding of [`Resource::Calls`], until the response is sent.
     _room: Option<Holding>,
 }
 
@@ -137,12 +138,12 @@ impl Call {
         })
     }
 
-    /// The connection that it came on, with what that holds.
+    /// The connection of the call, with what it holds.
     pub fn caller(&self) -> &Arc<Caller> {
         &self.context.caller
     }
 
-    /// How long the request of a unary call is, bytes.
+    /// The encoded length of a unary call's request, bytes.
     pub fn message_bytes(&self) -> usize {
         self.message_bytes.load(Relaxed)
     }
@@ -151,13 +152,14 @@ impl Call {
         self.message_bytes.store(bytes, Relaxed);
     }
 
-    /// Takes room for a short answer, before anything is done: there must be room to say so afterwards.
+    /// Reserves a short response before the call is executed, so that afterwards the client can be told the outcome.
     pub(super) fn reserve_answer(&self) -> Result<(), RequestError> {
         self.deposit(self.caller().try_take(Resource::Answers, ANSWER_BYTES)?);
         Ok(())
     }
 
-    /// What the next bytes of the answer are counted by, until they are sent. They may be fewer.
+    /// Passes a holding on to the next bytes of the response, which keep it until they are sent. What they do not need is given
+    /// back.
     pub fn deposit(&self, room: Holding) {
         match &mut *self.deposit.lock() {
             Some(held) => held.merge(room),
@@ -169,12 +171,12 @@ impl Call {
         self.deposit.lock().take()
     }
 
-    /// What goes out for the next message of the answer, which the service leaves empty.
+    /// Passes on the next message of the response in encoded form. The service yields an empty message in its place.
     pub fn send(&self, message: Framed) {
         self.framed.lock().push_back(message);
     }
 
-    /// What goes out for so many empty messages.
+    /// The encoded messages that replace the next `count` empty ones.
     pub(super) fn take_framed(&self, count: usize) -> Vec<Framed> {
         let mut framed = self.framed.lock();
         let count = count.min(framed.len());
@@ -182,7 +184,7 @@ impl Call {
     }
 }
 
-/// Lets another broker's call through, with its request under watch: whoever reaches the internal listener may be a stranger.
+/// The layer of internal listeners: counts the request, since any host that reaches the listener can send one.
 pub(crate) async fn admit_peer(State(admission): State<Arc<Admission>>, mut request: Request, next: Next) -> Response {
     let Some(context) = context_of(&mut request) else {
         return without_connection();
@@ -191,7 +193,7 @@ pub(crate) async fn admit_peer(State(admission): State<Arc<Admission>>, mut requ
     next.run(admission.watched(request, call, Received::default())).await
 }
 
-/// Who makes a call, by its connection and its head.
+/// The context of a call, from its connection and its headers.
 fn context_of(request: &mut Request) -> Option<RequestContext> {
     let origin = request.extensions().get::<Origin<ConnectionInfo>>().cloned();
     let Origin { socket, caller } = origin?;
@@ -209,7 +211,7 @@ fn context_of(request: &mut Request) -> Option<RequestContext> {
     Some(context)
 }
 
-/// The time that a gRPC client gives a call: up to eight digits and a unit (PROTOCOL-HTTP2.md, "Timeout").
+/// Parses a gRPC timeout: up to eight digits and a unit (PROTOCOL-HTTP2.md, "Timeout").
 fn timeout(value: &HeaderValue) -> Option<Duration> {
     let (digits, unit) = value.to_str().ok()?.split_at_checked(value.len().checked_sub(1)?)?;
     let count: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
@@ -224,13 +226,13 @@ fn timeout(value: &HeaderValue) -> Option<Duration> {
     }
 }
 
-/// The call that a request makes.
+/// The call of a request that has come through this layer.
 pub(crate) fn call_of<T>(request: &tonic::Request<T>) -> Arc<Call> {
     let call = request.extensions().get::<Arc<Call>>();
     call.expect("every call goes through the admission").clone()
 }
 
-/// Lets a client's call through, with its bodies under watch.
+/// The layer of client listeners: admits a call, and counts its request and its response.
 pub(crate) async fn admit(State(admission): State<Arc<Admission>>, mut request: Request, next: Next) -> Response {
     let Some(context) = context_of(&mut request) else {
         return without_connection();
@@ -261,7 +263,7 @@ pub(crate) async fn admit(State(admission): State<Arc<Admission>>, mut request: 
     if is_unary {
         answered.now();
     }
-    // Of a unary call the service is done with the request. The body of a stream goes on, and has its own.
+    // The service of a unary call is done with the request. The body of a stream goes on, and shares `received`.
     drop(received);
     if response.body().is_end_stream() {
         end_at_once(ending, &response);
@@ -275,18 +277,18 @@ pub(crate) async fn admit(State(admission): State<Arc<Admission>>, mut request: 
 }
 
 fn without_connection() -> Response {
-    // Only what comes through a guarded socket gets here.
+    // Unreachable for requests that come through a `Guarded` socket.
     Status::internal("the call has no connection").into_http()
 }
 
-/// Counts a call that is answered without a message: its status stands in the head.
+/// Counts a call whose response has no message: its status is in the headers.
 fn end_at_once(mut ending: Ending, response: &Response) {
     if let Some(status) = Status::from_header_map(response.headers()) {
         ending.with(outcome(&status));
     }
 }
 
-/// How a call ended: the reason of an error of ours, or else the name of the code.
+/// The outcome of a call, as metrics name it: OK, the reason of one of our errors, or else the name of the gRPC code.
 pub(super) fn outcome(status: &Status) -> &'static str {
     if status.code() == Code::Ok {
         return OK;

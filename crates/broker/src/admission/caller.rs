@@ -1,4 +1,4 @@
-//! A connection with what it holds of what all share.
+//! A client's connection, with what it holds of the shared resources.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -15,30 +15,31 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::answer::Sending;
-use super::budget::{Address, Budgets, PerResource, Resource, Whose};
-use super::stalled::{PRESS_EVERY, WHILE_OTHERS_WAIT};
-use super::waits::Wish;
+use super::budget::{Address, Budgets, PerResource, Resource, Scope};
+use super::stalled::{CHECK_INTERVAL_WHILE_OTHERS_WAIT, STALLED_AFTER_WHILE_OTHERS_WAIT};
+use super::waits::Demand;
 use crate::error::RequestError;
 
-/// After this time who found no room should try again.
+/// The retry delay that clients are told when a resource is used up.
 const RETRY: Duration = Duration::from_millis(500);
-/// The same of batches, which wait for a quorum and not for a client.
+/// The retry delay for batches. It is short, because their memory is freed by quorums and not by clients.
 const PRODUCE_RETRY: Duration = Duration::from_millis(25);
-/// The same of commits and heartbeats.
+/// The retry delay for offset commits and heartbeats.
 const GROUP_RETRY: Duration = Duration::from_millis(100);
-/// The same of streams.
+/// The retry delay for streams.
 const STREAM_RETRY: Duration = Duration::from_secs(1);
 
-/// See the module text.
+/// A client's connection, with what it holds.
 pub(crate) struct Caller {
     peer: SocketAddr,
     address: Arc<Address>,
     used: PerResource<AtomicUsize>,
-    /// One call of a connection waits for room at a time, in their order: others' are not woken for it.
+    /// For each resource, the turn to wait for it: of one connection one call waits at a time, in order, so that fewer tasks are
+    /// woken when something is given back.
     turns: PerResource<Semaphore>,
-    /// Bytes of the connection's window that streams may occupy whose messages wait for room.
-    held_back: AtomicUsize,
-    /// Answers that are on their way out, by number.
+    /// Bytes of the connection's flow-control window that messages may occupy while they wait for their holding.
+    window_held: AtomicUsize,
+    /// The responses that are being sent, by number.
     answers: Mutex<HashMap<u64, Arc<Sending>>>,
     next_answer: AtomicU64,
     is_ended: AtomicBool,
@@ -46,14 +47,14 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// A connection from there.
+    /// A new connection from `peer`.
     pub fn new(peer: SocketAddr, budgets: &Arc<Budgets>) -> Arc<Self> {
         let caller = Arc::new(Self {
             peer,
             address: budgets.address(peer.ip()),
             used: PerResource::default(),
             turns: std::array::from_fn(|_| Semaphore::new(1)),
-            held_back: AtomicUsize::new(0),
+            window_held: AtomicUsize::new(0),
             answers: Mutex::default(),
             next_answer: AtomicU64::new(0),
             is_ended: AtomicBool::new(false),
@@ -66,7 +67,7 @@ impl Caller {
         caller
     }
 
-    /// One with default budgets for itself.
+    /// A connection with default budgets of its own.
     #[cfg(test)]
     pub fn alone() -> Arc<Self> {
         let settings = crate::settings::LimitSettings::default();
@@ -87,8 +88,8 @@ impl Caller {
         &self.address.budgets
     }
 
-    /// Takes so much at once, or says whose part is used up.
-    pub fn take_now(self: &Arc<Self>, resource: Resource, amount: usize) -> Result<Holding, Whose> {
+    /// Takes an amount without waiting, or returns the scope whose limit is reached.
+    pub fn take_now(self: &Arc<Self>, resource: Resource, amount: usize) -> Result<Holding, Scope> {
         let at = resource as usize;
         self.budgets()
             .take(resource, amount, &self.address.used[at], &self.used[at])?;
@@ -99,24 +100,24 @@ impl Caller {
         })
     }
 
-    /// Takes so much, or refuses at once.
+    /// Takes an amount without waiting, or returns the error for the client.
     pub fn try_take(self: &Arc<Self>, resource: Resource, amount: usize) -> Result<Holding, RequestError> {
         self.take_now(resource, amount)
-            .map_err(|whose| self.refused(resource, amount, whose))
+            .map_err(|scope| self.refused(resource, amount, scope))
     }
 
-    /// Takes so much as soon as it is there, or refuses after a time.
+    /// Takes an amount as soon as it is free, or returns the error for the client after `timeout`.
     pub async fn take(
         self: &Arc<Self>,
         resource: Resource,
         amount: usize,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Holding, RequestError> {
         let at = resource as usize;
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         let turn = tokio::time::timeout_at(deadline, self.turns[at].acquire()).await;
         let Ok(turn) = turn else {
-            return Err(self.refused(resource, amount, Whose::Connection));
+            return Err(self.refused(resource, amount, Scope::Connection));
         };
         let _turn = turn.expect("it is never closed");
         let budgets = self.budgets();
@@ -124,99 +125,100 @@ impl Caller {
         loop {
             let given_back = budgets.waits[at].given_back();
             tokio::pin!(given_back);
-            // From now on nothing that is given back is missed.
+            // Enabled before the check below, so that nothing that is given back in between is missed.
             given_back.as_mut().enable();
-            let wish = Wish {
+            let demand = Demand {
                 address: Arc::as_ptr(&self.address).addr(),
                 held: self.used[at].load(SeqCst),
                 amount,
             };
-            let others = waiter.leaves_it(wish);
-            let others = others.filter(|_| !budgets.is_little(resource, wish.held + amount));
-            let taken = others.map_or_else(|| self.take_now(resource, amount), Err);
-            let whose = match taken {
+            let yields = waiter.yields_to(demand);
+            let yields = yields.filter(|_| !budgets.is_within_minimum(resource, demand.held + amount));
+            let taken = yields.map_or_else(|| self.take_now(resource, amount), Err);
+            let scope = match taken {
                 Ok(holding) => return Ok(holding),
-                Err(whose) => whose,
+                Err(scope) => scope,
             };
-            waiter.lacks(wish, whose);
-            match whose {
-                Whose::Connection => {}
-                Whose::Address => budgets.end_stalled(WHILE_OTHERS_WAIT, Some(self.peer.ip())),
-                Whose::Broker => budgets.end_stalled(WHILE_OTHERS_WAIT, None),
+            waiter.found_none(demand, scope);
+            match scope {
+                Scope::Connection => {}
+                Scope::Address => budgets.end_stalled(STALLED_AFTER_WHILE_OTHERS_WAIT, Some(self.peer.ip())),
+                Scope::Broker => budgets.end_stalled(STALLED_AFTER_WHILE_OTHERS_WAIT, None),
             }
-            let look_again = deadline.min(Instant::now() + PRESS_EVERY);
-            let given_back = tokio::time::timeout_at(look_again, given_back).await;
-            if given_back.is_err() && look_again == deadline {
-                return Err(self.refused(resource, amount, whose));
+            let check_again = deadline.min(Instant::now() + CHECK_INTERVAL_WHILE_OTHERS_WAIT);
+            let given_back = tokio::time::timeout_at(check_again, given_back).await;
+            if given_back.is_err() && check_again == deadline {
+                return Err(self.refused(resource, amount, scope));
             }
         }
     }
 
-    /// Lets a message wait for room of which so many bytes are to come. They stay in the connection's window meanwhile; none
-    /// when that is too much of it, or of all connections' windows. Of a connection's own one stream more can always go on: it
-    /// may be the one that has the room.
-    pub(super) fn hold_back(self: &Arc<Self>, bytes: usize) -> Option<HeldBack> {
+    /// Lets a message wait for its holding while `bytes` of its stream are still to come: they stay in the connection's
+    /// flow-control window meanwhile. `None` when that would be too much of this window, or of all connections' windows. One
+    /// stream's worth of the connection's window is always left, since the stream that goes on may be the one that gives back
+    /// what this message waits for.
+    pub(super) fn hold_window(self: &Arc<Self>, bytes: usize) -> Option<WindowHolding> {
         let windows = self.budgets().windows;
         let bytes = bytes.min(windows.stream);
         let in_all = self.take_now(Resource::Windows, bytes).ok()?;
-        let held_back = HeldBack {
+        let holding = WindowHolding {
             caller: self.clone(),
             bytes,
             _in_all: in_all,
         };
-        let before = self.held_back.fetch_add(bytes, SeqCst);
-        (before + bytes <= windows.connection - windows.stream).then_some(held_back)
+        let before = self.window_held.fetch_add(bytes, SeqCst);
+        (before + bytes <= windows.connection - windows.stream).then_some(holding)
     }
 
-    /// Why there is no room, counted.
-    pub(super) fn refused(&self, resource: Resource, amount: usize, whose: Whose) -> RequestError {
+    /// Counts a refusal, and returns the error for the client.
+    pub(super) fn refused(&self, resource: Resource, amount: usize, scope: Scope) -> RequestError {
         let at = resource as usize;
         let budgets = self.budgets();
-        budgets.metrics.refused(resource.name(), whose.name());
+        budgets.metrics.refused(resource.name(), scope.name());
         let (limit, setting) = (budgets.limit(resource), resource.setting());
-        let (who, held) = match whose {
-            Whose::Connection => ("this connection".to_owned(), self.used[at].load(SeqCst)),
-            Whose::Address => (
+        let (who, held) = match scope {
+            Scope::Connection => ("this connection".to_owned(), self.used[at].load(SeqCst)),
+            Scope::Address => (
                 format!("address {}", self.peer.ip()),
                 self.address.used[at].load(SeqCst),
             ),
-            Whose::Broker => ("all clients together".to_owned(), budgets.used(resource)),
+            Scope::Broker => ("all clients together".to_owned(), budgets.used(resource)),
         };
         let (what, advice) = match resource {
-            Resource::Requests => ("bytes of requests", "wait for answers before sending more"),
+            Resource::Requests => ("bytes of requests", "wait for responses before sending more"),
             Resource::Decoded => (
                 "bytes of requests as they are decoded",
                 "send fewer records, partitions or names at once",
             ),
             Resource::Answers => (
-                "bytes of answers that were not taken",
-                "take answers before asking for more",
+                "bytes of responses that it has not read",
+                "read responses before sending further requests",
             ),
             Resource::Fetch | Resource::PlainFetch => (
-                "bytes that were fetched and not taken",
-                "take answers before asking for more, or ask for less at once",
+                "bytes of fetched records that it has not read",
+                "read responses before fetching more, or fetch less at once",
             ),
             Resource::Produce => (
                 "bytes of batches that wait for their quorums",
                 "wait for acknowledgements before sending more",
             ),
-            Resource::Windows => ("bytes of requests that wait", "wait for answers before sending more"),
+            Resource::Windows => ("bytes of requests that wait", "wait for responses before sending more"),
             Resource::Commits => (
                 "bytes of commits that wait for their quorums",
-                "wait for answers before committing more",
+                "wait for responses before committing more",
             ),
             Resource::Heartbeats => (
                 "bytes of heartbeats that wait for their quorums",
                 "send one at a time, with a shorter subscription",
             ),
-            Resource::Calls => ("calls under way", "wait for answers before asking for more"),
+            Resource::Calls => ("calls in flight", "wait for responses before sending more"),
             Resource::Streams => (
                 "streams",
                 "close streams, or read several partitions from fewer connections",
             ),
         };
-        let share = match whose {
-            Whose::Broker => "",
+        let share = match scope {
+            Scope::Broker => "",
             _ => "its share while others need some, ",
         };
         let message =
@@ -232,7 +234,7 @@ impl Caller {
             .retry_after(retry)
     }
 
-    /// An answer begins to be sent.
+    /// Registers a response that is to be sent.
     pub(super) fn begin_answer(self: &Arc<Self>) -> Arc<Sending> {
         let number = self.next_answer.fetch_add(1, Relaxed);
         let sending = Arc::new(Sending::new(number, Arc::downgrade(self)));
@@ -240,26 +242,26 @@ impl Caller {
         sending
     }
 
-    /// It is sent, or given up.
+    /// Removes a response that is sent or given up.
     pub(super) fn end_answer(&self, number: u64) {
         self.answers.lock().remove(&number);
     }
 
-    /// The longest that an answer with unsent bytes has been without progress.
+    /// The longest time that a response with unsent bytes has been without progress.
     pub(super) fn stalled_for(&self, now: Instant) -> Duration {
         let answers = self.answers.lock();
         let stalled = answers.values().map(|sending| sending.stalled_for(now));
         stalled.max().unwrap_or_default()
     }
 
-    /// Ends the connection, with all its calls. False: it was ended before.
+    /// Closes the connection with all its calls; false if it was closed before.
     pub(super) fn end(&self) -> bool {
         let is_first = !self.is_ended.swap(true, SeqCst);
         self.socket.wake();
         is_first
     }
 
-    /// For the connection's socket: whether it is to end. Wakes the task when it is later.
+    /// Whether the connection is to be closed. If not, wakes the task of `cx` when it is later.
     pub(super) fn is_ended(&self, cx: &Context<'_>) -> bool {
         if self.is_ended.load(SeqCst) {
             return true;
@@ -269,16 +271,16 @@ impl Caller {
     }
 }
 
-/// Bytes of a connection's window, until this is dropped.
-pub(super) struct HeldBack {
+/// Bytes of a connection's flow-control window, which are given back when this is dropped.
+pub(super) struct WindowHolding {
     caller: Arc<Caller>,
     bytes: usize,
     _in_all: Holding,
 }
 
-impl Drop for HeldBack {
+impl Drop for WindowHolding {
     fn drop(&mut self) {
-        self.caller.held_back.fetch_sub(self.bytes, SeqCst);
+        self.caller.window_held.fetch_sub(self.bytes, SeqCst);
     }
 }
 
@@ -294,12 +296,12 @@ impl Holding {
         self.amount
     }
 
-    /// Whose it is.
+    /// The connection that holds it.
     pub fn caller(&self) -> &Arc<Caller> {
         &self.caller
     }
 
-    /// Gives back what is more than this.
+    /// Gives back what exceeds `amount`.
     pub fn shrink_to(&mut self, amount: usize) {
         if amount < self.amount {
             self.give_back(self.amount - amount);
@@ -307,7 +309,7 @@ impl Holding {
         }
     }
 
-    /// Takes what is missing to this, or gives back what is more.
+    /// Takes what is missing to `amount`, or gives back what exceeds it.
     pub fn resize(&mut self, amount: usize) -> Result<(), RequestError> {
         if amount > self.amount {
             self.merge(self.caller.try_take(self.resource, amount - self.amount)?);
@@ -316,7 +318,7 @@ impl Holding {
         Ok(())
     }
 
-    /// Takes over another part of the same resource.
+    /// Adds another holding of the same connection and resource to this one.
     pub fn merge(&mut self, mut other: Self) {
         debug_assert!(self.resource == other.resource && Arc::ptr_eq(&self.caller, &other.caller));
         self.amount += std::mem::take(&mut other.amount);
@@ -344,7 +346,7 @@ mod tests {
     use crate::metrics::AdmissionMetrics;
 
     const LIMIT: usize = 1_000;
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const TIMEOUT: Duration = Duration::from_secs(30);
 
     fn callers(count: u16) -> Vec<Arc<Caller>> {
         let limits = [LIMIT; Resource::ALL.len()];
@@ -362,7 +364,7 @@ mod tests {
         let waits = second.clone();
         let waiting = tokio::spawn(async move {
             waits
-                .take(Resource::Fetch, 500, PATIENCE)
+                .take(Resource::Fetch, 500, TIMEOUT)
                 .await
                 .map(|held| held.amount())
         });
@@ -401,7 +403,7 @@ mod tests {
         let most = other.try_take(Resource::Fetch, 600).expect("nobody else holds any");
         let _some = greedy.try_take(Resource::Fetch, 10).expect("there is room");
         let waits = good.clone();
-        let waiting = tokio::spawn(async move { waits.take(Resource::Fetch, 300, PATIENCE).await });
+        let waiting = tokio::spawn(async move { waits.take(Resource::Fetch, 300, TIMEOUT).await });
         tokio::task::yield_now().await;
         let more = greedy.take(Resource::Fetch, 10, Duration::from_millis(10)).await;
         let refused = more.map(drop).expect_err("it is the other's turn");
@@ -426,7 +428,7 @@ mod tests {
         let take = |caller: &Arc<Caller>, name: char| {
             let (caller, order) = (caller.clone(), order.clone());
             async move {
-                let held = caller.take(Resource::Fetch, 600, PATIENCE).await;
+                let held = caller.take(Resource::Fetch, 600, TIMEOUT).await;
                 let _held = held.expect("it comes to everybody");
                 order.lock().push(name);
                 tokio::task::yield_now().await;
@@ -456,15 +458,15 @@ mod tests {
     fn what_waits_leaves_a_stream_its_window() {
         let caller = &Caller::alone();
         let window = caller.budgets().windows.stream;
-        let small = caller.hold_back(window - 1).expect("nothing else waits");
-        let one = caller.hold_back(1).expect("there is so much");
-        assert!(caller.hold_back(1).is_none());
+        let small = caller.hold_window(window - 1).expect("nothing else waits");
+        let one = caller.hold_window(1).expect("there is so much");
+        assert!(caller.hold_window(1).is_none());
         drop((small, one));
         // However large a message is, no more than this of it is in the window.
-        let large = caller.hold_back(16 * window).expect("nothing else waits");
-        assert!(caller.hold_back(16 * window).is_none());
+        let large = caller.hold_window(16 * window).expect("nothing else waits");
+        assert!(caller.hold_window(16 * window).is_none());
         drop(large);
-        assert_eq!(caller.held_back.load(SeqCst), 0);
+        assert_eq!(caller.window_held.load(SeqCst), 0);
         assert_eq!(caller.budgets().used(Resource::Windows), 0);
     }
 
@@ -477,13 +479,13 @@ mod tests {
             .collect();
         let waiting: Vec<_> = callers
             .iter()
-            .filter_map(|caller| caller.hold_back(usize::MAX))
+            .filter_map(|caller| caller.hold_window(usize::MAX))
             .collect();
         let most = budgets.limit(Resource::Windows) / 4 * 3;
         let held = waiting.len() * budgets.windows.stream;
         assert!(held <= most && held > most / 2, "{held} bytes of {most}");
         let elsewhere = Caller::new(SocketAddr::from(([127, 0, 0, 2], 1)), &budgets);
-        elsewhere.hold_back(usize::MAX).expect("there is more for others");
+        elsewhere.hold_window(usize::MAX).expect("there is more for others");
     }
 
     #[test]

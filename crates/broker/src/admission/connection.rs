@@ -1,4 +1,4 @@
-//! The socket of a connection that can be ended from outside.
+//! The socket of a connection that can be closed from outside, when its peer does not read its responses.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,18 +12,18 @@ use tonic::transport::server::Connected;
 use super::budget::Budgets;
 use super::caller::Caller;
 
-/// So much may a client send on a stream that nothing has taken up yet, bytes: it is in memory without being counted.
+/// The flow-control window of a stream (RFC 9113, section 5.2), bytes: as much may be in memory before it is counted.
 pub(crate) const STREAM_WINDOW_BYTES: u32 = 2 << 20;
-/// The same for all streams of a connection together (RFC 9113, section 5.2).
+/// The flow-control window of all streams of a connection together, bytes.
 pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
-/// See the module text.
+/// A socket whose connection its [`Caller`] can close.
 pub(crate) struct Guarded<S> {
     socket: S,
     caller: Arc<Caller>,
 }
 
-/// What a request knows of the connection that it came on: what the socket says, and who calls.
+/// The connection of a request, among the request's extensions: the socket's own information, and the caller.
 #[derive(Clone)]
 pub(crate) struct Origin<I> {
     pub socket: I,
@@ -36,11 +36,11 @@ impl<S> Guarded<S> {
         Self { socket, caller }
     }
 
-    /// What the socket says, or an error when the connection is to end. Its task is blocked on either direction when a peer
-    /// does not read, so both ask.
+    /// The result of polling the socket, or an error when it is pending and the connection is to be closed. Both reads and writes
+    /// check this, since the task of a connection whose peer does not read may wait for either.
     fn unless_ended<T>(&self, cx: &Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_pending() && self.caller.is_ended(cx) {
-            let ended = io::Error::new(io::ErrorKind::ConnectionAborted, "its answers were not taken");
+            let ended = io::Error::new(io::ErrorKind::ConnectionAborted, "the peer did not read its responses");
             return Poll::Ready(Err(ended));
         }
         polled

@@ -1,9 +1,8 @@
-//! Answers that are encoded here, and that the transport passes on as they are.
+//! Response messages of fetches, encoded here and not by tonic.
 //!
-//! tonic encodes the messages of an answer into one buffer, which stays as large as the largest message for as long as the
-//! stream lives: idle streams that gave much once would hold gigabytes that nothing counts. So a fetched message is put into
-//! a frame here, around the batches as they were read, and an empty one takes its place on the way through tonic. That saves
-//! copying them once more, too.
+//! tonic encodes the messages of a response into one buffer, which stays as large as the largest message until the stream ends:
+//! idle streams that were busy once would hold gigabytes that are counted nowhere. So a fetch response is encoded here, around the
+//! batches as they were read from the log, and tonic gets an empty message in its place. That also saves one copy of the batches.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use jangada_proto::v1::FetchResponse;
@@ -12,33 +11,34 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, k
 
 use super::caller::Holding;
 
-/// Before each message: whether it is compressed, and its length.
+/// gRPC's prefix of a message: a flag whether it is compressed, and its length (PROTOCOL-HTTP2.md, "Length-Prefixed-Message").
 pub(super) const HEAD_BYTES: usize = 5;
 
-/// Batches up to this size go behind their head into one piece.
+/// Batches up to this size are copied behind the head into one piece, which is cheaper than sending two.
 const COPIED_BYTES_MAX: usize = 16 << 10;
 
-/// `FetchResponse.batches`.
+/// The field number of `FetchResponse.batches`.
 const BATCHES: u32 = 1;
-/// `FetchStreamResponse.fetch`.
+/// The field number of `FetchStreamResponse.fetch`.
 const FETCH: u32 = 1;
 
-/// A message as it goes out, with its part of the budgets.
+/// An encoded message with its holding.
 pub(crate) struct Framed {
+    /// gRPC's prefix and all fields but large batches.
     pub(super) head: Bytes,
-    /// Behind it.
+    /// The batches, where they are not copied into the head; otherwise empty.
     pub(super) rest: Bytes,
     pub(super) room: Holding,
 }
 
 impl Framed {
-    /// The answer to `Fetch`.
+    /// The response of `Fetch`.
     pub fn fetched(response: FetchResponse, room: Holding) -> Self {
         let (head, rest) = frame(response, false);
         Self { head, rest, room }
     }
 
-    /// One of those of `FetchStream`.
+    /// A response of `FetchStream`.
     pub fn pushed(response: FetchResponse, room: Holding) -> Self {
         let (head, rest) = frame(response, true);
         Self { head, rest, room }
@@ -49,8 +49,8 @@ impl Framed {
     }
 }
 
-/// A response in gRPC's frame, or a message around it. Its fields may come in any order: the batches are last, and as they
-/// are.
+/// Encodes a response, nested in a `FetchStreamResponse` or not, with gRPC's prefix. Protobuf allows any order of fields, so the
+/// batches come last and are not copied.
 fn frame(mut response: FetchResponse, is_nested: bool) -> (Bytes, Bytes) {
     let batches = std::mem::take(&mut response.batches);
     let fields = response.encoded_len();
@@ -108,7 +108,7 @@ mod tests {
         }
     }
 
-    /// What a reader finds in the frame.
+    /// The message behind the prefix.
     fn content((head, rest): (Bytes, Bytes)) -> Bytes {
         let all = [head, rest].concat();
         assert_eq!(all[0], 0);

@@ -1,28 +1,29 @@
-//! Admission: what one client may take of what all share.
+//! Admission: limits how much of the broker's memory, calls and streams one client may hold, so that the broker never takes more
+//! than the settings allow and no client can starve the others.
 //!
-//! Until there are principals a client is a connection, and all connections from one address together. What they share is
-//! counted in [`Resource`]s: bytes of requests that are received and decoded, of batches on their way through a quorum, of
-//! what was read for fetches and of other answers, and streams. A [`Holding`] is a part of one; it is given back when what
-//! it stands for is gone from memory.
+//! Until there are principals, a client is a connection, and also all connections from one address together. What they share is
+//! counted in [`Resource`]s: bytes of requests that are received and decoded, of batches that wait for their quorum, of fetched
+//! records and of other responses, and numbers of calls and streams. A [`Holding`] is a part of a resource, and is given back when
+//! the memory that it stands for is freed.
 //!
 //! ```text
-//!   connection -> Guarded (may be ended) -> HTTP/2 -> call::admit
-//!                    request body:  length -> Requests, before the body is taken up; fields -> counted as they arrive
+//!   connection -> Guarded (can be closed from outside) -> HTTP/2 -> call::admit
+//!                    request body:  length -> Requests, before the body is read; fields -> counted as they arrive
 //!                    service:       Produce, Fetch, Streams
-//!                    answer's body: Answers, or what the service had for it; held until the bytes have left
-//!   stalled::watch: ends connections whose answers nobody takes
+//!                    response body: Answers, or the holding that the service passes on; until the bytes are in the socket
+//!   stalled::watch: closes connections whose peer does not read its responses
 //! ```
 //!
-//! - [`budget`]: how much there is, and how it is shared.
-//! - [`caller`]: a connection with what it holds.
-//! - [`waits`]: the order in which connections get what is given back.
-//! - [`connection`]: its socket.
+//! - [`budget`]: the limit of each resource, and how connections and addresses share it.
+//! - [`caller`]: a client's connection, with what it holds.
+//! - [`waits`]: the order in which waiting connections get what is given back.
+//! - [`connection`]: the socket of such a connection.
 //! - [`call`]: the layer around every call.
-//! - [`request`]: a request's body on its way in.
+//! - [`request`]: the body of a request, counted while it is received.
 //! - [`batches`]: the messages of a produce stream.
-//! - [`answer`]: an answer's body on its way out.
-//! - [`frame`]: messages of it that tonic does not encode.
-//! - [`stalled`]: the end of those who do not read.
+//! - [`answer`]: the body of a response, counted until it is sent.
+//! - [`frame`]: response messages that are encoded here and not by tonic.
+//! - [`stalled`]: closes connections whose peer does not read.
 
 mod answer;
 mod batches;
@@ -36,7 +37,7 @@ mod stalled;
 mod waits;
 
 pub(crate) use self::batches::Batches;
-pub(crate) use self::budget::{Budgets, Resource, Whose};
+pub(crate) use self::budget::{Budgets, Resource, Scope};
 pub(crate) use self::call::{Admission, Call, admit, admit_peer, call_of};
 pub(crate) use self::caller::{Caller, Holding};
 pub(crate) use self::connection::{CONNECTION_WINDOW_BYTES, Guarded, STREAM_WINDOW_BYTES};

@@ -1,5 +1,6 @@
-//! A request's body on its way in. A message takes room for its length before it is taken up, and what its fields will
-//! take decoded is counted as they arrive; one that would become too much is refused then, not when it is all there.
+//! The body of a request. A message's encoded length is counted before the message is read, and the memory that its fields take
+//! when they are decoded is counted as they arrive. A message that takes too much is refused at that moment, not when it is
+//! complete.
 
 use std::fmt::Display;
 use std::pin::Pin;
@@ -24,9 +25,9 @@ use super::caller::Holding;
 use crate::error::RequestError;
 use crate::metrics::Metrics;
 
-/// How long a message waits for room before it is refused.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Before each message: whether it is compressed, and its length.
+/// How long a message waits for its holding before it is refused.
+const HOLDING_TIMEOUT: Duration = Duration::from_secs(5);
+/// gRPC's prefix of a message: a flag whether it is compressed, and its length (PROTOCOL-HTTP2.md, "Length-Prefixed-Message").
 const HEAD_BYTES: usize = 5;
 
 const BOUNDS: Bounds = Bounds {
@@ -35,18 +36,18 @@ const BOUNDS: Bounds = Bounds {
     text_bytes: REQUEST_TEXT_BYTES_MAX,
 };
 
-/// What the messages of a call hold that were taken up and not answered. The service's end of a unary call and the body
-/// share it: whoever ends last gives it back.
+/// The holdings of a call's messages that are received and not answered yet. The layer and the body share them: they are given
+/// back when both have dropped them.
 pub(super) type Received = Arc<Mutex<Taken>>;
 
-/// Room for messages as they came, and as they are decoded.
+/// The holdings of messages: for their encoded bytes, and for their decoded form.
 #[derive(Default)]
 pub(super) struct Taken {
     length: Option<Holding>,
     decoded: Option<Holding>,
 }
 
-/// How much room is wanted of each.
+/// How much is to be taken, encoded and decoded.
 #[derive(Clone, Copy, Default)]
 struct Wanted {
     length: usize,
@@ -65,20 +66,20 @@ impl Taken {
     }
 }
 
-/// Between two messages.
+/// The state between two messages.
 const BETWEEN: Place = Place::Head([0; HEAD_BYTES], 0);
 
 type TakingRoom = Pin<Box<dyn Future<Output = Result<Taken, RequestError>> + Send>>;
 
-/// What a request is for.
-pub(super) enum Of {
-    /// A method whose messages are known.
+/// The method that a request calls.
+pub(super) enum CalledMethod {
+    /// A method of the contract, whose messages can be scanned.
     Contract(Method),
-    /// One of another service, or of none, by its path: health, reflection.
+    /// Any other path: health, reflection, or an unknown method.
     Other(String),
 }
 
-impl Of {
+impl CalledMethod {
     fn name(&self) -> &str {
         match self {
             Self::Contract(method) => &method.name,
@@ -89,87 +90,89 @@ impl Of {
     fn is_stream(&self) -> bool {
         match self {
             Self::Contract(method) => method.is_stream,
-            // A stream may be; of a call with one message it makes no difference that its room is given back a little earlier.
+            // It may be a stream. For a unary call this only means that its holding is given back a little earlier.
             Self::Other(_) => true,
         }
     }
 }
 
-/// Where in a message the body is.
+/// The position of the body within a message.
 enum Place {
-    /// In its head, of which these bytes are there.
+    /// In gRPC's prefix, of which so many bytes are received.
     Head([u8; HEAD_BYTES], usize),
-    /// In its content, of which so much is still to come.
+    /// In the content, of which so many bytes are still to come.
     Content(Scan, usize),
-    /// In the content of one that is passed on as it is: of no method of the contract, or whoever reads it refuses it.
+    /// In content that is passed on unchecked, of which so many bytes are still to come: of a method that is not of the contract,
+    /// or of a message that tonic will refuse by its prefix.
     Unscanned(usize),
 }
 
-/// See the module text.
+/// The body of a request, with its messages counted.
 pub(super) struct RequestBody {
     body: Body,
     contract: Arc<Contract>,
     metrics: Arc<Metrics>,
-    of: Of,
+    called: CalledMethod,
     bytes_max: Limit,
     call: Arc<Call>,
     received: Received,
-    /// Of a produce stream.
+    /// Assembles the messages of a produce stream; `None` for other calls.
     collector: Option<Collector>,
-    /// What is wrong with the message that is under way. Those before it are handed over first.
+    /// The error of the current message. The messages before it are handed over first.
     failed: Option<RequestError>,
     place: Place,
-    /// The length of the message that is under way.
-    of_message: usize,
+    /// The length of the current message, bytes.
+    message_bytes: usize,
     waiting: Option<(Frame<Bytes>, TakingRoom)>,
     stalled_after: Duration,
-    /// Until when a byte of the message that is under way is to come.
+    /// The time by which a further byte of the current message must come.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
-/// How long a message may be.
+/// The largest message, bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Limit {
-    /// Of this method, bytes.
+    /// The limit of the method.
     pub of_method: usize,
-    /// Of any; beyond it the transport refuses by itself.
+    /// The limit of all methods, which tonic checks by itself.
     pub of_transport: usize,
 }
 
 impl RequestBody {
-    pub fn new(body: Body, admission: &Admission, of: Of, call: Arc<Call>, received: Received) -> Self {
-        let collects = of.name() == "LogService/ProduceStream";
+    pub fn new(body: Body, admission: &Admission, called: CalledMethod, call: Arc<Call>, received: Received) -> Self {
+        let collects = called.name() == "LogService/ProduceStream";
         Self {
             body,
             contract: admission.contract.clone(),
             metrics: admission.metrics.clone(),
-            bytes_max: admission.limit(&of),
-            of,
+            bytes_max: admission.limit(&called),
+            called,
             collector: collects.then(|| Collector::new(call.batches.clone())),
             failed: None,
             call,
             received,
             place: BETWEEN,
-            of_message: 0,
+            message_bytes: 0,
             waiting: None,
             stalled_after: admission.stalled_after,
             deadline: None,
         }
     }
 
-    /// Everything before the message that is under way was taken: of a stream it is the service's now.
-    fn let_go(&mut self) {
-        if !self.of.is_stream() {
+    /// Gives back the holdings of all messages before the current one. On a stream, tonic asks for more only after the service has
+    /// taken them, and the service counts them from then on. A unary call keeps its holding until it is answered.
+    fn release_taken(&mut self) {
+        if !self.called.is_stream() {
             return;
         }
         let mut received = self.received.lock();
         received.decoded = None;
         if let Some(held) = received.length.as_mut() {
-            held.shrink_to(self.of_message);
+            held.shrink_to(self.message_bytes);
         }
     }
 
-    /// Walks the bytes of a frame, up to what is wrong in them. How much more room they need.
+    /// Scans the bytes of a frame, up to the first error in them. Returns how much more is to be taken for them.
     fn walk(&mut self, mut bytes: Bytes) -> Wanted {
         let mut wanted = Wanted::default();
         while !bytes.is_empty() && self.failed.is_none() {
@@ -184,7 +187,7 @@ impl RequestBody {
         wanted
     }
 
-    /// Takes what belongs together off the bytes. How much more room it needs.
+    /// Scans the next part of one message, and removes it from the bytes. Returns how much more is to be taken for it.
     fn step(&mut self, bytes: &mut Bytes) -> Result<Wanted, RequestError> {
         match &mut self.place {
             Place::Head(head, had) => {
@@ -201,14 +204,14 @@ impl RequestBody {
             Place::Content(scan, left) => {
                 let content = bytes.split_to(bytes.len().min(*left));
                 scan.push(&self.contract, &content)
-                    .map_err(|excess| refused(self.of.name(), excess))?;
+                    .map_err(|excess| refused(self.called.name(), excess))?;
                 *left -= content.len();
                 let (left, decoded) = (*left, scan.memory());
                 self.collect(content, left);
                 if left > 0 {
                     return Ok(Wanted::default());
                 }
-                self.of_message = 0;
+                self.message_bytes = 0;
                 self.place = BETWEEN;
                 Ok(Wanted { length: 0, decoded })
             }
@@ -216,7 +219,7 @@ impl RequestBody {
                 let passed = bytes.split_to(bytes.len().min(*left));
                 *left -= passed.len();
                 if *left == 0 {
-                    self.of_message = 0;
+                    self.message_bytes = 0;
                     self.place = BETWEEN;
                 }
                 Ok(Wanted::default())
@@ -230,14 +233,14 @@ impl RequestBody {
         }
     }
 
-    /// A message begins. The room for its length.
+    /// Begins a message, after its prefix. Returns how many encoded bytes are to be taken for it.
     fn begin(&mut self, [flag, length @ ..]: [u8; HEAD_BYTES]) -> Result<usize, RequestError> {
         let length = u32::from_be_bytes(length) as usize;
         let Limit {
             of_method,
             of_transport,
         } = self.bytes_max;
-        let name = self.of.name();
+        let name = self.called.name();
         if flag != 0 || length > of_transport {
             if self.collector.is_none() {
                 self.place = Place::Unscanned(length);
@@ -264,16 +267,16 @@ impl RequestBody {
             self.collect(Bytes::new(), 0);
             return Ok(0);
         }
-        self.place = match &self.of {
-            Of::Contract(method) => Place::Content(Scan::new(method, length as u64, BOUNDS), length),
-            Of::Other(_) => Place::Unscanned(length),
+        self.place = match &self.called {
+            CalledMethod::Contract(method) => Place::Content(Scan::new(method, length as u64, BOUNDS), length),
+            CalledMethod::Other(_) => Place::Unscanned(length),
         };
-        self.of_message = length;
+        self.message_bytes = length;
         self.call.begins_message(length);
         Ok(length)
     }
 
-    /// Ready when a message is under way and no byte of it has come for too long: it holds room meanwhile.
+    /// Ready when no further byte of an incomplete message has come for `stalled_after`: it occupies memory meanwhile.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if matches!(self.place, Place::Head(..)) {
             return Poll::Pending;
@@ -284,86 +287,86 @@ impl RequestBody {
     }
 
     fn stalled(&self) -> RequestError {
-        let (name, after) = (self.of.name(), self.stalled_after);
+        let (name, after) = (self.called.name(), self.stalled_after);
         let message = format!(
-            "{name}: a message was begun and nothing of it has come for {after:?} (limits.stalled_ms); send it again"
+            "{name}: a message is incomplete and none of its bytes has come for {after:?} (limits.stalled_ms); send it again"
         );
         RequestError::new(Reason::InvalidRequest, message)
     }
 
-    /// A frame as whoever reads the body gets it, if it gets any.
+    /// The frame that tonic gets, if any. On a produce stream it has an empty message for each complete one.
     fn for_reader(&mut self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
         match &mut self.collector {
             Some(collector) if frame.is_data() => {
                 let (empties, result) = collector.hand_over();
                 if let Err(error) = result {
-                    self.failed = Some(unreadable(self.of.name(), &error));
+                    self.failed = Some(unreadable(self.called.name(), &error));
                 }
                 empties.map(Frame::data)
             }
-            // Some of it belongs to a message that is refused.
+            // A part of the frame belongs to a message that is refused.
             None if frame.is_data() && self.failed.is_some() => None,
             _ => Some(frame),
         }
     }
 
-    /// Why the body's end is none.
-    fn cut(&mut self) -> Option<RequestError> {
+    /// The error if a produce stream ends within a message. Other bodies are checked by tonic.
+    fn truncated(&mut self) -> Option<RequestError> {
         if matches!(self.place, Place::Head(_, 0)) || self.collector.is_none() {
             return None;
         }
         self.place = BETWEEN;
-        Some(unreadable(self.of.name(), &"the stream ends in the middle of it"))
+        Some(unreadable(self.called.name(), &"the stream ends in the middle of it"))
     }
 
-    /// An error as whoever reads the body gets it. The service of a stream counts it; of a unary call nobody else does.
+    /// The error as tonic gets it. It is counted here for unary calls only: the service of a stream counts it by itself.
     fn to_reader(&self, error: RequestError) -> axum::Error {
-        if !self.of.is_stream() {
+        if !self.called.is_stream() {
             self.metrics.failed(error.reason);
         }
         axum::Error::new(Status::from(error))
     }
 
-    /// How much is to come on the stream while it waits, bytes.
+    /// How many bytes may still come while the message waits for its holding.
     fn to_come(&self) -> usize {
         match self.place {
-            _ if self.of.is_stream() => usize::MAX,
+            _ if self.called.is_stream() => usize::MAX,
             Place::Content(_, left) | Place::Unscanned(left) => left,
             Place::Head(..) => 0,
         }
     }
 
-    /// Room for a frame: now, or what waits for it.
-    fn make_room(&self, wanted: Wanted) -> Result<Option<TakingRoom>, RequestError> {
+    /// Takes the holdings for a frame: at once, in which case the result is `None`, or by the returned future.
+    fn take_holdings(&self, wanted: Wanted) -> Result<Option<TakingRoom>, RequestError> {
         let caller = self.call.caller();
         let now = |resource, amount| match amount {
             0 => Ok(None),
             amount => caller
                 .take_now(resource, amount)
                 .map(Some)
-                .map_err(|whose| (resource, amount, whose)),
+                .map_err(|scope| (resource, amount, scope)),
         };
         let length = now(Resource::Requests, wanted.length);
         let decoded = now(Resource::Decoded, wanted.decoded);
-        let (resource, amount, whose) = match (length, decoded) {
+        let (resource, amount, scope) = match (length, decoded) {
             (Ok(length), Ok(decoded)) => {
                 self.received.lock().keep(Taken { length, decoded });
                 return Ok(None);
             }
             (Err(lacking), _) | (_, Err(lacking)) => lacking,
         };
-        let held_back = caller.hold_back(self.to_come());
-        let held_back = held_back.ok_or_else(|| caller.refused(resource, amount, whose))?;
-        // What of both was there is given back meanwhile.
+        let window = caller.hold_window(self.to_come());
+        let window = window.ok_or_else(|| caller.refused(resource, amount, scope))?;
+        // A holding that was taken for one of both was dropped above: nothing is held while the other is waited for.
         let caller = caller.clone();
         Ok(Some(Box::pin(async move {
-            let _held_back = held_back;
+            let _window = window;
             let mut taken = Taken::default();
             if wanted.length > 0 {
-                taken.length = Some(caller.take(Resource::Requests, wanted.length, PATIENCE).await?);
+                taken.length = Some(caller.take(Resource::Requests, wanted.length, HOLDING_TIMEOUT).await?);
             }
             if wanted.decoded > 0 {
-                taken.decoded = Some(caller.take(Resource::Decoded, wanted.decoded, PATIENCE).await?);
+                taken.decoded = Some(caller.take(Resource::Decoded, wanted.decoded, HOLDING_TIMEOUT).await?);
             }
             Ok(taken)
         })))
@@ -406,10 +409,10 @@ impl http_body::Body for RequestBody {
             if let Some(error) = body.failed.take() {
                 return Poll::Ready(Some(Err(body.to_reader(error))));
             }
-            body.let_go();
+            body.release_taken();
             let frame = match Pin::new(&mut body.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => frame,
-                Poll::Ready(None) => return Poll::Ready(body.cut().map(|error| Err(body.to_reader(error)))),
+                Poll::Ready(None) => return Poll::Ready(body.truncated().map(|error| Err(body.to_reader(error)))),
                 Poll::Ready(other) => return Poll::Ready(other),
                 Poll::Pending => {
                     ready!(body.poll_stalled(cx));
@@ -421,7 +424,7 @@ impl http_body::Body for RequestBody {
                 .data_ref()
                 .cloned()
                 .map_or_else(Wanted::default, |bytes| body.walk(bytes));
-            match body.make_room(wanted) {
+            match body.take_holdings(wanted) {
                 Ok(Some(taking)) => body.waiting = Some((frame, taking)),
                 Err(error) => return Poll::Ready(Some(Err(body.to_reader(error)))),
                 Ok(None) => {

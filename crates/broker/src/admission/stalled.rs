@@ -1,26 +1,26 @@
-//! Ends connections whose answers nobody takes.
+//! Closes connections whose peer does not read its responses.
 //!
-//! What was handed to HTTP/2 cannot be taken back, so an answer that nobody reads keeps its memory as long as its
-//! connection. It counts against the connection's share meanwhile, and no longer than the time that a setting names; much
-//! less when others wait for the room.
+//! Bytes that were handed to HTTP/2 cannot be taken back, so an unread response occupies memory until its connection is closed.
+//! Until then it counts against the connection's share. A response may be without progress for `limits.stalled_ms`, and for much
+//! less while other clients wait for the memory.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::budget::Budgets;
 
-/// The least time between two looks.
-const LOOK_EVERY_MIN: Duration = Duration::from_millis(100);
+/// The least time between two checks.
+const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
-/// How long an answer may be without progress while others wait for the room that it has. A client that is busy for longer,
-/// and reads nothing meanwhile, does well to ask for less.
-pub(super) const WHILE_OTHERS_WAIT: Duration = Duration::from_secs(2);
-/// How often who waits looks for such answers.
-pub(super) const PRESS_EVERY: Duration = Duration::from_millis(250);
+/// How long a response may be without progress while others wait for the memory that it holds. A client that is busy for longer
+/// without reading should fetch less at once.
+pub(super) const STALLED_AFTER_WHILE_OTHERS_WAIT: Duration = Duration::from_secs(2);
+/// How often a call that waits checks for such responses.
+pub(super) const CHECK_INTERVAL_WHILE_OTHERS_WAIT: Duration = Duration::from_millis(250);
 
-/// Looks until it is aborted.
+/// Closes stalled connections until the task is aborted.
 pub(crate) async fn watch(budgets: Arc<Budgets>, limit: Duration) {
-    let mut tick = tokio::time::interval((limit / 8).max(LOOK_EVERY_MIN));
+    let mut tick = tokio::time::interval((limit / 8).max(CHECK_INTERVAL_MIN));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;

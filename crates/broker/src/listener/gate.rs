@@ -449,7 +449,7 @@ async fn watch_idle(gate: Weak<Gate>) {
 
 /// The address that a connection counts for: an IPv4 address, also when it is mapped into IPv6, or the /64 network of an IPv6
 /// address, since one host has all addresses of its network (RFC 6177).
-fn counted_address(address: IpAddr) -> IpAddr {
+pub(crate) fn counted_address(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let network = u128::from(address) & !u128::from(u64::MAX);

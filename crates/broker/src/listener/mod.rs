@@ -37,7 +37,7 @@ mod serve;
 pub(crate) use self::acceptor::Listener;
 pub(crate) use self::calls::count_calls;
 pub(crate) use self::connection::{Connection, ConnectionInfo};
-pub(crate) use self::gate::{GateLimits, HTTP_IDLE_TIMEOUT};
+pub(crate) use self::gate::{GateLimits, HTTP_IDLE_TIMEOUT, counted_address};
 pub(crate) use self::metrics::ConnectionMetrics;
 pub use self::protocol::Protocol;
 pub(crate) use self::serve::serve;

@@ -1,5 +1,5 @@
-//! The lag of consumer groups as scrapes show it. It is found out beside scrapes (`groups::lag`), while somebody
-//! scrapes; what was not renewed for long is not shown any more.
+//! The lag of consumer groups for scrapes. `groups::lag` computes it in the background, and only while scrapes come. A report that
+//! is too old is no longer shown.
 
 use std::fmt::Error;
 use std::sync::Arc;
@@ -14,26 +14,26 @@ use tokio::time::Instant;
 use super::OTHERS;
 use super::writer::Writer;
 
-/// After this time without a scrape nobody wants to know.
+/// The lag is no longer computed after this time without a scrape.
 const WANTED_FOR: Duration = Duration::from_secs(600);
-/// A report is too old after so many intervals, and this at least.
+/// A report is shown for this many intervals, and at least for `KEPT_MIN`.
 const KEPT_INTERVALS: u32 = 3;
-const KEPT_AT_LEAST: Duration = Duration::from_secs(30);
+const KEPT_MIN: Duration = Duration::from_secs(30);
 
-/// What one look found, of the groups whose shards this broker leads.
+/// The lag of the groups whose shards this broker leads, computed once.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LagReport {
-    /// By group and topic: records that are there and not committed, over all partitions with a committed offset.
+    /// Group, topic, and lag in records over all partitions with a committed offset.
     pub series: Vec<(Arc<str>, Arc<str>, u64)>,
-    /// The sum of those that have no series of their own.
+    /// The sum of the lags that have no series of their own.
     pub others: u64,
-    /// How many these are.
+    /// The number of pairs of group and topic that have no series of their own.
     pub left_out: u64,
-    /// Groups and topics of which the end of some partition is not known.
+    /// The number of pairs of group and topic for which the high watermark of some partition is not known.
     pub unknown: u64,
 }
 
-/// Where the last report is, and whether the next one is wanted.
+/// Hands the last report from `groups::lag` to scrapes, and tells `groups::lag` whether scrapes come.
 pub(crate) struct LagBoard {
     kept_for: Duration,
     report: Mutex<Option<(Instant, Arc<LagReport>)>>,
@@ -44,14 +44,14 @@ pub(crate) struct LagBoard {
 impl LagBoard {
     pub fn new(interval: Duration) -> Self {
         Self {
-            kept_for: KEPT_AT_LEAST.max(interval * KEPT_INTERVALS),
+            kept_for: KEPT_MIN.max(interval * KEPT_INTERVALS),
             report: Mutex::default(),
             scraped_at: Mutex::default(),
             scraped: Notify::new(),
         }
     }
 
-    /// Returns when somebody wants to know.
+    /// Waits until a scrape came within `WANTED_FOR`.
     pub async fn wanted(&self) {
         loop {
             let scraped = self.scraped.notified();
@@ -70,11 +70,11 @@ impl LagBoard {
         *self.report.lock() = Some((now, Arc::new(report)));
     }
 
-    /// For a scrape.
+    /// The last report for a scrape, which is noted.
     pub(super) fn sample(&self, now: Instant) -> LagSample {
         let was_wanted = self.is_wanted(now);
         *self.scraped_at.lock() = Some(now);
-        // Whoever wakes looks at the time again.
+        // The woken task checks the time of the scrape again.
         if !was_wanted {
             self.scraped.notify_one();
         }
@@ -84,7 +84,7 @@ impl LagBoard {
     }
 }
 
-/// None: nothing is known, or what was is too old.
+/// The last report; `None` if there is none, or if it is too old.
 #[derive(Debug)]
 pub(super) struct LagSample(Option<Arc<LagReport>>);
 
@@ -133,7 +133,7 @@ mod tests {
         let board = LagBoard::new(Duration::from_secs(10));
         let now = Instant::now();
         assert!(!board.is_wanted(now));
-        // A scrape wakes who waits.
+        // A scrape wakes the task that waits.
         tokio::join!(board.wanted(), async { board.sample(now) });
         assert!(board.is_wanted(now) && !board.is_wanted(now + WANTED_FOR));
     }

@@ -1,13 +1,13 @@
 //! The broker's metrics, for `GET /metrics`, in Prometheus' conventions.
 //!
-//! Counters are added to where things happen: on the paths of records by relaxed atomics, once for each batch, without a lock,
-//! an allocation or a look-up of labels. Everything else is read from where it is known when somebody asks (`scrape`).
+//! Counters are incremented where things happen: on the paths of records by relaxed atomics, once per batch, without a lock, an
+//! allocation or a look-up of labels. All other values are read from their owners at each scrape (`scrape`).
 //!
 //! - [`requests`]: calls, by method and outcome.
-//! - [`topics`]: what came and went, and what is kept, by topic.
-//! - [`lag`]: how far consumer groups are behind.
-//! - [`process`]: the process at that moment.
-//! - [`writer`]: families of such values as text. [`text`]: the two forms of a scrape.
+//! - [`topics`]: bytes and records produced and fetched, and bytes retained, by topic.
+//! - [`lag`]: the lag of consumer groups.
+//! - [`process`]: CPU, memory and file descriptors of the process.
+//! - [`writer`]: encodes families whose values are read at a scrape. [`text`]: the two text formats of a scrape.
 
 mod lag;
 mod process;
@@ -38,18 +38,18 @@ pub(crate) use self::requests::{Ending, MethodMetrics, OK, RequestMetrics};
 pub(crate) use self::text::Form;
 pub(crate) use self::topics::{TopicMetrics, TopicTraffic};
 pub(crate) use self::writer::Writer;
-use crate::admission::{Resource, Whose};
+use crate::admission::{Resource, Scope};
 use crate::listener::ConnectionMetrics;
 use crate::refusal_log::RefusalLog;
 use crate::repair::DAMAGE_KINDS;
 use crate::settings::MetricsSettings;
 
 const PREFIX: &str = "jangada";
-/// Between two looks for refusals that are over.
+/// How often the end of series of refusals is checked for.
 const REFUSALS_INTERVAL: Duration = Duration::from_millis(500);
-/// In place of names, of what has no series of its own. No topic has such a name.
+/// The label value of topics and groups that have no series of their own. It is not a valid topic name.
 const OTHERS: &str = "(others)";
-/// A static member whose place another process took.
+/// The cause of removal of a static member whose instance id another process has taken over.
 pub(crate) const REPLACED: &str = "replaced";
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -73,7 +73,7 @@ struct ShareLabel {
     share: &'static str,
 }
 
-/// See the module text.
+/// The counters and histograms of a broker.
 pub(crate) struct Metrics {
     registry: Mutex<Registry>,
     produced_bytes: Counter,
@@ -81,13 +81,13 @@ pub(crate) struct Metrics {
     produced_batches: Counter,
     fetched_bytes: Counter,
     errors: Family<ReasonLabel, Counter>,
-    /// Tells of those errors that an operator should know of.
+    /// Logs the errors that an operator should know of.
     pub refusals: RefusalLog,
-    /// Of what clients share.
+    /// Counters of the budgets that clients share.
     pub admission: AdmissionMetrics,
     damages: Family<KindLabel, Counter>,
     repairs: Counter,
-    /// Of the consumer groups whose shards this broker leads.
+    /// Counters of the consumer groups whose shards this broker leads.
     pub groups: GroupMetrics,
     pub topics: TopicMetrics,
     pub lag: LagBoard,
@@ -96,14 +96,14 @@ pub(crate) struct Metrics {
     pub requests: Arc<RequestMetrics>,
 }
 
-/// How long records are on their way.
+/// Latencies of records.
 #[derive(Debug, Default)]
 struct Durations {
     produce: Latency,
     fetch: Latency,
 }
 
-/// What admission counts.
+/// The counters of admission.
 #[derive(Clone, Default)]
 pub(crate) struct AdmissionMetrics {
     refusals: Family<ShareLabel, Counter>,
@@ -112,7 +112,7 @@ pub(crate) struct AdmissionMetrics {
 }
 
 impl AdmissionMetrics {
-    /// There was no room for somebody.
+    /// Counts a request that was refused because a resource was used up.
     pub fn refused(&self, resource: &'static str, share: &'static str) {
         self.refusals.get_or_create(&ShareLabel { resource, share }).inc();
     }
@@ -131,7 +131,7 @@ impl AdmissionMetrics {
             ),
         };
         for resource in Resource::ALL {
-            for share in Whose::ALL {
+            for share in Scope::ALL {
                 let (resource, share) = (resource.name(), share.name());
                 drop(metrics.refusals.get_or_create(&ShareLabel { resource, share }));
             }
@@ -140,7 +140,7 @@ impl AdmissionMetrics {
     }
 }
 
-/// What the coordinator counts.
+/// The counters of the group coordinator.
 #[derive(Clone, Default)]
 pub(crate) struct GroupMetrics {
     pub heartbeats: Counter,
@@ -150,7 +150,7 @@ pub(crate) struct GroupMetrics {
 }
 
 impl GroupMetrics {
-    /// A member is gone.
+    /// Counts a member that left or was removed.
     pub fn removed(&self, cause: &'static str) {
         self.removals.get_or_create(&CauseLabel { cause }).inc();
     }
@@ -220,17 +220,17 @@ impl Metrics {
         Arc::new(metrics)
     }
 
-    /// Writes down which refusals are over, for ever.
+    /// Logs the ends of series of refusals until the task is aborted.
     pub async fn report_refusals(self: Arc<Self>) {
         let mut tick = tokio::time::interval(REFUSALS_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.refusals.look();
+            self.refusals.log_ended();
         }
     }
 
-    /// A batch was acknowledged.
+    /// Counts an acknowledged batch.
     pub fn produced(&self, topic: &TopicTraffic, bytes: usize, records: i64) {
         let (bytes, records) = (bytes as u64, u64::try_from(records).unwrap_or(0));
         self.produced_bytes.inc_by(bytes);
@@ -239,28 +239,28 @@ impl Metrics {
         topic.produced(bytes, records);
     }
 
-    /// What became of a batch that was admitted is known, so long after it was.
+    /// Records how long after its admission the outcome of a batch was known.
     pub fn decided(&self, after: Duration) {
         self.durations.produce.record(after);
     }
 
-    /// Batches were read for a consumer.
+    /// Counts batches that were read for a consumer.
     pub fn fetched(&self, topic: &TopicTraffic, bytes: usize) {
         self.fetched_bytes.inc_by(bytes as u64);
         topic.fetched(bytes as u64);
     }
 
-    /// A response with records was ready so long after they were there.
+    /// Records how long after its records were available a fetch response was ready.
     pub fn read(&self, after: Duration) {
         self.durations.fetch.record(after);
     }
 
-    /// A replica was found damaged.
+    /// Counts a replica that was found damaged.
     pub fn damaged(&self, kind: &'static str) {
         self.damages.get_or_create(&KindLabel { kind }).inc();
     }
 
-    /// A damaged replica is filled again.
+    /// Counts a damaged replica that has been filled again.
     pub fn repaired(&self) {
         self.repairs.inc();
     }
@@ -274,8 +274,7 @@ impl Metrics {
             .inc();
     }
 
-    /// The text for one scrape: what is counted here, with what else there is at that moment. Reads some files of the
-    /// kernel's.
+    /// The text of a scrape: these counters, and the samples that `others` and the process give. Reads a few files in /proc.
     pub fn render(&self, others: Vec<Box<dyn Collector>>, form: Form) -> String {
         let mut moment = Registry::default();
         moment.register_collector(Box::new(ProcessSample::take()));
@@ -309,14 +308,14 @@ impl Collector for Durations {
     }
 }
 
-/// A metric that scrapes show.
+/// Registers a metric.
 fn registered<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
     let metric = M::default();
     registry.register(name, help, metric.clone());
     metric
 }
 
-/// The same, counting bytes, which its name will say.
+/// Registers a metric that counts bytes; the registry adds the unit to its name.
 fn in_bytes<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
     let metric = M::default();
     registry.register_with_unit(name, help, Unit::Bytes, metric.clone());
@@ -332,7 +331,7 @@ mod tests {
 
     const BATCHES: u32 = 100_000;
 
-    /// All that is counted for one batch: its admission, its bytes and records, its topic, its duration, its call.
+    /// Counts batches as the produce path does, and returns the time per batch.
     fn count(metrics: &Metrics, topic: &TopicTraffic) -> Duration {
         let began = Instant::now();
         for _ in 0..BATCHES {

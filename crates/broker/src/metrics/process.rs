@@ -1,5 +1,5 @@
-//! What the kernel knows of this process, under the names that Prometheus' own libraries use. What it does not tell is left
-//! out.
+//! CPU, memory and file descriptors of this process, under the names of Prometheus' client libraries. Values that the kernel does
+//! not report are left out.
 
 use std::fmt::Error;
 use std::fs;
@@ -10,7 +10,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::writer::Writer;
 
-/// `USER_HZ`, in which the kernel tells time to user space, on all architectures that this runs on.
+/// `USER_HZ` (proc(5)), the unit of CPU times in /proc, on all supported architectures.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// The process at the moment of a scrape.
@@ -27,7 +27,7 @@ pub(super) struct ProcessSample {
 impl ProcessSample {
     pub fn take() -> Self {
         let stat = fs::read_to_string("/proc/self/stat").ok();
-        // The name before may have anything in it. The first field behind it is the third of proc(5).
+        // The process's name, in brackets, may contain spaces and brackets. The first field after it is number 3 in proc(5).
         let fields = stat.as_deref().and_then(|stat| Some(stat.rsplit_once(')')?.1));
         let ticks = |field: usize| {
             let text = fields?.split_whitespace().nth(field - 3)?;
@@ -52,12 +52,12 @@ impl ProcessSample {
 }
 
 fn open_files() -> Option<u64> {
-    // Newer kernels say how many there are as the size of the folder.
+    // Since Linux 6.2 the size of this directory is the number of open files.
     let size = fs::metadata("/proc/self/fd").ok()?.len();
     if size > 0 {
         return Some(size);
     }
-    // Not the one through which the folder is read.
+    // Minus the descriptor by which the directory is read.
     let all = fs::read_dir("/proc/self/fd").ok()?.count();
     u64::try_from(all).ok()?.checked_sub(1)
 }

@@ -15,25 +15,25 @@ use prometheus_client::encoding::DescriptorEncoder;
 use super::writer::Writer;
 use crate::api::operation::Operation;
 
-/// The outcome of a call that went well.
+/// The outcome of a successful call.
 pub(crate) const OK: &str = "OK";
-/// And of one that nobody waited for any more.
+/// The outcome of a call that its client gave up.
 const CANCELLED: &str = "CANCELLED";
 
-/// All operations, by their number.
+/// The counters of all operations, by their number.
 #[derive(Debug)]
 pub(crate) struct RequestMetrics {
     methods: Vec<Arc<MethodMetrics>>,
 }
 
-/// What is counted of one method. A call that goes well costs three relaxed additions.
+/// The counters of one method. A successful call costs three relaxed additions.
 #[derive(Debug)]
 pub(crate) struct MethodMetrics {
     name: &'static str,
     ok: AtomicU64,
-    /// By outcome.
+    /// The number of calls with each other outcome.
     failed: Mutex<BTreeMap<&'static str, u64>>,
-    /// Unary calls, until their service has answered.
+    /// How long the service took for unary calls.
     took: Latency,
 }
 
@@ -52,19 +52,19 @@ impl RequestMetrics {
         }
     }
 
-    /// What is counted of an operation.
+    /// The counters of an operation.
     pub fn of(&self, operation: Operation) -> &Arc<MethodMetrics> {
         &self.methods[operation as usize]
     }
 }
 
 impl MethodMetrics {
-    /// A unary call was answered by its service, with or without an error.
+    /// Records how long the service took for a unary call, with or without an error.
     pub fn took(&self, duration: Duration) {
         self.took.record(duration);
     }
 
-    /// A call has ended.
+    /// Counts a call that has ended.
     fn ended(&self, outcome: &'static str) {
         if outcome == OK {
             self.ok.fetch_add(1, Relaxed);
@@ -74,7 +74,7 @@ impl MethodMetrics {
     }
 }
 
-/// A call until its outcome is known; one that is dropped before was given up by its client.
+/// Counts a call once: with its outcome, or as cancelled when this is dropped first, because its client gave up.
 pub(crate) struct Ending(Option<Arc<MethodMetrics>>);
 
 impl Ending {
@@ -82,12 +82,12 @@ impl Ending {
         Self(Some(method.clone()))
     }
 
-    /// Of what the contract does not have.
+    /// For a method that is not of the contract, which is not counted.
     pub fn uncounted() -> Self {
         Self(None)
     }
 
-    /// The call ends so: OK, the reason of an error, or the name of a code.
+    /// Counts the call with its outcome: OK, the reason of an error, or the name of a gRPC code.
     pub fn with(&mut self, outcome: &'static str) {
         if let Some(method) = self.0.take() {
             method.ended(outcome);

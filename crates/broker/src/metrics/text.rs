@@ -1,7 +1,7 @@
-//! The two forms of a scrape. Prometheus asks for OpenMetrics' text; what asks for nothing (curl, promtool, older agents) gets
-//! the text format that was before it, in which a counter's head has the name of its series.
+//! The two text formats of a scrape. Prometheus asks for OpenMetrics 1.0; clients that do not ask for it (curl, promtool, older
+//! agents) get Prometheus' text format 0.0.4, in which HELP and TYPE of a counter have the name of its series, with `_total`.
 
-/// The form that is sent.
+/// The text format of a scrape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     OpenMetrics,
@@ -9,13 +9,13 @@ pub(crate) enum Form {
 }
 
 impl Form {
-    /// What a request's `Accept` header wants.
+    /// The format that a request's `Accept` header asks for.
     pub fn accepted(accept: Option<&str>) -> Self {
         let mut media_types = accept.into_iter().flat_map(|accept| accept.split(','));
         let wants = |media_type: &str| {
             let mut parts = media_type.split(';').map(str::trim);
             let is_named = parts.next() == Some("application/openmetrics-text");
-            // With q=0 it is refused.
+            // A quality of 0 means "not acceptable" (RFC 9110, section 12.4.2).
             is_named && parts.all(|part| !matches!(part, "q=0" | "q=0.0"))
         };
         match media_types.any(wants) {
@@ -24,7 +24,7 @@ impl Form {
         }
     }
 
-    /// For the header of the answer.
+    /// The response's content type.
     pub fn content_type(self) -> &'static str {
         match self {
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
@@ -32,7 +32,7 @@ impl Form {
         }
     }
 
-    /// The text in this form, from OpenMetrics'.
+    /// Converts OpenMetrics text to this format.
     pub fn of(self, open_metrics: String) -> String {
         match self {
             Self::OpenMetrics => open_metrics,

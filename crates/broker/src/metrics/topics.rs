@@ -1,6 +1,6 @@
-//! What is counted for each topic, of the replicas on this broker. So many topics have series of their own
-//! (`metrics.topics_max`), those that were opened first; the others share one. A topic keeps its place as long as it has a
-//! replica here, so no counter ever goes back.
+//! Metrics by topic, of the replicas on this broker. At most `metrics.topics_max` topics have series of their own, those that were
+//! opened first; the others share one. A topic keeps its series for as long as it has a replica here, so that no counter ever
+//! decreases.
 
 use std::collections::HashMap;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,7 @@ use prometheus_client::encoding::DescriptorEncoder;
 use super::OTHERS;
 use super::writer::Writer;
 
-/// What came and went of one topic, or of those that share this.
+/// The counters of one topic, or of all topics without series of their own.
 #[derive(Debug, Default)]
 pub(crate) struct TopicTraffic {
     produced_bytes: AtomicU64,
@@ -34,7 +34,7 @@ impl TopicTraffic {
     }
 }
 
-/// See the module text.
+/// The counters of all topics with a replica on this broker.
 pub(crate) struct TopicMetrics {
     topics_max: usize,
     by_name: Mutex<HashMap<Arc<str>, Weak<TopicTraffic>>>,
@@ -50,7 +50,7 @@ impl TopicMetrics {
         }
     }
 
-    /// Where a replica of this topic counts, for as long as it is open.
+    /// The counters for a replica of this topic, which holds them for as long as it is open.
     pub fn join(&self, topic: &Arc<str>) -> Arc<TopicTraffic> {
         let mut by_name = self.by_name.lock();
         if let Some(known) = by_name.get(topic).and_then(Weak::upgrade) {
@@ -67,7 +67,7 @@ impl TopicMetrics {
         traffic
     }
 
-    /// The topics of the replicas here: of each its topic's name and counters, and the bytes that it keeps.
+    /// The values for a scrape, from the open replicas: each with its topic's name, its counters and its retained bytes.
     pub fn sample<'a>(
         &self,
         replicas: impl Iterator<Item = (&'a Arc<str>, &'a Arc<TopicTraffic>, u64)>,

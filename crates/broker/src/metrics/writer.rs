@@ -1,5 +1,5 @@
-//! Writes families of metrics that are read when somebody asks: one line for each series, below the family's name, type and
-//! meaning. A family without a series keeps its head, so that one sees that it exists.
+//! Encodes families of metrics whose values are read at a scrape: HELP and TYPE, then one line per series. A family without a series
+//! still has HELP and TYPE, which shows that it exists.
 
 use std::fmt::Error;
 
@@ -7,19 +7,19 @@ use jangada_storage::{LATENCY_BUCKETS, LatencyHistogram};
 use prometheus_client::encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
-/// A latency's first bucket that is shown reaches up to 2^8 µs: below a quarter of a millisecond nobody tells them apart.
+/// The first bucket of a latency that is shown: all below 2^8 µs, about a quarter of a millisecond. Finer ones would only cost series.
 const FIRST_BUCKET: usize = 8;
 const MICROSECONDS_PER_SECOND: f64 = 1e6;
 
 /// The names of a series' labels with their values.
 pub(crate) type Labels<'a, const N: usize> = [(&'static str, &'a str); N];
 
-/// See the module text.
+/// Encodes families into one scrape.
 pub(crate) struct Writer<'a>(pub DescriptorEncoder<'a>);
 
 impl Writer<'_> {
     fn family(&mut self, name: &str, help: &str, kind: MetricType) -> Family {
-        // As the registry does with what is registered there.
+        // The registry also adds a full stop to the help of its metrics.
         let help = format!("{help}.");
         Family {
             name: name.to_owned(),
@@ -28,7 +28,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Each series of a family by a call of `write`.
+    /// Encodes HELP and TYPE of a family, and then its series by `write`.
     fn write(
         &mut self,
         family: &Family,
@@ -40,13 +40,13 @@ impl Writer<'_> {
         )
     }
 
-    /// A value that goes up and down.
+    /// A family of one gauge.
     pub fn gauge(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> Result<(), Error> {
         let family = self.family(name, help, MetricType::Gauge);
         self.write(&family, |mut encoder| encoder.encode_gauge(&value))
     }
 
-    /// The same, of which nothing is shown when it is not known.
+    /// A family of one gauge, or of none while its value is unknown.
     pub fn known_gauge(&mut self, name: &str, help: &str, value: Option<impl EncodeGaugeValue>) -> Result<(), Error> {
         let family = self.family(name, help, MetricType::Gauge);
         self.write(&family, |mut encoder| match value {
@@ -55,7 +55,7 @@ impl Writer<'_> {
         })
     }
 
-    /// The same with labels.
+    /// A family of gauges with labels.
     pub fn gauges<'a, const N: usize, V: EncodeGaugeValue>(
         &mut self,
         name: &str,
@@ -71,12 +71,12 @@ impl Writer<'_> {
         })
     }
 
-    /// A count that only grows. `name` is without `_total`.
+    /// A family of one counter. `name` is without `_total`.
     pub fn counter(&mut self, name: &str, help: &str, value: impl EncodeCounterValue) -> Result<(), Error> {
         self.known_counter(name, help, Some(value))
     }
 
-    /// The same, of which nothing is shown when it is not known.
+    /// A family of one counter, or of none while its value is unknown.
     pub fn known_counter(
         &mut self,
         name: &str,
@@ -90,7 +90,7 @@ impl Writer<'_> {
         })
     }
 
-    /// The same with labels.
+    /// A family of counters with labels.
     pub fn counters<'a, const N: usize>(
         &mut self,
         name: &str,
@@ -107,13 +107,13 @@ impl Writer<'_> {
         })
     }
 
-    /// How long something took, in seconds.
+    /// A family of one histogram of durations, in seconds.
     pub fn latency(&mut self, name: &str, help: &str, latency: &LatencyHistogram) -> Result<(), Error> {
         let family = self.family(name, help, MetricType::Histogram);
         self.write(&family, |encoder| encode(encoder, latency))
     }
 
-    /// The same with labels.
+    /// A family of histograms of durations with labels.
     pub fn latencies<'a, const N: usize>(
         &mut self,
         name: &str,
@@ -130,7 +130,7 @@ impl Writer<'_> {
     }
 }
 
-/// A family's head.
+/// Name, HELP and TYPE of a family.
 struct Family {
     name: String,
     help: String,

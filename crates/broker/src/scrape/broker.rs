@@ -1,5 +1,4 @@
-//! What a broker knows of itself and of its cluster at the moment of a scrape. Everything comes from memory; nothing is
-//! waited for.
+//! The values of a broker and its cluster at a scrape. All are read from memory, without waiting.
 
 use std::fmt::Error;
 
@@ -9,7 +8,7 @@ use jangada_types::FEATURE_LEVEL;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 
-use super::replication::{CommitLooks, Replicas};
+use super::replication::{CommitSamples, Replicas};
 use crate::admission::Resource;
 use crate::groups::CoordinatorReplica;
 use crate::metrics::Writer;
@@ -17,19 +16,19 @@ use crate::node::Node;
 
 const MS_PER_SECOND: f64 = 1e3;
 
-/// The broker and its cluster at the moment of a scrape.
+/// The values of a broker and its cluster at one moment.
 #[derive(Debug)]
 pub(super) struct BrokerSample {
     replicas: Replicas,
     partitions: u64,
-    /// No broker that is alive is known to lead them.
+    /// Partitions for which this broker knows no leader that is alive.
     offline: u64,
     brokers_alive: u64,
     brokers_dead: u64,
     leads_metadata: bool,
     feature_level: u32,
     clock_ms: i64,
-    /// Of each resource what is held, and how much there is.
+    /// Each resource of admission with what is held of it, and its limit.
     held: Vec<(Resource, u64, u64)>,
     rejections: Vec<(&'static str, u64)>,
     damaged: u64,
@@ -47,7 +46,7 @@ pub(super) struct BrokerSample {
 }
 
 impl BrokerSample {
-    pub fn take(node: &Node, looks: &CommitLooks) -> Self {
+    pub fn take(node: &Node, commits: &CommitSamples) -> Self {
         let image = node.metadata.image();
         let registry = node.registry();
         let (mut partitions, mut offline) = (0, 0);
@@ -68,7 +67,7 @@ impl BrokerSample {
         });
         let rejections = Cause::ALL.map(|cause| (cause.name(), registry.rejections().get(cause)));
         Self {
-            replicas: Replicas::sample(node, &image, looks),
+            replicas: Replicas::sample(node, &image, commits),
             partitions,
             offline,
             brokers_alive: alive,

@@ -1,25 +1,25 @@
-//! What a scrape of `GET /metrics` shows: what is counted where things happen ([`crate::metrics`]), and what the broker
-//! knows at that moment, which is read here from those that know it.
+//! A scrape of `GET /metrics`: the counters of [`crate::metrics`], and values that are read at that moment from the parts of the
+//! broker that own them.
 //!
-//! - [`broker`]: the broker and its cluster. [`replication`]: its replicas.
+//! - [`broker`]: values of the broker and its cluster. [`replication`]: values of its replicas.
 
 mod broker;
 mod replication;
 
 use self::broker::BrokerSample;
-use self::replication::CommitLooks;
+use self::replication::CommitSamples;
 use crate::metrics::Form;
 use crate::node::Node;
 use crate::partition::Partition;
 
-/// What is kept from one scrape to the next.
+/// The state that is kept from one scrape to the next.
 #[derive(Default)]
 pub(crate) struct Scrape {
-    looks: CommitLooks,
+    commits: CommitSamples,
 }
 
 impl Scrape {
-    /// The text for one scrape. It reads some files of the kernel's, and takes a moment when there are many replicas.
+    /// The text of a scrape. Reads a few files in /proc, and takes some milliseconds with thousands of replicas.
     pub fn render(&self, node: &Node, form: Form) -> String {
         let partitions = node.replicas.fronts::<Partition>();
         let kept = partitions.iter().map(|partition| {
@@ -27,7 +27,7 @@ impl Scrape {
             (topic, partition.traffic(), partition.view.retained_bytes())
         });
         let topics = node.metrics.topics.sample(kept);
-        let broker = BrokerSample::take(node, &self.looks);
+        let broker = BrokerSample::take(node, &self.commits);
         node.metrics.render(vec![Box::new(broker), Box::new(topics)], form)
     }
 }

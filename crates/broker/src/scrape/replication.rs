@@ -1,8 +1,8 @@
-//! Which replicas are where they should be, judged at a scrape without waiting for anybody.
+//! Which replicas are in sync, judged at a scrape without waiting.
 //!
-//! A follower is always a message behind while records come. So it counts as in sync when it has what was committed at an
-//! earlier scrape, a second ago at least, and answered its leader within two and a half heartbeats: what `cluster health` finds
-//! by waiting.
+//! A follower is always one message behind while records come. So it counts as in sync when it has all that was committed at an
+//! earlier scrape, at least a second ago, and has answered its leader within two and a half heartbeats. `cluster health` finds the
+//! same by waiting.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,59 +15,59 @@ use tokio::time::Instant;
 
 use crate::node::Node;
 
-/// Two scrapes that follow each other more closely are one look.
-const LOOKS_APART: Duration = Duration::from_secs(1);
+/// Two scrapes that follow each other more closely than this give one sample, so that several scrapers do no harm.
+const SAMPLES_APART: Duration = Duration::from_secs(1);
 
-/// What was committed at the last scrapes.
+/// The commit indexes at the last scrapes.
 #[derive(Default)]
-pub(crate) struct CommitLooks(Mutex<Looks>);
+pub(crate) struct CommitSamples(Mutex<Samples>);
 
 #[derive(Default)]
-struct Looks {
-    newest: Option<Look>,
-    before: Option<Look>,
+struct Samples {
+    newest: Option<Sample>,
+    before: Option<Sample>,
 }
 
-struct Look {
+struct Sample {
     at: Instant,
-    /// By group that was led then: the term, and the next index to be committed.
+    /// For each group that was led here: the term, and the next index to be committed.
     committed: HashMap<GroupId, (u64, u64)>,
 }
 
-impl Looks {
-    /// What was committed in this term a while ago; 0: that is not known, and asks for nothing.
+impl Samples {
+    /// The next index to be committed as of at least `SAMPLES_APART` ago; 0 if it is unknown for this term.
     fn committed(&self, now: Instant, group: GroupId, term: u64) -> u64 {
-        let newest = self.newest.as_ref().filter(|look| now - look.at >= LOOKS_APART);
-        let look = newest.or(self.before.as_ref());
-        let known = look.and_then(|look| look.committed.get(&group));
+        let newest = self.newest.as_ref().filter(|sample| now - sample.at >= SAMPLES_APART);
+        let sample = newest.or(self.before.as_ref());
+        let known = sample.and_then(|sample| sample.committed.get(&group));
         known.filter(|known| known.0 == term).map_or(0, |known| known.1)
     }
 
-    fn add(&mut self, look: Look) {
+    fn add(&mut self, sample: Sample) {
         if self
             .newest
             .as_ref()
-            .is_some_and(|newest| look.at - newest.at < LOOKS_APART)
+            .is_some_and(|newest| sample.at - newest.at < SAMPLES_APART)
         {
             return;
         }
-        self.before = self.newest.replace(look);
+        self.before = self.newest.replace(sample);
     }
 }
 
-/// The replicas of this broker.
+/// Numbers of replicas on this broker.
 #[derive(Debug, Default)]
 pub(super) struct Replicas {
     pub hosted: u64,
     pub led: u64,
-    /// They know no leader that is there.
+    /// Replicas that know no leader that is alive.
     pub leaderless: u64,
-    /// Of those that are led here, some replica is not in sync.
+    /// Groups led here of which some replica is not in sync.
     pub under_replicated: u64,
 }
 
 impl Replicas {
-    pub fn sample(node: &Node, image: &Image, looks: &CommitLooks) -> Self {
+    pub fn sample(node: &Node, image: &Image, commits: &CommitSamples) -> Self {
         let now = Instant::now();
         let groups = node.registry().groups();
         let mut found = Self {
@@ -75,7 +75,7 @@ impl Replicas {
             ..Self::default()
         };
         let mut committed = HashMap::new();
-        let mut looks = looks.0.lock();
+        let mut samples = commits.0.lock();
         for group in &groups {
             let status = group.status();
             if !node.replicas.knows_leader(group) {
@@ -86,22 +86,22 @@ impl Replicas {
             }
             found.led += 1;
             committed.insert(group.id(), (status.term, group.committed_next()));
-            let asked = looks.committed(now, group.id(), status.term);
+            let asked = samples.committed(now, group.id(), status.term);
             if !is_replicated(node, image, group, asked) {
                 found.under_replicated += 1;
             }
         }
-        looks.add(Look { at: now, committed });
+        samples.add(Sample { at: now, committed });
         found
     }
 }
 
-/// Whether every replica that a group should have is a voter that has the log up to `asked` and answers.
+/// Whether every replica that a group is assigned is a voter that has the log up to `asked` and answers its leader.
 fn is_replicated(node: &Node, image: &Image, group: &Group, asked: u64) -> bool {
     let heard_within = Duration::from_millis(node.settings.raft.heartbeat_ms * 5 / 2);
     let members = group.members();
     let progress = group.progress().unwrap_or_default();
-    // By its id: what was given up is heard for a moment after it was closed.
+    // Compared by its whole id: a replica of an earlier incarnation may still answer for a moment after it was replaced.
     let is_in_sync = |wanted: &ReplicaId| {
         progress.iter().any(|replica| {
             replica.replica == *wanted
@@ -115,7 +115,7 @@ fn is_replicated(node: &Node, image: &Image, group: &Group, asked: u64) -> bool 
     }
     match image.partition_of_group(group.id()) {
         Some(partition) => partition.replicas.iter().all(is_in_sync),
-        // The metadata, which has the voters that it gave itself.
+        // The metadata group, which has no assignment but its own voters.
         None => members.voters.iter().all(is_in_sync),
     }
 }
@@ -128,20 +128,20 @@ mod tests {
     fn what_was_committed_is_asked_for_only_a_second_later_and_in_the_same_term() {
         let (group, start) = (GroupId(7), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
-        let look = |ms, committed| Look {
+        let sample = |ms, committed| Sample {
             at: at(ms),
             committed: HashMap::from([(group, (3, committed))]),
         };
-        let mut looks = Looks::default();
-        assert_eq!(looks.committed(at(0), group, 3), 0);
-        looks.add(look(0, 10));
-        assert_eq!(looks.committed(at(999), group, 3), 0);
+        let mut samples = Samples::default();
+        assert_eq!(samples.committed(at(0), group, 3), 0);
+        samples.add(sample(0, 10));
+        assert_eq!(samples.committed(at(999), group, 3), 0);
         // A second scraper right behind the first.
-        looks.add(look(500, 15));
-        assert_eq!(looks.committed(at(1_000), group, 3), 10);
-        assert_eq!(looks.committed(at(1_000), group, 4), 0);
-        looks.add(look(1_000, 20));
-        assert_eq!(looks.committed(at(1_500), group, 3), 10);
-        assert_eq!(looks.committed(at(2_000), group, 3), 20);
+        samples.add(sample(500, 15));
+        assert_eq!(samples.committed(at(1_000), group, 3), 10);
+        assert_eq!(samples.committed(at(1_000), group, 4), 0);
+        samples.add(sample(1_000, 20));
+        assert_eq!(samples.committed(at(1_500), group, 3), 10);
+        assert_eq!(samples.committed(at(2_000), group, 3), 20);
     }
 }
