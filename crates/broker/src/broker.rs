@@ -329,8 +329,8 @@ impl Broker {
         }
     }
 
-    /// Maps an error of opening the metadata replica. A damaged one cannot be repaired while the broker runs, since the broker
-    /// learns its peers from it.
+    /// Maps an error of opening the metadata replica. Without it the broker cannot run, and cannot report the damage through the
+    /// cluster, so the error tells the operator what to do.
     fn metadata_error(&self, store: &Arc<dyn Store>, error: OpenError) -> StartError {
         match (store.damage().of(GroupId::METADATA), error) {
             (Some(what), _) => self.store_damaged(format!("the metadata: {what}")),
@@ -436,8 +436,7 @@ impl Broker {
             failure = self.failed(fence, node.registry(), &rocks) => Err(failure),
             Some(ended) = clients.join_next() => Err(ended_early(ended)),
         };
-        // The balancer would move leaderships back here; hand_over gives them to the followers that are furthest ahead. The
-        // repairer and the scrubber would only delay the end.
+        // From now on leaderships go to the followers that are furthest ahead; the balancer would move some of them back.
         balancer.abort();
         repairer.abort();
         scrubber.abort();

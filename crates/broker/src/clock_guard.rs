@@ -1,23 +1,23 @@
-//! Whether this broker's wall clock may decide that something is old enough to be deleted or forgotten.
+//! Decides whether this broker's wall clock may be trusted to delete records or forget state by age.
 //!
-//! One wrong clock must not delete what others still need: a clock that is days ahead for a moment makes everything look old. So
-//! whatever goes by the wall clock and cannot be undone asks here:
+//! A wrong clock must not delete data: a clock that is days ahead for a moment makes everything look old. So every irreversible
+//! decision by the wall clock goes through [`ClockGuard`]:
 //!
-//! | what | who asks |
+//! | what expires | which code asks |
 //! |---|---|
 //! | records, `retention.ms` | `partition::retention` |
 //! | silent idempotent producers, `produce.producer_expiration_ms` | `partition::append`, whose command carries the time |
 //! | offsets of empty groups, `groups.offsets_retention_ms` | the coordinator's leader, through [`ClockGuard::steady_since_ms`] |
 //!
-//! The clock counts while it is *steady*: this process has seen it for a time, without a step against the monotonic clock, and
-//! without the majority of the live brokers showing another time. Sums of small steps count as one. After a step, and after a
-//! start, that time begins anew, so a wrong clock leaves an hour in which somebody can notice; what is kept for less than that
-//! waits only for as long as it is kept.
+//! The clock is trusted while it is *steady*: this process has observed it for `retention.steady_clock_ms` (1 h by default) without
+//! a step of more than a minute against the monotonic clock, and a majority of the live brokers shows the same time. Several small
+//! steps add up. After a step, and after the start, that hour begins again, so operators have an hour to notice a wrong clock.
+//! Data that is kept for less than an hour waits only for as long as it is kept.
 //!
-//! When most brokers agree on another time than this one's, theirs is used wherever this broker writes a time for all
-//! ([`ClockGuard::now_ms`]).
+//! When a majority of brokers agrees on another time than this one's, [`ClockGuard::now_ms`] returns theirs. It is used wherever
+//! this broker replicates a time.
 //!
-//! Sessions of group members, leases and time-outs go by the monotonic clock and need no guard.
+//! Sessions of group members, leases and timeouts go by the monotonic clock and need no guard.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,45 +27,45 @@ use tokio::time::Instant;
 
 use crate::seams::WallClock;
 
-/// The clock stepped, or differs from another one, if it is further off than this, milliseconds. Clocks of one cluster that are not
-/// looked after drift apart by a second a day.
+/// A larger difference than this counts as a step, or as a disagreement of two clocks, milliseconds. Clocks that are not
+/// synchronized drift apart by about a second a day.
 const STEP_MS: u64 = 60_000;
-/// How often it is looked at when nobody asks.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often it is said that the clock differs from the others'.
-const TELL_EVERY_MS: u64 = 10 * 60_000;
+/// How often the clocks are checked when no caller asks.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The least time between two log lines while the clock differs from the others, milliseconds.
+const LOG_INTERVAL_MS: u64 = 10 * 60_000;
 
-/// How many milliseconds the clock of each other live broker is ahead of this time.
+/// Given this broker's time, returns how many milliseconds the clock of each other live broker is ahead of it.
 type Others = Box<dyn Fn(i64) -> Vec<i64> + Send + Sync>;
 
-/// See the module text.
+/// Watches this broker's wall clock, compared with the monotonic clock and with the other brokers' clocks.
 pub(crate) struct ClockGuard {
     wall: Arc<dyn WallClock>,
     monotonic: Box<dyn Fn() -> u64 + Send + Sync>,
     others: Others,
-    /// For how long a clock must be steady at most.
+    /// For how long the clock must be steady before it is trusted, whatever the age in question.
     steady_ms: u64,
-    seen: Mutex<Seen>,
+    observed: Mutex<Observed>,
 }
 
-struct Seen {
-    /// The wall clock less the monotonic one, when the clock was last new.
+struct Observed {
+    /// The difference of wall and monotonic clock after the last step, or at the start.
     anchor_ms: i64,
-    /// Since when there was no step, on the monotonic clock.
+    /// The monotonic time of the last step, or of the last return to agreement.
     steady_since_ms: u64,
     verdict: Verdict,
-    /// When a difference was told last, on the monotonic clock.
-    told_ms: Option<u64>,
+    /// The monotonic time at which a disagreement was last logged.
+    logged_at_ms: Option<u64>,
 }
 
-/// What the other brokers' clocks say of this one.
+/// How this broker's clock compares with those of the other live brokers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// Most agree with it, or there are none.
+    /// A majority, this broker included, shows this broker's time.
     Agrees,
-    /// Most agree with one another, and are so far ahead of it.
+    /// A majority shows one time, which is this far ahead of this broker's (negative: behind).
     Off { by_ms: i64 },
-    /// No majority agrees on any time.
+    /// No majority shows the same time.
     Unsure,
 }
 
@@ -76,7 +76,7 @@ impl ClockGuard {
         Self::with_monotonic(wall, Box::new(monotonic), steady, others)
     }
 
-    /// With a monotonic clock that begins at 0, milliseconds.
+    /// Like [`ClockGuard::new`], with a given monotonic clock that starts at 0, milliseconds.
     fn with_monotonic(
         wall: Arc<dyn WallClock>,
         monotonic: Box<dyn Fn() -> u64 + Send + Sync>,
@@ -89,31 +89,32 @@ impl ClockGuard {
             monotonic,
             others,
             steady_ms: u64::try_from(steady.as_millis()).unwrap_or(u64::MAX),
-            seen: Mutex::new(Seen {
+            observed: Mutex::new(Observed {
                 anchor_ms,
                 steady_since_ms: 0,
                 verdict: Verdict::Agrees,
-                told_ms: None,
+                logged_at_ms: None,
             }),
         }
     }
 
-    /// Milliseconds since this process began to look.
+    /// Milliseconds since this guard was made, on the monotonic clock.
     pub fn monotonic_ms(&self) -> u64 {
         (self.monotonic)()
     }
 
-    /// The time, milliseconds since the Unix epoch: this broker's, or that of most brokers if they agree on another one.
+    /// The time, milliseconds since the Unix epoch: this broker's, or the majority's if that is another one.
     pub fn now_ms(&self) -> i64 {
         self.read().0
     }
 
-    /// Since when the clock has been steady, on the monotonic clock; now, if it is not.
+    /// The monotonic time since which the wall clock has been steady; the present if it is not.
     pub fn steady_since_ms(&self) -> u64 {
         self.read().1.unwrap_or_else(|| self.monotonic_ms())
     }
 
-    /// The time before which what is kept for so long is old. `None`: the clock has not been steady for long enough to say.
+    /// The time before which data that is kept for `kept_ms` has expired, milliseconds since the Unix epoch. `None` while the clock
+    /// has not been steady for long enough.
     pub fn old_before_ms(&self, kept_ms: u64) -> Option<i64> {
         let (now_ms, steady_since_ms) = self.read();
         let steady_ms = self.monotonic_ms().saturating_sub(steady_since_ms?);
@@ -121,48 +122,51 @@ impl ClockGuard {
         (steady_ms >= kept_ms.min(self.steady_ms)).then(|| now_ms.saturating_sub(kept))
     }
 
-    /// The time, and since when the clock has been steady; `None`: it differs from the others.
+    /// The time, and the monotonic time since which the clock has been steady, or `None` if it disagrees with the others.
     fn read(&self) -> (i64, Option<u64>) {
         let (wall_ms, monotonic_ms) = (self.wall.now_ms(), self.monotonic_ms());
-        let mut seen = self.seen.lock();
-        self.notice_step(&mut seen, wall_ms, monotonic_ms);
-        match seen.verdict {
-            Verdict::Agrees => (wall_ms, Some(seen.steady_since_ms)),
+        let mut observed = self.observed.lock();
+        self.notice_step(&mut observed, wall_ms, monotonic_ms);
+        match observed.verdict {
+            Verdict::Agrees => (wall_ms, Some(observed.steady_since_ms)),
             Verdict::Off { by_ms } => (wall_ms.saturating_add(by_ms), None),
             Verdict::Unsure => (wall_ms, None),
         }
     }
 
-    fn notice_step(&self, seen: &mut Seen, wall_ms: i64, monotonic_ms: u64) {
+    fn notice_step(&self, observed: &mut Observed, wall_ms: i64, monotonic_ms: u64) {
         let anchor_ms = wall_ms.saturating_sub_unsigned(monotonic_ms);
-        let step_ms = anchor_ms.saturating_sub(seen.anchor_ms);
+        let step_ms = anchor_ms.saturating_sub(observed.anchor_ms);
         if step_ms.unsigned_abs() <= STEP_MS {
             return;
         }
-        (seen.anchor_ms, seen.steady_since_ms) = (anchor_ms, monotonic_ms);
+        (observed.anchor_ms, observed.steady_since_ms) = (anchor_ms, monotonic_ms);
         tracing::warn!(
             step_ms,
             "the wall clock stepped; nothing is deleted or forgotten by its time before it has been steady for {} s",
             self.steady_ms / 1_000
         );
-        self.compare(seen, wall_ms, monotonic_ms);
+        self.compare(observed, wall_ms, monotonic_ms);
     }
 
-    /// Holds the clock against the others', and tells of a difference.
-    fn compare(&self, seen: &mut Seen, wall_ms: i64, monotonic_ms: u64) {
-        let before = std::mem::replace(&mut seen.verdict, verdict((self.others)(wall_ms)));
-        if seen.verdict == Verdict::Agrees {
+    /// Compares the clock with the others', and logs a disagreement.
+    fn compare(&self, observed: &mut Observed, wall_ms: i64, monotonic_ms: u64) {
+        let before = std::mem::replace(&mut observed.verdict, verdict((self.others)(wall_ms)));
+        if observed.verdict == Verdict::Agrees {
             if before != Verdict::Agrees {
                 tracing::info!("the wall clock agrees with those of the other brokers again");
-                (seen.steady_since_ms, seen.told_ms) = (monotonic_ms, None);
+                (observed.steady_since_ms, observed.logged_at_ms) = (monotonic_ms, None);
             }
             return;
         }
-        if seen.told_ms.is_some_and(|told| monotonic_ms < told + TELL_EVERY_MS) {
+        if observed
+            .logged_at_ms
+            .is_some_and(|logged| monotonic_ms < logged + LOG_INTERVAL_MS)
+        {
             return;
         }
-        seen.told_ms = Some(monotonic_ms);
-        match seen.verdict {
+        observed.logged_at_ms = Some(monotonic_ms);
+        match observed.verdict {
             Verdict::Off { by_ms } => tracing::warn!(
                 ahead_ms = by_ms.saturating_neg(),
                 "this broker's wall clock differs from those of most others, whose time is used; nothing is deleted or forgotten by time \
@@ -175,31 +179,31 @@ impl ClockGuard {
         }
     }
 
-    /// Looks at the clock, as a caller that asks does, and at the others'.
-    fn look(&self) {
+    /// Checks the clock for a step, and compares it with the others'.
+    fn check(&self) {
         let (wall_ms, monotonic_ms) = (self.wall.now_ms(), self.monotonic_ms());
-        let mut seen = self.seen.lock();
-        self.notice_step(&mut seen, wall_ms, monotonic_ms);
-        self.compare(&mut seen, wall_ms, monotonic_ms);
+        let mut observed = self.observed.lock();
+        self.notice_step(&mut observed, wall_ms, monotonic_ms);
+        self.compare(&mut observed, wall_ms, monotonic_ms);
     }
 
-    /// Looks at the clocks now and then, so that no step goes unnoticed while nobody asks.
+    /// Checks the clocks at intervals, so that a step is noticed also while no caller asks for the time.
     pub async fn watch(self: Arc<Self>) {
         tracing::info!(
-            "nothing is deleted or forgotten by time before this broker has seen its wall clock steady for {} s, or for as long as it \
+            "nothing is deleted or forgotten by time before this broker has observed its wall clock steady for {} s, or for as long as it \
              is kept if that is less",
             self.steady_ms / 1_000
         );
-        let mut tick = tokio::time::interval(LOOK_EVERY);
+        let mut tick = tokio::time::interval(CHECK_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.look();
+            self.check();
         }
     }
 }
 
-/// What these clocks, each so far ahead of this one, say of it.
+/// Compares this broker's clock with the others, given by how far each is ahead of it.
 fn verdict(mut ahead_ms: Vec<i64>) -> Verdict {
     let brokers = ahead_ms.len() + 1;
     let agree_with = |at: i64, clocks: &[i64]| clocks.iter().filter(|ms| ms.abs_diff(at) <= STEP_MS).count();
@@ -225,7 +229,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3_600);
     const START_MS: i64 = 1_800_000_000_000;
 
-    /// Runs with the time that passed, off by what is set.
+    /// A wall clock that is set by the test: the true time plus an error.
     #[derive(Default)]
     struct Clock {
         passed_ms: AtomicU64,
@@ -251,7 +255,7 @@ mod tests {
     }
 
     impl Fixture {
-        /// With the clocks of other brokers, each so far ahead of the true time.
+        /// With other brokers whose clocks are ahead of the true time by these milliseconds.
         fn new(others: &[i64]) -> Self {
             let clock = Arc::new(Clock::default());
             let others = Arc::new(Mutex::new(others.to_vec()));
@@ -273,7 +277,7 @@ mod tests {
         fn pass(&self, time: Duration) {
             let ms = u64::try_from(time.as_millis()).expect("short");
             self.clock.passed_ms.fetch_add(ms, Ordering::SeqCst);
-            self.guard.look();
+            self.guard.check();
         }
 
         fn true_ms(&self) -> i64 {
@@ -359,7 +363,7 @@ mod tests {
         let fixture = Fixture::new(&[0, -9 * DAY_MS]);
         fixture.pass(HOUR);
         assert!(fixture.guard.old_before_ms(WEEK_MS).is_some());
-        // The sound one is gone: of two that differ nobody knows which is right.
+        // The correct one is gone, and of two clocks that differ neither has a majority.
         fixture.others.lock().remove(0);
         fixture.pass(Duration::from_secs(1));
         assert_eq!(fixture.guard.old_before_ms(WEEK_MS), None);

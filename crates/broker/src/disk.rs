@@ -1,4 +1,4 @@
-//! Whether the disk takes more: here, with space and in time, and on as many followers as a quorum needs.
+//! Refuses appends while disks cannot take them: this broker's is full or too slow, or those of too many followers are full.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -9,15 +9,16 @@ use jangada_types::{Reason, ReplicaId};
 
 use crate::error::RequestError;
 
-/// After this time a client should try a full disk again.
-const DISK_RETRY: Duration = Duration::from_secs(1);
-/// After this time it should try a disk again that falls behind.
+/// The retry delay that clients are told when the disk is full: space does not come back at once.
+const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
+/// The retry delay when too many bytes wait to be written.
 const QUEUE_RETRY: Duration = Duration::from_millis(100);
-/// After this time it should look for another leader than one whose store has failed.
+/// The retry delay when the leader's store has failed: another leader is about to be elected.
 const FENCED_RETRY: Duration = Duration::from_millis(50);
 
-/// Refuses more for a group that is led here when the disk is down to its reserve, or when more than `queue_bytes_max`
-/// wait for it. `name` says which group, in words.
+/// Refuses an append to a group that is led here when the store has failed, when the disk is down to its reserve, when more than
+/// `queue_bytes_max` bytes wait to be written, or when too many followers' disks are full. `name` is the group in words, for the
+/// error.
 pub(crate) fn check(
     store: &dyn Store,
     queue_bytes_max: usize,
@@ -38,7 +39,7 @@ pub(crate) fn check(
             Err(RequestError::new(Reason::DiskFull, message)
                 .with("actual", free)
                 .with("limit", reserve)
-                .retry_after(DISK_RETRY))
+                .retry_after(DISK_FULL_RETRY))
         }
         StoreCondition::Fenced(cause) => Err(RequestError::new(
             Reason::StoreFenced,
@@ -48,8 +49,8 @@ pub(crate) fn check(
     }
 }
 
-/// A quorum of followers commits what this disk does not have yet, and then nothing else holds back what comes in: it
-/// would pile up in memory.
+/// Refuses when the queue of writes is too long. A quorum of followers can commit entries that this disk does not have yet, so
+/// waiting for commits does not bound the queue: without this check it would fill the memory.
 fn check_queue(store: &dyn Store, queue_bytes_max: usize) -> Result<(), RequestError> {
     let bytes = store.queue_bytes();
     if bytes <= queue_bytes_max {
@@ -65,8 +66,8 @@ fn check_queue(store: &dyn Store, queue_bytes_max: usize) -> Result<(), RequestE
         .retry_after(QUEUE_RETRY))
 }
 
-/// Refuses when a quorum would need a replica whose disk is down to its reserve. As long as it does not, the others go
-/// on: they cannot keep from it what they commit.
+/// Refuses when no quorum is left without a replica whose disk is down to its reserve. While there is one, appends go on, and
+/// the full replica gets the committed entries too: Raft has no way to spare it.
 fn check_followers(registry: &Registry, group: &Group, name: impl Display) -> Result<(), RequestError> {
     let low = registry.low_disks();
     if low.is_empty() {
@@ -88,5 +89,5 @@ fn check_followers(registry: &Registry, group: &Group, name: impl Display) -> Re
     );
     Err(RequestError::new(Reason::DiskFull, message)
         .with("broker", full)
-        .retry_after(DISK_RETRY))
+        .retry_after(DISK_FULL_RETRY))
 }

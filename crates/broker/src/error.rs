@@ -1,28 +1,28 @@
-//! The broker's errors, as clients get them. Mapped to gRPC in `services::status`.
+//! The broker's errors as clients get them. `services::status` maps them to gRPC.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jangada_types::{BatchError, Reason, Rejection};
 
-/// Why a request failed: what, where, what to do, and whether it may have had an effect.
+/// Why a request failed, what the caller can do, and whether the request may have had an effect.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct RequestError {
-    /// Told apart by programs.
+    /// The reason by which programs tell errors apart.
     pub reason: Reason,
-    /// For people.
+    /// The error in words: what is wrong, where, and what to do.
     pub message: String,
-    /// False: the outcome is unknown.
+    /// Whether the request certainly had no effect; if false, the outcome is unknown.
     pub definite: bool,
-    /// Values that the message names, and where to go instead.
+    /// Values that the message names, such as `limit` and `actual`, and the leader's address.
     pub metadata: BTreeMap<&'static str, String>,
-    /// Worth trying again after this time.
+    /// The time after which a client should try again; `None` where trying again is not advised.
     pub retry_delay: Option<Duration>,
 }
 
 impl RequestError {
-    /// A definite error.
+    /// An error of a request that had no effect.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             reason,
@@ -33,21 +33,21 @@ impl RequestError {
         }
     }
 
-    /// The outcome is unknown.
+    /// Marks the outcome as unknown.
     #[must_use]
     pub fn unknown(mut self) -> Self {
         self.definite = false;
         self
     }
 
-    /// Adds a value.
+    /// Adds a value to the metadata.
     #[must_use]
     pub fn with(mut self, key: &'static str, value: impl ToString) -> Self {
         self.metadata.insert(key, value.to_string());
         self
     }
 
-    /// Worth trying again after this time.
+    /// Sets the time after which a retry may succeed.
     #[must_use]
     pub fn retry_after(mut self, delay: Duration) -> Self {
         self.retry_delay = Some(delay);

@@ -1,4 +1,4 @@
-//! gRPC health (`grpc.health.v1`): each service, and the broker as a whole, serves while `/readyz` says ready.
+//! gRPC health (`grpc.health.v1`): each service, and the broker as a whole, is SERVING while `/readyz` says ready.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,24 +14,24 @@ use tonic_health::server::HealthReporter;
 use crate::http;
 use crate::node::Node;
 
-/// After a look, before the next one: elections come in bursts. As many times longer than the look took, which is some
-/// milliseconds with thousands of replicas.
-const REST_MIN: Duration = Duration::from_millis(20);
-const REST_MAX: Duration = Duration::from_millis(500);
-const REST_TIMES: u32 = 50;
-/// What the public listener serves.
+/// The pause between two checks, since leader changes come in bursts. It is `PAUSE_FACTOR` times as long as the check took, which
+/// with thousands of replicas is some milliseconds, so that checks take little CPU.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+const PAUSE_FACTOR: u32 = 50;
+/// The services of client listeners.
 pub(crate) const SERVICES: [&str; 4] = [LOG, GROUPS, ADMIN, METADATA];
-/// The name of the broker as a whole.
+/// The name of the server as a whole in gRPC's health protocol.
 const WHOLE: &str = "";
 
-/// What is reported.
+/// Reports this broker's readiness by gRPC's health service.
 pub(crate) struct Health {
     reporter: HealthReporter,
     status: ServingStatus,
 }
 
 impl Health {
-    /// Nothing serves yet.
+    /// Reports NOT_SERVING, until [`Health::report`] runs.
     pub async fn not_serving(reporter: HealthReporter) -> Self {
         let mut health = Self {
             reporter,
@@ -41,7 +41,8 @@ impl Health {
         health
     }
 
-    /// Follows the broker until it stops. Then those who watch are told, and let go: they would hold up the end.
+    /// Reports the broker's readiness until it stops. Then reports NOT_SERVING and ends all `Watch` streams, for which the server
+    /// would otherwise wait.
     pub async fn report(mut self, node: Arc<Node>) {
         let mut image = node.metadata.watch();
         let mut leaders = node.registry().leaders().watch();
@@ -52,7 +53,7 @@ impl Health {
             leaders.borrow_and_update();
             let started = Instant::now();
             let not_ready = http::not_ready(&node);
-            let rest = (started.elapsed() * REST_TIMES).clamp(REST_MIN, REST_MAX);
+            let pause = (started.elapsed() * PAUSE_FACTOR).clamp(PAUSE_MIN, PAUSE_MAX);
             self.set(match not_ready {
                 None => ServingStatus::Serving,
                 Some(_) => ServingStatus::NotServing,
@@ -63,7 +64,7 @@ impl Health {
                 changed = image.changed() => if changed.is_err() { break },
                 changed = leaders.changed() => if changed.is_err() { break },
             }
-            tokio::time::sleep(rest).await;
+            tokio::time::sleep(pause).await;
         }
         self.set(ServingStatus::NotServing).await;
         for service in SERVICES.into_iter().chain([WHOLE]) {
@@ -71,7 +72,7 @@ impl Health {
         }
     }
 
-    /// Only changes: whoever watches is told each time.
+    /// Sets the status if it has changed: the reporter notifies all watchers at each call.
     async fn set(&mut self, status: ServingStatus) {
         if self.status == status {
             return;

@@ -15,7 +15,7 @@ use crate::metrics::Form;
 use crate::node::Node;
 use crate::scrape::Scrape;
 
-/// Set once this broker is part of a cluster.
+/// The node, once this broker is part of a cluster.
 pub(crate) type NodeWatch = watch::Receiver<Option<Arc<Node>>>;
 
 pub(crate) fn router(node: NodeWatch) -> Router {
@@ -42,8 +42,8 @@ async fn readyz(State(node): State<NodeWatch>) -> (StatusCode, String) {
     }
 }
 
-/// Ready: the metadata is caught up, this broker has all replicas that it is to have, and each knows its leader, which
-/// lives.
+/// Why this broker is not ready, if it is not. It is ready when its metadata has caught up, all replicas that are assigned to it
+/// are open, and each of them knows a leader that is alive.
 pub(crate) fn not_ready(node: &Node) -> Option<String> {
     if node.stopping.refuse().is_err() {
         return Some("the broker is shutting down".into());
@@ -70,8 +70,8 @@ pub(crate) fn not_ready(node: &Node) -> Option<String> {
     (missing + leaderless > 0).then(|| format!("{missing} replicas are not open yet, {leaderless} know no leader"))
 }
 
-/// Why this broker takes no records although it is there and serves readers: its disk. Whoever restarts one broker after the
-/// other, or looks whether all is well, must not take it for a sound one. gRPC health leaves it out: calls are answered.
+/// Why this broker refuses records although it serves readers: its disk is almost full. `/readyz` reports that, so that a rolling
+/// restart stops here and an operator notices. gRPC health does not: calls are still answered.
 fn refuses_writes(node: &Node) -> Option<String> {
     match node.store().condition() {
         StoreCondition::DiskLow { free, reserve } => Some(format!(
@@ -89,7 +89,7 @@ async fn metrics(State(node): State<NodeWatch>, headers: HeaderMap, scrape: Arc<
     };
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
     let form = Form::accepted(accept);
-    // With many replicas it takes some milliseconds, which calls must not wait for.
+    // With many replicas this takes some milliseconds, which would delay other tasks of the runtime.
     match tokio::task::spawn_blocking(move || scrape.render(&node, form)).await {
         Ok(text) => ([(CONTENT_TYPE, form.content_type())], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),

@@ -1,4 +1,4 @@
-//! Finds the replica here that answers a request about a partition, or says where the request is to go.
+//! Finds the leading replica for a request about a partition: on this broker, or else an error that names the leader.
 
 use std::sync::Arc;
 
@@ -18,8 +18,8 @@ impl LeaderLookup {
         Self { replicas, stopping }
     }
 
-    /// The front of the replica here, leading and ready. Waits a moment for an election or an opening that is under way
-    /// here.
+    /// The front of the replica on this broker, if it leads and is ready. Waits briefly while an election is going on or the
+    /// replica is being opened.
     pub async fn leading<F: Front>(&self, target: &Target) -> Result<Arc<F>, RequestError> {
         self.when_ready(target, || self.replicas.ready(target.group)).await
     }

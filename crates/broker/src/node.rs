@@ -1,4 +1,4 @@
-//! What the services of one broker share, once it is part of a cluster: handles to those that do the work.
+//! The handles that the services of one broker share. They exist once the broker is part of a cluster.
 
 use std::sync::Arc;
 
@@ -26,23 +26,23 @@ use crate::stopping::Stopping;
 pub(crate) struct Node {
     pub settings: BrokerSettings,
     pub metadata: Metadata,
-    /// The replicas here, of all kinds, and who leads their groups.
+    /// The replicas on this broker, of all kinds, and the leaders of their groups.
     pub replicas: Arc<Replicas>,
-    /// Finds the replica that answers a request.
+    /// Finds the leading replica for a request.
     pub leaders: LeaderLookup,
-    /// What the partitions here share: store, clock, budgets, pools.
+    /// Handles that the partitions on this broker share: store, clock, budgets, pools.
     pub partitions: Arc<partition::Shared>,
-    /// What the coordinator's shards here share.
+    /// Handles that the coordinator's shards on this broker share.
     pub groups: Arc<groups::Shared>,
     pub coordinator: CoordinatorTopic,
     pub producer_ids: ProducerIds,
-    /// Damaged replicas here.
+    /// The damaged replicas on this broker.
     pub repairs: Arc<Repairs>,
     pub scrub: Arc<ScrubStatus>,
     pub metrics: Arc<Metrics>,
     pub seams: Seams,
     pub stopping: Stopping,
-    /// What the clients share.
+    /// The budgets that all client connections share.
     pub budgets: Arc<Budgets>,
 }
 
@@ -89,7 +89,7 @@ impl Node {
         self.registry().identity().broker
     }
 
-    /// An error on its way to a client of this listener: counted, and with the address of the leader that it names.
+    /// Prepares an error for a client of this listener: counts it, and adds the address of the leader that it names.
     pub fn refused(&self, error: RequestError, listener: &str) -> RequestError {
         self.metrics.failed(error.reason);
         self.metadata.with_leader_address(error, listener)

@@ -1,4 +1,4 @@
-//! Whether this broker stops: streams end then, and new requests are refused.
+//! Tells services that this broker is shutting down: streams end then, and new requests are refused with SHUTTING_DOWN.
 
 use jangada_types::{BrokerId, Reason};
 use tokio::sync::watch;
@@ -18,15 +18,15 @@ impl Stopping {
         Self { broker, is_stopping }
     }
 
-    /// Returns when the broker begins to stop; with what a request that still waits is told then.
+    /// Completes when the broker begins to stop, with the error for requests that still wait.
     pub async fn begun(&self) -> RequestError {
         let mut is_stopping = self.is_stopping.clone();
-        // An error: the sender is gone, so the broker has stopped.
+        // An error means that the sender was dropped: the broker has stopped.
         let _ = is_stopping.wait_for(|stopping| *stopping).await;
         self.shutting_down()
     }
 
-    /// Refuses a request that comes now when the broker stops.
+    /// Returns an error if the broker is stopping. Called for each new request.
     pub fn refuse(&self) -> Result<(), RequestError> {
         match *self.is_stopping.borrow() {
             true => Err(self.shutting_down()),

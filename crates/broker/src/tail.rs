@@ -1,6 +1,8 @@
-//! The operator's decision about a store that lost the end of its write-ahead log: to go on with what is left.
+//! `jangada server confirm-tail`: the operator accepts that a store has lost a part of its write-ahead log, and the broker goes on
+//! with what is left.
 //!
-//! Called by the binary while the broker is stopped. A broker never decides this by itself.
+//! Called by the binary while the broker is stopped. A broker never decides this by itself: the lost part may have votes that its
+//! replicas cast and entries that they acknowledged.
 
 use std::fmt;
 
@@ -11,36 +13,37 @@ use crate::broker::StartError;
 use crate::cluster::directory::DataDirectory;
 use crate::settings::BrokerSettings;
 
-/// A stopped broker's store that is in doubt. It is open, so that no broker can start meanwhile.
+/// The store of a stopped broker that has lost a part of its write-ahead log. It is open, which locks it, so that the broker
+/// cannot start meanwhile.
 pub struct DoubtfulTail {
     store: RocksStore,
     lost: LostTail,
 }
 
 impl DoubtfulTail {
-    /// Opens the store of a broker that is stopped. `None`: nothing is missing. Blocks.
+    /// Opens the store of a stopped broker; `None` when nothing is missing. Blocks.
     pub fn open(settings: &BrokerSettings) -> Result<Option<Self>, StartError> {
         let directory = DataDirectory::open_existing(&settings.data_dir, BrokerId(settings.broker_id))?;
         directory.expect_store()?;
         let options = settings.storage.store_options(directory.store_path());
-        // A failed write is told to whoever waits for it; there is no process to end.
+        // The callback would stop a broker; here a failed write is returned to its caller, which suffices.
         let (store, recovery) = RocksStore::open(options, Box::new(|_| ()))?;
         Ok(recovery.lost_tail.map(|lost| Self { store, lost }))
     }
 
-    /// Accepts what is missing: from its next start on the broker takes part with what it has. Blocks.
+    /// Accepts the loss: from its next start on the broker joins its groups with the entries that it has. Blocks.
     pub fn accept(self) -> Result<(), StoreError> {
         self.store.confirm_tail()?;
         self.store.shutdown();
         Ok(())
     }
 
-    /// The last commit that is known to have been durable; 0: unknown.
+    /// The sequence number of the last commit that was known to be durable, or 0 if that is unknown.
     pub fn marked_commit(&self) -> u64 {
         self.lost.marked.sequence
     }
 
-    /// The last commit that is there.
+    /// The sequence number of the last commit that the store still has.
     pub fn last_commit(&self) -> u64 {
         self.lost.recovered.sequence
     }
@@ -52,11 +55,11 @@ impl fmt::Display for DoubtfulTail {
     }
 }
 
-/// What is missing, in words.
+/// Describes the missing commits in words.
 pub(crate) struct Missing(pub LostTail);
 
 impl Missing {
-    /// Which part of the log.
+    /// The part of the write-ahead log that is missing: `the end` or `a part`.
     pub fn part(&self) -> &'static str {
         match self.0.cause {
             LostTailCause::Hole => "a part",

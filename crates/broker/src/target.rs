@@ -1,4 +1,4 @@
-//! A partition that a request names, of whatever kind of topic.
+//! A partition that a request names, of a user's topic or of the coordinator's.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// A partition of a topic, if it has it.
+    /// The partition of a topic with this index, if there is one.
     pub fn of(topic: &Arc<Topic>, index: PartitionIndex) -> Option<Self> {
         let partition = topic.partition(index)?;
         Some(Self {
@@ -26,7 +26,7 @@ impl Target {
     }
 }
 
-/// As errors begin with.
+/// The beginning of an error message about the partition, such as `partition orders-3`.
 impl Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "partition {}-{}", self.topic.name, self.index)

@@ -1,4 +1,4 @@
-//! What unit tests of this crate need of a broker: a store in memory and a registry of groups, without peers.
+//! A broker without peers for the unit tests of this crate: a store in memory and a registry of groups.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use jangada_replication::{Identity, Registry, Timing};
 use jangada_storage::MemoryStore;
 use jangada_types::{BrokerId, Incarnation};
 
-/// Broker 1, which is alone.
+/// Broker 1, the only one of its cluster.
 pub struct Alone {
     pub store: Arc<MemoryStore>,
     pub registry: Arc<Registry>,

@@ -14,7 +14,7 @@ use super::caller::Holding;
 /// gRPC's prefix of a message: a flag whether it is compressed, and its length (PROTOCOL-HTTP2.md, "Length-Prefixed-Message").
 pub(super) const HEAD_BYTES: usize = 5;
 
-/// Batches up to this size are copied behind the head into one piece, which is cheaper than sending two.
+/// Batches up to this size are copied behind the head, so that a small message is one piece.
 const COPIED_BYTES_MAX: usize = 16 << 10;
 
 /// The field number of `FetchResponse.batches`.

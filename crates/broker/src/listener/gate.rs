@@ -26,7 +26,7 @@ use super::protocol::Protocol;
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// A connection must send `FIRST_BYTES` within this time. A client sends them at once, without waiting for the server.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
-/// The length of HTTP/2's preface (RFC 9113, section 3.4). No request of HTTP/1 that occurs here is shorter.
+/// The length of HTTP/2's preface (RFC 9113, section 3.4). A request of HTTP/1.1, which has a Host header, is not shorter.
 const FIRST_BYTES: u64 = 24;
 /// A connection may be evicted only after nothing but pings came on it for this long: bytes that have just arrived may belong to
 /// a request that is not counted as a call yet.
