@@ -36,7 +36,7 @@ struct Named {
 
 struct Module {
     file: String,
-    /// What `use` brings in, by the name that it has here.
+    /// The paths that `use` imports, by the name that they have in this module.
     uses: BTreeMap<String, Vec<String>>,
     /// Modules all of whose items are brought in.
     globs: Vec<Vec<String>>,

@@ -1,8 +1,7 @@
 //! The cluster's metadata at one position of group 0's log, and its lookups.
 //!
 //! An image is changed by [`Image::apply`](crate::Image::apply) and [`Image::restore`](crate::Image::restore) only,
-//! on the task that applies group 0's log. That task publishes a clone after each command; everybody else reads the
-//! clones.
+//! on the task that applies group 0's log. That task publishes a clone after each command; all other code reads the clones.
 //!
 //! Invariants:
 //! - A topic name, a topic id and a group id each belong to one topic. Group ids begin at 1, grow, and are never used

@@ -44,7 +44,7 @@ pub const MEMBER_ID_BYTES_MAX: usize = 64;
 /// Bytes of an instance id. The bound of a group's name, which it often resembles.
 pub const INSTANCE_ID_BYTES_MAX: usize = 249;
 
-/// Bytes of a client id, of a client's host and of a rack, each. They are kept for people who look at the group.
+/// Bytes of a client id, of a client's host and of a rack, each. They are kept to be shown when the group is described.
 pub const CLIENT_TEXT_BYTES_MAX: usize = 255;
 
 /// Topic names of one subscription.

@@ -140,8 +140,8 @@ pub(crate) fn no_members(name: &str, group: &Group) -> Result<(), Rejection> {
     .with("actual", group.members.len()))
 }
 
-/// Judges who may commit what: a member, at its epoch, the partitions that it holds; a caller from outside only while
-/// there are no members.
+/// Checks that a caller may commit: a member, at its epoch, the partitions that it holds; another caller only while the group has
+/// no members.
 pub(crate) fn may_commit(
     image: &Image,
     name: &str,

@@ -41,7 +41,7 @@ async fn produce(cluster: &Cluster, compression: Codec) -> Vec<i64> {
 async fn with_append_time_the_leaders_clock_counts_everywhere() {
     let cluster = Cluster::start(1).await;
     let create = ["topic", "create", TOPIC, "--partitions", "1", "--replicas", "1"];
-    // What claims to be of 2001 is kept.
+    // Without a limit of age, so that records with timestamps of 2001 are kept.
     let create = [&create[..], &["-c", "retention.ms=-1"]].concat();
     cluster.cli(&create).await.expect(0);
     let mut expected = produce(&cluster, Codec::None).await;

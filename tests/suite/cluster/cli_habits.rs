@@ -71,7 +71,7 @@ async fn records_get_keys_headers_times_and_partitions(cluster: &Cluster) {
         "3 0 customer 8 1 a=1,b= 2024-05-01T12:00:00.000Z x\n\
          3 1 customer 8 2 a=1,b= 2024-05-01T12:00:00.000Z yy\n"
     );
-    // As other programs name the topic, and a time in milliseconds.
+    // The topic by a flag (-t), as in other programs' commands, and a time in milliseconds.
     produced(cluster, &["-t", "fields", "-p", "0", "--timestamp", "1500"], "z\n")
         .await
         .expect(0);
@@ -79,7 +79,7 @@ async fn records_get_keys_headers_times_and_partitions(cluster: &Cluster) {
         consumed(cluster, &["-t", "fields", "-p", "0", "-f", r"%T %v\n"]).await,
         "1500 z\n"
     );
-    // What the flags say goes before what a line says, and a condition is judged where the flag says.
+    // Flags override the fields of a line, and a condition is checked in the partition that the flag names.
     let line = r#"{"value":"json","partition":1,"timestamp_ms":1}"#;
     let flags = ["fields", "--format", "jsonl", "-p", "2", "--timestamp", "1700"];
     produced(cluster, &[&flags[..], &["--expect-end-offset", "0"]].concat(), line)
@@ -369,7 +369,7 @@ async fn who_waits_says_for_what(cluster: &Cluster) {
             assert!(line.contains(expected), "{args:?}: {line}");
         }
     }
-    // What ends by itself waits for nothing.
+    // A command that ends at the present end does not tell the user that it waits.
     for args in [&["--exit-at-end", "--max", "5"][..], &["--until", "-0s", "--max", "5"]] {
         let run = cluster.cli(&[&["consume", "waited"], args].concat()).await.expect(0);
         assert_eq!((run.text().as_str(), run.stderr.as_str()), ("0\n", ""), "{args:?}");

@@ -112,10 +112,10 @@ async fn a_deposed_leader_calls_no_offset_out_of_range_and_holds_no_reader() {
         .expect("it is answered");
     raw::assert_refused(polled.expect("no panic"), "LEADER_NOT_AVAILABLE", &[TOPIC, "quorum"]);
     println!("the old leader's readers were told after {:?}", cut.elapsed());
-    // What it has is committed, and can be read.
+    // The old leader's records are committed, and can be read.
     let before = raw::fetch(&mut log, raw::partition(TOPIC, 0), 0, RecordForm::Raw).await;
     assert_eq!(before.expect("it is there").high_watermark, 3);
-    // It does not name itself.
+    // Its metadata do not name it as the leader.
     let mut metadata = MetadataServiceClient::connect(format!("http://{address}"))
         .await
         .expect("it listens");
@@ -129,7 +129,7 @@ async fn a_deposed_leader_calls_no_offset_out_of_range_and_holds_no_reader() {
     if let Err(status) = answer {
         raw::assert_refused(Err::<(), _>(status), "NOT_LEADER", &[]);
     }
-    // Who does lead says what is out of range.
+    // Only the new leader can say that an offset is out of range.
     let leader = cluster.leader(TOPIC, 0).await;
     let mut log = raw::log(&cluster.node(leader).addresses.public).await;
     let answer = raw::fetch(&mut log, raw::partition(TOPIC, 0), 7, RecordForm::Raw).await;

@@ -10,7 +10,7 @@ use crate::harness::{Cluster, Options, WAIT, consumer_from_start, eventually, ra
 
 const TOPIC: &str = "orders";
 
-/// Its partitions take writes again within this time, at default settings.
+/// The partitions of a leader that is cut off take writes again within this time, at default settings.
 const FAILOVER_MAX: Duration = Duration::from_secs(3);
 
 /// A client that only waits finds out within this time, at default settings.
@@ -51,7 +51,7 @@ async fn clients_of_a_cut_off_leader_go_on_with_the_next_one() {
     let took = cut.elapsed();
     println!("a leader was cut off: its producer's next record was acknowledged after {took:?}");
     assert!(took < FAILOVER_MAX, "{took:?}");
-    // So does who waits for records, once it has noticed.
+    // A consumer that waits for records notices a little later, and goes on at the new leader.
     let next = tokio::time::timeout(NOTICED_MAX, consumer.next()).await;
     let next = next.expect("the consumer notices").expect("it goes on");
     println!("its consumer had the record after {:?}", cut.elapsed());
@@ -109,7 +109,7 @@ async fn a_cut_off_leader_acknowledges_nothing() {
     run.expect(0);
     cluster.heal();
     cluster.healthy().await;
-    // What the old leader took before it knew is gone: the others have gone on without it.
+    // The records that the old leader took after it was cut off were never committed, and are gone.
     let consumed = cluster.cli(&["consume", TOPIC, "--exit-at-end"]).await.expect(0);
     assert_eq!(consumed.text(), "before\nafter\n");
 }

@@ -126,7 +126,7 @@ async fn filled() -> Cluster {
                 .expect(0);
         }
         cluster.kill(3);
-        // What was flushed needs its file no more.
+        // The first files of the write-ahead log are no longer needed once their entries are flushed, so several restarts are needed.
         if run >= 3 && Target::Wal.files(&cluster.node(3).data()).len() > 1 {
             return cluster;
         }
@@ -339,7 +339,7 @@ async fn survive(cluster: &mut Cluster, client: &Client, id: u32) -> Verdict {
     if matches!(verdict, Verdict::Repaired(_) | Verdict::Harmless)
         && let Outcome::Damaged(error) = serves_all_or_says_so(cluster, id).await
     {
-        // What only a reader met is mended as well.
+        // Damage that only a reader met is repaired as well.
         println!("  a reader was told: {error}");
         let since = Instant::now();
         verdict = settled(cluster, client, id, before, since).await;

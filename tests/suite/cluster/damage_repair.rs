@@ -171,14 +171,14 @@ async fn damage_at_rest_is_mended(ending: &str, storage: &str, fractions: [(u64,
         "{ending}"
     );
     load.finish(&cluster).await.check();
-    // What was filled again is the whole log: it serves alone what the others had.
+    // The repaired replica has the whole log: as leader it serves all records.
     let to = victim.to_string();
     cluster
         .cli(&["partition", "transfer-leader", TOPIC, "0", "--to", &to])
         .await
         .expect(0);
     consumes(&cluster, TOPIC, &lines).await;
-    // What is created later finds its place beside the damage.
+    // Topics can be created while another replica is damaged.
     cluster.create_topic("later", 3, 3).await;
     let said = "one line\n";
     cluster.cli_with(&["produce", "later"], said.into()).await.expect(0);
@@ -429,7 +429,7 @@ async fn a_replica_that_is_given_up_half_way_votes_on_while_another_one_is_down(
     cluster.ended(victim).await;
     let log = cluster.node(victim).log_tail();
     assert!(log.contains("as JANGADA_FAILPOINT says"), "{log}");
-    // Of little data a start applies all again, and could not read it: here it is the same as damage in older records.
+    // With so little data a start applies the whole log again and meets the damage, as it would meet damage in recent records.
     flip(&damaged);
     cluster.stop(other).await;
     cluster.restart(victim);

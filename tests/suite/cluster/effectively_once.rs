@@ -2,7 +2,7 @@
 //! stores them.
 //!
 //! Each member lives on a thread of its own with a runtime of one thread, so that it can be stopped like a process: a handler that
-//! blocks the thread stops its heartbeats, too, and a runtime that is dropped says nothing to anybody.
+//! blocks the thread stops its heartbeats, too, and a runtime that is dropped sends no farewell to the coordinator.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -177,7 +177,7 @@ async fn work(name: &'static str, config: ClientConfig, database: Arc<Database>,
     let mut consumer = client.group_consumer_with(config, listener).expect("good settings");
     loop {
         let record = consumer.next().await.expect("records");
-        // Of the owner that was given the record, not of whatever the member is by the time that the result is stored.
+        // The epoch under which the record was handed out, not the one that the member has when the result is stored.
         let epoch = consumer.member_epoch();
         let met = {
             let mut fate = fate.lock().expect("no panic");
@@ -289,7 +289,7 @@ async fn results_stored_with_their_offsets_happen_once_under_kills_and_zombies()
     for member in [&bert, &dora] {
         member.meets(Fate::Leave);
     }
-    // Who has nothing to read meets nothing.
+    // Further records make sure that both members read something, and so meet their fate.
     let last = Orders::start(&cluster, TOPIC).await;
     bert.ended().await;
     dora.ended().await;

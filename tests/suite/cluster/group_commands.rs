@@ -125,7 +125,7 @@ async fn each_target_is_found(cluster: &Cluster) {
     assert_eq!(offsets(cluster).await, [5, 4]);
     seek(cluster, &["--to", "-1", "--execute"]).await.expect(0);
     assert_eq!(offsets(cluster).await, [4, 3]);
-    // Who consumes begins there.
+    // A member starts at the new offsets.
     let consume = ["consume", TOPIC, "--group", GROUP, "--exit-at-end", "-f", r"%p %o\n"];
     let text = cluster.cli(&consume).await.expect(0).text();
     let mut lines: Vec<&str> = text.lines().collect();

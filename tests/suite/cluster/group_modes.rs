@@ -256,7 +256,7 @@ async fn an_instance_goes_on_with_its_partitions(cluster: &Cluster) {
     let two = start(cluster, "static", &["--instance-id", "two"]);
     let before = settled(cluster, "static", 2, 2).await;
     terminated(one).await.expect(0);
-    // Its partitions are not given to others: it is to come back.
+    // A static member that leaves for a while keeps its partitions.
     let again = start(cluster, "static", &["--instance-id", "one"]);
     let after = settled(cluster, "static", 2, 2).await;
     assert_eq!(place(&after, "one"), place(&before, "one"));

@@ -219,7 +219,7 @@ async fn only_what_a_killed_process_had_moves_and_pauses() {
     let written = orders.stop().await;
     let by = all_printed(&[&anna, &bert, &cora], &written).await;
     end(&cluster, vec![&mut anna, &mut bert]).await;
-    // Only what the dead one had not committed came again.
+    // Only records that the dead member had not committed came twice.
     let twice: Vec<_> = by.iter().filter(|(_, by)| by.len() > 1).collect();
     println!("{} records, {} came twice", by.len(), twice.len());
     for ((partition, offset), by) in twice {

@@ -72,7 +72,7 @@ async fn reflection(channel: Channel) {
         (SERVICES[2], "ProduceStream"),
         (SERVICES[1], "CommitOffsets"),
         ("jangada.v1.ProduceRequest", "expected_key_offset"),
-        // What an error's details are made of.
+        // The message types of error details.
         ("google.rpc.ErrorInfo", "reason"),
         ("google.rpc.RetryInfo", "retry_delay"),
     ] {

@@ -59,7 +59,7 @@ async fn without_a_quorum_nobody_is_ready_and_no_dead_leader_is_named() {
     cluster.create_topic("orders", 6, 3).await;
     cluster.healthy().await;
     let mut watched = watch(&cluster, &[""]).await.remove(0);
-    // Of the new partitions' leaders it may hear a moment later.
+    // The broker may learn of the new partitions' leaders a moment later.
     while next(&mut watched).await != Some(ServingStatus::Serving) {}
     cluster.kill(2);
     cluster.kill(3);

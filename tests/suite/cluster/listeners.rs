@@ -21,7 +21,7 @@ use crate::harness::{Cluster, Options, WAIT, eventually, ports, raw};
 
 const TOPIC: &str = "orders";
 
-/// Addresses by broker, as metadata tell them to who asks at this address.
+/// The brokers' addresses in the metadata that a client gets at this address, by broker.
 async fn told(address: &str) -> BTreeMap<u32, String> {
     let mut client = MetadataServiceClient::connect(format!("http://{address}"))
         .await
@@ -67,7 +67,7 @@ async fn clients_are_told_the_addresses_of_the_listener_that_they_came_by() {
             names_brokers_as(address, expected).await;
         }
     }
-    // Who does not lead the partition names who does.
+    // A broker that does not lead the partition names the leader.
     let leader = cluster.partition(TOPIC, 0).await.leader_id.expect("it has one").get();
     let other = (1..=2).find(|id| *id != leader).expect("one of two");
     let addresses = &cluster.node(other).addresses;
@@ -190,7 +190,7 @@ async fn calls_are_passed_on_over_the_internal_listener_and_a_client_cannot_pret
         }
     })
     .await;
-    // Who has no part in the cluster passes nothing on.
+    // A caller that is not a broker of the cluster cannot have calls passed on.
     let internal = cluster.node(1).addresses.internal.clone();
     let mut broker = InternalServiceClient::connect(format!("http://{internal}"))
         .await

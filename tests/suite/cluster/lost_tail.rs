@@ -63,7 +63,7 @@ async fn a_tail_that_the_operator_gave_up_is_filled_again_from_the_others() {
     // Two of three acknowledge. What the third one lacked as well would be lost with the tail.
     cluster.healthy().await;
 
-    // Whose store is in use is not looked at.
+    // The store of a running broker is not opened.
     let file = settings(&cluster, 3);
     let command = ["server", "confirm-tail", "--config", &file];
     cluster.cli(&command).await.expect(1).names(&["must be stopped"]);

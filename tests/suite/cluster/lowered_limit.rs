@@ -135,7 +135,7 @@ async fn what_was_appended_is_a_duplicate_whatever_the_settings_say_now() {
     let mut log = raw::log(&cluster.node(leader).addresses.public).await;
     let producer = raw::new_producer(&mut log).await;
     let batch = |sequence| raw::batch(Some(raw::Producer { sequence, ..producer }), &[&[7; 3_000], b"b"]);
-    // As if the answer were lost with the leader.
+    // The leader is killed and the batch sent again, as if the response had been lost with it.
     let taken = batch(0);
     let appended = raw::produce(&mut log, raw::partition(TOPIC, 0), taken.clone()).await;
     let appended = appended.expect("it is small enough");
@@ -176,7 +176,7 @@ async fn what_was_appended_is_a_duplicate_whatever_the_settings_say_now() {
             panic!("refused: {answers:?}");
         };
         assert!(streamed.duplicate, "{streamed:?}");
-        // What was not appended is refused for certain.
+        // A batch that was not appended is refused with a definite error.
         for absent in [old, batch(2)] {
             tokio::time::sleep(Duration::from_millis(5)).await;
             let refused = raw::produce(&mut log, raw::partition(TOPIC, 0), absent).await;

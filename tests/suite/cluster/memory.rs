@@ -28,7 +28,7 @@ async fn a_replica_takes_little_memory() {
     };
     let before = allocated();
     cluster.create_topic(TOPIC, PARTITIONS, 1).await;
-    // What was allocated, touched or not: a queue is all touched one day.
+    // Allocated bytes, whether their pages are touched yet or not: a queue touches all of its pages in time.
     let growth = allocated().saturating_sub(before);
     let each = growth / PARTITIONS as usize;
     println!("{} KiB for each replica", each >> 10);

@@ -182,7 +182,7 @@ async fn what_a_later_version_may_add_is_bounded_and_not_kept() {
         let refused = bare::ask(&channel, "LogService/Produce", with_unknown(15 * MIB)).await;
         raw::assert_refused(refused, "INVALID_REQUEST", &["LogService/Produce", "does not know"]);
     }
-    // What is let through is not kept with the records: their tail in memory would hold 60 MiB.
+    // Unknown fields that are accepted are not kept with the records: the cache of recent entries would hold 60 MiB of them.
     let message = with_unknown(60_000);
     let mut calls = JoinSet::new();
     for _ in 0..1000 {
@@ -268,7 +268,7 @@ async fn answers_that_nobody_reads_hold_their_share_for_a_while() {
         while let Some(called) = calls.join_next().await {
             match called.expect("the call ends") {
                 Ok(answer) => unread.push(answer),
-                // Its share is used up, or the connection is closed.
+                // The address's share is used up, or the connection is closed.
                 Err(status) if raw::reason(&status) == "BROKER_BUSY" => {
                     raw::assert_refused(
                         Err::<(), _>(status),
@@ -336,7 +336,7 @@ async fn a_message_that_does_not_come_holds_its_share_for_a_while() {
             (held().await > 8 * MIB as u64).then_some(())
         })
         .await;
-        // What is left is the good call's.
+        // Only the well-behaved call still holds something.
         eventually("their room is given back", WAIT, || async {
             (held().await < MIB as u64).then_some(())
         })
@@ -426,7 +426,7 @@ async fn calls_of_health_and_reflection_are_bounded_too() {
                 raw::assert_refused(answer, "INVALID_REQUEST", &[method, "8192"]);
             }
         }
-        // What is short enough is counted while it does not come, and not for ever.
+        // Messages that are short enough are counted while they are incomplete, and refused after a time.
         let mut sockets = Vec::new();
         for _ in 0..40 {
             sockets.push(bare::begin(&address, METHODS[0], 8000).await);

@@ -125,7 +125,7 @@ async fn records_move_the_counters_and_histograms_of_their_leaders() {
         scrape.value("jangada_request_errors_total", &[("reason", "UNKNOWN_TOPIC")]),
         1.0
     );
-    // What did not happen is there, too: growth from nothing is not seen.
+    // Reasons that did not occur have series, too: Prometheus sees no increase in a series that begins with 1.
     assert_eq!(
         scrape.value("jangada_request_errors_total", &[("reason", "DISK_FULL")]),
         0.0

@@ -127,7 +127,7 @@ async fn all_services_have_the_same_limit_and_say_so() {
     };
     assert_too_large(metadata.get_metadata(wanted).await);
     assert_too_large(admin.delete_topic(delete(TOO_LARGE)).await);
-    // What carries no records is bounded further.
+    // Requests that carry no records have a lower limit.
     let status = assert_invalid(admin.delete_topic(delete(LARGE)).await, "AdminService/DeleteTopic");
     assert_eq!(
         raw::detail(&status, "limit"),

@@ -185,7 +185,7 @@ async fn one_node_loses_power_while_the_others_go_on() {
         cluster.restart(victim);
         cluster.healthy().await;
     }
-    // What the ones that lost power were sent again is on them, too: it is all there without the others' memory.
+    // The brokers that lost power have synced what their peers sent them again, so nothing is missing when all lose power at once.
     written(&load).await;
     cluster.lose_power(&cluster.ids());
     cluster.start_all();

@@ -199,7 +199,7 @@ async fn json_lines(cluster: &Cluster) {
         }
         assert_eq!(&read["headers"], sent.get("headers").unwrap_or(&json!([])));
     }
-    // What came out goes in again.
+    // The output of consume is valid input of produce.
     cluster.cli_with(&produce, consumed.stdout.clone()).await.expect(0);
     let run = cluster
         .cli_with(&produce, b"{\"value\":\"a\"}\n{\"walue\":\"a\"}\n".to_vec())

@@ -62,7 +62,7 @@ async fn who_was_silent_for_too_long_is_told_so() {
     let status = raw::assert_refused(refused, "UNKNOWN_PRODUCER", &[TOPIC, "new epoch"]);
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert_eq!(raw::detail(&status, "definite").as_deref(), Some("true"));
-    // What was forgotten is not the same as what is missing.
+    // A gap in the sequences of a known producer is another error than an expired producer.
     let gap = raw::batch(
         Some(Producer {
             sequence: sequence + 1,

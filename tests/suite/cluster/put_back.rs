@@ -116,7 +116,7 @@ async fn a_broker_that_was_put_back_does_not_vote_and_nothing_acknowledged_is_lo
     cluster.restart(2);
     cluster.healthy().await;
     has_all(&cluster, BEFORE + AFTER + 1).await;
-    // What was confirmed once excuses nothing that is forgotten later.
+    // An accepted loss does not excuse a later one.
     cluster.kill(2);
     put_back(&cluster, 2, &aside);
     cluster.restart(2);

@@ -106,7 +106,7 @@ async fn what_is_in_flight_is_answered() {
     cluster.restart(1);
     cluster.healthy().await;
     assert_eq!(cluster.high_watermark(TOPIC, 0).await, BATCHES as i64);
-    // Its producer was told that it was admitted, no more; an orderly end writes it all the same.
+    // The producer with acks none was only told that the batch was admitted; a clean stop writes it all the same.
     assert_eq!(cluster.high_watermark(TOPIC, 1).await, 1);
 }
 

@@ -48,10 +48,10 @@ fn add_taken(folder: &Path, taken: &mut Taken) {
                 let end = path.extension().unwrap_or(folder.as_os_str());
                 let (files, bytes) = taken.entry(end.to_string_lossy().into_owned()).or_default();
                 *files += 1;
-                // Of blocks: files that are to be written over, and holes, count as what they take.
+                // Allocated blocks, not the length: recycled files and files with holes count for the space that they occupy.
                 *bytes += metadata.blocks() * 512;
             }
-            // It has just gone.
+            // The file was deleted since the directory was read.
             Err(_) => {}
         }
     }

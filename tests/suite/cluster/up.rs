@@ -155,7 +155,7 @@ async fn each_line_of_the_readme_works() {
     });
     let ended = ended.await;
     for node in 1..=3 {
-        // What still runs if the walk ended early.
+        // Nodes still run if the walk ended early.
         let pid = std::fs::read_to_string(data.join(format!("node-{node}/pid"))).unwrap_or_default();
         if let Some(pid) = pid.trim().parse().ok().and_then(Pid::from_raw) {
             let _ = kill_process(pid, Signal::KILL);

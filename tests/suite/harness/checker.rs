@@ -9,7 +9,7 @@
 //! | duplicate | a value is there at two offsets |
 //! | inversion | a writer's value comes before one that it sent earlier |
 //! | misplaced | a value is not at the offset that its writer was told, or that a reader saw it at |
-//! | invented | a value is there that nobody sent, or that was certainly refused |
+//! | invented | a value is there that no writer sent, or that was certainly refused |
 //! | gap | an offset between the first and the last has no record |
 //! | disorder | the reader that went along saw an offset that does not follow the one before |
 

@@ -257,7 +257,7 @@ impl Cluster {
         for &id in ids {
             self.kill(id);
         }
-        // Only now: no node may sync while a disk stops.
+        // The disks fail only after all nodes are killed: no node may sync while a disk fails.
         for &id in ids {
             self.disk(id).lose_power();
         }

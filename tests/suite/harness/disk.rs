@@ -97,7 +97,7 @@ impl Disk {
         let left = run("losetup", &["--associated", text(&self.image)]);
         assert_eq!(left, "", "the loop device is still attached");
         self.attach();
-        // Its name may be in the journal already; its bytes must not be there.
+        // The probe's name may be in the file system's journal already, but its bytes must be lost.
         let found = fs::read(&probe).unwrap_or_default();
         assert_ne!(found, PROBE, "an unsynced file survived: no power was lost");
         let _ = fs::remove_file(&probe);

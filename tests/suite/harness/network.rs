@@ -4,7 +4,7 @@
 //!
 //! A node can also be cut off from the other nodes only: clients reach it, and it no quorum.
 //!
-//! Connections between nodes come from one address, so who opened one is looked up in `/proc`: no root is needed.
+//! All nodes connect from one address, so the node that opened a connection is looked up in `/proc`. No root is needed.
 
 use std::collections::HashSet;
 use std::fs;

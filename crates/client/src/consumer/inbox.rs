@@ -1,8 +1,8 @@
 //! The queue between the fetchers and the consumer: responses in the order in which they came.
 //!
-//! The fetchers never wait here, so that a connection is always drained and answers to others never get stuck behind
-//! records that nobody takes. The inbox is bounded by each fetcher's credit, which comes back when its data is handed
-//! out.
+//! The fetchers never wait here, so that a connection is always drained, and responses to other calls never get stuck behind
+//! records that the application does not take. The inbox is bounded by each fetcher's credit, which is given back when its data is
+//! handed out.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, Ordering};

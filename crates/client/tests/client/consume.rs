@@ -116,7 +116,7 @@ async fn partitions_that_are_added_are_read_from_their_first_record() {
             delivered.expect("delivered");
         }
     }
-    // What retention took before it was read is told, whatever the policy says of partitions that were there.
+    // Records that retention deleted before they were read are reported, whatever the policy for known partitions is.
     cluster.state().partition("t", 3).log_start = 5;
     let all = read(&mut consumer, 35).await;
     let of = |partition| {

@@ -162,7 +162,7 @@ async fn two_members_share_and_partitions_that_stay_are_not_paused() {
         ("revoked", 2, 2),
         "{events:?}"
     );
-    // What was finished was committed before the partitions went away: nothing comes again.
+    // The finished records were committed before the partitions were revoked, so no record comes again.
     fill(&client, 4, 50..60).await;
     let (of_first, of_second) = tokio::join!(take(&mut first, 20), take(&mut second, 20));
     assert!(of_first.iter().chain(&of_second).all(|record| record.offset >= 50));

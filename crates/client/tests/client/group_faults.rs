@@ -170,7 +170,7 @@ async fn a_consumer_that_is_dropped_leaves() {
         ..config()
     };
     let mut consumer = member(&client, named.clone());
-    // What was not finished.
+    // A record that was taken and not finished.
     take(&mut consumer, 1).await;
     drop(consumer);
     // A static one leaves for a while: another process has its place at once.

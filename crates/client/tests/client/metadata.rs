@@ -160,7 +160,7 @@ async fn a_cluster_that_was_made_anew_is_learned_from_the_beginning() {
     let client = Client::connect(config).await.expect("the brokers answer");
     let admin = client.admin();
     for n in 0..5 {
-        // What this client has changed it asks for.
+        // After a change of its own the client asks for newer metadata at once.
         admin
             .create_topic(NewTopic::new(format!("t-{n}"), 1, 1))
             .await

@@ -193,7 +193,7 @@ impl Chaos {
         if let Some((hears, id, pending)) = by {
             let now = self.world.now();
             let step = self.world.leader.resume(&self.world.image, pending, reply, now);
-            // Only the answer to a heartbeat is taken; that of a commit does not matter here.
+            // Only the answer to a heartbeat is recorded; that to a commit does not matter here.
             self.go_on(step, hears, id);
         }
     }

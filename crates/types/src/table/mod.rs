@@ -33,7 +33,7 @@ pub enum KeyForm {
     Bytes,
 }
 
-/// Who makes the rows of a table.
+/// The code that makes the rows of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The state machine, when it applies commands.
@@ -50,8 +50,8 @@ pub enum CutOff {
     /// The key is the position that the row is about: rows below the log's start go in the write that moves it, and all go when
     /// a snapshot takes the log's place.
     ByKey,
-    /// The function reads the position that a row is about. Below the log's start the row says nothing any more, and goes when
-    /// the store compacts the table anyway. Who reads it must not count on its being gone.
+    /// The function reads the position that a row is about. Below the log's start the row has no meaning any more, and is deleted
+    /// the next time the store compacts the table. Readers must not rely on its being gone.
     WhenCompacted(fn(key: &[u8], value: &[u8]) -> Option<u64>),
 }
 
@@ -86,7 +86,7 @@ pub struct Table {
     pub recent_rows: usize,
     /// Rows are looked up one by one, and often in vain.
     pub bloom_filter: bool,
-    /// Who makes the rows.
+    /// The code that makes the rows.
     pub origin: Origin,
     /// What becomes of rows when the log's start moves.
     pub cut_off: CutOff,

@@ -4,8 +4,8 @@
 //! lanes concerned: each does what its next step is until it has to wait. A batch costs about two wake-ups, one to leave and one
 //! for its answer, shared with whatever else is ready then.
 //!
-//! | what it waits for | who notices |
 //! | event | noticed by |
+//! |---|---|
 //! | linger, pause before another attempt, time for delivery | `timers` |
 //! | a leader is cut off without a reset | a link whose oldest attempt waits longer than [`STALL_TIMEOUT`]: other brokers are asked |
 //! | a stream breaks | its last event: all its attempts are in doubt and are made again |
