@@ -97,7 +97,7 @@ pub(crate) async fn bind(
 
 /// The endpoints that this broker registers beside its public and internal address.
 pub(crate) fn endpoints(settings: &BrokerSettings) -> Endpoints {
-    let registered = settings.listeners.others_told().map(|(name, listener)| {
+    let registered = settings.listeners.others_registered().map(|(name, listener)| {
         let endpoint = Endpoint {
             protocol: listener.protocol.name().to_owned(),
             address: listener.address().to_owned(),

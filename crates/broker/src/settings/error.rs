@@ -1,26 +1,26 @@
-//! What can be wrong with settings.
+//! Errors of settings.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// Why settings were refused. Nothing has been started or written then.
+/// Why settings were refused. Nothing has been started or written when this is returned.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// The file cannot be read.
     #[error("cannot read the settings file {}: {source}", path.display())]
     Read {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
 
     /// The file is not TOML.
     #[error("the settings file {} is not valid TOML: {message}", path.display())]
     Syntax {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Where and why.
+        /// The parser's error, with line and column.
         message: String,
     },
 
@@ -28,7 +28,7 @@ pub enum SettingsError {
     #[error("{}", list(.0))]
     Invalid(Vec<Problem>),
 
-    /// The layers do not fit together (only when the checks above missed something).
+    /// The merged layers cannot be read, although each of them passed its checks: an error of this program.
     #[error("settings: {0}")]
     Layers(#[from] config::ConfigError),
 }
@@ -38,9 +38,9 @@ pub enum SettingsError {
 pub struct Problem {
     /// The key, `section.key`.
     pub key: String,
-    /// What is wrong with it, to be read after the key.
+    /// What is wrong with it, as the rest of a sentence that begins with the key.
     pub message: String,
-    /// Where its value came from: `FILE:LINE`, a variable, a flag. Empty: the default.
+    /// Where its value was set: `FILE:LINE`, a variable, or a flag. Empty if it has its default.
     pub place: String,
 }
 

@@ -1,7 +1,8 @@
-//! Where a broker listens: listeners by name.
+//! Settings of a broker's listeners, by name.
 //!
-//! `public`, `internal` and `http` are always there. Others have a table of their own, `[listeners.NAME]`. Those three can also be
-//! written in the form that was the only one before there were others; [`older_form`] is where the two meet.
+//! Every broker has the listeners `public`, `internal` and `http`. Each listener, of these or others, is a table
+//! `[listeners.NAME]`. The three can also be written in an older form (`listeners.public = "IP:PORT"`), from the time before there
+//! could be others; [`older_form`] maps its keys to the newer ones.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,24 +14,24 @@ use super::schema::join_documentation;
 use super::{Bound, Key, Problem, Section, Setting};
 use crate::listener::Protocol;
 
-/// Listeners of one broker. What others are told of it has an address for each.
+/// The most listeners of one broker. A broker registers an endpoint for each of them in the metadata.
 pub(super) const LISTENERS_MAX: usize = 16;
-/// Bytes of a listener's name, which is in metrics and in what others are told.
+/// The longest name of a listener, bytes. Names are in metrics and in the metadata.
 const NAME_BYTES_MAX: usize = 32;
-/// In a declared key: any listener's name.
+/// Stands for the name of any listener in a declared key.
 pub(super) const ANY_NAME: &str = "NAME";
 
 const PUBLIC: &str = "public";
 const INTERNAL: &str = "internal";
 const HTTP: &str = "http";
-/// The listeners that are always there, in the order in which they are shown: what is spoken, and where.
+/// The listeners that every broker has, in the order in which they are shown: name, protocol, default of `bind`.
 const ALWAYS: [(&str, Protocol, &str); 3] = [
     (PUBLIC, Protocol::Grpc, "127.0.0.1:9400"),
     (INTERNAL, Protocol::Internal, "127.0.0.1:9440"),
     (HTTP, Protocol::Http, "127.0.0.1:9480"),
 ];
 
-/// Keys of the older form, with those that they mean.
+/// The keys of the older form, each with the key of the newer form that it means.
 const OLDER_KEYS: [(&str, &str); 5] = [
     ("listeners.public", "listeners.public.bind"),
     ("listeners.public_advertised", "listeners.public.advertised"),
@@ -39,7 +40,7 @@ const OLDER_KEYS: [(&str, &str); 5] = [
     ("listeners.http", "listeners.http.bind"),
 ];
 
-/// The key that one of the older form means.
+/// The key that a key of the older form means.
 pub(super) fn older_form(key: &str) -> Option<&'static str> {
     OLDER_KEYS
         .iter()
@@ -47,7 +48,7 @@ pub(super) fn older_form(key: &str) -> Option<&'static str> {
         .map(|(_, meant)| *meant)
 }
 
-/// How a key is written in the older form, if it can be.
+/// The key of the older form that means this key, if there is one.
 pub(super) fn in_older_form(key: &str) -> Option<&'static str> {
     OLDER_KEYS
         .iter()
@@ -55,13 +56,13 @@ pub(super) fn in_older_form(key: &str) -> Option<&'static str> {
         .map(|(older, _)| *older)
 }
 
-/// The listener that a key `listeners.NAME.WHAT` is about.
+/// The name in a key `listeners.NAME.FIELD`.
 pub(super) fn listener_of(key: &str) -> Option<&str> {
     let (name, _) = key.strip_prefix("listeners.")?.split_once('.')?;
     Some(name)
 }
 
-/// What is wrong with a listener's name.
+/// Checks a listener's name. The error is the rest of a sentence that begins with the key.
 pub(super) fn check_name(name: &str) -> Result<(), String> {
     let is_letter = |byte: u8| byte.is_ascii_lowercase();
     let is_other = |byte: u8| byte.is_ascii_digit() || byte == b'-' || byte == b'_';
@@ -76,7 +77,7 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
     ))
 }
 
-/// Writes the listeners of a settings file that are in the older form in the newer one.
+/// Rewrites the listeners of a settings file from the older form to the newer one.
 pub(super) fn modernise(file: &mut toml::Table) {
     let Some(listeners) = file.get_mut("listeners").and_then(toml::Value::as_table_mut) else {
         return;
@@ -98,19 +99,19 @@ pub(super) fn modernise(file: &mut toml::Table) {
     }
 }
 
-/// One listener.
+/// The settings of one listener.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ListenerSetting {
-    /// What is spoken there.
+    /// The protocol of its connections.
     pub protocol: Protocol,
-    /// Where it is bound: an IP address and a port.
+    /// The IP address and port that it is bound to.
     pub bind: String,
-    /// The address that others are told; empty: `bind`.
+    /// The address that clients or other brokers are told, host:port. Empty: the same as `bind`.
     pub advertised: String,
 }
 
 impl ListenerSetting {
-    /// The address that others are told.
+    /// The address that clients or other brokers are told.
     pub fn address(&self) -> &str {
         if self.advertised.is_empty() {
             &self.bind
@@ -119,8 +120,8 @@ impl ListenerSetting {
         }
     }
 
-    /// Whether others are told an address. Of a listener of probes only when there is one for that.
-    fn is_told(&self) -> bool {
+    /// Whether the broker registers an address for this listener. An HTTP listener has one only if `advertised` is set.
+    fn is_registered(&self) -> bool {
         self.protocol != Protocol::Http || !self.advertised.is_empty()
     }
 
@@ -135,13 +136,13 @@ impl ListenerSetting {
     }
 }
 
-/// All listeners of a broker.
+/// The settings of all listeners of a broker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "BTreeMap<String, Given>")]
 #[serde(into = "BTreeMap<String, ListenerSetting>")]
 pub struct ListenerSettings(BTreeMap<String, ListenerSetting>);
 
-/// What a file says of a listener.
+/// The keys of one listener that are set.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Given {
@@ -180,7 +181,7 @@ impl Default for ListenerSettings {
 }
 
 impl ListenerSettings {
-    /// All: first those that are always there.
+    /// All listeners; first the three that every broker has.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &ListenerSetting)> {
         let always = ALWAYS.iter().map(|(name, ..)| (*name, self.always(name)));
         let is_other = |name: &str| ALWAYS.iter().all(|(always, ..)| *always != name);
@@ -192,25 +193,25 @@ impl ListenerSettings {
         self.0.get(name).expect("it is always there")
     }
 
-    /// Where clients connect.
+    /// The listener for clients that every broker has.
     pub fn public(&self) -> &ListenerSetting {
         self.always(PUBLIC)
     }
 
-    /// Where other brokers connect.
+    /// The listener for other brokers.
     pub fn internal(&self) -> &ListenerSetting {
         self.always(INTERNAL)
     }
 
-    /// Where probes and metrics are served.
+    /// The listener for probes and metrics.
     pub fn http(&self) -> &ListenerSetting {
         self.always(HTTP)
     }
 
-    /// The listeners beside `public` and `internal` that others are told of.
-    pub fn others_told(&self) -> impl Iterator<Item = (&str, &ListenerSetting)> {
+    /// The listeners, other than `public` and `internal`, for which the broker registers an endpoint.
+    pub fn others_registered(&self) -> impl Iterator<Item = (&str, &ListenerSetting)> {
         self.iter()
-            .filter(|(name, listener)| ![PUBLIC, INTERNAL].contains(name) && listener.is_told())
+            .filter(|(name, listener)| ![PUBLIC, INTERNAL].contains(name) && listener.is_registered())
     }
 
     pub(super) fn check(&self, problems: &mut Vec<Problem>) {
@@ -261,8 +262,9 @@ impl ListenerSettings {
                         format!("is {advertised:?}, must be host:port: {why}"),
                     );
                 }
-            } else if listener.is_told() && address.is_ok_and(|address| address.ip().is_unspecified()) {
-                let message = format!("is required, because listeners.{name} is {bind}, which nobody can connect to");
+            } else if listener.is_registered() && address.is_ok_and(|address| address.ip().is_unspecified()) {
+                let message =
+                    format!("is required, because listeners.{name} is {bind}, which is not an address to connect to");
                 problem(name, "advertised", message);
             }
         }
@@ -273,7 +275,7 @@ impl ListenerSettings {
     }
 }
 
-/// A key of a listener.
+/// One key of a listener.
 struct Field {
     name: &'static str,
     default: &'static str,
@@ -287,24 +289,25 @@ const FIELDS: [Field; 3] = [
         name: "protocol",
         default: "grpc",
         bound: Bound::one_of(Protocol::NAMES),
-        documentation: "What is spoken there: `grpc` for clients (package jangada.v1), `internal` for other brokers, `http` for \
-                        /metrics, /livez and /readyz. `public` is grpc, `internal` internal and `http` http.",
+        documentation: "The protocol: `grpc` for clients (package jangada.v1), `internal` for other brokers, `http` for /metrics, \
+                        /livez and /readyz. Of the listeners `public`, `internal` and `http` it is fixed: grpc, internal and http.",
         value: |listener| listener.protocol.name().to_owned(),
     },
     Field {
         name: "bind",
         default: "",
         bound: Bound::said("an IP address and a port"),
-        documentation: "Where it is bound. Required, but for `public` (127.0.0.1:9400), `internal` (127.0.0.1:9440) and `http` \
-                        (127.0.0.1:9480).",
+        documentation: "The address to bind. Required, except for `public` (127.0.0.1:9400), `internal` (127.0.0.1:9440) and \
+                        `http` (127.0.0.1:9480).",
         value: |listener| listener.bind.clone(),
     },
     Field {
         name: "advertised",
         default: "",
         bound: Bound::said("empty, or host:port"),
-        documentation: "The address that others are told: clients that came by a listener of this name, of `internal` the other \
-                        brokers. Empty: `bind`; of protocol `http`: none.",
+        documentation: "The address that this broker registers in the metadata. Clients are told it if they connected to a listener \
+                        of this name on any broker; that of `internal` is for the other brokers. Empty: the same as `bind`, or, \
+                        with protocol `http`, none.",
         value: |listener| listener.advertised.clone(),
     },
 ];
@@ -325,15 +328,15 @@ impl Field {
 impl Section for ListenerSettings {
     fn documentation() -> String {
         join_documentation(&[
-            "Where the broker listens: a table `[listeners.NAME]` for each listener.",
-            "`public` (clients), `internal` (other brokers; clients are refused there; keep it inside the cluster's network) and",
-            "`http` are always there. Others may be added, also of the same protocol: such as one for clients inside the network",
-            "and one for those outside, each of which is told the addresses of the listener by whose name it came, at all brokers",
-            "(of a broker without such a listener the public address). A bind address is an IP address and a port, an advertised",
-            "one host:port; where it is not given, the bind address must be one that others can reach.",
-            "Names: 1 to 32 of a-z, 0-9, - and _, a letter first; in a variable: `JANGADA__LISTENERS__NAME__BIND`.",
+            "The addresses where the broker listens: a table `[listeners.NAME]` for each listener.",
+            "Every broker has `public` (for clients), `internal` (for other brokers; clients are refused there; keep it inside the",
+            "cluster's network) and `http` (probes and metrics). Others may be added, also of the same protocol: such as one for",
+            "clients inside the network and one for clients outside. A client is told the brokers' addresses of the listener by whose",
+            "name it connected (of a broker without such a listener, the public address). `bind` is an IP address and a port,",
+            "`advertised` is host:port; if `advertised` is not set, `bind` must be an address that others can reach.",
+            "A name has 1 to 32 of a-z, 0-9, - and _, and begins with a letter; in a variable: `JANGADA__LISTENERS__NAME__BIND`.",
             "`public`, `internal` and `http` may also be written as `listeners.public = \"IP:PORT\"` and",
-            "`listeners.public_advertised = \"HOST:PORT\"`, as before there were others; not in both forms.",
+            "`listeners.public_advertised = \"HOST:PORT\"`, an older form. One listener must not be written in both forms.",
         ])
     }
 
@@ -354,11 +357,11 @@ impl Section for ListenerSettings {
         self.iter().flat_map(of_listener).collect()
     }
 
-    /// All are said in words, and checked together.
+    /// Does nothing: [`ListenerSettings::check`] checks all bounds, since they depend on other keys.
     fn check_bounds(&self, _prefix: &str, _problems: &mut Vec<Problem>) {}
 }
 
-/// Checks the form host:port; the host may be a name, an IPv4 address or an IPv6 address in brackets.
+/// Checks an address host:port, whose host is a name, an IPv4 address, or an IPv6 address in brackets.
 pub(super) fn check_address(text: &str) -> Result<(), &'static str> {
     let (host, port) = text.rsplit_once(':').ok_or("the port is missing")?;
     match port.parse::<u16>() {

@@ -1,4 +1,4 @@
-//! Puts the layers together: defaults, file, environment, flags.
+//! Merges the layers of settings: defaults, file, environment, flags.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use super::{BrokerSettings, Problem, Section, SettingsError, listeners};
 /// Variables that begin with this set a key: `JANGADA__RAFT__HEARTBEAT_MS` sets `raft.heartbeat_ms`.
 pub const ENVIRONMENT_PREFIX: &str = "JANGADA__";
 
-/// Where settings come from, besides the defaults.
+/// The layers of settings above the defaults. Later ones override earlier ones, key by key.
 #[derive(Clone, Debug, Default)]
 pub struct Layers {
-    /// A TOML file.
+    /// The path of a TOML file.
     pub file: Option<PathBuf>,
     /// Environment variables; those without [`ENVIRONMENT_PREFIX`] are ignored.
     pub environment: Vec<(String, String)>,
@@ -25,9 +25,9 @@ pub struct Layers {
 /// Settings that passed every check.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    /// The settings.
+    /// The merged and checked settings.
     pub settings: BrokerSettings,
-    /// Where the keys that are not at their default were set.
+    /// The place where each key that does not have its default was set.
     places: BTreeMap<String, String>,
 }
 
@@ -36,23 +36,23 @@ pub struct Loaded {
 pub struct Row {
     /// The key, `section.key`.
     pub key: String,
-    /// Its value, as TOML text.
+    /// The value as TOML text.
     pub value: String,
     /// The value with its unit, for people: `604800000 (7d)`.
     #[serde(skip)]
     pub readable: String,
-    /// Its default, as TOML text.
+    /// The default as TOML text.
     pub default: String,
     /// The values that are allowed.
     pub bound: String,
-    /// Where the value was set: `default`, `FILE:LINE`, a variable, a flag.
+    /// Where the value was set: `default`, `FILE:LINE`, a variable, or a flag.
     pub source: String,
-    /// What it does.
+    /// What the setting does.
     pub documentation: String,
 }
 
 impl Layers {
-    /// A file, the process's own environment, and flags.
+    /// A file, the environment of this process, and flags.
     pub fn of_process(file: Option<&Path>, flags: &[String]) -> Layers {
         let variables = std::env::vars_os().map(|(name, value)| {
             (
@@ -142,8 +142,8 @@ impl Layers {
         })
     }
 
-    /// A relative path starts at the settings file's directory, so that a directory with both can be moved and used
-    /// from anywhere.
+    /// Resolves a relative path against the settings file's directory, so that a directory with the file and the data can be moved,
+    /// and used from any working directory.
     fn beside_file(&self, path: &Path) -> PathBuf {
         let directory = self.file.as_deref().and_then(Path::parent);
         directory.map_or_else(|| path.to_owned(), |directory| directory.join(path))
@@ -215,7 +215,7 @@ impl Places {
     }
 }
 
-/// Values by key, to be laid over what comes before.
+/// A layer of these values, to be added above the earlier ones.
 fn layer<V: Into<config::Value>>(values: impl IntoIterator<Item = (String, V)>) -> Result<Config, ConfigError> {
     let mut layer = Config::builder();
     for (key, value) in values {

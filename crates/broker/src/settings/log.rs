@@ -1,18 +1,18 @@
-//! What a broker logs.
+//! Settings of the broker's own log lines.
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
 use super::{Kind, Problem, Setting};
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// Lines to be read by people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -30,13 +30,13 @@ impl Setting for LogFormat {
 }
 
 settings! {
-    /// What the broker logs, to its standard error.
+    /// The broker's log lines, which go to its standard error.
     LogSettings {
         keys {
-            /// How log lines look.
+            /// The format of log lines: for people, or one JSON object per line.
             format: LogFormat = LogFormat::Text, one_of(&["text", "json"]);
-            /// Which lines: a level, or directives such as `info,jangada_replication=debug`. openraft warns of each call that a
-            /// dead broker does not answer.
+            /// Which lines are written: a level, or directives such as `info,jangada_replication=debug`. openraft would warn of
+            /// each call that a dead broker does not answer, so by default only its errors are shown.
             filter: String = "info,openraft=error".to_owned(), said("directives of tracing's EnvFilter");
         }
         sections {}

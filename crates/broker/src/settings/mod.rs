@@ -1,4 +1,4 @@
-//! A broker's settings: what exists, where values come from, and what is refused.
+//! A broker's settings: their declarations, their sources, and their checks.
 //!
 //! Each section is one file, and each key is declared once, with its documentation, default and bound, by the macro
 //! in [`schema`]. The struct, its defaults, the check of bounds, the table of `server check-config` and

@@ -1,4 +1,4 @@
-//! The whole of a broker's settings: who it is, and the sections.
+//! The top level of a broker's settings: its identity, and the sections.
 
 use std::path::PathBuf;
 
@@ -8,56 +8,56 @@ use super::{
     listeners,
 };
 
-/// Seeds that one broker may list.
+/// The most seeds that a broker may list.
 const SEEDS_MAX: usize = 100;
 
 settings! {
-    /// Who the broker is and where its data lies.
+    /// The broker's identity, its data directory and its cluster.
     BrokerSettings {
         keys {
-            /// The broker's id, unique in the cluster and for good: the data directory remembers it. Required.
+            /// The broker's id, unique in the cluster. It is stored in the data directory and cannot be changed later. Required.
             broker_id: u32 = 0, range(1, 2_147_483_647);
-            /// The directory for everything that the broker keeps. A relative path starts at the settings file's
-            /// directory (without a file: at the working directory). Required.
+            /// The directory for all data of the broker. A relative path is relative to the settings file's directory (without a
+            /// file: to the working directory). Required.
             data_dir: PathBuf = PathBuf::new(), said("a directory that belongs to this broker alone");
-            /// The failure domain (rack, zone) that replicas are spread over. Empty: none.
+            /// The failure domain (rack, zone) of the broker; the replicas of a partition are spread over racks. Empty: none.
             rack: String = String::new(), said("at most 255 bytes");
-            /// Internal addresses (host:port) of the brokers that form the cluster, the same list on each of them; the
-            /// first of them that reaches all the others forms it. A broker that joins later lists any live ones. A
-            /// cluster of one lists its own internal address. Required.
+            /// Internal addresses (host:port) of the brokers that form the cluster, the same list on each of them. The first of
+            /// them that reaches all the others forms the cluster. A broker that joins later lists any live brokers. A cluster of
+            /// one lists its own internal address. Required.
             seeds: Vec<String> = Vec::new(), said("1 to 100 addresses host:port, none twice");
         }
         sections {
-            /// Where it listens.
+            /// The addresses where the broker listens.
             listeners: ListenerSettings;
             /// Timing of replication.
             raft: RaftSettings;
-            /// What the brokers see to together.
+            /// Defaults and limits of the cluster.
             cluster: ClusterSettings;
             /// Memory and disk of the store.
             storage: StorageSettings;
-            /// Damage on the disk: how it is looked for, and what is done about it.
+            /// Detection and repair of damaged data.
             repair: RepairSettings;
-            /// What clients may ask for at once.
+            /// Limits of what clients may use at once.
             limits: LimitSettings;
             /// Defaults of producing.
             produce: ProduceSettings;
-            /// Consumer groups.
+            /// Timing of consumer groups.
             groups: GroupSettings;
-            /// When old records go.
+            /// Timing of retention.
             retention: RetentionSettings;
-            /// What `/metrics` shows of what there may be many of.
+            /// Limits of the number of series in `/metrics`.
             metrics: MetricsSettings;
-            /// How it stops.
+            /// Timing of a clean stop.
             shutdown: ShutdownSettings;
-            /// What it logs.
+            /// The broker's log lines.
             log: LogSettings;
         }
     }
 }
 
 impl BrokerSettings {
-    /// Everything that is wrong with the values, bounds and relations.
+    /// All problems of the values: those out of bounds, and those that contradict each other.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         self.check_bounds("", &mut problems);

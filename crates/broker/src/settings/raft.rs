@@ -5,17 +5,17 @@ use std::time::Duration;
 use super::Problem;
 
 settings! {
-    /// Timing of replication. All brokers of a cluster must have the same timing: a follower waits for the
-    /// longest election time-out after the last heartbeat before it stands for election.
+    /// Timing of replication. All brokers of a cluster must have the same timing: a follower waits for the longest election
+    /// timeout after the last heartbeat before it stands for election.
     RaftSettings {
         keys {
-            /// Interval of the leaders' heartbeats, milliseconds. Shorter costs idle CPU for each partition.
+            /// Interval of the leaders' heartbeats, milliseconds. A shorter one costs more idle CPU per partition.
             heartbeat_ms: u64 = 200, range(100, 10_000);
-            /// The shortest time without a heartbeat after which a follower may stand for election, milliseconds. At
-            /// least twice `heartbeat_ms`.
+            /// The shortest election timeout, milliseconds: the time without a heartbeat after which a follower may stand for
+            /// election. At least twice `heartbeat_ms`.
             election_timeout_min_ms: u64 = 400, range(50, 60_000);
-            /// The longest such time, milliseconds; also the leader's lease. Above `election_timeout_min_ms`, so that
-            /// followers rarely stand at once: two of three that do elect nobody, and wait again.
+            /// The longest election timeout, milliseconds; also the leader's lease. Above `election_timeout_min_ms`, so that
+            /// followers rarely stand at the same time, which splits the vote and costs another timeout.
             election_timeout_max_ms: u64 = 900, range(60, 120_000);
         }
         sections {}
@@ -23,7 +23,7 @@ settings! {
 }
 
 impl RaftSettings {
-    /// A leader that no quorum answered for so long may have a successor.
+    /// The time without an answer from a quorum after which a leader may have been replaced.
     pub(crate) fn quorum_timeout(&self) -> Duration {
         Duration::from_millis(2 * self.election_timeout_max_ms + self.heartbeat_ms)
     }

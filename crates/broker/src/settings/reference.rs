@@ -1,4 +1,4 @@
-//! `docs/settings.md`, made from the declarations; a test holds the file equal to it.
+//! Generates `docs/settings.md` from the declarations; a test checks that the file is up to date.
 
 use std::fmt::Write as _;
 
@@ -15,9 +15,9 @@ Made from the declarations in `crates/broker/src/settings` by `jangada server re
 A broker takes its settings from, later ones winning: the defaults below, a TOML file (`jangada server --config FILE`), the environment
 (`JANGADA__SECTION__KEY`, such as `JANGADA__RAFT__HEARTBEAT_MS=150`; lists separated by commas), and flags (`--set section.key=value`).
 A time or a size may have a unit: `\"7d\"`, `\"1h30min\"`, `\"500ms\"`, `\"1GiB\"` (quoted in a file; without a unit the number is
-milliseconds or bytes, as the key's name says). Times have ms, s, min, h, d and w; sizes B, KiB, MiB, GiB, TiB, PiB (powers of 1024) and
-kB, MB, GB, TB, PB (powers of 1000). Others, such as `5m` or `1G`, are refused: they mean different things to different people.
-An unknown key, a value out of bounds and values that contradict each other are refused, each with the place it came from.
+milliseconds or bytes, as the key's name says). Units of time are ms, s, min, h, d and w; of size B, KiB, MiB, GiB, TiB, PiB (powers of
+1024) and kB, MB, GB, TB, PB (powers of 1000). Others, such as `5m` or `1G`, are refused because they are ambiguous.
+An unknown key, a value out of bounds and values that contradict each other are refused, each with the place where it was set.
 `jangada server check-config FILE` checks a file and shows every setting with its source.
 ";
 
@@ -48,7 +48,7 @@ fn inner<S: Section>(text: &mut String, name: &str) {
     section(text, &format!("`[{name}]`"), &S::documentation(), S::keys(""));
 }
 
-/// ` (7d)`, behind a default that is a time or a size.
+/// The default with its unit, such as ` (7d)`, if it is a time or a size; otherwise empty.
 fn default_with_unit(key: &Key) -> String {
     let readable = key
         .default

@@ -1,15 +1,14 @@
-//! When old records go.
+//! Settings of the timing of retention.
 
 settings! {
-    /// When old records go. How long they are kept is each topic's own setting.
+    /// Timing of retention. How long records are kept is a setting of each topic (`retention.ms`, `retention.bytes`).
     RetentionSettings {
         keys {
-            /// How often a leader looks for records that `retention.ms` and `retention.bytes` allow to drop,
-            /// milliseconds.
+            /// How often a leader checks for records that `retention.ms` and `retention.bytes` allow it to delete, milliseconds.
             check_interval_ms: u64 = 5_000, range(100, 3_600_000);
-            /// How long this broker must have seen its wall clock, without a step of more than a minute and in agreement with
-            /// most of the live brokers, before it drops records or forgets producers by time, milliseconds. What is kept for less
-            /// waits for only as long as that. A wrong clock leaves this time in which somebody can notice.
+            /// How long this broker must have observed its wall clock, without a step of more than a minute and in agreement with
+            /// most of the live brokers, before it deletes records or expires producers by time, milliseconds. Data that is kept
+            /// for a shorter time waits only for that time. Operators have this long to notice a wrong clock.
             steady_clock_ms: u64 = 3_600_000, range(0, 86_400_000);
         }
         sections {}

@@ -1,22 +1,22 @@
-//! What a setting is, and the macro that declares a section of them.
+//! The declaration of settings, and the macro that declares a section of them.
 //!
-//! A section is a struct whose fields carry a documentation, a default and a bound. From it the macro makes the
-//! struct with serde (unknown fields refused, missing ones at their default), `Default`, and [`Section`], which lists
-//! the keys and checks the bounds.
+//! A section is a struct whose fields have a documentation, a default and a bound. From such a declaration the macro makes the
+//! struct, serde's implementations (unknown fields are refused, missing ones get their default), `Default`, and [`Section`], which
+//! lists the keys and checks the bounds.
 
 use jangada_types::Quantity;
 use jangada_types::units::annotated;
 
 use super::error::Problem;
 
-/// What kind of value a key takes in a TOML file.
+/// The TOML type of a key's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A whole number, not negative.
+    /// A whole number that is not negative.
     Integer,
-    /// A string.
+    /// A TOML string.
     Text,
-    /// An array of strings. In the environment and in flags: separated by commas.
+    /// An array of strings. In variables and flags they are separated by commas.
     List,
 }
 
@@ -38,7 +38,7 @@ pub enum Bound {
     Range(u64, u64),
     /// One of these words.
     OneOf(&'static [&'static str]),
-    /// Said in words; checked by the section's own `check`.
+    /// A bound in words, which the section's own `check` enforces.
     Said(&'static str),
 }
 
@@ -47,18 +47,18 @@ pub enum Bound {
 pub struct Key {
     /// The full key, `section.key`.
     pub name: String,
-    /// What kind of value it takes.
+    /// The type of its value.
     pub kind: Kind,
     /// The default as TOML text; empty strings and lists that must be set show as `""` and `[]`.
     pub default: String,
-    /// Which values are allowed.
+    /// The values that are allowed.
     pub bound: Bound,
-    /// What it does, with its unit.
+    /// What the setting does, with its unit.
     pub documentation: String,
 }
 
 impl Key {
-    /// What the value counts, if it is a time or a size: then it may be written with a unit.
+    /// Whether the value is a time or a size, and so may be written with a unit.
     pub fn quantity(&self) -> Option<Quantity> {
         match self.kind {
             Kind::Integer => Quantity::of_key(&self.name),
@@ -89,7 +89,7 @@ impl Key {
         }
     }
 
-    /// Reads a whole number of this key, perhaps with a unit. The error is to be read after the key.
+    /// Parses a whole number for this key, with or without a unit. The error is the rest of a sentence that begins with the key.
     pub(super) fn number(&self, text: &str) -> Result<u64, String> {
         let number = match self.quantity() {
             Some(quantity) => quantity.parse(text).map_err(|error| error.to_string())?,
@@ -141,13 +141,13 @@ impl Bound {
 
 /// A type that a setting can have.
 pub trait Setting {
-    /// What it looks like in TOML.
+    /// The TOML type.
     fn kind(&self) -> Kind;
 
-    /// As TOML text.
+    /// The value as TOML text.
     fn show(&self) -> String;
 
-    /// As a number, for bounds.
+    /// The value as a number, if a [`Bound::Range`] may be declared for it.
     fn number(&self) -> Option<u64> {
         None
     }
@@ -204,19 +204,20 @@ impl Setting for Vec<String> {
     }
 }
 
-/// A section: its keys, its values, its checks.
+/// A section of settings.
 pub trait Section: Default {
-    /// What the section is about.
+    /// The documentation of the section as a whole.
     fn documentation() -> String;
 
-    /// The declarations, `prefix` (ending in a dot, or empty) before each name; own keys first, then each inner
-    /// section's.
+    /// The declarations, with `prefix` (empty, or ending in a dot) before each name: the section's own keys, then those of each
+    /// inner section.
     fn keys(prefix: &str) -> Vec<Key>;
 
-    /// Each setting with its value as TOML text, in the order of `keys`. What a key declares for all names is there for each.
+    /// Each setting with its value as TOML text, in the order of `keys`. A key that is declared once for all listeners is listed
+    /// for each of them.
     fn shown(&self, prefix: &str) -> Vec<(Key, String)>;
 
-    /// Adds what is out of bounds.
+    /// Adds a problem for each value that is out of bounds.
     fn check_bounds(&self, prefix: &str, problems: &mut Vec<Problem>);
 }
 

@@ -1,12 +1,12 @@
-//! How a broker stops.
+//! Settings of a clean stop.
 
 settings! {
-    /// How a broker stops on SIGTERM: it hands its leaderships over, answers what is in flight, and ends.
+    /// Timing of a clean stop, on SIGTERM: the broker hands over its leaderships, answers the calls in flight, and ends.
     ShutdownSettings {
         keys {
-            /// How long handing leaderships over may take, milliseconds.
+            /// How long the hand-over of leaderships may take, milliseconds.
             transfer_ms: u64 = 5_000, range(0, 600_000);
-            /// How long answering what is in flight may take after that, milliseconds.
+            /// How long the calls in flight may take after that, milliseconds.
             drain_ms: u64 = 5_000, range(0, 600_000);
         }
         sections {}

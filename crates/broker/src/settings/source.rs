@@ -1,4 +1,4 @@
-//! One layer's keys, checked against the declared ones before the layers are merged, so that an error can name the
+//! Checks the keys and values of one layer against the declarations before the layers are merged, so that an error can name the
 //! place.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 use super::listeners::{self, ANY_NAME};
 use super::{Bound, Key, Kind, Problem};
 
-/// The declared keys, and the sections they are in.
+/// All declared keys, by name.
 pub(super) struct Declared {
     keys: BTreeMap<String, Key>,
 }
@@ -20,7 +20,7 @@ impl Declared {
         }
     }
 
-    /// The declaration of a key, which may be that of all listeners or one of the older form.
+    /// The declaration of a key, which may name a listener and may be in the older form.
     fn key(&self, name: &str) -> Option<&Key> {
         let name = listeners::older_form(name).unwrap_or(name);
         self.keys.get(&of_any_name(name))
@@ -45,8 +45,8 @@ impl Declared {
         Problem::new(key, message).at(place)
     }
 
-    /// The declared key or section that was probably meant: the same last part in another section, or a few letters
-    /// away.
+    /// The declared key or section that was probably meant: one with the same last part in another section, or the one with the
+    /// smallest edit distance.
     fn nearest(&self, key: &str) -> Option<&str> {
         let last = |name: &str| name.rsplit('.').next().map(str::to_owned);
         if let Some(elsewhere) = self.keys.keys().find(|name| last(name) == last(key)) {
@@ -63,7 +63,7 @@ impl Declared {
         (distance <= key.len().div_ceil(3)).then_some(nearest)
     }
 
-    /// The value that a variable or a flag gives to a key.
+    /// Parses the value of a variable or a flag for a key.
     pub(super) fn parse(&self, key: &str, text: &str, place: &str) -> Result<config::Value, Problem> {
         let declared = self.key(key).ok_or_else(|| self.unknown(key, place))?;
         check_name(key).map_err(|message| Problem::new(key, message).at(place))?;
@@ -101,10 +101,10 @@ impl Declared {
     }
 }
 
-/// What a document was found to have.
+/// The keys of a document, and its problems.
 #[derive(Default)]
 pub(super) struct Checked {
-    /// Where each key stands.
+    /// The place of each key, `FILE:LINE`.
     pub(super) places: BTreeMap<String, String>,
     /// The keys whose value is a string with a unit, as numbers.
     pub(super) with_units: BTreeMap<String, u64>,
@@ -123,7 +123,7 @@ impl Walk<'_> {
         for (name, value) in table.iter() {
             let key = format!("{prefix}{}", name.get_ref());
             let place = format!("{}:{}", self.file, line_of(self.text, name.span().start));
-            // A table is a listener's, whatever else its name may mean.
+            // In the older form `listeners.public` is a key, but a table of that name is the newer form.
             let declared = self.declared.key(&key);
             let declared =
                 declared.filter(|_| !matches!(value.get_ref(), DeValue::Table(_)) || !self.declared.has_section(&key));
@@ -160,7 +160,7 @@ impl Walk<'_> {
     }
 }
 
-/// The key with what stands for a listener's name in its place.
+/// The key with [`ANY_NAME`] in place of a listener's name, as it is declared.
 fn of_any_name(key: &str) -> String {
     match listeners::listener_of(key) {
         Some(name) => key.replacen(&format!("listeners.{name}."), &format!("listeners.{ANY_NAME}."), 1),
@@ -188,7 +188,7 @@ fn mismatch(declared: &Key, value: &DeValue<'_>) -> Option<String> {
     (!fits).then(|| format!("has a value of the wrong type, must be a TOML {}", declared.kind.name()))
 }
 
-/// Why a text is not one of the words that the key takes.
+/// The problem of a text that is not one of the words that the key allows, if it is not.
 fn not_a_word(declared: &Key, text: &str) -> Option<String> {
     match &declared.bound {
         Bound::OneOf(words) if !words.contains(&text) => {
@@ -205,7 +205,7 @@ fn line_of(text: &str, position: usize) -> usize {
         .count()
 }
 
-/// Levenshtein's distance, over bytes: keys are ASCII.
+/// The Levenshtein distance, over bytes, since keys are ASCII.
 fn edit_distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, left) in a.bytes().enumerate() {

@@ -1,4 +1,4 @@
-//! Memory and disk of the store.
+//! Settings of the store's memory and disk.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{Kind, Problem, Setting};
 
-/// When files are written past the page cache.
+/// When flushes and compactions bypass the page cache (O_DIRECT).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DirectIo {
-    /// Where the file system can do that.
+    /// Where the file system supports it.
     #[default]
     Auto,
-    /// Never.
+    /// On no file system.
     Off,
 }
 
@@ -34,41 +34,40 @@ impl Setting for DirectIo {
 }
 
 settings! {
-    /// Memory and disk of the store. One store serves all partitions of a broker; its memory is bounded by the sum of
-    /// `tail_bytes`, `memtables_bytes`, `block_cache_bytes` and what `limits` lets in.
+    /// Memory and disk of the store. One store serves all partitions of a broker. Its memory is bounded by the sum of
+    /// `tail_bytes`, `memtables_bytes`, `block_cache_bytes` and the limits of requests in `limits`.
     StorageSettings {
         keys {
-            /// Recent log entries of all partitions that are kept in memory for replication, applying and consumers at
-            /// the end, bytes. Entries that are not written yet are kept beyond it.
+            /// Size of the cache of recent log entries of all partitions, for replication, applying and consumers at the end of
+            /// the log, bytes. Entries that are not written yet are kept beyond it.
             tail_bytes: u64 = 134_217_728, range(1_048_576, 68_719_476_736);
             /// Size of one memory table, bytes. A file of the write-ahead log has about the same size.
             memtable_bytes: u64 = 67_108_864, range(1_048_576, 2_147_483_648);
-            /// All memory tables together, those being flushed included, bytes. At least twice `memtable_bytes`.
+            /// Size of all memory tables together, those being flushed included, bytes. At least twice `memtable_bytes`.
             memtables_bytes: u64 = 268_435_456, range(2_097_152, 17_179_869_184);
-            /// Cache of blocks read from disk, indexes and filters included, bytes.
+            /// Size of the cache of blocks read from disk, indexes and filters included, bytes.
             block_cache_bytes: u64 = 67_108_864, range(1_048_576, 68_719_476_736);
-            /// Total size of the write-ahead log, bytes; bounds what a restart after a crash replays. At least
-            /// `memtable_bytes`.
+            /// Total size of the write-ahead log, bytes. It bounds what a start after a crash replays. At least `memtable_bytes`.
             wal_bytes: u64 = 268_435_456, range(1_048_576, 17_179_869_184);
-            /// Old files of the write-ahead log that are kept to be written over, which makes a sync faster than in a
-            /// fresh file.
+            /// Number of old files of the write-ahead log that are kept to be overwritten: a sync of an overwritten file is faster
+            /// than one of a growing file.
             wal_recycled_files: u32 = 5, range(0, 64);
-            /// Log entries from this size on go to blob files, so that compaction does not move them, bytes.
+            /// Log entries of at least this size go to blob files, which compaction does not rewrite, bytes.
             blob_bytes_min: u64 = 2_048, range(0, 1_048_576);
-            /// Size of a blob file, bytes. Small ones mostly hold one partition and go as a whole when it is purged.
+            /// Size of a blob file, bytes. A small file mostly holds entries of one partition, and is deleted as a whole when they
+            /// are purged.
             blob_file_bytes: u64 = 16_777_216, range(1_048_576, 1_073_741_824);
-            /// Files that the store keeps open.
+            /// Number of files that the store keeps open.
             open_files_max: u32 = 2_000, range(64, 1_000_000);
-            /// The least time between two rounds that give back the space of purged records, milliseconds.
+            /// The least time between two rounds that free the space of purged records, milliseconds.
             reclaim_interval_ms: u64 = 5_000, range(100, 3_600_000);
-            /// Whether flushes and compactions write past the page cache: where the file system can do that (`auto`), or
-            /// never (`off`). With `off` the newest records that do not fit into `tail_bytes` are read from the page
-            /// cache, and writing costs about twice the CPU.
+            /// Whether flushes and compactions bypass the page cache: where the file system supports it (`auto`), or never
+            /// (`off`). With `off` the newest records that do not fit into `tail_bytes` are read from the page cache, and writing
+            /// costs about twice the CPU.
             direct_io: DirectIo = DirectIo::Auto, one_of(&["auto", "off"]);
-            /// Free space to keep on the disk, bytes. Below it, producing is refused with DISK_FULL while reading goes
-            /// on.
+            /// Free space to keep on the disk, bytes. Below it, producing is refused with DISK_FULL while reading goes on.
             disk_reserve_bytes: u64 = 1_073_741_824, range(0, 1_099_511_627_776);
-            /// Threads that read from disk.
+            /// Number of threads that read from disk.
             read_threads: u32 = 4, range(1, 64);
         }
         sections {}

@@ -354,13 +354,13 @@ fn there_may_be_more_listeners_of_one_protocol() {
     let names: Vec<&str> = listeners.iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["public", "internal", "http", "inside", "probes"]);
     let told: Vec<_> = listeners
-        .others_told()
+        .others_registered()
         .map(|(name, listener)| (name, listener.protocol.name(), listener.address()))
         .collect();
     assert_eq!(
         told,
         [("inside", "grpc", "in.example:9500")],
-        "nobody is told of probes"
+        "an HTTP listener without an advertised address is not registered"
     );
 }
 
