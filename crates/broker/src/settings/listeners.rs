@@ -56,6 +56,16 @@ pub(super) fn in_older_form(key: &str) -> Option<&'static str> {
         .map(|(older, _)| *older)
 }
 
+/// The key that a variable `LISTENERS__NAME__FIELD` sets, from its name in lower case and without the prefix of all variables. The
+/// name of the listener is all between the first and the last double underscore, since it may have double underscores itself.
+pub(super) fn key_of_variable(variable: &str) -> Option<String> {
+    let rest = variable.strip_prefix("listeners__")?;
+    FIELDS.iter().find_map(|field| {
+        let name = rest.strip_suffix(field.name)?.strip_suffix("__")?;
+        Some(format!("listeners.{name}.{}", field.name))
+    })
+}
+
 /// The name in a key `listeners.NAME.FIELD`.
 pub(super) fn listener_of(key: &str) -> Option<&str> {
     let (name, _) = key.strip_prefix("listeners.")?.split_once('.')?;
@@ -334,9 +344,12 @@ impl Section for ListenerSettings {
             "clients inside the network and one for clients outside. A client is told the brokers' addresses of the listener by whose",
             "name it connected (of a broker without such a listener, the public address). `bind` is an IP address and a port,",
             "`advertised` is host:port; if `advertised` is not set, `bind` must be an address that others can reach.",
-            "A name has 1 to 32 of a-z, 0-9, - and _, and begins with a letter; in a variable: `JANGADA__LISTENERS__NAME__BIND`.",
+            "A name has 1 to 32 of a-z, 0-9, - and _, and begins with a letter. The variables of a listener are",
+            "`JANGADA__LISTENERS__NAME__BIND` and so on, with the name in upper or lower case and each - and _ in it as it is. Shells",
+            "and systemd cannot set a variable with - in its name (`env`, Docker and Kubernetes can): there, use names without it.",
             "`public`, `internal` and `http` may also be written as `listeners.public = \"IP:PORT\"` and",
-            "`listeners.public_advertised = \"HOST:PORT\"`, an older form. One listener must not be written in both forms.",
+            "`listeners.public_advertised = \"HOST:PORT\"`, an older form. Neither the file nor the environment nor the flags may have",
+            "one listener in both forms; a later layer overrides an earlier one whichever form they have.",
         ])
     }
 

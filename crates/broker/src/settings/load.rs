@@ -89,7 +89,7 @@ impl Layers {
                 .check_file(&text, &path.display().to_string())
                 .map_err(syntax)?;
             problems.extend(checked.problems);
-            places.extend(checked.places);
+            problems.extend(places.add_layer(checked.places));
             let mut document: toml::Table = text.parse().map_err(syntax)?;
             listeners::modernise(&mut document);
             builder = builder.add_source(File::from_str(&document.to_string(), FileFormat::Toml));
@@ -97,20 +97,23 @@ impl Layers {
         }
 
         let mut variables = Vec::new();
+        let mut layer_places = BTreeMap::new();
         for (name, value) in &self.environment {
             let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX) else {
                 continue;
             };
-            let key = rest.to_lowercase().replace("__", ".");
+            let key = key_of_variable(rest);
             let place = format!("environment {name}");
             match declared.parse(&key, value, &place) {
                 Ok(value) => variables.push((meant(&key), value)),
                 Err(problem) => problems.push(problem),
             }
-            places.insert(key, place);
+            layer_places.insert(key, place);
         }
         builder = builder.add_source(layer(variables)?);
+        problems.extend(places.add_layer(layer_places));
 
+        let mut layer_places = BTreeMap::new();
         for flag in &self.flags {
             let place = format!("flag --set {flag}");
             let Some((key, value)) = flag.split_once('=') else {
@@ -121,10 +124,10 @@ impl Layers {
                 Ok(value) => builder = builder.set_override(meant(key.trim()), value)?,
                 Err(problem) => problems.push(problem),
             }
-            places.insert(key.trim().to_owned(), place);
+            layer_places.insert(key.trim().to_owned(), place);
         }
+        problems.extend(places.add_layer(layer_places));
 
-        problems.extend(places.in_both_forms());
         if !problems.is_empty() {
             return Err(SettingsError::Invalid(problems));
         }
@@ -132,13 +135,14 @@ impl Layers {
         problems = settings.problems();
         if !problems.is_empty() {
             return Err(SettingsError::Invalid(
-                problems.into_iter().map(|problem| places.told(problem)).collect(),
+                problems.into_iter().map(|problem| places.locate(problem)).collect(),
             ));
         }
         settings.data_dir = self.beside_file(&settings.data_dir);
+        let places = places.by_key.into_iter().map(|(key, written)| (key, written.place));
         Ok(Loaded {
             settings,
-            places: places.by_key,
+            places: places.collect(),
         })
     }
 
@@ -150,67 +154,76 @@ impl Layers {
     }
 }
 
+/// The key that a variable sets, from its name without [`ENVIRONMENT_PREFIX`].
+fn key_of_variable(name: &str) -> String {
+    let name = name.to_lowercase();
+    listeners::key_of_variable(&name).unwrap_or_else(|| name.replace("__", "."))
+}
+
 /// The key that is meant: another one only where there is an older form.
 fn meant(key: &str) -> String {
     listeners::older_form(key).unwrap_or(key).to_owned()
 }
 
-/// Where keys were set, last.
+/// The problems of one layer that has a listener in the older and in the newer form: which of them is meant would be a guess.
+fn in_both_forms(layer: &BTreeMap<String, String>) -> Vec<Problem> {
+    let older_of = |listener: &str| {
+        layer.iter().find(|(key, _)| {
+            let meant = listeners::older_form(key);
+            meant.is_some_and(|meant| listeners::listener_of(meant) == Some(listener))
+        })
+    };
+    let twice = layer.iter().filter_map(|(key, place)| {
+        let (older, older_place) = older_of(listeners::listener_of(key)?)?;
+        let message = format!(
+            "and `{older}` ({older_place}) are the newer and the older form of settings of one listener: use one of the forms"
+        );
+        Some(Problem::new(key, message).at(place))
+    });
+    twice.collect()
+}
+
+/// How a key was written where it was set last.
+struct Written {
+    /// The key in the form in which it was written.
+    key: String,
+    place: String,
+}
+
+/// Where keys were set last, by the key that is meant.
 #[derive(Default)]
 struct Places {
-    /// By the key that is meant.
-    by_key: BTreeMap<String, String>,
-    /// As they were written: where, and what is meant.
-    written: BTreeMap<String, (String, String)>,
+    by_key: BTreeMap<String, Written>,
 }
 
 impl Places {
-    fn insert(&mut self, key: String, place: String) {
-        let meant = meant(&key);
-        self.by_key.insert(meant.clone(), place.clone());
-        self.written.insert(key, (place, meant));
+    /// Adds a layer, given by its keys as they are written and their places, above the earlier ones. Returns the problems of keys
+    /// that do not go together.
+    fn add_layer(&mut self, layer: BTreeMap<String, String>) -> Vec<Problem> {
+        let problems = in_both_forms(&layer);
+        let written = layer
+            .into_iter()
+            .map(|(key, place)| (meant(&key), Written { key, place }));
+        self.by_key.extend(written);
+        problems
     }
 
-    fn extend(&mut self, places: BTreeMap<String, String>) {
-        for (key, place) in places {
-            self.insert(key, place);
+    /// Whether a key of this listener was set last in the older form.
+    fn is_in_older_form(&self, listener: &str) -> bool {
+        let mut keys = self.by_key.iter();
+        keys.any(|(meant, written)| *meant != written.key && listeners::listener_of(meant) == Some(listener))
+    }
+
+    /// Adds to a problem the place where its key was set, and names the key as it was written there. A key that was not set is
+    /// named in the form in which its listener was written.
+    fn locate(&self, problem: Problem) -> Problem {
+        if let Some(Written { key, place }) = self.by_key.get(&problem.key) {
+            return Problem::new(key, problem.message).at(place);
         }
-    }
-
-    /// The key of a listener that is written in the older form.
-    fn older_of(&self, listener: &str) -> Option<(&String, &String)> {
-        let mut written = self.written.iter();
-        written.find_map(|(key, (place, meant))| {
-            let is_of = key != meant && listeners::listener_of(meant) == Some(listener);
-            is_of.then_some((key, place))
-        })
-    }
-
-    /// Listeners that are written in the older form and in the newer one: nobody could tell which is meant.
-    fn in_both_forms(&self) -> Vec<Problem> {
-        let newer = self.written.iter().filter(|(key, (_, meant))| *key == meant);
-        let twice = newer.filter_map(|(key, (place, _))| {
-            let (older, older_place) = self.older_of(listeners::listener_of(key)?)?;
-            let message = format!(
-                "and `{older}` ({older_place}) are the newer and the older form of settings of one listener: use one of the forms"
-            );
-            Some(Problem::new(key, message).at(place))
-        });
-        twice.collect()
-    }
-
-    /// A problem with its place, and its key as it is written.
-    fn told(&self, problem: Problem) -> Problem {
-        let place = self.by_key.get(&problem.key).cloned().unwrap_or_default();
-        let is_older = listeners::listener_of(&problem.key).is_some_and(|name| self.older_of(name).is_some());
-        let key = match listeners::in_older_form(&problem.key) {
-            Some(older) if is_older => older.to_owned(),
-            _ => problem.key,
-        };
-        Problem {
-            key,
-            message: problem.message,
-            place,
+        let is_older = listeners::listener_of(&problem.key).is_some_and(|name| self.is_in_older_form(name));
+        match listeners::in_older_form(&problem.key) {
+            Some(older) if is_older => Problem::new(older, problem.message),
+            _ => problem,
         }
     }
 }

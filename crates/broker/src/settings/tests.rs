@@ -324,6 +324,89 @@ fn later_layers_win_over_a_listener_in_either_form() {
 }
 
 #[test]
+fn a_layer_overrides_another_one_that_has_the_other_form_of_a_listener() {
+    let public = |scenario: &Scenario| scenario.accepted().settings.listeners.public().clone();
+    let older = || {
+        Scenario::new(&format!(
+            "{MINIMAL}[listeners]\npublic = \"0.0.0.0:1\"\npublic_advertised = \"a.example:1\"\n"
+        ))
+    };
+    let changed = older()
+        .variable("JANGADA__LISTENERS__PUBLIC__BIND", "0.0.0.0:2")
+        .flag("listeners.public.advertised=b.example:2");
+    assert_eq!(
+        (public(&changed).bind.as_str(), public(&changed).address()),
+        ("0.0.0.0:2", "b.example:2")
+    );
+    let half = older().variable("JANGADA__LISTENERS__PUBLIC__BIND", "0.0.0.0:2");
+    assert_eq!(
+        (public(&half).bind.as_str(), public(&half).address()),
+        ("0.0.0.0:2", "a.example:1")
+    );
+    let rows = half.accepted().rows();
+    let bind = rows.iter().find(|row| row.key == "listeners.public.bind");
+    assert_eq!(
+        bind.expect("the key has a row").source,
+        "environment JANGADA__LISTENERS__PUBLIC__BIND"
+    );
+    let newer = Scenario::new(&format!("{MINIMAL}[listeners.public]\nbind = \"0.0.0.0:1\"\n"))
+        .variable("JANGADA__LISTENERS__PUBLIC_ADVERTISED", "a.example:1")
+        .flag("listeners.public=127.0.0.1:2");
+    assert_eq!(
+        (public(&newer).bind.as_str(), public(&newer).address()),
+        ("127.0.0.1:2", "a.example:1")
+    );
+}
+
+#[test]
+fn a_wrong_listener_is_named_in_the_form_of_the_layer_that_set_it() {
+    let refusal = Scenario::new(&format!("{MINIMAL}[listeners]\npublic = \"0.0.0.0:1\"\n"))
+        .variable("JANGADA__LISTENERS__PUBLIC__BIND", "localhost:2")
+        .refused();
+    assert!(
+        refusal.starts_with("setting `listeners.public.bind` is \"localhost:2\""),
+        "{refusal}"
+    );
+    assert!(
+        refusal.ends_with("(environment JANGADA__LISTENERS__PUBLIC__BIND)"),
+        "{refusal}"
+    );
+    let refusal = Scenario::new(&format!("{MINIMAL}[listeners.public]\nbind = \"127.0.0.1:1\"\n"))
+        .flag("listeners.public=0.0.0.0:2")
+        .refused();
+    assert!(
+        refusal.starts_with("setting `listeners.public_advertised` is required"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn a_variable_reaches_a_listener_of_any_name() {
+    for name in ["inside", "a__b", "a_", "a__", "a__bind", "a-b", "advertised"] {
+        let variable = |field: &str| format!("JANGADA__LISTENERS__{}__{field}", name.to_uppercase());
+        let scenario = Scenario::new(&format!("{MINIMAL}[listeners.{name}]\nbind = \"127.0.0.1:1\"\n"))
+            .variable(&variable("BIND"), "127.0.0.1:2")
+            .variable(&variable("ADVERTISED"), "a.example:2");
+        let listeners = scenario.accepted().settings.listeners;
+        let others: Vec<_> = listeners.others_registered().collect();
+        let [(found, listener)] = others[..] else {
+            panic!("{name}: {others:?}")
+        };
+        assert_eq!(
+            (found, listener.bind.as_str(), listener.address()),
+            (name, "127.0.0.1:2", "a.example:2")
+        );
+    }
+    let unknown = Scenario::new(MINIMAL)
+        .variable("JANGADA__LISTENERS__A-B__BNID", "127.0.0.1:1")
+        .refused();
+    assert!(
+        unknown.contains("`listeners.a-b.bnid` does not exist; did you mean `listeners.a-b.bind`?"),
+        "{unknown}"
+    );
+}
+
+#[test]
 fn one_listener_in_both_forms_is_refused() {
     let in_file = Scenario::new(&format!(
         "{MINIMAL}[listeners]\npublic_advertised = \"a.example:1\"\n[listeners.public]\nbind = \"127.0.0.1:1\"\n"
@@ -332,10 +415,16 @@ fn one_listener_in_both_forms_is_refused() {
     let expected = "setting `listeners.public.bind` and `listeners.public_advertised` (jangada.toml:5) are the newer and the older \
                     form of settings of one listener: use one of the forms (jangada.toml:7)";
     assert!(refusal.contains(expected), "{refusal}");
-    let over_layers = Scenario::new(&format!("{MINIMAL}[listeners]\ninternal = \"127.0.0.1:1\"\n"))
-        .flag("listeners.internal.advertised=a.example:1")
+    let variables = Scenario::new(MINIMAL)
+        .variable("JANGADA__LISTENERS__INTERNAL", "127.0.0.1:1")
+        .variable("JANGADA__LISTENERS__INTERNAL__BIND", "127.0.0.1:1")
         .refused();
-    assert!(over_layers.contains("one of the forms"), "{over_layers}");
+    assert!(variables.contains("one of the forms"), "{variables}");
+    let flags = Scenario::new(MINIMAL)
+        .flag("listeners.internal.advertised=a.example:1")
+        .flag("listeners.internal=127.0.0.1:1")
+        .refused();
+    assert!(flags.contains("one of the forms"), "{flags}");
     // Another listener in the other form does no harm.
     let mixed = Scenario::new(&format!(
         "{MINIMAL}[listeners]\npublic = \"127.0.0.1:1\"\n[listeners.http]\nbind = \"127.0.0.1:3\"\n"
