@@ -7,7 +7,7 @@ use toml::{Table, Value};
 use crate::tree;
 
 /// The crates of the workspace that each may depend on. `types` and `proto` are the ground.
-const ALLOWED: [(&str, &[&str]); 11] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     ("types", &[]),
     ("proto", &[]),
     ("storage", &["types"]),
@@ -15,6 +15,7 @@ const ALLOWED: [(&str, &[&str]); 11] = [
     ("controller", &["machine", "types"]),
     ("coordinator", &["machine", "types"]),
     ("log", &["machine", "types"]),
+    ("queue", &["machine", "types"]),
     ("replication", &["machine", "storage", "types", "proto"]),
     (
         "broker",

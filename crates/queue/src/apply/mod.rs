@@ -1,0 +1,162 @@
+//! The fold: what a command does to the slots. Reads no clock and looks nothing up; each message is judged by the state alone.
+
+mod append;
+mod messages;
+
+use jangada_types::CodecError;
+
+use crate::command::{QueueOps, Section};
+use crate::ids::{LeaseId, SlotId};
+use crate::limits::SLOTS_MAX;
+use crate::reply::{OpsReply, SectionRefused, SectionReply};
+use crate::runs::Runs;
+use crate::state::{Context, DoneCause, Slot, Slots};
+use messages::Grant;
+
+impl Slots {
+    /// Applies a [`QueueOps`] that was committed.
+    pub fn apply(&mut self, context: &Context, ops: &QueueOps) -> OpsReply {
+        if ops.term != context.at.term {
+            return OpsReply::LeaderChanged;
+        }
+        let sections = ops.sections.iter().enumerate();
+        let replies = sections.map(|(place, section)| self.apply_section(context, ops.now_ms, place, section));
+        OpsReply::Applied(replies.collect())
+    }
+
+    /// Whether what a peer sends could be applied.
+    ///
+    /// # Errors
+    /// A later build wrote it, or it is damaged.
+    pub fn check_ops(bytes: &[u8]) -> Result<(), CodecError> {
+        QueueOps::decode(bytes).map(drop)
+    }
+
+    fn apply_section(&mut self, context: &Context, now_ms: u64, place: usize, section: &Section) -> SectionReply {
+        if let Section::Open { .. } = section {
+            return self.open(context, section);
+        }
+        let is_full = self.is_full();
+        let id = section.slot().unwrap_or_default();
+        if let Section::Close { .. } = section {
+            return self.close(id);
+        }
+        let changed = self.change(id, |slot| {
+            let refused = match section {
+                Section::Grant { .. } if is_full => return Err(SectionRefused::StateFull),
+                Section::Grant {
+                    session,
+                    attempt,
+                    duration_ms,
+                    messages,
+                    keys,
+                    lanes,
+                    ..
+                } => slot.grant(
+                    context.next(),
+                    &Grant {
+                        id: LeaseId::of(context.at.index, place),
+                        session: *session,
+                        attempt: *attempt,
+                        now_ms,
+                        duration_ms: *duration_ms,
+                        keys,
+                        lanes,
+                    },
+                    messages,
+                ),
+                _ => slot.apply(context, now_ms, section)?,
+            };
+            slot.raise_floor();
+            Ok(refused)
+        });
+        match changed {
+            None => SectionReply::Refused(SectionRefused::UnknownSlot),
+            Some(Err(refused)) => SectionReply::Refused(refused),
+            Some(Ok(refused)) => SectionReply::Taken { refused },
+        }
+    }
+
+    fn open(&mut self, context: &Context, section: &Section) -> SectionReply {
+        let Section::Open {
+            queue,
+            slot_kind,
+            order,
+            start,
+        } = section
+        else {
+            unreachable!("the caller matched it");
+        };
+        if let Some(slot) = self.slot_of(*queue) {
+            return SectionReply::Refused(SectionRefused::SlotExists(slot));
+        }
+        if self.slots.len() >= SLOTS_MAX {
+            return SectionReply::Refused(SectionRefused::TooManySlots);
+        }
+        self.last_slot += 1;
+        let id = SlotId(self.last_slot);
+        let start = (*start).clamp(context.start(), context.next());
+        let slot = Slot::new(*queue, *slot_kind, *order, start);
+        self.bytes += slot.state_bytes();
+        self.slots.insert(id, slot);
+        SectionReply::Opened(id)
+    }
+
+    fn close(&mut self, id: SlotId) -> SectionReply {
+        let Some(slot) = self.slots.remove(&id) else {
+            return SectionReply::Refused(SectionRefused::UnknownSlot);
+        };
+        self.bytes -= slot.state_bytes();
+        SectionReply::Taken {
+            refused: Runs::default(),
+        }
+    }
+}
+
+impl Slot {
+    /// Applies a section that is about this slot. Gives the messages that were not as the leader saw them.
+    fn apply(&mut self, context: &Context, now_ms: u64, section: &Section) -> Result<Runs, SectionRefused> {
+        let next = context.next();
+        let refused = match section {
+            Section::Seek { to, .. } => {
+                let to = (*to).clamp(context.start(), next);
+                *self = Self::new(self.queue, self.kind, self.order, to);
+                Runs::default()
+            }
+            Section::Purge { to, .. } => {
+                self.finish_below((*to).min(next), DoneCause::Purged);
+                Runs::default()
+            }
+            Section::Done { cause, messages, .. } => self.settle(next, *cause, messages),
+            Section::Retry {
+                messages,
+                delays_ms,
+                failed,
+                ..
+            } => self.retry(messages, delays_ms, now_ms, *failed != 0),
+            Section::Release { messages, unseen, .. } => self.release(messages, now_ms, *unseen != 0),
+            Section::Extend {
+                messages, duration_ms, ..
+            } => self.extend(messages, now_ms.saturating_add(*duration_ms)),
+            Section::Dead {
+                reason,
+                messages,
+                failed,
+                ..
+            } => self.kill(next, messages, *reason, now_ms, *failed != 0),
+            Section::Moving {
+                messages,
+                producer,
+                sequence,
+                ..
+            } => self.forward(messages, *producer, *sequence),
+            Section::Moved { arrived, .. } => self.forwarded(*arrived != 0)?,
+            Section::Redrive { messages, .. } => self.redrive(messages),
+            Section::Floor { to, .. } => self.skip((*to).min(next)),
+            Section::Open { .. } | Section::Close { .. } | Section::Grant { .. } => {
+                unreachable!("the caller applies it")
+            }
+        };
+        Ok(refused)
+    }
+}

@@ -1,0 +1,170 @@
+//! What an append says of its records to the queues of the partition, beside the records themselves.
+
+use bytes::{Buf, BufMut};
+
+use crate::ids::SlotId;
+use crate::limits::{LANES, SLOTS_MAX};
+use crate::varint::{get_varint, put_varint};
+
+const VERSION: u8 = 1;
+/// Records of one batch with marks: those of any batch.
+const RECORDS_MAX: u64 = 1 << 20;
+
+const DELIVER_AT: u8 = 1;
+const EXPIRES_AT: u8 = 2;
+const KEY: u8 = 4;
+const LANE: u8 = 8;
+const ID: u8 = 16;
+const SLOTS: u8 = 32;
+const KNOWN: u8 = DELIVER_AT | EXPIRES_AT | KEY | LANE | ID | SLOTS;
+
+/// The marks of one record. The default has none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Not before this time, milliseconds since the Unix epoch; 0: at once.
+    pub deliver_at_ms: u64,
+    /// Not after this time, milliseconds since the Unix epoch; 0: at any time.
+    pub expires_at_ms: u64,
+    /// The hash of its key, where the queue keeps an order by key; 0: it has none.
+    pub key: u64,
+    /// Its level of priority, 0 the lowest.
+    pub lane: u8,
+    /// The hash of its message id, where the queue leaves out repetitions; 0: it has none.
+    pub id: u128,
+    /// The slots that it is for; empty: all of them.
+    pub slots: Vec<SlotId>,
+}
+
+/// How long message ids are remembered, as the queue's setting is when the batch is appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdWindow {
+    /// Milliseconds, by the clock of the leaders that append.
+    pub window_ms: u64,
+}
+
+/// The marks of a batch, one for each record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks(pub Vec<Mark>);
+
+impl Marks {
+    /// No record has any.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// `version u8 | count | each: flags u8, then what they name`. Times and numbers of slots are LEB128, hashes have their size.
+    /// `with_ids`: a row leaves out the ids of messages, which have rows of their own.
+    pub fn encode(&self, with_ids: bool, out: &mut impl BufMut) {
+        out.put_u8(VERSION);
+        put_varint(out, self.0.len() as u64);
+        for mark in &self.0 {
+            let has_id = with_ids && mark.id != 0;
+            let flag = |present: bool, flag: u8| if present { flag } else { 0 };
+            out.put_u8(
+                flag(mark.deliver_at_ms != 0, DELIVER_AT)
+                    | flag(mark.expires_at_ms != 0, EXPIRES_AT)
+                    | flag(mark.key != 0, KEY)
+                    | flag(mark.lane != 0, LANE)
+                    | flag(has_id, ID)
+                    | flag(!mark.slots.is_empty(), SLOTS),
+            );
+            if mark.deliver_at_ms != 0 {
+                put_varint(out, mark.deliver_at_ms);
+            }
+            if mark.expires_at_ms != 0 {
+                put_varint(out, mark.expires_at_ms);
+            }
+            if mark.key != 0 {
+                out.put_u64(mark.key);
+            }
+            if mark.lane != 0 {
+                out.put_u8(mark.lane);
+            }
+            if has_id {
+                out.put_u128(mark.id);
+            }
+            if !mark.slots.is_empty() {
+                put_varint(out, mark.slots.len() as u64);
+                mark.slots
+                    .iter()
+                    .for_each(|slot| put_varint(out, u64::from(slot.get())));
+            }
+        }
+    }
+
+    /// The reverse of [`Marks::encode`]. None: a later build wrote them, or they are damaged.
+    pub fn decode(input: &mut &[u8]) -> Option<Self> {
+        if input.try_get_u8().ok()? != VERSION {
+            return None;
+        }
+        let count = get_varint(input).filter(|count| *count <= RECORDS_MAX)?;
+        let mut marks = Vec::with_capacity(input.len().min(count as usize));
+        for _ in 0..count {
+            marks.push(Mark::decode(input)?);
+        }
+        Some(Self(marks))
+    }
+}
+
+impl Mark {
+    fn decode(input: &mut &[u8]) -> Option<Self> {
+        let flags = input.try_get_u8().ok()?;
+        if flags & !KNOWN != 0 {
+            return None;
+        }
+        let mut mark = Self::default();
+        if flags & DELIVER_AT != 0 {
+            mark.deliver_at_ms = get_varint(input).filter(|at| *at != 0)?;
+        }
+        if flags & EXPIRES_AT != 0 {
+            mark.expires_at_ms = get_varint(input).filter(|at| *at != 0)?;
+        }
+        if flags & KEY != 0 {
+            mark.key = input.try_get_u64().ok().filter(|key| *key != 0)?;
+        }
+        if flags & LANE != 0 {
+            mark.lane = input.try_get_u8().ok().filter(|lane| *lane != 0 && *lane < LANES)?;
+        }
+        if flags & ID != 0 {
+            mark.id = input.try_get_u128().ok().filter(|id| *id != 0)?;
+        }
+        if flags & SLOTS != 0 {
+            let count = get_varint(input).filter(|count| *count != 0 && *count <= SLOTS_MAX as u64)?;
+            for _ in 0..count {
+                mark.slots.push(SlotId(u32::try_from(get_varint(input)?).ok()?));
+            }
+        }
+        Some(mark)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_format_is_pinned() {
+        let marks = Marks(vec![
+            Mark::default(),
+            Mark {
+                deliver_at_ms: 300,
+                expires_at_ms: 1,
+                key: 2,
+                lane: 3,
+                id: 4,
+                slots: vec![SlotId(1), SlotId(200)],
+            },
+        ]);
+        let mut bytes = Vec::new();
+        marks.encode(true, &mut bytes);
+        let golden =
+            b"\x01\x02\x00\x3f\xac\x02\x01\0\0\0\0\0\0\0\x02\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x04\x02\x01\xc8\x01";
+        assert_eq!(bytes, golden);
+        assert_eq!(Marks::decode(&mut &bytes[..]), Some(marks));
+        for length in 0..bytes.len() {
+            assert_eq!(Marks::decode(&mut &bytes[..length]), None, "{length} bytes");
+        }
+        assert_eq!(Marks::decode(&mut &b"\x02\0"[..]), None);
+        assert_eq!(Marks::decode(&mut &b"\x01\x01\x40"[..]), None);
+    }
+}

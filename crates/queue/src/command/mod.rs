@@ -1,0 +1,11 @@
+//! What goes through a partition's log for its queues. The crate of the partition's log embeds these in its own commands.
+
+mod carry;
+mod marks;
+mod ops;
+mod section;
+
+pub use carry::{Carry, CarryRefused};
+pub use marks::{IdWindow, Mark, Marks};
+pub use ops::QueueOps;
+pub use section::{Section, SectionKind};

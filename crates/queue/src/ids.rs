@@ -1,0 +1,105 @@
+//! Newtypes for what a queue's state names.
+
+use std::fmt;
+
+use jangada_types::CodecError;
+use jangada_types::frame::malformed;
+use jangada_types::replicated::{Sample, Seeds, Wire};
+
+macro_rules! number {
+    ($(#[$meta:meta])* $name:ident($inner:ty)) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub $inner);
+
+        impl $name {
+            /// The plain number.
+            pub const fn get(self) -> $inner {
+                self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl Wire<$inner> for $name {
+            fn to_form(&self) -> $inner {
+                self.0
+            }
+
+            fn from_form(_: &'static str, form: $inner) -> Result<Self, CodecError> {
+                Ok(Self(form))
+            }
+        }
+
+        impl Sample for $name {
+            fn sample(seeds: &mut Seeds) -> Self {
+                Self(Sample::sample(seeds))
+            }
+        }
+    };
+}
+
+number! {
+    /// The number of a slot in its partition, from 1 on. A number is never used again: what a slot that was closed is told
+    /// by a late command finds no slot.
+    SlotId(u32)
+}
+
+number! {
+    /// A consumer's session: it outlives the consumer's connection and a change of the leader. Chosen by the consumer.
+    SessionId(u64)
+}
+
+number! {
+    /// Names a receive that may be sent again because its answer was lost. 0: it will not be.
+    AttemptId(u64)
+}
+
+number! {
+    /// Names one grant: the Raft index of the entry that granted, and the place of the grant in it. Never used again, so a
+    /// token that was handed out with it fits no later lease of the same message.
+    LeaseId(u64)
+}
+
+/// Bits of a lease's id that say the place in the command.
+const PLACE_BITS: u32 = 16;
+
+impl LeaseId {
+    /// No lease.
+    pub const NONE: Self = Self(0);
+
+    /// The lease that the section at `place` of the entry at `index` grants.
+    pub fn of(index: u64, place: usize) -> Self {
+        let place = u16::try_from(place).expect("a command has fewer than 65,536 sections");
+        assert!(index >> (u64::BITS - PLACE_BITS) == 0, "fewer than 2^48 entries");
+        // The first entry of a log has index 0, and no lease has the id 0.
+        Self(((index + 1) << PLACE_BITS) | u64::from(place))
+    }
+}
+
+/// The id of a queue in the cluster. Several slots, one in each of its partitions, have the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QueueId(pub u128);
+
+impl Wire<Vec<u8>> for QueueId {
+    fn to_form(&self) -> Vec<u8> {
+        self.0.to_be_bytes().to_vec()
+    }
+
+    fn from_form(what: &'static str, form: Vec<u8>) -> Result<Self, CodecError> {
+        let length = form.len();
+        let bytes = form.try_into();
+        let bytes = bytes.map_err(|_| malformed(what, format!("a queue id of {length} bytes, not 16")))?;
+        Ok(Self(u128::from_be_bytes(bytes)))
+    }
+}
+
+impl Sample for QueueId {
+    fn sample(seeds: &mut Seeds) -> Self {
+        Self(u128::from(seeds.draw()))
+    }
+}

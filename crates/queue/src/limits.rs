@@ -1,0 +1,58 @@
+//! The bounds of queues, each with its unit and reason. Those that apply judges are part of what a command means: another number
+//! needs another kind of command.
+
+use std::mem::size_of;
+
+use crate::state::Held;
+
+/// Bytes of the state of all slots of a partition, as `Slots::state_bytes` counts them. Beyond it nothing is granted any more;
+/// what makes the state smaller is always taken. A state of this size goes into each checkpoint.
+pub const STATE_BYTES_MAX: usize = 64 << 20;
+
+/// Slots of one partition.
+pub const SLOTS_MAX: usize = 1_000;
+
+/// Offsets that one section of a command may name. A section of a damaged or hostile command cannot make apply walk further.
+pub const SECTION_OFFSETS_MAX: u64 = 1 << 20;
+
+/// Offsets between a slot's floor and the highest offset that it has touched. Beyond it nothing is granted behind the hole: a bit
+/// for each is 8 MiB.
+pub const SPAN_MAX: u64 = 64 << 20;
+
+/// Levels of priority. AMQP's usual `x-max-priority: 10` has eleven, RabbitMQ 4.3 has 32.
+pub const LANES: u8 = 32;
+
+/// Bytes of one `QueueOps`, roughly: the engine begins the next one beyond it.
+pub const OPS_BYTES: usize = 64 << 10;
+
+/// Commands of one partition's engine that may be under way at once. While they are, the next one grows.
+pub const OPS_UNDER_WAY_MAX: usize = 2;
+
+/// Messages of a slot that may be leased at once.
+pub const IN_FLIGHT_MAX: u64 = 100_000;
+
+/// Messages that one session may hold in a slot.
+pub const SESSION_IN_FLIGHT_MAX: u32 = 10_000;
+
+/// The shortest lease that a new leader lets the holders of its predecessor have, milliseconds; less where the lease itself is
+/// shorter. They need the time to find the new leader.
+pub const LEASE_MS_AFTER_FAILOVER: u64 = 30_000;
+
+/// The longest lease, milliseconds: 12 hours, as SQS has it.
+pub const LEASE_MS_MAX: u64 = 12 * 3_600_000;
+
+/// How long the messages of a session whose connection broke wait for it to come back, milliseconds.
+pub const SESSION_GRACE_MS: u64 = 5_000;
+
+/// Timers that the leader has in memory for one slot, the next ones. The others are rows.
+pub const TIMER_WINDOW: usize = 65_536;
+
+/// Messages that a consumer is given before the next one is asked, so that equal consumers get equal shares.
+pub const TURN_MESSAGES: u32 = 16;
+
+/// Failures, or receives, after which a message is dead, at most. SQS' `maxReceiveCount` goes to 1,000.
+pub const ATTEMPTS_MAX: u16 = 1_000;
+
+const _: () = assert!(size_of::<Held>() == 32, "what a message in flight costs");
+const _: () = assert!(ATTEMPTS_MAX < u16::MAX, "the counters of a message hold it");
+const _: () = assert!(OPS_BYTES * OPS_UNDER_WAY_MAX <= 4 << 20, "acks in flight stay small");

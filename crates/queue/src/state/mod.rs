@@ -1,0 +1,13 @@
+//! The replicated state: the slots of a partition.
+
+mod blocks;
+mod check;
+mod codec;
+mod done;
+mod held;
+mod slot;
+mod slots;
+
+pub use held::{DeadReason, DoneCause, Held, HeldState, KeepsOrder, Lease, Origin, SlotKind};
+pub use slot::{Counts, Forwarding, MessageState, Settled, Slot};
+pub use slots::{Context, Slots};

@@ -1,0 +1,332 @@
+//! A slot: how far a queue is with one partition's log.
+//!
+//! ```text
+//!   floor                                       the partition's next offset
+//!     |                                             |
+//! ----+---x--L---x-x-x---D---W----------------------+
+//! done    done above the floor (x), leased (L), dead (D), waiting (W); all else is free, and costs nothing
+//! ```
+//!
+//! Every offset from floor to end is exactly one of: done, held, free. The floor is not done.
+
+use super::blocks::Blocks;
+use super::done::DoneSet;
+use super::held::{DeadReason, DoneCause, Held, HeldState, KeepsOrder, Lease, Origin, SlotKind};
+use crate::ids::{LeaseId, QueueId};
+
+/// Bits of an offset within a block of held messages, as in a chunk of what is done.
+const OFFSET_SHIFT: u32 = 12;
+/// Bits of a lease's id within a block: the leases of about a thousand entries are one.
+const LEASE_SHIFT: u32 = 26;
+
+/// What one held message, one origin, one lease and the slot itself are counted with, bytes.
+const HELD_BYTES: usize = 36;
+const ORIGIN_BYTES: usize = 20;
+const LEASE_BYTES: usize = 40;
+const SLOT_BYTES: usize = 256;
+
+/// How many messages became done, by cause. Its order is that of [`DoneCause::ALL`].
+pub type Settled = [u64; DoneCause::ALL.len()];
+
+/// The messages of a slot, by state, now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Messages that a session has.
+    pub leased: u64,
+    /// Messages that go out again at their time.
+    pub waiting: u64,
+    /// Messages that do not go out any more; those on their way to another topic included.
+    pub dead: u64,
+}
+
+/// A batch of dead messages on its way to another topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forwarding {
+    /// The producer id that it is sent with.
+    pub producer: i64,
+    /// Its first sequence.
+    pub sequence: u32,
+}
+
+/// The state of a queue in one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    pub(crate) queue: QueueId,
+    pub(crate) kind: SlotKind,
+    pub(crate) order: KeepsOrder,
+    /// Where the slot began: what is below was never its own.
+    pub(crate) start: u64,
+    pub(crate) floor: u64,
+    pub(crate) done: DoneSet,
+    pub(crate) held: Blocks<Held, OFFSET_SHIFT>,
+    pub(crate) leases: Blocks<Lease, LEASE_SHIFT>,
+    /// Of messages that were appended again, if the slot keeps an order: where they were.
+    pub(crate) origins: Blocks<Origin, OFFSET_SHIFT>,
+    pub(crate) counts: Counts,
+    pub(crate) settled: Settled,
+    pub(crate) forwarding: Option<Forwarding>,
+}
+
+/// What may become of a message, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageState<'a> {
+    /// The partition has no such message yet.
+    Beyond,
+    /// It is neither done nor held.
+    Free,
+    /// The slot's table has it.
+    Held(&'a Held),
+    /// Nothing becomes of it any more.
+    Done,
+}
+
+impl Slot {
+    /// A slot that begins at `start`.
+    pub(crate) fn new(queue: QueueId, kind: SlotKind, order: KeepsOrder, start: u64) -> Self {
+        Self {
+            queue,
+            kind,
+            order,
+            start,
+            floor: start,
+            done: DoneSet::default(),
+            held: Blocks::default(),
+            leases: Blocks::default(),
+            origins: Blocks::default(),
+            counts: Counts::default(),
+            settled: Settled::default(),
+            forwarding: None,
+        }
+    }
+
+    /// The queue that the slot is a part of.
+    pub fn queue(&self) -> QueueId {
+        self.queue
+    }
+
+    /// What the slot is for its log.
+    pub fn kind(&self) -> SlotKind {
+        self.kind
+    }
+
+    /// Whether messages keep their place when they are appended again.
+    pub fn keeps_order(&self) -> bool {
+        self.order == KeepsOrder::Yes
+    }
+
+    /// All below it is done.
+    pub fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// The messages that are held, by state.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// How many messages became done since the slot began, by cause.
+    pub fn settled(&self, cause: DoneCause) -> u64 {
+        self.settled[index_of(cause)]
+    }
+
+    /// How many messages are neither done nor held, `next` being the partition's next offset.
+    pub fn free(&self, next: u64) -> u64 {
+        (next - self.floor) - self.done.len() - self.held.len() as u64
+    }
+
+    /// How many messages are not done: free, leased, waiting or dead.
+    pub fn undone(&self, next: u64) -> u64 {
+        (next - self.floor) - self.done.len()
+    }
+
+    /// The state of one message.
+    pub fn state(&self, offset: u64, next: u64) -> MessageState<'_> {
+        if offset >= next {
+            MessageState::Beyond
+        } else if offset < self.floor || self.done.contains(offset) {
+            MessageState::Done
+        } else {
+            self.held.get(offset).map_or(MessageState::Free, MessageState::Held)
+        }
+    }
+
+    /// The held messages from an offset on.
+    pub fn held_from(&self, offset: u64) -> impl Iterator<Item = (u64, &Held)> {
+        self.held.from(offset)
+    }
+
+    /// A lease that is still out.
+    pub fn lease(&self, lease: LeaseId) -> Option<&Lease> {
+        self.leases.get(lease.get())
+    }
+
+    /// The leases that are still out.
+    pub fn leases(&self) -> impl Iterator<Item = (LeaseId, &Lease)> {
+        self.leases.iter().map(|(id, lease)| (LeaseId(id), lease))
+    }
+
+    /// The place of a message in the order.
+    pub fn origin(&self, offset: u64) -> u64 {
+        self.origins.get(offset).map_or(offset, |origin| origin.origin)
+    }
+
+    /// The messages that were appended again, of a slot that keeps an order.
+    pub fn origins(&self) -> impl Iterator<Item = (u64, &Origin)> {
+        self.origins.iter()
+    }
+
+    /// The first offset at or after `from` that is not done.
+    pub fn next_undone(&self, from: u64) -> u64 {
+        self.done.next_gap(from.max(self.floor))
+    }
+
+    /// The batch of dead messages that is on its way to another topic.
+    pub fn forwarding(&self) -> Option<Forwarding> {
+        self.forwarding
+    }
+
+    /// What the state is counted with, bytes. Follows from the state alone.
+    pub fn state_bytes(&self) -> usize {
+        SLOT_BYTES
+            + self.done.bytes()
+            + HELD_BYTES * self.held.len()
+            + ORIGIN_BYTES * self.origins.len()
+            + LEASE_BYTES * self.leases.len()
+    }
+
+    /// Makes a message done. It was not.
+    pub(crate) fn finish(&mut self, offset: u64, cause: DoneCause) {
+        self.unhold(offset);
+        self.origins.remove(offset);
+        let new = self.done.insert(offset, offset);
+        debug_assert_eq!(new, 1, "what is done stays done");
+        self.settled[index_of(cause)] += 1;
+    }
+
+    /// Moves the floor over what is done. To be called after [`Slot::finish`].
+    pub(crate) fn raise_floor(&mut self) {
+        let floor = self.done.next_gap(self.floor);
+        if floor > self.floor {
+            self.floor = floor;
+            self.done.remove_below(floor);
+        }
+    }
+
+    /// Puts a message into the table, in place of what the table had of it.
+    pub(crate) fn hold(&mut self, offset: u64, held: Held) {
+        self.count(held.state, true);
+        if let Some(before) = self.held.insert(offset, held) {
+            self.count(before.state, false);
+            self.let_go(&before);
+        }
+    }
+
+    /// Takes a message out of the table, and gives what the table had of it.
+    pub(crate) fn unhold(&mut self, offset: u64) -> Option<Held> {
+        let before = self.held.remove(offset)?;
+        self.count(before.state, false);
+        self.let_go(&before);
+        Some(before)
+    }
+
+    /// A lease has a message less.
+    fn let_go(&mut self, before: &Held) {
+        if before.state != HeldState::Leased {
+            return;
+        }
+        let lease = self
+            .leases
+            .get_mut(before.lease.get())
+            .expect("a leased message has a lease");
+        lease.left -= 1;
+        if lease.left == 0 {
+            self.leases.remove(before.lease.get());
+        }
+    }
+
+    fn count(&mut self, state: HeldState, comes: bool) {
+        let count = match state {
+            HeldState::Leased => &mut self.counts.leased,
+            HeldState::Waiting => &mut self.counts.waiting,
+            HeldState::Dead | HeldState::Moving => &mut self.counts.dead,
+        };
+        *count = if comes { *count + 1 } else { *count - 1 };
+    }
+
+    /// What is below the offset is done, whatever it was.
+    pub(crate) fn finish_below(&mut self, end: u64, cause: DoneCause) {
+        if end <= self.floor {
+            return;
+        }
+        let done = self.done.count(self.floor, end - 1);
+        let held: Vec<u64> = self
+            .held
+            .iter()
+            .map(|(offset, _)| offset)
+            .take_while(|offset| *offset < end)
+            .collect();
+        for offset in held {
+            self.unhold(offset);
+        }
+        let moved: Vec<u64> = self
+            .origins
+            .iter()
+            .map(|(offset, _)| offset)
+            .take_while(|offset| *offset < end)
+            .collect();
+        for offset in moved {
+            self.origins.remove(offset);
+        }
+        self.settled[index_of(cause)] += end - self.floor - done;
+        self.floor = end;
+        self.done.remove_below(end);
+        self.raise_floor();
+    }
+
+    /// The message goes on under another offset, with all that is known of it.
+    pub(crate) fn carry(&mut self, old: u64, new: u64, key: u64) {
+        let origin = self.origins.get(old).copied();
+        let held = self.unhold(old);
+        self.finish(old, DoneCause::Carried);
+        if let Some(held) = held {
+            self.hold(new, held);
+        }
+        if self.keeps_order() {
+            let origin = origin.unwrap_or(Origin { origin: old, key });
+            self.origins.insert(new, origin);
+        }
+    }
+
+    /// A message that is done already was appended again, and is done there, too.
+    pub(crate) fn repeat(&mut self, new: u64) {
+        self.done.insert(new, new);
+        self.settled[index_of(DoneCause::Carried)] += 1;
+    }
+
+    /// A dead message, by reason and time.
+    pub(crate) fn bury(&mut self, offset: u64, before: Option<Held>, reason: DeadReason, failed: bool, now_ms: u64) {
+        let before = before.unwrap_or(Held {
+            lease: LeaseId::NONE,
+            key: 0,
+            at_ms: 0,
+            failures: 0,
+            deliveries: 0,
+            state: HeldState::Dead,
+            lane: 0,
+            reason: None,
+        });
+        let dead = Held {
+            lease: LeaseId::NONE,
+            at_ms: now_ms,
+            failures: before.failures.saturating_add(u16::from(failed)),
+            state: HeldState::Dead,
+            reason: Some(reason),
+            ..before
+        };
+        self.hold(offset, dead);
+    }
+}
+
+pub(crate) fn index_of(cause: DoneCause) -> usize {
+    cause as usize - 1
+}

@@ -1,0 +1,48 @@
+//! Numbers of variable length: LEB128, as protobuf has them, in one form only.
+
+use bytes::{Buf, BufMut};
+
+pub(crate) fn put_varint(out: &mut impl BufMut, mut value: u64) {
+    while value >= 0x80 {
+        out.put_u8(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.put_u8(value as u8);
+}
+
+/// The number at the beginning of `input`; none: it is cut off, too long, or not in its only form.
+pub(crate) fn get_varint(input: &mut &[u8]) -> Option<u64> {
+    let mut value = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let byte = input.try_get_u8().ok()?;
+        let part = u64::from(byte & 0x7f);
+        // No bit is lost, and the last byte is not 0.
+        if part << shift >> shift != part || (byte == 0 && shift > 0) {
+            return None;
+        }
+        value |= part << shift;
+        if byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_come_back_in_one_form() {
+        for value in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX] {
+            let mut out = Vec::new();
+            put_varint(&mut out, value);
+            let mut input = &out[..];
+            assert_eq!((get_varint(&mut input), input.len()), (Some(value), 0));
+        }
+        let beyond = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2];
+        for bad in [&[0x80_u8][..], &[0x80, 0x00], &[0xff; 11], &beyond] {
+            assert_eq!(get_varint(&mut &bad[..]), None, "{bad:?}");
+        }
+    }
+}

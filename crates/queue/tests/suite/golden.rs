@@ -1,0 +1,171 @@
+//! The bytes of commands and states. They are in logs and on disks: whatever else changes, a later build must read these and write
+//! the same. `JANGADA_BLESS=1` adds lines to the files and changes none.
+
+use bytes::Bytes;
+use jangada_queue::{Context, KeepsOrder, QueueId, QueueOps, Section, SectionKind, SlotId, SlotKind, Slots};
+use jangada_types::replicated::Seeds;
+use jangada_types::{CodecError, LogPosition, Offset};
+
+use crate::samples;
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The lines `case value` must be those of the file. A line that is not there yet may be recorded.
+fn compare(file: &str, lines: impl IntoIterator<Item = (String, String)>) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(file);
+    let mut golden = std::fs::read_to_string(&path).unwrap_or_default();
+    let blesses = std::env::var_os("JANGADA_BLESS").is_some();
+    for (case, value) in lines {
+        let known = golden.lines().find_map(|line| line.strip_prefix(&format!("{case} ")));
+        match known {
+            Some(known) => assert_eq!(value, known, "{case} is not what {file} says"),
+            None => {
+                assert!(blesses, "{case} is not in {file}: record it with JANGADA_BLESS=1");
+                golden += &format!("{case} {value}\n");
+            }
+        }
+    }
+    if blesses {
+        std::fs::write(&path, golden).expect("the golden file can be written");
+    }
+}
+
+const STEPS: u64 = 120;
+const MESSAGES: i64 = 900;
+
+/// The states that a history of sampled commands goes through.
+fn states(seed: u64) -> Vec<(String, Slots)> {
+    let mut seeds = Seeds::new(seed);
+    let mut slots = Slots::default();
+    let mut states = Vec::new();
+    for index in 0..STEPS {
+        let context = Context {
+            at: LogPosition { term: 2, index },
+            log_start: Offset(0),
+            next_offset: Offset(MESSAGES),
+        };
+        let mut sections: Vec<Section> = Vec::new();
+        if index % 40 == 0 {
+            sections.push(Section::Open {
+                queue: QueueId(u128::from(index) + 1),
+                slot_kind: SlotKind::ALL[(index / 40) as usize % 3],
+                order: KeepsOrder::No,
+                start: seeds.below(9),
+            });
+        }
+        for kind in [
+            SectionKind::Grant,
+            SectionKind::Done,
+            SectionKind::Retry,
+            SectionKind::Dead,
+            SectionKind::Moving,
+        ] {
+            let mut section = samples::section(kind, &mut seeds);
+            let slot = SlotId(1 + seeds.below(slots.iter().len() as u64 + 1) as u32);
+            match &mut section {
+                Section::Grant { slot: at, .. }
+                | Section::Done { slot: at, .. }
+                | Section::Retry { slot: at, .. }
+                | Section::Dead { slot: at, .. }
+                | Section::Moving { slot: at, .. } => *at = slot,
+                other => panic!("{other:?}"),
+            }
+            sections.push(section);
+        }
+        let ops = QueueOps {
+            term: 2,
+            now_ms: 1_700_000_000_000 + index,
+            sections,
+        };
+        slots.apply(&context, &ops);
+        slots.check(0, MESSAGES as u64).expect("the state is sound");
+        if (index + 1) % 40 == 0 {
+            states.push((format!("{seed}-{}", index + 1), slots.clone()));
+        }
+    }
+    states
+}
+
+#[test]
+fn commands_are_those_of_earlier_builds() {
+    let mut lines = Vec::new();
+    for kind in SectionKind::ALL {
+        for seed in 1..=4 {
+            let section = samples::section(*kind, &mut Seeds::new(seed));
+            assert_eq!(Section::decode(&section.encode()).as_ref(), Ok(&section));
+            lines.push((format!("{}-{seed}", kind.as_str()), hex(&section.encode())));
+        }
+    }
+    for seed in 1..=3 {
+        let ops = samples::ops(seed);
+        assert_eq!(QueueOps::decode(&ops.encode()).as_ref(), Ok(&ops));
+        lines.push((format!("Ops-{seed}"), hex(&ops.encode())));
+    }
+    compare("commands.txt", lines);
+}
+
+#[test]
+fn states_are_those_of_earlier_builds() {
+    let mut lines = Vec::new();
+    for seed in 1..=3 {
+        for (case, slots) in states(seed) {
+            let bytes = slots.snapshot();
+            let restored = Slots::restore(&bytes, 0, MESSAGES as u64).expect("what was written is read");
+            assert!(restored == slots, "{case}");
+            for length in 1..bytes.len() {
+                let cut_off = Slots::restore(&bytes[..length], 0, MESSAGES as u64);
+                assert!(cut_off.is_err(), "{case}: {length} bytes of it are no state");
+            }
+            lines.push((case, hex(&bytes)));
+        }
+    }
+    compare("states.txt", lines);
+}
+
+#[test]
+fn a_partition_without_queues_has_no_bytes_of_them() {
+    assert_eq!(Slots::default().snapshot(), Bytes::new());
+    assert_eq!(Slots::restore(&[], 0, 0).expect("it is the default"), Slots::default());
+}
+
+#[test]
+fn what_a_newer_build_wrote_is_named() {
+    let error = Slots::restore(&[2], 0, 0).expect_err("it is of version 2").to_string();
+    assert!(error.contains("version 2"), "{error}");
+    assert!(matches!(
+        QueueOps::decode(&[2]),
+        Err(CodecError::UnknownVersion { version: 2, .. })
+    ));
+    let unknown = Section::decode(&[1, 99]);
+    assert!(
+        matches!(unknown, Err(CodecError::UnknownKind { kind: 99, .. })),
+        "{unknown:?}"
+    );
+}
+
+#[test]
+fn lists_that_do_not_belong_together_are_refused() {
+    let ops = |section| QueueOps {
+        term: 1,
+        now_ms: 1,
+        sections: vec![section],
+    };
+    let mut grant = samples::section(SectionKind::Grant, &mut Seeds::new(3));
+    if let Section::Grant { messages, lanes, .. } = &mut grant {
+        *lanes = vec![0; messages.len() as usize + 1];
+    }
+    QueueOps::decode(&ops(grant.clone()).encode()).expect_err("it has a lane too many");
+    if let Section::Grant { messages, lanes, .. } = &mut grant {
+        *lanes = vec![32; messages.len() as usize];
+    }
+    QueueOps::decode(&ops(grant).encode()).expect_err("there is no such lane");
+    let mut retry = samples::section(SectionKind::Retry, &mut Seeds::new(3));
+    if let Section::Retry { delays_ms, .. } = &mut retry {
+        delays_ms.push(1);
+    }
+    QueueOps::decode(&ops(retry).encode()).expect_err("it has a delay too many");
+}

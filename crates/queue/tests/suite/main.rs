@@ -1,0 +1,7 @@
+//! Work queues from outside.
+
+mod bounds;
+mod golden;
+mod model;
+mod properties;
+mod samples;

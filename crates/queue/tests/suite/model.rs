@@ -1,0 +1,210 @@
+//! A naive model of a slot: one state for each message, changed one by one.
+
+use jangada_queue::{
+    Context, DeadReason, DoneCause, HeldState, LeaseId, MessageState, OpsReply, QueueOps, Section, SectionRefused,
+    SectionReply, Slot, SlotId,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Message {
+    Free,
+    Leased(LeaseId, u16, u16),
+    Waiting(u64, u16, u16),
+    Dead(DeadReason, u16, u16),
+    Moving(DeadReason, u16, u16),
+    Done(DoneCause),
+}
+
+/// The messages of one slot from its start on. Only for slots that were opened at 0.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    pub messages: Vec<Message>,
+    /// Where a seek began anew, if one did.
+    pub start: usize,
+    forwarding: bool,
+}
+
+impl Model {
+    pub fn appended(&mut self, next: u64) {
+        self.messages.resize(next as usize, Message::Free);
+    }
+
+    fn take(&mut self, section: &Section, step: impl Fn(Message, usize) -> Option<Message>) -> Vec<u64> {
+        let mut refused = Vec::new();
+        for (at, offset) in section.messages().expect("it names messages").offsets().enumerate() {
+            let known = self
+                .messages
+                .get_mut(offset as usize)
+                .filter(|_| offset as usize >= self.start);
+            match known.and_then(|message| Some((step(*message, at)?, message))) {
+                Some((after, message)) => *message = after,
+                None => refused.push(offset),
+            }
+        }
+        refused
+    }
+
+    /// What the section does; the messages that it leaves as they are, or that it has no effect.
+    pub fn apply(&mut self, context: &Context, ops: &QueueOps, place: usize) -> Result<Vec<u64>, SectionRefused> {
+        use Message::{Dead, Done, Free, Leased, Moving, Waiting};
+        let section = &ops.sections[place];
+        let now = ops.now_ms;
+        let lease = LeaseId::of(context.at.index, place);
+        Ok(match section {
+            Section::Grant { .. } => self.take(section, |message, _| match message {
+                Free => Some(Leased(lease, 0, 1)),
+                Waiting(_, failures, deliveries) => Some(Leased(lease, failures, deliveries + 1)),
+                Leased(_, failures, deliveries) => Some(Leased(lease, failures + 1, deliveries + 1)),
+                Dead(..) | Moving(..) | Done(_) => None,
+            }),
+            Section::Done { cause, .. } => self.take(section, |message, _| {
+                let fits = match message {
+                    Free => !matches!(cause, DoneCause::Acked | DoneCause::Forwarded | DoneCause::Purged),
+                    Leased(..) => *cause == DoneCause::Acked,
+                    Waiting(..) => matches!(cause, DoneCause::Expired | DoneCause::Cancelled | DoneCause::Length),
+                    Dead(..) => *cause == DoneCause::Purged,
+                    Moving(..) | Done(_) => false,
+                };
+                fits.then_some(Done(*cause))
+            }),
+            Section::Retry { delays_ms, failed, .. } => self.take(section, |message, at| match message {
+                Leased(_, failures, deliveries) => Some(Waiting(
+                    now + delays_ms[at],
+                    failures + u16::from(*failed != 0),
+                    deliveries,
+                )),
+                _ => None,
+            }),
+            Section::Release { unseen, .. } => self.take(section, |message, _| match message {
+                Leased(_, failures, deliveries) => {
+                    let deliveries = deliveries - u16::from(*unseen != 0);
+                    let is_new = failures == 0 && deliveries == 0;
+                    Some(if is_new {
+                        Free
+                    } else {
+                        Waiting(now, failures, deliveries)
+                    })
+                }
+                _ => None,
+            }),
+            Section::Extend { .. } => self.take(section, |message, _| match message {
+                Leased(..) => Some(message),
+                _ => None,
+            }),
+            Section::Dead { reason, failed, .. } => self.take(section, |message, _| match message {
+                Free => Some(Dead(*reason, u16::from(*failed != 0), 0)),
+                Leased(_, failures, deliveries) | Waiting(_, failures, deliveries) => {
+                    Some(Dead(*reason, failures + u16::from(*failed != 0), deliveries))
+                }
+                Dead(..) | Moving(..) | Done(_) => None,
+            }),
+            Section::Redrive { .. } => self.take(section, |message, _| match message {
+                Dead(..) => Some(Free),
+                _ => None,
+            }),
+            Section::Moving { .. } => {
+                let is_again = self.forwarding;
+                let refused = self.take(section, |message, _| match message {
+                    Dead(reason, failures, deliveries) if !is_again => Some(Moving(reason, failures, deliveries)),
+                    Moving(..) if is_again => Some(message),
+                    _ => None,
+                });
+                self.forwarding |= (refused.len() as u64) < section.messages().expect("it names them").len();
+                refused
+            }
+            Section::Moved { arrived, .. } => {
+                if !std::mem::take(&mut self.forwarding) {
+                    return Err(SectionRefused::NotMoving);
+                }
+                for message in &mut self.messages {
+                    if let Moving(reason, failures, deliveries) = *message {
+                        *message = match arrived {
+                            0 => Dead(reason, failures, deliveries),
+                            _ => Done(DoneCause::Forwarded),
+                        };
+                    }
+                }
+                Vec::new()
+            }
+            Section::Purge { to, .. } => {
+                self.below(*to, |message| !matches!(message, Done(_)), DoneCause::Purged);
+                Vec::new()
+            }
+            Section::Floor { to, .. } => {
+                self.below(*to, |message| message == Free, DoneCause::NotRouted);
+                Vec::new()
+            }
+            Section::Seek { to, .. } => {
+                self.start = (*to as usize).min(self.messages.len());
+                self.forwarding = false;
+                for (at, message) in self.messages.iter_mut().enumerate() {
+                    *message = if at < self.start { Done(DoneCause::CutOff) } else { Free };
+                }
+                Vec::new()
+            }
+            Section::Open { .. } | Section::Close { .. } => panic!("the slot is opened once"),
+        })
+    }
+
+    fn below(&mut self, end: u64, takes: impl Fn(Message) -> bool, cause: DoneCause) {
+        let end = (end as usize).min(self.messages.len()).max(self.start);
+        for message in &mut self.messages[self.start..end] {
+            if takes(*message) {
+                *message = Message::Done(cause);
+            }
+        }
+    }
+
+    /// The slot says of each message what the model does.
+    pub fn compare(&self, slot: &Slot) {
+        let next = self.messages.len() as u64;
+        for (offset, message) in self.messages.iter().enumerate() {
+            let found = match slot.state(offset as u64, next) {
+                MessageState::Free => Message::Free,
+                MessageState::Beyond => panic!("{offset} is there"),
+                MessageState::Done => match message {
+                    Message::Done(_) => *message,
+                    other => panic!("{offset} is done, and should be {other:?}"),
+                },
+                MessageState::Held(held) => match held.state {
+                    HeldState::Leased => Message::Leased(held.lease, held.failures, held.deliveries),
+                    HeldState::Waiting => Message::Waiting(held.at_ms, held.failures, held.deliveries),
+                    HeldState::Dead => Message::Dead(held.reason.expect("it has one"), held.failures, held.deliveries),
+                    HeldState::Moving => {
+                        Message::Moving(held.reason.expect("it has one"), held.failures, held.deliveries)
+                    }
+                },
+            };
+            assert_eq!(found, *message, "message {offset}");
+        }
+        for cause in DoneCause::ALL {
+            let own = &self.messages[self.start..];
+            let done = own.iter().filter(|message| **message == Message::Done(*cause)).count();
+            assert_eq!(slot.settled(*cause), done as u64, "{cause:?}");
+        }
+        let first = self
+            .messages
+            .iter()
+            .position(|message| !matches!(message, Message::Done(_)));
+        assert_eq!(
+            slot.floor(),
+            first.unwrap_or(self.messages.len()) as u64,
+            "the floor is the first undone one"
+        );
+    }
+}
+
+/// What a section that names messages, or has an effect at all, is told.
+pub fn refused_by(reply: &OpsReply, place: usize) -> Result<Vec<u64>, SectionRefused> {
+    let OpsReply::Applied(replies) = reply else {
+        panic!("it was of this term");
+    };
+    match &replies[place] {
+        SectionReply::Taken { refused } => Ok(refused.offsets().collect()),
+        SectionReply::Refused(refused) => Err(*refused),
+        SectionReply::Opened(slot) => panic!("slot {slot} was opened"),
+    }
+}
+
+/// The first slot of a partition.
+pub const SLOT: SlotId = SlotId(1);

@@ -1,0 +1,39 @@
+//! Commands that follow from a seed, for golden files and random histories alike.
+
+use jangada_queue::{QueueOps, Section, SectionKind};
+use jangada_types::replicated::Seeds;
+
+/// A section of this kind whose lists belong together, as an engine makes them.
+pub fn section(kind: SectionKind, seeds: &mut Seeds) -> Section {
+    let mut section = Section::sample(kind, seeds);
+    match &mut section {
+        Section::Grant {
+            messages, keys, lanes, ..
+        } => {
+            let count = messages.len() as usize;
+            *keys = (0..count).map(|_| seeds.draw()).collect();
+            *lanes = (0..count).map(|_| seeds.below(32) as u32).collect();
+            if seeds.below(2) == 0 {
+                keys.clear();
+            }
+            if seeds.below(2) == 0 {
+                lanes.clear();
+            }
+        }
+        Section::Retry {
+            messages, delays_ms, ..
+        } => *delays_ms = (0..messages.len()).map(|_| seeds.below(10_000)).collect(),
+        _ => {}
+    }
+    section
+}
+
+/// A command with one section of each kind.
+pub fn ops(seed: u64) -> QueueOps {
+    let mut seeds = Seeds::new(seed);
+    QueueOps {
+        term: seeds.below(9),
+        now_ms: 1_700_000_000_000 + seeds.below(1_000),
+        sections: SectionKind::ALL.iter().map(|kind| section(*kind, &mut seeds)).collect(),
+    }
+}
