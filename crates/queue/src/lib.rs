@@ -23,11 +23,13 @@
 //! - [`state`]: the replicated state: slots, what is done, what is held, as bytes, and its invariants.
 //! - [`command`]: what is replicated. [`reply`]: what its proposer is told. [`runs`]: how messages are named in it.
 //! - `apply`: the fold.
+//! - [`engine`]: the leader's side: consumers, timers, order, and what to propose.
 //! - [`tables`]: the rows that come from the log.
 //! - [`limits`]: every bound. [`ids`]: newtypes.
 
 mod apply;
 pub mod command;
+pub mod engine;
 pub mod ids;
 pub mod limits;
 pub mod reply;
@@ -37,6 +39,7 @@ pub mod tables;
 mod varint;
 
 pub use command::{Carry, CarryRefused, IdWindow, Mark, Marks, QueueOps, Section, SectionKind};
+pub use engine::{Engine, Input, Output, Policy};
 pub use ids::{AttemptId, LeaseId, QueueId, SessionId, SlotId};
 pub use reply::{OpsReply, SectionRefused, SectionReply};
 pub use runs::{Run, Runs};

@@ -2,7 +2,7 @@
 
 use jangada_machine::Effects;
 
-use crate::command::{Carry, CarryRefused, IdWindow, Marks};
+use crate::command::{Carry, CarryRefused, IdWindow, Mark, Marks};
 use crate::ids::SlotId;
 use crate::state::{Context, HeldState, MessageState, SlotKind, Slots};
 use crate::tables::{self, put_rows};
@@ -13,7 +13,7 @@ impl Slots {
         if marks.is_empty() {
             return;
         }
-        put_rows(base, marks, |at| base + at, effects);
+        put_rows(base, marks, |at| Some(base + at), effects);
         if let Some((window, now_ms)) = ids {
             tables::put_ids(base, marks, window.window_ms, now_ms, effects);
         }
@@ -51,9 +51,10 @@ impl Slots {
     /// done there, too. [`Slots::judge_carry`] has allowed it.
     pub fn carry(&mut self, carry: &Carry, base: u64, effects: &mut Effects) {
         let next = base + carry.messages.len();
-        let key_of = |at: usize| carry.marks.0.get(at).map_or(0, |mark| mark.key);
+        let plain = Mark::default();
         let moves: Vec<(u64, u64)> = carry.messages.offsets().zip(base..next).collect();
-        let mut origins: Vec<u64> = moves.iter().map(|(old, _)| *old).collect();
+        // The places in the order of what goes on in some slot; what is done everywhere already is found by no row.
+        let mut origins: Vec<Option<u64>> = vec![None; moves.len()];
         let ids: Vec<SlotId> = self.slots.keys().copied().collect();
         for id in ids {
             self.change(id, |slot| {
@@ -61,14 +62,15 @@ impl Slots {
                     if matches!(slot.state(old, next), MessageState::Done) {
                         slot.repeat(new);
                     } else {
-                        slot.carry(old, new, key_of(at));
-                        origins[at] = slot.origin(new).min(origins[at]);
+                        slot.carry(old, new, carry.marks.0.get(at).unwrap_or(&plain));
+                        let origin = slot.carried(new).map_or(old, |carried| carried.origin);
+                        origins[at] = Some(origins[at].map_or(origin, |known| known.min(origin)));
                     }
                 }
                 slot.raise_floor();
             });
         }
-        for (old, new) in &moves {
+        for ((old, new), _) in moves.iter().zip(&origins).filter(|(_, origin)| origin.is_some()) {
             tables::put_origin(*old, *new, effects);
         }
         if !carry.marks.is_empty() {

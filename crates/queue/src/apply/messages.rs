@@ -87,7 +87,8 @@ impl Slot {
             let fits = match slot.state(offset, next) {
                 MessageState::Free => !matches!(cause, DoneCause::Acked | DoneCause::Forwarded | DoneCause::Purged),
                 MessageState::Held(held) => match held.state {
-                    HeldState::Leased => cause == DoneCause::Acked,
+                    // One whose lease has run out may expire.
+                    HeldState::Leased => matches!(cause, DoneCause::Acked | DoneCause::Expired),
                     HeldState::Waiting => {
                         matches!(cause, DoneCause::Expired | DoneCause::Cancelled | DoneCause::Length)
                     }

@@ -77,8 +77,8 @@ jangada_types::replicated! {
             #[prost(uint32, repeated, tag = "7")]
             lanes: Vec<u32>,
         },
-        /// Nothing becomes of these messages any more. By an acknowledgement: they are leased. By expiry, cancellation, length or
-        /// routing: they are free or wait. By a purge: they are dead.
+        /// Nothing becomes of these messages any more. By an acknowledgement: they are leased. By expiry: they are
+        /// free, wait, or their lease has run out. By cancellation, length or routing: they are free or wait. By a purge: they are dead.
         Done = 6 {
             /// The slot's number.
             #[prost(uint32, tag = "1")]

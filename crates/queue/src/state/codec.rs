@@ -4,6 +4,7 @@
 //! version u8 | last slot | marks end | carried end | slots
 //! slot       number | queue 16 | kind | order | start | floor | settled by cause | forwarding | done | held | leases | origins
 //! done       chunks, each: distance of its number | runs n, then n pairs of (distance, length - 1); or BITMAP and 512 bytes
+//! origins    n, each: distance of its offset | origin | key 8 | deliver-at | lane u8
 //! held       n, each: distance of its offset | state u8 | lane u8 | reason u8 | failures | deliveries | at | key 8 | lease
 //! ```
 //!
@@ -132,6 +133,8 @@ impl Slot {
             end = offset + 1;
             put_varint(out, origin.origin);
             out.put_u64(origin.key);
+            put_varint(out, origin.deliver_at_ms);
+            out.put_u8(origin.lane);
         }
     }
 
@@ -187,6 +190,8 @@ impl Slot {
             let origin = Origin {
                 origin: get_varint(input)?,
                 key: input.try_get_u64().ok()?,
+                deliver_at_ms: get_varint(input)?,
+                lane: input.try_get_u8().ok()?,
             };
             slot.origins.insert(offset, origin);
         }

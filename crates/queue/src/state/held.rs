@@ -161,4 +161,8 @@ pub struct Origin {
     pub origin: u64,
     /// The hash of its key, or 0.
     pub key: u64,
+    /// Not before this time, milliseconds since the Unix epoch; 0: at once.
+    pub deliver_at_ms: u64,
+    /// Its level of priority, 0 the lowest.
+    pub lane: u8,
 }

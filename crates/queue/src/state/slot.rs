@@ -12,6 +12,7 @@
 use super::blocks::Blocks;
 use super::done::DoneSet;
 use super::held::{DeadReason, DoneCause, Held, HeldState, KeepsOrder, Lease, Origin, SlotKind};
+use crate::command::Mark;
 use crate::ids::{LeaseId, QueueId};
 
 /// Bits of an offset within a block of held messages, as in a chunk of what is done.
@@ -21,7 +22,7 @@ const LEASE_SHIFT: u32 = 26;
 
 /// What one held message, one origin, one lease and the slot itself are counted with, bytes.
 const HELD_BYTES: usize = 36;
-const ORIGIN_BYTES: usize = 20;
+const ORIGIN_BYTES: usize = 36;
 const LEASE_BYTES: usize = 40;
 const SLOT_BYTES: usize = 256;
 
@@ -170,6 +171,11 @@ impl Slot {
         self.origins.get(offset).map_or(offset, |origin| origin.origin)
     }
 
+    /// What is known of a message that was appended again, in a slot that keeps an order.
+    pub fn carried(&self, offset: u64) -> Option<&Origin> {
+        self.origins.get(offset)
+    }
+
     /// The messages that were appended again, of a slot that keeps an order.
     pub fn origins(&self) -> impl Iterator<Item = (u64, &Origin)> {
         self.origins.iter()
@@ -284,7 +290,7 @@ impl Slot {
     }
 
     /// The message goes on under another offset, with all that is known of it.
-    pub(crate) fn carry(&mut self, old: u64, new: u64, key: u64) {
+    pub(crate) fn carry(&mut self, old: u64, new: u64, mark: &Mark) {
         let origin = self.origins.get(old).copied();
         let held = self.unhold(old);
         self.finish(old, DoneCause::Carried);
@@ -292,7 +298,12 @@ impl Slot {
             self.hold(new, held);
         }
         if self.keeps_order() {
-            let origin = origin.unwrap_or(Origin { origin: old, key });
+            let origin = origin.unwrap_or(Origin {
+                origin: old,
+                key: mark.key,
+                deliver_at_ms: mark.deliver_at_ms,
+                lane: mark.lane,
+            });
             self.origins.insert(new, origin);
         }
     }

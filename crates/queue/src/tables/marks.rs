@@ -4,10 +4,10 @@
 //! ```text
 //! kind    key: kind u8 | a u64 | b u64, big-endian      value: 1, then                       what for
 //! BATCH   1 | 0 | last offset                           base u64 | marks without ids         the walk from the floor on
-//! TIMER   2 | deliver-at ms | offset                    nothing                              what is due next
+//! TIMER   2 | deliver-at ms | offset                    lane u32 | expires-at u64            what is due next
 //! KEY     3 | hash of the key | place in the order      offset u64                           the next message of a key
-//! LANE    4 | lane | last offset                        base u64 | a bit for each record     the next message of a lane above 0
-//! ROUTE   5 | slot | last offset                        base u64 | a bit for each record     the next message of a bound queue
+//! LANE    4 | lane | last offset                        base u64 | bits | marks of those     the next message of a lane above 0
+//! ROUTE   5 | slot | last offset                        base u64 | bits                      the next message of a bound queue
 //! ORIGIN  6 | old offset | 0                            new offset u64                       where a carried message is now
 //! ```
 //!
@@ -20,7 +20,7 @@ use jangada_types::table::row::{RowReader, RowWriter};
 use jangada_types::table::{CutOff, KeyForm};
 use jangada_types::{RowError, Table, TableId};
 
-use crate::command::Marks;
+use crate::command::{Mark, Marks};
 
 const VERSION: u8 = 1;
 const KEY_BYTES: usize = 1 + 8 + 8;
@@ -77,6 +77,10 @@ pub enum MarkRow {
         deliver_at_ms: u64,
         /// The message.
         offset: u64,
+        /// Its level of priority.
+        lane: u8,
+        /// Not after this time; 0: at any time.
+        expires_at_ms: u64,
     },
     /// A message of a key.
     Key {
@@ -91,8 +95,8 @@ pub enum MarkRow {
     Lane {
         /// The lane.
         lane: u64,
-        /// The offsets of the records.
-        offsets: Vec<u64>,
+        /// The records, with their marks.
+        messages: Vec<(u64, Mark)>,
     },
     /// The records of a batch that are for a slot.
     Route {
@@ -151,18 +155,34 @@ impl MarkRow {
                 }
                 return Ok(Self::Batch { base, marks });
             }
-            RowKind::Lane | RowKind::Route => {
+            RowKind::Lane => {
+                let base = reader.u64()?;
+                let damaged = || RowError::Damaged(format!("the row of lane {a} up to {b} is damaged"));
+                let bytes = (b + 1).checked_sub(base).ok_or_else(damaged)?.div_ceil(8);
+                let split = reader.rest().split_at_checked(bytes as usize);
+                let (bits, mut rest) = split.ok_or_else(damaged)?;
+                let offsets = offsets_of(base, b, bits)?;
+                let marks = Marks::decode(&mut rest).filter(|_| rest.is_empty());
+                let marks = marks
+                    .filter(|marks| marks.0.len() == offsets.len())
+                    .ok_or_else(damaged)?;
+                let messages = offsets.into_iter().zip(marks.0).collect();
+                return Ok(Self::Lane { lane: a, messages });
+            }
+            RowKind::Route => {
                 let base = reader.u64()?;
                 let offsets = offsets_of(base, b, reader.rest())?;
-                return Ok(match kind {
-                    RowKind::Lane => Self::Lane { lane: a, offsets },
-                    _ => Self::Route { slot: a, offsets },
-                });
+                return Ok(Self::Route { slot: a, offsets });
             }
-            RowKind::Timer => Self::Timer {
-                deliver_at_ms: a,
-                offset: b,
-            },
+            RowKind::Timer => {
+                let lane = reader.u32()?;
+                Self::Timer {
+                    deliver_at_ms: a,
+                    offset: b,
+                    lane: u8::try_from(lane).map_err(|_| reader.damaged())?,
+                    expires_at_ms: reader.u64()?,
+                }
+            }
             RowKind::Key => Self::Key {
                 key: a,
                 origin: b,
@@ -191,8 +211,9 @@ fn offsets_of(base: u64, last: u64, bits: &[u8]) -> Result<Vec<u64>, RowError> {
     Ok((0..=last - base).filter(|at| is_set(*at)).map(|at| base + at).collect())
 }
 
-/// Writes the rows of a batch whose first record is at `base`. `origin_of` gives the place in the order of a record.
-pub fn put_rows(base: u64, marks: &Marks, origin_of: impl Fn(u64) -> u64, effects: &mut Effects) {
+/// Writes the rows of a batch whose first record is at `base`. `origin_of` gives the place in the order of a record; none:
+/// it is done already, and nobody looks for it.
+pub fn put_rows(base: u64, marks: &Marks, origin_of: impl Fn(u64) -> Option<u64>, effects: &mut Effects) {
     let count = marks.0.len();
     let last = base + count as u64 - 1;
     let mut value = Vec::with_capacity(16 + 10 * count);
@@ -204,11 +225,18 @@ pub fn put_rows(base: u64, marks: &Marks, origin_of: impl Fn(u64) -> u64, effect
     let mut bits: BTreeMap<(u8, u64), Vec<u8>> = BTreeMap::new();
     for (at, mark) in marks.0.iter().enumerate() {
         let offset = base + at as u64;
+        let Some(origin) = origin_of(at as u64) else {
+            continue;
+        };
         if mark.deliver_at_ms != 0 {
-            effects.put(&MARKS, &key_of(RowKind::Timer, mark.deliver_at_ms, offset), &[VERSION]);
+            let mut row = RowWriter::<13>::new(VERSION);
+            row.put(&u32::from(mark.lane).to_le_bytes());
+            row.put(&mark.expires_at_ms.to_le_bytes());
+            let key = key_of(RowKind::Timer, mark.deliver_at_ms, offset);
+            effects.put(&MARKS, &key, &row.finish());
         }
         if mark.key != 0 {
-            let key = key_of(RowKind::Key, mark.key, origin_of(at as u64));
+            let key = key_of(RowKind::Key, mark.key, origin);
             effects.put(&MARKS, &key, &value_of(offset));
         }
         let lane = (mark.lane > 0).then_some((RowKind::Lane as u8, u64::from(mark.lane)));
@@ -229,6 +257,12 @@ pub fn put_rows(base: u64, marks: &Marks, origin_of: impl Fn(u64) -> u64, effect
         };
         value.truncate(1 + 8);
         value.extend_from_slice(&bits);
+        if kind == RowKind::Lane {
+            let is_there = |at: usize| bits[at / 8] >> (at % 8) & 1 == 1;
+            let of_lane = marks.0.iter().enumerate().filter(|(at, _)| is_there(*at));
+            let of_lane = of_lane.map(|(_, mark)| mark.clone());
+            Marks(of_lane.collect()).encode(false, &mut value);
+        }
         effects.put(&MARKS, &key_of(kind, a, last), &value);
     }
 }
@@ -264,7 +298,6 @@ mod tests {
     use jangada_types::RowChange;
 
     use super::*;
-    use crate::command::Mark;
     use crate::ids::SlotId;
 
     fn marks() -> Marks {
@@ -284,7 +317,7 @@ mod tests {
 
     fn rows() -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut effects = Effects::default();
-        put_rows(10, &marks(), |at| 5 + at, &mut effects);
+        put_rows(10, &marks(), |at| Some(5 + at), &mut effects);
         put_origin(3, 11, &mut effects);
         let rows = effects.take().into_iter().map(|row| match row {
             RowChange::Put { table, key, value } => {
@@ -304,6 +337,7 @@ mod tests {
             .collect();
         let mut without_ids = marks();
         without_ids.0[2].id = 0;
+        let in_lane = without_ids.0[2].clone();
         let expected = [
             MarkRow::Batch {
                 base: 10,
@@ -312,6 +346,8 @@ mod tests {
             MarkRow::Timer {
                 deliver_at_ms: 300,
                 offset: 11,
+                lane: 0,
+                expires_at_ms: 0,
             },
             MarkRow::Key {
                 key: 7,
@@ -320,7 +356,7 @@ mod tests {
             },
             MarkRow::Lane {
                 lane: 2,
-                offsets: vec![12],
+                messages: vec![(12, in_lane)],
             },
             MarkRow::Route {
                 slot: 4,
@@ -342,13 +378,16 @@ mod tests {
         let rows = rows();
         assert_eq!(
             rows[1],
-            (b"\x02\0\0\0\0\0\0\x01\x2c\0\0\0\0\0\0\0\x0b".to_vec(), vec![1])
+            (
+                b"\x02\0\0\0\0\0\0\x01\x2c\0\0\0\0\0\0\0\x0b".to_vec(),
+                b"\x01\0\0\0\0\0\0\0\0\0\0\0\0".to_vec()
+            )
         );
         assert_eq!(
             rows[3],
             (
                 b"\x04\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x0c".to_vec(),
-                b"\x01\x0a\0\0\0\0\0\0\0\x04".to_vec()
+                b"\x01\x0a\0\0\0\0\0\0\0\x04\x01\x01\x28\x02\x01\x04".to_vec()
             )
         );
     }
@@ -359,10 +398,7 @@ mod tests {
             assert!(MarkRow::decode(&key[..16], &value).is_err());
             assert!(MarkRow::decode(&key, &value[..value.len() - 1]).is_err(), "{key:?}");
             let longer = [&value[..], b"x"].concat();
-            assert!(
-                key[0] == RowKind::Timer as u8 || MarkRow::decode(&key, &longer).is_err(),
-                "{key:?}"
-            );
+            assert!(MarkRow::decode(&key, &longer).is_err(), "{key:?}");
             let newer = [&[2], &value[1..]].concat();
             assert!(matches!(MarkRow::decode(&key, &newer), Err(RowError::LaterVersion(_))));
         }

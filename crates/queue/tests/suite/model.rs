@@ -60,7 +60,7 @@ impl Model {
             Section::Done { cause, .. } => self.take(section, |message, _| {
                 let fits = match message {
                     Free => !matches!(cause, DoneCause::Acked | DoneCause::Forwarded | DoneCause::Purged),
-                    Leased(..) => *cause == DoneCause::Acked,
+                    Leased(..) => matches!(cause, DoneCause::Acked | DoneCause::Expired),
                     Waiting(..) => matches!(cause, DoneCause::Expired | DoneCause::Cancelled | DoneCause::Length),
                     Dead(..) => *cause == DoneCause::Purged,
                     Moving(..) | Done(_) => false,

@@ -1,0 +1,192 @@
+//! Who waits for messages of a slot.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::engine::io::{ConsumerId, RequestId};
+use crate::ids::{AttemptId, SessionId};
+
+/// Who gets messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Waiter {
+    /// A stream.
+    Stream(ConsumerId),
+    /// A receive, which is answered once.
+    Once(RequestId),
+}
+
+/// A consumer: it gets messages while it has credit.
+#[derive(Clone, Debug)]
+pub(super) struct Consumer {
+    pub session: SessionId,
+    pub attempt: AttemptId,
+    pub lease_ms: u64,
+    /// So many messages it may still get.
+    pub credit: u32,
+    /// So many messages are on their way to it, or with it.
+    pub in_flight: u32,
+    /// It gets nothing until it has nothing: then a message goes to it alone.
+    pub drains: bool,
+    /// It has a message that goes alone, and gets nothing else until it has nothing.
+    pub is_alone: bool,
+    /// When it was served last.
+    turn: u64,
+}
+
+impl Consumer {
+    pub(super) fn new(session: SessionId, attempt: AttemptId, lease_ms: u64, credit: u32) -> Self {
+        Self {
+            session,
+            attempt,
+            lease_ms,
+            credit,
+            in_flight: 0,
+            drains: false,
+            is_alone: false,
+            turn: 0,
+        }
+    }
+}
+
+/// The consumers of a slot. The one with the most credit is next; of equal ones the one that was served longest ago.
+#[derive(Debug, Default)]
+pub(super) struct Consumers {
+    all: BTreeMap<Waiter, Consumer>,
+    waiting: BTreeSet<(Reverse<u32>, u64, Waiter)>,
+    turn: u64,
+}
+
+impl Consumers {
+    pub(super) fn get(&self, waiter: Waiter) -> Option<&Consumer> {
+        self.all.get(&waiter)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Waiter, &Consumer)> {
+        self.all.iter().map(|(waiter, consumer)| (*waiter, consumer))
+    }
+
+    pub(super) fn insert(&mut self, waiter: Waiter, consumer: Consumer) {
+        self.remove(waiter);
+        self.all.insert(waiter, consumer);
+        self.change(waiter, |_| {});
+    }
+
+    pub(super) fn remove(&mut self, waiter: Waiter) -> Option<Consumer> {
+        let consumer = self.all.remove(&waiter)?;
+        self.waiting.remove(&(Reverse(consumer.credit), consumer.turn, waiter));
+        Some(consumer)
+    }
+
+    /// Changes a consumer, and where it stands.
+    pub(super) fn change(&mut self, waiter: Waiter, change: impl FnOnce(&mut Consumer)) {
+        let Some(consumer) = self.all.get_mut(&waiter) else {
+            return;
+        };
+        self.waiting.remove(&(Reverse(consumer.credit), consumer.turn, waiter));
+        change(consumer);
+        if consumer.in_flight == 0 {
+            consumer.is_alone = false;
+        }
+        if consumer.credit > 0 && !consumer.drains && !consumer.is_alone {
+            self.waiting.insert((Reverse(consumer.credit), consumer.turn, waiter));
+        }
+    }
+
+    /// It was served, and comes behind others with the same credit.
+    pub(super) fn served(&mut self, waiter: Waiter, messages: u32) {
+        self.turn += 1;
+        let turn = self.turn;
+        self.change(waiter, |consumer| {
+            consumer.credit = consumer.credit.saturating_sub(messages);
+            consumer.in_flight += messages;
+            consumer.turn = turn;
+        });
+    }
+
+    /// The next one that may get a message.
+    pub(super) fn next(&self, is_free: impl Fn(&Consumer) -> bool) -> Option<Waiter> {
+        let mut waiting = self.waiting.iter().map(|(_, _, waiter)| *waiter);
+        waiting.find(|waiter| is_free(&self.all[waiter]))
+    }
+
+    /// One that has nothing, for a message that goes out alone. If all have something, one of them gets no more until it has nothing.
+    pub(super) fn next_alone(&mut self) -> Option<Waiter> {
+        let ready = self
+            .all
+            .iter()
+            .filter(|(_, consumer)| consumer.credit > 0 && consumer.in_flight == 0);
+        if let Some((waiter, _)) = ready.min_by_key(|(_, consumer)| consumer.turn) {
+            return Some(*waiter);
+        }
+        let drains = self.all.values().any(|consumer| consumer.drains && consumer.credit > 0);
+        let least = self
+            .waiting
+            .iter()
+            .min_by_key(|(_, _, waiter)| self.all[waiter].in_flight);
+        if let (false, Some((_, _, waiter))) = (drains, least.copied()) {
+            self.change(waiter, |consumer| consumer.drains = true);
+        }
+        None
+    }
+
+    /// Nobody waits for a message that goes out alone any more.
+    pub(super) fn stop_draining(&mut self) {
+        let draining: Vec<Waiter> = self
+            .iter()
+            .filter(|(_, consumer)| consumer.drains)
+            .map(|(waiter, _)| waiter)
+            .collect();
+        for waiter in draining {
+            self.change(waiter, |consumer| consumer.drains = false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_credit(credits: &[u32]) -> Consumers {
+        let mut consumers = Consumers::default();
+        for (at, credit) in credits.iter().enumerate() {
+            let consumer = Consumer::new(SessionId(at as u64), AttemptId(0), 1_000, *credit);
+            consumers.insert(Waiter::Stream(ConsumerId(at as u64)), consumer);
+        }
+        consumers
+    }
+
+    #[test]
+    fn equal_consumers_get_equal_shares() {
+        let mut consumers = with_credit(&[100, 100, 100, 0]);
+        let mut got = [0; 4];
+        for _ in 0..18 {
+            let waiter = consumers.next(|_| true).expect("three wait");
+            consumers.served(waiter, 16);
+            let Waiter::Stream(ConsumerId(at)) = waiter else {
+                panic!("{waiter:?}")
+            };
+            got[at as usize] += 16;
+        }
+        assert_eq!(got, [96, 96, 96, 0]);
+    }
+
+    #[test]
+    fn a_message_that_goes_alone_finds_a_consumer_that_is_never_idle() {
+        let mut consumers = with_credit(&[8, 8]);
+        for at in 0..2 {
+            consumers.served(Waiter::Stream(ConsumerId(at)), 4);
+        }
+        assert_eq!(consumers.next_alone(), None);
+        let waiter = consumers.next(|_| true).expect("the other one");
+        assert_eq!(consumers.iter().filter(|(_, consumer)| consumer.drains).count(), 1);
+        consumers.served(waiter, 4);
+        assert_eq!(consumers.next(|_| true), None, "one has no credit, the other drains");
+        let drains = consumers
+            .iter()
+            .find(|(_, consumer)| consumer.drains)
+            .expect("one does")
+            .0;
+        consumers.change(drains, |consumer| consumer.in_flight = 0);
+        assert_eq!(consumers.next_alone(), Some(drains));
+    }
+}

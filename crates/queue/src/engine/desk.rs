@@ -1,0 +1,293 @@
+//! What the leader knows of one slot beside what is replicated.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use jangada_machine::Now;
+
+use crate::command::Marks;
+use crate::engine::consumers::{Consumers, Waiter};
+use crate::engine::io::ConsumerId;
+use crate::engine::keys::{Keys, Next};
+use crate::engine::lanes::Lane;
+use crate::engine::policy::{OnDead, Order, Policy};
+use crate::engine::timers::{Due, Timers};
+use crate::ids::{AttemptId, LeaseId, SessionId};
+use crate::limits::{LANES, LEASE_MS_AFTER_FAILOVER, LEASE_MS_MAX};
+use crate::state::{Held, HeldState, MessageState, Slot, Slots};
+
+/// A message that may go out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ready {
+    pub offset: u64,
+    /// Its place in the order.
+    pub origin: u64,
+    pub key: u64,
+    pub lane: u8,
+    /// Not after this time; 0: at any time.
+    pub expires_at_ms: u64,
+}
+
+/// Batches of marks before the cursor, in memory.
+pub(super) const AHEAD_MAX: usize = 256;
+
+/// The deadline of a lease that has run out.
+pub(super) const PASSED: u64 = u64::MAX;
+
+/// A message that is leased.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Out {
+    /// On the monotonic clock, milliseconds; [`PASSED`]: it goes out again.
+    pub deadline: u64,
+    /// Whom it was given to, if that is known.
+    pub waiter: Option<Waiter>,
+    pub session: SessionId,
+}
+
+/// What is known of a session besides what it has.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Session {
+    /// So many messages are with it, or on their way.
+    pub in_flight: u32,
+    /// Its stream is broken: what it has fails at this time, on the monotonic clock, unless it comes back.
+    pub lost: Option<(ConsumerId, u64)>,
+}
+
+/// Marks of a batch before the cursor.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    pub base: u64,
+    pub marks: Marks,
+}
+
+/// A slot on the leader's side.
+#[derive(Debug)]
+pub(super) struct Desk {
+    pub policy: Policy,
+    /// All below was looked at: it was handed out, or is in one of the lists here, or not due, or its key is busy.
+    pub cursor: u64,
+    pub ahead: VecDeque<Ahead>,
+    /// The marks below it, from the cursor on, are those in `ahead`.
+    pub known_to: u64,
+    /// A look-up of marks is under way, and the end of all marks when it began.
+    pub reads_marks: Option<u64>,
+    pub lanes: BTreeMap<u8, Lane>,
+    /// Messages behind the cursor that may go out, by lane and place in the order.
+    pub returned: BTreeMap<(Reverse<u8>, u64), Ready>,
+    /// Messages one failure before their last, by place in the order: each goes out alone.
+    pub alone: BTreeMap<u64, Ready>,
+    pub out: BTreeMap<u64, Out>,
+    pub deadlines: BTreeSet<(u64, u64)>,
+    /// Waiting messages, by the time on the monotonic clock.
+    pub retries: BTreeSet<(u64, u64)>,
+    pub timers: Timers,
+    pub keys: Keys,
+    /// Messages that a command under way, or the next one, is about.
+    pub busy: BTreeSet<u64>,
+    pub sessions: BTreeMap<SessionId, Session>,
+    pub attempts: BTreeMap<(SessionId, AttemptId), LeaseId>,
+    /// Beyond so many it is looked which of their leases are over.
+    pub attempts_max: usize,
+    pub consumers: Consumers,
+    /// Deliveries since a lower lane had its share.
+    pub shares: u32,
+    /// Nothing is granted before this time, on the monotonic clock: the state was full.
+    pub held_back_until: u64,
+    /// When the message at the cursor is due, or expires: on the wall clock.
+    pub head_at_ms: Option<u64>,
+    /// Keys whose rows are to be looked up, from which place on.
+    pub seeks: Vec<(u64, u64)>,
+}
+
+impl Desk {
+    /// The desk of a new leader: all from the slot.
+    pub(super) fn begin(policy: Policy, slots: &Slots, slot: &Slot, end: u64, now: Now) -> Self {
+        let floor = slot.floor();
+        let mut desk = Self {
+            policy,
+            cursor: floor,
+            ahead: VecDeque::new(),
+            known_to: floor,
+            reads_marks: None,
+            lanes: BTreeMap::new(),
+            returned: BTreeMap::new(),
+            alone: BTreeMap::new(),
+            out: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            retries: BTreeSet::new(),
+            timers: Timers::default(),
+            keys: Keys::default(),
+            busy: BTreeSet::new(),
+            sessions: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            attempts_max: 0,
+            consumers: Consumers::default(),
+            shares: 0,
+            held_back_until: 0,
+            head_at_ms: None,
+            seeks: Vec::new(),
+        };
+        if policy.has_lanes {
+            let lane = match slots.marks_end() > floor {
+                true => Lane::unknown,
+                false => Lane::empty,
+            };
+            desk.lanes = (1..LANES).map(|number| (number, lane(floor))).collect();
+        }
+        for (id, lease) in slot.leases().filter(|(_, lease)| lease.attempt != AttemptId(0)) {
+            desk.attempts.insert((lease.session, lease.attempt), id);
+        }
+        for (offset, held) in slot.held_from(0) {
+            desk.take_over(slot, offset, held, now);
+        }
+        for (offset, origin) in slot.origins() {
+            if slot.state(offset, end) != MessageState::Free {
+                continue;
+            }
+            let ready = Ready {
+                offset,
+                origin: origin.origin,
+                key: origin.key,
+                lane: if policy.has_lanes { origin.lane } else { 0 },
+                expires_at_ms: 0,
+            };
+            if origin.deliver_at_ms > now.wall_ms {
+                let due = Due {
+                    lane: ready.lane,
+                    expires_at_ms: 0,
+                };
+                desk.timers.pass((origin.deliver_at_ms, offset), due);
+            } else if desk.policy.is_keyed() && origin.key != 0 {
+                desk.keys.park(origin.key, (origin.origin, offset));
+            } else {
+                desk.give_back(ready);
+            }
+        }
+        for key in desk.keys.idle_parked() {
+            desk.free_key(slot, key);
+        }
+        desk
+    }
+
+    fn take_over(&mut self, slot: &Slot, offset: u64, held: &Held, now: Now) {
+        let blocks = match held.state {
+            HeldState::Leased => {
+                let lease = slot.lease(held.lease).expect("a leased message has a lease");
+                // The holder needs the time to find this leader. A clock that was ahead must not keep the message for longer than
+                // a lease can be.
+                let least = lease.duration_ms.min(LEASE_MS_AFTER_FAILOVER);
+                let left = held
+                    .at_ms
+                    .saturating_sub(now.wall_ms)
+                    .clamp(least, LEASE_MS_MAX.max(least));
+                self.lend(offset, now.monotonic_ms + left, None, lease.session);
+                true
+            }
+            HeldState::Waiting => {
+                let left = held.at_ms.saturating_sub(now.wall_ms);
+                self.retries.insert((now.monotonic_ms.saturating_add(left), offset));
+                true
+            }
+            HeldState::Dead | HeldState::Moving => self.policy.order == Order::ByKey(OnDead::Block),
+        };
+        if blocks && self.policy.is_keyed() && held.key != 0 {
+            self.keys.take(held.key, slot.origin(offset));
+        }
+    }
+
+    /// What is known of a held message, to give it out again.
+    pub(super) fn ready_of(slot: &Slot, offset: u64, held: Option<&Held>) -> Ready {
+        Ready {
+            offset,
+            origin: slot.origin(offset),
+            key: held.map_or(0, |held| held.key),
+            lane: held.map_or(0, |held| held.lane),
+            expires_at_ms: 0,
+        }
+    }
+
+    /// A message is with a session.
+    pub(super) fn lend(&mut self, offset: u64, deadline: u64, waiter: Option<Waiter>, session: SessionId) {
+        self.take_back(offset, false);
+        self.deadlines.insert((deadline, offset));
+        self.sessions.entry(session).or_default().in_flight += 1;
+        let out = Out {
+            deadline,
+            waiter,
+            session,
+        };
+        self.out.insert(offset, out);
+    }
+
+    /// A message is with nobody any more. `frees`: whoever had it has one less.
+    pub(super) fn take_back(&mut self, offset: u64, frees: bool) {
+        let Some(out) = self.out.remove(&offset) else {
+            return;
+        };
+        self.deadlines.remove(&(out.deadline, offset));
+        if let Some(session) = self.sessions.get_mut(&out.session) {
+            session.in_flight = session.in_flight.saturating_sub(1);
+            if session.in_flight == 0 && session.lost.is_none() {
+                self.sessions.remove(&out.session);
+            }
+        }
+        let waiter = out.waiter.filter(|_| frees || out.deadline == PASSED);
+        if let Some(waiter) = waiter {
+            self.consumers.change(waiter, |consumer| {
+                consumer.in_flight = consumer.in_flight.saturating_sub(1)
+            });
+        }
+    }
+
+    /// The deadline of a message is another one.
+    pub(super) fn set_deadline(&mut self, offset: u64, deadline: u64) {
+        if let Some(out) = self.out.get_mut(&offset) {
+            self.deadlines.remove(&(out.deadline, offset));
+            out.deadline = deadline;
+            if deadline != PASSED {
+                self.deadlines.insert((deadline, offset));
+            }
+        }
+    }
+
+    /// A message goes out again, in its place.
+    pub(super) fn give_back(&mut self, ready: Ready) {
+        self.returned.insert((Reverse(ready.lane), ready.origin), ready);
+    }
+
+    /// A message does not go out again: it was settled late.
+    pub(super) fn withhold(&mut self, ready: &Ready) {
+        self.returned.remove(&(Reverse(ready.lane), ready.origin));
+        self.alone.remove(&ready.origin);
+    }
+
+    pub(super) fn is_returned(&self, origin: u64, lane: u8) -> bool {
+        self.returned.contains_key(&(Reverse(lane), origin)) || self.alone.contains_key(&origin)
+    }
+
+    /// A message of the key is done, or dead and does not block: the next one goes out.
+    pub(super) fn free_key(&mut self, slot: &Slot, key: u64) {
+        if key == 0 || !self.policy.is_keyed() || self.keys.seeks(key) {
+            return;
+        }
+        let next = self.keys.freed(key);
+        self.go_on(slot, key, next);
+    }
+
+    pub(super) fn go_on(&mut self, slot: &Slot, key: u64, next: Next) {
+        match next {
+            Next::Idle => {}
+            Next::Seek(after) => self.seeks.push((key, after)),
+            Next::Message((origin, offset)) => {
+                debug_assert_eq!(slot.origin(offset), origin, "a place is that of its message");
+                self.give_back(Ready {
+                    offset,
+                    origin,
+                    key,
+                    lane: 0,
+                    expires_at_ms: 0,
+                });
+            }
+        }
+    }
+}

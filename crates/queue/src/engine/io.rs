@@ -1,0 +1,310 @@
+//! What goes into a step of the engine, and what comes out.
+
+use crate::command::{Marks, QueueOps, Section};
+use crate::engine::policy::Policy;
+use crate::ids::{AttemptId, LeaseId, SessionId, SlotId};
+use crate::reply::{OpsReply, SectionReply};
+use crate::tables::MarkRow;
+
+macro_rules! number {
+    ($(#[$meta:meta])* $name:ident) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub u64);
+    };
+}
+
+number! {
+    /// A consumer's stream. Chosen by the host, never used again.
+    ConsumerId
+}
+number! {
+    /// A request that is answered once. Chosen by the host, never used again.
+    RequestId
+}
+number! {
+    /// A command that was proposed.
+    Ticket
+}
+number! {
+    /// A look-up of rows.
+    ReadId
+}
+
+/// What a consumer says of a message that it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// It is done.
+    Ack,
+    /// It goes out again later: after the delay, or by the queue's backoff. `failed`: it counts.
+    Nack {
+        /// Milliseconds; none: the queue's backoff.
+        delay_ms: Option<u64>,
+        /// It counts as a failure.
+        failed: bool,
+    },
+    /// It is given back, and goes out again at once.
+    Release,
+    /// It is dead.
+    Reject,
+    /// The lease lasts so many milliseconds from now on.
+    Extend {
+        /// Milliseconds.
+        lease_ms: u64,
+    },
+}
+
+/// One message to settle, named by its token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SettleItem {
+    /// The message.
+    pub offset: u64,
+    /// The lease that it was handed out with.
+    pub lease: LeaseId,
+    /// What becomes of it.
+    pub settlement: Settlement,
+}
+
+/// What became of a message to settle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It is as the consumer said.
+    Done,
+    /// Nothing becomes of it any more, since before.
+    AlreadySettled,
+    /// The lease is not the message's any more, or never was.
+    LeaseLost,
+}
+
+/// What the engine is told.
+#[derive(Debug)]
+pub enum Input {
+    /// The settings of the queue of a slot, which is open. Until then the slot hands out nothing.
+    Configure {
+        /// The slot.
+        slot: SlotId,
+        /// The settings.
+        policy: Policy,
+    },
+    /// Records were appended: the partition's end is another one. With their marks, if they have any.
+    Appended {
+        /// The offset of the first record, and the marks.
+        marks: Option<(u64, Marks)>,
+    },
+    /// A consumer's stream begins. Without credit it gets nothing but what its session has already.
+    Attach {
+        /// The stream.
+        consumer: ConsumerId,
+        /// The slot.
+        slot: SlotId,
+        /// The session; one that was there before goes on.
+        session: SessionId,
+        /// How long it has messages, milliseconds.
+        lease_ms: u64,
+        /// The messages that the session still has in hand, with their leases. What else it was granted is sent again.
+        holds: Vec<(u64, LeaseId)>,
+    },
+    /// A consumer may get so many messages more.
+    Credit {
+        /// The stream.
+        consumer: ConsumerId,
+        /// How many.
+        messages: u32,
+    },
+    /// A consumer's stream has ended: it took leave (`orderly`), or its connection broke.
+    Detach {
+        /// The stream.
+        consumer: ConsumerId,
+        /// Its messages are given back at once, and count no failure. Else they wait for the session to come back.
+        orderly: bool,
+    },
+    /// Asks once for messages.
+    Receive {
+        /// The request.
+        request: RequestId,
+        /// The slot.
+        slot: SlotId,
+        /// Who asks.
+        session: SessionId,
+        /// Names the receive, if it may be sent again; 0: it will not be.
+        attempt: AttemptId,
+        /// At most so many.
+        messages: u32,
+        /// How long it has them, milliseconds.
+        lease_ms: u64,
+        /// How long it waits for the first, milliseconds.
+        wait_ms: u64,
+    },
+    /// Whoever asked is gone: it is not granted anything any more.
+    CancelReceive {
+        /// The request.
+        request: RequestId,
+    },
+    /// The answer to a receive could not be written: nobody saw the messages.
+    Undelivered {
+        /// The slot.
+        slot: SlotId,
+        /// The messages, with their leases.
+        messages: Vec<(u64, LeaseId)>,
+    },
+    /// Settles messages.
+    Settle {
+        /// The request.
+        request: RequestId,
+        /// The slot.
+        slot: SlotId,
+        /// The messages.
+        items: Vec<SettleItem>,
+    },
+    /// Proposes a section that an administrator asks for: to open, close, seek, purge, redrive.
+    Administer {
+        /// The request.
+        request: RequestId,
+        /// What is to be done.
+        section: Section,
+    },
+    /// Rows that the engine wanted.
+    Rows {
+        /// The look-up.
+        read: ReadId,
+        /// The rows, in the order of their keys.
+        rows: Rows,
+    },
+    /// A command of the engine was applied; the slots have it already.
+    Applied {
+        /// The command.
+        ticket: Ticket,
+        /// What it came to.
+        reply: OpsReply,
+    },
+    /// Messages were carried: of each the old offset and the new one. The slots have it already.
+    Carried {
+        /// The messages.
+        moves: Vec<(u64, u64)>,
+    },
+    /// Time has passed.
+    Tick,
+    /// Leadership is to go to another broker: nothing is granted any more.
+    HandOver,
+}
+
+/// Rows that the engine wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rows {
+    /// The rows.
+    pub rows: Vec<MarkRow>,
+    /// There are no more of what was asked for.
+    pub is_all: bool,
+}
+
+/// Which rows the engine wants: those of one kind from a place on, in the order of their keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowsWanted {
+    /// Marks of batches whose last offset is at or above `from`.
+    Batches {
+        /// An offset.
+        from: u64,
+        /// At most so many.
+        limit: usize,
+    },
+    /// Timers behind `after`: time and offset.
+    Timers {
+        /// Time in milliseconds, and offset.
+        after: (u64, u64),
+        /// At most so many.
+        limit: usize,
+    },
+    /// Messages of a key behind a place in the order.
+    Key {
+        /// The hash of the key.
+        key: u64,
+        /// A place in the order.
+        after: u64,
+        /// At most so many.
+        limit: usize,
+    },
+    /// Batches with messages of a lane, whose last offset is at or above `from`.
+    Lane {
+        /// The lane.
+        lane: u8,
+        /// An offset.
+        from: u64,
+        /// At most so many.
+        limit: usize,
+    },
+    /// Where a message is now.
+    Origin {
+        /// Its old offset.
+        old: u64,
+    },
+}
+
+/// A message that is handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    /// The message.
+    pub offset: u64,
+    /// With the offset its token.
+    pub lease: LeaseId,
+    /// How often it failed.
+    pub failures: u16,
+    /// How often it was handed out, this time included.
+    pub deliveries: u16,
+    /// How long it is leased still, milliseconds: less than asked for if it is sent again.
+    pub lease_left_ms: u64,
+}
+
+/// What a request came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The messages of a receive; none came in time if there are none.
+    Received(Vec<Delivered>),
+    /// What became of each message to settle.
+    Settled(Vec<Settled>),
+    /// What a section of an administrator came to.
+    Administered(SectionReply),
+    /// There is no such slot.
+    UnknownSlot,
+    /// Another request took this one's place: it was sent again.
+    Superseded,
+    /// Leadership goes to another broker: ask there.
+    Moved,
+}
+
+/// What the host is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Propose a command, and tell what it came to. A command whose outcome is not known ends the engine: leadership is lost.
+    Propose {
+        /// The command's number.
+        ticket: Ticket,
+        /// The command.
+        ops: QueueOps,
+    },
+    /// Look rows up, and give them.
+    Read {
+        /// The look-up.
+        read: ReadId,
+        /// Which rows.
+        wanted: RowsWanted,
+    },
+    /// Send messages to a consumer.
+    Deliver {
+        /// The stream.
+        consumer: ConsumerId,
+        /// The messages, in the order in which they go out.
+        messages: Vec<Delivered>,
+    },
+    /// Answer a request.
+    Answer {
+        /// The request.
+        request: RequestId,
+        /// What it came to.
+        answer: Answer,
+    },
+    /// Tell a consumer that leadership goes to another broker, and end its stream.
+    Moved {
+        /// The stream.
+        consumer: ConsumerId,
+    },
+}

@@ -1,0 +1,41 @@
+//! The leader's side of a partition's queues: who waits for messages, which message is next, what is due, and what to propose.
+//!
+//! ```text
+//!   Input  --->  Engine::step  --->  Output::Propose   a QueueOps for the partition's log
+//!                  |    ^            Output::Read      rows to look up
+//!                  |    |            Output::Deliver   messages, whose grant is applied
+//!                  v    |            Output::Answer    what a request came to
+//!                the slots
+//! ```
+//!
+//! It is made when the replica has applied an entry of its own term, and dropped when it no longer leads: nothing of it is
+//! replicated. All time comes in as [`Now`](jangada_machine::Now), and all rows by [`Input::Rows`]. Nothing here changes the slots:
+//! what is to change goes through the log, and comes back by [`Input::Applied`].
+//!
+//! - [`Policy`]: the settings of a queue. [`Input`], [`Output`]: what comes in and what goes out.
+//! - `step`: the engine, and what each input does. `pump`: what is due, and the next command. `applied`: what became of one.
+//! - `settle`: what consumers say of messages. `rows`: what was looked up, and what was carried.
+//! - `desk`: what the leader knows of one slot. `walk`: the next message of it. `lanes`, `timers`, `keys`, `consumers`: its parts.
+//! - `acts`: changes of single messages that wait for the next command.
+
+mod acts;
+mod applied;
+mod consumers;
+mod desk;
+mod io;
+mod keys;
+mod lanes;
+mod policy;
+mod pump;
+mod rows;
+mod settle;
+mod step;
+mod timers;
+mod walk;
+
+pub use io::{
+    Answer, ConsumerId, Delivered, Input, Output, ReadId, RequestId, Rows, RowsWanted, SettleItem, Settled, Settlement,
+    Ticket,
+};
+pub use policy::{Attempts, Expired, OnDead, Order, Overflow, Policy};
+pub use step::Engine;

@@ -1,0 +1,534 @@
+//! What is due, the rows that are needed, and the next command.
+
+use jangada_machine::Now;
+
+use crate::command::QueueOps;
+use crate::engine::acts::{ACT_BYTES, Act, Change, grouped};
+use crate::engine::applied::{Grant, Part, named_by};
+use crate::engine::consumers::Waiter;
+use crate::engine::desk::{Desk, PASSED, Ready};
+use crate::engine::io::{Answer, Output, ReadId, RequestId, RowsWanted, Ticket};
+use crate::engine::policy::{Expired, Overflow, Policy};
+use crate::engine::settle::failure;
+use crate::engine::step::{Engine, Read};
+use crate::engine::walk::{Head, Source, View};
+use crate::ids::SlotId;
+use crate::limits::{IN_FLIGHT_MAX, OPS_BYTES, OPS_UNDER_WAY_MAX, SESSION_IN_FLIGHT_MAX, TIMER_WINDOW, TURN_MESSAGES};
+use crate::state::{DeadReason, DoneCause, Held, HeldState, MessageState, Slots};
+
+/// Receives whose leases are over are forgotten when there are more than so many, or twice those whose leases are not.
+const ATTEMPTS_KEPT: usize = 64;
+/// Rows of a look-up.
+const ROWS: usize = 256;
+/// Rows of a look-up of timers.
+const TIMER_ROWS: usize = TIMER_WINDOW / 2;
+/// What a message takes in a grant, bytes, at most: its run, key and lane.
+const GRANT_BYTES: usize = 16;
+/// Messages of one step that expire, or go because the queue is full.
+const EXPIRE_MAX: usize = 1_000;
+/// While the wall clock is not steady, timers ask again after so long, milliseconds.
+const UNSTEADY_ASK_MS: u64 = 100;
+
+impl Engine {
+    /// When the next step is due at the latest, on the monotonic clock.
+    pub fn next_deadline(&self, now: Now) -> Option<u64> {
+        if self.is_walking {
+            return Some(now.monotonic_ms);
+        }
+        // What was due at the last step was done then, as far as it could be; what could not waits for another input.
+        let is_later = |at: &u64| *at > self.pumped_ms;
+        let unsteady = self.unsteady_since.map(|_| self.pumped_ms + UNSTEADY_ASK_MS);
+        let of_wall = |at_ms: u64| match unsteady {
+            Some(at) => at,
+            None => now.monotonic_ms.saturating_add(at_ms.saturating_sub(now.wall_ms)),
+        };
+        let of_desk = |desk: &Desk| {
+            let lost = desk
+                .sessions
+                .values()
+                .filter_map(|session| session.lost.map(|(_, at)| at))
+                .min();
+            let held_back = Some(desk.held_back_until).filter(|until| *until > now.monotonic_ms);
+            let times = [
+                desk.deadlines.first().map(|(at, _)| *at),
+                desk.retries.first().map(|(at, _)| *at),
+                desk.timers.next_ms().map(of_wall),
+                desk.head_at_ms.map(of_wall),
+                lost,
+                held_back,
+            ];
+            times.into_iter().flatten().filter(is_later).min()
+        };
+        let desks = self.desks.values().filter_map(of_desk);
+        let waits = self.receives.values().map(|receive| receive.until_ms);
+        desks.chain(waits).filter(is_later).min()
+    }
+
+    pub(super) fn pump(&mut self, slots: &Slots, end: u64, now: Now, wall_ms: Option<u64>, out: &mut Vec<Output>) {
+        self.is_walking = false;
+        self.pumped_ms = now.monotonic_ms;
+        let ids: Vec<SlotId> = self.desks.keys().copied().collect();
+        for id in &ids {
+            let Some(slot) = slots.slot(*id) else { continue };
+            let view = View {
+                id: *id,
+                slot,
+                slots,
+                end,
+                now,
+                wall_ms,
+            };
+            let desk = self.desks.get_mut(id).expect("its number was listed");
+            desk.due(&view, &mut self.acts);
+            if !self.hands_over {
+                self.is_walking |= desk.expire(&view, &mut self.acts);
+            }
+        }
+        while self.under_way.len() < OPS_UNDER_WAY_MAX {
+            if !self.propose(slots, end, now, wall_ms, out) {
+                break;
+            }
+        }
+        for id in &ids {
+            self.look_up(slots, *id, out);
+        }
+        self.end_waits(now, out);
+    }
+
+    /// Answers the receives whose time is over. Not while messages may be there that could not be granted yet.
+    fn end_waits(&mut self, now: Now, out: &mut Vec<Output>) {
+        if self.under_way.len() == OPS_UNDER_WAY_MAX || self.is_walking {
+            return;
+        }
+        let looks = |slot: SlotId| {
+            let mut of_slot = self.reads.values().filter(|(known, _)| *known == slot);
+            of_slot.any(|(_, read)| matches!(read, Read::Batches | Read::Lane(_) | Read::Key(_)))
+        };
+        let over = self
+            .receives
+            .iter()
+            .filter(|(_, receive)| receive.until_ms <= now.monotonic_ms && !looks(receive.slot));
+        let over: Vec<RequestId> = over.map(|(request, _)| *request).collect();
+        for request in over {
+            // One whose grant is under way gets that.
+            let waits = |part: &Part| matches!(part, Part::Grant(grant) if grant.waiter == Waiter::Once(request));
+            if self.under_way.values().flatten().any(waits) {
+                continue;
+            }
+            self.end_receive(request);
+            let answer = Answer::Received(Vec::new());
+            out.push(Output::Answer { request, answer });
+        }
+    }
+
+    /// Proposes the next command, if there is anything to say.
+    fn propose(&mut self, slots: &Slots, end: u64, now: Now, wall_ms: Option<u64>, out: &mut Vec<Output>) -> bool {
+        let mut parts: Vec<Part> = Vec::new();
+        let mut sections = Vec::new();
+        for (request, section) in std::mem::take(&mut self.administered) {
+            let named = named_by(&section, slots, end);
+            sections.push(section.clone());
+            parts.push(Part::Administered(request, section, named));
+        }
+        let most = (OPS_BYTES / ACT_BYTES).min(self.acts.len());
+        let acts: Vec<Act> = self.acts.drain(..most).collect();
+        let mut room = OPS_BYTES.saturating_sub(acts.len() * ACT_BYTES) / GRANT_BYTES;
+        for group in grouped(acts) {
+            sections.push(group.section());
+            parts.push(group.into());
+        }
+        if !self.hands_over {
+            let ids: Vec<SlotId> = self.desks.keys().copied().collect();
+            for id in ids {
+                let Some(slot) = slots.slot(id) else { continue };
+                let view = View {
+                    id,
+                    slot,
+                    slots,
+                    end,
+                    now,
+                    wall_ms,
+                };
+                let desk = self.desks.get_mut(&id).expect("its number was listed");
+                let (grants, pauses) = desk.grants(&view, &mut room, &mut self.acts);
+                self.is_walking |= pauses;
+                for grant in grants {
+                    sections.push(grant.section());
+                    parts.push(Part::Grant(grant));
+                }
+            }
+        }
+        if sections.is_empty() {
+            // What must not go out was found while granting, and is the next command.
+            return !self.acts.is_empty();
+        }
+        let ticket = Ticket(self.next_id());
+        self.under_way.insert(ticket, parts);
+        let ops = QueueOps {
+            term: self.term,
+            now_ms: now.wall_ms,
+            sections,
+        };
+        out.push(Output::Propose { ticket, ops });
+        true
+    }
+
+    /// Asks for the rows that a slot needs.
+    fn look_up(&mut self, slots: &Slots, id: SlotId, out: &mut Vec<Output>) {
+        let desk = self.desks.get_mut(&id).expect("its number was listed");
+        let has_demand = desk.consumers.iter().any(|(_, consumer)| consumer.credit > 0);
+        let looks = has_demand || desk.policy.expired.is_some();
+        let mut wanted = Vec::new();
+        for (key, after) in std::mem::take(&mut desk.seeks) {
+            let limit = ROWS;
+            wanted.push((Read::Key(key), RowsWanted::Key { key, after, limit }));
+        }
+        if let Some(after) = desk.timers.wants() {
+            let limit = TIMER_ROWS;
+            wanted.push((Read::Timers, RowsWanted::Timers { after, limit }));
+        }
+        for (number, lane) in desk.lanes.iter_mut().filter(|_| looks) {
+            if let Some(from) = lane.wants() {
+                let (lane, limit) = (*number, ROWS);
+                wanted.push((Read::Lane(lane), RowsWanted::Lane { lane, from, limit }));
+            }
+        }
+        let is_blind = desk.known_to < slots.marks_end() && desk.cursor >= desk.known_to;
+        if looks && is_blind && desk.reads_marks.is_none() {
+            desk.reads_marks = Some(slots.marks_end());
+            desk.ahead.clear();
+            let (from, limit) = (desk.cursor, ROWS);
+            wanted.push((Read::Batches, RowsWanted::Batches { from, limit }));
+        }
+        for (purpose, wanted) in wanted {
+            let read = ReadId(self.next_id());
+            self.reads.insert(read, (id, purpose));
+            out.push(Output::Read { read, wanted });
+        }
+    }
+}
+
+impl Desk {
+    /// What is due by now: leases that have run out, retries, timers, sessions that did not come back.
+    fn due(&mut self, view: &View<'_>, acts: &mut Vec<Act>) {
+        let monotonic_ms = view.now.monotonic_ms;
+        if self.attempts.len() > self.attempts_max {
+            self.attempts.retain(|_, lease| view.slot.lease(*lease).is_some());
+            self.attempts_max = ATTEMPTS_KEPT.max(2 * self.attempts.len());
+        }
+        while let Some((_, offset)) = self.deadlines.first().copied().filter(|(at, _)| *at <= monotonic_ms) {
+            self.set_deadline(offset, PASSED);
+            if let Some(held) = held_at(view, offset, HeldState::Leased) {
+                self.ran_out(view, offset, held, acts);
+            }
+        }
+        while let Some((at, offset)) = self.retries.first().copied().filter(|(at, _)| *at <= monotonic_ms) {
+            self.retries.remove(&(at, offset));
+            if let Some(held) = held_at(view, offset, HeldState::Waiting) {
+                self.give_back(Self::ready_of(view.slot, offset, Some(held)));
+            }
+        }
+        while let Some(wall_ms) = view.wall_ms.filter(|_| self.returned.len() < TIMER_WINDOW)
+            && let Some((offset, due)) = self.timers.pop_due(wall_ms)
+        {
+            if view.state(offset) != MessageState::Free || self.busy.contains(&offset) {
+                continue;
+            }
+            let carried = view.slot.carried(offset);
+            let ready = Ready {
+                offset,
+                origin: view.slot.origin(offset),
+                key: carried.map_or(0, |origin| origin.key),
+                lane: due.lane,
+                expires_at_ms: due.expires_at_ms,
+            };
+            if !self.is_returned(ready.origin, ready.lane) {
+                self.place(view, ready, 0);
+            }
+        }
+        let lost = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.lost.is_some_and(|(_, at)| at <= monotonic_ms));
+        let lost: Vec<_> = lost
+            .map(|(id, session)| (*id, session.lost.expect("it was asked")))
+            .collect();
+        for (session, (consumer, _)) in lost {
+            let waiter = Some(Waiter::Stream(consumer));
+            let theirs = self
+                .out
+                .iter()
+                .filter(|(_, out)| out.session == session && out.waiter == waiter);
+            let theirs: Vec<u64> = theirs.map(|(offset, _)| *offset).collect();
+            for offset in theirs {
+                if let Some(held) = held_at(view, offset, HeldState::Leased) {
+                    let (change, delay_ms) = failure(&self.policy, held, offset, None);
+                    self.change(view, offset, held, change, delay_ms, acts);
+                }
+            }
+            if let Some(known) = self.sessions.get_mut(&session) {
+                known.lost = None;
+                if known.in_flight == 0 {
+                    self.sessions.remove(&session);
+                }
+            }
+        }
+    }
+
+    /// A lease has run out: its message goes out again, or is dead.
+    fn ran_out(&mut self, view: &View<'_>, offset: u64, held: &Held, acts: &mut Vec<Act>) {
+        match failure(&self.policy, held, offset, None).0 {
+            dead @ Change::Dead { .. } => self.change(view, offset, held, dead, 0, acts),
+            _ if self.busy.contains(&offset) => {}
+            _ => self.give_back(Self::ready_of(view.slot, offset, Some(held))),
+        }
+    }
+
+    fn change(
+        &mut self,
+        view: &View<'_>,
+        offset: u64,
+        held: &Held,
+        change: Change,
+        delay_ms: u64,
+        acts: &mut Vec<Act>,
+    ) {
+        if !self.busy.insert(offset) {
+            return;
+        }
+        let ready = Self::ready_of(view.slot, offset, Some(held));
+        self.withhold(&ready);
+        acts.push(Act {
+            slot: view.id,
+            ready,
+            change,
+            delay_ms,
+            waits: None,
+        });
+    }
+
+    /// What the message that is next becomes instead of going out, if it must not.
+    fn verdict(&self, view: &View<'_>, ready: &Ready) -> Option<Change> {
+        let is_over = ready.expires_at_ms != 0 && view.wall_ms.is_some_and(|wall_ms| ready.expires_at_ms <= wall_ms);
+        let held = match view.state(ready.offset) {
+            MessageState::Held(held) => Some(held),
+            _ => None,
+        };
+        let is_leased = held.is_some_and(|held| held.state == HeldState::Leased);
+        match self.policy.expired {
+            Some(Expired::Drop) if is_over && !is_leased => return Some(Change::Done(DoneCause::Expired)),
+            Some(_) if is_over => {
+                let reason = DeadReason::Expired;
+                return Some(Change::Dead { reason, failed: false });
+            }
+            _ => {}
+        }
+        let (failures, deliveries) = attempts(held);
+        self.policy.is_spent(failures, deliveries).then_some(Change::Dead {
+            reason: DeadReason::Attempts,
+            failed: is_leased,
+        })
+    }
+
+    fn dispose(&mut self, view: &View<'_>, source: Source, ready: Ready, change: Change, acts: &mut Vec<Act>) {
+        self.take(source, &ready);
+        self.busy.insert(ready.offset);
+        acts.push(Act {
+            slot: view.id,
+            ready,
+            change,
+            delay_ms: 0,
+            waits: None,
+        });
+    }
+
+    /// Messages that nobody asks for expire all the same, and go when the queue is full. Says whether the walk has to go on.
+    fn expire(&mut self, view: &View<'_>, acts: &mut Vec<Act>) -> bool {
+        let mut walked = 0;
+        let limit = self
+            .policy
+            .messages_max
+            .filter(|_| self.policy.overflow == Overflow::DropOldest);
+        let counts = view.slot.counts();
+        let disposed = acts
+            .iter()
+            .filter(|act| act.slot == view.id && matches!(act.change, Change::Done(_) | Change::Dead { .. }));
+        let depth = (view.slot.undone(view.end) - counts.dead).saturating_sub(disposed.count() as u64);
+        // What commands under way do about it is not known here; they are few.
+        let mut over = match self.busy.is_empty() {
+            true => limit.map_or(0, |limit| depth.saturating_sub(limit)),
+            false => 0,
+        };
+        if over == 0 && self.policy.expired.is_none() {
+            return false;
+        }
+        for _ in 0..EXPIRE_MAX {
+            let (source, ready) = match self.head(view, &mut walked) {
+                Head::Ready(source, ready) => (source, ready),
+                Head::Pause => return true,
+                Head::Empty | Head::Rows => return false,
+            };
+            let held = matches!(view.state(ready.offset), MessageState::Held(held) if held.state == HeldState::Leased);
+            let change = match self.verdict(view, &ready) {
+                Some(change) => change,
+                None if over > 0 && !held => {
+                    over -= 1;
+                    let reason = DeadReason::Length;
+                    Change::Dead { reason, failed: false }
+                }
+                None => return false,
+            };
+            self.dispose(view, source, ready, change, acts);
+        }
+        true
+    }
+
+    /// Grants for the consumers that wait, as far as there is room for messages in the command. Says whether the walk has to go on.
+    fn grants(&mut self, view: &View<'_>, room: &mut usize, acts: &mut Vec<Act>) -> (Vec<Grant>, bool) {
+        let mut grants: Vec<Grant> = Vec::new();
+        let (mut walked, mut pauses) = (0, false);
+        if self.policy.is_paused || view.now.monotonic_ms < self.held_back_until {
+            return (grants, false);
+        }
+        let in_flight = self.busy.len() as u64 + view.slot.counts().leased;
+        let mut left = (*room as u64).min(IN_FLIGHT_MAX.saturating_sub(in_flight)) as u32;
+        let begun = left;
+        self.grant_alone(view, &mut left, &mut grants);
+        while left > 0 {
+            let sessions = &self.sessions;
+            let has_room = |consumer: &super::consumers::Consumer| {
+                let known = sessions.get(&consumer.session).map_or(0, |session| session.in_flight);
+                known.max(consumer.in_flight) < SESSION_IN_FLIGHT_MAX
+            };
+            let Some(waiter) = self.consumers.next(has_room) else {
+                break;
+            };
+            let consumer = self.consumers.get(waiter).expect("it waits");
+            let most = consumer.credit.min(TURN_MESSAGES).min(left);
+            let (session, attempt, lease_ms) = (consumer.session, consumer.attempt, consumer.lease_ms);
+            let (messages, blocked) = self.turn(view, most, &mut walked, acts);
+            let given = messages.len() as u32;
+            left -= given;
+            if given > 0 {
+                self.consumers.served(waiter, given);
+                match grants
+                    .iter_mut()
+                    .find(|grant| grant.waiter == waiter && !is_alone(&self.policy, view, grant))
+                {
+                    Some(grant) => grant.messages.extend(messages),
+                    None => grants.push(Grant {
+                        slot: view.id,
+                        waiter,
+                        session,
+                        attempt,
+                        lease_ms,
+                        messages,
+                    }),
+                }
+            }
+            if let Some(head) = blocked {
+                pauses = head == Head::Pause;
+                break;
+            }
+        }
+        self.grant_alone(view, &mut left, &mut grants);
+        *room -= (begun - left) as usize;
+        // A receive is answered with what it gets first.
+        for grant in &grants {
+            if let Waiter::Once(_) = grant.waiter {
+                self.consumers.change(grant.waiter, |consumer| consumer.credit = 0);
+            }
+        }
+        (grants, pauses)
+    }
+
+    /// The next messages for one consumer; and why there are no more, if there are none.
+    fn turn(
+        &mut self,
+        view: &View<'_>,
+        most: u32,
+        walked: &mut u32,
+        acts: &mut Vec<Act>,
+    ) -> (Vec<Ready>, Option<Head>) {
+        let mut messages = Vec::new();
+        while messages.len() < most as usize {
+            let (source, ready) = match self.head(view, walked) {
+                Head::Ready(source, ready) => (source, ready),
+                blocked => return (messages, Some(blocked)),
+            };
+            if let Some(change) = self.verdict(view, &ready) {
+                self.dispose(view, source, ready, change, acts);
+                continue;
+            }
+            self.take(source, &ready);
+            if is_last(&self.policy, view, &ready) {
+                self.alone.insert(ready.origin, ready);
+                continue;
+            }
+            self.count_share();
+            self.busy.insert(ready.offset);
+            messages.push(ready);
+        }
+        (messages, None)
+    }
+
+    /// Messages that go out for the last time go to consumers that have nothing else.
+    fn grant_alone(&mut self, view: &View<'_>, left: &mut u32, grants: &mut Vec<Grant>) {
+        self.alone.retain(|_, ready| {
+            let is_free = !self.busy.contains(&ready.offset);
+            is_free && !matches!(view.state(ready.offset), MessageState::Done | MessageState::Beyond)
+        });
+        if self.alone.is_empty() {
+            return self.consumers.stop_draining();
+        }
+        while let Some((origin, ready)) = self.alone.first_key_value().map(|(origin, ready)| (*origin, *ready))
+            && *left > 0
+        {
+            let Some(waiter) = self.consumers.next_alone() else {
+                return;
+            };
+            self.alone.remove(&origin);
+            let consumer = self.consumers.get(waiter).expect("it waits");
+            grants.push(Grant {
+                slot: view.id,
+                waiter,
+                session: consumer.session,
+                attempt: consumer.attempt,
+                lease_ms: consumer.lease_ms,
+                messages: vec![ready],
+            });
+            self.busy.insert(ready.offset);
+            *left -= 1;
+            self.consumers.served(waiter, 1);
+            // It gets nothing else until this one is settled.
+            self.consumers.change(waiter, |consumer| consumer.is_alone = true);
+        }
+    }
+}
+
+fn held_at<'a>(view: &View<'a>, offset: u64, state: HeldState) -> Option<&'a Held> {
+    let held = view.slot.held_from(offset).next();
+    held.filter(|(at, held)| *at == offset && held.state == state)
+        .map(|(_, held)| held)
+}
+
+/// How often a message has failed, and was delivered: a lease that has run out is a failure that no command has counted yet.
+fn attempts(held: Option<&Held>) -> (u16, u16) {
+    held.map_or((0, 0), |held| {
+        let ran_out = u16::from(held.state == HeldState::Leased);
+        (held.failures.saturating_add(ran_out), held.deliveries)
+    })
+}
+
+fn is_last(policy: &Policy, view: &View<'_>, ready: &Ready) -> bool {
+    let held = match view.state(ready.offset) {
+        MessageState::Held(held) => Some(held),
+        _ => None,
+    };
+    let (failures, deliveries) = attempts(held);
+    policy.is_last(failures, deliveries)
+}
+
+fn is_alone(policy: &Policy, view: &View<'_>, grant: &Grant) -> bool {
+    grant.messages.iter().any(|ready| is_last(policy, view, ready))
+}

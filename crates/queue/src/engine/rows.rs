@@ -1,0 +1,210 @@
+//! Rows that were looked up, and messages that were carried: where they go on a desk.
+
+use jangada_machine::Now;
+
+use crate::engine::desk::{Ahead, Desk, Ready};
+use crate::engine::io::{Output, ReadId, Rows, Settled};
+use crate::engine::step::{Engine, Read};
+use crate::engine::timers::Due;
+use crate::engine::walk::View;
+use crate::state::{HeldState, MessageState, Slots};
+use crate::tables::MarkRow;
+
+impl Engine {
+    #[expect(clippy::too_many_arguments, reason = "a step's surroundings, and what was read")]
+    pub(super) fn rows(
+        &mut self,
+        slots: &Slots,
+        end: u64,
+        read: ReadId,
+        rows: Rows,
+        now: Now,
+        wall_ms: Option<u64>,
+        out: &mut Vec<Output>,
+    ) {
+        let Some((id, read)) = self.reads.remove(&read) else {
+            return;
+        };
+        let Some(slot) = slots.slot(id) else { return };
+        let view = View {
+            id,
+            slot,
+            slots,
+            end,
+            now,
+            wall_ms,
+        };
+        if let Read::Origin(mut waiting) = read {
+            if let Some(MarkRow::Origin { new, .. }) = rows.rows.first() {
+                waiting.item.offset = *new;
+                return self.judge(slots, end, id, waiting, out);
+            }
+            return self.settled(waiting.request, waiting.place, Settled::AlreadySettled, out);
+        }
+        let Some(desk) = self.desks.get_mut(&id) else { return };
+        match read {
+            Read::Batches => desk.batches_read(rows),
+            Read::Timers => desk.timers_read(rows),
+            Read::Lane(lane) => desk.lane_read(lane, rows),
+            Read::Key(key) => desk.key_read(&view, key, &rows),
+            Read::Origin(_) => unreachable!("it was taken above"),
+        }
+    }
+
+    /// Messages were appended again.
+    pub(super) fn carried(&mut self, slots: &Slots, end: u64, moves: &[(u64, u64)], now: Now, wall_ms: Option<u64>) {
+        for (id, desk) in &mut self.desks {
+            let Some(slot) = slots.slot(*id) else { continue };
+            let view = View {
+                id: *id,
+                slot,
+                slots,
+                end,
+                now,
+                wall_ms,
+            };
+            for (old, new) in moves {
+                desk.moved(&view, *old, *new);
+            }
+        }
+    }
+}
+
+impl Desk {
+    fn batches_read(&mut self, rows: Rows) {
+        let marks_end = self.reads_marks.take().unwrap_or(0);
+        for row in rows.rows {
+            if let MarkRow::Batch { base, marks } = row {
+                self.known_to = base + marks.0.len() as u64;
+                self.ahead.push_back(Ahead { base, marks });
+            }
+        }
+        if rows.is_all {
+            self.known_to = self.known_to.max(marks_end);
+        }
+    }
+
+    fn timers_read(&mut self, rows: Rows) {
+        let has_lanes = self.policy.has_lanes;
+        let of_row = |row: &MarkRow| match row {
+            MarkRow::Timer {
+                deliver_at_ms,
+                offset,
+                lane,
+                expires_at_ms,
+            } => {
+                let due = Due {
+                    lane: if has_lanes { *lane } else { 0 },
+                    expires_at_ms: *expires_at_ms,
+                };
+                Some(((*deliver_at_ms, *offset), due))
+            }
+            _ => None,
+        };
+        let timers: Vec<_> = rows.rows.iter().filter_map(of_row).collect();
+        let cursor = self.cursor;
+        // With lanes any message may have been passed; one that was not is found twice, and goes out once.
+        self.timers
+            .rows(&timers, rows.is_all, |offset| has_lanes || offset < cursor);
+    }
+
+    fn lane_read(&mut self, number: u8, rows: Rows) {
+        let messages = rows.rows.into_iter().filter_map(|row| match row {
+            MarkRow::Lane { messages, .. } => Some(messages),
+            _ => None,
+        });
+        if let Some(lane) = self.lanes.get_mut(&number) {
+            lane.rows(messages.flatten(), rows.is_all);
+        }
+    }
+
+    fn key_read(&mut self, view: &View<'_>, key: u64, rows: &Rows) {
+        let mut places = Vec::new();
+        let (mut last, mut is_all) = (None, rows.is_all);
+        for row in &rows.rows {
+            let MarkRow::Key { origin, offset, .. } = row else {
+                continue;
+            };
+            last = Some(*origin);
+            if origin == offset && *offset >= self.cursor {
+                // From here on the cursor finds them.
+                is_all = true;
+                break;
+            }
+            let is_free = view.state(*offset) == MessageState::Free && !self.busy.contains(offset);
+            if is_free && origin == offset && !self.is_returned(*origin, 0) {
+                places.push((*origin, *offset));
+            }
+        }
+        let next = self.keys.found(key, &places, last, is_all);
+        self.go_on(view.slot, key, next);
+    }
+
+    /// A message goes on under a new offset: what is known of it here, too.
+    fn moved(&mut self, view: &View<'_>, old: u64, new: u64) {
+        let waits = self.retries.iter().copied().find(|(_, offset)| *offset == old);
+        if let Some((at, _)) = waits {
+            self.retries.remove(&(at, old));
+            self.retries.insert((at, new));
+        }
+        let held = match view.state(new) {
+            MessageState::Free => None,
+            MessageState::Held(held) if held.state == HeldState::Waiting => Some(*held),
+            MessageState::Held(_) | MessageState::Done | MessageState::Beyond => return,
+        };
+        let Some(origin) = view.slot.carried(new).copied() else {
+            // Without an order it stands where it is now. One that is free is found there by the cursor.
+            let before = Ready {
+                origin: old,
+                ..Self::ready_of(view.slot, new, held.as_ref())
+            };
+            if held.is_some() && waits.is_none() {
+                self.withhold(&before);
+                self.give_back(Ready { origin: new, ..before });
+            }
+            return;
+        };
+        let ready = Ready {
+            offset: new,
+            origin: origin.origin,
+            key: origin.key,
+            lane: if self.policy.has_lanes { origin.lane } else { 0 },
+            expires_at_ms: 0,
+        };
+        if self.is_returned(ready.origin, ready.lane) {
+            self.withhold(&ready);
+            return self.give_back(ready);
+        }
+        if held.is_some() {
+            // It waits for its time, or its grant was under way, which finds nothing at the old place.
+            if waits.is_none() {
+                self.give_back(ready);
+            }
+            return;
+        }
+        if self.busy.contains(&old) {
+            // It was to be the next of its key, and is.
+            return self.give_back(ready);
+        }
+        self.keys.unpark(ready.key, (ready.origin, old));
+        self.place(view, ready, origin.deliver_at_ms);
+    }
+
+    /// Puts a free message behind the cursor to where it is found: it goes out, or is not due, or its key is busy.
+    pub(super) fn place(&mut self, view: &View<'_>, ready: Ready, deliver_at_ms: u64) {
+        if deliver_at_ms > view.wall_ms.unwrap_or(0) {
+            let due = Due {
+                lane: ready.lane,
+                expires_at_ms: ready.expires_at_ms,
+            };
+            self.timers.pass((deliver_at_ms, ready.offset), due);
+        } else if self.policy.is_keyed() && ready.key != 0 {
+            self.keys.park(ready.key, (ready.origin, ready.offset));
+            if !self.keys.is_busy(ready.key) {
+                self.free_key(view.slot, ready.key);
+            }
+        } else {
+            self.give_back(ready);
+        }
+    }
+}

@@ -1,0 +1,497 @@
+//! The engine of a partition's queues, and what each input does.
+
+use std::collections::BTreeMap;
+
+use jangada_machine::Now;
+
+use crate::command::Section;
+use crate::engine::acts::{Act, Change};
+use crate::engine::applied::Part;
+use crate::engine::consumers::{Consumer, Waiter};
+use crate::engine::desk::{AHEAD_MAX, Ahead, Desk, PASSED};
+use crate::engine::io::{
+    Answer, ConsumerId, Delivered, Input, Output, ReadId, RequestId, SettleItem, Settled, Settlement, Ticket,
+};
+use crate::engine::policy::Policy;
+use crate::ids::{AttemptId, LeaseId, SessionId, SlotId};
+use crate::limits::SESSION_GRACE_MS;
+use crate::state::{HeldState, MessageState, Slots};
+
+/// After a step of the wall clock timers wait until it was steady for so long, milliseconds.
+const STEADY_MS: u64 = 2_000;
+/// They wait no longer than so long: a clock that never is steady must not keep them for ever.
+const UNSTEADY_MS_MAX: u64 = 60_000;
+
+/// Nobody waits for what becomes of it.
+const NOBODY: RequestId = RequestId(u64::MAX);
+
+/// What a look-up of rows is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Read {
+    Batches,
+    Timers,
+    Lane(u8),
+    Key(u64),
+    Origin(Waiting),
+}
+
+/// A message to settle, and who waits for it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiting {
+    pub item: SettleItem,
+    pub request: RequestId,
+    pub place: usize,
+}
+
+/// A request to settle messages, some of which are under way.
+#[derive(Debug)]
+pub(super) struct Settling {
+    pub results: Vec<Settled>,
+    pub left: usize,
+}
+
+/// A receive that waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Receive {
+    pub slot: SlotId,
+    /// On the monotonic clock, milliseconds.
+    pub until_ms: u64,
+}
+
+/// The leader's side of a partition's queues, for one term.
+#[derive(Debug)]
+pub struct Engine {
+    pub(super) term: u64,
+    pub(super) desks: BTreeMap<SlotId, Desk>,
+    /// Which slot a stream is of.
+    pub(super) streams: BTreeMap<ConsumerId, SlotId>,
+    pub(super) receives: BTreeMap<RequestId, Receive>,
+    pub(super) settling: BTreeMap<RequestId, Settling>,
+    /// Changes for the next command.
+    pub(super) acts: Vec<Act>,
+    /// Messages to settle of which a command is under way.
+    pub(super) deferred: Vec<(SlotId, Waiting)>,
+    pub(super) administered: Vec<(RequestId, Section)>,
+    /// The commands under way: what each section is about.
+    pub(super) under_way: BTreeMap<Ticket, Vec<Part>>,
+    pub(super) reads: BTreeMap<ReadId, (SlotId, Read)>,
+    pub(super) last_id: u64,
+    /// The end of all marks, as of the last step.
+    pub(super) marks_end: u64,
+    pub(super) hands_over: bool,
+    /// The walk has stopped in the middle: the next step is due at once.
+    pub(super) is_walking: bool,
+    pub(super) unsteady_since: Option<u64>,
+    /// When the last step was, on the monotonic clock.
+    pub(super) pumped_ms: u64,
+}
+
+impl Engine {
+    /// The engine of the leader of a term, over the slots as they are now. It hands out messages of the slots that it is given the
+    /// settings of.
+    pub fn begin(term: u64, slots: &Slots) -> Self {
+        Self {
+            term,
+            desks: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            receives: BTreeMap::new(),
+            settling: BTreeMap::new(),
+            acts: Vec::new(),
+            deferred: Vec::new(),
+            administered: Vec::new(),
+            under_way: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            last_id: 0,
+            marks_end: slots.marks_end(),
+            hands_over: false,
+            is_walking: false,
+            unsteady_since: None,
+            pumped_ms: 0,
+        }
+    }
+
+    /// Takes an input, and does what is possible now. `end` is the partition's next offset.
+    pub fn step(&mut self, slots: &Slots, end: u64, input: Input, now: Now) -> Vec<Output> {
+        let mut out = Vec::new();
+        let wall_ms = self.wall_ms(now);
+        self.take(slots, end, input, now, wall_ms, &mut out);
+        self.marks_end = slots.marks_end();
+        self.pump(slots, end, now, wall_ms, &mut out);
+        out
+    }
+
+    /// The wall clock, while it is to be trusted.
+    fn wall_ms(&mut self, now: Now) -> Option<u64> {
+        if now.monotonic_ms.saturating_sub(now.steady_since_ms) >= STEADY_MS {
+            self.unsteady_since = None;
+            return Some(now.wall_ms);
+        }
+        let since = *self.unsteady_since.get_or_insert(now.monotonic_ms);
+        (now.monotonic_ms - since >= UNSTEADY_MS_MAX).then_some(now.wall_ms)
+    }
+
+    pub(super) fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    fn take(&mut self, slots: &Slots, end: u64, input: Input, now: Now, wall_ms: Option<u64>, out: &mut Vec<Output>) {
+        match input {
+            Input::Tick => {}
+            Input::Configure { slot, policy } => self.configure(slots, end, slot, policy, now),
+            Input::Appended { marks } => self.appended(marks.as_ref()),
+            Input::Attach {
+                consumer,
+                slot,
+                session,
+                lease_ms,
+                holds,
+            } => self.attach(slots, (consumer, slot, session, lease_ms), &holds, now, out),
+            Input::Credit { consumer, messages } => {
+                if let Some(desk) = self.streams.get(&consumer).and_then(|slot| self.desks.get_mut(slot)) {
+                    let add = |consumer: &mut Consumer| consumer.credit = consumer.credit.saturating_add(messages);
+                    desk.consumers.change(Waiter::Stream(consumer), add);
+                }
+            }
+            Input::Detach { consumer, orderly } => self.detach(slots, end, consumer, orderly, now),
+            Input::Receive {
+                request,
+                slot,
+                session,
+                attempt,
+                messages,
+                lease_ms,
+                wait_ms,
+            } => {
+                let consumer = Consumer::new(session, attempt, lease_ms, messages);
+                self.receive(slots, (request, slot), consumer, wait_ms, now, out);
+            }
+            Input::CancelReceive { request } => self.end_receive(request),
+            Input::Undelivered { slot, messages } => {
+                for (offset, lease) in messages {
+                    self.release_unseen(slots, slot, offset, lease);
+                }
+            }
+            Input::Settle { request, slot, items } => self.settle(slots, end, request, slot, &items, out),
+            Input::Administer { request, section } => self.administered.push((request, section)),
+            Input::Rows { read, rows } => self.rows(slots, end, read, rows, now, wall_ms, out),
+            Input::Applied { ticket, reply } => self.applied(slots, end, ticket, reply, now, out),
+            Input::Carried { moves } => self.carried(slots, end, &moves, now, wall_ms),
+            Input::HandOver => {
+                self.hands_over = true;
+                let receives: Vec<RequestId> = self.receives.keys().copied().collect();
+                for request in receives {
+                    self.end_receive(request);
+                    let answer = Answer::Moved;
+                    out.push(Output::Answer { request, answer });
+                }
+                out.extend(
+                    self.streams
+                        .keys()
+                        .map(|consumer| Output::Moved { consumer: *consumer }),
+                );
+            }
+        }
+    }
+
+    fn configure(&mut self, slots: &Slots, end: u64, id: SlotId, policy: Policy, now: Now) {
+        let Some(slot) = slots.slot(id) else { return };
+        match self.desks.get_mut(&id) {
+            // What the settings decide about each message was decided with the old ones; begin anew with these.
+            Some(desk) if desk.policy != policy => self.restart(slots, end, id, policy, now),
+            Some(_) => {}
+            None => {
+                self.desks.insert(id, Desk::begin(policy, slots, slot, end, now));
+            }
+        }
+    }
+
+    /// Begins a desk anew, with the consumers that are there.
+    pub(super) fn restart(&mut self, slots: &Slots, end: u64, id: SlotId, policy: Policy, now: Now) {
+        let Some(old) = self.desks.remove(&id) else { return };
+        self.reads
+            .retain(|_, (slot, read)| *slot != id || matches!(read, Read::Origin(_)));
+        let Some(slot) = slots.slot(id) else {
+            for (waiter, _) in old.consumers.iter() {
+                match waiter {
+                    Waiter::Stream(consumer) => drop(self.streams.remove(&consumer)),
+                    Waiter::Once(request) => drop(self.receives.remove(&request)),
+                }
+            }
+            return;
+        };
+        let mut desk = Desk::begin(policy, slots, slot, end, now);
+        desk.busy = old.busy;
+        desk.consumers = old.consumers;
+        let waiters: Vec<Waiter> = desk.consumers.iter().map(|(waiter, _)| waiter).collect();
+        for waiter in waiters {
+            let grants = self.under_way.values().flatten().map(|part| match part {
+                Part::Grant(grant) if grant.waiter == waiter => grant.messages.len() as u32,
+                _ => 0,
+            });
+            let under_way = grants.sum();
+            desk.consumers.change(waiter, |consumer| consumer.in_flight = under_way);
+        }
+        // Whose messages they are, and until when, is as it was.
+        for (offset, before) in old.out {
+            let Some(out) = desk.out.get_mut(&offset) else {
+                continue;
+            };
+            out.waiter = before.waiter;
+            if before.deadline != PASSED {
+                desk.set_deadline(offset, before.deadline);
+            }
+            if let Some(waiter) = before.waiter {
+                desk.consumers.change(waiter, |consumer| consumer.in_flight += 1);
+            }
+        }
+        for (session, before) in old.sessions {
+            if before.lost.is_some() {
+                desk.sessions.entry(session).or_default().lost = before.lost;
+            }
+        }
+        self.desks.insert(id, desk);
+    }
+
+    fn appended(&mut self, marks: Option<&(u64, crate::command::Marks)>) {
+        let Some((base, marks)) = marks else { return };
+        let before = self.marks_end;
+        for desk in self.desks.values_mut() {
+            if desk.known_to >= before.min(*base) && desk.ahead.len() < AHEAD_MAX && desk.reads_marks.is_none() {
+                desk.ahead.push_back(Ahead {
+                    base: *base,
+                    marks: marks.clone(),
+                });
+                desk.known_to = base + marks.0.len() as u64;
+            }
+            for (at, mark) in marks.0.iter().enumerate().filter(|(_, mark)| mark.lane > 0) {
+                if let Some(lane) = desk.lanes.get_mut(&mark.lane) {
+                    lane.appended(base + at as u64, mark);
+                }
+            }
+        }
+    }
+
+    fn attach(
+        &mut self,
+        slots: &Slots,
+        (consumer, id, session, lease_ms): (ConsumerId, SlotId, SessionId, u64),
+        holds: &[(u64, LeaseId)],
+        now: Now,
+        out: &mut Vec<Output>,
+    ) {
+        let (Some(desk), Some(slot)) = (self.desks.get_mut(&id), slots.slot(id)) else {
+            return out.push(Output::Moved { consumer });
+        };
+        if self.hands_over {
+            return out.push(Output::Moved { consumer });
+        }
+        self.streams.insert(consumer, id);
+        let waiter = Waiter::Stream(consumer);
+        desk.consumers
+            .insert(waiter, Consumer::new(session, AttemptId(0), lease_ms, 0));
+        // What the session has goes on with this stream. What it did not get, as its predecessor broke, is sent again.
+        let mut again = Vec::new();
+        let theirs: Vec<u64> = desk
+            .out
+            .iter()
+            .filter(|(_, out)| out.session == session)
+            .map(|(offset, _)| *offset)
+            .collect();
+        for offset in theirs {
+            let before = desk.out.get_mut(&offset).expect("it is there").waiter.replace(waiter);
+            if let Some(before) = before {
+                desk.consumers.change(before, |consumer| {
+                    consumer.in_flight = consumer.in_flight.saturating_sub(1)
+                });
+            }
+            desk.consumers.change(waiter, |consumer| consumer.in_flight += 1);
+            if desk.busy.contains(&offset) {
+                continue;
+            }
+            if let Some(held) = slot
+                .held_from(offset)
+                .next()
+                .filter(|(at, _)| *at == offset)
+                .map(|(_, held)| *held)
+                && held.state == HeldState::Leased
+                && !holds.contains(&(offset, held.lease))
+            {
+                again.push(Delivered {
+                    offset,
+                    lease: held.lease,
+                    failures: held.failures,
+                    deliveries: held.deliveries,
+                    lease_left_ms: left(desk.out[&offset].deadline, now),
+                });
+            }
+        }
+        if let Some(known) = desk.sessions.get_mut(&session) {
+            known.lost = None;
+        }
+        if !again.is_empty() {
+            out.push(Output::Deliver {
+                consumer,
+                messages: again,
+            });
+        }
+    }
+
+    fn detach(&mut self, slots: &Slots, end: u64, consumer: ConsumerId, orderly: bool, now: Now) {
+        let Some(id) = self.streams.remove(&consumer) else {
+            return;
+        };
+        let Some(desk) = self.desks.get_mut(&id) else { return };
+        let waiter = Waiter::Stream(consumer);
+        let Some(gone) = desk.consumers.remove(waiter) else {
+            return;
+        };
+        if !orderly {
+            if let Some(session) = desk.sessions.get_mut(&gone.session) {
+                session.lost = Some((consumer, now.monotonic_ms + SESSION_GRACE_MS));
+            }
+            return;
+        }
+        let theirs: Vec<u64> = desk
+            .out
+            .iter()
+            .filter(|(_, out)| out.waiter == Some(waiter))
+            .map(|(offset, _)| *offset)
+            .collect();
+        // What becomes of a message by a command that is under way comes first.
+        let lease_of = |offset: &u64| {
+            let (at, held) = slots.slot(id)?.held_from(*offset).next()?;
+            (at == *offset).then_some((at, held.lease))
+        };
+        let is_busy = |offset: &&u64| desk.busy.contains(*offset);
+        let busy: Vec<(u64, LeaseId)> = theirs.iter().filter(is_busy).filter_map(lease_of).collect();
+        for offset in theirs {
+            self.give_up(slots, end, id, offset, Change::Release { unseen: false });
+        }
+        for (offset, lease) in busy {
+            let item = SettleItem {
+                offset,
+                lease,
+                settlement: Settlement::Release,
+            };
+            let (request, place) = (NOBODY, 0);
+            self.deferred.push((id, Waiting { item, request, place }));
+        }
+    }
+
+    /// A message that is leased is to be another way, without anybody who waits for it.
+    pub(super) fn give_up(&mut self, slots: &Slots, end: u64, id: SlotId, offset: u64, change: Change) {
+        let (Some(desk), Some(slot)) = (self.desks.get_mut(&id), slots.slot(id)) else {
+            return;
+        };
+        let MessageState::Held(held) = slot.state(offset, end) else {
+            return;
+        };
+        if held.state != HeldState::Leased || !desk.busy.insert(offset) {
+            return;
+        }
+        let ready = Desk::ready_of(slot, offset, Some(held));
+        desk.withhold(&ready);
+        self.acts.push(Act {
+            slot: id,
+            ready,
+            change,
+            delay_ms: 0,
+            waits: None,
+        });
+    }
+
+    fn release_unseen(&mut self, slots: &Slots, id: SlotId, offset: u64, lease: LeaseId) {
+        let held = slots.slot(id).and_then(|slot| slot.held_from(offset).next());
+        if held.is_some_and(|(at, held)| at == offset && held.lease == lease) {
+            self.give_up(slots, u64::MAX, id, offset, Change::Release { unseen: true });
+        }
+    }
+
+    fn receive(
+        &mut self,
+        slots: &Slots,
+        (request, id): (RequestId, SlotId),
+        consumer: Consumer,
+        wait_ms: u64,
+        now: Now,
+        out: &mut Vec<Output>,
+    ) {
+        let until_ms = now.monotonic_ms.saturating_add(wait_ms);
+        let (Some(desk), Some(slot)) = (self.desks.get_mut(&id), slots.slot(id)) else {
+            let answer = Answer::UnknownSlot;
+            return out.push(Output::Answer { request, answer });
+        };
+        if self.hands_over {
+            let answer = Answer::Moved;
+            return out.push(Output::Answer { request, answer });
+        }
+        let attempt = (consumer.session, consumer.attempt);
+        if consumer.attempt != AttemptId(0) {
+            // Its answer was lost: what it was granted is its still.
+            let lease = desk.attempts.get(&attempt).copied();
+            if let Some(lease) = lease.filter(|lease| slot.lease(*lease).is_some()) {
+                let theirs = desk.out.iter().filter_map(|(offset, out)| {
+                    let (at, held) = slot.held_from(*offset).next()?;
+                    (at == *offset && held.lease == lease).then_some(Delivered {
+                        offset: at,
+                        lease,
+                        failures: held.failures,
+                        deliveries: held.deliveries,
+                        lease_left_ms: left(out.deadline, now),
+                    })
+                });
+                let answer = Answer::Received(theirs.collect());
+                return out.push(Output::Answer { request, answer });
+            }
+            desk.attempts.remove(&attempt);
+            // The first try waits still, or its grant is under way: this one takes its place.
+            let same = |known: &Consumer| (known.session, known.attempt) == attempt;
+            let first = desk
+                .consumers
+                .iter()
+                .find(|(_, known)| same(known))
+                .map(|(waiter, _)| waiter);
+            if let Some(Waiter::Once(first)) = first {
+                self.supersede(id, first, request, until_ms);
+                let answer = Answer::Superseded;
+                return out.push(Output::Answer { request: first, answer });
+            }
+        }
+        let desk = self.desks.get_mut(&id).expect("it was there");
+        desk.consumers.insert(Waiter::Once(request), consumer);
+        self.receives.insert(request, Receive { slot: id, until_ms });
+    }
+
+    /// A receive takes the place of an earlier try of it.
+    fn supersede(&mut self, id: SlotId, first: RequestId, request: RequestId, until_ms: u64) {
+        let desk = self.desks.get_mut(&id).expect("it has a consumer");
+        let consumer = desk.consumers.remove(Waiter::Once(first)).expect("it waits");
+        desk.consumers.insert(Waiter::Once(request), consumer);
+        self.receives.remove(&first);
+        self.receives.insert(request, Receive { slot: id, until_ms });
+        for part in self.under_way.values_mut().flatten() {
+            if let Part::Grant(grant) = part
+                && grant.waiter == Waiter::Once(first)
+            {
+                grant.waiter = Waiter::Once(request);
+            }
+        }
+    }
+
+    pub(super) fn end_receive(&mut self, request: RequestId) {
+        if let Some(receive) = self.receives.remove(&request)
+            && let Some(desk) = self.desks.get_mut(&receive.slot)
+        {
+            desk.consumers.remove(Waiter::Once(request));
+        }
+    }
+}
+
+/// What is left of a lease, milliseconds.
+fn left(deadline: u64, now: Now) -> u64 {
+    match deadline {
+        PASSED => 0,
+        deadline => deadline.saturating_sub(now.monotonic_ms),
+    }
+}

@@ -1,0 +1,299 @@
+//! The next message of a slot.
+
+use std::cmp::Reverse;
+
+use jangada_machine::Now;
+
+use crate::command::Mark;
+use crate::engine::desk::{Desk, PASSED, Ready};
+use crate::engine::timers::Due;
+use crate::ids::SlotId;
+use crate::state::{HeldState, MessageState, Slot, Slots};
+
+/// Offsets that one step looks at, at most. The walk goes on in the next one.
+pub(super) const WALK_MAX: u32 = 100_000;
+
+/// A slot as a step sees it.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub id: SlotId,
+    pub slot: &'a Slot,
+    pub slots: &'a Slots,
+    /// The partition's next offset.
+    pub end: u64,
+    pub now: Now,
+    /// The wall clock, while it is to be trusted.
+    pub wall_ms: Option<u64>,
+}
+
+impl View<'_> {
+    pub(super) fn state(&self, offset: u64) -> MessageState<'_> {
+        self.slot.state(offset, self.end)
+    }
+}
+
+/// Where a message comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Returned,
+    Lane(u8),
+    Cursor,
+}
+
+/// What the next message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Head {
+    Ready(Source, Ready),
+    /// There is none.
+    Empty,
+    /// Rows have to be looked up first.
+    Rows,
+    /// The walk goes on in the next step.
+    Pause,
+}
+
+enum Known {
+    Plain,
+    Mark(Mark),
+    Unknown,
+}
+
+impl Desk {
+    fn mark_of(&mut self, view: &View<'_>, offset: u64) -> Known {
+        if offset >= view.slots.marks_end() {
+            return Known::Plain;
+        }
+        let is_behind = |ahead: &super::desk::Ahead| ahead.base + ahead.marks.0.len() as u64 <= offset;
+        while self.ahead.front().is_some_and(is_behind) {
+            self.ahead.pop_front();
+        }
+        match self.ahead.front() {
+            Some(ahead) if ahead.base <= offset => Known::Mark(ahead.marks.0[(offset - ahead.base) as usize].clone()),
+            _ if offset < self.known_to => Known::Plain,
+            _ => Known::Unknown,
+        }
+    }
+
+    /// The message at the cursor, which it leaves there.
+    fn at_cursor(&mut self, view: &View<'_>, walked: &mut u32) -> Head {
+        self.head_at_ms = None;
+        loop {
+            let offset = view.slot.next_undone(self.cursor);
+            self.cursor = self.cursor.max(offset.min(view.end));
+            if offset >= view.end {
+                return Head::Empty;
+            }
+            if *walked >= WALK_MAX {
+                return Head::Pause;
+            }
+            *walked += 1;
+            let is_free = view.state(offset) == MessageState::Free && !self.busy.contains(&offset);
+            let origin = view.slot.origin(offset);
+            // A carried message is in one of the lists from the beginning.
+            if !is_free || origin != offset {
+                self.cursor = offset + 1;
+                continue;
+            }
+            let mut mark = match self.mark_of(view, offset) {
+                Known::Unknown => return Head::Rows,
+                Known::Plain => Mark::default(),
+                Known::Mark(mark) => mark,
+            };
+            if !self.policy.has_lanes {
+                mark.lane = 0;
+            }
+            let is_elsewhere = !mark.slots.is_empty() && !mark.slots.contains(&view.id);
+            let is_in_lane = self.policy.has_lanes && mark.lane > 0;
+            if is_elsewhere || is_in_lane || self.is_returned(origin, mark.lane) {
+                self.cursor = offset + 1;
+                continue;
+            }
+            if mark.deliver_at_ms > view.wall_ms.unwrap_or(0) {
+                if self.policy.is_keyed() {
+                    // The delay is the queue's: what lies behind is not due either.
+                    self.head_at_ms = Some(mark.deliver_at_ms);
+                    return Head::Empty;
+                }
+                self.pass_timer(offset, &mark);
+                self.cursor = offset + 1;
+                continue;
+            }
+            if self.policy.is_keyed() && mark.key != 0 && self.keys.is_busy(mark.key) {
+                self.keys.pass(mark.key, (origin, offset));
+                self.cursor = offset + 1;
+                continue;
+            }
+            self.head_at_ms = Some(mark.expires_at_ms).filter(|at| *at != 0 && self.policy.expired.is_some());
+            return Head::Ready(Source::Cursor, ready(offset, &mark));
+        }
+    }
+
+    fn pass_timer(&mut self, offset: u64, mark: &Mark) {
+        let due = Due {
+            lane: mark.lane,
+            expires_at_ms: mark.expires_at_ms,
+        };
+        self.timers.pass((mark.deliver_at_ms, offset), due);
+    }
+
+    /// Whether a message that was returned may still go out. One that may not is taken out.
+    fn is_ready(&mut self, view: &View<'_>, ready: &Ready) -> bool {
+        let is_ready = !self.busy.contains(&ready.offset)
+            && match view.state(ready.offset) {
+                MessageState::Free => true,
+                MessageState::Held(held) => match held.state {
+                    HeldState::Waiting => true,
+                    HeldState::Leased => self.out.get(&ready.offset).is_some_and(|out| out.deadline == PASSED),
+                    HeldState::Dead | HeldState::Moving => false,
+                },
+                MessageState::Beyond | MessageState::Done => false,
+            };
+        if !is_ready {
+            self.withhold(ready);
+            // Whoever made it done, a cancellation say, did not know its key.
+            if !self.busy.contains(&ready.offset) && view.state(ready.offset) == MessageState::Done {
+                self.free_key(view.slot, ready.key);
+            }
+        }
+        is_ready
+    }
+
+    fn first_returned(&mut self, view: &View<'_>) -> Option<Ready> {
+        loop {
+            let ready = *self.returned.first_key_value()?.1;
+            if self.is_ready(view, &ready) {
+                return Some(ready);
+            }
+        }
+    }
+
+    /// The first message of a lane; whether it may have one that is not known.
+    fn first_in_lane(&mut self, view: &View<'_>, number: u8) -> (Option<Ready>, bool) {
+        loop {
+            let lane = self.lanes.get(&number).expect("all lanes are there");
+            let Some((offset, mark)) = lane.front().cloned() else {
+                return (None, lane.is_blind());
+            };
+            let is_free = view.state(offset) == MessageState::Free && !self.busy.contains(&offset);
+            let is_elsewhere = !mark.slots.is_empty() && !mark.slots.contains(&view.id);
+            let is_carried = view.slot.origin(offset) != offset;
+            let is_due = mark.deliver_at_ms <= view.wall_ms.unwrap_or(0);
+            if is_free && !is_elsewhere && !is_carried && !self.is_returned(offset, mark.lane) {
+                if is_due {
+                    return (Some(ready(offset, &mark)), false);
+                }
+                self.pass_timer(offset, &mark);
+            }
+            self.lanes.get_mut(&number).expect("all lanes are there").pop();
+        }
+    }
+
+    /// The next message to go out, which stays where it is.
+    pub(super) fn head(&mut self, view: &View<'_>, walked: &mut u32) -> Head {
+        if self.policy.has_lanes {
+            return self.head_of_lanes(view, walked);
+        }
+        let returned = self.first_returned(view);
+        match (returned, self.at_cursor(view, walked)) {
+            (Some(ready), Head::Ready(_, at_cursor)) if at_cursor.origin < ready.origin => {
+                Head::Ready(Source::Cursor, at_cursor)
+            }
+            (Some(ready), _) => Head::Ready(Source::Returned, ready),
+            (None, head) => head,
+        }
+    }
+
+    fn head_of_lanes(&mut self, view: &View<'_>, walked: &mut u32) -> Head {
+        let share = match self.policy.min_share {
+            0 => u32::MAX,
+            share => 100 / u32::from(share),
+        };
+        let gives_share = self.shares + 1 >= share;
+        // Of each lane its first message, the highest lane first.
+        let mut best: Option<(Source, Ready)> = None;
+        let mut oldest_below: Option<(Source, Ready)> = None;
+        let numbers: Vec<u8> = self.lanes.keys().rev().copied().chain([0]).collect();
+        for number in numbers {
+            let returned = self.first_of_lane_returned(view, number);
+            let (at_front, is_blind) = match number {
+                0 => match self.at_cursor(view, walked) {
+                    Head::Ready(_, ready) => (Some(ready), false),
+                    Head::Empty => (None, false),
+                    // What is known may go; what is not known lies lower, or behind.
+                    blocked if best.is_none() && returned.is_none() => return blocked,
+                    _ => (None, false),
+                },
+                _ => self.first_in_lane(view, number),
+            };
+            if is_blind && best.is_none() {
+                return Head::Rows;
+            }
+            let source = if number == 0 {
+                Source::Cursor
+            } else {
+                Source::Lane(number)
+            };
+            let of_lane = match (returned, at_front) {
+                (Some(ready), Some(front)) if front.origin < ready.origin => Some((source, front)),
+                (Some(ready), _) => Some((Source::Returned, ready)),
+                (None, front) => front.map(|front| (source, front)),
+            };
+            let Some(found) = of_lane else { continue };
+            if best.is_none() {
+                best = Some(found);
+                if !gives_share {
+                    break;
+                }
+            } else if oldest_below.is_none_or(|(_, oldest)| found.1.origin < oldest.origin) {
+                oldest_below = Some(found);
+            }
+        }
+        match oldest_below.or(best) {
+            Some((source, ready)) => Head::Ready(source, ready),
+            None => Head::Empty,
+        }
+    }
+
+    fn first_of_lane_returned(&mut self, view: &View<'_>, number: u8) -> Option<Ready> {
+        loop {
+            let mut of_lane = self.returned.range((Reverse(number), 0)..=(Reverse(number), u64::MAX));
+            let ready = *of_lane.next()?.1;
+            if self.is_ready(view, &ready) {
+                return Some(ready);
+            }
+        }
+    }
+
+    /// Takes the message that [`Desk::head`] gave.
+    pub(super) fn take(&mut self, source: Source, ready: &Ready) {
+        match source {
+            Source::Returned => self.withhold(ready),
+            Source::Lane(lane) => self.lanes.get_mut(&lane).expect("all lanes are there").pop(),
+            Source::Cursor => {
+                self.cursor = ready.offset + 1;
+                if self.policy.is_keyed() && ready.key != 0 {
+                    self.keys.take(ready.key, ready.origin);
+                }
+            }
+        }
+    }
+
+    /// Counts a delivery, for the share of lower lanes.
+    pub(super) fn count_share(&mut self) {
+        let share = match self.policy.min_share {
+            0 => return,
+            share => 100 / u32::from(share),
+        };
+        self.shares = if self.shares + 1 >= share { 0 } else { self.shares + 1 };
+    }
+}
+
+fn ready(offset: u64, mark: &Mark) -> Ready {
+    Ready {
+        offset,
+        origin: offset,
+        key: mark.key,
+        lane: mark.lane,
+        expires_at_ms: mark.expires_at_ms,
+    }
+}

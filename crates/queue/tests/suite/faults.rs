@@ -1,0 +1,168 @@
+//! What happens to a partition in a [`World`]: carries, changes of the leader, time; and its end without faults.
+
+use std::collections::BTreeSet;
+
+use jangada_queue::engine::{Input, Settlement};
+use jangada_queue::{Carry, Engine, HeldState, Mark, Marks, MessageState, Runs, Slots};
+
+use crate::world::{Entry, SLOT, World};
+
+impl World {
+    /// The leader carries what it may of the first so many offsets above the floor: of a key a message only with everything earlier.
+    pub fn carry(&mut self, count: u64) {
+        let end = self.end();
+        let slot = self.slots.slot(SLOT).expect("it is open");
+        let mut stay = BTreeSet::new();
+        let mut offsets = Vec::new();
+        for offset in slot.floor()..end.min(slot.floor() + count) {
+            let mark = &self.records[offset as usize].1;
+            let may_go = match slot.state(offset, end) {
+                MessageState::Done | MessageState::Beyond => continue,
+                MessageState::Free => true,
+                MessageState::Held(held) => matches!(held.state, HeldState::Waiting | HeldState::Dead),
+            };
+            if may_go && !stay.contains(&mark.key) {
+                offsets.push(offset);
+            } else if mark.key != 0 {
+                stay.insert(mark.key);
+            }
+        }
+        if offsets.is_empty() {
+            return;
+        }
+        let marks: Vec<Mark> = offsets
+            .iter()
+            .map(|offset| self.records[*offset as usize].1.clone())
+            .collect();
+        let plain = marks.iter().all(|mark| *mark == Mark::default());
+        let carry = Carry {
+            term: self.term,
+            messages: Runs::from_iter(offsets),
+            marks: if plain { Marks::default() } else { Marks(marks) },
+        };
+        self.pending.push_back(Entry::Carry(carry));
+    }
+
+    /// Another replica leads: a part of what was under way is committed, and nobody is told; the rest is lost. One of the lost commands
+    /// may come into the log after all, in the new term.
+    pub fn fail_over(&mut self) {
+        let committed = self.seeds.below(self.pending.len() as u64 + 1);
+        for _ in 0..committed {
+            let entry = self.pending.pop_front().expect("it was counted");
+            self.commit(&entry, self.term);
+        }
+        let lost = std::mem::take(&mut self.pending);
+        self.term += 1;
+        if self.seeds.below(2) == 0 {
+            for entry in lost.iter().filter(|entry| matches!(entry, Entry::Ops(..))) {
+                self.commit(entry, self.term);
+            }
+        }
+        // Records whose append was lost are sent again by their producer.
+        let again = lost.into_iter().filter(|entry| matches!(entry, Entry::Append(_)));
+        self.pending = again.collect();
+        self.reads.clear();
+        self.requests.clear();
+        for client in &mut self.clients {
+            client.stream = None;
+        }
+        self.engine = Engine::begin(self.term, &self.slots);
+        self.configure();
+        if self.seeds.below(3) == 0 {
+            let bytes = self.slots.snapshot();
+            self.follower = Slots::restore(&bytes, 0, self.end()).expect("what was written is read");
+        }
+        assert!(self.follower == self.slots, "replicas of one log have one state");
+    }
+
+    /// Time passes; the leader is woken when it asks for it.
+    pub fn pass(&mut self, ms: u64) {
+        let until = self.now_ms + ms;
+        let (mut last, mut same) = (0, 0);
+        while let Some(next) = self.engine.next_deadline(self.now()).filter(|next| *next <= until) {
+            self.now_ms = self.now_ms.max(next);
+            same = if self.now_ms == last { same + 1 } else { 0 };
+            assert!(same < 1_000, "the leader asks to be woken again and again at {last}");
+            last = self.now_ms;
+            self.step(Input::Tick);
+        }
+        self.now_ms = until;
+    }
+
+    /// Everything that is under way comes to its end, but for what waits for time.
+    pub fn settle_down(&mut self) {
+        for _ in 0..100_000 {
+            if !self.apply() {
+                if self.reads.is_empty() {
+                    return;
+                }
+                self.read(0);
+            }
+        }
+        panic!("the engine does not come to rest");
+    }
+
+    /// Without faults from now on: every message is done, or dead, in the end.
+    pub fn drain(&mut self) {
+        for client in 0..self.clients.len() {
+            self.crash(client);
+        }
+        self.settle_down();
+        for round in 0..4_000 {
+            self.connect(0, 64);
+            let (held, credit) = (self.clients[0].holds.clone(), self.clients[0].credit);
+            for offset in held.keys() {
+                self.say(0, *offset, Settlement::Ack);
+            }
+            if credit < 32 {
+                self.give_credit(0, 32);
+            }
+            self.settle_down();
+            let slot = self.slots.slot(SLOT).expect("it is open");
+            if slot.undone(self.end()) == slot.counts().dead {
+                return self.check_drained();
+            }
+            self.pass(if round % 4 == 0 { 30_000 } else { 500 });
+            self.settle_down();
+        }
+        let slot = self.slots.slot(SLOT).expect("it is open");
+        let end = self.end();
+        let left: Vec<(u64, MessageState<'_>)> = (slot.floor()..end)
+            .map(|offset| (offset, slot.state(offset, end)))
+            .filter(|(_, state)| match state {
+                MessageState::Held(held) => held.state != HeldState::Dead,
+                MessageState::Free => true,
+                MessageState::Done | MessageState::Beyond => false,
+            })
+            .take(5)
+            .collect();
+        panic!("messages are stuck: {left:?} {:?}", self.engine);
+    }
+
+    fn check_drained(&self) {
+        let slot = self.slots.slot(SLOT).expect("it is open");
+        let end = self.end();
+        for (id, place) in &self.places {
+            let is_over_unseen = self.policy.expired.is_some() || self.policy.messages_max.is_some();
+            match slot.state(*place, end) {
+                MessageState::Done if !is_over_unseen => {
+                    assert!(self.delivered.contains_key(id), "{id} is done, and nobody saw it");
+                }
+                MessageState::Held(held) => {
+                    let most = self.policy.attempts_max.unwrap_or(u16::MAX);
+                    let by_attempts = held.reason == Some(jangada_queue::DeadReason::Attempts);
+                    let count = match self.policy.attempts {
+                        jangada_queue::engine::Attempts::Failures => held.failures,
+                        jangada_queue::engine::Attempts::Deliveries => held.deliveries,
+                    };
+                    assert!(
+                        !by_attempts || count == most,
+                        "{id} is dead after {count} attempts of {most}"
+                    );
+                }
+                _ => {}
+            }
+        }
+        assert!(self.follower == self.slots, "replicas of one log have one state");
+    }
+}

@@ -1,0 +1,249 @@
+//! Any history of a queue with its leader: consumers that work, break and crash, leaders that change, answers and rows that come late.
+//! `QUEUE_HISTORIES` says how many for each kind of queue.
+
+use jangada_queue::engine::{Attempts, Expired, OnDead, Order, Overflow, Policy, Settlement};
+use jangada_queue::{KeepsOrder, Mark};
+
+use crate::world::{Client, World};
+
+fn histories() -> u64 {
+    let asked = std::env::var("QUEUE_HISTORIES").ok();
+    asked.map_or(300, |asked| asked.parse().expect("QUEUE_HISTORIES is a number"))
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Kind {
+    keys: u64,
+    lanes: u64,
+    delays: bool,
+    ttl: bool,
+    carries: bool,
+}
+
+fn mark(world: &mut World, kind: Kind) -> Mark {
+    let mut mark = Mark::default();
+    if kind.keys > 0 {
+        mark.key = 1 + world.seeds.below(kind.keys);
+    }
+    if kind.lanes > 0 {
+        mark.lane = world.seeds.below(kind.lanes) as u8;
+    }
+    if kind.delays && world.seeds.below(2) == 0 {
+        mark.deliver_at_ms = world.wall() + world.seeds.below(20_000);
+    }
+    if kind.ttl && world.seeds.below(2) == 0 {
+        mark.expires_at_ms = world.wall() + 1 + world.seeds.below(60_000);
+    }
+    mark
+}
+
+fn settlement(world: &mut World) -> Settlement {
+    match world.seeds.below(16) {
+        0..=8 => Settlement::Ack,
+        9..=10 => Settlement::Nack {
+            delay_ms: Some(world.seeds.below(5_000)),
+            failed: true,
+        },
+        11 => Settlement::Nack {
+            delay_ms: None,
+            failed: true,
+        },
+        12 => Settlement::Nack {
+            delay_ms: Some(100),
+            failed: false,
+        },
+        13 => Settlement::Release,
+        14 => Settlement::Extend { lease_ms: 8_000 },
+        _ => Settlement::Reject,
+    }
+}
+
+fn act(world: &mut World, kind: Kind) {
+    let client = world.seeds.below(world.clients.len() as u64) as usize;
+    match world.seeds.below(100) {
+        0..=19 => {
+            let count = 1 + world.seeds.below(4);
+            let marks = (0..count).map(|_| mark(world, kind)).collect();
+            world.send(marks);
+        }
+        20..=49 => {
+            let most = 1 + world.seeds.below(3);
+            (0..most).for_each(|_| _ = world.apply());
+        }
+        50..=69 => {
+            let holds = world.clients[client].holds.len() as u64;
+            if holds > 0 {
+                let at = world.seeds.below(holds) as usize;
+                let offset = *world.clients[client].holds.keys().nth(at).expect("it was counted");
+                let settlement = settlement(world);
+                world.say(client, offset, settlement);
+            }
+        }
+        70..=77 => {
+            let credit = 1 + world.seeds.below(5) as u32;
+            world.connect(client, credit);
+        }
+        78..=81 => {
+            let credit = 1 + world.seeds.below(4) as u32;
+            world.give_credit(client, credit);
+        }
+        82..=83 => {
+            let messages = 1 + world.seeds.below(4) as u32;
+            world.receive(client, messages, 2_000);
+        }
+        84 => world.disconnect(client, true),
+        85 => world.disconnect(client, false),
+        86 => world.crash(client),
+        87..=88 => world.fail_over(),
+        89..=93 => {
+            let ms = world.seeds.below(3_000);
+            world.pass(ms);
+        }
+        94 => {
+            let ms = world.seeds.below(30_000);
+            world.pass(ms);
+        }
+        95 if kind.carries => {
+            let count = 1 + world.seeds.below(20);
+            world.carry(count);
+        }
+        96 if kind.delays && world.seeds.below(4) == 0 => {
+            let ahead_ms = world.seeds.below(7_200_000);
+            world.step_wall(ahead_ms);
+        }
+        _ => world.read(0),
+    }
+}
+
+fn run(policy: Policy, kind: Kind) {
+    for seed in 0..histories() {
+        let keeps = kind.keys > 0 || kind.lanes > 0;
+        let order = if keeps { KeepsOrder::Yes } else { KeepsOrder::No };
+        let outcome = std::panic::catch_unwind(|| {
+            let mut world = World::new(seed, policy, order);
+            world.clients = (0..3)
+                .map(|session| Client {
+                    session,
+                    ..Client::default()
+                })
+                .collect();
+            for _ in 0..400 {
+                act(&mut world, kind);
+            }
+            world.drain();
+        });
+        assert!(outcome.is_ok(), "history {seed} of {kind:?}");
+    }
+}
+
+fn policy() -> Policy {
+    Policy {
+        attempts_max: Some(3),
+        ..Policy::default()
+    }
+}
+
+#[test]
+fn a_plain_queue() {
+    run(policy(), Kind::default());
+}
+
+#[test]
+fn a_queue_that_counts_deliveries() {
+    let policy = Policy {
+        attempts: Attempts::Deliveries,
+        ..policy()
+    };
+    run(policy, Kind::default());
+}
+
+#[test]
+fn a_queue_that_never_gives_up_and_is_carried() {
+    let policy = Policy {
+        attempts_max: None,
+        ..policy()
+    };
+    let kind = Kind {
+        carries: true,
+        ..Kind::default()
+    };
+    run(policy, kind);
+}
+
+#[test]
+fn delayed_messages() {
+    let kind = Kind {
+        delays: true,
+        carries: true,
+        ..Kind::default()
+    };
+    run(policy(), kind);
+}
+
+#[test]
+fn order_by_key() {
+    let policy = Policy {
+        order: Order::ByKey(OnDead::Continue),
+        ..policy()
+    };
+    let kind = Kind {
+        keys: 4,
+        ..Kind::default()
+    };
+    run(policy, kind);
+}
+
+#[test]
+fn order_by_key_with_carries() {
+    let policy = Policy {
+        order: Order::ByKey(OnDead::Continue),
+        ..policy()
+    };
+    let kind = Kind {
+        keys: 4,
+        carries: true,
+        ..Kind::default()
+    };
+    run(policy, kind);
+}
+
+#[test]
+fn priorities() {
+    let policy = Policy {
+        has_lanes: true,
+        min_share: 20,
+        ..policy()
+    };
+    let kind = Kind {
+        lanes: 4,
+        delays: true,
+        carries: true,
+        ..Kind::default()
+    };
+    run(policy, kind);
+}
+
+#[test]
+fn messages_that_expire() {
+    for expired in [Expired::Drop, Expired::Dead] {
+        let policy = Policy {
+            expired: Some(expired),
+            ..policy()
+        };
+        let kind = Kind {
+            ttl: true,
+            ..Kind::default()
+        };
+        run(policy, kind);
+    }
+}
+
+#[test]
+fn a_queue_that_is_full() {
+    let policy = Policy {
+        messages_max: Some(10),
+        overflow: Overflow::DropOldest,
+        ..policy()
+    };
+    run(policy, Kind::default());
+}

@@ -1,0 +1,595 @@
+//! A partition with a queue on a clock: one log, leaders that change, consumers that work, break, crash and come back. An oracle that
+//! knows nothing of how it is done watches what consumers see.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use jangada_machine::{Effects, Now};
+use jangada_queue::engine::{
+    Answer, ConsumerId, Delivered, Input, Output, Policy, ReadId, RequestId, Rows, RowsWanted, SettleItem, Settled,
+    Settlement, Ticket,
+};
+use jangada_queue::tables::{MARKS, MarkRow, RowKind, key_of};
+use jangada_queue::{
+    AttemptId, Carry, Context, Engine, HeldState, KeepsOrder, LeaseId, Mark, Marks, MessageState, OpsReply, QueueId,
+    QueueOps, Section, SessionId, SlotId, SlotKind, Slots,
+};
+use jangada_types::replicated::Seeds;
+use jangada_types::{LogPosition, Offset, RowChange};
+
+pub const SLOT: SlotId = SlotId(1);
+const WALL_MS: u64 = 1_700_000_000_000;
+pub const LEASE_MS: u64 = 20_000;
+
+/// An entry on its way into the log.
+pub enum Entry {
+    Ops(Ticket, QueueOps),
+    Append(Vec<Mark>),
+    Carry(Carry),
+}
+
+/// Who was handed a message last.
+#[derive(Clone, Copy, Debug)]
+pub struct Holder {
+    pub lease: LeaseId,
+    /// Nobody else may have it before.
+    pub until_ms: u64,
+}
+
+/// A consumer's process.
+#[derive(Clone, Debug, Default)]
+pub struct Client {
+    pub session: u64,
+    /// Its stream, while it is connected.
+    pub stream: Option<ConsumerId>,
+    pub credit: u32,
+    /// What it has in hand: by offset, the lease.
+    pub holds: BTreeMap<u64, LeaseId>,
+    /// What it said of messages, and was not answered.
+    pub unanswered: BTreeMap<u64, (LeaseId, Settlement)>,
+    /// A receive under way: it is sent again with the same attempt when its answer is lost.
+    pub receive: Option<(RequestId, u64)>,
+}
+
+pub struct World {
+    pub seeds: Seeds,
+    pub policy: Policy,
+    pub slots: Slots,
+    /// A replica that begins with snapshots.
+    pub follower: Slots,
+    pub rows: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Of each offset: the message, named by its first offset, and its marks.
+    pub records: Vec<(u64, Mark)>,
+    /// Where a message is now.
+    pub places: BTreeMap<u64, u64>,
+    pub engine: Engine,
+    pub pending: VecDeque<Entry>,
+    pub reads: Vec<(ReadId, RowsWanted, Option<Rows>)>,
+    pub clients: Vec<Client>,
+    pub requests: BTreeMap<RequestId, (usize, Vec<SettleItem>)>,
+    pub answers: BTreeMap<RequestId, Answer>,
+    pub term: u64,
+    pub index: u64,
+    pub now_ms: u64,
+    pub wall_ahead_ms: u64,
+    /// The latest that the wall clock said before it was stepped: what was due by it may be under way.
+    pub wall_max_ms: u64,
+    pub steady_since_ms: u64,
+    pub last_id: u64,
+    /// What consumers were told: acknowledged messages, and failures that count.
+    pub acked: BTreeSet<u64>,
+    pub failed: BTreeMap<u64, u16>,
+    pub delivered: BTreeMap<u64, u32>,
+    pub order: Vec<u64>,
+    pub holders: BTreeMap<u64, Holder>,
+    pub proposed: usize,
+}
+
+impl World {
+    pub fn new(seed: u64, policy: Policy, order: KeepsOrder) -> Self {
+        let slots = Slots::default();
+        let mut world = Self {
+            seeds: Seeds::new(seed),
+            policy,
+            engine: Engine::begin(1, &slots),
+            follower: slots.clone(),
+            slots,
+            rows: BTreeMap::new(),
+            records: Vec::new(),
+            places: BTreeMap::new(),
+            pending: VecDeque::new(),
+            reads: Vec::new(),
+            clients: Vec::new(),
+            requests: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            term: 1,
+            index: 0,
+            now_ms: 100_000,
+            wall_ahead_ms: 0,
+            wall_max_ms: 0,
+            steady_since_ms: 0,
+            last_id: 0,
+            acked: BTreeSet::new(),
+            failed: BTreeMap::new(),
+            delivered: BTreeMap::new(),
+            order: Vec::new(),
+            holders: BTreeMap::new(),
+            proposed: 0,
+        };
+        let request = RequestId(world.next_id());
+        let section = Section::Open {
+            queue: QueueId(1),
+            slot_kind: SlotKind::Owned,
+            order,
+            start: 0,
+        };
+        world.step(Input::Administer { request, section });
+        world.settle_down();
+        world.configure();
+        world
+    }
+
+    pub fn configure(&mut self) {
+        let policy = self.policy;
+        self.step(Input::Configure { slot: SLOT, policy });
+    }
+
+    pub fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    pub fn now(&self) -> Now {
+        Now {
+            monotonic_ms: self.now_ms,
+            wall_ms: self.wall(),
+            steady_since_ms: self.steady_since_ms,
+        }
+    }
+
+    pub fn wall(&self) -> u64 {
+        WALL_MS + self.now_ms + self.wall_ahead_ms
+    }
+
+    pub fn step_wall(&mut self, ahead_ms: u64) {
+        self.wall_max_ms = self.wall_max_ms.max(self.wall());
+        (self.wall_ahead_ms, self.steady_since_ms) = (ahead_ms, self.now_ms);
+    }
+
+    pub fn end(&self) -> u64 {
+        self.records.len() as u64
+    }
+
+    pub fn step(&mut self, input: Input) {
+        let now = self.now();
+        let end = self.end();
+        let outputs = self.engine.step(&self.slots, end, input, now);
+        for output in outputs {
+            self.output(output);
+        }
+    }
+
+    fn output(&mut self, output: Output) {
+        match output {
+            Output::Propose { ticket, ops } => {
+                assert_eq!(
+                    QueueOps::decode(&ops.encode()).as_ref(),
+                    Ok(&ops),
+                    "what is proposed can be read"
+                );
+                self.proposed += 1;
+                self.pending.push_back(Entry::Ops(ticket, ops));
+                let under_way = self
+                    .pending
+                    .iter()
+                    .filter(|entry| matches!(entry, Entry::Ops(..)))
+                    .count();
+                assert!(under_way <= 2, "{under_way} commands are under way");
+            }
+            Output::Read { read, wanted } => {
+                // Rows are read at some time between the request and the answer.
+                let early = (self.seeds.below(2) == 0).then(|| self.look_up(&wanted));
+                self.reads.push((read, wanted, early));
+            }
+            Output::Deliver { consumer, messages } => {
+                let client = self.clients.iter().position(|client| client.stream == Some(consumer));
+                let client = client.expect("messages go to streams that are there");
+                let credit = self.clients[client].credit;
+                let holds = &self.clients[client].holds;
+                let new = messages
+                    .iter()
+                    .filter(|message| holds.get(&message.offset) != Some(&message.lease));
+                self.clients[client].credit = credit.saturating_sub(new.count() as u32);
+                self.deliver(client, &messages);
+            }
+            Output::Answer { request, answer } => self.answer(request, answer),
+            Output::Moved { consumer } => {
+                if let Some(client) = self.clients.iter_mut().find(|client| client.stream == Some(consumer)) {
+                    client.stream = None;
+                }
+            }
+        }
+    }
+
+    fn look_up(&self, wanted: &RowsWanted) -> Rows {
+        let (from, until, limit) = match *wanted {
+            RowsWanted::Batches { from, limit } => (
+                key_of(RowKind::Batch, 0, from),
+                key_of(RowKind::Batch, 0, u64::MAX),
+                limit,
+            ),
+            RowsWanted::Timers { after, limit } => (
+                key_of(RowKind::Timer, after.0, after.1 + 1),
+                key_of(RowKind::Timer, u64::MAX, u64::MAX),
+                limit,
+            ),
+            RowsWanted::Key { key, after, limit } => (
+                key_of(RowKind::Key, key, after + 1),
+                key_of(RowKind::Key, key, u64::MAX),
+                limit,
+            ),
+            RowsWanted::Lane { lane, from, limit } => {
+                let lane = u64::from(lane);
+                (
+                    key_of(RowKind::Lane, lane, from),
+                    key_of(RowKind::Lane, lane, u64::MAX),
+                    limit,
+                )
+            }
+            RowsWanted::Origin { old } => (key_of(RowKind::Origin, old, 0), key_of(RowKind::Origin, old, 1), 1),
+        };
+        // Lists are short here, so that they have ends.
+        let limit = limit.min(3);
+        let mut rows = self.rows.range(from.to_vec()..until.to_vec());
+        let read = rows.by_ref().take(limit);
+        let read: Vec<MarkRow> = read
+            .map(|(key, value)| MarkRow::decode(key, value).expect("a row"))
+            .collect();
+        Rows {
+            rows: read,
+            is_all: rows.next().is_none(),
+        }
+    }
+
+    /// Answers a look-up that waits.
+    pub fn read(&mut self, at: usize) {
+        if at >= self.reads.len() {
+            return;
+        }
+        let (read, wanted, early) = self.reads.remove(at);
+        let rows = early.unwrap_or_else(|| self.look_up(&wanted));
+        self.step(Input::Rows { read, rows });
+    }
+
+    /// The next entry is committed and applied.
+    pub fn apply(&mut self) -> bool {
+        let Some(entry) = self.pending.pop_front() else {
+            return false;
+        };
+        let (input, more) = self.commit(&entry, self.term);
+        input.into_iter().chain(more).for_each(|input| self.step(input));
+        true
+    }
+
+    /// Applies an entry, and gives what its leader is told.
+    pub fn commit(&mut self, entry: &Entry, term: u64) -> (Option<Input>, Option<Input>) {
+        let end = self.end();
+        let context = Context {
+            at: LogPosition {
+                term,
+                index: self.index,
+            },
+            log_start: Offset(0),
+            next_offset: Offset(end as i64),
+        };
+        self.index += 1;
+        let mut effects = Effects::default();
+        let inputs = match entry {
+            Entry::Ops(ticket, ops) => {
+                let reply = self.slots.apply(&context, ops);
+                assert_eq!(self.follower.apply(&context, ops), reply, "replicas reply alike");
+                if ops.term != term {
+                    assert_eq!(
+                        reply,
+                        OpsReply::LeaderChanged,
+                        "a decision of another term has no effect"
+                    );
+                }
+                let ticket = *ticket;
+                (Some(Input::Applied { ticket, reply }), None)
+            }
+            Entry::Append(marks) => {
+                let plain = marks.iter().all(|mark| *mark == Mark::default());
+                for mark in marks {
+                    let at = self.end();
+                    self.places.insert(at, at);
+                    self.records.push((at, mark.clone()));
+                }
+                let marks = if plain { Marks::default() } else { Marks(marks.clone()) };
+                self.slots.appended(end, &marks, None, &mut effects);
+                self.follower.appended(end, &marks, None, &mut Effects::default());
+                let marks = (!plain).then_some((end, marks));
+                (Some(Input::Appended { marks }), None)
+            }
+            Entry::Carry(carry) => match self.slots.judge_carry(&context, carry) {
+                Err(_) => (None, None),
+                Ok(()) => {
+                    let moves: Vec<(u64, u64)> = carry.messages.offsets().zip(end..).collect();
+                    for (old, new) in &moves {
+                        let (message, mark) = self.records[*old as usize].clone();
+                        if self.slots.slot(SLOT).expect("it is open").state(*old, end) != MessageState::Done {
+                            self.places.insert(message, *new);
+                        }
+                        self.records.push((message, mark));
+                    }
+                    self.slots.carry(carry, end, &mut effects);
+                    self.follower.carry(carry, end, &mut Effects::default());
+                    let marks = (!carry.marks.is_empty()).then(|| (end, carry.marks.clone()));
+                    (Some(Input::Carried { moves }), Some(Input::Appended { marks }))
+                }
+            },
+        };
+        for row in effects.take() {
+            if let RowChange::Put { table, key, value } = row {
+                assert_eq!(*table, MARKS);
+                self.rows.insert(key.to_vec(), value.to_vec());
+            }
+        }
+        self.check();
+        inputs
+    }
+
+    /// What holds of every state.
+    fn check(&self) {
+        self.slots.check(0, self.end()).expect("the state is sound");
+        let Some(slot) = self.slots.slot(SLOT) else { return };
+        let mut out_by_key = BTreeSet::new();
+        for (offset, held) in slot.held_from(0) {
+            let message = self.records[offset as usize].0;
+            assert!(
+                !self.acked.contains(&message),
+                "{message} was acknowledged, and is {held:?}"
+            );
+            let spent = self.policy.attempts_max.is_some_and(|most| held.failures >= most);
+            let is_dead = matches!(held.state, HeldState::Dead | HeldState::Moving);
+            // A message may be waiting for the command that makes it dead only where deliveries count.
+            assert!(
+                !spent || is_dead,
+                "{message} failed {} times, and is {:?}",
+                held.failures,
+                held.state
+            );
+            let told = self.failed.get(&message).copied().unwrap_or(0);
+            assert!(
+                held.failures >= told,
+                "{message}: {told} failures were told, {} are known",
+                held.failures
+            );
+            if held.state == HeldState::Leased && held.key != 0 {
+                assert!(out_by_key.insert(held.key), "two messages of key {} are out", held.key);
+            }
+        }
+    }
+
+    fn deliver(&mut self, client: usize, messages: &[Delivered]) {
+        let end = self.end();
+        for message in messages {
+            let (id, mark) = self.records[message.offset as usize].clone();
+            let slot = self.slots.slot(SLOT).expect("it is open");
+            let MessageState::Held(held) = slot.state(message.offset, end) else {
+                panic!("{id} is handed out, and is not leased");
+            };
+            assert_eq!(
+                (held.state, held.lease),
+                (HeldState::Leased, message.lease),
+                "the lease is applied"
+            );
+            assert!(
+                !self.acked.contains(&id),
+                "{id} was acknowledged, and is delivered again"
+            );
+            assert!(
+                mark.deliver_at_ms <= self.wall().max(self.wall_max_ms),
+                "{id} is delivered before its time"
+            );
+            if let Some(holder) = self.holders.get(&id)
+                && holder.lease != message.lease
+            {
+                assert!(
+                    holder.until_ms <= self.now_ms,
+                    "{id} is delivered while somebody has it"
+                );
+            }
+            let is_first = !self.delivered.contains_key(&id);
+            if is_first && self.policy_is_keyed() && mark.key != 0 {
+                for (earlier, place) in self.places.range(..id) {
+                    if self.records[*earlier as usize].1.key == mark.key {
+                        let is_over = match slot.state(*place, end) {
+                            MessageState::Done => true,
+                            MessageState::Held(held) => held.state == HeldState::Dead,
+                            MessageState::Free | MessageState::Beyond => false,
+                        };
+                        assert!(is_over, "{id} overtakes {earlier} of its key");
+                    }
+                }
+            }
+            *self.delivered.entry(id).or_default() += 1;
+            self.order.push(id);
+            let holder = Holder {
+                lease: message.lease,
+                until_ms: self.now_ms + message.lease_left_ms,
+            };
+            // The same lease again lasts no longer than it did.
+            let known = self.holders.get(&id).filter(|known| known.lease == message.lease);
+            self.holders.insert(id, known.copied().unwrap_or(holder));
+            self.clients[client].holds.insert(message.offset, message.lease);
+        }
+    }
+
+    fn policy_is_keyed(&self) -> bool {
+        matches!(self.policy.order, jangada_queue::engine::Order::ByKey(_))
+    }
+
+    fn answer(&mut self, request: RequestId, answer: Answer) {
+        self.answers.insert(request, answer.clone());
+        if let Answer::Received(messages) = &answer {
+            let client = self
+                .clients
+                .iter()
+                .position(|client| client.receive.is_some_and(|(known, _)| known == request));
+            if let Some(client) = client {
+                self.clients[client].receive = None;
+                self.deliver(client, messages);
+            }
+            return;
+        }
+        let Some((client, items)) = self.requests.remove(&request) else {
+            return;
+        };
+        let Answer::Settled(results) = answer else { return };
+        assert_eq!(results.len(), items.len());
+        for (item, result) in items.iter().zip(results) {
+            let id = self.records[item.offset as usize].0;
+            let client = &mut self.clients[client];
+            if client.unanswered.get(&item.offset) == Some(&(item.lease, item.settlement)) {
+                client.unanswered.remove(&item.offset);
+            }
+            match (item.settlement, result) {
+                // Without a stream the leader may take its messages back earlier, and what was said since counts.
+                (Settlement::Extend { .. }, Settled::Done)
+                    if client.stream.is_none()
+                        || client.unanswered.contains_key(&item.offset)
+                        || client.holds.get(&item.offset) != Some(&item.lease) =>
+                {
+                    continue;
+                }
+                (Settlement::Extend { lease_ms }, Settled::Done) => {
+                    if let Some(holder) = self.holders.get_mut(&id).filter(|holder| holder.lease == item.lease) {
+                        holder.until_ms = self.now_ms + lease_ms;
+                    }
+                    continue;
+                }
+                (Settlement::Ack, Settled::Done | Settled::AlreadySettled) => drop(self.acked.insert(id)),
+                (Settlement::Nack { failed: true, .. }, Settled::Done) => *self.failed.entry(id).or_default() += 1,
+                _ => {}
+            }
+            if client.holds.get(&item.offset) == Some(&item.lease) {
+                client.holds.remove(&item.offset);
+            }
+        }
+    }
+
+    /// A client says what becomes of a message that it has, or says it again.
+    pub fn say(&mut self, client: usize, offset: u64, settlement: Settlement) -> Option<RequestId> {
+        let known = self.clients[client].unanswered.get(&offset).copied();
+        let lease = self.clients[client].holds.get(&offset).copied();
+        let (lease, settlement) = known.or(Some((lease?, settlement)))?;
+        let id = self.records[offset as usize].0;
+        if let Some(holder) = self.holders.get_mut(&id).filter(|holder| holder.lease == lease) {
+            let most = match settlement {
+                Settlement::Extend { lease_ms } => self.now_ms + lease_ms,
+                _ => self.now_ms,
+            };
+            holder.until_ms = holder.until_ms.min(most);
+        }
+        let item = SettleItem {
+            offset,
+            lease,
+            settlement,
+        };
+        self.clients[client].unanswered.insert(offset, (lease, settlement));
+        let request = RequestId(self.next_id());
+        self.requests.insert(request, (client, vec![item]));
+        let items = vec![item];
+        self.step(Input::Settle {
+            request,
+            slot: SLOT,
+            items,
+        });
+        Some(request)
+    }
+
+    /// A client connects, again or for the first time, and gets credit.
+    pub fn connect(&mut self, client: usize, credit: u32) {
+        if self.clients[client].stream.is_some() {
+            return;
+        }
+        let consumer = ConsumerId(self.next_id());
+        let known = &mut self.clients[client];
+        (known.stream, known.credit) = (Some(consumer), credit);
+        let input = Input::Attach {
+            consumer,
+            slot: SLOT,
+            session: SessionId(known.session),
+            lease_ms: LEASE_MS,
+            holds: known.holds.iter().map(|(offset, lease)| (*offset, *lease)).collect(),
+        };
+        self.step(input);
+        if self.clients[client].stream == Some(consumer) {
+            let messages = credit;
+            self.step(Input::Credit { consumer, messages });
+        }
+    }
+
+    pub fn give_credit(&mut self, client: usize, messages: u32) {
+        if let Some(consumer) = self.clients[client].stream {
+            self.clients[client].credit += messages;
+            self.step(Input::Credit { consumer, messages });
+        }
+    }
+
+    /// The connection ends. A client that takes leave knows nothing of its messages any more.
+    pub fn disconnect(&mut self, client: usize, orderly: bool) {
+        let Some(consumer) = self.clients[client].stream.take() else {
+            return;
+        };
+        let (until, holds) = match orderly {
+            true => (self.now_ms, std::mem::take(&mut self.clients[client].holds)),
+            false => (self.now_ms + 5_000, self.clients[client].holds.clone()),
+        };
+        if orderly {
+            self.clients[client].unanswered.clear();
+        }
+        for (offset, lease) in holds {
+            let id = self.records[offset as usize].0;
+            if let Some(holder) = self.holders.get_mut(&id).filter(|holder| holder.lease == lease) {
+                holder.until_ms = holder.until_ms.min(until);
+            }
+        }
+        self.step(Input::Detach { consumer, orderly });
+    }
+
+    /// The process ends, and another one begins in its place.
+    pub fn crash(&mut self, client: usize) {
+        self.disconnect(client, false);
+        let session = self.next_id() + 1_000_000;
+        self.requests.retain(|_, (known, _)| *known != client);
+        self.clients[client] = Client {
+            session,
+            ..Client::default()
+        };
+    }
+
+    /// Asks once, or again if it was not answered.
+    pub fn receive(&mut self, client: usize, messages: u32, wait_ms: u64) -> RequestId {
+        let request = RequestId(self.next_id());
+        let attempt = match self.clients[client].receive {
+            Some((_, attempt)) => attempt,
+            None => self.next_id(),
+        };
+        self.clients[client].receive = Some((request, attempt));
+        self.step(Input::Receive {
+            request,
+            slot: SLOT,
+            session: SessionId(self.clients[client].session),
+            attempt: AttemptId(attempt),
+            messages,
+            lease_ms: LEASE_MS,
+            wait_ms,
+        });
+        request
+    }
+
+    pub fn send(&mut self, marks: Vec<Mark>) {
+        self.pending.push_back(Entry::Append(marks));
+    }
+}
