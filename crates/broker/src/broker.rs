@@ -35,6 +35,7 @@ use crate::repair::worker::Repairer;
 use crate::replica::{Replicas, Timers};
 use crate::seams::Seams;
 use crate::services::internal::Internal;
+use crate::services::passing::Passing;
 use crate::serving::{Service, stalled_after};
 use crate::settings::BrokerSettings;
 use crate::tail::Missing;
@@ -392,7 +393,7 @@ impl Broker {
             replicas.clone(),
             self.seams.clone(),
             shared.clone(),
-            timers.clone(),
+            (timers.clone(), Arc::new(Passing::new(metadata.clone()))),
             self.stop.subscribe(),
         ));
         let balancer = self.balance(&node);

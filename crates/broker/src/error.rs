@@ -1,5 +1,6 @@
 //! The broker's errors as clients get them. `services::status` maps them to gRPC.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ pub struct RequestError {
     /// Whether the request certainly had no effect; if false, the outcome is unknown.
     pub definite: bool,
     /// Values that the message names, such as `limit` and `actual`, and the leader's address.
-    pub metadata: BTreeMap<&'static str, String>,
+    pub metadata: BTreeMap<Cow<'static, str>, String>,
     /// The time after which a client should try again; `None` where trying again is not advised.
     pub retry_delay: Option<Duration>,
 }
@@ -42,8 +43,8 @@ impl RequestError {
 
     /// Adds a value to the metadata.
     #[must_use]
-    pub fn with(mut self, key: &'static str, value: impl ToString) -> Self {
-        self.metadata.insert(key, value.to_string());
+    pub fn with(mut self, key: impl Into<Cow<'static, str>>, value: impl ToString) -> Self {
+        self.metadata.insert(key.into(), value.to_string());
         self
     }
 
@@ -60,7 +61,7 @@ impl From<Rejection> for RequestError {
         let mut error = Self::new(rejection.reason, rejection.message);
         for key in ["expected", "actual", "limit", "partition"] {
             if let Some(value) = rejection.metadata.get(key) {
-                error.metadata.insert(key, value.clone());
+                error.metadata.insert(key.into(), value.clone());
             }
         }
         error

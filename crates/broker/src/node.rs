@@ -7,7 +7,8 @@ use jangada_storage::Store;
 use jangada_types::BrokerId;
 use tokio::sync::watch;
 
-use crate::admission::Budgets;
+use crate::admission::{Budgets, PassedCallers};
+use crate::api::peers::Peers;
 use crate::cluster::metadata::Metadata;
 use crate::error::RequestError;
 use crate::groups::{self, CoordinatorTopic};
@@ -44,6 +45,10 @@ pub(crate) struct Node {
     pub stopping: Stopping,
     /// The budgets that all client connections share.
     pub budgets: Arc<Budgets>,
+    /// Clients of other brokers, whose calls are passed on to this one.
+    pub passed_callers: PassedCallers,
+    /// Passes calls on to other brokers.
+    pub peers: Arc<dyn Peers>,
 }
 
 impl Node {
@@ -53,12 +58,13 @@ impl Node {
         replicas: Arc<Replicas>,
         seams: Seams,
         partitions: Arc<partition::Shared>,
-        timers: Arc<Timers>,
+        (timers, peers): (Arc<Timers>, Arc<dyn Peers>),
         is_stopping: watch::Receiver<bool>,
     ) -> Self {
         let metrics = partitions.metrics.clone();
         let stopping = Stopping::new(metadata.registry.identity().broker, is_stopping);
         let groups = groups::Shared::new(&settings.groups, timers, metrics.groups.clone());
+        let budgets = Budgets::new(&settings.limits, metrics.admission.clone());
         Self {
             leaders: LeaderLookup::new(replicas.clone(), stopping.clone()),
             groups: Arc::new(groups),
@@ -66,7 +72,9 @@ impl Node {
             producer_ids: ProducerIds::new(metadata.clone()),
             repairs: Arc::default(),
             scrub: Arc::default(),
-            budgets: Budgets::new(&settings.limits, metrics.admission.clone()),
+            passed_callers: PassedCallers::new(budgets.clone()),
+            budgets,
+            peers,
             settings,
             metadata,
             replicas,

@@ -25,6 +25,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 
 use crate::admission::{Admission, Budgets, CONNECTION_WINDOW_BYTES, Guarded, STREAM_WINDOW_BYTES, admit, admit_peer};
+use crate::api::cluster::ClusterView;
 use crate::health::{Health, SERVICES};
 use crate::http;
 use crate::listener::{Connection, Listener, count_calls, serve};
@@ -147,13 +148,14 @@ impl Service {
 
 /// The gRPC services of the contract with clients.
 fn contract(node: &Arc<Node>, request_max: usize) -> Router {
+    let view = ClusterView::of(node);
     let log = LogServiceServer::new(Log { node: node.clone() })
         .max_decoding_message_size(request_max)
         .max_encoding_message_size(RESPONSE_BYTES_MAX);
-    let admin = AdminServiceServer::new(Admin::new(node.clone()))
+    let admin = AdminServiceServer::new(Admin::new(node.clone(), view.clone()))
         .max_decoding_message_size(request_max)
         .max_encoding_message_size(RESPONSE_BYTES_MAX);
-    let groups = GroupServiceServer::new(Groups::new(node.clone()))
+    let groups = GroupServiceServer::new(Groups::new(node.clone(), view))
         .max_decoding_message_size(request_max)
         .max_encoding_message_size(RESPONSE_BYTES_MAX);
     let metadata = MetadataServiceServer::new(MetadataOf { node: node.clone() })

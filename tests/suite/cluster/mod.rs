@@ -55,6 +55,8 @@ mod notices;
 mod nulls;
 mod operations;
 mod oversized;
+mod passed_on;
+mod passed_one_hop;
 mod placement;
 mod plain_producers;
 mod power_loss;

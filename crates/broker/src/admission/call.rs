@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use http_body::Body as _;
@@ -29,23 +29,27 @@ use super::connection::Origin;
 use super::frame::Framed;
 use super::request::{CalledMethod, Limit, Received, RequestBody};
 use crate::api::boundary::Boundary;
-use crate::api::context::{Principal, RequestContext};
+use crate::api::context::{Principal, RequestContext, Route};
 use crate::api::operation::Operation;
 use crate::error::RequestError;
 use crate::listener::ConnectionInfo;
 use crate::metrics::{Ending, Metrics, OK};
 
-/// The methods between brokers whose messages carry replicated data, and so may be as long as the transport allows. Messages of
-/// other methods are short, except those of client operations that carry records ([`Operation::carries_records`]).
-const CARRIERS_BETWEEN_BROKERS: [&str; 4] = [
+/// The methods between brokers whose messages carry replicated data or records of clients, and so may be as long as the transport
+/// allows. Messages of other methods are short, except those of client operations that carry records
+/// ([`Operation::carries_records`]).
+const CARRIERS_BETWEEN_BROKERS: [&str; 5] = [
     "InternalService/Control",
     "InternalService/Bulk",
     "InternalService/InstallSnapshot",
     "InternalService/ProposeMetadata",
+    "InternalService/Forward",
 ];
 
 /// The header by which a gRPC client sets the timeout of a call.
 const GRPC_TIMEOUT: &str = "grpc-timeout";
+/// The header in which a client says what becomes of a call that only another broker can answer (`log.proto`).
+const ROUTE: &str = "jangada-route";
 /// What is reserved for the response of a call that changes something, before it is executed, bytes. Nearly all are shorter.
 const ANSWER_BYTES: usize = 1024;
 
@@ -127,7 +131,7 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    pub(super) fn new(context: RequestContext, room: Option<Holding>) -> Arc<Self> {
+    pub fn new(context: RequestContext, room: Option<Holding>) -> Arc<Self> {
         Arc::new(Self {
             context,
             deposit: Mutex::default(),
@@ -153,7 +157,7 @@ impl Call {
     }
 
     /// Reserves a short response before the call is executed, so that afterwards the client can be told the outcome.
-    pub(super) fn reserve_answer(&self) -> Result<(), RequestError> {
+    pub fn reserve_answer(&self) -> Result<(), RequestError> {
         self.deposit(self.caller().try_take(Resource::Answers, ANSWER_BYTES)?);
         Ok(())
     }
@@ -190,7 +194,41 @@ pub(crate) async fn admit_peer(State(admission): State<Arc<Admission>>, mut requ
         return without_connection();
     };
     let call = Call::new(context, None);
-    next.run(admission.watched(request, call, Received::default())).await
+    request.extensions_mut().insert(call.clone());
+    let mut response = next.run(admission.watched(request, call, Received::default())).await;
+    let Some(AnswerOf { call, changes }) = response.extensions_mut().remove() else {
+        return response;
+    };
+    let kind = Kind {
+        is_stream: false,
+        changes,
+    };
+    response.map(|body| Body::new(AnswerBody::new(body, call, kind, Ending::uncounted())))
+}
+
+/// In the extensions of a response to another broker: the call of a client that it answers, whose room it takes until it is sent.
+#[derive(Clone)]
+pub(crate) struct AnswerOf {
+    pub call: Arc<Call>,
+    /// Whether the call may have changed something.
+    pub changes: bool,
+}
+
+/// What is to become of a call that only another broker can answer.
+fn route_of(headers: &HeaderMap) -> Result<Route, RequestError> {
+    let Some(value) = headers.get(ROUTE) else {
+        return Ok(Route::Follow);
+    };
+    let known = Route::NAMES
+        .iter()
+        .find(|(name, _)| name.as_bytes() == value.as_bytes());
+    known.map(|(_, route)| *route).ok_or_else(|| {
+        let names = Route::NAMES.map(|(name, _)| name).join(" or ");
+        RequestError::new(
+            Reason::InvalidRequest,
+            format!("{ROUTE} is {value:?}: it may be {names}"),
+        )
+    })
 }
 
 /// The context of a call, from its connection and its headers.
@@ -201,11 +239,12 @@ fn context_of(request: &mut Request) -> Option<RequestContext> {
     let deadline = request.headers().get(GRPC_TIMEOUT).and_then(timeout);
     let context = RequestContext {
         principal: Principal::Anonymous,
-        client_id: client_id.and_then(|name| name.to_str().ok()).map(Box::from),
+        client_id: client_id.and_then(|name| name.to_str().ok()).map(Arc::from),
         listener: socket.listener().clone(),
         peer: caller.peer(),
         deadline: deadline.and_then(|timeout| Instant::now().checked_add(timeout)),
         caller,
+        route: Route::Follow,
     };
     request.extensions_mut().insert(socket);
     Some(context)
@@ -234,7 +273,7 @@ pub(crate) fn call_of<T>(request: &tonic::Request<T>) -> Arc<Call> {
 
 /// The layer of client listeners: admits a call, and counts its request and its response.
 pub(crate) async fn admit(State(admission): State<Arc<Admission>>, mut request: Request, next: Next) -> Response {
-    let Some(context) = context_of(&mut request) else {
+    let Some(mut context) = context_of(&mut request) else {
         return without_connection();
     };
     let method = admission.contract.method(request.uri().path());
@@ -246,6 +285,14 @@ pub(crate) async fn admit(State(admission): State<Arc<Admission>>, mut request: 
     };
     let answered = begun.answering();
     let (place, mut ending) = begun.into_parts();
+    match route_of(request.headers()) {
+        Ok(route) => context.route = route,
+        Err(error) => {
+            admission.boundary.refused(&context, &error);
+            ending.with(error.reason.as_str());
+            return Status::from(error).into_http();
+        }
+    }
     let call = Call::new(context, Some(place));
     let changes = operation.is_some_and(Operation::changes);
     if changes
@@ -343,6 +390,21 @@ mod tests {
         for name in CARRIERS_BETWEEN_BROKERS {
             assert!(names.contains(&name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_client_may_wish_for_a_route_that_there_is() {
+        let route = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ROUTE, HeaderValue::from_static(value));
+            route_of(&headers)
+        };
+        assert_eq!(route_of(&HeaderMap::new()), Ok(Route::Follow));
+        assert_eq!(route("follow"), Ok(Route::Follow));
+        assert_eq!(route("pass-on"), Ok(Route::PassOn));
+        let refused = route("passed").expect_err("no client says that");
+        assert_eq!(refused.reason, Reason::InvalidRequest);
+        assert!(refused.message.contains("follow or pass-on"), "{refused}");
     }
 
     #[test]

@@ -20,7 +20,9 @@ const COPIED_BYTES_MAX: usize = 16 << 10;
 /// The field number of `FetchResponse.batches`.
 const BATCHES: u32 = 1;
 /// The field number of `FetchStreamResponse.fetch`.
-const FETCH: u32 = 1;
+const PUSHED: u32 = 1;
+/// The field number of `ForwardResponse.fetch`, between brokers.
+const PASSED_ON: u32 = 17;
 
 /// An encoded message with its holding.
 pub(crate) struct Framed {
@@ -34,13 +36,19 @@ pub(crate) struct Framed {
 impl Framed {
     /// The response of `Fetch`.
     pub fn fetched(response: FetchResponse, room: Holding) -> Self {
-        let (head, rest) = frame(response, false);
+        let (head, rest) = frame(response, None);
         Self { head, rest, room }
     }
 
     /// A response of `FetchStream`.
     pub fn pushed(response: FetchResponse, room: Holding) -> Self {
-        let (head, rest) = frame(response, true);
+        let (head, rest) = frame(response, Some(PUSHED));
+        Self { head, rest, room }
+    }
+
+    /// The answer to a fetch that another broker has passed on.
+    pub fn passed_on(response: FetchResponse, room: Holding) -> Self {
+        let (head, rest) = frame(response, Some(PASSED_ON));
         Self { head, rest, room }
     }
 
@@ -49,9 +57,9 @@ impl Framed {
     }
 }
 
-/// Encodes a response, nested in a `FetchStreamResponse` or not, with gRPC's prefix. Protobuf allows any order of fields, so the
-/// batches come last and are not copied.
-fn frame(mut response: FetchResponse, is_nested: bool) -> (Bytes, Bytes) {
+/// Encodes a response with gRPC's prefix, by itself or nested in this field of another message. Protobuf allows any order of fields,
+/// so the batches come last and are not copied.
+fn frame(mut response: FetchResponse, field: Option<u32>) -> (Bytes, Bytes) {
     let batches = std::mem::take(&mut response.batches);
     let fields = response.encoded_len();
     let of_batches = match batches.len() {
@@ -59,10 +67,7 @@ fn frame(mut response: FetchResponse, is_nested: bool) -> (Bytes, Bytes) {
         length => key_len(BATCHES) + encoded_len_varint(length as u64) + length,
     };
     let inner = fields + of_batches;
-    let outer = match is_nested {
-        true => key_len(FETCH) + encoded_len_varint(inner as u64),
-        false => 0,
-    };
+    let outer = field.map_or(0, |field| key_len(field) + encoded_len_varint(inner as u64));
     let copied = match batches.len() <= COPIED_BYTES_MAX {
         true => batches.len(),
         false => 0,
@@ -70,8 +75,8 @@ fn frame(mut response: FetchResponse, is_nested: bool) -> (Bytes, Bytes) {
     let mut head = BytesMut::with_capacity(HEAD_BYTES + outer + inner - batches.len() + copied);
     head.put_u8(0);
     head.put_u32(u32::try_from(outer + inner).expect("a response has some megabytes"));
-    if is_nested {
-        encode_key(FETCH, WireType::LengthDelimited, &mut head);
+    if let Some(field) = field {
+        encode_key(field, WireType::LengthDelimited, &mut head);
         encode_varint(inner as u64, &mut head);
     }
     response.encode_raw(&mut head);
@@ -88,6 +93,8 @@ fn frame(mut response: FetchResponse, is_nested: bool) -> (Bytes, Bytes) {
 
 #[cfg(test)]
 mod tests {
+    use jangada_proto::internal::ForwardResponse;
+    use jangada_proto::internal::forward_response::Answer;
     use jangada_proto::v1::{FetchStreamResponse, Record};
 
     use super::*;
@@ -129,22 +136,23 @@ mod tests {
         ];
         for (bytes, records) in sizes {
             let sent = response(bytes, records);
-            let alone = content(frame(sent.clone(), false));
+            let alone = content(frame(sent.clone(), None));
             assert_eq!(FetchResponse::decode(alone), Ok(sent.clone()));
-            let nested = content(frame(sent.clone(), true));
-            assert_eq!(
-                FetchStreamResponse::decode(nested),
-                Ok(FetchStreamResponse { fetch: Some(sent) })
-            );
+            let pushed = content(frame(sent.clone(), Some(PUSHED)));
+            let fetch = Some(sent.clone());
+            assert_eq!(FetchStreamResponse::decode(pushed), Ok(FetchStreamResponse { fetch }));
+            let passed_on = content(frame(sent.clone(), Some(PASSED_ON)));
+            let answer = Some(Answer::Fetch(sent));
+            assert_eq!(ForwardResponse::decode(passed_on), Ok(ForwardResponse { answer }));
         }
-        let nothing = content(frame(FetchResponse::default(), false));
+        let nothing = content(frame(FetchResponse::default(), None));
         assert_eq!(nothing, Bytes::new());
     }
 
     #[test]
     fn large_batches_are_not_copied() {
         let sent = response(1 << 20, 0);
-        let (head, rest) = frame(sent.clone(), true);
+        let (head, rest) = frame(sent.clone(), Some(PUSHED));
         assert_eq!(rest.as_ptr(), sent.batches.as_ptr());
         assert!(head.len() < 64, "{}", head.len());
     }

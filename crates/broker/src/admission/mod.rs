@@ -23,6 +23,7 @@
 //! - [`batches`]: the messages of a produce stream.
 //! - [`answer`]: the body of a response, counted until it is sent.
 //! - [`frame`]: response messages that are encoded here and not by tonic.
+//! - [`passed_callers`]: the clients of other brokers whose calls are passed on.
 //! - [`stalled`]: closes connections whose peer does not read.
 
 mod answer;
@@ -32,14 +33,16 @@ mod call;
 mod caller;
 mod connection;
 mod frame;
+mod passed_callers;
 mod request;
 mod stalled;
 mod waits;
 
 pub(crate) use self::batches::Batches;
 pub(crate) use self::budget::{Budgets, Resource, Scope};
-pub(crate) use self::call::{Admission, Call, admit, admit_peer, call_of};
+pub(crate) use self::call::{Admission, AnswerOf, Call, admit, admit_peer, call_of};
 pub(crate) use self::caller::{Caller, Holding};
 pub(crate) use self::connection::{CONNECTION_WINDOW_BYTES, Guarded, STREAM_WINDOW_BYTES};
 pub(crate) use self::frame::Framed;
+pub(crate) use self::passed_callers::PassedCallers;
 pub(crate) use self::stalled::watch as watch_stalled;

@@ -11,9 +11,11 @@ use crate::admission::{Holding, Resource};
 use crate::error::RequestError;
 use crate::metrics::{Ending, MethodMetrics, Metrics};
 
-/// See the module text.
+/// Where calls begin: those of this broker's own clients, or those that other brokers pass on.
 pub(crate) struct Boundary {
     metrics: Arc<Metrics>,
+    /// Of calls that are passed on the other broker counts the errors.
+    of_passed: bool,
 }
 
 /// A call that may go on. Dropped without an outcome it counts as given up by its client.
@@ -27,8 +29,20 @@ pub(crate) struct Begun {
 }
 
 impl Boundary {
+    /// Where the calls of this broker's own clients begin.
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics }
+        Self {
+            metrics,
+            of_passed: false,
+        }
+    }
+
+    /// Where calls begin that clients of other brokers have made.
+    pub fn of_passed(metrics: Arc<Metrics>) -> Self {
+        Self {
+            metrics,
+            of_passed: true,
+        }
     }
 
     /// Lets a call in, or says why not.
@@ -36,7 +50,11 @@ impl Boundary {
     /// # Errors
     /// BROKER_BUSY: the client has as many calls under way as it may.
     pub fn begin(&self, context: &RequestContext, operation: Option<Operation>) -> Result<Begun, RequestError> {
-        let counted = operation.map(|operation| self.metrics.requests.of(operation).clone());
+        let requests = match self.of_passed {
+            true => &self.metrics.passed_requests,
+            false => &self.metrics.requests,
+        };
+        let counted = operation.map(|operation| requests.of(operation).clone());
         let mut ending = counted.as_ref().map_or_else(Ending::uncounted, Ending::of);
         match context.caller.try_take(Resource::Calls, 1) {
             Ok(place) => Ok(Begun {
@@ -55,7 +73,9 @@ impl Boundary {
 
     /// Counts an error on its way to a client.
     pub fn refused(&self, context: &RequestContext, error: &RequestError) {
-        self.metrics.failed(error.reason);
+        if !self.of_passed {
+            self.metrics.failed(error.reason);
+        }
         tracing::debug!(%context, reason = error.reason.as_str(), %error, "a call is refused");
     }
 }

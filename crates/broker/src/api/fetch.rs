@@ -5,17 +5,22 @@ use std::time::Duration;
 
 use jangada_types::limits::{FETCH_BYTES_DEFAULT, FETCH_WAIT_MS_MAX, PLAIN_BYTES_MAX};
 use jangada_types::{Offset, Reason};
+use tokio::time::Instant;
 
+use super::call::records::{AwaitBytes, ReadBatches};
 use super::context::RequestContext;
-use crate::admission::{Caller, Holding, Resource};
+use super::passing::{PASS_TIMEOUT, pass_on};
+use super::resolve::{self, PartitionRef};
+use crate::admission::{Holding, Resource};
 use crate::error::RequestError;
+use crate::leader_lookup::Lead;
 use crate::node::Node;
 use crate::partition::{Fetched, Partition};
 use crate::target::Target;
 
 /// How long a fetch waits for room. Longer, and whoever asks for much would hold up those behind it on its connection that
 /// ask for little.
-const ROOM_PATIENCE: Duration = Duration::from_secs(5);
+const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What becomes of the batches, which says how much room they need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,35 +45,61 @@ pub(crate) struct Read {
     pub fetched: Fetched,
     /// Its part of the budget for what was read and not sent; as much as it may take, so it is to be shrunk.
     pub room: Holding,
+    /// When reading began, after what was waited for.
+    pub began: Instant,
 }
 
-/// A partition that is led here, open to one client.
+/// A partition of records, open to one client: led here, or read through its leader.
 #[derive(Clone)]
 pub(crate) struct PartitionReader {
     node: Arc<Node>,
-    caller: Arc<Caller>,
-    pub partition: Arc<Partition>,
+    context: Arc<RequestContext>,
+    pub target: Target,
+    lead: Arc<Lead<Partition>>,
+    /// The leader epoch that the client knows, if it is to be compared.
+    leader_epoch: Option<u32>,
 }
 
 impl PartitionReader {
-    /// Opens a partition that this broker leads, after a moment of waiting for an election. The client's leader epoch is compared
-    /// if it knows one.
+    /// Opens a partition, after a moment of waiting for an election. The client's leader epoch is compared if it knows one.
     ///
     /// # Errors
-    /// NOT_LEADER, LEADER_NOT_AVAILABLE, STALE_LEADER_EPOCH, UNKNOWN_LEADER_EPOCH, SHUTTING_DOWN.
+    /// Those of a partition in the contract; STALE_LEADER_EPOCH, UNKNOWN_LEADER_EPOCH.
     pub async fn open(
         node: &Arc<Node>,
         context: &RequestContext,
-        target: &Target,
+        partition: &PartitionRef,
         leader_epoch: Option<u32>,
     ) -> Result<Self, RequestError> {
-        let partition = node.leaders.leading::<Partition>(target).await?;
-        partition.check_epoch(leader_epoch)?;
+        let target = resolve::partition_of_records(&node.metadata.image(), partition)?;
+        let lead = node.leaders.find::<Partition>(&target, context.route).await?;
+        if let Lead::Here(partition) = &lead {
+            partition.check_epoch(leader_epoch)?;
+        }
         Ok(Self {
             node: node.clone(),
-            caller: context.caller.clone(),
-            partition,
+            context: Arc::new(context.clone()),
+            target,
+            lead: Arc::new(lead),
+            leader_epoch,
         })
+    }
+
+    /// Reads as soon as `min_bytes` can be read from the offset on, or the time is over.
+    ///
+    /// # Errors
+    /// Those of `Fetch` in the contract.
+    pub async fn read_when(&self, fetch: Fetch, min_bytes: usize, max_wait: Duration) -> Result<Read, RequestError> {
+        let min_bytes = min_bytes.min(fetch.max_bytes);
+        if let Lead::At(_) = &*self.lead {
+            // Most who read have something to read: the wait is a call of its own, which holds no room.
+            let read = self.read(fetch).await?;
+            if max_wait.is_zero() || read.fetched.batches.len() >= min_bytes.max(1) {
+                return Ok(read);
+            }
+        }
+        self.await_bytes(fetch.offset, min_bytes, max_wait).await?;
+        self.read(fetch).await
     }
 
     /// Waits until so many bytes can be read from the offset on, or until the time is over.
@@ -76,8 +107,24 @@ impl PartitionReader {
     /// # Errors
     /// SHUTTING_DOWN, OFFSET_OUT_OF_RANGE, NOT_LEADER, LEADER_NOT_AVAILABLE.
     pub async fn await_bytes(&self, offset: Offset, min_bytes: usize, max_wait: Duration) -> Result<(), RequestError> {
+        let waits = async {
+            match &*self.lead {
+                Lead::Here(partition) => partition.await_bytes(offset, min_bytes, max_wait).await,
+                Lead::At(leader) => {
+                    let wanted = AwaitBytes {
+                        partition: PartitionRef::of(&self.target),
+                        offset,
+                        min_bytes,
+                        max_wait,
+                        leader_epoch: self.leader_epoch,
+                    };
+                    let at = (&self.target, *leader);
+                    pass_on(&self.node, &self.context, at, wanted, max_wait + PASS_TIMEOUT).await
+                }
+            }
+        };
         tokio::select! {
-            waited = self.partition.await_bytes(offset, min_bytes, max_wait) => waited,
+            waited = waits => waited,
             refused = self.node.stopping.begun() => Err(refused),
         }
     }
@@ -87,6 +134,7 @@ impl PartitionReader {
     /// # Errors
     /// BROKER_BUSY: there was no room for 5 s. Those of waiting, and DATA_CORRUPTED.
     pub async fn read(&self, fetch: Fetch) -> Result<Read, RequestError> {
+        let began = Instant::now();
         let Fetch {
             offset,
             max_bytes,
@@ -98,11 +146,28 @@ impl PartitionReader {
         };
         let room = tokio::select! {
             biased;
-            room = self.caller.take(resource, wanted, ROOM_PATIENCE) => room?,
+            room = self.context.caller.take(resource, wanted, ROOM_TIMEOUT) => room?,
             refused = self.node.stopping.begun() => return Err(refused),
         };
-        let fetched = self.partition.read(offset, max_bytes).await?;
-        Ok(Read { fetched, room })
+        let fetched = match &*self.lead {
+            Lead::Here(partition) => partition.read(offset, max_bytes).await?,
+            Lead::At(leader) => {
+                let wanted = ReadBatches {
+                    partition: PartitionRef::of(&self.target),
+                    offset,
+                    max_bytes,
+                    leader_epoch: self.leader_epoch,
+                };
+                pass_on(&self.node, &self.context, (&self.target, *leader), wanted, PASS_TIMEOUT).await?
+            }
+        };
+        Ok(Read { fetched, room, began })
+    }
+
+    /// Says in an error which partition it is about.
+    pub fn refuse(&self, mut error: RequestError) -> RequestError {
+        error.message = format!("{}: {}", self.target, error.message);
+        error
     }
 }
 

@@ -1,19 +1,24 @@
-//! Consumer groups, at the broker that coordinates them.
+//! Consumer groups: asked at the broker that coordinates them, which this broker passes calls on to.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_controller::{Broker, Image, admission};
 use jangada_coordinator::limits::OFFSETS_PER_COMMIT_MAX;
-use jangada_coordinator::{
-    Answer, CommandKind, CommitRequest, Group, HeartbeatRequest, HeartbeatResponse, PartitionSet,
-};
-use jangada_types::{PartitionIndex, Reason, TopicId, partition_for_key, validate_topic_name};
+use jangada_coordinator::{Answer, CommandKind, Committed, Group, HeartbeatResponse, TopicPartition};
+use jangada_types::{BrokerId, PartitionIndex, Reason, TopicId, partition_for_key, validate_topic_name};
 
+use super::call::Passable;
+use super::call::groups::{
+    Commit, DeleteGroup, DeleteOffsets, DescribeGroup, GroupDescription, Heartbeat, MemberDescription, PartitionOffset,
+    ReadOffsets,
+};
 use super::context::RequestContext;
+use super::passing::{PASS_TIMEOUT, pass_on};
 use crate::admission::Resource;
 use crate::error::RequestError;
 use crate::groups::CoordinatorReplica;
+use crate::leader_lookup::Lead;
 use crate::node::Node;
 use crate::replica::LEADER_RETRY;
 use crate::target::Target;
@@ -21,9 +26,9 @@ use crate::target::Target;
 /// How long finding a coordinator waits for its leader: shards may just have been created.
 const FIND_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a request waits for the version of the metadata that it asks for.
-const VERSION_PATIENCE: Duration = Duration::from_secs(5);
+const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a commit waits for a topic that this broker does not know (yet).
-const TOPIC_PATIENCE: Duration = Duration::from_millis(500);
+const TOPIC_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The shard of the coordinator that holds a group, wherever it is led.
 ///
@@ -82,58 +87,63 @@ pub(crate) async fn find_coordinator(node: &Node, group: &str) -> Result<(Broker
     Ok((broker, shard.index))
 }
 
-/// The coordinator of one group, which is this broker.
-pub(crate) struct GroupCoordinator {
-    node: Arc<Node>,
-    replica: Arc<CoordinatorReplica>,
-    group: Arc<str>,
+/// The coordinator of one group: this broker, or another one that calls are passed on to.
+pub(crate) struct GroupCoordinator<'a> {
+    node: &'a Arc<Node>,
+    context: &'a RequestContext,
+    shard: Target,
+    lead: Lead<CoordinatorReplica>,
 }
 
-impl GroupCoordinator {
-    /// Finds it here, after a moment of waiting for an election.
+impl<'a> GroupCoordinator<'a> {
+    /// Finds it, after a moment of waiting for an election.
     ///
     /// # Errors
     /// INVALID_GROUP_NAME, SHUTTING_DOWN, NOT_LEADER, LEADER_NOT_AVAILABLE, NOT_READY.
-    pub async fn of(node: &Arc<Node>, group: impl Into<Arc<str>>) -> Result<Self, RequestError> {
-        let group = group.into();
+    pub async fn of(node: &'a Arc<Node>, context: &'a RequestContext, group: &str) -> Result<Self, RequestError> {
         node.stopping.refuse()?;
-        let shard = shard_of(node, &group).await?;
+        let shard = shard_of(node, group).await?;
+        let lead = node.leaders.find(&shard, context.route).await?;
         Ok(Self {
-            node: node.clone(),
-            replica: node.leaders.leading(&shard).await?,
-            group,
+            node,
+            context,
+            shard,
+            lead,
         })
     }
 
-    /// A member says that it is alive, joins or leaves. `None`: it has left. The request takes so many bytes until Raft lets go
-    /// of its command.
+    async fn pass_on<R: Passable>(&self, leader: BrokerId, request: R) -> Result<R::Answer, RequestError> {
+        pass_on(self.node, self.context, (&self.shard, leader), request, PASS_TIMEOUT).await
+    }
+
+    /// A member says that it is alive, joins or leaves. `None`: it has left.
     ///
     /// # Errors
     /// Those of `Heartbeat` in the contract.
-    pub async fn heartbeat(
-        &self,
-        context: &RequestContext,
-        request: HeartbeatRequest,
-        min_metadata_version: u64,
-        bytes: usize,
-    ) -> Result<Option<HeartbeatResponse>, RequestError> {
+    pub async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<Option<HeartbeatResponse>, RequestError> {
+        let replica = match &self.lead {
+            Lead::Here(replica) => replica,
+            Lead::At(leader) => return self.pass_on(*leader, heartbeat).await,
+        };
+        let Heartbeat {
+            request,
+            min_metadata_version,
+            bytes,
+        } = heartbeat;
         if request.epoch == 0 {
             self.let_groups_remember();
         }
         if min_metadata_version > 0 {
             let metadata = &self.node.metadata;
-            metadata
-                .wait_for_version(min_metadata_version, VERSION_PATIENCE)
-                .await?;
+            metadata.wait_for_version(min_metadata_version, VERSION_TIMEOUT).await?;
         }
         // A member that leaves makes room for others. The room is taken after everything that waits, where it would keep others
         // out; until here the request has its share of what is received.
         let leaves = request.epoch < 0;
-        let room = (!leaves).then(|| context.caller.try_take(Resource::Heartbeats, bytes));
+        let room = (!leaves).then(|| self.context.caller.try_take(Resource::Heartbeats, bytes));
         let room = room.transpose()?;
         self.node.groups.learn(&self.node.metadata.image());
-        let answer = self
-            .replica
+        let answer = replica
             .decide(room, |leader, image, now| leader.heartbeat(image, request, now))
             .await?;
         self.node.metrics.groups.heartbeats.inc();
@@ -166,55 +176,81 @@ impl GroupCoordinator {
     /// # Errors
     /// DISK_FULL, STORE_FENCED.
     pub async fn begin_commit(&self, topics: &[TopicId]) -> Result<Arc<Image>, RequestError> {
-        self.node.partitions.check_disk(&self.replica.hosted)?;
+        if let Lead::Here(replica) = &self.lead {
+            self.node.partitions.check_disk(&replica.hosted)?;
+        }
         let metadata = &self.node.metadata;
         let knows_all = |image: &Arc<Image>| topics.iter().all(|id| image.topic(*id).is_some());
         let image = metadata.image();
         if knows_all(&image) {
             return Ok(image);
         }
-        let _ = tokio::time::timeout(TOPIC_PATIENCE, metadata.watch().wait_for(knows_all)).await;
+        let _ = tokio::time::timeout(TOPIC_TIMEOUT, metadata.watch().wait_for(knows_all)).await;
         Ok(metadata.image())
     }
 
-    /// Commits offsets. The request takes so many bytes until Raft lets go of its command.
+    /// Commits offsets.
     ///
     /// # Errors
     /// Those of `CommitOffsets` in the contract.
-    pub async fn commit(
-        &self,
-        context: &RequestContext,
-        commit: CommitRequest,
-        bytes: usize,
-    ) -> Result<(), RequestError> {
-        let room = context.caller.try_take(Resource::Commits, bytes)?;
+    pub async fn commit(&self, commit: Commit) -> Result<(), RequestError> {
+        let replica = match &self.lead {
+            Lead::Here(replica) => replica,
+            Lead::At(leader) => return self.pass_on(*leader, commit).await,
+        };
+        let Commit { request, bytes } = commit;
+        let room = self.context.caller.try_take(Resource::Commits, bytes)?;
         self.node.groups.learn(&self.node.metadata.image());
-        let decided = self
-            .replica
-            .decide(Some(room), |leader, image, now| leader.commit(image, commit, now));
+        let decided = replica.decide(Some(room), |leader, image, now| leader.commit(image, request, now));
         match decided.await? {
             Answer::Committed => Ok(()),
             other => Err(not_the_answer(&other)),
         }
     }
 
-    /// The group as it is, at least as new as everything that was answered before. `None`: there is no such group.
+    /// The group's offsets, at least as new as everything that was answered before.
     ///
     /// # Errors
-    /// NOT_LEADER, LEADER_NOT_AVAILABLE, QUORUM_TIMEOUT.
-    pub async fn read(&self) -> Result<Option<Arc<Group>>, RequestError> {
-        self.replica.read(|state| state.shared_group(&self.group)).await
+    /// Those of `FetchOffsets` in the contract.
+    pub async fn offsets(&self, wanted: ReadOffsets) -> Result<Vec<PartitionOffset>, RequestError> {
+        match &self.lead {
+            Lead::Here(replica) => {
+                let group = replica.read(|state| state.shared_group(&wanted.group)).await?;
+                Ok(offsets_of(group.as_deref(), &wanted.partitions))
+            }
+            Lead::At(leader) => self.pass_on(*leader, wanted).await,
+        }
+    }
+
+    /// The group and its members, at least as new as everything that was answered before.
+    ///
+    /// # Errors
+    /// Those of `DescribeGroup` in the contract.
+    pub async fn describe(&self, wanted: DescribeGroup) -> Result<GroupDescription, RequestError> {
+        let replica = match &self.lead {
+            Lead::Here(replica) => replica,
+            Lead::At(leader) => return self.pass_on(*leader, wanted).await,
+        };
+        let name = &wanted.group;
+        let group = replica.read(|state| state.shared_group(name)).await?.ok_or_else(|| {
+            RequestError::new(
+                Reason::UnknownGroup,
+                format!("there is no group {name:?}: list the groups to see what exists"),
+            )
+        })?;
+        Ok(description_of(&group, self.node.broker()))
     }
 
     /// Deletes a group without members: so many offsets.
     ///
     /// # Errors
     /// Those of `DeleteGroup` in the contract.
-    pub async fn delete(&self) -> Result<u32, RequestError> {
-        let group = self.group.clone();
-        let decided = self
-            .replica
-            .decide(None, |leader, image, now| leader.delete_group(image, group, now));
+    pub async fn delete(&self, wanted: DeleteGroup) -> Result<u32, RequestError> {
+        let replica = match &self.lead {
+            Lead::Here(replica) => replica,
+            Lead::At(leader) => return self.pass_on(*leader, wanted).await,
+        };
+        let decided = replica.decide(None, |leader, image, now| leader.delete_group(image, wanted.group, now));
         match decided.await? {
             Answer::Deleted { count } => Ok(count),
             other => Err(not_the_answer(&other)),
@@ -225,21 +261,80 @@ impl GroupCoordinator {
     ///
     /// # Errors
     /// Those of `DeleteOffsets` in the contract.
-    pub async fn delete_offsets(
-        &self,
-        context: &RequestContext,
-        partitions: PartitionSet,
-        bytes: usize,
-    ) -> Result<u32, RequestError> {
-        let room = context.caller.try_take(Resource::Commits, bytes)?;
-        let group = self.group.clone();
-        let decided = self.replica.decide(Some(room), |leader, image, now| {
+    pub async fn delete_offsets(&self, wanted: DeleteOffsets) -> Result<u32, RequestError> {
+        let replica = match &self.lead {
+            Lead::Here(replica) => replica,
+            Lead::At(leader) => return self.pass_on(*leader, wanted).await,
+        };
+        let DeleteOffsets {
+            group,
+            partitions,
+            bytes,
+        } = wanted;
+        if partitions.is_empty() {
+            return Err(RequestError::new(
+                Reason::InvalidRequest,
+                "the request names no partition: name at least one",
+            ));
+        }
+        let room = self.context.caller.try_take(Resource::Commits, bytes)?;
+        let decided = replica.decide(Some(room), |leader, image, now| {
             leader.delete_offsets(image, group, partitions, now)
         });
         match decided.await? {
             Answer::Deleted { count } => Ok(count),
             other => Err(not_the_answer(&other)),
         }
+    }
+}
+
+/// Offsets of a group: those that are asked for, in their order, or all.
+fn offsets_of(group: Option<&Group>, wanted: &[TopicPartition]) -> Vec<PartitionOffset> {
+    if wanted.is_empty() {
+        let all = group.into_iter().flat_map(|group| &group.offsets);
+        let offset = |(partition, committed): (&TopicPartition, &Committed)| PartitionOffset {
+            partition: *partition,
+            committed: Some(committed.clone()),
+            added: false,
+        };
+        return all.map(offset).collect();
+    }
+    let offset = |partition: &TopicPartition| {
+        let committed = group.and_then(|group| group.committed(partition.topic, partition.partition));
+        PartitionOffset {
+            partition: *partition,
+            committed: committed.cloned(),
+            added: committed.is_none() && group.is_some_and(|group| group.is_added(*partition)),
+        }
+    };
+    wanted.iter().map(offset).collect()
+}
+
+fn description_of(group: &Group, coordinator: BrokerId) -> GroupDescription {
+    let members = group.members.iter().map(|(id, member)| {
+        let spec = &member.spec;
+        MemberDescription {
+            id: id.clone(),
+            instance_id: spec.instance_id.clone(),
+            client_id: spec.client_id.clone(),
+            client_host: spec.client_host.clone(),
+            rack: spec.rack.clone(),
+            state: group.member_state(member),
+            epoch: member.epoch,
+            subscription: spec.subscription.clone(),
+            owned: member.holdings.clone(),
+            target: member.target.clone(),
+            session_timeout_ms: spec.session_timeout_ms,
+            rebalance_timeout_ms: spec.rebalance_timeout_ms,
+            assignor: spec.assignor,
+        }
+    });
+    GroupDescription {
+        state: group.state(),
+        coordinator,
+        epoch: group.epoch,
+        assignment_epoch: group.assignment_epoch,
+        members: members.collect(),
     }
 }
 

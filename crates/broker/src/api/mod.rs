@@ -2,7 +2,7 @@
 //! a wire format; the services decode, call, and encode.
 //!
 //! ```text
-//!   connection -> front (gRPC) -> boundary::begin -> RequestContext -> produce | fetch | offsets | producers -> partition
+//!   connection -> front (gRPC) -> boundary::begin -> RequestContext -> produce | fetch | groups | ... -> partition
 //!                                 boundary::end   <- outcome        <-
 //! ```
 //!
@@ -10,17 +10,37 @@
 //! - [`context`]: who calls.
 //! - [`boundary`]: where each call begins and ends, is counted, and may be refused.
 //! - [`resolve`]: the partition that a call names.
+//! - [`produce`]: the one way of a batch to its partition; [`producers`]: ids of producers.
 //! - [`fetch`]: reading; [`offsets`]: where.
 //! - [`groups`]: consumer groups.
-//! - [`produce`]: the one way of a batch to its partition.
+//! - [`topics`]: creating, changing and deleting them; [`leaders_known`]: until clients can use them.
+//! - [`partition_admin`]: dropping records, handing a leadership over.
+//! - [`metadata`]: brokers, topics, leaders.
+//! - [`cluster`]: what tools are shown, with [`partition_states`], [`damage`] and [`group_list`]; [`gathering`] asks all brokers once
+//!   for all who ask at a time.
+//! - [`call`]: what is passed on to other brokers; [`passing`] does it, by [`peers`]; [`carry_out`] is their side of it.
 //!
 //! [`RequestError`]: crate::error::RequestError
 
 pub(crate) mod boundary;
+pub(crate) mod call;
+pub(crate) mod carry_out;
+pub(crate) mod cluster;
 pub(crate) mod context;
+mod damage;
 pub(crate) mod fetch;
+mod gathering;
+mod group_list;
 pub(crate) mod groups;
+mod leaders_known;
+pub(crate) mod metadata;
 pub(crate) mod offsets;
 pub(crate) mod operation;
+pub(crate) mod partition_admin;
+pub(crate) mod partition_states;
+mod passing;
+pub(crate) mod peers;
 pub(crate) mod produce;
+pub(crate) mod producers;
 pub(crate) mod resolve;
+pub(crate) mod topics;

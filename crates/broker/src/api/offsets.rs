@@ -2,51 +2,47 @@
 
 use std::sync::Arc;
 
-use jangada_types::{LeaderEpoch, Offset, Reason};
+use jangada_types::Reason;
 
+use super::call::records::{FindOffset, FoundOffset, Position};
+use super::context::RequestContext;
+use super::passing::{PASS_TIMEOUT, pass_on};
+use super::resolve::{self, PartitionRef};
 use crate::error::RequestError;
+use crate::leader_lookup::Lead;
 use crate::node::Node;
 use crate::partition::Partition;
-use crate::target::Target;
 
-/// Which offset is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Position {
-    /// The log start offset.
-    Earliest,
-    /// The high watermark.
-    Latest,
-    /// Of the first record at or after this time, milliseconds since the Unix epoch.
-    Timestamp(i64),
-}
-
-/// What is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
-    /// None: no record has such a time.
-    pub offset: Option<Offset>,
-    /// Of the record, when it was looked for by time.
-    pub timestamp_ms: Option<i64>,
-    pub leader_epoch: LeaderEpoch,
-}
-
-/// Finds an offset of a partition that this broker leads.
+/// Finds an offset of a partition of records, at its leader.
 ///
 /// # Errors
-/// INVALID_TIMESTAMP, NOT_LEADER, LEADER_NOT_AVAILABLE, DATA_CORRUPTED; QUORUM_TIMEOUT when no quorum confirms the lead.
-pub(crate) async fn find(node: &Arc<Node>, target: &Target, position: Position) -> Result<Found, RequestError> {
-    let partition = node.leaders.leading::<Partition>(target).await?;
+/// Those of `ListOffsets` in the contract.
+pub(crate) async fn find(
+    node: &Arc<Node>,
+    context: &RequestContext,
+    wanted: FindOffset,
+) -> Result<FoundOffset, RequestError> {
+    let position = wanted.position;
+    if let Position::Timestamp(timestamp_ms @ ..0) = position {
+        let message = format!("timestamp {timestamp_ms} lies before 1970");
+        return Err(RequestError::new(Reason::InvalidTimestamp, message));
+    }
+    let target = resolve::partition_of_records(&node.metadata.image(), &wanted.partition)?;
+    let partition = match node.leaders.find::<Partition>(&target, context.route).await? {
+        Lead::Here(partition) => partition,
+        Lead::At(leader) => {
+            let partition = PartitionRef::of(&target);
+            let wanted = FindOffset { partition, position };
+            return pass_on(node, context, (&target, leader), wanted, PASS_TIMEOUT).await;
+        }
+    };
     let leader_epoch = partition.hosted.leader_epoch()?;
     let (offset, timestamp_ms) = match position {
         Position::Earliest => (Some(partition.view.log_start()), None),
         Position::Latest => (Some(partition.latest_offset().await?), None),
-        Position::Timestamp(timestamp_ms) if timestamp_ms < 0 => {
-            let message = format!("timestamp {timestamp_ms} lies before 1970");
-            return Err(RequestError::new(Reason::InvalidTimestamp, message));
-        }
         Position::Timestamp(timestamp_ms) => partition.offset_by_timestamp(timestamp_ms).await?.unzip(),
     };
-    Ok(Found {
+    Ok(FoundOffset {
         offset,
         timestamp_ms,
         leader_epoch,

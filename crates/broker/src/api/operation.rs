@@ -2,7 +2,7 @@
 
 macro_rules! operations {
     ($($variant:ident = $name:literal $access:ident $($carries:ident)?,)*) => {
-        /// See the module text.
+        /// A method of the contract.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub(crate) enum Operation {
             $(#[doc = concat!("`", $name, "` of the contract.")] $variant,)*

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //!   admit: leader here? -> quorum in doubt? -> producer id given out? -> room -> payload becomes a batch
-//!          -> condition known to all brokers? -> Partition::admit
+//!          -> condition known to all brokers? -> Partition::admit, or passed on to the leader
 //!   InQuorum::acknowledged: waits for the quorum, until the time-out counted from admission
 //! ```
+//!
+//! A batch that is passed on keeps its room here until the leader has answered, which counts it once more, there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,33 +14,28 @@ use std::time::Duration;
 use bytes::Bytes;
 use jangada_log::PartitionCommandKind;
 use jangada_types::limits::PRODUCE_TIMEOUT_MS_MAX;
-use jangada_types::{BatchHeader, Offset, ProducerId, Reason};
+use jangada_types::{BatchHeader, ProducerId, Reason};
 use tokio::time::Instant;
 
-use super::context::RequestContext;
+use super::call::records::{Acks, AppendBatch, Produced};
+use super::context::{RequestContext, Route};
+use super::passing::{PASS_TIMEOUT, pass_on};
+use super::resolve::PartitionRef;
 use crate::error::RequestError;
+use crate::leader_lookup::Lead;
 use crate::node::Node;
-use crate::partition::{Admitted, Appended, Expectation, Partition, QUESTION_BYTES, Room, may_have_been_taken};
+use crate::partition::{Admitted, Expectation, Partition, QUESTION_BYTES, Room, may_have_been_taken};
 use crate::target::Target;
 
 /// The first feature level that reads conditional batches.
 const CONDITIONS_SINCE: u32 = PartitionCommandKind::ConditionalAppend.since();
 /// How long a producer id that this broker's metadata does not have yet is waited for.
-const METADATA_PATIENCE: Duration = Duration::from_secs(1);
+const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
 /// How far above what this broker knows of an id may lie that is waited for: sixteen blocks that brokers took meanwhile.
 const IDS_AHEAD_MAX: i64 = 16_000;
 /// Batches from this size on stay in the buffer that they came in: with at most two frames of 64 KiB and as much of other
 /// fields beside them it is less than three times as large.
 const SHARED_BYTES_MIN: usize = 128 << 10;
-
-/// When an append is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Acks {
-    /// When a quorum has it on disk and it is applied.
-    Quorum,
-    /// On admission.
-    None,
-}
 
 /// Whether an append waits for a leader that is being elected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,14 +99,6 @@ pub(crate) struct Append<P> {
     pub timeout: Duration,
 }
 
-/// What became of an append.
-pub(crate) enum Produced {
-    /// It is in the log.
-    Appended(Appended),
-    /// It was taken, and nobody says more of it.
-    Taken { log_start: Offset },
-}
-
 /// An append that was admitted.
 pub(crate) enum Accepted {
     /// It is answered already.
@@ -164,10 +153,27 @@ pub(crate) fn timeout(node: &Node, timeout_ms: u32) -> Result<Duration, RequestE
     Ok(Duration::from_millis(u64::from(ms)))
 }
 
-/// Takes an append, or says why not. Appends to one partition keep the order of these calls.
+/// Whether appends may come as a stream.
 ///
 /// # Errors
-/// Those of `Produce` in the contract, all of them definite but that of a retry whose first try may be in the log.
+/// INVALID_REQUEST: they are to be passed on. Those of a stream are admitted in their order without waiting for answers, and no order
+/// would hold when the leader changes while some are on their way to it.
+pub(crate) fn check_stream(context: &RequestContext) -> Result<(), RequestError> {
+    match context.route {
+        Route::Follow => Ok(()),
+        Route::PassOn | Route::Passed(_) => {
+            let message = "a produce stream is not passed on: produce with unary calls, or follow the leaders";
+            Err(RequestError::new(Reason::InvalidRequest, message))
+        }
+    }
+}
+
+/// Takes an append, or says why not. Appends to one partition that is led here keep the order of these calls. One that is passed on is
+/// answered when this returns.
+///
+/// # Errors
+/// Those of `Produce` in the contract, all of them definite but that of a retry whose first try may be in the log, and that of a call
+/// that was passed on and has no answer.
 pub(crate) async fn admit<P: Payload>(
     node: &Arc<Node>,
     context: &RequestContext,
@@ -181,33 +187,51 @@ pub(crate) async fn admit<P: Payload>(
         acks,
         timeout,
     } = append;
-    let here = match node.leaders.leading_now::<Partition>(target) {
-        Ok(partition) => Some(partition),
+    let lead = match node.leaders.find_now::<Partition>(target, context.route) {
+        Ok(lead) => Some(lead),
         Err(error) if patience == Patience::Wait && error.reason == Reason::LeaderNotAvailable => None,
         Err(error) => return Err(error),
     };
-    if let Some(partition) = &here {
+    if let Some(Lead::Here(partition)) = &lead {
         check_quorum(partition, acks)?;
     }
     // Before the append takes room: one with an invented producer id waits here, and would keep others out.
     check_producer(node, payload.producer(), acks).await?;
     // From here on everything that waits counts.
     let bytes = payload.bytes();
-    let (partition, room) = match here {
-        Some(partition) => {
+    let (lead, room) = match lead {
+        Some(Lead::Here(partition)) => {
             let room = partition.room(&context.caller, bytes)?;
-            (partition, room)
+            (Lead::Here(partition), room)
         }
+        Some(Lead::At(leader)) => (Lead::At(leader), node.partitions.room(&context.caller, bytes)?),
         None => {
-            let room = node.partitions.room(&context.caller, bytes)?;
-            let partition = node.leaders.leading::<Partition>(target).await?;
-            check_quorum(&partition, acks)?;
-            let room = partition.fit(room, bytes)?;
-            (partition, room)
+            let mut room = node.partitions.room(&context.caller, bytes)?;
+            let lead = node.leaders.find::<Partition>(target, context.route).await?;
+            if let Lead::Here(partition) = &lead {
+                check_quorum(partition, acks)?;
+                room = partition.fit(room, bytes)?;
+            }
+            (lead, room)
         }
     };
     let batch = payload.into_batch(node).await?;
     check_expectation(node, expected, acks).await?;
+    let partition = match lead {
+        Lead::Here(partition) => partition,
+        Lead::At(leader) => {
+            let append = AppendBatch {
+                partition: PartitionRef::of(target),
+                batch,
+                expected,
+                acks,
+                timeout,
+            };
+            let produced = pass_on(node, context, (target, leader), append, timeout + PASS_TIMEOUT).await;
+            drop(room);
+            return produced.map(Accepted::Answered);
+        }
+    };
     let admitted = admit_batch(node, context, &partition, (batch, expected), room).await?;
     Ok(match acks {
         Acks::None => Accepted::Answered(acknowledge_later(node, partition, admitted, timeout)),
@@ -302,7 +326,7 @@ async fn check_allocated(node: &Node, id: ProducerId) -> Result<(), RequestError
     let mut image = node.metadata.watch();
     let may_come = ahead.is_some_and(|ahead| ahead <= IDS_AHEAD_MAX);
     if may_come
-        && let Ok(Ok(_)) = tokio::time::timeout(METADATA_PATIENCE, image.wait_for(|image| image.is_allocated(id))).await
+        && let Ok(Ok(_)) = tokio::time::timeout(METADATA_TIMEOUT, image.wait_for(|image| image.is_allocated(id))).await
     {
         return Ok(());
     }

@@ -24,6 +24,16 @@ pub(crate) struct PartitionRef {
     pub index: PartitionIndex,
 }
 
+impl PartitionRef {
+    /// The partition, for another broker.
+    pub fn of(target: &Target) -> Self {
+        Self {
+            topic: TopicRef::Id(target.topic.id),
+            index: target.index,
+        }
+    }
+}
+
 /// The partition of records with that name.
 ///
 /// # Errors

@@ -9,7 +9,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use jangada_controller::{Broker, Image};
-use jangada_proto::v1::GetMetadataRequest;
+use jangada_proto::internal::ListBrokersRequest;
+use jangada_proto::internal::forward_request::Call;
+use jangada_proto::internal::forward_response::Answer;
 use jangada_replication::{Registry, Roster, Standing};
 use jangada_types::{BrokerId, GroupId, Incarnation};
 use parking_lot::Mutex;
@@ -99,9 +101,11 @@ async fn image_is_gone(mut image: watch::Receiver<Arc<Image>>) {
 
 /// The brokers that another one knows of; none if it does not answer.
 async fn known_by(registry: &Registry, broker: &Broker) -> Vec<BrokerId> {
-    let answer = forward(registry, broker, None, GetMetadataRequest::default(), ASK_TIMEOUT).await;
-    let brokers = answer.map(|metadata| metadata.brokers).unwrap_or_default();
-    brokers.into_iter().map(|broker| BrokerId(broker.broker_id)).collect()
+    let question = Call::ListBrokers(ListBrokersRequest {});
+    match forward(registry, broker, None, question, ASK_TIMEOUT).await {
+        Ok(Answer::ListBrokers(known)) => known.broker_ids.into_iter().map(BrokerId).collect(),
+        _ => Vec::new(),
+    }
 }
 
 impl Roster for ImageRoster {

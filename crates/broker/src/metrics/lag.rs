@@ -11,7 +11,7 @@ use prometheus_client::encoding::DescriptorEncoder;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::OTHERS;
+use super::topics::OTHERS;
 use super::writer::Writer;
 
 /// The lag is no longer computed after this time without a scrape.

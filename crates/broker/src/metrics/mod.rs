@@ -34,7 +34,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 pub(crate) use self::lag::{LagBoard, LagReport};
 use self::process::ProcessSample;
-pub(crate) use self::requests::{Ending, MethodMetrics, OK, RequestMetrics};
+pub(crate) use self::requests::{Ending, MethodMetrics, OK, PassedOn, RequestMetrics};
 pub(crate) use self::text::Form;
 pub(crate) use self::topics::{TopicMetrics, TopicTraffic};
 pub(crate) use self::writer::Writer;
@@ -47,8 +47,6 @@ use crate::settings::MetricsSettings;
 const PREFIX: &str = "jangada";
 /// How often the end of series of refusals is checked for.
 const REFUSALS_INTERVAL: Duration = Duration::from_millis(500);
-/// The label value of topics and groups that have no series of their own. It is not a valid topic name.
-const OTHERS: &str = "(others)";
 /// The cause of removal of a static member whose instance id another process has taken over.
 pub(crate) const REPLACED: &str = "replaced";
 
@@ -92,8 +90,12 @@ pub(crate) struct Metrics {
     pub topics: TopicMetrics,
     pub lag: LagBoard,
     durations: Arc<Durations>,
-    /// The calls of the public listener.
+    /// The calls of this broker's own clients.
     pub requests: Arc<RequestMetrics>,
+    /// The calls of other brokers' clients that are passed on to this one.
+    pub passed_requests: Arc<RequestMetrics>,
+    /// The calls of this broker's own clients that are passed on to others.
+    pub passed_on: Arc<PassedOn>,
 }
 
 /// Latencies of records.
@@ -181,8 +183,12 @@ impl Metrics {
         connections.register(all);
         let durations = Arc::<Durations>::default();
         all.register_collector(Box::new(durations.clone()));
-        let requests = Arc::new(RequestMetrics::new());
+        let requests = Arc::new(RequestMetrics::of_clients());
         all.register_collector(Box::new(requests.clone()));
+        let passed_requests = Arc::new(RequestMetrics::passed());
+        all.register_collector(Box::new(passed_requests.clone()));
+        let passed_on = Arc::<PassedOn>::default();
+        all.register_collector(Box::new(passed_on.clone()));
         let metrics = Self {
             produced_bytes: in_bytes(all, "produced", "Bytes of acknowledged batches"),
             produced_records: registered(all, "produced_records", "Acknowledged records"),
@@ -191,7 +197,7 @@ impl Metrics {
             errors: registered(
                 all,
                 "request_errors",
-                "Calls of LogService and GroupService and answers inside streams that are errors, by reason",
+                "Calls and answers inside streams that are errors, by reason",
             ),
             refusals: RefusalLog::default(),
             admission: AdmissionMetrics::registered(all),
@@ -206,6 +212,8 @@ impl Metrics {
             lag: LagBoard::new(Duration::from_millis(settings.group_lag_interval_ms)),
             durations,
             requests,
+            passed_requests,
+            passed_on,
             registry: Mutex::default(),
         };
         // A series is there before its first event, or that event would not be seen as growth.

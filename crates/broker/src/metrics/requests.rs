@@ -1,4 +1,5 @@
-//! The calls of the public listener, by method and outcome. Method names come from the contract and outcomes from the list of
+//! The calls of clients, by method and outcome: of this broker's own, of other brokers' that are passed on to this one, and those
+//! that this one passes on. Method names come from the contract and outcomes from the list of
 //! reasons, so the number of series is bounded whatever is sent.
 
 use std::collections::BTreeMap;
@@ -8,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use jangada_storage::Latency;
+use jangada_types::Reason;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -20,9 +22,33 @@ pub(crate) const OK: &str = "OK";
 /// The outcome of a call that its client gave up.
 const CANCELLED: &str = "CANCELLED";
 
+/// What a family of calls is called, and what it means.
+#[derive(Debug)]
+struct Family {
+    requests: &'static str,
+    requests_help: &'static str,
+    duration: &'static str,
+    duration_help: &'static str,
+}
+
+const OF_CLIENTS: Family = Family {
+    requests: "requests",
+    requests_help: "Calls that have ended, by method and outcome: OK, the reason of an error, or the name of its gRPC code",
+    duration: "request_duration_seconds",
+    duration_help: "How long unary calls took their service, by method; those of Fetch with their wait for records",
+};
+
+const PASSED: Family = Family {
+    requests: "passed_requests",
+    requests_help: "Calls of other brokers' clients that were answered here, by method and outcome",
+    duration: "passed_request_duration_seconds",
+    duration_help: "How long calls of other brokers' clients took here, by method",
+};
+
 /// The counters of all operations, by their number.
 #[derive(Debug)]
 pub(crate) struct RequestMetrics {
+    family: Family,
     methods: Vec<Arc<MethodMetrics>>,
 }
 
@@ -38,7 +64,17 @@ pub(crate) struct MethodMetrics {
 }
 
 impl RequestMetrics {
-    pub fn new() -> Self {
+    /// Calls of this broker's own clients.
+    pub fn of_clients() -> Self {
+        Self::of_family(OF_CLIENTS)
+    }
+
+    /// Calls of other brokers' clients.
+    pub fn passed() -> Self {
+        Self::of_family(PASSED)
+    }
+
+    fn of_family(family: Family) -> Self {
         let methods = Operation::ALL.iter().map(|operation| {
             Arc::new(MethodMetrics {
                 name: operation.name(),
@@ -48,6 +84,7 @@ impl RequestMetrics {
             })
         });
         Self {
+            family,
             methods: methods.collect(),
         }
     }
@@ -55,6 +92,33 @@ impl RequestMetrics {
     /// The counters of an operation.
     pub fn of(&self, operation: Operation) -> &Arc<MethodMetrics> {
         &self.methods[operation as usize]
+    }
+}
+
+/// Calls that this broker passes on, by operation and outcome.
+#[derive(Debug, Default)]
+pub(crate) struct PassedOn(Mutex<BTreeMap<(Operation, &'static str), u64>>);
+
+impl PassedOn {
+    /// A call that was passed on is answered, or refused for this reason.
+    pub fn count(&self, operation: Operation, refused: Option<Reason>) {
+        let outcome = refused.map_or(OK, Reason::as_str);
+        *self.0.lock().entry((operation, outcome)).or_default() += 1;
+    }
+}
+
+impl Collector for PassedOn {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let counted = self.0.lock().clone();
+        // A series is there before its first event, or that event would not be seen as growth.
+        let passable = Operation::ALL.iter().map(|operation| ((*operation, OK), 0));
+        let all: BTreeMap<(Operation, &str), u64> = passable.chain(counted).collect();
+        Writer(encoder).counters(
+            "passed_on",
+            "Calls of clients that were passed on to another broker, by method and outcome",
+            all.into_iter()
+                .map(|((operation, outcome), count)| ([("method", operation.name()), ("outcome", outcome)], count)),
+        )
     }
 }
 
@@ -117,16 +181,16 @@ impl Collector for RequestMetrics {
             })
             .collect();
         to.counters(
-            "requests",
-            "Calls that have ended, by method and outcome: OK, the reason of an error, or the name of its gRPC code",
+            self.family.requests,
+            self.family.requests_help,
             outcomes
                 .into_iter()
                 .map(|(method, outcome, count)| ([("method", method), ("outcome", outcome)], count)),
         )?;
         let called = self.methods.iter().map(|method| (method, method.took.read()));
         to.latencies(
-            "request_duration_seconds",
-            "How long unary calls took their service, by method; those of Fetch with their wait for records",
+            self.family.duration,
+            self.family.duration_help,
             called
                 .filter(|(_, took)| took.count() > 0)
                 .map(|(method, took)| ([("method", method.name)], took)),
@@ -140,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_call_counts_once_and_one_that_is_given_up_as_cancelled() {
-        let metrics = RequestMetrics::new();
+        let metrics = RequestMetrics::of_clients();
         let method = metrics.of(Operation::Fetch);
         let mut call = Ending::of(method);
         call.with(OK);

@@ -12,8 +12,10 @@ use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 
-use super::OTHERS;
 use super::writer::Writer;
+
+/// The label value of topics and groups that have no series of their own. It is not a valid topic name.
+pub(super) const OTHERS: &str = "(others)";
 
 /// The counters of one topic, or of all topics without series of their own.
 #[derive(Debug, Default)]

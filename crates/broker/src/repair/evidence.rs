@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_controller::PartitionRef;
-use jangada_proto::v1::PartitionVoter;
 use jangada_types::{BrokerId, ReplicaId};
 
+use crate::api::call::cluster::Voter;
+use crate::api::partition_states::voters_of;
 use crate::node::Node;
-use crate::services::admin::{id_of, voters_of};
 
 /// How long a leader may take for its answer, beyond the two heartbeats for which it watches the others.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
@@ -35,12 +35,7 @@ pub(super) async fn check_others(
 }
 
 /// Whether a majority of all replicas, without this one, has everything that is committed, and is no less a majority of the voters.
-fn judge(
-    replicas: &[ReplicaId],
-    replica: ReplicaId,
-    leader: BrokerId,
-    voters: &[PartitionVoter],
-) -> Result<(), String> {
+fn judge(replicas: &[ReplicaId], replica: ReplicaId, leader: BrokerId, voters: &[Voter]) -> Result<(), String> {
     if leader == replica.broker {
         return Err("no other replica is in sync and could lead; it goes on leading".to_owned());
     }
@@ -48,18 +43,17 @@ fn judge(
         return Err("the replicas that vote are changing; it waits until that is over".to_owned());
     }
     // It cannot fill others with what it cannot read, and this one may be the only one that can.
-    let is_leader = |voter: &&PartitionVoter| voter.broker_id == leader.get();
-    if voters.iter().find(is_leader).is_some_and(|voter| voter.damaged) {
+    let is_leader = |voter: &&Voter| voter.replica.broker == leader;
+    if voters.iter().find(is_leader).is_some_and(|voter| voter.is_damaged) {
         return Err(damaged_leader(leader));
     }
     // Whatever its id was: nothing that is committed counts on it.
-    if voters.iter().all(|voter| voter.broker_id != replica.broker.get()) {
+    if voters.iter().all(|voter| voter.replica.broker != replica.broker) {
         return Ok(());
     }
     let majority = replicas.len().max(voters.len()) / 2 + 1;
-    let counts = |voter: &&PartitionVoter| {
-        voter.in_sync && voter.broker_id != replica.broker.get() && replicas.contains(&id_of(voter))
-    };
+    let counts =
+        |voter: &&Voter| voter.in_sync && voter.replica.broker != replica.broker && replicas.contains(&voter.replica);
     let others = voters.iter().filter(counts).count();
     if others >= majority {
         return Ok(());
@@ -85,16 +79,15 @@ mod tests {
         ReplicaId::new(BrokerId(broker), Incarnation(incarnation))
     }
 
-    fn voter(broker_id: u32, incarnation: u32, in_sync: bool) -> PartitionVoter {
-        PartitionVoter {
-            broker_id,
-            incarnation,
+    fn voter(broker: u32, incarnation: u32, in_sync: bool) -> Voter {
+        Voter {
+            replica: id(broker, incarnation),
             in_sync,
-            damaged: false,
+            is_damaged: false,
         }
     }
 
-    fn judged(replicas: &[ReplicaId], leader: u32, voters: &[PartitionVoter]) -> Result<(), String> {
+    fn judged(replicas: &[ReplicaId], leader: u32, voters: &[Voter]) -> Result<(), String> {
         judge(replicas, id(2, 1), BrokerId(leader), voters)
     }
 
@@ -134,9 +127,9 @@ mod tests {
     fn the_word_of_a_damaged_leader_does_not_count() {
         let all = [id(1, 1), id(2, 1), id(3, 1)];
         let mut voters = [voter(1, 1, true), voter(2, 1, true), voter(3, 1, true)];
-        voters[0].damaged = true;
+        voters[0].is_damaged = true;
         assert_eq!(judged(&all, 3, &voters), Ok(()), "a sound leader has everything");
-        voters[2].damaged = true;
+        voters[2].is_damaged = true;
         assert!(judged(&all, 3, &voters).unwrap_err().contains("broker 3, which leads"));
         // Nor of one that only follows so far.
         assert!(judged(&all, 3, &[voters[2]]).is_err());

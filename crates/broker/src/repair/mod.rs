@@ -28,11 +28,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_proto::v1;
-use jangada_types::{GroupId, ReplicaId};
+use jangada_types::{BrokerId, GroupId, PartitionIndex, ReplicaId};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::api::call::cluster::DamagedReplica;
 
 /// Where the repair of a replica is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -304,11 +305,11 @@ impl Case {
     }
 
     /// As `cluster health` shows it.
-    pub fn to_wire(&self, broker: u32) -> v1::DamagedReplica {
-        v1::DamagedReplica {
+    pub fn shown(&self, broker: BrokerId) -> DamagedReplica {
+        DamagedReplica {
             topic: self.topic.clone(),
-            partition: self.partition,
-            broker_id: broker,
+            partition: PartitionIndex(self.partition),
+            broker,
             damage: self.what.to_string(),
             state: match (&self.stage, &self.stuck) {
                 (Stage::Found, _) => "damaged",
@@ -342,7 +343,7 @@ pub(crate) fn kind_of(what: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use jangada_types::{BrokerId, Incarnation};
+    use jangada_types::Incarnation;
 
     use super::*;
 
@@ -457,7 +458,7 @@ mod tests {
         assert!(!repairs.is_surely_old(GROUP, ReplicaId::new(BrokerId(1), Incarnation(3))));
         repairs.stuck(GROUP, Some("a block is damaged".to_owned()));
         assert_eq!(repairs.count(), (1, 0));
-        let shown = repairs.all()[0].1.to_wire(1);
+        let shown = repairs.all()[0].1.shown(BrokerId(1));
         assert_eq!(shown.state, "held");
         assert!(shown.detail.contains("a block is damaged"), "{}", shown.detail);
         repairs.deleted(GROUP);

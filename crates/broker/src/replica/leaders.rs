@@ -57,7 +57,8 @@ impl Replicas {
         }
     }
 
-    fn led_elsewhere(&self, group: GroupId) -> Option<(BrokerId, u64)> {
+    /// The live broker that leads a group, and its term, if it is not this one.
+    pub fn led_elsewhere(&self, group: GroupId) -> Option<(BrokerId, u64)> {
         let leader = self.live_leader_of(group);
         leader.filter(|(broker, _)| *broker != self.here())
     }

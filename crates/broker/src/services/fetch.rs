@@ -24,7 +24,6 @@ use super::unread::unread;
 use crate::admission::{Call, Framed, Holding, Resource};
 use crate::api::context::RequestContext;
 use crate::api::fetch::{self, Fetch, Form, PartitionReader, Read};
-use crate::api::resolve;
 use crate::error::RequestError;
 use crate::node::Node;
 use crate::pool::SMALL_BYTES;
@@ -36,28 +35,25 @@ pub(crate) type Pushed = Pin<Box<dyn Stream<Item = Result<FetchStreamResponse, S
 const STREAM_WAIT: Duration = Duration::from_secs(30);
 /// How long a response may wait to be taken before its stream ends. It holds room that all share, and keep-alive ends only
 /// connections that do not answer. A consumer that is merely slow goes on with a new stream: it has had the response before.
-const TAKEN_WITHIN: Duration = Duration::from_secs(30);
+const TAKEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a stream waits for its first message.
-const START_WITHIN: Duration = Duration::from_secs(10);
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// After this time a consumer whose stream ended for that should open another.
 const STALLED_RETRY: Duration = Duration::from_secs(1);
 
 /// Reads once. The answer goes past the transport: what this gives stands for it.
 pub(crate) async fn unary(node: &Arc<Node>, call: &Call, request: FetchRequest) -> Result<FetchResponse, RequestError> {
     let wanted = names::partition(request.partition)?;
-    let target = resolve::partition_of_records(&node.metadata.image(), &wanted)?;
     let fetch = Fetch {
         offset: Offset(request.offset),
         max_bytes: fetch::max_bytes(node, request.max_bytes)?,
         form: form(request.form)?,
     };
     let max_wait = fetch::max_wait(request.max_wait_ms)?;
-    let reader = PartitionReader::open(node, &call.context, &target, request.leader_epoch).await?;
+    let reader = PartitionReader::open(node, &call.context, &wanted, request.leader_epoch).await?;
     let min_bytes = usize::try_from(request.min_bytes).expect("usize has 64 bits");
-    reader
-        .await_bytes(fetch.offset, min_bytes.min(fetch.max_bytes), max_wait)
-        .await?;
-    let Response { message, room, .. } = read(node, &reader, fetch).await?;
+    let read = reader.read_when(fetch, min_bytes, max_wait).await?;
+    let Response { message, room, .. } = respond(node, &reader, fetch, read).await?;
     call.send(Framed::fetched(message, room));
     Ok(FetchResponse::default())
 }
@@ -71,10 +67,13 @@ struct Response {
     room: Holding,
 }
 
-/// Reads what there is, and decodes it for a client that wants that.
-async fn read(node: &Node, reader: &PartitionReader, fetch: Fetch) -> Result<Response, RequestError> {
-    let began = Instant::now();
-    let Read { fetched, mut room } = reader.read(fetch).await?;
+/// What was read, decoded for a client that wants that.
+async fn respond(node: &Node, reader: &PartitionReader, fetch: Fetch, read: Read) -> Result<Response, RequestError> {
+    let Read {
+        fetched,
+        mut room,
+        began,
+    } = read;
     let mut message = FetchResponse {
         batches: Bytes::new(),
         records: Vec::new(),
@@ -87,7 +86,7 @@ async fn read(node: &Node, reader: &PartitionReader, fetch: Fetch) -> Result<Res
         let most = plain::Room::new(fetch.max_bytes, fetch::decoded_bytes_max(node));
         let unpacked = unpack(node, fetched.batches, fetch.offset, most)
             .await
-            .map_err(|error| reader.partition.refuse(error))?;
+            .map_err(|error| reader.refuse(error))?;
         message.records = unpacked.records;
         message.next_offset = unpacked.next_offset.get();
         unpacked.bytes
@@ -139,8 +138,8 @@ pub(crate) async fn stream(
     let first = tokio::select! {
         first = requests.message() => first,
         refused = node.stopping.begun() => return Err(refused),
-        () = tokio::time::sleep(START_WITHIN) => {
-            return Err(no_start(format!("a fetch stream begins with `start`, and none came within {START_WITHIN:?}")));
+        () = tokio::time::sleep(START_TIMEOUT) => {
+            return Err(no_start(format!("a fetch stream begins with `start`, and none came within {START_TIMEOUT:?}")));
         }
     };
     let start = match first {
@@ -219,8 +218,7 @@ struct Pusher {
 impl Pusher {
     async fn open(node: &Arc<Node>, context: &RequestContext, start: FetchStreamStart) -> Result<Self, RequestError> {
         let wanted = names::partition(start.partition)?;
-        let target = resolve::partition_of_records(&node.metadata.image(), &wanted)?;
-        let reader = PartitionReader::open(node, context, &target, start.leader_epoch).await?;
+        let reader = PartitionReader::open(node, context, &wanted, start.leader_epoch).await?;
         Ok(Self {
             node: node.clone(),
             reader,
@@ -326,8 +324,8 @@ impl Pusher {
 
     fn stalled(&self) -> RequestError {
         let message = format!(
-            "partition {}: the stream ends, for {TAKEN_WITHIN:?} its response was not taken; open another one",
-            self.reader.partition.hosted.name
+            "{}: the stream ends, for {TAKEN_TIMEOUT:?} its response was not taken; open another one",
+            self.reader.target
         );
         RequestError::new(Reason::BrokerBusy, message).retry_after(STALLED_RETRY)
     }
@@ -349,7 +347,7 @@ impl Pusher {
         self.credit = self.credit.saturating_sub(signed(read.bytes as u64));
         self.next.offset = Offset(read.message.next_offset);
         let parcel = Parcel::new(read.message, read.room);
-        self.pushed = Some((parcel.clone(), Instant::now() + TAKEN_WITHIN));
+        self.pushed = Some((parcel.clone(), Instant::now() + TAKEN_TIMEOUT));
         place.send(parcel);
     }
 }
@@ -370,8 +368,11 @@ async fn read_next(
         return Ok(None);
     };
     loop {
-        reader.await_bytes(fetch.offset, 1, STREAM_WAIT).await?;
-        match read(&node, &reader, fetch).await {
+        let read = match reader.read_when(fetch, 1, STREAM_WAIT).await {
+            Ok(read) => respond(&node, &reader, fetch, read).await,
+            Err(error) => Err(error),
+        };
+        match read {
             Ok(read) if read.bytes > 0 => return Ok(Some((place, read))),
             Ok(_) => {}
             // Behind the others again: nobody waits for an answer.

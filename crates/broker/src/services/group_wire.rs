@@ -4,13 +4,41 @@ use std::sync::Arc;
 
 use jangada_controller::Image;
 use jangada_coordinator::{
-    Assignor, Committed, Group, HeartbeatRequest, Member, OffsetCommit, PartitionSet, Subscription, TopicPartition,
+    Assignor, CommitRequest, Committed, Epoch, GroupState, HeartbeatRequest, HeartbeatResponse, Holding, MemberState,
+    OffsetCommit, PartitionSet, Subscription, TopicPartition,
 };
 use jangada_proto::v1;
-use jangada_types::{LeaderEpoch, Offset, PartitionIndex, Reason, TopicId};
+use jangada_types::{BrokerId, LeaderEpoch, Offset, Reason, TopicId};
 
+use crate::api::call::groups::{GroupDescription, Heartbeat, MemberDescription, PartitionOffset};
 use crate::api::resolve::{self, TopicRef};
 use crate::error::RequestError;
+
+/// What stands for the offset of a partition in which nothing was committed.
+const NO_OFFSET: i64 = -1;
+const GROUP_STATES: [GroupState; 5] = [
+    GroupState::Empty,
+    GroupState::Assigning,
+    GroupState::Reconciling,
+    GroupState::Stable,
+    GroupState::Dead,
+];
+const MEMBER_STATES: [MemberState; 5] = [
+    MemberState::Stable,
+    MemberState::Behind,
+    MemberState::Revoking,
+    MemberState::Waiting,
+    MemberState::Away,
+];
+/// A row of a request takes more in memory than in its message.
+const BYTES_PER_WIRE_BYTE: usize = 2;
+/// And a request something at least.
+const REQUEST_BYTES: usize = 512;
+
+/// What a request takes until Raft lets go of its command, bytes.
+pub(crate) fn room_for(request: &impl prost::Message) -> usize {
+    request.encoded_len() * BYTES_PER_WIRE_BYTE + REQUEST_BYTES
+}
 
 fn invalid(message: impl Into<String>) -> RequestError {
     RequestError::new(Reason::InvalidRequest, message)
@@ -38,6 +66,22 @@ pub(crate) fn partition(image: &Image, wanted: Option<&v1::TopicPartition>) -> R
         topic_id(&wanted.topic_id)?
     };
     Ok(TopicPartition::new(id, wanted.partition))
+}
+
+/// The partitions that a request names, in its order.
+pub(crate) fn partitions_of(
+    image: &Image,
+    named: &[v1::TopicPartition],
+) -> impl Iterator<Item = Result<TopicPartition, RequestError>> {
+    named.iter().map(|wanted| partition(image, Some(wanted)))
+}
+
+pub(crate) fn partitions_to(
+    image: &Image,
+    partitions: impl IntoIterator<Item = TopicPartition>,
+) -> Vec<v1::TopicPartition> {
+    let partitions = partitions.into_iter();
+    partitions.map(|partition| partition_to(image, partition)).collect()
 }
 
 fn set_of(set: &v1::PartitionSet) -> Result<PartitionSet, RequestError> {
@@ -84,15 +128,19 @@ fn assignor_of(value: i32) -> Result<Option<Assignor>, RequestError> {
     }
 }
 
-pub(crate) fn heartbeat_of(
-    request: v1::HeartbeatRequest,
-    client_host: Arc<str>,
-) -> Result<HeartbeatRequest, RequestError> {
-    let subscription = request.subscription.map(|subscription| {
-        let pattern = (!subscription.pattern.is_empty()).then_some(subscription.pattern.as_str());
-        Subscription::new(subscription.topics.iter().map(String::as_str), pattern)
-    });
-    Ok(HeartbeatRequest {
+fn assignor_to(assignor: Option<Assignor>) -> v1::Assignor {
+    match assignor {
+        None => v1::Assignor::Unspecified,
+        Some(Assignor::Uniform) => v1::Assignor::Uniform,
+        Some(Assignor::Range) => v1::Assignor::Range,
+    }
+}
+
+pub(crate) fn heartbeat_of(request: v1::HeartbeatRequest, client_host: Arc<str>) -> Result<Heartbeat, RequestError> {
+    let bytes = room_for(&request);
+    let min_metadata_version = request.min_metadata_version;
+    let subscription = request.subscription.as_ref().map(subscription_of);
+    let request = HeartbeatRequest {
         group: request.group.into(),
         member: request.member_id.into(),
         epoch: request.member_epoch,
@@ -106,87 +154,229 @@ pub(crate) fn heartbeat_of(
         rebalance_timeout_ms: request.rebalance_timeout_ms,
         subscription,
         assignor: assignor_of(request.assignor)?,
+    };
+    Ok(Heartbeat {
+        request,
+        min_metadata_version,
+        bytes,
     })
 }
 
-pub(crate) fn commit_of(image: &Image, offset: v1::PartitionOffset) -> Result<OffsetCommit, RequestError> {
-    Ok(OffsetCommit {
-        partition: partition(image, offset.partition.as_ref())?,
-        offset: Offset(offset.offset),
-        leader_epoch: offset.leader_epoch.map(LeaderEpoch),
+/// The client's host is that of the context.
+pub(crate) fn heartbeat_to(image: &Image, heartbeat: Heartbeat) -> v1::HeartbeatRequest {
+    let Heartbeat {
+        request,
+        min_metadata_version,
+        bytes: _,
+    } = heartbeat;
+    v1::HeartbeatRequest {
+        group: request.group.to_string(),
+        member_id: request.member.to_string(),
+        member_epoch: request.epoch,
+        assignment_version: request.assignment_version,
+        owned: request.owned.map(|set| set_to(image, &set)),
+        instance_id: text_to(request.instance_id.as_deref()),
+        client_id: request.client_id.to_string(),
+        rack: text_to(request.rack.as_deref()),
+        session_timeout_ms: request.session_timeout_ms,
+        rebalance_timeout_ms: request.rebalance_timeout_ms,
+        subscription: request.subscription.as_ref().map(subscription_to),
+        assignor: assignor_to(request.assignor).into(),
+        min_metadata_version,
+    }
+}
+
+/// What a member is answered; one that has left is answered nothing.
+pub(crate) fn heartbeat_answer_to(image: &Image, answer: Option<HeartbeatResponse>) -> v1::HeartbeatResponse {
+    let Some(answer) = answer else {
+        return v1::HeartbeatResponse::default();
+    };
+    v1::HeartbeatResponse {
+        member_epoch: answer.epoch.get().into(),
+        heartbeat_interval_ms: answer.heartbeat_interval_ms,
+        assignment_version: answer.assignment_version,
+        assignment: answer.assignment.map(|set| set_to(image, &set)),
+    }
+}
+
+pub(crate) fn heartbeat_answer_of(response: &v1::HeartbeatResponse) -> Result<Option<HeartbeatResponse>, RequestError> {
+    // The first epoch is 1.
+    if response.member_epoch == 0 {
+        return Ok(None);
+    }
+    let epoch = u32::try_from(response.member_epoch);
+    Ok(Some(HeartbeatResponse {
+        epoch: Epoch(epoch.map_err(|_| invalid(format!("member epoch {}", response.member_epoch)))?),
+        heartbeat_interval_ms: response.heartbeat_interval_ms,
+        assignment_version: response.assignment_version,
+        assignment: response.assignment.as_ref().map(set_of).transpose()?,
+    }))
+}
+
+fn text_to(text: Option<&str>) -> String {
+    text.unwrap_or_default().to_owned()
+}
+
+fn subscription_to(subscription: &Subscription) -> v1::Subscription {
+    v1::Subscription {
+        topics: subscription.topics.iter().map(|name| name.to_string()).collect(),
+        pattern: text_to(subscription.pattern.as_deref()),
+    }
+}
+
+fn subscription_of(subscription: &v1::Subscription) -> Subscription {
+    let pattern = (!subscription.pattern.is_empty()).then_some(subscription.pattern.as_str());
+    Subscription::new(subscription.topics.iter().map(String::as_str), pattern)
+}
+
+pub(crate) fn commit_of(image: &Image, request: v1::CommitOffsetsRequest) -> Result<CommitRequest, RequestError> {
+    let offsets = request.offsets.into_iter().map(|offset| {
+        Ok(OffsetCommit {
+            partition: partition(image, offset.partition.as_ref())?,
+            offset: Offset(offset.offset),
+            leader_epoch: offset.leader_epoch.map(LeaderEpoch),
+            metadata: offset.metadata.into(),
+        })
+    });
+    Ok(CommitRequest {
+        group: request.group.into(),
+        member: (!request.member_id.is_empty()).then(|| (request.member_id.into(), request.member_epoch)),
+        offsets: offsets.collect::<Result<_, RequestError>>()?,
+    })
+}
+
+pub(crate) fn commit_to(image: &Image, commit: CommitRequest) -> v1::CommitOffsetsRequest {
+    let offsets = commit.offsets.into_iter().map(|offset| v1::PartitionOffset {
+        partition: Some(partition_to(image, offset.partition)),
+        offset: offset.offset.get(),
+        leader_epoch: offset.leader_epoch.map(LeaderEpoch::get),
         metadata: offset.metadata.into(),
+        ..v1::PartitionOffset::default()
+    });
+    let (member_id, member_epoch) = commit.member.unwrap_or_default();
+    v1::CommitOffsetsRequest {
+        group: commit.group.to_string(),
+        member_id: member_id.to_string(),
+        member_epoch,
+        offsets: offsets.collect(),
+    }
+}
+
+pub(crate) fn offsets_to(image: &Image, offsets: Vec<PartitionOffset>) -> v1::FetchOffsetsResponse {
+    let offsets = offsets.into_iter().map(|offset| {
+        let partition = Some(partition_to(image, offset.partition));
+        let Some(committed) = offset.committed else {
+            return v1::PartitionOffset {
+                partition,
+                offset: NO_OFFSET,
+                added: offset.added,
+                ..v1::PartitionOffset::default()
+            };
+        };
+        v1::PartitionOffset {
+            partition,
+            offset: committed.offset.get(),
+            leader_epoch: committed.leader_epoch.map(LeaderEpoch::get),
+            metadata: committed.metadata.into(),
+            committed_at_ms: i64::try_from(committed.committed_at_ms).unwrap_or(i64::MAX),
+            added: offset.added,
+        }
+    });
+    v1::FetchOffsetsResponse {
+        offsets: offsets.collect(),
+    }
+}
+
+pub(crate) fn offsets_of(response: v1::FetchOffsetsResponse) -> Result<Vec<PartitionOffset>, RequestError> {
+    let offsets = response.offsets.into_iter().map(|offset| {
+        Ok(PartitionOffset {
+            partition: partition_of(offset.partition.as_ref())?,
+            added: offset.added,
+            committed: (offset.offset != NO_OFFSET).then(|| Committed {
+                offset: Offset(offset.offset),
+                leader_epoch: offset.leader_epoch.map(LeaderEpoch),
+                metadata: offset.metadata.into(),
+                committed_at_ms: u64::try_from(offset.committed_at_ms).unwrap_or_default(),
+            }),
+        })
+    });
+    offsets.collect()
+}
+
+pub(crate) fn description_to(image: &Image, group: &str, described: GroupDescription) -> v1::DescribeGroupResponse {
+    let members = described.members.into_iter().map(|member| member_to(image, member));
+    v1::DescribeGroupResponse {
+        group: group.to_owned(),
+        state: described.state.as_str().to_owned(),
+        coordinator_id: described.coordinator.get(),
+        epoch: described.epoch.get(),
+        assignment_epoch: described.assignment_epoch.get(),
+        members: members.collect(),
+    }
+}
+
+pub(crate) fn description_of(response: v1::DescribeGroupResponse) -> Result<GroupDescription, RequestError> {
+    let state = GROUP_STATES.into_iter().find(|state| state.as_str() == response.state);
+    Ok(GroupDescription {
+        state: state.ok_or_else(|| invalid(format!("group state {:?} is not known", response.state)))?,
+        coordinator: BrokerId(response.coordinator_id),
+        epoch: Epoch(response.epoch),
+        assignment_epoch: Epoch(response.assignment_epoch),
+        members: response.members.into_iter().map(member_of).collect::<Result<_, _>>()?,
     })
 }
 
-/// An offset; `added` as in the contract.
-pub(crate) fn offset_to(
-    image: &Image,
-    partition: TopicPartition,
-    committed: Option<&Committed>,
-    added: bool,
-) -> v1::PartitionOffset {
-    v1::PartitionOffset {
-        added,
-        partition: Some(partition_to(image, partition)),
-        offset: committed.map_or(-1, |committed| committed.offset.get()),
-        leader_epoch: committed
-            .and_then(|committed| committed.leader_epoch)
-            .map(LeaderEpoch::get),
-        metadata: committed.map_or(String::new(), |committed| committed.metadata.to_string()),
-        committed_at_ms: committed.map_or(0, |committed| {
-            i64::try_from(committed.committed_at_ms).unwrap_or(i64::MAX)
-        }),
-    }
-}
-
-/// Offsets of a group: those that are asked for, in their order, or all.
-pub(crate) fn offsets_to(image: &Image, group: Option<&Group>, wanted: &[TopicPartition]) -> Vec<v1::PartitionOffset> {
-    if wanted.is_empty() {
-        let all = group.into_iter().flat_map(|group| &group.offsets);
-        return all
-            .map(|(partition, committed)| offset_to(image, *partition, Some(committed), false))
-            .collect();
-    }
-    let committed = |partition: &TopicPartition| {
-        let index: PartitionIndex = partition.partition;
-        group.and_then(|group| group.committed(partition.topic, index))
-    };
-    let offset = |partition: &TopicPartition| {
-        let committed = committed(partition);
-        let added = committed.is_none() && group.is_some_and(|group| group.is_added(*partition));
-        offset_to(image, *partition, committed, added)
-    };
-    wanted.iter().map(offset).collect()
-}
-
-pub(crate) fn member_to(image: &Image, group: &Group, id: &str, member: &Member) -> v1::GroupMember {
-    let spec = &member.spec;
-    let owned = member.holdings.iter().map(|holding| v1::OwnedPartition {
+fn member_to(image: &Image, member: MemberDescription) -> v1::GroupMember {
+    let owned = member.owned.iter().map(|holding| v1::OwnedPartition {
         partition: Some(partition_to(image, holding.partition)),
         since_epoch: holding.since.get(),
         revoking: holding.is_revoking,
     });
-    let assignor = match spec.assignor {
-        None => v1::Assignor::Unspecified,
-        Some(Assignor::Uniform) => v1::Assignor::Uniform,
-        Some(Assignor::Range) => v1::Assignor::Range,
-    };
     v1::GroupMember {
-        member_id: id.to_owned(),
-        instance_id: spec.instance_id.as_deref().unwrap_or_default().to_owned(),
-        client_id: spec.client_id.to_string(),
-        client_host: spec.client_host.to_string(),
-        rack: spec.rack.to_string(),
-        state: group.member_state(member).as_str().to_owned(),
+        member_id: member.id.to_string(),
+        instance_id: text_to(member.instance_id.as_deref()),
+        client_id: member.client_id.to_string(),
+        client_host: member.client_host.to_string(),
+        rack: member.rack.to_string(),
+        state: member.state.as_str().to_owned(),
         epoch: member.epoch.get(),
-        subscription: Some(v1::Subscription {
-            topics: spec.subscription.topics.iter().map(|name| name.to_string()).collect(),
-            pattern: spec.subscription.pattern.as_deref().unwrap_or_default().to_owned(),
-        }),
+        subscription: Some(subscription_to(&member.subscription)),
         owned: owned.collect(),
         target: Some(set_to(image, &member.target)),
-        session_timeout_ms: spec.session_timeout_ms,
-        rebalance_timeout_ms: spec.rebalance_timeout_ms,
-        assignor: assignor.into(),
+        session_timeout_ms: member.session_timeout_ms,
+        rebalance_timeout_ms: member.rebalance_timeout_ms,
+        assignor: assignor_to(member.assignor).into(),
     }
+}
+
+fn member_of(member: v1::GroupMember) -> Result<MemberDescription, RequestError> {
+    let state = MEMBER_STATES.into_iter().find(|state| state.as_str() == member.state);
+    let owned = member.owned.iter().map(|owned| {
+        Ok(Holding {
+            partition: partition_of(owned.partition.as_ref())?,
+            since: Epoch(owned.since_epoch),
+            is_revoking: owned.revoking,
+        })
+    });
+    Ok(MemberDescription {
+        state: state.ok_or_else(|| invalid(format!("member state {:?} is not known", member.state)))?,
+        epoch: Epoch(member.epoch),
+        subscription: Arc::new(member.subscription.as_ref().map(subscription_of).unwrap_or_default()),
+        owned: owned.collect::<Result<_, RequestError>>()?,
+        target: member.target.as_ref().map(set_of).transpose()?.unwrap_or_default(),
+        session_timeout_ms: member.session_timeout_ms,
+        rebalance_timeout_ms: member.rebalance_timeout_ms,
+        assignor: assignor_of(member.assignor)?,
+        id: member.member_id.into(),
+        instance_id: text(&member.instance_id),
+        client_id: member.client_id.into(),
+        client_host: member.client_host.into(),
+        rack: member.rack.into(),
+    })
+}
+
+/// A partition in an answer of another broker, which names it by its topic's id.
+fn partition_of(partition: Option<&v1::TopicPartition>) -> Result<TopicPartition, RequestError> {
+    let partition = partition.ok_or_else(|| invalid("a partition is missing"))?;
+    Ok(TopicPartition::new(topic_id(&partition.topic_id)?, partition.partition))
 }

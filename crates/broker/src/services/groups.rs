@@ -3,17 +3,16 @@
 
 use std::sync::Arc;
 
-use jangada_controller::Image;
-use jangada_coordinator::CommitRequest;
 use jangada_proto::v1::group_service_server::GroupService;
 use jangada_proto::v1::*;
-use jangada_types::{Reason, TopicId};
+use jangada_types::TopicId;
 use tonic::{Request, Response, Status};
 
-use super::gathering::Gathering;
-use super::group_list::GroupList;
-use super::group_wire as wire;
+use super::{cluster_wire, group_wire as wire, status};
 use crate::admission::{Call, call_of};
+use crate::api::call::groups::{Commit, DeleteGroup, DeleteOffsets, DescribeGroup, ReadOffsets};
+use crate::api::carry_out;
+use crate::api::cluster::ClusterView;
 use crate::api::context::RequestContext;
 use crate::api::groups::{self, GroupCoordinator};
 use crate::error::RequestError;
@@ -21,47 +20,30 @@ use crate::forward::was_passed_on;
 use crate::listener::Protocol;
 use crate::node::Node;
 
-/// A row of a request takes more in memory than in its message.
-const BYTES_PER_WIRE_BYTE: usize = 2;
-/// And a request something at least.
-const REQUEST_BYTES: usize = 512;
-
-/// See `group.proto`.
+/// The service `GroupService` (`group.proto`).
 pub(crate) struct Groups {
     node: Arc<Node>,
-    /// For all who ask at a time: those of all brokers, or only of this one.
-    lists: Gathering<bool, Result<Arc<ListGroupsResponse>>>,
+    view: Arc<ClusterView>,
 }
 
 type Result<T, E = RequestError> = std::result::Result<T, E>;
 
 impl Groups {
-    pub fn new(node: Arc<Node>) -> Self {
-        let of_list = node.clone();
-        Self {
-            node,
-            lists: Gathering::new(move |everywhere| {
-                let list = GroupList { node: of_list.clone() };
-                async move {
-                    match everywhere {
-                        true => list.all().await.map(Arc::new),
-                        false => list.here().await.map(Arc::new),
-                    }
-                }
-            }),
-        }
+    pub fn new(node: Arc<Node>, view: Arc<ClusterView>) -> Self {
+        Self { node, view }
     }
 
     async fn list(&self, everywhere: bool) -> Result<ListGroupsResponse> {
-        let list = self.lists.get(everywhere).await;
-        let list = list.ok_or_else(|| RequestError::new(Reason::Internal, "listing the groups failed"))??;
-        Ok(Arc::unwrap_or_clone(list))
+        let list = match everywhere {
+            true => Arc::unwrap_or_clone(self.view.groups().await?),
+            false => carry_out::groups_here(&self.node).await?,
+        };
+        Ok(cluster_wire::groups_to(list))
     }
 
     /// An answer, or an error on its way out.
     fn answer<T>(&self, call: &Call, result: Result<T>) -> Result<Response<T>, Status> {
-        let answer = result.map(Response::new);
-        answer.map_err(|error| self.node.refused(error, &call.context.listener).into())
+        status::answer(&self.node, call, result)
     }
 
     /// Where the coordinator of a group is, for a client that came by this listener.
@@ -75,83 +57,46 @@ impl Groups {
     }
 
     async fn beat(&self, request: HeartbeatRequest, context: &RequestContext) -> Result<HeartbeatResponse> {
-        let bytes = room_for(&request);
-        let coordinator = GroupCoordinator::of(&self.node, request.group.as_str()).await?;
-        let min_metadata_version = request.min_metadata_version;
-        let request = wire::heartbeat_of(request, context.peer.ip().to_string().into())?;
-        let answer = coordinator
-            .heartbeat(context, request, min_metadata_version, bytes)
-            .await?;
-        let Some(answer) = answer else {
-            return Ok(HeartbeatResponse::default());
-        };
-        Ok(HeartbeatResponse {
-            member_epoch: answer.epoch.get().into(),
-            heartbeat_interval_ms: answer.heartbeat_interval_ms,
-            assignment_version: answer.assignment_version,
-            assignment: answer
-                .assignment
-                .map(|set| wire::set_to(&self.node.metadata.image(), &set)),
-        })
+        let coordinator = GroupCoordinator::of(&self.node, context, &request.group).await?;
+        let heartbeat = wire::heartbeat_of(request, context.peer.ip().to_string().into())?;
+        let answer = coordinator.heartbeat(heartbeat).await?;
+        Ok(wire::heartbeat_answer_to(&self.node.metadata.image(), answer))
     }
 
     async fn commit(&self, request: CommitOffsetsRequest, context: &RequestContext) -> Result<CommitOffsetsResponse> {
-        let bytes = room_for(&request);
-        let coordinator = GroupCoordinator::of(&self.node, request.group.as_str()).await?;
+        let bytes = wire::room_for(&request);
+        let coordinator = GroupCoordinator::of(&self.node, context, &request.group).await?;
         let named = request.offsets.iter().filter_map(|offset| offset.partition.as_ref());
         let ids: Vec<_> = named
             .filter_map(|partition| TopicId::from_slice(&partition.topic_id))
             .collect();
         let image = coordinator.begin_commit(&ids).await?;
-        let offsets = request
-            .offsets
-            .into_iter()
-            .map(|offset| wire::commit_of(&image, offset));
-        let commit = CommitRequest {
-            group: request.group.into(),
-            member: (!request.member_id.is_empty()).then(|| (request.member_id.into(), request.member_epoch)),
-            offsets: offsets.collect::<Result<_>>()?,
-        };
-        coordinator.commit(context, commit, bytes).await?;
+        let request = wire::commit_of(&image, request)?;
+        coordinator.commit(Commit { request, bytes }).await?;
         Ok(CommitOffsetsResponse {})
     }
 
-    async fn fetch(&self, request: FetchOffsetsRequest) -> Result<FetchOffsetsResponse> {
+    async fn fetch(&self, request: FetchOffsetsRequest, context: &RequestContext) -> Result<FetchOffsetsResponse> {
         groups::check_count(request.partitions.len())?;
-        let coordinator = GroupCoordinator::of(&self.node, request.group).await?;
+        let coordinator = GroupCoordinator::of(&self.node, context, &request.group).await?;
         let image = self.node.metadata.image();
-        let wanted = partitions_of(&image, &request.partitions).collect::<Result<Vec<_>>>()?;
-        let group = coordinator.read().await?;
-        Ok(FetchOffsetsResponse {
-            offsets: wire::offsets_to(&image, group.as_deref(), &wanted),
-        })
+        let wanted = ReadOffsets {
+            partitions: wire::partitions_of(&image, &request.partitions).collect::<Result<_>>()?,
+            group: request.group.into(),
+        };
+        let offsets = coordinator.offsets(wanted).await?;
+        Ok(wire::offsets_to(&image, offsets))
     }
 
-    async fn describe(&self, name: &str) -> Result<DescribeGroupResponse> {
-        let coordinator = GroupCoordinator::of(&self.node, name).await?;
-        let image = self.node.metadata.image();
-        let group = coordinator.read().await?.ok_or_else(|| {
-            RequestError::new(
-                Reason::UnknownGroup,
-                format!("there is no group {name:?}: list the groups to see what exists"),
-            )
-        })?;
-        Ok(DescribeGroupResponse {
-            group: name.to_owned(),
-            state: group.state().as_str().to_owned(),
-            coordinator_id: self.node.broker().get(),
-            epoch: group.epoch.get(),
-            assignment_epoch: group.assignment_epoch.get(),
-            members: group
-                .members
-                .iter()
-                .map(|(id, member)| wire::member_to(&image, &group, id, member))
-                .collect(),
-        })
+    async fn describe(&self, name: &str, context: &RequestContext) -> Result<DescribeGroupResponse> {
+        let coordinator = GroupCoordinator::of(&self.node, context, name).await?;
+        let described = coordinator.describe(DescribeGroup { group: name.into() }).await?;
+        Ok(wire::description_to(&self.node.metadata.image(), name, described))
     }
 
-    async fn delete(&self, name: &str) -> Result<DeleteGroupResponse> {
-        let deleted = GroupCoordinator::of(&self.node, name).await?.delete().await?;
+    async fn delete(&self, name: &str, context: &RequestContext) -> Result<DeleteGroupResponse> {
+        let coordinator = GroupCoordinator::of(&self.node, context, name).await?;
+        let deleted = coordinator.delete(DeleteGroup { group: name.into() }).await?;
         Ok(DeleteGroupResponse { deleted })
     }
 
@@ -161,31 +106,15 @@ impl Groups {
         context: &RequestContext,
     ) -> Result<DeleteOffsetsResponse> {
         groups::check_count(request.partitions.len())?;
-        let bytes = room_for(&request);
-        let coordinator = GroupCoordinator::of(&self.node, request.group.as_str()).await?;
-        if request.partitions.is_empty() {
-            return Err(RequestError::new(
-                Reason::InvalidRequest,
-                "the request names no partition: name at least one",
-            ));
-        }
-        let partitions = partitions_of(&self.node.metadata.image(), &request.partitions).collect::<Result<_>>()?;
-        let deleted = coordinator.delete_offsets(context, partitions, bytes).await?;
+        let coordinator = GroupCoordinator::of(&self.node, context, &request.group).await?;
+        let wanted = DeleteOffsets {
+            bytes: wire::room_for(&request),
+            partitions: wire::partitions_of(&self.node.metadata.image(), &request.partitions).collect::<Result<_>>()?,
+            group: request.group.into(),
+        };
+        let deleted = coordinator.delete_offsets(wanted).await?;
         Ok(DeleteOffsetsResponse { deleted })
     }
-}
-
-/// The partitions that a request names, in its order.
-fn partitions_of(
-    image: &Image,
-    named: &[TopicPartition],
-) -> impl Iterator<Item = Result<jangada_coordinator::TopicPartition>> {
-    named.iter().map(|partition| wire::partition(image, Some(partition)))
-}
-
-/// What a request takes until Raft lets go of its command, bytes.
-fn room_for(request: &impl prost::Message) -> usize {
-    request.encoded_len() * BYTES_PER_WIRE_BYTE + REQUEST_BYTES
 }
 
 #[tonic::async_trait]
@@ -216,7 +145,7 @@ impl GroupService for Groups {
         request: Request<FetchOffsetsRequest>,
     ) -> Result<Response<FetchOffsetsResponse>, Status> {
         let call = call_of(&request);
-        self.answer(&call, self.fetch(request.into_inner()).await)
+        self.answer(&call, self.fetch(request.into_inner(), &call.context).await)
     }
 
     async fn list_groups(&self, request: Request<ListGroupsRequest>) -> Result<Response<ListGroupsResponse>, Status> {
@@ -230,7 +159,7 @@ impl GroupService for Groups {
         request: Request<DescribeGroupRequest>,
     ) -> Result<Response<DescribeGroupResponse>, Status> {
         let call = call_of(&request);
-        self.answer(&call, self.describe(&request.get_ref().group).await)
+        self.answer(&call, self.describe(&request.get_ref().group, &call.context).await)
     }
 
     async fn delete_group(
@@ -238,7 +167,7 @@ impl GroupService for Groups {
         request: Request<DeleteGroupRequest>,
     ) -> Result<Response<DeleteGroupResponse>, Status> {
         let call = call_of(&request);
-        self.answer(&call, self.delete(&request.get_ref().group).await)
+        self.answer(&call, self.delete(&request.get_ref().group, &call.context).await)
     }
 
     async fn delete_offsets(

@@ -15,12 +15,13 @@ use jangada_replication::{Cause, PeerService, Registry, STARTING};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::forwarded;
+use crate::admission::call_of;
 use crate::cluster::bootstrap::{self, Bootstrap};
 use crate::cluster::metadata::Metadata;
 use crate::http::NodeWatch;
 use crate::partition::Partition;
 
-/// See `internal.proto`.
+/// The service of the internal listener (`internal.proto`).
 pub(crate) struct Internal {
     pub bootstrap: Arc<Bootstrap>,
     pub node: NodeWatch,
@@ -104,11 +105,11 @@ impl InternalService for Internal {
     }
 
     async fn forward(&self, request: Request<ForwardRequest>) -> Result<Response<ForwardResponse>, Status> {
+        let arrived = call_of(&request);
         let ForwardRequest { hello, context, call } = request.into_inner();
         let from = self.registry()?.admit(hello)?;
         let node = self.node.borrow().clone().ok_or_else(|| self.not_yet())?;
-        let answer = forwarded::answer(&node, from, context, call).await?;
-        Ok(Response::new(ForwardResponse { answer: Some(answer) }))
+        forwarded::answer(&node, from, &arrived, context, call).await
     }
 
     async fn propose_metadata(

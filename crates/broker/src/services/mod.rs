@@ -2,10 +2,9 @@
 //! and what tonic says of messages that it cannot read in [`unread`].
 
 pub(crate) mod admin;
+mod cluster_wire;
 pub(crate) mod fetch;
 mod forwarded;
-mod gathering;
-mod group_list;
 pub(crate) mod group_wire;
 pub(crate) mod groups;
 pub(crate) mod internal;
@@ -13,8 +12,13 @@ pub(crate) mod log;
 pub(crate) mod metadata;
 mod names;
 mod pack;
+mod passed_wire;
+#[cfg(test)]
+mod passed_wire_tests;
+pub(crate) mod passing;
 mod plain;
 pub(crate) mod produce;
+mod record_wire;
 pub(crate) mod status;
 mod unanswered;
 pub(crate) mod unread;

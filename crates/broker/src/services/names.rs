@@ -6,6 +6,8 @@ use jangada_types::{PartitionIndex, Reason, TopicId};
 use crate::api::resolve::{PartitionRef, TopicRef};
 use crate::error::RequestError;
 
+/// The partition that a request names.
+///
 /// # Errors
 /// INVALID_REQUEST: there is none, or the id has not 16 bytes.
 pub(crate) fn partition(wanted: Option<TopicPartition>) -> Result<PartitionRef, RequestError> {
@@ -21,17 +23,39 @@ pub(crate) fn partition(wanted: Option<TopicPartition>) -> Result<PartitionRef, 
     })
 }
 
+/// A partition as another broker is to find it.
+pub(crate) fn partition_to(partition: &PartitionRef) -> TopicPartition {
+    let (topic_id, topic) = match &partition.topic {
+        TopicRef::Id(id) => (id.as_bytes().to_vec().into(), String::new()),
+        TopicRef::Name(name) => (bytes::Bytes::new(), name.clone()),
+    };
+    TopicPartition {
+        topic_id,
+        topic,
+        partition: partition.index.get(),
+    }
+}
+
+/// The topic that a request names.
+///
 /// # Errors
 /// INVALID_REQUEST: the id has not 16 bytes.
 pub(crate) fn topic(id: &[u8], name: String) -> Result<TopicRef, RequestError> {
     if id.is_empty() {
         return Ok(TopicRef::Name(name));
     }
-    let bytes = id.len();
-    TopicId::from_slice(id).map(TopicRef::Id).ok_or_else(|| {
+    topic_id(id).map(TopicRef::Id)
+}
+
+/// A topic's id in a request.
+///
+/// # Errors
+/// INVALID_REQUEST: it has not 16 bytes.
+pub(crate) fn topic_id(id: &[u8]) -> Result<TopicId, RequestError> {
+    TopicId::from_slice(id).ok_or_else(|| {
         RequestError::new(
             Reason::InvalidRequest,
-            format!("a topic id has 16 bytes, this one has {bytes}"),
+            format!("a topic id has 16 bytes, this one has {}", id.len()),
         )
     })
 }

@@ -10,22 +10,22 @@ use futures::{Stream, StreamExt};
 use jangada_proto::v1::produce_request::Payload as Sent;
 use jangada_proto::v1::produce_stream_response::Result as StreamResult;
 use jangada_proto::v1::{PlainRecords, ProduceRequest, ProduceResponse, ProduceStreamRequest, ProduceStreamResponse};
-use jangada_types::{GroupId, Offset, ProducerId, Reason};
+use jangada_types::{GroupId, ProducerId};
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
+use super::record_wire::{self as wire, invalid};
 use super::unanswered::{Place, Unanswered};
 use super::unread::unread;
 use super::{names, pack, status};
 use crate::admission::{Batches, Call, Holding, Resource};
-use crate::api::produce::{self, Accepted, Acks, Append, Patience, Payload, Produced, ReadyBatch};
+use crate::api::produce::{self, Accepted, Append, Patience, Payload, ReadyBatch};
 use crate::api::resolve::{self, PartitionRef};
 use crate::error::RequestError;
 use crate::node::Node;
-use crate::partition::Expectation;
 use crate::target::Target;
 
 /// The answers of a produce stream.
@@ -54,12 +54,12 @@ pub(crate) async fn unary(
     };
     let append = Append {
         payload,
-        expected: expectation(request.expected_end_offset, request.expected_key_offset),
-        acks: acks(request.acks)?,
+        expected: wire::expectation(request.expected_end_offset, request.expected_key_offset),
+        acks: wire::acks(request.acks)?,
         timeout: produce::timeout(node, request.timeout_ms)?,
     };
     let accepted = produce::admit(node, &call.context, &target, append, Patience::Wait).await?;
-    accepted.answer().await.map(response)
+    accepted.answer().await.map(|produced| wire::produced_to(&produced))
 }
 
 /// The two forms in which the contract takes records.
@@ -109,48 +109,6 @@ impl Payload for ContractPayload {
     }
 }
 
-fn response(produced: Produced) -> ProduceResponse {
-    match produced {
-        Produced::Appended(appended) => ProduceResponse {
-            base_offset: appended.base_offset.get(),
-            last_offset: appended.last_offset.get(),
-            append_time_ms: appended.append_time_ms,
-            log_start_offset: appended.log_start.get(),
-            duplicate: appended.duplicate,
-        },
-        Produced::Taken { log_start } => ProduceResponse {
-            base_offset: -1,
-            last_offset: -1,
-            append_time_ms: -1,
-            log_start_offset: log_start.get(),
-            duplicate: false,
-        },
-    }
-}
-
-fn acks(value: i32) -> Result<Acks, RequestError> {
-    use jangada_proto::v1::Acks as Asked;
-
-    match Asked::try_from(value) {
-        Ok(Asked::None) => Ok(Acks::None),
-        Ok(Asked::Unspecified | Asked::Quorum) => Ok(Acks::Quorum),
-        Err(_) => Err(invalid(format!(
-            "acks {value} is not known: use ACKS_QUORUM or ACKS_NONE"
-        ))),
-    }
-}
-
-fn expectation(end: Option<i64>, key: Option<i64>) -> Expectation {
-    Expectation {
-        end_offset: end.map(Offset),
-        key_offset: key.map(Offset),
-    }
-}
-
-fn invalid(message: impl Into<String>) -> RequestError {
-    RequestError::new(Reason::InvalidRequest, message)
-}
-
 /// A produce stream: one task reads and admits, in order; one task for each partition waits for the quorum and
 /// answers, in order.
 pub(crate) fn stream(
@@ -159,6 +117,7 @@ pub(crate) fn stream(
     requests: Streaming<ProduceStreamRequest>,
 ) -> Result<Answers, RequestError> {
     node.stopping.refuse()?;
+    produce::check_stream(&call.context)?;
     let slot = call.caller().try_take(Resource::Streams, 1)?;
     let (answers, outgoing) = mpsc::channel(ANSWERS_MAX);
     let (failure, failed) = oneshot::channel();
@@ -328,8 +287,8 @@ impl Reader {
     ) -> Result<Accepted, RequestError> {
         let append = Append {
             payload: ContractPayload::of(request.batch, request.records, message_bytes)?,
-            expected: expectation(request.expected_end_offset, request.expected_key_offset),
-            acks: acks(request.acks)?,
+            expected: wire::expectation(request.expected_end_offset, request.expected_key_offset),
+            acks: wire::acks(request.acks)?,
             timeout: produce::timeout(&self.node, request.timeout_ms)?,
         };
         // An election is not waited for: that would hold up the stream's other partitions.
@@ -364,7 +323,7 @@ async fn run_lane(
             in_use: _in_use,
         } = *pending;
         let result = match outcome {
-            Ok(accepted) => accepted.answer().await.map(response),
+            Ok(accepted) => accepted.answer().await.map(|produced| wire::produced_to(&produced)),
             Err(error) => Err(error),
         };
         let result = match result {

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 
 use jangada_proto::v1;
-use jangada_types::Category;
-use tonic::{Code, Status};
+use jangada_types::{Category, Reason};
+use tonic::{Code, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::admission::Call;
 use crate::error::RequestError;
+use crate::node::Node;
 
 const DOMAIN: &str = "jangada";
 /// Bytes of a message, and of a value in the metadata. They travel in headers, of which a client may take no more than
@@ -33,7 +35,7 @@ fn metadata(error: &RequestError) -> HashMap<String, String> {
     let mut metadata: HashMap<String, String> = error
         .metadata
         .iter()
-        .map(|(key, value)| ((*key).to_owned(), shortened(value)))
+        .map(|(key, value)| (key.clone().into_owned(), shortened(value)))
         .collect();
     metadata.insert("definite".to_owned(), error.definite.to_string());
     metadata
@@ -72,6 +74,29 @@ pub(crate) fn in_stream(error: &RequestError) -> v1::Error {
     }
 }
 
+/// The error that a broker's status says, as it was there; none if it has no details of ours. Texts may lack their middle.
+pub(crate) fn error_of(status: &Status) -> Option<RequestError> {
+    let mut info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
+    let mut error = RequestError::new(Reason::parse(&info.reason)?, status.message());
+    error.definite = info
+        .metadata
+        .remove("definite")
+        .is_some_and(|definite| definite == "true");
+    error.metadata = info
+        .metadata
+        .into_iter()
+        .map(|(key, value)| (key.into(), value))
+        .collect();
+    error.retry_delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    Some(error)
+}
+
+/// The answer to a call, or its error, which is counted, and names the leader's address at the listener that the client came by.
+pub(super) fn answer<T>(node: &Node, call: &Call, result: Result<T, RequestError>) -> Result<Response<T>, Status> {
+    let answer = result.map(Response::new);
+    answer.map_err(|error| node.refused(error, &call.context.listener).into())
+}
+
 impl From<RequestError> for Status {
     fn from(error: RequestError) -> Self {
         status(&error)
@@ -80,7 +105,7 @@ impl From<RequestError> for Status {
 
 #[cfg(test)]
 mod tests {
-    use jangada_types::Reason;
+    use std::time::Duration;
 
     use super::*;
 
@@ -110,6 +135,18 @@ mod tests {
             assert!(error.message.len() <= TEXT_BYTES_MAX + '\u{2026}'.len_utf8());
             assert!(error.metadata["actual"].len() <= TEXT_BYTES_MAX + '\u{2026}'.len_utf8());
         }
+    }
+
+    #[test]
+    fn an_error_of_another_broker_is_read_as_it_was() {
+        let error = RequestError::new(Reason::NotLeader, "partition orders-0: broker 2 leads it")
+            .with("leader_id", 2)
+            .with("leader_epoch", 7)
+            .retry_after(Duration::from_millis(50));
+        for error in [error.clone(), error.unknown()] {
+            assert_eq!(error_of(&status(&error)), Some(error));
+        }
+        assert_eq!(error_of(&Status::unavailable("broker 2 opens its store")), None);
     }
 
     #[test]

@@ -18,9 +18,9 @@ const FREE: usize = 16;
 /// What a request and its answer take, bytes: the most is the text of an error.
 const REQUEST_BYTES: usize = 1024;
 /// How long a request waits for room before it begins to wait again.
-const PATIENCE: Duration = Duration::from_secs(5);
+const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// See the module text.
+/// The places of a stream's requests.
 pub(super) struct Unanswered {
     caller: Arc<Caller>,
     places: Arc<Semaphore>,
@@ -64,7 +64,7 @@ impl Unanswered {
             if let Ok(room) = self.caller.take_now(Resource::Answers, REQUEST_BYTES) {
                 return room;
             }
-            if let Ok(room) = self.caller.take(Resource::Answers, REQUEST_BYTES, PATIENCE).await {
+            if let Ok(room) = self.caller.take(Resource::Answers, REQUEST_BYTES, ROOM_TIMEOUT).await {
                 return room;
             }
         }

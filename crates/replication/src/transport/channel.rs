@@ -17,6 +17,8 @@ pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
 pub const STREAM_WINDOW_BYTES: u32 = 16 << 20;
 /// The same for all streams of a connection together.
 pub const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+/// Calls under way on one connection: most of them are calls of clients that another broker passes on, which may wait long.
+pub const CALLS_PER_CONNECTION_MAX: u32 = 1_088;
 /// Small beside a message: tonic makes room for a message of this length when it has the first frame of it, in addition to
 /// that frame, and moves it there. The room is kept as long as an entry of the message is.
 const HTTP2_FRAME_BYTES: u32 = 64 << 10;
@@ -39,6 +41,6 @@ pub fn tune_server<L>(server: tonic::transport::Server<L>) -> tonic::transport::
         .max_frame_size(HTTP2_FRAME_BYTES)
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .max_concurrent_streams(64)
+        .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
         .tcp_nodelay(true)
 }

@@ -39,7 +39,8 @@ use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 
 pub use self::channel::{
-    CONNECTION_WINDOW_BYTES, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES, internal_client, tune_server,
+    CALLS_PER_CONNECTION_MAX, CONNECTION_WINDOW_BYTES, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES, internal_client,
+    tune_server,
 };
 use self::dialer::Dialer;
 use self::handshake::Identity;

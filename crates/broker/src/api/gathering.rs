@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-/// See the module text.
+/// Gathers for all who ask at a time.
 pub(crate) struct Gathering<K, T>(Arc<Shared<K, T>>);
 
 struct Shared<K, T> {

@@ -1,0 +1,109 @@
+//! What one broker can do for a client of another one: the calls that are passed on, and their answers, in plain structs. The same list
+//! says what the first broker may ask and what the second one carries out (`carry_out`).
+//!
+//! - [`records`]: appends, reads, and offsets of a partition.
+//! - [`groups`]: consumer groups.
+//! - [`admin`]: what only the leader of a partition can do to it.
+//! - [`cluster`]: what brokers ask each other by themselves, and what is gathered from all of them.
+
+pub(crate) mod admin;
+pub(crate) mod cluster;
+pub(crate) mod groups;
+pub(crate) mod records;
+
+use jangada_coordinator::HeartbeatResponse;
+use jangada_types::{BrokerId, Offset};
+
+use self::admin::{NewLeader, TransferLeader, TrimPartition};
+use self::cluster::{
+    Damage, DescribeDamage, DescribePartitions, GroupList, KnowsLeaders, ListBrokers, ListGroups, PartitionState,
+};
+use self::groups::{
+    Commit, DeleteGroup, DeleteOffsets, DescribeGroup, GroupDescription, Heartbeat, PartitionOffset, ReadOffsets,
+};
+use self::records::{AppendBatch, AwaitBytes, FindOffset, FoundOffset, Produced, ReadBatches};
+use super::operation::Operation;
+use crate::partition::Fetched;
+
+/// A call that another broker can carry out.
+pub(crate) trait Passable: Send {
+    /// What the call is answered.
+    type Answer: Send;
+
+    /// The operation that the call is a part of.
+    const OPERATION: Operation;
+
+    /// The call among all others.
+    fn into_call(self) -> Call;
+
+    /// The answer among all others; none if it is the answer to something else.
+    fn answer_in(answer: Answer) -> Option<Self::Answer>;
+}
+
+macro_rules! passable {
+    ($($variant:ident($request:ty) => $answer:ty, of $operation:ident;)*) => {
+        /// One of the calls that are passed on.
+        #[derive(Debug)]
+        pub(crate) enum Call {
+            $(
+                #[doc = concat!("Asks for [`Answer::", stringify!($variant), "`].")]
+                $variant($request),
+            )*
+        }
+
+        /// The answer to the [`Call`] of the same name.
+        pub(crate) enum Answer {
+            $(
+                #[doc = concat!("Answers [`Call::", stringify!($variant), "`].")]
+                $variant($answer),
+            )*
+        }
+
+        impl Call {
+            /// The operation that the call is a part of.
+            pub fn operation(&self) -> Operation {
+                match self {
+                    $(Self::$variant(_) => Operation::$operation,)*
+                }
+            }
+        }
+
+        $(impl Passable for $request {
+            type Answer = $answer;
+
+            const OPERATION: Operation = Operation::$operation;
+
+            fn into_call(self) -> Call {
+                Call::$variant(self)
+            }
+
+            fn answer_in(answer: Answer) -> Option<$answer> {
+                match answer {
+                    Answer::$variant(answer) => Some(answer),
+                    _ => None,
+                }
+            }
+        })*
+    };
+}
+
+passable! {
+    Append(AppendBatch) => Produced, of Produce;
+    Read(ReadBatches) => Fetched, of Fetch;
+    Await(AwaitBytes) => (), of Fetch;
+    FindOffset(FindOffset) => FoundOffset, of ListOffsets;
+    Heartbeat(Heartbeat) => Option<HeartbeatResponse>, of Heartbeat;
+    Commit(Commit) => (), of CommitOffsets;
+    ReadOffsets(ReadOffsets) => Vec<PartitionOffset>, of FetchOffsets;
+    DescribeGroup(DescribeGroup) => GroupDescription, of DescribeGroup;
+    DeleteGroup(DeleteGroup) => u32, of DeleteGroup;
+    DeleteOffsets(DeleteOffsets) => u32, of DeleteOffsets;
+    TrimPartition(TrimPartition) => Offset, of TrimPartition;
+    TransferLeader(TransferLeader) => NewLeader, of TransferLeader;
+    // What a broker asks by itself.
+    DescribePartitions(DescribePartitions) => Vec<PartitionState>, of DescribePartitions;
+    DescribeDamage(DescribeDamage) => Damage, of DescribeCluster;
+    ListGroups(ListGroups) => GroupList, of ListGroups;
+    KnowsLeaders(KnowsLeaders) => bool, of GetMetadata;
+    ListBrokers(ListBrokers) => Vec<BrokerId>, of GetMetadata;
+}

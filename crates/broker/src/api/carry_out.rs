@@ -1,0 +1,145 @@
+//! Answers calls that another broker has passed on to this one, in the same way as those of this broker's own clients, and questions
+//! of that broker itself.
+
+use std::sync::Arc;
+
+use super::call::cluster::{Damage, DescribePartitions, GroupList, PartitionState};
+use super::call::{Answer, Call};
+use super::context::RequestContext;
+use super::fetch::{Fetch, Form, PartitionReader, Read};
+use super::groups::GroupCoordinator;
+use super::produce::{self, Append, Patience, ReadyBatch};
+use super::{damage, group_list, metadata, offsets, partition_admin, partition_states, resolve};
+use crate::admission::Holding;
+use crate::error::RequestError;
+use crate::node::Node;
+
+/// An answer, with the room that it takes until it is sent.
+pub(crate) struct CarriedOut {
+    pub answer: Answer,
+    pub room: Option<Holding>,
+}
+
+/// The state of partitions as far as this broker knows it.
+pub(crate) async fn partitions_here(node: &Arc<Node>, wanted: DescribePartitions) -> Vec<PartitionState> {
+    partition_states::of_this_broker(node, wanted.topic).await
+}
+
+/// The damage of this broker alone.
+pub(crate) fn damage_here(node: &Node) -> Damage {
+    damage::of_this_broker(node)
+}
+
+/// The groups of the shards that this broker leads.
+pub(crate) async fn groups_here(node: &Arc<Node>) -> Result<GroupList, RequestError> {
+    group_list::of_this_broker(node).await
+}
+
+/// Answers a question of another broker; none: it is a call of a client, who is to be named.
+///
+/// # Errors
+/// NOT_READY: this broker does not know the answer yet.
+pub(crate) async fn answer(node: &Arc<Node>, question: &Call) -> Result<Option<Answer>, RequestError> {
+    Ok(Some(match question {
+        Call::DescribePartitions(wanted) => {
+            Answer::DescribePartitions(partition_states::of_this_broker(node, wanted.topic).await)
+        }
+        Call::DescribeDamage(_) => Answer::DescribeDamage(damage::of_this_broker(node)),
+        Call::ListGroups(_) => Answer::ListGroups(group_list::of_this_broker(node).await?),
+        Call::KnowsLeaders(asked) => Answer::KnowsLeaders(metadata::knows_leaders(node, asked).await?),
+        Call::ListBrokers(_) => {
+            let image = node.metadata.image();
+            Answer::ListBrokers(image.brokers().map(|broker| broker.id).collect())
+        }
+        _ => return Ok(None),
+    }))
+}
+
+/// Answers a call, or refuses what only another broker could answer: the route of the context says that it was passed on.
+/// `message_bytes`: the length of the message that it came in.
+///
+/// # Errors
+/// Those of the call in the contract.
+pub(crate) async fn carry_out(
+    node: &Arc<Node>,
+    context: &RequestContext,
+    call: Call,
+    message_bytes: usize,
+) -> Result<CarriedOut, RequestError> {
+    let answer = match call {
+        Call::Append(append) => {
+            let target = resolve::partition_of_records(&node.metadata.image(), &append.partition)?;
+            let append = Append {
+                payload: ReadyBatch {
+                    batch: append.batch,
+                    message_bytes,
+                },
+                expected: append.expected,
+                acks: append.acks,
+                timeout: append.timeout,
+            };
+            let accepted = produce::admit(node, context, &target, append, Patience::Wait).await?;
+            Answer::Append(accepted.answer().await?)
+        }
+        Call::Read(wanted) => {
+            let reader = PartitionReader::open(node, context, &wanted.partition, wanted.leader_epoch).await?;
+            let fetch = Fetch {
+                offset: wanted.offset,
+                max_bytes: wanted.max_bytes,
+                form: Form::Batches,
+            };
+            let Read { fetched, mut room, .. } = reader.read(fetch).await?;
+            room.shrink_to(fetched.batches.len());
+            return Ok(CarriedOut {
+                answer: Answer::Read(fetched),
+                room: Some(room),
+            });
+        }
+        Call::Await(wanted) => {
+            let reader = PartitionReader::open(node, context, &wanted.partition, wanted.leader_epoch).await?;
+            let waited = reader.await_bytes(wanted.offset, wanted.min_bytes, wanted.max_wait);
+            Answer::Await(waited.await?)
+        }
+        Call::FindOffset(wanted) => Answer::FindOffset(offsets::find(node, context, wanted).await?),
+        Call::Heartbeat(heartbeat) => {
+            let coordinator = GroupCoordinator::of(node, context, &heartbeat.request.group).await?;
+            Answer::Heartbeat(coordinator.heartbeat(heartbeat).await?)
+        }
+        Call::Commit(commit) => {
+            let coordinator = GroupCoordinator::of(node, context, &commit.request.group).await?;
+            let topics: Vec<_> = commit
+                .request
+                .offsets
+                .iter()
+                .map(|offset| offset.partition.topic)
+                .collect();
+            coordinator.begin_commit(&topics).await?;
+            Answer::Commit(coordinator.commit(commit).await?)
+        }
+        Call::ReadOffsets(wanted) => {
+            let coordinator = GroupCoordinator::of(node, context, &wanted.group).await?;
+            Answer::ReadOffsets(coordinator.offsets(wanted).await?)
+        }
+        Call::DescribeGroup(wanted) => {
+            let coordinator = GroupCoordinator::of(node, context, &wanted.group).await?;
+            Answer::DescribeGroup(coordinator.describe(wanted).await?)
+        }
+        Call::DeleteGroup(wanted) => {
+            let coordinator = GroupCoordinator::of(node, context, &wanted.group).await?;
+            Answer::DeleteGroup(coordinator.delete(wanted).await?)
+        }
+        Call::DeleteOffsets(wanted) => {
+            let coordinator = GroupCoordinator::of(node, context, &wanted.group).await?;
+            Answer::DeleteOffsets(coordinator.delete_offsets(wanted).await?)
+        }
+        Call::TrimPartition(request) => Answer::TrimPartition(partition_admin::trim(node, context, request).await?),
+        Call::TransferLeader(request) => {
+            Answer::TransferLeader(partition_admin::transfer_leader(node, context, request).await?)
+        }
+        question => {
+            let answer = answer(node, &question).await?;
+            answer.expect("all calls of clients are matched above")
+        }
+    };
+    Ok(CarriedOut { answer, room: None })
+}

@@ -1,0 +1,300 @@
+//! Calls that are passed on, and their answers, between the api's structs and the messages between brokers. Those have the contract's
+//! messages inside, so each side of a call stands beside the other here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jangada_controller::Image;
+use jangada_proto::internal::forward_request::Call as Message;
+use jangada_proto::internal::forward_response::Answer as AnswerMessage;
+use jangada_proto::internal::{
+    AwaitBytesResponse, KnowsLeadersRequest, KnowsLeadersResponse, ListBrokersRequest, ListBrokersResponse,
+};
+use jangada_proto::v1;
+use jangada_types::{BrokerId, LeaderEpoch, Offset, Reason};
+
+use super::cluster_wire as cluster;
+use super::group_wire::{self as groups, room_for};
+use super::names;
+use super::record_wire::{self as records, invalid};
+use crate::api::call::admin::{NewLeader, TransferLeader, TrimPartition};
+use crate::api::call::cluster::{DescribeDamage, DescribePartitions, KnowsLeaders, ListBrokers, ListGroups};
+use crate::api::call::groups::{Commit, DeleteGroup, DeleteOffsets, DescribeGroup, ReadOffsets};
+use crate::api::call::records::{AppendBatch, AwaitBytes, FindOffset, ReadBatches};
+use crate::api::call::{Answer, Call};
+use crate::api::resolve;
+use crate::error::RequestError;
+
+/// A time in milliseconds, not 0 for one that is shorter.
+fn ms(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros().div_ceil(1_000)).unwrap_or(u32::MAX)
+}
+
+fn duration(ms: u32) -> Duration {
+    Duration::from_millis(u64::from(ms))
+}
+
+fn bytes(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// A call as it goes to another broker.
+pub(super) fn call_to(image: &Image, call: Call) -> Message {
+    match call {
+        Call::Append(append) => Message::Produce(v1::ProduceRequest {
+            partition: Some(names::partition_to(&append.partition)),
+            acks: records::acks_to(append.acks).into(),
+            timeout_ms: ms(append.timeout),
+            payload: Some(v1::produce_request::Payload::Batch(append.batch)),
+            expected_end_offset: append.expected.end_offset.map(Offset::get),
+            expected_key_offset: append.expected.key_offset.map(Offset::get),
+        }),
+        Call::Read(wanted) => Message::Fetch(v1::FetchRequest {
+            partition: Some(names::partition_to(&wanted.partition)),
+            offset: wanted.offset.get(),
+            max_bytes: bytes(wanted.max_bytes),
+            leader_epoch: wanted.leader_epoch,
+            ..v1::FetchRequest::default()
+        }),
+        Call::Await(wanted) => Message::AwaitBytes(v1::FetchRequest {
+            partition: Some(names::partition_to(&wanted.partition)),
+            offset: wanted.offset.get(),
+            min_bytes: bytes(wanted.min_bytes),
+            max_wait_ms: ms(wanted.max_wait),
+            leader_epoch: wanted.leader_epoch,
+            ..v1::FetchRequest::default()
+        }),
+        Call::FindOffset(wanted) => Message::ListOffsets(v1::ListOffsetsRequest {
+            partition: Some(names::partition_to(&wanted.partition)),
+            position: Some(records::position_to(wanted.position)),
+        }),
+        Call::Heartbeat(heartbeat) => Message::Heartbeat(groups::heartbeat_to(image, heartbeat)),
+        Call::Commit(commit) => Message::CommitOffsets(groups::commit_to(image, commit.request)),
+        Call::ReadOffsets(wanted) => Message::FetchOffsets(v1::FetchOffsetsRequest {
+            group: wanted.group.to_string(),
+            partitions: groups::partitions_to(image, wanted.partitions),
+        }),
+        Call::DescribeGroup(wanted) => Message::DescribeGroup(v1::DescribeGroupRequest {
+            group: wanted.group.to_string(),
+        }),
+        Call::DeleteGroup(wanted) => Message::DeleteGroup(v1::DeleteGroupRequest {
+            group: wanted.group.to_string(),
+        }),
+        Call::DeleteOffsets(wanted) => Message::DeleteOffsets(v1::DeleteOffsetsRequest {
+            group: wanted.group.to_string(),
+            partitions: groups::partitions_to(image, wanted.partitions.iter()),
+        }),
+        Call::TrimPartition(request) => Message::TrimPartition(v1::TrimPartitionRequest {
+            partition: Some(names::partition_to(&request.partition)),
+            before_offset: request.before.map_or(-1, Offset::get),
+        }),
+        Call::TransferLeader(request) => Message::TransferLeader(v1::TransferLeaderRequest {
+            partition: Some(names::partition_to(&request.partition)),
+            to_broker_id: request.to.get(),
+        }),
+        Call::DescribePartitions(wanted) => Message::DescribePartitions(match wanted.topic {
+            // Brokers of the first builds find topics by name.
+            Some(id) => v1::DescribePartitionsRequest {
+                topic: image.topic(id).map(|topic| topic.name.to_string()).unwrap_or_default(),
+                topic_id: cluster::topic_id(id),
+            },
+            None => v1::DescribePartitionsRequest::default(),
+        }),
+        Call::DescribeDamage(DescribeDamage) => Message::DescribeDamage(v1::DescribeClusterRequest {}),
+        Call::ListGroups(ListGroups) => Message::ListGroups(v1::ListGroupsRequest {}),
+        Call::KnowsLeaders(asked) => Message::KnowsLeaders(KnowsLeadersRequest {
+            topic_id: cluster::topic_id(asked.topic),
+            min_version: asked.min_version,
+        }),
+        Call::ListBrokers(ListBrokers) => Message::ListBrokers(ListBrokersRequest {}),
+    }
+}
+
+/// A call of a client of another broker, or a question of that broker itself.
+///
+/// # Errors
+/// INVALID_REQUEST: a field is missing or out of its bounds.
+pub(super) fn call_of(image: &Image, message: Message, client_host: Arc<str>) -> Result<Call, RequestError> {
+    Ok(match message {
+        Message::Produce(request) => {
+            let Some(v1::produce_request::Payload::Batch(batch)) = request.payload else {
+                return Err(invalid("an append that is passed on has a batch"));
+            };
+            Call::Append(AppendBatch {
+                partition: names::partition(request.partition)?,
+                batch,
+                expected: records::expectation(request.expected_end_offset, request.expected_key_offset),
+                acks: records::acks(request.acks)?,
+                timeout: duration(request.timeout_ms),
+            })
+        }
+        Message::Fetch(request) => Call::Read(ReadBatches {
+            partition: names::partition(request.partition)?,
+            offset: Offset(request.offset),
+            max_bytes: request.max_bytes as usize,
+            leader_epoch: request.leader_epoch,
+        }),
+        Message::AwaitBytes(request) => Call::Await(AwaitBytes {
+            partition: names::partition(request.partition)?,
+            offset: Offset(request.offset),
+            min_bytes: request.min_bytes as usize,
+            max_wait: duration(request.max_wait_ms),
+            leader_epoch: request.leader_epoch,
+        }),
+        Message::ListOffsets(request) => Call::FindOffset(FindOffset {
+            partition: names::partition(request.partition)?,
+            position: records::position(request.position)?,
+        }),
+        Message::Heartbeat(request) => Call::Heartbeat(groups::heartbeat_of(request, client_host)?),
+        Message::CommitOffsets(request) => {
+            let bytes = room_for(&request);
+            let request = groups::commit_of(image, request)?;
+            Call::Commit(Commit { request, bytes })
+        }
+        Message::FetchOffsets(request) => Call::ReadOffsets(ReadOffsets {
+            partitions: groups::partitions_of(image, &request.partitions).collect::<Result<_, _>>()?,
+            group: request.group.into(),
+        }),
+        Message::DescribeGroup(request) => Call::DescribeGroup(DescribeGroup {
+            group: request.group.into(),
+        }),
+        Message::DeleteGroup(request) => Call::DeleteGroup(DeleteGroup {
+            group: request.group.into(),
+        }),
+        Message::DeleteOffsets(request) => Call::DeleteOffsets(DeleteOffsets {
+            bytes: room_for(&request),
+            partitions: groups::partitions_of(image, &request.partitions).collect::<Result<_, _>>()?,
+            group: request.group.into(),
+        }),
+        Message::TrimPartition(request) => Call::TrimPartition(trim_of(request)?),
+        Message::TransferLeader(request) => Call::TransferLeader(transfer_of(request)?),
+        Message::DescribePartitions(request) => Call::DescribePartitions(states_of(image, request)?),
+        Message::DescribeDamage(_) => Call::DescribeDamage(DescribeDamage),
+        Message::ListGroups(_) => Call::ListGroups(ListGroups),
+        Message::KnowsLeaders(asked) => Call::KnowsLeaders(KnowsLeaders {
+            topic: names::topic_id(&asked.topic_id)?,
+            min_version: asked.min_version,
+        }),
+        Message::ListBrokers(ListBrokersRequest {}) => Call::ListBrokers(ListBrokers),
+    })
+}
+
+/// The topic whose partitions are asked for; none: those of all.
+///
+/// # Errors
+/// UNKNOWN_TOPIC; INVALID_REQUEST: the id has not 16 bytes.
+pub(super) fn states_of(
+    image: &Image,
+    request: v1::DescribePartitionsRequest,
+) -> Result<DescribePartitions, RequestError> {
+    let v1::DescribePartitionsRequest { topic: name, topic_id } = request;
+    let topic = match name.is_empty() && topic_id.is_empty() {
+        true => None,
+        false => Some(resolve::topic(image, &names::topic(&topic_id, name)?)?.id),
+    };
+    Ok(DescribePartitions { topic })
+}
+
+/// A client's call for dropping records.
+///
+/// # Errors
+/// INVALID_REQUEST: no partition is named. OFFSET_OUT_OF_RANGE: the offset is negative.
+pub(super) fn trim_of(request: v1::TrimPartitionRequest) -> Result<TrimPartition, RequestError> {
+    let before = match request.before_offset {
+        -1 => None,
+        offset if offset < 0 => {
+            let message = format!("offset {offset} is negative; -1 is the high watermark");
+            return Err(RequestError::new(Reason::OffsetOutOfRange, message));
+        }
+        offset => Some(Offset(offset)),
+    };
+    let partition = names::partition(request.partition)?;
+    Ok(TrimPartition { partition, before })
+}
+
+/// A client's call for handing a leadership over.
+///
+/// # Errors
+/// INVALID_REQUEST: no partition is named.
+pub(super) fn transfer_of(request: v1::TransferLeaderRequest) -> Result<TransferLeader, RequestError> {
+    Ok(TransferLeader {
+        partition: names::partition(request.partition)?,
+        to: BrokerId(request.to_broker_id),
+    })
+}
+
+pub(super) fn trimmed(log_start: Offset) -> v1::TrimPartitionResponse {
+    v1::TrimPartitionResponse {
+        log_start_offset: log_start.get(),
+    }
+}
+
+pub(super) fn transferred(next: NewLeader) -> v1::TransferLeaderResponse {
+    v1::TransferLeaderResponse {
+        leader_id: next.leader.get(),
+        leader_epoch: next.leader_epoch.get(),
+    }
+}
+
+/// An answer as it goes back to the broker of the client.
+pub(super) fn answer_to(image: &Image, group: &str, answer: Answer) -> AnswerMessage {
+    match answer {
+        Answer::Append(produced) => AnswerMessage::Produce(records::produced_to(&produced)),
+        Answer::Read(fetched) => AnswerMessage::Fetch(records::fetched_to(fetched)),
+        Answer::Await(()) => AnswerMessage::AwaitBytes(AwaitBytesResponse {}),
+        Answer::FindOffset(found) => AnswerMessage::ListOffsets(records::found_to(found)),
+        Answer::Heartbeat(answer) => AnswerMessage::Heartbeat(groups::heartbeat_answer_to(image, answer)),
+        Answer::Commit(()) => AnswerMessage::CommitOffsets(v1::CommitOffsetsResponse {}),
+        Answer::ReadOffsets(offsets) => AnswerMessage::FetchOffsets(groups::offsets_to(image, offsets)),
+        Answer::DescribeGroup(described) => {
+            AnswerMessage::DescribeGroup(groups::description_to(image, group, described))
+        }
+        Answer::DeleteGroup(deleted) => AnswerMessage::DeleteGroup(v1::DeleteGroupResponse { deleted }),
+        Answer::DeleteOffsets(deleted) => AnswerMessage::DeleteOffsets(v1::DeleteOffsetsResponse { deleted }),
+        Answer::TrimPartition(log_start) => AnswerMessage::TrimPartition(trimmed(log_start)),
+        Answer::TransferLeader(next) => AnswerMessage::TransferLeader(transferred(next)),
+        Answer::DescribePartitions(states) => AnswerMessage::DescribePartitions(v1::DescribePartitionsResponse {
+            partitions: states.into_iter().map(cluster::partition_to).collect(),
+        }),
+        Answer::DescribeDamage(damage) => AnswerMessage::DescribeDamage(cluster::damage_to(damage)),
+        Answer::ListGroups(list) => AnswerMessage::ListGroups(cluster::groups_to(list)),
+        Answer::KnowsLeaders(all) => AnswerMessage::KnowsLeaders(KnowsLeadersResponse { all }),
+        Answer::ListBrokers(brokers) => AnswerMessage::ListBrokers(ListBrokersResponse {
+            broker_ids: brokers.into_iter().map(BrokerId::get).collect(),
+        }),
+    }
+}
+
+/// The answer of another broker.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub(super) fn answer_of(message: AnswerMessage) -> Result<Answer, RequestError> {
+    Ok(match message {
+        AnswerMessage::Produce(response) => Answer::Append(records::produced_of(&response)),
+        AnswerMessage::Fetch(response) => Answer::Read(records::fetched_of(response)),
+        AnswerMessage::AwaitBytes(AwaitBytesResponse {}) => Answer::Await(()),
+        AnswerMessage::ListOffsets(response) => Answer::FindOffset(records::found_of(&response)),
+        AnswerMessage::Heartbeat(response) => Answer::Heartbeat(groups::heartbeat_answer_of(&response)?),
+        AnswerMessage::CommitOffsets(v1::CommitOffsetsResponse {}) => Answer::Commit(()),
+        AnswerMessage::FetchOffsets(response) => Answer::ReadOffsets(groups::offsets_of(response)?),
+        AnswerMessage::DescribeGroup(response) => Answer::DescribeGroup(groups::description_of(response)?),
+        AnswerMessage::DeleteGroup(response) => Answer::DeleteGroup(response.deleted),
+        AnswerMessage::DeleteOffsets(response) => Answer::DeleteOffsets(response.deleted),
+        AnswerMessage::TrimPartition(response) => Answer::TrimPartition(Offset(response.log_start_offset)),
+        AnswerMessage::TransferLeader(response) => Answer::TransferLeader(NewLeader {
+            leader: BrokerId(response.leader_id),
+            leader_epoch: LeaderEpoch(response.leader_epoch),
+        }),
+        AnswerMessage::DescribePartitions(response) => {
+            let states = response.partitions.into_iter().map(cluster::partition_of);
+            Answer::DescribePartitions(states.collect::<Result<_, _>>()?)
+        }
+        AnswerMessage::DescribeDamage(response) => Answer::DescribeDamage(cluster::damage_of(response)),
+        AnswerMessage::ListGroups(response) => Answer::ListGroups(cluster::groups_of(response)),
+        AnswerMessage::KnowsLeaders(response) => Answer::KnowsLeaders(response.all),
+        AnswerMessage::ListBrokers(response) => {
+            Answer::ListBrokers(response.broker_ids.into_iter().map(BrokerId).collect())
+        }
+    })
+}

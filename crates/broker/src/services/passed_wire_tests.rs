@@ -1,0 +1,310 @@
+//! Calls and answers on their way between brokers, there and back.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jangada_controller::Image;
+use jangada_coordinator::{
+    Assignor, CommitRequest, Committed, Epoch, GroupState, HeartbeatRequest, HeartbeatResponse, Holding, MemberState,
+    OffsetCommit, PartitionSet, Subscription, TopicPartition,
+};
+use jangada_types::{BrokerId, Incarnation, LeaderEpoch, Offset, PartitionIndex, ReplicaId, TopicId};
+
+use super::passed_wire::{answer_of, answer_to, call_of, call_to};
+use crate::api::call::admin::{NewLeader, TransferLeader, TrimPartition};
+use crate::api::call::cluster::{
+    Damage, DamagedReplica, DamagedStore, DescribeDamage, DescribePartitions, GroupList, GroupSummary, KnowsLeaders,
+    LeadersView, ListBrokers, ListGroups, PartitionState, Voter, WriteRefusal,
+};
+use crate::api::call::groups::{
+    Commit, DeleteGroup, DeleteOffsets, DescribeGroup, GroupDescription, Heartbeat, MemberDescription, PartitionOffset,
+    ReadOffsets,
+};
+use crate::api::call::records::{
+    Acks, AppendBatch, AwaitBytes, FindOffset, FoundOffset, Position, Produced, ReadBatches,
+};
+use crate::api::call::{Answer, Call};
+use crate::api::resolve::{PartitionRef, TopicRef};
+use crate::partition::{Appended, Expectation, Fetched};
+
+const TOPIC: TopicId = TopicId::from_u128(7);
+
+fn partition() -> PartitionRef {
+    PartitionRef {
+        topic: TopicRef::Id(TOPIC),
+        index: PartitionIndex(3),
+    }
+}
+
+fn partitions() -> PartitionSet {
+    [1, 4]
+        .map(|index| TopicPartition::new(TOPIC, index))
+        .into_iter()
+        .collect()
+}
+
+fn calls() -> Vec<Call> {
+    let group: Arc<str> = "readers".into();
+    let heartbeat = HeartbeatRequest {
+        group: group.clone(),
+        member: "m-1".into(),
+        epoch: -2,
+        assignment_version: 5,
+        owned: Some(partitions()),
+        instance_id: Some("i-1".into()),
+        client_id: "c".into(),
+        client_host: "192.0.2.1".into(),
+        rack: Some("r".into()),
+        session_timeout_ms: 45_000,
+        rebalance_timeout_ms: 60_000,
+        subscription: Some(Subscription::new(["a", "b"], Some("c.*"))),
+        assignor: Some(Assignor::Range),
+    };
+    let offset = OffsetCommit {
+        partition: TopicPartition::new(TOPIC, 1),
+        offset: Offset(9),
+        leader_epoch: Some(LeaderEpoch(2)),
+        metadata: "x".into(),
+    };
+    vec![
+        Call::Append(AppendBatch {
+            partition: partition(),
+            batch: Bytes::from_static(b"a batch"),
+            expected: Expectation {
+                end_offset: Some(Offset(4)),
+                key_offset: Some(Offset(-1)),
+            },
+            acks: Acks::None,
+            timeout: Duration::from_millis(1_500),
+        }),
+        Call::Read(ReadBatches {
+            partition: partition(),
+            offset: Offset(5),
+            max_bytes: 1 << 20,
+            leader_epoch: Some(4),
+        }),
+        Call::Await(AwaitBytes {
+            partition: partition(),
+            offset: Offset(5),
+            min_bytes: 100,
+            max_wait: Duration::from_secs(30),
+            leader_epoch: None,
+        }),
+        Call::FindOffset(FindOffset {
+            partition: partition(),
+            position: Position::Timestamp(1_700_000_000_000),
+        }),
+        Call::Heartbeat(Heartbeat {
+            request: heartbeat,
+            min_metadata_version: 12,
+            bytes: 0,
+        }),
+        Call::Commit(Commit {
+            request: CommitRequest {
+                group: group.clone(),
+                member: Some(("m-1".into(), 3)),
+                offsets: vec![offset],
+            },
+            bytes: 0,
+        }),
+        Call::ReadOffsets(ReadOffsets {
+            group: group.clone(),
+            partitions: partitions().iter().collect(),
+        }),
+        Call::DescribeGroup(DescribeGroup { group: group.clone() }),
+        Call::DeleteGroup(DeleteGroup { group: group.clone() }),
+        Call::DeleteOffsets(DeleteOffsets {
+            group,
+            partitions: partitions(),
+            bytes: 0,
+        }),
+        Call::TrimPartition(TrimPartition {
+            partition: partition(),
+            before: None,
+        }),
+        Call::TransferLeader(TransferLeader {
+            partition: partition(),
+            to: BrokerId(2),
+        }),
+        Call::DescribePartitions(DescribePartitions { topic: None }),
+        Call::DescribeDamage(DescribeDamage),
+        Call::ListGroups(ListGroups),
+        Call::KnowsLeaders(KnowsLeaders {
+            topic: TOPIC,
+            min_version: 8,
+        }),
+        Call::ListBrokers(ListBrokers),
+    ]
+}
+
+#[test]
+fn a_call_is_there_as_it_was_here() {
+    let image = Image::default();
+    for call in calls() {
+        let text = format!("{call:?}");
+        let sent = call_to(&image, call);
+        let read = call_of(&image, sent.clone(), "192.0.2.1".into()).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert_eq!(call_to(&image, read), sent, "{text}");
+    }
+}
+
+#[test]
+fn a_client_is_where_its_broker_says_that_it_is() {
+    let image = Image::default();
+    let heartbeat = calls().into_iter().find(|call| matches!(call, Call::Heartbeat(_)));
+    let sent = call_to(&image, heartbeat.expect("there is one"));
+    let read = call_of(&image, sent, "203.0.113.9".into());
+    let Ok(Call::Heartbeat(read)) = read else {
+        panic!("{read:?}")
+    };
+    assert_eq!(&*read.request.client_host, "203.0.113.9");
+    assert!(read.bytes > 0, "it takes room");
+}
+
+fn answers() -> Vec<Answer> {
+    let committed = Committed {
+        offset: Offset(9),
+        leader_epoch: None,
+        metadata: "x".into(),
+        committed_at_ms: 1_700_000_000_000,
+    };
+    let member = MemberDescription {
+        id: "m-1".into(),
+        instance_id: None,
+        client_id: "c".into(),
+        client_host: "192.0.2.1".into(),
+        rack: "r".into(),
+        state: MemberState::Revoking,
+        epoch: Epoch(4),
+        subscription: Arc::new(Subscription::new(["a"], None)),
+        owned: Box::new([Holding {
+            partition: TopicPartition::new(TOPIC, 1),
+            since: Epoch(2),
+            is_revoking: true,
+        }]),
+        target: partitions(),
+        session_timeout_ms: 45_000,
+        rebalance_timeout_ms: 60_000,
+        assignor: Some(Assignor::Uniform),
+    };
+    let seen = LeadersView {
+        in_sync: vec![BrokerId(1)],
+        voters: vec![Voter {
+            replica: ReplicaId::new(BrokerId(1), Incarnation(2)),
+            in_sync: true,
+            is_damaged: true,
+        }],
+        high_watermark: Offset(20),
+        log_start: Offset(3),
+        size_bytes: 1_000,
+        write_refusal: Some(WriteRefusal {
+            reason: "DISK_FULL".to_owned(),
+            message: "the disk is full".to_owned(),
+            partitions: 1,
+        }),
+    };
+    let state = |seen| PartitionState {
+        topic: "orders".into(),
+        topic_id: TOPIC,
+        partition: PartitionIndex(3),
+        leader: Some((BrokerId(1), LeaderEpoch(4))),
+        replicas: vec![BrokerId(1), BrokerId(2)],
+        seen,
+    };
+    vec![
+        Answer::Append(Produced::Appended(Appended {
+            base_offset: Offset(0),
+            last_offset: Offset(4),
+            append_time_ms: -1,
+            log_start: Offset(0),
+            duplicate: true,
+        })),
+        Answer::Append(Produced::Taken { log_start: Offset(3) }),
+        Answer::Read(Fetched {
+            batches: Bytes::from_static(b"batches"),
+            next_offset: Offset(9),
+            high_watermark: Offset(12),
+            log_start: Offset(1),
+            epoch: LeaderEpoch(5),
+        }),
+        Answer::Await(()),
+        Answer::FindOffset(FoundOffset {
+            offset: Some(Offset(4)),
+            timestamp_ms: None,
+            leader_epoch: LeaderEpoch(5),
+        }),
+        Answer::Heartbeat(None),
+        Answer::Heartbeat(Some(HeartbeatResponse {
+            epoch: Epoch(3),
+            heartbeat_interval_ms: 3_000,
+            assignment_version: 7,
+            assignment: Some(partitions()),
+        })),
+        Answer::Commit(()),
+        Answer::ReadOffsets(vec![
+            PartitionOffset {
+                partition: TopicPartition::new(TOPIC, 1),
+                committed: Some(committed),
+                added: false,
+            },
+            PartitionOffset {
+                partition: TopicPartition::new(TOPIC, 2),
+                committed: None,
+                added: true,
+            },
+        ]),
+        Answer::DescribeGroup(GroupDescription {
+            state: GroupState::Reconciling,
+            coordinator: BrokerId(3),
+            epoch: Epoch(4),
+            assignment_epoch: Epoch(3),
+            members: vec![member],
+        }),
+        Answer::DeleteGroup(4),
+        Answer::DeleteOffsets(2),
+        Answer::TrimPartition(Offset(30)),
+        Answer::TransferLeader(NewLeader {
+            leader: BrokerId(2),
+            leader_epoch: LeaderEpoch(9),
+        }),
+        Answer::DescribePartitions(vec![state(Some(seen)), state(None)]),
+        Answer::DescribeDamage(Damage {
+            replicas: vec![DamagedReplica {
+                topic: "orders".to_owned(),
+                partition: PartitionIndex(1),
+                broker: BrokerId(2),
+                damage: "a checksum".to_owned(),
+                state: "held".to_owned(),
+                detail: "it leads".to_owned(),
+            }],
+            stores: vec![DamagedStore {
+                broker: BrokerId(2),
+                damage: "a file".to_owned(),
+            }],
+        }),
+        Answer::ListGroups(GroupList {
+            groups: vec![GroupSummary {
+                group: "readers".to_owned(),
+                state: "Stable".to_owned(),
+                members: 2,
+                coordinator: BrokerId(1),
+                epoch: 3,
+            }],
+            missing_shards: BTreeSet::from([PartitionIndex(4)]),
+        }),
+        Answer::KnowsLeaders(true),
+        Answer::ListBrokers(vec![BrokerId(1), BrokerId(3)]),
+    ]
+}
+
+#[test]
+fn an_answer_is_here_as_it_was_there() {
+    let image = Image::default();
+    for answer in answers() {
+        let sent = answer_to(&image, "readers", answer);
+        let read = answer_of(sent.clone()).unwrap_or_else(|error| panic!("{sent:?}: {error}"));
+        assert_eq!(answer_to(&image, "readers", read), sent);
+    }
+}
