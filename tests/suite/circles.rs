@@ -8,25 +8,6 @@ use crate::tree;
 /// Files of a circle that is no more than two sides of one thing.
 const FILES_MAX: usize = 2;
 
-/// A circle that is left.
-struct Known {
-    krate: &'static str,
-    /// One of its files.
-    file: &'static str,
-    /// It does not grow.
-    files_max: usize,
-    /// Why it is there, and what opens it.
-    reason: &'static str,
-}
-
-/// This list only shrinks.
-const KNOWN: [Known; 1] = [Known {
-    krate: "broker",
-    file: "admission/call.rs",
-    files_max: 14,
-    reason: "admission counts in `Metrics`, whose `mod.rs` holds every family; a family for admission of its own opens it",
-}];
-
 /// Files that reach each other: each set is one circle.
 fn circles(imports: &[Import]) -> Vec<BTreeSet<&str>> {
     let mut next: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
@@ -72,32 +53,13 @@ fn no_circle_of_imports_crosses_more_than_two_files() {
         .filter_map(|file| file.path.strip_prefix("crates/")?.strip_suffix("/Cargo.toml"))
         .collect();
     let mut offences = Vec::new();
-    let mut met = BTreeSet::new();
     for krate in crates {
         let imports = imports::of_crate(krate, &files);
         for circle in circles(&imports).iter().filter(|circle| circle.len() > FILES_MAX) {
-            let known = KNOWN
-                .iter()
-                .filter(|known| known.krate == krate && circle.contains(known.file));
-            let known: Vec<_> = known.collect();
-            met.extend(known.iter().map(|known| (krate, known.file)));
-            if known.iter().any(|known| circle.len() <= known.files_max) {
-                continue;
-            }
             let lines = lines_of(circle, &imports).join("\n");
             offences.push(format!("{krate}: {} files\n{lines}", circle.len()));
         }
     }
-    let gone = KNOWN
-        .iter()
-        .filter(|known| !met.contains(&(known.krate, known.file)))
-        .map(|known| {
-            format!(
-                "{}: the circle of {} is open; take it off the list ({})",
-                known.krate, known.file, known.reason
-            )
-        });
-    offences.extend(gone);
     assert!(offences.is_empty(), "circles of imports:\n{}\n", offences.join("\n"));
 }
 

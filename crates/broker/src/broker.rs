@@ -13,7 +13,6 @@ use jangada_types::{BrokerId, GroupId};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 
-use crate::admission;
 use crate::clock_guard::ClockGuard;
 use crate::cluster::balance::Balancer;
 use crate::cluster::bootstrap::{Bootstrap, BootstrapError, Local};
@@ -30,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::partition::{self, Shared};
 use crate::pool::Pool;
+use crate::quota;
 use crate::repair::scrub::Scrubber;
 use crate::repair::worker::Repairer;
 use crate::replica::{Replicas, Timers};
@@ -423,7 +423,7 @@ impl Broker {
             metrics: self.metrics.clone(),
         };
         let lag = tokio::spawn(groups::watch_lag(sources, settings.metrics.clone()));
-        let stalled = tokio::spawn(admission::watch_stalled(node.budgets.clone(), stalled_after(settings)));
+        let stalled = tokio::spawn(quota::watch_stalled(node.budgets.clone(), stalled_after(settings)));
         let clocks = tokio::spawn(clock.watch());
         let retention = tokio::spawn(partition::enforce_retention(
             replicas,

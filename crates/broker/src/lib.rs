@@ -12,7 +12,8 @@
 //! - [`Broker`]: starts and stops all of the following.
 //! - [`settings`]: the configuration, from its file, variables and flags.
 //! - `api`: the operations of clients, independent of the protocol they come by.
-//! - `admission`: how much memory, and how many calls and streams, one client may hold of what all share.
+//! - `quota`: how much memory, and how many calls and streams, one client may hold of what all share.
+//! - `admission`: the layer around every gRPC call, which counts against the quotas.
 //! - `cluster`: data directory, bootstrap, metadata, reconciling.
 //! - `partition`: append, read, retention of one partition.
 //! - `groups`: the coordinator's shards, which hold the consumer groups.
@@ -48,6 +49,7 @@ mod node;
 mod partition;
 mod pool;
 mod producer_ids;
+mod quota;
 mod refusal_log;
 mod repair;
 mod replica;

@@ -7,7 +7,6 @@ use jangada_storage::Store;
 use jangada_types::BrokerId;
 use tokio::sync::watch;
 
-use crate::admission::{Budgets, PassedCallers};
 use crate::api::peers::Peers;
 use crate::cluster::metadata::Metadata;
 use crate::error::RequestError;
@@ -16,6 +15,7 @@ use crate::leader_lookup::LeaderLookup;
 use crate::metrics::Metrics;
 use crate::partition;
 use crate::producer_ids::ProducerIds;
+use crate::quota::{Budgets, PassedCallers};
 use crate::repair::Repairs;
 use crate::repair::scrub::ScrubStatus;
 use crate::replica::{Replicas, Timers};
@@ -64,7 +64,7 @@ impl Node {
         let metrics = partitions.metrics.clone();
         let stopping = Stopping::new(metadata.registry.identity().broker, is_stopping);
         let groups = groups::Shared::new(&settings.groups, timers, metrics.groups.clone());
-        let budgets = Budgets::new(&settings.limits, metrics.admission.clone());
+        let budgets = Budgets::new(&settings.limits, metrics.quota.clone());
         Self {
             leaders: LeaderLookup::new(replicas.clone(), stopping.clone()),
             groups: Arc::new(groups),

@@ -24,13 +24,14 @@ use tonic::Status;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
-use crate::admission::{Admission, Budgets, CONNECTION_WINDOW_BYTES, Guarded, STREAM_WINDOW_BYTES, admit, admit_peer};
+use crate::admission::{Admission, Guarded, admit, admit_peer};
 use crate::api::cluster::ClusterView;
 use crate::health::{Health, SERVICES};
 use crate::http;
 use crate::listener::{Connection, Listener, count_calls, serve};
 use crate::metrics::Metrics;
 use crate::node::Node;
+use crate::quota::{Budgets, CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use crate::services::admin::Admin;
 use crate::services::groups::Groups;
 use crate::services::internal::Internal;
@@ -108,7 +109,7 @@ impl Service {
             );
             async move { Status::failed_precondition(message).into_http::<axum::body::Body>() }
         };
-        let budgets = Budgets::between_brokers(metrics.admission.clone());
+        let budgets = Budgets::between_brokers(metrics.quota.clone());
         let admission = Admission::new(transport::MESSAGE_BYTES_MAX, stalled_after(settings), metrics);
         let routes = Routes::new(service).into_axum_router().fallback(refuse);
         Self {

@@ -3,25 +3,19 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use parking_lot::Mutex;
-use tokio::time::Instant;
 use tonic::Status;
 
-use super::budget::Resource;
 use super::call::{Call, outcome};
-use super::caller::{Caller, Holding};
 use super::frame::HEAD_BYTES;
 use crate::error::RequestError;
 use crate::metrics::Ending;
+use crate::quota::{Holding, Resource, Sent};
 
 /// How much of a response HTTP/2 gets at once. It accepts a whole piece as soon as its window and its buffer have any space, so
 /// with small pieces a large response waits here, where its progress is observed.
@@ -29,48 +23,6 @@ const PIECE_BYTES: usize = 64 << 10;
 
 /// The part of the transport's encode buffer that the budget of a call (`limits.calls_max`) includes, bytes.
 const BUFFER_BYTES: usize = 16 << 10;
-
-/// A response that is being sent: how many of its bytes are in memory, and when one of them was last sent.
-pub(super) struct Sending {
-    number: u64,
-    caller: Weak<Caller>,
-    unsent: AtomicUsize,
-    moved_at: Mutex<Instant>,
-}
-
-impl Sending {
-    pub fn new(number: u64, caller: Weak<Caller>) -> Self {
-        Self {
-            number,
-            caller,
-            unsent: AtomicUsize::new(0),
-            moved_at: Mutex::new(Instant::now()),
-        }
-    }
-
-    fn moves(&self) {
-        *self.moved_at.lock() = Instant::now();
-    }
-
-    /// For how long no byte has been sent while some are unsent.
-    pub fn stalled_for(&self, now: Instant) -> Duration {
-        if self.unsent.load(SeqCst) == 0 {
-            return Duration::ZERO;
-        }
-        now.saturating_duration_since(*self.moved_at.lock())
-    }
-}
-
-/// Shared by all bytes of a response: with the last of them the response is removed from its connection's list.
-pub(super) struct Sent(pub Arc<Sending>);
-
-impl Drop for Sent {
-    fn drop(&mut self) {
-        if let Some(caller) = self.0.caller.upgrade() {
-            caller.end_answer(self.0.number);
-        }
-    }
-}
 
 /// Bytes of a response with their holding. HTTP/2 drops its last slice of them once it is written to the socket, or when the
 /// stream or the connection ends.
@@ -88,9 +40,7 @@ impl AsRef<[u8]> for Unsent {
 
 impl Drop for Unsent {
     fn drop(&mut self) {
-        let sending = &self.sent.0;
-        sending.unsent.fetch_sub(self.bytes.len(), SeqCst);
-        sending.moves();
+        self.sent.progress().sent(self.bytes.len());
     }
 }
 
@@ -121,7 +71,7 @@ pub(super) struct AnswerBody {
 
 impl AnswerBody {
     pub fn new(body: Body, call: Arc<Call>, kind: Kind, ending: Ending) -> Self {
-        let sent = Arc::new(Sent(call.caller().begin_answer()));
+        let sent = Arc::new(call.caller().begin_answer());
         Self {
             body,
             call,
@@ -141,7 +91,7 @@ impl AnswerBody {
         if first.is_empty() {
             self.rest.pop_front();
         }
-        self.sent.0.moves();
+        self.sent.progress().moves();
         Some(piece)
     }
 
@@ -193,7 +143,7 @@ impl AnswerBody {
         if bytes.is_empty() {
             return;
         }
-        self.sent.0.unsent.fetch_add(bytes.len(), SeqCst);
+        self.sent.progress().add(bytes.len());
         self.rest.push_back(Bytes::from_owner(Unsent {
             bytes,
             sent: self.sent.clone(),
@@ -275,10 +225,9 @@ mod tests {
 
     use tonic_types::StatusExt as _;
 
-    use super::super::budget::Budgets;
     use super::*;
     use crate::api::context::RequestContext;
-    use crate::metrics::AdmissionMetrics;
+    use crate::quota::{Budgets, Caller, QuotaMetrics};
 
     const LIMIT: usize = 1 << 20;
     const READER: Kind = Kind {
@@ -292,11 +241,7 @@ mod tests {
 
     /// Two connections from different addresses.
     fn callers() -> [Arc<Caller>; 2] {
-        let budgets = Arc::new(Budgets::with(
-            [LIMIT; Resource::ALL.len()],
-            75,
-            AdmissionMetrics::default(),
-        ));
+        let budgets = Arc::new(Budgets::with([LIMIT; Resource::ALL.len()], 75, QuotaMetrics::default()));
         [1, 2].map(|last| Caller::new(SocketAddr::from(([127, 0, 0, last], 1)), &budgets))
     }
 

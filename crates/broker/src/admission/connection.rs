@@ -9,13 +9,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
-use super::budget::Budgets;
-use super::caller::Caller;
-
-/// The flow-control window of a stream (RFC 9113, section 5.2), bytes: as much may be in memory before it is counted.
-pub(crate) const STREAM_WINDOW_BYTES: u32 = 2 << 20;
-/// The flow-control window of all streams of a connection together, bytes.
-pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+use crate::quota::{Budgets, Caller};
 
 /// A socket whose connection its [`Caller`] can close.
 pub(crate) struct Guarded<S> {

@@ -9,7 +9,7 @@ use jangada_proto::v1::FetchResponse;
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
-use super::caller::Holding;
+use crate::quota::Holding;
 
 /// gRPC's prefix of a message: a flag whether it is compressed, and its length (PROTOCOL-HTTP2.md, "Length-Prefixed-Message").
 pub(super) const HEAD_BYTES: usize = 5;

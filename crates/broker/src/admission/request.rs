@@ -19,11 +19,10 @@ use tokio::time::Sleep;
 use tonic::Status;
 
 use super::batches::Collector;
-use super::budget::Resource;
-use super::call::{Admission, Call};
-use super::caller::Holding;
+use super::call::Call;
 use crate::error::RequestError;
 use crate::metrics::Metrics;
+use crate::quota::{Holding, Resource};
 
 /// How long a message waits for its holding before it is refused.
 const HOLDING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -129,6 +128,15 @@ pub(super) struct RequestBody {
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
+/// How the messages of a request are counted.
+pub(super) struct Counting {
+    pub contract: Arc<Contract>,
+    pub metrics: Arc<Metrics>,
+    pub bytes_max: Limit,
+    /// How long a message may be incomplete without a further byte of it coming.
+    pub stalled_after: Duration,
+}
+
 /// The largest message, bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Limit {
@@ -139,13 +147,19 @@ pub(super) struct Limit {
 }
 
 impl RequestBody {
-    pub fn new(body: Body, admission: &Admission, called: CalledMethod, call: Arc<Call>, received: Received) -> Self {
+    pub fn new(body: Body, counting: Counting, called: CalledMethod, call: Arc<Call>, received: Received) -> Self {
         let collects = called.name() == "LogService/ProduceStream";
+        let Counting {
+            contract,
+            metrics,
+            bytes_max,
+            stalled_after,
+        } = counting;
         Self {
             body,
-            contract: admission.contract.clone(),
-            metrics: admission.metrics.clone(),
-            bytes_max: admission.limit(&called),
+            contract,
+            metrics,
+            bytes_max,
             called,
             collector: collects.then(|| Collector::new(call.batches.clone())),
             failed: None,
@@ -154,7 +168,7 @@ impl RequestBody {
             place: BETWEEN,
             message_bytes: 0,
             waiting: None,
-            stalled_after: admission.stalled_after,
+            stalled_after,
             deadline: None,
         }
     }

@@ -7,9 +7,9 @@ use tokio::time::Instant;
 
 use super::context::RequestContext;
 use super::operation::Operation;
-use crate::admission::{Holding, Resource};
 use crate::error::RequestError;
 use crate::metrics::{Ending, MethodMetrics, Metrics};
+use crate::quota::{Holding, Resource};
 
 /// Where calls begin: those of this broker's own clients, or those that other brokers pass on.
 pub(crate) struct Boundary {

@@ -10,9 +10,9 @@ use super::fetch::{Fetch, Form, PartitionReader, Read};
 use super::groups::GroupCoordinator;
 use super::produce::{self, Append, Patience, ReadyBatch};
 use super::{damage, group_list, metadata, offsets, partition_admin, partition_states, resolve};
-use crate::admission::Holding;
 use crate::error::RequestError;
 use crate::node::Node;
+use crate::quota::Holding;
 
 /// An answer, with the room that it takes until it is sent.
 pub(crate) struct CarriedOut {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jangada_types::BrokerId;
 use tokio::time::Instant;
 
-use crate::admission::Caller;
+use crate::quota::Caller;
 
 /// Goes with every call, also when it is passed on.
 #[derive(Clone)]

@@ -11,11 +11,11 @@ use super::call::records::{AwaitBytes, ReadBatches};
 use super::context::RequestContext;
 use super::passing::{PASS_TIMEOUT, pass_on};
 use super::resolve::{self, PartitionRef};
-use crate::admission::{Holding, Resource};
 use crate::error::RequestError;
 use crate::leader_lookup::Lead;
 use crate::node::Node;
 use crate::partition::{Fetched, Partition};
+use crate::quota::{Holding, Resource};
 use crate::target::Target;
 
 /// How long a fetch waits for room. Longer, and whoever asks for much would hold up those behind it on its connection that

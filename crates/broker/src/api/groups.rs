@@ -15,11 +15,11 @@ use super::call::groups::{
 };
 use super::context::RequestContext;
 use super::passing::{PASS_TIMEOUT, pass_on};
-use crate::admission::Resource;
 use crate::error::RequestError;
 use crate::groups::CoordinatorReplica;
 use crate::leader_lookup::Lead;
 use crate::node::Node;
+use crate::quota::Resource;
 use crate::replica::LEADER_RETRY;
 use crate::target::Target;
 

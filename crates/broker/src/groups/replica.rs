@@ -7,8 +7,8 @@ use jangada_coordinator::{Answer, Image, Leader, Now, Step, TopicPartition};
 use jangada_types::{Offset, Reason, Rejection};
 
 use super::COORDINATOR_REPLICAS;
-use crate::admission::Holding;
 use crate::error::RequestError;
+use crate::quota::Holding;
 use crate::replica::{Driven, Driver, Front, Hosted, Kind};
 
 /// After this time a client should ask a group again that has just changed.

@@ -38,8 +38,8 @@ pub(crate) use self::requests::{Ending, MethodMetrics, OK, PassedOn, RequestMetr
 pub(crate) use self::text::Form;
 pub(crate) use self::topics::{TopicMetrics, TopicTraffic};
 pub(crate) use self::writer::Writer;
-use crate::admission::{Resource, Scope};
 use crate::listener::ConnectionMetrics;
+use crate::quota::QuotaMetrics;
 use crate::refusal_log::RefusalLog;
 use crate::repair::DAMAGE_KINDS;
 use crate::settings::MetricsSettings;
@@ -65,12 +65,6 @@ struct CauseLabel {
     cause: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ShareLabel {
-    resource: &'static str,
-    share: &'static str,
-}
-
 /// The counters and histograms of a broker.
 pub(crate) struct Metrics {
     registry: Mutex<Registry>,
@@ -82,7 +76,7 @@ pub(crate) struct Metrics {
     /// Logs the errors that an operator should know of.
     pub refusals: RefusalLog,
     /// Counters of the budgets that clients share.
-    pub admission: AdmissionMetrics,
+    pub quota: QuotaMetrics,
     damages: Family<KindLabel, Counter>,
     repairs: Counter,
     /// Counters of the consumer groups whose shards this broker leads.
@@ -103,43 +97,6 @@ pub(crate) struct Metrics {
 struct Durations {
     produce: Latency,
     fetch: Latency,
-}
-
-/// The counters of admission.
-#[derive(Clone, Default)]
-pub(crate) struct AdmissionMetrics {
-    refusals: Family<ShareLabel, Counter>,
-    /// Connections that were closed because an answer was not taken.
-    pub stalled: Counter,
-}
-
-impl AdmissionMetrics {
-    /// Counts a request that was refused because a resource was used up.
-    pub fn refused(&self, resource: &'static str, share: &'static str) {
-        self.refusals.get_or_create(&ShareLabel { resource, share }).inc();
-    }
-
-    fn registered(registry: &mut Registry) -> Self {
-        let metrics = Self {
-            refusals: registered(
-                registry,
-                "admission_refusals",
-                "Requests and fetches that found no room, by resource and whose share was used up",
-            ),
-            stalled: registered(
-                registry,
-                "stalled_connections",
-                "Connections that were closed because an answer was not taken in time",
-            ),
-        };
-        for resource in Resource::ALL {
-            for share in Scope::ALL {
-                let (resource, share) = (resource.name(), share.name());
-                drop(metrics.refusals.get_or_create(&ShareLabel { resource, share }));
-            }
-        }
-        metrics
-    }
 }
 
 /// The counters of the group coordinator.
@@ -200,7 +157,7 @@ impl Metrics {
                 "Calls and answers inside streams that are errors, by reason",
             ),
             refusals: RefusalLog::default(),
-            admission: AdmissionMetrics::registered(all),
+            quota: QuotaMetrics::registered(all),
             damages: registered(all, "damages", "Damaged replicas that were found here, by kind"),
             repairs: registered(
                 all,

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::admission::Caller;
+use crate::quota::Caller;
 
 /// After this time a producer that was turned away for lack of room should try again.
 pub(super) const BUSY_RETRY: Duration = Duration::from_millis(25);

@@ -52,7 +52,7 @@ mod tests {
     use super::super::testing::{Broker, Options, PATIENCE, append};
     use super::super::{Appended, Expectation};
     use super::*;
-    use crate::admission::Caller;
+    use crate::quota::Caller;
 
     fn batch(sequence: i32, records: usize) -> Bytes {
         let mut builder = BatchBuilder::new(Codec::None);

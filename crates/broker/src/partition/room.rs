@@ -7,8 +7,8 @@ use jangada_types::Reason;
 
 use super::inflight::{BUSY_RETRY, Full, InflightPart};
 use super::{Partition, Shared};
-use crate::admission::{Caller, Holding, Resource};
 use crate::error::RequestError;
+use crate::quota::{Caller, Holding, Resource};
 
 /// Part of the budgets: the broker's, and a partition's.
 pub(crate) struct Room {

@@ -10,11 +10,11 @@ use jangada_replication::Publisher;
 use jangada_types::{GroupId, PartitionIndex, TopicConfig};
 
 use super::{Appended, Expectation, KIND, Partition, PartitionPublisher, Shared, View, checkpoint_bytes};
-use crate::admission::Caller;
 use crate::clock_guard::ClockGuard;
 use crate::error::RequestError;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
+use crate::quota::Caller;
 use crate::replica::{ReplicaName, Replicas};
 use crate::seams::WallClock;
 use crate::testing::Alone;

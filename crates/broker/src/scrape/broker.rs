@@ -9,10 +9,10 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 
 use super::replication::{CommitSamples, Replicas};
-use crate::admission::Resource;
 use crate::groups::CoordinatorReplica;
 use crate::metrics::Writer;
 use crate::node::Node;
+use crate::quota::Resource;
 
 const MS_PER_SECOND: f64 = 1e3;
 

@@ -21,12 +21,13 @@ use tonic::{Status, Streaming};
 use super::names;
 use super::plain::{self, Unpacked};
 use super::unread::unread;
-use crate::admission::{Call, Framed, Holding, Resource};
+use crate::admission::{Call, Framed};
 use crate::api::context::RequestContext;
 use crate::api::fetch::{self, Fetch, Form, PartitionReader, Read};
 use crate::error::RequestError;
 use crate::node::Node;
 use crate::pool::SMALL_BYTES;
+use crate::quota::{Holding, Resource};
 
 /// What a fetch stream pushes.
 pub(crate) type Pushed = Pin<Box<dyn Stream<Item = Result<FetchStreamResponse, Status>> + Send>>;

@@ -21,11 +21,12 @@ use super::record_wire::{self as wire, invalid};
 use super::unanswered::{Place, Unanswered};
 use super::unread::unread;
 use super::{names, pack, status};
-use crate::admission::{Batches, Call, Holding, Resource};
+use crate::admission::{Batches, Call};
 use crate::api::produce::{self, Accepted, Append, Patience, Payload, ReadyBatch};
 use crate::api::resolve::{self, PartitionRef};
 use crate::error::RequestError;
 use crate::node::Node;
+use crate::quota::{Holding, Resource};
 use crate::target::Target;
 
 /// The answers of a produce stream.

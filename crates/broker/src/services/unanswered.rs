@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::admission::{Caller, Holding, Resource};
+use crate::quota::{Caller, Holding, Resource};
 
 /// Requests of one stream. More than clients have under way on some hundred partitions, with five for each.
 const UNANSWERED_MAX: usize = 4096;

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use super::budget::Scope;
+use super::resource::Scope;
 
 /// The calls that wait for one resource.
 #[derive(Default)]

@@ -70,8 +70,7 @@ impl PassedCallers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::Resource;
-    use crate::metrics::AdmissionMetrics;
+    use crate::quota::{QuotaMetrics, Resource};
 
     fn client(port: u16) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], port))
@@ -79,7 +78,7 @@ mod tests {
 
     fn passed_callers(kept_for: Duration) -> PassedCallers {
         let limits = [1 << 20; Resource::ALL.len()];
-        let budgets = Arc::new(Budgets::with(limits, 75, AdmissionMetrics::default()));
+        let budgets = Arc::new(Budgets::with(limits, 75, QuotaMetrics::default()));
         PassedCallers::keeping_for(budgets, kept_for)
     }
 

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::{Arc, Weak};
 use std::task::Context;
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::answer::Sending;
-use super::budget::{Address, Budgets, PerResource, Resource, Scope};
-use super::stalled::{CHECK_INTERVAL_WHILE_OTHERS_WAIT, STALLED_AFTER_WHILE_OTHERS_WAIT};
+use super::budget::{Address, Budgets};
+use super::resource::{PerResource, Resource, Scope};
+use super::sending::Sending;
 use super::waits::Demand;
 use crate::error::RequestError;
 
@@ -29,7 +29,13 @@ const GROUP_RETRY: Duration = Duration::from_millis(100);
 /// The retry delay for streams.
 const STREAM_RETRY: Duration = Duration::from_secs(1);
 
-/// A client's connection, with what it holds.
+/// How long a response may be without progress while others wait for the memory that it holds. A client that is busy for longer
+/// without reading should fetch less at once.
+const STALLED_AFTER_WHILE_OTHERS_WAIT: Duration = Duration::from_secs(2);
+/// How often a call that waits checks for such responses.
+const CHECK_INTERVAL_WHILE_OTHERS_WAIT: Duration = Duration::from_millis(250);
+
+/// A client's connection, with what it holds; or a client of another broker whose calls are passed on.
 pub(crate) struct Caller {
     peer: SocketAddr,
     address: Arc<Address>,
@@ -71,7 +77,7 @@ impl Caller {
     #[cfg(test)]
     pub fn alone() -> Arc<Self> {
         let settings = crate::settings::LimitSettings::default();
-        let budgets = Budgets::new(&settings, crate::metrics::AdmissionMetrics::default());
+        let budgets = Budgets::new(&settings, crate::quota::QuotaMetrics::default());
         Self::new(SocketAddr::from(([127, 0, 0, 1], 1)), &budgets)
     }
 
@@ -84,7 +90,7 @@ impl Caller {
         self.peer
     }
 
-    pub(super) fn budgets(&self) -> &Arc<Budgets> {
+    pub fn budgets(&self) -> &Arc<Budgets> {
         &self.address.budgets
     }
 
@@ -157,7 +163,7 @@ impl Caller {
     /// flow-control window meanwhile. `None` when that would be too much of this window, or of all connections' windows. One
     /// stream's worth of the connection's window is always left, since the stream that goes on may be the one that gives back
     /// what this message waits for.
-    pub(super) fn hold_window(self: &Arc<Self>, bytes: usize) -> Option<WindowHolding> {
+    pub fn hold_window(self: &Arc<Self>, bytes: usize) -> Option<WindowHolding> {
         let windows = self.budgets().windows;
         let bytes = bytes.min(windows.stream);
         let in_all = self.take_now(Resource::Windows, bytes).ok()?;
@@ -171,10 +177,10 @@ impl Caller {
     }
 
     /// Counts a refusal, and returns the error for the client.
-    pub(super) fn refused(&self, resource: Resource, amount: usize, scope: Scope) -> RequestError {
+    pub fn refused(&self, resource: Resource, amount: usize, scope: Scope) -> RequestError {
         let at = resource as usize;
         let budgets = self.budgets();
-        budgets.metrics.refused(resource.name(), scope.name());
+        budgets.metrics.refused(resource, scope);
         let (limit, setting) = (budgets.limit(resource), resource.setting());
         let (who, held) = match scope {
             Scope::Connection => ("this connection".to_owned(), self.used[at].load(SeqCst)),
@@ -235,16 +241,15 @@ impl Caller {
     }
 
     /// Registers a response that is to be sent.
-    pub(super) fn begin_answer(self: &Arc<Self>) -> Arc<Sending> {
+    pub fn begin_answer(self: &Arc<Self>) -> Sent {
         let number = self.next_answer.fetch_add(1, Relaxed);
-        let sending = Arc::new(Sending::new(number, Arc::downgrade(self)));
+        let sending = Arc::new(Sending::new());
         self.answers.lock().insert(number, sending.clone());
-        sending
-    }
-
-    /// Removes a response that is sent or given up.
-    pub(super) fn end_answer(&self, number: u64) {
-        self.answers.lock().remove(&number);
+        Sent {
+            caller: Arc::downgrade(self),
+            number,
+            sending,
+        }
     }
 
     /// The longest time that a response with unsent bytes has been without progress.
@@ -262,7 +267,7 @@ impl Caller {
     }
 
     /// Whether the connection is to be closed. If not, wakes the task of `cx` when it is later.
-    pub(super) fn is_ended(&self, cx: &Context<'_>) -> bool {
+    pub fn is_ended(&self, cx: &Context<'_>) -> bool {
         if self.is_ended.load(SeqCst) {
             return true;
         }
@@ -271,8 +276,30 @@ impl Caller {
     }
 }
 
+/// Shared by all bytes of a response: with the last of them the response is removed from its connection's list.
+pub(crate) struct Sent {
+    caller: Weak<Caller>,
+    number: u64,
+    sending: Arc<Sending>,
+}
+
+impl Sent {
+    /// The progress of the response.
+    pub fn progress(&self) -> &Sending {
+        &self.sending
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        if let Some(caller) = self.caller.upgrade() {
+            caller.answers.lock().remove(&self.number);
+        }
+    }
+}
+
 /// Bytes of a connection's flow-control window, which are given back when this is dropped.
-pub(super) struct WindowHolding {
+pub(crate) struct WindowHolding {
     caller: Arc<Caller>,
     bytes: usize,
     _in_all: Holding,
@@ -343,14 +370,14 @@ impl Drop for Holding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::AdmissionMetrics;
+    use crate::quota::QuotaMetrics;
 
     const LIMIT: usize = 1_000;
     const TIMEOUT: Duration = Duration::from_secs(30);
 
     fn callers(count: u16) -> Vec<Arc<Caller>> {
         let limits = [LIMIT; Resource::ALL.len()];
-        let budgets = Arc::new(Budgets::with(limits, 75, AdmissionMetrics::default()));
+        let budgets = Arc::new(Budgets::with(limits, 75, QuotaMetrics::default()));
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
         (0..count).map(|port| Caller::new(address(port), &budgets)).collect()
     }
@@ -473,7 +500,7 @@ mod tests {
     #[test]
     fn what_waits_on_many_connections_has_a_bound_over_all_of_them() {
         let settings = crate::settings::LimitSettings::default();
-        let budgets = Budgets::new(&settings, AdmissionMetrics::default());
+        let budgets = Budgets::new(&settings, QuotaMetrics::default());
         let callers: Vec<_> = (0..1_000)
             .map(|port| Caller::new(SocketAddr::from(([127, 0, 0, 1], port)), &budgets))
             .collect();

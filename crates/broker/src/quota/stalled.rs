@@ -12,12 +12,6 @@ use super::budget::Budgets;
 /// The least time between two checks.
 const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
-/// How long a response may be without progress while others wait for the memory that it holds. A client that is busy for longer
-/// without reading should fetch less at once.
-pub(super) const STALLED_AFTER_WHILE_OTHERS_WAIT: Duration = Duration::from_secs(2);
-/// How often a call that waits checks for such responses.
-pub(super) const CHECK_INTERVAL_WHILE_OTHERS_WAIT: Duration = Duration::from_millis(250);
-
 /// Closes stalled connections until the task is aborted.
 pub(crate) async fn watch(budgets: Arc<Budgets>, limit: Duration) {
     let mut tick = tokio::time::interval((limit / 8).max(CHECK_INTERVAL_MIN));

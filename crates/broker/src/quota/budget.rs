@@ -29,11 +29,16 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::caller::Caller;
-use super::connection::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
+use super::metrics::QuotaMetrics;
+use super::resource::{PerResource, Resource, Scope};
 use super::waits::Waits;
 use crate::listener::counted_address;
-use crate::metrics::AdmissionMetrics;
 use crate::settings::LimitSettings;
+
+/// The flow-control window of a stream (RFC 9113, section 5.2), bytes: as much may be in memory before it is counted.
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+/// The flow-control window of all streams of a connection together, bytes.
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
 /// A connection may hold 1/`CONNECTION_PART` of what its address may still take.
 const CONNECTION_PART: usize = 2;
@@ -48,110 +53,6 @@ const HEARTBEATS_BYTES: usize = 64 << 20;
 
 /// The limit of messages from other brokers, received and decoded each, bytes: the flow-control windows of several links.
 const BETWEEN_BROKERS_BYTES: usize = 256 << 20;
-
-/// A resource that clients share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Resource {
-    /// Encoded bytes of requests that are being received or processed.
-    Requests,
-    /// Additional bytes that those requests take when they are decoded. Separate from `Requests`, and taken at once when a
-    /// message is complete, so that a complete message never waits for one that is itself waiting.
-    Decoded,
-    /// Bytes of responses, other than records, that are not sent yet.
-    Answers,
-    /// Bytes of fetched batches that are not sent yet.
-    Fetch,
-    /// Like `Fetch`, for fetches that return decoded records. Separate, since such a fetch reserves much more than it usually
-    /// needs, and fetches of batches would wait behind it.
-    PlainFetch,
-    /// Bytes of batches that were received and that Raft still holds.
-    Produce,
-    /// Bytes of offset commits and deletions of offsets that Raft still holds.
-    Commits,
-    /// Bytes of heartbeats that Raft still holds.
-    Heartbeats,
-    /// Number of produce and fetch streams.
-    Streams,
-    /// Number of calls of any kind: each has a task, headers, and buffers of the transport.
-    Calls,
-    /// Bytes in flow-control windows of messages that wait for their holding: they are in memory before they are counted in
-    /// `Requests`.
-    Windows,
-}
-
-impl Resource {
-    pub const ALL: [Self; 11] = [
-        Self::Requests,
-        Self::Decoded,
-        Self::Answers,
-        Self::Fetch,
-        Self::PlainFetch,
-        Self::Produce,
-        Self::Commits,
-        Self::Heartbeats,
-        Self::Streams,
-        Self::Calls,
-        Self::Windows,
-    ];
-
-    /// Whether the resource is counted in bytes; otherwise it is a number of things.
-    pub fn is_bytes(self) -> bool {
-        !matches!(self, Self::Streams | Self::Calls)
-    }
-
-    /// The value of the label `resource` in metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Requests => "requests",
-            Self::Decoded => "decoded",
-            Self::Answers => "answers",
-            Self::Fetch => "fetch",
-            Self::PlainFetch => "plain_fetch",
-            Self::Produce => "produce",
-            Self::Commits => "commits",
-            Self::Heartbeats => "heartbeats",
-            Self::Streams => "streams",
-            Self::Calls => "calls",
-            Self::Windows => "windows",
-        }
-    }
-
-    /// The setting that limits the resource, for error messages.
-    pub fn setting(self) -> &'static str {
-        match self {
-            Self::Requests | Self::Decoded | Self::Windows => "limits.request_inflight_bytes",
-            Self::Answers => "limits.answer_inflight_bytes",
-            Self::Fetch | Self::PlainFetch => "limits.fetch_inflight_bytes",
-            Self::Produce => "limits.produce_inflight_bytes",
-            Self::Commits | Self::Heartbeats => "fixed",
-            Self::Streams => "limits.streams_max",
-            Self::Calls => "limits.calls_max",
-        }
-    }
-}
-
-/// One value per resource.
-pub(super) type PerResource<T> = [T; Resource::ALL.len()];
-
-/// The scope whose limit is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Scope {
-    Connection,
-    Address,
-    Broker,
-}
-
-impl Scope {
-    pub const ALL: [Self; 3] = [Self::Connection, Self::Address, Self::Broker];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Connection => "connection",
-            Self::Address => "address",
-            Self::Broker => "broker",
-        }
-    }
-}
 
 /// The flow-control windows of HTTP/2 (RFC 9113, section 5.2): how many unread bytes a client may send.
 #[derive(Clone, Copy)]
@@ -181,7 +82,7 @@ pub(crate) struct Budgets {
     /// The addresses that have connections.
     addresses: Mutex<HashMap<IpAddr, Weak<Address>>>,
     pub(super) callers: Mutex<Vec<Weak<Caller>>>,
-    pub(super) metrics: AdmissionMetrics,
+    pub(super) metrics: QuotaMetrics,
 }
 
 /// The total of what the connections from one address hold.
@@ -191,7 +92,7 @@ pub(crate) struct Address {
 }
 
 impl Budgets {
-    pub fn new(settings: &LimitSettings, metrics: AdmissionMetrics) -> Arc<Self> {
+    pub fn new(settings: &LimitSettings, metrics: QuotaMetrics) -> Arc<Self> {
         let bytes = |bytes: u64| usize::try_from(bytes).expect("usize has 64 bits");
         let limits = Resource::ALL.map(|resource| match resource {
             Resource::Requests | Resource::Decoded | Resource::Windows => bytes(settings.request_inflight_bytes),
@@ -208,7 +109,7 @@ impl Budgets {
 
     /// The budgets of calls from other brokers. Only what is received is limited: replicated entries are bounded by each link's
     /// window and written before they are acknowledged, and the responses are small.
-    pub fn between_brokers(metrics: AdmissionMetrics) -> Arc<Self> {
+    pub fn between_brokers(metrics: QuotaMetrics) -> Arc<Self> {
         let mut limits = PerResource::default();
         limits[Resource::Requests as usize] = BETWEEN_BROKERS_BYTES;
         limits[Resource::Decoded as usize] = BETWEEN_BROKERS_BYTES;
@@ -220,7 +121,7 @@ impl Budgets {
         })
     }
 
-    pub(super) fn with(limits: PerResource<usize>, address_percent: usize, metrics: AdmissionMetrics) -> Self {
+    pub fn with(limits: PerResource<usize>, address_percent: usize, metrics: QuotaMetrics) -> Self {
         Self {
             limits,
             windows: Window::of(STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES),
@@ -371,7 +272,7 @@ mod tests {
     }
 
     fn budgets(percent: usize) -> Budgets {
-        Budgets::with([LIMIT; Resource::ALL.len()], percent, AdmissionMetrics::default())
+        Budgets::with([LIMIT; Resource::ALL.len()], percent, QuotaMetrics::default())
     }
 
     #[test]
@@ -421,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_little_is_there_beside_any_neighbours() {
-        let budgets = Budgets::with([1_000_000; Resource::ALL.len()], 75, AdmissionMetrics::default());
+        let budgets = Budgets::with([1_000_000; Resource::ALL.len()], 75, QuotaMetrics::default());
         let address = AtomicUsize::new(0);
         for amount in [100_000, 10_000, 1_000, 100] {
             while Client::at(&address).take(&budgets, amount).is_ok() && address.load(SeqCst) < 760_000 {}
