@@ -171,6 +171,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_passed_while_rows_are_read_is_not_lost() {
+        let mut keys = Keys::default();
+        keys.take(7, 1);
+        keys.pass(7, (2, 2));
+        keys.pass(7, (5, 5));
+        assert_eq!(keys.freed(7), Next::Message((2, 2)));
+        assert_eq!(keys.freed(7), Next::Seek(2));
+        // The rows are from before it was appended.
+        keys.pass(7, (11, 11));
+        assert_eq!(keys.found(7, &[(5, 5)], Some(5), true), Next::Message((5, 5)));
+        assert_eq!(keys.freed(7), Next::Seek(5));
+        keys.pass(7, (12, 12));
+        assert_eq!(keys.found(7, &[(11, 11)], Some(11), true), Next::Message((11, 11)));
+        assert_eq!(keys.freed(7), Next::Seek(11));
+        assert_eq!(keys.found(7, &[], None, true), Next::Idle);
+        keys.take(7, 20);
+        keys.pass(7, (21, 21));
+        keys.pass(7, (22, 22));
+        assert_eq!(keys.freed(7), Next::Message((21, 21)));
+        assert_eq!(keys.freed(7), Next::Seek(21));
+        keys.pass(7, (30, 30));
+        assert_eq!(keys.found(7, &[], Some(22), true), Next::Message((30, 30)));
+    }
+
+    #[test]
     fn what_is_parked_goes_in_its_order() {
         let mut keys = Keys::default();
         keys.park(7, (3, 30));

@@ -26,21 +26,30 @@ const TIMER_ROWS: usize = TIMER_WINDOW / 2;
 const GRANT_BYTES: usize = 16;
 /// Messages of one step that expire, or go because the queue is full.
 const EXPIRE_MAX: usize = 1_000;
+/// Whoever waits for a time on the wall clock looks at it so often, milliseconds: it may be stepped meanwhile.
+const WALL_ASK_MS: u64 = 1_000;
 /// While the wall clock is not steady, timers ask again after so long, milliseconds.
 const UNSTEADY_ASK_MS: u64 = 100;
 
 impl Engine {
     /// When the next step is due at the latest, on the monotonic clock.
-    pub fn next_deadline(&self, now: Now) -> Option<u64> {
+    pub fn next_deadline(&self) -> Option<u64> {
+        let Now {
+            monotonic_ms, wall_ms, ..
+        } = self.pumped;
         if self.is_walking {
-            return Some(now.monotonic_ms);
+            return Some(monotonic_ms);
         }
         // What was due at the last step was done then, as far as it could be; what could not waits for another input.
-        let is_later = |at: &u64| *at > self.pumped_ms;
-        let unsteady = self.unsteady_since.map(|_| self.pumped_ms + UNSTEADY_ASK_MS);
-        let of_wall = |at_ms: u64| match unsteady {
-            Some(at) => at,
-            None => now.monotonic_ms.saturating_add(at_ms.saturating_sub(now.wall_ms)),
+        let is_later = |at: &u64| *at > monotonic_ms;
+        let ask_ms = match self.unsteady_since {
+            Some(_) => UNSTEADY_ASK_MS,
+            None => WALL_ASK_MS,
+        };
+        let latest = monotonic_ms + ask_ms;
+        let of_wall = |at_ms: u64| match at_ms.checked_sub(wall_ms).filter(|left| *left > 0) {
+            Some(left) if self.unsteady_since.is_none() => latest.min(monotonic_ms.saturating_add(left)),
+            _ => latest,
         };
         let of_desk = |desk: &Desk| {
             let lost = desk
@@ -48,7 +57,7 @@ impl Engine {
                 .values()
                 .filter_map(|session| session.lost.map(|(_, at)| at))
                 .min();
-            let held_back = Some(desk.held_back_until).filter(|until| *until > now.monotonic_ms);
+            let held_back = Some(desk.held_back_until).filter(|until| *until > monotonic_ms);
             let times = [
                 desk.deadlines.first().map(|(at, _)| *at),
                 desk.retries.first().map(|(at, _)| *at),
@@ -66,7 +75,7 @@ impl Engine {
 
     pub(super) fn pump(&mut self, slots: &Slots, end: u64, now: Now, wall_ms: Option<u64>, out: &mut Vec<Output>) {
         self.is_walking = false;
-        self.pumped_ms = now.monotonic_ms;
+        self.pumped = now;
         let ids: Vec<SlotId> = self.desks.keys().copied().collect();
         for id in &ids {
             let Some(slot) = slots.slot(*id) else { continue };

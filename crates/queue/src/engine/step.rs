@@ -82,8 +82,8 @@ pub struct Engine {
     /// The walk has stopped in the middle: the next step is due at once.
     pub(super) is_walking: bool,
     pub(super) unsteady_since: Option<u64>,
-    /// When the last step was, on the monotonic clock.
-    pub(super) pumped_ms: u64,
+    /// When the last step was.
+    pub(super) pumped: Now,
 }
 
 impl Engine {
@@ -106,7 +106,11 @@ impl Engine {
             hands_over: false,
             is_walking: false,
             unsteady_since: None,
-            pumped_ms: 0,
+            pumped: Now {
+                monotonic_ms: 0,
+                wall_ms: 0,
+                steady_since_ms: 0,
+            },
         }
     }
 
