@@ -21,7 +21,7 @@ use crate::host::{Host, HostSignals, Timings};
 use crate::log_store::LogStore;
 use crate::pace::Paced;
 use crate::raft_types::TypeConfig;
-use crate::state_machine::Check;
+use crate::state_machine::{Check, MachineType};
 use crate::transport::plausible::Horizon;
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, Host>;
@@ -44,12 +44,20 @@ pub enum ProposeError {
     /// The replica has stopped: it may be applied or not.
     #[error("the replica has stopped: {0}")]
     Stopped(String),
+    /// Not appended: it is no command of the group's machine, which is a mistake of the program.
+    #[error("the group runs {machine}, and a command of {proposed} was proposed to it")]
+    OtherMachine {
+        /// The type of the group's machine.
+        machine: &'static str,
+        /// The type that the proposer named.
+        proposed: &'static str,
+    },
 }
 
 impl ProposeError {
     /// The command had no effect and never will.
     pub fn is_definite(&self) -> bool {
-        matches!(self, Self::NotLeader(_) | Self::Refused(_))
+        matches!(self, Self::NotLeader(_) | Self::Refused(_) | Self::OtherMachine { .. })
     }
 }
 
@@ -294,8 +302,16 @@ impl Group {
             .load(std::sync::atomic::Ordering::Acquire)
     }
 
-    /// Hands a command to Raft. Commands of one caller are appended in the order of its calls. `M` is the group's machine.
+    /// Hands a command to Raft. Commands of one caller are appended in the order of its calls. `M` must be
+    /// the group's machine; a command of another one is refused.
     pub async fn submit<M: Machine>(&self, command: M::Command) -> Result<Proposal<M::Reply>, ProposeError> {
+        let (machine, proposed) = (self.inner.check.machine(), MachineType::of::<M>());
+        if machine != proposed {
+            return Err(ProposeError::OtherMachine {
+                machine: machine.name,
+                proposed: proposed.name,
+            });
+        }
         let (responder, completed) = ProgressResponder::complete_only();
         let began = Instant::now();
         match self

@@ -17,7 +17,7 @@ use crate::codec;
 use crate::host::Host;
 use crate::log_store::LogStore;
 use crate::raft_types::{Entry, SnapshotMeta, StoredMembership, log_id};
-use crate::state_machine::{Check, Reply, StateMachine};
+use crate::state_machine::{Check, MachineType, Reply, StateMachine};
 
 pub(crate) const GROUP: GroupId = GroupId(7);
 const KIB: usize = 1 << 10;
@@ -113,6 +113,10 @@ impl StateMachine for Journal {
 struct JournalCheck;
 
 impl Check for JournalCheck {
+    fn machine(&self) -> MachineType {
+        MachineType::of::<Journal>()
+    }
+
     fn command(&self, command: &EncodedCommand) -> Result<(), String> {
         match command.head() {
             TRIM | b"" => Ok(()),

@@ -57,7 +57,7 @@ pub use leaders::{Leader, Leaders};
 pub use open_error::OpenError;
 pub use registry::Registry;
 pub use roster::{Roster, Standing};
-pub use state_machine::{Check, Publisher, Reply, StateImage, StateMachine};
+pub use state_machine::{Check, MachineType, Publisher, Reply, StateImage, StateMachine};
 pub use timing::Timing;
 pub use transport::grpc::PeerService;
 pub use transport::handshake::{Identity, PROTOCOL_MAX, PROTOCOL_MIN, check_protocol};

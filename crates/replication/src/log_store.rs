@@ -8,7 +8,6 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +15,7 @@ use futures::{Stream, StreamExt, stream};
 use jangada_storage::{Completion, Durability, LogEntry, LogPosition, Op, StateKind, Store, StoreError};
 use jangada_types::GroupId;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{oneshot, watch};
 
 use crate::codec;
@@ -71,8 +70,9 @@ struct Shared {
     installer: watch::Sender<Installer>,
     /// Set by `save_committed`, taken by the next append.
     committed_unsaved: Mutex<Option<LogId>>,
-    /// The group's data is being deleted: whatever is still at work must not write into what comes in its place.
-    retired: AtomicBool,
+    /// Whether the group's data is being deleted: whatever is still at work must not write into what comes in its place. Who
+    /// writes holds it until the write is queued.
+    retired: RwLock<bool>,
 }
 
 /// Who installs snapshots, as those see it who wait for one.
@@ -115,13 +115,13 @@ impl LogStore {
         (vote.map_or(0, |vote| vote.leader_id.term).max(logged), is_new)
     }
 
-    /// Nothing is written through this any more, or through its clones.
+    /// Nothing is written any more through this or its clones once this has returned.
     pub fn retire(&self) {
-        self.shared.retired.store(true, Ordering::Release);
+        *self.shared.retired.write() = true;
     }
 
     fn is_retired(&self) -> bool {
-        self.shared.retired.load(Ordering::Acquire)
+        *self.shared.retired.read_recursive()
     }
 
     /// The log goes on after a snapshot.
@@ -164,8 +164,12 @@ impl LogStore {
 
     /// The one place from which anything of the group is written.
     fn write(&self, ops: Vec<Op>, durability: Durability, done: Option<Completion>) {
-        if !self.is_retired() {
-            return self.store.write(self.group, ops, durability, done);
+        {
+            // Recursive, as the store may call a completion at once, and that may write.
+            let is_retired = self.shared.retired.read_recursive();
+            if !*is_retired {
+                return self.store.write(self.group, ops, durability, done);
+            }
         }
         if let Some(done) = done {
             done(Err(StoreError::GroupNotOpen(self.group)));

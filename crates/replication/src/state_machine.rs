@@ -1,7 +1,7 @@
 //! What `host` runs: a state machine whose types are erased, so that groups of all kinds are of one type. A
 //! [`Machine`] becomes one by a [`Publisher`], which shows its state to readers.
 
-use std::any::Any;
+use std::any::{Any, TypeId, type_name};
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ impl Reply {
         *reply.downcast().unwrap_or_else(|_| {
             panic!(
                 "the group's machine replies with another type than {}",
-                std::any::type_name::<T>()
+                type_name::<T>()
             )
         })
     }
@@ -66,9 +66,36 @@ impl StateImage {
     }
 }
 
-/// Says whether what a peer sends could be applied: a replica that cannot apply what is committed stops, so it must not
-/// get into the log. Looks at no state, and is called from any task.
+/// The type of a group's machine, by which a proposer's mistake is found before anything is encoded.
+#[derive(Clone, Copy, Debug)]
+pub struct MachineType {
+    id: TypeId,
+    /// The type's path, for people.
+    pub name: &'static str,
+}
+
+impl MachineType {
+    /// The type `M`.
+    pub fn of<M: 'static>() -> Self {
+        Self {
+            id: TypeId::of::<M>(),
+            name: type_name::<M>(),
+        }
+    }
+}
+
+impl PartialEq for MachineType {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+/// Says whether what a peer or a proposer sends could be applied: a replica that cannot apply what is committed stops, so it
+/// must not get into the log. Looks at no state, and is called from any task.
 pub trait Check: Send + Sync + 'static {
+    /// The type of the machine whose commands these are.
+    fn machine(&self) -> MachineType;
+
     /// A command; an error says what is wrong with it.
     fn command(&self, command: &EncodedCommand) -> Result<(), String>;
 
@@ -214,6 +241,10 @@ impl<P: Publisher> StateMachine for Erased<P> {
 struct MachineCheck<M>(PhantomData<fn() -> M>);
 
 impl<M: Machine> Check for MachineCheck<M> {
+    fn machine(&self) -> MachineType {
+        MachineType::of::<M>()
+    }
+
     fn command(&self, command: &EncodedCommand) -> Result<(), String> {
         M::check_command(command)
     }

@@ -12,7 +12,7 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use crate::host::Host;
 use crate::log_store::LogStore;
 use crate::raft_types::TypeConfig;
-use crate::state_machine::{Check, Reply, StateMachine};
+use crate::state_machine::{Check, MachineType, Reply, StateMachine};
 
 /// Counts commands: the least that has a state.
 #[derive(Default)]
@@ -60,6 +60,10 @@ impl StateMachine for Counter {
 struct Any;
 
 impl Check for Any {
+    fn machine(&self) -> MachineType {
+        MachineType::of::<Counter>()
+    }
+
     fn command(&self, _command: &EncodedCommand) -> Result<(), String> {
         Ok(())
     }

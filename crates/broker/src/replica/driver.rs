@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jangada_machine::{CommandOf, Effects, Leader, Machine, Now, ReplyOf, Retention, Step, StepOf};
-use jangada_replication::{GroupStatus, Publisher, StateImage};
+use jangada_replication::{Publisher, StateImage};
 use jangada_types::{LogPosition, Rejection};
 use parking_lot::{Mutex, RwLock};
 
@@ -119,13 +119,14 @@ impl<L: Leader> Publisher for DrivenPublisher<L> {
 
     fn apply(&mut self, at: LogPosition, command: CommandOf<L>, effects: &mut Effects) -> ReplyOf<L> {
         let Driven { state, shared } = &*self.0;
-        let now = shared.timers.now();
         let mut state = state.lock();
         let State { machine, led } = &mut *state;
         // Only where it is led, or each replica would tell it.
         let events = led.as_ref().map(|_| L::events_of(machine, &command));
         let reply = machine.apply(at, &command, effects);
         if let Some(led) = led {
+            // Read under the lock, so that no leader sees the time go back.
+            let now = shared.timers.now();
             led.leader.applied(machine, &command, &reply, now);
             shared.timers.set(led.leader.next_deadline());
         }
@@ -182,6 +183,12 @@ impl<L: Leader> Driver<L> {
     ) -> Result<Result<L::Answer, Rejection>, RequestError> {
         let holds = Arc::new(holds);
         let mut step = self.lead(first)?;
+        // Once a command of the request was applied, no failure is one that had no effect.
+        let mut had_effect = false;
+        let failed = |error: RequestError, had_effect| match had_effect {
+            true => error.unknown(),
+            false => error,
+        };
         loop {
             let (command, pending) = match step {
                 Step::Done(result) => return Ok(result),
@@ -192,10 +199,11 @@ impl<L: Leader> Driver<L> {
                 Ok(proposed) => proposed.applied(PROPOSE_TIMEOUT).await,
                 Err(error) => Err(error),
             };
-            let applied = applied.map_err(|error| self.hosted.propose_error(&error))?;
+            let applied = applied.map_err(|error| failed(self.hosted.propose_error(&error), had_effect))?;
+            had_effect = true;
             step = self
                 .lead(|leader, machine, now| leader.resume(machine, pending, applied.reply, now))
-                .map_err(RequestError::unknown)?;
+                .map_err(|error| failed(error, had_effect))?;
         }
     }
 
@@ -211,11 +219,10 @@ impl<L: Leader> Driver<L> {
     /// Proposes what is due now. Nobody waits for it; what gets lost is due again at a later tick.
     pub fn tick(&self) {
         let shared = &self.driven.shared;
-        let status = self.hosted.group.status();
         let (commands, events) = {
             let mut state = self.driven.state.lock();
             let now = shared.timers.now();
-            self.refresh_leadership(&mut state, status, now);
+            self.refresh_leadership(&mut state, now);
             let State { machine, led } = &mut *state;
             let Some(led) = led else { return };
             let commands = led.leader.tick(machine, now);
@@ -239,10 +246,9 @@ impl<L: Leader> Driver<L> {
 
     fn lead<T>(&self, decide: impl FnOnce(&mut L, &L::Machine, Now) -> T) -> Result<T, RequestError> {
         let timers = &self.driven.shared.timers;
-        let status = self.hosted.group.status();
         let mut state = self.driven.state.lock();
         let now = timers.now();
-        self.refresh_leadership(&mut state, status, now);
+        self.refresh_leadership(&mut state, now);
         let State { machine, led } = &mut *state;
         let Some(led) = led else {
             drop(state);
@@ -255,7 +261,11 @@ impl<L: Leader> Driver<L> {
 
     /// Makes the leader's side when this replica has become ready, drops it when it no longer leads, and tells it when the
     /// surroundings are other ones.
-    fn refresh_leadership(&self, state: &mut State<L>, status: GroupStatus, now: Now) {
+    ///
+    /// The status is read under the lock: one from before it could throw away the leader's side that another thread has
+    /// begun for a later term.
+    fn refresh_leadership(&self, state: &mut State<L>, now: Now) {
+        let status = self.hosted.group.status();
         // A leader that is cut off would decide what the next leader decides otherwise: members would go on whose partitions
         // are given to others.
         if !status.ready || self.hosted.check_quorum.is_lost() {

@@ -87,6 +87,9 @@ impl Hosted {
                 ),
             )
             .unknown(),
+            ProposeError::OtherMachine { .. } => {
+                RequestError::new(Reason::Internal, format!("{}: {error}", self.title))
+            }
             ProposeError::Discarded | ProposeError::Refused(_) | ProposeError::Stopped(_) => {
                 RequestError::new(Reason::LeaderNotAvailable, format!("{}: {error}", self.title))
                     .unknown()

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use jangada_log::{PartitionCommand, PartitionState};
 use jangada_machine::{Effects, EncodedCommand, Machine, RestoreError, Retention};
 use jangada_replication::{ProposeError, Publisher, ReadError};
-use jangada_types::{CodecError, GroupId, LogPosition, PartitionIndex, Reason};
+use jangada_types::{CodecError, GroupId, LogPosition, Offset, PartitionIndex, Reason};
 
 use super::{Front, Hosted, Kind, ReplicaName, Replicas};
 use crate::testing::Alone;
@@ -127,6 +128,22 @@ async fn a_replica_of_any_kind_is_found_by_its_front_once_it_leads_and_gone_once
     assert!(replicas.knows_leader(&toy.0.group) && !replicas.has_lost_quorum(GROUP));
     replicas.close(GROUP).await;
     assert!(replicas.get(GROUP).is_none() && replicas.all().is_empty());
+    alone.registry.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_of_another_machine_is_refused_before_it_is_in_the_log() {
+    let alone = Alone::start();
+    let (_replicas, toy) = open(&alone).await;
+    let barrier = PartitionCommand::barrier(Offset(0));
+    let refused = toy.0.group.submit::<PartitionState>(barrier).await;
+    let error = refused.err().expect("it is a partition's");
+    assert!(matches!(error, ProposeError::OtherMachine { .. }), "{error}");
+    assert!(error.is_definite());
+    let text = error.to_string();
+    assert!(text.contains("Toy") && text.contains("PartitionState"), "{text}");
+    let error = toy.0.propose_error(&error);
+    assert_eq!((error.reason, error.definite), (Reason::Internal, true), "{error}");
     alone.registry.shutdown().await;
 }
 
