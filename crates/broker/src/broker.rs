@@ -27,12 +27,12 @@ use crate::listener::{ConnectionMetrics, Listener, Protocol};
 use crate::listening::{self, Addresses, ListenError};
 use crate::metrics::Metrics;
 use crate::node::Node;
-use crate::partition::{self, Shared};
+use crate::partition::{LogStarts, RetentionClock, Shared};
 use crate::pool::Pool;
 use crate::quota;
 use crate::repair::scrub::Scrubber;
 use crate::repair::worker::Repairer;
-use crate::replica::{Replicas, Timers};
+use crate::replica::{DriverShared, Replicas, Timers};
 use crate::seams::Seams;
 use crate::services::internal::Internal;
 use crate::services::passing::Passing;
@@ -375,6 +375,14 @@ impl Broker {
         let store: Arc<dyn Store> = rocks.clone();
         let usize_of = |bytes: u64| usize::try_from(bytes).expect("usize has 64 bits");
         let clock = self.guard_clock(&metadata.registry);
+        let timers = Arc::new(Timers::new(clock.clone()));
+        let read_pool = Pool::new(settings.storage.read_threads as usize);
+        let driving = DriverShared {
+            timers: timers.clone(),
+            store: store.clone(),
+            read_pool: read_pool.clone(),
+            observer: Box::new(LogStarts),
+        };
         let shared = Arc::new(Shared {
             store,
             registry: metadata.registry.clone(),
@@ -382,11 +390,15 @@ impl Broker {
             metrics: self.metrics.clone(),
             inflight_per_partition: usize_of(settings.limits.produce_inflight_bytes_per_partition),
             queue_bytes_max: usize_of(settings.limits.produce_inflight_bytes),
-            read_pool: Pool::new(settings.storage.read_threads as usize),
+            read_pool,
             compute: Pool::per_cpu(),
             producer_expiration_ms: i64::try_from(settings.produce.producer_expiration_ms).unwrap_or(i64::MAX),
+            retention: RetentionClock {
+                check_interval_ms: settings.retention.check_interval_ms,
+                steady_clock_ms: settings.retention.steady_clock_ms,
+            },
+            driving: Arc::new(driving),
         });
-        let timers = Arc::new(Timers::new(clock.clone()));
         let node = Arc::new(Node::new(
             settings.clone(),
             metadata.clone(),
@@ -425,10 +437,6 @@ impl Broker {
         let lag = tokio::spawn(groups::watch_lag(sources, settings.metrics.clone()));
         let stalled = tokio::spawn(quota::watch_stalled(node.budgets.clone(), stalled_after(settings)));
         let clocks = tokio::spawn(clock.watch());
-        let retention = tokio::spawn(partition::enforce_retention(
-            replicas,
-            Duration::from_millis(settings.retention.check_interval_ms),
-        ));
         self.node.send_replace(Some(node.clone()));
         let mut clients = self.serve_clients(&node).await?;
         tracing::info!(broker = %node.broker(), address = %self.addresses.public, "serving");
@@ -462,7 +470,6 @@ impl Broker {
         lag.abort();
         stalled.abort();
         clocks.abort();
-        retention.abort();
         clients.abort_all();
         result
     }

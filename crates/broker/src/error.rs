@@ -59,7 +59,7 @@ impl RequestError {
 impl From<Rejection> for RequestError {
     fn from(rejection: Rejection) -> Self {
         let mut error = Self::new(rejection.reason, rejection.message);
-        for key in ["expected", "actual", "limit", "partition"] {
+        for key in ["expected", "actual", "limit", "partition", "offset", "high_watermark"] {
             if let Some(value) = rejection.metadata.get(key) {
                 error.metadata.insert(key.into(), value.clone());
             }

@@ -63,7 +63,8 @@ impl Node {
     ) -> Self {
         let metrics = partitions.metrics.clone();
         let stopping = Stopping::new(metadata.registry.identity().broker, is_stopping);
-        let groups = groups::Shared::new(&settings.groups, timers, metrics.groups.clone());
+        let reads = (partitions.store.clone(), partitions.read_pool.clone());
+        let groups = groups::Shared::new(&settings.groups, timers, metrics.groups.clone(), reads);
         let budgets = Budgets::new(&settings.limits, metrics.quota.clone());
         Self {
             leaders: LeaderLookup::new(replicas.clone(), stopping.clone()),

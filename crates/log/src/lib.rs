@@ -15,10 +15,12 @@
 //! - `producers`: the idempotent producers, and which batch of theirs is next.
 //! - [`condition`]: what a batch may expect of the log.
 //! - [`tables`]: rows of the partition beside its state: their declarations and encodings.
+//! - [`leader`]: what the replica that leads decides beside what is replicated.
 //! - [`question`]: whether a batch was appended before.
 
 pub mod command;
 pub mod condition;
+pub mod leader;
 mod producers;
 pub mod question;
 pub mod reply;
@@ -27,6 +29,7 @@ pub mod tables;
 
 pub use command::{PartitionCommand, PartitionCommandKind};
 pub use condition::{ConditionFailed, Conditions, Expectation, KeyFinding, NO_OFFSET};
+pub use leader::Leader;
 pub use reply::{PartitionReply, Refusal};
 pub use state::PartitionState;
 pub use tables::{IndexEntry, TABLES};

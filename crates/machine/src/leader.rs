@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use jangada_types::Rejection;
+use bytes::Bytes;
+use jangada_types::{Rejection, Table};
 
 use crate::Machine;
 
@@ -13,12 +14,39 @@ pub struct Now {
     pub monotonic_ms: u64,
     /// Milliseconds since the Unix epoch, for stamps that outlive a process.
     pub wall_ms: u64,
-    /// The monotonic time since which the wall clock has been steady: it did not step, and other brokers' clocks agree.
+    /// The monotonic time since which the wall clock has been steady: it did not step, and other brokers' clocks agree. Later
+    /// than `monotonic_ms` while the clock is not steady.
     pub steady_since_ms: u64,
 }
 
-/// What the host does next for a request: answers it (`A`), or proposes a command (`C`) and keeps the request (`P`) until that
-/// is applied.
+impl Now {
+    /// The wall time before which what is kept for `kept_ms` is old. `None`: the clock has not been steady for `steady_ms`, or for
+    /// as long as it is kept if that is less, so nothing may be deleted or forgotten by it.
+    pub fn old_before_ms(&self, kept_ms: u64, steady_ms: u64) -> Option<i64> {
+        let steady_for_ms = self.monotonic_ms.checked_sub(self.steady_since_ms)?;
+        let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+        (steady_for_ms >= kept_ms.min(steady_ms)).then(|| signed(self.wall_ms).saturating_sub(signed(kept_ms)))
+    }
+}
+
+/// The rows of a table that a leader wants to see before it decides: those with keys in `from..to`, ascending, as of all
+/// commands that are applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowRange {
+    /// The table, which must be one of the machine's.
+    pub table: &'static Table,
+    /// The first key.
+    pub from: Bytes,
+    /// The first key behind the range; `None`: the range ends with the table.
+    pub to: Option<Bytes>,
+    /// The largest number of rows; the first ones are read.
+    pub limit: usize,
+}
+
+/// A row that was read: its key and its value.
+pub type Row = (Bytes, Bytes);
+
+/// The host's next action for a request of which `P` is the state, `C` a command and `A` the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step<C, P, A> {
     /// Answer the request. An error is definite: the request has had no effect that its sender need care for.
@@ -30,6 +58,25 @@ pub enum Step<C, P, A> {
         /// The state of the request, to be passed to `resume`.
         pending: P,
     },
+    /// Read the rows, which may wait for the disk, and call [`Leader::resume_with_rows`].
+    Read {
+        /// The rows to be read.
+        rows: RowRange,
+        /// The state of the request, to be passed to `resume_with_rows`.
+        pending: P,
+    },
+    /// Fail the request: the rows that were read contradict the state, so this replica is damaged. The text says what is
+    /// wrong with them. The host reports the damage, as it does for damage that a read meets itself.
+    Damaged(String),
+}
+
+/// The action for something that is due by the clock and that no client waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Due<C, P, A> {
+    /// Propose the command. Its outcome comes back by [`Leader::applied`] only.
+    Propose(C),
+    /// Begin with this step, and go on as for a request. The answer is dropped.
+    Begin(Step<C, P, A>),
 }
 
 /// The command of a leader's machine.
@@ -41,34 +88,46 @@ pub type ReplyOf<L> = <<L as Leader>::Machine as Machine>::Reply;
 /// A step of a leader.
 pub type StepOf<L> = Step<CommandOf<L>, <L as Leader>::Pending, <L as Leader>::Answer>;
 
+/// A due action of a leader.
+pub type DueOf<L> = Due<CommandOf<L>, <L as Leader>::Pending, <L as Leader>::Answer>;
+
 /// The volatile side of a group, for one term of the replica that leads it: made when that replica has applied an entry of its
 /// own term, dropped when it no longer leads or no quorum answers it. The next one begins anew from the machine's state.
 ///
-/// All time comes in as [`Now`]. Nothing here changes the machine: what is to change goes through the log as a command, and
-/// what became of it comes back by [`Leader::applied`] and [`Leader::resume`].
+/// All time comes in as [`Now`], and all rows as [`Row`]s that the host has read. Nothing here changes the machine: a change goes
+/// through the log as a command, and its outcome comes back by [`Leader::applied`] and [`Leader::resume`].
+///
+/// A request may also end without an answer of the leader: when a command's outcome is not known (the replica stopped leading, or
+/// no quorum answered), or when rows cannot be read. Then the host fails the request, and drops its `Pending`.
 pub trait Leader: Sized + Send + 'static {
-    /// The replicated state. It is cloned under a lock for each snapshot, so a clone shares what is large.
-    type Machine: Machine + Clone + Default;
-    /// A request whose command is under way.
+    /// The replicated state.
+    type Machine: Machine + Default;
+    /// The state of a request that waits for a command or for rows.
     type Pending: Send;
-    /// What a request comes to.
-    type Answer;
-    /// What people may ask about later. The host writes it down.
+    /// The answer to a request.
+    type Answer: Send;
+    /// Something that people may ask about later. The host writes it down.
     type Event;
-    /// What the leader goes by that is not replicated in its group: settings, what else there is in the cluster.
+    /// The inputs of the leader that are not replicated in its group: settings, what else there is in the cluster.
     type Surroundings: Send + Sync + 'static;
 
     /// A leader over the state as it is now.
     fn begin(machine: &Self::Machine, surroundings: &Arc<Self::Surroundings>, now: Now) -> Self;
 
-    /// The surroundings are other ones.
+    /// Takes surroundings that differ from those before.
     fn surroundings_changed(&mut self, machine: &Self::Machine, surroundings: &Arc<Self::Surroundings>, now: Now);
 
-    /// A command was applied, with whatever reply; `machine` has it already.
-    fn applied(&mut self, machine: &Self::Machine, command: &CommandOf<Self>, reply: &ReplyOf<Self>, now: Now);
+    /// Takes note of a command that was applied, with whatever reply; `machine` has it already. The clock is read when `now` is
+    /// called, so that a command which moves no timer does not pay for it.
+    fn applied(
+        &mut self,
+        machine: &Self::Machine,
+        command: &CommandOf<Self>,
+        reply: &ReplyOf<Self>,
+        now: &dyn Fn() -> Now,
+    );
 
-    /// Goes on with a request whose command was applied. A command whose outcome is not known (the replica stopped leading,
-    /// or no quorum answered) has no reply: the host fails the request, and the client sends it again.
+    /// Goes on with a request whose command was applied.
     fn resume(
         &mut self,
         machine: &Self::Machine,
@@ -77,16 +136,29 @@ pub trait Leader: Sized + Send + 'static {
         now: Now,
     ) -> StepOf<Self>;
 
-    /// The commands that are due by now. One that gets lost on its way must be due again at a later tick.
-    fn tick(&mut self, machine: &Self::Machine, now: Now) -> Vec<CommandOf<Self>>;
+    /// Goes on with a request whose rows were read. Commands may have been applied since the leader asked for them. A leader
+    /// without a [`Step::Read`] needs no such method.
+    fn resume_with_rows(
+        &mut self,
+        machine: &Self::Machine,
+        pending: Self::Pending,
+        rows: Vec<Row>,
+        now: Now,
+    ) -> StepOf<Self> {
+        let _ = (machine, pending, rows, now);
+        unreachable!("this leader asks for no rows")
+    }
 
-    /// When [`Leader::tick`] is to be called at the latest, on the monotonic clock.
+    /// The actions that are due by now. One that gets lost on its way must be due again at a later tick.
+    fn tick(&mut self, machine: &Self::Machine, now: Now) -> Vec<DueOf<Self>>;
+
+    /// The time at which [`Leader::tick`] is to be called at the latest, on the monotonic clock.
     fn next_deadline(&self) -> Option<u64>;
 
-    /// What could not be done since the last call, or is worth telling for another reason.
+    /// Takes the events since the last call: what could not be done, or is worth telling for another reason.
     fn take_events(&mut self) -> Vec<Self::Event>;
 
-    /// What the command will have done once it is applied to this state.
+    /// The events of a command once it is applied to this state.
     fn events_of(machine: &Self::Machine, command: &CommandOf<Self>) -> Vec<Self::Event>;
 
     /// Whether a command with this reply did what [`Leader::events_of`] says.

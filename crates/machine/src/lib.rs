@@ -8,7 +8,8 @@
 //! ```
 //!
 //! - [`Machine`]: a deterministic fold of a group's committed commands into a state.
-//! - [`Leader`]: what the replica that leads decides beside that: requests, resumed when their commands are applied, and timers.
+//! - [`Leader`]: what the replica that leads decides beside that: requests, resumed when their commands are applied or their rows
+//!   are read, and timers.
 //! - [`EncodedCommand`]: a command as it is in the log: a small head, and a body that is shared and never copied.
 //! - [`Effects`]: the rows that applying a command changes in the store. [`Retention`]: how the log is kept small.
 
@@ -17,5 +18,5 @@ mod leader;
 mod machine;
 
 pub use command::EncodedCommand;
-pub use leader::{CommandOf, Leader, Now, ReplyOf, Step, StepOf};
+pub use leader::{CommandOf, Due, DueOf, Leader, Now, ReplyOf, Row, RowRange, Step, StepOf};
 pub use machine::{Effects, Machine, RestoreError, Retention};

@@ -15,7 +15,7 @@ use futures::{Stream, StreamExt, stream};
 use jangada_storage::{Completion, Durability, LogEntry, LogPosition, Op, StateKind, Store, StoreError};
 use jangada_types::GroupId;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RecursiveRwLock};
 use tokio::sync::{oneshot, watch};
 
 use crate::codec;
@@ -70,9 +70,9 @@ struct Shared {
     installer: watch::Sender<Installer>,
     /// Set by `save_committed`, taken by the next append.
     committed_unsaved: Mutex<Option<LogId>>,
-    /// Whether the group's data is being deleted: whatever is still at work must not write into what comes in its place. Who
-    /// writes holds it until the write is queued.
-    retired: RwLock<bool>,
+    /// Whether the group's data is being deleted: whatever is still at work must not write into what comes in its place. Whoever
+    /// writes holds the lock until the write is queued; the store may call a completion meanwhile, which may write again.
+    retired: RecursiveRwLock<bool>,
 }
 
 /// Who installs snapshots, as those see it who wait for one.
@@ -121,7 +121,7 @@ impl LogStore {
     }
 
     fn is_retired(&self) -> bool {
-        *self.shared.retired.read_recursive()
+        *self.shared.retired.read()
     }
 
     /// The log goes on after a snapshot.
@@ -165,8 +165,7 @@ impl LogStore {
     /// The one place from which anything of the group is written.
     fn write(&self, ops: Vec<Op>, durability: Durability, done: Option<Completion>) {
         {
-            // Recursive, as the store may call a completion at once, and that may write.
-            let is_retired = self.shared.retired.read_recursive();
+            let is_retired = self.shared.retired.read();
             if !*is_retired {
                 return self.store.write(self.group, ops, durability, done);
             }

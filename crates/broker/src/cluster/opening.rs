@@ -10,7 +10,7 @@ use jangada_types::{GroupId, PartitionIndex, ReplicaId, TopicConfig};
 use tokio::time::Instant;
 
 use crate::groups::{self, CoordinatorReplica};
-use crate::partition::{self, Partition, PartitionPublisher, View, checkpoint_bytes};
+use crate::partition::{self, Partition, ReplicaState};
 use crate::replica::{DrivenPublisher, ReplicaName, Replicas};
 
 /// The first attempt to open again what could not be opened comes after this time.
@@ -57,16 +57,16 @@ impl Opener {
         let opened = match opening.topic.kind {
             TopicKind::Log => {
                 let config = opening.config.clone()?;
-                let view = Arc::new(View::new(checkpoint_bytes(&config)));
-                let publisher = PartitionPublisher::new(view.clone());
-                let front = |hosted| Partition::new(hosted, view, config, self.partitions.clone());
+                let state = ReplicaState::new((opening.group, name.clone()), &config, &self.partitions);
+                let publisher = state.publisher();
+                let front = |hosted| Partition::new(hosted, state, config, self.partitions.clone());
                 let opened = self
                     .replicas
                     .open(id, (&partition::KIND, name), publisher.erased(), front);
                 opened.await.map(drop)
             }
             TopicKind::Coordinator => {
-                let shard = self.groups.empty_shard();
+                let shard = self.groups.empty_shard((opening.group, name.clone()));
                 let publisher = DrivenPublisher(shard.clone());
                 let front = |hosted| CoordinatorReplica::new(hosted, shard);
                 let opened = self.replicas.open(id, (&groups::KIND, name), publisher.erased(), front);

@@ -4,7 +4,7 @@
 use jangada_coordinator::{Command, Event, Leader};
 
 use crate::metrics::{GroupMetrics, REPLACED};
-use crate::replica::Observer;
+use crate::replica::{Observer, ReplicaName};
 
 /// Writes the events of the shards that are led here to the log, and counts them.
 pub(super) struct Journal {
@@ -18,7 +18,7 @@ impl Observer<Leader> for Journal {
         }
     }
 
-    fn event(&self, event: &Event) {
+    fn event(&self, _: &ReplicaName, event: &Event) {
         match event {
             Event::MemberRemoved { group, member, cause } => {
                 let cause = cause.as_str();

@@ -87,12 +87,12 @@ impl CoordinatorReplica {
 }
 
 impl Front for CoordinatorReplica {
-    fn has_timers(&self) -> bool {
-        true
-    }
-
     fn tick(&self) {
         self.driver.tick();
+    }
+
+    fn refresh_leadership(&self) {
+        self.driver.refresh_leadership();
     }
 }
 

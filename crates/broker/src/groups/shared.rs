@@ -4,20 +4,31 @@ use std::sync::Arc;
 
 use jangada_controller::{Image, Topic, TopicKind};
 use jangada_coordinator::{CommandKind, Config, Leader, Surroundings, TopicTable};
+use jangada_storage::Store;
+use jangada_types::GroupId;
 
 use super::journal::Journal;
+use super::replica::KIND;
 use crate::cluster::metadata::Metadata;
 use crate::metrics::GroupMetrics;
-use crate::replica::{Driven, DriverShared, Timers};
+use crate::pool::Pool;
+use crate::replica::{Driven, DriverShared, ReplicaName, SurroundingsCell, Timers};
 use crate::settings::GroupSettings;
 
 /// Settings and topics that all shards here go by.
 pub(crate) struct Shared {
     driving: Arc<DriverShared<Leader>>,
+    /// Those of all shards.
+    surroundings: Arc<SurroundingsCell<Surroundings>>,
 }
 
 impl Shared {
-    pub fn new(settings: &GroupSettings, timers: Arc<Timers>, metrics: GroupMetrics) -> Self {
+    pub fn new(
+        settings: &GroupSettings,
+        timers: Arc<Timers>,
+        metrics: GroupMetrics,
+        (store, read_pool): (Arc<dyn Store>, Pool),
+    ) -> Self {
         let config = Config {
             heartbeat_interval_ms: settings.heartbeat_interval_ms,
             busy_heartbeat_interval_ms: settings.busy_heartbeat_interval_ms,
@@ -30,13 +41,19 @@ impl Shared {
             topics: Arc::default(),
         };
         Self {
-            driving: Arc::new(DriverShared::new(timers, surroundings, Journal { metrics })),
+            driving: Arc::new(DriverShared {
+                timers,
+                store,
+                read_pool,
+                observer: Box::new(Journal { metrics }),
+            }),
+            surroundings: SurroundingsCell::new(surroundings),
         }
     }
 
     /// The state of a shard that is to be opened.
-    pub fn empty_shard(&self) -> Arc<Driven<Leader>> {
-        Driven::new(self.driving.clone())
+    pub fn empty_shard(&self, shard: (GroupId, ReplicaName)) -> Arc<Driven<Leader>> {
+        Driven::new(shard, self.surroundings.clone(), self.driving.clone())
     }
 
     /// Takes the topics of each image, until the metadata is gone.
@@ -54,7 +71,7 @@ impl Shared {
     /// Takes the topics of a newer image. Most versions change something else: then only the number is new, and the shards
     /// have nothing to look at.
     pub fn learn(&self, image: &Image) {
-        let surroundings = self.driving.surroundings();
+        let surroundings = self.surroundings.get();
         let known = &surroundings.topics;
         if image.version() <= known.version() {
             return;
@@ -73,7 +90,11 @@ impl Shared {
             config: surroundings.config.clone(),
             topics: Arc::new(table),
         };
-        self.driving
-            .set_surroundings(newer, |known| known.topics.version() < version);
+        if self
+            .surroundings
+            .set_if(newer, |known| known.topics.version() < version)
+        {
+            self.driving.timers.wake(&KIND);
+        }
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jangada_log::IndexEntry;
+use jangada_log::tables::offset_index::{Gap, begins_at, follow};
 use jangada_replication::{GroupStatus, ReadError};
 use jangada_storage::{Store, StoreError};
 use jangada_types::batch::{BatchIter, Records, TimestampType};
@@ -17,10 +18,9 @@ use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
 use jangada_types::{BatchError, BatchHeader, GroupId, LeaderEpoch, Offset, Reason};
 
 use super::index_reads::{row_at, row_by_timestamp, rows_from};
-use super::rows::{Gap, assemble, begins_at, follow, keep_below};
+use super::rows::{assemble, keep_below};
 use super::{Partition, READ_TIMEOUT};
 use crate::error::RequestError;
-use crate::replica::LEADER_RETRY;
 
 /// Index rows that one read looks at: with the smallest batches, what fills a response may need more than one read.
 const ROWS_MAX: usize = 1024;
@@ -244,19 +244,11 @@ impl Partition {
     pub(super) fn unread(&self, unread: Unread) -> RequestError {
         match unread {
             Unread::Request(error) => error,
-            Unread::Store(error) => self.reading_failed(&error),
-            Unread::Gap(what) => self.reading_failed(&self.shared.store.damage().report(self.hosted.group.id(), what)),
-        }
-    }
-
-    pub(super) fn reading_failed(&self, cause: &StoreError) -> RequestError {
-        let name = &self.hosted.name;
-        match cause {
-            StoreError::Damaged { what, .. } => {
-                let message = format!("partition {name}: this replica's data is damaged: {what}");
-                RequestError::new(Reason::DataCorrupted, message).retry_after(LEADER_RETRY)
+            Unread::Store(error) => self.hosted.store_error(&error),
+            Unread::Gap(what) => {
+                let damage = self.shared.store.damage().report(self.hosted.group.id(), what);
+                self.hosted.store_error(&damage)
             }
-            cause => RequestError::new(Reason::Internal, format!("partition {name}: reading failed: {cause}")),
         }
     }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use jangada_log::PartitionState;
 use jangada_log::tables::key_rows::{KEY_INDEX, encode_offset};
+use jangada_log::tables::offset_index::{begins_at, follow};
 use jangada_machine::Machine;
 use jangada_replication::{DerivedRows, Written, snapshot_state};
 use jangada_storage::{StateKind, Store, StoreError};
@@ -27,7 +28,7 @@ use tokio::task::AbortHandle;
 use super::View;
 use super::index_reads::rows_from;
 use super::key_locks::KeyLocks;
-use super::rows::{assemble, begins_at, follow, keep_below};
+use super::rows::{assemble, keep_below};
 use crate::pool::Pool;
 
 const VERSION: u8 = 1;

@@ -7,7 +7,7 @@
 //! - [`room`]: whether there is room for them; [`inflight`]: how connections share a partition's.
 //! - [`refusals`]: why not. [`retried`]: whether what is refused was appended before.
 //! - [`fetch`][]: reading; [`rows`]: what is read has no gap.
-//! - [`retention`]: dropping what is old.
+//! - [`retention`]: dropping what is old, as the leader in `jangada_log` decides it.
 //! - [`keyed`], [`key_index`], [`key_locks`]: the last offsets of keys.
 //! - [`index_reads`]: rows of the offset index (`jangada_log::tables`) in the store.
 //!
@@ -40,6 +40,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 pub(crate) use jangada_log::Expectation;
+use jangada_log::Leader;
 pub(crate) use jangada_log::question::QUESTION_BYTES;
 use jangada_replication::{Group, Registry};
 use jangada_storage::Store;
@@ -52,16 +53,16 @@ use self::append_time::AppendTimes;
 pub(crate) use self::fetch::Fetched;
 use self::inflight::Inflight;
 use self::key_index::{KeptIndex, KeyIndex};
-pub(crate) use self::retention::enforce_retention;
+pub(crate) use self::retention::{LogStarts, RetentionClock};
 pub(crate) use self::retried::may_have_been_taken;
 pub(crate) use self::room::Room;
-pub(crate) use self::view::{PartitionPublisher, View};
+pub(crate) use self::view::{ReplicaState, View};
 use crate::clock_guard::ClockGuard;
 use crate::disk;
 use crate::error::RequestError;
 use crate::metrics::{Metrics, TopicTraffic};
 use crate::pool::Pool;
-use crate::replica::{Front, Hosted, Kind, LEADER_RETRY};
+use crate::replica::{Driver, DriverShared, Front, Hosted, Kind, LEADER_RETRY};
 
 /// How long a linearizable read waits for its quorum.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -90,6 +91,10 @@ pub(crate) struct Shared {
     /// Packing, unpacking and checking of batches.
     pub compute: Pool,
     pub producer_expiration_ms: i64,
+    /// When leaders look for what may go, and whose clock says so.
+    pub retention: RetentionClock,
+    /// What runs the partitions' leaders.
+    pub driving: Arc<DriverShared<Leader>>,
 }
 
 impl Shared {
@@ -104,6 +109,7 @@ impl Shared {
 pub(crate) struct Partition {
     pub hosted: Arc<Hosted>,
     pub view: Arc<View>,
+    driver: Driver<Leader>,
     config: RwLock<Arc<TopicConfig>>,
     append_times: Mutex<AppendTimes>,
     /// While the topic has `key.index.enable`.
@@ -116,12 +122,14 @@ pub(crate) struct Partition {
 }
 
 impl Partition {
-    pub fn new(hosted: Arc<Hosted>, view: Arc<View>, config: Arc<TopicConfig>, shared: Arc<Shared>) -> Self {
+    pub fn new(hosted: Arc<Hosted>, state: ReplicaState, config: Arc<TopicConfig>, shared: Arc<Shared>) -> Self {
+        let ReplicaState { driven, view } = state;
         let inflight = Inflight::new(shared.inflight_per_partition);
         let start = || start_index(&hosted.group, &view, &shared);
         let key_index = KeptIndex::new(config.key_index.then(start));
         Self {
             traffic: shared.metrics.topics.join(&hosted.name.topic),
+            driver: Driver::new(hosted.clone(), driven),
             hosted,
             view,
             config: RwLock::new(config),
@@ -137,6 +145,8 @@ impl Partition {
     pub async fn set_config(&self, config: Arc<TopicConfig>) {
         let wanted = config.key_index;
         self.view.set_checkpoint_bytes(checkpoint_bytes(&config));
+        self.driver
+            .set_surroundings(self.shared.retention.surroundings(&config));
         *self.config.write() = config;
         let start = || start_index(&self.hosted.group, &self.view, &self.shared);
         self.key_index.keep(wanted, start).await;
@@ -196,6 +206,14 @@ impl Front for Partition {
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         let start = || start_index(&self.hosted.group, &self.view, &self.shared);
         Box::pin(self.key_index.keep(false, start))
+    }
+
+    fn tick(&self) {
+        self.driver.tick();
+    }
+
+    fn refresh_leadership(&self) {
+        self.driver.refresh_leadership();
     }
 }
 

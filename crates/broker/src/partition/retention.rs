@@ -1,183 +1,72 @@
-//! Dropping old records: the leader decides where the log shall start and proposes it; every replica then purges as
-//! far as its checkpoints allow.
+//! Dropping old records. The leader (`jangada_log::leader`) decides where the log shall start and proposes it; every replica then
+//! purges as far as its checkpoints allow. Here is what the leader goes by, and what clients call.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use futures::StreamExt;
-use jangada_log::{IndexEntry, PartitionCommand, PartitionReply, PartitionState};
-use jangada_types::{Offset, Reason};
-use tokio::time::MissedTickBehavior;
+use jangada_log::Leader;
+use jangada_log::leader::{Event, Surroundings};
+use jangada_types::{Offset, Reason, TopicConfig};
 
 use super::Partition;
-use super::fetch::Unread;
-use super::index_reads::rows_from;
-use super::rows::{begins_at, follow};
+use super::inflight::BUSY_RETRY;
 use crate::error::RequestError;
-use crate::replica::Replicas;
+use crate::replica::{Observer, ReplicaName};
 
-/// How long the leader waits for the quorum.
-const TIMEOUT: Duration = Duration::from_secs(10);
-/// Partitions whose retention is enforced at once: one without a quorum must not hold up the others.
-const MAX_CONCURRENT: usize = 16;
-/// Index rows that are read at once while counting what is dropped.
-const ROWS_AT_ONCE: usize = 4096;
-/// The log start may move between looking and applying; after so many tries somebody else is at it all the time.
-const TRIES: usize = 5;
+/// When the leaders of a broker look for what may go, and from when on its clock may say so.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RetentionClock {
+    /// Time between two looks, milliseconds.
+    pub check_interval_ms: u64,
+    /// How long the wall clock must have been steady at most, milliseconds.
+    pub steady_clock_ms: u64,
+}
 
-/// Enforces retention at an interval on all partitions that this broker leads, for ever.
-pub(crate) async fn enforce_retention(replicas: Arc<Replicas>, every: Duration) {
-    let mut tick = tokio::time::interval(every);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        let partitions = replicas.fronts::<Partition>();
-        let enforce = partitions.into_iter().map(|partition| async move {
-            if let Err(error) = partition.enforce_retention().await {
-                tracing::debug!(%error, "retention");
-            }
-        });
-        futures::stream::iter(enforce)
-            .buffer_unordered(MAX_CONCURRENT)
-            .collect::<Vec<()>>()
-            .await;
+impl RetentionClock {
+    /// What the leader of a topic's partition goes by.
+    pub fn surroundings(&self, config: &TopicConfig) -> Surroundings {
+        Surroundings {
+            retention_ms: config.retention_ms,
+            retention_bytes: config.retention_bytes,
+            check_interval_ms: self.check_interval_ms,
+            steady_clock_ms: self.steady_clock_ms,
+        }
     }
 }
 
-/// Where the log shall start.
-#[derive(Clone, Copy, Debug)]
-enum Until {
-    /// Exactly here.
-    Offset(Offset),
-    /// Before the first record at or after this time (milliseconds since the Unix epoch), and so that at most this
-    /// many bytes stay.
-    Retention {
-        oldest_ms: Option<i64>,
-        keep_bytes: Option<u64>,
-    },
+/// Writes new log starts of the partitions that are led here to the log.
+pub(crate) struct LogStarts;
+
+impl Observer<Leader> for LogStarts {
+    fn event(&self, partition: &ReplicaName, event: &Event) {
+        let Event::LogStartAdvanced {
+            from,
+            to,
+            dropped_bytes,
+        } = event;
+        tracing::info!(%partition, %from, %to, dropped_bytes, "log start advanced");
+    }
 }
 
 impl Partition {
     /// Drops the records below `before`; `None`: all that are there. Returns the new log start.
     pub async fn trim(&self, before: Option<Offset>) -> Result<Offset, RequestError> {
-        self.hosted.leader_epoch()?;
-        let high_watermark = self.latest_offset().await?;
-        let to = before.unwrap_or(high_watermark);
-        if to < Offset(0) || to > high_watermark {
-            let message = format!(
-                "partition {}: offset {to} is beyond the high watermark {high_watermark}; nothing was dropped",
-                self.hosted.name
-            );
-            return Err(RequestError::new(Reason::OffsetOutOfRange, message)
-                .with("offset", to)
-                .with("high_watermark", high_watermark));
-        }
-        self.advance(Until::Offset(to)).await
-    }
-
-    /// Applies the topic's retention settings, if this replica leads.
-    pub async fn enforce_retention(&self) -> Result<(), RequestError> {
-        let config = self.config();
-        if self.hosted.leader_epoch().is_err() || self.view.log_start() == self.view.high_watermark() {
-            return Ok(());
-        }
-        // Not by a clock that may be wrong.
-        let oldest_ms = config.retention_ms.and_then(|ms| self.shared.clock.old_before_ms(ms));
-        let keep_bytes = config.retention_bytes.filter(|keep| self.view.retained_bytes() > *keep);
-        if oldest_ms.is_none() && keep_bytes.is_none() {
-            return Ok(());
-        }
-        self.advance(Until::Retention { oldest_ms, keep_bytes }).await.map(drop)
-    }
-
-    async fn advance(&self, until: Until) -> Result<Offset, RequestError> {
-        for _ in 0..TRIES {
-            let from = self.view.log_start();
-            let (to, dropped_bytes) = self.look(from, until).await?;
-            if to <= from {
-                return Ok(from);
+        // So that no deposed leader says what lies beyond the high watermark.
+        self.latest_offset().await?;
+        let trimmed = self
+            .driver
+            .decide((), |leader, state, now| leader.trim(state, before, now));
+        trimmed.await?.map_err(|rejection| {
+            let error = self.refuse(rejection.into());
+            match error.reason {
+                Reason::PartitionBusy => error.retry_after(BUSY_RETRY),
+                _ => error,
             }
-            let command = PartitionCommand::AdvanceLogStart {
-                from,
-                to,
-                dropped_bytes,
-            };
-            let applied = self.hosted.group.propose::<PartitionState>(command, TIMEOUT).await;
-            let applied = applied.map_err(|error| self.hosted.propose_error(&error))?;
-            match applied.reply {
-                PartitionReply::LogStart(offset) => {
-                    tracing::info!(partition = %self.hosted.name, from = %from, to = %offset, dropped_bytes, "log start advanced");
-                    return Ok(offset);
-                }
-                PartitionReply::LogStartMoved(_) => {}
-                PartitionReply::Appended { .. } | PartitionReply::Refused(_) => {
-                    unreachable!("not the reply to a new log start")
-                }
-            }
-        }
-        let message = format!("partition {}: its log start kept moving; try again", self.hosted.name);
-        Err(RequestError::new(Reason::PartitionBusy, message).retry_after(super::inflight::BUSY_RETRY))
+        })
     }
 
-    /// Where the log would start, and how many bytes of batches lie before that. Reads the index only as far as
-    /// records are dropped.
-    async fn look(&self, from: Offset, until: Until) -> Result<(Offset, u64), RequestError> {
-        let (store, group) = (self.shared.store.clone(), self.hosted.group.id());
-        let (high_watermark, retained) = (self.view.high_watermark(), self.view.retained_bytes());
-        let look = tokio::task::spawn_blocking(move || {
-            let (mut to, mut dropped) = (from, 0);
-            loop {
-                let rows = rows_from(&*store, group, to, ROWS_AT_ONCE, usize::MAX)?;
-                // What is missing would be dropped without being counted.
-                if to < high_watermark {
-                    begins_at(&rows, to)?;
-                    follow(&rows)?;
-                }
-                let all = rows.len() < ROWS_AT_ONCE;
-                for row in rows {
-                    if row.last_offset >= high_watermark || !drops(&row, until, retained, dropped) {
-                        return Ok(end(until, to, dropped));
-                    }
-                    to = Offset(row.last_offset.get() + 1);
-                    dropped += u64::from(row.size_bytes);
-                }
-                if all {
-                    return Ok::<_, Unread>(end(until, to, dropped));
-                }
-            }
-        });
-        let looked = look.await.map_err(|error| {
-            RequestError::new(
-                Reason::Internal,
-                format!("partition {}: retention failed: {error}", self.hosted.name),
-            )
-        })?;
-        match looked {
-            Err(Unread::Gap(_)) if self.view.log_start() > from => Ok((from, 0)),
-            looked => looked.map_err(|unread| self.unread(unread)),
-        }
-    }
-}
-
-/// Whether the whole batch goes.
-fn drops(row: &IndexEntry, until: Until, retained: u64, dropped: u64) -> bool {
-    match until {
-        Until::Offset(offset) => row.last_offset < offset,
-        Until::Retention { oldest_ms, keep_bytes } => {
-            let too_old = oldest_ms.is_some_and(|oldest| row.max_timestamp_ms < oldest);
-            // Like Kafka's segments: a batch goes only if what stays still has the bytes to keep.
-            let too_much =
-                keep_bytes.is_some_and(|keep| retained.saturating_sub(dropped + u64::from(row.size_bytes)) >= keep);
-            too_old || too_much
-        }
-    }
-}
-
-/// An exact offset may lie inside the batch that stays.
-fn end(until: Until, to: Offset, dropped: u64) -> (Offset, u64) {
-    match until {
-        Until::Offset(offset) => (offset.max(to), dropped),
-        Until::Retention { .. } => (to, dropped),
+    /// Drops the records that the topic's retention lets go, as the leader's timer does. Returns the log start then.
+    #[cfg(test)]
+    pub async fn enforce_retention(&self) -> Result<Offset, RequestError> {
+        let retained = self.driver.decide((), |leader, state, now| leader.retain(state, now));
+        retained.await?.map_err(|rejection| self.refuse(rejection.into()))
     }
 }
 
@@ -188,7 +77,7 @@ mod tests {
     use bytes::Bytes;
     use jangada_types::{BatchBuilder, Codec, ProducerEpoch, ProducerId, Sequence, TopicConfig};
 
-    use super::super::testing::{Broker, Options, PATIENCE, append};
+    use super::super::testing::{Broker, GROUP, Options, PATIENCE, append};
     use super::*;
 
     const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
@@ -240,7 +129,7 @@ mod tests {
         // When that is the time for long enough, it is.
         broker.set_clock(START_MS + 8 * DAY_MS);
         steady_after_step(&broker).await;
-        partition.enforce_retention().await.expect("it leads");
+        assert_eq!(partition.enforce_retention().await, Ok(Offset(4)));
         assert_eq!(partition.view.log_start(), Offset(4));
         broker.stop().await;
     }
@@ -248,5 +137,63 @@ mod tests {
     async fn steady_after_step(broker: &Broker) {
         assert_eq!(broker.shared.clock.old_before_ms(u64::MAX), None, "the step is noticed");
         steady(broker).await;
+    }
+
+    /// A leader's state has a batch before its row can be read: the search must not take that for damage.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn records_that_come_while_others_are_dropped_are_not_missing() {
+        const BATCHES: i32 = 2_000;
+        let broker = Broker::start(Options::default());
+        broker.set_clock(START_MS);
+        let partition = broker.lead(TopicConfig::default()).await;
+        let appending = tokio::spawn({
+            let partition = partition.clone();
+            async move {
+                for sequence in 0..BATCHES {
+                    append(&partition, batch(sequence, START_MS)).await.expect("appended");
+                }
+            }
+        });
+        let trimming = async {
+            let mut trimmed = Offset(0);
+            while trimmed < Offset(i64::from(BATCHES)) {
+                trimmed = partition.trim(None).await.expect("it leads, and nothing is damaged");
+                tokio::task::yield_now().await;
+            }
+        };
+        let trimmed = tokio::time::timeout(PATIENCE, trimming).await;
+        appending.await.expect("all are taken");
+        trimmed.expect("all are dropped");
+        assert_eq!(broker.shared.store.damage().of(GROUP), None);
+        broker.stop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn old_records_go_by_the_leaders_timer_and_by_settings_that_change() {
+        let broker = Broker::start(Options {
+            check_interval_ms: 10,
+            ..Options::default()
+        });
+        broker.set_clock(START_MS + DAY_MS);
+        let partition = broker.lead(TopicConfig::default()).await;
+        for sequence in 0..3 {
+            append(&partition, batch(sequence, START_MS)).await.expect("appended");
+        }
+        let starts_at = async |offset| {
+            while partition.view.log_start() != offset {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let shorter = TopicConfig {
+            retention_ms: Some(u64::try_from(DAY_MS / 2).expect("it is positive")),
+            ..TopicConfig::default()
+        };
+        partition.set_config(shorter.into()).await;
+        let gone = tokio::time::timeout(PATIENCE, starts_at(Offset(3))).await;
+        gone.expect("they are old by the new setting");
+        append(&partition, batch(3, START_MS)).await.expect("appended");
+        let gone = tokio::time::timeout(PATIENCE, starts_at(Offset(4))).await;
+        gone.expect("the timer fires again");
+        broker.stop().await;
     }
 }

@@ -4,43 +4,13 @@
 
 use bytes::{Bytes, BytesMut};
 use jangada_log::IndexEntry;
+use jangada_log::tables::offset_index::Gap;
 use jangada_storage::LogEntry;
 use jangada_types::{Offset, batch};
-
-/// Offsets that should be there and are not: what was expected, and what was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Gap(pub String);
 
 /// Leaves out what was applied after the high watermark was looked at: rows are there a moment before it moves.
 pub(super) fn keep_below(rows: &mut Vec<IndexEntry>, high_watermark: Offset) {
     rows.truncate(rows.partition_point(|row| row.last_offset < high_watermark));
-}
-
-/// That the first row has the offset.
-pub(super) fn begins_at(rows: &[IndexEntry], offset: Offset) -> Result<(), Gap> {
-    match rows.first() {
-        Some(first) if first.base_offset <= offset => Ok(()),
-        Some(first) => Err(Gap(format!(
-            "offset {offset} is missing, the next one in the index is {}",
-            first.base_offset
-        ))),
-        None => Err(Gap(format!("offset {offset} is missing, the index ends before it"))),
-    }
-}
-
-/// That each row begins where the one before ends.
-pub(super) fn follow(rows: &[IndexEntry]) -> Result<(), Gap> {
-    for pair in rows.windows(2) {
-        let [before, row] = [pair[0], pair[1]];
-        let expected = before.last_offset.get() + 1;
-        if row.base_offset.get() != expected || row.raft_index <= before.raft_index {
-            return Err(Gap(format!(
-                "after offset {} (entry {}) the index goes on with {} (entry {})",
-                before.last_offset, before.raft_index, row.base_offset, row.raft_index
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// Puts the batches of the rows behind one another, each with its offset and epoch. Entries without a row (blank,
@@ -88,6 +58,7 @@ pub(super) fn assemble(rows: &[IndexEntry], entries: &[LogEntry]) -> Result<(Byt
 
 #[cfg(test)]
 mod tests {
+    use jangada_log::tables::offset_index::{begins_at, follow};
     use jangada_types::{BatchBuilder, Codec, LeaderEpoch};
 
     use super::*;

@@ -9,13 +9,13 @@ use bytes::Bytes;
 use jangada_replication::Publisher;
 use jangada_types::{GroupId, PartitionIndex, TopicConfig};
 
-use super::{Appended, Expectation, KIND, Partition, PartitionPublisher, Shared, View, checkpoint_bytes};
+use super::{Appended, Expectation, KIND, LogStarts, Partition, ReplicaState, RetentionClock, Shared};
 use crate::clock_guard::ClockGuard;
 use crate::error::RequestError;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 use crate::quota::Caller;
-use crate::replica::{ReplicaName, Replicas};
+use crate::replica::{DriverShared, ReplicaName, Replicas, Timers};
 use crate::seams::WallClock;
 use crate::testing::Alone;
 
@@ -40,6 +40,7 @@ impl WallClock for Clock {
 pub struct Broker {
     pub shared: Arc<Shared>,
     pub clock: Arc<Clock>,
+    replicas: Arc<Replicas>,
 }
 
 /// What differs from broker to broker.
@@ -48,6 +49,7 @@ pub struct Options {
     pub step_ms: i64,
     pub steady: Duration,
     pub producer_expiration_ms: i64,
+    pub check_interval_ms: u64,
 }
 
 impl Default for Options {
@@ -56,6 +58,7 @@ impl Default for Options {
             step_ms: 0,
             steady: Duration::ZERO,
             producer_expiration_ms: i64::MAX,
+            check_interval_ms: 60 * 60 * 1_000,
         }
     }
 }
@@ -67,38 +70,55 @@ impl Broker {
             now_ms: AtomicI64::new(0),
             step_ms: with.step_ms,
         });
+        let guard = Arc::new(ClockGuard::new(clock.clone(), with.steady, Box::new(|_| Vec::new())));
+        let timers = Arc::new(Timers::new(guard.clone()));
+        let replicas = Arc::new(Replicas::new(registry.clone(), PATIENCE));
+        tokio::spawn(timers.clone().run(replicas.clone()));
+        let read_pool = Pool::new(1);
+        let driving = DriverShared {
+            timers,
+            store: store.clone(),
+            read_pool: read_pool.clone(),
+            observer: Box::new(LogStarts),
+        };
         let shared = Shared {
             store,
             registry,
-            clock: Arc::new(ClockGuard::new(clock.clone(), with.steady, Box::new(|_| Vec::new()))),
+            clock: guard,
             metrics: Metrics::new(&Default::default(), &Default::default()),
             inflight_per_partition: BYTES,
             queue_bytes_max: BYTES,
-            read_pool: Pool::new(1),
+            read_pool,
             compute: Pool::new(1),
             producer_expiration_ms: with.producer_expiration_ms,
+            retention: RetentionClock {
+                check_interval_ms: with.check_interval_ms,
+                steady_clock_ms: u64::try_from(with.steady.as_millis()).expect("it is short"),
+            },
+            driving: Arc::new(driving),
         };
         Self {
             shared: Arc::new(shared),
             clock,
+            replicas,
         }
     }
 
     /// The partition, led by this broker in a new term.
     pub async fn lead(&self, config: TopicConfig) -> Arc<Partition> {
         let registry = &self.shared.registry;
+        self.replicas.close(GROUP).await;
         registry.close(GROUP).await;
         let config = Arc::new(config);
-        let view = Arc::new(View::new(checkpoint_bytes(&config)));
-        let publisher = PartitionPublisher::new(view.clone());
         let name = ReplicaName {
             topic: "readings".into(),
             index: Some(PartitionIndex(0)),
         };
-        let replicas = Replicas::new(registry.clone(), PATIENCE);
+        let state = ReplicaState::new((GROUP, name.clone()), &config, &self.shared);
+        let publisher = state.publisher();
         let id = (GROUP, registry.local_replica());
-        let front = |hosted| Partition::new(hosted, view, config, self.shared.clone());
-        let opened = replicas.open(id, (&KIND, name), publisher.erased(), front).await;
+        let front = |hosted| Partition::new(hosted, state, config, self.shared.clone());
+        let opened = self.replicas.open(id, (&KIND, name), publisher.erased(), front).await;
         let partition = opened.expect("it opens");
         let group = &partition.hosted.group;
         let alone = BTreeSet::from([registry.local_replica()]);

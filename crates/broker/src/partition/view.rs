@@ -1,17 +1,20 @@
-//! What readers see of a partition, and what puts it there: [`PartitionPublisher`] holds the replicated state and
-//! publishes of it, to the [`View`], what was applied.
+//! What readers see of a partition, and what puts it there: [`PartitionPublisher`] applies commands to the replicated state and
+//! shows of it, in the [`View`], what was applied.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use jangada_log::{IndexEntry, PartitionCommand, PartitionReply, PartitionState};
+use jangada_log::{IndexEntry, Leader, PartitionCommand, PartitionReply, PartitionState};
 use jangada_machine::{Effects, Machine, Retention};
 use jangada_replication::Publisher;
-use jangada_types::{LogPosition, Offset};
+use jangada_types::{GroupId, LogPosition, Offset, TopicConfig};
 use parking_lot::RwLock;
 use tokio::sync::watch;
+
+use super::{Shared, checkpoint_bytes};
+use crate::replica::{Driven, ReplicaName, SurroundingsCell};
 
 /// Index rows kept in memory, so that reading at the end of the log asks neither the disk nor the writer.
 const RECENT_ROWS_MAX: usize = 1024;
@@ -95,30 +98,45 @@ impl View {
     }
 }
 
-/// Holds a partition's state, and shows it to readers.
-pub(crate) struct PartitionPublisher {
-    state: PartitionState,
-    view: Arc<View>,
-    /// Rows applied since the last publication.
-    unpublished: Vec<IndexEntry>,
+/// A partition's replicated state with its leader's side, and what readers see of it.
+pub(crate) struct ReplicaState {
+    pub driven: Arc<Driven<Leader>>,
+    pub view: Arc<View>,
 }
 
-impl PartitionPublisher {
+impl ReplicaState {
     /// Of a partition in which nothing was written.
-    pub fn new(view: Arc<View>) -> Self {
+    pub fn new(partition: (GroupId, ReplicaName), config: &TopicConfig, shared: &Shared) -> Self {
+        let surroundings = SurroundingsCell::new(shared.retention.surroundings(config));
         Self {
-            state: PartitionState::default(),
-            view,
+            driven: Driven::new(partition, surroundings, shared.driving.clone()),
+            view: Arc::new(View::new(checkpoint_bytes(config))),
+        }
+    }
+
+    /// What applies commands to it.
+    pub fn publisher(&self) -> PartitionPublisher {
+        PartitionPublisher {
+            driven: self.driven.clone(),
+            view: self.view.clone(),
             unpublished: Vec::new(),
         }
     }
+}
+
+/// Applies commands to a partition's state, and shows it to readers.
+pub(crate) struct PartitionPublisher {
+    driven: Arc<Driven<Leader>>,
+    view: Arc<View>,
+    /// Rows applied since the last publication.
+    unpublished: Vec<IndexEntry>,
 }
 
 impl Publisher for PartitionPublisher {
     type Machine = PartitionState;
 
     fn apply(&mut self, at: LogPosition, command: PartitionCommand, effects: &mut Effects) -> PartitionReply {
-        let (reply, row) = self.state.fold(at, &command);
+        let (reply, row) = self.driven.apply(at, &command, |state| state.fold(at, &command));
         if let Some(row) = row {
             row.put_into(effects);
             self.unpublished.push(row);
@@ -133,30 +151,29 @@ impl Publisher for PartitionPublisher {
             let excess = recent.len().saturating_sub(RECENT_ROWS_MAX);
             recent.drain(..excess);
         }
-        let state = &self.state;
-        self.view.log_start.store(state.log_start().get(), Ordering::Release);
-        self.view
-            .retained_bytes
-            .store(state.retained_bytes(), Ordering::Relaxed);
-        let next = state.next_offset();
+        let shown = |state: &PartitionState| (state.log_start(), state.next_offset(), state.retained_bytes());
+        let (log_start, next, retained_bytes) = self.driven.publish(shown);
+        self.view.log_start.store(log_start.get(), Ordering::Release);
+        self.view.retained_bytes.store(retained_bytes, Ordering::Relaxed);
         self.view
             .high_watermark
             .send_if_modified(|known| std::mem::replace(known, next) != next);
     }
 
     fn snapshot(&self) -> Bytes {
-        self.state.snapshot()
+        // Under the lock, since a clone of many producers takes as long as encoding them.
+        self.driven.with_machine(Machine::snapshot)
     }
 
     fn replace(&mut self, state: PartitionState) {
         // The rows in memory belong to the state that goes.
         self.unpublished.clear();
         self.view.recent.write().clear();
-        self.state = state;
+        self.driven.replace(state);
     }
 
     fn retention(&self) -> Retention {
-        self.state.retention()
+        self.driven.with_machine(Machine::retention)
     }
 
     fn checkpoint_bytes(&self) -> u64 {

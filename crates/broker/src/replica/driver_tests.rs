@@ -6,15 +6,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use jangada_machine::{Effects, EncodedCommand, Leader, Machine, Now, RestoreError, Retention, Step, StepOf};
+use jangada_machine::{
+    Due, DueOf, Effects, EncodedCommand, Leader, Machine, Now, RestoreError, Retention, Step, StepOf,
+};
 use jangada_replication::Publisher as _;
 use jangada_types::{CodecError, GroupId, LogPosition, Reason, Rejection};
 
 use super::{
-    Driven, DrivenPublisher, Driver, DriverShared, Front, Hosted, Kind, Observer, ReplicaName, Replicas, Timers,
+    Driven, DrivenPublisher, Driver, DriverShared, Front, Hosted, Kind, Observer, ReplicaName, Replicas,
+    SurroundingsCell, Timers,
 };
 use crate::clock_guard::ClockGuard;
 use crate::error::RequestError;
+use crate::pool::Pool;
 use crate::seams::SystemClock;
 use crate::testing::Alone;
 
@@ -79,6 +83,9 @@ struct Treasurer {
 /// Coins that are still to be put in.
 struct Rest(u64);
 
+/// So many coins meet damage when the first of them was put in.
+const UNLUCKY: u64 = 13;
+
 impl Treasurer {
     fn put(&self, coins: u64) -> StepOf<Self> {
         match coins {
@@ -113,20 +120,21 @@ impl Leader for Treasurer {
         self.due = Some(now.monotonic_ms + 20);
     }
 
-    fn applied(&mut self, _: &Purse, _: &u64, _: &u64, _: Now) {
+    fn applied(&mut self, _: &Purse, _: &u64, _: &u64, _: &dyn Fn() -> Now) {
         self.told += 1;
     }
 
     fn resume(&mut self, _: &Purse, Rest(coins): Rest, reply: u64, _: Now) -> StepOf<Self> {
         match coins {
             0 => Step::Done(Ok(reply)),
+            coins if coins + 1 == UNLUCKY => Step::Damaged("the purse has a hole".to_owned()),
             coins => self.put(coins),
         }
     }
 
-    fn tick(&mut self, _: &Purse, now: Now) -> Vec<u64> {
+    fn tick(&mut self, _: &Purse, now: Now) -> Vec<DueOf<Self>> {
         let due = self.due.take_if(|due| *due <= now.monotonic_ms);
-        due.map(|_| self.wages).into_iter().collect()
+        due.map(|_| Due::Propose(self.wages)).into_iter().collect()
     }
 
     fn next_deadline(&self) -> Option<u64> {
@@ -151,7 +159,7 @@ impl Leader for Treasurer {
 struct Ledger(Arc<AtomicU64>);
 
 impl Observer<Treasurer> for Ledger {
-    fn event(&self, coins: &u64) {
+    fn event(&self, _: &ReplicaName, coins: &u64) {
         self.0.fetch_add(*coins, Ordering::SeqCst);
     }
 }
@@ -159,19 +167,18 @@ impl Observer<Treasurer> for Ledger {
 struct Treasury(Driver<Treasurer>);
 
 impl Front for Treasury {
-    fn has_timers(&self) -> bool {
-        true
-    }
-
     fn tick(&self) {
         self.0.tick();
+    }
+
+    fn refresh_leadership(&self) {
+        self.0.refresh_leadership();
     }
 }
 
 struct Game {
     alone: Alone,
     replicas: Arc<Replicas>,
-    shared: Arc<DriverShared<Treasurer>>,
     treasury: Arc<Treasury>,
     ledger: Ledger,
 }
@@ -182,15 +189,21 @@ impl Game {
         let clock = ClockGuard::new(Arc::new(SystemClock), Duration::ZERO, Box::new(|_| Vec::new()));
         let timers = Arc::new(Timers::new(Arc::new(clock)));
         let ledger = Ledger::default();
-        let shared = Arc::new(DriverShared::new(timers.clone(), wages, ledger.clone()));
+        let shared = DriverShared {
+            timers: timers.clone(),
+            store: alone.store.clone(),
+            read_pool: Pool::new(1),
+            observer: Box::new(ledger.clone()),
+        };
         let replicas = Arc::new(Replicas::new(alone.registry.clone(), TIMEOUT));
         tokio::spawn(timers.run(replicas.clone()));
-        let driven = Driven::new(shared.clone());
-        let publisher = DrivenPublisher(driven.clone());
         let name = ReplicaName {
             topic: "kings".into(),
             index: None,
         };
+        let wages = SurroundingsCell::new(wages);
+        let driven = Driven::new((GROUP, name.clone()), wages, Arc::new(shared));
+        let publisher = DrivenPublisher(driven.clone());
         let front = |hosted: Arc<Hosted>| Treasury(Driver::new(hosted, driven));
         let id = (GROUP, alone.registry.local_replica());
         let treasury = replicas.open(id, (&KIND, name), publisher.erased(), front).await;
@@ -204,7 +217,6 @@ impl Game {
             .expect("it elects itself");
         Self {
             replicas,
-            shared,
             treasury: treasury.expect("it is new"),
             ledger,
             alone,
@@ -230,8 +242,7 @@ impl Game {
 async fn a_timer_fires_and_fires_again_when_the_surroundings_change() {
     let game = Game::start(100).await;
     game.holds(100).await;
-    game.shared.set_surroundings(7, |known| *known == 7);
-    game.shared.set_surroundings(11, |known| *known == 100);
+    game.treasury.0.set_surroundings(11);
     game.holds(111).await;
     assert_eq!(game.ledger.0.load(Ordering::SeqCst), 111);
     game.alone.registry.shutdown().await;
@@ -250,6 +261,22 @@ async fn a_request_goes_on_after_each_of_its_commands_and_lets_go_of_what_it_hol
     let told = driver.decide((), |leader, _, _| Step::Done(Ok(leader.told))).await;
     assert_eq!(told, Ok(Ok(3)));
     assert_eq!(game.ledger.0.load(Ordering::SeqCst), 3);
+    game.alone.registry.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_fails_after_a_command_of_the_request_was_applied_has_had_an_effect_and_damage_is_reported() {
+    let game = Game::start(0).await;
+    let error = game.put(UNLUCKY).await.expect_err("it meets damage");
+    assert_eq!(
+        (error.reason, error.definite),
+        (Reason::DataCorrupted, false),
+        "{error}"
+    );
+    assert!(error.message.contains("the purse has a hole"), "{error}");
+    let damage = game.alone.registry.store().damage().of(GROUP);
+    assert!(damage.is_some_and(|what| what.contains("the purse has a hole")));
+    game.holds(1).await;
     game.alone.registry.shutdown().await;
 }
 

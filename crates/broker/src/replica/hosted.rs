@@ -90,11 +90,10 @@ pub(crate) trait Front: Any + Send + Sync {
         Box::pin(std::future::ready(()))
     }
 
-    /// Whether [`Front::tick`] is to be called. Asked once, when the replica is opened.
-    fn has_timers(&self) -> bool {
-        false
-    }
-
     /// Does what is due, and says to [`super::Timers`] when to call it next. Must not wait.
     fn tick(&self) {}
+
+    /// Begins or ends the leader's side if this replica's leadership asks for it. Called often, for all replicas, when any
+    /// leadership has changed. Must not wait.
+    fn refresh_leadership(&self) {}
 }

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use jangada_replication::{ProposeError, ReadError};
+use jangada_storage::StoreError;
 use jangada_types::{BrokerId, LeaderEpoch, Reason};
 
 use super::hosted::Hosted;
@@ -98,7 +99,19 @@ impl Hosted {
         }
     }
 
-    /// Why nothing was read.
+    /// Why something that is stored was not read.
+    pub fn store_error(&self, cause: &StoreError) -> RequestError {
+        let title = &self.title;
+        match cause {
+            StoreError::Damaged { what, .. } => {
+                let message = format!("{title}: this replica's data is damaged: {what}");
+                RequestError::new(Reason::DataCorrupted, message).retry_after(LEADER_RETRY)
+            }
+            cause => RequestError::new(Reason::Internal, format!("{title}: reading failed: {cause}")),
+        }
+    }
+
+    /// Why no quorum confirmed a read.
     pub fn read_error(&self, error: &ReadError) -> RequestError {
         match error {
             ReadError::NotLeader(_) => self.not_leader(),

@@ -5,8 +5,8 @@
 //! - [`Replicas`]: all of them, in the order of their ids. It opens and closes them, and checks their quorums.
 //! - [`leaders`]: who leads a group, and waiting until a replica here does.
 //! - [`leadership`]: why a replica does not answer, and what became of a proposal or of a read, for all kinds.
-//! - [`Driver`]: runs the leader's side of a machine: requests that are resumed when their commands are applied, and timers.
-//!   [`Timers`]: the one task for all of them.
+//! - [`Driver`]: runs the leader's side of a machine: requests that are resumed when their commands are applied or their rows are
+//!   read, and timers. [`Driven`]: the state that it decides by. [`Timers`]: the one task for all timers.
 //! - [`InflightProposal`]: what a command holds until Raft lets go of it.
 //! - [`check_quorum`]: whether a quorum answers a leader.
 //!
@@ -14,6 +14,7 @@
 //! reconciler; the metadata opens when the broker starts), and nowhere else.
 
 mod check_quorum;
+mod driven;
 mod driver;
 #[cfg(test)]
 mod driver_tests;
@@ -26,7 +27,8 @@ mod replicas;
 mod tests;
 mod timers;
 
-pub(crate) use self::driver::{Driven, DrivenPublisher, Driver, DriverShared, Observer};
+pub(crate) use self::driven::{Driven, DrivenPublisher, DriverShared, Observer, SurroundingsCell};
+pub(crate) use self::driver::Driver;
 pub(crate) use self::hosted::{Front, Hosted, Kind, ReplicaName};
 pub(crate) use self::inflight_proposal::{InflightProposal, UNTIL_ANSWERED};
 pub(crate) use self::leadership::LEADER_RETRY;

@@ -21,8 +21,6 @@ pub(crate) struct Replicas {
     pub(super) registry: Arc<Registry>,
     quorum_timeout: Duration,
     by_group: RwLock<BTreeMap<GroupId, Replica>>,
-    /// Of these, those that have timers: of thousands most have none.
-    timed: RwLock<BTreeMap<GroupId, Arc<dyn Front>>>,
 }
 
 struct Replica {
@@ -45,7 +43,6 @@ impl Replicas {
             registry,
             quorum_timeout,
             by_group: RwLock::default(),
-            timed: RwLock::default(),
         }
     }
 
@@ -64,9 +61,6 @@ impl Replicas {
             hosted,
             front: front.clone(),
         };
-        if front.has_timers() {
-            self.timed.write().insert(id, front.clone());
-        }
         self.by_group.write().insert(id, opened);
         // Its leader may be known by now, and a request may wait for both.
         self.registry.leaders().changed();
@@ -79,7 +73,6 @@ impl Replicas {
         if let Some(front) = front {
             front.close().await;
         }
-        self.timed.write().remove(&group);
         self.by_group.write().remove(&group);
     }
 
@@ -106,9 +99,21 @@ impl Replicas {
         replicas.values().map(|replica| replica.hosted.clone()).collect()
     }
 
-    /// The fronts of all that have timers.
-    pub(super) fn timed(&self) -> Vec<Arc<dyn Front>> {
-        self.timed.read().values().cloned().collect()
+    /// The front of a replica that is open here, of whatever kind.
+    pub(super) fn any_front(&self, group: GroupId) -> Option<Arc<dyn Front>> {
+        self.by_group.read().get(&group).map(|replica| replica.front.clone())
+    }
+
+    /// Shows all that are open here, without the lock.
+    pub(super) fn each_front(&self, mut visit: impl FnMut(&Hosted, &dyn Front)) {
+        let shown: Vec<_> = {
+            let replicas = self.by_group.read();
+            let shown = replicas.values();
+            shown
+                .map(|replica| (replica.hosted.clone(), replica.front.clone()))
+                .collect()
+        };
+        shown.iter().for_each(|(hosted, front)| visit(hosted, &**front));
     }
 
     /// The fronts of all that are open here and of this kind.

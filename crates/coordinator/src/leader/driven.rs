@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jangada_machine as machine;
-use machine::Now;
+use machine::{Due, DueOf, Now};
 
 use super::request::{Answer, Pending, Step};
 use super::{Config, Leader};
@@ -38,16 +38,16 @@ impl machine::Leader for Leader {
         self.topics_changed(image, surroundings.topics.clone(), now);
     }
 
-    fn applied(&mut self, image: &Image, command: &Command, reply: &Reply, now: Now) {
-        self.applied(image, command, reply, now);
+    fn applied(&mut self, image: &Image, command: &Command, reply: &Reply, now: &dyn Fn() -> Now) {
+        self.applied(image, command, reply, now());
     }
 
     fn resume(&mut self, image: &Image, pending: Pending, reply: Reply, now: Now) -> Step {
         self.resume(image, pending, reply, now)
     }
 
-    fn tick(&mut self, image: &Image, now: Now) -> Vec<Command> {
-        self.tick(image, now)
+    fn tick(&mut self, image: &Image, now: Now) -> Vec<DueOf<Self>> {
+        self.tick(image, now).into_iter().map(Due::Propose).collect()
     }
 
     fn next_deadline(&self) -> Option<u64> {

@@ -91,6 +91,7 @@ impl World {
                     let at = self.now();
                     step = self.leader.resume(&self.image, pending, reply, at);
                 }
+                other => panic!("a shard reads no rows: {other:?}"),
             }
         }
     }

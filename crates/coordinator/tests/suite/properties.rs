@@ -164,6 +164,7 @@ impl Chaos {
                     process.take(answer, now_ms);
                 }
             }
+            other => panic!("a shard reads no rows: {other:?}"),
         }
     }
 

@@ -33,6 +33,7 @@ impl Shard {
                     self.applying += begun.elapsed();
                     step = self.leader.resume(&self.image, pending, reply, world.now());
                 }
+                other => panic!("a shard reads no rows: {other:?}"),
             }
         }
     }

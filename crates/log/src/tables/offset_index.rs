@@ -95,6 +95,43 @@ impl IndexEntry {
     }
 }
 
+/// Offsets that should be there and are not: which were expected, and which were found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap(pub String);
+
+/// Checks that the first row has the offset.
+///
+/// # Errors
+/// It has not, or there is no row.
+pub fn begins_at(rows: &[IndexEntry], offset: Offset) -> Result<(), Gap> {
+    match rows.first() {
+        Some(first) if first.base_offset <= offset => Ok(()),
+        Some(first) => Err(Gap(format!(
+            "offset {offset} is missing, the next one in the index is {}",
+            first.base_offset
+        ))),
+        None => Err(Gap(format!("offset {offset} is missing, the index ends before it"))),
+    }
+}
+
+/// Checks that each row begins where the one before ends.
+///
+/// # Errors
+/// One does not.
+pub fn follow(rows: &[IndexEntry]) -> Result<(), Gap> {
+    for pair in rows.windows(2) {
+        let [before, row] = [pair[0], pair[1]];
+        let expected = before.last_offset.get() + 1;
+        if row.base_offset.get() != expected || row.raft_index <= before.raft_index {
+            return Err(Gap(format!(
+                "after offset {} (entry {}) the index goes on with {} (entry {})",
+                before.last_offset, before.raft_index, row.base_offset, row.raft_index
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Each row begins where the one before ends.
 fn check_follows(before: Option<u64>, key: &[u8], value: &[u8]) -> Result<Option<u64>, RowError> {
     let row = IndexEntry::decode(key, value)?;

@@ -2,5 +2,6 @@
 
 mod conditions;
 mod golden;
+mod leader;
 mod properties;
 mod world;

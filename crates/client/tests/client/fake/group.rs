@@ -134,6 +134,7 @@ impl Groups {
                     let reply = self.apply(&command);
                     step = self.leader.resume(&self.image, pending, reply, now(self.began));
                 }
+                other => panic!("a shard reads no rows: {other:?}"),
             }
         }
     }

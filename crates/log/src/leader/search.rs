@@ -1,0 +1,133 @@
+//! The search for a new log start: a walk through the offset index, from the log start on, as far as batches go.
+
+use bytes::Bytes;
+use jangada_machine::{Row, RowRange};
+use jangada_types::{Offset, RowError};
+
+use crate::state::PartitionState;
+use crate::tables::offset_index::{Gap, IndexEntry, OFFSET_INDEX, begins_at, follow, key_of};
+
+/// Rows that are read at once.
+const ROWS_AT_ONCE: usize = 4096;
+
+/// The rule by which batches go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// Records below this offset go. It may lie inside a batch, which then stays in the log.
+    Below(Offset),
+    /// Whole batches go.
+    Retention {
+        /// A batch goes if all its records are older than this, milliseconds since the Unix epoch.
+        oldest_ms: Option<i64>,
+        /// A batch goes if at least so many bytes stay without it, as with Kafka's segments.
+        keep_bytes: Option<u64>,
+    },
+}
+
+/// A search that is under way. What it finds is true as long as the log starts where it began.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Search {
+    pub cut: Cut,
+    /// The log start at which the search began.
+    pub from: Offset,
+    /// The high watermark at which it began; batches behind it stay.
+    end: Offset,
+    /// Bytes of the batches between the two.
+    retained_bytes: u64,
+    /// Everything below this offset goes.
+    to: Offset,
+    dropped_bytes: u64,
+    /// The largest timestamp of the first batch that stays, if the search has met one.
+    pub first_kept_ms: Option<i64>,
+}
+
+/// Rows of the offset index that cannot be what this replica wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct BadRows(pub String);
+
+impl From<Gap> for BadRows {
+    fn from(Gap(what): Gap) -> Self {
+        Self(what)
+    }
+}
+
+impl From<RowError> for BadRows {
+    fn from(error: RowError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl Search {
+    pub fn new(state: &PartitionState, cut: Cut) -> Self {
+        Self {
+            cut,
+            from: state.log_start(),
+            end: state.next_offset(),
+            retained_bytes: state.retained_bytes(),
+            to: state.log_start(),
+            dropped_bytes: 0,
+            first_kept_ms: None,
+        }
+    }
+
+    /// Whether it is known without a row that nothing goes.
+    pub fn is_vain(&self) -> bool {
+        let is_reached = matches!(self.cut, Cut::Below(offset) if offset <= self.from);
+        is_reached || self.from >= self.end
+    }
+
+    /// The rows that are to be read next.
+    pub fn rows(&self) -> RowRange {
+        RowRange {
+            table: &OFFSET_INDEX,
+            from: Bytes::copy_from_slice(&key_of(self.to)),
+            to: Some(Bytes::copy_from_slice(&key_of(self.end))),
+            limit: ROWS_AT_ONCE,
+        }
+    }
+
+    /// Takes the rows that were read. True: the search is over.
+    ///
+    /// # Errors
+    /// Offsets are missing: they would go without being counted.
+    pub fn take(&mut self, rows: &[Row]) -> Result<bool, BadRows> {
+        let rows: Vec<IndexEntry> = rows
+            .iter()
+            .map(|(key, value)| IndexEntry::decode(key, value))
+            .collect::<Result<_, _>>()?;
+        begins_at(&rows, self.to)?;
+        follow(&rows)?;
+        for row in &rows {
+            if !self.drops(row) {
+                self.first_kept_ms = Some(row.max_timestamp_ms);
+                return Ok(true);
+            }
+            self.to = Offset(row.last_offset.get() + 1);
+            self.dropped_bytes += u64::from(row.size_bytes);
+        }
+        Ok(self.to >= self.end)
+    }
+
+    /// Whether the whole batch goes.
+    fn drops(&self, row: &IndexEntry) -> bool {
+        match self.cut {
+            Cut::Below(offset) => row.last_offset < offset,
+            Cut::Retention { oldest_ms, keep_bytes } => {
+                let stay = self
+                    .retained_bytes
+                    .saturating_sub(self.dropped_bytes + u64::from(row.size_bytes));
+                oldest_ms.is_some_and(|oldest| row.max_timestamp_ms < oldest)
+                    || keep_bytes.is_some_and(|keep| stay >= keep)
+            }
+        }
+    }
+
+    /// The new log start, and the bytes of the batches that go.
+    pub fn found(&self) -> (Offset, u64) {
+        let to = match self.cut {
+            Cut::Below(offset) => offset.max(self.to),
+            Cut::Retention { .. } => self.to,
+        };
+        (to, self.dropped_bytes)
+    }
+}
