@@ -12,10 +12,10 @@ use jangada_types::{CodecError, FEATURE_LEVEL, Offset};
 
 use crate::condition::Conditions;
 
-/// What errors call it.
+/// The name of a command in errors.
 const WHAT: &str = "partition command";
 const VERSION: u8 = 1;
-/// Version, kind, and two integers of 64 bits.
+/// Length of an append's head: version, kind, and two integers of 64 bits.
 const HEAD_LEN: usize = 18;
 const ADVANCE_LEN: usize = 26;
 
@@ -23,24 +23,24 @@ const ADVANCE_LEN: usize = 26;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum PartitionCommandKind {
-    /// An append without conditions.
+    /// Appends a batch without conditions.
     Append = 1,
-    /// A new log start.
+    /// Moves the log start.
     AdvanceLogStart = 2,
-    /// An append with conditions, which stand behind its head. One without keeps the kind that all versions read.
+    /// Appends a batch with conditions, which stand behind its head. A batch without any keeps the kind that all versions read.
     ConditionalAppend = 3,
 }
 
 impl PartitionCommandKind {
-    /// All of them.
+    /// All kinds, by rising byte.
     pub const ALL: [Self; 3] = [Self::Append, Self::AdvanceLogStart, Self::ConditionalAppend];
 
-    /// Its byte in the head.
+    /// The kind's byte in the head.
     pub const fn byte(self) -> u8 {
         self as u8
     }
 
-    /// The first feature level that knows it.
+    /// The first feature level that knows the kind.
     pub const fn since(self) -> u32 {
         match self {
             Self::Append | Self::AdvanceLogStart => 1,
@@ -71,7 +71,7 @@ pub enum PartitionCommand {
         now_ms: i64,
         /// How long the leader remembers silent producers, milliseconds.
         expiration_ms: i64,
-        /// What must hold for it.
+        /// The conditions that must hold for the batch.
         conditions: Conditions,
         /// The batch, as the leader checked it.
         batch: Bytes,
@@ -106,7 +106,7 @@ impl PartitionCommand {
         }
     }
 
-    /// As it goes into the log. The batch is its body.
+    /// The command as it goes into the log. The batch is its body.
     pub fn encode(self) -> EncodedCommand {
         let kind = self.kind();
         match self {

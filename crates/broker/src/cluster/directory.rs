@@ -49,11 +49,11 @@ pub enum DirectoryError {
     /// A file could not be read or written.
     #[error("data directory {}: {action}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
-        /// The directory.
+        /// The path of the directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// It belongs to somebody else.
@@ -62,27 +62,27 @@ pub enum DirectoryError {
         path.display()
     )]
     OtherBroker {
-        /// The directory.
+        /// The path of the directory.
         path: PathBuf,
-        /// Whose it is.
+        /// The owner in `broker.toml`.
         found: u32,
-        /// Who wants it.
+        /// The broker that was started on it.
         expected: u32,
     },
-    /// Written by a later version.
+    /// A later build wrote it.
     #[error("data directory {} has format {found}; this build reads format {FORMAT}: upgrade jangada", path.display())]
     Format {
-        /// The directory.
+        /// The path of the directory.
         path: PathBuf,
-        /// Its format.
+        /// The format's version in `broker.toml`.
         found: u32,
     },
     /// The file is not what was written.
     #[error("{}: {detail}", path.display())]
     Damaged {
-        /// The file.
+        /// The path of `broker.toml`.
         path: PathBuf,
-        /// What is wrong.
+        /// Why it cannot be read.
         detail: String,
     },
     /// The store that was there is gone.
@@ -92,21 +92,21 @@ pub enum DirectoryError {
          replace-broker {broker}` on another broker, empty the directory and start again", path.display()
     )]
     StoreLost {
-        /// The directory.
+        /// The path of the directory.
         path: PathBuf,
-        /// Whose it is.
+        /// The broker that the directory belongs to.
         broker: u32,
     },
     /// No broker has used it.
     #[error("data directory {} has no {FILE}: no broker has used it", path.display())]
     Nobodys {
-        /// The directory.
+        /// The path of the directory.
         path: PathBuf,
     },
     /// There is data without an identity: something removed `broker.toml`.
     #[error("data directory {} has data but no {FILE}: restore the file, or empty the directory and replace the broker", path.display())]
     DataWithoutIdentity {
-        /// The directory.
+        /// The path of the directory.
         path: PathBuf,
     },
 }

@@ -19,17 +19,17 @@ use tokio::sync::{Notify, watch};
 
 use crate::forward::forward;
 
-/// Strangers that are asked after at once; who calls beyond is refused until there is room.
+/// The largest number of strangers that are asked after at once. A further caller is refused until there is room.
 const STRANGERS_MAX: usize = 64;
-/// One broker's answer.
+/// How long one broker may take for its answer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two rounds of asking.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
-/// See the module text.
+/// The roster by this broker's image, and by what other brokers say of strangers.
 pub(crate) struct ImageRoster {
     image: watch::Receiver<Arc<Image>>,
-    /// Which has this roster.
+    /// The registry, which has this roster.
     registry: Weak<Registry>,
     callers: Mutex<Callers>,
     called: Notify,

@@ -21,9 +21,10 @@ use crate::error::RequestError;
 use crate::pool::SMALL_BYTES;
 use crate::replica::InflightProposal;
 
-/// A small batch that unpacks to no more than this is looked at where it came in: a producer's usual batch, before it was packed.
+/// A small packed batch is checked on the worker that received it if it unpacks to no more bytes than this, as a producer's usual batch
+/// does.
 const UNPACKED_INLINE_BYTES: usize = 2 * SMALL_BYTES;
-/// How often it is said that records come which go at once.
+/// Time between two warnings about records that retention deletes at once.
 const WARN_EVERY_MS: u64 = 60_000;
 
 /// How an append is acknowledged.
@@ -42,13 +43,13 @@ pub(crate) struct Admitted {
     pub(super) append_time_ms: i64,
     pub(super) bytes: usize,
     pub(super) began: Instant,
-    /// What it is answered unless it was appended before. Most have none.
+    /// The refusal to answer with, unless the batch was appended before. Most batches have none.
     pub(super) refusal: Option<Box<RequestError>>,
 }
 
 impl Partition {
-    /// Checks a batch and hands it to the quorum. Batches of one caller keep the order of its calls. The room is what the
-    /// caller took for it, before anything that is waited for.
+    /// Checks a batch and hands it to the quorum. Batches of one caller keep the order of its calls. The caller has taken `room` for
+    /// it before it waited for anything.
     ///
     /// On a topic with an index of keys this waits for other batches with the same keys, if one of them is conditional.
     pub async fn admit(&self, batch: Bytes, expected: Expectation, room: Room) -> Result<Admitted, RequestError> {
@@ -80,7 +81,7 @@ impl Partition {
             room = with_keys;
             conditions.key = key;
         }
-        // Only now, after all that waits: a batch that waited has the time of its place in the log.
+        // After everything that waits, so that a batch which waited gets the time of its place in the log.
         let mut times = match config.timestamp_type {
             TimestampType::CreateTime => None,
             TimestampType::LogAppendTime => Some(self.append_times().await?),
@@ -116,7 +117,8 @@ impl Partition {
         })
     }
 
-    /// When silent producers are forgotten, as far as this leader's clock may say so: a clock that is ahead would let retries in twice.
+    /// The time after which silent producers are forgotten, without end while this leader's clock may not decide that: with a clock
+    /// that is ahead, retries would be appended twice.
     pub(super) fn producer_expiration_ms(&self) -> i64 {
         let expiration_ms = self.shared.producer_expiration_ms;
         let kept_ms = u64::try_from(expiration_ms).unwrap_or(0);
@@ -126,7 +128,7 @@ impl Partition {
         }
     }
 
-    /// The index of keys, if there is one, as it stays until the guard goes.
+    /// The index of keys, if there is one. It is not switched before the guard is dropped.
     async fn begin_admitting(&self, expected: Expectation) -> Result<IndexGuard<'_>, RequestError> {
         loop {
             let guard = self.key_index.held().await;
@@ -154,8 +156,8 @@ impl Partition {
         }
     }
 
-    /// The end offset never goes back, so what is below it now is refused for certain. Not for idempotent batches: they
-    /// may be retries of what was appended.
+    /// Refuses a batch that expects an end offset below the present one, which never goes back. Not to be called for idempotent batches,
+    /// which may be retries of what was appended.
     fn refuse_early(&self, expected: Expectation) -> Result<(), RequestError> {
         let actual = self.view.high_watermark();
         match expected.end_offset {
@@ -166,8 +168,8 @@ impl Partition {
         }
     }
 
-    /// Looks at the records of a batch as far as the topic wants it, beyond what the header says; their times, if they were looked
-    /// at. Not on a worker of the runtime when that may take long: heartbeats of all groups run there.
+    /// Checks the records of a batch as far as the topic asks for it, and gives their times if they were read. A check that may take
+    /// long does not run on a worker of the runtime, where the heartbeats of all groups run.
     async fn check_records(
         &self,
         config: &TopicConfig,
@@ -200,7 +202,7 @@ impl Partition {
         checked.map(Some).map_err(|error| self.refuse(error.into()))
     }
 
-    /// Refuses times beyond the topic's bounds. With LogAppendTime the records get others.
+    /// Refuses times beyond the topic's bounds. With LogAppendTime the times of the producer are replaced and not checked.
     fn check_times(&self, config: &TopicConfig, times: &RecordTimes) -> Result<(), RequestError> {
         if config.timestamp_type == TimestampType::LogAppendTime {
             return Ok(());
@@ -213,7 +215,7 @@ impl Partition {
         Ok(())
     }
 
-    /// Now and then: whoever writes such records mostly writes many.
+    /// Warns of such records once in [`WARN_EVERY_MS`], as a producer that writes one mostly writes many.
     fn warn_of_old_records(&self, latest_ms: i64, now_ms: i64) {
         let at_ms = self.shared.clock.monotonic_ms();
         let due_ms = self.warn_of_old_at_ms.load(Ordering::Relaxed);
@@ -271,7 +273,7 @@ impl Partition {
     }
 }
 
-/// The batch with the leader's time. Under the checksum, so it costs a copy.
+/// A copy of the batch with the leader's time, which the checksum covers.
 fn with_append_time(batch: Bytes, time_ms: i64) -> Bytes {
     let mut copy = BytesMut::from(&batch[..]);
     batch::set_append_time(&mut copy, time_ms);

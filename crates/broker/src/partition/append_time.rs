@@ -1,10 +1,9 @@
 //! The time of an append, on a topic with `message.timestamp.type=LogAppendTime`: the leader's clock, but never before
 //! the time of the batch ahead in the log.
 //!
-//! A clock may be set back, and the next leader's may be behind. So a leader begins a term with the time of the last
-//! batch, and gives one batch after the other its time: who has one holds the [`AppendTimes`] until the batch has its
-//! place in the log's order. Only times that a leader gave count: a producer's, from before the topic had the setting,
-//! may be any.
+//! A clock may be set back, and the next leader's may be behind. So a leader begins a term with the time of the last batch, and gives
+//! times to one batch after the other: admission holds the [`AppendTimes`] until the batch has its place in the log's order. A time that
+//! a producer gave, before the topic had the setting, does not count, as it may be any.
 
 use jangada_types::LeaderEpoch;
 use tokio::sync::MutexGuard;

@@ -166,8 +166,8 @@ impl Partition {
         Ok(is_append_time.then_some(header.max_timestamp))
     }
 
-    /// As [`Partition::read_batches`]. A gap is damage only if it is there when looked at again: the log start may have
-    /// passed the offset meanwhile, or another replica may lead by now.
+    /// Like [`Partition::read_batches`], but reads a second time when it meets a gap: the log start may have passed the offset meanwhile,
+    /// or another replica may lead by now. A gap that is still there is damage.
     async fn read_whole(
         &self,
         offset: Offset,

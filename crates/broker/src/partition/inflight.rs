@@ -6,8 +6,8 @@
 //! always something for the next. A connection that has nothing else may take whatever is free, or a large batch would never get
 //! in.
 //!
-//! While little of the room is taken ([`COMMON_PART`]) nobody is in another's way, and whose it is is not looked at: an ordinary
-//! producer costs one addition and one subtraction, without a lock.
+//! While no more than the common part of the room is taken ([`COMMON_PART`]), no connection is in another's way, and nothing is
+//! counted by connection: an ordinary producer costs one addition and one subtraction, without a lock.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,29 +19,28 @@ use parking_lot::Mutex;
 
 use crate::quota::Caller;
 
-/// After this time a producer that was turned away for lack of room should try again.
+/// The time after which a producer that found no room should try again.
 pub(super) const BUSY_RETRY: Duration = Duration::from_millis(25);
 
-/// A connection may hold one part in so many of what it holds and what is free together.
+/// A connection may hold one part in this many of the sum of what it holds and what is free.
 const CONNECTION_PART: usize = 2;
-/// One part in so many of the room is anybody's.
+/// One part in this many of the room is common: it is counted for no connection.
 const COMMON_PART: usize = 8;
 
-/// See the module text.
+/// The room of one partition: how much of it is taken, and by which connections.
 pub(super) struct Inflight {
     limit: usize,
     used: AtomicUsize,
-    /// What each connection has of that, as far as it was taken when more than the common part was. By connection, those that
-    /// hold something.
+    /// The bytes that each connection took while more than the common part was taken. Connections that hold none are left out.
     shares: Mutex<HashMap<usize, usize>>,
 }
 
-/// Whose room is used up.
+/// Why there is no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Full {
-    /// The connection has its share, these bytes.
+    /// The connection holds its share, `held` bytes.
     Connection { held: usize },
-    /// Everything is taken.
+    /// All room of the partition is taken.
     Partition,
 }
 
@@ -50,7 +49,7 @@ pub(super) struct InflightPart {
     inflight: Arc<Inflight>,
     caller: Arc<Caller>,
     bytes: usize,
-    /// So many of them are among its connection's share.
+    /// How many of the bytes are counted for the connection.
     shared: usize,
 }
 
@@ -63,7 +62,7 @@ impl Inflight {
         })
     }
 
-    /// Takes room for so many bytes.
+    /// Takes room for `bytes`.
     pub fn take(self: &Arc<Self>, caller: &Arc<Caller>, bytes: usize) -> Result<InflightPart, Full> {
         let mut part = InflightPart {
             inflight: self.clone(),
@@ -75,13 +74,14 @@ impl Inflight {
         Ok(part)
     }
 
-    /// Takes so much if no more than `most` is taken then. Otherwise it says how much is.
+    /// Takes `bytes` if no more than `most` are taken then. The error is how much is taken.
     fn take_within(&self, most: usize, bytes: usize) -> Result<(), usize> {
         let add = |used: usize| used.checked_add(bytes).filter(|used| *used <= most);
         self.used.fetch_update(SeqCst, SeqCst, add).map(drop)
     }
 
-    /// Takes so much of a connection's share. A part that has `own` bytes of it already is no reason to give it less.
+    /// Takes `bytes` and counts them for the connection. The `own` bytes that the growing part has already do not make its share
+    /// smaller.
     fn take_shared(&self, connection: usize, bytes: usize, own: usize) -> Result<(), Full> {
         let mut shares = self.shares.lock();
         let before = shares.get(&connection).copied().unwrap_or(0);
@@ -111,13 +111,13 @@ impl Inflight {
     }
 }
 
-/// A connection is told by where it lives: each part keeps it there.
+/// The key of a connection: the address of its caller, which each part keeps alive.
 fn key(caller: &Arc<Caller>) -> usize {
     Arc::as_ptr(caller).addr()
 }
 
 impl InflightPart {
-    /// Takes what is missing to so many bytes, or gives back what is more.
+    /// Grows or shrinks the part to `bytes`.
     pub fn resize(&mut self, bytes: usize) -> Result<(), Full> {
         if bytes > self.bytes {
             return self.grow(bytes - self.bytes);

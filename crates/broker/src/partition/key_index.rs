@@ -32,23 +32,24 @@ use super::rows::{assemble, keep_below};
 use crate::pool::Pool;
 
 const VERSION: u8 = 1;
-/// Batches that are read at once, bytes.
+/// Bytes of batches that one run reads at most.
 const RUN_BYTES: usize = 1 << 20;
-/// And rows of the offset index.
+/// Rows of the offset index that one run reads at most.
 const RUN_ROWS: usize = 1024;
-/// A run ends where it has so many keys, or so many bytes of keys: packed batches say little about either. That may be in
-/// the middle of a batch, which is then unpacked again for the next run.
+/// Keys and bytes of keys at which a run ends, since the size of a packed batch says little about either. A run may end in the
+/// middle of a batch, which is then unpacked again for the next run.
 const RUN_KEYS: usize = 65_536;
 const RUN_KEY_BYTES: usize = 4 << 20;
-/// Rows of one write: all groups' commits wait behind it.
+/// Rows of one write at most, as the commits of all groups wait behind it.
 const WRITE_KEYS: usize = 8_192;
-/// Before looking again when what is to be read is not there (a purge or a snapshot is under way) or reading failed.
+/// The time before the next try when the batches to be read are not there (a purge or a snapshot is under way) or reading failed.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// See the module text. Dropped when the topic's setting is taken back or the replica closes; the rows stay.
+/// The index of keys of one replica, with the task that keeps it. It is dropped when the topic's setting is taken back or the replica
+/// closes; the rows stay.
 pub(crate) struct KeyIndex {
     pub locks: Arc<KeyLocks>,
-    /// Everything that was proposed before the locks were there is applied.
+    /// Whether every batch that was proposed before the locks were there is applied.
     pub settled: AtomicBool,
     reached: watch::Receiver<Offset>,
     task: AbortHandle,
@@ -60,9 +61,9 @@ impl Drop for KeyIndex {
     }
 }
 
-/// The index of keys of a partition, if its topic has one. Who admits a batch holds it as it is until the batch is
-/// proposed: a finding must not be judged by other rules than those that it was found under, and of one partition never
-/// two tasks write the index.
+/// The index of keys of a partition, if its topic has one. Admission holds the reader's lock until the batch is proposed, so that the
+/// index is not switched between a look-up and its command. Switching takes the writer's lock, so that two tasks never write the index
+/// of one partition.
 pub(crate) struct KeptIndex(RwLock<Option<Arc<KeyIndex>>>);
 
 /// The index as it stays until this is dropped.
@@ -77,12 +78,12 @@ impl KeptIndex {
         self.0.read().await
     }
 
-    /// Returns when nobody holds it who held it before the call.
+    /// Returns when every guard that was given before the call is dropped.
     pub async fn pass(&self) {
         drop(self.0.write().await);
     }
 
-    /// Starts or ends the index, as it is wanted. Waits for those who hold it, and for the end of its task.
+    /// Starts the index if `wanted`, or else ends it. Waits until all guards are dropped and the task has ended.
     pub async fn keep(&self, wanted: bool, start: impl FnOnce() -> KeyIndex) {
         if self.0.read().await.is_some() == wanted {
             return;
@@ -180,7 +181,7 @@ impl Follower {
         }
     }
 
-    /// Queues a run; readable when this returns.
+    /// Queues the rows of a run. They are readable when this returns.
     fn write(&self, run: Run) -> Written {
         let mut marker = BytesMut::with_capacity(9);
         marker.put_u8(VERSION);
@@ -208,20 +209,20 @@ impl Follower {
         read.unwrap_or_else(|error| Err(StoreError::Database(error.message)))
     }
 
-    /// Whether there is no use in trying again.
+    /// Whether reading again is of no use.
     fn is_over(&self, error: &StoreError) -> bool {
         let over = matches!(
             error,
             StoreError::GroupNotOpen(_) | StoreError::ShuttingDown | StoreError::Fenced(_) | StoreError::Damaged { .. }
         );
         if !over {
-            tracing::error!(group = %self.group, %error, "the index of keys cannot go on");
+            tracing::warn!(group = %self.group, %error, "the index of keys could not be read on; trying again");
         }
         over
     }
 }
 
-/// What a run of batches says.
+/// The keys of a run of batches, each with its last offset, and the offset at which the next run begins.
 struct Run {
     keys: HashMap<Bytes, Offset>,
     key_bytes: usize,
@@ -273,7 +274,7 @@ fn index_run(store: &dyn Store, group: GroupId, range: std::ops::Range<Offset>) 
     Ok(Some(read_run(group, batches, range.start, next)))
 }
 
-/// Up to where rows of the offset index are gone rightly.
+/// The offset below which the offset index has no rows, because a snapshot stands in for them.
 fn snapshot_position(store: &dyn Store, group: GroupId) -> Result<Offset, StoreError> {
     let Some(state) = snapshot_state(store, group)? else {
         return Ok(Offset(0));

@@ -1,11 +1,11 @@
-//! Which keys of a partition have batches under way, on the leader of a topic with an index of keys.
+//! The keys of a partition that have batches under way, on the leader of a topic with an index of keys.
 //!
-//! A batch counts as under way for each of its keys from before it is proposed until it is applied, or certainly never
-//! will be here. A conditional batch claims its key: from then on no other batch with that key is proposed, and when
+//! A batch is under way for each of its keys from before it is proposed until it is applied, or it is certain that it will never be
+//! applied here. A conditional batch claims its key: from then on no other batch with that key is proposed, and when
 //! those under way are through, the index says what the key's last offset is. Once the conditional batch is proposed
 //! itself, it is under way like any other.
 //!
-//! Keys are known by a hash: two keys of one hash only wait for each other without need.
+//! Keys are known by a hash. Two keys with the same hash wait for each other without need, and nothing worse.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
@@ -15,27 +15,27 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// Each key of a batch with so many is counted by itself. One with more is kept as a list: entering and leaving the
-/// locks then takes no longer for many keys than for few.
+/// The largest number of keys of a batch that are counted one by one. A batch with more is kept as a list, so that it enters and
+/// leaves the locks as fast as a small one.
 const COUNTED_KEYS_MAX: usize = 1_024;
 /// A batch with more keys than this counts for every key.
 const LISTED_KEYS_MAX: usize = 16_384;
 
-/// A key, for the time that this process lives.
+/// The hash of a key. Another process has other hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct KeyHash(u64);
 
 /// The keys of a batch, as far as the locks need them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Keys {
-    /// In order, each once.
+    /// The keys, ascending, each once.
     Listed(Arc<[KeyHash]>),
-    /// So many that they are not told apart.
+    /// So many keys that the batch counts for every key.
     Every,
 }
 
 impl Keys {
-    /// Memory that they take, about.
+    /// The memory that they take, in bytes, roughly.
     pub fn bytes(&self) -> usize {
         match self {
             // Counted in a map, with its room to grow.
@@ -53,7 +53,7 @@ impl Keys {
     }
 }
 
-/// Collects the keys of a batch. Holds no more than twice what is told apart.
+/// Collects the keys of a batch. It holds at most twice [`LISTED_KEYS_MAX`] hashes.
 #[derive(Default)]
 pub(crate) struct KeysBuilder {
     hashes: Vec<KeyHash>,
@@ -89,7 +89,7 @@ impl KeysBuilder {
     }
 }
 
-/// See the module text.
+/// The locks of one partition's keys.
 #[derive(Default)]
 pub(crate) struct KeyLocks {
     uses: Mutex<Uses>,
@@ -97,20 +97,20 @@ pub(crate) struct KeyLocks {
     hasher: RandomState,
 }
 
-/// Who uses which keys.
+/// The keys that batches use.
 #[derive(Default)]
 struct Uses {
     /// Keys for which a conditional batch is being judged.
     claimed: HashSet<KeyHash>,
-    /// Batches under way, of those with few keys.
+    /// The number of batches under way by key, of batches with few keys.
     counted: HashMap<KeyHash, u32>,
-    /// Those with many, by a number of their own.
+    /// The keys of batches with many, by the number of the batch.
     listed: HashMap<u64, Arc<[KeyHash]>>,
     next_list: u64,
-    /// And those with so many that they count for every key.
+    /// The number of batches under way that count for every key.
     every: u32,
-    /// Of the last kind, those that wait until nothing is claimed. Nothing more is claimed meanwhile, or they might wait for
-    /// ever.
+    /// The number of batches that count for every key and wait until no key is claimed. No more keys are claimed meanwhile, or such a
+    /// batch might wait for ever.
     every_waiting: u32,
 }
 
@@ -190,7 +190,7 @@ impl KeyLocks {
         }
     }
 
-    /// Claims a key and waits until nothing with it is under way. Who claims waits for who claimed before.
+    /// Claims a key, once earlier claims of it are gone, and waits until no batch with it is under way.
     pub async fn claim(self: &Arc<Self>, key: KeyHash) -> Claim {
         self.when(|uses| (uses.every_waiting == 0 && uses.claimed.insert(key)).then_some(()))
             .await;
@@ -215,7 +215,7 @@ impl KeyLocks {
         }
     }
 
-    /// Changes something that others may wait for.
+    /// Changes the uses, and wakes everybody who waits for a change.
     fn change(&self, change: impl FnOnce(&mut Uses)) {
         change(&mut self.uses.lock());
         self.changed.notify_waiters();

@@ -23,19 +23,19 @@ use crate::pool::SMALL_BYTES;
 use crate::replica::LEADER_RETRY;
 use crate::replica::{InflightProposal, UNTIL_ANSWERED};
 
-/// How long a batch waits for others with its key, and for the index. Its stream waits with it.
+/// How long a batch waits for others with its key, and for the index. The batches behind it in its stream wait as long.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The keys of a batch.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BatchKeys {
     all: Keys,
-    /// If all records have this one.
+    /// The key that all records have; none if they have different ones, or one has none.
     only: Option<Bytes>,
 }
 
 impl BatchKeys {
-    /// Decodes a batch that is valid as far as its header goes. Can take a second.
+    /// Decodes a batch whose header is valid. May take a second.
     pub fn of(batch: &Bytes, locks: &KeyLocks) -> Result<Self, RequestError> {
         let mut all = KeysBuilder::default();
         let mut only: Option<Option<Bytes>> = None;
@@ -76,16 +76,16 @@ pub(super) enum Turn {
 /// What became of a batch's command.
 type Outcome = Result<Applied<PartitionReply>, ProposeError>;
 
-/// A batch's command on its way through the quorum. Its room is taken until Raft lets go of it.
+/// A batch's command on its way through the quorum. It holds its room until Raft lets go of it.
 pub(super) enum Pending {
     InflightProposal(InflightProposal<PartitionReply, Room>),
-    /// Watched by a task of its own, which knows when its keys are free again.
+    /// A task waits for it, which frees its keys then.
     Watched(oneshot::Receiver<Outcome>),
 }
 
 impl Pending {
-    /// Proposes a command that has its turn; returns when it has its place in the log's order. By a task of its own, so
-    /// that a caller who goes away in the middle frees no key of a batch that is on its way.
+    /// Proposes a command that has its turn, and returns when it has its place in the log's order. A task of its own does it, so that a
+    /// caller who goes away in the middle does not free the keys of a batch that is on its way.
     pub async fn propose(
         group: Group,
         command: PartitionCommand,
@@ -100,13 +100,13 @@ impl Pending {
                 Turn::UnderWay(under_way) => under_way,
                 Turn::Claim(claim) => claim.proposed(),
             };
-            // Who sent it may have gone, here and below.
+            // The caller may have gone, here and below.
             let mut proposal = match proposal {
                 Ok(proposal) => proposal,
                 Err(error) => return drop(submitted.send(Err(error))),
             };
             let _ = submitted.send(Ok(()));
-            // For ever if need be: that its sender gave up says nothing.
+            // Without end: the caller's giving up does not tell that the batch will never be applied.
             let applied = proposal.applied(UNTIL_ANSWERED).await;
             drop((under_way, room));
             let _ = answer.send(applied);
@@ -132,7 +132,7 @@ fn dropped() -> ProposeError {
 }
 
 impl Partition {
-    /// The keys of a batch. Not unpacked on a worker of the runtime: heartbeats of all groups run there.
+    /// The keys of a batch. It is not unpacked on a worker of the runtime, where the heartbeats of all groups run.
     async fn keys_of(&self, index: &KeyIndex, batch: &Bytes) -> Result<BatchKeys, RequestError> {
         let is_packed = BatchHeader::parse(batch).map_or(true, |header| header.attributes.codec() != Ok(Codec::None));
         let keys = if batch.len() <= SMALL_BYTES && !is_packed {
@@ -208,7 +208,7 @@ impl Partition {
         })
     }
 
-    /// Lets everything through that was admitted before the index was switched on, when keys were not looked at.
+    /// Waits until every batch that was admitted before the index was switched on is applied: their keys are not in the locks.
     pub(super) async fn settle_keys(&self, index: &Arc<KeyIndex>) -> Result<(), RequestError> {
         self.hosted.leader_epoch()?;
         self.key_index.pass().await;

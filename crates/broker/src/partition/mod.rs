@@ -105,18 +105,18 @@ impl Shared {
     }
 }
 
-/// See the module text.
+/// The replica of one partition, as the services call it.
 pub(crate) struct Partition {
     pub hosted: Arc<Hosted>,
     pub view: Arc<View>,
     driver: Driver<Leader>,
     config: RwLock<Arc<TopicConfig>>,
     append_times: Mutex<AppendTimes>,
-    /// While the topic has `key.index.enable`.
+    /// The index of keys, while the topic has `key.index.enable`.
     key_index: KeptIndex,
     inflight: Arc<Inflight>,
     traffic: Arc<TopicTraffic>,
-    /// When it may be said again that records come which retention takes at once, on the monotonic clock.
+    /// The monotonic time of the next warning about records that retention deletes at once.
     warn_of_old_at_ms: AtomicU64,
     shared: Arc<Shared>,
 }

@@ -1,5 +1,5 @@
-//! Room for batches: bytes that were received count against their connection's share of the broker's budget, and against the
-//! partition's from when it is known which, until Raft lets go of them.
+//! Room for batches. Bytes that were received count against their connection's share of the broker's budget, and against the budget of
+//! their partition as soon as it is known, until Raft lets go of them.
 
 use std::sync::Arc;
 
@@ -10,15 +10,15 @@ use super::{Partition, Shared};
 use crate::error::RequestError;
 use crate::quota::{Caller, Holding, Resource};
 
-/// Part of the budgets: the broker's, and a partition's.
+/// A part of the broker's budget, and of a partition's.
 pub(crate) struct Room {
     of_broker: Holding,
     of_partition: Option<InflightPart>,
 }
 
 impl Shared {
-    /// Takes room for so many bytes, or refuses at once. Those of a request in the plain form may be more than a budget
-    /// has; such a request has the budget for itself.
+    /// Takes room for `bytes`, or refuses at once. A request with decoded records may have more bytes than the whole budget; it takes
+    /// the whole budget then.
     pub fn room(&self, caller: &Arc<Caller>, bytes: usize) -> Result<Room, RequestError> {
         let bytes = bytes.min(self.inflight_per_partition);
         Ok(Room {
@@ -29,14 +29,13 @@ impl Shared {
 }
 
 impl Partition {
-    /// Takes room for so many bytes of this partition, or refuses at once.
+    /// Takes room for `bytes` of this partition, or refuses at once.
     pub fn room(&self, caller: &Arc<Caller>, bytes: usize) -> Result<Room, RequestError> {
         let room = self.shared.room(caller, bytes);
         self.fit(room.map_err(|error| self.or_no_quorum(error))?, bytes)
     }
 
-    /// The room as it is for so many bytes of this partition: the rest is given back, or what is missing taken. As above,
-    /// one request never needs more than there is.
+    /// Grows or shrinks the room to `bytes` of this partition, at most its whole budget.
     pub fn fit(&self, mut room: Room, bytes: usize) -> Result<Room, RequestError> {
         let bytes = bytes.min(self.shared.inflight_per_partition);
         match &mut room.of_partition {
@@ -67,8 +66,8 @@ impl Partition {
         self.or_no_quorum(busy.retry_after(BUSY_RETRY))
     }
 
-    /// What waits for a quorum that does not answer may wait for long, and another broker may lead by now: who is told to
-    /// try again should look there.
+    /// The error that no quorum answers instead of `busy`, if so: a producer that only tries again here may wait for long, and should
+    /// look for another leader.
     fn or_no_quorum(&self, busy: RequestError) -> RequestError {
         if self.hosted.check_quorum.is_lost() {
             self.hosted.no_quorum()

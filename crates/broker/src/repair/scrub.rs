@@ -19,17 +19,17 @@ use crate::settings::RepairSettings;
 
 /// Bytes that are read at once.
 const PIECE_BYTES: u64 = 256 * 1024;
-/// Pieces of less than this rest a moment too: a round of many small groups must not take a processor.
+/// The shortest rest after a piece, so that a round of many small groups does not take a whole processor.
 const REST_MIN: Duration = Duration::from_millis(2);
 /// How often an idle scrub looks whether the next round is due.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Between two tries of a piece that cannot be read, though nothing says that it is damaged.
 const RETRY: Duration = Duration::from_secs(5);
-/// How often it is tried again.
+/// How often such a piece is tried again.
 const RETRIES: u32 = 12;
 /// After a round that left something out, before the next one.
 const REST_AFTER_GAPS: Duration = Duration::from_secs(600);
-/// Version of the row that remembers.
+/// The version of the row that keeps the state of the scrub.
 const VERSION: u8 = 1;
 
 /// Where the scrub is.
@@ -55,7 +55,7 @@ impl Progress {
         row.freeze()
     }
 
-    /// Nothing is lost but work when it cannot be read.
+    /// Reads the row. One that cannot be read begins the round anew, which costs work and nothing else.
     fn decode(mut row: &[u8]) -> Option<Self> {
         if row.len() != 33 || row.get_u8() != VERSION {
             return None;
@@ -88,7 +88,7 @@ impl ScrubStatus {
     }
 }
 
-/// See the module text.
+/// The task that scrubs the groups of this broker.
 pub(crate) struct Scrubber {
     pub registry: Arc<Registry>,
     pub clock: Arc<dyn WallClock>,

@@ -19,16 +19,17 @@ use crate::node::Node;
 const ROUND: Duration = Duration::from_millis(500);
 /// Between two rounds while none is.
 const IDLE: Duration = Duration::from_secs(30);
-/// Cases that are looked at at once: most of the time they wait for an answer.
+/// Cases that are handled at once. Most of the time they wait for an answer.
 const AT_ONCE: usize = 32;
 /// How long a leadership may take to move.
 const HAND_OVER_WITHIN: Duration = Duration::from_secs(2);
-/// How often what comes in the place of a replica may be damaged as well before an operator is asked: its disk is worn out.
+/// How often the replica that takes a damaged one's place may be damaged as well before an operator is asked, because the disk is worn
+/// out.
 const REFILLS_MAX: u32 = 3;
 /// A replica that lacks at most so many entries can take a leadership: the hand-over waits for these.
 const ENTRIES_BEHIND_MAX: u64 = 64;
 
-/// See the module text.
+/// The task that repairs the damaged replicas of this broker.
 pub(crate) struct Repairer {
     pub node: Arc<Node>,
 }
@@ -78,7 +79,7 @@ impl Repairer {
             .await;
     }
 
-    /// As of now: others may have been waited for.
+    /// The metadata as of now, as waiting for other brokers takes time.
     async fn look_at(&self, group: GroupId) {
         let image = self.node.metadata.image();
         if let Some(case) = self.repairs().case(group) {

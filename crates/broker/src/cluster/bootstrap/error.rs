@@ -28,9 +28,9 @@ pub enum BootstrapError {
     OtherCluster {
         /// The seed's address.
         seed: String,
-        /// Its cluster.
+        /// The cluster's id that the seed gave.
         theirs: String,
-        /// This broker's.
+        /// The cluster's id in this broker's data directory.
         ours: String,
     },
     /// A seed has other seeds.
@@ -38,9 +38,9 @@ pub enum BootstrapError {
     OtherSeeds {
         /// The seed's address.
         seed: String,
-        /// Its list.
+        /// The seeds that it lists.
         theirs: Vec<String>,
-        /// This broker's.
+        /// The seeds that this broker lists.
         ours: Vec<String>,
     },
     /// Two brokers with one id.
@@ -48,7 +48,7 @@ pub enum BootstrapError {
     SameId {
         /// The seed's address.
         seed: String,
-        /// The id.
+        /// The id that both have.
         broker: BrokerId,
     },
 }

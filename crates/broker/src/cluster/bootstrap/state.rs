@@ -27,10 +27,10 @@ pub(crate) struct Local {
     pub broker: BrokerId,
     pub address: String,
     pub internal_address: String,
-    /// Of other listeners than those two.
+    /// The addresses of the other listeners.
     pub endpoints: Endpoints,
     pub rack: String,
-    /// Sorted.
+    /// The addresses of the seeds, sorted.
     pub seeds: Vec<String>,
 }
 
