@@ -298,6 +298,14 @@ impl Database {
         Ok((bytes, None))
     }
 
+    /// Whether rows or deletions of the log are in no file but the write-ahead log.
+    pub(crate) fn has_log_in_memory(&self) -> Result<bool, StoreError> {
+        let entries = self
+            .db
+            .property_int_value_cf(&self.family(LOG), rocksdb::properties::NUM_ENTRIES_ACTIVE_MEM_TABLE)?;
+        Ok(entries.is_some_and(|entries| entries > 0))
+    }
+
     /// Compactions that are under way go on; no more begin by themselves.
     pub(crate) fn stop_compacting(&self) -> Result<(), StoreError> {
         for family in self.tables.families() {

@@ -103,9 +103,10 @@ impl Reclaim {
         self.notes.lock().stopped || self.paused.load(Relaxed)
     }
 
-    /// The cleaning thread: a round per interval, if there is anything to do.
-    pub(crate) fn run(&self, database: &Database, interval: Duration) {
-        if let Err(error) = self.finish_earlier_work(database) {
+    /// The cleaning thread: a round per interval, if there is anything to do. `replayed` says that rows of the log were in the
+    /// write-ahead log alone when the database was opened.
+    pub(crate) fn run(&self, database: &Database, interval: Duration, replayed: bool) {
+        if let Err(error) = self.finish_earlier_work(database, replayed) {
             tracing::warn!(%error, "cannot see what is left to clean");
         }
         loop {
@@ -125,8 +126,12 @@ impl Reclaim {
     }
 
     /// What was noted before a restart is forgotten, but files with deletions show where there is something to drop.
-    /// Once they are compacted to the last level nothing is left of them.
-    fn finish_earlier_work(&self, database: &Database) -> Result<(), rocksdb::Error> {
+    /// Once they are compacted to the last level nothing is left of them. Deletions that were replayed are in no file, unless so much
+    /// was replayed that a memtable was full: a purge right before the restart would be forgotten. So they are flushed first.
+    fn finish_earlier_work(&self, database: &Database, replayed: bool) -> Result<(), rocksdb::Error> {
+        if replayed && !self.stopped() {
+            database.raw().flush_cf(&database.family(LOG))?;
+        }
         for file in database.raw().live_files()? {
             if file.column_family_name == LOG
                 && file.num_deletions > 0

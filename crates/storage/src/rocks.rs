@@ -164,6 +164,8 @@ impl RocksStore {
         let (reserve, watched) = (self.reserve.clone(), directory.to_owned());
         let (reclaim, database) = (self.reclaim.clone(), self.database.clone());
         let interval = options.reclaim_interval;
+        // Before anything new is written.
+        let replayed = self.database.has_log_in_memory()?;
         Ok(Threads {
             writer: spawn("store-writer", Box::new(move || writer.run()))?,
             marker: spawn(
@@ -174,7 +176,10 @@ impl RocksStore {
                 "store-reserve",
                 Box::new(move || reserve.run(&watched, RESERVE_INTERVAL)),
             )?,
-            reclaim: spawn("store-reclaim", Box::new(move || reclaim.run(&database, interval)))?,
+            reclaim: spawn(
+                "store-reclaim",
+                Box::new(move || reclaim.run(&database, interval, replayed)),
+            )?,
         })
     }
 

@@ -140,3 +140,40 @@ fn what_was_purged_right_before_a_restart_gives_its_space_back() {
     let (_store, _) = open_with(options());
     eventually("the purged space is free", || data_bytes(&disk) < one_group / 5);
 }
+
+/// The purge lies in the write-ahead log alone, and so little beside it that replaying it fills no memtable.
+#[test]
+fn a_purge_that_is_in_no_file_gives_its_space_back_after_a_restart() {
+    let disk = Directory::new();
+    let options = || StoreOptions {
+        memtable_bytes: 8 << 20,
+        memtables_bytes: 32 << 20,
+        wal_bytes: 24 << 20,
+        reclaim_interval: Duration::from_secs(3600),
+        ..small_options(disk.path())
+    };
+    let (store, _) = open_with(options());
+    // Too few flushes for RocksDB to compact by itself.
+    let entries = 256;
+    fill(&store, 1, entries);
+    drop(store);
+    let one_group = entries * BODY as u64;
+    let (store, _) = open_with(options());
+    eventually("what was replayed is on disk", || {
+        data_bytes(&disk) > one_group * 9 / 10
+    });
+    store.open_group(GroupId(0)).unwrap();
+    write_synced(
+        &store,
+        GroupId(0),
+        vec![Op::Purge {
+            upto: entries - 1,
+            upto_term: 1,
+        }],
+    )
+    .unwrap();
+    drop(store);
+    assert!(data_bytes(&disk) > one_group * 9 / 10);
+    let (_store, _) = open_with(options());
+    eventually("the purged space is free", || data_bytes(&disk) < one_group / 5);
+}
