@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use jangada_types::table::row::RowBuffer;
 use jangada_types::{CodecError, LogPosition, Offset, RowChange, Table};
 
@@ -85,6 +85,18 @@ pub trait Machine: Sized + Send + Sync + 'static {
     /// The state that [`Machine::snapshot`] was taken of.
     fn restore(snapshot: &Bytes) -> Result<Self, RestoreError>;
 
+    /// Hands the bytes of [`Machine::snapshot`] to `sink` in pieces of any size, in their order. A machine whose state may be large
+    /// encodes it piece by piece, so that it is never in memory twice.
+    fn encode_into(&self, sink: &mut dyn FnMut(Bytes)) {
+        sink(self.snapshot());
+    }
+
+    /// The state whose bytes these pieces are together, as [`Machine::restore`]. The pieces are read while this runs, and they end
+    /// early when that fails.
+    fn restore_from(pieces: &mut dyn Iterator<Item = Bytes>) -> Result<Self, RestoreError> {
+        Self::restore(&joined(pieces))
+    }
+
     /// How the log is kept small, as of now.
     fn retention(&self) -> Retention;
 
@@ -95,9 +107,14 @@ pub trait Machine: Sized + Send + Sync + 'static {
             .map(drop)
             .map_err(|error| error.to_string())
     }
+}
 
-    /// Like [`Self::check_command`], for a snapshot: whether [`Machine::restore`] takes it.
-    fn check_snapshot(snapshot: &Bytes) -> Result<(), RestoreError> {
-        Self::restore(snapshot).map(drop)
-    }
+/// Pieces as one. A single piece is not copied.
+fn joined(pieces: &mut dyn Iterator<Item = Bytes>) -> Bytes {
+    let first = pieces.next().unwrap_or_default();
+    let Some(second) = pieces.next() else { return first };
+    let mut all = BytesMut::from(&first[..]);
+    all.extend_from_slice(&second);
+    pieces.for_each(|piece| all.extend_from_slice(&piece));
+    all.freeze()
 }

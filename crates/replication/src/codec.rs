@@ -1,22 +1,20 @@
-//! Encodings on disk of Raft's own records: entries, votes, log ids, memberships, snapshots. Ours, not openraft's, so
+//! Encodings on disk of Raft's own records: entries, votes, log ids, memberships. Ours, not openraft's, so
 //! that a new version of it changes nothing on disk. Every record begins with a version byte; integers are
-//! big-endian.
+//! big-endian. Saved states have their records in [`crate::snapshot::record`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use jangada_machine::EncodedCommand;
 use jangada_storage::LogEntry;
-use jangada_types::{BrokerId, Incarnation, Offset, ReplicaId};
+use jangada_types::{BrokerId, Incarnation, ReplicaId};
 use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
 
-use crate::raft_types::{
-    ENTRY_VERSION, Entry, EntryKind, LeaderId, LogId, Membership, SnapshotMeta, StoredMembership, Vote, log_id,
-};
+use crate::raft_types::{ENTRY_VERSION, Entry, EntryKind, LeaderId, LogId, Membership, Vote, log_id};
 
 /// Version of the records below.
-const RECORD_VERSION: u8 = 1;
+pub(crate) const RECORD_VERSION: u8 = 1;
 
 /// A record that this build cannot read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,9 +47,6 @@ impl From<CodecError> for std::io::Error {
         std::io::Error::new(std::io::ErrorKind::InvalidData, error)
     }
 }
-
-/// Version and position of a checkpoint.
-const CHECKPOINT_HEAD_LEN: usize = 9;
 
 const BLANK_HEAD: [u8; 2] = [ENTRY_VERSION, EntryKind::Blank as u8];
 const MEMBERSHIP_HEAD: [u8; 2] = [ENTRY_VERSION, EntryKind::Membership as u8];
@@ -129,7 +124,7 @@ fn get_replica(input: &mut &[u8]) -> ReplicaId {
     ReplicaId { broker, incarnation }
 }
 
-fn need(input: &[u8], len: usize, record: &'static str) -> Result<(), CodecError> {
+pub(crate) fn need(input: &[u8], len: usize, record: &'static str) -> Result<(), CodecError> {
     if input.len() < len {
         Err(CodecError::Damaged(record))
     } else {
@@ -137,7 +132,7 @@ fn need(input: &[u8], len: usize, record: &'static str) -> Result<(), CodecError
     }
 }
 
-fn open<'a>(bytes: &'a [u8], record: &'static str) -> Result<&'a [u8], CodecError> {
+pub(crate) fn open<'a>(bytes: &'a [u8], record: &'static str) -> Result<&'a [u8], CodecError> {
     let (&version, rest) = bytes.split_first().ok_or(CodecError::Damaged(record))?;
     if version != RECORD_VERSION {
         return Err(CodecError::Version {
@@ -149,7 +144,7 @@ fn open<'a>(bytes: &'a [u8], record: &'static str) -> Result<&'a [u8], CodecErro
     Ok(rest)
 }
 
-fn done(input: &[u8], record: &'static str) -> Result<(), CodecError> {
+pub(crate) fn done(input: &[u8], record: &'static str) -> Result<(), CodecError> {
     if input.is_empty() {
         Ok(())
     } else {
@@ -227,13 +222,13 @@ pub(crate) fn decode_vote(bytes: &[u8]) -> Result<Vote, CodecError> {
     })
 }
 
-fn put_log_id(out: &mut BytesMut, id: Option<LogId>) {
+pub(crate) fn put_log_id(out: &mut BytesMut, id: Option<LogId>) {
     out.put_u8(u8::from(id.is_some()));
     out.put_u64(id.map_or(0, |id| id.leader_id.term));
     out.put_u64(id.map_or(0, |id| id.index));
 }
 
-fn get_log_id(input: &mut &[u8], record: &'static str) -> Result<Option<LogId>, CodecError> {
+pub(crate) fn get_log_id(input: &mut &[u8], record: &'static str) -> Result<Option<LogId>, CodecError> {
     need(input, 17, record)?;
     let present = input.get_u8() != 0;
     let (term, index) = (input.get_u64(), input.get_u64());
@@ -255,67 +250,6 @@ pub(crate) fn decode_log_id(bytes: &[u8]) -> Result<Option<LogId>, CodecError> {
     let id = get_log_id(&mut input, RECORD)?;
     done(input, RECORD)?;
     Ok(id)
-}
-
-/// State of a state machine at a log id, with the membership at that log id.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct StateRecord {
-    pub meta: SnapshotMeta,
-    /// The state machine's own encoding.
-    pub state: Bytes,
-}
-
-/// `version | last applied | membership's log id | membership length u32, membership | state`
-pub(crate) fn encode_state(meta: &SnapshotMeta, state: &[u8]) -> Bytes {
-    let membership = encode_membership(meta.last_membership.membership());
-    let mut out = BytesMut::with_capacity(48 + membership.len() + state.len());
-    out.put_u8(RECORD_VERSION);
-    put_log_id(&mut out, meta.last_log_id);
-    put_log_id(&mut out, *meta.last_membership.log_id());
-    out.put_u32(u32::try_from(membership.len()).expect("a membership is small"));
-    out.put_slice(&membership);
-    out.put_slice(state);
-    out.freeze()
-}
-
-/// The reverse of [`encode_state`].
-pub(crate) fn decode_state(bytes: &Bytes) -> Result<StateRecord, CodecError> {
-    const RECORD: &str = "state record";
-    let mut input = open(bytes, RECORD)?;
-    let last_log_id = get_log_id(&mut input, RECORD)?;
-    let membership_log_id = get_log_id(&mut input, RECORD)?;
-    need(input, 4, RECORD)?;
-    let len = usize::try_from(input.get_u32()).expect("usize has 64 bits");
-    need(input, len, RECORD)?;
-    let membership = decode_membership(&input[..len])?;
-    let state = bytes.slice_ref(&input[len..]);
-    let last_membership = StoredMembership::new(membership_log_id, membership);
-    Ok(StateRecord {
-        meta: SnapshotMeta {
-            last_log_id,
-            last_membership,
-        },
-        state,
-    })
-}
-
-/// `version | position i64 | state record`: a state that the log may be cut off at, with the offset that it stands
-/// at.
-pub(crate) fn encode_checkpoint(position: Offset, meta: &SnapshotMeta, state: &[u8]) -> Bytes {
-    let record = encode_state(meta, state);
-    let mut out = BytesMut::with_capacity(CHECKPOINT_HEAD_LEN + record.len());
-    out.put_u8(RECORD_VERSION);
-    out.put_i64(position.get());
-    out.put_slice(&record);
-    out.freeze()
-}
-
-/// The reverse of [`encode_checkpoint`]: the position, and the state record still encoded.
-pub(crate) fn decode_checkpoint(bytes: &Bytes) -> Result<(Offset, Bytes), CodecError> {
-    const RECORD: &str = "checkpoint";
-    let mut input = open(bytes, RECORD)?;
-    need(input, CHECKPOINT_HEAD_LEN - 1, RECORD)?;
-    Ok((Offset(input.get_i64()), bytes.slice(CHECKPOINT_HEAD_LEN..)))
 }
 
 #[cfg(test)]
@@ -396,20 +330,6 @@ mod tests {
         for id in [None, Some(log_id(0, 0)), Some(log_id(7, 8))] {
             assert_eq!(decode_log_id(&encode_log_id(id)).unwrap(), id);
         }
-        let meta = SnapshotMeta {
-            last_log_id: Some(log_id(4, 5)),
-            last_membership: StoredMembership::new(Some(log_id(1, 0)), membership()),
-        };
-        let (position, row) = decode_checkpoint(&encode_checkpoint(Offset(9), &meta, b"state")).unwrap();
-        assert_eq!((position, decode_state(&row).unwrap().meta), (Offset(9), meta.clone()));
-        let record = decode_state(&encode_state(&meta, b"state")).unwrap();
-        assert_eq!(
-            record,
-            StateRecord {
-                meta,
-                state: Bytes::from_static(b"state")
-            }
-        );
     }
 
     #[test]

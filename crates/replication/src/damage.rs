@@ -2,12 +2,11 @@
 
 use std::io;
 
-use bytes::Bytes;
-use jangada_storage::{StateKind, Store, StoreError, first_at_or_after};
+use jangada_storage::{Store, StoreError, first_at_or_after};
 use jangada_types::table::{CutOff, ReadEntry, number_key};
 use jangada_types::{GroupId, Offset, Table};
 
-use crate::codec::{self, CodecError};
+use crate::codec::CodecError;
 use crate::raft_types::LogId;
 use crate::raft_types::next_index;
 
@@ -63,21 +62,6 @@ fn check_table(
         "the row of position {last} in the table {} is of entry {} of term {}, and the log has there {found}",
         table.name, entry.index, entry.term
     )))
-}
-
-/// What the state machine's state was at the group's snapshot; `None`: there is none. Of a group whose log is its data the tables
-/// that are cut off with it begin at its position: rows below go in the write that brings the snapshot, and only then.
-///
-/// # Errors
-/// [`StoreError::Damaged`] when it cannot be read, and what reading runs into.
-pub fn snapshot_state(store: &dyn Store, group: GroupId) -> Result<Option<Bytes>, StoreError> {
-    let Some(row) = store.get_state(group, StateKind::SNAPSHOT, None)? else {
-        return Ok(None);
-    };
-    match codec::decode_state(&row) {
-        Ok(record) => Ok(Some(record.state)),
-        Err(cause) => Err(unreadable(store, group, "the snapshot", &cause)),
-    }
 }
 
 /// An entry is applied only right behind the one before: one that is left out would shift all offsets after it.

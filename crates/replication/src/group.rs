@@ -21,6 +21,7 @@ use crate::host::{Host, HostSignals, Timings};
 use crate::log_store::LogStore;
 use crate::pace::Paced;
 use crate::raft_types::TypeConfig;
+use crate::snapshot::chunks::ChunkStore;
 use crate::state_machine::{Check, MachineType};
 use crate::transport::plausible::Horizon;
 
@@ -171,7 +172,7 @@ pub struct Group {
 struct Inner {
     replica: ReplicaId,
     raft: Raft,
-    log: LogStore,
+    chunks: Arc<ChunkStore>,
     signals: Arc<HostSignals>,
     status: watch::Receiver<GroupStatus>,
     /// The round of quorum confirmation that has not begun yet, for all who ask meanwhile.
@@ -189,7 +190,7 @@ impl Group {
     pub(crate) fn new(
         replica: ReplicaId,
         raft: Raft,
-        log: LogStore,
+        chunks: Arc<ChunkStore>,
         signals: Arc<HostSignals>,
         status: watch::Receiver<GroupStatus>,
         (horizon, check): (Arc<Horizon>, Arc<dyn Check>),
@@ -198,7 +199,7 @@ impl Group {
         let inner = Inner {
             replica,
             raft,
-            log,
+            chunks,
             signals,
             status,
             next_read: Mutex::default(),
@@ -219,7 +220,7 @@ impl Group {
 
     /// What writes for this replica.
     pub(crate) fn log(&self) -> &LogStore {
-        &self.inner.log
+        self.inner.chunks.log()
     }
 
     pub(crate) fn heartbeats(&self) -> &Arc<Semaphore> {
@@ -231,6 +232,11 @@ impl Group {
         &self.inner.horizon
     }
 
+    /// The chunks of its states.
+    pub(crate) fn chunks(&self) -> &Arc<ChunkStore> {
+        &self.inner.chunks
+    }
+
     /// The commands and snapshots that can be applied.
     pub(crate) fn check(&self) -> &Arc<dyn Check> {
         &self.inner.check
@@ -238,7 +244,7 @@ impl Group {
 
     /// Nothing of this replica is written any more.
     pub(crate) fn retire(&self) {
-        self.inner.log.retire();
+        self.inner.chunks.log().retire();
     }
 
     /// From now on this replica stands for no election. It goes on following, and leading if it does, and takes a leadership
@@ -276,7 +282,7 @@ impl Group {
 
     /// The group's id.
     pub fn id(&self) -> GroupId {
-        self.inner.log.group()
+        self.inner.chunks.log().group()
     }
 
     /// This replica.

@@ -13,7 +13,6 @@
 //! the exact state, with the membership, at one log index; only there may the log's head be cut off, because a new
 //! replica starts from it and receives every entry after it.
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,19 +21,24 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use jangada_machine::{Effects, Retention};
 use jangada_storage::{Latency, Op, StateKind};
-use jangada_types::{LogPosition, Offset};
-use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
-use openraft::{EntryPayload, Snapshot as RaftSnapshot};
+use jangada_types::LogPosition;
+use openraft::EntryPayload;
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::codec::{self, CodecError, StateRecord};
+use crate::codec::CodecError;
 use crate::damage::{self, unreadable};
-use crate::log_store::{Durable, LogStore, blocking};
+use crate::log_store::{LogStore, off_worker};
 use crate::purge_points::{Checkpoint, Progress, PurgePoints, SNAPSHOT_EVERY_ENTRIES};
-use crate::raft_types::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, next_index};
+use crate::raft_types::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig, next_index};
 use crate::saves::Saves;
+use crate::snapshot::builder::{SnapshotBuilder, Source, read_snapshot};
+use crate::snapshot::chunks::{ChunkStore, StateWriter, Stored};
+use crate::snapshot::record::{self, StateRecord};
+use crate::snapshot::rows::finish_installation;
+use crate::snapshot::{Snapshot, SnapshotData};
 use crate::state_machine::{Reply, StateImage, StateMachine};
 
 /// The state is saved after this many bytes of applied log: what a restart has to read and apply again at most, per
@@ -83,6 +87,7 @@ pub(crate) struct Host {
     /// Since the newest point that the log can be cut at.
     since_checkpoint: Progress,
     saves: Arc<Saves>,
+    chunks: Arc<ChunkStore>,
     signals: Arc<HostSignals>,
     timings: Arc<Timings>,
     /// Entries may be left out: openraft's own suite applies such.
@@ -95,45 +100,62 @@ impl Host {
     pub fn open(log: LogStore, mut machine: Box<dyn StateMachine>) -> io::Result<Self> {
         let (store, group) = (log.store().clone(), log.group());
         let damaged = |what: &str, cause: &CodecError| io::Error::other(unreadable(&*store, group, what, cause));
+        let decode = |row: &Bytes, what| record::decode_state(row).map_err(|cause| damaged(what, &cause));
         let read = |kind, what| -> io::Result<Option<StateRecord>> {
-            let bytes: Option<Bytes> = store.get_state(group, kind, None).map_err(io::Error::other)?;
-            let record = bytes.map(|bytes| codec::decode_state(&bytes)).transpose();
-            record.map_err(|cause| damaged(what, &cause))
+            let row: Option<Bytes> = store.get_state(group, kind, None).map_err(io::Error::other)?;
+            row.map(|row| decode(&row, what)).transpose()
         };
         let snapshot = read(StateKind::SNAPSHOT, "the snapshot")?;
         let applied = read(StateKind::APPLIED, "the saved state")?;
-        let mut points = PurgePoints {
-            checkpoints: VecDeque::new(),
-            snapshot_index: snapshot
-                .as_ref()
-                .and_then(|record| record.meta.last_log_id)
-                .map(|id| id.index),
-        };
-        let newest = match (snapshot, applied) {
-            (Some(s), Some(a)) if s.meta.last_log_id > a.meta.last_log_id => Some(s),
-            (s, a) => a.or(s),
-        };
-        let (mut last_applied, mut membership) = (None, StoredMembership::default());
-        let mut saved_bytes = 0;
-        if let Some(record) = newest {
-            saved_bytes = record.state.len() as u64;
-            machine.restore(&record.state).map_err(io::Error::other)?;
-            last_applied = record.meta.last_log_id;
-            membership = record.meta.last_membership;
-        }
-        for (index, bytes) in store
+        let mut checkpoints = Vec::new();
+        for (index, row) in store
             .scan_state(group, StateKind::CHECKPOINT)
             .map_err(io::Error::other)?
         {
-            let (position, _) = codec::decode_checkpoint(&bytes).map_err(|cause| damaged("a checkpoint", &cause))?;
+            let decoded = record::decode_checkpoint(&row);
+            let (position, row) = decoded.map_err(|cause| damaged("a checkpoint", &cause))?;
+            checkpoints.push((index, position, decode(&row, "a checkpoint")?));
+        }
+        let records = snapshot.iter().chain(&applied);
+        let records = records.chain(checkpoints.iter().map(|(_, _, record)| record));
+        let live: Vec<u32> = records.filter_map(|record| record.body.generation()).collect();
+        let chunks = ChunkStore::open(log.clone(), &live).map_err(io::Error::other)?;
+        let stored = |record: StateRecord| (record.meta, Stored::of_record(record.body, &chunks));
+        let (snapshot, applied) = (snapshot.map(stored), applied.map(stored));
+        let mut points = PurgePoints::default();
+        if let Some((meta, state)) = &snapshot {
+            drop(points.set_snapshot(meta, state));
+            finish_installation(&chunks, meta, state)?;
+        }
+        let saved_chunks = applied.as_ref().and_then(|(_, state)| state.chunks().cloned());
+        let newest = match (snapshot, applied) {
+            (Some((at, state)), Some((saved_at, _))) if at.last_log_id > saved_at.last_log_id => Some((at, state)),
+            (snapshot, applied) => applied.or(snapshot),
+        };
+        let (mut last_applied, mut membership) = (None, StoredMembership::default());
+        let mut saved_bytes = 0;
+        if let Some((meta, state)) = newest {
+            saved_bytes = state.bytes();
+            let check = machine.check();
+            machine.replace(state.read(|pieces| check.restore(pieces))?);
+            last_applied = meta.last_log_id;
+            membership = meta.last_membership;
+        }
+        for (index, position, record) in checkpoints {
+            let state = Stored::of_record(record.body, &chunks).chunks().cloned();
             // Those beyond the saved state come back when their entries are applied again.
             if last_applied.is_some_and(|id| index <= id.index) {
-                points.checkpoints.push_back(Checkpoint { index, position });
+                points.checkpoints.push_back(Checkpoint {
+                    index,
+                    position,
+                    chunks: state,
+                });
             } else {
                 log.write_lazy(vec![Op::DeleteState {
                     kind: StateKind::CHECKPOINT,
                     suffix: Some(index),
                 }]);
+                state.iter().for_each(|chunks| chunks.let_go());
             }
         }
         let bounds = store.bounds(group);
@@ -162,7 +184,8 @@ impl Host {
             effects: Effects::default(),
             unsaved: Progress::default(),
             since_checkpoint,
-            saves: Saves::new(saved_bytes),
+            saves: Saves::new(chunks.clone(), saved_bytes, saved_chunks),
+            chunks,
             signals: Arc::new(signals),
             timings: Arc::default(),
             #[cfg(test)]
@@ -196,6 +219,11 @@ impl Host {
             return Ok(());
         }
         damage::check_next(&**self.log.store(), self.log.group(), self.last_applied, index)
+    }
+
+    /// The chunks of this replica's states.
+    pub fn chunks(&self) -> &Arc<ChunkStore> {
+        &self.chunks
     }
 
     pub fn signals(&self) -> Arc<HostSignals> {
@@ -252,7 +280,7 @@ impl Host {
         }
         // Only now: its row must not be queued before the rows of what it covers.
         if let Some(image) = aside {
-            self.saves.encode_aside(&self.log, self.meta(), image);
+            self.saves.encode_aside(self.meta(), image);
         }
         self.machine.publish();
         if let Some(id) = self.last_applied {
@@ -291,7 +319,7 @@ impl Host {
         if self.saves.goes_aside(&image) {
             return Some(image);
         }
-        ops.push(self.saves.encode(&self.meta(), image));
+        ops.extend(self.saves.encode(&self.meta(), image));
         None
     }
 
@@ -321,16 +349,21 @@ impl Host {
             .max(self.saves.bytes().saturating_mul(CHECKPOINT_EVERY_STATES));
         if self.since_checkpoint.bytes >= distance || emptied {
             self.since_checkpoint = Progress::default();
-            let value = codec::encode_checkpoint(position, &self.meta(), &self.machine.snapshot());
-            self.saves.set_bytes(value.len() as u64);
+            let image = self.machine.image();
+            let mut queue = |op| self.log.write_lazy(vec![op]);
+            let state = StateWriter::collect(&self.chunks, |sink| image.encode_into(sink), &mut queue);
+            self.saves.set_bytes(state.bytes());
             ops.push(Op::PutState {
                 kind: StateKind::CHECKPOINT,
                 suffix: Some(id.index),
-                value,
+                value: record::encode_checkpoint(position, &state.record(&self.meta())),
             });
+            let chunks = state.chunks().cloned();
+            chunks.iter().for_each(|chunks| chunks.keep());
             points.checkpoints.push_back(Checkpoint {
                 index: id.index,
                 position,
+                chunks,
             });
         }
         points.reachable(start).is_some()
@@ -341,11 +374,7 @@ impl Host {
     }
 
     async fn read_snapshot(&self) -> io::Result<Option<Snapshot>> {
-        let (store, group) = (self.log.store().clone(), self.log.group());
-        let bytes: Option<Bytes> = blocking(move || store.get_state(group, StateKind::SNAPSHOT, None)).await?;
-        let Some(bytes) = bytes else { return Ok(None) };
-        let StateRecord { meta, state } = codec::decode_state(&bytes)?;
-        Ok(Some(RaftSnapshot { meta, snapshot: state }))
+        read_snapshot(&self.chunks, &self.points).await
     }
 }
 
@@ -355,16 +384,18 @@ impl Drop for Host {
         // After a panic the state may be half way into an entry.
         let has_unsaved = self.unsaved.entries > 0 || self.saves.is_under_way();
         if has_unsaved && !std::thread::panicking() {
-            let mut ops = self.row_ops();
-            ops.push(self.saves.encode(&self.meta(), self.machine.image()));
-            self.log.write_lazy(ops);
+            let rows = self.row_ops();
+            self.log.write_lazy(rows);
+            self.log
+                .write_lazy(self.saves.encode(&self.meta(), self.machine.image()));
         }
+        self.chunks.close();
         self.log.installs_no_more();
     }
 }
 
 impl RaftStateMachine<TypeConfig> for Host {
-    type SnapshotData = Bytes;
+    type SnapshotData = SnapshotData;
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
@@ -410,7 +441,7 @@ impl RaftStateMachine<TypeConfig> for Host {
             }
         };
         Some(SnapshotBuilder {
-            log: self.log.clone(),
+            chunks: self.chunks.clone(),
             points: self.points.clone(),
             source: source?,
         })
@@ -422,36 +453,32 @@ impl RaftStateMachine<TypeConfig> for Host {
             .expect("a forced builder is always given")
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> io::Result<()> {
-        self.machine.restore(&snapshot).map_err(io::Error::other)?;
-        self.saves.supersede(meta);
-        self.saves.set_bytes(snapshot.len() as u64);
-        let value = codec::encode_state(meta, &snapshot);
-        let mut ops = vec![
-            Op::PutState {
-                kind: StateKind::SNAPSHOT,
-                suffix: None,
-                value: value.clone(),
-            },
-            Op::PutState {
-                kind: StateKind::APPLIED,
-                suffix: None,
-                value,
-            },
-        ];
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
+        let SnapshotData { state, restored, .. } = snapshot;
+        if state.chunks().is_some_and(|chunks| !chunks.are_of(&self.chunks)) {
+            return Err(io::Error::other("a snapshot whose chunks are of another replica"));
+        }
+        let restored = match restored {
+            Some(restored) => restored,
+            None => {
+                let (check, state) = (self.machine.check(), state.clone());
+                off_worker(move || Ok(state.read(|pieces| check.restore(pieces))?)).await?
+            }
+        };
+        let mut ops = vec![Op::PutState {
+            kind: StateKind::SNAPSHOT,
+            suffix: None,
+            value: state.record(meta),
+        }];
+        ops.extend(self.saves.replaced_by(meta, state.bytes()));
         if matches!(self.machine.retention(), Retention::LogIsData { .. }) {
             // Rows of the log that the snapshot stands in for.
             ops.push(Op::CutOff(None));
         }
         let durable = {
             let mut points = self.points.lock();
-            for point in points.checkpoints.drain(..) {
-                ops.push(Op::DeleteState {
-                    kind: StateKind::CHECKPOINT,
-                    suffix: Some(point.index),
-                });
-            }
-            points.snapshot_index = meta.last_log_id.map(|id| id.index);
+            let checkpoints = std::mem::take(&mut points.checkpoints);
+            ops.extend(checkpoints.iter().map(Checkpoint::deletion));
             if let Some(id) = meta.last_log_id {
                 // In the same write, so that no crash leaves a state beyond the end of the log.
                 ops.push(Op::Purge {
@@ -459,10 +486,17 @@ impl RaftStateMachine<TypeConfig> for Host {
                     upto_term: id.leader_id.term,
                 });
             }
-            self.log.start_synced(ops)
+            let before = points.set_snapshot(meta, &state);
+            let durable = self.log.start_synced(ops);
+            checkpoints.iter().for_each(Checkpoint::let_go);
+            drop((before, checkpoints));
+            durable
         };
         self.log.installed();
         durable.wait().await?;
+        let (chunks, at) = (self.chunks.clone(), meta.clone());
+        off_worker(move || finish_installation(&chunks, &at, &state)).await?;
+        self.machine.replace(restored);
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.unsaved = Progress::default();
@@ -476,102 +510,5 @@ impl RaftStateMachine<TypeConfig> for Host {
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         self.read_snapshot().await
-    }
-}
-
-/// What a snapshot is made from.
-enum Source {
-    /// The state as it was when the builder was made, until that is encoded.
-    State(Option<(SnapshotMeta, StateImage)>),
-    /// The state as it was at a checkpoint.
-    Checkpoint(Checkpoint),
-    /// The snapshot that is there.
-    Current,
-}
-
-/// Makes a snapshot durable, apart from the task that applies.
-pub(crate) struct SnapshotBuilder {
-    log: LogStore,
-    points: Arc<Mutex<PurgePoints>>,
-    source: Source,
-}
-
-impl SnapshotBuilder {
-    async fn read(&self, kind: StateKind, suffix: Option<u64>) -> io::Result<Option<Bytes>> {
-        let (store, group) = (self.log.store().clone(), self.log.group());
-        blocking(move || store.get_state(group, kind, suffix)).await
-    }
-
-    async fn current(&self) -> io::Result<Snapshot> {
-        let row = self.read(StateKind::SNAPSHOT, None).await?;
-        let row =
-            row.ok_or_else(|| io::Error::other(format!("group {}: the snapshot is missing", self.log.group())))?;
-        let StateRecord { meta, state } = codec::decode_state(&row)?;
-        Ok(RaftSnapshot { meta, snapshot: state })
-    }
-
-    /// Puts the snapshot in the place of the one before, with what becomes superfluous by it. Queued under the lock
-    /// that an installation takes too, so that an older snapshot never comes after a newer one. `None`: a newer
-    /// one is there.
-    fn replace(&self, value: Bytes, index: Option<u64>, below: Option<Offset>) -> Option<Durable> {
-        let mut points = self.points.lock();
-        if points.snapshot_index.is_some() && points.snapshot_index >= index {
-            return None;
-        }
-        let mut ops = vec![Op::PutState {
-            kind: StateKind::SNAPSHOT,
-            suffix: None,
-            value,
-        }];
-        points.checkpoints.retain(|point| {
-            let stays = Some(point.index) > index;
-            if !stays {
-                ops.push(Op::DeleteState {
-                    kind: StateKind::CHECKPOINT,
-                    suffix: Some(point.index),
-                });
-            }
-            stays
-        });
-        if let Some(below) = below {
-            let start = u64::try_from(below.get()).expect("a position is not negative");
-            ops.push(Op::CutOff(Some(start)));
-        }
-        points.snapshot_index = index;
-        Some(self.log.start_synced(ops))
-    }
-}
-
-/// Encodes a state off the runtime's workers.
-async fn encode_aside(meta: SnapshotMeta, image: StateImage) -> io::Result<Bytes> {
-    blocking(move || Ok(codec::encode_state(&meta, &image.encode()))).await
-}
-
-impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
-    type SnapshotData = Bytes;
-
-    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        let state = match &mut self.source {
-            Source::State(state) => state.take(),
-            _ => None,
-        };
-        let (value, below) = match &self.source {
-            Source::State(_) => match state {
-                Some((meta, image)) => (encode_aside(meta, image).await?, None),
-                None => return self.current().await,
-            },
-            Source::Checkpoint(point) => match self.read(StateKind::CHECKPOINT, Some(point.index)).await? {
-                Some(row) => (codec::decode_checkpoint(&row)?.1, Some(point.position)),
-                // A snapshot was installed meanwhile, which took the checkpoints away.
-                None => return self.current().await,
-            },
-            Source::Current => return self.current().await,
-        };
-        let StateRecord { meta, state } = codec::decode_state(&value)?;
-        match self.replace(value, meta.last_log_id.map(|id| id.index), below) {
-            Some(durable) => durable.wait().await?,
-            None => return self.current().await,
-        }
-        Ok(RaftSnapshot { meta, snapshot: state })
     }
 }

@@ -17,7 +17,9 @@ use crate::codec;
 use crate::host::Host;
 use crate::log_store::LogStore;
 use crate::raft_types::{Entry, SnapshotMeta, StoredMembership, log_id};
-use crate::state_machine::{Check, MachineType, Reply, StateMachine};
+use crate::snapshot::SnapshotData;
+use crate::snapshot::chunks::Stored;
+use crate::state_machine::{Check, MachineType, Reply, Restored, StateImage, StateMachine};
 
 pub(crate) const GROUP: GroupId = GroupId(7);
 const KIB: usize = 1 << 10;
@@ -57,6 +59,13 @@ impl Journal {
             gate: Arc::default(),
         }
     }
+
+    fn state(&self) -> Bytes {
+        let mut state = vec![0; self.state_bytes.max(16)];
+        state[..8].copy_from_slice(&self.position.to_be_bytes());
+        state[8..16].copy_from_slice(&self.start.to_be_bytes());
+        state.into()
+    }
 }
 
 /// Says that what was written before is of no use any more, but for the last record.
@@ -80,18 +89,13 @@ impl StateMachine for Journal {
 
     fn publish(&mut self) {}
 
-    fn snapshot(&self) -> Bytes {
-        let mut state = vec![0; self.state_bytes.max(16)];
-        state[..8].copy_from_slice(&self.position.to_be_bytes());
-        state[8..16].copy_from_slice(&self.start.to_be_bytes());
-        state.into()
+    fn image(&self) -> StateImage {
+        StateImage::Encoded(self.state())
     }
 
-    fn restore(&mut self, snapshot: &Bytes) -> Result<(), RestoreError> {
+    fn replace(&mut self, restored: Restored) {
         let _open = self.gate.lock();
-        let number = |at: usize| i64::from_be_bytes(snapshot[at..at + 8].try_into().unwrap());
-        (self.position, self.start) = (number(0), number(8));
-        Ok(())
+        (self.position, self.start) = restored.into_inner();
     }
 
     fn check(&self) -> Arc<dyn Check> {
@@ -124,11 +128,15 @@ impl Check for JournalCheck {
         }
     }
 
-    fn snapshot(&self, snapshot: &Bytes) -> Result<(), RestoreError> {
-        match snapshot.len() {
-            0..16 => Err(RestoreError("too short".into())),
-            _ => Ok(()),
-        }
+    fn restore(&self, pieces: &mut dyn Iterator<Item = Bytes>) -> Result<Restored, RestoreError> {
+        let first = pieces.next().unwrap_or_default();
+        let number = |at: usize| {
+            let bytes = first.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+            bytes
+                .map(i64::from_be_bytes)
+                .ok_or_else(|| RestoreError("too short".into()))
+        };
+        Ok(Restored::new((number(0)?, number(8)?)))
     }
 }
 
@@ -148,12 +156,12 @@ impl StateMachine for Compacted {
 
     fn publish(&mut self) {}
 
-    fn snapshot(&self) -> Bytes {
-        self.0.snapshot()
+    fn image(&self) -> StateImage {
+        self.0.image()
     }
 
-    fn restore(&mut self, snapshot: &Bytes) -> Result<(), RestoreError> {
-        self.0.restore(snapshot)
+    fn replace(&mut self, restored: Restored) {
+        self.0.replace(restored);
     }
 
     fn check(&self) -> Arc<dyn Check> {
@@ -340,8 +348,12 @@ async fn an_append_waits_for_the_snapshot_that_it_follows() {
             last_log_id: Some(log_id(1, 100)),
             last_membership: StoredMembership::default(),
         };
-        let state = Journal::new(0, 16).snapshot();
-        replica.host.install_snapshot(&meta, state).await.unwrap();
+        let snapshot = SnapshotData {
+            store: replica.host.chunks().clone(),
+            state: Stored::Row(Journal::new(0, 16).state()),
+            restored: None,
+        };
+        replica.host.install_snapshot(&meta, snapshot).await.unwrap();
         replica
     });
     let mut append = Box::pin(log.append([command(101, b"", 1)], IOFlushed::noop()));

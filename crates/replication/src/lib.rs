@@ -9,6 +9,7 @@
 //! - [`Leaders`]: who leads which group of the cluster.
 //! - [`transport`]: the connections between two brokers.
 //! - `log_store`, `host`: openraft's storage and state machine on [`jangada_storage::Store`].
+//! - `snapshot`: states on disk, whole or in chunks, and what goes to a new replica. `saves`: states that are saved aside.
 //! - [`Roster`]: who belongs to the cluster, asked of the crates above.
 //! - `peers`: what brokers know of each other's commits.
 //! - `damage`: what a replica's data cannot be.
@@ -40,6 +41,7 @@ mod runtime;
 mod saves;
 #[cfg(test)]
 mod saves_tests;
+mod snapshot;
 mod state_machine;
 #[cfg(test)]
 mod suite_tests;
@@ -50,14 +52,14 @@ mod wire;
 
 pub use clocks::PeerClocks;
 pub use codec::CodecError;
-pub use damage::snapshot_state;
 pub use derived::{DerivedRows, Written};
 pub use group::{Applied, Group, GroupMembers, GroupStatus, Proposal, ProposeError, ReadError, ReplicaProgress};
 pub use leaders::{Leader, Leaders};
 pub use open_error::OpenError;
 pub use registry::Registry;
 pub use roster::{Roster, Standing};
-pub use state_machine::{Check, MachineType, Publisher, Reply, StateImage, StateMachine};
+pub use snapshot::snapshot_machine;
+pub use state_machine::{Check, MachineType, Publisher, Reply, Restored, StateImage, StateMachine};
 pub use timing::Timing;
 pub use transport::grpc::PeerService;
 pub use transport::handshake::{Identity, PROTOCOL_MAX, PROTOCOL_MIN, check_protocol};

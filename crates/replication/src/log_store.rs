@@ -42,15 +42,31 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
+/// Runs what takes long, or blocks, off the runtime's workers.
+pub(crate) async fn off_worker<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
 /// A write on its way to the disk.
 pub(crate) struct Durable(oneshot::Receiver<Result<(), StoreError>>);
 
 impl Durable {
     pub async fn wait(self) -> io::Result<()> {
-        match self.0.await {
-            Ok(result) => result.map_err(io::Error::other),
-            Err(_) => Err(io::Error::other("the store stopped")),
-        }
+        ended(self.0.await)
+    }
+
+    /// As [`Durable::wait`], on a thread that may block.
+    pub fn wait_blocking(self) -> io::Result<()> {
+        ended(self.0.blocking_recv())
+    }
+}
+
+fn ended(answer: Result<Result<(), StoreError>, oneshot::error::RecvError>) -> io::Result<()> {
+    match answer {
+        Ok(result) => result.map_err(io::Error::other),
+        Err(_) => Err(io::Error::other("the store stopped")),
     }
 }
 

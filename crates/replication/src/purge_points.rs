@@ -1,21 +1,41 @@
 //! Where the log's head may be cut off, and how much was applied since: what decides when the next such point is due.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
+use jangada_machine::Retention;
+use jangada_storage::{Op, StateKind};
 use jangada_types::Offset;
 
-use crate::raft_types::{LogId, next_index};
-use jangada_machine::Retention;
+use crate::raft_types::{LogId, SnapshotMeta, next_index};
+use crate::snapshot::chunks::{Chunks, Stored};
 
 /// A compacted group asks for a snapshot after this many entries of applied log; but not before the state's own size was applied.
 pub(crate) const SNAPSHOT_EVERY_ENTRIES: u64 = 4096;
 
 /// Where a checkpoint lies.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub(crate) struct Checkpoint {
     pub index: u64,
     /// The state's position then: every record below it lies in entries up to `index`.
     pub position: Offset,
+    /// The chunks of its state, if it lies in chunks.
+    pub chunks: Option<Arc<Chunks>>,
+}
+
+impl Checkpoint {
+    /// Deletes its record. [`Checkpoint::let_go`] follows when that was queued.
+    pub fn deletion(&self) -> Op {
+        Op::DeleteState {
+            kind: StateKind::CHECKPOINT,
+            suffix: Some(self.index),
+        }
+    }
+
+    /// Its record is gone, and so are the chunks that it names.
+    pub fn let_go(&self) {
+        self.chunks.iter().for_each(|chunks| chunks.let_go());
+    }
 }
 
 /// The purge points that are left, and the one that the snapshot stands at. Shared with the builder, which runs apart
@@ -24,16 +44,31 @@ pub(crate) struct Checkpoint {
 pub(crate) struct PurgePoints {
     pub checkpoints: VecDeque<Checkpoint>,
     pub snapshot_index: Option<u64>,
+    /// The snapshot, if its state lies in chunks.
+    pub chunked_snapshot: Option<(SnapshotMeta, Arc<Chunks>)>,
 }
 
 impl PurgePoints {
+    /// The snapshot is another one: the caller has queued its record. What comes back is to be dropped then.
+    #[must_use]
+    pub fn set_snapshot(&mut self, meta: &SnapshotMeta, state: &Stored) -> Option<Arc<Chunks>> {
+        self.snapshot_index = meta.last_log_id.map(|id| id.index);
+        let chunks = state.chunks().cloned();
+        if let Some(chunks) = &chunks {
+            chunks.keep();
+        }
+        let now = chunks.map(|chunks| (meta.clone(), chunks));
+        let before = std::mem::replace(&mut self.chunked_snapshot, now);
+        before.map(|(_, chunks)| chunks).inspect(|chunks| chunks.let_go())
+    }
+
     /// The last checkpoint at or below `start`. It is news: what becomes the snapshot is a checkpoint no more.
     pub fn reachable(&self, start: Offset) -> Option<Checkpoint> {
         self.checkpoints
             .iter()
             .rev()
             .find(|point| point.position <= start)
-            .copied()
+            .cloned()
     }
 }
 

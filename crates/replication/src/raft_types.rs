@@ -3,7 +3,6 @@
 //! Standard Raft: at most one leader in a term (`leader_id_std`), so that a term is a leader epoch and a log id is
 //! (term, index).
 
-use bytes::Bytes;
 use jangada_machine::EncodedCommand;
 use jangada_types::ReplicaId;
 
@@ -49,7 +48,6 @@ pub(crate) type Entry = openraft::alias::EntryOf<TypeConfig>;
 pub(crate) type Membership = openraft::Membership<ReplicaId, ()>;
 pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
 pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
-pub(crate) type Snapshot = openraft::Snapshot<CommittedLeaderId, ReplicaId, (), Bytes>;
 
 /// The log id (term, index).
 pub(crate) fn log_id(term: u64, index: u64) -> LogId {

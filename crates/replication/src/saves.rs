@@ -12,13 +12,11 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use jangada_storage::{Op, StateKind};
 use parking_lot::Mutex;
 
-use crate::codec;
-use crate::log_store::LogStore;
 use crate::raft_types::{SnapshotMeta, next_index};
+use crate::snapshot::chunks::{ChunkStore, Chunks, StateWriter, Stored};
 use crate::state_machine::StateImage;
 
 /// States below this size are encoded where they are applied: that takes less than a millisecond, and a clone that lives on has
@@ -27,6 +25,7 @@ const ASIDE_BYTES_MIN: u64 = 1 << 20;
 
 /// See the module text.
 pub(crate) struct Saves {
+    store: Arc<ChunkStore>,
     state: Mutex<State>,
 }
 
@@ -35,6 +34,8 @@ struct State {
     newest_next: u64,
     /// Size of the state when it was encoded last.
     bytes: u64,
+    /// The chunks of the state that is saved, if it lies in chunks.
+    chunks: Option<Arc<Chunks>>,
     /// One is encoded aside.
     is_under_way: bool,
 }
@@ -48,24 +49,36 @@ impl Drop for UnderWay {
     }
 }
 
-/// The operation that saves a state.
-fn save_op(value: Bytes) -> Op {
-    Op::PutState {
-        kind: StateKind::APPLIED,
-        suffix: None,
-        value,
+impl State {
+    /// The operations that put a state in the place of the one that is saved.
+    fn replace(&mut self, meta: &SnapshotMeta, stored: &Stored) -> Vec<Op> {
+        self.bytes = stored.bytes();
+        let mut ops = vec![Op::PutState {
+            kind: StateKind::APPLIED,
+            suffix: None,
+            value: stored.record(meta),
+        }];
+        let chunks = stored.chunks().cloned();
+        if let Some(chunks) = &chunks {
+            chunks.keep();
+        }
+        // They are read only when the replica is opened.
+        ops.extend(std::mem::replace(&mut self.chunks, chunks).map(|before| before.deletion()));
+        ops
     }
 }
 
 impl Saves {
-    /// Of a replica whose saved state has this size.
-    pub fn new(bytes: u64) -> Arc<Self> {
+    /// Of a replica whose saved state has this size, and these chunks.
+    pub fn new(store: Arc<ChunkStore>, bytes: u64, chunks: Option<Arc<Chunks>>) -> Arc<Self> {
         let state = State {
             newest_next: 0,
             bytes,
+            chunks,
             is_under_way: false,
         };
         Arc::new(Self {
+            store,
             state: Mutex::new(state),
         })
     }
@@ -91,12 +104,25 @@ impl Saves {
         state.newest_next = state.newest_next.max(next_index(meta.last_log_id));
     }
 
-    /// Encodes a state here. The operation is to be queued at once.
-    pub fn encode(&self, meta: &SnapshotMeta, image: StateImage) -> Op {
+    /// The operations that delete the state that is saved: a snapshot takes its place, whose state has this size.
+    pub fn replaced_by(&self, meta: &SnapshotMeta, bytes: u64) -> Vec<Op> {
         self.supersede(meta);
-        let value = codec::encode_state(meta, &image.encode());
-        self.set_bytes(value.len() as u64);
-        save_op(value)
+        let mut state = self.state.lock();
+        state.bytes = bytes;
+        let mut ops = vec![Op::DeleteState {
+            kind: StateKind::APPLIED,
+            suffix: None,
+        }];
+        ops.extend(state.chunks.take().map(|before| before.deletion()));
+        ops
+    }
+
+    /// Encodes a state here. The operations are to be queued at once; chunks, if it is large after all, are queued already.
+    pub fn encode(&self, meta: &SnapshotMeta, image: StateImage) -> Vec<Op> {
+        self.supersede(meta);
+        let mut queue = |op| self.store.log().write_lazy(vec![op]);
+        let stored = StateWriter::collect(&self.store, |sink| image.encode_into(sink), &mut queue);
+        self.state.lock().replace(meta, &stored)
     }
 
     /// Whether a state is large enough to be encoded aside.
@@ -105,21 +131,25 @@ impl Saves {
     }
 
     /// Encodes a state on another thread, and queues it then. Whatever it covers is queued already.
-    pub fn encode_aside(self: &Arc<Self>, log: &LogStore, meta: SnapshotMeta, image: StateImage) {
+    pub fn encode_aside(self: &Arc<Self>, meta: SnapshotMeta, image: StateImage) {
         self.state.lock().is_under_way = true;
         let under_way = UnderWay(self.clone());
-        let log = log.clone();
         tokio::task::spawn_blocking(move || {
             let saves = &under_way.0;
-            let value = codec::encode_state(&meta, &image.encode());
+            // An error says that the replica was closed, or the store fenced: nothing can be saved any more.
+            let Ok(stored) = StateWriter::collect_waiting(&saves.store, |sink| image.encode_into(sink)) else {
+                return;
+            };
             let next = next_index(meta.last_log_id);
             // Queued under the lock, so that none that is newer is queued before.
             let mut state = saves.state.lock();
             if state.newest_next >= next {
                 return;
             }
-            (state.newest_next, state.bytes) = (next, value.len() as u64);
-            log.write_lazy(vec![save_op(value)]);
+            let _ = saves.store.unless_closed(|log| {
+                state.newest_next = next;
+                log.write_lazy(state.replace(&meta, &stored));
+            });
         });
     }
 }

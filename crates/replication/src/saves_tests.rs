@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use jangada_machine::{Effects, EncodedCommand, RestoreError, Retention};
 use jangada_storage::{StateKind, Store};
 use jangada_types::{CodecError, LogPosition};
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 use parking_lot::{Condvar, Mutex};
 
-use crate::codec;
 use crate::host_tests::{GROUP, PATIENCE, Replica, open_store};
 use crate::log_store::LogStore;
 use crate::raft_types::{SnapshotMeta, StoredMembership, log_id, next_index};
 use crate::saves::Saves;
-use crate::state_machine::{Check, Reply, StateImage, StateMachine};
+use crate::snapshot::chunks::ChunkStore;
+use crate::snapshot::record::{self, StateBody, StateRecord};
+use crate::state_machine::{Check, MachineType, Reply, Restored, StateImage, StateMachine};
 
 const MIB: usize = 1 << 20;
 
@@ -75,28 +76,21 @@ impl StateMachine for Heavy {
 
     fn publish(&mut self) {}
 
-    fn snapshot(&self) -> Bytes {
-        self.image().encode()
-    }
-
     fn image(&self) -> StateImage {
-        let shared = (self.count, self.ballast.clone(), self.gate.clone());
-        StateImage::shared(shared, |(count, ballast, gate)| {
+        let (count, ballast, gate) = (self.count, self.ballast.clone(), self.gate.clone());
+        StateImage::Shared(Box::new(move |sink| {
             gate.pass();
-            let mut state = BytesMut::with_capacity(8 + ballast.len());
-            state.put_u64(*count);
-            state.put_slice(ballast);
-            state.freeze()
-        })
+            sink(Bytes::copy_from_slice(&count.to_be_bytes()));
+            sink(ballast);
+        }))
     }
 
-    fn restore(&mut self, snapshot: &Bytes) -> Result<(), RestoreError> {
-        self.count = u64::from_be_bytes(snapshot[..8].try_into().unwrap());
-        Ok(())
+    fn replace(&mut self, restored: Restored) {
+        self.count = restored.into_inner();
     }
 
     fn check(&self) -> Arc<dyn Check> {
-        unreachable!("nothing comes from a peer")
+        Arc::new(HeavyCheck)
     }
 
     fn retention(&self) -> Retention {
@@ -108,14 +102,43 @@ impl StateMachine for Heavy {
     }
 }
 
+struct HeavyCheck;
+
+impl Check for HeavyCheck {
+    fn machine(&self) -> MachineType {
+        MachineType::of::<Heavy>()
+    }
+
+    fn command(&self, _command: &EncodedCommand) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn restore(&self, pieces: &mut dyn Iterator<Item = Bytes>) -> Result<Restored, RestoreError> {
+        let first = pieces.next().unwrap_or_default();
+        let count = first.first_chunk().ok_or_else(|| RestoreError("too short".into()))?;
+        pieces.for_each(drop);
+        Ok(Restored::new(u64::from_be_bytes(*count)))
+    }
+}
+
 /// Index plus one, and count, of the state that is saved; 0 if none is.
 fn saved(store: &Arc<dyn Store>) -> (u64, u64) {
     let Some(row) = store.get_state(GROUP, StateKind::APPLIED, None).unwrap() else {
         return (0, 0);
     };
-    let record = codec::decode_state(&row).unwrap();
-    let count = u64::from_be_bytes(record.state[..8].try_into().unwrap());
-    (next_index(record.meta.last_log_id), count)
+    let StateRecord { meta, body } = record::decode_state(&row).unwrap();
+    let state = match body {
+        StateBody::Row(state) => state,
+        StateBody::Chunks(manifest) => {
+            let first = u64::from(manifest.generation) << 32;
+            let row = store.get_state(GROUP, StateKind::STATE_CHUNK, Some(first)).unwrap();
+            record::decode_chunk(&row.unwrap()).unwrap()
+        }
+    };
+    (
+        next_index(meta.last_log_id),
+        u64::from_be_bytes(state[..8].try_into().unwrap()),
+    )
 }
 
 async fn eventually(what: &str, holds: impl Fn() -> bool) {
@@ -172,14 +195,15 @@ async fn a_state_that_is_encoded_too_late_takes_no_newer_ones_place() {
         last_log_id: Some(log_id(1, index)),
         last_membership: StoredMembership::default(),
     };
+    let chunks = ChunkStore::open(log, &[]).unwrap();
     for is_superseded in [false, true] {
         let heavy = Heavy::new(2 * MIB);
-        let saves = Saves::new(2 * MIB as u64);
+        let saves = Saves::new(chunks.clone(), 2 * MIB as u64, None);
         heavy.gate.close();
         let index = 5 + u64::from(is_superseded);
         let image = heavy.image();
         assert!(saves.goes_aside(&image) && !saves.goes_aside(&StateImage::Encoded(Bytes::new())));
-        saves.encode_aside(&log, at(index), image);
+        saves.encode_aside(at(index), image);
         assert!(saves.is_under_way());
         if is_superseded {
             // A snapshot is installed, or the replica stops.
@@ -212,6 +236,8 @@ async fn commands_are_applied_while_a_snapshot_of_a_large_state_is_made() {
     let snapshot = building.await.unwrap();
     let meta = &snapshot.meta;
     assert_eq!((replica.next, meta.last_log_id), (110, Some(log_id(1, 9))));
-    assert_eq!(snapshot.snapshot.len(), 8 + BYTES);
-    assert_eq!(snapshot.snapshot[..8], 10_u64.to_be_bytes());
+    let state = snapshot.snapshot.state;
+    assert_eq!(state.bytes(), 8 + BYTES as u64);
+    let read = tokio::task::spawn_blocking(move || state.read(|pieces| HeavyCheck.restore(pieces)));
+    assert_eq!(read.await.unwrap().unwrap().into_inner::<u64>(), 10);
 }

@@ -43,25 +43,28 @@ impl fmt::Debug for Reply {
     }
 }
 
+/// Hands out the bytes of a state in pieces.
+type EncodeLater = dyn FnOnce(&mut dyn FnMut(Bytes)) + Send + Sync;
+
 /// A state as of one moment, on its way to bytes.
 pub enum StateImage {
-    /// It is encoded, as [`StateMachine::restore`] takes it.
+    /// It is encoded, as [`Check::restore`] takes it.
     Encoded(Bytes),
     /// A clone that shares what does not change, and is encoded when somebody calls this, on any thread.
-    Shared(Box<dyn FnOnce() -> Bytes + Send + Sync>),
+    Shared(Box<EncodeLater>),
 }
 
 impl StateImage {
-    /// A state that is cheap to clone and may be large.
-    pub fn shared<S: Send + Sync + 'static>(state: S, encode: fn(&S) -> Bytes) -> Self {
-        Self::Shared(Box::new(move || encode(&state)))
+    /// The state of a machine that is cheap to clone and may be large.
+    pub fn shared<M: Machine>(machine: M) -> Self {
+        Self::Shared(Box::new(move |sink| machine.encode_into(sink)))
     }
 
-    /// The bytes. May take long for a large state.
-    pub fn encode(self) -> Bytes {
+    /// Hands the bytes to `sink`, in pieces of any size. May take long for a large state.
+    pub fn encode_into(self, sink: &mut dyn FnMut(Bytes)) {
         match self {
-            Self::Encoded(state) => state,
-            Self::Shared(encode) => encode(),
+            Self::Encoded(state) => sink(state),
+            Self::Shared(encode) => encode(sink),
         }
     }
 }
@@ -90,6 +93,26 @@ impl PartialEq for MachineType {
     }
 }
 
+/// A state machine that was made from the bytes of a state and is not in its place yet.
+pub struct Restored(Box<dyn Any + Send + Sync>);
+
+impl Restored {
+    /// For [`StateMachine::replace`] of the same kind of group.
+    pub fn new<T: Any + Send + Sync>(machine: T) -> Self {
+        Self(Box::new(machine))
+    }
+
+    /// What it is. Panics when it is of another type: both ends are of one group.
+    pub fn into_inner<T: Any>(self) -> T {
+        *self.0.downcast().unwrap_or_else(|_| {
+            panic!(
+                "the group's machine is of another type than {}",
+                std::any::type_name::<T>()
+            )
+        })
+    }
+}
+
 /// Says whether what a peer or a proposer sends could be applied: a replica that cannot apply what is committed stops, so it
 /// must not get into the log. Looks at no state, and is called from any task.
 pub trait Check: Send + Sync + 'static {
@@ -99,8 +122,8 @@ pub trait Check: Send + Sync + 'static {
     /// A command; an error says what is wrong with it.
     fn command(&self, command: &EncodedCommand) -> Result<(), String>;
 
-    /// A state, as [`StateMachine::restore`] takes it.
-    fn snapshot(&self, snapshot: &Bytes) -> Result<(), RestoreError>;
+    /// Makes a state machine from the pieces of a state. May take long for a large state.
+    fn restore(&self, pieces: &mut dyn Iterator<Item = Bytes>) -> Result<Restored, RestoreError>;
 }
 
 /// A [`Machine`] with its types erased, and what it publishes. It runs on one task; readers see what `publish` put where
@@ -122,18 +145,13 @@ pub trait StateMachine: Send + Sync + 'static {
     /// Called after a run of `apply` and before any of their replies is sent.
     fn publish(&mut self);
 
-    /// The whole state, version byte first.
-    fn snapshot(&self) -> Bytes;
+    /// The state as of now. It is encoded later, if it is large.
+    fn image(&self) -> StateImage;
 
-    /// The state as of now. [`StateMachine::snapshot`] of it comes later, if it is large.
-    fn image(&self) -> StateImage {
-        StateImage::Encoded(self.snapshot())
-    }
+    /// Puts a state that [`StateMachine::check`] made in the place of the one that is there.
+    fn replace(&mut self, restored: Restored);
 
-    /// Replaces the state. An error leaves it as it was.
-    fn restore(&mut self, snapshot: &Bytes) -> Result<(), RestoreError>;
-
-    /// Judges what peers send.
+    /// Judges what peers send, and makes states from bytes.
     fn check(&self) -> Arc<dyn Check>;
 
     /// How the log is kept small, as of now.
@@ -211,17 +229,12 @@ impl<P: Publisher> StateMachine for Erased<P> {
         self.0.publish();
     }
 
-    fn snapshot(&self) -> Bytes {
-        self.0.snapshot()
-    }
-
     fn image(&self) -> StateImage {
         self.0.image()
     }
 
-    fn restore(&mut self, snapshot: &Bytes) -> Result<(), RestoreError> {
-        self.0.replace(P::Machine::restore(snapshot)?);
-        Ok(())
+    fn replace(&mut self, restored: Restored) {
+        self.0.replace(restored.into_inner());
     }
 
     fn check(&self) -> Arc<dyn Check> {
@@ -249,8 +262,8 @@ impl<M: Machine> Check for MachineCheck<M> {
         M::check_command(command)
     }
 
-    fn snapshot(&self, snapshot: &Bytes) -> Result<(), RestoreError> {
-        M::check_snapshot(snapshot)
+    fn restore(&self, pieces: &mut dyn Iterator<Item = Bytes>) -> Result<Restored, RestoreError> {
+        M::restore_from(pieces).map(Restored::new)
     }
 }
 
@@ -322,6 +335,12 @@ mod tests {
         machine.apply(LogPosition::default(), command, awaits, &mut Effects::default())
     }
 
+    fn state(machine: &dyn StateMachine) -> Bytes {
+        let mut pieces = Vec::new();
+        machine.image().encode_into(&mut |piece| pieces.push(piece));
+        pieces.concat().into()
+    }
+
     #[test]
     fn a_reply_comes_back_as_it_was_and_is_kept_only_if_its_proposer_waits() {
         let mut machine = Sum::default().erased();
@@ -329,7 +348,7 @@ mod tests {
         assert_eq!(reply.into_typed::<u64>(), 3);
         let reply = apply(&mut *machine, Sum::encode(4), false).expect("it can be read");
         assert!(reply.0.is_none(), "nothing is allocated where no proposer waits");
-        assert_eq!(machine.snapshot(), Machine::snapshot(&Sum(7)));
+        assert_eq!(state(&*machine), Machine::snapshot(&Sum(7)));
     }
 
     #[test]
@@ -337,11 +356,13 @@ mod tests {
         let mut machine = Sum::default().erased();
         let unreadable = EncodedCommand::new(&[1, 2], Bytes::new());
         assert!(apply(&mut *machine, unreadable.clone(), true).is_err());
-        assert!(machine.restore(&Bytes::from_static(b"short")).is_err());
-        assert_eq!(machine.snapshot(), Machine::snapshot(&Sum(0)));
         let check = machine.check();
         assert!(check.command(&unreadable).is_err() && check.command(&Sum::encode(1)).is_ok());
-        assert!(check.snapshot(&Bytes::new()).is_err() && check.snapshot(&machine.snapshot()).is_ok());
+        let restore = |pieces: &[&'static [u8]]| check.restore(&mut pieces.iter().copied().map(Bytes::from_static));
+        assert!(restore(&[]).is_err() && restore(&[b"short"]).is_err());
+        assert_eq!(state(&*machine), Machine::snapshot(&Sum(0)));
+        machine.replace(restore(&[&[0; 3], &[0, 0, 0, 1], &[5]]).expect("eight bytes"));
+        assert_eq!(state(&*machine), Machine::snapshot(&Sum(256 + 5)));
     }
 
     #[test]

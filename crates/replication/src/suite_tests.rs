@@ -12,7 +12,7 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use crate::host::Host;
 use crate::log_store::LogStore;
 use crate::raft_types::TypeConfig;
-use crate::state_machine::{Check, MachineType, Reply, StateMachine};
+use crate::state_machine::{Check, MachineType, Reply, Restored, StateImage, StateMachine};
 
 /// Counts commands: the least that has a state.
 #[derive(Default)]
@@ -32,16 +32,12 @@ impl StateMachine for Counter {
 
     fn publish(&mut self) {}
 
-    fn snapshot(&self) -> Bytes {
-        Bytes::copy_from_slice(&self.0.to_be_bytes())
+    fn image(&self) -> StateImage {
+        StateImage::Encoded(Bytes::copy_from_slice(&self.0.to_be_bytes()))
     }
 
-    fn restore(&mut self, snapshot: &Bytes) -> Result<(), RestoreError> {
-        let bytes = snapshot[..]
-            .try_into()
-            .map_err(|_| RestoreError("not a counter".into()))?;
-        self.0 = u64::from_be_bytes(bytes);
-        Ok(())
+    fn replace(&mut self, restored: Restored) {
+        self.0 = restored.into_inner();
     }
 
     fn check(&self) -> Arc<dyn Check> {
@@ -68,8 +64,10 @@ impl Check for Any {
         Ok(())
     }
 
-    fn snapshot(&self, _snapshot: &Bytes) -> Result<(), RestoreError> {
-        Ok(())
+    fn restore(&self, pieces: &mut dyn Iterator<Item = Bytes>) -> Result<Restored, RestoreError> {
+        let state = pieces.next().unwrap_or_default();
+        let bytes = state[..].try_into().map_err(|_| RestoreError("not a counter".into()))?;
+        Ok(Restored::new(u64::from_be_bytes(bytes)))
     }
 }
 

@@ -14,7 +14,7 @@ use jangada_types::GroupId;
 
 use self::rows::{NUMBERED, TABLES, numbered, numbered_rows, put_all};
 use crate::error::StoreError;
-use crate::store::{Durability, LogBounds, LogEntry, LogPosition, Op, StateKind, Store};
+use crate::store::{Durability, LogBounds, LogEntry, LogPosition, Op, StateKind, Store, next_state};
 
 /// Where a store keeps its data, so that it can be opened again.
 pub trait Disk {
@@ -317,6 +317,10 @@ pub fn state_rows_are_kept_apart<D: Disk>(disk: &D) {
             put(StateKind::CHECKPOINT, Some(10), "b"),
             put(StateKind::CHECKPOINT, Some(11), "gone"),
             put(StateKind::GROUP, None, "gone"),
+            put(StateKind::STATE_CHUNK, Some(1 << 32), "first"),
+            put(StateKind::STATE_CHUNK, Some(2 << 32), "gone"),
+            put(StateKind::STATE_CHUNK, Some((3 << 32) - 1), "gone"),
+            put(StateKind::STATE_CHUNK, Some(3 << 32), "last"),
         ],
     );
     queue(&store, B, vec![put(StateKind::VOTE, None, "of b")]);
@@ -334,6 +338,14 @@ pub fn state_rows_are_kept_apart<D: Disk>(disk: &D) {
                 kind: StateKind::GROUP,
                 suffix: None,
             },
+            Op::DeleteStateRange {
+                kind: StateKind::STATE_CHUNK,
+                suffixes: 2 << 32..3 << 32,
+            },
+            Op::DeleteStateRange {
+                kind: StateKind::STATE_CHUNK,
+                suffixes: 3 << 32..3 << 32,
+            },
         ],
     );
     now_and_after_reopening(disk, store, &[A, B, GroupId::NODE], |store| {
@@ -350,6 +362,15 @@ pub fn state_rows_are_kept_apart<D: Disk>(disk: &D) {
         let scanned: Vec<_> = scanned.iter().map(|(suffix, value)| (*suffix, &value[..])).collect();
         assert_eq!(scanned, [(2, &b"a"[..]), (10, b"b"), (300, b"c")]);
         assert!(store.scan_state(B, StateKind::CHECKPOINT).expect("readable").is_empty());
+        let next = |group, kind, from| next_state(store, group, kind, from).expect("readable");
+        let chunks = [0, 1 << 32, (1 << 32) + 1, (3 << 32) + 1].map(|from| next(A, StateKind::STATE_CHUNK, from));
+        assert_eq!(chunks, [Some(1 << 32), Some(1 << 32), Some(3 << 32), None]);
+        assert_eq!(
+            (next(A, StateKind::CHECKPOINT, 0), next(A, StateKind::CHECKPOINT, 301)),
+            (Some(2), None),
+            "no row of another kind is taken for one of this"
+        );
+        assert_eq!(next(B, StateKind::STATE_CHUNK, 0), None);
     });
 }
 

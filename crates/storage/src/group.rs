@@ -16,7 +16,7 @@ use crate::error::StoreError;
 use crate::pending::PendingRows;
 use crate::places::{Moved, Place};
 use crate::store::{LogBounds, LogEntry, LogPosition, Op, StateKind};
-use crate::tables::{STATE, Tables, state_key};
+use crate::tables::{STATE, Tables, delete_states, state_key};
 use crate::tail::{Tail, TailBudget};
 
 /// What an operation writes to RocksDB, with every range resolved.
@@ -189,6 +189,10 @@ impl GroupState {
             Op::DeleteState { kind, suffix } => {
                 let key = state_key(kind, suffix.unwrap_or(0));
                 self.row(RowChange::Delete { table: &STATE, key }, position, changes);
+            }
+            Op::DeleteStateRange { kind, suffixes } => {
+                let change = delete_states(kind, &suffixes);
+                self.row(change, position, changes);
             }
             Op::Row(change) => {
                 assert!(*change.table() != STATE, "rows of state have operations of their own");

@@ -86,5 +86,5 @@ pub use starts::{Past, STARTS_KEPT, Start, Starts};
 pub use statistics::{LATENCY_BUCKETS, Latency, LatencyHistogram, StoreStatistics};
 pub use store::{
     Completion, Durability, KeyRange, LogBounds, LogEntry, LogPosition, Op, RowVisitor, StateKind, Store,
-    StoreCondition, first_at_or_after, read_row,
+    StoreCondition, first_at_or_after, next_state, read_row,
 };

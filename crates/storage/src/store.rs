@@ -20,6 +20,7 @@ use crate::damage::Damage;
 use crate::error::StoreError;
 use crate::scrub_cursor::{ScrubCursor, Scrubbed};
 use crate::statistics::StoreStatistics;
+use crate::tables::{STATE, state_key, state_suffix};
 
 /// One entry of a group's Raft log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +67,8 @@ impl StateKind {
     pub const KEYS: Self = Self(9);
     /// The incarnation of the replica that the group's data belongs to, if it is not the broker's own.
     pub const REPLICA: Self = Self(10);
+    /// A chunk of a state that one row does not hold; the suffix says of which state, and which chunk.
+    pub const STATE_CHUNK: Self = Self(12);
     /// How far the scrub of all groups is. Under [`GroupId::NODE`].
     pub const SCRUB: Self = Self(11);
     /// The starts of the node's process (see `starts`). The store's own, under [`GroupId::NODE`].
@@ -112,6 +115,13 @@ pub enum Op {
         kind: StateKind,
         /// Tells rows of one kind apart; none is 0.
         suffix: Option<u64>,
+    },
+    /// Removes the rows of state of one kind whose suffixes lie in this range.
+    DeleteStateRange {
+        /// The kind of the rows.
+        kind: StateKind,
+        /// Their suffixes.
+        suffixes: Range<u64>,
     },
     /// Changes rows of a table.
     Row(RowChange),
@@ -315,6 +325,17 @@ pub fn first_at_or_after<T>(
     let mut found = None;
     store.scan_rows(group, table, KeyRange::from(key), 1, &mut |key, value| {
         found = Some(read(key, value)?);
+        Ok(ControlFlow::Break(()))
+    })?;
+    Ok(found)
+}
+
+/// The lowest suffix, from this one on, of the rows of state of one kind; `None`: there is no such row. Blocks.
+pub fn next_state(store: &dyn Store, group: GroupId, kind: StateKind, from: u64) -> Result<Option<u64>, StoreError> {
+    let (from, last) = (state_key(kind, from), state_key(kind, u64::MAX));
+    let mut found = None;
+    store.scan_rows(group, &STATE, KeyRange::from(&from), 1, &mut |key, _| {
+        found = (key <= &last[..]).then(|| state_suffix(key)).flatten();
         Ok(ControlFlow::Break(()))
     })?;
     Ok(found)

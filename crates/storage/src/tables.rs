@@ -1,8 +1,10 @@
 //! The tables that a store was opened with, and the one that it declares itself: the rows of state.
 
+use std::ops::Range;
+
 use bytes::Bytes;
-use jangada_types::table::KeyForm;
-use jangada_types::{Table, TableId};
+use jangada_types::table::{KeyForm, Origin};
+use jangada_types::{RowChange, Table, TableId};
 
 use crate::error::StoreError;
 use crate::store::StateKind;
@@ -45,6 +47,15 @@ pub(crate) fn state_suffix(key: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(key[1..].try_into().expect("eight bytes")))
 }
 
+/// Deletes the rows of state of one kind with these suffixes.
+pub(crate) fn delete_states(kind: StateKind, suffixes: &Range<u64>) -> RowChange {
+    RowChange::DeleteRange {
+        table: &STATE,
+        from: state_key(kind, suffixes.start),
+        to: Some(state_key(kind, suffixes.end)),
+    }
+}
+
 /// See the module text. The place of a table in it is its slot.
 #[derive(Clone, Debug)]
 pub(crate) struct Tables {
@@ -69,6 +80,9 @@ impl Tables {
             }
             if table.recent_rows > 0 && table.keys != KeyForm::Number {
                 return Err(StoreError::Setting("tables: only rows with numbers stay in memory"));
+            }
+            if table.in_snapshot && table.origin == Origin::Derived {
+                return Err(StoreError::Setting("tables: derived rows go with no snapshot"));
             }
         }
         Ok(Self { all, slots })
@@ -125,7 +139,12 @@ mod tests {
             recent_rows: 1,
             ..Table::new(TableId(9), "named", KeyForm::Bytes)
         };
-        for bad in [&SAME_ID, &SAME_NAME, &NO_ID, &LOG_AGAIN, &NOT_RECENT] {
+        static NOT_APPLIED: Table = Table {
+            in_snapshot: true,
+            origin: Origin::Derived,
+            ..Table::new(TableId(9), "named", KeyForm::Bytes)
+        };
+        for bad in [&SAME_ID, &SAME_NAME, &NO_ID, &LOG_AGAIN, &NOT_RECENT, &NOT_APPLIED] {
             assert!(Tables::new(&[&ONE, bad]).is_err(), "{bad:?}");
         }
     }

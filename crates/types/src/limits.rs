@@ -123,6 +123,28 @@ pub const SEGMENT_BYTES_MIN: u64 = 64 * KIB as u64;
 /// The greatest distance between two purge points, bytes. Retention frees space in such steps.
 pub const SEGMENT_BYTES_MAX: u64 = 1024 * MIB as u64;
 
+/// Bytes of one chunk of a state machine's state, as it is stored and as it is sent to another broker. Neither end has more than a
+/// few of them in memory.
+pub const STATE_CHUNK_BYTES: usize = MIB;
+
+/// Bytes of a state that is stored as one row; a larger one is stored in chunks. The state of a partition with as many producers as
+/// it remembers is below it.
+pub const STATE_ROW_BYTES_MAX: usize = 2 * MIB;
+
+/// Bytes of the state in a snapshot that a broker takes from another. No state machine comes near; a peer that is wrong fills no
+/// disk.
+pub const SNAPSHOT_BYTES_MAX: u64 = 16 * 1024 * MIB as u64;
+
+/// Bytes of snapshots that a broker has in memory while it receives them, over all groups. Beyond it, the sender tries again.
+pub const SNAPSHOT_INFLIGHT_BYTES_MAX: usize = 256 * MIB;
+
+/// How long a snapshot may make no progress on its way to another broker, milliseconds.
+pub const SNAPSHOT_STALLED_MS_MAX: u64 = 30_000;
+
+/// The slowest rate at which a broker reads the state of a snapshot that it has received, bytes for each millisecond. Its sender
+/// waits for the answer accordingly longer.
+pub const SNAPSHOT_RESTORE_BYTES_PER_MS_MIN: u64 = 4 * KIB as u64;
+
 const _: () = {
     assert!(
         BatchHeader::LEN + RECORD_BYTES_MIN <= BATCH_BYTES_MIN,
@@ -156,5 +178,22 @@ const _: () = {
     assert!(PLAIN_BYTES_MAX + MESSAGE_OVERHEAD_BYTES <= RESPONSE_BYTES_MAX);
     assert!(PLAIN_PIECE_BYTES + MESSAGE_OVERHEAD_BYTES < 4 * MIB && PLAIN_PIECE_BYTES <= PLAIN_BYTES_MAX);
     assert!(PRODUCE_TIMEOUT_MS_DEFAULT <= PRODUCE_TIMEOUT_MS_MAX);
+    assert!(
+        PRODUCERS_PER_PARTITION_MAX * 140 + MESSAGE_OVERHEAD_BYTES <= STATE_ROW_BYTES_MAX,
+        "a partition's state is one row"
+    );
+    assert!(
+        STATE_CHUNK_BYTES <= STATE_ROW_BYTES_MAX,
+        "a state in chunks has more than one"
+    );
+    assert!(
+        STATE_ROW_BYTES_MAX as u64 <= SNAPSHOT_BYTES_MAX
+            && SNAPSHOT_BYTES_MAX / STATE_CHUNK_BYTES as u64 <= u32::MAX as u64,
+        "chunks are counted in 32 bits"
+    );
+    assert!(
+        8 * STATE_ROW_BYTES_MAX <= SNAPSHOT_INFLIGHT_BYTES_MAX,
+        "several snapshots are received at once"
+    );
     assert!(SEGMENT_BYTES_MIN <= SEGMENT_BYTES_DEFAULT && SEGMENT_BYTES_DEFAULT <= SEGMENT_BYTES_MAX);
 };

@@ -208,11 +208,12 @@ async fn snapshots(broker: &mut InternalServiceClient<Channel>, hello: Hello) {
             membership: Bytes::from_static(&[1, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1]),
             membership_log_id: id,
             size_bytes: 0,
+            ..SnapshotHeader::default()
         };
         let chunk = SnapshotChunk {
             hello: Some(hello.clone()),
             header: Some(header),
-            data: Bytes::new(),
+            ..SnapshotChunk::default()
         };
         let answer = broker.install_snapshot(iter([chunk])).await;
         let status = answer.expect_err("no such snapshot can be");

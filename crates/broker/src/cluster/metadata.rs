@@ -72,7 +72,7 @@ impl Publisher for MetadataPublisher {
     }
 
     fn image(&self) -> StateImage {
-        StateImage::shared(self.image.clone(), Image::snapshot)
+        StateImage::shared(self.image.clone())
     }
 
     fn replace(&mut self, image: Image) {

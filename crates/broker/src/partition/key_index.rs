@@ -15,8 +15,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use jangada_log::PartitionState;
 use jangada_log::tables::key_rows::{KEY_INDEX, encode_offset};
 use jangada_log::tables::offset_index::{begins_at, follow};
-use jangada_machine::Machine;
-use jangada_replication::{DerivedRows, Written, snapshot_state};
+use jangada_replication::{DerivedRows, Written, snapshot_machine};
 use jangada_storage::{StateKind, Store, StoreError};
 use jangada_types::batch::{BatchIter, Records};
 use jangada_types::limits::{DECOMPRESSED_BYTES_MAX, INDEXED_KEY_BYTES_MAX};
@@ -276,13 +275,8 @@ fn index_run(store: &dyn Store, group: GroupId, range: std::ops::Range<Offset>) 
 
 /// The offset below which the offset index has no rows, because a snapshot stands in for them.
 fn snapshot_position(store: &dyn Store, group: GroupId) -> Result<Offset, StoreError> {
-    let Some(state) = snapshot_state(store, group)? else {
-        return Ok(Offset(0));
-    };
-    let restored = PartitionState::restore(&state);
-    restored
-        .map(|state| state.next_offset())
-        .map_err(|error| store.damage().report(group, error.to_string()))
+    let state = snapshot_machine::<PartitionState>(store, group)?;
+    Ok(state.map_or(Offset(0), |state| state.next_offset()))
 }
 
 /// The keys of batches that end before `next`, from an offset on, until the run is full.

@@ -289,7 +289,7 @@ where
     }
 
     fn image(&self) -> StateImage {
-        StateImage::shared(self.0.with_machine(Clone::clone), Machine::snapshot)
+        StateImage::shared(self.0.with_machine(Clone::clone))
     }
 
     fn replace(&mut self, machine: L::Machine) {

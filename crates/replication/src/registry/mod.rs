@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use jangada_proto::internal::GroupLeader;
 use jangada_storage::{LatencyHistogram, Op, Starts, StateKind, Store, StoreError};
+use jangada_types::limits::{SNAPSHOT_INFLIGHT_BYTES_MAX, STATE_ROW_BYTES_MAX};
 use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId};
 use openraft::Config;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -32,16 +33,24 @@ use crate::roster::Roster;
 use crate::runtime::steady;
 use crate::state_machine::StateMachine;
 use crate::timing::{Timing, raft_config};
-use crate::transport::Transport;
 use crate::transport::client::NetworkFactory;
 use crate::transport::dialer::Dialer;
 use crate::transport::handshake::Identity;
 use crate::transport::inbox::Hosted;
 use crate::transport::plausible::{Cause, Horizon, Rejections};
+use crate::transport::{CONNECTION_WINDOW_BYTES, Transport};
 use crate::unfit::Unfit;
 
-/// Bytes of snapshots that are received at once, over all groups; a larger one alone. The rest is sent again.
-const SNAPSHOTS_KIB: u32 = 1 << 20;
+/// What is in memory of a snapshot that is received, at most: what lies in the windows of its connection, and what is on its way
+/// into the store.
+const SNAPSHOT_MEMORY_BYTES: u64 = CONNECTION_WINDOW_BYTES as u64 + STATE_ROW_BYTES_MAX as u64;
+/// The same for all that are received at once, KiB.
+const SNAPSHOTS_KIB: usize = SNAPSHOT_INFLIGHT_BYTES_MAX / 1024;
+
+const _: () = assert!(
+    SNAPSHOT_MEMORY_BYTES <= SNAPSHOT_INFLIGHT_BYTES_MAX as u64,
+    "any snapshot has room"
+);
 /// For so long after its start a broker that lacks commits, whose loss was accepted, leaves elections to others: as long as
 /// some elections take. The one among them with the longest log would win against it, but may be heard of too late.
 const YIELDS_AFTER_LOSS: Duration = Duration::from_secs(10);
@@ -101,7 +110,7 @@ impl Registry {
             groups: RwLock::default(),
             leaders: Leaders::default(),
             rejections: Arc::default(),
-            snapshots: Arc::new(Semaphore::new(SNAPSHOTS_KIB as usize)),
+            snapshots: Arc::new(Semaphore::new(SNAPSHOTS_KIB)),
             roster: OnceLock::new(),
             peers: peers.clone(),
             heartbeat,
@@ -180,9 +189,9 @@ impl Registry {
         self.groups.read().len()
     }
 
-    /// Room for a snapshot of so many bytes; none while others have it.
+    /// Room for what is in memory of a snapshot of so many bytes while it is received; none while others have it.
     pub(crate) fn snapshot_room(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
-        let kib = u32::try_from(bytes / 1024 + 1).ok()?.min(SNAPSHOTS_KIB);
+        let kib = u32::try_from(bytes.min(SNAPSHOT_MEMORY_BYTES - 1) / 1024 + 1).ok()?;
         self.snapshots.clone().try_acquire_many_owned(kib).ok()
     }
 
@@ -289,6 +298,7 @@ impl Registry {
                 heartbeats: group.heartbeats().clone(),
                 horizon: group.horizon().clone(),
                 check: group.check().clone(),
+                chunks: group.chunks().clone(),
                 group: id,
                 local: group.replica(),
             }),
@@ -331,7 +341,7 @@ impl Registry {
         let (log, host) = opened
             .await
             .map_err(|error| OpenError::Group(id, error.to_string()))??;
-        let signals = host.signals();
+        let (signals, chunks) = (host.signals(), host.chunks().clone());
         let (term, is_new) = log.term();
         let horizon = Arc::new(Horizon::new(term, is_new));
         let network = NetworkFactory {
@@ -340,7 +350,7 @@ impl Registry {
             horizon: horizon.clone(),
             rejections: self.rejections.clone(),
         };
-        let start = Raft::new(replica, self.config.clone(), network, log.clone(), host);
+        let start = Raft::new(replica, self.config.clone(), network, log, host);
         let started = match id == GroupId::METADATA {
             // Nothing can be created, moved or deleted without its leader.
             true => steady(start).await,
@@ -352,7 +362,7 @@ impl Registry {
         let group = Group::new(
             replica,
             raft.clone(),
-            log,
+            chunks,
             signals.clone(),
             watched,
             believed,

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use jangada_proto::internal::internal_service_client::InternalServiceClient;
+use jangada_types::limits::{MESSAGE_OVERHEAD_BYTES, STATE_CHUNK_BYTES};
 use tonic::transport::Channel;
 
 /// A frame's messages are at most this many bytes, unless one message alone is more. Bounds what a vote waits for
 /// behind others on its connection.
 pub(crate) const FRAME_BYTES_MAX: usize = 1 << 20;
-/// A snapshot travels in chunks of this size.
-pub(crate) const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
 /// What a peer may send in one gRPC message: a frame of one largest append (entries of one read, and one batch of the
 /// largest size more).
 pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
@@ -25,6 +24,12 @@ const HTTP2_FRAME_BYTES: u32 = 64 << 10;
 /// A peer that is cut off without a reset is noticed after interval plus time-out.
 pub(super) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(1000);
 pub(super) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(2000);
+
+const _: () = assert!(
+    2 * STATE_CHUNK_BYTES <= STREAM_WINDOW_BYTES as usize
+        && STATE_CHUNK_BYTES + MESSAGE_OVERHEAD_BYTES <= MESSAGE_BYTES_MAX,
+    "a snapshot's next chunk is on its way while one is written"
+);
 
 /// The internal service of a peer, with room for its largest messages.
 pub fn internal_client(channel: Channel) -> InternalServiceClient<Channel> {

@@ -1,13 +1,12 @@
 //! openraft's network: one group's way to one other replica, on the links that all groups share.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::{Stream, StreamExt, TryFutureExt, stream};
 use jangada_proto::internal::message::Body;
-use jangada_proto::internal::{SnapshotChunk, SnapshotHeader};
 use jangada_types::{GroupId, ReplicaId};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -16,15 +15,17 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
+use tokio::time::Instant;
 
-use super::channel::{SNAPSHOT_CHUNK_BYTES, internal_client};
+use super::channel::internal_client;
 use super::link::{Lane, LinkError};
 use super::pipeline::{self, Answer, Pipeline, Unanswered};
 use super::plausible::{self, Asked, Horizon, Implausible, Rejections};
+use super::snapshots::{self, Progress};
 use super::{Peer, Transport};
-use crate::codec;
 use crate::pace;
-use crate::raft_types::{Snapshot, TypeConfig, Vote};
+use crate::raft_types::{TypeConfig, Vote};
+use crate::snapshot::{Snapshot, SnapshotData};
 use crate::wire;
 
 /// How long a stream of appends waits for a connection before openraft is told that there is none.
@@ -32,8 +33,8 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 /// Between two tries to send something to a replica, when the first failed: at first, and at most.
 const REST_MIN: Duration = Duration::from_millis(50);
 const REST_MAX: Duration = Duration::from_millis(500);
-/// A snapshot's transfer may take this long; it is small.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between two looks whether a snapshot goes forward.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// Makes the networks of one group.
 pub(crate) struct NetworkFactory {
@@ -207,31 +208,48 @@ impl Network {
         }))
     }
 
-    /// Sends a snapshot and returns the replica's vote.
+    /// Sends a snapshot and returns the replica's vote. Gives up when nothing goes forward for a while.
     async fn send_snapshot(&self, vote: &Vote, snapshot: Snapshot) -> Result<Vote, RPCError<TypeConfig>> {
         self.pace.rest().await;
-        let send = async {
-            let address = self.peer()?.address();
-            let channel = self.transport.dialer().connect(&address).await;
-            let channel = channel.map_err(unreachable)?;
-            let hello = self.transport.hello(self.target.broker);
-            let chunks = snapshot_chunks(hello, self.group, self.target, vote, snapshot);
-            let response = internal_client(channel).install_snapshot(stream::iter(chunks)).await;
-            let response = response.map_err(|status| unreachable(status.message()))?;
-            let judged = self
-                .transport
-                .judge_answerer(self.target.broker, &address, response.metadata());
-            judged.map_err(unreachable)?;
-            let response = response.into_inner();
-            let vote = wire::vote_from(response.vote).map_err(protocol)?;
-            self.answers.take(vote, self.answers.horizon.term(vote.leader_id.term))
+        let address = self.peer()?.address();
+        let channel = self.transport.dialer().connect(&address).await;
+        let channel = channel.map_err(unreachable)?;
+        let hello = self.transport.hello(self.target.broker);
+        let header = snapshots::header(self.group, self.target, vote, &snapshot);
+        let answer_timeout = snapshots::answer_timeout(header.size_bytes);
+        let progress = Arc::<Progress>::default();
+        let messages = snapshots::messages(hello, header, snapshot.snapshot, progress.clone());
+        let mut client = internal_client(channel);
+        let mut call = pin!(client.install_snapshot(messages));
+        let (mut sent, mut since) = (progress.get(), Instant::now());
+        let response = loop {
+            if let Ok(response) = tokio::time::timeout(PROGRESS_EVERY, &mut call).await {
+                break response;
+            }
+            let now = progress.get();
+            if now != sent {
+                (sent, since) = (now, Instant::now());
+            }
+            let (messages, is_sent) = now;
+            let timeout = if is_sent { answer_timeout } else { snapshots::STALLED };
+            if since.elapsed() >= timeout {
+                let broker = self.target.broker;
+                let text =
+                    format!("broker {broker} took {messages} messages of a snapshot and nothing more for {timeout:?}");
+                return Err(unreachable(text));
+            }
         };
-        tokio::time::timeout(SNAPSHOT_TIMEOUT, send).await.unwrap_or_else(|_| {
-            let broker = self.target.broker;
-            Err(unreachable(format!(
-                "broker {broker} did not take the snapshot within {SNAPSHOT_TIMEOUT:?}"
-            )))
-        })
+        let response = response.map_err(|status| match progress.take_failure() {
+            Some(failure) => unreachable(format!("the snapshot cannot be read: {failure}")),
+            None => unreachable(status.message()),
+        })?;
+        let judged = self
+            .transport
+            .judge_answerer(self.target.broker, &address, response.metadata());
+        judged.map_err(unreachable)?;
+        let response = response.into_inner();
+        let vote = wire::vote_from(response.vote).map_err(protocol)?;
+        self.answers.take(vote, self.answers.horizon.term(vote.leader_id.term))
     }
 
     async fn call_append(
@@ -251,7 +269,7 @@ impl Network {
 }
 
 impl RaftNetworkV2<TypeConfig> for Network {
-    type SnapshotData = Bytes;
+    type SnapshotData = SnapshotData;
 
     async fn append_entries(
         &mut self,
@@ -356,46 +374,11 @@ impl RaftNetworkV2<TypeConfig> for Network {
     }
 }
 
-fn snapshot_chunks(
-    hello: jangada_proto::internal::Hello,
-    group: GroupId,
-    target: ReplicaId,
-    vote: &Vote,
-    snapshot: Snapshot,
-) -> Vec<SnapshotChunk> {
-    let meta = &snapshot.meta;
-    let header = SnapshotHeader {
-        group_id: group.get(),
-        to_incarnation: target.incarnation.get(),
-        vote: Some(wire::vote_to(vote)),
-        last_log_id: meta.last_log_id.map(wire::log_id_to),
-        membership: codec::encode_membership(meta.last_membership.membership()),
-        membership_log_id: meta.last_membership.log_id().map(wire::log_id_to),
-        size_bytes: snapshot.snapshot.len() as u64,
-    };
-    let mut rest = snapshot.snapshot;
-    let mut chunks = vec![SnapshotChunk {
-        hello: Some(hello),
-        header: Some(header),
-        data: Bytes::new(),
-    }];
-    while !rest.is_empty() {
-        let data = rest.split_to(rest.len().min(SNAPSHOT_CHUNK_BYTES));
-        chunks.push(SnapshotChunk {
-            hello: None,
-            header: None,
-            data,
-        });
-    }
-    chunks
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
 
     use jangada_types::{BrokerId, Incarnation};
-    use tokio::time::Instant;
 
     use super::super::dialer::Dialer;
     use super::super::handshake::Identity;

@@ -8,17 +8,12 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
-use jangada_machine::RestoreError;
 use jangada_proto::internal::message::Body;
 use jangada_proto::internal::{
-    AppendEntries, Frame, InstallSnapshotResponse, Message, Refused, SnapshotChunk, SnapshotHeader,
-    TransferLeaderResult,
+    AppendEntries, Frame, InstallSnapshotResponse, Message, Refused, SnapshotChunk, TransferLeaderResult,
 };
 use jangada_types::{BrokerId, GroupId, Incarnation};
-use openraft::Snapshot as RaftSnapshot;
-use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -29,10 +24,9 @@ use super::calls::Calls;
 use super::inbox::{Hosted, Inbox};
 use super::introduction;
 use super::link::send_frames;
-use super::plausible::{Cause, Refusal};
-use super::queue;
-use crate::codec::{self, CodecError};
-use crate::raft_types::{SnapshotMeta, StoredMembership, TypeConfig, Vote};
+use super::plausible::Refusal;
+use super::{queue, snapshots};
+use crate::raft_types::TypeConfig;
 use crate::wire;
 
 /// A stream of frames to a peer.
@@ -42,10 +36,6 @@ pub type FrameStream = Pin<Box<dyn Stream<Item = Result<Frame, Status>> + Send>>
 const GROUP_QUEUE_MESSAGES: usize = 64;
 /// Answers that wait to be sent on one connection.
 const ANSWER_QUEUE_MESSAGES: usize = 16 * 1024;
-/// A snapshot larger than this is refused: no state machine comes near.
-const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
-/// What its sender gives it, and a little more.
-const SNAPSHOT_WITHIN: Duration = Duration::from_secs(35);
 /// Append streams of a connection, beside two for each group here: one that ends and one that begins.
 const STREAMS_SPARE: usize = 64;
 
@@ -362,93 +352,22 @@ async fn run_append_stream(
     }
 }
 
-/// What the header of a snapshot says.
-fn snapshot_meta(header: &SnapshotHeader) -> Result<(Vote, SnapshotMeta), CodecError> {
-    let membership = codec::decode_membership(&header.membership)?;
-    let meta = SnapshotMeta {
-        last_log_id: header.last_log_id.map(wire::log_id_from),
-        last_membership: StoredMembership::new(header.membership_log_id.map(wire::log_id_from), membership),
-    };
-    Ok((wire::vote_from(header.vote)?, meta))
-}
-
-fn judge_snapshot(hosted: &Hosted, peer: BrokerId, vote: &Vote, meta: &SnapshotMeta) -> Result<(), Refusal> {
-    let metrics = hosted.raft.metrics();
-    let (last, following) = {
-        let metrics = metrics.borrow_watched();
-        (metrics.last_log_index, metrics.vote)
-    };
-    Ok(hosted.judge(peer).snapshot(vote, meta, last, &following)?)
-}
-
-/// Hands a snapshot to openraft, if it can be true and be read. Gives the vote of this replica.
-pub(super) async fn install(
-    hosted: &Hosted,
-    peer: BrokerId,
-    vote: Vote,
-    meta: SnapshotMeta,
-    data: Bytes,
-) -> Result<Vote, Refusal> {
-    judge_snapshot(hosted, peer, &vote, &meta)?;
-    let unreadable = |error: RestoreError| Refusal::of(Cause::Snapshot, error.to_string());
-    hosted.check.snapshot(&data).map_err(unreadable)?;
-    let snapshot = RaftSnapshot { meta, snapshot: data };
-    let installed = hosted.raft.install_full_snapshot(vote, snapshot).await;
-    Ok(installed.map_err(Refusal::stopped)?.vote)
-}
-
-/// The chunks of a snapshot, put together.
-async fn receive(first: Bytes, mut chunks: Streaming<SnapshotChunk>, size_bytes: u64) -> Result<Bytes, Status> {
-    let mut data = BytesMut::from(&first[..]);
-    while let Some(chunk) = chunks.message().await? {
-        if (data.len() + chunk.data.len()) as u64 > size_bytes {
-            return Err(Status::invalid_argument("a snapshot longer than its header says"));
-        }
-        data.extend_from_slice(&chunk.data);
-    }
-    if data.len() as u64 != size_bytes {
-        return Err(Status::invalid_argument("a snapshot shorter than its header says"));
-    }
-    Ok(data.freeze())
-}
-
 /// Takes a snapshot for one group.
 pub(crate) async fn install_snapshot(
     inbox: Arc<dyn Inbox>,
     request: Request<Streaming<SnapshotChunk>>,
 ) -> Result<Response<InstallSnapshotResponse>, Status> {
-    let mut chunks = request.into_inner();
-    let first = chunks.message().await?.unwrap_or_default();
-    let peer = inbox.admit(first.hello)?;
-    let header = first
-        .header
-        .ok_or_else(|| Status::invalid_argument("a snapshot begins with its header"))?;
-    if header.size_bytes > SNAPSHOT_BYTES_MAX {
-        return Err(Status::invalid_argument(format!(
-            "a snapshot of {} bytes: more than {SNAPSHOT_BYTES_MAX}",
-            header.size_bytes
-        )));
-    }
-    let group = GroupId::from(header.group_id);
-    let hosted = inbox
-        .hosted(group, Incarnation::from(header.to_incarnation))
-        .map_err(Status::unavailable)?;
-    let refusal = |refusal: Refusal| {
+    let mut messages = request.into_inner();
+    let mut first = messages.message().await?.unwrap_or_default();
+    let peer = inbox.admit(first.hello.take())?;
+    let group = GroupId::from(first.header.as_ref().map_or(0, |header| header.group_id));
+    let taken = snapshots::take(&*inbox, peer, first, messages).await;
+    let response = taken.map_err(|refusal| {
         inbox.refused(peer, group, &refusal);
-        Status::invalid_argument(refusal.to_string())
-    };
-    inbox.may_speak(group, peer).map_err(refusal)?;
-    let (vote, meta) = snapshot_meta(&header).map_err(|error| refusal(error.into()))?;
-    // Before anything of it is kept, and again when it is there.
-    judge_snapshot(&hosted, peer, &vote, &meta).map_err(refusal)?;
-    let _room = inbox
-        .snapshot_room(header.size_bytes)
-        .ok_or_else(|| refusal(Refusal::flood("other snapshots are under way")))?;
-    let received = tokio::time::timeout(SNAPSHOT_WITHIN, receive(first.data, chunks, header.size_bytes)).await;
-    let data = received.map_err(|_| Status::deadline_exceeded(format!("not within {SNAPSHOT_WITHIN:?}")))??;
-    let vote = install(&hosted, peer, vote, meta, data).await.map_err(refusal)?;
-    let response = InstallSnapshotResponse {
-        vote: Some(wire::vote_to(&vote)),
-    };
+        match refusal {
+            Refusal::Busy(_) => Status::unavailable(refusal.to_string()),
+            Refusal::Implausible(_) => Status::invalid_argument(refusal.to_string()),
+        }
+    })?;
     Ok(introduced(&*inbox, peer, response))
 }

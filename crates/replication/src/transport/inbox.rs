@@ -10,6 +10,7 @@ use tonic::Status;
 
 use super::plausible::{Horizon, Judge, Refusal};
 use crate::group::Raft;
+use crate::snapshot::chunks::ChunkStore;
 use crate::state_machine::Check;
 
 /// See the module text. Nothing here waits.
@@ -47,7 +48,7 @@ pub(crate) trait Inbox: Send + Sync + 'static {
     /// The leader of a group asks this broker to take its place. True: although its replica is damaged.
     fn asked_to_lead(&self, group: GroupId) -> bool;
 
-    /// Room for a snapshot of so many bytes; none while others have it.
+    /// Room for what is in memory of a snapshot of so many bytes while it is received; none while others have it.
     fn snapshot_room(&self, bytes: u64) -> Option<OwnedSemaphorePermit>;
 }
 
@@ -60,6 +61,8 @@ pub(crate) struct Hosted {
     /// What peers are believed.
     pub horizon: Arc<Horizon>,
     pub check: Arc<dyn Check>,
+    /// The chunks of its states.
+    pub chunks: Arc<ChunkStore>,
     pub group: GroupId,
     pub local: ReplicaId,
 }

@@ -10,6 +10,7 @@
 //! - [`client`]: openraft's network on top of it.
 //! - [`inbound`]: the accepting side. `calls`: what its control connections ask for. `inbox`: who gets it.
 //! - [`grpc`]: the accepting side as a service.
+//! - `snapshots`: snapshots, sent and received.
 //! - `queue`: what waits for a connection, the metadata's first.
 //! - [`plausible`]: what a peer's message may say.
 //! - [`handshake`]: who may talk to whom.
@@ -28,6 +29,7 @@ pub(crate) mod link;
 mod pipeline;
 pub mod plausible;
 mod queue;
+mod snapshots;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -13,7 +13,9 @@ use super::*;
 use crate::host_tests::{Journal, PATIENCE, open_store};
 use crate::raft_types::log_id;
 use crate::registry::Registry;
-use crate::transport::inbound::{install, serve_call};
+use crate::snapshot::chunks::Stored;
+use crate::transport::inbound::serve_call;
+use crate::transport::snapshots::install;
 use crate::{Group, Identity, Timing, codec, wire};
 
 const GROUP: GroupId = GroupId(7);
@@ -259,8 +261,8 @@ async fn snapshot(registry: &Arc<Registry>, numbers: &mut Numbers) {
         last_log_id: ids[0],
         last_membership: crate::raft_types::StoredMembership::new(ids[1], members),
     };
-    let data = numbers.bytes().into();
-    let _ = install(&hosted, peer(), vote, meta, data).await;
+    let state = Stored::Row(numbers.bytes().into());
+    let _ = install(&hosted, peer(), vote, meta, state).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

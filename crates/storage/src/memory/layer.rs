@@ -8,7 +8,7 @@ use jangada_types::{GroupId, RowChange};
 
 use crate::codec;
 use crate::store::{KeyRange, LogBounds, LogEntry, LogPosition, Op, StateKind};
-use crate::tables::{STATE, Tables, state_key};
+use crate::tables::{STATE, Tables, delete_states, state_key};
 
 /// Rows of one table of one group.
 pub(super) type Rows = BTreeMap<Bytes, Bytes>;
@@ -155,6 +155,7 @@ impl GroupData {
                 let key = state_key(*kind, suffix.unwrap_or(0));
                 self.change(&RowChange::Delete { table: &STATE, key }, tables);
             }
+            Op::DeleteStateRange { kind, suffixes } => self.change(&delete_states(*kind, suffixes), tables),
             Op::Row(change) => {
                 assert!(*change.table() != STATE, "rows of state have operations of their own");
                 self.change(change, tables);

@@ -171,6 +171,11 @@ fn payload_len(op: &Op) -> usize {
         Op::Append(entries) => entries.iter().map(|entry| entry.payload_len()).sum(),
         Op::PutState { value, .. } => value.len(),
         Op::Row(change) => change.payload_len(),
-        Op::TruncateAfter(_) | Op::Purge { .. } | Op::DeleteState { .. } | Op::CutOff(_) | Op::DeleteGroup => 0,
+        Op::TruncateAfter(_)
+        | Op::Purge { .. }
+        | Op::DeleteState { .. }
+        | Op::DeleteStateRange { .. }
+        | Op::CutOff(_)
+        | Op::DeleteGroup => 0,
     }
 }

@@ -90,7 +90,9 @@ pub struct Table {
     pub origin: Origin,
     /// What becomes of rows when the log's start moves.
     pub cut_off: CutOff,
-    /// A new replica gets the rows with the snapshot. Others come from applying the log, or are made again.
+    /// A new replica gets the rows with the snapshot: the log entries that it gets do not make them. They are of the moment when they
+    /// are sent, which is later than the snapshot's state, so what applying a command does to them must not depend on what they are.
+    /// Rows of other tables come from applying the log, or are derived from it. Only of tables with [`Origin::Applied`].
     pub in_snapshot: bool,
     /// Judges a row.
     pub check: RowCheck,
