@@ -7,6 +7,7 @@ use jangada_types::{CodecError, LogPosition};
 use crate::command::Command;
 use crate::image::Image;
 use crate::reply::Reply;
+use crate::wire;
 
 /// The head of each command in the log: its version. The command itself is the body.
 const HEAD: [u8; 1] = [1];
@@ -34,6 +35,10 @@ impl Machine for Image {
 
     fn restore(snapshot: &Bytes) -> Result<Self, RestoreError> {
         Self::restore(snapshot).map_err(|error| RestoreError(error.to_string()))
+    }
+
+    fn encode_into(&self, sink: &mut dyn FnMut(Bytes)) {
+        wire::image::encode_into(self, sink);
     }
 
     fn retention(&self) -> Retention {

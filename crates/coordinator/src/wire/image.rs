@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use jangada_types::frame::{CodecError, frame, malformed, message, topic_id, unframe_plain};
 use jangada_types::replicated::Wire;
 use jangada_types::{LeaderEpoch, Offset, TopicId};
+use prost::Message as _;
 
 use super::{WirePartitions, WireSpec, WireTopic};
 use crate::image::{Committed, Epoch, Group, Holding, Image, Member};
@@ -284,15 +285,39 @@ fn group_to_wire(name: &str, group: &Group) -> WireGroup {
     }
 }
 
+/// Bytes of a piece that [`encode_into`] hands out, about: the last group in it may be larger.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Hands out the encoded state group by group. A message of protobuf is what its fields are one after the other, so the pieces
+/// together are the message of all groups.
+pub(crate) fn encode_into(image: &Image, sink: &mut dyn FnMut(Bytes)) {
+    let head = WireImage {
+        version: image.version,
+        topics_version: image.topics_version,
+        groups: Vec::new(),
+    };
+    let mut piece = BytesMut::from(&frame(None, &head)[..]);
+    for (name, group) in image.groups() {
+        let wire = WireImage {
+            groups: vec![group_to_wire(name, group)],
+            ..WireImage::default()
+        };
+        piece.reserve(wire.encoded_len());
+        wire.encode(&mut piece).expect("a BytesMut grows as needed");
+        if piece.len() >= PIECE_BYTES {
+            sink(piece.split().freeze());
+        }
+    }
+    sink(piece.freeze());
+}
+
 pub(crate) fn encode(image: &Image) -> Bytes {
-    frame(
-        None,
-        &WireImage {
-            version: image.version,
-            topics_version: image.topics_version,
-            groups: image.groups().map(|(name, group)| group_to_wire(name, group)).collect(),
-        },
-    )
+    let mut all = BytesMut::new();
+    encode_into(image, &mut |piece| match all.is_empty() {
+        true => all = piece.into(),
+        false => all.extend_from_slice(&piece),
+    });
+    all.freeze()
 }
 
 pub(crate) fn decode(bytes: &[u8]) -> Result<Parts, CodecError> {

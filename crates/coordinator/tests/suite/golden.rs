@@ -8,6 +8,7 @@ use jangada_coordinator::{
     Assignor, CodecError, Command, Epoch, Image, MemberSpec, OffsetCommit, PartitionSet, RemovalCause, Reply,
     RestoreError, SubscribedTopic, Subscription, limits,
 };
+use jangada_machine::Machine;
 use jangada_types::{LeaderEpoch, Offset, TopicId};
 
 use crate::fixture::partition;
@@ -239,6 +240,9 @@ fn commands_keep_their_bytes() {
 #[test]
 fn the_state_keeps_its_bytes() {
     assert_eq!(hex(&image().snapshot()), IMAGE);
+    let mut pieces = Vec::new();
+    Machine::encode_into(&image(), &mut |piece| pieces.push(piece));
+    assert_eq!(hex(&pieces.concat()), IMAGE);
     assert_eq!(Image::restore(&unhex(IMAGE)), Ok(image()));
 }
 

@@ -5,7 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use jangada_coordinator::{Answer, Image, Leader, Step};
+use jangada_coordinator::{Answer, Command, Image, Leader, OffsetCommit, Step, TopicPartition};
+use jangada_machine::Machine;
+use jangada_types::{Offset, TopicId};
 
 use crate::fixture::{Client, GROUP, World};
 
@@ -110,4 +112,49 @@ fn a_thousand_members_share_a_hundred_thousand_partitions() {
     );
     shard.image.check().expect("the state is sound");
     assert_eq!(shard.image.state(GROUP).as_str(), "Stable");
+}
+
+/// The state of a shard that is full of offsets, and what a snapshot of it costs the task that applies: the clone.
+#[test]
+fn a_large_state_is_handed_out_in_pieces() {
+    let mut image = Image::new();
+    let metadata = "m".repeat(200);
+    let offsets: Vec<OffsetCommit> = (0..1_000)
+        .map(|at| OffsetCommit {
+            partition: TopicPartition::new(TopicId::from_u128(1), at),
+            offset: Offset(i64::from(at)),
+            leader_epoch: None,
+            metadata: metadata.as_str().into(),
+        })
+        .collect();
+    for group in 0..320 {
+        let command = Command::CommitOffsets {
+            group: format!("g{group}").into(),
+            member: None,
+            offsets: offsets.clone(),
+            at_ms: 1_000,
+            topics_version: 1,
+        };
+        image.apply(group + 1, &command);
+    }
+    let begun = Instant::now();
+    let clone = image.clone();
+    let cloned = begun.elapsed();
+    let begun = Instant::now();
+    let mut pieces = Vec::new();
+    Machine::encode_into(&clone, &mut |piece| pieces.push(piece));
+    let encoded = begun.elapsed();
+    let largest = pieces.iter().map(bytes::Bytes::len).max().expect("there are pieces");
+    let bytes: usize = pieces.iter().map(bytes::Bytes::len).sum();
+    assert!(
+        bytes > 60 << 20 && largest < 1 << 20,
+        "{bytes} bytes, {largest} in one piece"
+    );
+    let begun = Instant::now();
+    let restored = <Image as Machine>::restore_from(&mut pieces.into_iter()).expect("it is a state");
+    println!(
+        "{bytes} bytes: cloned in {cloned:?}, encoded in {encoded:?}, restored in {:?}",
+        begun.elapsed()
+    );
+    assert_eq!(restored, image);
 }
