@@ -16,7 +16,7 @@ pub(crate) const ALIVE_WITHIN: Duration = Duration::from_secs(2);
 /// Reads this broker's wall clock, milliseconds since the Unix epoch.
 type OwnClock = Box<dyn Fn() -> i64 + Send + Sync>;
 
-/// See the module text.
+/// The wall clocks of the other brokers, held against this broker's own.
 #[derive(Default)]
 pub struct PeerClocks {
     own: OnceLock<OwnClock>,

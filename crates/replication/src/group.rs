@@ -132,7 +132,7 @@ pub struct GroupMembers {
 /// How far a replica is, as the leader sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicaProgress {
-    /// The replica.
+    /// The replica that this is about.
     pub replica: ReplicaId,
     /// The last index that it has durably, plus one.
     pub matched_next: u64,
@@ -285,7 +285,7 @@ impl Group {
         self.inner.chunks.log().group()
     }
 
-    /// This replica.
+    /// The id of this broker's replica.
     pub fn replica(&self) -> ReplicaId {
         self.inner.replica
     }

@@ -74,7 +74,7 @@ pub(crate) struct Timings {
     pub applies: Latency,
 }
 
-/// See the module text.
+/// A group's state machine, as openraft calls it.
 pub(crate) struct Host {
     log: LogStore,
     machine: Box<dyn StateMachine>,

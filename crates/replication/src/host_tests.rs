@@ -140,7 +140,7 @@ impl Check for JournalCheck {
     }
 }
 
-/// As [`Journal`], but the state is what matters.
+/// Like [`Journal`], but the state is what matters, and the log is compacted.
 struct Compacted(Journal);
 
 impl StateMachine for Compacted {

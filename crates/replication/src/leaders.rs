@@ -21,7 +21,7 @@ pub struct Leader {
     pub broker: Option<BrokerId>,
 }
 
-/// See the module text.
+/// The leaders of all groups of the cluster, as far as this broker has heard of them.
 pub struct Leaders {
     known: RwLock<HashMap<GroupId, Leader>>,
     version: watch::Sender<u64>,

@@ -57,7 +57,7 @@ impl Durable {
         ended(self.0.await)
     }
 
-    /// As [`Durable::wait`], on a thread that may block.
+    /// Like [`Durable::wait`], on a thread that may block.
     pub fn wait_blocking(self) -> io::Result<()> {
         ended(self.0.blocking_recv())
     }

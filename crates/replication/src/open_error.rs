@@ -18,7 +18,7 @@ pub enum OpenError {
     /// The data is of another replica of the same broker: the metadata here is behind, or the data has yet to go.
     #[error("group {group}: the data here belongs to incarnation {found}, and replica {wanted} is to be opened")]
     OtherReplica {
-        /// The group.
+        /// The group that was to be opened.
         group: GroupId,
         /// Whose data it is.
         found: Incarnation,

@@ -111,7 +111,7 @@ struct Memory {
     told: BTreeMap<BrokerId, Instant>,
 }
 
-/// See the module text. One per broker.
+/// What this broker knows of other brokers' commits, and tells of its own. There is one per broker.
 pub(crate) struct Peers {
     /// None in tests of the transport alone, which remember nothing.
     store: Option<Arc<dyn Store>>,

@@ -14,7 +14,7 @@ pub enum Standing {
     Removed(String),
 }
 
-/// See the module text.
+/// Answers who belongs to the cluster, and who has replicas of which group.
 pub trait Roster: Send + Sync + 'static {
     /// Whether this incarnation of a broker belongs to the cluster.
     fn standing(&self, broker: BrokerId, incarnation: Incarnation) -> Standing;

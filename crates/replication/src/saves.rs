@@ -23,7 +23,7 @@ use crate::state_machine::StateImage;
 /// commands copy what they touch.
 const ASIDE_BYTES_MIN: u64 = 1 << 20;
 
-/// See the module text.
+/// The saved state of one replica, and the one that is being encoded aside.
 pub(crate) struct Saves {
     store: Arc<ChunkStore>,
     state: Mutex<State>,

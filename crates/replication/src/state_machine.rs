@@ -166,7 +166,7 @@ pub trait StateMachine: Send + Sync + 'static {
 /// What it keeps beside the state for its own replica, sessions of a leader say, may use a clock; nothing of that goes into
 /// the state or into a reply.
 pub trait Publisher: Send + Sync + 'static {
-    /// The machine.
+    /// The machine that is held and shown.
     type Machine: Machine;
 
     /// Applies the command to the machine.

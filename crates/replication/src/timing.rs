@@ -5,7 +5,7 @@ use openraft::{Config, SnapshotPolicy};
 use crate::open_error::OpenError;
 use crate::transport::handshake::Identity;
 
-/// Raft's clocks.
+/// How often leaders send heartbeats, and when followers stand for election.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     /// Between two heartbeats of a leader, milliseconds.
@@ -13,7 +13,7 @@ pub struct Timing {
     /// A follower stands for election after the leader's lease (the maximum below) and a random time between these
     /// two, milliseconds.
     pub election_timeout_min_ms: u64,
-    /// See `election_timeout_min_ms`.
+    /// The longest time of an election time-out, and the time of a leader's lease, milliseconds.
     pub election_timeout_max_ms: u64,
 }
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 /// A replica that was asked to lead stands for elections for so long, which is more than an election takes.
 const LEADS_WHEN_ASKED: Duration = Duration::from_secs(10);
 
-/// See the module text.
+/// The replicas of this broker that are damaged, and lead only if no other can.
 #[derive(Default)]
 pub(crate) struct Unfit {
     /// With the time when its leader asked it last to take over all the same.

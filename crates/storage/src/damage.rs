@@ -17,7 +17,7 @@ use crate::error::StoreError;
 /// Hears of damage: the group, and what is damaged. Called on the thread that met it: it must be short and never block.
 pub type OnDamage = Box<dyn Fn(GroupId, &str) + Send + Sync>;
 
-/// See the module text.
+/// The damage that was found to groups, and who is to hear of it.
 #[derive(Default)]
 pub struct Damage {
     state: Mutex<State>,

@@ -38,7 +38,7 @@ pub(crate) type RowCheck<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>
 /// The column families of a database.
 pub(crate) struct Families<'a> {
     pub(crate) log: Arc<BoundColumnFamily<'a>>,
-    /// By slot.
+    /// The families of tables; the place in the list is the table's slot.
     pub(crate) tables: Vec<Arc<BoundColumnFamily<'a>>>,
 }
 

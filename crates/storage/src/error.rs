@@ -26,7 +26,7 @@ pub enum StoreError {
     /// replica must be given up and filled again from the others. Told to [`Damage`](crate::Damage) as well.
     #[error("group {group}: damaged data: {what}")]
     Damaged {
-        /// The group.
+        /// The group whose data is damaged.
         group: GroupId,
         /// What was expected, and what was found.
         what: Arc<str>,
@@ -48,7 +48,7 @@ pub enum StoreError {
     Io {
         /// What was tried, as a verb.
         action: &'static str,
-        /// The file.
+        /// The file or directory that the action was on.
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,

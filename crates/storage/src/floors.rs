@@ -14,7 +14,7 @@ use rocksdb::CompactionDecision;
 
 use crate::keys;
 
-/// See the module text.
+/// The positions below which rows of groups may go. Clones share them.
 #[derive(Clone, Default)]
 pub(crate) struct Floors {
     floors: Arc<RwLock<HashMap<GroupId, u64>>>,

@@ -89,7 +89,7 @@ pub enum LostTailCause {
 /// Acknowledged writes are missing, or it cannot be known that none are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LostTail {
-    /// Why.
+    /// What told that acknowledged commits are missing.
     pub cause: LostTailCause,
     /// What was durable according to the mark (zero when there is none); of a hole its last commit.
     pub marked: CommitPoint,

@@ -17,7 +17,7 @@ use jangada_types::RowChange;
 
 /// A row that was put, or deleted.
 struct Pending {
-    /// None: deleted.
+    /// The row's value; `None` when the row was deleted.
     value: Option<Bytes>,
     /// Position in the commit queue; the row is in RocksDB once the writer has passed it.
     position: u64,
@@ -58,7 +58,7 @@ impl Recent {
     }
 }
 
-/// See the module text.
+/// The rows of one table of one group that reads find in memory.
 pub(crate) struct PendingRows {
     rows: BTreeMap<Bytes, Pending>,
     /// Keys whose rows leave memory when they are written, in the order of the writes.

@@ -42,7 +42,7 @@ const VERSION: u8 = 1;
 const HEAD_LEN: usize = 1 + 8 + 4;
 const PLACE_LEN: usize = 16;
 
-/// See the module text.
+/// Where the rows of a group lie in each family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// Under the group's number.

@@ -17,7 +17,7 @@ const READ_FAILED: [&str; 2] = ["While pread", "While open a file for random rea
 
 const FILE: &str = "damaged-files";
 
-/// See the module text.
+/// The note on disk that a file of RocksDB is damaged.
 pub(crate) struct Quarantine {
     path: PathBuf,
     cause: OnceLock<String>,

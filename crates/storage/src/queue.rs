@@ -74,7 +74,7 @@ impl Inner {
     }
 }
 
-/// The queue.
+/// The writes of all groups that wait for the writer thread, in one order.
 pub(crate) struct CommitQueue {
     inner: Mutex<Inner>,
     work: Condvar,

@@ -50,7 +50,7 @@ pub struct StoreStatistics {
     pub queue_bytes: u64,
     /// Bytes of log entries kept in memory.
     pub tail_bytes: u64,
-    /// Open groups.
+    /// Groups that are open now.
     pub open_groups: u64,
     /// Free bytes of the file system, as last seen.
     pub disk_free_bytes: u64,

@@ -47,7 +47,7 @@ impl LogEntry {
 pub struct StateKind(pub u8);
 
 impl StateKind {
-    /// Raft vote.
+    /// The vote of the group's replica.
     pub const VOTE: Self = Self(1);
     /// Last log id known to be committed.
     pub const COMMITTED: Self = Self(2);
@@ -97,7 +97,7 @@ pub enum Op {
     Purge {
         /// Last index to remove.
         upto: u64,
-        /// Its term.
+        /// The term of the entry at `upto`.
         upto_term: u64,
     },
     /// Writes one row of state.
@@ -120,7 +120,7 @@ pub enum Op {
     DeleteStateRange {
         /// The kind of the rows.
         kind: StateKind,
-        /// Their suffixes.
+        /// The suffixes of the rows that go.
         suffixes: Range<u64>,
     },
     /// Changes rows of a table.
@@ -168,7 +168,8 @@ pub type RowVisitor<'a> = dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, Row
 pub enum Durability {
     /// Wait until this and everything before it is on disk.
     Synced,
-    /// Ride along with the next commit. `done` means readable from RocksDB, not durable.
+    /// The write is not synced for its own sake: it goes with the next commit, or within 20 ms. Its completion says that RocksDB has it,
+    /// not that it is durable.
     Lazy,
 }
 
@@ -220,7 +221,7 @@ pub enum StoreCondition {
     Fenced(String),
 }
 
-/// Where the groups of one node are kept. See the module text for the invariants.
+/// Where the groups of one node are kept. An implementation holds the invariants that this file begins with.
 pub trait Store: Send + Sync + 'static {
     /// Loads the bounds of the group and registers it in memory. Blocks. Opening an open group only returns its bounds.
     fn open_group(&self, group: GroupId) -> Result<LogBounds, StoreError>;

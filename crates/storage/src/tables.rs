@@ -56,7 +56,7 @@ pub(crate) fn delete_states(kind: StateKind, suffixes: &Range<u64>) -> RowChange
     }
 }
 
-/// See the module text. The place of a table in it is its slot.
+/// The tables that a store was opened with. The place of a table among them is its slot.
 #[derive(Clone, Debug)]
 pub(crate) struct Tables {
     /// By rising id, but for [`STATE`], which comes last: its commit row is the last of a batch.

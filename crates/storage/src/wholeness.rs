@@ -36,7 +36,7 @@ const OPEN_FILES_MAX: i32 = 64;
 /// Commits that are not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Missing {
-    /// The first.
+    /// The number of the first commit that is missing.
     pub(crate) first: u64,
     /// The last that is known to be.
     pub(crate) last: u64,

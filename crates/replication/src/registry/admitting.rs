@@ -40,7 +40,7 @@ impl Registry {
         Ok(BrokerId::from(hello.broker_id))
     }
 
-    /// As [`Registry::admit`], for one that may not be known: whether it is comes with it.
+    /// Like [`Registry::admit`], for a broker that the metadata need not know. Gives whether the metadata knows it.
     pub fn admit_stranger(&self, hello: Option<Hello>) -> Result<bool, Status> {
         let hello = self
             .identity

@@ -55,7 +55,7 @@ const _: () = assert!(
 /// some elections take. The one among them with the longest log would win against it, but may be heard of too late.
 const YIELDS_AFTER_LOSS: Duration = Duration::from_secs(10);
 
-/// See the module text. One per broker.
+/// The groups of one broker, and what they share. There is one per broker.
 pub struct Registry {
     identity: Arc<Identity>,
     store: Arc<dyn Store>,

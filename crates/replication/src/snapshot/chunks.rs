@@ -420,7 +420,7 @@ impl StateWriter {
         writer.finish(queue)
     }
 
-    /// As [`StateWriter::collect`], and each chunk is with the store's files before the next one is made. Blocks.
+    /// Like [`StateWriter::collect`], and each chunk is with the store's files before the next one is made. Blocks.
     pub fn collect_waiting(store: &Arc<ChunkStore>, encode: impl FnOnce(&mut dyn FnMut(Bytes))) -> io::Result<Stored> {
         let mut failed = None;
         let mut queue = |op| {

@@ -21,7 +21,7 @@ const CALLS_MAX: usize = 12 * 1024;
 /// The same of the metadata group.
 const METADATA_CALLS_MAX: usize = 64;
 
-/// See the module text.
+/// Begins the calls of one control connection, and bounds how many run at once.
 pub(super) struct Calls {
     inbox: Arc<dyn Inbox>,
     peer: BrokerId,

@@ -29,7 +29,7 @@ const KEPT_FOR: Duration = Duration::from_secs(60);
 /// descriptors that a broker keeps for connections of its own.
 const KEPT_MAX: usize = 32;
 
-/// See the module text. One per broker.
+/// Opens the connections to other brokers. There is one per broker.
 pub struct Dialer {
     kept: Mutex<HashMap<String, Kept>>,
     next_number: AtomicU64,

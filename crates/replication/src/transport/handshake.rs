@@ -17,7 +17,7 @@ const STARTS_MAX: usize = 1024;
 pub struct Identity {
     /// The cluster's id, a UUID.
     pub cluster_id: String,
-    /// This broker.
+    /// The id of this broker.
     pub broker: BrokerId,
     /// Its incarnation: one more each time it came back with an empty disk.
     pub incarnation: Incarnation,

@@ -196,7 +196,7 @@ async fn serve_judged(inbox: &dyn Inbox, hosted: &Hosted, peer: BrokerId, body: 
     }
 }
 
-/// A heartbeat.
+/// Serves a heartbeat, or another append outside the streams.
 async fn append_once(hosted: &Hosted, request: AppendEntriesRequest<TypeConfig>) -> Result<Body, Refusal> {
     let _permit = hosted
         .heartbeats

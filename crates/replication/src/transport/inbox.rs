@@ -13,7 +13,7 @@ use crate::group::Raft;
 use crate::snapshot::chunks::ChunkStore;
 use crate::state_machine::Check;
 
-/// See the module text. Nothing here waits.
+/// The receiver of what peers send. No method waits.
 pub(crate) trait Inbox: Send + Sync + 'static {
     /// Lets a caller in by what it said first, or refuses it.
     fn admit(&self, hello: Option<Hello>) -> Result<BrokerId, Status>;

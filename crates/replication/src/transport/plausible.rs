@@ -109,7 +109,7 @@ impl Cause {
 pub struct Rejections([AtomicU64; Cause::ALL.len()]);
 
 impl Rejections {
-    /// One more.
+    /// Counts one refusal of this cause.
     pub fn count(&self, cause: Cause) {
         self.0[cause as usize].fetch_add(1, Ordering::Relaxed);
     }

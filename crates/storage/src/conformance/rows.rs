@@ -44,7 +44,7 @@ pub fn numbered_row(number: u64) -> Row {
     (number_key(number), Bytes::from(format!("value {number}")))
 }
 
-/// Consecutive ones.
+/// Rows with these numbers, as [`numbered_row`] makes them.
 pub fn numbered_rows(numbers: Range<u64>) -> Vec<Row> {
     numbers.map(numbered_row).collect()
 }

@@ -104,7 +104,7 @@ impl GroupData {
         found
     }
 
-    /// As [`GroupData::log`]; none when the first entry was not appended since the group was opened.
+    /// Like [`GroupData::log`], but `None` when the first entry was not appended since the group was opened.
     pub fn recent_log(&self, range: Range<u64>, max_bytes: usize) -> Option<Vec<LogEntry>> {
         let found = self.log(range, max_bytes);
         let first = found.first().map(|entry| entry.index);

@@ -38,7 +38,7 @@ impl Settled {
     }
 }
 
-/// See the module text. It is behind the store's lock.
+/// What one run of a process has written and answered. It is behind the store's lock.
 pub(super) struct Run {
     id: RunId,
     written: Layer,

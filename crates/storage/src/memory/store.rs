@@ -71,7 +71,7 @@ impl MemoryStore {
         self.settle();
     }
 
-    /// As [`RocksStore::begin_start`](crate::RocksStore::begin_start).
+    /// Adds a start of the process to those that the store knows of, like [`RocksStore::begin_start`](crate::RocksStore::begin_start).
     pub fn begin_start(&self, id: u64) -> Result<Starts, StoreError> {
         let after = self.opened_at;
         starts::begin(self, Start { id, after })

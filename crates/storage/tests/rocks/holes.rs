@@ -76,7 +76,7 @@ enum Harm {
     Zero,
     /// Cut at a share of its length.
     Cut,
-    /// One bit.
+    /// One bit is flipped.
     Flip,
     /// A block of zeros.
     ZeroBlock,
