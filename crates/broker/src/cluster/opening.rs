@@ -10,7 +10,7 @@ use jangada_types::{GroupId, PartitionIndex, ReplicaId, TopicConfig};
 use tokio::time::Instant;
 
 use crate::groups::{self, CoordinatorReplica};
-use crate::partition::{self, Partition, ReplicaState};
+use crate::partition::{self, Partition};
 use crate::replica::{DrivenPublisher, ReplicaName, Replicas};
 
 /// The first attempt to open again what could not be opened comes after this time.
@@ -57,7 +57,7 @@ impl Opener {
         let opened = match opening.topic.kind {
             TopicKind::Log => {
                 let config = opening.config.clone()?;
-                let state = ReplicaState::new((opening.group, name.clone()), &config, &self.partitions);
+                let state = self.partitions.empty_partition((opening.group, name.clone()), &config);
                 let publisher = state.publisher();
                 let front = |hosted| Partition::new(hosted, state, config, self.partitions.clone());
                 let opened = self

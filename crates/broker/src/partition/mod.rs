@@ -7,7 +7,7 @@
 //! - [`room`]: whether there is room for them; [`inflight`]: how connections share a partition's.
 //! - [`refusals`]: why not. [`retried`]: whether what is refused was appended before.
 //! - [`fetch`][]: reading; [`rows`]: what is read has no gap.
-//! - [`retention`]: dropping what is old, as the leader in `jangada_log` decides it.
+//! - [`retention`]: dropping what is old, as the leader in `jangada_log` decides it. [`leading`]: what that goes by.
 //! - [`keyed`], [`key_index`], [`key_locks`]: the last offsets of keys.
 //! - [`index_reads`]: rows of the offset index (`jangada_log::tables`) in the store.
 //!
@@ -22,6 +22,7 @@ mod inflight;
 mod key_index;
 mod key_locks;
 mod keyed;
+mod leading;
 mod refusals;
 mod retention;
 mod retried;
@@ -44,7 +45,7 @@ use jangada_log::Leader;
 pub(crate) use jangada_log::question::QUESTION_BYTES;
 use jangada_replication::{Group, Registry};
 use jangada_storage::Store;
-use jangada_types::{LeaderEpoch, Offset, Reason, TopicConfig};
+use jangada_types::{GroupId, LeaderEpoch, Offset, Reason, TopicConfig};
 use parking_lot::RwLock;
 use tokio::sync::Mutex;
 
@@ -53,16 +54,17 @@ use self::append_time::AppendTimes;
 pub(crate) use self::fetch::Fetched;
 use self::inflight::Inflight;
 use self::key_index::{KeptIndex, KeyIndex};
-pub(crate) use self::retention::{LogStarts, RetentionClock};
+pub(crate) use self::leading::{LogStarts, RetentionClock};
 pub(crate) use self::retried::may_have_been_taken;
 pub(crate) use self::room::Room;
-pub(crate) use self::view::{ReplicaState, View};
+use self::view::ReplicaState;
+pub(crate) use self::view::View;
 use crate::clock_guard::ClockGuard;
 use crate::disk;
 use crate::error::RequestError;
 use crate::metrics::{Metrics, TopicTraffic};
 use crate::pool::Pool;
-use crate::replica::{Driver, DriverShared, Front, Hosted, Kind, LEADER_RETRY};
+use crate::replica::{Driven, Driver, DriverShared, Front, Hosted, Kind, LEADER_RETRY, ReplicaName, SurroundingsCell};
 
 /// How long a linearizable read waits for its quorum.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -98,6 +100,15 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// The state of a partition that is to be opened, and in which nothing was written.
+    pub fn empty_partition(&self, partition: (GroupId, ReplicaName), config: &TopicConfig) -> ReplicaState {
+        let surroundings = SurroundingsCell::new(self.retention.surroundings(config));
+        ReplicaState {
+            driven: Driven::new(partition, surroundings, self.driving.clone()),
+            view: Arc::new(View::new(checkpoint_bytes(config))),
+        }
+    }
+
     /// Refuses more for a group that is led here when the disk does not take it.
     pub fn check_disk(&self, hosted: &Hosted) -> Result<(), RequestError> {
         let Hosted { group, title, .. } = hosted;

@@ -1,49 +1,11 @@
 //! Dropping old records. The leader (`jangada_log::leader`) decides where the log shall start and proposes it; every replica then
-//! purges as far as its checkpoints allow. Here is what the leader goes by, and what clients call.
+//! purges as far as its checkpoints allow. Here is what clients call.
 
-use jangada_log::Leader;
-use jangada_log::leader::{Event, Surroundings};
-use jangada_types::{Offset, Reason, TopicConfig};
+use jangada_types::{Offset, Reason};
 
 use super::Partition;
 use super::inflight::BUSY_RETRY;
 use crate::error::RequestError;
-use crate::replica::{Observer, ReplicaName};
-
-/// When the leaders of a broker look for what may go, and from when on its clock may say so.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RetentionClock {
-    /// Time between two looks, milliseconds.
-    pub check_interval_ms: u64,
-    /// How long the wall clock must have been steady at most, milliseconds.
-    pub steady_clock_ms: u64,
-}
-
-impl RetentionClock {
-    /// What the leader of a topic's partition goes by.
-    pub fn surroundings(&self, config: &TopicConfig) -> Surroundings {
-        Surroundings {
-            retention_ms: config.retention_ms,
-            retention_bytes: config.retention_bytes,
-            check_interval_ms: self.check_interval_ms,
-            steady_clock_ms: self.steady_clock_ms,
-        }
-    }
-}
-
-/// Writes new log starts of the partitions that are led here to the log.
-pub(crate) struct LogStarts;
-
-impl Observer<Leader> for LogStarts {
-    fn event(&self, partition: &ReplicaName, event: &Event) {
-        let Event::LogStartAdvanced {
-            from,
-            to,
-            dropped_bytes,
-        } = event;
-        tracing::info!(%partition, %from, %to, dropped_bytes, "log start advanced");
-    }
-}
 
 impl Partition {
     /// Drops the records below `before`; `None`: all that are there. Returns the new log start.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use jangada_replication::Publisher;
 use jangada_types::{GroupId, PartitionIndex, TopicConfig};
 
-use super::{Appended, Expectation, KIND, LogStarts, Partition, ReplicaState, RetentionClock, Shared};
+use super::{Appended, Expectation, KIND, LogStarts, Partition, RetentionClock, Shared};
 use crate::clock_guard::ClockGuard;
 use crate::error::RequestError;
 use crate::metrics::Metrics;
@@ -114,7 +114,7 @@ impl Broker {
             topic: "readings".into(),
             index: Some(PartitionIndex(0)),
         };
-        let state = ReplicaState::new((GROUP, name.clone()), &config, &self.shared);
+        let state = self.shared.empty_partition((GROUP, name.clone()), &config);
         let publisher = state.publisher();
         let id = (GROUP, registry.local_replica());
         let front = |hosted| Partition::new(hosted, state, config, self.shared.clone());

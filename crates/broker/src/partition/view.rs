@@ -9,12 +9,11 @@ use bytes::Bytes;
 use jangada_log::{IndexEntry, Leader, PartitionCommand, PartitionReply, PartitionState};
 use jangada_machine::{Effects, Machine, Retention};
 use jangada_replication::Publisher;
-use jangada_types::{GroupId, LogPosition, Offset, TopicConfig};
+use jangada_types::{LogPosition, Offset};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
-use super::{Shared, checkpoint_bytes};
-use crate::replica::{Driven, ReplicaName, SurroundingsCell};
+use crate::replica::Driven;
 
 /// Index rows kept in memory, so that reading at the end of the log asks neither the disk nor the writer.
 const RECENT_ROWS_MAX: usize = 1024;
@@ -105,15 +104,6 @@ pub(crate) struct ReplicaState {
 }
 
 impl ReplicaState {
-    /// Of a partition in which nothing was written.
-    pub fn new(partition: (GroupId, ReplicaName), config: &TopicConfig, shared: &Shared) -> Self {
-        let surroundings = SurroundingsCell::new(shared.retention.surroundings(config));
-        Self {
-            driven: Driven::new(partition, surroundings, shared.driving.clone()),
-            view: Arc::new(View::new(checkpoint_bytes(config))),
-        }
-    }
-
     /// What applies commands to it.
     pub fn publisher(&self) -> PartitionPublisher {
         PartitionPublisher {
