@@ -69,7 +69,7 @@ number! {
 const PLACE_BITS: u32 = 16;
 
 impl LeaseId {
-    /// No lease.
+    /// The id that no lease has.
     pub const NONE: Self = Self(0);
 
     /// The lease that the section at `place` of the entry at `index` grants.

@@ -33,12 +33,12 @@ pub enum CarryRefused {
     GroupSlot,
     /// A message is leased, or on its way to another topic: its holder knows it by its offset.
     Out {
-        /// The message.
+        /// The offset of the message.
         offset: u64,
     },
     /// A message is not in the log.
     Unknown {
-        /// The message.
+        /// The offset of the message.
         offset: u64,
     },
 }

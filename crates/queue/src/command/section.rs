@@ -67,7 +67,7 @@ jangada_types::replicated! {
             /// How long for, milliseconds from the command's time on.
             #[prost(uint64, tag = "4")]
             duration_ms: u64,
-            /// The messages.
+            /// The offsets of the messages.
             #[prost(uint64, repeated, tag = "5")]
             messages: Runs as Vec<u64>,
             /// The hash of the key of each, where the queue keeps an order by key; else empty.
@@ -86,7 +86,7 @@ jangada_types::replicated! {
             /// By what they are done.
             #[prost(uint32, tag = "2")]
             cause: DoneCause as u32,
-            /// The messages.
+            /// The offsets of the messages that are done.
             #[prost(uint64, repeated, tag = "3")]
             messages: Runs as Vec<u64>,
         },
@@ -95,7 +95,7 @@ jangada_types::replicated! {
             /// The slot's number.
             #[prost(uint32, tag = "1")]
             slot: SlotId as u32,
-            /// The messages.
+            /// The offsets of the messages that wait.
             #[prost(uint64, repeated, tag = "2")]
             messages: Runs as Vec<u64>,
             /// How long each waits, milliseconds from the command's time on.
@@ -110,7 +110,7 @@ jangada_types::replicated! {
             /// The slot's number.
             #[prost(uint32, tag = "1")]
             slot: SlotId as u32,
-            /// The messages.
+            /// The offsets of the messages that are given back.
             #[prost(uint64, repeated, tag = "2")]
             messages: Runs as Vec<u64>,
             /// 1: nobody saw them, and their delivery does not count.
@@ -122,7 +122,7 @@ jangada_types::replicated! {
             /// The slot's number.
             #[prost(uint32, tag = "1")]
             slot: SlotId as u32,
-            /// The messages.
+            /// The offsets of the messages whose lease changes.
             #[prost(uint64, repeated, tag = "2")]
             messages: Runs as Vec<u64>,
             /// How long it lasts, milliseconds from the command's time on.
@@ -137,7 +137,7 @@ jangada_types::replicated! {
             /// Why they are dead.
             #[prost(uint32, tag = "2")]
             reason: DeadReason as u32,
-            /// The messages.
+            /// The offsets of the messages that are dead.
             #[prost(uint64, repeated, tag = "3")]
             messages: Runs as Vec<u64>,
             /// 1: by a failure, which counts.
@@ -150,7 +150,7 @@ jangada_types::replicated! {
             /// The slot's number.
             #[prost(uint32, tag = "1")]
             slot: SlotId as u32,
-            /// The messages.
+            /// The offsets of the messages that go to the other topic.
             #[prost(uint64, repeated, tag = "2")]
             messages: Runs as Vec<u64>,
             /// The producer's id.
@@ -174,7 +174,7 @@ jangada_types::replicated! {
             /// The slot's number.
             #[prost(uint32, tag = "1")]
             slot: SlotId as u32,
-            /// The messages.
+            /// The offsets of the messages that go out again.
             #[prost(uint64, repeated, tag = "2")]
             messages: Runs as Vec<u64>,
         },

@@ -9,7 +9,7 @@ use crate::ids::{AttemptId, SessionId};
 /// Who gets messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Waiter {
-    /// A stream.
+    /// A stream, which gets messages while it has credit.
     Stream(ConsumerId),
     /// A receive, which is answered once.
     Once(RequestId),

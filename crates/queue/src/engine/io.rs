@@ -49,7 +49,7 @@ pub enum Settlement {
     Reject,
     /// The lease lasts so many milliseconds from now on.
     Extend {
-        /// Milliseconds.
+        /// Milliseconds from the time at which the engine is told.
         lease_ms: u64,
     },
 }
@@ -57,7 +57,7 @@ pub enum Settlement {
 /// One message to settle, named by its token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SettleItem {
-    /// The message.
+    /// The offset of the message.
     pub offset: u64,
     /// The lease that it was handed out with.
     pub lease: LeaseId,
@@ -81,9 +81,9 @@ pub enum Settled {
 pub enum Input {
     /// The settings of the queue of a slot, which is open. Until then the slot hands out nothing.
     Configure {
-        /// The slot.
+        /// The slot of the queue.
         slot: SlotId,
-        /// The settings.
+        /// The queue's settings, as the engine needs them.
         policy: Policy,
     },
     /// Records were appended: the partition's end is another one. With their marks, if they have any.
@@ -93,9 +93,9 @@ pub enum Input {
     },
     /// A consumer's stream begins. Without credit it gets nothing but what its session has already.
     Attach {
-        /// The stream.
+        /// The consumer's stream.
         consumer: ConsumerId,
-        /// The slot.
+        /// The slot of the queue.
         slot: SlotId,
         /// The session; one that was there before goes on.
         session: SessionId,
@@ -106,25 +106,25 @@ pub enum Input {
     },
     /// A consumer may get so many messages more.
     Credit {
-        /// The stream.
+        /// The consumer's stream.
         consumer: ConsumerId,
-        /// How many.
+        /// How many messages more it may get.
         messages: u32,
     },
     /// A consumer's stream has ended: it took leave (`orderly`), or its connection broke.
     Detach {
-        /// The stream.
+        /// The consumer's stream.
         consumer: ConsumerId,
         /// Its messages are given back at once, and count no failure. Else they wait for the session to come back.
         orderly: bool,
     },
     /// Asks once for messages.
     Receive {
-        /// The request.
+        /// The number of the request.
         request: RequestId,
-        /// The slot.
+        /// The slot of the queue.
         slot: SlotId,
-        /// Who asks.
+        /// The session that the leases will belong to.
         session: SessionId,
         /// Names the receive, if it may be sent again; 0: it will not be.
         attempt: AttemptId,
@@ -137,49 +137,49 @@ pub enum Input {
     },
     /// Whoever asked is gone: it is not granted anything any more.
     CancelReceive {
-        /// The request.
+        /// The number of the request.
         request: RequestId,
     },
     /// The answer to a receive could not be written: nobody saw the messages.
     Undelivered {
-        /// The slot.
+        /// The slot of the queue.
         slot: SlotId,
         /// The messages, with their leases.
         messages: Vec<(u64, LeaseId)>,
     },
-    /// Settles messages.
+    /// Settles messages that were handed out.
     Settle {
-        /// The request.
+        /// The number of the request.
         request: RequestId,
-        /// The slot.
+        /// The slot of the queue.
         slot: SlotId,
-        /// The messages.
+        /// The messages to settle, with their tokens.
         items: Vec<SettleItem>,
     },
     /// Proposes a section that an administrator asks for: to open, close, seek, purge, redrive.
     Administer {
-        /// The request.
+        /// The number of the request.
         request: RequestId,
         /// What is to be done.
         section: Section,
     },
     /// Rows that the engine wanted.
     Rows {
-        /// The look-up.
+        /// The number of the look-up.
         read: ReadId,
         /// The rows, in the order of their keys.
         rows: Rows,
     },
     /// A command of the engine was applied; the slots have it already.
     Applied {
-        /// The command.
+        /// The number that the command was proposed with.
         ticket: Ticket,
         /// What it came to.
         reply: OpsReply,
     },
     /// Messages were carried: of each the old offset and the new one. The slots have it already.
     Carried {
-        /// The messages.
+        /// The old and new offsets of the messages.
         moves: Vec<(u64, u64)>,
     },
     /// Time has passed.
@@ -191,7 +191,7 @@ pub enum Input {
 /// Rows that the engine wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rows {
-    /// The rows.
+    /// The rows that were found.
     pub rows: Vec<MarkRow>,
     /// There are no more of what was asked for.
     pub is_all: bool,
@@ -202,7 +202,7 @@ pub struct Rows {
 pub enum RowsWanted {
     /// Marks of batches whose last offset is at or above `from`.
     Batches {
-        /// An offset.
+        /// The least last offset of a batch.
         from: u64,
         /// At most so many.
         limit: usize,
@@ -225,9 +225,9 @@ pub enum RowsWanted {
     },
     /// Batches with messages of a lane, whose last offset is at or above `from`.
     Lane {
-        /// The lane.
+        /// The level of priority.
         lane: u8,
-        /// An offset.
+        /// The least last offset of a batch.
         from: u64,
         /// At most so many.
         limit: usize,
@@ -242,7 +242,7 @@ pub enum RowsWanted {
 /// A message that is handed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delivered {
-    /// The message.
+    /// The offset of the message.
     pub offset: u64,
     /// With the offset its token.
     pub lease: LeaseId,
@@ -278,33 +278,33 @@ pub enum Output {
     Propose {
         /// The command's number.
         ticket: Ticket,
-        /// The command.
+        /// The command to propose.
         ops: QueueOps,
     },
     /// Look rows up, and give them.
     Read {
-        /// The look-up.
+        /// The number of the look-up.
         read: ReadId,
-        /// Which rows.
+        /// The rows to look up.
         wanted: RowsWanted,
     },
     /// Send messages to a consumer.
     Deliver {
-        /// The stream.
+        /// The consumer's stream.
         consumer: ConsumerId,
         /// The messages, in the order in which they go out.
         messages: Vec<Delivered>,
     },
     /// Answer a request.
     Answer {
-        /// The request.
+        /// The number of the request.
         request: RequestId,
         /// What it came to.
         answer: Answer,
     },
     /// Tell a consumer that leadership goes to another broker, and end its stream.
     Moved {
-        /// The stream.
+        /// The consumer's stream.
         consumer: ConsumerId,
     },
 }

@@ -23,7 +23,7 @@ const VALUE_BYTES: usize = 1 + 8 + 8;
 /// So many windows back, rows are deleted: by then no look-up asks for them, even if the window was longer a moment ago.
 const WINDOWS_KEPT: u64 = 2;
 
-/// The table.
+/// The table of message ids, by slot and hash of the id.
 pub static IDS: Table = Table {
     value_bytes: Some(VALUE_BYTES),
     bloom_filter: true,
@@ -34,7 +34,7 @@ pub static IDS: Table = Table {
 /// Where and when a message with an id was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdRow {
-    /// The message.
+    /// The offset of the message.
     pub offset: u64,
     /// When it was appended, milliseconds since the Unix epoch by the clock of the leader that proposed it.
     pub time_ms: u64,

@@ -25,7 +25,7 @@ use crate::command::{Mark, Marks};
 const VERSION: u8 = 1;
 const KEY_BYTES: usize = 1 + 8 + 8;
 
-/// The table.
+/// The table of marks, by kind and place.
 pub static MARKS: Table = Table {
     cut_off: CutOff::WhenCompacted(position_of),
     check: check_row,
@@ -75,7 +75,7 @@ pub enum MarkRow {
     Timer {
         /// Milliseconds since the Unix epoch.
         deliver_at_ms: u64,
-        /// The message.
+        /// The offset of the message.
         offset: u64,
         /// Its level of priority.
         lane: u8,
@@ -93,7 +93,7 @@ pub enum MarkRow {
     },
     /// The records of a batch that are in a lane.
     Lane {
-        /// The lane.
+        /// The level of priority.
         lane: u64,
         /// The records, with their marks.
         messages: Vec<(u64, Mark)>,
