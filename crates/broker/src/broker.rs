@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_controller::DirectoryId;
+use jangada_env::Env;
 use jangada_replication::transport::dialer::Dialer;
 use jangada_replication::{Identity, OpenError, Registry, Timing};
-use jangada_storage::{LostTail, RocksStore, Starts, Store, StoreError};
+use jangada_storage::{LostTail, NodeStore, Starts, Store, StoreError, StoreFactory};
 use jangada_types::{BrokerId, GroupId};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
@@ -33,7 +34,6 @@ use crate::quota;
 use crate::repair::scrub::Scrubber;
 use crate::repair::worker::Repairer;
 use crate::replica::{DriverShared, Replicas, Timers};
-use crate::seams::Seams;
 use crate::services::internal::Internal;
 use crate::services::passing::Passing;
 use crate::serving::{Service, stalled_after};
@@ -119,7 +119,8 @@ pub enum RunError {
 /// A broker whose listeners are bound. [`Broker::run_until`] does the rest.
 pub struct Broker {
     settings: BrokerSettings,
-    seams: Seams,
+    env: Env,
+    stores: Arc<dyn StoreFactory>,
     bootstrap: Arc<Bootstrap>,
     descriptors: Shares,
     metrics: Arc<Metrics>,
@@ -146,16 +147,19 @@ fn spawn(service: &Service, listener: &Arc<Listener>, stop: &watch::Sender<bool>
 
 impl Broker {
     /// Binds the listeners, opens the data directory, and serves the internal and HTTP listeners from now on, so that the brokers
-    /// of a new cluster can find each other.
-    pub async fn start(settings: BrokerSettings) -> Result<Self, StartError> {
+    /// of a new cluster can find each other. What the broker takes from the world comes from `env` and from the tokio runtime that
+    /// this is called on; its store from `stores`.
+    ///
+    /// # Errors
+    /// A listener, the limit of open files or the data directory cannot be used.
+    pub async fn start(settings: BrokerSettings, env: Env, stores: Arc<dyn StoreFactory>) -> Result<Self, StartError> {
         let limit = descriptors::raise().map_err(StartError::DescriptorLimit)?;
         let descriptors = descriptors::share_out(limit, &listening::wanted(&settings))?;
         let connections = ConnectionMetrics::default();
-        let listeners = listening::bind(&settings, &descriptors, &connections).await?;
-        let seams = Seams::of_system();
+        let listeners = listening::bind(&env.network, &settings, &descriptors, &connections).await?;
         let broker = BrokerId(settings.broker_id);
-        let directory_id = DirectoryId::new(*seams.ids.new_id().as_bytes());
-        let directory = DataDirectory::open(&settings.data_dir, broker, directory_id)?;
+        let directory_id = DirectoryId::new(*env.random.new_id().as_bytes());
+        let directory = DataDirectory::open(&env.files, &settings.data_dir, broker, directory_id)?;
         let mut seeds = settings.seeds.clone();
         seeds.sort();
         let local = Local {
@@ -166,7 +170,12 @@ impl Broker {
             rack: settings.rack.clone(),
             seeds,
         };
-        let bootstrap = Arc::new(Bootstrap::new(local, directory, seams.ids.clone(), Dialer::new()));
+        let bootstrap = Arc::new(Bootstrap::new(
+            local,
+            directory,
+            env.random.clone(),
+            Dialer::new(env.network.clone()),
+        ));
         let stop = watch::Sender::new(false);
         let (node, node_watch) = watch::channel(None);
         let metrics = Metrics::new(&connections, &settings.metrics);
@@ -198,7 +207,8 @@ impl Broker {
         }
         Ok(Self {
             settings,
-            seams,
+            env,
+            stores,
             bootstrap,
             descriptors,
             metrics,
@@ -224,8 +234,8 @@ impl Broker {
             () = &mut shutdown => return Ok(()),
         };
         let (fenced, mut fence) = watch::channel(None);
-        let (rocks, starts) = self.open_store(fenced).await?;
-        let store: Arc<dyn Store> = rocks.clone();
+        let (node_store, starts) = self.open_store(fenced).await?;
+        let store: Arc<dyn Store> = node_store.clone();
         let identity = Identity {
             cluster_id: bound.cluster_id,
             broker: self.bootstrap.local.broker,
@@ -237,18 +247,25 @@ impl Broker {
             election_timeout_min_ms: raft.election_timeout_min_ms,
             election_timeout_max_ms: raft.election_timeout_max_ms,
         };
-        let registry = Registry::start(identity, store.clone(), timing, starts, self.bootstrap.dialer())
-            .map_err(|error| self.metadata_error(&store, error))?;
+        let registry = Registry::start(
+            identity,
+            store.clone(),
+            timing,
+            starts,
+            self.bootstrap.dialer(),
+            &self.env,
+        )
+        .map_err(|error| self.metadata_error(&store, error))?;
         self.bootstrap.registry.send_replace(Some(registry.clone()));
         let replicas = Arc::new(Replicas::new(registry.clone(), raft.quorum_timeout()));
         let mut early_fence = fence.clone();
         let result = tokio::select! {
             joined = self.join(&registry, &replicas) => match joined {
-                Ok(metadata) => self.serve(metadata, replicas.clone(), rocks.clone(), &mut fence, shutdown).await,
+                Ok(metadata) => self.serve(metadata, replicas.clone(), node_store.clone(), &mut fence, shutdown).await,
                 Err(error) => Err(error.into()),
             },
             () = &mut shutdown => Ok(()),
-            failure = self.failed(&mut early_fence, &registry, &rocks) => Err(failure),
+            failure = self.failed(&mut early_fence, &registry, &node_store) => Err(failure),
         };
         self.stop.send_replace(true);
         registry.shutdown().await;
@@ -261,7 +278,7 @@ impl Broker {
         drop(replicas);
         // Writes what is queued, syncs, and joins the store's threads. Tasks of connections that are still open may hold the
         // store longer, but it refuses further writes.
-        if let Err(error) = tokio::task::spawn_blocking(move || rocks.shutdown()).await {
+        if let Err(error) = self.env.blocking.run(move || node_store.shutdown()).await {
             tracing::error!(%error, "the store did not shut down");
         }
         result
@@ -287,15 +304,16 @@ impl Broker {
         &self,
         fence: &mut watch::Receiver<Option<String>>,
         registry: &Registry,
-        rocks: &Arc<RocksStore>,
+        store: &Arc<dyn NodeStore>,
     ) -> RunError {
         let lost = tokio::select! {
             cause = store_failure(fence) => return RunError::Fenced(cause),
             why = registry.removed() => return StartError::from(BootstrapError::Refused(why)).into(),
             lost = registry.put_back() => lost,
         };
-        let store = rocks.clone();
-        let kept = tokio::task::spawn_blocking(move || store.keep_put_back(lost.seen, lost.last)).await;
+        let store = store.clone();
+        let keep = move || store.keep_put_back(lost.seen, lost.last);
+        let kept = self.env.blocking.run(keep).await;
         let kept = kept.map_err(|error| StoreError::Database(error.to_string()));
         let error = match kept.and_then(|kept| kept) {
             Ok(lost) => self.lost_tail(lost),
@@ -340,16 +358,20 @@ impl Broker {
         }
     }
 
-    async fn open_store(&self, fenced: watch::Sender<Option<String>>) -> Result<(Arc<RocksStore>, Starts), StartError> {
-        self.bootstrap.expect_store()?;
+    async fn open_store(
+        &self,
+        fenced: watch::Sender<Option<String>>,
+    ) -> Result<(Arc<dyn NodeStore>, Starts), StartError> {
+        self.bootstrap.expect_store(&*self.stores)?;
         let mut options = self.settings.storage.store_options(self.bootstrap.store_path());
         options.open_files_max = i32::try_from(self.descriptors.store).unwrap_or(i32::MAX);
-        let (first, second) = self.seams.ids.new_id().as_u64_pair();
+        let (first, second) = self.env.random.new_id().as_u64_pair();
         let on_fence = Box::new(move |cause: &str| {
             fenced.send_replace(Some(cause.to_owned()));
         });
-        let opened = tokio::task::spawn_blocking(move || {
-            let (store, recovery) = RocksStore::open(options, on_fence)?;
+        let stores = self.stores.clone();
+        let opened = self.env.blocking.run(move || {
+            let (store, recovery) = stores.open(options, on_fence)?;
             let starts = match recovery.lost_tail {
                 Some(lost) => Err(lost),
                 None => Ok(store.begin_start(first ^ second)?),
@@ -360,23 +382,23 @@ impl Broker {
         let (store, starts) = opened.map_err(|error| self.store_error(error))?;
         let starts = starts.map_err(|lost| self.lost_tail(lost))?;
         self.bootstrap.store_opened()?;
-        Ok((Arc::new(store), starts))
+        Ok((store, starts))
     }
 
     async fn serve(
         &self,
         metadata: Metadata,
         replicas: Arc<Replicas>,
-        rocks: Arc<RocksStore>,
+        node_store: Arc<dyn NodeStore>,
         fence: &mut watch::Receiver<Option<String>>,
         mut shutdown: std::pin::Pin<&mut impl Future<Output = ()>>,
     ) -> Result<(), RunError> {
         let settings = &self.settings;
-        let store: Arc<dyn Store> = rocks.clone();
+        let store: Arc<dyn Store> = node_store.clone();
         let usize_of = |bytes: u64| usize::try_from(bytes).expect("usize has 64 bits");
         let clock = self.guard_clock(&metadata.registry);
         let timers = Arc::new(Timers::new(clock.clone()));
-        let read_pool = Pool::new(settings.storage.read_threads as usize);
+        let read_pool = Pool::new(settings.storage.read_threads as usize, self.env.blocking);
         let driving = DriverShared {
             timers: timers.clone(),
             store: store.clone(),
@@ -391,7 +413,7 @@ impl Broker {
             inflight_per_partition: usize_of(settings.limits.produce_inflight_bytes_per_partition),
             queue_bytes_max: usize_of(settings.limits.produce_inflight_bytes),
             read_pool,
-            compute: Pool::per_cpu(),
+            compute: Pool::per_cpu(self.env.blocking),
             producer_expiration_ms: i64::try_from(settings.produce.producer_expiration_ms).unwrap_or(i64::MAX),
             retention: RetentionClock {
                 check_interval_ms: settings.retention.check_interval_ms,
@@ -403,7 +425,7 @@ impl Broker {
             settings.clone(),
             metadata.clone(),
             replicas.clone(),
-            self.seams.clone(),
+            self.env.clone(),
             shared.clone(),
             (timers.clone(), Arc::new(Passing::new(metadata.clone()))),
             self.stop.subscribe(),
@@ -422,7 +444,7 @@ impl Broker {
         let repairer = tokio::spawn(Repairer { node: node.clone() }.run());
         let scrubber = Scrubber {
             registry: node.registry().clone(),
-            clock: self.seams.clock.clone(),
+            clock: self.env.clock.clone(),
             settings: settings.repair.clone(),
             status: node.scrub.clone(),
         };
@@ -442,7 +464,7 @@ impl Broker {
         tracing::info!(broker = %node.broker(), address = %self.addresses.public, "serving");
         let result = tokio::select! {
             () = &mut shutdown => Ok(()),
-            failure = self.failed(fence, node.registry(), &rocks) => Err(failure),
+            failure = self.failed(fence, node.registry(), &node_store) => Err(failure),
             Some(ended) = clients.join_next() => Err(ended_early(ended)),
         };
         // From now on leaderships go to the followers that are furthest ahead; the balancer would move some of them back.
@@ -476,12 +498,12 @@ impl Broker {
 
     /// Compares this broker's wall clock with its peers', and sends them this one's.
     fn guard_clock(&self, registry: &Arc<Registry>) -> Arc<ClockGuard> {
-        let own = self.seams.clock.clone();
+        let own = self.env.clock.clone();
         registry.clocks().tell(move || own.now_ms());
         let registry = registry.clone();
         let others = Box::new(move |now_ms| registry.clocks().ahead_of(now_ms));
         let steady = Duration::from_millis(self.settings.retention.steady_clock_ms);
-        Arc::new(ClockGuard::new(self.seams.clock.clone(), steady, others))
+        Arc::new(ClockGuard::new(self.env.clock.clone(), steady, others))
     }
 
     /// Moves leaderships back to the preferred leaders, unless `cluster.preferred_leader_after_ms` is 0.
@@ -528,9 +550,14 @@ fn ended_early(ended: Result<(String, Result<(), String>), JoinError>) -> RunErr
 
 /// Waits until the store has failed, and returns why.
 async fn store_failure(fence: &mut watch::Receiver<Option<String>>) -> String {
-    match fence.wait_for(Option::is_some).await {
-        Ok(cause) => cause.clone().unwrap_or_default(),
+    let cause = fence
+        .wait_for(Option::is_some)
+        .await
+        .ok()
+        .and_then(|cause| cause.clone());
+    match cause {
+        Some(cause) => cause,
         // The sender was dropped, so the store was closed without a failure.
-        Err(_) => std::future::pending().await,
+        None => std::future::pending().await,
     }
 }

@@ -25,7 +25,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::seams::WallClock;
+use jangada_env::WallClock;
 
 /// A larger difference than this counts as a step, or as a disagreement of two clocks, milliseconds. Clocks that are not
 /// synchronized drift apart by about a second a day.

@@ -90,7 +90,8 @@ async fn metrics(State(node): State<NodeWatch>, headers: HeaderMap, scrape: Arc<
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
     let form = Form::accepted(accept);
     // With many replicas this takes some milliseconds, which would delay other tasks of the runtime.
-    match tokio::task::spawn_blocking(move || scrape.render(&node, form)).await {
+    let blocking = node.env.blocking;
+    match blocking.run(move || scrape.render(&node, form)).await {
         Ok(text) => ([(CONTENT_TYPE, form.content_type())], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }

@@ -30,6 +30,8 @@
 //! - `http`: `/livez`, `/readyz` and `/metrics`.
 //! - `health`: gRPC's health service.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may use the real clock"))]
+
 mod admission;
 mod api;
 mod broker;
@@ -54,7 +56,6 @@ mod refusal_log;
 mod repair;
 mod replica;
 mod scrape;
-mod seams;
 mod services;
 mod serving;
 pub mod settings;

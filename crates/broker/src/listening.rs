@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_controller::{Endpoint, Endpoints};
+use jangada_env::Network;
 
 use crate::listener::descriptors::{Listeners, Shares, Wanted};
 use crate::listener::{ConnectionMetrics, GateLimits, HTTP_IDLE_TIMEOUT, Listener, Protocol};
@@ -77,6 +78,7 @@ pub(crate) fn wanted(settings: &BrokerSettings) -> Wanted {
 
 /// Binds all listeners. The result begins with `public`, `internal` and `http`, in this order.
 pub(crate) async fn bind(
+    network: &Network,
     settings: &BrokerSettings,
     shares: &Shares,
     metrics: &ConnectionMetrics,
@@ -84,7 +86,7 @@ pub(crate) async fn bind(
     let mut bound = Vec::new();
     for (name, listener) in settings.listeners.iter() {
         let limits = gate_limits(listener.protocol, shares, &settings.limits);
-        let listening = Listener::bind(name, listener.protocol, &listener.bind, limits, metrics).await;
+        let listening = Listener::bind(network, name, listener.protocol, &listener.bind, limits, metrics).await;
         let listening = listening.map_err(|source| ListenError {
             listener: name.to_owned(),
             address: listener.bind.clone(),

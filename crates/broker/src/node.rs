@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jangada_env::Env;
 use jangada_replication::Registry;
 use jangada_storage::Store;
 use jangada_types::BrokerId;
@@ -19,7 +20,6 @@ use crate::quota::{Budgets, PassedCallers};
 use crate::repair::Repairs;
 use crate::repair::scrub::ScrubStatus;
 use crate::replica::{Replicas, Timers};
-use crate::seams::Seams;
 use crate::settings::BrokerSettings;
 use crate::stopping::Stopping;
 
@@ -41,7 +41,7 @@ pub(crate) struct Node {
     pub repairs: Arc<Repairs>,
     pub scrub: Arc<ScrubStatus>,
     pub metrics: Arc<Metrics>,
-    pub seams: Seams,
+    pub env: Env,
     pub stopping: Stopping,
     /// The budgets that all client connections share.
     pub budgets: Arc<Budgets>,
@@ -56,7 +56,7 @@ impl Node {
         settings: BrokerSettings,
         metadata: Metadata,
         replicas: Arc<Replicas>,
-        seams: Seams,
+        env: Env,
         partitions: Arc<partition::Shared>,
         (timers, peers): (Arc<Timers>, Arc<dyn Peers>),
         is_stopping: watch::Receiver<bool>,
@@ -69,7 +69,7 @@ impl Node {
         Self {
             leaders: LeaderLookup::new(replicas.clone(), stopping.clone()),
             groups: Arc::new(groups),
-            coordinator: CoordinatorTopic::new(metadata.clone(), seams.ids.clone(), settings.groups.shards),
+            coordinator: CoordinatorTopic::new(metadata.clone(), env.random.clone(), settings.groups.shards),
             producer_ids: ProducerIds::new(metadata.clone()),
             repairs: Arc::default(),
             scrub: Arc::default(),
@@ -81,7 +81,7 @@ impl Node {
             replicas,
             partitions,
             metrics,
-            seams,
+            env,
             stopping,
         }
     }

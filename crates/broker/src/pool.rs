@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use jangada_env::Blocking;
 use jangada_types::Reason;
 use tokio::sync::Semaphore;
 
@@ -14,19 +15,21 @@ pub(crate) const SMALL_BYTES: usize = 64 * 1024;
 /// A bound on how much work runs at once. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Pool {
+    blocking: Blocking,
     permits: Arc<Semaphore>,
 }
 
 impl Pool {
-    pub fn new(at_once: usize) -> Self {
+    pub fn new(at_once: usize, blocking: Blocking) -> Self {
         Self {
+            blocking,
             permits: Arc::new(Semaphore::new(at_once)),
         }
     }
 
     /// A pool that runs one piece of work per CPU at once.
-    pub fn per_cpu() -> Self {
-        Self::new(std::thread::available_parallelism().map_or(1, usize::from))
+    pub fn per_cpu(blocking: Blocking) -> Self {
+        Self::new(blocking.processors(), blocking)
     }
 
     /// Waits for a permit and runs `work`. When this future is dropped, work that has begun goes on, and holds its permit until it
@@ -34,7 +37,7 @@ impl Pool {
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, RequestError> {
         let permit = self.permits.clone().acquire_owned().await;
         let permit = permit.expect("the pool is never closed");
-        let running = tokio::task::spawn_blocking(move || {
+        let running = self.blocking.run(move || {
             let _permit = permit;
             work()
         });

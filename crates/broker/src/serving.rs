@@ -130,7 +130,7 @@ impl Service {
 
     /// Serves a listener until `stopping` becomes true, and then until its open calls are answered.
     pub async fn serve(self, listener: Arc<Listener>, mut stopping: watch::Receiver<bool>) -> Result<(), String> {
-        let acceptor = listener.acceptor().map_err(|error| error.to_string())?;
+        let acceptor = listener.acceptor();
         let ends = async move {
             // An error means that the sender was dropped: the broker has stopped.
             let _ = stopping.wait_for(|stopping| *stopping).await;

@@ -5,8 +5,10 @@
 //! replicas cast and entries that they acknowledged.
 
 use std::fmt;
+use std::sync::Arc;
 
-use jangada_storage::{LostTail, LostTailCause, RocksStore, StoreError};
+use jangada_env::{Files, SystemFiles};
+use jangada_storage::{LostTail, LostTailCause, RocksStore, RocksStores, StoreError};
 use jangada_types::BrokerId;
 
 use crate::broker::StartError;
@@ -23,8 +25,9 @@ pub struct DoubtfulTail {
 impl DoubtfulTail {
     /// Opens the store of a stopped broker; `None` when nothing is missing. Blocks.
     pub fn open(settings: &BrokerSettings) -> Result<Option<Self>, StartError> {
-        let directory = DataDirectory::open_existing(&settings.data_dir, BrokerId(settings.broker_id))?;
-        directory.expect_store()?;
+        let files: Arc<dyn Files> = Arc::new(SystemFiles);
+        let directory = DataDirectory::open_existing(&files, &settings.data_dir, BrokerId(settings.broker_id))?;
+        directory.expect_store(&RocksStores)?;
         let options = settings.storage.store_options(directory.store_path());
         // The callback would stop a broker; here a failed write is returned to its caller, which suffices.
         let (store, recovery) = RocksStore::open(options, Box::new(|_| ()))?;

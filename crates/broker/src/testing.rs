@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jangada_env::Env;
 use jangada_log::TABLES;
 use jangada_replication::transport::dialer::Dialer;
 use jangada_replication::{Identity, Registry, Timing};
@@ -28,7 +29,15 @@ impl Alone {
             election_timeout_min_ms: 150,
             election_timeout_max_ms: 300,
         };
-        let registry = Registry::start(identity, store.clone(), timing, Default::default(), Dialer::new());
+        let env = Env::of_system();
+        let registry = Registry::start(
+            identity,
+            store.clone(),
+            timing,
+            Default::default(),
+            Dialer::new(env.network.clone()),
+            &env,
+        );
         Self {
             store,
             registry: registry.expect("the timing is sound"),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use jangada_env::Random;
 
 /// The first delay. About a round trip and a leader's first work; doubled each time.
 const DELAY_MIN: Duration = Duration::from_millis(20);
@@ -12,31 +13,38 @@ const DELAY_MAX: Duration = Duration::from_millis(250);
 
 /// The delays of one series of attempts. It has no end; the caller's deadline ends it.
 #[derive(Debug)]
-pub(crate) struct Backoff(Option<ExponentialBackoff>);
+pub(crate) struct Backoff {
+    delays: Option<ExponentialBackoff>,
+    random: Random,
+}
 
 impl Backoff {
-    pub const fn new() -> Self {
-        Self(None)
+    pub fn new(random: &Random) -> Self {
+        Self {
+            delays: None,
+            random: random.clone(),
+        }
     }
 
     /// Whether the last attempt succeeded, or none was made.
-    pub const fn is_reset(&self) -> bool {
-        self.0.is_none()
+    pub fn is_reset(&self) -> bool {
+        self.delays.is_none()
     }
 
     /// After a success: the next series starts small again.
     pub fn reset(&mut self) {
-        self.0 = None;
+        self.delays = None;
     }
 
     /// The delay before the next attempt; not less than the broker asked for.
     pub fn next(&mut self, asked: Option<Duration>) -> Duration {
-        let delays = self.0.get_or_insert_with(|| {
+        let delays = self.delays.get_or_insert_with(|| {
             ExponentialBuilder::new()
                 .with_min_delay(DELAY_MIN)
                 .with_max_delay(DELAY_MAX)
                 .with_factor(2.0)
                 .with_jitter()
+                .with_jitter_seed(self.random.number())
                 .without_max_times()
                 .build()
         });
@@ -51,7 +59,7 @@ mod tests {
 
     #[test]
     fn delays_grow_to_a_bound_and_start_over() {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(&Random::of_system());
         assert!(backoff.is_reset());
         let first = backoff.next(None);
         assert!(first >= DELAY_MIN && first <= 2 * DELAY_MIN);
@@ -67,7 +75,7 @@ mod tests {
     #[test]
     fn a_brokers_wish_is_honoured() {
         assert_eq!(
-            Backoff::new().next(Some(Duration::from_secs(3))),
+            Backoff::new(&Random::of_system()).next(Some(Duration::from_secs(3))),
             Duration::from_secs(3)
         );
     }

@@ -5,10 +5,11 @@
 //! stay open, so they have connections apart from those for calls, a bounded number of streams on each: no call or
 //! heartbeat waits behind a stream, and no stream behind another.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use jangada_env::Network;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
@@ -44,10 +45,11 @@ const _: () = assert!(
 );
 
 pub(crate) struct Channels {
+    network: Network,
     client_id: String,
     connect_timeout: Duration,
     streams_per_connection_max: usize,
-    by_address: Mutex<HashMap<String, Connections>>,
+    by_address: Mutex<BTreeMap<String, Connections>>,
 }
 
 /// The connections to one address.
@@ -85,8 +87,9 @@ impl Connections {
 }
 
 impl Channels {
-    pub fn new(config: &ClientConfig) -> Self {
+    pub fn new(config: &ClientConfig, network: Network) -> Self {
         Self {
+            network,
             client_id: config.client_id.clone(),
             connect_timeout: config.connect_timeout,
             streams_per_connection_max: config.streams_per_connection_max,
@@ -126,7 +129,9 @@ impl Channels {
 
     /// The connection to an address, opened on first use.
     fn connect(&self, address: &str) -> Result<Channel, Failure> {
-        let channel = self.endpoint(address).map(|endpoint| endpoint.connect_lazy());
+        let channel = self
+            .endpoint(address)
+            .map(|endpoint| self.network.connect_lazy(&endpoint));
         channel.map_err(|error| {
             Failure::local(
                 Code::InvalidArgument,
@@ -158,7 +163,7 @@ mod tests {
     async fn streams_share_connections_so_many_on_each() {
         let mut config = ClientConfig::new(["127.0.0.1:1"]);
         config.streams_per_connection_max = 2;
-        let channels = Channels::new(&config);
+        let channels = Channels::new(&config, Network::System);
         let open = || channels.for_stream("127.0.0.1:1").expect("it is an address");
         let more = || {
             let mut by_address = channels.by_address.lock().expect("nothing panicked");

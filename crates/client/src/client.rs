@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use jangada_env::Env;
+
 use crate::admin::Admin;
 use crate::cluster::Cluster;
 use crate::config::ClientConfig;
@@ -24,8 +26,16 @@ impl Client {
     /// # Errors
     /// [`ClientError::Config`]; [`ClientError::Unavailable`] when no broker answers within `retry_timeout`.
     pub async fn connect(config: ClientConfig) -> Result<Self, ClientError> {
+        Self::connect_in(config, Env::of_system()).await
+    }
+
+    /// Like [`connect`](Self::connect), with the wall clock, the chance and the network of `env`: for simulations.
+    ///
+    /// # Errors
+    /// The errors of [`connect`](Self::connect).
+    pub async fn connect_in(config: ClientConfig, env: Env) -> Result<Self, ClientError> {
         config.check()?;
-        let cluster = Arc::new(Cluster::new(config));
+        let cluster = Arc::new(Cluster::new(config, env));
         cluster.bootstrap().await?;
         Ok(Self { cluster })
     }

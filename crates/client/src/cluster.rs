@@ -8,6 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jangada_env::Env;
 use jangada_proto::v1;
 use jangada_proto::v1::log_service_client::LogServiceClient;
 use jangada_types::Reason;
@@ -30,6 +31,7 @@ const HEDGE_AFTER: Duration = Duration::from_millis(500);
 
 pub(crate) struct Cluster {
     pub config: ClientConfig,
+    pub env: Env,
     pub metadata: MetadataCache,
     pub notices: Arc<Notices>,
 }
@@ -46,11 +48,12 @@ pub(crate) enum Repeat {
 }
 
 impl Cluster {
-    pub fn new(config: ClientConfig) -> Self {
+    pub fn new(config: ClientConfig, env: Env) -> Self {
         let notices = Arc::new(Notices::new(config.on_notice.clone()));
-        let metadata = MetadataCache::new(&config, notices.clone());
+        let metadata = MetadataCache::new(&config, &env.network, notices.clone());
         Self {
             config,
+            env,
             metadata,
             notices,
         }
@@ -59,7 +62,7 @@ impl Cluster {
     /// Asks for metadata until a broker answers.
     pub async fn bootstrap(&self) -> Result<(), ClientError> {
         let deadline = self.deadline();
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(&self.env.random);
         let mut attempts = Attempts::default();
         let context: Arc<str> = format!("connect to {}", self.config.brokers.join(", ")).into();
         let mut trouble = self.notices.trouble(context.clone(), None);
@@ -88,7 +91,7 @@ impl Cluster {
     pub async fn topic(&self, name: &Arc<str>) -> Result<Arc<TopicMetadata>, ClientError> {
         self.metadata.want(name);
         let deadline = self.deadline();
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(&self.env.random);
         let mut attempts = Attempts::default();
         let context: Arc<str> = format!("look up topic {name}").into();
         let mut trouble = self.notices.trouble(context.clone(), None);
@@ -167,7 +170,7 @@ impl Cluster {
             partition,
         };
         let deadline = self.deadline();
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(&self.env.random);
         let mut attempts = Attempts::default();
         let mut trouble = self
             .notices
@@ -244,7 +247,7 @@ impl Cluster {
         let is_hedged = repeat == Repeat::Hedged;
         let hedge_after = if is_hedged { HEDGE_AFTER } else { Duration::MAX };
         let deadline = self.deadline();
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(&self.env.random);
         let mut attempts = Attempts::default();
         let mut trouble = self.notices.trouble(what.into(), None);
         let judge = |failure: &Failure, is_last: bool| {
@@ -296,7 +299,7 @@ mod tests {
     /// The outcome of a hedged call when the first broker answers with `first` after a while and the second refuses at
     /// once.
     async fn hedged(first: Result<u32, Status>) -> Result<u32, CallFailed> {
-        let cluster = Cluster::new(ClientConfig::new(["127.0.0.1:1", "127.0.0.1:2"]));
+        let cluster = Cluster::new(ClientConfig::new(["127.0.0.1:1", "127.0.0.1:2"]), Env::of_system());
         let asked = AtomicUsize::new(0);
         let call = |_| {
             let number = asked.fetch_add(1, Ordering::Relaxed);

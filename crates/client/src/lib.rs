@@ -45,6 +45,11 @@
 //! - Memory is bounded: a producer by `buffer_bytes`, a consumer by `prefetch_bytes` and what is unpacked of one response, which is
 //!   1 MiB and one batch more.
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests may use the real clock and network")
+)]
+
 mod admin;
 mod attempts;
 mod backoff;
@@ -76,6 +81,7 @@ pub use group::{
     Assignor, CommitMode, GroupConfig, GroupConsumer, GroupHandle, ListenerError, OffsetCommit, PartitionPosition,
     RebalanceListener, StartPositions, TopicPartition,
 };
+pub use jangada_env::Env;
 pub use jangada_types::{BrokerId, Codec, Header, Incarnation, NO_TIMESTAMP, Reason, TopicId};
 pub use metadata::{PartitionMetadata, TopicMetadata};
 pub use notice::{NOTICE_TARGET, Notice, OnNotice, PositionReset, Retrying};

@@ -2,7 +2,7 @@
 //!
 //! Good to within the time that an announcement is on its way; what is held against them is a minute.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ type OwnClock = Box<dyn Fn() -> i64 + Send + Sync>;
 pub struct PeerClocks {
     own: OnceLock<OwnClock>,
     /// What a broker's clock showed, and when that was heard.
-    heard: RwLock<HashMap<BrokerId, (i64, Instant)>>,
+    heard: RwLock<BTreeMap<BrokerId, (i64, Instant)>>,
 }
 
 impl PeerClocks {

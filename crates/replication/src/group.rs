@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::host::{Host, HostSignals, Timings};
 use crate::log_store::LogStore;
-use crate::pace::Paced;
+use crate::pace::{Pace, Paced};
 use crate::raft_types::TypeConfig;
 use crate::snapshot::chunks::ChunkStore;
 use crate::state_machine::{Check, MachineType};
@@ -195,6 +195,7 @@ impl Group {
         status: watch::Receiver<GroupStatus>,
         (horizon, check): (Arc<Horizon>, Arc<dyn Check>),
         timings: Arc<Timings>,
+        pace: Arc<Pace>,
     ) -> Self {
         let inner = Inner {
             replica,
@@ -209,7 +210,7 @@ impl Group {
             check,
             may_lead: AtomicBool::new(true),
             timings,
-            _paced: Paced::begin(),
+            _paced: Paced::begin(pace),
         };
         Self { inner: Arc::new(inner) }
     }

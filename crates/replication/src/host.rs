@@ -462,7 +462,10 @@ impl RaftStateMachine<TypeConfig> for Host {
             Some(restored) => restored,
             None => {
                 let (check, state) = (self.machine.check(), state.clone());
-                off_worker(move || Ok(state.read(|pieces| check.restore(pieces))?)).await?
+                off_worker(self.log.blocking(), move || {
+                    Ok(state.read(|pieces| check.restore(pieces))?)
+                })
+                .await?
             }
         };
         let mut ops = vec![Op::PutState {
@@ -495,7 +498,7 @@ impl RaftStateMachine<TypeConfig> for Host {
         self.log.installed();
         durable.wait().await?;
         let (chunks, at) = (self.chunks.clone(), meta.clone());
-        off_worker(move || finish_installation(&chunks, &at, &state)).await?;
+        off_worker(self.log.blocking(), move || finish_installation(&chunks, &at, &state)).await?;
         self.machine.replace(restored);
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{FutureExt, stream};
+use jangada_env::Blocking;
 use jangada_machine::{Effects, EncodedCommand, RestoreError, Retention};
 use jangada_storage::{Durability, MemoryStore, Op, StateKind, Store};
 use jangada_types::table::{CutOff, EntryOfRow, KeyForm, number_key};
@@ -197,7 +198,7 @@ pub(crate) struct Replica {
 
 impl Replica {
     pub fn open(store: &Arc<dyn Store>, machine: impl StateMachine) -> Self {
-        let log = LogStore::open(GROUP, store.clone()).unwrap();
+        let log = LogStore::open(GROUP, store.clone(), Blocking::Threads).unwrap();
         let host = Host::open(log.clone(), Box::new(machine)).unwrap();
         let next = store.bounds(GROUP).next_index().unwrap_or(0);
         Self { log, host, next }
@@ -263,7 +264,7 @@ async fn rows_that_do_not_fit_the_log_are_damage_at_the_start() {
         let ops = vec![Op::Row(row)];
         store.write(GROUP, ops, Durability::Lazy, None);
         drop(replica);
-        let log = LogStore::open(GROUP, store.clone()).unwrap();
+        let log = LogStore::open(GROUP, store.clone(), Blocking::Threads).unwrap();
         let opened = Host::open(log, Box::new(Journal::new(64 * KIB, 16)));
         assert_eq!(opened.is_ok(), is_sound, "a row of entry {raft_index}");
         assert_eq!(store.damage().of(GROUP).is_none(), is_sound);

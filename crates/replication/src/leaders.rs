@@ -5,7 +5,7 @@
 //! on each new connection it announces everything it leads. Nothing is asked for, so nothing is polled. A higher term
 //! always wins.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use jangada_proto::internal::{GroupLeader, LeaderAnnouncement};
 use jangada_types::{BrokerId, GroupId};
@@ -23,7 +23,7 @@ pub struct Leader {
 
 /// The leaders of all groups of the cluster, as far as this broker has heard of them.
 pub struct Leaders {
-    known: RwLock<HashMap<GroupId, Leader>>,
+    known: RwLock<BTreeMap<GroupId, Leader>>,
     version: watch::Sender<u64>,
 }
 
@@ -77,7 +77,7 @@ impl Leaders {
     pub(crate) fn announced(&self, peer: BrokerId, announcement: LeaderAnnouncement) {
         let mut known = self.known.write();
         let mut changed = false;
-        let mut leads = HashSet::new();
+        let mut leads = BTreeSet::new();
         for GroupLeader {
             group_id,
             term,
@@ -107,7 +107,7 @@ impl Leaders {
     }
 }
 
-fn learn(known: &mut HashMap<GroupId, Leader>, group: GroupId, term: u64, broker: Option<BrokerId>) -> bool {
+fn learn(known: &mut BTreeMap<GroupId, Leader>, group: GroupId, term: u64, broker: Option<BrokerId>) -> bool {
     let leader = known.entry(group).or_insert(Leader { term: 0, broker: None });
     let news = term > leader.term || (term == leader.term && leader.broker.is_none() && broker.is_some());
     if news {
@@ -116,7 +116,7 @@ fn learn(known: &mut HashMap<GroupId, Leader>, group: GroupId, term: u64, broker
     news
 }
 
-fn unlearn(known: &mut HashMap<GroupId, Leader>, group: GroupId, term: u64, peer: BrokerId) -> bool {
+fn unlearn(known: &mut BTreeMap<GroupId, Leader>, group: GroupId, term: u64, peer: BrokerId) -> bool {
     match known.get_mut(&group) {
         Some(leader) if leader.term == term && leader.broker == Some(peer) => {
             leader.broker = None;

@@ -16,6 +16,11 @@
 //! - `runtime`: openraft's timers. `pace`: how often they fire when there are very many replicas.
 //! - `codec`, `wire`: encodings on disk and between brokers.
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests may use the real clock and network")
+)]
+
 mod clocks;
 mod codec;
 mod damage;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
+use jangada_env::Blocking;
 use jangada_storage::{Completion, Durability, LogEntry, LogPosition, Op, StateKind, Store, StoreError};
 use jangada_types::GroupId;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
@@ -34,9 +35,10 @@ const LONG_INSTALLATION: Duration = Duration::from_secs(30);
 
 /// Runs a blocking store call off the runtime's workers.
 pub(crate) async fn blocking<T: Send + 'static>(
+    threads: Blocking,
     call: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> io::Result<T> {
-    match tokio::task::spawn_blocking(call).await {
+    match threads.run(call).await {
         Ok(result) => result.map_err(io::Error::other),
         Err(error) => Err(io::Error::other(error)),
     }
@@ -44,9 +46,10 @@ pub(crate) async fn blocking<T: Send + 'static>(
 
 /// Runs what takes long, or blocks, off the runtime's workers.
 pub(crate) async fn off_worker<T: Send + 'static>(
+    threads: Blocking,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+    threads.run(work).await.map_err(io::Error::other)?
 }
 
 /// A write on its way to the disk.
@@ -54,19 +57,23 @@ pub(crate) struct Durable(oneshot::Receiver<Result<(), StoreError>>);
 
 impl Durable {
     pub async fn wait(self) -> io::Result<()> {
-        ended(self.0.await)
+        ended(self.0.await.ok())
     }
 
     /// Like [`Durable::wait`], on a thread that may block.
-    pub fn wait_blocking(self) -> io::Result<()> {
-        ended(self.0.blocking_recv())
+    pub fn wait_blocking(mut self) -> io::Result<()> {
+        match self.0.try_recv() {
+            Err(oneshot::error::TryRecvError::Empty) => ended(self.0.blocking_recv().ok()),
+            // A store in memory has answered already: in a simulation nobody may block.
+            answered => ended(answered.ok()),
+        }
     }
 }
 
-fn ended(answer: Result<Result<(), StoreError>, oneshot::error::RecvError>) -> io::Result<()> {
+fn ended(answer: Option<Result<(), StoreError>>) -> io::Result<()> {
     match answer {
-        Ok(result) => result.map_err(io::Error::other),
-        Err(_) => Err(io::Error::other("the store stopped")),
+        Some(result) => result.map_err(io::Error::other),
+        None => Err(io::Error::other("the store stopped")),
     }
 }
 
@@ -75,6 +82,7 @@ fn ended(answer: Result<Result<(), StoreError>, oneshot::error::RecvError>) -> i
 pub(crate) struct LogStore {
     group: GroupId,
     store: Arc<dyn Store>,
+    blocking: Blocking,
     shared: Arc<Shared>,
 }
 
@@ -102,7 +110,7 @@ enum Installer {
 
 impl LogStore {
     /// Opens the group. Blocks.
-    pub fn open(group: GroupId, store: Arc<dyn Store>) -> Result<Self, StoreError> {
+    pub fn open(group: GroupId, store: Arc<dyn Store>, blocking: Blocking) -> Result<Self, StoreError> {
         store.open_group(group)?;
         let vote = match store.get_state(group, StateKind::VOTE, None)? {
             Some(bytes) => {
@@ -118,8 +126,14 @@ impl LogStore {
         Ok(Self {
             group,
             store,
+            blocking,
             shared: Arc::new(shared),
         })
+    }
+
+    /// Where what blocks is done for this group.
+    pub fn blocking(&self) -> Blocking {
+        self.blocking
     }
 
     /// The term that this replica was in when it was opened last, and whether it has neither a vote nor a log.
@@ -233,7 +247,7 @@ impl LogStore {
             Some(entries) => entries,
             None => {
                 let (store, group) = (self.store.clone(), self.group);
-                blocking(move || store.read_log(group, start..end, bytes_max)).await?
+                blocking(self.blocking, move || store.read_log(group, start..end, bytes_max)).await?
             }
         };
         // Everything above counts on it: an entry that is left out would shift the offsets of those behind it. Only
@@ -394,7 +408,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
         let (store, group) = (self.store.clone(), self.group);
-        let value: Option<Bytes> = blocking(move || store.get_state(group, StateKind::COMMITTED, None)).await?;
+        let value: Option<Bytes> = blocking(self.blocking, move || {
+            store.get_state(group, StateKind::COMMITTED, None)
+        })
+        .await?;
         let Some(value) = value else { return Ok(None) };
         Ok(codec::decode_log_id(&value)?)
     }

@@ -1,4 +1,4 @@
-//! How often the replicas of this process tick, by how many there are.
+//! How often the replicas of a broker tick, by how many there are.
 //!
 //! A tick looks at a replica's election timer and, on the leader, sends heartbeats. It costs some microseconds, a heartbeat
 //! some ten, on both sides; thousands of replicas at 20 ticks a second would fill a processor with nothing else, and then
@@ -9,7 +9,8 @@
 //! What it costs: a follower notices a dead leader later by up to one tick. Brokers need not agree: the lease has room
 //! for two heartbeats of the slowest pace.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::runtime::LINE;
@@ -17,17 +18,48 @@ use crate::runtime::LINE;
 /// Ticks of all replicas together.
 const TICKS_PER_SECOND_MAX: u64 = 5_000;
 
-/// Replicas of this process.
-static REPLICAS: AtomicUsize = AtomicUsize::new(0);
-/// The longest tick, milliseconds.
-static SLOWEST_MS: AtomicU64 = AtomicU64::new(LINE.as_millis() as u64);
-/// Spreads ticks over the lines: see [`rest_of_tick`].
-static TURN: AtomicUsize = AtomicUsize::new(0);
+/// The ticks of one broker's replicas.
+pub(crate) struct Pace {
+    replicas: AtomicUsize,
+    /// The longest tick.
+    slowest: Duration,
+    /// Spreads ticks over the lines: see [`Pace::rest_of_tick`].
+    turn: AtomicUsize,
+}
 
-/// Called once by each registry, with the timing of its groups.
-pub(crate) fn set_slowest(heartbeat: Duration, lease: Duration) {
-    let slowest = u64::try_from(slowest(heartbeat, lease).as_millis()).unwrap_or(u64::MAX);
-    SLOWEST_MS.store(slowest, Ordering::Relaxed);
+impl Pace {
+    /// With the timing of its groups.
+    pub fn new(heartbeat: Duration, lease: Duration) -> Self {
+        Self {
+            replicas: AtomicUsize::new(0),
+            slowest: slowest(heartbeat, lease),
+            turn: AtomicUsize::new(0),
+        }
+    }
+
+    /// Between two ticks of a replica.
+    pub fn tick(&self) -> Duration {
+        tick_of(self.replicas.load(Ordering::Relaxed), self.slowest)
+    }
+
+    /// What a replica waits in addition to a tick of one [`LINE`]. A line more or less each time, or replicas that once ticked
+    /// together would do so for ever: all on one line and none on the next.
+    pub fn rest_of_tick(&self) -> Duration {
+        let rest = self.tick() - LINE;
+        match rest < LINE {
+            true => rest,
+            false => rest - LINE + LINE * (self.turn.fetch_add(1, Ordering::Relaxed) % 3) as u32,
+        }
+    }
+
+    /// How long an answer is waited for that would have `timeout`.
+    pub fn patience(&self, timeout: Duration) -> Duration {
+        let tick = self.tick();
+        match tick > LINE {
+            true => timeout.max(tick * 2),
+            false => timeout,
+        }
+    }
 }
 
 /// Two heartbeats fit into the lease. A heartbeat leaves on the first tick when it is due: with ticks that are longer than
@@ -43,49 +75,24 @@ fn slowest(heartbeat: Duration, lease: Duration) -> Duration {
 }
 
 /// A replica, as long as it is open.
-pub(crate) struct Paced(());
+pub(crate) struct Paced(Arc<Pace>);
 
 impl Paced {
-    pub fn begin() -> Self {
-        REPLICAS.fetch_add(1, Ordering::Relaxed);
-        Self(())
+    pub fn begin(pace: Arc<Pace>) -> Self {
+        pace.replicas.fetch_add(1, Ordering::Relaxed);
+        Self(pace)
     }
 }
 
 impl Drop for Paced {
     fn drop(&mut self) {
-        REPLICAS.fetch_sub(1, Ordering::Relaxed);
+        self.0.replicas.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// Between two ticks of a replica.
-pub(crate) fn tick() -> Duration {
-    let slowest = Duration::from_millis(SLOWEST_MS.load(Ordering::Relaxed));
-    tick_of(REPLICAS.load(Ordering::Relaxed), slowest)
 }
 
 fn tick_of(replicas: usize, slowest: Duration) -> Duration {
     let wanted = Duration::from_micros(replicas as u64 * 1_000_000 / TICKS_PER_SECOND_MAX);
     wanted.min(slowest).max(LINE)
-}
-
-/// What a replica waits in addition to a tick of one [`LINE`]. A line more or less each time, or replicas that once ticked
-/// together would do so for ever: all on one line and none on the next.
-pub(crate) fn rest_of_tick() -> Duration {
-    let rest = tick() - LINE;
-    match rest < LINE {
-        true => rest,
-        false => rest - LINE + LINE * (TURN.fetch_add(1, Ordering::Relaxed) % 3) as u32,
-    }
-}
-
-/// How long an answer is waited for that would have `timeout`.
-pub(crate) fn patience(timeout: Duration) -> Duration {
-    let tick = tick();
-    match tick > LINE {
-        true => timeout.max(tick * 2),
-        false => timeout,
-    }
 }
 
 #[cfg(test)]

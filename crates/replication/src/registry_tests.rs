@@ -32,7 +32,8 @@ async fn open(store: Arc<dyn Store>) -> (Arc<Registry>, Group) {
         store,
         timing,
         Starts::default(),
-        crate::transport::dialer::Dialer::new(),
+        crate::transport::dialer::Dialer::new(jangada_env::Network::System),
+        &jangada_env::Env::of_system(),
     )
     .unwrap();
     let group = registry.open(GROUP, Box::new(Journal::new(1 << 20, 16))).await.unwrap();

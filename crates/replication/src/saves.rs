@@ -134,7 +134,7 @@ impl Saves {
     pub fn encode_aside(self: &Arc<Self>, meta: SnapshotMeta, image: StateImage) {
         self.state.lock().is_under_way = true;
         let under_way = UnderWay(self.clone());
-        tokio::task::spawn_blocking(move || {
+        self.store.log().blocking().start(move || {
             let saves = &under_way.0;
             // An error says that the replica was closed, or the store fenced: nothing can be saved any more.
             let Ok(stored) = StateWriter::collect_waiting(&saves.store, |sink| image.encode_into(sink)) else {

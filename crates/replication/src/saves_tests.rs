@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use jangada_env::Blocking;
 use jangada_machine::{Effects, EncodedCommand, RestoreError, Retention};
 use jangada_storage::{StateKind, Store};
 use jangada_types::{CodecError, LogPosition};
@@ -190,7 +191,7 @@ async fn commands_are_applied_while_a_large_state_is_encoded_to_be_saved() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_state_that_is_encoded_too_late_takes_no_newer_ones_place() {
     let store = open_store();
-    let log = LogStore::open(GROUP, store.clone()).unwrap();
+    let log = LogStore::open(GROUP, store.clone(), Blocking::Threads).unwrap();
     let at = |index| SnapshotMeta {
         last_log_id: Some(log_id(1, index)),
         last_membership: StoredMembership::default(),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use jangada_env::Blocking;
 use jangada_machine::{Effects, EncodedCommand, RestoreError, Retention};
 use jangada_storage::{MemoryStore, Store};
 use jangada_types::{CodecError, GroupId, LogPosition};
@@ -76,7 +77,7 @@ struct Builder;
 impl StoreBuilder<TypeConfig, LogStore, Host, Arc<dyn Store>> for Builder {
     async fn build(&self) -> Result<(Arc<dyn Store>, LogStore, Host), StorageError<TypeConfig>> {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new(&[]));
-        let log = LogStore::open(GroupId(7), store.clone()).unwrap();
+        let log = LogStore::open(GroupId(7), store.clone(), Blocking::Threads).unwrap();
         let host = Host::open(log.clone(), Box::new(Counter::default()))
             .unwrap()
             .skipping();

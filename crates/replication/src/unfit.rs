@@ -4,7 +4,7 @@
 //! other one was elected, and openraft has no way back. Each announcement carries all of the sender's, which are nearly
 //! always none, so that what was missed or taken back is mended with the next one.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jangada_types::{BrokerId, GroupId};
@@ -19,7 +19,7 @@ const LEADS_WHEN_ASKED: Duration = Duration::from_secs(10);
 pub(crate) struct Unfit {
     /// With the time when its leader asked it last to take over all the same.
     own: RwLock<BTreeMap<GroupId, Option<Instant>>>,
-    others: RwLock<HashMap<BrokerId, BTreeSet<GroupId>>>,
+    others: RwLock<BTreeMap<BrokerId, BTreeSet<GroupId>>>,
 }
 
 impl Unfit {

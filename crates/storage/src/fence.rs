@@ -6,7 +6,7 @@
 use std::sync::{Arc, OnceLock};
 
 /// Called once, with the reason.
-pub(crate) type OnFence = Box<dyn Fn(&str) + Send + Sync>;
+pub type OnFence = Box<dyn Fn(&str) + Send + Sync>;
 
 /// Whether the store still writes.
 pub(crate) struct Fence {

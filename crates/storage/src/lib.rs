@@ -17,6 +17,7 @@
 //! | [`options`] | all settings |
 //! | [`statistics`] | counters |
 //! | [`memory`] | [`MemoryStore`]: the same in memory, for tests and simulations |
+//! | `factory` | [`StoreFactory`]: who opens a node's store |
 //! | `rocks` | [`RocksStore`]: puts the parts together |
 //! | `read` | reads that merge memory and RocksDB |
 //! | `group`, `tail`, `pending` | what an open group has in memory |
@@ -43,6 +44,7 @@ pub mod conformance;
 mod damage;
 mod database;
 mod error;
+mod factory;
 #[cfg(test)]
 mod failure_tests;
 mod fence;
@@ -76,6 +78,8 @@ mod writer;
 
 pub use damage::{Damage, OnDamage};
 pub use error::StoreError;
+pub use factory::{NodeStore, RocksStores, StoreFactory};
+pub use fence::OnFence;
 pub use mark::{CommitPoint, LostTail, LostTailCause};
 pub use memory::{MemoryDisk, MemoryStore};
 pub use options::StoreOptions;

@@ -13,9 +13,10 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use crate::damage::Damage;
 use crate::database::Database;
 use crate::error::StoreError;
+use crate::factory;
 use crate::fence::{Fence, OnFence};
 use crate::group::{Change, Group, GroupState};
-use crate::mark::{CommitPoint, Found, LostTail, LostTailCause, MarkFile, Marker};
+use crate::mark::{CommitPoint, Found, LostTail, MarkFile, Marker};
 use crate::options::{RESERVE_INTERVAL, StoreOptions};
 use crate::places::{Moved, Places};
 use crate::quarantine::Quarantine;
@@ -204,12 +205,7 @@ impl RocksStore {
     /// Peers remember this node's commits up to `remembered`, and it has them up to `last` at most: later openings say so
     /// until [`RocksStore::confirm_tail`]. Returns what they will say. Blocks.
     pub fn keep_put_back(&self, remembered: u64, last: u64) -> Result<LostTail, StoreError> {
-        let at = |sequence| CommitPoint { sequence, chain: 0 };
-        let lost = LostTail {
-            cause: LostTailCause::PutBack,
-            marked: at(remembered),
-            recovered: at(last),
-        };
+        let lost = factory::put_back(remembered, last);
         MarkFile::keep_doubt(&self.mark_path, lost)?;
         Ok(lost)
     }

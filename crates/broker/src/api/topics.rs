@@ -88,7 +88,7 @@ pub(crate) async fn create(node: &Arc<Node>, wanted: TopicWanted) -> Result<Topi
         await_leaders(node, &topic.name, topic.id, image.version()).await?;
         return Ok(TopicCreated::existing(&topic, image.version()));
     }
-    let id = TopicId::from_u128(node.seams.ids.new_id().as_u128());
+    let id = TopicId::from_u128(node.env.random.new_id().as_u128());
     let brokers = can_take_replicas(node.registry(), &image, replicas as usize);
     let command = admission::place_topic(&new, &brokers, id, seed_of(id))?;
     admission::validate_replicas_per_broker(&command, &brokers, node.settings.cluster.replicas_per_broker_max)?;
@@ -147,7 +147,7 @@ pub(crate) async fn create_partitions(node: &Arc<Node>, topic: &TopicRef, total:
         .require_feature_level(CommandKind::AddPartitions.since())
         .await?;
     let brokers = can_take_replicas(node.registry(), &image, topic.partitions[0].replicas.len());
-    let seed = seed_of(TopicId::from_u128(node.seams.ids.new_id().as_u128()));
+    let seed = seed_of(TopicId::from_u128(node.env.random.new_id().as_u128()));
     let command = admission::place_partitions(topic, total, &brokers, seed)?;
     admission::validate_replicas_per_broker(&command, &brokers, node.settings.cluster.replicas_per_broker_max)?;
     let version = match node.metadata.propose(&command).await {

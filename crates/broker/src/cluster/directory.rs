@@ -3,11 +3,13 @@
 //!
 //! A directory that lost its data has lost this file too, so an empty directory never passes for the old one.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jangada_controller::DirectoryId;
+use jangada_env::files::{Files, ReplaceError};
+use jangada_storage::StoreFactory;
 use jangada_types::{BrokerId, Incarnation};
 use serde::{Deserialize, Serialize};
 
@@ -34,8 +36,9 @@ struct Contents {
 }
 
 /// A data directory that this process may use.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct DataDirectory {
+    files: Arc<dyn Files>,
     path: PathBuf,
     id: DirectoryId,
     contents: Contents,
@@ -113,7 +116,12 @@ pub enum DirectoryError {
 
 impl DataDirectory {
     /// Opens the directory, or makes a new one with `new_id`.
-    pub fn open(path: &Path, broker: BrokerId, new_id: DirectoryId) -> Result<Self, DirectoryError> {
+    pub fn open(
+        files: &Arc<dyn Files>,
+        path: &Path,
+        broker: BrokerId,
+        new_id: DirectoryId,
+    ) -> Result<Self, DirectoryError> {
         let io_error = |action| {
             move |source| DirectoryError::Io {
                 action,
@@ -121,11 +129,11 @@ impl DataDirectory {
                 source,
             }
         };
-        fs::create_dir_all(path).map_err(io_error("cannot be made"))?;
-        if let Some(directory) = Self::load(path, broker)? {
+        files.make_directory(path).map_err(io_error("cannot be made"))?;
+        if let Some(directory) = Self::load(files, path, broker)? {
             return Ok(directory);
         }
-        if path.join("store").exists() {
+        if files.exists(&path.join("store")) {
             return Err(DirectoryError::DataWithoutIdentity { path: path.to_owned() });
         }
         let contents = Contents {
@@ -137,6 +145,7 @@ impl DataDirectory {
             store: false,
         };
         let directory = Self {
+            files: files.clone(),
             path: path.to_owned(),
             id: new_id,
             contents,
@@ -147,14 +156,14 @@ impl DataDirectory {
     }
 
     /// Opens the directory of a broker that has been there before. Makes nothing.
-    pub fn open_existing(path: &Path, broker: BrokerId) -> Result<Self, DirectoryError> {
-        Self::load(path, broker)?.ok_or_else(|| DirectoryError::Nobodys { path: path.to_owned() })
+    pub fn open_existing(files: &Arc<dyn Files>, path: &Path, broker: BrokerId) -> Result<Self, DirectoryError> {
+        Self::load(files, path, broker)?.ok_or_else(|| DirectoryError::Nobodys { path: path.to_owned() })
     }
 
     /// `None`: nobody has used it.
-    fn load(path: &Path, broker: BrokerId) -> Result<Option<Self>, DirectoryError> {
+    fn load(files: &Arc<dyn Files>, path: &Path, broker: BrokerId) -> Result<Option<Self>, DirectoryError> {
         let file = path.join(FILE);
-        let text = match fs::read_to_string(&file) {
+        let text = match files.read(&file) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => {
@@ -188,6 +197,7 @@ impl DataDirectory {
             detail: format!("directory_id is {:?}, not 32 hexadecimal digits", contents.directory_id),
         })?;
         Ok(Some(Self {
+            files: files.clone(),
             path: path.to_owned(),
             id,
             contents,
@@ -217,9 +227,8 @@ impl DataDirectory {
 
     /// To be called before the store is opened. An error when it was there and is gone: with its log it lost its
     /// votes.
-    pub fn expect_store(&self) -> Result<(), DirectoryError> {
-        let there = self.store_path().join("rocksdb").join("CURRENT").exists();
-        if self.contents.store && !there {
+    pub fn expect_store(&self, stores: &dyn StoreFactory) -> Result<(), DirectoryError> {
+        if self.contents.store && !stores.exists(&self.store_path()) {
             return Err(DirectoryError::StoreLost {
                 path: self.path.clone(),
                 broker: self.contents.broker_id,
@@ -253,31 +262,21 @@ impl DataDirectory {
             return Ok(());
         }
         let file = self.path.join(FILE);
-        fs::remove_file(&file).map_err(|source| DirectoryError::Io {
+        self.files.remove(&file).map_err(|source| DirectoryError::Io {
             action: "cannot be removed",
             path: file,
             source,
         })
     }
 
-    /// Writes a new file beside the old one, syncs it, and puts it in its place.
     fn save(&self) -> Result<(), DirectoryError> {
-        let io_error = |action| {
-            move |source| DirectoryError::Io {
-                action,
-                path: self.path.clone(),
-                source,
-            }
-        };
         let text = toml::to_string(&self.contents).expect("plain values");
-        let new = self.path.join(format!("{FILE}.new"));
-        let mut file = File::create(&new).map_err(io_error("cannot be written"))?;
-        file.write_all(text.as_bytes()).map_err(io_error("cannot be written"))?;
-        file.sync_all().map_err(io_error("cannot be synced"))?;
-        fs::rename(&new, self.path.join(FILE)).map_err(io_error("cannot be renamed"))?;
-        File::open(&self.path)
-            .and_then(|directory| directory.sync_all())
-            .map_err(io_error("cannot be synced"))
+        let replaced = self.files.replace(&self.path.join(FILE), &text);
+        replaced.map_err(|ReplaceError { action, source }| DirectoryError::Io {
+            action,
+            path: self.path.clone(),
+            source,
+        })
     }
 }
 
@@ -289,12 +288,21 @@ fn parse_id(hex: &str) -> Option<DirectoryId> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use jangada_env::SystemFiles;
+
     use super::*;
+
+    fn open_in(path: &Path, broker: BrokerId, new_id: DirectoryId) -> Result<DataDirectory, DirectoryError> {
+        let files: Arc<dyn Files> = Arc::new(SystemFiles);
+        DataDirectory::open(&files, path, broker, new_id)
+    }
 
     #[test]
     fn a_refused_start_leaves_nothing_unless_the_directory_was_there_or_is_bound() {
         let dir = tempfile::tempdir().unwrap();
-        let open = |broker| DataDirectory::open(dir.path(), BrokerId(broker), DirectoryId::new([7; 16]));
+        let open = |broker| open_in(dir.path(), BrokerId(broker), DirectoryId::new([7; 16]));
         open(2).unwrap().forget().unwrap();
         let mut first = open(4).unwrap();
         // A second start does not know what the first one was told.
@@ -309,18 +317,18 @@ mod tests {
     fn a_directory_remembers_who_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let id = DirectoryId::new([7; 16]);
-        let mut first = DataDirectory::open(dir.path(), BrokerId(2), id).unwrap();
+        let mut first = open_in(dir.path(), BrokerId(2), id).unwrap();
         assert_eq!(
             (first.cluster_id(), first.incarnation(), first.id()),
             (None, Incarnation(0), id)
         );
         first.bind("c", Incarnation(3)).unwrap();
-        let again = DataDirectory::open(dir.path(), BrokerId(2), DirectoryId::new([8; 16])).unwrap();
+        let again = open_in(dir.path(), BrokerId(2), DirectoryId::new([8; 16])).unwrap();
         assert_eq!(
             (again.cluster_id(), again.incarnation(), again.id()),
             (Some("c"), Incarnation(3), id)
         );
-        let other = DataDirectory::open(dir.path(), BrokerId(1), id).unwrap_err();
+        let other = open_in(dir.path(), BrokerId(1), id).unwrap_err();
         assert!(
             matches!(
                 other,
@@ -338,17 +346,17 @@ mod tests {
     fn data_without_identity_and_damage_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("store")).unwrap();
-        let error = DataDirectory::open(dir.path(), BrokerId(1), DirectoryId::new([1; 16])).unwrap_err();
+        let error = open_in(dir.path(), BrokerId(1), DirectoryId::new([1; 16])).unwrap_err();
         assert!(matches!(error, DirectoryError::DataWithoutIdentity { .. }), "{error}");
         fs::write(
             dir.path().join(FILE),
             "format = 2\nbroker_id = 1\ndirectory_id = \"00\"\nincarnation = 0\n",
         )
         .unwrap();
-        let error = DataDirectory::open(dir.path(), BrokerId(1), DirectoryId::new([1; 16])).unwrap_err();
+        let error = open_in(dir.path(), BrokerId(1), DirectoryId::new([1; 16])).unwrap_err();
         assert!(matches!(error, DirectoryError::Format { found: 2, .. }), "{error}");
         fs::write(dir.path().join(FILE), "nonsense").unwrap();
-        let error = DataDirectory::open(dir.path(), BrokerId(1), DirectoryId::new([1; 16])).unwrap_err();
+        let error = open_in(dir.path(), BrokerId(1), DirectoryId::new([1; 16])).unwrap_err();
         assert!(matches!(error, DirectoryError::Damaged { .. }), "{error}");
         for id in [
             "00",
@@ -358,7 +366,7 @@ mod tests {
         ] {
             let text = format!("format = 1\nbroker_id = 1\ndirectory_id = \"{id}\"\nincarnation = 0\n");
             fs::write(dir.path().join(FILE), text).unwrap();
-            let error = DataDirectory::open(dir.path(), BrokerId(1), DirectoryId::new([1; 16])).unwrap_err();
+            let error = open_in(dir.path(), BrokerId(1), DirectoryId::new([1; 16])).unwrap_err();
             assert!(matches!(error, DirectoryError::Damaged { .. }), "{id:?}: {error}");
         }
     }

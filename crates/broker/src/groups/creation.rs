@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use jangada_controller::{Command, Topic, place};
+use jangada_env::Random;
 use jangada_types::{Reason, TopicId};
 use tokio::sync::Mutex;
 
@@ -11,12 +12,11 @@ use crate::cluster::metadata::Metadata;
 use crate::cluster::placement::can_take_replicas;
 use crate::error::RequestError;
 use crate::replica::LEADER_RETRY;
-use crate::seams::IdSource;
 
 /// Finds the topic of the coordinator's shards, and creates it once.
 pub(crate) struct CoordinatorTopic {
     metadata: Metadata,
-    ids: Arc<dyn IdSource>,
+    random: Random,
     shards: u32,
     /// Held while the topic is created, so that the first members of a cluster ask for it once.
     creating: Mutex<()>,
@@ -24,10 +24,10 @@ pub(crate) struct CoordinatorTopic {
 
 impl CoordinatorTopic {
     /// It is created with so many shards, if it has to be.
-    pub fn new(metadata: Metadata, ids: Arc<dyn IdSource>, shards: u32) -> Self {
+    pub fn new(metadata: Metadata, random: Random, shards: u32) -> Self {
         Self {
             metadata,
-            ids,
+            random,
             shards,
             creating: Mutex::new(()),
         }
@@ -45,7 +45,7 @@ impl CoordinatorTopic {
         }
         let replicas = image.broker_views().len().min(COORDINATOR_REPLICAS);
         let brokers = can_take_replicas(&self.metadata.registry, &image, replicas);
-        let topic_id = TopicId::from_u128(self.ids.new_id().as_u128());
+        let topic_id = TopicId::from_u128(self.random.new_id().as_u128());
         let seed = u64::from_be_bytes(topic_id.as_bytes()[..8].try_into().expect("eight bytes"));
         let replicas = u32::try_from(replicas).expect("at most three");
         let assignments = place(&brokers, self.shards, replicas, seed).map_err(|error| {

@@ -85,7 +85,7 @@ impl LagWatcher {
 
     async fn look(&mut self, sources: &LagSources) -> LagReport {
         let shards = sources.replicas.fronts::<CoordinatorReplica>();
-        let committed = tokio::task::spawn_blocking(move || {
+        let committed = sources.metadata.registry.blocking().run(move || {
             let committed = shards.iter().flat_map(|shard| shard.committed());
             committed.collect::<Vec<GroupOffsets>>()
         });

@@ -6,11 +6,11 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use futures::Stream;
-use tokio::net::{TcpListener, TcpStream};
+use jangada_env::network::Listening;
+use jangada_env::{Network, Socket};
 
 use super::accept_failures::AcceptFailures;
 use super::connection::Connection;
@@ -21,24 +21,22 @@ use super::refusal::Refusals;
 
 /// A bound socket, with the limits of its connections.
 pub(crate) struct Listener {
-    socket: TcpListener,
-    address: SocketAddr,
+    socket: Listening,
     gate: Arc<Gate>,
 }
 
 impl Listener {
-    /// Binds `address`. Connections wait in the kernel's queue until [`Listener::acceptor`] is served.
+    /// Binds `address`. Connections wait until [`Listener::acceptor`] is served.
     pub async fn bind(
+        network: &Network,
         name: &str,
         protocol: Protocol,
         address: &str,
         limits: GateLimits,
         metrics: &ConnectionMetrics,
     ) -> io::Result<Listener> {
-        let socket = TcpListener::bind(address).await?;
         Ok(Listener {
-            address: socket.local_addr()?,
-            socket,
+            socket: network.bind(address).await?,
             gate: Gate::new(name, protocol, limits, metrics),
         })
     }
@@ -55,26 +53,25 @@ impl Listener {
 
     /// The address that is bound; for port 0, with the port that the system chose.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.socket.local_addr()
     }
 
-    /// The stream of this listener's connections. The acceptor gets a duplicate of the socket, so the listener stays bound when the
-    /// acceptor is dropped.
-    pub fn acceptor(&self) -> io::Result<Acceptor> {
-        let socket = self.socket.as_fd().try_clone_to_owned()?;
+    /// The stream of this listener's connections. The acceptor shares the socket, so the listener stays bound when the acceptor is
+    /// dropped.
+    pub fn acceptor(&self) -> Acceptor {
         self.gate.watch_idle();
-        Ok(Acceptor {
-            socket: TcpListener::from_std(socket.into())?,
+        Acceptor {
+            socket: self.socket.clone(),
             refusals: Refusals::new(self.gate.protocol()),
             gate: self.gate.clone(),
             failures: AcceptFailures::default(),
-        })
+        }
     }
 }
 
 /// Accepts the connections of a listener.
 pub(crate) struct Acceptor {
-    socket: TcpListener,
+    socket: Listening,
     gate: Arc<Gate>,
     refusals: Refusals,
     failures: AcceptFailures,
@@ -125,7 +122,7 @@ impl Acceptor {
 
 /// Sets TCP_NODELAY, so that small responses are not delayed. A failure is ignored: the connection is only slower, or closed
 /// already.
-fn tune(socket: &TcpStream) {
+fn tune(socket: &Socket) {
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
     }

@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use jangada_env::Socket;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tonic::transport::server::Connected;
 
 use super::gate::{ConnectionState, Slot};
@@ -15,7 +15,7 @@ use super::refusal;
 
 /// An admitted connection, as the HTTP server reads and writes it. Dropping it frees its slot in the gate.
 pub(crate) struct Connection {
-    socket: TcpStream,
+    socket: Socket,
     slot: Slot,
 }
 
@@ -31,7 +31,7 @@ impl ConnectionInfo {
 }
 
 impl Connection {
-    pub(super) fn new(socket: TcpStream, slot: Slot) -> Self {
+    pub(super) fn new(socket: Socket, slot: Slot) -> Self {
         Self { socket, slot }
     }
 

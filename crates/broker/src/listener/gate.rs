@@ -7,7 +7,7 @@
 //!
 //! A connection that sends nothing after it was opened, or that has no call for [`GateLimits::idle`], is closed.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -257,7 +257,7 @@ impl Drop for Slot {
 struct Slots {
     total: usize,
     /// The connections of each address. No list is empty.
-    by_address: HashMap<IpAddr, Vec<Arc<ConnectionState>>>,
+    by_address: BTreeMap<IpAddr, Vec<Arc<ConnectionState>>>,
     /// The current series of refusals, if there is one.
     refusing: Option<Refusing>,
 }

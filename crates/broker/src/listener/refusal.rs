@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jangada_env::Socket;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use super::descriptors::REFUSALS_AT_ONCE;
@@ -39,7 +39,7 @@ impl Refusals {
     }
 
     /// Sends the reason in a task of its own. When `REFUSALS_AT_ONCE` such tasks run, the connection is closed without a reason.
-    pub fn tell(&self, mut socket: TcpStream, refused: Refused) {
+    pub fn tell(&self, mut socket: Socket, refused: Refused) {
         let Ok(permit) = self.room.clone().try_acquire_owned() else {
             return;
         };

@@ -16,8 +16,9 @@ use crate::metrics::Metrics;
 use crate::pool::Pool;
 use crate::quota::Caller;
 use crate::replica::{DriverShared, ReplicaName, Replicas, Timers};
-use crate::seams::WallClock;
 use crate::testing::Alone;
+use jangada_env::Blocking;
+use jangada_env::WallClock;
 
 pub const GROUP: GroupId = GroupId(1);
 pub const BYTES: usize = 1 << 20;
@@ -74,7 +75,7 @@ impl Broker {
         let timers = Arc::new(Timers::new(guard.clone()));
         let replicas = Arc::new(Replicas::new(registry.clone(), PATIENCE));
         tokio::spawn(timers.clone().run(replicas.clone()));
-        let read_pool = Pool::new(1);
+        let read_pool = Pool::new(1, Blocking::Threads);
         let driving = DriverShared {
             timers,
             store: store.clone(),
@@ -89,7 +90,7 @@ impl Broker {
             inflight_per_partition: BYTES,
             queue_bytes_max: BYTES,
             read_pool,
-            compute: Pool::new(1),
+            compute: Pool::new(1, Blocking::Threads),
             producer_expiration_ms: with.producer_expiration_ms,
             retention: RetentionClock {
                 check_interval_ms: with.check_interval_ms,

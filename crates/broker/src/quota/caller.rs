@@ -1,6 +1,6 @@
 //! A client's connection, with what it holds of the shared resources.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
@@ -46,7 +46,7 @@ pub(crate) struct Caller {
     /// Bytes of the connection's flow-control window that messages may occupy while they wait for their holding.
     window_held: AtomicUsize,
     /// The responses that are being sent, by number.
-    answers: Mutex<HashMap<u64, Arc<Sending>>>,
+    answers: Mutex<BTreeMap<u64, Arc<Sending>>>,
     next_answer: AtomicU64,
     is_ended: AtomicBool,
     socket: AtomicWaker,

@@ -14,8 +14,8 @@ use jangada_storage::{Durability, Op, ScrubCursor, StateKind, Store, StoreError}
 use jangada_types::GroupId;
 use tokio::time::Instant;
 
-use crate::seams::WallClock;
 use crate::settings::RepairSettings;
+use jangada_env::WallClock;
 
 /// Bytes that are read at once.
 const PIECE_BYTES: u64 = 256 * 1024;
@@ -187,7 +187,11 @@ impl Scrubber {
         while let Some(cursor) = next.clone() {
             let began = Instant::now();
             let store = self.store().clone();
-            let piece = tokio::task::spawn_blocking(move || store.scrub(group, cursor, PIECE_BYTES)).await;
+            let piece = self
+                .registry
+                .blocking()
+                .run(move || store.scrub(group, cursor, PIECE_BYTES))
+                .await;
             let piece = piece.unwrap_or_else(|error| Err(StoreError::Database(error.to_string())));
             match piece {
                 Ok(piece) => {
@@ -213,7 +217,7 @@ impl Scrubber {
 
     async fn load(&self) -> Result<Progress, StoreError> {
         let store = self.store().clone();
-        let read = tokio::task::spawn_blocking(move || {
+        let read = self.registry.blocking().run(move || {
             store.open_group(GroupId::NODE)?;
             store.get_state(GroupId::NODE, StateKind::SCRUB, None)
         });

@@ -19,8 +19,8 @@ use super::{
 use crate::clock_guard::ClockGuard;
 use crate::error::RequestError;
 use crate::pool::Pool;
-use crate::seams::SystemClock;
 use crate::testing::Alone;
+use jangada_env::{Blocking, SystemClock};
 
 const GROUP: GroupId = GroupId(7);
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -192,7 +192,7 @@ impl Game {
         let shared = DriverShared {
             timers: timers.clone(),
             store: alone.store.clone(),
-            read_pool: Pool::new(1),
+            read_pool: Pool::new(1, Blocking::Threads),
             observer: Box::new(ledger.clone()),
         };
         let replicas = Arc::new(Replicas::new(alone.registry.clone(), TIMEOUT));

@@ -74,7 +74,7 @@ impl BrokerSample {
             brokers_dead: image.brokers().count() as u64 - alive,
             leads_metadata: node.metadata.hosted.is_ready() && !node.metadata.hosted.check_quorum.is_lost(),
             feature_level: image.feature_level(),
-            clock_ms: node.seams.clock.now_ms(),
+            clock_ms: node.env.clock.now_ms(),
             held: held.to_vec(),
             rejections: rejections.to_vec(),
             damaged,

@@ -1,6 +1,6 @@
 //! Producing: unary, and as a stream with many batches in flight.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -125,7 +125,7 @@ pub(crate) fn stream(
     let reader = Reader {
         node,
         answers,
-        lanes: HashMap::new(),
+        lanes: BTreeMap::new(),
         targets: HashMap::new(),
         batches: call.batches.clone(),
         unanswered: Unanswered::new(call.caller().clone()),
@@ -184,7 +184,7 @@ struct Reader {
     answers: mpsc::Sender<Answer>,
     /// By partition, however requests name it. What names none that there is shares one, or a careless client would have a
     /// task for each name.
-    lanes: HashMap<Option<GroupId>, Lane>,
+    lanes: BTreeMap<Option<GroupId>, Lane>,
     /// Resolved once per metadata version.
     targets: HashMap<PartitionRef, (u64, Target)>,
     /// The requests: what is read from the stream only says that there is one.

@@ -72,7 +72,7 @@ struct Opened {
 impl Fetcher {
     /// Runs until the partition is gone, an error needs the consumer's decision, or the task is aborted.
     pub async fn run(mut self) {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(&self.cluster.env.random);
         let mut failing_since = None;
         let mut others_answer = false;
         loop {

@@ -93,7 +93,7 @@ impl Coordinator {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(&self.cluster.env.random);
         let mut attempts = Attempts::default();
         let what = format!("a call to the coordinator of group {}", self.group);
         let mut trouble = self.cluster.notices.trouble(what.into(), None);

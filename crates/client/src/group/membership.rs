@@ -102,7 +102,7 @@ impl Membership {
             view,
             ack: membership.ack.clone(),
             now: membership.now.clone(),
-            backoff: Backoff::new(),
+            backoff: Backoff::new(&cluster.env.random),
             trouble,
             notices: cluster.notices.clone(),
         };

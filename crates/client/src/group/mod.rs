@@ -127,7 +127,7 @@ impl GroupConsumer {
         let reader = Reader::new(cluster.clone(), config.reading(), Some(group.clone()))?;
         let config = Arc::new(config);
         let coordinator = Arc::new(Coordinator::new(cluster.clone(), group));
-        let member_id: Arc<str> = new_member_id();
+        let member_id: Arc<str> = cluster.env.random.new_id().to_string().into();
         let membership = Membership::start(&cluster, coordinator.clone(), config.clone(), member_id.clone());
         let committer = Arc::new(Committer::new(
             coordinator.clone(),
@@ -510,14 +510,6 @@ impl GroupConsumer {
         }));
         false
     }
-}
-
-#[allow(
-    clippy::disallowed_methods,
-    reason = "no two processes may ever have the same, whatever they are seeded with"
-)]
-fn new_member_id() -> Arc<str> {
-    uuid::Uuid::new_v4().to_string().into()
 }
 
 /// Waits for the future if there is one, otherwise forever. The future stays in place when this is dropped.

@@ -4,7 +4,7 @@
 //!
 //! The cache knows the brokers, so all calls to a broker, or to any broker, are made here.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt as _};
+use jangada_env::Network;
 use jangada_proto::v1;
 use jangada_types::{Reason, TopicId};
 use tokio::sync::watch;
@@ -47,7 +48,7 @@ pub(crate) struct MetadataCache {
     channels: Channels,
     image: watch::Sender<Arc<Image>>,
     /// Topics that this client has used.
-    wanted: Mutex<HashSet<Arc<str>>>,
+    wanted: Mutex<BTreeSet<Arc<str>>>,
     /// Least metadata version that an answer must have: set by changes that this client made, so that it sees them
     /// itself.
     min_version: AtomicU64,
@@ -60,7 +61,7 @@ pub(crate) struct MetadataCache {
 }
 
 impl MetadataCache {
-    pub fn new(config: &ClientConfig, notices: Arc<Notices>) -> Self {
+    pub fn new(config: &ClientConfig, network: &Network, notices: Arc<Notices>) -> Self {
         Self {
             notices,
             seeds: config
@@ -68,7 +69,7 @@ impl MetadataCache {
                 .iter()
                 .map(|address| Arc::from(address.as_str()))
                 .collect(),
-            channels: Channels::new(config),
+            channels: Channels::new(config, network.clone()),
             image: watch::Sender::new(Arc::default()),
             wanted: Mutex::default(),
             min_version: AtomicU64::new(0),
@@ -363,7 +364,11 @@ mod tests {
     #[tokio::test]
     async fn those_who_wait_share_a_failure() {
         let config = ClientConfig::new(["127.0.0.1:1"]);
-        let cache = MetadataCache::new(&config, Arc::new(Notices::new(config.on_notice.clone())));
+        let cache = MetadataCache::new(
+            &config,
+            &Network::System,
+            Arc::new(Notices::new(config.on_notice.clone())),
+        );
         let asked = join_all((0..40).map(|_| cache.refresh(0))).await;
         assert!(asked.iter().all(Result::is_err));
         // Callers that came during the first round took the result of the second, which began after they came.
@@ -379,7 +384,11 @@ mod tests {
     /// A cache that knows three brokers, of which these are alive.
     fn knowing(alive: &[u32]) -> MetadataCache {
         let config = ClientConfig::new(["127.0.0.1:1"]);
-        let cache = MetadataCache::new(&config, Arc::new(Notices::new(config.on_notice.clone())));
+        let cache = MetadataCache::new(
+            &config,
+            &Network::System,
+            Arc::new(Notices::new(config.on_notice.clone())),
+        );
         let broker = |broker_id| v1::Broker {
             broker_id,
             address: format!("127.0.0.1:{broker_id}"),
@@ -392,7 +401,7 @@ mod tests {
         };
         cache
             .image
-            .send_modify(|image| *image = Arc::new(image.merged(answer, &HashSet::new())));
+            .send_modify(|image| *image = Arc::new(image.merged(answer, &BTreeSet::new())));
         cache
     }
 

@@ -4,7 +4,7 @@
 //! lags behind never takes the client back. All that holds within one cluster: an answer of another one, made anew at the same
 //! addresses, replaces everything.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -68,10 +68,10 @@ pub(crate) struct Image {
     /// Number of answers that were merged: tells callers whether the image was refreshed since they looked.
     pub refreshes: u64,
     pub brokers: BTreeMap<BrokerId, BrokerMetadata>,
-    topics: HashMap<Arc<str>, Arc<TopicMetadata>>,
-    names: HashMap<TopicId, Arc<str>>,
+    topics: BTreeMap<Arc<str>, Arc<TopicMetadata>>,
+    names: BTreeMap<TopicId, Arc<str>>,
     /// Names that the last refresh asked for: one that is not in `topics` then does not exist.
-    asked: HashSet<Arc<str>>,
+    asked: BTreeSet<Arc<str>>,
 }
 
 impl Image {
@@ -110,7 +110,7 @@ impl Image {
 
     /// The image with a broker's answer to a request for the topics in `asked`.
     #[must_use]
-    pub fn merged(&self, answer: v1::GetMetadataResponse, asked: &HashSet<Arc<str>>) -> Self {
+    pub fn merged(&self, answer: v1::GetMetadataResponse, asked: &BTreeSet<Arc<str>>) -> Self {
         if self.is_of_another_cluster(&answer) {
             let nothing = Self {
                 refreshes: self.refreshes,
@@ -261,7 +261,7 @@ mod tests {
                 leader_epoch: *epoch,
                 replicas: vec![1, 2],
             }],
-            config: HashMap::new(),
+            config: Default::default(),
         });
         v1::GetMetadataResponse {
             cluster_id: "c".to_owned(),
@@ -272,7 +272,7 @@ mod tests {
         }
     }
 
-    fn names(names: &[&str]) -> HashSet<Arc<str>> {
+    fn names(names: &[&str]) -> BTreeSet<Arc<str>> {
         names.iter().map(|n| Arc::from(*n)).collect()
     }
 

@@ -5,7 +5,7 @@
 //! [`NOTICE_DELAY`], or at once when the cause will not pass by itself; then every [`NOTICE_INTERVAL`]; and when all of
 //! them are over.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,7 +29,7 @@ const LOGGED_MAX: u32 = 100;
 /// The publisher of a client's notices, shared by all that the client makes.
 pub(crate) struct Notices {
     observer: OnNotice,
-    open: Mutex<HashMap<Arc<str>, Open>>,
+    open: Mutex<BTreeMap<Arc<str>, Open>>,
     next_id: AtomicU64,
     log: Mutex<Log>,
 }
@@ -178,7 +178,7 @@ impl Notices {
         log.lines <= LOGGED_MAX
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<Arc<str>, Open>> {
+    fn open(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Open>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,6 +1,5 @@
 //! The partitions of a topic as senders see them: a queue each, and the choice among them.
 
-use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -64,11 +63,11 @@ pub(crate) struct TopicQueues {
 }
 
 impl TopicQueues {
-    pub fn new(topic: Arc<TopicMetadata>, config: &ProducerConfig, next_lane: &AtomicU64) -> Self {
+    /// `turn` says with which partition records without a key begin.
+    pub fn new(topic: Arc<TopicMetadata>, config: &ProducerConfig, next_lane: &AtomicU64, turn: u64) -> Self {
         let topic_bytes = batch_limit(&topic);
         let queues = queues(&topic, 0, (config, topic_bytes), next_lane);
-        // Producers that start together should not all begin with the same partition.
-        let turn = RandomState::new().hash_one(topic.id) % queues.len().max(1) as u64;
+        let turn = turn % queues.len().max(1) as u64;
         Self {
             topic,
             queues,
@@ -218,7 +217,7 @@ mod tests {
             batch_bytes: 1024,
             ..ProducerConfig::default()
         };
-        TopicQueues::new(Arc::new(topic), &config, &AtomicU64::new(0))
+        TopicQueues::new(Arc::new(topic), &config, &AtomicU64::new(0), 0)
     }
 
     fn send(queues: &TopicQueues, record: ProducerRecord) -> u32 {

@@ -1,10 +1,9 @@
 //! The state that senders and the driver share: the buffer's permits, the topics' queues, and the signals that wake the
 //! driver.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use jangada_types::BatchBuilder;
 use tokio::sync::{Notify, Semaphore, TryAcquireError, oneshot};
@@ -24,7 +23,7 @@ pub(crate) struct Shared {
     pub config: ProducerConfig,
     /// Free bytes of the buffer. A record takes its size when it is sent; its batch gives all back when it is settled.
     buffer: Semaphore,
-    topics: RwLock<HashMap<Arc<str>, Arc<TopicQueues>>>,
+    topics: RwLock<BTreeMap<Arc<str>, Arc<TopicQueues>>>,
     next_lane: AtomicU64,
     signals: Mutex<Signals>,
     wake: Notify,
@@ -72,7 +71,7 @@ impl Shared {
         let mut topic = self.topic_for(&record.topic, size).await?;
         self.reserve(size).await?;
         loop {
-            let time = record.timestamp_ms.unwrap_or_else(now_ms);
+            let time = record.timestamp_ms.unwrap_or_else(|| self.cluster.env.clock.now_ms());
             let appended = topic.append((&record, condition), (size, time), |queue, appended| {
                 self.signal(queue, appended);
             });
@@ -177,7 +176,9 @@ impl Shared {
         if let Some(error) = self.signals().ended.clone() {
             return Err(error);
         }
-        let fresh = || Arc::new(TopicQueues::new(metadata, &self.config, &self.next_lane));
+        // Producers that start together should not all begin with the same partition.
+        let turn = self.cluster.env.random.number();
+        let fresh = || Arc::new(TopicQueues::new(metadata, &self.config, &self.next_lane, turn));
         Ok(topics.entry(name.clone()).or_insert_with(fresh).clone())
     }
 
@@ -308,14 +309,4 @@ impl Shared {
             .map(|queue| (queue.clone(), queue.lock().close(ended.clone())))
             .collect()
     }
-}
-
-/// The wall clock, milliseconds since the Unix epoch: a record's time when its sender gives none.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place where the client reads the wall clock"
-)]
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

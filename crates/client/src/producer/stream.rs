@@ -1,6 +1,6 @@
 //! The produce stream to one broker, with the attempts that were sent on it and not answered yet.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub(crate) struct Link {
     since: Instant,
     /// The open stream. `None` while it is being opened.
     open: Option<Open>,
-    pub outstanding: HashMap<u64, Outstanding>,
+    pub outstanding: BTreeMap<u64, Outstanding>,
     /// Attempts in the order of sending; answered ones are skipped when they come to the front.
     sent: VecDeque<(Instant, u64)>,
     /// Lanes that wait for the stream to open or to have room.
@@ -83,7 +83,7 @@ impl Link {
             address,
             since,
             open: None,
-            outstanding: HashMap::new(),
+            outstanding: BTreeMap::new(),
             sent: VecDeque::new(),
             waiting: VecDeque::new(),
             watched: true,

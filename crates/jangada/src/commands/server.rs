@@ -3,9 +3,12 @@
 use std::future::Future;
 use std::path::Path;
 use std::process;
+use std::sync::Arc;
 
 use jangada_broker::settings::{BrokerSettings, Layers, Loaded, Row, markdown_reference};
 use jangada_broker::{Broker, DoubtfulTail};
+use jangada_env::Env;
+use jangada_storage::RocksStores;
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -82,7 +85,7 @@ async fn serve(loaded: Loaded) -> Result<()> {
     let broker_id = loaded.settings.broker_id;
     let failed =
         |what: &str, error: &dyn std::fmt::Display| CliError::new(format!("broker {broker_id} {what}: {error}"));
-    let broker = Broker::start(loaded.settings)
+    let broker = Broker::start(loaded.settings, Env::of_system(), Arc::new(RocksStores))
         .await
         .map_err(|error| failed("cannot start", &error))?;
     broker.run_until(stop).await.map_err(|error| failed("ended", &error))

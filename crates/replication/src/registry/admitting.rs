@@ -1,6 +1,6 @@
 //! Which peers are let in, what they may speak of, and what they say of this broker's own past.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jangada_proto::internal::{Hello, PutBack};
@@ -53,9 +53,14 @@ impl Registry {
     /// Why this broker does not belong to the cluster any more, once a peer that it called has said so.
     pub async fn removed(&self) -> String {
         let mut watched = self.peers.watch_removed();
-        match watched.wait_for(Option::is_some).await {
-            Ok(said) => said.clone().unwrap_or_default(),
-            Err(_) => std::future::pending().await,
+        let said = watched
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|said| said.clone());
+        match said {
+            Some(said) => said,
+            None => std::future::pending().await,
         }
     }
 
@@ -116,7 +121,7 @@ impl Registry {
     }
 
     /// Brokers that this one has met, also in earlier runs, with the addresses where they were.
-    pub fn met(&self) -> HashMap<BrokerId, String> {
+    pub fn met(&self) -> BTreeMap<BrokerId, String> {
         self.peers.addresses().into_iter().collect()
     }
 

@@ -1,6 +1,6 @@
 //! Who leads what: what this broker tells the others of its groups, and what it believes of theirs.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -125,7 +125,7 @@ impl Registry {
 /// Tells all peers what became of leaderships here, and now and then that this broker is there; and who watches the leaders
 /// when a peer came or went.
 pub(super) async fn announcements(registry: Weak<Registry>, soon: Arc<Notify>) {
-    let mut alive_before = HashSet::new();
+    let mut alive_before = BTreeSet::new();
     let mut tick = tokio::time::interval(SIGN_OF_LIFE_EVERY);
     let mut signs = 0u32;
     loop {

@@ -5,10 +5,11 @@ mod announcing;
 mod fitness;
 mod inbox;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use jangada_env::{Blocking, Env};
 use jangada_proto::internal::GroupLeader;
 use jangada_storage::{LatencyHistogram, Op, Starts, StateKind, Store, StoreError};
 use jangada_types::limits::{SNAPSHOT_INFLIGHT_BYTES_MAX, STATE_ROW_BYTES_MAX};
@@ -27,10 +28,10 @@ use crate::host::{Host, HostSignals, Timings};
 use crate::leaders::Leaders;
 use crate::log_store::LogStore;
 use crate::open_error::OpenError;
-use crate::pace;
+use crate::pace::Pace;
 use crate::peers::Peers;
 use crate::roster::Roster;
-use crate::runtime::steady;
+use crate::runtime::{Beat, under};
 use crate::state_machine::StateMachine;
 use crate::timing::{Timing, raft_config};
 use crate::transport::client::NetworkFactory;
@@ -61,7 +62,7 @@ pub struct Registry {
     store: Arc<dyn Store>,
     config: Arc<Config>,
     transport: OnceLock<Arc<Transport>>,
-    groups: RwLock<HashMap<GroupId, Group>>,
+    groups: RwLock<BTreeMap<GroupId, Group>>,
     leaders: Leaders,
     /// What was refused of peers.
     rejections: Arc<Rejections>,
@@ -72,12 +73,16 @@ pub struct Registry {
     /// What is known of other brokers' commits, and what they are told of this one's.
     peers: Arc<Peers>,
     heartbeat: Duration,
+    /// Timers and chance of the groups.
+    beat: Arc<Beat>,
+    /// Where stores are read and states encoded.
+    blocking: Blocking,
     /// What became of this broker's leaderships and is not announced yet, the last word on each group.
-    unannounced: Mutex<HashMap<GroupId, GroupLeader>>,
+    unannounced: Mutex<BTreeMap<GroupId, GroupLeader>>,
     announce_soon: Arc<Notify>,
-    heard: Mutex<HashMap<BrokerId, Instant>>,
+    heard: Mutex<BTreeMap<BrokerId, Instant>>,
     /// Other brokers that said that their disks are down to the reserve, and have not taken it back.
-    low_disks: RwLock<HashSet<BrokerId>>,
+    low_disks: RwLock<BTreeSet<BrokerId>>,
     /// Replicas that are damaged and lead only if nobody else does.
     unfit: Unfit,
     timings: Arc<Timings>,
@@ -96,10 +101,11 @@ impl Registry {
         timing: Timing,
         starts: Starts,
         dialer: Arc<Dialer>,
+        env: &Env,
     ) -> Result<Arc<Self>, OpenError> {
         let config = raft_config(&identity, timing)?;
         let heartbeat = Duration::from_millis(timing.heartbeat_ms);
-        pace::set_slowest(heartbeat, Duration::from_millis(timing.election_timeout_max_ms));
+        let pace = Pace::new(heartbeat, Duration::from_millis(timing.election_timeout_max_ms));
         let identity = Arc::new(identity);
         let peers = Arc::new(Peers::load(store.clone(), starts)?);
         let registry = Arc::new(Self {
@@ -114,6 +120,8 @@ impl Registry {
             roster: OnceLock::new(),
             peers: peers.clone(),
             heartbeat,
+            beat: Arc::new(Beat::new(pace, env)),
+            blocking: env.blocking,
             unannounced: Mutex::default(),
             announce_soon: Arc::default(),
             heard: Mutex::default(),
@@ -146,6 +154,11 @@ impl Registry {
     /// Where the groups' data is.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// Where what blocks is done: reads of the store.
+    pub fn blocking(&self) -> Blocking {
+        self.blocking
     }
 
     /// Who leads which group.
@@ -197,7 +210,7 @@ impl Registry {
 
     /// Between two heartbeats of a leader, as it is now: with very many replicas they are rarer than the timing says.
     pub fn heartbeat_interval(&self) -> Duration {
-        self.heartbeat.max(pace::tick())
+        self.heartbeat.max(self.beat.pace.tick())
     }
 
     /// The wall clocks of the other brokers.
@@ -210,7 +223,7 @@ impl Registry {
     }
 
     /// The brokers of the cluster with the addresses of their internal listeners.
-    pub fn set_peers(&self, addresses: &HashMap<BrokerId, String>) {
+    pub fn set_peers(&self, addresses: &BTreeMap<BrokerId, String>) {
         self.transport().set_peers(addresses);
     }
 
@@ -235,7 +248,7 @@ impl Registry {
     }
 
     /// Other brokers that are alive.
-    fn heard_lately(&self) -> HashSet<BrokerId> {
+    fn heard_lately(&self) -> BTreeSet<BrokerId> {
         let heard = self.heard.lock();
         let lately = heard.iter().filter(|(_, at)| at.elapsed() < ALIVE_WITHIN);
         lately.map(|(broker, _)| *broker).collect()
@@ -325,7 +338,8 @@ impl Registry {
         let (store, own) = (self.store.clone(), self.identity.incarnation);
         let timings = self.timings.clone();
         let check = machine.check();
-        let opened = tokio::task::spawn_blocking(move || {
+        let blocking = self.blocking;
+        let opened = blocking.run(move || {
             let found = owner(&*store, id)?.unwrap_or(own);
             if found != replica.incarnation {
                 return Err(OpenError::OtherReplica {
@@ -334,7 +348,7 @@ impl Registry {
                     wanted: replica,
                 });
             }
-            let log = LogStore::open(id, store)?;
+            let log = LogStore::open(id, store, blocking)?;
             let host = Host::open(log.clone(), machine).map_err(|error| OpenError::Group(id, error.to_string()))?;
             Ok::<_, OpenError>((log, host.timed_by(timings)))
         });
@@ -351,11 +365,9 @@ impl Registry {
             rejections: self.rejections.clone(),
         };
         let start = Raft::new(replica, self.config.clone(), network, log, host);
-        let started = match id == GroupId::METADATA {
-            // Nothing can be created, moved or deleted without its leader.
-            true => steady(start).await,
-            false => start.await,
-        };
+        // Nothing can be created, moved or deleted without the metadata's leader.
+        let is_steady = id == GroupId::METADATA;
+        let started = under(self.beat.clone(), is_steady, start).await;
         let raft = started.map_err(|fatal| OpenError::Group(id, fatal.to_string()))?;
         let (status, watched) = watch::channel(GroupStatus::default());
         let believed = (horizon, check);
@@ -367,6 +379,7 @@ impl Registry {
             watched,
             believed,
             self.timings.clone(),
+            self.beat.pace.clone(),
         );
         let yields = YIELDS_AFTER_LOSS.saturating_sub(self.started.elapsed());
         if self.peers.has_just_lost() && !yields.is_zero() {
@@ -400,7 +413,7 @@ impl Registry {
     /// The incarnation that the data of a group belongs to, if it is not the broker's own. The group need not be open.
     pub async fn owner_of(&self, id: GroupId) -> Result<Option<Incarnation>, StoreError> {
         let store = self.store.clone();
-        let read = tokio::task::spawn_blocking(move || owner(&*store, id)).await;
+        let read = self.blocking.run(move || owner(&*store, id)).await;
         read.map_err(|error| StoreError::Database(error.to_string()))?
     }
 
@@ -417,7 +430,7 @@ impl Registry {
         let leave: Vec<Op> = next.map(keep).into_iter().collect();
         let store = self.store.clone();
         let (done, durable) = tokio::sync::oneshot::channel();
-        let queued = tokio::task::spawn_blocking(move || {
+        let queued = self.blocking.run(move || {
             store.delete_group(id, leave, Box::new(move |result| drop(done.send(result))));
         });
         queued.await.map_err(|error| StoreError::Database(error.to_string()))?;
@@ -426,9 +439,9 @@ impl Registry {
 
     /// Stops all replicas, in parallel.
     pub async fn shutdown(&self) {
-        let groups: Vec<Group> = self.groups.write().drain().map(|(_, group)| group).collect();
+        let groups: Vec<Group> = std::mem::take(&mut *self.groups.write()).into_values().collect();
         futures::future::join_all(groups.iter().map(|group| group.raft().shutdown())).await;
-        self.transport().set_peers(&HashMap::new());
+        self.transport().set_peers(&BTreeMap::new());
         self.peers.save();
     }
 }

@@ -53,7 +53,8 @@ pub(crate) async fn read_snapshot(
             return found(meta, Stored::Chunks(chunks));
         }
         let (rows, group) = (store.log().store().clone(), store.log().group());
-        let Some(row) = blocking(move || rows.get_state(group, StateKind::SNAPSHOT, None)).await? else {
+        let threads = store.log().blocking();
+        let Some(row) = blocking(threads, move || rows.get_state(group, StateKind::SNAPSHOT, None)).await? else {
             return Ok(None);
         };
         let StateRecord { meta, body } = record::decode_state(&row)?;
@@ -78,7 +79,7 @@ impl SnapshotBuilder {
             point.index,
         );
         let read = move || rows.get_state(group, StateKind::CHECKPOINT, Some(index));
-        let Some(row) = blocking(read).await? else {
+        let Some(row) = blocking(self.chunks.log().blocking(), read).await? else {
             return Ok(None);
         };
         let StateRecord { meta, body } = record::decode_state(&record::decode_checkpoint(&row)?.1)?;
@@ -130,7 +131,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             (Some((meta, image)), _) => {
                 let store = self.chunks.clone();
                 let encode = move || StateWriter::collect_waiting(&store, |sink| image.encode_into(sink));
-                (meta, off_worker(encode).await?, None)
+                (meta, off_worker(self.chunks.log().blocking(), encode).await?, None)
             }
             (None, Source::Checkpoint(point)) => match self.checkpoint(point).await? {
                 Some((meta, state)) => (meta, state, Some(point.position)),

@@ -23,8 +23,8 @@ use super::pipeline::{self, Answer, Pipeline, Unanswered};
 use super::plausible::{self, Asked, Horizon, Implausible, Rejections};
 use super::snapshots::{self, Progress};
 use super::{Peer, Transport};
-use crate::pace;
 use crate::raft_types::{TypeConfig, Vote};
+use crate::runtime::patience;
 use crate::snapshot::{Snapshot, SnapshotData};
 use crate::wire;
 
@@ -163,7 +163,7 @@ impl Network {
     /// One request over the control connection.
     async fn call(&self, body: Body, timeout: Duration) -> Result<Body, RPCError<TypeConfig>> {
         let peer = self.peer()?;
-        let timeout = pace::patience(timeout);
+        let timeout = patience(timeout);
         let call = peer.control.call(self.group, self.target.incarnation, body);
         match tokio::time::timeout(timeout, call).await {
             Err(_) => Err(unreachable(format!(
@@ -376,7 +376,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::BTreeMap;
 
     use jangada_types::{BrokerId, Incarnation};
 
@@ -390,7 +390,7 @@ mod tests {
     }
 
     /// A way to broker 2 of one that knows these brokers.
-    async fn way(addresses: &HashMap<BrokerId, String>) -> Network {
+    async fn way(addresses: &BTreeMap<BrokerId, String>) -> Network {
         let identity = Identity {
             cluster_id: "cluster".to_owned(),
             broker: BrokerId::from(1),
@@ -400,7 +400,7 @@ mod tests {
             Arc::new(identity),
             Arc::new(Peers::none()),
             Box::new(Default::default),
-            Dialer::new(),
+            Dialer::new(jangada_env::Network::System),
         ));
         transport.set_peers(addresses);
         let mut factory = NetworkFactory {
@@ -429,7 +429,7 @@ mod tests {
             .unwrap()
             .local_addr()
             .unwrap();
-        let mut network = way(&HashMap::from([(peer(), free.to_string())])).await;
+        let mut network = way(&BTreeMap::from([(peer(), free.to_string())])).await;
         let started = Instant::now();
         let answer = first_answer(&mut network).await;
         assert!(
@@ -441,7 +441,7 @@ mod tests {
 
     #[tokio::test]
     async fn tries_that_fail_at_once_are_spread() {
-        let mut network = way(&HashMap::new()).await;
+        let mut network = way(&BTreeMap::new()).await;
         let started = Instant::now();
         for _ in 0..4 {
             let answer = first_answer(&mut network).await;

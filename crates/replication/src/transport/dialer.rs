@@ -6,7 +6,7 @@
 //!
 //! It knows nothing of who is called, nor of what is said.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use jangada_env::Network;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
@@ -31,7 +32,8 @@ const KEPT_MAX: usize = 32;
 
 /// Opens the connections to other brokers. There is one per broker.
 pub struct Dialer {
-    kept: Mutex<HashMap<String, Kept>>,
+    network: Network,
+    kept: Mutex<BTreeMap<String, Kept>>,
     next_number: AtomicU64,
     /// How long one is kept that nobody uses.
     kept_for: Duration,
@@ -84,12 +86,13 @@ impl From<CallError> for Status {
 
 impl Dialer {
     /// Without any connections.
-    pub fn new() -> Arc<Self> {
-        Self::keeping_for(KEPT_FOR)
+    pub fn new(network: Network) -> Arc<Self> {
+        Self::keeping_for(network, KEPT_FOR)
     }
 
-    fn keeping_for(kept_for: Duration) -> Arc<Self> {
+    fn keeping_for(network: Network, kept_for: Duration) -> Arc<Self> {
         Arc::new(Self {
+            network,
             kept_for,
             kept: Mutex::default(),
             next_number: AtomicU64::new(0),
@@ -101,7 +104,9 @@ impl Dialer {
     /// # Errors
     /// The address is none, or nobody answers there.
     pub async fn connect(&self, address: &str) -> Result<Channel, String> {
-        open(endpoint(address)?.keep_alive_while_idle(true)).await
+        let endpoint = endpoint(address)?.keep_alive_while_idle(true);
+        let channel = self.network.connect(&endpoint).await;
+        channel.map_err(|error| format!("{address}: {}", chain(&error)))
     }
 
     /// Makes one call on the connection for calls to an address.
@@ -207,12 +212,6 @@ fn endpoint(address: &str) -> Result<Endpoint, String> {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
 }
 
-async fn open(endpoint: Endpoint) -> Result<Channel, String> {
-    let address = endpoint.uri().authority().map(ToString::to_string).unwrap_or_default();
-    let channel = endpoint.connect().await;
-    channel.map_err(|error| format!("{address}: {}", chain(&error)))
-}
-
 /// The other side's own words have no source.
 fn is_of_connection(status: &Status) -> bool {
     status.source().is_some()
@@ -298,7 +297,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_on_which_a_call_had_no_answer_is_given_up() {
         let (address, mut events) = silent().await;
-        let dialer = Dialer::new();
+        let dialer = Dialer::new(Network::System);
         let answer = probe(&dialer, &address, Duration::from_millis(100)).await;
         assert!(matches!(answer, Err(CallError::Silent(_))), "{answer:?}");
         assert_eq!(events.recv().await, Some("begins"));
@@ -309,7 +308,7 @@ mod tests {
     #[tokio::test]
     async fn calls_share_a_connection_and_answers_keep_it() {
         let (at, server) = serve(any()).await;
-        let dialer = Dialer::new();
+        let dialer = Dialer::new(Network::System);
         for _ in 0..3 {
             let answer = probe(&dialer, &at.to_string(), WITHIN).await;
             assert!(matches!(answer, Err(CallError::Failed(_))), "{answer:?}");
@@ -324,16 +323,16 @@ mod tests {
         let (at, server) = serve(any()).await;
         server.abort();
         let _ = server.await;
-        let answer = probe(&Dialer::new(), &at.to_string(), WITHIN).await;
+        let answer = probe(&Dialer::new(Network::System), &at.to_string(), WITHIN).await;
         let error = answer.expect_err("nobody is there");
         assert!(error.was_not_sent(), "{error}");
-        assert!(Dialer::new().connect("no address").await.is_err());
+        assert!(Dialer::new(Network::System).connect("no address").await.is_err());
     }
 
     #[tokio::test]
     async fn a_connection_that_nobody_uses_is_closed() {
         let (address, mut events) = silent().await;
-        let dialer = Dialer::keeping_for(Duration::from_millis(100));
+        let dialer = Dialer::keeping_for(Network::System, Duration::from_millis(100));
         let (channel, number) = dialer.for_calls(&address).await.unwrap();
         drop(channel);
         assert!(dialer.kept_until(&address, number).is_some());
@@ -344,7 +343,7 @@ mod tests {
 
     #[tokio::test]
     async fn so_many_are_kept_and_no_more() {
-        let dialer = Dialer::new();
+        let dialer = Dialer::new(Network::System);
         for n in 0..=KEPT_MAX {
             let channel = endpoint("127.0.0.1:1").unwrap().connect_lazy();
             dialer.keep(&format!("broker-{n}"), channel);

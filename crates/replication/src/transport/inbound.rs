@@ -3,7 +3,7 @@
 //! The reader never waits for a group: a group's requests wait in a queue of their own, as long as the sender's
 //! window allows. Answers within one append stream keep the order of its requests.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -235,7 +235,7 @@ pub(crate) async fn bulk(
             inbox,
             peer,
             answers,
-            streams: HashMap::new(),
+            streams: BTreeMap::new(),
         };
         let mut next = Some(first);
         while let Some(frame) = next {
@@ -260,7 +260,7 @@ struct Inbound {
     inbox: Arc<dyn Inbox>,
     peer: BrokerId,
     answers: queue::Sender,
-    streams: HashMap<u64, AppendStream>,
+    streams: BTreeMap<u64, AppendStream>,
 }
 
 /// One of them.

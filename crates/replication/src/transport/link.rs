@@ -4,7 +4,7 @@
 //! A call that was queued is answered exactly once: by the peer, or with [`LinkError`] when the connection ends or
 //! cannot be made.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -118,7 +118,7 @@ pub(crate) struct Caller {
 #[derive(Default)]
 struct Calls {
     next: AtomicU64,
-    waiting: Mutex<HashMap<u64, Waiting>>,
+    waiting: Mutex<BTreeMap<u64, Waiting>>,
 }
 
 impl Link {
@@ -386,7 +386,7 @@ impl Calls {
     }
 
     fn fail_all(&self, error: &LinkError) {
-        for (_, waiting) in self.waiting.lock().drain() {
+        for waiting in std::mem::take(&mut *self.waiting.lock()).into_values() {
             match waiting {
                 Waiting::Once(answer) => drop(answer.send(Err(error.clone()))),
                 Waiting::Stream { answers, .. } => drop(answers.try_send(Err(error.clone()))),

@@ -31,7 +31,7 @@ pub mod plausible;
 mod queue;
 mod snapshots;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jangada_proto::internal::{Hello, Message};
@@ -61,7 +61,7 @@ pub struct Transport {
     identity: Arc<Identity>,
     /// What is known of the other brokers' commits.
     known: Arc<Peers>,
-    peers: RwLock<HashMap<BrokerId, Arc<Peer>>>,
+    peers: RwLock<BTreeMap<BrokerId, Arc<Peer>>>,
     /// Makes the first message of each new control connection: everything that this broker leads.
     greeting: Box<dyn Fn() -> Message + Send + Sync>,
     dialer: Arc<Dialer>,
@@ -90,7 +90,7 @@ impl Transport {
 
     /// The brokers there are, with the addresses of their internal listeners. This broker itself is left out. Links
     /// of brokers that are gone end.
-    pub(crate) fn set_peers(self: &Arc<Self>, addresses: &HashMap<BrokerId, String>) {
+    pub(crate) fn set_peers(self: &Arc<Self>, addresses: &BTreeMap<BrokerId, String>) {
         let others = addresses.keys().filter(|broker| **broker != self.identity.broker);
         self.known.set_current(others.copied());
         let mut peers = self.peers.write();

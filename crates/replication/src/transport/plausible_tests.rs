@@ -174,7 +174,8 @@ async fn open() -> (Arc<Registry>, Group) {
         store,
         timing,
         Starts::default(),
-        crate::transport::dialer::Dialer::new(),
+        crate::transport::dialer::Dialer::new(jangada_env::Network::System),
+        &jangada_env::Env::of_system(),
     )
     .unwrap();
     let group = registry.open(GROUP, Box::new(Journal::new(1 << 20, 16))).await.unwrap();

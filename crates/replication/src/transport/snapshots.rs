@@ -157,7 +157,7 @@ impl Outgoing {
         }
         if let Next::Rows(cursor) = &self.next {
             let (log, mut cursor) = (self.data.store.log().clone(), cursor.clone());
-            let read = off_worker(move || {
+            let read = off_worker(self.data.store.log().blocking(), move || {
                 let rows = rows::read_piece(&**log.store(), log.group(), &mut cursor).map_err(std::io::Error::other)?;
                 Ok((rows, cursor))
             });
@@ -193,7 +193,10 @@ impl Outgoing {
             Stored::Chunks(chunks) if number == chunks.manifest().state.chunks => Ok(None),
             Stored::Chunks(chunks) => {
                 let chunks = chunks.clone();
-                off_worker(move || chunks.read(number).map(Some).map_err(std::io::Error::other)).await
+                off_worker(self.data.store.log().blocking(), move || {
+                    chunks.read(number).map(Some).map_err(std::io::Error::other)
+                })
+                .await
             }
         }
     }
@@ -228,7 +231,9 @@ pub(super) async fn install(
 ) -> Result<Vote, Refusal> {
     judge(hosted, peer, &vote, &meta)?;
     let (check, to_read) = (hosted.check.clone(), state.clone());
-    let read = off_worker(move || Ok(to_read.read(|pieces| check.restore(pieces))));
+    let read = off_worker(hosted.chunks.log().blocking(), move || {
+        Ok(to_read.read(|pieces| check.restore(pieces)))
+    });
     let restored = match read.await.map_err(Refusal::stopped)? {
         Ok(restored) => restored,
         Err(ReadStateError::Restore(error)) => return Err(Refusal::of(Cause::Snapshot, error.to_string())),

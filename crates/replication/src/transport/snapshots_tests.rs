@@ -147,7 +147,7 @@ fn open(disk: &MemoryDisk) -> Arc<dyn Store> {
 }
 
 fn host(store: &Arc<dyn Store>, machine: Large) -> Host {
-    let log = LogStore::open(GROUP, store.clone()).unwrap();
+    let log = LogStore::open(GROUP, store.clone(), jangada_env::Blocking::Threads).unwrap();
     Host::open(log, Box::new(machine)).unwrap()
 }
 
@@ -224,8 +224,16 @@ impl Follower {
             election_timeout_min_ms: 200_000,
             election_timeout_max_ms: 400_000,
         };
-        let dialer = crate::transport::dialer::Dialer::new();
-        let registry = Registry::start(identity, store.clone(), timing, Starts::default(), dialer).unwrap();
+        let dialer = crate::transport::dialer::Dialer::new(jangada_env::Network::System);
+        let registry = Registry::start(
+            identity,
+            store.clone(),
+            timing,
+            Starts::default(),
+            dialer,
+            &jangada_env::Env::of_system(),
+        )
+        .unwrap();
         let machine = Large::new(0, 16);
         let published = machine.published.clone();
         registry.open(GROUP, Box::new(machine)).await.unwrap();
@@ -577,7 +585,7 @@ async fn a_state_whose_chunks_are_not_what_was_written_is_damage() {
             }
         };
         store.write(GROUP, vec![op], Durability::Lazy, None);
-        let log = LogStore::open(GROUP, store.clone()).unwrap();
+        let log = LogStore::open(GROUP, store.clone(), jangada_env::Blocking::Threads).unwrap();
         let opened = Host::open(log, Box::new(Large::new(0, 0)));
         let error = opened.err().expect("it cannot be read").to_string();
         assert!(error.contains("chunk"), "{harm}: {error}");

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::layer::Layer;
 use crate::error::StoreError;
+use crate::mark::LostTail;
 use crate::store::Op;
 use crate::tables::Tables;
 
@@ -26,6 +27,8 @@ struct DiskState {
     is_open: bool,
     /// Why nothing can be written, if so.
     failure: Option<Arc<str>>,
+    /// What other nodes remember of it, and it lacks.
+    put_back: Option<LostTail>,
 }
 
 /// Which run writes. Those of earlier runs are cut off.
@@ -57,6 +60,20 @@ impl MemoryDisk {
     /// From now on no sync works, and what it says is this. `None`: the disk is sound again, which helps the next run only.
     pub fn set_failure(&self, reason: Option<&str>) {
         self.0.lock().failure = reason.map(Into::into);
+    }
+
+    /// Whether a store was ever opened on it.
+    pub(crate) fn was_used(&self) -> bool {
+        self.0.lock().runs > 0
+    }
+
+    /// What it lacks, as it was told.
+    pub(crate) fn put_back(&self) -> Option<LostTail> {
+        self.0.lock().put_back
+    }
+
+    pub(crate) fn keep_put_back(&self, lost: LostTail) {
+        self.0.lock().put_back = Some(lost);
     }
 
     /// Begins a run, with what is synced.

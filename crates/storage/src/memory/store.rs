@@ -71,6 +71,10 @@ impl MemoryStore {
         self.settle();
     }
 
+    pub(crate) fn disk(&self) -> &MemoryDisk {
+        &self.disk
+    }
+
     /// Adds a start of the process to those that the store knows of, like [`RocksStore::begin_start`](crate::RocksStore::begin_start).
     pub fn begin_start(&self, id: u64) -> Result<Starts, StoreError> {
         let after = self.opened_at;

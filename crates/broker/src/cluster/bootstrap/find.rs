@@ -51,7 +51,7 @@ impl Bootstrap {
                     }
                 }
             } else if self.may_form(&seeds) {
-                let cluster_id = self.ids.new_id().to_string();
+                let cluster_id = self.random.new_id().to_string();
                 tracing::info!(cluster = %cluster_id, "forming a new cluster");
                 let bound = self.bind(&cluster_id, FIRST_INCARNATION)?;
                 failpoint::reached("bootstrap.bound");

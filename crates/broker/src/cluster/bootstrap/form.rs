@@ -1,6 +1,6 @@
 //! Forming a new cluster: the others adopt it, the metadata group begins, and its first command names the brokers.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use jangada_controller::metadata_quorum::metadata_voter_count;
 use jangada_controller::{BrokerRegistration, Command, SeedBroker};
@@ -30,7 +30,7 @@ impl Bootstrap {
             .expect("the directory is bound before the metadata group is opened");
         while image.borrow_and_update().cluster_id().is_none() {
             let seeds = self.probe_seeds().await?;
-            let addresses: HashMap<BrokerId, String> = seeds
+            let addresses: BTreeMap<BrokerId, String> = seeds
                 .iter()
                 .map(|seed| (BrokerId(seed.answer.broker_id), seed.answer.internal_address.clone()))
                 .collect();

@@ -1,6 +1,6 @@
 //! Telling the cluster that this broker is back, with its addresses as they are now.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jangada_controller::admission::{validate_endpoints, validate_raise_feature_level};
@@ -127,7 +127,7 @@ impl Bootstrap {
 }
 
 /// Ids of the brokers as a shared set of addresses for the transport.
-pub(crate) fn addresses(metadata: &Metadata) -> HashMap<BrokerId, String> {
+pub(crate) fn addresses(metadata: &Metadata) -> BTreeMap<BrokerId, String> {
     metadata
         .image()
         .brokers()

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jangada_controller::{BrokerRegistration, DirectoryId, Endpoints};
+use jangada_env::Random;
 use jangada_replication::Registry;
 use jangada_replication::transport::dialer::Dialer;
+use jangada_storage::StoreFactory;
 use jangada_types::{BrokerId, FEATURE_LEVEL, Incarnation};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -14,7 +16,6 @@ use tokio::sync::watch;
 use crate::cluster::directory::{DataDirectory, DirectoryError};
 use crate::cluster::failpoint;
 use crate::cluster::metadata::Metadata;
-use crate::seams::IdSource;
 
 /// Between two rounds of asking the seeds.
 pub(super) const ROUND: Duration = Duration::from_millis(200);
@@ -37,7 +38,7 @@ pub(crate) struct Local {
 /// The data directory's part in the handshakes, shared with the internal service.
 pub(crate) struct Bootstrap {
     pub local: Local,
-    pub(super) ids: Arc<dyn IdSource>,
+    pub(super) random: Random,
     pub(super) dialer: Arc<Dialer>,
     pub(super) directory: Mutex<DataDirectory>,
     /// Changes when the directory is bound.
@@ -56,11 +57,11 @@ pub(crate) struct Bound {
 }
 
 impl Bootstrap {
-    pub fn new(local: Local, directory: DataDirectory, ids: Arc<dyn IdSource>, dialer: Arc<Dialer>) -> Self {
+    pub fn new(local: Local, directory: DataDirectory, random: Random, dialer: Arc<Dialer>) -> Self {
         let bound = bound_to(&directory);
         Self {
             local,
-            ids,
+            random,
             dialer,
             directory: Mutex::new(directory),
             bound: watch::Sender::new(bound),
@@ -80,8 +81,8 @@ impl Bootstrap {
     }
 
     /// The store that was there before must be there again.
-    pub fn expect_store(&self) -> Result<(), DirectoryError> {
-        self.directory.lock().expect_store()
+    pub fn expect_store(&self, stores: &dyn StoreFactory) -> Result<(), DirectoryError> {
+        self.directory.lock().expect_store(stores)
     }
 
     /// From now on the store must be there.

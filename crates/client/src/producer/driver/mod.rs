@@ -21,7 +21,7 @@ mod links;
 mod refresh;
 mod timers;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,8 +64,8 @@ const SILENCE_GRACE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Driver {
     shared: Arc<Shared>,
-    lanes: HashMap<u64, LaneState>,
-    links: HashMap<BrokerId, Link>,
+    lanes: BTreeMap<u64, LaneState>,
+    links: BTreeMap<BrokerId, Link>,
     answers: SelectAll<LinkEvents>,
     jobs: FuturesUnordered<BoxFuture<'static, FinishedJob>>,
     timers: Timers,
@@ -94,8 +94,8 @@ impl Driver {
     pub fn new(shared: Arc<Shared>) -> Self {
         let image = shared.cluster.metadata.subscribe();
         Self {
-            lanes: HashMap::new(),
-            links: HashMap::new(),
+            lanes: BTreeMap::new(),
+            links: BTreeMap::new(),
             answers: SelectAll::new(),
             jobs: FuturesUnordered::new(),
             timers: Timers::new(shared.config.linger),
@@ -202,7 +202,7 @@ impl Driver {
             trouble: notices.trouble(format!("produce to {}", queue.topic.name).into(), Some(queue.partition)),
             queue,
             lane: Lane::new(self.shared.config.idempotent, self.shared.config.in_flight_max()),
-            backoff: Backoff::new(),
+            backoff: Backoff::new(&self.shared.cluster.env.random),
             blocked_until: None,
             blocked_epoch: 0,
             parked: None,
