@@ -7,7 +7,7 @@ use toml::{Table, Value};
 use crate::tree;
 
 /// The crates of the workspace that each may depend on. `env`, `types` and `proto` are the ground.
-const ALLOWED: [(&str, &[&str]); 13] = [
+const ALLOWED: [(&str, &[&str]); 14] = [
     ("env", &[]),
     ("types", &[]),
     ("proto", &[]),
@@ -37,6 +37,7 @@ const ALLOWED: [(&str, &[&str]); 13] = [
         "jangada",
         &["broker", "client", "env", "log", "storage", "types", "proto"],
     ),
+    ("simulator", &["broker", "client", "env", "storage"]),
 ];
 
 /// Packages that only one crate may name, which hides them behind types of its own.

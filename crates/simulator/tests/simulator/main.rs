@@ -1,0 +1,3 @@
+//! Clusters in one thread.
+
+mod determinism;
