@@ -3,10 +3,6 @@
 
 use crate::tree::{self, File};
 
-/// Folders whose comments are still to be written anew. An entry goes when the last offence in it is gone; none is added but for code
-/// that moves out of one of these.
-const NOT_YET: [&str; 1] = ["crates/broker/"];
-
 /// Files whose doc comments are the help of the command line, where a flag may need no more than two words.
 const HELP: [&str; 3] = [
     "crates/jangada/src/cli/",
@@ -85,27 +81,9 @@ fn is_in(file: &File, places: &[&str]) -> bool {
 #[test]
 fn doc_comments_are_sentences() {
     let files = tree::files();
-    let checked = files
-        .iter()
-        .filter(|file| file.is_rust() && !is_in(file, &NOT_YET) && !is_in(file, &HELP));
+    let checked = files.iter().filter(|file| file.is_rust() && !is_in(file, &HELP));
     let found: Vec<String> = checked.flat_map(offences).collect();
     assert!(found.is_empty(), "doc comments:\n  {}\n", found.join("\n  "));
-}
-
-#[test]
-fn folders_that_are_done_leave_the_list() {
-    let files = tree::files();
-    let is_done = |place: &&str| {
-        let mut inside = files
-            .iter()
-            .filter(|file| file.is_rust() && file.path.starts_with(place));
-        inside.all(|file| offences(file).is_empty())
-    };
-    let done: Vec<&str> = NOT_YET.into_iter().filter(is_done).collect();
-    assert!(
-        done.is_empty(),
-        "take {done:?} out of NOT_YET: nothing is left to do there"
-    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since the Unix epoch.
 pub trait WallClock: Send + Sync + 'static {
-    /// Now.
+    /// The time now, in milliseconds since the Unix epoch.
     fn now_ms(&self) -> i64;
 }
 

@@ -13,11 +13,11 @@ use crate::random::Random;
 pub struct Env {
     /// The wall clock.
     pub clock: Arc<dyn WallClock>,
-    /// Chance.
+    /// Random numbers and new ids.
     pub random: Random,
     /// Listening and connecting.
     pub network: Network,
-    /// Small files.
+    /// Small files, which are read and written as a whole.
     pub files: Arc<dyn Files>,
     /// Where work is done that blocks.
     pub blocking: Blocking,

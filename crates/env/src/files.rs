@@ -40,11 +40,11 @@ pub trait Files: fmt::Debug + Send + Sync + 'static {
 pub struct ReplaceError {
     /// In words, after the name of the file: "cannot be synced".
     pub action: &'static str,
-    /// Why.
+    /// The reason that the system gives.
     pub source: io::Error,
 }
 
-/// The system's.
+/// The files of the system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemFiles;
 

@@ -20,7 +20,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 /// How a program listens and connects.
 #[derive(Clone)]
 pub enum Network {
-    /// TCP.
+    /// The system's TCP.
     System,
     /// Pipes in memory.
     Simulated(Arc<dyn SimulatedNetwork>),
@@ -135,9 +135,9 @@ impl Listening {
 
 /// One end of a connection.
 pub enum Socket {
-    /// The system's.
+    /// A TCP connection of the system.
     Tcp(TcpStream),
-    /// A simulation's.
+    /// A pipe of a simulation.
     Pipe(Box<dyn Pipe>),
 }
 

@@ -21,7 +21,7 @@ enum Source {
 }
 
 impl Random {
-    /// The system's.
+    /// The generator of each thread, which the system seeds.
     pub fn of_system() -> Self {
         Self(Source::System)
     }

@@ -194,8 +194,7 @@ impl Group {
         signals: Arc<HostSignals>,
         status: watch::Receiver<GroupStatus>,
         (horizon, check): (Arc<Horizon>, Arc<dyn Check>),
-        timings: Arc<Timings>,
-        pace: Arc<Pace>,
+        (timings, pace): (Arc<Timings>, Arc<Pace>),
     ) -> Self {
         let inner = Inner {
             replica,

@@ -34,7 +34,7 @@ pub(crate) struct Beat {
     /// Where the lines begin.
     origin: tokio::time::Instant,
     pub pace: Arc<Pace>,
-    /// Spreads elections.
+    /// The random part of election timeouts.
     random: Random,
     /// Time passes only while everybody waits, so that nobody may wait for it without sleeping.
     is_simulated: bool,

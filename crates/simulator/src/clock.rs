@@ -8,7 +8,7 @@ use tokio::time::Instant;
 /// When every simulation begins: 2026-01-01T00:00:00Z, milliseconds since the Unix epoch.
 const BEGIN_MS: i64 = 1_767_225_600_000;
 
-/// See the module text.
+/// The wall clock of one host.
 #[derive(Debug)]
 pub struct HostClock {
     began: Instant,

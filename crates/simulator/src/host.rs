@@ -14,7 +14,7 @@ use crate::clock::HostClock;
 use crate::files::MemoryFiles;
 use crate::network::{HostNetwork, Net};
 
-/// See the module text. Its clock, files and disk outlive what runs there.
+/// One machine of a simulation. Its clock, files and disk outlive what runs there.
 pub struct Host {
     name: String,
     address: Ipv4Addr,
@@ -38,7 +38,7 @@ impl Host {
         }
     }
 
-    /// Its name.
+    /// The name that the test gave it.
     pub fn name(&self) -> &str {
         &self.name
     }

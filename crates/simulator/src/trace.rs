@@ -14,7 +14,7 @@ use tracing_subscriber::fmt::time::FormatTime;
 /// Lines of the trace that a simulation which fails shows.
 const LINES_SHOWN: usize = 40;
 
-/// See the module text. Clones are the same trace.
+/// The lines that were written so far. Clones are the same trace.
 #[derive(Clone, Default)]
 pub struct Trace(Arc<Mutex<Written>>);
 

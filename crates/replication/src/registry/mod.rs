@@ -378,8 +378,7 @@ impl Registry {
             signals.clone(),
             watched,
             believed,
-            self.timings.clone(),
-            self.beat.pace.clone(),
+            (self.timings.clone(), self.beat.pace.clone()),
         );
         let yields = YIELDS_AFTER_LOSS.saturating_sub(self.started.elapsed());
         if self.peers.has_just_lost() && !yields.is_zero() {
