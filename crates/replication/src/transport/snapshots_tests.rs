@@ -1,13 +1,16 @@
 //! Snapshots from one store into another, larger than any buffer, cut, damaged, and of earlier builds. The messages go through no
 //! network.
 
+#[path = "snapshots_machine.rs"]
+mod machine;
+
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use futures::stream;
-use jangada_machine::{Effects, EncodedCommand, RestoreError, Retention};
+use jangada_machine::EncodedCommand;
 use jangada_proto::internal::message::Body;
 use jangada_proto::internal::{AppendEntries, Message};
 use jangada_storage::{Durability, KeyRange, MemoryDisk, MemoryStore, Op, Starts, StateKind, Store};
@@ -17,13 +20,13 @@ use jangada_types::{LogPosition, RowChange, Table, TableId};
 use openraft::EntryPayload;
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 
+use self::machine::{Large, piece_of};
 use super::*;
 use crate::host::Host;
 use crate::host_tests::{GROUP, PATIENCE};
 use crate::log_store::LogStore;
 use crate::raft_types::{Entry, Membership, log_id};
 use crate::snapshot::record::{self, StateBody};
-use crate::state_machine::{Check, MachineType, Reply, Restored, StateImage, StateMachine};
 use crate::transport::CONNECTION_WINDOW_BYTES;
 use crate::transport::inbound::serve_call;
 use crate::{Identity, Registry, Timing};
@@ -37,109 +40,6 @@ static NOTES: Table = Table {
 };
 /// A table whose rows stay where they are.
 static OWN: Table = Table::new(TableId(4), "own", KeyForm::Bytes);
-
-/// A machine of any size: its state is a number, and bytes that follow from it. Each command adds one to the number and puts a row.
-struct Large {
-    number: u64,
-    bytes: u64,
-    published: Arc<Mutex<u64>>,
-}
-
-impl Large {
-    fn new(number: u64, bytes: u64) -> Self {
-        Self {
-            number,
-            bytes,
-            published: Arc::default(),
-        }
-    }
-}
-
-/// The byte at a place of the state.
-fn filler(number: u64, at: u64) -> u8 {
-    (number.wrapping_mul(31) ^ (at >> 3).wrapping_mul(0x9e37_79b9_7f4a_7c15)).to_be_bytes()[(at & 7) as usize]
-}
-
-fn piece_of(number: u64, from: u64, to: u64) -> Bytes {
-    let head = number.to_be_bytes();
-    let byte = |at: u64| head.get(at as usize).copied().unwrap_or_else(|| filler(number, at));
-    (from..to).map(byte).collect::<Vec<u8>>().into()
-}
-
-impl StateMachine for Large {
-    fn apply(
-        &mut self,
-        at: LogPosition,
-        _command: EncodedCommand,
-        _awaits: bool,
-        effects: &mut Effects,
-    ) -> Result<Reply, jangada_types::CodecError> {
-        self.number += 1;
-        effects.put(&NOTES, &at.index.to_be_bytes(), &vec![7; 300_000]);
-        Ok(Reply::none())
-    }
-
-    fn publish(&mut self) {
-        *self.published.lock() = self.number;
-    }
-
-    fn image(&self) -> StateImage {
-        let (number, bytes) = (self.number, self.bytes);
-        StateImage::Shared(Box::new(move |sink| {
-            let mut from = 0;
-            while from < bytes {
-                let to = bytes.min(from + 300_007);
-                sink(piece_of(number, from, to));
-                from = to;
-            }
-        }))
-    }
-
-    fn replace(&mut self, restored: Restored) {
-        (self.number, self.bytes) = restored.into_inner();
-    }
-
-    fn check(&self) -> Arc<dyn Check> {
-        Arc::new(LargeCheck)
-    }
-
-    fn retention(&self) -> Retention {
-        Retention::Compacted
-    }
-
-    fn checkpoint_bytes(&self) -> u64 {
-        u64::MAX
-    }
-}
-
-/// Reads a state piece by piece.
-struct LargeCheck;
-
-impl Check for LargeCheck {
-    fn machine(&self) -> MachineType {
-        MachineType::of::<Large>()
-    }
-
-    fn command(&self, _command: &EncodedCommand) -> Result<(), String> {
-        Ok(())
-    }
-
-    fn restore(&self, pieces: &mut dyn Iterator<Item = Bytes>) -> Result<Restored, RestoreError> {
-        let mut number = None;
-        let mut at = 0;
-        for piece in pieces {
-            let head = || piece.first_chunk().copied().map(u64::from_be_bytes);
-            number = number.or_else(head);
-            let number = number.ok_or_else(|| RestoreError("too short".into()))?;
-            let to = at + piece.len() as u64;
-            if piece != piece_of(number, at, to) {
-                return Err(RestoreError(format!("bytes {at} to {to} are others")));
-            }
-            at = to;
-        }
-        Ok(Restored::new((number.ok_or_else(|| RestoreError("empty".into()))?, at)))
-    }
-}
 
 fn open(disk: &MemoryDisk) -> Arc<dyn Store> {
     let store = MemoryStore::open(disk, &[&NOTES, &OWN], Box::new(|cause| panic!("fenced: {cause}")));
