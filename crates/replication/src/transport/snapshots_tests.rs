@@ -148,6 +148,15 @@ impl Follower {
         };
         let answer = serve_call(registry.clone(), PEER, heartbeat).await.unwrap();
         assert!(matches!(answer.body, Some(Body::AppendResult(_))), "{answer:?}");
+        // What is seen of the vote from outside the group's task comes a moment later, and a snapshot before it is refused.
+        let follows = async {
+            let hosted = registry.hosted(GROUP, Incarnation(1)).unwrap();
+            while hosted.raft.metrics().borrow_watched().vote != vote() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, follows).await;
+        assert!(waited.is_ok(), "the replica follows broker 2");
         Self {
             registry,
             store,
