@@ -84,7 +84,8 @@ pub struct StoreOptions {
     /// the WAL's syncs. Reads go through the page cache either way.
     pub direct_io: bool,
 
-    /// The least time between two rounds that give back the space of purged entries. Default 5 s.
+    /// The least time between two rounds that give back the space of purged entries. Default 5 s; `Duration::MAX`: there are none, and
+    /// what was replayed is not flushed for one.
     pub reclaim_interval: Duration,
 
     /// The tables of rows that there are beside the log and the state. Default none. Those that the directory does not have are

@@ -106,7 +106,9 @@ impl Reclaim {
     /// The cleaning thread: a round per interval, if there is anything to do. `replayed` says that rows of the log were in the
     /// write-ahead log alone when the database was opened.
     pub(crate) fn run(&self, database: &Database, interval: Duration, replayed: bool) {
-        if let Err(error) = self.finish_earlier_work(database, replayed) {
+        if interval < Duration::MAX
+            && let Err(error) = self.finish_earlier_work(database, replayed)
+        {
             tracing::warn!(%error, "cannot see what is left to clean");
         }
         loop {
