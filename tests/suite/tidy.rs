@@ -81,10 +81,11 @@ fn is_comment(line: &str) -> bool {
     line.trim_start().starts_with("//")
 }
 
-/// Whether the file is of tests, or of the binary, whose work is to print.
+/// Whether the file is of tests, or of the simulator that they run in, or of the binary, whose work is to print.
 fn may_print(file: &File) -> bool {
     let path = &file.path;
     path.starts_with("crates/jangada/")
+        || path.starts_with("crates/simulator/")
         || path.starts_with("tests/")
         || path.contains("/tests/")
         || path.contains("/examples/")

@@ -8,7 +8,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | `simulation` | the runtime, and the hosts |
-//! | `host` | one machine: an address, a clock, files, a disk; what a broker or client there takes for the world ([`Env`](jangada_env::Env)) |
+//! | `host` | one machine: an address, a clock, files and a disk, as an [`Env`](jangada_env::Env) of what runs there |
 //! | `network` | pipes between hosts, with a delay on the way |
 //! | `clock` | a host's wall clock, which can be set |
 //! | `files` | a host's small files |
