@@ -183,12 +183,12 @@ fn only_the_contract_is_generated() {
 fn dependencies_come_from_the_workspace() {
     for (name, manifest) in manifests() {
         for (section, dependency, value) in dependencies(&manifest) {
-            let inherited = value
+            let recovered = value
                 .as_table()
                 .and_then(|table| table.get("workspace"))
                 .and_then(Value::as_bool);
             assert_eq!(
-                inherited,
+                recovered,
                 Some(true),
                 "crates/{name}: [{section}] {dependency} is not of the workspace"
             );

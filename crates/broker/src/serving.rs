@@ -33,11 +33,11 @@ use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::quota::{Budgets, CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use crate::services::admin::Admin;
+use crate::services::decode_errors;
 use crate::services::groups::Groups;
 use crate::services::internal::Internal;
 use crate::services::log::Log;
 use crate::services::metadata::MetadataOf;
-use crate::services::unread;
 use crate::settings::BrokerSettings;
 
 /// The largest HTTP/2 DATA frame that clients may send. It is small beside a message: the first frame of a message may be copied,
@@ -68,10 +68,10 @@ impl Service {
         let request_max = usize::try_from(node.settings.limits.request_bytes_max).expect("usize has 64 bits");
         let (reporter, health_service) = tonic_health::server::health_reporter();
         let health = Health::not_serving(reporter).await;
-        // tonic answers requests that it cannot decode itself; `unread` gives those answers our error details.
-        let for_unread = node.clone();
+        // tonic answers requests that it cannot decode itself; `decode_errors` gives those answers our error details.
+        let for_decode_errors = node.clone();
         let contract = contract(node, request_max).layer(map_response(move |response: Response| {
-            std::future::ready(unread::answer(response, &for_unread))
+            std::future::ready(decode_errors::answer(response, &for_decode_errors))
         }));
         let (reflection, reflection_alpha) = (reflection().build_v1(), reflection().build_v1alpha());
         let services = Routes::from(contract)

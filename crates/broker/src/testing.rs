@@ -29,7 +29,7 @@ impl Alone {
             election_timeout_min_ms: 150,
             election_timeout_max_ms: 300,
         };
-        let env = Env::of_system();
+        let env = Env::system();
         let registry = Registry::start(
             identity,
             store.clone(),

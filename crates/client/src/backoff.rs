@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn delays_grow_to_a_bound_and_start_over() {
-        let mut backoff = Backoff::new(&Random::of_system());
+        let mut backoff = Backoff::new(&Random::system());
         assert!(backoff.is_reset());
         let first = backoff.next(None);
         assert!(first >= DELAY_MIN && first <= 2 * DELAY_MIN);
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn a_brokers_wish_is_honoured() {
         assert_eq!(
-            Backoff::new(&Random::of_system()).next(Some(Duration::from_secs(3))),
+            Backoff::new(&Random::system()).next(Some(Duration::from_secs(3))),
             Duration::from_secs(3)
         );
     }

@@ -26,7 +26,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Config`]; [`ClientError::Unavailable`] when no broker answers within `retry_timeout`.
     pub async fn connect(config: ClientConfig) -> Result<Self, ClientError> {
-        Self::connect_in(config, Env::of_system()).await
+        Self::connect_in(config, Env::system()).await
     }
 
     /// Like [`connect`](Self::connect), with the wall clock, the chance and the network of `env`: for simulations.

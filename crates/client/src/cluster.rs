@@ -299,7 +299,7 @@ mod tests {
     /// The outcome of a hedged call when the first broker answers with `first` after a while and the second refuses at
     /// once.
     async fn hedged(first: Result<u32, Status>) -> Result<u32, CallFailed> {
-        let cluster = Cluster::new(ClientConfig::new(["127.0.0.1:1", "127.0.0.1:2"]), Env::of_system());
+        let cluster = Cluster::new(ClientConfig::new(["127.0.0.1:1", "127.0.0.1:2"]), Env::system());
         let asked = AtomicUsize::new(0);
         let call = |_| {
             let number = asked.fetch_add(1, Ordering::Relaxed);

@@ -39,7 +39,7 @@ impl WallClock for OffsetClock {
 }
 
 /// The system's clock, or what a test makes of it.
-pub(crate) fn of_system() -> Arc<dyn WallClock> {
+pub(crate) fn system() -> Arc<dyn WallClock> {
     match std::env::var_os("JANGADA_CLOCK_OFFSET_FILE") {
         None => Arc::new(SystemClock),
         Some(file) => {

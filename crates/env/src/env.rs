@@ -25,10 +25,10 @@ pub struct Env {
 
 impl Env {
     /// The system's. `JANGADA_CLOCK_OFFSET_FILE` puts the wall clock off, for tests.
-    pub fn of_system() -> Self {
+    pub fn system() -> Self {
         Self {
-            clock: clock::of_system(),
-            random: Random::of_system(),
+            clock: clock::system(),
+            random: Random::system(),
             network: Network::System,
             files: Arc::new(SystemFiles),
             blocking: Blocking::Threads,

@@ -22,7 +22,7 @@ enum Source {
 
 impl Random {
     /// The generator of each thread, which the system seeds.
-    pub fn of_system() -> Self {
+    pub fn system() -> Self {
         Self(Source::System)
     }
 
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn ids_are_random_uuids() {
-        for random in [Random::of_system(), Random::seeded(7)] {
+        for random in [Random::system(), Random::seeded(7)] {
             let (one, other) = (random.new_id(), random.new_id());
             assert_ne!(one, other);
             assert_eq!(one.get_version_num(), 4);

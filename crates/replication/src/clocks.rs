@@ -11,7 +11,7 @@ use parking_lot::RwLock;
 use tokio::time::Instant;
 
 /// A broker counts as alive when it was heard of within this time.
-pub(crate) const ALIVE_WITHIN: Duration = Duration::from_secs(2);
+pub(crate) const LIVENESS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Reads this broker's wall clock, milliseconds since the Unix epoch.
 type OwnClock = Box<dyn Fn() -> i64 + Send + Sync>;
@@ -33,7 +33,7 @@ impl PeerClocks {
     /// How many milliseconds the clock of each live broker is ahead of `now_ms`.
     pub fn ahead_of(&self, now_ms: i64) -> Vec<i64> {
         let heard = self.heard.read();
-        let lately = heard.values().filter(|(_, at)| at.elapsed() < ALIVE_WITHIN);
+        let lately = heard.values().filter(|(_, at)| at.elapsed() < LIVENESS_TIMEOUT);
         let ahead = lately.map(|(wall_ms, at)| {
             let since = i64::try_from(at.elapsed().as_millis()).unwrap_or(i64::MAX);
             wall_ms.saturating_add(since).saturating_sub(now_ms)
@@ -72,7 +72,7 @@ mod tests {
             panic!("one clock: {ahead:?}")
         };
         assert!((1_500..1_500 + 60_000).contains(&ahead), "{ahead}");
-        clocks.heard_at(BrokerId(2), 5_000, now - ALIVE_WITHIN);
+        clocks.heard_at(BrokerId(2), 5_000, now - LIVENESS_TIMEOUT);
         assert_eq!(clocks.ahead_of(4_000), [0; 0]);
     }
 }

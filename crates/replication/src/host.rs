@@ -169,7 +169,7 @@ impl Host {
             damage::check_tables(&*store, group, position)?;
         }
         machine.publish();
-        let since_checkpoint = Progress::inherited(&points, last_applied, machine.retention());
+        let since_checkpoint = Progress::recovered(&points, last_applied, machine.retention());
         let signals = HostSignals {
             applied_term: watch::Sender::new(0),
             applied_next: AtomicU64::new(next_index(last_applied)),

@@ -25,7 +25,7 @@ use crate::state_machine::{Check, MachineType, Reply, Restored, StateImage, Stat
 pub(crate) const GROUP: GroupId = GroupId(7);
 const KIB: usize = 1 << 10;
 /// No test waits longer for what must happen.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A table whose rows are about entries of the log: their value is the index, and the term is 1.
 static ROWS: Table = Table {
@@ -361,7 +361,7 @@ async fn an_append_waits_for_the_snapshot_that_it_follows() {
     assert!((&mut append).now_or_never().is_none());
     assert_eq!(store.bounds(GROUP).next_index(), Some(10));
     drop(closed);
-    tokio::time::timeout(PATIENCE, append).await.unwrap().unwrap();
+    tokio::time::timeout(TIMEOUT, append).await.unwrap().unwrap();
     assert_eq!(store.bounds(GROUP).next_index(), Some(102));
     installing.await.unwrap();
 }
@@ -376,7 +376,7 @@ async fn an_append_after_a_snapshot_that_cannot_be_installed_fails() {
     let mut append = Box::pin(writer.append([command(101, b"", 1)], IOFlushed::noop()));
     assert!((&mut append).now_or_never().is_none());
     drop(host);
-    assert!(tokio::time::timeout(PATIENCE, append).await.unwrap().is_err());
+    assert!(tokio::time::timeout(TIMEOUT, append).await.unwrap().is_err());
 }
 
 #[tokio::test]

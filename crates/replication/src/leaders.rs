@@ -68,7 +68,7 @@ impl Leaders {
 
     /// A broker that led in this term leads no more.
     pub(crate) fn left(&self, group: GroupId, term: u64, broker: BrokerId) {
-        if unlearn(&mut self.known.write(), group, term, broker) {
+        if forget(&mut self.known.write(), group, term, broker) {
             self.changed();
         }
     }
@@ -89,7 +89,7 @@ impl Leaders {
                 leads.insert(group);
                 changed |= learn(&mut known, group, term, Some(peer));
             } else {
-                changed |= unlearn(&mut known, group, term, peer);
+                changed |= forget(&mut known, group, term, peer);
             }
         }
         if announcement.complete {
@@ -116,7 +116,7 @@ fn learn(known: &mut BTreeMap<GroupId, Leader>, group: GroupId, term: u64, broke
     news
 }
 
-fn unlearn(known: &mut BTreeMap<GroupId, Leader>, group: GroupId, term: u64, peer: BrokerId) -> bool {
+fn forget(known: &mut BTreeMap<GroupId, Leader>, group: GroupId, term: u64, peer: BrokerId) -> bool {
     match known.get_mut(&group) {
         Some(leader) if leader.term == term && leader.broker == Some(peer) => {
             leader.broker = None;

@@ -93,11 +93,11 @@ impl Progress {
 
     /// What earlier runs applied since the newest point that the log can be cut at. Were it forgotten, a group that no run
     /// of the process takes far enough would never shrink. How many bytes it was is not known, so a point is made soon.
-    pub fn inherited(points: &PurgePoints, last_applied: Option<LogId>, retention: Retention) -> Self {
+    pub fn recovered(points: &PurgePoints, last_applied: Option<LogId>, retention: Retention) -> Self {
         let newest = points.checkpoints.back();
         let cut = newest.map(|point| point.index).max(points.snapshot_index);
         let entries = next_index(last_applied) - cut.map_or(0, |index| index + 1);
-        let is_far = match retention {
+        let is_far_behind = match retention {
             Retention::Compacted => entries >= SNAPSHOT_EVERY_ENTRIES,
             // Where no records came, there is nothing to cut: a broker that is restarted often makes no rows for its idle
             // partitions.
@@ -106,7 +106,7 @@ impl Progress {
                 None => entries > 0 && position > Offset::from(0),
             },
         };
-        if is_far {
+        if is_far_behind {
             Self::UNKNOWN
         } else {
             Self { bytes: 0, entries }

@@ -10,7 +10,7 @@ use jangada_proto::internal::{AppendEntries, LeaderAnnouncement, Message};
 use jangada_storage::{Starts, Store};
 use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId};
 
-use crate::host_tests::{Journal, PATIENCE, open_store};
+use crate::host_tests::{Journal, TIMEOUT, open_store};
 use crate::transport::inbound::serve_call;
 use crate::{Group, Identity, OpenError, Registry, Timing};
 
@@ -33,7 +33,7 @@ async fn open(store: Arc<dyn Store>) -> (Arc<Registry>, Group) {
         timing,
         Starts::default(),
         crate::transport::dialer::Dialer::new(jangada_env::Network::System),
-        &jangada_env::Env::of_system(),
+        &jangada_env::Env::system(),
     )
     .unwrap();
     let group = registry.open(GROUP, Box::new(Journal::new(1 << 20, 16))).await.unwrap();
@@ -73,7 +73,7 @@ async fn heartbeats_that_wait_for_a_disk_are_bounded() {
         .map(|_| serve_call(registry.clone(), peer, heartbeat()))
         .collect();
     let (mut taken, mut refused) = (0, 0);
-    while let Some(answer) = tokio::time::timeout(PATIENCE, calls.next()).await.unwrap() {
+    while let Some(answer) = tokio::time::timeout(TIMEOUT, calls.next()).await.unwrap() {
         match answer.unwrap().body {
             Some(Body::AppendResult(_)) => taken += 1,
             Some(Body::Refused(_)) => refused += 1,

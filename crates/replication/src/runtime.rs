@@ -2,7 +2,7 @@
 //!
 //! Each group ticks every fifth of a heartbeat interval, at a phase of its own. A broker with a thousand replicas that
 //! sleeps would wake 25,000 times a second, for one group each time, and send each heartbeat by itself. On common
-//! lines it wakes once per [`LINE`] for all of them, and the heartbeats of one line share frames
+//! lines it wakes once per [`TICK_SLOT`] for all of them, and the heartbeats of one line share frames
 //! (`transport::link::send_frames`).
 //!
 //! With very many replicas even that is too much, so their ticks become rarer, see [`pace`](crate::pace). The metadata
@@ -22,7 +22,7 @@ use openraft::{OptionalSend, TokioRuntime};
 use crate::pace::Pace;
 
 /// Between two moments at which timers fire. It makes a tick, so an election or a heartbeat, late by as much at most.
-pub(crate) const LINE: Duration = Duration::from_millis(50);
+pub(crate) const TICK_SLOT: Duration = Duration::from_millis(50);
 
 /// Below this, a wait is over at once. tokio's timers have a resolution of a millisecond, and openraft's wait for more
 /// completed writes, of one microsecond, would delay each acknowledgement by one. No more than that wait: a tick that is due a
@@ -139,7 +139,7 @@ impl AsyncRuntime for Runtime {
     fn thread_rng() -> Self::ThreadLocalRng {
         // Only starting groups and their ticks ask.
         OF.try_with(|of| of.beat.random.clone())
-            .unwrap_or_else(|_| Random::of_system())
+            .unwrap_or_else(|_| Random::system())
     }
 
     fn new(threads: usize) -> Self {
@@ -166,9 +166,9 @@ fn fires_at(
         return origin;
     }
     let after_origin = (now + wait + more).saturating_duration_since(origin);
-    let lines = after_origin.as_nanos().div_ceil(LINE.as_nanos());
+    let lines = after_origin.as_nanos().div_ceil(TICK_SLOT.as_nanos());
     let lines = u32::try_from(lines).unwrap_or(u32::MAX);
-    origin + LINE * lines
+    origin + TICK_SLOT * lines
 }
 
 #[cfg(test)]
@@ -184,10 +184,10 @@ mod tests {
             let now = origin + Duration::from_millis(now_ms);
             fires_at(origin, now, Duration::from_micros(wait_us), Duration::ZERO) - origin
         };
-        assert_eq!(at(0, 40_000), LINE);
-        assert_eq!(at(50, 40_000), 2 * LINE);
-        assert_eq!(at(50, 50_000), 2 * LINE, "a deadline on a line is not late");
-        assert_eq!(at(61, 40_000), 3 * LINE);
+        assert_eq!(at(0, 40_000), TICK_SLOT);
+        assert_eq!(at(50, 40_000), 2 * TICK_SLOT);
+        assert_eq!(at(50, 50_000), 2 * TICK_SLOT, "a deadline on a line is not late");
+        assert_eq!(at(61, 40_000), 3 * TICK_SLOT);
         assert_eq!(at(1_000_000, 1), Duration::ZERO);
         assert_eq!(at(1_000_000, 2), Duration::from_millis(1_000_050));
     }
@@ -203,7 +203,7 @@ mod tests {
         let pace = Pace::new(Duration::from_millis(200), Duration::from_millis(900));
         let env = Env {
             random: Random::seeded(seed),
-            ..Env::of_system()
+            ..Env::system()
         };
         Arc::new(Beat::new(pace, &env))
     }
@@ -217,7 +217,7 @@ mod tests {
             assert_eq!(started.elapsed(), Duration::ZERO);
             let tick = <Runtime as AsyncRuntime>::Instant::now() + Duration::from_millis(40);
             Runtime::sleep_until(tick).await;
-            assert_eq!(started.elapsed(), LINE);
+            assert_eq!(started.elapsed(), TICK_SLOT);
         };
         under(beat(7), false, waits).await;
     }

@@ -10,7 +10,7 @@ use jangada_types::{CodecError, LogPosition};
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 use parking_lot::{Condvar, Mutex};
 
-use crate::host_tests::{GROUP, PATIENCE, Replica, open_store};
+use crate::host_tests::{GROUP, Replica, TIMEOUT, open_store};
 use crate::log_store::LogStore;
 use crate::raft_types::{SnapshotMeta, StoredMembership, log_id, next_index};
 use crate::saves::Saves;
@@ -40,7 +40,7 @@ impl Gate {
     fn pass(&self) {
         let mut is_closed = self.is_closed.lock();
         while *is_closed {
-            let waited = self.opened.wait_for(&mut is_closed, PATIENCE);
+            let waited = self.opened.wait_for(&mut is_closed, TIMEOUT);
             assert!(!waited.timed_out(), "nobody opens the gate");
         }
     }
@@ -148,7 +148,7 @@ async fn eventually(what: &str, holds: impl Fn() -> bool) {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
-    assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "{what}");
+    assert!(tokio::time::timeout(TIMEOUT, wait).await.is_ok(), "{what}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -26,7 +26,7 @@ pub trait Disk {
 }
 
 /// How long a completion may take before it counts as lost.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 const A: GroupId = GroupId(1);
 const B: GroupId = GroupId(2);
@@ -80,7 +80,7 @@ pub fn write_synced(store: &impl Store, group: GroupId, ops: Vec<Op>) -> Result<
         let _ = sender.send(result);
     });
     store.write(group, ops, Durability::Synced, Some(done));
-    receiver.recv_timeout(PATIENCE).expect("a completion is called")
+    receiver.recv_timeout(TIMEOUT).expect("a completion is called")
 }
 
 fn write(store: &impl Store, group: GroupId, ops: Vec<Op>) {
@@ -480,7 +480,7 @@ pub fn completions_come_once_and_in_order<D: Disk>(disk: &D) {
     }
     drop(sender);
     for number in 0..300 {
-        assert_eq!(receiver.recv_timeout(PATIENCE).expect("a completion is called"), number);
+        assert_eq!(receiver.recv_timeout(TIMEOUT).expect("a completion is called"), number);
     }
     assert!(receiver.recv().is_err(), "no completion is called twice");
     store.close_group(B);

@@ -56,7 +56,7 @@ pub(crate) fn open(
     let (found, whole_from) = Found::read(mark_path)?;
     make_wals_durable(&path)?;
     let started = Instant::now();
-    let before = look(&path, &directory.join("look"), &tables, found, whole_from)?;
+    let before = inspect(&path, &directory.join("look"), &tables, found, whole_from)?;
     tracing::debug!(took = ?started.elapsed(), "looked whether the write-ahead log is whole");
     if let (Some(lost), Found::Mark(newest)) = (before.lost, found) {
         MarkFile::start(mark_path, newest, Err(lost))?;
@@ -123,7 +123,7 @@ struct Before {
     families: Vec<&'static str>,
 }
 
-fn look(
+fn inspect(
     path: &Path,
     aside: &Path,
     tables: &Tables,
@@ -148,7 +148,7 @@ fn look(
     };
     let mut missing = None;
     if let Some(whole_from) = whole_from {
-        match wholeness::look_at_log(path, whole_from, &flushed, marked.sequence)? {
+        match wholeness::read_log_end(path, whole_from, &flushed, marked.sequence)? {
             Log::Whole => {}
             Log::Lacks(lacks) => missing = Some(lost(lacks, marked)),
             Log::GoesOn(behind) => behind.cut_off(path)?,

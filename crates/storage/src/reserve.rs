@@ -53,7 +53,7 @@ impl Reserve {
     }
 
     /// Looks at the file system.
-    pub(crate) fn look(&self, directory: &Path) {
+    pub(crate) fn check(&self, directory: &Path) {
         match rustix::fs::statvfs(directory) {
             Ok(found) => {
                 self.total.store(found.f_blocks.saturating_mul(found.f_frsize), Relaxed);
@@ -88,7 +88,7 @@ impl Reserve {
         let mut stopped = self.stopped.lock();
         while !*stopped {
             if self.wake.wait_for(&mut stopped, interval).timed_out() {
-                self.look(directory);
+                self.check(directory);
             }
         }
     }
@@ -126,7 +126,7 @@ mod tests {
     fn a_real_file_system_is_seen() {
         let directory = tempfile::tempdir().unwrap();
         let reserve = Reserve::new(u64::MAX);
-        reserve.look(directory.path());
+        reserve.check(directory.path());
         assert!(reserve.condition().is_some());
     }
 }

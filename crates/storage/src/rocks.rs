@@ -128,7 +128,7 @@ impl RocksStore {
             );
             store.reclaim.pause();
         }
-        store.reserve.look(&directory);
+        store.reserve.check(&directory);
         let writer = Writer {
             queue: store.queue.clone(),
             device: device(database.clone()),

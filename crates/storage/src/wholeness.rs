@@ -72,12 +72,12 @@ pub(crate) fn flushed(path: &Path, aside: &Path, tables: &Tables) -> Result<Opti
     options.set_db_log_dir(aside);
     options.set_log_level(LogLevel::Error);
     options.set_max_open_files(OPEN_FILES_MAX);
-    let looked = look(path, &options, tables);
+    let looked = inspect(path, &options, tables);
     clear()?;
     looked.map(Some)
 }
 
-fn look(path: &Path, options: &Options, tables: &Tables) -> Result<Flushed, StoreError> {
+fn inspect(path: &Path, options: &Options, tables: &Tables) -> Result<Flushed, StoreError> {
     let there = DB::list_cf(options, path)?;
     let mut families = tables.families();
     families.retain(|name| there.iter().any(|n| n == name));
@@ -119,7 +119,7 @@ pub(crate) struct BehindGap {
 }
 
 /// Looks for the commits after `whole_to`, up to the mark and to the log's own end.
-pub(crate) fn look_at_log(path: &Path, whole_to: u64, flushed: &Flushed, marked: u64) -> Result<Log, StoreError> {
+pub(crate) fn read_log_end(path: &Path, whole_to: u64, flushed: &Flushed, marked: u64) -> Result<Log, StoreError> {
     let mut next = whole_to.max(flushed.commit) + 1;
     let mut files = wal::list(path)?.into_iter();
     while let Some((number, file)) = files.next() {

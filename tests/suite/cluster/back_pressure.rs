@@ -27,7 +27,7 @@ const FIT: usize = 4;
 const FIT_BESIDE: usize = 2;
 const SENT: usize = 13;
 const VALUE_BYTES: usize = 1_000_000;
-const PATIENCE_MS: u32 = 60_000;
+const TIMEOUT_MS: u32 = 60_000;
 
 /// A value that has its number.
 fn value(number: usize) -> Vec<u8> {
@@ -74,7 +74,7 @@ async fn a_partition_without_quorum_refuses_beyond_its_limit_and_answers_what_it
         let batch = raw::batch(None, &[&value(number)]);
         calls.spawn(async move {
             let partition = raw::partition(STUCK, 0);
-            let answer = raw::produce_with(&mut log, partition, Acks::Quorum.into(), PATIENCE_MS, batch).await;
+            let answer = raw::produce_with(&mut log, partition, Acks::Quorum.into(), TIMEOUT_MS, batch).await;
             (number, answer)
         });
     }
@@ -96,7 +96,7 @@ async fn a_partition_without_quorum_refuses_beyond_its_limit_and_answers_what_it
         let batch = raw::batch(None, &[&value(number)]);
         calls.spawn(async move {
             let partition = raw::partition(STUCK, 0);
-            let answer = raw::produce_with(&mut log, partition, Acks::Quorum.into(), PATIENCE_MS, batch).await;
+            let answer = raw::produce_with(&mut log, partition, Acks::Quorum.into(), TIMEOUT_MS, batch).await;
             (number, answer)
         });
     }
@@ -203,7 +203,7 @@ async fn a_stream_is_told_too(log: &mut raw::Log) {
         correlation_id,
         partition: Some(raw::partition(STUCK, 0)),
         acks: Acks::Quorum.into(),
-        timeout_ms: PATIENCE_MS,
+        timeout_ms: TIMEOUT_MS,
         batch: raw::batch(None, &[&value(0)]),
         ..ProduceStreamRequest::default()
     });

@@ -19,7 +19,7 @@ use crate::replica::Hosted;
 /// Calls to other brokers at once.
 const MAX_CONCURRENT: usize = 16;
 /// Partitions that are checked before others have a turn.
-const CHECKS_AT_ONCE: usize = 128;
+const CHECKS_CONCURRENT_MAX: usize = 128;
 
 /// The state of the partitions of a topic or of all, by topic and index: those led here from memory, the others from their leaders. Of a
 /// topic that is gone there are none.
@@ -140,7 +140,7 @@ async fn leaders_view(node: &Arc<Node>, led: Vec<(PartitionState, Arc<Hosted>)>)
         let is_over = Instant::now() >= deadline;
         let image = node.metadata.image();
         for (at, (mut state, committed, replica)) in std::mem::take(&mut behind).into_iter().enumerate() {
-            if at % CHECKS_AT_ONCE == CHECKS_AT_ONCE - 1 {
+            if at % CHECKS_CONCURRENT_MAX == CHECKS_CONCURRENT_MAX - 1 {
                 tokio::task::yield_now().await;
             }
             let voters = voters(node, &replica.group, committed, 2 * heartbeat + heartbeat / 2);

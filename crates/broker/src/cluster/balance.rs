@@ -19,11 +19,11 @@ use super::metadata::Metadata;
 use crate::replica::{Hosted, Replicas};
 
 /// Between two looks, at most.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Leaderships on their way at once. Each partition takes nothing for the moment that it takes.
-const AT_ONCE: usize = 4;
+const CONCURRENT_MAX: usize = 4;
 /// How long one may take. After that the group elects whom it likes.
-const HAND_OVER_WITHIN: Duration = Duration::from_secs(2);
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// A replica is in sync when it lacks at most so many entries of what is committed: with records streaming in the last
 /// few are always on their way, and the partition takes nothing until it has got them. Of the largest batches they are
 /// 64 MiB.
@@ -44,14 +44,14 @@ pub(crate) struct Balancer {
 impl Balancer {
     /// Runs until it is dropped.
     pub async fn run(mut self) {
-        let mut tick = tokio::time::interval((self.after / 4).clamp(LOOK_EVERY / 10, LOOK_EVERY));
+        let mut tick = tokio::time::interval((self.after / 4).clamp(CHECK_INTERVAL / 10, CHECK_INTERVAL));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            let due = self.look();
+            let due = self.sample();
             let hand_overs = due.into_iter().map(|(replica, to)| self.hand_over(replica, to));
             let handed_over: Vec<GroupId> = futures::stream::iter(hand_overs)
-                .buffer_unordered(AT_ONCE)
+                .buffer_unordered(CONCURRENT_MAX)
                 .collect()
                 .await;
             // Where it failed it is tried again when the replica has been fit for the whole time again.
@@ -66,7 +66,7 @@ impl Balancer {
     }
 
     /// The replicas whose leadership is due to move, and where to.
-    fn look(&mut self) -> Vec<(Arc<Hosted>, ReplicaId)> {
+    fn sample(&mut self) -> Vec<(Arc<Hosted>, ReplicaId)> {
         let image = self.metadata.image();
         let mut fit_since = BTreeMap::new();
         let mut due = Vec::new();
@@ -117,7 +117,7 @@ impl Balancer {
         let Hosted { name, group, .. } = &*replica;
         // Others went first, and much may have changed meanwhile.
         if self.fit_preferred(&self.metadata.image(), group) == Some(to) {
-            match group.transfer_leader(to, HAND_OVER_WITHIN).await {
+            match group.transfer_leader(to, HAND_OVER_TIMEOUT).await {
                 Ok(status) => {
                     let leader = status.leader.map(|leader| leader.broker.get());
                     tracing::info!(partition = %name, preferred = %to.broker, ?leader, "gave the leadership back");

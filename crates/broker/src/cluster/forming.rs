@@ -11,9 +11,9 @@ use jangada_types::GroupId;
 use tokio::time::Instant;
 
 /// Groups that are formed here and have no leader yet.
-const AT_ONCE: usize = 64;
+const CONCURRENT_MAX: usize = 64;
 /// A group that has no leader for so long holds up the others no more: too few of its replicas are there.
-const LEADER_WITHIN: Duration = Duration::from_secs(2);
+const LEADER_TIMEOUT: Duration = Duration::from_secs(2);
 /// A group whose preferred leader does not form it is formed by another replica after this time ...
 const FORM_AFTER: Duration = Duration::from_secs(2);
 /// ... and as much longer for each so many groups that wait here: the preferred leader may have as many.
@@ -54,12 +54,12 @@ impl Forming {
     /// Forgets the groups that have a leader now, or wait for too long.
     pub fn settle(&mut self, now: Instant, has_leader: impl Fn(GroupId) -> bool) {
         self.without_leader
-            .retain(|group, at| now - *at < LEADER_WITHIN && !has_leader(*group));
+            .retain(|group, at| now - *at < LEADER_TIMEOUT && !has_leader(*group));
     }
 
     /// How many more may be formed now.
     pub fn room(&self) -> usize {
-        AT_ONCE.saturating_sub(self.without_leader.len())
+        CONCURRENT_MAX.saturating_sub(self.without_leader.len())
     }
 
     /// It was formed here.
@@ -85,16 +85,16 @@ mod tests {
         for group in 1..=1_000 {
             forming.opened(GroupId(group), start);
         }
-        for group in 1..=AT_ONCE as u64 {
+        for group in 1..=CONCURRENT_MAX as u64 {
             assert!(forming.room() > 0);
             forming.formed(GroupId(group), start);
         }
         assert_eq!(forming.room(), 0);
         forming.settle(start, |group| group.get() <= 10);
         assert_eq!(forming.room(), 10);
-        assert_eq!(forming.unformed().len(), 1_000 - AT_ONCE);
-        forming.settle(start + LEADER_WITHIN, |_| false);
-        assert_eq!(forming.room(), AT_ONCE);
+        assert_eq!(forming.unformed().len(), 1_000 - CONCURRENT_MAX);
+        forming.settle(start + LEADER_TIMEOUT, |_| false);
+        assert_eq!(forming.room(), CONCURRENT_MAX);
     }
 
     #[test]

@@ -423,7 +423,7 @@ impl Reconciler {
         let changes: Vec<_> = changes.collect();
         let this = &*self;
         let changed = changes.into_iter().map(|(replica, term, topic, voters)| async move {
-            let is_reached = this.bring_in_line(&replica, &voters, &BTreeSet::new()).await;
+            let is_reached = this.change_membership(&replica, &voters, &BTreeSet::new()).await;
             (replica.id(), term, topic, is_reached)
         });
         let changed: Vec<_> = futures::stream::iter(changed)
@@ -452,11 +452,11 @@ impl Reconciler {
             .map(|broker| broker.replica())
             .filter(|replica| !voters.contains(replica))
             .collect();
-        self.bring_in_line(replica, &voters, &learners).await
+        self.change_membership(replica, &voters, &learners).await
     }
 
     /// One step towards these members. True: they are reached.
-    async fn bring_in_line(
+    async fn change_membership(
         &self,
         Hosted { group, name, .. }: &Hosted,
         voters: &BTreeSet<ReplicaId>,

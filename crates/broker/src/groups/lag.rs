@@ -27,7 +27,7 @@ use crate::settings::MetricsSettings;
 /// Brokers that are asked at once.
 const PARALLEL: usize = 16;
 /// How long one may take to answer.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// The end of a partition that nobody leads at the moment counts for so long.
 const END_KEPT_FOR: Duration = Duration::from_secs(30);
 
@@ -47,7 +47,7 @@ pub(crate) async fn watch(sources: LagSources, settings: MetricsSettings) {
     let interval = Duration::from_millis(settings.group_lag_interval_ms);
     loop {
         sources.metrics.lag.wanted().await;
-        let report = watcher.look(&sources).await;
+        let report = watcher.sample(&sources).await;
         sources.metrics.lag.publish(report, Instant::now());
         tokio::time::sleep(interval).await;
     }
@@ -83,7 +83,7 @@ impl LagWatcher {
         }
     }
 
-    async fn look(&mut self, sources: &LagSources) -> LagReport {
+    async fn sample(&mut self, sources: &LagSources) -> LagReport {
         let shards = sources.replicas.fronts::<CoordinatorReplica>();
         let committed = sources.metadata.registry.blocking().run(move || {
             let committed = shards.iter().flat_map(|shard| shard.committed());
@@ -188,7 +188,7 @@ async fn ask(registry: &Registry, broker: BrokerId) -> Vec<(GroupId, Ends)> {
         hello: Some(registry.hello(broker)),
     };
     let asked = |channel| async move { transport::internal_client(channel).end_offsets(request).await };
-    let answer = registry.dialer().call(&address, ANSWERED_WITHIN, asked).await;
+    let answer = registry.dialer().call(&address, ANSWER_TIMEOUT, asked).await;
     let partitions = answer.map(|answer| answer.partitions).unwrap_or_default();
     let at = Instant::now();
     let ends = partitions.into_iter().map(|found| {

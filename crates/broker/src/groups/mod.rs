@@ -11,12 +11,12 @@
 //! - [`shared`]: what all of them share: settings, the cluster's topics.
 //! - [`creation`]: the topic that they are partitions of, which is created for the first who asks.
 //! - [`lag`]: how far the groups are behind.
-//! - [`journal`]: what people may ask about later, in the log and the counters.
+//! - [`events`]: what people may ask about later, in the log and the counters.
 //!
 //! The rules are in `jangada-coordinator`, which is pure; [`crate::replica::Driver`] runs them, as those of any machine.
 
 mod creation;
-mod journal;
+mod events;
 mod lag;
 mod replica;
 mod shared;

@@ -7,7 +7,7 @@ use jangada_coordinator::{CommandKind, Config, Leader, Surroundings, TopicTable}
 use jangada_storage::Store;
 use jangada_types::GroupId;
 
-use super::journal::Journal;
+use super::events::EventLog;
 use super::replica::KIND;
 use crate::cluster::metadata::Metadata;
 use crate::metrics::GroupMetrics;
@@ -45,7 +45,7 @@ impl Shared {
                 timers,
                 store,
                 read_pool,
-                observer: Box::new(Journal { metrics }),
+                observer: Box::new(EventLog { metrics }),
             }),
             surroundings: SurroundingsCell::new(surroundings),
         }

@@ -19,7 +19,7 @@ use super::gate::EVICTING_MAX;
 const LIMIT_MAX: u64 = 1 << 20;
 
 /// Refused connections per listener that may be open at once while they are told why.
-pub(super) const REFUSALS_AT_ONCE: usize = 32;
+pub(super) const REFUSALS_CONCURRENT_MAX: usize = 32;
 /// Descriptors of the process: standard streams, the runtime's, listening sockets, lock files, files that are open briefly.
 const OF_PROCESS: u64 = 64;
 /// Connections that this broker opens: two to each other broker, and those on which calls are forwarded.
@@ -27,7 +27,7 @@ const OUTGOING: u64 = 64;
 /// Files that the store has open for writing: live files of the write-ahead log, outputs of flushes and compactions.
 const OF_WRITES: u64 = 32;
 /// Descriptors of a listener beyond its slots: connections that are being refused, and evicted ones that are still closing.
-const BEYOND_SLOTS: u64 = (REFUSALS_AT_ONCE + EVICTING_MAX) as u64;
+const BEYOND_SLOTS: u64 = (REFUSALS_CONCURRENT_MAX + EVICTING_MAX) as u64;
 
 /// Connections of the internal listener: each other broker has two, and briefly more while it reconnects.
 const INTERNAL_MAX: u64 = 1_000;

@@ -8,7 +8,7 @@ use jangada_env::Socket;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
-use super::descriptors::REFUSALS_AT_ONCE;
+use super::descriptors::REFUSALS_CONCURRENT_MAX;
 use super::gate::{Cause, Refused};
 use super::protocol::Protocol;
 
@@ -34,11 +34,11 @@ impl Refusals {
     pub fn new(protocol: Protocol) -> Self {
         Self {
             protocol,
-            room: Arc::new(Semaphore::new(REFUSALS_AT_ONCE)),
+            room: Arc::new(Semaphore::new(REFUSALS_CONCURRENT_MAX)),
         }
     }
 
-    /// Sends the reason in a task of its own. When `REFUSALS_AT_ONCE` such tasks run, the connection is closed without a reason.
+    /// Sends the reason in a task of its own. When `REFUSALS_CONCURRENT_MAX` such tasks run, the connection is closed without a reason.
     pub fn tell(&self, mut socket: Socket, refused: Refused) {
         let Ok(permit) = self.room.clone().try_acquire_owned() else {
             return;

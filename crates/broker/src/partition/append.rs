@@ -74,10 +74,10 @@ impl Partition {
             end_offset: expected.end_offset,
             key: None,
         };
-        let mut turn = None;
+        let mut guard = None;
         if let Some(index) = index.as_ref() {
-            let (taken, key, with_keys) = self.take_turn(index, &batch, expected, room).await?;
-            turn = Some(taken);
+            let (taken, key, with_keys) = self.lock_keys(index, &batch, expected, room).await?;
+            guard = Some(taken);
             room = with_keys;
             conditions.key = key;
         }
@@ -100,8 +100,8 @@ impl Partition {
             conditions,
             batch,
         };
-        let pending = match turn {
-            Some(turn) => Pending::propose(self.hosted.group.clone(), command, turn, room).await,
+        let pending = match guard {
+            Some(guard) => Pending::propose(self.hosted.group.clone(), command, guard, room).await,
             None => InflightProposal::submit::<PartitionState>(&self.hosted.group, command, room)
                 .await
                 .map(Pending::InflightProposal),
@@ -134,7 +134,7 @@ impl Partition {
             let guard = self.key_index.held().await;
             match guard.as_ref() {
                 None if expected.key_offset.is_some() => return Err(self.no_key_index()),
-                Some(index) if expected.key_offset.is_some() && !index.is_settled() => {
+                Some(index) if expected.key_offset.is_some() && !index.is_barrier_applied() => {
                     let index = index.clone();
                     drop(guard);
                     self.settle_keys(&index).await?;

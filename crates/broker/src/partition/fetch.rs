@@ -26,7 +26,7 @@ use crate::error::RequestError;
 const ROWS_MAX: usize = 1024;
 
 /// How long a read that met damage waits for the next leader.
-const HAND_OVER_WITHIN: Duration = Duration::from_secs(2);
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a fetch found.
 pub(crate) struct Fetched {
@@ -76,7 +76,7 @@ impl Partition {
             let next = status.leader.filter(|leader| *leader != self.hosted.group.replica());
             status.stopped || next.is_some()
         };
-        let handed_over = tokio::time::timeout(HAND_OVER_WITHIN, status.wait_for(handed_over)).await;
+        let handed_over = tokio::time::timeout(HAND_OVER_TIMEOUT, status.wait_for(handed_over)).await;
         if handed_over.is_ok() {
             self.hosted.not_leader()
         } else {
@@ -158,8 +158,8 @@ impl Partition {
         let batch = match self.read_batches(Offset(end.get() - 1), end, 0).await {
             Ok((batch, _)) => batch,
             // All was trimmed.
-            Err(Unread::Gap(_)) if self.view.log_start() >= end => return Ok(None),
-            Err(unread) => return Err(self.unread(unread)),
+            Err(LocalReadError::Gap(_)) if self.view.log_start() >= end => return Ok(None),
+            Err(error) => return Err(self.read_error(error)),
         };
         let header = BatchHeader::parse(&batch).map_err(|error| self.undecodable(&error))?;
         let is_append_time = header.attributes.timestamp_type() == TimestampType::LogAppendTime;
@@ -175,13 +175,13 @@ impl Partition {
         max_bytes: usize,
     ) -> Result<(Bytes, Offset), RequestError> {
         match self.read_batches(offset, high_watermark, max_bytes).await {
-            Err(Unread::Gap(_)) => {}
-            read => return read.map_err(|unread| self.unread(unread)),
+            Err(LocalReadError::Gap(_)) => {}
+            read => return read.map_err(|error| self.read_error(error)),
         }
         self.hosted.leader_epoch()?;
         self.end_for(offset).await?;
         let again = self.read_batches(offset, high_watermark, max_bytes).await;
-        again.map_err(|unread| self.unread(unread))
+        again.map_err(|error| self.read_error(error))
     }
 
     /// Batches from the one with the offset on, at most `max_bytes` but at least one.
@@ -190,7 +190,7 @@ impl Partition {
         offset: Offset,
         high_watermark: Offset,
         max_bytes: usize,
-    ) -> Result<(Bytes, Offset), Unread> {
+    ) -> Result<(Bytes, Offset), LocalReadError> {
         match self.read_recent(offset, high_watermark, max_bytes) {
             Some(found) => Ok(found),
             None => self.read_stored(offset, high_watermark, max_bytes).await,
@@ -217,7 +217,7 @@ impl Partition {
         offset: Offset,
         high_watermark: Offset,
         max_bytes: usize,
-    ) -> Result<(Bytes, Offset), Unread> {
+    ) -> Result<(Bytes, Offset), LocalReadError> {
         let (store, group) = (self.shared.store.clone(), self.hosted.group.id());
         let read = move || {
             let mut rows = rows_from(&*store, group, offset, ROWS_MAX, max_bytes)?;
@@ -233,19 +233,19 @@ impl Partition {
             let (batches, next) = assemble(&rows, &entries)?;
             if batches.is_empty() {
                 let what = format!("offset {offset} is in log entry {}, which is missing", first.raft_index);
-                return Err(Unread::Gap(what));
+                return Err(LocalReadError::Gap(what));
             }
             Ok((batches, next))
         };
-        self.shared.read_pool.run(read).await.map_err(Unread::Request)?
+        self.shared.read_pool.run(read).await.map_err(LocalReadError::Request)?
     }
 
     /// As an error of the request. A gap is told as damage of this replica.
-    pub(super) fn unread(&self, unread: Unread) -> RequestError {
-        match unread {
-            Unread::Request(error) => error,
-            Unread::Store(error) => self.hosted.store_error(&error),
-            Unread::Gap(what) => {
+    pub(super) fn read_error(&self, error: LocalReadError) -> RequestError {
+        match error {
+            LocalReadError::Request(error) => error,
+            LocalReadError::Store(error) => self.hosted.store_error(&error),
+            LocalReadError::Gap(what) => {
                 let damage = self.shared.store.damage().report(self.hosted.group.id(), what);
                 self.hosted.store_error(&damage)
             }
@@ -278,22 +278,22 @@ impl Partition {
             let search = move || search_rows(&*store, group, from..high_watermark, timestamp_ms);
             let row = match self.shared.read_pool.run(search).await? {
                 // The log start moved meanwhile.
-                Err(Unread::Gap(_)) if self.view.log_start() > from => {
+                Err(LocalReadError::Gap(_)) if self.view.log_start() > from => {
                     from = self.view.log_start();
                     continue;
                 }
-                row => row.map_err(|unread| self.unread(unread))?,
+                row => row.map_err(|error| self.read_error(error))?,
             };
             let Some(row) = row.filter(|row| row.last_offset < high_watermark) else {
                 return Ok(None);
             };
             let start = row.base_offset.max(from);
             let batches = match self.read_stored(start, high_watermark, row.size_bytes as usize).await {
-                Err(Unread::Gap(_)) if self.view.log_start() > start => {
+                Err(LocalReadError::Gap(_)) if self.view.log_start() > start => {
                     from = self.view.log_start();
                     continue;
                 }
-                read => read.map_err(|unread| self.unread(unread))?.0,
+                read => read.map_err(|error| self.read_error(error))?.0,
             };
             let log_start = self.view.log_start();
             let find = move || first_at(batches, timestamp_ms, log_start);
@@ -315,20 +315,20 @@ impl Partition {
 }
 
 /// Why batches were not read.
-pub(super) enum Unread {
+pub(super) enum LocalReadError {
     Request(RequestError),
     Store(StoreError),
     /// What should be there is not, unless the log start has moved.
     Gap(String),
 }
 
-impl From<StoreError> for Unread {
+impl From<StoreError> for LocalReadError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
     }
 }
 
-impl From<Gap> for Unread {
+impl From<Gap> for LocalReadError {
     fn from(Gap(what): Gap) -> Self {
         Self::Gap(what)
     }
@@ -341,7 +341,7 @@ fn search_rows(
     group: GroupId,
     within: Range<Offset>,
     timestamp_ms: i64,
-) -> Result<Option<IndexEntry>, Unread> {
+) -> Result<Option<IndexEntry>, LocalReadError> {
     let found = row_by_timestamp(store, group, within.clone(), timestamp_ms)?;
     let end = found.map_or(within.end, |row| row.base_offset.min(within.end));
     if end > within.start {

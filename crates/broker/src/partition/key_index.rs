@@ -49,7 +49,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct KeyIndex {
     pub locks: Arc<KeyLocks>,
     /// Whether every batch that was proposed before the locks were there is applied.
-    pub settled: AtomicBool,
+    pub barrier_applied: AtomicBool,
     reached: watch::Receiver<Offset>,
     task: AbortHandle,
 }
@@ -110,7 +110,7 @@ impl KeyIndex {
         };
         Self {
             locks: Arc::default(),
-            settled: AtomicBool::new(false),
+            barrier_applied: AtomicBool::new(false),
             reached,
             task: tokio::spawn(follower.run(sender)).abort_handle(),
         }
@@ -124,8 +124,8 @@ impl KeyIndex {
         while reached.changed().await.is_ok() {}
     }
 
-    pub fn is_settled(&self) -> bool {
-        self.settled.load(Ordering::Acquire)
+    pub fn is_barrier_applied(&self) -> bool {
+        self.barrier_applied.load(Ordering::Acquire)
     }
 
     /// Returns when all records below `end` are in the index. False: the task has ended.
@@ -326,7 +326,7 @@ mod tests {
     use jangada_storage::{Durability, Op};
     use jangada_types::{BatchBuilder, Codec, TopicConfig};
 
-    use super::super::testing::{self, Broker, GROUP, Options, PATIENCE};
+    use super::super::testing::{self, Broker, GROUP, Options, TIMEOUT};
     use super::*;
 
     /// Batches behind one another, each with these keys.
@@ -362,7 +362,7 @@ mod tests {
         });
         KeyIndex {
             locks: Arc::default(),
-            settled: AtomicBool::new(false),
+            barrier_applied: AtomicBool::new(false),
             reached,
             task: task.abort_handle(),
         }
@@ -480,7 +480,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, purged)
+        tokio::time::timeout(TIMEOUT, purged)
             .await
             .expect("rows go with the purge");
         // As of a replica that has not applied the new log start, or was away.

@@ -68,11 +68,11 @@ impl KeysBuilder {
         }
         self.hashes.push(key);
         if self.hashes.len() > 2 * LISTED_KEYS_MAX {
-            self.settle();
+            self.sort_out();
         }
     }
 
-    fn settle(&mut self) {
+    fn sort_out(&mut self) {
         self.hashes.sort_unstable();
         self.hashes.dedup();
         if self.hashes.len() > LISTED_KEYS_MAX {
@@ -81,7 +81,7 @@ impl KeysBuilder {
     }
 
     pub fn build(mut self) -> Keys {
-        self.settle();
+        self.sort_out();
         match self.is_every {
             true => Keys::Every,
             false => Keys::Listed(self.hashes.into()),

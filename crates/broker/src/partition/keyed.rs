@@ -24,7 +24,7 @@ use crate::replica::LEADER_RETRY;
 use crate::replica::{InflightProposal, UNTIL_ANSWERED};
 
 /// How long a batch waits for others with its key, and for the index. The batches behind it in its stream wait as long.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The keys of a batch.
 #[derive(Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl BatchKeys {
 }
 
 /// A place among the batches with the same keys.
-pub(super) enum Turn {
+pub(super) enum KeyGuard {
     UnderWay(UnderWay),
     Claim(Claim),
 }
@@ -89,16 +89,16 @@ impl Pending {
     pub async fn propose(
         group: Group,
         command: PartitionCommand,
-        turn: Turn,
+        guard: KeyGuard,
         room: Room,
     ) -> Result<Self, ProposeError> {
         let (submitted, in_order) = oneshot::channel();
         let (answer, answered) = oneshot::channel();
         tokio::spawn(async move {
             let proposal = group.submit::<PartitionState>(command).await;
-            let under_way = match turn {
-                Turn::UnderWay(under_way) => under_way,
-                Turn::Claim(claim) => claim.proposed(),
+            let under_way = match guard {
+                KeyGuard::UnderWay(under_way) => under_way,
+                KeyGuard::Claim(claim) => claim.proposed(),
             };
             // The caller may have gone, here and below.
             let mut proposal = match proposal {
@@ -146,13 +146,13 @@ impl Partition {
 
     /// Waits for the batch's turn; for a conditional one also finds its key's last offset. The room is the batch's, and
     /// then also that of its keys.
-    pub(super) async fn take_turn(
+    pub(super) async fn lock_keys(
         &self,
         index: &KeyIndex,
         batch: &Bytes,
         expected: Expectation,
         room: Room,
-    ) -> Result<(Turn, Option<KeyFinding>, Room), RequestError> {
+    ) -> Result<(KeyGuard, Option<KeyFinding>, Room), RequestError> {
         let keys = self.keys_of(index, batch).await?;
         let room = self.fit(room, batch.len() + keys.all.bytes())?;
         let busy = |_| {
@@ -163,10 +163,10 @@ impl Partition {
             RequestError::new(Reason::PartitionBusy, message).retry_after(BUSY_RETRY)
         };
         let Some(expected) = expected.key_offset else {
-            let turn = tokio::time::timeout(PATIENCE, index.locks.write(keys.all))
+            let guard = tokio::time::timeout(TIMEOUT, index.locks.write(keys.all))
                 .await
                 .map_err(busy)?;
-            return Ok((Turn::UnderWay(turn), None, room));
+            return Ok((KeyGuard::UnderWay(guard), None, room));
         };
         let Some(key) = keys.only else {
             let message = format!(
@@ -175,11 +175,11 @@ impl Partition {
             );
             return Err(RequestError::new(Reason::InvalidRequest, message));
         };
-        let claim = tokio::time::timeout(PATIENCE, index.locks.claim(index.locks.hash(&key)))
+        let claim = tokio::time::timeout(TIMEOUT, index.locks.claim(index.locks.hash(&key)))
             .await
             .map_err(busy)?;
         let finding = self.find_key(index, key, expected).await?;
-        Ok((Turn::Claim(claim), Some(finding), room))
+        Ok((KeyGuard::Claim(claim), Some(finding), room))
     }
 
     /// The last offset of a key that is claimed.
@@ -192,7 +192,7 @@ impl Partition {
             return Err(self.hosted.not_leader());
         }
         let end = self.view.high_watermark();
-        match tokio::time::timeout(PATIENCE, index.reaches(end)).await {
+        match tokio::time::timeout(TIMEOUT, index.reaches(end)).await {
             Ok(true) => {}
             Ok(false) | Err(_) => return Err(self.index_not_ready()),
         }
@@ -213,8 +213,8 @@ impl Partition {
         self.hosted.leader_epoch()?;
         self.key_index.pass().await;
         let barrier = PartitionCommand::barrier(self.view.log_start());
-        match self.hosted.group.propose::<PartitionState>(barrier, PATIENCE).await {
-            Ok(_) => index.settled.store(true, Ordering::Release),
+        match self.hosted.group.propose::<PartitionState>(barrier, TIMEOUT).await {
+            Ok(_) => index.barrier_applied.store(true, Ordering::Release),
             Err(ProposeError::NotLeader(_)) => return Err(self.hosted.not_leader()),
             Err(_) => return Err(self.index_not_ready()),
         }

@@ -39,7 +39,7 @@ mod tests {
     use bytes::Bytes;
     use jangada_types::{BatchBuilder, Codec, ProducerEpoch, ProducerId, Sequence, TopicConfig};
 
-    use super::super::testing::{Broker, GROUP, Options, PATIENCE, append};
+    use super::super::testing::{Broker, GROUP, Options, TIMEOUT, append};
     use super::*;
 
     const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
@@ -61,7 +61,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, steady).await.expect("it stands still");
+        tokio::time::timeout(TIMEOUT, steady).await.expect("it stands still");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -123,7 +123,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         };
-        let trimmed = tokio::time::timeout(PATIENCE, trimming).await;
+        let trimmed = tokio::time::timeout(TIMEOUT, trimming).await;
         appending.await.expect("all are taken");
         trimmed.expect("all are dropped");
         assert_eq!(broker.shared.store.damage().of(GROUP), None);
@@ -151,10 +151,10 @@ mod tests {
             ..TopicConfig::default()
         };
         partition.set_config(shorter.into()).await;
-        let gone = tokio::time::timeout(PATIENCE, starts_at(Offset(3))).await;
+        let gone = tokio::time::timeout(TIMEOUT, starts_at(Offset(3))).await;
         gone.expect("they are old by the new setting");
         append(&partition, batch(3, START_MS)).await.expect("appended");
-        let gone = tokio::time::timeout(PATIENCE, starts_at(Offset(4))).await;
+        let gone = tokio::time::timeout(TIMEOUT, starts_at(Offset(4))).await;
         gone.expect("the timer fires again");
         broker.stop().await;
     }

@@ -49,7 +49,7 @@ mod tests {
     use jangada_log::question::QUESTION_BYTES;
     use jangada_types::{BatchBuilder, Codec, Offset, ProducerEpoch, ProducerId, Sequence, TopicConfig};
 
-    use super::super::testing::{Broker, Options, PATIENCE, append};
+    use super::super::testing::{Broker, Options, TIMEOUT, append};
     use super::super::{Appended, Expectation};
     use super::*;
     use crate::quota::Caller;
@@ -72,7 +72,7 @@ mod tests {
             .expect_err("it is larger than the topic takes");
         assert!(may_have_been_taken(&refusal), "{refusal}");
         let admitted = partition.ask(batch, refusal, room(QUESTION_BYTES)).await?;
-        partition.acknowledged(admitted, PATIENCE).await
+        partition.acknowledged(admitted, TIMEOUT).await
     }
 
     #[tokio::test]

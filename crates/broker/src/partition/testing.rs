@@ -23,7 +23,7 @@ use jangada_env::WallClock;
 pub const GROUP: GroupId = GroupId(1);
 pub const BYTES: usize = 1 << 20;
 /// No test waits longer for what must happen.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Stands where it is put, or goes on when it is looked at.
 pub struct Clock {
@@ -73,7 +73,7 @@ impl Broker {
         });
         let guard = Arc::new(ClockGuard::new(clock.clone(), with.steady, Box::new(|_| Vec::new())));
         let timers = Arc::new(Timers::new(guard.clone()));
-        let replicas = Arc::new(Replicas::new(registry.clone(), PATIENCE));
+        let replicas = Arc::new(Replicas::new(registry.clone(), TIMEOUT));
         tokio::spawn(timers.clone().run(replicas.clone()));
         let read_pool = Pool::new(1, Blocking::Threads);
         let driving = DriverShared {
@@ -125,7 +125,7 @@ impl Broker {
         let alone = BTreeSet::from([registry.local_replica()]);
         group.initialize(&alone).await.expect("it is formed, now or before");
         let mut status = group.watch();
-        let ready = tokio::time::timeout(PATIENCE, status.wait_for(|status| status.ready)).await;
+        let ready = tokio::time::timeout(TIMEOUT, status.wait_for(|status| status.ready)).await;
         drop(ready.expect("it elects itself").expect("the group is open"));
         partition
     }
@@ -143,5 +143,5 @@ impl Broker {
 pub async fn append(partition: &Partition, batch: Bytes) -> Result<Appended, RequestError> {
     let room = partition.room(&Caller::alone(), batch.len()).expect("there is room");
     let admitted = partition.admit(batch, Expectation::default(), room).await?;
-    partition.acknowledged(admitted, PATIENCE).await
+    partition.acknowledged(admitted, TIMEOUT).await
 }

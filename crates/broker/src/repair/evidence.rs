@@ -15,7 +15,7 @@ use crate::api::partition_states::voters_of;
 use crate::node::Node;
 
 /// How long a leader may take for its answer, beyond the two heartbeats for which it watches the others.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Whether the group can do without a replica, as its leader sees it now. The error says why not.
 pub(super) async fn check_others(
@@ -23,7 +23,7 @@ pub(super) async fn check_others(
     partition: &PartitionRef<'_>,
     replica: ReplicaId,
 ) -> Result<(), String> {
-    let within = ANSWER_WITHIN + 2 * node.registry().heartbeat_interval();
+    let within = ANSWER_TIMEOUT + 2 * node.registry().heartbeat_interval();
     let answer = tokio::time::timeout(within, voters_of(node, partition)).await;
     let Ok(Some((leader, voters))) = answer else {
         return Err("no leader of the partition answers".to_owned());

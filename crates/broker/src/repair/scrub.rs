@@ -22,7 +22,7 @@ const PIECE_BYTES: u64 = 256 * 1024;
 /// The shortest rest after a piece, so that a round of many small groups does not take a whole processor.
 const REST_MIN: Duration = Duration::from_millis(2);
 /// How often an idle scrub looks whether the next round is due.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two tries of a piece that cannot be read, though nothing says that it is damaged.
 const RETRY: Duration = Duration::from_secs(5);
 /// How often such a piece is tried again.
@@ -122,7 +122,7 @@ impl Scrubber {
                 // A clock that went back must not stop it for long.
                 let since = now.saturating_sub(progress.last_began_ms);
                 if progress.last_began_ms != 0 && (0..interval).contains(&since) {
-                    tokio::time::sleep(LOOK_EVERY).await;
+                    tokio::time::sleep(CHECK_INTERVAL).await;
                     continue;
                 }
                 progress.began_ms = now.max(1);

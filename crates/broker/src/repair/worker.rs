@@ -20,9 +20,9 @@ const ROUND: Duration = Duration::from_millis(500);
 /// Between two rounds while none is.
 const IDLE: Duration = Duration::from_secs(30);
 /// Cases that are handled at once. Most of the time they wait for an answer.
-const AT_ONCE: usize = 32;
+const CONCURRENT_MAX: usize = 32;
 /// How long a leadership may take to move.
-const HAND_OVER_WITHIN: Duration = Duration::from_secs(2);
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the replica that takes a damaged one's place may be damaged as well before an operator is asked, because the disk is worn
 /// out.
 const REFILLS_MAX: u32 = 3;
@@ -72,15 +72,19 @@ impl Repairer {
             return;
         }
         self.remember_given_up(&image);
-        let steps = self.repairs().all().into_iter().map(|(group, _)| self.look_at(group));
+        let steps = self
+            .repairs()
+            .all()
+            .into_iter()
+            .map(|(group, _)| self.check_group(group));
         futures::stream::iter(steps)
-            .buffer_unordered(AT_ONCE)
+            .buffer_unordered(CONCURRENT_MAX)
             .collect::<()>()
             .await;
     }
 
     /// The metadata as of now, as waiting for other brokers takes time.
-    async fn look_at(&self, group: GroupId) {
+    async fn check_group(&self, group: GroupId) {
         let image = self.node.metadata.image();
         if let Some(case) = self.repairs().case(group) {
             self.step(&image, group, case).await;
@@ -344,7 +348,7 @@ impl Repairer {
         if group.status().leading {
             let Some(to) = self.successor(&group) else { return };
             // Not before: it leads again should nobody take over.
-            match group.transfer_leader(to, HAND_OVER_WITHIN).await {
+            match group.transfer_leader(to, HAND_OVER_TIMEOUT).await {
                 Ok(_) => {
                     tracing::warn!(group = %id, partition = name, to = %to.broker, "a damaged replica handed its leadership over")
                 }

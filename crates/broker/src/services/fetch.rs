@@ -18,9 +18,9 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
+use super::decode_errors::with_details;
 use super::names;
 use super::plain::{self, Unpacked};
-use super::unread::unread;
 use crate::admission::{Call, Framed};
 use crate::api::context::RequestContext;
 use crate::api::fetch::{self, Fetch, Form, PartitionReader, Read};
@@ -84,7 +84,7 @@ async fn respond(node: &Node, reader: &PartitionReader, fetch: Fetch, read: Read
         leader_epoch: fetched.epoch.get(),
     };
     let bytes = if fetch.form == Form::Decoded && !fetched.batches.is_empty() {
-        let most = plain::Room::new(fetch.max_bytes, fetch::decoded_bytes_max(node));
+        let most = plain::UnpackLimits::new(fetch.max_bytes, fetch::decoded_bytes_max(node));
         let unpacked = unpack(node, fetched.batches, fetch.offset, most)
             .await
             .map_err(|error| reader.refuse(error))?;
@@ -104,7 +104,12 @@ async fn respond(node: &Node, reader: &PartitionReader, fetch: Fetch, read: Read
 }
 
 /// Unpacks, not on a worker of the runtime when it is much.
-async fn unpack(node: &Node, batches: Bytes, from: Offset, room: plain::Room) -> Result<Unpacked, RequestError> {
+async fn unpack(
+    node: &Node,
+    batches: Bytes,
+    from: Offset,
+    room: plain::UnpackLimits,
+) -> Result<Unpacked, RequestError> {
     if batches.len() <= SMALL_BYTES && plain::is_light(&batches) {
         return plain::unpack(batches, from, room);
     }
@@ -148,31 +153,33 @@ pub(crate) async fn stream(
             message: Some(Message::Start(start)),
         })) => start,
         first => {
-            let unread = first.err().and_then(|said| unread(&said, &node));
-            return Err(unread.unwrap_or_else(|| no_start("a fetch stream begins with `start`".to_owned())));
+            let decode_error = first.err().and_then(|said| with_details(&said, &node));
+            return Err(decode_error.unwrap_or_else(|| no_start("a fetch stream begins with `start`".to_owned())));
         }
     };
     // A stream takes its place only after its first message, so that idle connections do not use up all places.
     let slot = call.caller().try_take(Resource::Streams, 1)?;
-    let pusher = Pusher::open(&node, &call.context, start).await?;
+    let pusher = FetchPush::open(&node, &call.context, start).await?;
     // One response is being sent, one waits.
     let (responses, outgoing) = mpsc::channel(1);
     tokio::spawn(pusher.run(call.context.listener.clone(), requests, responses));
-    Ok(Box::pin(ReceiverStream::new(outgoing).map(move |parcel: Parcel| {
-        // What is being sent takes memory until the transport lets go of the stream, though its task may have ended.
-        let _slot = &slot;
-        parcel.open(&call)
-    })))
+    Ok(Box::pin(ReceiverStream::new(outgoing).map(
+        move |parcel: PendingResponse| {
+            // What is being sent takes memory until the transport lets go of the stream, though its task may have ended.
+            let _slot = &slot;
+            parcel.open(&call)
+        },
+    )))
 }
 
 /// A response on its way to the transport, with its part of the budget for bytes that were read and not sent. Its stream's
 /// task keeps a clone, to take it back when the transport does not want it.
 #[derive(Clone)]
-struct Parcel(Arc<Mutex<Option<Content>>>);
+struct PendingResponse(Arc<Mutex<Option<Content>>>);
 
 type Content = Result<(FetchResponse, Holding), Status>;
 
-impl Parcel {
+impl PendingResponse {
     fn new(response: FetchResponse, room: Holding) -> Self {
         Self(Arc::new(Mutex::new(Some(Ok((response, room))))))
     }
@@ -205,7 +212,7 @@ impl Parcel {
 }
 
 /// One fetch stream.
-struct Pusher {
+struct FetchPush {
     node: Arc<Node>,
     reader: PartitionReader,
     /// What is to be read next.
@@ -213,10 +220,10 @@ struct Pusher {
     /// Bytes; below zero after a response that went over it, as the consumer counts too.
     credit: i64,
     /// The last response, and until when it is to be taken.
-    pushed: Option<(Parcel, Instant)>,
+    pushed: Option<(PendingResponse, Instant)>,
 }
 
-impl Pusher {
+impl FetchPush {
     async fn open(node: &Arc<Node>, context: &RequestContext, start: FetchStreamStart) -> Result<Self, RequestError> {
         let wanted = names::partition(start.partition)?;
         let reader = PartitionReader::open(node, context, &wanted, start.leader_epoch).await?;
@@ -241,7 +248,7 @@ impl Pusher {
         mut self,
         listener: Arc<str>,
         requests: Streaming<FetchStreamRequest>,
-        responses: mpsc::Sender<Parcel>,
+        responses: mpsc::Sender<PendingResponse>,
     ) {
         let error = self.push_all(requests, &responses).await;
         let error = error.map(|error| self.node.refused(error, &listener));
@@ -252,7 +259,7 @@ impl Pusher {
     async fn push_all(
         &mut self,
         mut requests: Streaming<FetchStreamRequest>,
-        responses: &mpsc::Sender<Parcel>,
+        responses: &mpsc::Sender<PendingResponse>,
     ) -> Option<RequestError> {
         let node = self.node.clone();
         let stopping = node.stopping.begun();
@@ -269,7 +276,7 @@ impl Pusher {
                 request = requests.message() => match request {
                     Ok(Some(request)) => self.take(request),
                     Ok(None) => return None,
-                    Err(said) => return unread(&said, &node),
+                    Err(said) => return with_details(&said, &node),
                 },
                 refused = &mut stopping => Err(refused),
                 read = async { reading.as_mut().expect("it is asked before").await }, if reading.is_some() => {
@@ -298,28 +305,28 @@ impl Pusher {
     }
 
     /// Says why the stream ends, behind the last response, or in its place when nobody takes that.
-    async fn finish(self, error: Option<RequestError>, responses: mpsc::Sender<Parcel>) {
+    async fn finish(self, error: Option<RequestError>, responses: mpsc::Sender<PendingResponse>) {
         let stalled = self.stalled();
         let Some((parcel, take_by)) = self.pushed else {
             if let Some(error) = error {
-                let _ = responses.try_send(Parcel::end(error.into()));
+                let _ = responses.try_send(PendingResponse::end(error.into()));
             }
             return;
         };
         match (tokio::time::timeout_at(take_by, responses.reserve()).await, error) {
-            (Ok(Ok(place)), Some(error)) => place.send(Parcel::end(error.into())),
+            (Ok(Ok(place)), Some(error)) => place.send(PendingResponse::end(error.into())),
             // All is said; or the consumer is gone.
             (Ok(_), _) => {}
             (Err(_), error) => {
                 let status = Status::from(error.unwrap_or(stalled));
                 if !parcel.withdraw(status.clone()) {
-                    let _ = responses.try_send(Parcel::end(status));
+                    let _ = responses.try_send(PendingResponse::end(status));
                 }
             }
         }
     }
 
-    fn read_next(&self, responses: mpsc::Sender<Parcel>) -> Reading {
+    fn read_next(&self, responses: mpsc::Sender<PendingResponse>) -> Reading {
         Box::pin(read_next(self.node.clone(), self.reader.clone(), self.next, responses))
     }
 
@@ -344,17 +351,17 @@ impl Pusher {
         }
     }
 
-    fn push(&mut self, place: mpsc::OwnedPermit<Parcel>, read: Response) {
+    fn push(&mut self, place: mpsc::OwnedPermit<PendingResponse>, read: Response) {
         self.credit = self.credit.saturating_sub(signed(read.bytes as u64));
         self.next.offset = Offset(read.message.next_offset);
-        let parcel = Parcel::new(read.message, read.room);
+        let parcel = PendingResponse::new(read.message, read.room);
         self.pushed = Some((parcel.clone(), Instant::now() + TAKEN_TIMEOUT));
         place.send(parcel);
     }
 }
 
 /// A place to send, and what goes there; nothing when nobody reads any more.
-type Next = Option<(mpsc::OwnedPermit<Parcel>, Response)>;
+type Next = Option<(mpsc::OwnedPermit<PendingResponse>, Response)>;
 type Reading = Pin<Box<dyn Future<Output = Result<Next, RequestError>> + Send>>;
 
 /// What comes next, as soon as there is anything.
@@ -362,7 +369,7 @@ async fn read_next(
     node: Arc<Node>,
     reader: PartitionReader,
     fetch: Fetch,
-    responses: mpsc::Sender<Parcel>,
+    responses: mpsc::Sender<PendingResponse>,
 ) -> Result<Next, RequestError> {
     // Reads only when there is room to send, so that a consumer that stalls holds one response, not many.
     let Ok(place) = responses.reserve_owned().await else {

@@ -1,8 +1,9 @@
 //! The gRPC services, thin: they decode, call the broker, and encode. Errors are mapped in [`status`],
-//! and what tonic says of messages that it cannot read in [`unread`].
+//! and what tonic says of messages that it cannot read in [`decode_errors`].
 
 pub(crate) mod admin;
 mod cluster_wire;
+pub(crate) mod decode_errors;
 pub(crate) mod fetch;
 mod forwarded;
 pub(crate) mod group_wire;
@@ -21,4 +22,3 @@ pub(crate) mod produce;
 mod record_wire;
 pub(crate) mod status;
 mod unanswered;
-pub(crate) mod unread;

@@ -15,7 +15,7 @@ const _: () = {
 
 /// How much one response may unpack, bytes as [`record_bytes`] counts them.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Room {
+pub(crate) struct UnpackLimits {
     /// A further batch is left out when it would go over this.
     pub asked: usize,
     /// The first batch is cut when it goes over this, and goes on in the next response; unless that leaves no record.
@@ -24,7 +24,7 @@ pub(crate) struct Room {
     pub most: usize,
 }
 
-impl Room {
+impl UnpackLimits {
     /// For a fetch that asks for so many bytes, of a broker whose responses carry `most`.
     pub fn new(asked: usize, most: usize) -> Self {
         let piece = PLAIN_PIECE_BYTES.max(asked).min(most);
@@ -47,7 +47,7 @@ pub(crate) struct Unpacked {
 ///
 /// # Errors
 /// The first batch cannot be read, or no response can carry its first record.
-pub(crate) fn unpack(batches: Bytes, from: Offset, room: Room) -> Result<Unpacked, RequestError> {
+pub(crate) fn unpack(batches: Bytes, from: Offset, limits: UnpackLimits) -> Result<Unpacked, RequestError> {
     let mut unpacked = Unpacked {
         next_offset: from,
         ..Unpacked::default()
@@ -55,7 +55,7 @@ pub(crate) fn unpack(batches: Bytes, from: Offset, room: Room) -> Result<Unpacke
     for batch in BatchIter::new(batches) {
         let end = unpacked.end();
         let added = batch.map_err(RequestError::from).and_then(|(header, batch)| {
-            let added = unpacked.add(&header, &batch, from, room);
+            let added = unpacked.add(&header, &batch, from, limits);
             added.map_err(|error| with_place(error, &header))
         });
         match added {
@@ -115,16 +115,22 @@ impl Unpacked {
     }
 
     /// False: there is no room for more.
-    fn add(&mut self, header: &BatchHeader, batch: &Bytes, from: Offset, room: Room) -> Result<bool, RequestError> {
+    fn add(
+        &mut self,
+        header: &BatchHeader,
+        batch: &Bytes,
+        from: Offset,
+        limits: UnpackLimits,
+    ) -> Result<bool, RequestError> {
         let is_first = self.records.is_empty();
         // Unpacked it takes more than packed, so there is no need to look.
-        if !is_first && self.bytes + batch.len() > room.asked {
+        if !is_first && self.bytes + batch.len() > limits.asked {
             return Ok(false);
         }
         let limit = if is_first {
-            room.piece
+            limits.piece
         } else {
-            room.asked.min(room.piece)
+            limits.asked.min(limits.piece)
         };
         let end = self.end();
         let mut is_whole = true;
@@ -147,8 +153,8 @@ impl Unpacked {
                 if !self.records.is_empty() {
                     break;
                 }
-                if record_bytes > room.most {
-                    return Err(too_large(offset, record_bytes, room.most));
+                if record_bytes > limits.most {
+                    return Err(too_large(offset, record_bytes, limits.most));
                 }
             }
             self.bytes += record_bytes;
@@ -245,8 +251,8 @@ mod tests {
         unpacked.records.iter().map(|record| record.offset).collect()
     }
 
-    fn room(asked: usize, most: usize) -> Room {
-        Room {
+    fn limits(asked: usize, most: usize) -> UnpackLimits {
+        UnpackLimits {
             asked,
             piece: most,
             most,
@@ -257,10 +263,10 @@ mod tests {
     fn batches_are_added_while_they_fit() {
         for codec in [Codec::None, Codec::Zstd] {
             let log = batches(codec, &[3, 2, 4]);
-            let all = unpack(log.clone(), Offset(1), room(8 * RECORD, 100 * RECORD)).unwrap();
+            let all = unpack(log.clone(), Offset(1), limits(8 * RECORD, 100 * RECORD)).unwrap();
             assert_eq!(offsets(&all), (1..9).collect::<Vec<_>>());
             assert_eq!((all.next_offset, all.bytes), (Offset(9), 8 * RECORD));
-            let two = unpack(log.clone(), Offset(1), room(8 * RECORD - 1, 100 * RECORD)).unwrap();
+            let two = unpack(log.clone(), Offset(1), limits(8 * RECORD - 1, 100 * RECORD)).unwrap();
             assert_eq!(offsets(&two), [1, 2, 3, 4]);
             assert_eq!((two.next_offset, two.bytes), (Offset(5), 4 * RECORD));
         }
@@ -268,7 +274,7 @@ mod tests {
 
     #[test]
     fn the_first_batch_comes_whole_although_less_was_asked_for() {
-        let first = unpack(batches(Codec::Gzip, &[3, 2]), Offset(0), room(1, 100 * RECORD)).unwrap();
+        let first = unpack(batches(Codec::Gzip, &[3, 2]), Offset(0), limits(1, 100 * RECORD)).unwrap();
         assert_eq!(offsets(&first), [0, 1, 2]);
         assert_eq!(first.next_offset, Offset(3));
     }
@@ -279,7 +285,7 @@ mod tests {
         let mut from = Offset(0);
         let mut seen = Vec::new();
         while from < Offset(10) {
-            let piece = unpack(log.clone(), from, room(RECORD, 4 * RECORD)).unwrap();
+            let piece = unpack(log.clone(), from, limits(RECORD, 4 * RECORD)).unwrap();
             assert!(piece.bytes <= 4 * RECORD);
             seen.push(offsets(&piece));
             from = piece.next_offset;
@@ -294,7 +300,7 @@ mod tests {
             let second = BatchHeader::parse(&log).unwrap().total_size();
             let third = second + BatchHeader::parse(&log[second..]).unwrap().total_size();
             log[third - 1] ^= 1;
-            let (log, roomy) = (Bytes::from(log), room(100 * RECORD, 100 * RECORD));
+            let (log, roomy) = (Bytes::from(log), limits(100 * RECORD, 100 * RECORD));
             let sound = unpack(log.clone(), Offset(1), roomy).unwrap();
             assert_eq!(offsets(&sound), [1, 2]);
             assert_eq!((sound.next_offset, sound.bytes), (Offset(3), 2 * RECORD));
@@ -318,7 +324,7 @@ mod tests {
         batch[delta] = 0;
         // Makes the checksum right again.
         set_producer(batch, ProducerId::NONE, ProducerEpoch::NONE, Sequence::NONE);
-        let (log, roomy) = (Bytes::from(log), room(100 * RECORD, 100 * RECORD));
+        let (log, roomy) = (Bytes::from(log), limits(100 * RECORD, 100 * RECORD));
         let sound = unpack(log.clone(), Offset(0), roomy).unwrap();
         assert_eq!(offsets(&sound), [0, 1, 2]);
         assert_eq!((sound.next_offset, sound.bytes), (Offset(3), 3 * RECORD));
@@ -328,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_record_that_no_response_can_carry_is_named() {
-        let error = unpack(batches(Codec::None, &[2]), Offset(1), room(RECORD, RECORD - 1)).unwrap_err();
+        let error = unpack(batches(Codec::None, &[2]), Offset(1), limits(RECORD, RECORD - 1)).unwrap_err();
         assert_eq!(error.reason, Reason::RecordTooLarge);
         assert!(error.message.contains("offset 1"), "{error}");
         assert_eq!(error.metadata["next_offset"], "2");
@@ -336,24 +342,24 @@ mod tests {
 
     #[test]
     fn pieces_are_as_small_as_what_clients_accept_by_default() {
-        let room = Room::new(1 << 20, 24 << 20);
-        assert_eq!((room.asked, room.piece, room.most), (1 << 20, 3 << 20, 24 << 20));
-        let room = Room::new(16 << 20, 24 << 20);
-        assert_eq!(room.piece, 16 << 20, "whoever asks for more gets it");
-        let room = Room::new(1 << 20, 2 << 20);
-        assert_eq!(room.piece, 2 << 20, "the broker's budget is the bound");
+        let limits = UnpackLimits::new(1 << 20, 24 << 20);
+        assert_eq!((limits.asked, limits.piece, limits.most), (1 << 20, 3 << 20, 24 << 20));
+        let limits = UnpackLimits::new(16 << 20, 24 << 20);
+        assert_eq!(limits.piece, 16 << 20, "whoever asks for more gets it");
+        let limits = UnpackLimits::new(1 << 20, 2 << 20);
+        assert_eq!(limits.piece, 2 << 20, "the broker's budget is the bound");
     }
 
     #[test]
     fn a_record_larger_than_a_piece_comes_alone() {
         let log = batches(Codec::Lz4, &[3]);
-        let room = Room {
+        let limits = UnpackLimits {
             asked: 1,
             piece: RECORD - 1,
             most: RECORD,
         };
         for offset in 0..3 {
-            let one = unpack(log.clone(), Offset(offset), room).unwrap();
+            let one = unpack(log.clone(), Offset(offset), limits).unwrap();
             assert_eq!(offsets(&one), [offset]);
             assert_eq!(one.next_offset, Offset(offset + 1));
         }
@@ -368,7 +374,7 @@ mod tests {
         let batch = builder.build();
         assert!(batch.len() < VALUE_BYTES * 300, "{} bytes", batch.len());
         let most = 1000 * RECORD;
-        let piece = unpack(batch, Offset(0), room(1, most)).unwrap();
+        let piece = unpack(batch, Offset(0), limits(1, most)).unwrap();
         assert_eq!((piece.records.len(), piece.bytes), (1000, most));
     }
 }

@@ -17,9 +17,9 @@ use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
+use super::decode_errors::with_details;
 use super::record_wire::{self as wire, invalid};
 use super::unanswered::{Place, Unanswered};
-use super::unread::unread;
 use super::{names, pack, status};
 use crate::admission::{Batches, Call};
 use crate::api::produce::{self, Accepted, Append, Patience, Payload, ReadyBatch};
@@ -224,7 +224,7 @@ impl Reader {
                 }
                 Ok(None) => return,
                 Err(said) => {
-                    if let Some(error) = unread(&said, &node) {
+                    if let Some(error) = with_details(&said, &node) {
                         let error = node.refused(error, &self.call.context.listener);
                         let _ = failure.send(error.into());
                     }

@@ -85,7 +85,7 @@ async fn serve(loaded: Loaded) -> Result<()> {
     let broker_id = loaded.settings.broker_id;
     let failed =
         |what: &str, error: &dyn std::fmt::Display| CliError::new(format!("broker {broker_id} {what}: {error}"));
-    let broker = Broker::start(loaded.settings, Env::of_system(), Arc::new(RocksStores))
+    let broker = Broker::start(loaded.settings, Env::system(), Arc::new(RocksStores))
         .await
         .map_err(|error| failed("cannot start", &error))?;
     broker.run_until(stop).await.map_err(|error| failed("ended", &error))

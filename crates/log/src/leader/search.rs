@@ -8,7 +8,7 @@ use crate::state::PartitionState;
 use crate::tables::offset_index::{Gap, IndexEntry, OFFSET_INDEX, begins_at, follow, key_of};
 
 /// Rows that are read at once.
-const ROWS_AT_ONCE: usize = 4096;
+const ROWS_PER_READ: usize = 4096;
 
 /// The rule by which batches go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl Search {
             table: &OFFSET_INDEX,
             from: Bytes::copy_from_slice(&key_of(self.to)),
             to: Some(Bytes::copy_from_slice(&key_of(self.end))),
-            limit: ROWS_AT_ONCE,
+            limit: ROWS_PER_READ,
         }
     }
 

@@ -17,13 +17,13 @@ use crate::transport::plausible::{Cause, Refusal};
 /// A peer that could not be called so often is away: the tries are 50, 100 and 200 ms apart where nothing listens.
 const ASK_TRIES: u32 = 3;
 /// How long a broker that starts waits for peers that do not answer.
-const ASK_WITHIN: Duration = Duration::from_secs(2);
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// And for those that say that they open their store.
-const ASK_STARTING_WITHIN: Duration = Duration::from_secs(10);
+const ASK_STARTING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two looks.
 const ASK_AGAIN: Duration = Duration::from_millis(25);
 /// After the first peer said that this broker was put back.
-const OTHERS_WITHIN: Duration = Duration::from_millis(300);
+const OTHERS_TIMEOUT: Duration = Duration::from_millis(300);
 
 impl Registry {
     /// What this broker says first to `to`.
@@ -139,8 +139,8 @@ impl Registry {
             let peers = self.transport().all();
             let looks: Vec<FirstLook> = peers.iter().map(|peer| peer.control.first_look(ASK_TRIES)).collect();
             let limit = match () {
-                () if looks.contains(&FirstLook::Starting) => ASK_STARTING_WITHIN,
-                () if looks.contains(&FirstLook::UnderWay) => ASK_WITHIN,
+                () if looks.contains(&FirstLook::Starting) => ASK_STARTING_TIMEOUT,
+                () if looks.contains(&FirstLook::UnderWay) => ASK_TIMEOUT,
                 () => return,
             };
             if started.elapsed() >= limit {
@@ -160,7 +160,7 @@ impl Registry {
             std::future::pending::<()>().await;
         }
         // Others may have seen more.
-        tokio::time::sleep(OTHERS_WITHIN).await;
+        tokio::time::sleep(OTHERS_TIMEOUT).await;
         let said = *watched.borrow();
         said.unwrap_or_default()
     }

@@ -50,11 +50,11 @@ impl Registry {
         if let Some(here) = self.group(group) {
             return Ok(here.horizon().term(term)?);
         }
-        let is_far = self
+        let is_unknown = self
             .roster
             .get()
             .is_some_and(|roster| group.get() > roster.newest_group().get().saturating_add(UNKNOWN_GROUPS_MAX));
-        if is_far {
+        if is_unknown {
             return Err(Refusal::of(Cause::Malformed, format!("there is no group {group}")));
         }
         let max = Horizon::of_others(self.leaders.get(group).map(|leader| leader.term));

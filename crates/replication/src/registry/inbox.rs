@@ -26,8 +26,8 @@ impl Inbox for Registry {
         Self::is_expelled(self, peer)
     }
 
-    fn heard_from(&self, peer: BrokerId) {
-        Self::heard_from(self, peer);
+    fn note_contact(&self, peer: BrokerId) {
+        Self::note_contact(self, peer);
     }
 
     fn announced(&self, peer: BrokerId, announcement: LeaderAnnouncement) {

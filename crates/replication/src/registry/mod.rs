@@ -20,7 +20,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
-use crate::clocks::{ALIVE_WITHIN, PeerClocks};
+use crate::clocks::{LIVENESS_TIMEOUT, PeerClocks};
 use crate::codec;
 use crate::damage::unreadable;
 use crate::group::{Group, GroupStatus, Raft};
@@ -244,19 +244,19 @@ impl Registry {
                 .heard
                 .lock()
                 .get(&broker)
-                .is_some_and(|at| at.elapsed() < ALIVE_WITHIN)
+                .is_some_and(|at| at.elapsed() < LIVENESS_TIMEOUT)
     }
 
     /// Other brokers that are alive.
     fn heard_lately(&self) -> BTreeSet<BrokerId> {
         let heard = self.heard.lock();
-        let lately = heard.iter().filter(|(_, at)| at.elapsed() < ALIVE_WITHIN);
+        let lately = heard.iter().filter(|(_, at)| at.elapsed() < LIVENESS_TIMEOUT);
         lately.map(|(broker, _)| *broker).collect()
     }
 
-    pub(crate) fn heard_from(&self, broker: BrokerId) {
+    pub(crate) fn note_contact(&self, broker: BrokerId) {
         let before = self.heard.lock().insert(broker, Instant::now());
-        if before.is_none_or(|at| at.elapsed() >= ALIVE_WITHIN) {
+        if before.is_none_or(|at| at.elapsed() >= LIVENESS_TIMEOUT) {
             self.leaders.changed();
         }
     }

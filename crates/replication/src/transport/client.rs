@@ -29,7 +29,7 @@ use crate::snapshot::{Snapshot, SnapshotData};
 use crate::wire;
 
 /// How long a stream of appends waits for a connection before openraft is told that there is none.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two tries to send something to a replica, when the first failed: at first, and at most.
 const REST_MIN: Duration = Duration::from_millis(50);
 const REST_MAX: Duration = Duration::from_millis(500);
@@ -186,7 +186,7 @@ impl Network {
     {
         self.pace.rest().await;
         let peer = self.peer().inspect_err(|_| self.pace.failed())?;
-        let connected = peer.bulk.connected(CONNECT_PATIENCE).await;
+        let connected = peer.bulk.connected(CONNECT_TIMEOUT).await;
         connected.inspect_err(|_| self.pace.failed())?;
         let (group, to) = (self.group, self.target.incarnation);
         let open = || peer.bulk.open_stream(group, to, pipeline::IN_FLIGHT_MESSAGES_MAX);
@@ -194,7 +194,7 @@ impl Network {
             input,
             &mut self.unanswered,
             open,
-            pipeline::PATIENCE,
+            pipeline::TIMEOUT,
             self.answers.clone(),
         );
         let session = (pipeline, &mut self.pace);
@@ -436,7 +436,7 @@ mod tests {
             matches!(&answer, Err(RPCError::Unreachable(error)) if error.to_string().contains("refused")),
             "{answer:?}"
         );
-        assert!(started.elapsed() >= CONNECT_PATIENCE);
+        assert!(started.elapsed() >= CONNECT_TIMEOUT);
     }
 
     #[tokio::test]

@@ -126,7 +126,7 @@ pub(crate) async fn control(
         let calls = Calls::new(inbox.clone(), peer, answers);
         let mut next = Some(first);
         while let Some(frame) = next {
-            inbox.heard_from(peer);
+            inbox.note_contact(peer);
             calls.begin(frame.messages);
             next = frames.message().await.ok().flatten();
             if inbox.is_expelled(peer) {
@@ -242,7 +242,7 @@ pub(crate) async fn bulk(
             if inbound.inbox.is_expelled(peer) {
                 return;
             }
-            inbound.inbox.heard_from(peer);
+            inbound.inbox.note_contact(peer);
             for message in frame.messages {
                 if !inbound.take(message) {
                     tracing::warn!(%peer, "its bulk connection ends here: it takes no answers, or is gone");

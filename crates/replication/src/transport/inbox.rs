@@ -28,7 +28,7 @@ pub(crate) trait Inbox: Send + Sync + 'static {
     fn is_expelled(&self, peer: BrokerId) -> bool;
 
     /// A peer has sent something.
-    fn heard_from(&self, peer: BrokerId);
+    fn note_contact(&self, peer: BrokerId);
 
     /// A peer says what it leads, and how its disk and its clock are.
     fn announced(&self, peer: BrokerId, announcement: LeaderAnnouncement);

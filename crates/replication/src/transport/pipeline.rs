@@ -23,7 +23,7 @@ pub(super) const IN_FLIGHT_MESSAGES_MAX: usize = 48;
 const IN_FLIGHT_BYTES_MAX: usize = 4 << 20;
 /// A replica that has appends and answers none of them for so long counts as unreachable. Far more than a disk takes
 /// that is merely slow.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A stream of appends that the replica did not answer in time, kept until it does.
 pub(super) struct Unanswered {
@@ -33,7 +33,7 @@ pub(super) struct Unanswered {
 
 /// A pipelined stream of appends: sends while the windows have room, yields answers in order.
 ///
-/// A replica that answers nothing for [`PATIENCE`] counts as unreachable, although the connection is sound: its disk
+/// A replica that answers nothing for [`TIMEOUT`] counts as unreachable, although the connection is sound: its disk
 /// hangs. Until openraft is told so, it keeps the log for what is under way, and nothing is purged. The stream is kept,
 /// and nothing more is sent until the replica has answered what it has, so that nothing piles up there; one that is only
 /// slow then goes on where it is.

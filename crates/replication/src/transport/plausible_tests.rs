@@ -10,7 +10,7 @@ use jangada_types::{GroupId, Incarnation};
 use prost::Message as _;
 
 use super::*;
-use crate::host_tests::{Journal, PATIENCE, open_store};
+use crate::host_tests::{Journal, TIMEOUT, open_store};
 use crate::raft_types::log_id;
 use crate::registry::Registry;
 use crate::snapshot::chunks::Stored;
@@ -175,7 +175,7 @@ async fn open() -> (Arc<Registry>, Group) {
         timing,
         Starts::default(),
         crate::transport::dialer::Dialer::new(jangada_env::Network::System),
-        &jangada_env::Env::of_system(),
+        &jangada_env::Env::system(),
     )
     .unwrap();
     let group = registry.open(GROUP, Box::new(Journal::new(1 << 20, 16))).await.unwrap();
@@ -303,7 +303,7 @@ async fn a_group_outlives_the_largest_term_and_is_led_by_who_tells_the_truth() {
     assert!(matches!(answer.body, Some(Body::AppendResult(_))), "{answer:?}");
     let mut status = group.watch();
     let followed = status.wait_for(|status| status.term == 3);
-    drop(tokio::time::timeout(PATIENCE, followed).await.unwrap().unwrap());
+    drop(tokio::time::timeout(TIMEOUT, followed).await.unwrap().unwrap());
     registry.shutdown().await;
 }
 

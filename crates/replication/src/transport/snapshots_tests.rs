@@ -23,7 +23,7 @@ use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 use self::machine::{Large, piece_of};
 use super::*;
 use crate::host::Host;
-use crate::host_tests::{GROUP, PATIENCE};
+use crate::host_tests::{GROUP, TIMEOUT};
 use crate::log_store::LogStore;
 use crate::raft_types::{Entry, Membership, log_id};
 use crate::snapshot::record::{self, StateBody};
@@ -131,7 +131,7 @@ impl Follower {
             timing,
             Starts::default(),
             dialer,
-            &jangada_env::Env::of_system(),
+            &jangada_env::Env::system(),
         )
         .unwrap();
         let machine = Large::new(0, 16);
@@ -155,7 +155,7 @@ impl Follower {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        let waited = tokio::time::timeout(PATIENCE, follows).await;
+        let waited = tokio::time::timeout(TIMEOUT, follows).await;
         assert!(waited.is_ok(), "the replica follows broker 2");
         Self {
             registry,
@@ -167,7 +167,7 @@ impl Follower {
     async fn take(&self, messages: &[SnapshotChunk]) -> Result<InstallSnapshotResponse, Refusal> {
         let rest: Vec<_> = messages[1..].iter().cloned().map(Ok).collect();
         let taken = take(&*self.registry, PEER, messages[0].clone(), stream::iter(rest));
-        tokio::time::timeout(PATIENCE, taken).await.expect("it ends")
+        tokio::time::timeout(TIMEOUT, taken).await.expect("it ends")
     }
 
     /// The machine's number. It is published when the snapshot is in its place.
@@ -177,7 +177,7 @@ impl Follower {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        let waited = tokio::time::timeout(PATIENCE, wait).await;
+        let waited = tokio::time::timeout(TIMEOUT, wait).await;
         assert!(waited.is_ok(), "{} instead of {number}", self.published.lock());
     }
 
@@ -206,7 +206,7 @@ async fn has_one_generation(store: &Arc<dyn Store>, chunks: usize) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    let waited = tokio::time::timeout(PATIENCE, wait).await;
+    let waited = tokio::time::timeout(TIMEOUT, wait).await;
     assert!(waited.is_ok(), "{chunks} chunks of one state: {:?}", generations(store));
 }
 
@@ -403,7 +403,7 @@ async fn a_snapshot_of_an_earlier_build_is_taken() {
         }
     };
     assert!(
-        tokio::time::timeout(PATIENCE, wait).await.is_ok(),
+        tokio::time::timeout(TIMEOUT, wait).await.is_ok(),
         "the second is one row"
     );
     follower.stop().await;

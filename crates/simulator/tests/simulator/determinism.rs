@@ -14,7 +14,7 @@ const TOPIC: &str = "orders";
 const PARTITIONS: u32 = 3;
 const RECORDS: u32 = 300;
 /// Of the simulation's time, of which an hour takes seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A broker that runs, and how it is stopped.
 struct Running {
@@ -34,7 +34,7 @@ impl Running {
 
     async fn stop(self) {
         let _ = self.stop.send(());
-        let stopped = timeout(PATIENCE, self.task).await;
+        let stopped = timeout(TIMEOUT, self.task).await;
         stopped.expect("it stops in time").expect("it does not panic");
     }
 }
@@ -103,7 +103,7 @@ async fn play(simulation: Arc<Simulation>) -> Vec<String> {
 
     let mut read = Vec::new();
     for _ in 0..RECORDS {
-        let record = timeout(PATIENCE, consumer.next()).await.expect("all are there");
+        let record = timeout(TIMEOUT, consumer.next()).await.expect("all are there");
         let record = record.expect("a majority lives");
         let value = String::from_utf8_lossy(record.value.as_deref().unwrap_or_default()).into_owned();
         simulation.note(format_args!(

@@ -14,7 +14,7 @@ use super::state::Bootstrap;
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a start waits for the seeds to say who they are, before it asks those that it knows.
-const ASK_SEEDS_WITHIN: Duration = Duration::from_secs(1);
+const ASK_SEEDS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A reachable seed.
 pub(super) struct Seed {
@@ -36,7 +36,7 @@ impl Bootstrap {
             registry.set_peers(&found);
         };
         // A seed that is silent has been called as one that was met, if it ever was.
-        let _ = tokio::time::timeout(ASK_SEEDS_WITHIN, probed).await;
+        let _ = tokio::time::timeout(ASK_SEEDS_TIMEOUT, probed).await;
         registry.ask_peers().await;
     }
 

@@ -13,7 +13,7 @@ use crate::node::Node;
 
 /// What tonic said to a stream's service instead of giving a message, as an error of ours. `None`: nobody is there any more to
 /// be told, or it is about something else.
-pub(crate) fn unread(said: &Status, node: &Node) -> Option<RequestError> {
+pub(crate) fn with_details(said: &Status, node: &Node) -> Option<RequestError> {
     refused_on_the_way(said).or_else(|| error(said, node.settings.limits.request_bytes_max))
 }
 

@@ -7,11 +7,11 @@ use crate::metrics::{GroupMetrics, REPLACED};
 use crate::replica::{Observer, ReplicaName};
 
 /// Writes the events of the shards that are led here to the log, and counts them.
-pub(super) struct Journal {
+pub(super) struct EventLog {
     pub metrics: GroupMetrics,
 }
 
-impl Observer<Leader> for Journal {
+impl Observer<Leader> for EventLog {
     fn took_effect(&self, command: &Command) {
         if matches!(command, Command::CommitOffsets { .. }) {
             self.metrics.commits.inc();
