@@ -69,4 +69,5 @@ pub use timing::Timing;
 pub use transport::grpc::PeerService;
 pub use transport::handshake::{Identity, PROTOCOL_MAX, PROTOCOL_MIN, check_protocol};
 pub use transport::introduction::STARTING;
+pub use transport::not_admitted::NotAdmitted;
 pub use transport::plausible::{Cause, Rejections};

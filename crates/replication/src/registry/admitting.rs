@@ -6,12 +6,12 @@ use std::time::Duration;
 use jangada_proto::internal::{Hello, PutBack};
 use jangada_types::{BrokerId, GroupId, Incarnation};
 use tokio::time::Instant;
-use tonic::Status;
 
 use super::Registry;
 use crate::roster::Standing;
 use crate::transport::introduction;
 use crate::transport::link::FirstLook;
+use crate::transport::not_admitted::NotAdmitted;
 use crate::transport::plausible::{Cause, Refusal};
 
 /// A peer that could not be called so often is away: the tries are 50, 100 and 200 ms apart where nothing listens.
@@ -32,8 +32,8 @@ impl Registry {
     }
 
     /// Lets a caller in by what it said first, or refuses it.
-    pub fn admit(&self, hello: Option<Hello>) -> Result<BrokerId, Status> {
-        let refused = |cause| move |status| self.rejected(cause, status);
+    pub fn admit(&self, hello: Option<Hello>) -> Result<BrokerId, NotAdmitted> {
+        let refused = |cause| move |refusal| self.rejected(cause, refusal);
         let hello = self.identity.check(hello).map_err(refused(Cause::Handshake))?;
         self.known(&hello).map_err(refused(Cause::Stranger))?;
         introduction::judge_caller(&self.peers, &hello).map_err(refused(Cause::PutBack))?;
@@ -41,12 +41,12 @@ impl Registry {
     }
 
     /// Like [`Registry::admit`], for a broker that the metadata need not know. Gives whether the metadata knows it.
-    pub fn admit_stranger(&self, hello: Option<Hello>) -> Result<bool, Status> {
+    pub fn admit_stranger(&self, hello: Option<Hello>) -> Result<bool, NotAdmitted> {
         let hello = self
             .identity
             .check(hello)
-            .map_err(|status| self.rejected(Cause::Handshake, status))?;
-        introduction::judge_caller(&self.peers, &hello).map_err(|status| self.rejected(Cause::PutBack, status))?;
+            .map_err(|refusal| self.rejected(Cause::Handshake, refusal))?;
+        introduction::judge_caller(&self.peers, &hello).map_err(|refusal| self.rejected(Cause::PutBack, refusal))?;
         Ok(self.known(&hello).is_ok())
     }
 
@@ -65,18 +65,18 @@ impl Registry {
     }
 
     /// Whether the metadata knows a caller.
-    fn known(&self, hello: &Hello) -> Result<(), Status> {
+    fn known(&self, hello: &Hello) -> Result<(), NotAdmitted> {
         let Some(roster) = self.roster.get() else { return Ok(()) };
         let broker = BrokerId::from(hello.broker_id);
-        let (reason, why) = match roster.standing(broker, Incarnation::from(hello.incarnation)) {
+        let refusal = match roster.standing(broker, Incarnation::from(hello.incarnation)) {
             Standing::Member => return Ok(()),
-            Standing::Stranger(why) => ("UNKNOWN_BROKER", why),
-            Standing::Removed(why) => (introduction::REMOVED, why),
+            Standing::Stranger(why) => NotAdmitted::Unknown(why),
+            Standing::Removed(why) => NotAdmitted::Removed(why),
         };
         if self.peers.is_worth_telling(broker) {
-            tracing::warn!(%broker, "a caller on the internal listener is refused: {why}");
+            tracing::warn!(%broker, "a caller on the internal listener is refused: {refusal}");
         }
-        Err(Status::failed_precondition(format!("{reason}: {why}")))
+        Err(refusal)
     }
 
     /// Whether the metadata does not have a caller any more that was let in.

@@ -3,14 +3,14 @@
 use jangada_proto::internal::{Commits, Hello, LeaderAnnouncement};
 use jangada_types::{BrokerId, GroupId, Incarnation};
 use tokio::sync::OwnedSemaphorePermit;
-use tonic::Status;
 
 use super::Registry;
 use crate::transport::inbox::{Hosted, Inbox};
+use crate::transport::not_admitted::NotAdmitted;
 use crate::transport::plausible::Refusal;
 
 impl Inbox for Registry {
-    fn admit(&self, hello: Option<Hello>) -> Result<BrokerId, Status> {
+    fn admit(&self, hello: Option<Hello>) -> Result<BrokerId, NotAdmitted> {
         Self::admit(self, hello)
     }
 

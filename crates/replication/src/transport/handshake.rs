@@ -3,7 +3,8 @@
 
 use jangada_proto::internal::Hello;
 use jangada_types::{BrokerId, FEATURE_LEVEL, Incarnation};
-use tonic::{Code, Status};
+
+use super::not_admitted::NotAdmitted;
 
 /// Protocol versions of the internal listener that this build speaks.
 pub const PROTOCOL_MIN: u32 = 1;
@@ -39,49 +40,38 @@ impl Identity {
     }
 
     /// Checks what a peer said first, and gives it back.
-    pub(crate) fn check(&self, hello: Option<Hello>) -> Result<Hello, Status> {
-        let Some(hello) = hello else {
-            return Err(Status::failed_precondition(
-                "NO_HANDSHAKE: this is a broker's internal listener; clients connect to the public one",
-            ));
-        };
+    pub(crate) fn check(&self, hello: Option<Hello>) -> Result<Hello, NotAdmitted> {
+        let hello = hello.ok_or(NotAdmitted::NoHandshake)?;
         if hello.cluster_id != self.cluster_id {
-            return Err(refuse(
-                "WRONG_CLUSTER",
-                format!(
-                    "broker {} belongs to cluster {}, not to {}",
-                    self.broker, self.cluster_id, hello.cluster_id
-                ),
-            ));
+            return Err(NotAdmitted::WrongCluster {
+                broker: self.broker,
+                cluster: self.cluster_id.clone(),
+                callers: hello.cluster_id,
+            });
         }
         if hello.to_broker_id != self.broker.get() {
-            return Err(refuse(
-                "WRONG_BROKER",
-                format!(
-                    "this is broker {}, not {}: check the internal addresses of both",
-                    self.broker, hello.to_broker_id
-                ),
-            ));
+            return Err(NotAdmitted::WrongBroker {
+                broker: self.broker,
+                meant: hello.to_broker_id,
+            });
         }
         check_protocol(hello.protocol_min, hello.protocol_max)?;
         if hello.past.as_ref().is_some_and(|past| past.starts.len() > STARTS_MAX) {
-            return Err(refuse("DAMAGED", format!("a past of more than {STARTS_MAX} starts")));
+            return Err(NotAdmitted::LongPast { most: STARTS_MAX });
         }
         Ok(hello)
     }
 }
 
 /// Refuses a peer that speaks no version in common.
-pub fn check_protocol(min: u32, max: u32) -> Result<(), Status> {
-    if max < PROTOCOL_MIN || min > PROTOCOL_MAX {
-        let message = format!(
-            "this broker speaks internal protocol {PROTOCOL_MIN} to {PROTOCOL_MAX}, the caller {min} to {max}: upgrade the older one"
-        );
-        return Err(refuse("UNSUPPORTED_PROTOCOL", message));
+pub fn check_protocol(min: u32, max: u32) -> Result<(), NotAdmitted> {
+    match max < PROTOCOL_MIN || min > PROTOCOL_MAX {
+        true => Err(NotAdmitted::UnsupportedProtocol {
+            own_min: PROTOCOL_MIN,
+            own_max: PROTOCOL_MAX,
+            min,
+            max,
+        }),
+        false => Ok(()),
     }
-    Ok(())
-}
-
-fn refuse(reason: &str, message: String) -> Status {
-    Status::new(Code::FailedPrecondition, format!("{reason}: {message}"))
 }

@@ -6,8 +6,8 @@ use jangada_proto::internal::{Commits, Hello, LeaderAnnouncement};
 use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId};
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::Status;
 
+use super::not_admitted::NotAdmitted;
 use super::plausible::{Horizon, Judge, Refusal};
 use crate::group::Raft;
 use crate::snapshot::chunks::ChunkStore;
@@ -16,7 +16,7 @@ use crate::state_machine::Check;
 /// The receiver of what peers send. No method waits.
 pub(crate) trait Inbox: Send + Sync + 'static {
     /// Lets a caller in by what it said first, or refuses it.
-    fn admit(&self, hello: Option<Hello>) -> Result<BrokerId, Status>;
+    fn admit(&self, hello: Option<Hello>) -> Result<BrokerId, NotAdmitted>;
 
     /// What this broker says first to a peer.
     fn hello(&self, to: BrokerId) -> Hello;

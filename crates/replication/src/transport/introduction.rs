@@ -10,14 +10,11 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
 use super::handshake::Identity;
+use super::not_admitted::{NotAdmitted, PUT_BACK, REMOVED};
 use crate::peers::Peers;
 
 /// The header of a response that has the answerer's `Hello`.
 const HEADER: &str = "jangada-hello-bin";
-/// Begins the refusal of a broker whose data directory was put back.
-const PUT_BACK: &str = "PUT_BACK";
-/// Begins the refusal of a broker that was taken out of the cluster.
-pub(crate) const REMOVED: &str = "REMOVED";
 /// Begins the refusal of a broker that opens its store: it will be there soon.
 pub const STARTING: &str = "STARTING";
 
@@ -35,7 +32,7 @@ pub(crate) fn introduce(headers: &mut MetadataMap, hello: &Hello) {
 }
 
 /// Refuses a caller that has lost commits which this broker has seen.
-pub(crate) fn judge_caller(peers: &Peers, hello: &Hello) -> Result<(), Status> {
+pub(crate) fn judge_caller(peers: &Peers, hello: &Hello) -> Result<(), NotAdmitted> {
     peers.judge(hello).map_err(|lost| {
         let broker = BrokerId::from(hello.broker_id);
         let message = told(broker, &lost);
@@ -43,8 +40,7 @@ pub(crate) fn judge_caller(peers: &Peers, hello: &Hello) -> Result<(), Status> {
         if !Peers::is_under_way(hello, &lost) && peers.is_worth_telling(broker) {
             tracing::error!(%broker, "a broker is refused: {message}");
         }
-        let details = lost.encode_to_vec().into();
-        Status::with_details(Code::FailedPrecondition, format!("{PUT_BACK}: {message}"), details)
+        NotAdmitted::PutBack { lost, message }
     })
 }
 

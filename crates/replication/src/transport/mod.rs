@@ -13,7 +13,7 @@
 //! - `snapshots`: snapshots, sent and received.
 //! - `queue`: what waits for a connection, the metadata's first.
 //! - [`plausible`]: what a peer's message may say.
-//! - [`handshake`]: who may talk to whom.
+//! - [`handshake`]: who may talk to whom. [`not_admitted`]: why a caller may not.
 //! - [`introduction`]: what both sides say of themselves, and of their past.
 
 mod calls;
@@ -26,6 +26,7 @@ pub mod inbound;
 pub(crate) mod inbox;
 pub mod introduction;
 pub(crate) mod link;
+pub mod not_admitted;
 mod pipeline;
 pub mod plausible;
 mod queue;
