@@ -50,6 +50,21 @@ pub const TIMER_WINDOW: usize = 65_536;
 /// Messages that a consumer is given before the next one is asked, so that equal consumers get equal shares.
 pub const TURN_MESSAGES: u32 = 16;
 
+/// A log may be so many times as large as its live records, and [`CARRY_SLACK_BYTES`] larger, before what holds it up is carried.
+pub const CARRY_FACTOR: u64 = 4;
+
+/// What a log may always hold beside its live records, bytes.
+pub const CARRY_SLACK_BYTES: u64 = 64 << 20;
+
+/// The records of one carry, bytes, about: as much as one append of a producer.
+pub const CARRY_BATCH_BYTES: u64 = 1 << 20;
+
+/// For so many bytes that are written otherwise one may be carried, beyond [`CARRY_SLACK_BYTES`]: a write amplification of 1.33.
+pub const CARRY_SHARE: u64 = 3;
+
+/// A lease that ran out so long ago, milliseconds, is ended if it keeps a log from being cut.
+pub const CARRY_LEASE_MS: u64 = 10 * 60_000;
+
 /// Failures, or receives, after which a message is dead, at most. SQS' `maxReceiveCount` goes to 1,000.
 pub const ATTEMPTS_MAX: u16 = 1_000;
 

@@ -84,6 +84,8 @@ pub(super) struct Desk {
     pub keys: Keys,
     /// Messages that a command under way, or the next one, is about.
     pub busy: BTreeSet<u64>,
+    /// Messages that a carry under way is about: they do not go out before it is applied.
+    pub carrying: BTreeSet<u64>,
     pub sessions: BTreeMap<SessionId, Session>,
     pub attempts: BTreeMap<(SessionId, AttemptId), LeaseId>,
     /// Beyond so many it is looked which of their leases are over.
@@ -118,6 +120,7 @@ impl Desk {
             timers: Timers::default(),
             keys: Keys::default(),
             busy: BTreeSet::new(),
+            carrying: BTreeSet::new(),
             sessions: BTreeMap::new(),
             attempts: BTreeMap::new(),
             attempts_max: 0,

@@ -1,6 +1,6 @@
 //! What goes into a step of the engine, and what comes out.
 
-use crate::command::{Marks, QueueOps, Section};
+use crate::command::{Carry, Marks, QueueOps, Section};
 use crate::engine::policy::Policy;
 use crate::ids::{AttemptId, LeaseId, SessionId, SlotId};
 use crate::reply::{OpsReply, SectionReply};
@@ -177,7 +177,22 @@ pub enum Input {
         /// What it came to.
         reply: OpsReply,
     },
-    /// Messages were carried: of each the old offset and the new one. The slots have it already.
+    /// How large the log is. To be told when the engine begins, each time the log has grown by a part, and each 10 s while it grows.
+    LogSizes {
+        /// The first offset of the first part: the log start.
+        start: u64,
+        /// The parts in their order, up to the end of the log.
+        parts: Vec<LogPart>,
+        /// All bytes that were ever written to the log, records and commands: a number that only grows, from any beginning.
+        written_bytes: u64,
+    },
+    /// The host has read the records of [`Output::Carry`] and proposes them. What becomes of it is told by [`Input::Carried`].
+    CarryBuilt {
+        /// The bytes of the batch.
+        bytes: u64,
+    },
+    /// Messages were carried: of each the old offset and the new one. The slots have it already. Without any: the carry that was to be
+    /// made was refused, or its records could not be read.
     Carried {
         /// The old and new offsets of the messages.
         moves: Vec<(u64, u64)>,
@@ -186,6 +201,17 @@ pub enum Input {
     Tick,
     /// Leadership is to go to another broker: nothing is granted any more.
     HandOver,
+}
+
+/// A part of the log: what lies between two places where the log can be cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogPart {
+    /// The offset behind its last record; it begins where the part before ends.
+    pub end: u64,
+    /// The bytes of its records.
+    pub record_bytes: u64,
+    /// The bytes of all of its entries: records and commands.
+    pub bytes: u64,
 }
 
 /// Rows that the engine wanted.
@@ -301,6 +327,17 @@ pub enum Output {
         request: RequestId,
         /// What it came to.
         answer: Answer,
+    },
+    /// Append messages again: read their records, make one batch of them in the order of `carry.messages`, and propose the command `Carry`
+    /// with that head and body, after [`Input::CarryBuilt`]. When it is applied, tell [`Input::Carried`] with the offset of each; if it
+    /// was refused, or cannot be made, tell it with none. One is under way at a time.
+    ///
+    /// If the records are more than `bytes_max`, the first ones are carried, at least one: `messages` and `marks` are cut alike.
+    Carry {
+        /// What is carried.
+        carry: Carry,
+        /// Bytes of the batch, about.
+        bytes_max: u64,
     },
     /// Tell a consumer that leadership goes to another broker, and end its stream.
     Moved {

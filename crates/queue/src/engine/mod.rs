@@ -5,7 +5,7 @@
 //!                  |    ^            Output::Read      rows to look up
 //!                  |    |            Output::Deliver   messages, whose grant is applied
 //!                  v    |            Output::Answer    what a request came to
-//!                the slots
+//!                the slots           Output::Carry     messages to append again
 //! ```
 //!
 //! It is made when the replica has applied an entry of its own term, and dropped when it no longer leads: nothing of it is
@@ -15,11 +15,13 @@
 //! - [`Policy`]: the settings of a queue. [`Input`], [`Output`]: what comes in and what goes out.
 //! - `step`: the engine, and what each input does. `pump`: what is due, and the next command. `applied`: what became of one.
 //! - `settle`: what consumers say of messages. `rows`: what was looked up, and what was carried.
+//! - `carrier`: what is appended again, so that a log can be cut.
 //! - `desk`: what the leader knows of one slot. `walk`: the next message of it. `lanes`, `timers`, `keys`, `consumers`: its parts.
 //! - `acts`: changes of single messages that wait for the next command.
 
 mod acts;
 mod applied;
+mod carrier;
 mod consumers;
 mod desk;
 mod io;
@@ -33,9 +35,10 @@ mod step;
 mod timers;
 mod walk;
 
+pub use carrier::CarryBounds;
 pub use io::{
-    Answer, ConsumerId, Delivered, Input, Output, ReadId, RequestId, Rows, RowsWanted, SettleItem, Settled, Settlement,
-    Ticket,
+    Answer, ConsumerId, Delivered, Input, LogPart, Output, ReadId, RequestId, Rows, RowsWanted, SettleItem, Settled,
+    Settlement, Ticket,
 };
 pub use policy::{Attempts, Expired, OnDead, Order, Overflow, Policy};
 pub use step::Engine;

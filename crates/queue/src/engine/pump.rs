@@ -93,6 +93,7 @@ impl Engine {
                 self.is_walking |= desk.expire(&view, &mut self.acts);
             }
         }
+        self.plan_carry(slots, end, now, wall_ms, out);
         while self.under_way.len() < OPS_UNDER_WAY_MAX {
             if !self.propose(slots, end, now, wall_ms, out) {
                 break;
@@ -110,8 +111,9 @@ impl Engine {
             return;
         }
         let looks = |slot: SlotId| {
+            let is_carried = self.desks.get(&slot).is_some_and(|desk| !desk.carrying.is_empty());
             let mut of_slot = self.reads.values().filter(|(known, _)| *known == slot);
-            of_slot.any(|(_, read)| matches!(read, Read::Batches | Read::Lane(_) | Read::Key(_)))
+            is_carried || of_slot.any(|(_, read)| matches!(read, Read::Batches | Read::Lane(_) | Read::Key(_)))
         };
         let over = self
             .receives
@@ -293,7 +295,7 @@ impl Desk {
         }
     }
 
-    fn change(
+    pub(super) fn change(
         &mut self,
         view: &View<'_>,
         offset: u64,
@@ -492,6 +494,7 @@ impl Desk {
         }
         while let Some((origin, ready)) = self.alone.first_key_value().map(|(origin, ready)| (*origin, *ready))
             && *left > 0
+            && !self.carrying.contains(&ready.offset)
         {
             let Some(waiter) = self.consumers.next_alone() else {
                 return;

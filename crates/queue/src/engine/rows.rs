@@ -25,6 +25,9 @@ impl Engine {
         let Some((id, read)) = self.reads.remove(&read) else {
             return;
         };
+        if let Read::Carry = read {
+            return self.carry_marks_read(rows);
+        }
         let Some(slot) = slots.slot(id) else { return };
         let view = View {
             id,
@@ -47,7 +50,7 @@ impl Engine {
             Read::Timers => desk.timers_read(rows),
             Read::Lane(lane) => desk.lane_read(lane, rows),
             Read::Key(key) => desk.key_read(&view, key, &rows),
-            Read::Origin(_) => unreachable!("it was taken above"),
+            Read::Origin(_) | Read::Carry => unreachable!("it was taken above"),
         }
     }
 

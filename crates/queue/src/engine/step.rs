@@ -7,6 +7,7 @@ use jangada_machine::Now;
 use crate::command::Section;
 use crate::engine::acts::{Act, Change};
 use crate::engine::applied::Part;
+use crate::engine::carrier::Carrier;
 use crate::engine::consumers::{Consumer, Waiter};
 use crate::engine::desk::{AHEAD_MAX, Ahead, Desk, PASSED};
 use crate::engine::io::{
@@ -33,6 +34,8 @@ pub(super) enum Read {
     Lane(u8),
     Key(u64),
     Origin(Waiting),
+    /// Marks of what is to be carried.
+    Carry,
 }
 
 /// A message to settle, and who waits for it.
@@ -75,6 +78,7 @@ pub struct Engine {
     /// The commands under way: what each section is about.
     pub(super) under_way: BTreeMap<Ticket, Vec<Part>>,
     pub(super) reads: BTreeMap<ReadId, (SlotId, Read)>,
+    pub(super) carrier: Carrier,
     pub(super) last_id: u64,
     /// The end of all marks, as of the last step.
     pub(super) marks_end: u64,
@@ -101,6 +105,7 @@ impl Engine {
             administered: Vec::new(),
             under_way: BTreeMap::new(),
             reads: BTreeMap::new(),
+            carrier: Carrier::default(),
             last_id: 0,
             marks_end: slots.marks_end(),
             hands_over: false,
@@ -180,7 +185,16 @@ impl Engine {
             Input::Administer { request, section } => self.administered.push((request, section)),
             Input::Rows { read, rows } => self.rows(slots, end, read, rows, now, wall_ms, out),
             Input::Applied { ticket, reply } => self.applied(slots, end, ticket, reply, now, out),
-            Input::Carried { moves } => self.carried(slots, end, &moves, now, wall_ms),
+            Input::LogSizes {
+                start,
+                parts,
+                written_bytes,
+            } => self.measured(slots, end, start, &parts, written_bytes),
+            Input::CarryBuilt { bytes } => self.carry_built(bytes),
+            Input::Carried { moves } => {
+                self.carried(slots, end, &moves, now, wall_ms);
+                self.carry_ended(moves.last().map(|(old, _)| *old));
+            }
             Input::HandOver => {
                 self.hands_over = true;
                 let receives: Vec<RequestId> = self.receives.keys().copied().collect();
@@ -214,7 +228,7 @@ impl Engine {
     pub(super) fn restart(&mut self, slots: &Slots, end: u64, id: SlotId, policy: Policy, now: Now) {
         let Some(old) = self.desks.remove(&id) else { return };
         self.reads
-            .retain(|_, (slot, read)| *slot != id || matches!(read, Read::Origin(_)));
+            .retain(|_, (slot, read)| *slot != id || matches!(read, Read::Origin(_) | Read::Carry));
         let Some(slot) = slots.slot(id) else {
             for (waiter, _) in old.consumers.iter() {
                 match waiter {
@@ -226,6 +240,7 @@ impl Engine {
         };
         let mut desk = Desk::begin(policy, slots, slot, end, now);
         desk.busy = old.busy;
+        desk.carrying = old.carrying;
         desk.consumers = old.consumers;
         let waiters: Vec<Waiter> = desk.consumers.iter().map(|(waiter, _)| waiter).collect();
         for waiter in waiters {

@@ -190,6 +190,14 @@ impl Desk {
 
     /// The next message to go out, which stays where it is.
     pub(super) fn head(&mut self, view: &View<'_>, walked: &mut u32) -> Head {
+        match self.found(view, walked) {
+            // It goes out from its new place, in a moment.
+            Head::Ready(_, ready) if self.carrying.contains(&ready.offset) => Head::Empty,
+            head => head,
+        }
+    }
+
+    fn found(&mut self, view: &View<'_>, walked: &mut u32) -> Head {
         if self.policy.has_lanes {
             return self.head_of_lanes(view, walked);
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use jangada_queue::engine::{Input, Settlement};
-use jangada_queue::{Carry, Engine, HeldState, Mark, Marks, MessageState, Runs, Slots};
+use jangada_queue::{Carry, HeldState, Mark, Marks, MessageState, Runs, Slots};
 
 use crate::world::{Entry, SLOT, World};
 
@@ -43,6 +43,50 @@ impl World {
         self.pending.push_back(Entry::Carry(carry));
     }
 
+    /// The leader asks for a carry: its records are read, or cannot be; and there may be more of them than it thought.
+    pub fn make_carry(&mut self, mut carry: Carry, bytes_max: u64) {
+        let fails = self.seeds.below(16) == 0;
+        let (mut messages, mut bytes) = (Vec::new(), 0);
+        for offset in carry.messages.offsets() {
+            bytes += self.log.records[offset as usize];
+            if bytes > bytes_max && !messages.is_empty() {
+                break;
+            }
+            messages.push(offset);
+        }
+        carry.marks.0.truncate(messages.len());
+        for (offset, mark) in messages.iter().zip(&carry.marks.0) {
+            let sent = Mark {
+                id: 0,
+                ..self.records[*offset as usize].1.clone()
+            };
+            assert_eq!(*mark, sent, "{offset} keeps its marks");
+        }
+        if carry.marks.is_empty() {
+            let is_plain = |offset: &u64| self.records[*offset as usize].1 == Mark::default();
+            assert!(messages.iter().all(is_plain), "{messages:?} keep their marks");
+        }
+        carry.messages = Runs::from_iter(messages);
+        self.planned += 1;
+        if fails {
+            return self.pending.push_back(Entry::NoCarry);
+        }
+        self.step(Input::CarryBuilt { bytes });
+        self.pending.push_back(Entry::Carry(carry));
+    }
+
+    /// The leader is told how large its log is.
+    pub fn measure(&mut self) {
+        let floor = self.slots.floor().expect("the queue's log is its own");
+        let (start, parts) = self.log.parts(floor);
+        let written_bytes = self.log.written;
+        self.step(Input::LogSizes {
+            start,
+            parts,
+            written_bytes,
+        });
+    }
+
     /// Another replica leads: a part of what was under way is committed, and nobody is told; the rest is lost. One of the lost commands
     /// may come into the log after all, in the new term.
     pub fn fail_over(&mut self) {
@@ -66,7 +110,7 @@ impl World {
         for client in &mut self.clients {
             client.stream = None;
         }
-        self.engine = Engine::begin(self.term, &self.slots);
+        self.begin_engine();
         self.configure();
         if self.seeds.below(3) == 0 {
             let bytes = self.slots.snapshot();

@@ -1,7 +1,10 @@
 //! Any history of a queue with its leader: consumers that work, break and crash, leaders that change, answers and rows that come late.
 //! `QUEUE_HISTORIES` says how many for each kind of queue.
 
-use jangada_queue::engine::{Attempts, Expired, OnDead, Order, Overflow, Policy, Settlement};
+use std::cell::Cell;
+use std::panic::AssertUnwindSafe;
+
+use jangada_queue::engine::{Attempts, CarryBounds, Expired, OnDead, Order, Overflow, Policy, Settlement};
 use jangada_queue::{KeepsOrder, Mark};
 
 use crate::world::{Client, World};
@@ -94,7 +97,10 @@ fn act(world: &mut World, kind: Kind) {
         84 => world.disconnect(client, true),
         85 => world.disconnect(client, false),
         86 => world.crash(client),
-        87..=88 => world.fail_over(),
+        87..=88 => {
+            world.fail_over();
+            world.measure();
+        }
         89..=93 => {
             let ms = world.seeds.below(3_000);
             world.pass(ms);
@@ -103,6 +109,7 @@ fn act(world: &mut World, kind: Kind) {
             let ms = world.seeds.below(30_000);
             world.pass(ms);
         }
+        97..=98 if kind.carries => world.measure(),
         95 if kind.carries => {
             let count = 1 + world.seeds.below(20);
             world.carry(count);
@@ -116,10 +123,11 @@ fn act(world: &mut World, kind: Kind) {
 }
 
 fn run(policy: Policy, kind: Kind) {
+    let planned = Cell::new(0);
     for seed in 0..histories() {
         let keeps = kind.keys > 0 || kind.lanes > 0;
         let order = if keeps { KeepsOrder::Yes } else { KeepsOrder::No };
-        let outcome = std::panic::catch_unwind(|| {
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| {
             let mut world = World::new(seed, policy, order);
             world.clients = (0..3)
                 .map(|session| Client {
@@ -127,13 +135,29 @@ fn run(policy: Policy, kind: Kind) {
                     ..Client::default()
                 })
                 .collect();
+            if seed % 2 == 0 {
+                // So little that almost all is carried.
+                world.carry_bounds = CarryBounds {
+                    factor: 0,
+                    slack_bytes: 400,
+                    batch_bytes: 400,
+                };
+                world.begin_engine();
+                world.configure();
+            }
             for _ in 0..400 {
                 act(&mut world, kind);
             }
+            planned.set(planned.get() + world.planned);
             world.drain();
-        });
+        }));
         assert!(outcome.is_ok(), "history {seed} of {kind:?}");
     }
+    let planned = planned.get() as u64;
+    assert!(
+        !kind.carries || planned > histories() / 2,
+        "{planned} carries were planned"
+    );
 }
 
 fn policy() -> Policy {

@@ -1,9 +1,12 @@
 //! Work queues from outside.
 
 mod bounds;
+mod carrying;
+mod clients;
 mod faults;
 mod golden;
 mod histories;
+mod log;
 mod model;
 mod properties;
 mod samples;

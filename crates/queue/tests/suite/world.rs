@@ -5,16 +5,18 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use jangada_machine::{Effects, Now};
 use jangada_queue::engine::{
-    Answer, ConsumerId, Delivered, Input, Output, Policy, ReadId, RequestId, Rows, RowsWanted, SettleItem, Settled,
-    Settlement, Ticket,
+    Answer, CarryBounds, ConsumerId, Delivered, Input, Output, Policy, ReadId, RequestId, Rows, RowsWanted, SettleItem,
+    Settled, Settlement, Ticket,
 };
 use jangada_queue::tables::{MARKS, MarkRow, RowKind, key_of};
 use jangada_queue::{
-    AttemptId, Carry, Context, Engine, HeldState, KeepsOrder, LeaseId, Mark, Marks, MessageState, OpsReply, QueueId,
-    QueueOps, Section, SessionId, SlotId, SlotKind, Slots,
+    Carry, Context, Engine, HeldState, KeepsOrder, LeaseId, Mark, Marks, MessageState, OpsReply, QueueId, QueueOps,
+    Section, SlotId, SlotKind, Slots,
 };
 use jangada_types::replicated::Seeds;
 use jangada_types::{LogPosition, Offset, RowChange};
+
+use crate::log::Log;
 
 pub const SLOT: SlotId = SlotId(1);
 const WALL_MS: u64 = 1_700_000_000_000;
@@ -25,6 +27,8 @@ pub enum Entry {
     Ops(Ticket, QueueOps),
     Append(Vec<Mark>),
     Carry(Carry),
+    /// A carry that could not be made.
+    NoCarry,
 }
 
 /// Who was handed a message last.
@@ -82,6 +86,12 @@ pub struct World {
     pub order: Vec<u64>,
     pub holders: BTreeMap<u64, Holder>,
     pub proposed: usize,
+    pub log: Log,
+    /// The size of the next records, if it is not any.
+    pub record_bytes: Option<u64>,
+    /// Carries that the leader asked for.
+    pub planned: usize,
+    pub carry_bounds: CarryBounds,
 }
 
 impl World {
@@ -114,6 +124,10 @@ impl World {
             order: Vec::new(),
             holders: BTreeMap::new(),
             proposed: 0,
+            log: Log::default(),
+            record_bytes: None,
+            planned: 0,
+            carry_bounds: CarryBounds::default(),
         };
         let request = RequestId(world.next_id());
         let section = Section::Open {
@@ -126,6 +140,12 @@ impl World {
         world.settle_down();
         world.configure();
         world
+    }
+
+    /// The engine of the term.
+    pub fn begin_engine(&mut self) {
+        self.engine = Engine::begin(self.term, &self.slots);
+        self.engine.set_carry_bounds(self.carry_bounds);
     }
 
     pub fn configure(&mut self) {
@@ -202,6 +222,7 @@ impl World {
                 self.deliver(client, &messages);
             }
             Output::Answer { request, answer } => self.answer(request, answer),
+            Output::Carry { carry, bytes_max } => self.make_carry(carry, bytes_max),
             Output::Moved { consumer } => {
                 if let Some(client) = self.clients.iter_mut().find(|client| client.stream == Some(consumer)) {
                     client.stream = None;
@@ -282,6 +303,7 @@ impl World {
             next_offset: Offset(end as i64),
         };
         self.index += 1;
+        self.log.write(end, 40);
         let mut effects = Effects::default();
         let inputs = match entry {
             Entry::Ops(ticket, ops) => {
@@ -302,6 +324,8 @@ impl World {
                 for mark in marks {
                     let at = self.end();
                     self.places.insert(at, at);
+                    let bytes = self.record_bytes.unwrap_or(50 + self.seeds.below(100));
+                    self.log.record(bytes);
                     self.records.push((at, mark.clone()));
                 }
                 let marks = if plain { Marks::default() } else { Marks(marks.clone()) };
@@ -310,8 +334,9 @@ impl World {
                 let marks = (!plain).then_some((end, marks));
                 (Some(Input::Appended { marks }), None)
             }
+            Entry::NoCarry => (Some(Input::Carried { moves: Vec::new() }), None),
             Entry::Carry(carry) => match self.slots.judge_carry(&context, carry) {
-                Err(_) => (None, None),
+                Err(_) => (Some(Input::Carried { moves: Vec::new() }), None),
                 Ok(()) => {
                     let moves: Vec<(u64, u64)> = carry.messages.offsets().zip(end..).collect();
                     for (old, new) in &moves {
@@ -320,6 +345,7 @@ impl World {
                             self.places.insert(message, *new);
                         }
                         self.records.push((message, mark));
+                        self.log.carry(*old);
                     }
                     self.slots.carry(carry, end, &mut effects);
                     self.follower.carry(carry, end, &mut Effects::default());
@@ -476,117 +502,6 @@ impl World {
                 client.holds.remove(&item.offset);
             }
         }
-    }
-
-    /// A client says what becomes of a message that it has, or says it again.
-    pub fn say(&mut self, client: usize, offset: u64, settlement: Settlement) -> Option<RequestId> {
-        let known = self.clients[client].unanswered.get(&offset).copied();
-        let lease = self.clients[client].holds.get(&offset).copied();
-        let (lease, settlement) = known.or(Some((lease?, settlement)))?;
-        let id = self.records[offset as usize].0;
-        if let Some(holder) = self.holders.get_mut(&id).filter(|holder| holder.lease == lease) {
-            let most = match settlement {
-                Settlement::Extend { lease_ms } => self.now_ms + lease_ms,
-                _ => self.now_ms,
-            };
-            holder.until_ms = holder.until_ms.min(most);
-        }
-        let item = SettleItem {
-            offset,
-            lease,
-            settlement,
-        };
-        self.clients[client].unanswered.insert(offset, (lease, settlement));
-        let request = RequestId(self.next_id());
-        self.requests.insert(request, (client, vec![item]));
-        let items = vec![item];
-        self.step(Input::Settle {
-            request,
-            slot: SLOT,
-            items,
-        });
-        Some(request)
-    }
-
-    /// A client connects, again or for the first time, and gets credit.
-    pub fn connect(&mut self, client: usize, credit: u32) {
-        if self.clients[client].stream.is_some() {
-            return;
-        }
-        let consumer = ConsumerId(self.next_id());
-        let known = &mut self.clients[client];
-        (known.stream, known.credit) = (Some(consumer), credit);
-        let input = Input::Attach {
-            consumer,
-            slot: SLOT,
-            session: SessionId(known.session),
-            lease_ms: LEASE_MS,
-            holds: known.holds.iter().map(|(offset, lease)| (*offset, *lease)).collect(),
-        };
-        self.step(input);
-        if self.clients[client].stream == Some(consumer) {
-            let messages = credit;
-            self.step(Input::Credit { consumer, messages });
-        }
-    }
-
-    pub fn give_credit(&mut self, client: usize, messages: u32) {
-        if let Some(consumer) = self.clients[client].stream {
-            self.clients[client].credit += messages;
-            self.step(Input::Credit { consumer, messages });
-        }
-    }
-
-    /// The connection ends. A client that takes leave knows nothing of its messages any more.
-    pub fn disconnect(&mut self, client: usize, orderly: bool) {
-        let Some(consumer) = self.clients[client].stream.take() else {
-            return;
-        };
-        let (until, holds) = match orderly {
-            true => (self.now_ms, std::mem::take(&mut self.clients[client].holds)),
-            false => (self.now_ms + 5_000, self.clients[client].holds.clone()),
-        };
-        if orderly {
-            self.clients[client].unanswered.clear();
-        }
-        for (offset, lease) in holds {
-            let id = self.records[offset as usize].0;
-            if let Some(holder) = self.holders.get_mut(&id).filter(|holder| holder.lease == lease) {
-                holder.until_ms = holder.until_ms.min(until);
-            }
-        }
-        self.step(Input::Detach { consumer, orderly });
-    }
-
-    /// The process ends, and another one begins in its place.
-    pub fn crash(&mut self, client: usize) {
-        self.disconnect(client, false);
-        let session = self.next_id() + 1_000_000;
-        self.requests.retain(|_, (known, _)| *known != client);
-        self.clients[client] = Client {
-            session,
-            ..Client::default()
-        };
-    }
-
-    /// Asks once, or again if it was not answered.
-    pub fn receive(&mut self, client: usize, messages: u32, wait_ms: u64) -> RequestId {
-        let request = RequestId(self.next_id());
-        let attempt = match self.clients[client].receive {
-            Some((_, attempt)) => attempt,
-            None => self.next_id(),
-        };
-        self.clients[client].receive = Some((request, attempt));
-        self.step(Input::Receive {
-            request,
-            slot: SLOT,
-            session: SessionId(self.clients[client].session),
-            attempt: AttemptId(attempt),
-            messages,
-            lease_ms: LEASE_MS,
-            wait_ms,
-        });
-        request
     }
 
     pub fn send(&mut self, marks: Vec<Mark>) {
