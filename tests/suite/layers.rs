@@ -15,7 +15,7 @@ const ALLOWED: [(&str, &[&str]); 14] = [
     ("machine", &["types"]),
     ("controller", &["machine", "types"]),
     ("coordinator", &["machine", "types"]),
-    ("log", &["machine", "types"]),
+    ("log", &["machine", "queue", "types"]),
     ("queue", &["machine", "types"]),
     ("replication", &["env", "machine", "storage", "types", "proto"]),
     (

@@ -1,13 +1,25 @@
 //! What goes through a partition's Raft group.
 //!
-//! A command's head begins with version and kind; the body of an append is the record batch itself, never copied.
-//! Later kinds (leases, schedules, routing) are further commands of the same group. Integers are big-endian.
+//! A command's head begins with version and kind; the body of whatever appends is the record batch itself, never copied. What
+//! changes the partition's queues are further commands of the same group. Integers are big-endian.
+//!
+//! ```text
+//! kind                   head, behind version and kind                                                  body
+//! 1 Append               now i64 | expiration i64                                                       batch
+//! 2 AdvanceLogStart      from i64 | to i64 | dropped bytes u64                                          none
+//! 3 ConditionalAppend    now i64 | expiration i64 | conditions                                          batch
+//! 4 QueueOps             nothing                                                                        the ops
+//! 5 AppendMarked         now i64 | expiration i64 | conditions | has ids u8, window u64, term u64 | marks  batch
+//! 6 Carry                the carry                                                                      batch
+//! ```
 //!
 //! Written by hand, not declared with `replicated!`: that makes one message of a command, so the batch would be copied into
 //! it and out of it, and the head of each append would cost a buffer more.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use jangada_machine::EncodedCommand;
+use jangada_queue::{Carry, IdWindow, Marks, QueueOps};
+use jangada_types::frame::malformed;
 use jangada_types::{CodecError, FEATURE_LEVEL, Offset};
 
 use crate::condition::Conditions;
@@ -29,11 +41,24 @@ pub enum PartitionCommandKind {
     AdvanceLogStart = 2,
     /// Appends a batch with conditions, which stand behind its head. A batch without any keeps the kind that all versions read.
     ConditionalAppend = 3,
+    /// Changes the slots of the partition's queues.
+    QueueOps = 4,
+    /// Appends a batch whose records have marks for the partition's queues.
+    AppendMarked = 5,
+    /// Appends messages of queues again, whose old places are done then.
+    Carry = 6,
 }
 
 impl PartitionCommandKind {
     /// All kinds, by rising byte.
-    pub const ALL: [Self; 3] = [Self::Append, Self::AdvanceLogStart, Self::ConditionalAppend];
+    pub const ALL: [Self; 6] = [
+        Self::Append,
+        Self::AdvanceLogStart,
+        Self::ConditionalAppend,
+        Self::QueueOps,
+        Self::AppendMarked,
+        Self::Carry,
+    ];
 
     /// The kind's byte in the head.
     pub const fn byte(self) -> u8 {
@@ -45,6 +70,7 @@ impl PartitionCommandKind {
         match self {
             Self::Append | Self::AdvanceLogStart => 1,
             Self::ConditionalAppend => 3,
+            Self::QueueOps | Self::AppendMarked | Self::Carry => 7,
         }
     }
 
@@ -61,6 +87,16 @@ const _: () = {
         at += 1;
     }
 };
+
+/// What a leader found of the message ids of a batch: none of them was there. As a [`KeyFinding`](crate::KeyFinding) it holds in the
+/// term in which it looked, and in no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdFinding {
+    /// How long the ids are remembered.
+    pub window: IdWindow,
+    /// The term in which it looked.
+    pub term: u64,
+}
 
 /// A partition's command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +121,30 @@ pub enum PartitionCommand {
         /// Bytes of the batches between the two.
         dropped_bytes: u64,
     },
+    /// Change the slots of the partition's queues.
+    QueueOps(QueueOps),
+    /// Append a batch whose records have marks for the partition's queues.
+    AppendMarked {
+        /// The leader's clock when it proposed, milliseconds since the Unix epoch.
+        now_ms: i64,
+        /// How long the leader remembers silent producers, milliseconds.
+        expiration_ms: i64,
+        /// The conditions that must hold for the batch.
+        conditions: Conditions,
+        /// What the leader found of the message ids among the marks; none: the ids are not remembered.
+        ids: Option<IdFinding>,
+        /// The marks, one for each record.
+        marks: Marks,
+        /// The batch, as the leader checked it.
+        batch: Bytes,
+    },
+    /// Append messages of queues again, whose old places are done then.
+    Carry {
+        /// The messages.
+        carry: Carry,
+        /// Their records, as they were.
+        batch: Bytes,
+    },
 }
 
 impl PartitionCommand {
@@ -103,6 +163,9 @@ impl PartitionCommand {
             Self::Append { conditions, .. } if !conditions.is_none() => PartitionCommandKind::ConditionalAppend,
             Self::Append { .. } => PartitionCommandKind::Append,
             Self::AdvanceLogStart { .. } => PartitionCommandKind::AdvanceLogStart,
+            Self::QueueOps(_) => PartitionCommandKind::QueueOps,
+            Self::AppendMarked { .. } => PartitionCommandKind::AppendMarked,
+            Self::Carry { .. } => PartitionCommandKind::Carry,
         }
     }
 
@@ -152,6 +215,36 @@ impl PartitionCommand {
                 out.put_u64(dropped_bytes);
                 EncodedCommand::new(&head, Bytes::new())
             }
+            Self::QueueOps(ops) => EncodedCommand::new(&[VERSION, kind.byte()], ops.encode()),
+            Self::AppendMarked {
+                now_ms,
+                expiration_ms,
+                conditions,
+                ids,
+                marks,
+                batch,
+            } => {
+                let mut head = BytesMut::with_capacity(2 * HEAD_LEN + 16 + 16 * marks.0.len());
+                head.put_u8(VERSION);
+                head.put_u8(kind.byte());
+                head.put_i64(now_ms);
+                head.put_i64(expiration_ms);
+                conditions.encode(&mut head);
+                head.put_u8(u8::from(ids.is_some()));
+                if let Some(IdFinding { window, term }) = ids {
+                    head.put_u64(window.window_ms);
+                    head.put_u64(term);
+                }
+                marks.encode(true, &mut head);
+                EncodedCommand::new(&head, batch)
+            }
+            Self::Carry { carry, batch } => {
+                let mut head = BytesMut::with_capacity(HEAD_LEN + 16 * carry.marks.0.len());
+                head.put_u8(VERSION);
+                head.put_u8(kind.byte());
+                carry.encode(&mut head);
+                EncodedCommand::new(&head, batch)
+            }
         }
     }
 
@@ -161,13 +254,17 @@ impl PartitionCommand {
     /// A later build wrote it, or it is damaged; a replica that skipped it would part from the others.
     pub fn decode(command: EncodedCommand) -> Result<Self, CodecError> {
         let mut decoded = Self::decode_head(command.head())?;
-        if let Self::Append { batch, .. } = &mut decoded {
-            *batch = command.into_body();
+        match &mut decoded {
+            Self::Append { batch, .. } | Self::AppendMarked { batch, .. } | Self::Carry { batch, .. } => {
+                *batch = command.into_body();
+            }
+            Self::QueueOps(ops) => *ops = QueueOps::decode(command.body())?,
+            Self::AdvanceLogStart { .. } => {}
         }
         Ok(decoded)
     }
 
-    /// [`PartitionCommand::decode`] without the batch, which is empty.
+    /// [`PartitionCommand::decode`] without what the body has, which is empty.
     pub(crate) fn decode_head(head: &[u8]) -> Result<Self, CodecError> {
         let mut input = head;
         let length = input.len();
@@ -210,6 +307,40 @@ impl PartitionCommand {
                     dropped_bytes: input.try_get_u64().map_err(short)?,
                 })
             }
+            PartitionCommandKind::QueueOps => Ok(Self::QueueOps(QueueOps::default())),
+            PartitionCommandKind::AppendMarked => Ok(Self::AppendMarked {
+                now_ms: input.try_get_i64().map_err(short)?,
+                expiration_ms: input.try_get_i64().map_err(short)?,
+                conditions: Conditions::decode(&mut input)?,
+                ids: decode_ids(&mut input)?,
+                marks: Marks::decode(&mut input)
+                    .filter(|_| input.is_empty())
+                    .ok_or_else(|| malformed(WHAT, "its marks cannot be read"))?,
+                batch: Bytes::new(),
+            }),
+            PartitionCommandKind::Carry => Ok(Self::Carry {
+                carry: Carry::decode(&mut input)
+                    .filter(|_| input.is_empty())
+                    .ok_or_else(|| malformed(WHAT, "its carry cannot be read"))?,
+                batch: Bytes::new(),
+            }),
         }
+    }
+}
+
+fn decode_ids(input: &mut &[u8]) -> Result<Option<IdFinding>, CodecError> {
+    let short = |_| malformed(WHAT, "it ends in what was found of its ids");
+    match input.try_get_u8().map_err(short)? {
+        0 => Ok(None),
+        1 => Ok(Some(IdFinding {
+            window: IdWindow {
+                window_ms: input.try_get_u64().map_err(short)?,
+            },
+            term: input.try_get_u64().map_err(short)?,
+        })),
+        flag => Err(malformed(
+            WHAT,
+            format!("flag {flag} where its ids are said to be there"),
+        )),
     }
 }

@@ -9,6 +9,9 @@
 //!                                                                                      +-> a row of the offset index
 //! ```
 //!
+//! What work queues do with the records is state of the same group: [`PartitionState`] has the slots of the crate `queue`, and its
+//! commands go through the same log. A partition without queues has none of their bytes.
+//!
 //! Map of the crate:
 //! - [`state`]: the replicated state, the fold, and the state as bytes.
 //! - [`command`]: what is replicated, and its encoding. [`reply`]: what its proposer is told.
@@ -27,7 +30,7 @@ pub mod reply;
 pub mod state;
 pub mod tables;
 
-pub use command::{PartitionCommand, PartitionCommandKind};
+pub use command::{IdFinding, PartitionCommand, PartitionCommandKind};
 pub use condition::{ConditionFailed, Conditions, Expectation, KeyFinding, NO_OFFSET};
 pub use leader::Leader;
 pub use reply::{PartitionReply, Refusal};

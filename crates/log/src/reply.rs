@@ -1,11 +1,12 @@
 //! What a command's proposer is told. It stays in the process: nothing of it is encoded.
 
+use jangada_queue::{CarryRefused, OpsReply};
 use jangada_types::{Offset, ProducerEpoch, Sequence};
 
 use crate::condition::ConditionFailed;
 
 /// What applying a command came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PartitionReply {
     /// The batch has its offsets.
     Appended {
@@ -22,6 +23,12 @@ pub enum PartitionReply {
     LogStart(Offset),
     /// The log start has moved since the leader looked, and is here; nothing changed.
     LogStartMoved(Offset),
+    /// A queue whose log this is needs the records from this offset on; nothing changed.
+    LogStartHeld(Offset),
+    /// What became of the sections of a queue command.
+    Queue(OpsReply),
+    /// The messages were not appended again, and nothing changed.
+    CarryRefused(CarryRefused),
 }
 
 /// Why a batch was not appended.

@@ -7,19 +7,22 @@
 //!       records that consumers can read
 //! ```
 //!
-//! The state is a few numbers and the producer table; the records stay in the log.
+//! The state is a few numbers, the producer table, and the slots of the partition's queues; the records stay in the log.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use jangada_machine::{Effects, EncodedCommand, Machine, RestoreError, Retention};
+use jangada_queue::{Carry, Context, Marks, OpsReply, QueueOps, Slots};
 use jangada_types::{BatchHeader, CodecError, LeaderEpoch, LogPosition, Offset};
 
-use crate::command::PartitionCommand;
-use crate::condition::Conditions;
+use crate::command::{IdFinding, PartitionCommand};
+use crate::condition::{ConditionFailed, Conditions};
 use crate::producers::{Producers, Verdict};
 use crate::reply::{PartitionReply, Refusal};
 use crate::tables::IndexEntry;
 
 const STATE_VERSION: u8 = 1;
+/// That of a partition which has, or had, queues: the slots follow.
+const STATE_VERSION_WITH_SLOTS: u8 = 2;
 /// Far beyond what can be written, and far from where adding a batch would overflow.
 const OFFSET_MAX: Offset = Offset(1 << 60);
 /// Silent producers are looked for after so many appends.
@@ -34,6 +37,7 @@ pub struct PartitionState {
     retained_bytes: u64,
     appends: u64,
     producers: Producers,
+    slots: Slots,
 }
 
 impl Default for PartitionState {
@@ -46,6 +50,7 @@ impl Default for PartitionState {
             retained_bytes: 0,
             appends: 0,
             producers: Producers::default(),
+            slots: Slots::default(),
         }
     }
 }
@@ -66,20 +71,52 @@ impl PartitionState {
         self.retained_bytes
     }
 
-    /// [`Machine::apply`], with the row of the offset index that a batch gets.
-    pub fn fold(&mut self, at: LogPosition, command: &PartitionCommand) -> (PartitionReply, Option<IndexEntry>) {
+    /// The slots of the partition's queues.
+    pub fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    /// The offset below which no queue whose log this is needs a record; none: there is no such queue.
+    pub fn queue_floor(&self) -> Option<Offset> {
+        let floor = self.slots.floor()?;
+        Some(Offset(i64::try_from(floor).expect("an offset is below 2^60")))
+    }
+
+    /// [`Machine::apply`], with the row of the offset index that a batch gets, which is not among the effects.
+    pub fn fold(
+        &mut self,
+        at: LogPosition,
+        command: &PartitionCommand,
+        effects: &mut Effects,
+    ) -> (PartitionReply, Option<IndexEntry>) {
         match command {
             PartitionCommand::Append {
                 now_ms,
                 expiration_ms,
                 conditions,
                 batch,
-            } => self.append(at, batch, (*now_ms, *expiration_ms), *conditions),
+            } => self.append(at, batch, (*now_ms, *expiration_ms), conditions, None),
             PartitionCommand::AdvanceLogStart {
                 from,
                 to,
                 dropped_bytes,
             } => (self.advance_log_start(*from, *to, *dropped_bytes), None),
+            PartitionCommand::QueueOps(ops) => (PartitionReply::Queue(self.change_slots(at, ops)), None),
+            PartitionCommand::AppendMarked {
+                now_ms,
+                expiration_ms,
+                conditions,
+                ids,
+                marks,
+                batch,
+            } => {
+                let appended = self.append(at, batch, (*now_ms, *expiration_ms), conditions, ids.as_ref());
+                if let Some(row) = &appended.1 {
+                    self.mark(row.base_offset, marks, ids.as_ref(), *now_ms, effects);
+                }
+                appended
+            }
+            PartitionCommand::Carry { carry, batch } => self.carry(at, carry, batch, effects),
         }
     }
 
@@ -88,7 +125,8 @@ impl PartitionState {
         at: LogPosition,
         batch: &Bytes,
         (now_ms, expiration_ms): (i64, i64),
-        conditions: Conditions,
+        conditions: &Conditions,
+        ids: Option<&IdFinding>,
     ) -> (PartitionReply, Option<IndexEntry>) {
         let header = BatchHeader::parse(batch).expect("the leader checked the batch before it proposed it");
         self.appends += 1;
@@ -117,6 +155,20 @@ impl PartitionState {
         if let Err(failed) = conditions.judge(at.term, self.next_offset, self.log_start) {
             return (Refusal::from(failed).into(), None);
         }
+        // What was not there when another leader looked may be there by now.
+        if ids.is_some_and(|found| found.term != at.term) {
+            return (Refusal::from(ConditionFailed::LeaderChanged).into(), None);
+        }
+        let row = self.place(at, &header, batch);
+        if header.producer_id.is_some() {
+            self.producers
+                .appended(&header, row.base_offset, row.last_offset, now_ms);
+        }
+        (appended(&row), Some(row))
+    }
+
+    /// Gives a batch its offsets.
+    fn place(&mut self, at: LogPosition, header: &BatchHeader, batch: &Bytes) -> IndexEntry {
         let base_offset = self.next_offset;
         let last_offset = Offset(base_offset.get() + i64::from(header.last_offset_delta));
         assert!(
@@ -127,10 +179,7 @@ impl PartitionState {
         self.next_offset = Offset(last_offset.get() + 1);
         self.running_max_timestamp_ms = self.running_max_timestamp_ms.max(header.max_timestamp);
         self.retained_bytes += batch.len() as u64;
-        if header.producer_id.is_some() {
-            self.producers.appended(&header, base_offset, last_offset, now_ms);
-        }
-        let row = IndexEntry {
+        IndexEntry {
             last_offset,
             base_offset,
             raft_index: at.index,
@@ -138,22 +187,64 @@ impl PartitionState {
             max_timestamp_ms: header.max_timestamp,
             running_max_timestamp_ms: self.running_max_timestamp_ms,
             size_bytes: u32::try_from(batch.len()).expect("a batch is at most 8 MiB"),
-        };
-        let reply = PartitionReply::Appended {
-            base_offset,
-            last_offset,
-            duplicate: false,
-        };
-        (reply, Some(row))
+        }
+    }
+
+    fn context(&self, at: LogPosition) -> Context {
+        Context {
+            at,
+            log_start: self.log_start,
+            next_offset: self.next_offset,
+        }
+    }
+
+    fn change_slots(&mut self, at: LogPosition, ops: &QueueOps) -> OpsReply {
+        let context = self.context(at);
+        self.slots.apply(&context, ops)
+    }
+
+    /// The queues learn what is said of the records of a batch that was appended.
+    fn mark(&mut self, base: Offset, marks: &Marks, ids: Option<&IdFinding>, now_ms: i64, effects: &mut Effects) {
+        let ids = ids.map(|found| (found.window, u64::try_from(now_ms).unwrap_or(0)));
+        self.slots.appended(base.get().unsigned_abs(), marks, ids, effects);
+    }
+
+    fn carry(
+        &mut self,
+        at: LogPosition,
+        carry: &Carry,
+        batch: &Bytes,
+        effects: &mut Effects,
+    ) -> (PartitionReply, Option<IndexEntry>) {
+        if let Err(refused) = self.slots.judge_carry(&self.context(at), carry) {
+            return (PartitionReply::CarryRefused(refused), None);
+        }
+        let header = BatchHeader::parse(batch).expect("the leader made the batch of what it read");
+        let row = self.place(at, &header, batch);
+        self.slots.carry(carry, row.base_offset.get().unsigned_abs(), effects);
+        (appended(&row), Some(row))
     }
 
     fn advance_log_start(&mut self, from: Offset, to: Offset, dropped_bytes: u64) -> PartitionReply {
         if from != self.log_start || to < from || to > self.next_offset {
             return PartitionReply::LogStartMoved(self.log_start);
         }
+        if let Some(floor) = self.queue_floor().filter(|floor| to > *floor) {
+            return PartitionReply::LogStartHeld(floor);
+        }
         self.log_start = to;
+        self.slots.cut_off(to);
         self.retained_bytes = self.retained_bytes.saturating_sub(dropped_bytes);
         PartitionReply::LogStart(to)
+    }
+}
+
+/// The reply to a batch that got its offsets.
+fn appended(row: &IndexEntry) -> PartitionReply {
+    PartitionReply::Appended {
+        base_offset: row.base_offset,
+        last_offset: row.last_offset,
+        duplicate: false,
     }
 }
 
@@ -180,7 +271,7 @@ impl Machine for PartitionState {
     }
 
     fn apply(&mut self, at: LogPosition, command: &PartitionCommand, effects: &mut Effects) -> PartitionReply {
-        let (reply, row) = self.fold(at, command);
+        let (reply, row) = self.fold(at, command, effects);
         if let Some(row) = row {
             row.put_into(effects);
         }
@@ -188,16 +279,20 @@ impl Machine for PartitionState {
     }
 
     /// `version u8 | next offset i64 | log start i64 | running maximum of timestamps i64 | retained bytes u64 | appends
-    /// u64 | producers`.
+    /// u64 | producers`, and of version 2 the slots. Only a partition that has or had queues is of version 2.
     fn snapshot(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(64);
-        out.put_u8(STATE_VERSION);
+        out.put_u8(match self.slots.is_unused() {
+            true => STATE_VERSION,
+            false => STATE_VERSION_WITH_SLOTS,
+        });
         out.put_i64(self.next_offset.get());
         out.put_i64(self.log_start.get());
         out.put_i64(self.running_max_timestamp_ms);
         out.put_u64(self.retained_bytes);
         out.put_u64(self.appends);
         self.producers.encode(&mut out);
+        self.slots.encode(&mut out);
         out.freeze()
     }
 
@@ -205,28 +300,35 @@ impl Machine for PartitionState {
         let damaged = |_| RestoreError("a partition's state is damaged".into());
         let mut input = &snapshot[..];
         let version = input.try_get_u8().map_err(damaged)?;
-        if version != STATE_VERSION {
+        if version != STATE_VERSION && version != STATE_VERSION_WITH_SLOTS {
             return Err(RestoreError(format!(
-                "a partition's state has version {version}; this build reads version {STATE_VERSION}"
+                "a partition's state has version {version}; this build reads versions {STATE_VERSION} and \
+                 {STATE_VERSION_WITH_SLOTS}"
             )));
         }
-        let state = Self {
+        let mut state = Self {
             next_offset: Offset(input.try_get_i64().map_err(damaged)?),
             log_start: Offset(input.try_get_i64().map_err(damaged)?),
             running_max_timestamp_ms: input.try_get_i64().map_err(damaged)?,
             retained_bytes: input.try_get_u64().map_err(damaged)?,
             appends: input.try_get_u64().map_err(damaged)?,
             producers: Producers::decode(&mut input)?,
+            slots: Slots::default(),
         };
-        let is_sound = input.is_empty()
+        // Slots that are there are used, so each state has one form.
+        let has_slots = version == STATE_VERSION_WITH_SLOTS;
+        let is_sound = input.is_empty() != has_slots
             && state.log_start >= Offset(0)
             && state.log_start <= state.next_offset
             && state.next_offset <= OFFSET_MAX;
-        if is_sound {
-            Ok(state)
-        } else {
-            Err(RestoreError("a partition's state is damaged".into()))
+        if !is_sound {
+            return Err(RestoreError("a partition's state is damaged".into()));
         }
+        if has_slots {
+            let [start, next] = [state.log_start, state.next_offset].map(|offset| offset.get().unsigned_abs());
+            state.slots = Slots::restore(input, start, next)?;
+        }
+        Ok(state)
     }
 
     fn retention(&self) -> Retention {
@@ -240,16 +342,38 @@ impl Machine for PartitionState {
     fn check_command(command: &EncodedCommand) -> Result<(), String> {
         match PartitionCommand::decode_head(command.head()).map_err(|error| error.to_string())? {
             PartitionCommand::AdvanceLogStart { .. } => Ok(()),
-            PartitionCommand::Append { .. } => {
-                let batch = command.body();
-                let header = BatchHeader::parse(batch).map_err(|error| error.to_string())?;
-                let is_whole = header.total_size() == batch.len() && header.last_offset_delta >= 0;
-                let has_sequence = header.producer_epoch.get() >= 0 && header.base_sequence.get() >= 0;
-                match is_whole && (has_sequence || !header.producer_id.is_some()) {
-                    true => Ok(()),
-                    false => Err("its batch is not what a leader takes".to_owned()),
+            PartitionCommand::QueueOps(_) => Slots::check_ops(command.body()).map_err(|error| error.to_string()),
+            PartitionCommand::Append { .. } => check_batch(command.body()).map(drop),
+            PartitionCommand::AppendMarked { marks, .. } => {
+                let header = check_batch(command.body())?;
+                check_count("marks", marks.0.len() as u64, &header)
+            }
+            PartitionCommand::Carry { carry, .. } => {
+                let header = check_batch(command.body())?;
+                if header.producer_id.is_some() {
+                    return Err("what is carried has no producer, and its batch has".to_owned());
                 }
+                check_count("places", carry.messages.len(), &header)
             }
         }
+    }
+}
+
+/// The header of a batch that a leader takes.
+fn check_batch(batch: &Bytes) -> Result<BatchHeader, String> {
+    let header = BatchHeader::parse(batch).map_err(|error| error.to_string())?;
+    let is_whole = header.total_size() == batch.len() && header.last_offset_delta >= 0;
+    let has_sequence = header.producer_epoch.get() >= 0 && header.base_sequence.get() >= 0;
+    match is_whole && (has_sequence || !header.producer_id.is_some()) {
+        true => Ok(header),
+        false => Err("its batch is not what a leader takes".to_owned()),
+    }
+}
+
+fn check_count(what: &str, given: u64, header: &BatchHeader) -> Result<(), String> {
+    let records = u64::from(header.last_offset_delta.unsigned_abs()) + 1;
+    match given == records {
+        true => Ok(()),
+        false => Err(format!("it has {given} {what} for {records} records")),
     }
 }

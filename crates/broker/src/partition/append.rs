@@ -266,7 +266,11 @@ impl Partition {
             // Only that it was appended before is more than the refusal says.
             PartitionReply::Refused(Refusal::TooOld) => Err(self.refused(Refusal::TooOld)),
             PartitionReply::Refused(other) => Err(refusal.map_or_else(|| self.refused(other), |refusal| *refusal)),
-            PartitionReply::LogStart(_) | PartitionReply::LogStartMoved(_) => {
+            PartitionReply::LogStart(_)
+            | PartitionReply::LogStartMoved(_)
+            | PartitionReply::LogStartHeld(_)
+            | PartitionReply::Queue(_)
+            | PartitionReply::CarryRefused(_) => {
                 unreachable!("not the reply to a batch")
             }
         }

@@ -21,6 +21,7 @@ impl RetentionClock {
         Surroundings {
             retention_ms: config.retention_ms,
             retention_bytes: config.retention_bytes,
+            segment_bytes: config.segment_bytes,
             check_interval_ms: self.check_interval_ms,
             steady_clock_ms: self.steady_clock_ms,
         }

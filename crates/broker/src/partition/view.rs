@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use bytes::Bytes;
 use jangada_log::{IndexEntry, Leader, PartitionCommand, PartitionReply, PartitionState};
 use jangada_machine::{Effects, Machine, Retention};
-use jangada_replication::Publisher;
+use jangada_replication::{Publisher, StateImage};
 use jangada_types::{LogPosition, Offset};
 use parking_lot::RwLock;
 use tokio::sync::watch;
@@ -126,7 +126,9 @@ impl Publisher for PartitionPublisher {
     type Machine = PartitionState;
 
     fn apply(&mut self, at: LogPosition, command: PartitionCommand, effects: &mut Effects) -> PartitionReply {
-        let (reply, row) = self.driven.apply(at, &command, |state| state.fold(at, &command));
+        let (reply, row) = self
+            .driven
+            .apply(at, &command, |state| state.fold(at, &command, effects));
         if let Some(row) = row {
             row.put_into(effects);
             self.unpublished.push(row);
@@ -153,6 +155,15 @@ impl Publisher for PartitionPublisher {
     fn snapshot(&self) -> Bytes {
         // Under the lock, since a clone of many producers takes as long as encoding them.
         self.driven.with_machine(Machine::snapshot)
+    }
+
+    /// The slots of queues may be large, and are cheap to clone.
+    fn image(&self) -> StateImage {
+        let image = |state: &PartitionState| match state.slots().is_unused() {
+            true => StateImage::Encoded(state.snapshot()),
+            false => StateImage::shared(state.clone()),
+        };
+        self.driven.with_machine(image)
     }
 
     fn replace(&mut self, state: PartitionState) {

@@ -1,7 +1,8 @@
-//! The leader's side of a partition: it decides where the log starts, by the topic's retention and as clients ask.
+//! The leader's side of a partition: it decides where the log starts, by the topic's retention and as clients ask. A log that is a
+//! queue's is kept as far as the queue needs it: its start follows the floor of the queue, and retention has no say.
 //!
 //! ```text
-//!   timer, or a request to trim
+//!   timer, or a request to trim, or a queue's floor that moved
 //!      -> Read: rows of the offset index from the log start on, until a batch stays
 //!      -> Propose: AdvanceLogStart, which counts from the log start of the search
 //!      -> applied, or refused since the log start has moved: the search begins again
@@ -27,6 +28,10 @@ const SEARCHES_MAX: u32 = 5;
 /// A timer's search that has not ended after this time was lost, and the next one begins, milliseconds. More than a command
 /// waits for its quorum.
 const LOST_AFTER_MS: u64 = 15_000;
+/// Time between two looks at what the queues of a log need no more, milliseconds.
+const FLOOR_EVERY_MS: u64 = 10_000;
+/// With so many bytes the log of a queue that is empty is cut, although they are less than a segment.
+const EMPTY_BYTES: u64 = 1 << 20;
 
 /// The settings that a partition's leader goes by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +40,8 @@ pub struct Surroundings {
     pub retention_ms: Option<u64>,
     /// How many bytes of batches are kept at least; `None`: all.
     pub retention_bytes: Option<u64>,
+    /// The log of a queue is cut when so many bytes are not needed any more.
+    pub segment_bytes: u64,
     /// Time between two looks at what may go, milliseconds.
     pub check_interval_ms: u64,
     /// How long the wall clock must have been steady before records go by it, milliseconds; less for records that are kept for
@@ -62,8 +69,15 @@ pub struct Pending {
     search: Search,
     /// Searches of this request, this one included.
     searches: u32,
-    /// Whether the retention's timer began it.
-    is_of_timer: bool,
+    asker: Asker,
+}
+
+/// Who began a search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asker {
+    Client,
+    RetentionTimer,
+    FloorTimer,
 }
 
 /// The volatile side of a partition, on the replica that leads it.
@@ -74,6 +88,14 @@ pub struct Leader {
     due_ms: u64,
     /// The first batch that stayed at the last search: no batch goes by its age before that one does.
     first_kept: Option<FirstKept>,
+    /// The monotonic time of the next look at what the queues need no more; none: nothing has changed since the last.
+    floor_due_ms: Option<u64>,
+    /// The monotonic time of that last look.
+    floor_looked_ms: Option<u64>,
+    /// The floor may have moved since.
+    floor_may_have_moved: bool,
+    /// The batches below the floor that were counted, and are too few for a command.
+    counted: Option<Search>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -95,20 +117,23 @@ impl Leader {
                 .with("high_watermark", high_watermark);
             return Step::Done(Err(rejection));
         }
-        self.search(state, Cut::Below(before), (1, false), now)
+        if let Some(floor) = state.queue_floor().filter(|floor| before > *floor) {
+            return Step::Done(Err(held_by_queue(before, floor)));
+        }
+        self.search(state, Cut::Below(before), (1, Asker::Client), now)
     }
 
     /// Drops the records that the topic's retention lets go. The answer is the log start then.
     pub fn retain(&mut self, state: &PartitionState, now: Now) -> StepOf<Self> {
         match self.cut_of_retention(state, now) {
-            Some(cut) => self.search(state, cut, (1, false), now),
+            Some(cut) => self.search(state, cut, (1, Asker::Client), now),
             None => Step::Done(Ok(state.log_start())),
         }
     }
 
     /// The rule of the topic's retention as of now; `None`: nothing can go by it.
     fn cut_of_retention(&self, state: &PartitionState, now: Now) -> Option<Cut> {
-        if state.log_start() == state.next_offset() {
+        if state.log_start() == state.next_offset() || state.queue_floor().is_some() {
             return None;
         }
         // Not by a clock that may be wrong.
@@ -124,18 +149,16 @@ impl Leader {
         (is_old || keep_bytes.is_some()).then_some(Cut::Retention { oldest_ms, keep_bytes })
     }
 
-    fn search(
-        &mut self,
-        state: &PartitionState,
-        cut: Cut,
-        (searches, is_of_timer): (u32, bool),
-        now: Now,
-    ) -> StepOf<Self> {
+    fn search(&mut self, state: &PartitionState, cut: Cut, (searches, asker): (u32, Asker), now: Now) -> StepOf<Self> {
         let pending = Pending {
             search: Search::new(state, cut),
             searches,
-            is_of_timer,
+            asker,
         };
+        self.look(state, pending, now)
+    }
+
+    fn look(&mut self, state: &PartitionState, pending: Pending, now: Now) -> StepOf<Self> {
         if pending.search.is_vain() {
             return self.done(&pending, Ok(state.log_start()), now);
         }
@@ -151,16 +174,72 @@ impl Leader {
             let message = "its log start kept moving; try again";
             return self.done(pending, Err(Rejection::new(Reason::PartitionBusy, message)), now);
         }
-        let attempt = (pending.searches + 1, pending.is_of_timer);
+        let attempt = (pending.searches + 1, pending.asker);
         self.search(state, pending.search.cut, attempt, now)
     }
 
+    fn retention_due_ms(&self) -> Option<u64> {
+        let is_limited = self.surroundings.retention_ms.is_some() || self.surroundings.retention_bytes.is_some();
+        is_limited.then_some(self.due_ms)
+    }
+
     fn done(&mut self, pending: &Pending, answer: Result<Offset, Rejection>, now: Now) -> StepOf<Self> {
-        if pending.is_of_timer {
-            self.due_ms = next_look_ms(&self.surroundings, now);
+        match pending.asker {
+            Asker::Client => {}
+            Asker::RetentionTimer => self.due_ms = next_look_ms(&self.surroundings, now),
+            Asker::FloorTimer => self.floor_due_ms = self.next_floor_look_ms(),
         }
         Step::Done(answer)
     }
+
+    /// Looks what lies below the floor of the queues. What was counted before is not counted again.
+    fn follow_floor(&mut self, state: &PartitionState, now: Now) -> Option<StepOf<Self>> {
+        (self.floor_looked_ms, self.floor_may_have_moved) = (Some(now.monotonic_ms), false);
+        let floor = state.queue_floor()?;
+        let counted = self.counted.take();
+        // A queue that went back to an earlier offset has a floor below what was counted.
+        let counted = counted.filter(|counted| counted.from == state.log_start() && counted.found().0 <= floor);
+        let search = match counted {
+            Some(counted) => counted.continued(floor),
+            None => Search::new(state, Cut::Queue(floor)),
+        };
+        let pending = Pending {
+            search,
+            searches: 1,
+            asker: Asker::FloorTimer,
+        };
+        if pending.search.is_vain() {
+            self.counted = Some(pending.search);
+            return None;
+        }
+        Some(self.look(state, pending, now))
+    }
+
+    /// When the floor is looked at next; none: when it moves.
+    fn next_floor_look_ms(&self) -> Option<u64> {
+        let earliest = self.floor_looked_ms.map_or(0, |at| at + FLOOR_EVERY_MS);
+        self.floor_may_have_moved.then_some(earliest)
+    }
+
+    /// What is below the floor is counted: whether it is worth a command.
+    fn is_worth_it(&self, state: &PartitionState, search: &Search) -> bool {
+        let (to, bytes) = search.found();
+        let least = match to == state.next_offset() {
+            true => EMPTY_BYTES.min(self.surroundings.segment_bytes),
+            false => self.surroundings.segment_bytes,
+        };
+        bytes >= least
+    }
+}
+
+fn held_by_queue(before: Offset, floor: Offset) -> Rejection {
+    let message = format!(
+        "the log is that of a queue, which needs its messages from offset {floor} on; offset {before} is beyond that, and nothing was \
+         dropped: purge the queue to be rid of its messages"
+    );
+    Rejection::new(Reason::OffsetOutOfRange, message)
+        .with("offset", before)
+        .with("queue_floor", floor)
 }
 
 /// The time of the next look: a multiple of the interval, so that one wake-up of a broker serves all its partitions.
@@ -176,11 +255,15 @@ impl machine::Leader for Leader {
     type Event = Event;
     type Surroundings = Surroundings;
 
-    fn begin(_: &PartitionState, surroundings: &Arc<Surroundings>, now: Now) -> Self {
+    fn begin(state: &PartitionState, surroundings: &Arc<Surroundings>, now: Now) -> Self {
         Self {
             due_ms: next_look_ms(surroundings, now),
             surroundings: surroundings.clone(),
             first_kept: None,
+            floor_due_ms: state.queue_floor().map(|_| now.monotonic_ms),
+            floor_looked_ms: None,
+            floor_may_have_moved: false,
+            counted: None,
         }
     }
 
@@ -189,13 +272,35 @@ impl machine::Leader for Leader {
         self.due_ms = now.monotonic_ms;
     }
 
-    fn applied(&mut self, _: &PartitionState, _: &PartitionCommand, _: &PartitionReply, _: &dyn Fn() -> Now) {}
+    fn applied(
+        &mut self,
+        state: &PartitionState,
+        command: &PartitionCommand,
+        _: &PartitionReply,
+        now: &dyn Fn() -> Now,
+    ) {
+        let may_move = matches!(command, PartitionCommand::QueueOps(_) | PartitionCommand::Carry { .. });
+        if may_move && state.queue_floor().is_some() {
+            self.floor_may_have_moved = true;
+            if self.floor_due_ms.is_none() {
+                self.floor_due_ms = self.next_floor_look_ms().map(|at| at.max(now().monotonic_ms));
+            }
+        }
+    }
 
     fn resume(&mut self, state: &PartitionState, pending: Pending, reply: PartitionReply, now: Now) -> StepOf<Self> {
         match reply {
             PartitionReply::LogStart(start) => self.done(&pending, Ok(start), now),
             PartitionReply::LogStartMoved(_) => self.search_again(state, &pending, now),
-            PartitionReply::Appended { .. } | PartitionReply::Refused(_) => {
+            // A queue went back to an earlier offset meanwhile.
+            PartitionReply::LogStartHeld(floor) => {
+                let before = pending.search.found().0;
+                self.done(&pending, Err(held_by_queue(before, floor)), now)
+            }
+            PartitionReply::Appended { .. }
+            | PartitionReply::Refused(_)
+            | PartitionReply::Queue(_)
+            | PartitionReply::CarryRefused(_) => {
                 unreachable!("not the reply to a new log start")
             }
         }
@@ -223,6 +328,11 @@ impl machine::Leader for Leader {
             Ok(true) => {}
         }
         let (from, (to, dropped_bytes)) = (search.from, search.found());
+        if pending.asker == Asker::FloorTimer && !self.is_worth_it(state, &pending.search) {
+            self.counted = Some(pending.search.clone());
+            return self.done(&pending, Ok(from), now);
+        }
+        let search = &pending.search;
         self.first_kept = search.first_kept_ms.map(|max_timestamp_ms| FirstKept {
             log_start: to,
             max_timestamp_ms,
@@ -241,20 +351,30 @@ impl machine::Leader for Leader {
     }
 
     fn tick(&mut self, state: &PartitionState, now: Now) -> Vec<DueOf<Self>> {
-        if self.next_deadline().is_none_or(|due_ms| due_ms > now.monotonic_ms) {
-            return Vec::new();
+        let is_due = |due_ms: Option<u64>| due_ms.is_some_and(|due_ms| due_ms <= now.monotonic_ms);
+        let mut due = Vec::new();
+        if is_due(self.floor_due_ms) {
+            // Until it has ended.
+            self.floor_due_ms = Some(now.monotonic_ms + LOST_AFTER_MS);
+            match self.follow_floor(state, now) {
+                Some(step) => due.push(Due::Begin(step)),
+                None => self.floor_due_ms = None,
+            }
+        }
+        if !is_due(self.retention_due_ms()) {
+            return due;
         }
         let Some(cut) = self.cut_of_retention(state, now) else {
             self.due_ms = next_look_ms(&self.surroundings, now);
-            return Vec::new();
+            return due;
         };
         self.due_ms = now.monotonic_ms + self.surroundings.check_interval_ms.max(LOST_AFTER_MS);
-        vec![Due::Begin(self.search(state, cut, (1, true), now))]
+        due.push(Due::Begin(self.search(state, cut, (1, Asker::RetentionTimer), now)));
+        due
     }
 
     fn next_deadline(&self) -> Option<u64> {
-        let is_limited = self.surroundings.retention_ms.is_some() || self.surroundings.retention_bytes.is_some();
-        is_limited.then_some(self.due_ms)
+        self.retention_due_ms().into_iter().chain(self.floor_due_ms).min()
     }
 
     fn take_events(&mut self) -> Vec<Event> {

@@ -22,6 +22,8 @@ pub(super) enum Cut {
         /// A batch goes if at least so many bytes stay without it, as with Kafka's segments.
         keep_bytes: Option<u64>,
     },
+    /// What lies below this offset goes, which no queue needs any more, as far as that is worth a command.
+    Queue(Offset),
 }
 
 /// A search that is under way. What it finds is true as long as the log starts where it began.
@@ -30,7 +32,7 @@ pub(super) struct Search {
     pub cut: Cut,
     /// The log start at which the search began.
     pub from: Offset,
-    /// The high watermark at which it began; batches behind it stay.
+    /// The high watermark at which it began, or the floor of the queues; batches behind it stay.
     end: Offset,
     /// Bytes of the batches between the two.
     retained_bytes: u64,
@@ -59,10 +61,14 @@ impl From<RowError> for BadRows {
 
 impl Search {
     pub fn new(state: &PartitionState, cut: Cut) -> Self {
+        let end = match cut {
+            Cut::Below(_) | Cut::Retention { .. } => state.next_offset(),
+            Cut::Queue(floor) => floor,
+        };
         Self {
             cut,
             from: state.log_start(),
-            end: state.next_offset(),
+            end,
             retained_bytes: state.retained_bytes(),
             to: state.log_start(),
             dropped_bytes: 0,
@@ -70,10 +76,19 @@ impl Search {
         }
     }
 
+    /// The search goes on to a floor of the queues that is further on: what was found stays found.
+    pub fn continued(self, floor: Offset) -> Self {
+        Self {
+            cut: Cut::Queue(floor),
+            end: floor,
+            ..self
+        }
+    }
+
     /// Whether it is known without a row that nothing goes.
     pub fn is_vain(&self) -> bool {
         let is_reached = matches!(self.cut, Cut::Below(offset) if offset <= self.from);
-        is_reached || self.from >= self.end
+        is_reached || self.to >= self.end
     }
 
     /// The rows that are to be read next.
@@ -95,6 +110,10 @@ impl Search {
             .iter()
             .map(|(key, value)| IndexEntry::decode(key, value))
             .collect::<Result<_, _>>()?;
+        // The floor of the queues lies inside a batch, which stays.
+        if rows.is_empty() && matches!(self.cut, Cut::Queue(_)) {
+            return Ok(true);
+        }
         begins_at(&rows, self.to)?;
         follow(&rows)?;
         for row in &rows {
@@ -111,7 +130,7 @@ impl Search {
     /// Whether the whole batch goes.
     fn drops(&self, row: &IndexEntry) -> bool {
         match self.cut {
-            Cut::Below(offset) => row.last_offset < offset,
+            Cut::Below(offset) | Cut::Queue(offset) => row.last_offset < offset,
             Cut::Retention { oldest_ms, keep_bytes } => {
                 let stay = self
                     .retained_bytes
@@ -125,7 +144,7 @@ impl Search {
     /// The new log start, and the bytes of the batches that go.
     pub fn found(&self) -> (Offset, u64) {
         let to = match self.cut {
-            Cut::Below(offset) => offset.max(self.to),
+            Cut::Below(offset) | Cut::Queue(offset) => offset.max(self.to),
             Cut::Retention { .. } => self.to,
         };
         (to, self.dropped_bytes)

@@ -232,7 +232,7 @@ proptest! {
         let state = PartitionState::restore(&first.state.snapshot()).expect("its own snapshot");
         let mut second = Replica { state, index: 0 };
         for (command, expected) in &history[at..] {
-            prop_assert_eq!(second.apply(command), *expected);
+            prop_assert_eq!(&second.apply(command), expected);
         }
         prop_assert_eq!(second.state, replica.state);
     }

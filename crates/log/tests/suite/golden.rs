@@ -16,9 +16,10 @@ use jangada_types::{
     BatchBuilder, BatchHeader, Codec, CodecError, LogPosition, Offset, ProducerEpoch, ProducerId, Sequence,
 };
 
+use crate::queues;
 use crate::world::rows_of;
 
-fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -29,7 +30,7 @@ fn unhex(text: &str) -> Vec<u8> {
 }
 
 /// The lines `case value` must be those of the file. A line that is not there yet may be recorded.
-fn compare(file: &str, lines: impl IntoIterator<Item = (String, String)>) {
+pub fn compare(file: &str, lines: impl IntoIterator<Item = (String, String)>) {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden")
         .join(file);
@@ -50,7 +51,7 @@ fn compare(file: &str, lines: impl IntoIterator<Item = (String, String)>) {
     }
 }
 
-fn append(now_ms: i64, expiration_ms: i64, conditions: Conditions, batch: Bytes) -> PartitionCommand {
+pub fn append(now_ms: i64, expiration_ms: i64, conditions: Conditions, batch: Bytes) -> PartitionCommand {
     PartitionCommand::Append {
         now_ms,
         expiration_ms,
@@ -59,7 +60,7 @@ fn append(now_ms: i64, expiration_ms: i64, conditions: Conditions, batch: Bytes)
     }
 }
 
-fn advance(from: i64, to: i64, dropped_bytes: u64) -> PartitionCommand {
+pub fn advance(from: i64, to: i64, dropped_bytes: u64) -> PartitionCommand {
     PartitionCommand::AdvanceLogStart {
         from: Offset(from),
         to: Offset(to),
@@ -95,14 +96,14 @@ fn shapes() -> Vec<(&'static str, PartitionCommand)> {
     ]
 }
 
-fn describe(reply: PartitionReply, row: Option<&IndexEntry>) -> String {
+pub fn describe(reply: &PartitionReply, row: Option<&IndexEntry>) -> String {
     let reply = match reply {
         PartitionReply::Appended {
             base_offset,
             last_offset,
             duplicate,
         } => {
-            let what = if duplicate { "duplicate" } else { "appended" };
+            let what = if *duplicate { "duplicate" } else { "appended" };
             format!("{what} {base_offset} {last_offset}")
         }
         PartitionReply::Refused(refusal) => match refusal {
@@ -120,6 +121,9 @@ fn describe(reply: PartitionReply, row: Option<&IndexEntry>) -> String {
         },
         PartitionReply::LogStart(offset) => format!("log-start {offset}"),
         PartitionReply::LogStartMoved(offset) => format!("log-start-moved {offset}"),
+        PartitionReply::LogStartHeld(offset) => format!("log-start-held {offset}"),
+        PartitionReply::Queue(reply) => format!("queue {reply:?}"),
+        PartitionReply::CarryRefused(refused) => format!("carry-refused {refused:?}"),
     };
     let Some(row) = row else { return reply };
     format!(
@@ -235,10 +239,10 @@ impl History {
     }
 
     /// What came of it.
-    fn learn(&mut self, command: &PartitionCommand, reply: PartitionReply) {
+    fn learn(&mut self, command: &PartitionCommand, reply: &PartitionReply) {
         let header = match command {
             PartitionCommand::Append { batch, .. } => Some(BatchHeader::parse(batch).expect("it is a batch")),
-            PartitionCommand::AdvanceLogStart { .. } => None,
+            _ => None,
         };
         match (reply, header) {
             (
@@ -285,14 +289,14 @@ fn run(seed: u64, lines: &mut Lines) {
         };
         let mut effects = Effects::default();
         let reply = state.apply(at, &command, &mut effects);
-        history.learn(&command, reply);
+        history.learn(&command, &reply);
         let encoded = PartitionState::encode(command.clone());
         assert_eq!(PartitionState::check_command(&encoded), Ok(()));
         lines.commands.push((case.clone(), hex(encoded.head())));
         assert_eq!(PartitionState::decode(encoded), Ok(command));
         lines
             .replies
-            .push((case.clone(), describe(reply, rows_of(&effects).first())));
+            .push((case.clone(), describe(&reply, rows_of(&effects).first())));
         if step.is_multiple_of(20) {
             lines.states.push((case, hex(&state.snapshot())));
         }
@@ -328,11 +332,15 @@ fn kinds_keep_their_bytes_and_levels() {
             (PartitionCommandKind::Append, 1, 1),
             (PartitionCommandKind::AdvanceLogStart, 2, 1),
             (PartitionCommandKind::ConditionalAppend, 3, 3),
+            (PartitionCommandKind::QueueOps, 4, 7),
+            (PartitionCommandKind::AppendMarked, 5, 7),
+            (PartitionCommandKind::Carry, 6, 7),
         ]
     );
     for kind in PartitionCommandKind::ALL {
+        let mut shapes = shapes().into_iter().chain(queues::shapes());
         assert!(
-            shapes().iter().any(|(_, command)| command.kind() == kind),
+            shapes.any(|(_, command)| command.kind() == kind),
             "no golden bytes of {kind:?}"
         );
     }
@@ -340,8 +348,10 @@ fn kinds_keep_their_bytes_and_levels() {
 
 #[test]
 fn states_of_earlier_builds_are_read_and_written_again_as_they_were() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/states.txt");
-    let states = std::fs::read_to_string(path).expect("the golden file can be read");
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let states: String = ["states.txt", "queue-states.txt"]
+        .map(|file| std::fs::read_to_string(folder.join(file)).expect("the golden file can be read"))
+        .concat();
     assert!(states.lines().count() > 10, "{states}");
     for line in states.lines() {
         let (case, bytes) = line.split_once(' ').expect("a case and its bytes");
@@ -370,9 +380,9 @@ fn what_a_newer_build_wrote_is_named() {
     assert_eq!(read(&[1, 9]), Err(CodecError::UnknownKind { what, kind: 9 }));
     let newer_conditions = [&[1, 3][..], &[0; 16], &[4]].concat();
     assert!(matches!(read(&newer_conditions), Err(CodecError::UnknownFields { .. })));
-    let newer_state = PartitionState::restore(&Bytes::from_static(&[2]));
-    let error = newer_state.expect_err("it is of version 2").to_string();
-    assert!(error.contains("version 2"), "{error}");
+    let newer_state = PartitionState::restore(&Bytes::from_static(&[3]));
+    let error = newer_state.expect_err("it is of version 3").to_string();
+    assert!(error.contains("version 3"), "{error}");
 }
 
 #[test]

@@ -4,4 +4,5 @@ mod conditions;
 mod golden;
 mod leader;
 mod properties;
+mod queues;
 mod world;

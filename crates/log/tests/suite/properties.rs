@@ -16,6 +16,9 @@ enum Op {
     Send(usize, i32),
     SendPlain(usize, Option<i64>),
     Trim(f64),
+    QueueOps(u64),
+    SendMarked(u64),
+    Carry(u64),
     Apply(usize, usize),
     FailOver(usize, bool),
     Save(usize),
@@ -39,12 +42,26 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// With queues that nobody needs to work for.
+fn queue_op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        20 => op(),
+        10 => any::<u64>().prop_map(Op::QueueOps),
+        5 => any::<u64>().prop_map(Op::SendMarked),
+        2 => any::<u64>().prop_map(Op::Carry),
+        2 => (0.0..1.0_f64).prop_map(Op::Trim),
+    ]
+}
+
 fn run(world: &mut World, ops: &[Op]) {
     for op in ops {
         match *op {
             Op::Send(producer, records) => world.send(producer, records),
             Op::SendPlain(records, end) => world.send_plain(records, end),
             Op::Trim(share) => world.trim(share),
+            Op::QueueOps(seed) => world.queue_ops(seed),
+            Op::SendMarked(seed) => world.send_marked(seed),
+            Op::Carry(seed) => world.carry(seed),
             Op::Apply(replica, most) => world.apply(replica, most),
             Op::FailOver(to, loses) => world.fail_over(to, loses),
             Op::Save(replica) => world.save(replica),
@@ -81,16 +98,25 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(head in prop::collection::vec(any::<u8>(), 0..60), kind in 0..5_u8) {
+    fn replicas_of_a_partition_with_queues_have_one_state_and_one_set_of_rows(
+        ops in prop::collection::vec(queue_op(), 0..150),
+    ) {
+        run(&mut World::new(PRODUCERS, i64::MAX), &ops);
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused(head in prop::collection::vec(any::<u8>(), 0..60), kind in 0..8_u8) {
         let mut head = head;
         if let [version, second, ..] = &mut head[..] {
             (*version, *second) = (1, kind);
         }
         let command = EncodedCommand::new(&head, bytes::Bytes::from_static(b"body"));
+        // What a varint is written as, and what lies behind a head, are not for all kinds the shortest.
+        let is_free = (3..=6).contains(&kind);
         let _ = PartitionState::check_command(&command);
         if let Ok(read) = PartitionState::decode(command.clone()) {
             let again = PartitionState::encode(read);
-            prop_assert!(command.head().starts_with(again.head()) || kind == 3, "{:?}", command.head());
+            prop_assert!(command.head().starts_with(again.head()) || is_free, "{:?}", command.head());
         }
         let _ = PartitionState::restore(&head.into());
     }

@@ -4,9 +4,16 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use jangada_log::{Conditions, IndexEntry, PartitionCommand, PartitionReply, PartitionState, Refusal};
+use jangada_log::{Conditions, IdFinding, IndexEntry, PartitionCommand, PartitionReply, PartitionState, Refusal};
 use jangada_machine::{Effects, EncodedCommand, Machine, Retention};
-use jangada_types::{BatchBuilder, BatchHeader, Codec, LogPosition, Offset, ProducerEpoch, ProducerId, Sequence};
+use jangada_queue::{
+    AttemptId, Carry, DeadReason, DoneCause, IdWindow, KeepsOrder, Mark, Marks, QueueId, QueueOps, Runs, Section,
+    SessionId, SlotId, SlotKind,
+};
+use jangada_types::replicated::Seeds;
+use jangada_types::{
+    BatchBuilder, BatchHeader, Codec, LogPosition, Offset, ProducerEpoch, ProducerId, RowChange, Sequence,
+};
 
 pub const REPLICAS: usize = 3;
 
@@ -20,15 +27,28 @@ pub struct Replica {
     saved: Option<(usize, Bytes)>,
     /// The offset index: it is written with what is applied, and only a snapshot of another replaces it.
     pub rows: BTreeMap<Offset, IndexEntry>,
+    /// The rows of the queues' tables.
+    pub queue_rows: BTreeMap<Bytes, Bytes>,
     /// The log below this offset is not here: the replica began with a snapshot.
     pub began_at: Offset,
 }
 
-/// The rows of the offset index among the effects, which have no others.
+/// The rows of the offset index among the effects.
 pub fn rows_of(effects: &Effects) -> Vec<IndexEntry> {
-    let rows = effects.rows().iter();
-    let rows = rows.map(|change| IndexEntry::of_change(change).expect("a row of the offset index"));
+    let rows = effects.rows().iter().filter_map(IndexEntry::of_change);
     rows.map(|row| row.expect("what was encoded can be decoded")).collect()
+}
+
+/// The rows of other tables among the effects: the keys with the table's name in front, and the values.
+pub fn queue_rows_of(effects: &mut Effects) -> Vec<(Bytes, Bytes)> {
+    let rows = effects.take().into_iter().filter_map(|change| match &change {
+        RowChange::Put { table, key, value } if IndexEntry::of_change(&change).is_none() => {
+            let key = [table.name.as_bytes(), b" ", key].concat();
+            Some((key.into(), value.clone()))
+        }
+        _ => None,
+    });
+    rows.collect()
 }
 
 impl Replica {
@@ -42,7 +62,8 @@ impl Replica {
         let reply = self.state.apply(*at, &command, &mut effects);
         self.applied += 1;
         let rows = rows_of(&effects);
-        self.check(&before, reply, &rows);
+        self.check(&before, &reply, &rows);
+        self.queue_rows.extend(queue_rows_of(&mut effects));
         for row in rows {
             let known = self.rows.insert(row.last_offset, row);
             assert!(
@@ -54,7 +75,7 @@ impl Replica {
     }
 
     /// What holds of every step.
-    fn check(&self, before: &PartitionState, reply: PartitionReply, rows: &[IndexEntry]) {
+    fn check(&self, before: &PartitionState, reply: &PartitionReply, rows: &[IndexEntry]) {
         let (old, new) = (before.next_offset(), self.state.next_offset());
         match (reply, rows) {
             (
@@ -65,9 +86,9 @@ impl Replica {
                 },
                 [row],
             ) => {
-                assert_eq!(base_offset, old, "offsets are contiguous");
+                assert_eq!(*base_offset, old, "offsets are contiguous");
                 assert_eq!(new, Offset(last_offset.get() + 1));
-                assert_eq!((row.base_offset, row.last_offset), (base_offset, last_offset));
+                assert_eq!((row.base_offset, row.last_offset), (*base_offset, *last_offset));
             }
             (
                 PartitionReply::Appended {
@@ -77,18 +98,35 @@ impl Replica {
                 },
                 [],
             ) => {
-                assert!(last_offset < old, "what was appended before is there");
+                assert!(*last_offset < old, "what was appended before is there");
                 assert_eq!(new, old);
             }
             (PartitionReply::LogStart(start), []) => {
-                assert_eq!((self.state.log_start(), new), (start, old));
-                assert!(before.log_start() <= start && start <= new);
+                assert_eq!((self.state.log_start(), new), (*start, old));
+                assert!(before.log_start() <= *start && *start <= new);
             }
-            (PartitionReply::Refused(_) | PartitionReply::LogStartMoved(_), []) => {
+            (PartitionReply::Queue(_), []) => {
                 assert_eq!((self.state.log_start(), new), (before.log_start(), old));
+            }
+            (
+                PartitionReply::Refused(_)
+                | PartitionReply::LogStartMoved(_)
+                | PartitionReply::LogStartHeld(_)
+                | PartitionReply::CarryRefused(_),
+                [],
+            ) => {
+                assert_eq!((self.state.log_start(), new), (before.log_start(), old));
+                assert!(self.state.slots() == before.slots(), "what is refused changes nothing");
             }
             other => panic!("a reply and rows that do not belong together: {other:?}"),
         }
+        let [start, next] = [self.state.log_start(), new].map(|offset| offset.get().unsigned_abs());
+        self.state.slots().check(start, next).expect("the slots are sound");
+        let floor = self.state.queue_floor();
+        assert!(
+            floor.is_none_or(|floor| self.state.log_start() <= floor),
+            "no log is cut above what its queues need"
+        );
         let Retention::LogIsData { position, start } = self.state.retention() else {
             panic!("the log is the partition's data");
         };
@@ -219,6 +257,54 @@ impl World {
         });
     }
 
+    /// The leader changes slots in some way, now and then by what it decided in an earlier term.
+    pub fn queue_ops(&mut self, seed: u64) {
+        let mut seeds = Seeds::new(seed);
+        let end = self.replicas[self.leader].state.next_offset().get().unsigned_abs();
+        let sections = (0..1 + seeds.below(4)).map(|_| section(&mut seeds, end)).collect();
+        let ops = QueueOps {
+            term: self.term - u64::from(self.term > 1 && seeds.below(20) == 0),
+            now_ms: self.now_ms.unsigned_abs(),
+            sections,
+        };
+        self.propose(PartitionCommand::QueueOps(ops));
+    }
+
+    /// Records with marks, as a queue's producer sends them.
+    pub fn send_marked(&mut self, seed: u64) {
+        let mut seeds = Seeds::new(seed);
+        let marks: Vec<Mark> = (0..1 + seeds.below(4)).map(|_| mark(&mut seeds)).collect();
+        let ids = (seeds.below(2) == 0).then_some(IdFinding {
+            window: IdWindow { window_ms: 60_000 },
+            term: self.term - u64::from(self.term > 1 && seeds.below(10) == 0),
+        });
+        let command = PartitionCommand::AppendMarked {
+            now_ms: self.now_ms,
+            expiration_ms: self.expiration_ms,
+            conditions: Conditions::default(),
+            ids,
+            batch: plain_batch(marks.len()),
+            marks: Marks(marks),
+        };
+        self.propose(command);
+    }
+
+    /// The leader carries some of what it sees.
+    pub fn carry(&mut self, seed: u64) {
+        let mut seeds = Seeds::new(seed);
+        let end = self.replicas[self.leader].state.next_offset().get().unsigned_abs();
+        let messages = runs(&mut seeds, end + 1);
+        let count = messages.len() as usize;
+        let marks = match seeds.below(2) {
+            0 => Marks::default(),
+            _ => Marks((0..count).map(|_| mark(&mut seeds)).collect()),
+        };
+        let term = self.term;
+        let carry = Carry { term, messages, marks };
+        let batch = plain_batch(count);
+        self.propose(PartitionCommand::Carry { carry, batch });
+    }
+
     /// A replica applies so many entries. The leader answers its producers.
     pub fn apply(&mut self, replica: usize, most: usize) {
         for _ in 0..most {
@@ -310,6 +396,7 @@ impl World {
             state,
             saved: Some((applied, bytes)),
             rows: BTreeMap::new(),
+            queue_rows: BTreeMap::new(),
         };
     }
 
@@ -326,6 +413,12 @@ impl World {
             assert!(replica.state == replayed.state, "replicas of one log have one state");
             let kept = replayed.rows.range(replica.began_at..);
             assert!(kept.eq(replica.rows.iter()), "and one index, from where each began");
+            for (key, value) in &replica.queue_rows {
+                assert_eq!(replayed.queue_rows.get(key), Some(value), "and the same rows of queues");
+            }
+            if replica.began_at == Offset(0) {
+                assert_eq!(replica.queue_rows.len(), replayed.queue_rows.len());
+            }
         }
         let mut next = Offset(0);
         for row in replayed.rows.values() {
@@ -361,5 +454,95 @@ impl World {
                 assert_eq!(found, Some(offsets), "sequence {sequence} of producer {}", producer.id);
             }
         }
+    }
+}
+
+/// Records without anything of their own.
+fn plain_batch(records: usize) -> Bytes {
+    let mut builder = BatchBuilder::new(Codec::None);
+    for _ in 0..records {
+        builder.append(11, None, Some(b"m"), []).expect("it is small");
+    }
+    builder.build()
+}
+
+fn mark(seeds: &mut Seeds) -> Mark {
+    let mut mark = Mark {
+        lane: seeds.below(3) as u8,
+        key: seeds.below(3),
+        id: u128::from(seeds.below(2) * seeds.draw()),
+        ..Mark::default()
+    };
+    if seeds.below(3) == 0 {
+        mark.deliver_at_ms = 1_000_000 + seeds.below(50_000);
+    }
+    mark
+}
+
+fn runs(seeds: &mut Seeds, end: u64) -> Runs {
+    (0..1 + seeds.below(5)).map(|_| seeds.below(end.max(1))).collect()
+}
+
+/// Any section over a handful of slots; many of them find nothing to do.
+pub fn section(seeds: &mut Seeds, end: u64) -> Section {
+    let slot = SlotId(1 + seeds.below(3) as u32);
+    let messages = runs(seeds, end);
+    match seeds.below(24) {
+        0..=3 => Section::Open {
+            queue: QueueId(u128::from(seeds.below(4))),
+            slot_kind: SlotKind::ALL[seeds.below(2) as usize],
+            order: KeepsOrder::ALL[seeds.below(2) as usize],
+            start: seeds.below(end + 1),
+        },
+        4 => Section::Close { slot },
+        5 => Section::Seek {
+            slot,
+            to: seeds.below(end + 1),
+        },
+        6 => Section::Purge {
+            slot,
+            to: seeds.below(end + 1),
+        },
+        7..=12 => Section::Grant {
+            slot,
+            session: SessionId(seeds.below(3)),
+            attempt: AttemptId(0),
+            duration_ms: 30_000,
+            messages,
+            keys: Vec::new(),
+            lanes: Vec::new(),
+        },
+        13..=17 => Section::Done {
+            slot,
+            cause: [DoneCause::Acked, DoneCause::Acked, DoneCause::Cancelled][seeds.below(3) as usize],
+            messages,
+        },
+        18 => Section::Retry {
+            slot,
+            delays_ms: vec![1_000; messages.len() as usize],
+            messages,
+            failed: 1,
+        },
+        19 => Section::Release {
+            slot,
+            messages,
+            unseen: 0,
+        },
+        20 => Section::Dead {
+            slot,
+            reason: DeadReason::Rejected,
+            messages,
+            failed: 0,
+        },
+        21 => Section::Redrive { slot, messages },
+        22 => Section::Extend {
+            slot,
+            messages,
+            duration_ms: 5_000,
+        },
+        _ => Section::Floor {
+            slot,
+            to: seeds.below(end + 1),
+        },
     }
 }

@@ -28,6 +28,9 @@ impl Slots {
         if carry.term != context.at.term {
             return Err(CarryRefused::LeaderChanged);
         }
+        if self.slots.is_empty() {
+            return Err(CarryRefused::NoSlot);
+        }
         if self.slots.values().any(|slot| slot.kind == SlotKind::Group) {
             return Err(CarryRefused::GroupSlot);
         }

@@ -31,6 +31,8 @@ pub enum CarryRefused {
     LeaderChanged,
     /// A slot is a view over the log, which must not have its records twice.
     GroupSlot,
+    /// There is no slot, so nobody asks for the messages.
+    NoSlot,
     /// A message is leased, or on its way to another topic: its holder knows it by its offset.
     Out {
         /// The offset of the message.
