@@ -5,13 +5,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jangada_types::{BrokerId, GroupId, ProducerEpoch, ProducerId, Reason, Rejection, ReplicaId, TopicId};
+use jangada_types::{BrokerId, GroupId, ProducerEpoch, ProducerId, QueueId, Reason, Rejection, ReplicaId, TopicId};
 
 use crate::command::{Command, RENEWAL_FEATURE_LEVEL};
 use crate::endpoints::Endpoints;
-use crate::image::{Image, Topic};
+use crate::image::{Image, Topic, TopicKind};
 use crate::placement::{BrokerView, PlacementError, place};
-use crate::rules;
+use crate::queues::{Queue, QueueKind, QueueStart};
+use crate::{queue_rules, rules};
 
 /// A topic that a client wants.
 #[derive(Clone, Copy, Debug)]
@@ -40,25 +41,30 @@ pub enum CreateTopic {
 /// Judges a wanted topic.
 pub fn validate_create_topic(image: &Image, wanted: &NewTopic<'_>) -> Result<CreateTopic, Rejection> {
     rules::topic_name(wanted.name)?;
-    if let Some(topic) = image.topic_named(wanted.name).filter(|_| wanted.if_not_exists) {
+    let is_users = |topic: &&Arc<Topic>| wanted.if_not_exists && topic.kind != TopicKind::Queue;
+    if let Some(topic) = image.topic_named(wanted.name).filter(is_users) {
         return Ok(CreateTopic::Exists(Arc::clone(topic)));
     }
     rules::topic_name_is_free(image, wanted.name)?;
-    rules::partition_count(wanted.name, usize::try_from(wanted.partitions).unwrap_or(usize::MAX))?;
+    validate_counts(image, wanted.name, wanted.partitions, wanted.replicas)?;
+    rules::config(wanted.name, wanted.config)?;
+    Ok(CreateTopic::Create)
+}
+
+fn validate_counts(image: &Image, name: &str, partitions: u32, replicas: u32) -> Result<(), Rejection> {
+    rules::partition_count(name, usize::try_from(partitions).unwrap_or(usize::MAX))?;
     let brokers = image.brokers().len();
-    if wanted.replicas == 0 || usize::try_from(wanted.replicas).unwrap_or(usize::MAX) > brokers {
+    if replicas == 0 || usize::try_from(replicas).unwrap_or(usize::MAX) > brokers {
         return Err(Rejection::new(
             Reason::InvalidReplicas,
             format!(
-                "topic {:?} was asked for with {} replicas: ask for 1 to {brokers}, the number of brokers",
-                wanted.name, wanted.replicas
+                "topic {name:?} was asked for with {replicas} replicas: ask for 1 to {brokers}, the number of brokers"
             ),
         )
         .with("limit", brokers)
-        .with("actual", wanted.replicas));
+        .with("actual", replicas));
     }
-    rules::config(wanted.name, wanted.config)?;
-    Ok(CreateTopic::Create)
+    Ok(())
 }
 
 /// Places a topic that was judged to be created. `topic_id` and `seed` are random; `brokers` are those that can take
@@ -118,7 +124,10 @@ pub fn place_partitions(topic: &Topic, total: u32, brokers: &[BrokerView], seed:
 /// Judges the placement in a command: no broker may come to have more than `max` replicas. `brokers` are those that the
 /// placement was chosen among.
 pub fn validate_replicas_per_broker(command: &Command, brokers: &[BrokerView], max: u32) -> Result<(), Rejection> {
-    let (Command::CreateTopic { assignments, .. } | Command::AddPartitions { assignments, .. }) = command else {
+    let (Command::CreateTopic { assignments, .. }
+    | Command::CreateOwnedQueue { assignments, .. }
+    | Command::AddPartitions { assignments, .. }) = command
+    else {
         return Ok(());
     };
     let mut wanted: BTreeMap<ReplicaId, u32> = BTreeMap::new();
@@ -192,8 +201,140 @@ pub fn validate_alter_topic(
 /// Judges the deletion of a topic.
 pub fn validate_delete_topic(image: &Image, name: &str) -> Result<Command, Rejection> {
     let topic = rules::topic_by_name(image, name)?;
-    rules::is_users(topic)?;
+    rules::may_delete(image, topic)?;
     Ok(Command::DeleteTopic { topic_id: topic.id })
+}
+
+/// A queue that a client wants.
+#[derive(Clone, Copy, Debug)]
+pub struct NewQueue<'a> {
+    /// The queue's name.
+    pub name: &'a str,
+    /// Where its messages are.
+    pub source: QueueSource<'a>,
+    /// The settings that differ from the defaults.
+    pub config: &'a BTreeMap<String, String>,
+    /// Accept the queue that exists instead of an error, if its messages are there too.
+    pub if_not_exists: bool,
+}
+
+/// Where the messages of a wanted queue are.
+#[derive(Clone, Copy, Debug)]
+pub enum QueueSource<'a> {
+    /// In a topic of its own, with so many partitions and replicas of each.
+    Own {
+        /// Number of partitions.
+        partitions: u32,
+        /// Number of replicas of each partition.
+        replicas: u32,
+    },
+    /// In an ordinary topic.
+    Topic {
+        /// The topic.
+        topic: &'a Topic,
+        /// Where it begins.
+        start: QueueStart,
+    },
+}
+
+/// The action for a wanted queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CreateQueue {
+    /// Do nothing: the queue exists, and that was allowed.
+    Exists(Arc<Queue>),
+    /// Choose a queue id, and a placement if it has a topic of its own, and propose the queue.
+    Create,
+}
+
+/// Judges a wanted queue.
+pub fn validate_create_queue(image: &Image, wanted: &NewQueue<'_>) -> Result<CreateQueue, Rejection> {
+    queue_rules::queue_name(wanted.name)?;
+    if let Some(queue) = image.queue_by_name(wanted.name).filter(|_| wanted.if_not_exists) {
+        validate_same_source(image, queue, wanted)?;
+        return Ok(CreateQueue::Exists(Arc::clone(queue)));
+    }
+    queue_rules::name_is_free(image, wanted.name)?;
+    queue_rules::has_room(image)?;
+    match wanted.source {
+        QueueSource::Own { partitions, replicas } => {
+            validate_counts(image, wanted.name, partitions, replicas)?;
+            queue_rules::config(image, wanted.name, wanted.name, QueueKind::Owned.scope(), wanted.config)?;
+        }
+        QueueSource::Topic { topic, start } => {
+            queue_rules::may_be_read(image, wanted.name, topic)?;
+            let scope = QueueKind::Group { start, partitions: 0 }.scope();
+            queue_rules::config(image, wanted.name, &topic.name, scope, wanted.config)?;
+        }
+    }
+    Ok(CreateQueue::Create)
+}
+
+fn validate_same_source(image: &Image, queue: &Queue, wanted: &NewQueue<'_>) -> Result<(), Rejection> {
+    let is_same = match (queue.kind, wanted.source) {
+        (QueueKind::Owned, QueueSource::Own { .. }) => true,
+        (QueueKind::Group { .. }, QueueSource::Topic { topic, .. }) => topic.id == queue.topic_id,
+        _ => false,
+    };
+    if is_same {
+        return Ok(());
+    }
+    let topic = image.topic(queue.topic_id).map_or("", |topic| &topic.name);
+    let has = match queue.kind {
+        QueueKind::Owned => "has a log of its own".to_owned(),
+        QueueKind::Group { .. } => format!("reads topic {topic:?}"),
+    };
+    Err(Rejection::new(
+        Reason::WrongQueueKind,
+        format!("queue {:?} exists already and {has}: choose another name", wanted.name),
+    )
+    .with("queue_id", queue.id))
+}
+
+/// Makes the command for a queue that was judged to be created, and places its topic if it has one of its own. `queue_id` and `seed`
+/// are random; `brokers` are those that can take replicas now.
+pub fn place_queue(
+    wanted: &NewQueue<'_>,
+    brokers: &[BrokerView],
+    queue_id: QueueId,
+    seed: u64,
+) -> Result<Command, Rejection> {
+    let (name, config) = (wanted.name.to_owned(), wanted.config.clone());
+    Ok(match wanted.source {
+        QueueSource::Own { partitions, replicas } => Command::CreateOwnedQueue {
+            queue_id,
+            name,
+            config,
+            assignments: placed(wanted.name, brokers, partitions, replicas, seed)?,
+        },
+        QueueSource::Topic { topic, start } => Command::CreateGroupQueue {
+            queue_id,
+            name,
+            topic_id: topic.id,
+            start,
+            config,
+        },
+    })
+}
+
+/// Judges an alteration of a queue's settings.
+pub fn validate_alter_queue(
+    image: &Image,
+    queue: &Queue,
+    set: &BTreeMap<String, String>,
+    unset: &[String],
+) -> Result<Command, Rejection> {
+    if set.is_empty() && unset.is_empty() {
+        return Err(Rejection::new(
+            Reason::InvalidRequest,
+            format!("queue {:?}: nothing to change; name at least one setting", queue.name),
+        ));
+    }
+    queue_rules::merged_config(image, queue, set, unset)?;
+    Ok(Command::AlterQueue {
+        queue_id: queue.id,
+        set: set.clone(),
+        unset: unset.to_vec(),
+    })
 }
 
 /// Judges the replacement of a broker; `is_alive` says whether it is heard of. Giving up the replicas of a broker that

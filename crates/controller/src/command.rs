@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use jangada_types::{BrokerId, GroupId, ProducerEpoch, ProducerId, ReplicaId, TopicId, replicated};
+use jangada_types::{BrokerId, GroupId, ProducerEpoch, ProducerId, QueueId, ReplicaId, TopicId, replicated};
 
 use crate::endpoints::Endpoints;
+use crate::queues::QueueStart;
 use crate::registration::{BrokerRegistration, SeedBroker};
 use crate::wire::{WireEndpoint, WireRegistration, WireReplica, WireReplicas};
 
@@ -115,6 +116,58 @@ replicated! {
             #[prost(bytes = "vec", tag = "1")]
             topic_id: TopicId as Vec<u8>,
         },
+        /// Creates a queue with a topic of its own, which gets the queue's name and the bytes of its id; the topic's partitions get
+        /// the next group ids. From then on no broker may join that does not know this command.
+        CreateOwnedQueue = 17 since 7 {
+            /// The queue's id, chosen at random by the proposer.
+            #[prost(bytes = "vec", tag = "1")]
+            queue_id: QueueId as Vec<u8>,
+            /// The queue's name. If a topic or queue has it at the moment of apply, the command is rejected.
+            #[prost(string, tag = "2")]
+            name: String,
+            /// The settings that differ from the defaults.
+            #[prost(btree_map = "string, string", tag = "3")]
+            config: BTreeMap<String, String>,
+            /// The replicas of each partition, by index, the preferred leader first.
+            #[prost(message, repeated, tag = "4")]
+            assignments: Vec<Vec<ReplicaId>> as Vec<WireReplicas>,
+        },
+        /// Creates a queue that reads an ordinary topic. From then on no broker may join that does not know this command.
+        CreateGroupQueue = 18 since 7 {
+            /// The queue's id, chosen at random by the proposer.
+            #[prost(bytes = "vec", tag = "1")]
+            queue_id: QueueId as Vec<u8>,
+            /// The queue's name. If a topic or queue has it at the moment of apply, the command is rejected.
+            #[prost(string, tag = "2")]
+            name: String,
+            /// The topic that it reads.
+            #[prost(bytes = "vec", tag = "3")]
+            topic_id: TopicId as Vec<u8>,
+            /// Where it begins in each partition that the topic has at the moment of apply.
+            #[prost(sint64, tag = "4")]
+            start: QueueStart as i64,
+            /// The settings that differ from the defaults.
+            #[prost(btree_map = "string, string", tag = "5")]
+            config: BTreeMap<String, String>,
+        },
+        /// Changes settings of a queue, all or none.
+        AlterQueue = 19 since 7 {
+            /// The queue that is altered.
+            #[prost(bytes = "vec", tag = "1")]
+            queue_id: QueueId as Vec<u8>,
+            /// Settings to set.
+            #[prost(btree_map = "string, string", tag = "2")]
+            set: BTreeMap<String, String>,
+            /// Keys to put back to their defaults.
+            #[prost(string, repeated, tag = "3")]
+            unset: Vec<String>,
+        },
+        /// Deletes a queue. The topic of an owned one goes with it, as with `DeleteTopic`; the topic that a group queue reads stays.
+        DeleteQueue = 20 since 7 {
+            /// The queue that is deleted.
+            #[prost(bytes = "vec", tag = "1")]
+            queue_id: QueueId as Vec<u8>,
+        },
         /// A replica has durably deleted its data of these groups. Groups whose deletion is not owed (any more) are
         /// ignored.
         ReplicaDeleted = 7 since 1 {
@@ -180,3 +233,6 @@ pub const ENDPOINTS_FEATURE_LEVEL: u32 = CommandKind::RegisterEndpoints.since();
 
 /// The feature level from which damaged replicas are given up for new ones.
 pub const RENEWAL_FEATURE_LEVEL: u32 = CommandKind::RenewReplica.since();
+
+/// The feature level from which there are queues.
+pub const QUEUES_FEATURE_LEVEL: u32 = CommandKind::CreateOwnedQueue.since();

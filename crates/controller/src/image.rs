@@ -14,13 +14,16 @@
 //!
 //! A clone costs a few reference counts. A command copies at most the maps that it touches, whose rows are shared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::sync::Arc;
 
-use jangada_types::{BrokerId, ConfigError, GroupId, Incarnation, PartitionIndex, ReplicaId, TopicConfig, TopicId};
+use jangada_types::{
+    BrokerId, ConfigError, GroupId, Incarnation, PartitionIndex, QueueId, ReplicaId, TopicConfig, TopicId,
+};
 
 use crate::endpoints::Endpoints;
+use crate::queues::Queue;
 use crate::registration::{BrokerRegistration, DirectoryId};
 
 /// The name of the topic whose partitions are the coordinator's shards. No user's topic may begin with `__`.
@@ -47,10 +50,15 @@ pub struct Image {
     pub(crate) removed: Arc<BTreeMap<BrokerId, RemovedBroker>>,
     pub(crate) topics: Arc<BTreeMap<TopicId, Arc<Topic>>>,
     pub(crate) tombstones: Arc<BTreeMap<GroupId, Tombstone>>,
+    pub(crate) queues: Arc<BTreeMap<QueueId, Arc<Queue>>>,
     /// Derived: topics by name.
     pub(crate) topics_by_name: Arc<BTreeMap<Arc<str>, TopicId>>,
     /// Derived: the runs of consecutive groups, by their first groups.
     pub(crate) runs: Arc<BTreeMap<GroupId, Run>>,
+    /// Derived: queues by name.
+    pub(crate) queues_by_name: Arc<BTreeMap<Arc<str>, QueueId>>,
+    /// Derived: the queues of each topic that has some.
+    pub(crate) queues_by_topic: Arc<BTreeMap<TopicId, BTreeSet<QueueId>>>,
 }
 
 /// Partitions of a topic whose groups are consecutive. The map has them by the first group.
@@ -125,6 +133,15 @@ pub enum TopicKind {
     /// The partitions are shards of the consumer groups' coordinator. There is one such topic at most, and users can't
     /// change it.
     Coordinator,
+    /// The partitions are logs of records that are the messages of one queue, which has the topic for itself.
+    Queue,
+}
+
+impl TopicKind {
+    /// Whether the partitions are logs of records.
+    pub const fn is_of_records(self) -> bool {
+        matches!(self, Self::Log | Self::Queue)
+    }
 }
 
 /// A topic, as the metadata has it.
@@ -253,6 +270,9 @@ impl Image {
             tombstones: Arc::default(),
             topics_by_name: Arc::default(),
             runs: Arc::default(),
+            queues: Arc::default(),
+            queues_by_name: Arc::default(),
+            queues_by_topic: Arc::default(),
         }
     }
 

@@ -5,7 +5,7 @@
 
 use jangada_types::rejection::WireRejection;
 use jangada_types::{
-    BrokerId, GroupId, Incarnation, ProducerEpoch, ProducerId, Rejection, ReplicaId, TopicId, replicated,
+    BrokerId, GroupId, Incarnation, ProducerEpoch, ProducerId, QueueId, Rejection, ReplicaId, TopicId, replicated,
 };
 
 use crate::wire::WireReplica;
@@ -73,6 +73,30 @@ replicated! {
         /// The reply to `DeleteTopic`.
         TopicDeleted = 7 {
             /// The metadata version that no longer has the topic.
+            #[prost(uint64, tag = "1")]
+            version: u64,
+        },
+        /// The reply to `CreateOwnedQueue` and `CreateGroupQueue`.
+        QueueCreated = 15 {
+            /// The queue's id, as in the command.
+            #[prost(bytes = "vec", tag = "1")]
+            queue_id: QueueId as Vec<u8>,
+            /// The topic whose records are its messages.
+            #[prost(bytes = "vec", tag = "2")]
+            topic_id: TopicId as Vec<u8>,
+            /// The metadata version that has the queue.
+            #[prost(uint64, tag = "3")]
+            version: u64,
+        },
+        /// The reply to `AlterQueue`.
+        QueueAltered = 16 {
+            /// The metadata version that has the change.
+            #[prost(uint64, tag = "1")]
+            version: u64,
+        },
+        /// The reply to `DeleteQueue`.
+        QueueDeleted = 17 {
+            /// The metadata version that no longer has the queue.
             #[prost(uint64, tag = "1")]
             version: u64,
         },

@@ -13,6 +13,7 @@ use jangada_types::{
 use crate::command::CommandKind;
 use crate::endpoints::{Endpoints, INTERNAL_LISTENER, PUBLIC_LISTENER};
 use crate::image::{Broker, FIRST_PRODUCER_ID, Image, PartitionRef, Topic, TopicKind};
+use crate::queue_rules;
 use crate::registration::BrokerRegistration;
 
 /// Most listeners of a broker in addition to `public` and `internal`. Every answer about the metadata has those of all
@@ -36,8 +37,8 @@ pub(crate) fn topic_name(name: &str) -> Result<(), Rejection> {
 }
 
 pub(crate) fn topic_name_is_free(image: &Image, name: &str) -> Result<(), Rejection> {
-    match image.topic_named(name) {
-        None => Ok(()),
+    match image.topic_named(name).filter(|topic| topic.kind != TopicKind::Queue) {
+        None => queue_rules::name_is_free(image, name),
         Some(topic) => Err(Rejection::new(
             Reason::TopicExists,
             format!(
@@ -68,16 +69,29 @@ pub(crate) fn topic_by_name<'a>(image: &'a Image, name: &str) -> Result<&'a Topi
 
 /// Judges whether users may change or delete the topic.
 pub(crate) fn is_users(topic: &Topic) -> Result<(), Rejection> {
-    if topic.kind == TopicKind::Log {
-        return Ok(());
+    match topic.kind {
+        TopicKind::Log => Ok(()),
+        TopicKind::Coordinator => Err(Rejection::new(
+            Reason::InvalidTopicName,
+            format!(
+                "topic {:?} is internal: it holds the cluster's consumer groups and can't be changed or deleted; delete groups instead",
+                topic.name
+            ),
+        )),
+        TopicKind::Queue => Err(Rejection::new(
+            Reason::WrongQueueKind,
+            format!(
+                "{:?} is a queue, and its topic can't be changed or deleted by itself: change or delete the queue",
+                topic.name
+            ),
+        )),
     }
-    Err(Rejection::new(
-        Reason::InvalidTopicName,
-        format!(
-            "topic {:?} is internal: it holds the cluster's consumer groups and can't be changed or deleted; delete groups instead",
-            topic.name
-        ),
-    ))
+}
+
+/// Judges whether users may delete the topic.
+pub(crate) fn may_delete(image: &Image, topic: &Topic) -> Result<(), Rejection> {
+    is_users(topic)?;
+    queue_rules::has_no_queues(image, topic)
 }
 
 /// Judges whether the topic may get more partitions. A key may then belong to another partition than before. So the

@@ -26,6 +26,7 @@ impl Image {
             parts.topics.len(),
             parts.tombstones.len(),
             parts.removed.len(),
+            parts.queues.len(),
         );
         let mut image = Self {
             cluster_id: parts.cluster_id.into(),
@@ -45,16 +46,20 @@ impl Image {
             removed: Arc::new(parts.removed.into_iter().collect()),
             ..Self::new()
         };
+        for queue in parts.queues {
+            image.insert_queue(queue);
+        }
         let inconsistent = |detail| RestoreError::Inconsistent { version, detail };
         let found = (
             image.brokers.len(),
             image.topics.len(),
             image.tombstones.len(),
             image.removed.len(),
+            image.queues.len(),
         );
         if lengths != found {
             return Err(inconsistent(
-                "a broker, a topic or a tombstone is there twice".to_owned(),
+                "a broker, a topic, a queue or a tombstone is there twice".to_owned(),
             ));
         }
         if let Some(topic) = image.topics().find(|topic| topic.partitions.is_empty()) {
@@ -123,6 +128,7 @@ impl Image {
             "two topics share a name".to_owned()
         })?;
         self.topics().try_for_each(|topic| self.check_topic(topic))?;
+        self.check_queues()?;
         for (group, tombstone) in self.tombstones() {
             let ascending = tombstone.replicas.is_sorted_by(|a, b| a < b);
             ensure(

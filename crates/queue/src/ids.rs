@@ -3,7 +3,7 @@
 use std::fmt;
 
 use jangada_types::CodecError;
-use jangada_types::frame::malformed;
+pub use jangada_types::QueueId;
 use jangada_types::replicated::{Sample, Seeds, Wire};
 
 macro_rules! number {
@@ -78,28 +78,5 @@ impl LeaseId {
         assert!(index >> (u64::BITS - PLACE_BITS) == 0, "fewer than 2^48 entries");
         // The first entry of a log has index 0, and no lease has the id 0.
         Self(((index + 1) << PLACE_BITS) | u64::from(place))
-    }
-}
-
-/// The id of a queue in the cluster. Several slots, one in each of its partitions, have the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct QueueId(pub u128);
-
-impl Wire<Vec<u8>> for QueueId {
-    fn to_form(&self) -> Vec<u8> {
-        self.0.to_be_bytes().to_vec()
-    }
-
-    fn from_form(what: &'static str, form: Vec<u8>) -> Result<Self, CodecError> {
-        let length = form.len();
-        let bytes = form.try_into();
-        let bytes = bytes.map_err(|_| malformed(what, format!("a queue id of {length} bytes, not 16")))?;
-        Ok(Self(u128::from_be_bytes(bytes)))
-    }
-}
-
-impl Sample for QueueId {
-    fn sample(seeds: &mut Seeds) -> Self {
-        Self(u128::from(seeds.draw()))
     }
 }

@@ -3,6 +3,8 @@
 
 use std::mem::size_of;
 
+use jangada_types::limits::{QUEUE_ATTEMPTS_MAX, QUEUE_LANES, QUEUE_LEASE_MS_MAX};
+
 use crate::state::Held;
 
 /// Bytes of the state of all slots of a partition, as `Slots::state_bytes` counts them. Beyond it nothing is granted any more;
@@ -19,8 +21,8 @@ pub const SECTION_OFFSETS_MAX: u64 = 1 << 20;
 /// for each is 8 MiB.
 pub const SPAN_MAX: u64 = 64 << 20;
 
-/// Levels of priority. AMQP's usual `x-max-priority: 10` has eleven, RabbitMQ 4.3 has 32.
-pub const LANES: u8 = 32;
+/// Levels of priority.
+pub const LANES: u8 = QUEUE_LANES;
 
 /// Bytes of one `QueueOps`, roughly: the engine begins the next one beyond it.
 pub const OPS_BYTES: usize = 64 << 10;
@@ -38,8 +40,8 @@ pub const SESSION_IN_FLIGHT_MAX: u32 = 10_000;
 /// shorter. They need the time to find the new leader.
 pub const LEASE_MS_AFTER_FAILOVER: u64 = 30_000;
 
-/// The longest lease, milliseconds: 12 hours, as SQS has it.
-pub const LEASE_MS_MAX: u64 = 12 * 3_600_000;
+/// The longest lease, milliseconds.
+pub const LEASE_MS_MAX: u64 = QUEUE_LEASE_MS_MAX;
 
 /// How long the messages of a session whose connection broke wait for it to come back, milliseconds.
 pub const SESSION_GRACE_MS: u64 = 5_000;
@@ -65,8 +67,8 @@ pub const CARRY_SHARE: u64 = 3;
 /// A lease that ran out so long ago, milliseconds, is ended if it keeps a log from being cut.
 pub const CARRY_LEASE_MS: u64 = 10 * 60_000;
 
-/// Failures, or receives, after which a message is dead, at most. SQS' `maxReceiveCount` goes to 1,000.
-pub const ATTEMPTS_MAX: u16 = 1_000;
+/// Failures, or receives, after which a message is dead, at most.
+pub const ATTEMPTS_MAX: u16 = QUEUE_ATTEMPTS_MAX;
 
 const _: () = assert!(size_of::<Held>() == 32, "what a message in flight costs");
 const _: () = assert!(ATTEMPTS_MAX < u16::MAX, "the counters of a message hold it");

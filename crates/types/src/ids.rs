@@ -271,6 +271,40 @@ impl fmt::Debug for TopicId {
     }
 }
 
+/// A queue's id: a queue that was deleted and created again under its name has another one. Displays as a UUID. The topic of a queue
+/// with a log of its own has the same bytes as id.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QueueId(pub u128);
+
+impl QueueId {
+    /// The 16 bytes that the public API carries; `None` at any other length.
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(u128::from_be_bytes).map(Self)
+    }
+
+    /// The 16 bytes that the public API carries, the most significant first.
+    pub const fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
+    /// The id of the topic that a queue with a log of its own has for itself.
+    pub const fn own_topic(self) -> TopicId {
+        TopicId::from_u128(self.0)
+    }
+}
+
+impl fmt::Display for QueueId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.own_topic(), f)
+    }
+}
+
+impl fmt::Debug for QueueId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "QueueId({self})")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,6 +342,15 @@ mod tests {
         assert_eq!(TopicId::from_u128(id.as_u128()), id);
         assert_eq!(TopicId::from_slice(&[0; 15]), None);
         assert_eq!(TopicId::from_slice(&[0; 17]), None);
+    }
+
+    #[test]
+    fn a_queue_id_has_the_bytes_of_its_topic() {
+        let id = QueueId(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210);
+        assert_eq!(id.to_string(), "01234567-89ab-cdef-fedc-ba9876543210");
+        assert_eq!(&id.to_bytes(), id.own_topic().as_bytes());
+        assert_eq!(QueueId::from_slice(&id.to_bytes()), Some(id));
+        assert_eq!(QueueId::from_slice(&[0; 15]), None);
     }
 
     #[test]

@@ -16,6 +16,7 @@
 //! | [`table`] | tables of rows by declaration |
 //! | [`feature_level`] | the feature levels of brokers of different versions |
 //! | [`topic_config`] | the settings of a topic |
+//! | [`queue_config`] | the settings of a queue |
 //! | [`compression`] | the codecs of a record batch, with bounded decompression |
 //! | [`batch`] | Kafka's record batch v2: check, read, build, patch |
 //! | [`partitioner`] | the partition that a key belongs to |
@@ -29,6 +30,7 @@ pub mod limits;
 pub mod log;
 pub mod names;
 pub mod partitioner;
+pub mod queue_config;
 pub mod reason;
 pub mod rejection;
 pub mod replicated;
@@ -44,12 +46,13 @@ pub use compression::{Codec, CompressionError};
 pub use feature_level::FEATURE_LEVEL;
 pub use frame::CodecError;
 pub use ids::{
-    BrokerId, GroupId, Incarnation, LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId, ReplicaId,
+    BrokerId, GroupId, Incarnation, LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId, QueueId, ReplicaId,
     Sequence, TopicId,
 };
 pub use log::LogPosition;
 pub use names::{NameError, is_internal_topic, validate_topic_name};
 pub use partitioner::{murmur2, partition_for_key};
+pub use queue_config::{QueueConfig, QueueConfigError};
 pub use reason::{Category, Reason};
 pub use rejection::Rejection;
 pub use table::row::RowError;

@@ -123,6 +123,34 @@ pub const SEGMENT_BYTES_MIN: u64 = 64 * KIB as u64;
 /// The greatest distance between two purge points, bytes. Retention frees space in such steps.
 pub const SEGMENT_BYTES_MAX: u64 = 1024 * MIB as u64;
 
+/// Queues of a cluster. Each is in every broker's memory, and in the metadata's snapshot.
+pub const QUEUES_MAX: usize = 10_000;
+
+/// Queues that read one topic. Each writes what its consumers do into the topic's partitions, where retention keeps it as long as
+/// the records.
+pub const QUEUES_PER_TOPIC_MAX: usize = 64;
+
+/// Attempts after which a message of a queue becomes a dead letter, at most. The `maxReceiveCount` of SQS goes to 1,000.
+pub const QUEUE_ATTEMPTS_MAX: u16 = 1_000;
+
+/// The longest lease of a message, and the longest that it waits after a failure, milliseconds: 12 hours, as SQS has it.
+pub const QUEUE_LEASE_MS_MAX: u64 = 12 * 3_600_000;
+
+/// Priorities of a queue. AMQP's usual `x-max-priority: 10` has eleven, RabbitMQ 4.3 has 32.
+pub const QUEUE_LANES: u8 = 32;
+
+/// Deliveries of a hundred that lower priorities may have at most.
+pub const QUEUE_MIN_SHARE_MAX: u8 = 50;
+
+/// The longest delay and time to live of a message, milliseconds: ten years.
+pub const QUEUE_DELAY_MS_MAX: u64 = 3_650 * 24 * 3_600_000;
+
+/// The longest that a message is remembered so that a repetition is recognized, milliseconds: a day. Each message takes a row.
+pub const QUEUE_DEDUP_WINDOW_MS_MAX: u64 = 24 * 3_600_000;
+
+/// Dead letters that a partition of a queue may keep at most: each is about 32 bytes of a state that may have 64 MiB.
+pub const QUEUE_DEAD_MAX: u64 = 1_000_000;
+
 /// Bytes of one chunk of a state machine's state, as it is stored and as it is sent to another broker. Neither end has more than a
 /// few of them in memory.
 pub const STATE_CHUNK_BYTES: usize = MIB;

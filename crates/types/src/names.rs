@@ -8,29 +8,29 @@ use crate::reason::Reason;
 /// The beginning of the names of internal topics. Users can neither create nor delete them.
 pub const INTERNAL_PREFIX: &str = "__";
 
-/// The reason why a topic name is refused.
+/// The reason why the name of a topic, or of a queue, is refused. They have one rule, for they share their names.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// The name has no characters.
-    #[error("a topic name must not be empty")]
+    #[error("a name must not be empty")]
     Empty,
     /// The name has too many characters.
-    #[error("a topic name has at most {TOPIC_NAME_BYTES_MAX} characters, this one has {length} bytes")]
+    #[error("a name has at most {TOPIC_NAME_BYTES_MAX} characters, this one has {length} bytes")]
     TooLong {
         /// Bytes of the name.
         length: usize,
     },
     /// The name is `.` or `..`, which cannot name a folder.
-    #[error("a topic name must not be \".\" or \"..\"")]
+    #[error("a name must not be \".\" or \"..\"")]
     Dots,
     /// The name has a character that is not allowed.
-    #[error("a topic name consists of letters, digits, '.', '_' and '-' of ASCII; {character:?} is none of them")]
+    #[error("a name consists of letters, digits, '.', '_' and '-' of ASCII; {character:?} is none of them")]
     Character {
         /// The first such character.
         character: char,
     },
     /// The name begins like those of internal topics.
-    #[error("topic names that begin with \"{INTERNAL_PREFIX}\" are internal")]
+    #[error("names that begin with \"{INTERNAL_PREFIX}\" are internal")]
     Internal,
 }
 
@@ -41,7 +41,7 @@ impl NameError {
     }
 }
 
-/// Checks a name for a user's topic: `[A-Za-z0-9._-]{1,249}`, not `.` or `..`, not beginning with `__`.
+/// Checks a name for a user's topic or queue: `[A-Za-z0-9._-]{1,249}`, not `.` or `..`, not beginning with `__`.
 ///
 /// # Errors
 /// The first rule that the name breaks.

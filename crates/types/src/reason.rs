@@ -99,6 +99,10 @@ reasons! {
         EmptySubscription = "EMPTY_SUBSCRIPTION",
         /// The text kept with a committed offset is too large.
         OffsetMetadataTooLarge = "OFFSET_METADATA_TOO_LARGE",
+        /// The queue name is not allowed.
+        InvalidQueueName = "INVALID_QUEUE_NAME",
+        /// The token of a message is damaged, or is one of another queue.
+        InvalidToken = "INVALID_TOKEN",
     }
     NotFound {
         /// There is no such topic, or no longer.
@@ -111,10 +115,14 @@ reasons! {
         UnknownGroup = "UNKNOWN_GROUP",
         /// The group has no such member, or no longer: it must join again.
         UnknownMember = "UNKNOWN_MEMBER",
+        /// There is no such queue, or no longer.
+        UnknownQueue = "UNKNOWN_QUEUE",
     }
     AlreadyExists {
         /// There is a topic of that name already.
         TopicExists = "TOPIC_EXISTS",
+        /// There is a queue of that name already.
+        QueueExists = "QUEUE_EXISTS",
     }
     FailedPrecondition {
         /// This broker does not lead the partition.
@@ -149,6 +157,16 @@ reasons! {
         ConditionFailed = "CONDITION_FAILED",
         /// The batch expects an offset of its key, and the topic keeps no index of keys.
         NoKeyIndex = "NO_KEY_INDEX",
+        /// The call is not for queues of this kind, or not for the topic of a queue.
+        WrongQueueKind = "WRONG_QUEUE_KIND",
+        /// Queues read the topic.
+        TopicHasQueues = "TOPIC_HAS_QUEUES",
+        /// The lease of the message has run out, and somebody else has it, or it is dead.
+        LeaseLost = "LEASE_LOST",
+        /// The message is with a consumer.
+        InFlight = "IN_FLIGHT",
+        /// The queue hands out nothing.
+        QueuePaused = "QUEUE_PAUSED",
     }
     OutOfRange {
         /// The offset is below the log start or above the high watermark.
@@ -169,6 +187,12 @@ reasons! {
         TooManyGroups = "TOO_MANY_GROUPS",
         /// A broker would have more replicas than it may.
         TooManyReplicas = "TOO_MANY_REPLICAS",
+        /// The topic, or the cluster, has as many queues as it may.
+        TooManyQueues = "TOO_MANY_QUEUES",
+        /// The queue has as many messages, or bytes, as it may.
+        QueueFull = "QUEUE_FULL",
+        /// The queues of the partition have as much state as they may.
+        SlotStateFull = "SLOT_STATE_FULL",
     }
     Unavailable {
         /// The partition has no leader at the moment.

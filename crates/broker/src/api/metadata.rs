@@ -34,7 +34,7 @@ pub(crate) struct TopicMetadata {
 }
 
 /// The metadata, as soon as they have a version. Of the topics that are asked for those are left out that do not exist, and internal
-/// ones; none asked for: all.
+/// ones; none asked for: all but those of queues.
 ///
 /// # Errors
 /// NOT_READY: this broker does not have the version within 5 s.
@@ -58,15 +58,15 @@ pub(crate) async fn get(node: &Node, topics: &[TopicRef], min_version: u64) -> R
 }
 
 fn wanted(image: &Image, asked: &[TopicRef]) -> Vec<Arc<Topic>> {
-    let is_of_records = |topic: &&Arc<Topic>| topic.kind == TopicKind::Log;
     if asked.is_empty() {
-        return image.topics_by_name().filter(is_of_records).cloned().collect();
+        let is_users = |topic: &&Arc<Topic>| topic.kind == TopicKind::Log;
+        return image.topics_by_name().filter(is_users).cloned().collect();
     }
     let found = asked.iter().filter_map(|asked| match asked {
         TopicRef::Id(id) => image.topic(*id),
         TopicRef::Name(name) => image.topic_named(name),
     });
-    let mut topics: Vec<Arc<Topic>> = found.filter(is_of_records).cloned().collect();
+    let mut topics: Vec<Arc<Topic>> = found.filter(|topic| topic.kind.is_of_records()).cloned().collect();
     topics.sort_by(|a, b| a.name.cmp(&b.name));
     topics.dedup_by(|a, b| a.id == b.id);
     topics

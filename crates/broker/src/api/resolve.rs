@@ -37,19 +37,23 @@ impl PartitionRef {
 /// The partition of records with that name.
 ///
 /// # Errors
-/// UNKNOWN_TOPIC, UNKNOWN_PARTITION; INVALID_TOPIC_NAME for one that holds no records.
+/// UNKNOWN_TOPIC, UNKNOWN_PARTITION; INVALID_TOPIC_NAME for one that holds no records, WRONG_QUEUE_KIND for one of a queue.
 pub(crate) fn partition_of_records(image: &Image, wanted: &PartitionRef) -> Result<Target, RequestError> {
     let target = partition(image, wanted)?;
-    if target.topic.kind == TopicKind::Log {
-        return Ok(target);
+    let name = &target.topic.name;
+    match target.topic.kind {
+        TopicKind::Log => Ok(target),
+        TopicKind::Coordinator => Err(RequestError::new(
+            Reason::InvalidTopicName,
+            format!(
+                "topic {name:?} is internal: it holds the cluster's consumer groups, not records; use the group service"
+            ),
+        )),
+        TopicKind::Queue => Err(RequestError::new(
+            Reason::WrongQueueKind,
+            format!("{name:?} is a queue: its messages are sent and received with the queue service"),
+        )),
     }
-    Err(RequestError::new(
-        Reason::InvalidTopicName,
-        format!(
-            "topic {:?} is internal: it holds the cluster's consumer groups, not records; use the group service",
-            target.topic.name
-        ),
-    ))
 }
 
 /// The partition with that name, also of internal topics.

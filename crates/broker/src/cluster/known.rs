@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use jangada_controller::{Image, Topic, TopicKind};
+use jangada_controller::{Image, Topic};
 use jangada_types::{BrokerId, GroupId, ReplicaId, TopicConfig, TopicId};
 
 /// A replica of this broker that was taken off a group, or whose group was deleted, and whose data may still be here.
@@ -45,7 +45,7 @@ impl Known {
             .retain(|group, _| image.partition_of_group(*group).is_some());
         let is_new = |topic: &&Arc<Topic>| {
             let known = self.settings.get(&topic.id);
-            topic.kind == TopicKind::Log && known.is_some_and(|(known, _)| !Arc::ptr_eq(known, topic))
+            topic.kind.is_of_records() && known.is_some_and(|(known, _)| !Arc::ptr_eq(known, topic))
         };
         image.topics().filter(is_new).cloned().collect()
     }

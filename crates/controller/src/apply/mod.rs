@@ -9,6 +9,7 @@
 
 mod brokers;
 mod producers;
+mod queues;
 mod replicas;
 mod topics;
 
@@ -67,6 +68,21 @@ impl Image {
             Command::RaiseFeatureLevel { level } => self.raise_feature_level(*level),
             Command::AlterTopic { topic_id, set, unset } => self.alter_topic(*topic_id, set, unset),
             Command::DeleteTopic { topic_id } => self.delete_topic(*topic_id),
+            Command::CreateOwnedQueue {
+                queue_id,
+                name,
+                config,
+                assignments,
+            } => self.create_owned_queue(*queue_id, name, config, assignments),
+            Command::CreateGroupQueue {
+                queue_id,
+                name,
+                topic_id,
+                start,
+                config,
+            } => self.create_group_queue(*queue_id, name, *topic_id, *start, config),
+            Command::AlterQueue { queue_id, set, unset } => self.alter_queue(*queue_id, set, unset),
+            Command::DeleteQueue { queue_id } => self.delete_queue(*queue_id),
             Command::ReplicaDeleted { replica, groups } => Ok(self.replica_deleted(*replica, groups)),
             Command::SetReplicas { group, replicas } => self.set_replicas(*group, replicas),
             Command::RenewReplica {

@@ -52,7 +52,7 @@ impl Image {
     }
 
     /// Adds a topic whose name and settings were judged.
-    fn add_topic(
+    pub(super) fn add_topic(
         &mut self,
         id: TopicId,
         kind: TopicKind,
@@ -170,10 +170,16 @@ impl Image {
     }
 
     pub(super) fn delete_topic(&mut self, id: TopicId) -> Result<Reply, Rejection> {
-        rules::is_users(rules::topic_by_id(self, id)?)?;
+        rules::may_delete(self, rules::topic_by_id(self, id)?)?;
+        self.remove_topic(id);
+        Ok(Reply::TopicDeleted { version: self.version })
+    }
+
+    /// Removes a topic that is there; its groups get tombstones.
+    pub(super) fn remove_topic(&mut self, id: TopicId) {
         let topic = Arc::make_mut(&mut self.topics)
             .remove(&id)
-            .expect("the topic was found above");
+            .expect("the topic was found before");
         Arc::make_mut(&mut self.topics_by_name).remove(&topic.name);
         Arc::make_mut(&mut self.runs).retain(|_, run| run.topic != id);
         Arc::make_mut(&mut self.tombstones).extend(topic.partitions.iter().map(|partition| {
@@ -183,6 +189,5 @@ impl Image {
             };
             (partition.group, tombstone)
         }));
-        Ok(Reply::TopicDeleted { version: self.version })
     }
 }

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use jangada_types::frame::{CodecError, frame, malformed, message, topic_id, unframe_plain};
 use jangada_types::replicated::Wire;
-use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId};
+use jangada_types::{BrokerId, GroupId, Incarnation, QueueId, ReplicaId};
 
 use super::{WireEndpoint, WireReplica};
 use crate::image::{Broker, Image, Partition, RemovedBroker, Tombstone, Topic, TopicKind};
+use crate::queues::{Queue, QueueKind};
 use crate::registration::BrokerRegistration;
 
 const WHAT: &str = "image snapshot";
@@ -33,6 +34,28 @@ struct WireImage {
     tombstones: Vec<WireTombstone>,
     #[prost(message, repeated, tag = "9")]
     removed: Vec<WireRemoved>,
+    /// Empty in images from before there were queues.
+    #[prost(message, repeated, tag = "10")]
+    queues: Vec<WireQueue>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireQueue {
+    #[prost(bytes = "vec", tag = "1")]
+    id: Vec<u8>,
+    #[prost(string, tag = "2")]
+    name: String,
+    /// The topic that a group queue reads; that of an owned one has its id.
+    #[prost(bytes = "vec", tag = "3")]
+    topic_id: Vec<u8>,
+    #[prost(btree_map = "string, string", tag = "4")]
+    config: BTreeMap<String, String>,
+    /// Of a group queue: where it begins.
+    #[prost(sint64, tag = "5")]
+    start: i64,
+    /// Of a group queue: the number of partitions in which it begins there.
+    #[prost(uint32, tag = "6")]
+    partitions: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -89,6 +112,7 @@ struct WireTopic {
 
 const KIND_LOG: u32 = 0;
 const KIND_COORDINATOR: u32 = 1;
+const KIND_QUEUE: u32 = 2;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct WirePartition {
@@ -147,8 +171,54 @@ impl From<&Topic> for WireTopic {
             kind: match topic.kind {
                 TopicKind::Log => KIND_LOG,
                 TopicKind::Coordinator => KIND_COORDINATOR,
+                TopicKind::Queue => KIND_QUEUE,
             },
         }
+    }
+}
+
+impl From<&Queue> for WireQueue {
+    fn from(queue: &Queue) -> Self {
+        let (topic_id, start, partitions) = match queue.kind {
+            QueueKind::Owned => (Vec::new(), 0, 0),
+            QueueKind::Group { start, partitions } => (queue.topic_id.to_form(), start.to_form(), partitions),
+        };
+        Self {
+            id: queue.id.to_form(),
+            name: queue.name.to_string(),
+            topic_id,
+            config: queue.config.clone(),
+            start,
+            partitions,
+        }
+    }
+}
+
+impl WireQueue {
+    fn into_queue(self) -> Result<Queue, CodecError> {
+        let id: QueueId = Wire::from_form(WHAT, self.id)?;
+        let (topic_id, kind) = if self.topic_id.is_empty() {
+            if self.start != 0 || self.partitions != 0 {
+                return Err(malformed(
+                    WHAT,
+                    format!("queue {:?} has no topic to start in", self.name),
+                ));
+            }
+            (id.own_topic(), QueueKind::Owned)
+        } else {
+            let kind = QueueKind::Group {
+                start: Wire::from_form(WHAT, self.start)?,
+                partitions: self.partitions,
+            };
+            (topic_id(WHAT, &self.topic_id)?, kind)
+        };
+        Ok(Queue {
+            id,
+            name: self.name.into(),
+            topic_id,
+            kind,
+            config: self.config,
+        })
     }
 }
 
@@ -188,6 +258,7 @@ impl WireTopic {
         let kind = match self.kind {
             KIND_LOG => TopicKind::Log,
             KIND_COORDINATOR => TopicKind::Coordinator,
+            KIND_QUEUE => TopicKind::Queue,
             other => return Err(malformed(WHAT, format!("unknown kind {other} of a topic"))),
         };
         Ok(Topic {
@@ -211,6 +282,7 @@ pub(crate) struct Parts {
     pub(crate) topics: Vec<Topic>,
     pub(crate) tombstones: Vec<(GroupId, Tombstone)>,
     pub(crate) removed: Vec<(BrokerId, RemovedBroker)>,
+    pub(crate) queues: Vec<Queue>,
 }
 
 pub(crate) fn encode(image: &Image) -> Bytes {
@@ -233,6 +305,7 @@ pub(crate) fn encode(image: &Image) -> Bytes {
         topics: image.topics().map(|topic| WireTopic::from(&**topic)).collect(),
         tombstones: image.tombstones().map(tombstone).collect(),
         removed: image.removed.iter().map(removed).collect(),
+        queues: image.queues().map(|queue| WireQueue::from(&**queue)).collect(),
     };
     frame(None, &wire)
 }
@@ -269,5 +342,10 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Parts, CodecError> {
             .collect::<Result<_, _>>()?,
         tombstones: wire.tombstones.into_iter().map(tombstone).collect::<Result<_, _>>()?,
         removed: wire.removed.into_iter().map(removed).collect::<Result<_, _>>()?,
+        queues: wire
+            .queues
+            .into_iter()
+            .map(WireQueue::into_queue)
+            .collect::<Result<_, _>>()?,
     })
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use jangada_controller::{BrokerRegistration, Command, DirectoryId, Image, Rejection, Reply, SeedBroker};
-use jangada_types::{BrokerId, GroupId, Incarnation, ReplicaId, TopicId};
+use jangada_controller::{BrokerRegistration, Command, DirectoryId, Image, QueueStart, Rejection, Reply, SeedBroker};
+use jangada_types::{BrokerId, GroupId, Incarnation, QueueId, ReplicaId, TopicId};
 
 /// An image with the index of its log.
 pub struct Log {
@@ -88,7 +88,7 @@ impl Log {
 
 pub fn same_but_version(a: &Image, b: &Image) -> bool {
     let brokers = a.brokers().eq(b.brokers());
-    let topics = a.topics().eq(b.topics());
+    let topics = a.topics().eq(b.topics()) && a.queues().eq(b.queues());
     let tombstones = a.tombstones().eq(b.tombstones());
     let rest = |image: &Image| (image.cluster_id().map(str::to_owned), image.feature_level());
     let next = |image: &Image| {
@@ -178,4 +178,35 @@ pub fn deleted(replica: ReplicaId, groups: &[u64]) -> Command {
 
 pub fn set_replicas(group: GroupId, replicas: Vec<ReplicaId>) -> Command {
     Command::SetReplicas { group, replicas }
+}
+
+pub fn create_owned(id: u128, name: &str, config: &[(&str, &str)], assignments: Vec<Vec<ReplicaId>>) -> Command {
+    Command::CreateOwnedQueue {
+        queue_id: QueueId(id),
+        name: name.to_owned(),
+        config: settings(config),
+        assignments,
+    }
+}
+
+pub fn create_group(id: u128, name: &str, topic: u128, config: &[(&str, &str)]) -> Command {
+    Command::CreateGroupQueue {
+        queue_id: QueueId(id),
+        name: name.to_owned(),
+        topic_id: topic_id(topic),
+        start: QueueStart::Earliest,
+        config: settings(config),
+    }
+}
+
+pub fn alter_queue(id: u128, set: &[(&str, &str)], unset: &[&str]) -> Command {
+    Command::AlterQueue {
+        queue_id: QueueId(id),
+        set: settings(set),
+        unset: unset.iter().map(|key| (*key).to_owned()).collect(),
+    }
+}
+
+pub fn delete_queue(id: u128) -> Command {
+    Command::DeleteQueue { queue_id: QueueId(id) }
 }

@@ -4,13 +4,14 @@
 use std::fmt::Write;
 
 use jangada_controller::{
-    BrokerRegistration, CodecError, Command, ENDPOINTS_FEATURE_LEVEL, Endpoint, Endpoints, Image,
+    BrokerRegistration, CodecError, Command, ENDPOINTS_FEATURE_LEVEL, Endpoint, Endpoints, Image, QUEUES_FEATURE_LEVEL,
     RENEWAL_FEATURE_LEVEL, Rejection, Reply, RestoreError, SeedBroker,
 };
 use jangada_types::{BrokerId, GroupId, Incarnation, ProducerEpoch, ProducerId, Reason};
 
 use crate::fixture::{
-    Log, create, delete, deleted, directory, firsts, replace, replica, seed, set_replicas, settings, topic_id,
+    Log, create, create_group, create_owned, delete, deleted, directory, firsts, replace, replica, seed, set_replicas,
+    settings, topic_id,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -319,6 +320,46 @@ const WITH_ENDPOINTS: &str = "\
     010a07636c757374657210021806200128e807325a080110011a1001010101010101010101010101010101220b686f73742d\
     313a393430302a0b686f73742d313a39343430380652110a04687474701204687474701a03643a3452130a06696e73696465\
     1204677270631a03633a33";
+
+/// An image without queues has the bytes that it had before there were any.
+#[test]
+fn the_image_with_queues_keeps_its_bytes() {
+    let mut log = Log::formed_at(1, QUEUES_FEATURE_LEVEL);
+    log.create(1, "t", &firsts(&[1]));
+    log.accept(&create_owned(
+        2,
+        "own",
+        &[("queue.message.max.bytes", "2048")],
+        vec![firsts(&[1])],
+    ));
+    log.accept(&create_group(3, "grp", 1, &[("queue.paused", "true")]));
+    let image = log.image;
+    assert_eq!(hex(&image.snapshot()), WITH_QUEUES);
+    assert_eq!(Image::restore(&unhex(WITH_QUEUES)).as_ref(), Ok(&image));
+    for (from, to, expected) in [
+        // The topic of the owned queue is the coordinator's.
+        ("28025238", "28015238", "has kind Coordinator"),
+        // The queue has another name than its topic.
+        ("12036f776e22", "12036f776d22", "does not fit its topic"),
+        // The queue begins in more partitions than there are.
+        ("28033001", "28033002", "does not fit its topic"),
+        // Two queues have one name.
+        ("1203677270", "12036f776e", "share a name"),
+    ] {
+        assert!(WITH_QUEUES.contains(from), "{from}");
+        let error = Image::restore(&unhex(&WITH_QUEUES.replacen(from, to, 1))).unwrap_err();
+        assert!(error.to_string().contains(expected), "{from}: {error}");
+    }
+}
+
+const WITH_QUEUES: &str = "\
+    010a07636c757374657210041807200328e8073232080110011a1001010101010101010101010101010101220b686f73742d\
+    313a393430302a0b686f73742d313a3934343038073a1f0a1000000000000000000000000000000001120174220808011204\
+    080110013a520a100000000000000000000000000000000212036f776e1a190a116d61782e6d6573736167652e6279746573\
+    1204323034381a120a0c726574656e74696f6e2e6d7312022d3122080802120408011001280252380a100000000000000000\
+    000000000000000212036f776e221f0a1771756575652e6d6573736167652e6d61782e627974657312043230343852430a10\
+    0000000000000000000000000000000312036772701a100000000000000000000000000000000122140a0c71756575652e70\
+    617573656412047472756528033001";
 
 #[test]
 fn a_later_version_is_named() {

@@ -9,5 +9,6 @@ mod metadata_quorum;
 mod placement;
 mod producers;
 mod properties;
+mod queues;
 mod replicas;
 mod topics;

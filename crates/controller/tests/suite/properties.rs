@@ -2,8 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jangada_controller::{BrokerRegistration, Command, DirectoryId, Endpoint, Endpoints, Image, Reply, SeedBroker};
-use jangada_types::{BrokerId, GroupId, Incarnation, PartitionIndex, ProducerEpoch, ProducerId, ReplicaId, TopicId};
+use jangada_controller::{
+    BrokerRegistration, Command, DirectoryId, Endpoint, Endpoints, Image, QueueKind, QueueStart, Reply, SeedBroker,
+    TopicKind,
+};
+use jangada_types::{
+    BrokerId, GroupId, Incarnation, PartitionIndex, ProducerEpoch, ProducerId, QueueId, ReplicaId, TopicId,
+};
 use proptest::prelude::*;
 
 use crate::fixture::{directory, same_but_version, seed, seed_at};
@@ -45,8 +50,29 @@ fn config() -> impl Strategy<Value = BTreeMap<String, String>> {
     prop::collection::btree_map(key.prop_map(str::to_owned), value.prop_map(str::to_owned), 0..3)
 }
 
+fn queue() -> impl Strategy<Value = QueueId> {
+    (0u128..8).prop_map(QueueId)
+}
+
+fn queue_config() -> impl Strategy<Value = BTreeMap<String, String>> {
+    let setting = prop_oneof![
+        4 => name().prop_map(|name| ("queue.dead.letter.topic", name)),
+        1 => Just(("queue.paused", "true".to_owned())),
+        1 => "[1-3]".prop_map(|value| ("queue.priorities", value)),
+        1 => Just(("queue.message.max.bytes", "2048".to_owned())),
+        1 => "(none|key)".prop_map(|value| ("queue.order", value)),
+        1 => Just(("unknown", "x".to_owned())),
+    ];
+    prop::collection::vec(setting, 0..3)
+        .prop_map(|set| set.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+}
+
+fn start() -> impl Strategy<Value = QueueStart> {
+    (-2i64..2).prop_map(|number| QueueStart::of_number(number).expect("a number of a start"))
+}
+
 fn registration() -> impl Strategy<Value = BrokerRegistration> {
-    (broker(), 0u32..4, 0u8..6, address(), "[ab]?", 0u32..7).prop_map(
+    (broker(), 0u32..4, 0u8..6, address(), "[ab]?", 0u32..8).prop_map(
         |(id, incarnation, number, address, rack, level)| BrokerRegistration {
             id,
             incarnation: Incarnation(incarnation),
@@ -78,7 +104,7 @@ fn command() -> impl Strategy<Value = Command> {
         6 => registration().prop_map(Command::RegisterBroker),
         6 => (registration(), endpoints())
             .prop_map(|(registration, endpoints)| Command::RegisterEndpoints { registration, endpoints }),
-        1 => (0u32..7).prop_map(|level| Command::RaiseFeatureLevel { level }),
+        1 => (0u32..8).prop_map(|level| Command::RaiseFeatureLevel { level }),
         3 => broker().prop_map(|broker| Command::ReplaceBroker { broker }),
         2 => broker().prop_map(|broker| Command::RemoveBroker { broker }),
         9 => (topic(), name(), config(), prop::collection::vec(replicas(), 0..4)).prop_map(
@@ -92,6 +118,17 @@ fn command() -> impl Strategy<Value = Command> {
             Command::AlterTopic { topic_id, set, unset }
         }),
         4 => topic().prop_map(|topic_id| Command::DeleteTopic { topic_id }),
+        6 => (queue(), name(), queue_config(), prop::collection::vec(replicas(), 0..3)).prop_map(
+            |(queue_id, name, config, assignments)| Command::CreateOwnedQueue { queue_id, name, config, assignments }
+        ),
+        6 => (queue(), name(), topic(), start(), queue_config()).prop_map(
+            |(queue_id, name, topic_id, start, config)| Command::CreateGroupQueue { queue_id, name, topic_id, start, config }
+        ),
+        4 => (queue(), queue_config(), prop::collection::vec(queue_config(), 0..2)).prop_map(|(queue_id, set, unset)| {
+            let unset = unset.into_iter().flatten().map(|(key, _)| key).collect();
+            Command::AlterQueue { queue_id, set, unset }
+        }),
+        3 => queue().prop_map(|queue_id| Command::DeleteQueue { queue_id }),
         6 => (replica(), prop::collection::vec(group(), 0..6)).prop_map(|(replica, groups)| {
             Command::ReplicaDeleted { replica, groups }
         }),
@@ -108,7 +145,7 @@ fn command() -> impl Strategy<Value = Command> {
 /// Begins with a formed cluster most of the time, and with a few good topics.
 fn history() -> impl Strategy<Value = Vec<Command>> {
     let cluster_id = "cluster".to_owned();
-    let brokers = (1..=4).map(|id| seed_at(id, 6)).collect();
+    let brokers = (1..=4).map(|id| seed_at(id, 7)).collect();
     let form = Command::FormCluster { cluster_id, brokers };
     let distinct = prop::sample::subsequence(vec![1u32, 2, 3, 4], 1..=3).prop_shuffle();
     let list = distinct.prop_map(|ids| {
@@ -147,6 +184,7 @@ fn assert_invariants(image: &Image) {
         topic.settings().expect("settings were judged");
     }
     assert_eq!(image.topics_by_name().count(), names.len());
+    assert_queues(image);
     for partition in image.partitions() {
         assert!(
             groups.insert(partition.group),
@@ -177,6 +215,52 @@ fn assert_invariants(image: &Image) {
         assert!(!groups.contains(&group), "group {group} is live and has a tombstone");
         assert!(image.partition_of_group(group).is_none());
         assert!(!tombstone.replicas.is_empty());
+    }
+}
+
+/// Each queue has its topic and each topic of a queue its queue, no name is there twice, and no dead letter comes back.
+fn assert_queues(image: &Image) {
+    assert_eq!(image.queues_by_name().count(), image.queues().len());
+    for queue in image.queues() {
+        let name = &*queue.name;
+        queue.settings().expect("settings were judged");
+        assert_eq!(image.queue_by_name(name).map(|found| found.id), Some(queue.id));
+        let topic = image.topic(queue.topic_id).expect("the queue's topic is there");
+        assert!(image.queues_of(topic.id).any(|found| found.id == queue.id));
+        match queue.kind {
+            QueueKind::Owned => {
+                assert_eq!(
+                    (topic.kind, &*topic.name, topic.id),
+                    (TopicKind::Queue, name, queue.id.own_topic())
+                );
+            }
+            QueueKind::Group { .. } => {
+                assert!(
+                    topic.kind == TopicKind::Log && image.topic_named(name).is_none(),
+                    "{queue:?}"
+                );
+            }
+        }
+    }
+    for topic in image.topics().filter(|topic| topic.kind == TopicKind::Queue) {
+        assert_eq!(image.queues_of(topic.id).count(), 1, "{topic:?}");
+    }
+    // Each name on the way of dead letters is visited at most once, or the way leads back.
+    for queue in image.queues() {
+        let first = image.topic(queue.topic_id).map(|topic| topic.name.to_string());
+        let mut ways = vec![vec![first.expect("the queue's topic is there")]];
+        while let Some(way) = ways.pop() {
+            let Some(topic) = image.topic_named(way.last().expect("a way has a name")) else {
+                continue;
+            };
+            let onward = image
+                .queues_of(topic.id)
+                .filter_map(|queue| queue.config.get("queue.dead.letter.topic"));
+            for next in onward.filter(|next| !next.is_empty()) {
+                assert!(!way.contains(next), "dead letters go in a circle: {way:?} and {next}");
+                ways.push(way.iter().chain([next]).cloned().collect());
+            }
+        }
     }
 }
 

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::ids::{
-    BrokerId, GroupId, Incarnation, LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId, ReplicaId, TopicId,
+    BrokerId, GroupId, Incarnation, LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId, QueueId, ReplicaId,
+    TopicId,
 };
 use crate::reason::Reason;
 use crate::rejection::Rejection;
@@ -77,6 +78,12 @@ impl Sample for bool {
 impl Sample for TopicId {
     fn sample(seeds: &mut Seeds) -> Self {
         Self::from_u128(seeds.number().into())
+    }
+}
+
+impl Sample for QueueId {
+    fn sample(seeds: &mut Seeds) -> Self {
+        Self(u128::from(seeds.draw()))
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::frame::{CodecError, malformed, topic_id};
 use crate::ids::{
-    BrokerId, GroupId, Incarnation, LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicId,
+    BrokerId, GroupId, Incarnation, LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId, QueueId, TopicId,
 };
 
 /// A value with `Form` as its type in a message.
@@ -76,6 +76,16 @@ impl Wire<Vec<u8>> for TopicId {
 
     fn from_form(what: &'static str, form: Vec<u8>) -> Result<Self, CodecError> {
         topic_id(what, &form)
+    }
+}
+
+impl Wire<Vec<u8>> for QueueId {
+    fn to_form(&self) -> Vec<u8> {
+        self.to_bytes().to_vec()
+    }
+
+    fn from_form(what: &'static str, form: Vec<u8>) -> Result<Self, CodecError> {
+        Self::from_slice(&form).ok_or_else(|| malformed(what, format!("a queue id of {} bytes, not 16", form.len())))
     }
 }
 
