@@ -67,6 +67,24 @@ pub const CARRY_SHARE: u64 = 3;
 /// A lease that ran out so long ago, milliseconds, is ended if it keeps a log from being cut.
 pub const CARRY_LEASE_MS: u64 = 10 * 60_000;
 
+/// A breaker goes by so many of the latest outcomes, at most.
+pub const BREAKER_OUTCOMES_MAX: usize = 1_000;
+
+/// It does not trip on fewer outcomes.
+pub const BREAKER_OUTCOMES_LEAST: usize = 100;
+
+/// Outcomes of longer ago do not count, milliseconds.
+pub const BREAKER_WINDOW_MS: u64 = 30_000;
+
+/// A breaker that has tripped lets one message out in so many milliseconds.
+pub const BREAKER_PROBE_MS: u64 = 1_000;
+
+/// It closes after so many messages that are acknowledged in a row.
+pub const BREAKER_SUCCESSES: u32 = 20;
+
+/// A failure while so many messages of a slot wait for their retry trips the breaker.
+pub const BREAKER_WAITING: u64 = 100_000;
+
 /// Failures, or receives, after which a message is dead, at most.
 pub const ATTEMPTS_MAX: u16 = QUEUE_ATTEMPTS_MAX;
 

@@ -13,7 +13,7 @@ use crate::engine::walk::View;
 use crate::ids::{AttemptId, LeaseId, SessionId, SlotId};
 use crate::reply::{OpsReply, SectionRefused, SectionReply};
 use crate::runs::Runs;
-use crate::state::{DoneCause, HeldState, MessageState, Origin, Slot, Slots};
+use crate::state::{DeadReason, DoneCause, HeldState, MessageState, Origin, Slot, Slots};
 
 /// What a section of a command under way is about.
 #[derive(Debug)]
@@ -87,6 +87,7 @@ impl Engine {
             let is_refused = refused.binary_search(&act.ready.offset).is_ok();
             if let (Some(desk), Some(slot)) = (self.desks.get_mut(&id), slots.slot(id)) {
                 desk.busy.remove(&act.ready.offset);
+                desk.purged(change);
                 if is_refused && act.waits.is_none() {
                     desk.refused(slot, &act.ready, end);
                 }
@@ -253,6 +254,14 @@ impl Desk {
     /// The change of a message is done.
     fn act_applied(&mut self, view: &View<'_>, act: &Act, change: Change) {
         let ready = &act.ready;
+        match change {
+            Change::Done(DoneCause::Acked) => self.outcome(view, false),
+            Change::Retry { failed: true } => self.outcome(view, true),
+            Change::Dead { reason, .. } if matches!(reason, DeadReason::Attempts | DeadReason::Rejected) => {
+                self.outcome(view, true);
+            }
+            _ => {}
+        }
         let monotonic_ms = view.now.monotonic_ms;
         match change {
             Change::Extend { duration_ms } => {

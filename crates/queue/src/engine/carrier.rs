@@ -13,10 +13,12 @@ use jangada_machine::Now;
 
 use crate::command::{Carry, Mark, Marks};
 use crate::engine::acts::Act;
+use crate::engine::depth::{Scale, mul_div};
 use crate::engine::desk::{Ahead, Desk, PASSED};
 use crate::engine::io::{LogPart, Output, ReadId, Rows, RowsWanted};
 use crate::engine::settle::failure;
 use crate::engine::step::{Engine, Read};
+use crate::engine::timers::TimerKey;
 use crate::engine::walk::{View, WALK_MAX};
 use crate::ids::SlotId;
 use crate::limits::{CARRY_BATCH_BYTES, CARRY_FACTOR, CARRY_LEASE_MS, CARRY_SHARE, CARRY_SLACK_BYTES, SPAN_MAX};
@@ -74,6 +76,8 @@ pub(super) struct Carrier {
     pub bounds: CarryBounds,
     plan: Option<Plan>,
     is_under_way: bool,
+    /// The timers of the messages of the carry under way.
+    timers: Vec<TimerKey>,
     /// Bytes that were written to the log when the engine was told first, and last.
     written: Option<(u64, u64)>,
     /// Bytes of the records that were carried since.
@@ -82,7 +86,7 @@ pub(super) struct Carrier {
 
 impl Plan {
     fn new(first: u64, part: &LogPart, messages: u64, bounds: &CarryBounds) -> Self {
-        let mean = (part.record_bytes / messages.max(1)).max(1);
+        let mean = (part.record_bytes / messages).max(1);
         Self {
             next: first,
             until: part.end,
@@ -137,6 +141,13 @@ impl Engine {
 
     /// The host says how large the log is: whether its oldest part is to be carried.
     pub(super) fn measured(&mut self, slots: &Slots, end: u64, start: u64, parts: &[LogPart], written_bytes: u64) {
+        let undone = |from, until| {
+            slots
+                .iter()
+                .map(|(_, slot)| slot.undone_within(from, until))
+                .sum::<u64>()
+        };
+        self.scale = Scale::of(start, parts, undone);
         let carrier = &mut self.carrier;
         let (first, _) = carrier.written.unwrap_or((written_bytes, 0));
         carrier.written = Some((first, written_bytes));
@@ -146,10 +157,9 @@ impl Engine {
         let (mut log, mut live, mut from) = (0_u64, 0_u64, start);
         let mut oldest = None;
         for part in parts {
-            let records = part.end.saturating_sub(from);
-            let undone: u64 = slots.iter().map(|(_, slot)| slot.undone_within(from, part.end)).sum();
+            let records = part.end.saturating_sub(from).max(1);
             log += part.bytes;
-            live += mul_div(part.record_bytes, undone.min(records), records.max(1));
+            live += mul_div(part.record_bytes, undone(from, part.end).min(records), records);
             if oldest.is_none() && part.end > floor {
                 oldest = Some(Plan::new(from.max(floor), part, records, &carrier.bounds));
             }
@@ -167,12 +177,22 @@ impl Engine {
         self.carrier.carried += bytes;
     }
 
-    /// What became of the carry under way: the last old offset that was carried; none was if there is no such.
+    /// What became of the carry under way: the last old offset that was carried; none was if there is no such. Its messages are not
+    /// behind the cursor under their old offsets any more.
     pub(super) fn carry_ended(&mut self, last: Option<u64>) {
         if !std::mem::take(&mut self.carrier.is_under_way) {
             return;
         }
-        self.desks.values_mut().for_each(|desk| desk.carrying.clear());
+        let timers = std::mem::take(&mut self.carrier.timers);
+        for desk in self.desks.values_mut() {
+            desk.carrying.clear();
+            let moved = timers
+                .iter()
+                .filter(|(_, offset)| last.is_some_and(|last| *offset <= last));
+            for key in moved.filter(|(_, offset)| *offset < desk.cursor) {
+                desk.timers.forget(*key);
+            }
+        }
         match last {
             // The host may have taken fewer than it was told to.
             Some(last) => {
@@ -258,6 +278,8 @@ impl Engine {
         for desk in self.desks.values_mut() {
             desk.carrying = messages.offsets().collect();
         }
+        let timed = chosen.iter().filter(|(_, mark)| mark.deliver_at_ms != 0);
+        self.carrier.timers = timed.map(|(offset, mark)| (mark.deliver_at_ms, *offset)).collect();
         let is_plain = chosen.iter().all(|(_, mark)| *mark == Mark::default());
         let marks = chosen.into_iter().map(|(_, mark)| mark);
         let carry = Carry {
@@ -320,7 +342,7 @@ impl Desk {
 
 impl Slot {
     /// How many messages of a range are not done.
-    fn undone_within(&self, from: u64, until: u64) -> u64 {
+    pub(super) fn undone_within(&self, from: u64, until: u64) -> u64 {
         let from = from.max(self.floor);
         match until > from {
             true => until - from - self.done.count(from, until - 1),
@@ -332,8 +354,4 @@ impl Slot {
 /// A log that a group reads has its records once.
 fn may_carry(slots: &Slots) -> bool {
     slots.iter().all(|(_, slot)| slot.kind() != SlotKind::Group)
-}
-
-fn mul_div(value: u64, by: u64, over: u64) -> u64 {
-    (u128::from(value) * u128::from(by) / u128::from(over)) as u64
 }

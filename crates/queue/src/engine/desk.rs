@@ -6,10 +6,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use jangada_machine::Now;
 
 use crate::command::Marks;
+use crate::engine::breaker::Breaker;
 use crate::engine::consumers::{Consumers, Waiter};
+use crate::engine::depth::Amount;
 use crate::engine::io::ConsumerId;
 use crate::engine::keys::{Keys, Next};
 use crate::engine::lanes::Lane;
+use crate::engine::lifetime::Expiries;
 use crate::engine::policy::{OnDead, Order, Policy};
 use crate::engine::timers::{Due, Timers};
 use crate::ids::{AttemptId, LeaseId, SessionId};
@@ -86,6 +89,20 @@ pub(super) struct Desk {
     pub busy: BTreeSet<u64>,
     /// Messages that a carry under way is about: they do not go out before it is applied.
     pub carrying: BTreeSet<u64>,
+    /// What was admitted, and is being appended.
+    pub sending: Amount,
+    pub breaker: Breaker,
+    pub expiries: Expiries,
+    /// The end of all marks.
+    pub marks_end: u64,
+    /// Dead messages that a command under way, or the next one, purges for their age or number.
+    pub purging: usize,
+    /// When dead messages are looked at again, on the monotonic clock, and from which on.
+    pub sweep_at_ms: Option<u64>,
+    pub sweep_from: u64,
+    /// When somebody used the queue last, on the monotonic clock, and whether it was said that nobody does.
+    pub used_at_ms: u64,
+    pub is_told_unused: bool,
     pub sessions: BTreeMap<SessionId, Session>,
     pub attempts: BTreeMap<(SessionId, AttemptId), LeaseId>,
     /// Beyond so many it is looked which of their leases are over.
@@ -121,6 +138,15 @@ impl Desk {
             keys: Keys::default(),
             busy: BTreeSet::new(),
             carrying: BTreeSet::new(),
+            sending: Amount::default(),
+            breaker: Breaker::default(),
+            expiries: Expiries::default(),
+            marks_end: slots.marks_end(),
+            purging: 0,
+            sweep_at_ms: None,
+            sweep_from: 0,
+            used_at_ms: now.monotonic_ms,
+            is_told_unused: false,
             sessions: BTreeMap::new(),
             attempts: BTreeMap::new(),
             attempts_max: 0,
@@ -254,7 +280,11 @@ impl Desk {
     }
 
     /// A message goes out again, in its place.
-    pub(super) fn give_back(&mut self, ready: Ready) {
+    pub(super) fn give_back(&mut self, mut ready: Ready) {
+        if self.policy.expired.is_some() && ready.expires_at_ms == 0 {
+            let known = self.expiries.ask(ready.offset, self.marks_end);
+            ready.expires_at_ms = known.unwrap_or(0);
+        }
         self.returned.insert((Reverse(ready.lane), ready.origin), ready);
     }
 

@@ -191,6 +191,17 @@ pub enum Input {
         /// The bytes of the batch.
         bytes: u64,
     },
+    /// What [`Engine::admits`](crate::Engine::admits) admitted is appended, or was definitely not.
+    Sent {
+        /// The slot of the queue.
+        slot: SlotId,
+        /// As many messages as were admitted.
+        messages: u64,
+        /// As many bytes as were admitted.
+        bytes: u64,
+        /// They are in the log.
+        is_appended: bool,
+    },
     /// Messages were carried: of each the old offset and the new one. The slots have it already. Without any: the carry that was to be
     /// made was refused, or its records could not be read.
     Carried {
@@ -338,6 +349,12 @@ pub enum Output {
         carry: Carry,
         /// Bytes of the batch, about.
         bytes_max: u64,
+    },
+    /// Nobody has used the queue for as long as its setting says. The queue is to be deleted when the leaders of all of its partitions have
+    /// said so. Said once, and again if it is used and unused again.
+    Unused {
+        /// The slot of the queue.
+        slot: SlotId,
     },
     /// Tell a consumer that leadership goes to another broker, and end its stream.
     Moved {

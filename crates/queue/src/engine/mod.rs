@@ -16,17 +16,21 @@
 //! - `step`: the engine, and what each input does. `pump`: what is due, and the next command. `applied`: what became of one.
 //! - `settle`: what consumers say of messages. `rows`: what was looked up, and what was carried.
 //! - `carrier`: what is appended again, so that a log can be cut.
+//! - `depth`: limits and counts. `lifetime`: what has an end besides its settlement. `breaker`: what goes out while most fail.
 //! - `desk`: what the leader knows of one slot. `walk`: the next message of it. `lanes`, `timers`, `keys`, `consumers`: its parts.
 //! - `acts`: changes of single messages that wait for the next command.
 
 mod acts;
 mod applied;
+mod breaker;
 mod carrier;
 mod consumers;
+mod depth;
 mod desk;
 mod io;
 mod keys;
 mod lanes;
+mod lifetime;
 mod policy;
 mod pump;
 mod rows;
@@ -35,7 +39,9 @@ mod step;
 mod timers;
 mod walk;
 
+pub use breaker::{TripCause, Tripped};
 pub use carrier::CarryBounds;
+pub use depth::{Full, Limit, Oldest, SlotCounts};
 pub use io::{
     Answer, ConsumerId, Delivered, Input, LogPart, Output, ReadId, RequestId, Rows, RowsWanted, SettleItem, Settled,
     Settlement, Ticket,

@@ -68,8 +68,18 @@ pub struct Policy {
     pub expired: Option<Expired>,
     /// So many messages that are not dead, at most; none: any number.
     pub messages_max: Option<u64>,
+    /// So many bytes of records that are not dead, at most; none: any number. By the mean size of a record.
+    pub bytes_max: Option<u64>,
     /// What becomes of messages beyond that.
     pub overflow: Overflow,
+    /// So many dead messages are kept; of more the oldest go. None: any number.
+    pub dead_max: Option<u64>,
+    /// A dead message is kept for so long, milliseconds; none: for ever.
+    pub dead_ttl_ms: Option<u64>,
+    /// While most messages fail, only a few go out.
+    pub has_breaker: bool,
+    /// The queue is to go when nobody has asked for messages or settled any for so long, milliseconds; none: it stays.
+    pub unused_max_ms: Option<u64>,
     /// Nothing is handed out.
     pub is_paused: bool,
 }
@@ -87,7 +97,12 @@ impl Default for Policy {
             min_share: 0,
             expired: None,
             messages_max: None,
+            bytes_max: None,
             overflow: Overflow::Reject,
+            dead_max: Some(100_000),
+            dead_ttl_ms: Some(14 * 86_400_000),
+            has_breaker: true,
+            unused_max_ms: None,
             is_paused: false,
         }
     }

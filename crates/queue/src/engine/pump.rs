@@ -6,9 +6,10 @@ use crate::command::QueueOps;
 use crate::engine::acts::{ACT_BYTES, Act, Change, grouped};
 use crate::engine::applied::{Grant, Part, named_by};
 use crate::engine::consumers::Waiter;
+use crate::engine::depth::{Scale, depth};
 use crate::engine::desk::{Desk, PASSED, Ready};
 use crate::engine::io::{Answer, Output, ReadId, RequestId, RowsWanted, Ticket};
-use crate::engine::policy::{Expired, Overflow, Policy};
+use crate::engine::policy::{Expired, Policy};
 use crate::engine::settle::failure;
 use crate::engine::step::{Engine, Read};
 use crate::engine::walk::{Head, Source, View};
@@ -65,6 +66,9 @@ impl Engine {
                 desk.head_at_ms.map(of_wall),
                 lost,
                 held_back,
+                desk.breaker.next_ms(),
+                desk.sweep_at_ms,
+                desk.unused_at_ms(),
             ];
             times.into_iter().flatten().filter(is_later).min()
         };
@@ -90,7 +94,9 @@ impl Engine {
             let desk = self.desks.get_mut(id).expect("its number was listed");
             desk.due(&view, &mut self.acts);
             if !self.hands_over {
-                self.is_walking |= desk.expire(&view, &mut self.acts);
+                self.is_walking |= desk.expire(&view, self.scale, &mut self.acts);
+                self.is_walking |= desk.sweep(&view, &mut self.acts);
+                desk.tell_unused(&view, out);
             }
         }
         self.plan_carry(slots, end, now, wall_ms, out);
@@ -113,7 +119,9 @@ impl Engine {
         let looks = |slot: SlotId| {
             let is_carried = self.desks.get(&slot).is_some_and(|desk| !desk.carrying.is_empty());
             let mut of_slot = self.reads.values().filter(|(known, _)| *known == slot);
-            is_carried || of_slot.any(|(_, read)| matches!(read, Read::Batches | Read::Lane(_) | Read::Key(_)))
+            is_carried
+                || of_slot
+                    .any(|(_, read)| matches!(read, Read::Batches | Read::Lane(_) | Read::Key(_) | Read::Expiry(_)))
         };
         let over = self
             .receives
@@ -188,11 +196,15 @@ impl Engine {
     fn look_up(&mut self, slots: &Slots, id: SlotId, out: &mut Vec<Output>) {
         let desk = self.desks.get_mut(&id).expect("its number was listed");
         let has_demand = desk.consumers.iter().any(|(_, consumer)| consumer.credit > 0);
-        let looks = has_demand || desk.policy.expired.is_some();
+        let looks = has_demand || desk.policy.expired.is_some() || !desk.policy.has_lanes;
         let mut wanted = Vec::new();
         for (key, after) in std::mem::take(&mut desk.seeks) {
             let limit = ROWS;
             wanted.push((Read::Key(key), RowsWanted::Key { key, after, limit }));
+        }
+        while let Some(offset) = desk.expiries.wants() {
+            let (from, limit) = (offset, 1);
+            wanted.push((Read::Expiry(offset), RowsWanted::Batches { from, limit }));
         }
         if let Some(after) = desk.timers.wants() {
             let limit = TIMER_ROWS;
@@ -286,12 +298,22 @@ impl Desk {
         }
     }
 
+    /// What became of a message that was out.
+    pub(super) fn outcome(&mut self, view: &View<'_>, has_failed: bool) {
+        if self.policy.has_breaker {
+            self.breaker.outcome(has_failed, view.slot.counts().waiting, view.now);
+        }
+    }
+
     /// A lease has run out: its message goes out again, or is dead.
     fn ran_out(&mut self, view: &View<'_>, offset: u64, held: &Held, acts: &mut Vec<Act>) {
         match failure(&self.policy, held, offset, None).0 {
             dead @ Change::Dead { .. } => self.change(view, offset, held, dead, 0, acts),
             _ if self.busy.contains(&offset) => {}
-            _ => self.give_back(Self::ready_of(view.slot, offset, Some(held))),
+            _ => {
+                self.outcome(view, true);
+                self.give_back(Self::ready_of(view.slot, offset, Some(held)));
+            }
         }
     }
 
@@ -319,7 +341,7 @@ impl Desk {
     }
 
     /// What the message that is next becomes instead of going out, if it must not.
-    fn verdict(&self, view: &View<'_>, ready: &Ready) -> Option<Change> {
+    pub(super) fn verdict(&self, view: &View<'_>, ready: &Ready) -> Option<Change> {
         let is_over = ready.expires_at_ms != 0 && view.wall_ms.is_some_and(|wall_ms| ready.expires_at_ms <= wall_ms);
         let held = match view.state(ready.offset) {
             MessageState::Held(held) => Some(held),
@@ -327,8 +349,8 @@ impl Desk {
         };
         let is_leased = held.is_some_and(|held| held.state == HeldState::Leased);
         match self.policy.expired {
-            Some(Expired::Drop) if is_over && !is_leased => return Some(Change::Done(DoneCause::Expired)),
-            Some(_) if is_over => {
+            Some(Expired::Drop) if is_over => return Some(Change::Done(DoneCause::Expired)),
+            Some(Expired::Dead) if is_over => {
                 let reason = DeadReason::Expired;
                 return Some(Change::Dead { reason, failed: false });
             }
@@ -343,6 +365,11 @@ impl Desk {
 
     fn dispose(&mut self, view: &View<'_>, source: Source, ready: Ready, change: Change, acts: &mut Vec<Act>) {
         self.take(source, &ready);
+        self.turn_into(view, ready, change, acts);
+    }
+
+    /// A message becomes something else by the next command, and nobody waits for that.
+    pub(super) fn turn_into(&mut self, view: &View<'_>, ready: Ready, change: Change, acts: &mut Vec<Act>) {
         self.busy.insert(ready.offset);
         acts.push(Act {
             slot: view.id,
@@ -354,25 +381,24 @@ impl Desk {
     }
 
     /// Messages that nobody asks for expire all the same, and go when the queue is full. Says whether the walk has to go on.
-    fn expire(&mut self, view: &View<'_>, acts: &mut Vec<Act>) -> bool {
+    fn expire(&mut self, view: &View<'_>, scale: Scale, acts: &mut Vec<Act>) -> bool {
         let mut walked = 0;
-        let limit = self
-            .policy
-            .messages_max
-            .filter(|_| self.policy.overflow == Overflow::DropOldest);
-        let counts = view.slot.counts();
         let disposed = acts
             .iter()
             .filter(|act| act.slot == view.id && matches!(act.change, Change::Done(_) | Change::Dead { .. }));
-        let depth = (view.slot.undone(view.end) - counts.dead).saturating_sub(disposed.count() as u64);
+        let depth = depth(view.slot, view.end).saturating_sub(disposed.count() as u64);
         // What commands under way do about it is not known here; they are few.
         let mut over = match self.busy.is_empty() {
-            true => limit.map_or(0, |limit| depth.saturating_sub(limit)),
+            true => scale.over(&self.policy, depth),
             false => 0,
         };
         if over == 0 && self.policy.expired.is_none() {
-            return false;
+            // What is not due is passed and counted, though nobody asks.
+            return self.cursor < view.slots.marks_end()
+                && !self.policy.has_lanes
+                && self.head(view, &mut walked) == Head::Pause;
         }
+        self.expire_alone(view, acts);
         for _ in 0..EXPIRE_MAX {
             let (source, ready) = match self.head(view, &mut walked) {
                 Head::Ready(source, ready) => (source, ready),
@@ -402,7 +428,8 @@ impl Desk {
             return (grants, false);
         }
         let in_flight = self.busy.len() as u64 + view.slot.counts().leased;
-        let mut left = (*room as u64).min(IN_FLIGHT_MAX.saturating_sub(in_flight)) as u32;
+        let most = (*room as u64).min(IN_FLIGHT_MAX.saturating_sub(in_flight)) as u32;
+        let mut left = most.min(self.breaker.allowed(view.now.monotonic_ms));
         let begun = left;
         self.grant_alone(view, &mut left, &mut grants);
         while left > 0 {
@@ -444,6 +471,7 @@ impl Desk {
         }
         self.grant_alone(view, &mut left, &mut grants);
         *room -= (begun - left) as usize;
+        self.breaker.sent(begun - left, view.now.monotonic_ms);
         // A receive is answered with what it gets first.
         for grant in &grants {
             if let Waiter::Once(_) = grant.waiter {
@@ -478,6 +506,9 @@ impl Desk {
             }
             self.count_share();
             self.busy.insert(ready.offset);
+            if self.policy.expired.is_some() {
+                self.expiries.learn(ready.offset, ready.expires_at_ms);
+            }
             messages.push(ready);
         }
         (messages, None)

@@ -47,9 +47,10 @@ impl Engine {
         let Some(desk) = self.desks.get_mut(&id) else { return };
         match read {
             Read::Batches => desk.batches_read(rows),
-            Read::Timers => desk.timers_read(rows),
+            Read::Timers => desk.timers_read(&view, rows),
             Read::Lane(lane) => desk.lane_read(lane, rows),
             Read::Key(key) => desk.key_read(&view, key, &rows),
+            Read::Expiry(offset) => desk.expiry_read(slot, offset, &rows),
             Read::Origin(_) | Read::Carry => unreachable!("it was taken above"),
         }
     }
@@ -87,7 +88,7 @@ impl Desk {
         }
     }
 
-    fn timers_read(&mut self, rows: Rows) {
+    fn timers_read(&mut self, view: &View<'_>, rows: Rows) {
         let has_lanes = self.policy.has_lanes;
         let of_row = |row: &MarkRow| match row {
             MarkRow::Timer {
@@ -107,8 +108,8 @@ impl Desk {
         let timers: Vec<_> = rows.rows.iter().filter_map(of_row).collect();
         let cursor = self.cursor;
         // With lanes any message may have been passed; one that was not is found twice, and goes out once.
-        self.timers
-            .rows(&timers, rows.is_all, |offset| has_lanes || offset < cursor);
+        let is_passed = |offset| (has_lanes || offset < cursor) && view.state(offset) == MessageState::Free;
+        self.timers.rows(&timers, rows.is_all, is_passed);
     }
 
     fn lane_read(&mut self, number: u8, rows: Rows) {

@@ -9,6 +9,7 @@ use crate::engine::acts::{Act, Change};
 use crate::engine::applied::Part;
 use crate::engine::carrier::Carrier;
 use crate::engine::consumers::{Consumer, Waiter};
+use crate::engine::depth::{Amount, Scale};
 use crate::engine::desk::{AHEAD_MAX, Ahead, Desk, PASSED};
 use crate::engine::io::{
     Answer, ConsumerId, Delivered, Input, Output, ReadId, RequestId, SettleItem, Settled, Settlement, Ticket,
@@ -34,6 +35,8 @@ pub(super) enum Read {
     Lane(u8),
     Key(u64),
     Origin(Waiting),
+    /// The time to live of a message that came back.
+    Expiry(u64),
     /// Marks of what is to be carried.
     Carry,
 }
@@ -79,6 +82,7 @@ pub struct Engine {
     pub(super) under_way: BTreeMap<Ticket, Vec<Part>>,
     pub(super) reads: BTreeMap<ReadId, (SlotId, Read)>,
     pub(super) carrier: Carrier,
+    pub(super) scale: Scale,
     pub(super) last_id: u64,
     /// The end of all marks, as of the last step.
     pub(super) marks_end: u64,
@@ -106,6 +110,7 @@ impl Engine {
             under_way: BTreeMap::new(),
             reads: BTreeMap::new(),
             carrier: Carrier::default(),
+            scale: Scale::default(),
             last_id: 0,
             marks_end: slots.marks_end(),
             hands_over: false,
@@ -123,6 +128,9 @@ impl Engine {
     pub fn step(&mut self, slots: &Slots, end: u64, input: Input, now: Now) -> Vec<Output> {
         let mut out = Vec::new();
         let wall_ms = self.wall_ms(now);
+        self.desks
+            .values_mut()
+            .for_each(|desk| desk.marks_end = slots.marks_end());
         self.take(slots, end, input, now, wall_ms, &mut out);
         self.marks_end = slots.marks_end();
         self.pump(slots, end, now, wall_ms, &mut out);
@@ -181,7 +189,12 @@ impl Engine {
                     self.release_unseen(slots, slot, offset, lease);
                 }
             }
-            Input::Settle { request, slot, items } => self.settle(slots, end, request, slot, &items, out),
+            Input::Settle { request, slot, items } => {
+                if let Some(desk) = self.desks.get_mut(&slot) {
+                    desk.used(now.monotonic_ms);
+                }
+                self.settle(slots, end, request, slot, &items, out);
+            }
             Input::Administer { request, section } => self.administered.push((request, section)),
             Input::Rows { read, rows } => self.rows(slots, end, read, rows, now, wall_ms, out),
             Input::Applied { ticket, reply } => self.applied(slots, end, ticket, reply, now, out),
@@ -190,6 +203,12 @@ impl Engine {
                 parts,
                 written_bytes,
             } => self.measured(slots, end, start, &parts, written_bytes),
+            Input::Sent {
+                slot,
+                messages,
+                bytes,
+                is_appended,
+            } => self.sent(slot, Amount { messages, bytes }, is_appended),
             Input::CarryBuilt { bytes } => self.carry_built(bytes),
             Input::Carried { moves } => {
                 self.carried(slots, end, &moves, now, wall_ms);
@@ -241,6 +260,10 @@ impl Engine {
         let mut desk = Desk::begin(policy, slots, slot, end, now);
         desk.busy = old.busy;
         desk.carrying = old.carrying;
+        desk.sending = old.sending;
+        desk.breaker = old.breaker;
+        desk.purging = old.purging;
+        (desk.used_at_ms, desk.is_told_unused) = (old.used_at_ms, old.is_told_unused);
         desk.consumers = old.consumers;
         let waiters: Vec<Waiter> = desk.consumers.iter().map(|(waiter, _)| waiter).collect();
         for waiter in waiters {

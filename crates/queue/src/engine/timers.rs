@@ -27,6 +27,8 @@ pub(super) struct Timers {
     horizon: TimerKey,
     /// What the cursor passed above the horizon while rows were being read: the rows may be from before.
     passed: Option<BTreeMap<TimerKey, Due>>,
+    /// So many messages were passed and are not due, those that are rows alone included.
+    count: u64,
 }
 
 impl Default for Timers {
@@ -36,6 +38,7 @@ impl Default for Timers {
             window: BTreeMap::new(),
             horizon: NEVER,
             passed: None,
+            count: 0,
         }
     }
 }
@@ -43,8 +46,9 @@ impl Default for Timers {
 impl Timers {
     /// The cursor passes a message that is not due.
     pub(super) fn pass(&mut self, key: TimerKey, due: Due) {
+        self.count += 1;
         if key <= self.horizon {
-            self.window.insert(key, due);
+            self.count -= u64::from(self.window.insert(key, due).is_some());
             self.shrink();
         } else if let Some(passed) = &mut self.passed {
             passed.insert(key, due);
@@ -66,7 +70,19 @@ impl Timers {
     pub(super) fn pop_due(&mut self, wall_ms: u64) -> Option<(u64, Due)> {
         let first = self.window.first_entry().filter(|first| first.key().0 <= wall_ms)?;
         let ((_, offset), due) = first.remove_entry();
+        self.count = self.count.saturating_sub(1);
         Some((offset, due))
+    }
+
+    /// How many messages were passed and are not due.
+    pub(super) fn len(&self) -> u64 {
+        self.count
+    }
+
+    /// A message has another place now.
+    pub(super) fn forget(&mut self, key: TimerKey) {
+        let was_there = self.window.remove(&key).is_some() || key > self.horizon;
+        self.count = self.count.saturating_sub(u64::from(was_there));
     }
 
     /// When the next one in the window is due.

@@ -193,6 +193,7 @@ impl Desk {
         match self.found(view, walked) {
             // It goes out from its new place, in a moment.
             Head::Ready(_, ready) if self.carrying.contains(&ready.offset) => Head::Empty,
+            Head::Ready(Source::Returned, ready) if self.expiries.is_unknown(ready.offset) => Head::Rows,
             head => head,
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jangada_queue::engine::{Input, Settlement};
 use jangada_queue::{Carry, HeldState, Mark, Marks, MessageState, Runs, Slots};
 
-use crate::world::{Entry, SLOT, World};
+use crate::world::{Entry, LEASE_MS, SLOT, World};
 
 impl World {
     /// The leader carries what it may of the first so many offsets above the floor: of a key a message only with everything earlier.
@@ -109,6 +109,13 @@ impl World {
         self.requests.clear();
         for client in &mut self.clients {
             client.stream = None;
+        }
+        if self.wall_max_ms > 0 {
+            // Leaders know from each other only by the wall clock how long a lease is, and it was stepped. That long it is at least.
+            let least = self.now_ms + LEASE_MS;
+            self.holders
+                .values_mut()
+                .for_each(|holder| holder.until_ms = holder.until_ms.min(least));
         }
         self.begin_engine();
         self.configure();

@@ -3,6 +3,7 @@
 mod bounds;
 mod carrying;
 mod clients;
+mod depth;
 mod faults;
 mod golden;
 mod histories;

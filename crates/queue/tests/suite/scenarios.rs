@@ -5,7 +5,7 @@ use jangada_queue::{DeadReason, HeldState, KeepsOrder, Mark, MessageState, Secti
 
 use crate::world::{Client, Entry, SLOT, World};
 
-fn world(policy: Policy, clients: u64) -> World {
+pub fn world(policy: Policy, clients: u64) -> World {
     let keyed = matches!(policy.order, Order::ByKey(_));
     let order = if keyed || policy.has_lanes {
         KeepsOrder::Yes
@@ -22,20 +22,20 @@ fn world(policy: Policy, clients: u64) -> World {
     world
 }
 
-fn send(world: &mut World, marks: Vec<Mark>) {
+pub fn send(world: &mut World, marks: Vec<Mark>) {
     world.send(marks);
     world.settle_down();
 }
 
-fn plain(count: usize) -> Vec<Mark> {
+pub fn plain(count: usize) -> Vec<Mark> {
     vec![Mark::default(); count]
 }
 
-fn holds(world: &World, client: usize) -> Vec<u64> {
+pub fn holds(world: &World, client: usize) -> Vec<u64> {
     world.clients[client].holds.keys().copied().collect()
 }
 
-fn say(world: &mut World, client: usize, offset: u64, settlement: Settlement) -> Option<Settled> {
+pub fn say(world: &mut World, client: usize, offset: u64, settlement: Settlement) -> Option<Settled> {
     let request = world.say(client, offset, settlement).expect("it has the message");
     world.settle_down();
     match world.answers.get(&request) {
@@ -44,7 +44,7 @@ fn say(world: &mut World, client: usize, offset: u64, settlement: Settlement) ->
     }
 }
 
-fn state(world: &World, offset: u64) -> MessageState<'_> {
+pub fn state(world: &World, offset: u64) -> MessageState<'_> {
     let slot = world.slots.slot(SLOT).expect("it is open");
     slot.state(offset, world.records.len() as u64)
 }

@@ -87,6 +87,8 @@ pub struct World {
     pub holders: BTreeMap<u64, Holder>,
     pub proposed: usize,
     pub log: Log,
+    /// Slots that nobody uses, as the leader said.
+    pub unused: Vec<SlotId>,
     /// The size of the next records, if it is not any.
     pub record_bytes: Option<u64>,
     /// Carries that the leader asked for.
@@ -125,6 +127,7 @@ impl World {
             holders: BTreeMap::new(),
             proposed: 0,
             log: Log::default(),
+            unused: Vec::new(),
             record_bytes: None,
             planned: 0,
             carry_bounds: CarryBounds::default(),
@@ -186,6 +189,17 @@ impl World {
         for output in outputs {
             self.output(output);
         }
+        self.check_counts();
+    }
+
+    /// What is shown of the queue adds up.
+    fn check_counts(&self) {
+        let counts = self.engine.counts(&self.slots, self.end(), SLOT);
+        let (Some(counts), Some(slot)) = (counts, self.slots.slot(SLOT)) else {
+            return;
+        };
+        let all = counts.ready + counts.delayed + counts.leased + counts.waiting + counts.dead;
+        assert_eq!(all, slot.undone(self.end()), "{counts:?}");
     }
 
     fn output(&mut self, output: Output) {
@@ -197,6 +211,7 @@ impl World {
                     "what is proposed can be read"
                 );
                 self.proposed += 1;
+                self.check_grants(&ops);
                 self.pending.push_back(Entry::Ops(ticket, ops));
                 let under_way = self
                     .pending
@@ -222,6 +237,7 @@ impl World {
                 self.deliver(client, &messages);
             }
             Output::Answer { request, answer } => self.answer(request, answer),
+            Output::Unused { slot } => self.unused.push(slot),
             Output::Carry { carry, bytes_max } => self.make_carry(carry, bytes_max),
             Output::Moved { consumer } => {
                 if let Some(client) = self.clients.iter_mut().find(|client| client.stream == Some(consumer)) {
@@ -393,6 +409,19 @@ impl World {
             if held.state == HeldState::Leased && held.key != 0 {
                 assert!(out_by_key.insert(held.key), "two messages of key {} are out", held.key);
             }
+        }
+    }
+
+    /// What is decided to go out is not over yet.
+    fn check_grants(&self, ops: &QueueOps) {
+        let grants = ops
+            .sections
+            .iter()
+            .filter(|section| matches!(section, Section::Grant { .. }));
+        for offset in grants.flat_map(|grant| grant.messages().expect("it names messages").offsets()) {
+            let (id, mark) = &self.records[offset as usize];
+            let is_over = self.policy.expired.is_some() && mark.expires_at_ms != 0 && mark.expires_at_ms <= self.wall();
+            assert!(!is_over, "{id} is granted after its time");
         }
     }
 

@@ -1,0 +1,188 @@
+//! What has an end besides its settlement: dead messages, the time to live of messages that come back, and a queue that nobody uses.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::engine::acts::{Act, Change};
+use crate::engine::desk::{Desk, Ready};
+use crate::engine::io::{Output, Rows};
+use crate::engine::walk::View;
+use crate::state::{DoneCause, HeldState, Slot};
+use crate::tables::MarkRow;
+
+/// Dead messages are looked at so often, milliseconds.
+const SWEEP_MS: u64 = 60_000;
+/// Held messages that one step looks at.
+const SWEEP_MESSAGES: usize = 10_000;
+/// Look-ups of times to live that may be under way.
+const EXPIRY_READS_MAX: usize = 16;
+/// Times to live of messages that are held nowhere any more are forgotten when there are more than so many.
+const EXPIRIES_KEPT: usize = 1_024;
+
+/// The times to live of messages that were handed out or come back.
+#[derive(Debug, Default)]
+pub(super) struct Expiries {
+    /// By offset; 0: it has none.
+    known: BTreeMap<u64, u64>,
+    /// Messages that came back, and whose rows have to be looked up before they go out.
+    unknown: BTreeSet<u64>,
+    /// Those of them that are being looked up.
+    reads: BTreeSet<u64>,
+    kept: usize,
+}
+
+impl Expiries {
+    pub(super) fn learn(&mut self, offset: u64, expires_at_ms: u64) {
+        self.known.insert(offset, expires_at_ms);
+    }
+
+    /// The time to live of a message that comes back. None: it has to be looked up.
+    pub(super) fn ask(&mut self, offset: u64, marks_end: u64) -> Option<u64> {
+        if offset >= marks_end {
+            return Some(0);
+        }
+        let known = self.known.get(&offset).copied();
+        if known.is_none() {
+            self.unknown.insert(offset);
+        }
+        known
+    }
+
+    pub(super) fn is_unknown(&self, offset: u64) -> bool {
+        self.unknown.contains(&offset)
+    }
+
+    /// The next message whose row is to be looked up.
+    pub(super) fn wants(&mut self) -> Option<u64> {
+        if self.reads.len() >= EXPIRY_READS_MAX {
+            return None;
+        }
+        let next = self.unknown.difference(&self.reads).next().copied()?;
+        self.reads.insert(next);
+        Some(next)
+    }
+
+    fn forget_done(&mut self, slot: &Slot) {
+        if self.known.len() > EXPIRIES_KEPT.max(self.kept) {
+            self.known
+                .retain(|offset, _| slot.held_from(*offset).next().is_some_and(|(at, _)| at == *offset));
+            self.kept = 2 * self.known.len();
+        }
+    }
+}
+
+impl Desk {
+    /// A row with the time to live of a message that came back.
+    pub(super) fn expiry_read(&mut self, slot: &Slot, offset: u64, rows: &Rows) {
+        self.expiries.reads.remove(&offset);
+        let of_row = |row: &MarkRow| match row {
+            MarkRow::Batch { base, marks } if *base <= offset => marks.0.get((offset - base) as usize).cloned(),
+            _ => None,
+        };
+        let mark = rows.rows.first().and_then(of_row).unwrap_or_default();
+        self.expiries.unknown.remove(&offset);
+        self.expiries.learn(offset, mark.expires_at_ms);
+        let lane = if self.policy.has_lanes { mark.lane } else { 0 };
+        let place = (Reverse(lane), slot.origin(offset));
+        if let Some(ready) = self.returned.get_mut(&place).filter(|ready| ready.offset == offset) {
+            ready.expires_at_ms = mark.expires_at_ms;
+        }
+    }
+
+    /// Messages that wait to go out alone expire like others.
+    pub(super) fn expire_alone(&mut self, view: &View<'_>, acts: &mut Vec<Act>) {
+        let timed = self
+            .alone
+            .values()
+            .filter(|ready| ready.expires_at_ms != 0 && !self.busy.contains(&ready.offset));
+        let over = timed.filter_map(|ready| Some((*ready, self.verdict(view, ready)?)));
+        let over: Vec<(Ready, Change)> = over.collect();
+        for (ready, change) in over {
+            self.withhold(&ready);
+            self.turn_into(view, ready, change, acts);
+        }
+    }
+
+    /// Dead messages beyond the limit, and those that have been dead for too long, are done. Says whether there are more.
+    pub(super) fn sweep(&mut self, view: &View<'_>, acts: &mut Vec<Act>) -> bool {
+        self.expiries.forget_done(view.slot);
+        let dead = view.slot.counts().dead;
+        let most = self.policy.dead_max.unwrap_or(u64::MAX);
+        let (ttl_ms, has_ttl) = (
+            self.policy.dead_ttl_ms.unwrap_or(u64::MAX),
+            self.policy.dead_ttl_ms.is_some(),
+        );
+        if dead == 0 || (dead <= most && !has_ttl) {
+            self.sweep_at_ms = None;
+            return false;
+        }
+        let monotonic_ms = view.now.monotonic_ms;
+        // What a command under way does about it is not known here.
+        let mut over = if self.purging == 0 {
+            dead.saturating_sub(most)
+        } else {
+            0
+        };
+        if over == 0 && self.sweep_at_ms.is_some_and(|at| at > monotonic_ms) {
+            return false;
+        }
+        let from = if over > 0 { 0 } else { self.sweep_from };
+        let (mut looked, mut last) = (0, None);
+        let mut over_ripe: Vec<Ready> = Vec::new();
+        for (offset, held) in view.slot.held_from(from).take(SWEEP_MESSAGES) {
+            (looked, last) = (looked + 1, Some(offset));
+            if held.state != HeldState::Dead || self.busy.contains(&offset) || self.carrying.contains(&offset) {
+                continue;
+            }
+            let is_old = view
+                .wall_ms
+                .is_some_and(|wall_ms| held.at_ms.saturating_add(ttl_ms) <= wall_ms);
+            if is_old || over > 0 {
+                over = over.saturating_sub(1);
+                over_ripe.push(Self::ready_of(view.slot, offset, Some(held)));
+            }
+        }
+        self.purging += over_ripe.len();
+        for ready in over_ripe {
+            self.turn_into(view, ready, Change::Done(DoneCause::Purged), acts);
+        }
+        let has_more = looked == SWEEP_MESSAGES;
+        self.sweep_from = last.filter(|_| has_more).map_or(0, |last| last + 1);
+        if !has_more {
+            self.sweep_at_ms = Some(monotonic_ms + SWEEP_MS);
+        }
+        has_more
+    }
+
+    /// A purge of the engine itself is over.
+    pub(super) fn purged(&mut self, change: Change) {
+        if change == Change::Done(DoneCause::Purged) {
+            self.purging = self.purging.saturating_sub(1);
+        }
+    }
+
+    /// Somebody uses the queue: consumers, and those who settle.
+    pub(super) fn used(&mut self, monotonic_ms: u64) {
+        (self.used_at_ms, self.is_told_unused) = (monotonic_ms, false);
+    }
+
+    /// When the queue has not been used for so long that it is to go.
+    pub(super) fn unused_at_ms(&self) -> Option<u64> {
+        let after_ms = self.policy.unused_max_ms.filter(|_| !self.is_told_unused)?;
+        Some(self.used_at_ms.saturating_add(after_ms))
+    }
+
+    /// Says once that nobody has used the queue for as long as its setting says.
+    pub(super) fn tell_unused(&mut self, view: &View<'_>, out: &mut Vec<Output>) {
+        let monotonic_ms = view.now.monotonic_ms;
+        if self.policy.unused_max_ms.is_some()
+            && (self.consumers.iter().next().is_some() || view.slot.counts().leased > 0)
+        {
+            return self.used(monotonic_ms);
+        }
+        if self.unused_at_ms().is_some_and(|at| at <= monotonic_ms) {
+            self.is_told_unused = true;
+            out.push(Output::Unused { slot: view.id });
+        }
+    }
+}
