@@ -24,11 +24,13 @@
 //! - [`command`]: what is replicated. [`reply`]: what its proposer is told. [`runs`]: how messages are named in it.
 //! - `apply`: the fold.
 //! - [`engine`]: the leader's side: consumers, timers, order, and what to propose.
+//! - [`dedup`]: which messages were sent before.
 //! - [`tables`]: the rows that come from the log.
 //! - [`limits`]: every bound. [`ids`]: newtypes.
 
 mod apply;
 pub mod command;
+pub mod dedup;
 pub mod engine;
 pub mod ids;
 pub mod limits;

@@ -67,6 +67,21 @@ pub const CARRY_SHARE: u64 = 3;
 /// A lease that ran out so long ago, milliseconds, is ended if it keeps a log from being cut.
 pub const CARRY_LEASE_MS: u64 = 10 * 60_000;
 
+/// Dead letters of a slot that go to another topic in one batch.
+pub const FORWARD_MESSAGES_MAX: usize = 500;
+
+/// A batch that did not arrive goes again after so long, milliseconds, and each time after twice as long...
+pub const FORWARD_RETRY_MS: u64 = 1_000;
+
+/// ... up to this.
+pub const FORWARD_RETRY_MS_MAX: u64 = 60_000;
+
+/// How long message ids may be remembered, milliseconds.
+pub const ID_WINDOW_MS_MAX: u64 = 86_400_000;
+
+/// Message ids that a leader remembers without looking them up: some 24 MB, where so many come within the window.
+pub const IDS_KNOWN_MAX: usize = 256 << 10;
+
 /// A breaker goes by so many of the latest outcomes, at most.
 pub const BREAKER_OUTCOMES_MAX: usize = 1_000;
 

@@ -20,6 +20,8 @@ use crate::state::{DeadReason, DoneCause, HeldState, MessageState, Origin, Slot,
 pub(super) enum Part {
     Acts(SlotId, Change, Vec<Act>),
     Grant(Grant),
+    /// A section of the forwarder, with the messages that were on their way before it.
+    Forward(Section, Vec<Ready>),
     /// A section that an administrator asked for, with the messages that it names.
     Administered(RequestId, Section, Vec<Ready>),
 }
@@ -58,6 +60,7 @@ impl Engine {
         for (part, reply) in parts.into_iter().zip(replies) {
             match part {
                 Part::Acts(slot, change, acts) => self.acts_applied(slots, end, (slot, change), acts, &reply, now, out),
+                Part::Forward(section, before) => self.forward_replied(slots, end, (&section, &before), &reply, now),
                 Part::Grant(grant) => self.granted(slots, end, grant, &reply, now, out),
                 Part::Administered(request, section, messages) => {
                     self.administered(slots, end, (&section, &messages), &reply, now);
@@ -187,6 +190,28 @@ impl Engine {
         }
     }
 
+    fn forward_replied(
+        &mut self,
+        slots: &Slots,
+        end: u64,
+        (section, before): (&Section, &[Ready]),
+        reply: &SectionReply,
+        now: Now,
+    ) {
+        let id = section.slot().unwrap_or_default();
+        if let (Some(desk), Some(slot)) = (self.desks.get_mut(&id), slots.slot(id)) {
+            let view = View {
+                id,
+                slot,
+                slots,
+                end,
+                now,
+                wall_ms: None,
+            };
+            desk.forward_applied(&view, section, before, reply);
+        }
+    }
+
     fn administered(
         &mut self,
         slots: &Slots,
@@ -257,9 +282,10 @@ impl Desk {
         match change {
             Change::Done(DoneCause::Acked) => self.outcome(view, false),
             Change::Retry { failed: true } => self.outcome(view, true),
-            Change::Dead { reason, .. } if matches!(reason, DeadReason::Attempts | DeadReason::Rejected) => {
-                self.outcome(view, true);
-            }
+            Change::Dead {
+                reason: DeadReason::Attempts | DeadReason::Rejected,
+                ..
+            } => self.outcome(view, true),
             _ => {}
         }
         let monotonic_ms = view.now.monotonic_ms;

@@ -1,18 +1,19 @@
 //! What the leader knows of one slot beside what is replicated.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use jangada_machine::Now;
 
-use crate::command::Marks;
+use crate::engine::ahead::MarksAhead;
 use crate::engine::breaker::Breaker;
 use crate::engine::consumers::{Consumers, Waiter};
 use crate::engine::depth::Amount;
+use crate::engine::expiries::Expiries;
+use crate::engine::forwarder::Forwarder;
 use crate::engine::io::ConsumerId;
 use crate::engine::keys::{Keys, Next};
 use crate::engine::lanes::Lane;
-use crate::engine::lifetime::Expiries;
 use crate::engine::policy::{OnDead, Order, Policy};
 use crate::engine::timers::{Due, Timers};
 use crate::ids::{AttemptId, LeaseId, SessionId};
@@ -30,9 +31,6 @@ pub(super) struct Ready {
     /// Not after this time; 0: at any time.
     pub expires_at_ms: u64,
 }
-
-/// Batches of marks before the cursor, in memory.
-pub(super) const AHEAD_MAX: usize = 256;
 
 /// The deadline of a lease that has run out.
 pub(super) const PASSED: u64 = u64::MAX;
@@ -56,24 +54,13 @@ pub(super) struct Session {
     pub lost: Option<(ConsumerId, u64)>,
 }
 
-/// Marks of a batch before the cursor.
-#[derive(Debug)]
-pub(super) struct Ahead {
-    pub base: u64,
-    pub marks: Marks,
-}
-
 /// A slot on the leader's side.
 #[derive(Debug)]
 pub(super) struct Desk {
     pub policy: Policy,
     /// All below was looked at: it was handed out, or is in one of the lists here, or not due, or its key is busy.
     pub cursor: u64,
-    pub ahead: VecDeque<Ahead>,
-    /// The marks below it, from the cursor on, are those in `ahead`.
-    pub known_to: u64,
-    /// A look-up of marks is under way, and the end of all marks when it began.
-    pub reads_marks: Option<u64>,
+    pub ahead: MarksAhead,
     pub lanes: BTreeMap<u8, Lane>,
     /// Messages behind the cursor that may go out, by lane and place in the order.
     pub returned: BTreeMap<(Reverse<u8>, u64), Ready>,
@@ -92,6 +79,7 @@ pub(super) struct Desk {
     /// What was admitted, and is being appended.
     pub sending: Amount,
     pub breaker: Breaker,
+    pub forwarder: Forwarder,
     pub expiries: Expiries,
     /// The end of all marks.
     pub marks_end: u64,
@@ -125,9 +113,7 @@ impl Desk {
         let mut desk = Self {
             policy,
             cursor: floor,
-            ahead: VecDeque::new(),
-            known_to: floor,
-            reads_marks: None,
+            ahead: MarksAhead::from(floor),
             lanes: BTreeMap::new(),
             returned: BTreeMap::new(),
             alone: BTreeMap::new(),
@@ -140,6 +126,7 @@ impl Desk {
             carrying: BTreeSet::new(),
             sending: Amount::default(),
             breaker: Breaker::default(),
+            forwarder: Forwarder::default(),
             expiries: Expiries::default(),
             marks_end: slots.marks_end(),
             purging: 0,

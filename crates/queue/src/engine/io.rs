@@ -4,6 +4,7 @@ use crate::command::{Carry, Marks, QueueOps, Section};
 use crate::engine::policy::Policy;
 use crate::ids::{AttemptId, LeaseId, SessionId, SlotId};
 use crate::reply::{OpsReply, SectionReply};
+use crate::state::DeadReason;
 use crate::tables::MarkRow;
 
 macro_rules! number {
@@ -202,6 +203,24 @@ pub enum Input {
         /// They are in the log.
         is_appended: bool,
     },
+    /// A producer id for the topic that dead letters go to, which nobody else has or had: see [`Output::Producer`].
+    Producer {
+        /// The slot of the queue.
+        slot: SlotId,
+        /// The producer id.
+        producer: i64,
+    },
+    /// What became of [`Output::Forward`].
+    Forwarded {
+        /// The slot of the queue.
+        slot: SlotId,
+        /// The producer id of the batch.
+        producer: i64,
+        /// The first sequence of the batch.
+        sequence: u32,
+        /// What became of it.
+        outcome: ForwardOutcome,
+    },
     /// Messages were carried: of each the old offset and the new one. The slots have it already. Without any: the carry that was to be
     /// made was refused, or its records could not be read.
     Carried {
@@ -212,6 +231,39 @@ pub enum Input {
     Tick,
     /// Leadership is to go to another broker: nothing is granted any more.
     HandOver,
+}
+
+/// A dead message on its way to another topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The offset of the message.
+    pub offset: u64,
+    /// The offset that it was sent with; another one if it was carried and the queue keeps an order.
+    pub origin: u64,
+    /// Why it is dead.
+    pub reason: DeadReason,
+    /// How often it failed.
+    pub failures: u16,
+    /// How often it was handed out.
+    pub deliveries: u16,
+    /// When it died, milliseconds since the Unix epoch.
+    pub died_at_ms: u64,
+}
+
+/// What became of a batch of dead letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardOutcome {
+    /// It is in the topic, now or since an earlier try.
+    Arrived,
+    /// This try is definitely not in the topic: it is missing, full, or refuses. The letters stay dead here, and are tried again later.
+    Refused,
+    /// It is definitely not in the topic: the batch is larger than one may be. Fewer are tried.
+    TooLarge,
+    /// The topic does not know the producer any more, or expects another sequence. The letters go again with another producer id, and
+    /// may be there twice.
+    Forgotten,
+    /// Whether it is in the topic is not known. The same is sent again.
+    Unknown,
 }
 
 /// A part of the log: what lies between two places where the log can be cut.
@@ -349,6 +401,26 @@ pub enum Output {
         carry: Carry,
         /// Bytes of the batch, about.
         bytes_max: u64,
+    },
+    /// Get a producer id for the topic that a slot's dead letters go to, and tell [`Input::Producer`]. If it cannot be had now, try
+    /// again until the engine ends.
+    Producer {
+        /// The slot of the queue.
+        slot: SlotId,
+    },
+    /// Send dead letters to their topic: read their records and append them as one batch, with idempotence by this producer id and
+    /// sequence, always to the same partition of the topic. Each gets headers that say where it comes from and why it is dead. What
+    /// became of it is told by [`Input::Forwarded`]. The same letters may be asked for again, by this leader or the next one, and are
+    /// to give the same batch.
+    Forward {
+        /// The slot of the queue.
+        slot: SlotId,
+        /// The producer id.
+        producer: i64,
+        /// The sequence of the first letter.
+        sequence: u32,
+        /// The letters, in their order; at most 500.
+        letters: Vec<DeadLetter>,
     },
     /// Nobody has used the queue for as long as its setting says. The queue is to be deleted when the leaders of all of its partitions have
     /// said so. Said once, and again if it is used and unused again.

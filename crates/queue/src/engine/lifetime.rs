@@ -1,7 +1,6 @@
 //! What has an end besides its settlement: dead messages, the time to live of messages that come back, and a queue that nobody uses.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
 
 use crate::engine::acts::{Act, Change};
 use crate::engine::desk::{Desk, Ready};
@@ -14,74 +13,16 @@ use crate::tables::MarkRow;
 const SWEEP_MS: u64 = 60_000;
 /// Held messages that one step looks at.
 const SWEEP_MESSAGES: usize = 10_000;
-/// Look-ups of times to live that may be under way.
-const EXPIRY_READS_MAX: usize = 16;
-/// Times to live of messages that are held nowhere any more are forgotten when there are more than so many.
-const EXPIRIES_KEPT: usize = 1_024;
-
-/// The times to live of messages that were handed out or come back.
-#[derive(Debug, Default)]
-pub(super) struct Expiries {
-    /// By offset; 0: it has none.
-    known: BTreeMap<u64, u64>,
-    /// Messages that came back, and whose rows have to be looked up before they go out.
-    unknown: BTreeSet<u64>,
-    /// Those of them that are being looked up.
-    reads: BTreeSet<u64>,
-    kept: usize,
-}
-
-impl Expiries {
-    pub(super) fn learn(&mut self, offset: u64, expires_at_ms: u64) {
-        self.known.insert(offset, expires_at_ms);
-    }
-
-    /// The time to live of a message that comes back. None: it has to be looked up.
-    pub(super) fn ask(&mut self, offset: u64, marks_end: u64) -> Option<u64> {
-        if offset >= marks_end {
-            return Some(0);
-        }
-        let known = self.known.get(&offset).copied();
-        if known.is_none() {
-            self.unknown.insert(offset);
-        }
-        known
-    }
-
-    pub(super) fn is_unknown(&self, offset: u64) -> bool {
-        self.unknown.contains(&offset)
-    }
-
-    /// The next message whose row is to be looked up.
-    pub(super) fn wants(&mut self) -> Option<u64> {
-        if self.reads.len() >= EXPIRY_READS_MAX {
-            return None;
-        }
-        let next = self.unknown.difference(&self.reads).next().copied()?;
-        self.reads.insert(next);
-        Some(next)
-    }
-
-    fn forget_done(&mut self, slot: &Slot) {
-        if self.known.len() > EXPIRIES_KEPT.max(self.kept) {
-            self.known
-                .retain(|offset, _| slot.held_from(*offset).next().is_some_and(|(at, _)| at == *offset));
-            self.kept = 2 * self.known.len();
-        }
-    }
-}
 
 impl Desk {
     /// A row with the time to live of a message that came back.
     pub(super) fn expiry_read(&mut self, slot: &Slot, offset: u64, rows: &Rows) {
-        self.expiries.reads.remove(&offset);
         let of_row = |row: &MarkRow| match row {
             MarkRow::Batch { base, marks } if *base <= offset => marks.0.get((offset - base) as usize).cloned(),
             _ => None,
         };
         let mark = rows.rows.first().and_then(of_row).unwrap_or_default();
-        self.expiries.unknown.remove(&offset);
-        self.expiries.learn(offset, mark.expires_at_ms);
+        self.expiries.read(offset, mark.expires_at_ms);
         let lane = if self.policy.has_lanes { mark.lane } else { 0 };
         let place = (Reverse(lane), slot.origin(offset));
         if let Some(ready) = self.returned.get_mut(&place).filter(|ready| ready.offset == offset) {

@@ -6,6 +6,7 @@
 //!                  |    |            Output::Deliver   messages, whose grant is applied
 //!                  v    |            Output::Answer    what a request came to
 //!                the slots           Output::Carry     messages to append again
+//!                                    Output::Forward   dead letters for another topic
 //! ```
 //!
 //! It is made when the replica has applied an entry of its own term, and dropped when it no longer leads: nothing of it is
@@ -15,18 +16,25 @@
 //! - [`Policy`]: the settings of a queue. [`Input`], [`Output`]: what comes in and what goes out.
 //! - `step`: the engine, and what each input does. `pump`: what is due, and the next command. `applied`: what became of one.
 //! - `settle`: what consumers say of messages. `rows`: what was looked up, and what was carried.
-//! - `carrier`: what is appended again, so that a log can be cut.
-//! - `depth`: limits and counts. `lifetime`: what has an end besides its settlement. `breaker`: what goes out while most fail.
-//! - `desk`: what the leader knows of one slot. `walk`: the next message of it. `lanes`, `timers`, `keys`, `consumers`: its parts.
+//! - `carry`: what is appended again, so that a log can be cut. `counts`: limits, and what is shown. `lifetime`: what has an end
+//!   besides its settlement. `forward`: dead letters on their way to another topic.
+//! - `desk`: what the leader knows of one slot. `walk`: the next message of it. `lanes`, `timers`, `keys`, `consumers`: its parts, with
+//!   `ahead`, `breaker`, `carrier`, `depth`, `expiries`, `forwarder`.
 //! - `acts`: changes of single messages that wait for the next command.
 
 mod acts;
+mod ahead;
 mod applied;
 mod breaker;
 mod carrier;
+mod carry;
 mod consumers;
+mod counts;
 mod depth;
 mod desk;
+mod expiries;
+mod forward;
+mod forwarder;
 mod io;
 mod keys;
 mod lanes;
@@ -43,8 +51,8 @@ pub use breaker::{TripCause, Tripped};
 pub use carrier::CarryBounds;
 pub use depth::{Full, Limit, Oldest, SlotCounts};
 pub use io::{
-    Answer, ConsumerId, Delivered, Input, LogPart, Output, ReadId, RequestId, Rows, RowsWanted, SettleItem, Settled,
-    Settlement, Ticket,
+    Answer, ConsumerId, DeadLetter, Delivered, ForwardOutcome, Input, LogPart, Output, ReadId, RequestId, Rows,
+    RowsWanted, SettleItem, Settled, Settlement, Ticket,
 };
 pub use policy::{Attempts, Expired, OnDead, Order, Overflow, Policy};
 pub use step::Engine;

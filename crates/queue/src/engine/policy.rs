@@ -76,6 +76,8 @@ pub struct Policy {
     pub dead_max: Option<u64>,
     /// A dead message is kept for so long, milliseconds; none: for ever.
     pub dead_ttl_ms: Option<u64>,
+    /// Dead messages go to another topic.
+    pub forwards_dead: bool,
     /// While most messages fail, only a few go out.
     pub has_breaker: bool,
     /// The queue is to go when nobody has asked for messages or settled any for so long, milliseconds; none: it stays.
@@ -101,6 +103,7 @@ impl Default for Policy {
             overflow: Overflow::Reject,
             dead_max: Some(100_000),
             dead_ttl_ms: Some(14 * 86_400_000),
+            forwards_dead: false,
             has_breaker: true,
             unused_max_ms: None,
             is_paused: false,

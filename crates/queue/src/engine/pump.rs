@@ -8,6 +8,7 @@ use crate::engine::applied::{Grant, Part, named_by};
 use crate::engine::consumers::Waiter;
 use crate::engine::depth::{Scale, depth};
 use crate::engine::desk::{Desk, PASSED, Ready};
+use crate::engine::forward::moving;
 use crate::engine::io::{Answer, Output, ReadId, RequestId, RowsWanted, Ticket};
 use crate::engine::policy::{Expired, Policy};
 use crate::engine::settle::failure;
@@ -67,6 +68,7 @@ impl Engine {
                 lost,
                 held_back,
                 desk.breaker.next_ms(),
+                desk.forwarder.next_ms(),
                 desk.sweep_at_ms,
                 desk.unused_at_ms(),
             ];
@@ -97,6 +99,7 @@ impl Engine {
                 self.is_walking |= desk.expire(&view, self.scale, &mut self.acts);
                 self.is_walking |= desk.sweep(&view, &mut self.acts);
                 desk.tell_unused(&view, out);
+                desk.forward(&view, out);
             }
         }
         self.plan_carry(slots, end, now, wall_ms, out);
@@ -169,6 +172,10 @@ impl Engine {
                     wall_ms,
                 };
                 let desk = self.desks.get_mut(&id).expect("its number was listed");
+                if let Some(section) = desk.forward_section(&view) {
+                    parts.push(Part::Forward(section.clone(), moving(slot)));
+                    sections.push(section);
+                }
                 let (grants, pauses) = desk.grants(&view, &mut room, &mut self.acts);
                 self.is_walking |= pauses;
                 for grant in grants {
@@ -216,10 +223,9 @@ impl Engine {
                 wanted.push((Read::Lane(lane), RowsWanted::Lane { lane, from, limit }));
             }
         }
-        let is_blind = desk.known_to < slots.marks_end() && desk.cursor >= desk.known_to;
-        if looks && is_blind && desk.reads_marks.is_none() {
-            desk.reads_marks = Some(slots.marks_end());
-            desk.ahead.clear();
+        let is_blind = desk.ahead.known_to() < slots.marks_end() && desk.cursor >= desk.ahead.known_to();
+        if looks && is_blind && !desk.ahead.reads() {
+            desk.ahead.look_up(slots.marks_end());
             let (from, limit) = (desk.cursor, ROWS);
             wanted.push((Read::Batches, RowsWanted::Batches { from, limit }));
         }

@@ -2,7 +2,7 @@
 
 use jangada_machine::Now;
 
-use crate::engine::desk::{Ahead, Desk, Ready};
+use crate::engine::desk::{Desk, Ready};
 use crate::engine::io::{Output, ReadId, Rows, Settled};
 use crate::engine::step::{Engine, Read};
 use crate::engine::timers::Due;
@@ -46,7 +46,7 @@ impl Engine {
         }
         let Some(desk) = self.desks.get_mut(&id) else { return };
         match read {
-            Read::Batches => desk.batches_read(rows),
+            Read::Batches => desk.ahead.read(rows),
             Read::Timers => desk.timers_read(&view, rows),
             Read::Lane(lane) => desk.lane_read(lane, rows),
             Read::Key(key) => desk.key_read(&view, key, &rows),
@@ -75,19 +75,6 @@ impl Engine {
 }
 
 impl Desk {
-    fn batches_read(&mut self, rows: Rows) {
-        let marks_end = self.reads_marks.take().unwrap_or(0);
-        for row in rows.rows {
-            if let MarkRow::Batch { base, marks } = row {
-                self.known_to = base + marks.0.len() as u64;
-                self.ahead.push_back(Ahead { base, marks });
-            }
-        }
-        if rows.is_all {
-            self.known_to = self.known_to.max(marks_end);
-        }
-    }
-
     fn timers_read(&mut self, view: &View<'_>, rows: Rows) {
         let has_lanes = self.policy.has_lanes;
         let of_row = |row: &MarkRow| match row {

@@ -10,7 +10,7 @@ use crate::engine::applied::Part;
 use crate::engine::carrier::Carrier;
 use crate::engine::consumers::{Consumer, Waiter};
 use crate::engine::depth::{Amount, Scale};
-use crate::engine::desk::{AHEAD_MAX, Ahead, Desk, PASSED};
+use crate::engine::desk::{Desk, PASSED};
 use crate::engine::io::{
     Answer, ConsumerId, Delivered, Input, Output, ReadId, RequestId, SettleItem, Settled, Settlement, Ticket,
 };
@@ -209,6 +209,9 @@ impl Engine {
                 bytes,
                 is_appended,
             } => self.sent(slot, Amount { messages, bytes }, is_appended),
+            Input::Producer { .. } | Input::Forwarded { .. } => {
+                self.forward_input(&input, now.monotonic_ms, now.wall_ms);
+            }
             Input::CarryBuilt { bytes } => self.carry_built(bytes),
             Input::Carried { moves } => {
                 self.carried(slots, end, &moves, now, wall_ms);
@@ -262,6 +265,7 @@ impl Engine {
         desk.carrying = old.carrying;
         desk.sending = old.sending;
         desk.breaker = old.breaker;
+        desk.forwarder = old.forwarder;
         desk.purging = old.purging;
         (desk.used_at_ms, desk.is_told_unused) = (old.used_at_ms, old.is_told_unused);
         desk.consumers = old.consumers;
@@ -299,13 +303,7 @@ impl Engine {
         let Some((base, marks)) = marks else { return };
         let before = self.marks_end;
         for desk in self.desks.values_mut() {
-            if desk.known_to >= before.min(*base) && desk.ahead.len() < AHEAD_MAX && desk.reads_marks.is_none() {
-                desk.ahead.push_back(Ahead {
-                    base: *base,
-                    marks: marks.clone(),
-                });
-                desk.known_to = base + marks.0.len() as u64;
-            }
+            desk.ahead.appended(before, *base, marks);
             for (at, mark) in marks.0.iter().enumerate().filter(|(_, mark)| mark.lane > 0) {
                 if let Some(lane) = desk.lanes.get_mut(&mark.lane) {
                     lane.appended(base + at as u64, mark);

@@ -63,14 +63,11 @@ impl Desk {
         if offset >= view.slots.marks_end() {
             return Known::Plain;
         }
-        let is_behind = |ahead: &super::desk::Ahead| ahead.base + ahead.marks.0.len() as u64 <= offset;
-        while self.ahead.front().is_some_and(is_behind) {
-            self.ahead.pop_front();
-        }
-        match self.ahead.front() {
-            Some(ahead) if ahead.base <= offset => Known::Mark(ahead.marks.0[(offset - ahead.base) as usize].clone()),
-            _ if offset < self.known_to => Known::Plain,
-            _ => Known::Unknown,
+        let known_to = self.ahead.known_to();
+        match self.ahead.mark(offset) {
+            Some(mark) => Known::Mark(mark.clone()),
+            None if offset < known_to => Known::Plain,
+            None => Known::Unknown,
         }
     }
 

@@ -129,7 +129,13 @@ fn act(world: &mut World, kind: Kind) {
             let ahead_ms = world.seeds.below(7_200_000);
             world.step_wall(ahead_ms);
         }
-        _ => world.read(0),
+        99 if world.policy.forwards_dead => _ = world.target_step(),
+        _ => {
+            world.read(0);
+            if world.policy.forwards_dead {
+                world.target_step();
+            }
+        }
     }
 }
 
@@ -146,6 +152,8 @@ fn run(policy: Policy, kind: Kind) {
                     ..Client::default()
                 })
                 .collect();
+            // A key whose dead message stays is blocked for ever.
+            world.target.takes_all = matches!(policy.order, Order::ByKey(OnDead::Block));
             if seed % 2 == 0 {
                 // So little that almost all is carried.
                 world.carry_bounds = CarryBounds {
@@ -237,6 +245,35 @@ fn order_by_key_with_carries() {
     let kind = Kind {
         keys: 4,
         carries: true,
+        ..Kind::default()
+    };
+    run(policy, kind);
+}
+
+#[test]
+fn dead_letters_for_another_topic() {
+    let policy = Policy {
+        attempts_max: Some(1),
+        forwards_dead: true,
+        ..policy()
+    };
+    let kind = Kind {
+        carries: true,
+        ..Kind::default()
+    };
+    run(policy, kind);
+}
+
+#[test]
+fn dead_letters_of_keys_that_block() {
+    let policy = Policy {
+        attempts_max: Some(2),
+        forwards_dead: true,
+        order: Order::ByKey(OnDead::Block),
+        ..policy()
+    };
+    let kind = Kind {
+        keys: 4,
         ..Kind::default()
     };
     run(policy, kind);

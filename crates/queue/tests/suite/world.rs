@@ -17,6 +17,7 @@ use jangada_types::replicated::Seeds;
 use jangada_types::{LogPosition, Offset, RowChange};
 
 use crate::log::Log;
+use crate::target::Target;
 
 pub const SLOT: SlotId = SlotId(1);
 const WALL_MS: u64 = 1_700_000_000_000;
@@ -87,6 +88,7 @@ pub struct World {
     pub holders: BTreeMap<u64, Holder>,
     pub proposed: usize,
     pub log: Log,
+    pub target: Target,
     /// Slots that nobody uses, as the leader said.
     pub unused: Vec<SlotId>,
     /// The size of the next records, if it is not any.
@@ -127,6 +129,7 @@ impl World {
             holders: BTreeMap::new(),
             proposed: 0,
             log: Log::default(),
+            target: Target::default(),
             unused: Vec::new(),
             record_bytes: None,
             planned: 0,
@@ -237,6 +240,16 @@ impl World {
                 self.deliver(client, &messages);
             }
             Output::Answer { request, answer } => self.answer(request, answer),
+            Output::Producer { .. } => self.target.asks = true,
+            Output::Forward {
+                producer,
+                sequence,
+                letters,
+                ..
+            } => {
+                let messages = letters.iter().map(|letter| self.records[letter.offset as usize].0);
+                self.target.send(producer, sequence, messages.collect());
+            }
             Output::Unused { slot } => self.unused.push(slot),
             Output::Carry { carry, bytes_max } => self.make_carry(carry, bytes_max),
             Output::Moved { consumer } => {

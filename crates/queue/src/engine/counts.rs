@@ -1,0 +1,100 @@
+//! Whether a queue takes more, and what is shown of it.
+
+use std::cmp::Reverse;
+
+use crate::engine::depth::{Amount, Full, Limit, Oldest, SlotCounts, depth};
+use crate::engine::desk::Desk;
+use crate::engine::policy::Overflow;
+use crate::engine::step::Engine;
+use crate::ids::SlotId;
+use crate::state::{Slot, Slots};
+
+impl Engine {
+    /// Whether a queue takes so many messages more, in so many bytes of records; to be asked before they are appended. What was admitted
+    /// counts as under way until [`Input::Sent`](crate::Input::Sent) says what became of it, which has to be told of each that was.
+    ///
+    /// # Errors
+    /// The queue is full, and its setting is to refuse what is sent then. Nothing is to be appended.
+    pub fn admits(&mut self, slots: &Slots, end: u64, id: SlotId, messages: u64, bytes: u64) -> Result<(), Full> {
+        let (Some(desk), Some(slot)) = (self.desks.get_mut(&id), slots.slot(id)) else {
+            return Ok(());
+        };
+        let depth = depth(slot, end);
+        let has = Amount {
+            messages: depth + desk.sending.messages,
+            bytes: self.scale.bytes_of(depth) + desk.sending.bytes,
+        };
+        if desk.policy.overflow == Overflow::Reject {
+            let is_over = |limit, most: Option<u64>, actual: u64, more: u64| match most {
+                Some(most) if actual.saturating_add(more) > most => Err(Full { limit, most, actual }),
+                _ => Ok(()),
+            };
+            is_over(Limit::Messages, desk.policy.messages_max, has.messages, messages)?;
+            is_over(Limit::Bytes, desk.policy.bytes_max, has.bytes, bytes)?;
+        }
+        desk.sending.messages += messages;
+        desk.sending.bytes += bytes;
+        Ok(())
+    }
+
+    /// What was admitted is appended, or was definitely not.
+    pub(super) fn sent(&mut self, id: SlotId, amount: Amount, is_appended: bool) {
+        if let Some(desk) = self.desks.get_mut(&id) {
+            desk.sending.messages = desk.sending.messages.saturating_sub(amount.messages);
+            desk.sending.bytes = desk.sending.bytes.saturating_sub(amount.bytes);
+        }
+        if is_appended {
+            self.scale.add(amount);
+        }
+    }
+
+    /// What a slot has, as its leader knows it; none: its settings were not told. Cheap: no look-up, and no walk.
+    pub fn counts(&self, slots: &Slots, end: u64, id: SlotId) -> Option<SlotCounts> {
+        let (desk, slot) = (self.desks.get(&id)?, slots.slot(id)?);
+        let counts = slot.counts();
+        let free = slot.free(end);
+        let delayed = desk.delayed(slot, end).min(free);
+        Some(SlotCounts {
+            ready: free - delayed,
+            delayed,
+            leased: counts.leased,
+            waiting: counts.waiting,
+            dead: counts.dead,
+            bytes: self.scale.bytes_of(depth(slot, end)),
+            consumers: desk.consumers.iter().count() as u64,
+            first: Some(slot.floor()).filter(|floor| *floor < end),
+            oldest: desk.oldest(slot, end),
+            tripped: desk.breaker.tripped(),
+            stuck_since_ms: desk.forwarder.stuck_since_ms,
+        })
+    }
+}
+
+impl Desk {
+    /// Messages that are not due.
+    fn delayed(&self, slot: &Slot, end: u64) -> u64 {
+        // With an order by key the delay is the queue's: behind the first that is not due none is.
+        if self.policy.is_keyed() && self.head_at_ms.is_some() && self.policy.expired.is_none() {
+            return slot.undone_within(self.cursor, end);
+        }
+        self.timers.len()
+    }
+
+    /// The first message of each lane that may go out.
+    fn oldest(&self, slot: &Slot, end: u64) -> Vec<Oldest> {
+        let lanes = self.lanes.keys().copied().chain([0]);
+        let of_lane = |lane: u8| {
+            let mut returned = self.returned.range((Reverse(lane), 0)..=(Reverse(lane), u64::MAX));
+            let returned = returned.next().map(|(_, ready)| (ready.origin, ready.offset));
+            let ahead = match self.lanes.get(&lane) {
+                Some(known) => known.front().map(|(offset, _)| *offset),
+                None => Some(slot.next_undone(self.cursor)).filter(|offset| *offset < end && self.head_at_ms.is_none()),
+            };
+            let first = returned.into_iter().chain(ahead.map(|offset| (offset, offset))).min();
+            first.map(|(_, offset)| Oldest { lane, offset })
+        };
+        let mut oldest: Vec<Oldest> = lanes.filter_map(of_lane).collect();
+        oldest.sort_unstable_by_key(|oldest| oldest.lane);
+        oldest
+    }
+}
