@@ -17,6 +17,7 @@ use jangada_proto::v1::admin_service_server::AdminServiceServer;
 use jangada_proto::v1::group_service_server::GroupServiceServer;
 use jangada_proto::v1::log_service_server::LogServiceServer;
 use jangada_proto::v1::metadata_service_server::MetadataServiceServer;
+use jangada_proto::v1::queue_admin_service_server::QueueAdminServiceServer;
 use jangada_replication::transport;
 use jangada_types::limits::RESPONSE_BYTES_MAX;
 use tokio::sync::watch;
@@ -38,6 +39,7 @@ use crate::services::groups::Groups;
 use crate::services::internal::Internal;
 use crate::services::log::Log;
 use crate::services::metadata::MetadataOf;
+use crate::services::queue_admin::QueueAdmin;
 use crate::settings::BrokerSettings;
 
 /// The largest HTTP/2 DATA frame that clients may send. It is small beside a message: the first frame of a message may be copied,
@@ -162,10 +164,14 @@ fn contract(node: &Arc<Node>, request_max: usize) -> Router {
     let metadata = MetadataServiceServer::new(MetadataOf { node: node.clone() })
         .max_decoding_message_size(request_max)
         .max_encoding_message_size(RESPONSE_BYTES_MAX);
+    let queue_admin = QueueAdminServiceServer::new(QueueAdmin { node: node.clone() })
+        .max_decoding_message_size(request_max)
+        .max_encoding_message_size(RESPONSE_BYTES_MAX);
     Routes::new(log)
         .add_service(groups)
         .add_service(admin)
         .add_service(metadata)
+        .add_service(queue_admin)
         .into_axum_router()
 }
 

@@ -35,7 +35,7 @@
 //! | `consumer` | a `fetcher` per partition fills the `inbox`, from which the `reader` hands out |
 //! | `group` | a member of a consumer group: `membership` heartbeats, `committer` commits, `coordinator` finds the
 //! broker to talk to |
-//! | `admin` | one method for each call of the AdminService, and the calls on groups from outside |
+//! | `admin` | one method for each call of the AdminService and the QueueAdminService, and the calls on groups from outside |
 //!
 //! # What holds
 //!
@@ -67,9 +67,10 @@ mod producer;
 mod wire_error;
 
 pub use admin::{
-    Admin, BrokerState, ClusterDescription, CommittedOffset, ConfigEntry, CreatedTopic, DamagedReplica,
-    GroupDescription, GroupListing, GroupMember, GroupSummary, Leader, MetadataRole, NewTopic, OwnedPartition,
-    PartitionState, TopicDescription, TopicSummary, WriteRefusal,
+    Admin, BrokerState, ClusterDescription, CommittedOffset, ConfigEntry, CreatedQueue, CreatedTopic, DamagedReplica,
+    GroupDescription, GroupListing, GroupMember, GroupSummary, Leader, MetadataRole, NewQueue, NewTopic,
+    OwnedPartition, PartitionState, QueueDescription, QueueMessages, QueueSummary, TopicDescription, TopicSummary,
+    WriteRefusal,
 };
 pub use client::Client;
 pub use config::ClientConfig;
@@ -82,7 +83,7 @@ pub use group::{
     RebalanceListener, StartPositions, TopicPartition,
 };
 pub use jangada_env::Env;
-pub use jangada_types::{BrokerId, Codec, Header, Incarnation, NO_TIMESTAMP, Reason, TopicId};
+pub use jangada_types::{BrokerId, Codec, Header, Incarnation, NO_TIMESTAMP, QueueId, Reason, TopicId};
 pub use metadata::{PartitionMetadata, TopicMetadata};
 pub use notice::{NOTICE_TARGET, Notice, OnNotice, PositionReset, Retrying};
 pub use offset_at::{ListedOffset, OffsetAt};

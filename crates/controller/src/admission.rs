@@ -230,9 +230,9 @@ pub enum QueueSource<'a> {
     },
     /// In an ordinary topic.
     Topic {
-        /// The topic.
+        /// The topic whose records are to be its messages.
         topic: &'a Topic,
-        /// Where it begins.
+        /// Where the queue begins in it.
         start: QueueStart,
     },
 }

@@ -1,4 +1,4 @@
-//! Shell completion of names that only a cluster knows: topics and groups.
+//! Shell completion of names that only a cluster knows: topics, queues and groups.
 //!
 //! The shell calls the program with the line so far in its arguments; clap finds out what is to be completed there, and
 //! asks here for names. The user has pressed a key, so the answer comes soon or not at all, and failures are silent.
@@ -26,6 +26,16 @@ pub fn topics() -> ArgValueCandidates {
         names(async |client| {
             let topics = client.admin().list_topics().await?;
             Ok(topics.into_iter().map(|topic| topic.name).collect())
+        })
+    })
+}
+
+/// Names of queues.
+pub fn queues() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        names(async |client| {
+            let queues = client.admin().list_queues().await?;
+            Ok(queues.into_iter().map(|queue| queue.name).collect())
         })
     })
 }

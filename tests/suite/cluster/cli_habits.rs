@@ -418,10 +418,13 @@ async fn completed(cluster: &Cluster, line: &[&str]) -> String {
 async fn a_shell_completes_names(cluster: &Cluster) {
     let brokers = cluster.brokers().join(",");
     let typed = format!("--brokers={brokers}");
+    cluster.cli(&["queue", "create", "errands"]).await.expect(0);
     for (line, expected) in [
         (&["topic", "describe", "many-"][..], "many-a many-b"),
         (&["consume", "plain", "un"], "units"),
         (&["produce", "gra"], "graves"),
+        (&["queue", "describe", "err"], "errands"),
+        (&["queue", "create", "q", "--topic", "un"], "units"),
         (&["group", "describe", "rea"], "readers"),
         (&["group", "seek", "readers", "--topic", "too"], "too-many-c"),
         (&["clu"], "cluster"),

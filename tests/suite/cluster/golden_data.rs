@@ -70,6 +70,17 @@ pub(super) async fn stopped() -> Cluster {
     Cluster::start_with(1, options).await
 }
 
+/// A broker with the data of an archive.
+pub(super) async fn started_with(archive: &Path) -> Cluster {
+    let mut cluster = stopped().await;
+    let data = cluster.node(1).data();
+    fs::create_dir_all(&data).expect("the temporary folder is writable");
+    tar(&["-xzf", &archive.to_string_lossy(), "-C", &data.to_string_lossy()]);
+    cluster.restart_with(1, &OLD);
+    cluster.healthy().await;
+    cluster
+}
+
 async fn produce(cluster: &Cluster, topic: &str, partition: &str, codec: &str, text: String) {
     let args = ["produce", topic, "--compression", codec, "--partition", partition];
     cluster.cli_with(&args, text.into_bytes()).await.expect(0);
@@ -164,12 +175,7 @@ async fn earlier_builds_data_is_read() {
     }
     for (number, archive) in archives() {
         println!("{}", archive.display());
-        let mut cluster = stopped().await;
-        let data = cluster.node(1).data();
-        fs::create_dir_all(&data).expect("the temporary folder is writable");
-        tar(&["-xzf", &archive.to_string_lossy(), "-C", &data.to_string_lossy()]);
-        cluster.restart_with(1, &OLD);
-        cluster.healthy().await;
+        let cluster = started_with(&archive).await;
         assert_eq!(consume(&cluster, "golden", "0").await, lines(TRIMMED));
         assert_eq!(consume(&cluster, "golden", "1").await, "alone\n");
         a_producer_is_remembered(&cluster).await;

@@ -64,6 +64,7 @@ mod produce_consume;
 mod produce_streams;
 mod producer_expiry;
 mod put_back;
+mod queues_admin;
 mod restart;
 mod retention;
 mod shutdown;

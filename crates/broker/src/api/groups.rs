@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_controller::{Broker, Image, admission};
+use jangada_controller::{Broker, Image, TopicKind, admission};
 use jangada_coordinator::limits::OFFSETS_PER_COMMIT_MAX;
-use jangada_coordinator::{Answer, CommandKind, Committed, Group, HeartbeatResponse, TopicPartition};
+use jangada_coordinator::{Answer, CommandKind, Committed, Group, HeartbeatResponse, Subscription, TopicPartition};
 use jangada_types::{BrokerId, PartitionIndex, Reason, TopicId, partition_for_key, validate_topic_name};
 
 use super::call::Passable;
@@ -87,6 +87,24 @@ pub(crate) async fn find_coordinator(node: &Node, group: &str) -> Result<(Broker
     Ok((broker, shard.index))
 }
 
+/// Refuses a member that names a queue's own topic. Patterns do not match such topics.
+fn refuse_queues(image: &Image, subscription: &Subscription) -> Result<(), RequestError> {
+    let is_queue = |name: &&Arc<str>| {
+        image
+            .topic_named(name)
+            .is_some_and(|topic| topic.kind == TopicKind::Queue)
+    };
+    match subscription.topics.iter().find(is_queue) {
+        Some(name) => Err(RequestError::new(
+            Reason::WrongQueueKind,
+            format!(
+                "{name:?} is a queue: its consumers share its messages without a group; receive from it with the queue service"
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
 /// The coordinator of one group: this broker, or another one that calls are passed on to.
 pub(crate) struct GroupCoordinator<'a> {
     node: &'a Arc<Node>,
@@ -136,6 +154,9 @@ impl<'a> GroupCoordinator<'a> {
         if min_metadata_version > 0 {
             let metadata = &self.node.metadata;
             metadata.wait_for_version(min_metadata_version, VERSION_TIMEOUT).await?;
+        }
+        if let Some(subscription) = &request.subscription {
+            refuse_queues(&self.node.metadata.image(), subscription)?;
         }
         // A member that leaves makes room for others. The room is taken after everything that waits, where it would keep others
         // out; until here the request has its share of what is received.

@@ -42,5 +42,6 @@ mod passing;
 pub(crate) mod peers;
 pub(crate) mod produce;
 pub(crate) mod producers;
+pub(crate) mod queues;
 pub(crate) mod resolve;
 pub(crate) mod topics;

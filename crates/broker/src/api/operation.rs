@@ -68,6 +68,11 @@ operations! {
     ReplaceBroker = "AdminService/ReplaceBroker" changes,
     RemoveBroker = "AdminService/RemoveBroker" changes,
     GetMetadata = "MetadataService/GetMetadata" reads,
+    CreateQueue = "QueueAdminService/CreateQueue" changes,
+    ListQueues = "QueueAdminService/ListQueues" reads,
+    DescribeQueue = "QueueAdminService/DescribeQueue" reads,
+    AlterQueue = "QueueAdminService/AlterQueue" changes,
+    DeleteQueue = "QueueAdminService/DeleteQueue" changes,
 }
 
 #[cfg(test)]

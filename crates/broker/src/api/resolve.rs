@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use jangada_controller::{Image, Topic, TopicKind};
-use jangada_types::{PartitionIndex, Reason, TopicId};
+use jangada_controller::{Image, Queue, Topic, TopicKind};
+use jangada_types::{PartitionIndex, QueueId, Reason, TopicId};
 
 use crate::error::RequestError;
 use crate::target::Target;
@@ -13,6 +13,15 @@ use crate::target::Target;
 pub(crate) enum TopicRef {
     /// What clients use: it is never another topic's.
     Id(TopicId),
+    /// For tools and first calls.
+    Name(String),
+}
+
+/// A queue as a call names it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum QueueName {
+    /// What clients use: it is never another queue's.
+    Id(QueueId),
     /// For tools and first calls.
     Name(String),
 }
@@ -88,5 +97,27 @@ pub(crate) fn topic<'a>(image: &'a Image, wanted: &TopicRef) -> Result<&'a Arc<T
         TopicRef::Name(name) => image
             .topic_named(name)
             .ok_or_else(|| unknown(format!("there is no topic {name:?}"))),
+    }
+}
+
+/// The queue with that name.
+///
+/// # Errors
+/// UNKNOWN_QUEUE.
+pub(crate) fn queue<'a>(image: &'a Image, wanted: &QueueName) -> Result<&'a Arc<Queue>, RequestError> {
+    let unknown = |message| RequestError::new(Reason::UnknownQueue, message);
+    match wanted {
+        QueueName::Id(id) => image.queue(*id).ok_or_else(|| {
+            unknown(format!(
+                "there is no queue with id {id}: it was deleted, or this broker does not know it yet"
+            ))
+        }),
+        QueueName::Name(name) => image.queue_by_name(name).ok_or_else(|| {
+            let hint = match image.topic_named(name) {
+                Some(_) => ": it is a topic; a queue with another name can read it",
+                None => "",
+            };
+            unknown(format!("there is no queue {name:?}{hint}"))
+        }),
     }
 }

@@ -75,7 +75,7 @@ pub(crate) fn list(node: &Node) -> Vec<Arc<Topic>> {
 /// Those of `CreateTopic` in the contract.
 pub(crate) async fn create(node: &Arc<Node>, wanted: TopicWanted) -> Result<TopicCreated, RequestError> {
     let image = node.metadata.image();
-    let (partitions, replicas) = counts_of(node, &image, &wanted);
+    let (partitions, replicas) = counts_or_defaults(node, &image, wanted.partitions, wanted.replicas);
     let new = NewTopic {
         name: &wanted.name,
         partitions,
@@ -121,13 +121,13 @@ pub(crate) async fn create(node: &Arc<Node>, wanted: TopicWanted) -> Result<Topi
 
 /// How many partitions and replicas: what the request says, or the settings. Brokers count that are down at the moment, too, for the
 /// topic stays with what it gets.
-fn counts_of(node: &Node, image: &Image, wanted: &TopicWanted) -> (u32, u32) {
+pub(super) fn counts_or_defaults(node: &Node, image: &Image, partitions: u32, replicas: u32) -> (u32, u32) {
     let defaults = &node.settings.cluster;
     let brokers = count(image.brokers().len());
     let or = |asked: u32, default: u32| if asked == 0 { default } else { asked };
     (
-        or(wanted.partitions, defaults.default_partitions),
-        or(wanted.replicas, defaults.default_replicas.min(brokers)),
+        or(partitions, defaults.default_partitions),
+        or(replicas, defaults.default_replicas.min(brokers)),
     )
 }
 
@@ -218,6 +218,6 @@ fn level_of(setting: &str) -> Option<u32> {
 }
 
 /// A random number from a random id.
-fn seed_of(id: TopicId) -> u64 {
+pub(super) fn seed_of(id: TopicId) -> u64 {
     u64::from_be_bytes(id.as_bytes()[..8].try_into().expect("eight bytes"))
 }

@@ -19,6 +19,7 @@ mod passed_wire_tests;
 pub(crate) mod passing;
 mod plain;
 pub(crate) mod produce;
+pub(crate) mod queue_admin;
 mod record_wire;
 pub(crate) mod status;
 mod unanswered;

@@ -1,9 +1,9 @@
-//! Topics and partitions as the contract names them: by the topic's id or, if that is empty, by its name.
+//! Topics, partitions and queues as the contract names them: by the id or, if that is empty, by the name.
 
 use jangada_proto::v1::TopicPartition;
-use jangada_types::{PartitionIndex, Reason, TopicId};
+use jangada_types::{PartitionIndex, QueueId, Reason, TopicId};
 
-use crate::api::resolve::{PartitionRef, TopicRef};
+use crate::api::resolve::{PartitionRef, QueueName, TopicRef};
 use crate::error::RequestError;
 
 /// The partition that a request names.
@@ -56,6 +56,22 @@ pub(crate) fn topic_id(id: &[u8]) -> Result<TopicId, RequestError> {
         RequestError::new(
             Reason::InvalidRequest,
             format!("a topic id has 16 bytes, this one has {}", id.len()),
+        )
+    })
+}
+
+/// The queue that a request names.
+///
+/// # Errors
+/// INVALID_REQUEST: the id has not 16 bytes.
+pub(crate) fn queue(id: &[u8], name: String) -> Result<QueueName, RequestError> {
+    if id.is_empty() {
+        return Ok(QueueName::Name(name));
+    }
+    QueueId::from_slice(id).map(QueueName::Id).ok_or_else(|| {
+        RequestError::new(
+            Reason::InvalidRequest,
+            format!("a queue id has 16 bytes, this one has {}", id.len()),
         )
     })
 }

@@ -1,11 +1,12 @@
-//! Managing topics, the cluster and groups: one method for each call of the AdminService, which any broker takes, and those of the
-//! GroupService that are not for members.
+//! Managing topics, queues, the cluster and groups: one method for each call of the AdminService and the QueueAdminService, which any
+//! broker takes, and those of the GroupService that are not for members.
 //!
 //! Calls are repeated, at another broker, until `retry_timeout`. Where an attempt ended without an answer, the next one may meet
 //! the work of the one before; each method says what it makes of that. What changes a topic names it by the id that it has when the
 //! call begins: another topic that gets its name meanwhile is never touched.
 
 mod groups;
+mod queues;
 mod types;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 pub use groups::{CommittedOffset, GroupDescription, GroupListing, GroupMember, GroupSummary, OwnedPartition};
+pub use queues::{CreatedQueue, NewQueue, QueueDescription, QueueMessages, QueueSummary};
 pub use types::{
     BrokerState, ClusterDescription, ConfigEntry, CreatedTopic, DamagedReplica, Leader, MetadataRole, NewTopic,
     PartitionState, TopicDescription, TopicSummary, WriteRefusal,

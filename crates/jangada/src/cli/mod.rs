@@ -8,6 +8,7 @@ mod group;
 mod parse;
 mod process;
 mod produce;
+mod queue;
 mod topic;
 mod when;
 
@@ -23,6 +24,7 @@ pub use consume::{CommitArg, ConsumeArgs, ConsumeOutput};
 pub use group::{GroupCommand, GroupRemoveArgs, LagArgs, SeekArgs, ToArg};
 pub use process::{DownArgs, ServerArgs, ServerCommand, UpArgs};
 pub use produce::{ProduceArgs, ProduceFormat};
+pub use queue::{AlterQueueArgs, CreateQueueArgs, QueueCommand};
 pub use topic::{AlterArgs, BeforeArg, CreateArgs, TopicCommand, TrimArgs};
 pub use when::{FromArg, UntilArg};
 
@@ -71,6 +73,10 @@ pub enum Command {
     #[command(subcommand)]
     Topic(TopicCommand),
 
+    /// Create, show, change, pause and delete queues
+    #[command(subcommand)]
+    Queue(QueueCommand),
+
     /// Write lines of stdin or a file to a topic, one record a line
     ///
     /// A record is exactly the bytes between newlines: a carriage return and bytes that are not UTF-8 are data, an
@@ -102,7 +108,7 @@ pub enum Command {
 
     /// Print a completion script for a shell: `source <(jangada completion bash)`
     ///
-    /// It completes commands, flags and their values, and asks the cluster for names of topics and groups.
+    /// It completes commands, flags and their values, and asks the cluster for names of topics, queues and groups.
     Completion {
         /// Which shell
         shell: Shell,
@@ -142,6 +148,15 @@ mod tests {
             "jangada topic create",
             "jangada topic create x --partitions 0",
             "jangada topic trim x",
+            "jangada queue create",
+            "jangada queue create q --partitions 0",
+            "jangada queue create q --topic t --partitions 2",
+            "jangada queue create q --from latest",
+            "jangada queue create q --topic t --from 5",
+            "jangada queue create q --topic t --from -5",
+            "jangada queue create q -c lease",
+            "jangada queue alter q",
+            "jangada queue pause",
             "jangada topic create x --partitions 1 --replicas 1 -c retention",
             "jangada produce x --format jsonl --key-separator :",
             "jangada consume x -f %v -o jsonl",
@@ -219,6 +234,17 @@ mod tests {
             "jangada topic trim t --before 5",
             "jangada topic trim t --partition 1 --before latest",
             "jangada topic rm t --yes",
+            "jangada queue create q",
+            "jangada queue create q -p 3 -r 3 -c queue.lease.ms=1min -c queue.order=key --if-not-exists -o json",
+            "jangada queue create q -t t --from latest",
+            "jangada queue create q --topic t --from -1h",
+            "jangada queue create q --topic t --from 2024-05-01T00:00:00Z",
+            "jangada queue ls -o json",
+            "jangada queue describe q",
+            "jangada queue alter q -c queue.paused=true --unset queue.lease.ms",
+            "jangada queue pause q",
+            "jangada queue resume q",
+            "jangada queue rm q --yes",
             "jangada produce t --file f --key-separator : --acks none --compression zstd",
             "jangada consume t --from 2024-05-01T00:00:00Z --max 3 --exit-at-end -o jsonl",
             "jangada consume t --partition 0 --from 12 -f %o\\t%v\\n",

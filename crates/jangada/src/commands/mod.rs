@@ -15,7 +15,9 @@ mod node;
 mod partition;
 mod produce;
 mod produce_parser;
+mod queue;
 mod server;
+mod settings;
 mod topic;
 mod topic_bounds;
 mod up;
@@ -48,6 +50,7 @@ pub async fn run(cli: Cli) -> Result<()> {
 async fn run_in_cluster(brokers: &Brokers, command: Command) -> Result<()> {
     match command {
         Command::Topic(command) => topic::run(brokers, command).await,
+        Command::Queue(command) => queue::run(brokers, command).await,
         Command::Produce(args) => produce::run(brokers, &args).await,
         Command::Consume(args) => consume::run(brokers, &args).await,
         Command::Group(command) => group::run(brokers, command).await,

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use jangada_client::{Admin, NewTopic};
-use jangada_types::Quantity;
 use serde_json::json;
 
+use super::settings::{by_key, check_unset};
 use super::topic_bounds;
 use super::views::{Topic, Topics};
 use crate::brokers::Brokers;
@@ -78,7 +78,7 @@ async fn create(admin: &Admin, args: CreateArgs) -> Result<()> {
 }
 
 /// A number with its noun, in the singular or plural.
-fn counted(count: u32, what: &str) -> String {
+pub(super) fn counted(count: u32, what: &str) -> String {
     match count {
         1 => format!("1 {what}"),
         count => format!("{count} {what}s"),
@@ -92,9 +92,7 @@ async fn alter(admin: &Admin, args: AlterArgs) -> Result<()> {
         return args.output.done(&sentence, json!({ "version": version }));
     }
     let set = by_key(args.config)?;
-    if let Some(key) = args.unset.iter().find(|key| set.contains_key(*key)) {
-        return Err(CliError::usage(format!("setting {key} is both set and unset")));
-    }
+    check_unset(&set, &args.unset)?;
     let settings = set.clone();
     let version = admin.alter_topic(&args.name, set, args.unset).await?;
     topic_bounds::warn(&args.name, given(&settings));
@@ -164,59 +162,5 @@ impl Show for Trimmed {
     fn json(&self) -> serde_json::Value {
         let row = |(partition, start): &(u32, i64)| json!({ "topic": self.topic, "partition": partition, "log_start_offset": start });
         self.starts.iter().map(row).collect()
-    }
-}
-
-fn by_key(pairs: Vec<(String, String)>) -> Result<BTreeMap<String, String>> {
-    let mut config = BTreeMap::new();
-    for (key, value) in pairs {
-        let value = number_of(&key, value)?;
-        if config.insert(key.clone(), value).is_some() {
-            return Err(CliError::usage(format!("setting {key} is given twice")));
-        }
-    }
-    Ok(config)
-}
-
-/// A setting's value in the form that brokers take: a time or a size with a unit becomes a number. Brokers judge all
-/// others.
-fn number_of(key: &str, value: String) -> Result<String> {
-    let has_unit =
-        |text: &str| text.starts_with(|c: char| c.is_ascii_digit()) && text.contains(|c: char| c.is_alphabetic());
-    match Quantity::of_key(key).filter(|_| has_unit(value.trim())) {
-        None => Ok(value),
-        Some(quantity) => match quantity.parse(&value) {
-            Ok(number) => Ok(number.to_string()),
-            Err(error) => Err(CliError::usage(format!("setting {key} {error}"))),
-        },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_setting_may_have_a_unit() {
-        for (key, value, expected) in [
-            ("retention.ms", "7d", "604800000"),
-            ("retention.ms", "-1", "-1"),
-            ("retention.ms", "3600000", "3600000"),
-            ("max.message.bytes", "2MiB", "2097152"),
-            ("message.timestamp.type", "7d", "7d"),
-            ("retention.ms", "soon", "soon"),
-            ("retention.bytes", "", ""),
-        ] {
-            assert_eq!(
-                number_of(key, value.to_owned()).expect(value),
-                expected,
-                "{key}={value}"
-            );
-        }
-        let error = number_of("retention.ms", "5m".to_owned()).expect_err("minutes or months");
-        assert!(
-            error.is_usage() && error.to_string().contains("retention.ms"),
-            "{error}"
-        );
     }
 }

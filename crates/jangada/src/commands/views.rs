@@ -2,8 +2,8 @@
 //! are null in JSON, and `-` in a table.
 
 use jangada_client::{
-    BrokerId, BrokerState, ClusterDescription, DamagedReplica, MetadataRole, PartitionState, TopicDescription,
-    TopicSummary, WriteRefusal,
+    BrokerId, BrokerState, ClusterDescription, ConfigEntry, DamagedReplica, MetadataRole, PartitionState,
+    TopicDescription, TopicSummary, WriteRefusal,
 };
 use jangada_types::Quantity;
 use jangada_types::units::annotated;
@@ -55,39 +55,49 @@ impl Show for Topic {
                 topic.topic_id.to_string(),
             ]],
         );
-        let settings = topic.config.iter().map(|entry| {
-            let set = if entry.is_set { "set" } else { "default" };
-            [
-                entry.key.clone(),
-                with_unit(&entry.key, &entry.value),
-                set.to_owned(),
-                with_unit(&entry.key, &entry.default_value),
-                entry.documentation.clone(),
-            ]
-        });
-        let settings = plain_table(["setting", "value", "source", "default", "meaning"], settings);
+        let settings = settings_table(&topic.config);
         format!("{head}\n{settings}\n{}", partitions_table(&topic.partitions))
     }
 
     fn json(&self) -> Value {
         let topic = &self.0;
-        let config = topic.config.iter().map(|entry| {
-            json!({
-                "key": entry.key,
-                "value": entry.value,
-                "is_set": entry.is_set,
-                "default_value": entry.default_value,
-                "documentation": entry.documentation,
-            })
-        });
         json!({
             "name": topic.name.to_string(),
             "topic_id": topic.topic_id.to_string(),
             "replicas": topic.replicas,
-            "config": config.collect::<Value>(),
+            "config": settings_json(&topic.config),
             "partitions": partitions_json(&topic.partitions),
         })
     }
+}
+
+/// Settings with what is in effect.
+pub fn settings_table(config: &[ConfigEntry]) -> String {
+    let rows = config.iter().map(|entry| {
+        let set = if entry.is_set { "set" } else { "default" };
+        [
+            entry.key.clone(),
+            with_unit(&entry.key, &entry.value),
+            set.to_owned(),
+            with_unit(&entry.key, &entry.default_value),
+            entry.documentation.clone(),
+        ]
+    });
+    plain_table(["setting", "value", "source", "default", "meaning"], rows)
+}
+
+/// Settings with what is in effect, as JSON.
+pub fn settings_json(config: &[ConfigEntry]) -> Value {
+    let entry = |entry: &ConfigEntry| {
+        json!({
+            "key": entry.key,
+            "value": entry.value,
+            "is_set": entry.is_set,
+            "default_value": entry.default_value,
+            "documentation": entry.documentation,
+        })
+    };
+    config.iter().map(entry).collect()
 }
 
 /// A setting's value, with its unit in brackets if it is a time or a size.

@@ -2,7 +2,6 @@
 
 mod append;
 mod messages;
-mod schedules;
 
 use jangada_types::CodecError;
 
@@ -108,7 +107,6 @@ impl Slots {
             return SectionReply::Refused(SectionRefused::UnknownSlot);
         };
         self.bytes -= slot.state_bytes();
-        self.schedules.retain(|(of, _), _| *of != id);
         SectionReply::Taken {
             refused: Runs::default(),
         }

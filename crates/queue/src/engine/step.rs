@@ -11,7 +11,6 @@ use crate::engine::carrier::Carrier;
 use crate::engine::consumers::{Consumer, Waiter};
 use crate::engine::depth::{Amount, Scale};
 use crate::engine::desk::{Desk, PASSED};
-use crate::engine::firing::Firing;
 use crate::engine::io::{
     Answer, ConsumerId, Delivered, Input, Output, ReadId, RequestId, SettleItem, Settled, Settlement, Ticket,
 };
@@ -84,7 +83,6 @@ pub struct Engine {
     pub(super) reads: BTreeMap<ReadId, (SlotId, Read)>,
     pub(super) carrier: Carrier,
     pub(super) scale: Scale,
-    pub(super) firing: Firing,
     pub(super) last_id: u64,
     /// The end of all marks, as of the last step.
     pub(super) marks_end: u64,
@@ -113,7 +111,6 @@ impl Engine {
             reads: BTreeMap::new(),
             carrier: Carrier::default(),
             scale: Scale::default(),
-            firing: Firing::default(),
             last_id: 0,
             marks_end: slots.marks_end(),
             hands_over: false,
@@ -215,7 +212,6 @@ impl Engine {
             Input::Producer { .. } | Input::Forwarded { .. } => {
                 self.forward_input(&input, now.monotonic_ms, now.wall_ms);
             }
-            Input::Scheduled { key, is_applied } => self.scheduled(key, is_applied, now),
             Input::CarryBuilt { bytes } => self.carry_built(bytes),
             Input::Carried { moves } => {
                 self.carried(slots, end, &moves, now, wall_ms);

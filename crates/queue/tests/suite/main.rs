@@ -13,6 +13,5 @@ mod model;
 mod properties;
 mod samples;
 mod scenarios;
-mod schedules;
 mod target;
 mod world;

@@ -1,0 +1,160 @@
+//! `jangada queue ...`: creates, shows, alters, pauses and deletes queues.
+
+use jangada_client::{Admin, NewQueue, QueueDescription, QueueMessages, QueueSummary};
+use serde_json::{Value, json};
+
+use super::settings::{by_key, check_unset};
+use super::topic::counted;
+use super::views::{settings_json, settings_table};
+use crate::brokers::Brokers;
+use crate::cli::{AlterQueueArgs, CreateQueueArgs, QueueCommand};
+use crate::connect::{connect, connect_to_create};
+use crate::errors::{CliError, Result};
+use crate::output::{OutputArgs, Show, plain_table};
+
+pub async fn run(brokers: &Brokers, command: QueueCommand) -> Result<()> {
+    if let QueueCommand::Rm { name, yes: false, .. } = &command {
+        let hint = "nothing was deleted";
+        let message =
+            format!("queue {name:?} and the messages that it has would be deleted for good: say so with --yes");
+        return Err(CliError::usage(message).hint(hint));
+    }
+    let client = match &command {
+        QueueCommand::Create(_) => connect_to_create(brokers).await?,
+        _ => connect(brokers).await?,
+    };
+    let admin = client.admin();
+    match command {
+        QueueCommand::Create(args) => create(&admin, args).await,
+        QueueCommand::Ls { output } => output.show(&Queues(admin.list_queues().await?)),
+        QueueCommand::Describe { name, output } => output.show(&Queue(admin.describe_queue(&name).await?)),
+        QueueCommand::Alter(args) => alter(&admin, args).await,
+        QueueCommand::Pause { name, output } => pause(&admin, &name, true, output).await,
+        QueueCommand::Resume { name, output } => pause(&admin, &name, false, output).await,
+        QueueCommand::Rm { name, output, .. } => {
+            let version = admin.delete_queue(&name).await?;
+            output.done(&format!("deleted queue {name}"), json!({ "version": version }))
+        }
+    }
+}
+
+async fn create(admin: &Admin, args: CreateQueueArgs) -> Result<()> {
+    let config = by_key(args.config)?;
+    let queue = match &args.topic {
+        Some(topic) => NewQueue::reading(args.name.as_str(), topic.as_str(), args.from.0),
+        None => NewQueue::new(
+            args.name.as_str(),
+            args.partitions.unwrap_or(0),
+            args.replicas.unwrap_or(0),
+        ),
+    };
+    let queue = NewQueue {
+        config,
+        if_not_exists: args.if_not_exists,
+        ..queue
+    };
+    let messages = queue.messages.clone();
+    let created = admin.create_queue(queue).await?;
+    let sentence = match (created.created, messages) {
+        (true, QueueMessages::Owned { .. }) => format!(
+            "created queue {} with {} of {}",
+            args.name,
+            counted(created.partitions, "partition"),
+            counted(created.replicas, "replica")
+        ),
+        (true, QueueMessages::Topic { topic, .. }) => format!("created queue {}, which reads topic {topic}", args.name),
+        (false, _) => format!("queue {} exists already and was not changed", args.name),
+    };
+    let json = json!({
+        "queue_id": created.queue_id.to_string(),
+        "created": created.created,
+        "version": created.version,
+        "partitions": created.partitions,
+        "replicas": created.replicas,
+    });
+    args.output.done(&sentence, json)
+}
+
+async fn alter(admin: &Admin, args: AlterQueueArgs) -> Result<()> {
+    let set = by_key(args.config)?;
+    check_unset(&set, &args.unset)?;
+    let version = admin.alter_queue(&args.name, set, args.unset).await?;
+    args.output
+        .done(&format!("changed queue {}", args.name), json!({ "version": version }))
+}
+
+async fn pause(admin: &Admin, name: &str, is_paused: bool, output: OutputArgs) -> Result<()> {
+    let version = admin.pause_queue(name, is_paused).await?;
+    let sentence = match is_paused {
+        true => format!("queue {name} is paused: `jangada queue resume {name}` lets it go on"),
+        false => format!("queue {name} hands out messages"),
+    };
+    output.done(&sentence, json!({ "version": version }))
+}
+
+/// The view of `queue ls`.
+struct Queues(Vec<QueueSummary>);
+
+impl Show for Queues {
+    fn table(&self) -> String {
+        queues_table(&self.0)
+    }
+
+    fn json(&self) -> Value {
+        self.0.iter().map(queue_json).collect()
+    }
+}
+
+fn queues_table(queues: &[QueueSummary]) -> String {
+    let rows = queues.iter().map(|queue| {
+        [
+            queue.name.clone(),
+            kind(queue).to_owned(),
+            queue.topic.clone(),
+            queue.partitions.to_string(),
+            queue.replicas.to_string(),
+            if queue.is_paused { "yes" } else { "no" }.to_owned(),
+            queue.queue_id.to_string(),
+        ]
+    });
+    plain_table(
+        ["name", "kind", "topic", "partitions", "replicas", "paused", "queue_id"],
+        rows,
+    )
+}
+
+fn kind(queue: &QueueSummary) -> &'static str {
+    match queue.is_owned {
+        true => "owned",
+        false => "group",
+    }
+}
+
+fn queue_json(queue: &QueueSummary) -> Value {
+    json!({
+        "name": queue.name,
+        "queue_id": queue.queue_id.to_string(),
+        "kind": kind(queue),
+        "topic": queue.topic,
+        "topic_id": queue.topic_id.to_string(),
+        "partitions": queue.partitions,
+        "replicas": queue.replicas,
+        "is_paused": queue.is_paused,
+    })
+}
+
+/// The view of `queue describe`.
+struct Queue(QueueDescription);
+
+impl Show for Queue {
+    fn table(&self) -> String {
+        let head = queues_table(std::slice::from_ref(&self.0.queue));
+        format!("{head}\n{}", settings_table(&self.0.config))
+    }
+
+    fn json(&self) -> Value {
+        let mut queue = queue_json(&self.0.queue);
+        queue["config"] = settings_json(&self.0.config);
+        queue
+    }
+}
