@@ -4,42 +4,18 @@
 //! `tests/golden` and changes none.
 
 use jangada_controller::{Command, CommandKind, FEATURE_LEVEL, Image, Reply, ReplyKind};
-use jangada_types::replicated::Seeds;
+use jangada_types::replicated::{Seeds, compare_golden, hex};
 use proptest::prelude::*;
 
 /// Number of golden cases of each kind. Cases drawn for another kind leave them as they are.
 const CASES: u64 = 4;
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn seeds(case: u64, kind: u8) -> Seeds {
     Seeds::new((case << 8) | u64::from(kind))
 }
 
-/// Compares the lines `name, case, bytes` with those of the file. A line that is not there yet may be recorded.
-fn compare(file: &str, lines: impl Iterator<Item = (String, String)>) {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(file);
-    let mut golden = std::fs::read_to_string(&path).unwrap_or_default();
-    for (case, bytes) in lines {
-        let known = golden.lines().find_map(|line| line.strip_prefix(&format!("{case} ")));
-        match known {
-            Some(known) => assert_eq!(bytes, known, "{case} has other bytes than in {file}"),
-            None => {
-                assert!(
-                    std::env::var_os("JANGADA_BLESS").is_some(),
-                    "{case} is not in {file}: record it with JANGADA_BLESS=1"
-                );
-                golden += &format!("{case} {bytes}\n");
-            }
-        }
-    }
-    if std::env::var_os("JANGADA_BLESS").is_some() {
-        std::fs::write(&path, golden).expect("the golden file can be written");
-    }
+fn compare(file: &str, lines: impl IntoIterator<Item = (String, String)>) {
+    compare_golden(env!("CARGO_MANIFEST_DIR"), file, lines);
 }
 
 #[test]

@@ -11,7 +11,8 @@ use jangada_log::{
     PartitionState, Refusal,
 };
 use jangada_machine::{Effects, EncodedCommand, Machine};
-use jangada_types::replicated::Seeds;
+pub use jangada_types::replicated::hex;
+use jangada_types::replicated::{Seeds, compare_golden};
 use jangada_types::{
     BatchBuilder, BatchHeader, Codec, CodecError, LogPosition, Offset, ProducerEpoch, ProducerId, Sequence,
 };
@@ -19,36 +20,14 @@ use jangada_types::{
 use crate::queues;
 use crate::world::rows_of;
 
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn unhex(text: &str) -> Vec<u8> {
     let digits = text.as_bytes().chunks(2);
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("hex is ASCII"), 16).expect("hex");
     digits.map(byte).collect()
 }
 
-/// The lines `case value` must be those of the file. A line that is not there yet may be recorded.
 pub fn compare(file: &str, lines: impl IntoIterator<Item = (String, String)>) {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(file);
-    let mut golden = std::fs::read_to_string(&path).unwrap_or_default();
-    let blesses = std::env::var_os("JANGADA_BLESS").is_some();
-    for (case, value) in lines {
-        let known = golden.lines().find_map(|line| line.strip_prefix(&format!("{case} ")));
-        match known {
-            Some(known) => assert_eq!(value, known, "{case} is not what {file} says"),
-            None => {
-                assert!(blesses, "{case} is not in {file}: record it with JANGADA_BLESS=1");
-                golden += &format!("{case} {value}\n");
-            }
-        }
-    }
-    if blesses {
-        std::fs::write(&path, golden).expect("the golden file can be written");
-    }
+    compare_golden(env!("CARGO_MANIFEST_DIR"), file, lines);
 }
 
 pub fn append(now_ms: i64, expiration_ms: i64, conditions: Conditions, batch: Bytes) -> PartitionCommand {

@@ -95,14 +95,7 @@ impl Engine {
                     desk.refused(slot, &act.ready, end);
                 }
                 if !is_refused {
-                    let view = View {
-                        id,
-                        slot,
-                        slots,
-                        end,
-                        now,
-                        wall_ms: None,
-                    };
+                    let view = View::new(id, slot, slots, end, now, None);
                     desk.act_applied(&view, &act, change);
                 }
             }
@@ -200,14 +193,7 @@ impl Engine {
     ) {
         let id = section.slot().unwrap_or_default();
         if let (Some(desk), Some(slot)) = (self.desks.get_mut(&id), slots.slot(id)) {
-            let view = View {
-                id,
-                slot,
-                slots,
-                end,
-                now,
-                wall_ms: None,
-            };
+            let view = View::new(id, slot, slots, end, now, None);
             desk.forward_applied(&view, section, before, reply);
         }
     }
@@ -240,14 +226,7 @@ impl Engine {
                     .iter()
                     .filter(|ready| refused.binary_search(&ready.offset).is_err());
                 for ready in taken {
-                    let view = View {
-                        id,
-                        slot,
-                        slots,
-                        end,
-                        now,
-                        wall_ms: None,
-                    };
+                    let view = View::new(id, slot, slots, end, now, None);
                     match section {
                         // It is what kept its key busy, and goes on doing so.
                         Section::Redrive { .. } if blocks => desk.give_back(*ready),

@@ -199,14 +199,7 @@ impl Engine {
             };
             stays |= desk.busy.contains(&offset);
             if let MessageState::Held(held) = slot.state(offset, end) {
-                let view = View {
-                    id,
-                    slot,
-                    slots,
-                    end,
-                    now,
-                    wall_ms,
-                };
+                let view = View::new(id, slot, slots, end, now, wall_ms);
                 stays |= matches!(held.state, HeldState::Leased | HeldState::Moving);
                 if held.state == HeldState::Leased {
                     desk.end_lease(&view, offset, &mut self.acts);

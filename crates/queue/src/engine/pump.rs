@@ -85,14 +85,7 @@ impl Engine {
         let ids: Vec<SlotId> = self.desks.keys().copied().collect();
         for id in &ids {
             let Some(slot) = slots.slot(*id) else { continue };
-            let view = View {
-                id: *id,
-                slot,
-                slots,
-                end,
-                now,
-                wall_ms,
-            };
+            let view = View::new(*id, slot, slots, end, now, wall_ms);
             let desk = self.desks.get_mut(id).expect("its number was listed");
             desk.due(&view, &mut self.acts);
             if !self.hands_over {
@@ -163,14 +156,7 @@ impl Engine {
             let ids: Vec<SlotId> = self.desks.keys().copied().collect();
             for id in ids {
                 let Some(slot) = slots.slot(id) else { continue };
-                let view = View {
-                    id,
-                    slot,
-                    slots,
-                    end,
-                    now,
-                    wall_ms,
-                };
+                let view = View::new(id, slot, slots, end, now, wall_ms);
                 let desk = self.desks.get_mut(&id).expect("its number was listed");
                 if let Some(section) = desk.forward_section(&view) {
                     parts.push(Part::Forward(section.clone(), moving(slot)));

@@ -29,14 +29,7 @@ impl Engine {
             return self.carry_marks_read(rows);
         }
         let Some(slot) = slots.slot(id) else { return };
-        let view = View {
-            id,
-            slot,
-            slots,
-            end,
-            now,
-            wall_ms,
-        };
+        let view = View::new(id, slot, slots, end, now, wall_ms);
         if let Read::Origin(mut waiting) = read {
             if let Some(MarkRow::Origin { new, .. }) = rows.rows.first() {
                 waiting.item.offset = *new;
@@ -59,14 +52,7 @@ impl Engine {
     pub(super) fn carried(&mut self, slots: &Slots, end: u64, moves: &[(u64, u64)], now: Now, wall_ms: Option<u64>) {
         for (id, desk) in &mut self.desks {
             let Some(slot) = slots.slot(*id) else { continue };
-            let view = View {
-                id: *id,
-                slot,
-                slots,
-                end,
-                now,
-                wall_ms,
-            };
+            let view = View::new(*id, slot, slots, end, now, wall_ms);
             for (old, new) in moves {
                 desk.moved(&view, *old, *new);
             }

@@ -26,7 +26,18 @@ pub(super) struct View<'a> {
     pub wall_ms: Option<u64>,
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
+    pub(super) fn new(id: SlotId, slot: &'a Slot, slots: &'a Slots, end: u64, now: Now, wall_ms: Option<u64>) -> Self {
+        Self {
+            id,
+            slot,
+            slots,
+            end,
+            now,
+            wall_ms,
+        }
+    }
+
     pub(super) fn state(&self, offset: u64) -> MessageState<'_> {
         self.slot.state(offset, self.end)
     }

@@ -1,6 +1,6 @@
 //! What is carried, and when: a log holds a bounded multiple of what is not done, and little is written twice.
 
-use jangada_queue::engine::{CarryBounds, Policy, Settlement};
+use jangada_queue::engine::{CarryBounds, Input, OnDead, Order, Policy, Settlement};
 use jangada_queue::{KeepsOrder, Mark, MessageState};
 
 use crate::world::{Client, SLOT, World};
@@ -121,6 +121,54 @@ fn large_messages_among_small_ones_are_not_written_again_and_again() {
         is_bounded(&world, 4 * 15 * 1_200);
     }
     assert!(world.planned > 15, "{} carries", world.planned);
+}
+
+#[test]
+fn a_carried_message_does_not_overtake_its_key() {
+    let policy = Policy {
+        order: Order::ByKey(OnDead::Continue),
+        ..Policy::default()
+    };
+    let mut world = World::new(11, policy, KeepsOrder::Yes);
+    world.carry_bounds = CarryBounds {
+        factor: 0,
+        slack_bytes: 100,
+        ..BOUNDS
+    };
+    world.begin_engine();
+    world.configure();
+    world.clients = vec![Client::default()];
+    let key = |key| Mark { key, ..Mark::default() };
+    world.send(vec![key(1), key(1), key(2)]);
+    world.settle_down();
+    world.connect(0, 1);
+    world.settle_down();
+    world.measure();
+    world.settle_down();
+    let state = |world: &World, offset: u64| {
+        let slot = world.slots.slot(SLOT).expect("it is open");
+        slot.state(offset, world.end()) == MessageState::Done
+    };
+    // The first of key 1 is leased and stays, and so does the second; that of key 2 is carried.
+    assert_eq!([0, 1, 2].map(|offset| state(&world, offset)), [false, false, true]);
+    // Nobody saw it, and another leader finds it as if it had never been out.
+    let messages = world.clients[0].holds.iter().map(|(offset, lease)| (*offset, *lease));
+    let messages = messages.collect();
+    world.step(Input::Undelivered { slot: SLOT, messages });
+    world.clients[0].holds.clear();
+    world.holders.clear();
+    world.settle_down();
+    world.order.clear();
+    world.fail_over();
+    world.connect(0, 3);
+    world.settle_down();
+    world.say(0, 0, Settlement::Ack).expect("it is the first of its key");
+    world.settle_down();
+    assert_eq!(
+        world.order,
+        [2, 0, 1],
+        "what was carried is known first, and a key goes in its order"
+    );
 }
 
 #[test]

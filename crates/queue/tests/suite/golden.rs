@@ -3,35 +3,13 @@
 
 use bytes::Bytes;
 use jangada_queue::{Context, KeepsOrder, QueueId, QueueOps, Section, SectionKind, SlotId, SlotKind, Slots};
-use jangada_types::replicated::Seeds;
+use jangada_types::replicated::{Seeds, compare_golden, hex};
 use jangada_types::{CodecError, LogPosition, Offset};
 
 use crate::samples;
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The lines `case value` must be those of the file. A line that is not there yet may be recorded.
 fn compare(file: &str, lines: impl IntoIterator<Item = (String, String)>) {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(file);
-    let mut golden = std::fs::read_to_string(&path).unwrap_or_default();
-    let blesses = std::env::var_os("JANGADA_BLESS").is_some();
-    for (case, value) in lines {
-        let known = golden.lines().find_map(|line| line.strip_prefix(&format!("{case} ")));
-        match known {
-            Some(known) => assert_eq!(value, known, "{case} is not what {file} says"),
-            None => {
-                assert!(blesses, "{case} is not in {file}: record it with JANGADA_BLESS=1");
-                golden += &format!("{case} {value}\n");
-            }
-        }
-    }
-    if blesses {
-        std::fs::write(&path, golden).expect("the golden file can be written");
-    }
+    compare_golden(env!("CARGO_MANIFEST_DIR"), file, lines);
 }
 
 const STEPS: u64 = 120;
