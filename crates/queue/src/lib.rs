@@ -25,6 +25,7 @@
 //! - `apply`: the fold.
 //! - [`engine`]: the leader's side: consumers, timers, order, and what to propose.
 //! - [`dedup`]: which messages were sent before.
+//! - [`schedule`]: messages that are sent again and again.
 //! - [`tables`]: the rows that come from the log.
 //! - [`limits`]: every bound. [`ids`]: newtypes.
 
@@ -36,13 +37,20 @@ pub mod ids;
 pub mod limits;
 pub mod reply;
 pub mod runs;
+pub mod schedule;
 pub mod state;
 pub mod tables;
 mod varint;
 
-pub use command::{Carry, CarryRefused, IdWindow, Mark, Marks, QueueOps, Section, SectionKind};
+pub use command::{
+    Carry, CarryRefused, Fire, IdWindow, Mark, Marks, PutSchedule, QueueOps, ScheduleCommand, ScheduleRefused, Section,
+    SectionKind,
+};
 pub use engine::{Engine, Input, Output, Policy};
 pub use ids::{AttemptId, LeaseId, QueueId, SessionId, SlotId};
 pub use reply::{OpsReply, SectionRefused, SectionReply};
 pub use runs::{Run, Runs};
-pub use state::{Context, DeadReason, DoneCause, Held, HeldState, KeepsOrder, MessageState, Slot, SlotKind, Slots};
+pub use state::{
+    Context, DeadReason, DoneCause, Held, HeldState, KeepsOrder, MessageState, Schedule, ScheduleKey, Slot, SlotKind,
+    Slots,
+};

@@ -82,6 +82,27 @@ pub const ID_WINDOW_MS_MAX: u64 = 86_400_000;
 /// Message ids that a leader remembers without looking them up: some 24 MB, where so many come within the window.
 pub const IDS_KNOWN_MAX: usize = 256 << 10;
 
+/// Schedules of a partition.
+pub const SCHEDULES_MAX: usize = 1_000;
+
+/// The name of a schedule, bytes.
+pub const SCHEDULE_NAME_BYTES_MAX: usize = 128;
+
+/// What the messages of a schedule are made of, bytes: it is in each saved state.
+pub const SCHEDULE_TEMPLATE_BYTES_MAX: usize = 4 << 10;
+
+/// The least time from one occurrence of a schedule to the next, milliseconds.
+pub const SCHEDULE_EVERY_MS_MIN: u64 = 1_000;
+
+/// An occurrence that is later than this, milliseconds, was missed, and its schedule says what becomes of it.
+pub const SCHEDULE_LATE_MS: u64 = 60_000;
+
+/// Missed occurrences that are fired after all, at most.
+pub const SCHEDULE_CATCH_UP_MAX: usize = 100;
+
+/// Occurrences of a partition's schedules that may be under way at once.
+pub const FIRES_UNDER_WAY_MAX: usize = 64;
+
 /// A breaker goes by so many of the latest outcomes, at most.
 pub const BREAKER_OUTCOMES_MAX: usize = 1_000;
 

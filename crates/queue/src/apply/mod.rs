@@ -2,6 +2,7 @@
 
 mod append;
 mod messages;
+mod schedules;
 
 use jangada_types::CodecError;
 
@@ -107,6 +108,7 @@ impl Slots {
             return SectionReply::Refused(SectionRefused::UnknownSlot);
         };
         self.bytes -= slot.state_bytes();
+        self.schedules.retain(|(of, _), _| *of != id);
         SectionReply::Taken {
             refused: Runs::default(),
         }

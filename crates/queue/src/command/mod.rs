@@ -3,9 +3,11 @@
 mod carry;
 mod marks;
 mod ops;
+mod schedule;
 mod section;
 
 pub use carry::{Carry, CarryRefused};
 pub use marks::{IdWindow, Mark, Marks};
 pub use ops::QueueOps;
+pub use schedule::{Fire, PutSchedule, ScheduleCommand, ScheduleRefused};
 pub use section::{Section, SectionKind};

@@ -1,10 +1,12 @@
 //! What goes into a step of the engine, and what comes out.
 
-use crate::command::{Carry, Marks, QueueOps, Section};
+use bytes::Bytes;
+
+use crate::command::{Carry, Fire, Marks, QueueOps, Section};
 use crate::engine::policy::Policy;
 use crate::ids::{AttemptId, LeaseId, SessionId, SlotId};
 use crate::reply::{OpsReply, SectionReply};
-use crate::state::DeadReason;
+use crate::state::{DeadReason, ScheduleKey};
 use crate::tables::MarkRow;
 
 macro_rules! number {
@@ -221,6 +223,13 @@ pub enum Input {
         /// What became of it.
         outcome: ForwardOutcome,
     },
+    /// A command about a schedule was applied, whoever proposed it; or what [`Output::Fire`] asked for was definitely not.
+    Scheduled {
+        /// The queue's slot, and the name of the schedule.
+        key: ScheduleKey,
+        /// It was applied; else it is tried again.
+        is_applied: bool,
+    },
     /// Messages were carried: of each the old offset and the new one. The slots have it already. Without any: the carry that was to be
     /// made was refused, or its records could not be read.
     Carried {
@@ -421,6 +430,14 @@ pub enum Output {
         sequence: u32,
         /// The letters, in their order; at most 500.
         letters: Vec<DeadLetter>,
+    },
+    /// A schedule is due: propose the command `Schedule` with this head. If it `appends`, make a batch of one message from the template for
+    /// its body. Tell what it came to with [`Input::Scheduled`].
+    Fire {
+        /// Which occurrence of which schedule it is.
+        fire: Fire,
+        /// What its message is made of, as it was put.
+        template: Bytes,
     },
     /// Nobody has used the queue for as long as its setting says. The queue is to be deleted when the leaders of all of its partitions have
     /// said so. Said once, and again if it is used and unused again.

@@ -17,9 +17,9 @@
 //! - `step`: the engine, and what each input does. `pump`: what is due, and the next command. `applied`: what became of one.
 //! - `settle`: what consumers say of messages. `rows`: what was looked up, and what was carried.
 //! - `carry`: what is appended again, so that a log can be cut. `counts`: limits, and what is shown. `lifetime`: what has an end
-//!   besides its settlement. `forward`: dead letters on their way to another topic.
+//!   besides its settlement. `forward`: dead letters on their way to another topic. `fire`: schedules.
 //! - `desk`: what the leader knows of one slot. `walk`: the next message of it. `lanes`, `timers`, `keys`, `consumers`: its parts, with
-//!   `ahead`, `breaker`, `carrier`, `depth`, `expiries`, `forwarder`.
+//!   `ahead`, `breaker`, `carrier`, `depth`, `expiries`, `firing`, `forwarder`.
 //! - `acts`: changes of single messages that wait for the next command.
 
 mod acts;
@@ -33,6 +33,8 @@ mod counts;
 mod depth;
 mod desk;
 mod expiries;
+mod fire;
+mod firing;
 mod forward;
 mod forwarder;
 mod io;

@@ -76,7 +76,9 @@ impl Engine {
         };
         let desks = self.desks.values().filter_map(of_desk);
         let waits = self.receives.values().map(|receive| receive.until_ms);
-        desks.chain(waits).filter(is_later).min()
+        let fires = self.firing.next_wall_ms(wall_ms).map(of_wall);
+        let fires = fires.into_iter().chain(self.firing.next_ms());
+        desks.chain(waits).chain(fires).filter(is_later).min()
     }
 
     pub(super) fn pump(&mut self, slots: &Slots, end: u64, now: Now, wall_ms: Option<u64>, out: &mut Vec<Output>) {
@@ -95,6 +97,7 @@ impl Engine {
                 desk.forward(&view, out);
             }
         }
+        self.fire(slots, now, wall_ms, out);
         self.plan_carry(slots, end, now, wall_ms, out);
         while self.under_way.len() < OPS_UNDER_WAY_MAX {
             if !self.propose(slots, end, now, wall_ms, out) {

@@ -11,6 +11,7 @@ use crate::engine::carrier::Carrier;
 use crate::engine::consumers::{Consumer, Waiter};
 use crate::engine::depth::{Amount, Scale};
 use crate::engine::desk::{Desk, PASSED};
+use crate::engine::firing::Firing;
 use crate::engine::io::{
     Answer, ConsumerId, Delivered, Input, Output, ReadId, RequestId, SettleItem, Settled, Settlement, Ticket,
 };
@@ -83,6 +84,7 @@ pub struct Engine {
     pub(super) reads: BTreeMap<ReadId, (SlotId, Read)>,
     pub(super) carrier: Carrier,
     pub(super) scale: Scale,
+    pub(super) firing: Firing,
     pub(super) last_id: u64,
     /// The end of all marks, as of the last step.
     pub(super) marks_end: u64,
@@ -111,6 +113,7 @@ impl Engine {
             reads: BTreeMap::new(),
             carrier: Carrier::default(),
             scale: Scale::default(),
+            firing: Firing::default(),
             last_id: 0,
             marks_end: slots.marks_end(),
             hands_over: false,
@@ -212,6 +215,7 @@ impl Engine {
             Input::Producer { .. } | Input::Forwarded { .. } => {
                 self.forward_input(&input, now.monotonic_ms, now.wall_ms);
             }
+            Input::Scheduled { key, is_applied } => self.scheduled(key, is_applied, now),
             Input::CarryBuilt { bytes } => self.carry_built(bytes),
             Input::Carried { moves } => {
                 self.carried(slots, end, &moves, now, wall_ms);

@@ -27,6 +27,13 @@ impl Slots {
         if bytes != self.bytes {
             return Err(format!("{} bytes are counted, there are {bytes}", self.bytes));
         }
+        if let Some((key, _)) = self
+            .schedules
+            .iter()
+            .find(|((slot, _), _)| !self.slots.contains_key(slot))
+        {
+            return Err(format!("the schedule {key:?} is of no slot"));
+        }
         if self.marks_end > next || self.carried_end > next {
             return Err(format!(
                 "marks to {}, carried to {} of {next}",

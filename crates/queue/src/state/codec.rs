@@ -1,7 +1,7 @@
 //! The state as bytes, in the partition's saved state and checkpoints.
 //!
 //! ```text
-//! version u8 | last slot | marks end | carried end | slots
+//! version u8 | last slot | marks end | carried end | slots | with version 2: schedules
 //! slot       number | queue 16 | kind | order | start | floor | settled by cause | forwarding | done | held | leases | origins
 //! done       chunks, each: distance of its number | runs n, then n pairs of (distance, length - 1); or BITMAP and 512 bytes
 //! origins    n, each: distance of its offset | origin | key 8 | deliver-at | lane u8
@@ -16,12 +16,16 @@ use jangada_machine::RestoreError;
 
 use super::done::{CHUNK, Chunk, DoneSet, RUNS_MAX};
 use super::held::{DeadReason, Held, HeldState, KeepsOrder, Lease, Origin, SlotKind};
+use super::schedules::{Schedule, get_string, put_bytes};
 use super::slot::{Forwarding, Slot};
 use super::slots::Slots;
 use crate::ids::{AttemptId, LeaseId, QueueId, SessionId, SlotId};
 use crate::varint::{get_varint, put_varint};
 
+/// Of a state without schedules.
 const VERSION: u8 = 1;
+/// Of a state with schedules behind the slots: `n | each: number of the slot | name | schedule`.
+const VERSION_SCHEDULES: u8 = 2;
 /// In place of a number of runs: a bitmap.
 const BITMAP: u64 = RUNS_MAX as u64 + 1;
 /// Offsets lie below it.
@@ -34,7 +38,8 @@ impl Slots {
             return;
         }
         out.reserve(self.bytes / 2);
-        out.put_u8(VERSION);
+        let has_schedules = !self.schedules.is_empty();
+        out.put_u8(if has_schedules { VERSION_SCHEDULES } else { VERSION });
         put_varint(out, u64::from(self.last_slot));
         put_varint(out, self.marks_end);
         put_varint(out, self.carried_end);
@@ -42,6 +47,14 @@ impl Slots {
         for (id, slot) in &self.slots {
             put_varint(out, u64::from(id.get()));
             slot.encode(out);
+        }
+        if has_schedules {
+            put_varint(out, self.schedules.len() as u64);
+            for ((slot, name), schedule) in &self.schedules {
+                put_varint(out, u64::from(slot.get()));
+                put_bytes(out, name.as_bytes());
+                schedule.encode(out);
+            }
         }
     }
 
@@ -59,21 +72,22 @@ impl Slots {
     pub fn restore(input: &[u8], log_start: u64, next: u64) -> Result<Self, RestoreError> {
         match input.first() {
             None => Ok(Self::default()),
-            Some(&VERSION) => {
+            Some(version @ &(VERSION | VERSION_SCHEDULES)) => {
                 let mut rest = &input[1..];
-                let read = Self::read(&mut rest, next).filter(|_| rest.is_empty());
+                let has_schedules = *version == VERSION_SCHEDULES;
+                let read = Self::read(&mut rest, next, has_schedules).filter(|_| rest.is_empty());
                 let slots = read.ok_or_else(|| RestoreError("the state of a partition's queues is damaged".into()))?;
                 let damaged = |error| RestoreError(format!("the state of a partition's queues is damaged: {error}"));
                 slots.check(log_start, next).map_err(damaged)?;
                 Ok(slots)
             }
             Some(version) => Err(RestoreError(format!(
-                "the state of a partition's queues has version {version}; this build reads version {VERSION}"
+                "the state of a partition's queues has version {version}; this build reads up to {VERSION_SCHEDULES}"
             ))),
         }
     }
 
-    fn read(input: &mut &[u8], next: u64) -> Option<Self> {
+    fn read(input: &mut &[u8], next: u64, has_schedules: bool) -> Option<Self> {
         let mut slots = Self {
             last_slot: u32::try_from(get_varint(input)?).ok()?,
             marks_end: get_varint(input)?,
@@ -88,6 +102,19 @@ impl Slots {
                 return None;
             }
             slots.slots.insert(id, slot);
+        }
+        let schedules = if has_schedules {
+            get_varint(input).filter(|count| *count > 0)?
+        } else {
+            0
+        };
+        for _ in 0..schedules {
+            let key = (SlotId(u32::try_from(get_varint(input)?).ok()?), get_string(input)?);
+            let schedule = Schedule::read(input)?;
+            if slots.schedules.last_key_value().is_some_and(|(last, _)| *last >= key) {
+                return None;
+            }
+            slots.schedules.insert(key, schedule);
         }
         Some(slots)
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jangada_types::{LogPosition, Offset};
 
 use super::held::{DoneCause, SlotKind};
+use super::schedules::{Schedule, ScheduleKey};
 use super::slot::Slot;
 use crate::ids::{QueueId, SlotId};
 use crate::limits::STATE_BYTES_MAX;
@@ -45,6 +46,7 @@ pub struct Slots {
     pub(crate) marks_end: u64,
     /// The offset behind the highest record that was appended again: what a token of below names may be elsewhere now.
     pub(crate) carried_end: u64,
+    pub(crate) schedules: BTreeMap<ScheduleKey, Schedule>,
     /// What the state is counted with, bytes. Kept with each change; follows from the slots.
     pub(crate) bytes: usize,
 }
@@ -79,6 +81,16 @@ impl Slots {
     /// Nothing is granted any more: what makes the state smaller is still taken.
     pub fn is_full(&self) -> bool {
         self.bytes >= STATE_BYTES_MAX
+    }
+
+    /// The schedules, by slot and name.
+    pub fn schedules(&self) -> impl ExactSizeIterator<Item = (&ScheduleKey, &Schedule)> {
+        self.schedules.iter()
+    }
+
+    /// The schedule of a name, and how far it is.
+    pub fn schedule(&self, key: &ScheduleKey) -> Option<&Schedule> {
+        self.schedules.get(key)
     }
 
     /// The offset behind the last record that has marks.

@@ -112,8 +112,8 @@ fn a_partition_without_queues_has_no_bytes_of_them() {
 
 #[test]
 fn what_a_newer_build_wrote_is_named() {
-    let error = Slots::restore(&[2], 0, 0).expect_err("it is of version 2").to_string();
-    assert!(error.contains("version 2"), "{error}");
+    let error = Slots::restore(&[3], 0, 0).expect_err("it is of version 3").to_string();
+    assert!(error.contains("version 3"), "{error}");
     assert!(matches!(
         QueueOps::decode(&[2]),
         Err(CodecError::UnknownVersion { version: 2, .. })

@@ -13,5 +13,6 @@ mod model;
 mod properties;
 mod samples;
 mod scenarios;
+mod schedules;
 mod target;
 mod world;

@@ -250,6 +250,7 @@ impl World {
                 let messages = letters.iter().map(|letter| self.records[letter.offset as usize].0);
                 self.target.send(producer, sequence, messages.collect());
             }
+            Output::Fire { fire, .. } => panic!("there is no schedule, and {fire:?} is due"),
             Output::Unused { slot } => self.unused.push(slot),
             Output::Carry { carry, bytes_max } => self.make_carry(carry, bytes_max),
             Output::Moved { consumer } => {
