@@ -450,6 +450,7 @@ mod queues {
             self.apply(&PartitionCommand::QueueOps(QueueOps {
                 term: 1,
                 now_ms: START_MS,
+                ticket: 0,
                 sections,
             }))
         }

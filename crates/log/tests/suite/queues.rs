@@ -30,6 +30,7 @@ fn ops(sections: Vec<Section>) -> PartitionCommand {
     PartitionCommand::QueueOps(QueueOps {
         term: TERM,
         now_ms: 1_700_000_000_000,
+        ticket: 0,
         sections,
     })
 }

@@ -265,6 +265,7 @@ impl World {
         let ops = QueueOps {
             term: self.term - u64::from(self.term > 1 && seeds.below(20) == 0),
             now_ms: self.now_ms.unsigned_abs(),
+            ticket: 0,
             sections,
         };
         self.propose(PartitionCommand::QueueOps(ops));

@@ -19,6 +19,8 @@ pub struct QueueOps {
     pub term: u64,
     /// The leader's clock, milliseconds since the Unix epoch.
     pub now_ms: u64,
+    /// The number that its proposer knows it by, so that whoever applies it can tell the proposer. Means nothing to apply.
+    pub ticket: u64,
     /// What becomes of messages, in this order.
     pub sections: Vec<Section>,
 }
@@ -31,6 +33,8 @@ struct OpsForm {
     now_ms: u64,
     #[prost(bytes = "bytes", repeated, tag = "3")]
     sections: Vec<Bytes>,
+    #[prost(uint64, tag = "4")]
+    ticket: u64,
 }
 
 impl QueueOps {
@@ -39,6 +43,7 @@ impl QueueOps {
         let form = OpsForm {
             term: self.term,
             now_ms: self.now_ms,
+            ticket: self.ticket,
             sections: self.sections.iter().map(Section::encode).collect(),
         };
         frame::frame(None, &form)
@@ -60,6 +65,7 @@ impl QueueOps {
         Ok(Self {
             term: u64::from_form(WHAT, form.term)?,
             now_ms: u64::from_form(WHAT, form.now_ms)?,
+            ticket: form.ticket,
             sections,
         })
     }

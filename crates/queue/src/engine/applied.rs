@@ -51,6 +51,10 @@ impl Engine {
         out: &mut Vec<Output>,
     ) {
         let Some(parts) = self.under_way.remove(&ticket) else {
+            // One of an engine that this term had before: it changed slots in a way that is not known here.
+            if let OpsReply::Applied(_) = reply {
+                self.restart_all(slots, end, now);
+            }
             return;
         };
         let OpsReply::Applied(replies) = reply else {
@@ -71,6 +75,13 @@ impl Engine {
         }
         for (slot, waiting) in std::mem::take(&mut self.deferred) {
             self.judge(slots, end, slot, waiting, out);
+        }
+    }
+
+    fn restart_all(&mut self, slots: &Slots, end: u64, now: Now) {
+        let policies: Vec<_> = self.desks.iter().map(|(id, desk)| (*id, desk.policy)).collect();
+        for (id, policy) in policies {
+            self.restart(slots, end, id, policy, now);
         }
     }
 
@@ -143,6 +154,7 @@ impl Engine {
             let MessageState::Held(held) = slot.state(ready.offset, end) else {
                 continue;
             };
+            debug_assert_eq!(held.state, HeldState::Leased, "it was granted just now");
             lease = held.lease;
             desk.lend(
                 ready.offset,

@@ -173,9 +173,9 @@ pub enum Input {
         /// The rows, in the order of their keys.
         rows: Rows,
     },
-    /// A command of the engine was applied; the slots have it already.
+    /// A command of this term was applied; the slots have it already. One that is not this engine's is told, too.
     Applied {
-        /// The number that the command was proposed with.
+        /// The number in the command.
         ticket: Ticket,
         /// What it came to.
         reply: OpsReply,

@@ -182,6 +182,7 @@ impl Engine {
         let ops = QueueOps {
             term: self.term,
             now_ms: now.wall_ms,
+            ticket: ticket.0,
             sections,
         };
         out.push(Output::Propose { ticket, ops });

@@ -79,6 +79,7 @@ impl Partition {
         let ops = QueueOps {
             term: 1,
             now_ms: 1_700_000_000_000,
+            ticket: 0,
             sections: vec![section],
         };
         self.slots.apply(&context, &ops);

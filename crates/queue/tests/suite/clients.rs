@@ -27,6 +27,7 @@ impl World {
         self.clients[client].unanswered.insert(offset, (lease, settlement));
         let request = RequestId(self.next_id());
         self.requests.insert(request, (client, vec![item]));
+        self.asked.insert(request, self.now_ms);
         let items = vec![item];
         self.step(Input::Settle {
             request,

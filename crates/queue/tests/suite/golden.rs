@@ -57,6 +57,7 @@ fn states(seed: u64) -> Vec<(String, Slots)> {
         let ops = QueueOps {
             term: 2,
             now_ms: 1_700_000_000_000 + index,
+            ticket: 0,
             sections,
         };
         slots.apply(&context, &ops);
@@ -130,6 +131,7 @@ fn lists_that_do_not_belong_together_are_refused() {
     let ops = |section| QueueOps {
         term: 1,
         now_ms: 1,
+        ticket: 0,
         sections: vec![section],
     };
     let mut grant = samples::section(SectionKind::Grant, &mut Seeds::new(3));

@@ -121,6 +121,7 @@ impl History {
         let ops = QueueOps {
             term,
             now_ms: 1_000 + self.index * 10,
+            ticket: 0,
             sections,
         };
         assert_eq!(QueueOps::decode(&ops.encode()).as_ref(), Ok(&ops));
@@ -221,6 +222,7 @@ impl History {
                 let ops = QueueOps {
                     term: self.term,
                     now_ms: 1_000 + self.index * 10,
+                    ticket: 0,
                     sections: sections.clone(),
                 };
                 let reply = self.apply(sections, self.term);

@@ -34,6 +34,7 @@ pub fn ops(seed: u64) -> QueueOps {
     QueueOps {
         term: seeds.below(9),
         now_ms: 1_700_000_000_000 + seeds.below(1_000),
+        ticket: 0,
         sections: SectionKind::ALL.iter().map(|kind| section(*kind, &mut seeds)).collect(),
     }
 }

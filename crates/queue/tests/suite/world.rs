@@ -72,6 +72,8 @@ pub struct World {
     pub clients: Vec<Client>,
     pub requests: BTreeMap<RequestId, (usize, Vec<SettleItem>)>,
     pub answers: BTreeMap<RequestId, Answer>,
+    /// When requests to settle were sent.
+    pub asked: BTreeMap<RequestId, u64>,
     pub term: u64,
     pub index: u64,
     pub now_ms: u64,
@@ -96,6 +98,8 @@ pub struct World {
     /// Carries that the leader asked for.
     pub planned: usize,
     pub carry_bounds: CarryBounds,
+    /// The engine is told what is applied, and often acts later.
+    pub acts_late: bool,
 }
 
 impl World {
@@ -115,6 +119,7 @@ impl World {
             clients: Vec::new(),
             requests: BTreeMap::new(),
             answers: BTreeMap::new(),
+            asked: BTreeMap::new(),
             term: 1,
             index: 0,
             now_ms: 100_000,
@@ -134,6 +139,7 @@ impl World {
             record_bytes: None,
             planned: 0,
             carry_bounds: CarryBounds::default(),
+            acts_late: false,
         };
         let request = RequestId(world.next_id());
         let section = Section::Open {
@@ -317,8 +323,19 @@ impl World {
             return false;
         };
         let (input, more) = self.commit(&entry, self.term);
-        input.into_iter().chain(more).for_each(|input| self.step(input));
+        for input in input.into_iter().chain(more) {
+            self.tell(input);
+        }
         true
+    }
+
+    /// The engine is told what was applied, and acts at once or at the next step.
+    fn tell(&mut self, input: Input) {
+        if !self.acts_late || self.seeds.below(2) == 0 {
+            return self.step(input);
+        }
+        let (now, end) = (self.now(), self.end());
+        self.engine.note(&self.slots, end, input, now);
     }
 
     /// Applies an entry, and gives what its leader is told.
@@ -532,8 +549,10 @@ impl World {
                     continue;
                 }
                 (Settlement::Extend { lease_ms }, Settled::Done) => {
+                    // A consumer counts from when it asked: the answer may come late.
+                    let asked_ms = self.asked.get(&request).copied().unwrap_or(self.now_ms);
                     if let Some(holder) = self.holders.get_mut(&id).filter(|holder| holder.lease == item.lease) {
-                        holder.until_ms = self.now_ms + lease_ms;
+                        holder.until_ms = asked_ms + lease_ms;
                     }
                     continue;
                 }
