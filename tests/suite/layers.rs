@@ -26,6 +26,7 @@ const ALLOWED: [(&str, &[&str]); 14] = [
             "env",
             "log",
             "machine",
+            "queue",
             "replication",
             "storage",
             "types",

@@ -473,6 +473,7 @@ impl Broker {
         scrubber.abort();
         if result.is_ok() {
             let limit = Duration::from_millis(settings.shutdown.transfer_ms);
+            node.replicas.about_to_hand_over_all();
             if tokio::time::timeout(limit, hand_over(node.registry())).await.is_err() {
                 tracing::warn!(?limit, "not all leaderships could be handed over in time");
             }

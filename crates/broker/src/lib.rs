@@ -51,6 +51,7 @@ mod node;
 mod partition;
 mod pool;
 mod producer_ids;
+mod queues;
 mod quota;
 mod refusal_log;
 mod repair;

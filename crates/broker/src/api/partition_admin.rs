@@ -122,6 +122,7 @@ async fn hand_over(
         );
         return Err(RequestError::new(Reason::InvalidRequest, message));
     }
+    node.replicas.about_to_hand_over(group.id());
     let status = group
         .transfer_leader(replica, TRANSFER_TIMEOUT)
         .await

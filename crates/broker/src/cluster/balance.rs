@@ -117,6 +117,7 @@ impl Balancer {
         let Hosted { name, group, .. } = &*replica;
         // Others went first, and much may have changed meanwhile.
         if self.fit_preferred(&self.metadata.image(), group) == Some(to) {
+            self.replicas.about_to_hand_over(group.id());
             match group.transfer_leader(to, HAND_OVER_TIMEOUT).await {
                 Ok(status) => {
                     let leader = status.leader.map(|leader| leader.broker.get());

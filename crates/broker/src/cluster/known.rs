@@ -1,9 +1,9 @@
 //! What the reconciler has taken from the image, so that it looks again only at what is new.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use jangada_controller::{Image, Topic};
+use jangada_controller::{Image, Queue, Topic};
 use jangada_types::{BrokerId, GroupId, ReplicaId, TopicConfig, TopicId};
 
 /// A replica of this broker that was taken off a group, or whose group was deleted, and whose data may still be here.
@@ -26,6 +26,8 @@ pub(super) struct Known {
     pub leaving: Vec<Leaving>,
     /// Settings of topics, and what they were read from.
     settings: HashMap<TopicId, (Arc<Topic>, Arc<TopicConfig>)>,
+    /// The queues of each topic that has some, and the topic as it was then.
+    queues: BTreeMap<TopicId, (Arc<Topic>, Vec<Arc<Queue>>)>,
     /// Groups that this broker leads and whose members are as the assignment says: in which term, by which topic.
     in_line: HashMap<GroupId, (u64, Arc<Topic>)>,
 }
@@ -48,6 +50,34 @@ impl Known {
             topic.kind.is_of_records() && known.is_some_and(|(known, _)| !Arc::ptr_eq(known, topic))
         };
         image.topics().filter(is_new).cloned().collect()
+    }
+
+    /// Takes the queues of a new image. The topics whose queues are other ones now.
+    pub fn learn_queues(&mut self, image: &Image) -> Vec<Arc<Topic>> {
+        if image.queues().len() == 0 && self.queues.is_empty() {
+            return Vec::new();
+        }
+        let mut by_topic: BTreeMap<TopicId, (Arc<Topic>, Vec<Arc<Queue>>)> = BTreeMap::new();
+        for queue in image.queues() {
+            if let Some(topic) = image.topic(queue.topic_id) {
+                let of_topic = by_topic.entry(topic.id).or_insert_with(|| (topic.clone(), Vec::new()));
+                of_topic.1.push(queue.clone());
+            }
+        }
+        let before = std::mem::replace(&mut self.queues, by_topic);
+        let is_as_before = |(topic, queues): &&(Arc<Topic>, Vec<Arc<Queue>>)| {
+            before.get(&topic.id).is_some_and(|(known, before)| {
+                let same = queues
+                    .iter()
+                    .zip(before)
+                    .all(|(queue, before)| Arc::ptr_eq(queue, before));
+                Arc::ptr_eq(known, topic) && queues.len() == before.len() && same
+            })
+        };
+        let changed = self.queues.values().filter(|of_topic| !is_as_before(of_topic));
+        let emptied = before.keys().filter(|topic| !self.queues.contains_key(topic));
+        let emptied = emptied.filter_map(|topic| image.topic(*topic));
+        changed.map(|(topic, _)| topic).chain(emptied).cloned().collect()
     }
 
     /// The settings of a topic, read once. An error is for the log.

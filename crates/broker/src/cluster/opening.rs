@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::groups::{self, CoordinatorReplica};
 use crate::partition::{self, Partition};
+use crate::queues::QueueSpec;
 use crate::replica::{DrivenPublisher, ReplicaName, Replicas};
 
 /// The first attempt to open again what could not be opened comes after this time.
@@ -30,6 +31,8 @@ pub(super) struct Opening {
     pub has_others: bool,
     /// The topic's settings; an error, for the log, when they can't be read.
     pub config: Result<Arc<TopicConfig>, String>,
+    /// The queues that have their messages here.
+    pub queues: Arc<[QueueSpec]>,
     pub before: Option<Unopened>,
 }
 
@@ -63,7 +66,9 @@ impl Opener {
                 let opened = self
                     .replicas
                     .open(id, (&partition::KIND, name), publisher.erased(), front);
-                opened.await.map(drop)
+                opened
+                    .await
+                    .map(|partition| partition.set_queues(opening.queues.clone()))
             }
             TopicKind::Coordinator => {
                 let shard = self.groups.empty_shard((opening.group, name.clone()));

@@ -20,7 +20,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use jangada_controller::{Command, Image, PartitionRef, metadata_voters, place_more};
 use jangada_replication::Registry;
-use jangada_types::{BrokerId, GroupId, ReplicaId};
+use jangada_types::{BrokerId, GroupId, PartitionIndex, ReplicaId};
 use tokio::time::Instant;
 
 use super::bootstrap;
@@ -30,6 +30,7 @@ use super::metadata::Metadata;
 use super::opening::{Opener, Opening, RETRY, Unopened};
 use crate::groups;
 use crate::partition::{self, Partition};
+use crate::queues::QueueSpec;
 use crate::repair::Repairs;
 use crate::replica::{Hosted, ReplicaName, Replicas};
 
@@ -188,6 +189,13 @@ impl Reconciler {
                 }
             }
         }
+        for topic in self.known.learn_queues(image) {
+            for (index, partition) in (0..).map(PartitionIndex).zip(&topic.partitions) {
+                if let Some(partition) = self.replicas.front::<Partition>(partition.group) {
+                    partition.set_queues(QueueSpec::all_of(image.queues_of(topic.id), &topic, index));
+                }
+            }
+        }
         self.forget_leaders(image);
     }
 
@@ -217,7 +225,7 @@ impl Reconciler {
                     continue;
                 }
                 _ if self.replicas.get(group).is_some() => {}
-                before if opening.len() < OF_A_ROUND => opening.push(self.opening_of(&wanted, replica, before)),
+                before if opening.len() < OF_A_ROUND => opening.push(self.opening_of(image, &wanted, replica, before)),
                 before => {
                     is_more = true;
                     self.unopened.extend(before.map(|before| (group, before)));
@@ -236,9 +244,16 @@ impl Reconciler {
         }
     }
 
-    fn opening_of(&mut self, wanted: &PartitionRef<'_>, replica: ReplicaId, before: Option<Unopened>) -> Opening {
+    fn opening_of(
+        &mut self,
+        image: &Image,
+        wanted: &PartitionRef<'_>,
+        replica: ReplicaId,
+        before: Option<Unopened>,
+    ) -> Opening {
         let topic = wanted.topic.clone();
         Opening {
+            queues: QueueSpec::all_of(image.queues_of(topic.id), &topic, wanted.index),
             index: wanted.index,
             group: wanted.partition.group,
             replica,

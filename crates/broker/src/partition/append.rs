@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use jangada_log::{
     ConditionFailed, Conditions, Expectation, NO_OFFSET, PartitionCommand, PartitionReply, PartitionState, Refusal,
 };
+use jangada_queue::Marks;
 use jangada_types::batch::{self, TimestampType};
 use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
 use jangada_types::{BatchError, BatchHeader, Codec, Offset, Reason, RecordTimes, TopicConfig};
@@ -19,6 +20,7 @@ use super::room::Room;
 use super::{Partition, timestamps};
 use crate::error::RequestError;
 use crate::pool::SMALL_BYTES;
+use crate::queues::Reserved;
 use crate::replica::InflightProposal;
 
 /// A small packed batch is checked on the worker that received it if it unpacks to no more bytes than this, as a producer's usual batch
@@ -45,6 +47,8 @@ pub(crate) struct Admitted {
     pub(super) began: Instant,
     /// The refusal to answer with, unless the batch was appended before. Most batches have none.
     pub(super) refusal: Option<Box<RequestError>>,
+    /// Its part of a queue's limit.
+    pub(super) reserved: Option<Reserved>,
 }
 
 impl Partition {
@@ -53,6 +57,17 @@ impl Partition {
     ///
     /// On a topic with an index of keys this waits for other batches with the same keys, if one of them is conditional.
     pub async fn admit(&self, batch: Bytes, expected: Expectation, room: Room) -> Result<Admitted, RequestError> {
+        self.admit_marked(batch, expected, room, None).await
+    }
+
+    /// [`Partition::admit`], with marks of the records for the partition's queues.
+    pub(super) async fn admit_marked(
+        &self,
+        batch: Bytes,
+        expected: Expectation,
+        room: Room,
+        marks: Option<Marks>,
+    ) -> Result<Admitted, RequestError> {
         let began = Instant::now();
         self.hosted.leader_epoch()?;
         self.shared.check_disk(&self.hosted)?;
@@ -62,6 +77,7 @@ impl Partition {
             batch::validate_with_times(&batch, &config.batch_limits()).map_err(|error| self.refuse(error.into()))?;
         let bytes = batch.len();
         let mut room = self.fit(room, bytes)?;
+        self.check_queue_share(bytes)?;
         self.check_times(&config, &times)?;
         if let Some(times) = self.check_records(&config, &header, &batch).await? {
             self.check_times(&config, &times)?;
@@ -94,11 +110,22 @@ impl Partition {
                 (with_append_time(batch, time_ms), time_ms)
             }
         };
-        let command = PartitionCommand::Append {
-            now_ms,
-            expiration_ms: self.producer_expiration_ms(),
-            conditions,
-            batch,
+        let expiration_ms = self.producer_expiration_ms();
+        let command = match marks {
+            None => PartitionCommand::Append {
+                now_ms,
+                expiration_ms,
+                conditions,
+                batch,
+            },
+            Some(marks) => PartitionCommand::AppendMarked {
+                now_ms,
+                expiration_ms,
+                conditions,
+                ids: None,
+                marks,
+                batch,
+            },
         };
         let pending = match guard {
             Some(guard) => Pending::propose(self.hosted.group.clone(), command, guard, room).await,
@@ -114,6 +141,7 @@ impl Partition {
             bytes,
             began,
             refusal: None,
+            reserved: None,
         })
     }
 
@@ -243,6 +271,7 @@ impl Partition {
             bytes,
             began,
             refusal,
+            mut reserved,
         } = admitted;
         let applied = pending.applied(timeout).await;
         self.shared.metrics.decided(began.elapsed());
@@ -254,6 +283,9 @@ impl Partition {
                 duplicate,
             } => {
                 let records = last_offset.get() - base_offset.get() + 1;
+                if let Some(reserved) = &mut reserved {
+                    reserved.is_appended = !duplicate;
+                }
                 self.shared.metrics.produced(&self.traffic, bytes, records);
                 Ok(Appended {
                     base_offset,

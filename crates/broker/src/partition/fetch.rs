@@ -252,7 +252,17 @@ impl Partition {
         }
     }
 
-    fn undecodable(&self, cause: &BatchError) -> RequestError {
+    /// Batches from the one with the offset on, for the partition's queues: counted as nobody's fetch.
+    pub(super) async fn read_for_queues(
+        &self,
+        offset: Offset,
+        max_bytes: usize,
+    ) -> Result<(Bytes, Offset), RequestError> {
+        let high_watermark = self.end_for(offset).await?;
+        self.read_whole(offset, high_watermark, max_bytes).await
+    }
+
+    pub(super) fn undecodable(&self, cause: &BatchError) -> RequestError {
         let message = format!("partition {}: reading failed: {cause}", self.hosted.name);
         RequestError::new(Reason::Internal, message)
     }

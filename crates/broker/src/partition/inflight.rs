@@ -62,6 +62,11 @@ impl Inflight {
         })
     }
 
+    /// Bytes that are on their way.
+    pub fn used(&self) -> usize {
+        self.used.load(SeqCst)
+    }
+
     /// Takes room for `bytes`.
     pub fn take(self: &Arc<Self>, caller: &Arc<Caller>, bytes: usize) -> Result<InflightPart, Full> {
         let mut part = InflightPart {

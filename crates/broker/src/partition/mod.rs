@@ -9,6 +9,7 @@
 //! - [`fetch`][]: reading; [`rows`]: what is read has no gap.
 //! - [`retention`]: dropping what is old, as the leader in `jangada_log` decides it. [`leading`]: what that goes by.
 //! - [`keyed`], [`key_index`], [`key_locks`]: the last offsets of keys.
+//! - `queues`: the desk of the partition's queues (`broker::queues`), and sending to them.
 //! - [`index_reads`]: rows of the offset index (`jangada_log::tables`) in the store.
 //!
 //! Only the leader answers, and only once it is ready: it has applied an entry of its own term, so it knows
@@ -23,6 +24,7 @@ mod key_index;
 mod key_locks;
 mod keyed;
 mod leading;
+mod queues;
 mod refusals;
 mod retention;
 mod retried;
@@ -32,12 +34,12 @@ mod timestamps;
 mod view;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 pub(crate) use jangada_log::Expectation;
@@ -47,7 +49,7 @@ use jangada_replication::{Group, Registry};
 use jangada_storage::Store;
 use jangada_types::{GroupId, LeaderEpoch, Offset, Reason, TopicConfig};
 use parking_lot::RwLock;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 pub(crate) use self::append::{Admitted, Appended};
 use self::append_time::AppendTimes;
@@ -64,6 +66,7 @@ use crate::disk;
 use crate::error::RequestError;
 use crate::metrics::{Metrics, TopicTraffic};
 use crate::pool::Pool;
+use crate::queues::QueueSpec;
 use crate::replica::{Driven, Driver, DriverShared, Front, Hosted, Kind, LEADER_RETRY, ReplicaName, SurroundingsCell};
 
 /// How long a linearizable read waits for its quorum.
@@ -126,6 +129,10 @@ pub(crate) struct Partition {
     /// The index of keys, while the topic has `key.index.enable`.
     key_index: KeptIndex,
     inflight: Arc<Inflight>,
+    /// The queues of the partition's topic, as the metadata has them.
+    queues: watch::Sender<Arc<[QueueSpec]>>,
+    /// This partition, for the task of its desk.
+    this: OnceLock<Weak<Self>>,
     traffic: Arc<TopicTraffic>,
     /// The monotonic time of the next warning about records that retention deletes at once.
     warn_of_old_at_ms: AtomicU64,
@@ -147,6 +154,8 @@ impl Partition {
             append_times: Mutex::new(AppendTimes::new()),
             key_index,
             inflight,
+            queues: watch::Sender::new(Arc::new([])),
+            this: OnceLock::new(),
             warn_of_old_at_ms: AtomicU64::new(0),
             shared,
         }
@@ -213,8 +222,9 @@ impl Partition {
 }
 
 impl Front for Partition {
-    /// Ends the index of keys, which writes to the store by itself.
+    /// Ends the desk of its queues, and the index of keys, which writes to the store by itself.
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        self.close_desk();
         let start = || start_index(&self.hosted.group, &self.view, &self.shared);
         Box::pin(self.key_index.keep(false, start))
     }
@@ -223,8 +233,13 @@ impl Front for Partition {
         self.driver.tick();
     }
 
+    fn hand_over(&self) {
+        self.hand_over_queues();
+    }
+
     fn refresh_leadership(&self) {
         self.driver.refresh_leadership();
+        self.refresh_desk();
     }
 }
 

@@ -40,6 +40,7 @@ impl Partition {
             bytes: batch.len(),
             began,
             refusal: Some(Box::new(refusal)),
+            reserved: None,
         })
     }
 }

@@ -49,7 +49,7 @@ impl Partition {
         Ok(room)
     }
 
-    fn full(&self, full: Full) -> RequestError {
+    pub(super) fn full(&self, full: Full) -> RequestError {
         let limit = self.shared.inflight_per_partition;
         let what = match full {
             Full::Connection { held } => format!(

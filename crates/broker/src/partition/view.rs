@@ -13,6 +13,7 @@ use jangada_types::{LogPosition, Offset};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
+use crate::queues::DeskCell;
 use crate::replica::Driven;
 
 /// Index rows kept in memory, so that reading at the end of the log asks neither the disk nor the writer.
@@ -26,6 +27,8 @@ pub(crate) struct View {
     recent: RwLock<VecDeque<IndexEntry>>,
     /// Bytes of log between checkpoints, from the topic's settings; read when applying, never part of the state.
     checkpoint_bytes: AtomicU64,
+    /// The leader's side of the partition's queues, while this replica leads and there are some.
+    pub desk: DeskCell,
 }
 
 impl View {
@@ -36,6 +39,7 @@ impl View {
             retained_bytes: AtomicU64::new(0),
             recent: RwLock::default(),
             checkpoint_bytes: AtomicU64::new(checkpoint_bytes),
+            desk: DeskCell::default(),
         }
     }
 
@@ -126,9 +130,12 @@ impl Publisher for PartitionPublisher {
     type Machine = PartitionState;
 
     fn apply(&mut self, at: LogPosition, command: PartitionCommand, effects: &mut Effects) -> PartitionReply {
-        let (reply, row) = self
-            .driven
-            .apply(at, &command, |state| state.fold(at, &command, effects));
+        let fold = |state: &mut PartitionState| {
+            let (reply, row) = state.fold(at, &command, effects);
+            self.view.desk.applied(at, state, &command, &reply);
+            (reply, row)
+        };
+        let (reply, row) = self.driven.apply(at, &command, fold);
         if let Some(row) = row {
             row.put_into(effects);
             self.unpublished.push(row);
@@ -143,13 +150,22 @@ impl Publisher for PartitionPublisher {
             let excess = recent.len().saturating_sub(RECENT_ROWS_MAX);
             recent.drain(..excess);
         }
-        let shown = |state: &PartitionState| (state.log_start(), state.next_offset(), state.retained_bytes());
-        let (log_start, next, retained_bytes) = self.driven.publish(shown);
+        let shown = |state: &PartitionState| {
+            let has_slots = state.slots().iter().len() > 0;
+            (
+                state.log_start(),
+                state.next_offset(),
+                state.retained_bytes(),
+                has_slots,
+            )
+        };
+        let (log_start, next, retained_bytes, has_slots) = self.driven.publish(shown);
         self.view.log_start.store(log_start.get(), Ordering::Release);
         self.view.retained_bytes.store(retained_bytes, Ordering::Relaxed);
         self.view
             .high_watermark
             .send_if_modified(|known| std::mem::replace(known, next) != next);
+        self.view.desk.published(has_slots);
     }
 
     fn snapshot(&self) -> Bytes {

@@ -15,7 +15,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_machine::{Due, DueOf, Leader, Now, Step, StepOf};
+use jangada_machine::{Due, DueOf, Leader, Now, Row, RowRange, Step, StepOf};
 use jangada_types::Rejection;
 
 use super::driven::{Driven, Led, State};
@@ -117,6 +117,17 @@ impl<L: Leader> Driver<L> {
         let confirmed = self.hosted.confirm_lead(READ_TIMEOUT).await;
         confirmed.map_err(|error| self.hosted.read_error(&error))?;
         Ok(self.driven.with_machine(read))
+    }
+
+    /// Reads rows as of all commands that are applied here by now at least.
+    pub async fn rows(&self, range: RowRange) -> Result<Vec<Row>, RequestError> {
+        let applied_next = self.driven.lock().applied_next;
+        self.driven.read(&self.hosted, range, applied_next).await
+    }
+
+    /// Reports that rows contradict the state, and gives the error for whoever asked.
+    pub fn damaged(&self, what: String) -> RequestError {
+        self.driven.damaged(&self.hosted, what)
     }
 
     /// Takes other surroundings, and does what is due by them.

@@ -93,6 +93,10 @@ pub(crate) trait Front: Any + Send + Sync {
     /// Does what is due, and says to [`super::Timers`] when to call it next. Must not wait.
     fn tick(&self) {}
 
+    /// The leadership is about to be handed over: whoever waits here is told, and nothing new begins that the next leader would have to
+    /// end. Must not wait.
+    fn hand_over(&self) {}
+
     /// Begins or ends the leader's side if this replica's leadership asks for it. Called often, for all replicas, when any
     /// leadership has changed. Must not wait.
     fn refresh_leadership(&self) {}

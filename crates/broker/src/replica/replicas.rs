@@ -104,6 +104,18 @@ impl Replicas {
         self.by_group.read().get(&group).map(|replica| replica.front.clone())
     }
 
+    /// The leadership of a group is about to be handed over.
+    pub fn about_to_hand_over(&self, group: GroupId) {
+        if let Some(front) = self.any_front(group) {
+            front.hand_over();
+        }
+    }
+
+    /// All leaderships are about to be handed over.
+    pub fn about_to_hand_over_all(&self) {
+        self.each_front(|_, front| front.hand_over());
+    }
+
     /// Shows all that are open here, without the lock.
     pub(super) fn each_front(&self, mut visit: impl FnMut(&Hosted, &dyn Front)) {
         let shown: Vec<_> = {

@@ -1,12 +1,14 @@
 //! A scrape of `GET /metrics`: the counters of [`crate::metrics`], and values that are read at that moment from the parts of the
 //! broker that own them.
 //!
-//! - [`broker`]: values of the broker and its cluster. [`replication`]: values of its replicas.
+//! - [`broker`]: values of the broker and its cluster. [`replication`]: values of its replicas. [`queues`]: what its queues have.
 
 mod broker;
+mod queues;
 mod replication;
 
 use self::broker::BrokerSample;
+use self::queues::QueueSample;
 use self::replication::CommitSamples;
 use crate::metrics::Form;
 use crate::node::Node;
@@ -28,6 +30,8 @@ impl Scrape {
         });
         let topics = node.metrics.topics.sample(kept);
         let broker = BrokerSample::take(node, &self.commits);
-        node.metrics.render(vec![Box::new(broker), Box::new(topics)], form)
+        let queues = QueueSample::take(&partitions, node.settings.metrics.topics_max as usize);
+        node.metrics
+            .render(vec![Box::new(broker), Box::new(topics), Box::new(queues)], form)
     }
 }

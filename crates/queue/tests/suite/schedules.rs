@@ -59,6 +59,7 @@ impl Clockwork {
         };
         let ops = QueueOps {
             term: 1,
+            ticket: 0,
             now_ms: 0,
             sections: vec![Section::Open {
                 queue: QueueId(1),
@@ -348,6 +349,7 @@ fn a_schedule_ends_and_is_gone_and_a_closed_queue_has_none() {
     let context = clockwork.context();
     let ops = QueueOps {
         term: 1,
+        ticket: 0,
         now_ms: 0,
         sections: vec![Section::Close { slot: SLOT }],
     };

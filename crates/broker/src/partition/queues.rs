@@ -1,0 +1,196 @@
+//! The queues whose messages are a partition's records: the desk that leads them here, and messages that are sent to them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jangada_queue::Marks;
+use jangada_types::batch::{BatchIter, Records};
+use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
+use jangada_types::{BatchBuilder, BatchHeader, Codec, Offset, Reason};
+
+use super::inflight::Full;
+use super::{Admitted, Expectation, Partition, Room, checkpoint_bytes};
+use crate::error::RequestError;
+use crate::queues::{Desk, DeskTask, QueueSpec};
+use crate::replica::LEADER_RETRY;
+
+/// Bytes of batches that may be on their way through the quorum of a partition whose queues have consumers: a command of the queues waits
+/// behind them.
+const BESIDE_CONSUMERS_MAX: usize = 4 << 20;
+
+#[allow(dead_code, reason = "the service that calls a desk is the next step")]
+impl Partition {
+    /// Takes the queues of the partition's topic, as the metadata has them.
+    pub fn set_queues(self: &Arc<Self>, queues: Arc<[QueueSpec]>) {
+        let _ = self.this.set(Arc::downgrade(self));
+        let is_new = self.queues.send_if_modified(|known| {
+            let is_new = *known != queues;
+            *known = queues;
+            is_new
+        });
+        if is_new {
+            self.refresh_desk();
+        }
+    }
+
+    /// The desk of the partition's queues.
+    ///
+    /// # Errors
+    /// The partition is not led here, or has no queue.
+    pub fn desk(&self) -> Result<Arc<Desk>, RequestError> {
+        self.hosted.leader_epoch()?;
+        if let Some(desk) = self.view.desk.get().filter(|desk| !desk.has_ended()) {
+            return Ok(desk);
+        }
+        self.refresh_desk();
+        self.view.desk.get().filter(|desk| !desk.has_ended()).ok_or_else(|| {
+            if self.queues.borrow().is_empty() {
+                let message = format!(
+                    "{}: no queue has its messages here, as far as this broker knows",
+                    self.hosted.title
+                );
+                return RequestError::new(Reason::NotReady, message).retry_after(LEADER_RETRY);
+            }
+            self.hosted.not_leader()
+        })
+    }
+
+    /// Begins or ends the desk if this replica's leadership asks for it.
+    pub(crate) fn refresh_desk(&self) {
+        let cell = &self.view.desk;
+        let is_wanted = !self.queues.borrow().is_empty() || cell.has_slots();
+        let Some(this) = self.this.get().filter(|_| is_wanted || cell.is_there()) else {
+            return;
+        };
+        // Under the lock: so the engine is told of every command that is not in the state from which it begins.
+        let begun = self.driver.with_machine(|state| {
+            let status = self.hosted.group.status();
+            let is_led = status.ready && !self.hosted.check_quorum.is_lost();
+            if let Some(desk) = cell.get() {
+                if is_wanted && is_led && desk.term == status.term && !desk.has_ended() {
+                    return None;
+                }
+                desk.end();
+                cell.set(None);
+            }
+            if !is_wanted || !is_led {
+                return None;
+            }
+            let (driver, hosted) = (self.driver.clone(), self.hosted.clone());
+            let timers = self.shared.driving.timers.clone();
+            let desk = Arc::new(Desk::begin(status.term, state, driver, hosted, timers));
+            cell.set(Some(desk.clone()));
+            Some(desk)
+        });
+        if let Some(desk) = begun {
+            let task = DeskTask {
+                desk,
+                partition: this.clone(),
+                specs: self.queues.subscribe(),
+                high_watermark: self.view.watch_high_watermark(),
+            };
+            tokio::spawn(task.run());
+        }
+    }
+
+    /// The replica is closed.
+    pub(super) fn close_desk(&self) {
+        self.driver.with_machine(|_| {
+            if let Some(desk) = self.view.desk.get() {
+                desk.end();
+                self.view.desk.set(None);
+            }
+        });
+    }
+
+    /// Leadership is about to go to another broker: the queues hand nothing out any more, and their consumers are told.
+    pub fn hand_over_queues(&self) {
+        if let Some(desk) = self.view.desk.get() {
+            desk.hand_over();
+        }
+    }
+
+    /// Like [`Partition::admit`], for messages of a queue: with what is said of them beside the records, if anything is.
+    ///
+    /// # Errors
+    /// QUEUE_FULL, and those of a batch.
+    pub async fn admit_messages(
+        &self,
+        batch: Bytes,
+        marks: Option<Marks>,
+        room: Room,
+    ) -> Result<Admitted, RequestError> {
+        let header = BatchHeader::parse(&batch).map_err(|error| self.refuse(error.into()))?;
+        let count = u64::try_from(header.record_count).unwrap_or(0);
+        if let Some(marks) = &marks
+            && marks.0.len() as u64 != count
+        {
+            let message = format!("{}: {} marks for {count} messages", self.hosted.title, marks.0.len());
+            return Err(RequestError::new(Reason::Internal, message));
+        }
+        let reserved = match self.view.desk.get() {
+            Some(desk) => desk.reserve(count, batch.len() as u64)?,
+            None => None,
+        };
+        let marks = marks.filter(|marks| !marks.is_empty());
+        let mut admitted = self.admit_marked(batch, Expectation::default(), room, marks).await?;
+        admitted.reserved = reserved;
+        Ok(admitted)
+    }
+
+    /// Refuses a batch when others that are on their way would hold up the small commands of a queue whose consumers wait here. A batch
+    /// that has the way for itself may be of any size.
+    pub(super) fn check_queue_share(&self, bytes: usize) -> Result<(), RequestError> {
+        let Some(desk) = self.view.desk.get() else {
+            return Ok(());
+        };
+        let others = self.inflight.used().saturating_sub(bytes);
+        match others > BESIDE_CONSUMERS_MAX && desk.has_consumers() {
+            true => Err(self.full(Full::Partition)),
+            false => Ok(()),
+        }
+    }
+
+    /// A batch of these records as they are, in ascending order: as many as have `bytes_max`, but one at least. Says how many they are.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub async fn messages_again(&self, offsets: &[u64], bytes_max: usize) -> Result<(Bytes, usize), RequestError> {
+        let mut builder = BatchBuilder::new(Codec::None);
+        let mut left = offsets;
+        while let [first, ..] = left {
+            let at = Offset(i64::try_from(*first).unwrap_or(i64::MAX));
+            let (batches, next) = self.read_for_queues(at, bytes_max).await?;
+            for batch in BatchIter::new(batches) {
+                let (_, batch) = batch.map_err(|error| self.undecodable(&error))?;
+                for record in Records::new(&batch, DECOMPRESSED_BYTES_MAX).map_err(|error| self.undecodable(&error))? {
+                    let record = record.map_err(|error| self.undecodable(&error))?;
+                    let [first, rest @ ..] = left else { break };
+                    if record.offset.get().unsigned_abs() != *first {
+                        continue;
+                    }
+                    builder
+                        .append_record(&record)
+                        .map_err(|error| self.undecodable(&error))?;
+                    left = rest;
+                    if builder.estimated_size() >= bytes_max {
+                        let count = builder.len();
+                        return Ok((builder.build(), count));
+                    }
+                }
+            }
+            let is_passed = |first: &u64| *first < next.get().unsigned_abs();
+            if left.first().is_some_and(is_passed) {
+                let message = format!("{}: message {} cannot be found in the log", self.hosted.title, left[0]);
+                return Err(RequestError::new(Reason::Internal, message));
+            }
+        }
+        let count = builder.len();
+        Ok((builder.build(), count))
+    }
+
+    /// What a cut of the log frees at once, bytes.
+    pub fn log_part_bytes(&self) -> u64 {
+        checkpoint_bytes(&self.config())
+    }
+}

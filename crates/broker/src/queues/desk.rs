@@ -1,0 +1,577 @@
+//! The queues of one partition that is led here, for one term: what the services call, and the engine that they share with the
+//! task and with whoever applies commands.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use jangada_log::{Leader, PartitionState};
+use jangada_queue::engine::{
+    Answer, ConsumerId, Delivered, Full, Input, Limit, RequestId, SettleItem, Settled, SlotCounts,
+};
+use jangada_queue::{
+    AttemptId, DoneCause, Engine, LeaseId, MessageState as SlotState, QueueId, Runs, Section, SectionReply, SessionId,
+    SlotId, SlotKind,
+};
+use jangada_types::Reason;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::attached::{Attached, AttachedEvent};
+use super::peek::{Found, MessageState, look};
+use super::spec::QueueSpec;
+use crate::error::RequestError;
+use crate::replica::{Driver, Hosted, LEADER_RETRY, Timers};
+
+/// Requests that wait for one desk at once: more are told to come again.
+const REQUESTS_MAX: usize = 10_000;
+/// Streams of one desk at once.
+const STREAMS_MAX: usize = 10_000;
+/// Events that a stream has not taken yet. Each has as many messages as the stream had credit for; beyond it they are given back.
+const EVENTS_MAX: usize = 1_024;
+/// Inputs that the task has not taken yet. What gives something back is taken beyond it, too.
+const INPUTS_MAX: usize = 65_536;
+/// When whoever found no place should try again.
+const BUSY_RETRY: Duration = Duration::from_millis(100);
+
+/// A receive, as its client asks for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReceiveArgs {
+    pub session: SessionId,
+    pub attempt: AttemptId,
+    /// At most so many.
+    pub messages: u32,
+    /// How long it has them, milliseconds.
+    pub lease_ms: u64,
+    /// How long it waits for the first, milliseconds.
+    pub wait_ms: u64,
+}
+
+/// What an administrator does to a queue in one partition.
+#[derive(Clone, Debug)]
+pub(crate) enum Administer {
+    /// All below an offset is done, whatever it was; none: all that is there.
+    Purge { to: Option<u64> },
+    /// Begin anew at another offset.
+    Seek { to: u64 },
+    /// Dead messages go out again.
+    Redrive(Runs),
+    /// Dead messages are done.
+    PurgeDead(Runs),
+    /// Messages that nobody has are taken out.
+    Cancel(Runs),
+}
+
+/// What the services and the task of a desk share.
+pub(crate) struct Desk {
+    pub term: u64,
+    pub(super) hosted: Arc<Hosted>,
+    pub(super) driver: Driver<Leader>,
+    pub(super) timers: Arc<Timers>,
+    pub(super) engine: Mutex<Engine>,
+    pub(super) inputs: Mutex<Vec<Input>>,
+    answers: Mutex<BTreeMap<RequestId, Asked>>,
+    streams: Mutex<BTreeMap<ConsumerId, (SlotId, mpsc::Sender<AttachedEvent>)>>,
+    /// The queues that have a slot here.
+    slots: RwLock<BTreeMap<QueueId, (SlotId, QueueSpec)>>,
+    last_id: AtomicU64,
+    /// Bytes of the commands that were proposed.
+    pub(super) command_bytes: AtomicU64,
+    wake: Notify,
+    hands_over: AtomicBool,
+    has_ended: AtomicBool,
+}
+
+/// A request that is not answered yet.
+struct Asked {
+    answer: oneshot::Sender<Answer>,
+    /// It asks for messages of this slot.
+    receives_of: Option<SlotId>,
+}
+
+/// Messages on their way into a queue. The engine counts them until this is dropped.
+pub(crate) struct Reserved {
+    desk: Arc<Desk>,
+    slot: SlotId,
+    messages: u64,
+    bytes: u64,
+    /// They are in the log.
+    pub is_appended: bool,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.desk.put(Input::Sent {
+            slot: self.slot,
+            messages: self.messages,
+            bytes: self.bytes,
+            is_appended: self.is_appended,
+        });
+    }
+}
+
+impl Desk {
+    /// The desk of a term. To be called under the lock of the partition's state.
+    pub fn begin(
+        term: u64,
+        state: &PartitionState,
+        driver: Driver<Leader>,
+        hosted: Arc<Hosted>,
+        timers: Arc<Timers>,
+    ) -> Self {
+        let mut engine = Engine::begin(term, state.slots());
+        // An earlier desk of the term has numbered its commands from an earlier time on.
+        engine.count_from(timers.now().wall_ms << 16);
+        Self {
+            term,
+            hosted,
+            driver,
+            timers,
+            engine: Mutex::new(engine),
+            inputs: Mutex::default(),
+            answers: Mutex::default(),
+            streams: Mutex::default(),
+            slots: RwLock::default(),
+            last_id: AtomicU64::new(0),
+            command_bytes: AtomicU64::new(0),
+            wake: Notify::new(),
+            hands_over: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
+        }
+    }
+
+    /// Asks once for messages. When the future is dropped, nothing is granted any more, and what was is given back.
+    pub async fn receive(&self, queue: QueueId, receive: ReceiveArgs) -> Result<Vec<Delivered>, RequestError> {
+        let slot = self.slot(queue)?;
+        let mut waiting = self.ask(Some(slot))?;
+        let request = waiting.request;
+        let ReceiveArgs {
+            session,
+            attempt,
+            messages,
+            lease_ms,
+            wait_ms,
+        } = receive;
+        self.put(Input::Receive {
+            request,
+            slot,
+            session,
+            attempt,
+            messages,
+            lease_ms,
+            wait_ms,
+        });
+        match waiting.answer().await {
+            Ok(Answer::Received(messages)) => Ok(messages),
+            Ok(Answer::UnknownSlot) => Err(self.unknown_queue(queue)),
+            Ok(Answer::Superseded) => {
+                let message = format!(
+                    "{}: the receive was sent again, and is answered there",
+                    self.hosted.title
+                );
+                Err(RequestError::new(Reason::InvalidRequest, message))
+            }
+            Ok(other) => Err(self.moved_or(&other)),
+            Err(_) => Err(self.gone()),
+        }
+    }
+
+    /// Messages that were received could not be handed on: nobody saw them.
+    pub fn undelivered(&self, queue: QueueId, messages: Vec<(u64, LeaseId)>) {
+        if let Ok(slot) = self.slot(queue) {
+            self.put(Input::Undelivered { slot, messages });
+        }
+    }
+
+    /// Settles messages that were handed out: what became of each, in their order.
+    pub async fn settle(&self, queue: QueueId, items: Vec<SettleItem>) -> Result<Vec<Settled>, RequestError> {
+        let slot = self.slot(queue)?;
+        let mut waiting = self.ask(None)?;
+        let request = waiting.request;
+        self.put(Input::Settle { request, slot, items });
+        match waiting.answer().await {
+            Ok(Answer::Settled(settled)) => Ok(settled),
+            Ok(Answer::UnknownSlot) => Err(self.unknown_queue(queue)),
+            Ok(other) => Err(self.moved_or(&other).unknown()),
+            Err(_) => Err(self.gone().unknown()),
+        }
+    }
+
+    /// Takes messages out that nobody has. Of those that stay: whether they are done already.
+    pub async fn cancel(&self, queue: QueueId, offsets: &[u64]) -> Result<BTreeMap<u64, bool>, RequestError> {
+        let messages: Runs = offsets.iter().copied().collect();
+        let refused = match self.administer(queue, Administer::Cancel(messages)).await? {
+            SectionReply::Taken { refused } => refused,
+            SectionReply::Refused(_) | SectionReply::Opened(_) => return Err(self.unknown_queue(queue)),
+        };
+        let slot = self.slot(queue)?;
+        let judged = self.with_state(|state| {
+            let end = state.next_offset().get().unsigned_abs();
+            let slot = state.slots().slot(slot)?;
+            let is_done = |offset| matches!(slot.state(offset, end), SlotState::Done);
+            Some(refused.offsets().map(|offset| (offset, is_done(offset))).collect())
+        });
+        judged.ok_or_else(|| self.unknown_queue(queue))
+    }
+
+    /// Does what an administrator asks for.
+    pub async fn administer(&self, queue: QueueId, what: Administer) -> Result<SectionReply, RequestError> {
+        let slot = self.slot(queue)?;
+        let section = match what {
+            Administer::Purge { to } => Section::Purge {
+                slot,
+                to: to.unwrap_or(u64::MAX >> 1),
+            },
+            Administer::Seek { to } => Section::Seek { slot, to },
+            Administer::Redrive(messages) => Section::Redrive { slot, messages },
+            Administer::PurgeDead(messages) => Section::Done {
+                slot,
+                cause: DoneCause::Purged,
+                messages,
+            },
+            Administer::Cancel(messages) => Section::Done {
+                slot,
+                cause: DoneCause::Cancelled,
+                messages,
+            },
+        };
+        let mut waiting = self.ask(None)?;
+        let request = waiting.request;
+        self.put(Input::Administer { request, section });
+        match waiting.answer().await {
+            Ok(Answer::Administered(reply)) => Ok(reply),
+            Ok(other) => Err(self.moved_or(&other).unknown()),
+            Err(_) => Err(self.gone().unknown()),
+        }
+    }
+
+    /// Shows messages from an offset on, in one of the states; none given: in any.
+    pub async fn peek(
+        &self,
+        queue: QueueId,
+        from: u64,
+        states: &[MessageState],
+        limit: usize,
+    ) -> Result<Found, RequestError> {
+        let id = self.slot(queue)?;
+        let mut found = Found {
+            messages: Vec::new(),
+            next: Some(from),
+        };
+        while let Some(next) = found.next.filter(|_| found.messages.len() < limit) {
+            let left = limit - found.messages.len();
+            let more = self.with_state(|state| {
+                let end = state.next_offset().get().unsigned_abs();
+                let slot = state.slots().slot(id)?;
+                Some(look(slot, end, next, states, left))
+            });
+            let more = more.ok_or_else(|| self.unknown_queue(queue))?;
+            found.messages.extend(more.messages);
+            found.next = more.next;
+            // Nobody else waits for a long look.
+            tokio::task::yield_now().await;
+        }
+        Ok(found)
+    }
+
+    /// A consumer's stream begins. Without credit it gets nothing but what its session has already and does not hold.
+    pub fn attach(
+        self: &Arc<Self>,
+        queue: QueueId,
+        session: SessionId,
+        lease_ms: u64,
+        holds: Vec<(u64, LeaseId)>,
+    ) -> Result<Attached, RequestError> {
+        let slot = self.slot(queue)?;
+        let consumer = ConsumerId(self.next_id());
+        let (tells, events) = mpsc::channel(EVENTS_MAX);
+        {
+            let mut streams = self.streams.lock();
+            if streams.len() >= STREAMS_MAX {
+                return Err(self.busy("consumers", STREAMS_MAX));
+            }
+            if self.has_ended() {
+                return Err(self.gone());
+            }
+            streams.insert(consumer, (slot, tells));
+        }
+        self.put(Input::Attach {
+            consumer,
+            slot,
+            session,
+            lease_ms,
+            holds,
+        });
+        Ok(Attached::new(self.clone(), (consumer, slot), events))
+    }
+
+    /// What a queue has here, by state.
+    pub fn counts(&self, queue: QueueId) -> Option<SlotCounts> {
+        let id = self.slots.read().get(&queue)?.0;
+        self.with_state(|state| {
+            let end = state.next_offset().get().unsigned_abs();
+            self.engine.lock().counts(state.slots(), end, id)
+        })
+    }
+
+    /// Somebody has a stream here, or waits for an answer.
+    pub fn has_consumers(&self) -> bool {
+        !self.streams.lock().is_empty() || !self.answers.lock().is_empty()
+    }
+
+    /// The queues that have a slot here.
+    pub fn queues(&self) -> Vec<QueueSpec> {
+        self.slots.read().values().map(|(_, spec)| spec.clone()).collect()
+    }
+
+    /// Asks whether the queue whose log this is takes messages.
+    ///
+    /// # Errors
+    /// QUEUE_FULL.
+    pub fn reserve(self: &Arc<Self>, messages: u64, bytes: u64) -> Result<Option<Reserved>, RequestError> {
+        let owned = {
+            let slots = self.slots.read();
+            let mut owned = slots.values().filter(|(_, spec)| spec.kind == SlotKind::Owned);
+            owned.next().map(|(slot, spec)| (*slot, spec.name.clone()))
+        };
+        let Some((slot, name)) = owned else {
+            return Ok(None);
+        };
+        let admitted = self.with_state(|state| {
+            let end = state.next_offset().get().unsigned_abs();
+            self.engine.lock().admits(state.slots(), end, slot, messages, bytes)
+        });
+        match admitted {
+            Ok(()) => Ok(Some(Reserved {
+                desk: self.clone(),
+                slot,
+                messages,
+                bytes,
+                is_appended: false,
+            })),
+            Err(full) => Err(self.full(&name, &full)),
+        }
+    }
+
+    fn full(&self, name: &str, full: &Full) -> RequestError {
+        let (setting, of) = match full.limit {
+            Limit::Messages => ("queue.max.messages", "messages"),
+            Limit::Bytes => ("queue.max.bytes", "bytes"),
+        };
+        let Full { most, actual, .. } = full;
+        let message = format!(
+            "{}: queue {name:?} has {actual} {of} here, and may have {most} ({setting}, an equal part for each partition): try again when \
+             consumers have acknowledged some",
+            self.hosted.title
+        );
+        RequestError::new(Reason::QueueFull, message)
+            .with("limit", most)
+            .with("actual", actual)
+            .retry_after(BUSY_RETRY)
+    }
+
+    /// Leadership is about to go to another broker: nothing is granted any more, and consumers are told.
+    pub fn hand_over(&self) {
+        self.hands_over.store(true, Ordering::Release);
+        self.put(Input::HandOver);
+    }
+
+    pub(super) fn is_handing_over(&self) -> bool {
+        self.hands_over.load(Ordering::Acquire)
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire)
+    }
+
+    /// Whoever waits is told that the partition is not led here.
+    pub fn end(&self) {
+        self.has_ended.store(true, Ordering::Release);
+        self.answers.lock().clear();
+        self.streams.lock().clear();
+        self.inputs.lock().clear();
+        self.wake.notify_one();
+    }
+
+    pub(super) fn with_state<T>(&self, read: impl FnOnce(&PartitionState) -> T) -> T {
+        self.driver.with_machine(read)
+    }
+
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    pub(super) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Takes the queues that have a slot here.
+    pub(super) fn set_slots(&self, slots: BTreeMap<QueueId, (SlotId, QueueSpec)>) {
+        *self.slots.write() = slots;
+    }
+
+    pub(super) fn next_id(&self) -> u64 {
+        self.last_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Hands an input to the task.
+    pub(super) fn put(&self, input: Input) {
+        if self.has_ended() {
+            return;
+        }
+        self.inputs.lock().push(input);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn detach(&self, consumer: ConsumerId, orderly: bool) {
+        if self.streams.lock().remove(&consumer).is_some() {
+            self.put(Input::Detach { consumer, orderly });
+        }
+    }
+
+    pub(super) fn tell_stream(&self, consumer: ConsumerId, event: AttachedEvent) {
+        let mut streams = self.streams.lock();
+        let Some((slot, stream)) = streams.get(&consumer) else {
+            return;
+        };
+        let (slot, sent) = (*slot, stream.try_send(event));
+        match sent {
+            Ok(()) => {}
+            // It does not listen, or not any more.
+            Err(TrySendError::Full(event) | TrySendError::Closed(event)) => match event {
+                AttachedEvent::Deliveries(messages) => {
+                    let messages = messages.iter().map(|message| (message.offset, message.lease)).collect();
+                    self.put(Input::Undelivered { slot, messages });
+                }
+                AttachedEvent::Moved | AttachedEvent::Ended => drop(streams.remove(&consumer)),
+            },
+        }
+    }
+
+    /// Answers a request. Messages that nobody waits for any more are given back.
+    pub(super) fn answer(&self, request: RequestId, answer: Answer) {
+        let Some(asked) = self.answers.lock().remove(&request) else {
+            return;
+        };
+        if let (Err(Answer::Received(messages)), Some(slot)) = (asked.answer.send(answer), asked.receives_of) {
+            let messages = messages.iter().map(|message| (message.offset, message.lease)).collect();
+            self.put(Input::Undelivered { slot, messages });
+        }
+    }
+
+    /// Forgets receives that were cancelled.
+    pub(super) fn forget(&self, cancelled: &[RequestId]) {
+        let mut answers = self.answers.lock();
+        for request in cancelled {
+            answers.remove(request);
+        }
+    }
+
+    pub(super) fn slot(&self, queue: QueueId) -> Result<SlotId, RequestError> {
+        if let Some((slot, _)) = self.slots.read().get(&queue) {
+            return Ok(*slot);
+        }
+        let message = format!(
+            "{}: the queue is not open here yet: try again after a moment",
+            self.hosted.title
+        );
+        Err(RequestError::new(Reason::NotReady, message).retry_after(LEADER_RETRY))
+    }
+
+    fn ask(&self, receives_of: Option<SlotId>) -> Result<Waiting<'_>, RequestError> {
+        let request = RequestId(self.next_id());
+        let (sender, answer) = oneshot::channel();
+        let mut answers = self.answers.lock();
+        if answers.len() >= REQUESTS_MAX {
+            return Err(self.busy("requests", REQUESTS_MAX));
+        }
+        if self.inputs.lock().len() >= INPUTS_MAX {
+            return Err(self.busy("requests", INPUTS_MAX));
+        }
+        if self.has_ended() {
+            return Err(self.gone());
+        }
+        let asked = Asked {
+            answer: sender,
+            receives_of,
+        };
+        answers.insert(request, asked);
+        Ok(Waiting {
+            desk: self,
+            request,
+            answer,
+            receives_of,
+            is_over: false,
+        })
+    }
+
+    fn busy(&self, what: &str, limit: usize) -> RequestError {
+        let message = format!("{}: {limit} {what} wait here for messages already", self.hosted.title);
+        RequestError::new(Reason::PartitionBusy, message)
+            .with("limit", limit)
+            .retry_after(BUSY_RETRY)
+    }
+
+    /// The partition is not led here any more.
+    fn gone(&self) -> RequestError {
+        self.hosted.not_leader()
+    }
+
+    fn moved_or(&self, answer: &Answer) -> RequestError {
+        match answer {
+            Answer::Moved => {
+                let message = format!("{}: its leadership goes to another broker", self.hosted.title);
+                RequestError::new(Reason::LeaderNotAvailable, message).retry_after(LEADER_RETRY)
+            }
+            other => RequestError::new(
+                Reason::Internal,
+                format!("{}: an answer to something else: {other:?}", self.hosted.title),
+            ),
+        }
+    }
+
+    fn unknown_queue(&self, queue: QueueId) -> RequestError {
+        let message = format!("{}: queue {queue} is not there any more", self.hosted.title);
+        RequestError::new(Reason::UnknownQueue, message)
+    }
+}
+
+/// A request that waits for its answer. Dropped before, it is not answered any more.
+struct Waiting<'a> {
+    desk: &'a Desk,
+    request: RequestId,
+    answer: oneshot::Receiver<Answer>,
+    /// It asks for messages of this slot.
+    receives_of: Option<SlotId>,
+    is_over: bool,
+}
+
+impl Waiting<'_> {
+    async fn answer(&mut self) -> Result<Answer, oneshot::error::RecvError> {
+        let answer = (&mut self.answer).await;
+        self.is_over = true;
+        answer
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let request = self.request;
+        self.answer.close();
+        let Some(slot) = self.receives_of else {
+            self.desk.forget(&[request]);
+            return;
+        };
+        // The task forgets it when it has carried out what was decided before.
+        self.desk.put(Input::CancelReceive { request });
+        if let Ok(Answer::Received(messages)) = self.answer.try_recv() {
+            let messages = messages.iter().map(|message| (message.offset, message.lease)).collect();
+            self.desk.put(Input::Undelivered { slot, messages });
+        }
+    }
+}

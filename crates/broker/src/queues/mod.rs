@@ -1,0 +1,43 @@
+//! Work queues on this broker: the leader's engine of a partition's queues (`jangada_queue`), with the task that carries out what it
+//! decides.
+//!
+//! ```text
+//!   services --> Desk --inputs--> task: Engine::step, under the partition's lock --> commands, look-ups of rows
+//!      ^                            ^                                                       |
+//!      |  answers, deliveries       |  noted where it is applied, in the log's order        v
+//!      +-------- task <-------------+--------------- PartitionPublisher <---------- the partition's log
+//! ```
+//!
+//! - [`Desk`]: the queues of one partition that is led here, for one term; what the services call. [`Attached`]: a consumer's stream.
+//! - [`DeskCell`]: where a partition's desk is, if it has one; a partition without queues pays one load of a flag for each command.
+//! - `noting`: what the engine is told where it is applied. `task`: the task of a desk. `slots`: which queues have a slot. `look_up`: rows of the engine's tables. `carrying`: what is appended
+//!   again, so that a message that is stuck holds no disk.
+//! - [`QueueSpec`]: a queue as the metadata has it, for one partition.
+//!
+//! A desk begins when its replica is ready in a term, and ends with the lead, or when the outcome of one of its commands is not known.
+//! Whoever waits for it then is told that the partition is not led here.
+//!
+//! The engine is told of a command under the lock under which it is applied, so it never sees slots with changes that it does not know.
+//! The locks are taken in one order: the partition's state, the cell, the engine.
+
+#![allow(dead_code, unused_imports, reason = "the service that calls a desk is the next step")]
+
+mod attached;
+mod carrying;
+mod cell;
+mod desk;
+mod look_up;
+mod noting;
+mod peek;
+mod slots;
+mod spec;
+mod task;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use self::attached::{Attached, AttachedEvent};
+pub(crate) use self::cell::DeskCell;
+pub(crate) use self::desk::{Administer, Desk, ReceiveArgs, Reserved};
+pub(crate) use self::peek::{Found, MessageState, Peeked};
+pub(crate) use self::spec::QueueSpec;
+pub(crate) use self::task::DeskTask;
