@@ -137,6 +137,10 @@ impl Clockwork {
         context.at.term = term;
         self.slots.judge_fire(&context, fire)?;
         self.slots.fired(fire);
+        assert!(
+            self.slots.judge_fire(&context, fire).is_err(),
+            "the same entry again has no effect"
+        );
         let fired = Fired {
             version: fire.version,
             at_ms: fire.at_ms,
