@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use jangada_client::{ClientError, NewQueue, NewTopic, OffsetAt, QueueSummary, Reason};
+use jangada_client::{ClientError, NewQueue, NewTopic, OffsetAt, QueueDescription, QueueSummary, Reason};
 use jangada_proto::v1::create_queue_request::Start;
 use jangada_proto::v1::log_service_client::LogServiceClient;
 use jangada_proto::v1::queue_admin_service_client::QueueAdminServiceClient;
@@ -38,6 +38,20 @@ fn assert_refused<T: std::fmt::Debug>(answer: Result<T, ClientError>, expected: 
     for name in named {
         assert!(text.contains(name), "{expected} does not name {name:?}: {text}");
     }
+}
+
+/// A queue as soon as a broker describes it so. Any broker may answer, and it may not have heard of the last change yet.
+async fn described_as(cluster: &Cluster, name: &str, is_so: impl Fn(&QueueDescription) -> bool) -> QueueDescription {
+    eventually(&format!("{name} is described so"), WAIT, || async {
+        let described = cluster.admin().await.describe_queue(name).await.ok()?;
+        is_so(&described).then_some(described)
+    })
+    .await
+}
+
+fn set_keys(described: &QueueDescription) -> Vec<(&str, &str)> {
+    let set = described.config.iter().filter(|entry| entry.is_set);
+    set.map(|entry| (entry.key.as_str(), entry.value.as_str())).collect()
 }
 
 async fn queues(cluster: &Cluster) -> Vec<QueueSummary> {
@@ -100,24 +114,21 @@ async fn an_owned_queue(cluster: &Cluster) {
         .await
         .expect("it is altered");
     admin.pause_queue("jobs", true).await.expect("it is paused");
-    let described = admin.describe_queue("jobs").await.expect("it exists");
-    assert!(described.queue.is_paused);
-    let set: Vec<_> = described.config.iter().filter(|entry| entry.is_set).collect();
-    let set: Vec<_> = set
-        .iter()
-        .map(|entry| (entry.key.as_str(), entry.value.as_str()))
-        .collect();
-    assert_eq!(
-        set,
-        [
-            ("queue.paused", "true"),
-            ("queue.order", "key"),
-            ("queue.message.max.bytes", "2048")
-        ]
-    );
+    let expected = [
+        ("queue.paused", "true"),
+        ("queue.order", "key"),
+        ("queue.message.max.bytes", "2048"),
+    ];
+    described_as(cluster, "jobs", |found| {
+        found.queue.is_paused && set_keys(found) == expected
+    })
+    .await;
     admin.pause_queue("jobs", false).await.expect("it goes on");
     admin.pause_queue("jobs", false).await.expect("and once more");
-    assert!(!admin.describe_queue("jobs").await.expect("it exists").queue.is_paused);
+    described_as(cluster, "jobs", |found| {
+        !found.queue.is_paused && set_keys(found) == expected[1..]
+    })
+    .await;
 }
 
 async fn a_queue_that_reads_a_topic(cluster: &Cluster) {
@@ -396,24 +407,17 @@ async fn the_command_line(cluster: &Cluster) {
         .await
         .expect(0)
         .names(&["queue mail is paused", "resume"]);
-    let described = run(&["describe", "mail", "-o", "json"]).await.expect(0).json();
-    assert_eq!(described["is_paused"], json!(true));
-    let set: Vec<_> = described["config"]
-        .as_array()
-        .expect("a list")
-        .iter()
-        .filter(|entry| entry["is_set"] == json!(true))
-        .collect();
-    let set: Vec<_> = set
-        .iter()
-        .map(|entry| (entry["key"].clone(), entry["value"].clone()))
-        .collect();
-    assert_eq!(
-        set,
-        [
-            (json!("queue.attempts.max"), json!("none")),
-            (json!("queue.paused"), json!("true"))
-        ]
+    let expected = [("queue.attempts.max", "none"), ("queue.paused", "true")];
+    described_as(cluster, "mail", |found| set_keys(found) == expected).await;
+    let json = eventually("the pause is shown", WAIT, || async {
+        let json = run(&["describe", "mail", "-o", "json"]).await.expect(0).json();
+        (json["is_paused"] == json!(true)).then_some(json)
+    });
+    let entries = json.await["config"].as_array().cloned().unwrap_or_default();
+    assert!(
+        entries
+            .iter()
+            .any(|entry| entry["key"] == "queue.paused" && entry["is_set"] == json!(true))
     );
     run(&["resume", "mail"])
         .await
@@ -435,17 +439,18 @@ async fn the_command_line(cluster: &Cluster) {
         .names(&["deleted queue mail"]);
     run(&["rm", "audit", "--yes"]).await.expect(0);
     run(&["rm", "audit", "--yes"]).await.expect(1).names(&["audit"]);
-    let remaining: Vec<_> = queues(cluster).await.into_iter().map(|queue| queue.name).collect();
-    assert_eq!(remaining, ["billing", "jobs"]);
+    eventually("every broker asked knows that two are gone", WAIT, || async {
+        let remaining = queues(cluster).await.into_iter().map(|queue| queue.name);
+        (remaining.collect::<Vec<_>>() == ["billing", "jobs"]).then_some(())
+    })
+    .await;
     // Their topics: one was the queue's own.
-    let topics = cluster
-        .admin()
-        .await
-        .describe_partitions(None)
-        .await
-        .expect("a broker answers");
-    assert!(topics.iter().all(|partition| partition.topic != "mail"), "{topics:?}");
-    assert!(topics.iter().any(|partition| partition.topic == TOPIC), "{topics:?}");
+    eventually("the queue's own topic is gone", WAIT, || async {
+        let partitions = cluster.admin().await.describe_partitions(None).await.ok()?;
+        let has = |topic: &str| partitions.iter().any(|partition| partition.topic == topic);
+        (!has("mail") && has(TOPIC)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
