@@ -140,7 +140,7 @@ pub enum PartitionCommand {
     },
     /// Append messages of queues again, whose old places are done then.
     Carry {
-        /// The messages.
+        /// The messages that are appended again, with their marks.
         carry: Carry,
         /// Their records, as they were.
         batch: Bytes,

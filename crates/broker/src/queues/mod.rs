@@ -10,8 +10,8 @@
 //!
 //! - [`Desk`]: the queues of one partition that is led here, for one term; what the services call. [`Attached`]: a consumer's stream.
 //! - [`DeskCell`]: where a partition's desk is, if it has one; a partition without queues pays one load of a flag for each command.
-//! - `noting`: what the engine is told where it is applied. `task`: the task of a desk. `slots`: which queues have a slot. `look_up`: rows of the engine's tables. `carrying`: what is appended
-//!   again, so that a message that is stuck holds no disk.
+//! - `noting`: what the engine is told where it is applied. `task`: the task of a desk. `slots`: which queues have a slot.
+//! - `look_up`: rows of the engine's tables. `carrying`: what is appended again, so that a message that is stuck holds no disk.
 //! - [`QueueSpec`]: a queue as the metadata has it, for one partition.
 //!
 //! A desk begins when its replica is ready in a term, and ends with the lead, or when the outcome of one of its commands is not known.

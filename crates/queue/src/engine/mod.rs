@@ -14,7 +14,8 @@
 //! what is to change goes through the log, and comes back by [`Input::Applied`].
 //!
 //! - [`Policy`]: the settings of a queue. [`Input`], [`Output`]: what comes in and what goes out.
-//! - `step`: the engine, and what each input does. `pump`: what is due, and the next command. `applied`: what became of one.
+//! - `step`: the engine, and what each input does. `noted`: what it is told where it is applied.
+//! - `pump`: what is due, and the next command. `applied`: what became of one.
 //! - `settle`: what consumers say of messages. `rows`: what was looked up, and what was carried.
 //! - `carry`: what is appended again, so that a log can be cut. `counts`: limits, and what is shown. `lifetime`: what has an end
 //!   besides its settlement. `forward`: dead letters on their way to another topic. `fire`: schedules.
@@ -41,6 +42,7 @@ mod io;
 mod keys;
 mod lanes;
 mod lifetime;
+mod noted;
 mod policy;
 mod pump;
 mod rows;

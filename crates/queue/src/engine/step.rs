@@ -87,9 +87,9 @@ pub struct Engine {
     pub(super) firing: Firing,
     pub(super) last_id: u64,
     /// What came out of inputs that were noted.
-    noted: Vec<Output>,
+    pub(super) noted: Vec<Output>,
     /// When, on the monotonic clock.
-    noted_ms: u64,
+    pub(super) noted_ms: u64,
     /// The end of all marks, as of the last step.
     pub(super) marks_end: u64,
     pub(super) hands_over: bool,
@@ -138,64 +138,6 @@ impl Engine {
         self.last_id = number;
     }
 
-    /// Takes an input, and leaves to the next step what it makes possible. The host notes [`Input::Applied`], [`Input::Appended`] and
-    /// [`Input::Carried`] where it applies a command, before anything else can see the slots: so no step sees slots with changes that the
-    /// engine was not told of. Answers and deliveries that it gives come out of the next step.
-    pub fn note(&mut self, slots: &Slots, end: u64, input: Input, now: Now) {
-        let mut out = self.take_noted(now);
-        let wall_ms = self.wall_ms(now);
-        self.desks
-            .values_mut()
-            .for_each(|desk| desk.marks_end = slots.marks_end());
-        self.take(slots, end, input, now, wall_ms, &mut out);
-        self.marks_end = slots.marks_end();
-        (self.noted, self.noted_ms) = (out, now.monotonic_ms);
-    }
-
-    /// What came out of inputs that were noted. The leases in it have grown older meanwhile.
-    fn take_noted(&mut self, now: Now) -> Vec<Output> {
-        let mut noted = std::mem::take(&mut self.noted);
-        let age_ms = now.monotonic_ms.saturating_sub(self.noted_ms);
-        for output in &mut noted {
-            if let Output::Deliver { messages, .. }
-            | Output::Answer {
-                answer: Answer::Received(messages),
-                ..
-            } = output
-            {
-                let left = messages.iter_mut().map(|message| &mut message.lease_left_ms);
-                left.for_each(|left| *left = left.saturating_sub(age_ms));
-            }
-        }
-        noted
-    }
-
-    /// Whoever messages are for is gone before it was given them: nobody saw them.
-    fn give_up_noted(
-        &mut self,
-        slots: &Slots,
-        end: u64,
-        id: SlotId,
-        out: &mut Vec<Output>,
-        is_gone: impl Fn(&Output) -> bool,
-    ) {
-        let (gone, rest) = std::mem::take(out).into_iter().partition(is_gone);
-        *out = rest;
-        for output in gone {
-            let (Output::Deliver { messages, .. }
-            | Output::Answer {
-                answer: Answer::Received(messages),
-                ..
-            }) = output
-            else {
-                continue;
-            };
-            for message in messages {
-                self.give_up(slots, end, id, message.offset, Change::Release { unseen: true });
-            }
-        }
-    }
-
     /// Takes an input, and does what is possible now. `end` is the partition's next offset.
     pub fn step(&mut self, slots: &Slots, end: u64, input: Input, now: Now) -> Vec<Output> {
         let mut out = self.take_noted(now);
@@ -210,7 +152,7 @@ impl Engine {
     }
 
     /// The wall clock, while it is to be trusted.
-    fn wall_ms(&mut self, now: Now) -> Option<u64> {
+    pub(super) fn wall_ms(&mut self, now: Now) -> Option<u64> {
         if now.monotonic_ms.saturating_sub(now.steady_since_ms) >= STEADY_MS {
             self.unsteady_since = None;
             return Some(now.wall_ms);
@@ -224,7 +166,15 @@ impl Engine {
         self.last_id
     }
 
-    fn take(&mut self, slots: &Slots, end: u64, input: Input, now: Now, wall_ms: Option<u64>, out: &mut Vec<Output>) {
+    pub(super) fn take(
+        &mut self,
+        slots: &Slots,
+        end: u64,
+        input: Input,
+        now: Now,
+        wall_ms: Option<u64>,
+        out: &mut Vec<Output>,
+    ) {
         match input {
             Input::Tick => {}
             Input::Configure { slot, policy } => self.configure(slots, end, slot, policy, now),
