@@ -39,5 +39,5 @@ pub(crate) use self::attached::{Attached, AttachedEvent};
 pub(crate) use self::cell::DeskCell;
 pub(crate) use self::desk::{Administer, Desk, ReceiveArgs, Reserved};
 pub(crate) use self::peek::{Found, MessageState, Peeked};
-pub(crate) use self::spec::QueueSpec;
+pub(crate) use self::spec::{QueueSpec, check_is_carried_out};
 pub(crate) use self::task::DeskTask;

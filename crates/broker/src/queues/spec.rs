@@ -1,12 +1,38 @@
 //! A queue as the metadata has it, as far as one partition of its topic is concerned.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jangada_controller::{Queue, QueueKind, QueueStart, Topic};
 use jangada_queue::engine::{Attempts, Expired, OnDead, Order, Overflow, Policy};
 use jangada_queue::{KeepsOrder, QueueId, SlotKind};
 use jangada_types::queue_config::{AttemptsCount, OnExpiry, OnOverflow, OrderOnDead, QueueOrder};
-use jangada_types::{PartitionIndex, QueueConfig};
+use jangada_types::{PartitionIndex, QueueConfig, Reason};
+
+use crate::error::RequestError;
+
+/// Settings that are declared, and that no broker carries out yet.
+const NOT_CARRIED_OUT: [&str; 5] = [
+    "queue.dedup",
+    "queue.dedup.window.ms",
+    "queue.dead.letter.topic",
+    "queue.expires.ms",
+    "queue.hold.bytes",
+];
+
+/// Refuses settings that would have no effect, rather than take them in silence.
+///
+/// # Errors
+/// INVALID_CONFIG for the first one, by name, that has another value than its default.
+pub(crate) fn check_is_carried_out(queue: &str, config: &BTreeMap<String, String>) -> Result<(), RequestError> {
+    let set = config.iter().find(|(name, value)| {
+        NOT_CARRIED_OUT.contains(&name.as_str())
+            && QueueConfig::key(name).is_some_and(|key| key.default != value.as_str())
+    });
+    let Some((name, value)) = set else { return Ok(()) };
+    let message = format!("queue {queue}: {name}={value}: this version cannot carry it out yet; leave the setting out");
+    Err(RequestError::new(Reason::InvalidConfig, message).with("queue", queue))
+}
 
 /// A queue that a partition is to have a slot of.
 #[derive(Clone, Debug, PartialEq, Eq)]

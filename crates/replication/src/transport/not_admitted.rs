@@ -22,7 +22,7 @@ pub enum NotAdmitted {
     /// It is of another cluster.
     #[error("WRONG_CLUSTER: broker {broker} belongs to cluster {cluster}, not to {callers}")]
     WrongCluster {
-        /// This broker.
+        /// The id of this broker.
         broker: BrokerId,
         /// The cluster of this broker.
         cluster: String,
@@ -32,7 +32,7 @@ pub enum NotAdmitted {
     /// It meant another broker.
     #[error("WRONG_BROKER: this is broker {broker}, not {meant}: check the internal addresses of both")]
     WrongBroker {
-        /// This broker.
+        /// The id of this broker.
         broker: BrokerId,
         /// The broker that was meant.
         meant: u32,
