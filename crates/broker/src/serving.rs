@@ -18,6 +18,7 @@ use jangada_proto::v1::group_service_server::GroupServiceServer;
 use jangada_proto::v1::log_service_server::LogServiceServer;
 use jangada_proto::v1::metadata_service_server::MetadataServiceServer;
 use jangada_proto::v1::queue_admin_service_server::QueueAdminServiceServer;
+use jangada_proto::v1::queue_service_server::QueueServiceServer;
 use jangada_replication::transport;
 use jangada_types::limits::RESPONSE_BYTES_MAX;
 use tokio::sync::watch;
@@ -39,6 +40,7 @@ use crate::services::groups::Groups;
 use crate::services::internal::Internal;
 use crate::services::log::Log;
 use crate::services::metadata::MetadataOf;
+use crate::services::queue::Queues;
 use crate::services::queue_admin::QueueAdmin;
 use crate::settings::BrokerSettings;
 
@@ -161,6 +163,9 @@ fn contract(node: &Arc<Node>, request_max: usize) -> Router {
     let groups = GroupServiceServer::new(Groups::new(node.clone(), view))
         .max_decoding_message_size(request_max)
         .max_encoding_message_size(RESPONSE_BYTES_MAX);
+    let queues = QueueServiceServer::new(Queues { node: node.clone() })
+        .max_decoding_message_size(request_max)
+        .max_encoding_message_size(RESPONSE_BYTES_MAX);
     let metadata = MetadataServiceServer::new(MetadataOf { node: node.clone() })
         .max_decoding_message_size(request_max)
         .max_encoding_message_size(RESPONSE_BYTES_MAX);
@@ -169,6 +174,7 @@ fn contract(node: &Arc<Node>, request_max: usize) -> Router {
         .max_encoding_message_size(RESPONSE_BYTES_MAX);
     Routes::new(log)
         .add_service(groups)
+        .add_service(queues)
         .add_service(admin)
         .add_service(metadata)
         .add_service(queue_admin)

@@ -13,6 +13,7 @@ use crate::group::{GroupConfig, GroupConsumer, RebalanceListener};
 use crate::metadata::TopicMetadata;
 use crate::offset_at::{ListedOffset, OffsetAt};
 use crate::producer::{Producer, ProducerConfig};
+use crate::queue::{Queue, QueueConsumer, QueueConsumerConfig, QueueProducer, QueueProducerConfig};
 
 /// A handle on a cluster. Clones share connections and metadata.
 #[derive(Clone)]
@@ -75,6 +76,36 @@ impl Client {
         listener: Arc<dyn RebalanceListener>,
     ) -> Result<GroupConsumer, ClientError> {
         GroupConsumer::start(self.cluster.clone(), config, Some(listener))
+    }
+
+    /// A handle on a queue, for calls that are answered once.
+    pub fn queue(&self, name: impl Into<Arc<str>>) -> Queue {
+        Queue::new(self.cluster.clone(), name.into())
+    }
+
+    /// A producer for a queue, with a task of its own. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`ClientError::Config`] for settings out of bounds; [`ClientError::UnknownQueue`]; [`ClientError::Unavailable`] when no broker
+    /// answers within `retry_timeout`.
+    pub async fn queue_producer(
+        &self,
+        queue: impl Into<Arc<str>>,
+        config: QueueProducerConfig,
+    ) -> Result<QueueProducer, ClientError> {
+        QueueProducer::start(self.cluster.clone(), queue.into(), config).await
+    }
+
+    /// A consumer of a queue, with a task of its own. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The errors of [`queue_producer`](Self::queue_producer).
+    pub async fn queue_consumer(
+        &self,
+        queue: impl Into<Arc<str>>,
+        config: QueueConsumerConfig,
+    ) -> Result<QueueConsumer, ClientError> {
+        QueueConsumer::start(self.cluster.clone(), queue.into(), config).await
     }
 
     /// The handle for managing topics, groups and the cluster.

@@ -43,6 +43,18 @@ pub enum ClientError {
         topic: Arc<str>,
     },
 
+    /// There is no such queue, or it was deleted.
+    #[error("queue {queue:?} does not exist; create it first")]
+    UnknownQueue {
+        /// The queue's name.
+        queue: Arc<str>,
+    },
+
+    /// The message is not this consumer's any more: its lease ran out, and somebody else has it, or it is dead. What was done with it may
+    /// be done again.
+    #[error("the lease of the message is lost: somebody else has the message, or it is dead")]
+    LeaseLost,
+
     /// The topic has no such partition.
     #[error("topic {topic:?} has no partition {partition}; it has {partitions}, from 0 on")]
     UnknownPartition {
@@ -227,6 +239,8 @@ impl ClientError {
         match self {
             Self::RecordTooLarge { .. } => Some(Reason::RecordTooLarge),
             Self::UnknownTopic { .. } => Some(Reason::UnknownTopic),
+            Self::UnknownQueue { .. } => Some(Reason::UnknownQueue),
+            Self::LeaseLost => Some(Reason::LeaseLost),
             Self::UnknownPartition { .. } => Some(Reason::UnknownPartition),
             Self::OffsetOutOfRange { .. } => Some(Reason::OffsetOutOfRange),
             other => other.rejection().and_then(|r| r.reason),

@@ -35,6 +35,7 @@
 //! | `consumer` | a `fetcher` per partition fills the `inbox`, from which the `reader` hands out |
 //! | `group` | a member of a consumer group: `membership` heartbeats, `committer` commits, `coordinator` finds the
 //! broker to talk to |
+//! | `queue` | work queues: a producer, a consumer with streams and leases, a worker, and calls that are answered once |
 //! | `admin` | one method for each call of the AdminService and the QueueAdminService, and the calls on groups from outside |
 //!
 //! # What holds
@@ -64,6 +65,7 @@ mod metadata;
 mod notice;
 mod offset_at;
 mod producer;
+mod queue;
 mod wire_error;
 
 pub use admin::{
@@ -88,3 +90,8 @@ pub use metadata::{PartitionMetadata, TopicMetadata};
 pub use notice::{NOTICE_TARGET, Notice, OnNotice, PositionReset, Retrying};
 pub use offset_at::{ListedOffset, OffsetAt};
 pub use producer::{Acks, Condition, Delivery, Producer, ProducerConfig, ProducerRecord, RecordMetadata};
+pub use queue::{
+    Due, Handled, MessagePlace, MessageState, Peeked, PeekedMessage, Queue, QueueConsumer, QueueConsumerConfig,
+    QueueDelivery, QueueMessage, QueueProducer, QueueProducerConfig, ReceiveOptions, ReceivedMessage, SentMessage,
+    Settled, Settlement, StopHandle, Token, Verdict, Worker,
+};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jangada_proto::v1;
 use jangada_types::{BrokerId, Reason};
 use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::error::{ClientError, Rejection};
 
@@ -102,7 +102,7 @@ impl Failure {
             Some(
                 NotLeader | StaleLeaderEpoch | UnknownLeaderEpoch | PartitionBusy | BrokerBusy | DiskFull
                 | TooManyStreams | LeaderNotAvailable | NotReady | ShuttingDown | StoreFenced | QuorumTimeout
-                | DataCorrupted | Internal | GroupChanged,
+                | DataCorrupted | Internal | GroupChanged | QueueFull | SlotStateFull,
             ) => true,
             Some(_) => false,
             // The reason is a newer broker's, or missing: the code and the retry hint decide.
@@ -144,6 +144,17 @@ impl Failure {
             retry_delay: self.retry_delay,
             metadata: self.metadata.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
         })
+    }
+
+    /// The status of a call with this failure: for calls whose answer has failures inside.
+    pub fn into_status(mut self) -> Status {
+        self.metadata.insert("definite".to_owned(), self.definite.to_string());
+        let reason = self.reason.map_or("", Reason::as_str);
+        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, self.metadata);
+        if self.retry_delay.is_some() {
+            details.set_retry_info(self.retry_delay);
+        }
+        Status::with_error_details(self.code, self.message, details)
     }
 
     /// The error that the caller gets when no further attempt is made.
@@ -236,7 +247,6 @@ fn never_connected(status: &Status) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tonic_types::ErrorDetails;
 
     fn status(code: Code, reason: &str, metadata: &[(&str, &str)], retry: Option<Duration>) -> Status {
         let metadata: HashMap<String, String> = metadata.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();

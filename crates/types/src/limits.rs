@@ -98,6 +98,13 @@ pub const CONTROL_REQUEST_BYTES_MAX: usize = 4 * MIB;
 /// buffer for it, which has this size anyway.
 pub const SHORT_REQUEST_BYTES_MAX: usize = 8 * KIB;
 
+/// The largest request on a stream that consumes from a queue: 10,000 tokens with what becomes of their messages.
+pub const QUEUE_CONSUME_BYTES_MAX: usize = 512 * KIB;
+
+/// The largest request on a stream that sends to a queue. The broker keeps a buffer as large as that for as long as the stream lives, so
+/// what is larger goes with a call of its own.
+pub const QUEUE_STREAM_BYTES_MAX: usize = MIB + MESSAGE_OVERHEAD_BYTES;
+
 /// Elements of repeated fields in one request: records and their headers in the plain form, partitions, names. An element
 /// takes two bytes on the wire and up to 400 in memory.
 pub const REQUEST_ELEMENTS_MAX: usize = 1 << 17;

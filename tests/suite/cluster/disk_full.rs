@@ -141,7 +141,7 @@ async fn a_full_disk_refuses_produce_and_comes_back_by_itself() {
 }
 
 /// Puts the node's data on the disk, with a reserve.
-fn give_disk(cluster: &Cluster, disk: &SmallDisk) {
+pub fn give_disk(cluster: &Cluster, disk: &SmallDisk) {
     let node = cluster.node(POOR);
     std::os::unix::fs::symlink(disk.path(), node.data()).expect("the node has not been started");
     let file = node.settings_file();

@@ -64,6 +64,8 @@ mod produce_consume;
 mod produce_streams;
 mod producer_expiry;
 mod put_back;
+mod queue_faults;
+mod queues;
 mod queues_admin;
 mod restart;
 mod retention;

@@ -107,11 +107,10 @@ impl AnswerBody {
         }
         debug_assert!(framed.len() * HEAD_BYTES == bytes.len() && bytes.iter().all(|byte| *byte == 0));
         for message in framed {
-            let beside = message.len().saturating_sub(message.room.amount());
-            let mut room = vec![message.room];
-            if beside > 0 {
-                room.push(self.call.caller().try_take(Resource::Answers, beside)?);
-            }
+            let covered = message.room.as_ref().map_or(0, Holding::amount);
+            let beside = message.len().saturating_sub(covered);
+            let mut room: Vec<Holding> = message.room.into_iter().collect();
+            self.add_missing(&mut room, beside)?;
             let room = Arc::new(room);
             self.hold(message.head, room.clone());
             self.hold(message.rest, room);
@@ -127,15 +126,21 @@ impl AnswerBody {
         if let Some(held) = room.first_mut() {
             held.shrink_to(bytes);
         }
-        if bytes > covered {
-            let missing = bytes - covered;
-            match self.call.caller().try_take(Resource::Answers, missing) {
-                Ok(more) => room.push(more),
-                Err(_) if self.kind.is_stream && missing <= BUFFER_BYTES => {}
-                Err(error) => return Err(error),
-            }
-        }
+        self.add_missing(&mut room, bytes.saturating_sub(covered))?;
         Ok(room)
+    }
+
+    /// Adds a holding for bytes that the others do not cover.
+    fn add_missing(&self, room: &mut Vec<Holding>, missing: usize) -> Result<(), RequestError> {
+        if missing == 0 {
+            return Ok(());
+        }
+        match self.call.caller().try_take(Resource::Answers, missing) {
+            Ok(more) => room.push(more),
+            Err(_) if self.kind.is_stream && missing <= BUFFER_BYTES => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     /// Queues bytes to be sent. The holdings are given back when all bytes that share them are sent.

@@ -30,26 +30,53 @@ pub(crate) struct Framed {
     pub(super) head: Bytes,
     /// The batches, where they are not copied into the head; otherwise empty.
     pub(super) rest: Bytes,
-    pub(super) room: Holding,
+    /// None: the message is short, and of a stream.
+    pub(super) room: Option<Holding>,
 }
 
 impl Framed {
     /// The response of `Fetch`.
     pub fn fetched(response: FetchResponse, room: Holding) -> Self {
         let (head, rest) = frame(response, None);
-        Self { head, rest, room }
+        Self {
+            head,
+            rest,
+            room: Some(room),
+        }
     }
 
     /// A response of `FetchStream`.
     pub fn pushed(response: FetchResponse, room: Holding) -> Self {
         let (head, rest) = frame(response, Some(PUSHED));
-        Self { head, rest, room }
+        Self {
+            head,
+            rest,
+            room: Some(room),
+        }
     }
 
     /// The answer to a fetch that another broker has passed on.
     pub fn passed_on(response: FetchResponse, room: Holding) -> Self {
         let (head, rest) = frame(response, Some(PASSED_ON));
-        Self { head, rest, room }
+        Self {
+            head,
+            rest,
+            room: Some(room),
+        }
+    }
+
+    /// Any other response, with the room that its content takes if that is much.
+    pub fn of(response: &impl prost::Message, room: Option<Holding>) -> Self {
+        let length = response.encoded_len();
+        let mut head = BytesMut::with_capacity(HEAD_BYTES + length);
+        head.put_u8(0);
+        head.put_u32(u32::try_from(length).expect("a response has some megabytes"));
+        response.encode_raw(&mut head);
+        Self {
+            head: head.freeze(),
+            rest: Bytes::new(),
+            room,
+        }
     }
 
     pub(super) fn len(&self) -> usize {

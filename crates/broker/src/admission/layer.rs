@@ -12,7 +12,9 @@ use axum::response::Response;
 use http_body::Body as _;
 use jangada_proto::shape::{Contract, Method};
 use jangada_types::Reason;
-use jangada_types::limits::{CONTROL_REQUEST_BYTES_MAX, SHORT_REQUEST_BYTES_MAX};
+use jangada_types::limits::{
+    CONTROL_REQUEST_BYTES_MAX, QUEUE_CONSUME_BYTES_MAX, QUEUE_STREAM_BYTES_MAX, SHORT_REQUEST_BYTES_MAX,
+};
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -103,6 +105,8 @@ impl Admission {
             CalledMethod::Contract(method) if self.is_carrier(method) => self.bytes_max,
             // tonic keeps a decode buffer of the largest message's size for as long as the stream lives.
             CalledMethod::Contract(method) if method.name == "LogService/FetchStream" => SHORT_REQUEST_BYTES_MAX,
+            CalledMethod::Contract(method) if method.name == "QueueService/Consume" => QUEUE_CONSUME_BYTES_MAX,
+            CalledMethod::Contract(method) if method.name == "QueueService/SendStream" => QUEUE_STREAM_BYTES_MAX,
             CalledMethod::Contract(_) => CONTROL_REQUEST_BYTES_MAX,
         };
         Limit {

@@ -4,11 +4,13 @@
 use std::sync::Arc;
 
 use super::call::cluster::{Damage, DescribePartitions, GroupList, PartitionState};
+use super::call::queues::Cancelled;
 use super::call::{Answer, Call};
 use super::context::RequestContext;
 use super::fetch::{Fetch, Form, PartitionReader, Read};
 use super::groups::GroupCoordinator;
 use super::produce::{self, Append, Patience, ReadyBatch};
+use super::queue_messages::{self, QueueName, peek, receive, send, settle};
 use super::{damage, group_list, metadata, offsets, partition_admin, partition_states, resolve};
 use crate::error::RequestError;
 use crate::node::Node;
@@ -131,6 +133,34 @@ pub(crate) async fn carry_out(
         Call::DeleteOffsets(wanted) => {
             let coordinator = GroupCoordinator::of(node, context, &wanted.group).await?;
             Answer::DeleteOffsets(coordinator.delete_offsets(wanted).await?)
+        }
+        Call::SendMessages(wanted) => {
+            let queue = queue_messages::find(node, &QueueName::Id(wanted.at.queue))?;
+            Answer::SendMessages(send::send_here(node, context, &queue, wanted).await?)
+        }
+        Call::ReceiveMessages(wanted) => {
+            let queue = queue_messages::find(node, &QueueName::Id(wanted.at.queue))?;
+            let received = receive::receive_here(node, context, &queue, wanted).await?;
+            return Ok(CarriedOut {
+                answer: Answer::ReceiveMessages(received.messages),
+                room: received.room,
+            });
+        }
+        Call::SettleMessages(wanted) => {
+            let queue = queue_messages::find(node, &QueueName::Id(wanted.at.queue))?;
+            Answer::SettleMessages(settle::settle_here(node, &queue, wanted).await?)
+        }
+        Call::CancelMessages(wanted) => {
+            let queue = queue_messages::find(node, &QueueName::Id(wanted.at.queue))?;
+            Answer::CancelMessages(Cancelled(settle::cancel_here(node, &queue, wanted).await?))
+        }
+        Call::PeekMessages(wanted) => {
+            let queue = queue_messages::find(node, &QueueName::Id(wanted.at.queue))?;
+            let shown = peek::peek_here(node, context, &queue, wanted).await?;
+            return Ok(CarriedOut {
+                answer: Answer::PeekMessages(shown.peeked),
+                room: shown.room,
+            });
         }
         Call::TrimPartition(request) => Answer::TrimPartition(partition_admin::trim(node, context, request).await?),
         Call::TransferLeader(request) => {

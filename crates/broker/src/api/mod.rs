@@ -13,6 +13,7 @@
 //! - [`produce`]: the one way of a batch to its partition; [`producers`]: ids of producers.
 //! - [`fetch`]: reading; [`offsets`]: where.
 //! - [`groups`]: consumer groups.
+//! - [`queue_messages`]: messages of queues, sent, handed out, and settled.
 //! - [`topics`]: creating, changing and deleting them; [`leaders_known`]: until clients can use them.
 //! - [`partition_admin`]: dropping records, handing a leadership over.
 //! - [`metadata`]: brokers, topics, leaders.
@@ -42,6 +43,7 @@ mod passing;
 pub(crate) mod peers;
 pub(crate) mod produce;
 pub(crate) mod producers;
+pub(crate) mod queue_messages;
 pub(crate) mod queues;
 pub(crate) mod resolve;
 pub(crate) mod topics;

@@ -20,6 +20,7 @@ use crate::api::context::{Principal, RequestContext, Route};
 use crate::error::RequestError;
 use crate::metrics::OK;
 use crate::node::Node;
+use crate::quota::Holding;
 
 /// Answers a call of a client of another broker, or a question of that broker itself. `arrived`: how it came here.
 pub(super) async fn answer(
@@ -63,8 +64,15 @@ pub(super) async fn answer(
     let answered = answer_call(node, &call, wanted, arrived.message_bytes()).await;
     answering.now();
     ending.with(answered.as_ref().map_or_else(|error| error.reason.as_str(), |_| OK));
-    let answer = answered.map_err(said)?.map(to_message);
-    let mut response = Response::new(ForwardResponse { answer });
+    let answered = answered.map_err(said)?;
+    let (answer, room) = answered.map_or((None, None), |(answer, room)| (Some(to_message(answer)), room));
+    let mut response = ForwardResponse { answer };
+    if room.is_some() {
+        // What was read counts for its client until it is sent; what goes to the transport stands for it.
+        call.send(Framed::of(&response, room));
+        response = ForwardResponse::default();
+    }
+    let mut response = Response::new(response);
     // The room of the answer is its client's until the answer is sent.
     response.extensions_mut().insert(AnswerOf { call, changes });
     Ok(response)
@@ -108,7 +116,7 @@ async fn answer_call(
     call: &Arc<Call>,
     wanted: Wanted,
     message_bytes: usize,
-) -> Result<Option<Answer>, RequestError> {
+) -> Result<Option<(Answer, Option<Holding>)>, RequestError> {
     if wanted.operation().changes() {
         call.reserve_answer()?;
     }
@@ -118,6 +126,6 @@ async fn answer_call(
             call.send(Framed::passed_on(record_wire::fetched_to(fetched), room));
             Ok(None)
         }
-        (answer, _) => Ok(Some(answer)),
+        (answer, room) => Ok(Some((answer, room))),
     }
 }

@@ -13,13 +13,17 @@ pub(crate) mod log;
 pub(crate) mod metadata;
 mod names;
 mod pack;
+mod passed_queues;
 mod passed_wire;
 #[cfg(test)]
 mod passed_wire_tests;
 pub(crate) mod passing;
 mod plain;
 pub(crate) mod produce;
+pub(crate) mod queue;
 pub(crate) mod queue_admin;
+pub(crate) mod queue_streams;
+mod queue_wire;
 mod record_wire;
 pub(crate) mod status;
 mod unanswered;

@@ -16,10 +16,13 @@ use jangada_types::{BrokerId, LeaderEpoch, Offset, Reason};
 use super::cluster_wire as cluster;
 use super::group_wire::{self as groups, room_for};
 use super::names;
+use super::passed_queues as queues;
+use super::queue_wire;
 use super::record_wire::{self as records, invalid};
 use crate::api::call::admin::{NewLeader, TransferLeader, TrimPartition};
 use crate::api::call::cluster::{DescribeDamage, DescribePartitions, KnowsLeaders, ListBrokers, ListGroups};
 use crate::api::call::groups::{Commit, DeleteGroup, DeleteOffsets, DescribeGroup, ReadOffsets};
+use crate::api::call::queues::Cancelled;
 use crate::api::call::records::{AppendBatch, AwaitBytes, FindOffset, ReadBatches};
 use crate::api::call::{Answer, Call};
 use crate::api::resolve;
@@ -84,6 +87,11 @@ pub(super) fn call_to(image: &Image, call: Call) -> Message {
             group: wanted.group.to_string(),
             partitions: groups::partitions_to(image, wanted.partitions.iter()),
         }),
+        Call::SendMessages(wanted) => Message::SendMessages(queues::send_to(wanted)),
+        Call::ReceiveMessages(wanted) => Message::ReceiveMessages(queues::receive_to(&wanted)),
+        Call::SettleMessages(wanted) => Message::SettleMessages(queues::settle_to(&wanted)),
+        Call::CancelMessages(wanted) => Message::CancelMessages(queues::cancel_to(&wanted)),
+        Call::PeekMessages(wanted) => Message::PeekMessages(queues::peek_to(&wanted)),
         Call::TrimPartition(request) => Message::TrimPartition(v1::TrimPartitionRequest {
             partition: Some(names::partition_to(&request.partition)),
             before_offset: request.before.map_or(-1, Offset::get),
@@ -166,6 +174,11 @@ pub(super) fn call_of(image: &Image, message: Message, client_host: Arc<str>) ->
             partitions: groups::partitions_of(image, &request.partitions).collect::<Result<_, _>>()?,
             group: request.group.into(),
         }),
+        Message::SendMessages(request) => Call::SendMessages(queues::send_of(request)?),
+        Message::ReceiveMessages(request) => Call::ReceiveMessages(queues::receive_of(request)?),
+        Message::SettleMessages(request) => Call::SettleMessages(queues::settle_of(image, request)?),
+        Message::CancelMessages(request) => Call::CancelMessages(queues::cancel_of(request)?),
+        Message::PeekMessages(request) => Call::PeekMessages(queues::peek_of(request)?),
         Message::TrimPartition(request) => Call::TrimPartition(trim_of(request)?),
         Message::TransferLeader(request) => Call::TransferLeader(transfer_of(request)?),
         Message::DescribePartitions(request) => Call::DescribePartitions(states_of(image, request)?),
@@ -251,6 +264,18 @@ pub(super) fn answer_to(image: &Image, group: &str, answer: Answer) -> AnswerMes
         }
         Answer::DeleteGroup(deleted) => AnswerMessage::DeleteGroup(v1::DeleteGroupResponse { deleted }),
         Answer::DeleteOffsets(deleted) => AnswerMessage::DeleteOffsets(v1::DeleteOffsetsResponse { deleted }),
+        Answer::SendMessages(outcomes) => AnswerMessage::SendMessages(queue_wire::sent_to(outcomes, |error| error)),
+        Answer::ReceiveMessages(messages) => AnswerMessage::ReceiveMessages(v1::ReceiveResponse {
+            messages: messages.into_iter().map(queue_wire::received_to).collect(),
+            settled: Vec::new(),
+        }),
+        Answer::SettleMessages(outcomes) => AnswerMessage::SettleMessages(v1::SettleResponse {
+            results: queue_wire::settled_to(outcomes, |error| error),
+        }),
+        Answer::CancelMessages(Cancelled(outcomes)) => AnswerMessage::CancelMessages(v1::CancelResponse {
+            results: queue_wire::settled_to(outcomes, |error| error),
+        }),
+        Answer::PeekMessages(peeked) => AnswerMessage::PeekMessages(queue_wire::peeked_to(peeked)),
         Answer::TrimPartition(log_start) => AnswerMessage::TrimPartition(trimmed(log_start)),
         Answer::TransferLeader(next) => AnswerMessage::TransferLeader(transferred(next)),
         Answer::DescribePartitions(states) => AnswerMessage::DescribePartitions(v1::DescribePartitionsResponse {
@@ -281,6 +306,16 @@ pub(super) fn answer_of(message: AnswerMessage) -> Result<Answer, RequestError> 
         AnswerMessage::DescribeGroup(response) => Answer::DescribeGroup(groups::description_of(response)?),
         AnswerMessage::DeleteGroup(response) => Answer::DeleteGroup(response.deleted),
         AnswerMessage::DeleteOffsets(response) => Answer::DeleteOffsets(response.deleted),
+        AnswerMessage::SendMessages(response) => Answer::SendMessages(queue_wire::sent_of(response)?),
+        AnswerMessage::ReceiveMessages(response) => {
+            let messages = response.messages.into_iter().map(queue_wire::received_of);
+            Answer::ReceiveMessages(messages.collect::<Result<_, _>>()?)
+        }
+        AnswerMessage::SettleMessages(response) => Answer::SettleMessages(queue_wire::settled_of(response.results)?),
+        AnswerMessage::CancelMessages(response) => {
+            Answer::CancelMessages(Cancelled(queue_wire::settled_of(response.results)?))
+        }
+        AnswerMessage::PeekMessages(response) => Answer::PeekMessages(queue_wire::peeked_of(response)?),
         AnswerMessage::TrimPartition(response) => Answer::TrimPartition(Offset(response.log_start_offset)),
         AnswerMessage::TransferLeader(response) => Answer::TransferLeader(NewLeader {
             leader: BrokerId(response.leader_id),

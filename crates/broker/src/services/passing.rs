@@ -15,6 +15,7 @@ use super::{passed_wire, status};
 use crate::api::call::{Answer, Call};
 use crate::api::context::RequestContext;
 use crate::api::peers::{PassError, Peers};
+use crate::api::queue_messages::NewMessage;
 use crate::cluster::metadata::Metadata;
 use crate::forward::{ForwardError, forward};
 
@@ -68,10 +69,15 @@ impl UnderWay {
         };
         let batch_bytes = match call {
             Call::Append(append) => Some(take(&self.batch_bytes, append.batch.len(), BATCH_BYTES_MAX)?),
+            Call::SendMessages(send) => {
+                let bytes = send.messages.iter().map(NewMessage::bytes).sum();
+                Some(take(&self.batch_bytes, bytes, BATCH_BYTES_MAX)?)
+            }
             _ => None,
         };
         let wait = match call {
             Call::Await(_) => Some(take(&self.waits, 1, WAITS_MAX)?),
+            Call::ReceiveMessages(receive) if !receive.wait.is_zero() => Some(take(&self.waits, 1, WAITS_MAX)?),
             _ => None,
         };
         Ok(Places {

@@ -1,6 +1,7 @@
 //! The broker's errors as gRPC: a canonical code, and `google.rpc.ErrorInfo` and `RetryInfo` in the details.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use jangada_proto::v1;
 use jangada_types::{Category, Reason};
@@ -74,6 +75,29 @@ pub(crate) fn in_stream(error: &RequestError) -> v1::Error {
     }
 }
 
+/// The error that another broker has put into an answer.
+///
+/// # Errors
+/// INVALID_REQUEST: its reason is not known here.
+pub(crate) fn error_in_stream(error: v1::Error) -> Result<RequestError, RequestError> {
+    let Some(reason) = Reason::parse(&error.reason) else {
+        let message = format!(
+            "the reason {:?} of an error is not known: {}",
+            error.reason, error.message
+        );
+        return Err(RequestError::new(Reason::InvalidRequest, message));
+    };
+    let mut metadata = error.metadata;
+    let definite = metadata.remove("definite").is_some_and(|definite| definite == "true");
+    Ok(RequestError {
+        reason,
+        message: error.message,
+        definite,
+        metadata: metadata.into_iter().map(|(key, value)| (key.into(), value)).collect(),
+        retry_delay: error.retry_delay_ms.map(|ms| Duration::from_millis(ms.into())),
+    })
+}
+
 /// The error that a broker's status says, as it was there; none if it has no details of ours. Texts may lack their middle.
 pub(crate) fn error_of(status: &Status) -> Option<RequestError> {
     let mut info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
@@ -105,8 +129,6 @@ impl From<RequestError> for Status {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     /// What clients of gRPC take without being told to take more.

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::parse::{bytes, milliseconds, wait};
 use super::produce::CompressionArg;
-use crate::complete::topics;
+use crate::complete::{queues, topics};
 use crate::output::OutputArgs;
 
 /// Records a second. Slower, a run has no second record; faster, no machine can send, and the time between two is less than a clock
@@ -50,6 +50,9 @@ pub enum BenchCommand {
 
     /// Write at a steady rate and read along: the time from the scheduled send to the consumer
     E2e(E2eBench),
+
+    /// Send messages to a queue and work on them along: rates, and the time from the scheduled send to the consumer
+    Queue(QueueBench),
 
     /// Write batches to the store alone, without network or replication
     Store(StoreBench),
@@ -185,6 +188,61 @@ pub struct E2eBench {
 
     #[command(flatten)]
     pub output: OutputArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct QueueBench {
+    /// The queue; it must exist, be empty, and nobody else may use it meanwhile
+    #[arg(long, add = queues())]
+    pub queue: String,
+
+    /// Producers, each with a task and requests of its own
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub producers: u32,
+
+    /// Consumers, each with streams of its own
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub consumers: u32,
+
+    /// Messages a second of all producers, on a schedule that does not wait for answers as long as --in-flight allows, 0.001 to
+    /// 100000000; 0: as fast as possible
+    #[arg(long, default_value_t = 0.0, value_name = "PER_SECOND", value_parser = rate_or_none, allow_negative_numbers = true)]
+    pub rate: f64,
+
+    /// How long, with --rate, 1 s to a day: seconds, or with a unit
+    #[arg(long = "duration", alias = "seconds", value_name = "DURATION", default_value = "10s", value_parser = whole_seconds)]
+    pub seconds: u64,
+
+    /// How many messages to send. Default: 100,000, or with --rate as many as --duration has
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1 << 28))]
+    pub messages: Option<u64>,
+
+    /// Size of a message's body
+    #[arg(long, default_value_t = 1024, value_parser = bytes::<u32>(16..=1_000_000))]
+    pub message_bytes: u32,
+
+    /// Messages that a producer sends at once
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub batch: u32,
+
+    /// Batches of a producer that wait for their answer
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub in_flight: u32,
+
+    /// Messages that each broker sends a consumer ahead
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub prefetch: u32,
+
+    #[command(flatten)]
+    pub cpu: CpuArgs,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+impl QueueBench {
+    /// Messages to send by default, as fast as possible.
+    pub const MESSAGES: u64 = 100_000;
 }
 
 #[derive(Args, Debug)]

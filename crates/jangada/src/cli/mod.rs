@@ -9,6 +9,7 @@ mod parse;
 mod process;
 mod produce;
 mod queue;
+mod queue_messages;
 mod topic;
 mod when;
 
@@ -16,7 +17,8 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 pub use bench::{
-    BenchCommand, ConsumeBench, CpuArgs, DiskBench, DiskMode, E2eBench, PayloadKind, ProduceBench, StoreBench,
+    BenchCommand, ConsumeBench, CpuArgs, DiskBench, DiskMode, E2eBench, PayloadKind, ProduceBench, QueueBench,
+    StoreBench,
 };
 pub use brokers_args::BrokersArgs;
 pub use cluster::{ClusterCommand, HealthArgs, PartitionCommand, RemoveArgs, ReplaceArgs, TransferArgs};
@@ -25,6 +27,10 @@ pub use group::{GroupCommand, GroupRemoveArgs, LagArgs, SeekArgs, ToArg};
 pub use process::{DownArgs, ServerArgs, ServerCommand, UpArgs};
 pub use produce::{ProduceArgs, ProduceFormat};
 pub use queue::{AlterQueueArgs, CreateQueueArgs, QueueCommand};
+pub use queue_messages::{
+    QueueConsumeArgs, QueueMessagesCommand, QueueOutput, QueuePeekArgs, QueueReceiveArgs, QueueSendArgs,
+    QueueSendFormat,
+};
 pub use topic::{AlterArgs, BeforeArg, CreateArgs, TopicCommand, TrimArgs};
 pub use when::{FromArg, UntilArg};
 
@@ -149,6 +155,12 @@ mod tests {
             "jangada topic create x --partitions 0",
             "jangada topic trim x",
             "jangada queue create",
+            "jangada queue send",
+            "jangada queue send q -k a -K :",
+            "jangada queue send q --delay 1h --at 2024-05-01T00:00:00Z",
+            "jangada queue receive q --max 1001",
+            "jangada queue consume q --prefetch 0",
+            "jangada queue peek q --state gone",
             "jangada queue create q --partitions 0",
             "jangada queue create q --topic t --partitions 2",
             "jangada queue create q --from latest",
@@ -235,6 +247,12 @@ mod tests {
             "jangada topic trim t --partition 1 --before latest",
             "jangada topic rm t --yes",
             "jangada queue create q",
+            "jangada queue send q -K : -H a=b --delay 10d --ttl 20d --priority 3",
+            "jangada queue send q --format jsonl --file f",
+            "jangada queue receive q --max 10 --wait 20s --lease 5min --ack -o jsonl",
+            "jangada queue consume q --idle 5 -c 10 --prefetch 100",
+            "jangada queue peek q --state dead --state waiting -p 1",
+            "jangada bench queue --queue q --producers 2 --consumers 3 --batch 10 --rate 1000",
             "jangada queue create q -p 3 -r 3 -c queue.lease.ms=1min -c queue.order=key --if-not-exists -o json",
             "jangada queue create q -t t --from latest",
             "jangada queue create q --topic t --from -1h",

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use jangada_client::OffsetAt;
 
 use super::parse::pair;
+use super::queue_messages::QueueMessagesCommand;
 use super::when::FromArg;
 use crate::complete::{queues, topics};
 use crate::output::OutputArgs;
@@ -14,6 +15,9 @@ use crate::output::OutputArgs;
 pub enum QueueCommand {
     /// Create a queue; when this returns, it can be used
     Create(CreateQueueArgs),
+
+    #[command(flatten)]
+    Messages(QueueMessagesCommand),
 
     /// List all queues
     Ls {

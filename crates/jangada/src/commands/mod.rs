@@ -16,6 +16,7 @@ mod partition;
 mod produce;
 mod produce_parser;
 mod queue;
+mod queue_messages;
 mod server;
 mod settings;
 mod topic;

@@ -3,6 +3,7 @@
 use jangada_client::{Admin, NewQueue, QueueDescription, QueueMessages, QueueSummary};
 use serde_json::{Value, json};
 
+use super::queue_messages;
 use super::settings::{by_key, check_unset};
 use super::topic::counted;
 use super::views::{settings_json, settings_table};
@@ -13,6 +14,9 @@ use crate::errors::{CliError, Result};
 use crate::output::{OutputArgs, Show, plain_table};
 
 pub async fn run(brokers: &Brokers, command: QueueCommand) -> Result<()> {
+    if let QueueCommand::Messages(command) = command {
+        return queue_messages::run(brokers, command).await;
+    }
     if let QueueCommand::Rm { name, yes: false, .. } = &command {
         let hint = "nothing was deleted";
         let message =
@@ -25,6 +29,7 @@ pub async fn run(brokers: &Brokers, command: QueueCommand) -> Result<()> {
     };
     let admin = client.admin();
     match command {
+        QueueCommand::Messages(_) => unreachable!("it was run above"),
         QueueCommand::Create(args) => create(&admin, args).await,
         QueueCommand::Ls { output } => output.show(&Queues(admin.list_queues().await?)),
         QueueCommand::Describe { name, output } => output.show(&Queue(admin.describe_queue(&name).await?)),

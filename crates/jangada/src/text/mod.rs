@@ -4,3 +4,4 @@ pub mod encoding;
 pub mod format;
 pub mod jsonl;
 pub mod lines;
+pub mod queue_jsonl;

@@ -3,12 +3,14 @@
 //!
 //! - [`records`]: appends, reads, and offsets of a partition.
 //! - [`groups`]: consumer groups.
+//! - [`queues`]: messages of queues.
 //! - [`admin`]: what only the leader of a partition can do to it.
 //! - [`cluster`]: what brokers ask each other by themselves, and what is gathered from all of them.
 
 pub(crate) mod admin;
 pub(crate) mod cluster;
 pub(crate) mod groups;
+pub(crate) mod queues;
 pub(crate) mod records;
 
 use jangada_coordinator::HeartbeatResponse;
@@ -20,6 +22,10 @@ use self::cluster::{
 };
 use self::groups::{
     Commit, DeleteGroup, DeleteOffsets, DescribeGroup, GroupDescription, Heartbeat, PartitionOffset, ReadOffsets,
+};
+use self::queues::{
+    CancelMessages, Cancelled, PeekMessages, PeekedMessages, ReceiveMessages, ReceivedMessage, SendMessages,
+    SendOutcomes, SettleMessages, SettleOutcomes,
 };
 use self::records::{AppendBatch, AwaitBytes, FindOffset, FoundOffset, Produced, ReadBatches};
 use super::operation::Operation;
@@ -98,6 +104,11 @@ passable! {
     DescribeGroup(DescribeGroup) => GroupDescription, of DescribeGroup;
     DeleteGroup(DeleteGroup) => u32, of DeleteGroup;
     DeleteOffsets(DeleteOffsets) => u32, of DeleteOffsets;
+    SendMessages(SendMessages) => SendOutcomes, of Send;
+    ReceiveMessages(ReceiveMessages) => Vec<ReceivedMessage>, of Receive;
+    SettleMessages(SettleMessages) => SettleOutcomes, of Settle;
+    CancelMessages(CancelMessages) => Cancelled, of Cancel;
+    PeekMessages(PeekMessages) => PeekedMessages, of Peek;
     TrimPartition(TrimPartition) => Offset, of TrimPartition;
     TransferLeader(TransferLeader) => NewLeader, of TransferLeader;
     // What a broker asks by itself.

@@ -11,6 +11,7 @@ mod e2e;
 mod latency;
 mod payload;
 mod produce;
+mod queue;
 mod report;
 mod schedule;
 mod store;
@@ -28,6 +29,7 @@ pub async fn run(brokers: &Brokers, command: BenchCommand) -> Result<()> {
             failure.map_or(Ok(()), Err)
         }
         BenchCommand::Consume(args) => args.output.show(&consume::run(brokers, &args).await?),
+        BenchCommand::Queue(args) => args.output.show(&queue::run(brokers, &args).await?),
         BenchCommand::E2e(args) => args.output.show(&e2e::run(brokers, &args).await?),
         // Nothing else runs on this thread, so it may block.
         BenchCommand::Store(args) => args.output.show(&store::run(&args)?),

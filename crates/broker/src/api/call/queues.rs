@@ -1,0 +1,124 @@
+//! What only the leader of a queue's partition can do: append messages, hand them out, settle, cancel and show them.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use jangada_queue::engine::{SettleItem, Settled};
+use jangada_queue::{AttemptId, SessionId};
+use jangada_types::{Header, Offset, PartitionIndex, QueueId};
+
+use crate::api::queue_messages::NewMessage;
+use crate::error::RequestError;
+pub(crate) use crate::queues::MessageState;
+
+/// One partition of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct QueuePartition {
+    pub queue: QueueId,
+    pub index: PartitionIndex,
+}
+
+/// Appends messages to a partition.
+#[derive(Debug)]
+pub(crate) struct SendMessages {
+    pub at: QueuePartition,
+    pub messages: Vec<NewMessage>,
+    /// How long the leader waits for the quorum.
+    pub timeout: Duration,
+}
+
+/// A message that is in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SentMessage {
+    pub partition: PartitionIndex,
+    pub offset: Offset,
+    /// One with its message id was there before.
+    pub duplicate: bool,
+}
+
+/// Of each message its place, or why it is not in the queue.
+pub(crate) type SendOutcomes = Vec<Result<SentMessage, RequestError>>;
+
+/// Asks once for messages of a partition.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReceiveMessages {
+    pub at: QueuePartition,
+    pub session: SessionId,
+    pub attempt: AttemptId,
+    /// At most so many. 0: only what the same attempt was given before.
+    pub messages: u32,
+    /// At most so many bytes, but at least one message.
+    pub max_bytes: usize,
+    /// None: as long as the queue's settings say.
+    pub lease_ms: Option<u64>,
+    pub wait: Duration,
+}
+
+/// A message as a consumer gets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReceivedMessage {
+    /// Opaque to clients; empty when the message was only shown.
+    pub token: Bytes,
+    pub partition: PartitionIndex,
+    pub offset: Offset,
+    pub key: Option<Bytes>,
+    /// None: a record without a value.
+    pub body: Option<Bytes>,
+    pub headers: Vec<Header>,
+    pub timestamp_ms: i64,
+    pub message_id: Option<String>,
+    pub failures: u16,
+    pub deliveries: u16,
+    pub lease_left_ms: u64,
+}
+
+/// Settles messages of a partition.
+#[derive(Debug)]
+pub(crate) struct SettleMessages {
+    pub at: QueuePartition,
+    pub items: Vec<SettleItem>,
+}
+
+/// What became of each message to settle, or why it was not settled.
+pub(crate) type SettleOutcomes = Vec<Result<Settled, RequestError>>;
+
+/// Takes messages of a partition out of the queue that nobody has.
+#[derive(Debug)]
+pub(crate) struct CancelMessages {
+    pub at: QueuePartition,
+    pub offsets: Vec<u64>,
+}
+
+/// What became of messages to be taken out of the queue.
+pub(crate) struct Cancelled(pub SettleOutcomes);
+
+/// Shows messages of a partition.
+#[derive(Debug)]
+pub(crate) struct PeekMessages {
+    pub at: QueuePartition,
+    pub from: u64,
+    /// Only those in one of these states; empty: in any.
+    pub states: Vec<MessageState>,
+    pub limit: usize,
+    /// At most so many bytes, but at least one message.
+    pub max_bytes: usize,
+}
+
+/// Messages of a partition that were shown.
+#[derive(Debug, Default)]
+pub(crate) struct PeekedMessages {
+    pub messages: Vec<PeekedMessage>,
+    /// Where to look on; none: there are no more.
+    pub next: Option<u64>,
+}
+
+/// A message that was shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PeekedMessage {
+    pub message: ReceivedMessage,
+    pub state: MessageState,
+    /// When its state ends, milliseconds since the Unix epoch; 0: it has no end.
+    pub until_ms: u64,
+    /// Why it is dead; empty: it is not.
+    pub reason: String,
+}

@@ -1,0 +1,387 @@
+//! Receiving once: from one partition, or from whichever has messages.
+//!
+//! Partitions are asked one after the other, those that are led here first. Only when none has anything at once they are asked all at a
+//! time, to wait: whoever has a message first answers, and what another one hands out at the same moment is given back, as nobody saw it.
+//! So a call that waits is not answered empty while messages are elsewhere.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use jangada_queue::engine::{Delivered, SettleItem, Settlement};
+use jangada_queue::{AttemptId, SessionId};
+use jangada_types::{PartitionIndex, Reason};
+use tokio::time::Instant;
+
+use super::queue_ref::QueueRef;
+use super::reading::{read, received};
+use super::settle::settle_at;
+use super::token::Token;
+use crate::api::call::queues::{ReceiveMessages, ReceivedMessage, SettleMessages};
+use crate::api::context::RequestContext;
+use crate::api::passing::{PASS_TIMEOUT, pass_on};
+use crate::error::RequestError;
+use crate::leader_lookup::Lead;
+use crate::node::Node;
+use crate::partition::Partition;
+use crate::queues::{Desk, ReceiveArgs};
+use crate::quota::Holding;
+
+/// How long a call that waits lets a partition without a leader be, before it asks for it again.
+const LEADER_RETRY: Duration = Duration::from_millis(100);
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Receive {
+    /// None: of any partition.
+    pub partition: Option<PartitionIndex>,
+    pub session: SessionId,
+    pub attempt: AttemptId,
+    pub messages: u32,
+    pub max_bytes: usize,
+    /// None: as long as the queue's settings say.
+    pub lease_ms: Option<u64>,
+    pub wait: Duration,
+}
+
+/// Messages for a client, with the room that they take until they are sent.
+pub(crate) struct ReceivedMessages {
+    pub messages: Vec<ReceivedMessage>,
+    /// None: they were read elsewhere, or there are none.
+    pub room: Option<Holding>,
+}
+
+impl ReceivedMessages {
+    fn none() -> Self {
+        Self {
+            messages: Vec::new(),
+            room: None,
+        }
+    }
+}
+
+/// Receives messages of a queue.
+///
+/// # Errors
+/// Those of `Receive` in the contract.
+pub(crate) async fn receive(
+    node: &Arc<Node>,
+    context: &RequestContext,
+    queue: &QueueRef,
+    mut wanted: Receive,
+) -> Result<ReceivedMessages, RequestError> {
+    let partitions = match wanted.partition {
+        Some(index) => vec![index],
+        None => in_turn(node, queue),
+    };
+    if wanted.session == SessionId(0) {
+        wanted.session = SessionId(node.env.random.number().max(1));
+    }
+    let waits = tokio::select! {
+        received = receive_any(node, context, queue, (&partitions, wanted)) => received,
+        refused = node.stopping.begun() => Err(refused),
+    };
+    waits
+}
+
+/// All partitions, those that are led here first, beginning with any.
+fn in_turn(node: &Node, queue: &QueueRef) -> Vec<PartitionIndex> {
+    let mut partitions: Vec<PartitionIndex> = queue.partitions().collect();
+    let turn = node.env.random.number() % partitions.len().max(1) as u64;
+    partitions.rotate_left(usize::try_from(turn).unwrap_or(0));
+    partitions.sort_by_key(|index| !is_led_here(node, queue, *index));
+    partitions
+}
+
+fn is_led_here(node: &Node, queue: &QueueRef, index: PartitionIndex) -> bool {
+    let target = queue.target(index).ok();
+    target.is_some_and(|target| node.replicas.ready::<Partition>(target.group).is_some())
+}
+
+async fn receive_any(
+    node: &Arc<Node>,
+    context: &RequestContext,
+    queue: &QueueRef,
+    (partitions, wanted): (&[PartitionIndex], Receive),
+) -> Result<ReceivedMessages, RequestError> {
+    let ask = |index: PartitionIndex, messages: u32, wait: Duration| {
+        let wanted = ReceiveMessages {
+            at: queue.partition(index),
+            session: wanted.session,
+            attempt: wanted.attempt,
+            messages,
+            max_bytes: wanted.max_bytes,
+            lease_ms: wanted.lease_ms,
+            wait,
+        };
+        receive_at(node, context, queue, wanted)
+    };
+    if let [index] = partitions {
+        return ask(*index, wanted.messages, wanted.wait).await;
+    }
+    if wanted.attempt != AttemptId(0) {
+        // Whichever partition answered the first try, and its answer was lost.
+        let mut before: FuturesUnordered<_> = partitions.iter().map(|index| ask(*index, 0, Duration::ZERO)).collect();
+        while let Some(received) = before.next().await {
+            if let Ok(received) = received
+                && !received.messages.is_empty()
+            {
+                return Ok(received);
+            }
+        }
+    }
+    let mut refused = None;
+    for index in partitions {
+        match ask(*index, wanted.messages, Duration::ZERO).await {
+            Ok(received) if !received.messages.is_empty() => return Ok(received),
+            Ok(_) => {}
+            Err(error) if is_of_leader(&error) => refused = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    if wanted.wait.is_zero() {
+        return refused.map_or_else(|| Ok(ReceivedMessages::none()), Err);
+    }
+    wait_for_any(node, context, queue, (partitions, wanted)).await
+}
+
+/// Waits at all partitions for the first message.
+async fn wait_for_any(
+    node: &Arc<Node>,
+    context: &RequestContext,
+    queue: &QueueRef,
+    (partitions, mut wanted): (&[PartitionIndex], Receive),
+) -> Result<ReceivedMessages, RequestError> {
+    let asked = wanted.attempt;
+    if wanted.attempt == AttemptId(0) {
+        // By it a partition elsewhere says what it handed out although another one was faster.
+        wanted.attempt = AttemptId(node.env.random.number().max(1));
+    }
+    let until = Instant::now() + wanted.wait;
+    let mut waits: FuturesUnordered<_> = partitions
+        .iter()
+        .map(|index| {
+            // What is granted here after this has gone on is given back at once, if nobody can ask for it again.
+            let attempt = if is_led_here(node, queue, *index) {
+                asked
+            } else {
+                wanted.attempt
+            };
+            wait_at(node, context, queue, (*index, Receive { attempt, ..wanted }), until)
+        })
+        .collect();
+    let first = loop {
+        match waits.next().await {
+            None => return Ok(ReceivedMessages::none()),
+            Some((_, Ok(received))) if received.messages.is_empty() => {}
+            Some((index, received)) => break (index, received),
+        }
+    };
+    // Those here that wait still are not granted anything any more.
+    drop(waits);
+    let (index, received) = first;
+    let elsewhere = partitions.iter().copied();
+    let elsewhere: Vec<_> = elsewhere
+        .filter(|other| *other != index && !is_led_here(node, queue, *other))
+        .collect();
+    if !elsewhere.is_empty() {
+        let (node, context, queue) = (node.clone(), context.clone(), queue.clone());
+        tokio::spawn(async move {
+            for index in elsewhere {
+                give_back(&node, &context, &queue, (index, wanted)).await;
+            }
+        });
+    }
+    received
+}
+
+/// Waits at one partition, whoever leads it meanwhile.
+async fn wait_at(
+    node: &Arc<Node>,
+    context: &RequestContext,
+    queue: &QueueRef,
+    (index, wanted): (PartitionIndex, Receive),
+    until: Instant,
+) -> (PartitionIndex, Result<ReceivedMessages, RequestError>) {
+    loop {
+        let wanted = ReceiveMessages {
+            at: queue.partition(index),
+            session: wanted.session,
+            attempt: wanted.attempt,
+            messages: wanted.messages,
+            max_bytes: wanted.max_bytes,
+            lease_ms: wanted.lease_ms,
+            wait: until.saturating_duration_since(Instant::now()),
+        };
+        match receive_at(node, context, queue, wanted).await {
+            Err(error) if is_of_leader(&error) && Instant::now() + LEADER_RETRY < until => {
+                tokio::time::sleep(LEADER_RETRY).await;
+            }
+            Err(error) if is_of_leader(&error) => return (index, Ok(ReceivedMessages::none())),
+            received => return (index, received),
+        }
+    }
+}
+
+/// Gives back what a partition that is led elsewhere handed out, although the answer came from another one.
+async fn give_back(
+    node: &Arc<Node>,
+    context: &RequestContext,
+    queue: &QueueRef,
+    (index, wanted): (PartitionIndex, Receive),
+) {
+    let again = ReceiveMessages {
+        at: queue.partition(index),
+        session: wanted.session,
+        attempt: wanted.attempt,
+        messages: 0,
+        max_bytes: usize::MAX >> 1,
+        lease_ms: wanted.lease_ms,
+        wait: Duration::ZERO,
+    };
+    // If that fails their lease runs out.
+    let Ok(received) = receive_at(node, context, queue, again).await else {
+        return;
+    };
+    let items = received.messages.iter().filter_map(|message| {
+        let token: Token = queue.token(&message.token, 0).ok()?;
+        Some(SettleItem {
+            offset: token.offset,
+            lease: token.lease,
+            settlement: Settlement::Release,
+        })
+    });
+    let items: Vec<SettleItem> = items.collect();
+    if !items.is_empty() {
+        let wanted = SettleMessages {
+            at: queue.partition(index),
+            items,
+        };
+        settle_at(node, context, queue, wanted).await;
+    }
+}
+
+/// Whether another leader may answer what this one did not.
+fn is_of_leader(error: &RequestError) -> bool {
+    matches!(
+        error.reason,
+        Reason::NotLeader | Reason::LeaderNotAvailable | Reason::NotReady
+    )
+}
+
+/// Receives from one partition, wherever it is led.
+async fn receive_at(
+    node: &Arc<Node>,
+    context: &RequestContext,
+    queue: &QueueRef,
+    wanted: ReceiveMessages,
+) -> Result<ReceivedMessages, RequestError> {
+    let target = queue.target(wanted.at.index)?;
+    match node
+        .leaders
+        .find::<Partition>(&target, context.route.or_pass_on())
+        .await?
+    {
+        Lead::Here(partition) => receive_of(node, context, (queue, &partition), wanted).await,
+        Lead::At(leader) => {
+            let within = wanted.wait + PASS_TIMEOUT;
+            let messages = pass_on(node, context, (&target, leader), wanted, within).await?;
+            Ok(ReceivedMessages { messages, room: None })
+        }
+    }
+}
+
+/// Receives from a partition that is led here, for a client of this broker or of another one.
+///
+/// # Errors
+/// NOT_LEADER, NOT_READY, BROKER_BUSY, and those of reading.
+pub(crate) async fn receive_here(
+    node: &Arc<Node>,
+    context: &RequestContext,
+    queue: &QueueRef,
+    wanted: ReceiveMessages,
+) -> Result<ReceivedMessages, RequestError> {
+    let target = queue.target(wanted.at.index)?;
+    let partition = node.leaders.leading::<Partition>(&target).await?;
+    receive_of(node, context, (queue, &partition), wanted).await
+}
+
+async fn receive_of(
+    node: &Arc<Node>,
+    context: &RequestContext,
+    (queue, partition): (&QueueRef, &Arc<Partition>),
+    wanted: ReceiveMessages,
+) -> Result<ReceivedMessages, RequestError> {
+    let desk = partition.desk()?;
+    let args = ReceiveArgs {
+        session: wanted.session,
+        attempt: wanted.attempt,
+        messages: wanted.messages,
+        lease_ms: wanted.lease_ms.unwrap_or_else(|| queue.lease_ms()),
+        wait_ms: u64::try_from(wanted.wait.as_millis()).unwrap_or(u64::MAX),
+    };
+    let granted = Granted {
+        messages: desk.receive(queue.id(), args).await?,
+        queue,
+        desk,
+    };
+    granted
+        .read(node, context, (partition, wanted.at.index), wanted.max_bytes)
+        .await
+}
+
+/// Messages that were granted and that nobody has seen. Those that are left when it is dropped are given back.
+struct Granted<'a> {
+    messages: Vec<Delivered>,
+    queue: &'a QueueRef,
+    desk: Arc<Desk>,
+}
+
+impl Granted<'_> {
+    /// Reads the messages, as many as the bytes allow; the others are given back.
+    async fn read(
+        mut self,
+        node: &Arc<Node>,
+        context: &RequestContext,
+        (partition, index): (&Partition, PartitionIndex),
+        max_bytes: usize,
+    ) -> Result<ReceivedMessages, RequestError> {
+        if self.messages.is_empty() {
+            return Ok(ReceivedMessages::none());
+        }
+        let mut offsets: Vec<u64> = self.messages.iter().map(|delivered| delivered.offset).collect();
+        offsets.sort_unstable();
+        let read = read(node, context, partition, &offsets, max_bytes).await?;
+        let mut bodies = read
+            .bodies
+            .into_iter()
+            .map(|body| (body.offset, body))
+            .collect::<std::collections::BTreeMap<_, _>>();
+        let mut messages = Vec::with_capacity(bodies.len());
+        // In the order in which they go out, which is not always that of their offsets.
+        self.messages
+            .retain(|delivered| match bodies.remove(&delivered.offset) {
+                Some(body) => {
+                    messages.push(received(self.queue.id(), index, delivered, body));
+                    false
+                }
+                None => true,
+            });
+        Ok(ReceivedMessages {
+            messages,
+            room: Some(read.room),
+        })
+    }
+}
+
+impl Drop for Granted<'_> {
+    fn drop(&mut self) {
+        if !self.messages.is_empty() {
+            let messages = self
+                .messages
+                .iter()
+                .map(|delivered| (delivered.offset, delivered.lease));
+            self.desk.undelivered(self.queue.id(), messages.collect());
+        }
+    }
+}

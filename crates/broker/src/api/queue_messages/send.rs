@@ -1,0 +1,243 @@
+//! Sending: each message to its partition, and what became of each.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::future::join_all;
+use jangada_types::limits::RECORDS_PER_BATCH_MAX;
+use jangada_types::partitioner::partition_for_key;
+use jangada_types::{BatchHeader, Offset, PartitionIndex, Reason};
+use tokio::time::{Duration, Instant};
+
+use super::outgoing::{NewMessage, Outgoing, pack};
+use super::queue_ref::QueueRef;
+use crate::api::call::queues::{SendMessages, SendOutcomes, SentMessage};
+use crate::api::context::RequestContext;
+use crate::api::passing::{PASS_TIMEOUT, pass_on};
+use crate::error::RequestError;
+use crate::leader_lookup::Lead;
+use crate::node::Node;
+use crate::partition::Partition;
+use crate::pool::SMALL_BYTES;
+
+/// Sends messages to a queue. Those that name no partition go by their key, or else by their id, or else all to one, on this broker if it
+/// leads some.
+///
+/// # Errors
+/// Of the call as a whole; of each message the outcome has its own.
+pub(crate) async fn send(
+    node: &Arc<Node>,
+    context: &RequestContext,
+    queue: &QueueRef,
+    (partition, messages): (Option<PartitionIndex>, Vec<NewMessage>),
+    timeout: Duration,
+) -> Result<SendOutcomes, RequestError> {
+    queue.check_owned()?;
+    if let Some(index) = partition {
+        queue.target(index)?;
+    }
+    let now_ms = now_ms(node);
+    let mut outcomes: Vec<Option<Result<SentMessage, RequestError>>> = vec![None; messages.len()];
+    let mut by_partition: BTreeMap<PartitionIndex, Vec<(usize, NewMessage)>> = BTreeMap::new();
+    let mut any = None;
+    for (place, message) in messages.into_iter().enumerate() {
+        if let Err(error) = check(&message, queue, now_ms) {
+            outcomes[place] = Some(Err(error));
+            continue;
+        }
+        let index = partition.unwrap_or_else(|| partition_of(node, queue, &message, &mut any));
+        by_partition.entry(index).or_default().push((place, message));
+    }
+    let sent = by_partition.into_iter().map(|(index, messages)| async move {
+        let (places, messages): (Vec<usize>, Vec<NewMessage>) = messages.into_iter().unzip();
+        let wanted = SendMessages {
+            at: queue.partition(index),
+            messages,
+            timeout,
+        };
+        (places, send_to(node, context, queue, wanted).await)
+    });
+    for (places, sent) in join_all(sent).await {
+        for (place, outcome) in places.into_iter().zip(sent) {
+            outcomes[place] = Some(outcome);
+        }
+    }
+    let missing = || Err(RequestError::new(Reason::Internal, "the leader's answer lacks the message").unknown());
+    Ok(outcomes
+        .into_iter()
+        .map(|outcome| outcome.unwrap_or_else(missing))
+        .collect())
+}
+
+/// By the clock of this broker, milliseconds since the Unix epoch.
+pub(super) fn now_ms(node: &Node) -> u64 {
+    u64::try_from(node.partitions.clock.now_ms()).unwrap_or(0)
+}
+
+fn check(message: &NewMessage, queue: &QueueRef, now_ms: u64) -> Result<(), RequestError> {
+    message.check(&queue.config, now_ms)?;
+    let (size, limit) = (BatchHeader::LEN + message.bytes(), queue.config.message_bytes_max);
+    if size <= limit {
+        return Ok(());
+    }
+    let message = format!("the message takes {size} bytes, and a batch of the queue has at most {limit}");
+    Err(RequestError::new(Reason::RecordTooLarge, message)
+        .with("actual", size)
+        .with("limit", limit))
+}
+
+fn partition_of(
+    node: &Node,
+    queue: &QueueRef,
+    message: &NewMessage,
+    any: &mut Option<PartitionIndex>,
+) -> PartitionIndex {
+    let count = u32::try_from(queue.topic.partitions.len()).unwrap_or(u32::MAX);
+    match (&message.key, &message.message_id) {
+        (Some(key), _) => partition_for_key(key, count),
+        (None, Some(id)) => partition_for_key(id.as_bytes(), count),
+        (None, None) => *any.get_or_insert_with(|| any_partition(node, queue)),
+    }
+}
+
+/// A partition for messages that may go anywhere: of those that are led here any, else of all.
+fn any_partition(node: &Node, queue: &QueueRef) -> PartitionIndex {
+    let here: Vec<PartitionIndex> = queue
+        .partitions()
+        .filter(|index| {
+            let target = queue.target(*index).ok();
+            target.is_some_and(|target| node.replicas.ready::<Partition>(target.group).is_some())
+        })
+        .collect();
+    let number = node.env.random.number();
+    let pick = |count: usize| usize::try_from(number % count.max(1) as u64).unwrap_or(0);
+    match here.is_empty() {
+        false => here[pick(here.len())],
+        true => PartitionIndex(u32::try_from(pick(queue.topic.partitions.len())).unwrap_or(0)),
+    }
+}
+
+/// Sends messages to one partition, wherever it is led. An error is that of all of them.
+async fn send_to(node: &Arc<Node>, context: &RequestContext, queue: &QueueRef, wanted: SendMessages) -> SendOutcomes {
+    let count = wanted.messages.len();
+    let target = match queue.target(wanted.at.index) {
+        Ok(target) => target,
+        Err(error) => return vec![Err(error); count],
+    };
+    let lead = node
+        .leaders
+        .find::<Partition>(&target, context.route.or_pass_on())
+        .await;
+    let sent = match lead {
+        Ok(Lead::Here(partition)) => append_all(node, context, (queue, &partition), wanted).await,
+        Ok(Lead::At(leader)) => {
+            let within = wanted.timeout + PASS_TIMEOUT;
+            pass_on(node, context, (&target, leader), wanted, within).await
+        }
+        Err(error) => Err(error),
+    };
+    match sent {
+        Ok(sent) if sent.len() == count => sent,
+        Ok(_) => {
+            let error = RequestError::new(
+                Reason::Internal,
+                format!("{target}: the leader's answer lacks messages"),
+            );
+            vec![Err(error.unknown()); count]
+        }
+        Err(error) => vec![Err(error); count],
+    }
+}
+
+/// Appends messages to a partition that is led here, for a client of this broker or of another one.
+///
+/// # Errors
+/// NOT_LEADER, and what else is of all messages alike.
+pub(crate) async fn send_here(
+    node: &Arc<Node>,
+    context: &RequestContext,
+    queue: &QueueRef,
+    wanted: SendMessages,
+) -> Result<SendOutcomes, RequestError> {
+    let target = queue.target(wanted.at.index)?;
+    let partition = node.leaders.leading::<Partition>(&target).await?;
+    append_all(node, context, (queue, &partition), wanted).await
+}
+
+/// Appends messages in as few batches as the topic's largest batch allows, one after the other: their order is kept.
+async fn append_all(
+    node: &Arc<Node>,
+    context: &RequestContext,
+    (queue, partition): (&QueueRef, &Arc<Partition>),
+    wanted: SendMessages,
+) -> Result<SendOutcomes, RequestError> {
+    let deadline = Instant::now() + wanted.timeout;
+    let limit = queue.config.message_bytes_max;
+    let mut outcomes = SendOutcomes::with_capacity(wanted.messages.len());
+    let mut rest = &wanted.messages[..];
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(fitting(rest, limit));
+        rest = later;
+        match append(node, context, (queue, partition), now, deadline).await {
+            Ok(base) => outcomes.extend((base..).zip(now).map(|(offset, _)| Ok(sent(wanted.at.index, offset)))),
+            Err(error) => {
+                outcomes.extend(now.iter().map(|_| Err(error.clone())));
+                // What comes after them must not overtake them when they are sent again.
+                let message = "messages before it in the same request were refused: send it again after them";
+                let behind = RequestError::new(Reason::PartitionBusy, message);
+                outcomes.extend(rest.iter().map(|_| Err(behind.clone())));
+                break;
+            }
+        }
+    }
+    Ok(outcomes)
+}
+
+/// How many messages fit into one batch; one at least.
+fn fitting(messages: &[NewMessage], limit: usize) -> usize {
+    let mut bytes = BatchHeader::LEN;
+    let fit = messages
+        .iter()
+        .take(RECORDS_PER_BATCH_MAX as usize)
+        .take_while(|message| {
+            bytes += message.bytes();
+            bytes <= limit
+        });
+    fit.count().max(1)
+}
+
+/// Appends messages as one batch. Returns the offset of the first.
+async fn append(
+    node: &Arc<Node>,
+    context: &RequestContext,
+    (queue, partition): (&QueueRef, &Arc<Partition>),
+    messages: &[NewMessage],
+    deadline: Instant,
+) -> Result<i64, RequestError> {
+    let bytes = messages.iter().map(NewMessage::bytes).sum();
+    let room = partition.room(&context.caller, bytes)?;
+    let now_ms = now_ms(node);
+    let Outgoing { batch, marks } = match bytes <= SMALL_BYTES {
+        true => pack(messages.iter(), &queue.config, now_ms)?,
+        false => {
+            let (messages, config) = (messages.to_vec(), queue.config.clone());
+            let packed = node
+                .partitions
+                .compute
+                .run(move || pack(messages.iter(), &config, now_ms));
+            packed.await??
+        }
+    };
+    let admitted = partition.admit_messages(batch, marks, room).await?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    let appended = partition.acknowledged(admitted, left).await?;
+    Ok(appended.base_offset.get())
+}
+
+fn sent(partition: PartitionIndex, offset: i64) -> SentMessage {
+    SentMessage {
+        partition,
+        offset: Offset(offset),
+        duplicate: false,
+    }
+}

@@ -1,0 +1,344 @@
+//! `jangada queue send`, `receive`, `consume`, `peek`: lines in and out of queues.
+
+use std::collections::VecDeque;
+use std::io::{self, BufWriter, Write};
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures::stream::{FuturesOrdered, StreamExt as _};
+use jangada_client::{
+    ClientError, Due, Header, MessageState, QueueConsumerConfig, QueueMessage, QueueProducer, QueueProducerConfig,
+    ReceiveOptions, ReceivedMessage, SentMessage, Settled, Settlement,
+};
+use jangada_types::limits::BATCH_BYTES_MAX;
+use tokio::fs::File;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::signal::ctrl_c;
+
+use crate::brokers::Brokers;
+use crate::cli::{
+    QueueConsumeArgs, QueueMessagesCommand, QueueOutput, QueuePeekArgs, QueueReceiveArgs, QueueSendArgs,
+    QueueSendFormat,
+};
+use crate::connect::connect;
+use crate::errors::{CliError, Result};
+use crate::note::note;
+use crate::text::lines::LineSplitter;
+use crate::text::queue_jsonl;
+
+/// Bytes of the longest line. JSON takes more than the bytes that it stands for.
+const LINE_BYTES_MAX: usize = 4 * BATCH_BYTES_MAX;
+/// Bytes of the buffer for one piece of input.
+const READ_BYTES: usize = 256 * 1024;
+/// Messages that are sent and not answered.
+const UNANSWERED_MAX: usize = 10_000;
+/// Bytes of the output buffer.
+const WRITE_BYTES: usize = 256 * 1024;
+/// Messages of a partition that one call shows.
+const PEEK_MAX: u64 = 1_000;
+
+type Sending = Pin<Box<dyn Future<Output = (u64, std::result::Result<SentMessage, ClientError>)> + Send>>;
+
+/// Runs a command that is about messages.
+pub async fn run(brokers: &Brokers, command: QueueMessagesCommand) -> Result<()> {
+    match command {
+        QueueMessagesCommand::Send(args) => send(brokers, &args).await,
+        QueueMessagesCommand::Receive(args) => receive(brokers, &args).await,
+        QueueMessagesCommand::Consume(args) => consume(brokers, &args).await,
+        QueueMessagesCommand::Peek(args) => peek(brokers, &args).await,
+    }
+}
+
+/// Sends each line as a message.
+async fn send(brokers: &Brokers, args: &QueueSendArgs) -> Result<()> {
+    let mut source: Box<dyn AsyncRead + Send + Unpin> = match &args.file {
+        None => Box::new(tokio::io::stdin()),
+        Some(path) => {
+            let opened = File::open(path).await;
+            Box::new(opened.map_err(|error| CliError::new(format!("cannot read {}: {error}", path.display())))?)
+        }
+    };
+    let client = connect(brokers).await?;
+    let producer = client
+        .queue_producer(args.queue.as_str(), QueueProducerConfig::default())
+        .await?;
+    let mut splitter = LineSplitter::new(LINE_BYTES_MAX, args.delimiter.as_deref().unwrap_or("\n").as_bytes());
+    let mut sender = Sender {
+        args,
+        producer,
+        unanswered: FuturesOrdered::new(),
+        acknowledged: 0,
+        duplicates: 0,
+        failure: None,
+    };
+    let ended = loop {
+        let read = tokio::select! {
+            read = read_some(&mut source, &mut splitter) => read,
+            _ = ctrl_c() => break Err(CliError::new("interrupted")),
+        };
+        let is_end = match read {
+            Ok(bytes) => bytes == 0,
+            Err(error) => break Err(error),
+        };
+        if let Err(error) = sender.send_lines(&mut splitter, is_end).await {
+            break Err(error);
+        }
+        if is_end || sender.failure.is_some() {
+            break Ok(());
+        }
+    };
+    sender.answer_all().await;
+    let Sender {
+        acknowledged,
+        duplicates,
+        failure,
+        ..
+    } = sender;
+    let because = |error: CliError| error.doing(format_args!("{acknowledged} messages were sent, then"));
+    if let Some((line, error)) = failure {
+        return Err(because(CliError::from(error).doing(format_args!("line {line}"))));
+    }
+    ended.map_err(because)?;
+    match duplicates {
+        0 => note(&format!("{acknowledged} messages were sent")),
+        _ => note(&format!(
+            "{acknowledged} messages were sent, {duplicates} of them before"
+        )),
+    }
+    Ok(())
+}
+
+async fn read_some(source: &mut (impl AsyncRead + Unpin), splitter: &mut LineSplitter) -> Result<usize> {
+    splitter.buffer().reserve(READ_BYTES);
+    let read = source.read_buf(splitter.buffer()).await;
+    read.map_err(|error| CliError::new(format!("cannot read the input: {error}")))
+}
+
+struct Sender<'a> {
+    args: &'a QueueSendArgs,
+    producer: QueueProducer,
+    unanswered: FuturesOrdered<Sending>,
+    acknowledged: u64,
+    duplicates: u64,
+    /// The first message that was not sent.
+    failure: Option<(u64, ClientError)>,
+}
+
+impl Sender<'_> {
+    async fn send_lines(&mut self, splitter: &mut LineSplitter, is_end: bool) -> Result<()> {
+        loop {
+            let line = splitter
+                .next_line()
+                .map_err(|error| CliError::new(format!("line {} is longer than {} bytes", error.line, error.limit)))?;
+            let line = match line {
+                Some(line) => line,
+                None if is_end => match splitter.finish() {
+                    Some(line) => line,
+                    None => return Ok(()),
+                },
+                None => return Ok(()),
+            };
+            self.send(splitter.line_number(), &line).await?;
+        }
+    }
+
+    async fn send(&mut self, number: u64, line: &Bytes) -> Result<()> {
+        let at = |error: String| CliError::new(format!("line {number}: {error}"));
+        if self.args.message_id.is_some() && number > 1 {
+            return Err(at("--message-id is for one message".to_owned()));
+        }
+        let message = message(self.args, line).map_err(at)?;
+        let sent = self.producer.enqueue(message).await?;
+        self.unanswered.push_back(Box::pin(async move { (number, sent.await) }));
+        while self.unanswered.len() >= UNANSWERED_MAX {
+            self.answer_one().await;
+        }
+        Ok(())
+    }
+
+    async fn answer_one(&mut self) {
+        match self.unanswered.next().await {
+            Some((_, Ok(sent))) => {
+                self.acknowledged += 1;
+                self.duplicates += u64::from(sent.duplicate);
+            }
+            Some((line, Err(error))) => drop(self.failure.get_or_insert((line, error))),
+            None => {}
+        }
+    }
+
+    async fn answer_all(&mut self) {
+        while !self.unanswered.is_empty() {
+            self.answer_one().await;
+        }
+    }
+}
+
+fn message(args: &QueueSendArgs, line: &Bytes) -> std::result::Result<QueueMessage, String> {
+    let mut message = match (args.format, &args.key_separator) {
+        (QueueSendFormat::Jsonl, _) => queue_jsonl::read(line)?,
+        (QueueSendFormat::Lines, None) => QueueMessage::new(line.clone()),
+        (QueueSendFormat::Lines, Some(separator)) => {
+            let found = line
+                .windows(separator.len())
+                .position(|bytes| bytes == separator.as_bytes());
+            let at = found.ok_or_else(|| format!("it has no {separator:?}"))?;
+            QueueMessage::new(line.slice(at + separator.len()..)).with_key(line.slice(..at))
+        }
+    };
+    if let Some(key) = &args.key {
+        message = message.with_key(key.clone());
+    }
+    let headers = args.header.iter().map(|(key, value)| Header {
+        key: key.clone(),
+        value: Some(Bytes::copy_from_slice(value.as_bytes())),
+    });
+    message.headers.extend(headers);
+    if let Some(delay) = args.delay {
+        message.due = Due::After(delay);
+    }
+    if let Some(at) = &args.at {
+        message.due = Due::At(u64::try_from(at.0).map_err(|_| "--at is before 1970".to_owned())?);
+    }
+    if args.priority > 0 {
+        message.priority = args.priority;
+    }
+    message.ttl = args.ttl.or(message.ttl);
+    message.message_id = args.message_id.clone().or(message.message_id);
+    Ok(message)
+}
+
+fn print(out: &mut impl Write, output: QueueOutput, message: &ReceivedMessage) -> io::Result<()> {
+    match output {
+        QueueOutput::Jsonl => queue_jsonl::write(out, message),
+        QueueOutput::Lines => {
+            out.write_all(message.body.as_deref().unwrap_or_default())?;
+            out.write_all(b"\n")
+        }
+    }
+}
+
+/// Receives messages once.
+async fn receive(brokers: &Brokers, args: &QueueReceiveArgs) -> Result<()> {
+    let client = connect(brokers).await?;
+    let queue = client.queue(args.queue.as_str());
+    let options = ReceiveOptions {
+        messages: args.max,
+        wait: args.wait,
+        lease: args.lease,
+        partition: args.partition,
+        ..ReceiveOptions::default()
+    };
+    let messages = queue.receive(options).await?;
+    let mut out = BufWriter::with_capacity(WRITE_BYTES, io::stdout().lock());
+    for message in &messages {
+        print(&mut out, args.output, message)?;
+    }
+    out.flush()?;
+    if !args.ack || messages.is_empty() {
+        return Ok(());
+    }
+    let items = messages.into_iter().map(|message| (message.token, Settlement::Ack));
+    let settled = queue.settle(items.collect()).await?;
+    match settled.iter().filter(|settled| **settled == Settled::LeaseLost).count() {
+        0 => Ok(()),
+        lost => Err(CliError::new(format!(
+            "the leases of {lost} messages were over before they were acknowledged: they go out again"
+        ))),
+    }
+}
+
+/// Prints messages and acknowledges each of them when it is printed.
+async fn consume(brokers: &Brokers, args: &QueueConsumeArgs) -> Result<()> {
+    let client = connect(brokers).await?;
+    let config = QueueConsumerConfig {
+        prefetch: args.prefetch,
+        lease: args.lease,
+        ..QueueConsumerConfig::default()
+    };
+    let mut consumer = client.queue_consumer(args.queue.as_str(), config).await?;
+    let mut left = args.max.unwrap_or(u64::MAX);
+    let mut acknowledging = VecDeque::new();
+    let mut out = BufWriter::with_capacity(WRITE_BYTES, io::stdout().lock());
+    while left > 0 {
+        let idle = async {
+            match args.idle {
+                Some(idle) => tokio::time::sleep(idle).await,
+                None => std::future::pending().await,
+            }
+        };
+        let message = tokio::select! {
+            biased;
+            message = consumer.next() => message,
+            () = idle => break,
+            _ = ctrl_c() => break,
+        };
+        let message = match message {
+            Err(error) if error.is_retryable() && args.idle.is_none() => {
+                note(&format!("warning: {error}; still trying"));
+                continue;
+            }
+            message => message?,
+        };
+        print(&mut out, args.output, &message)?;
+        // Whoever reads the pipe has it before it is acknowledged.
+        out.flush()?;
+        left -= 1;
+        acknowledging.push_back(tokio::spawn(message.ack()));
+        while acknowledging.len() > args.prefetch as usize {
+            acknowledged(acknowledging.pop_front()).await?;
+        }
+    }
+    drop(consumer);
+    while !acknowledging.is_empty() {
+        acknowledged(acknowledging.pop_front()).await?;
+    }
+    Ok(())
+}
+
+async fn acknowledged(task: Option<tokio::task::JoinHandle<std::result::Result<(), ClientError>>>) -> Result<()> {
+    let Some(task) = task else { return Ok(()) };
+    let acknowledged = task
+        .await
+        .map_err(|error| CliError::new(format!("the task that acknowledges: {error}")))?;
+    match acknowledged {
+        Err(error @ ClientError::LeaseLost) => {
+            note(&format!(
+                "warning: a message was printed, and may be again elsewhere: {error}"
+            ));
+            Ok(())
+        }
+        acknowledged => Ok(acknowledged?),
+    }
+}
+
+/// Shows messages without taking them.
+async fn peek(brokers: &Brokers, args: &QueuePeekArgs) -> Result<()> {
+    let client = connect(brokers).await?;
+    let queue = client.queue(args.queue.as_str());
+    let partitions = match args.partition {
+        Some(partition) => vec![partition],
+        None => (0..queue.partitions().await?).collect(),
+    };
+    let states: Vec<MessageState> = args.state.iter().map(|state| (*state).into()).collect();
+    let mut out = BufWriter::with_capacity(WRITE_BYTES, io::stdout().lock());
+    for partition in partitions {
+        let (mut left, mut from) = (args.max, 0);
+        while left > 0 {
+            let limit = u32::try_from(left.min(PEEK_MAX)).unwrap_or(u32::MAX);
+            let peeked = queue.peek(partition, from, &states, limit).await?;
+            for shown in &peeked.messages {
+                match args.output {
+                    QueueOutput::Jsonl => queue_jsonl::write_peeked(&mut out, shown)?,
+                    QueueOutput::Lines => print(&mut out, args.output, &shown.message)?,
+                }
+            }
+            left -= peeked.messages.len() as u64;
+            match peeked.next_offset {
+                Some(next) if next > from => from = next,
+                _ => break,
+            }
+        }
+    }
+    Ok(out.flush()?)
+}

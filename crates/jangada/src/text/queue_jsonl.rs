@@ -1,0 +1,225 @@
+//! Messages of queues as JSON, one object a line.
+//!
+//! Keys are the field names of `queue.proto`. Bytes that are not UTF-8 are written as base64 under a key of their own (`key_base64`,
+//! `body_base64`), so that sending what was printed gives the same bytes.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use jangada_client::{Due, Header, NO_TIMESTAMP, PeekedMessage, QueueMessage, ReceivedMessage};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+/// Puts bytes under a name: as text, or as base64 under a name that says so.
+fn put(object: &mut Map<String, Value>, name: &str, bytes: Option<&[u8]>) {
+    match bytes.map(std::str::from_utf8) {
+        None => drop(object.insert(name.to_owned(), Value::Null)),
+        Some(Ok(text)) => drop(object.insert(name.to_owned(), text.into())),
+        Some(Err(_)) => {
+            let text = STANDARD.encode(bytes.unwrap_or_default());
+            object.insert(format!("{name}_base64"), text.into());
+        }
+    }
+}
+
+fn object(message: &ReceivedMessage) -> Map<String, Value> {
+    let mut object = Map::new();
+    object.insert("partition".to_owned(), message.place.partition.into());
+    object.insert("offset".to_owned(), message.place.offset.into());
+    let timestamp_ms = Some(message.timestamp_ms).filter(|ms| *ms != NO_TIMESTAMP);
+    object.insert("timestamp_ms".to_owned(), json!(timestamp_ms));
+    put(&mut object, "key", message.key.as_deref());
+    put(&mut object, "body", message.body.as_deref());
+    let headers = message.headers.iter().map(|header| {
+        let mut printed = Map::new();
+        printed.insert("key".to_owned(), header.key.as_str().into());
+        put(&mut printed, "value", header.value.as_deref());
+        Value::Object(printed)
+    });
+    object.insert("headers".to_owned(), headers.collect());
+    object.insert("message_id".to_owned(), json!(message.message_id));
+    object.insert("failures".to_owned(), message.failures.into());
+    object.insert("deliveries".to_owned(), message.deliveries.into());
+    object
+}
+
+fn print(out: &mut impl Write, object: &Map<String, Value>) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, object)?;
+    out.write_all(b"\n")
+}
+
+/// Prints a message that was handed out, with its token.
+pub fn write(out: &mut impl Write, message: &ReceivedMessage) -> io::Result<()> {
+    let mut object = object(message);
+    object.insert("token".to_owned(), STANDARD.encode(&message.token.0).into());
+    print(out, &object)
+}
+
+/// Prints a message that was shown, with its state.
+pub fn write_peeked(out: &mut impl Write, peeked: &PeekedMessage) -> io::Result<()> {
+    let mut object = object(&peeked.message);
+    object.insert("state".to_owned(), peeked.state.as_str().into());
+    object.insert("until_ms".to_owned(), json!(peeked.until_ms));
+    object.insert("reason".to_owned(), json!(peeked.reason));
+    print(out, &object)
+}
+
+/// A message as `queue send --format jsonl` reads it. An unknown field is an error of the input.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Read {
+    key: Option<String>,
+    key_base64: Option<String>,
+    body: Option<String>,
+    body_base64: Option<String>,
+    #[serde(default)]
+    headers: Vec<ReadHeader>,
+    message_id: Option<String>,
+    priority: Option<u32>,
+    delay_ms: Option<u64>,
+    deliver_at_ms: Option<u64>,
+    ttl_ms: Option<u64>,
+    /// What is printed besides: where the message was, and what it did.
+    #[serde(rename = "partition")]
+    _partition: Option<serde::de::IgnoredAny>,
+    #[serde(rename = "offset")]
+    _offset: Option<serde::de::IgnoredAny>,
+    #[serde(rename = "timestamp_ms")]
+    _timestamp_ms: Option<serde::de::IgnoredAny>,
+    #[serde(rename = "failures")]
+    _failures: Option<serde::de::IgnoredAny>,
+    #[serde(rename = "deliveries")]
+    _deliveries: Option<serde::de::IgnoredAny>,
+    #[serde(rename = "token")]
+    _token: Option<serde::de::IgnoredAny>,
+    #[serde(rename = "state")]
+    _state: Option<serde::de::IgnoredAny>,
+    #[serde(rename = "until_ms")]
+    _until_ms: Option<serde::de::IgnoredAny>,
+    #[serde(rename = "reason")]
+    _reason: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReadHeader {
+    key: String,
+    value: Option<String>,
+    value_base64: Option<String>,
+}
+
+fn bytes_of(name: &str, text: Option<String>, base64: Option<String>) -> Result<Option<Bytes>, String> {
+    match (text, base64) {
+        (Some(_), Some(_)) => Err(format!("{name} and {name}_base64: give one of them")),
+        (Some(text), None) => Ok(Some(text.into())),
+        (None, Some(base64)) => {
+            let bytes = STANDARD.decode(base64);
+            let bytes = bytes.map_err(|error| format!("{name}_base64 is not base64: {error}"))?;
+            Ok(Some(bytes.into()))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+/// Reads a message.
+pub fn read(line: &[u8]) -> Result<QueueMessage, String> {
+    let read: Read = serde_json::from_slice(line).map_err(|error| format!("no message as JSON: {error}"))?;
+    let body = bytes_of("body", read.body, read.body_base64)?;
+    let mut message = QueueMessage::new(body.ok_or("it has no body: give body or body_base64")?);
+    message.key = bytes_of("key", read.key, read.key_base64)?;
+    for header in read.headers {
+        message.headers.push(Header {
+            value: bytes_of("value", header.value, header.value_base64)?,
+            key: header.key,
+        });
+    }
+    message.message_id = read.message_id;
+    message.priority = read.priority.unwrap_or(0);
+    message.due = match (read.delay_ms, read.deliver_at_ms) {
+        (Some(_), Some(_)) => return Err("delay_ms and deliver_at_ms: give one of them".to_owned()),
+        (Some(delay_ms), None) => Due::After(Duration::from_millis(delay_ms)),
+        (None, Some(at_ms)) => Due::At(at_ms),
+        (None, None) => Due::Default,
+    };
+    message.ttl = read.ttl_ms.map(Duration::from_millis);
+    Ok(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use jangada_client::{MessagePlace, MessageState, Token};
+
+    use super::*;
+
+    fn received() -> ReceivedMessage {
+        ReceivedMessage {
+            token: Token(Bytes::from_static(b"\x01\xff")),
+            place: MessagePlace {
+                partition: 3,
+                offset: 42,
+            },
+            key: Some(Bytes::from_static(b"\xff")),
+            body: Some(Bytes::from_static(b"a lamp")),
+            headers: vec![Header {
+                key: "trace".to_owned(),
+                value: Some(Bytes::from_static(b"1")),
+            }],
+            timestamp_ms: 1700,
+            message_id: Some("order-7".to_owned()),
+            failures: 1,
+            deliveries: 2,
+            lease_left: Duration::from_secs(30),
+        }
+    }
+
+    #[test]
+    fn what_is_printed_can_be_sent() {
+        let mut line = Vec::new();
+        write(&mut line, &received()).expect("writing to memory works");
+        let sent = read(&line).expect("it was printed");
+        let received = received();
+        assert_eq!((sent.key, Some(sent.body)), (received.key, received.body));
+        assert_eq!((sent.headers, sent.message_id), (received.headers, received.message_id));
+    }
+
+    #[test]
+    fn a_shown_message_says_what_it_does() {
+        let peeked = PeekedMessage {
+            message: received(),
+            state: MessageState::Dead,
+            until_ms: None,
+            reason: Some("attempts".to_owned()),
+        };
+        let mut line = Vec::new();
+        write_peeked(&mut line, &peeked).expect("writing to memory works");
+        let printed: Value = serde_json::from_slice(&line).expect("it is JSON");
+        assert_eq!(
+            (&printed["state"], &printed["reason"]),
+            (&json!("dead"), &json!("attempts"))
+        );
+        assert_eq!(
+            (&printed["key_base64"], &printed["body"]),
+            (&json!("/w=="), &json!("a lamp"))
+        );
+        read(&line).expect("it can be sent again");
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        for line in [
+            "",
+            "{}",
+            "{\"body\":\"a\",\"body_base64\":\"YQ==\"}",
+            "{\"body_base64\":\"!\"}",
+            "{\"body\":\"a\",\"delay_ms\":1,\"deliver_at_ms\":1}",
+            "{\"body\":\"a\",\"bdoy\":1}",
+        ] {
+            read(line.as_bytes()).expect_err(line);
+        }
+        let sent = read(b"{\"body\":\"a\",\"delay_ms\":5,\"priority\":2}").expect("a message");
+        assert_eq!((sent.due, sent.priority), (Due::After(Duration::from_millis(5)), 2));
+    }
+}
