@@ -70,9 +70,9 @@ mod wire_error;
 
 pub use admin::{
     Admin, BrokerState, ClusterDescription, CommittedOffset, ConfigEntry, CreatedQueue, CreatedTopic, DamagedReplica,
-    GroupDescription, GroupListing, GroupMember, GroupSummary, Leader, MetadataRole, NewQueue, NewTopic,
-    OwnedPartition, PartitionState, QueueDescription, QueueMessages, QueueSummary, TopicDescription, TopicSummary,
-    WriteRefusal,
+    DeadLetter, DeadLetters, DeadLettersDone, GroupDescription, GroupListing, GroupMember, GroupSummary, Leader,
+    MetadataRole, NewQueue, NewTopic, OwnedPartition, PartitionState, QueueCounts, QueueDepth, QueueDescription,
+    QueueMessages, QueueSeek, QueueSummary, TopicDescription, TopicSummary, WriteRefusal,
 };
 pub use client::Client;
 pub use config::ClientConfig;

@@ -67,6 +67,7 @@ mod put_back;
 mod queue_faults;
 mod queues;
 mod queues_admin;
+mod queues_depth;
 mod restart;
 mod retention;
 mod shutdown;

@@ -11,7 +11,7 @@ use super::fetch::{Fetch, Form, PartitionReader, Read};
 use super::groups::GroupCoordinator;
 use super::produce::{self, Append, Patience, ReadyBatch};
 use super::queue_messages::{self, QueueName, peek, receive, send, settle};
-use super::{damage, group_list, metadata, offsets, partition_admin, partition_states, resolve};
+use super::{damage, group_list, metadata, offsets, partition_admin, partition_states, queue_depth, resolve};
 use crate::error::RequestError;
 use crate::node::Node;
 use crate::quota::Holding;
@@ -49,6 +49,7 @@ pub(crate) async fn answer(node: &Arc<Node>, question: &Call) -> Result<Option<A
         Call::DescribeDamage(_) => Answer::DescribeDamage(damage::of_this_broker(node)),
         Call::ListGroups(_) => Answer::ListGroups(group_list::of_this_broker(node).await?),
         Call::KnowsLeaders(asked) => Answer::KnowsLeaders(metadata::knows_leaders(node, asked).await?),
+        Call::CountQueue(asked) => Answer::CountQueue(queue_depth::of_this_broker(node, asked.queue)),
         Call::ListBrokers(_) => {
             let image = node.metadata.image();
             Answer::ListBrokers(image.brokers().map(|broker| broker.id).collect())
@@ -166,6 +167,11 @@ pub(crate) async fn carry_out(
         Call::TransferLeader(request) => {
             Answer::TransferLeader(partition_admin::transfer_leader(node, context, request).await?)
         }
+        Call::PurgeQueue(request) => Answer::PurgeQueue(queue_depth::purge(node, context, request).await?),
+        Call::SeekQueue(request) => Answer::SeekQueue(queue_depth::seek(node, context, request).await?),
+        Call::ListDead(request) => Answer::ListDead(queue_depth::list_dead(node, context, request).await?),
+        Call::RedriveDead(request) => Answer::RedriveDead(queue_depth::redrive_dead(node, context, request).await?),
+        Call::PurgeDead(request) => Answer::PurgeDead(queue_depth::purge_dead(node, context, request).await?),
         question => {
             let answer = answer(node, &question).await?;
             answer.expect("all calls of clients are matched above")

@@ -43,6 +43,7 @@ mod passing;
 pub(crate) mod peers;
 pub(crate) mod produce;
 pub(crate) mod producers;
+pub(crate) mod queue_depth;
 pub(crate) mod queue_messages;
 pub(crate) mod queues;
 pub(crate) mod resolve;

@@ -81,6 +81,11 @@ operations! {
     DescribeQueue = "QueueAdminService/DescribeQueue" reads,
     AlterQueue = "QueueAdminService/AlterQueue" changes,
     DeleteQueue = "QueueAdminService/DeleteQueue" changes,
+    PurgeQueue = "QueueAdminService/PurgeQueue" changes,
+    SeekQueue = "QueueAdminService/SeekQueue" changes,
+    ListDead = "QueueAdminService/ListDead" reads,
+    RedriveDead = "QueueAdminService/RedriveDead" changes,
+    PurgeDead = "QueueAdminService/PurgeDead" changes,
 }
 
 #[cfg(test)]

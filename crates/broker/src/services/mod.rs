@@ -13,6 +13,7 @@ pub(crate) mod log;
 pub(crate) mod metadata;
 mod names;
 mod pack;
+mod passed_queue_admin;
 mod passed_queues;
 mod passed_wire;
 #[cfg(test)]

@@ -8,20 +8,23 @@ use jangada_controller::Image;
 use jangada_proto::internal::forward_request::Call as Message;
 use jangada_proto::internal::forward_response::Answer as AnswerMessage;
 use jangada_proto::internal::{
-    AwaitBytesResponse, KnowsLeadersRequest, KnowsLeadersResponse, ListBrokersRequest, ListBrokersResponse,
+    AwaitBytesResponse, CountQueueResponse, KnowsLeadersRequest, KnowsLeadersResponse, ListBrokersRequest,
+    ListBrokersResponse,
 };
 use jangada_proto::v1;
-use jangada_types::{BrokerId, LeaderEpoch, Offset, Reason};
+use jangada_types::{BrokerId, LeaderEpoch, Offset, QueueId, Reason};
 
 use super::cluster_wire as cluster;
 use super::group_wire::{self as groups, room_for};
 use super::names;
+use super::passed_queue_admin as queue_admin;
 use super::passed_queues as queues;
 use super::queue_wire;
 use super::record_wire::{self as records, invalid};
 use crate::api::call::admin::{NewLeader, TransferLeader, TrimPartition};
 use crate::api::call::cluster::{DescribeDamage, DescribePartitions, KnowsLeaders, ListBrokers, ListGroups};
 use crate::api::call::groups::{Commit, DeleteGroup, DeleteOffsets, DescribeGroup, ReadOffsets};
+use crate::api::call::queue_admin::{CountQueue, ListDead, PurgeDead, RedriveDead};
 use crate::api::call::queues::Cancelled;
 use crate::api::call::records::{AppendBatch, AwaitBytes, FindOffset, ReadBatches};
 use crate::api::call::{Answer, Call};
@@ -115,6 +118,15 @@ pub(super) fn call_to(image: &Image, call: Call) -> Message {
             min_version: asked.min_version,
         }),
         Call::ListBrokers(ListBrokers) => Message::ListBrokers(ListBrokersRequest {}),
+        Call::PurgeQueue(request) => Message::PurgeQueue(queue_admin::purge_to(&request)),
+        Call::SeekQueue(request) => Message::SeekQueue(queue_admin::seek_to(&request)),
+        Call::ListDead(ListDead(wanted)) => Message::ListDead(queue_admin::dead_to(wanted)),
+        Call::RedriveDead(RedriveDead(wanted)) => Message::RedriveDead(queue_admin::dead_to(wanted)),
+        Call::PurgeDead(PurgeDead(wanted)) => Message::PurgeDead(queue_admin::dead_to(wanted)),
+        Call::CountQueue(asked) => Message::CountQueue(v1::DescribeQueueRequest {
+            queue_id: queue_admin::id_to(asked.queue),
+            ..v1::DescribeQueueRequest::default()
+        }),
     }
 }
 
@@ -189,6 +201,14 @@ pub(super) fn call_of(image: &Image, message: Message, client_host: Arc<str>) ->
             min_version: asked.min_version,
         }),
         Message::ListBrokers(ListBrokersRequest {}) => Call::ListBrokers(ListBrokers),
+        Message::PurgeQueue(request) => Call::PurgeQueue(queue_admin::purge_of(request)?),
+        Message::SeekQueue(request) => Call::SeekQueue(queue_admin::seek_of(request)?),
+        Message::ListDead(request) => Call::ListDead(ListDead(queue_admin::dead_of(request)?)),
+        Message::RedriveDead(request) => Call::RedriveDead(RedriveDead(queue_admin::dead_of(request)?)),
+        Message::PurgeDead(request) => Call::PurgeDead(PurgeDead(queue_admin::dead_of(request)?)),
+        Message::CountQueue(asked) => Call::CountQueue(CountQueue {
+            queue: QueueId::from_slice(&asked.queue_id).ok_or_else(|| invalid("a queue is counted by its id"))?,
+        }),
     })
 }
 
@@ -287,6 +307,17 @@ pub(super) fn answer_to(image: &Image, group: &str, answer: Answer) -> AnswerMes
         Answer::ListBrokers(brokers) => AnswerMessage::ListBrokers(ListBrokersResponse {
             broker_ids: brokers.into_iter().map(BrokerId::get).collect(),
         }),
+        Answer::PurgeQueue(()) => AnswerMessage::PurgeQueue(v1::PurgeQueueResponse {}),
+        Answer::SeekQueue(offset) => AnswerMessage::SeekQueue(queue_admin::sought_to(offset)),
+        Answer::ListDead(found) => AnswerMessage::ListDead(queue_admin::found_to(found)),
+        Answer::RedriveDead(done) => AnswerMessage::RedriveDead(queue_admin::done_to(&done)),
+        Answer::PurgeDead(done) => AnswerMessage::PurgeDead(queue_admin::done_to(&done)),
+        Answer::CountQueue(depths) => AnswerMessage::CountQueue(CountQueueResponse {
+            partitions: depths
+                .into_iter()
+                .map(|(index, depth)| queue_admin::depth_to((index, Some(depth))))
+                .collect(),
+        }),
     }
 }
 
@@ -330,6 +361,14 @@ pub(super) fn answer_of(message: AnswerMessage) -> Result<Answer, RequestError> 
         AnswerMessage::KnowsLeaders(response) => Answer::KnowsLeaders(response.all),
         AnswerMessage::ListBrokers(response) => {
             Answer::ListBrokers(response.broker_ids.into_iter().map(BrokerId).collect())
+        }
+        AnswerMessage::PurgeQueue(v1::PurgeQueueResponse {}) => Answer::PurgeQueue(()),
+        AnswerMessage::SeekQueue(response) => Answer::SeekQueue(response.offset.unsigned_abs()),
+        AnswerMessage::ListDead(response) => Answer::ListDead(queue_admin::found_of(response)),
+        AnswerMessage::RedriveDead(response) => Answer::RedriveDead(queue_admin::done_of(&response)),
+        AnswerMessage::PurgeDead(response) => Answer::PurgeDead(queue_admin::done_of(&response)),
+        AnswerMessage::CountQueue(response) => {
+            Answer::CountQueue(response.partitions.into_iter().map(queue_admin::depth_of).collect())
         }
     })
 }

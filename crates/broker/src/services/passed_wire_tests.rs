@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jangada_controller::Image;
+use jangada_controller::{Image, QueueStart};
 use jangada_coordinator::{
     Assignor, CommitRequest, Committed, Epoch, GroupState, HeartbeatRequest, HeartbeatResponse, Holding, MemberState,
     OffsetCommit, PartitionSet, Subscription, TopicPartition,
 };
-use jangada_types::{BrokerId, Incarnation, LeaderEpoch, Offset, PartitionIndex, ReplicaId, TopicId};
+use jangada_types::{BrokerId, Incarnation, LeaderEpoch, Offset, PartitionIndex, QueueId, ReplicaId, TopicId};
 
 use super::passed_wire::{answer_of, answer_to, call_of, call_to};
 use crate::api::call::admin::{NewLeader, TransferLeader, TrimPartition};
@@ -22,11 +22,15 @@ use crate::api::call::groups::{
     Commit, DeleteGroup, DeleteOffsets, DescribeGroup, GroupDescription, Heartbeat, MemberDescription, PartitionOffset,
     ReadOffsets,
 };
+use crate::api::call::queue_admin::{
+    CountQueue, DeadDone, DeadFound, DeadLetter, DeadWanted, ListDead, PurgeDead, PurgeQueue, QueueAt, QueueDepth,
+    RedriveDead, SeekQueue, SeekTo,
+};
 use crate::api::call::records::{
     Acks, AppendBatch, AwaitBytes, FindOffset, FoundOffset, Position, Produced, ReadBatches,
 };
 use crate::api::call::{Answer, Call};
-use crate::api::resolve::{PartitionRef, TopicRef};
+use crate::api::resolve::{PartitionRef, QueueName, TopicRef};
 use crate::partition::{Appended, Expectation, Fetched};
 
 const TOPIC: TopicId = TopicId::from_u128(7);
@@ -43,6 +47,23 @@ fn partitions() -> PartitionSet {
         .map(|index| TopicPartition::new(TOPIC, index))
         .into_iter()
         .collect()
+}
+
+fn queue_at() -> QueueAt {
+    QueueAt {
+        queue: QueueName::Id(QueueId(8)),
+        index: PartitionIndex(3),
+    }
+}
+
+fn dead() -> DeadWanted {
+    DeadWanted {
+        at: queue_at(),
+        from: 11,
+        most: 100,
+        reasons: vec!["expired".to_owned()],
+        is_dry: true,
+    }
 }
 
 fn calls() -> Vec<Call> {
@@ -128,6 +149,22 @@ fn calls() -> Vec<Call> {
             partition: partition(),
             to: BrokerId(2),
         }),
+        Call::PurgeQueue(PurgeQueue {
+            at: queue_at(),
+            before: Some(7),
+        }),
+        Call::SeekQueue(SeekQueue {
+            at: queue_at(),
+            to: SeekTo::Start(QueueStart::Timestamp(5)),
+        }),
+        Call::SeekQueue(SeekQueue {
+            at: queue_at(),
+            to: SeekTo::Offset(9),
+        }),
+        Call::ListDead(ListDead(dead())),
+        Call::RedriveDead(RedriveDead(dead())),
+        Call::PurgeDead(PurgeDead(dead())),
+        Call::CountQueue(CountQueue { queue: QueueId(8) }),
         Call::DescribePartitions(DescribePartitions { topic: None }),
         Call::DescribeDamage(DescribeDamage),
         Call::ListGroups(ListGroups),
@@ -294,6 +331,39 @@ fn answers() -> Vec<Answer> {
             }],
             missing_shards: BTreeSet::from([PartitionIndex(4)]),
         }),
+        Answer::PurgeQueue(()),
+        Answer::SeekQueue(12),
+        Answer::ListDead(DeadFound {
+            letters: vec![DeadLetter {
+                offset: 3,
+                reason: "rejected".to_owned(),
+                failures: 1,
+                deliveries: 2,
+            }],
+            next: Some(4),
+        }),
+        Answer::RedriveDead(DeadDone {
+            messages: 5,
+            refused: 1,
+            next: None,
+        }),
+        Answer::PurgeDead(DeadDone {
+            messages: 5,
+            refused: 0,
+            next: Some(8),
+        }),
+        Answer::CountQueue(vec![(
+            PartitionIndex(2),
+            QueueDepth {
+                ready: 1,
+                delayed: 2,
+                leased: 3,
+                waiting: 4,
+                dead: 5,
+                bytes: 6,
+                consumers: 7,
+            },
+        )]),
         Answer::KnowsLeaders(true),
         Answer::ListBrokers(vec![BrokerId(1), BrokerId(3)]),
     ]

@@ -11,8 +11,11 @@ use jangada_types::Reason;
 use jangada_types::queue_config::KEYS;
 use tonic::{Request, Response, Status};
 
+use super::passed_queue_admin as wire;
 use super::{cluster_wire, names, status};
 use crate::admission::{Call, call_of};
+use crate::api::call::queue_admin::{ListDead, PurgeDead, RedriveDead};
+use crate::api::queue_depth;
 use crate::api::queues::{self, MessagesWanted, QueueFound, QueueWanted};
 use crate::api::topics;
 use crate::error::RequestError;
@@ -40,9 +43,11 @@ impl QueueAdmin {
         })
     }
 
-    fn describe(&self, request: DescribeQueueRequest) -> Result<DescribeQueueResponse, RequestError> {
+    async fn describe(&self, request: DescribeQueueRequest) -> Result<DescribeQueueResponse, RequestError> {
         let found = queues::describe(&self.node, &names::queue(&request.queue_id, request.name)?)?;
+        let depths = queue_depth::of_all_brokers(&self.node, &found.queue, &found.topic).await;
         Ok(DescribeQueueResponse {
+            partitions: depths.into_iter().map(wire::depth_to).collect(),
             config: config_entries(&found),
             queue: Some(summary(found)),
         })
@@ -150,7 +155,7 @@ impl QueueAdminService for QueueAdmin {
 
     async fn describe_queue(&self, request: Request<DescribeQueueRequest>) -> Answer<DescribeQueueResponse> {
         let call = call_of(&request);
-        self.answer(&call, self.describe(request.into_inner()))
+        self.answer(&call, self.describe(request.into_inner()).await)
     }
 
     async fn alter_queue(&self, request: Request<AlterQueueRequest>) -> Answer<AlterQueueResponse> {
@@ -161,5 +166,45 @@ impl QueueAdminService for QueueAdmin {
     async fn delete_queue(&self, request: Request<DeleteQueueRequest>) -> Answer<DeleteQueueResponse> {
         let call = call_of(&request);
         self.answer(&call, self.delete(request.into_inner()).await)
+    }
+
+    async fn purge_queue(&self, request: Request<PurgeQueueRequest>) -> Answer<PurgeQueueResponse> {
+        let call = call_of(&request);
+        let purge =
+            async { queue_depth::purge(&self.node, &call.context, wire::purge_of(request.into_inner())?).await };
+        self.answer(&call, purge.await.map(|()| PurgeQueueResponse {}))
+    }
+
+    async fn seek_queue(&self, request: Request<SeekQueueRequest>) -> Answer<SeekQueueResponse> {
+        let call = call_of(&request);
+        let seek = async { queue_depth::seek(&self.node, &call.context, wire::seek_of(request.into_inner())?).await };
+        self.answer(&call, seek.await.map(wire::sought_to))
+    }
+
+    async fn list_dead(&self, request: Request<DeadRequest>) -> Answer<ListDeadResponse> {
+        let call = call_of(&request);
+        let list = async {
+            let wanted = ListDead(wire::dead_of(request.into_inner())?);
+            queue_depth::list_dead(&self.node, &call.context, wanted).await
+        };
+        self.answer(&call, list.await.map(wire::found_to))
+    }
+
+    async fn redrive_dead(&self, request: Request<DeadRequest>) -> Answer<DeadResponse> {
+        let call = call_of(&request);
+        let redrive = async {
+            let wanted = RedriveDead(wire::dead_of(request.into_inner())?);
+            queue_depth::redrive_dead(&self.node, &call.context, wanted).await
+        };
+        self.answer(&call, redrive.await.map(|done| wire::done_to(&done)))
+    }
+
+    async fn purge_dead(&self, request: Request<DeadRequest>) -> Answer<DeadResponse> {
+        let call = call_of(&request);
+        let purge = async {
+            let wanted = PurgeDead(wire::dead_of(request.into_inner())?);
+            queue_depth::purge_dead(&self.node, &call.context, wanted).await
+        };
+        self.answer(&call, purge.await.map(|done| wire::done_to(&done)))
     }
 }

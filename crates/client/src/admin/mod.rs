@@ -5,6 +5,7 @@
 //! the work of the one before; each method says what it makes of that. What changes a topic names it by the id that it has when the
 //! call begins: another topic that gets its name meanwhile is never touched.
 
+mod dead_letters;
 mod groups;
 mod queues;
 mod types;
@@ -21,8 +22,11 @@ use jangada_types::{BrokerId, Incarnation, Reason};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
+pub use dead_letters::{DeadLetter, DeadLetters, DeadLettersDone};
 pub use groups::{CommittedOffset, GroupDescription, GroupListing, GroupMember, GroupSummary, OwnedPartition};
-pub use queues::{CreatedQueue, NewQueue, QueueDescription, QueueMessages, QueueSummary};
+pub use queues::{
+    CreatedQueue, NewQueue, QueueCounts, QueueDepth, QueueDescription, QueueMessages, QueueSeek, QueueSummary,
+};
 pub use types::{
     BrokerState, ClusterDescription, ConfigEntry, CreatedTopic, DamagedReplica, Leader, MetadataRole, NewTopic,
     PartitionState, TopicDescription, TopicSummary, WriteRefusal,

@@ -10,6 +10,7 @@ use jangada_types::{QueueId, Reason, TopicId};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
+use super::dead_letters::{DeadLetter, DeadLetters, DeadLettersDone};
 use super::types::topic_id;
 use super::{Admin, CREATE_TIMEOUT, ConfigEntry};
 use crate::attempts::CallFailed;
@@ -140,6 +141,62 @@ pub struct QueueDescription {
     pub queue: QueueSummary,
     /// Every setting that the queue may have, by subject.
     pub config: Vec<ConfigEntry>,
+    /// What the queue has in each partition, by index.
+    pub partitions: Vec<QueueDepth>,
+}
+
+/// What a queue has in one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueDepth {
+    /// The partition's index.
+    pub partition: u32,
+    /// As the leader knows it. `None`: it did not answer.
+    pub counts: Option<QueueCounts>,
+}
+
+/// The messages of a queue in one partition, by what they are doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueCounts {
+    /// Messages that may go out.
+    pub ready: u64,
+    /// Messages that are not due yet, about.
+    pub delayed: u64,
+    /// Messages that a consumer has.
+    pub leased: u64,
+    /// Messages that failed and go out again later.
+    pub waiting: u64,
+    /// Dead letters that are kept.
+    pub dead: u64,
+    /// Bytes of what is neither done nor dead, about.
+    pub bytes: u64,
+    /// Consumers that have a stream, or wait with a receive.
+    pub consumers: u64,
+}
+
+/// Where a queue begins anew in a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueSeek {
+    /// By position or time.
+    At(OffsetAt),
+    /// At this offset, 0 or more.
+    Offset(i64),
+}
+
+impl QueueDepth {
+    fn from_wire(depth: v1::QueueDepth) -> Self {
+        Self {
+            partition: depth.partition,
+            counts: depth.counts.map(|counts| QueueCounts {
+                ready: counts.ready,
+                delayed: counts.delayed,
+                leased: counts.leased,
+                waiting: counts.waiting,
+                dead: counts.dead,
+                bytes: counts.bytes,
+                consumers: counts.consumers,
+            }),
+        }
+    }
 }
 
 impl QueueSummary {
@@ -270,6 +327,7 @@ impl Admin {
         Ok(QueueDescription {
             queue: QueueSummary::from_wire(answer.queue.unwrap_or_default(), &context)?,
             config: answer.config.into_iter().map(ConfigEntry::from).collect(),
+            partitions: answer.partitions.into_iter().map(QueueDepth::from_wire).collect(),
         })
     }
 
@@ -341,6 +399,128 @@ impl Admin {
         };
         self.cluster.metadata.require_version(version);
         Ok(version)
+    }
+
+    /// Drops all messages of a queue in one partition, or those before an offset: also those that consumers have, and dead letters.
+    /// Without an offset it is repeated only when an attempt certainly had no effect, for it would drop what came meanwhile.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with `UNKNOWN_QUEUE` or `UNKNOWN_PARTITION`; [`ClientError::OutcomeUnknown`] when an answer is missing.
+    pub async fn purge_queue(
+        &self,
+        queue: &str,
+        partition: u32,
+        before_offset: Option<i64>,
+    ) -> Result<(), ClientError> {
+        let context = format!("purge queue {queue}[{partition}]");
+        let request = v1::PurgeQueueRequest {
+            queue_id: self.queue_id_of(queue).await?,
+            partition,
+            before_offset,
+            ..v1::PurgeQueueRequest::default()
+        };
+        let repeat = match before_offset {
+            Some(_) => Repeat::Always,
+            None => Repeat::IfDefinite,
+        };
+        let answer = self.call_queues(&context, repeat, |mut service| {
+            let request = request.clone();
+            async move { service.purge_queue(request).await }
+        });
+        answer.await.map(drop).map_err(|failed| queue_error(failed, &context))
+    }
+
+    /// Lets a queue that reads a topic begin anew in one partition. Returns the offset. Repeated only when an attempt certainly had no
+    /// effect, for consumers may have settled messages since.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with `UNKNOWN_QUEUE`, `UNKNOWN_PARTITION`, or `WRONG_QUEUE_KIND`; [`ClientError::OutcomeUnknown`] when an
+    /// answer is missing.
+    pub async fn seek_queue(&self, queue: &str, partition: u32, to: QueueSeek) -> Result<i64, ClientError> {
+        use v1::seek_queue_request::Start;
+        let context = format!("seek queue {queue}[{partition}]");
+        let request = v1::SeekQueueRequest {
+            queue_id: self.queue_id_of(queue).await?,
+            partition,
+            start: Some(match to {
+                QueueSeek::At(OffsetAt::Earliest) => Start::Earliest(true),
+                QueueSeek::At(OffsetAt::Latest) => Start::Latest(true),
+                QueueSeek::At(OffsetAt::Timestamp(timestamp_ms)) => Start::TimestampMs(timestamp_ms),
+                QueueSeek::Offset(offset) => Start::Offset(offset),
+            }),
+            ..v1::SeekQueueRequest::default()
+        };
+        let answer = self.call_queues(&context, Repeat::IfDefinite, |mut service| {
+            let request = request.clone();
+            async move { service.seek_queue(request).await }
+        });
+        let answer = answer.await.map_err(|failed| queue_error(failed, &context))?;
+        Ok(answer.offset)
+    }
+
+    /// Dead letters of one partition, by offset, and where to look on.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with `UNKNOWN_QUEUE` or `UNKNOWN_PARTITION`.
+    pub async fn list_dead(
+        &self,
+        queue: &str,
+        wanted: &DeadLetters,
+    ) -> Result<(Vec<DeadLetter>, Option<i64>), ClientError> {
+        let context = format!("list dead letters of {queue}[{}]", wanted.partition);
+        let request = wanted.wire(self.queue_id_of(queue).await?);
+        let answer = self.call_queues(&context, Repeat::Always, |mut service| {
+            let request = request.clone();
+            async move { service.list_dead(request).await }
+        });
+        let answer = answer.await.map_err(|failed| queue_error(failed, &context))?;
+        let letters = answer.messages.into_iter().map(|letter| DeadLetter {
+            offset: letter.offset,
+            reason: letter.reason,
+            failures: letter.failures,
+            deliveries: letter.deliveries,
+        });
+        Ok((letters.collect(), answer.next_offset))
+    }
+
+    /// Lets dead letters of one partition go out again, at most 1,000; the answer says where to go on. Whoever wants all calls again, as
+    /// fast as consumers may get them. An attempt that is repeated counts only what those before it have left.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with `UNKNOWN_QUEUE` or `UNKNOWN_PARTITION`.
+    pub async fn redrive_dead(&self, queue: &str, wanted: &DeadLetters) -> Result<DeadLettersDone, ClientError> {
+        let context = format!("redrive dead letters of {queue}[{}]", wanted.partition);
+        let request = wanted.wire(self.queue_id_of(queue).await?);
+        let answer = self.call_queues(&context, Repeat::Always, |mut service| {
+            let request = request.clone();
+            async move { service.redrive_dead(request).await }
+        });
+        answer
+            .await
+            .map(DeadLettersDone::from_wire)
+            .map_err(|failed| queue_error(failed, &context))
+    }
+
+    /// Deletes dead letters of one partition, as [`Self::redrive_dead`] redrives them.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with `UNKNOWN_QUEUE` or `UNKNOWN_PARTITION`.
+    pub async fn purge_dead(&self, queue: &str, wanted: &DeadLetters) -> Result<DeadLettersDone, ClientError> {
+        let context = format!("purge dead letters of {queue}[{}]", wanted.partition);
+        let request = wanted.wire(self.queue_id_of(queue).await?);
+        let answer = self.call_queues(&context, Repeat::Always, |mut service| {
+            let request = request.clone();
+            async move { service.purge_dead(request).await }
+        });
+        answer
+            .await
+            .map(DeadLettersDone::from_wire)
+            .map_err(|failed| queue_error(failed, &context))
+    }
+
+    async fn queue_id_of(&self, name: &str) -> Result<bytes::Bytes, ClientError> {
+        let queue = self.describe_queue(name).await?.queue;
+        Ok(queue.queue_id.to_bytes().to_vec().into())
     }
 
     async fn call_queues<T, F>(

@@ -26,7 +26,7 @@ pub use consume::{CommitArg, ConsumeArgs, ConsumeOutput};
 pub use group::{GroupCommand, GroupRemoveArgs, LagArgs, SeekArgs, ToArg};
 pub use process::{DownArgs, ServerArgs, ServerCommand, UpArgs};
 pub use produce::{ProduceArgs, ProduceFormat};
-pub use queue::{AlterQueueArgs, CreateQueueArgs, QueueCommand};
+pub use queue::{AlterQueueArgs, CreateQueueArgs, DeadArgs, DlqCommand, QueueCommand, QueueFromArg};
 pub use queue_messages::{
     QueueConsumeArgs, QueueMessagesCommand, QueueOutput, QueuePeekArgs, QueueReceiveArgs, QueueSendArgs,
     QueueSendFormat,
@@ -82,6 +82,10 @@ pub enum Command {
     /// Create, show, change, pause and delete queues
     #[command(subcommand)]
     Queue(QueueCommand),
+
+    /// List dead letters of queues, let them go out again, delete them
+    #[command(subcommand)]
+    Dlq(DlqCommand),
 
     /// Write lines of stdin or a file to a topic, one record a line
     ///
@@ -169,6 +173,10 @@ mod tests {
             "jangada queue create q -c lease",
             "jangada queue alter q",
             "jangada queue pause",
+            "jangada queue seek q",
+            "jangada queue seek q --to 5",
+            "jangada dlq redrive q --rate 0",
+            "jangada dlq ls q --reason old",
             "jangada topic create x --partitions 1 --replicas 1 -c retention",
             "jangada produce x --format jsonl --key-separator :",
             "jangada consume x -f %v -o jsonl",
@@ -263,6 +271,12 @@ mod tests {
             "jangada queue pause q",
             "jangada queue resume q",
             "jangada queue rm q --yes",
+            "jangada queue purge q --partition 1 --yes",
+            "jangada queue seek q --to earliest",
+            "jangada queue seek q --to -1h --partition 0",
+            "jangada dlq ls q --reason attempts --reason expired -o json",
+            "jangada dlq redrive q --rate 100 --dry-run",
+            "jangada dlq purge q --partition 0 --yes",
             "jangada produce t --file f --key-separator : --acks none --compression zstd",
             "jangada consume t --from 2024-05-01T00:00:00Z --max 3 --exit-at-end -o jsonl",
             "jangada consume t --partition 0 --from 12 -f %o\\t%v\\n",

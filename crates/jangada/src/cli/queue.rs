@@ -58,6 +58,42 @@ pub enum QueueCommand {
         output: OutputArgs,
     },
 
+    /// Drop all messages that a queue has, also those that consumers have, and dead letters
+    Purge {
+        /// The queue
+        #[arg(add = queues())]
+        name: String,
+
+        /// One partition instead of all
+        #[arg(long, value_name = "P")]
+        partition: Option<u32>,
+
+        /// Yes, drop them
+        #[arg(long)]
+        yes: bool,
+
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+
+    /// Let a queue that reads a topic begin anew: what became of its messages is forgotten
+    Seek {
+        /// The queue
+        #[arg(add = queues())]
+        name: String,
+
+        /// One partition instead of all
+        #[arg(long, value_name = "P")]
+        partition: Option<u32>,
+
+        /// Where to begin: `earliest`, `latest`, a time such as 2024-05-01T12:00:00Z, or how long ago, such as -1h
+        #[arg(long, value_name = "WHERE", allow_hyphen_values = true)]
+        to: QueueFromArg,
+
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+
     /// Delete a queue, with its messages unless it reads a topic
     Rm {
         /// The queue
@@ -152,4 +188,52 @@ impl FromStr for QueueFromArg {
         };
         Ok(Self(at))
     }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DlqCommand {
+    /// List the dead letters of a queue: where they are, and why they are dead
+    Ls(DeadArgs),
+
+    /// Let dead letters go out again; Ctrl-C stops it, and what went out stays
+    Redrive {
+        #[command(flatten)]
+        dead: DeadArgs,
+
+        /// At most so many a second
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        rate: Option<u32>,
+
+        /// Only say how many there are
+        #[arg(long)]
+        dry_run: bool,
+    },
+
+    /// Delete dead letters
+    Purge {
+        #[command(flatten)]
+        dead: DeadArgs,
+
+        /// Yes, delete them
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct DeadArgs {
+    /// The queue
+    #[arg(add = queues())]
+    pub name: String,
+
+    /// One partition instead of all
+    #[arg(long, value_name = "P")]
+    pub partition: Option<u32>,
+
+    /// Only those that are dead for this reason; may be given again
+    #[arg(long, value_name = "REASON", value_parser = ["attempts", "rejected", "expired", "length"])]
+    pub reason: Vec<String>,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
 }

@@ -6,6 +6,7 @@ mod completion;
 mod consume;
 mod consume_group;
 mod consume_range;
+mod dlq;
 mod down;
 mod group;
 mod group_lag;
@@ -52,6 +53,7 @@ async fn run_in_cluster(brokers: &Brokers, command: Command) -> Result<()> {
     match command {
         Command::Topic(command) => topic::run(brokers, command).await,
         Command::Queue(command) => queue::run(brokers, command).await,
+        Command::Dlq(command) => dlq::run(brokers, command).await,
         Command::Produce(args) => produce::run(brokers, &args).await,
         Command::Consume(args) => consume::run(brokers, &args).await,
         Command::Group(command) => group::run(brokers, command).await,

@@ -1,6 +1,8 @@
 //! `jangada queue ...`: creates, shows, alters, pauses and deletes queues.
 
-use jangada_client::{Admin, NewQueue, QueueDescription, QueueMessages, QueueSummary};
+use jangada_client::{
+    Admin, NewQueue, QueueCounts, QueueDepth, QueueDescription, QueueMessages, QueueSeek, QueueSummary,
+};
 use serde_json::{Value, json};
 
 use super::queue_messages;
@@ -8,10 +10,10 @@ use super::settings::{by_key, check_unset};
 use super::topic::counted;
 use super::views::{settings_json, settings_table};
 use crate::brokers::Brokers;
-use crate::cli::{AlterQueueArgs, CreateQueueArgs, QueueCommand};
+use crate::cli::{AlterQueueArgs, CreateQueueArgs, QueueCommand, QueueFromArg};
 use crate::connect::{connect, connect_to_create};
 use crate::errors::{CliError, Result};
-use crate::output::{OutputArgs, Show, plain_table};
+use crate::output::{OutputArgs, Show, or_dash, plain_table};
 
 pub async fn run(brokers: &Brokers, command: QueueCommand) -> Result<()> {
     if let QueueCommand::Messages(command) = command {
@@ -22,6 +24,10 @@ pub async fn run(brokers: &Brokers, command: QueueCommand) -> Result<()> {
         let message =
             format!("queue {name:?} and the messages that it has would be deleted for good: say so with --yes");
         return Err(CliError::usage(message).hint(hint));
+    }
+    if let QueueCommand::Purge { name, yes: false, .. } = &command {
+        let message = format!("the messages of queue {name:?} would be dropped for good: say so with --yes");
+        return Err(CliError::usage(message).hint("nothing was dropped"));
     }
     let client = match &command {
         QueueCommand::Create(_) => connect_to_create(brokers).await?,
@@ -36,6 +42,23 @@ pub async fn run(brokers: &Brokers, command: QueueCommand) -> Result<()> {
         QueueCommand::Alter(args) => alter(&admin, args).await,
         QueueCommand::Pause { name, output } => pause(&admin, &name, true, output).await,
         QueueCommand::Resume { name, output } => pause(&admin, &name, false, output).await,
+        QueueCommand::Purge {
+            name,
+            partition,
+            output,
+            ..
+        } => {
+            for partition in partitions_of(&admin, &name, partition).await? {
+                admin.purge_queue(&name, partition, None).await?;
+            }
+            output.done(&format!("dropped the messages of queue {name}"), json!({}))
+        }
+        QueueCommand::Seek {
+            name,
+            partition,
+            to,
+            output,
+        } => seek(&admin, &name, partition, to, output).await,
         QueueCommand::Rm { name, output, .. } => {
             let version = admin.delete_queue(&name).await?;
             output.done(&format!("deleted queue {name}"), json!({ "version": version }))
@@ -78,6 +101,49 @@ async fn create(admin: &Admin, args: CreateQueueArgs) -> Result<()> {
         "replicas": created.replicas,
     });
     args.output.done(&sentence, json)
+}
+
+/// The partition that was named, or all of the queue's.
+pub(super) async fn partitions_of(admin: &Admin, queue: &str, partition: Option<u32>) -> Result<Vec<u32>> {
+    match partition {
+        Some(partition) => Ok(vec![partition]),
+        None => Ok((0..admin.describe_queue(queue).await?.queue.partitions).collect()),
+    }
+}
+
+async fn seek(admin: &Admin, name: &str, partition: Option<u32>, to: QueueFromArg, output: OutputArgs) -> Result<()> {
+    let mut sought = Sought {
+        queue: name.to_owned(),
+        starts: Vec::new(),
+    };
+    for partition in partitions_of(admin, name, partition).await? {
+        let start = admin.seek_queue(name, partition, QueueSeek::At(to.0)).await?;
+        sought.starts.push((partition, start));
+    }
+    output.show(&sought)
+}
+
+/// The result of `queue seek`.
+struct Sought {
+    queue: String,
+    /// Partitions with the offsets where the queue begins.
+    starts: Vec<(u32, i64)>,
+}
+
+impl Show for Sought {
+    fn table(&self) -> String {
+        let rows = self
+            .starts
+            .iter()
+            .map(|(partition, start)| [self.queue.clone(), partition.to_string(), start.to_string()]);
+        plain_table(["queue", "partition", "offset"], rows)
+    }
+
+    fn json(&self) -> Value {
+        let row =
+            |(partition, start): &(u32, i64)| json!({ "queue": self.queue, "partition": partition, "offset": start });
+        self.starts.iter().map(row).collect()
+    }
 }
 
 async fn alter(admin: &Admin, args: AlterQueueArgs) -> Result<()> {
@@ -148,18 +214,61 @@ fn queue_json(queue: &QueueSummary) -> Value {
     })
 }
 
+fn depth_json(depth: &QueueDepth) -> Value {
+    let counts = depth.counts.map(|counts| {
+        json!({
+            "ready": counts.ready,
+            "delayed": counts.delayed,
+            "leased": counts.leased,
+            "waiting": counts.waiting,
+            "dead": counts.dead,
+            "bytes": counts.bytes,
+            "consumers": counts.consumers,
+        })
+    });
+    json!({ "partition": depth.partition, "counts": counts })
+}
+
 /// The view of `queue describe`.
 struct Queue(QueueDescription);
 
 impl Show for Queue {
     fn table(&self) -> String {
         let head = queues_table(std::slice::from_ref(&self.0.queue));
-        format!("{head}\n{}", settings_table(&self.0.config))
+        let rows = self.0.partitions.iter().map(|depth| {
+            let count = |of: fn(&QueueCounts) -> u64| or_dash(depth.counts.as_ref().map(of));
+            [
+                depth.partition.to_string(),
+                count(|counts| counts.ready),
+                count(|counts| counts.delayed),
+                count(|counts| counts.leased),
+                count(|counts| counts.waiting),
+                count(|counts| counts.dead),
+                count(|counts| counts.bytes),
+                count(|counts| counts.consumers),
+            ]
+        });
+        let header = [
+            "partition",
+            "ready",
+            "delayed",
+            "leased",
+            "waiting",
+            "dead",
+            "bytes",
+            "consumers",
+        ];
+        format!(
+            "{head}\n{}\n{}",
+            settings_table(&self.0.config),
+            plain_table(header, rows)
+        )
     }
 
     fn json(&self) -> Value {
         let mut queue = queue_json(&self.0.queue);
         queue["config"] = settings_json(&self.0.config);
+        queue["depth"] = self.0.partitions.iter().map(depth_json).collect();
         queue
     }
 }

@@ -5,16 +5,18 @@
 //! - [`groups`]: consumer groups.
 //! - [`queues`]: messages of queues.
 //! - [`admin`]: what only the leader of a partition can do to it.
+//! - [`queue_admin`]: what is done to all messages of a queue in a partition, and how many it has there.
 //! - [`cluster`]: what brokers ask each other by themselves, and what is gathered from all of them.
 
 pub(crate) mod admin;
 pub(crate) mod cluster;
 pub(crate) mod groups;
+pub(crate) mod queue_admin;
 pub(crate) mod queues;
 pub(crate) mod records;
 
 use jangada_coordinator::HeartbeatResponse;
-use jangada_types::{BrokerId, Offset};
+use jangada_types::{BrokerId, Offset, PartitionIndex};
 
 use self::admin::{NewLeader, TransferLeader, TrimPartition};
 use self::cluster::{
@@ -22,6 +24,9 @@ use self::cluster::{
 };
 use self::groups::{
     Commit, DeleteGroup, DeleteOffsets, DescribeGroup, GroupDescription, Heartbeat, PartitionOffset, ReadOffsets,
+};
+use self::queue_admin::{
+    CountQueue, DeadDone, DeadFound, ListDead, PurgeDead, PurgeQueue, QueueDepth, RedriveDead, SeekQueue,
 };
 use self::queues::{
     CancelMessages, Cancelled, PeekMessages, PeekedMessages, ReceiveMessages, ReceivedMessage, SendMessages,
@@ -111,7 +116,13 @@ passable! {
     PeekMessages(PeekMessages) => PeekedMessages, of Peek;
     TrimPartition(TrimPartition) => Offset, of TrimPartition;
     TransferLeader(TransferLeader) => NewLeader, of TransferLeader;
+    PurgeQueue(PurgeQueue) => (), of PurgeQueue;
+    SeekQueue(SeekQueue) => u64, of SeekQueue;
+    ListDead(ListDead) => DeadFound, of ListDead;
+    RedriveDead(RedriveDead) => DeadDone, of RedriveDead;
+    PurgeDead(PurgeDead) => DeadDone, of PurgeDead;
     // What a broker asks by itself.
+    CountQueue(CountQueue) => Vec<(PartitionIndex, QueueDepth)>, of DescribeQueue;
     DescribePartitions(DescribePartitions) => Vec<PartitionState>, of DescribePartitions;
     DescribeDamage(DescribeDamage) => Damage, of DescribeCluster;
     ListGroups(ListGroups) => GroupList, of ListGroups;

@@ -91,8 +91,8 @@ impl NewMessage {
                 .with("actual", self.priority));
         }
         if self.due != Due::Default && config.order == QueueOrder::Key {
-            let message = "the message has a delay of its own, and the queue keeps an order: all of it waits for queue.delay.ms, no message \
-                           for longer than those behind it";
+            let message = "the message has a delay of its own, and the queue keeps an order, in which one message would hold up all that \
+                           were sent after it: set queue.delay.ms instead";
             return Err(invalid(message));
         }
         let delay_ms = match self.due {

@@ -1,0 +1,218 @@
+//! Calls about all messages of a queue in one partition, as clients send them and as brokers pass them on.
+
+use jangada_controller::QueueStart;
+use jangada_proto::v1::{self, seek_queue_request::Start};
+use jangada_types::{PartitionIndex, QueueId, Reason};
+
+use super::names;
+use crate::api::call::queue_admin::{
+    DeadDone, DeadFound, DeadLetter, DeadWanted, PurgeQueue, QueueAt, QueueDepth, SeekQueue, SeekTo,
+};
+use crate::api::resolve::QueueName;
+use crate::error::RequestError;
+
+/// Dead letters that one call looks at, at most.
+const DEAD_MAX: u32 = 1_000;
+
+fn invalid(what: impl Into<String>) -> RequestError {
+    RequestError::new(Reason::InvalidRequest, what)
+}
+
+fn at(queue_id: &[u8], name: String, partition: u32) -> Result<QueueAt, RequestError> {
+    Ok(QueueAt {
+        queue: names::queue(queue_id, name)?,
+        index: PartitionIndex(partition),
+    })
+}
+
+fn offset(field: &str, offset: i64) -> Result<u64, RequestError> {
+    u64::try_from(offset).map_err(|_| invalid(format!("{field} is {offset}: offsets are 0 or more")))
+}
+
+fn offset_to(offset: u64) -> i64 {
+    i64::try_from(offset).unwrap_or(i64::MAX)
+}
+
+fn name_to(at: &QueueAt) -> (String, bytes::Bytes) {
+    match &at.queue {
+        QueueName::Id(id) => (String::new(), id_to(*id)),
+        QueueName::Name(name) => (name.clone(), bytes::Bytes::new()),
+    }
+}
+
+pub(super) fn id_to(id: QueueId) -> bytes::Bytes {
+    id.to_bytes().to_vec().into()
+}
+
+pub(super) fn purge_of(request: v1::PurgeQueueRequest) -> Result<PurgeQueue, RequestError> {
+    let before = request.before_offset.map(|before| offset("before_offset", before));
+    Ok(PurgeQueue {
+        at: at(&request.queue_id, request.name, request.partition)?,
+        before: before.transpose()?,
+    })
+}
+
+pub(super) fn purge_to(request: &PurgeQueue) -> v1::PurgeQueueRequest {
+    let (name, queue_id) = name_to(&request.at);
+    v1::PurgeQueueRequest {
+        name,
+        queue_id,
+        partition: request.at.index.get(),
+        before_offset: request.before.map(offset_to),
+    }
+}
+
+pub(super) fn seek_of(request: v1::SeekQueueRequest) -> Result<SeekQueue, RequestError> {
+    let to = match request.start {
+        None => return Err(invalid("the request says not where to begin: set one of `start`")),
+        Some(Start::Earliest(_)) => SeekTo::Start(QueueStart::Earliest),
+        Some(Start::Latest(_)) => SeekTo::Start(QueueStart::Latest),
+        Some(Start::TimestampMs(timestamp_ms @ 0..)) => SeekTo::Start(QueueStart::Timestamp(timestamp_ms)),
+        Some(Start::TimestampMs(timestamp_ms)) => {
+            return Err(invalid(format!("timestamp_ms is {timestamp_ms}: give 0 or more")));
+        }
+        Some(Start::Offset(at)) => SeekTo::Offset(offset("offset", at)?),
+    };
+    Ok(SeekQueue {
+        at: at(&request.queue_id, request.name, request.partition)?,
+        to,
+    })
+}
+
+pub(super) fn seek_to(request: &SeekQueue) -> v1::SeekQueueRequest {
+    let (name, queue_id) = name_to(&request.at);
+    v1::SeekQueueRequest {
+        name,
+        queue_id,
+        partition: request.at.index.get(),
+        start: Some(match request.to {
+            SeekTo::Start(QueueStart::Earliest) => Start::Earliest(true),
+            SeekTo::Start(QueueStart::Latest) => Start::Latest(true),
+            SeekTo::Start(QueueStart::Timestamp(timestamp_ms)) => Start::TimestampMs(timestamp_ms),
+            SeekTo::Offset(offset) => Start::Offset(offset_to(offset)),
+        }),
+    }
+}
+
+pub(super) fn sought_to(offset: u64) -> v1::SeekQueueResponse {
+    let offset = offset_to(offset);
+    v1::SeekQueueResponse { offset }
+}
+
+pub(super) fn dead_of(request: v1::DeadRequest) -> Result<DeadWanted, RequestError> {
+    const REASONS: [&str; 4] = ["attempts", "rejected", "expired", "length"];
+    if request.max_messages > DEAD_MAX {
+        let message = format!(
+            "max_messages is {}: at most {DEAD_MAX} in one call",
+            request.max_messages
+        );
+        return Err(invalid(message).with("limit", DEAD_MAX));
+    }
+    if let Some(unknown) = request
+        .reasons
+        .iter()
+        .find(|reason| !REASONS.contains(&reason.as_str()))
+    {
+        let message = format!(
+            "no message is dead for the reason {unknown:?}: there are {}",
+            REASONS.join(", ")
+        );
+        return Err(invalid(message));
+    }
+    let most = if request.max_messages == 0 {
+        DEAD_MAX
+    } else {
+        request.max_messages
+    };
+    Ok(DeadWanted {
+        at: at(&request.queue_id, request.name, request.partition)?,
+        from: offset("from_offset", request.from_offset)?,
+        most: most as usize,
+        reasons: request.reasons,
+        is_dry: request.dry_run,
+    })
+}
+
+pub(super) fn dead_to(wanted: DeadWanted) -> v1::DeadRequest {
+    let (name, queue_id) = name_to(&wanted.at);
+    v1::DeadRequest {
+        name,
+        queue_id,
+        partition: wanted.at.index.get(),
+        from_offset: offset_to(wanted.from),
+        max_messages: u32::try_from(wanted.most).unwrap_or(DEAD_MAX),
+        reasons: wanted.reasons,
+        dry_run: wanted.is_dry,
+    }
+}
+
+pub(super) fn found_to(found: DeadFound) -> v1::ListDeadResponse {
+    let letter = |letter: DeadLetter| v1::DeadLetter {
+        offset: offset_to(letter.offset),
+        reason: letter.reason,
+        failures: letter.failures.into(),
+        deliveries: letter.deliveries.into(),
+    };
+    v1::ListDeadResponse {
+        messages: found.letters.into_iter().map(letter).collect(),
+        next_offset: found.next.map(offset_to),
+    }
+}
+
+pub(super) fn found_of(response: v1::ListDeadResponse) -> DeadFound {
+    let letter = |letter: v1::DeadLetter| DeadLetter {
+        offset: letter.offset.unsigned_abs(),
+        reason: letter.reason,
+        failures: u16::try_from(letter.failures).unwrap_or(u16::MAX),
+        deliveries: u16::try_from(letter.deliveries).unwrap_or(u16::MAX),
+    };
+    DeadFound {
+        letters: response.messages.into_iter().map(letter).collect(),
+        next: response.next_offset.map(i64::unsigned_abs),
+    }
+}
+
+pub(super) fn done_to(done: &DeadDone) -> v1::DeadResponse {
+    v1::DeadResponse {
+        messages: done.messages,
+        refused: done.refused,
+        next_offset: done.next.map(offset_to),
+    }
+}
+
+pub(super) fn done_of(response: &v1::DeadResponse) -> DeadDone {
+    DeadDone {
+        messages: response.messages,
+        refused: response.refused,
+        next: response.next_offset.map(i64::unsigned_abs),
+    }
+}
+
+pub(super) fn depth_to((index, depth): (PartitionIndex, Option<QueueDepth>)) -> v1::QueueDepth {
+    v1::QueueDepth {
+        partition: index.get(),
+        counts: depth.map(|depth| v1::QueueCounts {
+            ready: depth.ready,
+            delayed: depth.delayed,
+            leased: depth.leased,
+            waiting: depth.waiting,
+            dead: depth.dead,
+            bytes: depth.bytes,
+            consumers: depth.consumers,
+        }),
+    }
+}
+
+pub(super) fn depth_of(depth: v1::QueueDepth) -> (PartitionIndex, QueueDepth) {
+    let counts = depth.counts.unwrap_or_default();
+    let depths = QueueDepth {
+        ready: counts.ready,
+        delayed: counts.delayed,
+        leased: counts.leased,
+        waiting: counts.waiting,
+        dead: counts.dead,
+        bytes: counts.bytes,
+        consumers: counts.consumers,
+    };
+    (PartitionIndex(depth.partition), depths)
+}

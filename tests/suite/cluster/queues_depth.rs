@@ -1,0 +1,158 @@
+//! What a queue has in its partitions, and what is done to all of it: counted, dropped, read again; dead letters.
+
+use jangada_client::{ClientError, DeadLetters, NewQueue, OffsetAt, QueueSeek, Reason};
+use serde_json::json;
+
+use crate::harness::{Cluster, WAIT, eventually};
+
+const TOPIC: &str = "orders";
+
+#[track_caller]
+fn assert_refused<T: std::fmt::Debug>(answer: Result<T, ClientError>, expected: Reason, named: &[&str]) {
+    let error = answer.expect_err(expected.as_str());
+    assert_eq!(error.reason(), Some(expected), "{error}");
+    let text = error.to_string();
+    for name in named {
+        assert!(text.contains(name), "{expected} does not name {name:?}: {text}");
+    }
+}
+
+/// The counts of a queue over all its partitions, once every leader says them.
+async fn ready(cluster: &Cluster, queue: &str) -> Option<u64> {
+    let described = cluster.admin().await.describe_queue(queue).await.ok()?;
+    let counts: Option<Vec<_>> = described.partitions.iter().map(|depth| depth.counts).collect();
+    Some(counts?.iter().map(|counts| counts.ready).sum())
+}
+
+async fn expect_ready(cluster: &Cluster, queue: &str, expected: u64) {
+    eventually(&format!("{queue} has {expected} messages"), WAIT, || async {
+        (ready(cluster, queue).await? == expected).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_are_counted_dropped_and_read_again() {
+    let started = Cluster::start(3).await;
+    let cluster = &started;
+    cluster.create_topic(TOPIC, 2, 3).await;
+    let admin = cluster.admin().await;
+    let group = NewQueue::reading("billing", TOPIC, OffsetAt::Latest);
+    admin.create_queue(group).await.expect("it is created");
+    admin
+        .create_queue(NewQueue::new("jobs", 2, 3))
+        .await
+        .expect("it is created");
+    let cli = |args: &'static [&'static str]| async move { cluster.cli(args).await };
+    expect_ready(cluster, "billing", 0).await;
+    expect_ready(cluster, "jobs", 0).await;
+    cluster
+        .cli_with(&["produce", TOPIC], b"a\nb\nc\n".to_vec())
+        .await
+        .expect(0);
+    expect_ready(cluster, "billing", 3).await;
+
+    cli(&["queue", "purge", "billing"])
+        .await
+        .expect(2)
+        .names(&["billing", "--yes"]);
+    expect_ready(cluster, "billing", 3).await;
+    cli(&["queue", "purge", "billing", "--yes"]).await.expect(0);
+    expect_ready(cluster, "billing", 0).await;
+    let sought = cli(&["queue", "seek", "billing", "--to", "earliest", "-o", "json"])
+        .await
+        .expect(0)
+        .json();
+    assert_eq!(sought.as_array().map(Vec::len), Some(2), "{sought}");
+    expect_ready(cluster, "billing", 3).await;
+    for partition in 0..2 {
+        let to = QueueSeek::At(OffsetAt::Latest);
+        admin
+            .seek_queue("billing", partition, to)
+            .await
+            .expect("it begins anew");
+    }
+    expect_ready(cluster, "billing", 0).await;
+    cli(&["queue", "seek", "billing", "--to", "-1h"]).await.expect(0);
+    expect_ready(cluster, "billing", 3).await;
+    let shown = cli(&["queue", "describe", "billing"]).await.expect(0).text();
+    assert!(shown.contains("CONSUMERS") && shown.contains("DELAYED"), "{shown}");
+
+    let owned = admin.seek_queue("jobs", 0, QueueSeek::At(OffsetAt::Earliest)).await;
+    assert_refused(owned, Reason::WrongQueueKind, &["jobs", "log of its own"]);
+    assert_refused(
+        admin.purge_queue("jobs", 2, None).await,
+        Reason::UnknownPartition,
+        &["jobs", "2"],
+    );
+    assert_refused(
+        admin.purge_queue("none", 0, None).await,
+        Reason::UnknownQueue,
+        &["none"],
+    );
+    assert_refused(
+        admin.purge_queue("billing", 0, Some(-1)).await,
+        Reason::InvalidRequest,
+        &["before_offset", "-1"],
+    );
+    for (dead, named) in [
+        (
+            DeadLetters {
+                max_messages: 1_001,
+                ..DeadLetters::default()
+            },
+            "1001",
+        ),
+        (
+            DeadLetters {
+                from_offset: -1,
+                ..DeadLetters::default()
+            },
+            "from_offset",
+        ),
+        (
+            DeadLetters {
+                reasons: vec!["old".to_owned()],
+                ..DeadLetters::default()
+            },
+            "old",
+        ),
+    ] {
+        assert_refused(
+            admin.list_dead("billing", &dead).await,
+            Reason::InvalidRequest,
+            &[named],
+        );
+        assert_refused(
+            admin.redrive_dead("billing", &dead).await,
+            Reason::InvalidRequest,
+            &[named],
+        );
+        assert_refused(
+            admin.purge_dead("billing", &dead).await,
+            Reason::InvalidRequest,
+            &[named],
+        );
+    }
+    assert_eq!(
+        cli(&["dlq", "ls", "billing", "-o", "json"]).await.expect(0).json(),
+        json!([])
+    );
+    cli(&["dlq", "redrive", "billing", "--dry-run"])
+        .await
+        .expect(0)
+        .names(&["0 dead letters"]);
+    cli(&["dlq", "redrive", "billing", "--rate", "10"])
+        .await
+        .expect(0)
+        .names(&["0 dead letters"]);
+    cli(&["dlq", "purge", "billing"])
+        .await
+        .expect(2)
+        .names(&["billing", "--yes"]);
+    cli(&["dlq", "purge", "billing", "--yes"])
+        .await
+        .expect(0)
+        .names(&["0 dead letters"]);
+    cli(&["queue", "purge", "billing", "--yes"]).await.expect(0);
+}
