@@ -18,6 +18,9 @@ const PARTITIONS: u32 = 3;
 const PRODUCERS: u64 = 4;
 const CONSUMERS: usize = 4;
 
+/// A message by its number, and its place: the partition and the offset.
+type Placed = (u64, u32, i64);
+
 /// What became of the messages.
 #[derive(Default)]
 struct Seen {
@@ -25,7 +28,7 @@ struct Seen {
     sent: Mutex<BTreeMap<u64, bool>>,
     /// How often each came, by its number and its place: a message whose outcome was not known to its sender may have been sent twice,
     /// and has two places then. And whether its acknowledgement was confirmed before the last time.
-    came: Mutex<BTreeMap<(u64, u32, i64), (u32, bool)>>,
+    came: Mutex<BTreeMap<Placed, (u32, bool)>>,
     duplicates: AtomicU64,
     /// Messages that came again after they were acknowledged.
     after_acknowledgement: AtomicU64,

@@ -18,7 +18,6 @@ use crate::replica::LEADER_RETRY;
 /// behind them.
 const BESIDE_CONSUMERS_MAX: usize = 4 << 20;
 
-#[allow(dead_code, reason = "the service that calls a desk is the next step")]
 impl Partition {
     /// Takes the queues of the partition's topic, as the metadata has them.
     pub fn set_queues(self: &Arc<Self>, queues: Arc<[QueueSpec]>) {

@@ -20,8 +20,6 @@
 //! The engine is told of a command under the lock under which it is applied, so it never sees slots with changes that it does not know.
 //! The locks are taken in one order: the partition's state, the cell, the engine.
 
-#![allow(dead_code, unused_imports, reason = "the service that calls a desk is the next step")]
-
 mod attached;
 mod carrying;
 mod cell;
@@ -38,6 +36,6 @@ mod tests;
 pub(crate) use self::attached::{Attached, AttachedEvent};
 pub(crate) use self::cell::DeskCell;
 pub(crate) use self::desk::{Administer, Desk, ReceiveArgs, Reserved};
-pub(crate) use self::peek::{Found, MessageState, Peeked};
+pub(crate) use self::peek::MessageState;
 pub(crate) use self::spec::{QueueSpec, check_is_carried_out};
 pub(crate) use self::task::DeskTask;

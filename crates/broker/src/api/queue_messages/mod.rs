@@ -8,8 +8,8 @@
 //!
 //! - [`outgoing`]: messages as batches and marks, pure. [`bodies`]: records out of batches, pure. [`token`]: tokens, pure. [`shares`]:
 //!   a stream's credit over its partitions, pure.
-//! - [`queue_ref`]: the queue that a call names. [`send`], [`receive`], [`settle`], [`peek`]: calls that are answered once, by whoever
-//! leads.
+//! - [`queue_ref`]: the queue that a call names. [`send`], [`receive`], [`settle`], [`peek`]: calls that are answered once, by
+//!   whoever leads.
 //! - [`consume`]: a consumer's stream. [`reading`]: records by offset.
 
 mod bodies;
