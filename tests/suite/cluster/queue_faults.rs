@@ -114,7 +114,7 @@ async fn nothing_is_lost_while_leaders_are_killed_and_nothing_acknowledged_comes
         .collect();
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     println!(
-        "{kills} leaders killed, {} messages sent, {} came, {} sent twice, {} came again, {} leases lost; longest without an acknowledgement {} ms",
+        "{kills} leaders killed, {} messages sent, {} came, {} sent twice, {} came again, {} leases lost; {} ms without an acknowledgement",
         sent.len(),
         numbers.len(),
         came.len() - numbers.len(),

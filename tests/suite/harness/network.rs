@@ -28,6 +28,8 @@ struct Cut {
     pids: HashSet<u32>,
     /// Whether they are cut off only from the other nodes.
     is_internal: bool,
+    /// The number of this cut. A connection passes nothing until it knows the newest.
+    version: u64,
 }
 
 /// All proxies of a cluster. Dropping it ends them.
@@ -64,6 +66,7 @@ impl Network {
     /// Stops all bytes to this node and from it.
     pub fn cut(&self, node: u32, pid: u32) {
         self.cut.send_modify(|cut| {
+            cut.version += 1;
             cut.nodes.insert(node);
             cut.pids.insert(pid);
         });
@@ -77,7 +80,12 @@ impl Network {
 
     /// Connects all nodes again.
     pub fn heal(&self) {
-        self.cut.send_replace(Cut::default());
+        self.cut.send_modify(|cut| {
+            *cut = Cut {
+                version: cut.version + 1,
+                ..Cut::default()
+            };
+        });
     }
 }
 
@@ -117,13 +125,14 @@ async fn forward(
     place: &Place,
     mut cut: watch::Receiver<Cut>,
 ) -> std::io::Result<()> {
-    let (held, holding) = watch::channel(false);
+    let (held, holding) = watch::channel(None);
+    let newest = cut.clone();
     let here = stream.local_addr()?;
     let Place { node, is_internal, .. } = *place;
     let look = move |cut: &Cut| {
         let passes = cut.is_internal && !is_internal;
         let is_held = !passes && (cut.nodes.contains(&node) || cut.pids.iter().any(|pid| owns(*pid, peer, here)));
-        held.send_replace(is_held);
+        held.send_replace((!is_held).then_some(cut.version));
     };
     look(&cut.borrow_and_update());
     let follow = async {
@@ -132,8 +141,8 @@ async fn forward(
         }
     };
     let pass = async {
-        let mut holding = holding;
-        holding.wait_for(|held| !held).await.map_err(std::io::Error::other)?;
+        let mut gate = Gate { newest, holding };
+        gate.passes().await?;
         let onward = TcpStream::connect(&place.target).await?;
         onward.set_nodelay(true)?;
         stream.set_nodelay(true)?;
@@ -141,8 +150,8 @@ async fn forward(
         let (from_there, to_there) = onward.into_split();
         // When one direction ends, so does the connection.
         tokio::select! {
-            ended = copy(from_here, to_there, holding.clone()) => ended,
-            ended = copy(from_there, to_here, holding) => ended,
+            ended = copy(from_here, to_there, gate.clone()) => ended,
+            ended = copy(from_there, to_here, gate) => ended,
         }
     };
     tokio::select! {
@@ -151,12 +160,30 @@ async fn forward(
     }
 }
 
+/// Whether a connection passes bytes. To find out who opened it takes a moment after each cut, in which it passes none: what was sent
+/// after a cut must not get through.
+#[derive(Clone)]
+struct Gate {
+    newest: watch::Receiver<Cut>,
+    /// The number of the last cut that the connection knows, if it does not hold it up.
+    holding: watch::Receiver<Option<u64>>,
+}
+
+impl Gate {
+    /// Returns when the newest cut is known, and does not hold the connection up.
+    async fn passes(&mut self) -> std::io::Result<()> {
+        let Self { newest, holding } = self;
+        let is_open = |known: &Option<u64>| *known == Some(newest.borrow().version);
+        holding.wait_for(is_open).await.map(drop).map_err(std::io::Error::other)
+    }
+}
+
 /// Copies until the end, but nothing, not even the end, while it is held.
-async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut held: watch::Receiver<bool>) -> std::io::Result<()> {
+async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut gate: Gate) -> std::io::Result<()> {
     let mut piece = vec![0; PIECE_BYTES];
     loop {
         let read = from.read(&mut piece).await;
-        held.wait_for(|held| !held).await.map_err(std::io::Error::other)?;
+        gate.passes().await?;
         match read? {
             0 => return to.shutdown().await,
             count => to.write_all(&piece[..count]).await?,
