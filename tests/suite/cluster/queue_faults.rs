@@ -79,8 +79,10 @@ async fn nothing_is_lost_while_leaders_are_killed_and_nothing_acknowledged_comes
     let mut kills = 0;
     while began.elapsed() < duration {
         let victim = cluster.leader(QUEUE, kills % PARTITIONS).await;
+        // The moment of the kill is chance: it is to hit commands at every step of their way.
         tokio::time::sleep(Duration::from_millis(rand::random_range(0..300))).await;
         cluster.kill(victim);
+        // The time that it is down is the fault itself: long enough for another leader, and for leases of its consumers to be taken over.
         tokio::time::sleep(Duration::from_secs(2)).await;
         cluster.restart(victim);
         cluster.healthy().await;
