@@ -18,6 +18,7 @@ const NOTICED_MAX: Duration = Duration::from_secs(10);
 
 async fn cluster() -> Cluster {
     let options = Options {
+        alone: true,
         network: true,
         ..Options::default()
     };

@@ -28,6 +28,7 @@ const STREAMS: usize = 1000;
 
 async fn cluster() -> Cluster {
     let options = Options {
+        alone: true,
         sections: SECTIONS.to_owned(),
         ..Options::default()
     };

@@ -91,7 +91,7 @@ fn reading(config: ClientConfig, member: usize, book: Arc<Book>) -> JoinHandle<(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_consumers_that_start_at_once_settle_soon() {
     const PARTITIONS: usize = 120;
-    let cluster = Cluster::start(3).await;
+    let cluster = Cluster::start_alone(3).await;
     cluster.create_topic(TOPIC, 120, 1).await;
     let orders = Orders::start(&cluster, TOPIC).await;
     // The first call of a cluster creates the shards; that is not what is measured.

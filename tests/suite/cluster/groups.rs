@@ -306,7 +306,7 @@ async fn groups_survive_the_death_of_all_nodes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_members_that_start_at_once_settle_soon() {
-    let cluster = Cluster::start(3).await;
+    let cluster = Cluster::start_alone(3).await;
     cluster.create_topic(TOPIC, 120, 1).await;
     // The first call of a cluster creates the shards; that is not what is measured.
     coordinator(&cluster, GROUP).find().await;
@@ -327,7 +327,7 @@ async fn fifty_members_that_start_at_once_settle_soon() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_member_is_thrown_out_and_fenced() {
-    let cluster = Cluster::start(3).await;
+    let cluster = Cluster::start_alone(3).await;
     cluster.create_topic(TOPIC, 4, 3).await;
     let topic = topic_id(&cluster, TOPIC).await;
     let session = Duration::from_secs(2);

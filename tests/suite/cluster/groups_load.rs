@@ -70,7 +70,7 @@ async fn a_thousand_groups_of_ten_members() {
     if is_too_long("the load of many groups") {
         return;
     }
-    let cluster = Cluster::start(3).await;
+    let cluster = Cluster::start_alone(3).await;
     cluster.create_topic(TOPIC, 10, 3).await;
     let topics = cluster.admin().await.list_topics().await.expect("a broker answers");
     let topic = Bytes::copy_from_slice(topics[0].topic_id.as_bytes());

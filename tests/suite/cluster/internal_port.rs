@@ -410,7 +410,7 @@ async fn what_waits_for_room_in_windows_is_bounded_over_all_connections() {
     const CONNECTIONS: usize = 60;
     /// Three quarters of the room for what is received, and of that for what waits; and what the allocator keeps.
     const GROWTH_BYTES: usize = (192 + 192 + 96) * MIB;
-    let cluster = Cluster::start(1).await;
+    let cluster = Cluster::start_alone(1).await;
     let node = cluster.node(1);
     let before = node.memory("VmHWM");
     let address = node.addresses.internal.to_string();
@@ -431,7 +431,7 @@ async fn what_a_message_becomes_is_bounded_before_it_is_decoded() {
     const MIB: usize = 1 << 20;
     /// A few messages as they came.
     const GROWTH_BYTES: usize = 160 * MIB;
-    let cluster = Cluster::start(1).await;
+    let cluster = Cluster::start_alone(1).await;
     let node = cluster.node(1);
     let channel = bare::connect(&node.addresses.internal.to_string()).await;
     let before = node.memory("VmHWM");

@@ -68,6 +68,7 @@ async fn lose_a_leader(cluster: &mut Cluster, load: &Load, fault: Fault, partiti
 /// Loses leaders until `enough`, and checks everything.
 async fn lose_leaders(fault: Fault, enough: impl Fn(usize, Duration) -> bool) {
     let options = Options {
+        alone: true,
         network: fault == Fault::CutOff,
         ..Options::default()
     };
@@ -139,7 +140,7 @@ async fn leaders_that_are_cut_off_are_replaced_and_lose_nothing() {
 /// A leader that stands still: its connections stay, nothing comes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_leader_is_replaced() {
-    let cluster = Cluster::start(3).await;
+    let cluster = Cluster::start_alone(3).await;
     cluster.create_topic(TOPIC, 1, 3).await;
     let client = cluster.client().await;
     let producer = client

@@ -47,7 +47,7 @@ async fn thousands_of_partitions_come_to_rest_and_too_many_are_refused() {
         true => (3_000, Duration::from_secs(60)),
         false => (300, Duration::from_secs(3)),
     };
-    let cluster = Cluster::start(3).await;
+    let cluster = Cluster::start_alone(3).await;
     let admin = cluster.admin().await;
     let controller = described(&admin).await.controller_id;
     let lost_before = lost(&cluster);

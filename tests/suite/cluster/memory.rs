@@ -21,7 +21,7 @@ const STACK_BYTES: usize = 2 << 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_takes_little_memory() {
-    let cluster = Cluster::start(1).await;
+    let cluster = Cluster::start_alone(1).await;
     let allocated = || {
         let node = cluster.node(1);
         node.memory("VmData").saturating_sub(node.threads() * STACK_BYTES)
@@ -99,6 +99,7 @@ async fn a_thousand_partitions_with_a_dead_follower_and_stalled_consumers_fit_in
         return;
     }
     let options = Options {
+        alone: true,
         plain_storage: true,
         stopped: true,
         ..Options::default()

@@ -41,6 +41,7 @@ const VALUES: usize = 20;
 
 async fn cluster() -> Cluster {
     let options = Options {
+        alone: true,
         sections: SECTIONS.to_owned(),
         ..Options::default()
     };

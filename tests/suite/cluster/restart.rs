@@ -106,6 +106,7 @@ async fn a_gib_of_unflushed_records_is_replayed_in_time() {
     let sections = "[storage]\nmemtable_bytes = 2147483648\nmemtables_bytes = 8589934592\nwal_bytes = 8589934592\n\
                     tail_bytes = 16777216\ndisk_reserve_bytes = 0\n";
     let options = Options {
+        alone: true,
         sections: sections.to_owned(),
         plain_storage: true,
         ..Options::default()

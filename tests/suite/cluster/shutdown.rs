@@ -31,6 +31,7 @@ const SLOWEST: Duration = Duration::from_secs(5);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_in_flight_is_answered() {
     let options = Options {
+        alone: true,
         sections: SECTIONS.to_owned(),
         ..Options::default()
     };
@@ -113,6 +114,7 @@ async fn what_is_in_flight_is_answered() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_holds_nobody_up() {
     let options = Options {
+        alone: true,
         sections: SLOW_ELECTIONS.to_owned(),
         ..Options::default()
     };

@@ -31,6 +31,7 @@ const SLOW: &str = "inject=fdatasync:delay_enter=20000000";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_for_a_slow_disk_is_bounded() {
     let options = Options {
+        alone: true,
         sections: SECTIONS.to_owned(),
         ..Options::default()
     };

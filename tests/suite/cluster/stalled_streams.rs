@@ -42,6 +42,7 @@ async fn fetch(log: &mut raw::Log, form: RecordForm) -> Result<FetchResponse, St
 /// A cluster of one with this many records.
 async fn filled(sections: &str) -> Cluster {
     let options = Options {
+        alone: true,
         sections: sections.to_owned(),
         ..Options::default()
     };

@@ -69,7 +69,7 @@ impl Drop for Demo {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn up_starts_a_cluster_again_with_its_data() {
-    let _turn = turn().await;
+    let _turn = turn(false).await;
     let demo = Demo {
         folder: tempfile::tempdir().expect("a temporary folder"),
         port: ports::free_for_up(3),
@@ -120,7 +120,7 @@ fn walk() -> Vec<String> {
 /// The cluster has other ports than the README's, which only the file in the working directory tells.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_line_of_the_readme_works() {
-    let _turn = turn().await;
+    let _turn = turn(false).await;
     let demo = Demo {
         folder: tempfile::tempdir().expect("a temporary folder"),
         port: ports::free_for_up(3),

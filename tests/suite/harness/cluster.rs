@@ -8,19 +8,26 @@ use std::time::Instant;
 use jangada_client::{Admin, BrokerId, Client, ClientConfig, NewTopic, PartitionState};
 use rustix::process::Signal;
 use tempfile::TempDir;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::cli::{self, Run};
 use super::node::{self, Addresses, Node};
 use super::wait::POLL_INTERVAL;
 use super::{Disk, Network, Proxy, WAIT, eventually};
 
-/// A lock by which only one cluster lives at a time.
-static TURN: Mutex<()> = Mutex::const_new(());
+/// So many clusters live at a time: most of them wait for most of their time.
+const AT_ONCE: u32 = 2;
 
-/// Waits for the turn to start a cluster, for a test that does so by itself.
-pub async fn turn() -> MutexGuard<'static, ()> {
-    TURN.lock().await
+/// The places of clusters, given in the order in which they were asked for.
+static PLACES: Semaphore = Semaphore::const_new(AT_ONCE as usize);
+
+/// The place of a cluster; dropping it makes way for the next one.
+pub type Turn = SemaphorePermit<'static>;
+
+/// Waits for the turn to start a cluster: beside another one, or `alone`, as what is measured has to be.
+pub async fn turn(alone: bool) -> Turn {
+    let places = if alone { AT_ONCE } else { 1 };
+    PLACES.acquire_many(places).await.expect("it is never closed")
 }
 
 /// Most attempts of a start, each with other ports, when another process took one in the meantime.
@@ -59,6 +66,8 @@ pub struct Options {
     pub open_files: Option<u32>,
     /// Nodes up to this id have a listener `inside` for clients; 0: none has.
     pub inside: u32,
+    /// Whether no other cluster lives beside it: its test measures time, load or memory.
+    pub alone: bool,
 }
 
 /// Nodes with ids from 1 on. Dropping it kills them; after a panic it shows their logs first.
@@ -70,7 +79,7 @@ pub struct Cluster {
     /// Dropped before the folder that has their files and mount points.
     disks: BTreeMap<u32, Disk>,
     folder: TempDir,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
 }
 
 impl Cluster {
@@ -79,9 +88,18 @@ impl Cluster {
         Cluster::start_with(nodes, Options::default()).await
     }
 
+    /// Like [`Self::start`], with no other cluster beside it.
+    pub async fn start_alone(nodes: u32) -> Cluster {
+        let options = Options {
+            alone: true,
+            ..Options::default()
+        };
+        Cluster::start_with(nodes, options).await
+    }
+
     /// Like [`Self::start`], with other options.
     pub async fn start_with(nodes: u32, options: Options) -> Cluster {
-        let mut turn = turn().await;
+        let mut turn = turn(options.alone).await;
         for _ in 0..START_ATTEMPTS {
             let mut cluster = Cluster::written(nodes, &options, turn).await;
             if options.stopped {
@@ -92,12 +110,12 @@ impl Cluster {
                 cluster.healthy().await;
                 return cluster;
             }
-            turn = cluster.give_up().await;
+            turn = cluster.give_up(options.alone).await;
         }
         panic!("a port was taken each of {START_ATTEMPTS} times");
     }
 
-    async fn written(nodes: u32, options: &Options, turn: MutexGuard<'static, ()>) -> Cluster {
+    async fn written(nodes: u32, options: &Options, turn: Turn) -> Cluster {
         let folder = tempfile::Builder::new()
             .prefix("jangada-test-")
             .tempdir()
@@ -177,9 +195,9 @@ impl Cluster {
     }
 
     /// Ends the running nodes, and frees the turn for another attempt.
-    async fn give_up(self) -> MutexGuard<'static, ()> {
+    async fn give_up(self, alone: bool) -> Turn {
         drop(self);
-        turn().await
+        turn(alone).await
     }
 
     /// The ids of all nodes.

@@ -1,7 +1,7 @@
 //! Clusters of real processes, and the tools that the tests need to work with them.
 //!
 //! - [`Cluster`]: starts `jangada server` processes on loopback, kills, stops, pauses and restarts them, and ends them all when it is
-//!   dropped. Only one cluster lives at a time: tests run in threads, and the machine has few cores.
+//!   dropped. Two live at a time, or one alone where a test measures: tests run in threads, and the machine has few cores.
 //! - [`cli`]: one run of the command line, with its exit code and output.
 //! - [`Disk`]: a file system that can lose power. [`Network`]: proxies that can cut a node off without a reset.
 //! - [`GroupProcess`]: `jangada consume --group`, with its records and partitions. [`Orders`]: keyed records that go
