@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -192,7 +193,7 @@ pub struct E2eBench {
 
 #[derive(Args, Debug)]
 pub struct QueueBench {
-    /// The queue; it must exist, be empty, and nobody else may use it meanwhile
+    /// The queue; it must exist, be empty but with --only receive, and nobody else may use it meanwhile
     #[arg(long, add = queues())]
     pub queue: String,
 
@@ -233,11 +234,54 @@ pub struct QueueBench {
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub prefetch: u32,
 
+    /// Do half of it: only send --messages, or only take so many that are there already
+    #[arg(long, value_enum)]
+    pub only: Option<QueueHalf>,
+
+    /// Keep the messages that were taken instead of acknowledging them, until the memory of the named processes was read. The consumers
+    /// must have a --prefetch for all of them
+    #[arg(long)]
+    pub hold: bool,
+
+    /// Wait so long before the memory of the named processes is read at the end
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = wait)]
+    pub rest: Duration,
+
+    /// Messages that a consumer of its own takes before the others and keeps until the end
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10_000), conflicts_with = "only")]
+    pub stuck: u32,
+
+    /// Give the messages so many keys in turn; the queue needs queue.order=key. 0: none
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1 << 28))]
+    pub keys: u64,
+
+    /// Messages of one more key, sent before the others: each fails whenever it comes
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1 << 24), requires = "keys")]
+    pub poisoned: u64,
+
+    /// The first message is due so long after the start. They must all be sent by then; the latency is how late they come, and the rate
+    /// counts from then on
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = wait, conflicts_with = "rate")]
+    pub delay: Duration,
+
+    /// The last message is due so long after the first
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = wait, requires = "delay")]
+    pub spread: Duration,
+
     #[command(flatten)]
     pub cpu: CpuArgs,
 
     #[command(flatten)]
     pub output: OutputArgs,
+}
+
+/// What is done of sending and receiving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum QueueHalf {
+    /// Messages are sent and stay in the queue
+    Send,
+    /// Messages that are in the queue are taken
+    Receive,
 }
 
 impl QueueBench {

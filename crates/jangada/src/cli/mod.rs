@@ -18,7 +18,7 @@ use clap_complete::Shell;
 
 pub use bench::{
     BenchCommand, ConsumeBench, CpuArgs, DiskBench, DiskMode, E2eBench, PayloadKind, ProduceBench, QueueBench,
-    StoreBench,
+    QueueHalf, StoreBench,
 };
 pub use brokers_args::BrokersArgs;
 pub use cluster::{ClusterCommand, HealthArgs, PartitionCommand, RemoveArgs, ReplaceArgs, TransferArgs};

@@ -27,15 +27,9 @@ pub struct CpuUse {
 impl CpuMeter {
     /// Begins to count.
     pub fn start(args: &CpuArgs) -> Result<CpuMeter> {
-        let mut pids = args.pids.clone();
-        if let Some(directory) = &args.cluster_dir {
-            let (directory, plan) = ClusterDir::open(directory)?;
-            pids.extend(directory.nodes(plan).iter().filter_map(|node| node.running()));
-            if pids.is_empty() {
-                return Err(CliError::new(format!("no node runs in {}", directory.path().display())));
-            }
-        }
-        let others = pids.into_iter().map(|pid| Ok((pid, seconds_of(&pid.to_string())?)));
+        let others = named_processes(args)?
+            .into_iter()
+            .map(|pid| Ok((pid, seconds_of(&pid.to_string())?)));
         Ok(CpuMeter {
             others: others.collect::<Result<_>>()?,
             own: seconds_of("self")?,
@@ -53,6 +47,19 @@ impl CpuMeter {
             others: (!self.others.is_empty()).then_some(others),
         })
     }
+}
+
+/// The processes that were named, by their ids or as those of a cluster.
+pub fn named_processes(args: &CpuArgs) -> Result<Vec<u32>> {
+    let mut pids = args.pids.clone();
+    if let Some(directory) = &args.cluster_dir {
+        let (directory, plan) = ClusterDir::open(directory)?;
+        pids.extend(directory.nodes(plan).iter().filter_map(|node| node.running()));
+        if pids.is_empty() {
+            return Err(CliError::new(format!("no node runs in {}", directory.path().display())));
+        }
+    }
+    Ok(pids)
 }
 
 fn seconds_of(process: &str) -> Result<f64> {

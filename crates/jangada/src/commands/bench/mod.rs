@@ -9,6 +9,7 @@ mod cpu;
 mod disk;
 mod e2e;
 mod latency;
+mod memory;
 mod payload;
 mod produce;
 mod queue;
