@@ -65,6 +65,7 @@ mod produce_streams;
 mod producer_expiry;
 mod put_back;
 mod queue_faults;
+mod queue_kills;
 mod queues;
 mod queues_admin;
 mod queues_depth;
