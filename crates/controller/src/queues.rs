@@ -6,7 +6,7 @@
 //!   name and the bytes of its id; every such topic has its queue. That of a group queue is of [`TopicKind::Log`](crate::TopicKind::Log).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use jangada_types::frame::malformed;
 use jangada_types::queue_config::QueueScope;
@@ -28,14 +28,36 @@ pub struct Queue {
     pub kind: QueueKind,
     /// The settings that are set; the rest have their defaults.
     pub config: BTreeMap<String, String>,
+    pub(crate) effective: EffectiveSettings,
 }
 
 impl Queue {
-    /// The settings in effect. An error means that this build does not know a setting that another one accepted.
-    pub fn settings(&self) -> Result<QueueConfig, QueueConfigError> {
-        QueueConfig::from_map(&self.config, self.kind.scope())
+    /// The settings in effect, read once for each version of the queue. An error means that this build does not know a setting that
+    /// another one accepted.
+    pub fn settings(&self) -> Result<Arc<QueueConfig>, QueueConfigError> {
+        let read = || QueueConfig::from_map(&self.config, self.kind.scope()).map(Arc::new);
+        self.effective.0.get_or_init(read).clone()
     }
 }
+
+/// The settings in effect, once somebody has asked. They follow from the queue, so all are equal; a copy of a queue, which may be about to
+/// change, has none.
+#[derive(Debug, Default)]
+pub(crate) struct EffectiveSettings(OnceLock<Result<Arc<QueueConfig>, QueueConfigError>>);
+
+impl Clone for EffectiveSettings {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for EffectiveSettings {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for EffectiveSettings {}
 
 /// Whose the topic of a queue is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,20 +16,20 @@ use super::call::queue_admin::{
 };
 use super::context::RequestContext;
 use super::passing::{PASS_TIMEOUT, QUESTION_TIMEOUT, ask, pass_on};
-use super::resolve::{self, QueueName};
+use super::queue_messages::QueueRef;
+use super::resolve::QueueName;
 use crate::error::RequestError;
 use crate::leader_lookup::Lead;
 use crate::node::Node;
 use crate::partition::Partition;
 use crate::queues::{Administer, Desk, MessageState};
-use crate::target::Target;
 
 /// Calls to other brokers at once.
 const MAX_CONCURRENT: usize = 16;
 
 /// A queue's partition that is led here.
 struct Led {
-    queue: Arc<Queue>,
+    queue: QueueRef,
     partition: Arc<Partition>,
     desk: Arc<Desk>,
 }
@@ -41,20 +41,8 @@ async fn led_here<R: Passable>(
     at: QueueAt,
     request: impl FnOnce(QueueAt) -> R,
 ) -> Result<Result<Led, R::Answer>, RequestError> {
-    let (queue, topic) = {
-        let image = node.metadata.image();
-        let queue = resolve::queue(&image, &at.queue)?.clone();
-        let topic = topic_of(&image, &queue)?;
-        (queue, topic)
-    };
-    let target = Target::of(&topic, at.index).ok_or_else(|| {
-        let count = topic.partitions.len();
-        let message = format!(
-            "queue {:?} has no partition {}: it has {count}, counted from 0",
-            queue.name, at.index
-        );
-        RequestError::new(Reason::UnknownPartition, message).with("limit", count)
-    })?;
+    let queue = QueueRef::resolve(&node.metadata.image(), &at.queue)?;
+    let target = queue.target(at.index)?;
     let found = node.leaders.find::<Partition>(&target, context.route.or_pass_on());
     match found.await? {
         Lead::Here(partition) => {
@@ -63,18 +51,13 @@ async fn led_here<R: Passable>(
         }
         Lead::At(leader) => {
             let request = request(QueueAt {
-                queue: QueueName::Id(queue.id),
+                queue: QueueName::Id(queue.id()),
                 index: at.index,
             });
             let answer = pass_on(node, context, (&target, leader), request, PASS_TIMEOUT).await?;
             Ok(Err(answer))
         }
     }
-}
-
-fn topic_of(image: &jangada_controller::Image, queue: &Queue) -> Result<Arc<Topic>, RequestError> {
-    let topic = image.topic(queue.topic_id).cloned();
-    topic.ok_or_else(|| RequestError::new(Reason::Internal, "the queue's topic is not in the metadata"))
 }
 
 /// Drops messages of a queue.
@@ -89,7 +72,7 @@ pub(crate) async fn purge(node: &Arc<Node>, context: &RequestContext, request: P
     };
     let reply = led
         .desk
-        .administer(led.queue.id, Administer::Purge { to: before })
+        .administer(led.queue.id(), Administer::Purge { to: before })
         .await?;
     taken(&led.queue, reply).map(drop)
 }
@@ -104,8 +87,8 @@ pub(crate) async fn seek(node: &Arc<Node>, context: &RequestContext, request: Se
         Ok(led) => led,
         Err(answer) => return Ok(answer),
     };
-    let name = &led.queue.name;
-    if led.queue.kind == QueueKind::Owned {
+    let name = led.queue.name();
+    if led.queue.queue.kind == QueueKind::Owned {
         let message = format!(
             "queue {name:?} has a log of its own, which is cut as its messages are done: only a queue that reads a topic can begin \
              anew; purge it, or redrive its dead letters"
@@ -124,7 +107,7 @@ pub(crate) async fn seek(node: &Arc<Node>, context: &RequestContext, request: Se
         }
     };
     let to = wanted.clamp(start, end.max(start));
-    let reply = led.desk.administer(led.queue.id, Administer::Seek { to }).await?;
+    let reply = led.desk.administer(led.queue.id(), Administer::Seek { to }).await?;
     taken(&led.queue, reply)?;
     Ok(to)
 }
@@ -186,7 +169,7 @@ pub(crate) async fn purge_dead(
 async fn find_dead(led: &Led, wanted: &DeadWanted) -> Result<DeadFound, RequestError> {
     let found = led
         .desk
-        .peek(led.queue.id, wanted.from, &[MessageState::Dead], wanted.most)
+        .peek(led.queue.id(), wanted.from, &[MessageState::Dead], wanted.most)
         .await?;
     let fits = |reason: &String| wanted.reasons.is_empty() || wanted.reasons.contains(reason);
     let letters = found.messages.into_iter().filter(|message| fits(&message.reason));
@@ -213,7 +196,7 @@ async fn act_on_dead(
     let mut refused = 0;
     if !wanted.is_dry && found > 0 {
         let messages: Runs = letters.iter().map(|letter| letter.offset).collect();
-        let reply = led.desk.administer(led.queue.id, act(messages)).await?;
+        let reply = led.desk.administer(led.queue.id(), act(messages)).await?;
         refused = u32::try_from(taken(&led.queue, reply)?.len()).unwrap_or(u32::MAX);
     }
     Ok(DeadDone {
@@ -224,8 +207,8 @@ async fn act_on_dead(
 }
 
 /// The messages that a section left as they were.
-fn taken(queue: &Queue, reply: SectionReply) -> Result<Runs, RequestError> {
-    let name = &queue.name;
+fn taken(queue: &QueueRef, reply: SectionReply) -> Result<Runs, RequestError> {
+    let name = queue.name();
     match reply {
         SectionReply::Taken { refused } => Ok(refused),
         SectionReply::Refused(SectionRefused::StateFull) => {

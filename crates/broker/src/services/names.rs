@@ -63,8 +63,12 @@ pub(crate) fn topic_id(id: &[u8]) -> Result<TopicId, RequestError> {
 /// The queue that a request names.
 ///
 /// # Errors
-/// INVALID_REQUEST: the id has not 16 bytes.
+/// INVALID_REQUEST: the id has not 16 bytes, or there is neither id nor name.
 pub(crate) fn queue(id: &[u8], name: String) -> Result<QueueName, RequestError> {
+    if id.is_empty() && name.is_empty() {
+        let message = "the request names no queue: give its name or its id";
+        return Err(RequestError::new(Reason::InvalidRequest, message));
+    }
     if id.is_empty() {
         return Ok(QueueName::Name(name));
     }

@@ -14,7 +14,8 @@ use super::record_wire::invalid;
 use crate::api::call::queues::{
     CancelMessages, PeekMessages, QueuePartition, ReceiveMessages, SendMessages, SettleMessages,
 };
-use crate::api::queue_messages::{QueueName, QueueRef};
+use crate::api::queue_messages::QueueRef;
+use crate::api::resolve::QueueName;
 use crate::error::RequestError;
 
 /// A time in milliseconds, not 0 for one that is shorter.

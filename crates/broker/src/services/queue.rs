@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::queue_wire as wire;
 use super::record_wire::invalid;
-use super::{queue_streams, status};
+use super::{names, queue_streams, status};
 use crate::admission::{Call, Framed, call_of};
 use crate::api::call::queues::PeekMessages;
 use crate::api::produce;
@@ -89,7 +89,7 @@ impl QueueService for Queues {
 }
 
 pub(super) fn queue_of(node: &Node, name: String, id: &[u8]) -> Result<QueueRef, RequestError> {
-    queue_messages::find(node, &wire::queue_name(name, id)?)
+    queue_messages::find(node, &names::queue(id, name)?)
 }
 
 fn find(node: &Arc<Node>, call: &Call, request: v1::FindQueueRequest) -> Result<v1::FindQueueResponse, RequestError> {

@@ -13,7 +13,7 @@ use super::status;
 use crate::api::call::queues::{
     MessageState, PeekedMessage, PeekedMessages, ReceivedMessage, SendOutcomes, SentMessage, SettleOutcomes,
 };
-use crate::api::queue_messages::{Due, NewMessage, QueueName, QueueRef, Token};
+use crate::api::queue_messages::{Due, NewMessage, QueueRef, Token};
 use crate::error::RequestError;
 
 /// Messages that one call may receive.
@@ -24,20 +24,6 @@ const PEEK_MESSAGES_DEFAULT: u32 = 10;
 const SETTLE_ITEMS_MAX: usize = 10_000;
 /// The longest reason of a rejection, bytes.
 const REASON_BYTES_MAX: usize = 256;
-
-/// The queue that a request names.
-///
-/// # Errors
-/// INVALID_REQUEST: the id has not 16 bytes, or there is neither id nor name.
-pub(super) fn queue_name(name: String, id: &[u8]) -> Result<QueueName, RequestError> {
-    match (id.is_empty(), name.is_empty()) {
-        (false, _) => QueueId::from_slice(id)
-            .map(QueueName::Id)
-            .ok_or_else(|| invalid(format!("a queue id has 16 bytes, this one has {}", id.len()))),
-        (true, false) => Ok(QueueName::Name(name)),
-        (true, true) => Err(invalid("the request names no queue: set `queue` or `queue_id`")),
-    }
-}
 
 pub(super) fn queue_id_to(id: QueueId) -> Bytes {
     Bytes::copy_from_slice(&id.to_bytes())

@@ -8,7 +8,7 @@ use jangada_types::{QueueId, Reason, Rejection, ReplicaId, TopicId};
 use crate::command::CommandKind;
 use crate::image::{Image, TopicKind};
 use crate::queue_rules;
-use crate::queues::{Queue, QueueKind, QueueStart};
+use crate::queues::{EffectiveSettings, Queue, QueueKind, QueueStart};
 use crate::reply::Reply;
 use crate::rules;
 
@@ -89,6 +89,7 @@ impl Image {
             topic_id,
             kind,
             config: config.clone(),
+            effective: EffectiveSettings::default(),
         });
         Reply::QueueCreated {
             queue_id: id,
@@ -109,7 +110,8 @@ impl Image {
         let queue = Arc::make_mut(&mut self.queues)
             .get_mut(&id)
             .expect("the queue was found above");
-        Arc::make_mut(queue).config = config;
+        let queue = Arc::make_mut(queue);
+        (queue.config, queue.effective) = (config, EffectiveSettings::default());
         // A topic that does not change stays the same value, so that its replicas have nothing to look at.
         let own = settings.topic_settings();
         if kind == QueueKind::Owned && self.topic(topic_id).is_some_and(|topic| topic.config != own) {

@@ -9,7 +9,7 @@ use jangada_types::{BrokerId, GroupId, Incarnation, QueueId, ReplicaId};
 
 use super::{WireEndpoint, WireReplica};
 use crate::image::{Broker, Image, Partition, RemovedBroker, Tombstone, Topic, TopicKind};
-use crate::queues::{Queue, QueueKind};
+use crate::queues::{EffectiveSettings, Queue, QueueKind};
 use crate::registration::BrokerRegistration;
 
 const WHAT: &str = "image snapshot";
@@ -218,6 +218,7 @@ impl WireQueue {
             topic_id,
             kind,
             config: self.config,
+            effective: EffectiveSettings::default(),
         })
     }
 }

@@ -29,8 +29,9 @@ use std::sync::Arc;
 use jangada_types::{BrokerId, PartitionIndex};
 
 pub(crate) use self::outgoing::{Due, NewMessage};
-pub(crate) use self::queue_ref::{QueueName, QueueRef};
+pub(crate) use self::queue_ref::QueueRef;
 pub(crate) use self::token::Token;
+use crate::api::resolve::QueueName;
 use crate::error::RequestError;
 use crate::node::Node;
 

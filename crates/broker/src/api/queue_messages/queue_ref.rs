@@ -9,24 +9,16 @@ use jangada_types::{PartitionIndex, QueueConfig, QueueId, Reason};
 
 use super::token::Token;
 use crate::api::call::queues::QueuePartition;
+use crate::api::resolve::{self, QueueName};
 use crate::error::RequestError;
 use crate::target::Target;
-
-/// A queue as a call names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum QueueName {
-    /// It is never another queue's.
-    Id(QueueId),
-    /// The name that people use.
-    Name(String),
-}
 
 /// A queue that is there, with its partitions and settings.
 #[derive(Clone, Debug)]
 pub(crate) struct QueueRef {
     pub queue: Arc<Queue>,
     pub topic: Arc<Topic>,
-    pub config: QueueConfig,
+    pub config: Arc<QueueConfig>,
 }
 
 impl QueueRef {
@@ -35,17 +27,7 @@ impl QueueRef {
     /// # Errors
     /// UNKNOWN_QUEUE.
     pub fn resolve(image: &Image, wanted: &QueueName) -> Result<Self, RequestError> {
-        let unknown = |message| RequestError::new(Reason::UnknownQueue, message);
-        let queue = match wanted {
-            QueueName::Id(id) => image.queue(*id).ok_or_else(|| {
-                unknown(format!(
-                    "there is no queue with id {id}: it was deleted, or this broker does not know it yet"
-                ))
-            }),
-            QueueName::Name(name) => image
-                .queue_by_name(name)
-                .ok_or_else(|| unknown(format!("there is no queue {name:?}"))),
-        }?;
+        let queue = resolve::queue(image, wanted)?;
         let topic = image.topic(queue.topic_id).ok_or_else(|| {
             let message = format!("the topic of queue {:?} is not known here", queue.name);
             RequestError::new(Reason::Internal, message)
