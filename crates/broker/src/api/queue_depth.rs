@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use jangada_controller::{Queue, QueueKind, QueueStart, Topic};
 use jangada_queue::{Runs, SectionRefused, SectionReply};
 use jangada_types::{BrokerId, PartitionIndex, QueueId, Reason};
+use tokio::time::Instant;
 
 use super::call::Passable;
 use super::call::queue_admin::{
@@ -26,6 +28,10 @@ use crate::queues::{Administer, Desk, MessageState};
 
 /// Calls to other brokers at once.
 const MAX_CONCURRENT: usize = 16;
+
+/// How long leaders that do not say yet how much a queue has are asked again, and how often.
+const DEPTHS_TIMEOUT: Duration = Duration::from_secs(1);
+const DEPTHS_RETRY: Duration = Duration::from_millis(50);
 
 /// A queue's partition that is led here.
 struct Led {
@@ -224,8 +230,24 @@ fn taken(queue: &QueueRef, reply: SectionReply) -> Result<Runs, RequestError> {
     }
 }
 
-/// What a queue has in each of its partitions; none: the leader does not say.
+/// What a queue has in each of its partitions; none: the leader does not say within a second. One opens the slot of a queue a moment after
+/// it has heard of the queue, or was elected.
 pub(crate) async fn of_all_brokers(
+    node: &Arc<Node>,
+    queue: &Queue,
+    topic: &Topic,
+) -> BTreeMap<PartitionIndex, Option<QueueDepth>> {
+    let deadline = Instant::now() + DEPTHS_TIMEOUT;
+    loop {
+        let depths = ask_all_brokers(node, queue, topic).await;
+        if depths.values().all(Option::is_some) || Instant::now() + DEPTHS_RETRY >= deadline {
+            return depths;
+        }
+        tokio::time::sleep(DEPTHS_RETRY).await;
+    }
+}
+
+async fn ask_all_brokers(
     node: &Arc<Node>,
     queue: &Queue,
     topic: &Topic,
