@@ -1,4 +1,5 @@
-//! Refuses appends while disks cannot take them: this broker's is full or too slow, or those of too many followers are full.
+//! Refuses appends while disks cannot take them: this broker's is full or too slow, or those of too many followers are full. What is
+//! done with messages of queues is taken longer, down to half of the reserve.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -47,6 +48,25 @@ pub(crate) fn check(
         )
         .retry_after(FENCED_RETRY)),
     }
+}
+
+/// Refuses also what makes room in the end, such as acknowledgements of messages, when less than half of the reserve is free: their
+/// commands take space first. `name` is the group in words, for the error.
+pub(crate) fn check_half(store: &dyn Store, name: impl Display) -> Result<(), RequestError> {
+    let StoreCondition::DiskLow { free, reserve } = store.condition() else {
+        return Ok(());
+    };
+    let limit = reserve / 2;
+    if free >= limit {
+        return Ok(());
+    }
+    let message = format!(
+        "{name}: its leader's disk has {free} bytes free, below half of the reserve of {reserve}: messages of queues are not handed out,          and settlements are not taken; free space there, and settle again"
+    );
+    Err(RequestError::new(Reason::DiskFull, message)
+        .with("actual", free)
+        .with("limit", limit)
+        .retry_after(DISK_FULL_RETRY))
 }
 
 /// Refuses when the queue of writes is too long. A quorum of followers can commit entries that this disk does not have yet, so

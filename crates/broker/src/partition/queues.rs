@@ -10,6 +10,7 @@ use jangada_types::{BatchBuilder, BatchHeader, Codec, Offset, Reason};
 
 use super::inflight::Full;
 use super::{Admitted, Expectation, Partition, Room, checkpoint_bytes};
+use crate::disk;
 use crate::error::RequestError;
 use crate::queues::{Desk, DeskTask, QueueSpec};
 use crate::replica::LEADER_RETRY;
@@ -35,9 +36,10 @@ impl Partition {
     /// The desk of the partition's queues.
     ///
     /// # Errors
-    /// The partition is not led here, or has no queue.
+    /// The partition is not led here, or has no queue; DISK_FULL below half of the disk's reserve.
     pub fn desk(&self) -> Result<Arc<Desk>, RequestError> {
         self.hosted.leader_epoch()?;
+        self.check_queue_disk()?;
         if let Some(desk) = self.view.desk.get().filter(|desk| !desk.has_ended()) {
             return Ok(desk);
         }
@@ -70,14 +72,16 @@ impl Partition {
                     return None;
                 }
                 desk.end();
-                cell.set(None);
             }
-            if !is_wanted || !is_led {
+            if !is_wanted || !is_led || self.check_queue_disk().is_err() {
+                if cell.is_there() {
+                    cell.set(None);
+                }
                 return None;
             }
             let (driver, hosted) = (self.driver.clone(), self.hosted.clone());
             let timers = self.shared.driving.timers.clone();
-            let desk = Arc::new(Desk::begin(status.term, state, driver, hosted, timers));
+            let desk = Arc::new(Desk::begin(status.term, state, driver, hosted, timers, cell));
             cell.set(Some(desk.clone()));
             Some(desk)
         });
@@ -90,6 +94,14 @@ impl Partition {
             };
             tokio::spawn(task.run());
         }
+    }
+
+    /// Refuses commands of the queues when less than half of the disk's reserve is free.
+    ///
+    /// # Errors
+    /// DISK_FULL.
+    pub fn check_queue_disk(&self) -> Result<(), RequestError> {
+        disk::check_half(&*self.shared.store, &self.hosted.title)
     }
 
     /// The replica is closed.

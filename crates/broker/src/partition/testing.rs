@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jangada_replication::Publisher;
+use jangada_storage::MemoryStore;
 use jangada_types::{GroupId, PartitionIndex, TopicConfig};
 
 use super::{Appended, Expectation, KIND, LogStarts, Partition, RetentionClock, Shared};
@@ -40,6 +41,7 @@ impl WallClock for Clock {
 /// A broker that is alone.
 pub struct Broker {
     pub shared: Arc<Shared>,
+    pub store: Arc<MemoryStore>,
     pub clock: Arc<Clock>,
     replicas: Arc<Replicas>,
 }
@@ -83,7 +85,7 @@ impl Broker {
             observer: Box::new(LogStarts),
         };
         let shared = Shared {
-            store,
+            store: store.clone(),
             registry,
             clock: guard,
             metrics: Metrics::new(&Default::default(), &Default::default()),
@@ -100,6 +102,7 @@ impl Broker {
         };
         Self {
             shared: Arc::new(shared),
+            store,
             clock,
             replicas,
         }

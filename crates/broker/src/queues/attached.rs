@@ -1,6 +1,7 @@
 //! A consumer's stream at a desk.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use jangada_queue::LeaseId;
 use jangada_queue::SlotId;
@@ -26,6 +27,8 @@ pub(crate) struct Attached {
     consumer: ConsumerId,
     slot: SlotId,
     events: mpsc::Receiver<AttachedEvent>,
+    /// Credit for messages that found no room among the events, and went back.
+    owed: Arc<AtomicU32>,
     is_orderly: bool,
 }
 
@@ -34,25 +37,35 @@ impl Attached {
         desk: Arc<Desk>,
         (consumer, slot): (ConsumerId, SlotId),
         events: mpsc::Receiver<AttachedEvent>,
+        owed: Arc<AtomicU32>,
     ) -> Self {
         Self {
             desk,
             consumer,
             slot,
             events,
+            owed,
             is_orderly: false,
         }
     }
 
     /// The next event. Nothing is lost when the future is dropped.
     pub async fn next(&mut self) -> AttachedEvent {
-        self.events.recv().await.unwrap_or(AttachedEvent::Ended)
+        let event = self.events.recv().await.unwrap_or(AttachedEvent::Ended);
+        self.desk
+            .give_credit(self.consumer, self.owed.swap(0, Ordering::SeqCst));
+        event
     }
 
     /// The consumer may get so many messages more.
     pub fn credit(&self, messages: u32) {
-        let consumer = self.consumer;
-        self.desk.put(Input::Credit { consumer, messages });
+        self.desk.give_credit(self.consumer, messages);
+    }
+
+    /// Credit for messages that went back.
+    #[cfg(test)]
+    pub fn owed(&self) -> u32 {
+        self.owed.load(Ordering::SeqCst)
     }
 
     /// Messages could not be handed on: nobody saw them.
@@ -70,8 +83,11 @@ impl Attached {
 impl Drop for Attached {
     fn drop(&mut self) {
         self.events.close();
+        // After the desk has ended they wait for the session to come back.
         while let Ok(event) = self.events.try_recv() {
-            if let AttachedEvent::Deliveries(messages) = event {
+            if let AttachedEvent::Deliveries(messages) = event
+                && !self.desk.has_ended()
+            {
                 self.undelivered(messages.iter().map(|message| (message.offset, message.lease)).collect());
             }
         }

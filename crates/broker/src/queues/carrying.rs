@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use jangada_log::tables::offset_index::{IndexEntry, OFFSET_INDEX, key_of};
-use jangada_log::{PartitionCommand, PartitionReply, PartitionState};
+use jangada_log::{PartitionCommand, PartitionReply};
 use jangada_machine::RowRange;
 use jangada_queue::engine::{Input, LogPart};
 use jangada_queue::{Carry, Runs};
@@ -114,7 +114,7 @@ pub(super) async fn carry(desk: Arc<Desk>, partition: Arc<Partition>, carry: Car
         bytes: batch.len() as u64,
     });
     let command = PartitionCommand::Carry { carry, batch };
-    let mut proposal = match desk.hosted.group.submit::<PartitionState>(command).await {
+    let mut proposal = match desk.submit(command).await {
         Ok(proposal) => proposal,
         Err(_) => return nothing(),
     };

@@ -8,6 +8,7 @@ use jangada_types::LogPosition;
 use parking_lot::RwLock;
 
 use super::desk::Desk;
+use super::succession::Succession;
 
 /// The desk of a partition. Most partitions have none, and pay one load for each command that is applied.
 #[derive(Default)]
@@ -17,6 +18,7 @@ pub(crate) struct DeskCell {
     desk: RwLock<Option<Arc<Desk>>>,
     /// The partition has slots, as of the last publication.
     has_slots: AtomicBool,
+    pub(super) succession: Arc<Succession>,
 }
 
 impl DeskCell {
@@ -38,6 +40,10 @@ impl DeskCell {
     /// Puts a desk there, or takes it away. To be called under the lock of the partition's state.
     pub fn set(&self, desk: Option<Arc<Desk>>) {
         let is_there = desk.is_some();
+        match &desk {
+            Some(desk) => self.succession.take_over(desk),
+            None => self.succession.forget(),
+        }
         *self.desk.write() = desk;
         self.is_there.store(is_there, Ordering::Release);
     }

@@ -2,8 +2,8 @@
 //! task and with whoever applies commands.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jangada_log::{Leader, PartitionState};
@@ -17,11 +17,13 @@ use jangada_queue::{
 use jangada_types::Reason;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::attached::{Attached, AttachedEvent};
+use super::cell::DeskCell;
 use super::peek::{Found, MessageState, look};
 use super::spec::QueueSpec;
+use super::succession::Succession;
 use crate::error::RequestError;
 use crate::replica::{Driver, Hosted, LEADER_RETRY, Timers};
 
@@ -30,7 +32,7 @@ const REQUESTS_MAX: usize = 10_000;
 /// Streams of one desk at once.
 const STREAMS_MAX: usize = 10_000;
 /// Events that a stream has not taken yet. Each has as many messages as the stream had credit for; beyond it they are given back.
-const EVENTS_MAX: usize = 1_024;
+pub(super) const EVENTS_MAX: usize = 1_024;
 /// Inputs that the task has not taken yet. What gives something back is taken beyond it, too.
 const INPUTS_MAX: usize = 65_536;
 /// When whoever found no place should try again.
@@ -73,15 +75,28 @@ pub(crate) struct Desk {
     pub(super) engine: Mutex<Engine>,
     pub(super) inputs: Mutex<Vec<Input>>,
     answers: Mutex<BTreeMap<RequestId, Asked>>,
-    streams: Mutex<BTreeMap<ConsumerId, (SlotId, mpsc::Sender<AttachedEvent>)>>,
+    streams: Mutex<BTreeMap<ConsumerId, Stream>>,
     /// The queues that have a slot here.
     slots: RwLock<BTreeMap<QueueId, (SlotId, QueueSpec)>>,
     last_id: AtomicU64,
     /// Bytes of the commands that were proposed.
     pub(super) command_bytes: AtomicU64,
+    pub(super) succession: Arc<Succession>,
+    /// The engine knows all that an earlier desk of the term has submitted.
+    pub(super) begun: watch::Sender<bool>,
     wake: Notify,
     hands_over: AtomicBool,
     has_ended: AtomicBool,
+    /// What whoever waits is told when it ends; none: that the partition is not led here.
+    refusal: OnceLock<RequestError>,
+}
+
+/// Where a consumer's stream hears.
+struct Stream {
+    slot: SlotId,
+    tells: mpsc::Sender<AttachedEvent>,
+    /// Credit for messages that found no room in it.
+    owed: Arc<AtomicU32>,
 }
 
 /// A request that is not answered yet.
@@ -120,6 +135,7 @@ impl Desk {
         driver: Driver<Leader>,
         hosted: Arc<Hosted>,
         timers: Arc<Timers>,
+        cell: &DeskCell,
     ) -> Self {
         let mut engine = Engine::begin(term, state.slots());
         // An earlier desk of the term has numbered its commands from an earlier time on.
@@ -136,9 +152,12 @@ impl Desk {
             slots: RwLock::default(),
             last_id: AtomicU64::new(0),
             command_bytes: AtomicU64::new(0),
+            succession: cell.succession.clone(),
+            begun: watch::Sender::new(false),
             wake: Notify::new(),
             hands_over: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
+            refusal: OnceLock::new(),
         }
     }
 
@@ -287,6 +306,7 @@ impl Desk {
         let slot = self.slot(queue)?;
         let consumer = ConsumerId(self.next_id());
         let (tells, events) = mpsc::channel(EVENTS_MAX);
+        let owed = Arc::new(AtomicU32::new(0));
         {
             let mut streams = self.streams.lock();
             if streams.len() >= STREAMS_MAX {
@@ -295,7 +315,8 @@ impl Desk {
             if self.has_ended() {
                 return Err(self.gone());
             }
-            streams.insert(consumer, (slot, tells));
+            let owed = owed.clone();
+            streams.insert(consumer, Stream { slot, tells, owed });
         }
         self.put(Input::Attach {
             consumer,
@@ -304,7 +325,7 @@ impl Desk {
             lease_ms,
             holds,
         });
-        Ok(Attached::new(self.clone(), (consumer, slot), events))
+        Ok(Attached::new(self.clone(), (consumer, slot), events, owed))
     }
 
     /// What a queue has here, by state.
@@ -388,10 +409,18 @@ impl Desk {
 
     /// Whoever waits is told that the partition is not led here.
     pub fn end(&self) {
-        self.has_ended.store(true, Ordering::Release);
+        let inputs = {
+            let mut inputs = self.inputs.lock();
+            self.has_ended.store(true, Ordering::Release);
+            std::mem::take(&mut *inputs)
+        };
+        let is_undelivered = |input: &Input| matches!(input, Input::Undelivered { .. });
+        inputs
+            .into_iter()
+            .filter(is_undelivered)
+            .for_each(|input| self.succession.leave(input));
         self.answers.lock().clear();
         self.streams.lock().clear();
-        self.inputs.lock().clear();
         self.wake.notify_one();
     }
 
@@ -416,13 +445,23 @@ impl Desk {
         self.last_id.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Hands an input to the task.
+    /// Hands an input to the task. Of those that come after the desk has ended only messages count that are given back.
     pub(super) fn put(&self, input: Input) {
-        if self.has_ended() {
-            return;
+        if let Some(left @ Input::Undelivered { .. }) = self.try_put(input) {
+            self.succession.leave(left);
         }
-        self.inputs.lock().push(input);
+    }
+
+    /// Hands an input to the task. It comes back if the desk has ended.
+    pub(super) fn try_put(&self, input: Input) -> Option<Input> {
+        let mut inputs = self.inputs.lock();
+        if self.has_ended() {
+            return Some(input);
+        }
+        inputs.push(input);
+        drop(inputs);
         self.wake.notify_one();
+        None
     }
 
     pub(super) fn detach(&self, consumer: ConsumerId, orderly: bool) {
@@ -433,20 +472,34 @@ impl Desk {
 
     pub(super) fn tell_stream(&self, consumer: ConsumerId, event: AttachedEvent) {
         let mut streams = self.streams.lock();
-        let Some((slot, stream)) = streams.get(&consumer) else {
+        let Some(stream) = streams.get(&consumer) else {
             return;
         };
-        let (slot, sent) = (*slot, stream.try_send(event));
-        match sent {
-            Ok(()) => {}
-            // It does not listen, or not any more.
-            Err(TrySendError::Full(event) | TrySendError::Closed(event)) => match event {
-                AttachedEvent::Deliveries(messages) => {
-                    let messages = messages.iter().map(|message| (message.offset, message.lease)).collect();
-                    self.put(Input::Undelivered { slot, messages });
-                }
-                AttachedEvent::Moved | AttachedEvent::Ended => drop(streams.remove(&consumer)),
-            },
+        // It does not listen, or not any more.
+        let Err(TrySendError::Full(event) | TrySendError::Closed(event)) = stream.tells.try_send(event) else {
+            return;
+        };
+        let AttachedEvent::Deliveries(messages) = event else {
+            streams.remove(&consumer);
+            return;
+        };
+        let slot = stream.slot;
+        stream.owed.fetch_add(messages.len() as u32, Ordering::SeqCst);
+        // It may have taken all that was there meanwhile, and hears nothing more by itself.
+        let owed = match stream.tells.capacity() {
+            0 => 0,
+            _ => stream.owed.swap(0, Ordering::SeqCst),
+        };
+        drop(streams);
+        let messages = messages.iter().map(|message| (message.offset, message.lease)).collect();
+        self.put(Input::Undelivered { slot, messages });
+        self.give_credit(consumer, owed);
+    }
+
+    /// A consumer may get so many messages more.
+    pub(super) fn give_credit(&self, consumer: ConsumerId, messages: u32) {
+        if messages > 0 {
+            self.put(Input::Credit { consumer, messages });
         }
     }
 
@@ -514,9 +567,16 @@ impl Desk {
             .retry_after(BUSY_RETRY)
     }
 
-    /// The partition is not led here any more.
+    /// The desk has ended.
     fn gone(&self) -> RequestError {
-        self.hosted.not_leader()
+        let refusal = self.refusal.get().cloned();
+        refusal.unwrap_or_else(|| self.hosted.not_leader())
+    }
+
+    /// Whoever waits when the desk ends is told this.
+    pub(super) fn refuse_with(&self, refusal: RequestError) {
+        // Of several reasons the first counts.
+        let _ = self.refusal.set(refusal);
     }
 
     fn moved_or(&self, answer: &Answer) -> RequestError {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use jangada_log::{PartitionCommand, PartitionReply, PartitionState};
-use jangada_queue::engine::{Answer, Delivered, Input, Output, RowsWanted};
+use jangada_log::{PartitionCommand, PartitionReply};
+use jangada_queue::engine::{Answer, Delivered, Input, Output, RequestId, RowsWanted};
 use jangada_queue::{OpsReply, QueueOps, Section};
 use jangada_replication::{Applied, ProposeError};
 use jangada_types::Offset;
@@ -21,19 +21,20 @@ use super::look_up::{range_of, rows_of};
 use super::noting::Stepped;
 use super::slots::{OpenSlots, Unplaced, open_at};
 use super::spec::QueueSpec;
+use crate::error::RequestError;
 use crate::partition::Partition;
 use crate::replica::UNTIL_ANSWERED;
 
 /// After a hand-over that does not come about the desk begins anew after this time.
 const HAND_OVER_MAX: Duration = Duration::from_secs(5);
-/// The beginning of a queue that could not be looked up is looked up again after this time.
-const PLACE_AGAIN: Duration = Duration::from_secs(1);
 /// The log is looked at each time for whether it has grown by a part ...
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
 /// ... and measured after this time if it has changed at all.
 const MEASURE_AT_LEAST_EVERY: Duration = Duration::from_secs(10);
 /// Between a desk that ended and the next one.
 const REST: Duration = Duration::from_millis(100);
+/// Time between two looks at a disk that is below half of its reserve.
+const DISK_LOOK: Duration = Duration::from_secs(1);
 /// A look-up that failed is tried again after this time.
 const READ_AGAIN: Duration = Duration::from_millis(100);
 
@@ -82,10 +83,17 @@ impl DeskTask {
         tracing::debug!(partition = %self.desk.hosted.name, term = self.desk.term, cause, "the queues' desk ends");
         self.desk.end();
         tokio::time::sleep(REST).await;
+        while self.disk_full().is_some() {
+            tokio::time::sleep(DISK_LOOK).await;
+        }
         // Another one may begin in the same term.
         if let Some(partition) = self.partition.upgrade() {
             partition.refresh_desk();
         }
+    }
+
+    fn disk_full(&self) -> Option<RequestError> {
+        self.partition.upgrade()?.check_queue_disk().err()
     }
 
     async fn serve(&mut self) -> &'static str {
@@ -94,7 +102,10 @@ impl DeskTask {
         let mut slots = OpenSlots::default();
         slots.set_specs(self.specs.borrow_and_update().clone());
         let mut proposals: FuturesUnordered<_> = FuturesUnordered::new();
-        let (mut hand_over_until, mut place_again) = (None, None);
+        let mut hand_over_until = None;
+        if desk.follow().await.is_err() {
+            return "an earlier desk's commands are not through";
+        }
         loop {
             let known = *status.borrow_and_update();
             if !known.ready || known.term != desk.term {
@@ -103,12 +114,14 @@ impl DeskTask {
             if desk.has_ended() {
                 return "it was ended";
             }
+            if let Some(full) = self.disk_full() {
+                desk.refuse_with(full);
+                return "the disk is below half of its reserve";
+            }
             for unplaced in slots.align(&desk) {
                 let queue = unplaced.queue.id;
-                if !self.place(unplaced).await {
-                    slots.not_placed(queue);
-                    place_again = Some(Instant::now() + PLACE_AGAIN);
-                }
+                let request = self.place(unplaced).await;
+                slots.placed(queue, request, desk.timers.now().monotonic_ms);
             }
             let Stepped {
                 outputs,
@@ -116,14 +129,23 @@ impl DeskTask {
                 deadline_ms,
                 now,
             } = desk.step();
+            let mut is_refused = false;
             for output in outputs {
                 match output {
                     Output::Propose { ops, .. } => match self.propose(ops).await {
                         Ok(proposal) => proposals.push(proposal),
-                        Err(_) => return "a command was refused",
+                        Err(_) => is_refused = true,
                     },
-                    other => self.carry_out(other).await,
+                    other => {
+                        if let Output::Answer { request, answer } = &other {
+                            slots.answered(*request, answer, now.monotonic_ms);
+                        }
+                        self.carry_out(other).await;
+                    }
                 }
+            }
+            if is_refused {
+                return "a command was refused";
             }
             desk.forget(&cancelled);
             if desk.is_handing_over() {
@@ -132,7 +154,7 @@ impl DeskTask {
             let deadline_ms = deadline_ms.into_iter().chain(slots.deadline_ms()).min();
             let left = deadline_ms.map(|at| Duration::from_millis(at.saturating_sub(now.monotonic_ms)));
             let left = left.map(|left| Instant::now() + left);
-            let deadline = left.into_iter().chain(hand_over_until).chain(place_again.take()).min();
+            let deadline = left.into_iter().chain(hand_over_until).min();
             tokio::select! {
                 () = desk.woken() => {}
                 Some(outcome) = proposals.next(), if !proposals.is_empty() => {
@@ -158,7 +180,7 @@ impl DeskTask {
     async fn propose(&self, ops: QueueOps) -> Result<impl Future<Output = Outcome> + use<>, ProposeError> {
         self.desk.command_bytes.fetch_add(bytes_of(&ops), Ordering::Relaxed);
         let command = PartitionCommand::QueueOps(ops);
-        let mut proposal = self.desk.hosted.group.submit::<PartitionState>(command).await?;
+        let mut proposal = self.desk.submit(command).await?;
         Ok(async move { proposal.applied(UNTIL_ANSWERED).await })
     }
 
@@ -211,22 +233,19 @@ impl DeskTask {
         }
     }
 
-    /// Opens the slot of a queue where a record of some time is. False: that cannot be looked up now.
-    async fn place(&self, unplaced: Unplaced) -> bool {
-        let Some(partition) = self.partition.upgrade() else {
-            return false;
-        };
+    /// Opens the slot of a queue where a record of some time is. None: that cannot be looked up now.
+    async fn place(&self, unplaced: Unplaced) -> Option<RequestId> {
+        let partition = self.partition.upgrade()?;
         let end = partition.view.high_watermark();
         match partition.offset_by_timestamp(unplaced.timestamp_ms).await {
             Ok(found) => {
                 let start = found.map_or(end, |(offset, _)| offset);
-                open_at(&self.desk, &unplaced.queue, start.get().unsigned_abs());
-                true
+                Some(open_at(&self.desk, &unplaced.queue, start.get().unsigned_abs()))
             }
             Err(error) => {
                 let (partition, queue) = (&self.desk.hosted.name, &unplaced.queue.name);
                 tracing::warn!(%partition, %queue, %error, "the beginning of a queue cannot be looked up");
-                false
+                None
             }
         }
     }

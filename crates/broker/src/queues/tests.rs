@@ -1,5 +1,7 @@
 //! A partition with a queue on a broker that is alone: a real group with one replica, over a store in memory.
 
+mod faults;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use jangada_queue::engine::{Delivered, Policy, SettleItem, Settled, Settlement};
 use jangada_queue::{AttemptId, KeepsOrder, Mark, Marks, QueueId, SectionReply, SessionId, SlotKind};
 use jangada_types::{BatchBuilder, Codec, Offset, Reason, TopicConfig};
 
+use super::desk::EVENTS_MAX;
 use super::*;
 use crate::error::RequestError;
 use crate::partition::Partition;

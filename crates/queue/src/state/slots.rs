@@ -93,6 +93,11 @@ impl Slots {
         self.schedules.get(key)
     }
 
+    /// The number of the slot that was opened last; 0: none ever was.
+    pub fn last_slot(&self) -> u32 {
+        self.last_slot
+    }
+
     /// The offset behind the last record that has marks.
     pub fn marks_end(&self) -> u64 {
         self.marks_end

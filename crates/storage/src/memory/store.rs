@@ -33,6 +33,8 @@ pub struct MemoryStore {
     fence: Fence,
     damage: Damage,
     counters: Counters,
+    /// Free bytes and the reserve, while the disk is said to be low.
+    disk_low: Mutex<Option<(u64, u64)>>,
 }
 
 impl MemoryStore {
@@ -57,7 +59,13 @@ impl MemoryStore {
             fence: Fence::new(on_fence),
             damage: Damage::default(),
             counters: Counters::default(),
+            disk_low: Mutex::default(),
         })
+    }
+
+    /// From now on the disk has so many bytes free, which is less than its reserve of so many; none: it has enough.
+    pub fn set_disk_low(&self, free_and_reserve: Option<(u64, u64)>) {
+        *self.disk_low.lock() = free_and_reserve;
     }
 
     /// From now on synced writes wait, and with them all that come later, until [`MemoryStore::release_syncs`].
@@ -300,7 +308,10 @@ impl Store for MemoryStore {
     fn condition(&self) -> StoreCondition {
         match self.fence.reason() {
             Some(reason) => StoreCondition::Fenced(reason.to_string()),
-            None => StoreCondition::Healthy,
+            None => match *self.disk_low.lock() {
+                Some((free, reserve)) => StoreCondition::DiskLow { free, reserve },
+                None => StoreCondition::Healthy,
+            },
         }
     }
 
