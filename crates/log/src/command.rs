@@ -9,9 +9,11 @@
 //! 2 AdvanceLogStart      from i64 | to i64 | dropped bytes u64                                          none
 //! 3 ConditionalAppend    now i64 | expiration i64 | conditions                                          batch
 //! 4 QueueOps             nothing                                                                        the ops
-//! 5 AppendMarked         now i64 | expiration i64 | conditions | has ids u8, window u64, term u64 | marks  batch
+//! 5 AppendMarked         now i64 | expiration i64 | conditions | ids u8, window u64, term u64 | marks       batch
 //! 6 Carry                the carry                                                                      batch
 //! ```
+//!
+//! Ids: 0 there are none, and nothing of them follows; 1 there are; 2 there are, and those that are too old are deleted.
 //!
 //! Written by hand, not declared with `replicated!`: that makes one message of a command, so the batch would be copied into
 //! it and out of it, and the head of each append would cost a buffer more.
@@ -230,7 +232,11 @@ impl PartitionCommand {
                 head.put_i64(now_ms);
                 head.put_i64(expiration_ms);
                 conditions.encode(&mut head);
-                head.put_u8(u8::from(ids.is_some()));
+                head.put_u8(match ids {
+                    None => 0,
+                    Some(found) if found.window.forgets => 2,
+                    Some(_) => 1,
+                });
                 if let Some(IdFinding { window, term }) = ids {
                     head.put_u64(window.window_ms);
                     head.put_u64(term);
@@ -332,9 +338,10 @@ fn decode_ids(input: &mut &[u8]) -> Result<Option<IdFinding>, CodecError> {
     let short = |_| malformed(WHAT, "it ends in what was found of its ids");
     match input.try_get_u8().map_err(short)? {
         0 => Ok(None),
-        1 => Ok(Some(IdFinding {
+        flag @ (1 | 2) => Ok(Some(IdFinding {
             window: IdWindow {
                 window_ms: input.try_get_u64().map_err(short)?,
+                forgets: flag == 2,
             },
             term: input.try_get_u64().map_err(short)?,
         })),

@@ -4,7 +4,7 @@
 //!   ask(ids) -> Verdicts: new, or the offset of the first with the same id
 //!            -> Read: rows of IDS, and Verdicts when they are there
 //!            -> nothing yet: an equal id is being appended, and what becomes of it decides
-//!   appended, not_appended -> Verdicts of those that waited
+//!   applied, not_appended -> Verdicts of those that waited
 //! ```
 //!
 //! No replica's state has ids. The leader of a term knows the ids under way, and a ring of those that it appended last; what is older is
@@ -16,6 +16,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use crate::command::IdWindow;
 use crate::engine::{ReadId, RequestId};
 use crate::limits::{ID_WINDOW_MS_MAX, IDS_KNOWN_MAX};
 use crate::tables::{IdRow, bucket_of, id_key};
@@ -48,7 +49,7 @@ pub enum IdOutput {
         keys: Vec<[u8; 24]>,
     },
     /// What becomes of each message of a request, in their order. Those that are new are under way from now on: the host appends them,
-    /// if there are any, and says what became of it with [`SentIds::appended`] or [`SentIds::not_appended`].
+    /// if there are any. [`SentIds::applied`] is told when they are, or [`SentIds::not_appended`].
     Verdicts {
         /// The number of the request.
         request: RequestId,
@@ -89,6 +90,8 @@ pub struct SentIds {
     /// Of each look-up the request, and the ids that it is about.
     reads: HashMap<ReadId, (RequestId, Vec<u128>)>,
     last_read: u64,
+    /// The bucket of time in which ids were appended last.
+    bucket: Option<u64>,
 }
 
 impl SentIds {
@@ -103,6 +106,7 @@ impl SentIds {
             asked: BTreeMap::new(),
             reads: HashMap::new(),
             last_read: 0,
+            bucket: None,
         }
     }
 
@@ -114,6 +118,15 @@ impl SentIds {
             self.complete_since_ms = None;
         }
         self.window_ms = window_ms;
+    }
+
+    /// What the command of a batch with ids says of them, which gets this time.
+    pub fn window(&mut self, now_ms: u64) -> IdWindow {
+        let bucket = Some(bucket_of(now_ms, self.window_ms));
+        IdWindow {
+            window_ms: self.window_ms,
+            forgets: std::mem::replace(&mut self.bucket, bucket) != bucket,
+        }
     }
 
     /// Ids that are remembered without a look-up.
@@ -254,21 +267,22 @@ impl SentIds {
         out
     }
 
-    /// What was new of a request is in the log: of each new message with an id, in their order, its offset. `now_ms` is the time that the
-    /// entry has.
-    pub fn appended(&mut self, request: RequestId, offsets: &[u64], now_ms: u64) -> Vec<IdOutput> {
+    /// A batch is in the log from offset `base` on: the id of each of its messages, 0 for one without. `now_ms` is the time that the entry
+    /// has. To be told where the command is applied, so that it counts whatever becomes of whoever asked.
+    pub fn applied(&mut self, base: u64, ids: impl Iterator<Item = u128>, now_ms: u64) -> Vec<IdOutput> {
         let mut out = Vec::new();
-        let ids = self.under_way_of(request);
-        assert_eq!(ids.len(), offsets.len(), "each new id has an offset");
         let decided: Vec<(u128, Option<u64>)> = ids
-            .into_iter()
-            .zip(offsets.iter().map(|offset| Some(*offset)))
+            .zip(base..)
+            .filter(|(id, _)| *id != 0)
+            .map(|(id, offset)| (id, Some(offset)))
             .collect();
         for (id, offset) in &decided {
+            if let Some(under_way) = self.under_way.get(id) {
+                self.asked.remove(&under_way.by);
+            }
             self.known.insert(*id, (offset.expect("it was given"), now_ms));
             self.ring.push_back((*id, now_ms));
         }
-        self.asked.remove(&request);
         self.forget(now_ms);
         self.decided(&decided, &mut out);
         out

@@ -66,6 +66,7 @@ mod producer_expiry;
 mod put_back;
 mod queue_faults;
 mod queue_kills;
+mod queue_repetitions;
 mod queues;
 mod queues_admin;
 mod queues_depth;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use jangada_log::{
-    ConditionFailed, Conditions, Expectation, NO_OFFSET, PartitionCommand, PartitionReply, PartitionState, Refusal,
+    ConditionFailed, Conditions, Expectation, IdFinding, NO_OFFSET, PartitionCommand, PartitionReply, PartitionState,
+    Refusal,
 };
 use jangada_queue::Marks;
 use jangada_types::batch::{self, TimestampType};
@@ -60,13 +61,13 @@ impl Partition {
         self.admit_marked(batch, expected, room, None).await
     }
 
-    /// [`Partition::admit`], with marks of the records for the partition's queues.
+    /// [`Partition::admit`], with marks of the records for the partition's queues, and what was found of the ids among them.
     pub(super) async fn admit_marked(
         &self,
         batch: Bytes,
         expected: Expectation,
         room: Room,
-        marks: Option<Marks>,
+        marks: Option<(Marks, Option<IdFinding>)>,
     ) -> Result<Admitted, RequestError> {
         let began = Instant::now();
         self.hosted.leader_epoch()?;
@@ -118,11 +119,11 @@ impl Partition {
                 conditions,
                 batch,
             },
-            Some(marks) => PartitionCommand::AppendMarked {
+            Some((marks, ids)) => PartitionCommand::AppendMarked {
                 now_ms,
                 expiration_ms,
                 conditions,
-                ids: None,
+                ids,
                 marks,
                 batch,
             },

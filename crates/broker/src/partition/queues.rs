@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use jangada_log::IdFinding;
 use jangada_queue::Marks;
 use jangada_types::batch::{BatchIter, Records};
 use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
@@ -121,7 +122,8 @@ impl Partition {
         }
     }
 
-    /// Like [`Partition::admit`], for messages of a queue: with what is said of them beside the records, if anything is.
+    /// Like [`Partition::admit`], for messages of a queue: with what is said of them beside the records, if anything is, and what was found
+    /// of their ids.
     ///
     /// # Errors
     /// QUEUE_FULL, and those of a batch.
@@ -129,6 +131,7 @@ impl Partition {
         &self,
         batch: Bytes,
         marks: Option<Marks>,
+        ids: Option<IdFinding>,
         room: Room,
     ) -> Result<Admitted, RequestError> {
         let header = BatchHeader::parse(&batch).map_err(|error| self.refuse(error.into()))?;
@@ -143,7 +146,7 @@ impl Partition {
             Some(desk) => desk.reserve(count, batch.len() as u64)?,
             None => None,
         };
-        let marks = marks.filter(|marks| !marks.is_empty());
+        let marks = marks.filter(|marks| !marks.is_empty()).map(|marks| (marks, ids));
         let mut admitted = self.admit_marked(batch, Expectation::default(), room, marks).await?;
         admitted.reserved = reserved;
         Ok(admitted)

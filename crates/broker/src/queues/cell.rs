@@ -54,6 +54,7 @@ impl DeskCell {
             && let Some(desk) = &*self.desk.read()
         {
             desk.applied(at, state, command, reply);
+            desk.ids_applied(command, reply);
         }
     }
 

@@ -22,6 +22,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use super::attached::{Attached, AttachedEvent};
 use super::cell::DeskCell;
 use super::peek::{Found, MessageState, look};
+use super::sent_ids::Repetitions;
 use super::spec::QueueSpec;
 use super::succession::Succession;
 use crate::error::RequestError;
@@ -36,7 +37,7 @@ pub(super) const EVENTS_MAX: usize = 1_024;
 /// Inputs that the task has not taken yet. What gives something back is taken beyond it, too.
 const INPUTS_MAX: usize = 65_536;
 /// When whoever found no place should try again.
-const BUSY_RETRY: Duration = Duration::from_millis(100);
+pub(super) const BUSY_RETRY: Duration = Duration::from_millis(100);
 
 /// A receive, as its client asks for it.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +82,7 @@ pub(crate) struct Desk {
     last_id: AtomicU64,
     /// Bytes of the commands that were proposed.
     pub(super) command_bytes: AtomicU64,
+    pub(super) repetitions: Mutex<Repetitions>,
     pub(super) succession: Arc<Succession>,
     /// The engine knows all that an earlier desk of the term has submitted.
     pub(super) begun: watch::Sender<bool>,
@@ -152,6 +154,7 @@ impl Desk {
             slots: RwLock::default(),
             last_id: AtomicU64::new(0),
             command_bytes: AtomicU64::new(0),
+            repetitions: Mutex::default(),
             succession: cell.succession.clone(),
             begun: watch::Sender::new(false),
             wake: Notify::new(),
@@ -419,6 +422,7 @@ impl Desk {
             .into_iter()
             .filter(is_undelivered)
             .for_each(|input| self.succession.leave(input));
+        *self.repetitions.lock() = Repetitions::default();
         self.answers.lock().clear();
         self.streams.lock().clear();
         self.wake.notify_one();
@@ -568,7 +572,7 @@ impl Desk {
     }
 
     /// The desk has ended.
-    fn gone(&self) -> RequestError {
+    pub(super) fn gone(&self) -> RequestError {
         let refusal = self.refusal.get().cloned();
         refusal.unwrap_or_else(|| self.hosted.not_leader())
     }

@@ -12,13 +12,7 @@ use jangada_types::{PartitionIndex, QueueConfig, Reason};
 use crate::error::RequestError;
 
 /// Settings that are declared, and that no broker carries out yet.
-const NOT_CARRIED_OUT: [&str; 5] = [
-    "queue.dedup",
-    "queue.dedup.window.ms",
-    "queue.dead.letter.topic",
-    "queue.expires.ms",
-    "queue.hold.bytes",
-];
+const NOT_CARRIED_OUT: [&str; 3] = ["queue.dead.letter.topic", "queue.expires.ms", "queue.hold.bytes"];
 
 /// Refuses settings that would have no effect, rather than take them in silence.
 ///

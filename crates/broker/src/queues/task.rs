@@ -36,7 +36,7 @@ const REST: Duration = Duration::from_millis(100);
 /// Time between two looks at a disk that is below half of its reserve.
 const DISK_LOOK: Duration = Duration::from_secs(1);
 /// A look-up that failed is tried again after this time.
-const READ_AGAIN: Duration = Duration::from_millis(100);
+pub(super) const READ_AGAIN: Duration = Duration::from_millis(100);
 
 /// What the task of a desk has.
 pub(crate) struct DeskTask {

@@ -1,6 +1,7 @@
 //! A partition with a queue on a broker that is alone: a real group with one replica, over a store in memory.
 
 mod faults;
+mod repetitions;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -70,7 +71,7 @@ fn batch(count: usize, bytes: usize) -> Bytes {
 
 async fn send_with(partition: &Partition, batch: Bytes, marks: Option<Marks>) -> Result<Offset, RequestError> {
     let room = partition.room(&Caller::alone(), batch.len()).expect("there is room");
-    let admitted = partition.admit_messages(batch, marks, room).await?;
+    let admitted = partition.admit_messages(batch, marks, None, room).await?;
     Ok(partition.acknowledged(admitted, TIMEOUT).await?.base_offset)
 }
 

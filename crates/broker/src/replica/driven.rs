@@ -11,7 +11,7 @@ use jangada_machine::{CommandOf, Effects, Leader, Machine, Now, ReplyOf, Retenti
 use jangada_replication::{Publisher, StateImage};
 use jangada_storage::{KeyRange, Store, StoreError};
 use jangada_types::table::row::RowBuffer;
-use jangada_types::{GroupId, LogPosition};
+use jangada_types::{GroupId, LogPosition, Table};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use tokio::sync::Notify;
 
@@ -225,9 +225,7 @@ impl<L: Leader> Driven<L> {
         range: RowRange,
         applied_next: u64,
     ) -> Result<Vec<Row>, RequestError> {
-        let has_rows = tokio::time::timeout(ROWS_TIMEOUT, self.have_rows(applied_next)).await;
-        // The replica has stopped in the middle of what it applied.
-        has_rows.map_err(|_| hosted.not_leader())?;
+        self.wait_for_rows(hosted, applied_next).await?;
         let (store, group) = (self.shared.store.clone(), self.group);
         let read = move || {
             let keys = KeyRange {
@@ -243,6 +241,29 @@ impl<L: Leader> Driven<L> {
         };
         let rows = self.shared.read_pool.run(read).await?;
         rows.map_err(|error| hosted.store_error(&error))
+    }
+
+    /// The values of single rows, as of all commands before `applied_next` at least.
+    pub(super) async fn read_at(
+        &self,
+        hosted: &Hosted,
+        (table, keys): (&'static Table, Vec<Bytes>),
+        applied_next: u64,
+    ) -> Result<Vec<Option<Bytes>>, RequestError> {
+        self.wait_for_rows(hosted, applied_next).await?;
+        let (store, group) = (self.shared.store.clone(), self.group);
+        let read = move || {
+            let values = keys.iter().map(|key| store.get_row(group, table, key));
+            values.collect::<Result<Vec<_>, StoreError>>()
+        };
+        let values = self.shared.read_pool.run(read).await?;
+        values.map_err(|error| hosted.store_error(&error))
+    }
+
+    async fn wait_for_rows(&self, hosted: &Hosted, applied_next: u64) -> Result<(), RequestError> {
+        let has_rows = tokio::time::timeout(ROWS_TIMEOUT, self.have_rows(applied_next)).await;
+        // The replica has stopped in the middle of what it applied.
+        has_rows.map_err(|_| hosted.not_leader())
     }
 
     /// Returns when the rows of all commands before an index can be read.

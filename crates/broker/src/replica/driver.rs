@@ -15,8 +15,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use jangada_machine::{Due, DueOf, Leader, Now, Row, RowRange, Step, StepOf};
-use jangada_types::Rejection;
+use jangada_types::{Rejection, Table};
 
 use super::driven::{Driven, Led, State};
 use super::hosted::Hosted;
@@ -123,6 +124,12 @@ impl<L: Leader> Driver<L> {
     pub async fn rows(&self, range: RowRange) -> Result<Vec<Row>, RequestError> {
         let applied_next = self.driven.lock().applied_next;
         self.driven.read(&self.hosted, range, applied_next).await
+    }
+
+    /// The values of single rows, as of all commands that are applied here by now at least; none: there is no such row.
+    pub async fn rows_at(&self, table: &'static Table, keys: Vec<Bytes>) -> Result<Vec<Option<Bytes>>, RequestError> {
+        let applied_next = self.driven.lock().applied_next;
+        self.driven.read_at(&self.hosted, (table, keys), applied_next).await
     }
 
     /// Reports that rows contradict the state, and gives the error for whoever asked.

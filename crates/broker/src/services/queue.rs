@@ -6,6 +6,7 @@ use jangada_proto::v1;
 use jangada_proto::v1::queue_service_server::QueueService;
 use jangada_queue::{AttemptId, SessionId};
 use jangada_types::PartitionIndex;
+use jangada_types::queue_config::Dedup;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::queue_wire as wire;
@@ -117,8 +118,8 @@ fn find(node: &Arc<Node>, call: &Call, request: v1::FindQueueRequest) -> Result<
         topic: queue.topic.name.to_string(),
         topic_id: bytes::Bytes::copy_from_slice(queue.topic.id.as_bytes()),
         version: image.version(),
-        // The leader does not look ids up before an append yet.
-        recognizes_repetitions: false,
+        recognizes_repetitions: queue.config.dedup != Dedup::None,
+        recognizes_content: queue.config.dedup == Dedup::Content,
     })
 }
 

@@ -33,6 +33,7 @@ pub(crate) struct QueueLayout {
     pub queue_id: Bytes,
     pub partitions: Vec<PartitionLeader>,
     pub recognizes_repetitions: bool,
+    pub recognizes_content: bool,
 }
 
 /// A partition of a queue, and its leader.
@@ -54,6 +55,7 @@ impl QueueLayout {
             queue_id: answer.queue_id,
             partitions: partitions.collect(),
             recognizes_repetitions: answer.recognizes_repetitions,
+            recognizes_content: answer.recognizes_content,
         }
     }
 

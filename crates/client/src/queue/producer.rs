@@ -300,6 +300,7 @@ impl Driver {
         let partition = match (&pending.message.key, &pending.message.message_id) {
             (Some(key), _) => by_hash(key),
             (None, Some(id)) => by_hash(id.as_bytes()),
+            (None, None) if self.layout.recognizes_content => by_hash(&pending.message.body),
             (None, None) => self.any_partition(partitions),
         };
         self.lanes.entry(partition).or_default().waiting.push_back(pending);
@@ -442,7 +443,8 @@ impl Driver {
     /// Whether a message is sent again after a failure; else its sender gets the error.
     fn judge(&self, pending: &mut Pending, failure: Failure) -> Result<Failure, ClientError> {
         let context = format!("send to queue {}", self.queue);
-        let recognized = self.layout.recognizes_repetitions && pending.message.message_id.is_some();
+        let has_id = pending.message.message_id.is_some();
+        let recognized = self.layout.recognizes_content || self.layout.recognizes_repetitions && has_id;
         let again = match failure.disposition() {
             Disposition::Retry => true,
             Disposition::Unknown => {

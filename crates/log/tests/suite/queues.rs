@@ -76,7 +76,10 @@ fn marked(marks: Vec<Mark>, ids: Option<IdFinding>, conditions: Conditions) -> P
 }
 
 fn found(term: u64) -> Option<IdFinding> {
-    let window = IdWindow { window_ms: 300_000 };
+    let window = IdWindow {
+        window_ms: 300_000,
+        forgets: false,
+    };
     Some(IdFinding { window, term })
 }
 

@@ -276,7 +276,10 @@ impl World {
         let mut seeds = Seeds::new(seed);
         let marks: Vec<Mark> = (0..1 + seeds.below(4)).map(|_| mark(&mut seeds)).collect();
         let ids = (seeds.below(2) == 0).then_some(IdFinding {
-            window: IdWindow { window_ms: 60_000 },
+            window: IdWindow {
+                window_ms: 60_000,
+                forgets: seeds.below(2) == 0,
+            },
             term: self.term - u64::from(self.term > 1 && seeds.below(10) == 0),
         });
         let command = PartitionCommand::AppendMarked {

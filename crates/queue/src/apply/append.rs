@@ -15,7 +15,7 @@ impl Slots {
         }
         put_rows(base, marks, |at| Some(base + at), effects);
         if let Some((window, now_ms)) = ids {
-            tables::put_ids(base, marks, window.window_ms, now_ms, effects);
+            tables::put_ids(base, marks, window, now_ms, effects);
         }
         self.marks_end = base + marks.0.len() as u64;
     }

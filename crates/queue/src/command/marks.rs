@@ -40,6 +40,8 @@ pub struct Mark {
 pub struct IdWindow {
     /// Milliseconds, by the clock of the leaders that append.
     pub window_ms: u64,
+    /// Ids that are too old are deleted with this batch: once for each bucket of time is enough.
+    pub forgets: bool,
 }
 
 /// The marks of a batch, one for each record.

@@ -6,8 +6,8 @@
 //! value  1 | offset u64 | time u64, ms
 //! ```
 //!
-//! Half a window is a bucket. So a look-up asks three rows, and what is older goes with one deletion of a range, which is made when
-//! a batch begins a bucket. Time is that of the leaders that append, as the entries have it.
+//! Half a window is a bucket. So a look-up asks three rows, and what is older goes with one deletion of a range, which the leader asks for
+//! with the first batch of a bucket. Time is that of the leaders that append, as the entries have it.
 
 use bytes::Bytes;
 use jangada_machine::Effects;
@@ -15,7 +15,7 @@ use jangada_types::table::KeyForm;
 use jangada_types::table::row::{RowReader, RowWriter};
 use jangada_types::{RowChange, RowError, Table, TableId};
 
-use crate::command::Marks;
+use crate::command::{IdWindow, Marks};
 
 const VERSION: u8 = 1;
 const KEY_BYTES: usize = 8 + 16;
@@ -78,19 +78,19 @@ impl IdRow {
     }
 }
 
-/// Writes the rows of the ids of a batch, and deletes those that are too old.
-pub fn put_ids(base: u64, marks: &Marks, window_ms: u64, now_ms: u64, effects: &mut Effects) {
+/// Writes the rows of the ids of a batch, and deletes those that are too old, if the leader says so.
+pub fn put_ids(base: u64, marks: &Marks, window: IdWindow, now_ms: u64, effects: &mut Effects) {
+    let IdWindow { window_ms, forgets } = window;
     let bucket = bucket_of(now_ms, window_ms);
-    let mut is_first = true;
+    if forgets {
+        let old = bucket.saturating_sub(WINDOWS_KEPT * window_ms);
+        effects.change(RowChange::DeleteRange {
+            table: &IDS,
+            from: Bytes::from_static(&[0; KEY_BYTES]),
+            to: Some(Bytes::copy_from_slice(&id_key(old, 0))),
+        });
+    }
     for (at, mark) in marks.0.iter().enumerate().filter(|(_, mark)| mark.id != 0) {
-        if std::mem::take(&mut is_first) {
-            let old = bucket.saturating_sub(WINDOWS_KEPT * window_ms);
-            effects.change(RowChange::DeleteRange {
-                table: &IDS,
-                from: Bytes::from_static(&[0; KEY_BYTES]),
-                to: Some(Bytes::copy_from_slice(&id_key(old, 0))),
-            });
-        }
         let row = IdRow {
             offset: base + at as u64,
             time_ms: now_ms,
@@ -131,7 +131,11 @@ mod tests {
     fn ids_of_two_windows_stay() {
         let mark = |id| Mark { id, ..Mark::default() };
         let mut effects = Effects::default();
-        put_ids(7, &Marks(vec![mark(0), mark(5)]), 1_000, 9_750, &mut effects);
+        let window = |forgets| IdWindow {
+            window_ms: 1_000,
+            forgets,
+        };
+        put_ids(7, &Marks(vec![mark(0), mark(5)]), window(true), 9_750, &mut effects);
         let [
             RowChange::DeleteRange { to: Some(to), .. },
             RowChange::Put { key, value, .. },
@@ -147,7 +151,7 @@ mod tests {
                 time_ms: 9_750
             })
         );
-        put_ids(9, &Marks(vec![mark(0)]), 1_000, 9_750, &mut effects);
+        put_ids(9, &Marks(vec![mark(0)]), window(false), 9_750, &mut effects);
         assert_eq!(effects.rows().len(), 2, "a batch without ids changes nothing");
     }
 }

@@ -6,7 +6,7 @@ use jangada_machine::Effects;
 use jangada_queue::dedup::{IdOutput, IdVerdict, SentIds};
 use jangada_queue::engine::{ReadId, RequestId};
 use jangada_queue::tables::{IDS, IdRow, put_ids};
-use jangada_queue::{Mark, Marks};
+use jangada_queue::{IdWindow, Mark, Marks};
 use jangada_types::RowChange;
 use jangada_types::replicated::Seeds;
 
@@ -109,7 +109,7 @@ impl Sender {
     }
 
     /// The entry is committed: its rows are there, and no id is in the log twice within the window.
-    fn commit(&mut self, append: &Append) -> Vec<u64> {
+    fn commit(&mut self, append: &Append) -> u64 {
         let base = self.log.len() as u64;
         for id in append.ids.iter().filter(|id| **id != 0) {
             let first = self.log.iter().rev().find(|(known, _)| known == id);
@@ -126,7 +126,11 @@ impl Sender {
         };
         let marks = Marks(append.ids.iter().map(mark).collect());
         let mut effects = Effects::default();
-        put_ids(base, &marks, WINDOW_MS, append.now_ms, &mut effects);
+        let window = IdWindow {
+            window_ms: WINDOW_MS,
+            forgets: self.seeds.below(4) == 0,
+        };
+        put_ids(base, &marks, window, append.now_ms, &mut effects);
         for change in effects.take() {
             match change {
                 RowChange::Put { table, key, value } => {
@@ -137,18 +141,17 @@ impl Sender {
                 other => panic!("{other:?}"),
             }
         }
-        let with_id = append.ids.iter().zip(base..).filter(|(id, _)| **id != 0);
-        with_id.map(|(_, offset)| offset).collect()
+        base
     }
 
     fn apply(&mut self) -> bool {
         let Some(append) = self.pending.pop_front() else {
             return false;
         };
-        let offsets = self.commit(&append);
+        let base = self.commit(&append);
         let outputs = match append.ids.iter().all(|id| *id == 0) {
             true => Vec::new(),
-            false => self.ids.appended(append.request, &offsets, append.now_ms),
+            false => self.ids.applied(base, append.ids.iter().copied(), append.now_ms),
         };
         self.outputs(outputs);
         true

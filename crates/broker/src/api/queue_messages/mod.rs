@@ -10,7 +10,7 @@
 //!   a stream's credit over its partitions, pure.
 //! - [`queue_ref`]: the queue that a call names. [`send`], [`receive`], [`settle`], [`peek`]: calls that are answered once, by
 //!   whoever leads.
-//! - [`consume`]: a consumer's stream. [`reading`]: records by offset.
+//! - [`unsent`]: what of a send was sent before. [`consume`]: a consumer's stream. [`reading`]: records by offset.
 
 mod bodies;
 pub(crate) mod consume;
@@ -23,6 +23,7 @@ pub(crate) mod send;
 pub(crate) mod settle;
 mod shares;
 mod token;
+mod unsent;
 
 use std::sync::Arc;
 

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use futures::future::join_all;
 use jangada_types::limits::RECORDS_PER_BATCH_MAX;
 use jangada_types::partitioner::partition_for_key;
-use jangada_types::{BatchHeader, Offset, PartitionIndex, Reason};
+use jangada_types::queue_config::Dedup;
+use jangada_types::{BatchHeader, PartitionIndex, Reason};
 use tokio::time::{Duration, Instant};
 
 use super::outgoing::{NewMessage, Outgoing, pack};
 use super::queue_ref::QueueRef;
+use super::unsent::{Placed, Unsent};
 use crate::api::call::queues::{SendMessages, SendOutcomes, SentMessage};
 use crate::api::context::RequestContext;
 use crate::api::passing::{PASS_TIMEOUT, pass_on};
@@ -96,6 +98,8 @@ fn partition_of(
     match (&message.key, &message.message_id) {
         (Some(key), _) => partition_for_key(key, count),
         (None, Some(id)) => partition_for_key(id.as_bytes(), count),
+        // A repetition must come to where the first is.
+        (None, None) if queue.config.dedup == Dedup::Content => partition_for_key(&message.body, count),
         (None, None) => *any.get_or_insert_with(|| any_partition(node, queue)),
     }
 }
@@ -172,22 +176,23 @@ async fn append_all(
     wanted: SendMessages,
 ) -> Result<SendOutcomes, RequestError> {
     let deadline = Instant::now() + wanted.timeout;
-    let limit = queue.config.message_bytes_max;
-    let mut outcomes = SendOutcomes::with_capacity(wanted.messages.len());
-    let mut rest = &wanted.messages[..];
+    let SendMessages { at, messages, .. } = wanted;
+    let mut outcomes = SendOutcomes::with_capacity(messages.len());
+    let mut rest = messages;
     while !rest.is_empty() {
-        let (now, later) = rest.split_at(fitting(rest, limit));
-        rest = later;
+        let later = rest.split_off(fitting(&rest, queue.config.message_bytes_max));
+        let now = std::mem::replace(&mut rest, later);
+        let count = now.len();
         match append(node, context, (queue, partition), now, deadline).await {
-            Ok(base) => outcomes.extend((base..).zip(now).map(|(offset, _)| Ok(sent(wanted.at.index, offset)))),
-            Err(error) => {
-                outcomes.extend(now.iter().map(|_| Err(error.clone())));
-                // What comes after them must not overtake them when they are sent again.
-                let message = "messages before it in the same request were refused: send it again after them";
-                let behind = RequestError::new(Reason::PartitionBusy, message);
-                outcomes.extend(rest.iter().map(|_| Err(behind.clone())));
-                break;
-            }
+            Ok(placed) => outcomes.extend(placed.into_iter().map(|placed| Ok(placed?.sent(at.index)))),
+            Err(error) => outcomes.extend(vec![Err(error); count]),
+        }
+        if outcomes.iter().rev().take(count).any(Result::is_err) {
+            // What comes after them must not overtake them when they are sent again.
+            let message = "messages before it in the same request were refused: send it again after them";
+            let behind = RequestError::new(Reason::PartitionBusy, message);
+            outcomes.extend(rest.iter().map(|_| Err(behind.clone())));
+            break;
         }
     }
     Ok(outcomes)
@@ -206,38 +211,46 @@ fn fitting(messages: &[NewMessage], limit: usize) -> usize {
     fit.count().max(1)
 }
 
-/// Appends messages as one batch. Returns the offset of the first.
+/// Appends messages as one batch. Says where each is, or the first with its id.
 async fn append(
     node: &Arc<Node>,
     context: &RequestContext,
     (queue, partition): (&QueueRef, &Arc<Partition>),
-    messages: &[NewMessage],
+    messages: Vec<NewMessage>,
     deadline: Instant,
-) -> Result<i64, RequestError> {
+) -> Result<Vec<Result<Placed, RequestError>>, RequestError> {
     let bytes = messages.iter().map(NewMessage::bytes).sum();
     let room = partition.room(&context.caller, bytes)?;
     let now_ms = now_ms(node);
-    let Outgoing { batch, marks } = match bytes <= SMALL_BYTES {
-        true => pack(messages.iter(), &queue.config, now_ms)?,
+    let (outgoing, messages) = match bytes <= SMALL_BYTES {
+        true => (pack(messages.iter(), &queue.config, now_ms)?, messages),
         false => {
-            let (messages, config) = (messages.to_vec(), queue.config.clone());
+            let config = queue.config.clone();
             let packed = node
                 .partitions
                 .compute
-                .run(move || pack(messages.iter(), &config, now_ms));
+                .run(move || pack(messages.iter(), &config, now_ms).map(|outgoing| (outgoing, messages)));
             packed.await??
         }
     };
-    let admitted = partition.admit_messages(batch, marks, room).await?;
-    let left = deadline.saturating_duration_since(Instant::now());
-    let appended = partition.acknowledged(admitted, left).await?;
-    Ok(appended.base_offset.get())
-}
-
-fn sent(partition: PartitionIndex, offset: i64) -> SentMessage {
-    SentMessage {
-        partition,
-        offset: Offset(offset),
-        duplicate: false,
+    if queue.config.dedup != Dedup::None {
+        let marks = outgoing.marks.iter().flat_map(|marks| &marks.0);
+        let ids: Vec<u128> = marks.map(|mark| mark.id).collect();
+        if ids.iter().any(|id| *id != 0) {
+            let unsent = Unsent {
+                partition: partition.clone(),
+                config: queue.config.clone(),
+                messages,
+                ids,
+                now_ms,
+            };
+            return unsent.send(outgoing, room, deadline).await;
+        }
     }
+    let Outgoing { batch, marks } = outgoing;
+    let count = messages.len();
+    let admitted = partition.admit_messages(batch, marks, None, room).await?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    let base = partition.acknowledged(admitted, left).await?.base_offset.get();
+    Ok((base..).take(count).map(|offset| Ok(Placed::new(offset))).collect())
 }
