@@ -4,6 +4,7 @@ use jangada_log::Leader;
 use jangada_log::leader::{Event, Surroundings};
 use jangada_types::TopicConfig;
 
+use crate::queues::QueueSpec;
 use crate::replica::{Observer, ReplicaName};
 
 /// When the leaders of a broker look for what may go, and from when on its clock may say so.
@@ -16,14 +17,16 @@ pub(crate) struct RetentionClock {
 }
 
 impl RetentionClock {
-    /// What the leader of a topic's partition goes by.
-    pub fn surroundings(&self, config: &TopicConfig) -> Surroundings {
+    /// What the leader of a topic's partition goes by, given the queues of the topic.
+    pub fn surroundings(&self, config: &TopicConfig, queues: &[QueueSpec]) -> Surroundings {
+        let holds = queues.iter().filter(|queue| queue.hold_bytes > 0);
         Surroundings {
             retention_ms: config.retention_ms,
             retention_bytes: config.retention_bytes,
             segment_bytes: config.segment_bytes,
             check_interval_ms: self.check_interval_ms,
             steady_clock_ms: self.steady_clock_ms,
+            holds: holds.map(|queue| (queue.id, queue.hold_bytes)).collect(),
         }
     }
 }

@@ -105,7 +105,7 @@ pub(crate) struct Shared {
 impl Shared {
     /// The state of a partition that is to be opened, and in which nothing was written.
     pub fn empty_partition(&self, partition: (GroupId, ReplicaName), config: &TopicConfig) -> ReplicaState {
-        let surroundings = SurroundingsCell::new(self.retention.surroundings(config));
+        let surroundings = SurroundingsCell::new(self.retention.surroundings(config, &[]));
         ReplicaState {
             driven: Driven::new(partition, surroundings, self.driving.clone()),
             view: Arc::new(View::new(checkpoint_bytes(config))),
@@ -165,11 +165,17 @@ impl Partition {
     pub async fn set_config(&self, config: Arc<TopicConfig>) {
         let wanted = config.key_index;
         self.view.set_checkpoint_bytes(checkpoint_bytes(&config));
-        self.driver
-            .set_surroundings(self.shared.retention.surroundings(&config));
         *self.config.write() = config;
+        self.refresh_surroundings();
         let start = || start_index(&self.hosted.group, &self.view, &self.shared);
         self.key_index.keep(wanted, start).await;
+    }
+
+    /// What the leader goes by follows from the settings of the topic, and of its queues.
+    fn refresh_surroundings(&self) {
+        let (config, queues) = (self.config(), self.queues.borrow().clone());
+        self.driver
+            .set_surroundings(self.shared.retention.surroundings(&config, &queues));
     }
 
     /// Where the topic's records are counted.

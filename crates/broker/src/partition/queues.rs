@@ -30,6 +30,7 @@ impl Partition {
             is_new
         });
         if is_new {
+            self.refresh_surroundings();
             self.refresh_desk();
         }
     }

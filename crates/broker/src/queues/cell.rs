@@ -55,6 +55,7 @@ impl DeskCell {
         {
             desk.applied(at, state, command, reply);
             desk.ids_applied(command, reply);
+            desk.cut_off(state, command, reply);
         }
     }
 

@@ -21,6 +21,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::attached::{Attached, AttachedEvent};
 use super::cell::DeskCell;
+use super::cut_off::{LostBefore, lost_so_far};
 use super::peek::{Found, MessageState, look};
 use super::sent_ids::Repetitions;
 use super::spec::QueueSpec;
@@ -83,6 +84,7 @@ pub(crate) struct Desk {
     /// Bytes of the commands that were proposed.
     pub(super) command_bytes: AtomicU64,
     pub(super) repetitions: Mutex<Repetitions>,
+    pub(super) lost: Mutex<LostBefore>,
     pub(super) succession: Arc<Succession>,
     /// The engine knows all that an earlier desk of the term has submitted.
     pub(super) begun: watch::Sender<bool>,
@@ -155,6 +157,7 @@ impl Desk {
             last_id: AtomicU64::new(0),
             command_bytes: AtomicU64::new(0),
             repetitions: Mutex::default(),
+            lost: Mutex::new(lost_so_far(state)),
             succession: cell.succession.clone(),
             begun: watch::Sender::new(false),
             wake: Notify::new(),
@@ -524,6 +527,13 @@ impl Desk {
         for request in cancelled {
             answers.remove(request);
         }
+    }
+
+    /// The name of the queue that has a slot; empty: none has.
+    pub(super) fn name_of(&self, slot: SlotId) -> String {
+        let slots = self.slots.read();
+        let of_slot = slots.values().find(|(id, _)| *id == slot);
+        of_slot.map_or_else(String::new, |(_, spec)| spec.name.to_string())
     }
 
     pub(super) fn slot(&self, queue: QueueId) -> Result<SlotId, RequestError> {

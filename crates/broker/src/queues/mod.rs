@@ -12,7 +12,7 @@
 //! - [`DeskCell`]: where a partition's desk is, if it has one; a partition without queues pays one load of a flag for each command.
 //! - `noting`: what the engine is told where it is applied. `task`: the task of a desk. `slots`: which queues have a slot.
 //! - `look_up`: rows of the engine's tables. `carrying`: what is appended again, so that a message that is stuck holds no disk.
-//! - `sent_ids`: which messages were sent before.
+//! - `sent_ids`: which messages were sent before. `cut_off`: what retention takes.
 //! - `succession`: what a desk leaves to the next one, and waits for. [`QueueSpec`]: a queue as the metadata has it, for one partition.
 //!
 //! A desk begins when its replica is ready in a term, and ends with the lead, or when the outcome of one of its commands is not known.
@@ -24,6 +24,7 @@
 mod attached;
 mod carrying;
 mod cell;
+mod cut_off;
 mod desk;
 mod look_up;
 mod noting;

@@ -12,7 +12,7 @@ use jangada_types::{PartitionIndex, QueueConfig, Reason};
 use crate::error::RequestError;
 
 /// Settings that are declared, and that no broker carries out yet.
-const NOT_CARRIED_OUT: [&str; 3] = ["queue.dead.letter.topic", "queue.expires.ms", "queue.hold.bytes"];
+const NOT_CARRIED_OUT: [&str; 2] = ["queue.dead.letter.topic", "queue.expires.ms"];
 
 /// Refuses settings that would have no effect, rather than take them in silence.
 ///
@@ -39,6 +39,8 @@ pub(crate) struct QueueSpec {
     pub start: QueueStart,
     /// The settings, as the engine goes by them.
     pub policy: Policy,
+    /// So many bytes of the log it keeps from the topic's retention, until it has settled them.
+    pub hold_bytes: u64,
 }
 
 impl QueueSpec {
@@ -61,6 +63,7 @@ impl QueueSpec {
             order: if keeps_order { KeepsOrder::Yes } else { KeepsOrder::No },
             start,
             policy: policy_of(&config, kind, partitions),
+            hold_bytes: config.hold_bytes,
         })
     }
 

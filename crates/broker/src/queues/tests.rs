@@ -1,6 +1,7 @@
 //! A partition with a queue on a broker that is alone: a real group with one replica, over a store in memory.
 
 mod faults;
+mod groups;
 mod repetitions;
 
 use std::collections::BTreeSet;
@@ -32,6 +33,7 @@ fn spec(policy: Policy) -> QueueSpec {
         order: KeepsOrder::No,
         start: QueueStart::Earliest,
         policy,
+        hold_bytes: 0,
     }
 }
 

@@ -30,6 +30,8 @@ struct Depth {
     consumers: u64,
     /// Partitions in which most messages fail, and only a few go out.
     tripped: u64,
+    /// Messages that the topic's retention has taken unsettled.
+    cut_off: u64,
 }
 
 impl Depth {
@@ -51,7 +53,9 @@ impl QueueSample {
         for desk in partitions.iter().filter_map(|partition| partition.view.desk.get()) {
             for queue in desk.queues() {
                 if let Some(counts) = desk.counts(queue.id) {
-                    sample.queues.entry(queue.name).or_default().add(&counts);
+                    let depth = sample.queues.entry(queue.name).or_default();
+                    depth.add(&counts);
+                    depth.cut_off += desk.messages_cut_off(queue.id).unwrap_or(0);
                 }
             }
         }
@@ -88,6 +92,13 @@ impl Collector for QueueSample {
         to.gauges("queue_consumers", help, by_queue(|depth| depth.consumers))?;
         let help = "Their partitions led here in which most messages fail, so that only a few go out, by queue";
         to.gauges("queue_partitions_tripped", help, by_queue(|depth| depth.tripped))?;
+        let help =
+            "Messages that the topic's retention has taken there although the queue had not settled them, by queue";
+        let cut_off = self
+            .queues
+            .iter()
+            .map(|(name, depth)| ([("queue", &**name)], depth.cut_off));
+        to.counters("queue_messages_cut_off", help, cut_off)?;
         let help = "Queues here without series of their own";
         to.gauge("queues_left_out", help, self.left_out as u64)
     }

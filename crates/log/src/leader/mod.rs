@@ -12,13 +12,15 @@
 
 mod search;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jangada_machine as machine;
+use jangada_queue::QueueId;
 use jangada_types::{Offset, Reason, Rejection};
 use machine::{Due, DueOf, Now, Row, Step, StepOf};
 
-use self::search::{BadRows, Cut, Search};
+use self::search::{BadRows, Cut, Hold, Search};
 use crate::command::PartitionCommand;
 use crate::reply::PartitionReply;
 use crate::state::PartitionState;
@@ -47,6 +49,8 @@ pub struct Surroundings {
     /// How long the wall clock must have been steady before records go by it, milliseconds; less for records that are kept for
     /// less than that.
     pub steady_clock_ms: u64,
+    /// Queues that keep what they have not settled from retention, as long as the log from there on has no more bytes than that.
+    pub holds: BTreeMap<QueueId, u64>,
 }
 
 /// Something that people may ask about later.
@@ -150,12 +154,33 @@ impl Leader {
     }
 
     fn search(&mut self, state: &PartitionState, cut: Cut, (searches, asker): (u32, Asker), now: Now) -> StepOf<Self> {
+        let holds = match cut {
+            Cut::Retention { .. } => self.holds(state),
+            Cut::Below(_) | Cut::Queue(_) => Box::default(),
+        };
         let pending = Pending {
-            search: Search::new(state, cut),
+            search: Search::new(state, cut, holds),
             searches,
             asker,
         };
         self.look(state, pending, now)
+    }
+
+    /// What queues keep from retention.
+    fn holds(&self, state: &PartitionState) -> Box<[Hold]> {
+        let holds = &self.surroundings.holds;
+        if holds.is_empty() {
+            return Box::default();
+        }
+        let slots = state.slots().iter();
+        let held = slots.filter_map(|(_, slot)| {
+            let floor = i64::try_from(slot.floor()).expect("an offset is below 2^60");
+            Some(Hold {
+                from: Offset(floor),
+                bytes_max: *holds.get(&slot.queue())?,
+            })
+        });
+        held.collect()
     }
 
     fn look(&mut self, state: &PartitionState, pending: Pending, now: Now) -> StepOf<Self> {
@@ -201,7 +226,7 @@ impl Leader {
         let counted = counted.filter(|counted| counted.from == state.log_start() && counted.found().0 <= floor);
         let search = match counted {
             Some(counted) => counted.continued(floor),
-            None => Search::new(state, Cut::Queue(floor)),
+            None => Search::new(state, Cut::Queue(floor), Box::default()),
         };
         let pending = Pending {
             search,

@@ -26,10 +26,20 @@ pub(super) enum Cut {
     Queue(Offset),
 }
 
+/// What a queue keeps from retention: batches with records from an offset on, as long as those from there to the end have no more bytes
+/// than that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hold {
+    pub from: Offset,
+    pub bytes_max: u64,
+}
+
 /// A search that is under way. What it finds is true as long as the log starts where it began.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Search {
     pub cut: Cut,
+    /// What is kept although the rule lets it go.
+    holds: Box<[Hold]>,
     /// The log start at which the search began.
     pub from: Offset,
     /// The high watermark at which it began, or the floor of the queues; batches behind it stay.
@@ -60,13 +70,14 @@ impl From<RowError> for BadRows {
 }
 
 impl Search {
-    pub fn new(state: &PartitionState, cut: Cut) -> Self {
+    pub fn new(state: &PartitionState, cut: Cut, holds: Box<[Hold]>) -> Self {
         let end = match cut {
             Cut::Below(_) | Cut::Retention { .. } => state.next_offset(),
             Cut::Queue(floor) => floor,
         };
         Self {
             cut,
+            holds,
             from: state.log_start(),
             end,
             retained_bytes: state.retained_bytes(),
@@ -135,10 +146,19 @@ impl Search {
                 let stay = self
                     .retained_bytes
                     .saturating_sub(self.dropped_bytes + u64::from(row.size_bytes));
+                if self.is_held(row) {
+                    return false;
+                }
                 oldest_ms.is_some_and(|oldest| row.max_timestamp_ms < oldest)
                     || keep_bytes.is_some_and(|keep| stay >= keep)
             }
         }
+    }
+
+    fn is_held(&self, row: &IndexEntry) -> bool {
+        let with_it = self.retained_bytes.saturating_sub(self.dropped_bytes);
+        let mut holds = self.holds.iter();
+        holds.any(|hold| row.last_offset >= hold.from && with_it <= hold.bytes_max)
     }
 
     /// The new log start, and the bytes of the batches that go.

@@ -190,6 +190,7 @@ fn surroundings(retention_ms: Option<u64>, retention_bytes: Option<u64>) -> Surr
         segment_bytes: SEGMENT_BYTES,
         check_interval_ms: INTERVAL_MS,
         steady_clock_ms: STEADY_MS,
+        holds: BTreeMap::new(),
     }
 }
 
@@ -585,5 +586,34 @@ mod queues {
         assert_eq!(world.log_start(), 5);
         let slot = world.state.slots().slot(SLOT).expect("it is open");
         assert_eq!(slot.floor(), 5);
+    }
+
+    #[test]
+    fn a_queue_that_holds_keeps_what_it_has_not_settled_up_to_its_bound() {
+        let mut world = World::new(Some(DAY_MS), None);
+        world.open(SlotKind::Group);
+        for _ in 0..10 {
+            world.append(1, START_MS);
+        }
+        let batch_bytes = world.state.retained_bytes() / 10;
+        let hold = |world: &mut World, bytes| {
+            let held = Surroundings {
+                holds: BTreeMap::from([(QueueId(1), bytes)]),
+                ..surroundings(Some(DAY_MS), None)
+            };
+            let now = world.now();
+            world.leader.surroundings_changed(&world.state, &Arc::new(held), now);
+        };
+        hold(&mut world, 4 * batch_bytes + 3);
+        world.wait(DAY_MS + INTERVAL_MS);
+        assert_eq!(world.log_start(), 6, "four are within the bound");
+        world.acknowledge(6, 7);
+        world.wait(INTERVAL_MS);
+        assert_eq!(world.log_start(), 8, "it needs them no more");
+        // A client that trims has its way.
+        assert_eq!(world.trim(Some(9)), Ok(Offset(9)));
+        hold(&mut world, 0);
+        world.wait(INTERVAL_MS);
+        assert_eq!(world.log_start(), 10);
     }
 }

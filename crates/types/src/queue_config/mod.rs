@@ -231,7 +231,7 @@ settings! {
         "After how long without a consumer or sender the queue is deleted, in milliseconds. none: never.";
     hold_bytes: u64, "queue.hold.bytes" of Group, default "0", "0 and more",
         |value| within(value, 0, u64::MAX),
-        "How many bytes of each partition the queue keeps from the topic's retention for as long as it has not settled them.";
+        "How many bytes at the end of each partition the queue keeps from the topic's retention for as long as it has not settled them.";
 }
 
 /// The names of settings that have rules beyond their values.
