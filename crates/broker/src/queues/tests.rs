@@ -1,5 +1,6 @@
 //! A partition with a queue on a broker that is alone: a real group with one replica, over a store in memory.
 
+mod carrying;
 mod faults;
 mod groups;
 mod repetitions;
@@ -39,7 +40,11 @@ fn spec(policy: Policy) -> QueueSpec {
 
 /// A partition of the queue that this broker leads in a new term.
 async fn lead(broker: &Broker, policy: Policy) -> (Arc<Partition>, Arc<Desk>) {
-    let partition = broker.lead(TopicConfig::default()).await;
+    lead_with(broker, TopicConfig::default(), policy).await
+}
+
+async fn lead_with(broker: &Broker, config: TopicConfig, policy: Policy) -> (Arc<Partition>, Arc<Desk>) {
+    let partition = broker.lead(config).await;
     partition.set_queues(Arc::new([spec(policy)]));
     let open = async {
         loop {

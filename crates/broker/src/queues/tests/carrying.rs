@@ -1,0 +1,124 @@
+//! What is appended again: the host reads the records, and builds the batch that the engine asks for.
+
+use jangada_queue::engine::CarryBounds;
+use jangada_types::batch::decode_records;
+use jangada_types::limits::{DECOMPRESSED_BYTES_MAX, SEGMENT_BYTES_MIN};
+
+use super::faults::until;
+use super::*;
+
+const LARGE: usize = 50_000;
+
+fn small_segments() -> TopicConfig {
+    TopicConfig {
+        segment_bytes: SEGMENT_BYTES_MIN,
+        ..TopicConfig::default()
+    }
+}
+
+fn with_key(keys: &[&str]) -> Bytes {
+    let mut builder = BatchBuilder::new(Codec::None);
+    for key in keys {
+        let headers = [("source", Some(key.as_bytes()))];
+        let appended = builder.append(START_MS, Some(key.as_bytes()), Some(b"body"), headers);
+        appended.expect("it is small");
+    }
+    builder.build()
+}
+
+/// Sends and acknowledges messages until the log begins behind an offset.
+async fn work_until_cut(partition: &Partition, desk: &Desk, behind: i64) {
+    let work = async {
+        while partition.view.log_start() <= Offset(behind) {
+            send_with(partition, batch(4, LARGE), None).await.expect("it is taken");
+            let messages = receive_all(desk, 4).await;
+            settle(desk, &messages, Settlement::Ack).await;
+        }
+    };
+    tokio::time::timeout(2 * TIMEOUT, work)
+        .await
+        .expect("what is stuck is carried");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_are_stuck_go_on_as_they_were_and_the_log_is_cut_behind_them() {
+    let broker = Broker::start(Options::default());
+    broker.set_clock(START_MS);
+    let (partition, desk) = lead_with(&broker, small_segments(), Policy::default()).await;
+    desk.engine.lock().set_carry_bounds(CarryBounds {
+        factor: 2,
+        slack_bytes: 200_000,
+        batch_bytes: 100_000,
+    });
+    let far = Mark {
+        deliver_at_ms: START_MS.unsigned_abs() + 86_400_000,
+        ..Mark::default()
+    };
+    let marks = Marks(vec![far, Mark::default(), Mark::default()]);
+    send_with(&partition, with_key(&["far", "dead", "done"]), Some(marks))
+        .await
+        .expect("it is taken");
+    let messages = receive_all(&desk, 2).await;
+    assert_eq!(offsets(&messages), [1, 2]);
+    settle(&desk, &messages[..1], Settlement::Reject).await;
+    settle(&desk, &messages[1..], Settlement::Ack).await;
+    work_until_cut(&partition, &desk, 2).await;
+    let counts = desk.counts(QUEUE).expect("it is open");
+    assert_eq!((counts.delayed, counts.dead), (1, 1), "both are there");
+    let dead = desk.peek(QUEUE, 0, &[MessageState::Dead], 10).await.expect("it leads");
+    let [dead] = &dead.messages[..] else { panic!("{dead:?}") };
+    assert!(dead.offset > 2, "it is elsewhere");
+    assert_eq!((dead.reason.as_str(), dead.failures), ("rejected", 0));
+    let (records, count) = partition
+        .messages_again(&[dead.offset], 1_000)
+        .await
+        .expect("it is there");
+    let record = &decode_records(&records, DECOMPRESSED_BYTES_MAX).expect("a batch")[0];
+    assert_eq!(count, 1);
+    assert_eq!(
+        (record.key.as_deref(), record.value.as_deref()),
+        (Some(&b"dead"[..]), Some(&b"body"[..]))
+    );
+    assert_eq!((record.timestamp_ms, &record.headers[0].key[..]), (START_MS, "source"));
+    // The other one comes at its time, and not before, from where it is now. A new leader knows it, too.
+    let (partition, desk) = lead_with(&broker, small_segments(), Policy::default()).await;
+    assert!(is_empty(&desk).await);
+    broker.set_clock(START_MS + 86_400_000);
+    let due = receive(&desk, 1, LONG_MS).await;
+    let (records, _) = partition
+        .messages_again(&offsets(&due), 1_000)
+        .await
+        .expect("it is there");
+    let record = &decode_records(&records, DECOMPRESSED_BYTES_MAX).expect("a batch")[0];
+    assert_eq!(record.key.as_deref(), Some(&b"far"[..]));
+    assert_eq!((due[0].deliveries, due[0].failures), (1, 0));
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_a_consumer_has_is_not_carried_and_can_be_settled() {
+    let broker = Broker::start(Options::default());
+    broker.set_clock(START_MS);
+    let (partition, desk) = lead_with(&broker, small_segments(), Policy::default()).await;
+    desk.engine.lock().set_carry_bounds(CarryBounds {
+        factor: 2,
+        slack_bytes: 200_000,
+        batch_bytes: 100_000,
+    });
+    send(&partition, 1).await;
+    let held = receive(&desk, 1, LONG_MS).await;
+    for _ in 0..20 {
+        send_with(&partition, batch(4, LARGE), None).await.expect("it is taken");
+        let messages = receive_all(&desk, 4).await;
+        settle(&desk, &messages, Settlement::Ack).await;
+    }
+    let retained = partition.view.retained_bytes();
+    assert!(retained > 20 * 4 * LARGE as u64, "the log is large: {retained}");
+    assert_eq!(settle(&desk, &held, Settlement::Ack).await, [Settled::Done]);
+    until("the log is cut", || {
+        (partition.view.log_start() > Offset(0)).then_some(())
+    })
+    .await;
+    assert_eq!(desk.counts(QUEUE).expect("it is open").first, None);
+    broker.stop().await;
+}
