@@ -451,6 +451,8 @@ impl Broker {
         let scrubber = tokio::spawn(scrubber.run());
         let quorums = tokio::spawn(replicas.clone().check_quorums());
         let refusals = tokio::spawn(self.metrics.clone().report_refusals());
+        let started_ms = self.env.clock.now_ms();
+        let slowest = tokio::spawn(groups::tell_slowest(metadata.clone(), replicas.clone(), started_ms));
         let sources = LagSources {
             metadata,
             replicas: replicas.clone(),
@@ -491,6 +493,7 @@ impl Broker {
         quorums.abort();
         refusals.abort();
         lag.abort();
+        slowest.abort();
         stalled.abort();
         clocks.abort();
         clients.abort_all();

@@ -102,7 +102,7 @@ impl Failure {
             Some(
                 NotLeader | StaleLeaderEpoch | UnknownLeaderEpoch | PartitionBusy | BrokerBusy | DiskFull
                 | TooManyStreams | LeaderNotAvailable | NotReady | ShuttingDown | StoreFenced | QuorumTimeout
-                | DataCorrupted | Internal | GroupChanged | QueueFull | SlotStateFull,
+                | DataCorrupted | Internal | GroupChanged | QueueFull | SlotStateFull | GroupLag,
             ) => true,
             Some(_) => false,
             // The reason is a newer broker's, or missing: the code and the retry hint decide.

@@ -13,4 +13,8 @@ pub const FEATURE_LEVEL: u32 = 7;
 /// and `validation.compressed`.
 pub const BATCH_CHECKS_FEATURE_LEVEL: u32 = 5;
 
+/// The first level that knows the topic settings `max.group.lag.records` and `max.group.lag.groups`.
+pub const GROUP_LAG_FEATURE_LEVEL: u32 = 7;
+
+const _: () = assert!(GROUP_LAG_FEATURE_LEVEL <= FEATURE_LEVEL);
 const _: () = assert!(BATCH_CHECKS_FEATURE_LEVEL <= FEATURE_LEVEL);

@@ -191,6 +191,8 @@ reasons! {
         TooManyQueues = "TOO_MANY_QUEUES",
         /// The queue has as many messages, or bytes, as it may.
         QueueFull = "QUEUE_FULL",
+        /// A consumer group or queue lags more than the topic allows.
+        GroupLag = "GROUP_LAG",
         /// The queues of the partition have as much state as they may.
         SlotStateFull = "SLOT_STATE_FULL",
     }

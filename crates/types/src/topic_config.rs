@@ -3,7 +3,8 @@
 //! The controller keeps the given settings as text; [`TopicConfig::from_map`] judges them on creation and change, and
 //! gives the brokers the effective values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::batch::{BatchLimits, TimestampType};
 use crate::limits::{
@@ -37,6 +38,10 @@ pub struct TopicConfig {
     pub cleanup_policy: CleanupPolicy,
     /// `key.index.enable`: the last offset of each key is kept, for conditional appends.
     pub key_index: bool,
+    /// `max.group.lag.records`: a partition takes no more while a group lags by more records; `None` is any lag.
+    pub max_group_lag: Option<u64>,
+    /// `max.group.lag.groups`: the consumer groups and queues that count for it; empty is all.
+    pub max_group_lag_groups: BTreeSet<Arc<str>>,
 }
 
 /// How old records are removed.
@@ -71,6 +76,10 @@ pub mod key {
     pub const CLEANUP_POLICY: &str = "cleanup.policy";
     /// See [`TopicConfig::key_index`](super::TopicConfig::key_index).
     pub const KEY_INDEX: &str = "key.index.enable";
+    /// See [`TopicConfig::max_group_lag`](super::TopicConfig::max_group_lag).
+    pub const MAX_GROUP_LAG: &str = "max.group.lag.records";
+    /// See [`TopicConfig::max_group_lag_groups`](super::TopicConfig::max_group_lag_groups).
+    pub const MAX_GROUP_LAG_GROUPS: &str = "max.group.lag.groups";
 }
 
 /// A setting, with its documentation for users.
@@ -102,6 +111,22 @@ pub const KEYS: &[ConfigKey] = &[
         documentation: "Whether each replica keeps the last offset of every key, which conditional appends by key need. \
                         The leader then decodes every batch, and keys may have 1024 bytes. The index is built from the log \
                         when this is set on a topic that has records.",
+    },
+    ConfigKey {
+        name: key::MAX_GROUP_LAG_GROUPS,
+        default: "",
+        allowed: "empty, or up to 64 names separated by commas",
+        documentation: "The consumer groups and queues that max.group.lag.records goes by. One that has committed nothing does not count. \
+                        Empty: all that have committed offsets in the partition, until those are deleted \
+                        (groups.offsets_retention_ms), and all queues that read the topic.",
+    },
+    ConfigKey {
+        name: key::MAX_GROUP_LAG,
+        default: "-1",
+        allowed: "-1, or 1 and more",
+        documentation: "By how many records a group may lag in a partition before the partition takes no more (GROUP_LAG, which names the \
+                        group), until it has caught up. Offsets of consumer groups are known within a second; what a group's \
+                        coordinator said last counts for 30 s when it cannot be reached. -1: by any number.",
     },
     ConfigKey {
         name: key::MAX_MESSAGE_BYTES,
@@ -219,9 +244,14 @@ impl Default for TopicConfig {
             full_validation: false,
             cleanup_policy: CleanupPolicy::Delete,
             key_index: false,
+            max_group_lag: None,
+            max_group_lag_groups: BTreeSet::new(),
         }
     }
 }
+
+/// Names that `max.group.lag.groups` may have.
+const LAG_GROUPS_MAX: usize = 64;
 
 /// A bound of time that no time exceeds: Kafka's largest value.
 pub const UNBOUNDED_MS: u64 = i64::MAX as u64;
@@ -272,6 +302,11 @@ impl TopicConfig {
             key::COMPRESSED_VALIDATION => self.compressed_validation = value.parse().map_err(|_| bad())?,
             key::FULL_VALIDATION => self.full_validation = value.parse().map_err(|_| bad())?,
             key::KEY_INDEX => self.key_index = value.parse().map_err(|_| bad())?,
+            key::MAX_GROUP_LAG => {
+                let most = parse_unlimited(value).filter(|most| *most != Some(0));
+                self.max_group_lag = most.ok_or_else(bad)?;
+            }
+            key::MAX_GROUP_LAG_GROUPS => self.max_group_lag_groups = parse_names(value).ok_or_else(bad)?,
             key::CLEANUP_POLICY => match value {
                 "delete" => self.cleanup_policy = CleanupPolicy::Delete,
                 _ if value.split(',').any(|policy| policy.trim() == "compact") => {
@@ -297,6 +332,16 @@ fn parse_unlimited(value: &str) -> Option<Option<u64>> {
         -1 => Some(None),
         number => u64::try_from(number).ok().map(Some),
     }
+}
+
+/// Parses names that are separated by commas; spaces around them do not count.
+fn parse_names(value: &str) -> Option<BTreeSet<Arc<str>>> {
+    if value.trim().is_empty() {
+        return Some(BTreeSet::new());
+    }
+    let names: BTreeSet<Arc<str>> = value.split(',').map(|name| name.trim().into()).collect();
+    let are_good = names.len() <= LAG_GROUPS_MAX && !names.iter().any(|name| name.is_empty());
+    are_good.then_some(names)
 }
 
 #[cfg(test)]
@@ -356,6 +401,8 @@ mod tests {
             ("validation.full", "true"),
             ("cleanup.policy", "delete"),
             ("key.index.enable", "true"),
+            ("max.group.lag.records", "100000"),
+            ("max.group.lag.groups", "billing, shipping,billing"),
         ]);
         let expected = TopicConfig {
             retention_ms: None,
@@ -369,6 +416,8 @@ mod tests {
             full_validation: true,
             cleanup_policy: CleanupPolicy::Delete,
             key_index: true,
+            max_group_lag: Some(100_000),
+            max_group_lag_groups: ["billing".into(), "shipping".into()].into(),
         };
         assert_eq!(set, Ok(expected));
     }
@@ -382,6 +431,10 @@ mod tests {
             ("retention.bytes", "9223372036854775808"),
             ("max.message.bytes", "-1"),
             ("max.message.bytes", " 2048"),
+            ("max.group.lag.records", "0"),
+            ("max.group.lag.records", "-2"),
+            ("max.group.lag.groups", "billing,,shipping"),
+            ("max.group.lag.groups", ","),
             ("message.timestamp.type", "createtime"),
             ("segment.bytes", "1.5"),
             ("message.timestamp.after.max.ms", "-1"),

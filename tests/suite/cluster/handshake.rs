@@ -234,7 +234,7 @@ mod later_seed {
     use jangada_proto::internal::{
         AdoptRequest, AdoptResponse, EndOffsetsRequest, EndOffsetsResponse, ForwardRequest, ForwardResponse, Frame,
         InstallSnapshotResponse, JoinRequest, JoinResponse, ProbeRequest, ProbeResponse, ProposeMetadataRequest,
-        ProposeMetadataResponse, SnapshotChunk,
+        ProposeMetadataResponse, SlowestGroups, SlowestGroupsTaken, SnapshotChunk,
     };
     use tokio::net::TcpListener;
     use tokio::task::JoinSet;
@@ -285,6 +285,10 @@ mod later_seed {
         }
 
         async fn end_offsets(&self, _: Request<EndOffsetsRequest>) -> Result<Response<EndOffsetsResponse>, Status> {
+            refuse()
+        }
+
+        async fn tell_slowest_groups(&self, _: Request<SlowestGroups>) -> Result<Response<SlowestGroupsTaken>, Status> {
             refuse()
         }
 

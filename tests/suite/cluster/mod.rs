@@ -32,6 +32,7 @@ mod golden_data;
 mod group_bad_input;
 mod group_commands;
 mod group_consumers;
+mod group_lag;
 mod group_modes;
 mod group_processes;
 mod groups;

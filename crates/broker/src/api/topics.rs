@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jangada_controller::admission::{self, CreateTopic, NewTopic};
 use jangada_controller::{CommandKind, Image, Topic, TopicKind};
 use jangada_log::PartitionCommandKind;
-use jangada_types::feature_level::BATCH_CHECKS_FEATURE_LEVEL;
+use jangada_types::feature_level::{BATCH_CHECKS_FEATURE_LEVEL, GROUP_LAG_FEATURE_LEVEL};
 use jangada_types::topic_config::key;
 use jangada_types::{Reason, TopicId};
 
@@ -213,6 +213,7 @@ fn level_of(setting: &str) -> Option<u32> {
         key::TIMESTAMP_BEFORE_MAX_MS | key::TIMESTAMP_AFTER_MAX_MS | key::COMPRESSED_VALIDATION => {
             Some(BATCH_CHECKS_FEATURE_LEVEL)
         }
+        key::MAX_GROUP_LAG | key::MAX_GROUP_LAG_GROUPS => Some(GROUP_LAG_FEATURE_LEVEL),
         _ => None,
     }
 }

@@ -11,6 +11,7 @@
 //! - [`shared`]: what all of them share: settings, the cluster's topics.
 //! - [`creation`]: the topic that they are partitions of, which is created for the first who asks.
 //! - [`lag`]: how far the groups are behind.
+//! - [`slowest`]: who lags most, for the leaders of partitions that bound it.
 //! - [`events`]: what people may ask about later, in the log and the counters.
 //!
 //! The rules are in `jangada-coordinator`, which is pure; [`crate::replica::Driver`] runs them, as those of any machine.
@@ -20,11 +21,13 @@ mod events;
 mod lag;
 mod replica;
 mod shared;
+mod slowest;
 
 pub(crate) use creation::CoordinatorTopic;
 pub(crate) use lag::{LagSources, watch as watch_lag};
 pub(crate) use replica::{CoordinatorReplica, KIND};
 pub(crate) use shared::Shared;
+pub(crate) use slowest::{tell as tell_slowest, told as told_slowest};
 
 /// Replicas of the coordinator's shards, once there are so many brokers.
 pub(crate) const COORDINATOR_REPLICAS: usize = 3;

@@ -7,6 +7,7 @@ use jangada_coordinator::{Answer, Image, Leader, Now, Step, TopicPartition};
 use jangada_types::{Offset, Reason, Rejection};
 
 use super::COORDINATOR_REPLICAS;
+use super::slowest::{BoundedTopic, SlowestByPartition, slowest_of};
 use crate::error::RequestError;
 use crate::quota::Holding;
 use crate::replica::{Driven, Driver, Front, Hosted, Kind};
@@ -83,6 +84,13 @@ impl CoordinatorReplica {
             .groups()
             .map(|(name, group)| (name.clone(), offsets(group)))
             .collect()
+    }
+}
+
+impl CoordinatorReplica {
+    /// The slowest group in each partition of these topics. Not under the lock, as [`CoordinatorReplica::committed`].
+    pub(super) fn slowest(&self, bounded: &[BoundedTopic]) -> SlowestByPartition {
+        slowest_of(&self.driver.with_machine(Image::clone), bounded)
     }
 }
 

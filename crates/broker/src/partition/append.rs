@@ -74,6 +74,7 @@ impl Partition {
         self.shared.check_disk(&self.hosted)?;
         self.check_expectation(expected)?;
         let config = self.config();
+        self.check_group_lag(&config)?;
         let (header, times) =
             batch::validate_with_times(&batch, &config.batch_limits()).map_err(|error| self.refuse(error.into()))?;
         let bytes = batch.len();

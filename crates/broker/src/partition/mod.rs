@@ -4,7 +4,7 @@
 //! - [`append`]: taking batches.
 //! - [`append_time`]: the times that they get from the leader.
 //! - [`timestamps`]: whether the times that they have may be.
-//! - [`room`]: whether there is room for them; [`inflight`]: how connections share a partition's.
+//! - [`room`]: whether there is room for them; [`inflight`]: how connections share a partition's. [`group_lag`]: whether readers keep up.
 //! - [`refusals`]: why not. [`retried`]: whether what is refused was appended before.
 //! - [`fetch`][]: reading; [`rows`]: what is read has no gap.
 //! - [`retention`]: dropping what is old, as the leader in `jangada_log` decides it. [`leading`]: what that goes by.
@@ -18,6 +18,7 @@
 mod append;
 mod append_time;
 mod fetch;
+mod group_lag;
 mod index_reads;
 mod inflight;
 mod key_index;
@@ -54,6 +55,8 @@ use tokio::sync::{Mutex, watch};
 pub(crate) use self::append::{Admitted, Appended};
 use self::append_time::AppendTimes;
 pub(crate) use self::fetch::Fetched;
+use self::group_lag::GroupOffsets;
+pub(crate) use self::group_lag::{SaidAt, Slowest};
 use self::inflight::Inflight;
 use self::key_index::{KeptIndex, KeyIndex};
 pub(crate) use self::leading::{LogStarts, RetentionClock};
@@ -129,6 +132,8 @@ pub(crate) struct Partition {
     /// The index of keys, while the topic has `key.index.enable`.
     key_index: KeptIndex,
     inflight: Arc<Inflight>,
+    /// The committed offsets of groups, while the topic bounds their lag.
+    group_offsets: GroupOffsets,
     /// The queues of the partition's topic, as the metadata has them.
     queues: watch::Sender<Arc<[QueueSpec]>>,
     /// This partition, for the task of its desk.
@@ -154,6 +159,7 @@ impl Partition {
             append_times: Mutex::new(AppendTimes::new()),
             key_index,
             inflight,
+            group_offsets: GroupOffsets::default(),
             queues: watch::Sender::new(Arc::new([])),
             this: OnceLock::new(),
             warn_of_old_at_ms: AtomicU64::new(0),
@@ -165,6 +171,9 @@ impl Partition {
     pub async fn set_config(&self, config: Arc<TopicConfig>) {
         let wanted = config.key_index;
         self.view.set_checkpoint_bytes(checkpoint_bytes(&config));
+        if config.max_group_lag.is_none() {
+            self.group_offsets.clear();
+        }
         *self.config.write() = config;
         self.refresh_surroundings();
         let start = || start_index(&self.hosted.group, &self.view, &self.shared);

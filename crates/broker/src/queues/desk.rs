@@ -79,7 +79,7 @@ pub(crate) struct Desk {
     answers: Mutex<BTreeMap<RequestId, Asked>>,
     streams: Mutex<BTreeMap<ConsumerId, Stream>>,
     /// The queues that have a slot here.
-    slots: RwLock<BTreeMap<QueueId, (SlotId, QueueSpec)>>,
+    pub(super) slots: RwLock<BTreeMap<QueueId, (SlotId, QueueSpec)>>,
     last_id: AtomicU64,
     /// Bytes of the commands that were proposed.
     pub(super) command_bytes: AtomicU64,

@@ -14,6 +14,7 @@
 //! - `look_up`: rows of the engine's tables. `carrying`: what is appended again, so that a message that is stuck holds no disk.
 //! - `sent_ids`: which messages were sent before. `cut_off`: what retention takes.
 //! - `succession`: what a desk leaves to the next one, and waits for. [`QueueSpec`]: a queue as the metadata has it, for one partition.
+//! - `views`: how far queues lag that read an ordinary topic.
 //!
 //! A desk begins when its replica is ready in a term, and ends with the lead, or when the outcome of one of its commands is not known.
 //! Whoever waits for it then is told that the partition is not led here.
@@ -36,6 +37,7 @@ mod succession;
 mod task;
 #[cfg(test)]
 mod tests;
+mod views;
 
 pub(crate) use self::attached::{Attached, AttachedEvent};
 pub(crate) use self::cell::DeskCell;

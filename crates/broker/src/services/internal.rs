@@ -8,7 +8,7 @@ use jangada_proto::internal::internal_service_server::InternalService;
 use jangada_proto::internal::{
     AdoptRequest, AdoptResponse, EndOffsetsRequest, EndOffsetsResponse, ForwardRequest, ForwardResponse, Frame,
     InstallSnapshotResponse, JoinRequest, JoinResponse, PartitionEnds, ProbeRequest, ProbeResponse,
-    ProposeMetadataRequest, ProposeMetadataResponse, SnapshotChunk,
+    ProposeMetadataRequest, ProposeMetadataResponse, SlowestGroups, SlowestGroupsTaken, SnapshotChunk,
 };
 use jangada_replication::transport::inbound::FrameStream;
 use jangada_replication::{Cause, PeerService, Registry, STARTING};
@@ -18,6 +18,7 @@ use super::forwarded;
 use crate::admission::call_of;
 use crate::cluster::bootstrap::{self, Bootstrap};
 use crate::cluster::metadata::Metadata;
+use crate::groups;
 use crate::http::NodeWatch;
 use crate::partition::Partition;
 
@@ -102,6 +103,17 @@ impl InternalService for Internal {
         Ok(Response::new(EndOffsetsResponse {
             partitions: led.collect(),
         }))
+    }
+
+    async fn tell_slowest_groups(
+        &self,
+        request: Request<SlowestGroups>,
+    ) -> Result<Response<SlowestGroupsTaken>, Status> {
+        let mut request = request.into_inner();
+        self.registry()?.admit(request.hello.take())?;
+        let node = self.node.borrow().clone().ok_or_else(|| self.not_yet())?;
+        groups::told_slowest(&node.replicas, request);
+        Ok(Response::new(SlowestGroupsTaken {}))
     }
 
     async fn forward(&self, request: Request<ForwardRequest>) -> Result<Response<ForwardResponse>, Status> {
