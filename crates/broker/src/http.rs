@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::metrics::Form;
 use crate::node::Node;
-use crate::scrape::Scrape;
+use crate::scrape::{QueueSample, Scrape};
 
 /// The node, once this broker is part of a cluster.
 pub(crate) type NodeWatch = watch::Receiver<Option<Arc<Node>>>;
@@ -89,9 +89,10 @@ async fn metrics(State(node): State<NodeWatch>, headers: HeaderMap, scrape: Arc<
     };
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
     let form = Form::accepted(accept);
+    let queues = QueueSample::take(&node).await;
     // With many replicas this takes some milliseconds, which would delay other tasks of the runtime.
     let blocking = node.env.blocking;
-    match blocking.run(move || scrape.render(&node, form)).await {
+    match blocking.run(move || scrape.render(&node, queues, form)).await {
         Ok(text) => ([(CONTENT_TYPE, form.content_type())], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }

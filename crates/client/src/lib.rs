@@ -92,6 +92,6 @@ pub use offset_at::{ListedOffset, OffsetAt};
 pub use producer::{Acks, Condition, Delivery, Producer, ProducerConfig, ProducerRecord, RecordMetadata};
 pub use queue::{
     Due, Handled, MessagePlace, MessageState, Peeked, PeekedMessage, Queue, QueueConsumer, QueueConsumerConfig,
-    QueueDelivery, QueueMessage, QueueProducer, QueueProducerConfig, ReceiveOptions, ReceivedMessage, SentMessage,
-    Settled, Settlement, StopHandle, Token, Verdict, Worker,
+    QueueDelivery, QueueMessage, QueueProducer, QueueProducerConfig, ReceiveOptions, Received, ReceivedMessage,
+    SentMessage, Settled, Settlement, StopHandle, Token, Verdict, Worker,
 };

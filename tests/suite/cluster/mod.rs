@@ -77,4 +77,5 @@ mod shutdown;
 mod slow_disk;
 mod space;
 mod stalled_streams;
+mod stream_credit;
 mod up;

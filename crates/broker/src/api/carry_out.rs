@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::call::cluster::{Damage, DescribePartitions, GroupList, PartitionState};
-use super::call::queues::Cancelled;
+use super::call::queues::{Cancelled, Received};
 use super::call::{Answer, Call};
 use super::context::RequestContext;
 use super::fetch::{Fetch, Form, PartitionReader, Read};
@@ -144,7 +144,10 @@ pub(crate) async fn carry_out(
             let queue = queue_messages::find(node, &QueueName::Id(wanted.at.queue))?;
             let received = receive::receive_here(node, context, &queue, wanted).await?;
             return Ok(CarriedOut {
-                answer: Answer::ReceiveMessages(received.messages),
+                answer: Answer::ReceiveMessages(Received {
+                    messages: received.messages,
+                    in_flight_full: received.in_flight_full,
+                }),
                 room: received.room,
             });
         }

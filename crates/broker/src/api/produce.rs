@@ -115,6 +115,11 @@ pub(crate) struct InQuorum {
 }
 
 impl InQuorum {
+    /// The partition that it goes to.
+    pub fn partition(&self) -> &Arc<Partition> {
+        &self.partition
+    }
+
     /// Returns when the append is applied.
     ///
     /// # Errors

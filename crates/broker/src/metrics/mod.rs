@@ -5,12 +5,14 @@
 //!
 //! - [`requests`]: calls, by method and outcome.
 //! - [`topics`]: bytes and records produced and fetched, and bytes retained, by topic.
+//! - [`queues`]: what has come of the messages of queues.
 //! - [`lag`]: the lag of consumer groups.
 //! - [`process`]: CPU, memory and file descriptors of the process.
 //! - [`writer`]: encodes families whose values are read at a scrape. [`text`]: the two text formats of a scrape.
 
 mod lag;
 mod process;
+mod queues;
 mod requests;
 mod text;
 mod topics;
@@ -34,6 +36,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 pub(crate) use self::lag::{LagBoard, LagReport};
 use self::process::ProcessSample;
+pub(crate) use self::queues::QueueTallies;
 pub(crate) use self::requests::{Ending, MethodMetrics, OK, PassedOn, RequestMetrics};
 pub(crate) use self::text::Form;
 pub(crate) use self::topics::{TopicMetrics, TopicTraffic};
@@ -82,6 +85,8 @@ pub(crate) struct Metrics {
     /// Counters of the consumer groups whose shards this broker leads.
     pub groups: GroupMetrics,
     pub topics: TopicMetrics,
+    /// Counters of the queues whose partitions this broker leads, or has led.
+    pub queues: QueueTallies,
     pub lag: LagBoard,
     durations: Arc<Durations>,
     /// The calls of this broker's own clients.
@@ -166,6 +171,7 @@ impl Metrics {
             ),
             groups: GroupMetrics::registered(all),
             topics: TopicMetrics::new(settings.topics_max as usize),
+            queues: QueueTallies::default(),
             lag: LagBoard::new(Duration::from_millis(settings.group_lag_interval_ms)),
             durations,
             requests,

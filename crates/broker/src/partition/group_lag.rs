@@ -4,47 +4,22 @@
 //! second which of its groups is the slowest in each partition that has such a bound (`groups::slowest`). Queues that read the topic are
 //! in the partition's own state, so their lag is exact: what is neither done nor dead.
 //!
-//! What a shard said last counts for [`KEPT_FOR`] when it says nothing more. Then its groups no longer count: a coordinator that is gone
-//! must not stop producers. A partition's new leader knows of no group until the shards have told it, half a second later. What is under
+//! A partition's new leader knows of no group until the shards have told it, half a second later. What is under
 //! way through the quorum does not count, so a group may come to lag by so much more.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jangada_types::{GroupId, Offset, Reason, TopicConfig};
-use parking_lot::Mutex;
+use jangada_types::{GroupId, Reason, TopicConfig};
 use tokio::time::Instant;
 
 use super::Partition;
+use super::group_offsets::{SaidAt, Slowest};
 use crate::error::RequestError;
+use crate::quota::Caller;
 
-/// How long counts what a shard of the coordinator said last.
-const KEPT_FOR: Duration = Duration::from_secs(30);
 /// When a producer should try again: about when the shards say something new.
 const LAG_RETRY: Duration = Duration::from_millis(500);
-
-/// Orders what the leaders of one shard say: by its term, then by a number that each of them counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct SaidAt {
-    pub term: u64,
-    pub sequence: u64,
-}
-
-/// The slowest group of one shard in a partition, and the offset that it committed.
-pub(crate) type Slowest = Option<(Arc<str>, Offset)>;
-
-/// What the shards of the coordinator said of a partition.
-#[derive(Default)]
-pub(super) struct GroupOffsets {
-    by_shard: Mutex<BTreeMap<GroupId, Said>>,
-}
-
-struct Said {
-    order: SaidAt,
-    at: Instant,
-    slowest: Slowest,
-}
 
 /// Who lags most, and by how many records.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,30 +28,6 @@ pub(super) struct Lag {
     who: &'static str,
     name: Arc<str>,
     pub records: u64,
-}
-
-impl GroupOffsets {
-    /// Takes what a shard says, unless it has said something newer of late.
-    fn told(&self, shard: GroupId, order: SaidAt, slowest: Slowest, at: Instant) {
-        let mut by_shard = self.by_shard.lock();
-        let is_news = |known: &Said| known.order < order || known.at + KEPT_FOR <= at;
-        if by_shard.get(&shard).is_none_or(is_news) {
-            by_shard.insert(shard, Said { order, at, slowest });
-        }
-    }
-
-    /// The slowest group of all shards that have said something of late.
-    fn slowest(&self, now: Instant) -> Slowest {
-        let by_shard = self.by_shard.lock();
-        let said = by_shard.values().filter(|said| now - said.at < KEPT_FOR);
-        let slowest = said.filter_map(|said| said.slowest.as_ref());
-        slowest.min_by_key(|(_, offset)| *offset).cloned()
-    }
-
-    /// Nobody asks any more.
-    pub fn clear(&self) {
-        self.by_shard.lock().clear();
-    }
 }
 
 impl Partition {
@@ -111,6 +62,22 @@ impl Partition {
             .retry_after(LAG_RETRY))
     }
 
+    /// Bytes of batches that a connection may have unanswered: its share of what may be under way, or less if that is more than a group
+    /// may lag behind, by the mean size of the records that are there.
+    pub fn credit_bytes(&self, caller: &Arc<Caller>) -> u64 {
+        let share = self.inflight.share(caller) as u64;
+        let config = self.config();
+        let Some(limit) = config.max_group_lag else {
+            return share;
+        };
+        let Some(lag) = self.group_lag(&config) else {
+            return share;
+        };
+        let records = self.view.high_watermark().get() - self.view.log_start().get();
+        let mean = self.view.retained_bytes() / u64::try_from(records).unwrap_or(0).max(1);
+        share.min(limit.saturating_sub(lag.records).saturating_mul(mean.max(1)))
+    }
+
     /// The group or queue that lags most; none: no group is known that counts.
     pub(super) fn group_lag(&self, config: &TopicConfig) -> Option<Lag> {
         let of_groups = self.group_offsets.slowest(Instant::now()).map(|(name, committed)| {
@@ -138,7 +105,7 @@ impl Partition {
 
 #[cfg(test)]
 mod tests {
-    use jangada_types::{BatchBuilder, Codec};
+    use jangada_types::{BatchBuilder, Codec, Offset};
 
     use super::super::testing::{Broker, Options, append};
     use super::*;
@@ -155,29 +122,6 @@ mod tests {
         SaidAt { term, sequence }
     }
 
-    #[test]
-    fn the_slowest_of_all_shards_counts_until_they_are_silent_for_long() {
-        let offsets = GroupOffsets::default();
-        let now = Instant::now();
-        let slowest = |name: &str, offset| Some((name.into(), Offset(offset)));
-        offsets.told(GroupId(1), at(1, 1), slowest("a", 7), now);
-        offsets.told(GroupId(2), at(1, 1), slowest("b", 5), now + Duration::from_secs(20));
-        assert_eq!(offsets.slowest(now + Duration::from_secs(20)), slowest("b", 5));
-        // Of an older term, and of before: both came late.
-        offsets.told(GroupId(2), at(3, 1), slowest("b", 9), now + Duration::from_secs(21));
-        offsets.told(GroupId(2), at(2, 8), slowest("b", 1), now + Duration::from_secs(22));
-        offsets.told(GroupId(2), at(3, 0), slowest("b", 1), now + Duration::from_secs(22));
-        assert_eq!(offsets.slowest(now + Duration::from_secs(22)), slowest("a", 7));
-        assert_eq!(offsets.slowest(now + KEPT_FOR), slowest("b", 9));
-        assert_eq!(offsets.slowest(now + Duration::from_secs(60)), None);
-        offsets.told(GroupId(2), at(3, 2), None, now + Duration::from_secs(60));
-        assert_eq!(
-            offsets.slowest(now + Duration::from_secs(60)),
-            None,
-            "its groups are gone"
-        );
-    }
-
     #[tokio::test]
     async fn a_batch_is_refused_while_a_group_lags_and_the_error_names_it() {
         let broker = Broker::start(Options::default());
@@ -187,6 +131,7 @@ mod tests {
         };
         let partition = broker.lead(config.clone()).await;
         append(&partition, batch(20)).await.expect("no group is known");
+        let share = partition.credit_bytes(&Caller::alone());
         let slowest = |offset| Some(("billing".into(), Offset(offset)));
         partition.told_of_groups(GroupId(9), at(1, 1), slowest(9));
         let refused = append(&partition, batch(1)).await.map(drop).expect_err("it lags by 11");
@@ -195,8 +140,19 @@ mod tests {
         let values = ["group", "partition", "lag", "limit"].map(|key| refused.metadata[key].as_str());
         assert_eq!(values, ["billing", "readings-0", "11", "10"]);
         assert_eq!(partition.view.high_watermark(), Offset(20), "nothing was appended");
-        partition.told_of_groups(GroupId(9), at(1, 2), slowest(10));
+        partition.told_of_groups(GroupId(9), at(1, 2), slowest(18));
+        let room = partition.credit_bytes(&Caller::alone());
+        assert!(
+            (8..share).contains(&room),
+            "room for 8 small records: {room} of {share}"
+        );
+        partition.told_of_groups(GroupId(9), at(1, 3), slowest(10));
         append(&partition, batch(1)).await.expect("it lags by 10");
+        assert_eq!(
+            partition.credit_bytes(&Caller::alone()),
+            0,
+            "it lags by more than it may"
+        );
         append(&partition, batch(1)).await.map(drop).expect_err("it lags by 11");
         let any = TopicConfig {
             max_group_lag: None,
@@ -204,6 +160,7 @@ mod tests {
         };
         partition.set_config(any.into()).await;
         append(&partition, batch(1)).await.expect("it may lag by any number");
+        assert_eq!(partition.credit_bytes(&Caller::alone()), share);
         broker.stop().await;
     }
 }

@@ -67,6 +67,17 @@ impl Inflight {
         self.used.load(SeqCst)
     }
 
+    /// Bytes that this connection may have on their way, of which it may have some already. Without a lock while nothing is counted for
+    /// connections.
+    pub fn share(&self, caller: &Arc<Caller>) -> usize {
+        let used = self.used();
+        let held = match used > self.limit / COMMON_PART {
+            true => self.shares.lock().get(&key(caller)).copied().unwrap_or(0),
+            false => 0,
+        };
+        (held + self.limit.saturating_sub(used)) / CONNECTION_PART
+    }
+
     /// Takes room for `bytes`.
     pub fn take(self: &Arc<Self>, caller: &Arc<Caller>, bytes: usize) -> Result<InflightPart, Full> {
         let mut part = InflightPart {
@@ -191,6 +202,18 @@ mod tests {
         next.map(drop).expect("there is something for the next");
         drop(held);
         assert!(is_empty(&inflight));
+    }
+
+    #[test]
+    fn the_share_of_a_connection_is_what_it_may_take() {
+        let inflight = Inflight::new(LIMIT);
+        let (first, second) = (Caller::alone(), Caller::alone());
+        assert_eq!(inflight.share(&first), 500);
+        let (parts, _) = fill(&inflight, &first);
+        // It has 440 beside the common part, and 440 are free.
+        assert_eq!((inflight.share(&first), inflight.share(&second)), (440, 220));
+        drop(parts);
+        assert_eq!(inflight.share(&second), 500);
     }
 
     #[test]

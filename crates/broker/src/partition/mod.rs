@@ -4,12 +4,14 @@
 //! - [`append`]: taking batches.
 //! - [`append_time`]: the times that they get from the leader.
 //! - [`timestamps`]: whether the times that they have may be.
-//! - [`room`]: whether there is room for them; [`inflight`]: how connections share a partition's. [`group_lag`]: whether readers keep up.
+//! - [`room`]: whether there is room for them; [`inflight`]: how connections share a partition's. [`group_lag`], [`group_offsets`]: whether
+//!   readers keep up.
 //! - [`refusals`]: why not. [`retried`]: whether what is refused was appended before.
 //! - [`fetch`][]: reading; [`rows`]: what is read has no gap.
 //! - [`retention`]: dropping what is old, as the leader in `jangada_log` decides it. [`leading`]: what that goes by.
 //! - [`keyed`], [`key_index`], [`key_locks`]: the last offsets of keys.
 //! - `queues`: the desk of the partition's queues (`broker::queues`), and sending to them.
+//! - [`record_time`]: the time of one record, for how old a queue's messages are.
 //! - [`index_reads`]: rows of the offset index (`jangada_log::tables`) in the store.
 //!
 //! Only the leader answers, and only once it is ready: it has applied an entry of its own term, so it knows
@@ -19,6 +21,7 @@ mod append;
 mod append_time;
 mod fetch;
 mod group_lag;
+mod group_offsets;
 mod index_reads;
 mod inflight;
 mod key_index;
@@ -26,6 +29,7 @@ mod key_locks;
 mod keyed;
 mod leading;
 mod queues;
+mod record_time;
 mod refusals;
 mod retention;
 mod retried;
@@ -55,8 +59,8 @@ use tokio::sync::{Mutex, watch};
 pub(crate) use self::append::{Admitted, Appended};
 use self::append_time::AppendTimes;
 pub(crate) use self::fetch::Fetched;
-use self::group_lag::GroupOffsets;
-pub(crate) use self::group_lag::{SaidAt, Slowest};
+use self::group_offsets::GroupOffsets;
+pub(crate) use self::group_offsets::{SaidAt, Slowest};
 use self::inflight::Inflight;
 use self::key_index::{KeptIndex, KeyIndex};
 pub(crate) use self::leading::{LogStarts, RetentionClock};

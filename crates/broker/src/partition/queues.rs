@@ -13,6 +13,7 @@ use super::inflight::Full;
 use super::{Admitted, Expectation, Partition, Room, checkpoint_bytes};
 use crate::disk;
 use crate::error::RequestError;
+use crate::metrics::Metrics;
 use crate::queues::{Desk, DeskTask, QueueSpec};
 use crate::replica::LEADER_RETRY;
 
@@ -202,6 +203,11 @@ impl Partition {
         }
         let count = builder.len();
         Ok((builder.build(), count))
+    }
+
+    /// The counters of this broker.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
     }
 
     /// What a cut of the log frees at once, bytes.

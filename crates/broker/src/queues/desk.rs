@@ -7,9 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jangada_log::{Leader, PartitionState};
-use jangada_queue::engine::{
-    Answer, ConsumerId, Delivered, Full, Input, Limit, RequestId, SettleItem, Settled, SlotCounts,
-};
+use jangada_queue::engine::{Answer, ConsumerId, Full, Input, Limit, RequestId, SettleItem, Settled, SlotCounts};
 use jangada_queue::{
     AttemptId, DoneCause, Engine, LeaseId, MessageState as SlotState, QueueId, Runs, Section, SectionReply, SessionId,
     SlotId, SlotKind,
@@ -22,8 +20,10 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use super::attached::{Attached, AttachedEvent};
 use super::cell::DeskCell;
 use super::cut_off::{LostBefore, lost_so_far};
+use super::handed::Handed;
 use super::peek::{Found, MessageState, look};
 use super::sent_ids::Repetitions;
+use super::shown::{Counted, OldestTimes};
 use super::spec::QueueSpec;
 use super::succession::Succession;
 use crate::error::RequestError;
@@ -81,6 +81,9 @@ pub(crate) struct Desk {
     /// The queues that have a slot here.
     pub(super) slots: RwLock<BTreeMap<QueueId, (SlotId, QueueSpec)>>,
     last_id: AtomicU64,
+    /// What was counted for metrics already.
+    pub(super) counted: Counted,
+    pub(super) oldest_times: OldestTimes,
     /// Bytes of the commands that were proposed.
     pub(super) command_bytes: AtomicU64,
     pub(super) repetitions: Mutex<Repetitions>,
@@ -155,6 +158,8 @@ impl Desk {
             streams: Mutex::default(),
             slots: RwLock::default(),
             last_id: AtomicU64::new(0),
+            counted: Counted::default(),
+            oldest_times: OldestTimes::default(),
             command_bytes: AtomicU64::new(0),
             repetitions: Mutex::default(),
             lost: Mutex::new(lost_so_far(state)),
@@ -168,7 +173,7 @@ impl Desk {
     }
 
     /// Asks once for messages. When the future is dropped, nothing is granted any more, and what was is given back.
-    pub async fn receive(&self, queue: QueueId, receive: ReceiveArgs) -> Result<Vec<Delivered>, RequestError> {
+    pub async fn receive(&self, queue: QueueId, receive: ReceiveArgs) -> Result<Handed, RequestError> {
         let slot = self.slot(queue)?;
         let mut waiting = self.ask(Some(slot))?;
         let request = waiting.request;
@@ -189,7 +194,14 @@ impl Desk {
             wait_ms,
         });
         match waiting.answer().await {
-            Ok(Answer::Received(messages)) => Ok(messages),
+            Ok(Answer::Received(messages)) => Ok(Handed {
+                messages,
+                in_flight_full: 0,
+            }),
+            Ok(Answer::InFlightFull(most)) => Ok(Handed {
+                messages: Vec::new(),
+                in_flight_full: most,
+            }),
             Ok(Answer::UnknownSlot) => Err(self.unknown_queue(queue)),
             Ok(Answer::Superseded) => {
                 let message = format!(

@@ -14,6 +14,8 @@
 //! - `look_up`: rows of the engine's tables. `carrying`: what is appended again, so that a message that is stuck holds no disk.
 //! - `sent_ids`: which messages were sent before. `cut_off`: what retention takes.
 //! - `succession`: what a desk leaves to the next one, and waits for. [`QueueSpec`]: a queue as the metadata has it, for one partition.
+//! - `ages`: how old messages are. `tallies`: counters of what has come of them, for metrics. `shown`: what is
+//!   remembered of both.
 //! - `views`: how far queues lag that read an ordinary topic.
 //!
 //! A desk begins when its replica is ready in a term, and ends with the lead, or when the outcome of one of its commands is not known.
@@ -22,18 +24,22 @@
 //! The engine is told of a command under the lock under which it is applied, so it never sees slots with changes that it does not know.
 //! The locks are taken in one order: the partition's state, the cell, the engine.
 
+mod ages;
 mod attached;
 mod carrying;
 mod cell;
 mod cut_off;
 mod desk;
+mod handed;
 mod look_up;
 mod noting;
 mod peek;
 mod sent_ids;
+mod shown;
 mod slots;
 mod spec;
 mod succession;
+mod tallies;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -42,6 +48,8 @@ mod views;
 pub(crate) use self::attached::{Attached, AttachedEvent};
 pub(crate) use self::cell::DeskCell;
 pub(crate) use self::desk::{Administer, Desk, ReceiveArgs, Reserved};
+pub(crate) use self::handed::Handed;
 pub(crate) use self::peek::MessageState;
+pub(crate) use self::shown::OldestAge;
 pub(crate) use self::spec::{QueueSpec, check_is_carried_out};
 pub(crate) use self::task::DeskTask;

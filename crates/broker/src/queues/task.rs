@@ -82,6 +82,9 @@ impl DeskTask {
         let cause = self.serve().await;
         tracing::debug!(partition = %self.desk.hosted.name, term = self.desk.term, cause, "the queues' desk ends");
         self.desk.end();
+        if let Some(partition) = self.partition.upgrade() {
+            self.desk.count_into(&partition.metrics().queues);
+        }
         tokio::time::sleep(REST).await;
         while self.disk_full().is_some() {
             tokio::time::sleep(DISK_LOOK).await;

@@ -98,7 +98,7 @@ fn asks(messages: u32, lease_ms: u64) -> ReceiveArgs {
 
 async fn receive(desk: &Desk, messages: u32, lease_ms: u64) -> Vec<Delivered> {
     let received = tokio::time::timeout(TIMEOUT, desk.receive(QUEUE, asks(messages, lease_ms))).await;
-    received.expect("it is answered").expect("it leads")
+    received.expect("it is answered").expect("it leads").messages
 }
 
 /// Nothing is there to be received.
@@ -107,7 +107,7 @@ async fn is_empty(desk: &Desk) -> bool {
         wait_ms: 50,
         ..asks(100, LONG_MS)
     };
-    desk.receive(QUEUE, wants).await.expect("it leads").is_empty()
+    desk.receive(QUEUE, wants).await.expect("it leads").messages.is_empty()
 }
 
 async fn settle(desk: &Desk, messages: &[Delivered], settlement: Settlement) -> Vec<Settled> {

@@ -8,7 +8,7 @@ mod queues;
 mod replication;
 
 use self::broker::BrokerSample;
-use self::queues::QueueSample;
+pub(crate) use self::queues::QueueSample;
 use self::replication::CommitSamples;
 use crate::metrics::Form;
 use crate::node::Node;
@@ -22,7 +22,7 @@ pub(crate) struct Scrape {
 
 impl Scrape {
     /// The text of a scrape. Reads a few files in /proc, and takes some milliseconds with thousands of replicas.
-    pub fn render(&self, node: &Node, form: Form) -> String {
+    pub fn render(&self, node: &Node, queues: QueueSample, form: Form) -> String {
         let partitions = node.replicas.fronts::<Partition>();
         let kept = partitions.iter().map(|partition| {
             let topic = &partition.hosted.name.topic;
@@ -30,7 +30,6 @@ impl Scrape {
         });
         let topics = node.metrics.topics.sample(kept);
         let broker = BrokerSample::take(node, &self.commits);
-        let queues = QueueSample::take(&partitions, node.settings.metrics.topics_max as usize);
         node.metrics
             .render(vec![Box::new(broker), Box::new(topics), Box::new(queues)], form)
     }

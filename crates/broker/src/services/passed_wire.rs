@@ -25,7 +25,7 @@ use crate::api::call::admin::{NewLeader, TransferLeader, TrimPartition};
 use crate::api::call::cluster::{DescribeDamage, DescribePartitions, KnowsLeaders, ListBrokers, ListGroups};
 use crate::api::call::groups::{Commit, DeleteGroup, DeleteOffsets, DescribeGroup, ReadOffsets};
 use crate::api::call::queue_admin::{CountQueue, ListDead, PurgeDead, RedriveDead};
-use crate::api::call::queues::Cancelled;
+use crate::api::call::queues::{Cancelled, Received};
 use crate::api::call::records::{AppendBatch, AwaitBytes, FindOffset, ReadBatches};
 use crate::api::call::{Answer, Call};
 use crate::api::resolve;
@@ -285,8 +285,9 @@ pub(super) fn answer_to(image: &Image, group: &str, answer: Answer) -> AnswerMes
         Answer::DeleteGroup(deleted) => AnswerMessage::DeleteGroup(v1::DeleteGroupResponse { deleted }),
         Answer::DeleteOffsets(deleted) => AnswerMessage::DeleteOffsets(v1::DeleteOffsetsResponse { deleted }),
         Answer::SendMessages(outcomes) => AnswerMessage::SendMessages(queue_wire::sent_to(outcomes, |error| error)),
-        Answer::ReceiveMessages(messages) => AnswerMessage::ReceiveMessages(v1::ReceiveResponse {
-            messages: messages.into_iter().map(queue_wire::received_to).collect(),
+        Answer::ReceiveMessages(received) => AnswerMessage::ReceiveMessages(v1::ReceiveResponse {
+            in_flight_full: queue_wire::in_flight_full_to(received.in_flight_full),
+            messages: received.messages.into_iter().map(queue_wire::received_to).collect(),
             settled: Vec::new(),
         }),
         Answer::SettleMessages(outcomes) => AnswerMessage::SettleMessages(v1::SettleResponse {
@@ -340,7 +341,10 @@ pub(super) fn answer_of(message: AnswerMessage) -> Result<Answer, RequestError> 
         AnswerMessage::SendMessages(response) => Answer::SendMessages(queue_wire::sent_of(response)?),
         AnswerMessage::ReceiveMessages(response) => {
             let messages = response.messages.into_iter().map(queue_wire::received_of);
-            Answer::ReceiveMessages(messages.collect::<Result<_, _>>()?)
+            Answer::ReceiveMessages(Received {
+                messages: messages.collect::<Result<_, _>>()?,
+                in_flight_full: response.in_flight_full.into(),
+            })
         }
         AnswerMessage::SettleMessages(response) => Answer::SettleMessages(queue_wire::settled_of(response.results)?),
         AnswerMessage::CancelMessages(response) => {

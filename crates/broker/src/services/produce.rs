@@ -26,6 +26,7 @@ use crate::api::produce::{self, Accepted, Append, Patience, Payload, ReadyBatch}
 use crate::api::resolve::{self, PartitionRef};
 use crate::error::RequestError;
 use crate::node::Node;
+use crate::partition::Partition;
 use crate::quota::{Holding, Resource};
 use crate::target::Target;
 
@@ -167,9 +168,9 @@ struct Lane {
 }
 
 impl Lane {
-    fn begin(node: Arc<Node>, listener: Arc<str>, answers: mpsc::Sender<Answer>) -> Self {
+    fn begin(served: (Arc<Node>, Arc<Call>), group: Option<GroupId>, answers: mpsc::Sender<Answer>) -> Self {
         let (waiting, requests) = mpsc::channel(PENDING_MAX);
-        tokio::spawn(run_lane(node, listener, requests, answers));
+        tokio::spawn(run_lane(served, group, requests, answers));
         let in_use = Arc::new(());
         Self { waiting, in_use }
     }
@@ -258,10 +259,8 @@ impl Reader {
             self.forget();
         }
         let lane = self.lanes.entry(group);
-        let lane = lane.or_insert_with(|| {
-            let listener = self.call.context.listener.clone();
-            Lane::begin(self.node.clone(), listener, self.answers.clone())
-        });
+        let lane =
+            lane.or_insert_with(|| Lane::begin((self.node.clone(), self.call.clone()), group, self.answers.clone()));
         let pending = Pending {
             correlation_id,
             outcome,
@@ -311,8 +310,8 @@ impl Reader {
 
 /// Answers the requests of one partition in their order.
 async fn run_lane(
-    node: Arc<Node>,
-    listener: Arc<str>,
+    (node, call): (Arc<Node>, Arc<Call>),
+    group: Option<GroupId>,
     mut waiting: mpsc::Receiver<Box<Pending>>,
     answers: mpsc::Sender<Answer>,
 ) {
@@ -323,17 +322,22 @@ async fn run_lane(
             place,
             in_use: _in_use,
         } = *pending;
+        let partition = match &outcome {
+            Ok(Accepted::InQuorum(waiting)) => Some(waiting.partition().clone()),
+            Ok(Accepted::Answered(_)) | Err(_) => group.and_then(|group| node.replicas.ready::<Partition>(group)),
+        };
         let result = match outcome {
             Ok(accepted) => accepted.answer().await.map(|produced| wire::produced_to(&produced)),
             Err(error) => Err(error),
         };
         let result = match result {
             Ok(response) => StreamResult::Ok(response),
-            Err(error) => StreamResult::Error(status::in_stream(&node.refused(error, &listener))),
+            Err(error) => StreamResult::Error(status::in_stream(&node.refused(error, &call.context.listener))),
         };
         let answer = ProduceStreamResponse {
             correlation_id,
             result: Some(result),
+            credit_bytes: partition.map(|partition| partition.credit_bytes(call.caller())),
         };
         if answers.send((answer, place)).await.is_err() {
             return;

@@ -173,8 +173,12 @@ async fn receive_some(
         Err(_) => None,
         Ok(received) => Some(received),
     };
-    let (messages, room) = received.map_or_else(Default::default, |received| (received.messages, received.room));
+    let (messages, room, full) = match received {
+        Some(received) => (received.messages, received.room, received.in_flight_full),
+        None => Default::default(),
+    };
     let response = v1::ReceiveResponse {
+        in_flight_full: wire::in_flight_full_to(full),
         messages: messages.into_iter().map(wire::received_to).collect(),
         settled: wire::settled_to(settled, |error| node.refused(error, &call.context.listener)),
     };

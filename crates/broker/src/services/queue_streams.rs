@@ -26,6 +26,7 @@ use super::status;
 use crate::admission::{Call, Framed};
 use crate::api::queue_messages::QueueRef;
 use crate::api::queue_messages::consume::{ConsumeStart, ConsumerHears, ConsumerSays, Consuming};
+use crate::api::queue_messages::send::room_bytes;
 use crate::error::RequestError;
 use crate::node::Node;
 use crate::quota::{Holding, Resource};
@@ -90,9 +91,10 @@ async fn answer_all(
                     place.send(Ok(answer));
                 }
             }
-            Some((bytes, correlation_id, result)) = sending.next(), if !sending.is_empty() => {
+            Some((bytes, queue_room, correlation_id, result)) = sending.next(), if !sending.is_empty() => {
                 unanswered -= bytes;
-                done.push_back(answer(node, call, (correlation_id, result), UNANSWERED_BYTES - unanswered));
+                let room = Option::unwrap_or(queue_room, u64::MAX).min((UNANSWERED_BYTES - unanswered) as u64);
+                done.push_back(answer(node, call, (correlation_id, result), room));
             }
             request = requests.message(), if listens => match request {
                 Ok(Some(request)) => {
@@ -119,19 +121,22 @@ async fn send_one(
     call: Arc<Call>,
     request: v1::SendStreamRequest,
     bytes: usize,
-) -> (usize, u64, Result<v1::SendResponse, RequestError>) {
+) -> (usize, Option<u64>, u64, Result<v1::SendResponse, RequestError>) {
+    let queue = request.send.as_ref();
+    let queue = queue.and_then(|send| queue_of(&node, send.queue.clone(), &send.queue_id).ok());
     let sent = match request.send {
         Some(send) => send_all(&node, &call, send).await,
         None => Err(invalid("the request has nothing to send: set `send`")),
     };
-    (bytes, request.correlation_id, sent)
+    let room = queue.and_then(|queue| room_bytes(&node, &queue));
+    (bytes, room, request.correlation_id, sent)
 }
 
 fn answer(
     node: &Node,
     call: &Call,
     (correlation_id, result): (u64, Result<v1::SendResponse, RequestError>),
-    room: usize,
+    room: u64,
 ) -> v1::SendStreamResponse {
     use v1::send_result::Result as Outcome;
     let is_full = |error: &v1::Error| {
@@ -158,7 +163,7 @@ fn answer(
     v1::SendStreamResponse {
         correlation_id,
         result: Some(result),
-        credit_bytes: if has_no_room { 0 } else { room as u64 },
+        credit_bytes: if has_no_room { 0 } else { room },
     }
 }
 

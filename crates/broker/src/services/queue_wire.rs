@@ -397,3 +397,8 @@ pub(super) fn offset_of(offset: i64) -> Result<u64, RequestError> {
         RequestError::new(Reason::InvalidRequest, format!("offset {offset} is negative")).with("actual", offset)
     })
 }
+
+/// So many messages are with consumers, as an answer says it.
+pub(super) fn in_flight_full_to(most: u64) -> u32 {
+    u32::try_from(most).unwrap_or(u32::MAX)
+}

@@ -37,6 +37,11 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
+    /// Its bytes as it was sent last; 0 before.
+    pub fn sent_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The record batch with this stamp. It is built the first time, patched when the stamp is another one, and shared
     /// otherwise.
     pub fn bytes_as(&mut self, stamp: Stamp) -> Bytes {

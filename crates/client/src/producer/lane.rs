@@ -184,6 +184,12 @@ impl<B> Lane<B> {
             .chain(self.requeued.iter().map(|u| &u.batch))
     }
 
+    /// The batches whose answer is outstanding, oldest first.
+    pub fn in_flight(&self) -> impl Iterator<Item = &B> {
+        let in_flight = self.window.iter().filter(|entry| entry.in_flight);
+        in_flight.map(|entry| &entry.batch)
+    }
+
     /// The batches that have a number, oldest first.
     pub fn numbered(&self) -> impl Iterator<Item = &B> {
         self.window.iter().map(|entry| &entry.batch)

@@ -111,6 +111,16 @@ pub struct ReceiveOptions {
     pub partition: Option<u32>,
 }
 
+/// What a receive came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Received {
+    /// The messages; none came in time if there are none.
+    pub messages: Vec<ReceivedMessage>,
+    /// Nothing came because in some partition consumers have so many messages, as many as they may: 100,000 of the queue, or 10,000 of
+    /// the session. Settling some lets others out.
+    pub in_flight_full: Option<u32>,
+}
+
 impl Default for ReceiveOptions {
     fn default() -> Self {
         Self {
@@ -174,6 +184,14 @@ impl Queue {
     /// [`ClientError::UnknownQueue`], [`ClientError::Refused`] for an option out of bounds; [`ClientError::Unavailable`] when no broker
     /// answers within `retry_timeout`.
     pub async fn receive(&self, options: ReceiveOptions) -> Result<Vec<ReceivedMessage>, ClientError> {
+        Ok(self.receive_or_why(options).await?.messages)
+    }
+
+    /// Like [`receive`](Self::receive); says also if nothing came because consumers have as many messages as they may.
+    ///
+    /// # Errors
+    /// Those of [`receive`](Self::receive).
+    pub async fn receive_or_why(&self, options: ReceiveOptions) -> Result<Received, ClientError> {
         let random = &self.cluster.env.random;
         let request = v1::ReceiveRequest {
             queue: self.name.to_string(),
@@ -191,8 +209,11 @@ impl Queue {
             let request = request.clone();
             async move { service.receive(request).await }
         });
-        let messages = answer.await?.messages;
-        Ok(messages.into_iter().map(ReceivedMessage::from_wire).collect())
+        let answer = answer.await?;
+        Ok(Received {
+            messages: answer.messages.into_iter().map(ReceivedMessage::from_wire).collect(),
+            in_flight_full: (answer.in_flight_full > 0).then_some(answer.in_flight_full),
+        })
     }
 
     /// Settles messages by their tokens. Of each the answer has what became of it.

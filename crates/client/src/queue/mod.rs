@@ -12,7 +12,7 @@ mod message;
 pub(crate) mod producer;
 mod worker;
 
-pub use calls::{Peeked, Queue, ReceiveOptions};
+pub use calls::{Peeked, Queue, ReceiveOptions, Received};
 pub use consumer::{QueueConsumer, QueueConsumerConfig, QueueDelivery};
 pub use message::{
     Due, MessagePlace, MessageState, PeekedMessage, QueueMessage, ReceivedMessage, SentMessage, Settled, Settlement,

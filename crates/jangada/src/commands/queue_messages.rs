@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::stream::{FuturesOrdered, StreamExt as _};
 use jangada_client::{
     ClientError, Due, Header, MessageState, QueueConsumerConfig, QueueMessage, QueueProducer, QueueProducerConfig,
-    ReceiveOptions, ReceivedMessage, SentMessage, Settled, Settlement,
+    ReceiveOptions, Received, ReceivedMessage, SentMessage, Settled, Settlement,
 };
 use jangada_types::limits::BATCH_BYTES_MAX;
 use tokio::fs::File;
@@ -229,7 +229,15 @@ async fn receive(brokers: &Brokers, args: &QueueReceiveArgs) -> Result<()> {
         partition: args.partition,
         ..ReceiveOptions::default()
     };
-    let messages = queue.receive(options).await?;
+    let Received {
+        messages,
+        in_flight_full,
+    } = queue.receive_or_why(options).await?;
+    if let Some(most) = in_flight_full {
+        note(&format!(
+            "no message came: consumers have {most} already, as many as they may; settle some, or wait until leases run out"
+        ));
+    }
     let mut out = BufWriter::with_capacity(WRITE_BYTES, io::stdout().lock());
     for message in &messages {
         print(&mut out, args.output, message)?;

@@ -106,6 +106,7 @@ impl Engine {
                     desk.refused(slot, &act.ready, end);
                 }
                 if !is_refused {
+                    desk.counts_change(change);
                     let view = View::new(id, slot, slots, end, now, None);
                     desk.act_applied(&view, &act, change);
                 }
@@ -156,6 +157,7 @@ impl Engine {
             };
             debug_assert_eq!(held.state, HeldState::Leased, "it was granted just now");
             lease = held.lease;
+            desk.tally.delivered(held.deliveries);
             desk.lend(
                 ready.offset,
                 now.monotonic_ms + grant.lease_ms,

@@ -6,8 +6,9 @@ use crate::engine::depth::{Amount, Full, Limit, Oldest, SlotCounts, depth};
 use crate::engine::desk::Desk;
 use crate::engine::policy::Overflow;
 use crate::engine::step::Engine;
+use crate::engine::tally::Tally;
 use crate::ids::SlotId;
-use crate::state::{Slot, Slots};
+use crate::state::{Slot, SlotKind, Slots};
 
 impl Engine {
     /// Whether a queue takes so many messages more, in so many bytes of records; to be asked before they are appended. What was admitted
@@ -29,12 +30,34 @@ impl Engine {
                 Some(most) if actual.saturating_add(more) > most => Err(Full { limit, most, actual }),
                 _ => Ok(()),
             };
-            is_over(Limit::Messages, desk.policy.messages_max, has.messages, messages)?;
-            is_over(Limit::Bytes, desk.policy.bytes_max, has.bytes, bytes)?;
+            let judged = is_over(Limit::Messages, desk.policy.messages_max, has.messages, messages)
+                .and_then(|()| is_over(Limit::Bytes, desk.policy.bytes_max, has.bytes, bytes));
+            if judged.is_err() {
+                desk.tally.refused_full += messages;
+                return judged;
+            }
         }
         desk.sending.messages += messages;
         desk.sending.bytes += bytes;
         Ok(())
+    }
+
+    /// Bytes of records that a slot takes still before it is full, about; none: it takes any number.
+    pub fn room_bytes(&self, slots: &Slots, end: u64, id: SlotId) -> Option<u64> {
+        let (desk, slot) = (self.desks.get(&id)?, slots.slot(id)?);
+        if desk.policy.overflow != Overflow::Reject {
+            return None;
+        }
+        let depth = depth(slot, end);
+        let of_messages = desk.policy.messages_max.map(|most| {
+            let left = most.saturating_sub(depth + desk.sending.messages);
+            self.scale.bytes_of(left).max(left)
+        });
+        let of_bytes = desk.policy.bytes_max.map(|most| {
+            let has = self.scale.bytes_of(depth) + desk.sending.bytes;
+            most.saturating_sub(has)
+        });
+        of_messages.into_iter().chain(of_bytes).min()
     }
 
     /// What was admitted is appended, or was definitely not.
@@ -42,6 +65,7 @@ impl Engine {
         if let Some(desk) = self.desks.get_mut(&id) {
             desk.sending.messages = desk.sending.messages.saturating_sub(amount.messages);
             desk.sending.bytes = desk.sending.bytes.saturating_sub(amount.bytes);
+            desk.tally.sent += if is_appended { amount.messages } else { 0 };
         }
         if is_appended {
             self.scale.add(amount);
@@ -66,6 +90,14 @@ impl Engine {
             oldest: desk.oldest(slot, end),
             tripped: desk.breaker.tripped(),
             stuck_since_ms: desk.forwarder.stuck_since_ms,
+            tally: Tally {
+                carried_bytes: if slot.kind() == SlotKind::Owned {
+                    self.carrier.carried
+                } else {
+                    0
+                },
+                ..desk.tally
+            },
         })
     }
 }

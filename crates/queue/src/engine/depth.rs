@@ -3,6 +3,7 @@
 use crate::engine::breaker::Tripped;
 use crate::engine::io::LogPart;
 use crate::engine::policy::{Overflow, Policy};
+use crate::engine::tally::Tally;
 use crate::state::Slot;
 
 /// How large messages are, on the average of those that are not done.
@@ -74,6 +75,8 @@ pub struct SlotCounts {
     pub tripped: Option<Tripped>,
     /// Since when dead letters cannot be forwarded, milliseconds since the Unix epoch.
     pub stuck_since_ms: Option<u64>,
+    /// What has come of the slot's messages since its leader began.
+    pub tally: Tally,
 }
 
 impl Scale {

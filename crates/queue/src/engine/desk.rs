@@ -15,6 +15,7 @@ use crate::engine::io::ConsumerId;
 use crate::engine::keys::{Keys, Next};
 use crate::engine::lanes::Lane;
 use crate::engine::policy::{OnDead, Order, Policy};
+use crate::engine::tally::Tally;
 use crate::engine::timers::{Due, Timers};
 use crate::ids::{AttemptId, LeaseId, SessionId};
 use crate::limits::{LANES, LEASE_MS_AFTER_FAILOVER, LEASE_MS_MAX};
@@ -104,6 +105,7 @@ pub(super) struct Desk {
     pub head_at_ms: Option<u64>,
     /// Keys whose rows are to be looked up, from which place on.
     pub seeks: Vec<(u64, u64)>,
+    pub tally: Tally,
 }
 
 impl Desk {
@@ -142,6 +144,7 @@ impl Desk {
             held_back_until: 0,
             head_at_ms: None,
             seeks: Vec::new(),
+            tally: Tally::default(),
         };
         if policy.has_lanes {
             let lane = match slots.marks_end() > floor {

@@ -357,6 +357,8 @@ pub struct Delivered {
 pub enum Answer {
     /// The messages of a receive; none came in time if there are none.
     Received(Vec<Delivered>),
+    /// No messages came in time, for consumers have as many as they may: this bound keeps the receive waiting.
+    InFlightFull(u64),
     /// What became of each message to settle.
     Settled(Vec<Settled>),
     /// What a section of an administrator came to.

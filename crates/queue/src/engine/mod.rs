@@ -21,6 +21,7 @@
 //!   besides its settlement. `forward`: dead letters on their way to another topic. `fire`: schedules.
 //! - `desk`: what the leader knows of one slot. `walk`: the next message of it. `lanes`, `timers`, `keys`, `consumers`: its parts, with
 //!   `ahead`, `breaker`, `carrier`, `depth`, `expiries`, `firing`, `forwarder`.
+//! - `tally`: what has come of messages, for people. `in_flight`: how many may be with consumers.
 //! - `acts`: changes of single messages that wait for the next command.
 
 mod acts;
@@ -38,6 +39,7 @@ mod fire;
 mod firing;
 mod forward;
 mod forwarder;
+mod in_flight;
 mod io;
 mod keys;
 mod lanes;
@@ -48,6 +50,7 @@ mod pump;
 mod rows;
 mod settle;
 mod step;
+mod tally;
 mod timers;
 mod walk;
 
@@ -60,3 +63,4 @@ pub use io::{
 };
 pub use policy::{Attempts, Expired, OnDead, Order, Overflow, Policy};
 pub use step::Engine;
+pub use tally::Tally;

@@ -1,5 +1,7 @@
 //! The settings of a queue, as its leader goes by them. They are not replicated with the slot.
 
+use crate::limits::{IN_FLIGHT_MAX, SESSION_IN_FLIGHT_MAX};
+
 /// What is counted against the limit of attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempts {
@@ -82,6 +84,10 @@ pub struct Policy {
     pub has_breaker: bool,
     /// The queue is to go when nobody has asked for messages or settled any for so long, milliseconds; none: it stays.
     pub unused_max_ms: Option<u64>,
+    /// So many messages may be with consumers.
+    pub in_flight_max: u64,
+    /// So many of them with one session.
+    pub session_in_flight_max: u32,
     /// Nothing is handed out.
     pub is_paused: bool,
 }
@@ -106,6 +112,8 @@ impl Default for Policy {
             forwards_dead: false,
             has_breaker: true,
             unused_max_ms: None,
+            in_flight_max: IN_FLIGHT_MAX,
+            session_in_flight_max: SESSION_IN_FLIGHT_MAX,
             is_paused: false,
         }
     }

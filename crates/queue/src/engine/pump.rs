@@ -9,13 +9,13 @@ use crate::engine::consumers::Waiter;
 use crate::engine::depth::{Scale, depth};
 use crate::engine::desk::{Desk, PASSED, Ready};
 use crate::engine::forward::moving;
-use crate::engine::io::{Answer, Output, ReadId, RequestId, RowsWanted, Ticket};
+use crate::engine::io::{Output, ReadId, RequestId, RowsWanted, Ticket};
 use crate::engine::policy::{Expired, Policy};
 use crate::engine::settle::failure;
 use crate::engine::step::{Engine, Read};
 use crate::engine::walk::{Head, Source, View};
 use crate::ids::SlotId;
-use crate::limits::{IN_FLIGHT_MAX, OPS_BYTES, OPS_UNDER_WAY_MAX, SESSION_IN_FLIGHT_MAX, TIMER_WINDOW, TURN_MESSAGES};
+use crate::limits::{OPS_BYTES, OPS_UNDER_WAY_MAX, TIMER_WINDOW, TURN_MESSAGES};
 use crate::state::{DeadReason, DoneCause, Held, HeldState, MessageState, Slots};
 
 /// Receives whose leases are over are forgotten when there are more than so many, or twice those whose leases are not.
@@ -107,11 +107,11 @@ impl Engine {
         for id in &ids {
             self.look_up(slots, *id, out);
         }
-        self.end_waits(now, out);
+        self.end_waits(slots, now, out);
     }
 
     /// Answers the receives whose time is over. Not while messages may be there that could not be granted yet.
-    fn end_waits(&mut self, now: Now, out: &mut Vec<Output>) {
+    fn end_waits(&mut self, slots: &Slots, now: Now, out: &mut Vec<Output>) {
         if self.under_way.len() == OPS_UNDER_WAY_MAX || self.is_walking {
             return;
         }
@@ -133,8 +133,8 @@ impl Engine {
             if self.under_way.values().flatten().any(waits) {
                 continue;
             }
+            let answer = self.without_messages(slots, request);
             self.end_receive(request);
-            let answer = Answer::Received(Vec::new());
             out.push(Output::Answer { request, answer });
         }
     }
@@ -423,18 +423,13 @@ impl Desk {
         if self.policy.is_paused || view.now.monotonic_ms < self.held_back_until {
             return (grants, false);
         }
-        let in_flight = self.busy.len() as u64 + view.slot.counts().leased;
-        let most = (*room as u64).min(IN_FLIGHT_MAX.saturating_sub(in_flight)) as u32;
+        let free = self.policy.in_flight_max.saturating_sub(self.in_flight(view.slot));
+        let most = (*room as u64).min(free) as u32;
         let mut left = most.min(self.breaker.allowed(view.now.monotonic_ms));
         let begun = left;
         self.grant_alone(view, &mut left, &mut grants);
         while left > 0 {
-            let sessions = &self.sessions;
-            let has_room = |consumer: &super::consumers::Consumer| {
-                let known = sessions.get(&consumer.session).map_or(0, |session| session.in_flight);
-                known.max(consumer.in_flight) < SESSION_IN_FLIGHT_MAX
-            };
-            let Some(waiter) = self.consumers.next(has_room) else {
+            let Some(waiter) = self.consumers.next(|consumer| self.has_room(consumer)) else {
                 break;
             };
             let consumer = self.consumers.get(waiter).expect("it waits");

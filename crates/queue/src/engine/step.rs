@@ -291,6 +291,7 @@ impl Engine {
         desk.forwarder = old.forwarder;
         desk.purging = old.purging;
         (desk.used_at_ms, desk.is_told_unused) = (old.used_at_ms, old.is_told_unused);
+        desk.tally = old.tally;
         desk.consumers = old.consumers;
         let waiters: Vec<Waiter> = desk.consumers.iter().map(|(waiter, _)| waiter).collect();
         for waiter in waiters {

@@ -1,7 +1,9 @@
 //! Limits, counts, and what has an end besides its settlement, case by case.
 
-use jangada_queue::engine::{Expired, Full, Input, Limit, Oldest, Overflow, Policy, Settlement, SlotCounts, TripCause};
-use jangada_queue::{DeadReason, HeldState, Mark, MessageState};
+use jangada_queue::engine::{
+    Answer, Expired, Full, Input, Limit, Oldest, Overflow, Policy, Settlement, SlotCounts, TripCause,
+};
+use jangada_queue::{DeadReason, DoneCause, HeldState, Mark, MessageState};
 
 use crate::scenarios::{holds, plain, say, send, state, world};
 use crate::world::{SLOT, World};
@@ -42,6 +44,8 @@ fn a_full_queue_refuses_what_is_sent() {
         ..Policy::default()
     };
     let mut world = world(policy, 1);
+    let room = |world: &World| world.engine.room_bytes(&world.slots, world.end(), SLOT);
+    assert_eq!(room(&world), Some(10), "of no size yet");
     assert_eq!(admits(&mut world, 6, 600), Ok(()));
     let full = |limit, most, actual| Err(Full { limit, most, actual });
     // What is being appended counts.
@@ -49,7 +53,9 @@ fn a_full_queue_refuses_what_is_sent() {
     assert_eq!(admits(&mut world, 1, 1_401), full(Limit::Bytes, 2_000, 600));
     sent(&mut world, 6, 600, true);
     assert_eq!((counts(&world).ready, counts(&world).bytes), (6, 600));
+    assert_eq!(room(&world), Some(400), "four of their size");
     assert_eq!(admits(&mut world, 4, 1_400), Ok(()));
+    assert_eq!(room(&world), Some(0));
     assert_eq!(admits(&mut world, 1, 1), full(Limit::Messages, 10, 10));
     // It was refused by the log.
     sent(&mut world, 4, 1_400, false);
@@ -283,4 +289,81 @@ fn the_oldest_of_each_lane_is_known() {
     let oldest = |lane, offset| Oldest { lane, offset };
     assert_eq!(counts(&world).oldest, [oldest(0, 0), oldest(2, 1)]);
     assert_eq!((counts(&world).first, counts(&world).consumers), (Some(0), 1));
+}
+
+#[test]
+fn a_receive_says_that_consumers_have_as_many_as_they_may() {
+    let policy = Policy {
+        in_flight_max: 3,
+        session_in_flight_max: 2,
+        ..Policy::default()
+    };
+    let mut world = world(policy, 3);
+    send(&mut world, plain(5));
+    world.connect(0, 2);
+    world.settle_down();
+    assert_eq!(holds(&world, 0), [0, 1]);
+    let ask = |world: &mut World, client: usize| {
+        let request = world.receive(client, 1, 1_000);
+        world.settle_down();
+        world.pass(1_000);
+        world.settle_down();
+        world.answers.get(&request).cloned()
+    };
+    assert_eq!(ask(&mut world, 0), Some(Answer::InFlightFull(2)), "its session has two");
+    world.connect(1, 1);
+    world.settle_down();
+    assert_eq!(holds(&world, 1), [2]);
+    assert_eq!(ask(&mut world, 2), Some(Answer::InFlightFull(3)), "all have three");
+    assert_eq!(counts(&world).tally.in_flight_full, 2);
+    say(&mut world, 0, 1, Settlement::Ack);
+    assert!(matches!(ask(&mut world, 2), Some(Answer::Received(messages)) if messages.len() == 1));
+}
+
+#[test]
+fn leases_that_ran_out_are_not_in_flight() {
+    let policy = Policy {
+        in_flight_max: 3,
+        ..Policy::default()
+    };
+    let mut world = world(policy, 2);
+    send(&mut world, plain(3));
+    // Whoever received them died, and nothing tells of it but their leases.
+    world.receive(0, 3, 1_000);
+    world.settle_down();
+    assert_eq!(counts(&world).leased, 3);
+    world.pass(60_000);
+    world.settle_down();
+    world.connect(1, 10);
+    world.settle_down();
+    assert_eq!(holds(&world, 1).len(), 3, "all of them go out again");
+    let tally = counts(&world).tally;
+    assert_eq!((tally.delivered, tally.redelivered), (6, 3));
+}
+
+#[test]
+fn what_has_come_of_messages_is_counted() {
+    let policy = Policy {
+        messages_max: Some(6),
+        ..Policy::default()
+    };
+    let mut world = world(policy, 1);
+    assert_eq!(admits(&mut world, 6, 600), Ok(()));
+    sent(&mut world, 6, 600, true);
+    assert!(admits(&mut world, 2, 200).is_err());
+    world.connect(0, 3);
+    world.settle_down();
+    say(&mut world, 0, 0, Settlement::Ack);
+    say(&mut world, 0, 1, Settlement::Reject);
+    say(&mut world, 0, 2, Settlement::Release);
+    world.give_credit(0, 1);
+    world.settle_down();
+    let tally = counts(&world).tally;
+    assert_eq!((tally.sent, tally.refused_full), (6, 2));
+    assert_eq!((tally.delivered, tally.redelivered), (4, 1));
+    assert_eq!((tally.done(DoneCause::Acked), tally.dead(DeadReason::Rejected)), (1, 1));
+    // A new leader counts anew.
+    world.fail_over();
+    let mut after = counts(&world).tally;
+    assert!(after.each_mut().all(|count| *count == 0), "{after:?}");
 }

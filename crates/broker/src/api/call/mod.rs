@@ -29,8 +29,8 @@ use self::queue_admin::{
     CountQueue, DeadDone, DeadFound, ListDead, PurgeDead, PurgeQueue, QueueDepth, RedriveDead, SeekQueue,
 };
 use self::queues::{
-    CancelMessages, Cancelled, PeekMessages, PeekedMessages, ReceiveMessages, ReceivedMessage, SendMessages,
-    SendOutcomes, SettleMessages, SettleOutcomes,
+    CancelMessages, Cancelled, PeekMessages, PeekedMessages, ReceiveMessages, Received, SendMessages, SendOutcomes,
+    SettleMessages, SettleOutcomes,
 };
 use self::records::{AppendBatch, AwaitBytes, FindOffset, FoundOffset, Produced, ReadBatches};
 use super::operation::Operation;
@@ -110,7 +110,7 @@ passable! {
     DeleteGroup(DeleteGroup) => u32, of DeleteGroup;
     DeleteOffsets(DeleteOffsets) => u32, of DeleteOffsets;
     SendMessages(SendMessages) => SendOutcomes, of Send;
-    ReceiveMessages(ReceiveMessages) => Vec<ReceivedMessage>, of Receive;
+    ReceiveMessages(ReceiveMessages) => Received, of Receive;
     SettleMessages(SettleMessages) => SettleOutcomes, of Settle;
     CancelMessages(CancelMessages) => Cancelled, of Cancel;
     PeekMessages(PeekMessages) => PeekedMessages, of Peek;

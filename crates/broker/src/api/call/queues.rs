@@ -72,6 +72,14 @@ pub(crate) struct ReceivedMessage {
     pub lease_left_ms: u64,
 }
 
+/// What a receive from a partition came to.
+#[derive(Debug, Default)]
+pub(crate) struct Received {
+    pub messages: Vec<ReceivedMessage>,
+    /// None came, for consumers have as many as they may: so many. 0: not for that.
+    pub in_flight_full: u64,
+}
+
 /// Settles messages of a partition.
 #[derive(Debug)]
 pub(crate) struct SettleMessages {

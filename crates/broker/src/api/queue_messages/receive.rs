@@ -24,7 +24,7 @@ use crate::error::RequestError;
 use crate::leader_lookup::Lead;
 use crate::node::Node;
 use crate::partition::Partition;
-use crate::queues::{Desk, ReceiveArgs};
+use crate::queues::{Desk, Handed, ReceiveArgs};
 use crate::quota::Holding;
 
 /// How long a call that waits lets a partition without a leader be, before it asks for it again.
@@ -49,13 +49,16 @@ pub(crate) struct ReceivedMessages {
     pub messages: Vec<ReceivedMessage>,
     /// None: they were read elsewhere, or there are none.
     pub room: Option<Holding>,
+    /// None came, for consumers have as many as they may in some partition: so many. 0: not for that.
+    pub in_flight_full: u64,
 }
 
 impl ReceivedMessages {
-    fn none() -> Self {
+    fn none(in_flight_full: u64) -> Self {
         Self {
             messages: Vec::new(),
             room: None,
+            in_flight_full,
         }
     }
 }
@@ -130,17 +133,17 @@ async fn receive_any(
             }
         }
     }
-    let mut refused = None;
+    let (mut refused, mut full) = (None, 0);
     for index in partitions {
         match ask(*index, wanted.messages, Duration::ZERO).await {
             Ok(received) if !received.messages.is_empty() => return Ok(received),
-            Ok(_) => {}
+            Ok(received) => full = received.in_flight_full.max(full),
             Err(error) if is_of_leader(&error) => refused = Some(error),
             Err(error) => return Err(error),
         }
     }
     if wanted.wait.is_zero() {
-        return refused.map_or_else(|| Ok(ReceivedMessages::none()), Err);
+        return refused.map_or_else(|| Ok(ReceivedMessages::none(full)), Err);
     }
     wait_for_any(node, context, queue, (partitions, wanted)).await
 }
@@ -170,10 +173,11 @@ async fn wait_for_any(
             wait_at(node, context, queue, (*index, Receive { attempt, ..wanted }), until)
         })
         .collect();
+    let mut full = 0;
     let first = loop {
         match waits.next().await {
-            None => return Ok(ReceivedMessages::none()),
-            Some((_, Ok(received))) if received.messages.is_empty() => {}
+            None => return Ok(ReceivedMessages::none(full)),
+            Some((_, Ok(received))) if received.messages.is_empty() => full = received.in_flight_full.max(full),
             Some((index, received)) => break (index, received),
         }
     };
@@ -217,7 +221,7 @@ async fn wait_at(
             Err(error) if is_of_leader(&error) && Instant::now() + LEADER_RETRY < until => {
                 tokio::time::sleep(LEADER_RETRY).await;
             }
-            Err(error) if is_of_leader(&error) => return (index, Ok(ReceivedMessages::none())),
+            Err(error) if is_of_leader(&error) => return (index, Ok(ReceivedMessages::none(0))),
             received => return (index, received),
         }
     }
@@ -285,8 +289,12 @@ async fn receive_at(
         Lead::Here(partition) => receive_of(node, context, (queue, &partition), wanted).await,
         Lead::At(leader) => {
             let within = wanted.wait + PASS_TIMEOUT;
-            let messages = pass_on(node, context, (&target, leader), wanted, within).await?;
-            Ok(ReceivedMessages { messages, room: None })
+            let received = pass_on(node, context, (&target, leader), wanted, within).await?;
+            Ok(ReceivedMessages {
+                messages: received.messages,
+                room: None,
+                in_flight_full: received.in_flight_full,
+            })
         }
     }
 }
@@ -320,11 +328,14 @@ async fn receive_of(
         lease_ms: wanted.lease_ms.unwrap_or_else(|| queue.lease_ms()),
         wait_ms: u64::try_from(wanted.wait.as_millis()).unwrap_or(u64::MAX),
     };
-    let granted = Granted {
-        messages: desk.receive(queue.id(), args).await?,
-        queue,
-        desk,
-    };
+    let Handed {
+        messages,
+        in_flight_full,
+    } = desk.receive(queue.id(), args).await?;
+    if messages.is_empty() {
+        return Ok(ReceivedMessages::none(in_flight_full));
+    }
+    let granted = Granted { messages, queue, desk };
     granted
         .read(node, context, (partition, wanted.at.index), wanted.max_bytes)
         .await
@@ -346,9 +357,6 @@ impl Granted<'_> {
         (partition, index): (&Partition, PartitionIndex),
         max_bytes: usize,
     ) -> Result<ReceivedMessages, RequestError> {
-        if self.messages.is_empty() {
-            return Ok(ReceivedMessages::none());
-        }
         let mut offsets: Vec<u64> = self.messages.iter().map(|delivered| delivered.offset).collect();
         offsets.sort_unstable();
         let read = read(node, context, partition, &offsets, max_bytes).await?;
@@ -370,6 +378,7 @@ impl Granted<'_> {
         Ok(ReceivedMessages {
             messages,
             room: Some(read.room),
+            in_flight_full: 0,
         })
     }
 }

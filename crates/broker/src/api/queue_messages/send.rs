@@ -71,6 +71,16 @@ pub(crate) async fn send(
         .collect())
 }
 
+/// Bytes of messages that a queue takes still in the partitions that are led here, about; none: any number, or none is led here.
+pub(crate) fn room_bytes(node: &Node, queue: &QueueRef) -> Option<u64> {
+    let led = queue.partitions().filter_map(|index| {
+        let target = queue.target(index).ok()?;
+        node.replicas.ready::<Partition>(target.group)?.view.desk.get()
+    });
+    let rooms = led.map(|desk| desk.room_bytes(queue.id()));
+    rooms.reduce(|all, room| Some(all?.saturating_add(room?))).flatten()
+}
+
 /// By the clock of this broker, milliseconds since the Unix epoch.
 pub(super) fn now_ms(node: &Node) -> u64 {
     u64::try_from(node.partitions.clock.now_ms()).unwrap_or(0)

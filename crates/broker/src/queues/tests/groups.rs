@@ -32,7 +32,12 @@ async fn receive_from(desk: &Desk, queue: QueueId, count: usize) -> Vec<Delivere
     let mut all = Vec::new();
     let receiving = async {
         while all.len() < count {
-            all.extend(desk.receive(queue, asks(100, LONG_MS)).await.expect("it leads"));
+            all.extend(
+                desk.receive(queue, asks(100, LONG_MS))
+                    .await
+                    .expect("it leads")
+                    .messages,
+            );
         }
     };
     tokio::time::timeout(TIMEOUT, receiving).await.expect("they are there");

@@ -27,6 +27,7 @@ impl Driver {
             return;
         };
         state.progress = Instant::now();
+        state.credit_bytes = answer.credit_bytes;
         match answer.result {
             Some(Wire::Ok(response)) => self.on_success(sent.lane, sent.ticket, &response),
             Some(Wire::Error(error)) => self.on_failure(sent.lane, sent.ticket, broker, error.into()),

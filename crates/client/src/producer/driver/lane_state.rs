@@ -33,6 +33,8 @@ pub(super) struct LaneState {
     pub deadline_armed: bool,
     /// The failure that a batch is given when its time is over.
     pub last_failure: Option<Failure>,
+    /// Bytes that may be unanswered, as the leader said last; `None`: it says nothing of that.
+    pub credit_bytes: Option<u64>,
     /// The trouble "producing to the partition fails", open while it does.
     pub trouble: Trouble,
 }
@@ -49,6 +51,12 @@ impl LaneState {
         }
     }
 
+    /// Whether the next batch may leave as far as the leader's credit goes. One alone always may: a leader that has no room refuses it,
+    /// and says when to try again.
+    pub fn has_credit(&self) -> bool {
+        has_credit(self.credit_bytes, self.lane.in_flight().map(Batch::sent_bytes))
+    }
+
     /// Whether the next batch may leave as far as conditions go: a conditional one is the only one under way.
     pub fn has_turn(&self, new: bool, linger: Duration, now: Instant) -> bool {
         let (conditional, alone) = match new {
@@ -57,5 +65,27 @@ impl LaneState {
         };
         let before = self.lane.numbered().any(|batch| batch.condition.is_some());
         !before && (!conditional || alone)
+    }
+}
+
+fn has_credit(credit_bytes: Option<u64>, in_flight: impl Iterator<Item = usize>) -> bool {
+    let Some(credit) = credit_bytes else { return true };
+    let in_flight: usize = in_flight.sum();
+    in_flight == 0 || (in_flight as u64) < credit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_credit;
+
+    #[test]
+    fn one_batch_may_always_leave_and_others_while_there_is_credit() {
+        let may = |credit, in_flight: &[usize]| has_credit(credit, in_flight.iter().copied());
+        assert!(
+            may(None, &[1_000_000]) && may(Some(0), &[]),
+            "no credit is known; it is alone"
+        );
+        assert!(may(Some(300), &[100, 199]) && !may(Some(300), &[100, 200]));
+        assert!(!may(Some(0), &[1]));
     }
 }

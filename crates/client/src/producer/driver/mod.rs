@@ -211,6 +211,7 @@ impl Driver {
             progress: now,
             deadline_armed: false,
             last_failure: None,
+            credit_bytes: None,
         });
         if !state.deadline_armed {
             state.deadline_armed = true;
@@ -264,6 +265,7 @@ impl Driver {
             let step = state.lane.step(self.identity);
             match step {
                 Step::Wait => return,
+                Step::Resend | Step::Admit | Step::Readmit if !state.has_credit() => return,
                 Step::Admit if !state.queue.lock().has_due(linger, now) => return,
                 // A conditional batch travels alone, so that its sequence is free again when it is refused.
                 Step::Admit | Step::Readmit if !state.has_turn(step == Step::Admit, linger, now) => return,

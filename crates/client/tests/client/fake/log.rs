@@ -26,10 +26,15 @@ impl Broker {
         let mut state = self.shared.lock();
         let target = request.partition.as_ref().expect("a partition");
         let correlation_id = request.correlation_id;
+        let state_credit = state
+            .led_by(self.id, target)
+            .ok()
+            .and_then(|partition| partition.credit_bytes);
         let answer = |result| {
             Fate::Answer(v1::ProduceStreamResponse {
                 correlation_id,
                 result: Some(result),
+                credit_bytes: state_credit,
             })
         };
         let refuse = |error: Error| answer(v1::produce_stream_response::Result::Error(error.wire()));

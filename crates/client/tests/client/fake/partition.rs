@@ -17,6 +17,8 @@ pub struct Partition {
     pub hints: bool,
     pub log_start: i64,
     pub batches: Vec<Bytes>,
+    /// What its leader says may be unanswered.
+    pub credit_bytes: Option<u64>,
     /// Bytes of the largest batch that is taken.
     pub batch_bytes_max: usize,
     /// Whether OFFSET_OUT_OF_RANGE has the range.
@@ -48,6 +50,7 @@ impl Partition {
             hints: true,
             log_start: 0,
             batches: Vec::new(),
+            credit_bytes: None,
             batch_bytes_max: 1 << 20,
             tells_bounds: true,
             faults: VecDeque::new(),

@@ -1,0 +1,12 @@
+//! What a receive comes to.
+
+use jangada_queue::engine::Delivered;
+
+/// What a receive came to.
+#[derive(Debug)]
+pub(crate) struct Handed {
+    /// Messages that are leased to the session; none came in time if there are none.
+    pub messages: Vec<Delivered>,
+    /// None came, for consumers have as many as they may: so many. 0: not for that.
+    pub in_flight_full: u64,
+}
