@@ -2,42 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jangada_client::{ClientConfig, ConsumerConfig, NewTopic, Producer, ProducerConfig, ProducerRecord, StartAt};
 use jangada_simulator::{Host, Simulation, Trace};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
+
+use crate::running::{Running, TIMEOUT, assert_same};
 
 const TOPIC: &str = "orders";
 const PARTITIONS: u32 = 3;
 const RECORDS: u32 = 300;
-/// Of the simulation's time, of which an hour takes seconds.
-const TIMEOUT: Duration = Duration::from_secs(60);
-
-/// A broker that runs, and how it is stopped.
-struct Running {
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-}
-
-impl Running {
-    async fn start(host: &Host, broker: u32, seeds: &[String]) -> Self {
-        let settings = host.settings(broker, seeds, &[]).expect("the settings are sound");
-        let broker = host.start(settings).await.expect("nothing is in its way");
-        let (stop, stopped) = oneshot::channel();
-        let run = broker.run_until(async move { drop(stopped.await) });
-        let task = tokio::spawn(async move { run.await.expect("it runs until it is stopped") });
-        Self { stop, task }
-    }
-
-    async fn stop(self) {
-        let _ = self.stop.send(());
-        let stopped = timeout(TIMEOUT, self.task).await;
-        stopped.expect("it stops in time").expect("it does not panic");
-    }
-}
 
 /// Sends records with these numbers, and notes where each went.
 async fn produce(simulation: &Simulation, producer: &Producer, numbers: std::ops::Range<u32>) {
@@ -131,9 +105,7 @@ fn run(seed: u64) -> Trace {
 #[test]
 fn a_seed_gives_the_same_run_again_and_another_seed_another() {
     let (one, again, other) = (run(7), run(7), run(8));
-    if let Some((line, one, again)) = one.first_difference(&again) {
-        panic!("seed 7 gives two runs; line {line} of the trace is\n{one}\nand\n{again}");
-    }
+    assert_same(&one, &again);
     // The trace says what happened, so that being the same means something.
     let lines = one.lines();
     for said in ["net #", "leading", "order 299 is at", "order 299 is read", "comes back"] {

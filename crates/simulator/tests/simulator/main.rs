@@ -1,3 +1,5 @@
 //! Clusters in one thread.
 
 mod determinism;
+mod queues;
+mod running;
