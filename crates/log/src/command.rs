@@ -11,6 +11,7 @@
 //! 4 QueueOps             nothing                                                                        the ops
 //! 5 AppendMarked         now i64 | expiration i64 | conditions | ids u8, window u64, term u64 | marks       batch
 //! 6 Carry                the carry                                                                      batch
+//! 7 Schedule             the change | marks, if a message is appended                                    batch, or none
 //! ```
 //!
 //! Ids: 0 there are none, and nothing of them follows; 1 there are; 2 there are, and those that are too old are deleted.
@@ -20,7 +21,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use jangada_machine::EncodedCommand;
-use jangada_queue::{Carry, IdWindow, Marks, QueueOps};
+use jangada_queue::{Carry, Fire, IdWindow, Marks, QueueOps, ScheduleCommand};
 use jangada_types::frame::malformed;
 use jangada_types::{CodecError, FEATURE_LEVEL, Offset};
 
@@ -49,17 +50,20 @@ pub enum PartitionCommandKind {
     AppendMarked = 5,
     /// Appends messages of queues again, whose old places are done then.
     Carry = 6,
+    /// Puts or deletes a schedule of a queue, or sends the message of one of its occurrences.
+    Schedule = 7,
 }
 
 impl PartitionCommandKind {
     /// All kinds, by rising byte.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Append,
         Self::AdvanceLogStart,
         Self::ConditionalAppend,
         Self::QueueOps,
         Self::AppendMarked,
         Self::Carry,
+        Self::Schedule,
     ];
 
     /// The kind's byte in the head.
@@ -72,7 +76,7 @@ impl PartitionCommandKind {
         match self {
             Self::Append | Self::AdvanceLogStart => 1,
             Self::ConditionalAppend => 3,
-            Self::QueueOps | Self::AppendMarked | Self::Carry => 7,
+            Self::QueueOps | Self::AppendMarked | Self::Carry | Self::Schedule => 7,
         }
     }
 
@@ -147,6 +151,20 @@ pub enum PartitionCommand {
         /// Their records, as they were.
         batch: Bytes,
     },
+    /// Change a schedule of a queue.
+    Schedule {
+        /// What happens to it; a command that is rare makes no other one larger.
+        change: Box<ScheduleCommand>,
+        /// The marks of the message that an occurrence sends; none: it is plain, or nothing is sent.
+        marks: Marks,
+        /// The message that an occurrence sends; empty: nothing is sent.
+        batch: Bytes,
+    },
+}
+
+/// A message is appended with the change.
+fn appends(change: &ScheduleCommand) -> bool {
+    matches!(change, ScheduleCommand::Fire(Fire { appends: true, .. }))
 }
 
 impl PartitionCommand {
@@ -168,6 +186,7 @@ impl PartitionCommand {
             Self::QueueOps(_) => PartitionCommandKind::QueueOps,
             Self::AppendMarked { .. } => PartitionCommandKind::AppendMarked,
             Self::Carry { .. } => PartitionCommandKind::Carry,
+            Self::Schedule { .. } => PartitionCommandKind::Schedule,
         }
     }
 
@@ -251,6 +270,16 @@ impl PartitionCommand {
                 carry.encode(&mut head);
                 EncodedCommand::new(&head, batch)
             }
+            Self::Schedule { change, marks, batch } => {
+                let mut head = BytesMut::with_capacity(8 * HEAD_LEN);
+                head.put_u8(VERSION);
+                head.put_u8(kind.byte());
+                change.encode(&mut head);
+                if appends(&change) {
+                    marks.encode(true, &mut head);
+                }
+                EncodedCommand::new(&head, batch)
+            }
         }
     }
 
@@ -261,7 +290,10 @@ impl PartitionCommand {
     pub fn decode(command: EncodedCommand) -> Result<Self, CodecError> {
         let mut decoded = Self::decode_head(command.head())?;
         match &mut decoded {
-            Self::Append { batch, .. } | Self::AppendMarked { batch, .. } | Self::Carry { batch, .. } => {
+            Self::Append { batch, .. }
+            | Self::AppendMarked { batch, .. }
+            | Self::Carry { batch, .. }
+            | Self::Schedule { batch, .. } => {
                 *batch = command.into_body();
             }
             Self::QueueOps(ops) => *ops = QueueOps::decode(command.body())?,
@@ -330,8 +362,27 @@ impl PartitionCommand {
                     .ok_or_else(|| malformed(WHAT, "its carry cannot be read"))?,
                 batch: Bytes::new(),
             }),
+            PartitionCommandKind::Schedule => {
+                let (change, marks) = decode_schedule(&mut input)
+                    .filter(|_| input.is_empty())
+                    .ok_or_else(|| malformed(WHAT, "its change of a schedule cannot be read"))?;
+                Ok(Self::Schedule {
+                    change: Box::new(change),
+                    marks,
+                    batch: Bytes::new(),
+                })
+            }
         }
     }
+}
+
+fn decode_schedule(input: &mut &[u8]) -> Option<(ScheduleCommand, Marks)> {
+    let change = ScheduleCommand::decode(input)?;
+    let marks = match appends(&change) {
+        true => Marks::decode(input)?,
+        false => Marks::default(),
+    };
+    Some((change, marks))
 }
 
 fn decode_ids(input: &mut &[u8]) -> Result<Option<IdFinding>, CodecError> {

@@ -1,6 +1,6 @@
 //! What a command's proposer is told. It stays in the process: nothing of it is encoded.
 
-use jangada_queue::{CarryRefused, OpsReply};
+use jangada_queue::{CarryRefused, OpsReply, ScheduleRefused};
 use jangada_types::{Offset, ProducerEpoch, Sequence};
 
 use crate::condition::ConditionFailed;
@@ -29,6 +29,10 @@ pub enum PartitionReply {
     Queue(OpsReply),
     /// The messages were not appended again, and nothing changed.
     CarryRefused(CarryRefused),
+    /// The schedule is as it was to be, and no message was appended with it.
+    Scheduled,
+    /// Nothing became of the schedule, and nothing was appended.
+    ScheduleRefused(ScheduleRefused),
 }
 
 /// Why a batch was not appended.

@@ -11,7 +11,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use jangada_machine::{Effects, EncodedCommand, Machine, RestoreError, Retention};
-use jangada_queue::{Carry, Context, Marks, OpsReply, QueueOps, Slots};
+use jangada_queue::{Carry, Context, Fire, Marks, OpsReply, QueueOps, ScheduleCommand, Slots};
 use jangada_types::{BatchHeader, CodecError, LeaderEpoch, LogPosition, Offset};
 
 use crate::command::{IdFinding, PartitionCommand};
@@ -117,6 +117,7 @@ impl PartitionState {
                 appended
             }
             PartitionCommand::Carry { carry, batch } => self.carry(at, carry, batch, effects),
+            PartitionCommand::Schedule { change, marks, batch } => self.schedule(at, change, marks, batch, effects),
         }
     }
 
@@ -222,6 +223,37 @@ impl PartitionState {
         let header = BatchHeader::parse(batch).expect("the leader made the batch of what it read");
         let row = self.place(at, &header, batch);
         self.slots.carry(carry, row.base_offset.get().unsigned_abs(), effects);
+        (appended(&row), Some(row))
+    }
+
+    fn schedule(
+        &mut self,
+        at: LogPosition,
+        change: &ScheduleCommand,
+        marks: &Marks,
+        batch: &Bytes,
+        effects: &mut Effects,
+    ) -> (PartitionReply, Option<IndexEntry>) {
+        let context = self.context(at);
+        let changed = match change {
+            ScheduleCommand::Put(put) => self.slots.put_schedule(&context, put),
+            ScheduleCommand::Delete { key } => self.slots.delete_schedule(key),
+            ScheduleCommand::Fire(fire) => self.slots.judge_fire(&context, fire),
+        };
+        if let Err(refused) = changed {
+            return (PartitionReply::ScheduleRefused(refused), None);
+        }
+        let ScheduleCommand::Fire(fire) = change else {
+            return (PartitionReply::Scheduled, None);
+        };
+        self.slots.fired(fire);
+        if !fire.appends {
+            return (PartitionReply::Scheduled, None);
+        }
+        let header = BatchHeader::parse(batch).expect("the leader made the batch of the schedule's template");
+        let row = self.place(at, &header, batch);
+        self.slots
+            .appended(row.base_offset.get().unsigned_abs(), marks, None, effects);
         (appended(&row), Some(row))
     }
 
@@ -355,6 +387,11 @@ impl Machine for PartitionState {
                 }
                 check_count("places", carry.messages.len(), &header)
             }
+            PartitionCommand::Schedule { change, marks, .. } => match *change {
+                ScheduleCommand::Fire(Fire { appends: true, .. }) => check_scheduled(command.body(), &marks),
+                _ if command.body().is_empty() => Ok(()),
+                _ => Err("it sends no message, and has a batch".to_owned()),
+            },
         }
     }
 }
@@ -367,6 +404,19 @@ fn check_batch(batch: &Bytes) -> Result<BatchHeader, String> {
     match is_whole && (has_sequence || !header.producer_id.is_some()) {
         true => Ok(header),
         false => Err("its batch is not what a leader takes".to_owned()),
+    }
+}
+
+/// The batch of an occurrence: one message, without a producer, whose id nobody remembers.
+fn check_scheduled(batch: &Bytes, marks: &Marks) -> Result<(), String> {
+    let header = check_batch(batch)?;
+    if header.producer_id.is_some() || marks.0.iter().any(|mark| mark.id != 0) {
+        return Err("an occurrence is sent once by its number, and has neither a producer nor a message id".to_owned());
+    }
+    check_count("message", 1, &header)?;
+    match marks.is_empty() {
+        true => Ok(()),
+        false => check_count("marks", marks.0.len() as u64, &header),
     }
 }
 

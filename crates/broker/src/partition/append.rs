@@ -304,7 +304,9 @@ impl Partition {
             | PartitionReply::LogStartMoved(_)
             | PartitionReply::LogStartHeld(_)
             | PartitionReply::Queue(_)
-            | PartitionReply::CarryRefused(_) => {
+            | PartitionReply::CarryRefused(_)
+            | PartitionReply::Scheduled
+            | PartitionReply::ScheduleRefused(_) => {
                 unreachable!("not the reply to a batch")
             }
         }

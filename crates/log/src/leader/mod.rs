@@ -325,7 +325,9 @@ impl machine::Leader for Leader {
             PartitionReply::Appended { .. }
             | PartitionReply::Refused(_)
             | PartitionReply::Queue(_)
-            | PartitionReply::CarryRefused(_) => {
+            | PartitionReply::CarryRefused(_)
+            | PartitionReply::Scheduled
+            | PartitionReply::ScheduleRefused(_) => {
                 unreachable!("not the reply to a new log start")
             }
         }

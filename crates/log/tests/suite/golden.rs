@@ -17,8 +17,8 @@ use jangada_types::{
     BatchBuilder, BatchHeader, Codec, CodecError, LogPosition, Offset, ProducerEpoch, ProducerId, Sequence,
 };
 
-use crate::queues;
 use crate::world::rows_of;
+use crate::{queues, schedules};
 
 fn unhex(text: &str) -> Vec<u8> {
     let digits = text.as_bytes().chunks(2);
@@ -103,6 +103,8 @@ pub fn describe(reply: &PartitionReply, row: Option<&IndexEntry>) -> String {
         PartitionReply::LogStartHeld(offset) => format!("log-start-held {offset}"),
         PartitionReply::Queue(reply) => format!("queue {reply:?}"),
         PartitionReply::CarryRefused(refused) => format!("carry-refused {refused:?}"),
+        PartitionReply::Scheduled => "scheduled".to_owned(),
+        PartitionReply::ScheduleRefused(refused) => format!("schedule-refused {refused:?}"),
     };
     let Some(row) = row else { return reply };
     format!(
@@ -314,10 +316,12 @@ fn kinds_keep_their_bytes_and_levels() {
             (PartitionCommandKind::QueueOps, 4, 7),
             (PartitionCommandKind::AppendMarked, 5, 7),
             (PartitionCommandKind::Carry, 6, 7),
+            (PartitionCommandKind::Schedule, 7, 7),
         ]
     );
     for kind in PartitionCommandKind::ALL {
-        let mut shapes = shapes().into_iter().chain(queues::shapes());
+        let of_queues = queues::shapes().into_iter().chain(schedules::shapes());
+        let mut shapes = shapes().into_iter().chain(of_queues);
         assert!(
             shapes.any(|(_, command)| command.kind() == kind),
             "no golden bytes of {kind:?}"
@@ -328,7 +332,7 @@ fn kinds_keep_their_bytes_and_levels() {
 #[test]
 fn states_of_earlier_builds_are_read_and_written_again_as_they_were() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let states: String = ["states.txt", "queue-states.txt"]
+    let states: String = ["states.txt", "queue-states.txt", "schedule-states.txt"]
         .map(|file| std::fs::read_to_string(folder.join(file)).expect("the golden file can be read"))
         .concat();
     assert!(states.lines().count() > 10, "{states}");

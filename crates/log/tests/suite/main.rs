@@ -5,4 +5,5 @@ mod golden;
 mod leader;
 mod properties;
 mod queues;
+mod schedules;
 mod world;

@@ -19,6 +19,7 @@ enum Op {
     QueueOps(u64),
     SendMarked(u64),
     Carry(u64),
+    Schedule(u64),
     Apply(usize, usize),
     FailOver(usize, bool),
     Save(usize),
@@ -49,6 +50,7 @@ fn queue_op() -> impl Strategy<Value = Op> {
         10 => any::<u64>().prop_map(Op::QueueOps),
         5 => any::<u64>().prop_map(Op::SendMarked),
         2 => any::<u64>().prop_map(Op::Carry),
+        5 => any::<u64>().prop_map(Op::Schedule),
         2 => (0.0..1.0_f64).prop_map(Op::Trim),
     ]
 }
@@ -62,6 +64,7 @@ fn run(world: &mut World, ops: &[Op]) {
             Op::QueueOps(seed) => world.queue_ops(seed),
             Op::SendMarked(seed) => world.send_marked(seed),
             Op::Carry(seed) => world.carry(seed),
+            Op::Schedule(seed) => world.schedule(seed),
             Op::Apply(replica, most) => world.apply(replica, most),
             Op::FailOver(to, loses) => world.fail_over(to, loses),
             Op::Save(replica) => world.save(replica),
@@ -105,14 +108,14 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(head in prop::collection::vec(any::<u8>(), 0..60), kind in 0..8_u8) {
+    fn any_bytes_are_read_or_refused(head in prop::collection::vec(any::<u8>(), 0..60), kind in 0..9_u8) {
         let mut head = head;
         if let [version, second, ..] = &mut head[..] {
             (*version, *second) = (1, kind);
         }
         let command = EncodedCommand::new(&head, bytes::Bytes::from_static(b"body"));
         // What a varint is written as, and what lies behind a head, are not for all kinds the shortest.
-        let is_free = (3..=6).contains(&kind);
+        let is_free = (3..=7).contains(&kind);
         let _ = PartitionState::check_command(&command);
         if let Ok(read) = PartitionState::decode(command.clone()) {
             let again = PartitionState::encode(read);

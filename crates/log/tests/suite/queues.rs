@@ -15,10 +15,10 @@ use jangada_types::{BatchBuilder, Codec, LogPosition, Offset, ProducerEpoch, Pro
 use crate::golden::{advance, append, compare, describe, hex};
 use crate::world::{queue_rows_of, rows_of, section};
 
-const TERM: u64 = 3;
-const SLOT: SlotId = SlotId(1);
+pub const TERM: u64 = 3;
+pub const SLOT: SlotId = SlotId(1);
 
-fn batch(records: usize) -> Bytes {
+pub fn batch(records: usize) -> Bytes {
     let mut builder = BatchBuilder::new(Codec::None);
     for _ in 0..records {
         builder.append(5, None, Some(b"message"), []).expect("it is small");
@@ -141,14 +141,14 @@ pub fn shapes() -> Vec<(&'static str, PartitionCommand)> {
 
 /// A partition that one leader writes.
 #[derive(Default)]
-struct Partition {
-    state: PartitionState,
+pub struct Partition {
+    pub state: PartitionState,
     index: u64,
-    effects: Effects,
+    pub effects: Effects,
 }
 
 impl Partition {
-    fn apply_in(&mut self, term: u64, command: &PartitionCommand) -> PartitionReply {
+    pub fn apply_in(&mut self, term: u64, command: &PartitionCommand) -> PartitionReply {
         self.index += 1;
         let at = LogPosition {
             term,
@@ -161,11 +161,11 @@ impl Partition {
         self.state.apply(at, command, &mut self.effects)
     }
 
-    fn apply(&mut self, command: &PartitionCommand) -> PartitionReply {
+    pub fn apply(&mut self, command: &PartitionCommand) -> PartitionReply {
         self.apply_in(TERM, command)
     }
 
-    fn change(&mut self, sections: Vec<Section>) -> Vec<SectionReply> {
+    pub fn change(&mut self, sections: Vec<Section>) -> Vec<SectionReply> {
         match self.apply(&ops(sections)) {
             PartitionReply::Queue(OpsReply::Applied(replies)) => replies,
             other => panic!("{other:?}"),
@@ -185,7 +185,7 @@ impl Partition {
 }
 
 /// A partition with a slot, and ten messages.
-fn with_slot(kind: SlotKind) -> Partition {
+pub fn with_slot(kind: SlotKind) -> Partition {
     let mut partition = Partition::default();
     partition.send(10);
     assert_eq!(partition.change(vec![open(kind, 77)]), [SectionReply::Opened(SLOT)]);

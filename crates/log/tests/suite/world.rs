@@ -15,6 +15,8 @@ use jangada_types::{
     BatchBuilder, BatchHeader, Codec, LogPosition, Offset, ProducerEpoch, ProducerId, RowChange, Sequence,
 };
 
+use crate::schedules;
+
 pub const REPLICAS: usize = 3;
 
 /// One replica, with its own disk.
@@ -105,14 +107,15 @@ impl Replica {
                 assert_eq!((self.state.log_start(), new), (*start, old));
                 assert!(before.log_start() <= *start && *start <= new);
             }
-            (PartitionReply::Queue(_), []) => {
+            (PartitionReply::Queue(_) | PartitionReply::Scheduled, []) => {
                 assert_eq!((self.state.log_start(), new), (before.log_start(), old));
             }
             (
                 PartitionReply::Refused(_)
                 | PartitionReply::LogStartMoved(_)
                 | PartitionReply::LogStartHeld(_)
-                | PartitionReply::CarryRefused(_),
+                | PartitionReply::CarryRefused(_)
+                | PartitionReply::ScheduleRefused(_),
                 [],
             ) => {
                 assert_eq!((self.state.log_start(), new), (before.log_start(), old));
@@ -309,6 +312,13 @@ impl World {
         self.propose(PartitionCommand::Carry { carry, batch });
     }
 
+    /// The leader changes a schedule that it sees, or sends the message of one.
+    pub fn schedule(&mut self, seed: u64) {
+        let seen = self.replicas[self.leader].state.slots();
+        let command = schedules::any_change(&mut Seeds::new(seed), seen, self.term);
+        self.propose(command);
+    }
+
     /// A replica applies so many entries. The leader answers its producers.
     pub fn apply(&mut self, replica: usize, most: usize) {
         for _ in 0..most {
@@ -430,6 +440,7 @@ impl World {
             next = Offset(row.last_offset.get() + 1);
         }
         assert_eq!(next, replayed.state.next_offset());
+        schedules::check_once(|index| &self.log[index as usize].1, replayed.rows.values());
         // A producer that was forgotten sends the first batch of its epoch again, and nothing tells that it is there.
         if self.expiration_ms == i64::MAX {
             self.check_acknowledged(&replayed.rows);

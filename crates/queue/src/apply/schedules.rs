@@ -21,6 +21,7 @@ impl Slots {
             occurrence: 0,
             next_ms: put.next_ms,
             fired: 0,
+            last_ms: 0,
             timing: put.timing.clone(),
             until_ms: put.until_ms,
             catch_up: put.catch_up,
@@ -63,7 +64,10 @@ impl Slots {
         };
         schedule.occurrence += 1;
         schedule.next_ms = fire.next_ms;
-        schedule.fired += u64::from(fire.appends);
+        if fire.appends {
+            schedule.fired += 1;
+            schedule.last_ms = fire.at_ms;
+        }
         if fire.next_ms == 0 {
             self.schedules.remove(&fire.key);
         }

@@ -87,6 +87,15 @@ fn get_key(input: &mut &[u8]) -> Option<ScheduleKey> {
 }
 
 impl ScheduleCommand {
+    /// The queue's slot, and the name of the schedule.
+    pub fn key(&self) -> &ScheduleKey {
+        match self {
+            Self::Put(put) => &put.key,
+            Self::Delete { key } => key,
+            Self::Fire(fire) => &fire.key,
+        }
+    }
+
     /// `version u8 | kind u8`, then the fields in their order. Numbers are LEB128; texts and bytes have their length before them.
     pub fn encode(&self, out: &mut impl BufMut) {
         out.put_u8(VERSION);

@@ -16,13 +16,13 @@ const UNKNOWN_ZONE_MS: u64 = 60_000;
 
 impl Engine {
     /// A command about a schedule was applied, or definitely was not.
-    pub(super) fn scheduled(&mut self, key: ScheduleKey, is_applied: bool, now: Now) {
+    pub(super) fn scheduled(&mut self, slots: &Slots, key: ScheduleKey, is_applied: bool, now: Now) {
+        self.firing.changed(slots, &key);
         if is_applied {
             self.firing.ended(&key);
         } else {
             self.firing.again(key, now.monotonic_ms + AGAIN_MS);
         }
-        self.firing.changed();
     }
 
     /// Has the messages of schedules appended that are due.

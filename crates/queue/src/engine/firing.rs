@@ -9,6 +9,8 @@ use crate::state::{Schedule, ScheduleKey, Slots};
 #[derive(Debug, Default)]
 pub(super) struct Firing {
     due: BTreeSet<(u64, ScheduleKey)>,
+    /// The time with which each stands in `due`.
+    times: BTreeMap<ScheduleKey, u64>,
     /// What the timings of versions say; none: this broker cannot read one, for its time zones are other ones.
     planners: BTreeMap<ScheduleKey, (u64, Option<Planner>)>,
     /// Occurrences under way; and when one that was refused is tried again, on the monotonic clock.
@@ -18,19 +20,30 @@ pub(super) struct Firing {
 }
 
 impl Firing {
-    /// The schedules of the state have changed.
-    pub(super) fn changed(&mut self) {
-        self.is_known = false;
-    }
-
-    /// Takes the schedules of the state, if they have changed.
-    pub(super) fn learn(&mut self, slots: &Slots) {
-        if std::mem::replace(&mut self.is_known, true) {
+    /// A schedule of the state has changed.
+    pub(super) fn changed(&mut self, slots: &Slots, key: &ScheduleKey) {
+        if !self.is_known {
             return;
         }
-        let due = slots.schedules().map(|(key, schedule)| (schedule.next_ms, key.clone()));
-        self.due = due.collect();
-        self.planners.retain(|key, _| slots.schedule(key).is_some());
+        if let Some(at) = self.times.remove(key) {
+            self.due.remove(&(at, key.clone()));
+        }
+        match slots.schedule(key) {
+            Some(schedule) => self.takes(key, schedule),
+            None => drop(self.planners.remove(key)),
+        }
+    }
+
+    /// Takes the schedules of the state, if it does not know them yet.
+    pub(super) fn learn(&mut self, slots: &Slots) {
+        if !std::mem::replace(&mut self.is_known, true) {
+            slots.schedules().for_each(|(key, schedule)| self.takes(key, schedule));
+        }
+    }
+
+    fn takes(&mut self, key: &ScheduleKey, schedule: &Schedule) {
+        self.due.insert((schedule.next_ms, key.clone()));
+        self.times.insert(key.clone(), schedule.next_ms);
     }
 
     /// How many occurrences are under way.

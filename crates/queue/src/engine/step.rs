@@ -234,7 +234,7 @@ impl Engine {
             Input::Producer { .. } | Input::Forwarded { .. } => {
                 self.forward_input(&input, now.monotonic_ms, now.wall_ms);
             }
-            Input::Scheduled { key, is_applied } => self.scheduled(key, is_applied, now),
+            Input::Scheduled { key, is_applied } => self.scheduled(slots, key, is_applied, now),
             Input::CarryBuilt { bytes } => self.carry_built(bytes),
             Input::Carried { moves } => {
                 self.carried(slots, end, &moves, now, wall_ms);

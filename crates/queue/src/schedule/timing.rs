@@ -298,6 +298,27 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_the_clocks_leaves_out_what_it_does_not_have() {
+        let planner = Planner::new(&cron("30 2 * * *", "Europe/Berlin"), 0).expect("it is valid");
+        let times = |from_ms: u64| {
+            let next = |at: &u64| planner.next_after(*at);
+            let times = std::iter::successors(planner.next_after(from_ms), next).take(4);
+            times.map(|at| (at - from_ms) / MINUTE).collect::<Vec<_>>()
+        };
+        // The 29th of March has no such moment, and the 25th of October has two of them.
+        assert_eq!(times(DAY), [90, 2 * 1_440 + 30, 3 * 1_440 + 30, 4 * 1_440 + 30]);
+        let autumn = DAY + 210 * 1_440 * MINUTE;
+        assert_eq!(times(autumn), [30, 1_440 + 30, 1_440 + 90, 2 * 1_440 + 90]);
+        let hourly = Planner::new(&cron("0 * * * *", "Europe/Berlin"), 0).expect("it is valid");
+        let mut at = autumn;
+        for _ in 0..48 {
+            let next = hourly.next_after(at).expect("it goes on");
+            assert_eq!(next - at, 60 * MINUTE, "each hour has one");
+            at = next;
+        }
+    }
+
+    #[test]
     fn every_so_often_is_counted_from_an_anchor() {
         let timing = Timing::Every {
             every_ms: 5_000,
@@ -356,6 +377,8 @@ mod tests {
         assert!(error.contains("61"), "{error}");
         let error = said(&cron("* * * * *", "Europe/Atlantis"));
         assert!(error.contains("Europe/Atlantis"), "{error}");
+        let error = said(&cron("0 0 30 2 *", "UTC"));
+        assert!(error.contains("no occurrence"), "{error}");
         let error = said(&cron("* * * * *", "UTC UTC"));
         assert!(error.contains("time zone"), "{error}");
         let every = |every_ms| Timing::Every { every_ms, anchor_ms: 0 };

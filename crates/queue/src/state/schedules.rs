@@ -22,6 +22,8 @@ pub struct Schedule {
     pub next_ms: u64,
     /// How many messages it has sent.
     pub fired: u64,
+    /// The occurrence of the last of them, milliseconds since the Unix epoch; 0: it has sent none.
+    pub last_ms: u64,
     /// When it has its occurrences.
     pub timing: Timing,
     /// None is after this time, milliseconds since the Unix epoch; 0: it has no end.
@@ -94,7 +96,7 @@ impl CatchUp {
 
 impl Schedule {
     pub(super) fn encode(&self, out: &mut impl BufMut) {
-        for number in [self.version, self.occurrence, self.next_ms, self.fired] {
+        for number in [self.version, self.occurrence, self.next_ms, self.fired, self.last_ms] {
             put_varint(out, number);
         }
         self.timing.encode(out);
@@ -109,6 +111,7 @@ impl Schedule {
             occurrence: get_varint(input)?,
             next_ms: get_varint(input)?,
             fired: get_varint(input)?,
+            last_ms: get_varint(input)?,
             timing: Timing::read(input)?,
             until_ms: get_varint(input)?,
             catch_up: CatchUp::read(input)?,
