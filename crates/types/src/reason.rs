@@ -103,6 +103,8 @@ reasons! {
         InvalidQueueName = "INVALID_QUEUE_NAME",
         /// The token of a message is damaged, or is one of another queue.
         InvalidToken = "INVALID_TOKEN",
+        /// A schedule has no occurrence, or cannot be read, or its message is too large.
+        InvalidSchedule = "INVALID_SCHEDULE",
     }
     NotFound {
         /// There is no such topic, or no longer.
@@ -117,6 +119,8 @@ reasons! {
         UnknownMember = "UNKNOWN_MEMBER",
         /// There is no such queue, or no longer.
         UnknownQueue = "UNKNOWN_QUEUE",
+        /// The queue has no schedule of the name.
+        UnknownSchedule = "UNKNOWN_SCHEDULE",
     }
     AlreadyExists {
         /// There is a topic of that name already.
@@ -195,6 +199,8 @@ reasons! {
         GroupLag = "GROUP_LAG",
         /// The queues of the partition have as much state as they may.
         SlotStateFull = "SLOT_STATE_FULL",
+        /// The partition has as many schedules of queues as it may.
+        TooManySchedules = "TOO_MANY_SCHEDULES",
     }
     Unavailable {
         /// The partition has no leader at the moment.

@@ -12,7 +12,9 @@ use super::groups::GroupCoordinator;
 use super::produce::{self, Append, Patience, ReadyBatch};
 use super::queue_messages::{self, peek, receive, send, settle};
 use super::resolve::QueueName;
-use super::{damage, group_list, metadata, offsets, partition_admin, partition_states, queue_depth, resolve};
+use super::{
+    damage, group_list, metadata, offsets, partition_admin, partition_states, queue_depth, resolve, schedules,
+};
 use crate::error::RequestError;
 use crate::node::Node;
 use crate::quota::Holding;
@@ -50,6 +52,7 @@ pub(crate) async fn answer(node: &Arc<Node>, question: &Call) -> Result<Option<A
         Call::DescribeDamage(_) => Answer::DescribeDamage(damage::of_this_broker(node)),
         Call::ListGroups(_) => Answer::ListGroups(group_list::of_this_broker(node).await?),
         Call::KnowsLeaders(asked) => Answer::KnowsLeaders(metadata::knows_leaders(node, asked).await?),
+        Call::SchedulesHere(asked) => Answer::SchedulesHere(schedules::of_this_broker(node, asked)),
         Call::CountQueue(asked) => Answer::CountQueue(queue_depth::of_this_broker(node, asked.queue)),
         Call::ListBrokers(_) => {
             let image = node.metadata.image();
@@ -176,6 +179,14 @@ pub(crate) async fn carry_out(
         Call::ListDead(request) => Answer::ListDead(queue_depth::list_dead(node, context, request).await?),
         Call::RedriveDead(request) => Answer::RedriveDead(queue_depth::redrive_dead(node, context, request).await?),
         Call::PurgeDead(request) => Answer::PurgeDead(queue_depth::purge_dead(node, context, request).await?),
+        Call::PutSchedule(wanted) => {
+            let queue = queue_messages::find(node, &QueueName::Id(wanted.at.queue))?;
+            Answer::PutSchedule(schedules::put_here(node, &queue, wanted).await?)
+        }
+        Call::DeleteSchedule(wanted) => {
+            let queue = queue_messages::find(node, &QueueName::Id(wanted.at.queue))?;
+            Answer::DeleteSchedule(schedules::delete_here(node, &queue, wanted).await?)
+        }
         question => {
             let answer = answer(node, &question).await?;
             answer.expect("all calls of clients are matched above")

@@ -14,6 +14,7 @@
 //! - [`fetch`]: reading; [`offsets`]: where.
 //! - [`groups`]: consumer groups.
 //! - [`queue_messages`]: messages of queues, sent, handed out, and settled.
+//! - [`schedules`]: schedules of queues.
 //! - [`topics`]: creating, changing and deleting them; [`leaders_known`]: until clients can use them.
 //! - [`partition_admin`]: dropping records, handing a leadership over.
 //! - [`metadata`]: brokers, topics, leaders.
@@ -47,4 +48,5 @@ pub(crate) mod queue_depth;
 pub(crate) mod queue_messages;
 pub(crate) mod queues;
 pub(crate) mod resolve;
+pub(crate) mod schedules;
 pub(crate) mod topics;

@@ -86,6 +86,9 @@ operations! {
     ListDead = "QueueAdminService/ListDead" reads,
     RedriveDead = "QueueAdminService/RedriveDead" changes,
     PurgeDead = "QueueAdminService/PurgeDead" changes,
+    PutSchedule = "QueueAdminService/PutSchedule" changes,
+    DeleteSchedule = "QueueAdminService/DeleteSchedule" changes,
+    ListSchedules = "QueueAdminService/ListSchedules" reads,
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jangada_log::IdFinding;
 use jangada_queue::Marks;
-use jangada_types::batch::{BatchIter, Records};
+use jangada_types::batch::{BatchIter, Records, validate_with_times};
 use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
 use jangada_types::{BatchBuilder, BatchHeader, Codec, Offset, Reason};
 
@@ -152,6 +152,29 @@ impl Partition {
         let mut admitted = self.admit_marked(batch, Expectation::default(), room, marks).await?;
         admitted.reserved = reserved;
         Ok(admitted)
+    }
+
+    /// Refuses what is not to be written while the disk is at its reserve.
+    ///
+    /// # Errors
+    /// DISK_FULL, STORE_FENCED, BROKER_BUSY.
+    pub fn check_disk(&self) -> Result<(), RequestError> {
+        self.shared.check_disk(&self.hosted)
+    }
+
+    /// Refuses the message of a schedule as that of a sender would be.
+    ///
+    /// # Errors
+    /// DISK_FULL, and those of a batch.
+    pub fn check_scheduled(&self, batch: &Bytes) -> Result<(), RequestError> {
+        self.check_disk()?;
+        let checked = validate_with_times(batch, &self.config().batch_limits());
+        checked.map(drop).map_err(|error| self.refuse(error.into()))
+    }
+
+    /// The message of a schedule was appended.
+    pub fn count_scheduled(&self, bytes: usize) {
+        self.shared.metrics.produced(&self.traffic, bytes, 1);
     }
 
     /// Refuses a batch when others that are on their way would hold up the small commands of a queue whose consumers wait here. A batch

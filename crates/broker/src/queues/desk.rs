@@ -22,6 +22,7 @@ use super::cell::DeskCell;
 use super::cut_off::{LostBefore, lost_so_far};
 use super::handed::Handed;
 use super::peek::{Found, MessageState, look};
+use super::schedules::Refusals;
 use super::sent_ids::Repetitions;
 use super::shown::{Counted, OldestTimes};
 use super::spec::QueueSpec;
@@ -91,6 +92,8 @@ pub(crate) struct Desk {
     pub(super) succession: Arc<Succession>,
     /// The engine knows all that an earlier desk of the term has submitted.
     pub(super) begun: watch::Sender<bool>,
+    /// Why messages of schedules were refused.
+    pub(super) refused_schedules: Refusals,
     wake: Notify,
     hands_over: AtomicBool,
     has_ended: AtomicBool,
@@ -165,6 +168,7 @@ impl Desk {
             lost: Mutex::new(lost_so_far(state)),
             succession: cell.succession.clone(),
             begun: watch::Sender::new(false),
+            refused_schedules: Refusals::default(),
             wake: Notify::new(),
             hands_over: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
@@ -618,7 +622,7 @@ impl Desk {
         }
     }
 
-    fn unknown_queue(&self, queue: QueueId) -> RequestError {
+    pub(super) fn unknown_queue(&self, queue: QueueId) -> RequestError {
         let message = format!("{}: queue {queue} is not there any more", self.hosted.title);
         RequestError::new(Reason::UnknownQueue, message)
     }

@@ -17,6 +17,8 @@
 //! - `ages`: how old messages are. `tallies`: counters of what has come of them, for metrics. `shown`: what is
 //!   remembered of both.
 //! - `views`: how far queues lag that read an ordinary topic.
+//! - `schedules`: putting and listing schedules. `firing`: their messages, when they are due, made of what `template` has.
+//! - `outgoing`: messages as batches and marks, pure.
 //!
 //! A desk begins when its replica is ready in a term, and ends with the lead, or when the outcome of one of its commands is not known.
 //! Whoever waits for it then is told that the partition is not led here.
@@ -30,10 +32,15 @@ mod carrying;
 mod cell;
 mod cut_off;
 mod desk;
+mod firing;
 mod handed;
 mod look_up;
 mod noting;
+pub(crate) mod outgoing;
 mod peek;
+#[cfg(test)]
+mod schedule_tests;
+mod schedules;
 mod sent_ids;
 mod shown;
 mod slots;
@@ -41,6 +48,7 @@ mod spec;
 mod succession;
 mod tallies;
 mod task;
+mod template;
 #[cfg(test)]
 mod tests;
 mod views;
@@ -50,6 +58,7 @@ pub(crate) use self::cell::DeskCell;
 pub(crate) use self::desk::{Administer, Desk, ReceiveArgs, Reserved};
 pub(crate) use self::handed::Handed;
 pub(crate) use self::peek::MessageState;
+pub(crate) use self::schedules::{NewSchedule, Recurrence, ScheduleFound, ScheduleIsPut};
 pub(crate) use self::shown::OldestAge;
 pub(crate) use self::spec::{QueueSpec, check_is_carried_out};
 pub(crate) use self::task::DeskTask;

@@ -59,6 +59,21 @@ impl Desk {
             {
                 inputs[0] = Some(Input::Carried { moves: Vec::new() });
             }
+            (PartitionCommand::Schedule { change, marks, .. }, reply) => {
+                let is_of_term = at.term == self.term;
+                if matches!(reply, PartitionReply::ScheduleRefused(_)) && !is_of_term {
+                    return;
+                }
+                // What was refused is not the next occurrence any more: the engine looks at it anew.
+                inputs[0] = Some(Input::Scheduled {
+                    key: change.key().clone(),
+                    is_applied: true,
+                });
+                if let (PartitionReply::Appended { base_offset, .. }, false) = (reply, marks.is_empty()) {
+                    let marks = Some((number(*base_offset), marks.clone()));
+                    inputs[1] = Some(Input::Appended { marks });
+                }
+            }
             _ => return,
         }
         let (end, now) = (number(state.next_offset()), self.timers.now());

@@ -41,6 +41,8 @@ pub(crate) struct QueueSpec {
     pub policy: Policy,
     /// So many bytes of the log it keeps from the topic's retention, until it has settled them.
     pub hold_bytes: u64,
+    /// All of them.
+    pub config: Arc<QueueConfig>,
 }
 
 impl QueueSpec {
@@ -64,6 +66,7 @@ impl QueueSpec {
             start,
             policy: policy_of(&config, kind, partitions),
             hold_bytes: config.hold_bytes,
+            config,
         })
     }
 

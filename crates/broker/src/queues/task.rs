@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::attached::AttachedEvent;
 use super::carrying::{self, LogMeasure};
 use super::desk::Desk;
+use super::firing;
 use super::look_up::{range_of, rows_of};
 use super::noting::Stepped;
 use super::slots::{OpenSlots, Unplaced, open_at};
@@ -208,8 +209,12 @@ impl DeskTask {
                 }
                 self.desk.answer(request, answer);
             }
-            // No queue has settings or schedules here that ask for them.
-            Output::Producer { .. } | Output::Forward { .. } | Output::Unused { .. } | Output::Fire { .. } => {}
+            Output::Fire { fire, template } => {
+                let (desk, partition) = (self.desk.clone(), self.partition.clone());
+                drop(tokio::spawn(firing::fire(desk, partition, fire, template)));
+            }
+            // No queue has settings here that ask for them.
+            Output::Producer { .. } | Output::Forward { .. } | Output::Unused { .. } => {}
             Output::Moved { consumer } => self.desk.tell_stream(consumer, AttachedEvent::Moved),
             Output::Carry { carry, bytes_max } => match self.partition.upgrade() {
                 Some(partition) => drop(tokio::spawn(carrying::carry(

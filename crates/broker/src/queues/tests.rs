@@ -22,9 +22,9 @@ use crate::partition::Partition;
 use crate::partition::testing::{Broker, Options, TIMEOUT};
 use crate::quota::Caller;
 
-const QUEUE: QueueId = QueueId(77);
-const LONG_MS: u64 = 60_000;
-const START_MS: i64 = 1_764_000_000_000;
+pub(super) const QUEUE: QueueId = QueueId(77);
+pub(super) const LONG_MS: u64 = 60_000;
+pub(super) const START_MS: i64 = 1_764_000_000_000;
 
 fn spec(policy: Policy) -> QueueSpec {
     QueueSpec {
@@ -35,11 +35,12 @@ fn spec(policy: Policy) -> QueueSpec {
         start: QueueStart::Earliest,
         policy,
         hold_bytes: 0,
+        config: Arc::default(),
     }
 }
 
 /// A partition of the queue that this broker leads in a new term.
-async fn lead(broker: &Broker, policy: Policy) -> (Arc<Partition>, Arc<Desk>) {
+pub(super) async fn lead(broker: &Broker, policy: Policy) -> (Arc<Partition>, Arc<Desk>) {
     lead_with(broker, TopicConfig::default(), policy).await
 }
 
@@ -59,7 +60,7 @@ async fn lead_with(broker: &Broker, config: TopicConfig, policy: Policy) -> (Arc
     (partition, desk)
 }
 
-async fn begin(policy: Policy) -> (Broker, Arc<Partition>, Arc<Desk>) {
+pub(super) async fn begin(policy: Policy) -> (Broker, Arc<Partition>, Arc<Desk>) {
     let broker = Broker::start(Options::default());
     broker.set_clock(START_MS);
     let (partition, desk) = lead(&broker, policy).await;
@@ -82,7 +83,7 @@ async fn send_with(partition: &Partition, batch: Bytes, marks: Option<Marks>) ->
     Ok(partition.acknowledged(admitted, TIMEOUT).await?.base_offset)
 }
 
-async fn send(partition: &Partition, count: usize) {
+pub(super) async fn send(partition: &Partition, count: usize) {
     send_with(partition, batch(count, 10), None).await.expect("it is taken");
 }
 
@@ -96,7 +97,7 @@ fn asks(messages: u32, lease_ms: u64) -> ReceiveArgs {
     }
 }
 
-async fn receive(desk: &Desk, messages: u32, lease_ms: u64) -> Vec<Delivered> {
+pub(super) async fn receive(desk: &Desk, messages: u32, lease_ms: u64) -> Vec<Delivered> {
     let received = tokio::time::timeout(TIMEOUT, desk.receive(QUEUE, asks(messages, lease_ms))).await;
     received.expect("it is answered").expect("it leads").messages
 }
@@ -110,7 +111,7 @@ async fn is_empty(desk: &Desk) -> bool {
     desk.receive(QUEUE, wants).await.expect("it leads").messages.is_empty()
 }
 
-async fn settle(desk: &Desk, messages: &[Delivered], settlement: Settlement) -> Vec<Settled> {
+pub(super) async fn settle(desk: &Desk, messages: &[Delivered], settlement: Settlement) -> Vec<Settled> {
     let item = |message: &Delivered| SettleItem {
         offset: message.offset,
         lease: message.lease,
@@ -126,7 +127,7 @@ fn offsets(messages: &[Delivered]) -> Vec<u64> {
 }
 
 /// The offsets of messages, however many receives it takes.
-async fn receive_all(desk: &Desk, count: usize) -> Vec<Delivered> {
+pub(super) async fn receive_all(desk: &Desk, count: usize) -> Vec<Delivered> {
     let mut all = Vec::new();
     while all.len() < count {
         all.extend(receive(desk, 100, LONG_MS).await);

@@ -26,5 +26,6 @@ pub(crate) mod queue_admin;
 pub(crate) mod queue_streams;
 mod queue_wire;
 mod record_wire;
+mod schedule_wire;
 pub(crate) mod status;
 mod unanswered;

@@ -12,7 +12,7 @@ use jangada_proto::internal::{
     ListBrokersResponse,
 };
 use jangada_proto::v1;
-use jangada_types::{BrokerId, LeaderEpoch, Offset, QueueId, Reason};
+use jangada_types::{BrokerId, LeaderEpoch, Offset, PartitionIndex, QueueId, Reason};
 
 use super::cluster_wire as cluster;
 use super::group_wire::{self as groups, room_for};
@@ -21,6 +21,7 @@ use super::passed_queue_admin as queue_admin;
 use super::passed_queues as queues;
 use super::queue_wire;
 use super::record_wire::{self as records, invalid};
+use super::schedule_wire as schedules;
 use crate::api::call::admin::{NewLeader, TransferLeader, TrimPartition};
 use crate::api::call::cluster::{DescribeDamage, DescribePartitions, KnowsLeaders, ListBrokers, ListGroups};
 use crate::api::call::groups::{Commit, DeleteGroup, DeleteOffsets, DescribeGroup, ReadOffsets};
@@ -123,6 +124,9 @@ pub(super) fn call_to(image: &Image, call: Call) -> Message {
         Call::ListDead(ListDead(wanted)) => Message::ListDead(queue_admin::dead_to(wanted)),
         Call::RedriveDead(RedriveDead(wanted)) => Message::RedriveDead(queue_admin::dead_to(wanted)),
         Call::PurgeDead(PurgeDead(wanted)) => Message::PurgeDead(queue_admin::dead_to(wanted)),
+        Call::PutSchedule(wanted) => Message::PutSchedule(schedules::pass_put_to(wanted)),
+        Call::DeleteSchedule(wanted) => Message::DeleteSchedule(schedules::pass_delete_to(wanted)),
+        Call::SchedulesHere(wanted) => Message::ListSchedules(schedules::here_to(wanted)),
         Call::CountQueue(asked) => Message::CountQueue(v1::DescribeQueueRequest {
             queue_id: queue_admin::id_to(asked.queue),
             ..v1::DescribeQueueRequest::default()
@@ -206,6 +210,9 @@ pub(super) fn call_of(image: &Image, message: Message, client_host: Arc<str>) ->
         Message::ListDead(request) => Call::ListDead(ListDead(queue_admin::dead_of(request)?)),
         Message::RedriveDead(request) => Call::RedriveDead(RedriveDead(queue_admin::dead_of(request)?)),
         Message::PurgeDead(request) => Call::PurgeDead(PurgeDead(queue_admin::dead_of(request)?)),
+        Message::PutSchedule(message) => Call::PutSchedule(schedules::pass_put_of(message)?),
+        Message::DeleteSchedule(message) => Call::DeleteSchedule(schedules::pass_delete_of(message)?),
+        Message::ListSchedules(message) => Call::SchedulesHere(schedules::here_of(message)?),
         Message::CountQueue(asked) => Call::CountQueue(CountQueue {
             queue: QueueId::from_slice(&asked.queue_id).ok_or_else(|| invalid("a queue is counted by its id"))?,
         }),
@@ -313,6 +320,10 @@ pub(super) fn answer_to(image: &Image, group: &str, answer: Answer) -> AnswerMes
         Answer::ListDead(found) => AnswerMessage::ListDead(queue_admin::found_to(found)),
         Answer::RedriveDead(done) => AnswerMessage::RedriveDead(queue_admin::done_to(&done)),
         Answer::PurgeDead(done) => AnswerMessage::PurgeDead(queue_admin::done_to(&done)),
+        // Whoever passed it on knows the partition.
+        Answer::PutSchedule(put) => AnswerMessage::PutSchedule(schedules::put_to((PartitionIndex(0), put))),
+        Answer::DeleteSchedule(()) => AnswerMessage::DeleteSchedule(v1::DeleteScheduleResponse {}),
+        Answer::SchedulesHere(found) => AnswerMessage::ListSchedules(schedules::here_answer_to(found)),
         Answer::CountQueue(depths) => AnswerMessage::CountQueue(CountQueueResponse {
             partitions: depths
                 .into_iter()
@@ -371,6 +382,9 @@ pub(super) fn answer_of(message: AnswerMessage) -> Result<Answer, RequestError> 
         AnswerMessage::ListDead(response) => Answer::ListDead(queue_admin::found_of(response)),
         AnswerMessage::RedriveDead(response) => Answer::RedriveDead(queue_admin::done_of(&response)),
         AnswerMessage::PurgeDead(response) => Answer::PurgeDead(queue_admin::done_of(&response)),
+        AnswerMessage::PutSchedule(response) => Answer::PutSchedule(schedules::pass_answer_of(&response)),
+        AnswerMessage::DeleteSchedule(v1::DeleteScheduleResponse {}) => Answer::DeleteSchedule(()),
+        AnswerMessage::ListSchedules(response) => Answer::SchedulesHere(schedules::here_answer_of(response)?),
         AnswerMessage::CountQueue(response) => {
             Answer::CountQueue(response.partitions.into_iter().map(queue_admin::depth_of).collect())
         }

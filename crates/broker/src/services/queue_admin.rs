@@ -12,12 +12,13 @@ use jangada_types::queue_config::KEYS;
 use tonic::{Request, Response, Status};
 
 use super::passed_queue_admin as wire;
-use super::{cluster_wire, names, status};
+use super::{cluster_wire, names, schedule_wire, status};
 use crate::admission::{Call, call_of};
 use crate::api::call::queue_admin::{ListDead, PurgeDead, RedriveDead};
 use crate::api::queue_depth;
+use crate::api::queue_messages::{self, QueueRef};
 use crate::api::queues::{self, MessagesWanted, QueueFound, QueueWanted};
-use crate::api::topics;
+use crate::api::{schedules, topics};
 use crate::error::RequestError;
 use crate::node::Node;
 
@@ -65,6 +66,11 @@ impl QueueAdmin {
         let version = queues::delete(&self.node, &queue).await?;
         Ok(DeleteQueueResponse { version })
     }
+}
+
+/// The queue that a call about schedules names.
+fn find(node: &Node, name: String, id: &[u8]) -> Result<QueueRef, RequestError> {
+    queue_messages::find(node, &names::queue(id, name)?)
 }
 
 fn wanted(request: CreateQueueRequest) -> Result<QueueWanted, RequestError> {
@@ -206,5 +212,37 @@ impl QueueAdminService for QueueAdmin {
             queue_depth::purge_dead(&self.node, &call.context, wanted).await
         };
         self.answer(&call, purge.await.map(|done| wire::done_to(&done)))
+    }
+
+    async fn put_schedule(&self, request: Request<PutScheduleRequest>) -> Answer<PutScheduleResponse> {
+        let call = call_of(&request);
+        let put = async {
+            let mut request = request.into_inner();
+            let queue = find(&self.node, std::mem::take(&mut request.name), &request.queue_id)?;
+            let schedule = schedule_wire::put_of(request)?;
+            schedules::put(&self.node, &call.context, &queue, schedule).await
+        };
+        self.answer(&call, put.await.map(schedule_wire::put_to))
+    }
+
+    async fn delete_schedule(&self, request: Request<DeleteScheduleRequest>) -> Answer<DeleteScheduleResponse> {
+        let call = call_of(&request);
+        let delete = async {
+            let request = request.into_inner();
+            let queue = find(&self.node, request.name, &request.queue_id)?;
+            schedules::delete(&self.node, &call.context, &queue, request.schedule).await
+        };
+        self.answer(&call, delete.await.map(|()| DeleteScheduleResponse {}))
+    }
+
+    async fn list_schedules(&self, request: Request<ListSchedulesRequest>) -> Answer<ListSchedulesResponse> {
+        let call = call_of(&request);
+        let list = async {
+            let request = request.into_inner();
+            let queue = find(&self.node, request.name, &request.queue_id)?;
+            let range = (request.after_schedule, schedule_wire::list_limit(request.limit)?);
+            schedules::list(&self.node, &queue, range).await
+        };
+        self.answer(&call, list.await.map(schedule_wire::listed_to))
     }
 }

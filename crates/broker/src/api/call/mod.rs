@@ -6,6 +6,7 @@
 //! - [`queues`]: messages of queues.
 //! - [`admin`]: what only the leader of a partition can do to it.
 //! - [`queue_admin`]: what is done to all messages of a queue in a partition, and how many it has there.
+//! - [`schedules`]: schedules of queues.
 //! - [`cluster`]: what brokers ask each other by themselves, and what is gathered from all of them.
 
 pub(crate) mod admin;
@@ -14,6 +15,7 @@ pub(crate) mod groups;
 pub(crate) mod queue_admin;
 pub(crate) mod queues;
 pub(crate) mod records;
+pub(crate) mod schedules;
 
 use jangada_coordinator::HeartbeatResponse;
 use jangada_types::{BrokerId, Offset, PartitionIndex};
@@ -33,8 +35,10 @@ use self::queues::{
     SettleMessages, SettleOutcomes,
 };
 use self::records::{AppendBatch, AwaitBytes, FindOffset, FoundOffset, Produced, ReadBatches};
+use self::schedules::{DeleteSchedule, PartitionSchedules, PutSchedule, SchedulesHere};
 use super::operation::Operation;
 use crate::partition::Fetched;
+use crate::queues::ScheduleIsPut;
 
 /// A call that another broker can carry out.
 pub(crate) trait Passable: Send {
@@ -121,7 +125,10 @@ passable! {
     ListDead(ListDead) => DeadFound, of ListDead;
     RedriveDead(RedriveDead) => DeadDone, of RedriveDead;
     PurgeDead(PurgeDead) => DeadDone, of PurgeDead;
+    PutSchedule(PutSchedule) => ScheduleIsPut, of PutSchedule;
+    DeleteSchedule(DeleteSchedule) => (), of DeleteSchedule;
     // What a broker asks by itself.
+    SchedulesHere(SchedulesHere) => Vec<PartitionSchedules>, of ListSchedules;
     CountQueue(CountQueue) => Vec<(PartitionIndex, QueueDepth)>, of DescribeQueue;
     DescribePartitions(DescribePartitions) => Vec<PartitionState>, of DescribePartitions;
     DescribeDamage(DescribeDamage) => Damage, of DescribeCluster;

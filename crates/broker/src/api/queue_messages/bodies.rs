@@ -5,8 +5,8 @@ use jangada_types::batch::{BatchIter, Records};
 use jangada_types::limits::{DECOMPRESSED_BYTES_MAX, PLAIN_HEADER_BYTES, PLAIN_RECORD_BYTES};
 use jangada_types::{Codec, Header, Record};
 
-use super::outgoing::MESSAGE_ID_HEADER;
 use crate::error::RequestError;
+use crate::queues::outgoing::MESSAGE_ID_HEADER;
 
 /// What was sent as a message.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 //!   settle, cancel ──► leader of each token's partition: its desk
 //! ```
 //!
-//! - [`outgoing`]: messages as batches and marks, pure. [`bodies`]: records out of batches, pure. [`token`]: tokens, pure. [`shares`]:
+//! - [`bodies`]: records out of batches, pure. [`token`]: tokens, pure. [`shares`]:
 //!   a stream's credit over its partitions, pure.
 //! - [`queue_ref`]: the queue that a call names. [`send`], [`receive`], [`settle`], [`peek`]: calls that are answered once, by
 //!   whoever leads.
@@ -14,7 +14,6 @@
 
 mod bodies;
 pub(crate) mod consume;
-mod outgoing;
 pub(crate) mod peek;
 mod queue_ref;
 mod reading;
@@ -29,12 +28,12 @@ use std::sync::Arc;
 
 use jangada_types::{BrokerId, PartitionIndex};
 
-pub(crate) use self::outgoing::{Due, NewMessage};
 pub(crate) use self::queue_ref::QueueRef;
 pub(crate) use self::token::Token;
 use crate::api::resolve::QueueName;
 use crate::error::RequestError;
 use crate::node::Node;
+pub(crate) use crate::queues::outgoing::{Due, NewMessage};
 
 /// The queue that a call names.
 ///

@@ -10,7 +10,6 @@ use jangada_types::queue_config::Dedup;
 use jangada_types::{BatchHeader, PartitionIndex, Reason};
 use tokio::time::{Duration, Instant};
 
-use super::outgoing::{NewMessage, Outgoing, pack};
 use super::queue_ref::QueueRef;
 use super::unsent::{Placed, Unsent};
 use crate::api::call::queues::{SendMessages, SendOutcomes, SentMessage};
@@ -21,6 +20,7 @@ use crate::leader_lookup::Lead;
 use crate::node::Node;
 use crate::partition::Partition;
 use crate::pool::SMALL_BYTES;
+use crate::queues::outgoing::{NewMessage, Outgoing, pack};
 
 /// Sends messages to a queue. Those that name no partition go by their key, or else by their id, or else all to one, on this broker if it
 /// leads some.
@@ -82,11 +82,15 @@ pub(crate) fn room_bytes(node: &Node, queue: &QueueRef) -> Option<u64> {
 }
 
 /// By the clock of this broker, milliseconds since the Unix epoch.
-pub(super) fn now_ms(node: &Node) -> u64 {
+pub(crate) fn now_ms(node: &Node) -> u64 {
     u64::try_from(node.partitions.clock.now_ms()).unwrap_or(0)
 }
 
-fn check(message: &NewMessage, queue: &QueueRef, now_ms: u64) -> Result<(), RequestError> {
+/// Whether the queue takes a message.
+///
+/// # Errors
+/// INVALID_REQUEST, RECORD_TOO_LARGE.
+pub(crate) fn check(message: &NewMessage, queue: &QueueRef, now_ms: u64) -> Result<(), RequestError> {
     message.check(&queue.config, now_ms)?;
     let (size, limit) = (BatchHeader::LEN + message.bytes(), queue.config.message_bytes_max);
     if size <= limit {

@@ -6,11 +6,11 @@ use jangada_queue::dedup::IdVerdict;
 use jangada_types::{Offset, PartitionIndex, QueueConfig, Reason};
 use tokio::time::Instant;
 
-use super::outgoing::{NewMessage, Outgoing, pack};
 use crate::api::call::queues::SentMessage;
 use crate::error::RequestError;
 use crate::partition::{Partition, Room};
 use crate::queues::Desk;
+use crate::queues::outgoing::{NewMessage, Outgoing, pack};
 
 /// Where a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
