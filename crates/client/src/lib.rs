@@ -69,10 +69,11 @@ mod queue;
 mod wire_error;
 
 pub use admin::{
-    Admin, BrokerState, ClusterDescription, CommittedOffset, ConfigEntry, CreatedQueue, CreatedTopic, DamagedReplica,
-    DeadLetter, DeadLetters, DeadLettersDone, GroupDescription, GroupListing, GroupMember, GroupSummary, Leader,
-    MetadataRole, NewQueue, NewTopic, OwnedPartition, PartitionState, QueueCounts, QueueDepth, QueueDescription,
-    QueueMessages, QueueSeek, QueueSummary, TopicDescription, TopicSummary, WriteRefusal,
+    Admin, BrokerState, CatchUp, ClusterDescription, CommittedOffset, ConfigEntry, CreatedQueue, CreatedTopic,
+    DamagedReplica, DeadLetter, DeadLetters, DeadLettersDone, GroupDescription, GroupListing, GroupMember,
+    GroupSummary, Leader, MetadataRole, NewQueue, NewSchedule, NewTopic, OwnedPartition, PartitionState, QueueCounts,
+    QueueDepth, QueueDescription, QueueMessages, QueueSchedule, QueueSchedules, QueueSeek, QueueSummary, ScheduleIsPut,
+    ScheduleTiming, TopicDescription, TopicSummary, WriteRefusal,
 };
 pub use client::Client;
 pub use config::ClientConfig;

@@ -8,6 +8,7 @@
 mod dead_letters;
 mod groups;
 mod queues;
+mod schedules;
 mod types;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ pub use groups::{CommittedOffset, GroupDescription, GroupListing, GroupMember, G
 pub use queues::{
     CreatedQueue, NewQueue, QueueCounts, QueueDepth, QueueDescription, QueueMessages, QueueSeek, QueueSummary,
 };
+pub use schedules::{CatchUp, NewSchedule, QueueSchedule, QueueSchedules, ScheduleIsPut, ScheduleTiming};
 pub use types::{
     BrokerState, ClusterDescription, ConfigEntry, CreatedTopic, DamagedReplica, Leader, MetadataRole, NewTopic,
     PartitionState, TopicDescription, TopicSummary, WriteRefusal,

@@ -518,12 +518,12 @@ impl Admin {
             .map_err(|failed| queue_error(failed, &context))
     }
 
-    async fn queue_id_of(&self, name: &str) -> Result<bytes::Bytes, ClientError> {
+    pub(super) async fn queue_id_of(&self, name: &str) -> Result<bytes::Bytes, ClientError> {
         let queue = self.describe_queue(name).await?.queue;
         Ok(queue.queue_id.to_bytes().to_vec().into())
     }
 
-    async fn call_queues<T, F>(
+    pub(super) async fn call_queues<T, F>(
         &self,
         what: &str,
         repeat: Repeat,
@@ -543,7 +543,7 @@ fn service(channel: Channel) -> QueueAdminServiceClient<Channel> {
 }
 
 /// A refusal because the queue is unknown is definite whatever happened before: there is no queue left that could be changed.
-fn queue_error(failed: CallFailed, context: &str) -> ClientError {
+pub(super) fn queue_error(failed: CallFailed, context: &str) -> ClientError {
     match failed.failure.reason {
         Some(Reason::UnknownQueue) => failed.failure.into_error(context),
         _ => failed.into_error(context),

@@ -145,6 +145,28 @@ impl QueueMessage {
     }
 }
 
+impl QueueMessage {
+    pub(crate) fn from_wire(message: v1::QueueMessage) -> Self {
+        let header = |header: v1::RecordHeader| Header {
+            key: header.key,
+            value: header.value,
+        };
+        Self {
+            key: message.key,
+            body: message.body,
+            headers: message.headers.into_iter().map(header).collect(),
+            due: match message.due {
+                None => Due::Default,
+                Some(DueMessage::DelayMs(delay_ms)) => Due::After(Duration::from_millis(delay_ms)),
+                Some(DueMessage::DeliverAtMs(at_ms)) => Due::At(at_ms),
+            },
+            priority: message.priority,
+            message_id: message.message_id,
+            ttl: message.ttl_ms.map(Duration::from_millis),
+        }
+    }
+}
+
 /// A time in milliseconds, not 0 for one that is shorter.
 pub(crate) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX)

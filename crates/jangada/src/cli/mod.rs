@@ -10,6 +10,7 @@ mod process;
 mod produce;
 mod queue;
 mod queue_messages;
+mod schedule;
 mod topic;
 mod when;
 
@@ -31,6 +32,7 @@ pub use queue_messages::{
     QueueConsumeArgs, QueueMessagesCommand, QueueOutput, QueuePeekArgs, QueueReceiveArgs, QueueSendArgs,
     QueueSendFormat,
 };
+pub use schedule::{CatchUpArg, ScheduleCommand, SchedulePutArgs};
 pub use topic::{AlterArgs, BeforeArg, CreateArgs, TopicCommand, TrimArgs};
 pub use when::{FromArg, UntilArg};
 
@@ -86,6 +88,10 @@ pub enum Command {
     /// List dead letters of queues, let them go out again, delete them
     #[command(subcommand)]
     Dlq(DlqCommand),
+
+    /// Have messages sent to queues again and again, as cron does or every so often
+    #[command(subcommand)]
+    Schedule(ScheduleCommand),
 
     /// Write lines of stdin or a file to a topic, one record a line
     ///

@@ -61,6 +61,12 @@ pub fn wait(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Reads a time of any length: a plain number is seconds.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    let milliseconds = units::milliseconds(text, 1000).map_err(|error| error.to_string())?;
+    Ok(Duration::from_millis(milliseconds))
+}
+
 /// Reads milliseconds: a plain number, or one with a unit.
 pub fn milliseconds(text: &str) -> Result<u64, String> {
     units::milliseconds(text, 1).map_err(|error| error.to_string())

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use jangada_client::MessageState;
-use jangada_types::units;
 
-use super::parse::{delimiter, pair, separator, wait};
+use super::parse::{delimiter, pair, seconds, separator, wait};
 use super::when::TimeArg;
 use crate::complete::queues;
 
@@ -17,12 +16,6 @@ Examples:
   echo 'remind me' | jangada queue send jobs --delay 2h
   echo '{\"id\":7}' | jangada queue send jobs -k customer-7 --message-id order-7 -H source=import
   jangada queue receive jobs --max 100 -o jsonl | jangada queue send copy --format jsonl";
-
-/// Reads a time: a plain number is seconds.
-fn seconds(text: &str) -> Result<Duration, String> {
-    let milliseconds = units::milliseconds(text, 1000).map_err(|error| error.to_string())?;
-    Ok(Duration::from_millis(milliseconds))
-}
 
 #[derive(Debug, Subcommand)]
 pub enum QueueMessagesCommand {

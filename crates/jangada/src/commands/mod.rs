@@ -18,6 +18,7 @@ mod produce;
 mod produce_parser;
 mod queue;
 mod queue_messages;
+mod schedule;
 mod server;
 mod settings;
 mod topic;
@@ -54,6 +55,7 @@ async fn run_in_cluster(brokers: &Brokers, command: Command) -> Result<()> {
         Command::Topic(command) => topic::run(brokers, command).await,
         Command::Queue(command) => queue::run(brokers, command).await,
         Command::Dlq(command) => dlq::run(brokers, command).await,
+        Command::Schedule(command) => schedule::run(brokers, command).await,
         Command::Produce(args) => produce::run(brokers, &args).await,
         Command::Consume(args) => consume::run(brokers, &args).await,
         Command::Group(command) => group::run(brokers, command).await,

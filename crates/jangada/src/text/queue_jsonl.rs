@@ -25,6 +25,35 @@ fn put(object: &mut Map<String, Value>, name: &str, bytes: Option<&[u8]>) {
     }
 }
 
+fn headers_of(headers: &[Header]) -> Value {
+    let printed = headers.iter().map(|header| {
+        let mut printed = Map::new();
+        printed.insert("key".to_owned(), header.key.as_str().into());
+        put(&mut printed, "value", header.value.as_deref());
+        Value::Object(printed)
+    });
+    printed.collect()
+}
+
+/// A message that is to be sent, under the names by which one is read.
+pub fn message(message: &QueueMessage) -> Value {
+    let mut object = Map::new();
+    put(&mut object, "key", message.key.as_deref());
+    put(&mut object, "body", Some(&message.body));
+    object.insert("headers".to_owned(), headers_of(&message.headers));
+    object.insert("priority".to_owned(), message.priority.into());
+    match message.due {
+        Due::Default => {}
+        Due::After(delay) => drop(object.insert("delay_ms".to_owned(), json!(delay.as_millis() as u64))),
+        Due::At(at_ms) => drop(object.insert("deliver_at_ms".to_owned(), at_ms.into())),
+    }
+    object.insert(
+        "ttl_ms".to_owned(),
+        json!(message.ttl.map(|ttl| ttl.as_millis() as u64)),
+    );
+    Value::Object(object)
+}
+
 fn object(message: &ReceivedMessage) -> Map<String, Value> {
     let mut object = Map::new();
     object.insert("partition".to_owned(), message.place.partition.into());
@@ -33,13 +62,7 @@ fn object(message: &ReceivedMessage) -> Map<String, Value> {
     object.insert("timestamp_ms".to_owned(), json!(timestamp_ms));
     put(&mut object, "key", message.key.as_deref());
     put(&mut object, "body", message.body.as_deref());
-    let headers = message.headers.iter().map(|header| {
-        let mut printed = Map::new();
-        printed.insert("key".to_owned(), header.key.as_str().into());
-        put(&mut printed, "value", header.value.as_deref());
-        Value::Object(printed)
-    });
-    object.insert("headers".to_owned(), headers.collect());
+    object.insert("headers".to_owned(), headers_of(&message.headers));
     object.insert("message_id".to_owned(), json!(message.message_id));
     object.insert("failures".to_owned(), message.failures.into());
     object.insert("deliveries".to_owned(), message.deliveries.into());
