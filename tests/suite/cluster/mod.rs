@@ -73,6 +73,7 @@ mod queues_admin;
 mod queues_depth;
 mod restart;
 mod retention;
+mod schedules;
 mod shutdown;
 mod slow_disk;
 mod space;
