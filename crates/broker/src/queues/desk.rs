@@ -475,6 +475,15 @@ impl Desk {
         }
     }
 
+    /// Hands an input to the task, before all that it has not taken yet.
+    pub(super) fn put_first(&self, input: Input) {
+        let mut inputs = self.inputs.lock();
+        if !self.has_ended() {
+            inputs.insert(0, input);
+            self.wake.notify_one();
+        }
+    }
+
     /// Hands an input to the task. It comes back if the desk has ended.
     pub(super) fn try_put(&self, input: Input) -> Option<Input> {
         let mut inputs = self.inputs.lock();

@@ -87,7 +87,8 @@ impl OpenSlots {
                 open.insert(spec.id, (*id, spec.clone()));
                 if self.configured.insert(*id, spec.policy) != Some(spec.policy) {
                     let (slot, policy) = (*id, spec.policy);
-                    desk.put(Input::Configure { slot, policy });
+                    // What came back for the slot before the engine knows it would be lost.
+                    desk.put_first(Input::Configure { slot, policy });
                 }
             } else if self.may_open(spec.id, now_ms) {
                 let opening = match spec.start {
