@@ -1,9 +1,14 @@
 //! What a queue has in its partitions, and what is done to all of it: counted, dropped, read again; dead letters.
 
-use jangada_client::{ClientError, DeadLetters, NewQueue, OffsetAt, QueueSeek, Reason};
+use std::time::Duration;
+
+use jangada_client::{
+    ClientError, DeadLetters, NewQueue, OffsetAt, QueueMessage, QueueProducerConfig, QueueSeek, Reason, ReceiveOptions,
+    Settlement,
+};
 use serde_json::json;
 
-use crate::harness::{Cluster, WAIT, eventually};
+use crate::harness::{Cluster, Scrape, WAIT, eventually};
 
 const TOPIC: &str = "orders";
 
@@ -20,7 +25,7 @@ fn assert_refused<T: std::fmt::Debug>(answer: Result<T, ClientError>, expected: 
 /// The counts of a queue over all its partitions, once every leader says them.
 async fn ready(cluster: &Cluster, queue: &str) -> Option<u64> {
     let described = cluster.admin().await.describe_queue(queue).await.ok()?;
-    let counts: Option<Vec<_>> = described.partitions.iter().map(|depth| depth.counts).collect();
+    let counts: Option<Vec<_>> = described.partitions.into_iter().map(|depth| depth.counts).collect();
     Some(counts?.iter().map(|counts| counts.ready).sum())
 }
 
@@ -29,6 +34,78 @@ async fn expect_ready(cluster: &Cluster, queue: &str, expected: u64) {
         (ready(cluster, queue).await? == expected).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_come_of_messages_is_shown_and_exported() {
+    let cluster = Cluster::start(1).await;
+    let mut queue = NewQueue::new("jobs", 1, 1);
+    queue.config.insert("queue.max.messages".to_owned(), "3".to_owned());
+    let admin = cluster.admin().await;
+    admin.create_queue(queue).await.expect("it is created");
+    let client = cluster.client().await;
+    let send = async |count: usize| {
+        let config = QueueProducerConfig {
+            send_timeout: Duration::from_millis(1_500),
+            ..QueueProducerConfig::default()
+        };
+        let producer = client.queue_producer("jobs", config).await.expect("it is there");
+        let messages = (0..count).map(|number| QueueMessage::new(number.to_string()));
+        producer.send_batch(messages.collect()).await
+    };
+    assert!(send(3).await.iter().all(Result::is_ok));
+    let refused = send(1).await.remove(0).expect_err("the queue is full");
+    assert_eq!(refused.reason(), Some(Reason::QueueFull), "{refused}");
+    let jobs = client.queue("jobs");
+    let receive = async |messages: u32| {
+        let options = ReceiveOptions {
+            messages,
+            wait: Duration::from_secs(10),
+            ..ReceiveOptions::default()
+        };
+        jobs.receive(options).await.expect("its leader answers")
+    };
+    let first = receive(2).await;
+    let says = [Settlement::Ack, Settlement::Release];
+    let items = first.iter().map(|message| message.token.clone()).zip(says);
+    jobs.settle(items.collect()).await.expect("its leader answers");
+    let again = receive(1).await.remove(0);
+    assert_eq!(again.deliveries, 2);
+    let reason = String::new();
+    let reject = vec![(again.token, Settlement::Reject { reason })];
+    jobs.settle(reject).await.expect("its leader answers");
+
+    let described = admin.describe_queue("jobs").await.expect("a broker answers");
+    let counts = described.partitions[0].counts.clone().expect("its leader answers");
+    assert_eq!((counts.ready, counts.leased, counts.dead), (1, 0, 1));
+    let tally = counts.tally;
+    assert_eq!((tally.sent, tally.acknowledged, tally.dead), (3, 1, 1));
+    assert_eq!((tally.delivered, tally.redelivered), (3, 1));
+    assert!(tally.refused_full >= 1, "{tally:?}");
+    let [(0, age)] = counts.oldest[..] else {
+        panic!("{:?}", counts.oldest)
+    };
+    assert!(
+        age >= Duration::from_secs(1),
+        "it is older than the try to send another one: {age:?}"
+    );
+
+    let scrape = Scrape::of(&cluster, 1).await;
+    let of_queue = |name: &str| scrape.sum(name, &[("queue", "jobs")]);
+    assert_eq!(of_queue("jangada_queue_sent_messages_total"), Some(3.0));
+    assert_eq!(of_queue("jangada_queue_redelivered_messages_total"), Some(1.0));
+    assert_eq!(of_queue("jangada_queue_acknowledged_messages_total"), Some(1.0));
+    assert!(of_queue("jangada_queue_refused_messages_total") >= Some(1.0));
+    let dead = [("queue", "jobs"), ("reason", "rejected")];
+    assert_eq!(
+        scrape.sum("jangada_queue_dead_lettered_messages_total", &dead),
+        Some(1.0)
+    );
+    assert!(of_queue("jangada_queue_oldest_message_age_seconds") >= Some(1.0));
+    let text = cluster.cli(&["queue", "describe", "jobs"]).await.expect(0).text();
+    for shown in ["redelivered", "breaker", "closed"] {
+        assert!(text.contains(shown), "{shown} is not in\n{text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -53,7 +53,7 @@ pub(crate) async fn answer(node: &Arc<Node>, question: &Call) -> Result<Option<A
         Call::ListGroups(_) => Answer::ListGroups(group_list::of_this_broker(node).await?),
         Call::KnowsLeaders(asked) => Answer::KnowsLeaders(metadata::knows_leaders(node, asked).await?),
         Call::SchedulesHere(asked) => Answer::SchedulesHere(schedules::of_this_broker(node, asked)),
-        Call::CountQueue(asked) => Answer::CountQueue(queue_depth::of_this_broker(node, asked.queue)),
+        Call::CountQueue(asked) => Answer::CountQueue(queue_depth::of_this_broker(node, asked.queue).await),
         Call::ListBrokers(_) => {
             let image = node.metadata.image();
             Answer::ListBrokers(image.brokers().map(|broker| broker.id).collect())

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use jangada_controller::{Queue, QueueKind, QueueStart, Topic};
-use jangada_queue::{Runs, SectionRefused, SectionReply};
+use jangada_queue::engine::SlotCounts;
+use jangada_queue::{DeadReason, DoneCause, Runs, SectionRefused, SectionReply};
 use jangada_types::{BrokerId, PartitionIndex, QueueId, Reason};
 use tokio::time::Instant;
 
 use super::call::Passable;
 use super::call::queue_admin::{
-    CountQueue, DeadDone, DeadFound, DeadLetter, DeadWanted, ListDead, PurgeDead, PurgeQueue, QueueAt, QueueDepth,
-    RedriveDead, SeekQueue, SeekTo,
+    CountQueue, DeadDone, DeadFound, DeadLetter, DeadWanted, DepthTally, ListDead, PurgeDead, PurgeQueue, QueueAt,
+    QueueDepth, RedriveDead, SeekQueue, SeekTo,
 };
 use super::context::RequestContext;
 use super::passing::{PASS_TIMEOUT, QUESTION_TIMEOUT, ask, pass_on};
@@ -24,7 +25,7 @@ use crate::error::RequestError;
 use crate::leader_lookup::Lead;
 use crate::node::Node;
 use crate::partition::Partition;
-use crate::queues::{Administer, Desk, MessageState};
+use crate::queues::{Administer, Desk, MessageState, OldestAge};
 
 /// Calls to other brokers at once.
 const MAX_CONCURRENT: usize = 16;
@@ -261,6 +262,7 @@ async fn ask_all_brokers(
         .buffer_unordered(MAX_CONCURRENT);
     let answers: Vec<Option<Vec<(PartitionIndex, QueueDepth)>>> = asked.collect().await;
     for (index, depth) in of_this_broker(node, queue.id)
+        .await
         .into_iter()
         .chain(answers.into_iter().flatten().flatten())
     {
@@ -272,24 +274,51 @@ async fn ask_all_brokers(
 }
 
 /// What a queue has in the partitions that are led here.
-pub(super) fn of_this_broker(node: &Arc<Node>, queue: QueueId) -> Vec<(PartitionIndex, QueueDepth)> {
-    let image = node.metadata.image();
-    let Some(topic) = image.queue(queue).and_then(|queue| image.topic(queue.topic_id)) else {
-        return Vec::new();
+pub(super) async fn of_this_broker(node: &Arc<Node>, queue: QueueId) -> Vec<(PartitionIndex, QueueDepth)> {
+    let groups: Vec<_> = {
+        let image = node.metadata.image();
+        let topic = image.queue(queue).and_then(|queue| image.topic(queue.topic_id));
+        let indexed = topic.into_iter().flat_map(|topic| topic.indexed());
+        indexed.map(|(index, partition)| (index, partition.group)).collect()
     };
-    let depth = |(index, partition): (PartitionIndex, &jangada_controller::Partition)| {
-        let led = node.replicas.front::<Partition>(partition.group)?;
-        let counts = led.desk().ok()?.counts(queue)?;
-        let depth = QueueDepth {
-            ready: counts.ready,
-            delayed: counts.delayed,
-            leased: counts.leased,
-            waiting: counts.waiting,
-            dead: counts.dead,
-            bytes: counts.bytes,
-            consumers: counts.consumers,
+    let now_ms = node.env.clock.now_ms();
+    let mut depths = Vec::new();
+    for (index, group) in groups {
+        let Some(led) = node.replicas.front::<Partition>(group) else {
+            continue;
         };
-        Some((index, depth))
-    };
-    topic.indexed().filter_map(depth).collect()
+        let Ok(desk) = led.desk() else { continue };
+        let Some(counts) = desk.counts(queue) else { continue };
+        let oldest = led.oldest_ages(&desk, queue, &counts, now_ms).await;
+        depths.push((index, depth(&counts, oldest)));
+    }
+    depths
+}
+
+fn depth(counts: &SlotCounts, oldest: Vec<OldestAge>) -> QueueDepth {
+    let tally = &counts.tally;
+    QueueDepth {
+        ready: counts.ready,
+        delayed: counts.delayed,
+        leased: counts.leased,
+        waiting: counts.waiting,
+        dead: counts.dead,
+        bytes: counts.bytes,
+        consumers: counts.consumers,
+        oldest,
+        tripped_since_ms: counts.tripped.map(|tripped| tripped.since_ms),
+        dead_stuck_since_ms: counts.stuck_since_ms,
+        tally: DepthTally {
+            sent: tally.sent,
+            refused_full: tally.refused_full,
+            delivered: tally.delivered,
+            redelivered: tally.redelivered,
+            acknowledged: tally.done(DoneCause::Acked),
+            dead: tally.dead.iter().sum(),
+            expired_dropped: tally.done(DoneCause::Expired),
+            expired_dead: tally.dead(DeadReason::Expired),
+            carried_bytes: tally.carried_bytes,
+            in_flight_full: tally.in_flight_full,
+        },
+    }
 }

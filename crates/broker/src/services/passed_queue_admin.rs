@@ -6,10 +6,11 @@ use jangada_types::{PartitionIndex, QueueId, Reason};
 
 use super::names;
 use crate::api::call::queue_admin::{
-    DeadDone, DeadFound, DeadLetter, DeadWanted, PurgeQueue, QueueAt, QueueDepth, SeekQueue, SeekTo,
+    DeadDone, DeadFound, DeadLetter, DeadWanted, DepthTally, PurgeQueue, QueueAt, QueueDepth, SeekQueue, SeekTo,
 };
 use crate::api::resolve::QueueName;
 use crate::error::RequestError;
+use crate::queues::OldestAge;
 
 /// Dead letters that one call looks at, at most.
 const DEAD_MAX: u32 = 1_000;
@@ -199,6 +200,17 @@ pub(super) fn depth_to((index, depth): (PartitionIndex, Option<QueueDepth>)) -> 
             dead: depth.dead,
             bytes: depth.bytes,
             consumers: depth.consumers,
+            oldest: depth
+                .oldest
+                .iter()
+                .map(|oldest| v1::OldestMessage {
+                    priority: oldest.lane.into(),
+                    age_ms: oldest.age_ms,
+                })
+                .collect(),
+            tripped_since_ms: depth.tripped_since_ms.map(time_to),
+            dead_stuck_since_ms: depth.dead_stuck_since_ms.map(time_to),
+            tally: Some(tally_to(depth.tally)),
         }),
     }
 }
@@ -213,6 +225,51 @@ pub(super) fn depth_of(depth: v1::QueueDepth) -> (PartitionIndex, QueueDepth) {
         dead: counts.dead,
         bytes: counts.bytes,
         consumers: counts.consumers,
+        oldest: counts
+            .oldest
+            .iter()
+            .map(|oldest| OldestAge {
+                lane: u8::try_from(oldest.priority).unwrap_or(u8::MAX),
+                age_ms: oldest.age_ms,
+            })
+            .collect(),
+        tripped_since_ms: counts.tripped_since_ms.map(i64::unsigned_abs),
+        dead_stuck_since_ms: counts.dead_stuck_since_ms.map(i64::unsigned_abs),
+        tally: tally_of(&counts.tally.unwrap_or_default()),
     };
     (PartitionIndex(depth.partition), depths)
+}
+
+fn time_to(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
+}
+
+fn tally_to(tally: DepthTally) -> v1::QueueTally {
+    v1::QueueTally {
+        sent: tally.sent,
+        refused_full: tally.refused_full,
+        delivered: tally.delivered,
+        redelivered: tally.redelivered,
+        acknowledged: tally.acknowledged,
+        dead: tally.dead,
+        expired_dropped: tally.expired_dropped,
+        expired_dead: tally.expired_dead,
+        carried_bytes: tally.carried_bytes,
+        receives_in_flight_full: tally.in_flight_full,
+    }
+}
+
+fn tally_of(tally: &v1::QueueTally) -> DepthTally {
+    DepthTally {
+        sent: tally.sent,
+        refused_full: tally.refused_full,
+        delivered: tally.delivered,
+        redelivered: tally.redelivered,
+        acknowledged: tally.acknowledged,
+        dead: tally.dead,
+        expired_dropped: tally.expired_dropped,
+        expired_dead: tally.expired_dead,
+        carried_bytes: tally.carried_bytes,
+        in_flight_full: tally.receives_in_flight_full,
+    }
 }

@@ -23,8 +23,8 @@ use crate::api::call::groups::{
     ReadOffsets,
 };
 use crate::api::call::queue_admin::{
-    CountQueue, DeadDone, DeadFound, DeadLetter, DeadWanted, ListDead, PurgeDead, PurgeQueue, QueueAt, QueueDepth,
-    RedriveDead, SeekQueue, SeekTo,
+    CountQueue, DeadDone, DeadFound, DeadLetter, DeadWanted, DepthTally, ListDead, PurgeDead, PurgeQueue, QueueAt,
+    QueueDepth, RedriveDead, SeekQueue, SeekTo,
 };
 use crate::api::call::records::{
     Acks, AppendBatch, AwaitBytes, FindOffset, FoundOffset, Position, Produced, ReadBatches,
@@ -32,6 +32,7 @@ use crate::api::call::records::{
 use crate::api::call::{Answer, Call};
 use crate::api::resolve::{PartitionRef, QueueName, TopicRef};
 use crate::partition::{Appended, Expectation, Fetched};
+use crate::queues::OldestAge;
 
 const TOPIC: TopicId = TopicId::from_u128(7);
 
@@ -362,6 +363,21 @@ fn answers() -> Vec<Answer> {
                 dead: 5,
                 bytes: 6,
                 consumers: 7,
+                oldest: vec![OldestAge { lane: 3, age_ms: 8 }],
+                tripped_since_ms: Some(9),
+                dead_stuck_since_ms: None,
+                tally: DepthTally {
+                    sent: 10,
+                    refused_full: 11,
+                    delivered: 12,
+                    redelivered: 13,
+                    acknowledged: 14,
+                    dead: 15,
+                    expired_dropped: 16,
+                    expired_dead: 17,
+                    carried_bytes: 18,
+                    in_flight_full: 19,
+                },
             },
         )]),
         Answer::KnowsLeaders(true),

@@ -7,6 +7,7 @@
 
 mod dead_letters;
 mod groups;
+mod queue_depth;
 mod queues;
 mod schedules;
 mod types;
@@ -25,9 +26,8 @@ use tonic::{Response, Status};
 
 pub use dead_letters::{DeadLetter, DeadLetters, DeadLettersDone};
 pub use groups::{CommittedOffset, GroupDescription, GroupListing, GroupMember, GroupSummary, OwnedPartition};
-pub use queues::{
-    CreatedQueue, NewQueue, QueueCounts, QueueDepth, QueueDescription, QueueMessages, QueueSeek, QueueSummary,
-};
+pub use queue_depth::{QueueCounts, QueueDepth, QueueTally};
+pub use queues::{CreatedQueue, NewQueue, QueueDescription, QueueMessages, QueueSeek, QueueSummary};
 pub use schedules::{CatchUp, NewSchedule, QueueSchedule, QueueSchedules, ScheduleIsPut, ScheduleTiming};
 pub use types::{
     BrokerState, ClusterDescription, ConfigEntry, CreatedTopic, DamagedReplica, Leader, MetadataRole, NewTopic,

@@ -11,6 +11,7 @@ use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use super::dead_letters::{DeadLetter, DeadLetters, DeadLettersDone};
+use super::queue_depth::QueueDepth;
 use super::types::topic_id;
 use super::{Admin, CREATE_TIMEOUT, ConfigEntry};
 use crate::attempts::CallFailed;
@@ -145,34 +146,6 @@ pub struct QueueDescription {
     pub partitions: Vec<QueueDepth>,
 }
 
-/// What a queue has in one partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QueueDepth {
-    /// The partition's index.
-    pub partition: u32,
-    /// As the leader knows it. `None`: it did not answer.
-    pub counts: Option<QueueCounts>,
-}
-
-/// The messages of a queue in one partition, by what they are doing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct QueueCounts {
-    /// Messages that may go out.
-    pub ready: u64,
-    /// Messages that are not due yet, about.
-    pub delayed: u64,
-    /// Messages that a consumer has.
-    pub leased: u64,
-    /// Messages that failed and go out again later.
-    pub waiting: u64,
-    /// Dead letters that are kept.
-    pub dead: u64,
-    /// Bytes of what is neither done nor dead, about.
-    pub bytes: u64,
-    /// Consumers that have a stream, or wait with a receive.
-    pub consumers: u64,
-}
-
 /// Where a queue begins anew in a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueSeek {
@@ -180,23 +153,6 @@ pub enum QueueSeek {
     At(OffsetAt),
     /// At this offset, 0 or more.
     Offset(i64),
-}
-
-impl QueueDepth {
-    fn from_wire(depth: v1::QueueDepth) -> Self {
-        Self {
-            partition: depth.partition,
-            counts: depth.counts.map(|counts| QueueCounts {
-                ready: counts.ready,
-                delayed: counts.delayed,
-                leased: counts.leased,
-                waiting: counts.waiting,
-                dead: counts.dead,
-                bytes: counts.bytes,
-                consumers: counts.consumers,
-            }),
-        }
-    }
 }
 
 impl QueueSummary {

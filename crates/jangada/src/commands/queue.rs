@@ -1,7 +1,9 @@
 //! `jangada queue ...`: creates, shows, alters, pauses and deletes queues.
 
+use std::time::Duration;
+
 use jangada_client::{
-    Admin, NewQueue, QueueCounts, QueueDepth, QueueDescription, QueueMessages, QueueSeek, QueueSummary,
+    Admin, NewQueue, QueueCounts, QueueDepth, QueueDescription, QueueMessages, QueueSeek, QueueSummary, QueueTally,
 };
 use serde_json::{Value, json};
 
@@ -215,7 +217,7 @@ fn queue_json(queue: &QueueSummary) -> Value {
 }
 
 fn depth_json(depth: &QueueDepth) -> Value {
-    let counts = depth.counts.map(|counts| {
+    let counts = depth.counts.as_ref().map(|counts| {
         json!({
             "ready": counts.ready,
             "delayed": counts.delayed,
@@ -224,9 +226,72 @@ fn depth_json(depth: &QueueDepth) -> Value {
             "dead": counts.dead,
             "bytes": counts.bytes,
             "consumers": counts.consumers,
+            "oldest": oldest_json(counts),
+            "tripped_since_ms": counts.tripped_since_ms,
+            "dead_stuck_since_ms": counts.dead_stuck_since_ms,
+            "tally": tally_json(&counts.tally),
         })
     });
     json!({ "partition": depth.partition, "counts": counts })
+}
+
+/// The ages of the oldest messages by priority.
+fn oldest_json(counts: &QueueCounts) -> Value {
+    let row = |(priority, age): &(u32, Duration)| json!({ "priority": priority, "age_ms": age.as_millis() as u64 });
+    counts.oldest.iter().map(row).collect()
+}
+
+fn tally_json(tally: &QueueTally) -> Value {
+    json!({
+        "sent": tally.sent,
+        "refused_full": tally.refused_full,
+        "delivered": tally.delivered,
+        "redelivered": tally.redelivered,
+        "acknowledged": tally.acknowledged,
+        "dead": tally.dead,
+        "expired_dropped": tally.expired_dropped,
+        "expired_dead": tally.expired_dead,
+        "carried_bytes": tally.carried_bytes,
+        "receives_in_flight_full": tally.receives_in_flight_full,
+    })
+}
+
+/// What has come of the messages in each partition since its leader began, and how old the oldest one is.
+fn tallies_table(partitions: &[QueueDepth]) -> String {
+    let rows = partitions.iter().map(|depth| {
+        let count = |of: fn(&QueueTally) -> u64| or_dash(depth.counts.as_ref().map(|counts| of(&counts.tally)));
+        let ages = depth.counts.iter().flat_map(|counts| &counts.oldest);
+        let oldest = ages.map(|(_, age)| *age).max();
+        let breaker = depth.counts.as_ref().map(|counts| match counts.tripped_since_ms {
+            Some(_) => "tripped",
+            None => "closed",
+        });
+        [
+            depth.partition.to_string(),
+            or_dash(oldest.map(|age| format!("{} s", age.as_secs()))),
+            or_dash(breaker),
+            count(|tally| tally.sent),
+            count(|tally| tally.refused_full),
+            count(|tally| tally.delivered),
+            count(|tally| tally.redelivered),
+            count(|tally| tally.acknowledged),
+            count(|tally| tally.dead),
+            count(|tally| tally.expired_dropped),
+        ]
+    });
+    let header = [
+        "partition",
+        "oldest",
+        "breaker",
+        "sent",
+        "refused_full",
+        "delivered",
+        "redelivered",
+        "acknowledged",
+        "became_dead",
+        "expired",
+    ];
+    plain_table(header, rows)
 }
 
 /// The view of `queue describe`.
@@ -259,9 +324,10 @@ impl Show for Queue {
             "consumers",
         ];
         format!(
-            "{head}\n{}\n{}",
+            "{head}\n{}\n{}\n{}",
             settings_table(&self.0.config),
-            plain_table(header, rows)
+            plain_table(header, rows),
+            tallies_table(&self.0.partitions)
         )
     }
 

@@ -4,6 +4,7 @@ use jangada_controller::QueueStart;
 use jangada_types::{PartitionIndex, QueueId};
 
 use crate::api::resolve::QueueName;
+use crate::queues::OldestAge;
 
 /// One partition of a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,8 +97,8 @@ pub(crate) struct CountQueue {
     pub queue: QueueId,
 }
 
-/// What a queue has in a partition, by state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What a queue has in a partition, by state, and what has come of its messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct QueueDepth {
     pub ready: u64,
     pub delayed: u64,
@@ -106,4 +107,26 @@ pub(crate) struct QueueDepth {
     pub dead: u64,
     pub bytes: u64,
     pub consumers: u64,
+    /// The ages of the oldest messages that may go out, by priority.
+    pub oldest: Vec<OldestAge>,
+    /// Since when most messages fail, milliseconds since the Unix epoch.
+    pub tripped_since_ms: Option<u64>,
+    /// Since when dead letters do not arrive, milliseconds since the Unix epoch.
+    pub dead_stuck_since_ms: Option<u64>,
+    pub tally: DepthTally,
+}
+
+/// What has come of messages since the leader began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DepthTally {
+    pub sent: u64,
+    pub refused_full: u64,
+    pub delivered: u64,
+    pub redelivered: u64,
+    pub acknowledged: u64,
+    pub dead: u64,
+    pub expired_dropped: u64,
+    pub expired_dead: u64,
+    pub carried_bytes: u64,
+    pub in_flight_full: u64,
 }
