@@ -43,6 +43,7 @@ async fn what_has_come_of_messages_is_shown_and_exported() {
     queue.config.insert("queue.max.messages".to_owned(), "3".to_owned());
     let admin = cluster.admin().await;
     admin.create_queue(queue).await.expect("it is created");
+    expect_ready(&cluster, "jobs", 0).await;
     let client = cluster.client().await;
     let send = async |count: usize| {
         let config = QueueProducerConfig {

@@ -39,6 +39,12 @@ async fn a_full_queue_has_no_credit_and_blocks_no_other_on_its_stream() {
         let mut args = vec!["queue", "create", queue, "--partitions", "1", "--replicas", "1"];
         settings.iter().for_each(|setting| args.extend(["-c", setting]));
         cluster.cli(&args).await.expect(0);
+        let admin = cluster.admin().await;
+        eventually("the queue is open at its leader", WAIT, || async {
+            let described = admin.describe_queue(queue).await.ok()?;
+            described.partitions[0].counts.is_some().then_some(())
+        })
+        .await;
     }
     let address = format!("http://{}", cluster.node(1).addresses.public);
     let mut service = QueueServiceClient::connect(address).await.expect("it serves");

@@ -8,7 +8,7 @@ use crate::engine::policy::Overflow;
 use crate::engine::step::Engine;
 use crate::engine::tally::Tally;
 use crate::ids::SlotId;
-use crate::state::{Slot, SlotKind, Slots};
+use crate::state::{DoneCause, Slot, SlotKind, Slots};
 
 impl Engine {
     /// Whether a queue takes so many messages more, in so many bytes of records; to be asked before they are appended. What was admitted
@@ -65,11 +65,26 @@ impl Engine {
         if let Some(desk) = self.desks.get_mut(&id) {
             desk.sending.messages = desk.sending.messages.saturating_sub(amount.messages);
             desk.sending.bytes = desk.sending.bytes.saturating_sub(amount.bytes);
-            desk.tally.sent += if is_appended { amount.messages } else { 0 };
         }
         if is_appended {
             self.scale.add(amount);
         }
+    }
+
+    /// Messages that were appended to the slot's own log since this engine began, those of a carry left out.
+    fn sent_since(&self, slot: &Slot, end: u64) -> u64 {
+        let (first_end, carried) = self.began_at.unwrap_or((end, 0));
+        let carried = slot.settled(DoneCause::Carried).saturating_sub(carried);
+        match slot.kind() {
+            SlotKind::Owned => (end - first_end).saturating_sub(carried),
+            SlotKind::Group | SlotKind::Bound => 0,
+        }
+    }
+
+    /// Where this engine begins to count.
+    pub(super) fn begins_to_count(&mut self, slots: &Slots, end: u64) {
+        let carried = slots.iter().map(|(_, slot)| slot.settled(DoneCause::Carried)).max();
+        self.began_at.get_or_insert((end, carried.unwrap_or(0)));
     }
 
     /// What a slot has, as its leader knows it; none: its settings were not told. Cheap: no look-up, and no walk.
@@ -96,6 +111,7 @@ impl Engine {
                 } else {
                     0
                 },
+                sent: self.sent_since(slot, end),
                 ..desk.tally
             },
         })

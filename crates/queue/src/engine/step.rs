@@ -90,6 +90,8 @@ pub struct Engine {
     pub(super) noted: Vec<Output>,
     /// When, on the monotonic clock.
     pub(super) noted_ms: u64,
+    /// The end of the log when this began, and how many messages had been carried.
+    pub(super) began_at: Option<(u64, u64)>,
     /// The end of all marks, as of the last step.
     pub(super) marks_end: u64,
     pub(super) hands_over: bool,
@@ -121,6 +123,7 @@ impl Engine {
             last_id: 0,
             noted: Vec::new(),
             noted_ms: 0,
+            began_at: None,
             marks_end: slots.marks_end(),
             hands_over: false,
             is_walking: false,
@@ -141,6 +144,7 @@ impl Engine {
     /// Takes an input, and does what is possible now. `end` is the partition's next offset.
     pub fn step(&mut self, slots: &Slots, end: u64, input: Input, now: Now) -> Vec<Output> {
         let mut out = self.take_noted(now);
+        self.begins_to_count(slots, end);
         let wall_ms = self.wall_ms(now);
         self.desks
             .values_mut()
