@@ -164,8 +164,7 @@ fn run(policy: Policy, kind: Kind) {
                 world.begin_engine();
                 world.configure();
             }
-            // Not where dead letters go to another topic: in some of these histories they arrive twice, which is not explained yet.
-            world.acts_late = seed % 2 == 0 && !policy.forwards_dead;
+            world.acts_late = seed % 2 == 0;
             for _ in 0..400 {
                 act(&mut world, kind);
             }

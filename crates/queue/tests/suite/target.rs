@@ -98,6 +98,8 @@ impl World {
             .known
             .get(&send.producer)
             .is_some_and(|next| send.sequence < *next);
+        // Whichever way it comes: a try that is late is not taken either.
+        let is_too_large = is_large && !is_there;
         let outcome = match chance {
             // It may arrive later all the same.
             0..=1 => {
@@ -109,17 +111,20 @@ impl World {
                 ForwardOutcome::Unknown
             }
             2 => ForwardOutcome::Unknown,
+            // It arrives, and its answer does not. One that is too large never arrives.
             3 => {
-                self.target.take(&send);
+                if !is_too_large {
+                    self.target.take(&send);
+                }
                 ForwardOutcome::Unknown
             }
-            4 if self.seeds.below(8) == 0 => {
+            4 if !is_too_large && self.seeds.below(8) == 0 => {
                 self.target.has_forgotten = true;
                 self.target.known.remove(&send.producer);
                 self.target.take(&send)
             }
             5..=6 if !is_there => ForwardOutcome::Refused,
-            _ if is_large && !is_there => ForwardOutcome::TooLarge,
+            _ if is_too_large => ForwardOutcome::TooLarge,
             _ => self.target.take(&send),
         };
         if matches!(outcome, ForwardOutcome::Refused | ForwardOutcome::TooLarge) && !send.is_ghost {
