@@ -49,6 +49,9 @@ pub const SESSION_GRACE_MS: u64 = 5_000;
 /// Timers that the leader has in memory for one slot, the next ones. The others are rows.
 pub const TIMER_WINDOW: usize = 65_536;
 
+/// Keys that the leader passes messages of that are not due. With more of them busy the walk waits for the next that falls due.
+pub const BUSY_KEYS_MAX: usize = 256 << 10;
+
 /// Messages that a consumer is given before the next one is asked, so that equal consumers get equal shares.
 pub const TURN_MESSAGES: u32 = 16;
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use jangada_queue::LeaseId;
 use jangada_queue::SlotId;
-use jangada_queue::engine::{ConsumerId, Delivered, Input};
+use jangada_queue::engine::{ConsumerId, Delivered, Input, Waiter};
 use tokio::sync::mpsc;
 
 use super::desk::Desk;
@@ -70,8 +70,8 @@ impl Attached {
 
     /// Messages could not be handed on: nobody saw them.
     pub fn undelivered(&self, messages: Vec<(u64, LeaseId)>) {
-        let slot = self.slot;
-        self.desk.put(Input::Undelivered { slot, messages });
+        let (slot, to) = (self.slot, Waiter::Stream(self.consumer));
+        self.desk.put(Input::Undelivered { slot, to, messages });
     }
 
     /// The stream ends. Orderly: its messages are given back at once, and count no failure.

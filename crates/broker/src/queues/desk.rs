@@ -7,7 +7,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jangada_log::{Leader, PartitionState};
-use jangada_queue::engine::{Answer, ConsumerId, Full, Input, Limit, RequestId, SettleItem, Settled, SlotCounts};
+use jangada_queue::engine::{
+    Answer, ConsumerId, Full, Input, Limit, RequestId, SettleItem, Settled, SlotCounts, Waiter,
+};
 use jangada_queue::{
     AttemptId, DoneCause, Engine, LeaseId, MessageState as SlotState, QueueId, Runs, Section, SectionReply, SessionId,
     SlotId, SlotKind,
@@ -148,8 +150,9 @@ impl Desk {
         cell: &DeskCell,
     ) -> Self {
         let mut engine = Engine::begin(term, state.slots());
-        // An earlier desk of the term has numbered its commands from an earlier time on.
-        engine.count_from(timers.now().wall_ms << 16);
+        // An earlier desk of the term has numbered its commands, requests and streams from an earlier time on.
+        let numbers_from = timers.now().wall_ms << 16;
+        engine.count_from(numbers_from);
         Self {
             term,
             hosted,
@@ -160,7 +163,7 @@ impl Desk {
             answers: Mutex::default(),
             streams: Mutex::default(),
             slots: RwLock::default(),
-            last_id: AtomicU64::new(0),
+            last_id: AtomicU64::new(numbers_from),
             counted: Counted::default(),
             oldest_times: OldestTimes::default(),
             command_bytes: AtomicU64::new(0),
@@ -199,10 +202,12 @@ impl Desk {
         });
         match waiting.answer().await {
             Ok(Answer::Received(messages)) => Ok(Handed {
+                request,
                 messages,
                 in_flight_full: 0,
             }),
             Ok(Answer::InFlightFull(most)) => Ok(Handed {
+                request,
                 messages: Vec::new(),
                 in_flight_full: most,
             }),
@@ -219,10 +224,11 @@ impl Desk {
         }
     }
 
-    /// Messages that were received could not be handed on: nobody saw them.
-    pub fn undelivered(&self, queue: QueueId, messages: Vec<(u64, LeaseId)>) {
+    /// Messages that a request received could not be handed on: nobody saw them.
+    pub fn undelivered(&self, queue: QueueId, request: RequestId, messages: Vec<(u64, LeaseId)>) {
+        let to = Waiter::Once(request);
         if let Ok(slot) = self.slot(queue) {
-            self.put(Input::Undelivered { slot, messages });
+            self.put(Input::Undelivered { slot, to, messages });
         }
     }
 
@@ -524,7 +530,8 @@ impl Desk {
         };
         drop(streams);
         let messages = messages.iter().map(|message| (message.offset, message.lease)).collect();
-        self.put(Input::Undelivered { slot, messages });
+        let to = Waiter::Stream(consumer);
+        self.put(Input::Undelivered { slot, to, messages });
         self.give_credit(consumer, owed);
     }
 
@@ -542,7 +549,8 @@ impl Desk {
         };
         if let (Err(Answer::Received(messages)), Some(slot)) = (asked.answer.send(answer), asked.receives_of) {
             let messages = messages.iter().map(|message| (message.offset, message.lease)).collect();
-            self.put(Input::Undelivered { slot, messages });
+            let to = Waiter::Once(request);
+            self.put(Input::Undelivered { slot, to, messages });
         }
     }
 
@@ -670,7 +678,8 @@ impl Drop for Waiting<'_> {
         self.desk.put(Input::CancelReceive { request });
         if let Ok(Answer::Received(messages)) = self.answer.try_recv() {
             let messages = messages.iter().map(|message| (message.offset, message.lease)).collect();
-            self.desk.put(Input::Undelivered { slot, messages });
+            let to = Waiter::Once(request);
+            self.desk.put(Input::Undelivered { slot, to, messages });
         }
     }
 }

@@ -74,7 +74,17 @@ impl Desk {
                     inputs[1] = Some(Input::Appended { marks });
                 }
             }
-            _ => return,
+            // Retention, or an administrator, took what a group had not done.
+            (PartitionCommand::AdvanceLogStart { .. }, PartitionReply::LogStart(_)) => inputs[0] = Some(Input::CutOff),
+            // Of another term, or without effect on the slots.
+            (
+                PartitionCommand::Append { .. }
+                | PartitionCommand::AdvanceLogStart { .. }
+                | PartitionCommand::QueueOps(_)
+                | PartitionCommand::AppendMarked { .. }
+                | PartitionCommand::Carry { .. },
+                _,
+            ) => return,
         }
         let (end, now) = (number(state.next_offset()), self.timers.now());
         let mut engine = self.engine.lock();

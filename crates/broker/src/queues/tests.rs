@@ -242,12 +242,10 @@ async fn a_receive_that_is_dropped_is_granted_nothing_and_what_nobody_saw_counts
     let dropped = tokio::time::timeout(Duration::from_millis(20), desk.receive(QUEUE, asks(1, LONG_MS))).await;
     dropped.expect_err("nothing was sent");
     send(&partition, 1).await;
-    let messages = receive(&desk, 1, LONG_MS).await;
-    assert_eq!(messages[0].deliveries, 1, "the one before got nothing");
-    desk.undelivered(
-        QUEUE,
-        messages.iter().map(|message| (message.offset, message.lease)).collect(),
-    );
+    let received = desk.receive(QUEUE, asks(1, LONG_MS)).await.expect("it leads");
+    assert_eq!(received.messages[0].deliveries, 1, "the one before got nothing");
+    let messages = received.messages.iter().map(|message| (message.offset, message.lease));
+    desk.undelivered(QUEUE, received.request, messages.collect());
     let messages = receive(&desk, 1, LONG_MS).await;
     assert_eq!((messages[0].deliveries, messages[0].failures), (1, 0));
     broker.stop().await;

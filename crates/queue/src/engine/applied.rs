@@ -76,6 +76,7 @@ impl Engine {
         for (slot, waiting) in std::mem::take(&mut self.deferred) {
             self.judge(slots, end, slot, waiting, out);
         }
+        self.receive_again(slots, now, out);
     }
 
     fn restart_all(&mut self, slots: &Slots, end: u64, now: Now) {
@@ -160,7 +161,7 @@ impl Engine {
             desk.tally.delivered(held.deliveries);
             desk.lend(
                 ready.offset,
-                now.monotonic_ms + grant.lease_ms,
+                now.monotonic_ms.saturating_add(grant.lease_ms),
                 Some(grant.waiter),
                 grant.session,
             );
@@ -230,6 +231,20 @@ impl Engine {
                     self.restart(slots, end, id, policy, now);
                 }
             }
+            Section::Done {
+                cause: DoneCause::Cancelled,
+                ..
+            } => {
+                // A message that is not due keeps its key busy, and nobody would look at it before its time.
+                let (Some(desk), Some(slot)) = (self.desks.get_mut(&id), slots.slot(id)) else {
+                    return;
+                };
+                let is_done = |ready: &&Ready| slot.state(ready.offset, end) == MessageState::Done;
+                let origins = messages.iter().filter(is_done).map(|ready| ready.origin).collect();
+                for (key, origin) in desk.keys.kept_by(&origins) {
+                    desk.free_key(slot, key, origin);
+                }
+            }
             Section::Redrive { .. } | Section::Done { .. } => {
                 let (Some(desk), Some(slot)) = (self.desks.get_mut(&id), slots.slot(id)) else {
                     return;
@@ -242,10 +257,12 @@ impl Engine {
                 for ready in taken {
                     let view = View::new(id, slot, slots, end, now, None);
                     match section {
-                        // It is what kept its key busy, and goes on doing so.
-                        Section::Redrive { .. } if blocks => desk.give_back(*ready),
+                        // It may be what kept its key busy, and goes on doing so.
+                        Section::Redrive { .. } if desk.keys.is_kept_by(ready.key, ready.origin) => {
+                            desk.give_back(*ready);
+                        }
                         Section::Redrive { .. } => desk.place(&view, *ready, 0),
-                        _ if blocks => desk.free_key(slot, ready.key),
+                        _ if blocks => desk.free_key(slot, ready.key, ready.origin),
                         _ => {}
                     }
                 }
@@ -264,7 +281,7 @@ impl Desk {
             // One that was carried keeps its key busy from its new place.
             let is_it = |(_, origin): &(u64, &Origin)| origin.origin == ready.origin;
             if !slot.origins().any(|moved| is_it(&moved)) {
-                self.free_key(slot, ready.key);
+                self.free_key(slot, ready.key, ready.origin);
             }
         }
     }
@@ -291,10 +308,10 @@ impl Desk {
                 self.retries.insert((due, ready.offset));
             }
             Change::Release { .. } => self.give_back(*ready),
-            Change::Done(_) => self.free_key(view.slot, ready.key),
+            Change::Done(_) => self.free_key(view.slot, ready.key, ready.origin),
             Change::Dead { .. } => {
                 if self.policy.order != Order::ByKey(OnDead::Block) {
-                    self.free_key(view.slot, ready.key);
+                    self.free_key(view.slot, ready.key, ready.origin);
                 }
             }
         }
@@ -318,6 +335,18 @@ pub(super) fn named_by(section: &Section, slots: &Slots, end: u64) -> Vec<Ready>
         _ => false,
     };
     let slot = section.slot().and_then(|id| slots.slot(id));
+    if let (
+        Section::Done {
+            cause: DoneCause::Cancelled,
+            messages,
+            ..
+        },
+        Some(slot),
+    ) = (section, slot)
+    {
+        let of_message = |offset| Desk::ready_of(slot, offset, slot.held(offset));
+        return messages.offsets().map(of_message).collect();
+    }
     let (true, Some(slot), Some(messages)) = (is_about_dead, slot, section.messages()) else {
         return Vec::new();
     };

@@ -213,7 +213,7 @@ impl Engine {
 impl Desk {
     /// A lease that ran out long ago is a failure, though nobody asks for its message.
     fn end_lease(&mut self, view: &View<'_>, offset: u64, acts: &mut Vec<Act>) {
-        let has_passed = self.out.get(&offset).is_some_and(|out| out.deadline == PASSED);
+        let has_passed = self.out.get(offset).is_some_and(|out| out.deadline == PASSED);
         let MessageState::Held(held) = view.state(offset) else {
             return;
         };

@@ -8,7 +8,7 @@ use crate::ids::{AttemptId, SessionId};
 
 /// Who gets messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Waiter {
+pub enum Waiter {
     /// A stream, which gets messages while it has credit.
     Stream(ConsumerId),
     /// A receive, which is answered once.
@@ -53,6 +53,10 @@ impl Consumer {
 pub(super) struct Consumers {
     all: BTreeMap<Waiter, Consumer>,
     waiting: BTreeSet<(Reverse<u32>, u64, Waiter)>,
+    /// The receives that may be sent again.
+    attempts: BTreeMap<(SessionId, AttemptId), RequestId>,
+    /// So many of them drain.
+    draining: usize,
     turn: u64,
 }
 
@@ -67,6 +71,10 @@ impl Consumers {
 
     pub(super) fn insert(&mut self, waiter: Waiter, consumer: Consumer) {
         self.remove(waiter);
+        if let (Waiter::Once(request), true) = (waiter, consumer.attempt != AttemptId(0)) {
+            self.attempts.insert((consumer.session, consumer.attempt), request);
+        }
+        self.draining += usize::from(consumer.drains);
         self.all.insert(waiter, consumer);
         self.change(waiter, |_| {});
     }
@@ -74,7 +82,19 @@ impl Consumers {
     pub(super) fn remove(&mut self, waiter: Waiter) -> Option<Consumer> {
         let consumer = self.all.remove(&waiter)?;
         self.waiting.remove(&(Reverse(consumer.credit), consumer.turn, waiter));
+        self.draining -= usize::from(consumer.drains);
+        let attempt = (consumer.session, consumer.attempt);
+        if let Waiter::Once(request) = waiter
+            && self.attempts.get(&attempt) == Some(&request)
+        {
+            self.attempts.remove(&attempt);
+        }
         Some(consumer)
+    }
+
+    /// The receive that waits with this attempt.
+    pub(super) fn of_attempt(&self, attempt: (SessionId, AttemptId)) -> Option<RequestId> {
+        self.attempts.get(&attempt).copied()
     }
 
     /// Changes a consumer, and where it stands.
@@ -83,7 +103,9 @@ impl Consumers {
             return;
         };
         self.waiting.remove(&(Reverse(consumer.credit), consumer.turn, waiter));
+        self.draining -= usize::from(consumer.drains);
         change(consumer);
+        self.draining += usize::from(consumer.drains);
         if consumer.in_flight == 0 {
             consumer.is_alone = false;
         }
@@ -131,6 +153,9 @@ impl Consumers {
 
     /// Nobody waits for a message that goes out alone any more.
     pub(super) fn stop_draining(&mut self) {
+        if self.draining == 0 {
+            return;
+        }
         let draining: Vec<Waiter> = self
             .iter()
             .filter(|(_, consumer)| consumer.drains)

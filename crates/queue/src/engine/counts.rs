@@ -121,11 +121,10 @@ impl Engine {
 impl Desk {
     /// Messages that are not due.
     fn delayed(&self, slot: &Slot, end: u64) -> u64 {
-        // With an order by key the delay is the queue's: behind the first that is not due none is.
-        if self.policy.is_keyed() && self.head_at_ms.is_some() && self.policy.expired.is_none() {
-            return slot.undone_within(self.cursor, end);
-        }
-        self.timers.len()
+        // The walk waits for the next of too many keys: about all that lies behind is not due.
+        let waits = self.policy.is_keyed() && self.head_at_ms.is_some() && self.policy.expired.is_none();
+        let ahead = if waits { slot.undone_within(self.cursor, end) } else { 0 };
+        self.timers.len().saturating_add(ahead)
     }
 
     /// The first message of each lane that may go out.

@@ -12,13 +12,14 @@ use crate::engine::depth::Amount;
 use crate::engine::expiries::Expiries;
 use crate::engine::forwarder::Forwarder;
 use crate::engine::io::ConsumerId;
-use crate::engine::keys::{Keys, Next};
+use crate::engine::keys::{Keys, Next, Place};
 use crate::engine::lanes::Lane;
 use crate::engine::policy::{OnDead, Order, Policy};
 use crate::engine::tally::Tally;
 use crate::engine::timers::{Due, Timers};
 use crate::ids::{AttemptId, LeaseId, SessionId};
 use crate::limits::{LANES, LEASE_MS_AFTER_FAILOVER, LEASE_MS_MAX};
+use crate::state::blocks::Blocks;
 use crate::state::{Held, HeldState, MessageState, Slot, Slots};
 
 /// A message that may go out.
@@ -35,6 +36,9 @@ pub(super) struct Ready {
 
 /// The deadline of a lease that has run out.
 pub(super) const PASSED: u64 = u64::MAX;
+
+/// Bits of an offset within a block of leased messages.
+const OUT_SHIFT: u32 = 9;
 
 /// A message that is leased.
 #[derive(Clone, Copy, Debug)]
@@ -67,10 +71,12 @@ pub(super) struct Desk {
     pub returned: BTreeMap<(Reverse<u8>, u64), Ready>,
     /// Messages one failure before their last, by place in the order: each goes out alone.
     pub alone: BTreeMap<u64, Ready>,
-    pub out: BTreeMap<u64, Out>,
+    pub out: Blocks<Out, OUT_SHIFT>,
     pub deadlines: BTreeSet<(u64, u64)>,
     /// Waiting messages, by the time on the monotonic clock.
     pub retries: BTreeSet<(u64, u64)>,
+    /// Those of a slot that was taken over which are not in `retries` yet: there may be a million, and messages go out meanwhile.
+    pub retries_left: Vec<(u64, u64)>,
     pub timers: Timers,
     pub keys: Keys,
     /// Messages that a command under way, or the next one, is about.
@@ -84,6 +90,8 @@ pub(super) struct Desk {
     pub expiries: Expiries,
     /// The end of all marks.
     pub marks_end: u64,
+    /// The wall clock, while it is to be trusted.
+    pub wall_ms: Option<u64>,
     /// Dead messages that a command under way, or the next one, purges for their age or number.
     pub purging: usize,
     /// When dead messages are looked at again, on the monotonic clock, and from which on.
@@ -93,6 +101,8 @@ pub(super) struct Desk {
     pub used_at_ms: u64,
     pub is_told_unused: bool,
     pub sessions: BTreeMap<SessionId, Session>,
+    /// The sessions whose streams are broken, by when what they have fails.
+    pub lost: BTreeSet<(u64, SessionId)>,
     pub attempts: BTreeMap<(SessionId, AttemptId), LeaseId>,
     /// Beyond so many it is looked which of their leases are over.
     pub attempts_max: usize,
@@ -109,8 +119,13 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    /// The desk of a new leader: all from the slot.
-    pub(super) fn begin(policy: Policy, slots: &Slots, slot: &Slot, end: u64, now: Now) -> Self {
+    /// The desk of a new leader: all from the slot. Commands about these messages are `on_their_way`: they keep their keys busy.
+    pub(super) fn begin(
+        policy: Policy,
+        (slots, slot, end): (&Slots, &Slot, u64),
+        on_their_way: &[Ready],
+        now: Now,
+    ) -> Self {
         let floor = slot.floor();
         let mut desk = Self {
             policy,
@@ -119,9 +134,10 @@ impl Desk {
             lanes: BTreeMap::new(),
             returned: BTreeMap::new(),
             alone: BTreeMap::new(),
-            out: BTreeMap::new(),
+            out: Blocks::default(),
             deadlines: BTreeSet::new(),
             retries: BTreeSet::new(),
+            retries_left: Vec::new(),
             timers: Timers::default(),
             keys: Keys::default(),
             busy: BTreeSet::new(),
@@ -131,12 +147,14 @@ impl Desk {
             forwarder: Forwarder::default(),
             expiries: Expiries::default(),
             marks_end: slots.marks_end(),
+            wall_ms: Some(now.wall_ms),
             purging: 0,
             sweep_at_ms: None,
             sweep_from: 0,
             used_at_ms: now.monotonic_ms,
             is_told_unused: false,
             sessions: BTreeMap::new(),
+            lost: BTreeSet::new(),
             attempts: BTreeMap::new(),
             attempts_max: 0,
             consumers: Consumers::default(),
@@ -156,8 +174,11 @@ impl Desk {
         for (id, lease) in slot.leases().filter(|(_, lease)| lease.attempt != AttemptId(0)) {
             desk.attempts.insert((lease.session, lease.attempt), id);
         }
-        for (offset, held) in slot.held_from(0) {
-            desk.take_over(slot, offset, held, now);
+        desk.take_over(slot, now);
+        if policy.is_keyed() {
+            for ready in on_their_way.iter().filter(|ready| ready.key != 0) {
+                desk.keys.take(ready.key, ready.origin);
+            }
         }
         for (offset, origin) in slot.origins() {
             if slot.state(offset, end) != MessageState::Free {
@@ -170,47 +191,78 @@ impl Desk {
                 lane: if policy.has_lanes { origin.lane } else { 0 },
                 expires_at_ms: 0,
             };
-            if origin.deliver_at_ms > now.wall_ms {
+            if desk.policy.is_keyed() && origin.key != 0 {
+                let place = Place {
+                    origin: origin.origin,
+                    offset,
+                    deliver_at_ms: origin.deliver_at_ms,
+                };
+                desk.keys.park(origin.key, place);
+            } else if origin.deliver_at_ms > now.wall_ms {
                 let due = Due {
                     lane: ready.lane,
-                    expires_at_ms: 0,
+                    ..Due::default()
                 };
                 desk.timers.pass((origin.deliver_at_ms, offset), due);
-            } else if desk.policy.is_keyed() && origin.key != 0 {
-                desk.keys.park(origin.key, (origin.origin, offset));
             } else {
                 desk.give_back(ready);
             }
         }
         for key in desk.keys.idle_parked() {
-            desk.free_key(slot, key);
+            desk.free_key(slot, key, 0);
         }
         desk
     }
 
-    fn take_over(&mut self, slot: &Slot, offset: u64, held: &Held, now: Now) {
-        let blocks = match held.state {
-            HeldState::Leased => {
-                let lease = slot.lease(held.lease).expect("a leased message has a lease");
-                // The holder needs the time to find this leader. A clock that was ahead must not keep the message for longer than
-                // a lease can be.
-                let least = lease.duration_ms.min(LEASE_MS_AFTER_FAILOVER);
-                let left = held
-                    .at_ms
-                    .saturating_sub(now.wall_ms)
-                    .clamp(least, LEASE_MS_MAX.max(least));
-                self.lend(offset, now.monotonic_ms + left, None, lease.session);
-                true
+    /// Takes what is held from the slot.
+    fn take_over(&mut self, slot: &Slot, now: Now) {
+        let mut deadlines = Vec::new();
+        let blocks = self.policy.order == Order::ByKey(OnDead::Block);
+        for (offset, held) in slot.held_from(0) {
+            let keeps_busy = match held.state {
+                HeldState::Leased => {
+                    let lease = slot.lease(held.lease).expect("a leased message has a lease");
+                    // The holder needs the time to find this leader. A clock that was ahead must not keep the message for longer
+                    // than a lease can be.
+                    let least = lease.duration_ms.min(LEASE_MS_AFTER_FAILOVER);
+                    let left = held
+                        .at_ms
+                        .saturating_sub(now.wall_ms)
+                        .clamp(least, LEASE_MS_MAX.max(least));
+                    let out = Out {
+                        deadline: now.monotonic_ms.saturating_add(left),
+                        waiter: None,
+                        session: lease.session,
+                    };
+                    deadlines.push((out.deadline, offset));
+                    self.sessions.entry(lease.session).or_default().in_flight += 1;
+                    self.out.insert(offset, out);
+                    true
+                }
+                HeldState::Waiting => {
+                    let left = held.at_ms.saturating_sub(now.wall_ms);
+                    self.retries_left.push((now.monotonic_ms.saturating_add(left), offset));
+                    true
+                }
+                HeldState::Moving => {
+                    self.forwarder.moving.push(offset);
+                    blocks
+                }
+                HeldState::Dead => blocks,
+            };
+            if keeps_busy && self.policy.is_keyed() && held.key != 0 {
+                self.keys.take(held.key, slot.origin(offset));
             }
-            HeldState::Waiting => {
-                let left = held.at_ms.saturating_sub(now.wall_ms);
-                self.retries.insert((now.monotonic_ms.saturating_add(left), offset));
-                true
-            }
-            HeldState::Dead | HeldState::Moving => self.policy.order == Order::ByKey(OnDead::Block),
-        };
-        if blocks && self.policy.is_keyed() && held.key != 0 {
-            self.keys.take(held.key, slot.origin(offset));
+        }
+        self.deadlines = BTreeSet::from_iter(deadlines);
+    }
+
+    /// Takes so many of the retries that were taken over, at most.
+    pub(super) fn take_retries(&mut self, most: usize) {
+        let from = self.retries_left.len().saturating_sub(most);
+        self.retries.extend(self.retries_left.drain(from..));
+        if self.retries_left.is_empty() {
+            self.retries_left = Vec::new();
         }
     }
 
@@ -240,7 +292,7 @@ impl Desk {
 
     /// A message is with nobody any more. `frees`: whoever had it has one less.
     pub(super) fn take_back(&mut self, offset: u64, frees: bool) {
-        let Some(out) = self.out.remove(&offset) else {
+        let Some(out) = self.out.remove(offset) else {
             return;
         };
         self.deadlines.remove(&(out.deadline, offset));
@@ -258,9 +310,38 @@ impl Desk {
         }
     }
 
+    /// The stream of a session is broken; none: it has one again.
+    pub(super) fn lose(&mut self, session: SessionId, lost: Option<(ConsumerId, u64)>) {
+        let Some(known) = self.sessions.get_mut(&session) else {
+            return;
+        };
+        if let Some((_, at)) = std::mem::replace(&mut known.lost, lost) {
+            self.lost.remove(&(at, session));
+        }
+        if let Some((_, at)) = lost {
+            self.lost.insert((at, session));
+        } else if known.in_flight == 0 {
+            self.sessions.remove(&session);
+        }
+    }
+
+    /// The messages of a session, in ascending order.
+    pub(super) fn of_session(&self, session: SessionId) -> Vec<u64> {
+        let count = self.sessions.get(&session).map_or(0, |known| known.in_flight as usize);
+        let theirs = self.out.iter().filter(|(_, out)| out.session == session);
+        // Most have none, or few.
+        theirs.map(|(offset, _)| offset).take(count).collect()
+    }
+
+    /// The leased messages below an offset.
+    pub(super) fn out_below(&self, floor: u64) -> Vec<u64> {
+        let offsets = self.out.iter().map(|(offset, _)| offset);
+        offsets.take_while(|offset| *offset < floor).collect()
+    }
+
     /// The deadline of a message is another one.
     pub(super) fn set_deadline(&mut self, offset: u64, deadline: u64) {
-        if let Some(out) = self.out.get_mut(&offset) {
+        if let Some(out) = self.out.get_mut(offset) {
             self.deadlines.remove(&(out.deadline, offset));
             out.deadline = deadline;
             if deadline != PASSED {
@@ -288,12 +369,12 @@ impl Desk {
         self.returned.contains_key(&(Reverse(lane), origin)) || self.alone.contains_key(&origin)
     }
 
-    /// A message of the key is done, or dead and does not block: the next one goes out.
-    pub(super) fn free_key(&mut self, slot: &Slot, key: u64) {
+    /// A message of the key is done, or dead and does not block: the next one goes out, if it was this one that kept the key busy.
+    pub(super) fn free_key(&mut self, slot: &Slot, key: u64, origin: u64) {
         if key == 0 || !self.policy.is_keyed() || self.keys.seeks(key) {
             return;
         }
-        let next = self.keys.freed(key);
+        let next = self.keys.freed(key, origin);
         self.go_on(slot, key, next);
     }
 
@@ -301,16 +382,28 @@ impl Desk {
         match next {
             Next::Idle => {}
             Next::Seek(after) => self.seeks.push((key, after)),
-            Next::Message((origin, offset)) => {
-                debug_assert_eq!(slot.origin(offset), origin, "a place is that of its message");
-                self.give_back(Ready {
-                    offset,
-                    origin,
-                    key,
-                    lane: 0,
-                    expires_at_ms: 0,
-                });
-            }
+            Next::Message(place) => self.is_next(slot, key, place),
         }
+    }
+    /// A message keeps its key busy from now on: it goes out, or waits for its time.
+    pub(super) fn is_next(&mut self, slot: &Slot, key: u64, place: Place) {
+        let Place {
+            origin,
+            offset,
+            deliver_at_ms,
+        } = place;
+        // One that is done is passed over when it is next.
+        let is_done = slot.next_undone(offset) != offset;
+        if !is_done && deliver_at_ms > self.wall_ms.unwrap_or(0) {
+            let due = Due { key, ..Due::default() };
+            return self.timers.again((deliver_at_ms, offset), due);
+        }
+        self.give_back(Ready {
+            offset,
+            origin,
+            key,
+            lane: 0,
+            expires_at_ms: 0,
+        });
     }
 }

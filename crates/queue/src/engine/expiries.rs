@@ -59,10 +59,16 @@ impl Expiries {
         Some(next)
     }
 
+    /// Nothing below an offset is there any more.
+    pub(super) fn cut_off(&mut self, floor: u64) {
+        self.known = self.known.split_off(&floor);
+        self.unknown = self.unknown.split_off(&floor);
+        self.reads = self.reads.split_off(&floor);
+    }
+
     pub(super) fn forget_done(&mut self, slot: &Slot) {
         if self.known.len() > KEPT.max(self.kept) {
-            self.known
-                .retain(|offset, _| slot.held_from(*offset).next().is_some_and(|(at, _)| at == *offset));
+            self.known.retain(|offset, _| slot.held(*offset).is_some());
             self.kept = 2 * self.known.len();
         }
     }

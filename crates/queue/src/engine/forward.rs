@@ -22,7 +22,7 @@ use crate::engine::walk::View;
 use crate::ids::SlotId;
 use crate::reply::SectionReply;
 use crate::runs::Runs;
-use crate::state::{Forwarding, HeldState, Slot};
+use crate::state::{Forwarding, Held, HeldState, Slot};
 
 impl Engine {
     /// The host has a producer id for the target of a slot, or knows what became of a batch.
@@ -70,6 +70,17 @@ impl Desk {
             }
             _ => {}
         }
+        let is_to_go = matches!(self.forwarder.stage, Stage::Ready | Stage::Forgotten);
+        if is_to_go && self.moving_of(slot).next().is_none() {
+            // They were purged, or cut off, meanwhile.
+            self.forwarder.stage = Stage::Known { has_arrived: true };
+            return;
+        }
+        if !self.forwarder.too_large.is_empty() && slot.counts().dead <= self.forwarder.too_large.len() as u64 {
+            // Those that were purged, redriven or carried do not stand for others.
+            let is_dead = |offset: &u64| slot.held(*offset).is_some_and(|held| held.state == HeldState::Dead);
+            self.forwarder.too_large.retain(is_dead);
+        }
         let waits = self.forwarder.retry_at_ms > view.now.monotonic_ms;
         let wants = match self.forwarder.stage {
             Stage::Idle => self.policy.forwards_dead && slot.counts().dead > self.forwarder.too_large.len() as u64,
@@ -81,12 +92,7 @@ impl Desk {
             out.push(Output::Producer { slot: view.id });
         }
         if let (Stage::Ready, false, Some(forwarding)) = (self.forwarder.stage, waits, forwarding) {
-            let letters = letters(slot);
-            if letters.is_empty() {
-                // They were purged meanwhile.
-                self.forwarder.stage = Stage::Known { has_arrived: true };
-                return;
-            }
+            let letters = self.letters(slot);
             self.forwarder.stage = Stage::Sent;
             let Forwarding { producer, sequence } = forwarding;
             self.forwarder.sent = Batch {
@@ -116,8 +122,8 @@ impl Desk {
             }
             Stage::Forgotten => {
                 let producer = self.forwarder.producer?;
-                let messages: Runs = letters(view.slot).iter().map(|letter| letter.offset).collect();
-                self.moving(slot, messages, producer)
+                let messages: Runs = self.letters(view.slot).iter().map(|letter| letter.offset).collect();
+                self.begin_moving(slot, messages, producer)
             }
             Stage::Idle if self.policy.forwards_dead && self.forwarder.retry_at_ms <= view.now.monotonic_ms => {
                 let producer = self.forwarder.producer?;
@@ -132,13 +138,13 @@ impl Desk {
                         && !forwarder.too_large.contains(offset)
                 });
                 let messages: Runs = dead.take(forwarder.most()).map(|(offset, _)| offset).collect();
-                self.moving(slot, messages, producer)
+                self.begin_moving(slot, messages, producer)
             }
             _ => None,
         }
     }
 
-    fn moving(&mut self, slot: SlotId, messages: Runs, producer: i64) -> Option<Section> {
+    fn begin_moving(&mut self, slot: SlotId, messages: Runs, producer: i64) -> Option<Section> {
         if messages.is_empty() {
             return None;
         }
@@ -166,7 +172,8 @@ impl Desk {
         match section {
             Section::Moving { messages, .. } => {
                 messages.offsets().for_each(|offset| _ = self.busy.remove(&offset));
-                let moving = letters(view.slot).len() as u32;
+                self.forwarder.moving = messages.offsets().collect();
+                let moving = self.letters(view.slot).len() as u32;
                 self.forwarder.sequence += moving;
                 if self.forwarder.sequence > SEQUENCE_MAX {
                     self.forwarder.producer = None;
@@ -178,35 +185,43 @@ impl Desk {
             }
             Section::Moved { arrived, .. } => {
                 self.forwarder.stage = Stage::Idle;
+                self.forwarder.moving.clear();
                 if *arrived != 0 && is_taken && self.policy.order == Order::ByKey(OnDead::Block) {
-                    before.iter().for_each(|ready| self.free_key(view.slot, ready.key));
+                    for ready in before {
+                        self.free_key(view.slot, ready.key, ready.origin);
+                    }
                 }
             }
             _ => {}
         }
     }
-}
 
-/// The dead letters that are on their way, in the order in which they go.
-fn letters(slot: &Slot) -> Vec<DeadLetter> {
-    let moving = slot.held_from(0).filter(|(_, held)| held.state == HeldState::Moving);
-    let of_message = moving.filter_map(|(offset, held)| {
-        Some(DeadLetter {
-            offset,
-            origin: slot.origin(offset),
-            reason: held.reason?,
-            failures: held.failures,
-            deliveries: held.deliveries,
-            died_at_ms: held.at_ms,
-        })
-    });
-    of_message.collect()
-}
+    /// The dead letters that are on their way, in the order in which they go.
+    fn letters(&self, slot: &Slot) -> Vec<DeadLetter> {
+        let moving = self.moving_of(slot);
+        let of_message = moving.filter_map(|(offset, held)| {
+            Some(DeadLetter {
+                offset,
+                origin: slot.origin(offset),
+                reason: held.reason?,
+                failures: held.failures,
+                deliveries: held.deliveries,
+                died_at_ms: held.at_ms,
+            })
+        });
+        of_message.collect()
+    }
 
-/// The messages that are on their way, as they would go out again.
-pub(super) fn moving(slot: &Slot) -> Vec<Ready> {
-    let moving = slot.held_from(0).filter(|(_, held)| held.state == HeldState::Moving);
-    moving
-        .map(|(offset, held)| Desk::ready_of(slot, offset, Some(held)))
-        .collect()
+    /// The messages that are on their way, as they would go out again.
+    pub(super) fn moving(&self, slot: &Slot) -> Vec<Ready> {
+        let moving = self.moving_of(slot);
+        moving
+            .map(|(offset, held)| Self::ready_of(slot, offset, Some(held)))
+            .collect()
+    }
+
+    fn moving_of<'a>(&'a self, slot: &'a Slot) -> impl Iterator<Item = (u64, &'a Held)> {
+        let held = self.forwarder.moving.iter().map(|offset| (*offset, slot.held(*offset)));
+        held.filter_map(|(offset, held)| Some((offset, held.filter(|held| held.state == HeldState::Moving)?)))
+    }
 }

@@ -47,6 +47,8 @@ pub(super) struct Forwarder {
     pub sequence: u32,
     /// Messages of a batch, at most; 0: as many as may be. Fewer after one that was too large.
     most: usize,
+    /// The messages that are on their way, in ascending order.
+    pub moving: Vec<u64>,
     /// Messages that are too large for the target.
     pub too_large: BTreeSet<u64>,
     /// Nothing is sent before this time, on the monotonic clock.

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::command::{Carry, Fire, Marks, QueueOps, Section};
+use crate::engine::consumers::Waiter;
 use crate::engine::policy::Policy;
 use crate::ids::{AttemptId, LeaseId, SessionId, SlotId};
 use crate::reply::{OpsReply, SectionReply};
@@ -143,10 +144,13 @@ pub enum Input {
         /// The number of the request.
         request: RequestId,
     },
-    /// The answer to a receive could not be written: nobody saw the messages.
+    /// Messages could not be handed on to whom they were for: nobody saw them. What was given to somebody else since, because a receive
+    /// was sent again or its session has another stream, stays there.
     Undelivered {
         /// The slot of the queue.
         slot: SlotId,
+        /// Whom they were for.
+        to: Waiter,
         /// The messages, with their leases.
         messages: Vec<(u64, LeaseId)>,
     },
@@ -236,6 +240,8 @@ pub enum Input {
         /// The old and new offsets of the messages.
         moves: Vec<(u64, u64)>,
     },
+    /// The log begins elsewhere, whatever was not done below. The slots have it already.
+    CutOff,
     /// Time has passed.
     Tick,
     /// Leadership is to go to another broker: nothing is granted any more.

@@ -16,9 +16,9 @@
 //! - [`Policy`]: the settings of a queue. [`Input`], [`Output`]: what comes in and what goes out.
 //! - `step`: the engine, and what each input does. `noted`: what it is told where it is applied.
 //! - `pump`: what is due, and the next command. `applied`: what became of one.
-//! - `settle`: what consumers say of messages. `rows`: what was looked up, and what was carried.
+//! - `receive`: who asks once, or again. `settle`: what consumers say of messages. `rows`: what was looked up, and what was carried.
 //! - `carry`: what is appended again, so that a log can be cut. `counts`: limits, and what is shown. `lifetime`: what has an end
-//!   besides its settlement. `forward`: dead letters on their way to another topic. `fire`: schedules.
+//!   besides its settlement. `cut`: what retention took. `forward`: dead letters on their way to another topic. `fire`: schedules.
 //! - `desk`: what the leader knows of one slot. `walk`: the next message of it. `lanes`, `timers`, `keys`, `consumers`: its parts, with
 //!   `ahead`, `breaker`, `carrier`, `depth`, `expiries`, `firing`, `forwarder`.
 //! - `tally`: what has come of messages, for people. `in_flight`: how many may be with consumers.
@@ -32,6 +32,7 @@ mod carrier;
 mod carry;
 mod consumers;
 mod counts;
+mod cut;
 mod depth;
 mod desk;
 mod expiries;
@@ -47,6 +48,7 @@ mod lifetime;
 mod noted;
 mod policy;
 mod pump;
+mod receive;
 mod rows;
 mod settle;
 mod step;
@@ -56,6 +58,7 @@ mod walk;
 
 pub use breaker::{TripCause, Tripped};
 pub use carrier::CarryBounds;
+pub use consumers::Waiter;
 pub use depth::{Full, Limit, Oldest, SlotCounts};
 pub use io::{
     Answer, ConsumerId, DeadLetter, Delivered, ForwardOutcome, Input, LogPart, Output, ReadId, RequestId, Rows,

@@ -15,9 +15,9 @@ impl Engine {
     pub fn note(&mut self, slots: &Slots, end: u64, input: Input, now: Now) {
         let mut out = self.take_noted(now);
         let wall_ms = self.wall_ms(now);
-        self.desks
-            .values_mut()
-            .for_each(|desk| desk.marks_end = slots.marks_end());
+        for desk in self.desks.values_mut() {
+            (desk.marks_end, desk.wall_ms) = (slots.marks_end(), wall_ms);
+        }
         self.take(slots, end, input, now, wall_ms, &mut out);
         self.marks_end = slots.marks_end();
         (self.noted, self.noted_ms) = (out, now.monotonic_ms);

@@ -1,5 +1,7 @@
 //! What is due, the rows that are needed, and the next command.
 
+use std::collections::BTreeMap;
+
 use jangada_machine::Now;
 
 use crate::command::QueueOps;
@@ -8,7 +10,6 @@ use crate::engine::applied::{Grant, Part, named_by};
 use crate::engine::consumers::Waiter;
 use crate::engine::depth::{Scale, depth};
 use crate::engine::desk::{Desk, PASSED, Ready};
-use crate::engine::forward::moving;
 use crate::engine::io::{Output, ReadId, RequestId, RowsWanted, Ticket};
 use crate::engine::policy::{Expired, Policy};
 use crate::engine::settle::failure;
@@ -28,6 +29,8 @@ const TIMER_ROWS: usize = TIMER_WINDOW / 2;
 const GRANT_BYTES: usize = 16;
 /// Messages of one step that expire, or go because the queue is full.
 const EXPIRE_MAX: usize = 1_000;
+/// Retries of a slot that was taken over which one step puts into their order.
+const RETRIES_OF_STEP: usize = 32_768;
 /// Whoever waits for a time on the wall clock looks at it so often, milliseconds: it may be stepped meanwhile.
 const WALL_ASK_MS: u64 = 1_000;
 /// While the wall clock is not steady, timers ask again after so long, milliseconds.
@@ -54,11 +57,7 @@ impl Engine {
             _ => latest,
         };
         let of_desk = |desk: &Desk| {
-            let lost = desk
-                .sessions
-                .values()
-                .filter_map(|session| session.lost.map(|(_, at)| at))
-                .min();
+            let lost = desk.lost.first().map(|(at, _)| *at);
             let held_back = Some(desk.held_back_until).filter(|until| *until > monotonic_ms);
             let times = [
                 desk.deadlines.first().map(|(at, _)| *at),
@@ -75,7 +74,8 @@ impl Engine {
             times.into_iter().flatten().filter(is_later).min()
         };
         let desks = self.desks.values().filter_map(of_desk);
-        let waits = self.receives.values().map(|receive| receive.until_ms);
+        let later = (monotonic_ms.saturating_add(1), RequestId(0));
+        let waits = self.waits.range(later..).next().map(|(until_ms, _)| *until_ms);
         let fires = self.firing.next_wall_ms(wall_ms).map(of_wall);
         let fires = fires.into_iter().chain(self.firing.next_ms());
         desks.chain(waits).chain(fires).filter(is_later).min()
@@ -84,12 +84,14 @@ impl Engine {
     pub(super) fn pump(&mut self, slots: &Slots, end: u64, now: Now, wall_ms: Option<u64>, out: &mut Vec<Output>) {
         self.is_walking = false;
         self.pumped = now;
+        out.append(&mut self.closed);
         let ids: Vec<SlotId> = self.desks.keys().copied().collect();
         for id in &ids {
             let Some(slot) = slots.slot(*id) else { continue };
             let view = View::new(*id, slot, slots, end, now, wall_ms);
             let desk = self.desks.get_mut(id).expect("its number was listed");
             desk.due(&view, &mut self.acts);
+            self.is_walking |= !desk.retries_left.is_empty();
             if !self.hands_over {
                 self.is_walking |= desk.expire(&view, self.scale, &mut self.acts);
                 self.is_walking |= desk.sweep(&view, &mut self.acts);
@@ -123,10 +125,11 @@ impl Engine {
                     .any(|(_, read)| matches!(read, Read::Batches | Read::Lane(_) | Read::Key(_) | Read::Expiry(_)))
         };
         let over = self
-            .receives
+            .waits
             .iter()
-            .filter(|(_, receive)| receive.until_ms <= now.monotonic_ms && !looks(receive.slot));
-        let over: Vec<RequestId> = over.map(|(request, _)| *request).collect();
+            .take_while(|(until_ms, _)| *until_ms <= now.monotonic_ms);
+        let over = over.map(|(_, request)| *request);
+        let over: Vec<RequestId> = over.filter(|request| !looks(self.receives[request].slot)).collect();
         for request in over {
             // One whose grant is under way gets that.
             let waits = |part: &Part| matches!(part, Part::Grant(grant) if grant.waiter == Waiter::Once(request));
@@ -162,7 +165,7 @@ impl Engine {
                 let view = View::new(id, slot, slots, end, now, wall_ms);
                 let desk = self.desks.get_mut(&id).expect("its number was listed");
                 if let Some(section) = desk.forward_section(&view) {
-                    parts.push(Part::Forward(section.clone(), moving(slot)));
+                    parts.push(Part::Forward(section.clone(), desk.moving(slot)));
                     sections.push(section);
                 }
                 let (grants, pauses) = desk.grants(&view, &mut room, &mut self.acts);
@@ -241,6 +244,7 @@ impl Desk {
                 self.ran_out(view, offset, held, acts);
             }
         }
+        self.take_retries(RETRIES_OF_STEP);
         while let Some((at, offset)) = self.retries.first().copied().filter(|(at, _)| *at <= monotonic_ms) {
             self.retries.remove(&(at, offset));
             if let Some(held) = held_at(view, offset, HeldState::Waiting) {
@@ -257,40 +261,37 @@ impl Desk {
             let ready = Ready {
                 offset,
                 origin: view.slot.origin(offset),
-                key: carried.map_or(0, |origin| origin.key),
+                key: carried.map_or(due.key, |origin| origin.key),
                 lane: due.lane,
                 expires_at_ms: due.expires_at_ms,
             };
-            if !self.is_returned(ready.origin, ready.lane) {
+            if self.is_returned(ready.origin, ready.lane) {
+                continue;
+            }
+            let has_key = self.policy.is_keyed() && ready.key != 0;
+            if has_key && self.keys.is_kept_by(ready.key, ready.origin) {
+                // While rows are looked up for what is next, what kept the key busy before is named still.
+                if !self.keys.seeks(ready.key) {
+                    self.give_back(ready);
+                }
+            } else if !has_key || !self.keys.is_busy(ready.key) {
+                // One whose key is busy is found when the key is free.
                 self.place(view, ready, 0);
             }
         }
-        let lost = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.lost.is_some_and(|(_, at)| at <= monotonic_ms));
-        let lost: Vec<_> = lost
-            .map(|(id, session)| (*id, session.lost.expect("it was asked")))
-            .collect();
-        for (session, (consumer, _)) in lost {
-            let waiter = Some(Waiter::Stream(consumer));
-            let theirs = self
-                .out
-                .iter()
-                .filter(|(_, out)| out.session == session && out.waiter == waiter);
-            let theirs: Vec<u64> = theirs.map(|(offset, _)| *offset).collect();
-            for offset in theirs {
-                if let Some(held) = held_at(view, offset, HeldState::Leased) {
+        while let Some((at, session)) = self.lost.first().copied().filter(|(at, _)| *at <= monotonic_ms) {
+            self.lost.remove(&(at, session));
+            let lost = self.sessions.get(&session).and_then(|known| known.lost);
+            let waiter = lost.map(|(consumer, _)| Waiter::Stream(consumer));
+            for offset in self.of_session(session) {
+                if self.out.get(offset).is_some_and(|out| out.waiter == waiter)
+                    && let Some(held) = held_at(view, offset, HeldState::Leased)
+                {
                     let (change, delay_ms) = failure(&self.policy, held, offset, None);
                     self.change(view, offset, held, change, delay_ms, acts);
                 }
             }
-            if let Some(known) = self.sessions.get_mut(&session) {
-                known.lost = None;
-                if known.in_flight == 0 {
-                    self.sessions.remove(&session);
-                }
-            }
+            self.lose(session, None);
         }
     }
 
@@ -379,13 +380,9 @@ impl Desk {
     /// Messages that nobody asks for expire all the same, and go when the queue is full. Says whether the walk has to go on.
     fn expire(&mut self, view: &View<'_>, scale: Scale, acts: &mut Vec<Act>) -> bool {
         let mut walked = 0;
-        let disposed = acts
-            .iter()
-            .filter(|act| act.slot == view.id && matches!(act.change, Change::Done(_) | Change::Dead { .. }));
-        let depth = depth(view.slot, view.end).saturating_sub(disposed.count() as u64);
         // What commands under way do about it is not known here; they are few.
         let mut over = match self.busy.is_empty() {
-            true => scale.over(&self.policy, depth),
+            true => scale.over(&self.policy, depth(view.slot, view.end)),
             false => 0,
         };
         if over == 0 && self.policy.expired.is_none() {
@@ -428,6 +425,8 @@ impl Desk {
         let mut left = most.min(self.breaker.allowed(view.now.monotonic_ms));
         let begun = left;
         self.grant_alone(view, &mut left, &mut grants);
+        // Where the grant of each is that is not of a message alone.
+        let mut of_waiter: BTreeMap<Waiter, usize> = BTreeMap::new();
         while left > 0 {
             let Some(waiter) = self.consumers.next(|consumer| self.has_room(consumer)) else {
                 break;
@@ -440,19 +439,19 @@ impl Desk {
             left -= given;
             if given > 0 {
                 self.consumers.served(waiter, given);
-                match grants
-                    .iter_mut()
-                    .find(|grant| grant.waiter == waiter && !is_alone(&self.policy, view, grant))
-                {
-                    Some(grant) => grant.messages.extend(messages),
-                    None => grants.push(Grant {
-                        slot: view.id,
-                        waiter,
-                        session,
-                        attempt,
-                        lease_ms,
-                        messages,
-                    }),
+                match of_waiter.get(&waiter) {
+                    Some(at) => grants[*at].messages.extend(messages),
+                    None => {
+                        of_waiter.insert(waiter, grants.len());
+                        grants.push(Grant {
+                            slot: view.id,
+                            waiter,
+                            session,
+                            attempt,
+                            lease_ms,
+                            messages,
+                        });
+                    }
                 }
             }
             if let Some(head) = blocked {
@@ -507,14 +506,7 @@ impl Desk {
 
     /// Messages that go out for the last time go to consumers that have nothing else.
     fn grant_alone(&mut self, view: &View<'_>, left: &mut u32, grants: &mut Vec<Grant>) {
-        self.alone.retain(|_, ready| {
-            let is_free = !self.busy.contains(&ready.offset);
-            is_free && !matches!(view.state(ready.offset), MessageState::Done | MessageState::Beyond)
-        });
-        if self.alone.is_empty() {
-            return self.consumers.stop_draining();
-        }
-        while let Some((origin, ready)) = self.alone.first_key_value().map(|(origin, ready)| (*origin, *ready))
+        while let Some((origin, ready)) = self.first_alone(view)
             && *left > 0
             && !self.carrying.contains(&ready.offset)
         {
@@ -537,13 +529,24 @@ impl Desk {
             // It gets nothing else until this one is settled.
             self.consumers.change(waiter, |consumer| consumer.is_alone = true);
         }
+        if self.alone.is_empty() {
+            self.consumers.stop_draining();
+        }
+    }
+
+    /// The first message that goes out alone, if it still goes out.
+    fn first_alone(&mut self, view: &View<'_>) -> Option<(u64, Ready)> {
+        loop {
+            let (origin, ready) = self.alone.first_key_value().map(|(origin, ready)| (*origin, *ready))?;
+            if self.is_ready(view, &ready) {
+                return Some((origin, ready));
+            }
+        }
     }
 }
 
 fn held_at<'a>(view: &View<'a>, offset: u64, state: HeldState) -> Option<&'a Held> {
-    let held = view.slot.held_from(offset).next();
-    held.filter(|(at, held)| *at == offset && held.state == state)
-        .map(|(_, held)| held)
+    view.slot.held(offset).filter(|held| held.state == state)
 }
 
 /// How often a message has failed, and was delivered: a lease that has run out is a failure that no command has counted yet.
@@ -561,8 +564,4 @@ fn is_last(policy: &Policy, view: &View<'_>, ready: &Ready) -> bool {
     };
     let (failures, deliveries) = attempts(held);
     policy.is_last(failures, deliveries)
-}
-
-fn is_alone(policy: &Policy, view: &View<'_>, grant: &Grant) -> bool {
-    grant.messages.iter().any(|ready| is_last(policy, view, ready))
 }

@@ -1,9 +1,12 @@
 //! Rows that were looked up, and messages that were carried: where they go on a desk.
 
+use std::collections::BTreeMap;
+
 use jangada_machine::Now;
 
 use crate::engine::desk::{Desk, Ready};
 use crate::engine::io::{Output, ReadId, Rows, Settled};
+use crate::engine::keys::Place;
 use crate::engine::step::{Engine, Read};
 use crate::engine::timers::Due;
 use crate::engine::walk::View;
@@ -53,8 +56,13 @@ impl Engine {
         for (id, desk) in &mut self.desks {
             let Some(slot) = slots.slot(*id) else { continue };
             let view = View::new(*id, slot, slots, end, now, wall_ms);
+            // Those that wait for a retry, by their old offsets.
+            desk.take_retries(usize::MAX);
+            let place_of = |offset: &u64| moves.binary_search_by_key(offset, |(old, _)| *old);
+            let waits = desk.retries.iter().filter(|(_, offset)| place_of(offset).is_ok());
+            let waits: BTreeMap<u64, u64> = waits.map(|(at, offset)| (*offset, *at)).collect();
             for (old, new) in moves {
-                desk.moved(&view, *old, *new);
+                desk.moved(&view, (*old, *new), waits.get(old).copied());
             }
         }
     }
@@ -62,16 +70,18 @@ impl Engine {
 
 impl Desk {
     fn timers_read(&mut self, view: &View<'_>, rows: Rows) {
-        let has_lanes = self.policy.has_lanes;
+        let (has_lanes, is_keyed) = (self.policy.has_lanes, self.policy.is_keyed());
         let of_row = |row: &MarkRow| match row {
             MarkRow::Timer {
                 deliver_at_ms,
                 offset,
                 lane,
                 expires_at_ms,
+                message_key,
             } => {
                 let due = Due {
                     lane: if has_lanes { *lane } else { 0 },
+                    key: if is_keyed { *message_key } else { 0 },
                     expires_at_ms: *expires_at_ms,
                 };
                 Some(((*deliver_at_ms, *offset), due))
@@ -81,7 +91,9 @@ impl Desk {
         let timers: Vec<_> = rows.rows.iter().filter_map(of_row).collect();
         let cursor = self.cursor;
         // With lanes any message may have been passed; one that was not is found twice, and goes out once.
-        let is_passed = |offset| (has_lanes || offset < cursor) && view.state(offset) == MessageState::Free;
+        // The cursor leaves out what was carried, where it keeps its place: that is behind it from the beginning.
+        let is_behind = |offset| has_lanes || offset < cursor || view.slot.carried(offset).is_some();
+        let is_passed = |offset| is_behind(offset) && view.state(offset) == MessageState::Free;
         self.timers.rows(&timers, rows.is_all, is_passed);
     }
 
@@ -99,7 +111,13 @@ impl Desk {
         let mut places = Vec::new();
         let (mut last, mut is_all) = (None, rows.is_all);
         for row in &rows.rows {
-            let MarkRow::Key { origin, offset, .. } = row else {
+            let MarkRow::Key {
+                origin,
+                offset,
+                deliver_at_ms,
+                ..
+            } = row
+            else {
                 continue;
             };
             last = Some(*origin);
@@ -110,7 +128,11 @@ impl Desk {
             }
             let is_free = view.state(*offset) == MessageState::Free && !self.busy.contains(offset);
             if is_free && origin == offset && !self.is_returned(*origin, 0) {
-                places.push((*origin, *offset));
+                places.push(Place {
+                    origin: *origin,
+                    offset: *offset,
+                    deliver_at_ms: *deliver_at_ms,
+                });
             }
         }
         let next = self.keys.found(key, &places, last, is_all);
@@ -118,9 +140,8 @@ impl Desk {
     }
 
     /// A message goes on under a new offset: what is known of it here, too.
-    fn moved(&mut self, view: &View<'_>, old: u64, new: u64) {
-        let waits = self.retries.iter().copied().find(|(_, offset)| *offset == old);
-        if let Some((at, _)) = waits {
+    fn moved(&mut self, view: &View<'_>, (old, new): (u64, u64), waits: Option<u64>) {
+        if let Some(at) = waits {
             self.retries.remove(&(at, old));
             self.retries.insert((at, new));
         }
@@ -163,23 +184,38 @@ impl Desk {
             // It was to be the next of its key, and is.
             return self.give_back(ready);
         }
-        self.keys.unpark(ready.key, (ready.origin, old));
+        let place = Place {
+            origin: ready.origin,
+            offset: new,
+            deliver_at_ms: origin.deliver_at_ms,
+        };
+        if self.keys.is_kept_by(ready.key, ready.origin) && !self.keys.seeks(ready.key) {
+            // It is the next of its key, and is not due.
+            return self.is_next(view.slot, ready.key, place);
+        }
+        self.keys.unpark(ready.key, ready.origin);
         self.place(view, ready, origin.deliver_at_ms);
     }
 
     /// Puts a free message behind the cursor to where it is found: it goes out, or is not due, or its key is busy.
     pub(super) fn place(&mut self, view: &View<'_>, ready: Ready, deliver_at_ms: u64) {
-        if deliver_at_ms > view.wall_ms.unwrap_or(0) {
+        if self.policy.is_keyed() && ready.key != 0 {
+            let place = Place {
+                origin: ready.origin,
+                offset: ready.offset,
+                deliver_at_ms,
+            };
+            self.keys.park(ready.key, place);
+            if !self.keys.is_busy(ready.key) {
+                self.free_key(view.slot, ready.key, ready.origin);
+            }
+        } else if deliver_at_ms > view.wall_ms.unwrap_or(0) {
             let due = Due {
                 lane: ready.lane,
+                key: 0,
                 expires_at_ms: ready.expires_at_ms,
             };
             self.timers.pass((deliver_at_ms, ready.offset), due);
-        } else if self.policy.is_keyed() && ready.key != 0 {
-            self.keys.park(ready.key, (ready.origin, ready.offset));
-            if !self.keys.is_busy(ready.key) {
-                self.free_key(view.slot, ready.key);
-            }
         } else {
             self.give_back(ready);
         }

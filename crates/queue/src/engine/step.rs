@@ -1,6 +1,6 @@
 //! The engine of a partition's queues, and what each input does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jangada_machine::Now;
 
@@ -10,12 +10,13 @@ use crate::engine::applied::Part;
 use crate::engine::carrier::Carrier;
 use crate::engine::consumers::{Consumer, Waiter};
 use crate::engine::depth::{Amount, Scale};
-use crate::engine::desk::{Desk, PASSED};
+use crate::engine::desk::{Desk, PASSED, Ready};
 use crate::engine::firing::Firing;
 use crate::engine::io::{
     Answer, ConsumerId, Delivered, Input, Output, ReadId, RequestId, SettleItem, Settled, Settlement, Ticket,
 };
 use crate::engine::policy::Policy;
+use crate::engine::receive::Asks;
 use crate::ids::{AttemptId, LeaseId, SessionId, SlotId};
 use crate::limits::SESSION_GRACE_MS;
 use crate::state::{HeldState, MessageState, Slots};
@@ -73,6 +74,12 @@ pub struct Engine {
     /// Which slot a stream is of.
     pub(super) streams: BTreeMap<ConsumerId, SlotId>,
     pub(super) receives: BTreeMap<RequestId, Receive>,
+    /// The same, by when they are over.
+    pub(super) waits: BTreeSet<(u64, RequestId)>,
+    /// What the consumers of slots that were closed are told by the next step.
+    pub(super) closed: Vec<Output>,
+    /// Receives that were sent again, while a command about what they are answered with is under way.
+    pub(super) asks: Vec<Asks>,
     pub(super) settling: BTreeMap<RequestId, Settling>,
     /// Changes for the next command.
     pub(super) acts: Vec<Act>,
@@ -111,6 +118,9 @@ impl Engine {
             desks: BTreeMap::new(),
             streams: BTreeMap::new(),
             receives: BTreeMap::new(),
+            waits: BTreeSet::new(),
+            closed: Vec::new(),
+            asks: Vec::new(),
             settling: BTreeMap::new(),
             acts: Vec::new(),
             deferred: Vec::new(),
@@ -146,9 +156,9 @@ impl Engine {
         let mut out = self.take_noted(now);
         self.begins_to_count(slots, end);
         let wall_ms = self.wall_ms(now);
-        self.desks
-            .values_mut()
-            .for_each(|desk| desk.marks_end = slots.marks_end());
+        for desk in self.desks.values_mut() {
+            (desk.marks_end, desk.wall_ms) = (slots.marks_end(), wall_ms);
+        }
         self.take(slots, end, input, now, wall_ms, &mut out);
         self.marks_end = slots.marks_end();
         self.pump(slots, end, now, wall_ms, &mut out);
@@ -181,6 +191,7 @@ impl Engine {
     ) {
         match input {
             Input::Tick => {}
+            Input::CutOff => self.cut_off(slots),
             Input::Configure { slot, policy } => self.configure(slots, end, slot, policy, now),
             Input::Appended { marks } => self.appended(marks.as_ref()),
             Input::Attach {
@@ -206,15 +217,19 @@ impl Engine {
                 lease_ms,
                 wait_ms,
             } => {
-                let consumer = Consumer::new(session, attempt, lease_ms, messages);
-                self.receive(slots, (request, slot), consumer, wait_ms, now, out);
+                let asks = Asks {
+                    request,
+                    slot,
+                    consumer: Consumer::new(session, attempt, lease_ms, messages),
+                    until_ms: now.monotonic_ms.saturating_add(wait_ms),
+                };
+                self.receive(slots, asks, now, out);
             }
-            Input::CancelReceive { request } => self.end_receive(request),
-            Input::Undelivered { slot, messages } => {
-                for (offset, lease) in messages {
-                    self.release_unseen(slots, slot, offset, lease);
-                }
+            Input::CancelReceive { request } => {
+                self.asks.retain(|asks| asks.request != request);
+                self.end_receive(request);
             }
+            Input::Undelivered { slot, to, messages } => self.undelivered(slots, end, slot, to, &messages),
             Input::Settle { request, slot, items } => {
                 if let Some(desk) = self.desks.get_mut(&slot) {
                     desk.used(now.monotonic_ms);
@@ -246,7 +261,9 @@ impl Engine {
             }
             Input::HandOver => {
                 self.hands_over = true;
-                let receives: Vec<RequestId> = self.receives.keys().copied().collect();
+                let asks = std::mem::take(&mut self.asks);
+                let asks = asks.into_iter().map(|asks| asks.request);
+                let receives: Vec<RequestId> = self.receives.keys().copied().chain(asks).collect();
                 for request in receives {
                     self.end_receive(request);
                     let answer = Answer::Moved;
@@ -268,7 +285,7 @@ impl Engine {
             Some(desk) if desk.policy != policy => self.restart(slots, end, id, policy, now),
             Some(_) => {}
             None => {
-                self.desks.insert(id, Desk::begin(policy, slots, slot, end, now));
+                self.desks.insert(id, Desk::begin(policy, (slots, slot, end), &[], now));
             }
         }
     }
@@ -281,23 +298,34 @@ impl Engine {
         let Some(slot) = slots.slot(id) else {
             for (waiter, _) in old.consumers.iter() {
                 match waiter {
-                    Waiter::Stream(consumer) => drop(self.streams.remove(&consumer)),
-                    Waiter::Once(request) => drop(self.receives.remove(&request)),
+                    Waiter::Stream(consumer) => {
+                        self.streams.remove(&consumer);
+                        self.closed.push(Output::Moved { consumer });
+                    }
+                    Waiter::Once(request) => {
+                        self.end_wait(request);
+                        let answer = Answer::UnknownSlot;
+                        self.closed.push(Output::Answer { request, answer });
+                    }
                 }
             }
             return;
         };
-        let mut desk = Desk::begin(policy, slots, slot, end, now);
+        let mut desk = Desk::begin(policy, (slots, slot, end), &self.on_their_way(id), now);
         desk.busy = old.busy;
         desk.carrying = old.carrying;
         desk.sending = old.sending;
         desk.breaker = old.breaker;
+        let moving = std::mem::take(&mut desk.forwarder.moving);
         desk.forwarder = old.forwarder;
+        desk.forwarder.moving = moving;
         desk.purging = old.purging;
         (desk.used_at_ms, desk.is_told_unused) = (old.used_at_ms, old.is_told_unused);
         desk.tally = old.tally;
         desk.consumers = old.consumers;
         let waiters: Vec<Waiter> = desk.consumers.iter().map(|(waiter, _)| waiter).collect();
+        let alone = desk.consumers.iter().filter(|(_, consumer)| consumer.is_alone);
+        let alone: Vec<Waiter> = alone.map(|(waiter, _)| waiter).collect();
         for waiter in waiters {
             let grants = self.under_way.values().flatten().map(|part| match part {
                 Part::Grant(grant) if grant.waiter == waiter => grant.messages.len() as u32,
@@ -307,8 +335,8 @@ impl Engine {
             desk.consumers.change(waiter, |consumer| consumer.in_flight = under_way);
         }
         // Whose messages they are, and until when, is as it was.
-        for (offset, before) in old.out {
-            let Some(out) = desk.out.get_mut(&offset) else {
+        for (offset, before) in old.out.iter() {
+            let Some(out) = desk.out.get_mut(offset) else {
                 continue;
             };
             out.waiter = before.waiter;
@@ -319,12 +347,31 @@ impl Engine {
                 desk.consumers.change(waiter, |consumer| consumer.in_flight += 1);
             }
         }
+        for waiter in alone {
+            desk.consumers.change(waiter, |consumer| consumer.is_alone = true);
+        }
         for (session, before) in old.sessions {
             if before.lost.is_some() {
-                desk.sessions.entry(session).or_default().lost = before.lost;
+                desk.lose(session, before.lost);
             }
         }
         self.desks.insert(id, desk);
+    }
+
+    /// Messages of a slot that a command under way, or the next one, is about.
+    fn on_their_way(&self, id: SlotId) -> Vec<Ready> {
+        let of_part = |part: &Part| match part {
+            Part::Grant(grant) if grant.slot == id => grant.messages.clone(),
+            Part::Acts(slot, _, acts) if *slot == id => acts.iter().map(|act| act.ready).collect(),
+            _ => Vec::new(),
+        };
+        let acts = self.acts.iter().filter(|act| act.slot == id).map(|act| act.ready);
+        self.under_way
+            .values()
+            .flatten()
+            .flat_map(of_part)
+            .chain(acts)
+            .collect()
     }
 
     fn appended(&mut self, marks: Option<&(u64, crate::command::Marks)>) {
@@ -360,28 +407,14 @@ impl Engine {
             .insert(waiter, Consumer::new(session, AttemptId(0), lease_ms, 0));
         // What the session has goes on with this stream. What it did not get, as its predecessor broke, is sent again.
         let mut again = Vec::new();
-        let theirs: Vec<u64> = desk
-            .out
-            .iter()
-            .filter(|(_, out)| out.session == session)
-            .map(|(offset, _)| *offset)
-            .collect();
+        let holds: BTreeSet<(u64, LeaseId)> = holds.iter().copied().collect();
+        let theirs = desk.of_session(session);
         for offset in theirs {
-            let before = desk.out.get_mut(&offset).expect("it is there").waiter.replace(waiter);
-            if let Some(before) = before {
-                desk.consumers.change(before, |consumer| {
-                    consumer.in_flight = consumer.in_flight.saturating_sub(1)
-                });
-            }
-            desk.consumers.change(waiter, |consumer| consumer.in_flight += 1);
+            desk.hand_to(offset, waiter);
             if desk.busy.contains(&offset) {
                 continue;
             }
-            if let Some(held) = slot
-                .held_from(offset)
-                .next()
-                .filter(|(at, _)| *at == offset)
-                .map(|(_, held)| *held)
+            if let Some(held) = slot.held(offset)
                 && held.state == HeldState::Leased
                 && !holds.contains(&(offset, held.lease))
             {
@@ -390,13 +423,11 @@ impl Engine {
                     lease: held.lease,
                     failures: held.failures,
                     deliveries: held.deliveries,
-                    lease_left_ms: left(desk.out[&offset].deadline, now),
+                    lease_left_ms: left(desk.out.get(offset).map_or(PASSED, |out| out.deadline), now),
                 });
             }
         }
-        if let Some(known) = desk.sessions.get_mut(&session) {
-            known.lost = None;
-        }
+        desk.lose(session, None);
         if !again.is_empty() {
             out.push(Output::Deliver {
                 consumer,
@@ -424,21 +455,14 @@ impl Engine {
             return;
         };
         if !orderly {
-            if let Some(session) = desk.sessions.get_mut(&gone.session) {
-                session.lost = Some((consumer, now.monotonic_ms + SESSION_GRACE_MS));
-            }
-            return;
+            return desk.lose(gone.session, Some((consumer, now.monotonic_ms + SESSION_GRACE_MS)));
         }
-        let theirs: Vec<u64> = desk
-            .out
-            .iter()
-            .filter(|(_, out)| out.waiter == Some(waiter))
-            .map(|(offset, _)| *offset)
-            .collect();
+        let has = |offset: &u64| desk.out.get(*offset).is_some_and(|out| out.waiter == Some(waiter));
+        let theirs: Vec<u64> = desk.of_session(gone.session).into_iter().filter(has).collect();
         // What becomes of a message by a command that is under way comes first.
         let lease_of = |offset: &u64| {
-            let (at, held) = slots.slot(id)?.held_from(*offset).next()?;
-            (at == *offset).then_some((at, held.lease))
+            let held = slots.slot(id)?.held(*offset)?;
+            Some((*offset, held.lease))
         };
         let is_busy = |offset: &&u64| desk.busy.contains(*offset);
         let busy: Vec<(u64, LeaseId)> = theirs.iter().filter(is_busy).filter_map(lease_of).collect();
@@ -477,96 +501,10 @@ impl Engine {
             waits: None,
         });
     }
-
-    fn release_unseen(&mut self, slots: &Slots, id: SlotId, offset: u64, lease: LeaseId) {
-        let held = slots.slot(id).and_then(|slot| slot.held_from(offset).next());
-        if held.is_some_and(|(at, held)| at == offset && held.lease == lease) {
-            self.give_up(slots, u64::MAX, id, offset, Change::Release { unseen: true });
-        }
-    }
-
-    fn receive(
-        &mut self,
-        slots: &Slots,
-        (request, id): (RequestId, SlotId),
-        consumer: Consumer,
-        wait_ms: u64,
-        now: Now,
-        out: &mut Vec<Output>,
-    ) {
-        let until_ms = now.monotonic_ms.saturating_add(wait_ms);
-        let (Some(desk), Some(slot)) = (self.desks.get_mut(&id), slots.slot(id)) else {
-            let answer = Answer::UnknownSlot;
-            return out.push(Output::Answer { request, answer });
-        };
-        if self.hands_over {
-            let answer = Answer::Moved;
-            return out.push(Output::Answer { request, answer });
-        }
-        let attempt = (consumer.session, consumer.attempt);
-        if consumer.attempt != AttemptId(0) {
-            // Its answer was lost: what it was granted is its still.
-            let lease = desk.attempts.get(&attempt).copied();
-            if let Some(lease) = lease.filter(|lease| slot.lease(*lease).is_some()) {
-                let theirs = desk.out.iter().filter_map(|(offset, out)| {
-                    let (at, held) = slot.held_from(*offset).next()?;
-                    (at == *offset && held.lease == lease).then_some(Delivered {
-                        offset: at,
-                        lease,
-                        failures: held.failures,
-                        deliveries: held.deliveries,
-                        lease_left_ms: left(out.deadline, now),
-                    })
-                });
-                let answer = Answer::Received(theirs.collect());
-                return out.push(Output::Answer { request, answer });
-            }
-            desk.attempts.remove(&attempt);
-            // The first try waits still, or its grant is under way: this one takes its place.
-            let same = |known: &Consumer| (known.session, known.attempt) == attempt;
-            let first = desk
-                .consumers
-                .iter()
-                .find(|(_, known)| same(known))
-                .map(|(waiter, _)| waiter);
-            if let Some(Waiter::Once(first)) = first {
-                self.supersede(id, first, request, until_ms);
-                let answer = Answer::Superseded;
-                return out.push(Output::Answer { request: first, answer });
-            }
-        }
-        let desk = self.desks.get_mut(&id).expect("it was there");
-        desk.consumers.insert(Waiter::Once(request), consumer);
-        self.receives.insert(request, Receive { slot: id, until_ms });
-    }
-
-    /// A receive takes the place of an earlier try of it.
-    fn supersede(&mut self, id: SlotId, first: RequestId, request: RequestId, until_ms: u64) {
-        let desk = self.desks.get_mut(&id).expect("it has a consumer");
-        let consumer = desk.consumers.remove(Waiter::Once(first)).expect("it waits");
-        desk.consumers.insert(Waiter::Once(request), consumer);
-        self.receives.remove(&first);
-        self.receives.insert(request, Receive { slot: id, until_ms });
-        for part in self.under_way.values_mut().flatten() {
-            if let Part::Grant(grant) = part
-                && grant.waiter == Waiter::Once(first)
-            {
-                grant.waiter = Waiter::Once(request);
-            }
-        }
-    }
-
-    pub(super) fn end_receive(&mut self, request: RequestId) {
-        if let Some(receive) = self.receives.remove(&request)
-            && let Some(desk) = self.desks.get_mut(&receive.slot)
-        {
-            desk.consumers.remove(Waiter::Once(request));
-        }
-    }
 }
 
 /// What is left of a lease, milliseconds.
-fn left(deadline: u64, now: Now) -> u64 {
+pub(super) fn left(deadline: u64, now: Now) -> u64 {
     match deadline {
         PASSED => 0,
         deadline => deadline.saturating_sub(now.monotonic_ms),

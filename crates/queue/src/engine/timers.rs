@@ -14,6 +14,8 @@ pub(super) type TimerKey = (u64, u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Due {
     pub lane: u8,
+    /// The hash of its key; 0: it has none.
+    pub key: u64,
     pub expires_at_ms: u64,
 }
 
@@ -58,6 +60,16 @@ impl Timers {
         }
     }
 
+    /// A message that the cursor passed before is not due: it keeps its key busy.
+    pub(super) fn again(&mut self, key: TimerKey, due: Due) {
+        let count = self.count;
+        self.pass(key, due);
+        if !self.window.contains_key(&key) {
+            // A row has it, and it was counted.
+            self.count = count;
+        }
+    }
+
     /// Leaves the latest to the rows.
     fn shrink(&mut self) {
         while self.window.len() > TIMER_WINDOW {
@@ -83,6 +95,19 @@ impl Timers {
     pub(super) fn forget(&mut self, key: TimerKey) {
         let was_there = self.window.remove(&key).is_some() || key > self.horizon;
         self.count = self.count.saturating_sub(u64::from(was_there));
+    }
+
+    /// Nothing below an offset is there any more. The rows of it are passed over when they come.
+    pub(super) fn cut_off(&mut self, floor: u64) {
+        let before = self.window.len();
+        self.window.retain(|(_, offset), _| *offset >= floor);
+        self.count = self.count.saturating_sub((before - self.window.len()) as u64);
+        if let Some(passed) = &mut self.passed {
+            passed.retain(|(_, offset), _| *offset >= floor);
+        }
+        if self.horizon == NEVER {
+            self.count = self.window.len() as u64;
+        }
     }
 
     /// When the next one in the window is due.

@@ -6,12 +6,18 @@ use jangada_machine::Now;
 
 use crate::command::Mark;
 use crate::engine::desk::{Desk, PASSED, Ready};
+use crate::engine::keys::Place;
 use crate::engine::timers::Due;
 use crate::ids::SlotId;
+use crate::limits::BUSY_KEYS_MAX;
 use crate::state::{HeldState, MessageState, Slot, Slots};
 
 /// Offsets that one step looks at, at most. The walk goes on in the next one.
 pub(super) const WALK_MAX: u32 = 100_000;
+
+/// Held messages that the walk passes at once, and how many of them count as one offset: they are in the lists already.
+const HELD_MAX: u32 = 65_536;
+const HELD_OF_WALK: u32 = 16;
 
 /// A slot as a step sees it.
 #[derive(Clone, Copy)]
@@ -86,7 +92,8 @@ impl Desk {
     fn at_cursor(&mut self, view: &View<'_>, walked: &mut u32) -> Head {
         self.head_at_ms = None;
         loop {
-            let offset = view.slot.next_undone(self.cursor);
+            let (offset, held) = view.slot.next_free(self.cursor, HELD_MAX);
+            *walked += held / HELD_OF_WALK;
             self.cursor = self.cursor.max(offset.min(view.end));
             if offset >= view.end {
                 return Head::Empty;
@@ -116,18 +123,30 @@ impl Desk {
                 self.cursor = offset + 1;
                 continue;
             }
-            if mark.deliver_at_ms > view.wall_ms.unwrap_or(0) {
-                if self.policy.is_keyed() {
-                    // The delay is the queue's: what lies behind is not due either.
+            let is_due = mark.deliver_at_ms <= view.wall_ms.unwrap_or(0);
+            let has_key = self.policy.is_keyed() && mark.key != 0;
+            let is_busy = has_key && self.keys.is_busy(mark.key);
+            if has_key && !is_due && !is_busy {
+                if self.keys.len() >= BUSY_KEYS_MAX {
                     self.head_at_ms = Some(mark.deliver_at_ms);
                     return Head::Empty;
                 }
-                self.pass_timer(offset, &mark);
-                self.cursor = offset + 1;
-                continue;
+                // It holds up what has the same key, and nothing else.
+                self.keys.take(mark.key, origin);
             }
-            if self.policy.is_keyed() && mark.key != 0 && self.keys.is_busy(mark.key) {
-                self.keys.pass(mark.key, (origin, offset));
+            if is_busy {
+                let deliver_at_ms = mark.deliver_at_ms;
+                let place = Place {
+                    origin,
+                    offset,
+                    deliver_at_ms,
+                };
+                self.keys.pass(mark.key, place);
+            }
+            if !is_due {
+                self.pass_timer(offset, &mark);
+            }
+            if !is_due || is_busy {
                 self.cursor = offset + 1;
                 continue;
             }
@@ -139,19 +158,20 @@ impl Desk {
     fn pass_timer(&mut self, offset: u64, mark: &Mark) {
         let due = Due {
             lane: mark.lane,
+            key: if self.policy.is_keyed() { mark.key } else { 0 },
             expires_at_ms: mark.expires_at_ms,
         };
         self.timers.pass((mark.deliver_at_ms, offset), due);
     }
 
     /// Whether a message that was returned may still go out. One that may not is taken out.
-    fn is_ready(&mut self, view: &View<'_>, ready: &Ready) -> bool {
+    pub(super) fn is_ready(&mut self, view: &View<'_>, ready: &Ready) -> bool {
         let is_ready = !self.busy.contains(&ready.offset)
             && match view.state(ready.offset) {
                 MessageState::Free => true,
                 MessageState::Held(held) => match held.state {
                     HeldState::Waiting => true,
-                    HeldState::Leased => self.out.get(&ready.offset).is_some_and(|out| out.deadline == PASSED),
+                    HeldState::Leased => self.out.get(ready.offset).is_some_and(|out| out.deadline == PASSED),
                     HeldState::Dead | HeldState::Moving => false,
                 },
                 MessageState::Beyond | MessageState::Done => false,
@@ -160,7 +180,7 @@ impl Desk {
             self.withhold(ready);
             // Whoever made it done, a cancellation say, did not know its key.
             if !self.busy.contains(&ready.offset) && view.state(ready.offset) == MessageState::Done {
-                self.free_key(view.slot, ready.key);
+                self.free_key(view.slot, ready.key, ready.origin);
             }
         }
         is_ready

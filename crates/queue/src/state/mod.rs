@@ -1,6 +1,6 @@
 //! The replicated state: the slots of a partition.
 
-mod blocks;
+pub(crate) mod blocks;
 mod check;
 mod codec;
 mod done;

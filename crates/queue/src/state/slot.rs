@@ -151,6 +151,11 @@ impl Slot {
         }
     }
 
+    /// What the slot's table has of one message.
+    pub fn held(&self, offset: u64) -> Option<&Held> {
+        self.held.get(offset)
+    }
+
     /// The held messages from an offset on.
     pub fn held_from(&self, offset: u64) -> impl Iterator<Item = (u64, &Held)> {
         self.held.from(offset)
@@ -184,6 +189,23 @@ impl Slot {
     /// The first offset at or after `from` that is not done.
     pub fn next_undone(&self, from: u64) -> u64 {
         self.done.next_gap(from.max(self.floor))
+    }
+
+    /// The first offset at or after `from` that is neither done nor held, and how many held ones lie before it. It looks at `most` of
+    /// those: then the offset may be held.
+    pub(crate) fn next_free(&self, from: u64, most: u32) -> (u64, u32) {
+        let mut at = self.next_undone(from);
+        let mut held = self.held.from(at).map(|(offset, _)| offset).peekable();
+        let mut looked = 0;
+        while looked < most && held.next_if_eq(&at).is_some() {
+            looked += 1;
+            at += 1;
+            // What is held is not done.
+            if held.peek() != Some(&at) {
+                at = self.next_undone(at);
+            }
+        }
+        (at, looked)
     }
 
     /// The batch of dead messages that is on its way to another topic.

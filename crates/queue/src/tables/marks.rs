@@ -4,8 +4,8 @@
 //! ```text
 //! kind    key: kind u8 | a u64 | b u64, big-endian      value: 1, then                       what for
 //! BATCH   1 | 0 | last offset                           base u64 | marks without ids         the walk from the floor on
-//! TIMER   2 | deliver-at ms | offset                    lane u32 | expires-at u64            what is due next
-//! KEY     3 | hash of the key | place in the order      offset u64                           the next message of a key
+//! TIMER   2 | deliver-at ms | offset                    lane u32 | expires-at u64 | key u64  what is due next
+//! KEY     3 | hash of the key | place in the order      offset u64 | deliver-at u64          the next message of a key
 //! LANE    4 | lane | last offset                        base u64 | bits | marks of those     the next message of a lane above 0
 //! ROUTE   5 | slot | last offset                        base u64 | bits                      the next message of a bound queue
 //! ORIGIN  6 | old offset | 0                            new offset u64                       where a carried message is now
@@ -81,6 +81,8 @@ pub enum MarkRow {
         lane: u8,
         /// Not after this time; 0: at any time.
         expires_at_ms: u64,
+        /// The hash of its key; 0: it has none.
+        message_key: u64,
     },
     /// A message of a key.
     Key {
@@ -90,6 +92,8 @@ pub enum MarkRow {
         origin: u64,
         /// Where it is now.
         offset: u64,
+        /// Not before this time, milliseconds since the Unix epoch; 0: at once.
+        deliver_at_ms: u64,
     },
     /// The records of a batch that are in a lane.
     Lane {
@@ -181,12 +185,14 @@ impl MarkRow {
                     offset: b,
                     lane: u8::try_from(lane).map_err(|_| reader.damaged())?,
                     expires_at_ms: reader.u64()?,
+                    message_key: reader.u64()?,
                 }
             }
             RowKind::Key => Self::Key {
                 key: a,
                 origin: b,
                 offset: reader.u64()?,
+                deliver_at_ms: reader.u64()?,
             },
             RowKind::Origin => Self::Origin {
                 old: a,
@@ -229,15 +235,19 @@ pub fn put_rows(base: u64, marks: &Marks, origin_of: impl Fn(u64) -> Option<u64>
             continue;
         };
         if mark.deliver_at_ms != 0 {
-            let mut row = RowWriter::<13>::new(VERSION);
+            let mut row = RowWriter::<21>::new(VERSION);
             row.put(&u32::from(mark.lane).to_le_bytes());
             row.put(&mark.expires_at_ms.to_le_bytes());
+            row.put(&mark.key.to_le_bytes());
             let key = key_of(RowKind::Timer, mark.deliver_at_ms, offset);
             effects.put(&MARKS, &key, &row.finish());
         }
         if mark.key != 0 {
             let key = key_of(RowKind::Key, mark.key, origin);
-            effects.put(&MARKS, &key, &value_of(offset));
+            let mut row = RowWriter::<17>::new(VERSION);
+            row.put(&offset.to_le_bytes());
+            row.put(&mark.deliver_at_ms.to_le_bytes());
+            effects.put(&MARKS, &key, &row.finish());
         }
         let lane = (mark.lane > 0).then_some((RowKind::Lane as u8, u64::from(mark.lane)));
         let routes = mark
@@ -348,11 +358,13 @@ mod tests {
                 offset: 11,
                 lane: 0,
                 expires_at_ms: 0,
+                message_key: 7,
             },
             MarkRow::Key {
                 key: 7,
                 origin: 6,
                 offset: 11,
+                deliver_at_ms: 300,
             },
             MarkRow::Lane {
                 lane: 2,
@@ -380,7 +392,14 @@ mod tests {
             rows[1],
             (
                 b"\x02\0\0\0\0\0\0\x01\x2c\0\0\0\0\0\0\0\x0b".to_vec(),
-                b"\x01\0\0\0\0\0\0\0\0\0\0\0\0".to_vec()
+                b"\x01\0\0\0\0\0\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0".to_vec()
+            )
+        );
+        assert_eq!(
+            rows[2],
+            (
+                b"\x03\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\x06".to_vec(),
+                b"\x01\x0b\0\0\0\0\0\0\0\x2c\x01\0\0\0\0\0\0".to_vec()
             )
         );
         assert_eq!(

@@ -40,7 +40,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-fn allocated() -> isize {
+pub fn allocated() -> isize {
     ALLOCATED.with(Cell::get)
 }
 

@@ -1,6 +1,6 @@
 //! What is carried, and when: a log holds a bounded multiple of what is not done, and little is written twice.
 
-use jangada_queue::engine::{CarryBounds, Input, OnDead, Order, Policy, Settlement};
+use jangada_queue::engine::{CarryBounds, Input, OnDead, Order, Policy, Settlement, Waiter};
 use jangada_queue::{KeepsOrder, Mark, MessageState};
 
 use crate::world::{Client, SLOT, World};
@@ -154,7 +154,12 @@ fn a_carried_message_does_not_overtake_its_key() {
     // Nobody saw it, and another leader finds it as if it had never been out.
     let messages = world.clients[0].holds.iter().map(|(offset, lease)| (*offset, *lease));
     let messages = messages.collect();
-    world.step(Input::Undelivered { slot: SLOT, messages });
+    let to = Waiter::Stream(world.clients[0].stream.expect("it is connected"));
+    world.step(Input::Undelivered {
+        slot: SLOT,
+        to,
+        messages,
+    });
     world.clients[0].holds.clear();
     world.holders.clear();
     world.settle_down();

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use jangada_queue::engine::{Input, Settlement};
+use jangada_queue::tables::MarkRow;
 use jangada_queue::{Carry, HeldState, Mark, Marks, MessageState, Runs, Slots};
+use jangada_types::Offset;
 
 use crate::world::{Entry, LEASE_MS, SLOT, World};
 
@@ -75,9 +77,48 @@ impl World {
         self.pending.push_back(Entry::Carry(carry));
     }
 
+    /// Retention takes about so many offsets.
+    pub fn cut(&mut self, count: u64) {
+        let to = (self.log_start + count).min(self.end());
+        let pending = self.pending.iter().filter_map(|entry| match entry {
+            Entry::Cut(to) => Some(*to),
+            _ => None,
+        });
+        let to = pending.max().unwrap_or(0).max(to);
+        self.pending.push_back(Entry::Cut(to));
+    }
+
+    /// Retention took what is below: nobody has it any more.
+    pub fn cut_off(&mut self, to: u64) {
+        let end = self.end();
+        let slot = self.slots.slot(SLOT).expect("it is open");
+        let is_undone = |offset: &u64| slot.state(*offset, end) != MessageState::Done;
+        let undone = (self.log_start..to).filter(is_undone);
+        self.cut.extend(undone.map(|offset| self.records[offset as usize].0));
+        self.log_start = to;
+        self.slots.cut_off(Offset(to as i64));
+        self.follower.cut_off(Offset(to as i64));
+        self.rows
+            .retain(|key, value| match MarkRow::decode(key, value).expect("a row") {
+                MarkRow::Batch { base, marks } => base + marks.0.len() as u64 > to,
+                MarkRow::Timer { offset, .. } | MarkRow::Key { offset, .. } => offset >= to,
+                _ => true,
+            });
+    }
+
+    /// What is shown of the queue adds up.
+    pub fn check_counts(&self) {
+        let counts = self.engine.counts(&self.slots, self.end(), SLOT);
+        let (Some(counts), Some(slot)) = (counts, self.slots.slot(SLOT)) else {
+            return;
+        };
+        let all = counts.ready + counts.delayed + counts.leased + counts.waiting + counts.dead;
+        assert_eq!(all, slot.undone(self.end()), "{counts:?}");
+    }
+
     /// The leader is told how large its log is.
     pub fn measure(&mut self) {
-        let floor = self.slots.floor().expect("the queue's log is its own");
+        let Some(floor) = self.slots.floor() else { return };
         let (start, parts) = self.log.parts(floor);
         let written_bytes = self.log.written;
         self.step(Input::LogSizes {
@@ -123,7 +164,7 @@ impl World {
         self.configure();
         if self.seeds.below(3) == 0 {
             let bytes = self.slots.snapshot();
-            self.follower = Slots::restore(&bytes, 0, self.end()).expect("what was written is read");
+            self.follower = Slots::restore(&bytes, self.log_start, self.end()).expect("what was written is read");
         }
         assert!(self.follower == self.slots, "replicas of one log have one state");
     }
@@ -205,7 +246,7 @@ impl World {
         for (id, place) in &self.places {
             let is_over_unseen = self.policy.expired.is_some() || self.policy.messages_max.is_some();
             match slot.state(*place, end) {
-                MessageState::Done if !is_over_unseen => {
+                MessageState::Done if !is_over_unseen && !self.cut.contains(id) => {
                     // One whose answer was lost is dead by its lease, and may have gone on.
                     let was_seen = self.delivered.contains_key(id) || self.target.log.contains(id);
                     assert!(was_seen, "{id} is done, and nobody saw it");

@@ -1,6 +1,8 @@
 //! What a queue's leader does, case by case.
 
-use jangada_queue::engine::{Answer, ConsumerId, Input, OnDead, Order, Policy, SettleItem, Settled, Settlement};
+use jangada_queue::engine::{
+    Answer, ConsumerId, Input, OnDead, Order, Policy, SettleItem, Settled, Settlement, Waiter,
+};
 use jangada_queue::{DeadReason, HeldState, KeepsOrder, Mark, MessageState, Section};
 
 use crate::world::{Client, Entry, SLOT, World};
@@ -142,11 +144,14 @@ fn a_receive_waits_for_messages_and_is_granted_none_when_nobody_waits_any_more()
 fn messages_that_nobody_saw_count_no_delivery() {
     let mut world = world(Policy::default(), 1);
     send(&mut world, plain(1));
-    world.receive(0, 1, 0);
+    let request = world.receive(0, 1, 0);
     world.settle_down();
     let lease = world.clients[0].holds.remove(&0).expect("it was granted");
-    let messages = vec![(0, lease)];
-    world.step(Input::Undelivered { slot: SLOT, messages });
+    world.step(Input::Undelivered {
+        slot: SLOT,
+        to: Waiter::Once(request),
+        messages: vec![(0, lease)],
+    });
     world.settle_down();
     assert_eq!(state(&world, 0), MessageState::Free);
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use jangada_queue::engine::{Delivered, SettleItem, Settlement};
+use jangada_queue::engine::{Delivered, RequestId, SettleItem, Settlement};
 use jangada_queue::{AttemptId, SessionId};
 use jangada_types::{PartitionIndex, Reason};
 use tokio::time::Instant;
@@ -329,13 +329,19 @@ async fn receive_of(
         wait_ms: u64::try_from(wanted.wait.as_millis()).unwrap_or(u64::MAX),
     };
     let Handed {
+        request,
         messages,
         in_flight_full,
     } = desk.receive(queue.id(), args).await?;
     if messages.is_empty() {
         return Ok(ReceivedMessages::none(in_flight_full));
     }
-    let granted = Granted { messages, queue, desk };
+    let granted = Granted {
+        request,
+        messages,
+        queue,
+        desk,
+    };
     granted
         .read(node, context, (partition, wanted.at.index), wanted.max_bytes)
         .await
@@ -343,6 +349,7 @@ async fn receive_of(
 
 /// Messages that were granted and that nobody has seen. Those that are left when it is dropped are given back.
 struct Granted<'a> {
+    request: RequestId,
     messages: Vec<Delivered>,
     queue: &'a QueueRef,
     desk: Arc<Desk>,
@@ -390,7 +397,7 @@ impl Drop for Granted<'_> {
                 .messages
                 .iter()
                 .map(|delivered| (delivered.offset, delivered.lease));
-            self.desk.undelivered(self.queue.id(), messages.collect());
+            self.desk.undelivered(self.queue.id(), self.request, messages.collect());
         }
     }
 }

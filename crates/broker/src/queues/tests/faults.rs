@@ -149,8 +149,8 @@ async fn a_desk_waits_for_what_the_one_before_it_is_handing_to_raft() {
 async fn what_nobody_saw_goes_back_though_the_desk_that_granted_it_has_ended() {
     let (broker, partition, desk) = begin(Policy::default()).await;
     send(&partition, 2).await;
-    let messages = receive(&desk, 2, LONG_MS).await;
-    let give_back = |message: &Delivered| desk.undelivered(QUEUE, vec![(message.offset, message.lease)]);
+    let Handed { request, messages, .. } = desk.receive(QUEUE, asks(2, LONG_MS)).await.expect("it leads");
+    let give_back = |message: &Delivered| desk.undelivered(QUEUE, request, vec![(message.offset, message.lease)]);
     desk.end();
     // Before the next one is there, and after.
     give_back(&messages[0]);

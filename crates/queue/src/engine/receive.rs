@@ -1,0 +1,196 @@
+//! Receives: who asks once, who asks again because an answer was lost, and answers that could not be handed on.
+
+use jangada_machine::Now;
+
+use crate::engine::acts::Change;
+use crate::engine::applied::Part;
+use crate::engine::consumers::{Consumer, Waiter};
+use crate::engine::desk::{Desk, PASSED};
+use crate::engine::io::{Answer, Delivered, Output, RequestId};
+use crate::engine::step::{Engine, Receive, left};
+use crate::ids::{AttemptId, LeaseId, SessionId, SlotId};
+use crate::state::{Slot, Slots};
+
+/// A receive, as it was asked for.
+#[derive(Debug)]
+pub(super) struct Asks {
+    pub request: RequestId,
+    pub slot: SlotId,
+    pub consumer: Consumer,
+    /// On the monotonic clock, milliseconds.
+    pub until_ms: u64,
+}
+
+/// What an earlier try of a receive was granted.
+enum Earlier {
+    /// Nothing that is still its own.
+    Nothing,
+    /// What becomes of some of it is under way.
+    Unclear,
+    Granted(Vec<Delivered>),
+}
+
+impl Engine {
+    pub(super) fn receive(&mut self, slots: &Slots, asks: Asks, now: Now, out: &mut Vec<Output>) {
+        let Asks { request, slot: id, .. } = asks;
+        let (Some(desk), Some(slot)) = (self.desks.get_mut(&id), slots.slot(id)) else {
+            let answer = Answer::UnknownSlot;
+            return out.push(Output::Answer { request, answer });
+        };
+        if self.hands_over {
+            let answer = Answer::Moved;
+            return out.push(Output::Answer { request, answer });
+        }
+        let attempt = (asks.consumer.session, asks.consumer.attempt);
+        if attempt.1 != AttemptId(0) {
+            let is_same = |known: &Asks| {
+                let consumer = &known.consumer;
+                known.slot == id && (consumer.session, consumer.attempt) == attempt
+            };
+            // The first try waits still, or its grant is under way: this one takes its place.
+            if let Some(at) = self.asks.iter().position(is_same) {
+                let first = self.asks.swap_remove(at).request;
+                let answer = Answer::Superseded;
+                out.push(Output::Answer { request: first, answer });
+            } else if let Some(first) = desk.consumers.of_attempt(attempt) {
+                self.supersede(id, first, request, asks.until_ms);
+                let answer = Answer::Superseded;
+                return out.push(Output::Answer { request: first, answer });
+            }
+            // Nobody waits for its grant any more, which is under way: this one is answered with it.
+            let is_its = |part: &Part| match part {
+                Part::Grant(grant) => grant.slot == id && (grant.session, grant.attempt) == attempt,
+                _ => false,
+            };
+            let earlier = match self.under_way.values().flatten().any(is_its) {
+                true => Earlier::Unclear,
+                false => desk.earlier(slot, attempt, now),
+            };
+            match earlier {
+                Earlier::Nothing => drop(desk.attempts.remove(&attempt)),
+                Earlier::Unclear => return self.asks.push(asks),
+                Earlier::Granted(messages) => {
+                    // Its answer was lost: what it was granted is its still.
+                    for message in &messages {
+                        desk.hand_to(message.offset, Waiter::Once(request));
+                    }
+                    let answer = Answer::Received(messages);
+                    return out.push(Output::Answer { request, answer });
+                }
+            }
+        }
+        let (slot, until_ms) = (id, asks.until_ms);
+        desk.consumers.insert(Waiter::Once(request), asks.consumer);
+        self.begin_wait(request, Receive { slot, until_ms });
+    }
+
+    fn begin_wait(&mut self, request: RequestId, receive: Receive) {
+        self.waits.insert((receive.until_ms, request));
+        self.receives.insert(request, receive);
+    }
+
+    pub(super) fn end_wait(&mut self, request: RequestId) -> Option<Receive> {
+        let receive = self.receives.remove(&request)?;
+        self.waits.remove(&(receive.until_ms, request));
+        Some(receive)
+    }
+
+    /// What was under way may be known now: receives that waited for it are looked at again.
+    pub(super) fn receive_again(&mut self, slots: &Slots, now: Now, out: &mut Vec<Output>) {
+        for asks in std::mem::take(&mut self.asks) {
+            self.receive(slots, asks, now, out);
+        }
+    }
+
+    /// A receive takes the place of an earlier try of it.
+    fn supersede(&mut self, id: SlotId, first: RequestId, request: RequestId, until_ms: u64) {
+        let desk = self.desks.get_mut(&id).expect("it has a consumer");
+        let consumer = desk.consumers.remove(Waiter::Once(first)).expect("it waits");
+        desk.consumers.insert(Waiter::Once(request), consumer);
+        self.end_wait(first);
+        self.begin_wait(request, Receive { slot: id, until_ms });
+        for part in self.under_way.values_mut().flatten() {
+            if let Part::Grant(grant) = part
+                && grant.waiter == Waiter::Once(first)
+            {
+                grant.waiter = Waiter::Once(request);
+            }
+        }
+    }
+
+    pub(super) fn end_receive(&mut self, request: RequestId) {
+        if let Some(receive) = self.end_wait(request)
+            && let Some(desk) = self.desks.get_mut(&receive.slot)
+        {
+            desk.consumers.remove(Waiter::Once(request));
+        }
+    }
+
+    /// Messages did not reach whom they were for. Those that somebody else has since stay there.
+    pub(super) fn undelivered(&mut self, slots: &Slots, end: u64, id: SlotId, to: Waiter, messages: &[(u64, LeaseId)]) {
+        for (offset, lease) in messages {
+            let desk = self.desks.get(&id);
+            let is_theirs = desk.is_some_and(|desk| desk.has(*offset, to));
+            let held = slots.slot(id).and_then(|slot| slot.held(*offset));
+            if is_theirs && held.is_some_and(|held| held.lease == *lease) {
+                self.give_up(slots, end, id, *offset, Change::Release { unseen: true });
+            }
+        }
+    }
+}
+
+impl Desk {
+    /// Whether a message was given to somebody last, or to nobody by this leader.
+    fn has(&self, offset: u64, waiter: Waiter) -> bool {
+        let out = self.out.get(offset);
+        out.is_some_and(|out| out.waiter.is_none_or(|known| known == waiter))
+    }
+
+    /// A message is with another stream or receive of its session from now on.
+    pub(super) fn hand_to(&mut self, offset: u64, waiter: Waiter) {
+        let Some(out) = self.out.get_mut(offset) else { return };
+        if let Some(before) = out.waiter.replace(waiter) {
+            self.consumers.change(before, |consumer| {
+                consumer.in_flight = consumer.in_flight.saturating_sub(1)
+            });
+        }
+        self.consumers.change(waiter, |consumer| consumer.in_flight += 1);
+    }
+
+    /// What an earlier try of a receive was granted, as far as its lease is not over.
+    fn earlier(&self, slot: &Slot, attempt: (SessionId, AttemptId), now: Now) -> Earlier {
+        let Some(lease) = self.attempts.get(&attempt).copied() else {
+            return Earlier::Nothing;
+        };
+        let mut left_of_lease = slot.lease(lease).map_or(0, |lease| lease.left);
+        let mut messages = Vec::new();
+        for (offset, known) in self.out.iter() {
+            if left_of_lease == 0 {
+                break;
+            }
+            if known.session != attempt.0 {
+                continue;
+            }
+            let Some(held) = slot.held(offset).filter(|held| held.lease == lease) else {
+                continue;
+            };
+            left_of_lease -= 1;
+            if self.busy.contains(&offset) {
+                return Earlier::Unclear;
+            }
+            if known.deadline != PASSED {
+                messages.push(Delivered {
+                    offset,
+                    lease,
+                    failures: held.failures,
+                    deliveries: held.deliveries,
+                    lease_left_ms: left(known.deadline, now),
+                });
+            }
+        }
+        match messages.is_empty() {
+            true => Earlier::Nothing,
+            false => Earlier::Granted(messages),
+        }
+    }
+}
