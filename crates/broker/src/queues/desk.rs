@@ -24,7 +24,7 @@ use super::cell::DeskCell;
 use super::cut_off::{LostBefore, lost_so_far};
 use super::handed::Handed;
 use super::peek::{Found, MessageState, look};
-use super::schedules::Refusals;
+use super::refusals::Refusals;
 use super::sent_ids::Repetitions;
 use super::shown::{Counted, OldestTimes};
 use super::spec::QueueSpec;

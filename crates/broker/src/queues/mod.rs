@@ -17,7 +17,8 @@
 //! - `ages`: how old messages are. `tallies`: counters of what has come of them, for metrics. `shown`: what is
 //!   remembered of both.
 //! - `views`: how far queues lag that read an ordinary topic.
-//! - `schedules`: putting and listing schedules. `firing`: their messages, when they are due, made of what `template` has.
+//! - `schedules`: putting and listing schedules. `firing`: their messages, when they are due, made of what `template` has, or why
+//!   they were refused: `refusals`.
 //! - `outgoing`: messages as batches and marks, pure.
 //!
 //! A desk begins when its replica is ready in a term, and ends with the lead, or when the outcome of one of its commands is not known.
@@ -38,6 +39,7 @@ mod look_up;
 mod noting;
 pub(crate) mod outgoing;
 mod peek;
+mod refusals;
 #[cfg(test)]
 mod schedule_tests;
 mod schedules;

@@ -1,7 +1,5 @@
 //! Schedules of a queue at its desk: putting, deleting, listing. What is due is the engine's; it is sent by `firing`.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use jangada_log::{PartitionCommand, PartitionReply, PartitionState};
 use jangada_queue::limits::SCHEDULES_MAX;
@@ -9,7 +7,6 @@ use jangada_queue::schedule::{CatchUp, InvalidSchedule, Timing, check_schedule};
 use jangada_queue::{Marks, PutSchedule, QueueId, Schedule, ScheduleCommand, ScheduleKey, ScheduleRefused, SlotId};
 use jangada_types::Reason;
 use jangada_types::limits::QUEUE_DELAY_MS_MAX;
-use parking_lot::Mutex;
 
 use super::desk::Desk;
 use super::outgoing::NewMessage;
@@ -66,27 +63,6 @@ pub(crate) struct ScheduleFound {
     pub sent: u64,
     /// Why its message was refused when it was to be sent last; empty: it was not.
     pub refusal: String,
-}
-
-/// Why messages of schedules were refused when they were to be sent last.
-#[derive(Debug, Default)]
-pub(super) struct Refusals(Mutex<BTreeMap<ScheduleKey, String>>);
-
-impl Refusals {
-    /// Notes a refusal. True: it is another one than before.
-    pub fn note(&self, key: &ScheduleKey, why: &str) -> bool {
-        let before = self.0.lock().insert(key.clone(), why.to_owned());
-        before.is_none_or(|before| before != why)
-    }
-
-    /// Forgets it: a message was sent, or the schedule is another one.
-    pub fn clear(&self, key: &ScheduleKey) {
-        self.0.lock().remove(key);
-    }
-
-    fn of(&self, key: &ScheduleKey) -> String {
-        self.0.lock().get(key).cloned().unwrap_or_default()
-    }
 }
 
 fn invalid(name: &str, why: impl std::fmt::Display) -> RequestError {
@@ -378,18 +354,5 @@ mod tests {
         assert!(said.contains("ten years"), "{said}");
         let said = refused(every(10));
         assert!(said.contains("1000 ms"), "{said}");
-    }
-
-    #[test]
-    fn refusals_are_told_apart_from_those_before() {
-        let refusals = Refusals::default();
-        let key = (jangada_queue::SlotId(1), "tick".to_owned());
-        assert_eq!(refusals.of(&key), "");
-        assert!(refusals.note(&key, "full"));
-        assert!(!refusals.note(&key, "full"), "it is known");
-        assert!(refusals.note(&key, "no disk"));
-        assert_eq!(refusals.of(&key), "no disk");
-        refusals.clear(&key);
-        assert_eq!(refusals.of(&key), "");
     }
 }

@@ -131,7 +131,7 @@ pub struct QueueSchedule {
 /// The schedules of a queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueSchedules {
-    /// By name.
+    /// The schedules, ordered by name.
     pub schedules: Vec<QueueSchedule>,
     /// Partitions whose leader did not answer: their schedules are missing.
     pub unanswered_partitions: BTreeSet<u32>,
