@@ -53,23 +53,26 @@ type Outcome = Result<Applied<PartitionReply>, ProposeError>;
 
 impl DeskTask {
     /// Runs beside [`DeskTask::serve`]: tells the engine how large the log is, when it has grown by a part, or somewhat in ten seconds.
+    /// Also when it has not grown and messages were settled: less of it is live then.
     async fn measure(desk: Arc<Desk>, partition: Weak<Partition>) {
         let mut measure = LogMeasure::default();
-        let mut told: Option<(u64, Instant)> = None;
+        let mut told: Option<(u64, u64, Instant)> = None;
         while !desk.has_ended() {
             tokio::time::sleep(MEASURE_EVERY).await;
             let Some(partition) = partition.upgrade() else { return };
             let (is_owned, end) = desk.with_state(|state| (state.queue_floor().is_some(), state.retained_bytes()));
             let part_bytes = partition.log_part_bytes();
-            let is_due = told.is_none_or(|(bytes, at)| {
-                end.abs_diff(bytes) >= part_bytes || end != bytes && at.elapsed() >= MEASURE_AT_LEAST_EVERY
+            let commands = desk.command_bytes.load(Ordering::Relaxed);
+            let is_due = told.is_none_or(|(bytes, of_commands, at)| {
+                let has_changed = end != bytes || commands != of_commands;
+                end.abs_diff(bytes) >= part_bytes || has_changed && at.elapsed() >= MEASURE_AT_LEAST_EVERY
             });
             if !is_owned || !is_due {
                 continue;
             }
             match measure.take(&desk, part_bytes, &desk.command_bytes).await {
                 Ok(sizes) => {
-                    told = Some((end, Instant::now()));
+                    told = Some((end, commands, Instant::now()));
                     desk.put(sizes);
                 }
                 Err(error) => tracing::debug!(partition = %desk.hosted.name, %error, "the log cannot be measured"),

@@ -117,3 +117,40 @@ async fn a_message_that_a_consumer_has_is_not_carried_and_can_be_settled() {
     assert_eq!(desk.counts(QUEUE).expect("it is open").first, None);
     broker.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_stuck_is_carried_when_a_backlog_is_worked_off_and_nothing_more_is_sent() {
+    let broker = Broker::start(Options::default());
+    broker.set_clock(START_MS);
+    let (partition, desk) = lead_with(&broker, small_segments(), Policy::default()).await;
+    desk.engine.lock().set_carry_bounds(CarryBounds {
+        factor: 2,
+        slack_bytes: 200_000,
+        batch_bytes: 100_000,
+    });
+    let far = Mark {
+        deliver_at_ms: START_MS.unsigned_abs() + 86_400_000,
+        ..Mark::default()
+    };
+    let marks = Marks(vec![far]);
+    send_with(&partition, with_key(&["far"]), Some(marks))
+        .await
+        .expect("it is taken");
+    for _ in 0..20 {
+        send_with(&partition, batch(4, LARGE), None).await.expect("it is taken");
+    }
+    // All of it is live as long as it was not worked on, and the engine knows that.
+    let is_measured = || {
+        let counts = desk.counts(QUEUE).expect("it is open");
+        (counts.bytes >= 19 * 4 * LARGE as u64).then_some(())
+    };
+    until("the log is measured", is_measured).await;
+    assert_eq!(partition.view.log_start(), Offset(0));
+    for _ in 0..20 {
+        let messages = receive_all(&desk, 4).await;
+        settle(&desk, &messages, Settlement::Ack).await;
+    }
+    cut(&partition, 0).await;
+    assert_eq!(desk.counts(QUEUE).expect("it is open").delayed, 1, "it is there");
+    broker.stop().await;
+}
