@@ -65,6 +65,7 @@ mod produce_consume;
 mod produce_streams;
 mod producer_expiry;
 mod put_back;
+mod queue_consumers;
 mod queue_faults;
 mod queue_kills;
 mod queue_repetitions;

@@ -82,6 +82,7 @@ pub(crate) struct Metrics {
     pub quota: QuotaMetrics,
     damages: Family<KindLabel, Counter>,
     repairs: Counter,
+    unreadable_messages: Counter,
     /// Counters of the consumer groups whose shards this broker leads.
     pub groups: GroupMetrics,
     pub topics: TopicMetrics,
@@ -169,6 +170,11 @@ impl Metrics {
                 "repairs",
                 "Damaged replicas that were filled again from the others",
             ),
+            unreadable_messages: registered(
+                all,
+                "queue_unreadable_messages",
+                "Messages of queues that failed here because their records are damaged",
+            ),
             groups: GroupMetrics::registered(all),
             topics: TopicMetrics::new(settings.topics_max as usize),
             queues: QueueTallies::default(),
@@ -234,6 +240,11 @@ impl Metrics {
     /// Counts a damaged replica that has been filled again.
     pub fn repaired(&self) {
         self.repairs.inc();
+    }
+
+    /// Counts messages of queues that failed because their records are damaged.
+    pub fn unreadable_messages(&self, count: usize) {
+        self.unreadable_messages.inc_by(count as u64);
     }
 
     pub fn failed(&self, reason: Reason) {

@@ -66,9 +66,14 @@ impl Partition {
         })
     }
 
+    /// Whether no other broker has the partition's records.
+    pub fn is_only_replica(&self) -> bool {
+        self.hosted.group.members().voters.len() < 2
+    }
+
     /// A damaged replica hands its leadership over if it can (`repair`): then the reader is sent to the next leader.
     async fn after_hand_over(&self, error: RequestError) -> RequestError {
-        if self.hosted.group.members().voters.len() < 2 {
+        if self.is_only_replica() {
             return error;
         }
         let mut status = self.hosted.group.watch();

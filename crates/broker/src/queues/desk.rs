@@ -517,9 +517,11 @@ impl Desk {
         let Err(TrySendError::Full(event) | TrySendError::Closed(event)) = stream.tells.try_send(event) else {
             return;
         };
-        let AttachedEvent::Deliveries(messages) = event else {
-            streams.remove(&consumer);
-            return;
+        let messages = match event {
+            AttachedEvent::Deliveries(messages) => messages,
+            // What its session has already waits for the session.
+            AttachedEvent::Begun(_) => return,
+            AttachedEvent::Moved | AttachedEvent::Ended => return drop(streams.remove(&consumer)),
         };
         let slot = stream.slot;
         stream.owed.fetch_add(messages.len() as u32, Ordering::SeqCst);

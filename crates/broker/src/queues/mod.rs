@@ -59,7 +59,7 @@ pub(crate) use self::attached::{Attached, AttachedEvent};
 pub(crate) use self::cell::DeskCell;
 pub(crate) use self::desk::{Administer, Desk, ReceiveArgs, Reserved};
 pub(crate) use self::handed::Handed;
-pub(crate) use self::peek::MessageState;
+pub(crate) use self::peek::{MessageState, Peeked};
 pub(crate) use self::schedules::{NewSchedule, Recurrence, ScheduleFound, ScheduleIsPut};
 pub(crate) use self::shown::OldestAge;
 pub(crate) use self::spec::{QueueSpec, check_is_carried_out};

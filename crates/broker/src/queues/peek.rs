@@ -31,6 +31,10 @@ pub(crate) struct Peeked {
     pub until_ms: u64,
     /// Why it is dead; empty: it is not.
     pub reason: String,
+    /// When it died, milliseconds since the Unix epoch; 0: it is not dead.
+    pub died_at_ms: u64,
+    /// The hash of its key, where the queue keeps order by key; 0: none.
+    pub key: u64,
 }
 
 /// Messages that were found.
@@ -50,13 +54,15 @@ fn peeked(offset: u64, held: Option<&Held>) -> Peeked {
             deliveries: 0,
             until_ms: 0,
             reason: String::new(),
+            died_at_ms: 0,
+            key: 0,
         };
     };
-    let (state, until_ms) = match held.state {
-        HeldState::Leased => (MessageState::Leased, held.at_ms),
-        HeldState::Waiting => (MessageState::Waiting, held.at_ms),
-        HeldState::Dead => (MessageState::Dead, 0),
-        HeldState::Moving => (MessageState::Moving, 0),
+    let (state, until_ms, died_at_ms) = match held.state {
+        HeldState::Leased => (MessageState::Leased, held.at_ms, 0),
+        HeldState::Waiting => (MessageState::Waiting, held.at_ms, 0),
+        HeldState::Dead => (MessageState::Dead, 0, held.at_ms),
+        HeldState::Moving => (MessageState::Moving, 0, held.at_ms),
     };
     let reason = match held.reason {
         None => "",
@@ -72,6 +78,8 @@ fn peeked(offset: u64, held: Option<&Held>) -> Peeked {
         deliveries: held.deliveries,
         until_ms,
         reason: reason.to_owned(),
+        died_at_ms,
+        key: held.key,
     }
 }
 

@@ -202,6 +202,10 @@ impl DeskTask {
                     }
                 });
             }
+            Output::Attached { consumer, messages } => {
+                self.published(&messages).await;
+                self.desk.tell_stream(consumer, AttachedEvent::Begun(messages));
+            }
             Output::Deliver { consumer, messages } => {
                 self.published(&messages).await;
                 self.desk.tell_stream(consumer, AttachedEvent::Deliveries(messages));

@@ -223,6 +223,7 @@ async fn two_consumers_share_the_messages_and_who_leaves_gives_its_own_back() {
                 .await
                 .expect("there are some for each")
             {
+                AttachedEvent::Begun(messages) => assert_eq!(messages, [], "they are new here"),
                 AttachedEvent::Deliveries(messages) => got.extend(offsets(&messages)),
                 other => panic!("{other:?}"),
             }
@@ -276,7 +277,7 @@ async fn a_new_leader_knows_what_is_done_and_who_has_what() {
     // The session comes back, and gets under the same lease what it does not have.
     let mut stream = next.attach(QUEUE, SessionId(5), LONG_MS, held).expect("it leads");
     let again = tokio::time::timeout(TIMEOUT, stream.next()).await.expect("it hears");
-    let AttachedEvent::Deliveries(again) = again else {
+    let AttachedEvent::Begun(again) = again else {
         panic!("{again:?}")
     };
     let leases = |messages: &[Delivered]| {

@@ -14,6 +14,8 @@ pub(crate) mod metadata;
 mod names;
 mod pack;
 mod passed_queue_admin;
+#[cfg(test)]
+mod passed_queue_tests;
 mod passed_queues;
 mod passed_wire;
 #[cfg(test)]

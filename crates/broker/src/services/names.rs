@@ -72,7 +72,15 @@ pub(crate) fn queue(id: &[u8], name: String) -> Result<QueueName, RequestError> 
     if id.is_empty() {
         return Ok(QueueName::Name(name));
     }
-    QueueId::from_slice(id).map(QueueName::Id).ok_or_else(|| {
+    queue_id(id).map(QueueName::Id)
+}
+
+/// A queue's id in a request.
+///
+/// # Errors
+/// INVALID_REQUEST: it has not 16 bytes.
+pub(crate) fn queue_id(id: &[u8]) -> Result<QueueId, RequestError> {
+    QueueId::from_slice(id).ok_or_else(|| {
         RequestError::new(
             Reason::InvalidRequest,
             format!("a queue id has 16 bytes, this one has {}", id.len()),

@@ -7,8 +7,9 @@ use jangada_proto::internal::{ReceiveMessages as ReceiveMessage, SettleMessages 
 use jangada_proto::v1;
 use jangada_queue::engine::SettleItem;
 use jangada_queue::{AttemptId, SessionId};
-use jangada_types::{PartitionIndex, QueueId};
+use jangada_types::PartitionIndex;
 
+use super::names;
 use super::queue_wire as wire;
 use super::record_wire::invalid;
 use crate::api::call::queues::{
@@ -31,14 +32,10 @@ fn bytes(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-fn queue_id(id: &[u8]) -> Result<QueueId, RequestError> {
-    QueueId::from_slice(id).ok_or_else(|| invalid(format!("a queue id has 16 bytes, this one has {}", id.len())))
-}
-
 fn at(id: &[u8], partition: Option<u32>) -> Result<QueuePartition, RequestError> {
     let partition = partition.ok_or_else(|| invalid("what is passed on to a leader names the partition"))?;
     Ok(QueuePartition {
-        queue: queue_id(id)?,
+        queue: names::queue_id(id)?,
         index: PartitionIndex(partition),
     })
 }

@@ -274,8 +274,13 @@ fn tell(node: &Node, call: &Call, queue: &QueueRef, news: ConsumerHears) -> v1::
             queue_id: wire::queue_id_to(queue.id()),
             partitions: partitions.into_iter().map(|index| index.get()).collect(),
         }),
-        ConsumerHears::Messages { messages, room: taken } => {
+        ConsumerHears::Messages {
+            messages,
+            unseen,
+            room: taken,
+        } => {
             room = Some(taken);
+            unseen.seen();
             Hears::Messages(v1::ConsumeMessages {
                 messages: messages.into_iter().map(wire::received_to).collect(),
             })

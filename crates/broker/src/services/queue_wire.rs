@@ -362,7 +362,9 @@ pub(super) fn peeked_to(peeked: PeekedMessages) -> v1::PeekResponse {
         message: Some(received_to(shown.message)),
         state: state_to(shown.state).into(),
         until_ms: shown.until_ms,
-        reason: shown.reason.to_owned(),
+        reason: shown.reason,
+        died_at_ms: shown.died_at_ms,
+        damage: shown.damage,
     });
     v1::PeekResponse {
         messages: messages.collect(),
@@ -380,6 +382,8 @@ pub(super) fn peeked_of(response: v1::PeekResponse) -> Result<PeekedMessages, Re
             state: state_of(shown.state)?,
             until_ms: shown.until_ms,
             reason: shown.reason,
+            died_at_ms: shown.died_at_ms,
+            damage: shown.damage,
         })
     });
     Ok(PeekedMessages {

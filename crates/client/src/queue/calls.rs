@@ -317,6 +317,8 @@ impl Queue {
                 state: MessageState::from_wire(shown.state)?,
                 until_ms: Some(shown.until_ms).filter(|until_ms| *until_ms > 0),
                 reason: Some(shown.reason).filter(|reason| !reason.is_empty()),
+                died_at_ms: Some(shown.died_at_ms).filter(|died_at_ms| *died_at_ms > 0),
+                damage: Some(shown.damage).filter(|damage| !damage.is_empty()),
             })
         });
         Ok(Peeked {

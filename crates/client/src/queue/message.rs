@@ -372,4 +372,8 @@ pub struct PeekedMessage {
     pub until_ms: Option<u64>,
     /// Why it is dead: `attempts`, `rejected`, `expired` or `length`. `None`: it is not.
     pub reason: Option<String>,
+    /// When it died, milliseconds since the Unix epoch. `None`: it is not dead.
+    pub died_at_ms: Option<u64>,
+    /// Why its record cannot be read: only its place and its state are known then. `None`: it was read.
+    pub damage: Option<String>,
 }

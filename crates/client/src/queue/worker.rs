@@ -149,10 +149,11 @@ impl Worker {
                 },
             }
         };
-        drop(consumer);
+        let left = consumer.close();
         while let Some(outcome) = working.next().await {
             handled.count(outcome);
         }
+        left.await;
         failed.map_or(Ok(handled), Err)
     }
 }

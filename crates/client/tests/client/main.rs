@@ -13,3 +13,4 @@ mod metadata;
 mod produce;
 mod produce_changes;
 mod produce_faults;
+mod queue_consumers;

@@ -208,7 +208,7 @@ fn message(args: &QueueSendArgs, line: &Bytes) -> std::result::Result<QueueMessa
     Ok(message)
 }
 
-fn print(out: &mut impl Write, output: QueueOutput, message: &ReceivedMessage) -> io::Result<()> {
+pub(super) fn print(out: &mut impl Write, output: QueueOutput, message: &ReceivedMessage) -> io::Result<()> {
     match output {
         QueueOutput::Jsonl => queue_jsonl::write(out, message),
         QueueOutput::Lines => {
@@ -297,10 +297,11 @@ async fn consume(brokers: &Brokers, args: &QueueConsumeArgs) -> Result<()> {
             acknowledged(acknowledging.pop_front()).await?;
         }
     }
-    drop(consumer);
     while !acknowledging.is_empty() {
         acknowledged(acknowledging.pop_front()).await?;
     }
+    // Without this the messages that came ahead would have failed.
+    consumer.close().await;
     Ok(())
 }
 

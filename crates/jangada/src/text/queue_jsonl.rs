@@ -87,6 +87,8 @@ pub fn write_peeked(out: &mut impl Write, peeked: &PeekedMessage) -> io::Result<
     object.insert("state".to_owned(), peeked.state.as_str().into());
     object.insert("until_ms".to_owned(), json!(peeked.until_ms));
     object.insert("reason".to_owned(), json!(peeked.reason));
+    object.insert("died_at_ms".to_owned(), json!(peeked.died_at_ms));
+    object.insert("damage".to_owned(), json!(peeked.damage));
     print(out, &object)
 }
 
@@ -124,6 +126,10 @@ struct Read {
     _until_ms: Option<serde::de::IgnoredAny>,
     #[serde(rename = "reason")]
     _reason: Option<serde::de::IgnoredAny>,
+    #[serde(rename = "died_at_ms")]
+    _died_at_ms: Option<serde::de::IgnoredAny>,
+    #[serde(rename = "damage")]
+    _damage: Option<serde::de::IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -215,6 +221,8 @@ mod tests {
             state: MessageState::Dead,
             until_ms: None,
             reason: Some("attempts".to_owned()),
+            died_at_ms: Some(1_800),
+            damage: None,
         };
         let mut line = Vec::new();
         write_peeked(&mut line, &peeked).expect("writing to memory works");
@@ -222,6 +230,10 @@ mod tests {
         assert_eq!(
             (&printed["state"], &printed["reason"]),
             (&json!("dead"), &json!("attempts"))
+        );
+        assert_eq!(
+            (&printed["died_at_ms"], &printed["damage"]),
+            (&json!(1_800), &Value::Null)
         );
         assert_eq!(
             (&printed["key_base64"], &printed["body"]),

@@ -95,7 +95,8 @@ pub enum Input {
         /// The offset of the first record, and the marks.
         marks: Option<(u64, Marks)>,
     },
-    /// A consumer's stream begins. Without credit it gets nothing but what its session has already.
+    /// A consumer's stream begins. It is answered by [`Output::Attached`], or by [`Output::Moved`]. Without credit it gets nothing but what its
+    /// session has already.
     Attach {
         /// The consumer's stream.
         consumer: ConsumerId,
@@ -394,7 +395,15 @@ pub enum Output {
         /// The rows to look up.
         wanted: RowsWanted,
     },
-    /// Send messages to a consumer.
+    /// A consumer's stream is known. The first that it hears, once. Send it messages that its session has already, and that it did not say
+    /// it holds: they took none of its credit here. It may have them in hand, so they are never [`Input::Undelivered`].
+    Attached {
+        /// The consumer's stream.
+        consumer: ConsumerId,
+        /// The messages, by offset; often none.
+        messages: Vec<Delivered>,
+    },
+    /// Send messages to a consumer, for credit that it had.
     Deliver {
         /// The consumer's stream.
         consumer: ConsumerId,

@@ -28,7 +28,8 @@ impl Engine {
         let mut noted = std::mem::take(&mut self.noted);
         let age_ms = now.monotonic_ms.saturating_sub(self.noted_ms);
         for output in &mut noted {
-            if let Output::Deliver { messages, .. }
+            if let Output::Attached { messages, .. }
+            | Output::Deliver { messages, .. }
             | Output::Answer {
                 answer: Answer::Received(messages),
                 ..

@@ -428,12 +428,10 @@ impl Engine {
             }
         }
         desk.lose(session, None);
-        if !again.is_empty() {
-            out.push(Output::Deliver {
-                consumer,
-                messages: again,
-            });
-        }
+        out.push(Output::Attached {
+            consumer,
+            messages: again,
+        });
     }
 
     fn detach(
@@ -447,7 +445,7 @@ impl Engine {
         let Some(id) = self.streams.remove(&consumer) else {
             return;
         };
-        let is_its = |output: &Output| matches!(output, Output::Deliver { consumer: to, .. } if *to == consumer);
+        let is_its = |output: &Output| matches!(output, Output::Deliver { consumer: to, .. } | Output::Attached { consumer: to, .. } if *to == consumer);
         self.give_up_noted(slots, end, id, out, is_its);
         let Some(desk) = self.desks.get_mut(&id) else { return };
         let waiter = Waiter::Stream(consumer);

@@ -183,7 +183,9 @@ impl Host {
                         let rows = self.look_up(&wanted);
                         inputs.push_back(Input::Rows { read, rows });
                     }
-                    Output::Deliver { messages, .. } => self.delivered.extend(messages),
+                    Output::Attached { messages, .. } | Output::Deliver { messages, .. } => {
+                        self.delivered.extend(messages)
+                    }
                     Output::Answer { .. } => {}
                     other => panic!("{other:?}"),
                 }

@@ -236,15 +236,15 @@ impl World {
                 let early = (self.seeds.below(2) == 0).then(|| self.look_up(&wanted));
                 self.reads.push((read, wanted, early));
             }
+            Output::Attached { consumer, messages } => {
+                // What is sent again takes no credit.
+                let client = self.client_of(consumer);
+                self.deliver(client, &messages);
+            }
             Output::Deliver { consumer, messages } => {
-                let client = self.clients.iter().position(|client| client.stream == Some(consumer));
-                let client = client.expect("messages go to streams that are there");
-                let credit = self.clients[client].credit;
-                let holds = &self.clients[client].holds;
-                let new = messages
-                    .iter()
-                    .filter(|message| holds.get(&message.offset) != Some(&message.lease));
-                self.clients[client].credit = credit.saturating_sub(new.count() as u32);
+                let client = self.client_of(consumer);
+                let credit = self.clients[client].credit.checked_sub(messages.len() as u32);
+                self.clients[client].credit = credit.expect("messages come for credit");
                 self.deliver(client, &messages);
             }
             Output::Answer { request, answer } => self.answer(request, answer),
@@ -267,6 +267,11 @@ impl World {
                 }
             }
         }
+    }
+
+    fn client_of(&self, consumer: ConsumerId) -> usize {
+        let client = self.clients.iter().position(|client| client.stream == Some(consumer));
+        client.expect("messages go to streams that are there")
     }
 
     fn look_up(&self, wanted: &RowsWanted) -> Rows {

@@ -129,4 +129,8 @@ pub(crate) struct PeekedMessage {
     pub until_ms: u64,
     /// Why it is dead; empty: it is not.
     pub reason: String,
+    /// When it died, milliseconds since the Unix epoch; 0: it is not dead.
+    pub died_at_ms: u64,
+    /// Why its record cannot be read; empty: it was.
+    pub damage: String,
 }

@@ -1,11 +1,13 @@
 //! The records of messages, taken out of the batches that hold them. Pure.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use jangada_types::batch::{BatchIter, Records};
 use jangada_types::limits::{DECOMPRESSED_BYTES_MAX, PLAIN_HEADER_BYTES, PLAIN_RECORD_BYTES};
-use jangada_types::{Codec, Header, Record};
+use jangada_types::{BatchError, Codec, Header, NO_TIMESTAMP, Record};
 
-use crate::error::RequestError;
+use super::damaged::Damaged;
 use crate::queues::outgoing::MESSAGE_ID_HEADER;
 
 /// What was sent as a message.
@@ -39,6 +41,18 @@ impl Body {
         })
     }
 
+    /// What is known of a record that cannot be read.
+    pub fn unknown(offset: u64) -> Self {
+        Self {
+            offset,
+            key: None,
+            body: None,
+            headers: Vec::new(),
+            timestamp_ms: NO_TIMESTAMP,
+            message_id: None,
+        }
+    }
+
     /// What it counts for, as a record in the plain form does.
     pub fn bytes(&self) -> usize {
         let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
@@ -61,21 +75,39 @@ impl Body {
 #[derive(Debug, Default)]
 pub(crate) struct Picked {
     pub bodies: Vec<Body>,
+    /// Wanted records that cannot be read.
+    pub damaged: Vec<Damaged>,
     /// All wanted offsets below it were looked for.
     pub looked_to: u64,
 }
 
+impl Picked {
+    fn cannot_read(&mut self, wanted: &[u64], error: &BatchError) {
+        let why: Arc<str> = error.to_string().into();
+        let damaged = wanted.iter().map(|offset| Damaged {
+            offset: *offset,
+            why: why.clone(),
+        });
+        self.damaged.extend(damaged);
+    }
+}
+
 /// Takes the records at the wanted offsets, which are in their order, out of batches that begin at or below the first of them. Each batch
 /// is unpacked once, and one without a wanted record not at all. Needs up to `DECOMPRESSED_BYTES_MAX` beside the result.
-///
-/// # Errors
-/// A batch with a wanted record cannot be read.
-pub(crate) fn pick(batches: Bytes, wanted: &[u64]) -> Result<Picked, RequestError> {
+pub(crate) fn pick(batches: Bytes, wanted: &[u64]) -> Picked {
     let mut picked = Picked::default();
     let mut rest = wanted;
     for batch in BatchIter::new(batches) {
         let Some(first) = rest.first().copied() else { break };
-        let (header, batch) = batch?;
+        let (header, batch) = match batch {
+            Ok(batch) => batch,
+            Err(error) => {
+                // Where the next batch begins is not known: whoever wants more reads from there.
+                picked.cannot_read(&rest[..1], &error);
+                picked.looked_to = first.saturating_add(1);
+                break;
+            }
+        };
         let end = header
             .base_offset
             .saturating_add(i64::from(header.last_offset_delta))
@@ -88,14 +120,18 @@ pub(crate) fn pick(batches: Bytes, wanted: &[u64]) -> Result<Picked, RequestErro
         let count = rest.iter().take_while(|offset| **offset < end).count();
         let (inside, behind) = rest.split_at(count);
         let before = picked.bodies.len();
-        let bytes = pick_records(&batch, inside, &mut picked.bodies)?;
-        if bytes < batch.len() / 2 {
+        match pick_records(&batch, inside, &mut picked.bodies) {
             // Small pieces would keep all of a large batch in memory for as long as they are kept.
-            picked.bodies[before..].iter_mut().for_each(Body::own);
+            Ok(bytes) if bytes < batch.len() / 2 => picked.bodies[before..].iter_mut().for_each(Body::own),
+            Ok(_) => {}
+            Err(error) => {
+                picked.bodies.truncate(before);
+                picked.cannot_read(inside, &error);
+            }
         }
         rest = behind;
     }
-    Ok(picked)
+    picked
 }
 
 /// Whether reading these is little work: nothing is compressed.
@@ -105,7 +141,7 @@ pub(crate) fn is_light(batches: &Bytes) -> bool {
 }
 
 /// Takes records out of one batch. Returns their bytes.
-fn pick_records(batch: &Bytes, wanted: &[u64], bodies: &mut Vec<Body>) -> Result<usize, RequestError> {
+fn pick_records(batch: &Bytes, wanted: &[u64], bodies: &mut Vec<Body>) -> Result<usize, BatchError> {
     let mut wanted = wanted.iter().copied().peekable();
     let mut bytes = 0;
     for record in Records::new(batch, DECOMPRESSED_BYTES_MAX)? {
@@ -160,7 +196,7 @@ mod tests {
     fn wanted_records_are_taken_from_any_batch() {
         for codec in [Codec::None, Codec::Zstd] {
             let log = batches(codec, &[10, 5, 10]);
-            let picked = pick(log, &[3, 4, 9, 17, 24]).expect("the batches are sound");
+            let picked = pick(log, &[3, 4, 9, 17, 24]);
             assert_eq!(offsets(&picked), [3, 4, 9, 17, 24]);
             assert_eq!(picked.looked_to, 25);
             let body = &picked.bodies[3];
@@ -173,26 +209,39 @@ mod tests {
     #[test]
     fn what_is_not_there_is_left_out_and_what_was_not_read_is_told() {
         let log = batches(Codec::None, &[10, 5]);
-        let picked = pick(log.clone(), &[2, 20]).expect("the batches are sound");
+        let picked = pick(log.clone(), &[2, 20]);
         assert_eq!((offsets(&picked), picked.looked_to), (vec![2], 15));
-        let picked = pick(log.slice(..0), &[2]).expect("there is none");
+        let picked = pick(log.slice(..0), &[2]);
         assert_eq!((offsets(&picked), picked.looked_to), (vec![], 0));
     }
 
     #[test]
-    fn a_damaged_batch_is_an_error_only_if_it_is_wanted() {
+    fn of_a_damaged_batch_the_wanted_records_are_named_and_the_others_are_read() {
         let first = batches(Codec::None, &[10]).len();
         let mut log = batches(Codec::None, &[10, 5, 5]).to_vec();
         log[first + 70] ^= 1;
         let log = Bytes::from(log);
-        assert_eq!(offsets(&pick(log.clone(), &[3]).expect("the first is sound")), [3]);
-        pick(log, &[3, 12]).expect_err("the second is damaged");
+        assert_eq!(pick(log.clone(), &[3]).damaged, [], "the first is sound");
+        let picked = pick(log, &[3, 12, 14, 17]);
+        assert_eq!((offsets(&picked), picked.looked_to), (vec![3, 17], 20));
+        let damaged: Vec<u64> = picked.damaged.iter().map(|damaged| damaged.offset).collect();
+        assert_eq!(damaged, [12, 14]);
+    }
+
+    #[test]
+    fn behind_a_damaged_frame_the_next_record_is_looked_for_anew() {
+        let first = batches(Codec::None, &[10]).len();
+        let log = batches(Codec::None, &[10, 5]).slice(..first + 40);
+        let picked = pick(log, &[3, 12, 14]);
+        assert_eq!((offsets(&picked), picked.looked_to), (vec![3], 13));
+        assert_eq!(picked.damaged.len(), 1);
+        assert_eq!(picked.damaged[0].offset, 12);
     }
 
     #[test]
     fn a_small_piece_does_not_keep_a_large_batch() {
         let log = batches(Codec::None, &[1_000]);
-        let picked = pick(log.clone(), &[500]).expect("the batches are sound");
+        let picked = pick(log.clone(), &[500]);
         let body = picked.bodies[0].body.as_ref().expect("it has a value");
         assert!(!log.as_ptr_range().contains(&body.as_ptr()), "it was copied");
     }

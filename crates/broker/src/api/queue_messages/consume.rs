@@ -15,17 +15,19 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
+use jangada_queue::SessionId;
 use jangada_queue::engine::{Delivered, Settlement};
-use jangada_queue::{LeaseId, SessionId};
 use jangada_types::{BrokerId, PartitionIndex, Reason};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::damaged::{self, Damaged};
 use super::queue_ref::QueueRef;
 use super::reading::{Read, read, received};
 use super::settle;
 use super::shares::Shares;
 use super::token::Token;
+use super::unseen::{Order, Unseen};
 use crate::api::call::queues::{ReceivedMessage, SettleOutcomes};
 use crate::api::context::RequestContext;
 use crate::error::RequestError;
@@ -88,6 +90,8 @@ pub(crate) enum ConsumerHears {
     },
     Messages {
         messages: Vec<ReceivedMessage>,
+        /// The same messages: to be [seen](Unseen::seen) when they go to the client.
+        unseen: Unseen,
         room: Holding,
     },
     Settled {
@@ -100,17 +104,17 @@ pub(crate) enum ConsumerHears {
     },
 }
 
-/// What the task of a partition is told.
-enum Order {
-    Credit(u32),
-    /// Gives messages back that nobody has seen.
-    Undelivered(Vec<(u64, LeaseId)>),
-    /// The consumer takes leave: what it has goes back at once.
-    Leave,
+/// What happened at a partition's desk.
+enum Happened {
+    /// It knows the stream, and sends what its session had before.
+    Begun(Unseen),
+    Delivered(Unseen),
+    /// It does not serve the stream any more.
+    Lost,
 }
 
-/// What happened at a partition's desk.
-type Happened = (PartitionIndex, AttachedEvent);
+/// What happened, and at which partition's desk.
+type Event = (PartitionIndex, Happened);
 
 /// A partition that serves the stream.
 struct Served {
@@ -126,15 +130,15 @@ pub(crate) struct Consuming {
     start: ConsumeStart,
     shares: Shares,
     served: BTreeMap<PartitionIndex, Served>,
-    events: (mpsc::Sender<Happened>, mpsc::Receiver<Happened>),
+    events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     /// Deliveries whose records are still to be read.
-    ready: VecDeque<(PartitionIndex, Vec<Delivered>)>,
+    ready: VecDeque<(PartitionIndex, Unseen)>,
     answers: VecDeque<ConsumerHears>,
     settling: FuturesUnordered<BoxFuture<'static, (u64, SettleOutcomes)>>,
 }
 
 /// Deliveries whose records were read.
-type ReadOut = (PartitionIndex, Vec<Delivered>, Result<Read, RequestError>);
+type ReadOut = (PartitionIndex, Unseen, Result<Read, RequestError>);
 
 impl Consuming {
     /// Opens a stream, after a moment of waiting for an election.
@@ -176,11 +180,15 @@ impl Consuming {
         if consuming.served.is_empty() {
             return Err(refused.unwrap_or_else(|| consuming.not_led()));
         }
-        let partitions = consuming.served.keys().copied().collect();
-        consuming.answers.push_back(ConsumerHears::Started { partitions });
+        consuming.tell_served();
         // What comes to be led here later is another leader's, which sends again what the consumer may not have.
         consuming.start.holds = Vec::new();
         Ok(consuming)
+    }
+
+    fn tell_served(&mut self) {
+        let partitions = self.served.keys().copied().collect();
+        self.answers.push_back(ConsumerHears::Started { partitions });
     }
 
     fn not_led(&self) -> RequestError {
@@ -227,8 +235,8 @@ impl Consuming {
             reason = "each order follows from a message of the client or of the desk"
         )]
         let (orders, receiver) = mpsc::unbounded_channel();
-        tokio::spawn(attend(index, attached, receiver, self.events.0.clone()));
-        self.shares.join(index);
+        let attending = (orders.downgrade(), receiver);
+        tokio::spawn(attend(index, attached, attending, self.events.0.clone()));
         self.served.insert(index, Served { partition, orders });
         Ok(())
     }
@@ -285,7 +293,11 @@ impl Consuming {
                     Some(Ok(said)) => self.hear(said),
                     Some(Err(None)) => return Ok(()),
                     Some(Err(Some(error))) => return Err(error),
-                    None => return self.leave().await,
+                    None => {
+                        // Nobody sees it any more.
+                        drop((reading, messages));
+                        return self.leave().await;
+                    }
                 },
                 Some((correlation_id, outcomes)) = self.settling.next(), if !self.settling.is_empty() => {
                     self.answers.push_back(ConsumerHears::Settled { correlation_id, outcomes });
@@ -294,10 +306,14 @@ impl Consuming {
                     reading = None;
                     messages = self.take_read(read)?;
                 }
-                Some((index, event)) = self.events.1.recv() => self.take_event(index, event)?,
+                Some((index, happened)) = self.events.1.recv() => self.take_event(index, happened)?,
                 _ = look.tick() => {
+                    let before = self.served.len();
                     // Why a partition cannot serve yet is told when it is looked at again.
                     let _ = self.look();
+                    if self.served.len() > before {
+                        self.tell_served();
+                    }
                 }
                 refused = &mut stopping => return Err(refused),
                 () = async { tokio::time::sleep_until(take_by.expect("it is asked before")).await }, if take_by.is_some() => {
@@ -343,6 +359,7 @@ impl Consuming {
         let settled = async { while self.settling.next().await.is_some() {} };
         // What takes longer is given back by the desk all the same, after it was settled.
         let _ = tokio::time::timeout(LEAVE_TIMEOUT, settled).await;
+        self.ready.clear();
         for served in self.served.values() {
             // If its task has ended, there is nothing to give back.
             let _ = served.orders.send(Order::Leave);
@@ -350,26 +367,27 @@ impl Consuming {
         Ok(())
     }
 
-    fn take_event(&mut self, index: PartitionIndex, event: AttachedEvent) -> Result<(), RequestError> {
-        match event {
-            AttachedEvent::Deliveries(mut delivered) => {
-                let taken = self.shares.deliver(index, delivered.len());
-                let beyond: Vec<_> = delivered
-                    .drain(taken..)
-                    .map(|delivered| (delivered.offset, delivered.lease))
-                    .collect();
-                if let (false, Some(served)) = (beyond.is_empty(), self.served.get(&index)) {
-                    // If its task has ended, they wait for the session to come back.
-                    let _ = served.orders.send(Order::Undelivered(beyond));
-                }
-                if !delivered.is_empty() {
-                    self.ready.push_back((index, delivered));
-                }
-                self.lend();
-                Ok(())
-            }
-            AttachedEvent::Moved | AttachedEvent::Ended => self.lose(index),
+    fn take_event(&mut self, index: PartitionIndex, happened: Happened) -> Result<(), RequestError> {
+        if !self.served.contains_key(&index) {
+            return Ok(());
         }
+        let unseen = match happened {
+            Happened::Lost => return self.lose(index),
+            Happened::Begun(again) => {
+                self.shares.join(index, again.len());
+                again
+            }
+            Happened::Delivered(mut unseen) => {
+                let taken = self.shares.deliver(index, unseen.len());
+                drop(unseen.split_off(taken));
+                unseen
+            }
+        };
+        if !unseen.is_empty() {
+            self.ready.push_back((index, unseen));
+        }
+        self.lend();
+        Ok(())
     }
 
     /// A partition does not serve the stream any more.
@@ -379,9 +397,9 @@ impl Consuming {
         }
         self.shares.leave(index);
         let waited = self.ready.iter().filter(|(of, _)| *of == index);
-        let waited = waited.map(|(_, delivered)| delivered.len()).sum();
+        let waited = waited.map(|(_, unseen)| unseen.len()).sum();
         self.ready.retain(|(of, _)| *of != index);
-        self.shares.lost(index, waited);
+        self.shares.lost(waited);
         if self.node.metadata.image().queue(self.queue.id()).is_none() {
             let message = format!("queue {:?} was deleted", self.queue.name());
             return Err(RequestError::new(Reason::UnknownQueue, message));
@@ -400,19 +418,19 @@ impl Consuming {
     }
 
     /// Begins to read the records of deliveries; none: their partition does not serve the stream any more.
-    fn read(&self, index: PartitionIndex, delivered: Vec<Delivered>) -> Option<BoxFuture<'static, ReadOut>> {
+    fn read(&self, index: PartitionIndex, unseen: Unseen) -> Option<BoxFuture<'static, ReadOut>> {
         let partition = self.served.get(&index)?.partition.clone();
         let (node, context, max_bytes) = (self.node.clone(), self.context.clone(), self.start.max_bytes);
         Some(Box::pin(async move {
-            let mut offsets: Vec<u64> = delivered.iter().map(|delivered| delivered.offset).collect();
+            let mut offsets: Vec<u64> = unseen.messages().iter().map(|message| message.offset).collect();
             offsets.sort_unstable();
             let read = read(&node, &context, &partition, &offsets, max_bytes).await;
-            (index, delivered, read)
+            (index, unseen, read)
         }))
     }
 
     /// Takes what was read, in the order in which it goes out. What was beyond the bytes of one response is read next.
-    fn take_read(&mut self, (index, delivered, read): ReadOut) -> Result<Option<ConsumerHears>, RequestError> {
+    fn take_read(&mut self, (index, mut unseen, read): ReadOut) -> Result<Option<ConsumerHears>, RequestError> {
         let read = match read {
             Ok(read) => read,
             // The client has not lost what was granted: its session gets it again.
@@ -420,38 +438,50 @@ impl Consuming {
                 if !self.served.contains_key(&index)
                     || matches!(error.reason, Reason::NotLeader | Reason::LeaderNotAvailable) =>
             {
-                self.shares.lost(index, delivered.len());
+                self.shares.lost(unseen.len());
                 self.lend();
                 return Ok(None);
             }
             Err(error) if error.reason == Reason::BrokerBusy => {
-                self.ready.push_front((index, delivered));
+                self.ready.push_front((index, unseen));
                 return Ok(None);
             }
             Err(error) => return Err(error),
         };
+        let later = unseen.take(|message| message.offset >= read.looked_to);
         let mut bodies: BTreeMap<u64, _> = read.bodies.into_iter().map(|body| (body.offset, body)).collect();
-        let (mut messages, mut later) = (Vec::with_capacity(bodies.len()), Vec::new());
-        for delivered in delivered {
-            match bodies.remove(&delivered.offset) {
-                Some(body) => messages.push(received(self.queue.id(), index, &delivered, body)),
-                None if delivered.offset >= read.looked_to => later.push(delivered),
-                None => {
-                    self.shares.lost(index, 1);
-                    let queue = self.queue.name();
-                    tracing::warn!(queue, partition = %index, offset = delivered.offset, "a message is not there any more");
-                }
-            }
-        }
+        let there = unseen.take(|message| bodies.contains_key(&message.offset));
+        self.shares.lost(unseen.len());
+        self.not_readable(index, unseen.seen(), &read.damaged);
         if !later.is_empty() {
             self.ready.push_front((index, later));
         }
-        self.shares.sent(index, messages.len());
+        let mut messages = Vec::with_capacity(bodies.len());
+        for delivered in there.messages() {
+            // What is there twice was sent again, and asked for once.
+            if let Some(body) = bodies.remove(&delivered.offset) {
+                messages.push(received(self.queue.id(), index, delivered, body));
+            }
+        }
         self.lend();
         Ok((!messages.is_empty()).then_some(ConsumerHears::Messages {
             messages,
+            unseen: there,
             room: read.room,
         }))
+    }
+
+    /// Messages whose records are damaged have failed. Others are gone from the log.
+    fn not_readable(&self, index: PartitionIndex, messages: Vec<Delivered>, damaged: &[Damaged]) {
+        let Some(served) = self.served.get(&index).filter(|_| !messages.is_empty()) else {
+            return;
+        };
+        // Without a desk it is not led here, and the session gets them again elsewhere.
+        let Ok(desk) = served.partition.desk() else { return };
+        for gone in damaged::fail(&self.node, (&self.queue, index), desk, messages, damaged) {
+            let queue = self.queue.name();
+            tracing::warn!(queue, partition = %index, offset = gone.offset, "a message is not there any more");
+        }
     }
 }
 
@@ -459,8 +489,8 @@ impl Consuming {
 async fn attend(
     index: PartitionIndex,
     mut attached: Attached,
-    mut orders: mpsc::UnboundedReceiver<Order>,
-    events: mpsc::Sender<(PartitionIndex, AttachedEvent)>,
+    (back, mut orders): (mpsc::WeakUnboundedSender<Order>, mpsc::UnboundedReceiver<Order>),
+    events: mpsc::Sender<Event>,
 ) {
     loop {
         tokio::select! {
@@ -469,12 +499,25 @@ async fn attend(
                 Some(Order::Credit(credit)) => attached.credit(credit),
                 Some(Order::Undelivered(messages)) => attached.undelivered(messages),
                 Some(Order::Leave) => return attached.detach(true),
-                // The stream broke, or its task was dropped.
+                // The stream broke, or its task was dropped, and what it had not sent was given back.
                 None => return attached.detach(false),
             },
             event = attached.next() => {
-                let is_over = !matches!(event, AttachedEvent::Deliveries(_));
-                if events.send((index, event)).await.is_err() || is_over {
+                let happened = match event {
+                    AttachedEvent::Begun(messages) => Happened::Begun(Unseen::new(messages, None)),
+                    AttachedEvent::Deliveries(messages) => match back.upgrade() {
+                        Some(orders) => Happened::Delivered(Unseen::new(messages, Some(orders))),
+                        None => {
+                            attached.undelivered(messages.iter().map(|message| (message.offset, message.lease)).collect());
+                            continue;
+                        }
+                    },
+                    AttachedEvent::Moved | AttachedEvent::Ended => Happened::Lost,
+                };
+                let is_over = matches!(happened, Happened::Lost);
+                // Without a stream what it was to get is given back by an order.
+                let _ = events.send((index, happened)).await;
+                if is_over {
                     return attached.detach(false);
                 }
             }

@@ -10,10 +10,12 @@
 //!   a stream's credit over its partitions, pure.
 //! - [`queue_ref`]: the queue that a call names. [`send`], [`receive`], [`settle`], [`peek`]: calls that are answered once, by
 //!   whoever leads.
-//! - [`unsent`]: what of a send was sent before. [`consume`]: a consumer's stream. [`reading`]: records by offset.
+//! - [`unsent`]: what of a send was sent before. [`consume`]: a consumer's stream. [`unseen`]: what it was not sent yet. [`reading`]:
+//!   records by offset. [`damaged`]: what becomes of messages whose records cannot be read.
 
 mod bodies;
 pub(crate) mod consume;
+mod damaged;
 pub(crate) mod peek;
 mod queue_ref;
 mod reading;
@@ -22,6 +24,7 @@ pub(crate) mod send;
 pub(crate) mod settle;
 mod shares;
 mod token;
+mod unseen;
 mod unsent;
 
 use std::sync::Arc;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::bodies::Body;
+use super::damaged::Damaged;
 use super::queue_ref::QueueRef;
 use super::reading::{message, read};
 use crate::api::call::queues::{PeekMessages, PeekedMessage, PeekedMessages};
@@ -88,12 +90,21 @@ async fn peek_of(
     let mut bodies: BTreeMap<u64, _> = read.bodies.into_iter().map(|body| (body.offset, body)).collect();
     let is_cut = offsets.iter().any(|offset| *offset >= read.looked_to);
     let messages = found.messages.into_iter().filter_map(|peeked| {
-        let body = bodies.remove(&peeked.offset)?;
+        let (body, damage) = match bodies.remove(&peeked.offset) {
+            Some(body) => (body, String::new()),
+            None => {
+                let of_message = |damaged: &&Damaged| damaged.offset == peeked.offset;
+                let damaged = read.damaged.iter().find(of_message)?;
+                (Body::unknown(peeked.offset), damaged.why.to_string())
+            }
+        };
         Some(PeekedMessage {
             message: message(at.index, Bytes::new(), body, (peeked.failures, peeked.deliveries, 0)),
             state: peeked.state,
             until_ms: peeked.until_ms,
             reason: peeked.reason,
+            died_at_ms: peeked.died_at_ms,
+            damage,
         })
     });
     let peeked = PeekedMessages {

@@ -8,6 +8,7 @@ use jangada_queue::engine::Delivered;
 use jangada_types::{Offset, PartitionIndex, QueueId, Reason};
 
 use super::bodies::{Body, Picked, is_light, pick};
+use super::damaged::Damaged;
 use super::token::Token;
 use crate::api::call::queues::ReceivedMessage;
 use crate::api::context::RequestContext;
@@ -26,8 +27,10 @@ const CLOSE_OFFSETS: u64 = 64;
 
 /// Records that were read, with the room that they take until they are sent.
 pub(super) struct Read {
-    /// In the order of their offsets. Those that are missing were beyond the bytes that were asked for, or are gone.
+    /// In the order of their offsets. Those that are missing were beyond the bytes that were asked for, are damaged, or are gone.
     pub bodies: Vec<Body>,
+    /// Wanted records that cannot be read.
+    pub damaged: Vec<Damaged>,
     /// All wanted offsets below it were read, or are gone.
     pub looked_to: u64,
     pub room: Holding,
@@ -51,7 +54,7 @@ pub(super) async fn read(
         room = context.caller.take(Resource::PlainFetch, most, ROOM_TIMEOUT) => room?,
         refused = node.stopping.begun() => return Err(refused),
     };
-    let (mut bodies, mut bytes, mut looked_to) = (Vec::new(), 0, 0);
+    let (mut bodies, mut damaged, mut bytes, mut looked_to) = (Vec::new(), Vec::new(), 0, 0);
     // What retention has taken meanwhile is gone, which is no reason to keep the others.
     let log_start = partition.view.log_start().get().unsigned_abs();
     let mut rest = &wanted[wanted.partition_point(|offset| *offset < log_start)..];
@@ -59,13 +62,20 @@ pub(super) async fn read(
     while let Some(first) = rest.first().copied() {
         let is_close = rest.get(1).is_some_and(|next| next - first <= CLOSE_OFFSETS);
         let at_once = if is_close { RUN_BYTES.min(max_bytes) } else { 1 };
-        let from = i64::try_from(first).map_err(|_| gone(partition, first))?;
-        let fetched = partition.read(Offset(from), at_once).await?;
-        let picked = pick_on(node, fetched.batches, rest).await?;
+        let from = Offset(i64::try_from(first).unwrap_or(i64::MAX));
+        let mut picked = match partition.read(from, at_once).await {
+            Ok(fetched) => pick_on(node, fetched.batches, rest).await?,
+            // No other replica could have it whole: waiting mends nothing.
+            Err(error) if error.reason == Reason::DataCorrupted && partition.is_only_replica() => {
+                unreadable(first, &error.to_string())
+            }
+            Err(error) => return Err(error),
+        };
         if picked.looked_to <= first {
-            return Err(gone(partition, first));
+            picked = unreadable(first, "the log has no record there");
         }
         looked_to = picked.looked_to;
+        damaged.extend(picked.damaged);
         for body in picked.bodies {
             bytes += body.bytes();
             if bytes > max_bytes && !bodies.is_empty() {
@@ -73,6 +83,7 @@ pub(super) async fn read(
                 room.shrink_to(bytes);
                 return Ok(Read {
                     bodies,
+                    damaged,
                     looked_to,
                     room,
                 });
@@ -84,26 +95,28 @@ pub(super) async fn read(
     room.shrink_to(bytes);
     Ok(Read {
         bodies,
+        damaged,
         looked_to,
         room,
     })
 }
 
-fn gone(partition: &Partition, offset: u64) -> RequestError {
-    let message = format!(
-        "partition {}: the record at offset {offset} is not there",
-        partition.hosted.name
-    );
-    RequestError::new(Reason::DataCorrupted, message).with("offset", offset)
+fn unreadable(offset: u64, why: &str) -> Picked {
+    let why = why.into();
+    Picked {
+        bodies: Vec::new(),
+        damaged: vec![Damaged { offset, why }],
+        looked_to: offset + 1,
+    }
 }
 
 /// Takes records out of batches, not on a worker of the runtime when it is much work.
 async fn pick_on(node: &Node, batches: Bytes, wanted: &[u64]) -> Result<Picked, RequestError> {
     if batches.len() <= SMALL_BYTES && is_light(&batches) {
-        return pick(batches, wanted);
+        return Ok(pick(batches, wanted));
     }
     let wanted = wanted.to_vec();
-    node.partitions.compute.run(move || pick(batches, &wanted)).await?
+    node.partitions.compute.run(move || pick(batches, &wanted)).await
 }
 
 /// A message as a consumer gets it.

@@ -13,6 +13,7 @@ use jangada_queue::{AttemptId, SessionId};
 use jangada_types::{PartitionIndex, Reason};
 use tokio::time::Instant;
 
+use super::damaged;
 use super::queue_ref::QueueRef;
 use super::reading::{read, received};
 use super::settle::settle_at;
@@ -382,6 +383,11 @@ impl Granted<'_> {
                 }
                 None => true,
             });
+        if !read.damaged.is_empty() {
+            let left = std::mem::take(&mut self.messages);
+            let desk = self.desk.clone();
+            self.messages = damaged::fail(node, (self.queue, index), desk, left, &read.damaged);
+        }
         Ok(ReceivedMessages {
             messages,
             room: Some(read.room),

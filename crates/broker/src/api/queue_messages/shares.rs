@@ -4,6 +4,9 @@
 //! partition without messages does not use must not keep others from theirs: a partition that has used its share up gets another one while
 //! the consumer has credit, and of the last credits each partition gets one. What then comes beyond the credit is given back, as
 //! nobody saw it.
+//!
+//! Every message that a consumer is sent takes one of its credit, also those that its session had before, which come without any having
+//! been lent. So what it may still get is always what it granted less what it was sent, and below zero when its session had more.
 
 use std::collections::BTreeMap;
 
@@ -12,23 +15,23 @@ use jangada_types::PartitionIndex;
 /// The credit of one stream.
 #[derive(Debug, Default)]
 pub(crate) struct Shares {
-    /// Messages that the consumer may still get.
-    credit: u32,
-    /// What each partition may still hand out.
+    /// Messages that the consumer may still get; below 0: it got so many more.
+    credit: i64,
+    /// What the desk of each partition may still hand out: exactly what it was told and has not used.
     lent: BTreeMap<PartitionIndex, u32>,
-    /// What each has handed out for credit, and the consumer was not sent yet.
-    on_the_way: BTreeMap<PartitionIndex, u32>,
 }
 
 impl Shares {
     /// The consumer may get so many messages more.
     pub fn add(&mut self, credit: u32) {
-        self.credit = self.credit.saturating_add(credit);
+        self.credit = self.credit.saturating_add(credit.into());
     }
 
-    /// A partition serves the stream from now on.
-    pub fn join(&mut self, partition: PartitionIndex) {
+    /// A partition serves the stream from now on. It sends so many messages that the session had before, and that the consumer did not say it
+    /// holds: with or without credit they go to it.
+    pub fn join(&mut self, partition: PartitionIndex, again: usize) {
         self.lent.insert(partition, 0);
+        self.credit = self.credit.saturating_sub_unsigned(again as u64);
     }
 
     /// A partition does not serve the stream any more, nor does it hand out what it was lent.
@@ -36,46 +39,29 @@ impl Shares {
         self.lent.remove(&partition);
     }
 
-    /// A partition has handed out messages. Returns how many of them the consumer may have; beyond what it was lent they are such that the
-    /// consumer's session had before, which take no credit.
+    /// A partition has handed out messages for what it was lent. Returns how many of them the consumer may have; the others are to be given
+    /// back.
     pub fn deliver(&mut self, partition: PartitionIndex, messages: usize) -> usize {
-        let count = u32::try_from(messages).unwrap_or(u32::MAX);
-        let lent = self.lent.entry(partition).or_default();
-        let by_credit = count.min(*lent);
-        *lent -= by_credit;
-        let taken = by_credit.min(self.credit);
-        self.credit -= taken;
-        *self.on_the_way.entry(partition).or_default() += taken;
-        messages - (by_credit - taken) as usize
+        if let Some(lent) = self.lent.get_mut(&partition) {
+            *lent = lent.saturating_sub(u32::try_from(messages).unwrap_or(u32::MAX));
+        }
+        let taken = messages.min(usize::try_from(self.credit).unwrap_or(0));
+        self.credit -= taken as i64;
+        taken
     }
 
-    /// The consumer was sent messages of a partition.
-    pub fn sent(&mut self, partition: PartitionIndex, messages: usize) {
-        self.arrived(partition, messages);
-    }
-
-    /// Messages that a partition has handed out do not get to the consumer: what they took of its credit is there again.
-    pub fn lost(&mut self, partition: PartitionIndex, messages: usize) {
-        let back = self.arrived(partition, messages);
-        self.credit = self.credit.saturating_add(back);
-    }
-
-    fn arrived(&mut self, partition: PartitionIndex, messages: usize) -> u32 {
-        let Some(on_the_way) = self.on_the_way.get_mut(&partition) else {
-            return 0;
-        };
-        let some = u32::try_from(messages).unwrap_or(u32::MAX).min(*on_the_way);
-        *on_the_way -= some;
-        some
+    /// Messages that took credit do not get to the consumer: it is there again.
+    pub fn lost(&mut self, messages: usize) {
+        self.credit = self.credit.saturating_add_unsigned(messages as u64);
     }
 
     /// What partitions are to be lent now, with how much each.
     pub fn lend(&mut self) -> Vec<(PartitionIndex, u32)> {
-        if self.credit == 0 || self.lent.is_empty() {
+        if self.credit <= 0 || self.lent.is_empty() {
             return Vec::new();
         }
         let partitions = u32::try_from(self.lent.len()).unwrap_or(u32::MAX);
-        let share = self.credit.div_ceil(partitions);
+        let share = u32::try_from(self.credit).unwrap_or(u32::MAX).div_ceil(partitions);
         let mut lends = Vec::new();
         for (partition, lent) in &mut self.lent {
             // A little at a time would be a message to the leader for each.
@@ -94,11 +80,12 @@ mod tests {
 
     fn shares(partitions: u32) -> Shares {
         let mut shares = Shares::default();
-        (0..partitions).for_each(|index| shares.join(PartitionIndex(index)));
+        (0..partitions).for_each(|index| shares.join(PartitionIndex(index), 0));
         shares
     }
 
     const FIRST: PartitionIndex = PartitionIndex(0);
+    const SECOND: PartitionIndex = PartitionIndex(1);
 
     #[test]
     fn what_is_lost_on_its_way_takes_no_credit() {
@@ -106,18 +93,59 @@ mod tests {
         shares.add(10);
         assert_eq!(shares.lend(), [(FIRST, 10)]);
         assert_eq!(shares.deliver(FIRST, 6), 6);
-        shares.sent(FIRST, 2);
         shares.leave(FIRST);
-        shares.lost(FIRST, 4);
-        shares.lost(FIRST, 4);
-        shares.join(FIRST);
-        assert_eq!(shares.lend(), [(FIRST, 8)], "two of ten were sent");
-        // What the session had before took no credit, and gives none back.
-        assert_eq!(shares.deliver(FIRST, 8) + shares.deliver(FIRST, 3), 11);
-        shares.sent(FIRST, 8);
-        shares.lost(FIRST, 3);
+        // Two of the six were sent before the partition went.
+        shares.lost(4);
+        shares.join(FIRST, 0);
+        assert_eq!(shares.lend(), [(FIRST, 8)]);
+    }
+
+    #[test]
+    fn what_the_session_had_before_takes_credit_and_no_share() {
+        let mut shares = Shares::default();
+        shares.add(16);
+        shares.join(FIRST, 5);
+        assert_eq!(shares.lend(), [(FIRST, 11)], "the consumer has five of the sixteen");
+        assert_eq!(shares.deliver(FIRST, 11), 11);
+        assert_eq!(shares.lend(), []);
+        // Each that is settled makes room for one, whatever it took.
+        shares.add(16);
+        assert_eq!(shares.lend(), [(FIRST, 16)]);
+    }
+
+    #[test]
+    fn a_desk_never_has_more_than_the_consumer_may_get_after_a_reconnect() {
+        for again in 0..20 {
+            let mut shares = Shares::default();
+            shares.add(8);
+            shares.join(FIRST, again);
+            let (mut desk, mut sent) = (0, again);
+            for _ in 0..100 {
+                desk += shares.lend().iter().map(|(_, lent)| lent).sum::<u32>();
+                assert!(desk as usize + sent <= 8.max(again), "{desk} at the desk, {sent} sent");
+                if desk == 0 {
+                    break;
+                }
+                desk -= 1;
+                sent += shares.deliver(FIRST, 1);
+            }
+            assert_eq!(sent, 8.max(again));
+        }
+    }
+
+    #[test]
+    fn more_than_the_credit_holds_up_what_is_new_until_it_is_settled() {
+        let mut shares = shares(1);
+        shares.add(2);
+        assert_eq!(shares.lend(), [(FIRST, 2)]);
+        // A partition comes from elsewhere with five messages that the consumer has.
+        shares.join(SECOND, 5);
+        assert_eq!(shares.lend(), []);
+        assert_eq!(shares.deliver(FIRST, 2), 0, "they are given back");
+        shares.add(3);
+        assert_eq!(shares.lend(), []);
         shares.add(1);
-        assert_eq!(shares.lend(), [(FIRST, 1)]);
+        assert_eq!(shares.lend(), [(FIRST, 1), (SECOND, 1)]);
     }
 
     #[test]
@@ -153,15 +181,5 @@ mod tests {
         assert_eq!(shares.lend(), [], "the consumer has no credit");
         shares.add(1);
         assert_eq!(shares.lend().len(), 2, "the third has its share still");
-    }
-
-    #[test]
-    fn what_the_session_had_before_takes_no_credit() {
-        let mut shares = shares(1);
-        assert_eq!(shares.deliver(FIRST, 5), 5);
-        shares.add(2);
-        shares.lend();
-        assert_eq!(shares.deliver(FIRST, 2), 2);
-        assert_eq!(shares.lend(), []);
     }
 }

@@ -169,6 +169,7 @@ async fn a_stream_that_did_not_listen_for_a_while_keeps_its_credit() {
     const MESSAGES: usize = EVENTS_MAX + 40;
     let (broker, partition, desk) = begin(Policy::default()).await;
     let mut stream = desk.attach(QUEUE, SessionId(1), LONG_MS, Vec::new()).expect("it leads");
+    assert_eq!(stream.next().await, AttachedEvent::Begun(Vec::new()), "it is new");
     stream.credit(MESSAGES as u32);
     for sent in 1..=EVENTS_MAX {
         send(&partition, 1).await;

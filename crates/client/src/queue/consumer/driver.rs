@@ -16,7 +16,7 @@ use tonic::Code;
 
 use super::QueueDelivery;
 use super::config::QueueConsumerConfig;
-use super::held::AllHeld;
+use super::held::{AllHeld, Came};
 use super::link::{Link, LinkEvent, LinkId};
 use crate::attempts::CallFailed;
 use crate::backoff::Backoff;
@@ -206,12 +206,7 @@ impl Driver {
         match found {
             Ok(layout) => {
                 self.layout = layout.newer(&self.layout);
-                let known = self
-                    .layout
-                    .partitions
-                    .iter()
-                    .all(|partition| partition.leader.is_some());
-                if !known {
+                if self.is_partition_missed() {
                     self.find_at = now + self.backoff.next(None);
                 }
                 Ok(())
@@ -224,6 +219,19 @@ impl Driver {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether a partition has no leader that is known, or one that does not serve it: the layout is older than the stream, or the leader is
+    /// about to begin.
+    fn is_partition_missed(&self) -> bool {
+        let mut partitions = (0..).zip(&self.layout.partitions);
+        partitions.any(|(index, partition)| {
+            let leader = partition.leader.as_ref().map(|(leader, _)| leader);
+            let link = leader.map(|leader| self.links.get(leader));
+            // A stream that is being opened says what it serves when it begins.
+            let may_serve = link.is_some_and(|link| link.is_none_or(|link| !link.is_started() || link.serves(index)));
+            !may_serve && !self.links.values().any(|link| link.serves(index))
+        })
     }
 
     fn next_due(&self, may_find: bool) -> Option<Instant> {
@@ -346,18 +354,7 @@ impl Driver {
             return;
         }
         match response {
-            Response::Started(started) => {
-                let adopted = self.held.adopt(id, &started.partitions);
-                if let Some(link) = self.links.get_mut(&id.broker) {
-                    // What was kept free for messages that another stream has taken.
-                    link.owed += link.reserved.saturating_sub(adopted);
-                    link.partitions = Some(started.partitions);
-                }
-                self.backoff.reset();
-                if let Some(mut trouble) = self.trouble.take() {
-                    trouble.works();
-                }
-            }
+            Response::Started(started) => self.started(id, started.partitions),
             Response::Messages(messages) => {
                 let now = Instant::now();
                 for message in messages.messages {
@@ -369,8 +366,36 @@ impl Driver {
                 if let Some(served) = self.links.get_mut(&id.broker).and_then(|link| link.partitions.as_mut()) {
                     served.retain(|partition| *partition != moved.partition);
                 }
+                self.held.moved(moved.partition);
                 self.find_at = Instant::now();
             }
+        }
+    }
+
+    /// A stream begins, or serves more than before.
+    fn started(&mut self, id: LinkId, partitions: Vec<u32>) {
+        let Some(link) = self.links.get_mut(&id.broker) else {
+            return;
+        };
+        match link.partitions.replace(partitions) {
+            None => {
+                let adopted = self.held.adopt(id, link.partitions.as_deref().unwrap_or_default());
+                // What was kept free for messages that another stream has taken.
+                link.owed += link.reserved.saturating_sub(adopted);
+                self.backoff.reset();
+                if let Some(mut trouble) = self.trouble.take() {
+                    trouble.works();
+                }
+            }
+            // A leader that did not hear what the consumer holds sends it again.
+            Some(before) => {
+                let served = link.partitions.iter().flatten();
+                let new = served.filter(|partition| !before.contains(partition));
+                new.for_each(|partition| self.held.moved(*partition));
+            }
+        }
+        if self.is_partition_missed() {
+            self.find_at = self.find_at.min(Instant::now() + self.backoff.next(None));
         }
     }
 
@@ -380,10 +405,14 @@ impl Driver {
             && !served.contains(&partition)
         {
             served.push(partition);
+            self.held.moved(partition);
         }
         let extends = !self.config.extend_for.is_zero();
-        let Some(lost) = self.held.take(&message, id, extends, now) else {
-            return;
+        let lost = match self.held.take(&message, id, extends, now) {
+            Came::New(lost) => lost,
+            // It took credit of this stream, which stands for it from now on, in place of the one before.
+            Came::Known(before) => return self.owe(before),
+            Came::Settled => return self.owe(Some(id)),
         };
         // Without a sender the consumer and all handles are gone: the stream is about to end, and gives the message back.
         let Some(commands) = self.commands.upgrade() else {
@@ -430,7 +459,13 @@ impl Driver {
 
     /// A message is not this consumer's any more: another one may come.
     fn forget(&mut self, token: &Token) {
-        if let Some(id) = self.held.remove(token)
+        let link = self.held.remove(token, Instant::now());
+        self.owe(link);
+    }
+
+    /// A stream may send one message more, if it is there still.
+    fn owe(&mut self, link: Option<LinkId>) {
+        if let Some(id) = link
             && let Some(link) = self.links.get_mut(&id.broker).filter(|link| link.id == id)
         {
             link.owed += 1;

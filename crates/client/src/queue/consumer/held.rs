@@ -1,6 +1,9 @@
 //! The messages that a consumer has: on which stream they came, and until when they are leased. Pure.
+//!
+//! Every message that comes on a stream takes one of its credit. It is given back when the message is settled, or when it turns out that the
+//! consumer has it, or had it: a leader that does not know what the consumer holds sends it again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,6 +16,22 @@ use crate::queue::message::{ReceivedMessage, Token};
 /// An extension is asked for when this part of a lease is over.
 const EXTEND_AFTER: u32 = 3;
 
+/// So long after it was settled a message may still come again that a leader had sent before.
+const COMES_AGAIN: Duration = Duration::from_secs(60);
+/// So many messages that may come again are remembered at most.
+const SETTLED_MAX: usize = 10_000;
+
+/// What a message that has come is.
+#[derive(Debug)]
+pub(super) enum Came {
+    /// The consumer did not have it. This tells its handle that it is lost.
+    New(Arc<AtomicBool>),
+    /// The consumer has it, by the same token. It belongs to the stream that sent it now, and no more to this one, if to any.
+    Known(Option<LinkId>),
+    /// The consumer had it, and has settled it meanwhile.
+    Settled,
+}
+
 /// A message that the consumer has.
 struct Held {
     partition: u32,
@@ -22,6 +41,8 @@ struct Held {
     since: Instant,
     /// None: its lease is not extended.
     extend_at: Option<Instant>,
+    /// Another stream serves its partition, or may do so: the message may be on its way again.
+    comes_again: bool,
     /// It is known to be somebody else's.
     lost: Arc<AtomicBool>,
 }
@@ -30,19 +51,20 @@ struct Held {
 #[derive(Default)]
 pub(super) struct AllHeld {
     messages: BTreeMap<Token, Held>,
+    /// Messages that were settled and may come again, with the times.
+    settled: VecDeque<(Instant, Token)>,
 }
 
 impl AllHeld {
-    /// A message has come. None: the consumer has it already, by the same token. Else what tells its handle that it is lost.
-    pub fn take(
-        &mut self,
-        message: &ReceivedMessage,
-        link: LinkId,
-        extends: bool,
-        now: Instant,
-    ) -> Option<Arc<AtomicBool>> {
-        if self.messages.contains_key(&message.token) {
-            return None;
+    /// A message has come.
+    pub fn take(&mut self, message: &ReceivedMessage, link: LinkId, extends: bool, now: Instant) -> Came {
+        if let Some(held) = self.messages.get_mut(&message.token) {
+            held.comes_again = true;
+            return Came::Known(held.link.replace(link));
+        }
+        // Nothing is remembered while leaders stay.
+        if self.settled.iter().any(|(_, token)| *token == message.token) {
+            return Came::Settled;
         }
         let lost = Arc::new(AtomicBool::new(false));
         let held = Held {
@@ -51,15 +73,31 @@ impl AllHeld {
             lease: message.lease_left,
             since: now,
             extend_at: extends.then(|| now + message.lease_left / EXTEND_AFTER),
+            comes_again: false,
             lost: lost.clone(),
         };
         self.messages.insert(message.token.clone(), held);
-        Some(lost)
+        Came::New(lost)
     }
 
     /// A message is settled, or was given up. Returns the stream that may send another one for it.
-    pub fn remove(&mut self, token: &Token) -> Option<LinkId> {
-        self.messages.remove(token)?.link
+    pub fn remove(&mut self, token: &Token, now: Instant) -> Option<LinkId> {
+        let held = self.messages.remove(token)?;
+        while let Some((at, _)) = self.settled.front()
+            && (*at + COMES_AGAIN <= now || self.settled.len() >= SETTLED_MAX)
+        {
+            self.settled.pop_front();
+        }
+        if held.comes_again {
+            self.settled.push_back((now, token.clone()));
+        }
+        held.link
+    }
+
+    /// A partition is served by another stream from now on.
+    pub fn moved(&mut self, partition: u32) {
+        let of_partition = self.messages.values_mut().filter(|held| held.partition == partition);
+        of_partition.for_each(|held| held.comes_again = true);
     }
 
     /// A message is somebody else's by now. Its handle has still to be dropped or settled.
@@ -100,7 +138,7 @@ impl AllHeld {
     /// A stream has ended: its messages belong to none.
     pub fn orphan(&mut self, link: LinkId) {
         for held in self.messages.values_mut() {
-            held.link.take_if(|of| *of == link);
+            held.comes_again |= held.link.take_if(|of| *of == link).is_some();
         }
     }
 
@@ -159,18 +197,44 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_comes_again_is_known_by_its_token() {
+    async fn what_comes_again_is_known_by_its_token_and_belongs_to_the_stream_that_sent_it() {
         let (mut held, now) = (AllHeld::default(), Instant::now());
-        assert!(held.take(&message(1, 0), link(1), true, now).is_some());
-        assert!(held.take(&message(1, 0), link(2), true, now).is_none());
-        assert_eq!(held.remove(&message(1, 0).token), Some(link(1)));
-        assert_eq!(held.remove(&message(1, 0).token), None);
+        assert!(matches!(held.take(&message(1, 0), link(1), true, now), Came::New(_)));
+        let again = held.take(&message(1, 0), link(2), true, now);
+        assert!(
+            matches!(again, Came::Known(Some(before)) if before == link(1)),
+            "{again:?}"
+        );
+        held.orphan(link(2));
+        let again = held.take(&message(1, 0), link(3), true, now);
+        assert!(matches!(again, Came::Known(None)), "{again:?}");
+        assert_eq!(held.remove(&message(1, 0).token, now), Some(link(3)));
+        assert_eq!(held.remove(&message(1, 0).token, now), None);
+    }
+
+    #[tokio::test]
+    async fn what_was_settled_while_it_was_on_its_way_again_is_not_handed_out() {
+        let (mut held, now) = (AllHeld::default(), Instant::now());
+        for (number, partition) in [(1, 0), (2, 1), (3, 2)] {
+            held.take(&message(number, partition), link(1), true, now);
+        }
+        held.moved(1);
+        for number in [1, 2] {
+            held.remove(&message(number, 0).token, now);
+        }
+        let again = held.take(&message(2, 1), link(2), true, now);
+        assert!(matches!(again, Came::Settled), "{again:?}");
+        assert_eq!(held.settled.len(), 1, "the leader of partition 0 is the same");
+        held.remove(&message(3, 2).token, now + COMES_AGAIN);
+        assert_eq!(held.settled.len(), 0, "it is too late for it to come");
     }
 
     #[tokio::test]
     async fn leases_are_extended_while_the_message_is_worked_on() {
         let (mut held, now) = (AllHeld::default(), Instant::now());
-        let lost = held.take(&message(1, 0), link(1), true, now).expect("it is new");
+        let Came::New(lost) = held.take(&message(1, 0), link(1), true, now) else {
+            panic!("it is new")
+        };
         held.take(&message(2, 0), link(1), true, now);
         held.take(&message(3, 0), link(1), false, now);
         held.settles(&message(2, 0).token);
@@ -197,6 +261,6 @@ mod tests {
         assert_eq!(held.orphans().len(), 3);
         assert_eq!(held.adopt(link(2), &[0, 2]), 2);
         assert_eq!(held.orphans(), [message(3, 1).token]);
-        assert_eq!(held.remove(&message(1, 0).token), Some(link(2)));
+        assert_eq!(held.remove(&message(1, 0).token, now), Some(link(2)));
     }
 }

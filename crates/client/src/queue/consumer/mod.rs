@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 pub use config::QueueConsumerConfig;
 
@@ -54,7 +55,8 @@ pub struct QueueConsumer {
     inbox: mpsc::UnboundedReceiver<Result<QueueDelivery, ClientError>>,
     queue: Arc<str>,
     /// The driver goes on while somebody has one.
-    _commands: mpsc::UnboundedSender<Command>,
+    commands: mpsc::UnboundedSender<Command>,
+    driver: JoinHandle<()>,
 }
 
 impl QueueConsumer {
@@ -70,12 +72,28 @@ impl QueueConsumer {
         #[allow(clippy::disallowed_methods, reason = "messages come only for credit")]
         let (sender, inbox) = mpsc::unbounded_channel();
         let (driver, events) = Driver::new(cluster, queue.clone(), config, layout, commands.downgrade(), sender);
-        tokio::spawn(driver.run(receiver, events));
+        let driver = tokio::spawn(driver.run(receiver, events));
         Ok(Self {
             inbox,
             queue,
-            _commands: commands,
+            commands,
+            driver,
         })
+    }
+
+    /// Takes leave at once: gives back what it has not handed out. Who awaits this waits until the brokers know that, and until all handles that it has handed
+    /// out are settled or dropped. A process that ends without it breaks its streams instead: brokers then wait 5 s for it to come
+    /// back, and what it had counts as failed.
+    pub fn close(self) -> impl Future<Output = ()> + Send {
+        let Self {
+            inbox,
+            commands,
+            driver,
+            ..
+        } = self;
+        drop((inbox, commands));
+        // A driver that has ended, for whatever reason, gives nothing back any more.
+        async move { drop(driver.await) }
     }
 
     /// The queue's name.

@@ -6,6 +6,7 @@ mod admin;
 mod group;
 mod log;
 mod partition;
+mod queue;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 pub use group::{Event, GroupFault, Groups};
 pub use partition::Partition;
+pub use queue::{Opened, Queue};
 
 /// The fault of the next batch that a partition is sent.
 #[derive(Clone, Debug)]
@@ -148,6 +150,7 @@ pub struct State {
     /// Bytes of batches that fetch streams have sent.
     pub fetched_bytes: usize,
     groups: Groups,
+    pub queue: Queue,
 }
 
 impl State {
@@ -272,6 +275,7 @@ impl Cluster {
                 .max_concurrent_streams(calls_max)
                 .add_service(v1::metadata_service_server::MetadataServiceServer::new(broker.clone()))
                 .add_service(v1::log_service_server::LogServiceServer::new(broker.clone()))
+                .add_service(v1::queue_service_server::QueueServiceServer::new(broker.clone()))
                 .add_service(v1::group_service_server::GroupServiceServer::new(broker.clone()))
                 .add_service(v1::admin_service_server::AdminServiceServer::new(broker))
                 .serve_with_incoming(listener)

@@ -1,0 +1,55 @@
+//! Messages whose records cannot be read. Handing them out would end each consumer's stream again and again; so each try counts as a
+//! failure, and after the queue's attempts they are dead letters, which hold up nobody.
+
+use std::sync::Arc;
+
+use jangada_queue::engine::{Delivered, SettleItem, Settlement};
+use jangada_types::PartitionIndex;
+
+use super::queue_ref::QueueRef;
+use crate::node::Node;
+use crate::queues::Desk;
+
+/// A record that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Damaged {
+    pub offset: u64,
+    pub why: Arc<str>,
+}
+
+/// Settles messages whose records are damaged as failed, logs and counts them. Returns the other ones.
+pub(super) fn fail(
+    node: &Node,
+    (queue, index): (&QueueRef, PartitionIndex),
+    desk: Arc<Desk>,
+    messages: Vec<Delivered>,
+    damaged: &[Damaged],
+) -> Vec<Delivered> {
+    let (mut items, mut rest) = (Vec::new(), Vec::new());
+    for message in messages {
+        let Some(Damaged { why, .. }) = damaged.iter().find(|damaged| damaged.offset == message.offset) else {
+            rest.push(message);
+            continue;
+        };
+        let Delivered { offset, failures, .. } = message;
+        tracing::error!(
+            queue = queue.name(), partition = %index, offset, failures, %why,
+            "the record of a message is damaged; the message has failed"
+        );
+        items.push(SettleItem {
+            offset,
+            lease: message.lease,
+            settlement: Settlement::Nack {
+                delay_ms: None,
+                failed: true,
+            },
+        });
+    }
+    if !items.is_empty() {
+        node.metrics.unreadable_messages(items.len());
+        let queue = queue.id();
+        // If leadership moves meanwhile, the next leader hands it to the session again, and it fails there.
+        tokio::spawn(async move { desk.settle(queue, items).await });
+    }
+    rest
+}
