@@ -70,10 +70,10 @@ mod wire_error;
 
 pub use admin::{
     Admin, BrokerState, CatchUp, ClusterDescription, CommittedOffset, ConfigEntry, CreatedQueue, CreatedTopic,
-    DamagedReplica, DeadLetter, DeadLetters, DeadLettersDone, GroupDescription, GroupListing, GroupMember,
+    DamagedReplica, DeadFilter, DeadLetter, DeadLetters, DeadLettersDone, GroupDescription, GroupListing, GroupMember,
     GroupSummary, Leader, MetadataRole, NewQueue, NewSchedule, NewTopic, OwnedPartition, PartitionState, QueueCounts,
     QueueDepth, QueueDescription, QueueMessages, QueueSchedule, QueueSchedules, QueueSeek, QueueSummary, QueueTally,
-    ScheduleIsPut, ScheduleTiming, TopicDescription, TopicSummary, WriteRefusal,
+    Redrive, RedriveProgress, Redriving, ScheduleIsPut, ScheduleTiming, TopicDescription, TopicSummary, WriteRefusal,
 };
 pub use client::Client;
 pub use config::ClientConfig;

@@ -66,6 +66,7 @@ mod produce_streams;
 mod producer_expiry;
 mod put_back;
 mod queue_consumers;
+mod queue_dead_letters;
 mod queue_faults;
 mod queue_kills;
 mod queue_repetitions;

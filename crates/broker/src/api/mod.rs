@@ -13,7 +13,8 @@
 //! - [`produce`]: the one way of a batch to its partition; [`producers`]: ids of producers.
 //! - [`fetch`]: reading; [`offsets`]: where.
 //! - [`groups`]: consumer groups.
-//! - [`queue_messages`]: messages of queues, sent, handed out, and settled.
+//! - [`queue_messages`]: messages of queues, sent, handed out, and settled. [`queue_depth`]: how many there are, and what is done to all of
+//!   a partition; [`queue_redrive`]: to dead letters of all partitions.
 //! - [`schedules`]: schedules of queues.
 //! - [`topics`]: creating, changing and deleting them; [`leaders_known`]: until clients can use them.
 //! - [`partition_admin`]: dropping records, handing a leadership over.
@@ -46,6 +47,7 @@ pub(crate) mod produce;
 pub(crate) mod producers;
 pub(crate) mod queue_depth;
 pub(crate) mod queue_messages;
+pub(crate) mod queue_redrive;
 pub(crate) mod queues;
 pub(crate) mod resolve;
 pub(crate) mod schedules;

@@ -9,13 +9,14 @@ use futures::StreamExt;
 use jangada_controller::{Queue, QueueKind, QueueStart, Topic};
 use jangada_queue::engine::SlotCounts;
 use jangada_queue::{DeadReason, DoneCause, Runs, SectionRefused, SectionReply};
+use jangada_types::queue_config::QueueOrder;
 use jangada_types::{BrokerId, PartitionIndex, QueueId, Reason};
 use tokio::time::Instant;
 
 use super::call::Passable;
 use super::call::queue_admin::{
-    CountQueue, DeadDone, DeadFound, DeadLetter, DeadWanted, DepthTally, ListDead, PurgeDead, PurgeQueue, QueueAt,
-    QueueDepth, RedriveDead, SeekQueue, SeekTo,
+    CountQueue, DeadDone, DeadFilter, DeadFound, DeadLetter, DeadWanted, DepthTally, ListDead, PurgeDead, PurgeQueue,
+    QueueAt, QueueDepth, RedriveDead, SeekQueue, SeekTo,
 };
 use super::context::RequestContext;
 use super::passing::{PASS_TIMEOUT, QUESTION_TIMEOUT, ask, pass_on};
@@ -25,7 +26,8 @@ use crate::error::RequestError;
 use crate::leader_lookup::Lead;
 use crate::node::Node;
 use crate::partition::Partition;
-use crate::queues::{Administer, Desk, MessageState, OldestAge};
+use crate::queues::outgoing::key_hash;
+use crate::queues::{Administer, Desk, MessageState, OldestAge, Peeked};
 
 /// Calls to other brokers at once.
 const MAX_CONCURRENT: usize = 16;
@@ -137,10 +139,10 @@ pub(crate) async fn list_dead(
     }
 }
 
-/// Lets dead letters of a queue go out again.
+/// Lets dead letters of one partition go out again, as many as are looked at in a step.
 ///
 /// # Errors
-/// Those of `RedriveDead` in the contract.
+/// Those of a queue's partition in the contract.
 pub(crate) async fn redrive_dead(
     node: &Arc<Node>,
     context: &RequestContext,
@@ -174,12 +176,24 @@ pub(crate) async fn purge_dead(
 }
 
 async fn find_dead(led: &Led, wanted: &DeadWanted) -> Result<DeadFound, RequestError> {
+    let DeadFilter {
+        reasons,
+        died_from_ms,
+        died_before_ms,
+        key,
+    } = &wanted.filter;
+    let key = key.as_deref().map(|key| keyed(&led.queue, key)).transpose()?;
     let found = led
         .desk
         .peek(led.queue.id(), wanted.from, &[MessageState::Dead], wanted.most)
         .await?;
-    let fits = |reason: &String| wanted.reasons.is_empty() || wanted.reasons.contains(reason);
-    let letters = found.messages.into_iter().filter(|message| fits(&message.reason));
+    let fits = |message: &Peeked| {
+        (reasons.is_empty() || reasons.contains(&message.reason))
+            && died_from_ms.is_none_or(|from| message.died_at_ms >= from)
+            && died_before_ms.is_none_or(|before| message.died_at_ms < before)
+            && key.is_none_or(|key| message.key == key)
+    };
+    let letters = found.messages.into_iter().filter(fits);
     Ok(DeadFound {
         letters: letters
             .map(|message| DeadLetter {
@@ -187,10 +201,23 @@ async fn find_dead(led: &Led, wanted: &DeadWanted) -> Result<DeadFound, RequestE
                 reason: message.reason,
                 failures: message.failures,
                 deliveries: message.deliveries,
+                died_at_ms: message.died_at_ms,
             })
             .collect(),
         next: found.next,
     })
+}
+
+/// A key as a queue knows it.
+fn keyed(queue: &QueueRef, key: &[u8]) -> Result<u64, RequestError> {
+    if queue.config.order == QueueOrder::Key {
+        return Ok(key_hash(key));
+    }
+    let message = format!(
+        "queue {:?} does not know the keys of its dead letters: only one with queue.order=key does; leave the key out",
+        queue.name()
+    );
+    Err(RequestError::new(Reason::InvalidRequest, message))
 }
 
 async fn act_on_dead(

@@ -365,6 +365,7 @@ async fn a_full_queue_refuses_more_and_says_so() {
 async fn a_desk_whose_lead_is_about_to_go_hands_nothing_out() {
     let (broker, partition, desk) = begin(Policy::default()).await;
     let mut stream = desk.attach(QUEUE, SessionId(1), LONG_MS, Vec::new()).expect("it leads");
+    assert_eq!(stream.next().await, AttachedEvent::Begun(Vec::new()), "it is new");
     partition.hand_over_queues();
     let heard = tokio::time::timeout(TIMEOUT, stream.next()).await.expect("it hears");
     assert_eq!(heard, AttachedEvent::Moved);

@@ -1,13 +1,17 @@
 //! Calls about all messages of a queue in one partition, as clients send them and as brokers pass them on.
 
+use std::num::NonZeroU32;
+
 use jangada_controller::QueueStart;
 use jangada_proto::v1::{self, seek_queue_request::Start};
 use jangada_types::{PartitionIndex, QueueId, Reason};
 
 use super::names;
 use crate::api::call::queue_admin::{
-    DeadDone, DeadFound, DeadLetter, DeadWanted, DepthTally, PurgeQueue, QueueAt, QueueDepth, SeekQueue, SeekTo,
+    DeadDone, DeadFilter, DeadFound, DeadLetter, DeadWanted, DepthTally, PurgeQueue, QueueAt, QueueDepth, SeekQueue,
+    SeekTo,
 };
+use crate::api::queue_redrive::{Redrive, Redriven};
 use crate::api::resolve::QueueName;
 use crate::error::RequestError;
 use crate::queues::OldestAge;
@@ -101,24 +105,12 @@ pub(super) fn sought_to(offset: u64) -> v1::SeekQueueResponse {
 }
 
 pub(super) fn dead_of(request: v1::DeadRequest) -> Result<DeadWanted, RequestError> {
-    const REASONS: [&str; 4] = ["attempts", "rejected", "expired", "length"];
     if request.max_messages > DEAD_MAX {
         let message = format!(
             "max_messages is {}: at most {DEAD_MAX} in one call",
             request.max_messages
         );
         return Err(invalid(message).with("limit", DEAD_MAX));
-    }
-    if let Some(unknown) = request
-        .reasons
-        .iter()
-        .find(|reason| !REASONS.contains(&reason.as_str()))
-    {
-        let message = format!(
-            "no message is dead for the reason {unknown:?}: there are {}",
-            REASONS.join(", ")
-        );
-        return Err(invalid(message));
     }
     let most = if request.max_messages == 0 {
         DEAD_MAX
@@ -129,21 +121,79 @@ pub(super) fn dead_of(request: v1::DeadRequest) -> Result<DeadWanted, RequestErr
         at: at(&request.queue_id, request.name, request.partition)?,
         from: offset("from_offset", request.from_offset)?,
         most: most as usize,
-        reasons: request.reasons,
+        filter: filter_of(request.filter.unwrap_or_default())?,
         is_dry: request.dry_run,
+    })
+}
+
+pub(super) fn filter_of(filter: v1::DeadFilter) -> Result<DeadFilter, RequestError> {
+    const REASONS: [&str; 4] = ["attempts", "rejected", "expired", "length"];
+    let mut unknown = filter
+        .reasons
+        .iter()
+        .filter(|reason| !REASONS.contains(&reason.as_str()));
+    if let Some(unknown) = unknown.next() {
+        let message = format!(
+            "no message is dead for the reason {unknown:?}: there are {}",
+            REASONS.join(", ")
+        );
+        return Err(invalid(message));
+    }
+    Ok(DeadFilter {
+        reasons: filter.reasons,
+        died_from_ms: filter.died_from_ms,
+        died_before_ms: filter.died_before_ms,
+        key: filter.key,
     })
 }
 
 pub(super) fn dead_to(wanted: DeadWanted) -> v1::DeadRequest {
     let (name, queue_id) = name_to(&wanted.at);
+    let DeadFilter {
+        reasons,
+        died_from_ms,
+        died_before_ms,
+        key,
+    } = wanted.filter;
     v1::DeadRequest {
         name,
         queue_id,
         partition: wanted.at.index.get(),
         from_offset: offset_to(wanted.from),
         max_messages: u32::try_from(wanted.most).unwrap_or(DEAD_MAX),
-        reasons: wanted.reasons,
+        filter: Some(v1::DeadFilter {
+            reasons,
+            died_from_ms,
+            died_before_ms,
+            key,
+        }),
         dry_run: wanted.is_dry,
+    }
+}
+
+pub(super) fn redrive_of(request: v1::RedriveDeadRequest) -> Result<Redrive, RequestError> {
+    let places = request.places.into_iter().map(|place| {
+        let offset = offset("offset", place.offset)?;
+        Ok((PartitionIndex(place.partition), offset))
+    });
+    Ok(Redrive {
+        queue: names::queue(&request.queue_id, request.name)?,
+        places: places.collect::<Result<_, RequestError>>()?,
+        filter: filter_of(request.filter.unwrap_or_default())?,
+        rate: NonZeroU32::new(request.rate),
+        is_dry: request.dry_run,
+    })
+}
+
+pub(super) fn redriven_to(progress: &Redriven) -> v1::RedriveDeadResponse {
+    let left = progress.left.iter().map(|(index, offset)| v1::DeadPlace {
+        partition: index.get(),
+        offset: offset_to(*offset),
+    });
+    v1::RedriveDeadResponse {
+        messages: progress.messages,
+        refused: progress.refused,
+        left: left.collect(),
     }
 }
 
@@ -153,6 +203,7 @@ pub(super) fn found_to(found: DeadFound) -> v1::ListDeadResponse {
         reason: letter.reason,
         failures: letter.failures.into(),
         deliveries: letter.deliveries.into(),
+        died_at_ms: letter.died_at_ms,
     };
     v1::ListDeadResponse {
         messages: found.letters.into_iter().map(letter).collect(),
@@ -166,6 +217,7 @@ pub(super) fn found_of(response: v1::ListDeadResponse) -> DeadFound {
         reason: letter.reason,
         failures: u16::try_from(letter.failures).unwrap_or(u16::MAX),
         deliveries: u16::try_from(letter.deliveries).unwrap_or(u16::MAX),
+        died_at_ms: letter.died_at_ms,
     };
     DeadFound {
         letters: response.messages.into_iter().map(letter).collect(),

@@ -23,8 +23,8 @@ use crate::api::call::groups::{
     ReadOffsets,
 };
 use crate::api::call::queue_admin::{
-    CountQueue, DeadDone, DeadFound, DeadLetter, DeadWanted, DepthTally, ListDead, PurgeDead, PurgeQueue, QueueAt,
-    QueueDepth, RedriveDead, SeekQueue, SeekTo,
+    CountQueue, DeadDone, DeadFilter, DeadFound, DeadLetter, DeadWanted, DepthTally, ListDead, PurgeDead, PurgeQueue,
+    QueueAt, QueueDepth, RedriveDead, SeekQueue, SeekTo,
 };
 use crate::api::call::records::{
     Acks, AppendBatch, AwaitBytes, FindOffset, FoundOffset, Position, Produced, ReadBatches,
@@ -62,7 +62,12 @@ fn dead() -> DeadWanted {
         at: queue_at(),
         from: 11,
         most: 100,
-        reasons: vec!["expired".to_owned()],
+        filter: DeadFilter {
+            reasons: vec!["expired".to_owned()],
+            died_from_ms: Some(5),
+            died_before_ms: Some(9),
+            key: Some(bytes::Bytes::from_static(b"customer 7")),
+        },
         is_dry: true,
     }
 }
@@ -340,6 +345,7 @@ fn answers() -> Vec<Answer> {
                 reason: "rejected".to_owned(),
                 failures: 1,
                 deliveries: 2,
+                died_at_ms: 1_700,
             }],
             next: Some(4),
         }),

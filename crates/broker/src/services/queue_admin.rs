@@ -1,8 +1,10 @@
 //! `QueueAdminService`. Any broker takes a call: metadata commands go to the metadata's leader by themselves.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 
+use futures::{Stream, StreamExt as _};
 use jangada_controller::{QueueKind as Kind, QueueStart};
 use jangada_proto::v1::create_queue_request::Start;
 use jangada_proto::v1::queue_admin_service_server::QueueAdminService;
@@ -14,13 +16,13 @@ use tonic::{Request, Response, Status};
 use super::passed_queue_admin as wire;
 use super::{cluster_wire, names, schedule_wire, status};
 use crate::admission::{Call, call_of};
-use crate::api::call::queue_admin::{ListDead, PurgeDead, RedriveDead};
-use crate::api::queue_depth;
+use crate::api::call::queue_admin::{ListDead, PurgeDead};
 use crate::api::queue_messages::{self, QueueRef};
 use crate::api::queues::{self, MessagesWanted, QueueFound, QueueWanted};
-use crate::api::{schedules, topics};
+use crate::api::{queue_depth, queue_redrive, schedules, topics};
 use crate::error::RequestError;
 use crate::node::Node;
+use crate::quota::Resource;
 
 /// The service `QueueAdminService` (`queue_admin.proto`).
 pub(crate) struct QueueAdmin {
@@ -146,6 +148,19 @@ fn config_entries(found: &QueueFound) -> Vec<ConfigEntry> {
 }
 
 type Answer<T> = Result<Response<T>, Status>;
+/// How far a redrive is, until it is through.
+type RedriveProgress = Pin<Box<dyn Stream<Item = Result<RedriveDeadResponse, Status>> + Send>>;
+
+fn redrive(node: Arc<Node>, call: Arc<Call>, request: RedriveDeadRequest) -> Result<RedriveProgress, RequestError> {
+    let slot = call.caller().try_take(Resource::Streams, 1)?;
+    let progress = queue_redrive::begin(&node, Arc::new(call.context.clone()), wire::redrive_of(request)?)?;
+    Ok(Box::pin(progress.map(move |progress| {
+        // The stream has its place until it ends.
+        let _slot = &slot;
+        let refused = |error| Status::from(node.refused(error, &call.context.listener));
+        progress.map(|progress| wire::redriven_to(&progress)).map_err(refused)
+    })))
+}
 
 #[tonic::async_trait]
 impl QueueAdminService for QueueAdmin {
@@ -196,13 +211,12 @@ impl QueueAdminService for QueueAdmin {
         self.answer(&call, list.await.map(wire::found_to))
     }
 
-    async fn redrive_dead(&self, request: Request<DeadRequest>) -> Answer<DeadResponse> {
+    type RedriveDeadStream = RedriveProgress;
+
+    async fn redrive_dead(&self, request: Request<RedriveDeadRequest>) -> Answer<Self::RedriveDeadStream> {
         let call = call_of(&request);
-        let redrive = async {
-            let wanted = RedriveDead(wire::dead_of(request.into_inner())?);
-            queue_depth::redrive_dead(&self.node, &call.context, wanted).await
-        };
-        self.answer(&call, redrive.await.map(|done| wire::done_to(&done)))
+        let begun = redrive(self.node.clone(), call.clone(), request.into_inner());
+        self.answer(&call, begun)
     }
 
     async fn purge_dead(&self, request: Request<DeadRequest>) -> Answer<DeadResponse> {

@@ -9,6 +9,7 @@ mod dead_letters;
 mod groups;
 mod queue_depth;
 mod queues;
+mod redriving;
 mod schedules;
 mod types;
 
@@ -24,10 +25,11 @@ use jangada_types::{BrokerId, Incarnation, Reason};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
-pub use dead_letters::{DeadLetter, DeadLetters, DeadLettersDone};
+pub use dead_letters::{DeadFilter, DeadLetter, DeadLetters, DeadLettersDone, Redrive, RedriveProgress};
 pub use groups::{CommittedOffset, GroupDescription, GroupListing, GroupMember, GroupSummary, OwnedPartition};
 pub use queue_depth::{QueueCounts, QueueDepth, QueueTally};
 pub use queues::{CreatedQueue, NewQueue, QueueDescription, QueueMessages, QueueSeek, QueueSummary};
+pub use redriving::Redriving;
 pub use schedules::{CatchUp, NewSchedule, QueueSchedule, QueueSchedules, ScheduleIsPut, ScheduleTiming};
 pub use types::{
     BrokerState, ClusterDescription, ConfigEntry, CreatedTopic, DamagedReplica, Leader, MetadataRole, NewTopic,

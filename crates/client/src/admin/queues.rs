@@ -10,8 +10,9 @@ use jangada_types::{QueueId, Reason, TopicId};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
-use super::dead_letters::{DeadLetter, DeadLetters, DeadLettersDone};
+use super::dead_letters::{DeadLetter, DeadLetters, DeadLettersDone, Redrive};
 use super::queue_depth::QueueDepth;
+use super::redriving::Redriving;
 use super::types::topic_id;
 use super::{Admin, CREATE_TIMEOUT, ConfigEntry};
 use crate::attempts::CallFailed;
@@ -435,29 +436,23 @@ impl Admin {
             reason: letter.reason,
             failures: letter.failures,
             deliveries: letter.deliveries,
+            died_at_ms: letter.died_at_ms,
         });
         Ok((letters.collect(), answer.next_offset))
     }
 
-    /// Lets dead letters of one partition go out again, at most 1,000; the answer says where to go on. Whoever wants all calls again, as
-    /// fast as consumers may get them. An attempt that is repeated counts only what those before it have left.
+    /// Lets dead letters of a queue go out again, at a rate, in all partitions in turn. It goes on while its progress is asked for, over
+    /// brokers that fail, and ends when it is dropped.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with `UNKNOWN_QUEUE` or `UNKNOWN_PARTITION`.
-    pub async fn redrive_dead(&self, queue: &str, wanted: &DeadLetters) -> Result<DeadLettersDone, ClientError> {
-        let context = format!("redrive dead letters of {queue}[{}]", wanted.partition);
-        let request = wanted.wire(self.queue_id_of(queue).await?);
-        let answer = self.call_queues(&context, Repeat::Always, |mut service| {
-            let request = request.clone();
-            async move { service.redrive_dead(request).await }
-        });
-        answer
-            .await
-            .map(DeadLettersDone::from_wire)
-            .map_err(|failed| queue_error(failed, &context))
+    /// [`ClientError::Refused`] with `UNKNOWN_QUEUE`.
+    pub async fn redrive_dead(&self, queue: &str, wanted: Redrive) -> Result<Redriving, ClientError> {
+        let queue_id = self.queue_id_of(queue).await?;
+        Ok(Redriving::new(self.cluster.clone(), queue, queue_id, wanted))
     }
 
-    /// Deletes dead letters of one partition, as [`Self::redrive_dead`] redrives them.
+    /// Deletes dead letters of one partition, at most 1,000; the answer says where to go on. An attempt that is repeated counts only what
+    /// those before it have left.
     ///
     /// # Errors
     /// [`ClientError::Refused`] with `UNKNOWN_QUEUE` or `UNKNOWN_PARTITION`.
@@ -494,7 +489,7 @@ impl Admin {
     }
 }
 
-fn service(channel: Channel) -> QueueAdminServiceClient<Channel> {
+pub(super) fn service(channel: Channel) -> QueueAdminServiceClient<Channel> {
     QueueAdminServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX)
 }
 

@@ -4,6 +4,7 @@ mod bench;
 mod brokers_args;
 mod cluster;
 mod consume;
+mod dlq;
 mod group;
 mod parse;
 mod process;
@@ -24,10 +25,11 @@ pub use bench::{
 pub use brokers_args::BrokersArgs;
 pub use cluster::{ClusterCommand, HealthArgs, PartitionCommand, RemoveArgs, ReplaceArgs, TransferArgs};
 pub use consume::{CommitArg, ConsumeArgs, ConsumeOutput};
+pub use dlq::{DeadArgs, DlqCommand};
 pub use group::{GroupCommand, GroupRemoveArgs, LagArgs, SeekArgs, ToArg};
 pub use process::{DownArgs, ServerArgs, ServerCommand, UpArgs};
 pub use produce::{ProduceArgs, ProduceFormat};
-pub use queue::{AlterQueueArgs, CreateQueueArgs, DeadArgs, DlqCommand, QueueCommand, QueueFromArg};
+pub use queue::{AlterQueueArgs, CreateQueueArgs, QueueCommand, QueueFromArg};
 pub use queue_messages::{
     QueueConsumeArgs, QueueMessagesCommand, QueueOutput, QueuePeekArgs, QueueReceiveArgs, QueueSendArgs,
     QueueSendFormat,
@@ -183,6 +185,8 @@ mod tests {
             "jangada queue seek q --to 5",
             "jangada dlq redrive q --rate 0",
             "jangada dlq ls q --reason old",
+            "jangada dlq ls q --died-before 5",
+            "jangada dlq peek q --max 0",
             "jangada topic create x --partitions 1 --replicas 1 -c retention",
             "jangada produce x --format jsonl --key-separator :",
             "jangada consume x -f %v -o jsonl",
@@ -282,6 +286,8 @@ mod tests {
             "jangada queue seek q --to -1h --partition 0",
             "jangada dlq ls q --reason attempts --reason expired -o json",
             "jangada dlq redrive q --rate 100 --dry-run",
+            "jangada dlq redrive q --died-before 1h --died-since 2024-05-01T00:00:00Z --key a",
+            "jangada dlq peek q --reason rejected -c 100 -o lines",
             "jangada dlq purge q --partition 0 --yes",
             "jangada produce t --file f --key-separator : --acks none --compression zstd",
             "jangada consume t --from 2024-05-01T00:00:00Z --max 3 --exit-at-end -o jsonl",

@@ -45,10 +45,22 @@ pub(crate) struct DeadWanted {
     pub from: u64,
     /// At most so many are looked at.
     pub most: usize,
-    /// Only those that are dead for one of these reasons; empty: for any.
-    pub reasons: Vec<String>,
+    pub filter: DeadFilter,
     /// They are only counted.
     pub is_dry: bool,
+}
+
+/// Which dead letters are meant: those that fit all that is set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DeadFilter {
+    /// Dead for one of these reasons; empty: for any.
+    pub reasons: Vec<String>,
+    /// Dead since this time or later, milliseconds since the Unix epoch.
+    pub died_from_ms: Option<u64>,
+    /// Dead since before this time.
+    pub died_before_ms: Option<u64>,
+    /// With this key.
+    pub key: Option<bytes::Bytes>,
 }
 
 /// Shows dead letters.
@@ -70,6 +82,8 @@ pub(crate) struct DeadLetter {
     pub reason: String,
     pub failures: u16,
     pub deliveries: u16,
+    /// Milliseconds since the Unix epoch.
+    pub died_at_ms: u64,
 }
 
 /// Dead letters that were found.
