@@ -13,8 +13,8 @@ use super::desk::Desk;
 /// What a stream hears.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum AttachedEvent {
-    /// The first that it hears: its desk knows it, and hands out messages for credit from now on. With messages that its session has already,
-    /// and may have in hand, beside what it said it holds.
+    /// The first that it hears: its desk knows it, and hands out messages for credit from now on. With messages that its session has
+    /// already, and may have in hand, beside what it said it holds.
     Begun(Vec<Delivered>),
     /// Messages for its credit, in the order in which they go out.
     Deliveries(Vec<Delivered>),

@@ -95,8 +95,8 @@ pub enum Input {
         /// The offset of the first record, and the marks.
         marks: Option<(u64, Marks)>,
     },
-    /// A consumer's stream begins. It is answered by [`Output::Attached`], or by [`Output::Moved`]. Without credit it gets nothing but what its
-    /// session has already.
+    /// A consumer's stream begins. It is answered by [`Output::Attached`], or by [`Output::Moved`]. Without credit it gets nothing but what
+    /// its session has already.
     Attach {
         /// The consumer's stream.
         consumer: ConsumerId,

@@ -445,7 +445,10 @@ impl Engine {
         let Some(id) = self.streams.remove(&consumer) else {
             return;
         };
-        let is_its = |output: &Output| matches!(output, Output::Deliver { consumer: to, .. } | Output::Attached { consumer: to, .. } if *to == consumer);
+        let is_its = |output: &Output| match output {
+            Output::Attached { consumer: to, .. } | Output::Deliver { consumer: to, .. } => *to == consumer,
+            _ => false,
+        };
         self.give_up_noted(slots, end, id, out, is_its);
         let Some(desk) = self.desks.get_mut(&id) else { return };
         let waiter = Waiter::Stream(consumer);

@@ -27,8 +27,8 @@ impl Shares {
         self.credit = self.credit.saturating_add(credit.into());
     }
 
-    /// A partition serves the stream from now on. It sends so many messages that the session had before, and that the consumer did not say it
-    /// holds: with or without credit they go to it.
+    /// A partition serves the stream from now on. It sends so many messages that the session had before, and that the consumer did not say
+    /// it holds: with or without credit they go to it.
     pub fn join(&mut self, partition: PartitionIndex, again: usize) {
         self.lent.insert(partition, 0);
         self.credit = self.credit.saturating_sub_unsigned(again as u64);

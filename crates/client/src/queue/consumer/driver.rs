@@ -221,8 +221,8 @@ impl Driver {
         }
     }
 
-    /// Whether a partition has no leader that is known, or one that does not serve it: the layout is older than the stream, or the leader is
-    /// about to begin.
+    /// Whether a partition has no leader that is known, or one that does not serve it: the layout is older than the stream, or the leader
+    /// is about to begin.
     fn is_partition_missed(&self) -> bool {
         let mut partitions = (0..).zip(&self.layout.partitions);
         partitions.any(|(index, partition)| {

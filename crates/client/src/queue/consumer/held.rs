@@ -1,7 +1,7 @@
 //! The messages that a consumer has: on which stream they came, and until when they are leased. Pure.
 //!
-//! Every message that comes on a stream takes one of its credit. It is given back when the message is settled, or when it turns out that the
-//! consumer has it, or had it: a leader that does not know what the consumer holds sends it again.
+//! Every message that comes on a stream takes one of its credit. It is given back when the message is settled, or when it turns out that
+//! the consumer has it, or had it: a leader that does not know what the consumer holds sends it again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -81,9 +81,9 @@ impl QueueConsumer {
         })
     }
 
-    /// Takes leave at once: gives back what it has not handed out. Who awaits this waits until the brokers know that, and until all handles that it has handed
-    /// out are settled or dropped. A process that ends without it breaks its streams instead: brokers then wait 5 s for it to come
-    /// back, and what it had counts as failed.
+    /// Takes leave at once: gives back what it has not handed out. Who awaits this waits until the brokers know that, and until all handles
+    /// that it has handed out are settled or dropped. A process that ends without it breaks its streams instead: brokers then wait 5 s for
+    /// it to come back, and what it had counts as failed.
     pub fn close(self) -> impl Future<Output = ()> + Send {
         let Self {
             inbox,
