@@ -61,7 +61,8 @@ pub(crate) fn check_half(store: &dyn Store, name: impl Display) -> Result<(), Re
         return Ok(());
     }
     let message = format!(
-        "{name}: its leader's disk has {free} bytes free, below half of the reserve of {reserve}: messages of queues are not handed out,          and settlements are not taken; free space there, and settle again"
+        "{name}: its leader's disk has {free} bytes free, below half of the reserve of {reserve}: messages of queues are not handed \
+         out, and settlements are not taken; free space there, and settle again"
     );
     Err(RequestError::new(Reason::DiskFull, message)
         .with("actual", free)
