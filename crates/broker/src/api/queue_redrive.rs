@@ -24,7 +24,7 @@ const STEP_MAX: u32 = 1_000;
 const STEPS_PER_SECOND: u32 = 10;
 /// How long a partition whose leader does not answer is asked again.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often.
+/// Between two tries of such a partition.
 const RETRY_EVERY: Duration = Duration::from_millis(200);
 
 /// What is to go out again.

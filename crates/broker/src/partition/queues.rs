@@ -84,7 +84,14 @@ impl Partition {
             }
             let (driver, hosted) = (self.driver.clone(), self.hosted.clone());
             let timers = self.shared.driving.timers.clone();
-            let desk = Arc::new(Desk::begin(status.term, state, driver, hosted, timers, cell));
+            let desk = Arc::new(Desk::begin(
+                status.term,
+                state,
+                driver,
+                hosted,
+                timers,
+                cell.succession(),
+            ));
             cell.set(Some(desk.clone()));
             Some(desk)
         });

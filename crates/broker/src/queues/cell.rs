@@ -8,7 +8,7 @@ use jangada_types::LogPosition;
 use parking_lot::RwLock;
 
 use super::desk::Desk;
-use super::succession::Succession;
+use super::succession::{Succession, Successor};
 
 /// The desk of a partition. Most partitions have none, and pay one load for each command that is applied.
 #[derive(Default)]
@@ -18,7 +18,7 @@ pub(crate) struct DeskCell {
     desk: RwLock<Option<Arc<Desk>>>,
     /// The partition has slots, as of the last publication.
     has_slots: AtomicBool,
-    pub(super) succession: Arc<Succession>,
+    succession: Arc<Succession>,
 }
 
 impl DeskCell {
@@ -27,6 +27,11 @@ impl DeskCell {
             true => self.desk.read().clone(),
             false => None,
         }
+    }
+
+    /// What the desks of the partition share.
+    pub fn succession(&self) -> Arc<Succession> {
+        self.succession.clone()
     }
 
     pub fn is_there(&self) -> bool {
@@ -41,7 +46,12 @@ impl DeskCell {
     pub fn set(&self, desk: Option<Arc<Desk>>) {
         let is_there = desk.is_some();
         match &desk {
-            Some(desk) => self.succession.take_over(desk),
+            Some(desk) => {
+                let as_successor: Arc<dyn Successor> = desk.clone();
+                let (is_first, mut left) = self.succession.take_over(Arc::downgrade(&as_successor), desk.term);
+                desk.inputs.lock().append(&mut left);
+                desk.begun.send_replace(is_first);
+            }
             None => self.succession.forget(),
         }
         *self.desk.write() = desk;

@@ -1,21 +1,11 @@
 //! What retention takes from a queue that reads an ordinary topic, although the queue has not settled it: told in the log, by the queue's
 //! name. The slots count it (`DoneCause::CutOff`).
 
-use std::collections::BTreeMap;
-
 use jangada_log::{PartitionCommand, PartitionReply, PartitionState};
-use jangada_queue::{DoneCause, QueueId, SlotId};
+use jangada_queue::{DoneCause, QueueId};
 
 use super::desk::Desk;
-
-/// What the slots had lost when the desk looked last.
-pub(super) type LostBefore = BTreeMap<SlotId, u64>;
-
-/// How many messages each slot has lost so far.
-pub(super) fn lost_so_far(state: &PartitionState) -> LostBefore {
-    let slots = state.slots().iter();
-    slots.map(|(id, slot)| (id, slot.settled(DoneCause::CutOff))).collect()
-}
+use super::lost::lost_so_far;
 
 impl Desk {
     /// A command was applied. Called under the lock of the state, in the log's order.
@@ -40,7 +30,8 @@ impl Desk {
         }
     }
 
-    /// How many messages of a queue the topic's retention has taken unsettled in this partition, since the queue began there or was set back.
+    /// How many messages of a queue the topic's retention has taken unsettled in this partition, since the queue began there or was set
+    /// back.
     pub fn messages_cut_off(&self, queue: QueueId) -> Option<u64> {
         let id = self.slot(queue).ok()?;
         self.with_state(|state| Some(state.slots().slot(id)?.settled(DoneCause::CutOff)))

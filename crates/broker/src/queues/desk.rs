@@ -10,25 +10,20 @@ use jangada_log::{Leader, PartitionState};
 use jangada_queue::engine::{
     Answer, ConsumerId, Full, Input, Limit, RequestId, SettleItem, Settled, SlotCounts, Waiter,
 };
-use jangada_queue::{
-    AttemptId, DoneCause, Engine, LeaseId, MessageState as SlotState, QueueId, Runs, Section, SectionReply, SessionId,
-    SlotId, SlotKind,
-};
+use jangada_queue::{AttemptId, Engine, LeaseId, QueueId, SessionId, SlotId, SlotKind};
 use jangada_types::Reason;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::attached::{Attached, AttachedEvent};
-use super::cell::DeskCell;
-use super::cut_off::{LostBefore, lost_so_far};
 use super::handed::Handed;
-use super::peek::{Found, MessageState, look};
+use super::lost::{LostBefore, lost_so_far};
 use super::refusals::Refusals;
-use super::sent_ids::Repetitions;
+use super::repetitions::Repetitions;
 use super::shown::{Counted, OldestTimes};
 use super::spec::QueueSpec;
-use super::succession::Succession;
+use super::succession::{Succession, Successor};
 use crate::error::RequestError;
 use crate::replica::{Driver, Hosted, LEADER_RETRY, Timers};
 
@@ -54,21 +49,6 @@ pub(crate) struct ReceiveArgs {
     pub lease_ms: u64,
     /// How long it waits for the first, milliseconds.
     pub wait_ms: u64,
-}
-
-/// What an administrator does to a queue in one partition.
-#[derive(Clone, Debug)]
-pub(crate) enum Administer {
-    /// All below an offset is done, whatever it was; none: all that is there.
-    Purge { to: Option<u64> },
-    /// Begin anew at another offset.
-    Seek { to: u64 },
-    /// Dead messages go out again.
-    Redrive(Runs),
-    /// Dead messages are done.
-    PurgeDead(Runs),
-    /// Messages that nobody has are taken out.
-    Cancel(Runs),
 }
 
 /// What the services and the task of a desk share.
@@ -147,7 +127,7 @@ impl Desk {
         driver: Driver<Leader>,
         hosted: Arc<Hosted>,
         timers: Arc<Timers>,
-        cell: &DeskCell,
+        succession: Arc<Succession>,
     ) -> Self {
         let mut engine = Engine::begin(term, state.slots());
         // An earlier desk of the term has numbered its commands, requests and streams from an earlier time on.
@@ -169,7 +149,7 @@ impl Desk {
             command_bytes: AtomicU64::new(0),
             repetitions: Mutex::default(),
             lost: Mutex::new(lost_so_far(state)),
-            succession: cell.succession.clone(),
+            succession,
             begun: watch::Sender::new(false),
             refused_schedules: Refusals::default(),
             wake: Notify::new(),
@@ -244,83 +224,6 @@ impl Desk {
             Ok(other) => Err(self.moved_or(&other).unknown()),
             Err(_) => Err(self.gone().unknown()),
         }
-    }
-
-    /// Takes messages out that nobody has. Of those that stay: whether they are done already.
-    pub async fn cancel(&self, queue: QueueId, offsets: &[u64]) -> Result<BTreeMap<u64, bool>, RequestError> {
-        let messages: Runs = offsets.iter().copied().collect();
-        let refused = match self.administer(queue, Administer::Cancel(messages)).await? {
-            SectionReply::Taken { refused } => refused,
-            SectionReply::Refused(_) | SectionReply::Opened(_) => return Err(self.unknown_queue(queue)),
-        };
-        let slot = self.slot(queue)?;
-        let judged = self.with_state(|state| {
-            let end = state.next_offset().get().unsigned_abs();
-            let slot = state.slots().slot(slot)?;
-            let is_done = |offset| matches!(slot.state(offset, end), SlotState::Done);
-            Some(refused.offsets().map(|offset| (offset, is_done(offset))).collect())
-        });
-        judged.ok_or_else(|| self.unknown_queue(queue))
-    }
-
-    /// Does what an administrator asks for.
-    pub async fn administer(&self, queue: QueueId, what: Administer) -> Result<SectionReply, RequestError> {
-        let slot = self.slot(queue)?;
-        let section = match what {
-            Administer::Purge { to } => Section::Purge {
-                slot,
-                to: to.unwrap_or(u64::MAX >> 1),
-            },
-            Administer::Seek { to } => Section::Seek { slot, to },
-            Administer::Redrive(messages) => Section::Redrive { slot, messages },
-            Administer::PurgeDead(messages) => Section::Done {
-                slot,
-                cause: DoneCause::Purged,
-                messages,
-            },
-            Administer::Cancel(messages) => Section::Done {
-                slot,
-                cause: DoneCause::Cancelled,
-                messages,
-            },
-        };
-        let mut waiting = self.ask(None)?;
-        let request = waiting.request;
-        self.put(Input::Administer { request, section });
-        match waiting.answer().await {
-            Ok(Answer::Administered(reply)) => Ok(reply),
-            Ok(other) => Err(self.moved_or(&other).unknown()),
-            Err(_) => Err(self.gone().unknown()),
-        }
-    }
-
-    /// Shows messages from an offset on, in one of the states; none given: in any.
-    pub async fn peek(
-        &self,
-        queue: QueueId,
-        from: u64,
-        states: &[MessageState],
-        limit: usize,
-    ) -> Result<Found, RequestError> {
-        let id = self.slot(queue)?;
-        let mut found = Found {
-            messages: Vec::new(),
-            next: Some(from),
-        };
-        while let Some(next) = found.next.filter(|_| found.messages.len() < limit) {
-            let left = limit - found.messages.len();
-            let more = self.with_state(|state| {
-                let end = state.next_offset().get().unsigned_abs();
-                let slot = state.slots().slot(id)?;
-                Some(look(slot, end, next, states, left))
-            });
-            let more = more.ok_or_else(|| self.unknown_queue(queue))?;
-            found.messages.extend(more.messages);
-            found.next = more.next;
-            // Nobody else waits for a long look.
-            tokio::task::yield_now().await;
-        }
-        Ok(found)
     }
 
     /// A consumer's stream begins. Without credit it gets nothing but what its session has already and does not hold.
@@ -490,18 +393,6 @@ impl Desk {
         }
     }
 
-    /// Hands an input to the task. It comes back if the desk has ended.
-    pub(super) fn try_put(&self, input: Input) -> Option<Input> {
-        let mut inputs = self.inputs.lock();
-        if self.has_ended() {
-            return Some(input);
-        }
-        inputs.push(input);
-        drop(inputs);
-        self.wake.notify_one();
-        None
-    }
-
     pub(super) fn detach(&self, consumer: ConsumerId, orderly: bool) {
         if self.streams.lock().remove(&consumer).is_some() {
             self.put(Input::Detach { consumer, orderly });
@@ -582,7 +473,7 @@ impl Desk {
         Err(RequestError::new(Reason::NotReady, message).retry_after(LEADER_RETRY))
     }
 
-    fn ask(&self, receives_of: Option<SlotId>) -> Result<Waiting<'_>, RequestError> {
+    pub(super) fn ask(&self, receives_of: Option<SlotId>) -> Result<Waiting<'_>, RequestError> {
         let request = RequestId(self.next_id());
         let (sender, answer) = oneshot::channel();
         let mut answers = self.answers.lock();
@@ -628,7 +519,7 @@ impl Desk {
         let _ = self.refusal.set(refusal);
     }
 
-    fn moved_or(&self, answer: &Answer) -> RequestError {
+    pub(super) fn moved_or(&self, answer: &Answer) -> RequestError {
         match answer {
             Answer::Moved => {
                 let message = format!("{}: its leadership goes to another broker", self.hosted.title);
@@ -647,10 +538,23 @@ impl Desk {
     }
 }
 
+impl Successor for Desk {
+    fn try_put(&self, input: Input) -> Option<Input> {
+        let mut inputs = self.inputs.lock();
+        if self.has_ended() {
+            return Some(input);
+        }
+        inputs.push(input);
+        drop(inputs);
+        self.wake.notify_one();
+        None
+    }
+}
+
 /// A request that waits for its answer. Dropped before, it is not answered any more.
-struct Waiting<'a> {
+pub(super) struct Waiting<'a> {
     desk: &'a Desk,
-    request: RequestId,
+    pub request: RequestId,
     answer: oneshot::Receiver<Answer>,
     /// It asks for messages of this slot.
     receives_of: Option<SlotId>,
@@ -658,7 +562,7 @@ struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    async fn answer(&mut self) -> Result<Answer, oneshot::error::RecvError> {
+    pub async fn answer(&mut self) -> Result<Answer, oneshot::error::RecvError> {
         let answer = (&mut self.answer).await;
         self.is_over = true;
         answer

@@ -12,8 +12,9 @@
 //! - [`DeskCell`]: where a partition's desk is, if it has one; a partition without queues pays one load of a flag for each command.
 //! - `noting`: what the engine is told where it is applied. `task`: the task of a desk. `slots`: which queues have a slot.
 //! - `look_up`: rows of the engine's tables. `carrying`: what is appended again, so that a message that is stuck holds no disk.
-//! - `sent_ids`: which messages were sent before. `cut_off`: what retention takes.
-//! - `succession`: what a desk leaves to the next one, and waits for. [`QueueSpec`]: a queue as the metadata has it, for one partition.
+//! - `administering`: what administrators do. `sent_ids`: which messages were sent before, with `repetitions` as its memory. `cut_off`:
+//!   what retention takes, and `lost` had taken.
+//! - `succession`: what a desk leaves to the next one. `following`: how the next one waits for it. [`QueueSpec`]: a queue as the metadata has it, for one partition.
 //! - `ages`: how old messages are. `tallies`: counters of what has come of them, for metrics. `shown`: what is
 //!   remembered of both.
 //! - `views`: how far queues lag that read an ordinary topic.
@@ -27,6 +28,7 @@
 //! The engine is told of a command under the lock under which it is applied, so it never sees slots with changes that it does not know.
 //! The locks are taken in one order: the partition's state, the cell, the engine.
 
+mod administering;
 mod ages;
 mod attached;
 mod carrying;
@@ -34,12 +36,15 @@ mod cell;
 mod cut_off;
 mod desk;
 mod firing;
+mod following;
 mod handed;
 mod look_up;
+mod lost;
 mod noting;
 pub(crate) mod outgoing;
 mod peek;
 mod refusals;
+mod repetitions;
 #[cfg(test)]
 mod schedule_tests;
 mod schedules;
@@ -55,9 +60,10 @@ mod template;
 mod tests;
 mod views;
 
+pub(crate) use self::administering::Administer;
 pub(crate) use self::attached::{Attached, AttachedEvent};
 pub(crate) use self::cell::DeskCell;
-pub(crate) use self::desk::{Administer, Desk, ReceiveArgs, Reserved};
+pub(crate) use self::desk::{Desk, ReceiveArgs, Reserved};
 pub(crate) use self::handed::Handed;
 pub(crate) use self::peek::{MessageState, Peeked};
 pub(crate) use self::schedules::{NewSchedule, Recurrence, ScheduleFound, ScheduleIsPut};

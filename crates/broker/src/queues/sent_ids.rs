@@ -11,7 +11,7 @@
 //! Whoever asks runs to its end, also when its client is gone: what it has to say of its ids is told in any case. An id whose append has no
 //! outcome yet stays under way until it is applied, or the desk ends.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -24,16 +24,9 @@ use tokio::sync::{RwLockReadGuard, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::desk::{BUSY_RETRY, Desk};
+use super::repetitions::Repetitions;
 use super::task::READ_AGAIN;
 use crate::error::RequestError;
-
-/// What a leader knows of the ids of the queue whose log this is, and who waits.
-#[derive(Default)]
-pub(super) struct Repetitions {
-    /// None: nobody has asked yet.
-    sent: Option<SentIds>,
-    waiting: BTreeMap<RequestId, oneshot::Sender<Vec<IdVerdict>>>,
-}
 
 /// What became of a question about ids.
 pub(crate) struct AskedIds {

@@ -1,32 +1,32 @@
 //! What the desks of one partition share, each with the next: one term may have several, one after the other.
 
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 
-use jangada_log::{PartitionCommand, PartitionReply, PartitionState};
-use jangada_queue::Engine;
 use jangada_queue::engine::Input;
-use jangada_replication::{Proposal, ProposeError};
 use parking_lot::Mutex;
-use tokio::sync::{RwLock, RwLockReadGuard, watch};
-
-use super::desk::Desk;
-use crate::replica::UNTIL_ANSWERED;
+use tokio::sync::RwLock;
 
 /// Requests to give messages back that wait for the next desk, at most.
 const LEFT_MAX: usize = 10_000;
 
+/// The desk that has a partition, as the one before it knows it.
+pub(crate) trait Successor: Send + Sync {
+    /// Takes an input, or gives it back: it has ended.
+    fn try_put(&self, input: Input) -> Option<Input>;
+}
+
 /// What the desks of a partition share.
 #[derive(Default)]
-pub(super) struct Succession {
+pub(crate) struct Succession {
     /// Read while a command of a desk is handed to Raft, whose channel may be full.
-    submitting: RwLock<()>,
+    pub(super) submitting: RwLock<()>,
     known: Mutex<Known>,
 }
 
 #[derive(Default)]
 struct Known {
     /// The desk that has the partition now.
-    desk: Weak<Desk>,
+    desk: Option<Weak<dyn Successor>>,
     /// The term of the last desk.
     term: u64,
     /// Messages that nobody saw, which a desk could not take back any more.
@@ -34,13 +34,13 @@ struct Known {
 }
 
 impl Succession {
-    /// A desk has the partition from now on. To be called under the lock of the partition's state.
-    pub fn take_over(&self, desk: &Arc<Desk>) {
+    /// A desk of a term has the partition from now on: whether it is the first of the term, and what was left for it. To be called under
+    /// the lock of the partition's state.
+    pub fn take_over(&self, desk: Weak<dyn Successor>, term: u64) -> (bool, Vec<Input>) {
         let mut known = self.known.lock();
-        let is_first = std::mem::replace(&mut known.term, desk.term) != desk.term;
-        known.desk = Arc::downgrade(desk);
-        desk.inputs.lock().append(&mut known.left);
-        desk.begun.send_replace(is_first);
+        let is_first = std::mem::replace(&mut known.term, term) != term;
+        known.desk = Some(desk);
+        (is_first, std::mem::take(&mut known.left))
     }
 
     /// Nobody has it: what was left is of no use.
@@ -51,54 +51,12 @@ impl Succession {
     /// Messages that nobody saw go back to the desk that has the partition now, or to the next one.
     pub fn leave(&self, undelivered: Input) {
         let mut known = self.known.lock();
-        let left = match known.desk.upgrade() {
+        let left = match known.desk.as_ref().and_then(Weak::upgrade) {
             Some(desk) => desk.try_put(undelivered),
             None => Some(undelivered),
         };
         if known.left.len() < LEFT_MAX {
             known.left.extend(left);
         }
-    }
-}
-
-impl Desk {
-    /// Hands a command to Raft, in which it has its place then. Once the desk has ended nothing is handed over any more.
-    pub async fn submit(&self, command: PartitionCommand) -> Result<Proposal<PartitionReply>, ProposeError> {
-        let _submitting = self.submitting().await;
-        if self.has_ended() {
-            return Err(ProposeError::NotLeader(None));
-        }
-        self.hosted.group.submit::<PartitionState>(command).await
-    }
-
-    /// What is handed to Raft while this is held is there before the next desk of the term begins.
-    pub(super) async fn submitting(&self) -> RwLockReadGuard<'_, ()> {
-        self.succession.submitting.read().await
-    }
-
-    /// Returns when all that an earlier desk of the term has submitted is applied, and the engine knows it. Otherwise a grant of that
-    /// one could come into the log behind one of this, and take the message away from its consumer.
-    ///
-    /// # Errors
-    /// The command that is waited for was not applied.
-    pub(super) async fn follow(&self) -> Result<(), ProposeError> {
-        if *self.begun.borrow() {
-            return Ok(());
-        }
-        drop(self.succession.submitting.write().await);
-        let barrier = PartitionCommand::barrier(self.with_state(PartitionState::log_start));
-        self.submit(barrier).await?.applied(UNTIL_ANSWERED).await?;
-        self.with_state(|state| {
-            let mut engine = Engine::begin(self.term, state.slots());
-            engine.count_from(self.timers.now().wall_ms << 16);
-            *self.engine.lock() = engine;
-            self.begun.send_replace(true);
-        });
-        Ok(())
-    }
-
-    /// Whether the engine knows all that was submitted before.
-    pub(super) fn watch_begun(&self) -> watch::Receiver<bool> {
-        self.begun.subscribe()
     }
 }

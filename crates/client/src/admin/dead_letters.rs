@@ -14,7 +14,7 @@ pub struct DeadLetters {
     pub from_offset: i64,
     /// At most so many are looked at, 1 to 1,000. 0: 1,000.
     pub max_messages: u32,
-    /// Which.
+    /// Which dead letters are meant.
     pub filter: DeadFilter,
     /// Only count them.
     pub dry_run: bool,
@@ -50,7 +50,7 @@ pub struct Redrive {
     /// Partitions, and the first offset that is looked at in each: those that an earlier redrive has left. Empty: all partitions, from the
     /// beginning.
     pub places: BTreeMap<u32, i64>,
-    /// Which.
+    /// Which dead letters are meant.
     pub filter: DeadFilter,
     /// At most so many a second, all partitions together. 0: as fast as the brokers do it.
     pub rate: u32,

@@ -6,36 +6,15 @@ use crate::command::Section;
 use crate::engine::acts::{Act, Change, Group};
 use crate::engine::consumers::Waiter;
 use crate::engine::desk::{Desk, Ready};
-use crate::engine::io::{Answer, Delivered, Output, RequestId, Settled, Ticket};
+use crate::engine::io::{Answer, Delivered, Output, Settled, Ticket};
+use crate::engine::part::{Grant, Part};
 use crate::engine::policy::{OnDead, Order};
 use crate::engine::step::Engine;
 use crate::engine::walk::View;
-use crate::ids::{AttemptId, LeaseId, SessionId, SlotId};
+use crate::ids::{AttemptId, LeaseId, SlotId};
 use crate::reply::{OpsReply, SectionRefused, SectionReply};
 use crate::runs::Runs;
 use crate::state::{DeadReason, DoneCause, HeldState, MessageState, Origin, Slot, Slots};
-
-/// What a section of a command under way is about.
-#[derive(Debug)]
-pub(super) enum Part {
-    Acts(SlotId, Change, Vec<Act>),
-    Grant(Grant),
-    /// A section of the forwarder, with the messages that were on their way before it.
-    Forward(Section, Vec<Ready>),
-    /// A section that an administrator asked for, with the messages that it names.
-    Administered(RequestId, Section, Vec<Ready>),
-}
-
-/// Messages that are granted to one consumer, in the order in which they go out.
-#[derive(Debug)]
-pub(super) struct Grant {
-    pub slot: SlotId,
-    pub waiter: Waiter,
-    pub session: SessionId,
-    pub attempt: AttemptId,
-    pub lease_ms: u64,
-    pub messages: Vec<Ready>,
-}
 
 /// Nothing is granted for so long after the state was full, milliseconds.
 const HOLD_BACK_MS: u64 = 1_000;

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::engine::io::{ConsumerId, RequestId};
-use crate::ids::{AttemptId, SessionId};
+use crate::ids::{AttemptId, SessionId, SlotId};
 
 /// Who gets messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,6 +13,16 @@ pub enum Waiter {
     Stream(ConsumerId),
     /// A receive, which is answered once.
     Once(RequestId),
+}
+
+/// A receive, as it was asked for.
+#[derive(Debug)]
+pub(super) struct Asks {
+    pub request: RequestId,
+    pub slot: SlotId,
+    pub consumer: Consumer,
+    /// On the monotonic clock, milliseconds.
+    pub until_ms: u64,
 }
 
 /// A consumer: it gets messages while it has credit.

@@ -15,7 +15,7 @@
 //!
 //! - [`Policy`]: the settings of a queue. [`Input`], [`Output`]: what comes in and what goes out.
 //! - `step`: the engine, and what each input does. `noted`: what it is told where it is applied.
-//! - `pump`: what is due, and the next command. `applied`: what became of one.
+//! - `pump`: what is due, and the next command. `part`: what one is about. `applied`: what became of one.
 //! - `receive`: who asks once, or again. `settle`: what consumers say of messages. `rows`: what was looked up, and what was carried.
 //! - `carry`: what is appended again, so that a log can be cut. `counts`: limits, and what is shown. `lifetime`: what has an end
 //!   besides its settlement. `cut`: what retention took. `forward`: dead letters on their way to another topic. `fire`: schedules.
@@ -46,6 +46,7 @@ mod keys;
 mod lanes;
 mod lifetime;
 mod noted;
+mod part;
 mod policy;
 mod pump;
 mod receive;

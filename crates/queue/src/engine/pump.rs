@@ -6,11 +6,12 @@ use jangada_machine::Now;
 
 use crate::command::QueueOps;
 use crate::engine::acts::{ACT_BYTES, Act, Change, grouped};
-use crate::engine::applied::{Grant, Part, named_by};
+use crate::engine::applied::named_by;
 use crate::engine::consumers::Waiter;
 use crate::engine::depth::{Scale, depth};
 use crate::engine::desk::{Desk, PASSED, Ready};
 use crate::engine::io::{Output, ReadId, RequestId, RowsWanted, Ticket};
+use crate::engine::part::{Grant, Part};
 use crate::engine::policy::{Expired, Policy};
 use crate::engine::settle::failure;
 use crate::engine::step::{Engine, Read};

@@ -3,23 +3,13 @@
 use jangada_machine::Now;
 
 use crate::engine::acts::Change;
-use crate::engine::applied::Part;
-use crate::engine::consumers::{Consumer, Waiter};
+use crate::engine::consumers::{Asks, Waiter};
 use crate::engine::desk::{Desk, PASSED};
 use crate::engine::io::{Answer, Delivered, Output, RequestId};
+use crate::engine::part::Part;
 use crate::engine::step::{Engine, Receive, left};
 use crate::ids::{AttemptId, LeaseId, SessionId, SlotId};
 use crate::state::{Slot, Slots};
-
-/// A receive, as it was asked for.
-#[derive(Debug)]
-pub(super) struct Asks {
-    pub request: RequestId,
-    pub slot: SlotId,
-    pub consumer: Consumer,
-    /// On the monotonic clock, milliseconds.
-    pub until_ms: u64,
-}
 
 /// What an earlier try of a receive was granted.
 enum Earlier {

@@ -6,17 +6,16 @@ use jangada_machine::Now;
 
 use crate::command::Section;
 use crate::engine::acts::{Act, Change};
-use crate::engine::applied::Part;
 use crate::engine::carrier::Carrier;
-use crate::engine::consumers::{Consumer, Waiter};
+use crate::engine::consumers::{Asks, Consumer, Waiter};
 use crate::engine::depth::{Amount, Scale};
 use crate::engine::desk::{Desk, PASSED, Ready};
 use crate::engine::firing::Firing;
 use crate::engine::io::{
     Answer, ConsumerId, Delivered, Input, Output, ReadId, RequestId, SettleItem, Settled, Settlement, Ticket,
 };
+use crate::engine::part::Part;
 use crate::engine::policy::Policy;
-use crate::engine::receive::Asks;
 use crate::ids::{AttemptId, LeaseId, SessionId, SlotId};
 use crate::limits::SESSION_GRACE_MS;
 use crate::state::{HeldState, MessageState, Slots};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use jangada_client::{ClientError, QueueConsumer, QueueDelivery};
 
-use super::Run;
+use super::run::Run;
 use crate::errors::{CliError, Result};
 
 /// A message may come so much before it is due by the clock of this process: both have whole milliseconds.

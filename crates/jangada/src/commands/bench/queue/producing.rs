@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use jangada_client::{Client, QueueConsumer, QueueDelivery, QueueMessage, QueueProducer};
 
-use super::{Run, STAMP_BYTES, consumer, producer};
+use super::run::{Run, STAMP_BYTES, consumer, producer};
 use crate::cli::{PayloadKind, QueueBench};
 use crate::commands::bench::payload::Payload;
 use crate::errors::Result;

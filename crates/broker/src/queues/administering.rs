@@ -1,0 +1,104 @@
+//! What administrators do to a queue in one partition, and what they see of its messages.
+
+use std::collections::BTreeMap;
+
+use jangada_queue::engine::{Answer, Input};
+use jangada_queue::{DoneCause, MessageState as SlotState, QueueId, Runs, Section, SectionReply};
+
+use super::desk::Desk;
+use super::peek::{Found, MessageState, look};
+use crate::error::RequestError;
+
+/// What an administrator does to a queue in one partition.
+#[derive(Clone, Debug)]
+pub(crate) enum Administer {
+    /// All below an offset is done, whatever it was; none: all that is there.
+    Purge { to: Option<u64> },
+    /// Begin anew at another offset.
+    Seek { to: u64 },
+    /// Dead messages go out again.
+    Redrive(Runs),
+    /// Dead messages are done.
+    PurgeDead(Runs),
+    /// Messages that nobody has are taken out.
+    Cancel(Runs),
+}
+
+impl Desk {
+    /// Takes messages out that nobody has. Of those that stay: whether they are done already.
+    pub async fn cancel(&self, queue: QueueId, offsets: &[u64]) -> Result<BTreeMap<u64, bool>, RequestError> {
+        let messages: Runs = offsets.iter().copied().collect();
+        let refused = match self.administer(queue, Administer::Cancel(messages)).await? {
+            SectionReply::Taken { refused } => refused,
+            SectionReply::Refused(_) | SectionReply::Opened(_) => return Err(self.unknown_queue(queue)),
+        };
+        let slot = self.slot(queue)?;
+        let judged = self.with_state(|state| {
+            let end = state.next_offset().get().unsigned_abs();
+            let slot = state.slots().slot(slot)?;
+            let is_done = |offset| matches!(slot.state(offset, end), SlotState::Done);
+            Some(refused.offsets().map(|offset| (offset, is_done(offset))).collect())
+        });
+        judged.ok_or_else(|| self.unknown_queue(queue))
+    }
+
+    /// Does what an administrator asks for.
+    pub async fn administer(&self, queue: QueueId, what: Administer) -> Result<SectionReply, RequestError> {
+        let slot = self.slot(queue)?;
+        let section = match what {
+            Administer::Purge { to } => Section::Purge {
+                slot,
+                to: to.unwrap_or(u64::MAX >> 1),
+            },
+            Administer::Seek { to } => Section::Seek { slot, to },
+            Administer::Redrive(messages) => Section::Redrive { slot, messages },
+            Administer::PurgeDead(messages) => Section::Done {
+                slot,
+                cause: DoneCause::Purged,
+                messages,
+            },
+            Administer::Cancel(messages) => Section::Done {
+                slot,
+                cause: DoneCause::Cancelled,
+                messages,
+            },
+        };
+        let mut waiting = self.ask(None)?;
+        let request = waiting.request;
+        self.put(Input::Administer { request, section });
+        match waiting.answer().await {
+            Ok(Answer::Administered(reply)) => Ok(reply),
+            Ok(other) => Err(self.moved_or(&other).unknown()),
+            Err(_) => Err(self.gone().unknown()),
+        }
+    }
+
+    /// Shows messages from an offset on, in one of the states; none given: in any.
+    pub async fn peek(
+        &self,
+        queue: QueueId,
+        from: u64,
+        states: &[MessageState],
+        limit: usize,
+    ) -> Result<Found, RequestError> {
+        let id = self.slot(queue)?;
+        let mut found = Found {
+            messages: Vec::new(),
+            next: Some(from),
+        };
+        while let Some(next) = found.next.filter(|_| found.messages.len() < limit) {
+            let left = limit - found.messages.len();
+            let more = self.with_state(|state| {
+                let end = state.next_offset().get().unsigned_abs();
+                let slot = state.slots().slot(id)?;
+                Some(look(slot, end, next, states, left))
+            });
+            let more = more.ok_or_else(|| self.unknown_queue(queue))?;
+            found.messages.extend(more.messages);
+            found.next = more.next;
+            // Nobody else waits for a long look.
+            tokio::task::yield_now().await;
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,30 @@
+//! What a command under way is about.
+
+use crate::command::Section;
+use crate::engine::acts::{Act, Change};
+use crate::engine::consumers::Waiter;
+use crate::engine::desk::Ready;
+use crate::engine::io::RequestId;
+use crate::ids::{AttemptId, SessionId, SlotId};
+
+/// What a section of a command under way is about.
+#[derive(Debug)]
+pub(super) enum Part {
+    Acts(SlotId, Change, Vec<Act>),
+    Grant(Grant),
+    /// A section of the forwarder, with the messages that were on their way before it.
+    Forward(Section, Vec<Ready>),
+    /// A section that an administrator asked for, with the messages that it names.
+    Administered(RequestId, Section, Vec<Ready>),
+}
+
+/// Messages that are granted to one consumer, in the order in which they go out.
+#[derive(Debug)]
+pub(super) struct Grant {
+    pub slot: SlotId,
+    pub waiter: Waiter,
+    pub session: SessionId,
+    pub attempt: AttemptId,
+    pub lease_ms: u64,
+    pub messages: Vec<Ready>,
+}
