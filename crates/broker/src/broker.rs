@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jangada_controller::DirectoryId;
@@ -14,6 +14,7 @@ use jangada_types::{BrokerId, GroupId};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 
+use crate::api::beyond_desks::NodeBeyondDesks;
 use crate::clock_guard::ClockGuard;
 use crate::cluster::balance::Balancer;
 use crate::cluster::bootstrap::{Bootstrap, BootstrapError, Local};
@@ -420,6 +421,7 @@ impl Broker {
                 steady_clock_ms: settings.retention.steady_clock_ms,
             },
             driving: Arc::new(driving),
+            beyond_desks: OnceLock::new(),
         });
         let node = Arc::new(Node::new(
             settings.clone(),
@@ -430,6 +432,8 @@ impl Broker {
             (timers.clone(), Arc::new(Passing::new(metadata.clone()))),
             self.stop.subscribe(),
         ));
+        let beyond_desks = NodeBeyondDesks::new(&node);
+        let _ = node.partitions.beyond_desks.set(Arc::new(beyond_desks));
         let balancer = self.balance(&node);
         let registered = tokio::spawn({
             let (bootstrap, metadata) = (self.bootstrap.clone(), metadata.clone());

@@ -168,6 +168,16 @@ replicated! {
             #[prost(bytes = "vec", tag = "1")]
             queue_id: QueueId as Vec<u8>,
         },
+        /// Deletes a queue that nobody uses, as `DeleteQueue` does, unless its settings say otherwise by now.
+        ExpireQueue = 21 since 7 {
+            /// The queue that is deleted.
+            #[prost(bytes = "vec", tag = "1")]
+            queue_id: QueueId as Vec<u8>,
+            /// The setting `queue.expires.ms` that its leaders went by. If it is another one at the moment of apply, the command is
+            /// rejected.
+            #[prost(uint64, tag = "2")]
+            expires_ms: u64,
+        },
         /// A replica has durably deleted its data of these groups. Groups whose deletion is not owed (any more) are
         /// ignored.
         ReplicaDeleted = 7 since 1 {

@@ -94,7 +94,7 @@ replicated! {
             #[prost(uint64, tag = "1")]
             version: u64,
         },
-        /// The reply to `DeleteQueue`.
+        /// The reply to `DeleteQueue` and to `ExpireQueue`.
         QueueDeleted = 17 {
             /// The metadata version that no longer has the queue.
             #[prost(uint64, tag = "1")]

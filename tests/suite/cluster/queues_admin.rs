@@ -263,8 +263,8 @@ async fn bad_input_changes_nothing(cluster: &Cluster) {
         ("queue.dead.letter.topic", "nowhere"),
         ("queue.dead.letter.topic", "new"),
         ("queue.hold.bytes", "5"),
-        ("queue.dedup", "id"),
-        ("queue.expires.ms", "60000"),
+        ("queue.dedup", "key"),
+        ("queue.expires.ms", "999"),
     ] {
         let created = create(with(NewQueue::new("new", 1, 1), &[(key, value)])).await;
         assert_refused(created, Reason::InvalidConfig, &["new", key]);

@@ -10,10 +10,11 @@ use super::context::RequestContext;
 use super::fetch::{Fetch, Form, PartitionReader, Read};
 use super::groups::GroupCoordinator;
 use super::produce::{self, Append, Patience, ReadyBatch};
-use super::queue_messages::{self, peek, receive, send, settle};
+use super::queue_messages::{self, letters, peek, receive, send, settle};
 use super::resolve::QueueName;
 use super::{
-    damage, group_list, metadata, offsets, partition_admin, partition_states, queue_depth, resolve, schedules,
+    damage, group_list, metadata, offsets, partition_admin, partition_states, queue_depth, queue_expiry, resolve,
+    schedules,
 };
 use crate::error::RequestError;
 use crate::node::Node;
@@ -54,6 +55,7 @@ pub(crate) async fn answer(node: &Arc<Node>, question: &Call) -> Result<Option<A
         Call::KnowsLeaders(asked) => Answer::KnowsLeaders(metadata::knows_leaders(node, asked).await?),
         Call::SchedulesHere(asked) => Answer::SchedulesHere(schedules::of_this_broker(node, asked)),
         Call::CountQueue(asked) => Answer::CountQueue(queue_depth::of_this_broker(node, asked.queue).await),
+        Call::AskUnused(asked) => Answer::AskUnused(queue_expiry::of_this_broker(node, asked.queue, asked.step)),
         Call::ListBrokers(_) => {
             let image = node.metadata.image();
             Answer::ListBrokers(image.brokers().map(|broker| broker.id).collect())
@@ -142,6 +144,10 @@ pub(crate) async fn carry_out(
         Call::SendMessages(wanted) => {
             let queue = queue_messages::find(node, &QueueName::Id(wanted.at.queue))?;
             Answer::SendMessages(send::send_here(node, context, &queue, wanted).await?)
+        }
+        Call::AppendLetters(wanted) => {
+            let queue = queue_messages::find(node, &QueueName::Id(wanted.at.queue))?;
+            Answer::AppendLetters(letters::append_here(node, context, &queue, wanted).await?)
         }
         Call::ReceiveMessages(wanted) => {
             let queue = queue_messages::find(node, &QueueName::Id(wanted.at.queue))?;

@@ -16,6 +16,8 @@
 //! - [`queue_messages`]: messages of queues, sent, handed out, and settled. [`queue_depth`]: how many there are, and what is done to all of
 //!   a partition; [`queue_redrive`]: to dead letters of all partitions.
 //! - [`schedules`]: schedules of queues.
+//! - [`beyond_desks`]: dead letters that go to other topics, with this broker as their client.
+//! - [`queue_expiry`]: the end of queues that nobody uses.
 //! - [`topics`]: creating, changing and deleting them; [`leaders_known`]: until clients can use them.
 //! - [`partition_admin`]: dropping records, handing a leadership over.
 //! - [`metadata`]: brokers, topics, leaders.
@@ -25,6 +27,7 @@
 //!
 //! [`RequestError`]: crate::error::RequestError
 
+pub(crate) mod beyond_desks;
 pub(crate) mod boundary;
 pub(crate) mod call;
 pub(crate) mod carry_out;
@@ -46,6 +49,7 @@ pub(crate) mod peers;
 pub(crate) mod produce;
 pub(crate) mod producers;
 pub(crate) mod queue_depth;
+mod queue_expiry;
 pub(crate) mod queue_messages;
 pub(crate) mod queue_redrive;
 pub(crate) mod queues;

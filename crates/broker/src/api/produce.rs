@@ -335,10 +335,16 @@ async fn check_allocated(node: &Node, id: ProducerId) -> Result<(), RequestError
     {
         return Ok(());
     }
-    Err(RequestError::new(
+    let refused = RequestError::new(
         Reason::UnknownProducer,
         format!("producer id {id} was never given out: call InitProducer"),
-    ))
+    );
+    // Then it may be that this broker has not heard of it yet.
+    Err(if may_come {
+        refused.retry_after(METADATA_TIMEOUT)
+    } else {
+        refused
+    })
 }
 
 #[cfg(test)]

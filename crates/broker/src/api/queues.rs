@@ -13,7 +13,6 @@ use super::topics::{self, replicas_of};
 use crate::cluster::placement::can_take_replicas;
 use crate::error::RequestError;
 use crate::node::Node;
-use crate::queues::check_is_carried_out;
 
 /// The queue that is wanted.
 pub(crate) struct QueueWanted {
@@ -103,7 +102,6 @@ pub(crate) async fn create(node: &Arc<Node>, wanted: QueueWanted) -> Result<Queu
     if let CreateQueue::Exists(queue) = admission::validate_create_queue(&image, &new)? {
         return existing(node, &image, &queue).await;
     }
-    check_is_carried_out(&wanted.name, &wanted.config)?;
     node.metadata.require_feature_level(QUEUES_FEATURE_LEVEL).await?;
     let random = node.env.random.new_id().as_u128();
     let id = QueueId(random);
@@ -173,7 +171,6 @@ pub(crate) async fn alter(
     let image = node.metadata.image();
     let queue = resolve::queue(&image, name)?;
     let command = admission::validate_alter_queue(&image, queue, set, unset)?;
-    check_is_carried_out(&queue.name, set)?;
     let (_, version) = node.metadata.propose(&command).await?;
     Ok(version)
 }

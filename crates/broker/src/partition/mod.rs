@@ -73,7 +73,7 @@ use crate::disk;
 use crate::error::RequestError;
 use crate::metrics::{Metrics, TopicTraffic};
 use crate::pool::Pool;
-use crate::queues::QueueSpec;
+use crate::queues::{BeyondDesk, QueueSpec};
 use crate::replica::{Driven, Driver, DriverShared, Front, Hosted, Kind, LEADER_RETRY, ReplicaName, SurroundingsCell};
 
 /// How long a linearizable read waits for its quorum.
@@ -107,6 +107,8 @@ pub(crate) struct Shared {
     pub retention: RetentionClock,
     /// What runs the partitions' leaders.
     pub driving: Arc<DriverShared<Leader>>,
+    /// What the desks of queues need beyond their partitions, once the broker serves.
+    pub beyond_desks: OnceLock<Arc<dyn BeyondDesk>>,
 }
 
 impl Shared {

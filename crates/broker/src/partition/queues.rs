@@ -7,19 +7,21 @@ use jangada_log::IdFinding;
 use jangada_queue::Marks;
 use jangada_types::batch::{BatchIter, Records, validate_with_times};
 use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
-use jangada_types::{BatchBuilder, BatchHeader, Codec, Offset, Reason};
+use jangada_types::{BatchBuilder, BatchHeader, Codec, Offset, Reason, Record};
 
 use super::inflight::Full;
 use super::{Admitted, Expectation, Partition, Room, checkpoint_bytes};
 use crate::disk;
 use crate::error::RequestError;
 use crate::metrics::Metrics;
-use crate::queues::{Desk, DeskTask, QueueSpec};
+use crate::queues::{BeyondDesk, Desk, DeskTask, QueueSpec};
 use crate::replica::LEADER_RETRY;
 
 /// Bytes of batches that may be on their way through the quorum of a partition whose queues have consumers: a command of the queues waits
 /// behind them.
 const BESIDE_CONSUMERS_MAX: usize = 4 << 20;
+/// Messages that are so many offsets apart are read at once.
+const CLOSE_OFFSETS: u64 = 64;
 
 impl Partition {
     /// Takes the queues of the partition's topic, as the metadata has them.
@@ -203,10 +205,34 @@ impl Partition {
     /// They cannot be read.
     pub async fn messages_again(&self, offsets: &[u64], bytes_max: usize) -> Result<(Bytes, usize), RequestError> {
         let mut builder = BatchBuilder::new(Codec::None);
+        let append = |record: &Record| {
+            builder
+                .append_record(record)
+                .map_err(|error| self.undecodable(&error))?;
+            Ok(builder.estimated_size() < bytes_max)
+        };
+        self.visit_messages(offsets, bytes_max, append).await?;
+        let count = builder.len();
+        Ok((builder.build(), count))
+    }
+
+    /// Reads these records, in ascending order, and shows each, until `visit` says that it wants no more. At most about `bytes_max` are in
+    /// memory at once.
+    ///
+    /// # Errors
+    /// They cannot be read, or `visit` refuses one.
+    pub async fn visit_messages(
+        &self,
+        offsets: &[u64],
+        bytes_max: usize,
+        mut visit: impl FnMut(&Record) -> Result<bool, RequestError>,
+    ) -> Result<(), RequestError> {
         let mut left = offsets;
         while let [first, ..] = left {
             let at = Offset(i64::try_from(*first).unwrap_or(i64::MAX));
-            let (batches, next) = self.read_for_queues(at, bytes_max).await?;
+            let is_close = left.get(1).is_some_and(|next| next - first <= CLOSE_OFFSETS);
+            let at_once = if is_close { bytes_max } else { 1 };
+            let (batches, next) = self.read_for_queues(at, at_once).await?;
             for batch in BatchIter::new(batches) {
                 let (_, batch) = batch.map_err(|error| self.undecodable(&error))?;
                 for record in Records::new(&batch, DECOMPRESSED_BYTES_MAX).map_err(|error| self.undecodable(&error))? {
@@ -215,13 +241,9 @@ impl Partition {
                     if record.offset.get().unsigned_abs() != *first {
                         continue;
                     }
-                    builder
-                        .append_record(&record)
-                        .map_err(|error| self.undecodable(&error))?;
                     left = rest;
-                    if builder.estimated_size() >= bytes_max {
-                        let count = builder.len();
-                        return Ok((builder.build(), count));
+                    if !visit(&record)? {
+                        return Ok(());
                     }
                 }
             }
@@ -231,8 +253,12 @@ impl Partition {
                 return Err(RequestError::new(Reason::Internal, message));
             }
         }
-        let count = builder.len();
-        Ok((builder.build(), count))
+        Ok(())
+    }
+
+    /// What the desks of this broker need beyond their partitions; none: the broker does not serve yet.
+    pub fn beyond_desks(&self) -> Option<Arc<dyn BeyondDesk>> {
+        self.shared.beyond_desks.get().cloned()
     }
 
     /// The counters of this broker.

@@ -1,8 +1,8 @@
 //! A broker that is alone, with a clock that a test sets, and a partition that it leads.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -99,6 +99,7 @@ impl Broker {
                 steady_clock_ms: u64::try_from(with.steady.as_millis()).expect("it is short"),
             },
             driving: Arc::new(driving),
+            beyond_desks: OnceLock::new(),
         };
         Self {
             shared: Arc::new(shared),

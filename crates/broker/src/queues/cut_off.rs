@@ -2,7 +2,7 @@
 //! name. The slots count it (`DoneCause::CutOff`).
 
 use jangada_log::{PartitionCommand, PartitionReply, PartitionState};
-use jangada_queue::{DoneCause, QueueId};
+use jangada_queue::{DoneCause, QueueId, SlotId};
 
 use super::desk::Desk;
 use super::lost::lost_so_far;
@@ -35,5 +35,12 @@ impl Desk {
     pub fn messages_cut_off(&self, queue: QueueId) -> Option<u64> {
         let id = self.slot(queue).ok()?;
         self.with_state(|state| Some(state.slots().slot(id)?.settled(DoneCause::CutOff)))
+    }
+
+    /// The name of the queue that has a slot; empty: none has.
+    pub(super) fn name_of(&self, slot: SlotId) -> String {
+        let slots = self.slots.read();
+        let of_slot = slots.values().find(|(id, _)| *id == slot);
+        of_slot.map_or_else(String::new, |(_, spec)| spec.name.to_string())
     }
 }

@@ -18,12 +18,14 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::attached::{Attached, AttachedEvent};
 use super::handed::Handed;
+use super::holds::Holds;
 use super::lost::{LostBefore, lost_so_far};
 use super::refusals::Refusals;
 use super::repetitions::Repetitions;
 use super::shown::{Counted, OldestTimes};
 use super::spec::QueueSpec;
 use super::succession::{Succession, Successor};
+use super::ways::Ways;
 use crate::error::RequestError;
 use crate::replica::{Driver, Hosted, LEADER_RETRY, Timers};
 
@@ -76,6 +78,10 @@ pub(crate) struct Desk {
     pub(super) begun: watch::Sender<bool>,
     /// Why messages of schedules were refused.
     pub(super) refused_schedules: Refusals,
+    /// Where dead letters go.
+    pub(super) ways: Ways,
+    /// Queues that are about to be deleted.
+    pub(super) holds: Holds,
     wake: Notify,
     hands_over: AtomicBool,
     has_ended: AtomicBool,
@@ -152,6 +158,8 @@ impl Desk {
             succession,
             begun: watch::Sender::new(false),
             refused_schedules: Refusals::default(),
+            ways: Ways::default(),
+            holds: Holds::default(),
             wake: Notify::new(),
             hands_over: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
@@ -286,7 +294,9 @@ impl Desk {
         let owned = {
             let slots = self.slots.read();
             let mut owned = slots.values().filter(|(_, spec)| spec.kind == SlotKind::Owned);
-            owned.next().map(|(slot, spec)| (*slot, spec.name.clone()))
+            let owned = owned.next();
+            owned.map(|(_, spec)| self.check_not_held(spec)).transpose()?;
+            owned.map(|(slot, spec)| (*slot, spec.name.clone()))
         };
         let Some((slot, name)) = owned else {
             return Ok(None);
@@ -455,15 +465,9 @@ impl Desk {
         }
     }
 
-    /// The name of the queue that has a slot; empty: none has.
-    pub(super) fn name_of(&self, slot: SlotId) -> String {
-        let slots = self.slots.read();
-        let of_slot = slots.values().find(|(id, _)| *id == slot);
-        of_slot.map_or_else(String::new, |(_, spec)| spec.name.to_string())
-    }
-
     pub(super) fn slot(&self, queue: QueueId) -> Result<SlotId, RequestError> {
-        if let Some((slot, _)) = self.slots.read().get(&queue) {
+        if let Some((slot, spec)) = self.slots.read().get(&queue) {
+            self.check_not_held(spec)?;
             return Ok(*slot);
         }
         let message = format!(

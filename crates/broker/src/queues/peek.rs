@@ -1,6 +1,8 @@
 //! What can be seen of a queue's messages without having them.
 
-use jangada_queue::{DeadReason, Held, HeldState, MessageState as SlotState, Slot};
+use jangada_queue::{Held, HeldState, MessageState as SlotState, Slot};
+
+use super::dead_letters::word;
 
 /// Messages that one look under the lock goes over, at most.
 const LOOKS: usize = 10_000;
@@ -64,13 +66,7 @@ fn peeked(offset: u64, held: Option<&Held>) -> Peeked {
         HeldState::Dead => (MessageState::Dead, 0, held.at_ms),
         HeldState::Moving => (MessageState::Moving, 0, held.at_ms),
     };
-    let reason = match held.reason {
-        None => "",
-        Some(DeadReason::Attempts) => "attempts",
-        Some(DeadReason::Rejected) => "rejected",
-        Some(DeadReason::Expired) => "expired",
-        Some(DeadReason::Length) => "length",
-    };
+    let reason = held.reason.map_or("", word);
     Peeked {
         offset,
         state,

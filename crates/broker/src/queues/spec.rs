@@ -1,32 +1,12 @@
 //! A queue as the metadata has it, as far as one partition of its topic is concerned.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jangada_controller::{Queue, QueueKind, QueueStart, Topic};
 use jangada_queue::engine::{Attempts, Expired, OnDead, Order, Overflow, Policy};
 use jangada_queue::{KeepsOrder, QueueId, SlotKind};
 use jangada_types::queue_config::{AttemptsCount, OnExpiry, OnOverflow, OrderOnDead, QueueOrder};
-use jangada_types::{PartitionIndex, QueueConfig, Reason};
-
-use crate::error::RequestError;
-
-/// Settings that are declared, and that no broker carries out yet.
-const NOT_CARRIED_OUT: [&str; 2] = ["queue.dead.letter.topic", "queue.expires.ms"];
-
-/// Refuses settings that would have no effect, rather than take them in silence.
-///
-/// # Errors
-/// INVALID_CONFIG for the first one, by name, that has another value than its default.
-pub(crate) fn check_is_carried_out(queue: &str, config: &BTreeMap<String, String>) -> Result<(), RequestError> {
-    let set = config.iter().find(|(name, value)| {
-        NOT_CARRIED_OUT.contains(&name.as_str())
-            && QueueConfig::key(name).is_some_and(|key| key.default != value.as_str())
-    });
-    let Some((name, value)) = set else { return Ok(()) };
-    let message = format!("queue {queue}: {name}={value}: this version cannot carry it out yet; leave the setting out");
-    Err(RequestError::new(Reason::InvalidConfig, message).with("queue", queue))
-}
+use jangada_types::{PartitionIndex, QueueConfig};
 
 /// A queue that a partition is to have a slot of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +96,8 @@ fn policy_of(config: &QueueConfig, kind: SlotKind, partitions: u64) -> Policy {
         bytes_max: config.bytes_max.map(|most| most.div_ceil(partitions.max(1))),
         dead_max: Some(config.dead_max),
         dead_ttl_ms: config.dead_ttl_ms,
+        unused_max_ms: config.expires_ms,
+        forwards_dead: config.dead_letter_topic.is_some(),
         overflow: match config.overflow {
             OnOverflow::Reject => Overflow::Reject,
             OnOverflow::DropOldest => Overflow::DropOldest,

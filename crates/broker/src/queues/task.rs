@@ -17,7 +17,9 @@ use tokio::time::Instant;
 use super::attached::AttachedEvent;
 use super::carrying::{self, LogMeasure};
 use super::desk::Desk;
+use super::expiry;
 use super::firing;
+use super::forwarding::{self, Letters};
 use super::look_up::{range_of, rows_of};
 use super::noting::Stepped;
 use super::slots::{OpenSlots, Unplaced, open_at};
@@ -216,12 +218,44 @@ impl DeskTask {
                 }
                 self.desk.answer(request, answer);
             }
+            Output::Producer { slot } => {
+                drop(tokio::spawn(forwarding::get_producer(
+                    self.desk.clone(),
+                    self.partition.clone(),
+                    slot,
+                )));
+            }
+            Output::Forward {
+                slot,
+                producer,
+                sequence,
+                letters,
+                may_be_there,
+            } => {
+                let letters = Letters {
+                    slot,
+                    producer,
+                    sequence,
+                    letters,
+                    may_be_there,
+                };
+                drop(tokio::spawn(forwarding::forward(
+                    self.desk.clone(),
+                    self.partition.clone(),
+                    letters,
+                )));
+            }
+            Output::Unused { slot } => {
+                drop(tokio::spawn(expiry::expire(
+                    self.desk.clone(),
+                    self.partition.clone(),
+                    slot,
+                )));
+            }
             Output::Fire { fire, template } => {
                 let (desk, partition) = (self.desk.clone(), self.partition.clone());
                 drop(tokio::spawn(firing::fire(desk, partition, fire, template)));
             }
-            // No queue has settings here that ask for them.
-            Output::Producer { .. } | Output::Forward { .. } | Output::Unused { .. } => {}
             Output::Moved { consumer } => self.desk.tell_stream(consumer, AttachedEvent::Moved),
             Output::Carry { carry, bytes_max } => match self.partition.upgrade() {
                 Some(partition) => drop(tokio::spawn(carrying::carry(

@@ -26,7 +26,7 @@ pub(super) const QUEUE: QueueId = QueueId(77);
 pub(super) const LONG_MS: u64 = 60_000;
 pub(super) const START_MS: i64 = 1_764_000_000_000;
 
-fn spec(policy: Policy) -> QueueSpec {
+pub(super) fn spec(policy: Policy) -> QueueSpec {
     QueueSpec {
         id: QUEUE,
         name: "orders".into(),
@@ -41,12 +41,16 @@ fn spec(policy: Policy) -> QueueSpec {
 
 /// A partition of the queue that this broker leads in a new term.
 pub(super) async fn lead(broker: &Broker, policy: Policy) -> (Arc<Partition>, Arc<Desk>) {
-    lead_with(broker, TopicConfig::default(), policy).await
+    lead_in(broker, TopicConfig::default(), spec(policy)).await
 }
 
-async fn lead_with(broker: &Broker, config: TopicConfig, policy: Policy) -> (Arc<Partition>, Arc<Desk>) {
+pub(super) async fn lead_with(broker: &Broker, spec: QueueSpec) -> (Arc<Partition>, Arc<Desk>) {
+    lead_in(broker, TopicConfig::default(), spec).await
+}
+
+async fn lead_in(broker: &Broker, config: TopicConfig, spec: QueueSpec) -> (Arc<Partition>, Arc<Desk>) {
     let partition = broker.lead(config).await;
-    partition.set_queues(Arc::new([spec(policy)]));
+    partition.set_queues(Arc::new([spec]));
     let open = async {
         loop {
             let desk = partition.desk().expect("it is led here");
@@ -67,7 +71,7 @@ pub(super) async fn begin(policy: Policy) -> (Broker, Arc<Partition>, Arc<Desk>)
     (broker, partition, desk)
 }
 
-fn batch(count: usize, bytes: usize) -> Bytes {
+pub(super) fn batch(count: usize, bytes: usize) -> Bytes {
     let mut builder = BatchBuilder::new(Codec::None);
     for _ in 0..count {
         builder
@@ -77,7 +81,11 @@ fn batch(count: usize, bytes: usize) -> Bytes {
     builder.build()
 }
 
-async fn send_with(partition: &Partition, batch: Bytes, marks: Option<Marks>) -> Result<Offset, RequestError> {
+pub(super) async fn send_with(
+    partition: &Partition,
+    batch: Bytes,
+    marks: Option<Marks>,
+) -> Result<Offset, RequestError> {
     let room = partition.room(&Caller::alone(), batch.len()).expect("there is room");
     let admitted = partition.admit_messages(batch, marks, None, room).await?;
     Ok(partition.acknowledged(admitted, TIMEOUT).await?.base_offset)

@@ -3,13 +3,14 @@
 use std::num::NonZeroU32;
 
 use jangada_controller::QueueStart;
+use jangada_proto::internal;
 use jangada_proto::v1::{self, seek_queue_request::Start};
 use jangada_types::{PartitionIndex, QueueId, Reason};
 
 use super::names;
 use crate::api::call::queue_admin::{
-    DeadDone, DeadFilter, DeadFound, DeadLetter, DeadWanted, DepthTally, PurgeQueue, QueueAt, QueueDepth, SeekQueue,
-    SeekTo,
+    AskUnused, DeadDone, DeadFilter, DeadFound, DeadLetter, DeadWanted, DepthTally, ExpiryStep, PurgeQueue, QueueAt,
+    QueueDepth, SeekQueue, SeekTo,
 };
 use crate::api::queue_redrive::{Redrive, Redriven};
 use crate::api::resolve::QueueName;
@@ -324,4 +325,46 @@ fn tally_of(tally: &v1::QueueTally) -> DepthTally {
         carried_bytes: tally.carried_bytes,
         in_flight_full: tally.receives_in_flight_full,
     }
+}
+
+pub(super) fn unused_to(asked: &AskUnused) -> internal::AskUnused {
+    let step = match asked.step {
+        ExpiryStep::Look => internal::ExpiryStep::Look,
+        ExpiryStep::Hold => internal::ExpiryStep::Hold,
+        ExpiryStep::Release => internal::ExpiryStep::Release,
+    };
+    internal::AskUnused {
+        queue_id: id_to(asked.queue),
+        step: step.into(),
+    }
+}
+
+pub(super) fn unused_of(message: &internal::AskUnused) -> Result<AskUnused, RequestError> {
+    let id = QueueId::from_slice(&message.queue_id);
+    let step = match message.step() {
+        internal::ExpiryStep::Look => ExpiryStep::Look,
+        internal::ExpiryStep::Hold => ExpiryStep::Hold,
+        internal::ExpiryStep::Release => ExpiryStep::Release,
+        internal::ExpiryStep::Unspecified => {
+            return Err(invalid("this version does not know what is asked of the queue"));
+        }
+    };
+    let queue = id.ok_or_else(|| invalid("a queue is named by its id"))?;
+    Ok(AskUnused { queue, step })
+}
+
+pub(super) fn unused_said_to(said: Vec<(PartitionIndex, bool)>) -> internal::AskUnusedResponse {
+    let partition = |(index, is_unused): (PartitionIndex, bool)| internal::ask_unused_response::Partition {
+        partition: index.get(),
+        is_unused,
+    };
+    internal::AskUnusedResponse {
+        partitions: said.into_iter().map(partition).collect(),
+    }
+}
+
+pub(super) fn unused_said_of(response: internal::AskUnusedResponse) -> Vec<(PartitionIndex, bool)> {
+    let said = response.partitions.into_iter();
+    said.map(|said| (PartitionIndex(said.partition), said.is_unused))
+        .collect()
 }

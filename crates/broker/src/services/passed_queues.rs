@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use jangada_controller::Image;
-use jangada_proto::internal::{ReceiveMessages as ReceiveMessage, SettleMessages as SettleMessage};
+use jangada_proto::internal::{
+    AppendLetters as LettersMessage, ReceiveMessages as ReceiveMessage, SettleMessages as SettleMessage,
+};
 use jangada_proto::v1;
 use jangada_queue::engine::SettleItem;
 use jangada_queue::{AttemptId, SessionId};
@@ -13,7 +15,7 @@ use super::names;
 use super::queue_wire as wire;
 use super::record_wire::invalid;
 use crate::api::call::queues::{
-    CancelMessages, PeekMessages, QueuePartition, ReceiveMessages, SendMessages, SettleMessages,
+    AppendLetters, CancelMessages, PeekMessages, QueuePartition, ReceiveMessages, SendMessages, SettleMessages,
 };
 use crate::api::queue_messages::QueueRef;
 use crate::api::resolve::QueueName;
@@ -55,6 +57,23 @@ pub(super) fn send_of(request: v1::SendRequest) -> Result<SendMessages, RequestE
         at: at(&request.queue_id, request.partition)?,
         messages: request.messages.into_iter().map(wire::message_of).collect(),
         timeout: duration(request.timeout_ms),
+    })
+}
+
+pub(super) fn letters_to(wanted: AppendLetters) -> LettersMessage {
+    LettersMessage {
+        queue_id: wire::queue_id_to(wanted.at.queue),
+        partition: wanted.at.index.get(),
+        batch: wanted.batch,
+        timeout_ms: ms(wanted.timeout),
+    }
+}
+
+pub(super) fn letters_of(message: LettersMessage) -> Result<AppendLetters, RequestError> {
+    Ok(AppendLetters {
+        at: at(&message.queue_id, Some(message.partition))?,
+        batch: message.batch,
+        timeout: duration(message.timeout_ms),
     })
 }
 

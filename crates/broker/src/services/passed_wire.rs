@@ -92,6 +92,7 @@ pub(super) fn call_to(image: &Image, call: Call) -> Message {
             partitions: groups::partitions_to(image, wanted.partitions.iter()),
         }),
         Call::SendMessages(wanted) => Message::SendMessages(queues::send_to(wanted)),
+        Call::AppendLetters(wanted) => Message::AppendLetters(queues::letters_to(wanted)),
         Call::ReceiveMessages(wanted) => Message::ReceiveMessages(queues::receive_to(&wanted)),
         Call::SettleMessages(wanted) => Message::SettleMessages(queues::settle_to(&wanted)),
         Call::CancelMessages(wanted) => Message::CancelMessages(queues::cancel_to(&wanted)),
@@ -124,6 +125,7 @@ pub(super) fn call_to(image: &Image, call: Call) -> Message {
         Call::ListDead(ListDead(wanted)) => Message::ListDead(queue_admin::dead_to(wanted)),
         Call::RedriveDead(RedriveDead(wanted)) => Message::RedriveDead(queue_admin::dead_to(wanted)),
         Call::PurgeDead(PurgeDead(wanted)) => Message::PurgeDead(queue_admin::dead_to(wanted)),
+        Call::AskUnused(asked) => Message::AskUnused(queue_admin::unused_to(&asked)),
         Call::PutSchedule(wanted) => Message::PutSchedule(schedules::pass_put_to(wanted)),
         Call::DeleteSchedule(wanted) => Message::DeleteSchedule(schedules::pass_delete_to(wanted)),
         Call::SchedulesHere(wanted) => Message::ListSchedules(schedules::here_to(wanted)),
@@ -191,6 +193,7 @@ pub(super) fn call_of(image: &Image, message: Message, client_host: Arc<str>) ->
             group: request.group.into(),
         }),
         Message::SendMessages(request) => Call::SendMessages(queues::send_of(request)?),
+        Message::AppendLetters(request) => Call::AppendLetters(queues::letters_of(request)?),
         Message::ReceiveMessages(request) => Call::ReceiveMessages(queues::receive_of(request)?),
         Message::SettleMessages(request) => Call::SettleMessages(queues::settle_of(image, request)?),
         Message::CancelMessages(request) => Call::CancelMessages(queues::cancel_of(request)?),
@@ -210,6 +213,7 @@ pub(super) fn call_of(image: &Image, message: Message, client_host: Arc<str>) ->
         Message::ListDead(request) => Call::ListDead(ListDead(queue_admin::dead_of(request)?)),
         Message::RedriveDead(request) => Call::RedriveDead(RedriveDead(queue_admin::dead_of(request)?)),
         Message::PurgeDead(request) => Call::PurgeDead(PurgeDead(queue_admin::dead_of(request)?)),
+        Message::AskUnused(asked) => Call::AskUnused(queue_admin::unused_of(&asked)?),
         Message::PutSchedule(message) => Call::PutSchedule(schedules::pass_put_of(message)?),
         Message::DeleteSchedule(message) => Call::DeleteSchedule(schedules::pass_delete_of(message)?),
         Message::ListSchedules(message) => Call::SchedulesHere(schedules::here_of(message)?),
@@ -292,6 +296,7 @@ pub(super) fn answer_to(image: &Image, group: &str, answer: Answer) -> AnswerMes
         Answer::DeleteGroup(deleted) => AnswerMessage::DeleteGroup(v1::DeleteGroupResponse { deleted }),
         Answer::DeleteOffsets(deleted) => AnswerMessage::DeleteOffsets(v1::DeleteOffsetsResponse { deleted }),
         Answer::SendMessages(outcomes) => AnswerMessage::SendMessages(queue_wire::sent_to(outcomes, |error| error)),
+        Answer::AppendLetters(produced) => AnswerMessage::AppendLetters(records::produced_to(&produced)),
         Answer::ReceiveMessages(received) => AnswerMessage::ReceiveMessages(v1::ReceiveResponse {
             in_flight_full: queue_wire::in_flight_full_to(received.in_flight_full),
             messages: received.messages.into_iter().map(queue_wire::received_to).collect(),
@@ -320,6 +325,7 @@ pub(super) fn answer_to(image: &Image, group: &str, answer: Answer) -> AnswerMes
         Answer::ListDead(found) => AnswerMessage::ListDead(queue_admin::found_to(found)),
         Answer::RedriveDead(done) => AnswerMessage::RedriveDead(queue_admin::done_to(&done)),
         Answer::PurgeDead(done) => AnswerMessage::PurgeDead(queue_admin::done_to(&done)),
+        Answer::AskUnused(said) => AnswerMessage::AskUnused(queue_admin::unused_said_to(said)),
         // Whoever passed it on knows the partition.
         Answer::PutSchedule(put) => AnswerMessage::PutSchedule(schedules::put_to((PartitionIndex(0), put))),
         Answer::DeleteSchedule(()) => AnswerMessage::DeleteSchedule(v1::DeleteScheduleResponse {}),
@@ -350,6 +356,7 @@ pub(super) fn answer_of(message: AnswerMessage) -> Result<Answer, RequestError> 
         AnswerMessage::DeleteGroup(response) => Answer::DeleteGroup(response.deleted),
         AnswerMessage::DeleteOffsets(response) => Answer::DeleteOffsets(response.deleted),
         AnswerMessage::SendMessages(response) => Answer::SendMessages(queue_wire::sent_of(response)?),
+        AnswerMessage::AppendLetters(response) => Answer::AppendLetters(records::produced_of(&response)),
         AnswerMessage::ReceiveMessages(response) => {
             let messages = response.messages.into_iter().map(queue_wire::received_of);
             Answer::ReceiveMessages(Received {
@@ -382,6 +389,7 @@ pub(super) fn answer_of(message: AnswerMessage) -> Result<Answer, RequestError> 
         AnswerMessage::ListDead(response) => Answer::ListDead(queue_admin::found_of(response)),
         AnswerMessage::RedriveDead(response) => Answer::RedriveDead(queue_admin::done_of(&response)),
         AnswerMessage::PurgeDead(response) => Answer::PurgeDead(queue_admin::done_of(&response)),
+        AnswerMessage::AskUnused(response) => Answer::AskUnused(queue_admin::unused_said_of(response)),
         AnswerMessage::PutSchedule(response) => Answer::PutSchedule(schedules::pass_answer_of(&response)),
         AnswerMessage::DeleteSchedule(v1::DeleteScheduleResponse {}) => Answer::DeleteSchedule(()),
         AnswerMessage::ListSchedules(response) => Answer::SchedulesHere(schedules::here_answer_of(response)?),

@@ -23,9 +23,10 @@ use crate::api::call::groups::{
     ReadOffsets,
 };
 use crate::api::call::queue_admin::{
-    CountQueue, DeadDone, DeadFilter, DeadFound, DeadLetter, DeadWanted, DepthTally, ListDead, PurgeDead, PurgeQueue,
-    QueueAt, QueueDepth, RedriveDead, SeekQueue, SeekTo,
+    AskUnused, CountQueue, DeadDone, DeadFilter, DeadFound, DeadLetter, DeadWanted, DepthTally, ExpiryStep, ListDead,
+    PurgeDead, PurgeQueue, QueueAt, QueueDepth, RedriveDead, SeekQueue, SeekTo,
 };
+use crate::api::call::queues::{AppendLetters, QueuePartition};
 use crate::api::call::records::{
     Acks, AppendBatch, AwaitBytes, FindOffset, FoundOffset, Position, Produced, ReadBatches,
 };
@@ -155,6 +156,14 @@ fn calls() -> Vec<Call> {
             partition: partition(),
             to: BrokerId(2),
         }),
+        Call::AppendLetters(AppendLetters {
+            at: QueuePartition {
+                queue: QueueId(8),
+                index: PartitionIndex(3),
+            },
+            batch: Bytes::from_static(b"a batch"),
+            timeout: Duration::from_millis(1_500),
+        }),
         Call::PurgeQueue(PurgeQueue {
             at: queue_at(),
             before: Some(7),
@@ -171,6 +180,10 @@ fn calls() -> Vec<Call> {
         Call::RedriveDead(RedriveDead(dead())),
         Call::PurgeDead(PurgeDead(dead())),
         Call::CountQueue(CountQueue { queue: QueueId(8) }),
+        Call::AskUnused(AskUnused {
+            queue: QueueId(8),
+            step: ExpiryStep::Hold,
+        }),
         Call::DescribePartitions(DescribePartitions { topic: None }),
         Call::DescribeDamage(DescribeDamage),
         Call::ListGroups(ListGroups),
@@ -337,6 +350,13 @@ fn answers() -> Vec<Answer> {
             }],
             missing_shards: BTreeSet::from([PartitionIndex(4)]),
         }),
+        Answer::AppendLetters(Produced::Appended(Appended {
+            base_offset: Offset(7),
+            last_offset: Offset(9),
+            append_time_ms: -1,
+            log_start: Offset(2),
+            duplicate: true,
+        })),
         Answer::PurgeQueue(()),
         Answer::SeekQueue(12),
         Answer::ListDead(DeadFound {
@@ -386,6 +406,7 @@ fn answers() -> Vec<Answer> {
                 },
             },
         )]),
+        Answer::AskUnused(vec![(PartitionIndex(0), true), (PartitionIndex(3), false)]),
         Answer::KnowsLeaders(true),
         Answer::ListBrokers(vec![BrokerId(1), BrokerId(3)]),
     ]

@@ -69,6 +69,7 @@ impl UnderWay {
         };
         let batch_bytes = match call {
             Call::Append(append) => Some(take(&self.batch_bytes, append.batch.len(), BATCH_BYTES_MAX)?),
+            Call::AppendLetters(append) => Some(take(&self.batch_bytes, append.batch.len(), BATCH_BYTES_MAX)?),
             Call::SendMessages(send) => {
                 let bytes = send.messages.iter().map(NewMessage::bytes).sum();
                 Some(take(&self.batch_bytes, bytes, BATCH_BYTES_MAX)?)

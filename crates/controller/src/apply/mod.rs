@@ -83,6 +83,7 @@ impl Image {
             } => self.create_group_queue(*queue_id, name, *topic_id, *start, config),
             Command::AlterQueue { queue_id, set, unset } => self.alter_queue(*queue_id, set, unset),
             Command::DeleteQueue { queue_id } => self.delete_queue(*queue_id),
+            Command::ExpireQueue { queue_id, expires_ms } => self.expire_queue(*queue_id, *expires_ms),
             Command::ReplicaDeleted { replica, groups } => Ok(self.replica_deleted(*replica, groups)),
             Command::SetReplicas { group, replicas } => self.set_replicas(*group, replicas),
             Command::RenewReplica {

@@ -123,6 +123,22 @@ impl Image {
         Ok(Reply::QueueAltered { version: self.version })
     }
 
+    /// Deletes a queue that its leaders found unused for as long as this setting says.
+    pub(super) fn expire_queue(&mut self, id: QueueId, expires_ms: u64) -> Result<Reply, Rejection> {
+        let queue = queue_rules::queue_by_id(self, id)?;
+        let now = queue.settings().ok().and_then(|settings| settings.expires_ms);
+        if now != Some(expires_ms) {
+            let name = &queue.name;
+            return Err(Rejection::new(
+                Reason::ConditionFailed,
+                format!(
+                    "queue {name:?} stays: it was unused for {expires_ms} ms, and its setting was changed meanwhile"
+                ),
+            ));
+        }
+        self.delete_queue(id)
+    }
+
     /// Deletes a queue, and the topic that an owned one has.
     pub(super) fn delete_queue(&mut self, id: QueueId) -> Result<Reply, Rejection> {
         queue_rules::queue_by_id(self, id)?;

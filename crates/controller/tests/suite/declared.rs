@@ -56,7 +56,13 @@ fn commands_keep_their_levels() {
     assert_eq!(since(4), ["AddPartitions"]);
     assert_eq!(since(5), ["RemoveBroker", "RenewReplica"]);
     assert_eq!(since(6), ["RegisterEndpoints"]);
-    let of_queues = ["CreateOwnedQueue", "CreateGroupQueue", "AlterQueue", "DeleteQueue"];
+    let of_queues = [
+        "CreateOwnedQueue",
+        "CreateGroupQueue",
+        "AlterQueue",
+        "DeleteQueue",
+        "ExpireQueue",
+    ];
     assert_eq!(since(7), of_queues);
     assert!(
         CommandKind::ALL

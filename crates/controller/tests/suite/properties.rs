@@ -129,6 +129,7 @@ fn command() -> impl Strategy<Value = Command> {
             Command::AlterQueue { queue_id, set, unset }
         }),
         3 => queue().prop_map(|queue_id| Command::DeleteQueue { queue_id }),
+        1 => (queue(), 1_000u64..1_003).prop_map(|(queue_id, expires_ms)| Command::ExpireQueue { queue_id, expires_ms }),
         6 => (replica(), prop::collection::vec(group(), 0..6)).prop_map(|(replica, groups)| {
             Command::ReplicaDeleted { replica, groups }
         }),

@@ -228,6 +228,26 @@ fn an_alteration_sets_and_unsets_all_or_nothing() {
 }
 
 #[test]
+fn an_unused_queue_stays_if_its_setting_is_another_one_by_now() {
+    const EXPIRES: &str = "queue.expires.ms";
+    let mut log = log();
+    log.accept(&owned(2, "jobs", &[(EXPIRES, "5000")]));
+    let expire = |expires_ms| Command::ExpireQueue {
+        queue_id: QueueId(2),
+        expires_ms,
+    };
+    let rejection = log.reject(&expire(4_000));
+    assert_eq!(rejection.reason, Reason::ConditionFailed);
+    assert!(rejection.message.contains("\"jobs\" stays"), "{rejection}");
+    log.accept(&alter_queue(2, &[], &[EXPIRES]));
+    assert_eq!(log.reject(&expire(5_000)).reason, Reason::ConditionFailed);
+    log.accept(&alter_queue(2, &[(EXPIRES, "5000")], &[]));
+    assert_eq!(log.accept(&expire(5_000)), Reply::QueueDeleted { version: log.index });
+    assert!(log.image.queue_by_name("jobs").is_none() && log.image.topic_named("jobs").is_none());
+    assert_eq!(log.reject(&expire(5_000)).reason, Reason::UnknownQueue);
+}
+
+#[test]
 fn dead_letters_never_come_back() {
     const TO: &str = "queue.dead.letter.topic";
     let mut log = log();

@@ -107,6 +107,7 @@ impl Desk {
                 producer,
                 sequence,
                 letters,
+                may_be_there: self.forwarder.sent.is_unsure,
             });
         }
     }

@@ -8,6 +8,9 @@ use crate::limits::{FORWARD_MESSAGES_MAX, FORWARD_RETRY_MS, FORWARD_RETRY_MS_MAX
 /// Sequences of a producer end here, and another one begins.
 pub(super) const SEQUENCE_MAX: u32 = i32::MAX as u32 - FORWARD_MESSAGES_MAX as u32;
 
+/// After so many batches that arrived a larger one is tried.
+const LARGER_AFTER: u32 = 16;
+
 /// What the batch of a slot is at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -45,8 +48,10 @@ pub(super) struct Forwarder {
     /// A producer id was asked for.
     pub asks: bool,
     pub sequence: u32,
-    /// Messages of a batch, at most; 0: as many as may be. Fewer after one that was too large.
+    /// Messages of a batch, at most; 0: as many as may be. Fewer after one that was too large, and more when some have arrived.
     most: usize,
+    /// Batches that arrived since `most` changed.
+    arrived: u32,
     /// The messages that are on their way, in ascending order.
     pub moving: Vec<u64>,
     /// Messages that are too large for the target.
@@ -64,7 +69,7 @@ impl Forwarder {
     pub(super) fn most(&self) -> usize {
         match self.most {
             0 => FORWARD_MESSAGES_MAX,
-            most => most,
+            most => most.min(FORWARD_MESSAGES_MAX),
         }
     }
 
@@ -85,26 +90,32 @@ impl Forwarder {
     /// What became of the batch. `may_give_up`: one that may have arrived may stay dead here all the same.
     pub(super) fn forwarded(&mut self, outcome: ForwardOutcome, may_give_up: bool, monotonic_ms: u64, wall_ms: u64) {
         // A batch that is too large was so at each try.
-        let is_unsure = self.sent.is_unsure && !may_give_up && outcome != ForwardOutcome::TooLarge;
+        let is_too_large = matches!(outcome, ForwardOutcome::TooLarge { .. });
+        let is_unsure = self.sent.is_unsure && !may_give_up && !is_too_large;
         self.stage = match outcome {
             ForwardOutcome::Arrived => {
-                (self.backoff_ms, self.retry_at_ms, self.most, self.stuck_since_ms) = (0, 0, 0, None);
+                (self.backoff_ms, self.retry_at_ms, self.stuck_since_ms) = (0, 0, None);
+                self.arrived += 1;
+                if self.most > 0 && self.arrived >= LARGER_AFTER {
+                    (self.most, self.arrived) = (self.most * 2, 0);
+                }
                 Stage::Known { has_arrived: true }
             }
-            ForwardOutcome::Refused | ForwardOutcome::TooLarge if !is_unsure => {
-                self.fails(monotonic_ms, wall_ms);
+            ForwardOutcome::Refused | ForwardOutcome::TooLarge { .. } if !is_unsure => {
                 if self.producer == Some(self.sent.producer) && !self.sent.is_unsure {
                     // The batch took none of its sequences.
                     self.sequence = self.sent.sequence;
                 } else {
                     self.producer = None;
                 }
-                if outcome == ForwardOutcome::TooLarge {
-                    self.most = self.sent.messages.div_ceil(2).max(1);
-                    if self.sent.messages == 1 {
+                match outcome {
+                    ForwardOutcome::TooLarge { fits } if fits == 0 || self.sent.messages == 1 => {
                         self.too_large.insert(self.sent.first);
-                        self.most = 0;
                     }
+                    ForwardOutcome::TooLarge { fits } => {
+                        (self.most, self.arrived) = (fits.min(self.sent.messages - 1), 0);
+                    }
+                    _ => self.fails(monotonic_ms, wall_ms),
                 }
                 Stage::Known { has_arrived: false }
             }
@@ -113,7 +124,7 @@ impl Forwarder {
                 Stage::Forgotten
             }
             // Another try may still be on its way: it goes again until it is known to be there.
-            ForwardOutcome::Refused | ForwardOutcome::TooLarge | ForwardOutcome::Unknown => {
+            ForwardOutcome::Refused | ForwardOutcome::TooLarge { .. } | ForwardOutcome::Unknown => {
                 self.fails(monotonic_ms, wall_ms);
                 self.sent.is_unsure = true;
                 Stage::Ready

@@ -273,8 +273,11 @@ pub enum ForwardOutcome {
     Arrived,
     /// This try is definitely not in the topic: it is missing, full, or refuses. The letters stay dead here, and are tried again later.
     Refused,
-    /// It is definitely not in the topic: the batch is larger than one may be. Fewer are tried.
-    TooLarge,
+    /// It is definitely not in the topic: the batch is larger than one may be. Fewer are tried, at once.
+    TooLarge {
+        /// So many of the first letters may fit. 0: the first one is too large alone, and stays dead here.
+        fits: usize,
+    },
     /// The topic does not know the producer any more, or expects another sequence. The letters go again with another producer id, and
     /// may be there twice.
     Forgotten,
@@ -447,6 +450,8 @@ pub enum Output {
         sequence: u32,
         /// The letters, in their order; at most 500.
         letters: Vec<DeadLetter>,
+        /// An earlier try may have arrived, or may still arrive. False: nobody has sent this batch before.
+        may_be_there: bool,
     },
     /// A schedule is due: propose the command `Schedule` with this head. If it `appends`, make a batch of one message from the template for
     /// its body. Tell what it came to with [`Input::Scheduled`].

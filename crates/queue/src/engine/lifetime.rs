@@ -2,11 +2,15 @@
 
 use std::cmp::Reverse;
 
+use jangada_machine::Now;
+
 use crate::engine::acts::{Act, Change};
 use crate::engine::desk::{Desk, Ready};
-use crate::engine::io::{Output, Rows};
+use crate::engine::io::{Input, Output, Rows};
+use crate::engine::step::Engine;
 use crate::engine::walk::View;
-use crate::state::{DoneCause, HeldState, Slot};
+use crate::ids::SlotId;
+use crate::state::{DoneCause, HeldState, Slot, Slots};
 use crate::tables::MarkRow;
 
 /// Dead messages are looked at so often, milliseconds.
@@ -102,9 +106,14 @@ impl Desk {
         }
     }
 
-    /// Somebody uses the queue: consumers, and those who settle.
+    /// Somebody uses the queue: who consumes, settles, sends, administers it, or changes its settings.
     pub(super) fn used(&mut self, monotonic_ms: u64) {
         (self.used_at_ms, self.is_told_unused) = (monotonic_ms, false);
+    }
+
+    /// Somebody waits for messages, has some, or sends some right now.
+    fn is_in_use(&self, slot: &Slot) -> bool {
+        self.consumers.iter().next().is_some() || slot.counts().leased > 0 || self.sending.messages > 0
     }
 
     /// When the queue has not been used for so long that it is to go.
@@ -116,14 +125,39 @@ impl Desk {
     /// Says once that nobody has used the queue for as long as its setting says.
     pub(super) fn tell_unused(&mut self, view: &View<'_>, out: &mut Vec<Output>) {
         let monotonic_ms = view.now.monotonic_ms;
-        if self.policy.unused_max_ms.is_some()
-            && (self.consumers.iter().next().is_some() || view.slot.counts().leased > 0)
-        {
+        if self.policy.unused_max_ms.is_some() && self.is_in_use(view.slot) {
             return self.used(monotonic_ms);
         }
         if self.unused_at_ms().is_some_and(|at| at <= monotonic_ms) {
             self.is_told_unused = true;
             out.push(Output::Unused { slot: view.id });
+        }
+    }
+}
+
+impl Engine {
+    /// Nobody uses the queue of a slot, as [`Output::Unused`] has said of it, and nobody has since.
+    pub fn is_unused(&self, slots: &Slots, id: SlotId) -> bool {
+        let (Some(desk), Some(slot)) = (self.desks.get(&id), slots.slot(id)) else {
+            return false;
+        };
+        desk.is_told_unused && !desk.is_in_use(slot)
+    }
+
+    /// An input shows that somebody uses a queue.
+    pub(super) fn note_use(&mut self, input: &Input, now: Now) {
+        let slot = match input {
+            Input::Attach { slot, .. } | Input::Receive { slot, .. } | Input::Settle { slot, .. } => Some(*slot),
+            Input::Sent {
+                slot,
+                is_appended: true,
+                ..
+            } => Some(*slot),
+            Input::Administer { section, .. } => section.slot(),
+            _ => None,
+        };
+        if let Some(desk) = slot.and_then(|slot| self.desks.get_mut(&slot)) {
+            desk.used(now.monotonic_ms);
         }
     }
 }

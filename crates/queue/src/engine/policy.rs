@@ -82,7 +82,7 @@ pub struct Policy {
     pub forwards_dead: bool,
     /// While most messages fail, only a few go out.
     pub has_breaker: bool,
-    /// The queue is to go when nobody has asked for messages or settled any for so long, milliseconds; none: it stays.
+    /// The queue is to go when nobody has used it for so long, milliseconds; none: it stays.
     pub unused_max_ms: Option<u64>,
     /// So many messages may be with consumers.
     pub in_flight_max: u64,

@@ -188,6 +188,7 @@ impl Engine {
         wall_ms: Option<u64>,
         out: &mut Vec<Output>,
     ) {
+        self.note_use(&input, now);
         match input {
             Input::Tick => {}
             Input::CutOff => self.cut_off(slots),
@@ -230,9 +231,6 @@ impl Engine {
             }
             Input::Undelivered { slot, to, messages } => self.undelivered(slots, end, slot, to, &messages),
             Input::Settle { request, slot, items } => {
-                if let Some(desk) = self.desks.get_mut(&slot) {
-                    desk.used(now.monotonic_ms);
-                }
                 self.settle(slots, end, request, slot, &items, out);
             }
             Input::Administer { request, section } => self.administered.push((request, section)),
@@ -281,7 +279,10 @@ impl Engine {
         let Some(slot) = slots.slot(id) else { return };
         match self.desks.get_mut(&id) {
             // What the settings decide about each message was decided with the old ones; begin anew with these.
-            Some(desk) if desk.policy != policy => self.restart(slots, end, id, policy, now),
+            Some(desk) if desk.policy != policy => {
+                desk.used(now.monotonic_ms);
+                self.restart(slots, end, id, policy, now);
+            }
             Some(_) => {}
             None => {
                 self.desks.insert(id, Desk::begin(policy, (slots, slot, end), &[], now));

@@ -232,7 +232,11 @@ fn a_queue_that_nobody_uses_is_said_to_be_once() {
     send(&mut world, plain(1));
     assert!(world.unused.is_empty());
     world.pass(1_001);
-    assert_eq!(world.unused, [SLOT], "that something is sent is no use");
+    assert_eq!(
+        world.unused,
+        [SLOT],
+        "what is appended to a topic is no use of a queue that reads it"
+    );
     world.pass(600_000);
     assert_eq!(world.unused.len(), 1);
     world.receive(0, 1, 0);
@@ -242,6 +246,29 @@ fn a_queue_that_nobody_uses_is_said_to_be_once() {
     say(&mut world, 0, 0, Settlement::Ack);
     world.pass(60_001);
     assert_eq!(world.unused.len(), 2);
+    let is_unused = |world: &World| world.engine.is_unused(&world.slots, SLOT);
+    assert!(is_unused(&world));
+    world.step(Input::Sent {
+        slot: SLOT,
+        messages: 1,
+        bytes: 10,
+        is_appended: true,
+    });
+    assert!(!is_unused(&world), "somebody has sent a message to it");
+    world.pass(59_000);
+    assert!(!is_unused(&world));
+    world.pass(1_001);
+    assert_eq!((world.unused.len(), is_unused(&world)), (3, true));
+    let policy = Policy {
+        unused_max_ms: Some(1_000),
+        ..policy
+    };
+    world.step(Input::Configure { slot: SLOT, policy });
+    assert!(!is_unused(&world), "somebody has changed its settings");
+    world.pass(1_001);
+    assert!(is_unused(&world));
+    world.fail_over();
+    assert!(!is_unused(&world), "a new leader begins to count");
 }
 
 #[test]

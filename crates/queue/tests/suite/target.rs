@@ -130,10 +130,20 @@ impl World {
                 self.target.take(&send)
             }
             5..=6 if !is_there => ForwardOutcome::Refused,
-            _ if is_too_large => ForwardOutcome::TooLarge,
+            _ if is_too_large => {
+                let large = |message: &u64| self.target.is_too_large(*message);
+                let fits = send.messages.iter().take_while(|message| !large(message)).count();
+                // It need not say.
+                let fits = if self.seeds.below(2) == 0 {
+                    fits
+                } else {
+                    send.messages.len().div_ceil(2)
+                };
+                ForwardOutcome::TooLarge { fits }
+            }
             _ => self.target.take(&send),
         };
-        if matches!(outcome, ForwardOutcome::Refused | ForwardOutcome::TooLarge) && !send.is_ghost {
+        if matches!(outcome, ForwardOutcome::Refused | ForwardOutcome::TooLarge { .. }) && !send.is_ghost {
             // Another batch may have this sequence, unless an earlier try of this one is still on its way.
             let is_same = |other: &Send| (other.producer, other.sequence) == (send.producer, send.sequence);
             if !self.target.sends.iter().any(is_same) {

@@ -226,9 +226,9 @@ settings! {
             name => validate_topic_name(name).ok().map(|()| Some(name.to_owned())),
         },
         "The topic, or owned queue, to which dead letters are moved. Empty: they stay in the queue.";
-    expires_ms: Option<u64>, "queue.expires.ms", default "none", "60000 to 315360000000, or none",
-        |value| or_none(value, 60_000, QUEUE_DELAY_MS_MAX),
-        "After how long without a consumer or sender the queue is deleted, in milliseconds. none: never.";
+    expires_ms: Option<u64>, "queue.expires.ms", default "none", "1000 to 315360000000, or none",
+        |value| or_none(value, 1_000, QUEUE_DELAY_MS_MAX),
+        "After how long without a consumer or sender the queue is deleted, with what it has, in milliseconds. none: never.";
     hold_bytes: u64, "queue.hold.bytes" of Group, default "0", "0 and more",
         |value| within(value, 0, u64::MAX),
         "How many bytes at the end of each partition the queue keeps from the topic's retention for as long as it has not settled them.";

@@ -28,11 +28,11 @@ use self::groups::{
     Commit, DeleteGroup, DeleteOffsets, DescribeGroup, GroupDescription, Heartbeat, PartitionOffset, ReadOffsets,
 };
 use self::queue_admin::{
-    CountQueue, DeadDone, DeadFound, ListDead, PurgeDead, PurgeQueue, QueueDepth, RedriveDead, SeekQueue,
+    AskUnused, CountQueue, DeadDone, DeadFound, ListDead, PurgeDead, PurgeQueue, QueueDepth, RedriveDead, SeekQueue,
 };
 use self::queues::{
-    CancelMessages, Cancelled, PeekMessages, PeekedMessages, ReceiveMessages, Received, SendMessages, SendOutcomes,
-    SettleMessages, SettleOutcomes,
+    AppendLetters, CancelMessages, Cancelled, PeekMessages, PeekedMessages, ReceiveMessages, Received, SendMessages,
+    SendOutcomes, SettleMessages, SettleOutcomes,
 };
 use self::records::{AppendBatch, AwaitBytes, FindOffset, FoundOffset, Produced, ReadBatches};
 use self::schedules::{DeleteSchedule, PartitionSchedules, PutSchedule, SchedulesHere};
@@ -114,6 +114,7 @@ passable! {
     DeleteGroup(DeleteGroup) => u32, of DeleteGroup;
     DeleteOffsets(DeleteOffsets) => u32, of DeleteOffsets;
     SendMessages(SendMessages) => SendOutcomes, of Send;
+    AppendLetters(AppendLetters) => Produced, of Send;
     ReceiveMessages(ReceiveMessages) => Received, of Receive;
     SettleMessages(SettleMessages) => SettleOutcomes, of Settle;
     CancelMessages(CancelMessages) => Cancelled, of Cancel;
@@ -130,6 +131,7 @@ passable! {
     // What a broker asks by itself.
     SchedulesHere(SchedulesHere) => Vec<PartitionSchedules>, of ListSchedules;
     CountQueue(CountQueue) => Vec<(PartitionIndex, QueueDepth)>, of DescribeQueue;
+    AskUnused(AskUnused) => Vec<(PartitionIndex, bool)>, of DeleteQueue;
     DescribePartitions(DescribePartitions) => Vec<PartitionState>, of DescribePartitions;
     DescribeDamage(DescribeDamage) => Damage, of DescribeCluster;
     ListGroups(ListGroups) => GroupList, of ListGroups;

@@ -4,6 +4,7 @@ use jangada_controller::QueueStart;
 use jangada_types::{PartitionIndex, QueueId};
 
 use crate::api::resolve::QueueName;
+pub(crate) use crate::queues::ExpiryStep;
 use crate::queues::OldestAge;
 
 /// One partition of a queue.
@@ -109,6 +110,13 @@ pub(crate) struct DeadDone {
 #[derive(Debug)]
 pub(crate) struct CountQueue {
     pub queue: QueueId,
+}
+
+/// Asks whether nobody uses a queue in the partitions that the other broker leads.
+#[derive(Debug)]
+pub(crate) struct AskUnused {
+    pub queue: QueueId,
+    pub step: ExpiryStep,
 }
 
 /// What a queue has in a partition, by state, and what has come of its messages.

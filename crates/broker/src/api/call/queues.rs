@@ -27,6 +27,16 @@ pub(crate) struct SendMessages {
     pub timeout: Duration,
 }
 
+/// Appends dead letters of another queue to a partition.
+#[derive(Debug)]
+pub(crate) struct AppendLetters {
+    pub at: QueuePartition,
+    /// One record batch of an idempotent producer.
+    pub batch: Bytes,
+    /// How long the leader waits for the quorum.
+    pub timeout: Duration,
+}
+
 /// A message that is in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SentMessage {

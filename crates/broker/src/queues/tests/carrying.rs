@@ -45,7 +45,7 @@ async fn cut(partition: &Partition, behind: i64) {
 async fn messages_that_are_stuck_go_on_as_they_were_and_the_log_is_cut_behind_them() {
     let broker = Broker::start(Options::default());
     broker.set_clock(START_MS);
-    let (partition, desk) = lead_with(&broker, small_segments(), Policy::default()).await;
+    let (partition, desk) = lead_in(&broker, small_segments(), spec(Policy::default())).await;
     desk.engine.lock().set_carry_bounds(CarryBounds {
         factor: 2,
         slack_bytes: 200_000,
@@ -83,7 +83,7 @@ async fn messages_that_are_stuck_go_on_as_they_were_and_the_log_is_cut_behind_th
     );
     assert_eq!((record.timestamp_ms, &record.headers[0].key[..]), (START_MS, "source"));
     // The other one comes at its time, and not before, from where it is now. A new leader knows it, too.
-    let (partition, desk) = lead_with(&broker, small_segments(), Policy::default()).await;
+    let (partition, desk) = lead_in(&broker, small_segments(), spec(Policy::default())).await;
     assert!(is_empty(&desk).await);
     broker.set_clock(START_MS + 86_400_000);
     let due = receive(&desk, 1, LONG_MS).await;
@@ -101,7 +101,7 @@ async fn messages_that_are_stuck_go_on_as_they_were_and_the_log_is_cut_behind_th
 async fn a_message_that_a_consumer_has_is_not_carried_and_can_be_settled() {
     let broker = Broker::start(Options::default());
     broker.set_clock(START_MS);
-    let (partition, desk) = lead_with(&broker, small_segments(), Policy::default()).await;
+    let (partition, desk) = lead_in(&broker, small_segments(), spec(Policy::default())).await;
     desk.engine.lock().set_carry_bounds(CarryBounds {
         factor: 2,
         slack_bytes: 200_000,
@@ -122,7 +122,7 @@ async fn a_message_that_a_consumer_has_is_not_carried_and_can_be_settled() {
 async fn what_is_stuck_is_carried_when_a_backlog_is_worked_off_and_nothing_more_is_sent() {
     let broker = Broker::start(Options::default());
     broker.set_clock(START_MS);
-    let (partition, desk) = lead_with(&broker, small_segments(), Policy::default()).await;
+    let (partition, desk) = lead_in(&broker, small_segments(), spec(Policy::default())).await;
     desk.engine.lock().set_carry_bounds(CarryBounds {
         factor: 2,
         slack_bytes: 200_000,
