@@ -29,7 +29,7 @@ pub(crate) enum ExpiryStep {
     Look,
     /// Whether nobody does; and from now on nobody is to begin.
     Hold,
-    /// It stays.
+    /// The queue stays as it is.
     Release,
 }
 

@@ -11,7 +11,8 @@
 //! - [`queue_ref`]: the queue that a call names. [`send`], [`receive`], [`settle`], [`peek`]: calls that are answered once, by
 //!   whoever leads.
 //! - [`unsent`]: what of a send was sent before. [`consume`]: a consumer's stream. [`unseen`]: what it was not sent yet. [`reading`]:
-//!   records by offset. [`letters`]: dead letters of other queues that are sent to this one. [`damaged`]: what becomes of messages whose records cannot be read.
+//!   records by offset. [`letters`]: dead letters of other queues that are sent to this one. [`damaged`]: what becomes of messages
+//!   whose records cannot be read.
 
 mod bodies;
 pub(crate) mod consume;
