@@ -104,7 +104,7 @@ async fn what_has_come_of_messages_is_shown_and_exported() {
     );
     assert!(of_queue("jangada_queue_oldest_message_age_seconds") >= Some(1.0));
     let text = cluster.cli(&["queue", "describe", "jobs"]).await.expect(0).text();
-    for shown in ["redelivered", "breaker", "closed"] {
+    for shown in ["REDELIVERED", "BREAKER", "closed"] {
         assert!(text.contains(shown), "{shown} is not in\n{text}");
     }
 }

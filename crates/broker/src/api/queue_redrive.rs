@@ -156,7 +156,7 @@ fn step_of(rate: Option<NonZeroU32>) -> u32 {
 
 /// How long so many letters take at a rate.
 fn time_of(messages: u32, rate: NonZeroU32) -> Duration {
-    Duration::from_secs(messages.into()) / rate.get()
+    Duration::from_secs_f64(f64::from(messages) / f64::from(rate.get()))
 }
 
 /// Whether another try, or another leader, may do it. A step that was done, and of which nobody knows, finds nothing to do the next time.

@@ -79,19 +79,20 @@ fn text(body: Option<&[u8]>) -> String {
 }
 
 /// Settles a message as chance has it.
-async fn settle(seen: &Seen, chance: u64, delivery: QueueDelivery, still: &mut Vec<QueueDelivery>) {
+async fn settle(seen: &Seen, chance: u64, delivery: QueueDelivery) {
     let body = text(delivery.body.as_deref());
     match chance % 10 {
-        0 => drop(delivery.nack(Some(Duration::from_millis(300))).await),
-        1 => drop(delivery.release().await),
-        // Its lease is not extended, and runs out.
-        2 => still.push(delivery),
-        _ => match delivery.ack().await {
-            Ok(()) => seen.acked(&body),
-            // It is somebody else's by now.
-            Err(ClientError::LeaseLost) => {}
-            Err(error) => panic!("{body}: {error}"),
-        },
+        0 => return drop(delivery.nack(Some(Duration::from_millis(300))).await),
+        1 => return drop(delivery.release().await),
+        // Leases are not extended, and run out.
+        2 => sleep(2 * LEASE).await,
+        _ => {}
+    }
+    match delivery.ack().await {
+        Ok(()) => seen.acked(&body),
+        // It is somebody else's by now.
+        Err(ClientError::LeaseLost) => {}
+        Err(error) => panic!("{body}: {error}"),
     }
 }
 
@@ -103,13 +104,12 @@ async fn consume(seen: &Seen, name: &str, client: Client, chance: Random) {
         ..QueueConsumerConfig::default()
     };
     let mut consumer = client.queue_consumer(QUEUE, config).await.expect("the queue is there");
-    let mut still = Vec::new();
     while !seen.is_over.get() {
         match timeout(Duration::from_secs(1), consumer.next()).await {
             Ok(Ok(delivery)) => {
                 seen.came(name, &text(delivery.body.as_deref()));
                 sleep(Duration::from_millis(chance.number() % 50)).await;
-                settle(seen, chance.number(), delivery, &mut still).await;
+                settle(seen, chance.number(), delivery).await;
             }
             Ok(Err(error)) => panic!("{name}: {error}"),
             Err(_) => {}
