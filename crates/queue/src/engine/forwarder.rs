@@ -111,6 +111,8 @@ impl Forwarder {
                 match outcome {
                     ForwardOutcome::TooLarge { fits } if fits == 0 || self.sent.messages == 1 => {
                         self.too_large.insert(self.sent.first);
+                        // Whatever comes next is not asked for without end.
+                        self.fails(monotonic_ms, wall_ms);
                     }
                     ForwardOutcome::TooLarge { fits } => {
                         (self.most, self.arrived) = (fits.min(self.sent.messages - 1), 0);
