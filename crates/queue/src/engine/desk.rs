@@ -356,6 +356,11 @@ impl Desk {
             let known = self.expiries.ask(ready.offset, self.marks_end);
             ready.expires_at_ms = known.unwrap_or(0);
         }
+        self.put_back(ready);
+    }
+
+    /// Like [`Desk::give_back`], when it is known whether the message expires.
+    pub(super) fn put_back(&mut self, ready: Ready) {
         self.returned.insert((Reverse(ready.lane), ready.origin), ready);
     }
 

@@ -78,6 +78,11 @@ impl Firing {
         due.map(|(_, key)| key).filter(|key| !self.under_way.contains_key(*key))
     }
 
+    /// Whether any waits for its time, due by now or not.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.due.len() > self.under_way.len()
+    }
+
     /// When the next one is due that is not yet, on the wall clock.
     pub(super) fn next_wall_ms(&self, wall_ms: u64) -> Option<u64> {
         self.due

@@ -77,7 +77,11 @@ impl Engine {
         let desks = self.desks.values().filter_map(of_desk);
         let later = (monotonic_ms.saturating_add(1), RequestId(0));
         let waits = self.waits.range(later..).next().map(|(until_ms, _)| *until_ms);
-        let fires = self.firing.next_wall_ms(wall_ms).map(of_wall);
+        // While the wall clock is not steady, one that is due by it waits, too.
+        let fires = match self.unsteady_since {
+            Some(_) => self.firing.is_awaited().then_some(latest),
+            None => self.firing.next_wall_ms(wall_ms).map(of_wall),
+        };
         let fires = fires.into_iter().chain(self.firing.next_ms());
         desks.chain(waits).chain(fires).filter(is_later).min()
     }
@@ -273,9 +277,12 @@ impl Desk {
             if has_key && self.keys.is_kept_by(ready.key, ready.origin) {
                 // While rows are looked up for what is next, what kept the key busy before is named still.
                 if !self.keys.seeks(ready.key) {
-                    self.give_back(ready);
+                    self.put_back(ready);
                 }
-            } else if !has_key || !self.keys.is_busy(ready.key) {
+            } else if !has_key {
+                // Its timer says what its time to live is.
+                self.put_back(ready);
+            } else if !self.keys.is_busy(ready.key) {
                 // One whose key is busy is found when the key is free.
                 self.place(view, ready, 0);
             }

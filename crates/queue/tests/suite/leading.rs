@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jangada_machine::Now;
 use jangada_queue::engine::{
-    ConsumerId, Delivered, Input, Output, Policy, RequestId, Rows, RowsWanted, SettleItem, Settlement,
+    ConsumerId, Delivered, Expired, Input, Output, Policy, RequestId, Rows, RowsWanted, SettleItem, Settlement,
 };
 use jangada_queue::tables::MarkRow;
 use jangada_queue::{
@@ -51,6 +51,8 @@ struct Host {
     /// The longest step.
     longest: Duration,
     steps: usize,
+    /// How often marks of batches were looked up.
+    batch_reads: usize,
 }
 
 impl Host {
@@ -66,6 +68,7 @@ impl Host {
             delivered: Vec::new(),
             longest: Duration::ZERO,
             steps: 0,
+            batch_reads: 0,
         };
         host.apply(vec![Section::Open {
             queue: QueueId(1),
@@ -180,6 +183,7 @@ impl Host {
                         inputs.push_back(Input::Applied { ticket, reply });
                     }
                     Output::Read { read, wanted } => {
+                        self.batch_reads += usize::from(matches!(wanted, RowsWanted::Batches { .. }));
                         let rows = self.look_up(&wanted);
                         inputs.push_back(Input::Rows { read, rows });
                     }
@@ -356,7 +360,11 @@ fn timers_that_fall_due_together_are_not_late() {
     host.delay((0..count).map(|_| begin + seeds.below(span_ms)).collect());
     host.step(Input::Configure {
         slot: SLOT,
-        policy: Policy::default(),
+        // As a queue with a log of its own has it, whose senders may give a time to live.
+        policy: Policy {
+            expired: Some(Expired::Drop),
+            ..Policy::default()
+        },
     });
     for consumer in 1..=8 {
         host.attach(consumer, 1_000);
@@ -364,7 +372,7 @@ fn timers_that_fall_due_together_are_not_late() {
     while host.goes_on() {}
     let walked_ms = host.now().wall_ms;
     assert!(walked_ms < begin, "it has passed them all in time");
-    (host.longest, host.steps) = (Duration::ZERO, 0);
+    (host.longest, host.steps, host.batch_reads) = (Duration::ZERO, 0, 0);
     let mut late: Vec<u64> = Vec::new();
     let mut request = 0;
     while late.len() < count as usize {
@@ -413,6 +421,7 @@ fn timers_that_fall_due_together_are_not_late() {
         host.longest
     );
     assert!(p99 <= 50, "{p99} ms");
+    assert_eq!(host.batch_reads, 0, "a timer says what is to be known of its message");
 }
 
 #[test]

@@ -34,6 +34,8 @@ struct Clockwork {
     term: u64,
     index: u64,
     now_ms: u64,
+    /// The wall clock is steady since then, on the monotonic clock.
+    steady_since_ms: u64,
     pending: VecDeque<Fire>,
     fired: BTreeMap<ScheduleKey, Vec<Fired>>,
     timings: BTreeMap<u64, Timing>,
@@ -53,6 +55,7 @@ impl Clockwork {
             term: 1,
             index: 0,
             now_ms: 100_000,
+            steady_since_ms: 0,
             pending: VecDeque::new(),
             fired: BTreeMap::new(),
             timings: BTreeMap::new(),
@@ -93,7 +96,7 @@ impl Clockwork {
         let now = Now {
             monotonic_ms: self.now_ms,
             wall_ms: self.wall(),
-            steady_since_ms: 0,
+            steady_since_ms: self.steady_since_ms,
         };
         for output in self.engine.step(&self.slots, 0, input, now) {
             match output {
@@ -326,6 +329,25 @@ fn a_schedule_that_catches_up_with_all_leaves_none_out_up_to_a_hundred() {
         (11, 12),
         "those of the last minute; and the last one that was missed"
     );
+}
+
+#[test]
+fn what_is_due_before_the_clock_is_steady_is_fired_as_soon_as_it_is() {
+    let mut clockwork = Clockwork::new(1);
+    let every = Timing::Every {
+        every_ms: 1_000,
+        anchor_ms: clockwork.wall(),
+    };
+    // A broker has just begun: its clock is steady since now.
+    clockwork.steady_since_ms = clockwork.now_ms;
+    clockwork.put(1, every, 0, CatchUp::All);
+    for _ in 0..40 {
+        clockwork.pass(100);
+        while clockwork.apply() {}
+    }
+    clockwork.check();
+    let fired = &clockwork.fired[&key(1)];
+    assert_eq!(fired.len(), 4, "nothing but time has woken the leader: {fired:?}");
 }
 
 #[test]
