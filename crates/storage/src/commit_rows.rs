@@ -27,6 +27,17 @@ fn key_of(table: &Table) -> Vec<u8> {
     }
 }
 
+/// Checks the row if it is the one that a table has here: it is the store's own, and none that the table judges.
+///
+/// # Errors
+/// It is damaged.
+pub(crate) fn check(group: GroupId, table: &Table, key: &[u8], value: &[u8]) -> Result<bool, StoreError> {
+    if group != GroupId::NODE || *table == STATE || key != key_of(table) {
+        return Ok(false);
+    }
+    codec::decode_sequence(value).map(|_| true)
+}
+
 /// Ends a batch with the rows.
 pub(crate) fn put(batch: &mut WriteBatch, tables: &Tables, families: &Families<'_>, point: CommitPoint) {
     let log = codec::encode_log_head(point.sequence);

@@ -7,6 +7,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::codec;
+use crate::commit_rows;
 use crate::database::{Database, row_key};
 use crate::error::StoreError;
 use crate::group::Group;
@@ -48,6 +49,9 @@ pub(crate) fn piece(
             next = Some(index + 1);
             return Ok(());
         };
+        if commit_rows::check(group.id, table, key, value)? {
+            return Ok(());
+        }
         // Rows may have gone between two pieces.
         let before = next.filter(|_| is_next);
         next = (table.check)(before, row_key(group.place, table, key)?, value)?;

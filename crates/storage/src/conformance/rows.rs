@@ -25,8 +25,14 @@ pub static NAMED: Table = Table {
     ..Table::new(TableId(2), "named", KeyForm::Bytes)
 };
 
-/// A table that says nothing but its name.
-pub static PLAIN: Table = Table::new(TableId(77), "plain", KeyForm::Bytes);
+/// A table that says little but its name: its rows have keys.
+pub static PLAIN: Table = Table {
+    check: |_, key, _| match key {
+        [] => Err(RowError::Damaged("a row without a key".to_owned())),
+        _ => Ok(None),
+    },
+    ..Table::new(TableId(77), "plain", KeyForm::Bytes)
+};
 
 /// What the store of a [`Disk`] is opened with.
 pub static TABLES: [&Table; 3] = [&NUMBERED, &NAMED, &PLAIN];
