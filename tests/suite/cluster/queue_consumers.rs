@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::queues::create_queue;
-use crate::harness::{Cluster, Options, WAIT, cli, eventually, raw};
+use crate::harness::{Cluster, Options, Proxy, WAIT, cli, eventually, raw};
 
 const QUEUE: &str = "jobs";
 const LEASE: Duration = Duration::from_secs(30);
@@ -173,17 +173,18 @@ async fn what_a_stopped_consumer_had_goes_to_another_one_and_its_late_acknowledg
     assert_eq!(undone(&client).await, 0);
 }
 
-/// A consumer's stream as it is on the wire.
+/// A consumer's stream as it is on the wire. Dropping it takes leave.
 struct Stream {
     says: mpsc::Sender<v1::ConsumeRequest>,
     hears: Streaming<v1::ConsumeResponse>,
+    proxy: Proxy,
 }
 
 impl Stream {
     async fn open(cluster: &Cluster, start: v1::ConsumeStart) -> Stream {
         let leader = cluster.leader(QUEUE, 0).await;
-        let address = &cluster.node(leader).addresses.public;
-        let client = QueueServiceClient::connect(format!("http://{address}")).await;
+        let proxy = Proxy::before(cluster.node(leader).addresses.public.clone());
+        let client = QueueServiceClient::connect(format!("http://{}", proxy.address())).await;
         let (says, requests) = mpsc::channel(16);
         let start = v1::ConsumeStart {
             queue: QUEUE.to_owned(),
@@ -198,7 +199,12 @@ impl Stream {
             .consume(ReceiverStream::new(requests))
             .await;
         let hears = opened.expect("it leads the partition").into_inner();
-        Stream { says, hears }
+        Stream { says, hears, proxy }
+    }
+
+    /// Its connection breaks: the broker hears nothing more of it.
+    fn breaks(self) {
+        self.proxy.cut();
     }
 
     async fn say(&self, message: Says) {
@@ -224,7 +230,6 @@ impl Stream {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fails: fewer messages are granted than it waits for, and why is not found yet"]
 async fn what_a_broken_stream_had_not_sent_goes_to_others_at_once_and_has_not_failed() {
     const MESSAGES: usize = 100;
     let cluster = Cluster::start(3).await;
@@ -243,11 +248,14 @@ async fn what_a_broken_stream_had_not_sent_goes_to_others_at_once_and_has_not_fa
     };
     let stream = Stream::open(&cluster, start).await;
     eventually("all are granted", WAIT, || async {
-        (count(&client, MessageState::Leased).await == MESSAGES).then_some(())
+        // More than one look at the messages themselves would show.
+        let described = client.admin().describe_queue(QUEUE).await.ok()?;
+        let counts = described.partitions[0].counts.as_ref()?;
+        (counts.leased == MESSAGES as u64).then_some(())
     })
     .await;
     // Nobody has read it: most of the messages have not left the broker.
-    drop(stream);
+    stream.breaks();
     let (broken, mut got) = (Instant::now(), 0);
     while got < MESSAGES / 2 {
         let messages = receive(&client, 100).await;
@@ -262,7 +270,6 @@ async fn what_a_broken_stream_had_not_sent_goes_to_others_at_once_and_has_not_fa
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fails: the last messages before the break of a stream count as unsent, and get new leases"]
 async fn a_session_that_comes_back_gets_no_more_than_its_credit() {
     let cluster = Cluster::start(3).await;
     create_queue(&cluster, QUEUE, 1, &[]).await;
@@ -279,7 +286,7 @@ async fn a_session_that_comes_back_gets_no_more_than_its_credit() {
         messages.iter().map(|message| message.token.clone()).collect()
     };
     let first = tokens(&stream.messages(5).await);
-    drop(stream);
+    stream.breaks();
     // It has two, and has forgotten three: there is room for three, and these are they.
     let holds: Vec<Bytes> = first.iter().take(2).cloned().collect();
     let mut stream = Stream::open(&cluster, start(3, holds.clone())).await;

@@ -71,7 +71,6 @@ async fn schedules(cluster: &Cluster) -> Option<BTreeMap<String, QueueSchedule>>
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fails: after a kill no schedule sends within a minute here, and why is not found yet"]
 async fn each_occurrence_is_sent_once_while_leaders_are_killed() {
     const SCHEDULES: usize = 6;
     let duration = Duration::from_secs(if is_long() { 300 } else { 20 });
@@ -180,7 +179,6 @@ async fn what_was_missed_while_the_cluster_was_down_is_caught_up_with_by_rule() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fails: a receive of 20 s gets none of the messages of a schedule, and why is not found yet"]
 async fn schedules_come_change_and_go() {
     let cluster = Cluster::start(3).await;
     create_queue(&cluster, QUEUE, PARTITIONS, &["queue.priorities=3"]).await;

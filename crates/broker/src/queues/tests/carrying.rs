@@ -119,7 +119,6 @@ async fn a_message_that_a_consumer_has_is_not_carried_and_can_be_settled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "it waited for more messages than there are, and was not run since that was mended"]
 async fn what_is_stuck_is_carried_when_a_backlog_is_worked_off_and_nothing_more_is_sent() {
     let broker = Broker::start(Options::default());
     broker.set_clock(START_MS);

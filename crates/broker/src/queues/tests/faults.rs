@@ -60,7 +60,6 @@ async fn a_queue_that_was_refused_a_slot_gets_one_as_soon_as_there_is_room() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "it looked too early, and was not run since that was mended"]
 async fn a_slot_that_was_closed_while_another_was_opened_is_missed() {
     let (broker, partition, desk) = begin(Policy::default()).await;
     partition.set_queues(vec![spec_of(1), spec_of(2)].into());
