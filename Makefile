@@ -71,8 +71,8 @@ else
 endif
 
 .PHONY: set-aside
-set-aside: build ## Run the tests from outside that are set aside; the reason of each stands at it
-	cargo test $(BUILD) --test suite -- --ignored
+set-aside: build ## Run the tests that do not run otherwise: set aside, or printing figures; the reason of each stands at it
+	cargo test $(BUILD) --no-fail-fast -- --ignored --nocapture
 
 .PHONY: examples
 examples: build ## Run the examples of other languages (needs python3, node with npm, go 1.24 or later, protoc, and their registries)
