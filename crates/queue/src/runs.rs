@@ -67,6 +67,11 @@ impl Runs {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// Whether a replica can read them again, as part of a command.
+    pub(crate) fn are_readable(&self) -> bool {
+        self.len() <= SECTION_OFFSETS_MAX && self.0.last().is_none_or(|run| run.last < OFFSET_END)
+    }
 }
 
 impl FromIterator<u64> for Runs {

@@ -27,7 +27,10 @@ pub(crate) enum Administer {
 impl Desk {
     /// Takes messages out that nobody has. Of those that stay: whether they are done already.
     pub async fn cancel(&self, queue: QueueId, offsets: &[u64]) -> Result<BTreeMap<u64, bool>, RequestError> {
-        let messages: Runs = offsets.iter().copied().collect();
+        // What is not in the log is no part of a command.
+        let end = self.with_state(|state| state.next_offset().get().unsigned_abs());
+        let (there, beyond): (Vec<u64>, Vec<u64>) = offsets.iter().partition(|offset| **offset < end);
+        let messages: Runs = there.into_iter().collect();
         let refused = match self.administer(queue, Administer::Cancel(messages)).await? {
             SectionReply::Taken { refused } => refused,
             SectionReply::Refused(_) | SectionReply::Opened(_) => return Err(self.unknown_queue(queue)),
@@ -37,7 +40,8 @@ impl Desk {
             let end = state.next_offset().get().unsigned_abs();
             let slot = state.slots().slot(slot)?;
             let is_done = |offset| matches!(slot.state(offset, end), SlotState::Done);
-            Some(refused.offsets().map(|offset| (offset, is_done(offset))).collect())
+            let refused = refused.offsets().map(|offset| (offset, is_done(offset)));
+            Some(refused.chain(beyond.into_iter().map(|offset| (offset, false))).collect())
         });
         judged.ok_or_else(|| self.unknown_queue(queue))
     }

@@ -18,6 +18,7 @@ use crate::engine::part::Part;
 use crate::engine::policy::Policy;
 use crate::ids::{AttemptId, LeaseId, SessionId, SlotId};
 use crate::limits::SESSION_GRACE_MS;
+use crate::reply::SectionReply;
 use crate::state::{HeldState, MessageState, Slots};
 
 /// After a step of the wall clock timers wait until it was steady for so long, milliseconds.
@@ -233,7 +234,7 @@ impl Engine {
             Input::Settle { request, slot, items } => {
                 self.settle(slots, end, request, slot, &items, out);
             }
-            Input::Administer { request, section } => self.administered.push((request, section)),
+            Input::Administer { request, section } => self.administer(request, section, out),
             Input::Rows { read, rows } => self.rows(slots, end, read, rows, now, wall_ms, out),
             Input::Applied { ticket, reply } => self.applied(slots, end, ticket, reply, now, out),
             Input::LogSizes {
@@ -271,6 +272,18 @@ impl Engine {
                         .keys()
                         .map(|consumer| Output::Moved { consumer: *consumer }),
                 );
+            }
+        }
+    }
+
+    /// Takes a section for a command. One that no replica could read again names messages that are not there.
+    fn administer(&mut self, request: RequestId, section: Section, out: &mut Vec<Output>) {
+        match section.messages().filter(|messages| !messages.are_readable()) {
+            None => self.administered.push((request, section)),
+            Some(messages) => {
+                let refused = messages.clone();
+                let answer = Answer::Administered(SectionReply::Taken { refused });
+                out.push(Output::Answer { request, answer });
             }
         }
     }

@@ -4,6 +4,7 @@ mod bounds;
 mod carrying;
 mod clients;
 mod depth;
+mod extremes;
 mod faults;
 mod golden;
 mod histories;
