@@ -339,6 +339,8 @@ fn the_log_of_a_queue_is_not_cut_above_its_floor() {
         reason: jangada_queue::DeadReason::Rejected,
         messages: Runs::of(3, 3),
         failed: 0,
+        keys: Vec::new(),
+        lanes: Vec::new(),
     };
     partition.change(vec![dead]);
     assert_eq!(partition.trim(4), PartitionReply::LogStartHeld(Offset(3)));

@@ -548,6 +548,8 @@ pub fn section(seeds: &mut Seeds, end: u64) -> Section {
             reason: DeadReason::Rejected,
             messages,
             failed: 0,
+            keys: Vec::new(),
+            lanes: Vec::new(),
         },
         21 => Section::Redrive { slot, messages },
         22 => Section::Extend {

@@ -28,6 +28,13 @@ pub(super) struct Grant<'a> {
     pub lanes: &'a [u32],
 }
 
+/// How messages die.
+pub(super) struct Death {
+    pub reason: DeadReason,
+    pub now_ms: u64,
+    pub failed: bool,
+}
+
 impl Slot {
     /// Takes each message, or says which were refused.
     fn each(&mut self, messages: &Runs, mut take: impl FnMut(&mut Self, usize, u64) -> bool) -> Runs {
@@ -158,17 +165,40 @@ impl Slot {
         })
     }
 
-    pub(super) fn kill(&mut self, next: u64, messages: &Runs, reason: DeadReason, now_ms: u64, failed: bool) -> Runs {
-        self.each(messages, |slot, _, offset| {
+    pub(super) fn kill(
+        &mut self,
+        next: u64,
+        messages: &Runs,
+        death: &Death,
+        (keys, lanes): (&[u64], &[u32]),
+    ) -> Runs {
+        self.each(messages, |slot, at, offset| {
             let before = match slot.state(offset, next) {
-                MessageState::Free => None,
+                MessageState::Free => Held {
+                    lease: LeaseId::NONE,
+                    key: keys.get(at).copied().unwrap_or(0),
+                    at_ms: 0,
+                    failures: 0,
+                    deliveries: 0,
+                    state: HeldState::Dead,
+                    lane: lanes.get(at).map_or(0, |lane| *lane as u8),
+                    reason: None,
+                },
                 MessageState::Held(held) => match held.state {
-                    HeldState::Leased | HeldState::Waiting => Some(*held),
+                    HeldState::Leased | HeldState::Waiting => *held,
                     HeldState::Dead | HeldState::Moving => return false,
                 },
                 MessageState::Beyond | MessageState::Done => return false,
             };
-            slot.bury(offset, before, reason, failed, now_ms);
+            let dead = Held {
+                lease: LeaseId::NONE,
+                at_ms: death.now_ms,
+                failures: before.failures.saturating_add(u16::from(death.failed)),
+                state: HeldState::Dead,
+                reason: Some(death.reason),
+                ..before
+            };
+            slot.hold(offset, dead);
             true
         })
     }

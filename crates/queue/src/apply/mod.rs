@@ -12,7 +12,7 @@ use crate::limits::SLOTS_MAX;
 use crate::reply::{OpsReply, SectionRefused, SectionReply};
 use crate::runs::Runs;
 use crate::state::{Context, DoneCause, Slot, Slots};
-use messages::Grant;
+use messages::{Death, Grant};
 
 impl Slots {
     /// Applies a [`QueueOps`] that was committed.
@@ -144,8 +144,17 @@ impl Slot {
                 reason,
                 messages,
                 failed,
+                keys,
+                lanes,
                 ..
-            } => self.kill(next, messages, *reason, now_ms, *failed != 0),
+            } => {
+                let death = Death {
+                    reason: *reason,
+                    now_ms,
+                    failed: *failed != 0,
+                };
+                self.kill(next, messages, &death, (keys, lanes))
+            }
             Section::Moving {
                 messages,
                 producer,

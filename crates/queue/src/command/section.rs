@@ -143,6 +143,12 @@ jangada_types::replicated! {
             /// 1: by a failure, which counts.
             #[prost(uint32, tag = "4")]
             failed: u32,
+            /// The hash of the key of each, for those that are free; empty: none has one.
+            #[prost(fixed64, repeated, tag = "5")]
+            keys: Vec<u64>,
+            /// The lane of each, for those that are free; empty: all are in lane 0.
+            #[prost(uint32, repeated, tag = "6")]
+            lanes: Vec<u32>,
         },
         /// Dead messages go to another topic, by an idempotent producer: with this id and from this sequence on. One batch at a
         /// time; what is on its way already goes with the new sequence.
@@ -245,6 +251,9 @@ impl Section {
         };
         match self {
             Self::Grant {
+                messages, keys, lanes, ..
+            }
+            | Self::Dead {
                 messages, keys, lanes, ..
             } => {
                 whole("keys", keys.len(), messages.len(), true)?;

@@ -77,12 +77,24 @@ impl Group {
                 messages,
                 duration_ms,
             },
+            // One that nobody had yet is dead with its key and lane, or it would come back without them.
             Change::Dead { reason, failed } => Section::Dead {
                 slot,
                 reason,
                 messages,
                 failed: u32::from(failed),
+                keys: unless_all_are(0, self.acts.iter().map(|act| act.ready.key)),
+                lanes: unless_all_are(0, self.acts.iter().map(|act| u32::from(act.ready.lane))),
             },
         }
+    }
+}
+
+/// The values, or none of them if all are the same that stands for none.
+pub(super) fn unless_all_are<T: PartialEq>(none: T, values: impl Iterator<Item = T>) -> Vec<T> {
+    let values: Vec<T> = values.collect();
+    match values.iter().all(|value| *value == none) {
+        true => Vec::new(),
+        false => values,
     }
 }

@@ -3,7 +3,7 @@
 use jangada_machine::Now;
 
 use crate::command::Section;
-use crate::engine::acts::{Act, Change, Group};
+use crate::engine::acts::{Act, Change, Group, unless_all_are};
 use crate::engine::consumers::Waiter;
 use crate::engine::desk::{Desk, Ready};
 use crate::engine::io::{Answer, Delivered, Output, Settled, Ticket};
@@ -348,21 +348,14 @@ impl Grant {
         let mut sorted: Vec<&Ready> = self.messages.iter().collect();
         sorted.sort_unstable_by_key(|ready| ready.offset);
         let messages: Runs = sorted.iter().map(|ready| ready.offset).collect();
-        let keys: Vec<u64> = sorted.iter().map(|ready| ready.key).collect();
-        let lanes: Vec<u32> = sorted.iter().map(|ready| u32::from(ready.lane)).collect();
-        let or_empty = |used: bool| move |list: Vec<u64>| if used { list } else { Vec::new() };
         Section::Grant {
             slot: self.slot,
             session: self.session,
             attempt: self.attempt,
             duration_ms: self.lease_ms,
             messages,
-            keys: or_empty(keys.iter().any(|key| *key != 0))(keys),
-            lanes: if lanes.iter().any(|lane| *lane != 0) {
-                lanes
-            } else {
-                Vec::new()
-            },
+            keys: unless_all_are(0, sorted.iter().map(|ready| ready.key)),
+            lanes: unless_all_are(0, sorted.iter().map(|ready| u32::from(ready.lane))),
         }
     }
 }

@@ -11,7 +11,7 @@
 
 use super::blocks::Blocks;
 use super::done::DoneSet;
-use super::held::{DeadReason, DoneCause, Held, HeldState, KeepsOrder, Lease, Origin, SlotKind};
+use super::held::{DoneCause, Held, HeldState, KeepsOrder, Lease, Origin, SlotKind};
 use crate::command::Mark;
 use crate::ids::{LeaseId, QueueId};
 
@@ -334,29 +334,6 @@ impl Slot {
     pub(crate) fn repeat(&mut self, new: u64) {
         self.done.insert(new, new);
         self.settled[index_of(DoneCause::Carried)] += 1;
-    }
-
-    /// A dead message, by reason and time.
-    pub(crate) fn bury(&mut self, offset: u64, before: Option<Held>, reason: DeadReason, failed: bool, now_ms: u64) {
-        let before = before.unwrap_or(Held {
-            lease: LeaseId::NONE,
-            key: 0,
-            at_ms: 0,
-            failures: 0,
-            deliveries: 0,
-            state: HeldState::Dead,
-            lane: 0,
-            reason: None,
-        });
-        let dead = Held {
-            lease: LeaseId::NONE,
-            at_ms: now_ms,
-            failures: before.failures.saturating_add(u16::from(failed)),
-            state: HeldState::Dead,
-            reason: Some(reason),
-            ..before
-        };
-        self.hold(offset, dead);
     }
 }
 

@@ -1,21 +1,23 @@
-//! What bad numbers and great ones do to a queue.
+//! What bad numbers and great ones do to a queue, and what it owes to its dead letters.
 
-use jangada_queue::engine::{Answer, Input, Policy, RequestId};
-use jangada_queue::{DoneCause, MessageState, Runs, Section, SectionReply};
+use jangada_queue::engine::{Answer, Expired, Input, OnDead, Order, Overflow, Policy, RequestId, Settlement};
+use jangada_queue::{DoneCause, HeldState, Mark, MessageState, Runs, Section, SectionReply};
 
-use crate::scenarios::{plain, send, state, world};
+use crate::scenarios::{holds, plain, say, send, state, world};
 use crate::world::{SLOT, World};
 
-fn cancel(world: &mut World, messages: Runs) -> RequestId {
+fn administer(world: &mut World, section: Section) -> RequestId {
     let request = RequestId(world.next_id());
-    let section = Section::Done {
-        slot: SLOT,
-        cause: DoneCause::Cancelled,
-        messages,
-    };
     world.step(Input::Administer { request, section });
-    world.settle_down();
     request
+}
+
+fn done(cause: DoneCause, messages: Runs) -> Section {
+    Section::Done {
+        slot: SLOT,
+        cause,
+        messages,
+    }
 }
 
 /// An entry with such offsets would stop the partition for good: each replica would refuse it, or fail to apply it.
@@ -24,13 +26,101 @@ fn offsets_that_no_replica_could_read_again_are_refused_and_not_proposed() {
     let mut world = world(Policy::default(), 0);
     send(&mut world, plain(3));
     let many = Runs::of(0, 2 << 20);
-    for messages in [Runs::from_iter([1, 1 << 60]), Runs::of(u64::MAX >> 1, u64::MAX >> 1), many] {
+    for messages in [
+        Runs::from_iter([1, 1 << 60]),
+        Runs::of(u64::MAX >> 1, u64::MAX >> 1),
+        many,
+    ] {
         let proposed = world.proposed;
-        let request = cancel(&mut world, messages.clone());
+        let request = administer(&mut world, done(DoneCause::Cancelled, messages.clone()));
         let refused = Answer::Administered(SectionReply::Taken { refused: messages });
         assert_eq!(world.answers.get(&request), Some(&refused));
         assert_eq!(world.proposed, proposed, "nothing goes into the log");
     }
-    cancel(&mut world, Runs::from_iter([1, (1 << 60) - 1]));
+    let there_and_beyond = Runs::from_iter([1, (1 << 60) - 1]);
+    administer(&mut world, done(DoneCause::Cancelled, there_and_beyond));
+    world.settle_down();
     assert_eq!(state(&world, 1), MessageState::Done, "one that is not there is left out");
+}
+
+#[test]
+fn a_message_that_dies_before_anybody_had_it_keeps_its_key_blocked() {
+    let policy = Policy {
+        order: Order::ByKey(OnDead::Block),
+        expired: Some(Expired::Dead),
+        ..Policy::default()
+    };
+    for fails_over in [false, true] {
+        let mut world = world(policy, 1);
+        let key = |expires_at_ms| Mark {
+            key: 7,
+            expires_at_ms,
+            ..Mark::default()
+        };
+        let soon = key(world.wall() + 1_000);
+        send(&mut world, vec![soon, key(0)]);
+        world.pass(1_000);
+        world.step(Input::Tick);
+        world.settle_down();
+        assert!(matches!(state(&world, 0), MessageState::Held(held) if held.state == HeldState::Dead && held.key == 7));
+        if fails_over {
+            world.fail_over();
+        }
+        world.connect(0, 10);
+        world.settle_down();
+        assert!(holds(&world, 0).is_empty(), "the dead one blocks its key");
+        administer(&mut world, done(DoneCause::Purged, Runs::of(0, 0)));
+        world.settle_down();
+        assert_eq!(holds(&world, 0), [1], "it is purged, and its key goes on");
+    }
+}
+
+#[test]
+fn a_message_that_comes_back_from_the_dead_waits_for_its_key() {
+    let policy = Policy {
+        order: Order::ByKey(OnDead::Continue),
+        overflow: Overflow::DropOldest,
+        messages_max: Some(1),
+        ..Policy::default()
+    };
+    let mut world = world(policy, 2);
+    let key = Mark {
+        key: 7,
+        ..Mark::default()
+    };
+    send(&mut world, vec![key.clone(), key]);
+    world.step(Input::Tick);
+    world.settle_down();
+    assert!(matches!(state(&world, 0), MessageState::Held(held) if held.state == HeldState::Dead));
+    world.policy.messages_max = None;
+    world.policy.overflow = Overflow::Reject;
+    world.configure();
+    world.connect(0, 1);
+    world.settle_down();
+    assert_eq!(holds(&world, 0), [1]);
+    let messages = Runs::of(0, 0);
+    administer(&mut world, Section::Redrive { slot: SLOT, messages });
+    world.connect(1, 1);
+    world.settle_down();
+    assert!(holds(&world, 1).is_empty(), "a message of its key is out");
+    say(&mut world, 0, 1, Settlement::Ack);
+    assert_eq!(holds(&world, 1), [0]);
+}
+
+#[test]
+fn a_message_that_comes_back_from_the_dead_keeps_its_priority() {
+    let policy = Policy {
+        has_lanes: true,
+        overflow: Overflow::DropOldest,
+        messages_max: Some(2),
+        ..Policy::default()
+    };
+    let mut world = world(policy, 1);
+    let lane = |lane| Mark { lane, ..Mark::default() };
+    send(&mut world, vec![lane(3), lane(0), lane(2)]);
+    world.connect(0, 0);
+    world.settle_down();
+    world.step(Input::Tick);
+    world.settle_down();
+    assert!(matches!(state(&world, 0), MessageState::Held(held) if held.state == HeldState::Dead && held.lane == 3));
 }

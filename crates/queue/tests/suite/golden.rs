@@ -79,6 +79,18 @@ fn commands_are_those_of_earlier_builds() {
             lines.push((format!("{}-{seed}", kind.as_str()), hex(&section.encode())));
         }
     }
+    for seed in 1..=4 {
+        let mut section = samples::section(SectionKind::Dead, &mut Seeds::new(seed));
+        if let Section::Dead {
+            messages, keys, lanes, ..
+        } = &mut section
+        {
+            *keys = (0..messages.len()).map(|at| 7 * seed + at).collect();
+            *lanes = (0..messages.len() as u32).map(|at| at % 32).collect();
+        }
+        assert_eq!(Section::decode(&section.encode()).as_ref(), Ok(&section));
+        lines.push((format!("Dead-with-keys-{seed}"), hex(&section.encode())));
+    }
     for seed in 1..=3 {
         let ops = samples::ops(seed);
         assert_eq!(QueueOps::decode(&ops.encode()).as_ref(), Ok(&ops));

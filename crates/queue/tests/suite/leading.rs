@@ -270,6 +270,8 @@ fn hold(host: &mut Host, from: u64, count: u64) {
                 reason: DeadReason::Rejected,
                 messages,
                 failed: 0,
+                keys: Vec::new(),
+                lanes: Vec::new(),
             }]);
             continue;
         }

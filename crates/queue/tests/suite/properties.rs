@@ -179,6 +179,8 @@ impl History {
                 reason: DeadReason::ALL[*reason],
                 messages: named(messages),
                 failed: u32::from(*failed),
+                keys: Vec::new(),
+                lanes: Vec::new(),
             },
             Planned::Redrive(messages) => Section::Redrive {
                 slot,

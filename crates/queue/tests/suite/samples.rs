@@ -1,10 +1,21 @@
 //! Commands that follow from a seed, for golden files and random histories alike.
 
 use jangada_queue::{QueueOps, Section, SectionKind};
-use jangada_types::replicated::Seeds;
+use jangada_types::replicated::{Sample, Seeds};
 
 /// A section of this kind whose lists belong together, as an engine makes them.
 pub fn section(kind: SectionKind, seeds: &mut Seeds) -> Section {
+    if kind == SectionKind::Dead {
+        // Without keys and lanes, as of messages that somebody has.
+        return Section::Dead {
+            slot: Sample::sample(seeds),
+            reason: Sample::sample(seeds),
+            messages: Sample::sample(seeds),
+            failed: Sample::sample(seeds),
+            keys: Vec::new(),
+            lanes: Vec::new(),
+        };
+    }
     let mut section = Section::sample(kind, seeds);
     match &mut section {
         Section::Grant {
