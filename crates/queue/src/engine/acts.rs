@@ -6,6 +6,7 @@ use crate::command::Section;
 use crate::engine::desk::Ready;
 use crate::engine::io::RequestId;
 use crate::ids::SlotId;
+use crate::limits::OPS_BYTES;
 use crate::runs::Runs;
 use crate::state::{DeadReason, DoneCause};
 
@@ -34,6 +35,10 @@ pub(super) struct Act {
 
 /// What one act takes in a command, bytes, at most.
 pub(super) const ACT_BYTES: usize = 16;
+
+/// Beyond so many acts that wait the engine looks for no more messages that expire, or go for another reason of its own: millions may do so
+/// at once.
+pub(super) const ACTS_MAX: usize = 4 * OPS_BYTES / ACT_BYTES;
 
 /// Acts of one slot with one change, by offset: they are one section.
 pub(super) struct Group {

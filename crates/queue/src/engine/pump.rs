@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use jangada_machine::Now;
 
-use crate::command::QueueOps;
-use crate::engine::acts::{ACT_BYTES, Act, Change, grouped};
+use crate::command::{QueueOps, Section};
+use crate::engine::acts::{ACT_BYTES, ACTS_MAX, Act, Change, grouped};
 use crate::engine::applied::named_by;
 use crate::engine::consumers::Waiter;
 use crate::engine::depth::{Scale, depth};
@@ -151,7 +151,14 @@ impl Engine {
     fn propose(&mut self, slots: &Slots, end: u64, now: Now, wall_ms: Option<u64>, out: &mut Vec<Output>) -> bool {
         let mut parts: Vec<Part> = Vec::new();
         let mut sections = Vec::new();
-        for (request, section) in std::mem::take(&mut self.administered) {
+        let mut bytes = 0;
+        let fits = |(_, section): &&(RequestId, Section)| {
+            let has_room = bytes < OPS_BYTES;
+            bytes += GRANT_BYTES * (1 + section.messages().map_or(0, |messages| messages.runs().len()));
+            has_room
+        };
+        let fit = self.administered.iter().take_while(fits).count();
+        for (request, section) in self.administered.drain(..fit).collect::<Vec<_>>() {
             let named = named_by(&section, slots, end);
             sections.push(section.clone());
             parts.push(Part::Administered(request, section, named));
@@ -401,6 +408,10 @@ impl Desk {
         }
         self.expire_alone(view, acts);
         for _ in 0..EXPIRE_MAX {
+            if acts.len() >= ACTS_MAX {
+                // The next command is under way by then.
+                return false;
+            }
             let (source, ready) = match self.head(view, &mut walked) {
                 Head::Ready(source, ready) => (source, ready),
                 Head::Pause => return true,
@@ -494,6 +505,9 @@ impl Desk {
                 blocked => return (messages, Some(blocked)),
             };
             if let Some(change) = self.verdict(view, &ready) {
+                if acts.len() >= ACTS_MAX {
+                    return (messages, Some(Head::Empty));
+                }
                 self.dispose(view, source, ready, change, acts);
                 continue;
             }

@@ -1,10 +1,11 @@
 //! What bad numbers and great ones do to a queue, and what it owes to its dead letters.
 
 use jangada_queue::engine::{Answer, Expired, Input, OnDead, Order, Overflow, Policy, RequestId, Settlement};
+use jangada_queue::limits::OPS_BYTES;
 use jangada_queue::{DoneCause, HeldState, Mark, MessageState, Runs, Section, SectionReply};
 
 use crate::scenarios::{holds, plain, say, send, state, world};
-use crate::world::{SLOT, World};
+use crate::world::{Entry, SLOT, World};
 
 fn administer(world: &mut World, section: Section) -> RequestId {
     let request = RequestId(world.next_id());
@@ -41,6 +42,25 @@ fn offsets_that_no_replica_could_read_again_are_refused_and_not_proposed() {
     administer(&mut world, done(DoneCause::Cancelled, there_and_beyond));
     world.settle_down();
     assert_eq!(state(&world, 1), MessageState::Done, "one that is not there is left out");
+}
+
+#[test]
+fn what_many_administrators_ask_for_is_not_one_command() {
+    let mut world = world(Policy::default(), 0);
+    send(&mut world, plain(10));
+    let scattered = Runs::from_iter((0..1_000).map(|at| 2 * at));
+    let requests: Vec<RequestId> = (0..40)
+        .map(|_| administer(&mut world, done(DoneCause::Cancelled, scattered.clone())))
+        .collect();
+    while let Some(entry) = world.pending.front() {
+        if let Entry::Ops(_, ops) = entry {
+            let runs = ops.sections.iter().filter_map(Section::messages);
+            let runs: usize = runs.map(|messages| messages.runs().len()).sum();
+            assert!(runs <= OPS_BYTES / 16 + 1_000, "{runs} runs in one command");
+        }
+        world.apply();
+    }
+    assert!(requests.iter().all(|request| world.answers.contains_key(request)));
 }
 
 #[test]
@@ -123,4 +143,31 @@ fn a_message_that_comes_back_from_the_dead_keeps_its_priority() {
     world.step(Input::Tick);
     world.settle_down();
     assert!(matches!(state(&world, 0), MessageState::Held(held) if held.state == HeldState::Dead && held.lane == 3));
+}
+
+/// Each step may find a thousand, and commands take some thousands in the time of a quorum's round.
+#[test]
+fn what_expires_at_once_does_not_pile_up_before_its_commands() {
+    let policy = Policy {
+        expired: Some(Expired::Drop),
+        ..Policy::default()
+    };
+    let mut world = world(policy, 0);
+    let soon = Mark {
+        expires_at_ms: world.wall() + 1_000,
+        ..Mark::default()
+    };
+    let count = 60_000;
+    send(&mut world, vec![soon; count]);
+    world.now_ms += 2_000;
+    let mut steps = 0;
+    world.step(Input::Tick);
+    while world.engine.next_deadline() == Some(world.now_ms) {
+        world.step(Input::Tick);
+        steps += 1;
+        assert!(steps < 30, "it goes on without its commands");
+    }
+    world.settle_down();
+    let slot = world.slots.slot(SLOT).expect("it is open");
+    assert_eq!(slot.settled(DoneCause::Expired), count as u64);
 }
