@@ -97,6 +97,8 @@ pub(super) struct Desk {
     /// When dead messages are looked at again, on the monotonic clock, and from which on.
     pub sweep_at_ms: Option<u64>,
     pub sweep_from: u64,
+    /// The same, while there are more of them than may be.
+    pub sweep_over_from: u64,
     /// When somebody used the queue last, on the monotonic clock, and whether it was said that nobody does.
     pub used_at_ms: u64,
     pub is_told_unused: bool,
@@ -151,6 +153,7 @@ impl Desk {
             purging: 0,
             sweep_at_ms: None,
             sweep_from: 0,
+            sweep_over_from: 0,
             used_at_ms: now.monotonic_ms,
             is_told_unused: false,
             sessions: BTreeMap::new(),

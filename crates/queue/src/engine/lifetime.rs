@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use jangada_machine::Now;
 
-use crate::engine::acts::{Act, Change};
+use crate::engine::acts::{ACTS_MAX, Act, Change};
 use crate::engine::desk::{Desk, Ready};
 use crate::engine::io::{Input, Output, Rows};
 use crate::engine::step::Engine;
@@ -57,21 +57,30 @@ impl Desk {
             self.policy.dead_ttl_ms.unwrap_or(u64::MAX),
             self.policy.dead_ttl_ms.is_some(),
         );
+        if dead <= most {
+            self.sweep_over_from = 0;
+        }
         if dead == 0 || (dead <= most && !has_ttl) {
             self.sweep_at_ms = None;
             return false;
         }
+        if acts.len() >= ACTS_MAX {
+            // The next command is under way by then.
+            return false;
+        }
         let monotonic_ms = view.now.monotonic_ms;
-        // What a command under way does about it is not known here.
+        // What a command under way does about it is not known here, and what is on its way to another topic goes by itself.
         let mut over = if self.purging == 0 {
-            dead.saturating_sub(most)
+            dead.saturating_sub(most.saturating_add(self.forwarder.moving.len() as u64))
         } else {
             0
         };
         if over == 0 && self.sweep_at_ms.is_some_and(|at| at > monotonic_ms) {
             return false;
         }
-        let from = if over > 0 { 0 } else { self.sweep_from };
+        // The oldest go, wherever the walk for those that are too old is.
+        let is_over = over > 0;
+        let from = if is_over { self.sweep_over_from } else { self.sweep_from };
         let (mut looked, mut last) = (0, None);
         let mut over_ripe: Vec<Ready> = Vec::new();
         for (offset, held) in view.slot.held_from(from).take(SWEEP_MESSAGES) {
@@ -92,7 +101,14 @@ impl Desk {
             self.turn_into(view, ready, Change::Done(DoneCause::Purged), acts);
         }
         let has_more = looked == SWEEP_MESSAGES;
-        self.sweep_from = last.filter(|_| has_more).map_or(0, |last| last + 1);
+        let next = last.filter(|_| has_more).map_or(0, |last| last + 1);
+        if is_over {
+            // It goes on from here, and not before what it has found is done.
+            let has_found = self.purging > 0;
+            self.sweep_over_from = if has_found { from } else { next };
+            return has_more && !has_found;
+        }
+        self.sweep_from = next;
         if !has_more {
             self.sweep_at_ms = Some(monotonic_ms + SWEEP_MS);
         }

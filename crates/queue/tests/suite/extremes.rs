@@ -171,3 +171,30 @@ fn what_expires_at_once_does_not_pile_up_before_its_commands() {
     let slot = world.slots.slot(SLOT).expect("it is open");
     assert_eq!(slot.settled(DoneCause::Expired), count as u64);
 }
+
+#[test]
+fn dead_letters_beyond_the_limit_go_though_many_others_are_held_before_them() {
+    let policy = Policy {
+        dead_max: Some(5),
+        session_in_flight_max: 20_000,
+        has_breaker: false,
+        ..Policy::default()
+    };
+    let mut world = world(policy, 2);
+    send(&mut world, plain(25_040));
+    world.connect(0, 12_510);
+    world.settle_down();
+    world.connect(1, 30);
+    world.settle_down();
+    let later = holds(&world, 1);
+    assert_eq!((holds(&world, 0).len(), later.len()), (12_510, 30));
+    for offset in later {
+        say(&mut world, 1, offset, Settlement::Reject);
+    }
+    // It asks to be woken some times, and not again and again.
+    for _ in 0..10 {
+        world.pass(1_000);
+        world.settle_down();
+    }
+    assert_eq!(world.slots.slot(SLOT).expect("it is open").counts().dead, 5);
+}
