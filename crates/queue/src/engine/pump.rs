@@ -17,7 +17,7 @@ use crate::engine::settle::failure;
 use crate::engine::step::{Engine, Read};
 use crate::engine::walk::{Head, Source, View};
 use crate::ids::SlotId;
-use crate::limits::{OPS_BYTES, OPS_UNDER_WAY_MAX, TIMER_WINDOW, TURN_MESSAGES};
+use crate::limits::{OPS_BYTES, OPS_UNDER_WAY_MAX, SPAN_MAX, TIMER_WINDOW, TURN_MESSAGES};
 use crate::state::{DeadReason, DoneCause, Held, HeldState, MessageState, Slots};
 
 /// Receives whose leases are over are forgotten when there are more than so many, or twice those whose leases are not.
@@ -510,6 +510,10 @@ impl Desk {
                 }
                 self.dispose(view, source, ready, change, acts);
                 continue;
+            }
+            if ready.offset.saturating_sub(view.slot.floor()) >= SPAN_MAX {
+                // Its grant would be refused. It goes out when what is stuck at the floor is done.
+                return (messages, Some(Head::Empty));
             }
             self.take(source, &ready);
             if is_last(&self.policy, view, &ready) {

@@ -334,3 +334,87 @@ fn ready(offset: u64, mark: &Mark) -> Ready {
         expires_at_ms: mark.expires_at_ms,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jangada_types::{LogPosition, Offset};
+
+    use super::*;
+    use crate::command::{QueueOps, Section};
+    use crate::engine::{ConsumerId, Engine, Input, Output, Policy};
+    use crate::ids::{AttemptId, QueueId, SessionId};
+    use crate::limits::SPAN_MAX;
+    use crate::runs::Runs;
+    use crate::state::{Context, DoneCause, KeepsOrder, SlotKind};
+
+    const SLOT: SlotId = SlotId(1);
+
+    #[test]
+    fn what_is_too_far_behind_a_message_that_is_stuck_is_not_granted_again_and_again() {
+        let end = SPAN_MAX + 10;
+        let mut slots = Slots::default();
+        let open = Section::Open {
+            queue: QueueId(1),
+            slot_kind: SlotKind::Group,
+            order: KeepsOrder::No,
+            start: 0,
+        };
+        let grant = Section::Grant {
+            slot: SLOT,
+            session: SessionId(1),
+            attempt: AttemptId(0),
+            duration_ms: 3_600_000,
+            messages: Runs::of(0, 0),
+            keys: Vec::new(),
+            lanes: Vec::new(),
+        };
+        let context = Context {
+            at: LogPosition { term: 1, index: 5 },
+            log_start: Offset(0),
+            next_offset: Offset(end as i64),
+        };
+        let ops = QueueOps {
+            term: 1,
+            sections: vec![open, grant],
+            ..QueueOps::default()
+        };
+        slots.apply(&context, &ops);
+        slots.change(SLOT, |slot| {
+            let done = slot.done.insert(1, SPAN_MAX - 1);
+            slot.settled[DoneCause::Acked as usize - 1] += done;
+        });
+        slots.check(0, end).expect("the state is sound");
+        let mut engine = Engine::begin(1, &slots);
+        let now = Now {
+            monotonic_ms: 1_000_000,
+            wall_ms: 1_000_000,
+            steady_since_ms: 0,
+        };
+        let mut step = |slots: &Slots, input| -> usize {
+            let outputs = engine.step(slots, end, input, now);
+            let grants = outputs.iter().filter_map(|output| match output {
+                Output::Propose { ops, .. } => Some(&ops.sections),
+                _ => None,
+            });
+            grants.flatten().filter_map(Section::messages).map(|messages| messages.len() as usize).sum()
+        };
+        let policy = Policy::default();
+        assert_eq!(step(&slots, Input::Configure { slot: SLOT, policy }), 0);
+        let consumer = ConsumerId(1);
+        let attach = Input::Attach {
+            consumer,
+            slot: SLOT,
+            session: SessionId(2),
+            lease_ms: 1_000,
+            holds: Vec::new(),
+        };
+        assert_eq!(step(&slots, attach), 0);
+        let credit = Input::Credit { consumer, messages: 5 };
+        assert_eq!(step(&slots, credit), 0, "their grants would be refused");
+        slots.change(SLOT, |slot| {
+            slot.finish(0, DoneCause::Acked);
+            slot.raise_floor();
+        });
+        assert_eq!(step(&slots, Input::Tick), 5);
+    }
+}
