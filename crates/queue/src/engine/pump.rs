@@ -37,6 +37,9 @@ const WALL_ASK_MS: u64 = 1_000;
 /// While the wall clock is not steady, timers ask again after so long, milliseconds.
 const UNSTEADY_ASK_MS: u64 = 100;
 
+/// A receive whose time is over waits so much longer for messages that could not be granted yet, milliseconds.
+const UNCLEAR_WAIT_MS: u64 = 500;
+
 impl Engine {
     /// When the next step is due at the latest, on the monotonic clock.
     pub fn next_deadline(&self) -> Option<u64> {
@@ -117,11 +120,11 @@ impl Engine {
         self.end_waits(slots, now, out);
     }
 
-    /// Answers the receives whose time is over. Not while messages may be there that could not be granted yet.
+    /// Answers the receives whose time is over. A moment later while messages may be there that could not be granted yet; under load
+    /// that is always so.
     fn end_waits(&mut self, slots: &Slots, now: Now, out: &mut Vec<Output>) {
-        if self.under_way.len() == OPS_UNDER_WAY_MAX || self.is_walking {
-            return;
-        }
+        let is_unclear = self.under_way.len() == OPS_UNDER_WAY_MAX || self.is_walking;
+        let waits_more_ms = if is_unclear { UNCLEAR_WAIT_MS } else { 0 };
         let looks = |slot: SlotId| {
             let is_carried = self.desks.get(&slot).is_some_and(|desk| !desk.carrying.is_empty());
             let mut of_slot = self.reads.values().filter(|(known, _)| *known == slot);
@@ -132,7 +135,7 @@ impl Engine {
         let over = self
             .waits
             .iter()
-            .take_while(|(until_ms, _)| *until_ms <= now.monotonic_ms);
+            .take_while(|(until_ms, _)| until_ms.saturating_add(waits_more_ms) <= now.monotonic_ms);
         let over = over.map(|(_, request)| *request);
         let over: Vec<RequestId> = over.filter(|request| !looks(self.receives[request].slot)).collect();
         for request in over {

@@ -198,3 +198,21 @@ fn dead_letters_beyond_the_limit_go_though_many_others_are_held_before_them() {
     }
     assert_eq!(world.slots.slot(SLOT).expect("it is open").counts().dead, 5);
 }
+
+#[test]
+fn a_receive_ends_though_commands_are_under_way_all_the_time() {
+    let mut world = world(Policy::default(), 2);
+    send(&mut world, plain(2));
+    world.connect(0, 2);
+    world.settle_down();
+    // As under load: two commands are on their way.
+    for offset in [0, 1] {
+        world.say(0, offset, Settlement::Ack).expect("it has the message");
+    }
+    assert_eq!(world.pending.len(), 2);
+    let request = world.receive(1, 1, 0);
+    assert_eq!(world.answers.get(&request), None, "they may bring something");
+    world.now_ms += 1_000;
+    world.step(Input::Tick);
+    assert_eq!(world.answers.get(&request), Some(&Answer::Received(Vec::new())));
+}
