@@ -398,11 +398,9 @@ impl Desk {
     /// Messages that nobody asks for expire all the same, and go when the queue is full. Says whether the walk has to go on.
     fn expire(&mut self, view: &View<'_>, scale: Scale, acts: &mut Vec<Act>) -> bool {
         let mut walked = 0;
-        // What commands under way do about it is not known here; they are few.
-        let mut over = match self.busy.is_empty() {
-            true => scale.over(&self.policy, depth(view.slot, view.end)),
-            false => 0,
-        };
+        // What commands under way are about may be gone with them.
+        let stays = depth(view.slot, view.end).saturating_sub(self.busy.len() as u64);
+        let mut over = scale.over(&self.policy, stays);
         if over == 0 && self.policy.expired.is_none() {
             // What is not due is passed and counted, though nobody asks.
             return self.cursor < view.slots.marks_end()

@@ -216,3 +216,27 @@ fn a_receive_ends_though_commands_are_under_way_all_the_time() {
     world.step(Input::Tick);
     assert_eq!(world.answers.get(&request), Some(&Answer::Received(Vec::new())));
 }
+
+#[test]
+fn the_oldest_go_though_commands_are_under_way_all_the_time() {
+    let policy = Policy {
+        overflow: Overflow::DropOldest,
+        messages_max: Some(10),
+        ..Policy::default()
+    };
+    let mut world = world(policy, 1);
+    send(&mut world, plain(5));
+    world.connect(0, 5);
+    world.settle_down();
+    world.say(0, 0, Settlement::Ack).expect("it has the message");
+    assert_eq!(world.pending.len(), 1, "it is under way");
+    world.pending.push_front(Entry::Append(plain(50)));
+    world.apply();
+    let gone = world.pending.iter().filter_map(|entry| match entry {
+        Entry::Ops(_, ops) => Some(&ops.sections),
+        _ => None,
+    });
+    let gone = gone.flatten().filter(|section| matches!(section, Section::Dead { .. }));
+    let gone: u64 = gone.filter_map(Section::messages).map(Runs::len).sum();
+    assert!((40..=45).contains(&gone), "{gone} of 54 and one that is under way");
+}
