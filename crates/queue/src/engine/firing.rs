@@ -46,9 +46,9 @@ impl Firing {
         self.times.insert(key.clone(), schedule.next_ms);
     }
 
-    /// How many occurrences are under way.
+    /// How many occurrences are under way; those that were refused and wait are not.
     pub(super) fn under_way(&self) -> usize {
-        self.under_way.len()
+        self.under_way.values().filter(|again| again.is_none()).count()
     }
 
     /// An occurrence is under way.
@@ -107,5 +107,24 @@ impl Firing {
             self.planners.insert(key.clone(), (schedule.version, planner));
         }
         self.planners.get(key)?.1.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::SlotId;
+
+    #[test]
+    fn an_occurrence_that_was_refused_and_waits_takes_no_place() {
+        let mut firing = Firing::default();
+        let key = |name: &str| (SlotId(1), name.to_owned());
+        firing.begins(key("refused"));
+        firing.begins(key("under way"));
+        assert_eq!(firing.under_way(), 2);
+        firing.again(key("refused"), 1_000);
+        assert_eq!((firing.under_way(), firing.next_ms()), (1, Some(1_000)));
+        firing.go_on(1_000);
+        assert_eq!((firing.under_way(), firing.next_ms()), (1, None));
     }
 }
