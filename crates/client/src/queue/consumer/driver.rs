@@ -551,7 +551,7 @@ impl Driver {
     fn due(&mut self) {
         let now = Instant::now();
         self.not_before.take_if(|at| *at <= now);
-        for (token, partition) in self.held.due(self.config.extend_for, now) {
+        for (token, partition) in self.held.due(self.config.extend_for, self.config.lease, now) {
             let command = Command {
                 token,
                 partition,

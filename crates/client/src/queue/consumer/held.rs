@@ -15,6 +15,9 @@ use crate::queue::message::{ReceivedMessage, Token};
 
 /// An extension is asked for when this part of a lease is over.
 const EXTEND_AFTER: u32 = 3;
+/// A lease is not extended more often: of a message that comes again shortly before its lease is over there is next to nothing left, and
+/// each extension is a command of the partition.
+const EXTEND_EVERY_MIN: Duration = Duration::from_millis(100);
 
 /// So long after it was settled a message may still come again that a leader had sent before.
 const COMES_AGAIN: Duration = Duration::from_secs(60);
@@ -115,14 +118,16 @@ impl AllHeld {
         }
     }
 
-    /// The messages whose lease is to be extended now, with their partitions. The next time for each is set as if that succeeded.
-    pub fn due(&mut self, extend_for: Duration, now: Instant) -> Vec<(Token, u32)> {
+    /// The messages whose lease is to be extended now, with their partitions. The next time for each is set as if that succeeded: by the
+    /// `lease` that is asked for, or else by what was left of it when the message came.
+    pub fn due(&mut self, extend_for: Duration, lease: Option<Duration>, now: Instant) -> Vec<(Token, u32)> {
         let mut due = Vec::new();
         for (token, held) in &mut self.messages {
             if held.extend_at.is_none_or(|at| at > now) {
                 continue;
             }
-            held.extend_at = (now < held.since + extend_for).then(|| now + held.lease / EXTEND_AFTER);
+            let every = (lease.unwrap_or(held.lease) / EXTEND_AFTER).max(EXTEND_EVERY_MIN);
+            held.extend_at = (now < held.since + extend_for).then(|| now + every);
             if held.extend_at.is_some() {
                 due.push((token.clone(), held.partition));
             }
@@ -238,16 +243,37 @@ mod tests {
         held.take(&message(2, 0), link(1), true, now);
         held.take(&message(3, 0), link(1), false, now);
         held.settles(&message(2, 0).token);
-        assert_eq!(held.due(LEASE, now), []);
+        assert_eq!(held.due(LEASE, None, now), []);
         let third = now + LEASE / 3;
         assert_eq!(held.next_extension(), Some(third));
-        assert_eq!(held.due(LEASE, third), [(message(1, 0).token, 0)]);
-        assert_eq!(held.due(LEASE, third), [], "it was asked for");
-        assert_eq!(held.due(LEASE, now + LEASE), [], "it was worked on for long enough");
+        assert_eq!(held.due(LEASE, None, third), [(message(1, 0).token, 0)]);
+        assert_eq!(held.due(LEASE, None, third), [], "it was asked for");
+        assert_eq!(held.due(LEASE, None, now + LEASE), [], "it was worked on for long enough");
         assert!(!lost.load(Ordering::Relaxed));
         held.lost(&message(1, 0).token);
         assert!(lost.load(Ordering::Relaxed));
         assert_eq!(held.next_extension(), None);
+    }
+
+    #[tokio::test]
+    async fn a_message_that_comes_shortly_before_its_lease_is_over_is_not_extended_without_a_pause() {
+        let now = Instant::now();
+        for (left, lease, every) in [
+            (Duration::ZERO, None, EXTEND_EVERY_MIN),
+            (Duration::from_millis(6), None, EXTEND_EVERY_MIN),
+            (Duration::from_millis(6), Some(LEASE), LEASE / 3),
+            (LEASE, Some(2 * LEASE), 2 * LEASE / 3),
+        ] {
+            let mut held = AllHeld::default();
+            let late = ReceivedMessage {
+                lease_left: left,
+                ..message(1, 0)
+            };
+            held.take(&late, link(1), true, now);
+            let first = now + left / 3;
+            assert_eq!(held.due(10 * LEASE, lease, first).len(), 1);
+            assert_eq!(held.next_extension(), Some(first + every), "{left:?}, {lease:?}");
+        }
     }
 
     #[tokio::test]
