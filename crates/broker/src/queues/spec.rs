@@ -50,7 +50,35 @@ impl QueueSpec {
         })
     }
 
-    /// The queues of a topic in one of its partitions. Those whose settings this build cannot read are left out, and logged.
+    /// A queue over a topic whose settings this build cannot read: it keeps its slot as it is, and hands out nothing. Without any spec the
+    /// slot would be closed, and all its messages would go out again. None: it has a log of its own, and nothing closes its slot.
+    fn unreadable(queue: &Queue) -> Option<Self> {
+        let QueueKind::Group { start, .. } = queue.kind else {
+            return None;
+        };
+        Some(Self::idle(queue.id, queue.name.clone(), start))
+    }
+
+    fn idle(id: QueueId, name: Arc<str>, start: QueueStart) -> Self {
+        Self {
+            id,
+            name,
+            kind: SlotKind::Group,
+            order: KeepsOrder::No,
+            start,
+            policy: Policy {
+                attempts_max: None,
+                dead_max: None,
+                dead_ttl_ms: None,
+                is_paused: true,
+                ..Policy::default()
+            },
+            hold_bytes: 0,
+            config: Arc::default(),
+        }
+    }
+
+    /// The queues of a topic in one of its partitions. Those whose settings this build cannot read are logged, and hand out nothing.
     pub fn all_of<'a>(
         queues: impl Iterator<Item = &'a Arc<Queue>>,
         topic: &Topic,
@@ -59,7 +87,7 @@ impl QueueSpec {
         let specs = queues.filter_map(|queue| {
             let spec = Self::of(queue, topic, index);
             spec.inspect_err(|error| tracing::error!(topic = %topic.name, %index, "{error}"))
-                .ok()
+                .map_or_else(|_| Self::unreadable(queue), Some)
         });
         specs.collect()
     }
@@ -104,5 +132,29 @@ fn policy_of(config: &QueueConfig, kind: SlotKind, partitions: u64) -> Policy {
         },
         is_paused: config.is_paused,
         ..Policy::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_whose_settings_cannot_be_read_keeps_what_it_has() {
+        let spec = QueueSpec::idle(QueueId(7), "billing".into(), QueueStart::Latest);
+        assert_eq!((spec.id, spec.kind, spec.start), (QueueId(7), SlotKind::Group, QueueStart::Latest));
+        let Policy {
+            is_paused,
+            attempts_max,
+            dead_max,
+            dead_ttl_ms,
+            forwards_dead,
+            expired,
+            unused_max_ms,
+            ..
+        } = spec.policy;
+        assert!(is_paused, "it hands out nothing");
+        assert_eq!((attempts_max, dead_max, dead_ttl_ms), (None, None, None), "no message dies or goes");
+        assert_eq!((forwards_dead, expired, unused_max_ms), (false, None, None));
     }
 }
