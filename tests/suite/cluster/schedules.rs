@@ -342,6 +342,17 @@ async fn a_schedule_lies_where_the_key_of_its_message_is(cluster: &Cluster) {
         assert_eq!(listed[0].schedule.message.key.as_deref(), Some(key.as_bytes()));
     }
     assert!(places.len() > 1, "its partition is that of the key: {places:?}");
+    // Whatever its key and so its partition, one that is refused takes nothing of the one that is there.
+    for key in ["a", "b", "c", "d", "e"] {
+        let timing = ScheduleTiming::Cron {
+            expression: "61 * * * *".to_owned(),
+            time_zone: "UTC".to_owned(),
+        };
+        let bad = NewSchedule::new("by-key", timing, QueueMessage::new("x").with_key(key));
+        assert_refused(admin.put_schedule(ORDERED, &bad).await, Reason::InvalidSchedule, &["61"]);
+        let listed = admin.list_schedules(ORDERED).await.expect("it is there").schedules;
+        assert_eq!(listed.len(), 1, "it is there still: {key}");
+    }
     admin.delete_schedule(ORDERED, "by-key").await.expect("it is found");
     assert_refused(
         admin.delete_schedule(ORDERED, "by-key").await,

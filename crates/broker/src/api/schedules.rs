@@ -63,15 +63,11 @@ pub(crate) async fn put(
     queue.check_owned()?;
     send::check(&schedule.message, queue, send::now_ms(node))?;
     let index = partition_of(queue, &schedule);
-    // One name is one schedule: where it lay with another key it goes first.
-    let mut was_elsewhere = false;
+    let name = schedule.name.clone();
+    let mut elsewhere = Vec::new();
     if may_lie_anywhere(queue) {
-        for other in where_it_lies(node, queue, &schedule.name).await? {
-            if other != index {
-                delete_at(node, context, queue, (other, schedule.name.clone())).await?;
-                was_elsewhere = true;
-            }
-        }
+        elsewhere = where_it_lies(node, queue, &name).await?;
+        elsewhere.retain(|other| *other != index);
     }
     let at = queue.partition(index);
     let wanted = PutSchedule { at, schedule };
@@ -81,7 +77,15 @@ pub(crate) async fn put(
         Lead::Here(_) => put_here(node, queue, wanted).await?,
         Lead::At(leader) => pass_on(node, context, (&target, leader), wanted, PASS_TIMEOUT).await?,
     };
-    put.created &= !was_elsewhere;
+    put.created &= elsewhere.is_empty();
+    // One name is one schedule: where it lay with another key it goes, and not before the new one is there. What is refused changes nothing.
+    for other in elsewhere {
+        match delete_at(node, context, queue, (other, name.clone())).await {
+            // It had no further occurrence, or another call was faster.
+            Err(error) if error.reason == Reason::UnknownSchedule => {}
+            deleted => deleted?,
+        }
+    }
     Ok((index, put))
 }
 
