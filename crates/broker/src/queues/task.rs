@@ -53,6 +53,15 @@ pub(crate) struct DeskTask {
 /// A command that was proposed, on its way through the quorum.
 type Outcome = Result<Applied<PartitionReply>, ProposeError>;
 
+/// Ends a desk when its task ends, in whatever way: after a panic, too, whoever waits is told, and nothing piles up.
+pub(super) struct EndsWithTask(pub Arc<Desk>);
+
+impl Drop for EndsWithTask {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 impl DeskTask {
     /// Runs beside [`DeskTask::serve`]: tells the engine how large the log is, when it has grown by a part, or somewhat in ten seconds.
     /// Also when it has not grown and messages were settled: less of it is live then.
@@ -85,9 +94,10 @@ impl DeskTask {
     /// Runs until the partition is not led here in the desk's term any more, or the outcome of a command is not known.
     pub async fn run(mut self) {
         tokio::spawn(Self::measure(self.desk.clone(), self.partition.clone()));
+        let ends = EndsWithTask(self.desk.clone());
         let cause = self.serve().await;
         tracing::debug!(partition = %self.desk.hosted.name, term = self.desk.term, cause, "the queues' desk ends");
-        self.desk.end();
+        drop(ends);
         if let Some(partition) = self.partition.upgrade() {
             self.desk.count_into(&partition.metrics().queues);
         }

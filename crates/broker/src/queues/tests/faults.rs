@@ -9,6 +9,7 @@ use jangada_queue::limits::SLOTS_MAX;
 use jangada_queue::{QueueOps, Runs, Section, SlotId};
 
 use super::*;
+use crate::queues::task::EndsWithTask;
 
 fn spec_of(queue: u128) -> QueueSpec {
     QueueSpec {
@@ -235,5 +236,26 @@ async fn below_half_of_the_disks_reserve_nothing_is_handed_out_or_settled() {
     broker.store.set_disk_low(None);
     let next = next_desk(&partition, &desk).await;
     assert_eq!(settle(&next, &messages, Settlement::Ack).await, [Settled::Done]);
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_at_a_desk_whose_task_has_panicked_is_told() {
+    let (broker, partition, desk) = begin(Policy::default()).await;
+    let waits = tokio::spawn({
+        let desk = desk.clone();
+        async move { desk.receive(QUEUE, asks(1, LONG_MS)).await }
+    });
+    until("it waits", || desk.has_consumers().then_some(())).await;
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _ends = EndsWithTask(desk.clone());
+        panic!("as a task does that finds what cannot be");
+    }));
+    panicked.expect_err("it panicked");
+    let told = tokio::time::timeout(TIMEOUT, waits).await.expect("it is told");
+    told.expect("it does not panic").expect_err("the desk has ended");
+    send(&partition, 1).await;
+    let next = next_desk(&partition, &desk).await;
+    assert_eq!(receive(&next, 1, LONG_MS).await.len(), 1);
     broker.stop().await;
 }
