@@ -18,7 +18,7 @@ use super::queue_ref::QueueRef;
 use super::reading::{read, received};
 use super::settle::settle_at;
 use super::token::Token;
-use crate::api::call::queues::{ReceiveMessages, ReceivedMessage, SettleMessages};
+use crate::api::call::queues::{QueuePartition, ReceiveMessages, ReceivedMessage, SettleMessages};
 use crate::api::context::RequestContext;
 use crate::api::passing::{PASS_TIMEOUT, pass_on};
 use crate::error::RequestError;
@@ -235,15 +235,7 @@ async fn give_back(
     queue: &QueueRef,
     (index, wanted): (PartitionIndex, Receive),
 ) {
-    let again = ReceiveMessages {
-        at: queue.partition(index),
-        session: wanted.session,
-        attempt: wanted.attempt,
-        messages: 0,
-        max_bytes: usize::MAX >> 1,
-        lease_ms: wanted.lease_ms,
-        wait: Duration::ZERO,
-    };
+    let again = asks_again(queue.partition(index), &wanted);
     // If that fails their lease runs out.
     let Ok(received) = receive_at(node, context, queue, again).await else {
         return;
@@ -263,6 +255,20 @@ async fn give_back(
             items,
         };
         settle_at(node, context, queue, wanted).await;
+    }
+}
+
+/// Asks for what was handed out already, to give it back. What has no room in the answer goes back by itself, so it asks for next to no
+/// room: for more than a broker has it would wait in vain, and hold up all that is passed on over the same connection.
+fn asks_again(at: QueuePartition, wanted: &Receive) -> ReceiveMessages {
+    ReceiveMessages {
+        at,
+        session: wanted.session,
+        attempt: wanted.attempt,
+        messages: 0,
+        max_bytes: 1,
+        lease_ms: wanted.lease_ms,
+        wait: Duration::ZERO,
     }
 }
 
@@ -405,5 +411,32 @@ impl Drop for Granted<'_> {
                 .map(|delivered| (delivered.offset, delivered.lease));
             self.desk.undelivered(self.queue.id(), self.request, messages.collect());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jangada_queue::QueueId;
+
+    use super::*;
+
+    #[test]
+    fn what_is_given_back_is_asked_for_by_its_attempt_and_takes_no_room() {
+        let wanted = Receive {
+            partition: None,
+            session: SessionId(3),
+            attempt: AttemptId(4),
+            messages: 1_000,
+            max_bytes: 16 << 20,
+            lease_ms: None,
+            wait: Duration::from_secs(20),
+        };
+        let at = QueuePartition {
+            queue: QueueId(7),
+            index: PartitionIndex(2),
+        };
+        let again = asks_again(at, &wanted);
+        assert_eq!((again.session, again.attempt), (SessionId(3), AttemptId(4)));
+        assert_eq!((again.messages, again.max_bytes, again.wait), (0, 1, Duration::ZERO));
     }
 }
