@@ -121,7 +121,7 @@ impl Engine {
         };
         let refused: Vec<u64> = refused.offsets().collect();
         let mut messages = Vec::with_capacity(grant.messages.len());
-        let mut lease = LeaseId::NONE;
+        let (mut lease, mut given) = (LeaseId::NONE, None);
         for ready in &grant.messages {
             desk.busy.remove(&ready.offset);
             if refused.binary_search(&ready.offset).is_ok() {
@@ -141,8 +141,8 @@ impl Engine {
             desk.lend(
                 ready.offset,
                 now.monotonic_ms.saturating_add(grant.lease_ms),
-                Some(grant.waiter),
-                grant.session,
+                (grant.waiter, grant.session),
+                &mut given,
             );
             messages.push(Delivered {
                 offset: ready.offset,
@@ -280,7 +280,9 @@ impl Desk {
         let monotonic_ms = view.now.monotonic_ms;
         match change {
             Change::Extend { duration_ms } => {
-                return self.set_deadline(ready.offset, monotonic_ms.saturating_add(duration_ms));
+                return self
+                    .out
+                    .set_deadline(ready.offset, monotonic_ms.saturating_add(duration_ms));
             }
             Change::Retry { .. } => {
                 let due = monotonic_ms.saturating_add(act.delay_ms);

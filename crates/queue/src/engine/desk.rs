@@ -14,12 +14,12 @@ use crate::engine::forwarder::Forwarder;
 use crate::engine::io::ConsumerId;
 use crate::engine::keys::{Keys, Next, Place};
 use crate::engine::lanes::Lane;
+use crate::engine::outs::{GrantId, Outs, PASSED};
 use crate::engine::policy::{OnDead, Order, Policy};
 use crate::engine::tally::Tally;
 use crate::engine::timers::{Due, Timers};
 use crate::ids::{AttemptId, LeaseId, SessionId};
 use crate::limits::{LANES, LEASE_MS_AFTER_FAILOVER, LEASE_MS_MAX};
-use crate::state::blocks::Blocks;
 use crate::state::{Held, HeldState, MessageState, Slot, Slots};
 
 /// A message that may go out.
@@ -32,22 +32,6 @@ pub(super) struct Ready {
     pub lane: u8,
     /// Not after this time; 0: at any time.
     pub expires_at_ms: u64,
-}
-
-/// The deadline of a lease that has run out.
-pub(super) const PASSED: u64 = u64::MAX;
-
-/// Bits of an offset within a block of leased messages.
-const OUT_SHIFT: u32 = 9;
-
-/// A message that is leased.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Out {
-    /// On the monotonic clock, milliseconds; [`PASSED`]: it goes out again.
-    pub deadline: u64,
-    /// Whom it was given to, if that is known.
-    pub waiter: Option<Waiter>,
-    pub session: SessionId,
 }
 
 /// What is known of a session besides what it has.
@@ -71,8 +55,7 @@ pub(super) struct Desk {
     pub returned: BTreeMap<(Reverse<u8>, u64), Ready>,
     /// Messages one failure before their last, by place in the order: each goes out alone.
     pub alone: BTreeMap<u64, Ready>,
-    pub out: Blocks<Out, OUT_SHIFT>,
-    pub deadlines: BTreeSet<(u64, u64)>,
+    pub out: Outs,
     /// Waiting messages, by the time on the monotonic clock.
     pub retries: BTreeSet<(u64, u64)>,
     /// Those of a slot that was taken over which are not in `retries` yet: there may be a million, and messages go out meanwhile.
@@ -136,8 +119,7 @@ impl Desk {
             lanes: BTreeMap::new(),
             returned: BTreeMap::new(),
             alone: BTreeMap::new(),
-            out: Blocks::default(),
-            deadlines: BTreeSet::new(),
+            out: Outs::default(),
             retries: BTreeSet::new(),
             retries_left: Vec::new(),
             timers: Timers::default(),
@@ -219,7 +201,7 @@ impl Desk {
 
     /// Takes what is held from the slot.
     fn take_over(&mut self, slot: &Slot, now: Now) {
-        let mut deadlines = Vec::new();
+        let mut grants: BTreeMap<LeaseId, GrantId> = BTreeMap::new();
         let blocks = self.policy.order == Order::ByKey(OnDead::Block);
         for (offset, held) in slot.held_from(0) {
             let keeps_busy = match held.state {
@@ -232,14 +214,10 @@ impl Desk {
                         .at_ms
                         .saturating_sub(now.wall_ms)
                         .clamp(least, LEASE_MS_MAX.max(least));
-                    let out = Out {
-                        deadline: now.monotonic_ms.saturating_add(left),
-                        waiter: None,
-                        session: lease.session,
-                    };
-                    deadlines.push((out.deadline, offset));
+                    let give = || self.out.give(lease.session, None);
+                    let grant = *grants.entry(held.lease).or_insert_with(give);
                     self.sessions.entry(lease.session).or_default().in_flight += 1;
-                    self.out.insert(offset, out);
+                    self.out.insert(offset, now.monotonic_ms.saturating_add(left), grant);
                     true
                 }
                 HeldState::Waiting => {
@@ -257,7 +235,6 @@ impl Desk {
                 self.keys.take(held.key, slot.origin(offset));
             }
         }
-        self.deadlines = BTreeSet::from_iter(deadlines);
     }
 
     /// Takes so many of the retries that were taken over, at most.
@@ -280,17 +257,18 @@ impl Desk {
         }
     }
 
-    /// A message is with a session.
-    pub(super) fn lend(&mut self, offset: u64, deadline: u64, waiter: Option<Waiter>, session: SessionId) {
+    /// A message is with a session, together with those that `grant` was given with.
+    pub(super) fn lend(
+        &mut self,
+        offset: u64,
+        deadline: u64,
+        (waiter, session): (Waiter, SessionId),
+        grant: &mut Option<GrantId>,
+    ) {
         self.take_back(offset, false);
-        self.deadlines.insert((deadline, offset));
         self.sessions.entry(session).or_default().in_flight += 1;
-        let out = Out {
-            deadline,
-            waiter,
-            session,
-        };
-        self.out.insert(offset, out);
+        let grant = *grant.get_or_insert_with(|| self.out.give(session, Some(waiter)));
+        self.out.insert(offset, deadline, grant);
     }
 
     /// A message is with nobody any more. `frees`: whoever had it has one less.
@@ -298,7 +276,6 @@ impl Desk {
         let Some(out) = self.out.remove(offset) else {
             return;
         };
-        self.deadlines.remove(&(out.deadline, offset));
         if let Some(session) = self.sessions.get_mut(&out.session) {
             session.in_flight = session.in_flight.saturating_sub(1);
             if session.in_flight == 0 && session.lost.is_none() {
@@ -340,17 +317,6 @@ impl Desk {
     pub(super) fn out_below(&self, floor: u64) -> Vec<u64> {
         let offsets = self.out.iter().map(|(offset, _)| offset);
         offsets.take_while(|offset| *offset < floor).collect()
-    }
-
-    /// The deadline of a message is another one.
-    pub(super) fn set_deadline(&mut self, offset: u64, deadline: u64) {
-        if let Some(out) = self.out.get_mut(offset) {
-            self.deadlines.remove(&(out.deadline, offset));
-            out.deadline = deadline;
-            if deadline != PASSED {
-                self.deadlines.insert((deadline, offset));
-            }
-        }
     }
 
     /// A message goes out again, in its place.

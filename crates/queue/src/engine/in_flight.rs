@@ -38,7 +38,7 @@ impl Desk {
 
     /// Messages that are with consumers, or on their way to them. One whose lease has run out goes out again, and takes no other's place.
     pub(super) fn in_flight(&self, slot: &Slot) -> u64 {
-        let run_out = self.out.len().saturating_sub(self.deadlines.len()) as u64;
+        let run_out = self.out.run_out() as u64;
         (self.busy.len() as u64 + slot.counts().leased).saturating_sub(run_out)
     }
 

@@ -21,7 +21,7 @@
 //!   besides its settlement. `cut`: what retention took. `forward`: dead letters on their way to another topic. `fire`: schedules.
 //! - `desk`: what the leader knows of one slot. `walk`: the next message of it. `lanes`, `timers`, `keys`, `consumers`: its parts, with
 //!   `ahead`, `breaker`, `carrier`, `depth`, `expiries`, `firing`, `forwarder`.
-//! - `tally`: what has come of messages, for people. `in_flight`: how many may be with consumers.
+//! - `outs`: the messages that are leased. `tally`: what has come of messages, for people. `in_flight`: how many may be with consumers.
 //! - `acts`: changes of single messages that wait for the next command.
 
 mod acts;
@@ -46,6 +46,7 @@ mod keys;
 mod lanes;
 mod lifetime;
 mod noted;
+mod outs;
 mod part;
 mod policy;
 mod pump;

@@ -9,7 +9,7 @@ use crate::engine::acts::{ACT_BYTES, ACTS_MAX, Act, Change, grouped};
 use crate::engine::applied::named_by;
 use crate::engine::consumers::Waiter;
 use crate::engine::depth::{Scale, depth};
-use crate::engine::desk::{Desk, PASSED, Ready};
+use crate::engine::desk::{Desk, Ready};
 use crate::engine::io::{Output, ReadId, RequestId, RowsWanted, Ticket};
 use crate::engine::part::{Grant, Part};
 use crate::engine::policy::{Expired, Policy};
@@ -64,7 +64,7 @@ impl Engine {
             let lost = desk.lost.first().map(|(at, _)| *at);
             let held_back = Some(desk.held_back_until).filter(|until| *until > monotonic_ms);
             let times = [
-                desk.deadlines.first().map(|(at, _)| *at),
+                desk.out.next_ms(),
                 desk.retries.first().map(|(at, _)| *at),
                 desk.timers.next_ms().map(of_wall),
                 desk.head_at_ms.map(of_wall),
@@ -253,8 +253,7 @@ impl Desk {
             self.attempts.retain(|_, lease| view.slot.lease(*lease).is_some());
             self.attempts_max = ATTEMPTS_KEPT.max(2 * self.attempts.len());
         }
-        while let Some((_, offset)) = self.deadlines.first().copied().filter(|(at, _)| *at <= monotonic_ms) {
-            self.set_deadline(offset, PASSED);
+        for offset in self.out.run_out_by(monotonic_ms) {
             if let Some(held) = held_at(view, offset, HeldState::Leased) {
                 self.ran_out(view, offset, held, acts);
             }

@@ -3,9 +3,10 @@
 use jangada_machine::Now;
 
 use crate::engine::acts::Change;
-use crate::engine::consumers::{Asks, Waiter};
-use crate::engine::desk::{Desk, PASSED};
+use crate::engine::consumers::{Asks, Consumer, Waiter};
+use crate::engine::desk::Desk;
 use crate::engine::io::{Answer, Delivered, Output, RequestId};
+use crate::engine::outs::PASSED;
 use crate::engine::part::Part;
 use crate::engine::step::{Engine, Receive, left};
 use crate::ids::{AttemptId, LeaseId, SessionId, SlotId};
@@ -61,9 +62,7 @@ impl Engine {
                 Earlier::Unclear => return self.asks.push(asks),
                 Earlier::Granted(messages) => {
                     // Its answer was lost: what it was granted is its still.
-                    for message in &messages {
-                        desk.hand_to(message.offset, Waiter::Once(request));
-                    }
+                    desk.hand_to(messages[0].offset, Waiter::Once(request));
                     let answer = Answer::Received(messages);
                     return out.push(Output::Answer { request, answer });
                 }
@@ -136,15 +135,27 @@ impl Desk {
         out.is_some_and(|out| out.waiter.is_none_or(|known| known == waiter))
     }
 
-    /// A message is with another stream or receive of its session from now on.
+    /// A message, and what was granted together with it, is with another stream or receive of its session from now on.
     pub(super) fn hand_to(&mut self, offset: u64, waiter: Waiter) {
-        let Some(out) = self.out.get_mut(offset) else { return };
-        if let Some(before) = out.waiter.replace(waiter) {
-            self.consumers.change(before, |consumer| {
-                consumer.in_flight = consumer.in_flight.saturating_sub(1)
-            });
+        let Some((before, messages)) = self.out.hand_to(offset, waiter) else {
+            return;
+        };
+        self.handed(before, waiter, messages);
+    }
+
+    /// What a session has goes on with a stream that has just begun.
+    pub(super) fn hand_all_to(&mut self, session: SessionId, waiter: Waiter) {
+        for (before, messages) in self.out.hand_all_to(session, waiter) {
+            self.handed(before.filter(|before| *before != waiter), waiter, messages);
         }
-        self.consumers.change(waiter, |consumer| consumer.in_flight += 1);
+    }
+
+    fn handed(&mut self, before: Option<Waiter>, after: Waiter, messages: u32) {
+        if let Some(before) = before {
+            let has_less = |consumer: &mut Consumer| consumer.in_flight = consumer.in_flight.saturating_sub(messages);
+            self.consumers.change(before, has_less);
+        }
+        self.consumers.change(after, |consumer| consumer.in_flight += messages);
     }
 
     /// What an earlier try of a receive was granted, as far as its lease is not over.

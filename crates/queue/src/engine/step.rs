@@ -9,11 +9,12 @@ use crate::engine::acts::{Act, Change};
 use crate::engine::carrier::Carrier;
 use crate::engine::consumers::{Asks, Consumer, Waiter};
 use crate::engine::depth::{Amount, Scale};
-use crate::engine::desk::{Desk, PASSED, Ready};
+use crate::engine::desk::{Desk, Ready};
 use crate::engine::firing::Firing;
 use crate::engine::io::{
     Answer, ConsumerId, Delivered, Input, Output, ReadId, RequestId, SettleItem, Settled, Settlement, Ticket,
 };
+use crate::engine::outs::PASSED;
 use crate::engine::part::Part;
 use crate::engine::policy::Policy;
 use crate::ids::{AttemptId, LeaseId, SessionId, SlotId};
@@ -349,15 +350,16 @@ impl Engine {
         }
         // Whose messages they are, and until when, is as it was.
         for (offset, before) in old.out.iter() {
-            let Some(out) = desk.out.get_mut(offset) else {
-                continue;
-            };
-            out.waiter = before.waiter;
+            let Some(out) = desk.out.get(offset) else { continue };
             if before.deadline != PASSED {
-                desk.set_deadline(offset, before.deadline);
+                desk.out.set_deadline(offset, before.deadline);
             }
-            if let Some(waiter) = before.waiter {
-                desk.consumers.change(waiter, |consumer| consumer.in_flight += 1);
+            // All that was granted together is handed over with its first message.
+            if let Some(waiter) = before
+                .waiter
+                .filter(|_| before.session == out.session && out.waiter.is_none())
+            {
+                desk.hand_to(offset, waiter);
             }
         }
         for waiter in alone {
@@ -421,9 +423,8 @@ impl Engine {
         // What the session has goes on with this stream. What it did not get, as its predecessor broke, is sent again.
         let mut again = Vec::new();
         let holds: BTreeSet<(u64, LeaseId)> = holds.iter().copied().collect();
-        let theirs = desk.of_session(session);
-        for offset in theirs {
-            desk.hand_to(offset, waiter);
+        desk.hand_all_to(session, waiter);
+        for offset in desk.of_session(session) {
             if desk.busy.contains(&offset) {
                 continue;
             }

@@ -5,8 +5,9 @@ use std::cmp::Reverse;
 use jangada_machine::Now;
 
 use crate::command::Mark;
-use crate::engine::desk::{Desk, PASSED, Ready};
+use crate::engine::desk::{Desk, Ready};
 use crate::engine::keys::Place;
+use crate::engine::outs::PASSED;
 use crate::engine::timers::Due;
 use crate::ids::SlotId;
 use crate::limits::BUSY_KEYS_MAX;

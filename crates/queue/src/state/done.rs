@@ -192,6 +192,22 @@ impl Chunk {
         removed
     }
 
+    /// How many offsets from `first` to `last` are in the chunk.
+    fn count(&self, first: u16, last: u16) -> u64 {
+        match self {
+            Self::Runs(runs) => {
+                let from = runs.partition_point(|run| run.1 < first);
+                let within = runs[from..].iter().take_while(|run| run.0 <= last);
+                within
+                    .map(|run| u64::from(run.1.min(last) - run.0.max(first)) + 1)
+                    .sum()
+            }
+            Self::Bits(words) => masks(first, last)
+                .map(|(word, mask)| u64::from((words[word] & mask).count_ones()))
+                .sum(),
+        }
+    }
+
     /// The first offset at or after `from` that is not in the chunk; none: all are.
     fn next_gap(&self, from: u16) -> Option<u16> {
         match self {
@@ -295,16 +311,12 @@ impl DoneSet {
 
     /// How many offsets from `first` to `last` are there.
     pub(crate) fn count(&self, first: u64, last: u64) -> u64 {
-        let overlap = |(low, high): (u64, u64)| (high.min(last) + 1).saturating_sub(low.max(first));
         let in_range = self.chunks.range(first >> SHIFT..=last >> SHIFT);
-        let runs = in_range.flat_map(|(number, chunk)| {
+        let of_chunk = |(number, chunk): (&u64, &Chunk)| {
             let base = number << SHIFT;
-            chunk
-                .runs()
-                .into_iter()
-                .map(move |run| (base + u64::from(run.0), base + u64::from(run.1)))
-        });
-        runs.map(overlap).sum()
+            chunk.count((first.max(base) - base) as u16, (last - base).min(CHUNK - 1) as u16)
+        };
+        in_range.map(of_chunk).sum()
     }
 
     /// The chunks by their number, for the encoding.

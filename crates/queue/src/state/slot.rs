@@ -9,22 +9,21 @@
 //!
 //! Every offset from floor to end is exactly one of: done, held, free. The floor is not done.
 
-use super::blocks::Blocks;
+use super::blocks::{Blocks, Timed};
 use super::done::DoneSet;
 use super::held::{DoneCause, Held, HeldState, KeepsOrder, Lease, Origin, SlotKind};
 use crate::command::Mark;
 use crate::ids::{LeaseId, QueueId};
-
-/// Bits of an offset within a block of held messages, as in a chunk of what is done.
-const OFFSET_SHIFT: u32 = 12;
-/// Bits of a lease's id within a block: the leases of about a thousand entries are one.
-const LEASE_SHIFT: u32 = 26;
 
 /// What one held message, one origin, one lease and the slot itself are counted with, bytes.
 const HELD_BYTES: usize = 36;
 const ORIGIN_BYTES: usize = 36;
 const LEASE_BYTES: usize = 40;
 const SLOT_BYTES: usize = 256;
+
+impl Timed for Held {}
+impl Timed for Origin {}
+impl Timed for Lease {}
 
 /// How many messages became done, by cause. Its order is that of [`DoneCause::ALL`].
 pub type Settled = [u64; DoneCause::ALL.len()];
@@ -59,10 +58,10 @@ pub struct Slot {
     pub(crate) start: u64,
     pub(crate) floor: u64,
     pub(crate) done: DoneSet,
-    pub(crate) held: Blocks<Held, OFFSET_SHIFT>,
-    pub(crate) leases: Blocks<Lease, LEASE_SHIFT>,
+    pub(crate) held: Blocks<Held>,
+    pub(crate) leases: Blocks<Lease>,
     /// Of messages that were appended again, if the slot keeps an order: where they were.
-    pub(crate) origins: Blocks<Origin, OFFSET_SHIFT>,
+    pub(crate) origins: Blocks<Origin>,
     pub(crate) counts: Counts,
     pub(crate) settled: Settled,
     pub(crate) forwarding: Option<Forwarding>,
@@ -133,6 +132,15 @@ impl Slot {
     /// How many messages are neither done nor held, `next` being the partition's next offset.
     pub fn free(&self, next: u64) -> u64 {
         (next - self.floor) - self.done.len() - self.held.len() as u64
+    }
+
+    /// How many messages of a range are neither done nor held.
+    pub(crate) fn free_within(&self, from: u64, until: u64) -> u64 {
+        let from = from.max(self.floor);
+        match until > from {
+            true => until - from - self.done.count(from, until - 1) - self.held.count(from, until),
+            false => 0,
+        }
     }
 
     /// How many messages are not done: free, leased, waiting or dead.

@@ -6,12 +6,15 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::time::Duration;
 
 use jangada_queue::{
     AttemptId, Context, DoneCause, KeepsOrder, QueueId, QueueOps, Runs, Section, SessionId, SlotId, SlotKind, Slots,
 };
 use jangada_types::replicated::Seeds;
 use jangada_types::{LogPosition, Offset};
+
+use crate::leading::worked;
 
 struct Counting;
 
@@ -190,6 +193,33 @@ fn messages_in_flight_cost_what_the_design_says() {
         }
         let slot = partition.slots.slot(SlotId(1)).expect("it is open");
         assert_eq!((slot.counts().leased, slot.leases().count()), (0, 0));
+    }
+}
+
+/// What is leased lies close together: taking one message out must not move all the others.
+#[test]
+fn an_acknowledgement_costs_the_same_wherever_its_message_is() {
+    let count = 100_000;
+    let backwards = (0..count as u32).rev().collect();
+    for (name, order) in [
+        ("one after another", (0..count as u32).collect()),
+        ("from the last on", backwards),
+        ("at random", shuffled(count)),
+    ] {
+        let order: Vec<u32> = order;
+        let mut partition = Partition::new(count);
+        for part in order.chunks(100) {
+            partition.grant(part.iter().map(|at| u64::from(*at)).collect());
+        }
+        let begun = worked();
+        for part in order.chunks(40) {
+            partition.done(DoneCause::Acked, part.iter().map(|at| u64::from(*at)).collect());
+        }
+        let each = (worked() - begun) / count as u32;
+        println!("{name}: {each:?} to apply an acknowledgement among {count} leased");
+        let slot = partition.slots.slot(SlotId(1)).expect("it is open");
+        assert_eq!((slot.counts().leased, slot.floor()), (0, count));
+        assert!(each < Duration::from_micros(2), "{name}: {each:?}");
     }
 }
 
