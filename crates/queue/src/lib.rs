@@ -43,8 +43,8 @@ pub mod tables;
 mod varint;
 
 pub use command::{
-    Carry, CarryRefused, Fire, IdWindow, Mark, Marks, PutSchedule, QueueOps, ScheduleCommand, ScheduleRefused, Section,
-    SectionKind,
+    Carry, CarryRefused, Fire, IdWindow, Mark, Marks, PackedMarks, PutSchedule, QueueOps, ScheduleCommand,
+    ScheduleRefused, Section, SectionKind,
 };
 pub use engine::{Engine, Input, Output, Policy};
 pub use ids::{AttemptId, LeaseId, QueueId, SessionId, SlotId};

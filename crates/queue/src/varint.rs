@@ -1,6 +1,9 @@
 //! Numbers of variable length: LEB128, as protobuf has them, in one form only.
 
-use bytes::{Buf, BufMut};
+use bytes::BufMut;
+
+/// A number of 64 bits, seven in a byte.
+const BYTES_MAX: usize = 10;
 
 pub(crate) fn put_varint(out: &mut impl BufMut, mut value: u64) {
     while value >= 0x80 {
@@ -12,16 +15,17 @@ pub(crate) fn put_varint(out: &mut impl BufMut, mut value: u64) {
 
 /// The number at the beginning of `input`; none: it is cut off, too long, or not in its only form.
 pub(crate) fn get_varint(input: &mut &[u8]) -> Option<u64> {
+    let bytes = *input;
     let mut value = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let byte = input.try_get_u8().ok()?;
+    for (at, byte) in bytes.iter().take(BYTES_MAX).enumerate() {
         let part = u64::from(byte & 0x7f);
         // No bit is lost, and the last byte is not 0.
-        if part << shift >> shift != part || (byte == 0 && shift > 0) {
+        if (at == BYTES_MAX - 1 && part > 1) || (*byte == 0 && at > 0) {
             return None;
         }
-        value |= part << shift;
-        if byte < 0x80 {
+        value |= part << (7 * at);
+        if *byte < 0x80 {
+            *input = &bytes[at + 1..];
             return Some(value);
         }
     }

@@ -108,6 +108,70 @@ impl Marks {
     }
 }
 
+/// The marks of a batch as bytes, which are read when the messages are looked at: a tenth of what they take when they were.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackedMarks {
+    bytes: Vec<u8>,
+    count: u64,
+    not_before_ms: u64,
+}
+
+impl PackedMarks {
+    /// Marks without their ids, as rows have them.
+    pub fn of(marks: &Marks) -> Self {
+        let mut bytes = Vec::new();
+        marks.encode(false, &mut bytes);
+        Self::check(&bytes).expect("what was written just now is read")
+    }
+
+    /// The bytes of [`Marks::encode`]. None: a later build wrote them, or they are damaged.
+    pub fn check(bytes: &[u8]) -> Option<Self> {
+        let mut input = bytes;
+        if input.try_get_u8().ok()? != VERSION {
+            return None;
+        }
+        let count = get_varint(&mut input).filter(|count| *count <= RECORDS_MAX)?;
+        let mut not_before_ms = u64::MAX;
+        for _ in 0..count {
+            let at_ms = match *input.first()? {
+                // There may be millions of these to pass.
+                DELIVER_AT => {
+                    input = &input[1..];
+                    get_varint(&mut input).filter(|at| *at != 0)?
+                }
+                flags if flags & !(DELIVER_AT | EXPIRES_AT) == 0 => Mark::decode(&mut input)?.deliver_at_ms,
+                _ => {
+                    Mark::decode(&mut input)?;
+                    0
+                }
+            };
+            not_before_ms = not_before_ms.min(at_ms);
+        }
+        let not_before_ms = if count == 0 { 0 } else { not_before_ms };
+        input.is_empty().then(|| Self {
+            bytes: bytes.to_vec(),
+            count,
+            not_before_ms,
+        })
+    }
+
+    /// How many records there are.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// All records are delayed, and none is to go out before this time, milliseconds since the Unix epoch; 0: one is not delayed, or has
+    /// a key, a lane, or slots.
+    pub fn not_before_ms(&self) -> u64 {
+        self.not_before_ms
+    }
+
+    /// The marks.
+    pub fn unpack(&self) -> Marks {
+        Marks::decode(&mut &self.bytes[..]).expect("they were checked")
+    }
+}
+
 impl Mark {
     fn decode(input: &mut &[u8]) -> Option<Self> {
         let flags = input.try_get_u8().ok()?;
@@ -143,6 +207,36 @@ impl Mark {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn packed_marks_are_the_same_and_say_when_the_first_is_due() {
+        let delayed = |deliver_at_ms, expires_at_ms| Mark {
+            deliver_at_ms,
+            expires_at_ms,
+            ..Mark::default()
+        };
+        let keyed = Mark {
+            key: 1,
+            ..delayed(5, 0)
+        };
+        let (one, two) = (delayed(900, 0), delayed(300, 301));
+        for (marks, not_before_ms) in [
+            (vec![], 0),
+            (vec![one.clone(), two.clone()], 300),
+            (vec![one.clone(), Mark::default()], 0),
+            (vec![one, two, keyed], 0),
+        ] {
+            let marks = Marks(marks);
+            let packed = PackedMarks::of(&marks);
+            assert_eq!(packed.not_before_ms(), not_before_ms);
+            assert_eq!((packed.count(), packed.unpack()), (marks.0.len() as u64, marks));
+            let whole = packed.bytes.len();
+            (0..whole).for_each(|length| assert_eq!(PackedMarks::check(&packed.bytes[..length]), None));
+        }
+        assert_eq!(PackedMarks::check(b"\x01\x01\x40"), None);
+        assert_eq!(PackedMarks::check(b"\x01\x01\x01\x00"), None);
+        assert_eq!(PackedMarks::check(b"\x01\x00\x00"), None);
+    }
 
     #[test]
     fn the_format_is_pinned() {

@@ -7,7 +7,7 @@ mod schedule;
 mod section;
 
 pub use carry::{Carry, CarryRefused};
-pub use marks::{IdWindow, Mark, Marks};
+pub use marks::{IdWindow, Mark, Marks, PackedMarks};
 pub use ops::QueueOps;
 pub use schedule::{Fire, PutSchedule, ScheduleCommand, ScheduleRefused};
 pub use section::{Section, SectionKind};

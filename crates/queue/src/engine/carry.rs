@@ -25,9 +25,6 @@ use crate::limits::{CARRY_LEASE_MS, SPAN_MAX};
 use crate::runs::Runs;
 use crate::state::{HeldState, MessageState, SlotKind, Slots};
 
-/// Rows of marks that one look-up reads.
-const ROWS: usize = 256;
-
 impl Engine {
     /// When messages are carried, if not as by default.
     pub fn set_carry_bounds(&mut self, bounds: CarryBounds) {
@@ -154,8 +151,7 @@ impl Engine {
         } else if is_over {
             return;
         } else if is_blind {
-            let (from, limit) = (plan.next, ROWS);
-            plan.marks.look_up(slots.marks_end());
+            let (from, limit) = (plan.next, plan.marks.look_up(slots.marks_end()));
             let read = ReadId(self.next_id());
             self.reads.insert(read, (SlotId::default(), Read::Carry));
             let wanted = RowsWanted::Batches { from, limit };

@@ -61,6 +61,8 @@ pub(super) struct Desk {
     /// Those of a slot that was taken over which are not in `retries` yet: there may be a million, and messages go out meanwhile.
     pub retries_left: Vec<(u64, u64)>,
     pub timers: Timers,
+    /// The cursor has stopped for rows, or for the next step.
+    pub walks: bool,
     pub keys: Keys,
     /// Messages that a command under way, or the next one, is about.
     pub busy: BTreeSet<u64>,
@@ -122,7 +124,11 @@ impl Desk {
             out: Outs::default(),
             retries: BTreeSet::new(),
             retries_left: Vec::new(),
-            timers: Timers::default(),
+            timers: match policy.has_lanes || policy.is_keyed() || slots.marks_end() <= floor {
+                true => Timers::default(),
+                false => Timers::unread(),
+            },
+            walks: true,
             keys: Keys::default(),
             busy: BTreeSet::new(),
             carrying: BTreeSet::new(),

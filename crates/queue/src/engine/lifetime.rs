@@ -22,7 +22,9 @@ impl Desk {
     /// A row with the time to live of a message that came back.
     pub(super) fn expiry_read(&mut self, slot: &Slot, offset: u64, rows: &Rows) {
         let of_row = |row: &MarkRow| match row {
-            MarkRow::Batch { base, marks } if *base <= offset => marks.0.get((offset - base) as usize).cloned(),
+            MarkRow::Batch { base, marks } if *base <= offset => {
+                marks.unpack().0.get((offset - base) as usize).cloned()
+            }
             _ => None,
         };
         let mark = rows.rows.first().and_then(of_row).unwrap_or_default();

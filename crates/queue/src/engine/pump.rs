@@ -221,7 +221,10 @@ impl Engine {
             let (from, limit) = (offset, 1);
             wanted.push((Read::Expiry(offset), RowsWanted::Batches { from, limit }));
         }
-        if let Some(after) = desk.timers.wants() {
+        // Those that the walk comes to are rows, too: they are looked up when it has come to a message that may go out, or to the end.
+        if !(desk.timers.is_unread() && desk.walks)
+            && let Some(after) = desk.timers.wants(slots.marks_end())
+        {
             let limit = TIMER_ROWS;
             wanted.push((Read::Timers, RowsWanted::Timers { after, limit }));
         }
@@ -233,8 +236,7 @@ impl Engine {
         }
         let is_blind = desk.ahead.known_to() < slots.marks_end() && desk.cursor >= desk.ahead.known_to();
         if looks && is_blind && !desk.ahead.reads() {
-            desk.ahead.look_up(slots.marks_end());
-            let (from, limit) = (desk.cursor, ROWS);
+            let (from, limit) = (desk.cursor, desk.ahead.look_up(slots.marks_end()));
             wanted.push((Read::Batches, RowsWanted::Batches { from, limit }));
         }
         for (purpose, wanted) in wanted {

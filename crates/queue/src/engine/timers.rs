@@ -19,6 +19,8 @@ pub(super) struct Due {
     pub expires_at_ms: u64,
 }
 
+/// Before all timers.
+const BEGIN: TimerKey = (0, 0);
 /// Behind all timers.
 const NEVER: TimerKey = (u64::MAX, u64::MAX);
 
@@ -29,6 +31,8 @@ pub(super) struct Timers {
     horizon: TimerKey,
     /// What the cursor passed above the horizon while rows were being read: the rows may be from before.
     passed: Option<BTreeMap<TimerKey, Due>>,
+    /// The rows that are being read have all messages below this offset.
+    read_end: u64,
     /// So many messages were passed and are not due, those that are rows alone included.
     count: u64,
 }
@@ -40,19 +44,41 @@ impl Default for Timers {
             window: BTreeMap::new(),
             horizon: NEVER,
             passed: None,
+            read_end: 0,
             count: 0,
         }
     }
 }
 
 impl Timers {
+    /// What the cursor will pass are rows, all of them.
+    pub(super) fn unread() -> Self {
+        Self {
+            horizon: BEGIN,
+            ..Self::default()
+        }
+    }
+
+    /// No row was read yet, and none is being read.
+    pub(super) fn is_unread(&self) -> bool {
+        self.horizon == BEGIN && self.passed.is_none()
+    }
+
+    /// The cursor passes so many messages that are not due, all of them below an offset, if they are rows above the horizon: none of them
+    /// is to go out before the time. Says whether they are.
+    pub(super) fn pass_all(&mut self, not_before_ms: u64, end: u64, count: u64) -> bool {
+        let are_rows = not_before_ms > self.horizon.0 && (self.passed.is_none() || end <= self.read_end);
+        self.count += if are_rows { count } else { 0 };
+        are_rows
+    }
+
     /// The cursor passes a message that is not due.
     pub(super) fn pass(&mut self, key: TimerKey, due: Due) {
         self.count += 1;
         if key <= self.horizon {
             self.count -= u64::from(self.window.insert(key, due).is_some());
             self.shrink();
-        } else if let Some(passed) = &mut self.passed {
+        } else if let Some(passed) = self.passed.as_mut().filter(|_| key.1 >= self.read_end) {
             passed.insert(key, due);
             if passed.len() > TIMER_WINDOW {
                 passed.pop_last();
@@ -115,11 +141,12 @@ impl Timers {
         self.window.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// The rows behind this key are needed. At most one look-up is under way.
-    pub(super) fn wants(&mut self) -> Option<TimerKey> {
+    /// The rows behind this key are needed. At most one look-up is under way. Below `marks_end` all messages have their rows.
+    pub(super) fn wants(&mut self, marks_end: u64) -> Option<TimerKey> {
         let wants = self.horizon != NEVER && self.passed.is_none() && self.window.len() < TIMER_WINDOW / 2;
         wants.then(|| {
             self.passed = Some(BTreeMap::new());
+            self.read_end = marks_end;
             self.horizon
         })
     }
@@ -161,8 +188,8 @@ mod tests {
                     break;
                 }
             }
-            if let Some((after, _)) = timers.wants() {
-                assert_eq!(timers.wants(), None, "one look-up at a time");
+            if let Some((after, _)) = timers.wants(0) {
+                assert_eq!(timers.wants(0), None, "one look-up at a time");
                 // One that comes while rows are read, and is not in them.
                 let rows: Vec<(TimerKey, Due)> = (after + 1..all.min(after + 1 + 20_000))
                     .map(|at| ((at, at), Due::default()))
@@ -184,13 +211,30 @@ mod tests {
             timers.pop_due(u64::MAX);
         }
         let last = TIMER_WINDOW as u64;
-        assert_eq!(timers.wants(), Some((last - 1, last - 1)));
-        timers.pass((last + 5, 77), Due::default());
+        assert_eq!(timers.wants(last), Some((last - 1, last - 1)));
+        timers.pass((last + 5, last + 77), Due::default());
         timers.rows(&[((last, last), Due::default())], true, |_| true);
         let mut rest = Vec::new();
         while let Some((offset, _)) = timers.pop_due(u64::MAX) {
             rest.push(offset);
         }
-        assert_eq!(rest[rest.len() - 2..], [last, 77]);
+        assert_eq!(rest[rest.len() - 2..], [last, last + 77]);
+    }
+
+    #[test]
+    fn what_a_new_leader_passes_stays_rows_until_they_are_read() {
+        let mut timers = Timers::unread();
+        assert!(timers.is_unread() && timers.pass_all(5, 100, 100));
+        timers.pass((3, 100), Due::default());
+        assert_eq!((timers.len(), timers.window.len()), (101, 0));
+        assert_eq!(timers.wants(101), Some(BEGIN));
+        assert!(!timers.is_unread() && timers.pass_all(7, 101, 0));
+        assert!(!timers.pass_all(7, 102, 1), "the rows may be from before");
+        timers.pass((7, 101), Due::default());
+        let rows: Vec<(TimerKey, Due)> = [(3, 100), (5, 0)].map(|key| (key, Due::default())).to_vec();
+        timers.rows(&rows, false, |_| true);
+        assert_eq!((timers.horizon, timers.len()), ((5, 0), 102));
+        assert!(!timers.pass_all(5, 200, 1), "they belong into the window");
+        assert_eq!(timers.pop_due(4), Some((100, Due::default())));
     }
 }

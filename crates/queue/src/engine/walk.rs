@@ -20,6 +20,9 @@ pub(super) const WALK_MAX: u32 = 100_000;
 const HELD_MAX: u32 = 65_536;
 const HELD_OF_WALK: u32 = 16;
 
+/// A batch that is passed at once counts as so many offsets.
+const BATCH_OF_WALK: u32 = 8;
+
 /// A slot as a step sees it.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
@@ -91,6 +94,27 @@ impl Desk {
 
     /// The message at the cursor, which it leaves there.
     fn at_cursor(&mut self, view: &View<'_>, walked: &mut u32) -> Head {
+        let head = self.walk(view, walked);
+        self.walks = matches!(head, Head::Rows | Head::Pause);
+        head
+    }
+
+    /// Passes the batch of a message at once, where none of it is due, and all of it is found by rows of timers.
+    fn pass_batch(&mut self, view: &View<'_>, offset: u64) -> bool {
+        if self.policy.has_lanes || self.policy.is_keyed() || view.slot.keeps_order() {
+            return false;
+        }
+        let now_ms = view.wall_ms.unwrap_or(0);
+        let Some((end, not_before_ms)) = self.ahead.not_before(offset).filter(|(_, at)| *at > now_ms) else {
+            return false;
+        };
+        let count = view.slot.free_within(offset, end);
+        let passes = self.timers.pass_all(not_before_ms, end, count);
+        self.cursor = if passes { end } else { self.cursor };
+        passes
+    }
+
+    fn walk(&mut self, view: &View<'_>, walked: &mut u32) -> Head {
         self.head_at_ms = None;
         loop {
             let (offset, held) = view.slot.next_free(self.cursor, HELD_MAX);
@@ -103,6 +127,10 @@ impl Desk {
                 return Head::Pause;
             }
             *walked += 1;
+            if self.pass_batch(view, offset) {
+                *walked += BATCH_OF_WALK;
+                continue;
+            }
             let is_free = view.state(offset) == MessageState::Free && !self.busy.contains(&offset);
             let origin = view.slot.origin(offset);
             // A carried message is in one of the lists from the beginning.

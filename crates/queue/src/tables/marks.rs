@@ -20,7 +20,7 @@ use jangada_types::table::row::{RowReader, RowWriter};
 use jangada_types::table::{CutOff, KeyForm};
 use jangada_types::{RowError, Table, TableId};
 
-use crate::command::{Mark, Marks};
+use crate::command::{Mark, Marks, PackedMarks};
 
 const VERSION: u8 = 1;
 const KEY_BYTES: usize = 1 + 8 + 8;
@@ -69,7 +69,7 @@ pub enum MarkRow {
         /// Offset of its first record.
         base: u64,
         /// Its marks, without ids.
-        marks: Marks,
+        marks: PackedMarks,
     },
     /// A message that is not to go out before its time.
     Timer {
@@ -150,12 +150,11 @@ impl MarkRow {
         let row = match kind {
             RowKind::Batch => {
                 let base = reader.u64()?;
-                let mut rest = reader.rest();
-                let marks = Marks::decode(&mut rest).filter(|_| rest.is_empty());
+                let marks = PackedMarks::check(reader.rest());
                 let marks =
                     marks.ok_or_else(|| RowError::Damaged(format!("the marks of the batch up to {b} are damaged")))?;
-                if base.checked_add(marks.0.len() as u64) != b.checked_add(1) {
-                    return Err(RowError::Damaged(format!("{} marks from {base} to {b}", marks.0.len())));
+                if base.checked_add(marks.count()) != b.checked_add(1) {
+                    return Err(RowError::Damaged(format!("{} marks from {base} to {b}", marks.count())));
                 }
                 return Ok(Self::Batch { base, marks });
             }
@@ -351,7 +350,7 @@ mod tests {
         let expected = [
             MarkRow::Batch {
                 base: 10,
-                marks: without_ids,
+                marks: PackedMarks::of(&without_ids),
             },
             MarkRow::Timer {
                 deliver_at_ms: 300,

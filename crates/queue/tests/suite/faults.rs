@@ -100,7 +100,7 @@ impl World {
         self.follower.cut_off(Offset(to as i64));
         self.rows
             .retain(|key, value| match MarkRow::decode(key, value).expect("a row") {
-                MarkRow::Batch { base, marks } => base + marks.0.len() as u64 > to,
+                MarkRow::Batch { base, marks } => base + marks.count() > to,
                 MarkRow::Timer { offset, .. } | MarkRow::Key { offset, .. } => offset >= to,
                 _ => true,
             });
