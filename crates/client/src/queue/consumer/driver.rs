@@ -237,7 +237,7 @@ impl Driver {
     fn next_due(&self, may_find: bool) -> Option<Instant> {
         let gives_up = self.waiting.iter().map(|asked| asked.until).min();
         let finds = may_find.then_some(self.find_at);
-        let times = [self.not_before, self.held.next_extension(), gives_up, finds];
+        let times = [self.not_before, self.held.next_due(), gives_up, finds];
         times.into_iter().flatten().min()
     }
 
@@ -290,8 +290,9 @@ impl Driver {
     }
 
     fn take(&mut self, command: Command) {
-        if !matches!(command.settlement, Settlement::Extend { .. }) {
-            self.held.settles(&command.token);
+        match command.settlement {
+            Settlement::Extend { .. } => self.held.extends(&command.token),
+            _ => self.held.settles(&command.token),
         }
         self.waiting.push(Asked {
             command,
@@ -547,10 +548,11 @@ impl Driver {
         Ok(())
     }
 
-    /// Does what is due: extends leases, and gives up what was tried for too long.
+    /// Does what is due: extends leases, tells of those that are over, and gives up what was tried for too long.
     fn due(&mut self) {
         let now = Instant::now();
         self.not_before.take_if(|at| *at <= now);
+        self.held.run_out(now);
         for (token, partition) in self.held.due(self.config.extend_for, self.config.lease, now) {
             let command = Command {
                 token,

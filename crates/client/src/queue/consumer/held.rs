@@ -44,6 +44,8 @@ struct Held {
     since: Instant,
     /// None: its lease is not extended.
     extend_at: Option<Instant>,
+    /// When its lease is over. None: it is extended, or settled, and brokers say so when it is over.
+    over_at: Option<Instant>,
     /// Another stream serves its partition, or may do so: the message may be on its way again.
     comes_again: bool,
     /// It is known to be somebody else's.
@@ -76,6 +78,7 @@ impl AllHeld {
             lease: message.lease_left,
             since: now,
             extend_at: extends.then(|| now + message.lease_left / EXTEND_AFTER),
+            over_at: (!extends).then(|| now + message.lease_left),
             comes_again: false,
             lost: lost.clone(),
         };
@@ -107,14 +110,30 @@ impl AllHeld {
     pub fn lost(&mut self, token: &Token) {
         if let Some(held) = self.messages.get_mut(token) {
             held.lost.store(true, Ordering::Relaxed);
-            held.extend_at = None;
+            (held.extend_at, held.over_at) = (None, None);
         }
     }
 
     /// The lease of a message is not extended any more: it is being settled.
     pub fn settles(&mut self, token: &Token) {
         if let Some(held) = self.messages.get_mut(token) {
-            held.extend_at = None;
+            (held.extend_at, held.over_at) = (None, None);
+        }
+    }
+
+    /// The lease of a message is extended by hand.
+    pub fn extends(&mut self, token: &Token) {
+        if let Some(held) = self.messages.get_mut(token) {
+            held.over_at = None;
+        }
+    }
+
+    /// The messages whose lease is over by now are lost.
+    pub fn run_out(&mut self, now: Instant) {
+        for held in self.messages.values_mut() {
+            if held.over_at.take_if(|at| *at <= now).is_some() {
+                held.lost.store(true, Ordering::Relaxed);
+            }
         }
     }
 
@@ -135,9 +154,10 @@ impl AllHeld {
         due
     }
 
-    /// When the next lease is to be extended.
-    pub fn next_extension(&self) -> Option<Instant> {
-        self.messages.values().filter_map(|held| held.extend_at).min()
+    /// When the next lease is to be extended, or is over.
+    pub fn next_due(&self) -> Option<Instant> {
+        let times = self.messages.values().flat_map(|held| [held.extend_at, held.over_at]);
+        times.flatten().min()
     }
 
     /// A stream has ended: its messages belong to none.
@@ -245,14 +265,38 @@ mod tests {
         held.settles(&message(2, 0).token);
         assert_eq!(held.due(LEASE, None, now), []);
         let third = now + LEASE / 3;
-        assert_eq!(held.next_extension(), Some(third));
+        assert_eq!(held.next_due(), Some(third));
         assert_eq!(held.due(LEASE, None, third), [(message(1, 0).token, 0)]);
         assert_eq!(held.due(LEASE, None, third), [], "it was asked for");
-        assert_eq!(held.due(LEASE, None, now + LEASE), [], "it was worked on for long enough");
+        assert_eq!(
+            held.due(LEASE, None, now + LEASE),
+            [],
+            "it was worked on for long enough"
+        );
         assert!(!lost.load(Ordering::Relaxed));
         held.lost(&message(1, 0).token);
         assert!(lost.load(Ordering::Relaxed));
-        assert_eq!(held.next_extension(), None);
+        assert_eq!(held.next_due(), None);
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_nobody_extends_is_over_in_its_time() {
+        let (mut held, now) = (AllHeld::default(), Instant::now());
+        let mut lost = [1, 2, 3].map(|number| match held.take(&message(number, 0), link(1), false, now) {
+            Came::New(lost) => lost,
+            known => panic!("it is new: {known:?}"),
+        });
+        held.extends(&message(2, 0).token);
+        held.settles(&message(3, 0).token);
+        assert_eq!(held.next_due(), Some(now + LEASE));
+        held.run_out(now + LEASE - Duration::from_millis(1));
+        assert_eq!(
+            lost.each_mut().map(|lost| lost.load(Ordering::Relaxed)),
+            [false, false, false]
+        );
+        held.run_out(now + LEASE);
+        assert_eq!(lost.map(|lost| lost.load(Ordering::Relaxed)), [true, false, false]);
+        assert_eq!(held.next_due(), None);
     }
 
     #[tokio::test]
@@ -272,7 +316,7 @@ mod tests {
             held.take(&late, link(1), true, now);
             let first = now + left / 3;
             assert_eq!(held.due(10 * LEASE, lease, first).len(), 1);
-            assert_eq!(held.next_extension(), Some(first + every), "{left:?}, {lease:?}");
+            assert_eq!(held.next_due(), Some(first + every), "{left:?}, {lease:?}");
         }
     }
 

@@ -17,7 +17,7 @@ mod link;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::Stream;
@@ -101,14 +101,26 @@ impl QueueConsumer {
         &self.queue
     }
 
-    /// The next message; waits for one. A call that is dropped loses nothing.
+    /// The next message; waits for one. A call that is dropped loses nothing. A message whose lease was over before it was taken is passed
+    /// over: it goes out again, to whoever is next.
     ///
     /// # Errors
     /// [`ClientError::UnknownQueue`] when the queue is gone, and what else no retry mends: the consumer has ended then, and later calls
     /// give
     /// [`ClientError::Closed`]. [`ClientError::Unavailable`] when no broker served it for `retry_timeout`; it tries on.
     pub async fn next(&mut self) -> Result<QueueDelivery, ClientError> {
-        self.inbox.recv().await.unwrap_or(Err(ClientError::Closed))
+        std::future::poll_fn(|cx| self.poll_delivery(cx))
+            .await
+            .unwrap_or(Err(ClientError::Closed))
+    }
+
+    fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<QueueDelivery, ClientError>>> {
+        loop {
+            match ready!(self.inbox.poll_recv(cx)) {
+                Some(Ok(delivery)) if delivery.is_lost() => drop(delivery),
+                next => return Poll::Ready(next),
+            }
+        }
     }
 }
 
@@ -116,7 +128,7 @@ impl Stream for QueueConsumer {
     type Item = Result<QueueDelivery, ClientError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.inbox.poll_recv(cx)
+        self.poll_delivery(cx)
     }
 }
 
@@ -224,7 +236,7 @@ impl QueueDelivery {
         self.handle.ask(Settlement::Extend { lease: Some(lease) }).await
     }
 
-    /// Whether the message is known to be somebody else's by now, so that work on it is in vain.
+    /// Whether work on the message is in vain: its lease is over, or it is known to be somebody else's by now.
     pub fn is_lost(&self) -> bool {
         self.handle.lost.load(Ordering::Relaxed)
     }
