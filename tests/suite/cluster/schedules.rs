@@ -349,7 +349,11 @@ async fn a_schedule_lies_where_the_key_of_its_message_is(cluster: &Cluster) {
             time_zone: "UTC".to_owned(),
         };
         let bad = NewSchedule::new("by-key", timing, QueueMessage::new("x").with_key(key));
-        assert_refused(admin.put_schedule(ORDERED, &bad).await, Reason::InvalidSchedule, &["61"]);
+        assert_refused(
+            admin.put_schedule(ORDERED, &bad).await,
+            Reason::InvalidSchedule,
+            &["61"],
+        );
         let listed = admin.list_schedules(ORDERED).await.expect("it is there").schedules;
         assert_eq!(listed.len(), 1, "it is there still: {key}");
     }

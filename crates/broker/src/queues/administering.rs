@@ -41,7 +41,11 @@ impl Desk {
             let slot = state.slots().slot(slot)?;
             let is_done = |offset| matches!(slot.state(offset, end), SlotState::Done);
             let refused = refused.offsets().map(|offset| (offset, is_done(offset)));
-            Some(refused.chain(beyond.into_iter().map(|offset| (offset, false))).collect())
+            Some(
+                refused
+                    .chain(beyond.into_iter().map(|offset| (offset, false)))
+                    .collect(),
+            )
         });
         judged.ok_or_else(|| self.unknown_queue(queue))
     }

@@ -142,7 +142,10 @@ mod tests {
     #[test]
     fn a_queue_whose_settings_cannot_be_read_keeps_what_it_has() {
         let spec = QueueSpec::idle(QueueId(7), "billing".into(), QueueStart::Latest);
-        assert_eq!((spec.id, spec.kind, spec.start), (QueueId(7), SlotKind::Group, QueueStart::Latest));
+        assert_eq!(
+            (spec.id, spec.kind, spec.start),
+            (QueueId(7), SlotKind::Group, QueueStart::Latest)
+        );
         let Policy {
             is_paused,
             attempts_max,
@@ -154,7 +157,11 @@ mod tests {
             ..
         } = spec.policy;
         assert!(is_paused, "it hands out nothing");
-        assert_eq!((attempts_max, dead_max, dead_ttl_ms), (None, None, None), "no message dies or goes");
+        assert_eq!(
+            (attempts_max, dead_max, dead_ttl_ms),
+            (None, None, None),
+            "no message dies or goes"
+        );
         assert_eq!((forwards_dead, expired, unused_max_ms), (false, None, None));
     }
 }

@@ -165,13 +165,7 @@ impl Slot {
         })
     }
 
-    pub(super) fn kill(
-        &mut self,
-        next: u64,
-        messages: &Runs,
-        death: &Death,
-        (keys, lanes): (&[u64], &[u32]),
-    ) -> Runs {
+    pub(super) fn kill(&mut self, next: u64, messages: &Runs, death: &Death, (keys, lanes): (&[u64], &[u32])) -> Runs {
         self.each(messages, |slot, at, offset| {
             let before = match slot.state(offset, next) {
                 MessageState::Free => Held {

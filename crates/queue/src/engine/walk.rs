@@ -425,7 +425,11 @@ mod tests {
                 Output::Propose { ops, .. } => Some(&ops.sections),
                 _ => None,
             });
-            grants.flatten().filter_map(Section::messages).map(|messages| messages.len() as usize).sum()
+            grants
+                .flatten()
+                .filter_map(Section::messages)
+                .map(|messages| messages.len() as usize)
+                .sum()
         };
         let policy = Policy::default();
         assert_eq!(step(&slots, Input::Configure { slot: SLOT, policy }), 0);

@@ -41,7 +41,11 @@ fn offsets_that_no_replica_could_read_again_are_refused_and_not_proposed() {
     let there_and_beyond = Runs::from_iter([1, (1 << 60) - 1]);
     administer(&mut world, done(DoneCause::Cancelled, there_and_beyond));
     world.settle_down();
-    assert_eq!(state(&world, 1), MessageState::Done, "one that is not there is left out");
+    assert_eq!(
+        state(&world, 1),
+        MessageState::Done,
+        "one that is not there is left out"
+    );
 }
 
 #[test]
@@ -136,7 +140,10 @@ fn a_message_that_comes_back_from_the_dead_keeps_its_priority() {
         ..Policy::default()
     };
     let mut world = world(policy, 1);
-    let lane = |lane| Mark { lane, ..Mark::default() };
+    let lane = |lane| Mark {
+        lane,
+        ..Mark::default()
+    };
     send(&mut world, vec![lane(3), lane(0), lane(2)]);
     world.connect(0, 0);
     world.settle_down();
