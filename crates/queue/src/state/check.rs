@@ -55,6 +55,9 @@ impl Slot {
         if self.done.last().is_some_and(|last| last >= next) {
             return Err("what is beyond the end is done".to_owned());
         }
+        if self.floor > 0 && self.done.count(0, self.floor - 1) > 0 {
+            return Err("what is below the floor is done by itself".to_owned());
+        }
         let mut counts = Counts::default();
         let mut left = BTreeMap::new();
         for (offset, held) in self.held.iter() {
@@ -92,9 +95,10 @@ impl Slot {
                 return Err(format!("{offset} has the origin {}", origin.origin));
             }
         }
-        let settled: u64 = self.settled.iter().sum();
+        // Of a damaged state they may be any numbers.
+        let settled = self.settled.iter().copied().fold(0, u64::saturating_add);
         let all = next - self.start;
-        if self.undone(next) + settled != all {
+        if self.undone(next).saturating_add(settled) != all {
             return Err(format!(
                 "{all} messages, {} undone, {settled} settled",
                 self.undone(next)

@@ -118,6 +118,22 @@ fn states_are_those_of_earlier_builds() {
 }
 
 #[test]
+fn damaged_states_are_refused_or_other_states_and_stop_nothing() {
+    for (_, slots) in states(1) {
+        let bytes = slots.snapshot();
+        for at in 0..bytes.len() {
+            for damage in [0x01, 0x40, 0x80, 0xff] {
+                let mut damaged = bytes.to_vec();
+                damaged[at] ^= damage;
+                if let Ok(restored) = Slots::restore(&damaged, 0, MESSAGES as u64) {
+                    restored.check(0, MESSAGES as u64).expect("what is taken is sound");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_partition_without_queues_has_no_bytes_of_them() {
     assert_eq!(Slots::default().snapshot(), Bytes::new());
     assert_eq!(Slots::restore(&[], 0, 0).expect("it is the default"), Slots::default());
