@@ -78,7 +78,8 @@ pub(crate) async fn put(
         Lead::At(leader) => pass_on(node, context, (&target, leader), wanted, PASS_TIMEOUT).await?,
     };
     put.created &= elsewhere.is_empty();
-    // One name is one schedule: where it lay with another key it goes, and not before the new one is there. What is refused changes nothing.
+    // One name is one schedule: where it lay with another key it goes, and not before the new one is there. What is refused changes
+    // nothing.
     for other in elsewhere {
         match delete_at(node, context, queue, (other, name.clone())).await {
             // It had no further occurrence, or another call was faster.
