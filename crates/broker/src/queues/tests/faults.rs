@@ -61,6 +61,25 @@ async fn a_queue_that_was_refused_a_slot_gets_one_as_soon_as_there_is_room() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn offsets_that_no_message_can_have_are_refused_and_nothing_stops() {
+    let (broker, partition, desk) = begin(Policy::default()).await;
+    send(&partition, 2).await;
+    let far = [1 << 60, u64::MAX - 1, u64::MAX];
+    let cancelled = tokio::time::timeout(TIMEOUT, desk.cancel(QUEUE, &far)).await;
+    let cancelled = cancelled.expect("it is answered").expect("it leads");
+    assert_eq!(cancelled, far.map(|offset| (offset, false)).into());
+    let messages = || Runs::from_iter(far);
+    for what in [Administer::Redrive(messages()), Administer::PurgeDead(messages())] {
+        let reply = tokio::time::timeout(TIMEOUT, desk.administer(QUEUE, what)).await;
+        let refused = SectionReply::Taken { refused: messages() };
+        assert_eq!(reply.expect("it is answered").expect("it leads"), refused);
+    }
+    send(&partition, 1).await;
+    assert_eq!(receive_all(&desk, 3).await.len(), 3, "the partition works on");
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_that_was_closed_while_another_was_opened_is_missed() {
     let (broker, partition, desk) = begin(Policy::default()).await;
     partition.set_queues(vec![spec_of(1), spec_of(2)].into());
