@@ -40,7 +40,7 @@ impl Slots {
                 return Err(CarryRefused::Unknown { offset });
             }
             let is_out = self.slots.values().any(|slot| match slot.state(offset, next) {
-                MessageState::Held(held) => matches!(held.state, HeldState::Leased | HeldState::Moving),
+                MessageState::Held(held) => held.state == HeldState::Moving,
                 MessageState::Beyond | MessageState::Done | MessageState::Free => false,
             });
             if is_out {

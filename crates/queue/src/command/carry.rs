@@ -13,6 +13,8 @@ const VERSION: u8 = 1;
 /// The head of a carry; the batch of the records, as they were, is the command's body. Record `i` of the batch is the message that
 /// `messages` names in place `i`.
 ///
+/// A message that is leased keeps its lease, and its holder may go on to name it by the offset that it was handed out with.
+///
 /// As a [`QueueOps`](crate::QueueOps) it has no effect in an entry of another term than the one in which it was decided.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Carry {
@@ -33,7 +35,7 @@ pub enum CarryRefused {
     GroupSlot,
     /// There is no slot, so nobody asks for the messages.
     NoSlot,
-    /// A message is leased, or on its way to another topic: its holder knows it by its offset.
+    /// A message is on its way to another topic, with a batch that names it by its offset.
     Out {
         /// The offset of the message.
         offset: u64,

@@ -79,6 +79,9 @@ impl Engine {
         let refused = refused_by(reply, &acts);
         for act in acts {
             let is_refused = refused.binary_search(&act.ready.offset).is_ok();
+            if self.comes_again(slots, id, &act) {
+                continue;
+            }
             if let (Some(desk), Some(slot)) = (self.desks.get_mut(&id), slots.slot(id)) {
                 desk.busy.remove(&act.ready.offset);
                 desk.purged(change);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::engine::ahead::MarksAhead;
 use crate::engine::io::LogPart;
 use crate::engine::timers::TimerKey;
-use crate::limits::{CARRY_BATCH_BYTES, CARRY_FACTOR, CARRY_SHARE, CARRY_SLACK_BYTES};
+use crate::limits::{CARRY_BATCH_BYTES, CARRY_FACTOR, CARRY_LEASE_MS, CARRY_SHARE, CARRY_SLACK_BYTES};
 
 /// Messages of one carry, at most, however small they are.
 const MESSAGES_MAX: u64 = 16_384;
@@ -19,6 +19,8 @@ pub struct CarryBounds {
     pub slack_bytes: u64,
     /// The records of one carry, bytes.
     pub batch_bytes: u64,
+    /// A leased message that has kept its part from being cut for so long, milliseconds, is carried with its lease.
+    pub leased_ms: u64,
 }
 
 impl Default for CarryBounds {
@@ -27,6 +29,7 @@ impl Default for CarryBounds {
             factor: CARRY_FACTOR,
             slack_bytes: CARRY_SLACK_BYTES,
             batch_bytes: CARRY_BATCH_BYTES,
+            leased_ms: CARRY_LEASE_MS,
         }
     }
 }

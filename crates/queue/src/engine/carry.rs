@@ -2,10 +2,11 @@
 //!
 //! The host says how large the log is, part by part. When it is larger than [`CarryBounds`] allow, the messages of its oldest part that
 //! are not done are appended again, a batch at a time, so that the part can be cut off. Of a key nothing is carried before everything
-//! that is earlier. What is leased stays until it is settled; a lease that ran out long ago is counted as a failure first, for nobody
-//! else would end it while nobody asks for messages.
+//! that is earlier. What is leased stays for a while, for most is settled soon; then it goes on with its lease, and its holder may name
+//! it as before. A lease that ran out long ago is counted as a failure first, for nobody else would end it while nobody asks for messages.
 //!
-//! While a carry is under way its messages do not go out: a carry is refused as a whole if one of them is leased.
+//! While a carry is under way its messages do not go out. What is said of them meanwhile may find them at their new places: it is said
+//! again of these.
 
 use jangada_machine::Now;
 
@@ -17,6 +18,7 @@ use crate::engine::depth::{Scale, mul_div};
 use crate::engine::desk::Desk;
 use crate::engine::io::{LogPart, Output, ReadId, Rows, RowsWanted};
 use crate::engine::outs::PASSED;
+use crate::engine::part::Part;
 use crate::engine::settle::failure;
 use crate::engine::step::{Engine, Read};
 use crate::engine::walk::{View, WALK_MAX};
@@ -24,6 +26,9 @@ use crate::ids::SlotId;
 use crate::limits::{CARRY_LEASE_MS, SPAN_MAX};
 use crate::runs::Runs;
 use crate::state::{HeldState, MessageState, SlotKind, Slots};
+
+/// Leased messages that stayed are forgotten, if they are not leased any more, when there are more than so many.
+const STAYED_MAX: usize = 1_024;
 
 impl Engine {
     /// When messages are carried, if not as by default.
@@ -197,10 +202,14 @@ impl Engine {
             stays |= desk.busy.contains(&offset);
             if let MessageState::Held(held) = slot.state(offset, end) {
                 let view = View::new(id, slot, slots, end, now, wall_ms);
-                stays |= matches!(held.state, HeldState::Leased | HeldState::Moving);
-                if held.state == HeldState::Leased {
-                    desk.end_lease(&view, offset, &mut self.acts);
-                }
+                stays |= match held.state {
+                    HeldState::Leased => {
+                        desk.end_lease(&view, offset, &mut self.acts);
+                        desk.lease_stays(&view, offset, self.carrier.bounds.leased_ms)
+                    }
+                    HeldState::Moving => true,
+                    HeldState::Waiting | HeldState::Dead => false,
+                };
             }
         }
         stays
@@ -219,6 +228,85 @@ impl Desk {
             let (change, delay_ms) = failure(&self.policy, held, offset, Some(0));
             self.change(view, offset, held, change, delay_ms, acts);
         }
+    }
+}
+
+impl Desk {
+    /// Whether a leased message stays: until it has kept its part from being cut for so long. One whose lease has run out goes as a
+    /// failure.
+    fn lease_stays(&mut self, view: &View<'_>, offset: u64, leased_ms: u64) -> bool {
+        let is_out = self.out.get(offset).is_some_and(|out| out.deadline != PASSED);
+        let (Some(held), true) = (view.slot.held(offset), is_out) else {
+            return true;
+        };
+        let now_ms = view.now.monotonic_ms;
+        if self.stayed.len() > STAYED_MAX {
+            self.stayed
+                .retain(|offset, (lease, _)| view.slot.held(*offset).is_some_and(|held| held.lease == *lease));
+        }
+        let (lease, since_ms) = *self.stayed.entry(offset).or_insert((held.lease, now_ms));
+        if lease != held.lease {
+            self.stayed.insert(offset, (held.lease, now_ms));
+            return leased_ms > 0;
+        }
+        now_ms.saturating_sub(since_ms) < leased_ms || self.busy.contains(&offset)
+    }
+}
+
+impl Engine {
+    /// Leased messages go on under new offsets. What the next command says of them says it of these; what one under way says comes again.
+    pub(super) fn acts_carried(&mut self, slots: &Slots, end: u64, moves: &[(u64, u64)]) {
+        let place_of = |id: SlotId, offset: u64| {
+            let at = moves.binary_search_by_key(&offset, |(old, _)| *old).ok()?;
+            let new = moves[at].1;
+            let slot = slots.slot(id)?;
+            let is_leased = matches!(slot.state(new, end), MessageState::Held(held) if held.state == HeldState::Leased);
+            is_leased.then_some((slot, new))
+        };
+        for act in &mut self.acts {
+            let Some((slot, new)) = place_of(act.slot, act.ready.offset) else {
+                continue;
+            };
+            if let Some(desk) = self.desks.get_mut(&act.slot) {
+                desk.busy.remove(&act.ready.offset);
+                desk.busy.insert(new);
+            }
+            act.ready = Desk::ready_of(slot, new, slot.held(new));
+        }
+        for ((id, _), place) in &mut self.carried_acts {
+            let Some((_, new)) = place_of(*id, *place) else {
+                continue;
+            };
+            if let Some(desk) = self.desks.get_mut(id) {
+                desk.busy.remove(place);
+                desk.busy.insert(new);
+            }
+            *place = new;
+        }
+        for part in self.under_way.values().flatten() {
+            let Part::Acts(id, _, acts) = part else { continue };
+            for act in acts {
+                if let (Some((_, new)), Some(desk)) = (place_of(*id, act.ready.offset), self.desks.get_mut(id)) {
+                    desk.busy.insert(new);
+                    self.carried_acts.insert((*id, act.ready.offset), new);
+                }
+            }
+        }
+    }
+
+    /// What a command said of a message that had another place by then is said again by the next one. Says whether that is so.
+    pub(super) fn comes_again(&mut self, slots: &Slots, id: SlotId, act: &Act) -> bool {
+        let Some(new) = self.carried_acts.remove(&(id, act.ready.offset)) else {
+            return false;
+        };
+        let (Some(desk), Some(slot)) = (self.desks.get_mut(&id), slots.slot(id)) else {
+            return false;
+        };
+        desk.busy.remove(&act.ready.offset);
+        desk.busy.insert(new);
+        let ready = Desk::ready_of(slot, new, slot.held(new));
+        self.acts.push(Act { ready, ..*act });
+        true
     }
 }
 

@@ -68,6 +68,8 @@ pub(super) struct Desk {
     pub busy: BTreeSet<u64>,
     /// Messages that a carry under way is about: they do not go out before it is applied.
     pub carrying: BTreeSet<u64>,
+    /// Leased messages that were to be carried and stayed, with their leases, and since when, on the monotonic clock.
+    pub stayed: BTreeMap<u64, (LeaseId, u64)>,
     /// What was admitted, and is being appended.
     pub sending: Amount,
     pub breaker: Breaker,
@@ -132,6 +134,7 @@ impl Desk {
             keys: Keys::default(),
             busy: BTreeSet::new(),
             carrying: BTreeSet::new(),
+            stayed: BTreeMap::new(),
             sending: Amount::default(),
             breaker: Breaker::default(),
             forwarder: Forwarder::default(),

@@ -38,6 +38,13 @@ impl Expiries {
         known
     }
 
+    /// A message has another offset now.
+    pub(super) fn carry(&mut self, old: u64, new: u64) {
+        if let Some(expires_at_ms) = self.known.remove(&old) {
+            self.known.insert(new, expires_at_ms);
+        }
+    }
+
     pub(super) fn is_unknown(&self, offset: u64) -> bool {
         self.unknown.contains(&offset)
     }

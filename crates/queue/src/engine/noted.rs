@@ -3,10 +3,34 @@
 use jangada_machine::Now;
 
 use crate::engine::acts::Change;
-use crate::engine::io::{Answer, Input, Output};
+use crate::engine::io::{Answer, Delivered, Input, Output};
 use crate::engine::step::Engine;
 use crate::ids::SlotId;
 use crate::state::Slots;
+
+impl Output {
+    /// The messages that it hands out.
+    fn messages_mut(&mut self) -> &mut [Delivered] {
+        match self {
+            Self::Attached { messages, .. }
+            | Self::Deliver { messages, .. }
+            | Self::Answer {
+                answer: Answer::Received(messages),
+                ..
+            } => messages,
+            _ => &mut [],
+        }
+    }
+
+    /// Messages have new offsets. By those they are handed out, for their records may be gone at the old ones.
+    pub(super) fn carried(&mut self, moves: &[(u64, u64)]) {
+        for message in self.messages_mut() {
+            if let Ok(at) = moves.binary_search_by_key(&message.offset, |(old, _)| *old) {
+                message.offset = moves[at].1;
+            }
+        }
+    }
+}
 
 impl Engine {
     /// Takes an input, and leaves to the next step what it makes possible. The host notes [`Input::Applied`], [`Input::Appended`] and
@@ -27,17 +51,8 @@ impl Engine {
     pub(super) fn take_noted(&mut self, now: Now) -> Vec<Output> {
         let mut noted = std::mem::take(&mut self.noted);
         let age_ms = now.monotonic_ms.saturating_sub(self.noted_ms);
-        for output in &mut noted {
-            if let Output::Attached { messages, .. }
-            | Output::Deliver { messages, .. }
-            | Output::Answer {
-                answer: Answer::Received(messages),
-                ..
-            } = output
-            {
-                let left = messages.iter_mut().map(|message| &mut message.lease_left_ms);
-                left.for_each(|left| *left = left.saturating_sub(age_ms));
-            }
+        for message in noted.iter_mut().flat_map(Output::messages_mut) {
+            message.lease_left_ms = message.lease_left_ms.saturating_sub(age_ms);
         }
         noted
     }

@@ -125,6 +125,13 @@ impl Outs {
         Some(out)
     }
 
+    /// A message has another offset now.
+    pub(super) fn carry(&mut self, old: u64, new: u64) {
+        if let Some(kept) = self.messages.remove(old) {
+            self.messages.insert(new, kept);
+        }
+    }
+
     /// The deadline of a message is another one.
     pub(super) fn set_deadline(&mut self, offset: u64, deadline: u64) {
         if let Some(kept) = self.messages.get(offset).copied() {
@@ -190,6 +197,9 @@ mod tests {
         assert_eq!((outs.run_out(), outs.next_ms()), (2, Some(12)));
         assert_eq!(outs.hand_to(1, other), Some((Some(one), 3)));
         assert_eq!(outs.get(2).and_then(|out| out.waiter), Some(other));
+        outs.carry(2, 12);
+        assert!(outs.get(2).is_none() && outs.get(12).is_some_and(|out| out.deadline == 12));
+        outs.carry(12, 2);
         assert_eq!(outs.hand_all_to(SessionId(1), one), vec![(Some(other), 3)]);
         (0..3).for_each(|offset| assert!(outs.remove(offset).is_some_and(|out| out.session == SessionId(1))));
         let third = outs.give(SessionId(3), None);

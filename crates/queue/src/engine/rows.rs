@@ -7,6 +7,7 @@ use jangada_machine::Now;
 use crate::engine::desk::{Desk, Ready};
 use crate::engine::io::{Output, ReadId, Rows, Settled};
 use crate::engine::keys::Place;
+use crate::engine::outs::PASSED;
 use crate::engine::step::{Engine, Read};
 use crate::engine::timers::Due;
 use crate::engine::walk::View;
@@ -147,6 +148,9 @@ impl Desk {
         }
         let held = match view.state(new) {
             MessageState::Free => None,
+            MessageState::Held(held) if held.state == HeldState::Leased => {
+                return self.moved_with_lease(view, old, new);
+            }
             MessageState::Held(held) if held.state == HeldState::Waiting => Some(*held),
             MessageState::Held(_) | MessageState::Done | MessageState::Beyond => return,
         };
@@ -195,6 +199,25 @@ impl Desk {
         }
         self.keys.unpark(ready.key, ready.origin);
         self.place(view, ready, origin.deliver_at_ms);
+    }
+
+    /// A message that is leased goes on under a new offset, with its lease.
+    fn moved_with_lease(&mut self, view: &View<'_>, old: u64, new: u64) {
+        let ready = Self::ready_of(view.slot, new, view.slot.held(new));
+        let before = Ready {
+            offset: old,
+            // Without an order it stood where it was.
+            origin: view.slot.carried(new).map_or(old, |origin| origin.origin),
+            ..ready
+        };
+        self.withhold(&before);
+        self.out.carry(old, new);
+        self.expiries.carry(old, new);
+        // What a command about it is refused for comes again; if a grant is refused, or it waited to go out, it waits here.
+        let has_run_out = self.out.get(new).is_none_or(|out| out.deadline == PASSED);
+        if has_run_out && !self.busy.contains(&new) {
+            self.give_back(ready);
+        }
     }
 
     /// Puts a free message behind the cursor to where it is found: it goes out, or is not due, or its key is busy.

@@ -78,10 +78,11 @@ impl Engine {
     /// Whether the token is that of the message's lease, and what becomes of it then.
     pub(super) fn judge(&mut self, slots: &Slots, end: u64, id: SlotId, waiting: Waiting, out: &mut Vec<Output>) {
         let Waiting { item, request, place } = waiting;
-        let offset = item.offset;
         let (Some(slot), Some(desk)) = (slots.slot(id), self.desks.get_mut(&id)) else {
             return self.settled(request, place, Settled::LeaseLost, out);
         };
+        // Its lease went with it, if it was appended again.
+        let offset = slot.place(item.offset);
         // What a command under way makes of the message decides.
         if desk.busy.contains(&offset) {
             return self.deferred.push((id, waiting));

@@ -84,6 +84,8 @@ pub struct Engine {
     pub(super) settling: BTreeMap<RequestId, Settling>,
     /// Changes for the next command.
     pub(super) acts: Vec<Act>,
+    /// Messages that were appended again while a command about them was under way: where they are now. It is refused, and comes again.
+    pub(super) carried_acts: BTreeMap<(SlotId, u64), u64>,
     /// Messages to settle of which a command is under way.
     pub(super) deferred: Vec<(SlotId, Waiting)>,
     pub(super) administered: Vec<(RequestId, Section)>,
@@ -124,6 +126,7 @@ impl Engine {
             asks: Vec::new(),
             settling: BTreeMap::new(),
             acts: Vec::new(),
+            carried_acts: BTreeMap::new(),
             deferred: Vec::new(),
             administered: Vec::new(),
             under_way: BTreeMap::new(),
@@ -255,6 +258,8 @@ impl Engine {
             Input::Scheduled { key, is_applied } => self.scheduled(slots, key, is_applied, now),
             Input::CarryBuilt { bytes } => self.carry_built(bytes),
             Input::Carried { moves } => {
+                out.iter_mut().for_each(|output| output.carried(&moves));
+                self.acts_carried(slots, end, &moves);
                 self.carried(slots, end, &moves, now, wall_ms);
                 self.carry_ended(moves.last().map(|(old, _)| *old));
             }
@@ -422,7 +427,8 @@ impl Engine {
             .insert(waiter, Consumer::new(session, AttemptId(0), lease_ms, 0));
         // What the session has goes on with this stream. What it did not get, as its predecessor broke, is sent again.
         let mut again = Vec::new();
-        let holds: BTreeSet<(u64, LeaseId)> = holds.iter().copied().collect();
+        let holds = holds.iter().map(|(offset, lease)| (slot.place(*offset), *lease));
+        let holds: BTreeSet<(u64, LeaseId)> = holds.collect();
         desk.hand_all_to(session, waiter);
         for offset in desk.of_session(session) {
             if desk.busy.contains(&offset) {
@@ -500,6 +506,7 @@ impl Engine {
         let (Some(desk), Some(slot)) = (self.desks.get_mut(&id), slots.slot(id)) else {
             return;
         };
+        let offset = slot.place(offset);
         let MessageState::Held(held) = slot.state(offset, end) else {
             return;
         };

@@ -90,6 +90,12 @@ impl Slot {
         if leases != left {
             return Err(format!("leases {leases:?}, messages {left:?}"));
         }
+        for (offset, place) in self.aliases.iter() {
+            let is_leased = self.held.get(place).is_some_and(|held| held.state == HeldState::Leased);
+            if offset >= place || !is_leased {
+                return Err(format!("{offset} leads to {place}, which is not leased, or before it"));
+            }
+        }
         for (offset, origin) in self.origins.iter() {
             if !self.keeps_order() || origin.origin >= offset || offset < self.floor || self.done.contains(offset) {
                 return Err(format!("{offset} has the origin {}", origin.origin));

@@ -1,10 +1,11 @@
 //! The state as bytes, in the partition's saved state and checkpoints.
 //!
 //! ```text
-//! version u8 | last slot | marks end | carried end | slots | with version 2: schedules
+//! version u8 | last slot | marks end | carried end | slots | from version 2 on: schedules | from version 3 on: aliases
 //! slot       number | queue 16 | kind | order | start | floor | settled by cause | forwarding | done | held | leases | origins
 //! done       chunks, each: distance of its number | runs n, then n pairs of (distance, length - 1); or BITMAP and 512 bytes
 //! origins    n, each: distance of its offset | origin | key 8 | deliver-at | lane u8
+//! aliases    slots n, each: its number | n, then n pairs of (distance of the offset, distance of its place from it)
 //! held       n, each: distance of its offset | state u8 | lane u8 | reason u8 | failures | deliveries | at | key 8 | lease
 //! ```
 //!
@@ -26,6 +27,8 @@ use crate::varint::{get_varint, put_varint};
 const VERSION: u8 = 1;
 /// Of a state with schedules behind the slots: `n | each: number of the slot | name | schedule`.
 const VERSION_SCHEDULES: u8 = 2;
+/// Of a state with leased messages that were appended again. It has as many schedules as there are, perhaps none.
+const VERSION_ALIASES: u8 = 3;
 /// In place of a number of runs: a bitmap.
 const BITMAP: u64 = RUNS_MAX as u64 + 1;
 /// Offsets lie below it.
@@ -38,8 +41,14 @@ impl Slots {
             return;
         }
         out.reserve(self.bytes / 2);
-        let has_schedules = !self.schedules.is_empty();
-        out.put_u8(if has_schedules { VERSION_SCHEDULES } else { VERSION });
+        let with_aliases = self.slots.iter().filter(|(_, slot)| slot.aliases.len() > 0);
+        let with_aliases: Vec<_> = with_aliases.collect();
+        let version = match (self.schedules.is_empty(), with_aliases.is_empty()) {
+            (_, false) => VERSION_ALIASES,
+            (false, true) => VERSION_SCHEDULES,
+            (true, true) => VERSION,
+        };
+        out.put_u8(version);
         put_varint(out, u64::from(self.last_slot));
         put_varint(out, self.marks_end);
         put_varint(out, self.carried_end);
@@ -48,12 +57,19 @@ impl Slots {
             put_varint(out, u64::from(id.get()));
             slot.encode(out);
         }
-        if has_schedules {
+        if version >= VERSION_SCHEDULES {
             put_varint(out, self.schedules.len() as u64);
             for ((slot, name), schedule) in &self.schedules {
                 put_varint(out, u64::from(slot.get()));
                 put_bytes(out, name.as_bytes());
                 schedule.encode(out);
+            }
+        }
+        if version >= VERSION_ALIASES {
+            put_varint(out, with_aliases.len() as u64);
+            for (id, slot) in with_aliases {
+                put_varint(out, u64::from(id.get()));
+                slot.encode_aliases(out);
             }
         }
     }
@@ -72,22 +88,21 @@ impl Slots {
     pub fn restore(input: &[u8], log_start: u64, next: u64) -> Result<Self, RestoreError> {
         match input.first() {
             None => Ok(Self::default()),
-            Some(version @ &(VERSION | VERSION_SCHEDULES)) => {
+            Some(version @ &(VERSION | VERSION_SCHEDULES | VERSION_ALIASES)) => {
                 let mut rest = &input[1..];
-                let has_schedules = *version == VERSION_SCHEDULES;
-                let read = Self::read(&mut rest, next, has_schedules).filter(|_| rest.is_empty());
+                let read = Self::read(&mut rest, next, *version).filter(|_| rest.is_empty());
                 let slots = read.ok_or_else(|| RestoreError("the state of a partition's queues is damaged".into()))?;
                 let damaged = |error| RestoreError(format!("the state of a partition's queues is damaged: {error}"));
                 slots.check(log_start, next).map_err(damaged)?;
                 Ok(slots)
             }
             Some(version) => Err(RestoreError(format!(
-                "the state of a partition's queues has version {version}; this build reads up to {VERSION_SCHEDULES}"
+                "the state of a partition's queues has version {version}; this build reads up to {VERSION_ALIASES}"
             ))),
         }
     }
 
-    fn read(input: &mut &[u8], next: u64, has_schedules: bool) -> Option<Self> {
+    fn read(input: &mut &[u8], next: u64, version: u8) -> Option<Self> {
         let mut slots = Self {
             last_slot: u32::try_from(get_varint(input)?).ok()?,
             marks_end: get_varint(input)?,
@@ -103,10 +118,10 @@ impl Slots {
             }
             slots.slots.insert(id, slot);
         }
-        let schedules = if has_schedules {
-            get_varint(input).filter(|count| *count > 0)?
-        } else {
-            0
+        let schedules = match version {
+            VERSION => 0,
+            VERSION_SCHEDULES => get_varint(input).filter(|count| *count > 0)?,
+            _ => get_varint(input)?,
         };
         for _ in 0..schedules {
             let key = (SlotId(u32::try_from(get_varint(input)?).ok()?), get_string(input)?);
@@ -116,11 +131,42 @@ impl Slots {
             }
             slots.schedules.insert(key, schedule);
         }
+        if version >= VERSION_ALIASES {
+            let mut last = SlotId(0);
+            for _ in 0..get_varint(input).filter(|count| *count > 0)? {
+                let id = SlotId(u32::try_from(get_varint(input)?).ok()?);
+                let before = std::mem::replace(&mut last, id);
+                let read = slots.change(id, |slot| slot.read_aliases(input).filter(|_| id > before));
+                read.flatten()?;
+            }
+        }
         Some(slots)
     }
 }
 
 impl Slot {
+    fn encode_aliases(&self, out: &mut BytesMut) {
+        put_varint(out, self.aliases.len() as u64);
+        let mut end = 0;
+        for (offset, place) in self.aliases.iter() {
+            put_varint(out, offset - end);
+            put_varint(out, place - offset);
+            end = offset + 1;
+        }
+    }
+
+    fn read_aliases(&mut self, input: &mut &[u8]) -> Option<()> {
+        let mut end = 0_u64;
+        for _ in 0..get_varint(input).filter(|count| *count > 0)? {
+            let offset = end
+                .checked_add(get_varint(input)?)
+                .filter(|offset| *offset < OFFSET_END)?;
+            self.aliases.insert(offset, offset.checked_add(get_varint(input)?)?);
+            end = offset + 1;
+        }
+        Some(())
+    }
+
     fn encode(&self, out: &mut BytesMut) {
         out.put_u128(self.queue.0);
         out.put_u8(self.kind as u8);

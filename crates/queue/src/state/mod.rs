@@ -1,5 +1,6 @@
 //! The replicated state: the slots of a partition.
 
+mod aliases;
 pub(crate) mod blocks;
 mod check;
 mod codec;

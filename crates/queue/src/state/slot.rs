@@ -9,16 +9,18 @@
 //!
 //! Every offset from floor to end is exactly one of: done, held, free. The floor is not done.
 
+use super::aliases::Aliases;
 use super::blocks::{Blocks, Timed};
 use super::done::DoneSet;
 use super::held::{DoneCause, Held, HeldState, KeepsOrder, Lease, Origin, SlotKind};
 use crate::command::Mark;
 use crate::ids::{LeaseId, QueueId};
 
-/// What one held message, one origin, one lease and the slot itself are counted with, bytes.
+/// What one held message, one origin, one lease, one alias and the slot itself are counted with, bytes.
 const HELD_BYTES: usize = 36;
 const ORIGIN_BYTES: usize = 36;
 const LEASE_BYTES: usize = 40;
+const ALIAS_BYTES: usize = 48;
 const SLOT_BYTES: usize = 256;
 
 impl Timed for Held {}
@@ -62,6 +64,8 @@ pub struct Slot {
     pub(crate) leases: Blocks<Lease>,
     /// Of messages that were appended again, if the slot keeps an order: where they were.
     pub(crate) origins: Blocks<Origin>,
+    /// Of leased messages that were appended again: the offsets by which their holders know them.
+    pub(crate) aliases: Aliases,
     pub(crate) counts: Counts,
     pub(crate) settled: Settled,
     pub(crate) forwarding: Option<Forwarding>,
@@ -93,6 +97,7 @@ impl Slot {
             held: Blocks::default(),
             leases: Blocks::default(),
             origins: Blocks::default(),
+            aliases: Aliases::default(),
             counts: Counts::default(),
             settled: Settled::default(),
             forwarding: None,
@@ -184,6 +189,11 @@ impl Slot {
         self.origins.get(offset).map_or(offset, |origin| origin.origin)
     }
 
+    /// Where the leased message is now that was handed out with an offset.
+    pub fn place(&self, offset: u64) -> u64 {
+        self.aliases.place(offset).unwrap_or(offset)
+    }
+
     /// What is known of a message that was appended again, in a slot that keeps an order.
     pub fn carried(&self, offset: u64) -> Option<&Origin> {
         self.origins.get(offset)
@@ -228,6 +238,7 @@ impl Slot {
             + HELD_BYTES * self.held.len()
             + ORIGIN_BYTES * self.origins.len()
             + LEASE_BYTES * self.leases.len()
+            + ALIAS_BYTES * self.aliases.len()
     }
 
     /// Makes a message done. It was not.
@@ -253,7 +264,7 @@ impl Slot {
         self.count(held.state, true);
         if let Some(before) = self.held.insert(offset, held) {
             self.count(before.state, false);
-            self.let_go(&before);
+            self.let_go(offset, &before);
         }
     }
 
@@ -261,15 +272,16 @@ impl Slot {
     pub(crate) fn unhold(&mut self, offset: u64) -> Option<Held> {
         let before = self.held.remove(offset)?;
         self.count(before.state, false);
-        self.let_go(&before);
+        self.let_go(offset, &before);
         Some(before)
     }
 
     /// A lease has a message less.
-    fn let_go(&mut self, before: &Held) {
+    fn let_go(&mut self, offset: u64, before: &Held) {
         if before.state != HeldState::Leased {
             return;
         }
+        self.aliases.end(offset);
         let lease = self
             .leases
             .get_mut(before.lease.get())
@@ -319,13 +331,17 @@ impl Slot {
         self.raise_floor();
     }
 
-    /// The message goes on under another offset, with all that is known of it.
+    /// The message goes on under another offset, with all that is known of it. If it is leased its lease goes with it.
     pub(crate) fn carry(&mut self, old: u64, new: u64, mark: &Mark) {
         let origin = self.origins.get(old).copied();
-        let held = self.unhold(old);
+        // Neither the counts nor its lease change.
+        let held = self.held.remove(old);
         self.finish(old, DoneCause::Carried);
         if let Some(held) = held {
-            self.hold(new, held);
+            self.held.insert(new, held);
+            if held.state == HeldState::Leased {
+                self.aliases.carry(old, new);
+            }
         }
         if self.keeps_order() {
             let origin = origin.unwrap_or(Origin {

@@ -1,6 +1,6 @@
 //! What is carried, and when: a log holds a bounded multiple of what is not done, and little is written twice.
 
-use jangada_queue::engine::{CarryBounds, Input, OnDead, Order, Policy, Settlement, Waiter};
+use jangada_queue::engine::{Answer, CarryBounds, Input, OnDead, Order, Policy, Settled, Settlement, Waiter};
 use jangada_queue::{KeepsOrder, Mark, MessageState};
 
 use crate::world::{Client, SLOT, World};
@@ -9,6 +9,7 @@ const BOUNDS: CarryBounds = CarryBounds {
     factor: 4,
     slack_bytes: 20_000,
     batch_bytes: 2_000,
+    leased_ms: 600_000,
 };
 
 fn world(policy: Policy) -> World {
@@ -214,4 +215,90 @@ fn a_lease_that_ran_out_long_ago_holds_no_disk() {
     let slot = world.slots.slot(SLOT).expect("it is open");
     let (offset, held) = slot.held_from(0).next().expect("it waits");
     assert_eq!((offset, held.failures), (world.end() - 1, 1), "the lease was a failure");
+}
+
+/// A message whose lease is extended for hours goes on with its lease, and its holder names it as before.
+#[test]
+fn a_lease_that_is_extended_for_hours_holds_no_disk() {
+    let mut world = world(Policy::default());
+    world.clients = vec![
+        Client::default(),
+        Client {
+            session: 1,
+            ..Client::default()
+        },
+    ];
+    world.send(vec![Mark::default(); 2]);
+    world.settle_down();
+    world.connect(1, 2);
+    world.settle_down();
+    let first = world.clients[1].holds[&0];
+    let extends = |world: &mut World| {
+        for offset in [0, 1] {
+            let settlement = Settlement::Extend { lease_ms: 1_200_000 };
+            let request = world.say(1, offset, settlement).expect("it has the message");
+            world.settle_down();
+            assert_eq!(world.answers[&request], Answer::Settled(vec![Settled::Done]));
+        }
+    };
+    for round in 0..200 {
+        if round % 4 == 0 {
+            extends(&mut world);
+        }
+        if round % 50 == 40 {
+            world.fail_over();
+            world.settle_down();
+        }
+        if round % 50 == 45 {
+            // It comes back with what it has by the names that it knows, and gets nothing again.
+            world.disconnect(1, false);
+            let delivered = world.order.len();
+            world.connect(1, 0);
+            world.settle_down();
+            assert_eq!(world.order.len(), delivered, "it has them");
+        }
+        traffic(&mut world, 1);
+        world.pass(100_000);
+    }
+    let slot = world.slots.slot(SLOT).expect("it is open");
+    assert!(slot.floor() > 3_000, "the floor is at {}", slot.floor());
+    assert_eq!((slot.counts().leased, slot.undone(world.end())), (2, 2));
+    let place = slot.place(0);
+    assert!(
+        place > slot.floor() - 1
+            && slot
+                .held(place)
+                .is_some_and(|held| held.lease == first && held.deliveries == 1)
+    );
+    // Nobody finds them by the rows alone, whose log is cut.
+    world.rows.clear();
+    let request = world.say(1, 0, Settlement::Ack).expect("it has the message");
+    world.settle_down();
+    assert_eq!(world.answers[&request], Answer::Settled(vec![Settled::Done]));
+    let request = world.say(
+        1,
+        1,
+        Settlement::Nack {
+            delay_ms: Some(0),
+            failed: true,
+        },
+    );
+    world.settle_down();
+    assert_eq!(
+        world.answers[&request.expect("it has it")],
+        Answer::Settled(vec![Settled::Done])
+    );
+    let slot = world.slots.slot(SLOT).expect("it is open");
+    let (_, held) = slot.held_from(0).next().expect("one goes out again");
+    assert_eq!(
+        (slot.undone(world.end()), held.failures, held.deliveries),
+        (1, 1, 2),
+        "and the other is done"
+    );
+    assert_eq!(slot.place(1), 1, "the lease that was known by it is over");
+    assert!(
+        world.log.carried < world.log.written / 10,
+        "{} bytes carried",
+        world.log.carried
+    );
 }

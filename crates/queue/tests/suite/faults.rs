@@ -21,7 +21,11 @@ impl World {
             let may_go = match slot.state(offset, end) {
                 MessageState::Done | MessageState::Beyond => continue,
                 MessageState::Free => true,
-                MessageState::Held(held) => matches!(held.state, HeldState::Waiting | HeldState::Dead),
+                MessageState::Held(held) => match held.state {
+                    HeldState::Waiting | HeldState::Dead => true,
+                    HeldState::Leased => self.carries_leased,
+                    HeldState::Moving => false,
+                },
             };
             if may_go && !stay.contains(&mark.key) {
                 offsets.push(offset);

@@ -2,7 +2,11 @@
 //! the same. `JANGADA_BLESS=1` adds lines to the files and changes none.
 
 use bytes::Bytes;
-use jangada_queue::{Context, KeepsOrder, QueueId, QueueOps, Section, SectionKind, SlotId, SlotKind, Slots};
+use jangada_machine::Effects;
+use jangada_queue::{
+    AttemptId, Carry, Context, KeepsOrder, Marks, QueueId, QueueOps, Runs, Section, SectionKind, SessionId, SlotId,
+    SlotKind, Slots,
+};
 use jangada_types::replicated::{Seeds, compare_golden, hex};
 use jangada_types::{CodecError, LogPosition, Offset};
 
@@ -67,6 +71,68 @@ fn states(seed: u64) -> Vec<(String, Slots)> {
         }
     }
     states
+}
+
+/// A state in which two of three leased messages were appended again, one of them twice.
+fn carried_with_leases() -> Slots {
+    let mut slots = Slots::default();
+    let context = |index, next| Context {
+        at: LogPosition { term: 2, index },
+        log_start: Offset(0),
+        next_offset: Offset(next),
+    };
+    let mut sections = vec![Section::Open {
+        queue: QueueId(1),
+        slot_kind: SlotKind::Owned,
+        order: KeepsOrder::No,
+        start: 0,
+    }];
+    sections.push(Section::Grant {
+        slot: SlotId(1),
+        session: SessionId(7),
+        attempt: AttemptId(0),
+        duration_ms: 30_000,
+        messages: Runs::from_iter([1, 2, 4]),
+        keys: vec![],
+        lanes: vec![],
+    });
+    let ops = QueueOps {
+        term: 2,
+        now_ms: 1_700_000_000_000,
+        ticket: 0,
+        sections,
+    };
+    slots.apply(&context(1, 10), &ops);
+    for (index, base, messages) in [(2, 10, vec![0, 1, 2]), (3, 13, vec![11])] {
+        let carry = Carry {
+            term: 2,
+            messages: messages.into_iter().collect(),
+            marks: Marks::default(),
+        };
+        slots
+            .judge_carry(&context(index, base), &carry)
+            .expect("leased messages may be carried");
+        slots.carry(&carry, base as u64, &mut Effects::default());
+    }
+    slots
+}
+
+#[test]
+fn a_state_with_leased_messages_elsewhere_is_that_of_earlier_builds() {
+    let slots = carried_with_leases();
+    slots.check(0, 14).expect("the state is sound");
+    let slot = slots.slot(SlotId(1)).expect("it is open");
+    assert_eq!([1, 11, 2, 4].map(|offset| slot.place(offset)), [13, 13, 12, 4]);
+    let bytes = slots.snapshot();
+    let restored = Slots::restore(&bytes, 0, 14).expect("what was written is read");
+    assert!(restored == slots && restored.state_bytes() == slots.state_bytes());
+    for length in 1..bytes.len() {
+        assert!(
+            Slots::restore(&bytes[..length], 0, 14).is_err(),
+            "{length} bytes of it are no state"
+        );
+    }
+    compare("aliases.txt", [("carried-1".to_owned(), hex(&bytes))]);
 }
 
 #[test]
@@ -141,8 +207,8 @@ fn a_partition_without_queues_has_no_bytes_of_them() {
 
 #[test]
 fn what_a_newer_build_wrote_is_named() {
-    let error = Slots::restore(&[3], 0, 0).expect_err("it is of version 3").to_string();
-    assert!(error.contains("version 3"), "{error}");
+    let error = Slots::restore(&[4], 0, 0).expect_err("it is of version 4").to_string();
+    assert!(error.contains("version 4"), "{error}");
     assert!(matches!(
         QueueOps::decode(&[2]),
         Err(CodecError::UnknownVersion { version: 2, .. })

@@ -168,10 +168,12 @@ fn run(policy: Policy, kind: Kind) {
                     factor: 0,
                     slack_bytes: 400,
                     batch_bytes: 400,
+                    leased_ms: if seed % 4 == 0 { 0 } else { 2_000 },
                 };
                 world.begin_engine();
                 world.configure();
             }
+            world.carries_leased = seed % 3 == 0;
             world.acts_late = seed % 2 == 0;
             for _ in 0..400 {
                 act(&mut world, kind);

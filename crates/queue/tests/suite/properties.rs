@@ -3,8 +3,8 @@
 
 use jangada_machine::Effects;
 use jangada_queue::{
-    AttemptId, Carry, Context, DeadReason, DoneCause, KeepsOrder, Marks, MessageState, OpsReply, QueueId, QueueOps,
-    Runs, Section, SectionReply, SessionId, SlotKind, Slots,
+    AttemptId, Carry, Context, DeadReason, DoneCause, HeldState, KeepsOrder, Marks, MessageState, OpsReply, QueueId,
+    QueueOps, Runs, Section, SectionReply, SessionId, SlotKind, Slots,
 };
 use jangada_types::{LogPosition, Offset};
 use proptest::prelude::*;
@@ -292,6 +292,9 @@ impl History {
                 MessageState::Done,
                 "its old place is done"
             );
+            if matches!(was, MessageState::Held(held) if held.state == HeldState::Leased) {
+                assert_eq!(new.place(offset), now, "its holder finds it");
+            }
             if was != MessageState::Done {
                 assert_eq!(new.origin(now), old.origin(offset), "it keeps its place in the order");
             }
@@ -336,7 +339,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200), version in 0..2_u8) {
+    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200), version in 0..4_u8) {
         let mut bytes = bytes;
         if let Some(first) = bytes.first_mut() {
             *first = version;

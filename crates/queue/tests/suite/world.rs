@@ -100,6 +100,8 @@ pub struct World {
     /// Carries that the leader asked for.
     pub planned: usize,
     pub carry_bounds: CarryBounds,
+    /// Leased messages are carried, too.
+    pub carries_leased: bool,
     /// The engine is told what is applied, and often acts later.
     pub acts_late: bool,
     pub log_start: u64,
@@ -149,6 +151,7 @@ impl World {
             record_bytes: None,
             planned: 0,
             carry_bounds: CarryBounds::default(),
+            carries_leased: false,
             acts_late: false,
             log_start: 0,
             cut: BTreeSet::new(),

@@ -50,6 +50,7 @@ async fn messages_that_are_stuck_go_on_as_they_were_and_the_log_is_cut_behind_th
         factor: 2,
         slack_bytes: 200_000,
         batch_bytes: 100_000,
+        ..CarryBounds::default()
     });
     let far = Mark {
         deliver_at_ms: START_MS.unsigned_abs() + 86_400_000,
@@ -106,6 +107,7 @@ async fn a_message_that_a_consumer_has_is_not_carried_and_can_be_settled() {
         factor: 2,
         slack_bytes: 200_000,
         batch_bytes: 100_000,
+        ..CarryBounds::default()
     });
     send(&partition, 1).await;
     let held = receive(&desk, 1, LONG_MS).await;
@@ -119,6 +121,43 @@ async fn a_message_that_a_consumer_has_is_not_carried_and_can_be_settled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_a_consumer_keeps_goes_on_with_its_lease_and_is_cancelled_by_its_first_offset() {
+    let broker = Broker::start(Options::default());
+    broker.set_clock(START_MS);
+    let (partition, desk) = lead_in(&broker, small_segments(), spec(Policy::default())).await;
+    desk.engine.lock().set_carry_bounds(CarryBounds {
+        factor: 2,
+        slack_bytes: 200_000,
+        batch_bytes: 100_000,
+        leased_ms: 0,
+    });
+    let far = Mark {
+        deliver_at_ms: START_MS.unsigned_abs() + 86_400_000,
+        ..Mark::default()
+    };
+    let marks = Marks(vec![Mark::default(), Mark::default(), far]);
+    send_with(&partition, with_key(&["one", "other", "far"]), Some(marks))
+        .await
+        .expect("it is taken");
+    let held = receive(&desk, 2, LONG_MS).await;
+    assert_eq!(offsets(&held), [0, 1]);
+    work(&partition, &desk).await;
+    cut(&partition, 2).await;
+    let counts = desk.counts(QUEUE).expect("it is open");
+    assert_eq!((counts.leased, counts.delayed), (2, 1), "all are there");
+    // One is with a consumer, and stays; the other waits for its time, and does not any more.
+    let stays = desk.cancel(QUEUE, &[1, 2]).await.expect("it leads");
+    assert_eq!(stays.into_iter().collect::<Vec<_>>(), [(1, false)]);
+    let again = desk.cancel(QUEUE, &[2]).await.expect("it leads");
+    assert_eq!(again.into_iter().collect::<Vec<_>>(), [(2, true)], "it is done");
+    // A new leader takes the token, too.
+    let (_partition, desk) = lead_in(&broker, small_segments(), spec(Policy::default())).await;
+    assert_eq!(settle(&desk, &held, Settlement::Ack).await, [Settled::Done; 2]);
+    assert_eq!(desk.counts(QUEUE).expect("it is open").first, None);
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_stuck_is_carried_when_a_backlog_is_worked_off_and_nothing_more_is_sent() {
     let broker = Broker::start(Options::default());
     broker.set_clock(START_MS);
@@ -127,6 +166,7 @@ async fn what_is_stuck_is_carried_when_a_backlog_is_worked_off_and_nothing_more_
         factor: 2,
         slack_bytes: 200_000,
         batch_bytes: 100_000,
+        ..CarryBounds::default()
     });
     let far = Mark {
         deliver_at_ms: START_MS.unsigned_abs() + 86_400_000,
