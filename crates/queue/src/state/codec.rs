@@ -40,7 +40,8 @@ impl Slots {
         if self.is_unused() {
             return;
         }
-        out.reserve(self.bytes / 2);
+        // What is counted is more than what is written: memory that is not used is not resident, and a copy would be.
+        out.reserve(self.bytes);
         let with_aliases = self.slots.iter().filter(|(_, slot)| slot.aliases.len() > 0);
         let with_aliases: Vec<_> = with_aliases.collect();
         let version = match (self.schedules.is_empty(), with_aliases.is_empty()) {
