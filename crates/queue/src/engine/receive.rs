@@ -33,6 +33,11 @@ impl Engine {
             return out.push(Output::Answer { request, answer });
         }
         let attempt = (asks.consumer.session, asks.consumer.attempt);
+        // One that only asks for what there was ends the first try, of which nobody wants anything more.
+        let superseded = match asks.consumer.credit {
+            0 => Answer::Received(Vec::new()),
+            _ => Answer::Superseded,
+        };
         if attempt.1 != AttemptId(0) {
             let is_same = |known: &Asks| {
                 let consumer = &known.consumer;
@@ -41,11 +46,11 @@ impl Engine {
             // The first try waits still, or its grant is under way: this one takes its place.
             if let Some(at) = self.asks.iter().position(is_same) {
                 let first = self.asks.swap_remove(at).request;
-                let answer = Answer::Superseded;
+                let answer = superseded;
                 out.push(Output::Answer { request: first, answer });
             } else if let Some(first) = desk.consumers.of_attempt(attempt) {
                 self.supersede(id, first, request, asks.until_ms);
-                let answer = Answer::Superseded;
+                let answer = superseded;
                 return out.push(Output::Answer { request: first, answer });
             }
             // Nobody waits for its grant any more, which is under way: this one is answered with it.

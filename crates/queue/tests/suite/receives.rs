@@ -65,6 +65,21 @@ fn a_receive_that_is_sent_again_waits_for_what_is_under_way() {
 }
 
 #[test]
+fn who_only_asks_for_what_was_granted_ends_the_first_try() {
+    let mut world = world(Policy::default(), 1);
+    let first = world.receive(0, 1, 60_000);
+    let second = world.receive(0, 0, 0);
+    world.settle_down();
+    let nothing = Answer::Received(Vec::new());
+    for request in [first, second] {
+        assert_eq!(world.answers.get(&request), Some(&nothing), "nothing was granted");
+    }
+    send(&mut world, plain(1));
+    world.settle_down();
+    assert_eq!(state(&world, 0), MessageState::Free, "and nothing is any more");
+}
+
+#[test]
 fn a_receive_that_waits_for_what_is_under_way_may_be_sent_again_and_cancelled() {
     let mut world = world(Policy::default(), 1);
     send(&mut world, plain(1));

@@ -4,9 +4,11 @@
 //! time, to wait: whoever has a message first answers, and what another one hands out at the same moment is given back, as nobody saw it.
 //! So a call that waits is not answered empty while messages are elsewhere.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use jangada_queue::engine::{Delivered, RequestId, SettleItem, Settlement};
 use jangada_queue::{AttemptId, SessionId};
@@ -30,6 +32,9 @@ use crate::quota::Holding;
 
 /// How long a call that waits lets a partition without a leader be, before it asks for it again.
 const LEADER_RETRY: Duration = Duration::from_millis(100);
+
+/// Waits at partitions, and what each came to.
+type Waits = FuturesUnordered<BoxFuture<'static, (PartitionIndex, Result<ReceivedMessages, RequestError>)>>;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -162,42 +167,64 @@ async fn wait_for_any(
         wanted.attempt = AttemptId(node.env.random.number().max(1));
     }
     let until = Instant::now() + wanted.wait;
-    let mut waits: FuturesUnordered<_> = partitions
-        .iter()
-        .map(|index| {
-            // What is granted here after this has gone on is given back at once, if nobody can ask for it again.
-            let attempt = if is_led_here(node, queue, *index) {
-                asked
-            } else {
-                wanted.attempt
-            };
-            wait_at(node, context, queue, (*index, Receive { attempt, ..wanted }), until)
-        })
-        .collect();
+    let (mut here, mut elsewhere) = (Waits::new(), Waits::new());
+    for index in partitions.iter().copied() {
+        let is_here = is_led_here(node, queue, index);
+        // What is granted here after this has gone on is given back at once, if nobody can ask for it again.
+        let attempt = if is_here { asked } else { wanted.attempt };
+        let wanted = Receive { attempt, ..wanted };
+        let (node, context, queue) = (node.clone(), context.clone(), queue.clone());
+        let wait = async move { (index, wait_at(&node, &context, &queue, (index, wanted), until).await) };
+        match is_here {
+            true => here.push(Box::pin(wait)),
+            false => elsewhere.push(Box::pin(wait)),
+        }
+    }
+    let mut left: BTreeSet<PartitionIndex> = partitions.iter().copied().collect();
     let mut full = 0;
-    let first = loop {
-        match waits.next().await {
-            None => return Ok(ReceivedMessages::none(full)),
-            Some((_, Ok(received))) if received.messages.is_empty() => full = received.in_flight_full.max(full),
-            Some((index, received)) => break (index, received),
+    let received = loop {
+        let (index, received) = tokio::select! {
+            Some(waited) = here.next(), if !here.is_empty() => waited,
+            Some(waited) = elsewhere.next(), if !elsewhere.is_empty() => waited,
+            else => return Ok(ReceivedMessages::none(full)),
+        };
+        left.remove(&index);
+        match received {
+            Ok(received) if received.messages.is_empty() => full = received.in_flight_full.max(full),
+            received => break received,
         }
     };
     // Those here that wait still are not granted anything any more.
-    drop(waits);
-    let (index, received) = first;
-    let elsewhere = partitions.iter().copied();
-    let elsewhere: Vec<_> = elsewhere
-        .filter(|other| *other != index && !is_led_here(node, queue, *other))
-        .collect();
+    drop(here);
     if !elsewhere.is_empty() {
+        left.retain(|index| !is_led_here(node, queue, *index));
         let (node, context, queue) = (node.clone(), context.clone(), queue.clone());
-        tokio::spawn(async move {
-            for index in elsewhere {
-                give_back(&node, &context, &queue, (index, wanted)).await;
-            }
-        });
+        tokio::spawn(async move { take_back(&node, &context, &queue, (elsewhere, left), (wanted, until)).await });
     }
     received
+}
+
+/// Gives back what partitions that are led elsewhere hand out although the answer came from another one. Each is asked again, which
+/// ends what it does for the first call, until that is answered: the two may overtake each other on their way.
+async fn take_back(
+    node: &Arc<Node>,
+    context: &RequestContext,
+    queue: &QueueRef,
+    (mut waits, mut left): (Waits, BTreeSet<PartitionIndex>),
+    (wanted, until): (Receive, Instant),
+) {
+    while !waits.is_empty() && Instant::now() < until + PASS_TIMEOUT {
+        for index in &left {
+            give_back(node, context, queue, (*index, wanted)).await;
+        }
+        let again = Instant::now() + LEADER_RETRY;
+        while let Ok(Some((index, received))) = tokio::time::timeout_at(again, waits.next()).await {
+            left.remove(&index);
+            if let Ok(received) = received {
+                release(node, context, queue, (index, received)).await;
+            }
+        }
+    }
 }
 
 /// Waits at one partition, whoever leads it meanwhile.
@@ -207,7 +234,7 @@ async fn wait_at(
     queue: &QueueRef,
     (index, wanted): (PartitionIndex, Receive),
     until: Instant,
-) -> (PartitionIndex, Result<ReceivedMessages, RequestError>) {
+) -> Result<ReceivedMessages, RequestError> {
     loop {
         let wanted = ReceiveMessages {
             at: queue.partition(index),
@@ -222,8 +249,8 @@ async fn wait_at(
             Err(error) if is_of_leader(&error) && Instant::now() + LEADER_RETRY < until => {
                 tokio::time::sleep(LEADER_RETRY).await;
             }
-            Err(error) if is_of_leader(&error) => return (index, Ok(ReceivedMessages::none(0))),
-            received => return (index, received),
+            Err(error) if is_of_leader(&error) => return Ok(ReceivedMessages::none(0)),
+            received => return received,
         }
     }
 }
@@ -237,9 +264,18 @@ async fn give_back(
 ) {
     let again = asks_again(queue.partition(index), &wanted);
     // If that fails their lease runs out.
-    let Ok(received) = receive_at(node, context, queue, again).await else {
-        return;
-    };
+    if let Ok(received) = receive_at(node, context, queue, again).await {
+        release(node, context, queue, (index, received)).await;
+    }
+}
+
+/// Gives messages of a partition back.
+async fn release(
+    node: &Arc<Node>,
+    context: &RequestContext,
+    queue: &QueueRef,
+    (index, received): (PartitionIndex, ReceivedMessages),
+) {
     let items = received.messages.iter().filter_map(|message| {
         let token: Token = queue.token(&message.token, 0).ok()?;
         Some(SettleItem {
