@@ -99,6 +99,51 @@ async fn what_has_come_of_messages_is_shown_and_exported() {
     assert!(of_queue("jangada_queue_refused_messages_total") >= Some(1.0));
     let dead = [("queue", "jobs"), ("reason", "rejected")];
     assert_eq!(
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_batch_that_is_too_large_for_the_queue_what_fits_is_sent() {
+    let cluster = Cluster::start(1).await;
+    let admin = cluster.admin().await;
+    let client = cluster.client().await;
+    for (name, dedup) in [("plain", "none"), ("recognizes", "id")] {
+        let mut queue = NewQueue::new(name, 1, 1);
+        for (key, value) in [("queue.max.messages", "5"), ("queue.dedup", dedup)] {
+            queue.config.insert(key.to_owned(), value.to_owned());
+        }
+        admin.create_queue(queue).await.expect("it is created");
+        let config = QueueProducerConfig {
+            send_timeout: Duration::from_millis(1_500),
+            ..QueueProducerConfig::default()
+        };
+        let producer = client.queue_producer(name, config).await.expect("it is there");
+        let messages = |from: u32| {
+            let messages = (from..from + 8).map(|number| {
+                let number = number.to_string();
+                QueueMessage::new(number.clone()).with_message_id(number)
+            });
+            messages.collect()
+        };
+        let sent = producer.send_batch(messages(0)).await;
+        assert!(sent[..5].iter().all(Result::is_ok), "{name}: five fit: {sent:?}");
+        for refused in &sent[5..] {
+            let reason = refused.as_ref().expect_err("the queue is full").reason();
+            assert_eq!(reason, Some(Reason::QueueFull), "{name}");
+        }
+        expect_ready(&cluster, name, 5).await;
+        let queue = client.queue(name);
+        let options = ReceiveOptions {
+            messages: 10,
+            wait: Duration::from_secs(10),
+            ..ReceiveOptions::default()
+        };
+        let received = queue.receive(options).await.expect("its leader answers");
+        let acks = received.into_iter().map(|message| (message.token, Settlement::Ack));
+        queue.settle(acks.collect()).await.expect("its leader answers");
+        let sent = producer.send_batch(messages(5)).await;
+        assert!(sent[..5].iter().all(Result::is_ok), "{name}: there is room again: {sent:?}");
+        expect_ready(&cluster, name, 5).await;
+    }
+}
+
         scrape.sum("jangada_queue_dead_lettered_messages_total", &dead),
         Some(1.0)
     );

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jangada_log::IdFinding;
-use jangada_queue::Marks;
+use jangada_queue::{Marks, QueueId};
 use jangada_types::batch::{BatchIter, Records, validate_with_times};
 use jangada_types::limits::DECOMPRESSED_BYTES_MAX;
-use jangada_types::{BatchBuilder, BatchHeader, Codec, Offset, Reason, Record};
+use jangada_types::queue_config::OnOverflow;
+use jangada_types::{BatchBuilder, BatchHeader, Codec, Offset, QueueConfig, Reason, Record};
 
 use super::inflight::Full;
 use super::{Admitted, Expectation, Partition, Room, checkpoint_bytes};
@@ -133,11 +134,24 @@ impl Partition {
         }
     }
 
+    /// Refuses messages for a queue with limits while nobody counts them here: this broker has the queue from the metadata, and its leader
+    /// here has not opened it yet.
+    ///
+    /// # Errors
+    /// NOT_READY, NOT_LEADER.
+    pub fn check_limited(&self, queue: QueueId, config: &QueueConfig) -> Result<(), RequestError> {
+        let has_limit = config.messages_max.is_some() || config.bytes_max.is_some();
+        match has_limit && config.overflow == OnOverflow::Reject {
+            true => self.desk()?.check_open(queue),
+            false => Ok(()),
+        }
+    }
+
     /// Like [`Partition::admit`], for messages of a queue: with what is said of them beside the records, if anything is, and what was found
     /// of their ids.
     ///
     /// # Errors
-    /// QUEUE_FULL, and those of a batch.
+    /// QUEUE_FULL, NOT_READY while a queue with a limit has no slot here, and those of a batch.
     pub async fn admit_messages(
         &self,
         batch: Bytes,
@@ -153,10 +167,13 @@ impl Partition {
             let message = format!("{}: {} marks for {count} messages", self.hosted.title, marks.0.len());
             return Err(RequestError::new(Reason::Internal, message));
         }
-        let reserved = match self.view.desk.get() {
-            Some(desk) => desk.reserve(count, batch.len() as u64)?,
-            None => None,
+        let is_limited = self.queues.borrow().iter().any(QueueSpec::is_limited);
+        let desk = match is_limited {
+            true => Some(self.desk()?),
+            false => self.view.desk.get(),
         };
+        let reserved = desk.map(|desk| desk.reserve((count, batch.len() as u64), is_limited));
+        let reserved = reserved.transpose()?.flatten();
         let marks = marks.filter(|marks| !marks.is_empty()).map(|marks| (marks, ids));
         let mut admitted = self.admit_marked(batch, Expectation::default(), room, marks).await?;
         admitted.reserved = reserved;

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use jangada_log::{Leader, PartitionState};
 use jangada_queue::engine::{
-    Answer, ConsumerId, Full, Input, Limit, RequestId, SettleItem, Settled, SlotCounts, Waiter,
+    Answer, ConsumerId, Input, RequestId, SettleItem, Settled, SlotCounts, Waiter,
 };
-use jangada_queue::{AttemptId, Engine, LeaseId, QueueId, SessionId, SlotId, SlotKind};
+use jangada_queue::{AttemptId, Engine, LeaseId, QueueId, SessionId, SlotId};
 use jangada_types::Reason;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc::error::TrySendError;
@@ -102,27 +102,6 @@ struct Asked {
     answer: oneshot::Sender<Answer>,
     /// It asks for messages of this slot.
     receives_of: Option<SlotId>,
-}
-
-/// Messages on their way into a queue. The engine counts them until this is dropped.
-pub(crate) struct Reserved {
-    desk: Arc<Desk>,
-    slot: SlotId,
-    messages: u64,
-    bytes: u64,
-    /// They are in the log.
-    pub is_appended: bool,
-}
-
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        self.desk.put(Input::Sent {
-            slot: self.slot,
-            messages: self.messages,
-            bytes: self.bytes,
-            is_appended: self.is_appended,
-        });
-    }
 }
 
 impl Desk {
@@ -286,54 +265,6 @@ impl Desk {
         self.slots.read().values().map(|(_, spec)| spec.clone()).collect()
     }
 
-    /// Asks whether the queue whose log this is takes messages.
-    ///
-    /// # Errors
-    /// QUEUE_FULL.
-    pub fn reserve(self: &Arc<Self>, messages: u64, bytes: u64) -> Result<Option<Reserved>, RequestError> {
-        let owned = {
-            let slots = self.slots.read();
-            let mut owned = slots.values().filter(|(_, spec)| spec.kind == SlotKind::Owned);
-            let owned = owned.next();
-            owned.map(|(_, spec)| self.check_not_held(spec)).transpose()?;
-            owned.map(|(slot, spec)| (*slot, spec.name.clone()))
-        };
-        let Some((slot, name)) = owned else {
-            return Ok(None);
-        };
-        let admitted = self.with_state(|state| {
-            let end = state.next_offset().get().unsigned_abs();
-            self.engine.lock().admits(state.slots(), end, slot, messages, bytes)
-        });
-        match admitted {
-            Ok(()) => Ok(Some(Reserved {
-                desk: self.clone(),
-                slot,
-                messages,
-                bytes,
-                is_appended: false,
-            })),
-            Err(full) => Err(self.full(&name, &full)),
-        }
-    }
-
-    fn full(&self, name: &str, full: &Full) -> RequestError {
-        let (setting, of) = match full.limit {
-            Limit::Messages => ("queue.max.messages", "messages"),
-            Limit::Bytes => ("queue.max.bytes", "bytes"),
-        };
-        let Full { most, actual, .. } = full;
-        let message = format!(
-            "{}: queue {name:?} has {actual} {of} here, and may have {most} ({setting}, an equal part for each partition): try again when \
-             consumers have acknowledged some",
-            self.hosted.title
-        );
-        RequestError::new(Reason::QueueFull, message)
-            .with("limit", most)
-            .with("actual", actual)
-            .retry_after(BUSY_RETRY)
-    }
-
     /// Leadership is about to go to another broker: nothing is granted any more, and consumers are told.
     pub fn hand_over(&self) {
         self.hands_over.store(true, Ordering::Release);
@@ -470,11 +401,7 @@ impl Desk {
             self.check_not_held(spec)?;
             return Ok(*slot);
         }
-        let message = format!(
-            "{}: the queue is not open here yet: try again after a moment",
-            self.hosted.title
-        );
-        Err(RequestError::new(Reason::NotReady, message).retry_after(LEADER_RETRY))
+        Err(self.not_open())
     }
 
     pub(super) fn ask(&self, receives_of: Option<SlotId>) -> Result<Waiting<'_>, RequestError> {

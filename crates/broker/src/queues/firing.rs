@@ -51,7 +51,7 @@ async fn send(desk: &Arc<Desk>, partition: &Partition, fire: Fire, template: &By
     let Outgoing { batch, marks } = build(&fire, template, &spec.config, desk.timers.now().wall_ms)?;
     partition.check_scheduled(&batch)?;
     let bytes = batch.len();
-    let mut reserved = desk.reserve(1, bytes as u64)?;
+    let mut reserved = desk.reserve((1, bytes as u64), spec.is_limited())?;
     let sent = desk.change_schedule(ScheduleCommand::Fire(fire), marks.unwrap_or_default(), batch);
     if let PartitionReply::Appended { .. } = sent.await? {
         if let Some(reserved) = &mut reserved {

@@ -21,7 +21,7 @@
 //! - `views`: how far queues lag that read an ordinary topic.
 //! - `schedules`: putting and listing schedules. `firing`: their messages, when they are due, made of what `template` has, or why
 //!   they were refused: `refusals`.
-//! - `outgoing`: messages as batches and marks, pure.
+//! - `outgoing`: messages as batches and marks, pure. `room`: the limits of a queue.
 //! - `forwarding`: dead letters that move to another topic, with `dead_letters`, their headers, and `ways`, where they went.
 //!   [`BeyondDesk`]: what that needs of the broker.
 //! - `expiry`: the end of a queue that nobody uses, with `holds`, while its leaders agree on it.
@@ -59,6 +59,7 @@ pub(crate) mod outgoing;
 mod peek;
 mod refusals;
 mod repetitions;
+mod room;
 #[cfg(test)]
 mod schedule_tests;
 mod schedules;
@@ -79,10 +80,11 @@ pub(crate) use self::administering::Administer;
 pub(crate) use self::attached::{Attached, AttachedEvent};
 pub(crate) use self::beyond::{BeyondDesk, DeadLetterTarget, TargetWanted};
 pub(crate) use self::cell::DeskCell;
-pub(crate) use self::desk::{Desk, ReceiveArgs, Reserved};
+pub(crate) use self::desk::{Desk, ReceiveArgs};
 pub(crate) use self::expiry::ExpiryStep;
 pub(crate) use self::handed::Handed;
 pub(crate) use self::peek::{MessageState, Peeked};
+pub(crate) use self::room::Reserved;
 pub(crate) use self::schedules::{NewSchedule, Recurrence, ScheduleFound, ScheduleIsPut};
 pub(crate) use self::shown::OldestAge;
 pub(crate) use self::spec::QueueSpec;

@@ -3,6 +3,7 @@
 mod carrying;
 mod faults;
 mod groups;
+mod limits;
 mod repetitions;
 
 use std::collections::BTreeSet;

@@ -1,8 +1,8 @@
-//! How far the queues lag that read an ordinary topic, and what a queue takes still.
+//! How far the queues lag that read an ordinary topic.
 
 use std::sync::Arc;
 
-use jangada_queue::{QueueId, SlotKind};
+use jangada_queue::SlotKind;
 
 use super::desk::Desk;
 
@@ -28,15 +28,6 @@ impl Desk {
                 Some((name, slot.undone(end) - slot.counts().dead))
             });
             lags.max_by_key(|(_, lag)| *lag)
-        })
-    }
-
-    /// Bytes of messages that a queue takes here still, about; none: any number.
-    pub fn room_bytes(&self, queue: QueueId) -> Option<u64> {
-        let id = self.slots.read().get(&queue)?.0;
-        self.with_state(|state| {
-            let end = state.next_offset().get().unsigned_abs();
-            self.engine.lock().room_bytes(state.slots(), end, id)
         })
     }
 }

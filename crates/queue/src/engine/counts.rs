@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use crate::engine::depth::{Amount, Full, Limit, Oldest, SlotCounts, depth};
+use crate::engine::depth::{Amount, Full, Limit, Oldest, Room, SlotCounts, depth};
 use crate::engine::desk::Desk;
 use crate::engine::policy::Overflow;
 use crate::engine::step::Engine;
@@ -42,22 +42,32 @@ impl Engine {
         Ok(())
     }
 
-    /// Bytes of records that a slot takes still before it is full, about; none: it takes any number.
-    pub fn room_bytes(&self, slots: &Slots, end: u64, id: SlotId) -> Option<u64> {
+    /// Whether the settings of a slot were told.
+    pub fn is_configured(&self, id: SlotId) -> bool {
+        self.desks.contains_key(&id)
+    }
+
+    /// What a slot takes still before it is full, about; none: it takes any number.
+    pub fn room(&self, slots: &Slots, end: u64, id: SlotId) -> Option<Room> {
         let (desk, slot) = (self.desks.get(&id)?, slots.slot(id)?);
-        if desk.policy.overflow != Overflow::Reject {
+        if !desk.policy.refuses_when_full() {
             return None;
         }
         let depth = depth(slot, end);
-        let of_messages = desk.policy.messages_max.map(|most| {
-            let left = most.saturating_sub(depth + desk.sending.messages);
-            self.scale.bytes_of(left).max(left)
-        });
-        let of_bytes = desk.policy.bytes_max.map(|most| {
+        let messages = desk
+            .policy
+            .messages_max
+            .map(|most| most.saturating_sub(depth + desk.sending.messages));
+        let of_messages = messages.map(|left| self.scale.bytes_of(left).max(left));
+        let bytes = desk.policy.bytes_max.map(|most| {
             let has = self.scale.bytes_of(depth) + desk.sending.bytes;
             most.saturating_sub(has)
         });
-        of_messages.into_iter().chain(of_bytes).min()
+        Some(Room {
+            messages: messages.unwrap_or(u64::MAX),
+            bytes: bytes.unwrap_or(u64::MAX),
+            about_bytes: of_messages.into_iter().chain(bytes).min().unwrap_or(u64::MAX),
+        })
     }
 
     /// What was admitted is appended, or was definitely not.

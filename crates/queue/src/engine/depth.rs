@@ -40,6 +40,17 @@ pub struct Full {
     pub actual: u64,
 }
 
+/// What a queue takes still before it is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Messages by their number.
+    pub messages: u64,
+    /// Bytes of records by their sum.
+    pub bytes: u64,
+    /// Bytes of records by both, with messages as large as those that are there.
+    pub about_bytes: u64,
+}
+
 /// The oldest message of a lane that may go out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Oldest {

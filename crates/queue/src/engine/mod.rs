@@ -61,7 +61,7 @@ mod walk;
 pub use breaker::{TripCause, Tripped};
 pub use carrier::CarryBounds;
 pub use consumers::Waiter;
-pub use depth::{Full, Limit, Oldest, SlotCounts};
+pub use depth::{Full, Limit, Oldest, Room, SlotCounts};
 pub use io::{
     Answer, ConsumerId, DeadLetter, Delivered, ForwardOutcome, Input, LogPart, Output, ReadId, RequestId, Rows,
     RowsWanted, SettleItem, Settled, Settlement, Ticket,

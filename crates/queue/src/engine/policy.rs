@@ -131,6 +131,11 @@ impl Policy {
         (u128::from(delay) * u128::from(permille) / 1_000) as u64
     }
 
+    /// Whether senders are refused when there are as many messages, or bytes of them, as there may be.
+    pub fn refuses_when_full(&self) -> bool {
+        self.overflow == Overflow::Reject && (self.messages_max.is_some() || self.bytes_max.is_some())
+    }
+
     pub(super) fn is_keyed(&self) -> bool {
         matches!(self.order, Order::ByKey(_))
     }

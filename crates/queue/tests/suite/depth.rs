@@ -44,7 +44,10 @@ fn a_full_queue_refuses_what_is_sent() {
         ..Policy::default()
     };
     let mut world = world(policy, 1);
-    let room = |world: &World| world.engine.room_bytes(&world.slots, world.end(), SLOT);
+    let room = |world: &World| {
+        let room = world.engine.room(&world.slots, world.end(), SLOT);
+        room.map(|room| room.about_bytes)
+    };
     assert_eq!(room(&world), Some(10), "of no size yet");
     assert_eq!(admits(&mut world, 6, 600), Ok(()));
     let full = |limit, most, actual| Err(Full { limit, most, actual });

@@ -71,6 +71,7 @@ async fn append_to(
         let message = "letters come as a batch of an idempotent producer, and this one has no producer id";
         return Err(RequestError::new(Reason::InvalidBatch, message));
     }
+    partition.check_limited(queue.id(), &queue.config)?;
     let room = partition.room(&context.caller, batch.len())?;
     let marks = marks_of(&batch, &queue.config, now_ms(node))?;
     let admitted = match partition.admit_messages(batch.clone(), marks, None, room).await {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::join_all;
+use jangada_queue::engine::Room;
 use jangada_types::limits::RECORDS_PER_BATCH_MAX;
 use jangada_types::partitioner::partition_for_key;
 use jangada_types::queue_config::Dedup;
@@ -77,7 +78,7 @@ pub(crate) fn room_bytes(node: &Node, queue: &QueueRef) -> Option<u64> {
         let target = queue.target(index).ok()?;
         node.replicas.ready::<Partition>(target.group)?.view.desk.get()
     });
-    let rooms = led.map(|desk| desk.room_bytes(queue.id()));
+    let rooms = led.map(|desk| Some(desk.room(queue.id())?.about_bytes));
     rooms.reduce(|all, room| Some(all?.saturating_add(room?))).flatten()
 }
 
@@ -182,7 +183,8 @@ pub(crate) async fn send_here(
     append_all(node, context, (queue, &partition), wanted).await
 }
 
-/// Appends messages in as few batches as the topic's largest batch allows, one after the other: their order is kept.
+/// Appends messages in as few batches as the topic's largest batch allows, one after the other: their order is kept. When a queue is
+/// about to be full those that fit come first, and the others are refused.
 async fn append_all(
     node: &Arc<Node>,
     context: &RequestContext,
@@ -194,17 +196,21 @@ async fn append_all(
     let mut outcomes = SendOutcomes::with_capacity(messages.len());
     let mut rest = messages;
     while !rest.is_empty() {
-        let later = rest.split_off(fitting(&rest, queue.config.message_bytes_max));
+        let room = partition.view.desk.get().and_then(|desk| desk.room(queue.id()));
+        let later = rest.split_off(fitting(&rest, queue.config.message_bytes_max, room));
         let now = std::mem::replace(&mut rest, later);
         let count = now.len();
         match append(node, context, (queue, partition), now, deadline).await {
             Ok(placed) => outcomes.extend(placed.into_iter().map(|placed| Ok(placed?.sent(at.index)))),
             Err(error) => outcomes.extend(vec![Err(error); count]),
         }
-        if outcomes.iter().rev().take(count).any(Result::is_err) {
+        if let Some(Err(refused)) = outcomes.iter().rev().take(count).find(|outcome| outcome.is_err()) {
             // What comes after them must not overtake them when they are sent again.
             let message = "messages before it in the same request were refused: send it again after them";
-            let behind = RequestError::new(Reason::PartitionBusy, message);
+            let behind = match refused.reason {
+                Reason::QueueFull => refused.clone(),
+                _ => RequestError::new(Reason::PartitionBusy, message),
+            };
             outcomes.extend(rest.iter().map(|_| Err(behind.clone())));
             break;
         }
@@ -212,17 +218,33 @@ async fn append_all(
     Ok(outcomes)
 }
 
-/// How many messages fit into one batch; one at least.
-fn fitting(messages: &[NewMessage], limit: usize) -> usize {
-    let mut bytes = BatchHeader::LEN;
-    let fit = messages
-        .iter()
-        .take(RECORDS_PER_BATCH_MAX as usize)
-        .take_while(|message| {
-            bytes += message.bytes();
+fn count_duplicates(node: &Node, queue: &QueueRef, outcomes: &[Result<SentMessage, RequestError>]) {
+    let duplicates = outcomes.iter().flatten().filter(|sent| sent.duplicate).count() as u64;
+    if duplicates > 0 {
+        let totals = &node.metrics.queues;
+        totals.count(&queue.queue.name, |totals| totals.duplicates += duplicates);
+    }
+}
+
+/// How many messages fit into one batch, and into the queue; one at least. Where the queue takes none they are not parted: they are
+/// refused together.
+fn fitting(messages: &[NewMessage], limit: usize, room: Option<Room>) -> usize {
+    let within = |count: usize, limit: u64| {
+        let mut bytes = BatchHeader::LEN as u64;
+        let fit = messages.iter().take(count).take_while(|message| {
+            bytes += message.bytes() as u64;
             bytes <= limit
         });
-    fit.count().max(1)
+        fit.count()
+    };
+    let of_batch = within(RECORDS_PER_BATCH_MAX as usize, limit as u64).max(1);
+    let of_queue = room.map_or(0, |room| {
+        within(usize::try_from(room.messages).unwrap_or(usize::MAX), room.bytes)
+    });
+    match of_queue {
+        0 => of_batch,
+        count => count.min(of_batch),
+    }
 }
 
 /// Appends messages as one batch. Says where each is, or the first with its id.
@@ -236,6 +258,7 @@ async fn append(
     let bytes = messages.iter().map(NewMessage::bytes).sum();
     let room = partition.room(&context.caller, bytes)?;
     let now_ms = now_ms(node);
+    partition.check_limited(queue.id(), &queue.config)?;
     let (outgoing, messages) = match bytes <= SMALL_BYTES {
         true => (pack(messages.iter(), &queue.config, now_ms)?, messages),
         false => {
@@ -267,4 +290,46 @@ async fn append(
     let left = deadline.saturating_duration_since(Instant::now());
     let base = partition.acknowledged(admitted, left).await?.base_offset.get();
     Ok((base..).take(count).map(|offset| Ok(Placed::new(offset))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::queues::outgoing::Due;
+
+    fn messages(count: usize) -> Vec<NewMessage> {
+        let message = NewMessage {
+            key: None,
+            body: Bytes::from(vec![7; 1_000]),
+            headers: Vec::new(),
+            due: Due::Default,
+            priority: 0,
+            message_id: None,
+            ttl_ms: None,
+        };
+        vec![message; count]
+    }
+
+    fn room(messages: u64, bytes: u64) -> Option<Room> {
+        Some(Room {
+            messages,
+            bytes,
+            about_bytes: bytes,
+        })
+    }
+
+    #[test]
+    fn what_fits_into_the_queue_is_sent_by_itself() {
+        const LIMIT: usize = 1 << 20;
+        let ten = messages(10);
+        assert_eq!(fitting(&ten, LIMIT, None), 10);
+        assert_eq!(fitting(&ten, LIMIT, room(3, u64::MAX)), 3);
+        assert_eq!(fitting(&ten, LIMIT, room(30, 4_500)), 4);
+        assert_eq!(fitting(&ten, 2_500, room(3, u64::MAX)), 2, "and into a batch");
+        assert_eq!(fitting(&ten, 10, room(3, u64::MAX)), 1);
+        assert_eq!(fitting(&ten, LIMIT, room(0, u64::MAX)), 10, "all are refused at once");
+        assert_eq!(fitting(&ten, LIMIT, room(3, 900)), 10);
+    }
 }
