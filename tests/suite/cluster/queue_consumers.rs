@@ -214,6 +214,17 @@ impl Stream {
             .expect("it listens");
     }
 
+    /// What it hears next of the bound on messages in flight.
+    async fn in_flight_full(&mut self) -> u32 {
+        loop {
+            let heard = tokio::time::timeout(WAIT, self.hears.message()).await;
+            let heard = heard.expect("something comes").expect("the stream is open");
+            if let Some(Hears::InFlightFull(full)) = heard.expect("the stream goes on").message {
+                return full.in_flight_full;
+            }
+        }
+    }
+
     /// The next so many messages.
     async fn messages(&mut self, count: usize) -> Vec<v1::ReceivedMessage> {
         let mut got = Vec::new();
@@ -318,6 +329,38 @@ async fn a_session_that_comes_back_gets_no_more_than_its_credit() {
     send(&client, ["one more".to_owned()]).await;
     let last = stream.messages(1).await;
     assert_eq!(last[0].body.as_deref(), Some(&b"one more"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_says_that_its_session_has_as_many_messages_as_it_may() {
+    const MOST: usize = 10_000;
+    let cluster = Cluster::start(1).await;
+    let created = cluster.admin().await.create_queue(NewQueue::new(QUEUE, 1, 1)).await;
+    created.expect("it is created");
+    let client = cluster.client().await;
+    send(&client, (0..MOST + 10).map(|number| number.to_string())).await;
+    let start = v1::ConsumeStart {
+        session: 7,
+        credit: 20_000,
+        lease_ms: 600_000,
+        ..v1::ConsumeStart::default()
+    };
+    let mut stream = Stream::open(&cluster, start).await;
+    let mut got = stream.messages(MOST).await;
+    assert_eq!(stream.in_flight_full().await, MOST as u32);
+    let ack = |message: v1::ReceivedMessage| v1::SettleItem {
+        token: message.token,
+        settlement: Some(v1::settle_item::Settlement::Ack(v1::Ack {})),
+    };
+    stream
+        .say(Says::Settle(v1::ConsumeSettle {
+            correlation_id: 1,
+            items: got.drain(..20).map(ack).collect(),
+        }))
+        .await;
+    let rest = stream.messages(10).await;
+    assert_eq!(rest.len(), 10, "the others come");
+    assert_eq!(stream.in_flight_full().await, 0, "it is over");
 }
 
 /// A compressed batch of three records that nobody can decompress, with a correct checksum.

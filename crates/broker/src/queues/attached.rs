@@ -65,6 +65,14 @@ impl Attached {
         self.desk.give_credit(self.consumer, messages);
     }
 
+    /// So many messages consumers have, as many as they may, so that this one gets none although it has credit; 0: it is not so.
+    pub fn in_flight_full(&self) -> u64 {
+        let full = self
+            .desk
+            .with_state(|state| self.desk.engine.lock().in_flight_full(state.slots(), self.consumer));
+        full.unwrap_or(0)
+    }
+
     /// Credit for messages that went back.
     #[cfg(test)]
     pub fn owed(&self) -> u32 {

@@ -296,6 +296,10 @@ fn tell(node: &Node, call: &Call, queue: &QueueRef, news: ConsumerHears) -> v1::
             partition: partition.get(),
             leader_id: leader.map_or(0, |leader| leader.get()),
         }),
+        ConsumerHears::InFlightFull { partition, most } => Hears::InFlightFull(v1::ConsumeInFlightFull {
+            partition: partition.get(),
+            in_flight_full: wire::in_flight_full_to(most),
+        }),
     };
     let response = v1::ConsumeResponse { message: Some(message) };
     call.send(Framed::of(&response, room));

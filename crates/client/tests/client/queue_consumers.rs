@@ -171,3 +171,68 @@ async fn a_message_that_was_acknowledged_while_it_was_on_its_way_again_is_not_ha
     next(&mut consumer, 2).await;
     two.granted(1).await;
 }
+
+#[tokio::test]
+async fn a_consumer_says_that_consumers_have_as_many_messages_as_they_may() {
+    let cluster = Cluster::start(2);
+    let (consumer, mut streams) = consumer(&cluster, &[&[1, 2]]).await;
+    let (one, two) = match stream(&mut streams, &[]).await {
+        first if first.broker == 1 => (first, stream(&mut streams, &[]).await),
+        second => (stream(&mut streams, &[]).await, second),
+    };
+    one.serves(&[0]);
+    two.serves(&[1]);
+    let says = |stream: &Opened, partition: u32, in_flight_full: u32| {
+        stream.tell(Hears::InFlightFull(v1::ConsumeInFlightFull {
+            partition,
+            in_flight_full,
+        }));
+    };
+    let becomes = async |expected: Option<u32>| {
+        let becomes = async {
+            loop {
+                let changed = consumer.in_flight_full_changed();
+                if consumer.in_flight_full() == expected {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        timeout(WAIT, becomes).await.expect("it hears so");
+    };
+    assert_eq!(consumer.in_flight_full(), None);
+    says(&one, 0, 10_000);
+    becomes(Some(10_000)).await;
+    says(&two, 1, 100_000);
+    becomes(Some(100_000)).await;
+    // What a stream has said ends with it.
+    drop(two);
+    becomes(Some(10_000)).await;
+    says(&one, 0, 0);
+    becomes(None).await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_takes_leave_waits_for_no_broker_that_has_answered() {
+    let cluster = Cluster::start(2);
+    let (mut consumer, mut streams) = consumer(&cluster, &[&[1, 2]]).await;
+    let (mut one, mut two) = match stream(&mut streams, &[]).await {
+        first if first.broker == 1 => (first, stream(&mut streams, &[]).await),
+        second => (stream(&mut streams, &[]).await, second),
+    };
+    one.serves(&[0]);
+    two.serves(&[1]);
+    one.deliver(0, 1);
+    drop(next(&mut consumer, 1).await);
+    one.granted(1).await;
+    let closing = tokio::spawn(consumer.close());
+    for stream in [&mut one, &mut two] {
+        let said = timeout(WAIT, stream.says.message()).await.expect("it takes leave");
+        assert_eq!(said.expect("its stream is open"), None);
+    }
+    drop((one, two));
+    timeout(Duration::from_secs(4), closing)
+        .await
+        .expect("nothing is waited for")
+        .expect("it does not panic");
+}

@@ -14,6 +14,7 @@ use jangada_types::limits::BATCH_BYTES_MAX;
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::signal::ctrl_c;
+use tokio::time::Instant;
 
 use crate::brokers::Brokers;
 use crate::cli::{
@@ -234,9 +235,7 @@ async fn receive(brokers: &Brokers, args: &QueueReceiveArgs) -> Result<()> {
         in_flight_full,
     } = queue.receive_or_why(options).await?;
     if let Some(most) = in_flight_full {
-        note(&format!(
-            "no message came: consumers have {most} already, as many as they may; settle some, or wait until leases run out"
-        ));
+        note_full(most);
     }
     let mut out = BufWriter::with_capacity(WRITE_BYTES, io::stdout().lock());
     for message in &messages {
@@ -256,6 +255,12 @@ async fn receive(brokers: &Brokers, args: &QueueReceiveArgs) -> Result<()> {
     }
 }
 
+fn note_full(most: u32) {
+    note(&format!(
+        "no message came: consumers have {most} already, as many as they may; settle some, or wait until leases run out"
+    ));
+}
+
 /// Prints messages and acknowledges each of them when it is printed.
 async fn consume(brokers: &Brokers, args: &QueueConsumeArgs) -> Result<()> {
     let client = connect(brokers).await?;
@@ -268,19 +273,27 @@ async fn consume(brokers: &Brokers, args: &QueueConsumeArgs) -> Result<()> {
     let mut left = args.max.unwrap_or(u64::MAX);
     let mut acknowledging = VecDeque::new();
     let mut out = BufWriter::with_capacity(WRITE_BYTES, io::stdout().lock());
+    let (mut idle_since, mut full) = (Instant::now(), None);
     while left > 0 {
         let idle = async {
             match args.idle {
-                Some(idle) => tokio::time::sleep(idle).await,
+                Some(idle) => tokio::time::sleep_until(idle_since + idle).await,
                 None => std::future::pending().await,
             }
         };
+        let full_changed = consumer.in_flight_full_changed();
+        let before = std::mem::replace(&mut full, consumer.in_flight_full());
+        if let (None, Some(most)) = (before, full) {
+            note_full(most);
+        }
         let message = tokio::select! {
             biased;
             message = consumer.next() => message,
             () = idle => break,
+            () = full_changed => continue,
             _ = ctrl_c() => break,
         };
+        idle_since = Instant::now();
         let message = match message {
             Err(error) if error.is_retryable() && args.idle.is_none() => {
                 note(&format!("warning: {error}; still trying"));

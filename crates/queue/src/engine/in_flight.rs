@@ -3,11 +3,20 @@
 use crate::engine::acts::Change;
 use crate::engine::consumers::{Consumer, Waiter};
 use crate::engine::desk::Desk;
-use crate::engine::io::{Answer, RequestId};
+use crate::engine::io::{Answer, ConsumerId, RequestId};
 use crate::engine::step::Engine;
 use crate::state::{Slot, Slots};
 
 impl Engine {
+    /// The bound on messages with consumers that keeps a stream with credit waiting; none: nothing does, or it has no credit.
+    pub fn in_flight_full(&self, slots: &Slots, consumer: ConsumerId) -> Option<u64> {
+        let id = self.streams.get(&consumer)?;
+        let (desk, slot) = (self.desks.get(id)?, slots.slot(*id)?);
+        let waiter = Waiter::Stream(consumer);
+        let has_credit = desk.consumers.get(waiter).is_some_and(|known| known.credit > 0);
+        desk.in_flight_full(slot, waiter).filter(|_| has_credit)
+    }
+
     /// The answer to a receive that ends without messages.
     pub(super) fn without_messages(&mut self, slots: &Slots, request: RequestId) -> Answer {
         let Some(receive) = self.receives.get(&request) else {

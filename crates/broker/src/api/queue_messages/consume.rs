@@ -43,6 +43,8 @@ const ANSWERS_MAX: usize = 64;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Events of the partitions of a stream that were not looked at.
 const EVENTS_MAX: usize = 16;
+/// How often a partition is asked whether consumers have as many messages as they may.
+const FULL_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a stream waits for a partition to be led here.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often it looks meanwhile.
@@ -102,6 +104,11 @@ pub(crate) enum ConsumerHears {
         partition: PartitionIndex,
         leader: Option<BrokerId>,
     },
+    /// So many messages consumers have in the partition, as many as they may; 0: no longer.
+    InFlightFull {
+        partition: PartitionIndex,
+        most: u64,
+    },
 }
 
 /// What happened at a partition's desk.
@@ -109,6 +116,8 @@ enum Happened {
     /// It knows the stream, and sends what its session had before.
     Begun(Unseen),
     Delivered(Unseen),
+    /// Consumers have as many messages as they may, so many; 0: no longer.
+    InFlightFull(u64),
     /// It does not serve the stream any more.
     Lost,
 }
@@ -373,6 +382,10 @@ impl Consuming {
         }
         let unseen = match happened {
             Happened::Lost => return self.lose(index),
+            Happened::InFlightFull(most) => {
+                self.answers.push_back(ConsumerHears::InFlightFull { partition: index, most });
+                return Ok(());
+            }
             Happened::Begun(again) => {
                 self.shares.join(index, again.len());
                 again
@@ -492,6 +505,9 @@ async fn attend(
     (back, mut orders): (mpsc::WeakUnboundedSender<Order>, mpsc::UnboundedReceiver<Order>),
     events: mpsc::Sender<Event>,
 ) {
+    let mut look = tokio::time::interval(FULL_LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut full = 0;
     loop {
         tokio::select! {
             biased;
@@ -519,6 +535,13 @@ async fn attend(
                 let _ = events.send((index, happened)).await;
                 if is_over {
                     return attached.detach(false);
+                }
+            }
+            _ = look.tick() => {
+                let is_full = attached.in_flight_full();
+                if std::mem::replace(&mut full, is_full) != is_full {
+                    // Without a stream nobody needs to know.
+                    let _ = events.send((index, Happened::InFlightFull(is_full))).await;
                 }
             }
         }

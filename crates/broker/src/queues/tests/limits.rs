@@ -53,6 +53,33 @@ async fn a_queue_without_limits_takes_messages_before_it_has_a_slot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_knows_that_consumers_have_as_many_messages_as_they_may() {
+    let policy = Policy {
+        in_flight_max: 2,
+        ..Policy::default()
+    };
+    let (broker, partition, desk) = begin(policy).await;
+    send(&partition, 3).await;
+    let held = receive_all(&desk, 2).await;
+    let mut stream = desk
+        .attach(QUEUE, SessionId(9), LONG_MS, Vec::new())
+        .expect("it leads");
+    assert_eq!(stream.next().await, AttachedEvent::Begun(Vec::new()));
+    assert_eq!(stream.in_flight_full(), 0, "it wants nothing");
+    stream.credit(1);
+    until("it gets nothing for that", || {
+        (stream.in_flight_full() == 2).then_some(())
+    })
+    .await;
+    settle(&desk, &held, Settlement::Ack).await;
+    let AttachedEvent::Deliveries(messages) = stream.next().await else {
+        panic!("a message comes")
+    };
+    assert_eq!((offsets(&messages), stream.in_flight_full()), (vec![2], 0));
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_is_larger_than_all_that_the_queue_may_have_is_not_to_be_sent_again() {
     let (broker, partition, desk) = begin(limited(None, Some(1_000))).await;
     let refused = send_with(&partition, batch(1, 2_000), None)

@@ -16,6 +16,7 @@ use tonic::Code;
 
 use super::QueueDelivery;
 use super::config::QueueConsumerConfig;
+use super::full::InFlightFull;
 use super::held::{AllHeld, Came};
 use super::link::{Link, LinkEvent, LinkId};
 use crate::attempts::CallFailed;
@@ -88,6 +89,7 @@ pub(super) struct Driver {
     not_before: Option<Instant>,
     find_at: Instant,
     trouble: Option<Trouble>,
+    full: InFlightFull,
 }
 
 impl Driver {
@@ -98,6 +100,7 @@ impl Driver {
         layout: QueueLayout,
         commands: mpsc::WeakUnboundedSender<Command>,
         inbox: mpsc::UnboundedSender<Result<QueueDelivery, ClientError>>,
+        full: InFlightFull,
     ) -> (Self, mpsc::UnboundedReceiver<(LinkId, LinkEvent)>) {
         #[allow(
             clippy::disallowed_methods,
@@ -123,6 +126,7 @@ impl Driver {
             correlation: 0,
             not_before: None,
             trouble: None,
+            full,
         };
         (driver, receiver)
     }
@@ -368,8 +372,10 @@ impl Driver {
                     served.retain(|partition| *partition != moved.partition);
                 }
                 self.held.moved(moved.partition);
+                self.full.tell(moved.partition, None);
                 self.find_at = Instant::now();
             }
+            Response::InFlightFull(full) => self.full.tell(full.partition, Some((id, full.in_flight_full))),
         }
     }
 
@@ -507,6 +513,7 @@ impl Driver {
         }
         self.links.remove(&id.broker);
         self.held.orphan(id);
+        self.full.ended(id);
         let numbers: BTreeSet<u64> = self
             .sent
             .iter()

@@ -11,6 +11,7 @@
 
 mod config;
 mod driver;
+mod full;
 mod held;
 mod link;
 
@@ -21,12 +22,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::Stream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 pub use config::QueueConsumerConfig;
 
 use self::driver::{Command, Driver};
+use self::full::InFlightFull;
 use super::calls::Queue;
 use super::message::{ReceivedMessage, Settled, Settlement};
 use crate::cluster::Cluster;
@@ -57,6 +59,7 @@ pub struct QueueConsumer {
     /// The driver goes on while somebody has one.
     commands: mpsc::UnboundedSender<Command>,
     driver: JoinHandle<()>,
+    full: watch::Receiver<Option<u32>>,
 }
 
 impl QueueConsumer {
@@ -71,13 +74,25 @@ impl QueueConsumer {
         let (commands, receiver) = mpsc::unbounded_channel();
         #[allow(clippy::disallowed_methods, reason = "messages come only for credit")]
         let (sender, inbox) = mpsc::unbounded_channel();
-        let (driver, events) = Driver::new(cluster, queue.clone(), config, layout, commands.downgrade(), sender);
+        let (largest, full) = watch::channel(None);
+        let in_flight = InFlightFull::new(largest);
+        let commands_of_handles = commands.downgrade();
+        let (driver, events) = Driver::new(
+            cluster,
+            queue.clone(),
+            config,
+            layout,
+            commands_of_handles,
+            sender,
+            in_flight,
+        );
         let driver = tokio::spawn(driver.run(receiver, events));
         Ok(Self {
             inbox,
             queue,
             commands,
             driver,
+            full,
         })
     }
 
@@ -99,6 +114,23 @@ impl QueueConsumer {
     /// The queue's name.
     pub fn queue(&self) -> &str {
         &self.queue
+    }
+
+    /// Whether nothing comes from a partition although there may be messages, as consumers have as many of them as they may: so many. It is
+    /// known after about a second.
+    pub fn in_flight_full(&self) -> Option<u32> {
+        *self.full.borrow()
+    }
+
+    /// Returns when [`in_flight_full`](Self::in_flight_full) has changed since this call; never, when the consumer has ended.
+    pub fn in_flight_full_changed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut full = self.full.clone();
+        full.mark_unchanged();
+        async move {
+            if full.changed().await.is_err() {
+                std::future::pending().await
+            }
+        }
     }
 
     /// The next message; waits for one. A call that is dropped loses nothing. A message whose lease was over before it was taken is passed
