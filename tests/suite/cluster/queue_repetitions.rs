@@ -9,7 +9,7 @@ use jangada_proto::v1::queue_service_client::QueueServiceClient;
 use jangada_proto::v1::send_result::Result as Outcome;
 
 use super::queues::create_queue;
-use crate::harness::{Cluster, WAIT, eventually};
+use crate::harness::{Cluster, Scrape, WAIT, eventually};
 
 const QUEUE: &str = "jobs";
 const MESSAGES: usize = 200;
@@ -106,6 +106,10 @@ async fn ids_that_are_sent_again_across_killed_leaders_are_in_the_queue_once() {
     assert_eq!(done, MESSAGES);
     assert!(send_all(&client).await.iter().all(|sent| sent.duplicate));
     assert!(ids(&client).await.is_empty(), "nothing came back");
+    let leader = cluster.leader(QUEUE, 0).await;
+    let scrape = Scrape::of(&cluster, leader).await;
+    let duplicates = scrape.sum("jangada_queue_duplicate_messages_total", &[("queue", QUEUE)]);
+    assert!(duplicates >= Some(MESSAGES as f64), "the last round at least: {duplicates:?}");
 }
 
 async fn send_at(

@@ -36,7 +36,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 pub(crate) use self::lag::{LagBoard, LagReport};
 use self::process::ProcessSample;
-pub(crate) use self::queues::QueueTallies;
+pub(crate) use self::queues::{QueueTallies, QueueTotals};
 pub(crate) use self::requests::{Ending, MethodMetrics, OK, PassedOn, RequestMetrics};
 pub(crate) use self::text::Form;
 pub(crate) use self::topics::{TopicMetrics, TopicTraffic};

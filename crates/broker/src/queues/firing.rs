@@ -5,7 +5,8 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use jangada_log::PartitionReply;
 use jangada_queue::engine::Input;
-use jangada_queue::{Fire, Marks, ScheduleCommand};
+use jangada_queue::schedule::Planner;
+use jangada_queue::{Fire, Marks, Schedule, ScheduleCommand};
 use jangada_types::{Header, QueueConfig, Reason};
 
 use super::desk::Desk;
@@ -18,6 +19,8 @@ use crate::partition::Partition;
 const SCHEDULE_HEADER: &str = "jangada-schedule";
 /// The header with the occurrence of which a message is: milliseconds since the Unix epoch, in decimal digits.
 const OCCURRENCE_HEADER: &str = "jangada-scheduled-at";
+/// So many occurrences that are left out at once are counted at most.
+const LEFT_OUT_MAX: u64 = 100_000;
 
 /// Sends the message of an occurrence, or leaves it out, and tells the engine if that does not come about. What it comes to is noted where
 /// it is applied.
@@ -40,14 +43,20 @@ pub(super) async fn fire(desk: Arc<Desk>, partition: Weak<Partition>, fire: Fire
 }
 
 async fn send(desk: &Arc<Desk>, partition: &Partition, fire: Fire, template: &Bytes) -> Result<(), RequestError> {
-    if !fire.appends {
-        let left_out = desk.change_schedule(ScheduleCommand::Fire(fire), Marks::default(), Bytes::new());
-        return left_out.await.map(drop);
-    }
     let Some(spec) = desk.spec_of(fire.key.0) else {
         let message = format!("{}: the queue of the schedule is not known here yet", desk.hosted.title);
         return Err(RequestError::new(Reason::NotReady, message));
     };
+    let totals = &partition.metrics().queues;
+    let left_out = left_out(desk, &fire);
+    let count_left_out = || totals.count(&spec.name, |totals| totals.left_out += left_out);
+    if !fire.appends {
+        let passed = desk.change_schedule(ScheduleCommand::Fire(fire), Marks::default(), Bytes::new());
+        if let PartitionReply::Scheduled = passed.await? {
+            count_left_out();
+        }
+        return Ok(());
+    }
     let Outgoing { batch, marks } = build(&fire, template, &spec.config, desk.timers.now().wall_ms)?;
     partition.check_scheduled(&batch)?;
     let bytes = batch.len();
@@ -58,8 +67,29 @@ async fn send(desk: &Arc<Desk>, partition: &Partition, fire: Fire, template: &By
             reserved.is_appended = true;
         }
         partition.count_scheduled(bytes);
+        totals.count(&spec.name, |totals| totals.scheduled += 1);
+        count_left_out();
     }
     Ok(())
+}
+
+/// How many occurrences are left out with this one, or before it.
+fn left_out(desk: &Desk, fire: &Fire) -> u64 {
+    let schedule = desk.with_state(|state| state.slots().schedule(&fire.key).cloned());
+    let is_its = |schedule: &Schedule| (schedule.version, schedule.occurrence) == (fire.version, fire.occurrence);
+    let Some(schedule) = schedule.filter(is_its) else {
+        return 0;
+    };
+    let end_ms = match (fire.appends, fire.next_ms) {
+        (true, _) => fire.at_ms,
+        (false, 0) => desk.timers.now().wall_ms,
+        (false, next_ms) => next_ms,
+    };
+    if schedule.next_ms >= end_ms {
+        return 0;
+    }
+    let planner = Planner::new(&schedule.timing, schedule.until_ms);
+    planner.map_or(0, |planner| planner.count(schedule.next_ms, end_ms, LEFT_OUT_MAX))
 }
 
 /// The batch of an occurrence, as a send makes it, with what says of which schedule and occurrence it is. No occurrence is a repetition of

@@ -193,6 +193,12 @@ async fn what_was_missed_is_caught_up_with_by_rule() {
     let expected = [("all", 10), ("one", 3), ("skip", 2)];
     assert_eq!(sent, expected.map(|(name, sent)| (name.to_owned(), sent)));
     assert_eq!(end(&partition_then), 15);
+    let totals = || partition_then.metrics().queues.sample(|_| true).remove("orders");
+    until("all is counted", &next, || {
+        totals().is_some_and(|totals| totals.scheduled == 15)
+    })
+    .await;
+    assert_eq!(totals().map(|totals| totals.left_out), Some(7 + 8), "of `one` and of `skip`");
     broker.stop().await;
 }
 

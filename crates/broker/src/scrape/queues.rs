@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use jangada_queue::engine::{SlotCounts, Tally};
+use jangada_queue::engine::SlotCounts;
 use jangada_queue::{DeadReason, DoneCause, QueueId};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 
-use crate::metrics::Writer;
+use crate::metrics::{QueueTotals, Writer};
 use crate::node::Node;
 use crate::partition::Partition;
 use crate::queues::{Desk, OldestAge};
@@ -28,7 +28,7 @@ const AGES_MAX: usize = 1_000;
 #[derive(Debug, Default)]
 pub(crate) struct QueueSample {
     queues: BTreeMap<Arc<str>, Depth>,
-    tallies: BTreeMap<Arc<str>, Tally>,
+    totals: BTreeMap<Arc<str>, QueueTotals>,
     left_out: usize,
 }
 
@@ -110,9 +110,9 @@ impl QueueSample {
             sample.left_out += 1;
         }
         let image = node.metadata.image();
-        sample.tallies = node.metrics.queues.sample(|name| image.queue_by_name(name).is_some());
-        while sample.tallies.len() > queues_max {
-            sample.tallies.pop_last();
+        sample.totals = node.metrics.queues.sample(|name| image.queue_by_name(name).is_some());
+        while sample.totals.len() > queues_max {
+            sample.totals.pop_last();
         }
         here.retain(|here| sample.queues.contains_key(&here.name) && !here.counts.oldest.is_empty());
         here.truncate(AGES_MAX);
@@ -192,25 +192,25 @@ impl QueueSample {
     }
 
     fn counters(&self, to: &mut Writer<'_>) -> Result<(), Error> {
-        let by_queue = |of: fn(&Tally) -> u64| {
-            let queues = self.tallies.iter();
-            queues.map(move |(name, tally)| ([("queue", &**name)], of(tally)))
+        let by_queue = |of: fn(&QueueTotals) -> u64| {
+            let queues = self.totals.iter();
+            queues.map(move |(name, totals)| ([("queue", &**name)], of(totals)))
         };
         let help = "Messages that were sent to queues whose partitions this broker led, by queue";
-        to.counters("queue_sent_messages", help, by_queue(|tally| tally.sent))?;
+        to.counters("queue_sent_messages", help, by_queue(|totals| totals.tally.sent))?;
         let help = "Messages that were refused as their queue was full, by queue";
-        to.counters("queue_refused_messages", help, by_queue(|tally| tally.refused_full))?;
+        to.counters("queue_refused_messages", help, by_queue(|totals| totals.tally.refused_full))?;
         let help = "Messages that were handed out, by queue";
-        to.counters("queue_delivered_messages", help, by_queue(|tally| tally.delivered))?;
+        to.counters("queue_delivered_messages", help, by_queue(|totals| totals.tally.delivered))?;
         let help = "Of these, messages that were handed out before, by queue";
-        to.counters("queue_redelivered_messages", help, by_queue(|tally| tally.redelivered))?;
+        to.counters("queue_redelivered_messages", help, by_queue(|totals| totals.tally.redelivered))?;
         let help = "Messages that were acknowledged, by queue";
         to.counters(
             "queue_acknowledged_messages",
             help,
-            by_queue(|tally| tally.done(DoneCause::Acked)),
+            by_queue(|totals| totals.tally.done(DoneCause::Acked)),
         )?;
-        let by_reason = self.tallies.iter().flat_map(|(name, tally)| {
+        let by_reason = self.totals.iter().flat_map(|(name, QueueTotals { tally, .. })| {
             let reasons = [
                 ("attempts", DeadReason::Attempts),
                 ("rejected", DeadReason::Rejected),
@@ -221,7 +221,7 @@ impl QueueSample {
         });
         let help = "Messages that became dead letters, by queue and reason";
         to.counters("queue_dead_lettered_messages", help, by_reason)?;
-        let by_outcome = self.tallies.iter().flat_map(|(name, tally)| {
+        let by_outcome = self.totals.iter().flat_map(|(name, QueueTotals { tally, .. })| {
             let outcomes = [
                 ("dropped", tally.done(DoneCause::Expired)),
                 ("dead", tally.dead(DeadReason::Expired)),
@@ -231,12 +231,22 @@ impl QueueSample {
         let help = "Messages whose time to live was over, by queue and what became of them";
         to.counters("queue_expired_messages", help, by_outcome)?;
         let help = "Bytes of messages that were appended again so that the log before them could be cut, by queue";
-        to.counters("queue_carried_bytes", help, by_queue(|tally| tally.carried_bytes))?;
+        to.counters("queue_carried_bytes", help, by_queue(|totals| totals.tally.carried_bytes))?;
         let help = "Receives that got nothing as consumers had as many messages as they may, by queue";
         to.counters(
             "queue_receives_in_flight_full",
             help,
-            by_queue(|tally| tally.in_flight_full),
+            by_queue(|totals| totals.tally.in_flight_full),
+        )?;
+        let help = "Messages that were sent before and so were not sent again, by queue";
+        to.counters("queue_duplicate_messages", help, by_queue(|totals| totals.duplicates))?;
+        let help = "Messages that schedules have sent, by queue";
+        to.counters("queue_scheduled_messages", help, by_queue(|totals| totals.scheduled))?;
+        let help = "Occurrences of schedules that were left out as they were missed, by queue";
+        to.counters(
+            "queue_schedule_occurrences_left_out",
+            help,
+            by_queue(|totals| totals.left_out),
         )
     }
 }

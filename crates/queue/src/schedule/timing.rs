@@ -215,6 +215,24 @@ impl Planner {
         found.into()
     }
 
+    /// How many occurrences there are from a time on and before another one, both milliseconds since the Unix epoch: counted up to so many.
+    pub fn count(&self, from_ms: u64, end_ms: u64, most: u64) -> u64 {
+        let first = self.next_after(from_ms.saturating_sub(1)).filter(|at| *at < end_ms);
+        if let (Kind::Every { every_ms, .. }, Some(first)) = (&self.kind, first) {
+            let last = end_ms.min(self.until_ms.saturating_add(1)) - 1;
+            return ((last - first) / every_ms + 1).min(most);
+        }
+        let mut at = first;
+        let mut count = 0;
+        while count < most
+            && let Some(occurrence) = at.filter(|at| *at < end_ms)
+        {
+            count += 1;
+            at = self.next_after(occurrence);
+        }
+        count
+    }
+
     /// What is to be done by `now_ms` about a schedule whose next occurrence is at `next_ms`.
     pub fn due(&self, next_ms: u64, catch_up: CatchUp, now_ms: u64) -> Option<Due> {
         if next_ms == 0 || next_ms > now_ms {
@@ -316,6 +334,28 @@ mod tests {
             assert_eq!(next - at, 60 * MINUTE, "each hour has one");
             at = next;
         }
+    }
+
+    #[test]
+    fn occurrences_of_a_time_are_counted() {
+        let every = Timing::Every {
+            every_ms: 5_000,
+            anchor_ms: 12_000,
+        };
+        let every = Planner::new(&every, 32_000).expect("it is valid");
+        for (from, end, most, count) in [
+            (12_000, 12_000, 9, 0),
+            (12_000, 12_001, 9, 1),
+            (12_000, 22_000, 9, 2),
+            (12_001, 22_000, 9, 1),
+            (12_000, 90_000, 9, 5),
+            (12_000, 90_000, 3, 3),
+        ] {
+            assert_eq!(every.count(from, end, most), count, "{from} {end} {most}");
+        }
+        let hourly = Planner::new(&cron("0 * * * *", "UTC"), 0).expect("it is valid");
+        assert_eq!(hourly.count(DAY, DAY + 24 * 60 * MINUTE, 100), 24);
+        assert_eq!(hourly.count(DAY, DAY + 24 * 60 * MINUTE, 10), 10);
     }
 
     #[test]

@@ -201,7 +201,10 @@ async fn append_all(
         let now = std::mem::replace(&mut rest, later);
         let count = now.len();
         match append(node, context, (queue, partition), now, deadline).await {
-            Ok(placed) => outcomes.extend(placed.into_iter().map(|placed| Ok(placed?.sent(at.index)))),
+            Ok(placed) => {
+                outcomes.extend(placed.into_iter().map(|placed| Ok(placed?.sent(at.index))));
+                count_duplicates(node, queue, &outcomes[outcomes.len() - count..]);
+            }
             Err(error) => outcomes.extend(vec![Err(error); count]),
         }
         if let Some(Err(refused)) = outcomes.iter().rev().take(count).find(|outcome| outcome.is_err()) {
@@ -255,10 +258,10 @@ async fn append(
     messages: Vec<NewMessage>,
     deadline: Instant,
 ) -> Result<Vec<Result<Placed, RequestError>>, RequestError> {
+    partition.check_limited(queue.id(), &queue.config)?;
     let bytes = messages.iter().map(NewMessage::bytes).sum();
     let room = partition.room(&context.caller, bytes)?;
     let now_ms = now_ms(node);
-    partition.check_limited(queue.id(), &queue.config)?;
     let (outgoing, messages) = match bytes <= SMALL_BYTES {
         true => (pack(messages.iter(), &queue.config, now_ms)?, messages),
         false => {
