@@ -65,6 +65,7 @@ mod produce_consume;
 mod produce_streams;
 mod producer_expiry;
 mod put_back;
+mod queue_bad_input;
 mod queue_consumers;
 mod queue_dead_letters;
 mod queue_expiry;
