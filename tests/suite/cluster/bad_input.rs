@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use jangada_client::{BrokerId, ClientError, NewTopic, Reason};
+use jangada_client::{BrokerId, NewTopic, Reason};
 use jangada_proto::v1::admin_service_client::AdminServiceClient;
 use jangada_proto::v1::{
     FetchRequest, InitProducerRequest, ListTopicsRequest, RecordForm, TopicPartition, TrimPartitionRequest,
@@ -11,19 +11,9 @@ use jangada_proto::v1::{
 use tonic::Code;
 
 use crate::harness::raw::{self, Producer};
-use crate::harness::{Cluster, Options};
+use crate::harness::{Cluster, Options, assert_refused};
 
 const TOPIC: &str = "orders";
-
-#[track_caller]
-fn assert_client_error<T: std::fmt::Debug>(answer: Result<T, ClientError>, expected: Reason, named: &[&str]) {
-    let error = answer.expect_err(expected.as_str());
-    assert_eq!(error.reason(), Some(expected), "{error}");
-    let text = error.to_string();
-    for name in named {
-        assert!(text.contains(name), "{expected} does not name {name:?}: {text}");
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_are_refused_without_effect() {
@@ -57,17 +47,17 @@ async fn topics(cluster: &Cluster) {
     let admin = cluster.admin().await;
     let long = "x".repeat(250);
     for name in ["", ".", "..", "a b", "a/b", "\u{e9}", "__internal", &long] {
-        assert_client_error(
+        assert_refused(
             admin.create_topic(NewTopic::new(name, 1, 1)).await,
             Reason::InvalidTopicName,
             &[name],
         );
     }
     let answer = admin.create_topic(NewTopic::new("new", 10_001, 1)).await;
-    assert_client_error(answer, Reason::InvalidPartitions, &["new", "10001"]);
+    assert_refused(answer, Reason::InvalidPartitions, &["new", "10001"]);
     let answer = admin.create_topic(NewTopic::new("new", 1, 4)).await;
-    assert_client_error(answer, Reason::InvalidReplicas, &["new", "4"]);
-    assert_client_error(
+    assert_refused(answer, Reason::InvalidReplicas, &["new", "4"]);
+    assert_refused(
         admin.create_topic(NewTopic::new(TOPIC, 1, 1)).await,
         Reason::TopicExists,
         &[TOPIC],
@@ -98,12 +88,12 @@ async fn settings_of_topics(cluster: &Cluster) {
             config: config.clone(),
             ..NewTopic::new("new", 1, 1)
         };
-        assert_client_error(
+        assert_refused(
             admin.create_topic(new).await,
             Reason::InvalidConfig,
             &["new", key, if key.contains("no.such") { key } else { value }],
         );
-        assert_client_error(
+        assert_refused(
             admin.alter_topic(TOPIC, config, Vec::new()).await,
             Reason::InvalidConfig,
             &[TOPIC, key],
@@ -121,25 +111,25 @@ async fn settings_of_topics(cluster: &Cluster) {
 
 async fn objects_that_do_not_exist(cluster: &Cluster) {
     let admin = cluster.admin().await;
-    assert_client_error(
+    assert_refused(
         admin.describe_topic("nowhere").await,
         Reason::UnknownTopic,
         &["nowhere"],
     );
-    assert_client_error(admin.delete_topic("nowhere").await, Reason::UnknownTopic, &["nowhere"]);
-    assert_client_error(admin.trim("nowhere", 0, None).await, Reason::UnknownTopic, &["nowhere"]);
-    assert_client_error(
+    assert_refused(admin.delete_topic("nowhere").await, Reason::UnknownTopic, &["nowhere"]);
+    assert_refused(admin.trim("nowhere", 0, None).await, Reason::UnknownTopic, &["nowhere"]);
+    assert_refused(
         admin.trim(TOPIC, 7, None).await,
         Reason::UnknownPartition,
         &[TOPIC, "7"],
     );
-    assert_client_error(
+    assert_refused(
         admin.transfer_leader(TOPIC, 0, BrokerId(9)).await,
         Reason::UnknownBroker,
         &["9"],
     );
-    assert_client_error(admin.replace_broker(BrokerId(9)).await, Reason::UnknownBroker, &["9"]);
-    assert_client_error(
+    assert_refused(admin.replace_broker(BrokerId(9)).await, Reason::UnknownBroker, &["9"]);
+    assert_refused(
         admin.replace_broker(BrokerId(1)).await,
         Reason::InvalidRequest,
         &["broker 1", "running"],

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use jangada_client::{ClientError, NewQueue, NewTopic, OffsetAt, QueueDescription, QueueSummary, Reason};
+use jangada_client::{NewQueue, NewTopic, OffsetAt, QueueDescription, QueueSummary, Reason};
 use jangada_proto::v1::create_queue_request::Start;
 use jangada_proto::v1::log_service_client::LogServiceClient;
 use jangada_proto::v1::queue_admin_service_client::QueueAdminServiceClient;
@@ -12,7 +12,7 @@ use jangada_proto::v1::{
 use serde_json::json;
 
 use super::golden_data::{archives, join, started_with};
-use crate::harness::{Cluster, WAIT, eventually, raw};
+use crate::harness::{Cluster, WAIT, assert_refused, eventually, raw};
 
 const TOPIC: &str = "orders";
 
@@ -27,16 +27,6 @@ fn with(queue: NewQueue, pairs: &[(&str, &str)]) -> NewQueue {
     NewQueue {
         config: settings(pairs),
         ..queue
-    }
-}
-
-#[track_caller]
-fn assert_refused<T: std::fmt::Debug>(answer: Result<T, ClientError>, expected: Reason, named: &[&str]) {
-    let error = answer.expect_err(expected.as_str());
-    assert_eq!(error.reason(), Some(expected), "{error}");
-    let text = error.to_string();
-    for name in named {
-        assert!(text.contains(name), "{expected} does not name {name:?}: {text}");
     }
 }
 

@@ -3,24 +3,14 @@
 use std::time::Duration;
 
 use jangada_client::{
-    ClientError, DeadFilter, DeadLetters, NewQueue, OffsetAt, QueueMessage, QueueProducerConfig, QueueSeek, Reason,
+    DeadFilter, DeadLetters, NewQueue, OffsetAt, QueueMessage, QueueProducerConfig, QueueSeek, Reason,
     ReceiveOptions, Settlement,
 };
 use serde_json::json;
 
-use crate::harness::{Cluster, Scrape, WAIT, eventually};
+use crate::harness::{Cluster, Scrape, WAIT, assert_refused, eventually};
 
 const TOPIC: &str = "orders";
-
-#[track_caller]
-fn assert_refused<T: std::fmt::Debug>(answer: Result<T, ClientError>, expected: Reason, named: &[&str]) {
-    let error = answer.expect_err(expected.as_str());
-    assert_eq!(error.reason(), Some(expected), "{error}");
-    let text = error.to_string();
-    for name in named {
-        assert!(text.contains(name), "{expected} does not name {name:?}: {text}");
-    }
-}
 
 /// The counts of a queue over all its partitions, once every leader says them.
 async fn ready(cluster: &Cluster, queue: &str) -> Option<u64> {
@@ -99,6 +89,16 @@ async fn what_has_come_of_messages_is_shown_and_exported() {
     assert!(of_queue("jangada_queue_refused_messages_total") >= Some(1.0));
     let dead = [("queue", "jobs"), ("reason", "rejected")];
     assert_eq!(
+        scrape.sum("jangada_queue_dead_lettered_messages_total", &dead),
+        Some(1.0)
+    );
+    assert!(of_queue("jangada_queue_oldest_message_age_seconds") >= Some(1.0));
+    let text = cluster.cli(&["queue", "describe", "jobs"]).await.expect(0).text();
+    for shown in ["REDELIVERED", "BREAKER", "closed"] {
+        assert!(text.contains(shown), "{shown} is not in\n{text}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_batch_that_is_too_large_for_the_queue_what_fits_is_sent() {
     let cluster = Cluster::start(1).await;
@@ -141,16 +141,6 @@ async fn of_a_batch_that_is_too_large_for_the_queue_what_fits_is_sent() {
         let sent = producer.send_batch(messages(5)).await;
         assert!(sent[..5].iter().all(Result::is_ok), "{name}: there is room again: {sent:?}");
         expect_ready(&cluster, name, 5).await;
-    }
-}
-
-        scrape.sum("jangada_queue_dead_lettered_messages_total", &dead),
-        Some(1.0)
-    );
-    assert!(of_queue("jangada_queue_oldest_message_age_seconds") >= Some(1.0));
-    let text = cluster.cli(&["queue", "describe", "jobs"]).await.expect(0).text();
-    for shown in ["REDELIVERED", "BREAKER", "closed"] {
-        assert!(text.contains(shown), "{shown} is not in\n{text}");
     }
 }
 

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use jangada_client::{
-    CatchUp, ClientError, NewQueue, NewSchedule, OffsetAt, QueueMessage, QueueSchedule, Reason, ReceiveOptions,
+    CatchUp, NewQueue, NewSchedule, OffsetAt, QueueMessage, QueueSchedule, Reason, ReceiveOptions,
     ReceivedMessage, ScheduleTiming,
 };
 
 use super::queues::create_queue;
-use crate::harness::{Cluster, Options, WAIT, eventually, is_long, raw};
+use crate::harness::{Cluster, Options, WAIT, assert_refused, eventually, is_long, raw};
 
 const QUEUE: &str = "jobs";
 const PARTITIONS: u32 = 3;
@@ -21,16 +21,6 @@ fn every(name: &str, seconds: u64) -> NewSchedule {
 
 fn now_ms() -> u64 {
     raw::now_ms().unsigned_abs()
-}
-
-#[track_caller]
-fn assert_refused<T: std::fmt::Debug>(answer: Result<T, ClientError>, expected: Reason, named: &[&str]) {
-    let error = answer.expect_err(expected.as_str());
-    assert_eq!(error.reason(), Some(expected), "{error}");
-    let text = error.to_string();
-    for name in named {
-        assert!(text.contains(name), "{expected} does not name {name:?}: {text}");
-    }
 }
 
 /// The occurrence of which a message is, with its schedule.

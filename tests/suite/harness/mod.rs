@@ -17,7 +17,7 @@
 //! - [`strace`]: sees a node's system calls, or lets it die at one.
 //! - [`MURMUR2`]: keys with their hashes by other programs. [`partition_of`]: the partition of a hash.
 //! - [`Scrape`]: the answer of `/metrics`.
-//! - [`served_during`]: a good client beside a bad one.
+//! - [`served_during`]: a good client beside a bad one. [`assert_refused`]: an error of the client, with what it names.
 //! - [`skipped`]: reports tests that this machine cannot run. [`is_long`]: whether to run tests that take minutes.
 //! - [`eventually`]: the only way to wait here: for a condition, with a bound.
 
@@ -39,6 +39,7 @@ pub mod ports;
 mod proxy;
 pub mod raw;
 mod reading;
+mod refused;
 mod scrape;
 mod served;
 mod skip;
@@ -57,6 +58,7 @@ pub use network::Network;
 pub use orders::{Orders, Written, number_of};
 pub use proxy::Proxy;
 pub use reading::consumer_from_start;
+pub use refused::assert_refused;
 pub use scrape::Scrape;
 pub use served::served_during;
 pub use skip::{are_examples_wanted, is_long, is_promtool_there, is_too_long, skipped};

@@ -148,6 +148,17 @@ pub struct Partition {
 }
 
 impl Partition {
+    /// What a command comes to, with all rows that it writes.
+    pub fn apply_described(&mut self, command: &PartitionCommand) -> String {
+        let reply = self.apply(command);
+        let rows = rows_of(&self.effects);
+        let marks = queue_rows_of(&mut self.effects);
+        let marks = marks
+            .iter()
+            .map(|(key, value)| format!(" {}={}", hex(key), hex(value)));
+        describe(&reply, rows.first()) + &marks.collect::<String>()
+    }
+
     pub fn apply_in(&mut self, term: u64, command: &PartitionCommand) -> PartitionReply {
         self.index += 1;
         let at = LogPosition {
@@ -231,14 +242,7 @@ fn commands_replies_rows_and_states_are_those_of_earlier_builds() {
             };
             let case = format!("queue-{seed}-{step}");
             commands.push((case.clone(), whole(&command)));
-            let reply = partition.apply(&command);
-            let rows = rows_of(&partition.effects);
-            let marks = queue_rows_of(&mut partition.effects);
-            let marks: Vec<String> = marks
-                .iter()
-                .map(|(key, value)| format!(" {}={}", hex(key), hex(value)))
-                .collect();
-            replies.push((case.clone(), describe(&reply, rows.first()) + &marks.concat()));
+            replies.push((case.clone(), partition.apply_described(&command)));
             if step % 20 == 0 {
                 states.push((case, hex(&partition.state.snapshot())));
             }

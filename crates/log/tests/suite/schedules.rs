@@ -175,14 +175,7 @@ fn commands_replies_rows_and_states_of_schedules_are_those_of_earlier_builds() {
             let case = format!("schedule-{seed}-{step}");
             let command = any_change(&mut seeds, partition.state.slots(), TERM);
             commands.push((case.clone(), hex(PartitionState::encode(command.clone()).head())));
-            let reply = partition.apply(&command);
-            let rows = rows_of(&partition.effects);
-            let marks = queue_rows_of(&mut partition.effects);
-            let marks: Vec<String> = marks
-                .iter()
-                .map(|(key, value)| format!(" {}={}", hex(key), hex(value)))
-                .collect();
-            replies.push((case.clone(), describe(&reply, rows.first()) + &marks.concat()));
+            replies.push((case.clone(), partition.apply_described(&command)));
             if step % 20 == 0 {
                 states.push((case, hex(&partition.state.snapshot())));
             }

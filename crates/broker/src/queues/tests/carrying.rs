@@ -16,6 +16,27 @@ fn small_segments() -> TopicConfig {
     }
 }
 
+/// A partition of a queue that carries as soon as it may.
+async fn begin_carrying() -> (Broker, Arc<Partition>, Arc<Desk>) {
+    let broker = Broker::start(Options::default());
+    broker.set_clock(START_MS);
+    let (partition, desk) = lead_in(&broker, small_segments(), spec(Policy::default())).await;
+    desk.engine.lock().set_carry_bounds(CarryBounds {
+        factor: 2,
+        slack_bytes: 200_000,
+        batch_bytes: 100_000,
+        ..CarryBounds::default()
+    });
+    (broker, partition, desk)
+}
+
+fn due_tomorrow() -> Mark {
+    Mark {
+        deliver_at_ms: START_MS.unsigned_abs() + 86_400_000,
+        ..Mark::default()
+    }
+}
+
 fn with_key(keys: &[&str]) -> Bytes {
     let mut builder = BatchBuilder::new(Codec::None);
     for key in keys {
@@ -43,19 +64,8 @@ async fn cut(partition: &Partition, behind: i64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_that_are_stuck_go_on_as_they_were_and_the_log_is_cut_behind_them() {
-    let broker = Broker::start(Options::default());
-    broker.set_clock(START_MS);
-    let (partition, desk) = lead_in(&broker, small_segments(), spec(Policy::default())).await;
-    desk.engine.lock().set_carry_bounds(CarryBounds {
-        factor: 2,
-        slack_bytes: 200_000,
-        batch_bytes: 100_000,
-        ..CarryBounds::default()
-    });
-    let far = Mark {
-        deliver_at_ms: START_MS.unsigned_abs() + 86_400_000,
-        ..Mark::default()
-    };
+    let (broker, partition, desk) = begin_carrying().await;
+    let far = due_tomorrow();
     let marks = Marks(vec![far, Mark::default(), Mark::default()]);
     send_with(&partition, with_key(&["far", "dead", "done"]), Some(marks))
         .await
@@ -159,19 +169,8 @@ async fn a_message_that_a_consumer_keeps_goes_on_with_its_lease_and_is_cancelled
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_stuck_is_carried_when_a_backlog_is_worked_off_and_nothing_more_is_sent() {
-    let broker = Broker::start(Options::default());
-    broker.set_clock(START_MS);
-    let (partition, desk) = lead_in(&broker, small_segments(), spec(Policy::default())).await;
-    desk.engine.lock().set_carry_bounds(CarryBounds {
-        factor: 2,
-        slack_bytes: 200_000,
-        batch_bytes: 100_000,
-        ..CarryBounds::default()
-    });
-    let far = Mark {
-        deliver_at_ms: START_MS.unsigned_abs() + 86_400_000,
-        ..Mark::default()
-    };
+    let (broker, partition, desk) = begin_carrying().await;
+    let far = due_tomorrow();
     let marks = Marks(vec![far]);
     send_with(&partition, with_key(&["far"]), Some(marks))
         .await
