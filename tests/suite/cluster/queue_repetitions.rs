@@ -109,7 +109,10 @@ async fn ids_that_are_sent_again_across_killed_leaders_are_in_the_queue_once() {
     let leader = cluster.leader(QUEUE, 0).await;
     let scrape = Scrape::of(&cluster, leader).await;
     let duplicates = scrape.sum("jangada_queue_duplicate_messages_total", &[("queue", QUEUE)]);
-    assert!(duplicates >= Some(MESSAGES as f64), "the last round at least: {duplicates:?}");
+    assert!(
+        duplicates >= Some(MESSAGES as f64),
+        "the last round at least: {duplicates:?}"
+    );
 }
 
 async fn send_at(

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use jangada_client::{
-    DeadFilter, DeadLetters, NewQueue, OffsetAt, QueueMessage, QueueProducerConfig, QueueSeek, Reason,
-    ReceiveOptions, Settlement,
+    DeadFilter, DeadLetters, NewQueue, OffsetAt, QueueMessage, QueueProducerConfig, QueueSeek, Reason, ReceiveOptions,
+    Settlement,
 };
 use serde_json::json;
 
@@ -139,7 +139,10 @@ async fn of_a_batch_that_is_too_large_for_the_queue_what_fits_is_sent() {
         let acks = received.into_iter().map(|message| (message.token, Settlement::Ack));
         queue.settle(acks.collect()).await.expect("its leader answers");
         let sent = producer.send_batch(messages(5)).await;
-        assert!(sent[..5].iter().all(Result::is_ok), "{name}: there is room again: {sent:?}");
+        assert!(
+            sent[..5].iter().all(Result::is_ok),
+            "{name}: there is room again: {sent:?}"
+        );
         expect_ready(&cluster, name, 5).await;
     }
 }

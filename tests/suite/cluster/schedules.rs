@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use jangada_client::{
-    CatchUp, NewQueue, NewSchedule, OffsetAt, QueueMessage, QueueSchedule, Reason, ReceiveOptions,
-    ReceivedMessage, ScheduleTiming,
+    CatchUp, NewQueue, NewSchedule, OffsetAt, QueueMessage, QueueSchedule, Reason, ReceiveOptions, ReceivedMessage,
+    ScheduleTiming,
 };
 
 use super::queues::create_queue;

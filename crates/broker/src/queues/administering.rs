@@ -57,9 +57,13 @@ impl Desk {
             let mut elsewhere = Vec::new();
             for (place, offset) in wanted {
                 match self.place_of(queue, place).await? {
-                    Place::Done => drop(left.insert(offset, true)),
-                    Place::Here => drop(left.insert(offset, false)),
                     Place::At(place) => elsewhere.push((place, offset)),
+                    Place::Done => {
+                        left.insert(offset, true);
+                    }
+                    Place::Here => {
+                        left.insert(offset, false);
+                    }
                 }
             }
             if elsewhere.is_empty() {

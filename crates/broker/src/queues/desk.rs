@@ -7,9 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jangada_log::{Leader, PartitionState};
-use jangada_queue::engine::{
-    Answer, ConsumerId, Input, RequestId, SettleItem, Settled, SlotCounts, Waiter,
-};
+use jangada_queue::engine::{Answer, ConsumerId, Input, RequestId, SettleItem, Settled, SlotCounts, Waiter};
 use jangada_queue::{AttemptId, Engine, LeaseId, QueueId, SessionId, SlotId};
 use jangada_types::Reason;
 use parking_lot::{Mutex, RwLock};

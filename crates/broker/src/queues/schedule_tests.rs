@@ -198,7 +198,11 @@ async fn what_was_missed_is_caught_up_with_by_rule() {
         totals().is_some_and(|totals| totals.scheduled == 15)
     })
     .await;
-    assert_eq!(totals().map(|totals| totals.left_out), Some(7 + 8), "of `one` and of `skip`");
+    assert_eq!(
+        totals().map(|totals| totals.left_out),
+        Some(7 + 8),
+        "of `one` and of `skip`"
+    );
     broker.stop().await;
 }
 

@@ -199,11 +199,23 @@ impl QueueSample {
         let help = "Messages that were sent to queues whose partitions this broker led, by queue";
         to.counters("queue_sent_messages", help, by_queue(|totals| totals.tally.sent))?;
         let help = "Messages that were refused as their queue was full, by queue";
-        to.counters("queue_refused_messages", help, by_queue(|totals| totals.tally.refused_full))?;
+        to.counters(
+            "queue_refused_messages",
+            help,
+            by_queue(|totals| totals.tally.refused_full),
+        )?;
         let help = "Messages that were handed out, by queue";
-        to.counters("queue_delivered_messages", help, by_queue(|totals| totals.tally.delivered))?;
+        to.counters(
+            "queue_delivered_messages",
+            help,
+            by_queue(|totals| totals.tally.delivered),
+        )?;
         let help = "Of these, messages that were handed out before, by queue";
-        to.counters("queue_redelivered_messages", help, by_queue(|totals| totals.tally.redelivered))?;
+        to.counters(
+            "queue_redelivered_messages",
+            help,
+            by_queue(|totals| totals.tally.redelivered),
+        )?;
         let help = "Messages that were acknowledged, by queue";
         to.counters(
             "queue_acknowledged_messages",
@@ -231,7 +243,11 @@ impl QueueSample {
         let help = "Messages whose time to live was over, by queue and what became of them";
         to.counters("queue_expired_messages", help, by_outcome)?;
         let help = "Bytes of messages that were appended again so that the log before them could be cut, by queue";
-        to.counters("queue_carried_bytes", help, by_queue(|totals| totals.tally.carried_bytes))?;
+        to.counters(
+            "queue_carried_bytes",
+            help,
+            by_queue(|totals| totals.tally.carried_bytes),
+        )?;
         let help = "Receives that got nothing as consumers had as many messages as they may, by queue";
         to.counters(
             "queue_receives_in_flight_full",

@@ -153,9 +153,7 @@ impl Partition {
         let reply = self.apply(command);
         let rows = rows_of(&self.effects);
         let marks = queue_rows_of(&mut self.effects);
-        let marks = marks
-            .iter()
-            .map(|(key, value)| format!(" {}={}", hex(key), hex(value)));
+        let marks = marks.iter().map(|(key, value)| format!(" {}={}", hex(key), hex(value)));
         describe(&reply, rows.first()) + &marks.collect::<String>()
     }
 

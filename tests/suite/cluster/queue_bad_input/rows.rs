@@ -413,7 +413,12 @@ pub fn of_settings() -> Vec<Row> {
         ),
         (
             "more often than each second",
-            schedule(|r| r.timing = Some(Timing::Every(v1::EveryTiming { interval_ms: 999, ..v1::EveryTiming::default() }))),
+            schedule(|r| {
+                r.timing = Some(Timing::Every(v1::EveryTiming {
+                    interval_ms: 999,
+                    ..v1::EveryTiming::default()
+                }))
+            }),
             "INVALID_SCHEDULE",
             &["999"],
         ),
@@ -476,4 +481,3 @@ pub fn of_settings() -> Vec<Row> {
         ),
     ]
 }
-

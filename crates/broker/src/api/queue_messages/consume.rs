@@ -383,7 +383,8 @@ impl Consuming {
         let unseen = match happened {
             Happened::Lost => return self.lose(index),
             Happened::InFlightFull(most) => {
-                self.answers.push_back(ConsumerHears::InFlightFull { partition: index, most });
+                self.answers
+                    .push_back(ConsumerHears::InFlightFull { partition: index, most });
                 return Ok(());
             }
             Happened::Begun(again) => {

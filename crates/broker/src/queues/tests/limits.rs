@@ -23,8 +23,14 @@ async fn a_limit_holds_before_the_queue_has_a_slot() {
     let submitting = succession.submitting.write().await;
     partition.set_queues(Arc::new([spec(limited(Some(3), None))]));
     for _ in 0..5 {
-        let refused = send_with(&partition, batch(1, 10), None).await.expect_err("it is not open");
-        assert_eq!((refused.reason, refused.definite), (Reason::NotReady, true), "{refused}");
+        let refused = send_with(&partition, batch(1, 10), None)
+            .await
+            .expect_err("it is not open");
+        assert_eq!(
+            (refused.reason, refused.definite),
+            (Reason::NotReady, true),
+            "{refused}"
+        );
     }
     drop(submitting);
     let desk = until("it has a desk", || partition.desk().ok()).await;
@@ -61,9 +67,7 @@ async fn a_stream_knows_that_consumers_have_as_many_messages_as_they_may() {
     let (broker, partition, desk) = begin(policy).await;
     send(&partition, 3).await;
     let held = receive_all(&desk, 2).await;
-    let mut stream = desk
-        .attach(QUEUE, SessionId(9), LONG_MS, Vec::new())
-        .expect("it leads");
+    let mut stream = desk.attach(QUEUE, SessionId(9), LONG_MS, Vec::new()).expect("it leads");
     assert_eq!(stream.next().await, AttachedEvent::Begun(Vec::new()));
     assert_eq!(stream.in_flight_full(), 0, "it wants nothing");
     stream.credit(1);
@@ -88,7 +92,9 @@ async fn a_message_that_is_larger_than_all_that_the_queue_may_have_is_not_to_be_
     assert_eq!(refused.reason, Reason::RecordTooLarge, "{refused}");
     assert!(refused.message.contains("queue.max.bytes"), "{refused}");
     send_with(&partition, batch(1, 700), None).await.expect("it fits");
-    let refused = send_with(&partition, batch(1, 700), None).await.expect_err("it is full");
+    let refused = send_with(&partition, batch(1, 700), None)
+        .await
+        .expect_err("it is full");
     assert_eq!(refused.reason, Reason::QueueFull, "{refused}");
     assert_eq!(desk.counts(QUEUE).map(|counts| counts.ready), Some(1));
     broker.stop().await;
