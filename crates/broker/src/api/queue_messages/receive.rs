@@ -167,25 +167,27 @@ async fn wait_for_any(
         wanted.attempt = AttemptId(node.env.random.number().max(1));
     }
     let until = Instant::now() + wanted.wait;
-    let (mut here, mut elsewhere) = (Waits::new(), Waits::new());
+    // What is granted here after this has gone on is given back at once, if nobody can ask for it again.
+    let (mut forgotten, mut asked_again) = (Waits::new(), Waits::new());
+    let mut left = BTreeSet::new();
     for index in partitions.iter().copied() {
-        let is_here = is_led_here(node, queue, index);
-        // What is granted here after this has gone on is given back at once, if nobody can ask for it again.
-        let attempt = if is_here { asked } else { wanted.attempt };
+        let is_forgotten = asked == AttemptId(0) && is_led_here(node, queue, index);
+        let attempt = if is_forgotten { asked } else { wanted.attempt };
         let wanted = Receive { attempt, ..wanted };
         let (node, context, queue) = (node.clone(), context.clone(), queue.clone());
         let wait = async move { (index, wait_at(&node, &context, &queue, (index, wanted), until).await) };
-        match is_here {
-            true => here.push(Box::pin(wait)),
-            false => elsewhere.push(Box::pin(wait)),
+        if is_forgotten {
+            forgotten.push(Box::pin(wait));
+        } else {
+            asked_again.push(Box::pin(wait));
+            left.insert(index);
         }
     }
-    let mut left: BTreeSet<PartitionIndex> = partitions.iter().copied().collect();
     let mut full = 0;
     let received = loop {
         let (index, received) = tokio::select! {
-            Some(waited) = here.next(), if !here.is_empty() => waited,
-            Some(waited) = elsewhere.next(), if !elsewhere.is_empty() => waited,
+            Some(waited) = forgotten.next(), if !forgotten.is_empty() => waited,
+            Some(waited) = asked_again.next(), if !asked_again.is_empty() => waited,
             else => return Ok(ReceivedMessages::none(full)),
         };
         left.remove(&index);
@@ -194,17 +196,15 @@ async fn wait_for_any(
             received => break received,
         }
     };
-    // Those here that wait still are not granted anything any more.
-    drop(here);
-    if !elsewhere.is_empty() {
-        left.retain(|index| !is_led_here(node, queue, *index));
+    drop(forgotten);
+    if !asked_again.is_empty() {
         let (node, context, queue) = (node.clone(), context.clone(), queue.clone());
-        tokio::spawn(async move { take_back(&node, &context, &queue, (elsewhere, left), (wanted, until)).await });
+        tokio::spawn(async move { take_back(&node, &context, &queue, (asked_again, left), (wanted, until)).await });
     }
     received
 }
 
-/// Gives back what partitions that are led elsewhere hand out although the answer came from another one. Each is asked again, which
+/// Gives back what partitions hand out although the answer came from another one. Each is asked again, which
 /// ends what it does for the first call, until that is answered: the two may overtake each other on their way.
 async fn take_back(
     node: &Arc<Node>,
@@ -255,7 +255,7 @@ async fn wait_at(
     }
 }
 
-/// Gives back what a partition that is led elsewhere handed out, although the answer came from another one.
+/// Gives back what a partition handed out, although the answer came from another one.
 async fn give_back(
     node: &Arc<Node>,
     context: &RequestContext,
