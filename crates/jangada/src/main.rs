@@ -52,12 +52,12 @@ use crate::exit::Exit;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// The allocator's options, read by jemalloc when the process starts. Freed pages are kept for 3 seconds: a broker
+/// The allocator's options, read by jemalloc when the process starts. Freed pages are kept for a second: a broker
 /// under load uses its buffers again long before, and a burst does not count for long.
 #[allow(non_upper_case_globals)]
 #[allow(unsafe_code, reason = "jemalloc finds its settings by the name of the symbol")]
 #[unsafe(export_name = "malloc_conf")]
-pub static malloc_conf: &[u8; 60] = b"background_thread:true,dirty_decay_ms:3000,muzzy_decay_ms:0\0";
+pub static malloc_conf: &[u8; 60] = b"background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
 
 fn main() -> ExitCode {
     // Answers and ends if a shell asks for completions of a line.
