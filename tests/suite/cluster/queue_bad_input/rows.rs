@@ -362,7 +362,7 @@ pub fn of_tokens(token: &Bytes, other: &Bytes) -> Vec<Row> {
             "to say nothing of a message",
             settles(token, None),
             "INVALID_REQUEST",
-            &["settlement"],
+            &["set `ack`"],
         ),
         (
             "a retry after more than twelve hours",
