@@ -83,8 +83,10 @@ pub(super) async fn forward(desk: Arc<Desk>, partition: Weak<Partition>, letters
     };
     let told = match (&sent, outcome) {
         (_, ForwardOutcome::Arrived) => desk.ways.arrived(slot),
-        // Fewer go. Only what is too large alone stays.
-        (_, ForwardOutcome::TooLarge { fits: 1.. }) if letters.letters.len() > 1 => Told::Nothing,
+        // Fewer go. Only what is too large alone stays, or finds no room alone.
+        (_, ForwardOutcome::TooLarge { fits: 1.. } | ForwardOutcome::Full) if letters.letters.len() > 1 => {
+            Told::Nothing
+        }
         (_, ForwardOutcome::Forgotten) | (Err(Failure::NoTarget) | Ok(()), _) => Told::Nothing,
         (Err(Failure::TooLarge(error, _) | Failure::Refused(error)), _) => {
             let may_pass = may_pass(error) || outcome == ForwardOutcome::Unknown;
@@ -131,6 +133,7 @@ fn outcome_of(error: &RequestError, letters: usize) -> ForwardOutcome {
         Reason::BatchTooLarge | Reason::RecordTooLarge if error.definite => {
             ForwardOutcome::TooLarge { fits: letters / 2 }
         }
+        Reason::QueueFull if error.definite => ForwardOutcome::Full,
         _ if error.definite => ForwardOutcome::Refused,
         _ => ForwardOutcome::Unknown,
     }
@@ -282,7 +285,7 @@ mod tests {
             (answer(Reason::RecordTooLarge), ForwardOutcome::TooLarge { fits: 5 }),
             (answer(Reason::BatchTooLarge).unknown(), ForwardOutcome::Unknown),
             (answer(Reason::UnknownTopic), ForwardOutcome::Refused),
-            (later(Reason::QueueFull), ForwardOutcome::Refused),
+            (later(Reason::QueueFull), ForwardOutcome::Full),
             (later(Reason::NotLeader), ForwardOutcome::Refused),
             (later(Reason::LeaderNotAvailable).unknown(), ForwardOutcome::Unknown),
             (answer(Reason::QuorumTimeout).unknown(), ForwardOutcome::Unknown),

@@ -166,7 +166,7 @@ impl PackedMarks {
         self.not_before_ms
     }
 
-    /// The marks.
+    /// The marks of all records.
     pub fn unpack(&self) -> Marks {
         Marks::decode(&mut &self.bytes[..]).expect("they were checked")
     }

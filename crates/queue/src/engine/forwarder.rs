@@ -101,7 +101,7 @@ impl Forwarder {
                 }
                 Stage::Known { has_arrived: true }
             }
-            ForwardOutcome::Refused | ForwardOutcome::TooLarge { .. } if !is_unsure => {
+            ForwardOutcome::Refused | ForwardOutcome::Full | ForwardOutcome::TooLarge { .. } if !is_unsure => {
                 if self.producer == Some(self.sent.producer) && !self.sent.is_unsure {
                     // The batch took none of its sequences.
                     self.sequence = self.sent.sequence;
@@ -117,6 +117,10 @@ impl Forwarder {
                     ForwardOutcome::TooLarge { fits } => {
                         (self.most, self.arrived) = (fits.min(self.sent.messages - 1), 0);
                     }
+                    // It may have room for some, and never for all.
+                    ForwardOutcome::Full if self.sent.messages > 1 => {
+                        (self.most, self.arrived) = (self.sent.messages / 2, 0);
+                    }
                     _ => self.fails(monotonic_ms, wall_ms),
                 }
                 Stage::Known { has_arrived: false }
@@ -126,11 +130,40 @@ impl Forwarder {
                 Stage::Forgotten
             }
             // Another try may still be on its way: it goes again until it is known to be there.
-            ForwardOutcome::Refused | ForwardOutcome::TooLarge { .. } | ForwardOutcome::Unknown => {
+            ForwardOutcome::Refused
+            | ForwardOutcome::Full
+            | ForwardOutcome::TooLarge { .. }
+            | ForwardOutcome::Unknown => {
                 self.fails(monotonic_ms, wall_ms);
                 self.sent.is_unsure = true;
                 Stage::Ready
             }
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_without_room_for_all_gets_fewer_at_once_and_one_alone_waits() {
+        let mut forwarder = Forwarder::default();
+        let mut tries = Vec::new();
+        while forwarder.retry_at_ms == 0 {
+            tries.push(forwarder.most());
+            forwarder.sent.messages = forwarder.most();
+            forwarder.forwarded(ForwardOutcome::Full, false, 1_000, 1);
+            assert_eq!(forwarder.stage, Stage::Known { has_arrived: false });
+        }
+        assert_eq!(
+            (tries[0], tries[1], tries.last()),
+            (FORWARD_MESSAGES_MAX, FORWARD_MESSAGES_MAX / 2, Some(&1))
+        );
+        assert_eq!(forwarder.stuck_since_ms, Some(1));
+        // It is known to be there, or not, by the answer to the same batch alone.
+        forwarder.sent.is_unsure = true;
+        forwarder.forwarded(ForwardOutcome::Full, false, 1_000, 1);
+        assert_eq!(forwarder.stage, Stage::Ready);
     }
 }

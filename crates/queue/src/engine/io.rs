@@ -271,8 +271,10 @@ pub struct DeadLetter {
 pub enum ForwardOutcome {
     /// It is in the topic, now or since an earlier try.
     Arrived,
-    /// This try is definitely not in the topic: it is missing, full, or refuses. The letters stay dead here, and are tried again later.
+    /// This try is definitely not in the topic: it is missing, or refuses. The letters stay dead here, and are tried again later.
     Refused,
+    /// This try is definitely not in the topic: it has no room for so many. Half as many are tried at once; one alone is tried again later.
+    Full,
     /// It is definitely not in the topic: the batch is larger than one may be. Fewer are tried, at once.
     TooLarge {
         /// So many of the first letters may fit. 0: the first one is too large alone, and stays dead here.

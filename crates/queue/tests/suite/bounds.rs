@@ -14,7 +14,7 @@ use jangada_queue::{
 use jangada_types::replicated::Seeds;
 use jangada_types::{LogPosition, Offset};
 
-use crate::leading::worked;
+use crate::cpu::worked;
 
 struct Counting;
 

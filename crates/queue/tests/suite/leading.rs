@@ -17,6 +17,7 @@ use jangada_types::replicated::Seeds;
 use jangada_types::{LogPosition, Offset};
 
 use crate::bounds::allocated;
+use crate::cpu::{clock_costs, worked};
 
 const SLOT: SlotId = SlotId(1);
 const WALL_MS: u64 = 1_700_000_000_000;
@@ -25,23 +26,6 @@ const FIRST: Duration = Duration::from_millis(100);
 
 fn is_long() -> bool {
     std::env::var_os("JANGADA_LONG").is_some()
-}
-
-/// How long this thread has run on a processor: other programs are not to count.
-pub fn worked() -> Duration {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux says how long a thread has run");
-    let nanos = stat.split(' ').next().and_then(|nanos| nanos.parse().ok());
-    Duration::from_nanos(nanos.expect("it is the first number"))
-}
-
-/// What [`worked`] itself costs.
-fn clock_costs() -> Duration {
-    let reads = 20_000;
-    let begun = worked();
-    for _ in 0..reads {
-        std::hint::black_box(worked());
-    }
-    (worked() - begun) / reads
 }
 
 /// A partition whose commands are applied at once, and whose rows are in memory.

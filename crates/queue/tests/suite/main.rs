@@ -3,6 +3,7 @@
 mod bounds;
 mod carrying;
 mod clients;
+mod cpu;
 mod depth;
 mod extremes;
 mod faults;

@@ -129,7 +129,8 @@ impl World {
                 self.target.known.remove(&send.producer);
                 self.target.take(&send)
             }
-            5..=6 if !is_there => ForwardOutcome::Refused,
+            5 if !is_there => ForwardOutcome::Refused,
+            6 if !is_there => ForwardOutcome::Full,
             _ if is_too_large => {
                 let large = |message: &u64| self.target.is_too_large(*message);
                 let fits = send.messages.iter().take_while(|message| !large(message)).count();
@@ -143,7 +144,11 @@ impl World {
             }
             _ => self.target.take(&send),
         };
-        if matches!(outcome, ForwardOutcome::Refused | ForwardOutcome::TooLarge { .. }) && !send.is_ghost {
+        let is_refused = matches!(
+            outcome,
+            ForwardOutcome::Refused | ForwardOutcome::Full | ForwardOutcome::TooLarge { .. }
+        );
+        if is_refused && !send.is_ghost {
             // Another batch may have this sequence, unless an earlier try of this one is still on its way.
             let is_same = |other: &Send| (other.producer, other.sequence) == (send.producer, send.sequence);
             if !self.target.sends.iter().any(is_same) {
