@@ -59,12 +59,12 @@ impl Slot {
             if offset.saturating_sub(slot.floor) >= SPAN_MAX {
                 return false;
             }
-            let (failures, deliveries) = match slot.state(offset, next) {
-                MessageState::Free => (0, 0),
+            let (failures, deliveries, reason) = match slot.state(offset, next) {
+                MessageState::Free => (0, 0, None),
                 MessageState::Held(held) => match held.state {
-                    HeldState::Waiting => (held.failures, held.deliveries),
+                    HeldState::Waiting => (held.failures, held.deliveries, held.reason),
                     // The lease ran out: only then the leader grants it again.
-                    HeldState::Leased => (held.failures.saturating_add(1), held.deliveries),
+                    HeldState::Leased => (held.failures.saturating_add(1), held.deliveries, held.reason),
                     HeldState::Dead | HeldState::Moving => return false,
                 },
                 MessageState::Beyond | MessageState::Done => return false,
@@ -77,7 +77,7 @@ impl Slot {
                 deliveries: deliveries.saturating_add(1),
                 state: HeldState::Leased,
                 lane: grant.lanes.get(at).map_or(0, |lane| *lane as u8),
-                reason: None,
+                reason,
             };
             slot.hold(offset, held);
             left += 1;
@@ -139,7 +139,7 @@ impl Slot {
                 return false;
             };
             let deliveries = held.deliveries - u16::from(unseen);
-            if deliveries == 0 && held.failures == 0 {
+            if deliveries == 0 && held.failures == 0 && held.reason.is_none() {
                 slot.unhold(offset);
                 return true;
             }
@@ -238,8 +238,21 @@ impl Slot {
         Ok(Runs::default())
     }
 
-    pub(super) fn redrive(&mut self, messages: &Runs) -> Runs {
+    /// Letters are messages again, as if they had never been handed out. One that had expired would do so at once: it keeps the reason,
+    /// and has no time to live any more.
+    pub(super) fn redrive(&mut self, messages: &Runs, now_ms: u64) -> Runs {
         self.each(messages, |slot, _, offset| match slot.held.get(offset) {
+            Some(held) if held.state == HeldState::Dead && held.reason == Some(DeadReason::Expired) => {
+                let waiting = Held {
+                    at_ms: now_ms,
+                    failures: 0,
+                    deliveries: 0,
+                    state: HeldState::Waiting,
+                    ..*held
+                };
+                slot.hold(offset, waiting);
+                true
+            }
             Some(held) if held.state == HeldState::Dead => {
                 slot.unhold(offset);
                 true

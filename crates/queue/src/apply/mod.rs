@@ -162,7 +162,7 @@ impl Slot {
                 ..
             } => self.forward(messages, *producer, *sequence),
             Section::Moved { arrived, .. } => self.forwarded(*arrived != 0)?,
-            Section::Redrive { messages, .. } => self.redrive(messages),
+            Section::Redrive { messages, .. } => self.redrive(messages, now_ms),
             Section::Floor { to, .. } => self.skip((*to).min(next)),
             Section::Open { .. } | Section::Close { .. } | Section::Grant { .. } => {
                 unreachable!("the caller applies it")

@@ -358,11 +358,13 @@ impl Desk {
 
     /// What the message that is next becomes instead of going out, if it must not.
     pub(super) fn verdict(&self, view: &View<'_>, ready: &Ready) -> Option<Change> {
-        let is_over = ready.expires_at_ms != 0 && view.wall_ms.is_some_and(|wall_ms| ready.expires_at_ms <= wall_ms);
         let held = match view.state(ready.offset) {
             MessageState::Held(held) => Some(held),
             _ => None,
         };
+        // It may have been a dead letter for that before.
+        let has_ttl = ready.expires_at_ms != 0 && held.is_none_or(|held| held.reason.is_none());
+        let is_over = has_ttl && view.wall_ms.is_some_and(|wall_ms| ready.expires_at_ms <= wall_ms);
         let is_leased = held.is_some_and(|held| held.state == HeldState::Leased);
         match self.policy.expired {
             Some(Expired::Drop) if is_over => return Some(Change::Done(DoneCause::Expired)),

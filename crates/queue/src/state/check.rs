@@ -1,6 +1,6 @@
 //! What holds of every state, whatever commands made it.
 
-use super::held::{HeldState, SlotKind};
+use super::held::{DeadReason, HeldState, SlotKind};
 use super::slot::{Counts, Slot};
 use super::slots::Slots;
 use std::collections::BTreeMap;
@@ -73,7 +73,12 @@ impl Slot {
                 HeldState::Dead | HeldState::Moving => counts.dead += 1,
             }
             let is_dead = matches!(held.state, HeldState::Dead | HeldState::Moving);
-            if is_dead != held.reason.is_some() {
+            // One that had expired when it was dead, and lives again, keeps that.
+            let is_right = match held.reason {
+                None => !is_dead,
+                Some(reason) => is_dead || reason == DeadReason::Expired,
+            };
+            if !is_right {
                 return Err(format!(
                     "{offset} is {:?} with the reason {:?}",
                     held.state, held.reason

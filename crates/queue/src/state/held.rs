@@ -137,7 +137,7 @@ pub struct Held {
     pub state: HeldState,
     /// Its level of priority, 0 the lowest.
     pub lane: u8,
-    /// Why it is dead; `None` while it is not.
+    /// Why it is dead. Otherwise `None`, or `Expired`: it was dead for that, came back, and has no time to live any more.
     pub reason: Option<DeadReason>,
 }
 

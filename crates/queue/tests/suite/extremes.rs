@@ -152,6 +152,44 @@ fn a_message_that_comes_back_from_the_dead_keeps_its_priority() {
     assert!(matches!(state(&world, 0), MessageState::Held(held) if held.state == HeldState::Dead && held.lane == 3));
 }
 
+#[test]
+fn a_letter_that_had_expired_goes_out_again_when_it_is_redriven() {
+    let policy = Policy {
+        expired: Some(Expired::Dead),
+        ..Policy::default()
+    };
+    for fails_over in [false, true] {
+        let mut world = world(policy, 2);
+        let expires_at_ms = world.wall() + 1_000;
+        let mark = Mark {
+            expires_at_ms,
+            ..Mark::default()
+        };
+        send(&mut world, vec![mark]);
+        world.pass(1_000);
+        world.step(Input::Tick);
+        world.settle_down();
+        assert!(matches!(state(&world, 0), MessageState::Held(held) if held.state == HeldState::Dead));
+        let messages = Runs::of(0, 0);
+        administer(&mut world, Section::Redrive { slot: SLOT, messages });
+        world.settle_down();
+        if fails_over {
+            world.fail_over();
+        }
+        world.connect(0, 1);
+        world.settle_down();
+        assert_eq!(holds(&world, 0), [0], "it has no time to live any more");
+        say(&mut world, 0, 0, Settlement::Release);
+        world.connect(1, 1);
+        world.settle_down();
+        let out = [holds(&world, 0), holds(&world, 1)].concat();
+        assert_eq!(out, [0], "nor has it when it was given back");
+        let who = usize::from(holds(&world, 0).is_empty());
+        say(&mut world, who, 0, Settlement::Ack);
+        assert!(matches!(state(&world, 0), MessageState::Done));
+    }
+}
+
 /// Each step may find a thousand, and commands take some thousands in the time of a quorum's round.
 #[test]
 fn what_expires_at_once_does_not_pile_up_before_its_commands() {

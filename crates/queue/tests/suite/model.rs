@@ -8,8 +8,9 @@ use jangada_queue::{
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Message {
     Free,
-    Leased(LeaseId, u16, u16),
-    Waiting(u64, u16, u16),
+    /// The last one says whether it had expired, and was redriven.
+    Leased(LeaseId, u16, u16, bool),
+    Waiting(u64, u16, u16, bool),
     Dead(DeadReason, u16, u16),
     Moving(DeadReason, u16, u16),
     Done(DoneCause),
@@ -52,9 +53,11 @@ impl Model {
         let lease = LeaseId::of(context.at.index, place);
         Ok(match section {
             Section::Grant { .. } => self.take(section, |message, _| match message {
-                Free => Some(Leased(lease, 0, 1)),
-                Waiting(_, failures, deliveries) => Some(Leased(lease, failures, deliveries + 1)),
-                Leased(_, failures, deliveries) => Some(Leased(lease, failures + 1, deliveries + 1)),
+                Free => Some(Leased(lease, 0, 1, false)),
+                Waiting(_, failures, deliveries, lives_on) => Some(Leased(lease, failures, deliveries + 1, lives_on)),
+                Leased(_, failures, deliveries, lives_on) => {
+                    Some(Leased(lease, failures + 1, deliveries + 1, lives_on))
+                }
                 Dead(..) | Moving(..) | Done(_) => None,
             }),
             Section::Done { cause, .. } => self.take(section, |message, _| {
@@ -68,21 +71,22 @@ impl Model {
                 fits.then_some(Done(*cause))
             }),
             Section::Retry { delays_ms, failed, .. } => self.take(section, |message, at| match message {
-                Leased(_, failures, deliveries) => Some(Waiting(
+                Leased(_, failures, deliveries, lives_on) => Some(Waiting(
                     now + delays_ms[at],
                     failures + u16::from(*failed != 0),
                     deliveries,
+                    lives_on,
                 )),
                 _ => None,
             }),
             Section::Release { unseen, .. } => self.take(section, |message, _| match message {
-                Leased(_, failures, deliveries) => {
+                Leased(_, failures, deliveries, lives_on) => {
                     let deliveries = deliveries - u16::from(*unseen != 0);
-                    let is_new = failures == 0 && deliveries == 0;
+                    let is_new = failures == 0 && deliveries == 0 && !lives_on;
                     Some(if is_new {
                         Free
                     } else {
-                        Waiting(now, failures, deliveries)
+                        Waiting(now, failures, deliveries, lives_on)
                     })
                 }
                 _ => None,
@@ -93,12 +97,13 @@ impl Model {
             }),
             Section::Dead { reason, failed, .. } => self.take(section, |message, _| match message {
                 Free => Some(Dead(*reason, u16::from(*failed != 0), 0)),
-                Leased(_, failures, deliveries) | Waiting(_, failures, deliveries) => {
+                Leased(_, failures, deliveries, _) | Waiting(_, failures, deliveries, _) => {
                     Some(Dead(*reason, failures + u16::from(*failed != 0), deliveries))
                 }
                 Dead(..) | Moving(..) | Done(_) => None,
             }),
             Section::Redrive { .. } => self.take(section, |message, _| match message {
+                Dead(DeadReason::Expired, ..) => Some(Waiting(now, 0, 0, true)),
                 Dead(..) => Some(Free),
                 _ => None,
             }),
@@ -167,8 +172,12 @@ impl Model {
                     other => panic!("{offset} is done, and should be {other:?}"),
                 },
                 MessageState::Held(held) => match held.state {
-                    HeldState::Leased => Message::Leased(held.lease, held.failures, held.deliveries),
-                    HeldState::Waiting => Message::Waiting(held.at_ms, held.failures, held.deliveries),
+                    HeldState::Leased => {
+                        Message::Leased(held.lease, held.failures, held.deliveries, held.reason.is_some())
+                    }
+                    HeldState::Waiting => {
+                        Message::Waiting(held.at_ms, held.failures, held.deliveries, held.reason.is_some())
+                    }
                     HeldState::Dead => Message::Dead(held.reason.expect("it has one"), held.failures, held.deliveries),
                     HeldState::Moving => {
                         Message::Moving(held.reason.expect("it has one"), held.failures, held.deliveries)
