@@ -113,13 +113,13 @@ pub(super) async fn repaired(cluster: &Cluster, since: Instant) -> usize {
     }
 }
 
+fn has_found(cluster: &Cluster, id: u32) -> bool {
+    cluster.node(id).log().contains("a replica here is damaged")
+}
+
 async fn found(cluster: &Cluster, id: u32) {
     eventually("the damage is found", WAIT, || async {
-        cluster
-            .node(id)
-            .log()
-            .contains("a replica here is damaged")
-            .then_some(())
+        has_found(cluster, id).then_some(())
     })
     .await;
 }
@@ -130,14 +130,17 @@ pub(super) async fn consumes(cluster: &Cluster, topic: &str, lines: &str) {
     assert!(run.text() == lines, "{count} of {LINES} lines");
 }
 
-/// Waits until a node is ready. A compaction that meets a damaged table before the scrub does ends the process, once: what watches
-/// over it starts it again, and from then on nothing is compacted there.
-async fn ready_if_started_again(cluster: &mut Cluster, id: u32) {
+/// Waits until a node is ready and has found its damage. A compaction that meets a damaged table before the scrub does ends the process,
+/// once: what watches over it starts it again, and from then on nothing is compacted there.
+async fn found_if_started_again(cluster: &mut Cluster, id: u32) {
     let http = cluster.node(id).addresses.http.clone();
     let deadline = Instant::now() + WAIT;
     let mut is_started_again = false;
-    while node::ready(&http).await.is_err() {
-        assert!(Instant::now() < deadline, "node {id} is not ready");
+    while node::ready(&http).await.is_err() || !has_found(cluster, id) {
+        assert!(
+            Instant::now() < deadline,
+            "node {id} is not ready, or has not found the damage"
+        );
         if !cluster.is_running(id) {
             let tail = cluster.node(id).log_tail();
             assert!(!is_started_again, "node {id} ended twice: {tail}");
@@ -162,8 +165,7 @@ async fn damage_at_rest_is_mended(ending: &str, storage: &str, fractions: [(u64,
     flip_at(&files(&cluster, victim, ending)[..2], fractions);
     let since = Instant::now();
     cluster.restart(victim);
-    ready_if_started_again(&mut cluster, victim).await;
-    found(&cluster, victim).await;
+    found_if_started_again(&mut cluster, victim).await;
     repaired(&cluster, since).await;
     let log = cluster.node(victim).log();
     assert!(
