@@ -276,7 +276,7 @@ mod tests {
         assert!(!lost.load(Ordering::Relaxed));
         held.lost(&message(1, 0).token);
         assert!(lost.load(Ordering::Relaxed));
-        assert_eq!(held.next_due(), None);
+        assert_eq!(held.next_due(), Some(now + LEASE), "that of the third is over");
     }
 
     #[tokio::test]
