@@ -128,8 +128,8 @@ impl MarksAhead {
                 });
             }
         }
-        if messages > 0 {
-            self.rows = ((MESSAGES_MAX * count / messages) as usize).clamp(ROWS, ROWS_MAX);
+        if let Some(most) = (MESSAGES_MAX * count).checked_div(messages) {
+            self.rows = (most as usize).clamp(ROWS, ROWS_MAX);
         }
         if rows.is_all {
             self.known_to = self.known_to.max(marks_end);

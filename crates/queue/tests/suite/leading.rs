@@ -413,6 +413,7 @@ fn timers_that_fall_due_together_are_not_late() {
 }
 
 /// So many messages fall due within a time, and 8 consumers with so much credit each acknowledge them. Gives how late the 99th of 100 was.
+#[allow(clippy::print_stdout, reason = "the figures of a test")]
 fn drains_timers(count: u64, span_ms: u64, credit: u32) -> u64 {
     let mut host = Host::new(count);
     let mut seeds = Seeds::new(3);
