@@ -110,15 +110,7 @@ async fn messages_that_are_stuck_go_on_as_they_were_and_the_log_is_cut_behind_th
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_a_consumer_has_is_not_carried_and_can_be_settled() {
-    let broker = Broker::start(Options::default());
-    broker.set_clock(START_MS);
-    let (partition, desk) = lead_in(&broker, small_segments(), spec(Policy::default())).await;
-    desk.engine.lock().set_carry_bounds(CarryBounds {
-        factor: 2,
-        slack_bytes: 200_000,
-        batch_bytes: 100_000,
-        ..CarryBounds::default()
-    });
+    let (broker, partition, desk) = begin_carrying().await;
     send(&partition, 1).await;
     let held = receive(&desk, 1, LONG_MS).await;
     work(&partition, &desk).await;
