@@ -45,6 +45,7 @@ impl Cluster {
             let request = v1::ListOffsetsRequest {
                 partition: Some(target),
                 position: Some(position),
+                ..Default::default()
             };
             async move { service.list_offsets(request).await }
         });

@@ -105,6 +105,12 @@ reasons! {
         InvalidToken = "INVALID_TOKEN",
         /// A schedule has no occurrence, or cannot be read, or its message is too large.
         InvalidSchedule = "INVALID_SCHEDULE",
+        /// The transactional id is empty or too long.
+        InvalidTransactionalId = "INVALID_TRANSACTIONAL_ID",
+        /// The timeout of a transaction is longer than the brokers allow.
+        InvalidTransactionTimeout = "INVALID_TRANSACTION_TIMEOUT",
+        /// A record without a key was sent to a topic that is compacted by key.
+        KeyRequired = "KEY_REQUIRED",
     }
     NotFound {
         /// There is no such topic, or no longer.
@@ -121,6 +127,8 @@ reasons! {
         UnknownQueue = "UNKNOWN_QUEUE",
         /// The queue has no schedule of the name.
         UnknownSchedule = "UNKNOWN_SCHEDULE",
+        /// There is no such transactional id, or no longer.
+        UnknownTransactionalId = "UNKNOWN_TRANSACTIONAL_ID",
     }
     AlreadyExists {
         /// There is a topic of that name already.
@@ -171,6 +179,8 @@ reasons! {
         InFlight = "IN_FLIGHT",
         /// The queue hands out nothing.
         QueuePaused = "QUEUE_PAUSED",
+        /// The transaction is not in a state in which this can be done to it.
+        InvalidTransactionState = "INVALID_TRANSACTION_STATE",
     }
     OutOfRange {
         /// The offset is below the log start or above the high watermark.
@@ -201,6 +211,8 @@ reasons! {
         SlotStateFull = "SLOT_STATE_FULL",
         /// The partition has as many schedules of queues as it may.
         TooManySchedules = "TOO_MANY_SCHEDULES",
+        /// The coordinator has as many transactional ids as it may, or a transaction as many partitions or groups.
+        TooManyTransactionalIds = "TOO_MANY_TRANSACTIONAL_IDS",
     }
     Unavailable {
         /// The partition has no leader at the moment.
@@ -213,6 +225,10 @@ reasons! {
         StoreFenced = "STORE_FENCED",
         /// The group changed while the request was under way.
         GroupChanged = "GROUP_CHANGED",
+        /// The transaction before is still being ended.
+        ConcurrentTransactions = "CONCURRENT_TRANSACTIONS",
+        /// An open transaction has offsets of the partition.
+        UnstableOffsets = "UNSTABLE_OFFSETS",
     }
     DeadlineExceeded {
         /// The quorum did not confirm in time; the outcome is unknown.

@@ -214,6 +214,7 @@ async fn a_cut_off_coordinator_sends_its_members_away() {
         let fetch = FetchOffsetsRequest {
             group: GROUP.to_owned(),
             partitions: Vec::new(),
+            ..Default::default()
         };
         raw::assert_refused(calls.fetch_offsets(fetch).await, "LEADER_NOT_AVAILABLE", &["quorum"]);
         let mut find = Request::new(FindCoordinatorRequest {

@@ -297,6 +297,7 @@ async fn member_beside(method: &'static str, message: impl Fn(usize) -> Bytes) {
             member_id: "bystander".to_owned(),
             member_epoch: member.seen().epoch,
             offsets: offsets(&topic, [(0, offset)]),
+            ..Default::default()
         };
         calls.commit(commit).await.expect("it has its share");
         // Sees in any case whether there is room, and changes nothing.
@@ -355,6 +356,7 @@ async fn commits_for_topics_that_do_not_exist_keep_no_member_out() {
             member_id: "made up".to_owned(),
             member_epoch: 5,
             offsets: rows,
+            ..Default::default()
         };
         commit.encode_to_vec().into()
     })

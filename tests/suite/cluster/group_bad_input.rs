@@ -31,6 +31,7 @@ async fn bad_input_is_refused_with_its_reason() {
         member_id: member.to_owned(),
         member_epoch: epoch,
         offsets: rows,
+        ..Default::default()
     };
     let row = |partition, offset| offsets(&topic, [(partition, offset)]);
     let mut large = row(0, 1);
@@ -201,6 +202,7 @@ async fn elsewhere(cluster: &Cluster, calls: &mut Coordinator) {
             topic: TOPIC.to_owned(),
             partition: 0,
         }],
+        ..Default::default()
     });
     let nothing = nothing.await.expect("the leader answers").into_inner();
     assert_eq!(nothing.offsets[0].offset, -1);
@@ -232,6 +234,7 @@ async fn one_call_names_a_bounded_number_of_partitions() {
     let fetch = |count| FetchOffsetsRequest {
         group: GROUP.to_owned(),
         partitions: named(count),
+        ..Default::default()
     };
     let fetched = client
         .fetch_offsets(fetch(PARTITIONS_MAX))

@@ -103,6 +103,7 @@ async fn members_share_a_topic_and_only_what_moves_pauses() {
             member_id: member.id.clone(),
             member_epoch: seen.epoch,
             offsets: offsets(&topic, rows),
+            ..Default::default()
         };
         calls.commit(commit).await.expect("an owner may commit");
     }
@@ -189,6 +190,7 @@ fn commit_on(mut calls: Coordinator, member: &Member, topic: &Bytes, partitions:
                     member_id: id.clone(),
                     member_epoch: now.epoch,
                     offsets: offsets(&topic, rows),
+                    ..Default::default()
                 };
                 calls.commit(commit).await.expect("an owner may commit");
                 for partition in now.owned {
@@ -291,6 +293,7 @@ async fn groups_survive_the_death_of_all_nodes() {
             member_id: members[0].id.clone(),
             member_epoch: seen.epoch,
             offsets: offsets(&topic, seen.owned.iter().map(|partition| (*partition, offset))),
+            ..Default::default()
         };
         calls.commit(commit).await.expect("an owner may commit");
     }
@@ -344,6 +347,7 @@ async fn a_silent_member_is_thrown_out_and_fenced() {
         member_id: "zombie".to_owned(),
         member_epoch: seen.epoch,
         offsets: offsets(&topic, seen.owned.iter().map(|partition| (*partition, 7))),
+        ..Default::default()
     };
     let refused = coordinator(&cluster, GROUP).commit(commit).await;
     raw::assert_refused(refused, "UNKNOWN_MEMBER", &["zombie", GROUP, "join again"]);
@@ -382,6 +386,7 @@ async fn a_low_disk_refuses_commits_and_lets_members_go() {
         member_id: "m".to_owned(),
         member_epoch: member.seen().epoch,
         offsets: offsets(&topic, [(0, 0)]),
+        ..Default::default()
     };
     let mut calls = coordinator(&cluster, GROUP);
     let status = raw::assert_refused(calls.commit(commit).await, "DISK_FULL", &["__groups", "reserve"]);

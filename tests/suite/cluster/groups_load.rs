@@ -205,6 +205,7 @@ async fn commits(cluster: &Cluster, groups: Vec<Vec<Light>>, topic: &Bytes) {
                     member_id: light.request.member_id.clone(),
                     member_epoch: light.request.member_epoch,
                     offsets: offsets(topic, light.owned.iter().map(|partition| (*partition, 1))),
+                    ..Default::default()
                 };
                 tokio::spawn(async move {
                     while !stop.load(Ordering::Relaxed) {

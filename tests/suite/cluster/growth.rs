@@ -156,6 +156,7 @@ async fn a_coordinator_that_began_alone_survives_the_loss_of_its_first_broker() 
         member_id: String::new(),
         member_epoch: -1,
         offsets: offsets(&topic_id(&cluster).await, [(0, 7)]),
+        ..Default::default()
     };
     let mut calls = Coordinator::new(cluster.brokers(), GROUP);
     calls

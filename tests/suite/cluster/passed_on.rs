@@ -135,6 +135,7 @@ async fn a_client_of_one_broker_writes_and_reads_what_others_lead() {
         let request = ListOffsetsRequest {
             partition: Some(raw::partition(TOPIC, partition)),
             position: Some(Position::Latest(true)),
+            ..Default::default()
         };
         let end = log.list_offsets(request).await.expect("it is passed on").into_inner();
         assert_eq!(end.offset, 2);
@@ -321,6 +322,7 @@ async fn a_client_of_one_broker_takes_part_in_a_group_that_another_coordinates()
         member_id: "member-1".to_owned(),
         member_epoch: member.member_epoch,
         offsets: offsets(&topic, [(0, 5), (3, 7)]),
+        ..Default::default()
     };
     groups.commit_offsets(commit.clone()).await.expect("it is passed on");
     let stale = CommitOffsetsRequest {
@@ -331,6 +333,7 @@ async fn a_client_of_one_broker_takes_part_in_a_group_that_another_coordinates()
     let asked = FetchOffsetsRequest {
         group: group.clone(),
         partitions: vec![raw::partition(TOPIC, 3), raw::partition(TOPIC, 1)],
+        ..Default::default()
     };
     let committed = groups.fetch_offsets(asked).await.expect("it is passed on").into_inner();
     let committed: Vec<i64> = committed.offsets.iter().map(|offset| offset.offset).collect();

@@ -141,7 +141,15 @@ impl Coordinator {
             .call(|mut client| {
                 let group = group.clone();
                 let partitions = Vec::new();
-                async move { client.fetch_offsets(FetchOffsetsRequest { group, partitions }).await }
+                async move {
+                    client
+                        .fetch_offsets(FetchOffsetsRequest {
+                            group,
+                            partitions,
+                            ..Default::default()
+                        })
+                        .await
+                }
             })
             .await
             .expect("offsets can be read");

@@ -178,6 +178,7 @@ pub async fn end(log: &mut LogServiceClient<Channel>, partition: TopicPartition)
     let request = ListOffsetsRequest {
         partition: Some(partition),
         position: Some(Position::Latest(true)),
+        ..Default::default()
     };
     log.list_offsets(request).await.map(|answer| answer.into_inner().offset)
 }
@@ -191,6 +192,7 @@ pub async fn at_time(
     let request = ListOffsetsRequest {
         partition: Some(partition),
         position: Some(Position::TimestampMs(timestamp_ms)),
+        ..Default::default()
     };
     log.list_offsets(request).await.map(|answer| answer.into_inner().offset)
 }

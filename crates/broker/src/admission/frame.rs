@@ -139,6 +139,7 @@ mod tests {
             log_start_offset: 0,
             next_offset: 290,
             leader_epoch: 3,
+            ..Default::default()
         }
     }
 

@@ -82,6 +82,7 @@ async fn respond(node: &Node, reader: &PartitionReader, fetch: Fetch, read: Read
         log_start_offset: fetched.log_start.get(),
         next_offset: fetched.next_offset.get(),
         leader_epoch: fetched.epoch.get(),
+        ..Default::default()
     };
     let bytes = if fetch.form == Form::Decoded && !fetched.batches.is_empty() {
         let most = plain::UnpackLimits::new(fetch.max_bytes, fetch::decoded_bytes_max(node));

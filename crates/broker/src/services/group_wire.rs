@@ -259,6 +259,7 @@ pub(crate) fn commit_to(image: &Image, commit: CommitRequest) -> v1::CommitOffse
         member_id: member_id.to_string(),
         member_epoch,
         offsets: offsets.collect(),
+        ..Default::default()
     }
 }
 

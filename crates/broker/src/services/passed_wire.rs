@@ -55,6 +55,7 @@ pub(super) fn call_to(image: &Image, call: Call) -> Message {
             payload: Some(v1::produce_request::Payload::Batch(append.batch)),
             expected_end_offset: append.expected.end_offset.map(Offset::get),
             expected_key_offset: append.expected.key_offset.map(Offset::get),
+            ..Default::default()
         }),
         Call::Read(wanted) => Message::Fetch(v1::FetchRequest {
             partition: Some(names::partition_to(&wanted.partition)),
@@ -74,12 +75,14 @@ pub(super) fn call_to(image: &Image, call: Call) -> Message {
         Call::FindOffset(wanted) => Message::ListOffsets(v1::ListOffsetsRequest {
             partition: Some(names::partition_to(&wanted.partition)),
             position: Some(records::position_to(wanted.position)),
+            ..Default::default()
         }),
         Call::Heartbeat(heartbeat) => Message::Heartbeat(groups::heartbeat_to(image, heartbeat)),
         Call::Commit(commit) => Message::CommitOffsets(groups::commit_to(image, commit.request)),
         Call::ReadOffsets(wanted) => Message::FetchOffsets(v1::FetchOffsetsRequest {
             group: wanted.group.to_string(),
             partitions: groups::partitions_to(image, wanted.partitions),
+            ..Default::default()
         }),
         Call::DescribeGroup(wanted) => Message::DescribeGroup(v1::DescribeGroupRequest {
             group: wanted.group.to_string(),

@@ -77,6 +77,7 @@ pub(super) fn fetched_to(fetched: Fetched) -> v1::FetchResponse {
         log_start_offset: fetched.log_start.get(),
         next_offset: fetched.next_offset.get(),
         leader_epoch: fetched.epoch.get(),
+        ..Default::default()
     }
 }
 

@@ -215,6 +215,7 @@ impl Fetcher {
             form: v1::RecordForm::Raw.into(),
             leader_epoch: None,
             credit_bytes: credit as u64,
+            ..Default::default()
         };
         let first = v1::FetchStreamRequest {
             message: Some(Message::Start(start)),

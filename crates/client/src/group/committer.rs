@@ -326,6 +326,7 @@ impl Committer {
                 member_id: self.member_id.to_string(),
                 member_epoch: seen.epoch,
                 offsets: offsets.iter().map(OffsetCommit::wire).collect(),
+                ..Default::default()
             };
             let call = self.coordinator.call(deadline, |mut service| {
                 let request = request.clone();

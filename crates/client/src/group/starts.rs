@@ -181,6 +181,7 @@ async fn fetch_once(
         let request = v1::FetchOffsetsRequest {
             group: coordinator.group().to_string(),
             partitions: partitions.clone(),
+            ..Default::default()
         };
         async move { service.fetch_offsets(request).await }
     });

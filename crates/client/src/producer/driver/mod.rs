@@ -379,6 +379,7 @@ impl Driver {
             expected_end_offset,
             expected_key_offset,
             records: None,
+            ..Default::default()
         };
         link.send(request, Outstanding { lane: id, ticket }, now);
         if !link.watched {
