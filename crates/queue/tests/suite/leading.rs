@@ -335,11 +335,14 @@ fn a_new_leader_hands_out_its_first_message_whatever_is_parked() {
             is_soon(&format!("{what} {held} that are dead or wait"), &host, took)
         );
     }
-    let mut host = Host::new(count + 1);
-    let due = (0..count).map(|at| if at == 0 { 0 } else { WALL_MS + 3_600_000 + at % 1_000 });
-    host.delay(due.collect());
-    let took = host.first_message(policy);
-    println!("{}", is_soon(&format!("before {count} that are not due"), &host, took));
+    for (batch, sent) in [(100, "in batches"), (1, "one by one")] {
+        let mut host = Host::new(count + 1);
+        let due = (0..count).map(|at| if at == 0 { 0 } else { WALL_MS + 3_600_000 + at % 1_000 });
+        host.delay_in_batches(due.collect(), batch);
+        let took = host.first_message(policy);
+        let what = format!("before {count} that are not due, and were sent {sent}");
+        println!("{}", is_soon(&what, &host, took));
+    }
 }
 
 /// What is behind messages that are not due is found when the rows of their batches were read: the time has that, from the bytes of the
