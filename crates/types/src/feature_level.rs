@@ -7,7 +7,7 @@
 
 /// The highest feature level that this build understands. A build that folds a command in another way than its
 /// predecessor, or knows a new one, has a higher level.
-pub const FEATURE_LEVEL: u32 = 7;
+pub const FEATURE_LEVEL: u32 = 8;
 
 /// The first level that knows the topic settings `message.timestamp.before.max.ms`, `message.timestamp.after.max.ms`
 /// and `validation.compressed`.
@@ -16,5 +16,9 @@ pub const BATCH_CHECKS_FEATURE_LEVEL: u32 = 5;
 /// The first level that knows the topic settings `max.group.lag.records` and `max.group.lag.groups`.
 pub const GROUP_LAG_FEATURE_LEVEL: u32 = 7;
 
+/// The first level that knows transactions: their batches and markers in partitions, and their coordinator.
+pub const TRANSACTIONS_FEATURE_LEVEL: u32 = 8;
+
+const _: () = assert!(TRANSACTIONS_FEATURE_LEVEL <= FEATURE_LEVEL);
 const _: () = assert!(GROUP_LAG_FEATURE_LEVEL <= FEATURE_LEVEL);
 const _: () = assert!(BATCH_CHECKS_FEATURE_LEVEL <= FEATURE_LEVEL);
