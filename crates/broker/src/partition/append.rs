@@ -77,6 +77,10 @@ impl Partition {
         self.check_group_lag(&config)?;
         let (header, times) =
             batch::validate_with_times(&batch, &config.batch_limits()).map_err(|error| self.refuse(error.into()))?;
+        if header.attributes.is_transactional() {
+            let message = "transactional batches are not supported yet";
+            return Err(self.refuse(RequestError::new(Reason::InvalidBatch, message)));
+        }
         let bytes = batch.len();
         let mut room = self.fit(room, bytes)?;
         self.check_queue_share(bytes)?;

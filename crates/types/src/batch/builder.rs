@@ -22,6 +22,8 @@ const HEADER_OVERHEAD_MAX: usize = 5 + 5;
 #[derive(Debug)]
 pub struct BatchBuilder {
     codec: Codec,
+    /// The flags among the attributes: transactional, control.
+    flags: Attributes,
     /// Room for the header, then the uncompressed records.
     buffer: Vec<u8>,
     count: i32,
@@ -44,6 +46,7 @@ impl BatchBuilder {
         buffer.resize(BatchHeader::LEN, 0);
         Self {
             codec,
+            flags: Attributes::default(),
             buffer,
             count: 0,
             base_timestamp: 0,
@@ -166,6 +169,18 @@ impl BatchBuilder {
         self
     }
 
+    /// Makes it a batch of its producer's transaction.
+    pub fn transactional(&mut self) -> &mut Self {
+        self.flags = self.flags.transactional();
+        self
+    }
+
+    /// Makes it a control batch of its producer's transaction, which only a leader writes.
+    pub(super) fn control(&mut self) -> &mut Self {
+        self.flags = self.flags.transactional().control();
+        self
+    }
+
     /// Bytes of the batch before compression, header included: no built batch is larger.
     pub fn estimated_size(&self) -> usize {
         self.buffer.len()
@@ -208,7 +223,7 @@ impl BatchBuilder {
             partition_leader_epoch: -1,
             magic: MAGIC,
             crc: 0,
-            attributes: Attributes::of_codec(codec),
+            attributes: self.flags.with_codec(codec),
             last_offset_delta: self.count - 1,
             base_timestamp: self.base_timestamp,
             max_timestamp: self.max_timestamp,

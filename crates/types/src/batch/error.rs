@@ -87,9 +87,9 @@ pub enum Malformed {
     /// Control batches are the broker's own.
     #[error("control batches are not accepted")]
     Control,
-    /// Transactions do not exist yet.
-    #[error("transactional batches are not supported")]
-    Transactional,
+    /// A transaction is its producer's.
+    #[error("a transactional batch needs a producer id")]
+    TransactionalWithoutProducer,
     /// The time of the append is the broker's to set.
     #[error("a producer sends CreateTime, not LogAppendTime")]
     AppendTime,

@@ -50,6 +50,18 @@ const KAFKA_PYTHON: [(Codec, &str); 5] = [
     ),
 ];
 
+/// What kafka-clients 4.0.0 (`MemoryRecords`) writes for producer 4242, epoch 7, coordinator epoch 11, at 1,700,000,000,000: the end of
+/// a transaction that was aborted, of one that was committed, and a batch of one, of sequence 3.
+const KAFKA_ABORT: &str = "\
+    0000000000000000000000420000000002306f0d900030000000000000018bcfe568000000018bcfe5680000000000000010920007ffffffff\
+    000000012000000008000000000c00000000000b00";
+const KAFKA_COMMIT: &str = "\
+    0000000000000000000000420000000002c451dbd80030000000000000018bcfe568000000018bcfe5680000000000000010920007ffffffff\
+    000000012000000008000000010c00000000000b00";
+const KAFKA_TRANSACTIONAL: &str = "\
+    00000000000000000000003a00000000023db0ddfc0010000000000000018bcfe568000000018bcfe568000000000000001092000700000003\
+    0000000110000000026b027600";
+
 fn from_hex(hex: &str) -> Bytes {
     hex.as_bytes()
         .chunks(2)
@@ -162,4 +174,36 @@ fn batches_of_a_kafka_broker_are_read() {
         assert_eq!(header.last_sequence(), Sequence::NONE);
     }
     assert_eq!(batches[1].0.partition_leader_epoch, 2);
+}
+
+#[test]
+fn the_end_of_a_transaction_is_written_as_kafka_writes_it() {
+    for (commit, hex) in [(false, KAFKA_ABORT), (true, KAFKA_COMMIT)] {
+        let marker = EndMarker {
+            producer_id: ProducerId(4242),
+            producer_epoch: ProducerEpoch(7),
+            coordinator_epoch: 11,
+            commit,
+        };
+        let mut batch = marker.build(1_700_000_000_000).to_vec();
+        set_position(&mut batch, Offset::ZERO, crate::ids::LeaderEpoch(0));
+        assert_eq!(batch, from_hex(hex), "commit: {commit}");
+        assert_eq!(batch.len(), EndMarker::BATCH_BYTES);
+        assert_eq!(EndMarker::read(&from_hex(hex)), Ok(Some(marker)));
+    }
+}
+
+#[test]
+fn a_batch_of_a_transaction_is_written_and_taken_as_kafka_writes_it() {
+    let mut builder = BatchBuilder::new(Codec::None);
+    builder
+        .producer(ProducerId(4242), ProducerEpoch(7), Sequence(3))
+        .transactional()
+        .append(1_700_000_000_000, Some(b"k"), Some(b"v"), [])
+        .unwrap();
+    let mut batch = builder.build().to_vec();
+    set_position(&mut batch, Offset::ZERO, crate::ids::LeaderEpoch(0));
+    assert_eq!(batch, from_hex(KAFKA_TRANSACTIONAL));
+    let header = validate(&batch, &BatchLimits::default()).unwrap();
+    assert!(header.attributes.is_transactional());
 }

@@ -179,9 +179,22 @@ impl Attributes {
     const CONTROL: i16 = 0b0010_0000;
     const KNOWN: i16 = Self::CODEC | Self::APPEND_TIME | Self::TRANSACTIONAL | Self::CONTROL;
 
-    /// Attributes with this codec and no other bit.
-    pub const fn of_codec(codec: Codec) -> Self {
-        Self(codec.id() as i16)
+    /// These attributes with another codec.
+    #[must_use]
+    pub(super) const fn with_codec(self, codec: Codec) -> Self {
+        Self(self.0 & !Self::CODEC | codec.id() as i16)
+    }
+
+    /// These attributes as those of a batch in a transaction.
+    #[must_use]
+    pub(super) const fn transactional(self) -> Self {
+        Self(self.0 | Self::TRANSACTIONAL)
+    }
+
+    /// These attributes as those of a control batch.
+    #[must_use]
+    pub(super) const fn control(self) -> Self {
+        Self(self.0 | Self::CONTROL)
     }
 
     /// The codec that the records are compressed with.

@@ -23,11 +23,14 @@
 //! - a broker that takes a batch: [`validate_with_times`], [`validate_packed`] when it is compressed, [`validate_records`] when
 //!   the topic asks for it, [`set_append_time`];
 //! - a broker that serves one: [`set_position`] on its own copy;
+//! - a leader that ends a transaction: [`EndMarker`];
 //! - a client: [`BatchBuilder`] to send, [`BatchIter`] and [`decode_records`] or [`Records`] to read.
 //!
-//! Sources: the message format in Kafka's documentation and KIP-98.
+//! Sources: the message format in Kafka's documentation and KIP-98. Whether a transactional batch comes from its transaction is not
+//! judged here.
 
 mod builder;
+mod control;
 mod error;
 mod header;
 mod iter;
@@ -43,6 +46,7 @@ mod golden_tests;
 mod property_tests;
 
 pub use builder::BatchBuilder;
+pub use control::EndMarker;
 pub use error::{BatchError, Malformed, RecordFlaw};
 #[cfg(test)]
 use header::checksum;

@@ -113,8 +113,8 @@ fn check_attributes(header: &BatchHeader) -> Result<(), Malformed> {
     if attributes.is_control() {
         return Err(Malformed::Control);
     }
-    if attributes.is_transactional() {
-        return Err(Malformed::Transactional);
+    if attributes.is_transactional() && !header.producer_id.is_some() {
+        return Err(Malformed::TransactionalWithoutProducer);
     }
     if attributes.timestamp_type() == TimestampType::LogAppendTime {
         return Err(Malformed::AppendTime);
@@ -263,10 +263,26 @@ mod tests {
         assert_eq!(with_attributes(5), BatchError::UnsupportedCodec { id: 5 });
         assert_eq!(with_attributes(5).reason(), Reason::UnsupportedCodec);
         assert_eq!(with_attributes(0x08), Malformed::AppendTime.into());
-        assert_eq!(with_attributes(0x10), Malformed::Transactional.into());
         assert_eq!(with_attributes(0x20), Malformed::Control.into());
+        assert_eq!(with_attributes(0x30), Malformed::Control.into());
         assert_eq!(with_attributes(0x40), Malformed::UnknownAttributes(0x40).into());
         assert_eq!(with_attributes(0x40).reason(), Reason::InvalidBatch);
+    }
+
+    #[test]
+    fn a_transactional_batch_needs_a_producer() {
+        let mut builder = BatchBuilder::new(Codec::Lz4);
+        builder.transactional().append(0, None, Some(b"v"), []).unwrap();
+        let without = Malformed::TransactionalWithoutProducer;
+        assert_eq!(check(&builder.build()), Err(without.into()));
+        let mut builder = BatchBuilder::new(Codec::Lz4);
+        builder
+            .producer(ProducerId(1), ProducerEpoch(0), Sequence(0))
+            .transactional();
+        builder.append(0, None, Some(&[7; 1000]), []).unwrap();
+        let header = check(&builder.build()).unwrap();
+        assert!(header.attributes.is_transactional() && !header.attributes.is_control());
+        assert_eq!(header.attributes.codec(), Ok(Codec::Lz4));
     }
 
     #[test]
