@@ -40,6 +40,23 @@ pub struct PartitionState {
     slots: Slots,
 }
 
+/// A batch as far as apply looks at it: nothing that is folded into the state depends on its records.
+struct Incoming {
+    /// The batch's header, with the position that its producer wrote into it.
+    header: BatchHeader,
+    /// Size of the batch in bytes when it was appended, whatever of it is left.
+    size_bytes: u32,
+}
+
+impl Incoming {
+    fn of(batch: &Bytes) -> Self {
+        Self {
+            header: BatchHeader::parse(batch).expect("the leader checked or made the batch before it proposed it"),
+            size_bytes: u32::try_from(batch.len()).expect("a batch is at most 8 MiB"),
+        }
+    }
+}
+
 impl Default for PartitionState {
     /// That of a partition in which nothing was written.
     fn default() -> Self {
@@ -95,7 +112,7 @@ impl PartitionState {
                 expiration_ms,
                 conditions,
                 batch,
-            } => self.append(at, batch, (*now_ms, *expiration_ms), conditions, None),
+            } => self.append(at, &Incoming::of(batch), (*now_ms, *expiration_ms), conditions, None),
             PartitionCommand::AdvanceLogStart {
                 from,
                 to,
@@ -110,7 +127,8 @@ impl PartitionState {
                 marks,
                 batch,
             } => {
-                let appended = self.append(at, batch, (*now_ms, *expiration_ms), conditions, ids.as_ref());
+                let incoming = Incoming::of(batch);
+                let appended = self.append(at, &incoming, (*now_ms, *expiration_ms), conditions, ids.as_ref());
                 if let Some(row) = &appended.1 {
                     self.mark(row.base_offset, marks, ids.as_ref(), *now_ms, effects);
                 }
@@ -124,18 +142,18 @@ impl PartitionState {
     fn append(
         &mut self,
         at: LogPosition,
-        batch: &Bytes,
+        incoming: &Incoming,
         (now_ms, expiration_ms): (i64, i64),
         conditions: &Conditions,
         ids: Option<&IdFinding>,
     ) -> (PartitionReply, Option<IndexEntry>) {
-        let header = BatchHeader::parse(batch).expect("the leader checked the batch before it proposed it");
+        let header = &incoming.header;
         self.appends += 1;
         if self.appends.is_multiple_of(EXPIRE_EVERY_APPENDS) {
             self.producers.expire(now_ms, expiration_ms);
         }
         if header.producer_id.is_some() {
-            match self.producers.judge(&header, now_ms, expiration_ms) {
+            match self.producers.judge(header, now_ms, expiration_ms) {
                 Verdict::Append => {}
                 Verdict::Duplicate {
                     base_offset,
@@ -160,16 +178,17 @@ impl PartitionState {
         if ids.is_some_and(|found| found.term != at.term) {
             return (Refusal::from(ConditionFailed::LeaderChanged).into(), None);
         }
-        let row = self.place(at, &header, batch);
+        let row = self.place(at, incoming);
         if header.producer_id.is_some() {
             self.producers
-                .appended(&header, row.base_offset, row.last_offset, now_ms);
+                .appended(header, row.base_offset, row.last_offset, now_ms);
         }
         (appended(&row), Some(row))
     }
 
     /// Gives a batch its offsets.
-    fn place(&mut self, at: LogPosition, header: &BatchHeader, batch: &Bytes) -> IndexEntry {
+    fn place(&mut self, at: LogPosition, incoming: &Incoming) -> IndexEntry {
+        let Incoming { header, size_bytes } = incoming;
         let base_offset = self.next_offset;
         let last_offset = Offset(base_offset.get() + i64::from(header.last_offset_delta));
         assert!(
@@ -179,7 +198,7 @@ impl PartitionState {
         );
         self.next_offset = Offset(last_offset.get() + 1);
         self.running_max_timestamp_ms = self.running_max_timestamp_ms.max(header.max_timestamp);
-        self.retained_bytes += batch.len() as u64;
+        self.retained_bytes += u64::from(*size_bytes);
         IndexEntry {
             last_offset,
             base_offset,
@@ -187,7 +206,7 @@ impl PartitionState {
             epoch: epoch_of(at.term),
             max_timestamp_ms: header.max_timestamp,
             running_max_timestamp_ms: self.running_max_timestamp_ms,
-            size_bytes: u32::try_from(batch.len()).expect("a batch is at most 8 MiB"),
+            size_bytes: *size_bytes,
         }
     }
 
@@ -220,8 +239,7 @@ impl PartitionState {
         if let Err(refused) = self.slots.judge_carry(&self.context(at), carry) {
             return (PartitionReply::CarryRefused(refused), None);
         }
-        let header = BatchHeader::parse(batch).expect("the leader made the batch of what it read");
-        let row = self.place(at, &header, batch);
+        let row = self.place(at, &Incoming::of(batch));
         self.slots.carry(carry, row.base_offset.get().unsigned_abs(), effects);
         (appended(&row), Some(row))
     }
@@ -250,8 +268,7 @@ impl PartitionState {
         if !fire.appends {
             return (PartitionReply::Scheduled, None);
         }
-        let header = BatchHeader::parse(batch).expect("the leader made the batch of the schedule's template");
-        let row = self.place(at, &header, batch);
+        let row = self.place(at, &Incoming::of(batch));
         self.slots
             .appended(row.base_offset.get().unsigned_abs(), marks, None, effects);
         (appended(&row), Some(row))
