@@ -177,7 +177,7 @@ pub enum RecordFlaw {
     /// The record's fields end before the record does.
     #[error("bytes are left after its last field")]
     Trailing,
-    /// The record's offset delta is not its index in the batch.
+    /// The record's offset delta is not its index in the batch; of a batch that was compacted: it is not above that of the record before.
     #[error("its offset delta is not its place in the batch")]
     OffsetDelta,
     /// A header key is not text.

@@ -8,7 +8,7 @@
 //! 16  magic                  i8    2                 │
 //! 17  CRC-32C                u32   of all that follows
 //! 21  attributes             i16   codec 0-2, timestamp type 3, transactional 4, control 5
-//! 23  last offset delta      i32   record count - 1
+//! 23  last offset delta      i32   record count - 1, as its producer sends it
 //! 27  base timestamp         i64   of the first record
 //! 35  max timestamp          i64   of all records, or the time of the append
 //! 43  producer id            i64
@@ -24,6 +24,7 @@
 //!   the topic asks for it, [`set_append_time`];
 //! - a broker that serves one: [`set_position`] on its own copy;
 //! - a leader that ends a transaction: [`EndMarker`];
+//! - compaction: [`each_keyed`], [`thin`];
 //! - a client: [`BatchBuilder`] to send, [`BatchIter`] and [`decode_records`] or [`Records`] to read.
 //!
 //! Sources: the message format in Kafka's documentation and KIP-98. Whether a transactional batch comes from its transaction is not
@@ -37,6 +38,7 @@ mod iter;
 mod patch;
 mod record;
 mod scan;
+mod thin;
 mod validate;
 mod varint;
 
@@ -57,4 +59,5 @@ pub use record::{
     Header, Record, Records, decode_records, validate_packed, validate_records, validate_records_with_times,
 };
 pub use scan::{NO_TIMESTAMP, RecordTime, RecordTimes};
+pub use thin::{KeyedRecord, Thinned, each_keyed, thin};
 pub use validate::{BatchLimits, validate, validate_with_times, verify};

@@ -39,7 +39,7 @@ pub fn header_alone(batch: &[u8]) -> [u8; BatchHeader::LEN] {
     alone
 }
 
-fn set_checksum(batch: &mut [u8], header: &BatchHeader) {
+pub(super) fn set_checksum(batch: &mut [u8], header: &BatchHeader) {
     assert_eq!(
         batch.len(),
         header.total_size(),

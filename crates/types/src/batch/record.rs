@@ -87,12 +87,13 @@ pub fn validate_records_with_times(bytes: &[u8], max_decompressed: usize) -> Res
             &unpacked
         }
     };
-    check_body(&header, body.len(), max_decompressed)?;
+    check_size(body.len(), max_decompressed)?;
+    validate::check_count(&header, Some(body.len()))?;
     let mut max_timestamp = i64::MIN;
     let mut times = RecordTimes::default();
     for index in 0..header.record_count {
         let flawed = |flaw| Malformed::Record { index, flaw };
-        let raw = RawRecord::take(&mut body, index).map_err(flawed)?;
+        let raw = RawRecord::take(&mut body, Deltas::only(index)).map_err(flawed)?;
         raw.headers().try_for_each(|header| header.map(drop)).map_err(flawed)?;
         let timestamp = header.base_timestamp.wrapping_add(raw.timestamp_delta);
         max_timestamp = max_timestamp.max(timestamp);
@@ -117,8 +118,8 @@ pub fn validate_records_with_times(bytes: &[u8], max_decompressed: usize) -> Res
 pub(super) fn check_places(mut body: &[u8], header: &BatchHeader) -> Result<RecordTimes, Malformed> {
     let mut times = RecordTimes::default();
     for index in 0..header.record_count {
-        let (timestamp_delta, _) = take_front(&mut body, index).map_err(|flaw| Malformed::Record { index, flaw })?;
-        times.add(header.base_timestamp.wrapping_add(timestamp_delta), Some(index));
+        let front = take_front(&mut body, Deltas::only(index)).map_err(|flaw| Malformed::Record { index, flaw })?;
+        times.add(header.base_timestamp.wrapping_add(front.timestamp_delta), Some(index));
     }
     if !body.is_empty() {
         return Err(Malformed::TrailingRecords { bytes: body.len() });
@@ -142,12 +143,15 @@ pub fn validate_packed(bytes: &[u8], max_decompressed: usize) -> Result<RecordTi
     Ok(scan.finish()?)
 }
 
-/// The records of one batch, decoded one at a time. Ends after the first error.
+/// The records of one batch, decoded one at a time. Ends after the first error. Compaction may have taken some of them: those that are
+/// left have the offsets that they had.
 #[derive(Debug)]
 pub struct Records {
     body: Bytes,
     position: usize,
     next_index: i32,
+    /// Those that the next record may have.
+    deltas: Deltas,
     /// Number of records; after an error the number that was read.
     count: i32,
     base_offset: i64,
@@ -169,8 +173,10 @@ impl Records {
             Codec::None => packed,
             codec => compression::decompress(codec, &packed, max_decompressed)?.into(),
         };
-        check_body(&header, body.len(), max_decompressed)?;
-        if header.base_offset.checked_add(i64::from(header.record_count)).is_none() {
+        check_size(body.len(), max_decompressed)?;
+        validate::check_count_left(&header, Some(body.len()))?;
+        let length = i64::from(header.last_offset_delta) + 1;
+        if header.base_offset.checked_add(length).is_none() {
             return Err(Malformed::BaseOffset(header.base_offset).into());
         }
         let append_time = match header.attributes.timestamp_type() {
@@ -181,6 +187,7 @@ impl Records {
             body,
             position: 0,
             next_index: 0,
+            deltas: Deltas::up_to(header.last_offset_delta),
             count: header.record_count,
             base_offset: header.base_offset,
             base_timestamp: header.base_timestamp,
@@ -196,7 +203,7 @@ impl Records {
         let index = self.next_index;
         let flawed = |flaw| Malformed::Record { index, flaw };
         let mut rest = &self.body[self.position..];
-        let raw = RawRecord::take(&mut rest, index).map_err(flawed)?;
+        let raw = RawRecord::take(&mut rest, self.deltas).map_err(flawed)?;
         let share = |bytes: &[u8]| self.body.slice_ref(bytes);
         let mut headers = Vec::with_capacity(raw.header_count);
         for header in raw.headers() {
@@ -207,7 +214,7 @@ impl Records {
             });
         }
         let record = Record {
-            offset: Offset(self.base_offset + i64::from(index)),
+            offset: Offset(self.base_offset + i64::from(raw.offset_delta)),
             // Deltas wrap, as they do in Kafka, so that timestamps far apart come back as they were.
             timestamp_ms: self
                 .append_time
@@ -218,6 +225,7 @@ impl Records {
         };
         let left = rest.len();
         self.position = self.body.len() - left;
+        self.deltas = self.deltas.above(raw.offset_delta);
         self.next_index += 1;
         if self.next_index == self.count && left != 0 {
             return Err(Malformed::TrailingRecords { bytes: left });
@@ -247,32 +255,66 @@ impl Iterator for Records {
     }
 }
 
-fn check_body(header: &BatchHeader, bytes: usize, max_decompressed: usize) -> Result<(), BatchError> {
-    if bytes > max_decompressed {
-        return Err(BatchError::TooLarge {
+pub(super) fn check_size(bytes: usize, max_decompressed: usize) -> Result<(), BatchError> {
+    match bytes > max_decompressed {
+        true => Err(BatchError::TooLarge {
             size: bytes,
             limit: max_decompressed,
-        });
+        }),
+        false => Ok(()),
     }
-    validate::check_count(header, Some(bytes))?;
-    Ok(())
 }
 
 impl std::iter::FusedIterator for Records {}
 
+/// The offset deltas that a record may have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deltas {
+    lowest: i32,
+    highest: i32,
+}
+
+impl Deltas {
+    /// This one.
+    fn only(delta: i32) -> Self {
+        Self {
+            lowest: delta,
+            highest: delta,
+        }
+    }
+
+    /// From 0 up to that of a batch's last record.
+    pub fn up_to(highest: i32) -> Self {
+        Self { lowest: 0, highest }
+    }
+
+    /// Those of them that are above another.
+    pub fn above(self, delta: i32) -> Self {
+        Self {
+            lowest: delta + 1,
+            ..self
+        }
+    }
+}
+
 /// A record's fields as slices of the batch. The headers are not parsed yet.
-struct RawRecord<'a> {
+pub(super) struct RawRecord<'a> {
     timestamp_delta: i64,
-    key: Option<&'a [u8]>,
-    value: Option<&'a [u8]>,
+    pub offset_delta: i32,
+    pub key: Option<&'a [u8]>,
+    pub value: Option<&'a [u8]>,
     header_count: usize,
     header_bytes: &'a [u8],
 }
 
 impl<'a> RawRecord<'a> {
-    /// Takes record `index` from the front of `body`.
-    fn take(body: &mut &'a [u8], index: i32) -> Result<Self, RecordFlaw> {
-        let (timestamp_delta, mut fields) = take_front(body, index)?;
+    /// Takes the record at the front of `body`, whose offset delta must be one of these.
+    pub fn take(body: &mut &'a [u8], deltas: Deltas) -> Result<Self, RecordFlaw> {
+        let Front {
+            timestamp_delta,
+            offset_delta,
+            mut fields,
+        } = take_front(body, deltas)?;
         let key = take_nullable(&mut fields)?;
         let value = take_nullable(&mut fields)?;
         let header_count = take_length(&mut fields)?.ok_or(RecordFlaw::NegativeLength)?;
@@ -284,6 +326,7 @@ impl<'a> RawRecord<'a> {
         }
         Ok(Self {
             timestamp_delta,
+            offset_delta,
             key,
             value,
             header_count,
@@ -328,19 +371,31 @@ impl<'a> Iterator for RawHeaders<'a> {
     }
 }
 
-/// Takes record `index` from the front of `body`, of which it reads no more than the fields before the key. Returns the
-/// timestamp delta, and the fields that are left.
+/// The first fields of a record, and those that are left.
+struct Front<'a> {
+    timestamp_delta: i64,
+    offset_delta: i32,
+    fields: &'a [u8],
+}
+
+/// Takes the record at the front of `body`, whose offset delta must be one of these, and reads no more of it than the fields before the
+/// key.
 #[inline]
-fn take_front<'a>(body: &mut &'a [u8], index: i32) -> Result<(i64, &'a [u8]), RecordFlaw> {
+fn take_front<'a>(body: &mut &'a [u8], deltas: Deltas) -> Result<Front<'a>, RecordFlaw> {
     let length = take_length(body)?.ok_or(RecordFlaw::NegativeLength)?;
     let mut fields = take_bytes(body, length)?;
     // The record's attributes have no bits yet, and Kafka ignores them.
     take_bytes(&mut fields, 1)?;
     let timestamp_delta = varint::take_i64(&mut fields)?;
-    if varint::take_i32(&mut fields)? != index {
+    let offset_delta = varint::take_i32(&mut fields)?;
+    if offset_delta < deltas.lowest || offset_delta > deltas.highest {
         return Err(RecordFlaw::OffsetDelta);
     }
-    Ok((timestamp_delta, fields))
+    Ok(Front {
+        timestamp_delta,
+        offset_delta,
+        fields,
+    })
 }
 
 /// Takes a length; -1 is `None`.

@@ -122,23 +122,39 @@ fn check_attributes(header: &BatchHeader) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// Checks the header's count against its other fields and, given the size of the uncompressed records, against their
-/// bytes: after that memory may be allocated by it.
+/// [`check_count_left`] of a batch that is as its producer made it: each of its offsets has a record.
 pub(super) fn check_count(header: &BatchHeader, unpacked_bytes: Option<usize>) -> Result<(), Malformed> {
     let BatchHeader {
         record_count: count,
         last_offset_delta,
         ..
     } = *header;
-    if count < 1 || last_offset_delta != count - 1 {
+    if last_offset_delta != count.wrapping_sub(1) {
         return Err(Malformed::Count {
             count,
             last_offset_delta,
         });
     }
-    if count > RECORDS_PER_BATCH_MAX {
-        return Err(Malformed::TooManyRecords {
+    check_count_left(header, unpacked_bytes)
+}
+
+/// Checks the header's count, of a batch of which compaction may have taken records, against its other fields and, given the size of
+/// the uncompressed records, against their bytes: after that memory may be allocated by it.
+pub(super) fn check_count_left(header: &BatchHeader, unpacked_bytes: Option<usize>) -> Result<(), Malformed> {
+    let BatchHeader {
+        record_count: count,
+        last_offset_delta,
+        ..
+    } = *header;
+    if count < 1 || last_offset_delta < count - 1 {
+        return Err(Malformed::Count {
             count,
+            last_offset_delta,
+        });
+    }
+    if last_offset_delta >= RECORDS_PER_BATCH_MAX {
+        return Err(Malformed::TooManyRecords {
+            count: last_offset_delta.saturating_add(1),
             limit: RECORDS_PER_BATCH_MAX,
         });
     }
