@@ -12,6 +12,9 @@
 //! 5 AppendMarked         now i64 | expiration i64 | conditions | ids u8, window u64, term u64 | marks       batch
 //! 6 Carry                the carry                                                                      batch
 //! 7 Schedule             the change | marks, if a message is appended                                    batch, or none
+//! 8 TxnAppend            now i64 | expiration i64 | seq u64                                             batch
+//! 9 Marker               now i64 | expiration i64 | producer id i64, epoch i16 | coordinator epoch i32
+//!                        | seq u64 | flags u8 (1: the transaction was committed)                        the control batch
 //! ```
 //!
 //! Ids: 0 there are none, and nothing of them follows; 1 there are; 2 there are, and those that are too old are deleted.
@@ -26,6 +29,7 @@ use jangada_types::frame::malformed;
 use jangada_types::{CodecError, FEATURE_LEVEL, Offset};
 
 use crate::condition::Conditions;
+use crate::transactions::{MARKER_LEN, Marker};
 
 /// The name of a command in errors.
 const WHAT: &str = "partition command";
@@ -33,6 +37,7 @@ const VERSION: u8 = 1;
 /// Length of an append's head: version, kind, and two integers of 64 bits.
 const HEAD_LEN: usize = 18;
 const ADVANCE_LEN: usize = 26;
+const TXN_APPEND_LEN: usize = HEAD_LEN + 8;
 
 /// The kinds of [`PartitionCommand`], with the byte of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,11 +57,15 @@ pub enum PartitionCommandKind {
     Carry = 6,
     /// Puts or deletes a schedule of a queue, or sends the message of one of its occurrences.
     Schedule = 7,
+    /// Appends a batch of a transaction.
+    TxnAppend = 8,
+    /// Ends a transaction.
+    Marker = 9,
 }
 
 impl PartitionCommandKind {
     /// All kinds, by rising byte.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Append,
         Self::AdvanceLogStart,
         Self::ConditionalAppend,
@@ -64,6 +73,8 @@ impl PartitionCommandKind {
         Self::AppendMarked,
         Self::Carry,
         Self::Schedule,
+        Self::TxnAppend,
+        Self::Marker,
     ];
 
     /// The kind's byte in the head.
@@ -77,6 +88,7 @@ impl PartitionCommandKind {
             Self::Append | Self::AdvanceLogStart => 1,
             Self::ConditionalAppend => 3,
             Self::QueueOps | Self::AppendMarked | Self::Carry | Self::Schedule => 7,
+            Self::TxnAppend | Self::Marker => 8,
         }
     }
 
@@ -160,6 +172,24 @@ pub enum PartitionCommand {
         /// The message that an occurrence sends; empty: nothing is sent.
         batch: Bytes,
     },
+    /// Append a batch of a transaction, which opens it here if it is the first.
+    TxnAppend {
+        /// The leader's clock when it proposed, milliseconds since the Unix epoch.
+        now_ms: i64,
+        /// How long the leader remembers silent producers, milliseconds.
+        expiration_ms: i64,
+        /// Which transaction of its producer it is, as the coordinator says; 1 or more.
+        seq: u64,
+        /// The batch, as the leader checked it: transactional, with a producer.
+        batch: Bytes,
+    },
+    /// End a transaction, if it is open here.
+    Marker {
+        /// Which transaction it is, and how it ends.
+        marker: Marker,
+        /// The control batch that says so to readers.
+        batch: Bytes,
+    },
 }
 
 /// A message is appended with the change.
@@ -187,6 +217,8 @@ impl PartitionCommand {
             Self::AppendMarked { .. } => PartitionCommandKind::AppendMarked,
             Self::Carry { .. } => PartitionCommandKind::Carry,
             Self::Schedule { .. } => PartitionCommandKind::Schedule,
+            Self::TxnAppend { .. } => PartitionCommandKind::TxnAppend,
+            Self::Marker { .. } => PartitionCommandKind::Marker,
         }
     }
 
@@ -280,6 +312,29 @@ impl PartitionCommand {
                 }
                 EncodedCommand::new(&head, batch)
             }
+            Self::TxnAppend {
+                now_ms,
+                expiration_ms,
+                seq,
+                batch,
+            } => {
+                let mut head = [0; TXN_APPEND_LEN];
+                let mut out = &mut head[..];
+                out.put_u8(VERSION);
+                out.put_u8(kind.byte());
+                out.put_i64(now_ms);
+                out.put_i64(expiration_ms);
+                out.put_u64(seq);
+                EncodedCommand::new(&head, batch)
+            }
+            Self::Marker { marker, batch } => {
+                let mut head = [0; 2 + MARKER_LEN];
+                let mut out = &mut head[..];
+                out.put_u8(VERSION);
+                out.put_u8(kind.byte());
+                marker.encode(&mut out);
+                EncodedCommand::new(&head, batch)
+            }
         }
     }
 
@@ -293,7 +348,9 @@ impl PartitionCommand {
             Self::Append { batch, .. }
             | Self::AppendMarked { batch, .. }
             | Self::Carry { batch, .. }
-            | Self::Schedule { batch, .. } => {
+            | Self::Schedule { batch, .. }
+            | Self::TxnAppend { batch, .. }
+            | Self::Marker { batch, .. } => {
                 *batch = command.into_body();
             }
             Self::QueueOps(ops) => *ops = QueueOps::decode(command.body())?,
@@ -372,6 +429,19 @@ impl PartitionCommand {
                     batch: Bytes::new(),
                 })
             }
+            PartitionCommandKind::TxnAppend => {
+                let short = |_| cut_off(TXN_APPEND_LEN);
+                Ok(Self::TxnAppend {
+                    now_ms: input.try_get_i64().map_err(short)?,
+                    expiration_ms: input.try_get_i64().map_err(short)?,
+                    seq: input.try_get_u64().map_err(short)?,
+                    batch: Bytes::new(),
+                })
+            }
+            PartitionCommandKind::Marker => Ok(Self::Marker {
+                marker: Marker::decode(WHAT, &mut input)?,
+                batch: Bytes::new(),
+            }),
         }
     }
 }

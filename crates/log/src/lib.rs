@@ -15,12 +15,14 @@
 //! Map of the crate:
 //! - [`state`]: the replicated state, the fold, and the state as bytes.
 //! - [`command`]: what is replicated, and its encoding. [`reply`]: what its proposer is told.
-//! - `producers`: the idempotent producers, and which batch of theirs is next.
+//! - `producers`: the idempotent producers, which batch of theirs is next, and which transactions of theirs are open.
+//! - [`transactions`]: what is replicated of transactions.
 //! - [`condition`]: what a batch may expect of the log.
 //! - [`tables`]: rows of the partition beside its state: their declarations and encodings.
 //! - [`leader`]: what the replica that leads decides beside what is replicated.
 //! - [`question`]: whether a batch was appended before.
 
+mod check;
 pub mod command;
 pub mod condition;
 pub mod leader;
@@ -29,6 +31,7 @@ pub mod question;
 pub mod reply;
 pub mod state;
 pub mod tables;
+pub mod transactions;
 
 pub use command::{IdFinding, PartitionCommand, PartitionCommandKind};
 pub use condition::{ConditionFailed, Conditions, Expectation, KeyFinding, NO_OFFSET};
@@ -36,3 +39,4 @@ pub use leader::Leader;
 pub use reply::{PartitionReply, Refusal};
 pub use state::PartitionState;
 pub use tables::{IndexEntry, TABLES};
+pub use transactions::{AbortedTransaction, Marker, OpenTransaction, ProducerState};

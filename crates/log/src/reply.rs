@@ -4,6 +4,7 @@ use jangada_queue::{CarryRefused, OpsReply, ScheduleRefused};
 use jangada_types::{Offset, ProducerEpoch, Sequence};
 
 use crate::condition::ConditionFailed;
+use crate::transactions::AbortedTransaction;
 
 /// What applying a command came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,13 @@ pub enum PartitionReply {
     Scheduled,
     /// Nothing became of the schedule, and nothing was appended.
     ScheduleRefused(ScheduleRefused),
+    /// The transaction has ended.
+    Ended {
+        /// The offset of its control batch; none: no such transaction was open, and nothing was written.
+        marker: Option<Offset>,
+        /// What the readers are told, if it was aborted.
+        aborted: Option<AbortedTransaction>,
+    },
 }
 
 /// Why a batch was not appended.
@@ -54,6 +62,15 @@ pub enum Refusal {
     UnknownProducer,
     /// The log is not what the batch expects.
     Condition(ConditionFailed),
+    /// Another transaction of the producer is open: the batch belongs to another one, or to none, or the marker ends a later one.
+    TransactionOpen {
+        /// The one that is open.
+        seq: u64,
+    },
+    /// The batch's transaction has ended.
+    TransactionEnded,
+    /// As many transactions are open as there may be producers.
+    TooManyTransactions,
 }
 
 impl From<ConditionFailed> for Refusal {

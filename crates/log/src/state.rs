@@ -2,27 +2,37 @@
 //!
 //! ```text
 //!   log start                          next offset = high watermark
-//!      |                                   |
-//! -----+===================================+
+//!      |               |                   |
+//! -----+===============+===================+
 //!       records that consumers can read
+//!                      |
+//!                      last stable offset: who reads committed records stops here, where the earliest open transaction begins
 //! ```
 //!
-//! The state is a few numbers, the producer table, and the slots of the partition's queues; the records stay in the log.
+//! The state is a few numbers, the producer table with the open transactions, and the slots of the partition's queues; the records
+//! stay in the log.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use jangada_machine::{Effects, EncodedCommand, Machine, RestoreError, Retention};
-use jangada_queue::{Carry, Context, Fire, Marks, OpsReply, QueueOps, ScheduleCommand, Slots};
-use jangada_types::{BatchHeader, CodecError, LeaderEpoch, LogPosition, Offset};
+use jangada_queue::{Carry, Context, Marks, OpsReply, QueueOps, ScheduleCommand, Slots};
+use jangada_types::{BatchHeader, CodecError, LeaderEpoch, LogPosition, Offset, ProducerEpoch, ProducerId};
 
+use crate::check;
 use crate::command::{IdFinding, PartitionCommand};
 use crate::condition::{ConditionFailed, Conditions};
-use crate::producers::{Producers, Verdict};
+use crate::producers::{Ending, Producers, Verdict};
 use crate::reply::{PartitionReply, Refusal};
 use crate::tables::IndexEntry;
+use crate::transactions::{AbortedTransaction, Marker, OpenTransaction, ProducerState};
 
 const STATE_VERSION: u8 = 1;
 /// That of a partition which has, or had, queues: the slots follow.
 const STATE_VERSION_WITH_SLOTS: u8 = 2;
+/// That of a partition which has, or had, transactions: it says which sections follow.
+const STATE_VERSION_WITH_SECTIONS: u8 = 3;
+/// The sections of version 3, as bits.
+const HAS_SLOTS: u8 = 1;
+const HAS_TRANSACTIONS: u8 = 2;
 /// Far beyond what can be written, and far from where adding a batch would overflow.
 const OFFSET_MAX: Offset = Offset(1 << 60);
 /// Silent producers are looked for after so many appends.
@@ -78,6 +88,26 @@ impl PartitionState {
         self.next_offset
     }
 
+    /// The last stable offset: where the earliest open transaction begins, or the log's end. It never goes back.
+    pub fn last_stable_offset(&self) -> Offset {
+        self.producers.first_open().unwrap_or(self.next_offset)
+    }
+
+    /// The open transactions by their first offset, each with its producer and its epoch.
+    pub fn open_transactions(&self) -> impl Iterator<Item = (ProducerId, ProducerEpoch, OpenTransaction)> {
+        self.producers.open()
+    }
+
+    /// Number of open transactions.
+    pub fn open_transaction_count(&self) -> usize {
+        self.producers.open_count()
+    }
+
+    /// What is known of each idempotent producer, by id.
+    pub fn producers(&self) -> impl Iterator<Item = ProducerState> {
+        self.producers.states()
+    }
+
     /// The log start offset: the first record that is kept.
     pub fn log_start(&self) -> Offset {
         self.log_start
@@ -112,7 +142,14 @@ impl PartitionState {
                 expiration_ms,
                 conditions,
                 batch,
-            } => self.append(at, &Incoming::of(batch), (*now_ms, *expiration_ms), conditions, None),
+            } => self.append(
+                at,
+                &Incoming::of(batch),
+                (*now_ms, *expiration_ms),
+                conditions,
+                None,
+                None,
+            ),
             PartitionCommand::AdvanceLogStart {
                 from,
                 to,
@@ -128,7 +165,7 @@ impl PartitionState {
                 batch,
             } => {
                 let incoming = Incoming::of(batch);
-                let appended = self.append(at, &incoming, (*now_ms, *expiration_ms), conditions, ids.as_ref());
+                let appended = self.append(at, &incoming, (*now_ms, *expiration_ms), conditions, ids.as_ref(), None);
                 if let Some(row) = &appended.1 {
                     self.mark(row.base_offset, marks, ids.as_ref(), *now_ms, effects);
                 }
@@ -136,6 +173,16 @@ impl PartitionState {
             }
             PartitionCommand::Carry { carry, batch } => self.carry(at, carry, batch, effects),
             PartitionCommand::Schedule { change, marks, batch } => self.schedule(at, change, marks, batch, effects),
+            PartitionCommand::TxnAppend {
+                now_ms,
+                expiration_ms,
+                seq,
+                batch,
+            } => {
+                let (incoming, times) = (Incoming::of(batch), (*now_ms, *expiration_ms));
+                self.append(at, &incoming, times, &Conditions::default(), None, Some(*seq))
+            }
+            PartitionCommand::Marker { marker, batch } => self.end(at, marker, &Incoming::of(batch), effects),
         }
     }
 
@@ -146,14 +193,12 @@ impl PartitionState {
         (now_ms, expiration_ms): (i64, i64),
         conditions: &Conditions,
         ids: Option<&IdFinding>,
+        transaction: Option<u64>,
     ) -> (PartitionReply, Option<IndexEntry>) {
         let header = &incoming.header;
-        self.appends += 1;
-        if self.appends.is_multiple_of(EXPIRE_EVERY_APPENDS) {
-            self.producers.expire(now_ms, expiration_ms);
-        }
+        self.count_append(now_ms, expiration_ms);
         if header.producer_id.is_some() {
-            match self.producers.judge(header, now_ms, expiration_ms) {
+            match self.producers.judge(header, transaction, now_ms, expiration_ms) {
                 Verdict::Append => {}
                 Verdict::Duplicate {
                     base_offset,
@@ -183,7 +228,57 @@ impl PartitionState {
             self.producers
                 .appended(header, row.base_offset, row.last_offset, now_ms);
         }
+        if let Some(seq) = transaction {
+            self.producers.open_at(header.producer_id, row.base_offset, seq, now_ms);
+        }
         (appended(&row), Some(row))
+    }
+
+    /// Counts an append, and forgets producers when it is time.
+    fn count_append(&mut self, now_ms: i64, expiration_ms: i64) {
+        self.appends += 1;
+        if self.appends.is_multiple_of(EXPIRE_EVERY_APPENDS) {
+            self.producers.expire(now_ms, expiration_ms);
+        }
+    }
+
+    /// Ends a transaction, if it is open here.
+    fn end(
+        &mut self,
+        at: LogPosition,
+        marker: &Marker,
+        incoming: &Incoming,
+        effects: &mut Effects,
+    ) -> (PartitionReply, Option<IndexEntry>) {
+        self.count_append(marker.now_ms, marker.expiration_ms);
+        let first = match self.producers.judge_end(marker) {
+            Ending::Of(first) => first,
+            Ending::OfNone => {
+                self.producers.fence(marker, self.next_offset);
+                let reply = PartitionReply::Ended {
+                    marker: None,
+                    aborted: None,
+                };
+                return (reply, None);
+            }
+            Ending::Refused(refusal) => return (refusal.into(), None),
+        };
+        let row = self.place(at, incoming);
+        self.producers.close(marker, row.base_offset);
+        let aborted = (!marker.end.commit).then(|| AbortedTransaction {
+            producer_id: marker.end.producer_id,
+            first,
+            marker: row.last_offset,
+            stable_after: self.last_stable_offset(),
+        });
+        if let Some(aborted) = &aborted {
+            aborted.put_into(effects);
+        }
+        let reply = PartitionReply::Ended {
+            marker: Some(row.base_offset),
+            aborted,
+        };
+        (reply, Some(row))
     }
 
     /// Gives a batch its offsets.
@@ -328,19 +423,29 @@ impl Machine for PartitionState {
     }
 
     /// `version u8 | next offset i64 | log start i64 | running maximum of timestamps i64 | retained bytes u64 | appends
-    /// u64 | producers`, and of version 2 the slots. Only a partition that has or had queues is of version 2.
+    /// u64 | producers`, and of version 2 the slots. Only a partition that has or had queues is of version 2. Of version 3, which only one
+    /// that has or had transactions is, `sections u8` stand before the producers, and behind them the transactions and the slots, as far
+    /// as they are among the sections.
     fn snapshot(&self) -> Bytes {
+        let (has_slots, has_transactions) = (!self.slots.is_unused(), self.producers.has_transactions());
         let mut out = BytesMut::with_capacity(64);
-        out.put_u8(match self.slots.is_unused() {
-            true => STATE_VERSION,
-            false => STATE_VERSION_WITH_SLOTS,
+        out.put_u8(match (has_transactions, has_slots) {
+            (true, _) => STATE_VERSION_WITH_SECTIONS,
+            (false, true) => STATE_VERSION_WITH_SLOTS,
+            (false, false) => STATE_VERSION,
         });
         out.put_i64(self.next_offset.get());
         out.put_i64(self.log_start.get());
         out.put_i64(self.running_max_timestamp_ms);
         out.put_u64(self.retained_bytes);
         out.put_u64(self.appends);
+        if has_transactions {
+            out.put_u8(HAS_TRANSACTIONS | if has_slots { HAS_SLOTS } else { 0 });
+        }
         self.producers.encode(&mut out);
+        if has_transactions {
+            self.producers.encode_transactions(&mut out);
+        }
         self.slots.encode(&mut out);
         out.freeze()
     }
@@ -349,10 +454,10 @@ impl Machine for PartitionState {
         let damaged = |_| RestoreError("a partition's state is damaged".into());
         let mut input = &snapshot[..];
         let version = input.try_get_u8().map_err(damaged)?;
-        if version != STATE_VERSION && version != STATE_VERSION_WITH_SLOTS {
+        if !(STATE_VERSION..=STATE_VERSION_WITH_SECTIONS).contains(&version) {
             return Err(RestoreError(format!(
-                "a partition's state has version {version}; this build reads versions {STATE_VERSION} and \
-                 {STATE_VERSION_WITH_SLOTS}"
+                "a partition's state has version {version}; this build reads versions {STATE_VERSION} to \
+                 {STATE_VERSION_WITH_SECTIONS}"
             )));
         }
         let mut state = Self {
@@ -361,14 +466,29 @@ impl Machine for PartitionState {
             running_max_timestamp_ms: input.try_get_i64().map_err(damaged)?,
             retained_bytes: input.try_get_u64().map_err(damaged)?,
             appends: input.try_get_u64().map_err(damaged)?,
-            producers: Producers::decode(&mut input)?,
+            producers: Producers::default(),
             slots: Slots::default(),
         };
-        // Slots that are there are used, so each state has one form.
-        let has_slots = version == STATE_VERSION_WITH_SLOTS;
+        let sections = match version {
+            STATE_VERSION => 0,
+            STATE_VERSION_WITH_SLOTS => HAS_SLOTS,
+            _ => input.try_get_u8().map_err(damaged)?,
+        };
+        if sections & !(HAS_SLOTS | HAS_TRANSACTIONS) != 0 {
+            return Err(RestoreError(format!(
+                "a partition's state has the sections {sections}; this build does not know all of them"
+            )));
+        }
+        let has_transactions = sections & HAS_TRANSACTIONS != 0;
+        state.producers = Producers::decode(&mut input, has_transactions)?;
+        // What is said to be there is used, so each state has one form.
+        let has_slots = sections & HAS_SLOTS != 0;
         let is_sound = input.is_empty() != has_slots
+            && has_transactions == (version == STATE_VERSION_WITH_SECTIONS)
+            && has_transactions == state.producers.has_transactions()
             && state.log_start >= Offset(0)
             && state.log_start <= state.next_offset
+            && state.last_stable_offset() <= state.next_offset
             && state.next_offset <= OFFSET_MAX;
         if !is_sound {
             return Err(RestoreError("a partition's state is damaged".into()));
@@ -389,58 +509,6 @@ impl Machine for PartitionState {
 
     /// Also looks at the batch: apply relies on what a leader checks.
     fn check_command(command: &EncodedCommand) -> Result<(), String> {
-        match PartitionCommand::decode_head(command.head()).map_err(|error| error.to_string())? {
-            PartitionCommand::AdvanceLogStart { .. } => Ok(()),
-            PartitionCommand::QueueOps(_) => Slots::check_ops(command.body()).map_err(|error| error.to_string()),
-            PartitionCommand::Append { .. } => check_batch(command.body()).map(drop),
-            PartitionCommand::AppendMarked { marks, .. } => {
-                let header = check_batch(command.body())?;
-                check_count("marks", marks.0.len() as u64, &header)
-            }
-            PartitionCommand::Carry { carry, .. } => {
-                let header = check_batch(command.body())?;
-                if header.producer_id.is_some() {
-                    return Err("what is carried has no producer, and its batch has".to_owned());
-                }
-                check_count("places", carry.messages.len(), &header)
-            }
-            PartitionCommand::Schedule { change, marks, .. } => match *change {
-                ScheduleCommand::Fire(Fire { appends: true, .. }) => check_scheduled(command.body(), &marks),
-                _ if command.body().is_empty() => Ok(()),
-                _ => Err("it sends no message, and has a batch".to_owned()),
-            },
-        }
-    }
-}
-
-/// The header of a batch that a leader takes.
-fn check_batch(batch: &Bytes) -> Result<BatchHeader, String> {
-    let header = BatchHeader::parse(batch).map_err(|error| error.to_string())?;
-    let is_whole = header.total_size() == batch.len() && header.last_offset_delta >= 0;
-    let has_sequence = header.producer_epoch.get() >= 0 && header.base_sequence.get() >= 0;
-    match is_whole && (has_sequence || !header.producer_id.is_some()) {
-        true => Ok(header),
-        false => Err("its batch is not what a leader takes".to_owned()),
-    }
-}
-
-/// The batch of an occurrence: one message, without a producer, whose id nobody remembers.
-fn check_scheduled(batch: &Bytes, marks: &Marks) -> Result<(), String> {
-    let header = check_batch(batch)?;
-    if header.producer_id.is_some() || marks.0.iter().any(|mark| mark.id != 0) {
-        return Err("an occurrence is sent once by its number, and has neither a producer nor a message id".to_owned());
-    }
-    check_count("message", 1, &header)?;
-    match marks.is_empty() {
-        true => Ok(()),
-        false => check_count("marks", marks.0.len() as u64, &header),
-    }
-}
-
-fn check_count(what: &str, given: u64, header: &BatchHeader) -> Result<(), String> {
-    let records = u64::from(header.last_offset_delta.unsigned_abs()) + 1;
-    match given == records {
-        true => Ok(()),
-        false => Err(format!("it has {given} {what} for {records} records")),
+        check::check_command(command)
     }
 }

@@ -310,7 +310,8 @@ impl Partition {
             | PartitionReply::Queue(_)
             | PartitionReply::CarryRefused(_)
             | PartitionReply::Scheduled
-            | PartitionReply::ScheduleRefused(_) => {
+            | PartitionReply::ScheduleRefused(_)
+            | PartitionReply::Ended { .. } => {
                 unreachable!("not the reply to a batch")
             }
         }

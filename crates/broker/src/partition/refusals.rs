@@ -5,6 +5,7 @@ use jangada_types::Reason;
 use jangada_types::limits::PRODUCERS_PER_PARTITION_MAX;
 
 use super::Partition;
+use super::inflight::BUSY_RETRY;
 use crate::error::RequestError;
 use crate::replica::LEADER_RETRY;
 
@@ -63,6 +64,23 @@ impl Partition {
                 format!("partition {name}: its leader changed while the key was looked up; nothing was appended"),
             )
             .retry_after(LEADER_RETRY),
+            Refusal::TransactionOpen { .. } => RequestError::new(
+                Reason::InvalidTransactionState,
+                format!("partition {name}: another transaction of the producer is open here; and the batch is not part of it"),
+            ),
+            Refusal::TransactionEnded => RequestError::new(
+                Reason::InvalidTransactionState,
+                format!("partition {name}: the batch's transaction has ended, and nothing was appended"),
+            ),
+            Refusal::TooManyTransactions => RequestError::new(
+                Reason::PartitionBusy,
+                format!(
+                    "partition {name}: {PRODUCERS_PER_PARTITION_MAX} producers have open transactions here, which is as many as it \
+                     remembers"
+                ),
+            )
+            .with("limit", PRODUCERS_PER_PARTITION_MAX)
+            .retry_after(BUSY_RETRY),
         }
     }
 }

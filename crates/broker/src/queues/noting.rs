@@ -82,7 +82,9 @@ impl Desk {
                 | PartitionCommand::AdvanceLogStart { .. }
                 | PartitionCommand::QueueOps(_)
                 | PartitionCommand::AppendMarked { .. }
-                | PartitionCommand::Carry { .. },
+                | PartitionCommand::Carry { .. }
+                | PartitionCommand::TxnAppend { .. }
+                | PartitionCommand::Marker { .. },
                 _,
             ) => return,
         }

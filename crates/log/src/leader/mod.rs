@@ -327,7 +327,8 @@ impl machine::Leader for Leader {
             | PartitionReply::Queue(_)
             | PartitionReply::CarryRefused(_)
             | PartitionReply::Scheduled
-            | PartitionReply::ScheduleRefused(_) => {
+            | PartitionReply::ScheduleRefused(_)
+            | PartitionReply::Ended { .. } => {
                 unreachable!("not the reply to a new log start")
             }
         }

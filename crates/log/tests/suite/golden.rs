@@ -18,7 +18,7 @@ use jangada_types::{
 };
 
 use crate::world::rows_of;
-use crate::{queues, schedules};
+use crate::{queues, schedules, transactions};
 
 fn unhex(text: &str) -> Vec<u8> {
     let digits = text.as_bytes().chunks(2);
@@ -97,6 +97,9 @@ pub fn describe(reply: &PartitionReply, row: Option<&IndexEntry>) -> String {
                 format!("key-differs {expected} {actual}")
             }
             Refusal::Condition(ConditionFailed::LeaderChanged) => "leader-changed".to_owned(),
+            Refusal::TransactionOpen { seq } => format!("transaction-open {seq}"),
+            Refusal::TransactionEnded => "transaction-ended".to_owned(),
+            Refusal::TooManyTransactions => "too-many-transactions".to_owned(),
         },
         PartitionReply::LogStart(offset) => format!("log-start {offset}"),
         PartitionReply::LogStartMoved(offset) => format!("log-start-moved {offset}"),
@@ -105,6 +108,11 @@ pub fn describe(reply: &PartitionReply, row: Option<&IndexEntry>) -> String {
         PartitionReply::CarryRefused(refused) => format!("carry-refused {refused:?}"),
         PartitionReply::Scheduled => "scheduled".to_owned(),
         PartitionReply::ScheduleRefused(refused) => format!("schedule-refused {refused:?}"),
+        PartitionReply::Ended { marker, aborted } => {
+            let marker = marker.map_or("nothing".to_owned(), |marker| marker.to_string());
+            let aborted = aborted.map(|aborted| format!(" aborted {} {}", aborted.first, aborted.stable_after));
+            format!("ended {marker}{}", aborted.unwrap_or_default())
+        }
     };
     let Some(row) = row else { return reply };
     format!(
@@ -317,11 +325,14 @@ fn kinds_keep_their_bytes_and_levels() {
             (PartitionCommandKind::AppendMarked, 5, 7),
             (PartitionCommandKind::Carry, 6, 7),
             (PartitionCommandKind::Schedule, 7, 7),
+            (PartitionCommandKind::TxnAppend, 8, 8),
+            (PartitionCommandKind::Marker, 9, 8),
         ]
     );
     for kind in PartitionCommandKind::ALL {
         let of_queues = queues::shapes().into_iter().chain(schedules::shapes());
-        let mut shapes = shapes().into_iter().chain(of_queues);
+        let of_transactions = transactions::shapes();
+        let mut shapes = shapes().into_iter().chain(of_queues).chain(of_transactions);
         assert!(
             shapes.any(|(_, command)| command.kind() == kind),
             "no golden bytes of {kind:?}"
@@ -332,9 +343,14 @@ fn kinds_keep_their_bytes_and_levels() {
 #[test]
 fn states_of_earlier_builds_are_read_and_written_again_as_they_were() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let states: String = ["states.txt", "queue-states.txt", "schedule-states.txt"]
-        .map(|file| std::fs::read_to_string(folder.join(file)).expect("the golden file can be read"))
-        .concat();
+    let states: String = [
+        "states.txt",
+        "queue-states.txt",
+        "schedule-states.txt",
+        "transaction-states.txt",
+    ]
+    .map(|file| std::fs::read_to_string(folder.join(file)).expect("the golden file can be read"))
+    .concat();
     assert!(states.lines().count() > 10, "{states}");
     for line in states.lines() {
         let (case, bytes) = line.split_once(' ').expect("a case and its bytes");
@@ -360,12 +376,12 @@ fn what_a_newer_build_wrote_is_named() {
             known
         })
     );
-    assert_eq!(read(&[1, 9]), Err(CodecError::UnknownKind { what, kind: 9 }));
+    assert_eq!(read(&[1, 99]), Err(CodecError::UnknownKind { what, kind: 99 }));
     let newer_conditions = [&[1, 3][..], &[0; 16], &[4]].concat();
     assert!(matches!(read(&newer_conditions), Err(CodecError::UnknownFields { .. })));
-    let newer_state = PartitionState::restore(&Bytes::from_static(&[3]));
-    let error = newer_state.expect_err("it is of version 3").to_string();
-    assert!(error.contains("version 3"), "{error}");
+    let newer_state = PartitionState::restore(&Bytes::from_static(&[4]));
+    let error = newer_state.expect_err("it is of version 4").to_string();
+    assert!(error.contains("version 4"), "{error}");
 }
 
 #[test]

@@ -6,4 +6,5 @@ mod leader;
 mod properties;
 mod queues;
 mod schedules;
+mod transactions;
 mod world;

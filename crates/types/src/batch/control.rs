@@ -130,7 +130,11 @@ mod tests {
             .append(0, Some(&[0, 0, 0, 1]), Some(&[0; 6]), [])
             .expect("it is small");
         assert_eq!(EndMarker::read(&builder.build()), Ok(None));
-        for (key, value) in [(&[0, 0, 0, 2][..], &[0; 6][..]), (&[0, 0, 0], &[0; 6]), (&[0; 4], &[0; 5])] {
+        for (key, value) in [
+            (&[0, 0, 0, 2][..], &[0; 6][..]),
+            (&[0, 0, 0], &[0; 6]),
+            (&[0; 4], &[0; 5]),
+        ] {
             let mut builder = BatchBuilder::new(Codec::None);
             builder.control().append(0, Some(key), Some(value), []).expect("small");
             assert_eq!(EndMarker::read(&builder.build()), Ok(None), "{key:?} {value:?}");

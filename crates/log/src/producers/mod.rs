@@ -4,16 +4,21 @@
 //! the command (KIP-98, KIP-360).
 //!
 //! At most [`PRODUCERS_PER_PARTITION_MAX`] are remembered: when one more writes, the one whose last append lies furthest
-//! back in the log is forgotten. By offset and not by time, so that no clock decides and no two are equal.
+//! back in the log is forgotten. By offset and not by time, so that no clock decides and no two are equal. One with an open
+//! transaction ([`transactions`]) is not forgotten at all.
 
-use std::collections::{BTreeMap, VecDeque};
+mod transactions;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{Buf, BufMut, BytesMut};
 use jangada_machine::RestoreError;
 use jangada_types::limits::{PRODUCER_BATCHES_IN_FLIGHT_MAX, PRODUCERS_PER_PARTITION_MAX};
 use jangada_types::{BatchHeader, Offset, ProducerEpoch, ProducerId, Sequence};
 
+pub(crate) use self::transactions::Ending;
 use crate::reply::Refusal;
+use crate::transactions::OpenTransaction;
 
 /// A batch that was appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +35,14 @@ struct Producer {
     epoch: ProducerEpoch,
     /// The leader's time of its last append, milliseconds.
     last_append_ms: i64,
-    /// At most [`PRODUCER_BATCHES_IN_FLIGHT_MAX`], oldest first.
+    /// At most [`PRODUCER_BATCHES_IN_FLIGHT_MAX`], oldest first. None: its epoch came with the marker of a transaction.
     batches: VecDeque<Appended>,
+    /// The last offset of its last batch; without one, the log's end when that marker came.
+    last_offset: Offset,
+    /// Its transaction.
+    open: Option<OpenTransaction>,
+    /// The last of its transactions that has ended; 0: none has.
+    ended_seq: u64,
 }
 
 /// What is to be done with a batch.
@@ -44,6 +55,9 @@ pub(crate) enum Verdict {
     /// It is not to be appended.
     Refused(Refusal),
 }
+
+/// The place of a producer that has none yet.
+const NOWHERE: Offset = Offset(-1);
 
 /// Nothing is remembered of the producer, and this is not its first batch.
 const UNKNOWN: Verdict = Verdict::Refused(Refusal::UnknownProducer);
@@ -64,84 +78,73 @@ fn fenced(current: ProducerEpoch) -> Verdict {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Producers {
     by_id: BTreeMap<ProducerId, Producer>,
-    /// The same producers by the last offset of their last batch: the one that has been silent longest comes first.
-    by_last_offset: BTreeMap<Offset, ProducerId>,
+    /// Those without an open transaction by the last offset of their last batch: the one that has been silent longest comes first.
+    by_last_offset: BTreeSet<(Offset, ProducerId)>,
+    /// The others by the first offset of their transaction.
+    open_from: BTreeMap<Offset, ProducerId>,
 }
 
 impl Producer {
-    fn last(&self) -> &Appended {
-        self.batches.back().expect("a producer is remembered for a batch")
+    /// One of which nothing is known but its epoch.
+    fn new(epoch: ProducerEpoch, last_append_ms: i64) -> Self {
+        Self {
+            epoch,
+            last_append_ms,
+            batches: VecDeque::new(),
+            last_offset: NOWHERE,
+            open: None,
+            ended_seq: 0,
+        }
     }
 }
 
 impl Producers {
-    /// Judges an idempotent batch. `now_ms` is the leader's time of the append, `expiration_ms` what the leader's
-    /// settings say; both come with the command.
-    pub fn judge(&self, header: &BatchHeader, now_ms: i64, expiration_ms: i64) -> Verdict {
-        let known = self
-            .by_id
-            .get(&header.producer_id)
-            .filter(|p| now_ms.saturating_sub(p.last_append_ms) <= expiration_ms);
-        let first = Sequence(0);
-        let Some(producer) = known else {
-            return if header.base_sequence == first {
-                Verdict::Append
-            } else {
-                UNKNOWN
-            };
-        };
-        if header.producer_epoch < producer.epoch {
-            return fenced(producer.epoch);
-        }
-        if header.producer_epoch > producer.epoch {
-            return if header.base_sequence == first {
-                Verdict::Append
-            } else {
-                out_of_order(first)
-            };
-        }
-        let same = |b: &&Appended| b.base_sequence == header.base_sequence && b.last_sequence == header.last_sequence();
-        if let Some(batch) = producer.batches.iter().find(same) {
-            return Verdict::Duplicate {
-                base_offset: batch.base_offset,
-                last_offset: batch.last_offset,
-            };
-        }
-        let expected = producer.last().last_sequence.advance(1);
-        if header.base_sequence == expected {
-            return Verdict::Append;
-        }
-        if is_before(header.base_sequence, expected) {
-            TOO_OLD
-        } else {
-            out_of_order(expected)
+    /// Judges an idempotent batch, and the transaction that it belongs to; `None`: to none. `now_ms` is the leader's time of the append,
+    /// `expiration_ms` what the leader's settings say; both come with the command.
+    pub fn judge(&self, header: &BatchHeader, transaction: Option<u64>, now_ms: i64, expiration_ms: i64) -> Verdict {
+        let producer = self.by_id.get(&header.producer_id);
+        let is_known = |p: &&Producer| p.open.is_some() || now_ms.saturating_sub(p.last_append_ms) <= expiration_ms;
+        match judge_sequence(producer.filter(is_known), header) {
+            Verdict::Append => match self.judge_transaction(producer, header, transaction) {
+                Ok(()) => Verdict::Append,
+                Err(refusal) => Verdict::Refused(refusal),
+            },
+            other => other,
         }
     }
 
     /// Remembers a batch that was appended.
     pub fn appended(&mut self, header: &BatchHeader, base_offset: Offset, last_offset: Offset, now_ms: i64) {
-        let epoch = header.producer_epoch;
-        let fresh = || Producer {
-            epoch,
-            last_append_ms: now_ms,
-            batches: VecDeque::with_capacity(PRODUCER_BATCHES_IN_FLIGHT_MAX),
-        };
-        if let Some(known) = self.by_id.get(&header.producer_id) {
-            self.by_last_offset.remove(&known.last().last_offset);
-        } else if self.by_id.len() >= PRODUCERS_PER_PARTITION_MAX {
-            self.forget_most_silent();
+        let (id, epoch) = (header.producer_id, header.producer_epoch);
+        match self.by_id.get(&id) {
+            Some(known) if known.open.is_some() => {}
+            Some(known) => {
+                self.by_last_offset.remove(&(known.last_offset, id));
+            }
+            None => self.make_room(),
         }
-        self.by_last_offset.insert(last_offset, header.producer_id);
-        let producer = self.by_id.entry(header.producer_id).or_insert_with(fresh);
+        let fresh = || Producer {
+            batches: VecDeque::with_capacity(PRODUCER_BATCHES_IN_FLIGHT_MAX),
+            ..Producer::new(epoch, now_ms)
+        };
+        let producer = self.by_id.entry(id).or_insert_with(fresh);
         // Sequence 0 that does not follow by wrapping begins anew: a producer that was forgotten.
         let follows = producer
             .batches
             .back()
             .is_none_or(|last| last.last_sequence.advance(1) == header.base_sequence);
         if producer.epoch != epoch || !follows {
-            *producer = fresh();
+            assert!(
+                producer.open.is_none(),
+                "a batch that begins anew is in no open transaction"
+            );
+            *producer = Producer {
+                ended_seq: producer.ended_seq,
+                ..fresh()
+            };
         }
         producer.last_append_ms = producer.last_append_ms.max(now_ms);
+        producer.last_offset = last_offset;
         if producer.batches.len() == PRODUCER_BATCHES_IN_FLIGHT_MAX {
             producer.batches.pop_front();
         }
@@ -151,12 +154,16 @@ impl Producers {
             base_offset,
             last_offset,
         });
+        if producer.open.is_none() {
+            self.by_last_offset.insert((last_offset, id));
+        }
     }
 
-    /// A table that an earlier build wrote may hold more.
-    fn forget_most_silent(&mut self) {
+    /// Forgets the most silent producers until there is room for one more. A table that an earlier build wrote may hold more.
+    fn make_room(&mut self) {
         while self.by_id.len() >= PRODUCERS_PER_PARTITION_MAX {
-            let (_, id) = self.by_last_offset.pop_first().expect("each producer is in both maps");
+            let silent = self.by_last_offset.pop_first();
+            let (_, id) = silent.expect("a producer that is not known is refused while all have open transactions");
             self.by_id.remove(&id);
         }
     }
@@ -164,10 +171,11 @@ impl Producers {
     /// Forgets the producers that have been silent for longer than `expiration_ms`.
     pub fn expire(&mut self, now_ms: i64, expiration_ms: i64) {
         let by_last_offset = &mut self.by_last_offset;
-        self.by_id.retain(|_, producer| {
-            let stays = now_ms.saturating_sub(producer.last_append_ms) <= expiration_ms;
+        self.by_id.retain(|id, producer| {
+            let is_young = now_ms.saturating_sub(producer.last_append_ms) <= expiration_ms;
+            let stays = producer.open.is_some() || is_young;
             if !stays {
-                by_last_offset.remove(&producer.last().last_offset);
+                by_last_offset.remove(&(producer.last_offset, *id));
             }
             stays
         });
@@ -191,40 +199,90 @@ impl Producers {
         }
     }
 
-    /// The reverse of [`Producers::encode`].
-    pub fn decode(input: &mut &[u8]) -> Result<Self, RestoreError> {
+    /// The reverse of [`Producers::encode`], and of [`Producers::encode_transactions`] if its bytes follow.
+    pub fn decode(input: &mut &[u8], has_transactions: bool) -> Result<Self, RestoreError> {
         let damaged = |_| RestoreError("the producer table is damaged".into());
         let mut producers = Self::default();
         for _ in 0..input.try_get_u32().map_err(damaged)? {
             let id = ProducerId(input.try_get_i64().map_err(damaged)?);
             let epoch = ProducerEpoch(input.try_get_i16().map_err(damaged)?);
-            let last_append_ms = input.try_get_i64().map_err(damaged)?;
-            let mut batches: VecDeque<Appended> = VecDeque::new();
+            let mut producer = Producer::new(epoch, input.try_get_i64().map_err(damaged)?);
             for _ in 0..input.try_get_u8().map_err(damaged)? {
-                batches.push_back(Appended {
+                producer.batches.push_back(Appended {
                     base_sequence: Sequence(input.try_get_i32().map_err(damaged)?),
                     last_sequence: Sequence(input.try_get_i32().map_err(damaged)?),
                     base_offset: Offset(input.try_get_i64().map_err(damaged)?),
                     last_offset: Offset(input.try_get_i64().map_err(damaged)?),
                 });
             }
-            let Some(last) = batches.back() else {
-                return Err(RestoreError("the producer table is damaged".into()));
-            };
-            producers.by_last_offset.insert(last.last_offset, id);
-            let producer = Producer {
-                epoch,
-                last_append_ms,
-                batches,
-            };
+            if let Some(last) = producer.batches.back() {
+                producer.last_offset = last.last_offset;
+            }
             producers.by_id.insert(id, producer);
         }
-        if producers.by_id.len() != producers.by_last_offset.len() {
-            return Err(RestoreError(
-                "two producers of a table have the same last offset".into(),
-            ));
+        if has_transactions {
+            producers.decode_transactions(input)?;
         }
+        producers.index()?;
         Ok(producers)
+    }
+
+    /// Orders the producers of a table that was read.
+    fn index(&mut self) -> Result<(), RestoreError> {
+        let mut last_offsets = BTreeSet::new();
+        for (id, producer) in &self.by_id {
+            let is_double = match (&producer.open, producer.batches.is_empty()) {
+                _ if producer.last_offset == NOWHERE => {
+                    return Err(RestoreError("the producer table is damaged".into()));
+                }
+                (Some(open), _) if self.open_from.insert(open.first, *id).is_some() => true,
+                (_, true) => false,
+                (_, false) => !last_offsets.insert(producer.last_offset),
+            };
+            if is_double {
+                return Err(RestoreError("two producers of a table have the same offset".into()));
+            }
+            if producer.open.is_none() {
+                self.by_last_offset.insert((producer.last_offset, *id));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Judges a batch by the sequence of its producer, if that is known.
+fn judge_sequence(producer: Option<&Producer>, header: &BatchHeader) -> Verdict {
+    let first = Sequence(0);
+    let Some(producer) = producer else {
+        return if header.base_sequence == first {
+            Verdict::Append
+        } else {
+            UNKNOWN
+        };
+    };
+    if header.producer_epoch < producer.epoch {
+        return fenced(producer.epoch);
+    }
+    let last = match producer.batches.back() {
+        Some(last) if header.producer_epoch == producer.epoch => last,
+        _ if header.base_sequence == first => return Verdict::Append,
+        _ => return out_of_order(first),
+    };
+    let same = |b: &&Appended| b.base_sequence == header.base_sequence && b.last_sequence == header.last_sequence();
+    if let Some(batch) = producer.batches.iter().find(same) {
+        return Verdict::Duplicate {
+            base_offset: batch.base_offset,
+            last_offset: batch.last_offset,
+        };
+    }
+    let expected = last.last_sequence.advance(1);
+    if header.base_sequence == expected {
+        return Verdict::Append;
+    }
+    if is_before(header.base_sequence, expected) {
+        TOO_OLD
+    } else {
+        out_of_order(expected)
     }
 }
 
@@ -265,7 +323,7 @@ mod tests {
         }
 
         fn append(&mut self, header: &BatchHeader, now_ms: i64) -> Verdict {
-            let verdict = self.producers.judge(header, now_ms, EXPIRATION_MS);
+            let verdict = self.producers.judge(header, None, now_ms, EXPIRATION_MS);
             if verdict == Verdict::Append {
                 let last = self.next + i64::from(header.last_offset_delta);
                 self.producers.appended(header, Offset(self.next), Offset(last), now_ms);
@@ -346,9 +404,9 @@ mod tests {
         let mut out = BytesMut::new();
         log.producers.encode(&mut out);
         let mut input = &out[..];
-        assert_eq!(Producers::decode(&mut input).unwrap(), log.producers);
+        assert_eq!(Producers::decode(&mut input, false).unwrap(), log.producers);
         assert!(input.is_empty());
-        assert!(Producers::decode(&mut &out[..out.len() - 1]).is_err());
+        assert!(Producers::decode(&mut &out[..out.len() - 1], false).is_err());
     }
 
     const MOST: i64 = PRODUCERS_PER_PARTITION_MAX as i64;
@@ -401,7 +459,7 @@ mod tests {
             out.put_i64(id);
         }
         out[..4].copy_from_slice(&u32::try_from(MOST + 3).unwrap().to_be_bytes());
-        log.producers = Producers::decode(&mut &out[..]).unwrap();
+        log.producers = Producers::decode(&mut &out[..], false).unwrap();
         log.next = MOST + 3;
         assert_eq!(log.append(&header(MOST + 3, 0, 0, 1), 0), Verdict::Append);
         assert_eq!(log.producers.by_id.len(), PRODUCERS_PER_PARTITION_MAX);
@@ -429,7 +487,7 @@ mod tests {
             if step.is_multiple_of(7_000) {
                 let mut out = BytesMut::new();
                 restarted.producers.encode(&mut out);
-                restarted.producers = Producers::decode(&mut &out[..]).unwrap();
+                restarted.producers = Producers::decode(&mut &out[..], false).unwrap();
             }
         }
         assert_eq!(log.producers, restarted.producers);
