@@ -16,7 +16,8 @@ use crate::image::{Epoch, MemberSpec, SubscribedTopic};
 use crate::offset_commit::OffsetCommit;
 use crate::partitions::PartitionSet;
 use crate::removal::RemovalCause;
-use crate::wire::command::{WireCommitter, WireMember, WireOffset, WireSetAway, WireTarget};
+use crate::transaction::TransactionRef;
+use crate::wire::command::{WireCommitter, WireMember, WireOffset, WireSetAway, WireTarget, WireTransaction};
 use crate::wire::{WirePartitions, WireSpec, WireTopic};
 
 replicated! {
@@ -168,6 +169,43 @@ replicated! {
             #[prost(uint64, tag = "2")]
             empty_since_ms: u64,
         },
+        /// Stages offsets of a transaction, all or none. The same again has the same effect.
+        StageOffsets = 12 since 8 {
+            /// The group's name. Staging without a member creates the group when it does not exist.
+            #[prost(string, tag = "1")]
+            group: Arc<str> as String,
+            /// The member that commits and its epoch (KIP-447); none only while the group has no members.
+            #[prost(message, optional, tag = "2")]
+            member: Option<(Arc<str>, Epoch)> as Option<WireCommitter>,
+            /// The transaction that the offsets are part of.
+            #[prost(message, required, tag = "3")]
+            transaction: TransactionRef as WireTransaction,
+            /// The offsets; at least one, each partition once. One that the transaction has staged already is replaced.
+            #[prost(message, repeated, tag = "4")]
+            offsets: Vec<OffsetCommit> as Vec<WireOffset>,
+            /// The leader's clock, milliseconds since the Unix epoch.
+            #[prost(uint64, tag = "5")]
+            at_ms: u64,
+            /// The version of the metadata that has the topics.
+            #[prost(uint64, tag = "6")]
+            topics_version: u64,
+        },
+        /// Ends a transaction in a group: what it has staged is committed from here on, or dropped. Without an effect on offsets
+        /// where the transaction has none, or no longer.
+        EndStaged = 13 since 8 {
+            /// The group's name. It need not exist.
+            #[prost(string, tag = "1")]
+            group: Arc<str> as String,
+            /// The transaction, with the epoch that its end has given to the producer.
+            #[prost(message, required, tag = "2")]
+            transaction: TransactionRef as WireTransaction,
+            /// Whether the transaction was committed; otherwise it was aborted.
+            #[prost(bool, tag = "3")]
+            is_commit: bool,
+            /// The leader's clock, milliseconds since the Unix epoch.
+            #[prost(uint64, tag = "4")]
+            at_ms: u64,
+        },
     }
 }
 
@@ -184,7 +222,9 @@ impl Command {
             | Self::DeleteOffsets { group, .. }
             | Self::ForgetTopics { group, .. }
             | Self::DeleteGroup { group }
-            | Self::ExpireGroup { group, .. } => group,
+            | Self::ExpireGroup { group, .. }
+            | Self::StageOffsets { group, .. }
+            | Self::EndStaged { group, .. } => group,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jangada_types::TopicId;
 
 use crate::command::Command;
-use crate::image::{Epoch, Image};
+use crate::image::{Epoch, Group, Image};
 use crate::removal::RemovalCause;
 
 /// A change of a group, or one that was not possible.
@@ -46,7 +46,7 @@ pub enum Event {
         group: Arc<str>,
         /// The ids of the deleted topics.
         topics: Vec<TopicId>,
-        /// Number of offsets that are gone.
+        /// Number of offsets that are gone, with those that transactions had staged.
         offsets: usize,
     },
     /// Offsets were deleted by request.
@@ -118,7 +118,7 @@ impl Event {
                 partitions: targets.iter().map(|(_, target)| target.len()).sum(),
             }],
             Command::ForgetTopics { topics, .. } => {
-                let all = known.into_iter().flat_map(|group| group.offsets.keys());
+                let all = known.into_iter().flat_map(Group::with_offsets);
                 vec![Self::TopicsForgotten {
                     group: group(),
                     topics: topics.clone(),
@@ -140,7 +140,9 @@ impl Event {
             Command::PutMember { replaces: None, .. }
             | Command::Progress { .. }
             | Command::SetAway { .. }
-            | Command::CommitOffsets { .. } => Vec::new(),
+            | Command::CommitOffsets { .. }
+            | Command::StageOffsets { .. }
+            | Command::EndStaged { .. } => Vec::new(),
         }
     }
 }

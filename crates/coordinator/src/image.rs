@@ -8,6 +8,7 @@
 //! - The targets of a group's members are disjoint. A member holds more than its target only while it gives that up.
 //! - `member epoch <= assignment epoch <= group epoch`; none ever goes back while the group exists.
 //! - A member that gives up partitions is not given any, and keeps its epoch until it has acknowledged.
+//! - Offsets that a transaction has staged have room among the committed ones already: its end is never refused for want of it.
 //! - An instance id belongs to one member. A group without members has no topics and no change that waits.
 //!
 //! A clone costs a few reference counts and the list of groups; a command then copies the group that it touches.
@@ -17,11 +18,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use jangada_types::replicated::{Sample, Seeds};
-use jangada_types::{LeaderEpoch, Offset, PartitionIndex, TopicId};
+use jangada_types::{PartitionIndex, ProducerId, TopicId};
 
 use crate::assignor::Assignor;
 use crate::partitions::{PartitionSet, TopicPartition};
 use crate::size::{self, Size};
+use crate::transaction::{Committed, EndedTransactions, PendingOffsets};
 
 /// Counts the assignments of a group, from 1 on; a member's epoch is the one that it has taken up. A request with an
 /// older epoch is fenced.
@@ -63,7 +65,9 @@ pub struct Image {
     /// The newest version of the cluster's metadata that any command here was decided by.
     pub(crate) topics_version: u64,
     pub(crate) groups: BTreeMap<Arc<str>, Arc<Group>>,
-    /// Derived: the size of all groups together.
+    /// The transactions whose end came to the shard.
+    pub(crate) ended: EndedTransactions,
+    /// Derived: the size of all groups together, and of `ended`.
     pub(crate) bytes: Size,
 }
 
@@ -82,6 +86,8 @@ pub struct Group {
     pub topics: Arc<[SubscribedTopic]>,
     /// The committed offsets.
     pub offsets: BTreeMap<TopicPartition, Committed>,
+    /// The offsets that open transactions have staged, by producer. Lag and whoever reads committed offsets go by `offsets` only.
+    pub pending: BTreeMap<ProducerId, PendingOffsets>,
     /// Number of partitions that a topic had when the group began to read it: of topics that it reads, and those that
     /// it has offsets of. Later partitions are new to the group. A topic that came after its subscription had none.
     pub(crate) first_partitions: BTreeMap<TopicId, u32>,
@@ -208,19 +214,6 @@ impl Sample for SubscribedTopic {
     }
 }
 
-/// A committed offset.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Committed {
-    /// The offset of the next record to read.
-    pub offset: Offset,
-    /// The leader epoch of the last record that was read, when known.
-    pub leader_epoch: Option<LeaderEpoch>,
-    /// Text that the consumer keeps with the offset.
-    pub metadata: Box<str>,
-    /// The time of the commit, milliseconds since the Unix epoch on the leader's clock.
-    pub committed_at_ms: u64,
-}
-
 /// The state of a group, as KIP-848 names it. A group that does not exist is dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupState {
@@ -321,6 +314,7 @@ impl Group {
             members: BTreeMap::new(),
             topics: Arc::default(),
             offsets: BTreeMap::new(),
+            pending: BTreeMap::new(),
             first_partitions: BTreeMap::new(),
             empty_since_ms: None,
             held: BTreeSet::new(),
@@ -385,6 +379,12 @@ impl Group {
         first.is_some_and(|first| partition.partition.get() >= *first)
     }
 
+    /// The partitions that it has offsets of: those committed, and those of each open transaction. One may come several times.
+    pub(crate) fn with_offsets(&self) -> impl Iterator<Item = &TopicPartition> {
+        let staged = self.pending.values().flat_map(|pending| pending.offsets.keys());
+        self.offsets.keys().chain(staged)
+    }
+
     /// The offset committed for a partition.
     pub fn committed(&self, topic: TopicId, partition: PartitionIndex) -> Option<&Committed> {
         self.offsets.get(&TopicPartition { topic, partition })
@@ -413,9 +413,9 @@ impl Image {
         self.bytes
     }
 
-    /// The size of one group; zero if there is no such group.
+    /// The size of one group and of what belongs to no group; without the former if there is no such group.
     pub(crate) fn bytes_of(&self, name: &str) -> Size {
-        self.group(name).map_or_else(Size::default, |group| group.bytes)
+        self.group(name).map_or_else(Size::default, |group| group.bytes) + size::ended(self.ended.len())
     }
 
     /// All groups, by name.

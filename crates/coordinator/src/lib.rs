@@ -22,6 +22,7 @@
 //! - `event`: events that people may ask about later.
 //! - [`leader`]: sessions, deadlines, batching of changes, and the answers to members.
 //! - [`assignor`]: divides partitions among members. [`pattern`], [`topics`]: the topics that a subscription means.
+//! - [`transaction`]: offsets that are part of a transaction.
 //! - [`limits`]: every bound. `size`: the size of the state.
 
 mod apply;
@@ -42,6 +43,7 @@ mod rules;
 mod size;
 pub mod snapshot;
 pub mod topics;
+pub mod transaction;
 mod wire;
 
 pub use assignor::Assignor;
@@ -49,15 +51,18 @@ pub use command::{Command, CommandKind};
 pub use error::RestoreError;
 pub use event::Event;
 pub use image::{
-    Committed, Epoch, Group, GroupState, Holding, Image, Member, MemberSpec, MemberState, SubscribedTopic, Subscription,
+    Epoch, Group, GroupState, Holding, Image, Member, MemberSpec, MemberState, SubscribedTopic, Subscription,
 };
 pub use jangada_types::{CodecError, Rejection};
 pub use leader::{
-    Answer, CommitRequest, Config, HeartbeatRequest, HeartbeatResponse, Leader, Now, Pending, Step, Surroundings,
+    Answer, CommitRequest, Config, EndStagedRequest, HeartbeatRequest, HeartbeatResponse, Leader, Now, Pending,
+    StageRequest, Step, Surroundings,
 };
 pub use offset_commit::OffsetCommit;
 pub use partitions::{PartitionSet, TopicPartition};
 pub use removal::RemovalCause;
 pub use reply::Reply;
+pub use rules::require_stable;
 pub use size::Size;
 pub use topics::TopicTable;
+pub use transaction::{Committed, PendingOffsets, TransactionRef};

@@ -15,13 +15,18 @@ pub const GROUPS_MAX: usize = 20_000;
 /// Members of one group. An assignment is computed over all of them, and each can own a partition at best.
 pub const MEMBERS_PER_GROUP_MAX: usize = 1_000;
 
-/// Partitions that one group may have committed offsets for.
+/// Partitions that one group may have offsets for, committed or staged by transactions.
 pub const OFFSETS_PER_GROUP_MAX: usize = 100_000;
 
 /// Bytes of one shard's committed offsets, as the upper bound of their size in a snapshot. Offsets, members and targets
 /// have bounds apart: a group that commits much, or repeats a commit that is refused, takes no room from the members of
 /// another one.
 pub const OFFSETS_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// Producers of one shard whose last ended transaction is remembered, so that offsets which are staged after the end are
+/// refused. Those that ended first are forgotten: a staging would have to be held up on its way for as long as it takes so many
+/// others to end.
+pub const ENDED_PRODUCERS_MAX: usize = 50_000;
 
 /// Bytes of the members' descriptions of one shard, counted in the same way.
 pub const MEMBERS_BYTES_MAX: u64 = 128 * 1024 * 1024;

@@ -6,14 +6,17 @@
 
 use std::ops::{Add, AddAssign, Sub, SubAssign};
 
-use crate::image::{Committed, Group, Holding, Member, MemberSpec, SubscribedTopic};
-use crate::limits::{GROUPS_MAX, MEMBERS_BYTES_MAX, OFFSETS_BYTES_MAX, SNAPSHOT_BYTES_MAX, TARGETS_BYTES_MAX};
+use crate::image::{Group, Holding, Member, MemberSpec, SubscribedTopic};
+use crate::limits::{
+    ENDED_PRODUCERS_MAX, GROUPS_MAX, MEMBERS_BYTES_MAX, OFFSETS_BYTES_MAX, SNAPSHOT_BYTES_MAX, TARGETS_BYTES_MAX,
+};
 use crate::partitions::PartitionSet;
+use crate::transaction::{Committed, PendingOffsets};
 
 /// The size of a part of the state, bytes, divided by the bounds that it counts for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Size {
-    /// Bytes of committed offsets.
+    /// Bytes of committed offsets, and of those that transactions have staged.
     pub offsets: u64,
     /// Bytes of members, with their descriptions of themselves.
     pub members: u64,
@@ -77,13 +80,16 @@ const MEMBER_BYTES: u64 = 128;
 const TOPIC_BYTES: u64 = 32;
 const NAME_BYTES: u64 = 4;
 const OFFSET_BYTES: u64 = 72;
+/// Bytes of a transaction that has staged offsets in a group, without these, and of one that has ended.
+const PENDING_BYTES: u64 = 56;
+const ENDED_BYTES: u64 = 48;
 /// Bytes of a partition that is alone of its topic, in a target and as a holding.
 const TARGET_BYTES: u64 = 40;
 const HOLDING_BYTES: u64 = 56;
 
 const _: () = {
     let held = TARGETS_BYTES_MAX / TARGET_BYTES * HOLDING_BYTES;
-    let others = held + GROUPS_MAX as u64 * GROUP_BYTES;
+    let others = held + GROUPS_MAX as u64 * GROUP_BYTES + ended(ENDED_PRODUCERS_MAX).others;
     assert!(OFFSETS_BYTES_MAX + MEMBERS_BYTES_MAX + TARGETS_BYTES_MAX + others <= SNAPSHOT_BYTES_MAX);
 };
 
@@ -98,6 +104,27 @@ pub(crate) fn offset(committed: &Committed) -> u64 {
 /// Bytes of a committed offset with this metadata text.
 pub(crate) fn offset_with(metadata: &str) -> u64 {
     OFFSET_BYTES + text(metadata)
+}
+
+/// Bytes of the offsets that one transaction has staged in a group. At its end they take the places of committed ones, and so no
+/// more room.
+pub(crate) fn pending(pending: &PendingOffsets) -> u64 {
+    PENDING_BYTES + pending.offsets.values().map(offset).sum::<u64>()
+}
+
+/// Bytes of what a transaction needs beside its offsets.
+pub(crate) const fn pending_alone() -> u64 {
+    PENDING_BYTES
+}
+
+/// The size of so many transactions that have ended.
+pub(crate) const fn ended(count: usize) -> Size {
+    Size {
+        offsets: 0,
+        members: 0,
+        targets: 0,
+        others: ENDED_BYTES * count as u64,
+    }
 }
 
 pub(crate) fn topics(topics: &[SubscribedTopic]) -> u64 {
@@ -137,7 +164,7 @@ pub(crate) fn member(id: &str, member: &Member) -> Size {
 /// The size of a group with all its parts, counted anew.
 pub(crate) fn group(group: &Group) -> Size {
     let alone = Size {
-        offsets: group.offsets.values().map(offset).sum(),
+        offsets: group.offsets.values().map(offset).sum::<u64>() + group.pending.values().map(pending).sum::<u64>(),
         targets: topics(&group.topics),
         others: GROUP_BYTES,
         ..Size::default()

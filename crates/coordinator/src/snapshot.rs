@@ -34,6 +34,7 @@ impl Image {
             version,
             topics_version: parts.topics_version,
             groups,
+            ended: parts.ended,
             bytes: Size::default(),
         };
         image.bytes = image.counted_anew();
@@ -49,6 +50,9 @@ impl Image {
         for (name, group) in self.groups() {
             check_group(self.version, group).map_err(|what| format!("group {name:?}: {what}"))?;
         }
+        if self.ended.newest() > self.version {
+            return Err(format!("a transaction ended at {}", self.ended.newest()));
+        }
         let bytes = self.counted_anew();
         if bytes != self.bytes {
             return Err(format!("its groups take {bytes:?}, and {:?} is counted", self.bytes));
@@ -59,7 +63,7 @@ impl Image {
     fn counted_anew(&self) -> Size {
         self.groups
             .values()
-            .fold(Size::default(), |sum, group| sum + group.bytes)
+            .fold(size::ended(self.ended.len()), |sum, group| sum + group.bytes)
     }
 }
 
@@ -98,6 +102,10 @@ fn check_group(version: u64, group: &Group) -> Result<(), String> {
             format!("member {id:?} has the instance id of another")
         })?;
     }
+    ensure(
+        group.pending.values().all(|pending| !pending.offsets.is_empty()),
+        &|| "a transaction that has staged nothing is pending".to_owned(),
+    )?;
     ensure(held == group.held && size::group(group) == group.bytes, &|| {
         "what its members hold, or what it takes, is not what is counted".to_owned()
     })

@@ -7,6 +7,7 @@
 
 mod members;
 mod offsets;
+mod staged;
 mod targets;
 
 use std::sync::Arc;
@@ -113,6 +114,29 @@ impl Image {
             } => self.forget_topics(group, topics, *topics_version),
             Command::DeleteGroup { group } => self.delete_group(group),
             Command::ExpireGroup { group, empty_since_ms } => self.expire_group(group, *empty_since_ms),
+            Command::StageOffsets {
+                group,
+                member,
+                transaction,
+                offsets,
+                at_ms,
+                topics_version,
+            } => {
+                let staging = staged::Staging {
+                    member: member.as_ref(),
+                    transaction: *transaction,
+                    offsets,
+                    at_ms: *at_ms,
+                    topics_version: *topics_version,
+                };
+                self.stage_offsets(group, &staging)
+            }
+            Command::EndStaged {
+                group,
+                transaction,
+                is_commit,
+                at_ms,
+            } => self.end_staged(group, *transaction, *is_commit, *at_ms),
         }
     }
 

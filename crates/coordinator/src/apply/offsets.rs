@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use jangada_types::{Rejection, TopicId};
 
-use crate::image::{Committed, Epoch, Group, Image};
+use crate::image::{Epoch, Group, Image};
 use crate::offset_commit::OffsetCommit;
-use crate::partitions::PartitionSet;
+use crate::partitions::{PartitionSet, TopicPartition};
 use crate::rules;
 use crate::size;
+use crate::transaction::Committed;
 
 impl Image {
     pub(super) fn commit_offsets(
@@ -28,10 +29,7 @@ impl Image {
             .or_insert_with(|| Arc::new(Group::new()));
         let group = Arc::make_mut(group);
         if member.is_none() {
-            // The stamp goes forward even when this leader's clock is behind the last leader's: an expiry that was
-            // decided from the earlier stamp must not delete what is written now.
-            let next = group.empty_since_ms.map_or(0, |since| since.saturating_add(1));
-            group.empty_since_ms = Some(at_ms.max(next));
+            group.stay_from(at_ms);
         }
         for commit in commits {
             let committed = Committed {
@@ -48,7 +46,7 @@ impl Image {
     }
 
     pub(super) fn delete_offsets(&mut self, name: &str, partitions: &PartitionSet) -> Result<usize, Rejection> {
-        rules::no_members(name, rules::group(self, name)?)?;
+        rules::may_delete(name, rules::group(self, name)?)?;
         let group = self.group_mut(name)?;
         let before = group.offsets.len();
         for partition in partitions.iter() {
@@ -69,28 +67,52 @@ impl Image {
         let group = self.group_mut(name)?;
         let before = group.offsets.len();
         let bytes = &mut group.bytes.offsets;
-        group.offsets.retain(|partition, committed| {
+        let mut keep = |partition: &TopicPartition, committed: &mut Committed| {
             let is_kept = !topics.contains(&partition.topic);
             *bytes -= if is_kept { 0 } else { size::offset(committed) };
             is_kept
+        };
+        group.offsets.retain(&mut keep);
+        let mut staged = 0;
+        for pending in group.pending.values_mut() {
+            staged += pending.offsets.len();
+            pending.offsets.retain(&mut keep);
+            staged -= pending.offsets.len();
+        }
+        group.pending.retain(|_, pending| {
+            let is_kept = !pending.offsets.is_empty();
+            group.bytes.offsets -= if is_kept { 0 } else { size::pending(pending) };
+            is_kept
         });
         group.forget_unread();
-        Ok(before - group.offsets.len())
+        Ok(before - group.offsets.len() + staged)
     }
 
     pub(super) fn delete_group(&mut self, name: &str) -> Result<usize, Rejection> {
-        rules::no_members(name, rules::group(self, name)?)?;
+        rules::may_delete(name, rules::group(self, name)?)?;
         self.groups.remove(name);
         Ok(1)
     }
 
     pub(super) fn expire_group(&mut self, name: &str, empty_since_ms: u64) -> Result<usize, Rejection> {
         let group = rules::group(self, name)?;
-        rules::no_members(name, group)?;
+        rules::may_delete(name, group)?;
         if group.empty_since_ms != Some(empty_since_ms) {
             return Err(rules::changed(name));
         }
         self.groups.remove(name);
         Ok(1)
+    }
+}
+
+impl Group {
+    /// Puts off the expiry of a group without members: offsets were written from outside, or by the end of a transaction. The stamp
+    /// goes forward even when this leader's clock is behind the last leader's: an expiry that was decided from the earlier stamp
+    /// must not delete what is written now.
+    pub(super) fn stay_from(&mut self, at_ms: u64) {
+        if self.members.is_empty() {
+            let next = self.empty_since_ms.map_or(0, |since| since.saturating_add(1));
+            self.empty_since_ms = Some(at_ms.max(next));
+        }
     }
 }

@@ -171,6 +171,7 @@ impl Group {
         let Self {
             topics,
             offsets,
+            pending,
             first_partitions,
             ..
         } = self;
@@ -180,6 +181,7 @@ impl Group {
                     .range(TopicPartition::new(*id, 0)..=TopicPartition::new(*id, u32::MAX))
                     .next()
                     .is_some()
+                || pending.values().any(|pending| pending.has_topic(*id))
         });
     }
 

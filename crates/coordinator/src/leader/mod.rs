@@ -28,8 +28,8 @@ pub use driven::Surroundings;
 pub use jangada_machine::Now;
 use jangada_types::{Reason, Rejection};
 pub use request::{
-    Answer, CommitRequest, HeartbeatRequest, HeartbeatResponse, JOIN_EPOCH, LEAVE_EPOCH, Pending, STATIC_LEAVE_EPOCH,
-    Step,
+    Answer, CommitRequest, EndStagedRequest, HeartbeatRequest, HeartbeatResponse, JOIN_EPOCH, LEAVE_EPOCH, Pending,
+    STATIC_LEAVE_EPOCH, StageRequest, Step,
 };
 
 use crate::command::Command;
@@ -102,6 +102,12 @@ impl Leader {
                 offsets,
                 topics_version,
                 ..
+            }
+            | Command::StageOffsets {
+                member,
+                offsets,
+                topics_version,
+                ..
             } => {
                 let is_new = !self.groups.contains_key(name);
                 if member.is_none() && matches!(reply, Reply::Applied { .. }) {
@@ -112,10 +118,14 @@ impl Leader {
                 if *topics_version < self.topics.version() && offsets.iter().any(is_gone) {
                     self.notice_topics(image, name);
                 } else if !is_new {
-                    // A commit moves no timer, except that it may put off the group's expiry, which is checked when it
-                    // is due.
+                    // A commit or a staging moves no timer, except that it may put off the group's expiry, which is checked
+                    // when it is due; the end of a transaction sets it anew.
                     return;
                 }
+            }
+            // What it has committed is as new as a commit from outside.
+            Command::EndStaged { is_commit: true, .. } if matches!(reply, Reply::Applied { count: 1.., .. }) => {
+                self.committed_from_outside(name, now);
             }
             Command::Progress { member, .. } => return self.refresh_after_step(image, name, member, now),
             Command::SetTarget { .. } => {
@@ -146,6 +156,8 @@ impl Leader {
             Request::Heartbeat(_) => self.decide(image, request, attempts + 1, now),
             Request::Leave(_) => Step::Done(Ok(Answer::Left)),
             Request::Commit(_) => Step::Done(Ok(Answer::Committed)),
+            Request::Stage(_) => Step::Done(Ok(Answer::Staged)),
+            Request::EndStaged(_) => Step::Done(Ok(Answer::Ended)),
             Request::DeleteGroup(_) | Request::DeleteOffsets(..) => Step::Done(Ok(Answer::Deleted { count })),
         }
     }
@@ -155,6 +167,8 @@ impl Leader {
             Request::Heartbeat(heartbeat) => self.decide_heartbeat(image, heartbeat, now),
             Request::Leave(leave) => self.decide_leave(image, leave, now).map(Decision::Propose),
             Request::Commit(commit) => self.decide_commit(image, commit, now).map(Decision::Propose),
+            Request::Stage(stage) => self.decide_stage(image, stage, now).map(Decision::Propose),
+            Request::EndStaged(end) => Self::decide_end(image, end, now),
             Request::DeleteGroup(group) => self.decide_delete_group(image, group).map(Decision::Propose),
             Request::DeleteOffsets(group, partitions) => self
                 .decide_delete_offsets(image, group, partitions)

@@ -9,6 +9,7 @@ use crate::command::Command;
 use crate::image::{Epoch, Subscription};
 use crate::offset_commit::OffsetCommit;
 use crate::partitions::PartitionSet;
+use crate::transaction::TransactionRef;
 
 /// The epoch of a heartbeat that joins.
 pub const JOIN_EPOCH: i64 = 0;
@@ -78,6 +79,26 @@ pub struct CommitRequest {
     pub offsets: Vec<OffsetCommit>,
 }
 
+/// A request to stage offsets that are part of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StageRequest {
+    /// The group, who commits, and the offsets: judged as those of a commit.
+    pub commit: CommitRequest,
+    /// The transaction, which the group has joined at the coordinator of its transactional id.
+    pub transaction: TransactionRef,
+}
+
+/// A request to end a transaction in a group, of the coordinator of the transactional id. It may be sent any number of times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndStagedRequest {
+    /// The group's name. It need not exist any more.
+    pub group: Arc<str>,
+    /// The transaction, with the epoch that its end has given to the producer.
+    pub transaction: TransactionRef,
+    /// Whether the transaction was committed; otherwise it was aborted.
+    pub is_commit: bool,
+}
+
 /// The successful answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -87,6 +108,10 @@ pub enum Answer {
     Left,
     /// The offsets are committed: all of them are in the log.
     Committed,
+    /// The offsets are staged: all of them are in the log, and wait for the end of their transaction.
+    Staged,
+    /// The transaction has ended in the group.
+    Ended,
     /// The groups or offsets are deleted.
     Deleted {
         /// Number of groups or offsets that are gone.
@@ -109,6 +134,8 @@ pub(super) enum Request {
     Heartbeat(Box<HeartbeatRequest>),
     Leave(Box<HeartbeatRequest>),
     Commit(CommitRequest),
+    Stage(StageRequest),
+    EndStaged(EndStagedRequest),
     DeleteGroup(Arc<str>),
     DeleteOffsets(Arc<str>, PartitionSet),
 }

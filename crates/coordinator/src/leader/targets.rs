@@ -86,17 +86,17 @@ impl Leader {
 
     fn gone_topics<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = TopicId> + 'a {
         let mut last = None;
-        let ids = group.offsets.keys().map(|partition| partition.topic);
+        let ids = group.with_offsets().map(|partition| partition.topic);
         let distinct = ids.filter(move |id| last.replace(*id) != Some(*id));
         distinct.filter(|id| self.topics.topic(*id).is_none())
     }
 
-    /// The command that deletes the group's offsets of topics that are gone.
+    /// The command that deletes the group's offsets of topics that are gone, also those that transactions have staged.
     pub(super) fn forget(&self, image: &Image, name: &Arc<str>) -> Option<Command> {
-        let topics: Vec<TopicId> = self.gone_topics(image.group(name)?).collect();
+        let topics: BTreeSet<TopicId> = self.gone_topics(image.group(name)?).collect();
         (!topics.is_empty() && self.knows_topics(image)).then(|| Command::ForgetTopics {
             group: Arc::clone(name),
-            topics,
+            topics: topics.into_iter().collect(),
             topics_version: self.topics.version(),
         })
     }

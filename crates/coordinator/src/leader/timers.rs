@@ -163,6 +163,10 @@ impl Leader {
     /// leader has seen the group empty for a while, without a step of its clock. And where it has seen that for the
     /// whole retention, the stamp does not matter.
     fn expires_at(&self, group: &Group, timers: Option<&GroupTimers>, now: Now) -> Option<u64> {
+        // An open transaction may yet commit offsets.
+        if !group.pending.is_empty() {
+            return None;
+        }
         let (stamp, seen) = (group.empty_since_ms?, timers?.empty_since?);
         let retention = self.config.offsets_retention_ms;
         let kept = if group.offsets.is_empty() {

@@ -10,6 +10,7 @@ use crate::image::Epoch;
 use crate::offset_commit::OffsetCommit;
 use crate::partitions::{PartitionSet, TopicPartition};
 use crate::removal::RemovalCause;
+use crate::transaction::TransactionRef;
 
 /// The partitions that one member should own.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -98,6 +99,35 @@ impl Wire<WireCommitter> for (Arc<str>, Epoch) {
 
     fn from_form(_: &'static str, form: WireCommitter) -> Result<Self, CodecError> {
         Ok((form.member.into(), Epoch(form.epoch)))
+    }
+}
+
+/// The name of a transaction.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct WireTransaction {
+    #[prost(int64, tag = "1")]
+    producer_id: i64,
+    #[prost(int32, tag = "2")]
+    epoch: i32,
+    #[prost(uint64, tag = "3")]
+    seq: u64,
+}
+
+impl Wire<WireTransaction> for TransactionRef {
+    fn to_form(&self) -> WireTransaction {
+        WireTransaction {
+            producer_id: self.producer_id.to_form(),
+            epoch: self.epoch.to_form(),
+            seq: self.seq,
+        }
+    }
+
+    fn from_form(what: &'static str, form: WireTransaction) -> Result<Self, CodecError> {
+        Ok(Self {
+            producer_id: Wire::from_form(what, form.producer_id)?,
+            epoch: Wire::from_form(what, form.epoch)?,
+            seq: form.seq,
+        })
     }
 }
 

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use jangada_types::frame::{CodecError, frame, malformed, message, topic_id, unframe_plain};
 use jangada_types::replicated::Wire;
-use jangada_types::{LeaderEpoch, Offset, TopicId};
+use jangada_types::{LeaderEpoch, Offset, ProducerId, TopicId};
 use prost::Message as _;
 
 use super::{WirePartitions, WireSpec, WireTopic};
-use crate::image::{Committed, Epoch, Group, Holding, Image, Member};
+use crate::image::{Epoch, Group, Holding, Image, Member};
 use crate::partitions::TopicPartition;
 use crate::size::{self, Size};
+use crate::transaction::{Committed, Ended, EndedTransactions, PendingOffsets};
 
 const WHAT: &str = "coordinator snapshot";
 
@@ -24,6 +25,22 @@ struct WireImage {
     topics_version: u64,
     #[prost(message, repeated, tag = "3")]
     groups: Vec<WireGroup>,
+    /// Absent where no transaction has ended, as in a shard of a build that has none.
+    #[prost(message, repeated, tag = "4")]
+    ended: Vec<WireEnded>,
+}
+
+/// The end of a producer's last transaction.
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireEnded {
+    #[prost(int64, tag = "1")]
+    producer_id: i64,
+    #[prost(int32, tag = "2")]
+    epoch: i32,
+    #[prost(uint64, tag = "3")]
+    seq: u64,
+    #[prost(uint64, tag = "4")]
+    index: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -44,6 +61,23 @@ struct WireGroup {
     offsets: Vec<WireOffsets>,
     #[prost(uint64, optional, tag = "8")]
     empty_since_ms: Option<u64>,
+    #[prost(message, repeated, tag = "9")]
+    pending: Vec<WirePending>,
+}
+
+/// The offsets that a transaction has staged.
+#[derive(Clone, PartialEq, prost::Message)]
+struct WirePending {
+    #[prost(int64, tag = "1")]
+    producer_id: i64,
+    #[prost(int32, tag = "2")]
+    epoch: i32,
+    #[prost(uint64, tag = "3")]
+    seq: u64,
+    #[prost(uint64, tag = "4")]
+    since_ms: u64,
+    #[prost(message, repeated, tag = "5")]
+    offsets: Vec<WireOffsets>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -110,6 +144,7 @@ pub(crate) struct Parts {
     pub(crate) version: u64,
     pub(crate) topics_version: u64,
     pub(crate) groups: Vec<(Arc<str>, Group)>,
+    pub(crate) ended: EndedTransactions,
 }
 
 fn holdings_to_wire(holdings: &[Holding]) -> Vec<WireHoldings> {
@@ -185,6 +220,57 @@ fn offsets_from_wire(wire: Vec<WireOffsets>) -> Result<BTreeMap<TopicPartition, 
     Ok(all)
 }
 
+fn pending_to_wire(producer: ProducerId, pending: &PendingOffsets) -> WirePending {
+    WirePending {
+        producer_id: producer.to_form(),
+        epoch: pending.epoch.to_form(),
+        seq: pending.seq,
+        since_ms: pending.since_ms,
+        offsets: offsets_to_wire(&pending.offsets),
+    }
+}
+
+fn pending_from_wire(wire: Vec<WirePending>) -> Result<BTreeMap<ProducerId, PendingOffsets>, CodecError> {
+    let mut all = BTreeMap::new();
+    for wire in wire {
+        let pending = PendingOffsets {
+            epoch: Wire::from_form(WHAT, wire.epoch)?,
+            seq: wire.seq,
+            since_ms: wire.since_ms,
+            offsets: offsets_from_wire(wire.offsets)?,
+        };
+        if all.insert(ProducerId(wire.producer_id), pending).is_some() {
+            let twice = format!("two transactions of producer {}", wire.producer_id);
+            return Err(malformed(WHAT, twice));
+        }
+    }
+    Ok(all)
+}
+
+fn ended_to_wire(ended: &EndedTransactions) -> Vec<WireEnded> {
+    let wire = ended.iter().map(|(producer, ended)| WireEnded {
+        producer_id: producer.to_form(),
+        epoch: ended.epoch.to_form(),
+        seq: ended.seq,
+        index: ended.index,
+    });
+    wire.collect()
+}
+
+fn ended_from_wire(wire: Vec<WireEnded>) -> Result<EndedTransactions, CodecError> {
+    let parts = wire.into_iter().map(|wire| {
+        let ended = Ended {
+            epoch: Wire::from_form(WHAT, wire.epoch)?,
+            seq: wire.seq,
+            index: wire.index,
+        };
+        Ok((ProducerId(wire.producer_id), ended))
+    });
+    let parts: Vec<_> = parts.collect::<Result<_, CodecError>>()?;
+    EndedTransactions::from_parts(parts)
+        .ok_or_else(|| malformed(WHAT, "two transactions that ended, of one producer or at one index"))
+}
+
 fn member_to_wire(id: &str, member: &Member) -> WireMember {
     WireMember {
         id: id.to_owned(),
@@ -211,8 +297,8 @@ fn member_from_wire(wire: WireMember) -> Result<(Arc<str>, Member), CodecError> 
     Ok((wire.id.into(), member))
 }
 
-/// Adds the remembered partition counts of a group to its topics and offsets.
-fn first_to_wire(group: &Group, topics: &mut [WireTopic], offsets: &mut [WireOffsets]) {
+/// Adds the remembered partition counts of a group to its topics and offsets, committed and staged.
+fn first_to_wire<'a>(group: &Group, topics: &mut [WireTopic], offsets: impl Iterator<Item = &'a mut WireOffsets>) {
     let first = |id: &[u8]| group.first_partitions.get(&TopicId::from_slice(id)?).copied();
     for topic in &mut *topics {
         topic.first = first(&topic.id);
@@ -224,9 +310,12 @@ fn first_to_wire(group: &Group, topics: &mut [WireTopic], offsets: &mut [WireOff
     }
 }
 
-fn first_from_wire(topics: &[WireTopic], offsets: &[WireOffsets]) -> Result<BTreeMap<TopicId, u32>, CodecError> {
+fn first_from_wire<'a>(
+    topics: &[WireTopic],
+    offsets: impl Iterator<Item = &'a WireOffsets>,
+) -> Result<BTreeMap<TopicId, u32>, CodecError> {
     let read = topics.iter().map(|topic| (&topic.id, topic.first));
-    let others = offsets.iter().map(|offsets| (&offsets.topic, offsets.first));
+    let others = offsets.map(|offsets| (&offsets.topic, offsets.first));
     let known = read.chain(others).filter_map(|(id, first)| Some((id, first?)));
     known.map(|(id, first)| Ok((topic_id(WHAT, id)?, first))).collect()
 }
@@ -249,14 +338,17 @@ fn group_from_wire(wire: WireGroup) -> Result<(Arc<str>, Group), CodecError> {
     }
     let held = members.values().flat_map(|member| &member.holdings);
     let held = held.map(|holding| holding.partition).collect();
+    let with_offsets = wire.pending.iter().flat_map(|pending| &pending.offsets);
+    let with_offsets = wire.offsets.iter().chain(with_offsets);
     let mut group = Group {
         epoch: Epoch(wire.epoch),
         assignment_epoch: Epoch(wire.assignment_epoch),
         changed_at: wire.changed_at,
         members,
-        first_partitions: first_from_wire(&wire.topics, &wire.offsets)?,
+        first_partitions: first_from_wire(&wire.topics, with_offsets)?,
         topics: Wire::from_form(WHAT, wire.topics)?,
         offsets: offsets_from_wire(wire.offsets)?,
+        pending: pending_from_wire(wire.pending)?,
         empty_since_ms: wire.empty_since_ms,
         held,
         bytes: Size::default(),
@@ -268,7 +360,12 @@ fn group_from_wire(wire: WireGroup) -> Result<(Arc<str>, Group), CodecError> {
 fn group_to_wire(name: &str, group: &Group) -> WireGroup {
     let mut topics: Vec<WireTopic> = group.topics.to_form();
     let mut offsets = offsets_to_wire(&group.offsets);
-    first_to_wire(group, &mut topics, &mut offsets);
+    let pending = group.pending.iter();
+    let mut pending: Vec<_> = pending
+        .map(|(producer, pending)| pending_to_wire(*producer, pending))
+        .collect();
+    let staged = pending.iter_mut().flat_map(|pending| &mut pending.offsets);
+    first_to_wire(group, &mut topics, offsets.iter_mut().chain(staged));
     WireGroup {
         name: name.to_owned(),
         epoch: group.epoch.get(),
@@ -282,6 +379,7 @@ fn group_to_wire(name: &str, group: &Group) -> WireGroup {
         topics,
         offsets,
         empty_since_ms: group.empty_since_ms,
+        pending,
     }
 }
 
@@ -295,6 +393,7 @@ pub(crate) fn encode_into(image: &Image, sink: &mut dyn FnMut(Bytes)) {
         version: image.version,
         topics_version: image.topics_version,
         groups: Vec::new(),
+        ended: Vec::new(),
     };
     let mut piece = BytesMut::from(&frame(None, &head)[..]);
     for (name, group) in image.groups() {
@@ -308,6 +407,11 @@ pub(crate) fn encode_into(image: &Image, sink: &mut dyn FnMut(Bytes)) {
             sink(piece.split().freeze());
         }
     }
+    let tail = WireImage {
+        ended: ended_to_wire(&image.ended),
+        ..WireImage::default()
+    };
+    tail.encode(&mut piece).expect("a BytesMut grows as needed");
     sink(piece.freeze());
 }
 
@@ -326,5 +430,6 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Parts, CodecError> {
         version: wire.version,
         topics_version: wire.topics_version,
         groups: wire.groups.into_iter().map(group_from_wire).collect::<Result<_, _>>()?,
+        ended: ended_from_wire(wire.ended)?,
     })
 }

@@ -35,8 +35,17 @@ fn every_kind_of_command_keeps_its_bytes() {
 #[test]
 fn commands_keep_their_levels() {
     let late: Vec<_> = CommandKind::ALL.iter().filter(|kind| kind.since() != 2).collect();
-    assert_eq!(late, [&CommandKind::SetTargetRemembering]);
+    let of_transactions = [CommandKind::StageOffsets, CommandKind::EndStaged];
+    assert_eq!(
+        late,
+        [
+            &CommandKind::SetTargetRemembering,
+            &of_transactions[0],
+            &of_transactions[1]
+        ]
+    );
     assert_eq!(CommandKind::SetTargetRemembering.since(), 5);
+    assert_eq!(of_transactions.map(CommandKind::since), [8, 8]);
 }
 
 proptest! {

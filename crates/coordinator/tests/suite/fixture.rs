@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use jangada_coordinator::{
-    Answer, Command, CommitRequest, Config, Event, Group, HeartbeatRequest, HeartbeatResponse, Image, Leader, Now,
-    OffsetCommit, PartitionSet, Rejection, Reply, Step, Subscription, TopicPartition, TopicTable,
+    Answer, Command, CommitRequest, Config, EndStagedRequest, Event, Group, HeartbeatRequest, HeartbeatResponse, Image,
+    Leader, Now, OffsetCommit, PartitionSet, Rejection, Reply, StageRequest, Step, Subscription, TopicPartition,
+    TopicTable, TransactionRef,
 };
-use jangada_types::{Offset, TopicId};
+use jangada_types::{Offset, ProducerEpoch, ProducerId, TopicId};
 
 pub const GROUP: &str = "g";
 
@@ -17,6 +18,8 @@ pub struct World {
     pub image: Image,
     pub leader: Leader,
     pub log: Vec<Command>,
+    /// The replies to the commands that were applied.
+    pub replies: Vec<Reply>,
     /// The events that were emitted.
     pub events: Vec<Event>,
     pub config: Config,
@@ -37,6 +40,7 @@ impl World {
             image,
             leader,
             log: Vec::new(),
+            replies: Vec::new(),
             events: Vec::new(),
             config,
             topics,
@@ -78,6 +82,7 @@ impl World {
         }
         let at = self.now();
         self.leader.applied(&self.image, &command, &reply, at);
+        self.replies.push(reply.clone());
         reply
     }
 
@@ -116,6 +121,38 @@ impl World {
         };
         let step = self.leader.commit(&self.image, request, now);
         self.finish(step)
+    }
+
+    /// Stages one offset, by a member or from outside.
+    pub fn stage(
+        &mut self,
+        member: Option<(&str, i64)>,
+        transaction: TransactionRef,
+        at: TopicPartition,
+        offset: i64,
+    ) -> Result<Answer, Rejection> {
+        let now = self.now();
+        let request = stage(member, transaction, vec![commit(at, offset)]);
+        let step = self.leader.stage_offsets(&self.image, request, now);
+        self.finish(step)
+    }
+
+    /// Ends a transaction in the group, as the coordinator of its transactional id asks for.
+    pub fn end(&mut self, transaction: TransactionRef, is_commit: bool) -> Result<Answer, Rejection> {
+        let now = self.now();
+        let request = EndStagedRequest {
+            group: GROUP.into(),
+            transaction,
+            is_commit,
+        };
+        let step = self.leader.end_staged(&self.image, request, now);
+        self.finish(step)
+    }
+
+    /// The committed offset of a partition; none if there is none, or no group.
+    pub fn committed(&self, at: TopicPartition) -> Option<i64> {
+        let group = self.image.group(GROUP)?;
+        Some(group.offsets.get(&at)?.offset.get())
     }
 
     pub fn tick(&mut self) {
@@ -197,6 +234,23 @@ pub fn commit(partition: TopicPartition, offset: i64) -> OffsetCommit {
         offset: Offset(offset),
         leader_epoch: None,
         metadata: "".into(),
+    }
+}
+
+pub fn stage(member: Option<(&str, i64)>, transaction: TransactionRef, offsets: Vec<OffsetCommit>) -> StageRequest {
+    let commit = CommitRequest {
+        group: GROUP.into(),
+        member: member.map(|(id, epoch)| (id.into(), epoch)),
+        offsets,
+    };
+    StageRequest { commit, transaction }
+}
+
+pub fn transaction(producer: i64, epoch: i16, seq: u64) -> TransactionRef {
+    TransactionRef {
+        producer_id: ProducerId(producer),
+        epoch: ProducerEpoch(epoch),
+        seq,
     }
 }
 

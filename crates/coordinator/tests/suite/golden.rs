@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use jangada_coordinator::{
     Assignor, CodecError, Command, Epoch, Image, MemberSpec, OffsetCommit, PartitionSet, RemovalCause, Reply,
-    RestoreError, SubscribedTopic, Subscription, limits,
+    RestoreError, SubscribedTopic, Subscription, TransactionRef, limits,
 };
 use jangada_machine::Machine;
-use jangada_types::{LeaderEpoch, Offset, TopicId};
+use jangada_types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicId};
 
 use crate::fixture::partition;
 
@@ -246,12 +246,106 @@ fn the_state_keeps_its_bytes() {
     assert_eq!(Image::restore(&unhex(IMAGE)), Ok(image()));
 }
 
+/// A history behind [`commands`] in which offsets are staged and transactions end.
+fn transactions() -> Vec<Command> {
+    let transaction = |producer: i64, epoch: i16, seq: u64| TransactionRef {
+        producer_id: ProducerId(producer),
+        epoch: ProducerEpoch(epoch),
+        seq,
+    };
+    let stage = |name: &str, member: Option<(&str, u32)>, transaction, offsets| Command::StageOffsets {
+        group: name.into(),
+        member: member.map(|(id, epoch)| (id.into(), Epoch(epoch))),
+        transaction,
+        offsets,
+        at_ms: 3_000,
+        topics_version: 12,
+    };
+    let end = |name: &str, transaction, is_commit| Command::EndStaged {
+        group: name.into(),
+        transaction,
+        is_commit,
+        at_ms: 4_000,
+    };
+    let mine = offsets().into_iter().take(1).collect();
+    vec![
+        stage("g", Some(("a2", 2)), transaction(300, 1, 7), mine),
+        stage("y", None, transaction(300, 1, 7), offsets()),
+        stage("z", None, transaction(5, 0, 1), offsets()),
+        end("y", transaction(300, 2, 7), true),
+        end("z", transaction(5, 1, 1), false),
+        end("none", transaction(6, 32_767, 2), true),
+        stage("z", None, transaction(5, 1, 2), offsets()),
+    ]
+}
+
+const TRANSACTIONS: &[&str] = &[
+    "010c0a016712060a02613210021a0708ac0210011807221d0a100000000000000000000000000000000118ac0220002a\
+     046e6f746528b817300c",
+    "010c0a01791a0708ac0210011807221d0a100000000000000000000000000000000118ac0220002a046e6f746522170a\
+     1000000000000000000000000000000002100718ac0228b817300c",
+    "010c0a017a1a0408051801221d0a100000000000000000000000000000000118ac0220002a046e6f746522170a100000\
+     0000000000000000000000000002100718ac0228b817300c",
+    "010d0a0179120708ac0210021807180120a01f",
+    "010d0a017a120608051001180120a01f",
+    "010d0a046e6f6e651208080610ffff011802180120a01f",
+    "010c0a017a1a06080510011802221d0a100000000000000000000000000000000118ac0220002a046e6f746522170a10\
+     00000000000000000000000000000002100718ac0228b817300c",
+];
+
+const IMAGE_WITH_TRANSACTIONS: &str = "\
+    010819100c1a86030a01671004180320112a86010a02613212260a01691201631a01682201722a01742a01753203782e\
+    2a38c8df0240e0a7124a0572616e67651809200228013a1e0a1000000000000000000000000000000001120200021a02\
+    0202220200013a1b0a10000000000000000000000000000000021201071a010222010142150a10000000000000000000\
+    000000000000011201002a450a016212231201631a01682201722a01742a01753203782e2a38c8df0240e0a7124a0572\
+    616e676518042002280242150a100000000000000000000000000000000112010232170a100000000000000000000000\
+    0000000001120174180332180a100000000000000000000000000000000212017518ac023a260a100000000000000000\
+    0000000000000001121210ac02180022046e6f74652880d095ffbc313a200a1000000000000000000000000000000002\
+    120c080710ac022880d095ffbc314a2e08ac021001180720b8172a220a1000000000000000000000000000000001120e\
+    10ac02180022046e6f746528b8171a4c0a0179100118013a220a1000000000000000000000000000000001120e10ac02\
+    180022046e6f746528a01f3a1c0a10000000000000000000000000000000021208080710ac0228a01f40a01f1a570a01\
+    7a1001180140b9174a4b08051001180220b8172a220a1000000000000000000000000000000001120e10ac0218002204\
+    6e6f746528b8172a1c0a10000000000000000000000000000000021208080710ac0228b8172208080510011801201722\
+    0a080610ffff0118022018220908ac02100218072016";
+
+#[test]
+fn commands_and_state_of_transactions_keep_their_bytes() {
+    let commands = transactions();
+    let actual: Vec<String> = commands.iter().map(|command| hex(&command.encode())).collect();
+    assert_eq!(actual, TRANSACTIONS);
+    let mut image = image();
+    let first = image.version() + 1;
+    let bytes = (first..).zip(&commands).map(|(index, command)| {
+        let reply = image.apply(index, command);
+        assert!(matches!(reply, Reply::Applied { .. }), "{command:?}: {reply:?}");
+        [image.size().offsets, image.size().others]
+    });
+    assert_eq!(bytes.collect::<Vec<_>>(), BYTES_OF_TRANSACTIONS);
+    assert_eq!(hex(&image.snapshot()), IMAGE_WITH_TRANSACTIONS);
+    let mut pieces = Vec::new();
+    Machine::encode_into(&image, &mut |piece| pieces.push(piece));
+    assert_eq!(hex(&pieces.concat()), IMAGE_WITH_TRANSACTIONS);
+    assert_eq!(Image::restore(&unhex(IMAGE_WITH_TRANSACTIONS)), Ok(image));
+}
+
+/// The size of the offsets, and of what has no bound in bytes, after each of these commands.
+const BYTES_OF_TRANSACTIONS: [[u64; 2]; 7] = [
+    [428, 808],
+    [632, 808],
+    [836, 1128],
+    [632, 1176],
+    [428, 1224],
+    [428, 1272],
+    [632, 1272],
+];
+
 #[test]
 fn the_numbers_that_apply_judges_by_keep_their_values() {
     // Replicas that disagree about a limit take different commands: changing one is a change of the format.
     assert_eq!(limits::GROUPS_MAX, 20_000);
     assert_eq!(limits::MEMBERS_PER_GROUP_MAX, 1_000);
     assert_eq!(limits::OFFSETS_PER_GROUP_MAX, 100_000);
+    assert_eq!(limits::ENDED_PRODUCERS_MAX, 50_000);
     assert_eq!(limits::OFFSETS_BYTES_MAX, 256 << 20);
     assert_eq!(limits::MEMBERS_BYTES_MAX, 128 << 20);
     assert_eq!(limits::TARGETS_BYTES_MAX, 128 << 20);

@@ -1,17 +1,20 @@
-//! Any order of joins, heartbeats, leaves, time-outs, commits, topic changes, lost answers, held-up requests and
-//! failovers keeps the invariants, and ends in balance once things calm down.
+//! Any order of joins, heartbeats, leaves, time-outs, commits, transactions, topic changes, lost answers, held-up requests
+//! and failovers keeps the invariants, and ends in balance once things calm down.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use jangada_coordinator::{
-    Answer, Command, CommitRequest, GroupState, HeartbeatRequest, Image, PartitionSet, Pending, Rejection, Reply, Step,
+    Answer, Command, CommitRequest, EndStagedRequest, GroupState, HeartbeatRequest, Image, PartitionSet, Pending,
+    Rejection, Reply, StageRequest, Step, TopicPartition, TransactionRef,
 };
 use proptest::prelude::*;
 
-use crate::fixture::{Client, GROUP, Topics, World, commit, partition};
+use crate::fixture::{Client, GROUP, Topics, World, commit, partition, stage};
+use crate::model::{Model, Producer};
 
 const CLIENTS: usize = 5;
+const PRODUCERS: usize = 3;
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -31,6 +34,14 @@ enum Op {
     Restart(usize),
     Commit(usize, u32, i64),
     CommitFromOutside(u32, i64),
+    /// A producer stages an offset that a client has read, or one from outside.
+    Stage(usize, Option<usize>, u32, i64),
+    /// An earlier staging of the producer arrives again, perhaps after the end of its transaction.
+    StageAgain(usize, prop::sample::Index),
+    /// The producer's transaction ends, or its end is sent again.
+    End(usize, bool),
+    /// The end of one of the producer's earlier transactions arrives again.
+    EndAgain(usize, prop::sample::Index),
     Advance(u64),
     Tick,
     ApplyOne,
@@ -44,6 +55,8 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     let client = || 0..CLIENTS;
+    let producer = || 0..PRODUCERS;
+    let which = any::<prop::sample::Index>;
     prop_oneof![
         20 => client().prop_map(Op::Beat),
         4 => client().prop_map(Op::BeatUnheard),
@@ -55,6 +68,11 @@ fn op() -> impl Strategy<Value = Op> {
         2 => client().prop_map(Op::Restart),
         5 => (client(), 0u32..4, 0i64..100).prop_map(|(at, partition, offset)| Op::Commit(at, partition, offset)),
         1 => (0u32..4, 0i64..100).prop_map(|(partition, offset)| Op::CommitFromOutside(partition, offset)),
+        10 => (producer(), prop::option::weighted(0.8, client()), 0u32..4, 0i64..100)
+            .prop_map(|(producer, by, partition, offset)| Op::Stage(producer, by, partition, offset)),
+        2 => (producer(), which()).prop_map(|(producer, which)| Op::StageAgain(producer, which)),
+        6 => (producer(), any::<bool>()).prop_map(|(producer, is_commit)| Op::End(producer, is_commit)),
+        5 => (producer(), which()).prop_map(|(producer, which)| Op::EndAgain(producer, which)),
         8 => prop_oneof![10u64..400, 400u64..4_000].prop_map(Op::Advance),
         8 => Just(Op::Tick),
         8 => Just(Op::ApplyOne),
@@ -135,6 +153,8 @@ impl Process {
 struct Chaos {
     world: World,
     processes: Vec<Process>,
+    producers: Vec<Producer>,
+    model: Model,
     /// Commands that are proposed and not applied, in order, with the request that waits for each.
     proposals: VecDeque<(Command, Option<Waiting>)>,
 }
@@ -147,6 +167,8 @@ impl Chaos {
         Self {
             world: World::new(topics(0)),
             processes: (0..CLIENTS).map(Process::new).collect(),
+            producers: (0..PRODUCERS as i64).map(Producer::new).collect(),
+            model: Model::default(),
             proposals: VecDeque::new(),
         }
     }
@@ -159,7 +181,7 @@ impl Chaos {
                 // An answer to an earlier run of the process is dropped.
                 if let Some(process) = hears.and_then(|at| self.processes.get_mut(at))
                     && process.client.id == id
-                    && !matches!(answer, Ok(Answer::Committed | Answer::Deleted { .. }))
+                    && matches!(answer, Ok(Answer::Heartbeat(_) | Answer::Left) | Err(_))
                 {
                     process.take(answer, now_ms);
                 }
@@ -190,7 +212,10 @@ impl Chaos {
         let reply = self.world.apply(&command);
         self.notice_zombies();
         assert_epochs_grow(&before, &self.world.image);
-        assert_offsets_change_by_commits(&before, &self.world.image, &command, &reply);
+        assert_committed_by_its_member(&before, &command, &reply);
+        if let (Command::EndStaged { transaction, .. }, Reply::Applied { .. }) = (&command, &reply) {
+            self.acknowledged(*transaction);
+        }
         if let Some((hears, id, pending)) = by {
             let now = self.world.now();
             let step = self.world.leader.resume(&self.world.image, pending, reply, now);
@@ -205,23 +230,67 @@ impl Chaos {
         }
     }
 
-    fn commit(&mut self, by: Option<usize>, at: u32, offset: i64) {
+    /// One of the partitions that a client reads, or any from outside.
+    fn partition(&self, by: Option<usize>, at: u32) -> Option<TopicPartition> {
         let partitions: Vec<_> = match by {
             Some(by) => self.processes[by].reads().iter().collect(),
             None => vec![partition(1, at)],
         };
-        let Some(partition) = partitions.get(at as usize % partitions.len().max(1)) else {
+        partitions.get(at as usize % partitions.len().max(1)).copied()
+    }
+
+    fn commit(&mut self, by: Option<usize>, at: u32, offset: i64) {
+        let Some(partition) = self.partition(by, at) else {
             return;
         };
         let request = CommitRequest {
             group: GROUP.into(),
             member: by.map(|by| (self.processes[by].client.id.clone(), self.processes[by].client.epoch)),
-            offsets: vec![commit(*partition, offset)],
+            offsets: vec![commit(partition, offset)],
         };
         let now = self.world.now();
         if let Step::Propose { command, .. } = self.world.leader.commit(&self.world.image, request, now) {
             self.proposals.push_back((command, None));
         }
+    }
+
+    fn stage(&mut self, producer: usize, by: Option<usize>, at: u32, offset: i64) {
+        let Some(partition) = self.partition(by, at) else {
+            return;
+        };
+        let Some(transaction) = self.producers[producer].join() else {
+            return;
+        };
+        let client = by.map(|by| &self.processes[by].client);
+        let member = client.map(|client| (&*client.id, client.epoch));
+        let request = stage(member, transaction, vec![commit(partition, offset)]);
+        self.producers[producer].staged.push(request.clone());
+        self.send_staging(request);
+    }
+
+    fn send_staging(&mut self, request: StageRequest) {
+        let now = self.world.now();
+        if let Step::Propose { command, .. } = self.world.leader.stage_offsets(&self.world.image, request, now) {
+            self.proposals.push_back((command, None));
+        }
+    }
+
+    fn send_end(&mut self, request: EndStagedRequest) {
+        let (now, transaction) = (self.world.now(), request.transaction);
+        match self.world.leader.end_staged(&self.world.image, request, now) {
+            Step::Propose { command, .. } => self.proposals.push_back((command, None)),
+            Step::Done(answer) => {
+                assert_eq!(answer, Ok(Answer::Ended), "an end is never refused");
+                self.acknowledged(transaction);
+            }
+            other => panic!("a shard reads no rows: {other:?}"),
+        }
+    }
+
+    fn acknowledged(&mut self, transaction: TransactionRef) {
+        self.producers
+            .iter_mut()
+            .for_each(|producer| producer.acknowledged(transaction));
     }
 
     fn run(&mut self, op: &Op) {
@@ -263,6 +332,20 @@ impl Chaos {
             Op::Restart(at) => self.restart(*at),
             Op::Commit(by, at, offset) => self.commit(Some(*by), *at, *offset),
             Op::CommitFromOutside(at, offset) => self.commit(None, *at, *offset),
+            Op::Stage(producer, by, at, offset) => self.stage(*producer, *by, *at, *offset),
+            Op::StageAgain(producer, which) if !self.producers[*producer].staged.is_empty() => {
+                let request = which.get(&self.producers[*producer].staged).clone();
+                self.send_staging(request);
+            }
+            Op::End(producer, is_commit) => {
+                if let Some(request) = self.producers[*producer].end(*is_commit) {
+                    self.send_end(request);
+                }
+            }
+            Op::EndAgain(producer, which) if !self.producers[*producer].ended.is_empty() => {
+                let request = which.get(&self.producers[*producer].ended).clone();
+                self.send_end(request);
+            }
             Op::Advance(ms) => self.world.now_ms += ms,
             Op::Tick => {
                 let now = self.world.now();
@@ -292,6 +375,7 @@ impl Chaos {
             _ => {}
         }
         self.assert_owners();
+        self.model.follow(&self.world);
     }
 
     fn restart(&mut self, at: usize) {
@@ -347,6 +431,16 @@ impl Chaos {
             self.world.now_ms += 250;
             self.assert_owners();
         }
+        // Coordinators abort what is open, and send what they have decided until it is acknowledged.
+        for at in 0..PRODUCERS {
+            if let Some(request) = self.producers[at].end(false) {
+                self.send_end(request);
+                self.apply_all();
+            }
+            assert!(self.producers[at].is_at_rest());
+        }
+        self.model.follow(&self.world);
+        assert!(self.world.group().pending.is_empty(), "a transaction hangs");
     }
 
     fn assert_settled(&self) {
@@ -379,45 +473,28 @@ fn assert_epochs_grow(before: &Image, after: &Image) {
     }
 }
 
-fn assert_offsets_change_by_commits(before: &Image, after: &Image, command: &Command, reply: &Reply) {
-    let offsets = |image: &Image| {
-        let groups = image.groups().flat_map(|(name, group)| {
-            let offsets = group.offsets.iter();
-            offsets.map(move |(partition, committed)| ((name.clone(), *partition), committed.offset))
-        });
-        groups.collect::<BTreeMap<_, _>>()
-    };
-    let (old, new) = (offsets(before), offsets(after));
-    let removes = matches!(
-        command,
-        Command::ForgetTopics { .. }
-            | Command::DeleteOffsets { .. }
-            | Command::DeleteGroup { .. }
-            | Command::ExpireGroup { .. }
-    );
-    let mut expected = old.clone();
-    match (command, reply) {
-        (
-            Command::CommitOffsets {
-                group, offsets, member, ..
-            },
-            Reply::Applied { .. },
-        ) => {
-            if let Some((id, epoch)) = member {
-                let member = &before.group(group).expect("it exists").members[id];
-                assert_eq!(member.epoch, *epoch);
-                assert!(offsets.iter().all(|commit| member.holds(commit.partition)));
-            }
-            expected.extend(
-                offsets
-                    .iter()
-                    .map(|commit| ((group.clone(), commit.partition), commit.offset)),
-            );
-        }
-        _ if removes => expected.retain(|key, _| new.contains_key(key)),
-        _ => {}
+/// Asserts that what was committed or staged by a member was its own. What the offsets are then says the model.
+fn assert_committed_by_its_member(before: &Image, command: &Command, reply: &Reply) {
+    let (Command::CommitOffsets {
+        group,
+        offsets,
+        member: Some((id, epoch)),
+        ..
     }
-    assert_eq!(new, expected, "{command:?}");
+    | Command::StageOffsets {
+        group,
+        offsets,
+        member: Some((id, epoch)),
+        ..
+    }) = command
+    else {
+        return;
+    };
+    if matches!(reply, Reply::Applied { .. }) {
+        let member = &before.group(group).expect("it exists").members[id];
+        assert_eq!(member.epoch, *epoch);
+        assert!(offsets.iter().all(|commit| member.holds(commit.partition)));
+    }
 }
 
 /// The number of cases; more with `PROPTEST_CASES`.

@@ -35,7 +35,7 @@ macro_rules! as_they_are {
     )*};
 }
 
-as_they_are!(u32, u64, i64, String, BTreeMap<String, String>);
+as_they_are!(bool, u32, u64, i64, String, BTreeMap<String, String>);
 
 /// Newtypes around a number.
 macro_rules! numbers {
