@@ -71,6 +71,8 @@ pub enum Refusal {
     TransactionEnded,
     /// As many transactions are open as there may be producers.
     TooManyTransactions,
+    /// Queues read the log, which know nothing of transactions.
+    LogHasQueues,
 }
 
 impl From<ConditionFailed> for Refusal {

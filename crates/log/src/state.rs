@@ -14,7 +14,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use jangada_machine::{Effects, EncodedCommand, Machine, RestoreError, Retention};
-use jangada_queue::{Carry, Context, Marks, OpsReply, QueueOps, ScheduleCommand, Slots};
+use jangada_queue::{Carry, Context, Marks, OpsReply, QueueOps, ScheduleCommand, SectionRefused, SectionReply, Slots};
 use jangada_types::{BatchHeader, CodecError, LeaderEpoch, LogPosition, Offset, ProducerEpoch, ProducerId};
 
 use crate::check;
@@ -48,6 +48,8 @@ pub struct PartitionState {
     appends: u64,
     producers: Producers,
     slots: Slots,
+    /// There was a transaction in this log, whether or not anything of it is left.
+    has_transactions: bool,
 }
 
 /// A batch as far as apply looks at it: nothing that is folded into the state depends on its records.
@@ -78,6 +80,7 @@ impl Default for PartitionState {
             appends: 0,
             producers: Producers::default(),
             slots: Slots::default(),
+            has_transactions: false,
         }
     }
 }
@@ -91,6 +94,11 @@ impl PartitionState {
     /// The last stable offset: where the earliest open transaction begins, or the log's end. It never goes back.
     pub fn last_stable_offset(&self) -> Offset {
         self.producers.first_open().unwrap_or(self.next_offset)
+    }
+
+    /// Whether there are, or were, transactions. No queue reads such a log.
+    pub fn has_transactions(&self) -> bool {
+        self.has_transactions
     }
 
     /// The open transactions by their first offset, each with its producer and its epoch.
@@ -180,6 +188,9 @@ impl PartitionState {
                 batch,
             } => {
                 let (incoming, times) = (Incoming::of(batch), (*now_ms, *expiration_ms));
+                if self.slots.iter().next().is_some() {
+                    return (Refusal::LogHasQueues.into(), None);
+                }
                 self.append(at, &incoming, times, &Conditions::default(), None, Some(*seq))
             }
             PartitionCommand::Marker { marker, batch } => self.end(at, marker, &Incoming::of(batch), effects),
@@ -229,6 +240,7 @@ impl PartitionState {
                 .appended(header, row.base_offset, row.last_offset, now_ms);
         }
         if let Some(seq) = transaction {
+            self.has_transactions = true;
             self.producers.open_at(header.producer_id, row.base_offset, seq, now_ms);
         }
         (appended(&row), Some(row))
@@ -251,15 +263,16 @@ impl PartitionState {
         effects: &mut Effects,
     ) -> (PartitionReply, Option<IndexEntry>) {
         self.count_append(marker.now_ms, marker.expiration_ms);
+        if self.slots.iter().next().is_some() {
+            // No transaction was let in.
+            return (ended_nothing(), None);
+        }
+        self.has_transactions = true;
         let first = match self.producers.judge_end(marker) {
             Ending::Of(first) => first,
             Ending::OfNone => {
                 self.producers.fence(marker, self.next_offset);
-                let reply = PartitionReply::Ended {
-                    marker: None,
-                    aborted: None,
-                };
-                return (reply, None);
+                return (ended_nothing(), None);
             }
             Ending::Refused(refusal) => return (refusal.into(), None),
         };
@@ -314,6 +327,11 @@ impl PartitionState {
     }
 
     fn change_slots(&mut self, at: LogPosition, ops: &QueueOps) -> OpsReply {
+        if self.has_transactions {
+            // There is no slot, and there will be none: a queue would hand out what was aborted.
+            let refused = SectionReply::Refused(SectionRefused::LogHasTransactions);
+            return OpsReply::Applied(vec![refused; ops.sections.len()]);
+        }
         let context = self.context(at);
         self.slots.apply(&context, ops)
     }
@@ -392,6 +410,14 @@ fn appended(row: &IndexEntry) -> PartitionReply {
     }
 }
 
+/// The reply to a marker of a transaction that is not open.
+fn ended_nothing() -> PartitionReply {
+    PartitionReply::Ended {
+        marker: None,
+        aborted: None,
+    }
+}
+
 /// A Raft term as a leader epoch.
 fn epoch_of(term: u64) -> LeaderEpoch {
     LeaderEpoch(
@@ -427,7 +453,7 @@ impl Machine for PartitionState {
     /// that has or had transactions is, `sections u8` stand before the producers, and behind them the transactions and the slots, as far
     /// as they are among the sections.
     fn snapshot(&self) -> Bytes {
-        let (has_slots, has_transactions) = (!self.slots.is_unused(), self.producers.has_transactions());
+        let (has_slots, has_transactions) = (!self.slots.is_unused(), self.has_transactions);
         let mut out = BytesMut::with_capacity(64);
         out.put_u8(match (has_transactions, has_slots) {
             (true, _) => STATE_VERSION_WITH_SECTIONS,
@@ -468,6 +494,7 @@ impl Machine for PartitionState {
             appends: input.try_get_u64().map_err(damaged)?,
             producers: Producers::default(),
             slots: Slots::default(),
+            has_transactions: false,
         };
         let sections = match version {
             STATE_VERSION => 0,
@@ -480,12 +507,12 @@ impl Machine for PartitionState {
             )));
         }
         let has_transactions = sections & HAS_TRANSACTIONS != 0;
+        state.has_transactions = has_transactions;
         state.producers = Producers::decode(&mut input, has_transactions)?;
         // What is said to be there is used, so each state has one form.
         let has_slots = sections & HAS_SLOTS != 0;
         let is_sound = input.is_empty() != has_slots
             && has_transactions == (version == STATE_VERSION_WITH_SECTIONS)
-            && has_transactions == state.producers.has_transactions()
             && state.log_start >= Offset(0)
             && state.log_start <= state.next_offset
             && state.last_stable_offset() <= state.next_offset

@@ -39,4 +39,6 @@ pub enum SectionRefused {
     StateFull,
     /// Nothing is on its way to another topic, or something else is.
     NotMoving,
+    /// The log has, or had, records of transactions, which no queue can read.
+    LogHasTransactions,
 }

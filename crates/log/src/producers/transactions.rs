@@ -139,13 +139,6 @@ impl Producers {
         self.by_id.insert(id, producer);
     }
 
-    /// Whether the state has what only transactions bring.
-    pub fn has_transactions(&self) -> bool {
-        let is_plain =
-            |producer: &Producer| producer.open.is_none() && producer.ended_seq == 0 && !producer.batches.is_empty();
-        !self.by_id.values().all(is_plain)
-    }
-
     /// Three times a count u32 and so many rows, by producer: the open ones (`producer id i64 | first offset i64 | seq u64 | since i64`),
     /// the last ones that have ended (`producer id i64 | seq u64`), and the places of producers without batches
     /// (`producer id i64 | offset i64`).

@@ -100,6 +100,7 @@ pub fn describe(reply: &PartitionReply, row: Option<&IndexEntry>) -> String {
             Refusal::TransactionOpen { seq } => format!("transaction-open {seq}"),
             Refusal::TransactionEnded => "transaction-ended".to_owned(),
             Refusal::TooManyTransactions => "too-many-transactions".to_owned(),
+            Refusal::LogHasQueues => "log-has-queues".to_owned(),
         },
         PartitionReply::LogStart(offset) => format!("log-start {offset}"),
         PartitionReply::LogStartMoved(offset) => format!("log-start-moved {offset}"),
